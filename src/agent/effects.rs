@@ -1,0 +1,324 @@
+//! What the agent wants done: first written, then sent.
+//!
+//! Owns: [`Effects`], whose replies can only be had by writing its [`Batch`] (I1 in a type), the order of what is
+//! written, and the [`Anchor`].
+//! Never: writes or sends.
+//! Read next: `mod.rs`, which fills it.
+
+use serde::{Deserialize, Serialize};
+
+use super::request::{Mode, Reply, RequestId};
+use crate::ids::{BlockId, BootId, EraId, FeedId, GrantId, Hash, TaskId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::link::Topic;
+use crate::wire::revocation::Position;
+
+/// What one or more inputs asked for.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub(super) batch: Batch,
+    pub(super) outgoing: Outgoing,
+}
+
+impl Effects {
+    /// Writes, then gives out what may be sent. There is no other way to the replies: none leaves before its record is
+    /// durable.
+    ///
+    /// # Errors
+    /// Those of `write`. Nothing may be sent then, and the agent that filled these effects is ahead of its disk: it must
+    /// be dropped and started again from what the disk holds.
+    pub fn commit<E>(self, write: impl FnOnce(Batch) -> Result<(), E>) -> Result<Outgoing, E> {
+        if !self.batch.is_empty() {
+            write(self.batch)?;
+        }
+        Ok(self.outgoing)
+    }
+
+    /// Whether nothing is to be written or sent.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.outgoing.is_empty()
+    }
+}
+
+/// What must be durable, in this order: files, the new era, entries with one data sync, the anchor, then what is no
+/// longer needed goes.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Batch {
+    /// Files to replace: temporary, sync, rename, directory sync.
+    pub files: Vec<FileWrite>,
+    /// A new era to create and write to from now on.
+    pub begin_era: Option<EraId>,
+    /// Entries for the store, in order.
+    pub entries: Vec<Entry>,
+    /// The anchor to write to the slot that is not the newest.
+    pub anchor: Option<Box<Anchor>>,
+    /// Files to remove.
+    pub remove: Vec<StateFile>,
+    /// Eras whose every record is acknowledged: their space is given back.
+    pub drop_eras: Vec<EraId>,
+}
+
+impl Batch {
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A file of the state folder, replaced as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileWrite {
+    /// Which.
+    pub file: StateFile,
+    /// The whole content.
+    pub content: Vec<u8>,
+}
+
+/// Which file of the state folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateFile {
+    /// `bundle`: the newest `Signed<TrustBundle>`.
+    Bundle,
+    /// `feed/<feed>`: the newest complete head and its list, [`super::revocation::StoredFeed`].
+    Feed(FeedId),
+    /// `wallet/grant-<id>`: a fallback grant, [`super::wallet::StoredGrant`].
+    Grant(GrantId),
+    /// `policy`: the policy in force, `Signed<PolicyDocument>`.
+    Policy,
+    /// `wallet/task-<id>`: a live or lately ended task, [`super::wallet::StoredTask`].
+    Task(TaskId),
+}
+
+impl StateFile {
+    /// The path below the state folder.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Bundle => "bundle".into(),
+            Self::Feed(feed) => format!("feed/{feed}"),
+            Self::Grant(grant) => format!("wallet/grant-{grant}"),
+            Self::Policy => "policy".into(),
+            Self::Task(task) => format!("wallet/task-{task}"),
+        }
+    }
+
+    /// The file of a path below the state folder, if it is one of these.
+    pub fn parse(path: &str) -> Option<Self> {
+        match path.split_once('/') {
+            None if path == "bundle" => Some(Self::Bundle),
+            None if path == "policy" => Some(Self::Policy),
+            Some(("feed", feed)) => feed.parse().ok().map(Self::Feed),
+            Some(("wallet", entry)) => match entry.split_once('-') {
+                Some(("grant", id)) => id.parse().ok().map(Self::Grant),
+                Some(("task", id)) => id.parse().ok().map(Self::Task),
+                Some(_) | None => None,
+            },
+            Some(_) | None => None,
+        }
+    }
+}
+
+/// An entry of the store. All entries go to the era that is being written; a segment may be of an older one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// A record and what it changed.
+    Record(StoredRecord),
+    /// A closed segment.
+    Segment(StoredSegment),
+}
+
+/// A record as the store holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRecord {
+    /// Its era.
+    pub era: EraId,
+    /// Its index in the era.
+    pub index: u64,
+    /// The exact bytes of the [`crate::wire::audit::Record`].
+    pub bytes: Vec<u8>,
+    /// Budgets as they stand after it: replayed over the anchor on recovery.
+    pub budgets: Vec<Budget>,
+}
+
+/// A closed segment as the store holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredSegment {
+    /// Its era.
+    pub era: EraId,
+    /// Its number in the era.
+    pub segment: u64,
+    /// Its first record's index.
+    pub first_index: u64,
+    /// How many records.
+    pub count: u32,
+    /// The chain's head after its last record.
+    pub head: Hash,
+    /// The bytes of the `Signed<SegmentHeader>`.
+    pub header: Vec<u8>,
+}
+
+/// Uses charged to one block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// The block that holds `uses_max`.
+    pub block: BlockId,
+    /// Uses so far.
+    pub used: u64,
+    /// When the block has expired and the counter may go.
+    pub until: Timestamp,
+}
+
+/// What must survive a damaged store. Two slots hold it, each with its checksum; the newest valid one counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Rises with each write; the larger of the two slots is the newer.
+    pub generation: u64,
+    /// The era that was being written; none before the first start.
+    pub era: Option<EraId>,
+    /// The next record's index in it.
+    pub next_index: u64,
+    /// The chain's head before it.
+    pub head: Hash,
+    /// Records up to here may exist: what a damaged era lost lies below.
+    pub leased_index: u64,
+    /// Uses that may have been charged to any budget since: what a damaged era lost is charged.
+    pub leased_uses: u64,
+    /// The kernel's boot in which this was written; none before the first start.
+    pub boot: Option<BootId>,
+    /// CLOCK_BOOTTIME when it was written.
+    pub boottime: Millis,
+    /// The floor E then.
+    pub floor: Timestamp,
+    /// The powered-on clock P then.
+    pub powered: Timestamp,
+    /// P is leased up to here: where it starts in another boot.
+    pub powered_lease: Timestamp,
+    /// The ceiling L then, none if infinite. Counts in the same boot only.
+    pub ceiling: Option<Timestamp>,
+    /// What is left of the allowance for forward jumps by one role.
+    pub jump_left: Millis,
+    /// P at the last acknowledged round trip.
+    pub synced: Timestamp,
+    /// Kernel boots since then.
+    pub boots: u32,
+    /// The mode.
+    pub mode: Mode,
+    /// Why the device is locked, if something other than the state itself says so.
+    pub locked: Option<String>,
+    /// Trust bundle in force and its digest.
+    pub bundle: (u64, Hash),
+    /// Policy in force and its digest.
+    pub policy: (u64, Hash),
+    /// Complete revocation positions.
+    pub feeds: Vec<Position>,
+    /// Budgets.
+    pub budgets: Vec<Budget>,
+}
+
+/// What may leave once the batch is durable.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// Replies to callers.
+    pub replies: Vec<(RequestId, Reply)>,
+    /// Commands to the link.
+    pub link: Vec<LinkCommand>,
+    /// Segments to load for sending. Each comes back as an input.
+    pub loads: Vec<(EraId, u64)>,
+    /// Log events.
+    pub logs: Vec<LogEvent>,
+}
+
+impl Outgoing {
+    /// Whether nothing is to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.replies.is_empty() && self.link.is_empty() && self.loads.is_empty() && self.logs.is_empty()
+    }
+}
+
+/// What the link is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkCommand {
+    /// Close whatever is open and say no more about it.
+    Close,
+    /// Open a fresh connection with this last will and subscribe to these filters, in this order.
+    Connect {
+        /// MQTT filters.
+        filters: Vec<String>,
+        /// Retained last will.
+        will: Publish,
+    },
+    /// Publish, QoS 1.
+    Publish(Publish),
+}
+
+/// A message to the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Where.
+    pub topic: Topic,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+/// Something that the log tells. The shell writes it as one JSON line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogEvent {
+    /// `audit.released`: the collector holds every segment below this one.
+    AuditReleased {
+        /// The era's number.
+        era: u64,
+        /// The last segment that is acknowledged.
+        segment: u64,
+    },
+    /// `audit.sent`.
+    AuditSent {
+        /// The era's number.
+        era: u64,
+        /// The segment.
+        segment: u64,
+    },
+    /// `bundle.applied`.
+    BundleApplied {
+        /// Its version.
+        version: u64,
+    },
+    /// `feed.applied`: a complete list is in force.
+    FeedApplied {
+        /// The feed.
+        feed: FeedId,
+        /// Its position.
+        seq: u64,
+    },
+    /// `grants.applied`.
+    GrantsApplied {
+        /// How many are in the wallet.
+        count: u64,
+    },
+    /// `message.refused`.
+    MessageRefused {
+        /// Where it came from.
+        topic: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// `mode.changed`.
+    ModeChanged {
+        /// The mode that was.
+        from: Mode,
+        /// The mode that is.
+        to: Mode,
+        /// Why.
+        reason: String,
+    },
+    /// `policy.applied`.
+    PolicyApplied {
+        /// Its version.
+        version: u64,
+    },
+    /// `store.recovered`: what the start found of older eras.
+    StoreRecovered {
+        /// The era's number.
+        era: u64,
+        /// What was found.
+        detail: String,
+    },
+}

@@ -1,0 +1,610 @@
+//! What programs on the gateway ask, and what they are answered.
+//!
+//! Owns: the requests and replies of the local API with their JSON names, the closed list of reasons, problems with
+//! their stable codes.
+//! Never: decides an answer.
+//! Read next: `attest.rs`, then `decide.rs`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{GrantId, RiskClass, TaskClass, TaskId};
+use crate::wire::link::Right;
+
+/// Names one waiting caller in the shell.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u64);
+
+/// Which socket a request came in on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Socket {
+    /// Operators of this gateway.
+    Admin,
+    /// Workloads.
+    Agent,
+    /// Enforcement points.
+    Pep,
+}
+
+/// What the kernel says about the peer of a socket. Nothing that the peer says about itself is in here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Evidence {
+    /// The socket.
+    pub socket: Socket,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id, where the kernel gave one.
+    pub pid: Option<u32>,
+    /// The program's path, where it could be read.
+    pub path: Option<String>,
+}
+
+/// A request of the local API.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Request {
+    /// `POST /v1/authorize`.
+    Authorize(Authorize),
+    /// `POST /v1/tasks`.
+    Begin(BeginTask),
+    /// `POST /v1/tasks/{id}/finish`.
+    Finish(TaskId),
+    /// `GET /readyz`.
+    Ready,
+    /// `POST /v1/tasks/{id}/renew`.
+    Renew(TaskId),
+    /// `GET /v1/status`, and what `/metrics` is made of.
+    Status,
+    /// `GET /v1/tasks`: the caller's live tasks.
+    Tasks,
+    /// `GET /v1/whoami`.
+    Whoami,
+}
+
+/// Body of `POST /v1/tasks`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeginTask {
+    /// The class of the task.
+    pub task: TaskClass,
+    /// The rights that it needs.
+    pub rights: Vec<Right>,
+    /// How long, in seconds.
+    pub ttl_s: u64,
+    /// How many uses at the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u64>,
+    /// Whether the caller only hands out steps.
+    #[serde(default)]
+    pub planner: bool,
+    /// What it is for, for the audit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Body of `POST /v1/authorize`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authorize {
+    /// The token, base64url without padding.
+    pub token: String,
+    /// The operation.
+    pub operation: String,
+    /// The resource.
+    pub resource: String,
+    /// Where the effect goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// The class of risk, raised to the policy's where that is higher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskClass>,
+    /// Only compared with the wallet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Only compared with the wallet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+}
+
+/// A reply of the local API.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reply {
+    /// To [`Request::Authorize`].
+    Decision(DecisionReply),
+    /// To [`Request::Finish`].
+    Finished(FinishedReply),
+    /// No answer was possible.
+    Problem(Problem),
+    /// To [`Request::Ready`].
+    Ready(ReadyReply),
+    /// To [`Request::Status`].
+    Status(Box<StatusReply>),
+    /// To [`Request::Begin`] and [`Request::Renew`].
+    Task(TaskReply),
+    /// To [`Request::Tasks`].
+    Tasks(Vec<TaskSummary>),
+    /// To [`Request::Whoami`].
+    Whoami(WhoamiReply),
+}
+
+/// Why a decision came out as it did: the closed list, in the order of the pipeline. The first that applies is given.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// No token of the required form.
+    Malformed,
+    /// More bytes or blocks than the profile admits.
+    TooLarge,
+    /// A structure that could cost too much to evaluate.
+    TooComplex,
+    /// A key or signature that is not Ed25519.
+    WrongAlgorithm,
+    /// A signature does not fit.
+    BadSignature,
+    /// Signed by a root that the trust bundle does not name.
+    UnknownRoot,
+    /// For another fleet.
+    WrongFleet,
+    /// For another device or group.
+    WrongDevice,
+    /// Names a revocation feed that this device does not hold.
+    FeedUnknown,
+    /// Revoked, or its task has ended.
+    Revoked,
+    /// Not valid yet as far as anyone can prove.
+    NotYetValid,
+    /// Past its end as far as this device can rule out.
+    Expired,
+    /// Would pass if the device knew the time better.
+    TimeUntrusted,
+    /// What is known of revocations is too old for this class of risk.
+    Stale,
+    /// The grant's time offline is spent.
+    OfflineSpent,
+    /// The grant's boots are spent.
+    BootsSpent,
+    /// A budget of uses is spent.
+    UsesSpent,
+    /// For another workload.
+    WrongWorkload,
+    /// A check of the token's holder failed.
+    CheckFailed,
+    /// No right covers this.
+    NoRight,
+    /// A policy denies this.
+    DeniedByPolicy,
+    /// There is no room to record an allow.
+    AuditFull,
+    /// The device is locked.
+    Locked,
+    /// Evaluation did not end in time, twice.
+    EngineTimeout,
+    /// Too many requests, or a limit of this device is reached.
+    Throttled,
+    /// Allowed.
+    Allowed,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 26] = [
+        Self::Malformed,
+        Self::TooLarge,
+        Self::TooComplex,
+        Self::WrongAlgorithm,
+        Self::BadSignature,
+        Self::UnknownRoot,
+        Self::WrongFleet,
+        Self::WrongDevice,
+        Self::FeedUnknown,
+        Self::Revoked,
+        Self::NotYetValid,
+        Self::Expired,
+        Self::TimeUntrusted,
+        Self::Stale,
+        Self::OfflineSpent,
+        Self::BootsSpent,
+        Self::UsesSpent,
+        Self::WrongWorkload,
+        Self::CheckFailed,
+        Self::NoRight,
+        Self::DeniedByPolicy,
+        Self::AuditFull,
+        Self::Locked,
+        Self::EngineTimeout,
+        Self::Throttled,
+        Self::Allowed,
+    ];
+
+    /// The name in JSON, records and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::TooComplex => "too_complex",
+            Self::WrongAlgorithm => "wrong_algorithm",
+            Self::BadSignature => "bad_signature",
+            Self::UnknownRoot => "unknown_root",
+            Self::WrongFleet => "wrong_fleet",
+            Self::WrongDevice => "wrong_device",
+            Self::FeedUnknown => "feed_unknown",
+            Self::Revoked => "revoked",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Expired => "expired",
+            Self::TimeUntrusted => "time_untrusted",
+            Self::Stale => "stale",
+            Self::OfflineSpent => "offline_spent",
+            Self::BootsSpent => "boots_spent",
+            Self::UsesSpent => "uses_spent",
+            Self::WrongWorkload => "wrong_workload",
+            Self::CheckFailed => "check_failed",
+            Self::NoRight => "no_right",
+            Self::DeniedByPolicy => "denied_by_policy",
+            Self::AuditFull => "audit_full",
+            Self::Locked => "locked",
+            Self::EngineTimeout => "engine_timeout",
+            Self::Throttled => "throttled",
+            Self::Allowed => "allowed",
+        }
+    }
+}
+
+/// Body of the answer to `POST /v1/authorize`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DecisionReply {
+    /// `allow` or `deny`.
+    pub decision: Verdict,
+    /// Why, from the closed list.
+    pub reason: Reason,
+    /// Why, in a sentence, with what to do.
+    pub explain: String,
+    /// device/era/index of the record.
+    pub decision_id: String,
+    /// The mode.
+    pub mode: Mode,
+    /// How far the revocation list can be trusted to be new.
+    pub freshness: Freshness,
+    /// Age of the newest complete revocation head by the powered-on clock, in seconds.
+    pub staleness_s: u64,
+    /// The time class that the decision was made under.
+    pub time_class: TimeClass,
+    /// Seconds until the token ends, none if it is not known to be valid.
+    pub expires_in_s: Option<u64>,
+    /// Where the record is.
+    pub audit: AuditRef,
+}
+
+/// Allow or deny.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Go ahead.
+    Allow,
+    /// Do not.
+    Deny,
+}
+
+/// How new the revocation list is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Freshness {
+    /// Proven within its due time.
+    Fresh,
+    /// Past its due time.
+    Stale,
+    /// No round trip in this boot: nobody can say.
+    Unknown,
+}
+
+impl Freshness {
+    /// The name in JSON, records and facts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How time is judged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeClass {
+    /// Up to the powered-on clock.
+    Bounded,
+}
+
+impl TimeClass {
+    /// The name in JSON, records and facts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bounded => "bounded",
+        }
+    }
+}
+
+/// Where the device stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// In touch, everything newest applied.
+    Online,
+    /// No proof of freshness, all within bounds.
+    Offline,
+    /// A class of risk has lost its freshness.
+    Stale,
+    /// Nothing is allowed.
+    Locked,
+}
+
+impl Mode {
+    /// The name in JSON, records and facts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Stale => "stale",
+            Self::Locked => "locked",
+        }
+    }
+}
+
+/// Where a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AuditRef {
+    /// The era's number.
+    pub era: u64,
+    /// The segment that will hold it.
+    pub segment: u64,
+    /// Its index in the era.
+    pub index: u64,
+}
+
+/// Body of the answer to `POST /v1/tasks`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TaskReply {
+    /// The task.
+    pub task_id: TaskId,
+    /// The workload's credential, base64url without padding.
+    pub token: String,
+    /// Seconds until it ends.
+    pub expires_in_s: u64,
+    /// Uses that it has, none if unbounded.
+    pub uses: Option<u64>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The grant behind it.
+    pub grant_id: GrantId,
+    /// The mode.
+    pub mode: Mode,
+}
+
+/// Where a task credential comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Narrowed here from the fallback grant.
+    Fallback,
+    /// Minted by the issuer for this task.
+    Issued,
+}
+
+/// One live task.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TaskSummary {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its class.
+    pub task: TaskClass,
+    /// Where its credential comes from.
+    pub origin: Origin,
+    /// The grant behind it.
+    pub grant_id: GrantId,
+    /// Selectors of its workload.
+    pub selectors: Vec<String>,
+    /// Seconds until it ends.
+    pub expires_in_s: u64,
+    /// Uses left, none if unbounded.
+    pub uses_left: Option<u64>,
+}
+
+/// Body of the answer to a finish: the same however often it is asked.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FinishedReply {
+    /// The task.
+    pub task_id: TaskId,
+    /// Always true: its credentials are refused from now on.
+    pub finished: bool,
+}
+
+/// Body of `GET /v1/whoami`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WhoamiReply {
+    /// This device.
+    pub device: String,
+    /// Its fleet.
+    pub fleet: String,
+    /// Selectors that the kernel attests for the caller.
+    pub selectors: Vec<String>,
+    /// Task classes that the fallback grants let the caller begin.
+    pub may_begin: Vec<TaskClass>,
+}
+
+/// Body of `GET /readyz`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReadyReply {
+    /// Whether decisions can be made and credentials be handed out.
+    pub ready: bool,
+    /// What is checked, and whether it holds.
+    pub checks: Vec<ReadyCheck>,
+}
+
+/// One line of readiness.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReadyCheck {
+    /// What.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// How, in words.
+    pub detail: String,
+}
+
+/// Body of `GET /v1/status` and of `hardtack status -o json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// This device.
+    pub device: String,
+    /// Its fleet.
+    pub fleet: String,
+    /// The program's version.
+    pub version: String,
+    /// The profile in force.
+    pub profile: String,
+    /// The mode.
+    pub mode: Mode,
+    /// Why it is that.
+    pub reasons: Vec<String>,
+    /// Sequence number of the device's revocation feed.
+    pub feed_seq: u64,
+    /// Trust bundle in force.
+    pub bundle_version: u64,
+    /// Policy in force.
+    pub policy_version: u64,
+    /// The floor E, RFC 3339.
+    pub floor: String,
+    /// The powered-on clock P, RFC 3339.
+    pub powered: String,
+    /// The ceiling L, RFC 3339; none while it is infinite.
+    pub ceiling: Option<String>,
+    /// How far the revocation list can be trusted to be new.
+    pub freshness: Freshness,
+    /// Its age in seconds.
+    pub staleness_s: u64,
+    /// Seconds of powered-on time since the last acknowledged round trip.
+    pub offline_for_s: u64,
+    /// Kernel boots since then.
+    pub boots: u32,
+    /// Records that the collector has not acknowledged.
+    pub pending: u64,
+    /// The era being written.
+    pub era: u64,
+    /// Whether the broker is connected, and what the link is waiting for.
+    pub link: String,
+    /// Fallback grants.
+    pub grants: Vec<GrantStatus>,
+    /// Live tasks.
+    pub tasks: u64,
+    /// Per class of risk how long the device could go on alone.
+    pub autonomy: Vec<Autonomy>,
+    /// Counters since the process started.
+    pub counters: Counters,
+}
+
+/// One fallback grant.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct GrantStatus {
+    /// The grant.
+    pub id: GrantId,
+    /// Who answers for it.
+    pub owner: String,
+    /// When it expires, RFC 3339.
+    pub expires: String,
+    /// Uses left, none if unbounded.
+    pub uses_left: Option<u64>,
+    /// Seconds offline left.
+    pub offline_left_s: Option<u64>,
+    /// Boots left.
+    pub boots_left: Option<u32>,
+}
+
+/// How long the device could go on alone for one class of risk.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Autonomy {
+    /// The class.
+    pub risk: RiskClass,
+    /// Hours left, none if nothing bounds them.
+    pub hours: Option<f64>,
+    /// What stops first.
+    pub stops: String,
+}
+
+/// Counters since the process started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Decisions by reason.
+    pub decisions: std::collections::BTreeMap<Reason, u64>,
+    /// Messages and files refused.
+    pub refused: u64,
+    /// Records written.
+    pub records: u64,
+    /// Segments acknowledged by the collector.
+    pub segments_released: u64,
+    /// Tokens found in the cache of verified ones.
+    pub cache_hits: u64,
+    /// Tokens verified.
+    pub cache_misses: u64,
+}
+
+/// Why a request got no answer, as RFC 9457 tells it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// The stable code.
+    pub code: ProblemCode,
+    /// What happened and what to do.
+    pub detail: String,
+}
+
+/// Stable codes of problems.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProblemCode {
+    /// The audit store cannot take a record, so nothing is decided.
+    AuditUnavailable,
+    /// The request is understood and refused, with the reason as its own code.
+    Denied(Reason),
+    /// The issuer said no.
+    IssuerRefused,
+    /// The request is not of the documented form.
+    InvalidRequest,
+    /// No such task of this caller.
+    NotFound,
+    /// A limit of this device is reached.
+    Throttled,
+    /// Documented, but not in this version.
+    Unsupported,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+impl ProblemCode {
+    /// The code's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::Denied(reason) => reason.name(),
+            Self::InvalidRequest => "invalid_request",
+            Self::IssuerRefused => "issuer_refused",
+            Self::NotFound => "not_found",
+            Self::Throttled => "throttled",
+            Self::Unsupported => "unsupported",
+        }
+    }
+
+    /// The HTTP status.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::AuditUnavailable => 503,
+            Self::Denied(_) | Self::IssuerRefused => 403,
+            Self::InvalidRequest => 400,
+            Self::NotFound => 404,
+            Self::Throttled => 429,
+            Self::Unsupported => 501,
+        }
+    }
+}

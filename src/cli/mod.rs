@@ -1,0 +1,9 @@
+//! The command line: prints, never decides.
+//!
+//! Owns: the subcommands, their arguments and what they print. Data goes to stdout, talk to stderr.
+//! Never: decides anything that the agent or the fleet core decides.
+//! Read next: `exit.rs`.
+
+pub mod exit;
+
+pub use exit::{Exit, Failure};

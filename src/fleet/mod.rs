@@ -1,0 +1,1 @@
+//! The operator's decisions. Pure: no SQL, no MQTT, no files, no clock, no global randomness.

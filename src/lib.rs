@@ -1,0 +1,24 @@
+//! Hardtack: an agent runtime for devices that lose their network.
+//!
+//! The map, in reading order:
+//!
+//! - [`ids`] and [`time`]: names, digests, points in time.
+//! - [`wire`]: what both sides sign and send. Pure.
+//! - `agent`: the device's decisions. Pure: inputs, time and randomness come in, effects go out.
+//! - `fleet`: the operator's decisions. Pure.
+//! - `shell` (feature `shell`): all I/O, thin.
+//! - `cli` (feature `shell`): the command line; prints, never decides.
+//!
+//! A request flows one way: bytes, parse, attest, verify signatures, revocation, time, counters, Datalog, record,
+//! commit, reply. A link event flows one way: packet, parse, verify signature, state, batch, commit.
+
+pub mod agent;
+#[cfg(feature = "shell")]
+pub mod cli;
+pub mod fleet;
+pub mod ids;
+pub mod profile;
+#[cfg(feature = "shell")]
+pub mod shell;
+pub mod time;
+pub mod wire;

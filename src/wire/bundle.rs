@@ -1,0 +1,246 @@
+//! The trust bundle: which keys may do what in a fleet.
+//!
+//! Owns: [`TrustBundle`], the rule that version N+1 is signed by the threshold of N and of N+1, and the fleet's
+//! fingerprint, which is what a person compares.
+//! Never: holds a private key.
+//! Read next: `enrol.rs`, which brings the first bundle to a device.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::VerifyingKey;
+use serde::{Deserialize, Serialize};
+
+use super::envelope::{Document, Signed};
+use super::seal::SealingPublic;
+use super::Refused;
+use crate::ids::{DeviceId, FeedId, FleetId, GroupId, Hash};
+use crate::time::Timestamp;
+
+/// An Ed25519 public key that is a valid curve point and not of small order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "[u8; 32]", into = "[u8; 32]")]
+pub struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    /// The key to verify with.
+    pub fn verifying(&self) -> &VerifyingKey {
+        &self.0
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+}
+
+impl From<VerifyingKey> for PublicKey {
+    fn from(key: VerifyingKey) -> Self {
+        Self(key)
+    }
+}
+
+impl TryFrom<[u8; 32]> for PublicKey {
+    type Error = Refused;
+    fn try_from(bytes: [u8; 32]) -> Result<Self, Refused> {
+        match VerifyingKey::from_bytes(&bytes) {
+            Ok(key) if !key.is_weak() => Ok(Self(key)),
+            Ok(_) | Err(_) => Err(Refused::Malformed("unusable Ed25519 public key")),
+        }
+    }
+}
+
+impl From<PublicKey> for [u8; 32] {
+    fn from(key: PublicKey) -> Self {
+        *key.as_bytes()
+    }
+}
+
+/// A Biscuit root key of the fleet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Issuer {
+    /// The number that stands in a token's container.
+    pub root_key_id: u32,
+    /// The key.
+    pub key: PublicKey,
+}
+
+/// A revocation feed and who may sign its heads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Feed {
+    /// Its name.
+    pub id: FeedId,
+    /// Keys that may sign its heads.
+    pub keys: Vec<PublicKey>,
+}
+
+/// What a device pins of its brokers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BrokerPins {
+    /// Addresses, `mqtts://host:port` or `mqtt://host:port`, tried in order.
+    pub urls: Vec<String>,
+    /// Certificates (DER) of the authorities that sign the brokers' certificates. Their dates are judged by the trusted
+    /// clock.
+    pub authorities: Vec<Vec<u8>>,
+}
+
+/// Which keys may do what. Versions count from 1 without a hole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TrustBundle {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// 1, 2, 3, …
+    pub version: u64,
+    /// How many root keys must sign a bundle.
+    pub threshold: u8,
+    /// Sign bundles and time resets, nothing else.
+    pub roots: Vec<PublicKey>,
+    /// Mint tokens.
+    pub issuers: Vec<Issuer>,
+    /// Sign policies.
+    pub policy: Vec<PublicKey>,
+    /// Revocation feeds.
+    pub feeds: Vec<Feed>,
+    /// Sign acknowledgements and answers.
+    pub service: Vec<PublicKey>,
+    /// Sign the records of operators' acts.
+    pub operators: Vec<PublicKey>,
+    /// Audit is sealed to this where the policy asks.
+    pub collector: SealingPublic,
+    /// Groups and the devices in them.
+    pub groups: BTreeMap<GroupId, Vec<DeviceId>>,
+    /// The oldest policy that may be in force.
+    pub policy_version_min: u64,
+    /// Brokers.
+    pub broker: BrokerPins,
+    /// When it was made.
+    pub issued_at: Timestamp,
+    /// A device that knows it to be past this is stale for every class of risk.
+    pub not_after: Timestamp,
+}
+
+impl Document for TrustBundle {
+    const KIND: &'static str = "bundle";
+}
+
+impl TrustBundle {
+    /// The digest that a person compares: over the fleet's name and the root keys and threshold of this bundle.
+    /// Enrolment compares that of version 1.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut parts: Vec<&[u8]> = vec![self.fleet.as_str().as_bytes(), std::slice::from_ref(&self.threshold)];
+        let mut roots: Vec<&[u8; 32]> = self.roots.iter().map(PublicKey::as_bytes).collect();
+        roots.sort();
+        parts.extend(roots.iter().map(|key| key.as_slice()));
+        let mut short = [0; 20];
+        short.copy_from_slice(&Hash::of("hardtack/fleet/v1", &parts).0[..20]);
+        Fingerprint(short)
+    }
+
+    /// Whether `device` is in `group`.
+    pub fn in_group(&self, device: &DeviceId, group: &str) -> bool {
+        self.groups.iter().any(|(id, members)| id.as_str() == group && members.contains(device))
+    }
+
+    /// Root keys to verify with.
+    pub fn root_keys(&self) -> impl Iterator<Item = &VerifyingKey> + Clone {
+        self.roots.iter().map(PublicKey::verifying)
+    }
+
+    /// Service keys to verify with.
+    pub fn service_keys(&self) -> impl Iterator<Item = &VerifyingKey> + Clone {
+        self.service.iter().map(PublicKey::verifying)
+    }
+
+    /// Policy keys to verify with.
+    pub fn policy_keys(&self) -> impl Iterator<Item = &VerifyingKey> + Clone {
+        self.policy.iter().map(PublicKey::verifying)
+    }
+
+    /// The keys that may sign heads of `feed`, none if it is not this fleet's.
+    pub fn feed_keys(&self, feed: &FeedId) -> impl Iterator<Item = &VerifyingKey> + Clone {
+        let feed = self.feeds.iter().find(|known| known.id == *feed);
+        feed.into_iter().flat_map(|feed| feed.keys.iter().map(PublicKey::verifying))
+    }
+
+    /// The bundle of version 1, which only its own roots sign and only a fingerprint vouches for.
+    ///
+    /// # Errors
+    /// When it is not version 1, is not of the fleet that it names, or is not signed by its own threshold.
+    pub fn genesis(signed: &Signed<Self>) -> Result<Self, Refused> {
+        let claim = signed.claim()?;
+        let bundle = signed.open(&claim.fleet, claim.root_keys(), usize::from(claim.threshold))?;
+        bundle.check_shape()?;
+        if bundle.version != 1 {
+            return Err(Refused::OutOfOrder { offered: bundle.version, expected: 1 });
+        }
+        Ok(bundle)
+    }
+
+    /// The successor of this bundle: version exactly N+1, signed by the threshold of N and of N+1.
+    ///
+    /// # Errors
+    /// [`Refused::RolledBack`] for a version at or below this one, [`Refused::OutOfOrder`] past the next, else what the
+    /// signatures say.
+    pub fn successor(&self, signed: &Signed<Self>) -> Result<Self, Refused> {
+        let claim = signed.claim()?;
+        if claim.fleet != self.fleet {
+            return Err(Refused::WrongFleet);
+        }
+        if claim.version <= self.version {
+            return Err(Refused::RolledBack { offered: claim.version, known: self.version });
+        }
+        let next = signed.open(&self.fleet, self.root_keys(), usize::from(self.threshold))?;
+        signed.open(&self.fleet, next.root_keys(), usize::from(next.threshold))?;
+        if next.version != self.version + 1 {
+            return Err(Refused::OutOfOrder { offered: next.version, expected: self.version + 1 });
+        }
+        next.check_shape()?;
+        Ok(next)
+    }
+
+    fn check_shape(&self) -> Result<(), Refused> {
+        let threshold = usize::from(self.threshold);
+        if threshold == 0 || threshold > self.roots.len() {
+            return Err(Refused::Malformed("a threshold that its root keys cannot reach"));
+        }
+        let mut ids: Vec<u32> = self.issuers.iter().map(|issuer| issuer.root_key_id).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Refused::Malformed("two issuers with one root key id"));
+        }
+        if self.service.is_empty() || self.policy.is_empty() || self.feeds.is_empty() {
+            return Err(Refused::Malformed("a role without a key"));
+        }
+        Ok(())
+    }
+}
+
+/// What a person compares to know a fleet: 160 bits, in base 32 in groups of four.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fingerprint([u8; 20]);
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&grouped(&self.0))
+    }
+}
+
+impl std::str::FromStr for Fingerprint {
+    type Err = Refused;
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        let bytes = ungrouped(text).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or(Refused::Malformed("a fleet fingerprint is 32 letters and digits in groups of four"))
+    }
+}
+
+/// Base 32 in groups of four, as people read it aloud.
+pub(crate) fn grouped(bytes: &[u8]) -> String {
+    let text = data_encoding::BASE32_NOPAD.encode(bytes);
+    let groups: Vec<&str> = (0..text.len()).step_by(4).map(|i| &text[i..text.len().min(i + 4)]).collect();
+    groups.join("-")
+}
+
+/// What [`grouped`] wrote, whatever a person made of its case, hyphens and spaces.
+pub(crate) fn ungrouped(text: &str) -> Option<Vec<u8>> {
+    let bare: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
+    data_encoding::BASE32_NOPAD.decode(bare.to_ascii_uppercase().as_bytes()).ok()
+}

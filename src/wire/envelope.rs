@@ -1,0 +1,188 @@
+//! The signed envelope that everything of ours is wrapped in.
+//!
+//! Owns: [`Signed`], the domain prefix under its signatures, strict Ed25519 checking against a threshold of distinct
+//! keys.
+//! Never: knows which keys have which role; the caller brings them.
+//! Read next: `bundle.rs`, where keys and roles are.
+
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{decode, encode, Refused};
+use crate::ids::{ByteArray, FleetId, Hash, KeyId};
+
+/// The most signatures that an envelope carries.
+pub const SIGNATURES_MAX: usize = 16;
+
+/// Something that is signed: it names its kind, which stands in the domain prefix.
+pub trait Document: Serialize + DeserializeOwned {
+    /// Kind in the domain prefix `hardtack/<kind>/v1`.
+    const KIND: &'static str;
+    /// The most bytes of an envelope that holds it.
+    const BYTES_MAX: usize = super::MESSAGE_BYTES_MAX;
+}
+
+/// A document's exact bytes with its signatures. The type says what the bytes claim to be; only [`Signed::open`] gives
+/// the document out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Signed<T> {
+    payload: Vec<u8>,
+    signatures: Vec<(KeyId, SignatureBytes)>,
+    #[serde(skip)]
+    document: PhantomData<T>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct SignatureBytes(#[serde(with = "signature_bytes")] [u8; 64]);
+
+mod signature_bytes {
+    use super::{ByteArray, Deserialize, Serialize};
+    pub(super) fn serialize<S: serde::Serializer>(bytes: &[u8; 64], serializer: S) -> Result<S::Ok, S::Error> {
+        ByteArray(*bytes).serialize(serializer)
+    }
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<[u8; 64], D::Error> {
+        ByteArray::deserialize(deserializer).map(|array| array.0)
+    }
+}
+
+impl<T: Document> Signed<T> {
+    /// Signs `document` for `fleet` with each of `keys`.
+    pub fn sign(document: &T, fleet: &FleetId, keys: &[&SigningKey]) -> Self {
+        let payload = encode(document);
+        let message = message::<T>(fleet, &payload);
+        let sign = |key: &&SigningKey| {
+            (KeyId::of(key.verifying_key().as_bytes()), SignatureBytes(key.sign(&message).to_bytes()))
+        };
+        Self { signatures: keys.iter().map(sign).collect(), payload, document: PhantomData }
+    }
+
+    /// Parses an envelope without trusting it.
+    ///
+    /// # Errors
+    /// [`Refused::TooLarge`] or [`Refused::Malformed`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
+        let signed: Self = decode(bytes, T::BYTES_MAX)?;
+        if signed.signatures.len() > SIGNATURES_MAX {
+            return Err(Refused::Malformed("too many signatures"));
+        }
+        Ok(signed)
+    }
+
+    /// The envelope's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// The document, if at least `threshold` distinct keys of `keys` signed it for `fleet`.
+    ///
+    /// # Errors
+    /// [`Refused::BadSignature`] when a known key's signature does not fit, [`Refused::UnknownKey`] when too few known
+    /// keys signed, [`Refused::Malformed`] when the signed bytes are no such document.
+    pub fn open<'k>(
+        &self,
+        fleet: &FleetId,
+        keys: impl IntoIterator<Item = &'k VerifyingKey> + Clone,
+        threshold: usize,
+    ) -> Result<T, Refused> {
+        let message = message::<T>(fleet, &self.payload);
+        let mut valid = BTreeSet::new();
+        for (id, signature) in &self.signatures {
+            let known = keys.clone().into_iter().find(|key| KeyId::of(key.as_bytes()) == *id);
+            let Some(key) = known else { continue };
+            key.verify_strict(&message, &Signature::from_bytes(&signature.0)).map_err(|_| Refused::BadSignature)?;
+            valid.insert(*id);
+        }
+        if valid.len() < threshold.max(1) {
+            return Err(Refused::UnknownKey { valid: valid.len(), needed: threshold.max(1) });
+        }
+        decode(&self.payload, T::BYTES_MAX)
+    }
+
+    /// What the envelope claims, unverified: only for finding the key that must have signed it.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] when the bytes are no such document.
+    pub fn claim(&self) -> Result<T, Refused> {
+        decode(&self.payload, T::BYTES_MAX)
+    }
+
+    /// SHA-256 of the signed bytes, signatures left out: names the content whoever signed it.
+    pub fn digest(&self) -> Hash {
+        Hash::of(T::KIND, &[&self.payload])
+    }
+}
+
+/// `hardtack/<kind>/v1 \0 <fleet> \0 <payload>`. A fleet name holds no zero byte, so the parts cannot run together.
+fn message<T: Document>(fleet: &FleetId, payload: &[u8]) -> Vec<u8> {
+    let mut message = format!("hardtack/{}/v1\0{fleet}\0", T::KIND).into_bytes();
+    message.extend_from_slice(payload);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+    struct Note(u32);
+    impl Document for Note {
+        const KIND: &'static str = "note";
+        const BYTES_MAX: usize = 512;
+    }
+    #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+    struct Other(u32);
+    impl Document for Other {
+        const KIND: &'static str = "other";
+    }
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_bytes(&[seed; 32])
+    }
+
+    #[test]
+    fn opens_only_for_its_fleet_kind_keys_and_threshold() {
+        let fleet: FleetId = "acme".parse().unwrap();
+        let (a, b, c) = (key(1), key(2), key(3));
+        let (va, vb, vc) = (a.verifying_key(), b.verifying_key(), c.verifying_key());
+        let signed = Signed::sign(&Note(7), &fleet, &[&a, &b]);
+        let check = |fleet: &str, keys: &[&VerifyingKey], threshold| {
+            signed.open(&fleet.parse().unwrap(), keys.iter().copied(), threshold)
+        };
+        assert_eq!(check("acme", &[&va], 1), Ok(Note(7)));
+        assert_eq!(check("acme", &[&va, &vb], 2), Ok(Note(7)));
+        assert_eq!(check("acme", &[&va, &vc], 2), Err(Refused::UnknownKey { valid: 1, needed: 2 }));
+        assert_eq!(check("acme", &[&vc], 1), Err(Refused::UnknownKey { valid: 0, needed: 1 }));
+        assert_eq!(check("acme", &[&va], 0), Ok(Note(7)), "a threshold of none still asks for one");
+        assert_eq!(check("ac", &[&va], 1), Err(Refused::BadSignature));
+        let other: Signed<Other> = Signed::from_bytes(&signed.to_bytes()).unwrap();
+        assert_eq!(other.open(&fleet, [&va], 1), Err(Refused::BadSignature), "another kind");
+    }
+
+    #[test]
+    fn one_key_twice_counts_once() {
+        let fleet: FleetId = "acme".parse().unwrap();
+        let a = key(1);
+        let signed = Signed::sign(&Note(7), &fleet, &[&a, &a]);
+        assert_eq!(signed.open(&fleet, [&a.verifying_key()], 2), Err(Refused::UnknownKey { valid: 1, needed: 2 }));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let fleet: FleetId = "acme".parse().unwrap();
+        let a = key(1);
+        let bytes = Signed::sign(&Note(7), &fleet, &[&a]).to_bytes();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let opened = Signed::<Note>::from_bytes(&damaged).and_then(|s| s.open(&fleet, [&a.verifying_key()], 1));
+            assert!(opened.is_err(), "bit {bit}");
+        }
+        assert!(Signed::<Note>::from_bytes(&[0; 513]).is_err());
+        assert!(Signed::<Note>::from_bytes(&bytes[..bytes.len() - 1]).is_err());
+    }
+}

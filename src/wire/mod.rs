@@ -1,0 +1,115 @@
+//! What both sides sign and send.
+//!
+//! Owns: the types, their bytes and their limits: the signed [`envelope`], [`seal`]ing, the trust [`bundle`], the
+//! [`token`] vocabulary, the [`policy`] document, [`revocation`] lists, [`audit`] records, [`enrol`]ment and what goes
+//! over the [`link`].
+//! Never: decides what to do about them, does I/O, reads a clock.
+//! Read next: `envelope.rs`, which everything else is wrapped in.
+
+pub mod audit;
+pub mod bundle;
+pub mod enrol;
+pub mod envelope;
+pub mod link;
+pub mod policy;
+pub mod revocation;
+pub mod seal;
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+
+/// The most bytes that one MQTT message of ours has.
+pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
+
+/// Why bytes that arrived were refused. The text is for the operator who reads the audit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// More bytes than such a thing may have.
+    #[error("too large: {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Bytes that arrived.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// No valid encoding, or a value that no such thing may have.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// Signed by a key that has no such role here.
+    #[error("signed by a key without this role; {valid} of {needed} signatures needed")]
+    UnknownKey {
+        /// Distinct valid signatures found.
+        valid: usize,
+        /// How many it takes.
+        needed: usize,
+    },
+    /// A signature by a known key does not fit the content.
+    #[error("bad signature")]
+    BadSignature,
+    /// Made for another fleet.
+    #[error("made for another fleet")]
+    WrongFleet,
+    /// Made for another device.
+    #[error("made for another device")]
+    WrongDevice,
+    /// Older than what is already known.
+    #[error("rolled back: {offered} offered, {known} is known")]
+    RolledBack {
+        /// The position offered.
+        offered: u64,
+        /// The position known.
+        known: u64,
+    },
+    /// The same position with other content: proof that somebody signed twice.
+    #[error("equivocation: position {position} was seen with other content")]
+    Equivocation {
+        /// The position signed twice.
+        position: u64,
+    },
+    /// Versions come one by one, and one is missing before this one.
+    #[error("out of order: {offered} offered, {expected} is next")]
+    OutOfOrder {
+        /// The version offered.
+        offered: u64,
+        /// The version that can be taken.
+        expected: u64,
+    },
+    /// Its digest is not the one that was announced.
+    #[error("does not match the announced digest")]
+    DigestMismatch,
+    /// The nonce is not outstanding: replayed, late, or never ours.
+    #[error("answers no outstanding nonce")]
+    UnknownNonce,
+    /// A signed time that cannot be true.
+    #[error("signed time lies past the proven ceiling")]
+    PostDated,
+    /// Sealed to another key, or damaged.
+    #[error("cannot be opened with this device's sealing key")]
+    CannotOpen,
+    /// Arrived on a topic that it does not belong to.
+    #[error("wrong topic")]
+    WrongTopic,
+}
+
+/// The postcard bytes of a value.
+///
+/// # Panics
+/// Never: the types of this crate hold nothing that postcard cannot write, and a vector always has room.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("our types serialize into a vector")
+}
+
+/// The value of postcard bytes, all of them: what is left over makes them malformed.
+///
+/// # Errors
+/// [`Refused::TooLarge`] past `limit` bytes, else [`Refused::Malformed`].
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Refused> {
+    if bytes.len() > limit {
+        return Err(Refused::TooLarge { bytes: bytes.len(), limit });
+    }
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(Refused::Malformed("bytes left over")),
+        Err(_) => Err(Refused::Malformed("no valid encoding")),
+    }
+}

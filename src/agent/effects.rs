@@ -243,8 +243,8 @@ pub enum LinkCommand {
     Connect {
         /// MQTT filters.
         filters: Vec<String>,
-        /// Retained last will.
-        will: Publish,
+        /// Retained last will; the fleet's service has none.
+        will: Option<Publish>,
     },
     /// Publish, QoS 1.
     Publish(Publish),

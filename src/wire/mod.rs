@@ -7,6 +7,7 @@
 //! Read next: `envelope.rs`, which everything else is wrapped in.
 
 pub mod audit;
+pub mod biscuit;
 pub mod bundle;
 pub mod enrol;
 pub mod envelope;
@@ -14,6 +15,7 @@ pub mod link;
 pub mod policy;
 pub mod revocation;
 pub mod seal;
+pub mod token;
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;

@@ -130,6 +130,12 @@ macro_rules! bytes {
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; $len]);
 
+        impl Default for $name {
+            fn default() -> Self {
+                Self([0; $len])
+            }
+        }
+
         impl $name {
             /// The bytes.
             pub fn as_bytes(&self) -> &[u8; $len] {

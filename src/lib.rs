@@ -17,6 +17,7 @@ pub mod agent;
 pub mod cli;
 pub mod fleet;
 pub mod ids;
+pub mod mutant;
 pub mod profile;
 #[cfg(feature = "shell")]
 pub mod shell;

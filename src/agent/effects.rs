@@ -168,7 +168,7 @@ pub struct Budget {
 }
 
 /// What must survive a damaged store. Two slots hold it, each with its checksum; the newest valid one counts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Anchor {
     /// Rises with each write; the larger of the two slots is the newer.
     pub generation: u64,

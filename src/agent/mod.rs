@@ -5,6 +5,8 @@
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`.
 
+pub mod attest;
+pub mod clock;
 pub mod effects;
 pub mod request;
 

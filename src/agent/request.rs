@@ -325,12 +325,13 @@ impl TimeClass {
 }
 
 /// Where the device stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// In touch, everything newest applied.
     Online,
     /// No proof of freshness, all within bounds.
+    #[default]
     Offline,
     /// A class of risk has lost its freshness.
     Stale,

@@ -1,0 +1,317 @@
+//! What time it can be.
+//!
+//! Owns: the floor E, the powered-on clock P and the ceiling L, how signed statements and nonce round trips move them,
+//! and the lease that makes a reboot cost the holder.
+//! Never: reads a clock; believes the system clock; moves E back; pays the holder for a reboot.
+//! Read next: `decide.rs`, which judges tokens between E and P.
+//!
+//! E <= true time. L >= true time, finite only after a nonce round trip in this boot. P is what time it would be had the
+//! device never been switched off since it was last told.
+
+use crate::ids::BootId;
+use crate::profile::TimeLimits;
+use crate::time::{Millis, Timestamp};
+use crate::wire::Refused;
+
+use super::effects::Anchor;
+
+/// Who signed a statement about time. Two roles that agree are more than one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A feed key: revocation heads.
+    Feed,
+    /// A policy key.
+    Policy,
+    /// A threshold of root keys: trust bundles.
+    Root,
+    /// A service key: acknowledgements.
+    Service,
+}
+
+/// Two roles agree when their statements lie this close together.
+const AGREEMENT: Millis = Millis::from_secs(24 * 3600);
+
+/// The trusted clock of one boot.
+#[derive(Debug, Clone)]
+pub struct TrustedClock {
+    limits: TimeLimits,
+    /// CLOCK_BOOTTIME that the values below are true at.
+    at: Millis,
+    floor: Timestamp,
+    powered: Timestamp,
+    ceiling: Option<Timestamp>,
+    lease: Timestamp,
+    jump_left: Millis,
+    synced: Timestamp,
+    boots: u32,
+    /// A jump past the allowance, waiting for a second role.
+    waiting: Option<(Role, Timestamp)>,
+    /// The last statement that was taken, and whose it was.
+    last: Option<(Role, Timestamp)>,
+}
+
+/// What a statement about time led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// E stands where it stood, or took the time.
+    Taken,
+    /// The jump is past the allowance: it waits for a second role.
+    Waiting,
+}
+
+impl TrustedClock {
+    /// The clock at a start. In the boot that the anchor was written in it goes on exactly; in another, P starts where
+    /// its lease ended, L is infinite and one more boot counts.
+    pub fn start(limits: TimeLimits, anchor: &Anchor, boot: BootId, now: Millis) -> Self {
+        let mut clock = Self {
+            at: anchor.boottime,
+            floor: anchor.floor,
+            powered: anchor.powered.max(anchor.floor),
+            ceiling: anchor.ceiling,
+            lease: anchor.powered_lease,
+            jump_left: anchor.jump_left,
+            synced: anchor.synced,
+            boots: anchor.boots,
+            waiting: None,
+            last: None,
+            limits,
+        };
+        if anchor.boot == Some(boot) && now >= anchor.boottime {
+            clock.advance(now);
+        } else {
+            clock.at = now;
+            clock.powered = clock.powered.max(anchor.powered_lease);
+            clock.ceiling = None;
+            clock.boots = anchor.boots.saturating_add(u32::from(anchor.boot.is_some()));
+        }
+        clock
+    }
+
+    /// A device that knows nothing yet but one signed time: what enrolment writes.
+    pub fn enrolled(limits: &TimeLimits, signed: Timestamp) -> (Timestamp, Millis) {
+        (signed - Millis(limits.issuer_error_ms), Millis::from_secs(limits.jump_allowance_days * 86_400))
+    }
+
+    /// Brings all three clocks to `now`. CLOCK_BOOTTIME never goes back within a boot; where it seems to, nothing moves.
+    pub fn advance(&mut self, now: Millis) {
+        let elapsed = Millis(now.0.saturating_sub(self.at.0));
+        self.at = self.at.max(now);
+        let ppm = self.limits.drift_ppm;
+        self.floor = self.floor + elapsed.slowed(ppm);
+        self.powered = (self.powered + elapsed.stretched(ppm)).max(self.floor);
+        self.ceiling = self.ceiling.map(|ceiling| ceiling + elapsed.stretched(ppm.saturating_mul(2)));
+    }
+
+    /// The floor E.
+    pub fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    /// The powered-on clock P.
+    pub fn powered(&self) -> Timestamp {
+        self.powered
+    }
+
+    /// The ceiling L, none while it is infinite.
+    pub fn ceiling(&self) -> Option<Timestamp> {
+        self.ceiling
+    }
+
+    /// Up to where P is leased.
+    pub fn lease(&self) -> Timestamp {
+        self.lease
+    }
+
+    /// What is left of the allowance for jumps.
+    pub fn jump_left(&self) -> Millis {
+        self.jump_left
+    }
+
+    /// P at the last acknowledged round trip.
+    pub fn synced(&self) -> Timestamp {
+        self.synced
+    }
+
+    /// Powered-on time since the last acknowledged round trip.
+    pub fn offline_for(&self) -> Millis {
+        self.powered.since(self.synced)
+    }
+
+    /// Kernel boots since the last acknowledged round trip.
+    pub fn boots(&self) -> u32 {
+        self.boots
+    }
+
+    /// Whether the lease must be renewed: half of it is used.
+    pub fn lease_due(&self) -> bool {
+        self.powered + Millis(self.limits.lease().0 / 2) >= self.lease
+    }
+
+    /// How long until [`TrustedClock::lease_due`].
+    pub fn lease_due_in(&self) -> Millis {
+        let due = self.lease - Millis(self.limits.lease().0 / 2);
+        due.since(self.powered)
+    }
+
+    /// Leases P ahead. The anchor that holds the new lease must be durable before P is used past the old one.
+    pub fn renew_lease(&mut self) {
+        self.lease = self.powered + self.limits.lease();
+    }
+
+    /// A signed statement that it is `time` or later.
+    ///
+    /// # Errors
+    /// [`Refused::PostDated`] when it lies past a finite ceiling. The ceiling is then infinite: one of the two lies, and
+    /// the next round trip tells.
+    pub fn hear(&mut self, role: Role, time: Timestamp) -> Result<Heard, Refused> {
+        let proven = time - Millis(self.limits.issuer_error_ms);
+        if self.ceiling.is_some_and(|ceiling| proven > ceiling) {
+            self.ceiling = None;
+            return Err(Refused::PostDated);
+        }
+        let agreed = self.last.is_some_and(|(other, at)| other != role && distance(at, time) <= AGREEMENT);
+        let jump = proven.since(self.floor);
+        if jump > self.jump_left && !agreed {
+            return Ok(match self.waiting {
+                Some((other, waiting)) if other != role => {
+                    self.take(role, waiting.min(proven), time);
+                    self.restore_allowance();
+                    Heard::Taken
+                }
+                Some(_) | None => {
+                    self.waiting = Some((role, proven));
+                    Heard::Waiting
+                }
+            });
+        }
+        self.jump_left = Millis(self.jump_left.0.saturating_sub(jump.0));
+        if agreed {
+            self.restore_allowance();
+        }
+        self.take(role, proven, time);
+        Ok(Heard::Taken)
+    }
+
+    fn take(&mut self, role: Role, proven: Timestamp, time: Timestamp) {
+        self.floor = self.floor.max(proven);
+        self.powered = self.powered.max(self.floor);
+        self.last = Some((role, time));
+        self.waiting = None;
+    }
+
+    fn restore_allowance(&mut self) {
+        self.jump_left = Millis::from_secs(self.limits.jump_allowance_days * 86_400);
+    }
+
+    /// A nonce that was sent at `sent` came back now in an acknowledgement that says it is `time`, give or take `radius`.
+    /// Returns by how much P was corrected down.
+    ///
+    /// # Errors
+    /// [`Refused::PostDated`] as [`TrustedClock::hear`].
+    pub fn round_trip(
+        &mut self,
+        time: Timestamp,
+        radius: Millis,
+        sent: Millis,
+        now: Millis,
+    ) -> Result<Millis, Refused> {
+        self.advance(now);
+        self.hear(Role::Service, time - radius)?;
+        let trip = Millis(now.0.saturating_sub(sent.0)).stretched(self.limits.drift_ppm.saturating_mul(2));
+        let ceiling = (time + radius + trip + Millis(self.limits.issuer_error_ms)).max(self.floor);
+        let ceiling = self.ceiling.map_or(ceiling, |known| known.min(ceiling)).max(self.floor);
+        self.ceiling = Some(ceiling);
+        let correction = self.powered.since(ceiling);
+        self.powered = self.powered.min(ceiling);
+        self.synced = self.powered;
+        self.boots = 0;
+        Ok(correction)
+    }
+
+    /// P as a planted bug would have it: whatever the system clock says.
+    #[cfg(feature = "mutants")]
+    pub fn believe(&mut self, wall: Timestamp) {
+        self.powered = wall;
+        self.floor = wall;
+    }
+}
+
+fn distance(a: Timestamp, b: Timestamp) -> Millis {
+    Millis(a.0.abs_diff(b.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    const DAY: u64 = 86_400;
+
+    fn anchor(boot: u8, at_s: u64, floor_s: u64, powered_s: u64) -> Anchor {
+        Anchor {
+            boot: Some(BootId([boot; 16])),
+            boottime: Millis::from_secs(at_s),
+            floor: Timestamp::from_secs(floor_s),
+            powered: Timestamp::from_secs(powered_s),
+            powered_lease: Timestamp::from_secs(powered_s + 60),
+            jump_left: Millis::from_secs(30 * DAY),
+            ..Anchor::default()
+        }
+    }
+
+    fn start(anchor: &Anchor, boot: u8, now_s: u64) -> TrustedClock {
+        TrustedClock::start(Profile::default().time, anchor, BootId([boot; 16]), Millis::from_secs(now_s))
+    }
+
+    #[test]
+    fn a_restart_goes_on_exactly_and_a_boot_costs_the_lease() {
+        let same = start(&anchor(1, 100, 1_000_000, 1_000_500), 1, 200);
+        assert_eq!(same.powered().secs_floor(), 1_000_600);
+        assert_eq!(same.boots(), 0);
+        let other = start(&anchor(1, 100, 1_000_000, 1_000_500), 2, 5);
+        assert_eq!(other.powered(), Timestamp::from_secs(1_000_560));
+        assert_eq!(other.floor(), Timestamp::from_secs(1_000_000));
+        assert_eq!(other.boots(), 1);
+        assert_eq!(other.ceiling(), None);
+    }
+
+    #[test]
+    fn a_round_trip_sets_the_ceiling_and_takes_p_back_to_it() {
+        let mut clock = start(&anchor(1, 0, 1_000_000, 1_090_000), 1, 0);
+        let trip =
+            clock.round_trip(Timestamp::from_secs(1_050_000), Millis(500), Millis::from_secs(1), Millis::from_secs(2));
+        assert!(trip.unwrap().secs() > 39_990);
+        let ceiling = clock.ceiling().unwrap();
+        assert_eq!(clock.powered(), ceiling);
+        assert!(ceiling >= Timestamp::from_secs(1_050_001) && ceiling < Timestamp::from_secs(1_050_005));
+        assert!(clock.floor() >= Timestamp::from_secs(1_049_997) && clock.floor() <= ceiling);
+    }
+
+    #[test]
+    fn a_time_past_the_ceiling_is_a_contradiction() {
+        let mut clock = start(&anchor(1, 0, 1_000_000, 1_000_000), 1, 0);
+        clock.round_trip(Timestamp::from_secs(1_000_010), Millis(0), Millis(0), Millis(10)).unwrap();
+        assert_eq!(clock.hear(Role::Feed, Timestamp::from_secs(1_000_100)), Err(Refused::PostDated));
+        assert_eq!(clock.ceiling(), None);
+        assert!(clock.floor() < Timestamp::from_secs(1_000_020));
+    }
+
+    #[test]
+    fn a_long_jump_waits_for_a_second_role() {
+        let mut clock = start(&anchor(1, 0, 1_000_000, 1_000_000), 1, 0);
+        let far = Timestamp::from_secs(1_000_000 + 90 * DAY);
+        assert_eq!(clock.hear(Role::Feed, far), Ok(Heard::Waiting));
+        assert_eq!(clock.hear(Role::Feed, far), Ok(Heard::Waiting), "the same role again is no second role");
+        assert_eq!(clock.floor(), Timestamp::from_secs(1_000_000));
+        assert_eq!(clock.hear(Role::Service, far), Ok(Heard::Taken));
+        assert!(clock.floor() >= far - Millis(2000));
+    }
+
+    #[test]
+    fn small_jumps_of_one_role_add_up() {
+        let mut clock = start(&anchor(1, 0, 1_000_000, 1_000_000), 1, 0);
+        let at = |days: u64| Timestamp::from_secs(1_000_000 + days * DAY);
+        assert_eq!(clock.hear(Role::Feed, at(20)), Ok(Heard::Taken));
+        assert_eq!(clock.hear(Role::Feed, at(40)), Ok(Heard::Waiting));
+    }
+}

@@ -8,7 +8,11 @@
 pub mod attest;
 pub mod clock;
 pub mod effects;
+pub mod mode;
 pub mod request;
+pub mod revocation;
+pub mod token;
+pub mod wallet;
 
 pub use effects::{Anchor, Batch, Effects, Outgoing};
 

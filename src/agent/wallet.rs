@@ -1,0 +1,276 @@
+//! What this device carries: fallback grants and the tasks that hold credentials made from them.
+//!
+//! Owns: grants and tasks with their blocks, which block this agent made, budgets of uses, narrowing.
+//! Never: widens anything; hands out a grant or a task credential; drops a working grant before its successor is
+//! durable; refunds a use.
+//! Read next: `decide.rs`, which asks it; `tasks.rs`, which fills it.
+
+use std::collections::BTreeMap;
+
+use rand_core::{CryptoRng, RngCore};
+use serde::{Deserialize, Serialize};
+
+use super::effects::Budget;
+use super::request::Origin;
+use super::token::Claims;
+use crate::ids::{BlockId, DeviceId, GrantId, TaskClass, TaskId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::link::Right;
+use crate::wire::token::{child_block, covered, Held, TaskBlock};
+use crate::wire::Refused;
+
+/// The file of a grant.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StoredGrant {
+    /// The Biscuit with its next secret key.
+    pub token: Vec<u8>,
+}
+
+/// The file of a task.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StoredTask {
+    /// The task.
+    pub id: TaskId,
+    /// Its class.
+    pub class: TaskClass,
+    /// Where its credential comes from.
+    pub origin: Origin,
+    /// The grant behind it.
+    pub grant: GrantId,
+    /// Who answers for it.
+    pub owner: String,
+    /// The wallet's credential: a Biscuit with its next secret key. Empty once the task has ended.
+    pub token: Vec<u8>,
+    /// Blocks that this agent made for it: labels, checks and budgets in them are ours.
+    pub made: Vec<BlockId>,
+    /// Selectors of the workload that holds it.
+    pub selectors: Vec<String>,
+    /// The workload's user.
+    pub uid: u32,
+    /// What it may do.
+    pub rights: Vec<Right>,
+    /// Uses that its own block allows.
+    pub uses_max: Option<u64>,
+    /// When it ends, by P.
+    pub ends: Timestamp,
+    /// Whether it was ended: its blocks are refused until they would have expired.
+    pub finished: bool,
+}
+
+/// A grant in the wallet.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// The Biscuit with its next secret key.
+    pub token: Vec<u8>,
+    /// What it states.
+    pub claims: Claims,
+    /// Its blocks; the first carries the budget.
+    pub chain: Vec<BlockId>,
+}
+
+/// Grants, tasks and budgets.
+#[derive(Debug, Default)]
+pub struct Wallet {
+    grants: BTreeMap<GrantId, Grant>,
+    tasks: BTreeMap<TaskId, StoredTask>,
+    /// Which task a block that this agent made belongs to.
+    made: BTreeMap<BlockId, TaskId>,
+    budgets: BTreeMap<BlockId, Budget>,
+}
+
+/// A task credential and the child that the workload gets.
+pub struct Narrowed {
+    /// The wallet's credential.
+    pub credential: Vec<u8>,
+    /// The workload's.
+    pub child: Vec<u8>,
+    /// Blocks that were appended here.
+    pub made: Vec<BlockId>,
+    /// The child's whole chain.
+    pub chain: Vec<BlockId>,
+}
+
+impl Wallet {
+    /// Grants by id.
+    pub fn grants(&self) -> impl Iterator<Item = (&GrantId, &Grant)> {
+        self.grants.iter()
+    }
+
+    /// Puts a grant in, in the place of one with the same id.
+    pub fn put_grant(&mut self, id: GrantId, grant: Grant) {
+        self.grants.insert(id, grant);
+    }
+
+    /// Takes a grant out.
+    pub fn remove_grant(&mut self, id: &GrantId) {
+        self.grants.remove(id);
+    }
+
+    /// Tasks, ended ones that are still remembered among them.
+    pub fn tasks(&self) -> impl Iterator<Item = &StoredTask> {
+        self.tasks.values()
+    }
+
+    /// One task.
+    pub fn task(&self, id: &TaskId) -> Option<&StoredTask> {
+        self.tasks.get(id)
+    }
+
+    /// Live tasks.
+    pub fn live(&self, powered: Timestamp) -> impl Iterator<Item = &StoredTask> {
+        self.tasks.values().filter(move |task| !task.finished && task.ends >= powered)
+    }
+
+    /// Puts a task in, in the place of one with the same id.
+    pub fn put_task(&mut self, task: StoredTask) {
+        for block in &task.made {
+            self.made.insert(*block, task.id.clone());
+        }
+        self.tasks.insert(task.id.clone(), task);
+    }
+
+    /// Forgets tasks whose every credential is proven to have expired, and says which. Entries lapse by E only: a device
+    /// whose clock lags must not revive an ended task.
+    pub fn forget(&mut self, floor: Timestamp) -> Vec<TaskId> {
+        let gone: Vec<TaskId> =
+            self.tasks.values().filter(|task| task.ends < floor).map(|task| task.id.clone()).collect();
+        for id in &gone {
+            self.tasks.remove(id);
+        }
+        self.made.retain(|_, task| self.tasks.contains_key(task));
+        self.budgets.retain(|_, budget| budget.until >= floor);
+        gone
+    }
+
+    /// P was corrected down by `correction`: the end of every entry that was derived here moves down with it. Says which
+    /// entries changed.
+    pub fn shorten(&mut self, correction: Millis) -> Vec<StoredTask> {
+        let derived = self.tasks.values_mut().filter(|task| task.origin == Origin::Fallback);
+        derived
+            .map(|task| {
+                task.ends = task.ends - correction;
+                task.clone()
+            })
+            .collect()
+    }
+
+    /// Whether this agent made a block.
+    pub fn made(&self, block: &BlockId) -> bool {
+        self.made.contains_key(block)
+    }
+
+    /// The task of the last block of a chain that this agent made.
+    pub fn task_of<'a>(&self, chain: impl DoubleEndedIterator<Item = &'a BlockId>) -> Option<&StoredTask> {
+        chain.rev().find_map(|block| self.made.get(block)).and_then(|id| self.tasks.get(id))
+    }
+
+    /// Uses charged to a block so far.
+    pub fn used(&self, block: &BlockId) -> u64 {
+        self.budgets.get(block).map_or(0, |budget| budget.used)
+    }
+
+    /// Whether one more counter fits.
+    pub fn has_room(&self, block: &BlockId, budgets_max: usize) -> bool {
+        self.budgets.contains_key(block) || self.budgets.len() < budgets_max
+    }
+
+    /// Charges one use and says where the budget stands.
+    pub fn charge(&mut self, block: BlockId, until: Timestamp) -> Budget {
+        let budget = self.budgets.entry(block).or_insert(Budget { block, used: 0, until });
+        if !crate::mutant::active(crate::mutant::Mutant::BudgetNotCharged) {
+            budget.used = budget.used.saturating_add(1);
+        }
+        *budget
+    }
+
+    /// Budgets, for the anchor.
+    pub fn budgets(&self) -> Vec<Budget> {
+        self.budgets.values().copied().collect()
+    }
+
+    /// Takes a budget from the anchor or a replayed record: the higher count stands.
+    pub fn restore(&mut self, budget: Budget) {
+        let known = self.budgets.entry(budget.block).or_insert(budget);
+        known.used = known.used.max(budget.used);
+    }
+
+    /// Charges every budget what may have been used in records that are lost.
+    pub fn overcharge(&mut self, uses: u64) {
+        for budget in self.budgets.values_mut() {
+            budget.used = budget.used.saturating_add(uses);
+        }
+    }
+
+    /// Spends the budget of every grant: nobody knows what was used.
+    pub fn spend_all(&mut self) {
+        let spent: Vec<Budget> = self
+            .grants
+            .values()
+            .filter_map(|grant| {
+                let block = *grant.chain.first()?;
+                Some(Budget { block, used: u64::MAX, until: grant.claims.expires })
+            })
+            .collect();
+        spent.into_iter().for_each(|budget| self.restore(budget));
+        self.overcharge(u64::MAX);
+    }
+}
+
+impl Grant {
+    /// Whether one of the selectors may begin a class of task.
+    pub fn may_begin(&self, selectors: &[String], class: &TaskClass) -> bool {
+        self.claims.may_begin.iter().any(|(selector, named)| named == class.as_str() && selectors.contains(selector))
+    }
+
+    /// Whether its rights of a class cover every right asked for.
+    pub fn covers(&self, class: &TaskClass, rights: &[Right]) -> bool {
+        let held = || self.claims.class_rights.iter().filter(|held| held.class == *class).map(|held| &held.right);
+        rights.iter().all(|right| covered(right, held()))
+    }
+
+    /// Narrows the grant to a task credential, and that to the workload's sealed child.
+    ///
+    /// # Errors
+    /// When the parts cannot stand in a token.
+    pub fn narrow(
+        &self,
+        block: &TaskBlock<'_>,
+        selector: &str,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Narrowed, Refused> {
+        let credential = Held::from_bytes(&self.token)?.append(block.build()?, rng)?;
+        child(&credential, selector, None, self.chain.len(), rng)
+    }
+}
+
+/// Makes the workload's sealed child of an issuer's task token, which itself stays in the wallet unchanged.
+///
+/// # Errors
+/// When the token cannot be narrowed.
+pub fn child_of_issued(
+    token: &[u8],
+    selector: &str,
+    device: &DeviceId,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Result<Narrowed, Refused> {
+    let credential = Held::from_bytes(token)?;
+    let issued = credential.chain().len();
+    child(&credential, selector, Some(device), issued, rng)
+}
+
+fn child(
+    credential: &Held,
+    selector: &str,
+    device: Option<&DeviceId>,
+    not_ours: usize,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Result<Narrowed, Refused> {
+    let child = credential.append(child_block(selector, device)?, rng)?.seal()?;
+    let chain = child.chain();
+    Ok(Narrowed {
+        credential: credential.to_bytes()?,
+        child: child.to_bytes()?,
+        made: chain[not_ours.min(chain.len())..].to_vec(),
+        chain,
+    })
+}

@@ -7,8 +7,10 @@
 
 pub mod attest;
 pub mod clock;
+pub mod decide;
 pub mod effects;
 pub mod mode;
+pub mod policy;
 pub mod request;
 pub mod revocation;
 pub mod token;

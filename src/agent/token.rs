@@ -102,7 +102,7 @@ pub struct Claims {
 
 impl Verified {
     /// The ids of the blocks, block 0 first.
-    pub fn chain(&self) -> impl Iterator<Item = &BlockId> {
+    pub fn chain(&self) -> impl DoubleEndedIterator<Item = &BlockId> {
         self.token.blocks.iter().map(|block| &block.id)
     }
 }
@@ -127,11 +127,16 @@ pub fn admit(
     })?;
     let key = biscuit_auth::PublicKey::from_bytes(issuer.key.as_bytes(), biscuit_auth::Algorithm::Ed25519)
         .expect("a key of a trust bundle is a valid Ed25519 key");
-    let biscuit = Biscuit::from(bytes, key).map_err(|error| match error {
-        TokenError::Format(Format::Signature(_) | Format::SealedSignature | Format::InvalidSignatureSize(_)) => {
+    let biscuit = Biscuit::from(bytes, key).map_err(|error| {
+        let unsigned = matches!(
+            error,
+            TokenError::Format(Format::Signature(_) | Format::SealedSignature | Format::InvalidSignatureSize(_))
+        );
+        if unsigned {
             Denial::new(Reason::BadSignature, "a signature of the token does not fit: it was changed or forged")
+        } else {
+            Denial::new(Reason::Malformed, format!("no valid Biscuit: {error}"))
         }
-        other => Denial::new(Reason::Malformed, format!("no valid Biscuit: {other}")),
     })?;
     Ok(Verified { biscuit, token, claims })
 }

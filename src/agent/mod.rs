@@ -6,6 +6,7 @@
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`.
 
 pub mod attest;
+pub mod audit;
 pub mod clock;
 pub mod decide;
 pub mod effects;
@@ -14,6 +15,7 @@ pub mod policy;
 pub mod request;
 pub mod revocation;
 pub mod token;
+pub mod uplink;
 pub mod wallet;
 
 pub use effects::{Anchor, Batch, Effects, Outgoing};

@@ -1,0 +1,201 @@
+//! The connection to the fleet as the device sees it.
+//!
+//! Owns: when to connect, how long to wait, which step of the reconnect order comes next: subscribe, take in what is
+//! retained, `hello`, acknowledgement, online, audit.
+//! Never: opens a socket; sends audit before the acknowledgement; trusts what arrives.
+//! Read next: `mod.rs`, which drives it.
+
+use rand_core::RngCore;
+
+use crate::ids::Nonce;
+use crate::profile::LinkLimits;
+use crate::time::Millis;
+
+/// A nonce lives this long.
+pub const NONCE_LIFE: Millis = Millis::from_secs(120);
+
+/// Where the connection stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// Asked for, not accepted yet.
+    Connecting {
+        /// When to give up.
+        give_up: Millis,
+    },
+    /// Nothing is open.
+    Down {
+        /// When to try again.
+        retry: Millis,
+        /// Why it is down.
+        reason: String,
+    },
+    /// Subscribed: what is retained arrives.
+    Settling {
+        /// When to say `hello` even if nothing more came.
+        until: Millis,
+    },
+    /// `hello` is out.
+    Greeting {
+        /// Its nonce.
+        nonce: Nonce,
+        /// When it was sent.
+        sent: Millis,
+        /// When to say it again.
+        again: Millis,
+    },
+    /// Acknowledged, but something that the acknowledgement named has not arrived.
+    Lagging {
+        /// When to ask the broker anew by reconnecting.
+        until: Millis,
+        /// What is missing.
+        missing: String,
+    },
+    /// Acknowledged, everything newest applied.
+    Online {
+        /// When the next `hello` is due.
+        hello: Millis,
+        /// The nonce of a `hello` that is out, and when it was sent.
+        out: Option<(Nonce, Millis)>,
+    },
+}
+
+/// The connection with its back-off and its budget of bytes.
+pub struct Uplink {
+    limits: LinkLimits,
+    /// Where it stands.
+    pub link: Link,
+    failures: u32,
+    hour_began: Millis,
+    hour_bytes: u64,
+}
+
+impl Uplink {
+    /// Down, to be tried at once.
+    pub fn new(limits: LinkLimits, now: Millis) -> Self {
+        let link = Link::Down { retry: now, reason: "starting".into() };
+        Self { limits, link, failures: 0, hour_began: now, hour_bytes: 0 }
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> &LinkLimits {
+        &self.limits
+    }
+
+    /// The connection is gone: the next try waits twice as long as the one before, give or take half.
+    pub fn down(&mut self, reason: String, now: Millis, rng: &mut impl RngCore) {
+        let doubled = self.limits.backoff_ms_min.saturating_mul(1 << self.failures.min(20));
+        let wait = doubled.min(self.limits.backoff_ms_max).max(1);
+        let jittered = wait / 2 + rng.next_u64() % wait;
+        self.failures = self.failures.saturating_add(1);
+        self.link = Link::Down { retry: Millis(now.0.saturating_add(jittered)), reason };
+    }
+
+    /// A try begins.
+    pub fn connecting(&mut self, now: Millis) {
+        self.link = Link::Connecting { give_up: after(now, self.limits.connect_ms) };
+    }
+
+    /// The broker accepted connection and subscriptions.
+    pub fn settling(&mut self, now: Millis) {
+        self.link = Link::Settling { until: after(now, self.limits.settle_ms) };
+    }
+
+    /// `hello` goes out.
+    pub fn greeting(&mut self, nonce: Nonce, now: Millis) {
+        let again = after(now, self.limits.resend_ms);
+        match &mut self.link {
+            Link::Online { out, .. } => *out = Some((nonce, now)),
+            Link::Connecting { .. }
+            | Link::Down { .. }
+            | Link::Settling { .. }
+            | Link::Greeting { .. }
+            | Link::Lagging { .. } => self.link = Link::Greeting { nonce, sent: now, again },
+        }
+    }
+
+    /// The acknowledgement of the outstanding `hello` came: when that was sent. Single use.
+    pub fn answered(&mut self, nonce: Nonce, now: Millis) -> Option<Millis> {
+        let sent = match &mut self.link {
+            Link::Greeting { nonce: own, sent, .. } if *own == nonce => {
+                let sent = *sent;
+                // Used up: whatever comes next sets the state.
+                self.link = Link::Settling { until: now };
+                Some(sent)
+            }
+            Link::Online { out, .. } if out.is_some_and(|(own, _)| own == nonce) => out.take().map(|(_, sent)| sent),
+            Link::Connecting { .. }
+            | Link::Down { .. }
+            | Link::Settling { .. }
+            | Link::Greeting { .. }
+            | Link::Lagging { .. }
+            | Link::Online { .. } => None,
+        };
+        sent.filter(|sent| now.0.saturating_sub(sent.0) <= NONCE_LIFE.0)
+    }
+
+    /// Everything newest is applied.
+    pub fn online(&mut self, now: Millis) {
+        self.failures = 0;
+        self.link = Link::Online { hello: Millis(now.0.saturating_add(self.limits.hello_s * 1000)), out: None };
+    }
+
+    /// Something newer was named than what is here.
+    pub fn lagging(&mut self, missing: String, now: Millis) {
+        // Long enough for what is on its way, short enough to ask again.
+        self.link = Link::Lagging { until: after(now, self.limits.settle_ms.max(1000) * 5), missing };
+    }
+
+    /// Whether audit and requests may be sent.
+    pub fn is_online(&self) -> bool {
+        matches!(self.link, Link::Online { .. })
+    }
+
+    /// Whether messages can arrive.
+    pub fn is_connected(&self) -> bool {
+        !matches!(self.link, Link::Down { .. } | Link::Connecting { .. })
+    }
+
+    /// When something is to be done.
+    pub fn deadline(&self) -> Millis {
+        match &self.link {
+            Link::Connecting { give_up } => *give_up,
+            Link::Down { retry, .. } => *retry,
+            Link::Settling { until } | Link::Lagging { until, .. } => *until,
+            Link::Greeting { again, .. } => *again,
+            Link::Online { hello, out } => match out {
+                Some((_, sent)) => after(*sent, self.limits.resend_ms.saturating_mul(3)),
+                None => *hello,
+            },
+        }
+    }
+
+    /// In words, for status.
+    pub fn describe(&self) -> String {
+        match &self.link {
+            Link::Connecting { .. } => "connecting".into(),
+            Link::Down { reason, .. } => format!("down: {reason}"),
+            Link::Settling { .. } => "connected, taking in what is retained".into(),
+            Link::Greeting { .. } => "connected, hello not acknowledged yet".into(),
+            Link::Lagging { missing, .. } => format!("connected, waiting for {missing}"),
+            Link::Online { .. } => "online".into(),
+        }
+    }
+
+    /// Whether this hour's budget has room. The hour is one of powered-on time.
+    pub fn has_bytes(&mut self, now: Millis) -> bool {
+        if now.0.saturating_sub(self.hour_began.0) >= 3_600_000 {
+            self.hour_began = now;
+            self.hour_bytes = 0;
+        }
+        self.limits.kib_per_hour == 0 || self.hour_bytes < self.limits.kib_per_hour * 1024
+    }
+
+    /// Bytes were sent.
+    pub fn spent(&mut self, bytes: usize) {
+        self.hour_bytes = self.hour_bytes.saturating_add(bytes as u64);
+    }
+}
+
+fn after(now: Millis, ms: u64) -> Millis {
+    Millis(now.0.saturating_add(ms))
+}

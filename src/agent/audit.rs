@@ -11,6 +11,7 @@ use ed25519_dalek::SigningKey;
 
 use super::effects::{Batch, Budget, Entry, StoredRecord, StoredSegment};
 use super::request::AuditRef;
+use super::EraImage;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{
@@ -104,19 +105,12 @@ impl Trail {
 
     /// Takes over an era of an earlier start: its closed segments as they are, and the records that were left unsigned
     /// in segments that are marked recovered.
-    pub fn adopt(
-        &mut self,
-        era: EraId,
-        segments: u64,
-        closed_index: u64,
-        closed_head: Hash,
-        unsigned: &[StoredRecord],
-        closing: &Closing<'_>,
-        batch: &mut Batch,
-    ) {
-        let mut outbox = Outbox { closed: segments, closed_index, ..Outbox::default() };
-        let mut head = closed_head;
-        let mut rest = unsigned;
+    pub fn adopt(&mut self, image: &EraImage, closing: &Closing<'_>, batch: &mut Batch) {
+        let era = image.id;
+        let mut outbox = Outbox { closed: image.segments, closed_index: image.closed_index, ..Outbox::default() };
+        let mut head = image.closed_head;
+        let signed = image.records.iter().take_while(|record| record.index < image.closed_index).count();
+        let mut rest = &image.records[signed..];
         while let Some(first) = rest.first() {
             let mut bytes = 0;
             let fits = |record: &&StoredRecord| {
@@ -312,7 +306,7 @@ impl Trail {
         let head = Hash::ZERO;
         let ack = EraAck { era, next_segment: segment + 1, next_index: outbox.closed_index, head };
         // The bug is planted where nothing can be ahead, so there is nothing to report.
-        drop(self.acknowledge(&ack, batch));
+        let _ = self.acknowledge(&ack, batch);
     }
 
     /// Eras that hold nothing to send are given back at once.

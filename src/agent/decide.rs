@@ -154,6 +154,18 @@ impl Judge<'_> {
         Ok(charges)
     }
 
+    /// Whether a grant could give a task right now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_grant(&self, verified: &Verified) -> Result<(), Denial> {
+        self.check_place(verified)?;
+        self.check_revocation(verified, None)?;
+        self.check_time(verified, None)?;
+        self.check_box(verified)?;
+        self.check_uses(verified).map(drop)
+    }
+
     fn check_question(&self, question: &Question<'_>) -> Result<(), Denial> {
         let malformed = |what: String| Denial::new(Reason::Malformed, what);
         canonical(question.resource).map_err(|refused| malformed(format!("the resource is refused: {refused}")))?;

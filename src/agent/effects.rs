@@ -293,6 +293,13 @@ pub enum LogEvent {
         /// How many are in the wallet.
         count: u64,
     },
+    /// `link.down`.
+    LinkDown {
+        /// Why.
+        reason: String,
+    },
+    /// `link.up`: the broker accepted connection and subscriptions.
+    LinkUp,
     /// `message.refused`.
     MessageRefused {
         /// Where it came from.

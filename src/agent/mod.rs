@@ -3,31 +3,55 @@
 //! Owns: [`Agent`], what it takes ([`Boot`], [`Input`], [`Now`]) and what it gives ([`Effects`]).
 //! Never: reads a clock, a file or the network; sends a reply before its record is durable; lowers a position; widens a
 //! token; keeps state for a foreign token.
-//! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`.
+//! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
+//! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs` (the fleet), `report.rs` (status).
 
+mod answer;
 pub mod attest;
 pub mod audit;
 pub mod clock;
 pub mod decide;
 pub mod effects;
+pub mod enrol;
 pub mod mode;
 pub mod policy;
+mod report;
 pub mod request;
 pub mod revocation;
+mod start;
+mod sync;
+mod tasks;
 pub mod token;
 pub mod uplink;
 pub mod wallet;
 
-pub use effects::{Anchor, Batch, Effects, Outgoing};
+use std::collections::BTreeMap;
 
-use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash};
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore;
+
+pub use effects::{Anchor, Batch, Effects, Outgoing};
+pub use start::Unstartable;
+
+use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::Upload;
+use crate::wire::audit::{Event, Evidence as Refusal, ModeChange, Upload};
+use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
-use effects::StateFile;
-use effects::StoredRecord;
-use request::{Evidence, Request, RequestId};
+use crate::wire::Refused;
+use audit::{Closing, Trail};
+use clock::TrustedClock;
+use effects::{Budget, LogEvent, StateFile, StoredRecord};
+use mode::{mode_of, Grounds, InTouch};
+use policy::Policy;
+use request::{AuditRef, Counters, Evidence, Mode, Request, RequestId};
+use revocation::Revocations;
+use sync::Named;
+use tasks::Want;
+use token::Cache;
+use uplink::{Link, Uplink};
+use wallet::Wallet;
 
 /// The clocks as the shell read them for one input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,4 +152,291 @@ pub enum LinkEvent {
         /// The payload.
         payload: Vec<u8>,
     },
+}
+
+/// One device's agent.
+pub struct Agent {
+    fleet: FleetId,
+    device: DeviceId,
+    keys: DeviceKeys,
+    profile: Profile,
+    rng: ChaCha20Rng,
+    boot: BootId,
+    clock: TrustedClock,
+    trust: TrustBundle,
+    trust_digest: Hash,
+    /// Newer trust bundles that wait for the one before them.
+    bundles_ahead: BTreeMap<u64, Vec<u8>>,
+    policy: Policy,
+    policy_digest: Hash,
+    revocations: Revocations,
+    wallet: Wallet,
+    cache: Cache,
+    trail: Trail,
+    uplink: Uplink,
+    /// The newest that the fleet named in an acknowledgement.
+    named: Named,
+    mode: Mode,
+    mode_reasons: Vec<String>,
+    /// A lock that outlives what caused it.
+    locked: Option<String>,
+    /// Neither slot of the anchor was usable at this start.
+    anchor_lost: bool,
+    /// Callers who wait for the issuer.
+    wants: BTreeMap<Nonce, Want>,
+    grants_asked: Option<sync::GrantsAsked>,
+    generation: u64,
+    anchor_due: bool,
+    commits: u32,
+    used_bytes: u64,
+    refusals: BTreeMap<(String, String), Tally>,
+    counters: Counters,
+}
+
+/// How often something was refused since it was last recorded.
+struct Tally {
+    recorded: Millis,
+    since: u64,
+}
+
+/// The same refusal from the same source is recorded at most this often; what comes between is counted.
+const REFUSAL_EVERY: Millis = Millis::from_secs(60);
+/// Sources and reasons of refusals that are told apart.
+const REFUSALS_MAX: usize = 64;
+
+impl Agent {
+    /// Takes one input. What it leads to is added to `effects`.
+    pub fn handle(&mut self, input: Input, now: Now, effects: &mut Effects) {
+        self.clock.advance(now.boottime);
+        self.plant_wall_clock(now);
+        let entries = effects.batch.entries.len();
+        match input {
+            Input::Deadline => {}
+            Input::Disk { used_bytes } => self.used_bytes = used_bytes,
+            Input::Link(event) => self.on_link(event, now, effects),
+            Input::Request { id, evidence, request } => self.on_request(id, &evidence, request, now, effects),
+            Input::Segment { era, segment, upload } => self.on_segment(era, segment, upload, now, effects),
+        }
+        self.on_time(now, effects);
+        self.settle(now, effects);
+        if effects.batch.entries.len() > entries {
+            self.commits += 1;
+        }
+        self.anchor_if_due(now, effects);
+    }
+
+    /// When the agent next wants to be called, by CLOCK_BOOTTIME.
+    pub fn poll_deadline(&self, now: Millis) -> Millis {
+        let in_a = |wait: Millis| Millis(now.0.saturating_add(wait.0));
+        let mut deadlines = vec![
+            self.uplink.deadline(),
+            in_a(self.clock.lease_due_in()),
+            // Freshness, expiry and locks move with time alone.
+            in_a(Millis::from_secs(30)),
+        ];
+        deadlines.extend(self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms)));
+        deadlines.extend(self.wants.values().map(|want| want.deadline));
+        if self.uplink.is_online() {
+            let resend = self.uplink.limits().resend_ms;
+            deadlines.extend(self.trail.oldest_flight().map(|sent| Millis(sent.0 + resend)));
+        }
+        deadlines.into_iter().min().unwrap_or(now).max(Millis(now.0 + 1))
+    }
+
+    /// This device.
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// The mode.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What is due by the clock, whatever the input was.
+    fn on_time(&mut self, now: Now, effects: &mut Effects) {
+        if self.trail.open_since().is_some_and(|since| now.boottime.0 >= since.0 + self.profile.queue.segment_ms) {
+            self.close_segment(effects);
+        }
+        self.expire_wants(now, effects);
+        for task in self.wallet.forget(self.clock.floor()) {
+            effects.batch.remove.push(StateFile::Task(task));
+        }
+        self.drive_link(now, effects);
+        if self.clock.lease_due() {
+            self.clock.renew_lease();
+            self.anchor_due = true;
+        }
+    }
+
+    /// Brings the mode up to what is known, and sends what may be sent.
+    fn settle(&mut self, now: Now, effects: &mut Effects) {
+        let (mode, reasons) = mode_of(&self.grounds());
+        if mode != self.mode {
+            let (from, reason) = (self.mode, reasons.join("; "));
+            self.mode = mode;
+            let change = ModeChange { from: from.name().into(), to: mode.name().into(), reason: shorten(&reason, 240) };
+            self.write(Event::Mode(change), Vec::new(), now, effects);
+            effects.outgoing.logs.push(LogEvent::ModeChanged { from, to: mode, reason });
+            self.anchor_due = true;
+            self.publish_state(effects);
+        }
+        self.mode_reasons = reasons;
+        self.pump(now, effects);
+    }
+
+    fn grounds(&self) -> Grounds {
+        let mut locks: Vec<String> = self.locked.iter().cloned().collect();
+        if self.revocations.device_revoked(&self.device, self.clock.floor()) {
+            locks.push("this device is revoked".into());
+        }
+        locks.extend(self.revocations.missing().map(|feed| format!("the revocation list of feed {feed} is lost")));
+        let offline_for = self.clock.offline_for();
+        if self.policy.document.dead_man_ms.is_some_and(|window| offline_for > window) {
+            locks.push(format!("no contact for {} s, past the policy's window", offline_for.secs()));
+        }
+        let in_touch = match &self.uplink.link {
+            Link::Online { .. } => InTouch::Yes,
+            Link::Connecting { .. }
+            | Link::Down { .. }
+            | Link::Settling { .. }
+            | Link::Greeting { .. }
+            | Link::Lagging { .. } => InTouch::No(self.uplink.describe()),
+        };
+        Grounds { locks, stale: self.stale_grounds(), in_touch }
+    }
+
+    fn stale_grounds(&self) -> Vec<String> {
+        let mut stale = Vec::new();
+        let age = self.revocations.staleness(None, self.clock.powered()).map(|(age, _)| age);
+        for level in &self.policy.document.risks {
+            let within = match (level.staleness_max_ms, age) {
+                (None, _) => true,
+                (Some(bound), Some(age)) => age <= bound,
+                (Some(_), None) => false,
+            };
+            if !within {
+                stale.push(format!("revocations are too old for {} risk", level.class));
+            }
+        }
+        let (bundle, policy) = self.revocations.versions_named();
+        let bundle = bundle.max(self.named.bundle_version);
+        let policy = policy.max(self.named.policy_version).max(self.trust.policy_version_min);
+        if bundle > self.trust.version {
+            stale.push(format!("trust bundle {bundle} exists, {} is here", self.trust.version));
+        }
+        if policy > self.policy.document.version {
+            stale.push(format!("policy {policy} exists, {} is here", self.policy.document.version));
+        }
+        if self.clock.floor() > self.trust.not_after {
+            stale.push(format!("trust bundle {} ended {}", self.trust.version, self.trust.not_after));
+        }
+        stale
+    }
+
+    /// Writes a record.
+    fn write(&mut self, event: Event, budgets: Vec<Budget>, now: Now, effects: &mut Effects) -> AuditRef {
+        self.roll_if_due(effects);
+        let feeds = self.revocations.positions();
+        let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
+        let times = (self.clock.floor(), self.clock.powered());
+        self.counters.records += 1;
+        // What the store makes of a record, roughly; the true figure comes with Input::Disk.
+        self.used_bytes += 512;
+        self.trail.record(event, budgets, times, now.boottime, &closing, &mut effects.batch)
+    }
+
+    fn close_segment(&mut self, effects: &mut Effects) {
+        let feeds = self.revocations.positions();
+        self.trail.close(&Closing { floor: self.clock.floor(), feeds: &feeds }, &mut effects.batch);
+    }
+
+    /// A new era where this one is long enough, so that its space can be given back. Only between commits: a commit
+    /// writes to one era.
+    fn roll_if_due(&mut self, effects: &mut Effects) {
+        let due = self.trail.next_index() >= self.profile.queue.era_records_max;
+        if due && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
+            self.close_segment(effects);
+            if effects.batch.entries.is_empty() {
+                let era = EraId { number: self.trail.era().number + 1, salt: self.rng.next_u64() };
+                self.trail.roll(era, &mut effects.batch);
+                self.anchor_due = true;
+            }
+        }
+    }
+
+    fn anchor_if_due(&mut self, now: Now, effects: &mut Effects) {
+        let count = self.commits >= self.profile.queue.anchor_every_commits.max(1);
+        if self.anchor_due || count || effects.batch.anchor.is_some() {
+            self.anchor_due = false;
+            self.commits = 0;
+            effects.batch.anchor = Some(Box::new(self.anchor(now)));
+        }
+    }
+
+    fn anchor(&mut self, now: Now) -> Anchor {
+        let lease = u64::from(self.profile.queue.anchor_every_commits.max(1));
+        self.generation += 1;
+        Anchor {
+            generation: self.generation,
+            era: Some(self.trail.era()),
+            next_index: self.trail.next_index(),
+            head: self.trail.head(),
+            leased_index: self.trail.next_index() + lease * 256,
+            leased_uses: lease * 256,
+            boot: Some(self.boot),
+            boottime: now.boottime,
+            floor: self.clock.floor(),
+            powered: self.clock.powered(),
+            powered_lease: self.clock.lease(),
+            ceiling: self.clock.ceiling(),
+            jump_left: self.clock.jump_left(),
+            synced: self.clock.synced(),
+            boots: self.clock.boots(),
+            mode: self.mode,
+            locked: self.locked.clone(),
+            bundle: (self.trust.version, self.trust_digest),
+            policy: (self.policy.document.version, self.policy_digest),
+            feeds: self.revocations.known_positions(),
+            budgets: self.wallet.budgets(),
+        }
+    }
+
+    /// Something that arrived was refused: told to the log, and recorded, the same at most once a minute with a count.
+    fn refuse(&mut self, source: &str, bytes: &[u8], refused: &Refused, now: Now, effects: &mut Effects) {
+        self.counters.refused += 1;
+        let (source, reason) = (shorten(source, 160), refused.to_string());
+        let key = (source.clone(), reason.clone());
+        let known = self.refusals.len();
+        let tally = self.refusals.entry(key).or_insert(Tally { recorded: Millis(0), since: 0 });
+        tally.since += 1;
+        let first = self.refusals.len() > known;
+        if self.refusals.len() > REFUSALS_MAX {
+            self.refusals.pop_first();
+        }
+        let Some(tally) = self.refusals.get_mut(&(source.clone(), reason.clone())) else { return };
+        if first || now.boottime.0 >= tally.recorded.0.saturating_add(REFUSAL_EVERY.0) {
+            let count = std::mem::take(&mut tally.since);
+            tally.recorded = now.boottime;
+            effects.outgoing.logs.push(LogEvent::MessageRefused { topic: source.clone(), reason: reason.clone() });
+            let digest = Hash::of("hardtack/evidence/v1", &[bytes]);
+            self.write(Event::Refused(Refusal { source, reason, digest, count }), Vec::new(), now, effects);
+        }
+    }
+
+    #[cfg(feature = "mutants")]
+    fn plant_wall_clock(&mut self, now: Now) {
+        if let Some(wall) = now.wall.filter(|_| crate::mutant::active(crate::mutant::Mutant::WallClockUsed)) {
+            self.clock.believe(wall);
+        }
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn plant_wall_clock(&mut self, _: Now) {}
+}
+
+/// A text of at most `bytes`, cut at a character.
+fn shorten(text: &str, bytes: usize) -> String {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned()
 }

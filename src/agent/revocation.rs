@@ -32,6 +32,8 @@ pub struct StoredFeed {
 #[derive(Debug, Default)]
 pub struct Revocations {
     feeds: BTreeMap<FeedId, Feed>,
+    /// Positions that the anchor knows of feeds whose lists could not be read back.
+    lost: BTreeMap<FeedId, Position>,
     /// Pieces without a head, by list and number.
     unannounced: BTreeMap<(Hash, u16), Vec<u8>>,
 }
@@ -119,6 +121,7 @@ impl Revocations {
             }
         }
         let feed = head.feed.clone();
+        self.lost.remove(&feed);
         self.feeds.insert(feed, Feed { head, position, list, rules, issued_before, next: None });
     }
 
@@ -133,6 +136,9 @@ impl Revocations {
             return Err(Refused::WrongTopic);
         }
         let position = head.position(signed.digest());
+        if let Some(lost) = self.lost.get(feed) {
+            check_order(&position, lost)?;
+        }
         if let Some(known) = self.feeds.get(feed) {
             if known.position == position {
                 return Ok(None);
@@ -223,6 +229,21 @@ impl Revocations {
         Ok(Some(applied))
     }
 
+    /// A list that was held and cannot be read back: nothing is allowed until it, or a newer one, has come again.
+    pub fn lose(&mut self, position: Position) {
+        self.lost.insert(position.feed.clone(), position);
+    }
+
+    /// Feeds whose lists are lost.
+    pub fn missing(&self) -> impl Iterator<Item = &FeedId> {
+        self.lost.keys()
+    }
+
+    /// Positions for the anchor: complete ones, and those of lists that are lost.
+    pub fn known_positions(&self) -> Vec<Position> {
+        self.positions().into_iter().chain(self.lost.values().cloned()).collect()
+    }
+
     /// Whether a head is known whose list is not complete.
     pub fn gathering(&self) -> bool {
         self.feeds.values().any(|feed| feed.next.is_some())
@@ -283,10 +304,14 @@ impl Revocations {
         })
     }
 
+    /// Whether a live rule names this very target.
+    pub fn names(&self, target: &Target, floor: Timestamp) -> bool {
+        self.feeds.values().any(|feed| feed.rules.get(target).is_some_and(|until| floor <= *until))
+    }
+
     /// Whether this device itself is revoked.
     pub fn device_revoked(&self, device: &DeviceId, floor: Timestamp) -> bool {
-        let rule = Target::Device(device.clone());
-        self.feeds.values().any(|feed| feed.rules.get(&rule).is_some_and(|until| floor <= *until))
+        self.names(&Target::Device(device.clone()), floor)
     }
 
     /// The latest end of tokens that are refused whatever the clock says.

@@ -1,0 +1,182 @@
+//! Answers to programs on the gateway.
+//!
+//! Owns: the road from a request to a recorded reply.
+//! Never: replies outside of effects.
+//! Read next: `decide.rs`, `tasks.rs`, `report.rs`.
+
+use super::attest::selectors;
+use super::decide::{Judge, Judgement, Question};
+use super::effects::{Budget, Effects};
+use super::request::{
+    AuditRef, Authorize, DecisionReply, Evidence, Mode, Problem, ProblemCode, Reason, Reply, Request, RequestId,
+    Socket, TimeClass, Verdict,
+};
+use super::token::Denial;
+use super::{shorten, Agent, Now};
+use crate::ids::RiskClass;
+use crate::wire::audit::{record_id, Decision, Event, Known};
+
+/// How much room the audit has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Allows fit.
+    Allows,
+    /// Only denials and events fit.
+    Denials,
+    /// Nothing fits.
+    None,
+}
+
+impl Agent {
+    pub(super) fn on_request(
+        &mut self,
+        id: RequestId,
+        evidence: &Evidence,
+        request: Request,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let reply = match request {
+            Request::Authorize(ask) => self.authorize(evidence, &ask, now, effects),
+            Request::Begin(begin) => match self.begin_task(id, evidence, begin, None, now, effects) {
+                Some(reply) => reply,
+                None => return,
+            },
+            Request::Renew(task) => match self.renew_task(id, evidence, &task, now, effects) {
+                Some(reply) => reply,
+                None => return,
+            },
+            Request::Finish(task) => self.finish_task(evidence, &task, now, effects),
+            Request::Ready => Reply::Ready(self.ready()),
+            Request::Status => Reply::Status(Box::new(self.status())),
+            Request::Tasks => Reply::Tasks(self.list_tasks(evidence)),
+            Request::Whoami => Reply::Whoami(self.whoami(evidence)),
+        };
+        effects.outgoing.replies.push((id, reply));
+    }
+
+    pub(super) fn room(&self) -> Room {
+        let quota = self.profile.queue.quota_mib.saturating_mul(1024 * 1024);
+        let for_allows = quota / 100 * u64::from(100 - self.profile.queue.reserve_percent.min(100));
+        match self.used_bytes {
+            used if used >= quota => Room::None,
+            used if used >= for_allows => Room::Denials,
+            _ => Room::Allows,
+        }
+    }
+
+    pub(super) fn audit_problem() -> Reply {
+        Reply::Problem(Problem::new(
+            ProblemCode::AuditUnavailable,
+            "the audit queue has no room left, so nothing is decided; let the device reach its collector, or raise the quota",
+        ))
+    }
+
+    fn authorize(&mut self, evidence: &Evidence, ask: &Authorize, now: Now, effects: &mut Effects) -> Reply {
+        let room = self.room();
+        if room == Room::None {
+            return Self::audit_problem();
+        }
+        let peer = selectors(evidence);
+        let level = self.policy.document.risk_of(&ask.operation, &ask.resource, ask.risk.as_ref());
+        let risk = level.map(|level| level.class.clone());
+        let question = Question {
+            token: &ask.token,
+            operation: &ask.operation,
+            resource: &ask.resource,
+            destination: ask.destination.as_deref(),
+            risk: level,
+            task: ask.task.as_deref(),
+            step: ask.step.as_deref(),
+            workload: (evidence.socket == Socket::Agent).then_some(peer.as_slice()),
+            enforcer: (evidence.socket != Socket::Agent).then_some(peer.as_slice()),
+        };
+        let judge = Judge {
+            device: &self.device,
+            profile: &self.profile,
+            trust: &self.trust,
+            policy: &self.policy,
+            revocations: &self.revocations,
+            wallet: &self.wallet,
+            clock: &self.clock,
+            mode: self.mode,
+        };
+        let mut judgement = judge.judge(&question, &mut self.cache);
+        if judgement.verdict.is_ok() && room == Room::Denials {
+            judgement.verdict = Err(Denial::new(
+                Reason::AuditFull,
+                "the audit has no room for an allow; let the device reach its collector",
+            ));
+        }
+        let enforcer = if evidence.socket == Socket::Agent { Vec::new() } else { peer };
+        let (reason, explain, budgets) = match &judgement.verdict {
+            Ok(charges) => {
+                let charge = |(block, until): &(_, _)| self.wallet.charge(*block, *until);
+                let budgets: Vec<Budget> = charges.iter().map(charge).collect();
+                (Reason::Allowed, "allowed".to_owned(), budgets)
+            }
+            Err(denial) => (denial.reason, shorten(&denial.explain, 512), Vec::new()),
+        };
+        *self.counters.decisions.entry(reason).or_default() += 1;
+        let decision = self.decision_of(ask, &judgement, reason, risk, enforcer);
+        let audit = self.write(Event::Decision(Box::new(decision)), budgets, now, effects);
+        Reply::Decision(DecisionReply {
+            decision: if reason == Reason::Allowed { Verdict::Allow } else { Verdict::Deny },
+            reason,
+            explain,
+            decision_id: self.decision_id(audit),
+            mode: self.mode,
+            freshness: judgement.freshness,
+            staleness_s: judgement.staleness.secs(),
+            time_class: TimeClass::Bounded,
+            expires_in_s: judgement.ends.map(|ends| ends.since(self.clock.powered()).secs()),
+            audit,
+        })
+    }
+
+    fn decision_id(&self, audit: AuditRef) -> String {
+        record_id(&self.device, self.trail.era(), audit.index)
+    }
+
+    fn decision_of(
+        &self,
+        ask: &Authorize,
+        judgement: &Judgement,
+        reason: Reason,
+        risk: Option<RiskClass>,
+        enforcer: Vec<String>,
+    ) -> Decision {
+        let verified = judgement.verified.as_ref();
+        let claims = verified.map(|verified| &verified.claims);
+        let label = claims.and_then(|claims| claims.tasks.last()).and_then(|task| task.parse().ok());
+        let feed = claims.and_then(|claims| claims.feed.as_deref());
+        Decision {
+            allow: reason == Reason::Allowed,
+            reason: reason.name().into(),
+            operation: shorten(&ask.operation, 256),
+            resource: shorten(&ask.resource, 256),
+            destination: ask.destination.as_ref().map(|destination| shorten(destination, 256)),
+            risk,
+            owner: claims.map(|claims| shorten(&claims.owner, 256)),
+            grant: claims.map(|claims| claims.grant),
+            task: judgement.task.as_ref().map(|task| task.id.clone()).or(label),
+            workload: judgement.workload.clone(),
+            enforcer,
+            chain: verified.map(|verified| verified.chain().copied().collect()).unwrap_or_default(),
+            known: self.known(self.mode, judgement, feed),
+        }
+    }
+
+    fn known(&self, mode: Mode, judgement: &Judgement, feed: Option<&str>) -> Known {
+        Known {
+            mode: mode.name().into(),
+            freshness: judgement.freshness.name().into(),
+            staleness_s: judgement.staleness.secs(),
+            time_class: TimeClass::Bounded.name().into(),
+            width_ms: self.clock.ceiling().map(|ceiling| ceiling.since(self.clock.floor())),
+            bundle_version: self.trust.version,
+            policy_version: self.policy.document.version,
+            feed_seq: self.revocations.seq(feed),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The device's end of enrolment.
+//!
+//! Owns: what an enrolment bundle becomes on disk: trust bundle, policy, lists, grants and the first anchor, in one
+//! batch.
+//! Never: lowers what an earlier enrolment in the same fleet had reached.
+//! Read next: `wire/enrol.rs` for the bundle, `start.rs` for what comes next.
+
+use super::clock::TrustedClock;
+use super::effects::{Anchor, Batch, FileWrite, StateFile};
+use super::policy::Policy;
+use super::revocation::{Revocations, StoredFeed};
+use super::start::{grant_of, known_time};
+use super::wallet::StoredGrant;
+use crate::ids::{DeviceId, FleetId, Nonce};
+use crate::profile::Profile;
+use crate::wire::bundle::Fingerprint;
+use crate::wire::enrol::{DeviceKeys, EnrolAnswer};
+use crate::wire::{encode, Refused};
+
+/// What an accepted bundle leads to.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The fleet that this device is in now.
+    pub fleet: FleetId,
+    /// What to write. The import is done once it is durable.
+    pub batch: Batch,
+    /// The TLS client certificate (DER).
+    pub certificate: Vec<u8>,
+    /// Grants that are in the wallet now.
+    pub grants: usize,
+}
+
+/// Takes an enrolment bundle: it must lead from the fleet of `fingerprint`, answer `nonce` and be for these keys.
+/// `known` is the anchor of an earlier enrolment, whose positions stay.
+///
+/// # Errors
+/// What is wrong with the bundle.
+pub fn accept(
+    answer: &EnrolAnswer,
+    keys: &DeviceKeys,
+    device: &DeviceId,
+    fingerprint: &Fingerprint,
+    nonce: Nonce,
+    profile: &Profile,
+    known: Option<&Anchor>,
+) -> Result<Accepted, Refused> {
+    let (bundle, trust) = answer.open(keys, fingerprint, nonce)?;
+    if bundle.device != *device {
+        return Err(Refused::WrongDevice);
+    }
+    let newest = bundle.bundles.last().ok_or(Refused::Malformed("no trust bundle inside"))?;
+    let mut anchor = known.cloned().unwrap_or_default();
+    if trust.version < anchor.bundle.0 {
+        return Err(Refused::RolledBack { offered: trust.version, known: anchor.bundle.0 });
+    }
+    let policy = bundle.policy.open(&trust.fleet, trust.policy_keys(), 1)?;
+    let (policy_version, policy_issued) = (policy.version, policy.issued_at);
+    if policy_version < anchor.policy.0 {
+        return Err(Refused::RolledBack { offered: policy_version, known: anchor.policy.0 });
+    }
+    Policy::parse(policy)?;
+
+    let mut files = vec![
+        FileWrite { file: StateFile::Bundle, content: newest.to_bytes() },
+        FileWrite { file: StateFile::Policy, content: bundle.policy.to_bytes() },
+    ];
+    let mut revocations = Revocations::default();
+    let mut times = vec![policy_issued];
+    for (head, list) in bundle.feeds {
+        let claim = head.claim()?;
+        let held = anchor.feeds.iter().find(|held| held.feed == claim.feed);
+        let stored = encode(&StoredFeed { head, list });
+        if held.is_some_and(|held| (claim.era, claim.seq) < held.order()) {
+            continue;
+        }
+        revocations.load(&claim.feed, &stored, &trust, held)?;
+        times.push(claim.issued_at);
+        files.push(FileWrite { file: StateFile::Feed(claim.feed), content: stored });
+    }
+    let mut grants = 0;
+    for token in bundle.grants.into_iter().take(profile.wallet.grants_max) {
+        let grant = grant_of(token, device.as_str(), &profile.verify, &trust)?;
+        let content = encode(&StoredGrant { token: grant.token });
+        files.push(FileWrite { file: StateFile::Grant(grant.claims.grant), content });
+        grants += 1;
+    }
+
+    let (floor, jump_left) = TrustedClock::enrolled(&profile.time, known_time(&trust, times));
+    anchor.generation += 1;
+    if known.is_none() {
+        anchor.jump_left = jump_left;
+    }
+    anchor.floor = anchor.floor.max(floor);
+    anchor.powered = anchor.powered.max(anchor.floor);
+    anchor.powered_lease = anchor.powered_lease.max(anchor.powered);
+    anchor.synced = if known.is_some() { anchor.synced } else { anchor.powered };
+    anchor.locked = None;
+    anchor.bundle = (trust.version, newest.digest());
+    anchor.policy = (policy_version, bundle.policy.digest());
+    for position in revocations.positions() {
+        anchor.feeds.retain(|held| held.feed != position.feed);
+        anchor.feeds.push(position);
+    }
+    Ok(Accepted {
+        fleet: trust.fleet,
+        batch: Batch { files, anchor: Some(Box::new(anchor)), ..Batch::default() },
+        certificate: bundle.certificate,
+        grants,
+    })
+}

@@ -1,0 +1,555 @@
+//! In touch with the fleet: what arrives, what goes out, in which order.
+//!
+//! Owns: the reconnect order (bundle, policy, head and list, `hello`, acknowledgement, then `online`, then audit), and
+//! what each message changes.
+//! Never: believes the broker; goes back to an older position; sends audit before it is acknowledged.
+//! Read next: `uplink.rs` for the states, `wire/link.rs` for the messages.
+
+use rand_core::RngCore;
+
+use super::audit::Trail;
+use super::clock::Role;
+use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, StateFile};
+use super::policy::Policy;
+use super::revocation::{Applied, Revocations};
+use super::start::grant_of;
+use super::uplink::{Link, NONCE_LIFE};
+use super::wallet::StoredGrant;
+use super::{Agent, LinkEvent, Now};
+use crate::ids::{EraId, FeedId, GrantId, Hash, Nonce};
+use crate::time::Millis;
+use crate::wire::audit::{Event, TrustChange, Upload};
+use crate::wire::bundle::TrustBundle;
+use crate::wire::envelope::Signed;
+use crate::wire::link::{
+    device_filters, grants_digest, Ack, Answer, Ask, EraAck, Hello, Reply, Request, State, Topic, PENDING_ERAS_MAX,
+};
+use crate::wire::policy::PolicyDocument;
+use crate::wire::revocation::Position;
+use crate::wire::seal::SealingKey;
+use crate::wire::{encode, Refused, MESSAGE_BYTES_MAX};
+
+/// Trust bundles that may wait for the one before them.
+const BUNDLES_AHEAD_MAX: usize = 8;
+
+/// The newest that acknowledgements named.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    pub(super) bundle_version: u64,
+    pub(super) policy_version: u64,
+    pub(super) feeds: Vec<Position>,
+    pub(super) grants: Option<Hash>,
+    pub(super) window: u16,
+}
+
+/// A request for grants that is out.
+pub(super) struct GrantsAsked {
+    pub(super) nonce: Nonce,
+    pub(super) key: SealingKey,
+    pub(super) sent: Millis,
+}
+
+impl Agent {
+    pub(super) fn on_link(&mut self, event: LinkEvent, now: Now, effects: &mut Effects) {
+        match event {
+            LinkEvent::Connected => {
+                if matches!(self.uplink.link, Link::Connecting { .. }) {
+                    self.uplink.settling(now.boottime);
+                    effects.outgoing.logs.push(LogEvent::LinkUp);
+                }
+            }
+            LinkEvent::Disconnected { reason } => self.disconnected(reason, now, effects),
+            LinkEvent::Message { topic, payload } => {
+                if !self.uplink.is_connected() {
+                    return;
+                }
+                if let Err(refused) = self.on_message(&topic, &payload, now, effects) {
+                    self.refuse(&topic, &payload, &refused, now, effects);
+                }
+            }
+        }
+    }
+
+    fn disconnected(&mut self, reason: String, now: Now, effects: &mut Effects) {
+        if self.uplink.is_connected() {
+            effects.outgoing.logs.push(LogEvent::LinkDown { reason: reason.clone() });
+        }
+        self.uplink.down(reason, now.boottime, &mut self.rng);
+        self.trail.ground();
+        self.grants_asked = None;
+    }
+
+    fn on_message(&mut self, topic: &str, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        if payload.len() > MESSAGE_BYTES_MAX {
+            return Err(Refused::TooLarge { bytes: payload.len(), limit: MESSAGE_BYTES_MAX });
+        }
+        match Topic::parse(topic, &self.fleet).ok_or(Refused::WrongTopic)? {
+            Topic::Bundle(version) => self.on_bundle(version, payload, now, effects),
+            Topic::Policy(version) => self.on_policy(version, payload, now, effects),
+            Topic::FeedHead(feed) => {
+                let applied = self.revocations.head(&feed, payload, &self.trust)?;
+                self.apply_feed(applied, now, effects);
+                self.greet_if_settled(now, effects);
+                Ok(())
+            }
+            Topic::FeedSnapshot(feed, _) => {
+                self.expect_feed(&feed)?;
+                let applied = self.revocations.chunk(&feed, payload)?;
+                self.apply_feed(applied, now, effects);
+                self.greet_if_settled(now, effects);
+                Ok(())
+            }
+            Topic::DownAck(device) if device == self.device => self.on_ack(payload, now, effects),
+            Topic::DownAnswer(device) if device == self.device => self.on_answer(payload, now, effects),
+            Topic::DownAck(_)
+            | Topic::DownAnswer(_)
+            | Topic::UpHello(_)
+            | Topic::UpAudit(_)
+            | Topic::UpRequest(_)
+            | Topic::State(_)
+            | Topic::EnrolUp(_)
+            | Topic::EnrolDown(_) => Err(Refused::WrongTopic),
+        }
+    }
+
+    fn expect_feed(&self, feed: &FeedId) -> Result<(), Refused> {
+        self.trust.feeds.iter().any(|known| known.id == *feed).then_some(()).ok_or(Refused::WrongTopic)
+    }
+
+    fn on_bundle(&mut self, version: u64, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        if version <= self.trust.version {
+            let same = version != self.trust.version
+                || Signed::<TrustBundle>::from_bytes(payload)?.digest() == self.trust_digest;
+            return same.then_some(()).ok_or(Refused::Equivocation { position: version });
+        }
+        if version > self.trust.version + 1 {
+            // Retained versions may come in any order; a few may wait for the one before them.
+            if self.bundles_ahead.len() < BUNDLES_AHEAD_MAX {
+                self.bundles_ahead.insert(version, payload.to_vec());
+            }
+            return Ok(());
+        }
+        self.apply_bundle(payload, now, effects)?;
+        while let Some(next) = self.bundles_ahead.remove(&(self.trust.version + 1)) {
+            self.apply_bundle(&next, now, effects)?;
+        }
+        Ok(())
+    }
+
+    fn apply_bundle(&mut self, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        let signed = Signed::<TrustBundle>::from_bytes(payload)?;
+        let next = self.trust.successor(&signed)?;
+        self.hear(Role::Root, next.issued_at, payload, now, effects);
+        self.trust = next;
+        self.trust_digest = signed.digest();
+        self.cache.clear();
+        effects.batch.files.push(FileWrite { file: StateFile::Bundle, content: payload.to_vec() });
+        let version = self.trust.version;
+        self.write(Event::Trust(TrustChange::Bundle { version, digest: self.trust_digest }), Vec::new(), now, effects);
+        effects.outgoing.logs.push(LogEvent::BundleApplied { version });
+        self.anchor_due = true;
+        self.catch_up(now, effects);
+        Ok(())
+    }
+
+    fn on_policy(&mut self, version: u64, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        let held = self.policy.document.version;
+        if version < held {
+            return Ok(());
+        }
+        let signed = Signed::<PolicyDocument>::from_bytes(payload)?;
+        let document = signed.open(&self.fleet, self.trust.policy_keys(), 1)?;
+        if document.version != version {
+            return Err(Refused::WrongTopic);
+        }
+        if version == held {
+            let same = signed.digest() == self.policy_digest;
+            return same.then_some(()).ok_or(Refused::Equivocation { position: version });
+        }
+        let issued_at = document.issued_at;
+        let policy = Policy::parse(document)?;
+        self.hear(Role::Policy, issued_at, payload, now, effects);
+        self.policy = policy;
+        self.policy_digest = signed.digest();
+        effects.batch.files.push(FileWrite { file: StateFile::Policy, content: payload.to_vec() });
+        let digest = self.policy_digest;
+        self.write(Event::Trust(TrustChange::Policy { version, digest }), Vec::new(), now, effects);
+        effects.outgoing.logs.push(LogEvent::PolicyApplied { version });
+        self.anchor_due = true;
+        self.catch_up(now, effects);
+        Ok(())
+    }
+
+    fn apply_feed(&mut self, applied: Option<Applied>, now: Now, effects: &mut Effects) {
+        let Some(applied) = applied else { return };
+        let Applied { position, issued_at, stored, changed } = applied;
+        let bytes = Revocations::encode(&stored);
+        self.hear(Role::Feed, issued_at, &bytes, now, effects);
+        effects.batch.files.push(FileWrite { file: StateFile::Feed(position.feed.clone()), content: bytes });
+        if changed {
+            let event = Event::Trust(TrustChange::Feed { position: position.clone() });
+            self.write(event, Vec::new(), now, effects);
+            self.end_revoked_tasks(now, effects);
+        }
+        effects.outgoing.logs.push(LogEvent::FeedApplied { feed: position.feed, seq: position.seq });
+        self.anchor_due = true;
+        self.catch_up(now, effects);
+    }
+
+    /// A signed time. What it contradicts is evidence; what it is the time of counts all the same.
+    fn hear(&mut self, role: Role, time: crate::time::Timestamp, bytes: &[u8], now: Now, effects: &mut Effects) {
+        if let Err(refused) = self.clock.hear(role, time) {
+            self.refuse(&format!("time signed by {role:?}"), bytes, &refused, now, effects);
+        }
+        self.anchor_due = true;
+    }
+
+    /// Once head and list are here nothing more is waited for: say hello.
+    fn greet_if_settled(&mut self, now: Now, effects: &mut Effects) {
+        let complete = !self.revocations.gathering() && !self.revocations.positions().is_empty();
+        if complete && matches!(self.uplink.link, Link::Settling { .. }) {
+            self.say_hello(now, effects);
+        }
+    }
+
+    /// What was missing may have come: ask whether this is the newest now.
+    fn catch_up(&mut self, now: Now, effects: &mut Effects) {
+        if matches!(self.uplink.link, Link::Lagging { .. }) && self.missing().is_none() {
+            self.say_hello(now, effects);
+        }
+    }
+
+    fn say_hello(&mut self, now: Now, effects: &mut Effects) {
+        let nonce = self.new_nonce();
+        let hello = Hello {
+            device: self.device.clone(),
+            nonce,
+            boot: self.boot,
+            era: self.trail.era(),
+            pending: self.trail.pending_eras().take(PENDING_ERAS_MAX).collect(),
+            next_index: self.trail.next_index(),
+            bundle_version: self.trust.version,
+            policy_version: self.policy.document.version,
+            feeds: self.revocations.positions(),
+            grants: self.grants_held(),
+            floor: self.clock.floor(),
+            powered: self.clock.powered(),
+            mode: self.mode.name().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let payload = Signed::sign(&hello, &self.fleet, &[&self.keys.identity]).to_bytes();
+        self.publish(Topic::UpHello(self.device.clone()), payload, effects);
+        self.uplink.greeting(nonce, now.boottime);
+    }
+
+    fn new_nonce(&mut self) -> Nonce {
+        let mut nonce = Nonce::default();
+        self.rng.fill_bytes(&mut nonce.0);
+        nonce
+    }
+
+    fn grants_held(&self) -> Hash {
+        grants_digest(self.wallet.grants().map(|(id, _)| *id))
+    }
+
+    fn publish(&mut self, topic: Topic, payload: Vec<u8>, effects: &mut Effects) {
+        self.uplink.spent(payload.len());
+        effects.outgoing.link.push(LinkCommand::Publish(Publish { topic, payload }));
+    }
+
+    fn on_ack(&mut self, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        let signed = Signed::<Ack>::from_bytes(payload)?;
+        let ack = signed.open(&self.fleet, self.trust.service_keys(), 1)?;
+        if ack.device != self.device {
+            return Err(Refused::WrongDevice);
+        }
+        let round_trip = match ack.nonce {
+            Some(nonce) => {
+                let sent = self.uplink.answered(nonce, now.boottime).ok_or(Refused::UnknownNonce)?;
+                self.take_time(&ack, sent, now, effects)?;
+                true
+            }
+            None => {
+                self.hear(Role::Service, ack.time, payload, now, effects);
+                false
+            }
+        };
+        if round_trip && self.anchor_lost {
+            self.restore_position(&ack, effects);
+        }
+        for era in &ack.eras {
+            self.on_era_ack(era, payload, now, effects);
+        }
+        self.named.bundle_version = self.named.bundle_version.max(ack.bundle_version);
+        self.named.policy_version = self.named.policy_version.max(ack.policy_version);
+        for position in ack.feeds {
+            match self.named.feeds.iter_mut().find(|known| known.feed == position.feed) {
+                Some(known) if known.order() < position.order() => *known = position,
+                Some(_) => {}
+                None => self.named.feeds.push(position),
+            }
+        }
+        self.named.feeds.truncate(64);
+        self.named.grants = Some(ack.grants);
+        self.named.window = ack.window;
+        match self.missing() {
+            Some(missing) => self.uplink.lagging(missing, now.boottime),
+            None if round_trip => self.uplink.online(now.boottime),
+            None => {}
+        }
+        self.sync_grants(now, effects);
+        if self.uplink.is_online() && round_trip {
+            self.publish_state(effects);
+        }
+        Ok(())
+    }
+
+    fn take_time(&mut self, ack: &Ack, sent: Millis, now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        let before = self.clock.powered();
+        let correction = self.clock.round_trip(ack.time, ack.radius_ms, sent, now.boottime)?;
+        if correction.0 > 0 {
+            for task in self.wallet.shorten(correction) {
+                self.put_task_file(&task, effects);
+            }
+        }
+        // Tiny corrections come with each round trip and tell nobody anything.
+        if correction >= Millis::from_secs(10) {
+            let after = self.clock.powered();
+            self.write(Event::Trust(TrustChange::Time { before, after }), Vec::new(), now, effects);
+        }
+        self.clock.renew_lease();
+        self.anchor_due = true;
+        Ok(())
+    }
+
+    /// The collector knows how far this device had come: no number is used twice.
+    fn restore_position(&mut self, ack: &Ack, effects: &mut Effects) {
+        let newest = ack.eras.iter().map(|era| era.era.number).max().unwrap_or(0);
+        let own = self.trail.era().number;
+        self.anchor_lost = false;
+        self.locked = None;
+        if newest >= own && effects.batch.begin_era.is_none() && effects.batch.entries.is_empty() {
+            self.close_segment(effects);
+            let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
+            self.trail.roll(era, &mut effects.batch);
+        }
+        self.anchor_due = true;
+    }
+
+    fn on_era_ack(&mut self, ack: &EraAck, payload: &[u8], now: Now, effects: &mut Effects) {
+        match self.trail.acknowledge(ack, &mut effects.batch) {
+            Ok(Some(segment)) => {
+                self.counters.segments_released += 1;
+                effects.outgoing.logs.push(LogEvent::AuditReleased { era: ack.era.number, segment });
+            }
+            Ok(None) => {}
+            Err(ahead) => {
+                let why = format!(
+                    "the collector holds era {} up to segment {}, more than this device ever wrote: its storage was restored, or it was cloned",
+                    ahead.era.number, ahead.next_segment
+                );
+                if self.locked.is_none() {
+                    let refused = Refused::RolledBack { offered: self.trail.era().number, known: ahead.era.number };
+                    self.refuse("acknowledgement", payload, &refused, now, effects);
+                    self.locked = Some(why);
+                    self.anchor_due = true;
+                }
+            }
+        }
+    }
+
+    /// What an acknowledgement or head named and this device does not have.
+    fn missing(&self) -> Option<String> {
+        let (bundle, policy) = self.revocations.versions_named();
+        let (bundle, policy) = (bundle.max(self.named.bundle_version), policy.max(self.named.policy_version));
+        if bundle > self.trust.version {
+            return Some(format!("trust bundle {bundle}"));
+        }
+        if policy > self.policy.document.version {
+            return Some(format!("policy {policy}"));
+        }
+        let held = self.revocations.positions();
+        let behind = self.named.feeds.iter().find(|named| {
+            let own = held.iter().find(|own| own.feed == named.feed);
+            let ours = self.trust.feeds.iter().any(|feed| feed.id == named.feed);
+            ours && own.is_none_or(|own| own.order() < named.order())
+        });
+        behind.map(|named| format!("head {} of feed {}", named.seq, named.feed))
+    }
+
+    /// Asks for the grants that the device should hold where its own are others.
+    fn sync_grants(&mut self, now: Now, effects: &mut Effects) {
+        let differ = self.named.grants.is_some_and(|named| named != self.grants_held());
+        let asked = self.grants_asked.as_ref().is_some_and(|asked| now.boottime.0 < asked.sent.0 + 30_000);
+        if !differ || asked || !self.uplink.is_connected() {
+            return;
+        }
+        let key = SealingKey::generate(&mut self.rng);
+        let nonce = self.send_request(Ask::Grants, &key, effects);
+        self.grants_asked = Some(GrantsAsked { nonce, key, sent: now.boottime });
+    }
+
+    pub(super) fn send_request(&mut self, ask: Ask, key: &SealingKey, effects: &mut Effects) -> Nonce {
+        let nonce = self.new_nonce();
+        let request = Request { device: self.device.clone(), nonce, reply_to: key.public(), ask };
+        let payload = Signed::sign(&request, &self.fleet, &[&self.keys.identity]).to_bytes();
+        self.publish(Topic::UpRequest(self.device.clone()), payload, effects);
+        nonce
+    }
+
+    fn on_answer(&mut self, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        let signed = Signed::<Answer>::from_bytes(payload)?;
+        let answer = signed.open(&self.fleet, self.trust.service_keys(), 1)?;
+        if answer.device != self.device {
+            return Err(Refused::WrongDevice);
+        }
+        if let Some(want) = self.wants.remove(&answer.nonce) {
+            match answer.open(&want.key)? {
+                Reply::Task(token) => self.issued(want, token, now, effects),
+                Reply::Refused(text) => self.issuer_refused(want, &text, now, effects),
+                Reply::Grants(_) => return Err(Refused::Malformed("grants in the place of a task token")),
+            }
+            return Ok(());
+        }
+        let asked = self.grants_asked.take_if(|asked| asked.nonce == answer.nonce).ok_or(Refused::UnknownNonce)?;
+        match answer.open(&asked.key)? {
+            Reply::Grants(tokens) => self.take_grants(tokens, payload, now, effects),
+            Reply::Refused(_) => Ok(()),
+            Reply::Task(_) => Err(Refused::Malformed("a task token in the place of grants")),
+        }
+    }
+
+    /// New grants are durable before old ones go: both are in one batch, files are written before files are removed.
+    fn take_grants(
+        &mut self,
+        tokens: Vec<Vec<u8>>,
+        payload: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Refused> {
+        if tokens.len() > self.profile.wallet.grants_max {
+            return Err(Refused::Malformed("more grants than the profile has room for"));
+        }
+        let mut kept: Vec<GrantId> = Vec::new();
+        let mut whole = true;
+        for token in tokens {
+            let grant = match grant_of(token, self.device.as_str(), &self.profile.verify, &self.trust) {
+                Ok(grant) => grant,
+                Err(refused) => {
+                    self.refuse("a grant in an answer", payload, &refused, now, effects);
+                    whole = false;
+                    continue;
+                }
+            };
+            let (id, expires) = (grant.claims.grant, grant.claims.expires);
+            kept.push(id);
+            if self.wallet.grants().any(|(held, own)| *held == id && own.token == grant.token) {
+                continue;
+            }
+            let content = encode(&StoredGrant { token: grant.token.clone() });
+            effects.batch.files.push(FileWrite { file: StateFile::Grant(id), content });
+            self.wallet.put_grant(id, grant);
+            let change = TrustChange::Grant { grant: id, expires: Some(expires) };
+            self.write(Event::Trust(change), Vec::new(), now, effects);
+        }
+        let gone: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
+        // An answer with a grant that cannot be used withdraws nothing: the old one may be all there is.
+        for id in gone.into_iter().filter(|_| whole) {
+            self.wallet.remove_grant(&id);
+            effects.batch.remove.push(StateFile::Grant(id));
+            self.write(Event::Trust(TrustChange::Grant { grant: id, expires: None }), Vec::new(), now, effects);
+        }
+        let count = self.wallet.grants().count() as u64;
+        effects.outgoing.logs.push(LogEvent::GrantsApplied { count });
+        Ok(())
+    }
+
+    /// What the link's state asks for at this time.
+    pub(super) fn drive_link(&mut self, now: Now, effects: &mut Effects) {
+        let due = self.uplink.deadline() <= now.boottime;
+        match &self.uplink.link {
+            Link::Down { .. } if due => {
+                let feeds: Vec<FeedId> = self.trust.feeds.iter().map(|feed| feed.id.clone()).collect();
+                let filters = device_filters(&self.fleet, &self.device, &feeds);
+                let will = Publish { topic: Topic::State(self.device.clone()), payload: self.state("gone") };
+                effects.outgoing.link.push(LinkCommand::Connect { filters, will: Some(will) });
+                self.uplink.connecting(now.boottime);
+            }
+            Link::Connecting { .. } if due => self.reconnect("no connection in time", now, effects),
+            Link::Settling { .. } | Link::Greeting { .. } if due => self.say_hello(now, effects),
+            Link::Lagging { .. } if due => self.reconnect("what the fleet named did not arrive", now, effects),
+            Link::Online { out: None, .. } if due => self.say_hello(now, effects),
+            Link::Online { out: Some(_), .. } if due => self.reconnect("hello was not acknowledged", now, effects),
+            Link::Connecting { .. }
+            | Link::Down { .. }
+            | Link::Settling { .. }
+            | Link::Greeting { .. }
+            | Link::Lagging { .. }
+            | Link::Online { .. } => {}
+        }
+        if let Link::Online { out: Some((_, sent)), .. } = &self.uplink.link {
+            debug_assert!(now.boottime.0 <= sent.0 + NONCE_LIFE.0 * 2, "a hello is given up before its nonce ends");
+        }
+    }
+
+    fn reconnect(&mut self, reason: &str, now: Now, effects: &mut Effects) {
+        effects.outgoing.link.push(LinkCommand::Close);
+        self.disconnected(reason.into(), now, effects);
+    }
+
+    /// Sends audit, oldest first, as far as window and byte budget allow.
+    pub(super) fn pump(&mut self, now: Now, effects: &mut Effects) {
+        if !self.uplink.is_online() {
+            return;
+        }
+        let resend = Millis(now.boottime.0.saturating_sub(self.uplink.limits().resend_ms));
+        self.trail.expire_flights(resend);
+        if !self.trail.waiting() || !self.uplink.has_bytes(now.boottime) {
+            return;
+        }
+        let window = usize::from(self.uplink.limits().window.min(self.named.window));
+        effects.outgoing.loads.extend(self.trail.take(window, now.boottime));
+    }
+
+    pub(super) fn on_segment(
+        &mut self,
+        era: EraId,
+        segment: u64,
+        upload: Option<Upload>,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let Some(upload) = upload else {
+            let refused = Refused::Malformed("a segment that the store no longer has");
+            self.trail.lost(era, segment);
+            self.refuse(&format!("era {era} segment {segment}"), &[], &refused, now, effects);
+            return;
+        };
+        if !self.uplink.is_online() {
+            return;
+        }
+        self.publish(Topic::UpAudit(self.device.clone()), upload.to_bytes(), effects);
+        effects.outgoing.logs.push(LogEvent::AuditSent { era: era.number, segment });
+        if crate::mutant::active(crate::mutant::Mutant::ReleaseOnPuback) {
+            Trail::release_unacknowledged(&mut self.trail, era, segment, &mut effects.batch);
+        }
+    }
+
+    pub(super) fn publish_state(&mut self, effects: &mut Effects) {
+        if self.uplink.is_online() {
+            let payload = self.state(self.mode.name());
+            self.publish(Topic::State(self.device.clone()), payload, effects);
+        }
+    }
+
+    fn state(&self, mode: &str) -> Vec<u8> {
+        let state = State {
+            device: self.device.clone(),
+            mode: mode.into(),
+            floor: self.clock.floor(),
+            feeds: self.revocations.positions(),
+            pending: self.trail.pending(),
+        };
+        Signed::sign(&state, &self.fleet, &[&self.keys.identity]).to_bytes()
+    }
+}

@@ -1,0 +1,498 @@
+//! Tasks: begun just in time by the issuer, or here from the fallback grant; renewed; finished.
+//!
+//! Owns: who waits for the issuer and until when, the choice of the grant, what is recorded of a task.
+//! Never: asks for less proof offline than online; hands out the wallet's own credential.
+//! Read next: `wallet.rs`, which narrows.
+
+use super::attest::selectors;
+use super::decide::Judge;
+use super::effects::{Budget, Effects, FileWrite, StateFile};
+use super::request::{
+    BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
+};
+use super::token::{admit, Denial, Kind};
+use super::wallet::{child_of_issued, Grant, Narrowed, StoredTask};
+use super::{answer::Room, shorten, Agent, Now};
+use crate::ids::{GrantId, Nonce, TaskId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::audit::{Event, TaskEvent, TaskStep};
+use crate::wire::encode;
+use crate::wire::link::{Ask, TaskAsk};
+use crate::wire::revocation::Target;
+use crate::wire::seal::SealingKey;
+use crate::wire::token::{to_text, Reach, TaskBlock, RIGHTS_MAX};
+
+/// The longest life that a task may ask for.
+const TTL_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
+
+/// A caller who waits for the issuer.
+pub(super) struct Want {
+    pub(super) id: RequestId,
+    pub(super) begin: BeginTask,
+    pub(super) task: TaskId,
+    pub(super) renews: bool,
+    pub(super) selectors: Vec<String>,
+    pub(super) uid: u32,
+    pub(super) key: SealingKey,
+    pub(super) deadline: Millis,
+}
+
+impl Agent {
+    /// Begins a task, or renews one. None: the issuer is asked first, the reply follows.
+    pub(super) fn begin_task(
+        &mut self,
+        id: RequestId,
+        evidence: &Evidence,
+        begin: BeginTask,
+        renews: Option<TaskId>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Option<Reply> {
+        if self.room() == Room::None {
+            return Some(Self::audit_problem());
+        }
+        if let Err(problem) = check_begin(&begin) {
+            return Some(Reply::Problem(problem));
+        }
+        let selectors = selectors(evidence);
+        if let Err(denial) = self.check_admission(evidence.uid, renews.is_some()) {
+            return Some(self.refuse_task(&begin, renews, &selectors, denial, now, effects));
+        }
+        let want = Want {
+            id,
+            task: renews.clone().unwrap_or_else(|| self.new_task_id()),
+            renews: renews.is_some(),
+            begin,
+            selectors,
+            uid: evidence.uid,
+            key: SealingKey::generate(&mut self.rng),
+            deadline: Millis(now.boottime.0 + self.profile.wallet.issuer_ms),
+        };
+        if self.uplink.is_online() && self.mode == Mode::Online {
+            self.ask_issuer(want, now, effects);
+            return None;
+        }
+        Some(self.narrow_grant(&want, now, effects))
+    }
+
+    fn check_admission(&self, uid: u32, renews: bool) -> Result<(), Denial> {
+        if self.mode == Mode::Locked {
+            return Err(Denial::new(
+                Reason::Locked,
+                "this device is locked; `hardtack status` says why and what unlocks it",
+            ));
+        }
+        if self.room() != Room::Allows {
+            return Err(Denial::new(Reason::AuditFull, "the audit has no room for another task's records"));
+        }
+        let limits = &self.profile.wallet;
+        let live = || self.wallet.live(self.clock.powered());
+        let full = live().count() + self.wants.len() >= limits.tasks_max;
+        let own = live().filter(|task| task.uid == uid).count() >= limits.tasks_per_uid_max;
+        if !renews && (full || own || self.wallet.tasks().count() >= limits.tasks_max * 4) {
+            return Err(Denial::new(Reason::Throttled, "too many live tasks; finish one, or wait until one ends"));
+        }
+        Ok(())
+    }
+
+    fn new_task_id(&mut self) -> TaskId {
+        use rand_core::RngCore;
+        let mut bytes = [0; 8];
+        self.rng.fill_bytes(&mut bytes);
+        format!("t-{}", crate::ids::hex(&bytes)).parse().expect("hexadecimal is a valid task id")
+    }
+
+    fn ask_issuer(&mut self, want: Want, _: Now, effects: &mut Effects) {
+        let ask = TaskAsk {
+            task: want.task.clone(),
+            class: want.begin.task.clone(),
+            selectors: want.selectors.clone(),
+            rights: want.begin.rights.clone(),
+            ttl_ms: Millis::from_secs(want.begin.ttl_s),
+            uses: want.begin.uses,
+        };
+        let nonce = self.send_request(Ask::Task(ask), &want.key, effects);
+        self.wants.insert(nonce, want);
+    }
+
+    /// The issuer's token came: it enters the wallet unchanged, the workload gets a child.
+    pub(super) fn issued(&mut self, want: Want, token: Vec<u8>, now: Now, effects: &mut Effects) {
+        let reply = match self.take_issued(&want, &token, now, effects) {
+            Ok(reply) => reply,
+            Err(denial) => {
+                let renews = want.renews.then(|| want.task.clone());
+                self.refuse_task(&want.begin, renews, &want.selectors, denial, now, effects)
+            }
+        };
+        effects.outgoing.replies.push((want.id, reply));
+    }
+
+    fn take_issued(&mut self, want: &Want, token: &[u8], now: Now, effects: &mut Effects) -> Result<Reply, Denial> {
+        let verified = admit(token, &self.profile.verify, &self.trust, |_| false)?;
+        let claims = verified.claims.clone();
+        let ours = claims.kind == Kind::Task
+            && claims.device.as_deref() == Some(self.device.as_str())
+            && claims.fleet == self.fleet.as_str()
+            && claims.tasks == [want.task.to_string()];
+        if !ours || claims.expires <= self.clock.powered() {
+            return Err(Denial::new(Reason::Malformed, "the issuer answered with a token for something else"));
+        }
+        let narrowed = child_of_issued(token, &want.selectors[0], &self.device, &mut self.rng)
+            .map_err(|refused| Denial::new(Reason::Malformed, format!("the issuer's token: {refused}")))?;
+        let uses_max = claims.uses.first().map(|(_, max)| *max);
+        let until = claims.expires;
+        Ok(self.keep_task(want, Origin::Issued, claims.grant, claims.owner, narrowed, uses_max, until, now, effects))
+    }
+
+    /// The issuer refused: that is final.
+    pub(super) fn issuer_refused(&mut self, want: Want, text: &str, now: Now, effects: &mut Effects) {
+        let detail = format!("the issuer refused: {}", shorten(text, 256));
+        let renews = want.renews.then(|| want.task.clone());
+        self.record_task(renews, &want.begin, TaskStep::Refused, &want.selectors, None, &detail, now, effects);
+        let problem = Problem::new(ProblemCode::IssuerRefused, detail);
+        effects.outgoing.replies.push((want.id, Reply::Problem(problem)));
+    }
+
+    /// Who waited long enough gets what the fallback grant gives.
+    pub(super) fn expire_wants(&mut self, now: Now, effects: &mut Effects) {
+        let connected = self.uplink.is_connected();
+        let due: Vec<Nonce> = self
+            .wants
+            .iter()
+            .filter(|(_, want)| !connected || want.deadline <= now.boottime)
+            .map(|(nonce, _)| *nonce)
+            .collect();
+        for nonce in due {
+            if let Some(want) = self.wants.remove(&nonce) {
+                let reply = self.narrow_grant(&want, now, effects);
+                effects.outgoing.replies.push((want.id, reply));
+            }
+        }
+    }
+
+    /// Narrows the fallback grant that fits; where none does, says why the nearest does not.
+    fn narrow_grant(&mut self, want: &Want, now: Now, effects: &mut Effects) -> Reply {
+        let renews = want.renews.then(|| want.task.clone());
+        match self.choose_grant(want).and_then(|grant| self.narrow(want, &grant, now, effects)) {
+            Ok(reply) => reply,
+            Err(denial) => self.refuse_task(&want.begin, renews, &want.selectors, denial, now, effects),
+        }
+    }
+
+    fn choose_grant(&self, want: &Want) -> Result<Grant, Denial> {
+        let mut nearest = Denial::new(
+            Reason::NoRight,
+            format!(
+                "no grant lets {} begin a task of class {:?} with these rights; ask the operator for a grant",
+                want.selectors.join(", "),
+                want.begin.task
+            ),
+        );
+        for (_, grant) in self.wallet.grants() {
+            if !grant.may_begin(&want.selectors, &want.begin.task)
+                || !grant.covers(&want.begin.task, &want.begin.rights)
+            {
+                continue;
+            }
+            match self.check_grant(grant) {
+                Ok(()) => return Ok(grant.clone()),
+                Err(denial) => nearest = denial,
+            }
+        }
+        Err(nearest)
+    }
+
+    /// A grant that is revoked or spent gives no task that would be denied at once.
+    fn check_grant(&self, grant: &Grant) -> Result<(), Denial> {
+        let (claims, powered) = (&grant.claims, self.clock.powered());
+        let verified = admit(&grant.token, &self.profile.verify, &self.trust, |_| false)?;
+        let judge = Judge {
+            device: &self.device,
+            profile: &self.profile,
+            trust: &self.trust,
+            policy: &self.policy,
+            revocations: &self.revocations,
+            wallet: &self.wallet,
+            clock: &self.clock,
+            mode: self.mode,
+        };
+        judge.check_grant(&verified)?;
+        if claims.expires <= powered {
+            return Err(Denial::new(
+                Reason::Expired,
+                format!("the grant expired {}; it needs a successor", claims.expires),
+            ));
+        }
+        Ok(())
+    }
+
+    fn narrow(&mut self, want: &Want, grant: &Grant, now: Now, effects: &mut Effects) -> Result<Reply, Denial> {
+        let claims = grant.claims.clone();
+        let ttl = Millis::from_secs(want.begin.ttl_s).min(claims.task_ttl_max.unwrap_or(TTL_MAX));
+        // Whole seconds, as the token's own check counts them.
+        let ends = Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires);
+        let uses_max = self.uses_of(want)?;
+        let block = TaskBlock {
+            task: &want.task,
+            selector: &want.selectors[0],
+            class: &want.begin.task,
+            device: &self.device,
+            expires: ends,
+            rights: &want.begin.rights,
+            uses_max,
+        };
+        let narrowed = grant
+            .narrow(&block, &want.selectors[0], &mut self.rng)
+            .map_err(|refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
+        let reply =
+            self.keep_task(want, Origin::Fallback, claims.grant, claims.owner, narrowed, uses_max, ends, now, effects);
+        Ok(reply)
+    }
+
+    /// A renewed task goes on with the uses that it has left.
+    fn uses_of(&self, want: &Want) -> Result<Option<u64>, Denial> {
+        let Some(old) = self.wallet.task(&want.task) else { return Ok(want.begin.uses) };
+        let used = old.made.first().map_or(0, |block| self.wallet.used(block));
+        match old.uses_max.map(|max| max.saturating_sub(used)) {
+            Some(0) => Err(Denial::new(Reason::UsesSpent, "the task's uses are spent; begin another")),
+            left => Ok(left),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one task's parts, each of another type, put together in one place")]
+    fn keep_task(
+        &mut self,
+        want: &Want,
+        origin: Origin,
+        grant: GrantId,
+        owner: String,
+        narrowed: Narrowed,
+        uses_max: Option<u64>,
+        ends: Timestamp,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        let Narrowed { credential, child, mut made, chain } = narrowed;
+        let mut spent = Vec::new();
+        if let Some(old) = self.wallet.task(&want.task) {
+            // What was handed out before keeps its own end, but no uses of its own.
+            spent.extend(old.made.first().filter(|_| old.uses_max.is_some()).map(|block| Budget {
+                block: *block,
+                used: u64::MAX,
+                until: old.ends + TTL_MAX,
+            }));
+            made.extend(old.made.iter().take(32).copied());
+        }
+        spent.iter().for_each(|budget| self.wallet.restore(*budget));
+        let task = StoredTask {
+            id: want.task.clone(),
+            class: want.begin.task.clone(),
+            origin,
+            grant,
+            owner: owner.clone(),
+            token: credential,
+            made,
+            selectors: want.selectors.clone(),
+            uid: want.uid,
+            rights: want.begin.rights.clone(),
+            uses_max,
+            ends,
+            finished: false,
+        };
+        self.put_task_file(&task, effects);
+        self.wallet.put_task(task);
+        // Which blocks are ours is part of what a token was admitted under.
+        self.cache.clear();
+        let step = match (want.renews, origin) {
+            (true, _) => TaskStep::Renewed,
+            (false, Origin::Fallback) => TaskStep::BegunFallback,
+            (false, Origin::Issued) => TaskStep::BegunIssued,
+        };
+        let event = TaskEvent {
+            task: Some(want.task.clone()),
+            class: want.begin.task.clone(),
+            step,
+            owner: Some(shorten(&owner, 256)),
+            grant: Some(grant),
+            workload: want.selectors.clone(),
+            reason: shorten(want.begin.reason.as_deref().unwrap_or_default(), 256),
+            chain,
+        };
+        self.write(Event::Task(Box::new(event)), spent, now, effects);
+        Reply::Task(TaskReply {
+            task_id: want.task.clone(),
+            token: to_text(&child),
+            expires_in_s: ends.since(self.clock.powered()).secs(),
+            uses: uses_max,
+            origin,
+            grant_id: grant,
+            mode: self.mode,
+        })
+    }
+
+    pub(super) fn put_task_file(&self, task: &StoredTask, effects: &mut Effects) {
+        let file = StateFile::Task(task.id.clone());
+        effects.batch.remove.retain(|removed| *removed != file);
+        effects.batch.files.push(FileWrite { file, content: encode(task) });
+    }
+
+    pub(super) fn renew_task(
+        &mut self,
+        id: RequestId,
+        evidence: &Evidence,
+        task: &TaskId,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Option<Reply> {
+        let powered = self.clock.powered();
+        let live = self.wallet.live(powered).find(|live| live.id == *task && live.uid == evidence.uid).cloned();
+        let Some(live) = live else {
+            return Some(Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no live task {task} of yours"))));
+        };
+        let begin = BeginTask {
+            task: live.class.clone(),
+            rights: live.rights.clone(),
+            // What is left of it, at least a minute: a renewal does not make a task longer than its grant allows.
+            ttl_s: TTL_MAX.secs().min(self.renewal(&live)),
+            uses: live.uses_max,
+            planner: false,
+            reason: Some("renewed".into()),
+        };
+        self.begin_task(id, evidence, begin, Some(live.id), now, effects)
+    }
+
+    fn renewal(&self, live: &StoredTask) -> u64 {
+        let grant = self.wallet.grants().find(|(id, _)| **id == live.grant);
+        let ttl = grant.and_then(|(_, grant)| grant.claims.task_ttl_max);
+        ttl.unwrap_or(live.ends.since(self.clock.powered())).secs().max(60)
+    }
+
+    pub(super) fn finish_task(&mut self, evidence: &Evidence, id: &TaskId, now: Now, effects: &mut Effects) -> Reply {
+        let mine = |task: &&StoredTask| evidence.socket == Socket::Admin || task.uid == evidence.uid;
+        let Some(task) = self.wallet.task(id).filter(mine).cloned() else {
+            return Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no task {id} of yours")));
+        };
+        let reply = Reply::Finished(FinishedReply { task_id: id.clone(), finished: true });
+        if task.finished {
+            return reply;
+        }
+        if self.room() == Room::None {
+            return Self::audit_problem();
+        }
+        let finished = StoredTask { finished: true, token: Vec::new(), ..task.clone() };
+        self.put_task_file(&finished, effects);
+        self.wallet.put_task(finished);
+        let event = TaskEvent {
+            task: Some(task.id),
+            class: task.class,
+            step: TaskStep::Finished,
+            owner: Some(shorten(&task.owner, 256)),
+            grant: Some(task.grant),
+            workload: task.selectors,
+            reason: String::new(),
+            chain: task.made,
+        };
+        self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+        reply
+    }
+
+    fn refuse_task(
+        &mut self,
+        begin: &BeginTask,
+        task: Option<TaskId>,
+        selectors: &[String],
+        denial: Denial,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        let detail = shorten(&denial.explain, 512);
+        self.record_task(task, begin, TaskStep::Refused, selectors, None, denial.reason.name(), now, effects);
+        let code = if denial.reason == Reason::Throttled {
+            ProblemCode::Throttled
+        } else {
+            ProblemCode::Denied(denial.reason)
+        };
+        Reply::Problem(Problem::new(code, detail))
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one record's parts, each of another type, put together in one place"
+    )]
+    fn record_task(
+        &mut self,
+        task: Option<TaskId>,
+        begin: &BeginTask,
+        step: TaskStep,
+        selectors: &[String],
+        grant: Option<GrantId>,
+        reason: &str,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let event = TaskEvent {
+            task,
+            class: begin.task.clone(),
+            step,
+            owner: None,
+            grant,
+            workload: selectors.to_vec(),
+            reason: shorten(reason, 256),
+            chain: Vec::new(),
+        };
+        self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+    }
+
+    /// Whether a task is revoked by a rule that names it.
+    pub(super) fn end_revoked_tasks(&mut self, now: Now, effects: &mut Effects) {
+        let floor = self.clock.floor();
+        let revoked: Vec<StoredTask> = self
+            .wallet
+            .tasks()
+            .filter(|task| !task.finished && self.revocations.names(&Target::Task(task.id.clone()), floor))
+            .cloned()
+            .collect();
+        for task in revoked {
+            let finished = StoredTask { finished: true, token: Vec::new(), ..task.clone() };
+            self.put_task_file(&finished, effects);
+            self.wallet.put_task(finished);
+            let event = TaskEvent {
+                task: Some(task.id),
+                class: task.class,
+                step: TaskStep::Finished,
+                owner: Some(shorten(&task.owner, 256)),
+                grant: Some(task.grant),
+                workload: task.selectors,
+                reason: "revoked by the fleet".into(),
+                chain: task.made,
+            };
+            self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+        }
+    }
+}
+
+fn check_begin(begin: &BeginTask) -> Result<(), Problem> {
+    let invalid = |detail: String| Problem::new(ProblemCode::InvalidRequest, detail);
+    if begin.planner {
+        return Err(Problem::new(ProblemCode::Unsupported, "planner credentials are not in this version"));
+    }
+    if begin.rights.is_empty() || begin.rights.len() > RIGHTS_MAX {
+        return Err(invalid(format!("a task asks for 1 to {RIGHTS_MAX} rights")));
+    }
+    for right in &begin.rights {
+        Reach::of(right).map_err(|refused| invalid(format!("right on {:?}: {refused}", right.resource)))?;
+        if right.action.is_empty() || right.action.len() > 256 || right.action.chars().any(char::is_control) {
+            return Err(invalid("an action has 1 to 256 bytes and no control character".into()));
+        }
+    }
+    if begin.ttl_s == 0 || begin.ttl_s > TTL_MAX.secs() {
+        return Err(invalid(format!("ttl_s goes from 1 to {}", TTL_MAX.secs())));
+    }
+    if begin.uses == Some(0) || begin.uses.is_some_and(|uses| i64::try_from(uses).is_err()) {
+        return Err(invalid("uses goes from 1 to 2^63 - 1".into()));
+    }
+    if begin.reason.as_ref().is_some_and(|reason| reason.len() > 1024) {
+        return Err(invalid("a reason has at most 1024 bytes".into()));
+    }
+    Ok(())
+}

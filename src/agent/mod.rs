@@ -18,9 +18,13 @@ pub mod policy;
 mod report;
 pub mod request;
 pub mod revocation;
+#[cfg(test)]
+pub(crate) mod rig;
 mod start;
 mod sync;
 mod tasks;
+#[cfg(test)]
+mod tests;
 pub mod token;
 pub mod uplink;
 pub mod wallet;

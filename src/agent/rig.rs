@@ -1,0 +1,450 @@
+//! A fleet and a disk in memory, for the tests of the agent: real keys, real tokens, real envelopes.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use super::effects::{Batch, Entry, LinkCommand, StateFile, StoredRecord, StoredSegment};
+use super::request::{Authorize, BeginTask, DecisionReply, Evidence, Reply, Request, RequestId, Socket, TaskReply};
+use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgoing};
+use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
+use crate::profile::Profile;
+use crate::time::{Millis, Timestamp};
+use crate::wire::audit::{genesis, Record, Upload};
+use crate::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
+use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle};
+use crate::wire::envelope::Signed;
+use crate::wire::link::{grants_digest, Ack, EraAck, Hello, Right, Topic};
+use crate::wire::policy::PolicyDocument;
+use crate::wire::revocation::{Chunk, Head, List, Rule};
+use crate::wire::seal::SealingKey;
+use crate::wire::token::{mint_grant, ClassRight, GrantSpec};
+
+pub(crate) const START_S: u64 = 1_790_000_000;
+
+/// The disk: what a committed batch leaves behind.
+#[derive(Clone, Default)]
+pub(crate) struct Disk {
+    pub(crate) files: BTreeMap<StateFile, Vec<u8>>,
+    pub(crate) anchor: Option<Anchor>,
+    pub(crate) eras: BTreeMap<EraId, (Vec<StoredRecord>, Vec<StoredSegment>)>,
+}
+
+impl Disk {
+    pub(crate) fn apply(&mut self, batch: Batch) {
+        for write in batch.files {
+            self.files.insert(write.file, write.content);
+        }
+        if let Some(era) = batch.begin_era {
+            self.eras.entry(era).or_default();
+        }
+        for entry in batch.entries {
+            match entry {
+                Entry::Record(record) => self.eras.entry(record.era).or_default().0.push(record),
+                Entry::Segment(segment) => self.eras.entry(segment.era).or_default().1.push(segment),
+            }
+        }
+        if let Some(anchor) = batch.anchor {
+            self.anchor = Some(*anchor);
+        }
+        for file in batch.remove {
+            self.files.remove(&file);
+        }
+        for era in batch.drop_eras {
+            self.eras.remove(&era);
+        }
+    }
+
+    fn images(&self, rig: &Rig) -> Vec<EraImage> {
+        let image = |(id, (records, segments)): (&EraId, &(Vec<StoredRecord>, Vec<StoredSegment>))| {
+            let last = segments.last();
+            let closed_index = last.map_or(0, |last| last.first_index + u64::from(last.count));
+            let anchored =
+                self.anchor.as_ref().filter(|anchor| anchor.era == Some(*id)).map(|anchor| anchor.next_index);
+            let from = anchored.map_or(closed_index, |index| index.min(closed_index));
+            EraImage {
+                id: *id,
+                segments: last.map_or(0, |last| last.segment + 1),
+                closed_index,
+                closed_head: last.map_or_else(|| genesis(&rig.fleet, &rig.device, *id), |last| last.head),
+                records: records.iter().filter(|record| record.index >= from).cloned().collect(),
+                damage: None,
+            }
+        };
+        self.eras.iter().map(image).collect()
+    }
+
+    fn upload(&self, era: EraId, number: u64) -> Option<Upload> {
+        let (records, segments) = self.eras.get(&era)?;
+        let segment = segments.iter().find(|segment| segment.segment == number)?;
+        let range = segment.first_index..segment.first_index + u64::from(segment.count);
+        let records = records.iter().filter(|record| range.contains(&record.index)).map(|r| r.bytes.clone()).collect();
+        Some(Upload { header: Signed::from_bytes(&segment.header).unwrap(), records })
+    }
+
+    /// Every record on disk, decoded.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let bytes = self.eras.values().flat_map(|(records, _)| records);
+        bytes.map(|record| Record::from_bytes(&record.bytes).unwrap()).collect()
+    }
+}
+
+/// A fleet of one device.
+pub(crate) struct Rig {
+    pub(crate) fleet: FleetId,
+    pub(crate) device: DeviceId,
+    pub(crate) root: SigningKey,
+    pub(crate) issuer: SigningKey,
+    pub(crate) service: SigningKey,
+    pub(crate) keys: [u8; 128],
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) disk: Disk,
+    pub(crate) agent: Agent,
+    pub(crate) boot: u8,
+    pub(crate) now: Now,
+    pub(crate) sent: Vec<LinkCommand>,
+    pub(crate) profile: Profile,
+    pub(crate) seq: u64,
+    pub(crate) previous: Hash,
+    pub(crate) acked: BTreeMap<EraId, EraAck>,
+    pub(crate) grant: GrantId,
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A rig whose grant is as `edit` makes it.
+    pub(crate) fn with(edit: impl FnOnce(&mut GrantSpec)) -> Self {
+        let (fleet, device): (FleetId, DeviceId) = ("acme".parse().unwrap(), "gw-07".parse().unwrap());
+        let mut rng = ChaCha20Rng::from_seed([1; 32]);
+        let keys = DeviceKeys::generate(&mut rng);
+        let (root, issuer, policy_key, feed, service) = (key(1), key(2), key(3), key(4), key(5));
+        let start = Timestamp::from_secs(START_S);
+        let trust = TrustBundle {
+            fleet: fleet.clone(),
+            version: 1,
+            threshold: 1,
+            roots: vec![root.verifying_key().into()],
+            issuers: vec![Issuer { root_key_id: 7, key: issuer.verifying_key().into() }],
+            policy: vec![policy_key.verifying_key().into()],
+            feeds: vec![Feed { id: "main".parse().unwrap(), keys: vec![feed.verifying_key().into()] }],
+            service: vec![service.verifying_key().into()],
+            operators: vec![],
+            collector: SealingKey::from_bytes([9; 32]).public(),
+            groups: BTreeMap::new(),
+            policy_version_min: 1,
+            broker: BrokerPins::default(),
+            issued_at: start,
+            not_after: Timestamp::from_secs(START_S + 10 * 365 * 86_400),
+        };
+        let grant = GrantId([0xaa; 16]);
+        let mut spec = GrantSpec {
+            fleet: fleet.clone(),
+            grant,
+            device: device.clone(),
+            owner: "ops@acme".into(),
+            feed: Some("main".parse().unwrap()),
+            issued: start,
+            expires: Timestamp::from_secs(START_S + 7 * 86_400),
+            may_begin: vec![("unix:uid:1001".into(), "pump".parse().unwrap())],
+            rights: vec![
+                ClassRight { class: "pump".parse().unwrap(), right: right("modbus/pump1/speed", "write") },
+                ClassRight { class: "pump".parse().unwrap(), right: right("modbus/*", "read") },
+            ],
+            offline_max: Millis::from_secs(3 * 86_400),
+            uses_max: 100,
+            boots_max: 20,
+            task_ttl_max: Millis::from_secs(900),
+            staleness_max: vec![],
+        };
+        edit(&mut spec);
+        let token = mint_grant(&spec, &issuer, 7, &mut rng).unwrap();
+        let list = List::default();
+        let head = head(1, Hash::ZERO, start, &list);
+        let signed_head = Signed::sign(&head, &fleet, &[&feed]);
+        let nonce = Nonce([3; 16]);
+        let bundle = EnrolBundle {
+            device: device.clone(),
+            identity: keys.identity.verifying_key().into(),
+            nonce,
+            bundles: vec![Signed::sign(&trust, &fleet, &[&root])],
+            policy: Signed::sign(&PolicyDocument::built_in(start), &fleet, &[&policy_key]),
+            feeds: vec![(signed_head.clone(), list)],
+            grants: vec![token],
+            certificate: vec![],
+        };
+        let answer = EnrolAnswer::seal(&bundle, &fleet, &service, &keys.sealing.public(), &mut rng).unwrap();
+        let profile = Profile::default();
+        let fingerprint = trust.fingerprint();
+        let accepted = super::enrol::accept(&answer, &keys, &device, &fingerprint, nonce, &profile, None).unwrap();
+        let mut disk = Disk::default();
+        disk.apply(accepted.batch);
+        let now = Now { boottime: Millis(10_000), wall: None };
+        let boot = boot_of(&fleet, &device, *keys.to_bytes(), &profile, 1, &disk, Vec::new());
+        let (agent, effects) = Agent::start(boot, now).unwrap();
+        let mut rig = Self {
+            fleet,
+            device,
+            root,
+            issuer,
+            service,
+            keys: *keys.to_bytes(),
+            rng,
+            disk,
+            agent,
+            boot: 1,
+            now,
+            sent: Vec::new(),
+            profile,
+            seq: 1,
+            previous: signed_head.digest(),
+            acked: BTreeMap::new(),
+            grant,
+        };
+        rig.carry_out(effects);
+        rig
+    }
+
+    fn carry_out(&mut self, effects: Effects) -> Outgoing {
+        let disk = &mut self.disk;
+        let mut outgoing = effects
+            .commit(|batch| {
+                disk.apply(batch);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+        self.sent.append(&mut outgoing.link);
+        for (era, segment) in std::mem::take(&mut outgoing.loads) {
+            let upload = self.disk.upload(era, segment);
+            self.input(Input::Segment { era, segment, upload });
+        }
+        outgoing
+    }
+
+    pub(crate) fn input(&mut self, input: Input) -> Outgoing {
+        let mut effects = Effects::default();
+        self.agent.handle(input, self.now, &mut effects);
+        self.carry_out(effects)
+    }
+
+    /// Time passes, and the agent is called as often as it asks for.
+    pub(crate) fn pass(&mut self, secs: u64) {
+        let end = Millis(self.now.boottime.0 + secs * 1000);
+        while self.now.boottime < end {
+            self.now.boottime = self.agent.poll_deadline(self.now.boottime).min(end);
+            self.input(Input::Deadline);
+        }
+    }
+
+    pub(crate) fn ask(&mut self, uid: u32, socket: Socket, request: Request) -> Reply {
+        let evidence = Evidence { socket, uid, gid: uid, pid: Some(1), path: None };
+        let mut outgoing = self.input(Input::Request { id: RequestId(1), evidence, request });
+        outgoing.replies.pop().expect("answered at once").1
+    }
+
+    pub(crate) fn authorize(&mut self, token: &str, operation: &str, resource: &str) -> DecisionReply {
+        self.authorize_as(1001, token, operation, resource)
+    }
+
+    pub(crate) fn authorize_as(&mut self, uid: u32, token: &str, operation: &str, resource: &str) -> DecisionReply {
+        let ask = Authorize {
+            token: token.into(),
+            operation: operation.into(),
+            resource: resource.into(),
+            destination: None,
+            risk: Some("low".parse().unwrap()),
+            task: None,
+            step: None,
+        };
+        match self.ask(uid, Socket::Agent, Request::Authorize(ask)) {
+            Reply::Decision(decision) => decision,
+            other => panic!("no decision: {other:?}"),
+        }
+    }
+
+    pub(crate) fn begin(&mut self, rights: Vec<Right>, uses: Option<u64>) -> TaskReply {
+        let begin = BeginTask { task: "pump".parse().unwrap(), rights, ttl_s: 600, uses, planner: false, reason: None };
+        match self.ask(1001, Socket::Agent, Request::Begin(begin)) {
+            Reply::Task(task) => task,
+            other => panic!("no task: {other:?}"),
+        }
+    }
+
+    /// The process dies; in the same kernel boot, or in another that begins at zero.
+    pub(crate) fn restart(&mut self, reboot: Reboot) {
+        if reboot == Reboot::Kernel {
+            self.boot += 1;
+            self.now.boottime = Millis(3000);
+        }
+        let images = self.disk.images(self);
+        let boot = boot_of(&self.fleet, &self.device, self.keys, &self.profile, self.boot, &self.disk, images);
+        let (agent, effects) = Agent::start(boot, self.now).unwrap();
+        self.agent = agent;
+        self.sent.clear();
+        self.carry_out(effects);
+    }
+
+    /// Publishes a list as the fleet would: pieces, then the head. Returns the messages.
+    pub(crate) fn publish(&mut self, rules: Vec<Rule>, at: Timestamp) -> Vec<(String, Vec<u8>)> {
+        self.seq += 1;
+        let list = List::new(rules);
+        let head = head(self.seq, self.previous, at, &list);
+        let signed = Signed::sign(&head, &self.fleet, &[&key(4)]);
+        self.previous = signed.digest();
+        let feed: crate::ids::FeedId = "main".parse().unwrap();
+        let mut messages: Vec<_> = Chunk::split(&list)
+            .iter()
+            .map(|chunk| (Topic::FeedSnapshot(feed.clone(), chunk.index).text(&self.fleet), crate::wire::encode(chunk)))
+            .collect();
+        messages.push((Topic::FeedHead(feed).text(&self.fleet), signed.to_bytes()));
+        messages
+    }
+
+    pub(crate) fn message(&mut self, topic: String, payload: Vec<u8>) -> Outgoing {
+        self.input(Input::Link(LinkEvent::Message { topic, payload }))
+    }
+
+    /// Connects, and answers `hello` and audit as the collector would, until nothing is left to say.
+    pub(crate) fn connect(&mut self, true_time: Timestamp) {
+        for _ in 0..1000 {
+            self.sent.clear();
+            self.now.boottime = self.agent.poll_deadline(self.now.boottime);
+            self.input(Input::Deadline);
+            if self.sent.iter().any(|command| matches!(command, LinkCommand::Connect { .. })) {
+                break;
+            }
+        }
+        assert!(!self.sent.is_empty(), "it wants to connect");
+        self.sent.clear();
+        self.input(Input::Link(LinkEvent::Connected));
+        self.pass(3);
+        self.serve(true_time);
+    }
+
+    pub(crate) fn serve(&mut self, true_time: Timestamp) {
+        for _ in 0..1000 {
+            let commands = std::mem::take(&mut self.sent);
+            if commands.is_empty() {
+                return;
+            }
+            for command in commands {
+                if let LinkCommand::Publish(publish) = command {
+                    self.serve_one(publish.topic, &publish.payload, true_time);
+                }
+            }
+        }
+        panic!("it never falls silent");
+    }
+
+    fn serve_one(&mut self, topic: Topic, payload: &[u8], true_time: Timestamp) {
+        let keys = DeviceKeys::from_bytes(&self.keys);
+        let (nonce, eras) = match topic {
+            Topic::UpHello(_) => {
+                let hello = Signed::<Hello>::from_bytes(payload).unwrap();
+                let hello = hello.open(&self.fleet, [&keys.identity.verifying_key()], 1).unwrap();
+                let named = hello.pending.iter().chain([&hello.era]);
+                (Some(hello.nonce), named.filter_map(|era| self.acked.get(era).copied()).collect())
+            }
+            Topic::UpAudit(_) => {
+                let upload = Upload::from_bytes(payload).unwrap();
+                let header = upload.header.open(&self.fleet, [&keys.audit.verifying_key()], 1).unwrap();
+                upload.check(&header).unwrap();
+                let start = EraAck {
+                    era: header.era,
+                    next_segment: 0,
+                    next_index: 0,
+                    head: genesis(&self.fleet, &self.device, header.era),
+                };
+                let ack = self.acked.entry(header.era).or_insert(start);
+                if header.segment == ack.next_segment {
+                    assert_eq!((header.first_index, header.previous), (ack.next_index, ack.head));
+                    ack.next_segment += 1;
+                    ack.next_index += u64::from(header.count);
+                    ack.head = header.head;
+                }
+                (None, vec![*ack])
+            }
+            _ => return,
+        };
+        let ack = self.ack(nonce, true_time, eras);
+        self.message(Topic::DownAck(self.device.clone()).text(&self.fleet), ack);
+    }
+
+    pub(crate) fn ack(&self, nonce: Option<Nonce>, time: Timestamp, eras: Vec<EraAck>) -> Vec<u8> {
+        let ack = Ack {
+            device: self.device.clone(),
+            nonce,
+            time,
+            radius_ms: Millis(100),
+            eras,
+            feeds: vec![],
+            bundle_version: 1,
+            policy_version: 1,
+            grants: grants_digest([self.grant]),
+            window: 8,
+        };
+        Signed::sign(&ack, &self.fleet, &[&self.service]).to_bytes()
+    }
+
+    pub(crate) fn random(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+}
+
+/// What dies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reboot {
+    Kernel,
+    Process,
+}
+
+fn head(seq: u64, previous: Hash, issued_at: Timestamp, list: &List) -> Head {
+    Head {
+        feed: "main".parse().unwrap(),
+        era: 0,
+        seq,
+        previous,
+        issued_at,
+        next_update_ms: Millis::from_secs(900),
+        dropped_before: Timestamp(0),
+        list: list.digest(),
+        list_bytes: list.to_bytes().len() as u32,
+        bundle_version: 1,
+        policy_version: 1,
+    }
+}
+
+fn boot_of(
+    fleet: &FleetId,
+    device: &DeviceId,
+    keys: [u8; 128],
+    profile: &Profile,
+    boot: u8,
+    disk: &Disk,
+    eras: Vec<EraImage>,
+) -> Boot {
+    Boot {
+        fleet: fleet.clone(),
+        device: device.clone(),
+        keys: DeviceKeys::from_bytes(&keys),
+        profile: profile.clone(),
+        seed: [boot ^ eras.len() as u8; 32],
+        boot: BootId([boot; 16]),
+        anchor: disk.anchor.clone(),
+        files: disk.files.iter().map(|(file, bytes)| (file.clone(), bytes.clone())).collect(),
+        eras,
+        used_bytes: 0,
+    }
+}
+
+pub(crate) fn right(resource: &str, action: &str) -> Right {
+    Right { resource: resource.into(), action: action.into() }
+}

@@ -17,6 +17,7 @@
 pub mod agent;
 #[cfg(feature = "shell")]
 pub mod cli;
+pub mod config;
 pub mod fleet;
 pub mod ids;
 pub mod mutant;

@@ -5,5 +5,6 @@
 //! Read next: `exit.rs`.
 
 pub mod exit;
+pub mod profile;
 
 pub use exit::{Exit, Failure};

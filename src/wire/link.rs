@@ -57,7 +57,7 @@ impl Topic {
         let rest = text.strip_prefix("hardtack/1/")?.strip_prefix(fleet.as_str())?.strip_prefix('/')?;
         let parts: Vec<&str> = rest.split('/').collect();
         let device = |text: &str| text.parse::<DeviceId>().ok();
-        match parts.as_slice() {
+        let topic = match parts.as_slice() {
             ["bundle", version] => version.parse().ok().map(Self::Bundle),
             ["policy", version] => version.parse().ok().map(Self::Policy),
             ["feed", feed, "head"] => feed.parse().ok().map(Self::FeedHead),
@@ -71,7 +71,9 @@ impl Topic {
             ["enrol", id, "up"] => device(id).map(Self::EnrolUp),
             ["enrol", id, "down"] => device(id).map(Self::EnrolDown),
             _ => None,
-        }
+        };
+        // One place has one text: `bundle/07` is not `bundle/7`.
+        topic.filter(|topic| topic.to_string() == rest)
     }
 
     /// Whether the broker keeps the last message.

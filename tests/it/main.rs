@@ -1,1 +1,4 @@
-fn main() {}
+//! Integration tests, one crate: each module drives a part as its users do.
+
+mod parsers;
+mod samples;

@@ -1,0 +1,388 @@
+//! Every parser meets hostile bytes: random ones, valid ones that were changed, valid ones that were cut. None panics, and
+//! no changed document is taken for what was signed.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::{array, io};
+
+use hardtack::agent::effects::{Anchor, StateFile, StoredRecord, StoredSegment};
+use hardtack::agent::policy::Policy;
+use hardtack::agent::request::{Authorize, BeginTask};
+use hardtack::agent::revocation::{Revocations, StoredFeed};
+use hardtack::agent::wallet::{StoredGrant, StoredTask};
+use hardtack::config::{BrokerUrl, Config, Flags, Sources, User};
+use hardtack::ids::{BlockId, BootId, DeviceId, FeedId, FleetId, GrantId, Hash, Nonce, RiskClass, TaskClass, TaskId};
+use hardtack::profile::{kind_of, unsourced, Overlay, Profile, SHIPPED};
+use hardtack::wire::audit::{Record, SegmentHeader, Upload};
+use hardtack::wire::biscuit;
+use hardtack::wire::bundle::{Fingerprint, TrustBundle};
+use hardtack::wire::enrol::{Code, EnrolAnswer, EnrolBundle, EnrolRequest};
+use hardtack::wire::envelope::{Document, Signed};
+use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
+use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
+use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
+use hardtack::wire::token::{canonical, from_text, to_text, Held, Reach};
+use hardtack::wire::{decode, MESSAGE_BYTES_MAX};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::samples::{right, World};
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// One change to a string of bytes.
+#[derive(Clone, Debug)]
+enum Edit {
+    Flip(Index, u8),
+    Set(Index, u8),
+    Insert(Index, Vec<u8>),
+    Remove(Index, u8),
+    Repeat(Index, u8),
+    Truncate(Index),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => (any::<Index>(), 0..8_u8).prop_map(|(at, bit)| Edit::Flip(at, bit)),
+        2 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Edit::Set(at, byte)),
+        1 => (any::<Index>(), prop::collection::vec(any::<u8>(), 1..20)).prop_map(|(at, bytes)| Edit::Insert(at, bytes)),
+        1 => (any::<Index>(), 1..40_u8).prop_map(|(at, count)| Edit::Remove(at, count)),
+        1 => (any::<Index>(), 1..40_u8).prop_map(|(at, count)| Edit::Repeat(at, count)),
+        1 => any::<Index>().prop_map(Edit::Truncate),
+    ]
+}
+
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    prop::collection::vec(edit(), 1..4)
+}
+
+fn apply(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for edit in edits {
+        let len = bytes.len();
+        if len == 0 {
+            break;
+        }
+        match edit {
+            Edit::Flip(at, bit) => bytes[at.index(len)] ^= 1 << bit,
+            Edit::Set(at, byte) => bytes[at.index(len)] = *byte,
+            Edit::Insert(at, new) => drop(bytes.splice(at.index(len)..at.index(len), new.iter().copied())),
+            Edit::Remove(at, count) => drop(bytes.drain(at.index(len)..len.min(at.index(len) + usize::from(*count)))),
+            Edit::Repeat(at, count) => {
+                let end = len.min(at.index(len) + usize::from(*count));
+                let part = bytes[at.index(len)..end].to_vec();
+                drop(bytes.splice(end..end, part));
+            }
+            Edit::Truncate(at) => bytes.truncate(at.index(len)),
+        }
+    }
+    bytes
+}
+
+/// Everything that takes bytes takes these. What comes out does not matter; that something does, does.
+fn swallow(world: &World, bytes: &[u8]) {
+    fn document<T: Document>(bytes: &[u8]) {
+        if let Ok(signed) = Signed::<T>::from_bytes(bytes) {
+            let _ = (signed.claim(), signed.digest());
+        }
+    }
+    document::<TrustBundle>(bytes);
+    document::<PolicyDocument>(bytes);
+    document::<Head>(bytes);
+    document::<SegmentHeader>(bytes);
+    document::<Hello>(bytes);
+    document::<Ack>(bytes);
+    document::<Request>(bytes);
+    document::<Answer>(bytes);
+    document::<State>(bytes);
+    document::<EnrolRequest>(bytes);
+    document::<EnrolBundle>(bytes);
+    let _ = (Chunk::from_bytes(bytes), List::from_bytes(bytes), Record::from_bytes(bytes));
+    let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes), digest_of_list(bytes));
+    let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
+    let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
+    let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
+    let _ = (decode::<StoredGrant>(bytes, MESSAGE_BYTES_MAX), decode::<StoredTask>(bytes, MESSAGE_BYTES_MAX));
+    let _ = decode::<StoredFeed>(bytes, MESSAGE_BYTES_MAX);
+    let feed = "main".parse().unwrap();
+    let mut revocations = Revocations::default();
+    let _ = revocations.load(&feed, bytes, &world.trust, None);
+    let _ = (revocations.head(&feed, bytes, &world.trust), revocations.chunk(&feed, bytes));
+    let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));
+    if let Ok(held) = Held::from_bytes(bytes) {
+        let _ = (held.chain(), held.to_bytes(), held.seal().map(drop));
+    }
+    let _ = (serde_json::from_slice::<Authorize>(bytes), serde_json::from_slice::<BeginTask>(bytes));
+    swallow_text(world, &String::from_utf8_lossy(bytes));
+}
+
+fn swallow_text(world: &World, text: &str) {
+    let _ = (text.parse::<DeviceId>(), text.parse::<FleetId>(), text.parse::<FeedId>(), text.parse::<TaskId>());
+    let _ = (text.parse::<TaskClass>(), text.parse::<RiskClass>(), text.parse::<Nonce>(), text.parse::<BootId>());
+    let _ = (text.parse::<GrantId>(), text.parse::<Hash>(), text.parse::<BlockId>());
+    let _ = (text.parse::<Fingerprint>(), text.parse::<Code>(), text.parse::<BrokerUrl>());
+    let _ = (canonical(text).is_ok(), Reach::of(&right(text, "read")).is_ok(), from_text(text, 4096));
+    let _ = (Topic::parse(text, &world.fleet), StateFile::parse(text), kind_of("x.toml", text), unsourced(text));
+    if let Ok(profile) = Profile::parse("x.toml", text) {
+        let _ = profile.problems();
+    }
+    if let (Ok(overlay), profile) = (Overlay::parse("x.toml", text), Profile::default()) {
+        let _ = profile.with(&overlay).problems();
+    }
+    let document = PolicyDocument { datalog: text.to_owned(), ..PolicyDocument::built_in(crate::samples::ISSUED) };
+    let _ = Policy::parse(document).map(drop);
+}
+
+/// One valid example of everything that is bytes.
+fn examples(world: &World) -> Vec<Vec<u8>> {
+    let chunk = Chunk::split(&world.list()).remove(0);
+    vec![
+        world.sign(&world.trust).to_bytes(),
+        world.sign(&PolicyDocument::built_in(crate::samples::ISSUED)).to_bytes(),
+        world.sign(&world.head()).to_bytes(),
+        world.upload().0.to_bytes(),
+        world.sign(&world.hello()).to_bytes(),
+        world.sign(&world.ack()).to_bytes(),
+        world.sign(&world.request().0).to_bytes(),
+        world.sign(&world.answer()).to_bytes(),
+        world.sign(&world.state()).to_bytes(),
+        world.enrol_request().sign(&world.keys).to_bytes(),
+        world.enrol_answer().to_bytes(),
+        world.sign(&world.enrol_bundle()).to_bytes(),
+        hardtack::wire::encode(&chunk),
+        world.list().to_bytes(),
+        world.grant(),
+        world.task(),
+        br#"{"token":"aGk","operation":"read","resource":"modbus/1","risk":"high"}"#.to_vec(),
+        br#"{"task":"pump","rights":[{"resource":"modbus/*","action":"read"}],"ttl_s":60}"#.to_vec(),
+    ]
+}
+
+/// One valid example of everything that is text.
+fn texts() -> Vec<String> {
+    let mut texts: Vec<String> = SHIPPED.iter().map(|shipped| shipped.text.to_owned()).collect();
+    texts.push(BUILT_IN.to_owned());
+    texts.push("check if time($t), $t <= 2026-03-08T00:00:00Z; allow if {\"a\", \"b\"}.contains(\"a\");".into());
+    texts.extend(
+        ["gw-07", "hardtack/1/acme/feed/main/snap/0/3", "wallet/task-t-1", "mqtts://[2001:db8::1]:8883"]
+            .map(str::to_owned),
+    );
+    texts.push(World::new().trust.fingerprint().to_string());
+    texts
+}
+
+proptest! {
+    #![proptest_config(cases(512))]
+
+    #[test]
+    fn random_bytes_are_refused_in_peace(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        swallow(&World::new(), &bytes);
+    }
+
+    #[test]
+    fn random_text_is_refused_in_peace(text in "\\PC{0,200}") {
+        swallow_text(&World::new(), &text);
+    }
+
+    #[test]
+    fn changed_examples_are_taken_or_refused_in_peace(which in any::<Index>(), edits in edits()) {
+        let world = World::new();
+        let examples = examples(&world);
+        swallow(&world, &apply(&examples[which.index(examples.len())], &edits));
+    }
+
+    #[test]
+    fn changed_text_is_taken_or_refused_in_peace(which in any::<Index>(), edits in edits()) {
+        let changed = apply(which.get(texts().as_slice()).as_bytes(), &edits);
+        swallow_text(&World::new(), &String::from_utf8_lossy(&changed));
+    }
+}
+
+/// Opens a changed document: an error, or exactly what was signed. (Bytes that mean the same may be written in more than
+/// one way, and a stranger may add a signature that nobody knows; neither changes what is signed.)
+#[track_caller]
+fn check_unforgeable<T: Document + PartialEq + Debug>(world: &World, document: &T, edits: &[Edit]) {
+    let changed = apply(&world.sign(document).to_bytes(), edits);
+    let key = world.fleet_key.verifying_key();
+    if let Ok(opened) = Signed::<T>::from_bytes(&changed).and_then(|signed| signed.open(&world.fleet, [&key], 1)) {
+        assert_eq!(opened, *document);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(256))]
+
+    #[test]
+    fn no_changed_document_passes_for_another(edits in edits()) {
+        let world = World::new();
+        check_unforgeable(&world, &world.trust, &edits);
+        check_unforgeable(&world, &PolicyDocument::built_in(crate::samples::ISSUED), &edits);
+        check_unforgeable(&world, &world.head(), &edits);
+        check_unforgeable(&world, &world.hello(), &edits);
+        check_unforgeable(&world, &world.ack(), &edits);
+        check_unforgeable(&world, &world.request().0, &edits);
+        check_unforgeable(&world, &world.answer(), &edits);
+        check_unforgeable(&world, &world.state(), &edits);
+        check_unforgeable(&world, &world.upload().1, &edits);
+        check_unforgeable(&world, &world.enrol_bundle(), &edits);
+    }
+
+    #[test]
+    fn no_changed_segment_list_or_answer_passes_for_another(edits in edits()) {
+        let world = World::new();
+        let (upload, header) = world.upload();
+        if let Ok(changed) = Upload::from_bytes(&apply(&upload.to_bytes(), &edits)) {
+            let audit = world.keys.audit.verifying_key();
+            if let Ok(opened) = changed.header.open(&world.fleet, [&audit], 1) {
+                prop_assert_eq!(&opened, &header);
+                if changed.check(&opened).is_ok() {
+                    prop_assert_eq!(&changed.records, &upload.records);
+                }
+            }
+        }
+
+        let list = world.list();
+        if let Ok(changed) = List::from_bytes(&apply(&list.to_bytes(), &edits)) {
+            prop_assert_eq!(changed.digest() == list.digest(), changed == list);
+        }
+
+        let (nonce, fingerprint) = (world.enrol_bundle().nonce, world.trust.fingerprint());
+        if let Ok(changed) = EnrolAnswer::from_bytes(&apply(&world.enrol_answer().to_bytes(), &edits)) {
+            if let Ok((bundle, trust)) = changed.open(&world.keys, &fingerprint, nonce) {
+                prop_assert_eq!((bundle, trust), (world.enrol_bundle(), world.trust.clone()));
+            }
+        }
+
+        if let Ok(request) = Signed::from_bytes(&apply(&world.enrol_request().sign(&world.keys).to_bytes(), &edits)) {
+            if let Ok(opened) = EnrolRequest::open(&request) {
+                prop_assert_eq!(opened, world.enrol_request());
+            }
+        }
+    }
+
+    #[test]
+    fn no_changed_token_states_anything_else(edits in edits()) {
+        let world = World::new();
+        for original in [world.grant(), world.task()] {
+            if let Ok(verified) = world.admit(&apply(&original, &edits)) {
+                let known = biscuit::decode(&original, &world.profile.verify).unwrap();
+                prop_assert_eq!(&verified.token.blocks, &known.blocks);
+                let ids = verified.biscuit.revocation_identifiers();
+                let ids: Vec<BlockId> = ids.iter().map(|id| BlockId::of_signature(id)).collect();
+                prop_assert_eq!(ids, verified.chain().copied().collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_topic_reads_it_writes(
+        shape in any::<Index>(),
+        name in "[a-z0-9+#$.-]{0,6}",
+        number in "[0-9+-]{1,4}",
+    ) {
+        let shapes = [
+            format!("bundle/{number}"),
+            format!("policy/{number}"),
+            format!("feed/{name}/head"),
+            format!("feed/{name}/snap/0/{number}"),
+            format!("dev/{name}/up/hello"),
+            format!("dev/{name}/state"),
+            format!("enrol/{name}/down"),
+        ];
+        let fleet: FleetId = "acme".parse().unwrap();
+        let text = format!("hardtack/1/acme/{}", shapes[shape.index(shapes.len())]);
+        if let Some(topic) = Topic::parse(&text, &fleet) {
+            prop_assert_eq!(topic.text(&fleet), text);
+        }
+    }
+
+    #[test]
+    fn token_text_goes_both_ways(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
+        prop_assert_eq!(from_text(&to_text(&bytes), 4096), Ok(bytes));
+    }
+
+    #[test]
+    fn any_numbers_of_a_profile_are_judged_without_overflow(numbers in prop::collection::vec(number(), 60)) {
+        let mut numbers = numbers.into_iter().cycle();
+        let line = |line: &str| match line.split_once('=') {
+            Some((key, value)) if value.trim().starts_with(|c: char| c.is_ascii_digit()) => {
+                format!("{key} = {}", numbers.next().unwrap_or(0))
+            }
+            _ => line.to_owned(),
+        };
+        let text: Vec<String> = SHIPPED[0].text.lines().map(line).collect();
+        if let Ok(profile) = Profile::parse("x.toml", &text.join("\n")) {
+            let _ = (profile.problems(), profile.flash_bytes_per_day(), profile.rss_mib());
+        }
+    }
+
+    #[test]
+    fn any_configuration_is_taken_or_refused_in_peace(edits in edits(), env in prop::collection::vec("\\PC{0,30}", 8)) {
+        const TEXT: &str = "state_dir = '/s'\nprofile = 'generic-x86_64'\n[broker]\nurls = ['mqtt://a']\nca = 'ca.pem'\n";
+        let names: [&str; 8] = [
+            "HOME", "XDG_STATE_HOME", "HARDTACK_CONFIG", "HARDTACK_PROFILE", "HARDTACK_OVERLAY", "HARDTACK_BROKER",
+            "HARDTACK_LOG_LEVEL", "HARDTACK_LOG_FORMAT",
+        ];
+        // The function that reads files cannot carry the text, so the text travels in the name of the file.
+        fn read(path: &Path) -> io::Result<String> {
+            path.to_str().and_then(|text| text.strip_prefix("text:")).map(str::to_owned).ok_or(io::ErrorKind::NotFound.into())
+        }
+        let text = String::from_utf8_lossy(&apply(TEXT.as_bytes(), &edits)).into_owned();
+        let flags = Flags { config: Some(format!("text:{text}").into()), ..Flags::default() };
+        for chosen in [&[] as &[usize], &[0, 1], &[3], &[4], &[5], &[6, 7]] {
+            let env = chosen.iter().map(|i| (names[*i].to_owned(), env[*i].clone())).collect();
+            let _ = Config::load(&Sources { flags: flags.clone(), env, user: User::Ordinary, read });
+        }
+        let all = names.iter().zip(&env).map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let _ = Config::load(&Sources { flags: Flags::default(), env: all, user: User::Root, read });
+    }
+}
+
+/// A number that is small, huge, or anything.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..10_u64, 0..100_000_u64, any::<u64>().prop_map(|n| n >> 1), Just(i64::MAX as u64), 0..256_u64]
+}
+
+#[test]
+fn nothing_that_is_cut_short_is_taken() {
+    let world = World::new();
+    for example in examples(&world) {
+        for len in 0..example.len() {
+            swallow(&world, &example[..len]);
+        }
+    }
+    for token in [world.grant(), world.task()] {
+        for len in 0..token.len() {
+            assert!(world.admit(&token[..len]).is_err(), "{len} of {} bytes", token.len());
+        }
+    }
+}
+
+#[test]
+fn a_token_with_any_flipped_bit_states_nothing_new() {
+    let world = World::new();
+    let token = world.task();
+    let known = biscuit::decode(&token, &world.profile.verify).unwrap();
+    for bit in 0..token.len() * 8 {
+        let mut changed = token.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(verified) = world.admit(&changed) {
+            assert_eq!(verified.token.blocks, known.blocks, "bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn a_deep_or_endless_text_does_not_exhaust_the_stack() {
+    let world = World::new();
+    let deep = |open: &str, close: &str| format!("{}{}", open.repeat(20_000), close.repeat(20_000));
+    swallow_text(&world, &format!("a = {}", deep("[", "]")));
+    swallow_text(&world, &format!("a = {}", deep("{a=", "}")));
+    swallow_text(&world, &deep("[a.", "]"));
+    let json = format!("{{\"token\":{}}}", deep("[", "]"));
+    assert!(serde_json::from_str::<Authorize>(&json).is_err());
+    let endless: [u8; 4096] = array::from_fn(|_| 0xff);
+    swallow(&world, &endless);
+}

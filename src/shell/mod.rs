@@ -2,3 +2,5 @@
 //!
 //! Owns: the world: clock, disk, network, sockets, keys on disk.
 //! Never: decides. If a line here needs a rule, the rule belongs into the core.
+
+pub mod mqtt;

@@ -4,3 +4,5 @@
 //! Never: decides. If a line here needs a rule, the rule belongs into the core.
 
 pub mod mqtt;
+#[cfg(feature = "fleet")]
+pub mod x509;

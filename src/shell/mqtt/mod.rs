@@ -130,7 +130,7 @@ impl Link {
     pub fn send(&self, command: LinkCommand) {
         match command {
             LinkCommand::Close => self.close(),
-            LinkCommand::Connect { filters, will } => self.connect(filters, Some(will)),
+            LinkCommand::Connect { filters, will } => self.connect(filters, will),
             LinkCommand::Publish(publish) => self.inbox.publish(Outbound::Message(publish)),
         }
     }

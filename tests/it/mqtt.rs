@@ -70,7 +70,7 @@ impl Party {
     fn connect(&self, id: &str) {
         let will = publish(Topic::State(device(id)), b"gone");
         let filters = device_filters(&fleet(), &device(id), &["main".parse().unwrap()]);
-        self.link.send(LinkCommand::Connect { filters, will });
+        self.link.send(LinkCommand::Connect { filters, will: Some(will) });
     }
 
     fn send(&self, topic: Topic, payload: &[u8]) {

@@ -1,0 +1,249 @@
+//! The story: what is done, what is expected, what is seen.
+//!
+//! Owns: the steps in their order, and the counts, each from outside the agent.
+//! Never: passes a step over: what cannot be done is a failed step.
+//! Read next: `cast.rs`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use biscuit_auth::builder::BlockBuilder;
+use rand_core::SeedableRng;
+use serde_json::{json, Value};
+
+use super::super::output::Format;
+use super::super::Failure;
+use super::cast::{broker, failed, path, run, Gateway, Player};
+use super::{Step, Summary};
+use crate::agent::wallet::StoredTask;
+use crate::shell::entropy;
+use crate::shell::proxy::{Direction, Passed, Proxy};
+use crate::wire::decode;
+use crate::wire::token::{from_text, to_text, Held};
+
+/// A year, by which the wall clock is turned back.
+const YEAR_S: i64 = 365 * 86_400;
+
+struct Story {
+    format: Format,
+    steps: Vec<Step>,
+}
+
+impl Story {
+    /// One step: what is expected, and what is seen.
+    fn expect(&mut self, name: &str, expected: &str, saw: impl std::fmt::Display, ok: bool) {
+        let step = Step { name: name.into(), expected: expected.into(), saw: saw.to_string(), ok };
+        step.tell(self.steps.len() + 1, self.format);
+        self.steps.push(step);
+    }
+
+    /// A decision with this reason.
+    fn decision(&mut self, name: &str, reason: &str, decision: &Value) {
+        let saw = format!("{}: {}", decision["reason"].as_str().unwrap_or("nothing"), decision["explain"].as_str().unwrap_or("-"));
+        self.expect(name, reason, saw, decision["reason"] == reason);
+    }
+}
+
+/// Plays all of it in `folder`.
+pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
+    let mut story = Story { format, steps: Vec::new() };
+    let fleet_dir = folder.join("fleet");
+    let fleet = |args: &[&str]| {
+        let mut all = vec!["-o", "json", "fleet"];
+        all.extend(args);
+        all.extend(["--dir", path(&fleet_dir)]);
+        run(&all)
+    };
+    let made = run(&["-o", "json", "fleet", "init", path(&fleet_dir), "--name", "demo", "--no-passphrase"])?;
+    let fingerprint = made["fingerprint"].as_str().ok_or_else(|| failed("fleet init gave no fingerprint", &made))?.to_owned();
+    let (_broker, broker_addr) = broker()?;
+    let url = format!("mqtt://{broker_addr}");
+    let mut serve = Player::start(&["fleet", "serve", "--broker", &url, "--dir", path(&fleet_dir)], &[])?;
+    serve.wait("fleet.ready", |_| true)?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| failed("no runtime for the proxy", error))?;
+    let start_proxy = || runtime.block_on(Proxy::start(broker_addr)).map_err(|error| failed("no proxy", error));
+    let (proxy, other_proxy) = (start_proxy()?, start_proxy()?);
+
+    // Enrolment.
+    let mut gateway = Gateway::new("gw-07", folder);
+    let mut other = Gateway::new("gw-08", folder);
+    let selector = format!("unix:uid:{}=pump", rustix::process::getuid().as_raw());
+    for gateway in [&gateway, &other] {
+        let (request, bundle) = (folder.join(format!("{}.req", gateway.id)), folder.join(format!("{}.bundle", gateway.id)));
+        let asked = gateway.command(&["enrol", "request", "--id", gateway.id, "--out", path(&request)])?;
+        let code = asked["code"].as_str().ok_or_else(|| failed("enrol request gave no code", &asked))?;
+        fleet(&["device", "approve", path(&request), "--code", code, "--out", path(&bundle)])?;
+        fleet(&[
+            "grant", "create", "--device", gateway.id, "--may-begin", &selector,
+            "--right", "pump:write:modbus/pump1/speed", "--right", "pump:read:modbus/*",
+            "--offline-max", "3d", "--uses-max", "1000", "--boots-max", "20", "--task-ttl-max", "15m",
+        ])?;
+        gateway.command(&["enrol", "import", path(&bundle), "--fleet", &fingerprint])?;
+    }
+    gateway.start(proxy.addr(), 0)?;
+    other.start(other_proxy.addr(), 0)?;
+    let mut ready = true;
+    for gateway in [&gateway, &other] {
+        let status = gateway.wait_status("a grant while online", |status| {
+            status["mode"] == "online" && status["grants"].as_array().is_some_and(|grants| !grants.is_empty())
+        });
+        ready &= status.is_ok();
+    }
+    story.expect("Two gateways enrol and come online", "both online, each with its fallback grant", if ready { "both online, each with its fallback grant" } else { "one is not" }, ready);
+
+    // Online.
+    let rights = json!([{"resource": "modbus/pump1/speed", "action": "write"}, {"resource": "modbus/*", "action": "read"}]);
+    let task = json!({"task": "pump", "rights": rights, "ttl_s": 600, "reason": "the demo"});
+    let online = gateway.post("/v1/tasks", &task)?;
+    story.expect("A credential just in time, from the issuer", "origin issued", origin(&online), online["origin"] == "issued");
+    let issued = text(&online, "token");
+    let decision = gateway.authorize(&issued, "write", "modbus/pump1/speed")?;
+    story.decision("It allows what it is for", "allowed", &decision);
+    let foreign = text(&other.post("/v1/tasks", &task)?, "token");
+
+    // Offline.
+    proxy.cut();
+    let mode = gateway.wait_mode("offline").map(|line| line["to"].to_string()).unwrap_or_else(|error| error.what);
+    story.expect("The link is cut", "mode offline", &mode, mode == "\"offline\"");
+    let offline = gateway.post("/v1/tasks", &task)?;
+    story.expect("A credential narrowed from the fallback grant", "origin fallback", origin(&offline), offline["origin"] == "fallback");
+    let (narrowed, task_id) = (text(&offline, "token"), text(&offline, "task_id"));
+    let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
+    story.decision("It allows offline", "allowed", &decision);
+
+    // Abuse.
+    let widened = widen(&gateway, &task_id)?;
+    let decision = gateway.authorize(&widened, "write", "modbus/valve1")?;
+    story.decision("A token that its thief widened", "no_right", &decision);
+    let decision = gateway.authorize(&forge(&narrowed)?, "read", "modbus/pump1/pressure")?;
+    story.decision("A forged token", "bad_signature", &decision);
+    let decision = gateway.authorize(&foreign, "read", "modbus/pump1/pressure")?;
+    story.decision("A token of the other gateway", "wrong_device", &decision);
+    let brief = gateway.post("/v1/tasks", &json!({"task": "pump", "rights": rights, "ttl_s": 1}))?;
+    let brief = text(&brief, "token");
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let decision = gateway.authorize(&brief, "read", "modbus/pump1/pressure")?;
+    story.decision("An expired token", "expired", &decision);
+
+    // Killed, and started cold with the clock turned back.
+    if let Some(agent) = gateway.agent.take() {
+        agent.kill();
+    }
+    gateway.start(proxy.addr(), -YEAR_S)?;
+    let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
+    story.decision("Killed with SIGKILL, started without a network: it decides again", "allowed", &decision);
+    let decision = gateway.authorize(&brief, "read", "modbus/pump1/pressure")?;
+    story.decision("The clock was turned back by a year: expired stays expired", "expired", &decision);
+
+    // Revoked in the dark.
+    fleet(&["revoke", "task", &task_id, "--reason", "the demo"])?;
+    let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
+    story.decision("Revoked at headquarters, which this gateway cannot know yet", "allowed", &decision);
+    let before = proxy.log().len();
+    proxy.heal();
+    let back = gateway.wait_mode("online").is_ok();
+    story.expect("The link is healed", "mode online", if back { "mode online" } else { "never online again" }, back);
+    let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
+    story.decision("The revoked credential", "revoked", &decision);
+    let revoked_then_allowed = usize::from(decision["decision"] == "allow");
+    let drained = gateway.wait_status("an empty queue", |status| status["pending"] == 0).is_ok();
+    let drained = drained && other.wait_status("an empty queue", |status| status["pending"] == 0).is_ok();
+    story.expect("The audit goes to the collector", "nothing pending", if drained { "nothing pending" } else { "records are still pending" }, drained);
+    let order = reconnect_order(&proxy.log()[before..]);
+    let expected = ["head", "hello", "ack", "audit"];
+    story.expect("Revocations come first: the proxy's packets", &expected.join(", "), order.join(", "), order == expected);
+    let events = gateway.agent.as_mut().map(Player::events).unwrap_or_default();
+    let at = |event: &str| events.iter().position(|seen| seen == event);
+    let applied = at("feed.applied").zip(at("mode.changed")).is_some_and(|(feed, mode)| feed < mode);
+    story.expect("The list is applied before the mode is online", "feed.applied, then mode.changed", if applied { "feed.applied, then mode.changed" } else { "another order" }, applied);
+
+    // The trail.
+    let verified = fleet(&["audit", "verify"])?;
+    story.expect("The collector's trail is verified", "ok", &verified["ok"], verified["ok"] == true);
+    let export = run_lines(&fleet_dir)?;
+    let seen: Vec<&Value> = gateway.decisions.iter().chain(&other.decisions).map(|decision| &decision["decision_id"]).collect();
+    let count = |id: &Value| id.as_str().and_then(|id| export.get(id)).copied().unwrap_or(0);
+    let recorded = seen.iter().filter(|id| count(id) > 0).count();
+    let duplicates = seen.iter().filter(|id| count(id) > 1).count();
+    let lost = seen.len() - recorded;
+    story.expect("Every decision that a caller saw is in it, once", "0 lost, 0 duplicates", format!("{lost} lost, {duplicates} duplicates"), lost + duplicates == 0);
+
+    Ok(Summary {
+        ok: story.steps.iter().all(|step| step.ok),
+        decisions: seen.len(),
+        recorded,
+        lost,
+        duplicates,
+        revoked_then_allowed,
+        reconnect_order: order,
+        steps: story.steps,
+        seconds: 0.0,
+    })
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().unwrap_or_default().to_owned()
+}
+
+fn origin(task: &Value) -> String {
+    format!("origin {}", task["origin"].as_str().or(task["detail"].as_str()).unwrap_or("none"))
+}
+
+/// Takes the wallet's own credential from the disk and gives it a right that it does not have.
+fn widen(gateway: &Gateway, task_id: &str) -> Result<String, Failure> {
+    let tasks = gateway.wallet_files()?.into_iter().filter_map(|bytes| decode::<StoredTask>(&bytes, 1 << 20).ok());
+    let stolen = tasks.into_iter().find(|task| task.id.as_str() == task_id).ok_or_else(|| failed("the wallet holds no such task", task_id))?;
+    let mut rng = rand_chacha::ChaCha20Rng::from_seed(entropy::seed());
+    let block = BlockBuilder::new().code(r#"right("modbus/valve1", "write"); class_right("pump", "modbus/valve1", "write");"#);
+    let block = block.map_err(|error| failed("the widening block", error))?;
+    let widened = Held::from_bytes(&stolen.token).and_then(|held| held.append(block, &mut rng)).and_then(|held| held.to_bytes());
+    widened.map(|bytes| to_text(&bytes)).map_err(|refused| failed("the stolen credential cannot be widened", refused))
+}
+
+/// Changes the last byte of the token, which is one of a signature.
+fn forge(token: &str) -> Result<String, Failure> {
+    let mut bytes = from_text(token, 1 << 16).map_err(|refused| failed("the token is none", refused))?;
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+    Ok(to_text(&bytes))
+}
+
+/// What passed first of each kind that matters, in the order of the packets.
+fn reconnect_order(packets: &[Passed]) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    for packet in packets {
+        let kind = packet.topics.iter().find_map(|topic| match packet.direction {
+            Direction::Down if topic.ends_with("/head") => Some("head"),
+            Direction::Down if topic.ends_with("/down/ack") => Some("ack"),
+            Direction::Up if topic.ends_with("/up/hello") => Some("hello"),
+            Direction::Up if topic.ends_with("/up/audit") => Some("audit"),
+            Direction::Down | Direction::Up => None,
+        });
+        // A SUBSCRIBE names topics too; only what was published counts.
+        let published = packet.kind == crate::shell::proxy::PacketKind::Publish;
+        if let Some(kind) = kind.filter(|kind| published && !order.iter().any(|seen| seen == kind)) {
+            order.push(kind.to_owned());
+        }
+    }
+    order
+}
+
+/// How often each decision stands in the collector's export.
+fn run_lines(fleet_dir: &Path) -> Result<BTreeMap<String, usize>, Failure> {
+    let export = run(&["-o", "json", "fleet", "audit", "export", "--dir", path(fleet_dir)])?;
+    let lines = match &export {
+        Value::String(lines) => lines.clone(),
+        single => single.to_string(),
+    };
+    let mut counts = BTreeMap::new();
+    for line in lines.lines() {
+        let record: Value = serde_json::from_str(line).map_err(|error| failed("the export is no JSON lines", error))?;
+        if let Some(id) = record["decision_id"].as_str() {
+            *counts.entry(id.to_owned()).or_insert(0) += 1;
+        }
+    }
+    Ok(counts)
+}

@@ -4,3 +4,4 @@
 //! Never: decides. If a line here needs a rule, the rule belongs into the core.
 
 pub mod sources;
+pub mod mqtt;

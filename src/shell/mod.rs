@@ -5,3 +5,5 @@
 
 pub mod sources;
 pub mod mqtt;
+#[cfg(feature = "fleet")]
+pub mod x509;

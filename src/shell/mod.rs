@@ -4,6 +4,10 @@
 //! Never: decides. If a line here needs a rule, the rule belongs into the core.
 
 pub mod sources;
+#[cfg(feature = "fleet")]
+pub mod broker;
+pub mod clock;
+pub mod entropy;
 pub mod mqtt;
 #[cfg(feature = "fleet")]
 pub mod x509;

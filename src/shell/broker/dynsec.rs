@@ -1,0 +1,246 @@
+//! Who may do what at the broker, in the words of mosquitto's dynamic-security plugin.
+//!
+//! Owns: the roles, the plugin's initial configuration, and the commands that admit or dismiss a device while the broker
+//! runs. All pure.
+//! Never: sends a command. `fleet serve` does, over its link.
+//! Read next: `check.rs`, which probes that a live broker holds to this.
+//!
+//! What the plugin of mosquitto 2.0 does and does not do, found by running it: it has no placeholder for the user's
+//! name, so that each device needs a role of its own; with certificates as logins it looks neither at `clientid` nor at
+//! `disabled` when a client connects, so that a client id is tied to its certificate by `use_username_as_clientid`, and a
+//! ban is the removal of the client; a change of a client's roles disconnects it, a creation that finds it there already
+//! changes nothing.
+
+use serde_json::{json, Value};
+
+use crate::ids::{DeviceId, FleetId};
+use crate::shell::x509::SERVICE_NAME;
+
+/// Role that every device has: it reads what all may read.
+pub const DEVICE_ROLE: &str = "device";
+
+/// Role of the fleet's service.
+pub const SERVICE_ROLE: &str = "service";
+
+/// Devices in one message of commands. Some 1.5 KiB each.
+const DEVICES_PER_MESSAGE: usize = 16;
+
+/// The role of one device.
+pub fn role_of(device: &DeviceId) -> String {
+    format!("device-{device}")
+}
+
+/// What one entry of a role is about.
+#[derive(Clone, Copy)]
+enum Act {
+    Send,
+    Receive,
+    Subscribe,
+}
+
+impl Act {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Send => "publishClientSend",
+            Self::Receive => "publishClientReceive",
+            Self::Subscribe => "subscribePattern",
+        }
+    }
+}
+
+fn allow(fleet: &FleetId, act: Act, rest: &str) -> Value {
+    json!({"acltype": act.name(), "topic": format!("hardtack/1/{fleet}/{rest}"), "priority": 0, "allow": true})
+}
+
+fn control(act: Act) -> Value {
+    json!({"acltype": act.name(), "topic": "$CONTROL/dynamic-security/#", "priority": 0, "allow": true})
+}
+
+/// What every device may: read trust bundles, policies and revocations.
+fn device_acls(fleet: &FleetId) -> Vec<Value> {
+    let shared = ["bundle/+", "policy/+", "feed/#"];
+    shared
+        .iter()
+        .flat_map(|rest| [allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)])
+        .collect()
+}
+
+/// What one device may beside that: say its own, hear its own.
+fn own_acls(fleet: &FleetId, device: &DeviceId) -> Vec<Value> {
+    let says = ["up/hello", "up/audit", "up/request", "state"];
+    let mut acls: Vec<Value> =
+        says.iter().map(|rest| allow(fleet, Act::Send, &format!("dev/{device}/{rest}"))).collect();
+    let hears = format!("dev/{device}/down/+");
+    acls.extend([allow(fleet, Act::Subscribe, &hears), allow(fleet, Act::Receive, &hears)]);
+    acls
+}
+
+/// What the fleet's service may: publish what is for all, answer devices, hear them, and administer the roles.
+fn service_acls(fleet: &FleetId) -> Vec<Value> {
+    let says = ["bundle/+", "policy/+", "feed/#", "dev/+/down/+", "dev/+/state", "enrol/+/down"];
+    let hears = ["bundle/+", "policy/+", "feed/#", "dev/+/up/+", "dev/+/state", "enrol/+/up"];
+    let mut acls: Vec<Value> = says.iter().map(|rest| allow(fleet, Act::Send, rest)).collect();
+    for rest in hears {
+        acls.extend([allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)]);
+    }
+    acls.extend([control(Act::Send), control(Act::Subscribe), control(Act::Receive)]);
+    acls
+}
+
+/// The plugin's configuration file: nothing is allowed but what a role allows.
+pub fn configuration(fleet: &FleetId, devices: &[DeviceId]) -> Value {
+    let mut clients = vec![json!({"username": SERVICE_NAME, "roles": [{"rolename": SERVICE_ROLE}]})];
+    let mut roles = vec![
+        json!({"rolename": SERVICE_ROLE, "acls": service_acls(fleet)}),
+        json!({"rolename": DEVICE_ROLE, "acls": device_acls(fleet)}),
+    ];
+    for device in devices {
+        clients.push(json!({"username": device.as_str(), "roles": roles_of(device)}));
+        roles.push(json!({"rolename": role_of(device), "acls": own_acls(fleet, device)}));
+    }
+    json!({
+        "defaultACLAccess": {
+            "publishClientSend": false,
+            "publishClientReceive": false,
+            "subscribe": false,
+            "unsubscribe": true,
+        },
+        "clients": clients,
+        "groups": [],
+        "roles": roles,
+    })
+}
+
+fn roles_of(device: &DeviceId) -> Value {
+    json!([{"rolename": DEVICE_ROLE}, {"rolename": role_of(device)}])
+}
+
+/// Messages for the plugin that admit `devices`. Devices that are there already are not touched, so that this can be said
+/// again at each start.
+pub fn admit(fleet: &FleetId, devices: &[DeviceId]) -> Vec<Vec<u8>> {
+    messages(devices, |device| {
+        vec![
+            json!({"command": "createRole", "rolename": role_of(device), "acls": own_acls(fleet, device)}),
+            json!({"command": "createClient", "username": device.as_str(), "roles": roles_of(device)}),
+        ]
+    })
+}
+
+/// Messages for the plugin that dismiss `devices`: they are disconnected, and whatever they say or ask for later is
+/// refused.
+pub fn dismiss(devices: &[DeviceId]) -> Vec<Vec<u8>> {
+    messages(devices, |device| {
+        vec![
+            json!({"command": "deleteClient", "username": device.as_str()}),
+            json!({"command": "deleteRole", "rolename": role_of(device)}),
+        ]
+    })
+}
+
+fn messages(devices: &[DeviceId], commands: impl Fn(&DeviceId) -> Vec<Value>) -> Vec<Vec<u8>> {
+    devices
+        .chunks(DEVICES_PER_MESSAGE)
+        .map(|some| {
+            let commands: Vec<Value> = some.iter().flat_map(&commands).collect();
+            json!({"commands": commands}).to_string().into_bytes()
+        })
+        .collect()
+}
+
+/// What the plugin complains of in an answer on its response topic. That something exists already, or is gone already, is
+/// no complaint: commands are said more than once.
+pub fn complaints(answer: &[u8]) -> Vec<String> {
+    let Ok(answer) = serde_json::from_slice::<Value>(answer) else {
+        return vec!["the plugin's answer is no JSON".into()];
+    };
+    let responses = answer.get("responses").and_then(Value::as_array);
+    let Some(responses) = responses else { return vec!["the plugin's answer holds no responses".into()] };
+    responses
+        .iter()
+        .filter_map(|response| {
+            let error = response.get("error")?.as_str()?;
+            let command = response.get("command").and_then(Value::as_str).unwrap_or("?");
+            let harmless = (command.starts_with("create") && error.ends_with("already exists"))
+                || (command.starts_with("delete") && error.ends_with("not found"));
+            (!harmless).then(|| format!("{command}: {error}"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::mqtt::LinkConfig;
+    use crate::wire::link::{device_filters, service_filters, Topic};
+
+    fn fleet() -> FleetId {
+        "acme".parse().unwrap()
+    }
+
+    fn device(id: &str) -> DeviceId {
+        id.parse().unwrap()
+    }
+
+    /// Whether a list of entries allows an act on a topic or filter. Levels are compared one by one, as the plugin does.
+    fn allows(acls: &[Value], act: Act, topic: &str) -> bool {
+        acls.iter().any(|acl| {
+            let pattern = acl["topic"].as_str().unwrap();
+            acl["acltype"] == act.name() && acl["allow"] == true && covers(pattern, topic)
+        })
+    }
+
+    fn covers(pattern: &str, topic: &str) -> bool {
+        let (mut pattern, mut topic) = (pattern.split('/'), topic.split('/'));
+        loop {
+            match (pattern.next(), topic.next()) {
+                (Some("#"), Some(_)) | (None, None) => return true,
+                (Some("+"), Some(level)) if level != "#" => {}
+                (Some(wanted), Some(level)) if wanted == level => {}
+                _ => return false,
+            }
+        }
+    }
+
+    #[test]
+    fn roles_cover_what_both_sides_do_and_nothing_of_others() {
+        let (fleet, gateway) = (fleet(), device("gw-07"));
+        let mut acls = device_acls(&fleet);
+        acls.extend(own_acls(&fleet, &gateway));
+        let feeds = ["main".parse().unwrap()];
+        for filter in device_filters(&fleet, &gateway, &feeds) {
+            assert!(allows(&acls, Act::Subscribe, &filter), "{filter}");
+        }
+        for topic in [Topic::UpHello, Topic::UpAudit, Topic::UpRequest, Topic::State] {
+            assert!(allows(&acls, Act::Send, &topic(gateway.clone()).text(&fleet)));
+            assert!(!allows(&acls, Act::Send, &topic(device("gw-08")).text(&fleet)));
+        }
+        for topic in [Topic::Bundle(1), Topic::Policy(1), Topic::FeedHead("main".parse().unwrap())] {
+            assert!(!allows(&acls, Act::Send, &topic.text(&fleet)));
+            assert!(allows(&acls, Act::Receive, &topic.text(&fleet)));
+        }
+        assert!(!allows(&acls, Act::Subscribe, "$share/thief/hardtack/1/acme/dev/gw-07/down/+"));
+        for filter in service_filters(&fleet) {
+            assert!(allows(&service_acls(&fleet), Act::Subscribe, &filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_commands_fits_into_a_packet() {
+        let longest = device(&"a".repeat(DeviceId::MAX));
+        let fleet = "f".repeat(FleetId::MAX).parse().unwrap();
+        let messages = admit(&fleet, &vec![longest; 100]);
+        assert_eq!(messages.len(), 7);
+        assert!(messages.iter().all(|message| message.len() + 100 < LinkConfig::PACKET_BYTES_MAX as usize));
+    }
+
+    #[test]
+    fn only_true_complaints_are_told() {
+        let answer = br#"{"responses":[{"command":"createRole","error":"Role already exists"},
+            {"command":"deleteClient","error":"Client not found"},{"command":"createClient","error":"Role not found"},
+            {"command":"createClient"}]}"#;
+        // A role that is missing makes the creation of a client fail: that is a complaint.
+        assert_eq!(complaints(answer), ["createClient: Role not found"]);
+        assert_eq!(complaints(b"x").len(), 1);
+        assert_eq!(complaints(b"{}").len(), 1);
+    }
+}

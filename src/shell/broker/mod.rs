@@ -1,0 +1,293 @@
+//! The broker's folder: what `hardtack broker config` makes and what the fleet's own programs read of it.
+//!
+//! Owns: `<fleet folder>/broker/`: the authority, the service's certificate, a server certificate and a set-up for mosquitto.
+//! Never: runs a broker, replaces an authority or a key that devices already know.
+//! Read next: `dynsec.rs` for who may do what, then `check.rs`, which asks a live broker.
+
+pub mod check;
+mod conf;
+pub mod dynsec;
+
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use ed25519_dalek::SigningKey;
+use rand_core::{CryptoRng, RngCore};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::CertificateDer;
+
+use super::mqtt::TlsIdentity;
+use super::x509::{pem, Authority, CertificateError, Validity};
+use crate::ids::{DeviceId, FleetId};
+use crate::time::Timestamp;
+
+/// Why the broker's folder could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// There is no authority.
+    #[error("{} holds no broker authority: make the fleet with `hardtack fleet init` first", .0.display())]
+    NoAuthority(PathBuf),
+    /// Others can read a private key.
+    #[error("others can read {}: `chmod 600` it, and make a new one if it was copied", .0.display())]
+    Exposed(PathBuf),
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate could not be made or read.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// A key file holds no key.
+    #[error("{} holds no usable key: restore it from a backup of the fleet folder", .0.display())]
+    Key(PathBuf),
+    /// A path that mosquitto's configuration cannot hold.
+    #[error("mosquitto cannot take the path {0:?}: move the fleet folder to one without line breaks")]
+    Path(PathBuf),
+    /// mosquitto's plugin is not where it usually is.
+    #[error("mosquitto's dynamic-security plugin is not installed: `apt-get install mosquitto`, or name it with --plugin")]
+    NoPlugin,
+}
+
+/// `<fleet folder>/broker`.
+#[derive(Clone, Debug)]
+pub struct BrokerFolder {
+    path: PathBuf,
+    fleet: FleetId,
+}
+
+/// What a broker is to be set up with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Names and addresses that devices reach it by. The local ones are added.
+    pub hosts: Vec<String>,
+    /// The port it listens on.
+    pub port: u16,
+    /// When its certificate is valid.
+    pub validity: Validity,
+    /// mosquitto's dynamic-security plugin; searched where it usually is if not named.
+    pub plugin: Option<PathBuf>,
+    /// Devices that are admitted from the start. Those of an earlier set-up stay.
+    pub devices: Vec<DeviceId>,
+}
+
+/// What was set up.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// The configuration to start mosquitto with.
+    pub conf: PathBuf,
+    /// The address that a client on this machine uses.
+    pub url: String,
+    /// Every host that the certificate names.
+    pub hosts: Vec<String>,
+    /// Until when the certificate is valid.
+    pub until: Timestamp,
+    /// How many devices are admitted.
+    pub devices: usize,
+}
+
+impl BrokerFolder {
+    /// The broker's folder of a fleet.
+    pub fn of(fleet_dir: &Path, fleet: &FleetId) -> Self {
+        Self { path: fleet_dir.join("broker"), fleet: fleet.clone() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The fleet's authority, made if there is none yet.
+    ///
+    /// # Errors
+    /// [`BrokerError`]. An authority that is there and not readable is never replaced: devices pin it.
+    pub fn make_authority(&self) -> Result<Authority, BrokerError> {
+        match self.authority() {
+            Err(BrokerError::NoAuthority(_)) => {}
+            found => return found,
+        }
+        make_folder(&self.path)?;
+        let authority = Authority::make(&self.fleet)?;
+        self.write("ca.key", authority.key_pem().as_bytes())?;
+        self.write("ca.pem", authority.certificate_pem().as_bytes())?;
+        Ok(authority)
+    }
+
+    /// The fleet's authority.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn authority(&self) -> Result<Authority, BrokerError> {
+        let (certificate, key) = (self.path.join("ca.pem"), self.path.join("ca.key"));
+        if !key.exists() && !certificate.exists() {
+            return Err(BrokerError::NoAuthority(self.path.clone()));
+        }
+        Ok(Authority::load(&self.fleet, &read(&certificate)?, &read_private(&key)?)?)
+    }
+
+    /// The identity of the fleet's service at the broker, made if there is none yet.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn service_identity(&self, rng: &mut (impl RngCore + CryptoRng)) -> Result<TlsIdentity, BrokerError> {
+        let authority = self.authority()?;
+        let (certificate_path, key_path) = (self.path.join("service.pem"), self.path.join("service.key"));
+        let key = if key_path.exists() {
+            let text = read_private(&key_path)?;
+            SigningKey::from_pkcs8_pem(&text).map_err(|_| BrokerError::Key(key_path))?
+        } else {
+            let key = SigningKey::generate(rng);
+            let text = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| BrokerError::Key(key_path))?;
+            self.write("service.key", text.as_bytes())?;
+            key
+        };
+        let certificate = if certificate_path.exists() {
+            let der = CertificateDer::from_pem_slice(read(&certificate_path)?.as_bytes());
+            der.map_err(|_| CertificateError::Unreadable("the service's certificate"))?.to_vec()
+        } else {
+            let der = authority.issue_service(&key.verifying_key())?;
+            self.write("service.pem", pem("CERTIFICATE", &der).as_bytes())?;
+            der
+        };
+        Ok(TlsIdentity { authorities: vec![authority.der().to_vec()], certificate, key })
+    }
+
+    /// Sets up mosquitto. What was there is replaced, save authority and service identity; a running broker takes it when
+    /// it is started again.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn configure(&self, setup: &Setup, rng: &mut (impl RngCore + CryptoRng)) -> Result<Configured, BrokerError> {
+        let plugin = match &setup.plugin {
+            Some(plugin) => plugin.clone(),
+            None => conf::find_plugin().ok_or(BrokerError::NoPlugin)?,
+        };
+        let folder = self.path.canonicalize().map_err(|_| BrokerError::NoAuthority(self.path.clone()))?;
+        let text = conf::text(&folder, &plugin, setup.port)?;
+        self.service_identity(rng)?;
+
+        let mut hosts = setup.hosts.clone();
+        hosts.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+        let mut seen = std::collections::BTreeSet::new();
+        hosts.retain(|host| seen.insert(host.clone()));
+        let server = self.authority()?.issue_server(&hosts, setup.validity)?;
+
+        let mut devices = self.admitted();
+        devices.extend(setup.devices.iter().cloned());
+        devices.sort();
+        devices.dedup();
+
+        make_folder(&self.path.join("data"))?;
+        self.write("server.key", server.key.as_bytes())?;
+        self.write("server.pem", server.certificate.as_bytes())?;
+        let roles = dynsec::configuration(&self.fleet, &devices).to_string();
+        self.write("dynamic-security.json", roles.as_bytes())?;
+        self.write("mosquitto.conf", text.as_bytes())?;
+        Ok(Configured {
+            conf: folder.join("mosquitto.conf"),
+            url: format!("mqtts://localhost:{}", setup.port),
+            hosts,
+            until: setup.validity.until,
+            devices: devices.len(),
+        })
+    }
+
+    /// Devices that the plugin's file names. What is no such file names none.
+    fn admitted(&self) -> Vec<DeviceId> {
+        let text = std::fs::read(self.path.join("dynamic-security.json")).unwrap_or_default();
+        let file = serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default();
+        let clients = file.get("clients").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+        clients
+            .iter()
+            .filter_map(|client| client.get("username")?.as_str()?.parse::<DeviceId>().ok())
+            .filter(|device| !super::x509::is_reserved(device))
+            .collect()
+    }
+
+    /// Replaces a file as a whole; only the owner may read it.
+    fn write(&self, name: &str, content: &[u8]) -> Result<(), BrokerError> {
+        let path = self.path.join(name);
+        let replace = || -> io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
+            file.write_all(content)?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        replace().map_err(|source| BrokerError::File { path: path.clone(), source })
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), BrokerError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| BrokerError::File { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<String, BrokerError> {
+    std::fs::read_to_string(path).map_err(|source| BrokerError::File { path: path.to_owned(), source })
+}
+
+/// Reads a private key, if nobody but its owner can.
+fn read_private(path: &Path) -> Result<zeroize::Zeroizing<String>, BrokerError> {
+    let file = |source| BrokerError::File { path: path.to_owned(), source };
+    if std::fs::metadata(path).map_err(file)?.permissions().mode() & 0o077 != 0 {
+        return Err(BrokerError::Exposed(path.to_owned()));
+    }
+    read(path).map(zeroize::Zeroizing::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(dir: &Path) -> BrokerFolder {
+        BrokerFolder::of(dir, &"acme".parse().unwrap())
+    }
+
+    fn setup() -> Setup {
+        Setup {
+            hosts: vec!["broker.example".into()],
+            port: 8883,
+            validity: Validity::days(Timestamp::from_secs(1_800_000_000), 825),
+            plugin: Some("/lib/plugin.so".into()),
+            devices: vec!["gw-07".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_second_configuration_keeps_what_devices_know() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let mut rng = crate::shell::entropy::rng();
+        assert!(matches!(folder.configure(&setup(), &mut rng), Err(BrokerError::NoAuthority(_))));
+        let authority = folder.make_authority().unwrap();
+        let first = folder.configure(&setup(), &mut rng).unwrap();
+        let service = std::fs::read(folder.path().join("service.pem")).unwrap();
+        let server = std::fs::read(folder.path().join("server.pem")).unwrap();
+
+        let again = Setup { devices: vec!["gw-08".parse().unwrap()], ..setup() };
+        let second = folder.configure(&again, &mut rng).unwrap();
+        assert_eq!((first.devices, second.devices), (1, 2));
+        assert_eq!(folder.make_authority().unwrap().der(), authority.der());
+        assert_eq!(std::fs::read(folder.path().join("service.pem")).unwrap(), service);
+        assert_ne!(std::fs::read(folder.path().join("server.pem")).unwrap(), server);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        folder.make_authority().unwrap();
+        let key = folder.path().join("ca.key");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(folder.authority(), Err(BrokerError::Exposed(path)) if path == key));
+        std::fs::remove_file(&key).unwrap();
+        assert!(matches!(folder.make_authority(), Err(BrokerError::File { .. })), "an authority without a key is kept");
+    }
+}

@@ -44,7 +44,9 @@ pub fn boot_id() -> std::io::Result<BootId> {
     };
     let digits = text.trim().replace('-', "");
     let bytes = unhex(&digits).and_then(|bytes| bytes.try_into().ok());
-    bytes.map(BootId).ok_or_else(|| std::io::Error::other(format!("the kernel's boot id is no UUID: {:?}", text.trim())))
+    bytes
+        .map(BootId)
+        .ok_or_else(|| std::io::Error::other(format!("the kernel's boot id is no UUID: {:?}", text.trim())))
 }
 
 /// Shifts for tests: none in a build that is shipped.

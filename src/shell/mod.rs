@@ -9,5 +9,7 @@ pub mod broker;
 pub mod clock;
 pub mod entropy;
 pub mod mqtt;
+#[cfg(feature = "demo")]
+pub mod proxy;
 #[cfg(feature = "fleet")]
 pub mod x509;

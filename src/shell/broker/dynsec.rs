@@ -59,10 +59,7 @@ fn control(act: Act) -> Value {
 /// What every device may: read trust bundles, policies and revocations.
 fn device_acls(fleet: &FleetId) -> Vec<Value> {
     let shared = ["bundle/+", "policy/+", "feed/#"];
-    shared
-        .iter()
-        .flat_map(|rest| [allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)])
-        .collect()
+    shared.iter().flat_map(|rest| [allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)]).collect()
 }
 
 /// What one device may beside that: say its own, hear its own.

@@ -51,7 +51,9 @@ pub enum BrokerError {
     #[error("mosquitto cannot take the path {0:?}: move the fleet folder to one without line breaks")]
     Path(PathBuf),
     /// mosquitto's plugin is not where it usually is.
-    #[error("mosquitto's dynamic-security plugin is not installed: `apt-get install mosquitto`, or name it with --plugin")]
+    #[error(
+        "mosquitto's dynamic-security plugin is not installed: `apt-get install mosquitto`, or name it with --plugin"
+    )]
     NoPlugin,
 }
 

@@ -6,6 +6,8 @@
 //! what the broker says about delivery.
 //! Read next: `session.rs`, one connection from CONNECT to its end, then `tls.rs`.
 
+#[cfg(feature = "fleet")]
+pub mod probe;
 mod session;
 mod tls;
 mod url;

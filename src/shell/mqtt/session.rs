@@ -53,7 +53,7 @@ pub(super) enum End {
 
 /// What the polling task says.
 enum Polled {
-    Event(Event),
+    Event(Box<Event>),
     Failed(String),
 }
 
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
                 polled = self.polled.recv() => match polled {
                     Some(Polled::Event(event)) => {
                         self.silent.set(sleep(silence(self.config)));
-                        if let Err(end) = self.take(event).await {
+                        if let Err(end) = self.take(*event).await {
                             break end;
                         }
                     }
@@ -356,7 +356,7 @@ async fn poll(mut event_loop: EventLoop, said: mpsc::Sender<Polled>) {
     loop {
         match event_loop.poll().await {
             Ok(event) => {
-                if said.send(Polled::Event(event)).await.is_err() {
+                if said.send(Polled::Event(Box::new(event))).await.is_err() {
                     return;
                 }
             }
@@ -378,7 +378,7 @@ fn silence(config: &LinkConfig) -> Duration {
     keepalive(config) * 3 / 2 + MARGIN
 }
 
-fn options(
+pub(super) fn options(
     config: &LinkConfig,
     url: &BrokerUrl,
     tls: Option<Arc<rustls::ClientConfig>>,
@@ -414,7 +414,7 @@ fn options(
 }
 
 /// Why a subscription was not granted as asked, if it was not.
-fn refusal(code: SubscribeReasonCode) -> Option<&'static str> {
+pub(super) fn refusal(code: SubscribeReasonCode) -> Option<&'static str> {
     match code {
         SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce) => None,
         SubscribeReasonCode::Success(QoS::AtMostOnce) => Some("granted without acknowledgements"),
@@ -431,7 +431,7 @@ fn refusal(code: SubscribeReasonCode) -> Option<&'static str> {
 }
 
 /// Why a message was refused, if it was. That nobody subscribes to it yet is no refusal.
-fn publish_refusal(reason: PubAckReason) -> Option<&'static str> {
+pub(super) fn publish_refusal(reason: PubAckReason) -> Option<&'static str> {
     match reason {
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
         PubAckReason::UnspecifiedError => Some("unspecified error"),
@@ -446,7 +446,7 @@ fn publish_refusal(reason: PubAckReason) -> Option<&'static str> {
 
 /// What the end of a connection means.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the client's own text serves for what has no better one")]
-fn describe(error: &ConnectionError) -> String {
+pub(super) fn describe(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ConnectionRefused(code) => refused_connection(*code),
         ConnectionError::Io(error) | ConnectionError::Tls(TlsError::Io(error)) => describe_io(error),

@@ -164,7 +164,8 @@ pub(super) fn explain(error: &Error) -> String {
             date(*not_after),
             date(*time)
         ),
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // An authority of the same name with another key shows as a bad signature.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "the broker's certificate is not signed by an authority that the trust bundle pins".into()
         }
         Error::InvalidCertificate(

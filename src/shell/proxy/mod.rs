@@ -1,0 +1,294 @@
+//! A TCP proxy that breaks links on purpose and notes what passes.
+//!
+//! Owns: [`Proxy`]: cut, half-open, slow and healed links in front of one server; the log of MQTT packets that passed.
+//! Never: changes, repeats or reorders a byte. Never in a build that is shipped.
+//! Read next: `packets.rs`, which finds the packets in the bytes.
+
+mod packets;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+pub use packets::PacketKind;
+use packets::Packets;
+
+use super::clock;
+use crate::time::Millis;
+
+/// The most packets that the log keeps; the oldest go first.
+const LOG_MAX: usize = 100_000;
+
+/// Bytes read at once.
+const CHUNK: usize = 16 * 1024;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From the client to the server.
+    Up,
+    /// From the server to the client.
+    Down,
+}
+
+/// Which directions a half-open link swallows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swallow {
+    /// What the client says does not arrive.
+    Up,
+    /// What the server says does not arrive.
+    Down,
+    /// Neither hears the other.
+    Both,
+}
+
+impl Swallow {
+    fn takes(self, direction: Direction) -> bool {
+        match self {
+            Self::Up => direction == Direction::Up,
+            Self::Down => direction == Direction::Down,
+            Self::Both => true,
+        }
+    }
+}
+
+/// A packet that passed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Passed {
+    /// CLOCK_BOOTTIME when it was complete.
+    pub at: Millis,
+    /// Which connection, counted from 1.
+    pub connection: u64,
+    /// The client id of the connection, empty before it was said.
+    pub client: String,
+    /// Which way.
+    pub direction: Direction,
+    /// What.
+    pub kind: PacketKind,
+    /// Of a PUBLISH its topic, of a SUBSCRIBE its filters.
+    pub topics: Vec<String>,
+    /// All its bytes.
+    pub bytes: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Weather {
+    Fair,
+    Cut,
+    HalfOpen(Swallow),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    weather: Weather,
+    delay: Duration,
+    /// Rises with each cut: connections from before are closed, however short it was.
+    cuts: u64,
+}
+
+/// A proxy in front of one server, on a port of its own on the loopback interface.
+#[derive(Debug)]
+pub struct Proxy {
+    addr: SocketAddr,
+    state: watch::Sender<State>,
+    log: Arc<Mutex<VecDeque<Passed>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts a proxy that lets everything pass to `upstream`. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of binding a port.
+    pub async fn start(upstream: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let addr = listener.local_addr()?;
+        let (state, watched) = watch::channel(State { weather: Weather::Fair, delay: Duration::ZERO, cuts: 0 });
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let accepting = tokio::spawn(accept(listener, upstream, watched, Arc::clone(&log)));
+        Ok(Self { addr, state, log, accepting })
+    }
+
+    /// Where clients connect to.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Closes every connection, and each new one at once.
+    pub fn cut(&self) {
+        self.state.send_modify(|state| {
+            state.weather = Weather::Cut;
+            state.cuts += 1;
+        });
+    }
+
+    /// Keeps connections open and takes new ones, but bytes of the directions named vanish, and so does the end of a
+    /// connection.
+    pub fn half_open(&self, swallow: Swallow) {
+        self.state.send_modify(|state| state.weather = Weather::HalfOpen(swallow));
+    }
+
+    /// Lets everything pass again. A connection that lost bytes is closed: nothing could make sense of the rest.
+    pub fn heal(&self) {
+        self.state.send_modify(|state| state.weather = Weather::Fair);
+    }
+
+    /// Makes each piece of bytes wait, in both directions, from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.state.send_modify(|state| state.delay = delay);
+    }
+
+    /// The packets that passed, in order. Of connections that are not plain MQTT there are none.
+    pub fn log(&self) -> Vec<Passed> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    state: watch::Receiver<State>,
+    log: Arc<Mutex<VecDeque<Passed>>>,
+) {
+    let mut open = JoinSet::new();
+    let mut count = 0;
+    loop {
+        while open.try_join_next().is_some() {}
+        let Ok((client, _)) = listener.accept().await else {
+            // Out of descriptors: some will be given back.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        if state.borrow().weather == Weather::Cut {
+            continue;
+        }
+        count += 1;
+        open.spawn(carry(client, upstream, count, state.clone(), Arc::clone(&log)));
+    }
+}
+
+/// What both directions of a connection know of it.
+#[derive(Clone)]
+struct Trip {
+    connection: u64,
+    client: Arc<Mutex<String>>,
+    cuts: u64,
+    state: watch::Receiver<State>,
+    log: Arc<Mutex<VecDeque<Passed>>>,
+}
+
+/// Carries one connection to its end. When either direction fails, both sockets are dropped.
+async fn carry(
+    client: TcpStream,
+    upstream: SocketAddr,
+    connection: u64,
+    state: watch::Receiver<State>,
+    log: Arc<Mutex<VecDeque<Passed>>>,
+) -> io::Result<()> {
+    let server = TcpStream::connect(upstream).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let cuts = state.borrow().cuts;
+    let trip = Trip { connection, client: Arc::default(), cuts, state, log };
+    tokio::try_join!(
+        pass(from_client, to_server, Direction::Up, trip.clone()),
+        pass(from_server, to_client, Direction::Down, trip),
+    )?;
+    Ok(())
+}
+
+/// Carries one direction until it ends, or the connection must.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut trip: Trip) -> io::Result<()> {
+    let over = || io::Error::from(io::ErrorKind::ConnectionAborted);
+    let mut packets = Packets::new(direction);
+    let mut chunk = vec![0; CHUNK];
+    // Bytes, or the end of the connection, were swallowed.
+    let mut torn = false;
+    let mut ended = false;
+    loop {
+        let now = *trip.state.borrow_and_update();
+        let swallows = match now.weather {
+            Weather::Cut => return Err(over()),
+            Weather::Fair => false,
+            Weather::HalfOpen(swallow) => swallow.takes(direction),
+        };
+        if now.cuts != trip.cuts || (torn && !swallows) {
+            return Err(over());
+        }
+        let read = tokio::select! {
+            biased;
+            changed = trip.state.changed() => {
+                changed.map_err(|_| over())?;
+                continue;
+            }
+            read = from.read(&mut chunk), if !ended => read,
+        };
+        let bytes = match read {
+            Ok(0) | Err(_) if swallows => {
+                torn = true;
+                ended = true;
+                continue;
+            }
+            Ok(0) => return to.shutdown().await,
+            Ok(count) => &chunk[..count],
+            Err(error) => return Err(error),
+        };
+        if swallows {
+            torn = true;
+            continue;
+        }
+        if !now.delay.is_zero() {
+            tokio::time::sleep(now.delay).await;
+        }
+        let weather = trip.state.borrow().weather;
+        if weather == now.weather || weather == Weather::Fair {
+            to.write_all(bytes).await?;
+            note(&trip, direction, packets.feed(bytes));
+        } else {
+            // It changed while they waited.
+            torn = true;
+        }
+    }
+}
+
+fn note(trip: &Trip, direction: Direction, found: Vec<packets::Found>) {
+    let at = clock::now().boottime;
+    for packet in found {
+        let client = {
+            let mut client = trip.client.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(id) = packet.client {
+                *client = id;
+            }
+            client.clone()
+        };
+        let mut log = trip.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.len() == LOG_MAX {
+            log.pop_front();
+        }
+        log.push_back(Passed {
+            at,
+            connection: trip.connection,
+            client,
+            direction,
+            kind: packet.kind,
+            topics: packet.topics,
+            bytes: packet.bytes,
+        });
+    }
+}

@@ -1,0 +1,375 @@
+//! The link against a real broker.
+
+use std::sync::mpsc::{channel, Receiver};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use hardtack::agent::effects::{LinkCommand, Publish};
+use hardtack::agent::LinkEvent;
+use hardtack::ids::{DeviceId, FleetId};
+use hardtack::shell::broker::BrokerFolder;
+use hardtack::shell::mqtt::{Link, LinkConfig, TlsIdentity};
+use hardtack::shell::proxy::{Direction, PacketKind, Proxy, Swallow};
+use hardtack::shell::x509::{Authority, Validity};
+use hardtack::shell::{clock, entropy};
+use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::link::{device_filters, service_filters, Topic};
+
+use crate::support::mosquitto::Mosquitto;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub(crate) fn fleet() -> FleetId {
+    "acme".parse().unwrap()
+}
+
+pub(crate) fn device(id: &str) -> DeviceId {
+    id.parse().unwrap()
+}
+
+pub(crate) fn config(client_id: &str, urls: &[String], tls: Option<TlsIdentity>) -> LinkConfig {
+    LinkConfig {
+        fleet: fleet(),
+        client_id: client_id.into(),
+        urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
+        tls,
+        keepalive: Duration::from_secs(5),
+        connect: Duration::from_secs(5),
+        packet_bytes_max: LinkConfig::PACKET_BYTES_MAX,
+    }
+}
+
+/// A device's TLS identity, as enrolment makes it.
+pub(crate) fn identity(authority: &Authority, id: &str) -> TlsIdentity {
+    let key = SigningKey::generate(&mut entropy::rng());
+    let certificate = authority.issue_device(&device(id), &key.verifying_key()).unwrap();
+    TlsIdentity { authorities: vec![authority.der().to_vec()], certificate, key }
+}
+
+/// A link and what it says.
+struct Party {
+    link: Link,
+    events: Receiver<LinkEvent>,
+}
+
+impl Party {
+    fn new(config: LinkConfig) -> Self {
+        Self::at(config, clock::wall().unwrap())
+    }
+
+    fn at(config: LinkConfig, floor: Timestamp) -> Self {
+        let (sender, events) = channel();
+        let link = Link::spawn(config, move || floor, move |event| sender.send(event).unwrap_or_default()).unwrap();
+        Self { link, events }
+    }
+
+    fn device(url: &str, id: &str) -> Self {
+        Self::new(config(id, &[url.to_owned()], None))
+    }
+
+    fn connect(&self, id: &str) {
+        let will = publish(Topic::State(device(id)), b"gone");
+        let filters = device_filters(&fleet(), &device(id), &["main".parse().unwrap()]);
+        self.link.send(LinkCommand::Connect { filters, will });
+    }
+
+    fn send(&self, topic: Topic, payload: &[u8]) {
+        self.link.send(LinkCommand::Publish(publish(topic, payload)));
+    }
+
+    fn next(&self) -> LinkEvent {
+        self.events.recv_timeout(PATIENCE).expect("the link says nothing")
+    }
+
+    fn expect_connected(&self) {
+        assert_eq!(self.next(), LinkEvent::Connected);
+    }
+
+    fn expect_lost(&self) -> String {
+        match self.next() {
+            LinkEvent::Disconnected { reason } => reason,
+            other => panic!("expected the end of the connection, not {other:?}"),
+        }
+    }
+
+    fn expect_message(&self, topic: Topic, payload: &[u8]) {
+        let expected = LinkEvent::Message { topic: topic.text(&fleet()), payload: payload.to_vec() };
+        assert_eq!(self.next(), expected);
+    }
+}
+
+fn publish(topic: Topic, payload: &[u8]) -> Publish {
+    Publish { topic, payload: payload.to_vec() }
+}
+
+/// The fleet's service on an open broker, subscribed.
+fn service(url: &str) -> Party {
+    let party = Party::new(config("fleet-acme-00000001", &[url.to_owned()], None));
+    party.link.connect(service_filters(&fleet()), None);
+    party.expect_connected();
+    party
+}
+
+fn plain(broker: &Mosquitto) -> String {
+    format!("mqtt://127.0.0.1:{}", broker.port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_go_both_ways_and_retained_ones_come_first() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    service.send(Topic::Bundle(1), b"trust");
+    service.send(Topic::FeedHead("main".parse().unwrap()), b"head");
+    // A marker that comes back says that the broker has what was sent before it.
+    service.send(Topic::State(device("marker")), b"here");
+    service.expect_message(Topic::State(device("marker")), b"here");
+
+    let gateway = Party::device(&plain(&broker), "gw-07");
+    gateway.connect("gw-07");
+    gateway.send(Topic::UpHello(device("gw-07")), b"hello");
+    gateway.expect_connected();
+    gateway.expect_message(Topic::Bundle(1), b"trust");
+    gateway.expect_message(Topic::FeedHead("main".parse().unwrap()), b"head");
+    service.expect_message(Topic::UpHello(device("gw-07")), b"hello");
+    service.send(Topic::DownAck(device("gw-07")), b"ack");
+    gateway.expect_message(Topic::DownAck(device("gw-07")), b"ack");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_keeps_its_order_and_loses_nothing() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    let gateway = Party::device(&plain(&broker), "gw-07");
+    gateway.connect("gw-07");
+    for i in 0..500_u32 {
+        gateway.send(Topic::UpAudit(device("gw-07")), &i.to_be_bytes());
+    }
+    for i in 0..500_u32 {
+        service.expect_message(Topic::UpAudit(device("gw-07")), &i.to_be_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_in_order_sends_no_will_and_an_end_without_a_word_does() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    let gateway = Party::device(&plain(&broker), "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    gateway.send(Topic::State(device("gw-07")), b"online");
+    gateway.link.finish().await;
+    service.expect_message(Topic::State(device("gw-07")), b"online");
+    service.send(Topic::State(device("marker")), b"here");
+    service.expect_message(Topic::State(device("marker")), b"here");
+
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let gateway = Party::device(&format!("mqtt://{}", proxy.addr()), "gw-08");
+    gateway.connect("gw-08");
+    gateway.expect_connected();
+    proxy.cut();
+    gateway.expect_lost();
+    service.expect_message(Topic::State(device("gw-08")), b"gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_no_broker_takes_is_refused_here_and_the_link_stays() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    let gateway = Party::device(&plain(&broker), "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    gateway.send(Topic::UpAudit(device("gw-07")), &vec![0; 65 * 1024]);
+    gateway.send(Topic::UpAudit(device("gw-07")), b"next");
+    service.expect_message(Topic::UpAudit(device("gw-07")), b"next");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_broker_is_noticed_and_found_again() {
+    let mut broker = Mosquitto::open();
+    let gateway = Party::device(&plain(&broker), "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    broker.kill();
+    gateway.expect_lost();
+    gateway.connect("gw-07");
+    assert!(gateway.expect_lost().contains("refused"), "nobody listens there");
+    broker.restart();
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_address_gets_its_turn() {
+    let (mut first, second) = (Mosquitto::open(), Mosquitto::open());
+    first.kill();
+    let gateway = Party::new(config("gw-07", &[plain(&first), plain(&second)], None));
+    gateway.connect("gw-07");
+    assert!(gateway.expect_lost().starts_with(&plain(&first)));
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_queue_holds_ends_the_connection() {
+    let broker = Mosquitto::open();
+    let gateway = Party::device(&plain(&broker), "gw-07");
+    gateway.connect("gw-07");
+    for _ in 0..2000 {
+        gateway.send(Topic::UpAudit(device("gw-07")), b"x");
+    }
+    assert!(gateway.expect_lost().contains("queue"));
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_the_login() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::secured(dir.path(), &fleet(), &[device("gw-07")]);
+    let folder = BrokerFolder::of(dir.path(), &fleet());
+    let authority = folder.authority().unwrap();
+    let url = [format!("mqtts://localhost:{}", broker.port)];
+
+    let service_tls = folder.service_identity(&mut entropy::rng()).unwrap();
+    let service = Party::new(config("fleet-acme-00000001", &url, Some(service_tls)));
+    service.link.connect(service_filters(&fleet()), None);
+    service.expect_connected();
+
+    let gateway = Party::new(config("gw-07", &url, Some(identity(&authority, "gw-07"))));
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    gateway.send(Topic::UpHello(device("gw-07")), b"hello");
+    service.expect_message(Topic::UpHello(device("gw-07")), b"hello");
+
+    let stranger = Party::new(config("gw-99", &url, Some(identity(&authority, "gw-99"))));
+    stranger.connect("gw-99");
+    let reason = stranger.expect_lost();
+    assert!(reason.contains("refused the subscription") && reason.contains("not authorized"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_of_another_authority_or_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::secured(dir.path(), &fleet(), &[device("gw-07")]);
+    let authority = BrokerFolder::of(dir.path(), &fleet()).authority().unwrap();
+    let other = Authority::make(&fleet()).unwrap();
+
+    let url = [format!("mqtts://localhost:{}", broker.port)];
+    let wrong = Party::new(config("gw-07", &url, Some(identity(&other, "gw-07"))));
+    wrong.connect("gw-07");
+    let reason = wrong.expect_lost();
+    assert!(reason.contains("not signed by an authority"), "{reason}");
+
+    let mut cheat = identity(&other, "gw-07");
+    cheat.authorities = vec![authority.der().to_vec()];
+    let cheat = Party::new(config("gw-07", &url, Some(cheat)));
+    cheat.connect("gw-07");
+    let reason = cheat.expect_lost();
+    assert!(reason.contains("refused this side's certificate"), "{reason}");
+
+    let by_address = [format!("mqtts://127.0.0.2:{}", broker.port)];
+    let misled = Party::new(config("gw-07", &by_address, Some(identity(&authority, "gw-07"))));
+    misled.connect("gw-07");
+    let reason = misled.expect_lost();
+    assert!(reason.contains("not for this host"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trusted_floor_judges_the_brokers_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = clock::wall().unwrap();
+    // What the wall clock calls expired yesterday.
+    let day = Millis::from_secs(86_400);
+    let validity = Validity { from: now - Millis::from_secs(10 * 86_400), until: now - day };
+    let broker = Mosquitto::secured_with(dir.path(), &fleet(), &[device("gw-07")], validity);
+    let authority = BrokerFolder::of(dir.path(), &fleet()).authority().unwrap();
+    let url = [format!("mqtts://localhost:{}", broker.port)];
+    let tls = identity(&authority, "gw-07");
+
+    for (floor, accepted) in [
+        (now, false),
+        (validity.until + Millis::from_secs(1), false),
+        (validity.until - Millis::from_secs(1), true),
+        (validity.from - day, true),
+        (Timestamp(0), true),
+    ] {
+        let gateway = Party::at(config("gw-07", &url, Some(tls.clone())), floor);
+        gateway.connect("gw-07");
+        if accepted {
+            gateway.expect_connected();
+        } else {
+            let reason = gateway.expect_lost();
+            assert!(reason.contains("ended at") && reason.contains("broker config"), "{reason}");
+        }
+        gateway.link.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_open_link_is_noticed() {
+    let broker = Mosquitto::open();
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let gateway = Party::device(&format!("mqtt://{}", proxy.addr()), "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    proxy.half_open(Swallow::Both);
+    // Frozen with something to send, where the client itself would wait for ever.
+    for _ in 0..100 {
+        gateway.send(Topic::UpAudit(device("gw-07")), &[0; 32 * 1024]);
+    }
+    let reason = gateway.expect_lost();
+    assert!(reason.contains("half-open"), "{reason}");
+
+    // And one that answers nothing from the start.
+    gateway.connect("gw-07");
+    let reason = gateway.expect_lost();
+    assert!(reason.contains("did not accept"), "{reason}");
+
+    proxy.heal();
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_tells_the_order_of_a_reconnect() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    service.send(Topic::FeedHead("main".parse().unwrap()), b"head");
+    service.send(Topic::State(device("marker")), b"here");
+    service.expect_message(Topic::State(device("marker")), b"here");
+
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let gateway = Party::device(&format!("mqtt://{}", proxy.addr()), "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    gateway.expect_message(Topic::FeedHead("main".parse().unwrap()), b"head");
+    proxy.cut();
+    gateway.expect_lost();
+    gateway.connect("gw-07");
+    gateway.expect_lost();
+    let before = proxy.log().len();
+
+    proxy.heal();
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    gateway.expect_message(Topic::FeedHead("main".parse().unwrap()), b"head");
+    gateway.send(Topic::UpAudit(device("gw-07")), b"audit");
+    service.expect_message(Topic::State(device("gw-07")), b"gone");
+    service.expect_message(Topic::UpAudit(device("gw-07")), b"audit");
+
+    let log = proxy.log().split_off(before);
+    assert!(log.iter().skip(1).all(|packet| packet.client == "gw-07"), "{log:?}");
+    let place = |direction: Direction, kind: PacketKind, end: &str| {
+        let fits = |topics: &[String]| end.is_empty() || topics.iter().any(|topic| topic.ends_with(end));
+        let found = log.iter().position(|p| p.direction == direction && p.kind == kind && fits(&p.topics));
+        found.unwrap_or_else(|| panic!("no {kind:?} {end} among {log:?}"))
+    };
+    let order = [
+        place(Direction::Up, PacketKind::Connect, ""),
+        place(Direction::Down, PacketKind::Connack, ""),
+        place(Direction::Up, PacketKind::Subscribe, "feed/main/head"),
+        place(Direction::Down, PacketKind::Publish, "feed/main/head"),
+        place(Direction::Up, PacketKind::Publish, "up/audit"),
+    ];
+    assert!(order.is_sorted(), "{order:?}: {log:?}");
+}

@@ -1,0 +1,3 @@
+//! Servers that tests start.
+
+pub(crate) mod mosquitto;

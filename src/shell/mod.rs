@@ -7,6 +7,8 @@ pub mod sources;
 #[cfg(feature = "fleet")]
 pub mod broker;
 pub mod clock;
+#[cfg(feature = "demo")]
+pub mod embedded;
 pub mod entropy;
 pub mod mqtt;
 #[cfg(feature = "demo")]

@@ -3,7 +3,6 @@
 //! Owns: the world: clock, disk, network, sockets, keys on disk.
 //! Never: decides. If a line here needs a rule, the rule belongs into the core.
 
-pub mod sources;
 #[cfg(feature = "fleet")]
 pub mod broker;
 pub mod clock;
@@ -13,5 +12,6 @@ pub mod entropy;
 pub mod mqtt;
 #[cfg(feature = "demo")]
 pub mod proxy;
+pub mod sources;
 #[cfg(feature = "fleet")]
 pub mod x509;

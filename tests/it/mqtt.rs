@@ -68,7 +68,7 @@ impl Party {
     }
 
     fn connect(&self, id: &str) {
-        let will = publish(Topic::State(device(id)), b"gone");
+        let will = Some(publish(Topic::State(device(id)), b"gone"));
         let filters = device_filters(&fleet(), &device(id), &["main".parse().unwrap()]);
         self.link.send(LinkCommand::Connect { filters, will });
     }
@@ -105,7 +105,7 @@ fn publish(topic: Topic, payload: &[u8]) -> Publish {
 /// The fleet's service on an open broker, subscribed.
 fn service(url: &str) -> Party {
     let party = Party::new(config("fleet-acme-00000001", &[url.to_owned()], None));
-    party.link.connect(service_filters(&fleet()), None);
+    party.link.send(LinkCommand::Connect { filters: service_filters(&fleet()), will: None });
     party.expect_connected();
     party
 }
@@ -232,7 +232,7 @@ async fn certificates_are_the_login() {
 
     let service_tls = folder.service_identity(&mut entropy::rng()).unwrap();
     let service = Party::new(config("fleet-acme-00000001", &url, Some(service_tls)));
-    service.link.connect(service_filters(&fleet()), None);
+    service.link.send(LinkCommand::Connect { filters: service_filters(&fleet()), will: None });
     service.expect_connected();
 
     let gateway = Party::new(config("gw-07", &url, Some(identity(&authority, "gw-07"))));

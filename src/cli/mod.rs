@@ -4,6 +4,8 @@
 //! Never: decides anything that the agent or the fleet core decides.
 //! Read next: `exit.rs`.
 
+#[cfg(feature = "fleet")]
+pub mod broker;
 pub mod exit;
 pub mod profile;
 

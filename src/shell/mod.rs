@@ -6,6 +6,8 @@
 #[cfg(feature = "fleet")]
 pub mod broker;
 pub mod clock;
+#[cfg(feature = "demo")]
+pub mod embedded;
 pub mod entropy;
 pub mod mqtt;
 #[cfg(feature = "demo")]

@@ -2,14 +2,33 @@
 //!
 //! Owns: the world: clock, disk, network, sockets, keys on disk.
 //! Never: decides. If a line here needs a rule, the rule belongs into the core.
+//! Read next: `run.rs`, the one loop.
 
 #[cfg(feature = "fleet")]
 pub mod broker;
+pub mod client;
 pub mod clock;
 pub mod entropy;
+pub mod files;
+#[cfg(feature = "agent")]
+pub mod http;
+#[cfg(feature = "agent")]
+pub mod inbox;
+pub mod keys;
+pub mod log;
+#[cfg(feature = "agent")]
+pub mod metrics;
 pub mod mqtt;
+#[cfg(feature = "agent")]
+pub mod peer;
 #[cfg(feature = "demo")]
 pub mod proxy;
+#[cfg(feature = "agent")]
+pub mod run;
+#[cfg(feature = "agent")]
+pub mod service;
 pub mod sources;
+#[cfg(feature = "agent")]
+pub mod store;
 #[cfg(feature = "fleet")]
 pub mod x509;

@@ -19,23 +19,22 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::clock;
 use crate::agent::effects::LogEvent;
 use crate::agent::request::Mode;
+use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::ids::DeviceId;
 use crate::time::Timestamp;
-
-/// How a line looks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LineFormat {
-    /// One JSON object.
-    Json,
-    /// For a person.
-    Text,
-}
 
 static DEVICE: OnceLock<DeviceId> = OnceLock::new();
 
 /// Starts the log. A second start changes nothing.
-pub fn start(level: LevelFilter, format: LineFormat) {
-    let _ = tracing_subscriber::registry().with(Lines { format }.with_filter(level)).try_init();
+pub fn start(config: LogConfig) {
+    let level = match config.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let _ = tracing_subscriber::registry().with(Lines { format: config.format }.with_filter(level)).try_init();
 }
 
 /// Says which device writes from now on. A process serves one device; the first counts.
@@ -65,7 +64,7 @@ pub fn tell(event: &LogEvent) {
 }
 
 struct Lines {
-    format: LineFormat,
+    format: LogFormat,
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -119,13 +118,13 @@ impl Visit for Fields {
     }
 }
 
-fn line(format: LineFormat, wall: Option<Timestamp>, level: Level, device: &str, fields: &Fields) -> String {
+fn line(format: LogFormat, wall: Option<Timestamp>, level: Level, device: &str, fields: &Fields) -> String {
     let (ts, level) = (to_the_millisecond(wall.unwrap_or_default()), level.as_str().to_ascii_lowercase());
     // A line of a library of ours that names no event is a message.
     let event = if fields.event.is_empty() { "message" } else { &fields.event };
     let mut line = String::new();
     match format {
-        LineFormat::Json => {
+        LogFormat::Json => {
             let head = [("ts", ts.as_str()), ("level", &level), ("event", event), ("device", device)];
             let head = head.map(|(name, text)| (name, Value::from(text)));
             let pairs = head.iter().chain(&fields.rest).map(|(name, value)| format!("{:?}:{value}", name));
@@ -133,7 +132,7 @@ fn line(format: LineFormat, wall: Option<Timestamp>, level: Level, device: &str,
             line.push_str(&pairs.collect::<Vec<_>>().join(","));
             line.push('}');
         }
-        LineFormat::Text => {
+        LogFormat::Text => {
             line.push_str(&format!("{ts} {level:5} {event}"));
             for (name, value) in &fields.rest {
                 // Writing to a string cannot fail.
@@ -161,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_line_is_one_json_object_whatever_its_fields_hold() {
-        let text = line(LineFormat::Json, Some(Timestamp(1_772_323_200_042)), Level::INFO, "gw-07", &fields());
+        let text = line(LogFormat::Json, Some(Timestamp(1_772_323_200_042)), Level::INFO, "gw-07", &fields());
         assert!(text.starts_with(
             r#"{"ts":"2026-03-01T00:00:00.042Z","level":"info","event":"feed.applied","device":"gw-07","#
         ));
@@ -172,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_text_line_stays_one_line_too() {
-        let text = line(LineFormat::Text, None, Level::WARN, "gw-07", &fields());
+        let text = line(LogFormat::Text, None, Level::WARN, "gw-07", &fields());
         assert_eq!(text, "1970-01-01T00:00:00.000Z warn  feed.applied feed=\"fle\\\"et\\n\" seq=7\n");
     }
 }

@@ -23,17 +23,17 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The API on three sockets of its own folder, and a loop that answers by rote.
-struct Rig {
+pub(crate) struct Rig {
     folder: tempfile::TempDir,
     inbox: Arc<Inbox>,
-    broken: Arc<AtomicBool>,
+    pub(crate) broken: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     server: Option<std::thread::JoinHandle<()>>,
     loop_thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Rig {
-    fn start(edit: impl FnOnce(&mut ApiLimits)) -> Self {
+    pub(crate) fn start(edit: impl FnOnce(&mut ApiLimits)) -> Self {
         let mut limits = Profile::default().api;
         edit(&mut limits);
         let folder = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ impl Rig {
         Self { folder, inbox, broken, stop, server: Some(server), loop_thread: Some(loop_thread) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("run").join(name)
     }
 
@@ -100,9 +100,9 @@ fn rote(socket: &Socket, request: Request) -> Reply {
         Request::Authorize(ask) if ask.token == "problem" => {
             Reply::Problem(Problem::new(ProblemCode::Denied(Reason::Locked), "locked"))
         }
-        Request::Authorize(_) => Reply::Decision(DecisionReply {
-            decision: Verdict::Deny,
-            reason: Reason::Expired,
+        Request::Authorize(ask) => Reply::Decision(DecisionReply {
+            decision: if ask.operation == "allowed" { Verdict::Allow } else { Verdict::Deny },
+            reason: Reason::ALL.into_iter().find(|r| r.name() == ask.operation).unwrap_or(Reason::Expired),
             explain: "it has expired".into(),
             decision_id: "gw-07/1/2".into(),
             mode: Mode::Offline,

@@ -128,6 +128,9 @@ enum Command {
     Enrol(enrol::EnrolCommand),
     /// Guard the tools of an AI agent (not in this version)
     Mcp(Later),
+    /// Firmware profiles
+    #[command(subcommand)]
+    Profile(profile::ProfileCommand),
     /// Show, check, export or import revocations (not in this version)
     Revocations(Later),
     /// Run a program with a task's credential (not in this version)
@@ -148,7 +151,7 @@ enum Command {
 
 /// A command of a later version: it takes anything, and says that it is not there.
 #[derive(Args, Debug)]
-struct Later {
+pub struct Later {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
@@ -173,6 +176,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
         Command::Mcp(_) => later("mcp"),
+        Command::Profile(command) => profile_report(&command, globals),
         Command::Revocations(_) => later("revocations"),
         Command::Run(_) => later("run"),
         Command::Status => client::status(globals),
@@ -182,6 +186,12 @@ pub fn main() -> ExitCode {
         Command::Whoami => client::whoami(globals),
     };
     ended.unwrap_or_else(|failure| output::fail(globals.output, &failure)).into()
+}
+
+fn profile_report(command: &profile::ProfileCommand, globals: &Globals) -> Result<Exit, Failure> {
+    let report = profile::report(command)?;
+    output::show(globals.output, &report.json, |_| report.text)?;
+    Ok(report.exit)
 }
 
 /// A documented command that this version does not have.

@@ -50,6 +50,8 @@ pub fn tell(event: &LogEvent) {
         LogEvent::BundleApplied { version } => tracing::info!(event = "bundle.applied", version),
         LogEvent::FeedApplied { feed, seq } => tracing::info!(event = "feed.applied", %feed, seq),
         LogEvent::GrantsApplied { count } => tracing::info!(event = "grants.applied", count),
+        LogEvent::LinkDown { reason } => tracing::info!(event = "link.down", reason),
+        LogEvent::LinkUp => tracing::info!(event = "link.up"),
         LogEvent::MessageRefused { topic, reason } => tracing::warn!(event = "message.refused", topic, reason),
         LogEvent::ModeChanged { from, to, reason } => {
             let (from, to_name) = (from.name(), to.name());
@@ -60,6 +62,19 @@ pub fn tell(event: &LogEvent) {
         }
         LogEvent::PolicyApplied { version } => tracing::info!(event = "policy.applied", version),
         LogEvent::StoreRecovered { era, detail } => tracing::warn!(event = "store.recovered", era, detail),
+    }
+}
+
+/// Writes down what the store found at a start.
+#[cfg(feature = "agent")]
+pub fn tell_found(event: &super::store::Event) {
+    use super::store::Event;
+    match event {
+        Event::AnchorLost => tracing::error!(event = "store.anchor_lost"),
+        Event::FileUnreadable { path, error } => tracing::error!(event = "store.unreadable", path, error),
+        Event::Quarantined { era, detail } => tracing::error!(event = "store.quarantined", era, detail),
+        // Ordinary after a power cut: the other slot counts.
+        Event::SlotUnusable { slot, error } => tracing::warn!(event = "store.slot_unusable", slot, error),
     }
 }
 

@@ -2,11 +2,229 @@
 //!
 //! Owns: the subcommands, their arguments and what they print. Data goes to stdout, talk to stderr.
 //! Never: decides anything that the agent or the fleet core decides.
-//! Read next: `exit.rs`.
+//! Read next: `exit.rs`, then the file that is named after the command.
 
+#[cfg(feature = "agent")]
+pub mod agent;
 #[cfg(feature = "fleet")]
 pub mod broker;
+pub mod client;
+#[cfg(feature = "demo")]
+pub mod demo;
+#[cfg(feature = "agent")]
+pub mod enrol;
 pub mod exit;
+pub mod output;
 pub mod profile;
+pub mod token;
+pub mod version;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
 
 pub use exit::{Exit, Failure};
+
+use crate::config::{Config, Flags};
+use crate::shell::sources;
+use output::Format;
+
+/// An agent runtime for devices that lose their network.
+#[derive(Parser, Debug)]
+#[command(name = "hardtack", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Globals {
+    /// Configuration file [env: HARDTACK_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// State folder of the device [env: HARDTACK_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Folder of the sockets [env: HARDTACK_RUN_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// How data looks
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "HARDTACK_OUTPUT",
+        hide_possible_values = false
+    )]
+    pub output: Format,
+}
+
+/// What a device's configuration takes besides.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DeviceFlags {
+    /// Firmware profile: a shipped class, or a path [env: HARDTACK_PROFILE]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Link overlay: a shipped one, or a path [env: HARDTACK_OVERLAY]
+    #[arg(long, value_name = "NAME")]
+    pub overlay: Option<String>,
+    /// Broker's address, may be repeated [env: HARDTACK_BROKER]
+    #[arg(long, value_name = "URL")]
+    pub broker: Vec<String>,
+    /// error, warn, info, debug or trace [env: HARDTACK_LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// json or text [env: HARDTACK_LOG_FORMAT]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl Globals {
+    /// The configuration of a command that needs no more than the folders.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] with what is wrong.
+    pub fn load(&self) -> Result<Config, Failure> {
+        self.load_with(&DeviceFlags::default())
+    }
+
+    /// The whole configuration.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] with what is wrong.
+    pub fn load_with(&self, device: &DeviceFlags) -> Result<Config, Failure> {
+        let device = device.clone();
+        let flags = Flags {
+            config: self.config.clone(),
+            state_dir: self.state_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            profile: device.profile,
+            overlay: device.overlay,
+            broker: device.broker,
+            log_level: device.log_level,
+            log_format: device.log_format,
+        };
+        // The message says what to do: it names the file, the key and what it may be.
+        Config::load(&sources::gather(flags)).map_err(|error| Failure::new(Exit::Usage, error, ""))
+    }
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// The daemon of a device
+    #[cfg(feature = "agent")]
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Read, check, export or salvage an audit trail (not in this version)
+    Audit(Later),
+    /// Ask the running agent for a decision
+    Authorize(client::AuthorizeArgs),
+    /// Set up a production broker, and check a live one
+    #[cfg(feature = "fleet")]
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
+    /// Tell the whole story on an embedded broker: no root, no network, no configuration
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
+    /// Look for what is wrong with this device (not in this version)
+    Doctor(Later),
+    /// The device's side of joining a fleet
+    #[cfg(feature = "agent")]
+    #[command(subcommand)]
+    Enrol(enrol::EnrolCommand),
+    /// Guard the tools of an AI agent (not in this version)
+    Mcp(Later),
+    /// Firmware profiles
+    #[command(subcommand)]
+    Profile(profile::ProfileCommand),
+    /// Show, check, export or import revocations (not in this version)
+    Revocations(Later),
+    /// Run a program with a task's credential (not in this version)
+    Run(Later),
+    /// Where the device stands
+    Status,
+    /// Begin, finish or list tasks
+    #[command(subcommand)]
+    Task(client::TaskCommand),
+    /// Look into, narrow or verify any Biscuit
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// The program's version, features and formats
+    Version,
+    /// What the kernel attests of this program
+    Whoami,
+}
+
+/// A command of a later version: it takes anything, and says that it is not there.
+#[derive(Args, Debug)]
+pub struct Later {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// Runs what the command line says, and ends with the number that tells how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout and is a success, a mistake goes to stderr and is usage.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let globals = &cli.globals;
+    let ended = match cli.command {
+        #[cfg(feature = "agent")]
+        Command::Agent(command) => agent::run(command, globals),
+        Command::Audit(_) => later("audit"),
+        Command::Authorize(args) => client::authorize(&args, globals),
+        #[cfg(feature = "fleet")]
+        Command::Broker(command) => broker::report(&command).and_then(|report| show(report, globals)),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args, globals),
+        Command::Doctor(_) => later("doctor"),
+        #[cfg(feature = "agent")]
+        Command::Enrol(command) => enrol::run(command, globals),
+        Command::Mcp(_) => later("mcp"),
+        Command::Profile(command) => profile::report(&command).and_then(|report| show(report, globals)),
+        Command::Revocations(_) => later("revocations"),
+        Command::Run(_) => later("run"),
+        Command::Status => client::status(globals),
+        Command::Task(command) => client::task(command, globals),
+        Command::Token(command) => token::run(command, globals),
+        Command::Version => version::run(globals),
+        Command::Whoami => client::whoami(globals),
+    };
+    ended.unwrap_or_else(|failure| output::fail(globals.output, &failure)).into()
+}
+
+fn show(report: profile::Report, globals: &Globals) -> Result<Exit, Failure> {
+    output::show(globals.output, &report.json, |_| report.text)?;
+    Ok(report.exit)
+}
+
+/// A documented command that this version does not have.
+///
+/// # Errors
+/// Always: [`Exit::Usage`].
+pub fn later(command: &str) -> Result<Exit, Failure> {
+    let what = format!("`hardtack {command}` is not in this version");
+    Err(Failure::new(Exit::Usage, what, "`hardtack --help` lists what is"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

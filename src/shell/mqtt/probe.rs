@@ -53,10 +53,7 @@ impl Probe {
     /// # Errors
     /// The broker's reason, or what was in the way.
     pub async fn connect(config: &LinkConfig, now: Timestamp, will: Option<(&str, &[u8])>) -> Result<Self, String> {
-        let tls = match &config.tls {
-            Some(identity) => Some(tls::client_config(identity, Arc::new(move || now))),
-            None => None,
-        };
+        let tls = config.tls.as_ref().map(|identity| tls::client_config(identity, Arc::new(move || now)));
         Self::open(config, tls.transpose().map_err(|error| error.to_string())?, will).await
     }
 

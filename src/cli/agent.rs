@@ -1,0 +1,165 @@
+//! `hardtack agent`: the daemon of a device.
+//!
+//! Owns: the order of a start and of an end: agent, sockets, ready; signal, answers, link, exit.
+//! Never: decides anything that the loop decides.
+//! Read next: `../shell/run.rs`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Subcommand;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::enrol::standing;
+use super::output::show;
+use super::{later, DeviceFlags, Exit, Failure, Globals, Later};
+use crate::config::Config;
+use crate::shell::http::Sockets;
+use crate::shell::inbox::Inbox;
+use crate::shell::run::{self, Machine, RunError, Running};
+use crate::shell::store::StoreError;
+use crate::shell::{log, service};
+
+/// `hardtack agent …`.
+#[derive(Subcommand, Debug)]
+pub enum AgentCommand {
+    /// Check configuration and state folder, without starting anything
+    Check(DeviceFlags),
+    /// Run the agent until it is asked to stop
+    Run(DeviceFlags),
+    /// Bring signed time to a device (not in this version)
+    Time(Later),
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Why the agent cannot start, or did not end as it should.
+pub fn run(command: AgentCommand, globals: &Globals) -> Result<Exit, Failure> {
+    match command {
+        AgentCommand::Check(flags) => check(&globals.load_with(&flags)?, globals),
+        AgentCommand::Run(flags) => serve(&globals.load_with(&flags)?),
+        AgentCommand::Time(_) => later("agent time"),
+    }
+}
+
+fn serve(config: &Config) -> Result<Exit, Failure> {
+    log::start(config.log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Failure, error, "raise the limit of open files"))?;
+    let inbox = Arc::new(Inbox::default());
+    let machine =
+        Machine { state_dir: config.state_dir.clone(), profile: config.profile.clone(), broker: config.broker.clone() };
+    // The agent first: whoever holds the state folder's lock owns the sockets too.
+    let running = run::start(machine, inbox.clone(), runtime.handle().clone()).map_err(|error| failure(&error))?;
+    runtime.block_on(until_asked(running, config, inbox))
+}
+
+async fn until_asked(mut running: Running, config: &Config, inbox: Arc<Inbox>) -> Result<Exit, Failure> {
+    let (stop, stopped) = watch::channel(false);
+    let bound = Sockets::bind(&config.run_dir);
+    let ended = match bound {
+        Ok(sockets) => {
+            let serving = tokio::spawn(sockets.serve(inbox.clone(), config.profile.api.clone(), stopped));
+            tracing::info!(
+                event = "agent.ready",
+                mode = running.mode.name(),
+                version = env!("CARGO_PKG_VERSION"),
+                profile = config.profile.name,
+                run_dir = %config.run_dir.display(),
+            );
+            service::ready();
+            let asked = tokio::select! {
+                asked = service::asked_to_end() => asked.map_err(|error| Failure::new(Exit::Failure, error, "")),
+                () = running.ended() => Ok(()),
+            };
+            service::stopping();
+            // Nobody new comes in, who is in gets an answer; then the loop finishes what waits, then the link closes.
+            let _ = stop.send(true);
+            let served = serving.await.map_err(|error| Failure::new(Exit::Failure, error, "see the log"));
+            asked.and(served)
+        }
+        Err(error) => Err(Failure::new(Exit::Failure, error, "")),
+    };
+    inbox.stop();
+    running.ended().await;
+    let looped = running.join().map_err(|error| failure(&error));
+    tracing::info!(event = "agent.stopped");
+    ended.and(looped).map(|()| Exit::Done)
+}
+
+/// The messages say what to do; the exit code says what it is.
+fn failure(error: &RunError) -> Failure {
+    let exit = match error {
+        RunError::NotEnrolled => Exit::NotEnrolled,
+        RunError::Store(StoreError::Locked { .. }) => Exit::TryAgain,
+        RunError::BootId(_)
+        | RunError::Keys(_)
+        | RunError::Panicked
+        | RunError::Store(_)
+        | RunError::Thread(_)
+        | RunError::Unstartable(_) => Exit::Failure,
+    };
+    Failure::new(exit, error, "")
+}
+
+#[derive(Serialize)]
+struct Checked {
+    ok: bool,
+    state_dir: String,
+    run_dir: String,
+    profile: String,
+    brokers: Vec<String>,
+    enrolled: bool,
+    device: Option<String>,
+    fleet: Option<String>,
+    problems: Vec<String>,
+}
+
+fn check(config: &Config, globals: &Globals) -> Result<Exit, Failure> {
+    let (standing, problem) = match standing(&config.state_dir) {
+        Ok(standing) => (Some(standing), None),
+        Err(failure) => (None, Some(failure.what)),
+    };
+    let broker = &config.broker;
+    let files = [broker.ca.as_ref(), broker.client.as_ref().map(|c| &c.cert), broker.client.as_ref().map(|c| &c.key)];
+    let unreadable = files.into_iter().flatten().filter_map(|path| unreadable(path));
+    let enrolled = standing.as_ref().is_some_and(|standing| standing.enrolled);
+    let checked = Checked {
+        problems: problem.into_iter().chain(unreadable).collect(),
+        ok: false,
+        state_dir: config.state_dir.display().to_string(),
+        run_dir: config.run_dir.display().to_string(),
+        profile: config.profile.name.clone(),
+        brokers: config.broker.urls.iter().map(ToString::to_string).collect(),
+        enrolled,
+        device: standing.as_ref().and_then(|standing| standing.device.clone()),
+        fleet: standing.and_then(|standing| standing.fleet),
+    };
+    let checked = Checked { ok: checked.problems.is_empty(), ..checked };
+    show(globals.output, &checked, |checked| {
+        let mut lines = vec![if checked.ok { "ok".to_owned() } else { "cannot run".to_owned() }];
+        lines.extend(checked.problems.iter().map(|problem| format!("  {problem}")));
+        let device = match (&checked.device, &checked.fleet) {
+            (Some(device), Some(fleet)) => format!("{device} of {fleet}"),
+            (Some(device), None) => format!("{device}, not enrolled yet"),
+            (None, _) => "no keys yet: run `hardtack enrol request`".into(),
+        };
+        let brokers = checked.brokers.join(", ");
+        let brokers = if brokers.is_empty() { "as the trust bundle says" } else { &brokers };
+        lines.push(format!("state    {}\nsockets  {}", checked.state_dir, checked.run_dir));
+        lines.push(format!("profile  {}\nbroker   {brokers}\ndevice   {device}", checked.profile));
+        lines.join("\n")
+    })?;
+    Ok(match (checked.ok, checked.enrolled) {
+        (false, _) => Exit::Failure,
+        (true, false) => Exit::NotEnrolled,
+        (true, true) => Exit::Done,
+    })
+}
+
+fn unreadable(path: &Path) -> Option<String> {
+    let error = std::fs::File::open(path).err()?;
+    Some(format!("cannot read {}: {error}", path.display()))
+}

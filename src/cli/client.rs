@@ -1,0 +1,380 @@
+//! Commands that ask the running agent: `authorize`, `task`, `status`, `whoami`.
+//!
+//! Owns: finding the socket, the requests, how the answers look to a person, which exit code a problem has.
+//! Never: interprets a decision beyond its exit code.
+//! Read next: `../shell/client.rs`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::output::{show, Format};
+use super::token::token_argument;
+use super::{Exit, Failure, Globals};
+use crate::agent::request::{
+    Authorize, BeginTask, DecisionReply, FinishedReply, Mode, Reason, StatusReply, TaskReply, TaskSummary, Verdict,
+    WhoamiReply,
+};
+use crate::ids::{RiskClass, TaskClass, TaskId};
+use crate::shell::client::{Answer, Client, ClientError};
+use crate::wire::link::Right;
+
+/// The socket that a client uses, as `unix:///path` or a path.
+const SOCKET_VARIABLE: &str = "HARDTACK_SOCKET";
+
+/// Arguments of `hardtack authorize`.
+#[derive(Args, Debug)]
+pub struct AuthorizeArgs {
+    /// The token: a file, `-` for stdin, or the token's text
+    #[arg(long, value_name = "FILE|-")]
+    token: String,
+    /// What is to be done
+    #[arg(long)]
+    operation: String,
+    /// To what
+    #[arg(long)]
+    resource: String,
+    /// Class of risk
+    #[arg(long)]
+    risk: Option<RiskClass>,
+    /// Where the effect goes
+    #[arg(long)]
+    destination: Option<String>,
+}
+
+/// `hardtack task …`.
+#[derive(Subcommand, Debug)]
+pub enum TaskCommand {
+    /// Begin a task and print its credential
+    Begin(BeginArgs),
+    /// End a task: its credentials are refused from now on
+    Finish {
+        /// The task
+        task: TaskId,
+    },
+    /// This user's live tasks
+    List,
+}
+
+/// Arguments of `hardtack task begin`.
+#[derive(Args, Debug)]
+pub struct BeginArgs {
+    /// The class of the task
+    class: TaskClass,
+    /// A right, ACTION:RESOURCE; a resource that ends in /* is a prefix. May be repeated
+    #[arg(long = "right", value_name = "ACTION:RESOURCE", required = true, value_parser = right)]
+    rights: Vec<Right>,
+    /// How long
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// How many uses at the most
+    #[arg(long)]
+    uses: Option<u64>,
+    /// What it is for, for the audit
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+fn right(text: &str) -> Result<Right, String> {
+    match text.split_once(':') {
+        Some((action, resource)) if !action.is_empty() && !resource.is_empty() => {
+            Ok(Right { resource: resource.into(), action: action.into() })
+        }
+        Some(_) | None => Err("write it as ACTION:RESOURCE, for example read:meter/*".into()),
+    }
+}
+
+/// Which socket a command talks to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Door {
+    Admin,
+    Agent,
+}
+
+/// Asks for a decision; the exit code is its reason.
+///
+/// # Errors
+/// No agent, or a problem in place of a decision.
+pub fn authorize(args: &AuthorizeArgs, globals: &Globals) -> Result<Exit, Failure> {
+    let request = Authorize {
+        token: token_argument(&args.token)?,
+        operation: args.operation.clone(),
+        resource: args.resource.clone(),
+        destination: args.destination.clone(),
+        risk: args.risk.clone(),
+        task: None,
+        step: None,
+    };
+    let decision: DecisionReply = post(globals, "/v1/authorize", &request)?;
+    show(globals.output, &decision, |decision| {
+        let verdict = match decision.decision {
+            Verdict::Allow => "allow",
+            Verdict::Deny => "deny",
+        };
+        format!("{verdict}  {}  {}\n{}", decision.reason.name(), decision.decision_id, decision.explain)
+    })?;
+    Ok(decision.reason.into())
+}
+
+/// Begins, finishes or lists tasks.
+///
+/// # Errors
+/// No agent, or a refusal with its reason as the exit code.
+pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
+    match command {
+        TaskCommand::Begin(args) => {
+            let request = BeginTask {
+                task: args.class,
+                rights: args.rights,
+                ttl_s: args.ttl.as_secs(),
+                uses: args.uses,
+                planner: false,
+                reason: args.reason,
+            };
+            let task: TaskReply = post(globals, "/v1/tasks", &request)?;
+            if globals.output == Format::Human {
+                let origin = serde_json::to_value(task.origin).ok();
+                let origin = origin.as_ref().and_then(|origin| origin.as_str()).unwrap_or_default();
+                super::output::tell(&format!("task {}, {origin}, ends in {}", task.task_id, age(task.expires_in_s)));
+            }
+            show(globals.output, &task, |task| task.token.clone())?;
+        }
+        TaskCommand::Finish { task } => {
+            let path = format!("/v1/tasks/{task}/finish");
+            let answer = ask(globals, Door::Agent, |client| client.post(&path, Vec::new()))?;
+            let finished: FinishedReply = read(&answer)?;
+            show(globals.output, &finished, |finished| format!("{} finished", finished.task_id))?;
+        }
+        TaskCommand::List => {
+            let tasks: Tasks = get(globals, Door::Agent, "/v1/tasks")?;
+            show(globals.output, &tasks, |tasks| list(&tasks.tasks))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Tasks {
+    tasks: Vec<TaskSummary>,
+}
+
+fn list(tasks: &[TaskSummary]) -> String {
+    if tasks.is_empty() {
+        return "no live task".into();
+    }
+    let line = |task: &TaskSummary| {
+        let uses = task.uses_left.map_or("unbounded".to_owned(), |uses| format!("{uses} uses left"));
+        format!("{}  {}  ends in {}  {uses}", task.task_id, task.task, age(task.expires_in_s))
+    };
+    tasks.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Where the device stands. What is wrong comes first.
+///
+/// # Errors
+/// No agent.
+pub fn status(globals: &Globals) -> Result<Exit, Failure> {
+    let status: StatusReply = get(globals, Door::Admin, "/v1/status")?;
+    show(globals.output, &status, status_for_a_person)?;
+    Ok(Exit::Done)
+}
+
+fn status_for_a_person(status: &StatusReply) -> String {
+    let mut lines = vec![format!("{}  {}", status.mode.name().to_uppercase(), status.device)];
+    lines.extend(status.reasons.iter().map(|reason| format!("  {reason}")));
+    let remedy = match status.mode {
+        Mode::Online | Mode::Offline => None,
+        Mode::Stale => Some("  do: bring the link back; what needs newer revocations is denied until then"),
+        Mode::Locked => Some("  do: find the reason above; nothing is allowed until it is gone"),
+    };
+    lines.extend(remedy.map(str::to_owned));
+    lines.push(format!("fleet     {}, profile {}, version {}", status.fleet, status.profile, status.version));
+    lines.push(format!("link      {}, last in touch {} ago", status.link, age(status.offline_for_s)));
+    lines.push(format!(
+        "trust     bundle {}, policy {}, revocations {} ({} old, {})",
+        status.bundle_version,
+        status.policy_version,
+        status.feed_seq,
+        age(status.staleness_s),
+        status.freshness.name(),
+    ));
+    let ceiling = status.ceiling.as_deref().unwrap_or("not known");
+    lines
+        .push(format!("time      at least {}, {} by powered-on time, at most {ceiling}", status.floor, status.powered));
+    lines.push(format!("audit     era {}, {} records not acknowledged", status.era, status.pending));
+    lines.push(format!("tasks     {} live", status.tasks));
+    for grant in &status.grants {
+        let left = |what: &str, left: Option<u64>| left.map(|left| format!(", {left} {what} left")).unwrap_or_default();
+        let offline = grant.offline_left_s.map(|left| format!(", {} offline left", age(left))).unwrap_or_default();
+        let (uses, boots) = (left("uses", grant.uses_left), left("boots", grant.boots_left.map(u64::from)));
+        lines.push(format!("grant     {} of {}, until {}{uses}{offline}{boots}", grant.id, grant.owner, grant.expires));
+    }
+    if status.grants.is_empty() {
+        lines.push("grant     none: no task can begin while offline; `hardtack fleet grant create` makes one".into());
+    }
+    for line in &status.autonomy {
+        let hours = line.hours.map_or("without end".to_owned(), |hours| format!("{hours:.1} h"));
+        lines.push(format!("alone     {} risk: {hours} ({})", line.risk, line.stops));
+    }
+    lines.join("\n")
+}
+
+/// What the kernel attests of this program.
+///
+/// # Errors
+/// No agent.
+pub fn whoami(globals: &Globals) -> Result<Exit, Failure> {
+    let whoami: WhoamiReply = get(globals, Door::Agent, "/v1/whoami")?;
+    show(globals.output, &whoami, |whoami| {
+        let classes: Vec<&str> = whoami.may_begin.iter().map(TaskClass::as_str).collect();
+        let classes = if classes.is_empty() { "nothing".to_owned() } else { classes.join(", ") };
+        format!(
+            "device     {} of {}\nselectors  {}\nmay begin  {classes}",
+            whoami.device,
+            whoami.fleet,
+            whoami.selectors.join(" "),
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+fn post<B: Serialize, T: DeserializeOwned>(globals: &Globals, path: &str, body: &B) -> Result<T, Failure> {
+    let body = serde_json::to_vec(body).map_err(|error| Failure::new(Exit::Failure, error, ""))?;
+    read(&ask(globals, Door::Agent, |client| client.post(path, body))?)
+}
+
+fn get<T: DeserializeOwned>(globals: &Globals, door: Door, path: &str) -> Result<T, Failure> {
+    read(&ask(globals, door, |client| client.get(path))?)
+}
+
+fn ask(
+    globals: &Globals,
+    door: Door,
+    exchange: impl FnOnce(&Client) -> Result<Answer, ClientError>,
+) -> Result<Answer, Failure> {
+    let socket = socket(globals, door, std::env::var_os(SOCKET_VARIABLE))?;
+    exchange(&Client::new(&socket)).map_err(|error| {
+        let advice = match &error {
+            ClientError::Broken { .. } => "look at the agent's log, and try again",
+            ClientError::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                "run it as the agent's user or group"
+            }
+            ClientError::Unreachable { .. } => {
+                "start it with `hardtack agent run`, or name its folder with --run-dir or its socket with HARDTACK_SOCKET"
+            }
+        };
+        Failure::new(Exit::Unreachable, error, advice)
+    })
+}
+
+/// A flag says more than the variable, and the variable more than the configuration.
+fn socket(globals: &Globals, door: Door, variable: Option<OsString>) -> Result<PathBuf, Failure> {
+    let named = variable.filter(|socket| !socket.is_empty() && globals.run_dir.is_none());
+    if let Some(socket) = named {
+        let plain = socket.to_str().and_then(|text| text.strip_prefix("unix://")).map(PathBuf::from);
+        return Ok(plain.unwrap_or_else(|| socket.into()));
+    }
+    let name = match door {
+        Door::Admin => "admin.sock",
+        Door::Agent => "agent.sock",
+    };
+    Ok(globals.load()?.run_dir.join(name))
+}
+
+fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
+    if !(200..300).contains(&answer.status) {
+        return Err(problem(answer));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| {
+        let what = format!("the agent's answer is not understood: {error}");
+        Failure::new(Exit::Failure, what, "agent and command line may be of different versions: restart the agent")
+    })
+}
+
+/// What of an RFC 9457 problem is of interest here.
+#[derive(Deserialize)]
+struct ProblemBody {
+    code: String,
+    detail: String,
+}
+
+fn problem(answer: &Answer) -> Failure {
+    let Ok(problem) = serde_json::from_slice::<ProblemBody>(&answer.body) else {
+        return Failure::new(Exit::Failure, format!("the agent answered with HTTP status {}", answer.status), "");
+    };
+    let reason = Reason::ALL.into_iter().find(|reason| reason.name() == problem.code);
+    let exit = match (problem.code.as_str(), reason) {
+        ("throttled" | "request_timeout", _) => Exit::TryAgain,
+        (_, Some(reason)) => reason.into(),
+        ("audit_unavailable", None) => Exit::Audit,
+        ("issuer_refused", None) => Exit::Denied,
+        ("invalid_request" | "body_too_large" | "headers_too_large" | "unsupported", None) => Exit::Usage,
+        (_, None) => Exit::Failure,
+    };
+    Failure::new(exit, format!("{}: {}", problem.code, problem.detail), "")
+}
+
+/// A length of time in the two largest units.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_found_by_flag_then_variable_then_configuration() {
+        let with_flag = Globals { run_dir: Some("/r".into()), ..Globals::default() };
+        check_socket(&with_flag, None, "/r/agent.sock");
+        check_socket(&with_flag, Some("unix:///v/x.sock"), "/r/agent.sock");
+        check_socket(&Globals::default(), Some("unix:///v/x.sock"), "/v/x.sock");
+        check_socket(&Globals::default(), Some("/v/x.sock"), "/v/x.sock");
+    }
+
+    #[track_caller]
+    fn check_socket(globals: &Globals, variable: Option<&str>, expected: &str) {
+        let found = socket(globals, Door::Agent, variable.map(OsString::from)).unwrap();
+        assert_eq!(found, PathBuf::from(expected));
+    }
+
+    #[test]
+    fn problems_have_the_documented_exit_codes() {
+        check_problem(503, "audit_unavailable", Exit::Audit);
+        check_problem(429, "throttled", Exit::TryAgain);
+        check_problem(403, "offline_spent", Exit::Denied);
+        check_problem(403, "expired", Exit::Expired);
+        check_problem(403, "audit_full", Exit::Audit);
+        check_problem(403, "issuer_refused", Exit::Denied);
+        check_problem(400, "invalid_request", Exit::Usage);
+        check_problem(404, "not_found", Exit::Failure);
+        let bare = problem(&Answer { status: 431, body: Vec::new() });
+        assert_eq!((bare.exit, bare.what.contains("431")), (Exit::Failure, true));
+    }
+
+    #[track_caller]
+    fn check_problem(status: u16, code: &str, exit: Exit) {
+        let body = serde_json::json!({"code": code, "detail": "so it is"}).to_string().into_bytes();
+        let failure = problem(&Answer { status, body });
+        assert_eq!(failure.exit, exit, "{code}");
+        assert_eq!(failure.what, format!("{code}: so it is"));
+    }
+
+    #[test]
+    fn rights_are_an_action_and_a_resource() {
+        let expected = Right { resource: "modbus/a:b".into(), action: "read".into() };
+        assert_eq!(right("read:modbus/a:b"), Ok(expected));
+        for bad in ["read", ":x", "read:", ""] {
+            assert!(right(bad).is_err(), "{bad:?}");
+        }
+    }
+}

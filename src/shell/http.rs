@@ -1,0 +1,288 @@
+//! The local API: HTTP/1.1 on three unix sockets.
+//!
+//! Owns: the sockets with their modes, the connections with their limits.
+//! Never: decides anything, or waits for a client longer than the profile says.
+//! Read next: `http/routes.rs` for the paths, `inbox.rs` for what is behind them.
+
+pub mod body;
+pub mod limits;
+pub mod problem;
+pub mod routes;
+pub mod stall;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{watch, Semaphore};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use self::limits::Gate;
+use self::problem::HttpProblem;
+use self::routes::Api;
+use self::stall::StallGuard;
+use super::inbox::Inbox;
+use super::{clock, peer};
+use crate::agent::request::{Evidence, Socket};
+use crate::profile::ApiLimits;
+
+/// Connections that wait to be accepted, per socket.
+const BACKLOG: i32 = 128;
+/// Connections that operators have besides everybody else's: nobody locks them out.
+const ADMIN_CONNECTIONS_MAX: usize = 16;
+/// How long connections may take to finish what they are in when the process is asked to end.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// What hyper buffers of a head above the profile's limit, so that our own 431 can say what the limit is.
+const HEAD_SLACK: usize = 8 * 1024;
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process answers on the socket.
+    #[error("another process already serves {path}: stop it, or choose another --run-dir")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The system said no.
+    #[error("cannot {what} {path}: {source}; the run folder must be writable and its path short, see --run-dir")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Something that is not a socket is in the way.
+    #[error("{path} is in the way and is not a socket: move it, or choose another --run-dir")]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// The three sockets, bound and listening.
+#[derive(Debug)]
+pub struct Sockets {
+    listeners: Vec<(Socket, UnixListener)>,
+    paths: Vec<PathBuf>,
+}
+
+/// File name and mode of a socket.
+pub const fn socket_file(socket: Socket) -> (&'static str, u32) {
+    match socket {
+        Socket::Admin => ("admin.sock", 0o660),
+        Socket::Agent => ("agent.sock", 0o666),
+        Socket::Pep => ("pep.sock", 0o660),
+    }
+}
+
+impl Sockets {
+    /// Makes the run folder if it is not there, and binds. A socket that a dead process left behind is replaced; from
+    /// here on clients can connect, and wait.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(run_dir: &Path) -> Result<Self, BindError> {
+        make_run_dir(run_dir)?;
+        let (mut listeners, mut paths) = (Vec::new(), Vec::new());
+        for socket in [Socket::Admin, Socket::Agent, Socket::Pep] {
+            let (name, mode) = socket_file(socket);
+            let path = run_dir.join(name);
+            make_room(&path)?;
+            listeners.push((socket, listen(&path, mode)?));
+            paths.push(path);
+        }
+        Ok(Self { listeners, paths })
+    }
+
+    /// Serves until `stop` turns true, then lets connections finish what they are in and removes the sockets.
+    pub async fn serve(self, inbox: Arc<Inbox>, limits: ApiLimits, stop: watch::Receiver<bool>) {
+        let gate = Arc::new(Gate::new(limits.clone()));
+        let everybody = Arc::new(Semaphore::new(limits.connections_max));
+        let operators = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+        let api = Arc::new(Api { inbox, limits: limits.clone() });
+        let mut tasks = JoinSet::new();
+        for (socket, listener) in self.listeners {
+            let slots = match socket {
+                Socket::Admin => operators.clone(),
+                Socket::Agent | Socket::Pep => everybody.clone(),
+            };
+            let router = routes::router(socket, &api);
+            let server = Server { socket, router, limits: limits.clone(), gate: gate.clone(), slots };
+            tasks.spawn(server.accept(listener, stop.clone()));
+        }
+        while tasks.join_next().await.is_some() {}
+        for path in &self.paths {
+            // It may be gone already; a stale one is replaced at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn make_run_dir(run_dir: &Path) -> Result<(), BindError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir);
+    made.map_err(|source| BindError::Io { what: "make the folder", path: run_dir.into(), source })
+}
+
+/// Removes a socket that nobody serves any more, and nothing else.
+fn make_room(path: &Path) -> Result<(), BindError> {
+    use std::os::unix::fs::FileTypeExt;
+    let failed = |what| move |source| BindError::Io { what, path: path.into(), source };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at")(error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket { path: path.into() }),
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed("remove the stale socket"))
+        }
+        Err(error) => Err(failed("probe")(error)),
+        Ok(_) => Err(BindError::InUse { path: path.into() }),
+    }
+}
+
+/// Binds, sets the mode, and only then listens: nobody connects before the mode is in force.
+fn listen(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |what| move |source: io::Error| BindError::Io { what, path: path.into(), source };
+    let bound = || -> rustix::io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
+        Ok(fd)
+    };
+    let fd = bound().map_err(io::Error::from).map_err(failed("bind"))?;
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(path, permissions).map_err(failed("set the mode of"))?;
+    rustix::net::listen(&fd, BACKLOG).map_err(io::Error::from).map_err(failed("listen on"))?;
+    UnixListener::from_std(fd.into()).map_err(failed("serve"))
+}
+
+/// What serves one socket.
+struct Server {
+    socket: Socket,
+    router: Router,
+    limits: ApiLimits,
+    gate: Arc<Gate>,
+    slots: Arc<Semaphore>,
+}
+
+impl Server {
+    async fn accept(self, listener: UnixListener, stop: watch::Receiver<bool>) {
+        let server = Arc::new(self);
+        let mut connections = JoinSet::new();
+        let mut stopping = std::pin::pin!(asked(stop.clone()));
+        loop {
+            tokio::select! {
+                () = &mut stopping => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => server.clone().admit(stream, &mut connections, &stop),
+                    Err(error) => {
+                        // Out of descriptors or memory: it does not get better by asking again at once.
+                        tracing::warn!(event = "api.accept", %error);
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        let finish = async { while connections.join_next().await.is_some() {} };
+        // What hangs longer is cut off when the set is dropped.
+        let _ = tokio::time::timeout(FAREWELL, finish).await;
+    }
+
+    fn admit(self: Arc<Self>, stream: UnixStream, connections: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
+        let Ok(evidence) = peer::evidence(&stream, self.socket) else { return };
+        let held = self.gate.connection(evidence.uid, clock::now().boottime);
+        match (held, self.slots.clone().try_acquire_owned()) {
+            (Ok(permit), Ok(slot)) => {
+                let stop = stop.clone();
+                connections.spawn(async move {
+                    self.serve(stream, evidence, stop).await;
+                    drop((permit, slot));
+                });
+            }
+            (Err(refusal), _) => turn_away(&stream, &refusal.into()),
+            (Ok(_), Err(_)) => turn_away(&stream, &HttpProblem::queue_full()),
+        }
+    }
+
+    async fn serve(self: Arc<Self>, stream: UnixStream, evidence: Evidence, stop: watch::Receiver<bool>) {
+        let patience = Duration::from_millis(self.limits.read_ms);
+        let server = self.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let (server, evidence) = (server.clone(), evidence.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.respond(request, evidence).await) }
+        });
+        let head_max = self.limits.header_bytes_max.saturating_add(HEAD_SLACK);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience)
+            .max_header_size(head_max)
+            // What was read of a body may be in the buffer behind the head.
+            .max_buf_size(head_max.saturating_add(HEAD_SLACK))
+            .half_close(true)
+            .serve_connection(TokioIo::new(StallGuard::new(stream, patience)), service);
+        let mut connection = std::pin::pin!(connection);
+        // A connection that ends badly is the client's affair: there is nobody left to tell.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = asked(stop) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+
+    async fn respond(&self, mut request: hyper::Request<Incoming>, evidence: Evidence) -> Response {
+        if head_bytes(&request) > self.limits.header_bytes_max {
+            return HttpProblem::headers_too_large(self.limits.header_bytes_max).into_response();
+        }
+        let _permit = match self.gate.request(evidence.uid, clock::now().boottime) {
+            Ok(permit) => permit,
+            Err(refusal) => return HttpProblem::from(refusal).into_response(),
+        };
+        request.extensions_mut().insert(evidence);
+        let answered = self.router.clone().oneshot(request.map(axum::body::Body::new)).await;
+        answered.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// Returns once `stop` is true, or whoever could make it true is gone.
+async fn asked(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// About what the head took on the wire.
+fn head_bytes(request: &hyper::Request<Incoming>) -> usize {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    request.uri().path_and_query().map_or(0, |path| path.as_str().len()) + fields.sum::<usize>()
+}
+
+/// Says no to a connection that is one too many, without waiting for anything.
+fn turn_away(stream: &UnixStream, problem: &HttpProblem) {
+    let body = problem.to_json();
+    let answer = format!(
+        "HTTP/1.1 {} Too Many Requests\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        problem.status.as_u16(),
+        body.len()
+    );
+    // A fresh socket has room for it; where it has not, closing says enough.
+    let _ = stream.try_write(answer.as_bytes());
+}

@@ -1,0 +1,305 @@
+//! The paths of the local API: which there are, on which socket, and what each asks the agent.
+//!
+//! Owns: [`ROUTES`], the way from a path and a body to a [`Request`] and from a [`Reply`] to a response.
+//! Never: answers what the agent must answer.
+//! Read next: `agent/request.rs` for bodies, `openapi.json` for their description.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::RawPathParams;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::{on, MethodFilter};
+use axum::Router;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::body;
+use super::problem::HttpProblem;
+use crate::agent::request::{
+    Authorize, BeginTask, Evidence, Problem, ProblemCode, ReadyCheck, ReadyReply, Reply, Request, Socket,
+};
+use crate::ids::TaskId;
+use crate::profile::ApiLimits;
+use crate::shell::inbox::{Call, Inbox};
+use crate::shell::metrics;
+
+/// How long an answer is waited for. Only a disk that hangs in a write takes longer.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// What a path is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// `POST /v1/authorize`.
+    Authorize,
+    /// `POST /v1/tasks`.
+    Begin,
+    /// `POST /v1/tasks/{id}/finish`.
+    Finish,
+    /// `GET /healthz`.
+    Healthz,
+    /// Documented, and in a later version.
+    Later,
+    /// `GET /metrics`.
+    Metrics,
+    /// `GET /openapi.json`.
+    Openapi,
+    /// `GET /readyz`.
+    Readyz,
+    /// `POST /v1/tasks/{id}/renew`.
+    Renew,
+    /// `GET /v1/status`.
+    Status,
+    /// `GET /v1/tasks`.
+    Tasks,
+    /// `GET /v1/whoami`.
+    Whoami,
+}
+
+/// A path with its method and the sockets that serve it.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// `GET` or `POST`.
+    pub method: Method,
+    /// The path, parameters in braces.
+    pub path: &'static str,
+    /// What it is for.
+    pub endpoint: Endpoint,
+    /// Where it is served.
+    pub sockets: &'static [Socket],
+}
+
+/// The methods that the API uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// Asks.
+    Get,
+    /// Does.
+    Post,
+}
+
+const EVERYWHERE: &[Socket] = &[Socket::Admin, Socket::Agent, Socket::Pep];
+const WORKLOADS: &[Socket] = &[Socket::Admin, Socket::Agent];
+const OPERATORS: &[Socket] = &[Socket::Admin];
+
+/// Every path there is.
+pub const ROUTES: &[Route] = &[
+    route(Method::Get, "/healthz", Endpoint::Healthz, EVERYWHERE),
+    route(Method::Get, "/metrics", Endpoint::Metrics, OPERATORS),
+    route(Method::Get, "/openapi.json", Endpoint::Openapi, EVERYWHERE),
+    route(Method::Get, "/readyz", Endpoint::Readyz, EVERYWHERE),
+    route(Method::Post, "/v1/attenuate", Endpoint::Later, WORKLOADS),
+    route(Method::Get, "/v1/audit", Endpoint::Later, OPERATORS),
+    route(Method::Post, "/v1/authorize", Endpoint::Authorize, EVERYWHERE),
+    route(Method::Get, "/v1/status", Endpoint::Status, WORKLOADS),
+    route(Method::Get, "/v1/tasks", Endpoint::Tasks, WORKLOADS),
+    route(Method::Post, "/v1/tasks", Endpoint::Begin, WORKLOADS),
+    route(Method::Post, "/v1/tasks/{id}/finish", Endpoint::Finish, WORKLOADS),
+    route(Method::Post, "/v1/tasks/{id}/renew", Endpoint::Renew, WORKLOADS),
+    route(Method::Post, "/v1/tasks/{id}/steps", Endpoint::Later, WORKLOADS),
+    route(Method::Get, "/v1/whoami", Endpoint::Whoami, EVERYWHERE),
+];
+
+const fn route(method: Method, path: &'static str, endpoint: Endpoint, sockets: &'static [Socket]) -> Route {
+    Route { method, path, endpoint, sockets }
+}
+
+/// What every handler needs.
+#[derive(Debug)]
+pub struct Api {
+    /// To the loop.
+    pub inbox: Arc<Inbox>,
+    /// Limits of the profile.
+    pub limits: ApiLimits,
+}
+
+/// The router of one socket. Each request must carry the [`Evidence`] of its connection as an extension.
+pub fn router(socket: Socket, api: &Arc<Api>) -> Router {
+    let served = |route: &Route| route.sockets.contains(&socket);
+    let router = ROUTES.iter().filter(|route| served(route)).fold(Router::new(), |router, route| {
+        let (api, endpoint) = (api.clone(), route.endpoint);
+        let filter = match route.method {
+            Method::Get => MethodFilter::GET,
+            Method::Post => MethodFilter::POST,
+        };
+        let handler = move |params: RawPathParams, request: axum::extract::Request| async move {
+            let answered = answer(&api, endpoint, &params, request).await;
+            answered.unwrap_or_else(IntoResponse::into_response)
+        };
+        router.route(route.path, on(filter, handler))
+    });
+    router.method_not_allowed_fallback(|| async { HttpProblem::wrong_method() }).fallback(|| async {
+        HttpProblem::no_such_path("no such path on this socket: GET /openapi.json lists what there is and where")
+    })
+}
+
+async fn answer(
+    api: &Api,
+    endpoint: Endpoint,
+    params: &RawPathParams,
+    request: axum::extract::Request,
+) -> Result<Response<Body>, HttpProblem> {
+    let (head, body) = request.into_parts();
+    let evidence = head.extensions.get::<Evidence>().cloned();
+    let evidence = evidence.ok_or_else(|| HttpProblem::invalid("the kernel did not say who is asking"))?;
+    let asked = match endpoint {
+        Endpoint::Authorize => Request::Authorize(body::parse::<Authorize>(&body::read(body, &api.limits).await?)?),
+        Endpoint::Begin => Request::Begin(body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?),
+        Endpoint::Finish => {
+            no_fields(&body::read(body, &api.limits).await?)?;
+            Request::Finish(task_id(params)?)
+        }
+        Endpoint::Healthz => return Ok(json(StatusCode::OK, &serde_json::json!({"status": "ok"}))),
+        Endpoint::Later => {
+            let detail = "this path is documented for a later version: this one does not have it";
+            return Err(Problem::new(ProblemCode::Unsupported, detail).into());
+        }
+        Endpoint::Metrics | Endpoint::Status => Request::Status,
+        Endpoint::Openapi => return Ok(text("application/json", OPENAPI.into())),
+        Endpoint::Readyz => Request::Ready,
+        Endpoint::Renew => {
+            no_fields(&body::read(body, &api.limits).await?)?;
+            Request::Renew(task_id(params)?)
+        }
+        Endpoint::Tasks => Request::Tasks,
+        Endpoint::Whoami => Request::Whoami,
+    };
+    match ask(api, evidence, asked).await {
+        Ok(reply) => respond(endpoint, reply),
+        // The process is up, the store is not: readiness says which.
+        Err(problem) if endpoint == Endpoint::Readyz => Ok(not_ready(&problem)),
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, HttpProblem> {
+    let (answer, waiting) = oneshot::channel();
+    api.inbox.call(Call { evidence, request, answer }).map_err(|_| HttpProblem::queue_full())?;
+    match tokio::time::timeout(ANSWER_WAIT, waiting).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(_)) | Err(_) => Err(HttpProblem::audit_unavailable()),
+    }
+}
+
+fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProblem> {
+    Ok(match reply {
+        Reply::Decision(decision) => json(StatusCode::OK, &decision),
+        Reply::Finished(finished) => json(StatusCode::OK, &finished),
+        Reply::Problem(problem) => return Err(problem.into()),
+        Reply::Ready(ready) if ready.ready => json(StatusCode::OK, &ready),
+        Reply::Ready(ready) => json(StatusCode::SERVICE_UNAVAILABLE, &ready),
+        Reply::Status(status) if endpoint == Endpoint::Metrics => text(metrics::CONTENT_TYPE, metrics::render(&status)),
+        Reply::Status(status) => json(StatusCode::OK, &*status),
+        Reply::Task(task) if endpoint == Endpoint::Begin => {
+            let mut response = json(StatusCode::CREATED, &task);
+            if let Ok(location) = HeaderValue::from_str(&format!("/v1/tasks/{}", task.task_id)) {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            response
+        }
+        Reply::Task(task) => json(StatusCode::OK, &task),
+        Reply::Tasks(tasks) => json(StatusCode::OK, &serde_json::json!({"tasks": tasks})),
+        Reply::Whoami(whoami) => json(StatusCode::OK, &whoami),
+    })
+}
+
+fn not_ready(problem: &HttpProblem) -> Response<Body> {
+    let check = ReadyCheck { name: "audit_store".into(), ok: false, detail: problem.detail.clone() };
+    json(StatusCode::SERVICE_UNAVAILABLE, &ReadyReply { ready: false, checks: vec![check] })
+}
+
+fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
+    match serde_json::to_string(body) {
+        Ok(body) => {
+            let mut response = text("application/json", body);
+            *response.status_mut() = status;
+            response
+        }
+        // Our own types serialise; the arm is here because the signature says they might not.
+        Err(error) => HttpProblem::invalid(format!("the answer could not be written: {error}")).into_response(),
+    }
+}
+
+fn text(content_type: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // Answers hold credentials, and what was decided a moment ago may not hold now.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn task_id(params: &RawPathParams) -> Result<TaskId, HttpProblem> {
+    let id = params.iter().find(|(name, _)| *name == "id").map_or("", |(_, value)| value);
+    id.parse().map_err(|error| HttpProblem::invalid(format!("{error}")))
+}
+
+/// A body that has nothing to say may be empty.
+fn no_fields(bytes: &[u8]) -> Result<(), HttpProblem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(());
+    }
+    body::parse::<Nothing>(bytes).map(|Nothing {}| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn the_description_names_every_route_and_no_other() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described: Vec<(String, String, Value)> = Vec::new();
+        for (path, item) in description["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                described.push((path.clone(), method.clone(), operation["x-sockets"].clone()));
+            }
+        }
+        let name = |socket: &Socket| match socket {
+            Socket::Admin => "admin",
+            Socket::Agent => "agent",
+            Socket::Pep => "pep",
+        };
+        let method = |route: &Route| match route.method {
+            Method::Get => "get",
+            Method::Post => "post",
+        };
+        let mut served: Vec<(String, String, Value)> = ROUTES
+            .iter()
+            .map(|route| {
+                let sockets: Vec<_> = route.sockets.iter().map(name).collect();
+                (route.path.to_owned(), method(route).to_owned(), Value::from(sockets))
+            })
+            .collect();
+        described.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        served.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        assert_eq!(described, served);
+    }
+
+    #[test]
+    fn the_description_lists_every_reason() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let listed = &description["components"]["schemas"]["Reason"]["enum"];
+        let reasons: Vec<_> = crate::agent::request::Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(*listed, Value::from(reasons));
+    }
+
+    #[test]
+    fn a_body_without_fields_may_be_empty_and_nothing_else() {
+        for fine in ["", " \n", "{}"] {
+            assert!(no_fields(fine.as_bytes()).is_ok(), "{fine:?}");
+        }
+        for bad in ["[]x", "{\"outcome\":\"ok\"}", "1", "null"] {
+            assert!(no_fields(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Integration tests, one crate: each module drives a part as its users do, with real servers, sockets and disks.
 #![expect(missing_docs, reason = "tests say what they check in their names")]
 
+mod interop;
 mod mqtt;
 mod parsers;
 mod samples;

@@ -1,6 +1,8 @@
 //! Integration tests, one crate: each module drives a part as its users do, with real servers, sockets and disks.
-#![expect(missing_docs, reason = "tests say what they check in their names")]
+#![expect(clippy::unwrap_used, reason = "what fails to unwrap fails the test")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "whatever else comes fails the test")]
 
+mod hostile;
 mod interop;
 mod mqtt;
 mod parsers;

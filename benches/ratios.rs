@@ -3,6 +3,8 @@
 //! Each line: `name value unit reference ratio target`. These machines are noisy, so each figure is the least of many
 //! rounds, and a target that is missed is printed all the same: a bench is no test.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -269,7 +271,7 @@ mod hardtack_bench {
         Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
     }
 
-    fn text(path: &PathBuf) -> String {
+    fn text(path: &Path) -> String {
         path.display().to_string()
     }
 

@@ -204,7 +204,12 @@ pub fn decode(bytes: &[u8], limits: &VerifyLimits) -> Result<Token, Defect> {
 fn is_ed25519(block: &schema::SignedBlock) -> bool {
     let ed25519 = schema::public_key::Algorithm::Ed25519 as i32;
     let external = block.external_signature.as_ref().map(|signature| &signature.public_key);
-    std::iter::once(&block.next_key).chain(external).all(|key| key.algorithm == ed25519)
+    std::iter::once(&block.next_key).chain(external).all(|key| key.algorithm == ed25519) && !is_ecdsa(&block.signature)
+}
+
+/// The key that signed block 0 stands in no token, but what kind it is shows: ECDSA signs with a DER sequence.
+fn is_ecdsa(signature: &[u8]) -> bool {
+    matches!(signature, [0x30, len, rest @ ..] if signature.len() != 64 && usize::from(*len) == rest.len())
 }
 
 /// What a body would cost: how many facts it may match, and how much each expression does per match.

@@ -88,7 +88,9 @@ impl Party {
     fn expect_lost(&self) -> String {
         match self.next() {
             LinkEvent::Disconnected { reason } => reason,
-            other => panic!("expected the end of the connection, not {other:?}"),
+            other @ (LinkEvent::Connected | LinkEvent::Message { .. }) => {
+                panic!("expected the end of the connection, not {other:?}")
+            }
         }
     }
 

@@ -5,28 +5,23 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::{array, io};
 
-use hardtack::agent::effects::{Anchor, StateFile, StoredRecord, StoredSegment};
-use hardtack::agent::policy::Policy;
-use hardtack::agent::request::{Authorize, BeginTask};
-use hardtack::agent::revocation::{Revocations, StoredFeed};
-use hardtack::agent::wallet::{StoredGrant, StoredTask};
-use hardtack::config::{BrokerUrl, Config, Flags, Sources, User};
-use hardtack::ids::{BlockId, BootId, DeviceId, FeedId, FleetId, GrantId, Hash, Nonce, RiskClass, TaskClass, TaskId};
-use hardtack::profile::{kind_of, unsourced, Overlay, Profile, SHIPPED};
-use hardtack::wire::audit::{Record, SegmentHeader, Upload};
+use hardtack::agent::request::Authorize;
+use hardtack::config::{Config, Flags, Sources, User};
+use hardtack::ids::{BlockId, FleetId};
+use hardtack::profile::{Profile, SHIPPED};
+use hardtack::wire::audit::Upload;
 use hardtack::wire::biscuit;
-use hardtack::wire::bundle::{Fingerprint, TrustBundle};
-use hardtack::wire::enrol::{Code, EnrolAnswer, EnrolBundle, EnrolRequest};
+use hardtack::wire::enrol::{EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
-use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
+use hardtack::wire::link::Topic;
 use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
-use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
-use hardtack::wire::token::{canonical, from_text, to_text, Held, Reach};
-use hardtack::wire::{decode, MESSAGE_BYTES_MAX};
+use hardtack::wire::revocation::List;
+use hardtack::wire::token::{from_text, to_text};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::samples::{right, World};
+use crate::hostile;
+use crate::samples::{World, ISSUED};
 
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
@@ -81,85 +76,6 @@ fn apply(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
     bytes
 }
 
-/// Everything that takes bytes takes these. What comes out does not matter; that something does, does.
-fn swallow(world: &World, bytes: &[u8]) {
-    fn document<T: Document>(bytes: &[u8]) {
-        if let Ok(signed) = Signed::<T>::from_bytes(bytes) {
-            let _ = (signed.claim(), signed.digest());
-        }
-    }
-    document::<TrustBundle>(bytes);
-    document::<PolicyDocument>(bytes);
-    document::<Head>(bytes);
-    document::<SegmentHeader>(bytes);
-    document::<Hello>(bytes);
-    document::<Ack>(bytes);
-    document::<Request>(bytes);
-    document::<Answer>(bytes);
-    document::<State>(bytes);
-    document::<EnrolRequest>(bytes);
-    document::<EnrolBundle>(bytes);
-    let _ = (Chunk::from_bytes(bytes), List::from_bytes(bytes), Record::from_bytes(bytes));
-    let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes), digest_of_list(bytes));
-    let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
-    let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
-    let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
-    let _ = (decode::<StoredGrant>(bytes, MESSAGE_BYTES_MAX), decode::<StoredTask>(bytes, MESSAGE_BYTES_MAX));
-    let _ = decode::<StoredFeed>(bytes, MESSAGE_BYTES_MAX);
-    let feed = "main".parse().unwrap();
-    let mut revocations = Revocations::default();
-    let _ = revocations.load(&feed, bytes, &world.trust, None);
-    let _ = (revocations.head(&feed, bytes, &world.trust), revocations.chunk(&feed, bytes));
-    let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));
-    if let Ok(held) = Held::from_bytes(bytes) {
-        let _ = (held.chain(), held.to_bytes(), held.seal().map(drop));
-    }
-    let _ = (serde_json::from_slice::<Authorize>(bytes), serde_json::from_slice::<BeginTask>(bytes));
-    swallow_text(world, &String::from_utf8_lossy(bytes));
-}
-
-fn swallow_text(world: &World, text: &str) {
-    let _ = (text.parse::<DeviceId>(), text.parse::<FleetId>(), text.parse::<FeedId>(), text.parse::<TaskId>());
-    let _ = (text.parse::<TaskClass>(), text.parse::<RiskClass>(), text.parse::<Nonce>(), text.parse::<BootId>());
-    let _ = (text.parse::<GrantId>(), text.parse::<Hash>(), text.parse::<BlockId>());
-    let _ = (text.parse::<Fingerprint>(), text.parse::<Code>(), text.parse::<BrokerUrl>());
-    let _ = (canonical(text).is_ok(), Reach::of(&right(text, "read")).is_ok(), from_text(text, 4096));
-    let _ = (Topic::parse(text, &world.fleet), StateFile::parse(text), kind_of("x.toml", text), unsourced(text));
-    if let Ok(profile) = Profile::parse("x.toml", text) {
-        let _ = profile.problems();
-    }
-    if let (Ok(overlay), profile) = (Overlay::parse("x.toml", text), Profile::default()) {
-        let _ = profile.with(&overlay).problems();
-    }
-    let document = PolicyDocument { datalog: text.to_owned(), ..PolicyDocument::built_in(crate::samples::ISSUED) };
-    let _ = Policy::parse(document).map(drop);
-}
-
-/// One valid example of everything that is bytes.
-fn examples(world: &World) -> Vec<Vec<u8>> {
-    let chunk = Chunk::split(&world.list()).remove(0);
-    vec![
-        world.sign(&world.trust).to_bytes(),
-        world.sign(&PolicyDocument::built_in(crate::samples::ISSUED)).to_bytes(),
-        world.sign(&world.head()).to_bytes(),
-        world.upload().0.to_bytes(),
-        world.sign(&world.hello()).to_bytes(),
-        world.sign(&world.ack()).to_bytes(),
-        world.sign(&world.request().0).to_bytes(),
-        world.sign(&world.answer()).to_bytes(),
-        world.sign(&world.state()).to_bytes(),
-        world.enrol_request().sign(&world.keys).to_bytes(),
-        world.enrol_answer().to_bytes(),
-        world.sign(&world.enrol_bundle()).to_bytes(),
-        hardtack::wire::encode(&chunk),
-        world.list().to_bytes(),
-        world.grant(),
-        world.task(),
-        br#"{"token":"aGk","operation":"read","resource":"modbus/1","risk":"high"}"#.to_vec(),
-        br#"{"task":"pump","rights":[{"resource":"modbus/*","action":"read"}],"ttl_s":60}"#.to_vec(),
-    ]
-}
-
 /// One valid example of everything that is text.
 fn texts() -> Vec<String> {
     let mut texts: Vec<String> = SHIPPED.iter().map(|shipped| shipped.text.to_owned()).collect();
@@ -178,25 +94,25 @@ proptest! {
 
     #[test]
     fn random_bytes_are_refused_in_peace(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        swallow(&World::new(), &bytes);
+        hostile::bytes(&World::new(), &bytes);
     }
 
     #[test]
     fn random_text_is_refused_in_peace(text in "\\PC{0,200}") {
-        swallow_text(&World::new(), &text);
+        hostile::text(&World::new(), &text);
     }
 
     #[test]
     fn changed_examples_are_taken_or_refused_in_peace(which in any::<Index>(), edits in edits()) {
         let world = World::new();
-        let examples = examples(&world);
-        swallow(&world, &apply(&examples[which.index(examples.len())], &edits));
+        let examples = hostile::examples(&world);
+        hostile::bytes(&world, &apply(&examples[which.index(examples.len())], &edits));
     }
 
     #[test]
     fn changed_text_is_taken_or_refused_in_peace(which in any::<Index>(), edits in edits()) {
         let changed = apply(which.get(texts().as_slice()).as_bytes(), &edits);
-        swallow_text(&World::new(), &String::from_utf8_lossy(&changed));
+        hostile::text(&World::new(), &String::from_utf8_lossy(&changed));
     }
 }
 
@@ -218,7 +134,7 @@ proptest! {
     fn no_changed_document_passes_for_another(edits in edits()) {
         let world = World::new();
         check_unforgeable(&world, &world.trust, &edits);
-        check_unforgeable(&world, &PolicyDocument::built_in(crate::samples::ISSUED), &edits);
+        check_unforgeable(&world, &PolicyDocument::built_in(ISSUED), &edits);
         check_unforgeable(&world, &world.head(), &edits);
         check_unforgeable(&world, &world.hello(), &edits);
         check_unforgeable(&world, &world.ack(), &edits);
@@ -299,6 +215,19 @@ proptest! {
     }
 
     #[test]
+    fn an_agent_survives_a_broker_that_replays_and_changes(
+        heard in prop::collection::vec((0..hostile::TOPICS.len(), any::<Index>(), prop::option::of(edits())), 1..24),
+    ) {
+        let world = World::new();
+        let examples = hostile::examples(&world);
+        let message = |(topic, which, edits): &(usize, Index, Option<Vec<Edit>>)| {
+            let example = &examples[which.index(examples.len())];
+            (hostile::TOPICS[*topic].to_owned(), edits.as_ref().map_or(example.clone(), |edits| apply(example, edits)))
+        };
+        hostile::messages(&world, &heard.iter().map(message).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn token_text_goes_both_ways(bytes in prop::collection::vec(any::<u8>(), 1..300)) {
         prop_assert_eq!(from_text(&to_text(&bytes), 4096), Ok(bytes));
     }
@@ -348,9 +277,9 @@ fn number() -> impl Strategy<Value = u64> {
 #[test]
 fn nothing_that_is_cut_short_is_taken() {
     let world = World::new();
-    for example in examples(&world) {
+    for example in hostile::examples(&world) {
         for len in 0..example.len() {
-            swallow(&world, &example[..len]);
+            hostile::bytes(&world, &example[..len]);
         }
     }
     for token in [world.grant(), world.task()] {
@@ -378,11 +307,11 @@ fn a_token_with_any_flipped_bit_states_nothing_new() {
 fn a_deep_or_endless_text_does_not_exhaust_the_stack() {
     let world = World::new();
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(20_000), close.repeat(20_000));
-    swallow_text(&world, &format!("a = {}", deep("[", "]")));
-    swallow_text(&world, &format!("a = {}", deep("{a=", "}")));
-    swallow_text(&world, &deep("[a.", "]"));
+    hostile::text(&world, &format!("a = {}", deep("[", "]")));
+    hostile::text(&world, &format!("a = {}", deep("{a=", "}")));
+    hostile::text(&world, &deep("[a.", "]"));
     let json = format!("{{\"token\":{}}}", deep("[", "]"));
     assert!(serde_json::from_str::<Authorize>(&json).is_err());
     let endless: [u8; 4096] = array::from_fn(|_| 0xff);
-    swallow(&world, &endless);
+    hostile::bytes(&world, &endless);
 }

@@ -1,0 +1,212 @@
+//! What hostile input is fed to: every parser, and an agent that hears what a broker makes up. The property tests and the
+//! fuzz targets share it.
+
+use hardtack::agent::effects::{Anchor, Entry, StateFile, StoredRecord, StoredSegment};
+use hardtack::agent::enrol::accept;
+use hardtack::agent::policy::Policy;
+use hardtack::agent::request::{Authorize, BeginTask, Evidence, Mode, RequestId, Socket, StatusReply};
+use hardtack::agent::revocation::{Revocations, StoredFeed};
+use hardtack::agent::wallet::{StoredGrant, StoredTask};
+use hardtack::agent::{self, Agent, Boot, Effects, Input, LinkEvent, Now};
+use hardtack::config::BrokerUrl;
+use hardtack::ids::{
+    BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, RiskClass, TaskClass, TaskId,
+};
+use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
+use hardtack::time::Millis;
+use hardtack::wire::audit::{Record, SegmentHeader, Upload};
+use hardtack::wire::biscuit;
+use hardtack::wire::bundle::{Fingerprint, TrustBundle};
+use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
+use hardtack::wire::envelope::{Document, Signed};
+use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
+use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
+use hardtack::wire::token::{canonical, from_text, Held, Reach};
+use hardtack::wire::{decode, MESSAGE_BYTES_MAX};
+
+use crate::samples::{right, World, ISSUED};
+
+/// Everything that takes bytes takes these. What comes out does not matter; that something does, does.
+pub(crate) fn bytes(world: &World, bytes: &[u8]) {
+    fn document<T: Document>(bytes: &[u8]) {
+        if let Ok(signed) = Signed::<T>::from_bytes(bytes) {
+            let _ = (signed.claim(), signed.digest());
+        }
+    }
+    document::<TrustBundle>(bytes);
+    document::<PolicyDocument>(bytes);
+    document::<Head>(bytes);
+    document::<SegmentHeader>(bytes);
+    document::<Hello>(bytes);
+    document::<Ack>(bytes);
+    document::<Request>(bytes);
+    document::<Answer>(bytes);
+    document::<State>(bytes);
+    document::<EnrolRequest>(bytes);
+    document::<EnrolBundle>(bytes);
+    let _ = (Chunk::from_bytes(bytes), List::from_bytes(bytes), Record::from_bytes(bytes));
+    let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes), digest_of_list(bytes));
+    let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
+    let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
+    let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
+    let _ = (decode::<StoredGrant>(bytes, MESSAGE_BYTES_MAX), decode::<StoredTask>(bytes, MESSAGE_BYTES_MAX));
+    let _ = decode::<StoredFeed>(bytes, MESSAGE_BYTES_MAX);
+    let feed = "main".parse().unwrap();
+    let mut revocations = Revocations::default();
+    let _ = revocations.load(&feed, bytes, &world.trust, None);
+    let _ = (revocations.head(&feed, bytes, &world.trust), revocations.chunk(&feed, bytes));
+    let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));
+    if let Ok(held) = Held::from_bytes(bytes) {
+        let _ = (held.chain(), held.to_bytes(), held.seal().map(drop));
+    }
+    let _ = (serde_json::from_slice::<Authorize>(bytes), serde_json::from_slice::<BeginTask>(bytes));
+    text(world, &String::from_utf8_lossy(bytes));
+}
+
+pub(crate) fn text(world: &World, text: &str) {
+    let _ = (text.parse::<DeviceId>(), text.parse::<FleetId>(), text.parse::<FeedId>(), text.parse::<TaskId>());
+    let _ = (text.parse::<TaskClass>(), text.parse::<RiskClass>(), text.parse::<Nonce>(), text.parse::<BootId>());
+    let _ = (text.parse::<GrantId>(), text.parse::<Hash>(), text.parse::<BlockId>());
+    let _ = (text.parse::<Fingerprint>(), text.parse::<Code>(), text.parse::<BrokerUrl>());
+    let _ = (canonical(text).is_ok(), Reach::of(&right(text, "read")).is_ok(), from_text(text, 4096));
+    let _ = (Topic::parse(text, &world.fleet), StateFile::parse(text), kind_of("x.toml", text), unsourced(text));
+    if let Ok(profile) = Profile::parse("x.toml", text) {
+        let _ = profile.problems();
+    }
+    if let (Ok(overlay), profile) = (Overlay::parse("x.toml", text), Profile::default()) {
+        let _ = profile.with(&overlay).problems();
+    }
+    let document = PolicyDocument { datalog: text.to_owned(), ..PolicyDocument::built_in(ISSUED) };
+    let _ = Policy::parse(document).map(drop);
+}
+
+/// One valid example of everything that is bytes.
+pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
+    let chunk = Chunk::split(&world.list()).remove(0);
+    vec![
+        world.sign(&world.trust).to_bytes(),
+        world.sign(&PolicyDocument::built_in(ISSUED)).to_bytes(),
+        world.sign(&world.head()).to_bytes(),
+        world.upload().0.to_bytes(),
+        world.sign(&world.hello()).to_bytes(),
+        world.sign(&world.ack()).to_bytes(),
+        world.sign(&world.request().0).to_bytes(),
+        world.sign(&world.answer()).to_bytes(),
+        world.sign(&world.state()).to_bytes(),
+        world.enrol_request().sign(&world.keys).to_bytes(),
+        world.enrol_answer().to_bytes(),
+        world.sign(&world.enrol_bundle()).to_bytes(),
+        hardtack::wire::encode(&chunk),
+        world.list().to_bytes(),
+        world.grant(),
+        world.task(),
+        br#"{"token":"aGk","operation":"read","resource":"modbus/1","risk":"high"}"#.to_vec(),
+        br#"{"task":"pump","rights":[{"resource":"modbus/*","action":"read"}],"ttl_s":60}"#.to_vec(),
+    ]
+}
+
+/// Topics that a broker may speak on, some of which no device listens to.
+pub(crate) const TOPICS: [&str; 12] = [
+    "hardtack/1/acme/bundle/1",
+    "hardtack/1/acme/bundle/2",
+    "hardtack/1/acme/policy/1",
+    "hardtack/1/acme/policy/2",
+    "hardtack/1/acme/feed/main/head",
+    "hardtack/1/acme/feed/main/snap/0/0",
+    "hardtack/1/acme/feed/main/snap/0/7",
+    "hardtack/1/acme/feed/other/head",
+    "hardtack/1/acme/dev/gw-07/down/ack",
+    "hardtack/1/acme/dev/gw-07/down/answer",
+    "hardtack/1/acme/dev/gw-08/down/ack",
+    "hardtack/1/other/bundle/2",
+];
+
+/// An agent hears messages from a broker that has no key, but may replay and change what it saw. The agent goes on, is
+/// never `online`, lowers no position, and numbers what it writes down without a hole.
+pub(crate) fn messages(world: &World, messages: &[(String, Vec<u8>)]) {
+    let mut device = Device::start(world);
+    let before = device.status();
+    device.input(Input::Link(LinkEvent::Connected));
+    for (topic, payload) in messages {
+        device.input(Input::Link(LinkEvent::Message { topic: topic.clone(), payload: payload.clone() }));
+        device.input(Input::Deadline);
+    }
+    device.input(Input::Link(LinkEvent::Disconnected { reason: "cut".into() }));
+    let after = device.status();
+    assert!(after.feed_seq >= before.feed_seq && after.bundle_version >= before.bundle_version);
+    assert!(after.policy_version >= before.policy_version && after.floor >= before.floor);
+    assert!(device.records <= messages.len() as u64 + 16, "{} records", device.records);
+}
+
+/// An enrolled agent whose disk takes everything.
+struct Device {
+    agent: Agent,
+    now: Now,
+    next_index: Option<(EraId, u64)>,
+    records: u64,
+}
+
+impl Device {
+    fn start(world: &World) -> Self {
+        let profile = world.profile.clone();
+        let request = world.enrol_bundle().nonce;
+        let fingerprint = world.trust.fingerprint();
+        let accepted =
+            accept(&world.enrol_answer(), &world.keys, &world.device, &fingerprint, request, &profile, None).unwrap();
+        let boot = Boot {
+            fleet: accepted.fleet,
+            device: world.device.clone(),
+            keys: DeviceKeys::from_bytes(&world.keys.to_bytes()),
+            profile,
+            seed: [1; 32],
+            boot: BootId([1; 16]),
+            anchor: accepted.batch.anchor.map(|anchor| *anchor),
+            files: accepted.batch.files.into_iter().map(|write| (write.file, write.content)).collect(),
+            eras: Vec::new(),
+            used_bytes: 0,
+        };
+        let now = Now { boottime: Millis(1000), wall: None };
+        let (agent, effects) = Agent::start(boot, now).unwrap();
+        let mut device = Self { agent, now, next_index: None, records: 0 };
+        device.commit(effects);
+        device
+    }
+
+    fn input(&mut self, input: Input) -> Vec<agent::request::Reply> {
+        self.now.boottime = Millis(self.now.boottime.0 + 250);
+        let mut effects = Effects::default();
+        self.agent.handle(input, self.now, &mut effects);
+        let replies = self.commit(effects);
+        assert_ne!(self.agent.mode(), Mode::Online);
+        replies
+    }
+
+    fn commit(&mut self, effects: Effects) -> Vec<agent::request::Reply> {
+        let outgoing = effects.commit(|batch| {
+            if let Some(era) = batch.begin_era {
+                self.next_index = Some((era, 0));
+            }
+            for entry in batch.entries {
+                if let Entry::Record(record) = entry {
+                    let (era, index) = self.next_index.expect("an era before its records");
+                    assert_eq!((record.era, record.index), (era, index));
+                    self.next_index = Some((era, index + 1));
+                    self.records += 1;
+                }
+            }
+            Ok::<(), ()>(())
+        });
+        outgoing.unwrap().replies.into_iter().map(|(_, reply)| reply).collect()
+    }
+
+    fn status(&mut self) -> StatusReply {
+        let evidence = Evidence { socket: Socket::Admin, uid: 0, gid: 0, pid: Some(1), path: None };
+        let id = RequestId(1);
+        let replies = self.input(Input::Request { id, evidence, request: agent::request::Request::Status });
+        match replies.as_slice() {
+            [agent::request::Reply::Status(status)] => (**status).clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -15,6 +15,9 @@ use hardtack::shell::{clock, embedded, entropy};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::link::{device_filters, service_filters, Topic};
 
+use rand_core::RngCore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::support::mosquitto::Mosquitto;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -86,12 +89,11 @@ impl Party {
     }
 
     fn expect_lost(&self) -> String {
-        match self.next() {
-            LinkEvent::Disconnected { reason } => reason,
-            other @ (LinkEvent::Connected | LinkEvent::Message { .. }) => {
-                panic!("expected the end of the connection, not {other:?}")
-            }
-        }
+        let event = self.next();
+        let LinkEvent::Disconnected { reason } = event else {
+            panic!("expected the end of the connection, not {event:?}");
+        };
+        reason
     }
 
     fn expect_message(&self, topic: Topic, payload: &[u8]) {
@@ -214,14 +216,116 @@ async fn the_next_address_gets_its_turn() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_the_queue_holds_ends_the_connection() {
     let broker = Mosquitto::open();
-    let gateway = Party::device(&plain(&broker), "gw-07");
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let gateway = Party::device(&format!("mqtt://{}", proxy.addr()), "gw-07");
+    proxy.half_open(Swallow::Both);
     gateway.connect("gw-07");
     for _ in 0..2000 {
         gateway.send(Topic::UpAudit(device("gw-07")), b"x");
     }
     assert!(gateway.expect_lost().contains("queue"));
+    proxy.heal();
     gateway.connect("gw-07");
     gateway.expect_connected();
+}
+
+/// What a scripted broker does once it has said its line.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Close,
+    Listen,
+}
+
+/// A broker that says to one client after the other what it is told to say.
+async fn scripted(lines: Vec<(Vec<u8>, Then)>) -> String {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for (line, then) in lines {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut heard = [0; 4096];
+            let _ = socket.read(&mut heard).await;
+            let _ = socket.write_all(&line).await;
+            if then == Then::Close {
+                let _ = socket.shutdown().await;
+            }
+            while socket.read(&mut heard).await.is_ok_and(|count| count > 0) {}
+        }
+    });
+    url
+}
+
+const CONNACK: &[u8] = &[0x20, 3, 0, 0, 0];
+const SUBACK: &[u8] = &[0x90, 9, 0, 1, 0, 1, 1, 1, 1, 1, 1];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_broker_is_left_with_a_reason() {
+    let up = [CONNACK, SUBACK].concat();
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (vec![], "closed the connection"),
+        (vec![0xff; 64], "no valid MQTT"),
+        ([CONNACK, &[0x30, 0xff, 0xff, 0xff, 0x7f]].concat(), "no valid MQTT"),
+        (vec![0x20, 3, 0, 0x87, 0], "NotAuthorized"),
+        (vec![0x20, 6, 0, 0, 3, 0x13, 0, 0], "keep-alive of 0 s"),
+        (vec![0x20, 6, 0, 0, 3, 0x13, 0xff, 0xff], "keep-alive of 65535 s"),
+        (vec![0x20, 6, 0, 0, 3, 0x21, 0, 0], "takes no message"),
+        (vec![0x20, 5, 0, 0, 2, 0x25, 0], "no retained messages"),
+        (vec![0x20, 5, 0, 0, 2, 0x24, 0], "no QoS 1"),
+        ([CONNACK, &[0x90, 4, 0, 1, 0, 1]].concat(), "another number"),
+        ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 0x87, 1, 1, 1]].concat(), "feed/main/head: not authorized"),
+        ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 1, 1, 1, 0]].concat(), "without acknowledgements"),
+        ([CONNACK, &[0x30, 7, 0, 1, b't', 3, 0x23, 0, 1]].concat(), "topic aliases"),
+        ([CONNACK, &[0xe0, 2, 0x8e, 0]].concat(), "took over"),
+        ([&up, SUBACK].concat(), "nobody asked for"),
+        ([&up[..], &[0x40, 2, 0, 5]].concat(), "unsolicited"),
+        ([&up[..], &[0x62, 2, 0, 5]].concat(), "unsolicited"),
+    ];
+    let then = |line: &[u8]| if line.is_empty() { Then::Close } else { Then::Listen };
+    let url = scripted(cases.iter().map(|(line, _)| (line.clone(), then(line))).collect()).await;
+    let gateway = Party::device(&url, "gw-07");
+    for (line, expected) in &cases {
+        gateway.connect("gw-07");
+        let reason = loop {
+            match gateway.next() {
+                LinkEvent::Connected => {}
+                LinkEvent::Disconnected { reason } => break reason,
+                LinkEvent::Message { .. } => panic!("{line:?} is no message"),
+            }
+        };
+        assert!(reason.to_lowercase().contains(&expected.to_lowercase()), "{line:02x?}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_bytes_end_the_connection_and_nothing_else() {
+    let mut rng = entropy::rng();
+    let mut lines = Vec::new();
+    for round in 0..300 {
+        let mut line = [CONNACK, SUBACK].concat();
+        let start = line.len();
+        line.resize(start + 48, 0);
+        rng.fill_bytes(&mut line[start..]);
+        // Half of them begin as a packet that a client may get.
+        if round % 2 == 0 {
+            line[start] = [0x30, 0x32, 0x34, 0x40, 0x50, 0x62, 0x70, 0x90, 0xb0, 0xd0, 0xe0][round / 2 % 11];
+            line[start + 1] &= 0x1f;
+        }
+        lines.push(line);
+    }
+    let url = scripted(lines.iter().map(|line| (line.clone(), Then::Close)).collect()).await;
+    let gateway = Party::device(&url, "gw-07");
+    for line in lines {
+        gateway.connect("gw-07");
+        let mut connected = 0;
+        let reason = loop {
+            match gateway.next() {
+                LinkEvent::Connected => connected += 1,
+                LinkEvent::Disconnected { reason } => break reason,
+                LinkEvent::Message { .. } => {}
+            }
+        };
+        assert!(connected <= 1 && !reason.contains("stopped without a reason"), "{reason}: {line:02x?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -404,14 +508,13 @@ async fn the_embedded_broker_serves_the_link() {
         gateway.connect("gw-07");
         gateway.expect_connected();
         let mut retained: Vec<String> = (0..9)
-            .map(|_| match gateway.next() {
-                LinkEvent::Message { topic, payload } => {
-                    if topic.ends_with("head") {
-                        assert_eq!(payload, b"head", "only the newest is kept");
-                    }
-                    topic.rsplit_once("acme/").unwrap().1.to_owned()
+            .map(|_| {
+                let event = gateway.next();
+                let LinkEvent::Message { topic, payload } = event else { panic!("round {round}: {event:?}") };
+                if topic.ends_with("head") {
+                    assert_eq!(payload, b"head", "only the newest is kept");
                 }
-                other => panic!("round {round}: {other:?}"),
+                topic.rsplit_once("acme/").unwrap().1.to_owned()
             })
             .collect();
         retained.sort();

@@ -141,12 +141,15 @@ impl Link {
         self.inbox.publish(Outbound::Control(payload));
     }
 
-    /// Sends what waits, closes the connection in order, so that the last will is not sent, and ends the link. Bounded.
+    /// Sends what waits, closes the connection in order, so that the last will is not sent, and ends the link. Takes a few
+    /// seconds at most.
     pub async fn finish(mut self) {
         self.inbox.close(Afterwards::End);
         if let Some(driver) = self.driver.take() {
-            if let Err(error) = driver.await {
-                tracing::error!(event = "link.failed", %error, "the link ended abnormally");
+            // A receiver that takes no event any more must not hold up the end.
+            match tokio::time::timeout(2 * session::CLOSE_MAX, driver).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => tracing::error!(event = "link.failed", %error),
             }
         }
     }

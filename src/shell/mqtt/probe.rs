@@ -53,8 +53,9 @@ impl Probe {
     /// # Errors
     /// The broker's reason, or what was in the way.
     pub async fn connect(config: &LinkConfig, now: Timestamp, will: Option<(&str, &[u8])>) -> Result<Self, String> {
-        let tls = config.tls.as_ref().map(|identity| tls::client_config(identity, Arc::new(move || now)));
-        Self::open(config, tls.transpose().map_err(|error| error.to_string())?, will).await
+        let made = config.tls.as_ref().map(|identity| tls::client_config(identity, Arc::new(move || now)));
+        let tls = made.transpose().map_err(|error| error.to_string())?;
+        Self::open(config, tls, will).await
     }
 
     /// Connects over TLS without showing a certificate.

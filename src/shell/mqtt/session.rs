@@ -17,7 +17,7 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError, TlsError};
-use rumqttc::{Outgoing, TlsConfiguration, Transport};
+use rumqttc::{valid_filter, Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, Sleep};
@@ -32,7 +32,7 @@ const IN_FLIGHT_MAX: u16 = 32;
 const RECEIVE_MAX: u16 = 32;
 
 /// How long an orderly end may take.
-const CLOSE_MAX: Duration = Duration::from_secs(2);
+pub(super) const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// What the watchdog adds to one and a half keep-alives, for a slow answer.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
             (Next::Close, Stage::Draining | Stage::Leaving) | (Next::Stay, _) => {}
         }
         match self.stage {
-            Stage::Up | Stage::Draining => self.hand_over()?,
+            Stage::Up | Stage::Draining => self.hand_over(),
             Stage::Connecting | Stage::Subscribing | Stage::Leaving => {}
         }
         if self.stage == Stage::Draining && self.handed.is_empty() && self.in_flight.is_empty() {
@@ -186,7 +186,7 @@ impl<'a> Session<'a> {
     }
 
     /// Hands messages to the client as long as it has room.
-    fn hand_over(&mut self) -> Result<(), End> {
+    fn hand_over(&mut self) {
         while self.handed.len() + self.in_flight.len() < usize::from(IN_FLIGHT_MAX) {
             let Some(message) = self.inbox.pop() else { break };
             let (topic, payload, retained) = match message {
@@ -204,12 +204,12 @@ impl<'a> Session<'a> {
             if self.handed.is_empty() && self.in_flight.is_empty() {
                 self.stuck.set(sleep(2 * silence(self.config)));
             }
-            self.client
-                .try_publish(topic.clone(), QoS::AtLeastOnce, retained, payload)
-                .map_err(|_| End::Lost("the MQTT client takes no message".into()))?;
+            if self.client.try_publish(topic.clone(), QoS::AtLeastOnce, retained, payload).is_err() {
+                // As with a subscription: the message goes down with the connection.
+                return;
+            }
             self.handed.push_back(topic);
         }
-        Ok(())
     }
 
     /// Takes what the client says.
@@ -258,6 +258,9 @@ impl<'a> Session<'a> {
             if properties.max_qos == Some(0) {
                 return Err(End::Lost("the broker takes no QoS 1: allow it in its configuration".into()));
             }
+            if properties.receive_max == Some(0) {
+                return Err(End::Lost("the broker takes no message at all".into()));
+            }
             if let Some(seconds) = properties.server_keep_alive.map(u64::from) {
                 let ours = keepalive(self.config).as_secs();
                 if seconds == 0 || seconds > ours {
@@ -270,10 +273,14 @@ impl<'a> Session<'a> {
         if self.filters.is_empty() {
             return self.up().await;
         }
+        if let Some(filter) = self.filters.iter().find(|filter| !valid_filter(filter)) {
+            return Err(End::Lost(format!("{filter:?} is not a valid subscription")));
+        }
         let filters: Vec<Filter> = self.filters.iter().map(|path| Filter::new(path, QoS::AtLeastOnce)).collect();
-        self.client
-            .try_subscribe_many(filters)
-            .map_err(|_| End::Lost("a subscription is not a valid filter".into()))?;
+        if self.client.try_subscribe_many(filters).is_err() {
+            // The client has ended already. Its reason is on its way.
+            return Ok(());
+        }
         self.stage = Stage::Subscribing;
         Ok(())
     }

@@ -99,11 +99,12 @@ pub struct EraImage {
     pub segments: u64,
     /// The index after the last closed segment.
     pub closed_index: u64,
-    /// The chain's head there, the era's genesis if no segment is closed.
+    /// The chain's head there; [`Hash::ZERO`] if no segment is closed, where the chain begins at the era's genesis.
     pub closed_head: Hash,
     /// Records from the lower of `closed_index` and the anchor's index on, in order, without a hole.
     pub records: Vec<StoredRecord>,
-    /// What is wrong with it: it was quarantined, and only what is above could be salvaged.
+    /// What is wrong with it, told once: it is quarantined, and what is above is what could be salvaged. Segments of it
+    /// may be missing too; loading them says so.
     pub damage: Option<String>,
 }
 

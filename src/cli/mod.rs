@@ -7,10 +7,13 @@
 #[cfg(feature = "agent")]
 pub mod agent;
 pub mod client;
+#[cfg(feature = "demo")]
+pub mod demo;
 #[cfg(feature = "agent")]
 pub mod enrol;
 pub mod exit;
 pub mod output;
+pub mod profile;
 pub mod token;
 pub mod version;
 
@@ -120,6 +123,12 @@ enum Command {
     Audit(Later),
     /// Ask the running agent for a decision
     Authorize(client::AuthorizeArgs),
+    /// The whole story on an embedded broker
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
+    /// The whole story on an embedded broker (not in this build: use `cargo demo`)
+    #[cfg(not(feature = "demo"))]
+    Demo(Later),
     /// Look for what is wrong with this device (not in this version)
     Doctor(Later),
     /// The device's side of joining a fleet
@@ -172,6 +181,10 @@ pub fn main() -> ExitCode {
         Command::Agent(command) => agent::run(command, globals),
         Command::Audit(_) => later("audit"),
         Command::Authorize(args) => client::authorize(&args, globals),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args, globals),
+        #[cfg(not(feature = "demo"))]
+        Command::Demo(_) => absent("demo", "run `cargo demo` in the source tree"),
         Command::Doctor(_) => later("doctor"),
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
@@ -201,6 +214,12 @@ fn profile_report(command: &profile::ProfileCommand, globals: &Globals) -> Resul
 pub fn later(command: &str) -> Result<Exit, Failure> {
     let what = format!("`hardtack {command}` is not in this version");
     Err(Failure::new(Exit::Usage, what, "`hardtack --help` lists what is"))
+}
+
+/// A command that this build was made without.
+#[cfg(not(feature = "demo"))]
+fn absent(command: &str, advice: &str) -> Result<Exit, Failure> {
+    Err(Failure::new(Exit::Usage, format!("this build has no `hardtack {command}`"), advice))
 }
 
 #[cfg(test)]

@@ -5,16 +5,17 @@
 //! Read next: `agent/mod.rs`, whose `Boot` holds a seed.
 
 use rand_chacha::ChaCha20Rng;
+#[expect(clippy::disallowed_types, reason = "the one place that asks the operating system")]
+use rand_core::OsRng;
 use rand_core::{RngCore, SeedableRng};
 
 /// 32 fresh bytes.
 ///
 /// # Panics
 /// When the kernel refuses randomness: no key may be made then, and nothing else would help.
-#[expect(clippy::disallowed_types, reason = "the one place that asks the operating system")]
 pub fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
-    rand_core::OsRng.fill_bytes(&mut seed);
+    OsRng.fill_bytes(&mut seed);
     seed
 }
 

@@ -1,0 +1,253 @@
+//! One era's folder: written through sled, read again without it.
+//!
+//! Owns: [`Writer`], the only user of sled, and [`Older`], the rows of an era that is no longer written.
+//! Never: opens an older era for writing. Older eras are read frame by frame from sled's file, because sled gives up all
+//! of a file of which some is damaged (it panics, or opens it with fewer rows and no error), rewrites the file while it
+//! opens it, and keeps some 100 bytes of memory per row; a frame that is whole is whole, whatever is beside it.
+//! Read next: `recover.rs`, which makes one picture of all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+
+use super::folder::bytes_below;
+use super::row::{read, search, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
+use super::StoreError;
+use crate::ids::EraId;
+use crate::shell::files::{create_dir, sync_dir, sync_parent, FileError};
+
+/// sled's segment. Large, because a page of more than a quarter of it goes to a file of its own that sled never syncs.
+const SLED_SEGMENT_BYTES: usize = 512 * 1024;
+/// Rows of a leaf, at most, between two splits.
+const SLED_LEAF_ROWS: usize = 17;
+const _: () = assert!(SLED_LEAF_ROWS * (FRAME_BYTES_MAX + 64) < SLED_SEGMENT_BYTES / 4);
+
+/// The era that is being written.
+pub(super) struct Writer {
+    /// The era that its folder is named for.
+    pub(super) id: EraId,
+    dir: PathBuf,
+    db: sled::Db,
+    /// sled's file once more: sled's own flush leaves the data in the disk's cache.
+    file: File,
+    /// Eras of which it holds entries.
+    pub(super) eras: BTreeSet<EraId>,
+}
+
+impl Writer {
+    /// Makes the folder of a new era. Durable on return, with its first row.
+    pub(super) fn create(dir: PathBuf, id: EraId, cache_bytes: u64) -> Result<Self, StoreError> {
+        if dir.exists() {
+            return Err(StoreError::EraExists { path: dir });
+        }
+        create_dir(&dir)?;
+        let config = sled::Config::new()
+            .path(&dir)
+            .create_new(true)
+            .cache_capacity(cache_bytes)
+            .flush_every_ms(None)
+            .mode(sled::Mode::LowSpace)
+            .segment_size(SLED_SEGMENT_BYTES);
+        let db = guard(&dir, || config.open())?;
+        let path = dir.join("db");
+        let file = File::open(&path).map_err(|error| FileError::io("open", &path, error))?;
+        let mut writer = Self { id, dir, db, file, eras: BTreeSet::new() };
+        writer.put([Row::Begun(id)])?;
+        writer.sync()?;
+        sync_dir(&writer.dir)?;
+        sync_parent(&writer.dir)?;
+        Ok(writer)
+    }
+
+    /// Puts rows in one batch. Not durable before [`Writer::sync`].
+    pub(super) fn put(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for row in rows {
+            let (key, frame) = (row.key(), row.to_frame());
+            if frame.len() > FRAME_BYTES_MAX {
+                return Err(StoreError::RowTooLarge { bytes: frame.len() });
+            }
+            if let Key::Entry(EntryKey::Record(era, _) | EntryKey::Segment(era, _)) = key {
+                self.eras.insert(era);
+            }
+            batch.insert(&key.to_bytes(), frame);
+        }
+        guard(&self.dir, || self.db.apply_batch(batch))
+    }
+
+    /// Makes all that was put durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        guard(&self.dir, || self.db.flush())?;
+        self.file.sync_data().map_err(|error| FileError::io("sync", &self.dir.join("db"), error).into())
+    }
+
+    /// A row, if it is here.
+    pub(super) fn get(&self, key: Key) -> Result<Option<Row>, StoreError> {
+        let value = guard(&self.dir, || self.db.get(key.to_bytes()))?;
+        Ok(value.and_then(|frame| Row::from_frame(&frame)))
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        bytes_below(&self.dir)
+    }
+
+    /// Ends writing. Gives back the folder.
+    pub(super) fn close(self) -> PathBuf {
+        let Self { dir, db, .. } = self;
+        // What a failed handle does when it goes is nobody's business any more: the frames are read without it.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+        dir
+    }
+}
+
+/// Runs sled, which may panic where a disk fails.
+fn guard<T>(dir: &Path, run: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    let why = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
+            format!("panic: {}", text.unwrap_or("without a message"))
+        }
+    };
+    Err(StoreError::Engine { path: dir.to_owned(), why })
+}
+
+/// Where a row of some era is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// The record's index or the segment's number.
+    pub(super) number: u64,
+    /// Where its frame begins in the file.
+    pub(super) offset: u64,
+}
+
+/// The entries of one era in one folder, in the order of their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub(super) records: Vec<Place>,
+    pub(super) segments: Vec<Place>,
+}
+
+/// The folder of an era that is no longer written.
+pub(super) struct Older {
+    pub(super) dir: PathBuf,
+    /// The number that it is named by.
+    pub(super) number: u64,
+    /// sled's file, none if it cannot be opened.
+    file: Option<File>,
+    /// Entries of each era: how many.
+    pub(super) counts: BTreeMap<EraId, usize>,
+    /// Where they are; none while memory is better used for another folder.
+    places: Option<BTreeMap<EraId, Places>>,
+    /// The era that the folder was made for.
+    pub(super) begun: Option<EraId>,
+    pub(super) dropped: BTreeSet<EraId>,
+    pub(super) salvaged: BTreeSet<EraId>,
+    /// Keys of frames that are not whole. Most of them are rests of overwritten copies.
+    pub(super) broken: BTreeSet<Option<Key>>,
+    /// Why some of it could not be read at all.
+    pub(super) unreadable: Option<String>,
+    /// Bytes on disk.
+    pub(super) used_bytes: u64,
+}
+
+impl Older {
+    /// Reads a folder once, from front to back.
+    pub(super) fn open(dir: PathBuf, number: u64) -> Self {
+        let used_bytes = bytes_below(&dir);
+        let mut older = Self {
+            file: None,
+            counts: BTreeMap::new(),
+            places: None,
+            begun: None,
+            dropped: BTreeSet::new(),
+            salvaged: BTreeSet::new(),
+            broken: BTreeSet::new(),
+            unreadable: None,
+            dir,
+            number,
+            used_bytes,
+        };
+        match File::open(older.dir.join("db")) {
+            Ok(file) => older.file = Some(file),
+            Err(error) => older.unreadable = Some(error.to_string()),
+        }
+        older.read();
+        older
+    }
+
+    /// Finds where everything is.
+    fn read(&mut self) {
+        let mut places = BTreeMap::<EraId, Places>::new();
+        let Some(file) = &self.file else {
+            self.places = Some(places);
+            return;
+        };
+        let searched = search(file, |found| match found {
+            Found::Row(row, offset) => match row.key() {
+                Key::Entry(EntryKey::Record(era, number)) => {
+                    places.entry(era).or_default().records.push(Place { number, offset });
+                }
+                Key::Entry(EntryKey::Segment(era, number)) => {
+                    places.entry(era).or_default().segments.push(Place { number, offset });
+                }
+                Key::Begun(era) => self.begun = Some(era),
+                Key::Dropped(era) => drop(self.dropped.insert(era)),
+                Key::Salvaged(era) => drop(self.salvaged.insert(era)),
+            },
+            Found::Broken(key) => drop(self.broken.insert(key)),
+            Found::Unreadable(error) => self.unreadable = Some(error.to_string()),
+        });
+        if let Err(error) = searched {
+            self.unreadable = Some(error.to_string());
+        }
+        for place in places.values_mut().flat_map(|places| [&mut places.records, &mut places.segments]) {
+            // Copies of a row are equal: any of them will do.
+            place.sort_unstable();
+            place.dedup_by_key(|place| place.number);
+            place.shrink_to_fit();
+        }
+        let count = |(era, places): (&EraId, &Places)| (*era, places.records.len() + places.segments.len());
+        self.counts = places.iter().map(count).collect();
+        self.places = Some(places);
+    }
+
+    /// The entries of an era.
+    pub(super) fn places(&mut self, era: EraId) -> Option<&Places> {
+        if self.places.is_none() {
+            self.read();
+        }
+        self.places.as_ref()?.get(&era)
+    }
+
+    /// How many rows it remembers the places of.
+    pub(super) fn rows_in_memory(&self) -> usize {
+        self.places.as_ref().map_or(0, |_| self.counts.values().sum())
+    }
+
+    pub(super) fn forget_places(&mut self) {
+        self.places = None;
+    }
+
+    /// The row at a place, if it is still whole.
+    pub(super) fn row(&self, place: Place) -> Option<Row> {
+        read(self.file.as_ref()?, place.offset)
+    }
+
+    /// A row by its key.
+    pub(super) fn get(&mut self, key: EntryKey) -> Option<Row> {
+        let (places, number) = match key {
+            EntryKey::Record(era, number) => (&self.places(era)?.records, number),
+            EntryKey::Segment(era, number) => (&self.places(era)?.segments, number),
+        };
+        let place = places[places.binary_search_by_key(&number, |place| place.number).ok()?];
+        self.row(place).filter(|row| row.key() == Key::Entry(key))
+    }
+
+    /// Entries of eras that are not `dead`.
+    pub(super) fn live_rows(&self, dead: &BTreeSet<EraId>) -> usize {
+        self.counts.iter().filter(|(era, _)| !dead.contains(era)).map(|(_, count)| count).sum()
+    }
+}

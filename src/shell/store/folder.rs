@@ -1,0 +1,159 @@
+//! The state folder: its modes, its format, its lock, the files that are replaced as a whole.
+//!
+//! Owns: the folder's layout outside `eras/` and the anchor.
+//! Never: knows what is in a file; touches one that it does not know.
+//! Read next: `mod.rs`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{flock, FlockOperation};
+
+use super::{Event, StoreError};
+use crate::agent::effects::StateFile;
+use crate::shell::files::{
+    check_private_dir, create_dir, is_temporary, make_private, replace, sync_dir, sync_parent, FileError,
+};
+
+/// The format of the state folder that this program writes.
+pub(super) const FORMAT: u32 = 1;
+
+/// The most bytes of a state file that are read.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// The folder, made if it is missing, and locked for this process as long as this lives.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        create_dir(path)?;
+        if list(path)?.is_empty() {
+            make_private(path)?;
+        }
+        check_private_dir(path)?;
+        // Before the lock: what a newer version means by its lock is not known here.
+        check_format(path)?;
+        let lock = lock(&path.join("lock"))?;
+        for sub in ["eras", "feed", "quarantine", "wallet"] {
+            create_dir(&path.join(sub))?;
+        }
+        sync_dir(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The path of something inside.
+    pub(super) fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Every state file's content, in the order of their paths. One that cannot be read is told and left out.
+    pub(super) fn read_files(&self, events: &mut Vec<Event>) -> Result<Vec<(StateFile, Vec<u8>)>, StoreError> {
+        let mut paths = vec!["bundle".to_owned(), "policy".to_owned()];
+        for sub in ["feed", "wallet"] {
+            for name in list(&self.join(sub))? {
+                let path = format!("{sub}/{name}");
+                if is_temporary(&name) {
+                    // Left by a power cut. If it cannot go now, it goes at another start.
+                    let _ = fs::remove_file(self.join(&path));
+                } else {
+                    paths.push(path);
+                }
+            }
+        }
+        let mut files = Vec::new();
+        for (path, file) in paths.iter().filter_map(|path| Some((path, StateFile::parse(path)?))) {
+            match read_bounded(&self.join(path), FILE_BYTES_MAX) {
+                Ok(content) => files.push((file, content)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => events.push(Event::FileUnreadable { path: path.clone(), error: error.to_string() }),
+            }
+        }
+        Ok(files)
+    }
+
+    /// Replaces a state file. Durable on return.
+    pub(super) fn replace(&self, file: &StateFile, content: &[u8]) -> Result<(), StoreError> {
+        Ok(replace(&self.join(&file.path()), content)?)
+    }
+
+    /// Removes a state file. One that is not there is none to remove.
+    pub(super) fn remove(&self, file: &StateFile) -> Result<(), StoreError> {
+        let path = self.join(&file.path());
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(sync_parent(&path)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(FileError::io("remove", &path, error).into()),
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let failed = |error| FileError::io("lock", path, error);
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let mut file = opened.map_err(failed)?;
+    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(failed(error.into()).into());
+        }
+        let mut holder = String::new();
+        let _ = (&file).take(32).read_to_string(&mut holder);
+        return Err(StoreError::Locked { path: path.to_owned(), holder: holder.trim().to_owned() });
+    }
+    // The number is for people; that it cannot be written on a full disk is no reason to stop.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+fn check_format(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join("format");
+    let text = match fs::read(&path) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(replace(&path, format!("{FORMAT}\n").as_bytes())?);
+        }
+        Err(error) => return Err(FileError::io("read", &path, error).into()),
+    };
+    match text.trim().parse::<u32>() {
+        Ok(FORMAT) => Ok(()),
+        Ok(found) if found > FORMAT => Err(StoreError::NewerFormat { path: folder.to_owned(), found }),
+        Ok(_) | Err(_) => {
+            let why = format!("it says {:?}, not the number of a format", text.chars().take(40).collect::<String>());
+            Err(FileError::Malformed { path, why }.into())
+        }
+    }
+}
+
+/// The names in a folder, sorted. Those that are no text are none of ours.
+pub(super) fn list(path: &Path) -> Result<Vec<String>, StoreError> {
+    let failed = |error| FileError::io("list", path, error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Bytes on disk at and below a path. What goes away meanwhile counts nothing.
+pub(super) fn bytes_below(path: &Path) -> u64 {
+    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+    let entries = if meta.is_dir() { fs::read_dir(path).ok() } else { None };
+    let below = entries.into_iter().flatten().flatten().map(|entry| bytes_below(&entry.path()));
+    meta.blocks() * 512 + below.sum::<u64>()
+}
+
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(io::Error::other(format!("more than {limit} bytes")));
+    }
+    Ok(content)
+}

@@ -1,0 +1,457 @@
+//! The state folder and the audit store: the only user of sled.
+//!
+//! Owns: [`Store`], which makes a [`Batch`] durable in its order; what a start finds ([`Recovered`]); the quarantine.
+//! Never: decides what is written or when anything may go; panics on what a disk holds; opens a folder that another
+//! process uses. One thread owns a store.
+//! Read next: `row.rs`, `era.rs`, `recover.rs`, `anchor.rs`, `folder.rs`.
+//!
+//! The folder (0700): `format lock anchor.0 anchor.1 bundle policy feed/ wallet/ eras/<20 digits>/ quarantine/`, beside
+//! `device.key` and `certificate`, which `keys.rs` owns. Other files are left alone. `quarantine/` holds the folders of
+//! damaged eras, whose readable rows have been copied to the newest era: evidence for a person, never read again. It
+//! keeps [`QUARANTINE_MAX`] of them and a tenth of the quota at most; the oldest go.
+
+mod anchor;
+mod era;
+mod folder;
+mod recover;
+mod row;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::agent::effects::{Entry, FileWrite, StateFile};
+use crate::agent::{Anchor, Batch, EraImage};
+use crate::ids::EraId;
+use crate::profile::QueueLimits;
+use crate::shell::files::{sync_dir, FileError};
+use crate::wire::audit::Upload;
+use crate::wire::envelope::Signed;
+use anchor::Slots;
+use era::{Older, Writer};
+use folder::{bytes_below, list, Folder};
+use row::{EntryKey, Key, Row};
+
+/// An older era with no more rows than this is copied into a new one, so that starts do not pile up folders.
+const FOLD_ROWS_MAX: usize = 512;
+/// Folders of older eras. Beyond it the smallest are copied into a new one, however large they are.
+const FOLDERS_MAX: usize = 32;
+/// Damaged folders that are kept.
+const QUARANTINE_MAX: usize = 8;
+/// Rows of older eras whose places are remembered, 16 bytes each. Others are looked for again when they are needed.
+const PLACES_MAX: usize = 256 * 1024;
+/// Rows copied in one batch.
+const COPY_ROWS: usize = 64;
+
+/// Why the state folder cannot be used, or a batch did not become durable.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Something in the state folder cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another process has it.
+    #[error("another agent (process {holder}) runs on {}: stop it, or use another state folder", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// The process id that it holds.
+        holder: String,
+    },
+    /// A newer version wrote it.
+    #[error(
+        "{} has format {found}, this version reads formats up to {}: install the version that wrote it, or a newer one",
+        path.display(),
+        folder::FORMAT
+    )]
+    NewerFormat {
+        /// The state folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// An anchor that is no newer than the one on disk: another copy of this agent wrote it, or a bug.
+    #[error("an anchor of generation {offered} would replace one of generation {newest}: nothing was written")]
+    OldAnchor {
+        /// The generation offered.
+        offered: u64,
+        /// The newest on disk.
+        newest: u64,
+    },
+    /// An era of this number was begun before.
+    #[error("{} exists already: an era's number is used once", path.display())]
+    EraExists {
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// Entries before the first era of this start.
+    #[error("entries cannot be written before an era has begun")]
+    NoEra,
+    /// An entry that is larger than any that the agent makes.
+    #[error("an entry of {bytes} bytes is larger than the store takes")]
+    RowTooLarge {
+        /// Its bytes.
+        bytes: usize,
+    },
+    /// sled failed.
+    #[error("the store in {} failed: {why}: free space on that disk or check it; the store has to be opened again", path.display())]
+    Engine {
+        /// Its folder.
+        path: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// It failed before.
+    #[error("the store failed before and has to be opened again")]
+    Failed,
+}
+
+/// What a start found that the log should tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Neither slot of the anchor is usable, and this is no first start.
+    AnchorLost,
+    /// A state file cannot be read. It is treated as missing.
+    FileUnreadable {
+        /// Its path below the state folder.
+        path: String,
+        /// Why.
+        error: String,
+    },
+    /// `store.quarantined`: a folder is damaged. What can be read of it is copied to the next era, then it is moved to
+    /// `quarantine/`.
+    Quarantined {
+        /// Its number.
+        era: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A slot of the anchor is torn or damaged. The other one counts.
+    SlotUnusable {
+        /// Which.
+        slot: usize,
+        /// Why.
+        error: String,
+    },
+}
+
+/// What a start found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The newest valid anchor.
+    pub anchor: Option<Anchor>,
+    /// The files of the state folder.
+    pub files: Vec<(StateFile, Vec<u8>)>,
+    /// Eras that are not dropped, oldest first.
+    pub eras: Vec<EraImage>,
+    /// Bytes of `eras/` and `quarantine/` on disk.
+    pub used_bytes: u64,
+    /// For the log.
+    pub events: Vec<Event>,
+}
+
+/// The state folder, opened.
+pub struct Store {
+    folder: Folder,
+    slots: Slots,
+    cache_bytes: u64,
+    quarantine_bytes_max: u64,
+    quarantine_bytes: u64,
+    current: Option<Writer>,
+    /// Folders of other eras, by number.
+    older: BTreeMap<u64, Older>,
+    /// Which of them are damaged.
+    damaged: BTreeSet<u64>,
+    /// Eras that are dropped, as long as rows of them may be somewhere.
+    dropped: BTreeSet<EraId>,
+    /// Eras whose damage this start, or one before, has told the agent of.
+    salvaged: BTreeSet<EraId>,
+    failed: bool,
+    #[cfg(test)]
+    at_step: Option<Box<dyn FnMut(&'static str)>>,
+}
+
+impl Store {
+    /// Opens the state folder, makes it if it is missing, and reads what is there. Nothing that is damaged stops it.
+    ///
+    /// # Errors
+    /// When the folder is not private, not ours, not writable, in use, or of a newer format.
+    pub fn open(state_dir: &Path, limits: &QueueLimits) -> Result<(Self, Recovered), StoreError> {
+        let folder = Folder::open(state_dir)?;
+        let mut events = Vec::new();
+        let (slots, anchor) = Slots::open(&folder, &mut events);
+        let files = folder.read_files(&mut events)?;
+        let mut older = read_eras(&folder)?;
+        let first_start = slots.never_written() && older.iter().all(|older| older.counts.is_empty());
+        if anchor.is_none() && !first_start {
+            events.push(Event::AnchorLost);
+        }
+        let seen = anchor.clone().or_else(|| first_start.then(Anchor::default));
+        let picture = recover::picture(&mut older, seen.as_ref());
+        for (era, detail) in &picture.damaged {
+            events.push(Event::Quarantined { era: *era, detail: detail.clone() });
+        }
+        let reported = picture.images.iter().filter(|image| image.damage.is_some()).map(|image| image.id);
+        let mut store = Self {
+            cache_bytes: limits.cache_mib.saturating_mul(1 << 20),
+            quarantine_bytes_max: limits.quota_mib.saturating_mul(1 << 20) / 10,
+            quarantine_bytes: bytes_below(&folder.join("quarantine")),
+            current: None,
+            damaged: picture.damaged.into_keys().collect(),
+            dropped: picture.dropped,
+            salvaged: reported.chain(picture.salvaged).collect(),
+            older: older.into_iter().map(|older| (older.number, older)).collect(),
+            folder,
+            slots,
+            failed: false,
+            #[cfg(test)]
+            at_step: None,
+        };
+        store.remove_folders(&store.dead_folders(&picture.empty))?;
+        store.trim_places(None);
+        let used_bytes = store.used_bytes();
+        Ok((store, Recovered { anchor, files, eras: picture.images, used_bytes, events }))
+    }
+
+    /// Makes a batch durable: files, the new era, entries with one data sync, the anchor, then what is no longer needed
+    /// goes. A cut between any two of these leaves a state that the next start continues from.
+    ///
+    /// # Errors
+    /// When something could not be written or synced. Then nothing of what the batch allows may be done, and this store
+    /// takes nothing more: drop it and open the folder again.
+    pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(StoreError::Failed);
+        }
+        let written = self.write(batch);
+        self.failed = written.is_err();
+        written
+    }
+
+    fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
+        for FileWrite { file, content } in &batch.files {
+            self.folder.replace(file, content)?;
+            self.step("file");
+        }
+        let retired = batch.begin_era.map(|era| self.begin(era)).transpose()?;
+        if !batch.entries.is_empty() {
+            self.put_entries(batch.entries)?;
+        }
+        if let Some(anchor) = &batch.anchor {
+            self.slots.write(anchor)?;
+            self.step("anchor");
+        }
+        for number in retired.into_iter().flatten() {
+            self.retire(number)?;
+            self.step("retired");
+        }
+        for file in &batch.remove {
+            self.folder.remove(file)?;
+            self.step("removed");
+        }
+        self.drop_eras(&batch.drop_eras)
+    }
+
+    fn put_entries(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        let writer = self.current.as_mut().ok_or(StoreError::NoEra)?;
+        writer.put(entries.into_iter().map(Row::Entry))?;
+        self.step("put");
+        self.current.as_ref().ok_or(StoreError::NoEra)?.sync()?;
+        self.step("synced");
+        Ok(())
+    }
+
+    /// Begins an era, and copies into it what the folders hold that are to go. Says which these are.
+    fn begin(&mut self, era: EraId) -> Result<Vec<u64>, StoreError> {
+        if let Some(writer) = self.current.take() {
+            let (number, dir) = (writer.id.number, writer.close());
+            self.older.insert(number, Older::open(dir, number));
+        }
+        let dir = self.folder.join("eras").join(format!("{:020}", era.number));
+        let mut writer = Writer::create(dir, era, self.cache_bytes)?;
+        self.step("begun");
+        let retired = self.to_retire();
+        for number in &retired {
+            let Some(older) = self.older.get_mut(number) else { continue };
+            copy_live(older, &self.dropped, &mut writer)?;
+        }
+        let somewhere = |era: &&EraId| self.older.values().any(|older| older.counts.contains_key(era));
+        let dropped = self.dropped.iter().filter(somewhere).copied().map(Row::Dropped);
+        let salvaged = self.salvaged.iter().copied().map(Row::Salvaged);
+        writer.put(dropped.chain(salvaged))?;
+        writer.sync()?;
+        self.current = Some(writer);
+        self.step("folded");
+        Ok(retired)
+    }
+
+    /// Damaged folders, small ones, and the smallest of too many.
+    fn to_retire(&self) -> Vec<u64> {
+        let mut by_size: Vec<(usize, u64)> =
+            self.older.values().map(|older| (older.live_rows(&self.dropped), older.number)).collect();
+        by_size.sort_unstable();
+        let spare = self.older.len().saturating_sub(FOLDERS_MAX);
+        let goes = |(rank, (rows, number)): (usize, (usize, u64))| {
+            (rank < spare || rows <= FOLD_ROWS_MAX || self.damaged.contains(&number)).then_some(number)
+        };
+        by_size.into_iter().enumerate().filter_map(goes).collect()
+    }
+
+    /// Takes a folder out of use whose rows are in the newest era: a damaged one is kept as evidence.
+    fn retire(&mut self, number: u64) -> Result<(), StoreError> {
+        if !self.damaged.contains(&number) {
+            return self.remove_folders(&[number]);
+        }
+        let Some(older) = self.older.remove(&number) else { return Ok(()) };
+        self.damaged.remove(&number);
+        let quarantine = self.folder.join("quarantine");
+        let mut target = quarantine.join(format!("{number:020}"));
+        let mut copies = 0;
+        while target.exists() {
+            copies += 1;
+            target = quarantine.join(format!("{number:020}.{copies}"));
+        }
+        fs::rename(&older.dir, &target).map_err(|error| FileError::io("move to quarantine", &older.dir, error))?;
+        sync_dir(&quarantine)?;
+        sync_dir(&self.folder.join("eras"))?;
+        self.trim_quarantine(&quarantine)
+    }
+
+    fn trim_quarantine(&mut self, quarantine: &Path) -> Result<(), StoreError> {
+        let mut names = list(quarantine)?;
+        names.reverse();
+        self.quarantine_bytes = bytes_below(quarantine);
+        while names.len() > QUARANTINE_MAX || self.quarantine_bytes > self.quarantine_bytes_max {
+            let Some(oldest) = names.pop() else { break };
+            let path = quarantine.join(oldest);
+            fs::remove_dir_all(&path).map_err(|error| FileError::io("remove", &path, error))?;
+            self.quarantine_bytes = bytes_below(quarantine);
+        }
+        Ok(())
+    }
+
+    fn drop_eras(&mut self, eras: &[EraId]) -> Result<(), StoreError> {
+        if eras.is_empty() {
+            return Ok(());
+        }
+        self.dropped.extend(eras);
+        if let Some(writer) = &mut self.current {
+            // So that no start takes the rows for live that other folders go on holding.
+            writer.put(eras.iter().copied().map(Row::Dropped))?;
+            writer.sync()?;
+        }
+        self.step("marked");
+        self.remove_folders(&self.dead_folders(&BTreeSet::new()))
+    }
+
+    /// Folders without a live row. A damaged one waits until its evidence is taken.
+    fn dead_folders(&self, empty: &BTreeSet<u64>) -> Vec<u64> {
+        let dead = |older: &&Older| {
+            let reported = self.damaged.contains(&older.number);
+            let used = older.begun.is_some_and(|era| self.dropped.contains(&era));
+            !reported && (empty.contains(&older.number) || (used && older.live_rows(&self.dropped) == 0))
+        };
+        self.older.values().filter(dead).map(|older| older.number).collect()
+    }
+
+    fn remove_folders(&mut self, numbers: &[u64]) -> Result<(), StoreError> {
+        for older in numbers.iter().filter_map(|number| self.older.remove(number)) {
+            fs::remove_dir_all(&older.dir).map_err(|error| FileError::io("remove", &older.dir, error))?;
+        }
+        if !numbers.is_empty() {
+            sync_dir(&self.folder.join("eras"))?;
+        }
+        Ok(())
+    }
+
+    /// A segment as it is sent; none if some of it is not there any more.
+    ///
+    /// # Errors
+    /// When the era that is being written cannot be read. Nothing is said about the segment then.
+    pub fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Upload>, StoreError> {
+        self.trim_places(Some(era));
+        let Some(Row::Entry(Entry::Segment(stored))) = self.get(EntryKey::Segment(era, segment))? else {
+            return Ok(None);
+        };
+        let Ok(header) = Signed::from_bytes(&stored.header) else { return Ok(None) };
+        let mut records = Vec::new();
+        for index in (stored.first_index..).take(stored.count as usize) {
+            let Some(Row::Entry(Entry::Record(record))) = self.get(EntryKey::Record(era, index))? else {
+                return Ok(None);
+            };
+            records.push(record.bytes);
+        }
+        Ok(Some(Upload { header, records }))
+    }
+
+    fn get(&mut self, key: EntryKey) -> Result<Option<Row>, StoreError> {
+        let (EntryKey::Record(era, _) | EntryKey::Segment(era, _)) = key;
+        if let Some(writer) = self.current.as_ref().filter(|writer| writer.eras.contains(&era)) {
+            if let Some(row) = writer.get(Key::Entry(key))? {
+                return Ok(Some(row));
+            }
+        }
+        let mut holders = self.older.values_mut().filter(|older| older.counts.contains_key(&era));
+        Ok(holders.find_map(|older| older.get(key)))
+    }
+
+    /// Bytes of `eras/` and `quarantine/` on disk.
+    pub fn used_bytes(&self) -> u64 {
+        let older: u64 = self.older.values().map(|older| older.used_bytes).sum();
+        older + self.quarantine_bytes + self.current.as_ref().map_or(0, Writer::used_bytes)
+    }
+
+    /// Forgets where rows are when they are too many, those of `needed` last.
+    fn trim_places(&mut self, needed: Option<EraId>) {
+        let mut rows: usize = self.older.values().map(Older::rows_in_memory).sum();
+        let spare = |older: &&mut Older| needed.is_none_or(|era| !older.counts.contains_key(&era));
+        for older in self.older.values_mut().filter(spare) {
+            if rows <= PLACES_MAX {
+                break;
+            }
+            rows -= older.rows_in_memory();
+            older.forget_places();
+        }
+    }
+
+    #[cfg(test)]
+    fn step(&mut self, name: &'static str) {
+        if let Some(at_step) = &mut self.at_step {
+            at_step(name);
+        }
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "tests look at the disk at each step")]
+    fn step(&mut self, _name: &'static str) {}
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(writer) = self.current.take() {
+            writer.close();
+        }
+    }
+}
+
+/// Every era's folder. Names of another form are none of ours.
+fn read_eras(folder: &Folder) -> Result<Vec<Older>, StoreError> {
+    let eras = folder.join("eras");
+    let number = |name: &String| name.parse::<u64>().ok().filter(|number| *name == format!("{number:020}"));
+    let open = |name: String| number(&name).map(|number| Older::open(eras.join(&name), number));
+    Ok(list(&eras)?.into_iter().filter_map(open).collect())
+}
+
+fn copy_live(older: &mut Older, dropped: &BTreeSet<EraId>, writer: &mut Writer) -> Result<(), StoreError> {
+    let live: Vec<EraId> = older.counts.keys().copied().filter(|era| !dropped.contains(era)).collect();
+    for era in live {
+        let Some(places) = older.places(era) else { continue };
+        let places = [&places.records[..], &places.segments[..]].concat();
+        for places in places.chunks(COPY_ROWS) {
+            writer.put(places.iter().filter_map(|place| older.row(*place)))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! What a start finds in all eras' folders, as one picture.
+//!
+//! Owns: which eras there are, what is missing of them, which folders are damaged.
+//! Never: changes anything on disk.
+//! Read next: `mod.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::era::{Older, Place};
+use super::row::{EntryKey, Key, Row};
+use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
+use crate::agent::{Anchor, EraImage};
+use crate::ids::{EraId, Hash};
+
+/// The picture.
+#[derive(Default)]
+pub(super) struct Picture {
+    /// Eras that are not dropped, oldest first.
+    pub(super) images: Vec<EraImage>,
+    /// Folders, by number, of which something is damaged.
+    pub(super) damaged: BTreeMap<u64, String>,
+    /// Folders, by number, of eras that never got a record.
+    pub(super) empty: BTreeSet<u64>,
+    /// Eras whose rows are dead, wherever they are.
+    pub(super) dropped: BTreeSet<EraId>,
+    /// Eras whose damage was reported before.
+    pub(super) salvaged: BTreeSet<EraId>,
+}
+
+/// The rows of one era from all folders: number, folder, place in it; sorted, each number once.
+#[derive(Default)]
+struct Merged {
+    records: Vec<(u64, usize, Place)>,
+    segments: Vec<(u64, usize, Place)>,
+}
+
+/// Takes the picture.
+pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture {
+    let mut picture = Picture {
+        dropped: folders.iter().flat_map(|folder| folder.dropped.iter().copied()).collect(),
+        salvaged: folders.iter().flat_map(|folder| folder.salvaged.iter().copied()).collect(),
+        ..Picture::default()
+    };
+    let mut eras = merge(folders, &picture.dropped);
+    let mut damage = BTreeMap::<EraId, Vec<String>>::new();
+    let known = |eras: &BTreeMap<EraId, Merged>, picture: &Picture, era: &EraId| {
+        eras.contains_key(era) || picture.dropped.contains(era) || picture.salvaged.contains(era)
+    };
+    for folder in folders.iter() {
+        let home = home(folder, anchor);
+        let lost = lost_rows(folder, &eras, &picture.dropped);
+        if known(&eras, &picture, &home) {
+            // It has rows, or all that there is to say was said.
+        } else if lost.is_empty() && folder.unreadable.is_none() && never_used(home, anchor) {
+            picture.empty.insert(folder.number);
+            continue;
+        } else {
+            damage.entry(home).or_default().push("nothing of it can be read".into());
+        }
+        if !lost.is_empty() && !picture.salvaged.contains(&home) {
+            damage.entry(home).or_default().push(lost.join(", "));
+            picture.damaged.insert(folder.number, lost.join(", "));
+        }
+        if let Some(error) = &folder.unreadable {
+            picture.damaged.insert(folder.number, error.clone());
+        }
+    }
+    if let Some(era) = anchor.and_then(|anchor| anchor.era) {
+        if !known(&eras, &picture, &era) && !damage.contains_key(&era) {
+            damage.entry(era).or_default().push("its folder is gone".into());
+        }
+    }
+    for era in damage.keys() {
+        eras.entry(*era).or_default();
+    }
+    for (era, merged) in &eras {
+        let mut notes = damage.remove(era).unwrap_or_default();
+        if !picture.salvaged.contains(era) {
+            notes.extend(missing(*era, merged, anchor));
+        }
+        let image = image(*era, merged, folders, anchor, notes);
+        if let Some(damage) = &image.damage {
+            for folder in folders.iter().filter(|folder| holds(folder, *era)) {
+                picture.damaged.entry(folder.number).or_insert_with(|| damage.clone());
+            }
+        }
+        picture.images.push(image);
+    }
+    picture
+}
+
+fn holds(folder: &Older, era: EraId) -> bool {
+    folder.counts.contains_key(&era) || folder.number == era.number
+}
+
+/// The era that a folder was made for, as well as can be told.
+fn home(folder: &Older, anchor: Option<&Anchor>) -> EraId {
+    let numbered = |era: &EraId| era.number == folder.number;
+    let rows = || folder.counts.keys().copied().find(numbered);
+    let anchored = || anchor.and_then(|anchor| anchor.era).filter(numbered);
+    folder.begun.or_else(rows).or_else(anchored).unwrap_or(EraId { number: folder.number, salt: 0 })
+}
+
+/// An era's first commit ends with the anchor. One that the anchor has not reached answered nobody.
+fn never_used(era: EraId, anchor: Option<&Anchor>) -> bool {
+    anchor.is_some_and(|anchor| anchor.era.is_none_or(|anchored| anchored.number < era.number))
+}
+
+fn merge(folders: &mut [Older], dropped: &BTreeSet<EraId>) -> BTreeMap<EraId, Merged> {
+    let mut eras = BTreeMap::<EraId, Merged>::new();
+    for (number, folder) in folders.iter_mut().enumerate() {
+        let live: Vec<EraId> = folder.counts.keys().copied().filter(|era| !dropped.contains(era)).collect();
+        for era in live {
+            let merged = eras.entry(era).or_default();
+            let Some(places) = folder.places(era) else { continue };
+            merged.records.extend(places.records.iter().map(|place| (place.number, number, *place)));
+            merged.segments.extend(places.segments.iter().map(|place| (place.number, number, *place)));
+        }
+    }
+    for rows in eras.values_mut().flat_map(|merged| [&mut merged.records, &mut merged.segments]) {
+        rows.sort_unstable();
+        rows.dedup_by_key(|(number, ..)| *number);
+    }
+    eras
+}
+
+/// Rows that a folder's broken frames say were there, and that are nowhere whole.
+fn lost_rows(folder: &Older, eras: &BTreeMap<EraId, Merged>, dropped: &BTreeSet<EraId>) -> Vec<String> {
+    let whole = |rows: &[(u64, usize, Place)], number| rows.binary_search_by_key(&number, |(n, ..)| *n).is_ok();
+    let lost = folder.broken.iter().filter_map(|key| match key {
+        Some(Key::Entry(EntryKey::Record(era, index))) => {
+            let found = dropped.contains(era) || eras.get(era).is_some_and(|merged| whole(&merged.records, *index));
+            (!found).then(|| format!("record {era}/{index} is damaged"))
+        }
+        Some(Key::Entry(EntryKey::Segment(era, segment))) => {
+            let found = dropped.contains(era) || eras.get(era).is_some_and(|merged| whole(&merged.segments, *segment));
+            (!found).then(|| format!("segment {era}/{segment} is damaged"))
+        }
+        // Marks: what they said is said by the rows themselves, or by the gap that follows.
+        Some(Key::Begun(_) | Key::Dropped(_) | Key::Salvaged(_)) => None,
+        None => Some("an entry is damaged".into()),
+    });
+    lost.take(NOTES_MAX).collect()
+}
+
+/// The most that is said about one era: the rest is like it.
+const NOTES_MAX: usize = 4;
+
+/// What is missing of an era that should be whole.
+fn missing(era: EraId, merged: &Merged, anchor: Option<&Anchor>) -> Vec<String> {
+    let mut notes = holes("records", &merged.records);
+    notes.extend(holes("segments", &merged.segments));
+    let end = merged.records.last().map_or(0, |(index, ..)| index + 1);
+    let anchored = anchor.filter(|anchor| anchor.era == Some(era)).map_or(0, |anchor| anchor.next_index);
+    if end < anchored {
+        notes.push(format!("it ends before record {end}, the anchor has seen {anchored}"));
+    }
+    notes
+}
+
+fn holes(what: &str, rows: &[(u64, usize, Place)]) -> Vec<String> {
+    let mut expected = 0;
+    let mut notes = Vec::new();
+    for (number, ..) in rows {
+        if *number > expected && notes.len() < NOTES_MAX {
+            notes.push(format!("{what} {expected} to {} are missing", number - 1));
+        }
+        expected = number.saturating_add(1);
+    }
+    notes
+}
+
+fn image(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>, mut notes: Vec<String>) -> EraImage {
+    let closed = merged.segments.last().and_then(|(_, folder, place)| segment(&folders[*folder], *place));
+    let segments = merged.segments.last().map_or(0, |(number, ..)| number + 1);
+    let (closed_index, closed_head) =
+        closed.map_or((0, Hash::ZERO), |closed| (closed.first_index + u64::from(closed.count), closed.head));
+    let from = match anchor.and_then(|anchor| Some((anchor.era?, anchor.next_index))) {
+        Some((anchored, next_index)) if anchored == era => closed_index.min(next_index),
+        Some((anchored, _)) if anchored < era => 0,
+        Some(_) | None => closed_index,
+    };
+    let end = merged.records.last().map_or(0, |(index, ..)| index + 1);
+    if end < closed_index && !notes.is_empty() {
+        notes.push(format!("its segments reach to record {closed_index}, its records to {end}"));
+    }
+    EraImage {
+        id: era,
+        segments,
+        closed_index,
+        closed_head,
+        records: run(merged, folders, from, closed_index),
+        damage: (!notes.is_empty()).then(|| notes.join("; ")),
+    }
+}
+
+/// The records around `closed_index` without a hole: back to `from` at most, and on as far as they go.
+fn run(merged: &Merged, folders: &[Older], from: u64, closed_index: u64) -> Vec<StoredRecord> {
+    let middle = merged.records.partition_point(|(index, ..)| *index < closed_index);
+    let (before, after) = merged.records.split_at(middle);
+    let read =
+        |&(index, folder, place): &(u64, usize, Place)| record(&folders[folder], place).filter(|r| r.index == index);
+    let back = before.iter().rev().zip((from..closed_index).rev());
+    let mut records: Vec<_> = back.map_while(|(row, index)| read(row).filter(|_| row.0 == index)).collect();
+    records.reverse();
+    let on = after.iter().zip(closed_index..);
+    records.extend(on.map_while(|(row, index)| read(row).filter(|_| row.0 == index)));
+    records
+}
+
+fn record(folder: &Older, place: Place) -> Option<StoredRecord> {
+    match folder.row(place)? {
+        Row::Entry(Entry::Record(record)) => Some(record),
+        Row::Entry(Entry::Segment(_)) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
+    }
+}
+
+fn segment(folder: &Older, place: Place) -> Option<StoredSegment> {
+    match folder.row(place)? {
+        Row::Entry(Entry::Segment(segment)) => Some(segment),
+        Row::Entry(Entry::Record(_)) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
+    }
+}

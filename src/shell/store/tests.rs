@@ -1,0 +1,341 @@
+//! What needs to look inside a commit. The rest is in `tests/it/store.rs`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ed25519_dalek::SigningKey;
+
+use super::*;
+use crate::agent::effects::{StoredRecord, StoredSegment};
+use crate::ids::Hash;
+use crate::profile::Profile;
+use crate::time::Timestamp;
+use crate::wire::audit::{extend, genesis, SegmentHeader};
+
+const SEGMENT_RECORDS: u32 = 4;
+
+/// As much of an agent as makes batches: numbers, chains and closes segments.
+struct Writing {
+    era: EraId,
+    next_index: u64,
+    segments: u64,
+    open: Vec<Hash>,
+    head: Hash,
+    generation: u64,
+}
+
+impl Writing {
+    fn start(number: u64, generation: u64) -> Self {
+        let era = EraId { number, salt: number * 31 };
+        let head = genesis(&"acme".parse().unwrap(), &"gw-07".parse().unwrap(), era);
+        Self { era, next_index: 0, segments: 0, open: vec![head], head, generation }
+    }
+
+    fn records(&mut self, count: usize) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            let bytes = vec![self.next_index as u8; 150 + self.next_index as usize % 90];
+            self.head = extend(self.head, &bytes);
+            self.open.push(self.head);
+            let record = StoredRecord { era: self.era, index: self.next_index, bytes, budgets: Vec::new() };
+            entries.push(Entry::Record(record));
+            self.next_index += 1;
+            if self.open.len() > SEGMENT_RECORDS as usize {
+                entries.push(self.close());
+            }
+        }
+        entries
+    }
+
+    fn close(&mut self) -> Entry {
+        let header = SegmentHeader {
+            device: "gw-07".parse().unwrap(),
+            era: self.era,
+            segment: self.segments,
+            first_index: self.next_index - u64::from(SEGMENT_RECORDS),
+            count: SEGMENT_RECORDS,
+            previous: self.open[0],
+            head: self.head,
+            closed_at: Timestamp(1),
+            recovered: false,
+            feeds: Vec::new(),
+        };
+        let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
+        self.open = vec![self.head];
+        self.segments += 1;
+        Entry::Segment(StoredSegment {
+            era: self.era,
+            segment: header.segment,
+            first_index: header.first_index,
+            count: header.count,
+            head: header.head,
+            header: signed.to_bytes(),
+        })
+    }
+
+    fn anchor(&mut self) -> Option<Box<Anchor>> {
+        self.generation += 1;
+        let anchor = Anchor { generation: self.generation, era: Some(self.era), ..Anchor::default() };
+        Some(Box::new(Anchor { next_index: self.next_index, head: self.head, ..anchor }))
+    }
+}
+
+fn limits() -> QueueLimits {
+    Profile::default().queue
+}
+
+fn file(content: &str) -> Vec<FileWrite> {
+    vec![FileWrite { file: StateFile::Bundle, content: content.into() }]
+}
+
+/// Every record of an era that can be had, as a start finds it.
+fn served(store: &mut Store, image: &EraImage) -> BTreeSet<u64> {
+    let mut indexes: BTreeSet<u64> = image.records.iter().map(|record| record.index).collect();
+    for segment in 0..image.segments {
+        if let Some(upload) = store.load(image.id, segment).unwrap() {
+            let header = upload.header.claim().unwrap();
+            upload.check(&header).unwrap_err(); // The records are none that an agent makes, but the chain is checked first.
+            let head = upload.records.iter().fold(header.previous, |head, record| extend(head, record));
+            assert_eq!(head, header.head);
+            indexes.extend((header.first_index..).take(header.count as usize));
+        }
+    }
+    indexes
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// The folder as it was at some step, and what callers had been told by then.
+struct Cut {
+    dir: PathBuf,
+    step: &'static str,
+    told: BTreeMap<u64, u64>,
+    generation: u64,
+    bundle: Option<&'static str>,
+    dropped: bool,
+}
+
+#[test]
+fn a_cut_at_any_step_loses_nothing_that_was_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("state");
+    let cuts = Rc::new(RefCell::new(Vec::<Cut>::new()));
+    let told = Rc::new(RefCell::new((BTreeMap::new(), 0, None, false)));
+    let hook = {
+        let (cuts, told, dir, temp) = (cuts.clone(), told.clone(), dir.clone(), temp.path().to_owned());
+        move |step| {
+            let (told, generation, bundle, dropped) = told.borrow().clone();
+            let copy = temp.join(format!("cut-{}", cuts.borrow().len()));
+            copy_dir(&dir, &copy);
+            cuts.borrow_mut().push(Cut { dir: copy, step, told, generation, bundle, dropped });
+        }
+    };
+    let open = || {
+        let (mut store, recovered) = Store::open(&dir, &limits()).unwrap();
+        assert_eq!(recovered.events, []);
+        store.at_step = Some(Box::new(hook.clone()));
+        store
+    };
+    // Enrolment: files and an anchor without an era.
+    let enrolled = Anchor { generation: 1, ..Anchor::default() };
+    open().commit(Batch { files: file("enrolled"), anchor: Some(Box::new(enrolled)), ..Batch::default() }).unwrap();
+    let mut generation = 1;
+    told.borrow_mut().1 = generation;
+    for start in 1..=4_u64 {
+        let mut store = open();
+        let mut writing = Writing::start(start, generation);
+        let content = ["", "start 1", "start 2", "start 3", "start 4"][start as usize];
+        // A large first era stays a folder of its own, so that it is dropped while rows of it are marked dead.
+        for commit in 0..if start == 1 { 140 } else { 3 } {
+            let mut batch = Batch { entries: writing.records(if start == 1 { 4 } else { 3 }), ..Batch::default() };
+            if commit == 0 {
+                batch.begin_era = Some(writing.era);
+                batch.files = file(content);
+                batch.anchor = writing.anchor();
+            }
+            if commit == 2 && start == 4 {
+                batch.drop_eras = vec![Writing::start(1, 0).era, Writing::start(3, 0).era];
+                batch.remove = vec![StateFile::Policy];
+                batch.anchor = writing.anchor();
+            }
+            if start == 1 && commit == 3 {
+                store.at_step = None;
+            }
+            store.commit(batch).unwrap();
+            let mut told = told.borrow_mut();
+            told.0.insert(start, writing.next_index);
+            (told.1, told.2, told.3) = (writing.generation, Some(content), start == 4 && commit == 2);
+        }
+        generation = writing.generation;
+    }
+    let cuts = cuts.take();
+    let steps: BTreeSet<_> = cuts.iter().map(|cut| cut.step).collect();
+    let all = ["anchor", "begun", "file", "folded", "marked", "put", "removed", "retired", "synced"];
+    assert_eq!(steps, BTreeSet::from(all));
+    for cut in cuts {
+        let (mut store, recovered) = Store::open(&cut.dir, &limits()).unwrap();
+        let context = format!("{} at {}", cut.dir.display(), cut.step);
+        assert_eq!(recovered.events, [], "{context}");
+        assert!(recovered.anchor.map_or(0, |anchor| anchor.generation) >= cut.generation, "{context}");
+        let bundle = recovered.files.first().map(|(_, content)| content.clone());
+        assert!(bundle >= cut.bundle.map(Vec::from), "{context}");
+        let mut found = BTreeMap::new();
+        for image in &recovered.eras {
+            assert_eq!(image.damage, None, "{context}");
+            let served = served(&mut store, image);
+            assert_eq!(served.len() as u64, served.last().map_or(0, |last| last + 1), "{context}: no hole");
+            found.insert(image.id.number, served.len() as u64);
+        }
+        let may_be_dropped = cut.dropped || cut.step == "marked" || cut.step == "removed";
+        for (era, records) in &cut.told {
+            let found = found.get(era).copied();
+            let gone = found.is_none() && may_be_dropped && [1, 3].contains(era);
+            assert!(gone || found >= Some(*records), "{context}: era {era} has {found:?} of {records}");
+        }
+    }
+}
+
+/// One era of 600 records, all of them seen by the anchor.
+fn one_era(dir: &Path) -> Writing {
+    let (mut store, _) = Store::open(dir, &limits()).unwrap();
+    let mut writing = Writing::start(7, 0);
+    store.commit(Batch { begin_era: Some(writing.era), ..Batch::default() }).unwrap();
+    for _ in 0..60 {
+        let entries = writing.records(10);
+        store.commit(Batch { entries, anchor: writing.anchor(), ..Batch::default() }).unwrap();
+    }
+    writing
+}
+
+fn db(dir: &Path) -> PathBuf {
+    dir.join("eras/00000000000000000007/db")
+}
+
+#[test]
+fn damage_anywhere_is_seen_and_costs_only_what_it_hit() {
+    let temp = tempfile::tempdir().unwrap();
+    let whole = temp.path().join("whole");
+    one_era(&whole);
+    let bytes = fs::read(db(&whole)).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    let every = |step: usize| (0..end).step_by(step);
+    let flips = every(9973).map(|at| (at..at + 1, 0xa5));
+    let scratches = every(19997).map(|at| (at..at + 64, 0x5a));
+    let pages = every(4096 * 11).map(|at| (at..at + 4096, 0));
+    for (range, with) in flips.chain(scratches).chain(pages) {
+        let mut damaged = bytes.clone();
+        let range = range.start..range.end.min(damaged.len());
+        let len = range.len();
+        damaged[range.clone()].iter_mut().for_each(|byte| *byte = if with == 0 { 0 } else { *byte ^ with });
+        let lost = check_damage(&whole, temp.path(), &damaged, &format!("{range:?} {with:#x}"));
+        // A row is some 200 bytes; what is hit on either side, and a segment's row with it.
+        assert!(lost.len() <= (len / 150 + 2) * SEGMENT_RECORDS as usize, "{range:?}: {lost:?}");
+    }
+    for at in [0, 1, 100, end / 4, end / 2, end - 300] {
+        let lost = check_damage(&whole, temp.path(), &bytes[..at], &format!("cut at {at}"));
+        assert!(!lost.is_empty() || at == end - 300, "cut at {at}");
+        let torn: Vec<u8> = bytes.iter().enumerate().map(|(i, byte)| if i < at { *byte } else { 0 }).collect();
+        check_damage(&whole, temp.path(), &torn, &format!("zero from {at}"));
+        let noise: Vec<u8> = bytes.iter().enumerate().map(|(i, b)| if i < at { *b } else { (i * 167) as u8 }).collect();
+        check_damage(&whole, temp.path(), &noise, &format!("noise from {at}"));
+    }
+}
+
+/// Opens a copy with another `db`, begins an era and opens again. Returns what of the old era is not served.
+#[track_caller]
+fn check_damage(whole: &Path, temp: &Path, content: &[u8], context: &str) -> BTreeSet<u64> {
+    let dir = temp.join("damaged");
+    let _ = fs::remove_dir_all(&dir);
+    copy_dir(whole, &dir);
+    fs::write(db(&dir), content).unwrap();
+
+    let (mut store, recovered) = Store::open(&dir, &limits()).unwrap();
+    let anchor = recovered.anchor.unwrap();
+    let image = recovered.eras.first().expect(context);
+    assert_eq!(recovered.eras.len(), 1, "{context}");
+    assert_eq!(Some(image.id), anchor.era, "{context}");
+    let before = served(&mut store, image);
+    let lost: BTreeSet<u64> = (0..anchor.next_index).filter(|index| !before.contains(index)).collect();
+    assert!(lost.is_empty() || image.damage.is_some(), "{context}: {lost:?} lost and nothing said");
+    assert_eq!(recovered.events.is_empty(), image.damage.is_none(), "{context}");
+
+    let mut next = Writing::start(8, anchor.generation);
+    let entries = next.records(3);
+    let batch = Batch { begin_era: Some(next.era), entries, anchor: next.anchor(), ..Batch::default() };
+    store.commit(batch).unwrap();
+    assert_eq!(served(&mut store, image), before, "{context}: all of it is still there after it was moved");
+    let quarantined = dir.join("quarantine/00000000000000000007").exists();
+    assert_eq!(quarantined, image.damage.is_some(), "{context}");
+
+    drop(store);
+    let (mut store, again) = Store::open(&dir, &limits()).unwrap();
+    assert_eq!(again.events, [], "{context}: told once");
+    let after: BTreeSet<u64> =
+        again.eras.iter().filter(|image| image.id.number == 7).flat_map(|image| served(&mut store, image)).collect();
+    let at_end = |index: &&u64| after.contains(index) || **index >= image.closed_index;
+    assert!(before.iter().all(|index| at_end(&index)), "{context}");
+    assert_eq!(again.eras.last().unwrap().records.len(), 3, "{context}");
+    lost
+}
+
+#[test]
+fn a_healthy_file_of_many_rewrites_shows_no_damage() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(temp.path(), &limits()).unwrap();
+    let mut writing = Writing::start(1, 0);
+    store.commit(Batch { begin_era: Some(writing.era), anchor: writing.anchor(), ..Batch::default() }).unwrap();
+    for round in 0..400 {
+        let entries = writing.records(1 + round % 17);
+        store.commit(Batch { entries, ..Batch::default() }).unwrap();
+    }
+    let expected: Vec<_> =
+        (0..writing.segments).map(|segment| store.load(writing.era, segment).unwrap().unwrap()).collect();
+    drop(store);
+    let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
+    assert_eq!(recovered.events, []);
+    assert_eq!(recovered.eras[0].damage, None);
+    assert_eq!(served(&mut store, &recovered.eras[0]).len() as u64, writing.next_index);
+    for (segment, upload) in (0..).zip(expected) {
+        assert_eq!(store.load(writing.era, segment).unwrap(), Some(upload), "through sled and without it the same");
+    }
+    assert!(!temp.path().join("eras/00000000000000000001/blobs").read_dir().unwrap().any(|_| true));
+}
+
+#[test]
+fn the_largest_rows_stay_out_of_files_that_nobody_syncs() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(temp.path(), &limits()).unwrap();
+    let era = EraId { number: 1, salt: 1 };
+    store.commit(Batch { begin_era: Some(era), ..Batch::default() }).unwrap();
+    let record =
+        |index, bytes| Entry::Record(StoredRecord { era, index, bytes: vec![index as u8; bytes], budgets: Vec::new() });
+    let largest = row::FRAME_BYTES_MAX - 40;
+    for index in 0..200 {
+        store.commit(Batch { entries: vec![record(index, largest)], ..Batch::default() }).unwrap();
+    }
+    assert!(!temp.path().join("eras/00000000000000000001/blobs").read_dir().unwrap().any(|_| true));
+    let refused = store.commit(Batch { entries: vec![record(200, largest + 64)], ..Batch::default() });
+    assert!(matches!(refused, Err(StoreError::RowTooLarge { .. })));
+    let after = store.commit(Batch { entries: vec![record(200, 1)], ..Batch::default() });
+    assert!(matches!(after, Err(StoreError::Failed)), "a batch that failed ends this store");
+}
+
+#[test]
+fn more_rows_than_memory_may_point_at_are_still_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let written = one_era(temp.path());
+    let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
+    store.older.values_mut().for_each(Older::forget_places);
+    assert_eq!(served(&mut store, &recovered.eras[0]).len() as u64, written.next_index);
+}

@@ -1,1 +1,363 @@
-fn main() {}
+//! Ratios against limits and peers, both sides measured in one run: `cargo bench --bench ratios`.
+//!
+//! Each line: `name value unit reference ratio target`. These machines are noisy, so each figure is the least of many
+//! rounds, and a target that is missed is printed all the same: a bench is no test.
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use biscuit_auth::{Algorithm, Biscuit};
+use ed25519_dalek::SigningKey;
+use hardtack::agent::clock::TrustedClock;
+use hardtack::agent::decide::{Judge, Question};
+use hardtack::agent::effects::Anchor;
+use hardtack::agent::policy::Policy;
+use hardtack::agent::request::Mode;
+use hardtack::agent::revocation::{Revocations, StoredFeed};
+use hardtack::agent::token::Cache;
+use hardtack::agent::wallet::Wallet;
+use hardtack::ids::{BootId, DeviceId, FeedId, FleetId, GrantId, Hash};
+use hardtack::profile::Profile;
+use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
+use hardtack::wire::encode;
+use hardtack::wire::envelope::Signed;
+use hardtack::wire::link::Right;
+use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::revocation::{Head, List};
+use hardtack::wire::seal::SealingKey;
+use hardtack::wire::token::{child_block, mint_task, to_text, Held, TaskSpec};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+const START: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+fn main() {
+    println!("{:<18} {:>10} {:<5} {:>12} {:>8}  target", "name", "value", "unit", "reference", "ratio");
+    token();
+    device();
+}
+
+/// A line of the table.
+fn line(name: &str, value: f64, unit: &str, reference: f64, target: &str) {
+    println!("{name:<18} {value:>10.2} {unit:<5} {reference:>12.2} {:>8.3}  {target}", value / reference);
+}
+
+/// The least time of one call, in microseconds, over rounds that are interleaved so that noise hits both sides alike.
+#[expect(clippy::disallowed_methods, reason = "a bench measures wall time")]
+fn least(calls: &mut [&mut dyn FnMut()]) -> Vec<f64> {
+    let mut least = vec![f64::MAX; calls.len()];
+    for _ in 0..400 {
+        for (call, least) in calls.iter_mut().zip(&mut least) {
+            let began = Instant::now();
+            call();
+            *least = least.min(began.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    least
+}
+
+struct World {
+    device: DeviceId,
+    profile: Profile,
+    trust: TrustBundle,
+    policy: Policy,
+    revocations: Revocations,
+    wallet: Wallet,
+    clock: TrustedClock,
+}
+
+impl World {
+    fn judge(&self) -> Judge<'_> {
+        Judge {
+            device: &self.device,
+            profile: &self.profile,
+            trust: &self.trust,
+            policy: &self.policy,
+            revocations: &self.revocations,
+            wallet: &self.wallet,
+            clock: &self.clock,
+            mode: Mode::Offline,
+        }
+    }
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn world() -> World {
+    let fleet: FleetId = "acme".parse().expect("valid");
+    let feed: FeedId = "main".parse().expect("valid");
+    let trust = TrustBundle {
+        fleet: fleet.clone(),
+        version: 1,
+        threshold: 1,
+        roots: vec![key(1).verifying_key().into()],
+        issuers: vec![Issuer { root_key_id: 7, key: key(2).verifying_key().into() }],
+        policy: vec![key(3).verifying_key().into()],
+        feeds: vec![Feed { id: feed.clone(), keys: vec![key(4).verifying_key().into()] }],
+        service: vec![key(5).verifying_key().into()],
+        operators: Vec::new(),
+        collector: SealingKey::from_bytes([6; 32]).public(),
+        groups: Default::default(),
+        policy_version_min: 1,
+        broker: BrokerPins::default(),
+        issued_at: START,
+        not_after: START + Millis::from_secs(400_000_000),
+    };
+    let list = List::default();
+    let head = Head {
+        feed: feed.clone(),
+        era: 0,
+        seq: 1,
+        previous: Hash::ZERO,
+        issued_at: START,
+        next_update_ms: Millis::from_secs(900),
+        dropped_before: Timestamp(0),
+        list: list.digest(),
+        list_bytes: list.to_bytes().len() as u32,
+        bundle_version: 1,
+        policy_version: 1,
+    };
+    let stored = StoredFeed { head: Signed::sign(&head, &fleet, &[&key(4)]), list };
+    let mut revocations = Revocations::default();
+    revocations.load(&feed, &encode(&stored), &trust, None).expect("our own list");
+    let profile = Profile::default();
+    let anchor = Anchor { floor: START, powered: START, powered_lease: START, ..Anchor::default() };
+    let clock = TrustedClock::start(profile.time.clone(), &anchor, BootId([1; 16]), Millis(0));
+    World {
+        device: "gw-07".parse().expect("valid"),
+        policy: Policy::parse(PolicyDocument::built_in(START)).expect("the built-in policy"),
+        profile,
+        trust,
+        revocations,
+        wallet: Wallet::default(),
+        clock,
+    }
+}
+
+/// A token of three blocks with four rights.
+fn three_blocks(world: &World) -> Vec<u8> {
+    let mut rng = ChaCha20Rng::from_seed([7; 32]);
+    let right = |resource: &str, action: &str| Right { resource: resource.into(), action: action.into() };
+    let spec = TaskSpec {
+        fleet: world.trust.fleet.clone(),
+        grant: GrantId([1; 16]),
+        device: world.device.clone(),
+        owner: "ops@acme".into(),
+        feed: Some("main".parse().expect("valid")),
+        task: "t-1".parse().expect("valid"),
+        issued: START,
+        expires: START + Millis::from_secs(900),
+        rights: vec![
+            right("modbus/pump1/speed", "write"),
+            right("modbus/pump1/mode", "write"),
+            right("modbus/*", "read"),
+            right("files/log/*", "append"),
+        ],
+        uses_max: None,
+    };
+    let token = mint_task(&spec, &key(2), 7, &mut rng).expect("our own token");
+    let held = Held::from_bytes(&token).expect("our own token");
+    let block = || child_block("unix:uid:1001", Some(&world.device)).expect("a valid block");
+    let held = held.append(block(), &mut rng).and_then(|held| held.append(block(), &mut rng)).expect("our own token");
+    held.to_bytes().expect("our own token")
+}
+
+fn token() {
+    let world = world();
+    let bytes = three_blocks(&world);
+    let text = to_text(&bytes);
+    let workload = ["unix:uid:1001".to_owned(), "unix:gid:1001".to_owned()];
+    let question = Question {
+        token: &text,
+        operation: "write",
+        resource: "modbus/pump1/speed",
+        destination: None,
+        risk: world.policy.document.risk_of("write", "modbus/pump1/speed", None),
+        task: None,
+        step: None,
+        workload: Some(&workload),
+        enforcer: None,
+    };
+    let judge = world.judge();
+    let root = biscuit_auth::PublicKey::from_bytes(key(2).verifying_key().as_bytes(), Algorithm::Ed25519).expect("a key");
+    let mut warm = Cache::new(16);
+    assert!(judge.judge(&question, &mut warm).verdict.is_ok(), "the token is allowed");
+    let mut first = || {
+        let mut cache = Cache::new(16);
+        black_box(judge.judge(&question, &mut cache).verdict.is_ok());
+    };
+    let mut repeat = || {
+        black_box(judge.judge(&question, &mut warm).verdict.is_ok());
+    };
+    let mut bare = || {
+        black_box(Biscuit::from(&bytes, root).is_ok());
+    };
+    let times = least(&mut [&mut first, &mut repeat, &mut bare]);
+    line("token_first", times[0], "us", times[2], "<= 1.30 of Biscuit::from");
+    line("token_repeat", times[1], "us", times[0], "<= 0.22 of token_first");
+}
+
+/// What the device build weighs and how fast it decides after a start without a network.
+fn device() {
+    let Some(binary) = device_build() else {
+        println!("device_binary_mb, cold_start_ms, agent_rss_mb: the device build failed, see above");
+        return;
+    };
+    let bytes = std::fs::metadata(&binary).map_or(0, |meta| meta.len());
+    line("device_binary_mb", bytes as f64 / 1e6, "MB", 5.0, "<= 5 MB (stripped)");
+    match hardtack_bench::run(&binary) {
+        Ok((cold_ms, rss_mb)) => {
+            line("cold_start_ms", cold_ms, "ms", 100.0, "<= 100 ms");
+            line("agent_rss_mb", rss_mb, "MB", 16.0, "<= 16 MB after 100,000 decisions");
+        }
+        Err(why) => println!("cold_start_ms, agent_rss_mb: {why}"),
+    }
+}
+
+/// Builds what runs on devices, and with it the operator's binary that enrols one.
+fn device_build() -> Option<PathBuf> {
+    let folder = std::env::temp_dir().join("hardtack-bench-device");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "--no-default-features", "--features", "agent", "--bin", "hardtack"])
+        .arg("--target-dir")
+        .arg(&folder)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::null())
+        .status()
+        .ok()?;
+    status.success().then(|| folder.join("release/hardtack"))
+}
+
+/// A real device from the built binaries: enrolled, started with no broker to reach, asked over its socket.
+mod hardtack_bench {
+    use super::{Command, Duration, Instant, PathBuf, Stdio};
+    use hardtack::shell::client::Client;
+    use std::path::Path;
+    use std::process::Child;
+
+    const DECISIONS: usize = 100_000;
+
+    pub(super) fn run(device: &Path) -> Result<(f64, f64), String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let at = |name: &str| folder.path().join(name);
+        enrol(device, &at)?;
+        let mut cold_ms = f64::MAX;
+        for _ in 0..5 {
+            let (child, ms) = start(device, &at)?;
+            cold_ms = cold_ms.min(ms);
+            stop(child);
+        }
+        let (child, _) = start(device, &at)?;
+        let rss = decide(&child, &at).map(|rss| (cold_ms, rss));
+        stop(child);
+        rss
+    }
+
+    fn command(binary: &Path, args: &[&str]) -> Result<serde_json::Value, String> {
+        let output = Command::new(binary).args(args).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+
+    fn text(path: &PathBuf) -> String {
+        path.display().to_string()
+    }
+
+    fn enrol(device: &Path, at: &dyn Fn(&str) -> PathBuf) -> Result<(), String> {
+        let operator = Path::new(env!("CARGO_BIN_EXE_hardtack"));
+        let (fleet, state) = (text(&at("fleet")), text(&at("state")));
+        let (request, bundle) = (text(&at("request")), text(&at("bundle")));
+        let init = ["-o", "json", "fleet", "init", &fleet, "--name", "bench", "--no-passphrase"];
+        let made = command(operator, &init)?;
+        let asked = command(
+            device,
+            &["-o", "json", "--state-dir", &state, "enrol", "request", "--id", "gw-1", "--out", &request],
+        )?;
+        let code = asked["code"].as_str().unwrap_or_default();
+        let selector = format!("unix:uid:{}=pump", rustix::process::getuid().as_raw());
+        let grant = [
+            "fleet", "grant", "create", "--device", "gw-1", "--may-begin", &selector, "--right", "pump:read:modbus/*",
+            "--offline-max", "3d", "--uses-max", "10000000", "--boots-max", "20", "--task-ttl-max", "1h", "--dir", &fleet,
+        ];
+        let approve =
+            ["fleet", "device", "approve", &request, "--code", code, "--out", &bundle, "--dir", &fleet];
+        command(operator, &approve)?;
+        command(operator, &grant)?;
+        // Once more: the bundle now holds the grant.
+        command(operator, &approve)?;
+        let fingerprint = made["fingerprint"].as_str().unwrap_or_default();
+        command(device, &["--state-dir", &state, "enrol", "import", &bundle, "--fleet", fingerprint]).map(drop)
+    }
+
+    /// Starts the device's agent and returns how long it took to its first decision.
+    #[expect(clippy::disallowed_methods, reason = "a bench measures wall time")]
+    fn start(device: &Path, at: &dyn Fn(&str) -> PathBuf) -> Result<(Child, f64), String> {
+        let began = Instant::now();
+        let child = Command::new(device)
+            .args(["--state-dir", &text(&at("state")), "--run-dir", &text(&at("run")), "agent", "run"])
+            .args(["--broker", "mqtt://127.0.0.1:1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let client = Client::new(&at("run").join("agent.sock"));
+        let ask = br#"{"token":"AAAA","operation":"read","resource":"modbus/a"}"#;
+        loop {
+            if client.post("/v1/authorize", ask.to_vec()).is_ok_and(|answer| answer.status == 200) {
+                return Ok((child, began.elapsed().as_secs_f64() * 1000.0));
+            }
+            if began.elapsed() > Duration::from_secs(20) {
+                stop(child);
+                return Err("the device's agent never decided".into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Has the agent decide, from 32 threads so that the disk is shared, and reads its resident memory.
+    fn decide(child: &Child, at: &dyn Fn(&str) -> PathBuf) -> Result<f64, String> {
+        let socket = at("run").join("agent.sock");
+        let begin = br#"{"task":"pump","rights":[{"resource":"modbus/*","action":"read"}],"ttl_s":3600}"#;
+        let task = Client::new(&socket).post("/v1/tasks", begin.to_vec()).map_err(|error| error.to_string())?;
+        let task: serde_json::Value = serde_json::from_slice(&task.body).map_err(|error| error.to_string())?;
+        let token = task["token"].as_str().ok_or_else(|| format!("no task: {task}"))?.to_owned();
+        let ask = serde_json::json!({"token": token, "operation": "read", "resource": "modbus/a", "risk": "low"}).to_string();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..32)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let client = Client::new(&socket);
+                        let mut done = 0;
+                        while done < DECISIONS / 32 {
+                            match client.post("/v1/authorize", ask.clone().into_bytes()) {
+                                Ok(answer) if answer.status == 200 => done += 1,
+                                Ok(answer) if answer.status == 429 => std::thread::sleep(Duration::from_millis(5)),
+                                Ok(answer) => return Err(String::from_utf8_lossy(&answer.body).into_owned()),
+                                Err(error) => return Err(error.to_string()),
+                            }
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked".to_owned())?)
+        })?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).map_err(|error| error.to_string())?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        kib.map(|kib| kib / 1000.0).ok_or_else(|| "no VmRSS".into())
+    }
+
+    fn stop(mut child: Child) {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "agent")]
 pub mod agent;
+#[cfg(feature = "fleet")]
+pub mod broker;
 pub mod client;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -123,6 +125,13 @@ enum Command {
     Audit(Later),
     /// Ask the running agent for a decision
     Authorize(client::AuthorizeArgs),
+    /// Set up and probe a production broker
+    #[cfg(feature = "fleet")]
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
+    /// Set up and probe a production broker (not in this build: it is the operator's)
+    #[cfg(not(feature = "fleet"))]
+    Broker(Later),
     /// The whole story on an embedded broker
     #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
@@ -165,6 +174,9 @@ pub struct Later {
     rest: Vec<String>,
 }
 
+#[cfg(not(feature = "fleet"))]
+const OPERATORS_BUILD: &str = "use the operator's build, made with the feature `fleet`";
+
 /// Runs what the command line says, and ends with the number that tells how it went.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -181,6 +193,10 @@ pub fn main() -> ExitCode {
         Command::Agent(command) => agent::run(command, globals),
         Command::Audit(_) => later("audit"),
         Command::Authorize(args) => client::authorize(&args, globals),
+        #[cfg(feature = "fleet")]
+        Command::Broker(command) => broker::report(&command).and_then(|report| show_report(report, globals)),
+        #[cfg(not(feature = "fleet"))]
+        Command::Broker(_) => absent("broker", OPERATORS_BUILD),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, globals),
         #[cfg(not(feature = "demo"))]
@@ -189,7 +205,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
         Command::Mcp(_) => later("mcp"),
-        Command::Profile(command) => profile_report(&command, globals),
+        Command::Profile(command) => profile::report(&command).and_then(|report| show_report(report, globals)),
         Command::Revocations(_) => later("revocations"),
         Command::Run(_) => later("run"),
         Command::Status => client::status(globals),
@@ -201,8 +217,7 @@ pub fn main() -> ExitCode {
     ended.unwrap_or_else(|failure| output::fail(globals.output, &failure)).into()
 }
 
-fn profile_report(command: &profile::ProfileCommand, globals: &Globals) -> Result<Exit, Failure> {
-    let report = profile::report(command)?;
+fn show_report(report: profile::Report, globals: &Globals) -> Result<Exit, Failure> {
     output::show(globals.output, &report.json, |_| report.text)?;
     Ok(report.exit)
 }
@@ -217,7 +232,7 @@ pub fn later(command: &str) -> Result<Exit, Failure> {
 }
 
 /// A command that this build was made without.
-#[cfg(not(feature = "demo"))]
+#[cfg(not(all(feature = "agent", feature = "demo", feature = "fleet")))]
 fn absent(command: &str, advice: &str) -> Result<Exit, Failure> {
     Err(Failure::new(Exit::Usage, format!("this build has no `hardtack {command}`"), advice))
 }

@@ -8,6 +8,8 @@
 pub mod broker;
 pub mod client;
 pub mod clock;
+#[cfg(feature = "demo")]
+pub mod embedded;
 pub mod entropy;
 pub mod files;
 #[cfg(feature = "agent")]

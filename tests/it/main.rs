@@ -3,6 +3,7 @@
 #![expect(missing_docs, reason = "tests say what they check in their names")]
 
 mod api;
+mod broker;
 mod cli;
 mod mqtt;
 mod parsers;

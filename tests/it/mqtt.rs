@@ -11,7 +11,7 @@ use hardtack::shell::broker::BrokerFolder;
 use hardtack::shell::mqtt::{Link, LinkConfig, TlsIdentity};
 use hardtack::shell::proxy::{Direction, PacketKind, Proxy, Swallow};
 use hardtack::shell::x509::{Authority, Validity};
-use hardtack::shell::{clock, entropy};
+use hardtack::shell::{clock, embedded, entropy};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::link::{device_filters, service_filters, Topic};
 
@@ -68,9 +68,9 @@ impl Party {
     }
 
     fn connect(&self, id: &str) {
-        let will = publish(Topic::State(device(id)), b"gone");
+        let will = Some(publish(Topic::State(device(id)), b"gone"));
         let filters = device_filters(&fleet(), &device(id), &["main".parse().unwrap()]);
-        self.link.send(LinkCommand::Connect { filters, will: Some(will) });
+        self.link.send(LinkCommand::Connect { filters, will });
     }
 
     fn send(&self, topic: Topic, payload: &[u8]) {
@@ -105,7 +105,7 @@ fn publish(topic: Topic, payload: &[u8]) -> Publish {
 /// The fleet's service on an open broker, subscribed.
 fn service(url: &str) -> Party {
     let party = Party::new(config("fleet-acme-00000001", &[url.to_owned()], None));
-    party.link.connect(service_filters(&fleet()), None);
+    party.link.send(LinkCommand::Connect { filters: service_filters(&fleet()), will: None });
     party.expect_connected();
     party
 }
@@ -232,7 +232,7 @@ async fn certificates_are_the_login() {
 
     let service_tls = folder.service_identity(&mut entropy::rng()).unwrap();
     let service = Party::new(config("fleet-acme-00000001", &url, Some(service_tls)));
-    service.link.connect(service_filters(&fleet()), None);
+    service.link.send(LinkCommand::Connect { filters: service_filters(&fleet()), will: None });
     service.expect_connected();
 
     let gateway = Party::new(config("gw-07", &url, Some(identity(&authority, "gw-07"))));
@@ -372,4 +372,69 @@ async fn the_proxy_tells_the_order_of_a_reconnect() {
         place(Direction::Up, PacketKind::Publish, "up/audit"),
     ];
     assert!(order.is_sorted(), "{order:?}: {log:?}");
+}
+
+/// The embedded broker does for the demo what a real one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_broker_serves_the_link() {
+    let port = embedded::free_port().unwrap();
+    std::thread::spawn(move || embedded::run(port));
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        tokio::task::yield_now().await;
+    }
+    let url = format!("mqtt://127.0.0.1:{port}");
+    let service = service(&url);
+    for version in 1..=3 {
+        service.send(Topic::Bundle(version), &version.to_be_bytes());
+    }
+    service.send(Topic::Policy(1), b"policy");
+    service.send(Topic::FeedHead("main".parse().unwrap()), b"old head");
+    service.send(Topic::FeedHead("main".parse().unwrap()), b"head");
+    for chunk in 0..4 {
+        service.send(Topic::FeedSnapshot("main".parse().unwrap(), chunk), &[7; 32 * 1024]);
+    }
+    service.send(Topic::State(device("marker")), b"here");
+    service.expect_message(Topic::State(device("marker")), b"here");
+
+    let proxy = Proxy::start(([127, 0, 0, 1], port).into()).await.unwrap();
+    let gateway = Party::device(&format!("mqtt://{}", proxy.addr()), "gw-07");
+    for round in 0..3 {
+        gateway.connect("gw-07");
+        gateway.expect_connected();
+        let mut retained: Vec<String> = (0..9)
+            .map(|_| match gateway.next() {
+                LinkEvent::Message { topic, payload } => {
+                    if topic.ends_with("head") {
+                        assert_eq!(payload, b"head", "only the newest is kept");
+                    }
+                    topic.rsplit_once("acme/").unwrap().1.to_owned()
+                }
+                other => panic!("round {round}: {other:?}"),
+            })
+            .collect();
+        retained.sort();
+        let expected = ["bundle/1", "bundle/2", "bundle/3", "feed/main/head", "feed/main/snap/0/0"];
+        assert_eq!(retained[..5], expected, "round {round}");
+
+        for i in 0..200_u32 {
+            gateway.send(Topic::UpAudit(device("gw-07")), &i.to_be_bytes());
+        }
+        for i in 0..200_u32 {
+            service.expect_message(Topic::UpAudit(device("gw-07")), &i.to_be_bytes());
+        }
+        service.send(Topic::DownAck(device("gw-07")), b"ack");
+        gateway.expect_message(Topic::DownAck(device("gw-07")), b"ack");
+
+        proxy.cut();
+        gateway.expect_lost();
+        service.expect_message(Topic::State(device("gw-07")), b"gone");
+        proxy.heal();
+    }
+
+    // An end in order is none that the will is for.
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    gateway.link.finish().await;
+    service.send(Topic::State(device("marker")), b"here");
+    service.expect_message(Topic::State(device("marker")), b"here");
 }

@@ -236,7 +236,7 @@ fn run_lines(fleet_dir: &Path) -> Result<BTreeMap<String, usize>, Failure> {
     let export = run(&["-o", "json", "fleet", "audit", "export", "--dir", path(fleet_dir)])?;
     let lines = match &export {
         Value::String(lines) => lines.clone(),
-        single => single.to_string(),
+        single @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => single.to_string(),
     };
     let mut counts = BTreeMap::new();
     for line in lines.lines() {

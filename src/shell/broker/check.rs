@@ -1,1 +1,389 @@
-//! stub
+//! Asks a live broker, as each role, whether it holds to the roles.
+//!
+//! Owns: the questions, and what each must come to.
+//! Never: touches what devices of the fleet hear: its devices are throw-away ones, admitted at the beginning and dismissed
+//! at the end, and it speaks on their topics only.
+//! Read next: `dynsec.rs`, which says who may do what.
+//!
+//! The service's connection takes the place of a running `fleet serve` twice for a moment, at the beginning and at the
+//! end: with mosquitto the name in the certificate is the client id. That service connects again by itself.
+
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use rand_core::{CryptoRng, RngCore};
+use serde::Serialize;
+
+use super::{dynsec, BrokerError, BrokerFolder};
+use crate::ids::{DeviceId, FleetId};
+use crate::shell::mqtt::probe::{Arrived, Probe, Verdict};
+use crate::shell::mqtt::{BrokerUrl, LinkConfig, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC, CONTROL_TOPIC};
+use crate::shell::x509::{Authority, CertificateError};
+use crate::time::Timestamp;
+
+/// How long the broker may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running service that connects again can interrupt the administration of the roles: it is tried this often.
+const ATTEMPTS: u32 = 5;
+
+/// What must come of an act.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// It must work.
+    Allowed,
+    /// It must be refused, or have no effect.
+    Denied,
+}
+
+/// One question and what came of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// In which role.
+    pub role: &'static str,
+    /// What was tried.
+    pub act: String,
+    /// What must come of it.
+    pub expected: Expected,
+    /// Whether it did.
+    pub ok: bool,
+    /// What came of it.
+    pub found: String,
+}
+
+/// Why a broker could not be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The fleet's folder is not usable.
+    #[error(transparent)]
+    Folder(#[from] BrokerError),
+    /// The throw-away devices could not be admitted.
+    #[error("the service cannot administer the roles of {url}: {reason}")]
+    Administration {
+        /// The broker.
+        url: BrokerUrl,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<CertificateError> for CheckError {
+    fn from(error: CertificateError) -> Self {
+        Self::Folder(error.into())
+    }
+}
+
+/// Asks the broker at `url`.
+///
+/// # Errors
+/// [`CheckError`]: no answer could be had. A broker that answers wrongly is a finding.
+pub async fn run(
+    folder: &BrokerFolder,
+    url: &BrokerUrl,
+    now: Timestamp,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Result<Vec<Finding>, CheckError> {
+    let mut check = Check::new(folder, url, now, rng)?;
+    check.administer(&dynsec::admit(&folder.fleet, &check.devices())).await?;
+    check.administer(&[dynsec::admit_listener(&folder.fleet, &check.listener.0)]).await?;
+    check.ask().await;
+    let mut all = check.devices().to_vec();
+    all.push(check.listener.0.clone());
+    check.administer(&dynsec::dismiss(&all)).await?;
+    check.ask_as_dismissed().await;
+    Ok(check.findings)
+}
+
+struct Check<'a> {
+    fleet: &'a FleetId,
+    url: &'a BrokerUrl,
+    now: Timestamp,
+    service: TlsIdentity,
+    /// The device that asks.
+    asking: (DeviceId, TlsIdentity),
+    /// The device whose things are none of its business.
+    other: (DeviceId, TlsIdentity),
+    /// Stands in for the service, with its role and without its name.
+    listener: (DeviceId, TlsIdentity),
+    /// A device that says it is `asking`, by the word of an authority that nobody knows.
+    forged: TlsIdentity,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Check<'a> {
+    fn new(
+        folder: &'a BrokerFolder,
+        url: &'a BrokerUrl,
+        now: Timestamp,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Self, CheckError> {
+        let authority = folder.authority()?;
+        let service = folder.service_identity(rng)?;
+        let tag = rng.next_u32();
+        let mut made = |role: &str, signed_by: &Authority| -> Result<(DeviceId, TlsIdentity), CheckError> {
+            let id: DeviceId = format!("hardtack-check-{tag:08x}-{role}").parse().expect("the name is valid");
+            let key = SigningKey::generate(rng);
+            let certificate = signed_by.issue_device(&id, &key.verifying_key())?;
+            let authorities = vec![authority.der().to_vec()];
+            Ok((id, TlsIdentity { authorities, certificate, key }))
+        };
+        let (asking, other, listener) = (made("a", &authority)?, made("b", &authority)?, made("s", &authority)?);
+        let forged = made("a", &Authority::make(&folder.fleet)?)?.1;
+        Ok(Self { fleet: &folder.fleet, url, now, service, asking, other, listener, forged, findings: Vec::new() })
+    }
+
+    fn devices(&self) -> [DeviceId; 2] {
+        [self.asking.0.clone(), self.other.0.clone()]
+    }
+
+    fn config(&self, client_id: &str, tls: Option<&TlsIdentity>) -> LinkConfig {
+        LinkConfig {
+            fleet: self.fleet.clone(),
+            client_id: client_id.to_owned(),
+            urls: vec![self.url.clone()],
+            tls: tls.cloned(),
+            keepalive: Duration::from_secs(30),
+            connect: PATIENCE,
+            packet_bytes_max: LinkConfig::PACKET_BYTES_MAX,
+        }
+    }
+
+    async fn connect(&self, as_who: &(DeviceId, TlsIdentity)) -> Result<Probe, String> {
+        Probe::connect(&self.config(as_who.0.as_str(), Some(&as_who.1)), self.now, None).await
+    }
+
+    /// Gives commands to the plugin as the service.
+    async fn administer(&mut self, messages: &[Vec<u8>]) -> Result<(), CheckError> {
+        let mut outcome = Ok(());
+        for _ in 0..ATTEMPTS {
+            outcome = self.try_administer(messages).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome.map_err(|reason| CheckError::Administration { url: self.url.clone(), reason })
+    }
+
+    async fn try_administer(&self, messages: &[Vec<u8>]) -> Result<(), String> {
+        let mut service = Probe::connect(&self.config("fleet-check", Some(&self.service)), self.now, None).await?;
+        settle(service.subscribe(CONTROL_RESPONSE_TOPIC).await)?;
+        for message in messages {
+            settle(service.publish(CONTROL_TOPIC, message).await)?;
+            let answer = service.next().await.ok_or("the dynamic-security plugin does not answer: is it loaded?")?;
+            if let Some(complaint) = dynsec::complaints(&answer.payload).into_iter().next() {
+                return Err(complaint);
+            }
+        }
+        service.leave().await;
+        Ok(())
+    }
+
+    fn topic(&self, rest: &str) -> String {
+        format!("hardtack/1/{}/{rest}", self.fleet)
+    }
+
+    fn note(&mut self, role: &'static str, act: impl Into<String>, expected: Expected, verdict: &Verdict) {
+        let (happened, found) = match verdict {
+            Verdict::Accepted => (Expected::Allowed, "accepted".to_owned()),
+            Verdict::Refused(reason) => (Expected::Denied, format!("refused: {reason}")),
+        };
+        self.findings.push(Finding { role, act: act.into(), expected, ok: happened == expected, found });
+    }
+
+    /// Whether a message came through, as a finding.
+    fn note_delivery(&mut self, role: &'static str, act: &str, expected: Expected, arrived: bool) {
+        let happened = if arrived { Expected::Allowed } else { Expected::Denied };
+        let found = if arrived { "delivered" } else { "not delivered" };
+        self.findings.push(Finding { role, act: act.into(), expected, ok: happened == expected, found: found.into() });
+    }
+
+    async fn ask(&mut self) {
+        self.ask_at_the_door().await;
+        self.ask_about_client_ids().await;
+        let (asking, other, listener) =
+            tokio::join!(self.connect(&self.asking), self.connect(&self.other), self.connect(&self.listener));
+        let mut open = Vec::new();
+        for (role, probe) in [("device", asking), ("other device", other), ("service", listener)] {
+            let verdict = probe.as_ref().map_or_else(|why| Verdict::Refused(why.clone()), |_| Verdict::Accepted);
+            self.note(role, "connect with its certificate", Expected::Allowed, &verdict);
+            open.extend(probe);
+        }
+        // Without all three there is nobody to ask.
+        let Ok([mut asking, mut other, mut listener]) = <[Probe; 3]>::try_from(open) else { return };
+        self.ask_to_subscribe(&mut asking, &mut listener).await;
+        self.ask_to_publish(&mut asking, &mut listener).await;
+        self.ask_about_deliveries(&mut asking, &mut other, &mut listener).await;
+        self.ask_about_wills(asking, &mut listener).await;
+    }
+
+    /// Who gets in at all.
+    async fn ask_at_the_door(&mut self) {
+        let id = self.asking.0.as_str().to_owned();
+        let plain = BrokerUrl { security: Security::Plain, ..self.url.clone() };
+        let unencrypted = LinkConfig { urls: vec![plain], tls: None, ..self.config(&id, None) };
+        let cases = [
+            ("stranger", "connect without TLS", unencrypted),
+            ("stranger", "connect with a certificate of another authority", self.config(&id, Some(&self.forged))),
+        ];
+        for (role, act, config) in cases {
+            let verdict = match Probe::connect(&config, self.now, None).await {
+                Ok(_) => Verdict::Accepted,
+                Err(reason) => Verdict::Refused(reason),
+            };
+            self.note(role, act, Expected::Denied, &verdict);
+        }
+        let verdict = match Probe::connect_anonymously(&self.config(&id, Some(&self.asking.1)), self.now).await {
+            Ok(_) => Verdict::Accepted,
+            Err(reason) => Verdict::Refused(reason),
+        };
+        self.note("stranger", "connect without a certificate", Expected::Denied, &verdict);
+    }
+
+    /// A device must not take another's place by claiming its client id.
+    async fn ask_about_client_ids(&mut self) {
+        let Ok(mut other) = self.connect(&self.other).await else { return };
+        let claimed = self.config(self.other.0.as_str(), Some(&self.asking.1));
+        let claimant = Probe::connect(&claimed, self.now, None).await;
+        let still_there = other.subscribe(&self.topic("bundle/+")).await == Verdict::Accepted;
+        let verdict = match (claimant, still_there) {
+            (_, false) => Verdict::Accepted,
+            (Err(reason), true) => Verdict::Refused(reason),
+            (Ok(_), true) => Verdict::Refused("the certificate's name counts, the other device stays connected".into()),
+        };
+        self.note("device", "take another device's place by its client id", Expected::Denied, &verdict);
+    }
+
+    async fn ask_to_subscribe(&mut self, asking: &mut Probe, listener: &mut Probe) {
+        let (own, other) = (self.asking.0.clone(), self.other.0.clone());
+        let allowed = [
+            "bundle/+".to_owned(),
+            "policy/+".to_owned(),
+            format!("feed/{own}/head"),
+            format!("feed/{own}/snap/0/+"),
+            format!("dev/{own}/down/ack"),
+            format!("dev/{own}/down/answer"),
+        ];
+        for filter in allowed.map(|rest| self.topic(&rest)) {
+            let verdict = asking.subscribe(&filter).await;
+            self.note("device", format!("subscribe {filter}"), Expected::Allowed, &verdict);
+        }
+        let denied = [
+            "#".to_owned(),
+            self.topic("#"),
+            self.topic("dev/+/down/+"),
+            self.topic("dev/+/up/+"),
+            self.topic("dev/+/state"),
+            self.topic(&format!("dev/{other}/down/+")),
+            self.topic(&format!("dev/{other}/up/audit")),
+            self.topic("enrol/+/up"),
+            format!("$share/thief/{}", self.topic("dev/+/up/audit")),
+            format!("$share/thief/{}", self.topic(&format!("dev/{other}/down/+"))),
+            "$SYS/#".to_owned(),
+            CONTROL_RESPONSE_TOPIC.to_owned(),
+        ];
+        for filter in denied {
+            let verdict = asking.subscribe(&filter).await;
+            self.note("device", format!("subscribe {filter}"), Expected::Denied, &verdict);
+        }
+        for filter in crate::wire::link::service_filters(self.fleet) {
+            let verdict = listener.subscribe(&filter).await;
+            self.note("service", format!("subscribe {filter}"), Expected::Allowed, &verdict);
+        }
+    }
+
+    async fn ask_to_publish(&mut self, asking: &mut Probe, listener: &mut Probe) {
+        let (own, other) = (self.asking.0.clone(), self.other.0.clone());
+        for rest in ["up/hello", "up/audit", "up/request", "state"] {
+            let topic = self.topic(&format!("dev/{own}/{rest}"));
+            let verdict = asking.publish(&topic, rest.as_bytes()).await;
+            self.note("device", format!("publish {topic}"), Expected::Allowed, &verdict);
+            let arrived = listener.until(rest.as_bytes()).await;
+            let delivered = arrived.and_then(|mut arrived| arrived.pop()).is_some_and(|last| last.topic == topic);
+            self.note_delivery("service", &format!("receive {topic}"), Expected::Allowed, delivered);
+        }
+        let denied = [
+            self.topic("bundle/hardtack-check"),
+            self.topic("policy/hardtack-check"),
+            self.topic(&format!("feed/{own}/head")),
+            self.topic(&format!("dev/{own}/down/ack")),
+            self.topic(&format!("dev/{other}/up/hello")),
+            self.topic(&format!("dev/{other}/up/audit")),
+            self.topic(&format!("dev/{other}/state")),
+            self.topic(&format!("dev/{other}/down/ack")),
+            self.topic(&format!("enrol/{own}/down")),
+            "hardtack-check".to_owned(),
+            CONTROL_TOPIC.to_owned(),
+        ];
+        for topic in denied {
+            let verdict = asking.publish(&topic, b"{\"commands\":[]}").await;
+            self.note("device", format!("publish {topic}"), Expected::Denied, &verdict);
+        }
+    }
+
+    /// What others say on topics of their own must not arrive, what is for all must. A marker that the service sends last
+    /// closes each count: the broker delivers in order.
+    async fn ask_about_deliveries(&mut self, asking: &mut Probe, other: &mut Probe, listener: &mut Probe) {
+        let (own, others) = (self.asking.0.clone(), self.other.0.clone());
+        let foreign = self.topic(&format!("dev/{others}/up/hello"));
+        let verdict = other.publish(&foreign, b"foreign").await;
+        self.note("other device", format!("publish {foreign}"), Expected::Allowed, &verdict);
+        let theirs = self.topic(&format!("dev/{others}/down/ack"));
+        let feed = self.topic(&format!("feed/{own}/head"));
+        let marker = self.topic(&format!("dev/{own}/down/ack"));
+        for topic in [&theirs, &feed, &marker] {
+            let verdict = listener.publish(topic, topic.as_bytes()).await;
+            self.note("service", format!("publish {topic}"), Expected::Allowed, &verdict);
+        }
+        let arrived = asking.until(marker.as_bytes()).await.unwrap_or_default();
+        let has = |arrived: &[Arrived], topic: &str| arrived.iter().any(|message| message.topic == topic);
+        for (topic, expected) in [
+            (&marker, Expected::Allowed),
+            (&feed, Expected::Allowed),
+            (&foreign, Expected::Denied),
+            (&theirs, Expected::Denied),
+        ] {
+            self.note_delivery("device", &format!("receive {topic}"), expected, has(&arrived, topic));
+        }
+        let heard = listener.until(b"foreign").await.is_some();
+        self.note_delivery("service", &format!("receive {foreign}"), Expected::Allowed, heard);
+    }
+
+    /// A last will is a message too.
+    async fn ask_about_wills(&mut self, asking: Probe, listener: &mut Probe) {
+        asking.leave().await;
+        let topic = self.topic(&format!("dev/{}/state", self.other.0));
+        let config = self.config(self.asking.0.as_str(), Some(&self.asking.1));
+        if let Ok(probe) = Probe::connect(&config, self.now, Some((&topic, b"forged will"))).await {
+            probe.drop_dead();
+        }
+        // The same without a foreign topic shows when the broker has dealt with the first.
+        let own = self.topic(&format!("dev/{}/state", self.asking.0));
+        match Probe::connect(&config, self.now, Some((&own, b"own will"))).await {
+            Ok(probe) => probe.drop_dead(),
+            Err(reason) => return self.note("device", "leave a will", Expected::Allowed, &Verdict::Refused(reason)),
+        }
+        let arrived = listener.until(b"own will").await;
+        self.note_delivery("device", &format!("leave a will on {own}"), Expected::Allowed, arrived.is_some());
+        let forged = arrived.unwrap_or_default().iter().any(|message| message.payload == b"forged will");
+        self.note_delivery("device", &format!("leave a will on {topic}"), Expected::Denied, forged);
+    }
+
+    /// A device that was dismissed keeps its certificate and has no rights.
+    async fn ask_as_dismissed(&mut self) {
+        let Ok(mut probe) = self.connect(&self.asking).await else { return };
+        let topic = self.topic(&format!("dev/{}/up/hello", self.asking.0));
+        let verdict = probe.publish(&topic, b"after the end").await;
+        self.note("retired device", format!("publish {topic}"), Expected::Denied, &verdict);
+        let filter = self.topic("bundle/+");
+        let verdict = probe.subscribe(&filter).await;
+        self.note("retired device", format!("subscribe {filter}"), Expected::Denied, &verdict);
+    }
+}
+
+fn settle(verdict: Verdict) -> Result<(), String> {
+    match verdict {
+        Verdict::Accepted => Ok(()),
+        Verdict::Refused(reason) => Err(reason),
+    }
+}

@@ -72,7 +72,7 @@ fn own_acls(fleet: &FleetId, device: &DeviceId) -> Vec<Value> {
     acls
 }
 
-/// What the fleet's service may: publish what is for all, answer devices, hear them, and administer the roles.
+/// What the fleet's service may: publish what is for all, answer devices, hear them.
 fn service_acls(fleet: &FleetId) -> Vec<Value> {
     let says = ["bundle/+", "policy/+", "feed/#", "dev/+/down/+", "dev/+/state", "enrol/+/down"];
     let hears = ["bundle/+", "policy/+", "feed/#", "dev/+/up/+", "dev/+/state", "enrol/+/up"];
@@ -80,15 +80,16 @@ fn service_acls(fleet: &FleetId) -> Vec<Value> {
     for rest in hears {
         acls.extend([allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)]);
     }
-    acls.extend([control(Act::Send), control(Act::Subscribe), control(Act::Receive)]);
     acls
 }
 
 /// The plugin's configuration file: nothing is allowed but what a role allows.
 pub fn configuration(fleet: &FleetId, devices: &[DeviceId]) -> Value {
     let mut clients = vec![json!({"username": SERVICE_NAME, "roles": [{"rolename": SERVICE_ROLE}]})];
+    let mut service = service_acls(fleet);
+    service.extend([control(Act::Send), control(Act::Subscribe), control(Act::Receive)]);
     let mut roles = vec![
-        json!({"rolename": SERVICE_ROLE, "acls": service_acls(fleet)}),
+        json!({"rolename": SERVICE_ROLE, "acls": service}),
         json!({"rolename": DEVICE_ROLE, "acls": device_acls(fleet)}),
     ];
     for device in devices {
@@ -121,6 +122,15 @@ pub fn admit(fleet: &FleetId, devices: &[DeviceId]) -> Vec<Vec<u8>> {
             json!({"command": "createClient", "username": device.as_str(), "roles": roles_of(device)}),
         ]
     })
+}
+
+/// A message for the plugin that gives `name` the rights of the service without its administration: for a probe.
+pub(super) fn admit_listener(fleet: &FleetId, name: &DeviceId) -> Vec<u8> {
+    let commands = json!([
+        {"command": "createRole", "rolename": role_of(name), "acls": service_acls(fleet)},
+        {"command": "createClient", "username": name.as_str(), "roles": [{"rolename": role_of(name)}]},
+    ]);
+    json!({"commands": commands}).to_string().into_bytes()
 }
 
 /// Messages for the plugin that dismiss `devices`: they are disconnected, and whatever they say or ask for later is

@@ -129,25 +129,16 @@ impl Link {
     /// Passes a command on. Never blocks.
     pub fn send(&self, command: LinkCommand) {
         match command {
-            LinkCommand::Close => self.close(),
-            LinkCommand::Connect { filters, will } => self.connect(filters, will),
+            LinkCommand::Close => self.inbox.close(Afterwards::Wait),
+            LinkCommand::Connect { filters, will } => self.inbox.connect(Connect { filters, will }),
             LinkCommand::Publish(publish) => self.inbox.publish(Outbound::Message(publish)),
         }
-    }
-
-    /// Opens a fresh connection, with or without a last will, in place of the one there is.
-    pub fn connect(&self, filters: Vec<String>, will: Option<Publish>) {
-        self.inbox.connect(Connect { filters, will });
     }
 
     /// Publishes a command to the broker's dynamic-security plugin. Its answer comes as a message on
     /// [`CONTROL_RESPONSE_TOPIC`] to whoever subscribes to that.
     pub fn administer(&self, payload: Vec<u8>) {
         self.inbox.publish(Outbound::Control(payload));
-    }
-
-    fn close(&self) {
-        self.inbox.close(Afterwards::Wait);
     }
 
     /// Sends what waits, closes the connection in order, so that the last will is not sent, and ends the link. Bounded.

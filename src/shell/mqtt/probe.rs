@@ -5,6 +5,7 @@
 //! Read next: `broker/check.rs`, which asks the questions.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, Publish};
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::session::{describe, options, publish_refusal, refusal};
-use super::{tls, BrokerUrl, Connect, LinkConfig, LinkError};
+use super::{tls, Connect, LinkConfig, LinkError};
 use crate::time::Timestamp;
 
 /// What a broker made of something that a client did.
@@ -52,14 +53,29 @@ impl Probe {
     /// # Errors
     /// The broker's reason, or what was in the way.
     pub async fn connect(config: &LinkConfig, now: Timestamp, will: Option<(&str, &[u8])>) -> Result<Self, String> {
-        let url: &BrokerUrl = config.urls.first().ok_or_else(|| LinkError::NoBroker.to_string())?;
         let tls = match &config.tls {
-            Some(identity) => {
-                let made = tls::client_config(identity, std::sync::Arc::new(move || now));
-                Some(made.map_err(|error| error.to_string())?)
-            }
+            Some(identity) => Some(tls::client_config(identity, Arc::new(move || now))),
             None => None,
         };
+        Self::open(config, tls.transpose().map_err(|error| error.to_string())?, will).await
+    }
+
+    /// Connects over TLS without showing a certificate.
+    ///
+    /// # Errors
+    /// The broker's reason, or what was in the way.
+    pub async fn connect_anonymously(config: &LinkConfig, now: Timestamp) -> Result<Self, String> {
+        let identity = config.tls.as_ref().ok_or("no authority is pinned")?;
+        let tls = tls::anonymous_config(identity, Arc::new(move || now)).map_err(|error| error.to_string())?;
+        Self::open(config, Some(tls), None).await
+    }
+
+    async fn open(
+        config: &LinkConfig,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        will: Option<(&str, &[u8])>,
+    ) -> Result<Self, String> {
+        let url = config.urls.first().ok_or_else(|| LinkError::NoBroker.to_string())?;
         let mut options = options(config, url, tls, &Connect { filters: Vec::new(), will: None });
         if let Some((topic, payload)) = will {
             options.set_last_will(LastWill::new(topic, payload, QoS::AtLeastOnce, false, None));
@@ -109,6 +125,19 @@ impl Probe {
             Some(publish_refusal(puback.reason).map_or(Verdict::Accepted, |reason| Verdict::Refused(reason.into())))
         })
         .await
+    }
+
+    /// Waits for the next message.
+    pub async fn next(&mut self) -> Option<Arrived> {
+        loop {
+            if let Some(message) = self.arrived.pop_front() {
+                return Some(message);
+            }
+            match timeout(self.patience, self.polled.recv()).await {
+                Ok(Some(Ok(event))) => self.keep(event),
+                Ok(Some(Err(_)) | None) | Err(_) => return None,
+            }
+        }
     }
 
     /// Waits for a message and returns all that arrived up to it, in order, itself included; none if it does not come.

@@ -12,11 +12,13 @@ use std::time::Duration;
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ed25519_dalek::SigningKey;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 use crate::time::{Millis, Timestamp};
 
@@ -59,6 +61,31 @@ pub(super) fn client_config(
     identity: &TlsIdentity,
     trusted_time: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
+    let key = identity.key.to_pkcs8_der().map_err(|e| TlsError::Identity(e.to_string()))?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()));
+    let chain = vec![CertificateDer::from(identity.certificate.clone())];
+    let config = verifying(identity, trusted_time)?.with_client_auth_cert(chain, key);
+    Ok(finished(config.map_err(|e| TlsError::Identity(e.to_string()))?))
+}
+
+/// The same for a client that shows no certificate: a probe.
+#[cfg(feature = "fleet")]
+pub(super) fn anonymous_config(
+    identity: &TlsIdentity,
+    trusted_time: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    Ok(finished(verifying(identity, trusted_time)?.with_no_client_auth()))
+}
+
+fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+fn verifying(
+    identity: &TlsIdentity,
+    trusted_time: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     for authority in &identity.authorities {
@@ -68,18 +95,10 @@ pub(super) fn client_config(
         .build()
         .map_err(|_| TlsError::NoAuthority)?;
 
-    let key = identity.key.to_pkcs8_der().map_err(|e| TlsError::Identity(e.to_string()))?;
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()));
-    let chain = vec![CertificateDer::from(identity.certificate.clone())];
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(TrustedTime(trusted_time)))
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(TrustedTime(trusted_time)))
         .with_safe_default_protocol_versions()
-        .map_err(|e| TlsError::Identity(e.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(FloorVerifier { inner }))
-        .with_client_auth_cert(chain, key)
         .map_err(|e| TlsError::Identity(e.to_string()))?;
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(FloorVerifier { inner })))
 }
 
 /// The trusted floor E as rustls' only clock.

@@ -125,6 +125,7 @@ enum Command {
     Audit(Later),
     /// Ask the running agent for a decision
     Authorize(client::AuthorizeArgs),
+<<<<<<< HEAD
     /// Set up a production broker, and check a live one
     #[cfg(feature = "fleet")]
     #[command(subcommand)]
@@ -132,6 +133,21 @@ enum Command {
     /// Tell the whole story on an embedded broker: no root, no network, no configuration
     #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
+=======
+    /// Set up and probe a production broker
+    #[cfg(feature = "fleet")]
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
+    /// Set up and probe a production broker (not in this build: it is the operator's)
+    #[cfg(not(feature = "fleet"))]
+    Broker(Later),
+    /// The whole story on an embedded broker
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
+    /// The whole story on an embedded broker (not in this build: use `cargo demo`)
+    #[cfg(not(feature = "demo"))]
+    Demo(Later),
+>>>>>>> http
     /// Look for what is wrong with this device (not in this version)
     Doctor(Later),
     /// The device's side of joining a fleet
@@ -168,6 +184,9 @@ pub struct Later {
     rest: Vec<String>,
 }
 
+#[cfg(not(feature = "fleet"))]
+const OPERATORS_BUILD: &str = "use the operator's build, made with the feature `fleet`";
+
 /// Runs what the command line says, and ends with the number that tells how it went.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -185,14 +204,28 @@ pub fn main() -> ExitCode {
         Command::Audit(_) => later("audit"),
         Command::Authorize(args) => client::authorize(&args, globals),
         #[cfg(feature = "fleet")]
+<<<<<<< HEAD
         Command::Broker(command) => broker::report(&command).and_then(|report| show(report, globals)),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, globals),
+=======
+        Command::Broker(command) => broker::report(&command).and_then(|report| show_report(report, globals)),
+        #[cfg(not(feature = "fleet"))]
+        Command::Broker(_) => absent("broker", OPERATORS_BUILD),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args, globals),
+        #[cfg(not(feature = "demo"))]
+        Command::Demo(_) => absent("demo", "run `cargo demo` in the source tree"),
+>>>>>>> http
         Command::Doctor(_) => later("doctor"),
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
         Command::Mcp(_) => later("mcp"),
+<<<<<<< HEAD
         Command::Profile(command) => profile::report(&command).and_then(|report| show(report, globals)),
+=======
+        Command::Profile(command) => profile::report(&command).and_then(|report| show_report(report, globals)),
+>>>>>>> http
         Command::Revocations(_) => later("revocations"),
         Command::Run(_) => later("run"),
         Command::Status => client::status(globals),
@@ -204,7 +237,11 @@ pub fn main() -> ExitCode {
     ended.unwrap_or_else(|failure| output::fail(globals.output, &failure)).into()
 }
 
+<<<<<<< HEAD
 fn show(report: profile::Report, globals: &Globals) -> Result<Exit, Failure> {
+=======
+fn show_report(report: profile::Report, globals: &Globals) -> Result<Exit, Failure> {
+>>>>>>> http
     output::show(globals.output, &report.json, |_| report.text)?;
     Ok(report.exit)
 }
@@ -216,6 +253,12 @@ fn show(report: profile::Report, globals: &Globals) -> Result<Exit, Failure> {
 pub fn later(command: &str) -> Result<Exit, Failure> {
     let what = format!("`hardtack {command}` is not in this version");
     Err(Failure::new(Exit::Usage, what, "`hardtack --help` lists what is"))
+}
+
+/// A command that this build was made without.
+#[cfg(not(all(feature = "agent", feature = "demo", feature = "fleet")))]
+fn absent(command: &str, advice: &str) -> Result<Exit, Failure> {
+    Err(Failure::new(Exit::Usage, format!("this build has no `hardtack {command}`"), advice))
 }
 
 #[cfg(test)]

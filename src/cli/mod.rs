@@ -125,15 +125,6 @@ enum Command {
     Audit(Later),
     /// Ask the running agent for a decision
     Authorize(client::AuthorizeArgs),
-<<<<<<< HEAD
-    /// Set up a production broker, and check a live one
-    #[cfg(feature = "fleet")]
-    #[command(subcommand)]
-    Broker(broker::BrokerCommand),
-    /// Tell the whole story on an embedded broker: no root, no network, no configuration
-    #[cfg(feature = "demo")]
-    Demo(demo::DemoArgs),
-=======
     /// Set up and probe a production broker
     #[cfg(feature = "fleet")]
     #[command(subcommand)]
@@ -147,7 +138,6 @@ enum Command {
     /// The whole story on an embedded broker (not in this build: use `cargo demo`)
     #[cfg(not(feature = "demo"))]
     Demo(Later),
->>>>>>> http
     /// Look for what is wrong with this device (not in this version)
     Doctor(Later),
     /// The device's side of joining a fleet
@@ -204,11 +194,6 @@ pub fn main() -> ExitCode {
         Command::Audit(_) => later("audit"),
         Command::Authorize(args) => client::authorize(&args, globals),
         #[cfg(feature = "fleet")]
-<<<<<<< HEAD
-        Command::Broker(command) => broker::report(&command).and_then(|report| show(report, globals)),
-        #[cfg(feature = "demo")]
-        Command::Demo(args) => demo::run(&args, globals),
-=======
         Command::Broker(command) => broker::report(&command).and_then(|report| show_report(report, globals)),
         #[cfg(not(feature = "fleet"))]
         Command::Broker(_) => absent("broker", OPERATORS_BUILD),
@@ -216,16 +201,11 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args, globals),
         #[cfg(not(feature = "demo"))]
         Command::Demo(_) => absent("demo", "run `cargo demo` in the source tree"),
->>>>>>> http
         Command::Doctor(_) => later("doctor"),
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
         Command::Mcp(_) => later("mcp"),
-<<<<<<< HEAD
-        Command::Profile(command) => profile::report(&command).and_then(|report| show(report, globals)),
-=======
         Command::Profile(command) => profile::report(&command).and_then(|report| show_report(report, globals)),
->>>>>>> http
         Command::Revocations(_) => later("revocations"),
         Command::Run(_) => later("run"),
         Command::Status => client::status(globals),
@@ -237,11 +217,7 @@ pub fn main() -> ExitCode {
     ended.unwrap_or_else(|failure| output::fail(globals.output, &failure)).into()
 }
 
-<<<<<<< HEAD
-fn show(report: profile::Report, globals: &Globals) -> Result<Exit, Failure> {
-=======
 fn show_report(report: profile::Report, globals: &Globals) -> Result<Exit, Failure> {
->>>>>>> http
     output::show(globals.output, &report.json, |_| report.text)?;
     Ok(report.exit)
 }

@@ -297,14 +297,12 @@ fn reconnect_order(packets: &[Passed]) -> Vec<String> {
 /// How often each decision stands in the collector's export.
 fn run_lines(fleet_dir: &Path) -> Result<BTreeMap<String, usize>, Failure> {
     let export = run(&["-o", "json", "fleet", "audit", "export", "--dir", path(fleet_dir)])?;
-<<<<<<< HEAD
-    let lines = export.as_str().map_or_else(|| export.to_string(), str::to_owned);
-=======
     let lines = match &export {
         Value::String(lines) => lines.clone(),
-        single @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => single.to_string(),
+        single @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            single.to_string()
+        }
     };
->>>>>>> http
     let mut counts = BTreeMap::new();
     for line in lines.lines() {
         let record: Value = serde_json::from_str(line).map_err(|error| failed("the export is no JSON lines", error))?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::book::{Book, Write};
 use super::{Effects, FleetError, Operator};
-use crate::ids::{BlockId, DeviceId, GrantId, Hash, TaskId};
+use crate::ids::{BlockId, DeviceId, GrantId, Hash, KeyId, TaskId};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::{Document, Signed};
@@ -50,10 +50,10 @@ pub enum Deed {
     Approved {
         /// The device.
         device: DeviceId,
-        /// Its identity key.
-        identity: PublicKey,
-        /// The key that it replaces.
-        replaced: Option<PublicKey>,
+        /// The id of its identity key.
+        identity: KeyId,
+        /// The id of the key that it replaces.
+        replaced: Option<KeyId>,
     },
     /// Took a device out.
     Retired {

@@ -14,9 +14,9 @@ use super::acts::{self, Deed};
 use super::book::{Book, Device, Pending, Status, Write};
 use super::publish::{self, Cadence};
 use super::{Effects, FleetError, FleetKeys, FleetLog, Operator};
-use crate::ids::{DeviceId, FeedId, FleetId};
+use crate::ids::{DeviceId, FeedId, FleetId, KeyId};
 use crate::time::{Millis, Timestamp};
-use crate::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
+use crate::wire::bundle::{BrokerPins, Feed, Issuer, PublicKey, TrustBundle};
 use crate::wire::enrol::{Code, EnrolAnswer, EnrolBundle, EnrolRequest};
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
@@ -163,7 +163,9 @@ pub fn approve(
     if let Some(pending) = settled {
         book.write(Write::Pending(Pending { settled: true, ..pending }), fx);
     }
-    acts::record(book, operator, Deed::Approved { device: id.clone(), identity, replaced }, at, fx)?;
+    let name = |key: PublicKey| KeyId::of(key.as_bytes());
+    let deed = Deed::Approved { device: id.clone(), identity: name(identity), replaced: replaced.map(name) };
+    acts::record(book, operator, deed, at, fx)?;
     Ok((id, if replaced.is_some() { Approval::Replaced } else { Approval::Joined }))
 }
 

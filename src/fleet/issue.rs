@@ -148,7 +148,7 @@ fn covering<'b>(book: &'b Book, device: &'b DeviceId, ask: &TaskAsk, at: Timesta
     if live.is_empty() {
         return Err(FleetError::Invalid(format!("device {device} has no live grant: an operator has to create one")));
     }
-    if !live.iter().any(|grant| begins(grant)) {
+    if !live.iter().any(begins) {
         let message = format!("no live grant lets this workload begin a task of class {}: ask for another class, or have an operator grant it", ask.class);
         return Err(FleetError::Invalid(message));
     }

@@ -1,1 +1,167 @@
 //! The operator's decisions. Pure: no SQL, no MQTT, no files, no clock, no global randomness.
+//!
+//! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
+//! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
+//! [`revoke`] and [`publish`] take back, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
+//! happened, [`service`] is all of `fleet serve` but its sockets.
+//! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
+//! Read next: `book.rs`, then `service.rs`.
+
+pub mod acts;
+pub mod book;
+pub mod collect;
+pub mod enrol;
+pub mod grant;
+pub mod hello;
+pub mod issue;
+pub mod keys;
+pub mod policy;
+pub mod publish;
+pub mod report;
+pub mod revoke;
+pub mod service;
+
+pub use book::{Book, Write};
+pub use keys::{FleetKeys, Operator};
+pub use service::{Archive, FleetLog, Service, Settings};
+
+use crate::agent::effects::Publish;
+use crate::ids::{DeviceId, EraId, GrantId, Hash};
+use crate::time::Timestamp;
+use crate::wire::Refused;
+
+/// What one or more decisions asked for.
+#[derive(Debug, Default)]
+pub struct Effects {
+    writes: Vec<Write>,
+    outgoing: Outgoing,
+}
+
+/// What may leave once the writes are durable.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// Messages to the broker, in this order.
+    pub publish: Vec<Publish>,
+    /// What the log tells.
+    pub logs: Vec<FleetLog>,
+}
+
+impl Effects {
+    /// Writes, then gives out what may be sent. There is no other way to the messages.
+    ///
+    /// # Errors
+    /// Those of `write`. Nothing may be sent then, and the book that was changed is ahead of the ledger: it must be
+    /// loaded again.
+    pub fn commit<E>(self, write: impl FnOnce(Vec<Write>) -> Result<(), E>) -> Result<Outgoing, E> {
+        if !self.writes.is_empty() {
+            write(self.writes)?;
+        }
+        Ok(self.outgoing)
+    }
+
+    /// Whether the book was changed.
+    pub fn has_writes(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
+    /// The digest of a segment that is to be written.
+    fn segment(&self, device: &DeviceId, era: EraId, number: u64) -> Option<Hash> {
+        self.writes.iter().find_map(|write| match write {
+            Write::Segment(segment) => {
+                let same = segment.device == *device && segment.era == era && segment.segment == number;
+                same.then_some(segment.digest)
+            }
+            Write::Act(..)
+            | Write::Bundle(..)
+            | Write::Device(_)
+            | Write::Era(_)
+            | Write::Fork(_)
+            | Write::Grant(_)
+            | Write::Head(_)
+            | Write::Issued(_)
+            | Write::List(_)
+            | Write::Pending(_)
+            | Write::Policy(..)
+            | Write::Resumed(_)
+            | Write::Rule(_)
+            | Write::Seen(_) => None,
+        })
+    }
+
+    fn log(&mut self, log: FleetLog) {
+        self.outgoing.logs.push(log);
+    }
+
+    fn publish(&mut self, publish: Publish) {
+        self.outgoing.publish.push(publish);
+    }
+}
+
+/// Why the fleet does not do what it was asked. Every text says what happened, then what to do.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FleetError {
+    /// Something that was brought is not acceptable.
+    #[error("{what}: {refused}")]
+    Refused {
+        /// What was brought.
+        what: &'static str,
+        /// Why not.
+        refused: Refused,
+    },
+    /// The code that the operator typed is not the request's.
+    #[error("the code does not belong to this request, whose code is {actual}: compare it with what the device shows; if they differ, the request was exchanged on its way")]
+    WrongCode {
+        /// The request's code.
+        actual: String,
+    },
+    /// A key that was retired or replaced asks to join again.
+    #[error("the key of this request was retired: device {0} must make a new one (`hardtack enrol request` in an empty state folder)")]
+    RetiredKey(DeviceId),
+    /// The device is revoked.
+    #[error("device {device} is revoked until {until}: choose another id, or wait")]
+    DeviceRevoked {
+        /// The device.
+        device: DeviceId,
+        /// The end of the rule.
+        until: Timestamp,
+    },
+    /// The id belongs to another key.
+    #[error("device {0} is enrolled with another key: pass --replace if its hardware or state folder was replaced")]
+    OtherKey(DeviceId),
+    /// No such device.
+    #[error("no device {0}: `hardtack fleet device list` shows those there are")]
+    UnknownDevice(DeviceId),
+    /// The device was retired.
+    #[error("device {0} is retired: approve a new request of it first")]
+    Retired(DeviceId),
+    /// No such grant.
+    #[error("no grant {0}: `hardtack fleet grant list` shows those there are")]
+    UnknownGrant(GrantId),
+    /// An argument that no such thing may have.
+    #[error("{0}")]
+    Invalid(String),
+    /// A device has seen a head that this ledger does not hold.
+    #[error("device {device} has seen head {seen} of the feed, this ledger ends at {own}: the ledger was restored from an old copy, and signing on would fork the feed. Restore the newest copy; if there is none, revoke again what was revoked since and run `hardtack fleet publish --after {seen}` once. If only this device says so, retire it")]
+    Behind {
+        /// The device.
+        device: DeviceId,
+        /// The sequence number that it named.
+        seen: u64,
+        /// The newest here.
+        own: u64,
+    },
+    /// The list is full.
+    #[error("the revocation list would have {bytes} bytes, the limit is {limit}: revoke many tokens at once with issued-before, owner or device instead")]
+    ListFull {
+        /// Bytes it would have.
+        bytes: usize,
+        /// Bytes that fit.
+        limit: usize,
+    },
+}
+
+impl FleetError {
+    fn refused(what: &'static str) -> impl FnOnce(Refused) -> Self {
+        move |refused| Self::Refused { what, refused }
+    }
+}

@@ -1,0 +1,562 @@
+//! The ledger in memory: what the fleet knows.
+//!
+//! Owns: [`Book`] and [`Write`]. A write changes the book the same way when it is made and when it is read back from the
+//! ledger, so that memory and disk cannot differ.
+//! Never: decides; forgets a device's chain, a head or a retired key.
+//! Read next: the module whose rows interest you.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::acts::Act;
+use super::Effects;
+use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskId};
+use crate::time::Timestamp;
+use crate::wire::bundle::{PublicKey, TrustBundle};
+use crate::wire::enrol::{DevicePublic, EnrolRequest};
+use crate::wire::envelope::Signed;
+use crate::wire::link::{grants_digest, EraAck};
+use crate::wire::policy::PolicyDocument;
+use crate::wire::revocation::{Head, List, Position, Target};
+use crate::wire::token::GrantSpec;
+use crate::wire::Refused;
+
+/// Heads whose digests are kept, so that a fork of the feed shows. At one head a minute: 17 hours.
+pub const HEADS_KEPT: u64 = 1024;
+
+/// A row of the ledger. Variants are stored by their place: add new ones at the end.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Write {
+    /// An operator's act with its number.
+    Act(u64, Signed<Act>),
+    /// A trust bundle with its version.
+    Bundle(u64, Signed<TrustBundle>),
+    /// A device.
+    Device(Box<Device>),
+    /// How far the collector holds an era.
+    Era(EraChain),
+    /// Proof that a device's chain forked.
+    Fork(Fork),
+    /// A fallback grant.
+    Grant(Box<Grant>),
+    /// A head of the feed.
+    Head(Signed<Head>),
+    /// A task token that was minted. Only the ledger keeps it.
+    Issued(Issued),
+    /// The list that the newest head names.
+    List(List),
+    /// A device that asks to join and waits for an operator.
+    Pending(Pending),
+    /// The policy with its version.
+    Policy(u64, Signed<PolicyDocument>),
+    /// The next head is numbered past this.
+    Resumed(u64),
+    /// A revocation.
+    Rule(Rule),
+    /// What a device said of itself last.
+    Seen(Box<Seen>),
+    /// A verified segment of audit. Only the ledger keeps it.
+    Segment(Box<Segment>),
+}
+
+/// Whether a device may have credentials.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It may.
+    Approved,
+    /// It may not; its audit is still taken.
+    Retired,
+}
+
+/// A device of the fleet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its keys.
+    pub keys: DevicePublic,
+    /// Keys that it had before. They never come back; eras that they began may still be delivered.
+    pub past: Vec<DevicePublic>,
+    /// Whether it may have credentials.
+    pub status: Status,
+    /// The nonce of the approved request.
+    pub nonce: Nonce,
+    /// The digest of the approved request: approving it again changes nothing.
+    pub request: Hash,
+    /// The firmware profile that it named.
+    pub profile: String,
+    /// When it was approved.
+    pub approved_at: Timestamp,
+    /// Whether it has said hello: only then the join counts as used.
+    pub joined: bool,
+}
+
+/// A device that asks to join over the broker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pending {
+    /// The id that it asks for.
+    pub device: DeviceId,
+    /// Its request.
+    pub request: Signed<EnrolRequest>,
+    /// When it came.
+    pub at: Timestamp,
+    /// Whether an operator has dealt with it.
+    pub settled: bool,
+}
+
+/// A fallback grant.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    /// What it says.
+    pub spec: GrantSpec,
+    /// The root key that signed it.
+    pub root_key_id: u32,
+    /// The Biscuit with its next secret key.
+    pub token: Vec<u8>,
+    /// Its only block.
+    pub block: BlockId,
+    /// When it was withdrawn, if it was.
+    pub withdrawn: Option<Timestamp>,
+}
+
+/// A task token that was minted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Issued {
+    /// The task.
+    pub task: TaskId,
+    /// The device.
+    pub device: DeviceId,
+    /// The grant that covers it.
+    pub grant: GrantId,
+    /// Its only block.
+    pub block: BlockId,
+    /// When it was minted.
+    pub at: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// A revocation with what operators want to know about it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rule {
+    /// What it covers.
+    pub target: Target,
+    /// When it lapses.
+    pub until: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// How far the collector holds an era of a device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EraChain {
+    /// The device.
+    pub device: DeviceId,
+    /// The audit key that began the era, and alone may go on with it.
+    pub key: PublicKey,
+    /// The position.
+    pub ack: EraAck,
+}
+
+/// Two signed headers for one position, or two eras of one number: proof of a clone or of a restored disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fork {
+    /// The device.
+    pub device: DeviceId,
+    /// The era.
+    pub era: EraId,
+    /// The segment.
+    pub segment: u64,
+    /// The signed header that does not fit what is stored.
+    pub header: Vec<u8>,
+    /// What does not fit.
+    pub what: String,
+    /// When it came.
+    pub at: Timestamp,
+}
+
+/// What a device said of itself last, in its own signed words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seen {
+    /// The device.
+    pub device: DeviceId,
+    /// The identity key that signed.
+    pub identity: PublicKey,
+    /// When it arrived here.
+    pub at: Timestamp,
+    /// Its kernel boot.
+    pub boot: BootId,
+    /// Its era.
+    pub era: EraId,
+    /// Its next record.
+    pub next_index: u64,
+    /// Its trust bundle.
+    pub bundle_version: u64,
+    /// Its policy.
+    pub policy_version: u64,
+    /// The highest feed positions that it ever named, in hellos or audit.
+    pub feeds: Vec<Position>,
+    /// Digest of its grants.
+    pub grants: Hash,
+    /// Its floor E.
+    pub floor: Timestamp,
+    /// Its mode.
+    pub mode: String,
+    /// Its program's version.
+    pub version: String,
+}
+
+/// A verified segment of audit.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Segment {
+    /// The device.
+    pub device: DeviceId,
+    /// The era.
+    pub era: EraId,
+    /// Its number.
+    pub segment: u64,
+    /// Its first record.
+    pub first_index: u64,
+    /// The digest of the signed header.
+    pub digest: Hash,
+    /// The bytes of the signed header.
+    pub header: Vec<u8>,
+    /// The exact bytes of the records.
+    pub records: Vec<Vec<u8>>,
+    /// When it arrived.
+    pub at: Timestamp,
+}
+
+/// A head as it was signed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignedHead {
+    /// The envelope.
+    pub signed: Signed<Head>,
+    /// The content.
+    pub head: Head,
+    /// Its position.
+    pub position: Position,
+}
+
+/// Why rows of a ledger make no book.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenBook {
+    /// Something without which there is no fleet is not there.
+    #[error("the ledger holds no {0}: restore fleet.db from a copy")]
+    Missing(&'static str),
+    /// Something signed does not check out.
+    #[error("the ledger's {what} does not check out ({refused}): restore fleet.db from a copy")]
+    Unsound {
+        /// What.
+        what: &'static str,
+        /// Why.
+        refused: Refused,
+    },
+}
+
+/// The ledger in memory.
+#[derive(Debug, Clone)]
+pub struct Book {
+    bundles: Vec<Signed<TrustBundle>>,
+    trusts: Vec<TrustBundle>,
+    policy: (Signed<PolicyDocument>, PolicyDocument),
+    devices: BTreeMap<DeviceId, Device>,
+    retired_keys: BTreeSet<[u8; 32]>,
+    pending: BTreeMap<DeviceId, Pending>,
+    grants: BTreeMap<GrantId, Grant>,
+    rules: BTreeMap<Target, Rule>,
+    head: Option<SignedHead>,
+    heads: BTreeMap<(u32, u64), Hash>,
+    list: List,
+    resumed: u64,
+    eras: BTreeMap<(DeviceId, EraId), EraChain>,
+    forks: BTreeMap<(DeviceId, EraId, u64), Fork>,
+    seen: BTreeMap<DeviceId, Seen>,
+    acts: (u64, Hash),
+}
+
+impl Book {
+    /// A book of a fleet that has nothing but its first trust bundle and policy.
+    pub(super) fn begin(
+        bundle: (Signed<TrustBundle>, TrustBundle),
+        policy: (Signed<PolicyDocument>, PolicyDocument),
+    ) -> Self {
+        Self {
+            bundles: vec![bundle.0],
+            trusts: vec![bundle.1],
+            policy,
+            devices: BTreeMap::new(),
+            retired_keys: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            head: None,
+            heads: BTreeMap::new(),
+            list: List::default(),
+            resumed: 0,
+            eras: BTreeMap::new(),
+            forks: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            acts: (0, Hash::ZERO),
+        }
+    }
+
+    /// The book that rows of a ledger make, in whatever order they come.
+    ///
+    /// # Errors
+    /// [`BrokenBook`].
+    pub fn load(writes: Vec<Write>) -> Result<Self, BrokenBook> {
+        let unsound = |what| move |refused| BrokenBook::Unsound { what, refused };
+        let mut bundles = BTreeMap::new();
+        let mut policies = BTreeMap::new();
+        let mut rest = Vec::with_capacity(writes.len());
+        for write in writes {
+            match write {
+                Write::Bundle(version, signed) => drop(bundles.insert(version, signed)),
+                Write::Policy(version, signed) => drop(policies.insert(version, signed)),
+                Write::Act(..)
+                | Write::Device(_)
+                | Write::Era(_)
+                | Write::Fork(_)
+                | Write::Grant(_)
+                | Write::Head(_)
+                | Write::Issued(_)
+                | Write::List(_)
+                | Write::Pending(_)
+                | Write::Resumed(_)
+                | Write::Rule(_)
+                | Write::Seen(_)
+                | Write::Segment(_) => rest.push(write),
+            }
+        }
+        let mut bundles = bundles.into_iter();
+        let (_, first) = bundles.next().ok_or(BrokenBook::Missing("trust bundle"))?;
+        let genesis = TrustBundle::genesis(&first).map_err(unsound("first trust bundle"))?;
+        let (_, policy) = policies.pop_last().ok_or(BrokenBook::Missing("policy"))?;
+        let document = policy.claim().map_err(unsound("policy"))?;
+        let mut book = Self::begin((first, genesis), (policy, document));
+        for (_, signed) in bundles {
+            let next = book.trust().successor(&signed).map_err(unsound("trust bundle"))?;
+            book.bundles.push(signed);
+            book.trusts.push(next);
+        }
+        book.policy.0.open(book.fleet(), book.trust().policy_keys(), 1).map_err(unsound("policy"))?;
+        rest.into_iter().for_each(|write| book.apply(write));
+        Ok(book)
+    }
+
+    /// Changes the book and notes that the ledger must hold it.
+    pub(super) fn write(&mut self, write: Write, fx: &mut Effects) {
+        self.apply(write.clone());
+        fx.writes.push(write);
+    }
+
+    /// Changes the book. Rows may come in any order: a newer head or act is never replaced by an older one.
+    pub fn apply(&mut self, write: Write) {
+        match write {
+            Write::Act(number, signed) => {
+                if number >= self.acts.0 {
+                    self.acts = (number + 1, signed.digest());
+                }
+            }
+            Write::Bundle(version, signed) => {
+                if version > self.trust().version {
+                    if let Ok(next) = self.trust().successor(&signed) {
+                        self.bundles.push(signed);
+                        self.trusts.push(next);
+                    }
+                }
+            }
+            Write::Device(device) => {
+                let retired = device.past.iter().chain((device.status == Status::Retired).then_some(&device.keys));
+                self.retired_keys.extend(retired.map(|keys| *keys.identity.as_bytes()));
+                self.devices.insert(device.id.clone(), *device);
+            }
+            Write::Era(chain) => drop(self.eras.insert((chain.device.clone(), chain.ack.era), chain)),
+            Write::Fork(fork) => {
+                self.forks.entry((fork.device.clone(), fork.era, fork.segment)).or_insert(fork);
+            }
+            Write::Grant(grant) => drop(self.grants.insert(grant.spec.grant, *grant)),
+            Write::Head(signed) => self.apply_head(signed),
+            Write::Issued(_) | Write::Segment(_) => {}
+            Write::List(list) => self.list = list,
+            Write::Pending(pending) => drop(self.pending.insert(pending.device.clone(), pending)),
+            Write::Policy(version, signed) => {
+                if let Some(document) = signed.claim().ok().filter(|_| version > self.policy.1.version) {
+                    self.policy = (signed, document);
+                }
+            }
+            Write::Resumed(after) => self.resumed = self.resumed.max(after),
+            Write::Rule(rule) => {
+                self.rules.insert(rule.target.clone(), rule);
+            }
+            Write::Seen(seen) => drop(self.seen.insert(seen.device.clone(), *seen)),
+        }
+    }
+
+    fn apply_head(&mut self, signed: Signed<Head>) {
+        let Ok(head) = signed.claim() else { return };
+        let position = head.position(signed.digest());
+        self.heads.insert(position.order(), position.digest);
+        while self.heads.len() as u64 > HEADS_KEPT {
+            self.heads.pop_first();
+        }
+        if self.head.as_ref().is_none_or(|newest| newest.position.order() < position.order()) {
+            self.head = Some(SignedHead { signed, head, position });
+        }
+    }
+
+    /// The fleet.
+    pub fn fleet(&self) -> &FleetId {
+        &self.trust().fleet
+    }
+
+    /// The newest trust bundle.
+    pub fn trust(&self) -> &TrustBundle {
+        self.trusts.last().expect("a book begins with a bundle and never loses one")
+    }
+
+    /// Every trust bundle, opened, from version 1 on.
+    pub fn trusts(&self) -> &[TrustBundle] {
+        &self.trusts
+    }
+
+    /// Every trust bundle, signed, from version 1 on.
+    pub fn bundles(&self) -> &[Signed<TrustBundle>] {
+        &self.bundles
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> (&Signed<PolicyDocument>, &PolicyDocument) {
+        (&self.policy.0, &self.policy.1)
+    }
+
+    /// The one feed of this fleet.
+    pub fn feed(&self) -> FeedId {
+        let first = self.trust().feeds.first();
+        first.map(|feed| feed.id.clone()).expect("a bundle without a feed is refused when it is opened")
+    }
+
+    /// All devices.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.values()
+    }
+
+    /// A device.
+    pub fn device(&self, id: &DeviceId) -> Option<&Device> {
+        self.devices.get(id)
+    }
+
+    /// Whether an identity key was retired or replaced.
+    pub fn is_retired_key(&self, key: &PublicKey) -> bool {
+        self.retired_keys.contains(key.as_bytes())
+    }
+
+    /// Devices that wait for an operator.
+    pub fn pending(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.values().filter(|pending| !pending.settled)
+    }
+
+    /// The request of a device, whether or not somebody has dealt with it.
+    pub fn request_of(&self, id: &DeviceId) -> Option<&Pending> {
+        self.pending.get(id)
+    }
+
+    /// All grants that were ever made.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.grants.values()
+    }
+
+    /// A grant.
+    pub fn grant(&self, id: &GrantId) -> Option<&Grant> {
+        self.grants.get(id)
+    }
+
+    /// The grants that a device should hold now.
+    pub fn live_grants<'a>(&'a self, device: &'a DeviceId, now: Timestamp) -> impl Iterator<Item = &'a Grant> {
+        let approved = self.device(device).is_some_and(|device| device.status == Status::Approved);
+        let live = move |grant: &&Grant| grant.spec.device == *device && grant.withdrawn.is_none();
+        self.grants.values().filter(move |_| approved).filter(live).filter(move |grant| grant.spec.expires > now)
+    }
+
+    /// The digest over the grants that a device should hold now.
+    pub fn live_grants_digest(&self, device: &DeviceId, now: Timestamp) -> Hash {
+        grants_digest(self.live_grants(device, now).map(|grant| grant.spec.grant))
+    }
+
+    /// The digest over the grants of each device that should hold any now.
+    pub fn live_grants_digests(&self, now: Timestamp) -> BTreeMap<&DeviceId, Hash> {
+        let mut ids: BTreeMap<&DeviceId, Vec<GrantId>> = BTreeMap::new();
+        for grant in self.grants.values().filter(|grant| grant.withdrawn.is_none() && grant.spec.expires > now) {
+            ids.entry(&grant.spec.device).or_default().push(grant.spec.grant);
+        }
+        let approved = self.devices.values().filter(|device| device.status == Status::Approved);
+        approved.filter_map(|device| Some((&device.id, grants_digest(ids.remove(&device.id)?)))).collect()
+    }
+
+    /// All revocations, lapsed ones too.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.values()
+    }
+
+    /// The revocation of a target, if it has not lapsed.
+    pub fn live_rule(&self, target: &Target, now: Timestamp) -> Option<&Rule> {
+        self.rules.get(target).filter(|rule| rule.until >= now)
+    }
+
+    /// The newest head.
+    pub fn head(&self) -> Option<&SignedHead> {
+        self.head.as_ref()
+    }
+
+    /// The digest of a head that this fleet signed, while it is remembered.
+    pub fn head_digest(&self, order: (u32, u64)) -> Option<&Hash> {
+        self.heads.get(&order)
+    }
+
+    /// The list that the newest head names.
+    pub fn list(&self) -> &List {
+        &self.list
+    }
+
+    /// An operator vouched that the feed goes on after this number.
+    pub fn resumed(&self) -> u64 {
+        self.resumed
+    }
+
+    /// How far the collector holds an era.
+    pub fn era(&self, device: &DeviceId, era: EraId) -> Option<&EraChain> {
+        self.eras.get(&(device.clone(), era))
+    }
+
+    /// The eras of a device, oldest first.
+    pub fn eras<'a>(&'a self, device: &'a DeviceId) -> impl DoubleEndedIterator<Item = &'a EraChain> {
+        let first = EraId { number: 0, salt: 0 };
+        let last = EraId { number: u64::MAX, salt: u64::MAX };
+        self.eras.range((device.clone(), first)..=(device.clone(), last)).map(|(_, chain)| chain)
+    }
+
+    /// Proofs of forks.
+    pub fn forks(&self) -> impl Iterator<Item = &Fork> {
+        self.forks.values()
+    }
+
+    /// What a device said last.
+    pub fn seen(&self, device: &DeviceId) -> Option<&Seen> {
+        self.seen.get(device)
+    }
+
+    /// The number of the next act and the digest of the one before.
+    pub fn next_act(&self) -> (u64, Hash) {
+        self.acts
+    }
+
+    /// The latest end of any token that this fleet may have minted: task tokens end with the grant that covers them.
+    pub fn horizon(&self, now: Timestamp) -> Timestamp {
+        self.grants.values().map(|grant| grant.spec.expires).fold(now, Timestamp::max)
+    }
+}

@@ -1,0 +1,261 @@
+//! Audit arrives.
+//!
+//! Owns: the check of an uploaded segment against its device's chain, idempotence, evidence of forks.
+//! Never: acknowledges what the caller has not stored; stores what is not signed by the key that began the era.
+//! Read next: `report.rs`, which checks it all again from what is stored.
+
+use super::book::{Book, EraChain, Fork, Segment, Write};
+use super::hello::{era_ack, known, note_positions};
+use super::service::Archive;
+use super::{Effects, FleetLog};
+use crate::ids::DeviceId;
+use crate::time::Timestamp;
+use crate::wire::audit::{Event, SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
+use crate::wire::bundle::PublicKey;
+use crate::wire::link::EraAck;
+use crate::wire::Refused;
+
+/// What became of an upload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Collected {
+    /// It contradicts what is stored under its position. The evidence is kept.
+    Forked(EraAck),
+    /// It is held now, or was before.
+    Held(EraAck),
+    /// Segments before it are missing: the device has to send from where the collector stands.
+    TooEarly(EraAck),
+}
+
+impl Collected {
+    /// Where the collector stands in the era.
+    pub fn ack(&self) -> EraAck {
+        match self {
+            Self::Forked(ack) | Self::Held(ack) | Self::TooEarly(ack) => *ack,
+        }
+    }
+}
+
+/// Takes in a segment. The acknowledgement may leave once the effects are committed.
+///
+/// # Errors
+/// Why it was refused: nothing is stored and nothing acknowledged.
+pub fn receive(
+    book: &mut Book,
+    topic: &DeviceId,
+    payload: &[u8],
+    archive: &Archive<'_>,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<Collected, Refused> {
+    let upload = Upload::from_bytes(payload)?;
+    let claim = upload.header.claim()?;
+    if claim.device != *topic {
+        return Err(Refused::WrongDevice);
+    }
+    let key = key_of(book, &claim)?;
+    let header = upload.header.open(book.fleet(), [key.verifying()], 1)?;
+    if header.count > SEGMENT_RECORDS_MAX {
+        return Err(Refused::Malformed("more records than a segment may have"));
+    }
+    let records = upload.check(&header)?;
+    let held = era_ack(book, topic, header.era);
+    let digest = upload.header.digest();
+    if header.segment > held.next_segment {
+        return Ok(Collected::TooEarly(held));
+    }
+    if header.segment < held.next_segment {
+        let uncommitted = fx.segment(topic, header.era, header.segment);
+        return match uncommitted.or_else(|| archive(topic, header.era, header.segment)) {
+            Some(stored) if stored == digest => Ok(Collected::Held(held)),
+            Some(_) => Ok(forked(book, &header, &upload, "another segment of this number is stored", held, at, fx)),
+            None => Err(Refused::Malformed("the collector lost the segment that this one repeats: restore its ledger")),
+        };
+    }
+    if header.first_index != held.next_index || header.previous != held.head {
+        return Ok(forked(book, &header, &upload, "it does not follow the stored chain", held, at, fx));
+    }
+    let twin = book.eras(topic).find(|chain| chain.ack.era.number == header.era.number && chain.ack.era != header.era);
+    if twin.is_some() && header.segment == 0 {
+        forked(
+            book,
+            &header,
+            &upload,
+            "another era of this number is stored: a clone or a restored disk",
+            held,
+            at,
+            fx,
+        );
+    }
+    let next_index = header.first_index.checked_add(u64::from(header.count));
+    let next_index = next_index.ok_or(Refused::Malformed("an index past 64 bits"))?;
+    let ack = EraAck { era: header.era, next_segment: held.next_segment + 1, next_index, head: header.head };
+    let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
+    note_positions(book, topic, &header.feeds, fx);
+    book.write(Write::Era(EraChain { device: topic.clone(), key, ack }), fx);
+    let segment = Segment {
+        device: topic.clone(),
+        era: header.era,
+        segment: header.segment,
+        first_index: header.first_index,
+        digest,
+        header: upload.header.to_bytes(),
+        records: upload.records,
+        at,
+    };
+    book.write(Write::Segment(Box::new(segment)), fx);
+    fx.log(FleetLog::AuditStored {
+        device: topic.clone(),
+        era: header.era.number,
+        segment: header.segment,
+        records: u64::from(header.count),
+        gaps,
+    });
+    Ok(Collected::Held(ack))
+}
+
+/// The key that must have signed: the one that began the era, for a new era the device's present one.
+fn key_of(book: &Book, claim: &SegmentHeader) -> Result<PublicKey, Refused> {
+    let device = known(book, &claim.device)?;
+    Ok(book.era(&claim.device, claim.era).map_or(device.keys.audit, |chain| chain.key))
+}
+
+fn forked(
+    book: &mut Book,
+    header: &SegmentHeader,
+    upload: &Upload,
+    what: &str,
+    held: EraAck,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Collected {
+    let fork = Fork {
+        device: header.device.clone(),
+        era: header.era,
+        segment: header.segment,
+        header: upload.header.to_bytes(),
+        what: what.into(),
+        at,
+    };
+    // One proof per position is enough, and a device that goes on sending others must not fill the ledger.
+    let known = book.forks().any(|old| old.device == fork.device && old.era == fork.era && old.segment == fork.segment);
+    if !known {
+        fx.log(FleetLog::ChainForked {
+            device: header.device.clone(),
+            era: header.era.number,
+            segment: header.segment,
+            what: what.into(),
+        });
+        book.write(Write::Fork(fork), fx);
+    }
+    Collected::Forked(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ed25519_dalek::SigningKey;
+
+    use super::super::service::tests::{at, device_keys, one_device, segment};
+    use super::*;
+    use crate::ids::{EraId, Hash};
+
+    struct Collector {
+        book: Book,
+        stored: BTreeMap<(DeviceId, EraId, u64), Hash>,
+    }
+
+    impl Collector {
+        fn new() -> Self {
+            Self { book: one_device().1, stored: BTreeMap::new() }
+        }
+
+        fn take(&mut self, upload: &Upload) -> Result<Collected, Refused> {
+            let mut fx = Effects::default();
+            let stored = self.stored.clone();
+            let archive = |device: &DeviceId, era, segment| stored.get(&(device.clone(), era, segment)).copied();
+            let gw = "gw-07".parse().unwrap();
+            let collected = receive(&mut self.book, &gw, &upload.to_bytes(), &archive, at(9), &mut fx);
+            fx.commit(|writes| {
+                for write in writes {
+                    if let Write::Segment(segment) = write {
+                        self.stored.insert((segment.device.clone(), segment.era, segment.segment), segment.digest);
+                    }
+                }
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+            collected
+        }
+    }
+
+    const ERA: EraId = EraId { number: 1, salt: 77 };
+
+    fn audit_key() -> SigningKey {
+        device_keys(1).audit
+    }
+
+    #[test]
+    fn segments_in_order_are_held_once() {
+        let mut collector = Collector::new();
+        let first = segment(&audit_key(), ERA, None, 2, "a");
+        let second = segment(&audit_key(), ERA, Some(&first), 3, "b");
+        let held = collector.take(&first).unwrap();
+        assert!(matches!(held, Collected::Held(ack) if (ack.next_segment, ack.next_index) == (1, 2)));
+        let held = collector.take(&second).unwrap();
+        assert!(matches!(held, Collected::Held(ack) if (ack.next_segment, ack.next_index) == (2, 5)));
+        assert_eq!(collector.take(&first), Ok(held), "a duplicate is acknowledged again");
+        assert_eq!(collector.stored.len(), 2);
+        assert_eq!(collector.book.forks().count(), 0);
+    }
+
+    #[test]
+    fn a_segment_out_of_order_is_told_where_to_go_on() {
+        let mut collector = Collector::new();
+        let first = segment(&audit_key(), ERA, None, 2, "a");
+        let second = segment(&audit_key(), ERA, Some(&first), 3, "b");
+        let early = collector.take(&second).unwrap();
+        assert!(matches!(early, Collected::TooEarly(ack) if ack.next_segment == 0));
+        assert!(collector.stored.is_empty());
+    }
+
+    #[test]
+    fn two_headers_for_one_position_are_kept_as_proof() {
+        let mut collector = Collector::new();
+        let first = segment(&audit_key(), ERA, None, 2, "a");
+        let other = segment(&audit_key(), ERA, None, 2, "z");
+        let after = segment(&audit_key(), ERA, Some(&other), 1, "b");
+        collector.take(&first).unwrap();
+        assert!(matches!(collector.take(&other), Ok(Collected::Forked(ack)) if ack.next_segment == 1));
+        assert!(matches!(collector.take(&other), Ok(Collected::Forked(_))));
+        assert!(matches!(collector.take(&after), Ok(Collected::Forked(_))), "it follows the other branch");
+        assert_eq!(collector.book.forks().count(), 2, "one proof per position");
+        let twin = segment(&audit_key(), EraId { salt: 78, ..ERA }, None, 1, "c");
+        assert!(matches!(collector.take(&twin), Ok(Collected::Held(_))), "it is kept, and told as a fork");
+        assert_eq!(collector.book.forks().count(), 3);
+    }
+
+    #[test]
+    fn forged_and_foreign_segments_are_refused() {
+        let mut collector = Collector::new();
+        let good = segment(&audit_key(), ERA, None, 2, "a");
+        let forged = segment(&SigningKey::from_bytes(&[99; 32]), ERA, None, 2, "a");
+        assert!(matches!(collector.take(&forged), Err(Refused::UnknownKey { .. })));
+        let mut damaged = good.clone();
+        damaged.records[1][3] ^= 1;
+        assert_eq!(collector.take(&damaged), Err(Refused::DigestMismatch));
+        let mut short = good.clone();
+        short.records.pop();
+        assert_eq!(collector.take(&short), Err(Refused::DigestMismatch));
+        let mut fx = Effects::default();
+        let archive = |_: &DeviceId, _, _| None;
+        let bytes = good.to_bytes();
+        let elsewhere = receive(&mut collector.book, &"gw-08".parse().unwrap(), &bytes, &archive, at(9), &mut fx);
+        assert_eq!(elsewhere, Err(Refused::WrongDevice));
+        for end in 0..bytes.len() {
+            let cut = receive(&mut collector.book, &"gw-07".parse().unwrap(), &bytes[..end], &archive, at(9), &mut fx);
+            assert!(cut.is_err(), "cut at {end}");
+        }
+        assert!(!fx.has_writes());
+    }
+}

@@ -1,0 +1,223 @@
+//! Fallback grants: what a device may do alone.
+//!
+//! Owns: minting and withdrawing them.
+//! Never: sends one; `issue.rs` seals them to the device that asks.
+//! Read next: `issue.rs`.
+
+use rand_core::{CryptoRng, RngCore};
+
+use super::acts::{self, Deed};
+use super::book::{Book, Grant, Status, Write};
+use super::keys::Issuer;
+use super::{Effects, FleetError, Operator};
+use crate::ids::{DeviceId, GrantId, RiskClass, TaskClass};
+use crate::time::{Millis, Timestamp};
+use crate::wire::token::{self, ClassRight, GrantSpec, Held, RESERVED};
+
+/// The most grants that a device holds at once: profiles have room for no more.
+pub const GRANTS_MAX: usize = 16;
+/// The most bytes of a grant: a device admits no larger token, and its children must still fit.
+pub const GRANT_BYTES_MAX: usize = 2560;
+/// The most bytes of all grants of a device together: they travel in one sealed answer.
+const WALLET_BYTES_MAX: usize = 28 * 1024;
+/// The most selectors, rights and bounds of a grant: devices admit no more facts, and a task's labels must still fit.
+const LINES_MAX: usize = 48;
+
+/// What an operator grants.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewGrant {
+    /// The device.
+    pub device: DeviceId,
+    /// Who answers for it.
+    pub owner: String,
+    /// How long it lives.
+    pub life: Millis,
+    /// Who may begin which class of task.
+    pub may_begin: Vec<(String, TaskClass)>,
+    /// What those tasks may do.
+    pub rights: Vec<ClassRight>,
+    /// Longest time offline.
+    pub offline_max: Millis,
+    /// Uses.
+    pub uses_max: u64,
+    /// Boots while offline.
+    pub boots_max: u32,
+    /// Longest life of a task.
+    pub task_ttl_max: Millis,
+    /// Oldest revocation list per class of risk.
+    pub staleness_max: Vec<(RiskClass, Millis)>,
+}
+
+/// Mints a grant. The device takes it the next time that it is in touch.
+///
+/// # Errors
+/// [`FleetError::UnknownDevice`], [`FleetError::Retired`], [`FleetError::Invalid`], or what is wrong with a right.
+pub fn create(
+    book: &mut Book,
+    new: NewGrant,
+    issuer: &Issuer,
+    operator: Operator<'_>,
+    at: Timestamp,
+    rng: &mut (impl RngCore + CryptoRng),
+    fx: &mut Effects,
+) -> Result<GrantId, FleetError> {
+    check(book, &new, at)?;
+    let mut id = GrantId([0; 16]);
+    rng.fill_bytes(&mut id.0);
+    let spec = GrantSpec {
+        fleet: book.fleet().clone(),
+        grant: id,
+        device: new.device,
+        owner: acts::text("the owner", &new.owner)?,
+        feed: Some(book.feed()),
+        issued: at,
+        expires: at + new.life,
+        may_begin: new.may_begin,
+        rights: new.rights,
+        offline_max: new.offline_max,
+        uses_max: new.uses_max,
+        boots_max: new.boots_max,
+        task_ttl_max: new.task_ttl_max,
+        staleness_max: new.staleness_max,
+    };
+    let malformed = FleetError::refused("the grant");
+    let token = token::mint_grant(&spec, &issuer.key, issuer.root_key_id, rng).map_err(malformed)?;
+    if token.len() > GRANT_BYTES_MAX {
+        let message = format!(
+            "the grant has {} bytes, devices admit {GRANT_BYTES_MAX}: use prefixes (`modbus/*`), or several grants",
+            token.len()
+        );
+        return Err(FleetError::Invalid(message));
+    }
+    let held: usize = book.live_grants(&spec.device, at).map(|grant| grant.token.len()).sum();
+    if held + token.len() > WALLET_BYTES_MAX {
+        return Err(FleetError::Invalid(
+            "the device's grants together are too large for one answer: withdraw one".into(),
+        ));
+    }
+    let block = first_block(&token)?;
+    let (device, owner, expires) = (spec.device.clone(), spec.owner.clone(), spec.expires);
+    let grant = Grant { spec, root_key_id: issuer.root_key_id, token, block, withdrawn: None };
+    book.write(Write::Grant(Box::new(grant)), fx);
+    acts::record(book, operator, Deed::Granted { grant: id, device, owner, block, expires }, at, fx)?;
+    Ok(id)
+}
+
+fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
+    let invalid = |text: &str| Err(FleetError::Invalid(text.to_owned()));
+    let device = book.device(&new.device).ok_or_else(|| FleetError::UnknownDevice(new.device.clone()))?;
+    if device.status == Status::Retired {
+        return Err(FleetError::Retired(new.device.clone()));
+    }
+    if book.live_grants(&new.device, at).count() >= GRANTS_MAX {
+        return invalid("the device holds 16 grants already, which is all it has room for: withdraw one first");
+    }
+    if new.may_begin.is_empty() || new.rights.is_empty() {
+        return invalid("a grant needs at least one --may-begin SELECTOR=CLASS and one --right CLASS:ACTION:RESOURCE");
+    }
+    if new.may_begin.len() + new.rights.len() + new.staleness_max.len() > LINES_MAX {
+        return invalid(
+            "a grant has at most 48 selectors, rights and staleness bounds: use prefixes, or several grants",
+        );
+    }
+    if let Some(idle) = new.rights.iter().find(|right| !new.may_begin.iter().any(|(_, class)| *class == right.class)) {
+        return Err(FleetError::Invalid(format!("nobody may begin a task of class {}: add a --may-begin", idle.class)));
+    }
+    if new.rights.iter().any(|right| right.right.action.starts_with(RESERVED)) {
+        return invalid("actions that begin with `hardtack:` are the agent's own and cannot be granted");
+    }
+    let zero = Millis::default();
+    if new.life.secs() == 0 || new.task_ttl_max.secs() == 0 || new.offline_max == zero || new.uses_max == 0 {
+        return invalid("a grant's life, offline time, task life and uses must all be above zero");
+    }
+    if at + new.life >= Timestamp::MAX {
+        return invalid("the grant would end after the year 9999");
+    }
+    Ok(())
+}
+
+/// Takes a grant out of its device's wallet, as soon as the device is in touch. What was begun under it is not revoked;
+/// `fleet revoke grant` does that.
+///
+/// # Errors
+/// [`FleetError::UnknownGrant`].
+pub fn withdraw(
+    book: &mut Book,
+    id: &GrantId,
+    reason: &str,
+    operator: Operator<'_>,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<(), FleetError> {
+    let grant = book.grant(id).cloned().ok_or(FleetError::UnknownGrant(*id))?;
+    if grant.withdrawn.is_some() {
+        return Ok(());
+    }
+    let reason = acts::text("the reason", reason)?;
+    book.write(Write::Grant(Box::new(Grant { withdrawn: Some(at), ..grant })), fx);
+    acts::record(book, operator, Deed::Withdrawn { grant: *id, reason }, at, fx)
+}
+
+/// The id of a fresh token's only block.
+pub(super) fn first_block(token: &[u8]) -> Result<crate::ids::BlockId, FleetError> {
+    let held = Held::from_bytes(token).map_err(FleetError::refused("the minted token"))?;
+    let chain = held.chain();
+    chain.first().copied().ok_or_else(|| FleetError::Invalid("the minted token has no block".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::service::tests::{at, new_grant, one_device};
+    use super::*;
+
+    #[test]
+    fn a_grant_is_live_until_it_ends_or_is_withdrawn() {
+        let (keys, book, _, rng) = &mut one_device();
+        let fx = &mut Effects::default();
+        let ann = keys.operator("ann");
+        let gw: DeviceId = "gw-07".parse().unwrap();
+        let id = create(book, new_grant(), &keys.issuer, ann, at(100), rng, fx).unwrap();
+        let with = book.live_grants_digest(&gw, at(101));
+        assert_eq!(book.live_grants(&gw, at(101)).count(), 1);
+        assert_eq!(book.live_grants(&gw, at(100 + 86_400)).count(), 0, "it has ended");
+        withdraw(book, &id, "moved", ann, at(200), fx).unwrap();
+        withdraw(book, &id, "moved", ann, at(201), fx).unwrap();
+        assert_ne!(book.live_grants_digest(&gw, at(201)), with);
+        let unknown = withdraw(book, &GrantId([0; 16]), "x", ann, at(1), fx);
+        assert!(matches!(unknown, Err(FleetError::UnknownGrant(_))));
+    }
+
+    #[test]
+    fn grants_that_no_device_could_use_are_refused() {
+        check_refused("no right", |new| new.rights.clear());
+        check_refused("no selector", |new| new.may_begin.clear());
+        check_refused("idle class", |new| new.may_begin[0].1 = "other".parse().unwrap());
+        check_refused("reserved action", |new| new.rights[0].right.action = "hardtack:exchange".into());
+        check_refused("resource", |new| new.rights[0].right.resource = "a//b".into());
+        check_refused("no uses", |new| new.uses_max = 0);
+        check_refused("owner", |new| new.owner = "\n".into());
+        check_refused("unknown device", |new| new.device = "gw-99".parse().unwrap());
+        check_refused("endless", |new| new.life = Millis(u64::MAX));
+        check_refused("huge", |new| {
+            let right = new.rights[0].clone();
+            new.rights = (0..200)
+                .map(|n| {
+                    let mut right = right.clone();
+                    right.right.resource = format!("some/rather/long/path/number/{n}");
+                    right
+                })
+                .collect();
+        });
+    }
+
+    #[track_caller]
+    fn check_refused(what: &str, edit: impl FnOnce(&mut NewGrant)) {
+        let (keys, mut book, _, mut rng) = one_device();
+        let mut new = new_grant();
+        edit(&mut new);
+        let mut fx = Effects::default();
+        let made = create(&mut book, new, &keys.issuer, keys.operator("ann"), at(100), &mut rng, &mut fx);
+        assert!(made.is_err(), "{what}");
+        assert!(!fx.has_writes(), "{what}: a refusal writes nothing");
+    }
+}

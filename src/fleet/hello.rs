@@ -1,0 +1,217 @@
+//! A device says hello: what it told is noted, what it should know is said.
+//!
+//! Owns: the check of a `hello`, what is remembered of it, the content of an acknowledgement.
+//! Never: lowers what a device once named; believes a device about anything but itself.
+//! Read next: `collect.rs`, which acknowledges audit.
+
+use super::book::{Book, Device, Seen, Write};
+use super::{Effects, FleetLog};
+use crate::ids::{DeviceId, EraId, Nonce};
+use crate::time::{Millis, Timestamp};
+use crate::wire::audit::genesis;
+use crate::wire::bundle::PublicKey;
+use crate::wire::envelope::Signed;
+use crate::wire::link::{Ack, EraAck, Hello, PENDING_ERAS_MAX};
+use crate::wire::revocation::Position;
+use crate::wire::Refused;
+
+/// Segments that a device may have in flight, and how far this machine's clock may be off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// Segments in flight. 0: pause.
+    pub window: u16,
+    /// The clock's error.
+    pub clock_error: Millis,
+}
+
+/// Takes in a hello. Nothing is changed by one that is refused.
+///
+/// # Errors
+/// Why it was refused.
+pub fn receive(
+    book: &mut Book,
+    topic: &DeviceId,
+    payload: &[u8],
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<Hello, Refused> {
+    let device = known(book, topic)?.clone();
+    let signed = Signed::<Hello>::from_bytes(payload)?;
+    let hello = signed.open(book.fleet(), [device.keys.identity.verifying()], 1)?;
+    if hello.device != *topic {
+        return Err(Refused::WrongDevice);
+    }
+    if hello.pending.len() > PENDING_ERAS_MAX {
+        return Err(Refused::Malformed("more pending eras than a hello may name"));
+    }
+    if !device.joined {
+        book.write(Write::Device(Box::new(Device { joined: true, ..device.clone() })), fx);
+        fx.log(FleetLog::DeviceJoined { device: topic.clone() });
+    }
+    note(book, &device.keys.identity, &hello, at, fx);
+    Ok(hello)
+}
+
+/// The device, if this fleet has let it in. A retired one is still heard: its audit is evidence.
+pub(super) fn known<'b>(book: &'b Book, id: &DeviceId) -> Result<&'b Device, Refused> {
+    book.device(id).ok_or(Refused::Malformed("from a device that this fleet never let in"))
+}
+
+fn note(book: &mut Book, identity: &PublicKey, hello: &Hello, at: Timestamp, fx: &mut Effects) {
+    let before = book.seen(&hello.device).filter(|seen| seen.identity == *identity);
+    // E never falls on a device: what claims less was said before what is noted already.
+    if before.is_some_and(|seen| hello.floor < seen.floor) {
+        return;
+    }
+    let feeds = before.map(|seen| seen.feeds.clone()).unwrap_or_default();
+    let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(32).collect::<String>();
+    let seen = Seen {
+        device: hello.device.clone(),
+        identity: *identity,
+        at,
+        boot: hello.boot,
+        era: hello.era,
+        next_index: hello.next_index,
+        bundle_version: hello.bundle_version,
+        policy_version: hello.policy_version,
+        feeds: merge(book, &hello.device, feeds, &hello.feeds, fx),
+        grants: hello.grants,
+        floor: hello.floor,
+        mode: short(&hello.mode),
+        version: short(&hello.version),
+    };
+    book.write(Write::Seen(Box::new(seen)), fx);
+}
+
+/// Positions that a segment named: they may prove that the feed was forked, or that this ledger is an old copy.
+pub(super) fn note_positions(book: &mut Book, device: &DeviceId, named: &[Position], fx: &mut Effects) {
+    let Some(seen) = book.seen(device).cloned() else { return };
+    let feeds = merge(book, device, seen.feeds.clone(), named, fx);
+    if feeds != seen.feeds {
+        book.write(Write::Seen(Box::new(Seen { feeds, ..seen })), fx);
+    }
+}
+
+/// The highest position of this fleet's feed of those known and those named now.
+fn merge(
+    book: &Book,
+    device: &DeviceId,
+    mut known: Vec<Position>,
+    named: &[Position],
+    fx: &mut Effects,
+) -> Vec<Position> {
+    let feed = book.feed();
+    for position in named.iter().filter(|position| position.feed == feed) {
+        if book.head_digest(position.order()).is_some_and(|digest| *digest != position.digest) {
+            fx.log(FleetLog::FeedForked { device: device.clone(), seq: position.seq });
+        }
+        match known.iter_mut().find(|known| known.feed == feed) {
+            Some(highest) if highest.order() < position.order() => *highest = position.clone(),
+            Some(_) => {}
+            None => known.push(position.clone()),
+        }
+    }
+    known
+}
+
+/// The eras that the acknowledgement of a hello speaks of: those it names, and the newest that the device's present key
+/// began, which tells a restored disk what it is.
+pub fn eras_of(book: &Book, device: &Device, hello: &Hello) -> Vec<EraAck> {
+    let mut eras: Vec<EraAck> =
+        hello.pending.iter().chain([&hello.era]).map(|era| era_ack(book, &device.id, *era)).collect();
+    let own = book.eras(&device.id).rev().find(|chain| chain.key == device.keys.audit);
+    eras.extend(
+        own.map(|chain| chain.ack).filter(|newest| !hello.pending.contains(&newest.era) && newest.era != hello.era),
+    );
+    eras
+}
+
+/// How far the collector holds an era; one that it has never seen stands at its genesis.
+pub(super) fn era_ack(book: &Book, device: &DeviceId, era: EraId) -> EraAck {
+    let head = || genesis(book.fleet(), device, era);
+    book.era(device, era)
+        .map_or_else(|| EraAck { era, next_segment: 0, next_index: 0, head: head() }, |chain| chain.ack)
+}
+
+/// The one acknowledgement: delivery, time, rollback detection, newest head.
+pub fn ack(
+    book: &Book,
+    device: &DeviceId,
+    nonce: Option<Nonce>,
+    eras: Vec<EraAck>,
+    terms: Terms,
+    at: Timestamp,
+) -> Ack {
+    Ack {
+        device: device.clone(),
+        nonce,
+        time: at,
+        radius_ms: terms.clock_error,
+        eras,
+        feeds: book.head().map(|head| head.position.clone()).into_iter().collect(),
+        bundle_version: book.trust().version,
+        policy_version: book.policy().1.version,
+        grants: book.live_grants_digest(device, at),
+        window: terms.window,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::service::tests::{at, device_keys, one_device};
+    use super::*;
+    use crate::wire::enrol::DeviceKeys;
+
+    fn sign(hello: &Hello, keys: &DeviceKeys, fleet: &str) -> Vec<u8> {
+        Signed::sign(hello, &fleet.parse().unwrap(), &[&keys.identity]).to_bytes()
+    }
+
+    #[test]
+    fn forged_foreign_and_misplaced_hellos_leave_no_trace() {
+        let (_, mut book, hello, _) = one_device();
+        let mine = device_keys(1);
+        let gw: DeviceId = "gw-07".parse().unwrap();
+        let mut check = |topic: &str, payload: Vec<u8>| {
+            let mut fx = Effects::default();
+            let refused = receive(&mut book, &topic.parse().unwrap(), &payload, at(5), &mut fx).unwrap_err();
+            assert!(!fx.has_writes());
+            refused
+        };
+        assert!(matches!(check("gw-08", sign(&hello(1), &mine, "acme")), Refused::Malformed(_)));
+        assert!(matches!(check("gw-07", sign(&hello(1), &device_keys(2), "acme")), Refused::UnknownKey { .. }));
+        assert_eq!(check("gw-07", sign(&hello(1), &mine, "other")), Refused::BadSignature);
+        let other = Hello { device: "gw-08".parse().unwrap(), ..hello(1) };
+        assert_eq!(check("gw-07", sign(&other, &mine, "acme")), Refused::WrongDevice);
+        let many = Hello { pending: vec![EraId { number: 1, salt: 1 }; 17], ..hello(1) };
+        assert!(matches!(check("gw-07", sign(&many, &mine, "acme")), Refused::Malformed(_)));
+        assert!(matches!(check("gw-07", vec![7; 5000]), Refused::TooLarge { .. }));
+        assert!(book.seen(&gw).is_none() && !book.device(&gw).unwrap().joined);
+    }
+
+    #[test]
+    fn a_replayed_hello_lowers_nothing() {
+        let (_, mut book, hello, _) = one_device();
+        let mine = device_keys(1);
+        let gw: DeviceId = "gw-07".parse().unwrap();
+        let fx = &mut Effects::default();
+        let old = Hello { floor: at(10), mode: "offline".into(), ..hello(1) };
+        let new = Hello { floor: at(20), mode: "online".into(), ..hello(2) };
+        receive(&mut book, &gw, &sign(&new, &mine, "acme"), at(21), fx).unwrap();
+        let replayed = receive(&mut book, &gw, &sign(&old, &mine, "acme"), at(22), fx).unwrap();
+        assert_eq!(book.seen(&gw).unwrap().mode, "online");
+        let ack =
+            ack(&book, &gw, Some(replayed.nonce), Vec::new(), Terms { window: 8, clock_error: Millis(1) }, at(22));
+        assert_eq!(ack.nonce, Some(old.nonce), "the device has no such nonce any more and will refuse it");
+        assert!(book.device(&gw).unwrap().joined);
+    }
+
+    #[test]
+    fn an_acknowledgement_names_unknown_eras_at_their_genesis() {
+        let (_, book, hello, _) = one_device();
+        let device = book.device(&"gw-07".parse().unwrap()).unwrap();
+        let eras = eras_of(&book, device, &hello(1));
+        assert_eq!(eras.len(), 1);
+        assert_eq!((eras[0].next_segment, eras[0].next_index), (0, 0));
+        assert_eq!(eras[0].head, genesis(book.fleet(), &device.id, eras[0].era));
+    }
+}

@@ -1,0 +1,255 @@
+//! What the stored audit proves, checked from its bytes.
+//!
+//! Owns: [`Verifier`], which takes stored segments in order and checks each signature, each chain and each hole;
+//! [`Report`].
+//! Never: trusts the collector that stored them: nothing but the devices' public keys.
+//! Read next: `collect.rs`, which checked it on arrival.
+
+use std::collections::BTreeMap;
+
+use super::book::{Book, Segment};
+use crate::ids::{DeviceId, EraId, Hash};
+use crate::wire::audit::{genesis, record_id, EraEnd, Event, Gap, Record, SegmentHeader, Upload};
+use crate::wire::envelope::Signed;
+
+/// The most problems that a device's report lists.
+const PROBLEMS_MAX: usize = 32;
+
+/// What is proved about one device.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceReport {
+    /// Answers to `authorize`.
+    pub decisions: u64,
+    /// Records of any kind.
+    pub records: u64,
+    /// Gap records: losses that the device counted and signed.
+    pub gaps: u64,
+    /// Proofs that its chain forked.
+    pub forks: u64,
+    /// The first record's name.
+    pub first: Option<String>,
+    /// The last record's name.
+    pub last: Option<String>,
+    /// What does not check out.
+    pub problems: Vec<String>,
+    /// Records that a later era's start proves to exist and that have not arrived.
+    pub missing: u64,
+}
+
+/// What is proved about all devices.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Per device.
+    pub devices: BTreeMap<DeviceId, DeviceReport>,
+}
+
+impl Report {
+    /// Whether every chain checks out from end to end, without a fork.
+    pub fn is_sound(&self) -> bool {
+        self.devices.values().all(|device| device.problems.is_empty() && device.forks == 0)
+    }
+
+    /// Whether something is gone or has not arrived.
+    pub fn has_gaps(&self) -> bool {
+        self.devices.values().any(|device| device.gaps > 0 || device.missing > 0)
+    }
+}
+
+struct Chain {
+    device: DeviceId,
+    era: EraId,
+    next_segment: u64,
+    next_index: u64,
+    head: Hash,
+}
+
+/// Checks stored segments. They come per device, per era, by number.
+pub struct Verifier<'b> {
+    book: &'b Book,
+    report: Report,
+    chain: Option<Chain>,
+    ends: BTreeMap<(DeviceId, EraId), (u64, Hash)>,
+    named: Vec<(DeviceId, EraEnd)>,
+    gaps: Vec<(DeviceId, Gap)>,
+}
+
+impl<'b> Verifier<'b> {
+    /// A verifier that knows the devices of `book` and the forks that were seen on arrival.
+    pub fn new(book: &'b Book) -> Self {
+        let mut report = Report::default();
+        for device in book.devices() {
+            report.devices.entry(device.id.clone()).or_default();
+        }
+        for fork in book.forks() {
+            report.devices.entry(fork.device.clone()).or_default().forks += 1;
+        }
+        Self { book, report, chain: None, ends: BTreeMap::new(), named: Vec::new(), gaps: Vec::new() }
+    }
+
+    /// Checks one segment and returns its header and records if it is sound.
+    pub fn segment(&mut self, segment: Segment) -> Option<(SegmentHeader, Vec<Record>)> {
+        let (device, era, number) = (segment.device.clone(), segment.era, segment.segment);
+        let place = self.place(&device, era);
+        match check(self.book, segment, place) {
+            Ok((header, records)) => {
+                self.count(&device, &header, &records);
+                self.chain = Some(Chain {
+                    device,
+                    era,
+                    next_segment: number + 1,
+                    next_index: header.first_index + u64::from(header.count),
+                    head: header.head,
+                });
+                Some((header, records))
+            }
+            Err(problem) => {
+                let report = self.report.devices.entry(device).or_default();
+                if report.problems.len() < PROBLEMS_MAX {
+                    report.problems.push(format!("era {era} segment {number}: {problem}"));
+                }
+                None
+            }
+        }
+    }
+
+    /// Where the next segment of an era has to begin.
+    fn place(&mut self, device: &DeviceId, era: EraId) -> (u64, u64, Hash) {
+        match &self.chain {
+            Some(chain) if chain.device == *device && chain.era == era => {
+                (chain.next_segment, chain.next_index, chain.head)
+            }
+            Some(_) | None => {
+                self.end_chain();
+                (0, 0, genesis(self.book.fleet(), device, era))
+            }
+        }
+    }
+
+    fn end_chain(&mut self) {
+        if let Some(chain) = self.chain.take() {
+            self.ends.insert((chain.device, chain.era), (chain.next_index, chain.head));
+        }
+    }
+
+    fn count(&mut self, device: &DeviceId, header: &SegmentHeader, records: &[Record]) {
+        let report = self.report.devices.entry(device.clone()).or_default();
+        for record in records {
+            report.records += 1;
+            match &record.event {
+                Event::Decision(_) => report.decisions += 1,
+                Event::Gap(gap) => {
+                    report.gaps += 1;
+                    self.gaps.push((device.clone(), gap.clone()));
+                }
+                Event::Start(start) => self.named.extend(start.previous.map(|end| (device.clone(), end))),
+                Event::Mode(_) | Event::Refused(_) | Event::Task(_) | Event::Trust(_) => {}
+            }
+            let id = record_id(device, header.era, record.index);
+            report.first.get_or_insert_with(|| id.clone());
+            report.last = Some(id);
+        }
+    }
+
+    /// The report. What a start said about the era before it is compared with what is held of that era.
+    pub fn finish(mut self) -> Report {
+        self.end_chain();
+        for (device, end) in std::mem::take(&mut self.named) {
+            let report = self.report.devices.entry(device.clone()).or_default();
+            let (held, head) = self.ends.get(&(device.clone(), end.era)).copied().unwrap_or((0, Hash::ZERO));
+            let counted = |(owner, gap): &(DeviceId, Gap)| *owner == device && gap.era == end.era && gap.first <= held;
+            if held < end.next_index && !self.gaps.iter().any(counted) {
+                report.missing += end.next_index - held;
+            } else if held == end.next_index && held > 0 && head != end.head {
+                report.problems.push(format!("era {}: its end is not the one that the next start names", end.era));
+            }
+        }
+        self.report
+    }
+}
+
+fn check(
+    book: &Book,
+    segment: Segment,
+    (next_segment, next_index, head): (u64, u64, Hash),
+) -> Result<(SegmentHeader, Vec<Record>), String> {
+    let words = |refused: crate::wire::Refused| refused.to_string();
+    let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(words)?;
+    let device = book.device(&segment.device).ok_or("from a device that the ledger does not know")?;
+    let keys = std::iter::once(&device.keys).chain(&device.past).map(|keys| keys.audit.verifying());
+    let header = signed.open(book.fleet(), keys, 1).map_err(words)?;
+    let stored_as = (&segment.device, segment.era, segment.segment);
+    if (&header.device, header.era, header.segment) != stored_as {
+        return Err("stored under another name than its own".into());
+    }
+    if header.segment != next_segment || header.first_index != next_index {
+        return Err(format!("segment {next_segment} with record {next_index} was to be next"));
+    }
+    if header.previous != head {
+        return Err("the chain before it ends otherwise".into());
+    }
+    let upload = Upload { header: signed, records: segment.records };
+    let records = upload.check(&header).map_err(words)?;
+    Ok((header, records))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::service::tests::{at, device_keys, one_device, segment};
+    use super::*;
+
+    const ERA: EraId = EraId { number: 1, salt: 77 };
+
+    fn stored(upload: &Upload) -> Segment {
+        let header = upload.header.claim().unwrap();
+        Segment {
+            device: header.device,
+            era: header.era,
+            segment: header.segment,
+            first_index: header.first_index,
+            digest: upload.header.digest(),
+            header: upload.header.to_bytes(),
+            records: upload.records.clone(),
+            at: at(1),
+        }
+    }
+
+    fn verify(edit: impl FnOnce(&mut Vec<Segment>)) -> DeviceReport {
+        let (_, book, _, _) = one_device();
+        let key = device_keys(1).audit;
+        let first = segment(&key, ERA, None, 2, "a");
+        let second = segment(&key, ERA, Some(&first), 3, "b");
+        let other = segment(&key, EraId { number: 2, salt: 1 }, None, 1, "c");
+        let mut segments = vec![stored(&first), stored(&second), stored(&other)];
+        edit(&mut segments);
+        let mut verifier = Verifier::new(&book);
+        for segment in segments {
+            verifier.segment(segment);
+        }
+        verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_sound_chain_is_counted() {
+        let report = verify(|_| {});
+        assert_eq!((report.records, report.decisions, report.problems.len()), (6, 0, 0));
+        assert_eq!(report.first.as_deref(), Some("gw-07/1/0"));
+        assert_eq!(report.last.as_deref(), Some("gw-07/2/0"));
+    }
+
+    #[test]
+    fn whatever_is_changed_in_the_store_shows() {
+        check_shown("a record changed", |s| s[1].records[0][2] ^= 1);
+        check_shown("a record dropped", |s| drop(s[1].records.pop()));
+        check_shown("a segment dropped", |s| drop(s.remove(0)));
+        check_shown("a header changed", |s| s[0].header[40] ^= 1);
+        check_shown("two segments exchanged", |s| s.swap(0, 1));
+        check_shown("another's name", |s| s[2].era.number = 3);
+        check_shown("another device", |s| s[0].device = "gw-08".parse().unwrap());
+    }
+
+    #[track_caller]
+    fn check_shown(what: &str, edit: impl FnOnce(&mut Vec<Segment>)) {
+        let report = verify(edit);
+        assert!(!report.problems.is_empty() || report.records < 6, "{what}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Revocation: what an operator takes back.
+//!
+//! Owns: how long a rule must live, what it covers here and now, its record.
+//! Never: ends a rule before every token that it covers has expired; signs the list, `publish.rs` does.
+//! Read next: `publish.rs`.
+
+use super::acts::{self, Deed};
+use super::book::{Book, Rule, Write};
+use super::{Effects, FleetError, Operator};
+use crate::ids::{BlockId, DeviceId, GrantId, TaskId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::biscuit::Token;
+use crate::wire::revocation::{List, Rule as WireRule, Target, LIST_BYTES_MAX};
+
+/// How long a device stays revoked where nobody says otherwise: as good as for ever, there is no way back but a new id.
+const DEVICE_LIFE: Millis = Millis::from_secs(10 * 365 * 86_400);
+/// How long a rule about something unknown lives where nobody says otherwise.
+const UNKNOWN_LIFE: Millis = Millis::from_secs(30 * 86_400);
+
+/// What an operator revokes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Revocation {
+    /// What.
+    pub target: Target,
+    /// Until when; none: until all that it can cover has expired.
+    pub until: Option<Timestamp>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a rule covers, as far as the ledger knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Coverage {
+    /// Grants, and all that devices narrowed from them.
+    pub grants: Vec<GrantId>,
+    /// Devices that hold such a grant, or lock.
+    pub devices: Vec<DeviceId>,
+    /// When the last of the grants ends.
+    pub ends: Option<Timestamp>,
+    /// In words, what is covered that the ledger cannot list, and what is not.
+    pub note: &'static str,
+}
+
+/// What revoking `target` would cover.
+pub fn coverage(book: &Book, target: &Target, now: Timestamp) -> Coverage {
+    let all_devices = || book.devices().map(|device| device.id.clone()).collect::<Vec<_>>();
+    let (mut devices, note) = match target {
+        Target::All => (all_devices(), "every token of the fleet"),
+        Target::Audience(_) => {
+            (Vec::new(), "every token for this audience; tokens without an audience are not covered")
+        }
+        Target::Block(_) => (Vec::new(), "every token that holds this block: its descendants, not its ancestors"),
+        Target::Device(id) => (vec![id.clone()], "every token for this device; the device itself locks"),
+        Target::Grant(_) => (Vec::new(), "the grant, every credential narrowed from it and every task issued under it"),
+        Target::Group(group) => {
+            let members = book.trust().groups.get(group).cloned().unwrap_or_default();
+            (members, "every token for this group; tokens for one device of it are not covered")
+        }
+        Target::IssuedBefore(_) => (Vec::new(), "every token issued before this time"),
+        Target::Owner(_) => (Vec::new(), "every token of this owner"),
+        Target::RootKey(_) => (Vec::new(), "every token signed by this root key"),
+        Target::Task(_) => (Vec::new(), "every credential of this task"),
+    };
+    let covers = |grant: &&super::book::Grant| match target {
+        Target::All => true,
+        Target::Audience(_) | Target::Group(_) | Target::Task(_) => false,
+        Target::Block(block) => grant.block == *block,
+        Target::Device(id) => grant.spec.device == *id,
+        Target::Grant(id) => grant.spec.grant == *id,
+        Target::IssuedBefore(before) => grant.spec.issued < *before,
+        Target::Owner(owner) => grant.spec.owner == *owner,
+        Target::RootKey(id) => grant.root_key_id == *id,
+    };
+    let grants: Vec<_> = book.grants().filter(|grant| grant.spec.expires > now).filter(covers).collect();
+    devices.extend(grants.iter().map(|grant| grant.spec.device.clone()));
+    devices.sort();
+    devices.dedup();
+    let ends = grants.iter().map(|grant| grant.spec.expires).max();
+    Coverage { grants: grants.iter().map(|grant| grant.spec.grant).collect(), devices, ends, note }
+}
+
+/// When a rule about `target` may lapse at the earliest, and when it does where nobody says otherwise.
+fn lifetimes(book: &Book, target: &Target, now: Timestamp) -> (Timestamp, Timestamp) {
+    let horizon = book.horizon(now);
+    match target {
+        Target::Device(_) => (horizon, horizon.max(now + DEVICE_LIFE)),
+        Target::Grant(id) => match book.grant(id) {
+            Some(grant) => (grant.spec.expires, grant.spec.expires),
+            None => (now, now + UNKNOWN_LIFE),
+        },
+        Target::Block(block) => match book.grants().find(|grant| grant.block == *block) {
+            Some(grant) => (grant.spec.expires, grant.spec.expires),
+            // A block that a device attenuated: it ends with some grant, nobody here knows with which.
+            None => (horizon, horizon.max(now + UNKNOWN_LIFE)),
+        },
+        Target::Task(_) => {
+            let longest = book.grants().map(|grant| grant.spec.task_ttl_max).max().unwrap_or_default();
+            ((now + longest).min(horizon), horizon.max(now + longest))
+        }
+        Target::All | Target::Audience(_) | Target::Group(_) | Target::Owner(_) | Target::RootKey(_) => {
+            (horizon, horizon.max(now + UNKNOWN_LIFE))
+        }
+        Target::IssuedBefore(_) => (horizon, horizon),
+    }
+}
+
+/// Adds a rule. It takes effect on a device with the next head that the device sees. A rule that is there already is
+/// never shortened.
+///
+/// # Errors
+/// [`FleetError::Invalid`] for an end before every covered token has expired, [`FleetError::ListFull`].
+pub fn revoke(
+    book: &mut Book,
+    revocation: Revocation,
+    operator: Operator<'_>,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<Rule, FleetError> {
+    let Revocation { target, until, reason } = revocation;
+    let reason = acts::text("the reason", &reason)?;
+    match &target {
+        Target::Audience(name) | Target::Owner(name) => drop(acts::text("the name", name)?),
+        Target::IssuedBefore(before) if *before > at + Millis::from_secs(60) => {
+            let message = "an issued-before rule must not lie in the future: it would refuse tokens not yet minted";
+            return Err(FleetError::Invalid(message.into()));
+        }
+        Target::All
+        | Target::Block(_)
+        | Target::Device(_)
+        | Target::Grant(_)
+        | Target::Group(_)
+        | Target::IssuedBefore(_)
+        | Target::RootKey(_)
+        | Target::Task(_) => {}
+    }
+    let (earliest, usual) = lifetimes(book, &target, at);
+    let until = until.unwrap_or(usual);
+    if until < earliest || until <= at {
+        let message = format!("a rule that lapses at {until} would let tokens live again that end at {earliest}: leave --expires out, or choose a later end");
+        return Err(FleetError::Invalid(message));
+    }
+    let known = book.live_rule(&target, at).map_or(until, |rule| rule.until);
+    let rule = Rule { target: target.clone(), until: until.max(known), reason: reason.clone(), at };
+    let rules = live_rules(book, at).into_iter().chain([WireRule { target: target.clone(), until: rule.until }]);
+    let bytes = List::new(rules).to_bytes().len();
+    if bytes > LIST_BYTES_MAX {
+        return Err(FleetError::ListFull { bytes, limit: LIST_BYTES_MAX });
+    }
+    book.write(Write::Rule(rule.clone()), fx);
+    acts::record(book, operator, Deed::Revoked { target, until: rule.until, reason }, at, fx)?;
+    Ok(rule)
+}
+
+/// The rules that have not lapsed, as a list holds them.
+pub(super) fn live_rules(book: &Book, now: Timestamp) -> Vec<WireRule> {
+    let live = book.rules().filter(|rule| rule.until >= now);
+    live.map(|rule| WireRule { target: rule.target.clone(), until: rule.until }).collect()
+}
+
+/// Which part of a token is revoked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The last block: this token and what was narrowed from it, not what it was narrowed from.
+    Last,
+    /// The first block: every token that the issuer's one was narrowed to.
+    First,
+}
+
+/// The rule that revokes a token that somebody holds in his hand.
+///
+/// # Errors
+/// [`FleetError::Invalid`] for a token without blocks.
+pub fn target_of(token: &Token, part: Part) -> Result<Target, FleetError> {
+    let block = match part {
+        Part::Last => token.blocks.last(),
+        Part::First => token.blocks.first(),
+    };
+    let id: BlockId =
+        block.map(|block| block.id).ok_or_else(|| FleetError::Invalid("the token has no block".into()))?;
+    Ok(Target::Block(id))
+}
+
+/// The tasks that a token names as labels.
+pub fn tasks_of(token: &Token) -> Vec<TaskId> {
+    let facts = token.blocks.iter().flat_map(|block| &block.facts).filter(|fact| fact.name == "for_task");
+    facts.filter_map(|fact| fact.terms.first()?.text()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grant;
+    use super::super::service::tests::{at, new_grant, one_device};
+    use super::*;
+
+    #[test]
+    fn a_rule_outlives_what_it_covers_and_is_never_shortened() {
+        let (keys, mut book, _, mut rng) = one_device();
+        let fx = &mut Effects::default();
+        let ann = keys.operator("ann");
+        let id = grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
+        let ends = book.grant(&id).unwrap().spec.expires;
+        let mut try_revoke = |target: Target, until: Option<Timestamp>| {
+            revoke(&mut book, Revocation { target, until, reason: "test".into() }, ann, at(200), fx)
+        };
+        let grant = Target::Grant(id);
+        assert!(try_revoke(grant.clone(), Some(at(300))).is_err(), "before the grant ends");
+        assert_eq!(try_revoke(grant.clone(), None).unwrap().until, ends);
+        let later = ends + Millis::from_secs(9);
+        assert_eq!(try_revoke(grant.clone(), Some(later)).unwrap().until, later);
+        assert_eq!(try_revoke(grant, None).unwrap().until, later, "not shortened");
+        assert!(try_revoke(Target::IssuedBefore(at(9999)), None).is_err(), "in the future");
+        assert!(try_revoke(Target::Owner("\0".into()), None).is_err());
+        assert!(try_revoke(Target::All, Some(at(300))).is_err());
+        let task = Target::Task("t-9".parse().unwrap());
+        assert!(try_revoke(task.clone(), Some(at(300))).is_err(), "a task lives for up to 900 s");
+        assert_eq!(try_revoke(task, Some(at(1100))).unwrap().until, at(1100));
+    }
+
+    #[test]
+    fn coverage_names_grants_and_devices() {
+        let (keys, mut book, _, mut rng) = one_device();
+        let fx = &mut Effects::default();
+        let ann = keys.operator("ann");
+        let id = grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
+        let block = book.grant(&id).unwrap().block;
+        let covers = |target: Target| coverage(&book, &target, at(101)).grants.len();
+        assert_eq!(covers(Target::All), 1);
+        assert_eq!(covers(Target::Block(block)), 1);
+        assert_eq!(covers(Target::Block(BlockId([0; 32]))), 0);
+        assert_eq!(covers(Target::Owner("ops@acme".into())), 1);
+        assert_eq!(covers(Target::Owner("other".into())), 0);
+        assert_eq!(covers(Target::IssuedBefore(at(100))), 0);
+        assert_eq!(covers(Target::IssuedBefore(at(101))), 1);
+        assert_eq!(coverage(&book, &Target::Grant(id), at(101)).devices, ["gw-07".parse().unwrap()]);
+        assert_eq!(coverage(&book, &Target::Grant(id), at(100 + 86_400)).grants.len(), 0, "it has ended");
+    }
+}

@@ -1,0 +1,654 @@
+//! `fleet serve` without its sockets: issuer, publisher and collector.
+//!
+//! Owns: [`Service`]: what each message is answered, what is published when, the memory of nonces; [`FleetLog`].
+//! Never: lets a message leave before what it rests on is committed; answers a request twice; believes a topic.
+//! Read next: `shell/serve.rs`, which feeds it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ed25519_dalek::SigningKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+use super::book::Book;
+use super::hello::{ack, eras_of, Terms};
+use super::issue::Minting;
+use super::keys::Issuer;
+use super::publish::{self, Cadence};
+use super::{collect, enrol, hello, issue, Effects, FleetError};
+use crate::agent::effects::Publish;
+use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::envelope::Signed;
+use crate::wire::link::{grants_digest, Ack, Answer, EraAck, Request, State, Topic};
+use crate::wire::{Refused, MESSAGE_BYTES_MAX};
+
+/// The nonces of a device's newest requests: a broker that delivers one twice gets no second token.
+const NONCES_KEPT: usize = 64;
+
+/// Digest of the signed header of a stored segment, none where none is stored.
+pub type Archive<'a> = dyn Fn(&DeviceId, EraId, u64) -> Option<Hash> + 'a;
+
+/// What an operator chooses for the service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// When heads are due.
+    pub cadence: Cadence,
+    /// Window and clock error.
+    pub terms: Terms,
+    /// No task token that is minted here lives longer.
+    pub task_ttl_max: Millis,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cadence: Cadence { interval: Millis::from_secs(60) },
+            terms: Terms { window: 8, clock_error: Millis(1000) },
+            task_ttl_max: Millis::from_secs(3600),
+        }
+    }
+}
+
+/// The keys that the service works with. The root, policy and operator keys are not among them.
+pub struct ServiceKeys {
+    /// Mints tokens.
+    pub issuer: Issuer,
+    /// Signs heads.
+    pub feed: SigningKey,
+    /// Signs acknowledgements and answers.
+    pub service: SigningKey,
+}
+
+/// Something that the service's log tells. The shell writes it as one JSON line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FleetLog {
+    /// `audit.stored`: a segment is verified and stored.
+    AuditStored {
+        /// The device.
+        device: DeviceId,
+        /// The era's number.
+        era: u64,
+        /// The segment.
+        segment: u64,
+        /// Its records.
+        records: u64,
+        /// Gap records among them.
+        gaps: u64,
+    },
+    /// `chain.forked`: proof that a device's chain forked.
+    ChainForked {
+        /// The device.
+        device: DeviceId,
+        /// The era's number.
+        era: u64,
+        /// The segment.
+        segment: u64,
+        /// What does not fit.
+        what: String,
+    },
+    /// `device.joined`: the first hello of an enrolled device.
+    DeviceJoined {
+        /// The device.
+        device: DeviceId,
+    },
+    /// `device.state`: a device said, or its last will said, how it is.
+    DeviceState {
+        /// The device.
+        device: DeviceId,
+        /// Its mode.
+        mode: String,
+        /// Records that it has not delivered.
+        pending: u64,
+    },
+    /// `enrol.pending`: a device asks to join over the broker.
+    EnrolPending {
+        /// The device.
+        device: DeviceId,
+        /// The code to compare.
+        code: String,
+    },
+    /// `feed.forked`: a device has seen a head that this fleet did not sign so.
+    FeedForked {
+        /// The device.
+        device: DeviceId,
+        /// The head's number.
+        seq: u64,
+    },
+    /// `feed.signed`: a new head.
+    FeedSigned {
+        /// The feed.
+        feed: FeedId,
+        /// Its number.
+        seq: u64,
+        /// Rules in its list.
+        rules: u64,
+    },
+    /// `grants.answered`: a device was sent its grants.
+    GrantsAnswered {
+        /// The device.
+        device: DeviceId,
+        /// How many.
+        count: u64,
+    },
+    /// `hello.answered`.
+    HelloAnswered {
+        /// The device.
+        device: DeviceId,
+        /// The mode that it was in.
+        mode: String,
+        /// Its floor E.
+        floor: Timestamp,
+    },
+    /// `message.refused`.
+    MessageRefused {
+        /// Where it came from, shortened.
+        topic: String,
+        /// Why.
+        reason: String,
+    },
+    /// `task.issued`.
+    TaskIssued {
+        /// The device.
+        device: DeviceId,
+        /// The task.
+        task: TaskId,
+        /// The grant that covers it.
+        grant: GrantId,
+    },
+    /// `task.refused`.
+    TaskRefused {
+        /// The device.
+        device: DeviceId,
+        /// The task.
+        task: TaskId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the broker holds of ours, as far as this connection knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Published {
+    bundle: u64,
+    policy: u64,
+    list: Hash,
+    head: (u32, u64),
+}
+
+/// Issuer, publisher and collector.
+pub struct Service {
+    keys: ServiceKeys,
+    settings: Settings,
+    rng: ChaCha20Rng,
+    /// None while there is no connection.
+    published: Option<Published>,
+    told: BTreeMap<DeviceId, Hash>,
+    nonces: BTreeMap<DeviceId, VecDeque<Nonce>>,
+}
+
+impl Service {
+    /// A service that starts, not connected.
+    ///
+    /// # Errors
+    /// [`FleetError::Behind`] when this ledger is an old copy.
+    pub fn start(keys: ServiceKeys, settings: Settings, seed: [u8; 32], book: &Book) -> Result<Self, FleetError> {
+        publish::may_start(book)?;
+        let rng = ChaCha20Rng::from_seed(seed);
+        Ok(Self { keys, settings, rng, published: None, told: BTreeMap::new(), nonces: BTreeMap::new() })
+    }
+
+    /// The broker accepted connection and subscriptions: everything retained goes out, in the order of trust.
+    pub fn connected(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
+        publish::advance(book, &self.keys.feed, self.settings.cadence, at, fx);
+        fx.outgoing.publish.extend(publish::retained(book));
+        self.published = Some(present(book));
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self) {
+        self.published = None;
+    }
+
+    /// The ledger may have changed, or a head is due: what is new goes out.
+    pub fn tick(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
+        publish::advance(book, &self.keys.feed, self.settings.cadence, at, fx);
+        let Some(published) = &self.published else { return };
+        let now = present(book);
+        if now == *published {
+            self.tell_grants(book, at, fx);
+            return;
+        }
+        if now.bundle != published.bundle || now.policy != published.policy {
+            fx.outgoing.publish.extend(publish::retained(book));
+        } else {
+            if now.list != published.list {
+                fx.outgoing.publish.extend(publish::list(book));
+            }
+            fx.outgoing.publish.extend(publish::head(book));
+        }
+        self.published = Some(now);
+        self.tell_grants(book, at, fx);
+    }
+
+    /// How long until [`Service::tick`] has something to do though nothing changed.
+    pub fn due_in(&self, book: &Book, at: Timestamp) -> Millis {
+        publish::due_in(book, self.settings.cadence, at)
+    }
+
+    /// A message arrived. What is refused is logged and changes nothing.
+    pub fn message(
+        &mut self,
+        book: &mut Book,
+        topic: &str,
+        payload: &[u8],
+        archive: &Archive<'_>,
+        at: Timestamp,
+        fx: &mut Effects,
+    ) {
+        if let Err(refused) = self.take(book, topic, payload, archive, at, fx) {
+            let topic = topic.chars().filter(|c| !c.is_control()).take(120).collect();
+            fx.log(FleetLog::MessageRefused { topic, reason: refused.to_string() });
+        }
+    }
+
+    fn take(
+        &mut self,
+        book: &mut Book,
+        topic: &str,
+        payload: &[u8],
+        archive: &Archive<'_>,
+        at: Timestamp,
+        fx: &mut Effects,
+    ) -> Result<(), Refused> {
+        if payload.len() > MESSAGE_BYTES_MAX {
+            return Err(Refused::TooLarge { bytes: payload.len(), limit: MESSAGE_BYTES_MAX });
+        }
+        match Topic::parse(topic, book.fleet()).ok_or(Refused::WrongTopic)? {
+            Topic::UpHello(id) => self.on_hello(book, &id, payload, at, fx),
+            Topic::UpAudit(id) => {
+                let collected = collect::receive(book, &id, payload, archive, at, fx)?;
+                self.acknowledge(book, &id, None, vec![collected.ack()], at, fx);
+                Ok(())
+            }
+            Topic::UpRequest(id) => self.on_request(book, &id, payload, at, fx),
+            Topic::State(_) if payload.is_empty() => Ok(()),
+            Topic::State(id) => on_state(book, &id, payload, fx),
+            Topic::EnrolUp(id) => enrol::wait(book, &id, payload, at, fx),
+            Topic::Bundle(_)
+            | Topic::Policy(_)
+            | Topic::FeedHead(_)
+            | Topic::FeedSnapshot(..)
+            | Topic::DownAck(_)
+            | Topic::DownAnswer(_)
+            | Topic::EnrolDown(_) => Err(Refused::WrongTopic),
+        }
+    }
+
+    fn on_hello(
+        &mut self,
+        book: &mut Book,
+        id: &DeviceId,
+        payload: &[u8],
+        at: Timestamp,
+        fx: &mut Effects,
+    ) -> Result<(), Refused> {
+        let hello = hello::receive(book, id, payload, at, fx)?;
+        let device = hello::known(book, id)?;
+        let eras = eras_of(book, device, &hello);
+        self.acknowledge(book, id, Some(hello.nonce), eras, at, fx);
+        fx.log(FleetLog::HelloAnswered { device: id.clone(), mode: hello.mode, floor: hello.floor });
+        Ok(())
+    }
+
+    fn on_request(
+        &mut self,
+        book: &mut Book,
+        id: &DeviceId,
+        payload: &[u8],
+        at: Timestamp,
+        fx: &mut Effects,
+    ) -> Result<(), Refused> {
+        let device = hello::known(book, id)?.clone();
+        let signed = Signed::<Request>::from_bytes(payload)?;
+        let request = signed.open(book.fleet(), [device.keys.identity.verifying()], 1)?;
+        if request.device != *id {
+            return Err(Refused::WrongDevice);
+        }
+        let nonces = self.nonces.entry(id.clone()).or_default();
+        if nonces.contains(&request.nonce) {
+            return Err(Refused::Malformed("this request was answered before"));
+        }
+        if nonces.len() >= NONCES_KEPT {
+            nonces.pop_front();
+        }
+        nonces.push_back(request.nonce);
+        let minting = Minting { issuer: &self.keys.issuer, ttl_max: self.settings.task_ttl_max, at };
+        let reply = issue::answer(book, &device, &request, minting, &mut self.rng, fx);
+        let answer = Answer::seal(&request, &reply, &mut self.rng)?;
+        let payload = Signed::sign(&answer, book.fleet(), &[&self.keys.service]).to_bytes();
+        fx.publish(Publish { topic: Topic::DownAnswer(id.clone()), payload });
+        Ok(())
+    }
+
+    fn acknowledge(
+        &mut self,
+        book: &Book,
+        id: &DeviceId,
+        nonce: Option<Nonce>,
+        eras: Vec<EraAck>,
+        at: Timestamp,
+        fx: &mut Effects,
+    ) {
+        let ack: Ack = ack(book, id, nonce, eras, self.settings.terms, at);
+        self.told.insert(id.clone(), ack.grants);
+        let payload = Signed::sign(&ack, book.fleet(), &[&self.keys.service]).to_bytes();
+        fx.publish(Publish { topic: Topic::DownAck(id.clone()), payload });
+    }
+
+    /// Devices whose grants are others than they were told, or than they said they hold, hear of it at once.
+    fn tell_grants(&mut self, book: &Book, at: Timestamp, fx: &mut Effects) {
+        let digests = book.live_grants_digests(at);
+        let none = grants_digest([]);
+        let changed: Vec<DeviceId> = book
+            .devices()
+            .filter(|device| device.joined)
+            .filter(|device| {
+                let should = digests.get(&device.id).copied().unwrap_or(none);
+                let told = self.told.get(&device.id).copied().or(book.seen(&device.id).map(|seen| seen.grants));
+                told != Some(should)
+            })
+            .map(|device| device.id.clone())
+            .collect();
+        for device in changed {
+            self.acknowledge(book, &device, None, Vec::new(), at, fx);
+        }
+    }
+}
+
+fn present(book: &Book) -> Published {
+    Published {
+        bundle: book.trust().version,
+        policy: book.policy().1.version,
+        list: book.head().map_or(Hash::ZERO, |head| head.head.list),
+        head: book.head().map_or((0, 0), |head| head.position.order()),
+    }
+}
+
+fn on_state(book: &Book, id: &DeviceId, payload: &[u8], fx: &mut Effects) -> Result<(), Refused> {
+    let device = hello::known(book, id)?;
+    let signed = Signed::<State>::from_bytes(payload)?;
+    let state = signed.open(book.fleet(), [device.keys.identity.verifying()], 1)?;
+    if state.device != *id {
+        return Err(Refused::WrongDevice);
+    }
+    let mode = state.mode.chars().filter(|c| !c.is_control()).take(32).collect();
+    fx.log(FleetLog::DeviceState { device: id.clone(), mode, pending: state.pending });
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::enrol::{approve, found, Founding, Replace};
+    use super::super::grant::{self, NewGrant};
+    use super::super::FleetKeys;
+    use super::*;
+    use crate::ids::{BootId, FleetId};
+    use crate::wire::audit::{extend, genesis, Event, Evidence, Record, SegmentHeader, Upload};
+    use crate::wire::bundle::BrokerPins;
+    use crate::wire::enrol::{DeviceKeys, EnrolRequest};
+    use crate::wire::link::{Ask, Hello, Reply, Right, TaskAsk};
+    use crate::wire::revocation::Position;
+    use crate::wire::seal::SealingKey;
+    use crate::wire::token::ClassRight;
+
+    pub(in crate::fleet) const CADENCE: Cadence = Cadence { interval: Millis::from_secs(60) };
+    /// 2026-03-01.
+    const EPOCH: u64 = 1_772_323_200;
+
+    /// Seconds after the fleet of these tests was founded.
+    pub(in crate::fleet) fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(EPOCH + secs)
+    }
+
+    fn rng(seed: u8) -> ChaCha20Rng {
+        ChaCha20Rng::from_seed([seed; 32])
+    }
+
+    fn acme() -> FleetId {
+        "acme".parse().unwrap()
+    }
+
+    fn gw() -> DeviceId {
+        "gw-07".parse().unwrap()
+    }
+
+    pub(in crate::fleet) fn device_keys(seed: u8) -> DeviceKeys {
+        DeviceKeys::generate(&mut rng(seed))
+    }
+
+    pub(in crate::fleet) fn founded() -> (FleetKeys, Book) {
+        let keys = FleetKeys::generate(&mut rng(200));
+        let founding = Founding {
+            fleet: acme(),
+            feed: "main".parse().unwrap(),
+            broker: BrokerPins::default(),
+            keys: &keys,
+            operator: "ann",
+            at: at(0),
+            cadence: CADENCE,
+        };
+        let book = found(&founding, &mut Effects::default()).unwrap();
+        (keys, book)
+    }
+
+    pub(in crate::fleet) fn request(device: &str, keys: &DeviceKeys, nonce: u8) -> Signed<EnrolRequest> {
+        let device = device.parse().unwrap();
+        EnrolRequest { device, keys: keys.public(), nonce: Nonce([nonce; 16]), profile: "p".into() }.sign(keys)
+    }
+
+    type HelloOf = Box<dyn Fn(u8) -> Hello>;
+
+    /// A fleet with gw-07 in it, whose keys are `device_keys(1)`, and its hello with a nonce.
+    pub(in crate::fleet) fn one_device() -> (FleetKeys, Book, HelloOf, ChaCha20Rng) {
+        let (keys, mut book) = founded();
+        let asked = request("gw-07", &device_keys(1), 1);
+        let code = EnrolRequest::code(&asked);
+        approve(&mut book, &asked, code, Replace::Keep, keys.operator("ann"), at(1), &mut Effects::default()).unwrap();
+        let head = book.head().unwrap().position.clone();
+        let hello = move |nonce: u8| Hello {
+            device: gw(),
+            nonce: Nonce([nonce; 16]),
+            boot: BootId([0; 16]),
+            era: EraId { number: 1, salt: 5 },
+            pending: Vec::new(),
+            next_index: 3,
+            bundle_version: 1,
+            policy_version: 1,
+            feeds: vec![Position { ..head.clone() }],
+            grants: grants_digest([]),
+            floor: at(1),
+            powered: at(1),
+            mode: "offline".into(),
+            version: "0".into(),
+        };
+        (keys, book, Box::new(hello), rng(3))
+    }
+
+    pub(in crate::fleet) fn new_grant() -> NewGrant {
+        let right = |resource: &str, action: &str| ClassRight {
+            class: "pump".parse().unwrap(),
+            right: Right { resource: resource.into(), action: action.into() },
+        };
+        NewGrant {
+            device: gw(),
+            owner: "ops@acme".into(),
+            life: Millis::from_secs(86_400),
+            may_begin: vec![("unix:uid:1001".into(), "pump".parse().unwrap())],
+            rights: vec![right("modbus/pump1/speed", "write"), right("modbus/*", "read")],
+            offline_max: Millis::from_secs(259_200),
+            uses_max: 1000,
+            boots_max: 20,
+            task_ttl_max: Millis::from_secs(900),
+            staleness_max: vec![("high".parse().unwrap(), Millis::from_secs(3600))],
+        }
+    }
+
+    pub(in crate::fleet) fn ask() -> TaskAsk {
+        TaskAsk {
+            task: "t-1".parse().unwrap(),
+            class: "pump".parse().unwrap(),
+            selectors: vec!["unix:uid:1001".into(), "unix:gid:1001".into()],
+            rights: vec![Right { resource: "modbus/pump1/speed".into(), action: "write".into() }],
+            ttl_ms: Millis::from_secs(300),
+            uses: Some(5),
+        }
+    }
+
+    /// A segment of gw-07 with `count` records marked `mark`, after `before` or at its era's genesis.
+    pub(in crate::fleet) fn segment(
+        key: &SigningKey,
+        era: EraId,
+        before: Option<&Upload>,
+        count: u32,
+        mark: &str,
+    ) -> Upload {
+        let before = before.map(|upload| upload.header.claim().unwrap());
+        let first_index = before.as_ref().map_or(0, |header| header.first_index + u64::from(header.count));
+        let previous = before.as_ref().map_or_else(|| genesis(&acme(), &gw(), era), |header| header.head);
+        let records: Vec<Vec<u8>> = (first_index..first_index + u64::from(count))
+            .map(|index| {
+                let evidence = Evidence { source: mark.into(), reason: "r".into(), digest: Hash::ZERO, count: 1 };
+                Record { index, floor: at(1), powered: at(1), event: Event::Refused(evidence) }.to_bytes()
+            })
+            .collect();
+        let header = SegmentHeader {
+            device: gw(),
+            era,
+            segment: before.map_or(0, |header| header.segment + 1),
+            first_index,
+            count,
+            previous,
+            head: records.iter().fold(previous, |head, record| extend(head, record)),
+            closed_at: at(2),
+            recovered: false,
+            feeds: Vec::new(),
+        };
+        Upload { header: Signed::sign(&header, &acme(), &[key]), records }
+    }
+
+    fn service(keys: FleetKeys, book: &Book) -> Service {
+        let FleetKeys { issuer, feed, service, .. } = keys;
+        Service::start(ServiceKeys { issuer, feed, service }, Settings::default(), [4; 32], book).unwrap()
+    }
+
+    fn send(
+        service: &mut Service,
+        book: &mut Book,
+        topic: &Topic,
+        payload: &[u8],
+        secs: u64,
+    ) -> super::super::Outgoing {
+        let mut fx = Effects::default();
+        let archive = |_: &DeviceId, _, _| None;
+        service.message(book, &topic.text(&acme()), payload, &archive, at(secs), &mut fx);
+        fx.commit(|_| Ok::<(), ()>(())).unwrap()
+    }
+
+    fn signed_request(ask: Ask, nonce: u8, reply_to: &SealingKey) -> Vec<u8> {
+        let request = Request { device: gw(), nonce: Nonce([nonce; 16]), reply_to: reply_to.public(), ask };
+        Signed::sign(&request, &acme(), &[&device_keys(1).identity]).to_bytes()
+    }
+
+    #[test]
+    fn hello_is_acknowledged_with_its_nonce_and_audit_with_its_position() {
+        let (keys, mut book, hello, _) = one_device();
+        let mut service = service(keys, &book);
+        let payload = Signed::sign(&hello(9), &acme(), &[&device_keys(1).identity]).to_bytes();
+        let out = send(&mut service, &mut book, &Topic::UpHello(gw()), &payload, 5);
+        let ack = Signed::<Ack>::from_bytes(&out.publish[0].payload).unwrap();
+        let ack = ack.open(&acme(), book.trust().service_keys(), 1).unwrap();
+        assert_eq!((ack.nonce, ack.time), (Some(Nonce([9; 16])), at(5)));
+        assert_eq!(ack.feeds, [book.head().unwrap().position.clone()]);
+        let upload = segment(&device_keys(1).audit, EraId { number: 1, salt: 5 }, None, 2, "a");
+        let out = send(&mut service, &mut book, &Topic::UpAudit(gw()), &upload.to_bytes(), 6);
+        let ack = Signed::<Ack>::from_bytes(&out.publish[0].payload).unwrap().claim().unwrap();
+        assert_eq!((ack.nonce, ack.eras[0].next_index), (None, 2));
+    }
+
+    #[test]
+    fn a_task_is_minted_once_per_request_and_only_the_asker_can_read_it() {
+        let (keys, mut book, _, mut rng) = one_device();
+        let fx = &mut Effects::default();
+        grant::create(&mut book, new_grant(), &keys.issuer, keys.operator("ann"), at(2), &mut rng, fx).unwrap();
+        let mut service = service(keys, &book);
+        let reply_to = SealingKey::generate(&mut rng);
+        let payload = signed_request(Ask::Task(ask()), 1, &reply_to);
+        let out = send(&mut service, &mut book, &Topic::UpRequest(gw()), &payload, 5);
+        let answer = Signed::<Answer>::from_bytes(&out.publish[0].payload).unwrap();
+        let answer = answer.open(&acme(), book.trust().service_keys(), 1).unwrap();
+        assert!(matches!(answer.open(&reply_to), Ok(Reply::Task(_))));
+        assert!(answer.open(&SealingKey::generate(&mut rng)).is_err());
+        let again = send(&mut service, &mut book, &Topic::UpRequest(gw()), &payload, 6);
+        assert!(again.publish.is_empty(), "a replayed request is not answered");
+        let grants = signed_request(Ask::Grants, 2, &reply_to);
+        let out = send(&mut service, &mut book, &Topic::UpRequest(gw()), &grants, 7);
+        let answer = Signed::<Answer>::from_bytes(&out.publish[0].payload).unwrap().claim().unwrap();
+        assert!(matches!(answer.open(&reply_to), Ok(Reply::Grants(tokens)) if tokens.len() == 1));
+        let mut greedy = ask();
+        greedy.rights[0].resource = "modbus/*".into();
+        let refused = signed_request(Ask::Task(greedy), 3, &reply_to);
+        let out = send(&mut service, &mut book, &Topic::UpRequest(gw()), &refused, 8);
+        let answer = Signed::<Answer>::from_bytes(&out.publish[0].payload).unwrap().claim().unwrap();
+        assert!(matches!(answer.open(&reply_to), Ok(Reply::Refused(_))));
+    }
+
+    #[test]
+    fn changes_go_out_once_and_only_while_connected() {
+        let (keys, mut book, hello, mut rng) = one_device();
+        let again = FleetKeys::generate(&mut super::tests::rng(200));
+        let mut service = service(keys, &book);
+        let tick = |service: &mut Service, book: &mut Book, secs| {
+            let mut fx = Effects::default();
+            service.tick(book, at(secs), &mut fx);
+            let out = fx.commit(|_| Ok::<(), ()>(())).unwrap();
+            out.publish.iter().map(|publish| publish.topic.to_string()).collect::<Vec<_>>()
+        };
+        let payload = Signed::sign(&hello(9), &acme(), &[&device_keys(1).identity]).to_bytes();
+        send(&mut service, &mut book, &Topic::UpHello(gw()), &payload, 5);
+        assert!(tick(&mut service, &mut book, 6).is_empty());
+        let mut fx = Effects::default();
+        service.connected(&mut book, at(7), &mut fx);
+        assert_eq!(fx.commit(|_| Ok::<(), ()>(())).unwrap().publish.len(), 4);
+        assert!(tick(&mut service, &mut book, 8).is_empty());
+        assert_eq!(tick(&mut service, &mut book, 61), ["feed/main/head"]);
+        let fx = &mut Effects::default();
+        grant::create(&mut book, new_grant(), &again.issuer, again.operator("ann"), at(62), &mut rng, fx).unwrap();
+        assert_eq!(tick(&mut service, &mut book, 63), ["dev/gw-07/down/ack"]);
+        assert!(tick(&mut service, &mut book, 64).is_empty());
+        service.disconnected();
+        assert!(tick(&mut service, &mut book, 200).is_empty());
+    }
+
+    #[test]
+    fn junk_on_any_topic_is_refused_and_changes_nothing() {
+        let (keys, mut book, _, _) = one_device();
+        let mut service = service(keys, &book);
+        for topic in [
+            Topic::UpHello(gw()),
+            Topic::UpAudit(gw()),
+            Topic::UpRequest(gw()),
+            Topic::State(gw()),
+            Topic::EnrolUp(gw()),
+            Topic::DownAck(gw()),
+            Topic::Bundle(1),
+        ] {
+            for payload in [&b""[..], b"x", &[0xff; 300], &[0; 40_000]] {
+                let mut fx = Effects::default();
+                let archive = |_: &DeviceId, _, _| None;
+                service.message(&mut book, &topic.text(&acme()), payload, &archive, at(5), &mut fx);
+                assert!(!fx.has_writes(), "{topic} {} bytes", payload.len());
+            }
+        }
+    }
+}

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "fleet")]
 pub mod broker;
+#[cfg(feature = "demo")]
+pub mod cast;
 pub mod client;
 pub mod clock;
 #[cfg(feature = "demo")]

@@ -5,9 +5,11 @@
 mod api;
 mod broker;
 mod cli;
+mod faults;
 mod hostile;
 mod interop;
 mod mqtt;
 mod parsers;
 mod samples;
+mod story;
 mod support;

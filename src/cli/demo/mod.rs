@@ -3,9 +3,8 @@
 //! Owns: the temporary folder, the order of the story, the summary and its exit code.
 //! Never: counts with numbers that an agent says of itself: decisions come from HTTP replies, what was recorded from the
 //! collector's export, the order on reconnect from the packets that the proxy saw.
-//! Read next: `story.rs`, then `cast.rs`.
+//! Read next: `story.rs`, then `../../shell/cast.rs`.
 
-mod cast;
 mod story;
 
 use clap::Args;

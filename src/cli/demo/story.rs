@@ -2,9 +2,8 @@
 //!
 //! Owns: the steps in their order, and the counts, each from outside the agent.
 //! Never: passes a step over: what cannot be done is a failed step.
-//! Read next: `cast.rs`.
+//! Read next: `../../shell/cast.rs`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use biscuit_auth::builder::BlockBuilder;
@@ -13,9 +12,10 @@ use serde_json::{json, Value};
 
 use super::super::output::Format;
 use super::super::Failure;
-use super::cast::{broker, failed, path, run, Gateway, Player};
+
 use super::{Step, Summary};
 use crate::agent::wallet::StoredTask;
+use crate::shell::cast::{failed, Fleet, Gateway, Player, Stage};
 use crate::shell::entropy;
 use crate::shell::proxy::{Direction, Passed, Proxy};
 use crate::wire::decode;
@@ -51,20 +51,11 @@ impl Story {
 /// Plays all of it in `folder`.
 pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let mut story = Story { format, steps: Vec::new() };
-    let fleet_dir = folder.join("fleet");
-    let fleet = |args: &[&str]| {
-        let mut all = vec!["-o", "json", "fleet"];
-        all.extend(args);
-        all.extend(["--dir", path(&fleet_dir)]);
-        run(&all)
-    };
-    let made = run(&["-o", "json", "fleet", "init", path(&fleet_dir), "--name", "demo", "--no-passphrase"])?;
-    let fingerprint =
-        made["fingerprint"].as_str().ok_or_else(|| failed("fleet init gave no fingerprint", &made))?.to_owned();
-    let (_broker, broker_addr) = broker()?;
-    let url = format!("mqtt://{broker_addr}");
-    let mut serve = Player::start(&["fleet", "serve", "--broker", &url, "--dir", path(&fleet_dir)], &[])?;
-    serve.wait("fleet.ready", |_| true)?;
+    let exe = std::env::current_exe().map_err(|error| failed("this program cannot find itself", error))?;
+    let stage = Stage::new(exe);
+    let fleet = Fleet::init(&stage, folder.join("fleet"), "demo")?;
+    let (_broker, broker_addr) = stage.broker()?;
+    let _serve = fleet.serve(&format!("mqtt://{broker_addr}"))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| failed("no runtime for the proxy", error))?;
@@ -72,39 +63,12 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let (proxy, other_proxy) = (start_proxy()?, start_proxy()?);
 
     // Enrolment.
-    let mut gateway = Gateway::new("gw-07", folder);
-    let mut other = Gateway::new("gw-08", folder);
-    let selector = format!("unix:uid:{}=pump", rustix::process::getuid().as_raw());
-    for gateway in [&gateway, &other] {
-        let (request, bundle) =
-            (folder.join(format!("{}.req", gateway.id)), folder.join(format!("{}.bundle", gateway.id)));
-        let asked = gateway.command(&["enrol", "request", "--id", gateway.id, "--out", path(&request)])?;
-        let code = asked["code"].as_str().ok_or_else(|| failed("enrol request gave no code", &asked))?;
-        fleet(&["device", "approve", path(&request), "--code", code, "--out", path(&bundle)])?;
-        fleet(&[
-            "grant",
-            "create",
-            "--device",
-            gateway.id,
-            "--may-begin",
-            &selector,
-            "--right",
-            "pump:write:modbus/pump1/speed",
-            "--right",
-            "pump:read:modbus/*",
-            "--offline-max",
-            "3d",
-            "--uses-max",
-            "1000",
-            "--boots-max",
-            "20",
-            "--task-ttl-max",
-            "15m",
-        ])?;
-        gateway.command(&["enrol", "import", path(&bundle), "--fleet", &fingerprint])?;
+    let mut gateway = Gateway::new(&stage, "gw-07", folder);
+    let mut other = Gateway::new(&stage, "gw-08", folder);
+    for (gateway, proxy) in [(&mut gateway, &proxy), (&mut other, &other_proxy)] {
+        fleet.enrol(gateway, folder)?;
+        gateway.start(&format!("mqtt://{}", proxy.addr()), 0)?;
     }
-    gateway.start(proxy.addr(), 0)?;
-    other.start(other_proxy.addr(), 0)?;
     let mut ready = true;
     for gateway in [&gateway, &other] {
         let status = gateway.wait_status("a grant while online", |status| {
@@ -168,14 +132,14 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     if let Some(agent) = gateway.agent.take() {
         agent.kill();
     }
-    gateway.start(proxy.addr(), -YEAR_S)?;
+    gateway.start(&format!("mqtt://{}", proxy.addr()), -YEAR_S)?;
     let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
     story.decision("Killed with SIGKILL, started without a network: it decides again", "allowed", &decision);
     let decision = gateway.authorize(&brief, "read", "modbus/pump1/pressure")?;
     story.decision("The clock was turned back by a year: expired stays expired", "expired", &decision);
 
     // Revoked in the dark.
-    fleet(&["revoke", "task", &task_id, "--reason", "the demo"])?;
+    fleet.run(&["revoke", "task", &task_id, "--reason", "the demo"])?;
     let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
     story.decision("Revoked at headquarters, which this gateway cannot know yet", "allowed", &decision);
     let before = proxy.log().len();
@@ -212,9 +176,9 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     );
 
     // The trail.
-    let verified = fleet(&["audit", "verify"])?;
+    let verified = fleet.run(&["audit", "verify"])?;
     story.expect("The collector's trail is verified", "ok", &verified["ok"], verified["ok"] == true);
-    let export = run_lines(&fleet_dir)?;
+    let export = fleet.exported()?;
     let seen: Vec<&Value> =
         gateway.decisions.iter().chain(&other.decisions).map(|decision| &decision["decision_id"]).collect();
     let count = |id: &Value| id.as_str().and_then(|id| export.get(id)).copied().unwrap_or(0);
@@ -292,23 +256,4 @@ fn reconnect_order(packets: &[Passed]) -> Vec<String> {
         }
     }
     order
-}
-
-/// How often each decision stands in the collector's export.
-fn run_lines(fleet_dir: &Path) -> Result<BTreeMap<String, usize>, Failure> {
-    let export = run(&["-o", "json", "fleet", "audit", "export", "--dir", path(fleet_dir)])?;
-    let lines = match &export {
-        Value::String(lines) => lines.clone(),
-        single @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-            single.to_string()
-        }
-    };
-    let mut counts = BTreeMap::new();
-    for line in lines.lines() {
-        let record: Value = serde_json::from_str(line).map_err(|error| failed("the export is no JSON lines", error))?;
-        if let Some(id) = record["decision_id"].as_str() {
-            *counts.entry(id.to_owned()).or_insert(0) += 1;
-        }
-    }
-    Ok(counts)
 }

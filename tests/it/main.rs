@@ -11,5 +11,6 @@ mod interop;
 mod mqtt;
 mod parsers;
 mod samples;
+mod store;
 mod story;
 mod support;

@@ -8,12 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use super::folder::bytes_below;
-use super::row::{read, search, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
+use super::row::{read, search, Commit, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
 use super::StoreError;
+use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
 use crate::ids::EraId;
 use crate::shell::files::{create_dir, sync_dir, sync_parent, FileError};
 
@@ -33,6 +35,7 @@ pub(super) struct Writer {
     file: File,
     /// Eras of which it holds entries.
     pub(super) eras: BTreeSet<EraId>,
+    commits: u64,
 }
 
 impl Writer {
@@ -52,12 +55,19 @@ impl Writer {
         let db = guard(&dir, || config.open())?;
         let path = dir.join("db");
         let file = File::open(&path).map_err(|error| FileError::io("open", &path, error))?;
-        let mut writer = Self { id, dir, db, file, eras: BTreeSet::new() };
+        let mut writer = Self { id, dir, db, file, eras: BTreeSet::new(), commits: 0 };
         writer.put([Row::Begun(id)])?;
         writer.sync()?;
         sync_dir(&writer.dir)?;
         sync_parent(&writer.dir)?;
         Ok(writer)
+    }
+
+    /// Puts the entries of one commit. Not durable before [`Writer::sync`].
+    pub(super) fn put_commit(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.commits += 1;
+        let commit = Commit { number: self.commits, entries: entries.len().try_into().unwrap_or(u32::MAX) };
+        self.put(entries.into_iter().map(|entry| Row::Entry(entry, commit)))
     }
 
     /// Puts rows in one batch. Not durable before [`Writer::sync`].
@@ -76,9 +86,14 @@ impl Writer {
         guard(&self.dir, || self.db.apply_batch(batch))
     }
 
+    /// Hands all that was put to the operating system, and no further.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        guard(&self.dir, || self.db.flush()).map(drop)
+    }
+
     /// Makes all that was put durable.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        guard(&self.dir, || self.db.flush())?;
+        self.flush()?;
         self.file.sync_data().map_err(|error| FileError::io("sync", &self.dir.join("db"), error).into())
     }
 
@@ -135,7 +150,7 @@ pub(super) struct Older {
     pub(super) dir: PathBuf,
     /// The number that it is named by.
     pub(super) number: u64,
-    /// sled's file, none if it cannot be opened.
+    /// sled's file, none if there is none or it cannot be opened.
     file: Option<File>,
     /// Entries of each era: how many.
     pub(super) counts: BTreeMap<EraId, usize>,
@@ -172,6 +187,7 @@ impl Older {
         };
         match File::open(older.dir.join("db")) {
             Ok(file) => older.file = Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => older.unreadable = Some(error.to_string()),
         }
         older.read();
@@ -185,18 +201,22 @@ impl Older {
             self.places = Some(places);
             return;
         };
+        let mut last = LastCommit::default();
         let searched = search(file, |found| match found {
-            Found::Row(row, offset) => match row.key() {
-                Key::Entry(EntryKey::Record(era, number)) => {
-                    places.entry(era).or_default().records.push(Place { number, offset });
+            Found::Row(Row::Entry(entry, commit), offset) => {
+                last.see(&entry, commit);
+                match entry {
+                    Entry::Record(StoredRecord { era, index: number, .. }) => {
+                        places.entry(era).or_default().records.push(Place { number, offset });
+                    }
+                    Entry::Segment(StoredSegment { era, segment: number, .. }) => {
+                        places.entry(era).or_default().segments.push(Place { number, offset });
+                    }
                 }
-                Key::Entry(EntryKey::Segment(era, number)) => {
-                    places.entry(era).or_default().segments.push(Place { number, offset });
-                }
-                Key::Begun(era) => self.begun = Some(era),
-                Key::Dropped(era) => drop(self.dropped.insert(era)),
-                Key::Salvaged(era) => drop(self.salvaged.insert(era)),
-            },
+            }
+            Found::Row(Row::Begun(era), _) => self.begun = Some(era),
+            Found::Row(Row::Dropped(era), _) => drop(self.dropped.insert(era)),
+            Found::Row(Row::Salvaged(era), _) => drop(self.salvaged.insert(era)),
             Found::Broken(key) => drop(self.broken.insert(key)),
             Found::Unreadable(error) => self.unreadable = Some(error.to_string()),
         });
@@ -209,6 +229,7 @@ impl Older {
             place.dedup_by_key(|place| place.number);
             place.shrink_to_fit();
         }
+        last.forget_if_torn(self.begun, &mut places);
         let count = |(era, places): (&EraId, &Places)| (*era, places.records.len() + places.segments.len());
         self.counts = places.iter().map(count).collect();
         self.places = Some(places);
@@ -250,4 +271,60 @@ impl Older {
     pub(super) fn live_rows(&self, dead: &BTreeSet<EraId>) -> usize {
         self.counts.iter().filter(|(era, _)| !dead.contains(era)).map(|(_, count)| count).sum()
     }
+}
+
+/// The entries of the last commit to a folder, as they are found.
+#[derive(Default)]
+struct LastCommit {
+    commit: Option<Commit>,
+    records: BTreeSet<(EraId, u64)>,
+    /// With the index after its last record.
+    segments: BTreeSet<(EraId, u64, u64)>,
+}
+
+impl LastCommit {
+    fn see(&mut self, entry: &Entry, commit: Commit) {
+        match self.commit {
+            _ if commit == Commit::COPIED => return,
+            Some(last) if commit.number < last.number => return,
+            Some(last) if commit.number == last.number => {}
+            Some(_) | None => *self = Self { commit: Some(commit), ..Self::default() },
+        }
+        match entry {
+            Entry::Record(record) => drop(self.records.insert((record.era, record.index))),
+            Entry::Segment(segment) => {
+                let end = segment.first_index.saturating_add(segment.count.into());
+                self.segments.insert((segment.era, segment.segment, end));
+            }
+        }
+    }
+
+    /// A commit of which something is missing never returned. What lies past the first missing record was told to nobody,
+    /// and would look like a hole: its places are forgotten, and its segments with it. `home` is the folder's own era,
+    /// the only one whose records are committed to it.
+    fn forget_if_torn(&self, home: Option<EraId>, places: &mut BTreeMap<EraId, Places>) {
+        let found = self.records.len() + self.segments.len();
+        if self.commit.is_none_or(|commit| commit.entries as usize == found) {
+            return;
+        }
+        let Some((home, places)) = home.and_then(|home| Some((home, places.get_mut(&home)?))) else { return };
+        let first = self.records.first().map(|(_, index)| *index);
+        keep_run(&mut places.records, first, |_| true);
+        let end = places.records.last().map_or(0, |place| place.number.saturating_add(1));
+        let of_home = || self.segments.iter().filter(|(era, ..)| *era == home);
+        let reaches = |number| of_home().any(|(_, segment, to)| *segment == number && *to <= end);
+        keep_run(&mut places.segments, of_home().map(|(_, segment, _)| *segment).next(), reaches);
+    }
+}
+
+/// Of the places from number `first` on, keeps those that go on without a hole from the one before, as long as they are
+/// `fit`.
+fn keep_run(places: &mut Vec<Place>, first: Option<u64>, fit: impl Fn(u64) -> bool) {
+    let Some(first) = first else { return };
+    let mut kept = places.partition_point(|place| place.number < first);
+    let mut next = kept.checked_sub(1).map_or(0, |last| places[last].number.saturating_add(1));
+    while places.get(kept).is_some_and(|place| place.number == next && fit(next)) {
+        (kept, next) = (kept + 1, next.saturating_add(1));
+    }
+    places.truncate(kept);
 }

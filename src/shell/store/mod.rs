@@ -253,8 +253,9 @@ impl Store {
 
     fn put_entries(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let writer = self.current.as_mut().ok_or(StoreError::NoEra)?;
-        writer.put(entries.into_iter().map(Row::Entry))?;
-        self.step("put");
+        writer.put_commit(entries)?;
+        writer.flush()?;
+        self.step("flushed");
         self.current.as_ref().ok_or(StoreError::NoEra)?.sync()?;
         self.step("synced");
         Ok(())
@@ -369,13 +370,13 @@ impl Store {
     /// When the era that is being written cannot be read. Nothing is said about the segment then.
     pub fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Upload>, StoreError> {
         self.trim_places(Some(era));
-        let Some(Row::Entry(Entry::Segment(stored))) = self.get(EntryKey::Segment(era, segment))? else {
+        let Some(Row::Entry(Entry::Segment(stored), _)) = self.get(EntryKey::Segment(era, segment))? else {
             return Ok(None);
         };
         let Ok(header) = Signed::from_bytes(&stored.header) else { return Ok(None) };
         let mut records = Vec::new();
         for index in (stored.first_index..).take(stored.count as usize) {
-            let Some(Row::Entry(Entry::Record(record))) = self.get(EntryKey::Record(era, index))? else {
+            let Some(Row::Entry(Entry::Record(record), _)) = self.get(EntryKey::Record(era, index))? else {
                 return Ok(None);
             };
             records.push(record.bytes);
@@ -447,7 +448,7 @@ fn copy_live(older: &mut Older, dropped: &BTreeSet<EraId>, writer: &mut Writer) 
         let Some(places) = older.places(era) else { continue };
         let places = [&places.records[..], &places.segments[..]].concat();
         for places in places.chunks(COPY_ROWS) {
-            writer.put(places.iter().filter_map(|place| older.row(*place)))?;
+            writer.put(places.iter().filter_map(|place| older.row(*place)).map(Row::copied))?;
         }
     }
     Ok(())

@@ -66,7 +66,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
         }
     }
     if let Some(era) = anchor.and_then(|anchor| anchor.era) {
-        if !known(&eras, &picture, &era) && !damage.contains_key(&era) {
+        if !known(&eras, &picture, &era) && !damage.contains_key(&era) && !never_used(era, anchor) {
             damage.entry(era).or_default().push("its folder is gone".into());
         }
     }
@@ -76,7 +76,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
     for (era, merged) in &eras {
         let mut notes = damage.remove(era).unwrap_or_default();
         if !picture.salvaged.contains(era) {
-            notes.extend(missing(*era, merged, anchor));
+            notes.extend(missing(*era, merged, folders, anchor));
         }
         let image = image(*era, merged, folders, anchor, notes);
         if let Some(damage) = &image.damage {
@@ -101,9 +101,15 @@ fn home(folder: &Older, anchor: Option<&Anchor>) -> EraId {
     folder.begun.or_else(rows).or_else(anchored).unwrap_or(EraId { number: folder.number, salt: 0 })
 }
 
-/// An era's first commit ends with the anchor. One that the anchor has not reached answered nobody.
+/// An era's first commit ends with the anchor. One that the anchor has not reached, or in which it has seen no record
+/// yet, answered nobody.
 fn never_used(era: EraId, anchor: Option<&Anchor>) -> bool {
-    anchor.is_some_and(|anchor| anchor.era.is_none_or(|anchored| anchored.number < era.number))
+    let reached = |anchor: &Anchor| match anchor.era {
+        Some(anchored) if anchored == era => anchor.next_index > 0,
+        Some(anchored) => anchored.number >= era.number,
+        None => false,
+    };
+    anchor.is_some_and(|anchor| !reached(anchor))
 }
 
 fn merge(folders: &mut [Older], dropped: &BTreeSet<EraId>) -> BTreeMap<EraId, Merged> {
@@ -147,13 +153,17 @@ fn lost_rows(folder: &Older, eras: &BTreeMap<EraId, Merged>, dropped: &BTreeSet<
 const NOTES_MAX: usize = 4;
 
 /// What is missing of an era that should be whole.
-fn missing(era: EraId, merged: &Merged, anchor: Option<&Anchor>) -> Vec<String> {
+fn missing(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>) -> Vec<String> {
     let mut notes = holes("records", &merged.records);
     notes.extend(holes("segments", &merged.segments));
-    let end = merged.records.last().map_or(0, |(index, ..)| index + 1);
+    let end = merged.records.last().map_or(0, |(index, ..)| index.saturating_add(1));
     let anchored = anchor.filter(|anchor| anchor.era == Some(era)).map_or(0, |anchor| anchor.next_index);
     if end < anchored {
         notes.push(format!("it ends before record {end}, the anchor has seen {anchored}"));
+    }
+    let (_, closed_index, _) = closed(merged, folders);
+    if end < closed_index {
+        notes.push(format!("it ends before record {end}, its segments before {closed_index}"));
     }
     notes
 }
@@ -170,20 +180,22 @@ fn holes(what: &str, rows: &[(u64, usize, Place)]) -> Vec<String> {
     notes
 }
 
-fn image(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>, mut notes: Vec<String>) -> EraImage {
-    let closed = merged.segments.last().and_then(|(_, folder, place)| segment(&folders[*folder], *place));
-    let segments = merged.segments.last().map_or(0, |(number, ..)| number + 1);
-    let (closed_index, closed_head) =
-        closed.map_or((0, Hash::ZERO), |closed| (closed.first_index + u64::from(closed.count), closed.head));
+/// Of the closed segments: how many there are, the index after the last one, and the chain's head there.
+fn closed(merged: &Merged, folders: &[Older]) -> (u64, u64, Hash) {
+    let last =
+        merged.segments.last().and_then(|(number, folder, place)| Some((number, segment(&folders[*folder], *place)?)));
+    last.map_or((0, 0, Hash::ZERO), |(number, last)| {
+        (number.saturating_add(1), last.first_index.saturating_add(last.count.into()), last.head)
+    })
+}
+
+fn image(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>, notes: Vec<String>) -> EraImage {
+    let (segments, closed_index, closed_head) = closed(merged, folders);
     let from = match anchor.and_then(|anchor| Some((anchor.era?, anchor.next_index))) {
         Some((anchored, next_index)) if anchored == era => closed_index.min(next_index),
         Some((anchored, _)) if anchored < era => 0,
         Some(_) | None => closed_index,
     };
-    let end = merged.records.last().map_or(0, |(index, ..)| index + 1);
-    if end < closed_index && !notes.is_empty() {
-        notes.push(format!("its segments reach to record {closed_index}, its records to {end}"));
-    }
     EraImage {
         id: era,
         segments,
@@ -210,14 +222,14 @@ fn run(merged: &Merged, folders: &[Older], from: u64, closed_index: u64) -> Vec<
 
 fn record(folder: &Older, place: Place) -> Option<StoredRecord> {
     match folder.row(place)? {
-        Row::Entry(Entry::Record(record)) => Some(record),
-        Row::Entry(Entry::Segment(_)) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
+        Row::Entry(Entry::Record(record), _) => Some(record),
+        Row::Entry(Entry::Segment(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
     }
 }
 
 fn segment(folder: &Older, place: Place) -> Option<StoredSegment> {
     match folder.row(place)? {
-        Row::Entry(Entry::Segment(segment)) => Some(segment),
-        Row::Entry(Entry::Record(_)) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
+        Row::Entry(Entry::Segment(segment), _) => Some(segment),
+        Row::Entry(Entry::Record(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
     }
 }

@@ -23,12 +23,16 @@ pub(super) const FRAME_BYTES_MAX: usize = 7 * 1024;
 const MAGIC: [u8; 4] = [0xff, 0xfe, b'h', b't'];
 /// Magic, length (32 bits, little endian), the first 8 bytes of SHA-256 over length and payload.
 const HEADER_BYTES: usize = 16;
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: u64 = 512;
+/// The last byte of each payload. A frame whose last byte is zero was not written to its end.
+const END: u8 = 1;
 
 /// A row of the store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Row {
-    /// A record or a closed segment.
-    Entry(Entry),
+    /// A record or a closed segment, and what it was committed with.
+    Entry(Entry, Commit),
     /// The era that this store was made for.
     Begun(EraId),
     /// Every record of this era is acknowledged: its rows are dead, wherever they are.
@@ -37,7 +41,21 @@ pub(super) enum Row {
     Salvaged(EraId),
 }
 
-/// What names a row. A row never changes, so two rows of one key are equal.
+/// What a row was committed with. The last commit to a folder may be torn: then it answered nobody, and is no damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Commit {
+    /// Rises with each commit to a folder, from 1. 0 if the row was copied from another folder.
+    pub(super) number: u64,
+    /// How many entries it has.
+    pub(super) entries: u32,
+}
+
+impl Commit {
+    /// Of rows copied from another folder.
+    pub(super) const COPIED: Self = Self { number: 0, entries: 1 };
+}
+
+/// What names a row. What a row says never changes, so any row of a key will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub(super) enum Key {
     Entry(EntryKey),
@@ -56,17 +74,26 @@ pub(super) enum EntryKey {
 impl Row {
     pub(super) fn key(&self) -> Key {
         match self {
-            Self::Entry(Entry::Record(record)) => Key::Entry(EntryKey::Record(record.era, record.index)),
-            Self::Entry(Entry::Segment(segment)) => Key::Entry(EntryKey::Segment(segment.era, segment.segment)),
+            Self::Entry(Entry::Record(record), _) => Key::Entry(EntryKey::Record(record.era, record.index)),
+            Self::Entry(Entry::Segment(segment), _) => Key::Entry(EntryKey::Segment(segment.era, segment.segment)),
             Self::Begun(era) => Key::Begun(*era),
             Self::Dropped(era) => Key::Dropped(*era),
             Self::Salvaged(era) => Key::Salvaged(*era),
         }
     }
 
+    /// The row as it stands in another folder than the one that it was committed to.
+    pub(super) fn copied(self) -> Self {
+        match self {
+            Self::Entry(entry, _) => Self::Entry(entry, Commit::COPIED),
+            Self::Begun(_) | Self::Dropped(_) | Self::Salvaged(_) => self,
+        }
+    }
+
     /// The row in its frame.
     pub(super) fn to_frame(&self) -> Vec<u8> {
-        let payload = encode(self);
+        let mut payload = encode(self);
+        payload.push(END);
         // A row past 4 GiB saturates, and is refused by its size long before that.
         let len = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
         [&MAGIC, &len, &check(len, &payload)[..], &payload].concat()
@@ -74,7 +101,7 @@ impl Row {
 
     /// The row of a whole frame, if it is intact.
     pub(super) fn from_frame(bytes: &[u8]) -> Option<Self> {
-        match parse(bytes) {
+        match parse(bytes, 0) {
             Frame::Row(row, len) if len == bytes.len() => Some(row),
             Frame::Row(..) | Frame::Broken(_) | Frame::None => None,
         }
@@ -116,19 +143,31 @@ enum Frame {
     None,
 }
 
-fn parse(bytes: &[u8]) -> Frame {
+/// The frame at the front of `bytes`, which are at `offset` in their file and go on past any frame, or to the file's end.
+fn parse(bytes: &[u8], offset: u64) -> Frame {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return Frame::None };
     if header[..4] != MAGIC {
         return Frame::None;
     }
     let len = [header[4], header[5], header[6], header[7]];
-    let payload = rest.get(..u32::from_le_bytes(len) as usize);
-    let intact = payload.filter(|payload| check(len, payload) == header[8..]);
+    let size = HEADER_BYTES.saturating_add(u32::from_le_bytes(len) as usize);
+    let payload = rest.get(..size - HEADER_BYTES).filter(|_| size <= FRAME_BYTES_MAX);
+    let intact = payload.filter(|payload| check(len, payload) == header[8..]).and_then(|p| p.strip_suffix(&[END]));
     match intact.map(postcard::from_bytes) {
-        Some(Ok(row)) => Frame::Row(row, HEADER_BYTES + u32::from_le_bytes(len) as usize),
+        Some(Ok(row)) => Frame::Row(row, size),
+        Some(Err(_)) | None if size <= FRAME_BYTES_MAX && never_written(bytes, size, offset) => Frame::None,
         // A row's encoding begins with its key's.
         Some(Err(_)) | None => Frame::Broken(postcard::take_from_bytes(rest).ok().map(|(key, _)| key)),
     }
+}
+
+/// Whether the disk never got a part of a frame: it ends with the file, with a zero, or a whole sector of it is zero. A
+/// power cut does that to what was not synced.
+fn never_written(bytes: &[u8], size: usize, offset: u64) -> bool {
+    let Some(frame) = bytes.get(..size) else { return true };
+    let to_sector = (SECTOR_BYTES - offset % SECTOR_BYTES) as usize;
+    let mut sectors = frame.get(to_sector..).unwrap_or_default().chunks_exact(SECTOR_BYTES as usize);
+    frame.last() == Some(&0) || size == HEADER_BYTES || sectors.any(|sector| sector.iter().all(|byte| *byte == 0))
 }
 
 /// Something that a search found.
@@ -177,7 +216,7 @@ fn search_window(window: &[u8], start: u64, found: &mut impl FnMut(Found)) -> us
     while at < front {
         let Some(next) = window[at..front].iter().position(|byte| *byte == MAGIC[0]) else { break };
         at += next;
-        match parse(&window[at..window.len().min(at + FRAME_BYTES_MAX)]) {
+        match parse(&window[at..window.len().min(at + FRAME_BYTES_MAX)], start + at as u64) {
             Frame::Row(row, len) => {
                 found(Found::Row(row, start + at as u64));
                 at += len;
@@ -212,13 +251,19 @@ mod tests {
     const ERA: EraId = EraId { number: 3, salt: u64::MAX };
 
     fn record(index: u64, bytes: Vec<u8>) -> Row {
-        Row::Entry(Entry::Record(StoredRecord { era: ERA, index, bytes, budgets: Vec::new() }))
+        let record = StoredRecord { era: ERA, index, bytes, budgets: Vec::new() };
+        Row::Entry(Entry::Record(record), Commit { number: 1, entries: 1 })
     }
 
     fn rows() -> Vec<Row> {
         let segment =
             StoredSegment { era: ERA, segment: 9, first_index: 1, count: 2, head: Hash::ZERO, header: vec![1] };
-        let plain = [Row::Begun(ERA), Row::Dropped(ERA), Row::Salvaged(ERA), Row::Entry(Entry::Segment(segment))];
+        let plain = [
+            Row::Begun(ERA),
+            Row::Dropped(ERA),
+            Row::Salvaged(ERA),
+            Row::Entry(Entry::Segment(segment), Commit::COPIED),
+        ];
         plain.into_iter().chain((0..300).map(|i| record(i, vec![i as u8; i as usize * 20]))).collect()
     }
 
@@ -280,7 +325,9 @@ mod tests {
         );
         assert_eq!(broken, [Some(Key::Entry(EntryKey::Record(ERA, 1)))]);
         let (found, broken) = find(&whole[..whole.len() - 1]);
-        assert_eq!((found.len(), broken.len()), (2, 1));
+        assert_eq!((found.len(), broken.len()), (2, 0), "torn, not damaged");
+        let (found, broken) = find(&[&whole[..whole.len() - 9], &[0; 4096][..]].concat());
+        assert_eq!((found.len(), broken.len()), (2, 0), "torn, not damaged");
         for len in [u32::MAX, FRAME_BYTES_MAX as u32] {
             let mut damaged = whole.clone();
             damaged[4..8].copy_from_slice(&len.to_le_bytes());

@@ -1,0 +1,31 @@
+//! Writes one valid example of everything below `corpus/`, for the fuzzer to start from.
+#![allow(dead_code, reason = "the modules are shared with the property tests, which use all of them")]
+
+use std::fs;
+use std::path::Path;
+
+#[path = "../../it/hostile.rs"]
+mod hostile;
+#[path = "../../it/samples.rs"]
+mod samples;
+
+fn main() -> std::io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for target in ["agent", "bytes", "forge", "text"] {
+        fs::create_dir_all(corpus.join(target))?;
+    }
+    for (number, example) in hostile::examples(&samples::World::new()).iter().enumerate() {
+        for target in ["bytes", "forge"] {
+            fs::write(corpus.join(target).join(format!("example-{number}")), example)?;
+        }
+        let length = u16::try_from(example.len()).unwrap_or(u16::MAX).to_le_bytes();
+        for topic in 0..hostile::TOPICS.len() as u8 {
+            let message = [&[topic, length[0], length[1]], example.as_slice()].concat();
+            fs::write(corpus.join("agent").join(format!("example-{number}-{topic}")), message)?;
+        }
+    }
+    for shipped in hardtack::profile::SHIPPED {
+        fs::write(corpus.join("text").join(shipped.name), shipped.text)?;
+    }
+    fs::write(corpus.join("text").join("policy"), hardtack::wire::policy::BUILT_IN)
+}

@@ -148,12 +148,12 @@ fn folder_failure(error: &BrokerError) -> Failure {
     let exit = match error {
         BrokerError::Certificate(CertificateError::Host(_)) => Exit::Usage,
         BrokerError::Certificate(_)
-        | BrokerError::Exposed(_)
-        | BrokerError::File { .. }
+        | BrokerError::File(_)
         | BrokerError::Key(_)
         | BrokerError::NoAuthority(_)
         | BrokerError::NoPlugin
-        | BrokerError::Path(_) => Exit::Failure,
+        | BrokerError::Path(_)
+        | BrokerError::Unreadable { .. } => Exit::Failure,
     };
     Failure::new(exit, error, "")
 }

@@ -8,8 +8,6 @@ pub mod check;
 mod conf;
 pub mod dynsec;
 
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -18,7 +16,9 @@ use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
+use super::files::{self, FileError};
 use super::mqtt::TlsIdentity;
 use super::x509::{pem, Authority, CertificateError, Validity};
 use crate::ids::{DeviceId, FleetId};
@@ -30,16 +30,16 @@ pub enum BrokerError {
     /// There is no authority.
     #[error("{} holds no broker authority: make the fleet with `hardtack fleet init` first", .0.display())]
     NoAuthority(PathBuf),
-    /// Others can read a private key.
-    #[error("others can read {}: `chmod 600` it, and make a new one if it was copied", .0.display())]
-    Exposed(PathBuf),
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    File {
+    /// A file could not be read or written, or others can read a key.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A certificate's file could not be read.
+    #[error("{}: {source}: restore it from a backup of the fleet folder", path.display())]
+    Unreadable {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        source: std::io::Error,
     },
     /// A certificate could not be made or read.
     #[error(transparent)]
@@ -114,7 +114,7 @@ impl BrokerFolder {
             Err(BrokerError::NoAuthority(_)) => {}
             found => return found,
         }
-        make_folder(&self.path)?;
+        files::create_dir(&self.path)?;
         let authority = Authority::make(&self.fleet)?;
         self.write("ca.key", authority.key_pem().as_bytes())?;
         self.write("ca.pem", authority.certificate_pem().as_bytes())?;
@@ -130,7 +130,7 @@ impl BrokerFolder {
         if !key.exists() && !certificate.exists() {
             return Err(BrokerError::NoAuthority(self.path.clone()));
         }
-        Ok(Authority::load(&self.fleet, &read(&certificate)?, &read_private(&key)?)?)
+        Ok(Authority::load(&self.fleet, &read(&certificate)?, &read_key(&key)?)?)
     }
 
     /// The identity of the fleet's service at the broker, made if there is none yet.
@@ -141,7 +141,7 @@ impl BrokerFolder {
         let authority = self.authority()?;
         let (certificate_path, key_path) = (self.path.join("service.pem"), self.path.join("service.key"));
         let key = if key_path.exists() {
-            let text = read_private(&key_path)?;
+            let text = read_key(&key_path)?;
             SigningKey::from_pkcs8_pem(&text).map_err(|_| BrokerError::Key(key_path))?
         } else {
             let key = SigningKey::generate(rng);
@@ -185,7 +185,7 @@ impl BrokerFolder {
         devices.sort();
         devices.dedup();
 
-        make_folder(&self.path.join("data"))?;
+        files::create_dir(&self.path.join("data"))?;
         self.write("server.key", server.key.as_bytes())?;
         self.write("server.pem", server.certificate.as_bytes())?;
         let roles = dynsec::configuration(&self.fleet, &devices).to_string();
@@ -212,41 +212,27 @@ impl BrokerFolder {
             .collect()
     }
 
-    /// Replaces a file as a whole; only the owner may read it.
     fn write(&self, name: &str, content: &[u8]) -> Result<(), BrokerError> {
-        let path = self.path.join(name);
-        let replace = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
-            file.write_all(content)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        replace().map_err(|source| BrokerError::File { path: path.clone(), source })
+        Ok(files::replace(&self.path.join(name), content)?)
     }
 }
 
-fn make_folder(path: &Path) -> Result<(), BrokerError> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| BrokerError::File { path: path.to_owned(), source })
-}
-
+/// A certificate, which anybody may read.
 fn read(path: &Path) -> Result<String, BrokerError> {
-    std::fs::read_to_string(path).map_err(|source| BrokerError::File { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| BrokerError::Unreadable { path: path.to_owned(), source })
 }
 
-/// Reads a private key, if nobody but its owner can.
-fn read_private(path: &Path) -> Result<zeroize::Zeroizing<String>, BrokerError> {
-    let file = |source| BrokerError::File { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(file)?.permissions().mode() & 0o077 != 0 {
-        return Err(BrokerError::Exposed(path.to_owned()));
-    }
-    read(path).map(zeroize::Zeroizing::new)
+/// A private key, if nobody but its owner can read it.
+fn read_key(path: &Path) -> Result<Zeroizing<String>, BrokerError> {
+    let bytes = files::read_private(path)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| BrokerError::Key(path.to_owned()))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn folder(dir: &Path) -> BrokerFolder {
         BrokerFolder::of(dir, &"acme".parse().unwrap())
@@ -288,8 +274,8 @@ mod tests {
         folder.make_authority().unwrap();
         let key = folder.path().join("ca.key");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(folder.authority(), Err(BrokerError::Exposed(path)) if path == key));
+        assert!(matches!(folder.authority(), Err(BrokerError::File(FileError::TooOpen { path, .. })) if path == key));
         std::fs::remove_file(&key).unwrap();
-        assert!(matches!(folder.make_authority(), Err(BrokerError::File { .. })), "an authority without a key is kept");
+        assert!(matches!(folder.make_authority(), Err(BrokerError::File(_))), "an authority without a key is kept");
     }
 }

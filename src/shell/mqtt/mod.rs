@@ -8,6 +8,7 @@
 
 #[cfg(feature = "fleet")]
 pub mod probe;
+mod reasons;
 mod session;
 mod tls;
 mod url;

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::session::{describe, options, publish_refusal, refusal};
+use super::reasons::{describe, publish_refusal, refusal};
+use super::session::options;
 use super::{tls, Connect, LinkConfig, LinkError};
 use crate::time::Timestamp;
 

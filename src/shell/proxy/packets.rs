@@ -87,8 +87,8 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Packets {
     at: At,
-    /// What the first packet must be.
-    opening: Option<PacketKind>,
+    /// The byte that the first packet must begin with.
+    opening: Option<u8>,
 }
 
 #[derive(Debug)]
@@ -106,8 +106,8 @@ enum At {
 impl Packets {
     pub(super) fn new(direction: Direction) -> Self {
         let opening = match direction {
-            Direction::Up => PacketKind::Connect,
-            Direction::Down => PacketKind::Connack,
+            Direction::Up => 0x10,
+            Direction::Down => 0x20,
         };
         Self { at: At::Start, opening: Some(opening) }
     }
@@ -120,11 +120,11 @@ impl Packets {
                 At::Lost => return found,
                 At::Start => {
                     bytes = rest;
-                    let kind = PacketKind::of(byte);
-                    match self.opening.take() {
-                        Some(opening) if kind != Some(opening) => At::Lost,
-                        Some(_) | None if kind.is_none() => At::Lost,
-                        Some(_) | None => At::Length { first: byte, length: 0, digits: 0 },
+                    let fits = self.opening.take().is_none_or(|opening| byte == opening);
+                    if fits && PacketKind::of(byte).is_some() {
+                        At::Length { first: byte, length: 0, digits: 0 }
+                    } else {
+                        At::Lost
                     }
                 }
                 At::Length { first, length, digits } => {

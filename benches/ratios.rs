@@ -184,7 +184,8 @@ fn token() {
         enforcer: None,
     };
     let judge = world.judge();
-    let root = biscuit_auth::PublicKey::from_bytes(key(2).verifying_key().as_bytes(), Algorithm::Ed25519).expect("a key");
+    let root =
+        biscuit_auth::PublicKey::from_bytes(key(2).verifying_key().as_bytes(), Algorithm::Ed25519).expect("a key");
     let mut warm = Cache::new(16);
     assert!(judge.judge(&question, &mut warm).verdict.is_ok(), "the token is allowed");
     let mut first = || {
@@ -260,7 +261,8 @@ mod hardtack_bench {
     }
 
     fn command(binary: &Path, args: &[&str]) -> Result<serde_json::Value, String> {
-        let output = Command::new(binary).args(args).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+        let output =
+            Command::new(binary).args(args).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
         if !output.status.success() {
             return Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)));
         }
@@ -284,11 +286,27 @@ mod hardtack_bench {
         let code = asked["code"].as_str().unwrap_or_default();
         let selector = format!("unix:uid:{}=pump", rustix::process::getuid().as_raw());
         let grant = [
-            "fleet", "grant", "create", "--device", "gw-1", "--may-begin", &selector, "--right", "pump:read:modbus/*",
-            "--offline-max", "3d", "--uses-max", "10000000", "--boots-max", "20", "--task-ttl-max", "1h", "--dir", &fleet,
+            "fleet",
+            "grant",
+            "create",
+            "--device",
+            "gw-1",
+            "--may-begin",
+            &selector,
+            "--right",
+            "pump:read:modbus/*",
+            "--offline-max",
+            "3d",
+            "--uses-max",
+            "10000000",
+            "--boots-max",
+            "20",
+            "--task-ttl-max",
+            "1h",
+            "--dir",
+            &fleet,
         ];
-        let approve =
-            ["fleet", "device", "approve", &request, "--code", code, "--out", &bundle, "--dir", &fleet];
+        let approve = ["fleet", "device", "approve", &request, "--code", code, "--out", &bundle, "--dir", &fleet];
         command(operator, &approve)?;
         command(operator, &grant)?;
         // Once more: the bundle now holds the grant.
@@ -330,7 +348,8 @@ mod hardtack_bench {
         let task = Client::new(&socket).post("/v1/tasks", begin.to_vec()).map_err(|error| error.to_string())?;
         let task: serde_json::Value = serde_json::from_slice(&task.body).map_err(|error| error.to_string())?;
         let token = task["token"].as_str().ok_or_else(|| format!("no task: {task}"))?.to_owned();
-        let ask = serde_json::json!({"token": token, "operation": "read", "resource": "modbus/a", "risk": "low"}).to_string();
+        let ask =
+            serde_json::json!({"token": token, "operation": "read", "resource": "modbus/a", "risk": "low"}).to_string();
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..32)
                 .map(|_| {
@@ -351,8 +370,11 @@ mod hardtack_bench {
                 .collect();
             threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked".to_owned())?)
         })?;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).map_err(|error| error.to_string())?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", child.id())).map_err(|error| error.to_string())?;
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
         kib.map(|kib| kib / 1000.0).ok_or_else(|| "no VmRSS".into())
     }
 

@@ -5,6 +5,7 @@
 mod api;
 mod broker;
 mod cli;
+mod daemon;
 mod mqtt;
 mod parsers;
 mod samples;

@@ -128,7 +128,8 @@ impl Gateway {
     /// The wallet's own credentials, as a thief with the disk would read them.
     pub(super) fn wallet_files(&self) -> Result<Vec<Vec<u8>>, Failure> {
         let entries = std::fs::read_dir(self.state.join("wallet")).map_err(|error| failed("no wallet", error))?;
-        let tasks = entries.filter_map(Result::ok).filter(|entry| entry.file_name().to_string_lossy().starts_with("task-"));
+        let tasks =
+            entries.filter_map(Result::ok).filter(|entry| entry.file_name().to_string_lossy().starts_with("task-"));
         tasks.map(|entry| std::fs::read(entry.path()).map_err(|error| failed("unreadable wallet", error))).collect()
     }
 

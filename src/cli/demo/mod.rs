@@ -60,7 +60,11 @@ pub fn run(args: &DemoArgs, globals: &Globals) -> Result<Exit, Failure> {
     let began = clock::now().boottime;
     let folder = tempfile::Builder::new().prefix("hardtack-demo-").tempdir();
     let mut folder = folder.map_err(|error| {
-        Failure::new(Exit::Failure, format!("no temporary folder: {error}"), "set TMPDIR to a folder that can be written")
+        Failure::new(
+            Exit::Failure,
+            format!("no temporary folder: {error}"),
+            "set TMPDIR to a folder that can be written",
+        )
     })?;
     let mut summary = story::tell(folder.path(), globals.output)?;
     summary.seconds = clock::now().boottime.0.saturating_sub(began.0) as f64 / 1000.0;
@@ -103,7 +107,10 @@ impl Step {
     fn tell(&self, number: usize, format: Format) {
         if format == Format::Human {
             let mark = if self.ok { "ok  " } else { "FAIL" };
-            output::tell(&format!("{mark} {number:>2}. {}\n         expected: {}\n         saw:      {}", self.name, self.expected, self.saw));
+            output::tell(&format!(
+                "{mark} {number:>2}. {}\n         expected: {}\n         saw:      {}",
+                self.name, self.expected, self.saw
+            ));
         }
     }
 }

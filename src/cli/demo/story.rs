@@ -39,7 +39,11 @@ impl Story {
 
     /// A decision with this reason.
     fn decision(&mut self, name: &str, reason: &str, decision: &Value) {
-        let saw = format!("{}: {}", decision["reason"].as_str().unwrap_or("nothing"), decision["explain"].as_str().unwrap_or("-"));
+        let saw = format!(
+            "{}: {}",
+            decision["reason"].as_str().unwrap_or("nothing"),
+            decision["explain"].as_str().unwrap_or("-")
+        );
         self.expect(name, reason, saw, decision["reason"] == reason);
     }
 }
@@ -55,7 +59,8 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
         run(&all)
     };
     let made = run(&["-o", "json", "fleet", "init", path(&fleet_dir), "--name", "demo", "--no-passphrase"])?;
-    let fingerprint = made["fingerprint"].as_str().ok_or_else(|| failed("fleet init gave no fingerprint", &made))?.to_owned();
+    let fingerprint =
+        made["fingerprint"].as_str().ok_or_else(|| failed("fleet init gave no fingerprint", &made))?.to_owned();
     let (_broker, broker_addr) = broker()?;
     let url = format!("mqtt://{broker_addr}");
     let mut serve = Player::start(&["fleet", "serve", "--broker", &url, "--dir", path(&fleet_dir)], &[])?;
@@ -71,14 +76,30 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let mut other = Gateway::new("gw-08", folder);
     let selector = format!("unix:uid:{}=pump", rustix::process::getuid().as_raw());
     for gateway in [&gateway, &other] {
-        let (request, bundle) = (folder.join(format!("{}.req", gateway.id)), folder.join(format!("{}.bundle", gateway.id)));
+        let (request, bundle) =
+            (folder.join(format!("{}.req", gateway.id)), folder.join(format!("{}.bundle", gateway.id)));
         let asked = gateway.command(&["enrol", "request", "--id", gateway.id, "--out", path(&request)])?;
         let code = asked["code"].as_str().ok_or_else(|| failed("enrol request gave no code", &asked))?;
         fleet(&["device", "approve", path(&request), "--code", code, "--out", path(&bundle)])?;
         fleet(&[
-            "grant", "create", "--device", gateway.id, "--may-begin", &selector,
-            "--right", "pump:write:modbus/pump1/speed", "--right", "pump:read:modbus/*",
-            "--offline-max", "3d", "--uses-max", "1000", "--boots-max", "20", "--task-ttl-max", "15m",
+            "grant",
+            "create",
+            "--device",
+            gateway.id,
+            "--may-begin",
+            &selector,
+            "--right",
+            "pump:write:modbus/pump1/speed",
+            "--right",
+            "pump:read:modbus/*",
+            "--offline-max",
+            "3d",
+            "--uses-max",
+            "1000",
+            "--boots-max",
+            "20",
+            "--task-ttl-max",
+            "15m",
         ])?;
         gateway.command(&["enrol", "import", path(&bundle), "--fleet", &fingerprint])?;
     }
@@ -91,13 +112,24 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
         });
         ready &= status.is_ok();
     }
-    story.expect("Two gateways enrol and come online", "both online, each with its fallback grant", if ready { "both online, each with its fallback grant" } else { "one is not" }, ready);
+    story.expect(
+        "Two gateways enrol and come online",
+        "both online, each with its fallback grant",
+        if ready { "both online, each with its fallback grant" } else { "one is not" },
+        ready,
+    );
 
     // Online.
-    let rights = json!([{"resource": "modbus/pump1/speed", "action": "write"}, {"resource": "modbus/*", "action": "read"}]);
+    let rights =
+        json!([{"resource": "modbus/pump1/speed", "action": "write"}, {"resource": "modbus/*", "action": "read"}]);
     let task = json!({"task": "pump", "rights": rights, "ttl_s": 600, "reason": "the demo"});
     let online = gateway.post("/v1/tasks", &task)?;
-    story.expect("A credential just in time, from the issuer", "origin issued", origin(&online), online["origin"] == "issued");
+    story.expect(
+        "A credential just in time, from the issuer",
+        "origin issued",
+        origin(&online),
+        online["origin"] == "issued",
+    );
     let issued = text(&online, "token");
     let decision = gateway.authorize(&issued, "write", "modbus/pump1/speed")?;
     story.decision("It allows what it is for", "allowed", &decision);
@@ -108,7 +140,12 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let mode = gateway.wait_mode("offline").map(|line| line["to"].to_string()).unwrap_or_else(|error| error.what);
     story.expect("The link is cut", "mode offline", &mode, mode == "\"offline\"");
     let offline = gateway.post("/v1/tasks", &task)?;
-    story.expect("A credential narrowed from the fallback grant", "origin fallback", origin(&offline), offline["origin"] == "fallback");
+    story.expect(
+        "A credential narrowed from the fallback grant",
+        "origin fallback",
+        origin(&offline),
+        offline["origin"] == "fallback",
+    );
     let (narrowed, task_id) = (text(&offline, "token"), text(&offline, "task_id"));
     let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
     story.decision("It allows offline", "allowed", &decision);
@@ -150,25 +187,46 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let revoked_then_allowed = usize::from(decision["decision"] == "allow");
     let drained = gateway.wait_status("an empty queue", |status| status["pending"] == 0).is_ok();
     let drained = drained && other.wait_status("an empty queue", |status| status["pending"] == 0).is_ok();
-    story.expect("The audit goes to the collector", "nothing pending", if drained { "nothing pending" } else { "records are still pending" }, drained);
+    story.expect(
+        "The audit goes to the collector",
+        "nothing pending",
+        if drained { "nothing pending" } else { "records are still pending" },
+        drained,
+    );
     let order = reconnect_order(&proxy.log()[before..]);
     let expected = ["head", "hello", "ack", "audit"];
-    story.expect("Revocations come first: the proxy's packets", &expected.join(", "), order.join(", "), order == expected);
+    story.expect(
+        "Revocations come first: the proxy's packets",
+        &expected.join(", "),
+        order.join(", "),
+        order == expected,
+    );
     let events = gateway.agent.as_mut().map(Player::events).unwrap_or_default();
     let at = |event: &str| events.iter().position(|seen| seen == event);
     let applied = at("feed.applied").zip(at("mode.changed")).is_some_and(|(feed, mode)| feed < mode);
-    story.expect("The list is applied before the mode is online", "feed.applied, then mode.changed", if applied { "feed.applied, then mode.changed" } else { "another order" }, applied);
+    story.expect(
+        "The list is applied before the mode is online",
+        "feed.applied, then mode.changed",
+        if applied { "feed.applied, then mode.changed" } else { "another order" },
+        applied,
+    );
 
     // The trail.
     let verified = fleet(&["audit", "verify"])?;
     story.expect("The collector's trail is verified", "ok", &verified["ok"], verified["ok"] == true);
     let export = run_lines(&fleet_dir)?;
-    let seen: Vec<&Value> = gateway.decisions.iter().chain(&other.decisions).map(|decision| &decision["decision_id"]).collect();
+    let seen: Vec<&Value> =
+        gateway.decisions.iter().chain(&other.decisions).map(|decision| &decision["decision_id"]).collect();
     let count = |id: &Value| id.as_str().and_then(|id| export.get(id)).copied().unwrap_or(0);
     let recorded = seen.iter().filter(|id| count(id) > 0).count();
     let duplicates = seen.iter().filter(|id| count(id) > 1).count();
     let lost = seen.len() - recorded;
-    story.expect("Every decision that a caller saw is in it, once", "0 lost, 0 duplicates", format!("{lost} lost, {duplicates} duplicates"), lost + duplicates == 0);
+    story.expect(
+        "Every decision that a caller saw is in it, once",
+        "0 lost, 0 duplicates",
+        format!("{lost} lost, {duplicates} duplicates"),
+        lost + duplicates == 0,
+    );
 
     Ok(Summary {
         ok: story.steps.iter().all(|step| step.ok),
@@ -194,11 +252,16 @@ fn origin(task: &Value) -> String {
 /// Takes the wallet's own credential from the disk and gives it a right that it does not have.
 fn widen(gateway: &Gateway, task_id: &str) -> Result<String, Failure> {
     let tasks = gateway.wallet_files()?.into_iter().filter_map(|bytes| decode::<StoredTask>(&bytes, 1 << 20).ok());
-    let stolen = tasks.into_iter().find(|task| task.id.as_str() == task_id).ok_or_else(|| failed("the wallet holds no such task", task_id))?;
+    let stolen = tasks
+        .into_iter()
+        .find(|task| task.id.as_str() == task_id)
+        .ok_or_else(|| failed("the wallet holds no such task", task_id))?;
     let mut rng = rand_chacha::ChaCha20Rng::from_seed(entropy::seed());
-    let block = BlockBuilder::new().code(r#"right("modbus/valve1", "write"); class_right("pump", "modbus/valve1", "write");"#);
+    let block =
+        BlockBuilder::new().code(r#"right("modbus/valve1", "write"); class_right("pump", "modbus/valve1", "write");"#);
     let block = block.map_err(|error| failed("the widening block", error))?;
-    let widened = Held::from_bytes(&stolen.token).and_then(|held| held.append(block, &mut rng)).and_then(|held| held.to_bytes());
+    let widened =
+        Held::from_bytes(&stolen.token).and_then(|held| held.append(block, &mut rng)).and_then(|held| held.to_bytes());
     widened.map(|bytes| to_text(&bytes)).map_err(|refused| failed("the stolen credential cannot be widened", refused))
 }
 
@@ -236,7 +299,9 @@ fn run_lines(fleet_dir: &Path) -> Result<BTreeMap<String, usize>, Failure> {
     let export = run(&["-o", "json", "fleet", "audit", "export", "--dir", path(fleet_dir)])?;
     let lines = match &export {
         Value::String(lines) => lines.clone(),
-        single @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => single.to_string(),
+        single @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            single.to_string()
+        }
     };
     let mut counts = BTreeMap::new();
     for line in lines.lines() {

@@ -6,6 +6,7 @@
 mod api;
 mod broker;
 mod cli;
+mod daemon;
 mod faults;
 mod hostile;
 mod interop;

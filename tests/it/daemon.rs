@@ -1,0 +1,345 @@
+//! The built daemon on a real state folder: enrolment by hand, decisions alone, crashes, a disk that refuses.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use hardtack::ids::{DeviceId, FleetId, GrantId, Hash};
+use hardtack::shell::clock;
+use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
+use hardtack::wire::enrol::{EnrolAnswer, EnrolBundle, EnrolRequest};
+use hardtack::wire::envelope::Signed;
+use hardtack::wire::link::Right;
+use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::revocation::{Head, List};
+use hardtack::wire::seal::SealingKey;
+use hardtack::wire::token::{mint_grant, ClassRight, GrantSpec};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use rustix::process::{kill_process, Pid, Signal};
+use serde_json::Value;
+
+/// Whoever waits longer than this has found a bug.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A device's folders, and the fleet that answers it.
+struct Device {
+    folder: tempfile::TempDir,
+}
+
+impl Device {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn enrolled() -> Self {
+        let device = Self::new();
+        let request = device.path("request");
+        device.ok(&["enrol", "request", "--id", "gw-07", "--out", request.to_str().unwrap()]);
+        let (answer, fingerprint) = approve(&std::fs::read(request).unwrap());
+        let file = device.path("answer");
+        std::fs::write(&file, answer).unwrap();
+        device.ok(&["enrol", "import", file.to_str().unwrap(), "--fleet", &fingerprint]);
+        device
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+        command.args(args).env_clear().env("HOME", self.folder.path()).stdin(Stdio::null());
+        command.env("HARDTACK_STATE_DIR", self.path("state")).env("HARDTACK_RUN_DIR", self.path("run"));
+        command.env("HARDTACK_OUTPUT", "json");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    #[track_caller]
+    fn exits(&self, args: &[&str], code: i32) -> String {
+        let output = self.run(args);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        stderr
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> Value {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn start(&self) -> Daemon {
+        let mut child = self.command(&["agent", "run"]).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut daemon = Daemon { child, lines, log: Vec::new() };
+        daemon.wait_for("agent.ready");
+        daemon
+    }
+
+    fn begin(&self) -> String {
+        let task = self.ok(&["task", "begin", "pump", "--right", "read:meter/*"]);
+        assert_eq!(task["origin"], "fallback");
+        task["token"].as_str().unwrap().to_owned()
+    }
+
+    fn authorize(&self, token: &str, operation: &str) -> (Option<i32>, Value) {
+        let args = ["authorize", "--token", token, "--operation", operation, "--resource", "meter/1"];
+        let output = self.run(&args);
+        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+}
+
+/// A running agent. Its log is read as it comes.
+struct Daemon {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    log: Vec<String>,
+}
+
+impl Daemon {
+    #[track_caller]
+    fn wait_for(&mut self, event: &str) -> Value {
+        loop {
+            let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("no {event} in {:#?}", self.log) };
+            self.log.push(line.clone());
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            if line["event"] == event {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn stop(mut self) {
+        self.signal(Signal::TERM);
+        self.wait_for("agent.stopped");
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{:#?}", self.log);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Gone already, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The fleet's answer to a request, and the fleet's fingerprint.
+fn approve(request: &[u8]) -> (Vec<u8>, String) {
+    let mut rng = ChaCha20Rng::from_seed([3; 32]);
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let (fleet, device): (FleetId, DeviceId) = ("acme".parse().unwrap(), "gw-07".parse().unwrap());
+    let request = EnrolRequest::open(&Signed::from_bytes(request).unwrap()).unwrap();
+    let now = clock::wall().unwrap();
+    let public = key.verifying_key().into();
+    let trust = TrustBundle {
+        fleet: fleet.clone(),
+        version: 1,
+        threshold: 1,
+        roots: vec![public],
+        issuers: vec![Issuer { root_key_id: 1, key: public }],
+        policy: vec![public],
+        feeds: vec![Feed { id: "main".parse().unwrap(), keys: vec![public] }],
+        service: vec![public],
+        operators: vec![public],
+        collector: SealingKey::from_bytes([9; 32]).public(),
+        groups: Default::default(),
+        policy_version_min: 1,
+        broker: BrokerPins::default(),
+        issued_at: now,
+        not_after: now + Millis::from_secs(86_400),
+    };
+    let list = List::default();
+    let head = Head {
+        feed: "main".parse().unwrap(),
+        era: 1,
+        seq: 1,
+        previous: Hash::ZERO,
+        issued_at: now,
+        next_update_ms: Millis::from_secs(3600),
+        dropped_before: Timestamp(0),
+        list: list.digest(),
+        list_bytes: list.to_bytes().len() as u32,
+        bundle_version: 1,
+        policy_version: 1,
+    };
+    let right = |resource: &str| ClassRight {
+        class: "pump".parse().unwrap(),
+        right: Right { resource: resource.into(), action: "read".into() },
+    };
+    let grant = GrantSpec {
+        fleet: fleet.clone(),
+        grant: GrantId([0x42; 16]),
+        device: device.clone(),
+        owner: "ops@acme".into(),
+        feed: Some("main".parse().unwrap()),
+        issued: now,
+        expires: now + Millis::from_secs(86_400),
+        may_begin: vec![(format!("unix:uid:{}", rustix::process::getuid().as_raw()), "pump".parse().unwrap())],
+        rights: vec![right("meter/*")],
+        offline_max: Millis::from_secs(86_400),
+        uses_max: 10_000,
+        boots_max: 20,
+        task_ttl_max: Millis::from_secs(3600),
+        staleness_max: Vec::new(),
+    };
+    let bundle = EnrolBundle {
+        device,
+        identity: request.keys.identity,
+        nonce: request.nonce,
+        bundles: vec![Signed::sign(&trust, &fleet, &[&key])],
+        policy: Signed::sign(&PolicyDocument::built_in(now), &fleet, &[&key]),
+        feeds: vec![(Signed::sign(&head, &fleet, &[&key]), list)],
+        grants: vec![mint_grant(&grant, &key, 1, &mut rng).unwrap()],
+        certificate: vec![0x30, 0],
+    };
+    let answer = EnrolAnswer::seal(&bundle, &fleet, &key, &request.keys.sealing, &mut rng).unwrap();
+    (answer.to_bytes(), trust.fingerprint().to_string())
+}
+
+#[test]
+fn an_enrolled_device_decides_alone_and_ends_as_asked() {
+    let device = Device::enrolled();
+    assert_eq!(device.ok(&["enrol", "status"])["fleet"], "acme");
+    assert_eq!(device.ok(&["agent", "check"])["ok"], true);
+    let mut daemon = device.start();
+    let token = device.begin();
+    let (code, decision) = device.authorize(&token, "read");
+    assert_eq!((code, &decision["decision"], &decision["reason"]), (Some(0), &"allow".into(), &"allowed".into()));
+    let (code, decision) = device.authorize(&token, "write");
+    assert_eq!((code, &decision["decision"]), (Some(3), &Value::from("deny")));
+    assert_eq!(device.authorize("AAAA", "read").0, Some(12));
+    let status = device.ok(&["status"]);
+    for field in ["mode", "reasons", "feed_seq", "bundle_version", "floor", "pending", "era", "grants", "autonomy"] {
+        assert!(status.get(field).is_some(), "{field} in {status}");
+    }
+    assert_eq!((&status["mode"], &status["device"]), (&"offline".into(), &"gw-07".into()));
+    assert_eq!(device.ok(&["whoami"])["may_begin"][0], "pump");
+
+    let ready: Value = serde_json::from_str(daemon.log.last().unwrap()).unwrap();
+    for field in ["ts", "level", "event", "device"] {
+        assert!(ready[field].as_str().is_some_and(|text| !text.is_empty()), "{field} in {ready}");
+    }
+    // What waits gets its answer, and the sockets go.
+    daemon.signal(Signal::TERM);
+    daemon.wait_for("agent.stopped");
+    assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    assert!(!device.path("run/agent.sock").exists());
+}
+
+#[test]
+fn a_killed_agent_starts_again_alone_and_knows_what_it_knew() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let token = device.begin();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (code, decision) = device.authorize(&token, "read");
+        assert_eq!(code, Some(0), "{decision}");
+        ids.push(decision["decision_id"].as_str().unwrap().to_owned());
+        daemon.signal(Signal::KILL);
+        daemon.child.wait().unwrap();
+        // The dead process's sockets are in the way, and nobody's.
+        assert!(device.path("run/agent.sock").exists());
+        daemon = device.start();
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "an id was used twice");
+    assert!(device.ok(&["status"])["pending"].as_u64() >= Some(3));
+    daemon.stop();
+}
+
+#[test]
+fn a_store_that_refuses_gives_503_and_heals_without_a_restart() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let token = device.begin();
+    let (wallet, away) = (device.path("state/wallet"), device.path("state/wallet.away"));
+    std::fs::rename(&wallet, &away).unwrap();
+    std::fs::write(&wallet, "in the way").unwrap();
+    let refused = device.run(&["task", "begin", "pump", "--right", "read:meter/1"]);
+    assert_eq!(refused.status.code(), Some(9), "{refused:?}");
+    daemon.wait_for("store.failed");
+    assert_eq!(device.authorize(&token, "read"), (Some(9), Value::Null));
+    assert_eq!(http_status(&device.path("run/agent.sock"), "/readyz"), 503);
+    assert_eq!(http_status(&device.path("run/agent.sock"), "/healthz"), 200);
+
+    std::fs::remove_file(&wallet).unwrap();
+    std::fs::rename(&away, &wallet).unwrap();
+    daemon.wait_for("store.reopened");
+    assert_eq!(device.authorize(&token, "read").0, Some(0));
+    assert_eq!(http_status(&device.path("run/agent.sock"), "/readyz"), 200);
+    assert_eq!(http_status(&device.path("run/admin.sock"), "/metrics"), 200);
+    daemon.stop();
+}
+
+fn http_status(socket: &Path, path: &str) -> u16 {
+    hardtack::shell::client::Client::new(socket).get(path).unwrap().status
+}
+
+#[test]
+fn what_cannot_start_says_why_and_what_to_do() {
+    let device = Device::new();
+    assert!(device.exits(&["agent", "run"], 6).contains("enrol request"));
+    assert_eq!(device.run(&["enrol", "status"]).status.code(), Some(6));
+    device.exits(&["enrol", "import", "/nowhere", "--fleet", "AAAA"], 2);
+
+    let device = Device::enrolled();
+    let daemon = device.start();
+    assert!(device.exits(&["agent", "run"], 75).contains("another agent"));
+    device.exits(&["enrol", "request", "--id", "gw-07", "--out", "/dev/null"], 75);
+    assert_eq!(device.ok(&["status"])["device"], "gw-07", "the running agent keeps its sockets");
+    daemon.stop();
+
+    let key = device.path("state/device.key");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(device.exits(&["agent", "run"], 1).contains("chmod 600"));
+}
+
+#[test]
+fn an_answer_of_another_fleet_or_for_another_device_is_refused() {
+    let (device, other) = (Device::new(), Device::enrolled());
+    let request = device.path("request");
+    let first = device.ok(&["enrol", "request", "--id", "gw-07", "--out", request.to_str().unwrap()]);
+    let again = device.ok(&["enrol", "request", "--id", "gw-07", "--out", request.to_str().unwrap()]);
+    assert_eq!(first, again, "asked again, it is the same request");
+    device.exits(&["enrol", "request", "--id", "gw-08", "--out", "/dev/null"], 2);
+
+    let (answer, fingerprint) = approve(&std::fs::read(&request).unwrap());
+    let import = |bytes: &[u8], fingerprint: &str, code: i32| {
+        let file = device.path("answer");
+        std::fs::write(&file, bytes).unwrap();
+        device.exits(&["enrol", "import", file.to_str().unwrap(), "--fleet", fingerprint], code)
+    };
+    import(&std::fs::read(other.path("answer")).unwrap(), &fingerprint, 12);
+    let wrong = fingerprint.replace(|c: char| c.is_ascii_uppercase(), "A");
+    import(&answer, &wrong, 12);
+    import(&answer[..answer.len() - 1], &fingerprint, 12);
+    import(b"", &fingerprint, 12);
+    assert_eq!(device.ok_or_code(&["enrol", "status"]), 6, "nothing of it was taken");
+    import(&answer, &fingerprint, 0);
+    import(&answer, &fingerprint, 0);
+}
+
+impl Device {
+    fn ok_or_code(&self, args: &[&str]) -> i32 {
+        self.run(args).status.code().unwrap()
+    }
+}

@@ -90,18 +90,22 @@ impl Broker {
         self.up = true;
     }
 
-    /// A gateway connects and subscribes: the older connection that it takes over, and what is retained for it.
+    /// The connection that a gateway has, which a new one takes over.
+    pub(crate) fn session_of(&self, device: u32) -> Option<ConnId> {
+        self.sessions.iter().find(|(_, session)| session.device == device).map(|(id, _)| *id)
+    }
+
+    /// A gateway connects and subscribes: what is retained for it.
     pub(crate) fn connect(
         &mut self,
         conn: ConnId,
         device: u32,
         filters: Vec<String>,
         will: (String, Vec<u8>),
-    ) -> (Option<ConnId>, Vec<Delivery>) {
-        let older = self.sessions.iter().find(|(_, session)| session.device == device).map(|(id, _)| *id);
+    ) -> Vec<Delivery> {
         let retained = self.retained_for(To::Conn(conn), &filters);
         self.sessions.insert(conn, Session { device, filters, will });
-        (older, retained)
+        retained
     }
 
     /// The service connects and subscribes.
@@ -287,11 +291,12 @@ mod tests {
         let out = broker.publish("d/0/up", vec![1], Retain::No);
         assert_eq!(out.iter().map(|d| d.to).collect::<Vec<_>>(), [To::Conn(1), To::Service]);
         broker.publish("f/head", vec![2], Retain::Yes);
-        let (_, late) = broker.connect(2, 1, vec!["f/head".into()], ("d/1/state".into(), Vec::new()));
+        let late = broker.connect(2, 1, vec!["f/head".into()], ("d/1/state".into(), Vec::new()));
         assert_eq!(late[0].payload, [2]);
         broker.publish("f/head", Vec::new(), Retain::Yes);
-        let (older, none) = broker.connect(3, 1, vec!["f/head".into()], ("d/1/state".into(), Vec::new()));
-        assert_eq!((older, none.len()), (Some(2), 0));
+        let none = broker.connect(3, 1, vec!["f/head".into()], ("d/1/state".into(), Vec::new()));
+        assert!(none.is_empty());
+        assert_eq!(broker.session_of(0), Some(1));
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl Clocks {
         }
     }
 
+    /// When the kernel started, in true time; none without power.
+    pub(crate) fn began(&self) -> Option<u64> {
+        self.boot.map(|boot| boot.began)
+    }
+
     /// True time with power on so far.
     pub(crate) fn powered(&self, at: u64) -> u64 {
         self.powered_before + self.boot.map_or(0, |boot| at - boot.began)

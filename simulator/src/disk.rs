@@ -160,18 +160,14 @@ impl Disk {
         &self.durable
     }
 
-    /// What the kernel shows.
-    pub(crate) fn shown(&self) -> Medium {
-        let mut medium = self.durable.clone();
-        for step in &self.pending {
-            apply(&mut medium, self.current, step.clone());
+    /// The ways in which unsynced writes can end now that differ.
+    pub(crate) fn fates(&self) -> Vec<Fate> {
+        let torn = self.pending.iter().any(|step| matches!(step, Step::WriteAnchor(_)));
+        match (self.pending.is_empty(), torn) {
+            (true, _) => vec![Fate::Lost],
+            (false, false) => vec![Fate::Lost, Fate::Kept],
+            (false, true) => vec![Fate::Lost, Fate::Kept, Fate::Torn],
         }
-        medium
-    }
-
-    /// Whether nothing waits for a sync.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.pending.is_empty()
     }
 
     /// Bytes that all eras take.
@@ -315,8 +311,9 @@ mod tests {
     #[test]
     fn a_killed_process_loses_nothing_and_what_is_shown_is_synced_when_opened() {
         let mut disk = disk_after(6);
-        assert_eq!(disk.shown().eras[&ERA].len(), 2);
+        assert_eq!(disk.fates(), [Fate::Lost, Fate::Kept]);
         disk.open();
+        assert_eq!(disk.fates(), [Fate::Lost]);
         disk.power_cut(|| Fate::Lost);
         assert_eq!(disk.durable().eras[&ERA].len(), 2);
     }

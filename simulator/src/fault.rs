@@ -150,8 +150,12 @@ pub enum Direction {
 pub enum Boundary {
     /// Within the next commit, at a boundary drawn by chance.
     Any,
-    /// In as many runs as there are boundaries, at each of them once per way in which unsynced writes can end.
-    Each,
+    /// In as many runs as there are boundaries within this window, at each of them once per way in which unsynced
+    /// writes can end.
+    Each {
+        /// How long the window is.
+        window: u64,
+    },
     /// Whenever it happens.
     Now,
 }
@@ -195,6 +199,7 @@ pub(crate) struct FaultText {
     lasts: Option<Span>,
     dir: Option<String>,
     boundary: Option<String>,
+    window: Option<Span>,
     wall: Option<String>,
     by: Option<String>,
     age: Option<Span>,
@@ -297,7 +302,10 @@ impl FaultText {
         match self.boundary.take().as_deref() {
             None | Some("now") => Ok(Boundary::Now),
             Some("any") => Ok(Boundary::Any),
-            Some("each") => Ok(Boundary::Each),
+            Some("each") => match self.window.take() {
+                Some(window) => Ok(Boundary::Each { window: window.0 }),
+                None => Err("needs `window`, the time in which each boundary is tried".into()),
+            },
             Some(other) => Err(format!("`boundary` is \"now\", \"any\" or \"each\", not {other:?}")),
         }
     }
@@ -325,6 +333,7 @@ impl FaultText {
             ("for", self.lasts.is_some()),
             ("dir", self.dir.is_some()),
             ("boundary", self.boundary.is_some()),
+            ("window", self.window.is_some()),
             ("wall", self.wall.is_some()),
             ("by", self.by.is_some()),
             ("age", self.age.is_some()),

@@ -67,6 +67,8 @@ struct Conn {
     device_open: bool,
     /// Everything is swallowed.
     half_open: bool,
+    /// Something of it arrived at the broker: before that there is no connection, only an attempt.
+    reached: bool,
     /// Rises with each change of what goes through, so that a keep-alive knows that nothing changed since.
     mark: u64,
     to_broker: Lane,
@@ -100,6 +102,7 @@ impl Network {
             broker_open: true,
             device_open: true,
             half_open: false,
+            reached: false,
             mark: 0,
             to_broker: Lane::default(),
             to_device: Lane::default(),
@@ -110,18 +113,21 @@ impl Network {
 
     /// Sends a packet: when it will be at the other end, if the sender's socket is open.
     pub(crate) fn send(&mut self, id: ConnId, to: End, now: u64) -> Option<u64> {
-        let conn = self.conns.get_mut(&id)?;
+        let conn = self.conns.get(&id)?;
         let open = match to {
             End::Broker => conn.device_open,
             End::Device => conn.broker_open,
         };
-        if !open {
-            return None;
-        }
+        open.then(|| self.arrival(id, to, now))
+    }
+
+    /// When a packet that sets out now will be at the other end: never before one that set out earlier.
+    pub(crate) fn arrival(&mut self, id: ConnId, to: End, now: u64) -> u64 {
+        let Some(conn) = self.conns.get_mut(&id) else { return now };
         let link = &mut self.links[conn.device as usize];
         let lane = conn.lane(to);
         lane.last_arrival = lane.last_arrival.max(now + between(&mut link.rng, link.latency.0, link.latency.1));
-        Some(lane.last_arrival)
+        lane.last_arrival
     }
 
     /// A packet would arrive now: it does, or it is stuck, or swallowed.
@@ -138,6 +144,7 @@ impl Network {
             conn.lane(to).stuck.push_back(packet);
             return None;
         }
+        conn.reached |= to == End::Broker;
         Some(packet)
     }
 
@@ -176,6 +183,14 @@ impl Network {
         of_device.filter(|(_, conn)| self.is_impaired(conn)).map(|(id, conn)| (*id, conn.mark)).collect()
     }
 
+    /// Whether an end of a connection is open.
+    pub(crate) fn is_open(&self, id: ConnId, end: End) -> bool {
+        self.conns.get(&id).is_some_and(|conn| match end {
+            End::Broker => conn.broker_open,
+            End::Device => conn.device_open,
+        })
+    }
+
     /// Whether a connection has been impaired since `mark` without a change.
     pub(crate) fn still_impaired(&self, id: ConnId, mark: u64) -> bool {
         self.conns.get(&id).is_some_and(|conn| conn.mark == mark && self.is_impaired(conn))
@@ -196,7 +211,8 @@ impl Network {
         if open {
             conn.mark += 1;
         }
-        if !conn.broker_open && !conn.device_open {
+        let attempt_given_up = end == End::Device && !conn.reached;
+        if attempt_given_up || (!conn.broker_open && !conn.device_open) {
             self.conns.remove(&id);
         }
         open
@@ -205,17 +221,6 @@ impl Network {
     /// The gateway of a connection.
     pub(crate) fn device_of(&self, id: ConnId) -> Option<u32> {
         self.conns.get(&id).map(|conn| conn.device)
-    }
-
-    /// A connection's mark.
-    pub(crate) fn mark(&self, id: ConnId) -> u64 {
-        self.conns.get(&id).map_or(0, |conn| conn.mark)
-    }
-
-    /// Whether both directions of a gateway's link go through.
-    pub(crate) fn is_clear(&self, device: u32) -> bool {
-        let link = &self.links[device as usize];
-        !link.blocks(End::Broker) && !link.blocks(End::Device)
     }
 
     fn touch(&mut self, device: u32) {

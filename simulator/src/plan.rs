@@ -187,6 +187,9 @@ pub enum TokenChoice {
 const HOSTILE: [TokenChoice; 5] =
     [TokenChoice::Expired, TokenChoice::Forged, TokenChoice::Revoked, TokenChoice::Stolen, TokenChoice::Widened];
 
+/// How long nothing happens in the end, so that the last records can arrive.
+pub(crate) const LAST_QUIET: u64 = 300_000;
+
 impl Plan {
     /// What `scenario` comes to under `seed`.
     pub fn new(scenario: &Scenario, seed: u64) -> Self {
@@ -210,7 +213,7 @@ fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry
     let mut repeat = |purpose: &str, every: u64, burst: u32, make: &mut dyn FnMut(&mut dyn RngCore) -> Act| {
         let mut rng = stream(seed, &name, purpose);
         let mut at = below(&mut rng, every);
-        while at < scenario.duration {
+        while at < scenario.duration - LAST_QUIET {
             for _ in 0..burst {
                 entries.push(Entry { at, act: make(&mut rng) });
             }

@@ -11,6 +11,8 @@ use crate::fault::{Fault, FaultText};
 
 /// The only form of scenario files there is so far.
 const SCHEMA: u32 = 1;
+/// The least time from when faults stop to the end.
+const HEALING: u64 = 20 * 60_000;
 
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -254,8 +256,8 @@ impl Scenario {
         if let Some(stranger) = self.require.iter().find(|id| !known.contains(&id.as_str())) {
             return Err(format!("property {stranger:?} in `require` is not known: use one of {}", known.join(" ")));
         }
-        if self.heal >= self.duration {
-            return Err("`heal` must come before the end, or liveness could never be judged".into());
+        if self.heal.saturating_add(HEALING) > self.duration {
+            return Err("the end must come 20m or more after `heal`, or liveness could not be judged".into());
         }
         if !(1..=10_000).contains(&self.fleet.devices) || self.fleet.without_rtc > self.fleet.devices {
             return Err("`fleet.devices` must be 1 to 10000, and `fleet.without_rtc` at most that".into());

@@ -27,7 +27,7 @@ pub(crate) struct Observed {
 #[derive(Debug, Clone)]
 pub(crate) struct Collected {
     pub(crate) device: u32,
-    pub(crate) upload: Vec<u8>,
+    pub(crate) upload: Upload,
 }
 
 /// What callers were told, by gateway, era number and index.
@@ -169,7 +169,7 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
     for stored in collected {
         let (name, key) = &devices[stored.device as usize];
         let say = |what: &dyn std::fmt::Display| format!("a segment of {name} at the collector is not valid: {what}");
-        let upload = Upload::from_bytes(&stored.upload).map_err(|refused| say(&refused))?;
+        let upload = &stored.upload;
         let header = upload.header.open(fleet, [key.verifying()], 1).map_err(|refused| say(&refused))?;
         if header.device != *name {
             return Err(say(&"it is of another device"));
@@ -279,7 +279,7 @@ mod tests {
             feeds: Vec::new(),
         };
         let header = Signed::sign(&header, &fleet(), &[&key()]);
-        Collected { device: 0, upload: Upload { header, records }.to_bytes() }
+        Collected { device: 0, upload: Upload { header, records } }
     }
 
     fn key() -> SigningKey {
@@ -311,8 +311,7 @@ mod tests {
         check_fails(&observed(8), &[segment(vec![gap(5, None)])], false);
         check_fails(&observed(0), &[segment(vec![decision(true)]), segment(vec![decision(true)])], true);
         let mut damaged = segment(vec![decision(true)]);
-        let last = damaged.upload.len() - 1;
-        damaged.upload[last] ^= 1;
+        damaged.upload.records[0][3] ^= 1;
         check_fails(&observed(0), &[damaged], true);
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct Delivery {
 struct Session {
     device: u32,
     filters: Vec<String>,
-    will: (String, Vec<u8>),
+    will: Option<(String, Vec<u8>)>,
 }
 
 /// The broker.
@@ -101,7 +101,7 @@ impl Broker {
         conn: ConnId,
         device: u32,
         filters: Vec<String>,
-        will: (String, Vec<u8>),
+        will: Option<(String, Vec<u8>)>,
     ) -> Vec<Delivery> {
         let retained = self.retained_for(To::Conn(conn), &filters);
         self.sessions.insert(conn, Session { device, filters, will });
@@ -125,8 +125,8 @@ impl Broker {
 
     /// A connection is gone without a word: its last will is published.
     pub(crate) fn drop_session(&mut self, conn: ConnId) -> Vec<Delivery> {
-        match self.sessions.remove(&conn) {
-            Some(session) => self.publish(&session.will.0, session.will.1, Retain::Yes),
+        match self.sessions.remove(&conn).and_then(|session| session.will) {
+            Some((topic, payload)) => self.publish(&topic, payload, Retain::Yes),
             None => Vec::new(),
         }
     }
@@ -273,7 +273,7 @@ mod tests {
 
     fn connected() -> Broker {
         let mut broker = Broker::new(1);
-        broker.connect(1, 0, vec!["f/head".into(), "d/0/+".into()], ("d/0/state".into(), b"gone".to_vec()));
+        broker.connect(1, 0, vec!["f/head".into(), "d/0/+".into()], Some(("d/0/state".into(), b"gone".to_vec())));
         broker.connect_service(vec!["d/+/up".into()]);
         broker
     }
@@ -291,10 +291,10 @@ mod tests {
         let out = broker.publish("d/0/up", vec![1], Retain::No);
         assert_eq!(out.iter().map(|d| d.to).collect::<Vec<_>>(), [To::Conn(1), To::Service]);
         broker.publish("f/head", vec![2], Retain::Yes);
-        let late = broker.connect(2, 1, vec!["f/head".into()], ("d/1/state".into(), Vec::new()));
+        let late = broker.connect(2, 1, vec!["f/head".into()], None);
         assert_eq!(late[0].payload, [2]);
         broker.publish("f/head", Vec::new(), Retain::Yes);
-        let none = broker.connect(3, 1, vec!["f/head".into()], ("d/1/state".into(), Vec::new()));
+        let none = broker.connect(3, 1, vec!["f/head".into()], None);
         assert!(none.is_empty());
         assert_eq!(broker.session_of(0), Some(1));
     }

@@ -169,16 +169,18 @@ impl World<'_> {
     }
 
     pub(crate) fn unblock(&mut self, device: u32, direction: Direction) {
-        for (conn, to, packet) in self.network.unblock(device, direction) {
-            // Behind whatever is on its way already.
-            self.send_stuck(conn, to, packet);
+        for (conn, to) in self.network.unblock(device, direction) {
+            let at = self.network.arrival(conn, to, self.now);
+            self.schedule(at, Happening::Flush { conn, to });
         }
         self.watch(device);
     }
 
-    fn send_stuck(&mut self, conn: ConnId, to: End, packet: Packet) {
-        let at = self.network.arrival(conn, to, self.now);
-        self.schedule(at, Happening::Arrive { conn, to, packet });
+    /// What was stuck arrives.
+    pub(crate) fn flush(&mut self, conn: ConnId, to: End) {
+        for packet in self.network.flush(conn, to) {
+            self.arrive(conn, to, packet);
+        }
     }
 
     pub(crate) fn half_open(&mut self, device: u32) {
@@ -191,6 +193,7 @@ impl World<'_> {
             self.send(conn, End::Device, Packet::Closed);
             self.close(conn, End::Broker);
         }
+        self.operator.disconnected();
     }
 
     pub(crate) fn broker_starts(&mut self) {

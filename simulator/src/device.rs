@@ -24,7 +24,6 @@ use crate::scenario::Scenario;
 
 /// A gateway.
 pub(crate) struct Device {
-    pub(crate) number: u32,
     pub(crate) name: DeviceId,
     pub(crate) clocks: Clocks,
     pub(crate) disk: Disk,
@@ -84,7 +83,6 @@ impl Device {
         // A busy host must not change what is decided: structure and iterations bound the work.
         profile.verify.run_ms_max = 60_000;
         Self {
-            number,
             name: entity.parse().expect("the name is valid"),
             clocks: Clocks::new(drift, rtc, stream(seed, &entity, "boots")),
             disk: Disk::default(),

@@ -12,6 +12,7 @@ use hardtack::agent::effects::{Entry, LinkCommand, StoredRecord};
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
 use hardtack::mutant::{active, Mutant};
 
+use crate::clocks::date;
 use crate::device::{Cut, InFlight, Process};
 use crate::disk::{steps, Fate, Step};
 use crate::event::Event;
@@ -35,6 +36,19 @@ struct Durable {
 }
 
 impl World<'_> {
+    /// Every gateway is enrolled, writes that down, and is switched on.
+    pub(crate) fn enrol_all(&mut self) {
+        for number in 0..self.devices.len() as u32 {
+            let device = &mut self.devices[number as usize];
+            let accepted = self.operator.enrol(number, &device.name, &device.keys(), device.profile(), date(self.now));
+            let steps = steps(accepted.batch);
+            let durable = Durable::of(&steps);
+            steps.into_iter().for_each(|step| device.disk.step(step));
+            self.note_durable(number, durable);
+            self.schedule(u64::from(number) * 50, Happening::PowerOn { device: number, wall: WallAfter::Kept });
+        }
+    }
+
     /// The kernel starts, and the agent soon after.
     pub(crate) fn power_on(&mut self, number: u32, wall: WallAfter) {
         self.disturbed();
@@ -243,7 +257,7 @@ impl World<'_> {
                 if let Some(process) = &mut self.devices[number as usize].process {
                     process.conn = Some(conn);
                 }
-                let will = (will.topic.text(&fleet), will.payload);
+                let will = will.map(|will| (will.topic.text(&fleet), will.payload));
                 self.send(conn, End::Broker, Packet::Connect { filters, will });
             }
             LinkCommand::Publish(publish) => {

@@ -116,7 +116,7 @@ impl Model {
     }
 
     /// All credentials with their numbers.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Credential> {
+    pub(crate) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Credential> {
         self.credentials.iter_mut()
     }
 

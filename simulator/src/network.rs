@@ -23,8 +23,8 @@ pub(crate) enum End {
 /// What goes over a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Packet {
-    /// CONNECT and SUBSCRIBE: filters in order, topic and payload of the retained last will.
-    Connect { filters: Vec<String>, will: (String, Vec<u8>) },
+    /// CONNECT and SUBSCRIBE: filters in order, topic and payload of the retained last will if there is one.
+    Connect { filters: Vec<String>, will: Option<(String, Vec<u8>)> },
     /// CONNACK and SUBACK.
     Accepted,
     /// PUBLISH, QoS 1.
@@ -154,19 +154,28 @@ impl Network {
         self.touch(device);
     }
 
-    /// A fault ends. What is stuck and goes through again is given out, per connection and in order.
-    pub(crate) fn unblock(&mut self, device: u32, direction: Direction) -> Vec<(ConnId, End, Packet)> {
+    /// A fault ends: the connections of the gateway with what is stuck and goes through again.
+    pub(crate) fn unblock(&mut self, device: u32, direction: Direction) -> Vec<(ConnId, End)> {
         self.links[device as usize].count(direction, |count| count.saturating_sub(1));
         self.touch(device);
         let mut free = Vec::new();
         for to in [End::Broker, End::Device] {
             if !self.links[device as usize].blocks(to) {
-                for (id, conn) in self.conns.iter_mut().filter(|(_, conn)| conn.device == device) {
-                    free.extend(conn.lane(to).stuck.drain(..).map(|packet| (*id, to, packet)));
-                }
+                let of_device = self.conns.iter_mut().filter(|(_, conn)| conn.device == device);
+                let stuck = of_device.filter_map(|(id, conn)| (!conn.lane(to).stuck.is_empty()).then_some(*id));
+                free.extend(stuck.map(|id| (id, to)));
             }
         }
         free
+    }
+
+    /// What is stuck arrives, in order and before anything that was sent later, if it still goes through.
+    pub(crate) fn flush(&mut self, id: ConnId, to: End) -> Vec<Packet> {
+        let Some(conn) = self.conns.get_mut(&id) else { return Vec::new() };
+        if self.links[conn.device as usize].blocks(to) {
+            return Vec::new();
+        }
+        std::mem::take(&mut conn.lane(to).stuck).into()
     }
 
     /// Open connections of a gateway swallow everything from now on.
@@ -285,9 +294,10 @@ mod tests {
         assert_eq!(network.arrive(conn, End::Broker, note(1)), None);
         assert_eq!(network.arrive(conn, End::Broker, note(2)), None);
         assert_eq!(network.arrive(conn, End::Device, note(3)), Some(note(3)));
-        let free = network.unblock(0, Direction::Up);
-        assert_eq!(free, vec![(conn, End::Broker, note(1)), (conn, End::Broker, note(2))]);
-        assert_eq!(network.arrive(conn, End::Broker, note(4)), Some(note(4)));
+        assert_eq!(network.unblock(0, Direction::Up), vec![(conn, End::Broker)]);
+        assert_eq!(network.arrive(conn, End::Broker, note(4)), None, "behind what is stuck");
+        assert_eq!(network.flush(conn, End::Broker), vec![note(1), note(2), note(4)]);
+        assert_eq!(network.arrive(conn, End::Broker, note(5)), Some(note(5)));
     }
 
     #[test]

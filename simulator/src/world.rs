@@ -47,6 +47,8 @@ pub(crate) enum Happening {
     Deadline { device: u32, start: u64 },
     /// The broker has sat on a message for long enough.
     Deliver(Delivery),
+    /// What was stuck on a connection goes through again.
+    Flush { conn: ConnId, to: End },
     /// An end of a connection has heard nothing for too long, if nothing changed since.
     KeepAlive { conn: ConnId, end: End, mark: u64 },
     /// The operator's newest list is what gateways must hold in the end.
@@ -217,6 +219,7 @@ impl<'a> World<'a> {
             Happening::Committed { device, start } => self.committed(device, start),
             Happening::Deadline { device, start } => self.deadline(device, start),
             Happening::Deliver(delivery) => self.deliver_now(delivery),
+            Happening::Flush { conn, to } => self.flush(conn, to),
             Happening::KeepAlive { conn, end, mark } => self.keep_alive_ran_out(conn, end, mark),
             Happening::NoteNewest => self.newest_owed = self.operator.newest_seq(),
             Happening::PowerOn { device, wall } => self.power_on(device, wall),
@@ -264,6 +267,9 @@ impl<'a> World<'a> {
             .map(|device| (device.name.clone(), device.keys().public().audit))
             .collect();
         self.checks.audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
+        for fork in self.operator.forks() {
+            tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));
+        }
         if self.checks.audit.seen() == 0 {
             tally.tried(Id::Live, at, Some("no program got a single decision".into()));
         }

@@ -53,7 +53,7 @@ impl MonotoneCheck {
         for record in records {
             let place = (record.era.number, record.index);
             let broken = rise(name, "the chain's position", &mut high.place, place).or_else(|| {
-                record.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget))
+                record.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget, date(at)))
             });
             tally.tried(Id::Monotone, at, broken);
         }
@@ -77,7 +77,7 @@ impl MonotoneCheck {
             rise(name, "the trust bundle", &mut high.bundle, anchor.bundle.0),
             rise(name, "the policy", &mut high.policy, anchor.policy.0),
             feeds(name, &mut high.feeds, &anchor.feeds),
-            anchor.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget)),
+            anchor.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget, date(at))),
             forgotten(name, &high.budgets, &anchor.budgets, date(at)),
         ];
         tally.tried(Id::Monotone, at, broken.into_iter().flatten().next());
@@ -130,9 +130,15 @@ fn feeds(name: &DeviceId, high: &mut BTreeMap<FeedId, (u32, u64)>, now: &[Positi
     })
 }
 
-fn charge(name: &DeviceId, high: &mut BTreeMap<BlockId, Budget>, now: &Budget) -> Option<String> {
+/// What was charged to a block stays charged until it has expired: then nobody needs the count any more.
+fn charge(
+    name: &DeviceId,
+    high: &mut BTreeMap<BlockId, Budget>,
+    now: &Budget,
+    today: Timestamp,
+) -> Option<String> {
     let known = high.entry(now.block).or_insert(*now);
-    let broken = (now.used < known.used).then(|| went_back(name, "a budget", &known.used, &now.used));
+    let broken = (now.used < known.used && today <= now.until).then(|| went_back(name, "a budget", &known.used, &now.used));
     known.used = known.used.max(now.used);
     broken
 }

@@ -60,6 +60,37 @@ pub enum Write {
     Segment(Box<Segment>),
 }
 
+impl Write {
+    /// The row's name: a later row of the same name takes its place. None for what is kept in tables of its own.
+    pub fn row(&self) -> Option<String> {
+        match self {
+            Self::Act(number, _) => Some(format!("act/{number:020}")),
+            Self::Bundle(version, _) => Some(format!("bundle/{version:020}")),
+            Self::Device(device) => Some(format!("device/{}", device.id)),
+            Self::Era(chain) => {
+                Some(format!("era/{}/{:020}/{:016x}", chain.device, chain.ack.era.number, chain.ack.era.salt))
+            }
+            Self::Fork(fork) => {
+                let (era, segment) = (fork.era, fork.segment);
+                Some(format!("fork/{}/{:020}/{:016x}/{segment:020}", fork.device, era.number, era.salt))
+            }
+            Self::Grant(grant) => Some(format!("grant/{}", grant.spec.grant)),
+            Self::Head(signed) => {
+                // An unreadable head is never written; were it, it would take the place of one that is a ring away.
+                let seq = signed.claim().map_or(0, |head| head.seq);
+                Some(format!("head/{:04}", seq % HEADS_KEPT))
+            }
+            Self::Issued(_) | Self::Segment(_) => None,
+            Self::List(_) => Some("list".into()),
+            Self::Pending(pending) => Some(format!("pending/{}", pending.device)),
+            Self::Policy(version, _) => Some(format!("policy/{version:020}")),
+            Self::Resumed(_) => Some("resumed".into()),
+            Self::Rule(rule) => Some(format!("rule/{}", crate::ids::Hash::of("rule", &[&crate::wire::encode(&rule.target)]))),
+            Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
+        }
+    }
+}
+
 /// Whether a device may have credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -57,6 +57,10 @@ pub fn receive(
     if header.count > SEGMENT_RECORDS_MAX {
         return Err(Refused::Malformed("more records than a segment may have"));
     }
+    // Further than any device counts, and the ledger could not keep them in order.
+    if i64::try_from(header.era.number).is_err() {
+        return Err(Refused::Malformed("an era number past 63 bits"));
+    }
     let records = upload.check(&header)?;
     let held = era_ack(book, topic, header.era);
     let digest = upload.header.digest();

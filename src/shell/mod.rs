@@ -14,11 +14,17 @@ pub mod clock;
 pub mod embedded;
 pub mod entropy;
 pub mod files;
+#[cfg(feature = "fleet")]
+pub mod fleet_dir;
+#[cfg(feature = "fleet")]
+pub mod fleet_keys;
 #[cfg(feature = "agent")]
 pub mod http;
 #[cfg(feature = "agent")]
 pub mod inbox;
 pub mod keys;
+#[cfg(feature = "fleet")]
+pub mod ledger;
 pub mod log;
 #[cfg(feature = "agent")]
 pub mod metrics;

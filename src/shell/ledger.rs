@@ -1,0 +1,500 @@
+//! The fleet's ledger on disk. This file alone knows SQLite.
+//!
+//! Owns: `fleet.db`: its schema and version, the book read from it, transactions that re-read what another process
+//! wrote before they decide, the audit as segments and as a row per record.
+//! Never: decides. What a row means, `fleet/book.rs` says.
+//! Read next: `../fleet/book.rs`.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{params, Connection, OptionalExtension, TransactionBehavior};
+
+use super::files::{self, FileError};
+use crate::fleet::acts::Act;
+use crate::fleet::book::{BrokenBook, Issued, Segment};
+use crate::fleet::{Archive, Book, Effects, Outgoing, Write};
+use crate::ids::{BlockId, DeviceId, EraId, GrantId, Hash};
+use crate::time::Timestamp;
+use crate::wire::audit::{Event, Record};
+use crate::wire::envelope::Signed;
+use crate::wire::{decode, encode};
+
+/// The form of the tables.
+const SCHEMA_VERSION: i64 = 1;
+/// The most bytes of one row of the book. A revocation list is the largest.
+const ROW_BYTES_MAX: usize = 1 << 20;
+/// How long another process may hold the ledger.
+const BUSY: Duration = Duration::from_secs(10);
+
+const SCHEMA: &str = "
+CREATE TABLE book (
+    name TEXT PRIMARY KEY, revision INTEGER NOT NULL, value BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX book_by_revision ON book (revision);
+CREATE TABLE segments (
+    device TEXT NOT NULL, era INTEGER NOT NULL, salt INTEGER NOT NULL, segment INTEGER NOT NULL,
+    first_index INTEGER NOT NULL, count INTEGER NOT NULL, digest BLOB NOT NULL, header BLOB NOT NULL,
+    received_ms INTEGER NOT NULL,
+    PRIMARY KEY (device, era, salt, segment)
+) WITHOUT ROWID;
+CREATE TABLE records (
+    device TEXT NOT NULL, era INTEGER NOT NULL, salt INTEGER NOT NULL, idx INTEGER NOT NULL,
+    floor_ms INTEGER NOT NULL, kind TEXT NOT NULL, allow INTEGER, reason TEXT, operation TEXT, resource TEXT,
+    owner TEXT, task TEXT, bytes BLOB NOT NULL,
+    PRIMARY KEY (device, era, salt, idx)
+) WITHOUT ROWID;
+CREATE TABLE issued (
+    block BLOB PRIMARY KEY, task TEXT NOT NULL, device TEXT NOT NULL, grant_id BLOB NOT NULL,
+    issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX issued_by_task ON issued (task);
+";
+
+/// Why the ledger cannot be used. Every text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// There is none.
+    #[error("{} is not there: make a fleet with `hardtack fleet init`, or name its folder with --dir", .0.display())]
+    Missing(PathBuf),
+    /// There is one already.
+    #[error("{} exists already: choose another folder", .0.display())]
+    Exists(PathBuf),
+    /// Made by a later version of this program.
+    #[error("{} has format {found}, this program knows up to {known}: use the newer hardtack that made it", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest known here.
+        known: i64,
+    },
+    /// The rows make no book.
+    #[error(transparent)]
+    Broken(#[from] BrokenBook),
+    /// A row cannot be read.
+    #[error("the ledger's row {0:?} is damaged: restore fleet.db from a copy")]
+    Damaged(String),
+    /// Its file cannot be made.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// SQLite says no.
+    #[error("the ledger cannot be used: {0}. If the disk is full, free some space; if another hardtack holds it, try again")]
+    Sql(#[from] rusqlite::Error),
+}
+
+/// The ledger, and the book that stands in it.
+pub struct Ledger {
+    connection: Connection,
+    book: Book,
+    revision: i64,
+    data_version: i64,
+    /// A commit failed: the book is ahead of the disk until it is read again.
+    ahead: bool,
+}
+
+impl Ledger {
+    /// Makes a ledger that holds `writes`.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn create(path: &Path, writes: &[Write]) -> Result<(), LedgerError> {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        made.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => LedgerError::Exists(path.to_owned()),
+            _ => LedgerError::File(FileError::Io { doing: "make", path: path.to_owned(), source: error }),
+        })?;
+        let mut connection = connect(path)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        store(&transaction, 1, writes)?;
+        transaction.commit()?;
+        drop(connection);
+        Ok(files::sync_parent(path)?)
+    }
+
+    /// Opens a ledger and reads the book.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        if !path.exists() {
+            return Err(LedgerError::Missing(path.to_owned()));
+        }
+        let connection = connect(path)?;
+        let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if found > SCHEMA_VERSION {
+            return Err(LedgerError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
+        }
+        if found < SCHEMA_VERSION {
+            // `create` writes version and tables in one transaction: without them it never ended.
+            return Err(BrokenBook::Missing("tables").into());
+        }
+        let data_version = data_version(&connection)?;
+        let (book, revision) = read_all(&connection)?;
+        Ok(Self { connection, book, revision, data_version, ahead: false })
+    }
+
+    /// The book as it was last read or written.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Takes in what other processes wrote. Says whether there was anything.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn refresh(&mut self) -> Result<bool, LedgerError> {
+        let version = data_version(&self.connection)?;
+        if version == self.data_version && !self.ahead {
+            return Ok(false);
+        }
+        let changed = catch_up(&self.connection, &mut self.book, &mut self.revision, &mut self.ahead)?;
+        self.data_version = version;
+        Ok(changed)
+    }
+
+    /// Lets `decide` change the book, with everything that other processes wrote in it, while none of them can write; then
+    /// writes what changed, durably, and gives out what may be sent. When `decide` or the disk says no, nothing happened.
+    ///
+    /// # Errors
+    /// Those of `decide`, and [`LedgerError`].
+    pub fn transact<T, E: From<LedgerError>>(
+        &mut self,
+        decide: impl FnOnce(&mut Book, &Archive<'_>, &mut Effects) -> Result<T, E>,
+    ) -> Result<(T, Outgoing), E> {
+        let Self { connection, book, revision, ahead, .. } = self;
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = begun.map_err(LedgerError::from)?;
+        catch_up(&transaction, book, revision, ahead)?;
+        let mut fx = Effects::default();
+        let archive = |device: &DeviceId, era: EraId, segment: u64| digest_of(&transaction, device, era, segment);
+        // Whatever happens from here on, the book may be ahead of the disk until the commit has returned.
+        *ahead = true;
+        let decided = decide(book, &archive, &mut fx);
+        let value = match decided {
+            Ok(value) => value,
+            Err(error) => {
+                *ahead = fx.has_writes();
+                return Err(error);
+            }
+        };
+        let next = *revision + 1;
+        let mut written = next - 1;
+        let outgoing = fx.commit(|writes| -> Result<(), LedgerError> {
+            store(&transaction, next, &writes)?;
+            transaction.commit()?;
+            written = next;
+            Ok(())
+        })?;
+        *revision = written;
+        *ahead = false;
+        Ok((value, outgoing))
+    }
+
+    /// The acts of operators, oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn acts(&self) -> Result<Vec<Signed<Act>>, LedgerError> {
+        let mut statement =
+            self.connection.prepare("SELECT name, value FROM book WHERE name LIKE 'act/%' ORDER BY name")?;
+        let mut rows = statement.query([])?;
+        let mut acts = Vec::new();
+        while let Some(row) = rows.next()? {
+            match row_of(row.get(0)?, row.get(1)?)? {
+                Write::Act(_, signed) => acts.push(signed),
+                Write::Bundle(..)
+                | Write::Device(_)
+                | Write::Era(_)
+                | Write::Fork(_)
+                | Write::Grant(_)
+                | Write::Head(_)
+                | Write::Issued(_)
+                | Write::List(_)
+                | Write::Pending(_)
+                | Write::Policy(..)
+                | Write::Resumed(_)
+                | Write::Rule(_)
+                | Write::Seen(_)
+                | Write::Segment(_) => return Err(LedgerError::Damaged(row.get(0)?)),
+            }
+        }
+        Ok(acts)
+    }
+
+    /// Task tokens that were minted for a task.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn issued(&self, task: &str) -> Result<Vec<Issued>, LedgerError> {
+        let mut statement = self.connection.prepare(
+            "SELECT block, task, device, grant_id, issued_ms, expires_ms FROM issued WHERE task = ?1 ORDER BY issued_ms",
+        )?;
+        let rows = statement.query_map([task], |row| {
+            Ok((
+                row.get::<_, [u8; 32]>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, String>(2)?,
+                row.get::<_, [u8; 16]>(3)?,
+                row.get::<_, i64>(4)?,
+                row.get::<_, i64>(5)?,
+            ))
+        })?;
+        let mut issued = Vec::new();
+        for row in rows {
+            let (block, task, device, grant, at, expires) = row?;
+            let damaged = || LedgerError::Damaged(format!("issued/{task}"));
+            issued.push(Issued {
+                block: BlockId(block),
+                device: device.parse().map_err(|_| damaged())?,
+                grant: GrantId(grant),
+                at: millis(at),
+                expires: millis(expires),
+                task: task.parse().map_err(|_| damaged())?,
+            });
+        }
+        Ok(issued)
+    }
+
+    /// Hands the stored segments to `visit`, per device, per era, by number; of all devices where none is named. What
+    /// others write meanwhile is not among them.
+    ///
+    /// # Errors
+    /// [`LedgerError`], and those of `visit`.
+    pub fn segments<E: From<LedgerError>>(
+        &self,
+        device: Option<&DeviceId>,
+        mut visit: impl FnMut(Segment) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let sql = |error: rusqlite::Error| LedgerError::from(error);
+        let snapshot = self.connection.unchecked_transaction().map_err(sql)?;
+        let mut statement = snapshot
+            .prepare(
+                "SELECT device, era, salt, segment, first_index, count, digest, header, received_ms FROM segments
+                 WHERE ?1 IS NULL OR device = ?1 ORDER BY device, era, salt, segment",
+            )
+            .map_err(sql)?;
+        let mut records = snapshot
+            .prepare(
+                "SELECT bytes FROM records WHERE device = ?1 AND era = ?2 AND salt = ?3 AND idx >= ?4 AND idx < ?4 + ?5
+                 ORDER BY idx",
+            )
+            .map_err(sql)?;
+        let mut rows = statement.query([device.map(DeviceId::as_str)]).map_err(sql)?;
+        while let Some(row) = rows.next().map_err(sql)? {
+            visit(segment_of(row, &mut records)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn segment_of(row: &rusqlite::Row<'_>, records: &mut rusqlite::Statement<'_>) -> Result<Segment, LedgerError> {
+    let device: String = row.get(0)?;
+    let (era, salt, segment): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    let (first, count): (i64, i64) = (row.get(4)?, row.get(5)?);
+    let bytes = records.query_map(params![device, era, salt, first, count], |row| row.get::<_, Vec<u8>>(0))?;
+    let damaged = |_| LedgerError::Damaged(format!("segments/{device}/{era}/{segment}"));
+    Ok(Segment {
+        device: device.parse().map_err(damaged)?,
+        era: EraId { number: era as u64, salt: salt as u64 },
+        segment: segment as u64,
+        first_index: first as u64,
+        digest: Hash(row.get(6)?),
+        header: row.get(7)?,
+        records: bytes.collect::<Result<_, _>>()?,
+        at: millis(row.get(8)?),
+    })
+}
+
+fn connect(path: &Path) -> Result<Connection, LedgerError> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A commit that returned survives a power cut: acknowledgements rest on it.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    Ok(connection)
+}
+
+/// Changes when another connection has committed.
+fn data_version(connection: &Connection) -> Result<i64, LedgerError> {
+    Ok(connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
+}
+
+fn row_of(name: String, value: Vec<u8>) -> Result<Write, LedgerError> {
+    decode(&value, ROW_BYTES_MAX).map_err(|_| LedgerError::Damaged(name))
+}
+
+fn read_all(connection: &Connection) -> Result<(Book, i64), LedgerError> {
+    // One statement is one snapshot.
+    let mut statement = connection.prepare("SELECT name, value, revision FROM book ORDER BY revision, name")?;
+    let mut rows = statement.query([])?;
+    let (mut writes, mut revision) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        writes.push(row_of(row.get(0)?, row.get(1)?)?);
+        revision = row.get(2)?;
+    }
+    Ok((Book::load(writes)?, revision))
+}
+
+fn catch_up(
+    connection: &Connection,
+    book: &mut Book,
+    revision: &mut i64,
+    ahead: &mut bool,
+) -> Result<bool, LedgerError> {
+    if *ahead {
+        (*book, *revision) = read_all(connection)?;
+        *ahead = false;
+        return Ok(true);
+    }
+    let mut statement =
+        connection.prepare_cached("SELECT name, value, revision FROM book WHERE revision > ?1 ORDER BY revision, name")?;
+    let mut rows = statement.query([*revision])?;
+    let mut newest = *revision;
+    while let Some(row) = rows.next()? {
+        book.apply(row_of(row.get(0)?, row.get(1)?)?);
+        newest = row.get(2)?;
+    }
+    let changed = newest != *revision;
+    *revision = newest;
+    Ok(changed)
+}
+
+fn digest_of(connection: &Connection, device: &DeviceId, era: EraId, segment: u64) -> Option<Hash> {
+    let place = params![device.as_str(), era.number as i64, era.salt as i64, segment as i64];
+    let mut statement = connection
+        .prepare_cached("SELECT digest FROM segments WHERE device = ?1 AND era = ?2 AND salt = ?3 AND segment = ?4")
+        .ok()?;
+    // A failure here leaves the duplicate unacknowledged, and the commit tells why.
+    statement.query_row(place, |row| row.get::<_, [u8; 32]>(0)).optional().ok()?.map(Hash)
+}
+
+fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(), LedgerError> {
+    for write in writes {
+        match write {
+            Write::Issued(issued) => store_issued(connection, issued)?,
+            Write::Segment(segment) => store_segment(connection, segment)?,
+            Write::Act(..)
+            | Write::Bundle(..)
+            | Write::Device(_)
+            | Write::Era(_)
+            | Write::Fork(_)
+            | Write::Grant(_)
+            | Write::Head(_)
+            | Write::List(_)
+            | Write::Pending(_)
+            | Write::Policy(..)
+            | Write::Resumed(_)
+            | Write::Rule(_)
+            | Write::Seen(_) => {
+                let mut statement = connection
+                    .prepare_cached("INSERT OR REPLACE INTO book (name, revision, value) VALUES (?1, ?2, ?3)")?;
+                statement.execute(params![write.row(), revision, encode(write)])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn store_issued(connection: &Connection, issued: &Issued) -> Result<(), LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO issued (block, task, device, grant_id, issued_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    let Issued { task, device, grant, block, at, expires } = issued;
+    statement.execute(params![block.0, task.as_str(), device.as_str(), grant.0, ms(*at), ms(*expires)])?;
+    Ok(())
+}
+
+fn store_segment(connection: &Connection, segment: &Segment) -> Result<(), LedgerError> {
+    let (device, era, salt) = (segment.device.as_str(), segment.era.number as i64, segment.era.salt as i64);
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO segments (device, era, salt, segment, first_index, count, digest, header, received_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    let (number, first, count) = (segment.segment as i64, segment.first_index as i64, segment.records.len() as i64);
+    let digest = segment.digest.0;
+    statement.execute(params![device, era, salt, number, first, count, digest, segment.header, ms(segment.at)])?;
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO records (device, era, salt, idx, floor_ms, kind, allow, reason, operation, resource, owner, task,
+         bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?;
+    for bytes in &segment.records {
+        // They were parsed when they were verified.
+        let record = Record::from_bytes(bytes).map_err(|_| LedgerError::Damaged("a record on its way in".into()))?;
+        let row = Columns::of(&record.event);
+        statement.execute(params![
+            device,
+            era,
+            salt,
+            record.index as i64,
+            ms(record.floor),
+            row.kind,
+            row.allow,
+            row.reason,
+            row.operation,
+            row.resource,
+            row.owner,
+            row.task,
+            bytes
+        ])?;
+    }
+    Ok(())
+}
+
+/// What of a record can be asked for in SQL.
+#[derive(Default)]
+struct Columns<'r> {
+    kind: &'static str,
+    allow: Option<bool>,
+    reason: Option<&'r str>,
+    operation: Option<&'r str>,
+    resource: Option<&'r str>,
+    owner: Option<&'r str>,
+    task: Option<&'r str>,
+}
+
+impl<'r> Columns<'r> {
+    fn of(event: &'r Event) -> Self {
+        let plain = |kind| Self { kind, ..Self::default() };
+        match event {
+            Event::Decision(decision) => Self {
+                kind: "decision",
+                allow: Some(decision.allow),
+                reason: Some(&decision.reason),
+                operation: Some(&decision.operation),
+                resource: Some(&decision.resource),
+                owner: decision.owner.as_deref(),
+                task: decision.task.as_ref().map(|task| task.as_str()),
+            },
+            Event::Gap(_) => plain("gap"),
+            Event::Mode(mode) => Self { reason: Some(&mode.reason), ..plain("mode") },
+            Event::Refused(refused) => Self { reason: Some(&refused.reason), ..plain("refused") },
+            Event::Start(_) => plain("start"),
+            Event::Task(task) => Self {
+                reason: Some(&task.reason),
+                owner: task.owner.as_deref(),
+                task: task.task.as_ref().map(|task| task.as_str()),
+                ..plain("task")
+            },
+            Event::Trust(_) => plain("trust"),
+        }
+    }
+}
+
+/// SQLite has no unsigned 64 bits; dates end in the year 9999.
+fn ms(time: Timestamp) -> i64 {
+    i64::try_from(time.0.min(Timestamp::MAX.0)).unwrap_or(i64::MAX)
+}
+
+fn millis(ms: i64) -> Timestamp {
+    Timestamp(u64::try_from(ms).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests;

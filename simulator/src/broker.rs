@@ -1,0 +1,346 @@
+//! An MQTT broker as a model: sessions that end with their connection, retained messages, last wills, QoS 1.
+//!
+//! Owns: who is connected with which filters, what is retained, backups, the history of everything that it ever saw, and
+//! what it does to messages when it is hostile.
+//! Never: breaks a signature or opens what is sealed. It can only reorder, change, keep and repeat bytes.
+//! Read next: `world.rs`, which carries its deliveries.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::RngCore;
+
+use crate::fault::{Hostility, Retained};
+use crate::network::{ConnId, Retain};
+use crate::random::{below, between, happens, stream};
+
+/// How many messages it can remember to send again.
+const HISTORY: usize = 4096;
+/// How many messages a replay sends.
+const REPLAYED: usize = 32;
+
+/// Who gets a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum To {
+    /// A gateway's connection.
+    Conn(ConnId),
+    /// The fleet's service.
+    Service,
+}
+
+/// A message on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) to: To,
+    pub(crate) topic: String,
+    pub(crate) payload: Vec<u8>,
+    /// How long the broker sits on it.
+    pub(crate) after: u64,
+}
+
+#[derive(Debug)]
+struct Session {
+    device: u32,
+    filters: Vec<String>,
+    will: Option<(String, Vec<u8>)>,
+}
+
+/// The broker.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    up: bool,
+    retained: BTreeMap<String, Vec<u8>>,
+    sessions: BTreeMap<ConnId, Session>,
+    service: Option<Vec<String>>,
+    backups: BTreeMap<u32, BTreeMap<String, Vec<u8>>>,
+    history: VecDeque<(String, Vec<u8>)>,
+    hostility: Hostility,
+    rng: ChaCha8Rng,
+}
+
+impl Broker {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            up: true,
+            retained: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            service: None,
+            backups: BTreeMap::new(),
+            history: VecDeque::new(),
+            hostility: Hostility::default(),
+            rng: stream(seed, "broker", "hostility"),
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// It goes away: the connections that it had.
+    pub(crate) fn stop(&mut self, retained: Retained) -> Vec<ConnId> {
+        self.up = false;
+        self.service = None;
+        if retained == Retained::Lost {
+            self.retained.clear();
+        }
+        std::mem::take(&mut self.sessions).into_keys().collect()
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.up = true;
+    }
+
+    /// The connection that a gateway has, which a new one takes over.
+    pub(crate) fn session_of(&self, device: u32) -> Option<ConnId> {
+        self.sessions.iter().find(|(_, session)| session.device == device).map(|(id, _)| *id)
+    }
+
+    /// A gateway connects and subscribes: what is retained for it.
+    pub(crate) fn connect(
+        &mut self,
+        conn: ConnId,
+        device: u32,
+        filters: Vec<String>,
+        will: Option<(String, Vec<u8>)>,
+    ) -> Vec<Delivery> {
+        let retained = self.retained_for(To::Conn(conn), &filters);
+        self.sessions.insert(conn, Session { device, filters, will });
+        retained
+    }
+
+    /// The service connects and subscribes.
+    pub(crate) fn connect_service(&mut self, filters: Vec<String>) -> Vec<Delivery> {
+        let retained = self.retained_for(To::Service, &filters);
+        self.service = Some(filters);
+        retained
+    }
+
+    pub(crate) fn disconnect_service(&mut self) {
+        self.service = None;
+    }
+
+    pub(crate) fn service_is_connected(&self) -> bool {
+        self.service.is_some()
+    }
+
+    /// A connection is gone without a word: its last will is published.
+    pub(crate) fn drop_session(&mut self, conn: ConnId) -> Vec<Delivery> {
+        match self.sessions.remove(&conn).and_then(|session| session.will) {
+            Some((topic, payload)) => self.publish(&topic, payload, Retain::Yes),
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether a connection was accepted and lives.
+    pub(crate) fn knows(&self, conn: ConnId) -> bool {
+        self.sessions.contains_key(&conn)
+    }
+
+    /// A message arrived: what goes out for it. The sender has its PUBACK whatever becomes of it.
+    pub(crate) fn publish(&mut self, topic: &str, payload: Vec<u8>, retain: Retain) -> Vec<Delivery> {
+        self.history.push_back((topic.to_owned(), payload.clone()));
+        if self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
+        if happens(&mut self.rng, self.hostility.drop) {
+            return Vec::new();
+        }
+        if retain == Retain::Yes {
+            if payload.is_empty() {
+                self.retained.remove(topic);
+            } else {
+                self.retained.insert(topic.to_owned(), payload.clone());
+            }
+        }
+        let service = self.service.iter().map(|filters| (To::Service, filters));
+        let subscribers = self.sessions.iter().map(|(conn, session)| (To::Conn(*conn), &session.filters));
+        let matching = subscribers.chain(service).filter(|(_, filters)| filters.iter().any(|f| matches(f, topic)));
+        let targets: Vec<To> = matching.map(|(to, _)| to).collect();
+        targets.into_iter().flat_map(|to| self.mistreat(to, topic, payload.clone())).collect()
+    }
+
+    /// What a hostile broker makes of one delivery.
+    fn mistreat(&mut self, to: To, topic: &str, payload: Vec<u8>) -> Vec<Delivery> {
+        let mut delivery = Delivery { to, topic: topic.to_owned(), payload, after: 0 };
+        let how = self.hostility;
+        if happens(&mut self.rng, how.delay) {
+            delivery.after = between(&mut self.rng, 1000, 600_000);
+        }
+        let mut deliveries = vec![delivery.clone()];
+        if happens(&mut self.rng, how.duplicate) {
+            deliveries.push(Delivery { after: delivery.after + below(&mut self.rng, 5000), ..delivery.clone() });
+        }
+        if happens(&mut self.rng, how.forge) {
+            deliveries[0].payload = self.forge(topic, delivery.payload);
+        }
+        deliveries
+    }
+
+    /// A bit flipped, the end cut off, somebody else's message, or noise.
+    fn forge(&mut self, topic: &str, mut payload: Vec<u8>) -> Vec<u8> {
+        match below(&mut self.rng, 4) {
+            0 if !payload.is_empty() => {
+                let bit = below(&mut self.rng, payload.len() as u64 * 8) as usize;
+                payload[bit / 8] ^= 1 << (bit % 8);
+            }
+            1 => payload.truncate(below(&mut self.rng, payload.len() as u64) as usize),
+            2 => {
+                let kind = topic.rsplit('/').next();
+                let others: Vec<&Vec<u8>> = self
+                    .history
+                    .iter()
+                    .filter(|(other, _)| other != topic && other.rsplit('/').next() == kind)
+                    .map(|(_, payload)| payload)
+                    .collect();
+                let picked = below(&mut self.rng, others.len() as u64) as usize;
+                payload = others.get(picked).map_or(Vec::new(), |other| (*other).clone());
+            }
+            _ => {
+                payload = vec![0; below(&mut self.rng, 512) as usize];
+                self.rng.fill_bytes(&mut payload);
+            }
+        }
+        payload
+    }
+
+    pub(crate) fn turn(&mut self, how: Hostility) {
+        self.hostility = how;
+    }
+
+    pub(crate) fn backup(&mut self, number: u32) {
+        self.backups.insert(number, self.retained.clone());
+    }
+
+    /// Goes back to a backup: what is retained is what it was, and everybody who is connected is sent it.
+    pub(crate) fn restore(&mut self, number: u32) -> Vec<Delivery> {
+        if let Some(backup) = self.backups.get(&number) {
+            self.retained = backup.clone();
+        }
+        let sessions: Vec<(ConnId, Vec<String>)> =
+            self.sessions.iter().map(|(conn, session)| (*conn, session.filters.clone())).collect();
+        sessions.into_iter().flat_map(|(conn, filters)| self.retained_for(To::Conn(conn), &filters)).collect()
+    }
+
+    /// Sends a gateway a run of old messages that it was once meant to get.
+    pub(crate) fn replay(&mut self, device: u32, pick: u64) -> Vec<Delivery> {
+        let Some((conn, session)) = self.sessions.iter().find(|(_, session)| session.device == device) else {
+            return Vec::new();
+        };
+        let wanted = |topic: &str| session.filters.iter().any(|filter| matches(filter, topic));
+        let old: Vec<&(String, Vec<u8>)> = self.history.iter().filter(|(topic, _)| wanted(topic)).collect();
+        let start = (pick % (old.len() as u64).max(1)) as usize;
+        let run = old.into_iter().skip(start).take(REPLAYED);
+        let deliver = |(topic, payload): &(String, Vec<u8>)| Delivery {
+            to: To::Conn(*conn),
+            topic: topic.clone(),
+            payload: payload.clone(),
+            after: 0,
+        };
+        run.map(deliver).collect()
+    }
+
+    fn retained_for(&self, to: To, filters: &[String]) -> Vec<Delivery> {
+        let of_filter = |filter: &String| {
+            let filter = filter.clone();
+            self.retained.iter().filter(move |(topic, _)| matches(&filter, topic))
+        };
+        let deliver = |(topic, payload): (&String, &Vec<u8>)| Delivery {
+            to,
+            topic: topic.clone(),
+            payload: payload.clone(),
+            after: 0,
+        };
+        filters.iter().flat_map(of_filter).map(deliver).collect()
+    }
+}
+
+/// Whether a filter with `+` for one level covers a topic.
+fn matches(filter: &str, topic: &str) -> bool {
+    let (mut wanted, mut given) = (filter.split('/'), topic.split('/'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(a), Some(b)) if a == b => {}
+            (Some(_) | None, Some(_) | None) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected() -> Broker {
+        let mut broker = Broker::new(1);
+        broker.connect(1, 0, vec!["f/head".into(), "d/0/+".into()], Some(("d/0/state".into(), b"gone".to_vec())));
+        broker.connect_service(vec!["d/+/up".into()]);
+        broker
+    }
+
+    #[test]
+    fn filters_cover_one_level() {
+        assert!(matches("a/+/c", "a/b/c"));
+        assert!(!matches("a/+", "a/b/c"));
+        assert!(!matches("a/b/c", "a/b"));
+    }
+
+    #[test]
+    fn messages_go_to_whom_they_concern_and_retained_ones_to_who_comes_later() {
+        let mut broker = connected();
+        let out = broker.publish("d/0/up", vec![1], Retain::No);
+        assert_eq!(out.iter().map(|d| d.to).collect::<Vec<_>>(), [To::Conn(1), To::Service]);
+        broker.publish("f/head", vec![2], Retain::Yes);
+        let late = broker.connect(2, 1, vec!["f/head".into()], None);
+        assert_eq!(late[0].payload, [2]);
+        broker.publish("f/head", Vec::new(), Retain::Yes);
+        let none = broker.connect(3, 1, vec!["f/head".into()], None);
+        assert!(none.is_empty());
+        assert_eq!(broker.session_of(0), Some(1));
+    }
+
+    #[test]
+    fn state_is_lost_kept_or_old_as_asked() {
+        let mut broker = connected();
+        broker.publish("f/head", vec![1], Retain::Yes);
+        broker.backup(7);
+        broker.publish("f/head", vec![2], Retain::Yes);
+        assert_eq!(broker.restore(7)[0].payload, [1]);
+        assert_eq!(broker.stop(Retained::Kept), [1]);
+        assert_eq!(broker.retained["f/head"], [1]);
+        broker.stop(Retained::Lost);
+        assert!(broker.retained.is_empty());
+    }
+
+    #[test]
+    fn a_session_that_drops_leaves_its_will() {
+        let mut broker = connected();
+        broker.drop_session(1);
+        assert_eq!(broker.retained["d/0/state"], b"gone");
+        assert!(broker.drop_session(1).is_empty());
+    }
+
+    #[test]
+    fn replay_repeats_old_messages() {
+        let mut broker = connected();
+        (0..5).for_each(|n| drop(broker.publish("f/head", vec![n], Retain::Yes)));
+        let replayed: Vec<u8> = broker.replay(0, 2).into_iter().map(|d| d.payload[0]).collect();
+        assert_eq!(replayed, [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_hostile_broker_does_each_of_its_four_things() {
+        let all = Hostility { drop: 0, duplicate: 0, delay: 0, forge: 0 };
+        let count = |how: Hostility| {
+            let mut broker = connected();
+            broker.turn(how);
+            (0..200).flat_map(|n| broker.publish("f/head", vec![n; 8], Retain::No)).collect::<Vec<_>>()
+        };
+        assert_eq!(count(all).len(), 200);
+        assert!(count(Hostility { drop: 50, ..all }).len() < 150);
+        assert!(count(Hostility { duplicate: 50, ..all }).len() > 250);
+        assert!(count(Hostility { delay: 50, ..all }).iter().any(|d| d.after >= 1000));
+        let forged = count(Hostility { forge: 50, ..all });
+        assert!(forged.iter().zip(0u8..).any(|(d, n)| d.payload != [n; 8]));
+    }
+}

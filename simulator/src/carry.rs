@@ -1,0 +1,280 @@
+//! Messages on their way: from gateways over their links to the broker, to the service, and back.
+//!
+//! Owns: what arrives where when, who notices a dead connection, the service's connection.
+//! Never: changes a message; a hostile broker does, in `broker.rs`.
+//! Read next: `network.rs` and `broker.rs`.
+
+use hardtack::agent::effects::Publish;
+use hardtack::agent::{Input, LinkEvent};
+use hardtack::wire::envelope::Signed;
+use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
+
+use crate::broker::{Delivery, To};
+use crate::clocks::date;
+use crate::event::Event;
+use crate::fault::{Direction, Retained};
+use crate::network::{ConnId, End, Packet, Retain};
+use crate::random::{below, stream};
+use crate::world::{Happening, World};
+
+/// How long a message takes between broker and service.
+const SERVICE_MS: u64 = 3;
+/// How long the service waits before it connects again.
+const SERVICE_RETRY_MS: u64 = 1500;
+/// How often the service looks at the clock.
+const SERVICE_TICK_MS: u64 = 30_000;
+
+impl World<'_> {
+    /// Sends a packet over a connection.
+    pub(crate) fn send(&mut self, conn: ConnId, to: End, packet: Packet) {
+        if let Some(at) = self.network.send(conn, to, self.now) {
+            self.schedule(at, Happening::Arrive { conn, to, packet });
+        }
+    }
+
+    /// A packet is at the other end, if it goes through.
+    pub(crate) fn arrive(&mut self, conn: ConnId, to: End, packet: Packet) {
+        let Some(device) = self.network.device_of(conn) else { return };
+        let Some(packet) = self.network.arrive(conn, to, packet) else { return };
+        match to {
+            End::Broker => self.broker_receives(conn, device, packet),
+            End::Device => self.device_receives(conn, device, packet),
+        }
+    }
+
+    fn broker_receives(&mut self, conn: ConnId, device: u32, packet: Packet) {
+        if !self.broker.is_up() {
+            self.send(conn, End::Device, Packet::Closed);
+            self.close(conn, End::Broker);
+            return;
+        }
+        match packet {
+            Packet::Connect { filters, will } => {
+                let wills = match self.broker.session_of(device) {
+                    Some(older) => {
+                        self.send(older, End::Device, Packet::Closed);
+                        self.close(older, End::Broker);
+                        self.broker.drop_session(older)
+                    }
+                    None => Vec::new(),
+                };
+                self.deliver_all(wills);
+                self.send(conn, End::Device, Packet::Accepted);
+                let retained = self.broker.connect(conn, device, filters, will);
+                self.deliver_all(retained);
+            }
+            Packet::Publish { topic, payload, retain } => {
+                if self.broker.knows(conn) {
+                    self.send(conn, End::Device, Packet::Acknowledged);
+                    self.watch_hello(device, &topic, &payload);
+                    let deliveries = self.broker.publish(&topic, payload, retain);
+                    self.deliver_all(deliveries);
+                }
+            }
+            Packet::Closed => {
+                self.close(conn, End::Broker);
+                let wills = self.broker.drop_session(conn);
+                self.deliver_all(wills);
+            }
+            Packet::Accepted | Packet::Acknowledged => {}
+        }
+    }
+
+    fn device_receives(&mut self, conn: ConnId, device: u32, packet: Packet) {
+        let current = self.devices[device as usize].process.as_ref().is_some_and(|process| process.conn == Some(conn));
+        if !current {
+            return;
+        }
+        match packet {
+            Packet::Accepted => self.give(device, Input::Link(LinkEvent::Connected)),
+            Packet::Publish { topic, payload, .. } => {
+                self.tell(&Event::message(Some(device), &topic, &payload));
+                self.watch_ack(device, &topic, &payload);
+                self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
+            }
+            Packet::Closed => {
+                self.close(conn, End::Device);
+                self.disconnected(device, "the broker closed the connection");
+            }
+            Packet::Connect { .. } | Packet::Acknowledged => {}
+        }
+    }
+
+    fn deliver_all(&mut self, deliveries: Vec<Delivery>) {
+        for delivery in deliveries {
+            if delivery.after == 0 {
+                self.deliver_now(delivery);
+            } else {
+                self.schedule(self.now + delivery.after, Happening::Deliver(delivery));
+            }
+        }
+    }
+
+    pub(crate) fn deliver_now(&mut self, delivery: Delivery) {
+        let Delivery { to, topic, payload, .. } = delivery;
+        match to {
+            To::Conn(conn) => self.send(conn, End::Device, Packet::Publish { topic, payload, retain: Retain::No }),
+            To::Service => self.schedule(self.now + SERVICE_MS, Happening::ServiceHears { topic, payload }),
+        }
+    }
+
+    /// An end closes its socket. The other end may have to find out by itself.
+    pub(crate) fn close(&mut self, conn: ConnId, end: End) {
+        let device = self.network.device_of(conn);
+        if self.network.close(conn, end) {
+            device.into_iter().for_each(|device| self.watch(device));
+        }
+    }
+
+    /// Whoever holds a connection that does not work any more notices after one and a half to two keep-alives.
+    pub(crate) fn watch(&mut self, device: u32) {
+        let keepalive = self.scenario.fleet.profile.link.keepalive_s * 1000;
+        for (conn, mark) in self.network.impaired(device) {
+            for end in [End::Broker, End::Device] {
+                if self.network.is_open(conn, end) {
+                    let mut rng = stream(self.seed, &format!("conn-{conn}/{mark}"), "keep-alive");
+                    let patience = keepalive + keepalive / 2 + below(&mut rng, keepalive / 2 + 1);
+                    self.schedule(self.now + patience, Happening::KeepAlive { conn, end, mark });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn keep_alive_ran_out(&mut self, conn: ConnId, end: End, mark: u64) {
+        let Some(device) = self.network.device_of(conn) else { return };
+        if !self.network.still_impaired(conn, mark) || !self.network.is_open(conn, end) {
+            return;
+        }
+        match end {
+            End::Broker => {
+                self.send(conn, End::Device, Packet::Closed);
+                self.close(conn, End::Broker);
+                let wills = self.broker.drop_session(conn);
+                self.deliver_all(wills);
+            }
+            End::Device => {
+                self.send(conn, End::Broker, Packet::Closed);
+                self.close(conn, End::Device);
+                let process = self.devices[device as usize].process.as_ref();
+                if process.is_some_and(|process| process.conn == Some(conn)) {
+                    self.disconnected(device, "nothing heard within the keep-alive");
+                }
+            }
+        }
+    }
+
+    pub(crate) fn block(&mut self, device: u32, direction: Direction) {
+        self.network.block(device, direction);
+        self.watch(device);
+    }
+
+    pub(crate) fn unblock(&mut self, device: u32, direction: Direction) {
+        for (conn, to) in self.network.unblock(device, direction) {
+            let at = self.network.arrival(conn, to, self.now);
+            self.schedule(at, Happening::Flush { conn, to });
+        }
+        self.watch(device);
+    }
+
+    /// What was stuck arrives.
+    pub(crate) fn flush(&mut self, conn: ConnId, to: End) {
+        for packet in self.network.flush(conn, to) {
+            self.arrive(conn, to, packet);
+        }
+    }
+
+    pub(crate) fn half_open(&mut self, device: u32) {
+        self.network.half_open(device);
+        self.watch(device);
+    }
+
+    pub(crate) fn broker_stops(&mut self, retained: Retained) {
+        for conn in self.broker.stop(retained) {
+            self.send(conn, End::Device, Packet::Closed);
+            self.close(conn, End::Broker);
+        }
+        self.operator.disconnected();
+    }
+
+    pub(crate) fn broker_starts(&mut self) {
+        self.broker.start();
+        self.schedule(self.now + SERVICE_RETRY_MS, Happening::ServiceConnect);
+    }
+
+    pub(crate) fn broker_says(&mut self, deliveries: Vec<Delivery>) {
+        self.deliver_all(deliveries);
+    }
+
+    /// The service connects, subscribes and publishes everything that is to be retained.
+    pub(crate) fn service_connects(&mut self) {
+        if !self.operator.is_running() || !self.broker.is_up() || self.broker.service_is_connected() {
+            return;
+        }
+        let retained = self.broker.connect_service(service_filters(&self.fleet));
+        self.deliver_all(retained);
+        let publish = self.operator.connected(date(self.now));
+        self.service_publishes(publish);
+    }
+
+    pub(crate) fn service_hears(&mut self, topic: &str, payload: &[u8]) {
+        if !self.operator.is_running() {
+            return;
+        }
+        self.tell(&Event::message(None, topic, payload));
+        let before = self.operator.collected().len();
+        let publish = self.operator.hears(topic, payload, date(self.now));
+        let stored: Vec<Event> = self.operator.collected()[before..]
+            .iter()
+            .filter_map(|stored| {
+                let header = stored.upload.header.claim().ok()?;
+                Some(Event::Stored { device: stored.device, era: header.era.number, segment: header.segment })
+            })
+            .collect();
+        stored.iter().for_each(|event| self.tell(event));
+        self.service_publishes(publish);
+    }
+
+    pub(crate) fn service_ticks(&mut self) {
+        if self.operator.is_running() {
+            let publish = self.operator.ticks(date(self.now));
+            self.service_publishes(publish);
+        }
+        self.schedule(self.now + SERVICE_TICK_MS, Happening::ServiceTick);
+    }
+
+    /// What the service publishes reaches the broker, if it is connected. What does not, is said again on the next
+    /// connection.
+    pub(crate) fn service_publishes(&mut self, publish: Vec<Publish>) {
+        if !self.broker.service_is_connected() {
+            return;
+        }
+        for Publish { topic, payload } in publish {
+            let retain = if topic.retained() { Retain::Yes } else { Retain::No };
+            let deliveries = self.broker.publish(&topic.text(&self.fleet), payload, retain);
+            self.deliver_all(deliveries);
+        }
+    }
+
+    /// What a gateway says of itself never goes back.
+    fn watch_hello(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        let Some(Topic::UpHello(_)) = Topic::parse(topic, &self.fleet) else { return };
+        let Ok(hello) = Signed::<Hello>::from_bytes(payload).and_then(|signed| signed.claim()) else { return };
+        self.operator.nonces.insert(hello.nonce, device);
+        let checks = &mut self.checks;
+        let who = (device, &self.devices[device as usize].name);
+        checks.monotone.hello(&mut checks.tally, self.now, who, &hello);
+    }
+
+    /// An acknowledgement of a `hello`, the first time that it comes, is a contact.
+    fn watch_ack(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        let Some(Topic::DownAck(_)) = Topic::parse(topic, &self.fleet) else { return };
+        let opened = Signed::<Ack>::from_bytes(payload)
+            .and_then(|signed| signed.open(&self.fleet, [self.operator.service_key()].iter(), 1));
+        let Ok(Ack { nonce: Some(nonce), .. }) = opened else { return };
+        if self.operator.nonces.get(&nonce) == Some(&device) {
+            self.operator.nonces.remove(&nonce);
+            let powered = self.devices[device as usize].powered(self.now);
+            self.checks.authority.contact(device, powered);
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! I1 and I2: audited first, nothing lost silently.
+//!
+//! Owns: what callers were told, to be found on the disk when they hear it and at the collector in the end.
+//! Never: believes the collector: the chain is verified here once more, from the uploads' own bytes.
+//! Read next: `hardtack::wire::audit`.
+
+use std::collections::BTreeMap;
+
+use hardtack::agent::effects::Entry;
+use hardtack::agent::request::{DecisionReply, Verdict};
+use hardtack::ids::{DeviceId, EraId, FleetId, Hash, TaskId};
+use hardtack::wire::audit::{genesis, Event, Gap, Record, Upload};
+use hardtack::wire::bundle::PublicKey;
+
+use super::{Id, Tally};
+use crate::disk::Medium;
+
+/// A decision as its caller saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Observed {
+    allow: bool,
+    operation: String,
+    resource: String,
+}
+
+/// A segment as the collector stored it.
+#[derive(Debug, Clone)]
+pub(crate) struct Collected {
+    pub(crate) device: u32,
+    pub(crate) upload: Upload,
+}
+
+/// What callers were told, by gateway, era number and index.
+#[derive(Debug, Default)]
+pub(crate) struct AuditCheck {
+    observed: BTreeMap<(u32, u64, u64), Observed>,
+}
+
+impl AuditCheck {
+    /// A decision is about to reach its caller: its record must survive a power cut at this moment.
+    pub(crate) fn decided(
+        &mut self,
+        tally: &mut Tally,
+        at: u64,
+        (device, name): (u32, &DeviceId),
+        reply: &DecisionReply,
+        (operation, resource): (&str, &str),
+        durable: &Medium,
+    ) {
+        let observed = Observed {
+            allow: reply.decision == Verdict::Allow,
+            operation: operation.to_owned(),
+            resource: resource.to_owned(),
+        };
+        let (era, index) = (reply.audit.era, reply.audit.index);
+        let broken = if reply.decision_id == format!("{name}/{era}/{index}") {
+            match durable_event(durable, era, index) {
+                None => Some(format!("{} was answered before its record was durable", reply.decision_id)),
+                Some(event) if !same(&observed, &event) => {
+                    Some(format!("{} was answered otherwise than it is recorded", reply.decision_id))
+                }
+                Some(_) => None,
+            }
+        } else {
+            Some(format!("decision {} says that its record is at {era}/{index}", reply.decision_id))
+        };
+        tally.tried(Id::AuditedFirst, at, broken);
+        if self.observed.insert((device, era, index), observed).is_some() {
+            tally.broken(Id::NothingLost, at, format!("two decisions are called {}", reply.decision_id));
+        }
+    }
+
+    /// A task's credential or end is about to reach its program: the record of it must be durable.
+    pub(crate) fn told_of_task(tally: &mut Tally, at: u64, name: &DeviceId, task: &TaskId, durable: &Medium) {
+        let about = |entry: &Entry| match entry {
+            Entry::Record(stored) => Record::from_bytes(&stored.bytes).is_ok_and(|record| match record.event {
+                Event::Task(event) => event.task.as_ref() == Some(task),
+                Event::Decision(_)
+                | Event::Gap(_)
+                | Event::Mode(_)
+                | Event::Refused(_)
+                | Event::Start(_)
+                | Event::Trust(_) => false,
+            }),
+            Entry::Segment(_) => false,
+        };
+        let found = durable.eras.values().flat_map(|log| log.iter().rev()).any(about);
+        let broken = (!found).then(|| format!("{name} told of task {task} before a record of it was durable"));
+        tally.tried(Id::AuditedFirst, at, broken);
+    }
+
+    /// In the end: every decision that was observed is in the collector's chain once, or counted in a gap.
+    pub(crate) fn finish(
+        &self,
+        tally: &mut Tally,
+        at: u64,
+        fleet: &FleetId,
+        devices: &[(DeviceId, PublicKey)],
+        collected: &[Collected],
+    ) {
+        let chains = match verify(fleet, devices, collected) {
+            Ok(chains) => chains,
+            Err(problem) => {
+                tally.broken(Id::NothingLost, at, problem);
+                return;
+            }
+        };
+        for ((device, era, index), observed) in &self.observed {
+            let name = &devices[*device as usize].0;
+            let found: Vec<&Event> = chains.events.get(&(*device, *era, *index)).into_iter().flatten().collect();
+            let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && covers(gap, *era, *index));
+            let broken = match found.as_slice() {
+                [event] if same(observed, event) => None,
+                [_] => Some(format!("{name}/{era}/{index} is collected otherwise than its caller saw it")),
+                [] if in_gap => None,
+                [] => Some(format!("{name}/{era}/{index} was observed and is neither collected nor in a gap record")),
+                _ => Some(format!("{name}/{era}/{index} is collected {} times", found.len())),
+            };
+            tally.tried(Id::NothingLost, at, broken);
+        }
+    }
+
+    /// How many decisions callers saw of a gateway.
+    pub(crate) fn seen(&self) -> usize {
+        self.observed.len()
+    }
+}
+
+fn covers(gap: &Gap, era: u64, index: u64) -> bool {
+    gap.era.number == era && gap.first <= index && gap.end.is_none_or(|end| index < end)
+}
+
+fn same(observed: &Observed, event: &Event) -> bool {
+    match event {
+        Event::Decision(decision) => {
+            decision.allow == observed.allow
+                && decision.operation == observed.operation
+                && decision.resource == observed.resource
+        }
+        Event::Gap(_)
+        | Event::Mode(_)
+        | Event::Refused(_)
+        | Event::Start(_)
+        | Event::Task(_)
+        | Event::Trust(_) => false,
+    }
+}
+
+fn durable_event(durable: &Medium, era: u64, index: u64) -> Option<Event> {
+    // The newest era is written to; looking from its end finds a fresh record at once.
+    let logs = durable.eras.iter().rev().filter(|(id, _)| id.number == era);
+    let mut entries = logs.flat_map(|(_, log)| log.iter().rev());
+    let stored = entries.find_map(|entry| match entry {
+        Entry::Record(stored) if stored.era.number == era && stored.index == index => Some(stored),
+        Entry::Record(_) | Entry::Segment(_) => None,
+    })?;
+    Record::from_bytes(&stored.bytes).ok().map(|record| record.event)
+}
+
+/// What the collector's segments prove.
+struct Chains {
+    events: BTreeMap<(u32, u64, u64), Vec<Event>>,
+    gaps: Vec<(u32, Gap)>,
+}
+
+/// Verifies every chain anew: signatures, heads, numbers without a hole.
+fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Collected]) -> Result<Chains, String> {
+    let mut segments: BTreeMap<(u32, EraId), BTreeMap<u64, Vec<(Hash, u64, Hash, Vec<Record>)>>> = BTreeMap::new();
+    for stored in collected {
+        let (name, key) = &devices[stored.device as usize];
+        let say = |what: &dyn std::fmt::Display| format!("a segment of {name} at the collector is not valid: {what}");
+        let upload = &stored.upload;
+        let header = upload.header.open(fleet, [key.verifying()], 1).map_err(|refused| say(&refused))?;
+        if header.device != *name {
+            return Err(say(&"it is of another device"));
+        }
+        let records = upload.check(&header).map_err(|refused| say(&refused))?;
+        let place = segments.entry((stored.device, header.era)).or_default().entry(header.segment).or_default();
+        place.push((header.previous, header.first_index, header.head, records));
+    }
+    let mut chains = Chains { events: BTreeMap::new(), gaps: Vec::new() };
+    for ((device, era), era_segments) in segments {
+        let name = &devices[device as usize].0;
+        let (mut head, mut next, mut floor) = (genesis(fleet, name, era), 0, None);
+        for (expected, (number, copies)) in (0u64..).zip(era_segments) {
+            let broken = |what: &str| format!("the chain of {name} breaks at era {era}, segment {number}: {what}");
+            if number != expected {
+                return Err(broken("a segment before it is missing"));
+            }
+            for (copy, (previous, first, _, records)) in copies.iter().enumerate() {
+                if *previous != head || *first != next {
+                    return Err(broken("it does not follow the one before"));
+                }
+                if copy > 0 && *records != copies[0].3 {
+                    return Err(broken("two segments of one number differ"));
+                }
+                for record in records {
+                    if floor.is_some_and(|floor| record.floor < floor) {
+                        return Err(broken("the floor of time goes back"));
+                    }
+                    if copy + 1 == copies.len() {
+                        floor = Some(record.floor);
+                    }
+                    if let Event::Gap(gap) = &record.event {
+                        chains.gaps.push((device, gap.clone()));
+                    }
+                    chains.events.entry((device, era.number, record.index)).or_default().push(record.event.clone());
+                }
+            }
+            (head, next) = (copies[0].2, next + copies[0].3.len() as u64);
+        }
+    }
+    Ok(chains)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ed25519_dalek::SigningKey;
+    use hardtack::time::Timestamp;
+    use hardtack::wire::audit::{extend, Decision, GapCause, Known, SegmentHeader};
+    use hardtack::wire::envelope::Signed;
+
+    const ERA: EraId = EraId { number: 1, salt: 9 };
+
+    fn fleet() -> FleetId {
+        "acme".parse().unwrap()
+    }
+
+    fn name() -> DeviceId {
+        "gw-0".parse().unwrap()
+    }
+
+    fn decision(allow: bool) -> Event {
+        let known = Known {
+            mode: "offline".into(),
+            freshness: "unknown".into(),
+            staleness_s: 0,
+            time_class: "bounded".into(),
+            width_ms: None,
+            bundle_version: 1,
+            policy_version: 1,
+            feed_seq: None,
+        };
+        Event::Decision(Box::new(Decision {
+            allow,
+            reason: "allowed".into(),
+            operation: "read".into(),
+            resource: "a/b".into(),
+            destination: None,
+            risk: None,
+            owner: None,
+            grant: None,
+            task: None,
+            workload: Vec::new(),
+            enforcer: Vec::new(),
+            chain: Vec::new(),
+            known,
+        }))
+    }
+
+    fn segment(events: Vec<Event>) -> Collected {
+        let records: Vec<Vec<u8>> = events
+            .into_iter()
+            .zip(0..)
+            .map(|(event, index)| Record { index, floor: Timestamp(1), powered: Timestamp(1), event }.to_bytes())
+            .collect();
+        let previous = genesis(&fleet(), &name(), ERA);
+        let header = SegmentHeader {
+            device: name(),
+            era: ERA,
+            segment: 0,
+            first_index: 0,
+            count: records.len() as u32,
+            previous,
+            head: records.iter().fold(previous, |head, record| extend(head, record)),
+            closed_at: Timestamp(1),
+            recovered: false,
+            feeds: Vec::new(),
+        };
+        let header = Signed::sign(&header, &fleet(), &[&key()]);
+        Collected { device: 0, upload: Upload { header, records } }
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::from_bytes(&[3; 32])
+    }
+
+    fn observed(index: u64) -> AuditCheck {
+        let observed = Observed { allow: true, operation: "read".into(), resource: "a/b".into() };
+        AuditCheck { observed: BTreeMap::from([((0, 1, index), observed)]) }
+    }
+
+    #[track_caller]
+    fn check_fails(check: &AuditCheck, collected: &[Collected], fails: bool) {
+        let mut tally = Tally::default();
+        let devices = [(name(), key().verifying_key().into())];
+        check.finish(&mut tally, 5, &fleet(), &devices, collected);
+        let property = tally.properties().into_iter().find(|property| property.id == "I2").unwrap();
+        assert_eq!(property.witness.is_some(), fails, "{property:?}");
+    }
+
+    #[test]
+    fn collected_once_or_in_a_gap_passes_and_nothing_else() {
+        let gap = |first, end| Event::Gap(Gap { era: ERA, first, end, cause: GapCause::Damaged });
+        check_fails(&observed(0), &[segment(vec![decision(true)])], false);
+        check_fails(&observed(0), &[segment(vec![decision(false)])], true);
+        check_fails(&observed(1), &[segment(vec![decision(true)])], true);
+        check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], false);
+        check_fails(&observed(8), &[segment(vec![gap(5, Some(8))])], true);
+        check_fails(&observed(8), &[segment(vec![gap(5, None)])], false);
+        check_fails(&observed(0), &[segment(vec![decision(true)]), segment(vec![decision(true)])], true);
+        let mut damaged = segment(vec![decision(true)]);
+        damaged.upload.records[0][3] ^= 1;
+        check_fails(&observed(0), &[damaged], true);
+    }
+
+    #[test]
+    fn an_answer_without_a_durable_record_fails() {
+        use hardtack::agent::effects::StoredRecord;
+        use hardtack::agent::request::{AuditRef, Freshness, Mode, Reason, TimeClass};
+        let reply = DecisionReply {
+            decision: Verdict::Allow,
+            reason: Reason::Allowed,
+            explain: String::new(),
+            decision_id: "gw-0/1/0".into(),
+            mode: Mode::Offline,
+            freshness: Freshness::Unknown,
+            staleness_s: 0,
+            time_class: TimeClass::Bounded,
+            expires_in_s: None,
+            audit: AuditRef { era: 1, segment: 0, index: 0 },
+        };
+        let record = Record { index: 0, floor: Timestamp(1), powered: Timestamp(1), event: decision(true) };
+        let stored = StoredRecord { era: ERA, index: 0, bytes: record.to_bytes(), budgets: Vec::new() };
+        let mut durable = Medium::default();
+        let status = |durable: &Medium, reply: &DecisionReply| {
+            let mut tally = Tally::default();
+            let mut check = AuditCheck::default();
+            check.decided(&mut tally, 1, (0, &name()), reply, ("read", "a/b"), durable);
+            tally.properties()[0].witness.is_some()
+        };
+        assert!(status(&durable, &reply), "nothing is durable");
+        durable.eras.insert(ERA, vec![Entry::Record(stored)]);
+        assert!(!status(&durable, &reply));
+        assert!(status(&durable, &DecisionReply { decision: Verdict::Deny, ..reply.clone() }), "recorded otherwise");
+        assert!(status(&durable, &DecisionReply { decision_id: "gw-0/1/1".into(), ..reply }), "another name");
+    }
+}

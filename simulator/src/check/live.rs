@@ -1,0 +1,31 @@
+//! Liveness: once faults have stopped, everything that is owed comes about.
+//!
+//! Owns: what is asked of each gateway in the end.
+//! Never: asks it earlier.
+//! Read next: `world.rs`, which stops the faults.
+
+use hardtack::agent::request::{Mode, StatusReply};
+use hardtack::ids::DeviceId;
+
+use super::{Id, Tally};
+
+/// A gateway's last word: it is online, holds the newest list, and has handed everything over. None: it did not answer.
+pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq: u64, status: Option<&StatusReply>) {
+    let broken = match status {
+        None => Some(format!("{name} does not answer")),
+        Some(status) if status.mode != Mode::Online => {
+            Some(format!("{name} is {}: {} (link: {})", status.mode.name(), status.reasons.join("; "), status.link))
+        }
+        Some(status) if status.feed_seq < newest_seq => {
+            Some(format!("{name} holds list {}, the newest is {newest_seq}", status.feed_seq))
+        }
+        Some(status) if status.pending > 0 => Some(format!("{name} still keeps {} records", status.pending)),
+        Some(_) => None,
+    };
+    tally.tried(Id::Live, at, broken);
+}
+
+/// The world got stuck: events without end at one moment.
+pub(crate) fn stuck(tally: &mut Tally, at: u64, events: u64) {
+    tally.tried(Id::Live, at, Some(format!("{events} events at one moment: something goes round in circles")));
+}

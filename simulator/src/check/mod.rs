@@ -1,0 +1,116 @@
+//! The checkers: whether what is seen from outside is what ought to be.
+//!
+//! Owns: the account of each property: how often it was tried, what broke it first.
+//! Never: counts what was never tried as held; looks into an agent. What is judged is what callers, the broker, the
+//! collector and the disk see.
+//! Read next: `audit.rs`, `authority.rs`, `monotone.rs`, `live.rs`.
+
+pub(crate) mod audit;
+pub(crate) mod authority;
+pub(crate) mod live;
+pub(crate) mod monotone;
+
+use std::collections::BTreeMap;
+
+use crate::report::{Property, Status, PROPERTIES};
+
+/// A property that is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Id {
+    AuditedFirst,
+    NothingLost,
+    Bounded,
+    RevocationHolds,
+    Monotone,
+    OnlyNarrower,
+    Available,
+    Live,
+}
+
+impl Id {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::AuditedFirst => "I1",
+            Self::NothingLost => "I2",
+            Self::Bounded => "I3",
+            Self::RevocationHolds => "I4",
+            Self::Monotone => "I5",
+            Self::OnlyNarrower => "I6",
+            Self::Available => "available",
+            Self::Live => "live",
+        }
+    }
+}
+
+/// The account of all properties.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Tally {
+    counts: BTreeMap<&'static str, u64>,
+    witnesses: BTreeMap<&'static str, String>,
+}
+
+impl Tally {
+    /// A property was tried. `broken` says how it failed, if it did.
+    pub(crate) fn tried(&mut self, id: Id, at: u64, broken: Option<String>) {
+        *self.counts.entry(id.name()).or_default() += 1;
+        if let Some(broken) = broken {
+            self.witnesses.entry(id.name()).or_insert_with(|| format!("at {}: {broken}", clock(at)));
+        }
+    }
+
+    /// A property is broken, in a way that is not a trial of its own.
+    pub(crate) fn broken(&mut self, id: Id, at: u64, how: String) {
+        self.witnesses.entry(id.name()).or_insert_with(|| format!("at {}: {how}", clock(at)));
+    }
+
+    /// Adds the account of another run of the same scenario.
+    pub(crate) fn add(&mut self, other: Self) {
+        for (id, count) in other.counts {
+            *self.counts.entry(id).or_default() += count;
+        }
+        for (id, witness) in other.witnesses {
+            self.witnesses.entry(id).or_insert(witness);
+        }
+    }
+
+    /// Every property as it stands.
+    pub(crate) fn properties(&self) -> Vec<Property> {
+        let property = |id: &'static str| {
+            let checked = self.counts.get(id).copied().unwrap_or(0);
+            let witness = self.witnesses.get(id).cloned();
+            let status = match (checked, &witness) {
+                (_, Some(_)) => Status::Fail,
+                (0, None) => Status::Vacuous,
+                (_, None) => Status::Pass,
+            };
+            Property { id, status, checked, witness }
+        };
+        PROPERTIES.into_iter().map(property).collect()
+    }
+}
+
+/// A moment as a person reads it: days, hours, minutes, seconds since the start.
+pub(crate) fn clock(at: u64) -> String {
+    let (seconds, ms) = (at / 1000, at % 1000);
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    format!("{days}d{:02}:{:02}:{:02}.{ms:03}", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn untried_is_vacuous_and_the_first_witness_stays() {
+        let mut tally = Tally::default();
+        tally.tried(Id::AuditedFirst, 1, None);
+        tally.tried(Id::NothingLost, 2, Some("first".into()));
+        tally.tried(Id::NothingLost, 3, Some("second".into()));
+        let properties = tally.properties();
+        let of = |id: &str| properties.iter().find(|property| property.id == id).unwrap().clone();
+        assert_eq!((of("I1").status, of("I1").checked), (Status::Pass, 1));
+        assert_eq!((of("I2").status, of("I2").checked), (Status::Fail, 2));
+        assert_eq!(of("I2").witness.unwrap(), "at 0d00:00:00.002: first");
+        assert_eq!(of("I3").status, Status::Vacuous);
+    }
+}

@@ -1,0 +1,195 @@
+//! I5: positions, versions, the floor of time and budgets never go back, whatever restarts in between.
+//!
+//! Owns: per gateway the highest of each that was ever durable, or said on the wire, or shown to an operator.
+//! Never: compares a number of one gateway with that of another.
+//! Read next: `hardtack::agent::Anchor`, where most of them stand.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use hardtack::agent::effects::{Budget, StoredRecord};
+use hardtack::agent::request::StatusReply;
+use hardtack::agent::Anchor;
+use hardtack::ids::{BlockId, DeviceId, FeedId};
+use hardtack::time::Timestamp;
+use hardtack::wire::link::Hello;
+use hardtack::wire::revocation::Position;
+
+use super::{Id, Tally};
+use crate::clocks::date;
+
+#[derive(Debug, Default)]
+struct High {
+    generation: u64,
+    place: (u64, u64),
+    floor: Timestamp,
+    bundle: u64,
+    policy: u64,
+    feeds: BTreeMap<FeedId, (u32, u64)>,
+    budgets: BTreeMap<BlockId, Budget>,
+    wire_place: (u64, u64),
+}
+
+/// The highest that was seen of each gateway.
+#[derive(Debug)]
+pub(crate) struct MonotoneCheck {
+    high: Vec<High>,
+}
+
+impl MonotoneCheck {
+    pub(crate) fn new(devices: u32) -> Self {
+        Self { high: (0..devices).map(|_| High::default()).collect() }
+    }
+
+    /// Records became durable.
+    pub(crate) fn records_durable<'a>(
+        &mut self,
+        tally: &mut Tally,
+        at: u64,
+        (device, name): (u32, &DeviceId),
+        records: impl Iterator<Item = &'a StoredRecord>,
+    ) {
+        let high = &mut self.high[device as usize];
+        for record in records {
+            let place = (record.era.number, record.index);
+            let broken = rise(name, "the chain's position", &mut high.place, place).or_else(|| {
+                record.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget, date(at)))
+            });
+            tally.tried(Id::Monotone, at, broken);
+        }
+    }
+
+    /// An anchor became durable.
+    pub(crate) fn anchor_durable(
+        &mut self,
+        tally: &mut Tally,
+        at: u64,
+        (device, name): (u32, &DeviceId),
+        anchor: &Anchor,
+    ) {
+        let high = &mut self.high[device as usize];
+        let place = (anchor.era.map_or(0, |era| era.number), anchor.next_index);
+        let broken = [
+            rise(name, "the anchor's generation", &mut high.generation, anchor.generation),
+            // The next index may be the one of a record that is not durable yet; the era may not.
+            (place.0 < high.place.0).then(|| went_back(name, "the era in the anchor", &high.place.0, &place.0)),
+            rise(name, "the floor", &mut high.floor, anchor.floor),
+            rise(name, "the trust bundle", &mut high.bundle, anchor.bundle.0),
+            rise(name, "the policy", &mut high.policy, anchor.policy.0),
+            feeds(name, &mut high.feeds, &anchor.feeds),
+            anchor.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget, date(at))),
+            forgotten(name, &high.budgets, &anchor.budgets, date(at)),
+        ];
+        tally.tried(Id::Monotone, at, broken.into_iter().flatten().next());
+    }
+
+    /// A `hello` went over the wire.
+    pub(crate) fn hello(&mut self, tally: &mut Tally, at: u64, (device, name): (u32, &DeviceId), hello: &Hello) {
+        let high = &mut self.high[device as usize];
+        let broken = [
+            rise(name, "the position in hello", &mut high.wire_place, (hello.era.number, hello.next_index)),
+            rise(name, "the trust bundle in hello", &mut high.bundle, hello.bundle_version),
+            rise(name, "the policy in hello", &mut high.policy, hello.policy_version),
+            feeds(name, &mut high.feeds, &hello.feeds),
+        ];
+        tally.tried(Id::Monotone, at, broken.into_iter().flatten().next());
+    }
+
+    /// An operator was shown the status: it is at least what was durable.
+    pub(crate) fn status(&mut self, tally: &mut Tally, at: u64, (device, name): (u32, &DeviceId), status: &StatusReply) {
+        let high = &self.high[device as usize];
+        let seq = high.feeds.values().map(|(_, seq)| *seq).max().unwrap_or(0);
+        let shown = [
+            ("the feed", seq, status.feed_seq),
+            ("the trust bundle", high.bundle, status.bundle_version),
+            ("the policy", high.policy, status.policy_version),
+            ("the era", high.place.0, status.era),
+        ];
+        let back = shown.into_iter().find(|(_, durable, shown)| shown < durable);
+        let broken = back.map(|(what, durable, shown)| went_back(name, &format!("{what} in the status"), &durable, &shown));
+        tally.tried(Id::Monotone, at, broken);
+    }
+}
+
+fn rise<T: PartialOrd + Debug>(name: &DeviceId, what: &str, high: &mut T, now: T) -> Option<String> {
+    if now < *high {
+        return Some(went_back(name, what, high, &now));
+    }
+    *high = now;
+    None
+}
+
+fn went_back(name: &DeviceId, what: &str, high: &dyn Debug, now: &dyn Debug) -> String {
+    format!("{what} of {name} went back from {high:?} to {now:?}")
+}
+
+fn feeds(name: &DeviceId, high: &mut BTreeMap<FeedId, (u32, u64)>, now: &[Position]) -> Option<String> {
+    now.iter().find_map(|position| {
+        let known = high.entry(position.feed.clone()).or_insert_with(|| position.order());
+        rise(name, &format!("feed {}", position.feed), known, position.order())
+    })
+}
+
+/// What was charged to a block stays charged until it has expired: then nobody needs the count any more.
+fn charge(
+    name: &DeviceId,
+    high: &mut BTreeMap<BlockId, Budget>,
+    now: &Budget,
+    today: Timestamp,
+) -> Option<String> {
+    let known = high.entry(now.block).or_insert(*now);
+    let broken = (now.used < known.used && today <= now.until).then(|| went_back(name, "a budget", &known.used, &now.used));
+    known.used = known.used.max(now.used);
+    broken
+}
+
+/// A budget may only be forgotten once its block has expired.
+fn forgotten(name: &DeviceId, high: &BTreeMap<BlockId, Budget>, now: &[Budget], today: Timestamp) -> Option<String> {
+    let held = |block: &BlockId| now.iter().any(|budget| budget.block == *block);
+    let lost = high.values().find(|budget| budget.until > today && !held(&budget.block))?;
+    Some(format!("{name} forgot a budget of {} uses before its block expired", lost.used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Status;
+
+    fn anchor(generation: u64) -> Anchor {
+        let position = Position { feed: "main".parse().unwrap(), era: 1, seq: 5, digest: hardtack::ids::Hash::ZERO };
+        let budget = Budget { block: BlockId([1; 32]), used: 3, until: Timestamp::MAX };
+        Anchor {
+            generation,
+            floor: Timestamp(10),
+            bundle: (2, hardtack::ids::Hash::ZERO),
+            feeds: vec![position],
+            budgets: vec![budget],
+            ..Anchor::default()
+        }
+    }
+
+    #[track_caller]
+    fn check_second(edit: impl Fn(&mut Anchor), expected: Status) {
+        let (mut tally, mut check) = (Tally::default(), MonotoneCheck::new(1));
+        let name: DeviceId = "gw-0".parse().unwrap();
+        check.anchor_durable(&mut tally, 1, (0, &name), &anchor(1));
+        let mut second = anchor(2);
+        edit(&mut second);
+        check.anchor_durable(&mut tally, 2, (0, &name), &second);
+        let property = tally.properties().into_iter().find(|property| property.id == "I5").unwrap();
+        assert_eq!(property.status, expected, "{property:?}");
+    }
+
+    #[test]
+    fn whatever_goes_back_is_seen() {
+        check_second(|_| {}, Status::Pass);
+        check_second(|anchor| anchor.generation = 0, Status::Fail);
+        check_second(|anchor| anchor.floor = Timestamp(9), Status::Fail);
+        check_second(|anchor| anchor.bundle.0 = 1, Status::Fail);
+        check_second(|anchor| anchor.feeds[0].seq = 4, Status::Fail);
+        check_second(|anchor| anchor.feeds[0].era = 0, Status::Fail);
+        check_second(|anchor| anchor.feeds[0].seq = 6, Status::Pass);
+        check_second(|anchor| anchor.budgets[0].used = 2, Status::Fail);
+        check_second(|anchor| anchor.budgets.clear(), Status::Fail);
+    }
+}

@@ -1,0 +1,179 @@
+//! A gateway's clocks over true time.
+//!
+//! Owns: the oscillator's error, the kernel's boots with their CLOCK_BOOTTIME, the wall clock with its jumps and the
+//! battery behind it, and how long the gateway has been powered in true time.
+//! Never: tells an agent the true time. That is the oracle's.
+//! Read next: `device.rs`.
+
+use hardtack::agent::Now;
+use hardtack::ids::BootId;
+use hardtack::time::{Millis, Timestamp};
+use rand_chacha::ChaCha8Rng;
+use rand_core::RngCore;
+
+use crate::fault::WallAfter;
+
+/// True time when a simulation starts: 2026-03-01T00:00:00Z.
+pub(crate) const START: Timestamp = Timestamp::from_secs(1_772_323_200);
+
+/// The true date of a moment, given in milliseconds since the start.
+pub(crate) fn date(at: u64) -> Timestamp {
+    START + Millis(at)
+}
+
+/// The clocks of one gateway.
+#[derive(Debug, Clone)]
+pub(crate) struct Clocks {
+    /// What the oscillator gains, in parts per million.
+    drift_ppm: i64,
+    /// Whether a battery keeps the wall clock while the power is away.
+    rtc: Battery,
+    /// The kernel's boot that is running, if power is on.
+    boot: Option<Boot>,
+    /// How far the wall clock is off.
+    wall_error: i64,
+    /// Powered-on time of the boots that are over.
+    powered_before: u64,
+    /// Makes boot ids.
+    ids: ChaCha8Rng,
+}
+
+/// Whether a wall clock runs on without power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Battery {
+    Missing,
+    Present,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Boot {
+    id: BootId,
+    began: u64,
+    /// What the wall clock showed when the kernel started, if not the true date and its error.
+    wall_from: Option<Timestamp>,
+    /// Jumps in this boot of a wall clock that did not start from the true date.
+    stepped: i64,
+}
+
+impl Clocks {
+    pub(crate) fn new(drift_ppm: i64, rtc: Battery, ids: ChaCha8Rng) -> Self {
+        Self { drift_ppm, rtc, boot: None, wall_error: 0, powered_before: 0, ids }
+    }
+
+    /// The kernel starts.
+    pub(crate) fn power_on(&mut self, at: u64, wall: WallAfter) -> BootId {
+        let mut id = [0; 16];
+        self.ids.fill_bytes(&mut id);
+        if let WallAfter::Stepped(by) = wall {
+            self.wall_error = self.wall_error.saturating_add(by);
+        }
+        let epoch = wall == WallAfter::Epoch || self.rtc == Battery::Missing;
+        let wall_from = epoch.then_some(Timestamp(0));
+        self.boot = Some(Boot { id: BootId(id), began: at, wall_from, stepped: 0 });
+        BootId(id)
+    }
+
+    /// The supply fails, or the kernel goes down.
+    pub(crate) fn power_off(&mut self, at: u64) {
+        if let Some(boot) = self.boot.take() {
+            self.powered_before += at - boot.began;
+        }
+    }
+
+    /// The wall clock jumps.
+    pub(crate) fn step_wall(&mut self, by: i64) {
+        match &mut self.boot {
+            Some(boot) if boot.wall_from.is_some() => boot.stepped = boot.stepped.saturating_add(by),
+            Some(_) | None => self.wall_error = self.wall_error.saturating_add(by),
+        }
+    }
+
+    /// When the kernel started, in true time; none without power.
+    pub(crate) fn began(&self) -> Option<u64> {
+        self.boot.map(|boot| boot.began)
+    }
+
+    /// True time with power on so far.
+    pub(crate) fn powered(&self, at: u64) -> u64 {
+        self.powered_before + self.boot.map_or(0, |boot| at - boot.began)
+    }
+
+    /// What the agent reads; none without power.
+    pub(crate) fn read(&self, at: u64) -> Option<(BootId, Now)> {
+        let boot = self.boot?;
+        let boottime = self.boottime(at - boot.began);
+        let wall = match boot.wall_from {
+            Some(from) => from.0.saturating_add(boottime).checked_add_signed(boot.stepped),
+            None => date(at).0.checked_add_signed(self.wall_error),
+        };
+        Some((boot.id, Now { boottime: Millis(boottime), wall: wall.map(Timestamp) }))
+    }
+
+    /// When, in true time, CLOCK_BOOTTIME of this boot first shows `boottime` or more.
+    pub(crate) fn when(&self, boottime: Millis) -> Option<u64> {
+        let boot = self.boot?;
+        let rate = 1_000_000 + self.drift_ppm;
+        let mut elapsed = u64::try_from(i128::from(boottime.0) * 1_000_000 / i128::from(rate)).ok()?;
+        while self.boottime(elapsed) < boottime.0 {
+            elapsed = elapsed.checked_add(1)?;
+        }
+        boot.began.checked_add(elapsed)
+    }
+
+    fn boottime(&self, elapsed: u64) -> u64 {
+        let gained = i128::from(elapsed) * i128::from(self.drift_ppm) / 1_000_000;
+        u64::try_from(i128::from(elapsed) + gained).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::stream;
+
+    fn clocks(drift: i64, rtc: Battery) -> Clocks {
+        Clocks::new(drift, rtc, stream(1, "gw-0", "boots"))
+    }
+
+    #[test]
+    fn boottime_begins_anew_and_powered_time_does_not() {
+        let mut clocks = clocks(0, Battery::Present);
+        let first = clocks.power_on(1000, WallAfter::Kept);
+        assert_eq!(clocks.read(4000).unwrap().1.boottime, Millis(3000));
+        clocks.power_off(5000);
+        assert!(clocks.read(6000).is_none());
+        let second = clocks.power_on(9000, WallAfter::Kept);
+        assert_ne!(first, second);
+        let (boot, now) = clocks.read(9500).unwrap();
+        assert_eq!((boot, now.boottime), (second, Millis(500)));
+        assert_eq!(clocks.powered(9500), 4500);
+        assert_eq!(now.wall, Some(date(9500)));
+    }
+
+    #[test]
+    fn walls_jump_and_forget() {
+        let mut kept = clocks(0, Battery::Present);
+        kept.power_on(0, WallAfter::Stepped(-3_600_000));
+        assert_eq!(kept.read(10).unwrap().1.wall, Some(date(10) - Millis(3_600_000)));
+        kept.step_wall(7_200_000);
+        assert_eq!(kept.read(10).unwrap().1.wall, Some(date(10) + Millis(3_600_000)));
+        kept.step_wall(i64::MIN);
+        assert_eq!(kept.read(10).unwrap().1.wall, None, "before 1970 nothing can be read");
+        let mut bare = clocks(0, Battery::Missing);
+        bare.power_on(500, WallAfter::Kept);
+        assert_eq!(bare.read(700).unwrap().1.wall, Some(Timestamp(200)));
+    }
+
+    #[test]
+    fn a_deadline_is_never_early() {
+        for drift in [-200, 0, 200] {
+            let mut clocks = clocks(drift, Battery::Present);
+            clocks.power_on(77, WallAfter::Kept);
+            for target in [0, 1, 999, 86_400_000, 604_800_000] {
+                let when = clocks.when(Millis(target)).unwrap();
+                assert!(clocks.read(when).unwrap().1.boottime.0 >= target, "{drift} {target}");
+                assert!(when == 77 || clocks.read(when - 1).unwrap().1.boottime.0 < target, "{drift} {target}");
+            }
+        }
+    }
+}

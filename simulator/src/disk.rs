@@ -1,0 +1,320 @@
+//! A gateway's state folder as a model: what is durable, what the kernel only shows, and what a power cut leaves.
+//!
+//! Owns: the steps of a commit in the order of the real store, what each step leaves behind when it is the last one, and
+//! the reading of what is left.
+//! Never: loses what was synced. That is the assumption of the proofs; a disk that lies is another fault.
+//! Read next: `recovery.rs`, which makes a start out of it.
+
+use std::collections::BTreeMap;
+
+use hardtack::agent::effects::{Entry, StateFile};
+use hardtack::agent::{Anchor, Batch};
+use hardtack::ids::EraId;
+use hardtack::wire::encode;
+
+/// One step of a commit. A supply can fail between any two.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// A synced temporary file takes the place of a file; the folder's entry is not synced yet.
+    Replace(StateFile, Vec<u8>),
+    /// The folder of that file is synced.
+    SyncFolder(StateFile),
+    /// The folder of an era is made, not synced.
+    CreateEra(EraId),
+    /// It is synced.
+    SyncEra,
+    /// An entry goes to the era that is written, not synced.
+    Append(Entry),
+    /// The one data sync that decisions wait for.
+    SyncEntries,
+    /// The older slot is overwritten, not synced.
+    WriteAnchor(Box<Anchor>),
+    /// It is synced.
+    SyncAnchor,
+    /// A file is unlinked, not synced.
+    Remove(StateFile),
+    /// The folder of an era is removed, not synced.
+    DropEra(EraId),
+}
+
+/// The steps of a batch, in the order that [`Batch`] promises.
+pub(crate) fn steps(batch: Batch) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for write in batch.files {
+        steps.push(Step::Replace(write.file.clone(), write.content));
+        steps.push(Step::SyncFolder(write.file));
+    }
+    if let Some(era) = batch.begin_era {
+        steps.extend([Step::CreateEra(era), Step::SyncEra]);
+    }
+    if !batch.entries.is_empty() {
+        steps.extend(batch.entries.into_iter().map(Step::Append));
+        steps.push(Step::SyncEntries);
+    }
+    if let Some(anchor) = batch.anchor {
+        steps.extend([Step::WriteAnchor(anchor), Step::SyncAnchor]);
+    }
+    steps.extend(batch.remove.into_iter().map(Step::Remove));
+    steps.extend(batch.drop_eras.into_iter().map(Step::DropEra));
+    steps
+}
+
+/// A slot of the anchor.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) enum Slot {
+    /// Never written.
+    #[default]
+    Empty,
+    /// Half written: its checksum does not fit.
+    Torn,
+    /// Good.
+    Valid(Box<Anchor>),
+}
+
+/// What becomes of a write that was not synced when the supply failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It never reached the medium.
+    Lost,
+    /// It did.
+    Kept,
+    /// Part of it did. Only a slot of the anchor can be torn: files are renamed, eras check their entries.
+    Torn,
+}
+
+/// What is on the medium.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Medium {
+    pub(crate) files: BTreeMap<StateFile, Vec<u8>>,
+    pub(crate) eras: BTreeMap<EraId, Vec<Entry>>,
+    pub(crate) slots: [Slot; 2],
+}
+
+/// The state folder.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Disk {
+    /// What survives whatever happens.
+    durable: Medium,
+    /// The era that is written, as far as the kernel shows it.
+    current: Option<EraId>,
+    /// What was done since and is not synced, oldest first.
+    pending: Vec<Step>,
+}
+
+impl Disk {
+    /// One step of a commit.
+    pub(crate) fn step(&mut self, step: Step) {
+        match step {
+            Step::SyncFolder(file) => self.settle(|pending| same_folder(pending, &file)),
+            Step::SyncEra => self.settle(|pending| matches!(pending, Step::CreateEra(_) | Step::DropEra(_))),
+            Step::SyncEntries => self.settle(|pending| matches!(pending, Step::Append(_))),
+            Step::SyncAnchor => self.settle(|pending| matches!(pending, Step::WriteAnchor(_))),
+            Step::CreateEra(era) => {
+                self.current = Some(era);
+                self.pending.push(Step::CreateEra(era));
+            }
+            Step::Replace(..) | Step::Append(_) | Step::WriteAnchor(_) | Step::Remove(_) | Step::DropEra(_) => {
+                self.pending.push(step);
+            }
+        }
+    }
+
+    /// What was not synced and is meant by `which` is durable from now on.
+    fn settle(&mut self, which: impl Fn(&Step) -> bool) {
+        let (settled, rest) = std::mem::take(&mut self.pending).into_iter().partition(which);
+        self.pending = rest;
+        let settled: Vec<Step> = settled;
+        for step in settled {
+            apply(&mut self.durable, self.current, step);
+        }
+    }
+
+    /// The supply fails: each unsynced write meets its fate. Entries of one era are a log: what follows a lost one is
+    /// lost.
+    pub(crate) fn power_cut(&mut self, mut fate: impl FnMut() -> Fate) {
+        let mut log_ended = false;
+        for step in std::mem::take(&mut self.pending) {
+            let fate = fate();
+            match (&step, fate) {
+                (Step::WriteAnchor(anchor), Fate::Torn) => {
+                    let slot = older_slot(&self.durable.slots, anchor);
+                    self.durable.slots[slot] = Slot::Torn;
+                }
+                (Step::Append(_), _) if log_ended => {}
+                (Step::Append(_), Fate::Lost | Fate::Torn) => log_ended = true,
+                (_, Fate::Kept) => apply(&mut self.durable, self.current, step),
+                (_, Fate::Lost | Fate::Torn) => {}
+            }
+        }
+        self.current = None;
+    }
+
+    /// The store is opened again while the kernel ran on: what it shows is synced first, then read.
+    pub(crate) fn open(&mut self) {
+        self.settle(|_| true);
+        self.current = None;
+    }
+
+    /// What survives whatever happens.
+    pub(crate) fn durable(&self) -> &Medium {
+        &self.durable
+    }
+
+    /// The ways in which unsynced writes can end now that differ.
+    pub(crate) fn fates(&self) -> Vec<Fate> {
+        let torn = self.pending.iter().any(|step| matches!(step, Step::WriteAnchor(_)));
+        match (self.pending.is_empty(), torn) {
+            (true, _) => vec![Fate::Lost],
+            (false, false) => vec![Fate::Lost, Fate::Kept],
+            (false, true) => vec![Fate::Lost, Fate::Kept, Fate::Torn],
+        }
+    }
+
+    /// Bytes that all eras take.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let entries = self.durable.eras.values().flatten();
+        entries.map(|entry| encode(entry).len() as u64).sum()
+    }
+}
+
+fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
+    match step {
+        Step::Replace(file, content) => {
+            medium.files.insert(file, content);
+        }
+        Step::CreateEra(era) => {
+            medium.eras.entry(era).or_default();
+        }
+        Step::Append(entry) => {
+            // An era whose folder never came to be takes its entries with it.
+            if let Some(log) = current.and_then(|era| medium.eras.get_mut(&era)) {
+                log.push(entry);
+            }
+        }
+        Step::WriteAnchor(anchor) => {
+            let slot = older_slot(&medium.slots, &anchor);
+            medium.slots[slot] = Slot::Valid(anchor);
+        }
+        Step::Remove(file) => {
+            medium.files.remove(&file);
+        }
+        Step::DropEra(era) => {
+            medium.eras.remove(&era);
+        }
+        Step::SyncFolder(_) | Step::SyncEra | Step::SyncEntries | Step::SyncAnchor => {}
+    }
+}
+
+/// The slot that is not the newest valid one.
+fn older_slot(slots: &[Slot; 2], _next: &Anchor) -> usize {
+    let generation = |slot: &Slot| match slot {
+        Slot::Valid(anchor) => Some(anchor.generation),
+        Slot::Empty | Slot::Torn => None,
+    };
+    usize::from(generation(&slots[0]) > generation(&slots[1]))
+}
+
+fn same_folder(step: &Step, other: &StateFile) -> bool {
+    let folder = |file: &StateFile| file.path().rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
+    match step {
+        Step::Replace(file, _) | Step::Remove(file) => folder(file) == folder(other),
+        Step::SyncFolder(_)
+        | Step::CreateEra(_)
+        | Step::SyncEra
+        | Step::Append(_)
+        | Step::SyncEntries
+        | Step::WriteAnchor(_)
+        | Step::SyncAnchor
+        | Step::DropEra(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hardtack::agent::effects::{FileWrite, StoredRecord};
+
+    const ERA: EraId = EraId { number: 1, salt: 7 };
+
+    fn record(index: u64) -> Entry {
+        Entry::Record(StoredRecord { era: ERA, index, bytes: vec![index as u8], budgets: Vec::new() })
+    }
+
+    fn anchor(generation: u64) -> Box<Anchor> {
+        Box::new(Anchor { generation, ..Anchor::default() })
+    }
+
+    fn batch() -> Batch {
+        Batch {
+            files: vec![FileWrite { file: StateFile::Bundle, content: vec![1] }],
+            begin_era: Some(ERA),
+            entries: vec![record(0), record(1)],
+            anchor: Some(anchor(1)),
+            remove: vec![StateFile::Policy],
+            drop_eras: Vec::new(),
+        }
+    }
+
+    fn disk_after(done: usize) -> Disk {
+        let mut disk = Disk::default();
+        disk.durable.files.insert(StateFile::Policy, vec![9]);
+        steps(batch()).into_iter().take(done).for_each(|step| disk.step(step));
+        disk
+    }
+
+    #[test]
+    fn a_cut_at_each_boundary_leaves_what_was_synced_and_by_chance_the_rest() {
+        let all = steps(batch()).len();
+        for done in 0..=all {
+            for fate in [Fate::Lost, Fate::Kept, Fate::Torn] {
+                let mut disk = disk_after(done);
+                disk.power_cut(|| fate);
+                let (medium, kept) = (disk.durable(), fate == Fate::Kept);
+                assert_eq!(medium.files.contains_key(&StateFile::Bundle), done >= 2 || (done == 1 && kept), "{done}");
+                assert_eq!(medium.eras.contains_key(&ERA), done >= 4 || (done == 3 && kept), "{done}");
+                let entries = medium.eras.get(&ERA).map_or(0, Vec::len);
+                let unsynced = done.saturating_sub(4).min(2);
+                assert_eq!(entries, if done >= 7 { 2 } else if kept { unsynced } else { 0 }, "{done}");
+                let newest = match &medium.slots[0] {
+                    Slot::Valid(anchor) => anchor.generation,
+                    Slot::Empty | Slot::Torn => 0,
+                };
+                assert_eq!(newest, u64::from(done >= 9 || (done == 8 && kept)), "{done}");
+                assert_eq!(medium.slots[0] == Slot::Torn, done == 8 && fate == Fate::Torn);
+                assert_eq!(medium.files.contains_key(&StateFile::Policy), !(done == all && kept), "{done}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_torn_slot_is_never_the_newest_good_one() {
+        let mut disk = Disk::default();
+        for generation in 1..=5 {
+            disk.step(Step::WriteAnchor(anchor(generation)));
+            disk.step(Step::SyncAnchor);
+        }
+        disk.step(Step::WriteAnchor(anchor(6)));
+        disk.power_cut(|| Fate::Torn);
+        let held = |slot: &Slot| matches!(slot, Slot::Valid(anchor) if anchor.generation == 5);
+        assert!(disk.durable().slots.iter().any(held));
+    }
+
+    #[test]
+    fn a_log_has_no_holes() {
+        let mut disk = disk_after(4);
+        (0..3).for_each(|index| disk.step(Step::Append(record(index))));
+        let mut fates = [Fate::Kept, Fate::Lost, Fate::Kept].into_iter();
+        disk.power_cut(|| fates.next().unwrap());
+        assert_eq!(disk.durable().eras[&ERA], vec![record(0)]);
+    }
+
+    #[test]
+    fn a_killed_process_loses_nothing_and_what_is_shown_is_synced_when_opened() {
+        let mut disk = disk_after(6);
+        assert_eq!(disk.fates(), [Fate::Lost, Fate::Kept]);
+        disk.open();
+        assert_eq!(disk.fates(), [Fate::Lost]);
+        disk.power_cut(|| Fate::Lost);
+        assert_eq!(disk.durable().eras[&ERA].len(), 2);
+    }
+}

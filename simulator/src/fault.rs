@@ -1,0 +1,366 @@
+//! The catalogue of faults, as scenario files name them.
+//!
+//! Owns: [`Fault`] with its kinds, when it happens and to whom; the check that a file says all that a fault needs and
+//! nothing that it does not use.
+//! Never: makes anything happen.
+//! Read next: `plan.rs`, which resolves them into single acts.
+
+use serde::Deserialize;
+
+use crate::scenario::Span;
+
+/// A fault and when it happens to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// When.
+    pub when: When,
+    /// To whom.
+    pub who: Who,
+    /// What.
+    pub kind: Kind,
+}
+
+/// When a fault happens: once, or over and over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct When {
+    /// First.
+    pub at: u64,
+    /// Again after this long, if at all.
+    pub every: Option<u64>,
+    /// The last time at the latest; the first time where it happens once.
+    pub until: u64,
+    /// Each time up to this much later, by chance.
+    pub jitter: u64,
+}
+
+/// To whom a fault happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// To every gateway at once.
+    All,
+    /// To one gateway, another by chance each time.
+    One,
+    /// To these.
+    These(Vec<u32>),
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// The broker drops, doubles, delays and forges messages for a while, in so many of a hundred cases.
+    BrokerHostile {
+        /// How long.
+        lasts: u64,
+        /// How.
+        how: Hostility,
+    },
+    /// The broker sends old messages again.
+    BrokerReplay,
+    /// The broker is away for a while; then it has what it had, or nothing.
+    BrokerRestart {
+        /// How long.
+        lasts: u64,
+        /// Whether it still has its retained messages.
+        retained: Retained,
+    },
+    /// The broker goes back to what it had retained so long before.
+    BrokerRestore {
+        /// How old the backup is.
+        age: u64,
+    },
+    /// The wall clock jumps, in milliseconds.
+    ClockStep(i64),
+    /// Connections that are open swallow everything from now on, and nobody is told.
+    LinkHalfOpen,
+    /// Nothing goes through in this direction for a while.
+    LinkDown {
+        /// How long.
+        lasts: u64,
+        /// Which way.
+        direction: Direction,
+    },
+    /// The supply fails.
+    PowerCut {
+        /// How long it is away.
+        lasts: u64,
+        /// At which point of a commit.
+        boundary: Boundary,
+        /// What the wall clock shows after it.
+        wall: WallAfter,
+    },
+    /// The agent's process is killed; the kernel keeps what was written.
+    ProcessRestart {
+        /// How long until it runs again.
+        lasts: u64,
+    },
+    /// The kernel goes down in order and comes up again.
+    Reboot {
+        /// How long it takes.
+        lasts: u64,
+        /// What the wall clock shows after it.
+        wall: WallAfter,
+    },
+    /// The operator revokes something of this gateway.
+    Revoke(RevokeWhat),
+    /// The fleet's service is away for a while.
+    ServiceStop {
+        /// How long.
+        lasts: u64,
+    },
+}
+
+/// How a broker treats messages, in so many of a hundred cases each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Hostility {
+    /// Acknowledged and thrown away.
+    pub drop: u32,
+    /// Delivered twice.
+    pub duplicate: u32,
+    /// Delivered long after.
+    pub delay: u32,
+    /// Delivered with something changed.
+    pub forge: u32,
+}
+
+/// What a broker has after its restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retained {
+    /// All that it had.
+    Kept,
+    /// Nothing.
+    Lost,
+}
+
+/// Which way nothing goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Neither way.
+    Both,
+    /// From the broker to the gateway.
+    Down,
+    /// From the gateway to the broker.
+    Up,
+}
+
+/// At which point of a commit the supply fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boundary {
+    /// Within the next commit, at a boundary drawn by chance.
+    Any,
+    /// In as many runs as there are boundaries within this window, at each of them once per way in which unsynced
+    /// writes can end.
+    Each {
+        /// How long the window is.
+        window: u64,
+    },
+    /// Whenever it happens.
+    Now,
+}
+
+/// What the wall clock shows after a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WallAfter {
+    /// 1970.
+    Epoch,
+    /// What the battery-backed clock kept; 1970 where there is none.
+    Kept,
+    /// Off by so many milliseconds more.
+    Stepped(i64),
+}
+
+/// What the operator revokes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokeWhat {
+    /// The block that this agent made, and so one credential.
+    Block,
+    /// The gateway's fallback grant. A new one is made for it.
+    Grant,
+    /// A task.
+    Task,
+}
+
+/// A fault as the file has it: every key that any fault uses.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct FaultText {
+    #[serde(rename = "do")]
+    name: String,
+    at: Option<Span>,
+    every: Option<Span>,
+    until: Option<Span>,
+    jitter: Option<Span>,
+    who: Option<String>,
+    #[serde(rename = "for")]
+    lasts: Option<Span>,
+    dir: Option<String>,
+    boundary: Option<String>,
+    window: Option<Span>,
+    wall: Option<String>,
+    by: Option<String>,
+    age: Option<Span>,
+    what: Option<String>,
+    drop: Option<u32>,
+    duplicate: Option<u32>,
+    delay: Option<u32>,
+    forge: Option<u32>,
+}
+
+impl FaultText {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The fault, if the file says all that it needs and nothing more.
+    pub(crate) fn check(mut self, devices: u32) -> Result<Fault, String> {
+        let when = self.when()?;
+        let who = self.who(devices)?;
+        let kind = self.kind()?;
+        self.name.clear();
+        if self == Self::default() {
+            Ok(Fault { when, who, kind })
+        } else {
+            Err(format!("has a key that it does not use: {}", self.left_over()))
+        }
+    }
+
+    fn when(&mut self) -> Result<When, String> {
+        let at = self.at.take().ok_or("needs `at`, the time since the start")?.0;
+        let every = self.every.take().map(|span| span.0);
+        let until = self.until.take().map(|span| span.0);
+        match (every, until) {
+            (None, None) => Ok(When { at, every, until: at, jitter: self.jitter.take().map_or(0, |span| span.0) }),
+            (Some(gap), Some(until)) if gap >= 1000 && until >= at => {
+                Ok(When { at, every, until, jitter: self.jitter.take().map_or(0, |span| span.0) })
+            }
+            (Some(_), Some(_)) => Err("`every` must be 1s or more, `until` not before `at`".into()),
+            (Some(_), None) | (None, Some(_)) => Err("`every` and `until` go together".into()),
+        }
+    }
+
+    fn who(&mut self, devices: u32) -> Result<Who, String> {
+        match self.who.take().as_deref() {
+            None | Some("all") => Ok(Who::All),
+            Some("one") => Ok(Who::One),
+            Some(list) => {
+                let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < devices);
+                let numbers = list.split(',').map(|text| {
+                    number(text).ok_or_else(|| format!("`who` is \"all\", \"one\" or numbers below {devices}, not {text:?}"))
+                });
+                numbers.collect::<Result<_, _>>().map(Who::These)
+            }
+        }
+    }
+
+    fn kind(&mut self) -> Result<Kind, String> {
+        Ok(match self.name.as_str() {
+            "broker.hostile" => Kind::BrokerHostile {
+                lasts: self.lasts()?,
+                how: Hostility {
+                    drop: percent(self.drop.take())?,
+                    duplicate: percent(self.duplicate.take())?,
+                    delay: percent(self.delay.take())?,
+                    forge: percent(self.forge.take())?,
+                },
+            },
+            "broker.lose" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Lost },
+            "broker.replay" => Kind::BrokerReplay,
+            "broker.restart" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Kept },
+            "broker.restore" => Kind::BrokerRestore { age: self.age.take().ok_or("needs `age`, of the backup")?.0 },
+            "clock.step" => Kind::ClockStep(signed(&self.by.take().ok_or("needs `by`, like \"-7h\" or \"+2d\"")?)?),
+            "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },
+            "link.half_open" => Kind::LinkHalfOpen,
+            "power.cut" => {
+                Kind::PowerCut { lasts: self.lasts()?, boundary: self.boundary()?, wall: self.wall_after()? }
+            }
+            "process.restart" => Kind::ProcessRestart { lasts: self.lasts()? },
+            "reboot" => Kind::Reboot { lasts: self.lasts()?, wall: self.wall_after()? },
+            "revoke" => Kind::Revoke(self.revoke_what()?),
+            "service.stop" => Kind::ServiceStop { lasts: self.lasts()? },
+            _ => return Err(format!("no such fault: {:?}", self.name)),
+        })
+    }
+
+    fn lasts(&mut self) -> Result<u64, String> {
+        self.lasts.take().map(|span| span.0).ok_or_else(|| "needs `for`, how long it lasts".into())
+    }
+
+    fn direction(&mut self) -> Result<Direction, String> {
+        match self.dir.take().as_deref() {
+            None | Some("both") => Ok(Direction::Both),
+            Some("up") => Ok(Direction::Up),
+            Some("down") => Ok(Direction::Down),
+            Some(other) => Err(format!("`dir` is \"both\", \"up\" or \"down\", not {other:?}")),
+        }
+    }
+
+    fn boundary(&mut self) -> Result<Boundary, String> {
+        match self.boundary.take().as_deref() {
+            None | Some("now") => Ok(Boundary::Now),
+            Some("any") => Ok(Boundary::Any),
+            Some("each") => match self.window.take() {
+                Some(window) => Ok(Boundary::Each { window: window.0 }),
+                None => Err("needs `window`, the time in which each boundary is tried".into()),
+            },
+            Some(other) => Err(format!("`boundary` is \"now\", \"any\" or \"each\", not {other:?}")),
+        }
+    }
+
+    fn wall_after(&mut self) -> Result<WallAfter, String> {
+        match self.wall.take().as_deref() {
+            None | Some("kept") => Ok(WallAfter::Kept),
+            Some("1970") => Ok(WallAfter::Epoch),
+            Some(step) => signed(step).map(WallAfter::Stepped),
+        }
+    }
+
+    fn revoke_what(&mut self) -> Result<RevokeWhat, String> {
+        match self.what.take().as_deref() {
+            Some("block") => Ok(RevokeWhat::Block),
+            Some("grant") => Ok(RevokeWhat::Grant),
+            Some("task") => Ok(RevokeWhat::Task),
+            Some(_) | None => Err("needs `what`: \"block\", \"grant\" or \"task\"".into()),
+        }
+    }
+
+    fn left_over(&self) -> String {
+        let keys = [
+            ("jitter", self.jitter.is_some()),
+            ("for", self.lasts.is_some()),
+            ("dir", self.dir.is_some()),
+            ("boundary", self.boundary.is_some()),
+            ("window", self.window.is_some()),
+            ("wall", self.wall.is_some()),
+            ("by", self.by.is_some()),
+            ("age", self.age.is_some()),
+            ("what", self.what.is_some()),
+            ("drop", self.drop.is_some()),
+            ("duplicate", self.duplicate.is_some()),
+            ("delay", self.delay.is_some()),
+            ("forge", self.forge.is_some()),
+        ];
+        let names: Vec<&str> = keys.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect();
+        names.join(" ")
+    }
+}
+
+fn percent(value: Option<u32>) -> Result<u32, String> {
+    match value.unwrap_or(0) {
+        value @ 0..=100 => Ok(value),
+        value => Err(format!("{value} is no percentage")),
+    }
+}
+
+fn signed(text: &str) -> Result<i64, String> {
+    let (sign, length) = match text.split_at_checked(1) {
+        Some(("-", length)) => (-1, length),
+        Some(("+", length)) => (1, length),
+        Some(_) | None => return Err(format!("{text:?} needs a sign, like \"-7h\" or \"+2d\"")),
+    };
+    let span = Span::try_from(length.to_owned())?;
+    i64::try_from(span.0).map(|ms| sign * ms).map_err(|_| format!("{text:?} is too long"))
+}

@@ -1,0 +1,406 @@
+//! A gateway's shell: the same loop as the real one, over a virtual clock and disk. Take what waits, handle it all,
+//! commit once, send.
+//!
+//! Owns: starts, stops, commits and what follows them.
+//! Never: sends before the commit is durable, unless that bug is planted.
+//! Read next: `hardtack::agent`, which it drives.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use hardtack::agent::effects::{Entry, LinkCommand, StoredRecord};
+use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
+use hardtack::mutant::{active, Mutant};
+
+use crate::clocks::date;
+use crate::device::{Cut, InFlight, Process};
+use crate::disk::{steps, Fate, Step};
+use crate::event::Event;
+use crate::exhaust::Window;
+use crate::fault::WallAfter;
+use crate::network::{End, Packet, Retain};
+use crate::random::{below, between, stream};
+use crate::recovery;
+use crate::world::{Happening, World};
+
+/// Between the kernel's start and the agent's.
+const BOOT_MS: u64 = 4000;
+/// Commits after which the agent is told how full the disk is.
+const DISK_EVERY: u32 = 64;
+
+/// What a commit made durable, for the checkers.
+struct Durable {
+    feeds: Vec<Vec<u8>>,
+    records: Vec<StoredRecord>,
+    anchor: Option<Box<Anchor>>,
+}
+
+impl World<'_> {
+    /// Every gateway is enrolled, writes that down, and is switched on.
+    pub(crate) fn enrol_all(&mut self) {
+        for number in 0..self.devices.len() as u32 {
+            let device = &mut self.devices[number as usize];
+            let accepted = self.operator.enrol(number, &device.name, &device.keys(), device.profile(), date(self.now));
+            let steps = steps(accepted.batch);
+            let durable = Durable::of(&steps);
+            steps.into_iter().for_each(|step| device.disk.step(step));
+            self.note_durable(number, durable);
+            self.schedule(u64::from(number) * 50, Happening::PowerOn { device: number, wall: WallAfter::Kept });
+        }
+    }
+
+    /// The kernel starts, and the agent soon after.
+    pub(crate) fn power_on(&mut self, number: u32, wall: WallAfter) {
+        self.disturbed();
+        let now = self.now;
+        let device = &mut self.devices[number as usize];
+        if device.clocks.read(now).is_some() {
+            return;
+        }
+        device.clocks.power_on(now, wall);
+        self.checks.authority.booted(number);
+        self.schedule(now + BOOT_MS, Happening::StartProcess { device: number, powered_on: now });
+    }
+
+    /// The agent starts on what its disk holds.
+    pub(crate) fn start_process(&mut self, number: u32, powered_on: u64) {
+        let (now, fleet) = (self.now, self.fleet.clone());
+        let device = &mut self.devices[number as usize];
+        if device.process.is_some() || device.clocks.began() != Some(powered_on) {
+            return;
+        }
+        let Some(boot) = device.boot(&fleet, now) else { return };
+        let Some((_, clocks)) = device.clocks.read(now) else { return };
+        let (agent, effects) = match Agent::start(boot, clocks) {
+            Ok(started) => started,
+            Err(problem) => {
+                let how = format!("{} does not start: {problem}", device.name);
+                self.checks.tally.broken(crate::check::Id::Live, now, how);
+                return;
+            }
+        };
+        device.starts += 1;
+        let start = device.starts;
+        device.process = Some(Process {
+            agent,
+            start,
+            inbox: VecDeque::new(),
+            in_flight: None,
+            conn: None,
+            deadline: None,
+            since_disk: 0,
+        });
+        self.disturbed();
+        self.tell(&Event::AgentStarted { device: number, start });
+        self.commit(number, effects);
+        self.pump(number);
+    }
+
+    /// Something is for an agent.
+    pub(crate) fn give(&mut self, number: u32, input: Input) {
+        if let Some(process) = &mut self.devices[number as usize].process {
+            process.inbox.push_back(input);
+            self.pump(number);
+        }
+    }
+
+    /// The loop: everything that waits, one commit. While a commit is on its way, what comes waits.
+    fn pump(&mut self, number: u32) {
+        loop {
+            let now = self.now;
+            let device = &mut self.devices[number as usize];
+            let Some((_, clocks)) = device.clocks.read(now) else { return };
+            let Some(process) = &mut device.process else { return };
+            if process.in_flight.is_some() {
+                return;
+            }
+            if process.inbox.is_empty() {
+                self.schedule_deadline(number);
+                return;
+            }
+            let mut effects = Effects::default();
+            for input in process.inbox.drain(..) {
+                process.agent.handle(input, clocks, &mut effects);
+            }
+            self.commit(number, effects);
+        }
+    }
+
+    fn commit(&mut self, number: u32, effects: Effects) {
+        let mut batch = Batch::default();
+        let kept = effects.commit(|written| {
+            batch = written;
+            Ok::<(), Infallible>(())
+        });
+        let mut outgoing = match kept {
+            Ok(outgoing) => outgoing,
+            Err(never) => match never {},
+        };
+        if active(Mutant::ReplyBeforeCommit) {
+            self.release(number, std::mem::take(&mut outgoing));
+        }
+        let steps = steps(batch);
+        if steps.is_empty() {
+            self.release(number, outgoing);
+            return;
+        }
+        let now = self.now;
+        let (low, high) = self.scenario.fleet.commit_ms;
+        let device = &mut self.devices[number as usize];
+        let Some(process) = &mut device.process else { return };
+        let start = process.start;
+        process.in_flight = Some(InFlight { steps, outgoing });
+        let takes = between(&mut device.commit_times, low, high);
+        if let Some(cut) = device.armed.take() {
+            self.cut_power(number, cut);
+            return;
+        }
+        if self.cut_at_boundary(number) {
+            return;
+        }
+        self.schedule(now + takes, Happening::Committed { device: number, start });
+    }
+
+    /// In a run that tries one boundary of many: whether it was this commit's, and the power is gone.
+    fn cut_at_boundary(&mut self, number: u32) -> bool {
+        let Some(window) = Window::of(self.plan).filter(|window| window.covers(number, self.now)) else { return false };
+        let device = &mut self.devices[number as usize];
+        let in_flight = device.process.as_ref().and_then(|process| process.in_flight.as_ref());
+        let count = in_flight.map_or(0, |in_flight| in_flight.steps.len() as u64);
+        let first = device.boundaries;
+        device.boundaries += count + 1;
+        if let Some(cut) = self.cut.filter(|cut| (first..=first + count).contains(&cut.boundary)) {
+            self.stop(number, Some(cut.boundary - first), &mut || cut.fate);
+            self.schedule(self.now + window.off, Happening::PowerOn { device: number, wall: window.wall });
+            return true;
+        }
+        let mut trial = self.devices[number as usize].disk.clone();
+        let steps = in_flight_steps(&self.devices[number as usize].process);
+        for done in 0..=steps.len() {
+            if let Some(step) = done.checked_sub(1).and_then(|last| steps.get(last)) {
+                trial.step(step.clone());
+            }
+            self.boundaries.fates.push(trial.fates());
+        }
+        false
+    }
+
+    /// A commit is durable: its effects may be seen.
+    pub(crate) fn committed(&mut self, number: u32, start: u64) {
+        let device = &mut self.devices[number as usize];
+        let Some(process) = device.process.as_mut().filter(|process| process.start == start) else { return };
+        let Some(in_flight) = process.in_flight.take() else { return };
+        let count = in_flight.steps.len() as u64;
+        let durable = Durable::of(&in_flight.steps);
+        process.since_disk += 1;
+        let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_)));
+        let look = drops || process.since_disk >= DISK_EVERY;
+        in_flight.steps.into_iter().for_each(|step| device.disk.step(step));
+        if look {
+            process.since_disk = 0;
+            let used_bytes = device.disk.used_bytes();
+            process.inbox.push_back(Input::Disk { used_bytes });
+        }
+        self.tell(&Event::Committed { device: number, steps: count });
+        // Callers are answered on what was durable before; only then does this commit count as known.
+        let mut outgoing = in_flight.outgoing;
+        let replies = std::mem::take(&mut outgoing.replies);
+        for (id, reply) in replies {
+            self.replied(number, id, reply);
+        }
+        self.note_durable(number, durable);
+        self.release(number, outgoing);
+        self.pump(number);
+    }
+
+    fn note_durable(&mut self, number: u32, durable: Durable) {
+        let now = self.now;
+        let device = &self.devices[number as usize];
+        let (powered, who) = (device.powered(now), (number, &device.name));
+        for content in &durable.feeds {
+            self.checks.authority.feed_durable(number, content, powered);
+        }
+        let checks = &mut self.checks;
+        checks.monotone.records_durable(&mut checks.tally, now, who, durable.records.iter());
+        if let Some(anchor) = durable.anchor {
+            checks.monotone.anchor_durable(&mut checks.tally, now, who, &anchor);
+        }
+    }
+
+    /// What may leave leaves.
+    fn release(&mut self, number: u32, outgoing: Outgoing) {
+        for (id, reply) in outgoing.replies {
+            self.replied(number, id, reply);
+        }
+        for log in outgoing.logs {
+            self.tell(&Event::Logged { device: number, line: format!("{log:?}") });
+        }
+        for command in outgoing.link {
+            self.command(number, command);
+        }
+        for (era, segment) in outgoing.loads {
+            let device = &mut self.devices[number as usize];
+            let upload = recovery::load(device.disk.durable(), era, segment);
+            if let Some(process) = &mut device.process {
+                process.inbox.push_back(Input::Segment { era, segment, upload });
+            }
+        }
+    }
+
+    fn command(&mut self, number: u32, command: LinkCommand) {
+        let fleet = self.fleet.clone();
+        match command {
+            LinkCommand::Close => self.hang_up(number),
+            LinkCommand::Connect { filters, will } => {
+                self.hang_up(number);
+                let conn = self.network.open(number);
+                if let Some(process) = &mut self.devices[number as usize].process {
+                    process.conn = Some(conn);
+                }
+                let will = will.map(|will| (will.topic.text(&fleet), will.payload));
+                self.send(conn, End::Broker, Packet::Connect { filters, will });
+            }
+            LinkCommand::Publish(publish) => {
+                let conn = self.devices[number as usize].process.as_ref().and_then(|process| process.conn);
+                if let Some(conn) = conn {
+                    let retain = if publish.topic.retained() { Retain::Yes } else { Retain::No };
+                    let topic = publish.topic.text(&fleet);
+                    self.send(conn, End::Broker, Packet::Publish { topic, payload: publish.payload, retain });
+                }
+            }
+        }
+    }
+
+    /// The agent's end of its connection closes, and the kernel says so to the broker.
+    fn hang_up(&mut self, number: u32) {
+        let conn = self.devices[number as usize].process.as_mut().and_then(|process| process.conn.take());
+        if let Some(conn) = conn {
+            self.send(conn, End::Broker, Packet::Closed);
+            self.close(conn, End::Device);
+        }
+    }
+
+    /// The connection broke as the agent sees it.
+    pub(crate) fn disconnected(&mut self, number: u32, reason: &str) {
+        if let Some(process) = &mut self.devices[number as usize].process {
+            process.conn = None;
+        }
+        self.give(number, Input::Link(LinkEvent::Disconnected { reason: reason.to_owned() }));
+    }
+
+    fn schedule_deadline(&mut self, number: u32) {
+        let now = self.now;
+        let device = &mut self.devices[number as usize];
+        let Some((_, clocks)) = device.clocks.read(now) else { return };
+        let Some(process) = &mut device.process else { return };
+        let wanted = process.agent.poll_deadline(clocks.boottime);
+        let Some(at) = device.clocks.when(wanted).map(|at| at.max(now + 1)) else { return };
+        if process.deadline.is_none_or(|scheduled| at < scheduled || scheduled <= now) {
+            process.deadline = Some(at);
+            let start = process.start;
+            self.schedule(at, Happening::Deadline { device: number, start });
+        }
+    }
+
+    pub(crate) fn deadline(&mut self, number: u32, start: u64) {
+        let now = self.now;
+        let process = self.devices[number as usize].process.as_mut();
+        if process.is_some_and(|process| process.start == start && process.deadline == Some(now)) {
+            self.give(number, Input::Deadline);
+        }
+    }
+
+    /// The supply fails now, at a boundary of the commit in progress if there is one.
+    pub(crate) fn cut_power(&mut self, number: u32, cut: Cut) {
+        let mut rng = stream(cut.pick, "cut", "fates");
+        let steps = in_flight_steps(&self.devices[number as usize].process).len() as u64;
+        let done = below(&mut rng, steps + 1);
+        let mut fate = || match below(&mut rng, 3) {
+            0 => Fate::Lost,
+            1 => Fate::Kept,
+            _ => Fate::Torn,
+        };
+        self.stop(number, Some(done), &mut fate);
+        self.schedule(self.now + cut.lasts, Happening::PowerOn { device: number, wall: cut.wall });
+    }
+
+    /// The supply fails after so many steps of the commit in progress.
+    fn stop(&mut self, number: u32, done: Option<u64>, fate: &mut dyn FnMut() -> Fate) {
+        self.disturbed();
+        let done = self.abandon(number, done);
+        let device = &mut self.devices[number as usize];
+        device.disk.power_cut(fate);
+        device.clocks.power_off(self.now);
+        self.tell(&Event::Stopped { device: number, steps: done });
+        self.watch(number);
+    }
+
+    /// The process is gone, so many steps into a commit; without a number, the commit is finished first.
+    fn abandon(&mut self, number: u32, done: Option<u64>) -> u64 {
+        let device = &mut self.devices[number as usize];
+        let Some(process) = device.process.take() else { return 0 };
+        let steps = process.in_flight.map_or_else(Vec::new, |in_flight| in_flight.steps);
+        let done = done.unwrap_or(steps.len() as u64).min(steps.len() as u64);
+        steps.into_iter().take(done as usize).for_each(|step| device.disk.step(step));
+        self.asked.retain(|_, (of, _)| *of != number);
+        if let Some(conn) = process.conn {
+            self.close(conn, End::Device);
+        }
+        done
+    }
+
+    /// The process is killed; the kernel goes on, and says so to the broker.
+    pub(crate) fn kill(&mut self, number: u32, pick: u64) {
+        self.disturbed();
+        let process = &self.devices[number as usize].process;
+        let steps = in_flight_steps(process).len() as u64;
+        if let Some(conn) = process.as_ref().and_then(|process| process.conn) {
+            self.send(conn, End::Broker, Packet::Closed);
+        }
+        let done = self.abandon(number, Some(pick % (steps + 1)));
+        self.tell(&Event::Stopped { device: number, steps: done });
+    }
+
+    /// The kernel goes down in order: what is on its way to the disk arrives there.
+    pub(crate) fn shut_down(&mut self, number: u32) {
+        self.disturbed();
+        if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
+            self.send(conn, End::Broker, Packet::Closed);
+        }
+        let done = self.abandon(number, None);
+        let device = &mut self.devices[number as usize];
+        device.disk.open();
+        device.clocks.power_off(self.now);
+        self.tell(&Event::Stopped { device: number, steps: done });
+    }
+}
+
+fn in_flight_steps(process: &Option<Process>) -> &[Step] {
+    let in_flight = process.as_ref().and_then(|process| process.in_flight.as_ref());
+    in_flight.map_or(&[], |in_flight| in_flight.steps.as_slice())
+}
+
+impl Durable {
+    fn of(steps: &[Step]) -> Self {
+        let mut durable = Self { feeds: Vec::new(), records: Vec::new(), anchor: None };
+        for step in steps {
+            match step {
+                Step::Replace(hardtack::agent::effects::StateFile::Feed(_), content) => {
+                    durable.feeds.push(content.clone());
+                }
+                Step::Append(Entry::Record(record)) => durable.records.push(record.clone()),
+                Step::WriteAnchor(anchor) => durable.anchor = Some(anchor.clone()),
+                Step::Append(Entry::Segment(_))
+                | Step::Replace(..)
+                | Step::SyncFolder(_)
+                | Step::CreateEra(_)
+                | Step::SyncEra
+                | Step::SyncEntries
+                | Step::SyncAnchor
+                | Step::Remove(_)
+                | Step::DropEra(_) => {}
+            }
+        }
+        durable
+    }
+}

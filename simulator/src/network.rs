@@ -1,0 +1,325 @@
+//! Links between gateways and broker, and the connections over them.
+//!
+//! Owns: what goes through in which direction, how long it takes, what is stuck, what a half-open connection swallows.
+//! As under TCP nothing is lost, doubled or swapped while a connection lives; what is stuck arrives when it goes through
+//! again, unless either end gave up before.
+//! Never: reads a message.
+//! Read next: `broker.rs`, which does.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::fault::Direction;
+use crate::random::{between, stream};
+
+/// One end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    Broker,
+    Device,
+}
+
+/// What goes over a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Packet {
+    /// CONNECT and SUBSCRIBE: filters in order, topic and payload of the retained last will if there is one.
+    Connect { filters: Vec<String>, will: Option<(String, Vec<u8>)> },
+    /// CONNACK and SUBACK.
+    Accepted,
+    /// PUBLISH, QoS 1.
+    Publish { topic: String, payload: Vec<u8>, retain: Retain },
+    /// PUBACK.
+    Acknowledged,
+    /// The other end closed the socket.
+    Closed,
+}
+
+/// Whether a broker keeps the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retain {
+    No,
+    Yes,
+}
+
+/// Names a connection.
+pub(crate) type ConnId = u64;
+
+#[derive(Debug)]
+struct Link {
+    /// How many faults block each direction now.
+    blocked_up: u32,
+    blocked_down: u32,
+    latency: (u64, u64),
+    rng: ChaCha8Rng,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    stuck: VecDeque<Packet>,
+    last_arrival: u64,
+}
+
+#[derive(Debug)]
+struct Conn {
+    device: u32,
+    broker_open: bool,
+    device_open: bool,
+    /// Everything is swallowed.
+    half_open: bool,
+    /// Something of it arrived at the broker: before that there is no connection, only an attempt.
+    reached: bool,
+    /// Rises with each change of what goes through, so that a keep-alive knows that nothing changed since.
+    mark: u64,
+    to_broker: Lane,
+    to_device: Lane,
+}
+
+/// All links.
+#[derive(Debug)]
+pub(crate) struct Network {
+    links: Vec<Link>,
+    conns: BTreeMap<ConnId, Conn>,
+    next: ConnId,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64, devices: u32, latency: (u64, u64)) -> Self {
+        let link = |device: u32| Link {
+            blocked_up: 0,
+            blocked_down: 0,
+            latency,
+            rng: stream(seed, &format!("gw-{device}"), "latency"),
+        };
+        Self { links: (0..devices).map(link).collect(), conns: BTreeMap::new(), next: 0 }
+    }
+
+    /// A gateway opens a socket.
+    pub(crate) fn open(&mut self, device: u32) -> ConnId {
+        self.next += 1;
+        let conn = Conn {
+            device,
+            broker_open: true,
+            device_open: true,
+            half_open: false,
+            reached: false,
+            mark: 0,
+            to_broker: Lane::default(),
+            to_device: Lane::default(),
+        };
+        self.conns.insert(self.next, conn);
+        self.next
+    }
+
+    /// Sends a packet: when it will be at the other end, if the sender's socket is open.
+    pub(crate) fn send(&mut self, id: ConnId, to: End, now: u64) -> Option<u64> {
+        let conn = self.conns.get(&id)?;
+        let open = match to {
+            End::Broker => conn.device_open,
+            End::Device => conn.broker_open,
+        };
+        open.then(|| self.arrival(id, to, now))
+    }
+
+    /// When a packet that sets out now will be at the other end: never before one that set out earlier.
+    pub(crate) fn arrival(&mut self, id: ConnId, to: End, now: u64) -> u64 {
+        let Some(conn) = self.conns.get_mut(&id) else { return now };
+        let link = &mut self.links[conn.device as usize];
+        let lane = conn.lane(to);
+        lane.last_arrival = lane.last_arrival.max(now + between(&mut link.rng, link.latency.0, link.latency.1));
+        lane.last_arrival
+    }
+
+    /// A packet would arrive now: it does, or it is stuck, or swallowed.
+    pub(crate) fn arrive(&mut self, id: ConnId, to: End, packet: Packet) -> Option<Packet> {
+        let conn = self.conns.get_mut(&id)?;
+        let open = match to {
+            End::Broker => conn.broker_open,
+            End::Device => conn.device_open,
+        };
+        if conn.half_open || !open {
+            return None;
+        }
+        if self.links[conn.device as usize].blocks(to) || !conn.lane(to).stuck.is_empty() {
+            conn.lane(to).stuck.push_back(packet);
+            return None;
+        }
+        conn.reached |= to == End::Broker;
+        Some(packet)
+    }
+
+    /// A direction of a link is blocked, by one fault more.
+    pub(crate) fn block(&mut self, device: u32, direction: Direction) {
+        self.links[device as usize].count(direction, |count| count + 1);
+        self.touch(device);
+    }
+
+    /// A fault ends: the connections of the gateway with what is stuck and goes through again.
+    pub(crate) fn unblock(&mut self, device: u32, direction: Direction) -> Vec<(ConnId, End)> {
+        self.links[device as usize].count(direction, |count| count.saturating_sub(1));
+        self.touch(device);
+        let mut free = Vec::new();
+        for to in [End::Broker, End::Device] {
+            if !self.links[device as usize].blocks(to) {
+                let of_device = self.conns.iter_mut().filter(|(_, conn)| conn.device == device);
+                let stuck = of_device.filter_map(|(id, conn)| (!conn.lane(to).stuck.is_empty()).then_some(*id));
+                free.extend(stuck.map(|id| (id, to)));
+            }
+        }
+        free
+    }
+
+    /// What is stuck arrives, in order and before anything that was sent later, if it still goes through.
+    pub(crate) fn flush(&mut self, id: ConnId, to: End) -> Vec<Packet> {
+        let Some(conn) = self.conns.get_mut(&id) else { return Vec::new() };
+        if self.links[conn.device as usize].blocks(to) {
+            return Vec::new();
+        }
+        std::mem::take(&mut conn.lane(to).stuck).into()
+    }
+
+    /// Open connections of a gateway swallow everything from now on.
+    pub(crate) fn half_open(&mut self, device: u32) {
+        for conn in self.conns.values_mut().filter(|conn| conn.device == device) {
+            conn.half_open = true;
+        }
+        self.touch(device);
+    }
+
+    /// Connections of a gateway that do not work as they should, with the mark that a keep-alive compares later.
+    pub(crate) fn impaired(&self, device: u32) -> Vec<(ConnId, u64)> {
+        let of_device = self.conns.iter().filter(|(_, conn)| conn.device == device);
+        of_device.filter(|(_, conn)| self.is_impaired(conn)).map(|(id, conn)| (*id, conn.mark)).collect()
+    }
+
+    /// Whether an end of a connection is open.
+    pub(crate) fn is_open(&self, id: ConnId, end: End) -> bool {
+        self.conns.get(&id).is_some_and(|conn| match end {
+            End::Broker => conn.broker_open,
+            End::Device => conn.device_open,
+        })
+    }
+
+    /// Whether a connection has been impaired since `mark` without a change.
+    pub(crate) fn still_impaired(&self, id: ConnId, mark: u64) -> bool {
+        self.conns.get(&id).is_some_and(|conn| conn.mark == mark && self.is_impaired(conn))
+    }
+
+    fn is_impaired(&self, conn: &Conn) -> bool {
+        let link = &self.links[conn.device as usize];
+        conn.half_open || !conn.broker_open || !conn.device_open || link.blocks(End::Broker) || link.blocks(End::Device)
+    }
+
+    /// One end gives its socket up. Whether it was open.
+    pub(crate) fn close(&mut self, id: ConnId, end: End) -> bool {
+        let Some(conn) = self.conns.get_mut(&id) else { return false };
+        let open = match end {
+            End::Broker => std::mem::replace(&mut conn.broker_open, false),
+            End::Device => std::mem::replace(&mut conn.device_open, false),
+        };
+        if open {
+            conn.mark += 1;
+        }
+        let attempt_given_up = end == End::Device && !conn.reached;
+        if attempt_given_up || (!conn.broker_open && !conn.device_open) {
+            self.conns.remove(&id);
+        }
+        open
+    }
+
+    /// The gateway of a connection.
+    pub(crate) fn device_of(&self, id: ConnId) -> Option<u32> {
+        self.conns.get(&id).map(|conn| conn.device)
+    }
+
+    fn touch(&mut self, device: u32) {
+        self.conns.values_mut().filter(|conn| conn.device == device).for_each(|conn| conn.mark += 1);
+    }
+}
+
+impl Conn {
+    fn lane(&mut self, to: End) -> &mut Lane {
+        match to {
+            End::Broker => &mut self.to_broker,
+            End::Device => &mut self.to_device,
+        }
+    }
+}
+
+impl Link {
+    fn blocks(&self, to: End) -> bool {
+        match to {
+            End::Broker => self.blocked_up > 0,
+            End::Device => self.blocked_down > 0,
+        }
+    }
+
+    fn count(&mut self, direction: Direction, change: impl Fn(u32) -> u32) {
+        match direction {
+            Direction::Both => {
+                self.blocked_up = change(self.blocked_up);
+                self.blocked_down = change(self.blocked_down);
+            }
+            Direction::Down => self.blocked_down = change(self.blocked_down),
+            Direction::Up => self.blocked_up = change(self.blocked_up),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> (Network, ConnId) {
+        let mut network = Network::new(1, 1, (10, 50));
+        let conn = network.open(0);
+        (network, conn)
+    }
+
+    fn note(number: u8) -> Packet {
+        Packet::Publish { topic: "t".into(), payload: vec![number], retain: Retain::No }
+    }
+
+    #[test]
+    fn packets_of_one_connection_never_overtake() {
+        let (mut network, conn) = network();
+        let arrivals: Vec<u64> = (0..50).map(|now| network.send(conn, End::Broker, now).unwrap()).collect();
+        assert!(arrivals.windows(2).all(|pair| pair[0] <= pair[1]));
+    }
+
+    #[test]
+    fn one_way_blocks_one_way_and_what_is_stuck_comes_in_order() {
+        let (mut network, conn) = network();
+        network.block(0, Direction::Up);
+        assert_eq!(network.arrive(conn, End::Broker, note(1)), None);
+        assert_eq!(network.arrive(conn, End::Broker, note(2)), None);
+        assert_eq!(network.arrive(conn, End::Device, note(3)), Some(note(3)));
+        assert_eq!(network.unblock(0, Direction::Up), vec![(conn, End::Broker)]);
+        assert_eq!(network.arrive(conn, End::Broker, note(4)), None, "behind what is stuck");
+        assert_eq!(network.flush(conn, End::Broker), vec![note(1), note(2), note(4)]);
+        assert_eq!(network.arrive(conn, End::Broker, note(5)), Some(note(5)));
+    }
+
+    #[test]
+    fn overlapping_faults_end_with_the_last() {
+        let (mut network, conn) = network();
+        network.block(0, Direction::Both);
+        network.block(0, Direction::Up);
+        network.unblock(0, Direction::Both);
+        assert_eq!(network.arrive(conn, End::Broker, note(1)), None);
+        assert_eq!(network.unblock(0, Direction::Up).len(), 1);
+    }
+
+    #[test]
+    fn half_open_swallows_for_good_and_only_what_was_open() {
+        let (mut network, conn) = network();
+        network.half_open(0);
+        assert_eq!(network.arrive(conn, End::Broker, note(1)), None);
+        let (impaired, mark) = network.impaired(0)[0];
+        assert!(network.still_impaired(impaired, mark));
+        assert!(network.close(conn, End::Device));
+        let fresh = network.open(0);
+        assert_eq!(network.arrive(fresh, End::Broker, note(2)), Some(note(2)));
+        assert!(!network.still_impaired(impaired, mark), "its end closed meanwhile");
+    }
+}

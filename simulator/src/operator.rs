@@ -1,0 +1,315 @@
+//! The operator and the fleet's service: the shipped fleet core over a book in memory.
+//!
+//! Owns: the fleet's keys, its book, what the collector stored, which heads were signed; hostile tokens that only
+//! somebody with a key of his own, or with an open token in hand, can make.
+//! Never: loses what was written. The ledger is another matter than the gateways' disks.
+//! Read next: `hardtack::fleet`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use biscuit_auth::builder::BlockBuilder;
+use ed25519_dalek::SigningKey;
+use hardtack::agent::effects::Publish;
+use hardtack::agent::enrol::{accept, Accepted};
+use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
+use hardtack::fleet::grant::{create, withdraw, NewGrant};
+use hardtack::fleet::hello::Terms;
+use hardtack::fleet::publish::Cadence;
+use hardtack::fleet::revoke::{revoke, Revocation};
+use hardtack::fleet::service::ServiceKeys;
+use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
+use hardtack::ids::{BlockId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce, TaskId};
+use hardtack::profile::Profile;
+use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::Upload;
+use hardtack::wire::bundle::BrokerPins;
+use hardtack::wire::enrol::{DeviceKeys, EnrolRequest};
+use hardtack::wire::envelope::Signed;
+use hardtack::wire::link::Right;
+use hardtack::wire::revocation::Target;
+use hardtack::wire::token::{mint_task, to_text, ClassRight, Held, TaskSpec};
+use rand_chacha::ChaCha8Rng;
+use rand_core::RngCore;
+
+use crate::check::audit::Collected;
+use crate::clocks::START;
+use crate::random::{bytes, stream};
+use crate::scenario::{GrantPlan, Scenario};
+use crate::workload::program_rights;
+
+/// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
+const HONEST: &str = "what an honest operator does with checked names is accepted";
+
+/// The operator and the service.
+pub(crate) struct Operator {
+    keys: FleetKeys,
+    service: Service,
+    running: bool,
+    book: Book,
+    grants: GrantPlan,
+    rng: ChaCha8Rng,
+    /// Makes what thieves and forgers make, from a stream of its own.
+    thief: ChaCha8Rng,
+    numbers: BTreeMap<DeviceId, u32>,
+    collected: Vec<Collected>,
+    archive: BTreeMap<(DeviceId, EraId, u64), Hash>,
+    /// Nonces of `hello` that were not answered yet, and whose they are.
+    pub(crate) nonces: BTreeMap<Nonce, u32>,
+}
+
+/// What is revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Revoke {
+    Block(BlockId),
+    /// A fallback grant. Its gateway gets another.
+    Grant(GrantId),
+    Task(TaskId),
+}
+
+impl Operator {
+    /// A fleet is founded.
+    pub(crate) fn found(scenario: &Scenario, seed: u64) -> Self {
+        let mut rng = stream(seed, "operator", "keys");
+        let keys = FleetKeys::generate(&mut rng);
+        let cadence = Cadence { interval: Millis(scenario.fleet.head_every.0) };
+        let mut fx = Effects::default();
+        let founding = Founding {
+            fleet: "sim".parse().expect(HONEST),
+            feed: "main".parse().expect(HONEST),
+            broker: BrokerPins::default(),
+            keys: &keys,
+            operator: "ada",
+            cadence,
+            at: START,
+        };
+        let book = found(&founding, &mut fx).expect(HONEST);
+        let settings = Settings {
+            cadence,
+            terms: Terms { window: 8, clock_error: Millis(500) },
+            task_ttl_max: Millis(scenario.grant.task_ttl_max.0),
+        };
+        let service_keys = ServiceKeys {
+            issuer: hardtack::fleet::keys::Issuer {
+                root_key_id: keys.issuer.root_key_id,
+                key: keys.issuer.key.clone(),
+            },
+            feed: keys.feed.clone(),
+            service: keys.service.clone(),
+        };
+        let service = Service::start(service_keys, settings, bytes(seed, "service", "seed"), &book).expect(HONEST);
+        let mut operator = Self {
+            keys,
+            service,
+            running: true,
+            book,
+            grants: scenario.grant.clone(),
+            rng: stream(seed, "operator", "choices"),
+            thief: stream(seed, "thief", "tokens"),
+            numbers: BTreeMap::new(),
+            collected: Vec::new(),
+            archive: BTreeMap::new(),
+            nonces: BTreeMap::new(),
+        };
+        operator.commit(fx);
+        // The first list, so that whoever enrols takes one along.
+        operator.ticks(START);
+        operator
+    }
+
+    /// A gateway asks to join, is let in, given a grant, and takes the answer.
+    pub(crate) fn enrol(
+        &mut self,
+        number: u32,
+        name: &DeviceId,
+        keys: &DeviceKeys,
+        profile: &Profile,
+        at: Timestamp,
+    ) -> Accepted {
+        let mut nonce = Nonce([0; 16]);
+        self.rng.fill_bytes(&mut nonce.0);
+        let request = EnrolRequest { device: name.clone(), keys: keys.public(), nonce, profile: profile.name.clone() };
+        let signed = request.sign(keys);
+        let mut fx = Effects::default();
+        let code = EnrolRequest::code(&signed);
+        let operator = self.keys.operator("ada");
+        approve(&mut self.book, &signed, code, Replace::Keep, operator, at, &mut fx).expect(HONEST);
+        self.commit(fx);
+        self.numbers.insert(name.clone(), number);
+        self.grant(name, at);
+        let sealed = answer(&self.book, name, Vec::new(), &self.keys.service, at, &mut self.rng).expect(HONEST);
+        let fingerprint = self.book.trusts()[0].fingerprint();
+        accept(&sealed, keys, name, &fingerprint, nonce, profile, None).expect(HONEST)
+    }
+
+    fn grant(&mut self, name: &DeviceId, at: Timestamp) {
+        let plan = &self.grants;
+        let (mut may_begin, mut class_rights) = (Vec::new(), Vec::new());
+        for (selector, class, rights) in program_rights() {
+            let class: hardtack::ids::TaskClass = class.parse().expect(HONEST);
+            may_begin.push((selector, class.clone()));
+            class_rights.extend(rights.into_iter().map(|right| ClassRight { class: class.clone(), right }));
+        }
+        let new = NewGrant {
+            device: name.clone(),
+            owner: "ops@sim".into(),
+            life: Millis(plan.life.0),
+            may_begin,
+            rights: class_rights,
+            offline_max: Millis(plan.offline_max.0),
+            uses_max: plan.uses_max,
+            boots_max: plan.boots_max,
+            task_ttl_max: Millis(plan.task_ttl_max.0),
+            staleness_max: Vec::new(),
+        };
+        let mut fx = Effects::default();
+        let operator = self.keys.operator("ada");
+        create(&mut self.book, new, &self.keys.issuer, operator, at, &mut self.rng, &mut fx).expect(HONEST);
+        self.commit(fx);
+    }
+
+    /// Revokes, and publishes if the service runs.
+    pub(crate) fn revoke(&mut self, what: Revoke, device: &DeviceId, at: Timestamp) -> Vec<Publish> {
+        let target = match &what {
+            Revoke::Block(block) => Target::Block(*block),
+            Revoke::Grant(grant) => Target::Grant(*grant),
+            Revoke::Task(task) => Target::Task(task.clone()),
+        };
+        let mut fx = Effects::default();
+        let operator = self.keys.operator("ada");
+        let revocation = Revocation { target, until: None, reason: "the scenario says so".into() };
+        revoke(&mut self.book, revocation, operator, at, &mut fx).expect(HONEST);
+        if let Revoke::Grant(grant) = what {
+            withdraw(&mut self.book, &grant, "revoked", operator, at, &mut fx).expect(HONEST);
+            self.commit(fx);
+            self.grant(device, at);
+        } else {
+            self.commit(fx);
+        }
+        if self.running {
+            self.ticks(at)
+        } else {
+            Vec::new()
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.running = true;
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.running = false;
+        self.service.disconnected();
+    }
+
+    /// The broker took the service's connection.
+    pub(crate) fn connected(&mut self, at: Timestamp) -> Vec<Publish> {
+        let mut fx = Effects::default();
+        self.service.connected(&mut self.book, at, &mut fx);
+        self.commit(fx)
+    }
+
+    /// The service's connection is gone.
+    pub(crate) fn disconnected(&mut self) {
+        self.service.disconnected();
+    }
+
+    /// A message for the service.
+    pub(crate) fn hears(&mut self, topic: &str, payload: &[u8], at: Timestamp) -> Vec<Publish> {
+        let mut fx = Effects::default();
+        let stored = &self.archive;
+        let archive =
+            |device: &DeviceId, era: EraId, segment: u64| stored.get(&(device.clone(), era, segment)).copied();
+        self.service.message(&mut self.book, topic, payload, &archive, at, &mut fx);
+        self.commit(fx)
+    }
+
+    /// The service looks at the clock.
+    pub(crate) fn ticks(&mut self, at: Timestamp) -> Vec<Publish> {
+        let mut fx = Effects::default();
+        self.service.tick(&mut self.book, at, &mut fx);
+        self.commit(fx)
+    }
+
+    fn commit(&mut self, fx: Effects) -> Vec<Publish> {
+        let (collected, archive, numbers) = (&mut self.collected, &mut self.archive, &self.numbers);
+        let committed = fx.commit(|writes| {
+            for write in writes {
+                let Write::Segment(segment) = write else { continue };
+                let stored = Signed::from_bytes(&segment.header);
+                if let (Some(number), Ok(header)) = (numbers.get(&segment.device), stored) {
+                    collected.push(Collected { device: *number, upload: Upload { header, records: segment.records } });
+                    archive.insert((segment.device, segment.era, segment.segment), segment.digest);
+                }
+            }
+            Ok::<(), Infallible>(())
+        });
+        match committed {
+            Ok(outgoing) => outgoing.publish,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Everything that the collector stored, in order.
+    pub(crate) fn collected(&self) -> &[Collected] {
+        &self.collected
+    }
+
+    /// Proofs of forks that the collector keeps, in words. Honest gateways give none.
+    pub(crate) fn forks(&self) -> Vec<String> {
+        self.book.forks().map(|fork| format!("{}/{} segment {}: {}", fork.device, fork.era, fork.segment, fork.what)).collect()
+    }
+
+    /// The newest list's number.
+    pub(crate) fn newest_seq(&self) -> u64 {
+        self.book.head().map_or(0, |head| head.head.seq)
+    }
+
+    pub(crate) fn fleet(&self) -> &FleetId {
+        self.book.fleet()
+    }
+
+    pub(crate) fn service_key(&self) -> ed25519_dalek::VerifyingKey {
+        self.keys.service.verifying_key()
+    }
+
+    /// A task token signed by somebody who is not the issuer, with the issuer's number on it.
+    pub(crate) fn forged(&mut self, device: &DeviceId, at: Timestamp) -> String {
+        let key = SigningKey::generate(&mut self.thief);
+        to_text(&self.mint(device, at, &key))
+    }
+
+    /// An honest token to read, into which its holder wrote the right to write.
+    pub(crate) fn widened(&mut self, device: &DeviceId, at: Timestamp) -> String {
+        let key = self.keys.issuer.key.clone();
+        let token = self.mint(device, at, &key);
+        let block = BlockBuilder::new()
+            .fact(r#"right("modbus/pump1/speed", "write")"#)
+            .and_then(|block| block.fact(r#"right_prefix("modbus/", "write")"#))
+            .expect(HONEST);
+        let held = Held::from_bytes(&token).and_then(|held| held.append(block, &mut self.thief)).expect(HONEST);
+        to_text(&held.to_bytes().expect(HONEST))
+    }
+
+    fn mint(&mut self, device: &DeviceId, at: Timestamp, key: &SigningKey) -> Vec<u8> {
+        let mut random = [0; 16];
+        self.thief.fill_bytes(&mut random);
+        let spec = TaskSpec {
+            fleet: self.fleet().clone(),
+            grant: GrantId(random),
+            device: device.clone(),
+            owner: "ops@sim".into(),
+            feed: Some(self.book.feed()),
+            task: format!("t-{}", hardtack::ids::hex(&random[..8])).parse().expect(HONEST),
+            issued: at - Millis(1000),
+            expires: at + Millis::from_secs(3600),
+            rights: vec![Right { resource: "modbus/*".into(), action: "read".into() }],
+            uses_max: None,
+        };
+        mint_task(&spec, key, self.keys.issuer.root_key_id, &mut self.thief).expect(HONEST)
+    }
+}

@@ -1,0 +1,362 @@
+//! A plan: a scenario and a seed, resolved into single acts in order of time.
+//!
+//! Owns: [`Plan`], [`Act`]. What is in a plan needs no seed any more; it can be printed, cut and run again.
+//! Never: looks at the world. An act that needs something of it ("a live task") carries a number to pick it with.
+//! Read next: `world.rs`, which carries it out.
+
+use rand_core::RngCore;
+use serde::Serialize;
+
+use crate::fault::{Boundary, Direction, Fault, Hostility, Kind, Retained, RevokeWhat, WallAfter, Who};
+use crate::random::{below, between, stream};
+use crate::scenario::Scenario;
+
+/// What happens, in order of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The acts, earliest first.
+    pub entries: Vec<Entry>,
+}
+
+/// An act and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Milliseconds since the start, in true time.
+    pub at: u64,
+    /// What happens.
+    #[serde(flatten)]
+    pub act: Act,
+}
+
+/// One thing that happens. Where it is about a gateway, `device` is its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "act", rename_all = "snake_case")]
+pub enum Act {
+    /// A program asks for a decision.
+    Authorize {
+        /// The gateway.
+        device: u32,
+        /// With which token.
+        token: TokenChoice,
+        /// The class of risk that it names.
+        risk: String,
+        /// Picks among the tokens of that kind.
+        pick: u64,
+    },
+    /// A program begins a task.
+    Begin {
+        /// The gateway.
+        device: u32,
+        /// Picks the program and its task.
+        pick: u64,
+    },
+    /// The broker keeps a backup of what it has retained.
+    BrokerBackup {
+        /// Names the backup.
+        backup: u32,
+    },
+    /// The broker turns on everybody.
+    BrokerHostile {
+        /// How.
+        how: Hostility,
+    },
+    /// The broker sends old messages again.
+    BrokerReplay {
+        /// To this gateway.
+        device: u32,
+        /// Picks which.
+        pick: u64,
+    },
+    /// The broker goes back to a backup.
+    BrokerRestore {
+        /// Which.
+        backup: u32,
+    },
+    /// The broker is there again.
+    BrokerStart,
+    /// The broker goes away.
+    BrokerStop {
+        /// What it has when it is there again.
+        retained: Retained,
+    },
+    /// A wall clock jumps.
+    ClockStep {
+        /// The gateway.
+        device: u32,
+        /// By so many milliseconds.
+        by: i64,
+    },
+    /// A program finishes a task.
+    Finish {
+        /// The gateway.
+        device: u32,
+        /// Picks the task.
+        pick: u64,
+    },
+    /// Nothing goes through.
+    LinkDown {
+        /// The gateway.
+        device: u32,
+        /// Which way.
+        direction: Direction,
+    },
+    /// What is open swallows everything.
+    LinkHalfOpen {
+        /// The gateway.
+        device: u32,
+    },
+    /// It goes through again.
+    LinkUp {
+        /// The gateway.
+        device: u32,
+        /// Which way.
+        direction: Direction,
+    },
+    /// The supply fails.
+    PowerCut {
+        /// The gateway.
+        device: u32,
+        /// How long it is away.
+        lasts: u64,
+        /// At which point of a commit.
+        boundary: Boundary,
+        /// What the wall clock shows after it.
+        wall: WallAfter,
+        /// Picks the boundary and what becomes of unsynced writes.
+        pick: u64,
+    },
+    /// The agent is killed.
+    ProcessRestart {
+        /// The gateway.
+        device: u32,
+        /// How long until it runs again.
+        lasts: u64,
+        /// Picks how far a commit in progress came.
+        pick: u64,
+    },
+    /// The kernel goes down in order.
+    Reboot {
+        /// The gateway.
+        device: u32,
+        /// How long it takes.
+        lasts: u64,
+        /// What the wall clock shows after it.
+        wall: WallAfter,
+    },
+    /// The operator revokes.
+    Revoke {
+        /// Something of this gateway.
+        device: u32,
+        /// What.
+        what: RevokeWhat,
+        /// Picks which.
+        pick: u64,
+    },
+    /// The service is there again.
+    ServiceStart,
+    /// The service goes away.
+    ServiceStop,
+    /// An operator asks for the status.
+    Status {
+        /// The gateway.
+        device: u32,
+    },
+}
+
+/// Which token a program presents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenChoice {
+    /// One whose end has passed.
+    Expired,
+    /// One that somebody else signed.
+    Forged,
+    /// One that the operator has revoked.
+    Revoked,
+    /// One that is used until its budget is gone.
+    Spend,
+    /// One of another gateway.
+    Stolen,
+    /// One that is good.
+    Valid,
+    /// One whose holder wrote more rights into it.
+    Widened,
+}
+
+/// Tokens that must be refused, each as likely as the other.
+const HOSTILE: [TokenChoice; 5] =
+    [TokenChoice::Expired, TokenChoice::Forged, TokenChoice::Revoked, TokenChoice::Stolen, TokenChoice::Widened];
+
+/// How long nothing happens in the end, so that the last records can arrive.
+pub(crate) const LAST_QUIET: u64 = 300_000;
+
+impl Plan {
+    /// What `scenario` comes to under `seed`.
+    pub fn new(scenario: &Scenario, seed: u64) -> Self {
+        let mut entries = Vec::new();
+        for device in 0..scenario.fleet.devices {
+            workload(scenario, seed, device, &mut entries);
+        }
+        for (fault, number) in scenario.faults.iter().zip(0..) {
+            expand(fault, number, scenario, seed, &mut entries);
+        }
+        // Stable: acts of one time stay in the order in which they were made.
+        entries.sort_by_key(|entry| entry.at);
+        Self { entries }
+    }
+}
+
+/// What the programs on one gateway do. They go on after `heal`: availability is judged by them.
+fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry>) {
+    let plan = &scenario.workload;
+    let name = format!("gw-{device}");
+    let mut repeat = |purpose: &str, every: u64, burst: u32, make: &mut dyn FnMut(&mut dyn RngCore) -> Act| {
+        let mut rng = stream(seed, &name, purpose);
+        let mut at = below(&mut rng, every);
+        while at < scenario.duration - LAST_QUIET {
+            for _ in 0..burst {
+                entries.push(Entry { at, act: make(&mut rng) });
+            }
+            at += between(&mut rng, every / 2, every + every / 2).max(1);
+        }
+    };
+    repeat("begin", plan.begin_every.0, 1, &mut |rng| Act::Begin { device, pick: rng.next_u64() });
+    repeat("finish", plan.finish_every.0, 1, &mut |rng| Act::Finish { device, pick: rng.next_u64() });
+    repeat("status", plan.status_every.0, 1, &mut |_| Act::Status { device });
+    repeat("authorize", plan.authorize_every.0, plan.burst, &mut |mut rng| {
+        let share = below(&mut rng, 100);
+        let token = if share < u64::from(plan.hostile_percent) {
+            HOSTILE[below(&mut rng, HOSTILE.len() as u64) as usize]
+        } else if share < u64::from(plan.hostile_percent + plan.spend_percent) {
+            TokenChoice::Spend
+        } else {
+            TokenChoice::Valid
+        };
+        let risk = plan.risks[below(&mut rng, plan.risks.len() as u64) as usize].clone();
+        Act::Authorize { device, token, risk, pick: rng.next_u64() }
+    });
+}
+
+/// The times of a fault, and for each the acts that it comes to.
+fn expand(fault: &Fault, number: u32, scenario: &Scenario, seed: u64, entries: &mut Vec<Entry>) {
+    let mut times = stream(seed, &format!("fault-{number}"), "times");
+    let mut choice = stream(seed, &format!("fault-{number}"), "who");
+    let devices = scenario.fleet.devices;
+    let mut due = fault.when.at;
+    for occurrence in 0u32.. {
+        let at = due + below(&mut times, fault.when.jitter + 1);
+        let chosen = between(&mut choice, 0, u64::from(devices) - 1) as u32;
+        let targets: Vec<u32> = match &fault.who {
+            Who::All => (0..devices).collect(),
+            Who::One => vec![chosen],
+            Who::These(list) => list.clone(),
+        };
+        let backup = number * 1000 + occurrence % 1000;
+        acts(fault, at, &targets, backup, scenario.heal, seed, number, entries);
+        match fault.when.every {
+            Some(every) if due + every <= fault.when.until => due += every,
+            Some(_) | None => break,
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call, and a struct would only name them a second time")]
+fn acts(
+    fault: &Fault,
+    at: u64,
+    targets: &[u32],
+    backup: u32,
+    heal: u64,
+    seed: u64,
+    number: u32,
+    entries: &mut Vec<Entry>,
+) {
+    let mut push = |at: u64, act: Act| entries.push(Entry { at, act });
+    // Whatever is down is up again when faults stop.
+    let end = |lasts: u64| (at + lasts).min(heal);
+    let pick = |device: u32| stream(seed, &format!("fault-{number}/gw-{device}"), &at.to_string()).next_u64();
+    match &fault.kind {
+        Kind::BrokerHostile { lasts, how } => {
+            push(at, Act::BrokerHostile { how: *how });
+            push(end(*lasts), Act::BrokerHostile { how: Hostility::default() });
+        }
+        Kind::BrokerReplay => targets.iter().for_each(|d| push(at, Act::BrokerReplay { device: *d, pick: pick(*d) })),
+        Kind::BrokerRestart { lasts, retained } => {
+            push(at, Act::BrokerStop { retained: *retained });
+            push(end(*lasts), Act::BrokerStart);
+        }
+        Kind::BrokerRestore { age } => {
+            push(at.saturating_sub(*age), Act::BrokerBackup { backup });
+            push(at, Act::BrokerRestore { backup });
+        }
+        Kind::ClockStep(by) => targets.iter().for_each(|d| push(at, Act::ClockStep { device: *d, by: *by })),
+        Kind::LinkHalfOpen => targets.iter().for_each(|d| push(at, Act::LinkHalfOpen { device: *d })),
+        Kind::LinkDown { lasts, direction } => {
+            for device in targets {
+                push(at, Act::LinkDown { device: *device, direction: *direction });
+                push(end(*lasts), Act::LinkUp { device: *device, direction: *direction });
+            }
+        }
+        Kind::PowerCut { lasts, boundary, wall } => {
+            for device in targets {
+                let (lasts, boundary, wall) = (*lasts, *boundary, *wall);
+                push(at, Act::PowerCut { device: *device, lasts, boundary, wall, pick: pick(*device) });
+            }
+        }
+        Kind::ProcessRestart { lasts } => {
+            for device in targets {
+                push(at, Act::ProcessRestart { device: *device, lasts: *lasts, pick: pick(*device) });
+            }
+        }
+        Kind::Reboot { lasts, wall } => {
+            targets.iter().for_each(|d| push(at, Act::Reboot { device: *d, lasts: *lasts, wall: *wall }));
+        }
+        Kind::Revoke(what) => {
+            targets.iter().for_each(|d| push(at, Act::Revoke { device: *d, what: *what, pick: pick(*d) }));
+        }
+        Kind::ServiceStop { lasts } => {
+            push(at, Act::ServiceStop);
+            push(end(*lasts), Act::ServiceStart);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenario(faults: &str) -> Scenario {
+        let text = format!(
+            "schema = 1\nname = \"x\"\nabout = \"x\"\nseed = 1\nduration = \"8h\"\nheal = \"6h\"\nrequire = []\n{faults}"
+        );
+        Scenario::parse(&text).unwrap()
+    }
+
+    const FLAP: &str = "[[fault]]\ndo = \"link.down\"\nat = \"1h\"\nfor = \"1m\"\nevery = \"1h\"\nuntil = \"5h\"\njitter = \"5m\"\n";
+    const CUT: &str = "[[fault]]\ndo = \"power.cut\"\nat = \"90m\"\nfor = \"1m\"\nwho = \"one\"\nboundary = \"any\"\n";
+
+    #[test]
+    fn equal_seeds_equal_plans_and_sorted() {
+        let scenario = scenario(&format!("{FLAP}{CUT}"));
+        let plan = Plan::new(&scenario, 7);
+        assert_eq!(plan, Plan::new(&scenario, 7));
+        assert_ne!(plan, Plan::new(&scenario, 8));
+        assert!(plan.entries.windows(2).all(|pair| pair[0].at <= pair[1].at));
+    }
+
+    #[test]
+    fn a_fault_more_shifts_nobody_elses_draws() {
+        let without = Plan::new(&scenario(FLAP), 7).entries;
+        let with = Plan::new(&scenario(&format!("{FLAP}{CUT}")), 7).entries;
+        assert_eq!(with.len(), without.len() + 1);
+        let rest: Vec<_> = with.into_iter().filter(|entry| !matches!(entry.act, Act::PowerCut { .. })).collect();
+        assert_eq!(rest, without);
+    }
+
+    #[test]
+    fn repetition_ends_where_it_says() {
+        let plan = Plan::new(&scenario(FLAP), 7);
+        let downs = plan.entries.iter().filter(|entry| matches!(entry.act, Act::LinkDown { .. })).count();
+        assert_eq!(downs, 5 * 2, "five times, two gateways");
+    }
+}

@@ -1,0 +1,86 @@
+//! What a start finds on a disk, in the form in which the real store hands it to the agent.
+//!
+//! Owns: which slot of the anchor counts, the grouping of entries by era, segments for sending.
+//! Never: repairs anything; that is the agent's.
+//! Read next: `hardtack::agent::EraImage`, whose words this follows.
+
+use std::collections::BTreeMap;
+
+use hardtack::agent::effects::{Entry, StateFile, StoredRecord, StoredSegment};
+use hardtack::agent::{Anchor, EraImage};
+use hardtack::ids::{DeviceId, EraId, FleetId};
+use hardtack::wire::audit::{genesis, Upload};
+use hardtack::wire::envelope::Signed;
+
+use crate::disk::{Medium, Slot};
+
+/// What was found.
+pub(crate) struct Found {
+    pub(crate) anchor: Option<Anchor>,
+    pub(crate) files: Vec<(StateFile, Vec<u8>)>,
+    pub(crate) eras: Vec<EraImage>,
+}
+
+/// Reads a medium.
+pub(crate) fn read(medium: &Medium, fleet: &FleetId, device: &DeviceId) -> Found {
+    let anchor = newest(medium).cloned();
+    let mut segments: BTreeMap<EraId, BTreeMap<u64, &StoredSegment>> = BTreeMap::new();
+    let mut records: BTreeMap<EraId, BTreeMap<u64, &StoredRecord>> = BTreeMap::new();
+    for entry in medium.eras.values().flatten() {
+        match entry {
+            Entry::Record(record) => {
+                records.entry(record.era).or_default().insert(record.index, record);
+            }
+            Entry::Segment(segment) => {
+                segments.entry(segment.era).or_default().insert(segment.segment, segment);
+            }
+        }
+    }
+    let none = BTreeMap::new();
+    let eras = medium.eras.keys().map(|era| {
+        let closed = segments.get(era).unwrap_or(&BTreeMap::new()).values().last().copied().cloned();
+        let (count, closed_index, closed_head) = closed.map_or((0, 0, genesis(fleet, device, *era)), |last| {
+            (last.segment + 1, last.first_index + u64::from(last.count), last.head)
+        });
+        let anchored = anchor.as_ref().filter(|anchor| anchor.era == Some(*era)).map(|anchor| anchor.next_index);
+        let from = anchored.map_or(closed_index, |index| index.min(closed_index));
+        let held = records.get(era).unwrap_or(&none);
+        let run = (from..).map_while(|index| held.get(&index)).map(|record| (*record).clone());
+        EraImage { id: *era, segments: count, closed_index, closed_head, records: run.collect(), damage: None }
+    });
+    Found {
+        eras: eras.collect(),
+        anchor,
+        files: medium.files.iter().map(|(file, content)| (file.clone(), content.clone())).collect(),
+    }
+}
+
+/// The anchor that counts.
+pub(crate) fn newest(medium: &Medium) -> Option<&Anchor> {
+    let valid = medium.slots.iter().filter_map(|slot| match slot {
+        Slot::Valid(anchor) => Some(anchor.as_ref()),
+        Slot::Empty | Slot::Torn => None,
+    });
+    valid.max_by_key(|anchor| anchor.generation)
+}
+
+/// A segment for sending, if the store still has all of it.
+pub(crate) fn load(medium: &Medium, era: EraId, number: u64) -> Option<Upload> {
+    let entries = || medium.eras.values().flatten();
+    let segment = entries().find_map(|entry| match entry {
+        Entry::Segment(segment) if segment.era == era && segment.segment == number => Some(segment),
+        Entry::Segment(_) | Entry::Record(_) => None,
+    })?;
+    let range = segment.first_index..segment.first_index + u64::from(segment.count);
+    let records: BTreeMap<u64, Vec<u8>> = entries()
+        .filter_map(|entry| match entry {
+            Entry::Record(record) if record.era == era && range.contains(&record.index) => {
+                Some((record.index, record.bytes.clone()))
+            }
+            Entry::Record(_) | Entry::Segment(_) => None,
+        })
+        .collect();
+    let whole = records.len() as u64 == u64::from(segment.count);
+    let header = Signed::from_bytes(&segment.header).ok().filter(|_| whole)?;
+    Some(Upload { header, records: records.into_values().collect() })
+}

@@ -1,0 +1,130 @@
+//! What a run found.
+//!
+//! Owns: [`Report`] with its properties and verdict, and its JSON line.
+//! Never: prints.
+//! Read next: `check/mod.rs`, where properties are judged.
+
+use serde::Serialize;
+
+/// Every property that is judged.
+pub const PROPERTIES: [&str; 8] = ["I1", "I2", "I3", "I4", "I5", "I6", "available", "live"];
+
+/// How a property stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It held each time that it was tried.
+    Pass,
+    /// It was never tried. That is no pass.
+    Vacuous,
+    /// It did not hold.
+    Fail,
+}
+
+impl Status {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Pass => "pass",
+            Self::Vacuous => "vacuous",
+        }
+    }
+}
+
+/// One property after a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Property {
+    /// Its id, one of [`PROPERTIES`].
+    pub id: &'static str,
+    /// How it stands.
+    pub status: Status,
+    /// How often it was tried.
+    pub checked: u64,
+    /// What broke it first, and when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witness: Option<String>,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The scenario.
+    pub scenario: String,
+    /// The seed that it was run with.
+    pub seed: u64,
+    /// Every property, in the order of [`PROPERTIES`].
+    pub properties: Vec<Property>,
+    /// Properties that the scenario says must have been tried.
+    pub require: Vec<String>,
+    /// Simulated device time, in milliseconds, over all runs that the scenario comes to.
+    pub device_ms: u64,
+    /// Events in the trace.
+    pub events: u64,
+    /// How many runs: one, or as many as there are boundaries to cut the power at.
+    pub runs: u64,
+    /// The hash over everything that happened.
+    pub trace_hash: [u8; 32],
+}
+
+impl Report {
+    /// Fail if any property failed, vacuous if a required one was never tried, else pass.
+    pub fn verdict(&self) -> Status {
+        let failed = self.properties.iter().any(|property| property.status == Status::Fail);
+        let tried = |id: &String| self.properties.iter().any(|p| p.id == id && p.status == Status::Pass);
+        match (failed, self.require.iter().all(tried)) {
+            (true, _) => Status::Fail,
+            (false, true) => Status::Pass,
+            (false, false) => Status::Vacuous,
+        }
+    }
+
+    /// Simulated device-hours.
+    pub fn device_hours(&self) -> f64 {
+        self.device_ms as f64 / 3_600_000.0
+    }
+
+    /// The report as one JSON object, `device_hours_per_s` for a run that took so many seconds.
+    pub fn to_json(&self, seconds: f64) -> serde_json::Value {
+        serde_json::json!({
+            "scenario": self.scenario,
+            "seed": self.seed,
+            "verdict": self.verdict().name(),
+            "properties": self.properties,
+            "device_hours": self.device_hours(),
+            "device_hours_per_s": self.device_hours() / seconds.max(1e-9),
+            "events": self.events,
+            "runs": self.runs,
+            "trace_hash": hardtack::ids::hex(&self.trace_hash),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vacuous_is_no_pass_and_fail_outweighs_it() {
+        check_verdict(&[("I1", Status::Pass), ("I2", Status::Vacuous)], &["I1"], Status::Pass);
+        check_verdict(&[("I1", Status::Pass), ("I2", Status::Vacuous)], &["I1", "I2"], Status::Vacuous);
+        check_verdict(&[("I1", Status::Fail), ("I2", Status::Vacuous)], &["I2"], Status::Fail);
+        check_verdict(&[("I1", Status::Fail)], &[], Status::Fail);
+    }
+
+    #[track_caller]
+    fn check_verdict(properties: &[(&'static str, Status)], require: &[&str], expected: Status) {
+        let property = |(id, status): &(&'static str, Status)| Property { id, status: *status, checked: 1, witness: None };
+        let report = Report {
+            scenario: "x".into(),
+            seed: 1,
+            properties: properties.iter().map(property).collect(),
+            require: require.iter().map(|id| (*id).to_owned()).collect(),
+            device_ms: 0,
+            events: 0,
+            runs: 1,
+            trace_hash: [0; 32],
+        };
+        assert_eq!(report.verdict(), expected);
+    }
+}

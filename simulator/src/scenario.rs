@@ -1,0 +1,349 @@
+//! A scenario: what a fleet goes through, as its author wrote it.
+//!
+//! Owns: the TOML form with its units and limits; unknown keys are refused, and so are keys that a fault does not use.
+//! Never: draws a random number. `plan.rs` turns a scenario and a seed into what happens when.
+//! Read next: `plan.rs`.
+
+use hardtack::profile::Profile;
+use serde::Deserialize;
+
+use crate::fault::{Fault, FaultText};
+
+/// The only form of scenario files there is so far.
+const SCHEMA: u32 = 1;
+/// The least time from when faults stop to the end.
+const HEALING: u64 = 20 * 60_000;
+
+/// Why a scenario cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The text is no TOML, or has a key or value that no scenario has.
+    #[error("not a scenario: {0}")]
+    Text(#[from] toml::de::Error),
+    /// A fault is not described fully, or with a key that it does not use.
+    #[error("fault {number} ({name}): {problem}")]
+    Fault {
+        /// Its place in the file, from 1.
+        number: usize,
+        /// What it claims to be.
+        name: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// Values that contradict each other or the limits.
+    #[error("{0}")]
+    Value(String),
+}
+
+/// A length of time in milliseconds, written `"1d12h"`, `"90s"` or `"250ms"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Span(pub u64);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_span(&text).map(Span).ok_or_else(|| {
+            format!("{text:?} is no length of time: write whole numbers with d, h, m, s or ms, like \"1h30m\"")
+        })
+    }
+}
+
+fn parse_span(text: &str) -> Option<u64> {
+    let (mut rest, mut total) = (text, 0u64);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, next) = tail.split_at(unit_end);
+        let ms = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(ms)?)?;
+        rest = next;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+/// A scenario, checked.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// The seed that a run uses where nobody names another.
+    pub seed: u64,
+    /// How long the world is watched, in milliseconds.
+    pub duration: u64,
+    /// When faults stop for good: from here on liveness is owed.
+    pub heal: u64,
+    /// Properties that must have been tried.
+    pub require: Vec<String>,
+    /// The fleet.
+    pub fleet: FleetPlan,
+    /// The fallback grants.
+    pub grant: GrantPlan,
+    /// What programs on the gateways do.
+    pub workload: WorkloadPlan,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScenarioText {
+    schema: u32,
+    name: String,
+    /// For the reader of the file.
+    #[serde(rename = "about")]
+    _about: String,
+    seed: u64,
+    duration: Span,
+    heal: Span,
+    require: Vec<String>,
+    #[serde(default)]
+    fleet: FleetPlan,
+    #[serde(default)]
+    grant: GrantPlan,
+    #[serde(default)]
+    workload: WorkloadPlan,
+    #[serde(default)]
+    fault: Vec<FaultText>,
+}
+
+/// The fleet that a scenario runs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FleetPlan {
+    /// How many gateways.
+    pub devices: u32,
+    /// How many of them, the last ones, have no battery-backed clock: their wall clock begins at 1970 in each boot.
+    pub without_rtc: u32,
+    /// Oscillators are off by up to this, in parts per million either way.
+    pub drift_ppm: u32,
+    /// What they can bear.
+    pub profile: Profile,
+    /// The shortest and the longest time that a message takes one way, in milliseconds.
+    pub latency_ms: (u64, u64),
+    /// The shortest and the longest time that a commit takes, in milliseconds.
+    pub commit_ms: (u64, u64),
+    /// A new revocation head is signed at least this often.
+    pub head_every: Span,
+}
+
+impl Default for FleetPlan {
+    fn default() -> Self {
+        Self {
+            devices: 2,
+            without_rtc: 0,
+            drift_ppm: 100,
+            profile: Profile::default(),
+            latency_ms: (20, 120),
+            commit_ms: (2, 12),
+            head_every: Span(3_600_000),
+        }
+    }
+}
+
+/// The fallback grant of each gateway.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrantPlan {
+    /// How long it lives.
+    pub life: Span,
+    /// How long it serves without a round trip, in powered-on time.
+    pub offline_max: Span,
+    /// How many uses it has in all.
+    pub uses_max: u64,
+    /// How many boots it serves without a round trip.
+    pub boots_max: u32,
+    /// How long a task credential that is narrowed from it lives at the most.
+    pub task_ttl_max: Span,
+}
+
+impl Default for GrantPlan {
+    fn default() -> Self {
+        Self {
+            life: Span(30 * 86_400_000),
+            offline_max: Span(14 * 86_400_000),
+            uses_max: 100_000,
+            boots_max: 1000,
+            task_ttl_max: Span(3_600_000),
+        }
+    }
+}
+
+/// What programs on each gateway do.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkloadPlan {
+    /// How often a task begins.
+    pub begin_every: Span,
+    /// How long it asks to live.
+    pub task_ttl: Span,
+    /// How many uses it asks for.
+    pub task_uses: u64,
+    /// How often a program asks for a decision.
+    pub authorize_every: Span,
+    /// How many requests follow each other at once then.
+    pub burst: u32,
+    /// How many of a hundred requests carry a token that must be refused.
+    pub hostile_percent: u32,
+    /// How many of a hundred requests use a credential over again until its budget is gone.
+    pub spend_percent: u32,
+    /// How often a task is finished before its time.
+    pub finish_every: Span,
+    /// Classes of risk that requests name, in turn by chance.
+    pub risks: Vec<String>,
+    /// How often an operator asks a gateway for its status.
+    pub status_every: Span,
+}
+
+impl Default for WorkloadPlan {
+    fn default() -> Self {
+        Self {
+            begin_every: Span(20 * 60_000),
+            task_ttl: Span(30 * 60_000),
+            task_uses: 40,
+            authorize_every: Span(3 * 60_000),
+            burst: 1,
+            hostile_percent: 25,
+            spend_percent: 10,
+            finish_every: Span(3_600_000),
+            risks: vec!["low".into(), "high".into()],
+            status_every: Span(1_800_000),
+        }
+    }
+}
+
+impl Scenario {
+    /// A scenario from the text of its file.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], with what to change.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let text: ScenarioText = toml::from_str(text)?;
+        if text.schema != SCHEMA {
+            let problem = format!("schema {} is not known here: write schema = {SCHEMA}", text.schema);
+            return Err(ScenarioError::Value(problem));
+        }
+        let numbered = text.fault.into_iter().zip(1..);
+        let faults = numbered.map(|(fault, number)| {
+            let name = fault.name().to_owned();
+            fault.check(text.fleet.devices).map_err(|problem| ScenarioError::Fault { number, name, problem })
+        });
+        let scenario = Self {
+            name: text.name,
+            seed: text.seed,
+            duration: text.duration.0,
+            heal: text.heal.0,
+            require: text.require,
+            faults: faults.collect::<Result<_, _>>()?,
+            fleet: text.fleet,
+            grant: text.grant,
+            workload: text.workload,
+        };
+        scenario.check().map_err(ScenarioError::Value)?;
+        Ok(scenario)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let known = crate::report::PROPERTIES;
+        if let Some(stranger) = self.require.iter().find(|id| !known.contains(&id.as_str())) {
+            return Err(format!("property {stranger:?} in `require` is not known: use one of {}", known.join(" ")));
+        }
+        if self.heal.saturating_add(HEALING) > self.duration {
+            return Err("the end must come 20m or more after `heal`, or liveness could not be judged".into());
+        }
+        if !(1..=10_000).contains(&self.fleet.devices) || self.fleet.without_rtc > self.fleet.devices {
+            return Err("`fleet.devices` must be 1 to 10000, and `fleet.without_rtc` at most that".into());
+        }
+        if self.fleet.drift_ppm > self.fleet.profile.time.drift_ppm {
+            return Err("`fleet.drift_ppm` must stay within the profile's bound, which the proofs assume".into());
+        }
+        let ranges = [self.fleet.latency_ms, self.fleet.commit_ms];
+        if ranges.iter().any(|(low, high)| low > high || *low == 0 || *high > 60_000) {
+            return Err("`latency_ms` and `commit_ms` are [shortest, longest], 1 to 60000".into());
+        }
+        let spans = [
+            self.workload.begin_every,
+            self.workload.authorize_every,
+            self.workload.finish_every,
+            self.workload.status_every,
+            self.fleet.head_every,
+        ];
+        if spans.iter().any(|span| span.0 < 1000) {
+            return Err("what happens `every` so often must leave at least 1s between".into());
+        }
+        if self.workload.risks.is_empty() || self.workload.hostile_percent + self.workload.spend_percent > 100 {
+            return Err("`workload.risks` needs one class, and the percentages must leave room in 100".into());
+        }
+        let last = self.faults.iter().map(|fault| fault.when.until.max(fault.when.at)).max();
+        if last.is_some_and(|last| last >= self.heal) {
+            return Err("a fault begins after `heal`: end it with `until`, or heal later".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: &str = r#"
+        schema = 1
+        name = "plain"
+        about = "nothing happens"
+        seed = 1
+        duration = "2h"
+        heal = "1h"
+        require = ["I1"]
+    "#;
+
+    #[test]
+    fn lengths_of_time() {
+        check_span("1d12h", Some(129_600_000));
+        check_span("90s", Some(90_000));
+        check_span("1h30m250ms", Some(5_400_250));
+        check_span("", None);
+        check_span("10", None);
+        check_span("h", None);
+        check_span("-1h", None);
+        check_span("1w", None);
+        check_span("99999999999999999999h", None);
+        check_span("213503982335d", None);
+    }
+
+    #[track_caller]
+    fn check_span(text: &str, ms: Option<u64>) {
+        assert_eq!(parse_span(text), ms, "{text:?}");
+    }
+
+    #[test]
+    fn a_plain_scenario_is_taken() {
+        assert_eq!(Scenario::parse(PLAIN).unwrap().fleet.devices, 2);
+    }
+
+    #[test]
+    fn what_nobody_could_run_is_refused_with_a_reason() {
+        check_refused("surprise = 1", "surprise");
+        check_refused("[fleet]\ndevices = 0", "fleet.devices");
+        check_refused("[fleet]\ndrift_ppm = 5000", "drift_ppm");
+        check_refused("[workload]\nhostile_percent = 99\nspend_percent = 99", "percentages");
+        check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"", "`for`");
+        check_refused("[[fault]]\ndo = \"moon.fall\"\nat = \"5m\"", "moon.fall");
+        check_refused("[[fault]]\ndo = \"clock.step\"\nat = \"5m\"\nby = \"-1h\"\ndir = \"up\"", "dir");
+        check_refused("[[fault]]\ndo = \"broker.restart\"\nat = \"90m\"\nfor = \"1m\"", "heal");
+        check_refused("[[fault]]\ndo = \"reboot\"\nat = \"5m\"\nfor = \"1m\"\nwho = \"7\"", "7");
+    }
+
+    #[track_caller]
+    fn check_refused(extra: &str, names: &str) {
+        let error = Scenario::parse(&format!("{PLAIN}\n{extra}")).unwrap_err().to_string();
+        assert!(error.contains(names), "{error}");
+    }
+}

@@ -1,0 +1,87 @@
+//! The trace of a run: every event in order, folded into one hash.
+//!
+//! Owns: the form in which events are hashed (integers of fixed width, little endian, and bytes with their length) and
+//! the optional JSON lines.
+//! Never: holds a float, a path, an address, or a secret. Payloads go in as digests.
+//! Read next: `event.rs`.
+
+use std::io::Write;
+
+use sha2::{Digest, Sha256};
+
+use crate::event::Event;
+
+/// Takes numbers and bytes in a form that is the same on every machine.
+#[derive(Default)]
+pub struct Fold(Sha256);
+
+impl Fold {
+    /// A number.
+    pub fn number(&mut self, number: u64) -> &mut Self {
+        self.0.update(number.to_le_bytes());
+        self
+    }
+
+    /// Bytes, their length in front.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+        self
+    }
+
+    /// The digest.
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+/// What has happened so far.
+pub struct Trace {
+    fold: Fold,
+    events: u64,
+    lines: Option<Box<dyn Write>>,
+}
+
+impl Trace {
+    /// A trace that goes nowhere but into its hash, and into `lines` where they are wanted.
+    pub fn new(lines: Option<Box<dyn Write>>) -> Self {
+        Self { fold: Fold::default(), events: 0, lines }
+    }
+
+    /// One more event.
+    ///
+    /// # Panics
+    /// When the lines cannot be written: a trace with holes would mislead.
+    pub(crate) fn push(&mut self, at: u64, event: &Event) {
+        self.events += 1;
+        self.fold.number(at);
+        event.fold(&mut self.fold);
+        if let Some(lines) = &mut self.lines {
+            let line = serde_json::json!({ "at": at, "event": event });
+            writeln!(lines, "{line}").expect("the trace file takes lines");
+        }
+    }
+
+    /// How many events, and the hash over them.
+    pub(crate) fn finish(self) -> (u64, [u8; 32]) {
+        (self.events, self.fold.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_time_and_content_count() {
+        let hash = |events: &[(u64, Event)]| {
+            let mut trace = Trace::new(None);
+            events.iter().for_each(|(at, event)| trace.push(*at, event));
+            trace.finish().1
+        };
+        let (a, b) = (Event::PlanStep { number: 1 }, Event::PlanStep { number: 2 });
+        assert_eq!(hash(&[(1, a.clone()), (2, b.clone())]), hash(&[(1, a.clone()), (2, b.clone())]));
+        assert_ne!(hash(&[(1, a.clone()), (2, b.clone())]), hash(&[(1, b.clone()), (2, a.clone())]));
+        assert_ne!(hash(&[(1, a.clone())]), hash(&[(2, a)]));
+    }
+}

@@ -1,0 +1,280 @@
+//! The world: events in order of time, and who takes part.
+//!
+//! Owns: the queue, keyed by time and order of arrival, so that nothing depends on chance; the run from start to end.
+//! Never: decides what a gateway, a broker or an operator does.
+//! Read next: `acts.rs` for the plan, `host.rs` for gateways, `carry.rs` for messages.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use hardtack::ids::FleetId;
+use hardtack::wire::policy::PolicyDocument;
+
+use crate::broker::{Broker, Delivery};
+use crate::check::audit::AuditCheck;
+use crate::check::authority::{AuthorityCheck, Bounds, Quiet};
+use crate::check::monotone::MonotoneCheck;
+use crate::check::{live, Id, Tally};
+use crate::clocks::START;
+use crate::device::Device;
+use crate::event::Event;
+use crate::exhaust::{Boundaries, NthCut};
+use crate::fault::WallAfter;
+use crate::model::Model;
+use crate::network::{ConnId, End, Network, Packet};
+use crate::operator::Operator;
+use crate::plan::{Plan, LAST_QUIET};
+use crate::scenario::Scenario;
+use crate::trace::Trace;
+use crate::workload::Asked;
+
+/// More events than this at one moment, and something goes round in circles.
+const STORM: u64 = 200_000;
+/// How long after the last fault what is good must be allowed.
+const CALM: u64 = 15 * 60_000;
+/// When gateways are asked for their last status, before the end.
+const LAST_STATUS: u64 = 2000;
+
+/// Something that is due.
+pub(crate) enum Happening {
+    /// An act of the plan, by its place.
+    Act(usize),
+    /// A packet is at the other end of its connection.
+    Arrive { conn: ConnId, to: End, packet: Packet },
+    /// A commit is durable.
+    Committed { device: u32, start: u64 },
+    /// A gateway's agent wanted to be called.
+    Deadline { device: u32, start: u64 },
+    /// The broker has sat on a message for long enough.
+    Deliver(Delivery),
+    /// What was stuck on a connection goes through again.
+    Flush { conn: ConnId, to: End },
+    /// An end of a connection has heard nothing for too long, if nothing changed since.
+    KeepAlive { conn: ConnId, end: End, mark: u64 },
+    /// The operator's newest list is what gateways must hold in the end.
+    NoteNewest,
+    /// The kernel starts.
+    PowerOn { device: u32, wall: WallAfter },
+    /// The service tries to connect.
+    ServiceConnect,
+    /// A message is at the service.
+    ServiceHears { topic: String, payload: Vec<u8> },
+    /// The service looks at the clock.
+    ServiceTick,
+    /// The agent's process starts; not if power went away since.
+    StartProcess { device: u32, powered_on: u64 },
+    /// Every gateway is asked for its status.
+    LastStatus,
+}
+
+struct Scheduled {
+    at: u64,
+    order: u64,
+    what: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// All that checkers keep.
+pub(crate) struct Checks {
+    pub(crate) tally: Tally,
+    pub(crate) audit: AuditCheck,
+    pub(crate) authority: AuthorityCheck,
+    pub(crate) monotone: MonotoneCheck,
+}
+
+/// The world.
+pub(crate) struct World<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) plan: &'a Plan,
+    pub(crate) seed: u64,
+    pub(crate) now: u64,
+    pub(crate) fleet: FleetId,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) network: Network,
+    pub(crate) broker: Broker,
+    pub(crate) operator: Operator,
+    pub(crate) model: Model,
+    pub(crate) checks: Checks,
+    pub(crate) trace: Trace,
+    /// Requests that wait for a reply.
+    pub(crate) asked: BTreeMap<u64, (u32, Asked)>,
+    pub(crate) next_request: u64,
+    /// Faults that last now, and when the last one began or ended.
+    pub(crate) faults_at_work: u32,
+    pub(crate) last_fault: u64,
+    /// Where to cut the power, in a run that tries one boundary of many.
+    pub(crate) cut: Option<NthCut>,
+    /// Boundaries that could be cut at.
+    pub(crate) boundaries: Boundaries,
+    newest_owed: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+}
+
+/// What a run came to.
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) events: u64,
+    pub(crate) hash: [u8; 32],
+    pub(crate) boundaries: Boundaries,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(
+        scenario: &'a Scenario,
+        plan: &'a Plan,
+        seed: u64,
+        trace: Trace,
+        cut: Option<NthCut>,
+    ) -> Self {
+        let count = scenario.fleet.devices;
+        let devices: Vec<Device> = (0..count).map(|number| Device::new(scenario, seed, number)).collect();
+        let risks = PolicyDocument::built_in(START).risks;
+        let bounds = Bounds {
+            staleness: risks
+                .into_iter()
+                .filter_map(|level| level.staleness_max_ms.map(|bound| (level.class.as_str().to_owned(), bound.0)))
+                .collect(),
+            offline_max: scenario.grant.offline_max.0,
+            boots_max: scenario.grant.boots_max,
+        };
+        let operator = Operator::found(scenario, seed);
+        Self {
+            fleet: operator.fleet().clone(),
+            network: Network::new(seed, count, scenario.fleet.latency_ms),
+            broker: Broker::new(seed),
+            model: Model::default(),
+            checks: Checks {
+                tally: Tally::default(),
+                audit: AuditCheck::default(),
+                authority: AuthorityCheck::new(count, bounds),
+                monotone: MonotoneCheck::new(count),
+            },
+            asked: BTreeMap::new(),
+            next_request: 0,
+            faults_at_work: 0,
+            last_fault: 0,
+            boundaries: Boundaries::default(),
+            newest_owed: 0,
+            queue: BinaryHeap::new(),
+            order: 0,
+            now: 0,
+            scenario,
+            plan,
+            seed,
+            devices,
+            operator,
+            trace,
+            cut,
+        }
+    }
+
+    /// Runs from start to end.
+    pub(crate) fn run(mut self) -> Outcome {
+        self.enrol_all();
+        let acts: Vec<u64> = self.plan.entries.iter().map(|entry| entry.at).collect();
+        acts.into_iter().enumerate().for_each(|(number, at)| self.schedule(at, Happening::Act(number)));
+        self.schedule(1, Happening::ServiceConnect);
+        self.schedule(1000, Happening::ServiceTick);
+        let end = self.scenario.duration;
+        self.schedule(end - LAST_QUIET, Happening::NoteNewest);
+        self.schedule(end - LAST_STATUS, Happening::LastStatus);
+        let (mut moment, mut events) = (0, 0u64);
+        while let Some(Reverse(next)) = self.queue.pop() {
+            if next.at > end {
+                break;
+            }
+            events = if next.at == moment { events + 1 } else { 0 };
+            moment = next.at;
+            self.now = next.at;
+            if events > STORM {
+                live::stuck(&mut self.checks.tally, self.now, events);
+                break;
+            }
+            self.happen(next.what);
+        }
+        self.finish()
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Act(number) => self.act(number),
+            Happening::Arrive { conn, to, packet } => self.arrive(conn, to, packet),
+            Happening::Committed { device, start } => self.committed(device, start),
+            Happening::Deadline { device, start } => self.deadline(device, start),
+            Happening::Deliver(delivery) => self.deliver_now(delivery),
+            Happening::Flush { conn, to } => self.flush(conn, to),
+            Happening::KeepAlive { conn, end, mark } => self.keep_alive_ran_out(conn, end, mark),
+            Happening::NoteNewest => self.newest_owed = self.operator.newest_seq(),
+            Happening::PowerOn { device, wall } => self.power_on(device, wall),
+            Happening::ServiceConnect => self.service_connects(),
+            Happening::ServiceHears { topic, payload } => self.service_hears(&topic, &payload),
+            Happening::ServiceTick => self.service_ticks(),
+            Happening::StartProcess { device, powered_on } => self.start_process(device, powered_on),
+            Happening::LastStatus => self.ask_for_last_status(),
+        }
+    }
+
+    /// Something will happen.
+    pub(crate) fn schedule(&mut self, at: u64, what: Happening) {
+        self.order += 1;
+        self.queue.push(Reverse(Scheduled { at, order: self.order, what }));
+    }
+
+    pub(crate) fn tell(&mut self, event: &Event) {
+        self.trace.push(self.now, event);
+    }
+
+    /// A fault is at work now.
+    pub(crate) fn disturbed(&mut self) {
+        self.last_fault = self.now;
+    }
+
+    /// Whether nothing has been wrong for a while.
+    pub(crate) fn quiet(&self) -> Quiet {
+        if self.faults_at_work == 0 && self.now >= self.last_fault + CALM {
+            Quiet::Yes
+        } else {
+            Quiet::No
+        }
+    }
+
+    fn finish(mut self) -> Outcome {
+        let at = self.now;
+        let tally = &mut self.checks.tally;
+        for device in &self.devices {
+            live::last_word(tally, at, &device.name, self.newest_owed, device.last_status.as_ref());
+        }
+        let keys: Vec<_> = self
+            .devices
+            .iter()
+            .map(|device| (device.name.clone(), device.keys().public().audit))
+            .collect();
+        self.checks.audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
+        for fork in self.operator.forks() {
+            tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));
+        }
+        if self.checks.audit.seen() == 0 {
+            tally.tried(Id::Live, at, Some("no program got a single decision".into()));
+        }
+        self.checks.authority.finish(tally, at);
+        let (events, hash) = self.trace.finish();
+        Outcome { tally: self.checks.tally, events, hash, boundaries: self.boundaries }
+    }
+}

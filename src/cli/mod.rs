@@ -14,6 +14,8 @@ pub mod demo;
 #[cfg(feature = "agent")]
 pub mod enrol;
 pub mod exit;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 pub mod output;
 pub mod profile;
 pub mod token;
@@ -144,6 +146,12 @@ enum Command {
     #[cfg(feature = "agent")]
     #[command(subcommand)]
     Enrol(enrol::EnrolCommand),
+    /// The operator's side of a fleet
+    #[cfg(feature = "fleet")]
+    Fleet(fleet::FleetArgs),
+    /// The operator's side of a fleet (not in this build: it is the operator's)
+    #[cfg(not(feature = "fleet"))]
+    Fleet(Later),
     /// Guard the tools of an AI agent (not in this version)
     Mcp(Later),
     /// Firmware profiles
@@ -204,6 +212,10 @@ pub fn main() -> ExitCode {
         Command::Doctor(_) => later("doctor"),
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
+        #[cfg(feature = "fleet")]
+        Command::Fleet(args) => fleet::run(args, globals),
+        #[cfg(not(feature = "fleet"))]
+        Command::Fleet(_) => absent("fleet", OPERATORS_BUILD),
         Command::Mcp(_) => later("mcp"),
         Command::Profile(command) => profile::report(&command).and_then(|report| show_report(report, globals)),
         Command::Revocations(_) => later("revocations"),

@@ -121,7 +121,7 @@ fn read_bounded(reader: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn token_bytes(argument: &str) -> Result<Vec<u8>, Failure> {
+pub(super) fn token_bytes(argument: &str) -> Result<Vec<u8>, Failure> {
     let text = token_argument(argument)?;
     from_text(&text, TOKEN_BYTES_MAX).map_err(|refused| invalid(format!("no token: {refused}")))
 }
@@ -131,7 +131,7 @@ fn invalid(what: String) -> Failure {
 }
 
 /// What a person may look at. Nothing is evaluated.
-fn limits() -> VerifyLimits {
+pub(super) fn limits() -> VerifyLimits {
     let device = crate::profile::Profile::default().verify;
     VerifyLimits {
         token_bytes_max: TOKEN_BYTES_MAX,

@@ -40,6 +40,7 @@ impl Document for Act {
 
 /// What an operator did. Variants are stored by their place: add new ones at the end.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Deed {
     /// Founded the fleet.
     Founded {

@@ -85,7 +85,9 @@ impl Write {
             Self::Pending(pending) => Some(format!("pending/{}", pending.device)),
             Self::Policy(version, _) => Some(format!("policy/{version:020}")),
             Self::Resumed(_) => Some("resumed".into()),
-            Self::Rule(rule) => Some(format!("rule/{}", crate::ids::Hash::of("rule", &[&crate::wire::encode(&rule.target)]))),
+            Self::Rule(rule) => {
+                Some(format!("rule/{}", crate::ids::Hash::of("rule", &[&crate::wire::encode(&rule.target)])))
+            }
             Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
         }
     }

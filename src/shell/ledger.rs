@@ -82,7 +82,9 @@ pub enum LedgerError {
     #[error(transparent)]
     File(#[from] FileError),
     /// SQLite says no.
-    #[error("the ledger cannot be used: {0}. If the disk is full, free some space; if another hardtack holds it, try again")]
+    #[error(
+        "the ledger cannot be used: {0}. If the disk is full, free some space; if another hardtack holds it, try again"
+    )]
     Sql(#[from] rusqlite::Error),
 }
 
@@ -353,8 +355,8 @@ fn catch_up(
         *ahead = false;
         return Ok(true);
     }
-    let mut statement =
-        connection.prepare_cached("SELECT name, value, revision FROM book WHERE revision > ?1 ORDER BY revision, name")?;
+    let mut statement = connection
+        .prepare_cached("SELECT name, value, revision FROM book WHERE revision > ?1 ORDER BY revision, name")?;
     let mut rows = statement.query([*revision])?;
     let mut newest = *revision;
     while let Some(row) = rows.next()? {

@@ -90,7 +90,9 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let device = DEVICE.get().map_or("", DeviceId::as_str);
+        // The fleet's service writes about many devices, an agent is one.
+        let device = fields.device.take();
+        let device = device.as_deref().unwrap_or_else(|| DEVICE.get().map_or("", DeviceId::as_str));
         let line = line(self.format, clock::now().wall, *event.metadata().level(), device, &fields);
         // Nobody reads a closed stderr; the agent works on.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
@@ -100,6 +102,7 @@ impl<S: Subscriber> Layer<S> for Lines {
 #[derive(Default)]
 struct Fields {
     event: String,
+    device: Option<String>,
     rest: Vec<(&'static str, Value)>,
 }
 
@@ -107,6 +110,7 @@ impl Fields {
     fn push(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("event", Value::String(name)) => self.event = name,
+            ("device", Value::String(device)) => self.device = Some(device),
             (name, value) => self.rest.push((name, value)),
         }
     }
@@ -170,7 +174,7 @@ mod tests {
 
     fn fields() -> Fields {
         let rest = vec![("feed", Value::from("fle\"et\n")), ("seq", Value::from(7))];
-        Fields { event: "feed.applied".into(), rest }
+        Fields { event: "feed.applied".into(), device: None, rest }
     }
 
     #[test]

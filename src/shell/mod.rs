@@ -35,7 +35,9 @@ pub mod peer;
 pub mod proxy;
 #[cfg(feature = "agent")]
 pub mod run;
-#[cfg(feature = "agent")]
+#[cfg(feature = "fleet")]
+pub mod serve;
+#[cfg(any(feature = "agent", feature = "fleet"))]
 pub mod service;
 pub mod sources;
 #[cfg(feature = "agent")]

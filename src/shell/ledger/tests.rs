@@ -64,15 +64,12 @@ impl World {
         let target = Target::Task(task.parse().unwrap());
         let revocation = Revocation { target, until: Some(at(1000)), reason: "test".into() };
         let operator = self.keys.operator("ann");
-        ledger
-            .transact(|book, _, fx| revoke(book, revocation, operator, at(1), fx).map_err(Failed::from))
-            .map(drop)
+        ledger.transact(|book, _, fx| revoke(book, revocation, operator, at(1), fx).map_err(Failed::from)).map(drop)
     }
 
     fn advance(&self, ledger: &mut Ledger, secs: u64) -> u64 {
-        let signed = ledger.transact::<_, Failed>(|book, _, fx| {
-            Ok(publish::advance(book, &self.keys.feed, CADENCE, at(secs), fx))
-        });
+        let signed = ledger
+            .transact::<_, Failed>(|book, _, fx| Ok(publish::advance(book, &self.keys.feed, CADENCE, at(secs), fx)));
         signed.unwrap();
         ledger.book().head().unwrap().head.seq
     }
@@ -130,9 +127,8 @@ fn a_reopened_ledger_holds_the_same_book() {
     };
     let signed = request.sign(&device);
     let (code, operator) = (EnrolRequest::code(&signed), world.keys.operator("ann"));
-    let approved = ledger.transact(|book, _, fx| {
-        approve(book, &signed, code, Replace::Keep, operator, at(3), fx).map_err(Failed::from)
-    });
+    let approved = ledger
+        .transact(|book, _, fx| approve(book, &signed, code, Replace::Keep, operator, at(3), fx).map_err(Failed::from));
     approved.unwrap();
     world.revoke(&mut ledger, "t-1").unwrap();
     world.advance(&mut ledger, 5);

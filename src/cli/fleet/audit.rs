@@ -1,0 +1,289 @@
+//! `hardtack fleet audit`: what devices and operators did.
+//!
+//! Owns: what is shown of a record, the form of the export, the verdict's exit code.
+//! Never: believes the ledger: `verify` and `acts` check every signature again.
+//! Read next: `../../fleet/report.rs`.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+
+use clap::{Args, Subcommand};
+use data_encoding::BASE64;
+use serde_json::{json, Map, Value};
+
+use super::super::output::{print, show};
+use super::super::{Exit, Failure};
+use super::{tagged, target_words, Fleet, Session};
+use crate::fleet::acts::{self, Act, Deed};
+use crate::fleet::book::Segment;
+use crate::fleet::report::{Report, Verifier};
+use crate::ids::DeviceId;
+use crate::wire::audit::{record_id, Event, Record, SegmentHeader};
+
+/// `hardtack fleet audit …`.
+#[derive(Subcommand, Debug)]
+pub enum AuditCommand {
+    /// What operators did, checked
+    Acts,
+    /// Every record as a JSON line, with the bytes that were signed
+    Export(Which),
+    /// The newest records
+    List(ListArgs),
+    /// Check every signature, chain and hole
+    Verify(Which),
+}
+
+/// Whose records.
+#[derive(Args, Debug)]
+pub struct Which {
+    /// Of this device only
+    #[arg(long)]
+    device: Option<DeviceId>,
+}
+
+/// Arguments of `hardtack fleet audit list`.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    #[command(flatten)]
+    which: Which,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+    /// Of this kind only: decision, gap, mode, refused, start, task or trust
+    #[arg(long)]
+    kind: Option<String>,
+}
+
+pub(super) fn run(command: AuditCommand, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        AuditCommand::Acts => operators(session),
+        AuditCommand::Export(which) => export(&which, session),
+        AuditCommand::List(args) => list(&args, session),
+        AuditCommand::Verify(which) => verify(&which, session),
+    }
+}
+
+/// Walks through the stored segments, checks each, and hands its records to `visit`, with the exact bytes.
+fn walk(
+    fleet: &Fleet,
+    which: &Which,
+    mut visit: impl FnMut(&Segment, Option<&(SegmentHeader, Vec<Record>)>) -> Result<(), Failure>,
+) -> Result<Report, Failure> {
+    if let Some(device) = which.device.as_ref().filter(|device| fleet.ledger.book().device(device).is_none()) {
+        return Err(crate::fleet::FleetError::UnknownDevice(device.clone()).into());
+    }
+    let mut verifier = Verifier::new(fleet.ledger.book());
+    fleet.ledger.segments(which.device.as_ref(), |segment: Segment| -> Result<(), Failure> {
+        let checked = verifier.segment(segment.clone());
+        visit(&segment, checked.as_ref())
+    })?;
+    let mut report = verifier.finish();
+    if let Some(device) = &which.device {
+        report.devices.retain(|id, _| id == device);
+    }
+    Ok(report)
+}
+
+fn verify(which: &Which, session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let report = walk(&fleet, which, |_, _| Ok(()))?;
+    let devices: Vec<Value> = report
+        .devices
+        .iter()
+        .map(|(id, device)| {
+            json!({
+                "id": id,
+                "decisions": device.decisions,
+                "records": device.records,
+                "gaps": device.gaps,
+                "forks": device.forks,
+                "first": device.first,
+                "last": device.last,
+                "missing": device.missing,
+                "problems": device.problems,
+            })
+        })
+        .collect();
+    let value = json!({"ok": report.is_sound(), "devices": devices});
+    show(session.format, &value, |_| verdict(&report))?;
+    Ok(match (report.is_sound(), report.has_gaps()) {
+        (false, _) => Exit::Invalid,
+        (true, true) => Exit::Audit,
+        (true, false) => Exit::Done,
+    })
+}
+
+fn verdict(report: &Report) -> String {
+    let mut text = String::new();
+    for (id, device) in &report.devices {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{id}: {} decisions in {} records, {} gaps, {} forks, {} not delivered",
+            device.decisions, device.records, device.gaps, device.forks, device.missing
+        );
+        for problem in &device.problems {
+            let _ = writeln!(text, "  WRONG {problem}");
+        }
+    }
+    text.push_str(match report.is_sound() {
+        true => {
+            "every stored record is signed by its device and follows the one before\n\
+             not proved: what a device has not delivered yet; what whoever held its key left out before it was signed"
+        }
+        false => "the stored trail is NOT what the devices signed, or a device signed two",
+    });
+    text
+}
+
+fn export(which: &Which, session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let report = walk(&fleet, which, |segment, checked| match checked {
+        Some((_, records)) => records
+            .iter()
+            .zip(&segment.records)
+            .try_for_each(|(record, bytes)| print(&Value::Object(line(segment, record, bytes)).to_string())),
+        None => Ok(()),
+    })?;
+    if report.is_sound() {
+        return Ok(Exit::Done);
+    }
+    let advice = "`hardtack fleet audit verify` says what is wrong";
+    Err(Failure::new(Exit::Invalid, "what does not check out was left out of the export", advice))
+}
+
+/// A record as one JSON object: its place, what happened, and the bytes that were signed.
+fn line(segment: &Segment, record: &Record, bytes: &[u8]) -> Map<String, Value> {
+    let id = record_id(&segment.device, segment.era, record.index);
+    let (kind, fields) = event_fields(&record.event);
+    let mut line = Map::new();
+    let mut put = |name: &str, value: Value| drop(line.insert(name.to_owned(), value));
+    put("id", id.clone().into());
+    if kind == "decision" {
+        put("decision_id", id.into());
+    }
+    put("kind", kind.clone().into());
+    put("device", segment.device.as_str().into());
+    put("era", segment.era.number.into());
+    put("salt", format!("{:016x}", segment.era.salt).into());
+    put("segment", segment.segment.into());
+    put("index", record.index.into());
+    put("floor", record.floor.to_string().into());
+    put("powered", record.powered.to_string().into());
+    put("received", segment.at.to_string().into());
+    put("record", BASE64.encode(bytes).into());
+    put("header", BASE64.encode(&segment.header).into());
+    for (name, value) in fields {
+        // What a gap tells of another era must not hide where the gap itself stands.
+        let name = if line.contains_key(&name) { format!("{kind}_{name}") } else { name };
+        line.insert(name, value);
+    }
+    line
+}
+
+/// The event's kind and its fields; what a decision rests on stands beside the rest of it.
+fn event_fields(event: &Event) -> (String, Map<String, Value>) {
+    // Of numbers, texts and lists: there is nothing that could not be written.
+    let (kind, mut fields) = tagged(serde_json::to_value(event).unwrap_or_default());
+    if let Some(Value::Object(known)) = fields.remove("known") {
+        fields.extend(known);
+    }
+    if kind == "trust" {
+        let (change, inner) = tagged(Value::Object(fields));
+        fields = inner;
+        fields.insert("change".into(), change.into());
+    }
+    (kind, fields)
+}
+
+fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let mut newest: VecDeque<Map<String, Value>> = VecDeque::new();
+    walk(&fleet, &args.which, |segment, checked| {
+        for (record, bytes) in checked.iter().flat_map(|(_, records)| records.iter().zip(&segment.records)) {
+            let mut row = line(segment, record, bytes);
+            if args.kind.as_ref().is_some_and(|kind| row["kind"] != kind.as_str()) {
+                continue;
+            }
+            row.remove("record");
+            row.remove("header");
+            newest.push_back(row);
+            if newest.len() > args.limit {
+                newest.pop_front();
+            }
+        }
+        Ok(())
+    })?;
+    let records: Vec<Value> = newest.into_iter().map(Value::Object).collect();
+    show(session.format, &json!({ "records": records }), |_| {
+        let mut text = String::new();
+        for row in &records {
+            let word = |name: &str| row[name].as_str().unwrap_or_default();
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{} {:24} {:8}", word("floor"), word("id"), word("kind"));
+            for name in ["reason", "operation", "resource", "change", "step", "to", "task", "owner"] {
+                if !word(name).is_empty() {
+                    let _ = write!(text, " {name}={}", word(name));
+                }
+            }
+            text.push('\n');
+        }
+        text
+    })?;
+    Ok(Exit::Done)
+}
+
+fn operators(session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let signed = fleet.ledger.acts()?;
+    let checked = acts::verify(fleet.ledger.book().trusts(), &signed).map_err(|(number, refused)| {
+        let what = format!("act {number} does not check out: {refused}");
+        Failure::new(Exit::Invalid, what, "somebody changed the ledger: compare it with a copy")
+    })?;
+    let rows: Vec<Value> = checked.iter().map(|act| Value::Object(act_fields(act))).collect();
+    show(session.format, &json!({"ok": true, "acts": rows}), |_| {
+        let mut text = String::new();
+        for (act, row) in checked.iter().zip(&rows) {
+            let what = row["act"].as_str().unwrap_or_default();
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{:>5} {} {:12} {what}", act.number, act.at, act.operator);
+            for name in ["device", "grant", "task", "target", "owner", "version", "reason", "expires", "until"] {
+                match &row[name] {
+                    Value::String(value) => drop(write!(text, " {name}={value}")),
+                    Value::Number(value) => drop(write!(text, " {name}={value}")),
+                    Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {}
+                }
+            }
+            text.push('\n');
+        }
+        let _ = write!(text, "{} acts, each signed and following the one before", rows.len());
+        text
+    })?;
+    Ok(Exit::Done)
+}
+
+fn act_fields(act: &Act) -> Map<String, Value> {
+    // As above.
+    let (kind, mut fields) = tagged(serde_json::to_value(&act.deed).unwrap_or_default());
+    fields.insert("number".into(), act.number.into());
+    fields.insert("at".into(), act.at.to_string().into());
+    fields.insert("operator".into(), act.operator.clone().into());
+    fields.insert("act".into(), kind.into());
+    match &act.deed {
+        Deed::Granted { expires, .. } | Deed::Issued { expires, .. } => {
+            fields.insert("expires".into(), expires.to_string().into());
+        }
+        Deed::Revoked { target, until, .. } => {
+            let (kind, value) = target_words(target);
+            fields.insert("target".into(), format!("{kind} {value}").trim().into());
+            fields.insert("until".into(), until.to_string().into());
+        }
+        Deed::Founded { .. }
+        | Deed::Approved { .. }
+        | Deed::Retired { .. }
+        | Deed::Withdrawn { .. }
+        | Deed::Policy { .. }
+        | Deed::Resumed { .. } => {}
+    }
+    fields
+}

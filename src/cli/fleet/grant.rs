@@ -1,0 +1,332 @@
+//! `hardtack fleet grant` and `hardtack fleet issue`: what devices may do.
+//!
+//! Owns: the arguments and their forms: SELECTOR=CLASS, CLASS:ACTION:RESOURCE, RISK=DURATION.
+//! Never: prints a grant's token: only its device gets it, sealed.
+//! Read next: `../../fleet/grant.rs`.
+
+use std::fmt::Write as _;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use rand_core::RngCore;
+use serde_json::{json, Value};
+
+use super::super::output::show;
+use super::super::{Exit, Failure};
+use super::{millis, now, operator, Session};
+use crate::fleet::book::Grant;
+use crate::fleet::grant::{self as core, NewGrant};
+use crate::fleet::issue::{self, Minting};
+use crate::ids::{hex, DeviceId, GrantId, RiskClass, TaskClass, TaskId};
+use crate::shell::entropy;
+use crate::time::{Millis, Timestamp};
+use crate::wire::link::{Right, TaskAsk};
+use crate::wire::token::{to_text, ClassRight};
+
+/// `hardtack fleet grant …`.
+#[derive(Subcommand, Debug)]
+pub enum GrantCommand {
+    /// Mint a fallback grant; its device takes it when it is next in touch
+    Create(Box<CreateArgs>),
+    /// List grants
+    List {
+        /// Of this device only
+        #[arg(long)]
+        device: Option<DeviceId>,
+        /// Ended and withdrawn ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Take a grant out of its device's wallet, when it is next in touch
+    Withdraw {
+        /// The grant
+        grant: GrantId,
+        /// Why
+        #[arg(long, default_value = "withdrawn")]
+        reason: String,
+    },
+}
+
+/// Arguments of `hardtack fleet grant create`.
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// The device
+    #[arg(long)]
+    device: DeviceId,
+    /// Who may begin which class of task, for example unix:uid:1001=pump. May be repeated
+    #[arg(long, value_name = "SELECTOR=CLASS", required = true)]
+    may_begin: Vec<MayBegin>,
+    /// What tasks of a class may do, for example pump:write:modbus/pump1/speed; a resource that ends in /* is a prefix. May be repeated
+    #[arg(long, value_name = "CLASS:ACTION:RESOURCE", required = true)]
+    right: Vec<OfClass>,
+    /// Longest powered-on time without contact
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    offline_max: Duration,
+    /// Uses, all tasks together
+    #[arg(long, value_name = "N")]
+    uses_max: u64,
+    /// Boots without contact
+    #[arg(long, value_name = "N")]
+    boots_max: u32,
+    /// Longest life of a task
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    task_ttl_max: Duration,
+    /// How long the grant lives
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30d")]
+    expires: Duration,
+    /// Who answers for it [default: the operator, at the fleet]
+    #[arg(long, value_name = "TEXT")]
+    owner: Option<String>,
+    /// Oldest revocation list for a class of risk, for example high=1h. May be repeated
+    #[arg(long, value_name = "RISK=DURATION")]
+    staleness_max: Vec<Staleness>,
+}
+
+/// Arguments of `hardtack fleet issue`.
+#[derive(Args, Debug)]
+pub struct IssueArgs {
+    /// The device
+    #[arg(long)]
+    device: DeviceId,
+    /// The class of the task
+    #[arg(long)]
+    class: TaskClass,
+    /// Selector of the workload, for example unix:uid:1001. May be repeated
+    #[arg(long, value_name = "SELECTOR", required = true)]
+    selector: Vec<String>,
+    /// What it may do. May be repeated
+    #[arg(long, value_name = "ACTION:RESOURCE", required = true)]
+    right: Vec<Plain>,
+    /// How long it lives
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// How often it may be used
+    #[arg(long, value_name = "N")]
+    uses: Option<u64>,
+    /// The task's id [default: a random one]
+    #[arg(long, value_name = "ID")]
+    task: Option<TaskId>,
+}
+
+/// `SELECTOR=CLASS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct MayBegin(String, TaskClass);
+
+impl FromStr for MayBegin {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (selector, class) = text
+            .rsplit_once('=')
+            .filter(|(selector, _)| !selector.is_empty())
+            .ok_or_else(|| format!("{text:?} is not SELECTOR=CLASS, for example unix:uid:1001=pump"))?;
+        Ok(Self(selector.to_owned(), class.parse().map_err(|error: crate::ids::InvalidId| error.to_string())?))
+    }
+}
+
+/// `CLASS:ACTION:RESOURCE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OfClass(ClassRight);
+
+impl FromStr for OfClass {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (class, right) = text
+            .split_once(':')
+            .ok_or_else(|| format!("{text:?} is not CLASS:ACTION:RESOURCE, for example pump:read:modbus/*"))?;
+        let class = class.parse().map_err(|error: crate::ids::InvalidId| error.to_string())?;
+        Ok(Self(ClassRight { class, right: right.parse::<Plain>()?.0 }))
+    }
+}
+
+/// `ACTION:RESOURCE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Plain(Right);
+
+impl FromStr for Plain {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some((action, resource)) if !action.is_empty() && !resource.is_empty() => {
+                Ok(Self(Right { resource: resource.to_owned(), action: action.to_owned() }))
+            }
+            Some(_) | None => Err(format!("{text:?} is not ACTION:RESOURCE, for example write:modbus/pump1/speed")),
+        }
+    }
+}
+
+/// `RISK=DURATION`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Staleness(RiskClass, Millis);
+
+impl FromStr for Staleness {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (risk, bound) =
+            text.split_once('=').ok_or_else(|| format!("{text:?} is not RISK=DURATION, for example high=1h"))?;
+        let risk = risk.parse().map_err(|error: crate::ids::InvalidId| error.to_string())?;
+        Ok(Self(risk, millis(humantime::parse_duration(bound).map_err(|error| format!("{bound:?}: {error}"))?)))
+    }
+}
+
+pub(super) fn run(command: GrantCommand, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        GrantCommand::Create(args) => create(*args, session),
+        GrantCommand::List { device, all } => list(device.as_ref(), all, session),
+        GrantCommand::Withdraw { grant, reason } => withdraw(&grant, &reason, session),
+    }
+}
+
+fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
+    let mut fleet = session.open()?;
+    let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
+    let issuer = fleet.keys.issuer()?;
+    let new = NewGrant {
+        device: args.device,
+        owner: args.owner.unwrap_or_else(|| format!("{name}@{}", fleet.ledger.book().fleet())),
+        life: millis(args.expires),
+        may_begin: args.may_begin.into_iter().map(|MayBegin(selector, class)| (selector, class)).collect(),
+        rights: args.right.into_iter().map(|right| right.0).collect(),
+        offline_max: millis(args.offline_max),
+        uses_max: args.uses_max,
+        boots_max: args.boots_max,
+        task_ttl_max: millis(args.task_ttl_max),
+        staleness_max: args.staleness_max.into_iter().map(|Staleness(risk, bound)| (risk, bound)).collect(),
+    };
+    let rng = &mut entropy::rng();
+    let id = fleet.act(|book, _, fx| core::create(book, new, &issuer, operator(&name, &key), at, rng, fx))?;
+    let grant = fleet.ledger.book().grant(&id).map(|grant| row(grant, at)).unwrap_or_default();
+    show(session.format, &grant, |grant| {
+        format!("grant {id}\n{}it is taken when the device is next in touch", super::device::lines(grant))
+    })?;
+    Ok(Exit::Done)
+}
+
+fn row(grant: &Grant, at: Timestamp) -> Value {
+    let spec = &grant.spec;
+    let state = match grant.withdrawn {
+        Some(_) => "withdrawn",
+        None if spec.expires <= at => "ended",
+        None => "live",
+    };
+    let right = |class: &ClassRight| format!("{}:{}:{}", class.class, class.right.action, class.right.resource);
+    json!({
+        "id": spec.grant,
+        "device": spec.device,
+        "state": state,
+        "owner": spec.owner,
+        "issued": spec.issued.to_string(),
+        "expires": spec.expires.to_string(),
+        "may_begin": spec.may_begin.iter().map(|(selector, class)| format!("{selector}={class}")).collect::<Vec<_>>(),
+        "rights": spec.rights.iter().map(right).collect::<Vec<_>>(),
+        "offline_max_s": spec.offline_max.secs(),
+        "uses_max": spec.uses_max,
+        "boots_max": spec.boots_max,
+        "task_ttl_max_s": spec.task_ttl_max.secs(),
+        "block": grant.block,
+        "root_key_id": grant.root_key_id,
+    })
+}
+
+fn list(device: Option<&DeviceId>, all: bool, session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let at = now()?;
+    let grants: Vec<Value> = fleet
+        .ledger
+        .book()
+        .grants()
+        .filter(|grant| device.is_none_or(|device| grant.spec.device == *device))
+        .filter(|grant| all || (grant.withdrawn.is_none() && grant.spec.expires > at))
+        .map(|grant| row(grant, at))
+        .collect();
+    show(session.format, &json!({ "grants": grants }), |_| {
+        let mut text = format!("{:32} {:24} {:9} {:20} owner\n", "grant", "device", "state", "expires");
+        for grant in &grants {
+            let word = |name: &str| grant[name].as_str().unwrap_or_default();
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{:32} {:24} {:9} {:20} {}",
+                word("id"),
+                word("device"),
+                word("state"),
+                word("expires"),
+                word("owner")
+            );
+        }
+        text
+    })?;
+    Ok(Exit::Done)
+}
+
+fn withdraw(grant: &GrantId, reason: &str, session: &Session) -> Result<Exit, Failure> {
+    let mut fleet = session.open()?;
+    let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
+    fleet.act(|book, _, fx| core::withdraw(book, grant, reason, operator(&name, &key), at, fx))?;
+    show(session.format, &json!({"grant": grant, "state": "withdrawn"}), |_| {
+        format!(
+            "grant {grant} is withdrawn: it leaves the wallet when the device is next in touch\n\
+             to stop what was begun under it too: hardtack fleet revoke grant {grant}"
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn issue(args: IssueArgs, session: &Session) -> Result<Exit, Failure> {
+    let mut fleet = session.open()?;
+    let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
+    let issuer = fleet.keys.issuer()?;
+    let rng = &mut entropy::rng();
+    let ask = TaskAsk {
+        task: args.task.map_or_else(|| random_task(rng), Ok)?,
+        class: args.class,
+        selectors: args.selector,
+        rights: args.right.into_iter().map(|right| right.0).collect(),
+        ttl_ms: millis(args.ttl),
+        uses: args.uses,
+    };
+    let minting = Minting { issuer: &issuer, ttl_max: fleet.dir.toml().settings().task_ttl_max, at };
+    let (device, by) = (args.device, operator(&name, &key));
+    let (token, issued) = fleet.act(|book, _, fx| issue::issue(book, &device, &ask, minting, by, rng, fx))?;
+    let token = to_text(&token);
+    let value = json!({
+        "token": token,
+        "task": issued.task,
+        "device": issued.device,
+        "grant": issued.grant,
+        "expires": issued.expires.to_string(),
+        "block": issued.block,
+    });
+    // The token alone is the data: it can be piped on.
+    show(session.format, &value, |_| token.clone())?;
+    Ok(Exit::Done)
+}
+
+fn random_task(rng: &mut impl RngCore) -> Result<TaskId, Failure> {
+    let mut bytes = [0; 8];
+    rng.fill_bytes(&mut bytes);
+    format!("t-{}", hex(&bytes)).parse().map_err(|error| Failure::new(Exit::Failure, error, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_with_their_colons_and_equals_signs() {
+        let begin: MayBegin = "unix:path:/opt/a=b/pump=pump".parse().unwrap();
+        assert_eq!(begin, MayBegin("unix:path:/opt/a=b/pump".into(), "pump".parse().unwrap()));
+        let right = "pump:write:opc/ns=2:s=x".parse::<OfClass>().unwrap().0;
+        assert_eq!((right.right.action.as_str(), right.right.resource.as_str()), ("write", "opc/ns=2:s=x"));
+        assert!("high=90m".parse::<Staleness>().is_ok());
+        for bad in ["", "=pump", "unix:uid:1", "unix:uid:1=", "unix:uid:1=a b"] {
+            assert!(bad.parse::<MayBegin>().is_err(), "{bad}");
+        }
+        for bad in ["", "pump", "pump:write", "pump::x", "pump:write:", ":write:x"] {
+            assert!(bad.parse::<OfClass>().is_err(), "{bad}");
+        }
+        for bad in ["", "high", "high=", "high=soon", "=1h"] {
+            assert!(bad.parse::<Staleness>().is_err(), "{bad}");
+        }
+    }
+}

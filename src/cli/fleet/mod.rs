@@ -1,0 +1,285 @@
+//! `hardtack fleet`: the operator's side.
+//!
+//! Owns: the subcommands, what they have in common (the folder, the ledger, the keys, who acts), how errors of the
+//! fleet become exit codes.
+//! Never: decides anything that `../../fleet/` decides.
+//! Read next: the file that is named after the command.
+
+mod audit;
+mod device;
+mod grant;
+mod init;
+mod key;
+mod policy;
+mod revoke;
+mod serve;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::output::Format;
+use super::{later, Exit, Failure, Globals, Later};
+use crate::fleet::{Archive, Book, Effects, FleetError, Operator, Outgoing};
+use crate::shell::broker::BrokerError;
+use crate::shell::clock;
+use crate::shell::files::FileError;
+use crate::shell::fleet_dir::{FleetDir, FleetDirError};
+use crate::shell::fleet_keys::{KeyError, KeyFolder};
+use crate::shell::ledger::{Ledger, LedgerError};
+use crate::shell::serve::ServeError;
+use crate::time::{Millis, Timestamp};
+use crate::wire::revocation::Target;
+
+/// `hardtack fleet …`.
+#[derive(Args, Debug)]
+pub struct FleetArgs {
+    /// The fleet's folder
+    #[arg(long, global = true, value_name = "DIR", env = "HARDTACK_FLEET_DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Who acts, as the signed record will tell it [default: the user of this process]
+    #[arg(long, global = true, value_name = "NAME", env = "HARDTACK_OPERATOR")]
+    operator: Option<String>,
+    #[command(subcommand)]
+    command: FleetCommand,
+}
+
+/// What an operator can do.
+#[derive(Subcommand, Debug)]
+pub enum FleetCommand {
+    /// Read, verify and export what devices and operators did
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Copy the ledger (not in this version)
+    Backup(Later),
+    /// Let devices in, look at them, take them out
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Give devices what they may do alone
+    #[command(subcommand)]
+    Grant(grant::GrantCommand),
+    /// Make a fleet in a folder
+    Init(init::InitArgs),
+    /// Mint a task token, as a device's grants allow
+    Issue(grant::IssueArgs),
+    /// Show the fleet's keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Show or set the policy
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Bring trust bundles, policy and revocations to the broker once
+    Publish(serve::PublishArgs),
+    /// Tell how the fleet is (not in this version)
+    Report(Later),
+    /// Bring a copy of the ledger back (not in this version)
+    Restore(Later),
+    /// List what is revoked
+    Revocations,
+    /// Take back what was given
+    #[command(subcommand)]
+    Revoke(revoke::RevokeCommand),
+    /// Run issuer, publisher and collector
+    Serve(serve::ServeArgs),
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What is wrong with the folder, the arguments, or what the fleet says no to.
+pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
+    let session = Session { dir: args.dir, operator: args.operator, format: globals.output };
+    match args.command {
+        FleetCommand::Audit(command) => audit::run(command, &session),
+        FleetCommand::Backup(_) => later("fleet backup"),
+        FleetCommand::Device(command) => device::run(command, &session),
+        FleetCommand::Grant(command) => grant::run(command, &session),
+        FleetCommand::Init(args) => init::run(&args, &session),
+        FleetCommand::Issue(args) => grant::issue(args, &session),
+        FleetCommand::Key(key::KeyCommand::Show) => key::show(&session),
+        FleetCommand::Key(key::KeyCommand::Rotate(_)) => later("fleet key rotate"),
+        FleetCommand::Policy(command) => policy::run(command, &session),
+        FleetCommand::Publish(args) => serve::publish(&args, &session),
+        FleetCommand::Report(_) => later("fleet report"),
+        FleetCommand::Restore(_) => later("fleet restore"),
+        FleetCommand::Revocations => revoke::list(&session),
+        FleetCommand::Revoke(command) => revoke::run(command, &session),
+        FleetCommand::Serve(args) => serve::serve(&args, &session),
+    }
+}
+
+/// What every subcommand was told.
+pub(super) struct Session {
+    dir: PathBuf,
+    operator: Option<String>,
+    format: Format,
+}
+
+impl Session {
+    /// Who acts.
+    fn operator(&self) -> String {
+        self.operator.clone().unwrap_or_else(user_name)
+    }
+
+    fn open(&self) -> Result<Fleet, Failure> {
+        let dir = FleetDir::open(&self.dir)?;
+        let ledger = Ledger::open(&dir.ledger())?;
+        if *ledger.book().fleet() != dir.toml().name {
+            let what = format!("fleet.toml names fleet {}, the ledger is {}'s", dir.toml().name, ledger.book().fleet());
+            return Err(Failure::new(Exit::Failure, what, "restore the one that is wrong from a copy"));
+        }
+        let keys = KeyFolder::of(dir.path());
+        Ok(Fleet { dir, ledger, keys, operator: self.operator() })
+    }
+}
+
+/// An open fleet.
+struct Fleet {
+    dir: FleetDir,
+    ledger: Ledger,
+    keys: KeyFolder,
+    operator: String,
+}
+
+impl Fleet {
+    /// Changes the book in one transaction.
+    fn act<T>(
+        &mut self,
+        decide: impl FnOnce(&mut Book, &Archive<'_>, &mut Effects) -> Result<T, FleetError>,
+    ) -> Result<T, Failure> {
+        let decided: Result<(T, Outgoing), Failure> =
+            self.ledger.transact(|book, archive, fx| decide(book, archive, fx).map_err(Failure::from));
+        // A command has no link: what is to be told to devices, `fleet serve` finds in the ledger.
+        decided.map(|(value, _)| value)
+    }
+
+    fn operator_key(&mut self) -> Result<ed25519_dalek::SigningKey, Failure> {
+        Ok(self.keys.signing(crate::shell::fleet_keys::Role::Operator)?)
+    }
+}
+
+fn operator<'a>(name: &'a str, key: &'a ed25519_dalek::SigningKey) -> Operator<'a> {
+    Operator { name, key }
+}
+
+/// The name of the user that this process runs as.
+fn user_name() -> String {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| format!("uid {uid}"))
+}
+
+fn now() -> Result<Timestamp, Failure> {
+    clock::wall().ok_or_else(|| Failure::new(Exit::Failure, "the clock says a time before 1970", "set it"))
+}
+
+fn millis(duration: Duration) -> Millis {
+    Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What a rule is about: its kind and its value, as the command line names them.
+fn target_words(target: &Target) -> (&'static str, String) {
+    match target {
+        Target::All => ("all", String::new()),
+        Target::Audience(name) => ("audience", name.clone()),
+        Target::Block(id) => ("block", id.to_string()),
+        Target::Device(id) => ("device", id.to_string()),
+        Target::Grant(id) => ("grant", id.to_string()),
+        Target::Group(id) => ("group", id.to_string()),
+        Target::IssuedBefore(time) => ("issued-before", time.to_string()),
+        Target::Owner(name) => ("owner", name.clone()),
+        Target::RootKey(id) => ("root-key", id.to_string()),
+        Target::Task(id) => ("task", id.to_string()),
+    }
+}
+
+/// Splits `{"kind": {fields}}`, as enums are written, into its kind and its fields.
+fn tagged(value: Value) -> (String, serde_json::Map<String, Value>) {
+    match value {
+        Value::Object(object) => match object.into_iter().next() {
+            Some((kind, Value::Object(fields))) => (kind, fields),
+            Some((kind, single)) => (kind, [("value".to_owned(), single)].into_iter().collect()),
+            None => Default::default(),
+        },
+        Value::String(kind) => (kind, serde_json::Map::new()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => Default::default(),
+    }
+}
+
+impl From<FleetError> for Failure {
+    fn from(error: FleetError) -> Self {
+        let exit = match &error {
+            FleetError::WrongCode { .. } | FleetError::RetiredKey(_) | FleetError::OtherKey(_) => Exit::Denied,
+            FleetError::DeviceRevoked { .. } => Exit::Revoked,
+            FleetError::Refused { .. } => Exit::Invalid,
+            FleetError::UnknownDevice(_)
+            | FleetError::Retired(_)
+            | FleetError::UnknownGrant(_)
+            | FleetError::Invalid(_)
+            | FleetError::Behind { .. }
+            | FleetError::ListFull { .. } => Exit::Failure,
+        };
+        // The messages of the fleet end with what to do.
+        Self::new(exit, error, "")
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        let exit = match &error {
+            LedgerError::Sql(rusqlite::Error::SqliteFailure(failure, _))
+                if failure.code == rusqlite::ErrorCode::DatabaseBusy =>
+            {
+                Exit::TryAgain
+            }
+            LedgerError::Missing(_)
+            | LedgerError::Exists(_)
+            | LedgerError::Newer { .. }
+            | LedgerError::Broken(_)
+            | LedgerError::Damaged(_)
+            | LedgerError::File(_)
+            | LedgerError::Sql(_) => Exit::Failure,
+        };
+        Self::new(exit, error, "")
+    }
+}
+
+impl From<FleetDirError> for Failure {
+    fn from(error: FleetDirError) -> Self {
+        Self::new(Exit::Failure, error, "")
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::new(Exit::Failure, error, "")
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        Self::new(Exit::Failure, error, "")
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Fleet(error) => error.into(),
+            ServeError::Ledger(error) => error.into(),
+            ServeError::Link(_) | ServeError::Thread(_) | ServeError::Clock => Self::new(Exit::Failure, error, ""),
+        }
+    }
+}
+
+/// A file that an operator named could not be read or written.
+fn file_failure(error: FileError) -> Failure {
+    Failure::new(Exit::Failure, error, "name another file, or free some space")
+}

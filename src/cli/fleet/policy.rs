@@ -1,0 +1,147 @@
+//! `hardtack fleet policy`: the policy as a file.
+//!
+//! Owns: the TOML that an operator writes, and that `show` prints in the same form.
+//! Never: decides what a policy may say. `../../fleet/policy.rs` does.
+//! Read next: `../../wire/policy.rs`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::super::output;
+use super::super::{Exit, Failure};
+use super::{millis, now, operator, Session};
+use crate::fleet::policy::set;
+use crate::ids::RiskClass;
+use crate::shell::fleet_keys::Role;
+use crate::shell::sources::read_text;
+use crate::time::{Millis, Timestamp};
+use crate::wire::policy::{PolicyDocument, RiskLevel, RiskRule};
+
+/// `hardtack fleet policy …`.
+#[derive(Subcommand, Debug)]
+pub enum PolicyCommand {
+    /// Sign a file as the next policy
+    Set {
+        /// TOML in the form that `show` prints. What is left out stays built in
+        file: PathBuf,
+    },
+    /// Show the policy in force
+    Show,
+}
+
+/// A policy as an operator writes it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Draft {
+    datalog: Option<String>,
+    dead_man: Option<String>,
+    risks: Option<Vec<DraftRisk>>,
+    #[serde(default)]
+    risk_rules: Vec<RiskRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DraftRisk {
+    class: RiskClass,
+    staleness_max: Option<String>,
+}
+
+pub(super) fn run(command: PolicyCommand, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        PolicyCommand::Set { file } => put(&file, session),
+        PolicyCommand::Show => show(session),
+    }
+}
+
+fn put(file: &Path, session: &Session) -> Result<Exit, Failure> {
+    let at = now()?;
+    let usage = |why: String| {
+        let advice = "start from what `hardtack fleet policy show` prints";
+        Failure::new(Exit::Usage, format!("{}: {why}", file.display()), advice)
+    };
+    let text = read_text(file).map_err(|error| usage(error.to_string()))?;
+    let draft: Draft = toml::from_str(&text).map_err(|error| usage(error.to_string()))?;
+    let document = document(draft, at).map_err(usage)?;
+    let mut fleet = session.open()?;
+    let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
+    let policy_key = fleet.keys.signing(Role::Policy)?;
+    let version = fleet.act(|book, _, fx| set(book, document, &policy_key, operator(&name, &key), at, fx))?;
+    output::show(session.format, &json!({ "version": version }), |_| format!("policy {version} is in force"))?;
+    Ok(Exit::Done)
+}
+
+fn document(draft: Draft, at: Timestamp) -> Result<PolicyDocument, String> {
+    let built_in = PolicyDocument::built_in(at);
+    let length = |text: String| match humantime::parse_duration(&text) {
+        Ok(duration) => Ok(millis(duration)),
+        Err(error) => Err(format!("{text:?}: {error}")),
+    };
+    let level = |risk: DraftRisk| {
+        Ok(RiskLevel { class: risk.class, staleness_max_ms: risk.staleness_max.map(length).transpose()? })
+    };
+    Ok(PolicyDocument {
+        datalog: draft.datalog.unwrap_or(built_in.datalog),
+        risks: match draft.risks {
+            Some(risks) => risks.into_iter().map(level).collect::<Result<_, String>>()?,
+            None => built_in.risks,
+        },
+        risk_rules: draft.risk_rules,
+        dead_man_ms: draft.dead_man.map(length).transpose()?,
+        version: 0,
+        issued_at: at,
+    })
+}
+
+fn show(session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let document = fleet.ledger.book().policy().1;
+    output::show(session.format, document, text)?;
+    Ok(Exit::Done)
+}
+
+fn text(document: &PolicyDocument) -> String {
+    let words = |length: Millis| humantime::format_duration(std::time::Duration::from_millis(length.0)).to_string();
+    let mut text = format!("# policy {}, {}\n", document.version, document.issued_at);
+    // Writing to a string cannot fail. A literal string of TOML ends at three quotes, which Datalog has no use for.
+    let _ = writeln!(text, "datalog = '''\n{}\n'''", document.datalog.trim());
+    if let Some(length) = document.dead_man_ms {
+        let _ = writeln!(text, "dead_man = \"{}\"", words(length));
+    }
+    for level in &document.risks {
+        let _ = writeln!(text, "\n[[risks]]\nclass = \"{}\"", level.class);
+        if let Some(length) = level.staleness_max_ms {
+            let _ = writeln!(text, "staleness_max = \"{}\"", words(length));
+        }
+    }
+    for rule in &document.risk_rules {
+        let (operation, resource) = (&rule.operation, &rule.resource);
+        let _ = writeln!(
+            text,
+            "\n[[risk_rules]]\noperation = {operation:?}\nresource = {resource:?}\nrisk = \"{}\"",
+            rule.risk
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_show_prints_can_be_set() {
+        let mut policy = PolicyDocument::built_in(Timestamp(0));
+        policy.dead_man_ms = Some(Millis::from_secs(30 * 86_400));
+        policy.risk_rules =
+            vec![RiskRule { operation: "*".into(), resource: "valve/*".into(), risk: "high".parse().unwrap() }];
+        policy.datalog = policy.datalog.trim().to_owned() + "\n";
+        let draft: Draft = toml::from_str(&text(&policy)).unwrap();
+        assert_eq!(document(draft, Timestamp(0)), Ok(PolicyDocument { version: 0, ..policy }));
+        assert!(toml::from_str::<Draft>("colour = 1").is_err());
+    }
+}

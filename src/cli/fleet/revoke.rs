@@ -1,0 +1,263 @@
+//! `hardtack fleet revoke` and `hardtack fleet revocations`.
+//!
+//! Owns: the arguments, what a dry run says.
+//! Never: decides what a rule covers. `../../fleet/revoke.rs` does.
+//! Read next: `../../fleet/revoke.rs`.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use serde_json::{json, Value};
+
+use super::super::output::show;
+use super::super::token::{limits, token_bytes};
+use super::super::{Exit, Failure};
+use super::{millis, now, operator, target_words, Session};
+use crate::fleet::revoke::{coverage, revoke, target_of, tasks_of, Part, Revocation};
+use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
+use crate::time::Timestamp;
+use crate::wire::biscuit::{decode, Token};
+use crate::wire::revocation::Target;
+
+/// `hardtack fleet revoke …`.
+#[derive(Subcommand, Debug)]
+pub enum RevokeCommand {
+    /// Every token of the fleet
+    All(How),
+    /// Every token for an audience
+    Audience {
+        /// The audience
+        audience: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// A block, and every token that holds it
+    Block {
+        /// The block's id: SHA-256 of its signature, as `token inspect` and audit records show it
+        block: BlockId,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Every token for a device; the device locks
+    Device {
+        /// The device
+        device: DeviceId,
+        #[command(flatten)]
+        how: How,
+    },
+    /// A fallback grant, and all that was narrowed from it or issued under it
+    Grant {
+        /// The grant
+        grant: GrantId,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Every token for a group
+    Group {
+        /// The group
+        group: GroupId,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Every token issued before a time
+    IssuedBefore {
+        /// RFC 3339, for example 2026-03-01T00:00:00Z
+        #[arg(value_parser = parse_time)]
+        time: Timestamp,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Every token of an owner
+    Owner {
+        /// The owner, as the grant names him
+        owner: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Every token that a root key signed
+    RootKey {
+        /// Its number
+        id: u32,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Every credential of a task
+    Task {
+        /// The task
+        task: TaskId,
+        #[command(flatten)]
+        how: How,
+    },
+    /// A token that is at hand: its last block, so what was narrowed from it, not what it was narrowed from
+    Token {
+        /// The token: a file, @FILE, `-` for stdin, or the token's text
+        token: String,
+        /// Its first block instead: all that the issuer's token was narrowed to
+        #[arg(long)]
+        first: bool,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+/// What every revocation takes.
+#[derive(Args, Debug)]
+pub struct How {
+    /// Why
+    #[arg(long, value_name = "TEXT", default_value = "revoked")]
+    reason: String,
+    /// How long the rule stays [default: until all that it can cover has expired]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    expires: Option<Duration>,
+    /// Only say what it would cover
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    let time: SystemTime = humantime::parse_rfc3339_weak(text).map_err(|error| error.to_string())?;
+    let since = time.duration_since(UNIX_EPOCH).map_err(|_| "a time before 1970".to_owned())?;
+    Ok(Timestamp(millis(since).0))
+}
+
+pub(super) fn run(command: RevokeCommand, session: &Session) -> Result<Exit, Failure> {
+    let (target, how, token) = match command {
+        RevokeCommand::All(how) => (Target::All, how, None),
+        RevokeCommand::Audience { audience, how } => (Target::Audience(audience), how, None),
+        RevokeCommand::Block { block, how } => (Target::Block(block), how, None),
+        RevokeCommand::Device { device, how } => (Target::Device(device), how, None),
+        RevokeCommand::Grant { grant, how } => (Target::Grant(grant), how, None),
+        RevokeCommand::Group { group, how } => (Target::Group(group), how, None),
+        RevokeCommand::IssuedBefore { time, how } => (Target::IssuedBefore(time), how, None),
+        RevokeCommand::Owner { owner, how } => (Target::Owner(owner), how, None),
+        RevokeCommand::RootKey { id, how } => (Target::RootKey(id), how, None),
+        RevokeCommand::Task { task, how } => (Target::Task(task), how, None),
+        RevokeCommand::Token { token, first, how } => {
+            let token = decode(&token_bytes(&token)?, &limits()).map_err(|defect| {
+                Failure::new(Exit::Invalid, format!("no token: {defect}"), "give the token as it was handed out")
+            })?;
+            let part = if first { Part::First } else { Part::Last };
+            (target_of(&token, part)?, how, Some(token))
+        }
+    };
+    carry_out(target, &how, token.as_ref(), session)
+}
+
+fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session) -> Result<Exit, Failure> {
+    let mut fleet = session.open()?;
+    let at = now()?;
+    let covered = coverage(fleet.ledger.book(), &target, at);
+    let issued = match &target {
+        Target::Task(task) => fleet.ledger.issued(task.as_str())?,
+        Target::All
+        | Target::Audience(_)
+        | Target::Block(_)
+        | Target::Device(_)
+        | Target::Grant(_)
+        | Target::Group(_)
+        | Target::IssuedBefore(_)
+        | Target::Owner(_)
+        | Target::RootKey(_) => Vec::new(),
+    };
+    let (kind, value) = target_words(&target);
+    let mut told = json!({
+        "target": {"kind": kind, "value": value},
+        "dry_run": how.dry_run,
+        "covers": {
+            "what": covered.note,
+            "grants": covered.grants,
+            "devices": covered.devices,
+            "issued_tokens": issued.iter().map(|issued| issued.block).collect::<Vec<_>>(),
+        },
+    });
+    if let Some(token) = token {
+        told["token"] = json!({
+            "blocks": token.blocks.iter().map(|block| block.id).collect::<Vec<_>>(),
+            "tasks": tasks_of(token),
+        });
+    }
+    if !how.dry_run {
+        let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
+        let until = how.expires.map(|expires| at + millis(expires));
+        let revocation = Revocation { target, until, reason: how.reason.clone() };
+        let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
+        told["until"] = rule.until.to_string().into();
+    }
+    show(session.format, &told, |told| words(told, how.dry_run))?;
+    Ok(Exit::Done)
+}
+
+fn words(told: &Value, dry_run: bool) -> String {
+    let (kind, value) = (&told["target"]["kind"], &told["target"]["value"]);
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = match dry_run {
+        true => writeln!(text, "would revoke {} {}", word(kind), word(value)),
+        false => writeln!(text, "revoked {} {} until {}", word(kind), word(value), word(&told["until"])),
+    };
+    let _ = writeln!(text, "covers {}", word(&told["covers"]["what"]));
+    for name in ["grants", "devices", "issued_tokens"] {
+        let known: Vec<String> = told["covers"][name].as_array().into_iter().flatten().map(&word).collect();
+        if !known.is_empty() {
+            let _ = writeln!(text, "{}: {}", name.replace('_', " "), known.join(" "));
+        }
+    }
+    if !dry_run {
+        text.push_str("`fleet serve` signs and publishes it at once; without one: hardtack fleet publish --broker URL");
+    }
+    text
+}
+
+/// `hardtack fleet revocations`.
+pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let (book, at) = (fleet.ledger.book(), now()?);
+    let published = |target: &Target| book.list().rules().iter().any(|rule| rule.target == *target);
+    let rules: Vec<Value> = book
+        .rules()
+        .map(|rule| {
+            let (kind, value) = target_words(&rule.target);
+            json!({
+                "kind": kind,
+                "value": value,
+                "since": rule.at.to_string(),
+                "until": rule.until.to_string(),
+                "reason": rule.reason,
+                "state": if rule.until < at { "lapsed" } else if published(&rule.target) { "signed" } else { "waiting" },
+            })
+        })
+        .collect();
+    let head = book.head().map(|head| {
+        json!({
+            "feed": head.head.feed,
+            "era": head.head.era,
+            "seq": head.head.seq,
+            "issued": head.head.issued_at.to_string(),
+            "digest": head.position.digest,
+            "list_bytes": head.head.list_bytes,
+        })
+    });
+    show(session.format, &json!({"head": head, "rules": rules}), |_| {
+        let mut text = String::new();
+        for rule in &rules {
+            let word = |name: &str| rule[name].as_str().unwrap_or_default();
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{:7} {:13} {:44} until {} {}",
+                word("state"),
+                word("kind"),
+                word("value"),
+                word("until"),
+                word("reason")
+            );
+        }
+        if let Some(head) = book.head() {
+            let _ = writeln!(text, "head {} of {}, {}", head.head.seq, head.head.feed, head.head.issued_at);
+        }
+        text
+    })?;
+    Ok(Exit::Done)
+}

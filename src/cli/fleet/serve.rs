@@ -1,0 +1,103 @@
+//! `hardtack fleet serve` and `hardtack fleet publish`.
+//!
+//! Owns: which broker, which keys, the order of a start and of an end.
+//! Never: decides anything that the service decides.
+//! Read next: `../../shell/serve.rs`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::super::output::show;
+use super::super::{Exit, Failure};
+use super::{now, operator, Fleet, Session};
+use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::fleet::publish::resume;
+use crate::fleet::service::ServiceKeys;
+use crate::shell::fleet_keys::Role;
+use crate::shell::mqtt::{BrokerUrl, Security};
+use crate::shell::serve::{publish_once, Serving, Uplink};
+use crate::shell::{entropy, log, service};
+
+/// Arguments of `hardtack fleet serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Broker's address, may be repeated [default: those of fleet.toml]
+    #[arg(long, value_name = "URL")]
+    broker: Vec<BrokerUrl>,
+}
+
+/// Arguments of `hardtack fleet publish`.
+#[derive(Args, Debug)]
+pub struct PublishArgs {
+    /// Broker's address, may be repeated [default: those of fleet.toml]
+    #[arg(long, value_name = "URL")]
+    broker: Vec<BrokerUrl>,
+    /// The ledger was lost and restored from an old copy: go on after this head, once what it had revoked is revoked again
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
+}
+
+fn uplink(fleet: &Fleet, named: &[BrokerUrl]) -> Result<Uplink, Failure> {
+    let mut urls = named.to_vec();
+    if urls.is_empty() {
+        // They were checked when the file was read.
+        urls = fleet.dir.toml().brokers.iter().filter_map(|url| url.parse().ok()).collect();
+    }
+    if urls.is_empty() {
+        let advice = "pass --broker URL, or write `brokers = [\"mqtts://HOST:8883\"]` into fleet.toml";
+        return Err(Failure::new(Exit::Usage, "no broker is named", advice));
+    }
+    let tls = match urls.iter().any(|url| url.security == Security::Tls) {
+        true => Some(fleet.dir.broker().service_identity(&mut entropy::rng())?),
+        false => None,
+    };
+    Ok(Uplink { urls, tls })
+}
+
+fn service_keys(fleet: &mut Fleet) -> Result<ServiceKeys, Failure> {
+    Ok(ServiceKeys {
+        issuer: fleet.keys.issuer()?,
+        feed: fleet.keys.signing(Role::Feed)?,
+        service: fleet.keys.signing(Role::Service)?,
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.map_err(|error| Failure::new(Exit::Failure, error, "raise the limit of open files"))
+}
+
+pub(super) fn serve(args: &ServeArgs, session: &Session) -> Result<Exit, Failure> {
+    log::start(LogConfig { level: LogLevel::Info, format: LogFormat::Json });
+    let mut fleet = session.open()?;
+    let (uplink, keys) = (uplink(&fleet, &args.broker)?, service_keys(&mut fleet)?);
+    let settings = fleet.dir.toml().settings();
+    let runtime = runtime()?;
+    let mut serving = Serving::start(fleet.ledger, keys, settings, uplink, runtime.handle())?;
+    service::ready();
+    let asked = runtime.block_on(async {
+        tokio::select! {
+            asked = service::asked_to_end() => asked,
+            () = serving.ended() => Ok(()),
+        }
+    });
+    service::stopping();
+    serving.stop()?;
+    asked.map_err(|error| Failure::new(Exit::Failure, error, "start it again"))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Failure> {
+    let mut fleet = session.open()?;
+    if let Some(after) = args.after {
+        let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
+        fleet.act(|book, _, fx| resume(book, after, operator(&name, &key), at, fx))?;
+    }
+    let (uplink, keys) = (uplink(&fleet, &args.broker)?, service_keys(&mut fleet)?);
+    let settings = fleet.dir.toml().settings();
+    let published = runtime()?.block_on(publish_once(&mut fleet.ledger, keys, settings, uplink))?;
+    let seq = fleet.ledger.book().head().map_or(0, |head| head.head.seq);
+    let value = json!({"messages": published, "feed_seq": seq});
+    show(session.format, &value, |_| format!("{published} messages, the newest head is {seq}"))?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,414 @@
+//! `fleet serve`: the fleet core on a broker and a ledger.
+//!
+//! Owns: the one loop that takes what arrived, lets the core decide inside a transaction, and sends what the commit gave
+//! out; reconnecting; telling the broker which devices may come in.
+//! Never: decides. Sends before the commit has returned.
+//! Read next: `../fleet/service.rs`.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rand_core::RngCore;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::broker::dynsec;
+use super::clock;
+use super::entropy;
+use super::ledger::{Ledger, LedgerError};
+use super::mqtt::{BrokerUrl, Link, LinkConfig, LinkError, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC};
+use crate::agent::effects::LinkCommand;
+use crate::agent::LinkEvent;
+use crate::fleet::book::{Book, Status};
+use crate::fleet::service::ServiceKeys;
+use crate::fleet::{FleetError, FleetLog, Outgoing, Service, Settings};
+use crate::ids::DeviceId;
+use crate::time::{Millis, Timestamp};
+use crate::wire::link::service_filters;
+
+/// How often the ledger is asked whether somebody else wrote: a revocation is out this much later at most.
+const POLL: Duration = Duration::from_millis(200);
+/// Messages that one commit takes together.
+const BATCH_MAX: usize = 256;
+/// Events that wait before the broker is made to wait.
+const WAITING_MAX: usize = 1024;
+/// First and longest wait after a failed connection, in milliseconds.
+const BACKOFF_MS: (u64, u64) = (500, 30_000);
+
+/// How to reach the broker.
+pub struct Uplink {
+    /// Addresses, tried in order.
+    pub urls: Vec<BrokerUrl>,
+    /// The service's identity, for `mqtts://`.
+    pub tls: Option<TlsIdentity>,
+}
+
+/// Why the service cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The core says no.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The operating system gave no thread.
+    #[error("cannot start the service's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The clock of this machine cannot be used.
+    #[error("this machine's clock says a time before 1970: set it, devices take their time from here")]
+    Clock,
+}
+
+enum Input {
+    Link(LinkEvent),
+    Stop,
+}
+
+/// A service that runs.
+pub struct Serving {
+    inputs: SyncSender<Input>,
+    thread: JoinHandle<Result<(), ServeError>>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Serving {
+    /// Starts the service on a thread of its own; the link lives on `runtime`.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn start(
+        mut ledger: Ledger,
+        keys: ServiceKeys,
+        settings: Settings,
+        uplink: Uplink,
+        runtime: &Handle,
+    ) -> Result<Self, ServeError> {
+        ledger.refresh()?;
+        clock::wall().ok_or(ServeError::Clock)?;
+        let service = Service::start(keys, settings, entropy::seed(), ledger.book())?;
+        let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
+        let link = open_link(ledger.book(), uplink, inputs.clone(), runtime)?;
+        let (tell, ended) = watch::channel(false);
+        let serve = Serve {
+            ledger,
+            service,
+            link: link.link,
+            administered: link.administered,
+            admitted: BTreeSet::new(),
+            connection: Connection::Down { retry: clock::now().boottime },
+            failures: 0,
+            ready: Ready::NotYet,
+        };
+        let runtime = runtime.clone();
+        let thread = std::thread::Builder::new().name("fleet".into()).spawn(move || {
+            let ended = serve.run(&arrived, &runtime);
+            // Whoever waits for the end may be gone.
+            let _ = tell.send(true);
+            ended
+        })?;
+        Ok(Self { inputs, thread, ended })
+    }
+
+    /// Waits until the service ends by itself, which it does only when it cannot go on.
+    pub async fn ended(&mut self) {
+        // An error here means that the thread is gone, which is what is waited for.
+        let _ = self.ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Ends the service in order.
+    ///
+    /// # Errors
+    /// Why it ended before it was asked to.
+    pub fn stop(self) -> Result<(), ServeError> {
+        // A service that ended already takes no input any more.
+        let _ = self.inputs.send(Input::Stop);
+        self.thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the service's thread panicked").into()))
+    }
+}
+
+/// Publishes what the broker keeps, once, and closes the link in order.
+///
+/// # Errors
+/// [`ServeError`], or that the broker did not accept in time.
+pub async fn publish_once(
+    ledger: &mut Ledger,
+    keys: ServiceKeys,
+    settings: Settings,
+    uplink: Uplink,
+) -> Result<usize, ServeError> {
+    ledger.refresh()?;
+    let mut service = Service::start(keys, settings, entropy::seed(), ledger.book())?;
+    let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
+    let link = open_link(ledger.book(), uplink, inputs, &Handle::current())?.link;
+    link.send(LinkCommand::Connect { filters: Vec::new(), will: None });
+    let first = tokio::task::spawn_blocking(move || arrived.recv_timeout(Duration::from_secs(15))).await;
+    match first {
+        Ok(Ok(Input::Link(LinkEvent::Connected))) => {}
+        Ok(Ok(Input::Link(LinkEvent::Disconnected { reason }))) => {
+            return Err(FleetError::Invalid(format!("the broker cannot be reached ({reason}): try again")).into());
+        }
+        Ok(Ok(Input::Link(LinkEvent::Message { .. }) | Input::Stop) | Err(_)) | Err(_) => {
+            return Err(FleetError::Invalid("the broker did not answer within 15 s: try again".into()).into());
+        }
+    }
+    let at = clock::wall().ok_or(ServeError::Clock)?;
+    let ((), outgoing) = ledger.transact::<_, ServeError>(|book, _, fx| {
+        service.connected(book, at, fx);
+        Ok(())
+    })?;
+    let count = outgoing.publish.len();
+    for publish in outgoing.publish {
+        link.send(LinkCommand::Publish(publish));
+    }
+    link.finish().await;
+    Ok(count)
+}
+
+/// Who tells the broker which devices may come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Administered {
+    /// The service, through mosquitto's plugin, which the generated set-up has on its TLS listener.
+    Here,
+    /// Nobody: a broker without TLS has no roles.
+    Nowhere,
+}
+
+struct Opened {
+    link: Link,
+    administered: Administered,
+}
+
+fn open_link(book: &Book, uplink: Uplink, inputs: SyncSender<Input>, runtime: &Handle) -> Result<Opened, ServeError> {
+    let tls = uplink.urls.iter().all(|url| url.security == Security::Tls);
+    let mut suffix = [0; 4];
+    entropy::rng().fill_bytes(&mut suffix);
+    let config = LinkConfig {
+        fleet: book.fleet().clone(),
+        client_id: format!("fleet-{}-{}", book.fleet(), crate::ids::hex(&suffix)),
+        urls: uplink.urls,
+        tls: uplink.tls,
+        keepalive: Duration::from_secs(30),
+        connect: Duration::from_secs(10),
+        packet_bytes_max: LinkConfig::PACKET_BYTES_MAX,
+    };
+    let _entered = runtime.enter();
+    let trusted_time = || clock::wall().unwrap_or_default();
+    // The receiver is gone once the service ends; what arrives then is for nobody.
+    let link = Link::spawn(config, trusted_time, move |event| drop(inputs.send(Input::Link(event))))?;
+    Ok(Opened { link, administered: if tls { Administered::Here } else { Administered::Nowhere } })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Connection {
+    Connecting,
+    Down { retry: Millis },
+    Up,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ready {
+    NotYet,
+    Said,
+}
+
+struct Serve {
+    ledger: Ledger,
+    service: Service,
+    link: Link,
+    administered: Administered,
+    admitted: BTreeSet<DeviceId>,
+    connection: Connection,
+    failures: u32,
+    ready: Ready,
+}
+
+impl Serve {
+    fn run(mut self, arrived: &Receiver<Input>, runtime: &Handle) -> Result<(), ServeError> {
+        let ended = self.serve(arrived);
+        runtime.block_on(self.link.finish());
+        ended
+    }
+
+    fn serve(&mut self, arrived: &Receiver<Input>) -> Result<(), ServeError> {
+        loop {
+            self.connect_if_due();
+            let mut batch = match arrived.recv_timeout(self.patience()) {
+                Ok(first) => vec![first],
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            batch.extend(arrived.try_iter().take(BATCH_MAX - 1));
+            let changed = self.ledger.refresh()?;
+            let due = self.service.due_in(self.ledger.book(), now()?) == Millis::default();
+            if changed || due || !batch.is_empty() {
+                if let Next::Stop = self.step(batch)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let retry = match self.connection {
+            Connection::Down { retry } => retry.0.saturating_sub(clock::now().boottime.0),
+            Connection::Connecting | Connection::Up => u64::MAX,
+        };
+        POLL.min(Duration::from_millis(retry))
+    }
+
+    fn connect_if_due(&mut self) {
+        let Connection::Down { retry } = self.connection else { return };
+        if retry > clock::now().boottime {
+            return;
+        }
+        let mut filters = service_filters(self.ledger.book().fleet());
+        if self.administered == Administered::Here {
+            filters.push(CONTROL_RESPONSE_TOPIC.to_owned());
+        }
+        self.link.send(LinkCommand::Connect { filters, will: None });
+        self.connection = Connection::Connecting;
+    }
+
+    /// One commit for all that waits. Messages leave once it has returned.
+    fn step(&mut self, batch: Vec<Input>) -> Result<Next, ServeError> {
+        let at = now()?;
+        let mut next = Next::GoOn;
+        let mut messages = Vec::new();
+        let mut connected = false;
+        for input in batch {
+            match input {
+                Input::Link(LinkEvent::Connected) => {
+                    self.connection = Connection::Up;
+                    self.failures = 0;
+                    connected = true;
+                    tracing::info!(event = "link.up");
+                }
+                Input::Link(LinkEvent::Disconnected { reason }) => {
+                    connected = false;
+                    self.disconnected(&reason);
+                }
+                Input::Link(LinkEvent::Message { topic, payload }) if topic == CONTROL_RESPONSE_TOPIC => {
+                    for complaint in dynsec::complaints(&payload) {
+                        tracing::warn!(event = "broker.complained", complaint);
+                    }
+                }
+                Input::Link(LinkEvent::Message { topic, payload }) => messages.push((topic, payload)),
+                Input::Stop => next = Next::Stop,
+            }
+        }
+        let service = &mut self.service;
+        let decided = self.ledger.transact::<_, ServeError>(|book, archive, fx| {
+            if connected {
+                service.connected(book, at, fx);
+            }
+            for (topic, payload) in &messages {
+                service.message(book, topic, payload, archive, at, fx);
+            }
+            service.tick(book, at, fx);
+            Ok(())
+        });
+        let outgoing = match decided {
+            Ok(((), outgoing)) => outgoing,
+            Err(error) => {
+                // What the core thinks it has published was not: start from a fresh connection, which publishes it all.
+                // Devices send again what was not acknowledged.
+                tracing::error!(event = "ledger.failed", %error);
+                self.link.send(LinkCommand::Close);
+                self.disconnected("the ledger took nothing");
+                return Ok(next);
+            }
+        };
+        self.administer();
+        self.send(outgoing);
+        if connected && self.ready == Ready::NotYet {
+            self.ready = Ready::Said;
+            let head = self.ledger.book().head().map_or(0, |head| head.head.seq);
+            let devices = self.ledger.book().devices().count();
+            tracing::info!(event = "fleet.ready", fleet = %self.ledger.book().fleet(), feed_seq = head, devices);
+        }
+        Ok(next)
+    }
+
+    fn send(&self, outgoing: Outgoing) {
+        for publish in outgoing.publish {
+            self.link.send(LinkCommand::Publish(publish));
+        }
+        outgoing.logs.iter().for_each(tell);
+    }
+
+    fn disconnected(&mut self, reason: &str) {
+        self.service.disconnected();
+        self.admitted.clear();
+        let doubled = BACKOFF_MS.0.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MS.1);
+        let wait = doubled / 2 + entropy::rng().next_u64() % doubled;
+        self.failures = self.failures.saturating_add(1);
+        self.connection = Connection::Down { retry: Millis(clock::now().boottime.0 + wait) };
+        tracing::warn!(event = "link.down", reason, retry_ms = wait);
+    }
+
+    /// Devices that were approved since may come in, those that were retired may not any more.
+    fn administer(&mut self) {
+        if self.administered == Administered::Nowhere || self.connection != Connection::Up {
+            return;
+        }
+        let book = self.ledger.book();
+        let may = |status: Status| move |device: &&crate::fleet::book::Device| device.status == status;
+        let approved: BTreeSet<DeviceId> = book.devices().filter(may(Status::Approved)).map(|d| d.id.clone()).collect();
+        let retired: Vec<DeviceId> = book.devices().filter(may(Status::Retired)).map(|d| d.id.clone()).collect();
+        let joining: Vec<DeviceId> = approved.difference(&self.admitted).cloned().collect();
+        // On a fresh connection nobody is known to be out, so all who must be are told to go.
+        let leaving: Vec<DeviceId> = if self.admitted.is_empty() {
+            retired
+        } else {
+            retired.into_iter().filter(|device| self.admitted.contains(device)).collect()
+        };
+        for command in dynsec::admit(book.fleet(), &joining).into_iter().chain(dynsec::dismiss(&leaving)) {
+            self.link.administer(command);
+        }
+        self.admitted = approved;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    GoOn,
+    Stop,
+}
+
+fn now() -> Result<Timestamp, ServeError> {
+    clock::wall().ok_or(ServeError::Clock)
+}
+
+/// Writes down what the core reports.
+pub fn tell(log: &FleetLog) {
+    match log {
+        FleetLog::AuditStored { device, era, segment, records, gaps } => {
+            tracing::info!(event = "audit.stored", %device, era, segment, records, gaps);
+        }
+        FleetLog::ChainForked { device, era, segment, what } => {
+            tracing::error!(event = "chain.forked", %device, era, segment, what);
+        }
+        FleetLog::DeviceJoined { device } => tracing::info!(event = "device.joined", %device),
+        FleetLog::DeviceState { device, mode, pending } => {
+            tracing::info!(event = "device.state", %device, mode, pending);
+        }
+        FleetLog::EnrolPending { device, code } => tracing::info!(event = "enrol.pending", %device, code),
+        FleetLog::FeedForked { device, seq } => tracing::error!(event = "feed.forked", %device, seq),
+        FleetLog::FeedSigned { feed, seq, rules } => tracing::info!(event = "feed.signed", %feed, seq, rules),
+        FleetLog::GrantsAnswered { device, count } => tracing::info!(event = "grants.answered", %device, count),
+        FleetLog::HelloAnswered { device, mode, floor } => {
+            tracing::info!(event = "hello.answered", %device, mode, %floor);
+        }
+        FleetLog::MessageRefused { topic, reason } => tracing::warn!(event = "message.refused", topic, reason),
+        FleetLog::TaskIssued { device, task, grant } => tracing::info!(event = "task.issued", %device, %task, %grant),
+        FleetLog::TaskRefused { device, task, reason } => {
+            tracing::info!(event = "task.refused", %device, %task, reason);
+        }
+    }
+}

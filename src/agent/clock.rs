@@ -221,8 +221,9 @@ impl TrustedClock {
         let ceiling = (time + radius + trip + Millis(self.limits.issuer_error_ms)).max(self.floor);
         let ceiling = self.ceiling.map_or(ceiling, |known| known.min(ceiling)).max(self.floor);
         self.ceiling = Some(ceiling);
+        // Down where boots had cost more than they should, up where the device was off for longer than it could know.
         let correction = self.powered.since(ceiling);
-        self.powered = self.powered.min(ceiling);
+        self.powered = ceiling;
         self.synced = self.powered;
         self.boots = 0;
         Ok(correction)

@@ -274,7 +274,17 @@ mod tests {
                 assert_eq!(medium.eras.contains_key(&ERA), done >= 4 || (done == 3 && kept), "{done}");
                 let entries = medium.eras.get(&ERA).map_or(0, Vec::len);
                 let unsynced = done.saturating_sub(4).min(2);
-                assert_eq!(entries, if done >= 7 { 2 } else if kept { unsynced } else { 0 }, "{done}");
+                assert_eq!(
+                    entries,
+                    if done >= 7 {
+                        2
+                    } else if kept {
+                        unsynced
+                    } else {
+                        0
+                    },
+                    "{done}"
+                );
                 let newest = match &medium.slots[0] {
                     Slot::Valid(anchor) => anchor.generation,
                     Slot::Empty | Slot::Torn => 0,

@@ -75,6 +75,7 @@ impl Boundaries {
     /// Every cut that is worth a run.
     pub(crate) fn cuts(&self, device: u32) -> impl Iterator<Item = NthCut> + '_ {
         let numbered = (0u64..).zip(&self.fates);
-        numbered.flat_map(move |(boundary, fates)| fates.iter().map(move |fate| NthCut { device, boundary, fate: *fate }))
+        numbered
+            .flat_map(move |(boundary, fates)| fates.iter().map(move |fate| NthCut { device, boundary, fate: *fate }))
     }
 }

@@ -249,7 +249,8 @@ impl FaultText {
             Some(list) => {
                 let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < devices);
                 let numbers = list.split(',').map(|text| {
-                    number(text).ok_or_else(|| format!("`who` is \"all\", \"one\" or numbers below {devices}, not {text:?}"))
+                    number(text)
+                        .ok_or_else(|| format!("`who` is \"all\", \"one\" or numbers below {devices}, not {text:?}"))
                 });
                 numbers.collect::<Result<_, _>>().map(Who::These)
             }

@@ -94,8 +94,12 @@ impl Credential {
 
     /// What a rule must name to cover it.
     pub(crate) fn targets(&self, device: &DeviceId) -> Vec<Target> {
-        let mut targets =
-            vec![Target::Task(self.task.clone()), Target::Grant(self.grant), Target::Device(device.clone()), Target::All];
+        let mut targets = vec![
+            Target::Task(self.task.clone()),
+            Target::Grant(self.grant),
+            Target::Device(device.clone()),
+            Target::All,
+        ];
         targets.extend(self.chain.iter().map(|block| Target::Block(*block)));
         targets
     }

@@ -261,7 +261,10 @@ impl Operator {
 
     /// Proofs of forks that the collector keeps, in words. Honest gateways give none.
     pub(crate) fn forks(&self) -> Vec<String> {
-        self.book.forks().map(|fork| format!("{}/{} segment {}: {}", fork.device, fork.era, fork.segment, fork.what)).collect()
+        self.book
+            .forks()
+            .map(|fork| format!("{}/{} segment {}: {}", fork.device, fork.era, fork.segment, fork.what))
+            .collect()
     }
 
     /// The newest list's number.

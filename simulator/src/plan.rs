@@ -332,7 +332,8 @@ mod tests {
         Scenario::parse(&text).unwrap()
     }
 
-    const FLAP: &str = "[[fault]]\ndo = \"link.down\"\nat = \"1h\"\nfor = \"1m\"\nevery = \"1h\"\nuntil = \"5h\"\njitter = \"5m\"\n";
+    const FLAP: &str =
+        "[[fault]]\ndo = \"link.down\"\nat = \"1h\"\nfor = \"1m\"\nevery = \"1h\"\nuntil = \"5h\"\njitter = \"5m\"\n";
     const CUT: &str = "[[fault]]\ndo = \"power.cut\"\nat = \"90m\"\nfor = \"1m\"\nwho = \"one\"\nboundary = \"any\"\n";
 
     #[test]

@@ -114,7 +114,8 @@ mod tests {
 
     #[track_caller]
     fn check_verdict(properties: &[(&'static str, Status)], require: &[&str], expected: Status) {
-        let property = |(id, status): &(&'static str, Status)| Property { id, status: *status, checked: 1, witness: None };
+        let property =
+            |(id, status): &(&'static str, Status)| Property { id, status: *status, checked: 1, witness: None };
         let report = Report {
             scenario: "x".into(),
             seed: 1,

@@ -5,8 +5,8 @@
 //! Read next: `model.rs`, where credentials are kept, and `check/`.
 
 use hardtack::agent::request::{
-    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Problem, Reply, Request, RequestId, Socket, TaskReply,
-    Verdict,
+    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Problem, Reply, Request, RequestId, Socket,
+    TaskReply, Verdict,
 };
 use hardtack::agent::Input;
 use hardtack::ids::TaskId;

@@ -136,13 +136,7 @@ pub(crate) struct Outcome {
 }
 
 impl<'a> World<'a> {
-    pub(crate) fn new(
-        scenario: &'a Scenario,
-        plan: &'a Plan,
-        seed: u64,
-        trace: Trace,
-        cut: Option<NthCut>,
-    ) -> Self {
+    pub(crate) fn new(scenario: &'a Scenario, plan: &'a Plan, seed: u64, trace: Trace, cut: Option<NthCut>) -> Self {
         let count = scenario.fleet.devices;
         let devices: Vec<Device> = (0..count).map(|number| Device::new(scenario, seed, number)).collect();
         let risks = PolicyDocument::built_in(START).risks;
@@ -261,11 +255,8 @@ impl<'a> World<'a> {
         for device in &self.devices {
             live::last_word(tally, at, &device.name, self.newest_owed, device.last_status.as_ref());
         }
-        let keys: Vec<_> = self
-            .devices
-            .iter()
-            .map(|device| (device.name.clone(), device.keys().public().audit))
-            .collect();
+        let keys: Vec<_> =
+            self.devices.iter().map(|device| (device.name.clone(), device.keys().public().audit)).collect();
         self.checks.audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
         for fork in self.operator.forks() {
             tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));

@@ -8,7 +8,7 @@ use rand_core::{CryptoRng, RngCore};
 
 use super::acts::{self, Deed};
 use super::book::{Book, Grant, Status, Write};
-use super::keys::Issuer;
+use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{Effects, FleetError, Operator};
 use crate::ids::{DeviceId, GrantId, RiskClass, TaskClass};
 use crate::time::{Millis, Timestamp};
@@ -70,7 +70,7 @@ pub fn create(
         device: new.device,
         owner: acts::text("the owner", &new.owner)?,
         feed: Some(book.feed()),
-        issued: at,
+        issued: at - ISSUED_EARLIER,
         expires: at + new.life,
         may_begin: new.may_begin,
         rights: new.rights,

@@ -9,7 +9,7 @@ use rand_core::{CryptoRng, RngCore};
 use super::acts::{self, Deed};
 use super::book::{Book, Device, Grant, Issued, Status, Write};
 use super::grant::first_block;
-use super::keys::Issuer;
+use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{Effects, FleetError, FleetLog, Operator};
 use crate::ids::DeviceId;
 use crate::time::{Millis, Timestamp};
@@ -107,7 +107,7 @@ fn mint(
         owner: grant.spec.owner.clone(),
         feed: grant.spec.feed.clone(),
         task: ask.task.clone(),
-        issued: at,
+        issued: at - ISSUED_EARLIER,
         expires: (at + life).min(grant.spec.expires),
         rights: ask.rights.clone(),
         uses_max: ask.uses.map(|uses| uses.min(grant.spec.uses_max)),

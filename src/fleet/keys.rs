@@ -7,7 +7,12 @@
 use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 
+use crate::time::Millis;
 use crate::wire::seal::SealingKey;
+
+/// Tokens name a time of minting that lies this much in the past. A device knows the present only as a lower bound: the
+/// service's clock may be ahead, and the acknowledgement that told the time was on its way for a while.
+pub const ISSUED_EARLIER: Millis = Millis::from_secs(5);
 
 /// A key that mints tokens, with the number that stands in their container.
 pub struct Issuer {

@@ -108,12 +108,9 @@ pub enum FleetError {
         /// Why not.
         refused: Refused,
     },
-    /// The code that the operator typed is not the request's.
-    #[error("the code does not belong to this request, whose code is {actual}: compare it with what the device shows; if they differ, the request was exchanged on its way")]
-    WrongCode {
-        /// The request's code.
-        actual: String,
-    },
+    /// The code that the operator typed is not the request's. The right one is not told: it must come from the device.
+    #[error("the code does not belong to this request: compare it with what the device shows; if they differ, the request was exchanged on its way")]
+    WrongCode,
     /// A key that was retired or replaced asks to join again.
     #[error("the key of this request was retired: device {0} must make a new one (`hardtack enrol request` in an empty state folder)")]
     RetiredKey(DeviceId),

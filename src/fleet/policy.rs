@@ -29,8 +29,14 @@ pub fn set(
     fx: &mut Effects,
 ) -> Result<u64, FleetError> {
     let current = book.policy().1;
-    let same = PolicyDocument { version: current.version, issued_at: current.issued_at, ..draft.clone() };
-    if same == *current {
+    // Blank lines at either end say nothing, and editors add and take them.
+    let plain = |document: &PolicyDocument| PolicyDocument {
+        version: 0,
+        issued_at: at,
+        datalog: document.datalog.trim().to_owned(),
+        ..document.clone()
+    };
+    if plain(&draft) == plain(current) {
         return Ok(current.version);
     }
     let version = current.version + 1;

@@ -229,8 +229,9 @@ mod tests {
         assert_eq!(covers(Target::Block(BlockId([0; 32]))), 0);
         assert_eq!(covers(Target::Owner("ops@acme".into())), 1);
         assert_eq!(covers(Target::Owner("other".into())), 0);
-        assert_eq!(covers(Target::IssuedBefore(at(100))), 0);
-        assert_eq!(covers(Target::IssuedBefore(at(101))), 1);
+        let issued = book.grant(&id).unwrap().spec.issued;
+        assert_eq!(covers(Target::IssuedBefore(issued)), 0);
+        assert_eq!(covers(Target::IssuedBefore(at(100))), 1);
         assert_eq!(coverage(&book, &Target::Grant(id), at(101)).devices, ["gw-07".parse().unwrap()]);
         assert_eq!(coverage(&book, &Target::Grant(id), at(100 + 86_400)).grants.len(), 0, "it has ended");
     }

@@ -44,7 +44,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             cadence: Cadence { interval: Millis::from_secs(60) },
-            terms: Terms { window: 8, clock_error: Millis(1000) },
+            terms: Terms { window: 8, clock_error: Millis(500) },
             task_ttl_max: Millis::from_secs(3600),
         }
     }
@@ -208,6 +208,8 @@ impl Service {
     /// The connection is gone.
     pub fn disconnected(&mut self) {
         self.published = None;
+        // What was on its way may be lost; what devices said last counts again.
+        self.told.clear();
     }
 
     /// The ledger may have changed, or a head is due: what is new goes out.

@@ -105,9 +105,12 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn create(path: &Path, writes: &[Write]) -> Result<(), LedgerError> {
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        made.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => LedgerError::Exists(path.to_owned()),
-            _ => LedgerError::File(FileError::Io { doing: "make", path: path.to_owned(), source: error }),
+        made.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::AlreadyExists {
+                LedgerError::Exists(path.to_owned())
+            } else {
+                LedgerError::File(FileError::Io { doing: "make", path: path.to_owned(), source: error })
+            }
         })?;
         let mut connection = connect(path)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -8,6 +8,7 @@ mod broker;
 mod cli;
 mod daemon;
 mod faults;
+mod fleet;
 mod hostile;
 mod interop;
 mod mqtt;

@@ -137,12 +137,9 @@ fn same(observed: &Observed, event: &Event) -> bool {
                 && decision.operation == observed.operation
                 && decision.resource == observed.resource
         }
-        Event::Gap(_)
-        | Event::Mode(_)
-        | Event::Refused(_)
-        | Event::Start(_)
-        | Event::Task(_)
-        | Event::Trust(_) => false,
+        Event::Gap(_) | Event::Mode(_) | Event::Refused(_) | Event::Start(_) | Event::Task(_) | Event::Trust(_) => {
+            false
+        }
     }
 }
 

@@ -153,7 +153,8 @@ impl AuthorityCheck {
     ) {
         let honoured = moment.powered - credential.begun_powered;
         if honoured > credential.limit() {
-            let how = format!("a credential of {} s after {} s of powered-on time", credential.life / 1000, honoured / 1000);
+            let how =
+                format!("a credential of {} s after {} s of powered-on time", credential.life / 1000, honoured / 1000);
             tally.tried(Id::Bounded, moment.at, broken(how));
         }
         let (contact, boots) = self.known[moment.device as usize].contact;
@@ -178,7 +179,11 @@ impl AuthorityCheck {
         let rules = &self.known[moment.device as usize].rules;
         let in_force = |target: &Target| rules.get(target).is_some_and(|until| date(moment.at) <= *until);
         if let Some(target) = credential.targets(name).into_iter().find(in_force) {
-            tally.tried(Id::RevocationHolds, moment.at, broken(format!("its disk held a rule that covers it: {target:?}")));
+            tally.tried(
+                Id::RevocationHolds,
+                moment.at,
+                broken(format!("its disk held a rule that covers it: {target:?}")),
+            );
         }
         if credential.finished.is_some() {
             tally.tried(Id::RevocationHolds, moment.at, broken(format!("task {} had ended", credential.task)));
@@ -227,7 +232,12 @@ impl AuthorityCheck {
         self.good_allowed += u64::from(allowed);
         if moment.quiet == Quiet::Yes {
             let broken = (!allowed).then(|| {
-                format!("{name} denied {} with nothing wrong: {} ({})", reply.decision_id, reply.reason.name(), reply.explain)
+                format!(
+                    "{name} denied {} with nothing wrong: {} ({})",
+                    reply.decision_id,
+                    reply.reason.name(),
+                    reply.explain
+                )
             });
             tally.tried(Id::Available, moment.at, broken);
         }
@@ -236,7 +246,8 @@ impl AuthorityCheck {
     /// In the end: the share of what was allowed while faults lasted.
     pub(crate) fn finish(&self, tally: &mut Tally, at: u64) {
         if self.good >= FLOOR_FROM && self.good_allowed * 100 < self.good * FLOOR_PERCENT {
-            let how = format!("of {} requests that nothing spoke against, {} were allowed", self.good, self.good_allowed);
+            let how =
+                format!("of {} requests that nothing spoke against, {} were allowed", self.good, self.good_allowed);
             tally.broken(Id::Available, at, how);
         }
     }

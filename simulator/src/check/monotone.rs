@@ -52,9 +52,8 @@ impl MonotoneCheck {
         let high = &mut self.high[device as usize];
         for record in records {
             let place = (record.era.number, record.index);
-            let broken = rise(name, "the chain's position", &mut high.place, place).or_else(|| {
-                record.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget, date(at)))
-            });
+            let broken = rise(name, "the chain's position", &mut high.place, place)
+                .or_else(|| record.budgets.iter().find_map(|budget| charge(name, &mut high.budgets, budget, date(at))));
             tally.tried(Id::Monotone, at, broken);
         }
     }
@@ -96,7 +95,13 @@ impl MonotoneCheck {
     }
 
     /// An operator was shown the status: it is at least what was durable.
-    pub(crate) fn status(&mut self, tally: &mut Tally, at: u64, (device, name): (u32, &DeviceId), status: &StatusReply) {
+    pub(crate) fn status(
+        &mut self,
+        tally: &mut Tally,
+        at: u64,
+        (device, name): (u32, &DeviceId),
+        status: &StatusReply,
+    ) {
         let high = &self.high[device as usize];
         let seq = high.feeds.values().map(|(_, seq)| *seq).max().unwrap_or(0);
         let shown = [
@@ -106,7 +111,8 @@ impl MonotoneCheck {
             ("the era", high.place.0, status.era),
         ];
         let back = shown.into_iter().find(|(_, durable, shown)| shown < durable);
-        let broken = back.map(|(what, durable, shown)| went_back(name, &format!("{what} in the status"), &durable, &shown));
+        let broken =
+            back.map(|(what, durable, shown)| went_back(name, &format!("{what} in the status"), &durable, &shown));
         tally.tried(Id::Monotone, at, broken);
     }
 }
@@ -131,14 +137,10 @@ fn feeds(name: &DeviceId, high: &mut BTreeMap<FeedId, (u32, u64)>, now: &[Positi
 }
 
 /// What was charged to a block stays charged until it has expired: then nobody needs the count any more.
-fn charge(
-    name: &DeviceId,
-    high: &mut BTreeMap<BlockId, Budget>,
-    now: &Budget,
-    today: Timestamp,
-) -> Option<String> {
+fn charge(name: &DeviceId, high: &mut BTreeMap<BlockId, Budget>, now: &Budget, today: Timestamp) -> Option<String> {
     let known = high.entry(now.block).or_insert(*now);
-    let broken = (now.used < known.used && today <= now.until).then(|| went_back(name, "a budget", &known.used, &now.used));
+    let broken =
+        (now.used < known.used && today <= now.until).then(|| went_back(name, "a budget", &known.used, &now.used));
     known.used = known.used.max(now.used);
     broken
 }

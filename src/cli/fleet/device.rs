@@ -222,7 +222,7 @@ fn show_one(id: &DeviceId, session: &Session) -> Result<Exit, Failure> {
     if let (Value::Object(fields), Value::Object(more)) = (&mut value, more) {
         fields.extend(more);
     }
-    show(session.format, &value, |value| lines(value))?;
+    show(session.format, &value, lines)?;
     Ok(Exit::Done)
 }
 

@@ -216,7 +216,7 @@ fn tagged(value: Value) -> (String, serde_json::Map<String, Value>) {
 impl From<FleetError> for Failure {
     fn from(error: FleetError) -> Self {
         let exit = match &error {
-            FleetError::WrongCode { .. } | FleetError::RetiredKey(_) | FleetError::OtherKey(_) => Exit::Denied,
+            FleetError::WrongCode | FleetError::RetiredKey(_) | FleetError::OtherKey(_) => Exit::Denied,
             FleetError::DeviceRevoked { .. } => Exit::Revoked,
             FleetError::Refused { .. } => Exit::Invalid,
             FleetError::UnknownDevice(_)

@@ -1,0 +1,270 @@
+//! The operator's commands, with the built binary on a folder of their own.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use hardtack::agent::effects::LinkCommand;
+use hardtack::agent::LinkEvent;
+use hardtack::ids::Nonce;
+use hardtack::shell::clock;
+use hardtack::shell::mqtt::Link;
+use hardtack::wire::bundle::Fingerprint;
+use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use serde_json::Value;
+
+use crate::mqtt::{config, fleet};
+use crate::support::mosquitto::Mosquitto;
+
+/// A fleet's folder and what its commands answer.
+struct Operator {
+    folder: tempfile::TempDir,
+    fingerprint: String,
+}
+
+impl Operator {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("fleet");
+        let args = ["init", dir.to_str().unwrap(), "--name", "acme", "--no-passphrase"];
+        let made = json(&hardtack(&args).output().unwrap(), 0);
+        Self { fingerprint: made["fingerprint"].as_str().unwrap().to_owned(), folder }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.folder.path().join("fleet")
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        hardtack(args).arg("--dir").arg(self.dir()).output().unwrap()
+    }
+
+    /// The command's answer, once it has ended as it should.
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Value {
+        json(&self.output(args), 0)
+    }
+
+    /// The command's error, once it has failed with this number.
+    #[track_caller]
+    fn fail(&self, args: &[&str], exit: i32) -> String {
+        json(&self.output(args), exit)["error"].as_str().unwrap().to_owned()
+    }
+
+    /// Writes the request of a device and gives its path and code.
+    fn request(&self, id: &str, keys: &DeviceKeys) -> (String, String) {
+        let device = id.parse().unwrap();
+        let request = EnrolRequest { device, keys: keys.public(), nonce: Nonce([7; 16]), profile: "p".into() };
+        let signed = request.sign(keys);
+        let path = self.folder.path().join(format!("{id}.req"));
+        std::fs::write(&path, signed.to_bytes()).unwrap();
+        (path.to_str().unwrap().to_owned(), EnrolRequest::code(&signed).to_string())
+    }
+
+    fn bundle(&self) -> String {
+        self.folder.path().join("bundle").to_str().unwrap().to_owned()
+    }
+
+    fn approve(&self, id: &str, keys: &DeviceKeys) -> Value {
+        let (request, code) = self.request(id, keys);
+        self.run(&["device", "approve", &request, "--code", &code, "--out", &self.bundle()])
+    }
+
+    fn grant(&self, id: &str) -> Value {
+        let mut args = vec!["grant", "create", "--device", id, "--may-begin", "unix:uid:1001=pump"];
+        args.extend(["--right", "pump:write:modbus/pump1/speed", "--right", "pump:read:modbus/*"]);
+        args.extend(["--offline-max", "3d", "--uses-max", "1000", "--boots-max", "20", "--task-ttl-max", "15m"]);
+        self.run(&args)
+    }
+}
+
+fn hardtack(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    command.args(["-o", "json", "fleet"]).args(args).env_clear().env("HOME", "/nonexistent").stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn json(output: &Output, exit: i32) -> Value {
+    let text = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
+    let text = String::from_utf8_lossy(text);
+    assert_eq!(output.status.code(), Some(exit), "{text}");
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}"))
+}
+
+fn keys(seed: u8) -> DeviceKeys {
+    DeviceKeys::generate(&mut ChaCha20Rng::from_seed([seed; 32]))
+}
+
+#[test]
+fn a_device_is_let_in_once_its_code_is_compared() {
+    let operator = Operator::new();
+    let (mine, bundle) = (keys(1), operator.bundle());
+    let (request, code) = operator.request("gw-07", &mine);
+    let other = operator.request("gw-08", &keys(2)).1;
+    let refused = operator.fail(&["device", "approve", &request, "--code", &other, "--out", &bundle], 3);
+    assert!(refused.contains("does not belong") && !refused.contains(&code), "{refused}");
+    assert!(!Path::new(&bundle).exists());
+    operator.fail(&["device", "approve", &request, "--code", "short", "--out", &bundle], 2);
+    let approved = operator.approve("gw-07", &mine);
+    assert_eq!(approved["approval"], "joined");
+    operator.grant("gw-07");
+    assert_eq!(operator.approve("gw-07", &mine)["approval"], "already", "and writes the bundle anew");
+
+    let answer = EnrolAnswer::from_bytes(&std::fs::read(&bundle).unwrap()).unwrap();
+    let fingerprint: Fingerprint = operator.fingerprint.parse().unwrap();
+    let (opened, trust) = answer.open(&mine, &fingerprint, Nonce([7; 16])).unwrap();
+    assert_eq!((opened.grants.len(), opened.feeds.len(), trust.version), (1, 1, 1));
+    assert!(!opened.certificate.is_empty());
+
+    let (request, code) = operator.request("gw-07", &keys(3));
+    let another = ["device", "approve", &request, "--code", &code, "--out", &bundle];
+    assert!(operator.fail(&another, 3).contains("--replace"));
+    assert_eq!(operator.run(&[&another[..], &["--replace"]].concat())["approval"], "replaced");
+    operator.run(&["device", "retire", "gw-07", "--reason", "scrapped"]);
+    assert!(operator.fail(&another, 3).contains("retired"));
+    let listed = operator.run(&["device", "list"]);
+    assert_eq!((&listed["devices"][0]["status"], &listed["devices"][0]["grants"]), (&"retired".into(), &0.into()));
+}
+
+#[test]
+fn what_operators_did_is_listed_and_checked() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let id = operator.grant("gw-07")["id"].as_str().unwrap().to_owned();
+    let issue = ["--class", "pump", "--selector", "unix:uid:1001", "--right", "read:modbus/a", "--ttl", "5m"];
+    let token = operator.run(&[&["issue", "--device", "gw-07"][..], &issue].concat());
+    let refused = operator.fail(
+        &[
+            "issue",
+            "--device",
+            "gw-07",
+            "--class",
+            "pump",
+            "--selector",
+            "unix:uid:0",
+            "--right",
+            "read:x",
+            "--ttl",
+            "5m",
+        ],
+        1,
+    );
+    assert!(refused.contains("no live grant lets"), "{refused}");
+
+    let text = token["token"].as_str().unwrap();
+    let dry = operator.run(&["revoke", "token", text, "--dry-run"]);
+    assert_eq!((&dry["target"]["kind"], &dry["target"]["value"]), (&"block".into(), &token["block"]));
+    assert_eq!(operator.run(&["revocations"])["rules"], Value::Array(Vec::new()), "a dry run revokes nothing");
+    let dry = operator.run(&["revoke", "grant", &id, "--dry-run"]);
+    assert_eq!(dry["covers"]["devices"][0], "gw-07");
+    operator.run(&["--operator", "bob", "revoke", "grant", &id, "--reason", "a test"]);
+    operator.fail(&["revoke", "grant", &id, "--expires", "1h"], 1);
+    operator.fail(&["revoke", "token", "junk"], 12);
+    assert_eq!(operator.run(&["revocations"])["rules"][0]["state"], "waiting");
+
+    let acts = operator.run(&["audit", "acts"]);
+    let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
+    assert_eq!(told, ["founded", "approved", "granted", "issued", "revoked"]);
+    assert_eq!((&acts["acts"][4]["operator"], &acts["acts"][4]["reason"]), (&"bob".into(), &"a test".into()));
+
+    let ledger = rusqlite::Connection::open(operator.dir().join("fleet.db")).unwrap();
+    let taken = "UPDATE book SET value = (SELECT value FROM book WHERE name LIKE 'act/%1') WHERE name LIKE 'act/%2'";
+    ledger.execute(taken, []).unwrap();
+    assert!(operator.fail(&["audit", "acts"], 12).contains("act 2"));
+}
+
+#[test]
+fn a_folder_that_is_open_to_others_or_broken_is_refused_with_advice() {
+    let operator = Operator::new();
+    let dir = operator.dir();
+    let again = ["init", dir.to_str().unwrap(), "--name", "acme", "--no-passphrase"];
+    let output = hardtack(&again).output().unwrap();
+    assert!(json(&output, 1)["error"].as_str().unwrap().contains("exists already"));
+
+    let key = dir.join("keys/operator.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let error = operator.fail(&["revoke", "all"], 1);
+    assert!(error.contains("chmod 600"), "{error}");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(operator.fail(&["device", "list"], 1).contains("chmod 700"));
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+
+    let toml = dir.join("fleet.toml");
+    let text = std::fs::read_to_string(&toml).unwrap();
+    std::fs::write(&toml, format!("{text}colour = 1\n")).unwrap();
+    assert!(operator.fail(&["device", "list"], 1).contains("colour"));
+    std::fs::write(&toml, text.replace("acme", "other")).unwrap();
+    assert!(operator.fail(&["device", "list"], 1).contains("acme"));
+    std::fs::remove_file(&toml).unwrap();
+    assert!(operator.fail(&["device", "list"], 1).contains("fleet init"));
+}
+
+#[test]
+fn commands_of_later_versions_say_so() {
+    let operator = Operator::new();
+    for args in [&["backup"][..], &["restore", "x"], &["report"], &["key", "rotate", "issuer"]] {
+        assert!(operator.fail(args, 2).contains("is not in this version"), "{args:?}");
+    }
+    operator.fail(&["serve"], 2);
+}
+
+#[test]
+fn encrypted_keys_need_their_passphrase() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("fleet");
+    let with = |passphrase: &str, args: &[&str]| {
+        let mut command = hardtack(args);
+        // The shell's own stdin is the descriptor that is named.
+        command.env("HARDTACK_PASSPHRASE_FD", "0").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(format!("{passphrase}\n").as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let path = dir.to_str().unwrap();
+    let short = json(&with("short", &["init", path, "--name", "acme"]), 1);
+    assert!(short["error"].as_str().unwrap().contains("less than 8"));
+    assert_eq!(json(&with("correct horse", &["init", path, "--name", "acme"]), 0)["encrypted"], true);
+    let revoke = ["--dir", path, "revoke", "task", "t-1"];
+    let wrong = json(&with("wrong horse", &revoke), 1);
+    assert!(wrong["error"].as_str().unwrap().contains("passphrase"));
+    assert_eq!(json(&with("correct horse", &revoke), 0)["target"]["value"], "t-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_once_leaves_everything_at_the_broker_in_the_order_of_trust() {
+    let operator = Operator::new();
+    operator.run(&["revoke", "task", "t-1"]);
+    let broker = Mosquitto::open();
+    let url = format!("mqtt://{}", broker.addr());
+    let published = operator.run(&["publish", "--broker", &url]);
+    assert_eq!((&published["messages"], &published["feed_seq"]), (&4.into(), &2.into()));
+    assert_eq!(operator.run(&["revocations"])["rules"][0]["state"], "signed");
+
+    let (sender, events) = channel();
+    let now = clock::wall().unwrap();
+    let tell = move |event| sender.send(event).unwrap_or_default();
+    let link = Link::spawn(config("gw-07", &[url], None), move || now, tell).unwrap();
+    let filters = ["bundle/+", "policy/+", "feed/main/snap/0/+", "feed/main/head"];
+    let filters = filters.map(|rest| format!("hardtack/1/{}/{rest}", fleet())).to_vec();
+    link.send(LinkCommand::Connect { filters, will: None });
+    let mut topics = Vec::new();
+    while topics.len() < 4 {
+        match events.recv_timeout(Duration::from_secs(15)).expect("a retained message") {
+            LinkEvent::Connected => {}
+            LinkEvent::Message { topic, .. } => topics.push(topic),
+            LinkEvent::Disconnected { reason } => panic!("{reason}"),
+        }
+    }
+    topics.sort();
+    let expected = ["bundle/1", "feed/main/head", "feed/main/snap/0/0", "policy/1"];
+    assert_eq!(topics, expected.map(|rest| format!("hardtack/1/acme/{rest}")));
+    link.finish().await;
+}

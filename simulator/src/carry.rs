@@ -128,7 +128,7 @@ impl World<'_> {
 
     /// Whoever holds a connection that does not work any more notices after one and a half to two keep-alives.
     pub(crate) fn watch(&mut self, device: u32) {
-        let keepalive = self.scenario.fleet.profile.link.keepalive_s * 1000;
+        let keepalive = self.scenario.profile.link.keepalive_s * 1000;
         for (conn, mark) in self.network.impaired(device) {
             for end in [End::Broker, End::Device] {
                 if self.network.is_open(conn, end) {

@@ -79,7 +79,7 @@ impl Device {
         let bare = number >= scenario.fleet.devices - scenario.fleet.without_rtc;
         let rtc = if bare { Battery::Missing } else { Battery::Present };
         let keys = DeviceKeys::generate(&mut stream(seed, &entity, "keys"));
-        let mut profile = scenario.fleet.profile.clone();
+        let mut profile = scenario.profile.clone();
         // A busy host must not change what is decided: structure and iterations bound the work.
         profile.verify.run_ms_max = 60_000;
         Self {

@@ -16,7 +16,6 @@ use crate::clocks::date;
 use crate::device::{Cut, InFlight, Process};
 use crate::disk::{steps, Fate, Step};
 use crate::event::Event;
-use crate::exhaust::Window;
 use crate::fault::WallAfter;
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
@@ -163,7 +162,7 @@ impl World<'_> {
 
     /// In a run that tries one boundary of many: whether it was this commit's, and the power is gone.
     fn cut_at_boundary(&mut self, number: u32) -> bool {
-        let Some(window) = Window::of(self.plan).filter(|window| window.covers(number, self.now)) else { return false };
+        let Some(window) = self.window.filter(|window| window.covers(number, self.now)) else { return false };
         let device = &mut self.devices[number as usize];
         let in_flight = device.process.as_ref().and_then(|process| process.in_flight.as_ref());
         let count = in_flight.map_or(0, |in_flight| in_flight.steps.len() as u64);

@@ -33,6 +33,9 @@ pub mod trace;
 mod workload;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Write;
 
 use check::Tally;

@@ -128,7 +128,7 @@ impl Model {
     /// chance.
     pub(crate) fn pick(&self, choice: TokenChoice, device: u32, at: u64, powered: u64, pick: u64) -> Option<usize> {
         /// Looking further back finds only what is long forgotten.
-        const RECENT: usize = 24;
+        const RECENT: usize = 8;
         let fits = |credential: &Credential| {
             let own = credential.device == device;
             match choice {

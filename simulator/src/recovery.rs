@@ -66,13 +66,19 @@ pub(crate) fn newest(medium: &Medium) -> Option<&Anchor> {
 
 /// A segment for sending, if the store still has all of it.
 pub(crate) fn load(medium: &Medium, era: EraId, number: u64) -> Option<Upload> {
-    let entries = || medium.eras.values().flatten();
-    let segment = entries().find_map(|entry| match entry {
-        Entry::Segment(segment) if segment.era == era && segment.segment == number => Some(segment),
-        Entry::Segment(_) | Entry::Record(_) => None,
+    // A segment of an older era was closed by a later one. Its records are where they were written.
+    let logs = || medium.eras.range(era..).map(|(_, log)| log);
+    let segment = logs().find_map(|log| {
+        log.iter().rev().find_map(|entry| match entry {
+            Entry::Segment(segment) if segment.era == era && segment.segment == number => Some(segment),
+            Entry::Segment(_) | Entry::Record(_) => None,
+        })
     })?;
     let range = segment.first_index..segment.first_index + u64::from(segment.count);
-    let records: BTreeMap<u64, Vec<u8>> = entries()
+    let records: BTreeMap<u64, Vec<u8>> = medium
+        .eras
+        .get(&era)?
+        .iter()
         .filter_map(|entry| match entry {
             Entry::Record(record) if record.era == era && range.contains(&record.index) => {
                 Some((record.index, record.bytes.clone()))

@@ -4,7 +4,7 @@
 //! Never: draws a random number. `plan.rs` turns a scenario and a seed into what happens when.
 //! Read next: `plan.rs`.
 
-use hardtack::profile::Profile;
+use hardtack::profile::{shipped, Kind, Overlay, Profile};
 use serde::Deserialize;
 
 use crate::fault::{Fault, FaultText};
@@ -85,6 +85,8 @@ pub struct Scenario {
     pub require: Vec<String>,
     /// The fleet.
     pub fleet: FleetPlan,
+    /// What its gateways can bear, overlay merged in.
+    pub profile: Profile,
     /// The fallback grants.
     pub grant: GrantPlan,
     /// What programs on the gateways do.
@@ -125,8 +127,10 @@ pub struct FleetPlan {
     pub without_rtc: u32,
     /// Oscillators are off by up to this, in parts per million either way.
     pub drift_ppm: u32,
-    /// What they can bear.
-    pub profile: Profile,
+    /// What they can bear: the name of a shipped class of device.
+    pub profile: String,
+    /// The name of a shipped overlay for their link.
+    pub overlay: Option<String>,
     /// The shortest and the longest time that a message takes one way, in milliseconds.
     pub latency_ms: (u64, u64),
     /// The shortest and the longest time that a commit takes, in milliseconds.
@@ -135,13 +139,28 @@ pub struct FleetPlan {
     pub head_every: Span,
 }
 
+impl FleetPlan {
+    fn profile(&self) -> Result<Profile, String> {
+        let find = |name: &str, kind: Kind| {
+            shipped(name, kind).ok_or_else(|| format!("no shipped {kind:?} is called {name:?}: see firmware-profiles/"))
+        };
+        let class = find(&self.profile, Kind::Class)?;
+        let profile = Profile::parse(class.name, class.text).map_err(|error| error.to_string())?;
+        let Some(overlay) = &self.overlay else { return Ok(profile) };
+        let link = find(overlay, Kind::Overlay)?;
+        let overlay = Overlay::parse(link.name, link.text).map_err(|error| error.to_string())?;
+        profile.with(&overlay).checked().map_err(|error| error.to_string())
+    }
+}
+
 impl Default for FleetPlan {
     fn default() -> Self {
         Self {
             devices: 2,
             without_rtc: 0,
             drift_ppm: 100,
-            profile: Profile::default(),
+            profile: Profile::default().name,
+            overlay: None,
             latency_ms: (20, 120),
             commit_ms: (2, 12),
             head_every: Span(3_600_000),
@@ -243,6 +262,7 @@ impl Scenario {
             heal: text.heal.0,
             require: text.require,
             faults: faults.collect::<Result<_, _>>()?,
+            profile: text.fleet.profile().map_err(ScenarioError::Value)?,
             fleet: text.fleet,
             grant: text.grant,
             workload: text.workload,
@@ -262,7 +282,7 @@ impl Scenario {
         if !(1..=10_000).contains(&self.fleet.devices) || self.fleet.without_rtc > self.fleet.devices {
             return Err("`fleet.devices` must be 1 to 10000, and `fleet.without_rtc` at most that".into());
         }
-        if self.fleet.drift_ppm > self.fleet.profile.time.drift_ppm {
+        if self.fleet.drift_ppm > self.profile.time.drift_ppm {
             return Err("`fleet.drift_ppm` must stay within the profile's bound, which the proofs assume".into());
         }
         let ranges = [self.fleet.latency_ms, self.fleet.commit_ms];
@@ -332,6 +352,7 @@ mod tests {
     fn what_nobody_could_run_is_refused_with_a_reason() {
         check_refused("surprise = 1", "surprise");
         check_refused("[fleet]\ndevices = 0", "fleet.devices");
+        check_refused("[fleet]\nprofile = \"abacus\"", "abacus");
         check_refused("[fleet]\ndrift_ppm = 5000", "drift_ppm");
         check_refused("[workload]\nhostile_percent = 99\nspend_percent = 99", "percentages");
         check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"", "`for`");

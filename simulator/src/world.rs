@@ -18,7 +18,7 @@ use crate::check::{live, Id, Tally};
 use crate::clocks::START;
 use crate::device::Device;
 use crate::event::Event;
-use crate::exhaust::{Boundaries, NthCut};
+use crate::exhaust::{Boundaries, NthCut, Window};
 use crate::fault::WallAfter;
 use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
@@ -118,6 +118,8 @@ pub(crate) struct World<'a> {
     /// Faults that last now, and when the last one began or ended.
     pub(crate) faults_at_work: u32,
     pub(crate) last_fault: u64,
+    /// The window in which each boundary is tried, if the plan has one.
+    pub(crate) window: Option<Window>,
     /// Where to cut the power, in a run that tries one boundary of many.
     pub(crate) cut: Option<NthCut>,
     /// Boundaries that could be cut at.
@@ -164,6 +166,7 @@ impl<'a> World<'a> {
             next_request: 0,
             faults_at_work: 0,
             last_fault: 0,
+            window: Window::of(plan),
             boundaries: Boundaries::default(),
             newest_owed: 0,
             queue: BinaryHeap::new(),

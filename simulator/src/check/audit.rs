@@ -15,6 +15,9 @@ use hardtack::wire::bundle::PublicKey;
 use super::{Id, Tally};
 use crate::disk::Medium;
 
+/// A segment that somebody signed: the head before it, its first index, the head after it, its records.
+type Candidate = (Hash, u64, Hash, Vec<Record>);
+
 /// A decision as its caller saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Observed {
@@ -162,7 +165,7 @@ struct Chains {
 
 /// Verifies every chain anew: signatures, heads, numbers without a hole.
 fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Collected]) -> Result<Chains, String> {
-    let mut segments: BTreeMap<(u32, EraId), BTreeMap<u64, Vec<(Hash, u64, Hash, Vec<Record>)>>> = BTreeMap::new();
+    let mut segments: BTreeMap<(u32, EraId), BTreeMap<u64, Vec<Candidate>>> = BTreeMap::new();
     for stored in collected {
         let (name, key) = &devices[stored.device as usize];
         let say = |what: &dyn std::fmt::Display| format!("a segment of {name} at the collector is not valid: {what}");

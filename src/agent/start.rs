@@ -21,7 +21,7 @@ use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Now};
 use crate::ids::{EraId, Hash};
 use crate::time::Timestamp;
-use crate::wire::audit::{EraEnd, Event, Gap, GapCause, Record, Start};
+use crate::wire::audit::{genesis, EraEnd, Event, Gap, GapCause, Record, Start};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
@@ -44,7 +44,11 @@ impl Agent {
     ///
     /// # Errors
     /// [`Unstartable`]. Everything else that is wrong leads to a locked agent that says why.
-    pub fn start(boot: Boot, now: Now) -> Result<(Self, Effects), Unstartable> {
+    pub fn start(mut boot: Boot, now: Now) -> Result<(Self, Effects), Unstartable> {
+        // A store knows neither fleet nor device, so it cannot tell where a chain without a closed segment begins.
+        for era in boot.eras.iter_mut().filter(|era| era.segments == 0) {
+            era.closed_head = genesis(&boot.fleet, &boot.device, era.id);
+        }
         let anchor_lost = boot.anchor.is_none();
         let mut anchor = boot.anchor.clone().unwrap_or_default();
         let mut locks: Vec<String> = anchor.locked.iter().cloned().collect();

@@ -95,12 +95,12 @@ fn lifetimes(book: &Book, target: &Target, now: Timestamp) -> (Timestamp, Timest
         },
         Target::Task(_) => {
             let longest = book.grants().map(|grant| grant.spec.task_ttl_max).max().unwrap_or_default();
-            ((now + longest).min(horizon), horizon.max(now + longest))
+            ((now + longest).min(horizon), horizon.max(now + UNKNOWN_LIFE))
         }
         Target::All | Target::Audience(_) | Target::Group(_) | Target::Owner(_) | Target::RootKey(_) => {
             (horizon, horizon.max(now + UNKNOWN_LIFE))
         }
-        Target::IssuedBefore(_) => (horizon, horizon),
+        Target::IssuedBefore(_) => (horizon, horizon.max(now + UNKNOWN_LIFE)),
     }
 }
 

@@ -8,7 +8,7 @@
 //! The folder (0700): `format lock anchor.0 anchor.1 bundle policy feed/ wallet/ eras/<20 digits>/ quarantine/`, beside
 //! `device.key` and `certificate`, which `keys.rs` owns. Other files are left alone. `quarantine/` holds the folders of
 //! damaged eras, whose readable rows have been copied to the newest era: evidence for a person, never read again. It
-//! keeps [`QUARANTINE_MAX`] of them and a tenth of the quota at most; the oldest go.
+//! keeps `QUARANTINE_MAX` of them and a tenth of the quota at most; the oldest go.
 
 mod anchor;
 mod era;

@@ -689,3 +689,50 @@ fn random_damage_never_panics() {
         assert!(recovered.eras.len() >= 3 || !recovered.events.is_empty(), "round {round}");
     }
 }
+fn rss() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find(|l| l.starts_with("VmRSS")).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore]
+#[allow(clippy::disallowed_methods)]
+fn measure() {
+    for mib in [1, 8] {
+        let temp = tempfile::tempdir_in("/work").unwrap();
+        let mut queue = limits();
+        queue.cache_mib = mib;
+        let r0 = rss();
+        let (mut writing, _) = Writing::start(temp.path());
+        writing.store = { drop(writing.store); Store::open(temp.path(), &queue).unwrap().0 };
+        writing.begin().unwrap();
+        println!("cache {mib}: open+begin {}K, used {}", rss() - r0, writing.store.used_bytes());
+        for (per, n) in [(1, 3000), (64, 300)] {
+            let mut t: Vec<u128> = Vec::new();
+            for _ in 0..n {
+                let batch = writing.records(per);
+                let t0 = std::time::Instant::now();
+                writing.store.commit(batch).unwrap();
+                t.push(t0.elapsed().as_micros());
+            }
+            t.sort();
+            println!("  per {per}: p50 {} p99 {} us; rss +{}K after {} records; {} B/record", t[n / 2], t[n * 99 / 100], rss() - r0, writing.next_index, writing.store.used_bytes() / writing.next_index);
+        }
+        while writing.next_index < 100_000 { writing.write(64).unwrap(); }
+        println!("  100k: rss +{}K {} B/record", rss() - r0, writing.store.used_bytes() / writing.next_index);
+        let era = writing.era;
+        let anchor = writing.anchor();
+        writing.store.commit(Batch { anchor, ..Batch::default() }).unwrap();
+        drop(writing);
+        let cpu = || { let s = fs::read_to_string("/proc/self/stat").unwrap(); let v: Vec<u64> = s.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2).map(|x| x.parse().unwrap()).collect(); (v[0]*10, v[1]*10) };
+        let c0 = cpu();
+        println!("  closed: rss +{}K", rss() - r0);
+        let t0 = std::time::Instant::now();
+        let (mut store, rec) = Store::open(temp.path(), &queue).unwrap();
+        println!("  cpu ms {c0:?} {:?}", cpu());
+        println!("  reopened in {} ms, rss +{}K, image records {}", t0.elapsed().as_millis(), rss() - r0, rec.eras[0].records.len());
+        let t0 = std::time::Instant::now();
+        for s in 0..1000 { store.load(era, s).unwrap().unwrap(); }
+        println!("  load {} us", t0.elapsed().as_micros() / 1000);
+    }
+}

@@ -161,6 +161,7 @@ fn three_blocks(world: &World) -> Vec<u8> {
             right("files/log/*", "append"),
         ],
         uses_max: None,
+        min_time_class: None,
     };
     let token = mint_task(&spec, &key(2), 7, &mut rng).expect("our own token");
     let held = Held::from_bytes(&token).expect("our own token");

@@ -93,6 +93,18 @@ pub struct TimeLimits {
     pub issuer_error_ms: u64,
     /// Forward jumps of signed time that one role alone may cause, cumulative, in days.
     pub jump_allowance_days: u64,
+    /// What the system clock is good for.
+    pub hint: Hint,
+}
+
+/// What the system clock is good for. It never makes a decision more lenient.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hint {
+    /// Nothing: the board has no clock that runs without power.
+    Ignore,
+    /// It may know how long the device was off: a token that has ended by it is refused.
+    Tighten,
 }
 
 /// Token admission and evaluation.

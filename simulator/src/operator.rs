@@ -161,6 +161,8 @@ impl Operator {
             boots_max: plan.boots_max,
             task_ttl_max: Millis(plan.task_ttl_max.0),
             staleness_max: Vec::new(),
+            min_time_class: None,
+            renewal: hardtack::fleet::book::Renewal::Automatic,
         };
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
@@ -312,6 +314,7 @@ impl Operator {
             expires: at + Millis::from_secs(3600),
             rights: vec![Right { resource: "modbus/*".into(), action: "read".into() }],
             uses_max: None,
+            min_time_class: None,
         };
         mint_task(&spec, key, self.keys.issuer.root_key_id, &mut self.thief).expect(HONEST)
     }

@@ -179,12 +179,14 @@ impl World<'_> {
             (asked, Reply::Problem(problem)) => self.refused(device, &asked, &problem),
             (
                 Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::Status | Asked::LastStatus,
-                Reply::Decision(_)
+                Reply::Challenge(_)
+                | Reply::Decision(_)
                 | Reply::Finished(_)
                 | Reply::Ready(_)
                 | Reply::Status(_)
                 | Reply::Task(_)
                 | Reply::Tasks(_)
+                | Reply::Time(_)
                 | Reply::Whoami(_),
             ) => {
                 let how = "an agent answered something that was not asked".to_owned();

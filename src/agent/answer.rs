@@ -14,6 +14,7 @@ use super::request::{
 use super::token::Denial;
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
+use crate::time::Timestamp;
 use crate::wire::audit::{record_id, Decision, Event, Known};
 
 /// How much room the audit has.
@@ -46,6 +47,8 @@ impl Agent {
                 Some(reply) => reply,
                 None => return,
             },
+            Request::Challenge => self.challenge(now),
+            Request::ImportTime(file) => self.import_time(&file, now, effects),
             Request::Finish(task) => self.finish_task(evidence, &task, now, effects),
             Request::Ready => Reply::Ready(self.ready()),
             Request::Status => Reply::Status(Box::new(self.status())),
@@ -128,10 +131,15 @@ impl Agent {
             mode: self.mode,
             freshness: judgement.freshness,
             staleness_s: judgement.staleness.secs(),
-            time_class: TimeClass::Bounded,
-            expires_in_s: judgement.ends.map(|ends| ends.since(self.clock.powered()).secs()),
+            time_class: judgement.time_class,
+            expires_in_s: judgement.ends.map(|ends| ends.since(self.latest(judgement.time_class)).secs()),
             audit,
         })
+    }
+
+    /// The latest that it can be for a class; as late as dates go where nothing bounds it.
+    fn latest(&self, class: TimeClass) -> Timestamp {
+        self.clock.upper(class).unwrap_or(Timestamp::MAX)
     }
 
     fn decision_id(&self, audit: AuditRef) -> String {
@@ -172,7 +180,7 @@ impl Agent {
             mode: mode.name().into(),
             freshness: judgement.freshness.name().into(),
             staleness_s: judgement.staleness.secs(),
-            time_class: TimeClass::Bounded.name().into(),
+            time_class: judgement.time_class.name().into(),
             width_ms: self.clock.ceiling().map(|ceiling| ceiling.since(self.clock.floor())),
             bundle_version: self.trust.version,
             policy_version: self.policy.document.version,

@@ -1,19 +1,24 @@
 //! What time it can be.
 //!
 //! Owns: the floor E, the powered-on clock P and the ceiling L, how signed statements and nonce round trips move them,
-//! and the lease that makes a reboot cost the holder.
-//! Never: reads a clock; believes the system clock; moves E back; pays the holder for a reboot.
+//! the lease that makes a reboot cost the holder, and up to when each time class honours a token.
+//! Never: reads a clock; lets the system clock make anything later than it is proven to be, or more lenient; moves E
+//! back, but for a reset by the root keys; pays the holder for a reboot.
 //! Read next: `decide.rs`, which judges tokens between E and P.
 //!
 //! E <= true time. L >= true time, finite only after a nonce round trip in this boot. P is what time it would be had the
 //! device never been switched off since it was last told.
 
 use crate::ids::BootId;
-use crate::profile::TimeLimits;
+use crate::profile::{Hint, TimeLimits};
 use crate::time::{Millis, Timestamp};
+use crate::wire::policy::TimeClass;
 use crate::wire::Refused;
 
 use super::effects::Anchor;
+
+/// The nonce of a time reset is good for this long: long enough for a person who carries a file.
+pub const RESET_LIFE: Millis = Millis::from_secs(24 * 3600);
 
 /// Who signed a statement about time. Two roles that agree are more than one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +53,21 @@ pub struct TrustedClock {
     waiting: Option<(Role, Timestamp)>,
     /// The last statement that was taken, and whose it was.
     last: Option<(Role, Timestamp)>,
+    /// What the system clock shows.
+    hint: Option<Timestamp>,
+}
+
+/// How the system clock stands to what is proven.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HintStanding {
+    /// It lies before the floor: it cannot be right.
+    Behind,
+    /// It shows nothing, or a time before 1970.
+    None,
+    /// It lies where the time can be.
+    Possible,
+    /// It lies past the ceiling: it cannot be right.
+    Past,
 }
 
 /// What a statement about time led to.
@@ -74,6 +94,7 @@ impl TrustedClock {
             boots: anchor.boots,
             waiting: None,
             last: None,
+            hint: None,
             limits,
         };
         if anchor.boot == Some(boot) && now >= anchor.boottime {
@@ -100,6 +121,47 @@ impl TrustedClock {
         self.floor = self.floor + elapsed.slowed(ppm);
         self.powered = (self.powered + elapsed.stretched(ppm)).max(self.floor);
         self.ceiling = self.ceiling.map(|ceiling| ceiling + elapsed.stretched(ppm.saturating_mul(2)));
+    }
+
+    /// The system clock shows this. It is never kept and never raises E or P.
+    pub fn hint(&mut self, wall: Option<Timestamp>) {
+        self.hint = wall;
+    }
+
+    /// What the system clock shows.
+    pub fn hinted(&self) -> Option<Timestamp> {
+        self.hint
+    }
+
+    /// How the system clock stands to what is proven.
+    pub fn hint_standing(&self) -> HintStanding {
+        match self.hint {
+            None => HintStanding::None,
+            Some(hint) if hint < self.floor => HintStanding::Behind,
+            Some(hint) if self.ceiling.is_some_and(|ceiling| hint > ceiling) => HintStanding::Past,
+            Some(_) => HintStanding::Possible,
+        }
+    }
+
+    /// The latest that it can be for a class, in the whole seconds that Biscuit counts: E rounded down, P and L up. None
+    /// if nothing bounds it. A token must be good up to here.
+    pub fn upper(&self, class: TimeClass) -> Option<Timestamp> {
+        let up = |time: Timestamp| Timestamp::from_secs(time.secs_ceil());
+        match class {
+            TimeClass::Floor => Some(Timestamp::from_secs(self.floor.secs_floor())),
+            TimeClass::Bounded => Some(up(self.tightened())),
+            TimeClass::Strict => self.ceiling.map(up),
+        }
+    }
+
+    /// P, or the system clock where that is later: it may know how long the device was off. What is proven to be past
+    /// counts for nothing, so that a clock that runs wild harms nobody who is in touch.
+    fn tightened(&self) -> Timestamp {
+        let hint = match self.limits.hint {
+            Hint::Ignore => None,
+            Hint::Tighten => self.hint.map(|hint| self.ceiling.map_or(hint, |ceiling| hint.min(ceiling))),
+        };
+        hint.map_or(self.powered, |hint| hint.max(self.powered))
     }
 
     /// The floor E.
@@ -227,6 +289,45 @@ impl TrustedClock {
         self.synced = self.powered;
         self.boots = 0;
         Ok(correction)
+    }
+
+    /// A threshold of root keys says what time it is, in answer to a nonce that was made at `asked`. The only way back.
+    /// It is no contact with the fleet: time offline and boots stay spent. Returns by how much P went down.
+    pub fn reset(&mut self, time: Timestamp, radius: Millis, asked: Millis, now: Millis) -> Millis {
+        self.advance(now);
+        let (before, offline) = (self.powered, self.offline_for());
+        let waited = Millis(now.0.saturating_sub(asked.0)).stretched(self.limits.drift_ppm.saturating_mul(2));
+        let error = Millis(self.limits.issuer_error_ms);
+        self.floor = time - radius - error;
+        let ceiling = time + radius + error + waited;
+        self.ceiling = Some(ceiling);
+        self.powered = ceiling;
+        self.synced = ceiling - offline;
+        self.waiting = None;
+        self.last = Some((Role::Root, time));
+        self.restore_allowance();
+        self.renew_lease();
+        before.since(self.powered)
+    }
+
+    /// A jump that waits for a second role: who signed it, and up to when E would go.
+    pub fn waiting(&self) -> Option<(Role, Timestamp)> {
+        self.waiting
+    }
+
+    /// The last signed statement that was taken.
+    pub fn last(&self) -> Option<(Role, Timestamp)> {
+        self.last
+    }
+
+    /// The most that the oscillator is off, in parts per million.
+    pub fn drift_ppm(&self) -> u32 {
+        self.limits.drift_ppm
+    }
+
+    /// Whether E has taken a signed time: only then does what was signed at it count as that new.
+    pub fn has_taken(&self, signed: Timestamp) -> bool {
+        signed - Millis(self.limits.issuer_error_ms) <= self.floor
     }
 
     /// P as a planted bug would have it: whatever the system clock says.

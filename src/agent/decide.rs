@@ -92,6 +92,8 @@ pub struct Judgement {
     pub staleness: Millis,
     /// When the token ends.
     pub ends: Option<Timestamp>,
+    /// Up to which clock it had to be good.
+    pub time_class: TimeClass,
 }
 
 impl Judge<'_> {
@@ -107,8 +109,17 @@ impl Judge<'_> {
             (None, Some(task)) => task.selectors.clone(),
             (None, None) => Vec::new(),
         };
-        let mut judgement =
-            Judgement { verdict: Ok(Vec::new()), verified: None, task, workload, freshness, staleness, ends: None };
+        let claimed = verified.as_ref().ok().and_then(|verified| verified.claims.min_time_class);
+        let mut judgement = Judgement {
+            verdict: Ok(Vec::new()),
+            verified: None,
+            task,
+            workload,
+            freshness,
+            staleness,
+            ends: None,
+            time_class: self.time_class(question.operation, question.resource, claimed),
+        };
         match verified {
             Ok(verified) => {
                 judgement.ends = Some(self.end_of(&verified, judgement.task.as_ref()));
@@ -118,6 +129,11 @@ impl Judge<'_> {
             Err(denial) => judgement.verdict = Err(denial),
         }
         judgement
+    }
+
+    /// The stricter of what the policy says of the request and what the token asks for.
+    fn time_class(&self, operation: &str, resource: &str, claimed: Option<TimeClass>) -> TimeClass {
+        self.policy.document.time_class_of(operation, resource).max(claimed.unwrap_or(TimeClass::Floor))
     }
 
     fn verify(&self, text: &str, cache: &mut Cache) -> Result<Arc<Verified>, Denial> {
@@ -139,7 +155,7 @@ impl Judge<'_> {
         self.check_question(question)?;
         self.check_place(verified)?;
         self.check_revocation(verified, so_far.task.as_ref())?;
-        self.check_time(verified, so_far.task.as_ref())?;
+        self.check_time(verified, so_far.task.as_ref(), so_far.time_class)?;
         self.check_staleness(question.risk, verified, so_far.staleness)?;
         self.check_box(verified)?;
         let charges = self.check_uses(verified)?;
@@ -159,9 +175,10 @@ impl Judge<'_> {
     /// # Errors
     /// Why not.
     pub fn check_grant(&self, verified: &Verified) -> Result<(), Denial> {
+        let class = TimeClass::Bounded.max(verified.claims.min_time_class.unwrap_or_default());
         self.check_place(verified)?;
         self.check_revocation(verified, None)?;
-        self.check_time(verified, None)?;
+        self.check_time(verified, None, class)?;
         self.check_box(verified)?;
         self.check_uses(verified).map(drop)
     }
@@ -220,7 +237,21 @@ impl Judge<'_> {
         }
     }
 
-    fn check_time(&self, verified: &Verified, task: Option<&StoredTask>) -> Result<(), Denial> {
+    fn check_time(&self, verified: &Verified, task: Option<&StoredTask>, class: TimeClass) -> Result<(), Denial> {
+        match self.clock.upper(class) {
+            Some(upper) => self.check_time_up_to(verified, task, upper),
+            None => {
+                // What is proven to be past is told first: no better clock would help.
+                self.check_time_up_to(verified, task, self.clock.floor())?;
+                Err(Denial::new(
+                    Reason::TimeUntrusted,
+                    "this needs proof that the token has not ended, and no signed time has answered a question of this boot yet; the device must reach its fleet",
+                ))
+            }
+        }
+    }
+
+    fn check_time_up_to(&self, verified: &Verified, task: Option<&StoredTask>, upper: Timestamp) -> Result<(), Denial> {
         let (claims, powered) = (&verified.claims, self.clock.powered());
         if claims.issued > powered + ISSUED_SLACK {
             return Err(Denial::new(
@@ -231,14 +262,13 @@ impl Judge<'_> {
                 ),
             ));
         }
-        let latest = powered.secs_ceil();
-        if claims.expires.secs_floor() < latest || claims.expires <= self.revocations.dropped_before() {
+        if claims.expires < upper || claims.expires <= self.revocations.dropped_before() {
             return Err(Denial::new(Reason::Expired, format!("expired {}; ask for a new credential", claims.expires)));
         }
-        if let Some(task) = task.filter(|task| task.ends < powered) {
+        if let Some(task) = task.filter(|task| task.ends < upper) {
             return Err(Denial::new(Reason::Expired, format!("task {} ended {}; begin another", task.id, task.ends)));
         }
-        let points = self.points(verified, false)?;
+        let points = self.points(verified, upper, false)?;
         for block in &verified.token.blocks {
             for check in &block.checks {
                 if let Check::Time(alternatives) = check {
@@ -249,10 +279,10 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// The instants at which an outcome can differ between E and P: both ends, and around each date between them. Where
-    /// no date lies between them one instant stands for all.
-    fn points(&self, verified: &Verified, policy_asks: bool) -> Result<Vec<u64>, Denial> {
-        let (low, high) = (self.clock.floor().secs_floor(), self.clock.powered().secs_ceil());
+    /// The instants at which an outcome can differ between E and the class's upper point: both ends, and around each
+    /// date between them. Where no date lies between them one instant stands for all.
+    fn points(&self, verified: &Verified, upper: Timestamp, policy_asks: bool) -> Result<Vec<u64>, Denial> {
+        let (low, high) = (self.clock.floor().secs_floor(), upper.secs_floor());
         let between = verified.token.dates.iter().filter(|date| (low..=high).contains(*date));
         let mut points: BTreeSet<u64> =
             between.flat_map(|date| [date.saturating_sub(1), *date, date.saturating_add(1)]).collect();
@@ -340,7 +370,9 @@ impl Judge<'_> {
 
     fn evaluate(&self, question: &Question<'_>, verified: &Verified, so_far: &Judgement) -> Result<(), Denial> {
         let facts = self.ambient(question, so_far);
-        for point in self.points(verified, self.policy.asks_time)? {
+        // A class without an upper point was refused before.
+        let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
+        for point in self.points(verified, upper, self.policy.asks_time)? {
             match self.run(&facts, point, verified) {
                 // The machine may have been busy: once more, then it has its own reason.
                 Err(TokenError::RunLimit(RunLimit::Timeout)) => {
@@ -373,7 +405,7 @@ impl Judge<'_> {
         let text = |text: &str| Term::Str(text.to_owned());
         let count = |number: u64| Term::Integer(i64::try_from(number).unwrap_or(i64::MAX));
         let mut facts = vec![
-            fact("time_class", text(TimeClass::Bounded.name())),
+            fact("time_class", text(so_far.time_class.name())),
             fact("mode", text(self.mode.name())),
             fact("offline_for", count(self.clock.offline_for().secs_ceil())),
             fact("staleness", count(so_far.staleness.secs_ceil())),

@@ -321,6 +321,11 @@ pub enum LogEvent {
         /// Its version.
         version: u64,
     },
+    /// `time.imported`: somebody brought signed time.
+    TimeImported {
+        /// The floor E after it.
+        floor: Timestamp,
+    },
     /// `store.recovered`: what the start found of older eras.
     StoreRecovered {
         /// The era's number.

@@ -10,7 +10,6 @@ use super::effects::{Anchor, Batch, FileWrite, StateFile};
 use super::policy::Policy;
 use super::revocation::{Revocations, StoredFeed};
 use super::start::{grant_of, known_time};
-use super::wallet::StoredGrant;
 use crate::ids::{DeviceId, FleetId, Nonce};
 use crate::profile::Profile;
 use crate::wire::bundle::Fingerprint;
@@ -80,8 +79,7 @@ pub fn accept(
     let mut grants = 0;
     for token in bundle.grants.into_iter().take(profile.wallet.grants_max) {
         let grant = grant_of(token, device.as_str(), &profile.verify, &trust)?;
-        let content = encode(&StoredGrant { token: grant.token });
-        files.push(FileWrite { file: StateFile::Grant(grant.claims.grant), content });
+        files.push(FileWrite { file: StateFile::Grant(grant.claims.grant), content: grant.stored() });
         grants += 1;
     }
 

@@ -4,7 +4,8 @@
 //! Never: reads a clock, a file or the network; sends a reply before its record is durable; lowers a position; widens a
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
-//! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs` (the fleet), `report.rs` (status).
+//! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs` and `grants.rs` (the fleet),
+//! `rescue.rs` (signed time that somebody carries), `report.rs` (status).
 
 mod answer;
 pub mod attest;
@@ -13,10 +14,12 @@ pub mod clock;
 pub mod decide;
 pub mod effects;
 pub mod enrol;
+mod grants;
 pub mod mode;
 pub mod policy;
 mod report;
 pub mod request;
+mod rescue;
 pub mod revocation;
 #[cfg(test)]
 pub(crate) mod rig;
@@ -44,10 +47,11 @@ use crate::wire::audit::{Event, Evidence as Refusal, ModeChange, Upload};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
 use crate::wire::Refused;
+use answer::Room;
 use audit::{Closing, Trail};
-use clock::TrustedClock;
+use clock::{HintStanding, TrustedClock};
 use effects::{Budget, LogEvent, StateFile, StoredRecord};
-use mode::{mode_of, Grounds, InTouch};
+use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Evidence, Mode, Request, RequestId};
 use revocation::Revocations;
@@ -195,6 +199,14 @@ pub struct Agent {
     commits: u32,
     used_bytes: u64,
     refusals: BTreeMap<(String, String), Tally>,
+    /// Keeps a link that comes and goes from moving the mode.
+    damper: Damper,
+    /// The nonce that a reset of the clock must answer, and when it was made.
+    reset_nonce: Option<(Nonce, Millis)>,
+    /// Successors of grants are not asked for again before this.
+    renew_again: Millis,
+    /// The system clock is known to be behind.
+    hint_behind: bool,
     counters: Counters,
 }
 
@@ -213,6 +225,7 @@ impl Agent {
     /// Takes one input. What it leads to is added to `effects`.
     pub fn handle(&mut self, input: Input, now: Now, effects: &mut Effects) {
         self.clock.advance(now.boottime);
+        self.clock.hint(now.wall);
         self.plant_wall_clock(now);
         let entries = effects.batch.entries.len();
         match input {
@@ -241,6 +254,7 @@ impl Agent {
         ];
         deadlines.extend(self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms)));
         deadlines.extend(self.wants.values().map(|want| want.deadline));
+        deadlines.extend(self.damper.left(now).map(in_a));
         if self.uplink.is_online() {
             let resend = self.uplink.limits().resend_ms;
             deadlines.extend(self.trail.oldest_flight().map(|sent| Millis(sent.0 + resend)));
@@ -264,10 +278,10 @@ impl Agent {
             self.close_segment(effects);
         }
         self.expire_wants(now, effects);
-        for task in self.wallet.forget(self.clock.floor()) {
-            effects.batch.remove.push(StateFile::Task(task));
-        }
+        self.note_hint(now, effects);
+        self.end_what_has_ended(now, effects);
         self.drive_link(now, effects);
+        self.sync_grants(now, effects);
         if self.clock.lease_due() {
             self.clock.renew_lease();
             self.anchor_due = true;
@@ -276,7 +290,10 @@ impl Agent {
 
     /// Brings the mode up to what is known, and sends what may be sent.
     fn settle(&mut self, now: Now, effects: &mut Effects) {
-        let (mode, reasons) = mode_of(&self.grounds());
+        self.revocations.note_taken(&self.clock);
+        let mut grounds = self.grounds();
+        grounds.in_touch = self.damper.damp(grounds.in_touch, now.boottime);
+        let (mode, reasons) = mode_of(&grounds);
         if mode != self.mode {
             let (from, reason) = (self.mode, reasons.join("; "));
             self.mode = mode;
@@ -294,6 +311,12 @@ impl Agent {
         let mut locks: Vec<String> = self.locked.iter().cloned().collect();
         if self.revocations.device_revoked(&self.device, self.clock.floor()) {
             locks.push("this device is revoked".into());
+        }
+        if self.fleet_revoked() {
+            locks.push("the whole fleet is revoked".into());
+        }
+        if self.room() == Room::None {
+            locks.push("the audit has no room for the most important records".into());
         }
         locks.extend(self.revocations.missing().map(|feed| format!("the revocation list of feed {feed} is lost")));
         let offline_for = self.clock.offline_for();
@@ -337,6 +360,15 @@ impl Agent {
             stale.push(format!("trust bundle {} ended {}", self.trust.version, self.trust.not_after));
         }
         stale
+    }
+
+    /// A system clock that is proven wrong is told once, until it is right again.
+    fn note_hint(&mut self, now: Now, effects: &mut Effects) {
+        let behind = self.clock.hint_standing() == HintStanding::Behind;
+        if behind && !self.hint_behind {
+            self.refuse("the system clock", &[], &Refused::ClockBehind, now, effects);
+        }
+        self.hint_behind = behind;
     }
 
     /// Writes a record.

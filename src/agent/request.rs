@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{GrantId, RiskClass, TaskClass, TaskId};
 use crate::wire::link::Right;
+pub use crate::wire::policy::TimeClass;
 
 /// Names one waiting caller in the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -47,8 +48,12 @@ pub enum Request {
     Authorize(Authorize),
     /// `POST /v1/tasks`.
     Begin(BeginTask),
+    /// `POST /v1/time/challenge`.
+    Challenge,
     /// `POST /v1/tasks/{id}/finish`.
     Finish(TaskId),
+    /// `POST /v1/time`: the bytes of a file with signed time.
+    ImportTime(Vec<u8>),
     /// `GET /readyz`.
     Ready,
     /// `POST /v1/tasks/{id}/renew`.
@@ -109,6 +114,8 @@ pub struct Authorize {
 /// A reply of the local API.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
+    /// To [`Request::Challenge`].
+    Challenge(ChallengeReply),
     /// To [`Request::Authorize`].
     Decision(DecisionReply),
     /// To [`Request::Finish`].
@@ -121,6 +128,8 @@ pub enum Reply {
     Status(Box<StatusReply>),
     /// To [`Request::Begin`] and [`Request::Renew`].
     Task(TaskReply),
+    /// To [`Request::ImportTime`].
+    Time(TimeReply),
     /// To [`Request::Tasks`].
     Tasks(Vec<TaskSummary>),
     /// To [`Request::Whoami`].
@@ -303,23 +312,6 @@ impl Freshness {
             Self::Fresh => "fresh",
             Self::Stale => "stale",
             Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// How time is judged.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeClass {
-    /// Up to the powered-on clock.
-    Bounded,
-}
-
-impl TimeClass {
-    /// The name in JSON, records and facts.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bounded => "bounded",
         }
     }
 }
@@ -548,6 +540,30 @@ pub struct Counters {
     pub cache_misses: u64,
 }
 
+/// Body of the answer to `POST /v1/time/challenge`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ChallengeReply {
+    /// This device.
+    pub device: String,
+    /// What a reset of its clock must answer, in hexadecimal.
+    pub nonce: String,
+    /// How long it is good for, in this boot.
+    pub expires_in_s: u64,
+}
+
+/// Body of the answer to `POST /v1/time`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TimeReply {
+    /// The floor E before, RFC 3339.
+    pub floor_before: String,
+    /// The floor E now.
+    pub floor: String,
+    /// The powered-on clock P now.
+    pub powered: String,
+    /// A jump that waits for a second role, in words.
+    pub waiting: Option<String>,
+}
+
 /// Why a request got no answer, as RFC 9457 tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
@@ -570,6 +586,8 @@ pub enum ProblemCode {
     InvalidRequest,
     /// No such task of this caller.
     NotFound,
+    /// What was brought is not signed as it must be, or says what cannot be.
+    Refused,
     /// A limit of this device is reached.
     Throttled,
     /// Documented, but not in this version.
@@ -592,6 +610,7 @@ impl ProblemCode {
             Self::InvalidRequest => "invalid_request",
             Self::IssuerRefused => "issuer_refused",
             Self::NotFound => "not_found",
+            Self::Refused => "refused",
             Self::Throttled => "throttled",
             Self::Unsupported => "unsupported",
         }
@@ -604,6 +623,7 @@ impl ProblemCode {
             Self::Denied(_) | Self::IssuerRefused => 403,
             Self::InvalidRequest => 400,
             Self::NotFound => 404,
+            Self::Refused => 422,
             Self::Throttled => 429,
             Self::Unsupported => 501,
         }

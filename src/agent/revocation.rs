@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::TrustedClock;
 use super::token::Verified;
 use crate::ids::{DeviceId, FeedId, Hash};
 use crate::time::{Millis, Timestamp};
@@ -46,6 +47,8 @@ struct Feed {
     rules: BTreeMap<Target, Timestamp>,
     issued_before: Option<(Timestamp, Timestamp)>,
     next: Option<Gathering>,
+    /// The newest head's time that E has taken: what a head claims beyond that makes nothing fresher.
+    taken: Timestamp,
 }
 
 #[derive(Debug)]
@@ -122,7 +125,8 @@ impl Revocations {
         }
         let feed = head.feed.clone();
         self.lost.remove(&feed);
-        self.feeds.insert(feed, Feed { head, position, list, rules, issued_before, next: None });
+        let taken = self.feeds.get(&feed).map_or(Timestamp(0), |known| known.taken);
+        self.feeds.insert(feed, Feed { head, position, list, rules, issued_before, next: None, taken });
     }
 
     /// A head arrived. If its list is here already, it is complete at once.
@@ -168,6 +172,7 @@ impl Revocations {
                     rules: BTreeMap::new(),
                     issued_before: None,
                     next: None,
+                    taken: Timestamp(0),
                 };
                 begun.head.issued_at = Timestamp(0);
                 begun.next = Some(next);
@@ -271,12 +276,19 @@ impl Revocations {
         feeds.next().map(|(_, feed)| feed.position.seq)
     }
 
+    /// E moved: heads whose time it has taken count as that new. A head from further ahead applies, and waits for that.
+    pub fn note_taken(&mut self, clock: &TrustedClock) {
+        for feed in self.feeds.values_mut().filter(|feed| clock.has_taken(feed.head.issued_at)) {
+            feed.taken = feed.head.issued_at;
+        }
+    }
+
     /// How old the newest complete head of a feed is by P, and whether its successor is overdue: of the oldest of all
     /// feeds where none is named. None if there is no head.
     pub fn staleness(&self, feed: Option<&str>, powered: Timestamp) -> Option<(Millis, bool)> {
         let feeds = self.feeds.iter().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
         let ages = feeds.filter(|(_, feed)| feed.position.seq > 0).map(|(_, feed)| {
-            let age = powered.since(feed.head.issued_at);
+            let age = powered.since(feed.taken);
             (age, age > feed.head.next_update_ms)
         });
         ages.max()

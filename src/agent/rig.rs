@@ -164,6 +164,7 @@ impl Rig {
             boots_max: 20,
             task_ttl_max: Millis::from_secs(900),
             staleness_max: vec![],
+            min_time_class: None,
         };
         edit(&mut spec);
         let token = mint_grant(&spec, &issuer, 7, &mut rng).unwrap();

@@ -10,7 +10,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::audit::{Closing, Trail};
 use super::clock::TrustedClock;
-use super::effects::{Anchor, Effects, LogEvent, StateFile};
+use super::effects::{Anchor, Effects, LogEvent, StateFile, StoredRecord};
 use super::policy::Policy;
 use super::request::Counters;
 use super::revocation::Revocations;
@@ -21,7 +21,7 @@ use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Now};
 use crate::ids::{EraId, Hash};
 use crate::time::Timestamp;
-use crate::wire::audit::{genesis, EraEnd, Event, Gap, GapCause, Record, Start};
+use crate::wire::audit::{genesis, EraEnd, Event, Gap, GapCause, Record, Start, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
@@ -70,7 +70,6 @@ impl Agent {
             (Policy::parse(document).expect("the built-in policy parses"), Hash::ZERO)
         });
         let mut revocations = Revocations::default();
-        let mut floor = anchor.floor;
         for known in &anchor.feeds {
             let file = StateFile::Feed(known.feed.clone());
             let bytes = boot.files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| bytes.as_slice());
@@ -86,15 +85,7 @@ impl Agent {
                 }
             }
         }
-        for record in boot.eras.iter().flat_map(|era| &era.records) {
-            if let Ok(record) = Record::from_bytes(&record.bytes) {
-                floor = floor.max(record.floor);
-                if anchor.boot != Some(boot.boot) {
-                    anchor.powered_lease = anchor.powered_lease.max(record.powered);
-                }
-            }
-        }
-        anchor.floor = floor;
+        replay_time(&boot, &mut anchor);
         let clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
         let wallet = read_wallet(&boot, &trust, &anchor, anchor_lost);
 
@@ -131,6 +122,10 @@ impl Agent {
             commits: 0,
             used_bytes: boot.used_bytes,
             refusals: Default::default(),
+            damper: Default::default(),
+            reset_nonce: None,
+            renew_again: Default::default(),
+            hint_behind: false,
             counters: Counters::default(),
             profile: boot.profile,
         };
@@ -207,6 +202,26 @@ fn gap_of(image: &EraImage, anchor: &Anchor) -> Gap {
     Gap { era, first, end: leased.map(|leased| leased.max(first)), cause: GapCause::Damaged }
 }
 
+/// What the records since the anchor say of the time. It only rises, but where the root keys reset it.
+fn replay_time(boot: &Boot, anchor: &mut Anchor) {
+    let anchored = anchor.era.map(|era| (era.number, anchor.next_index));
+    let since = |record: &&StoredRecord| Some((record.era.number, record.index)) >= anchored;
+    for record in boot.eras.iter().flat_map(|era| &era.records).filter(since) {
+        let Ok(record) = Record::from_bytes(&record.bytes) else { continue };
+        if matches!(record.event, Event::Trust(TrustChange::Reset { .. })) {
+            anchor.floor = record.floor;
+            anchor.powered = record.powered;
+            anchor.powered_lease = record.powered;
+            anchor.ceiling = None;
+            continue;
+        }
+        anchor.floor = anchor.floor.max(record.floor);
+        if anchor.boot != Some(boot.boot) {
+            anchor.powered_lease = anchor.powered_lease.max(record.powered);
+        }
+    }
+}
+
 fn file<'a>(boot: &'a Boot, wanted: &StateFile) -> Option<&'a [u8]> {
     boot.files.iter().find(|(file, _)| file == wanted).map(|(_, bytes)| bytes.as_slice())
 }
@@ -274,7 +289,8 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor, anchor_lost: b
 
 fn read_grant(boot: &Boot, trust: &TrustBundle, bytes: &[u8]) -> Option<Grant> {
     let stored = decode::<StoredGrant>(bytes, 64 * 1024).ok()?;
-    grant_of(stored.token, boot.device.as_str(), &boot.profile.verify, trust).ok()
+    let grant = grant_of(stored.token, boot.device.as_str(), &boot.profile.verify, trust).ok()?;
+    Some(Grant { activation: stored.activation, ..grant })
 }
 
 /// A grant for this device from a token's bytes.
@@ -296,7 +312,7 @@ pub(super) fn grant_of(
         return Err(Refused::WrongDevice);
     }
     let chain = verified.chain().copied().collect();
-    Ok(Grant { token, claims: verified.claims, chain })
+    Ok(Grant { token, claims: verified.claims, chain, activation: None })
 }
 
 /// The least that a device knows of the time at enrolment.

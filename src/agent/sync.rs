@@ -12,22 +12,20 @@ use super::clock::Role;
 use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, StateFile};
 use super::policy::Policy;
 use super::revocation::{Applied, Revocations};
-use super::start::grant_of;
 use super::uplink::{Link, NONCE_LIFE};
-use super::wallet::StoredGrant;
 use super::{Agent, LinkEvent, Now};
-use crate::ids::{EraId, FeedId, GrantId, Hash, Nonce};
+use crate::ids::{EraId, FeedId, Hash, Nonce};
 use crate::time::Millis;
 use crate::wire::audit::{Event, TrustChange, Upload};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::link::{
-    device_filters, grants_digest, Ack, Answer, Ask, EraAck, Hello, Reply, Request, State, Topic, PENDING_ERAS_MAX,
+    device_filters, Ack, Answer, Ask, EraAck, Hello, Reply, Request, State, Topic, PENDING_ERAS_MAX,
 };
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::Position;
 use crate::wire::seal::SealingKey;
-use crate::wire::{encode, Refused, MESSAGE_BYTES_MAX};
+use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
 /// Trust bundles that may wait for the one before them.
 const BUNDLES_AHEAD_MAX: usize = 8;
@@ -116,7 +114,13 @@ impl Agent {
         self.trust.feeds.iter().any(|known| known.id == *feed).then_some(()).ok_or(Refused::WrongTopic)
     }
 
-    fn on_bundle(&mut self, version: u64, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+    pub(super) fn on_bundle(
+        &mut self,
+        version: u64,
+        payload: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Refused> {
         if version <= self.trust.version {
             let same = version != self.trust.version
                 || Signed::<TrustBundle>::from_bytes(payload)?.digest() == self.trust_digest;
@@ -190,6 +194,7 @@ impl Agent {
             let event = Event::Trust(TrustChange::Feed { position: position.clone() });
             self.write(event, Vec::new(), now, effects);
             self.end_revoked_tasks(now, effects);
+            self.obey_lockdown(now, effects);
         }
         effects.outgoing.logs.push(LogEvent::FeedApplied { feed: position.feed, seq: position.seq });
         self.anchor_due = true;
@@ -197,7 +202,14 @@ impl Agent {
     }
 
     /// A signed time. What it contradicts is evidence; what it is the time of counts all the same.
-    fn hear(&mut self, role: Role, time: crate::time::Timestamp, bytes: &[u8], now: Now, effects: &mut Effects) {
+    pub(super) fn hear(
+        &mut self,
+        role: Role,
+        time: crate::time::Timestamp,
+        bytes: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) {
         if let Err(refused) = self.clock.hear(role, time) {
             self.refuse(&format!("time signed by {role:?}"), bytes, &refused, now, effects);
         }
@@ -242,14 +254,10 @@ impl Agent {
         self.uplink.greeting(nonce, now.boottime);
     }
 
-    fn new_nonce(&mut self) -> Nonce {
+    pub(super) fn new_nonce(&mut self) -> Nonce {
         let mut nonce = Nonce::default();
         self.rng.fill_bytes(&mut nonce.0);
         nonce
-    }
-
-    fn grants_held(&self) -> Hash {
-        grants_digest(self.wallet.grants().map(|(id, _)| *id))
     }
 
     fn publish(&mut self, topic: Topic, payload: Vec<u8>, effects: &mut Effects) {
@@ -276,6 +284,9 @@ impl Agent {
         };
         if round_trip && self.anchor_lost {
             self.restore_position(&ack, effects);
+        }
+        if round_trip {
+            self.reconcile(now, effects);
         }
         for era in &ack.eras {
             self.on_era_ack(era, payload, now, effects);
@@ -307,11 +318,7 @@ impl Agent {
     fn take_time(&mut self, ack: &Ack, sent: Millis, now: Now, effects: &mut Effects) -> Result<(), Refused> {
         let before = self.clock.powered();
         let correction = self.clock.round_trip(ack.time, ack.radius_ms, sent, now.boottime)?;
-        if correction.0 > 0 {
-            for task in self.wallet.shorten(correction) {
-                self.put_task_file(&task, effects);
-            }
-        }
+        self.shorten_tasks(correction, effects);
         // Tiny corrections come with each round trip and tell nobody anything.
         if correction >= Millis::from_secs(10) {
             let after = self.clock.powered();
@@ -320,6 +327,15 @@ impl Agent {
         self.clock.renew_lease();
         self.anchor_due = true;
         Ok(())
+    }
+
+    /// P went down: so do the ends of what was derived by it.
+    pub(super) fn shorten_tasks(&mut self, correction: Millis, effects: &mut Effects) {
+        if correction.0 > 0 {
+            for task in self.wallet.shorten(correction) {
+                self.put_task_file(&task, effects);
+            }
+        }
     }
 
     /// The collector knows how far this device had come: no number is used twice.
@@ -377,18 +393,6 @@ impl Agent {
         behind.map(|named| format!("head {} of feed {}", named.seq, named.feed))
     }
 
-    /// Asks for the grants that the device should hold where its own are others.
-    fn sync_grants(&mut self, now: Now, effects: &mut Effects) {
-        let differ = self.named.grants.is_some_and(|named| named != self.grants_held());
-        let asked = self.grants_asked.as_ref().is_some_and(|asked| now.boottime.0 < asked.sent.0 + 30_000);
-        if !differ || asked || !self.uplink.is_connected() {
-            return;
-        }
-        let key = SealingKey::generate(&mut self.rng);
-        let nonce = self.send_request(Ask::Grants, &key, effects);
-        self.grants_asked = Some(GrantsAsked { nonce, key, sent: now.boottime });
-    }
-
     pub(super) fn send_request(&mut self, ask: Ask, key: &SealingKey, effects: &mut Effects) -> Nonce {
         let nonce = self.new_nonce();
         let request = Request { device: self.device.clone(), nonce, reply_to: key.public(), ask };
@@ -417,51 +421,6 @@ impl Agent {
             Reply::Refused(_) => Ok(()),
             Reply::Task(_) => Err(Refused::Malformed("a task token in the place of grants")),
         }
-    }
-
-    /// New grants are durable before old ones go: both are in one batch, files are written before files are removed.
-    fn take_grants(
-        &mut self,
-        tokens: Vec<Vec<u8>>,
-        payload: &[u8],
-        now: Now,
-        effects: &mut Effects,
-    ) -> Result<(), Refused> {
-        if tokens.len() > self.profile.wallet.grants_max {
-            return Err(Refused::Malformed("more grants than the profile has room for"));
-        }
-        let mut kept: Vec<GrantId> = Vec::new();
-        let mut whole = true;
-        for token in tokens {
-            let grant = match grant_of(token, self.device.as_str(), &self.profile.verify, &self.trust) {
-                Ok(grant) => grant,
-                Err(refused) => {
-                    self.refuse("a grant in an answer", payload, &refused, now, effects);
-                    whole = false;
-                    continue;
-                }
-            };
-            let (id, expires) = (grant.claims.grant, grant.claims.expires);
-            kept.push(id);
-            if self.wallet.grants().any(|(held, own)| *held == id && own.token == grant.token) {
-                continue;
-            }
-            let content = encode(&StoredGrant { token: grant.token.clone() });
-            effects.batch.files.push(FileWrite { file: StateFile::Grant(id), content });
-            self.wallet.put_grant(id, grant);
-            let change = TrustChange::Grant { grant: id, expires: Some(expires) };
-            self.write(Event::Trust(change), Vec::new(), now, effects);
-        }
-        let gone: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
-        // An answer with a grant that cannot be used withdraws nothing: the old one may be all there is.
-        for id in gone.into_iter().filter(|_| whole) {
-            self.wallet.remove_grant(&id);
-            effects.batch.remove.push(StateFile::Grant(id));
-            self.write(Event::Trust(TrustChange::Grant { grant: id, expires: None }), Vec::new(), now, effects);
-        }
-        let count = self.wallet.grants().count() as u64;
-        effects.outgoing.logs.push(LogEvent::GrantsApplied { count });
-        Ok(())
     }
 
     /// What the link's state asks for at this time.

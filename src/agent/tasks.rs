@@ -244,6 +244,7 @@ impl Agent {
         let narrowed = grant
             .narrow(&block, &want.selectors[0], &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
+        self.activate(&claims.grant, now, effects);
         let reply =
             self.keep_task(want, Origin::Fallback, claims.grant, claims.owner, narrowed, uses_max, ends, now, effects);
         Ok(reply)
@@ -379,20 +380,8 @@ impl Agent {
         if self.room() == Room::None {
             return Self::audit_problem();
         }
-        let finished = StoredTask { finished: true, token: Vec::new(), ..task.clone() };
-        self.put_task_file(&finished, effects);
-        self.wallet.put_task(finished);
-        let event = TaskEvent {
-            task: Some(task.id),
-            class: task.class,
-            step: TaskStep::Finished,
-            owner: Some(shorten(&task.owner, 256)),
-            grant: Some(task.grant),
-            workload: task.selectors,
-            reason: String::new(),
-            chain: task.made,
-        };
-        self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+        let finished = StoredTask { finished: true, token: Vec::new(), ..task };
+        self.end_task(finished, TaskStep::Finished, "", now, effects);
         reply
     }
 
@@ -453,20 +442,8 @@ impl Agent {
             .cloned()
             .collect();
         for task in revoked {
-            let finished = StoredTask { finished: true, token: Vec::new(), ..task.clone() };
-            self.put_task_file(&finished, effects);
-            self.wallet.put_task(finished);
-            let event = TaskEvent {
-                task: Some(task.id),
-                class: task.class,
-                step: TaskStep::Finished,
-                owner: Some(shorten(&task.owner, 256)),
-                grant: Some(task.grant),
-                workload: task.selectors,
-                reason: "revoked by the fleet".into(),
-                chain: task.made,
-            };
-            self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+            let finished = StoredTask { finished: true, token: Vec::new(), ..task };
+            self.end_task(finished, TaskStep::Finished, "revoked by the fleet", now, effects);
         }
     }
 }

@@ -72,6 +72,7 @@ fn spec(device: &str) -> TaskSpec {
         expires: Timestamp::from_secs(START_S + 600),
         rights: vec![right("door/1", "open")],
         uses_max: None,
+        min_time_class: None,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{self, Defect, Fact, Term, Token};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::link::Right;
+use crate::wire::policy::TimeClass;
 use crate::wire::token::ClassRight;
 
 /// A denial with what to tell the caller.
@@ -94,6 +95,8 @@ pub struct Claims {
     pub boots_max: Option<u32>,
     /// `task_ttl_max`.
     pub task_ttl_max: Option<Millis>,
+    /// `min_time_class`: it is judged under no more lenient class.
+    pub min_time_class: Option<TimeClass>,
     /// `may_begin`: selector and class.
     pub may_begin: Vec<(String, String)>,
     /// `class_right` and `class_right_prefix`.
@@ -223,6 +226,12 @@ impl Claims {
             offline_max: number("offline_max")?.map(Millis::from_secs),
             boots_max: number("boots_max")?.map(|boots| u32::try_from(boots).unwrap_or(u32::MAX)),
             task_ttl_max: number("task_ttl_max")?.map(Millis::from_secs),
+            min_time_class: match text("min_time_class")? {
+                Some(class) => {
+                    Some(class.parse().map_err(|refused| malformed(format!("`min_time_class`: {refused}")))?)
+                }
+                None => None,
+            },
             may_begin: named(facts, "may_begin")
                 .filter_map(|terms| match terms {
                     [Term::Text(selector), Term::Text(class)] => Some((selector.clone(), class.clone())),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use super::effects::Budget;
 use super::request::Origin;
@@ -17,13 +18,22 @@ use crate::ids::{BlockId, DeviceId, GrantId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Right;
 use crate::wire::token::{child_block, covered, Held, TaskBlock};
-use crate::wire::Refused;
+use crate::wire::{encode, Refused};
 
 /// The file of a grant.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StoredGrant {
     /// The Biscuit with its next secret key.
     pub token: Vec<u8>,
+    /// Whether an outage has activated it.
+    pub activation: Option<Activation>,
+}
+
+/// A grant in use without the fleet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Activation {
+    /// Uses that were charged to it before.
+    pub used: u64,
 }
 
 /// The file of a task.
@@ -66,6 +76,8 @@ pub struct Grant {
     pub claims: Claims,
     /// Its blocks; the first carries the budget.
     pub chain: Vec<BlockId>,
+    /// Whether an outage has activated it.
+    pub activation: Option<Activation>,
 }
 
 /// Grants, tasks and budgets.
@@ -96,14 +108,21 @@ impl Wallet {
         self.grants.iter()
     }
 
+    /// One grant.
+    pub fn grant(&self, id: &GrantId) -> Option<&Grant> {
+        self.grants.get(id)
+    }
+
     /// Puts a grant in, in the place of one with the same id.
     pub fn put_grant(&mut self, id: GrantId, grant: Grant) {
         self.grants.insert(id, grant);
     }
 
-    /// Takes a grant out.
+    /// Takes a grant out, and its secret out of memory.
     pub fn remove_grant(&mut self, id: &GrantId) {
-        self.grants.remove(id);
+        if let Some(mut grant) = self.grants.remove(id) {
+            grant.token.zeroize();
+        }
     }
 
     /// Tasks, ended ones that are still remembered among them.
@@ -126,7 +145,9 @@ impl Wallet {
         for block in &task.made {
             self.made.insert(*block, task.id.clone());
         }
-        self.tasks.insert(task.id.clone(), task);
+        if let Some(mut old) = self.tasks.insert(task.id.clone(), task) {
+            old.token.zeroize();
+        }
     }
 
     /// Forgets tasks whose every credential is proven to have expired, and says which. Entries lapse by E only: a device
@@ -217,6 +238,11 @@ impl Wallet {
 }
 
 impl Grant {
+    /// Its file.
+    pub fn stored(&self) -> Vec<u8> {
+        encode(&StoredGrant { token: self.token.clone(), activation: self.activation })
+    }
+
     /// Whether one of the selectors may begin a class of task.
     pub fn may_begin(&self, selectors: &[String], class: &TaskClass) -> bool {
         self.claims.may_begin.iter().any(|(selector, named)| named == class.as_str() && selectors.contains(selector))

@@ -152,6 +152,17 @@ pub struct Grant {
     pub block: BlockId,
     /// When it was withdrawn, if it was.
     pub withdrawn: Option<Timestamp>,
+    /// Whether its device gets successors.
+    pub renewal: Renewal,
+}
+
+/// Whether a device gets successors of a grant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Renewal {
+    /// Whenever it asks with half of the grant's life or uses gone.
+    Automatic,
+    /// No: the grant ends when it ends.
+    Never,
 }
 
 /// A task token that was minted.
@@ -512,8 +523,18 @@ impl Book {
     /// The grants that a device should hold now.
     pub fn live_grants<'a>(&'a self, device: &'a DeviceId, now: Timestamp) -> impl Iterator<Item = &'a Grant> {
         let approved = self.device(device).is_some_and(|device| device.status == Status::Approved);
-        let live = move |grant: &&Grant| grant.spec.device == *device && grant.withdrawn.is_none();
-        self.grants.values().filter(move |_| approved).filter(live).filter(move |grant| grant.spec.expires > now)
+        let own = move |grant: &&Grant| grant.spec.device == *device;
+        self.grants.values().filter(move |_| approved).filter(own).filter(move |grant| self.is_live(grant, now))
+    }
+
+    /// Whether a device should hold a grant. One that a device wipes when it hears of the revocation is not sent again.
+    fn is_live(&self, grant: &Grant, now: Timestamp) -> bool {
+        let ordered = || {
+            [Target::All, Target::Device(grant.spec.device.clone()), Target::Grant(grant.spec.grant)]
+                .iter()
+                .any(|target| self.live_rule(target, now).is_some())
+        };
+        grant.withdrawn.is_none() && grant.spec.expires > now && !ordered()
     }
 
     /// The digest over the grants that a device should hold now.
@@ -524,7 +545,7 @@ impl Book {
     /// The digest over the grants of each device that should hold any now.
     pub fn live_grants_digests(&self, now: Timestamp) -> BTreeMap<&DeviceId, Hash> {
         let mut ids: BTreeMap<&DeviceId, Vec<GrantId>> = BTreeMap::new();
-        for grant in self.grants.values().filter(|grant| grant.withdrawn.is_none() && grant.spec.expires > now) {
+        for grant in self.grants.values().filter(|grant| self.is_live(grant, now)) {
             ids.entry(&grant.spec.device).or_default().push(grant.spec.grant);
         }
         let approved = self.devices.values().filter(|device| device.status == Status::Approved);

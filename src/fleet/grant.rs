@@ -1,17 +1,19 @@
 //! Fallback grants: what a device may do alone.
 //!
-//! Owns: minting and withdrawing them.
+//! Owns: minting, renewing and withdrawing them.
 //! Never: sends one; `issue.rs` seals them to the device that asks.
 //! Read next: `issue.rs`.
 
 use rand_core::{CryptoRng, RngCore};
 
 use super::acts::{self, Deed};
-use super::book::{Book, Grant, Status, Write};
+use super::book::{Book, Device, Grant, Renewal, Status, Write};
 use super::keys::{Issuer, ISSUED_EARLIER};
-use super::{Effects, FleetError, Operator};
+use super::{Effects, FleetError, FleetLog, Operator};
 use crate::ids::{DeviceId, GrantId, RiskClass, TaskClass};
 use crate::time::{Millis, Timestamp};
+use crate::wire::link::Spent;
+use crate::wire::policy::TimeClass;
 use crate::wire::token::{self, ClassRight, GrantSpec, Held, RESERVED};
 
 /// The most grants that a device holds at once: profiles have room for no more.
@@ -46,6 +48,10 @@ pub struct NewGrant {
     pub task_ttl_max: Millis,
     /// Oldest revocation list per class of risk.
     pub staleness_max: Vec<(RiskClass, Millis)>,
+    /// The least strict time class that it may be judged under.
+    pub min_time_class: Option<TimeClass>,
+    /// Whether the device gets successors.
+    pub renewal: Renewal,
 }
 
 /// Mints a grant. The device takes it the next time that it is in touch.
@@ -79,6 +85,7 @@ pub fn create(
         boots_max: new.boots_max,
         task_ttl_max: new.task_ttl_max,
         staleness_max: new.staleness_max,
+        min_time_class: new.min_time_class,
     };
     let malformed = FleetError::refused("the grant");
     let token = token::mint_grant(&spec, &issuer.key, issuer.root_key_id, rng).map_err(malformed)?;
@@ -97,7 +104,7 @@ pub fn create(
     }
     let block = first_block(&token)?;
     let (device, owner, expires) = (spec.device.clone(), spec.owner.clone(), spec.expires);
-    let grant = Grant { spec, root_key_id: issuer.root_key_id, token, block, withdrawn: None };
+    let grant = Grant { spec, root_key_id: issuer.root_key_id, token, block, withdrawn: None, renewal: new.renewal };
     book.write(Write::Grant(Box::new(grant)), fx);
     acts::record(book, operator, Deed::Granted { grant: id, device, owner, block, expires }, at, fx)?;
     Ok(id)
@@ -134,6 +141,50 @@ fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
         return invalid("the grant would end after the year 9999");
     }
     Ok(())
+}
+
+/// Mints successors of a device's grants where half of their life or uses is gone. The device drops the old ones once the
+/// successors are durable; nothing that was begun under them ends.
+///
+/// # Errors
+/// A successor that cannot be minted, though the grant before it could.
+pub(super) fn renew(
+    book: &mut Book,
+    device: &Device,
+    spent: &[Spent],
+    issuer: &Issuer,
+    at: Timestamp,
+    rng: &mut (impl RngCore + CryptoRng),
+    fx: &mut Effects,
+) -> Result<(), FleetError> {
+    let due: Vec<Grant> = book
+        .live_grants(&device.id, at)
+        .filter(|grant| spent.iter().any(|spent| spent.grant == grant.spec.grant && is_due(grant, spent.used, at)))
+        .cloned()
+        .collect();
+    for old in due {
+        let mut id = GrantId([0; 16]);
+        rng.fill_bytes(&mut id.0);
+        let life = old.spec.expires.since(old.spec.issued + ISSUED_EARLIER);
+        let spec = GrantSpec { grant: id, issued: at - ISSUED_EARLIER, expires: at + life, ..old.spec.clone() };
+        let malformed = FleetError::refused("the grant's successor");
+        let token = token::mint_grant(&spec, &issuer.key, issuer.root_key_id, rng).map_err(malformed)?;
+        let block = first_block(&token)?;
+        fx.log(FleetLog::GrantRenewed { device: device.id.clone(), grant: old.spec.grant, successor: id });
+        let successor =
+            Grant { spec, root_key_id: issuer.root_key_id, token, block, withdrawn: None, renewal: old.renewal };
+        book.write(Write::Grant(Box::new(successor)), fx);
+        book.write(Write::Grant(Box::new(Grant { withdrawn: Some(at), ..old })), fx);
+    }
+    Ok(())
+}
+
+/// A device that says more than it spent gains nothing but a successor earlier, and not one after the other.
+fn is_due(grant: &Grant, used: u64, at: Timestamp) -> bool {
+    let life = grant.spec.expires.since(grant.spec.issued);
+    let age = at.since(grant.spec.issued);
+    let half = age.0 >= life.0 / 2 || used >= grant.spec.uses_max.div_ceil(2);
+    grant.renewal == Renewal::Automatic && half && age.0 >= life.0 / 64
 }
 
 /// Takes a grant out of its device's wallet, as soon as the device is in touch. What was begun under it is not revoked;

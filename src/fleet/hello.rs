@@ -59,8 +59,10 @@ pub(super) fn known<'b>(book: &'b Book, id: &DeviceId) -> Result<&'b Device, Ref
 
 fn note(book: &mut Book, identity: &PublicKey, hello: &Hello, at: Timestamp, fx: &mut Effects) {
     let before = book.seen(&hello.device).filter(|seen| seen.identity == *identity);
-    // E never falls on a device: what claims less was said before what is noted already.
-    if before.is_some_and(|seen| hello.floor < seen.floor) {
+    // E never falls on a device, but where the root keys reset it, and then it has written more: what claims less of both
+    // was said before what is noted already.
+    let place = (hello.era.number, hello.next_index);
+    if before.is_some_and(|seen| hello.floor < seen.floor && place <= (seen.era.number, seen.next_index)) {
         return;
     }
     let feeds = before.map(|seen| seen.feeds.clone()).unwrap_or_default();

@@ -8,7 +8,7 @@ use rand_core::{CryptoRng, RngCore};
 
 use super::acts::{self, Deed};
 use super::book::{Book, Device, Grant, Issued, Status, Write};
-use super::grant::first_block;
+use super::grant::{self, first_block};
 use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{Effects, FleetError, FleetLog, Operator};
 use crate::ids::DeviceId;
@@ -45,7 +45,13 @@ pub(super) fn answer(
         return Reply::Refused(format!("device {id} is retired: an operator has to approve it anew"));
     }
     match &request.ask {
-        Ask::Grants => {
+        Ask::Grants | Ask::Renew(_) => {
+            if let Ask::Renew(spent) = &request.ask {
+                if let Err(error) = grant::renew(book, device, spent, minting.issuer, minting.at, rng, fx) {
+                    // The old one is still good: it is what the device goes on with.
+                    fx.log(FleetLog::GrantNotRenewed { device: id.clone(), reason: error.to_string() });
+                }
+            }
             let tokens: Vec<Vec<u8>> = book.live_grants(id, minting.at).map(|grant| grant.token.clone()).collect();
             fx.log(FleetLog::GrantsAnswered { device: id.clone(), count: tokens.len() as u64 });
             Reply::Grants(tokens)
@@ -111,6 +117,7 @@ fn mint(
         expires: (at + life).min(grant.spec.expires),
         rights: ask.rights.clone(),
         uses_max: ask.uses.map(|uses| uses.min(grant.spec.uses_max)),
+        min_time_class: grant.spec.min_time_class,
     };
     refuse_revoked(book, device, &spec, grant, minting)?;
     let malformed = FleetError::refused("the task");

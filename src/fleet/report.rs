@@ -142,7 +142,7 @@ impl<'b> Verifier<'b> {
                     self.gaps.push((device.clone(), gap.clone()));
                 }
                 Event::Start(start) => self.named.extend(start.previous.map(|end| (device.clone(), end))),
-                Event::Mode(_) | Event::Refused(_) | Event::Task(_) | Event::Trust(_) => {}
+                Event::Grant(_) | Event::Mode(_) | Event::Refused(_) | Event::Task(_) | Event::Trust(_) => {}
             }
             let id = record_id(device, header.era, record.index);
             report.first.get_or_insert_with(|| id.clone());

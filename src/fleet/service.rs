@@ -131,6 +131,22 @@ pub enum FleetLog {
         /// How many.
         count: u64,
     },
+    /// `grant.not_renewed`: a successor could not be minted.
+    GrantNotRenewed {
+        /// The device.
+        device: DeviceId,
+        /// Why.
+        reason: String,
+    },
+    /// `grant.renewed`: a device gets a successor of a grant.
+    GrantRenewed {
+        /// The device.
+        device: DeviceId,
+        /// The grant.
+        grant: GrantId,
+        /// Its successor.
+        successor: GrantId,
+    },
     /// `hello.answered`.
     HelloAnswered {
         /// The device.
@@ -493,6 +509,8 @@ pub(super) mod tests {
             boots_max: 20,
             task_ttl_max: Millis::from_secs(900),
             staleness_max: vec![("high".parse().unwrap(), Millis::from_secs(3600))],
+            min_time_class: None,
+            renewal: crate::fleet::book::Renewal::Automatic,
         }
     }
 

@@ -478,6 +478,7 @@ impl<'r> Columns<'r> {
                 task: decision.task.as_ref().map(|task| task.as_str()),
             },
             Event::Gap(_) => plain("gap"),
+            Event::Grant(_) => plain("grant"),
             Event::Mode(mode) => Self { reason: Some(&mode.reason), ..plain("mode") },
             Event::Refused(refused) => Self { reason: Some(&refused.reason), ..plain("refused") },
             Event::Start(_) => plain("start"),

@@ -402,6 +402,10 @@ pub fn tell(log: &FleetLog) {
         FleetLog::FeedForked { device, seq } => tracing::error!(event = "feed.forked", %device, seq),
         FleetLog::FeedSigned { feed, seq, rules } => tracing::info!(event = "feed.signed", %feed, seq, rules),
         FleetLog::GrantsAnswered { device, count } => tracing::info!(event = "grants.answered", %device, count),
+        FleetLog::GrantNotRenewed { device, reason } => tracing::warn!(event = "grant.not_renewed", %device, reason),
+        FleetLog::GrantRenewed { device, grant, successor } => {
+            tracing::info!(event = "grant.renewed", %device, %grant, %successor);
+        }
         FleetLog::HelloAnswered { device, mode, floor } => {
             tracing::info!(event = "hello.answered", %device, mode, %floor);
         }

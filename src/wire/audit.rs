@@ -41,6 +41,8 @@ pub enum Event {
     Decision(Box<Decision>),
     /// Records that are gone, counted.
     Gap(Gap),
+    /// A fallback grant was put to use in an outage, or taken out of it.
+    Grant(GrantUse),
     /// The agent went from one mode to another.
     Mode(ModeChange),
     /// Something that arrived was refused: evidence.
@@ -128,6 +130,31 @@ pub enum GapCause {
     AnchorLost,
 }
 
+/// A step in a grant's life on the device.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct GrantUse {
+    /// The grant.
+    pub grant: GrantId,
+    /// What happened.
+    pub step: GrantStep,
+    /// Uses charged to it: before the outage, in it, or ever, as the step says.
+    pub used: u64,
+    /// Powered-on time since the last acknowledged round trip.
+    pub offline: Millis,
+}
+
+/// What happened to a grant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantStep {
+    /// Narrowed for the first time in this outage. `used` is what was charged before.
+    Activated,
+    /// The outage is over. `used` is what was charged in it.
+    Reconciled,
+    /// Wiped by a signed order. `used` is all that was ever charged.
+    Wiped,
+}
+
 /// From one mode to another.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ModeChange {
@@ -205,6 +232,8 @@ pub enum TaskStep {
     BegunFallback,
     /// It began with a credential that the issuer minted.
     BegunIssued,
+    /// Its time is over.
+    Ended,
     /// The workload finished it.
     Finished,
     /// It was refused.
@@ -242,6 +271,20 @@ pub enum TrustChange {
         version: u64,
         /// Its digest.
         digest: Hash,
+    },
+    /// The root keys set the clock. E may have gone back.
+    Reset {
+        /// E before and after.
+        floor: (Timestamp, Timestamp),
+        /// P before and after.
+        powered: (Timestamp, Timestamp),
+    },
+    /// Somebody brought signed time.
+    Told {
+        /// E before.
+        before: Timestamp,
+        /// E after.
+        after: Timestamp,
     },
     /// The powered-on clock was corrected down to the proven ceiling.
     Time {

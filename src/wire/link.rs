@@ -249,8 +249,19 @@ impl Document for Request {
 pub enum Ask {
     /// All grants that it should hold.
     Grants,
+    /// Successors for these grants, which have lived or spent half. The answer is as to [`Ask::Grants`].
+    Renew(Vec<Spent>),
     /// A task token, just in time.
     Task(TaskAsk),
+}
+
+/// A grant and what its device has charged to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Spent {
+    /// The grant.
+    pub grant: GrantId,
+    /// Uses so far.
+    pub used: u64,
 }
 
 /// The task that a token is asked for.

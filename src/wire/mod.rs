@@ -2,7 +2,7 @@
 //!
 //! Owns: the types, their bytes and their limits: the signed [`envelope`], [`seal`]ing, the trust [`bundle`], the
 //! [`token`] vocabulary, the [`policy`] document, [`revocation`] lists, [`audit`] records, [`enrol`]ment and what goes
-//! over the [`link`].
+//! over the [`link`], signed [`time`] that anybody may carry.
 //! Never: decides what to do about them, does I/O, reads a clock.
 //! Read next: `envelope.rs`, which everything else is wrapped in.
 
@@ -15,6 +15,7 @@ pub mod link;
 pub mod policy;
 pub mod revocation;
 pub mod seal;
+pub mod time;
 pub mod token;
 
 use serde::de::DeserializeOwned;
@@ -82,6 +83,9 @@ pub enum Refused {
     /// The nonce is not outstanding: replayed, late, or never ours.
     #[error("answers no outstanding nonce")]
     UnknownNonce,
+    /// The system clock shows a time before the floor.
+    #[error("the system clock is behind what is proven to be past; it is not believed")]
+    ClockBehind,
     /// A signed time that cannot be true.
     #[error("signed time lies past the proven ceiling")]
     PostDated,

@@ -1,12 +1,15 @@
 //! The policy document: Datalog, and the tables beside it.
 //!
-//! Owns: [`PolicyDocument`] with its tables of risk and staleness, the built-in policy.
+//! Owns: [`PolicyDocument`] with its tables of risk, time class and staleness, the built-in policy.
 //! Never: evaluates anything. `agent/decide.rs` does.
 //! Read next: `token.rs`, whose facts the Datalog is about.
+
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::envelope::Document;
+use super::Refused;
 use crate::ids::RiskClass;
 use crate::time::{Millis, Timestamp};
 
@@ -19,13 +22,50 @@ allow if task_class($c), resource($r), operation($o), class_right_prefix($c, $p,
 allow if operation("hardtack:exchange"), task($id), resource($id);
 "#;
 
+/// Up to which of the three clocks a token is honoured, from the most lenient to the strictest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeClass {
+    /// At the floor E alone: refused once its end is proven past. For telemetry.
+    Floor,
+    /// Up to the powered-on clock P, and to the system clock where that is later.
+    #[default]
+    Bounded,
+    /// Up to the ceiling L: without a round trip in this boot nothing is allowed.
+    Strict,
+}
+
+impl TimeClass {
+    /// The name in JSON, records, facts and tokens.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Bounded => "bounded",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+impl FromStr for TimeClass {
+    type Err = Refused;
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        match text {
+            "floor" => Ok(Self::Floor),
+            "bounded" => Ok(Self::Bounded),
+            "strict" => Ok(Self::Strict),
+            _ => Err(Refused::Malformed("a time class is `floor`, `bounded` or `strict`")),
+        }
+    }
+}
+
 /// How long an answer may rely on a revocation list that is no longer fresh, per class of risk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RiskLevel {
     /// The class. The table goes from the lowest to the highest.
     pub class: RiskClass,
-    /// The oldest that the newest complete revocation head may be, in milliseconds. None: no bound.
+    /// The oldest that the newest complete revocation head may be, in milliseconds. None: best effort, an old list
+    /// denies nothing, and the answer says how old it is.
     pub staleness_max_ms: Option<Millis>,
 }
 
@@ -41,6 +81,18 @@ pub struct RiskRule {
     pub risk: RiskClass,
 }
 
+/// Which time class an operation on a resource has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeRule {
+    /// The operation, or `*` for every one.
+    pub operation: String,
+    /// The resource, a prefix that ends in `/*`, or `*` for every one.
+    pub resource: String,
+    /// The class.
+    pub class: TimeClass,
+}
+
 /// A signed, versioned policy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +105,9 @@ pub struct PolicyDocument {
     pub risks: Vec<RiskLevel>,
     /// The first rule that matches names the class of a request that names none, and its least where it does.
     pub risk_rules: Vec<RiskRule>,
+    /// The first rule that matches names the time class; `bounded` where none does. A token may ask for a stricter one.
+    #[serde(default)]
+    pub time_rules: Vec<TimeRule>,
     /// After this long without an acknowledged round trip the device locks. None: never.
     pub dead_man_ms: Option<Millis>,
     /// When it was made.
@@ -76,6 +131,7 @@ impl PolicyDocument {
             datalog: BUILT_IN.to_owned(),
             risks: vec![level("low", 7 * 24), level("medium", 24), level("high", 4)],
             risk_rules: Vec::new(),
+            time_rules: Vec::new(),
             dead_man_ms: None,
             issued_at,
         }
@@ -89,17 +145,23 @@ impl PolicyDocument {
     /// The class of a request: the higher of what it names and what the first matching rule says, the highest where
     /// neither says anything or a named class is not in the table.
     pub fn risk_of(&self, operation: &str, resource: &str, named: Option<&RiskClass>) -> Option<&RiskLevel> {
-        let ruled = self.risk_rules.iter().find(|rule| rule.covers(operation, resource)).map(|rule| &rule.risk);
+        let matches = |rule: &&RiskRule| covers(&rule.operation, &rule.resource, operation, resource);
+        let ruled = self.risk_rules.iter().find(matches).map(|rule| &rule.risk);
         let highest = self.risks.len().checked_sub(1)?;
         let rank = [named, ruled].into_iter().flatten().map(|class| self.rank(class).unwrap_or(highest)).max();
         self.risks.get(rank.unwrap_or(highest))
     }
+
+    /// The time class of a request.
+    pub fn time_class_of(&self, operation: &str, resource: &str) -> TimeClass {
+        let matches = |rule: &&TimeRule| covers(&rule.operation, &rule.resource, operation, resource);
+        self.time_rules.iter().find(matches).map_or(TimeClass::Bounded, |rule| rule.class)
+    }
 }
 
-impl RiskRule {
-    fn covers(&self, operation: &str, resource: &str) -> bool {
-        (self.operation == "*" || self.operation == operation) && pattern_covers(&self.resource, resource)
-    }
+/// Whether a line of a table is about a request.
+fn covers(operations: &str, resources: &str, operation: &str, resource: &str) -> bool {
+    (operations == "*" || operations == operation) && pattern_covers(resources, resource)
 }
 
 /// Whether `pattern` covers `resource`: equal, `*`, or a prefix that ends in `/*`.
@@ -123,6 +185,24 @@ mod tests {
         check_risk("write", "valve/1", Some("low"), "high");
         check_risk("write", "other", None, "high");
         check_risk("read", "meter/1", Some("unheard-of"), "high");
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_names_the_time_class() {
+        let rule = |operation: &str, resource: &str, class: TimeClass| TimeRule {
+            operation: operation.into(),
+            resource: resource.into(),
+            class,
+        };
+        let mut policy = PolicyDocument::built_in(Timestamp(0));
+        policy.time_rules = vec![rule("write", "valve/*", TimeClass::Strict), rule("*", "meter/1", TimeClass::Floor)];
+        assert_eq!(policy.time_class_of("write", "valve/3"), TimeClass::Strict);
+        assert_eq!(policy.time_class_of("read", "valve/3"), TimeClass::Bounded);
+        assert_eq!(policy.time_class_of("read", "meter/1"), TimeClass::Floor);
+        assert!(TimeClass::Floor < TimeClass::Bounded && TimeClass::Bounded < TimeClass::Strict);
+        for class in [TimeClass::Floor, TimeClass::Bounded, TimeClass::Strict] {
+            assert_eq!(class.name().parse(), Ok(class));
+        }
     }
 
     #[track_caller]

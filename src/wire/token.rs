@@ -13,6 +13,7 @@ use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 
 use super::link::Right;
+use super::policy::TimeClass;
 use super::Refused;
 use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, RiskClass, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
@@ -88,6 +89,8 @@ pub struct GrantSpec {
     pub task_ttl_max: Millis,
     /// Oldest revocation list per class of risk.
     pub staleness_max: Vec<(RiskClass, Millis)>,
+    /// The least strict time class that it may be judged under, if it asks for one.
+    pub min_time_class: Option<TimeClass>,
 }
 
 /// What an issuer's task token says.
@@ -113,6 +116,8 @@ pub struct TaskSpec {
     pub rights: Vec<Right>,
     /// Uses, if bounded.
     pub uses_max: Option<u64>,
+    /// The least strict time class that it may be judged under, if it asks for one.
+    pub min_time_class: Option<TimeClass>,
 }
 
 /// The Biscuit key pair of an Ed25519 key.
@@ -151,6 +156,7 @@ pub fn mint_grant(
     for (risk, bound) in &spec.staleness_max {
         facts.push(fact("staleness_max", [text(risk.as_str()), integer(bound.secs())?]));
     }
+    facts.extend(spec.min_time_class.map(min_time_class));
     mint(facts, spec.expires, root, root_key_id, rng)
 }
 
@@ -178,7 +184,12 @@ pub fn mint_task(
     if let Some(uses) = spec.uses_max {
         facts.push(fact("uses_max", [integer(uses)?]));
     }
+    facts.extend(spec.min_time_class.map(min_time_class));
     mint(facts, spec.expires, root, root_key_id, rng)
+}
+
+fn min_time_class(class: TimeClass) -> Fact {
+    fact("min_time_class", [text(class.name())])
 }
 
 fn common(

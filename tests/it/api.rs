@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hardtack::agent::request::{
-    AuditRef, DecisionReply, FinishedReply, Freshness, Mode, Origin, Problem, ProblemCode, ReadyCheck, ReadyReply,
-    Reason, Reply, Request, Socket, TaskReply, TimeClass, Verdict, WhoamiReply,
+    AuditRef, ChallengeReply, DecisionReply, FinishedReply, Freshness, Mode, Origin, Problem, ProblemCode, ReadyCheck,
+    ReadyReply, Reason, Reply, Request, Socket, TaskReply, TimeClass, Verdict, WhoamiReply,
 };
 use hardtack::ids::GrantId;
 use hardtack::profile::{ApiLimits, Profile};
@@ -121,6 +121,10 @@ fn rote(socket: &Socket, request: Request) -> Reply {
             grant_id: GrantId([7; 16]),
             mode: Mode::Offline,
         }),
+        Request::Challenge => {
+            Reply::Challenge(ChallengeReply { device: "gw-07".into(), nonce: "00".into(), expires_in_s: 60 })
+        }
+        Request::ImportTime(_) => Reply::Problem(Problem::new(ProblemCode::Refused, "by rote")),
         Request::Finish(task_id) => Reply::Finished(FinishedReply { task_id, finished: true }),
         Request::Ready => {
             let check = ReadyCheck { name: "store".into(), ok: true, detail: "open".into() };

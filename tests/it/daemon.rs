@@ -198,6 +198,7 @@ fn approve(request: &[u8]) -> (Vec<u8>, String) {
         boots_max: 20,
         task_ttl_max: Millis::from_secs(3600),
         staleness_max: Vec::new(),
+        min_time_class: None,
     };
     let bundle = EnrolBundle {
         device,

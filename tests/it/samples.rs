@@ -109,6 +109,7 @@ impl World {
             boots_max: 20,
             task_ttl_max: Millis::from_secs(900),
             staleness_max: vec![("high".parse().unwrap(), Millis::from_secs(3600))],
+            min_time_class: None,
         }
     }
 
@@ -125,6 +126,7 @@ impl World {
             expires: ENDS,
             rights: vec![right("modbus/pump1/speed", "write"), right("modbus/*", "read")],
             uses_max: Some(100),
+            min_time_class: None,
         }
     }
 
@@ -146,7 +148,8 @@ impl World {
     /// A grant as the wallet holds it.
     pub(crate) fn wallet_grant(&self, token: &[u8]) -> Grant {
         let verified = self.admit(token).unwrap_or_else(|denial| panic!("{denial:?}"));
-        Grant { token: token.to_vec(), chain: verified.chain().copied().collect(), claims: verified.claims }
+        let chain = verified.chain().copied().collect();
+        Grant { token: token.to_vec(), chain, claims: verified.claims, activation: None }
     }
 
     /// Decides as the device does for uid 1001, five minutes after everything was issued.

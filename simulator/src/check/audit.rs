@@ -80,6 +80,7 @@ impl AuditCheck {
                 Event::Task(event) => event.task.as_ref() == Some(task),
                 Event::Decision(_)
                 | Event::Gap(_)
+                | Event::Grant(_)
                 | Event::Mode(_)
                 | Event::Refused(_)
                 | Event::Start(_)
@@ -140,9 +141,13 @@ fn same(observed: &Observed, event: &Event) -> bool {
                 && decision.operation == observed.operation
                 && decision.resource == observed.resource
         }
-        Event::Gap(_) | Event::Mode(_) | Event::Refused(_) | Event::Start(_) | Event::Task(_) | Event::Trust(_) => {
-            false
-        }
+        Event::Gap(_)
+        | Event::Grant(_)
+        | Event::Mode(_)
+        | Event::Refused(_)
+        | Event::Start(_)
+        | Event::Task(_)
+        | Event::Trust(_) => false,
     }
 }
 

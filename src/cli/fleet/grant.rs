@@ -16,12 +16,14 @@ use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{millis, now, operator, Session};
 use crate::fleet::book::Grant;
+use crate::fleet::book::Renewal;
 use crate::fleet::grant::{self as core, NewGrant};
 use crate::fleet::issue::{self, Minting};
 use crate::ids::{hex, DeviceId, GrantId, RiskClass, TaskClass, TaskId};
 use crate::shell::entropy;
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::{Right, TaskAsk};
+use crate::wire::policy::TimeClass;
 use crate::wire::token::{to_text, ClassRight};
 
 /// `hardtack fleet grant …`.
@@ -81,6 +83,12 @@ pub struct CreateArgs {
     /// Oldest revocation list for a class of risk, for example high=1h. May be repeated
     #[arg(long, value_name = "RISK=DURATION")]
     staleness_max: Vec<Staleness>,
+    /// Judge it at least as strictly: floor, bounded or strict
+    #[arg(long, value_name = "CLASS")]
+    min_time_class: Option<TimeClass>,
+    /// Let it end when it ends; without this the device gets a successor once half of its life or uses is gone
+    #[arg(long)]
+    once: bool,
 }
 
 /// Arguments of `hardtack fleet issue`.
@@ -192,6 +200,8 @@ fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
         boots_max: args.boots_max,
         task_ttl_max: millis(args.task_ttl_max),
         staleness_max: args.staleness_max.into_iter().map(|Staleness(risk, bound)| (risk, bound)).collect(),
+        min_time_class: args.min_time_class,
+        renewal: if args.once { Renewal::Never } else { Renewal::Automatic },
     };
     let rng = &mut entropy::rng();
     let id = fleet.act(|book, _, fx| core::create(book, new, &issuer, operator(&name, &key), at, rng, fx))?;

@@ -19,7 +19,7 @@ use crate::ids::RiskClass;
 use crate::shell::fleet_keys::Role;
 use crate::shell::sources::read_text;
 use crate::time::{Millis, Timestamp};
-use crate::wire::policy::{PolicyDocument, RiskLevel, RiskRule};
+use crate::wire::policy::{PolicyDocument, RiskLevel, RiskRule, TimeRule};
 
 /// `hardtack fleet policy …`.
 #[derive(Subcommand, Debug)]
@@ -42,6 +42,8 @@ struct Draft {
     risks: Option<Vec<DraftRisk>>,
     #[serde(default)]
     risk_rules: Vec<RiskRule>,
+    #[serde(default)]
+    time_rules: Vec<TimeRule>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +93,7 @@ fn document(draft: Draft, at: Timestamp) -> Result<PolicyDocument, String> {
             None => built_in.risks,
         },
         risk_rules: draft.risk_rules,
+        time_rules: draft.time_rules,
         dead_man_ms: draft.dead_man.map(length).transpose()?,
         version: 0,
         issued_at: at,
@@ -126,12 +129,18 @@ fn text(document: &PolicyDocument) -> String {
             rule.risk
         );
     }
+    for rule in &document.time_rules {
+        let (operation, resource, class) = (&rule.operation, &rule.resource, rule.class.name());
+        let _ =
+            writeln!(text, "\n[[time_rules]]\noperation = {operation:?}\nresource = {resource:?}\nclass = \"{class}\"");
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::policy::TimeClass;
 
     #[test]
     fn what_show_prints_can_be_set() {
@@ -139,6 +148,8 @@ mod tests {
         policy.dead_man_ms = Some(Millis::from_secs(30 * 86_400));
         policy.risk_rules =
             vec![RiskRule { operation: "*".into(), resource: "valve/*".into(), risk: "high".parse().unwrap() }];
+        policy.time_rules =
+            vec![TimeRule { operation: "write".into(), resource: "valve/*".into(), class: TimeClass::Strict }];
         policy.datalog = policy.datalog.trim().to_owned() + "\n";
         let draft: Draft = toml::from_str(&text(&policy)).unwrap();
         assert_eq!(document(draft, Timestamp(0)), Ok(PolicyDocument { version: 0, ..policy }));

@@ -26,6 +26,8 @@ use crate::ids::TaskId;
 use crate::profile::ApiLimits;
 use crate::shell::inbox::{Call, Inbox};
 use crate::shell::metrics;
+use crate::wire::time::TIME_FILE_BYTES_MAX;
+use crate::wire::token::from_text;
 
 /// How long an answer is waited for. Only a disk that hangs in a write takes longer.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -39,10 +41,14 @@ pub enum Endpoint {
     Authorize,
     /// `POST /v1/tasks`.
     Begin,
+    /// `POST /v1/time/challenge`.
+    Challenge,
     /// `POST /v1/tasks/{id}/finish`.
     Finish,
     /// `GET /healthz`.
     Healthz,
+    /// `POST /v1/time`.
+    ImportTime,
     /// Documented, and in a later version.
     Later,
     /// `GET /metrics`.
@@ -102,11 +108,23 @@ pub const ROUTES: &[Route] = &[
     route(Method::Post, "/v1/tasks/{id}/finish", Endpoint::Finish, WORKLOADS),
     route(Method::Post, "/v1/tasks/{id}/renew", Endpoint::Renew, WORKLOADS),
     route(Method::Post, "/v1/tasks/{id}/steps", Endpoint::Later, WORKLOADS),
+    route(Method::Post, "/v1/time", Endpoint::ImportTime, OPERATORS),
+    route(Method::Post, "/v1/time/challenge", Endpoint::Challenge, OPERATORS),
     route(Method::Get, "/v1/whoami", Endpoint::Whoami, EVERYWHERE),
 ];
 
 const fn route(method: Method, path: &'static str, endpoint: Endpoint, sockets: &'static [Socket]) -> Route {
     Route { method, path, endpoint, sockets }
+}
+
+/// A file with signed time in base64url, and the JSON around it.
+const TIME_BODY_BYTES_MAX: usize = TIME_FILE_BYTES_MAX * 4 / 3 + 64;
+
+/// Body of `POST /v1/time`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimeBody {
+    file: String,
 }
 
 /// What every handler needs.
@@ -150,6 +168,16 @@ async fn answer(
     let asked = match endpoint {
         Endpoint::Authorize => Request::Authorize(body::parse::<Authorize>(&body::read(body, &api.limits).await?)?),
         Endpoint::Begin => Request::Begin(body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?),
+        Endpoint::Challenge => {
+            no_fields(&body::read(body, &api.limits).await?)?;
+            Request::Challenge
+        }
+        Endpoint::ImportTime => {
+            let limits = ApiLimits { body_bytes_max: TIME_BODY_BYTES_MAX, ..api.limits.clone() };
+            let TimeBody { file } = body::parse::<TimeBody>(&body::read(body, &limits).await?)?;
+            let bytes = from_text(&file, TIME_FILE_BYTES_MAX);
+            Request::ImportTime(bytes.map_err(|refused| HttpProblem::invalid(format!("the file: {refused}")))?)
+        }
         Endpoint::Finish => {
             no_fields(&body::read(body, &api.limits).await?)?;
             Request::Finish(task_id(params)?)
@@ -188,6 +216,7 @@ async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, H
 
 fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProblem> {
     Ok(match reply {
+        Reply::Challenge(challenge) => json(StatusCode::OK, &challenge),
         Reply::Decision(decision) => json(StatusCode::OK, &decision),
         Reply::Finished(finished) => json(StatusCode::OK, &finished),
         Reply::Problem(problem) => return Err(problem.into()),
@@ -204,6 +233,7 @@ fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProbl
         }
         Reply::Task(task) => json(StatusCode::OK, &task),
         Reply::Tasks(tasks) => json(StatusCode::OK, &serde_json::json!({"tasks": tasks})),
+        Reply::Time(time) => json(StatusCode::OK, &time),
         Reply::Whoami(whoami) => json(StatusCode::OK, &whoami),
     })
 }

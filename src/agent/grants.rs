@@ -1,0 +1,216 @@
+//! Fallback grants over their life: taken in, activated by an outage, reconciled after it, renewed long before they lapse;
+//! and credentials that end: by time, or by an order to wipe them.
+//!
+//! Owns: which grant is activated, when a successor is asked for, what a lockdown leaves of the wallet.
+//! Never: drops a working grant before its successor is durable; renews by a timer: what is due is judged anew on every
+//! tick; wipes for any other reason than a signed order for this device, this grant or the whole fleet.
+//! Read next: `wallet.rs`, which holds them; `tasks.rs`, which narrows them.
+
+use super::effects::{Effects, FileWrite, LogEvent, StateFile};
+use super::request::Origin;
+use super::start::grant_of;
+use super::sync::GrantsAsked;
+use super::wallet::{Activation, Grant, StoredTask};
+use super::{shorten, Agent, Now};
+use crate::ids::{GrantId, Hash};
+use crate::time::Millis;
+use crate::wire::audit::{Event, GrantStep, GrantUse, TaskEvent, TaskStep, TrustChange};
+use crate::wire::link::{grants_digest, Ask, Spent};
+use crate::wire::revocation::Target;
+use crate::wire::seal::SealingKey;
+use crate::wire::Refused;
+
+/// An answer about grants is waited for this long before it is asked for again.
+const ANSWER_WAIT: Millis = Millis::from_secs(30);
+/// A successor that was asked for and did not come is asked for again after this long.
+const RENEW_AGAIN: Millis = Millis::from_secs(300);
+
+impl Agent {
+    /// The digest over the grants in the wallet, as `hello` names it.
+    pub(super) fn grants_held(&self) -> Hash {
+        grants_digest(self.wallet.grants().map(|(id, _)| *id))
+    }
+
+    /// Asks for the grants that the device should hold where its own are others, and for successors of those that have
+    /// lived or spent half. Judged by state on every tick: a clock that jumps past the time to renew skips nothing.
+    pub(super) fn sync_grants(&mut self, now: Now, effects: &mut Effects) {
+        let asked = self.grants_asked.as_ref().is_some_and(|asked| now.boottime.0 < asked.sent.0 + ANSWER_WAIT.0);
+        if asked || !self.uplink.is_connected() {
+            return;
+        }
+        let differ = self.named.grants.is_some_and(|named| named != self.grants_held());
+        let ask = if differ {
+            Ask::Grants
+        } else {
+            let due = self.renewals_due(now);
+            if due.is_empty() {
+                return;
+            }
+            self.renew_again = Millis(now.boottime.0 + RENEW_AGAIN.0);
+            Ask::Renew(due)
+        };
+        let key = SealingKey::generate(&mut self.rng);
+        let nonce = self.send_request(ask, &key, effects);
+        self.grants_asked = Some(GrantsAsked { nonce, key, sent: now.boottime });
+    }
+
+    fn renewals_due(&self, now: Now) -> Vec<Spent> {
+        if !self.uplink.is_online() || now.boottime < self.renew_again {
+            return Vec::new();
+        }
+        let powered = self.clock.powered();
+        let spent = |grant: &Grant| grant.chain.first().map_or(0, |block| self.wallet.used(block));
+        let due = |grant: &Grant| {
+            let claims = &grant.claims;
+            let old = powered.since(claims.issued).0 >= claims.expires.since(claims.issued).0 / 2;
+            let used = claims.uses.first().is_some_and(|(_, max)| spent(grant) >= max.div_ceil(2));
+            old || used
+        };
+        let due = self.wallet.grants().filter(|(_, grant)| due(grant));
+        due.map(|(id, grant)| Spent { grant: *id, used: spent(grant) }).collect()
+    }
+
+    /// New grants are durable before old ones go: both are in one batch, files are written before files are removed.
+    pub(super) fn take_grants(
+        &mut self,
+        tokens: Vec<Vec<u8>>,
+        payload: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Refused> {
+        if tokens.len() > self.profile.wallet.grants_max {
+            return Err(Refused::Malformed("more grants than the profile has room for"));
+        }
+        let mut kept: Vec<GrantId> = Vec::new();
+        let mut whole = true;
+        for token in tokens {
+            let grant = match grant_of(token, self.device.as_str(), &self.profile.verify, &self.trust) {
+                Ok(grant) => grant,
+                Err(refused) => {
+                    self.refuse("a grant in an answer", payload, &refused, now, effects);
+                    whole = false;
+                    continue;
+                }
+            };
+            let (id, expires) = (grant.claims.grant, grant.claims.expires);
+            kept.push(id);
+            if self.wallet.grants().any(|(held, own)| *held == id && own.token == grant.token) {
+                continue;
+            }
+            self.put_grant_file(&grant, effects);
+            self.wallet.put_grant(id, grant);
+            let change = TrustChange::Grant { grant: id, expires: Some(expires) };
+            self.write(Event::Trust(change), Vec::new(), now, effects);
+        }
+        let gone: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
+        // An answer with a grant that cannot be used withdraws nothing: the old one may be all there is.
+        for id in gone.into_iter().filter(|_| whole) {
+            self.wallet.remove_grant(&id);
+            effects.batch.remove.push(StateFile::Grant(id));
+            self.write(Event::Trust(TrustChange::Grant { grant: id, expires: None }), Vec::new(), now, effects);
+        }
+        let count = self.wallet.grants().count() as u64;
+        effects.outgoing.logs.push(LogEvent::GrantsApplied { count });
+        Ok(())
+    }
+
+    fn put_grant_file(&self, grant: &Grant, effects: &mut Effects) {
+        let file = StateFile::Grant(grant.claims.grant);
+        effects.batch.remove.retain(|removed| *removed != file);
+        effects.batch.files.push(FileWrite { file, content: grant.stored() });
+    }
+
+    /// A grant is narrowed without the fleet: once per outage that is its activation, and a record of its own. The outage
+    /// ends with an acknowledged round trip, whatever reboots lie between.
+    pub(super) fn activate(&mut self, id: &GrantId, now: Now, effects: &mut Effects) {
+        let Some(grant) = self.wallet.grant(id).filter(|grant| grant.activation.is_none()) else { return };
+        let used = grant.chain.first().map_or(0, |block| self.wallet.used(block));
+        let grant = Grant { activation: Some(Activation { used }), ..grant.clone() };
+        self.put_grant_file(&grant, effects);
+        self.wallet.put_grant(*id, grant);
+        self.tell_use(*id, GrantStep::Activated, used, now, effects);
+    }
+
+    /// An acknowledged round trip ends the outage: what each activated grant spent in it is told.
+    pub(super) fn reconcile(&mut self, now: Now, effects: &mut Effects) {
+        let activated: Vec<Grant> =
+            self.wallet.grants().map(|(_, grant)| grant).filter(|grant| grant.activation.is_some()).cloned().collect();
+        for grant in activated {
+            let before = grant.activation.map_or(0, |activation| activation.used);
+            let used = grant.chain.first().map_or(0, |block| self.wallet.used(block)).saturating_sub(before);
+            let grant = Grant { activation: None, ..grant };
+            self.put_grant_file(&grant, effects);
+            let id = grant.claims.grant;
+            self.wallet.put_grant(id, grant);
+            self.tell_use(id, GrantStep::Reconciled, used, now, effects);
+        }
+    }
+
+    fn tell_use(&mut self, grant: GrantId, step: GrantStep, used: u64, now: Now, effects: &mut Effects) {
+        let offline = self.clock.offline_for();
+        self.write(Event::Grant(GrantUse { grant, step, used, offline }), Vec::new(), now, effects);
+    }
+
+    /// Looks again at every credential held: whatever the clock did, what has ended is ended now, told, and no longer in
+    /// the wallet. What an issuer dated is judged by E: P may have been ahead.
+    pub(super) fn end_what_has_ended(&mut self, now: Now, effects: &mut Effects) {
+        let (floor, powered) = (self.clock.floor(), self.clock.powered());
+        let over = |task: &&StoredTask| match task.origin {
+            Origin::Fallback => task.ends < powered,
+            Origin::Issued => task.ends < floor,
+        };
+        let held = |task: &&StoredTask| !task.finished && !task.token.is_empty();
+        let ended: Vec<StoredTask> = self.wallet.tasks().filter(held).filter(over).cloned().collect();
+        for task in ended {
+            self.end_task(StoredTask { token: Vec::new(), ..task }, TaskStep::Ended, "its time is over", now, effects);
+        }
+        for task in self.wallet.forget(floor) {
+            effects.batch.remove.push(StateFile::Task(task));
+        }
+    }
+
+    /// A task as it is from now on, and the record that says so.
+    pub(super) fn end_task(&mut self, task: StoredTask, step: TaskStep, reason: &str, now: Now, effects: &mut Effects) {
+        self.put_task_file(&task, effects);
+        let event = TaskEvent {
+            task: Some(task.id.clone()),
+            class: task.class.clone(),
+            step,
+            owner: Some(shorten(&task.owner, 256)),
+            grant: Some(task.grant),
+            workload: task.selectors.clone(),
+            reason: reason.into(),
+            chain: task.made.clone(),
+        };
+        self.wallet.put_task(task);
+        self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+    }
+
+    /// A signed order for the fleet, this device or a grant: its tasks end, and what would let somebody narrow it again is
+    /// wiped, from memory and disk. The identity stays: it must still hand over the audit.
+    pub(super) fn obey_lockdown(&mut self, now: Now, effects: &mut Effects) {
+        let floor = self.clock.floor();
+        let everything = self.revocations.device_revoked(&self.device, floor) || self.fleet_revoked();
+        let doomed = |id: &GrantId| everything || self.revocations.names(&Target::Grant(*id), floor);
+        let grants: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| doomed(id)).collect();
+        let tasks: Vec<StoredTask> =
+            self.wallet.tasks().filter(|task| !task.finished && doomed(&task.grant)).cloned().collect();
+        for task in tasks {
+            let ended = StoredTask { finished: true, token: Vec::new(), ..task };
+            self.end_task(ended, TaskStep::Finished, "revoked by the fleet", now, effects);
+        }
+        for id in grants {
+            let used =
+                self.wallet.grant(&id).and_then(|grant| grant.chain.first()).map(|block| self.wallet.used(block));
+            self.wallet.remove_grant(&id);
+            effects.batch.files.retain(|write| write.file != StateFile::Grant(id));
+            effects.batch.remove.push(StateFile::Grant(id));
+            self.tell_use(id, GrantStep::Wiped, used.unwrap_or(0), now, effects);
+        }
+    }
+
+    /// Whether a rule locks down the whole fleet.
+    pub(super) fn fleet_revoked(&self) -> bool {
+        self.revocations.names(&Target::All, self.clock.floor())
+    }
+}

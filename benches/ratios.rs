@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use biscuit_auth::{Algorithm, Biscuit};
 use ed25519_dalek::SigningKey;
 use hardtack::agent::clock::TrustedClock;
-use hardtack::agent::decide::{Judge, Question};
+use hardtack::agent::decide::{Judge, Question, Room};
 use hardtack::agent::effects::Anchor;
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::Mode;
@@ -82,6 +82,8 @@ impl World {
             wallet: &self.wallet,
             clock: &self.clock,
             mode: Mode::Offline,
+            room: Room::Allows,
+            behind: None,
         }
     }
 }
@@ -124,7 +126,7 @@ fn world() -> World {
         bundle_version: 1,
         policy_version: 1,
     };
-    let stored = StoredFeed { head: Signed::sign(&head, &fleet, &[&key(4)]), list };
+    let stored = StoredFeed { head: Signed::sign(&head, &fleet, &[&key(4)]), list, kept: Vec::new() };
     let mut revocations = Revocations::default();
     revocations.load(&feed, &encode(&stored), &trust, None).expect("our own list");
     let profile = Profile::default();
@@ -165,7 +167,7 @@ fn three_blocks(world: &World) -> Vec<u8> {
     };
     let token = mint_task(&spec, &key(2), 7, &mut rng).expect("our own token");
     let held = Held::from_bytes(&token).expect("our own token");
-    let block = || child_block("unix:uid:1001", Some(&world.device)).expect("a valid block");
+    let block = || child_block(&["unix:uid:1001"], Some(&world.device)).expect("a valid block");
     let held = held.append(block(), &mut rng).and_then(|held| held.append(block(), &mut rng)).expect("our own token");
     held.to_bytes().expect("our own token")
 }

@@ -123,6 +123,12 @@ impl TrustedClock {
         self.ceiling = self.ceiling.map(|ceiling| ceiling + elapsed.stretched(ppm.saturating_mul(2)));
     }
 
+    /// E had come this far, at some time before now.
+    pub fn recall(&mut self, proven: Timestamp) {
+        self.floor = self.floor.max(proven);
+        self.powered = self.powered.max(self.floor);
+    }
+
     /// The system clock shows this. It is never kept and never raises E or P.
     pub fn hint(&mut self, wall: Option<Timestamp>) {
         self.hint = wall;

@@ -20,6 +20,7 @@ use crate::wire::link::{grants_digest, Ack, EraAck, Hello, Right, Topic};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::{Chunk, Head, List, Rule};
 use crate::wire::seal::SealingKey;
+use crate::wire::time::{TimeFile, TimeReset, TimeStatement};
 use crate::wire::token::{mint_grant, ClassRight, GrantSpec};
 
 pub(crate) const START_S: u64 = 1_790_000_000;
@@ -105,11 +106,16 @@ pub(crate) struct Rig {
     pub(crate) boot: u8,
     pub(crate) now: Now,
     pub(crate) sent: Vec<LinkCommand>,
+    replies: Vec<(RequestId, Reply)>,
     pub(crate) profile: Profile,
     pub(crate) seq: u64,
     pub(crate) previous: Hash,
     pub(crate) acked: BTreeMap<EraId, EraAck>,
     pub(crate) grant: GrantId,
+    /// Trust bundle and policy that acknowledgements name.
+    pub(crate) named: (u64, u64),
+    /// The program that asks.
+    pub(crate) path: Option<String>,
 }
 
 fn key(seed: u8) -> SigningKey {
@@ -204,11 +210,14 @@ impl Rig {
             boot: 1,
             now,
             sent: Vec::new(),
+            replies: Vec::new(),
             profile,
             seq: 1,
             previous: signed_head.digest(),
             acked: BTreeMap::new(),
             grant,
+            named: (1, 1),
+            path: None,
         };
         rig.carry_out(effects);
         rig
@@ -223,6 +232,7 @@ impl Rig {
             })
             .unwrap();
         self.sent.append(&mut outgoing.link);
+        self.replies.append(&mut outgoing.replies);
         for (era, segment) in std::mem::take(&mut outgoing.loads) {
             let upload = self.disk.upload(era, segment);
             self.input(Input::Segment { era, segment, upload });
@@ -246,9 +256,15 @@ impl Rig {
     }
 
     pub(crate) fn ask(&mut self, uid: u32, socket: Socket, request: Request) -> Reply {
-        let evidence = Evidence { socket, uid, gid: uid, pid: Some(1), path: None };
-        let mut outgoing = self.input(Input::Request { id: RequestId(1), evidence, request });
-        outgoing.replies.pop().expect("answered at once").1
+        let evidence = Evidence { socket, uid, gid: uid, pid: Some(1), path: self.path.clone() };
+        self.input(Input::Request { id: RequestId(1), evidence, request });
+        // Who asks the issuer, which does not answer here, waits until its time is over.
+        for _ in 0..10 {
+            if self.replies.is_empty() {
+                self.pass(1);
+            }
+        }
+        self.replies.pop().expect("answered in the end").1
     }
 
     pub(crate) fn authorize(&mut self, token: &str, operation: &str, resource: &str) -> DecisionReply {
@@ -307,6 +323,34 @@ impl Rig {
             .collect();
         messages.push((Topic::FeedHead(feed).text(&self.fleet), signed.to_bytes()));
         messages
+    }
+
+    /// The fleet sets another policy, which the device takes while it is in no touch otherwise.
+    pub(crate) fn policy(&mut self, edit: impl FnOnce(&mut PolicyDocument)) {
+        let mut policy = PolicyDocument::built_in(Timestamp::from_secs(START_S));
+        policy.version = 2;
+        edit(&mut policy);
+        self.named.1 = 2;
+        let signed = Signed::sign(&policy, &self.fleet, &[&key(3)]);
+        self.disk.files.insert(StateFile::Policy, signed.to_bytes());
+        self.restart(Reboot::Process);
+    }
+
+    /// A file with a service key's time, and with a feed key's where one is named.
+    pub(crate) fn time_file(&self, time: Timestamp, head_at: Option<Timestamp>) -> Vec<u8> {
+        let statement = TimeStatement { time, radius_ms: Millis(0) };
+        let head_of = |at| Signed::sign(&head(9, Hash::ZERO, at, &List::default()), &self.fleet, &[&key(4)]);
+        TimeFile::Statement {
+            bundles: vec![],
+            heads: head_at.map(head_of).into_iter().collect(),
+            statement: Signed::sign(&statement, &self.fleet, &[&self.service]),
+        }
+        .to_bytes()
+    }
+
+    pub(crate) fn reset_file(&self, nonce: Nonce, time: Timestamp, root: &SigningKey) -> Vec<u8> {
+        let reset = TimeReset { device: self.device.clone(), nonce, time, radius_ms: Millis(100) };
+        TimeFile::Reset(Signed::sign(&reset, &self.fleet, &[root])).to_bytes()
     }
 
     pub(crate) fn message(&mut self, topic: String, payload: Vec<u8>) -> Outgoing {
@@ -387,8 +431,8 @@ impl Rig {
             radius_ms: Millis(100),
             eras,
             feeds: vec![],
-            bundle_version: 1,
-            policy_version: 1,
+            bundle_version: self.named.0,
+            policy_version: self.named.1,
             grants: grants_digest([self.grant]),
             window: 8,
         };

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use hardtack::agent::request::{Origin, Reason};
 use hardtack::agent::wallet::{Dated, Made, StoredTask};
 use hardtack::ids::{hex, BlockId, GrantId};
+use hardtack::time::Millis;
 use hardtack::wire::policy::BUILT_IN;
 use hardtack::wire::token::{from_text, to_text, TaskBlock};
 use serde_json::{json, Value};

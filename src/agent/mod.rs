@@ -23,6 +23,8 @@ mod rescue;
 pub mod revocation;
 #[cfg(test)]
 pub(crate) mod rig;
+#[cfg(test)]
+mod schedules;
 mod start;
 mod sync;
 mod tasks;

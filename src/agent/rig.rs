@@ -116,6 +116,11 @@ pub(crate) struct Rig {
     pub(crate) named: (u64, u64),
     /// The program that asks.
     pub(crate) path: Option<String>,
+    /// What only an oracle knows: true time and powered-on time, in milliseconds, and what the oscillator gains in parts
+    /// per million.
+    pub(crate) truth: Timestamp,
+    pub(crate) powered: Millis,
+    pub(crate) gain_ppm: i64,
 }
 
 fn key(seed: u8) -> SigningKey {
@@ -218,6 +223,9 @@ impl Rig {
             grant,
             named: (1, 1),
             path: None,
+            truth: start,
+            powered: Millis(0),
+            gain_ppm: 0,
         };
         rig.carry_out(effects);
         rig
@@ -250,9 +258,25 @@ impl Rig {
     pub(crate) fn pass(&mut self, secs: u64) {
         let end = Millis(self.now.boottime.0 + secs * 1000);
         while self.now.boottime < end {
-            self.now.boottime = self.agent.poll_deadline(self.now.boottime).min(end);
+            self.wait_until(self.agent.poll_deadline(self.now.boottime).min(end));
             self.input(Input::Deadline);
         }
+    }
+
+    /// The clocks go on until CLOCK_BOOTTIME shows `boottime`.
+    fn wait_until(&mut self, boottime: Millis) {
+        let shown = boottime.0 - self.now.boottime.0;
+        self.now.boottime = boottime;
+        let gained = i64::try_from(shown).unwrap() * self.gain_ppm / 1_000_000;
+        let true_ms = shown.checked_add_signed(-gained).unwrap();
+        self.truth.0 += true_ms;
+        self.powered.0 += true_ms;
+    }
+
+    /// The power is away for a while.
+    pub(crate) fn switch_off(&mut self, secs: u64) {
+        self.truth.0 += secs * 1000;
+        self.restart(Reboot::Kernel);
     }
 
     pub(crate) fn ask(&mut self, uid: u32, socket: Socket, request: Request) -> Reply {
@@ -357,11 +381,17 @@ impl Rig {
         self.input(Input::Link(LinkEvent::Message { topic, payload }))
     }
 
+    /// Connects, and answers with the true time.
+    pub(crate) fn sync(&mut self) {
+        self.input(Input::Link(LinkEvent::Disconnected { reason: "cut".into() }));
+        self.connect(Timestamp(0));
+    }
+
     /// Connects, and answers `hello` and audit as the collector would, until nothing is left to say.
     pub(crate) fn connect(&mut self, true_time: Timestamp) {
         for _ in 0..1000 {
             self.sent.clear();
-            self.now.boottime = self.agent.poll_deadline(self.now.boottime);
+            self.wait_until(self.agent.poll_deadline(self.now.boottime));
             self.input(Input::Deadline);
             if self.sent.iter().any(|command| matches!(command, LinkCommand::Connect { .. })) {
                 break;
@@ -374,6 +404,7 @@ impl Rig {
         self.serve(true_time);
     }
 
+    /// Time 0 stands for the oracle's.
     pub(crate) fn serve(&mut self, true_time: Timestamp) {
         for _ in 0..1000 {
             let commands = std::mem::take(&mut self.sent);
@@ -382,7 +413,8 @@ impl Rig {
             }
             for command in commands {
                 if let LinkCommand::Publish(publish) = command {
-                    self.serve_one(publish.topic, &publish.payload, true_time);
+                    let time = if true_time == Timestamp(0) { self.truth } else { true_time };
+                    self.serve_one(publish.topic, &publish.payload, time);
                 }
             }
         }

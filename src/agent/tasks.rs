@@ -305,6 +305,7 @@ impl Agent {
             selectors: want.selectors.clone(),
             uid: want.uid,
             rights: want.begin.rights.clone(),
+            ttl_s: want.begin.ttl_s,
             uses_max: budget.map(|(_, max)| max),
             finished: false,
         };
@@ -365,8 +366,7 @@ impl Agent {
         let begin = BeginTask {
             task: live.class.clone(),
             rights: live.rights.clone(),
-            // What is left of it, at least a minute: a renewal does not make a task longer than its grant allows.
-            ttl_s: TTL_MAX.secs().min(self.renewal(&live)),
+            ttl_s: live.ttl_s,
             uses: self.wallet.uses_left(&live),
             planner: false,
             reason: Some("renewed".into()),
@@ -376,12 +376,6 @@ impl Agent {
             return Some(self.refuse_task(&begin, Some(live.id), &selectors(evidence), denial, now, effects));
         }
         self.begin_task(id, evidence, begin, Some(live.id), now, effects)
-    }
-
-    fn renewal(&self, live: &StoredTask) -> u64 {
-        let grant = self.wallet.grants().find(|(id, _)| **id == live.grant);
-        let ttl = grant.and_then(|(_, grant)| grant.claims.task_ttl_max);
-        ttl.unwrap_or(live.end(self.wallet.shift()).since(self.clock.powered())).secs().max(60)
     }
 
     pub(super) fn finish_task(&mut self, evidence: &Evidence, id: &TaskId, now: Now, effects: &mut Effects) -> Reply {

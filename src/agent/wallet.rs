@@ -61,6 +61,8 @@ pub struct StoredTask {
     pub uid: u32,
     /// What it may do.
     pub rights: Vec<Right>,
+    /// How long each of its credentials was asked to live, in seconds.
+    pub ttl_s: u64,
     /// Uses that the newest credential allows.
     pub uses_max: Option<u64>,
     /// Whether it was ended: its blocks are refused until they would have expired.

@@ -209,6 +209,7 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         selectors: vec!["unix:uid:1001".into()],
         uid: 1001,
         rights: rights.to_vec(),
+        ttl_s: 900,
         uses_max: Some(10),
         finished: false,
     });

@@ -95,7 +95,7 @@ impl World {
             policy.time_rules = vec![rule("modbus/valve/*", TimeClass::Strict), rule("modbus/log/*", TimeClass::Floor)];
         });
         let contact = (Millis(0), 0, Synced::InAnotherBoot);
-        Self { rig, credentials: Vec::new(), allowed: 0, contact, wall: Some(0) }
+        Self { rig, credentials: Vec::new(), allowed: 0, contact, wall: None }
     }
 
     fn step(&mut self, step: &Step) {

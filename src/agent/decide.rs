@@ -277,7 +277,9 @@ impl Judge<'_> {
 
     fn check_time(&self, verified: &Verified, class: TimeClass) -> Result<(), Denial> {
         match self.clock.upper(class) {
-            Some(upper) => self.check_time_up_to(verified, upper),
+            Some(upper) => {
+                self.check_time_up_to(verified, upper).map_err(|denial| self.by_whose_clock(verified, denial))
+            }
             None => {
                 // What is proven to be past is told first: no better clock would help.
                 self.check_time_up_to(verified, self.clock.floor())?;
@@ -286,6 +288,21 @@ impl Judge<'_> {
                     "this needs proof that the token has not ended, and no signed time has answered a question of this boot yet; the device must reach its fleet",
                 ))
             }
+        }
+    }
+
+    /// Where only the system clock says that a token has ended, the denial says so.
+    fn by_whose_clock(&self, verified: &Verified, denial: Denial) -> Denial {
+        let powered = Timestamp::from_secs(self.clock.powered().secs_ceil());
+        let hinted = self.clock.hinted().filter(|hint| *hint > powered);
+        match hinted.filter(|_| denial.reason == Reason::Expired && self.check_time_up_to(verified, powered).is_ok()) {
+            Some(hint) => {
+                let explain = format!(
+                    "it has ended if the system clock is right, which shows {hint}; set it right, or let the device reach its fleet"
+                );
+                Denial::new(Reason::Expired, explain)
+            }
+            None => denial,
         }
     }
 

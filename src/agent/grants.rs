@@ -20,8 +20,10 @@ use crate::wire::revocation::Target;
 use crate::wire::seal::SealingKey;
 use crate::wire::Refused;
 
-/// An answer about grants is waited for this long before it is asked for again.
+/// An answer about grants is waited for this long before it is asked for again; each further time twice as long.
 const ANSWER_WAIT: Millis = Millis::from_secs(30);
+/// At the most this often doubled: an hour, near enough.
+const DOUBLINGS_MAX: u32 = 7;
 /// The most blocks that the record of a task's end names: those of its newest credentials.
 const CHAIN_MAX: usize = 16;
 /// A successor that was asked for and did not come is asked for again after this long.
@@ -36,12 +38,17 @@ impl Agent {
     /// Asks for the grants that the device should hold where its own are others, and for successors of those that have
     /// lived or spent half. Judged by state on every tick: a clock that jumps past the time to renew skips nothing.
     pub(super) fn sync_grants(&mut self, now: Now, effects: &mut Effects) {
-        let asked = self.grants_asked.as_ref().is_some_and(|asked| now.boottime.0 < asked.sent.0 + ANSWER_WAIT.0);
-        if asked || !self.uplink.is_connected() {
+        let differ = self.named.grants.is_some_and(|named| named != self.grants_held());
+        if !differ {
+            self.grants_tries = 0;
+        }
+        let wait = ANSWER_WAIT.0 << self.grants_tries.saturating_sub(1).min(DOUBLINGS_MAX);
+        let asked = self.grants_asked_at.is_some_and(|at| now.boottime.0 < at.0 + wait);
+        if (asked && (differ || self.grants_asked.is_some())) || !self.uplink.is_connected() {
             return;
         }
-        let differ = self.named.grants.is_some_and(|named| named != self.grants_held());
         let ask = if differ {
+            self.grants_tries = self.grants_tries.saturating_add(1);
             Ask::Grants
         } else {
             let due = self.renewals_due(now);
@@ -53,7 +60,8 @@ impl Agent {
         };
         let key = SealingKey::generate(&mut self.rng);
         let nonce = self.send_request(ask, &key, effects);
-        self.grants_asked = Some(GrantsAsked { nonce, key, sent: now.boottime });
+        self.grants_asked = Some(GrantsAsked { nonce, key });
+        self.grants_asked_at = Some(now.boottime);
     }
 
     fn renewals_due(&self, now: Now) -> Vec<Spent> {

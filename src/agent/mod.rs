@@ -196,6 +196,9 @@ pub struct Agent {
     /// Callers who wait for the issuer.
     wants: BTreeMap<Nonce, Want>,
     grants_asked: Option<sync::GrantsAsked>,
+    grants_asked_at: Option<Millis>,
+    /// How often they were asked for in a row without becoming what they should be.
+    grants_tries: u32,
     generation: u64,
     anchor_due: bool,
     commits: u32,

@@ -16,10 +16,12 @@ use crate::wire::audit::{genesis, Record, Upload};
 use crate::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle};
 use crate::wire::envelope::Signed;
-use crate::wire::link::{grants_digest, Ack, EraAck, Hello, Right, Topic};
+use crate::wire::link::{
+    grants_digest, Ack, Answer, Ask, EraAck, Hello, Reply as LinkReply, Request as LinkRequest, Right, Topic,
+};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::{Chunk, Head, List, Rule};
-use crate::wire::seal::SealingKey;
+use crate::wire::seal::{SealingKey, SealingPublic};
 use crate::wire::time::{TimeFile, TimeReset, TimeStatement};
 use crate::wire::token::{mint_grant, ClassRight, GrantSpec};
 
@@ -107,6 +109,8 @@ pub(crate) struct Rig {
     pub(crate) now: Now,
     pub(crate) sent: Vec<LinkCommand>,
     replies: Vec<(RequestId, Reply)>,
+    unanswered: Vec<Vec<u8>>,
+    spec: GrantSpec,
     pub(crate) profile: Profile,
     pub(crate) seq: u64,
     pub(crate) previous: Hash,
@@ -216,6 +220,8 @@ impl Rig {
             now,
             sent: Vec::new(),
             replies: Vec::new(),
+            unanswered: Vec::new(),
+            spec,
             profile,
             seq: 1,
             previous: signed_head.digest(),
@@ -387,6 +393,59 @@ impl Rig {
         self.connect(Timestamp(0));
     }
 
+    /// Connects, and answers nothing.
+    pub(crate) fn connect_only(&mut self) {
+        self.input(Input::Link(LinkEvent::Disconnected { reason: "cut".into() }));
+        self.wait_until(self.agent.poll_deadline(self.now.boottime));
+        for _ in 0..100 {
+            self.input(Input::Deadline);
+            if self.sent.iter().any(|command| matches!(command, LinkCommand::Connect { .. })) {
+                break;
+            }
+            self.wait_until(self.agent.poll_deadline(self.now.boottime));
+        }
+        self.sent.clear();
+        self.input(Input::Link(LinkEvent::Connected));
+        self.pass(3);
+    }
+
+    /// The nonce of the newest `hello`.
+    pub(crate) fn hello_nonce(&self) -> Nonce {
+        let hellos = self.sent.iter().filter_map(|command| match command {
+            LinkCommand::Publish(publish) => match publish.topic {
+                Topic::UpHello(_) => {
+                    Some(Signed::<Hello>::from_bytes(&publish.payload).unwrap().claim().unwrap().nonce)
+                }
+                _ => None,
+            },
+            _ => None,
+        });
+        hellos.last().expect("it said hello")
+    }
+
+    /// Requests that nobody answered, and forgets them.
+    pub(crate) fn requests(&mut self) -> Vec<(Nonce, SealingPublic, Ask)> {
+        std::mem::take(&mut self.unanswered)
+            .into_iter()
+            .map(|payload| Signed::<LinkRequest>::from_bytes(&payload).unwrap().claim().unwrap())
+            .map(|request| (request.nonce, request.reply_to, request.ask))
+            .collect()
+    }
+
+    /// Answers a request for grants.
+    pub(crate) fn answer_grants(&mut self, nonce: Nonce, reply_to: SealingPublic, tokens: Vec<Vec<u8>>) {
+        let request = LinkRequest { device: self.device.clone(), nonce, reply_to, ask: Ask::Grants };
+        let answer = Answer::seal(&request, &LinkReply::Grants(tokens), &mut self.rng).unwrap();
+        let payload = Signed::sign(&answer, &self.fleet, &[&self.service]).to_bytes();
+        self.message(Topic::DownAnswer(self.device.clone()).text(&self.fleet), payload);
+    }
+
+    /// Another grant like the first.
+    pub(crate) fn successor(&mut self, id: GrantId, expires: Timestamp) -> Vec<u8> {
+        let spec = GrantSpec { grant: id, expires, ..self.spec.clone() };
+        mint_grant(&spec, &self.issuer, 7, &mut self.rng).unwrap()
+    }
+
     /// Connects, and answers `hello` and audit as the collector would, until nothing is left to say.
     pub(crate) fn connect(&mut self, true_time: Timestamp) {
         for _ in 0..1000 {
@@ -449,6 +508,10 @@ impl Rig {
                 }
                 (None, vec![*ack])
             }
+            Topic::UpRequest(_) => {
+                self.unanswered.push(payload.to_vec());
+                return;
+            }
             _ => return,
         };
         let ack = self.ack(nonce, true_time, eras);
@@ -456,6 +519,14 @@ impl Rig {
     }
 
     pub(crate) fn ack(&self, nonce: Option<Nonce>, time: Timestamp, eras: Vec<EraAck>) -> Vec<u8> {
+        self.signed_ack(&self.service, nonce, time, eras)
+    }
+
+    pub(crate) fn ack_signed_by(&self, key: &SigningKey, nonce: Option<Nonce>, time: Timestamp) -> Vec<u8> {
+        self.signed_ack(key, nonce, time, vec![])
+    }
+
+    fn signed_ack(&self, key: &SigningKey, nonce: Option<Nonce>, time: Timestamp, eras: Vec<EraAck>) -> Vec<u8> {
         let ack = Ack {
             device: self.device.clone(),
             nonce,
@@ -468,7 +539,7 @@ impl Rig {
             grants: grants_digest([self.grant]),
             window: 8,
         };
-        Signed::sign(&ack, &self.fleet, &[&self.service]).to_bytes()
+        Signed::sign(&ack, &self.fleet, &[key]).to_bytes()
     }
 
     pub(crate) fn random(&mut self) -> u64 {

@@ -118,6 +118,8 @@ impl Agent {
             anchor_lost,
             wants: Default::default(),
             grants_asked: None,
+            grants_asked_at: None,
+            grants_tries: 0,
             generation: anchor.generation,
             anchor_due: true,
             commits: 0,

@@ -44,7 +44,6 @@ pub(super) struct Named {
 pub(super) struct GrantsAsked {
     pub(super) nonce: Nonce,
     pub(super) key: SealingKey,
-    pub(super) sent: Millis,
 }
 
 impl Agent {
@@ -75,6 +74,10 @@ impl Agent {
         self.uplink.down(reason, now.boottime, &mut self.rng);
         self.trail.ground();
         self.grants_asked = None;
+        if self.grants_tries <= 1 {
+            // Lost with the connection, not refused: asked for again at once.
+            self.grants_asked_at = None;
+        }
     }
 
     fn source_of(&self, topic: &str) -> Source {

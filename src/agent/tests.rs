@@ -4,8 +4,8 @@ use super::request::{BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Reques
 use super::rig::{right, Reboot, Rig, START_S};
 use crate::ids::{DeviceId, GrantId};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::{Event, GrantStep};
-use crate::wire::link::Topic;
+use crate::wire::audit::{Event, GrantStep, TaskStep};
+use crate::wire::link::{Ask, Topic};
 use crate::wire::policy::TimeRule;
 use crate::wire::revocation::{Rule, Target};
 use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec};
@@ -632,4 +632,170 @@ fn noise_on_many_topics_leaves_few_records() {
     }
     let written = rig.disk.records().len() - before;
     assert!(written <= 8, "{written}");
+}
+
+#[test]
+fn silence_locks_and_a_round_trip_unlocks() {
+    let mut rig = Rig::new();
+    rig.policy(|policy| policy.dead_man_ms = Some(Millis::from_secs(1000)));
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    rig.pass(1100);
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Expired);
+    rig.restart(Reboot::Kernel);
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    rig.sync();
+    assert_eq!(rig.agent.mode(), Mode::Online);
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+}
+
+#[test]
+fn a_revoked_device_is_free_again_when_the_rule_ends() {
+    let mut rig = Rig::new();
+    rig.sync();
+    let until = Timestamp(rig.truth.0 + 300_000);
+    let device = rig.device.clone();
+    for (topic, payload) in rig.publish(vec![Rule { target: Target::Device(device), until }], rig.truth) {
+        rig.message(topic, payload);
+    }
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    rig.pass(290);
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    rig.pass(30);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+}
+
+#[test]
+fn credentials_are_looked_at_again_when_the_clock_moves() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    let later = Timestamp::from_secs(START_S + 86_400);
+    let file = rig.time_file(later, Some(later));
+    rig.ask(0, Socket::Admin, Request::ImportTime(file));
+    let ended = rig.disk.records().iter().any(|record| match &record.event {
+        Event::Task(event) => event.step == TaskStep::Ended && event.task.as_ref() == Some(&task.task_id),
+        _ => false,
+    });
+    assert!(ended, "told at once, whoever asks");
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Expired);
+}
+
+#[test]
+fn a_grant_is_renewed_by_half_of_its_life_and_the_old_one_stays_until_then() {
+    let mut rig = Rig::with(|spec| spec.expires = Timestamp::from_secs(START_S + 2000));
+    rig.sync();
+    assert!(rig.requests().is_empty(), "nothing is due yet");
+    rig.truth = Timestamp::from_secs(START_S + 1200);
+    rig.sync();
+    let asked = rig.requests();
+    let (nonce, reply_to) = match asked.as_slice() {
+        [(nonce, reply_to, Ask::Renew(spent))] if spent[0].grant == rig.grant => (*nonce, *reply_to),
+        other => panic!("{other:?}"),
+    };
+    let old = rig.grant;
+    let grants = |rig: &Rig| -> Vec<GrantId> {
+        let files = rig.disk.files.keys();
+        files
+            .filter_map(|file| match file {
+                super::effects::StateFile::Grant(id) => Some(*id),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(grants(&rig), [old], "asked for, and not dropped");
+    let successor = rig.successor(GrantId([0xbb; 16]), Timestamp::from_secs(START_S + 4000));
+    rig.answer_grants(nonce, reply_to, vec![b"junk".to_vec()]);
+    assert_eq!(grants(&rig), [old], "an answer that cannot be used withdraws nothing");
+    for _ in 0..40 {
+        rig.pass(10);
+        rig.serve(Timestamp(0));
+    }
+    let asked = rig.requests();
+    let (nonce, reply_to, _) = asked.last().cloned().expect("asked again");
+    rig.answer_grants(nonce, reply_to, vec![successor]);
+    assert_eq!(grants(&rig), [GrantId([0xbb; 16])]);
+    rig.restart(Reboot::Kernel);
+    rig.begin(vec![right("modbus/*", "read")], None);
+}
+
+#[test]
+fn absurd_grants_give_nothing_and_break_nothing() {
+    let absurd: Vec<Box<dyn Fn(&mut crate::wire::token::GrantSpec)>> = vec![
+        Box::new(|spec| spec.expires = Timestamp(0)),
+        Box::new(|spec| spec.issued = Timestamp::from_secs(START_S + 10_000_000)),
+        Box::new(|spec| (spec.issued, spec.expires) = (spec.expires, spec.issued)),
+        Box::new(|spec| spec.task_ttl_max = Millis(0)),
+        Box::new(|spec| spec.uses_max = 0),
+        Box::new(|spec| spec.may_begin.clear()),
+    ];
+    for (number, edit) in absurd.into_iter().enumerate() {
+        let mut rig = Rig::with(|spec| edit(spec));
+        let begin = BeginTask {
+            task: "pump".parse().unwrap(),
+            rights: vec![right("modbus/*", "read")],
+            ttl_s: 600,
+            uses: None,
+            planner: false,
+            reason: None,
+        };
+        match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
+            Reply::Problem(_) => {}
+            Reply::Task(task) => {
+                rig.pass(2);
+                assert_ne!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::Allowed, "{number}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // The largest numbers that a token can hold.
+    let mut rig = Rig::with(|spec| {
+        spec.expires = Timestamp(Timestamp::MAX.0 - 1000);
+        spec.offline_max = Millis(i64::MAX as u64);
+        spec.uses_max = i64::MAX as u64;
+        spec.boots_max = u32::MAX;
+        spec.task_ttl_max = Millis(i64::MAX as u64);
+    });
+    let task = rig.begin(vec![right("modbus/*", "read")], Some(i64::MAX as u64));
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    rig.pass(700);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Expired);
+}
+
+#[test]
+fn an_acknowledgement_counts_once_in_time_and_in_its_boot() {
+    let mut rig = Rig::new();
+    rig.truth = Timestamp::from_secs(START_S + 500);
+    rig.connect_only();
+    let (nonce, topic) = (rig.hello_nonce(), Topic::DownAck(rig.device.clone()).text(&rig.fleet));
+    let floor = |rig: &mut Rig| match rig.ask(0, Socket::Admin, Request::Status) {
+        Reply::Status(status) => (status.floor, status.ceiling),
+        other => panic!("{other:?}"),
+    };
+    let wrong = rig.ack_signed_by(&rig.root.clone(), Some(nonce), rig.truth);
+    rig.message(topic.clone(), wrong);
+    assert_eq!(floor(&mut rig).1, None, "the wrong key");
+    rig.pass(130);
+    let late = rig.ack(Some(nonce), rig.truth, vec![]);
+    rig.message(topic.clone(), late.clone());
+    assert_eq!(floor(&mut rig).1, None, "120 s are over");
+    rig.restart(Reboot::Kernel);
+    rig.connect_only();
+    rig.message(topic.clone(), late);
+    assert_eq!(floor(&mut rig).1, None, "another boot's nonce");
+    let nonce = rig.hello_nonce();
+    let good = rig.ack(Some(nonce), rig.truth, vec![]);
+    rig.message(topic.clone(), good.clone());
+    let (after, ceiling) = floor(&mut rig);
+    assert!(ceiling.is_some());
+    rig.pass(2);
+    rig.message(topic, good);
+    assert_eq!(floor(&mut rig).0.get(..17), after.get(..17), "answered twice, counted once");
+}
+
+#[test]
+fn what_keeps_the_time_is_small() {
+    assert!(std::mem::size_of::<super::clock::TrustedClock>() < 1024);
+    let full = super::Anchor { floor: Timestamp::MAX, powered: Timestamp::MAX, ..super::Anchor::default() };
+    assert!(crate::wire::encode(&full).len() < 1024);
 }

@@ -13,6 +13,7 @@ mod hostile;
 mod interop;
 mod mqtt;
 mod parsers;
+mod rescue;
 mod samples;
 mod store;
 mod story;

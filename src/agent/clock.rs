@@ -33,6 +33,18 @@ pub enum Role {
     Service,
 }
 
+impl Role {
+    /// The name in JSON and for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "feed",
+            Self::Policy => "policy",
+            Self::Root => "root",
+            Self::Service => "service",
+        }
+    }
+}
+
 /// Two roles agree when their statements lie this close together.
 const AGREEMENT: Millis = Millis::from_secs(24 * 3600);
 
@@ -68,6 +80,18 @@ pub enum HintStanding {
     Possible,
     /// It lies past the ceiling: it cannot be right.
     Past,
+}
+
+impl HintStanding {
+    /// The name in JSON and for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Behind => "behind",
+            Self::None => "none",
+            Self::Possible => "possible",
+            Self::Past => "past",
+        }
+    }
 }
 
 /// What a statement about time led to.

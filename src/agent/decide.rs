@@ -368,11 +368,9 @@ impl Judge<'_> {
             return Err(Denial::new(Reason::Stale, explain));
         }
         let Some(level) = risk else { return Ok(()) };
-        // A bound for a class binds every higher one too.
-        let rank = |class| self.policy.document.rank(class).unwrap_or(usize::MAX);
+        let policy = &self.policy.document;
         let own = verified.claims.staleness_max.iter();
-        let own =
-            own.filter(|(class, _)| *class == level.class || rank(class) < rank(&level.class)).map(|(_, bound)| *bound);
+        let own = own.filter(|(class, _)| policy.binds(class, &level.class)).map(|(_, bound)| *bound);
         match own.chain(level.staleness_max_ms).min() {
             Some(bound) if staleness > bound => Err(Denial::new(
                 Reason::Stale,

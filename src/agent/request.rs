@@ -471,6 +471,8 @@ pub struct StatusReply {
     pub powered: String,
     /// The ceiling L, RFC 3339; none while it is infinite.
     pub ceiling: Option<String>,
+    /// What else is known of the time.
+    pub clock: ClockStatus,
     /// How far the revocation list can be trusted to be new.
     pub freshness: Freshness,
     /// Its age in seconds.
@@ -479,10 +481,14 @@ pub struct StatusReply {
     pub offline_for_s: u64,
     /// Kernel boots since then.
     pub boots: u32,
+    /// Seconds until the policy locks a device that hears nothing; none if it never does.
+    pub dead_man_left_s: Option<u64>,
     /// Records that the collector has not acknowledged.
     pub pending: u64,
     /// The era being written.
     pub era: u64,
+    /// How much room the audit has.
+    pub audit: AuditRoom,
     /// Whether the broker is connected, and what the link is waiting for.
     pub link: String,
     /// Fallback grants.
@@ -495,6 +501,49 @@ pub struct StatusReply {
     pub counters: Counters,
 }
 
+/// What the trusted clock knows, beside its three numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// The floor E in seconds since 1970.
+    pub floor_s: u64,
+    /// By how much P is ahead of E, in seconds.
+    pub powered_ahead_s: u64,
+    /// From E to L, in seconds: true time lies in between. None while L is infinite.
+    pub width_s: Option<u64>,
+    /// The most that the oscillator is off, in parts per million.
+    pub drift_ppm: u32,
+    /// The last signed statement that was taken since the agent started.
+    pub source: Option<SignedTime>,
+    /// A jump that waits for a second role.
+    pub waiting: Option<SignedTime>,
+    /// How far signed time of one role alone may still move E, in seconds.
+    pub jump_left_s: u64,
+    /// What the system clock shows, RFC 3339. It is a hint and never believed.
+    pub hint: Option<String>,
+    /// How that stands to what is proven: `behind`, `none`, `past` or `possible`.
+    pub hint_standing: String,
+}
+
+/// A time that somebody signed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SignedTime {
+    /// In which role: `feed`, `policy`, `root` or `service`.
+    pub role: String,
+    /// The time, RFC 3339.
+    pub time: String,
+}
+
+/// How much room the audit has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AuditRoom {
+    /// Bytes that all eras take on disk.
+    pub used_bytes: u64,
+    /// The most that they may take.
+    pub quota_bytes: u64,
+    /// What still fits: `allows`, `denials` or `none`.
+    pub fits: String,
+}
+
 /// One fallback grant.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct GrantStatus {
@@ -504,6 +553,8 @@ pub struct GrantStatus {
     pub owner: String,
     /// When it expires, RFC 3339.
     pub expires: String,
+    /// Seconds until then, by the clock that judges it.
+    pub expires_in_s: u64,
     /// Uses left, none if unbounded.
     pub uses_left: Option<u64>,
     /// Seconds offline left.
@@ -521,6 +572,10 @@ pub struct Autonomy {
     pub hours: Option<f64>,
     /// What stops first.
     pub stops: String,
+    /// Uses left under the grant that lasts longest: they can stop earlier than the hours say.
+    pub uses_left: Option<u64>,
+    /// Boots left under that grant: so can they.
+    pub boots_left: Option<u32>,
 }
 
 /// Counters since the process started.

@@ -59,7 +59,10 @@ impl Agent {
             floor_before: before.0.to_string(),
             floor: after.0.to_string(),
             powered: after.1.to_string(),
-            waiting: self.clock.waiting().map(|(role, until)| format!("{until}, signed by {role:?} alone")),
+            waiting: self
+                .clock
+                .waiting()
+                .map(|(role, until)| format!("{until}, signed by the {} role alone", role.name())),
         })
     }
 

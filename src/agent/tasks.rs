@@ -248,7 +248,7 @@ impl Agent {
         let ttl = Millis::from_secs(want.begin.ttl_s).min(claims.task_ttl_max.unwrap_or(TTL_MAX));
         // Whole seconds, as the token's own check counts them.
         let ends = Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires);
-        let uses_max = self.uses_left(want);
+        let uses_max = self.uses_asked(want);
         let matched = grant.may_begin(&want.selectors, &want.begin.task);
         let holder = holder(&want.selectors, matched);
         let block = TaskBlock {
@@ -277,7 +277,7 @@ impl Agent {
     }
 
     /// A renewed task goes on with the uses that it has left.
-    fn uses_left(&self, want: &Want) -> Option<u64> {
+    fn uses_asked(&self, want: &Want) -> Option<u64> {
         self.wallet.task(&want.task).map_or(want.begin.uses, |old| self.wallet.uses_left(old))
     }
 

@@ -4,17 +4,17 @@
 //! Never: decides anything that the loop decides.
 //! Read next: `../shell/run.rs`.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::enrol::standing;
 use super::output::show;
-use super::{later, DeviceFlags, Exit, Failure, Globals, Later};
+use super::time::{self, TimeCommand};
+use super::{dev, DeviceFlags, Exit, Failure, Globals};
 use crate::config::Config;
+use crate::shell::foresee::foresee;
 use crate::shell::http::Sockets;
 use crate::shell::inbox::Inbox;
 use crate::shell::run::{self, Machine, RunError, Running};
@@ -27,9 +27,20 @@ pub enum AgentCommand {
     /// Check configuration and state folder, without starting anything
     Check(DeviceFlags),
     /// Run the agent until it is asked to stop
-    Run(DeviceFlags),
-    /// Bring signed time to a device (not in this version)
-    Time(Later),
+    Run(RunArgs),
+    /// Bring signed time to a device that cannot reach its fleet
+    #[command(subcommand)]
+    Time(TimeCommand),
+}
+
+/// Arguments of `hardtack agent run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    device: DeviceFlags,
+    /// For a workload's developer: a throw-away fleet of one device, without a broker, gone when the agent ends
+    #[arg(long, conflicts_with = "broker")]
+    dev: bool,
 }
 
 /// Runs it.
@@ -39,21 +50,25 @@ pub enum AgentCommand {
 pub fn run(command: AgentCommand, globals: &Globals) -> Result<Exit, Failure> {
     match command {
         AgentCommand::Check(flags) => check(&globals.load_with(&flags)?, globals),
-        AgentCommand::Run(flags) => serve(&globals.load_with(&flags)?),
-        AgentCommand::Time(_) => later("agent time"),
+        AgentCommand::Run(args) if args.dev => dev::run(&globals.load_with(&args.device)?, globals),
+        AgentCommand::Run(args) => serve(&globals.load_with(&args.device)?),
+        AgentCommand::Time(command) => time::run(command, globals),
     }
 }
 
-fn serve(config: &Config) -> Result<Exit, Failure> {
+pub(super) fn serve(config: &Config) -> Result<Exit, Failure> {
     log::start(config.log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failure, error, "raise the limit of open files"))?;
     let inbox = Arc::new(Inbox::default());
-    let machine =
-        Machine { state_dir: config.state_dir.clone(), profile: config.profile.clone(), broker: config.broker.clone() };
     // The agent first: whoever holds the state folder's lock owns the sockets too.
-    let running = run::start(machine, inbox.clone(), runtime.handle().clone()).map_err(|error| failure(&error))?;
+    let running =
+        run::start(machine(config), inbox.clone(), runtime.handle().clone()).map_err(|error| failure(&error))?;
     runtime.block_on(until_asked(running, config, inbox))
+}
+
+pub(super) fn machine(config: &Config) -> Machine {
+    Machine { state_dir: config.state_dir.clone(), profile: config.profile.clone(), broker: config.broker.clone() }
 }
 
 async fn until_asked(mut running: Running, config: &Config, inbox: Arc<Inbox>) -> Result<Exit, Failure> {
@@ -115,32 +130,27 @@ struct Checked {
     device: Option<String>,
     fleet: Option<String>,
     problems: Vec<String>,
+    /// What a start would tell and go on.
+    notes: Vec<String>,
 }
 
 fn check(config: &Config, globals: &Globals) -> Result<Exit, Failure> {
-    let (standing, problem) = match standing(&config.state_dir) {
-        Ok(standing) => (Some(standing), None),
-        Err(failure) => (None, Some(failure.what)),
-    };
-    let broker = &config.broker;
-    let files = [broker.ca.as_ref(), broker.client.as_ref().map(|c| &c.cert), broker.client.as_ref().map(|c| &c.key)];
-    let unreadable = files.into_iter().flatten().filter_map(|path| unreadable(path));
-    let enrolled = standing.as_ref().is_some_and(|standing| standing.enrolled);
+    let foreseen = foresee(&machine(config));
     let checked = Checked {
-        problems: problem.into_iter().chain(unreadable).collect(),
-        ok: false,
+        ok: foreseen.problems.is_empty(),
         state_dir: config.state_dir.display().to_string(),
         run_dir: config.run_dir.display().to_string(),
         profile: config.profile.name.clone(),
         brokers: config.broker.urls.iter().map(ToString::to_string).collect(),
-        enrolled,
-        device: standing.as_ref().and_then(|standing| standing.device.clone()),
-        fleet: standing.and_then(|standing| standing.fleet),
+        enrolled: foreseen.enrolled,
+        device: foreseen.device,
+        fleet: foreseen.fleet,
+        problems: foreseen.problems,
+        notes: foreseen.notes,
     };
-    let checked = Checked { ok: checked.problems.is_empty(), ..checked };
     show(globals.output, &checked, |checked| {
         let mut lines = vec![if checked.ok { "ok".to_owned() } else { "cannot run".to_owned() }];
-        lines.extend(checked.problems.iter().map(|problem| format!("  {problem}")));
+        lines.extend(checked.problems.iter().chain(&checked.notes).map(|line| format!("  {line}")));
         let device = match (&checked.device, &checked.fleet) {
             (Some(device), Some(fleet)) => format!("{device} of {fleet}"),
             (Some(device), None) => format!("{device}, not enrolled yet"),
@@ -157,9 +167,4 @@ fn check(config: &Config, globals: &Globals) -> Result<Exit, Failure> {
         (true, false) => Exit::NotEnrolled,
         (true, true) => Exit::Done,
     })
-}
-
-fn unreadable(path: &Path) -> Option<String> {
-    let error = std::fs::File::open(path).err()?;
-    Some(format!("cannot read {}: {error}", path.display()))
 }

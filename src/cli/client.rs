@@ -16,8 +16,8 @@ use super::output::{show, Format};
 use super::token::token_argument;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::{
-    Authorize, BeginTask, DecisionReply, FinishedReply, Mode, Reason, StatusReply, TaskReply, TaskSummary, Verdict,
-    WhoamiReply,
+    Authorize, Autonomy, BeginTask, DecisionReply, FinishedReply, Mode, Reason, StatusReply, TaskReply, TaskSummary,
+    Verdict, WhoamiReply,
 };
 use crate::ids::{RiskClass, TaskClass, TaskId};
 use crate::shell::client::{Answer, Client, ClientError};
@@ -90,7 +90,7 @@ fn right(text: &str) -> Result<Right, String> {
 
 /// Which socket a command talks to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Door {
+pub(super) enum Door {
     Admin,
     Agent,
 }
@@ -205,7 +205,8 @@ fn status_for_a_person(status: &StatusReply) -> String {
     let ceiling = status.ceiling.as_deref().unwrap_or("not known");
     lines
         .push(format!("time      at least {}, {} by powered-on time, at most {ceiling}", status.floor, status.powered));
-    lines.push(format!("audit     era {}, {} records not acknowledged", status.era, status.pending));
+    let room = status.audit.used_bytes.saturating_mul(100) / status.audit.quota_bytes.max(1);
+    lines.push(format!("audit     era {}, {} records not acknowledged, {room} % full", status.era, status.pending));
     lines.push(format!("tasks     {} live", status.tasks));
     for grant in &status.grants {
         let left = |what: &str, left: Option<u64>| left.map(|left| format!(", {left} {what} left")).unwrap_or_default();
@@ -217,10 +218,17 @@ fn status_for_a_person(status: &StatusReply) -> String {
         lines.push("grant     none: no task can begin while offline; `hardtack fleet grant create` makes one".into());
     }
     for line in &status.autonomy {
-        let hours = line.hours.map_or("without end".to_owned(), |hours| format!("{hours:.1} h"));
-        lines.push(format!("alone     {} risk: {hours} ({})", line.risk, line.stops));
+        lines.push(format!("alone     {}", alone(line)));
     }
     lines.join("\n")
+}
+
+/// How long a class of risk goes on without the fleet, and what else ends it.
+pub(super) fn alone(line: &Autonomy) -> String {
+    let hours = line.hours.map_or("without end".to_owned(), |hours| format!("{hours:.1} h"));
+    let left = |what: &str, left: Option<u64>| left.map(|left| format!(", {left} {what} left")).unwrap_or_default();
+    let (uses, boots) = (left("uses", line.uses_left), left("boots", line.boots_left.map(u64::from)));
+    format!("{} risk: {hours} ({}){uses}{boots}", line.risk, line.stops)
 }
 
 /// What the kernel attests of this program.
@@ -243,11 +251,22 @@ pub fn whoami(globals: &Globals) -> Result<Exit, Failure> {
 }
 
 fn post<B: Serialize, T: DeserializeOwned>(globals: &Globals, path: &str, body: &B) -> Result<T, Failure> {
-    let body = serde_json::to_vec(body).map_err(|error| Failure::new(Exit::Failure, error, ""))?;
-    read(&ask(globals, Door::Agent, |client| client.post(path, body))?)
+    post_to(globals, Door::Agent, path, body)
 }
 
-fn get<T: DeserializeOwned>(globals: &Globals, door: Door, path: &str) -> Result<T, Failure> {
+/// Asks with a body.
+pub(super) fn post_to<B: Serialize, T: DeserializeOwned>(
+    globals: &Globals,
+    door: Door,
+    path: &str,
+    body: &B,
+) -> Result<T, Failure> {
+    let body = serde_json::to_vec(body).map_err(|error| Failure::new(Exit::Failure, error, ""))?;
+    read(&ask(globals, door, |client| client.post(path, body))?)
+}
+
+/// Asks.
+pub(super) fn get<T: DeserializeOwned>(globals: &Globals, door: Door, path: &str) -> Result<T, Failure> {
     read(&ask(globals, door, |client| client.get(path))?)
 }
 
@@ -311,15 +330,16 @@ fn problem(answer: &Answer) -> Failure {
         ("throttled" | "request_timeout", _) => Exit::TryAgain,
         (_, Some(reason)) => reason.into(),
         ("audit_unavailable", None) => Exit::Audit,
-        ("issuer_refused", None) => Exit::Denied,
-        ("invalid_request" | "body_too_large" | "headers_too_large" | "unsupported", None) => Exit::Usage,
+        // What does not fit was understood and refused, as a token that is too large is.
+        ("issuer_refused" | "body_too_large" | "refused", None) => Exit::Denied,
+        ("invalid_request" | "headers_too_large" | "unsupported", None) => Exit::Usage,
         (_, None) => Exit::Failure,
     };
     Failure::new(exit, format!("{}: {}", problem.code, problem.detail), "")
 }
 
 /// A length of time in the two largest units.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -355,6 +375,8 @@ mod tests {
         check_problem(403, "expired", Exit::Expired);
         check_problem(403, "audit_full", Exit::Audit);
         check_problem(403, "issuer_refused", Exit::Denied);
+        check_problem(413, "body_too_large", Exit::Denied);
+        check_problem(422, "refused", Exit::Denied);
         check_problem(400, "invalid_request", Exit::Usage);
         check_problem(404, "not_found", Exit::Failure);
         let bare = problem(&Answer { status: 431, body: Vec::new() });

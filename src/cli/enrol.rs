@@ -146,7 +146,11 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
     let config = globals.load_with(&args.device)?;
     let fingerprint: Fingerprint = args.fleet.parse().map_err(|refused: Refused| {
         let what = format!("--fleet is no fingerprint: {refused}");
-        Failure::new(Exit::Usage, what, "ask the fleet's operator: `hardtack fleet init` and `fleet status` show it")
+        Failure::new(
+            Exit::Usage,
+            what,
+            "ask the fleet's operator: `hardtack fleet init` and `hardtack fleet key show` print it",
+        )
     })?;
     let answer = read_answer(&args.file)?;
     let file = DeviceKeyFile::read(&config.state_dir).map_err(|error| match error.is_missing() {

@@ -12,12 +12,18 @@ pub mod client;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "agent")]
+pub mod dev;
+#[cfg(feature = "agent")]
+pub mod doctor;
+#[cfg(feature = "agent")]
 pub mod enrol;
 pub mod exit;
 #[cfg(feature = "fleet")]
 pub mod fleet;
 pub mod output;
 pub mod profile;
+#[cfg(feature = "agent")]
+pub mod time;
 pub mod token;
 pub mod version;
 
@@ -140,7 +146,11 @@ enum Command {
     /// The whole story on an embedded broker (not in this build: use `cargo demo`)
     #[cfg(not(feature = "demo"))]
     Demo(Later),
-    /// Look for what is wrong with this device (not in this version)
+    /// Explain how this device stands, and what to do about it
+    #[cfg(feature = "agent")]
+    Doctor,
+    /// Explain how a device stands (not in this build: it is the device's)
+    #[cfg(not(feature = "agent"))]
     Doctor(Later),
     /// The device's side of joining a fleet
     #[cfg(feature = "agent")]
@@ -209,7 +219,10 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args, globals),
         #[cfg(not(feature = "demo"))]
         Command::Demo(_) => absent("demo", "run `cargo demo` in the source tree"),
-        Command::Doctor(_) => later("doctor"),
+        #[cfg(feature = "agent")]
+        Command::Doctor => doctor::run(globals),
+        #[cfg(not(feature = "agent"))]
+        Command::Doctor(_) => absent("doctor", "use the device's build, made with the feature `agent`"),
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
         #[cfg(feature = "fleet")]

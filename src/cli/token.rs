@@ -109,7 +109,8 @@ pub fn token_argument(argument: &str) -> Result<String, Failure> {
     };
     // A file may hold a Biscuit's bytes as other tools write them.
     Ok(match String::from_utf8(bytes) {
-        Ok(text) => text.trim().to_owned(),
+        // Other libraries pad, and here a person may paste what they print.
+        Ok(text) => text.trim().trim_end_matches('=').to_owned(),
         Err(raw) => to_text(raw.as_bytes()),
     })
 }
@@ -123,7 +124,15 @@ fn read_bounded(reader: impl Read) -> std::io::Result<Vec<u8>> {
 
 pub(super) fn token_bytes(argument: &str) -> Result<Vec<u8>, Failure> {
     let text = token_argument(argument)?;
-    from_text(&text, TOKEN_BYTES_MAX).map_err(|refused| invalid(format!("no token: {refused}")))
+    from_text(&text, TOKEN_BYTES_MAX).map_err(|refused| match refused {
+        Refused::TooLarge { .. } => too_much(format!("no token: {refused}")),
+        other => invalid(format!("no token: {other}")),
+    })
+}
+
+/// What no device would take either, whatever it says.
+fn too_much(what: String) -> Failure {
+    Failure::new(Exit::Denied, what, "ask for a smaller token")
 }
 
 fn invalid(what: String) -> Failure {
@@ -146,14 +155,11 @@ pub(super) fn limits() -> VerifyLimits {
 }
 
 fn parsed(bytes: &[u8]) -> Result<Token, Failure> {
-    decode(bytes, &limits()).map_err(|defect| {
-        let reason = match &defect {
-            Defect::Malformed(_) => "malformed",
-            Defect::TooLarge(_) => "too_large",
-            Defect::TooComplex(_) => "too_complex",
-            Defect::WrongAlgorithm => "wrong_algorithm",
-        };
-        invalid(format!("{reason}: {defect}"))
+    decode(bytes, &limits()).map_err(|defect| match &defect {
+        Defect::Malformed(_) => invalid(format!("malformed: {defect}")),
+        Defect::TooLarge(_) => too_much(format!("too_large: {defect}")),
+        Defect::TooComplex(_) => too_much(format!("too_complex: {defect}")),
+        Defect::WrongAlgorithm => invalid(format!("wrong_algorithm: {defect}")),
     })
 }
 
@@ -246,7 +252,10 @@ fn attenuate(args: &AttenuateArgs, globals: &Globals) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Usage, "nothing to narrow", "give --ttl, --check, or both"));
     }
     let bytes = token_bytes(&args.token)?;
-    parsed(&bytes)?;
+    if parsed(&bytes)?.sealed {
+        let advice = "begin another task that asks for less; the agent seals what it hands to workloads";
+        return Err(Failure::new(Exit::Failure, "the token is sealed: nobody can narrow it any more", advice));
+    }
     let mut checks = args.checks.clone();
     if let Some(ttl) = args.ttl {
         let now = clock::wall().ok_or_else(|| {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::book::{Book, Write};
 use super::{Effects, FleetError, Operator};
-use crate::ids::{BlockId, DeviceId, GrantId, Hash, KeyId, TaskId};
+use crate::ids::{BlockId, DeviceId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::{Document, Signed};
@@ -116,6 +116,15 @@ pub enum Deed {
     Resumed {
         /// The sequence number after which it goes on.
         after: u64,
+    },
+    /// Told one device what time it is, back as well as forward.
+    TimeReset {
+        /// The device.
+        device: DeviceId,
+        /// The nonce that the device made for it.
+        nonce: Nonce,
+        /// The time.
+        time: Timestamp,
     },
 }
 

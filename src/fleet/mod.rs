@@ -3,7 +3,7 @@
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
 //! [`revoke`] and [`publish`] take back, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
-//! happened, [`service`] is all of `fleet serve` but its sockets.
+//! happened, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
 
@@ -20,6 +20,7 @@ pub mod publish;
 pub mod report;
 pub mod revoke;
 pub mod service;
+pub mod time;
 
 pub use book::{Book, Write};
 pub use keys::{FleetKeys, Operator};

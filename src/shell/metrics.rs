@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::agent::request::{Mode, Reason, StatusReply};
+use crate::agent::request::{GrantStatus, Mode, Reason, StatusReply};
 
 /// What [`render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,6 +40,26 @@ pub fn render(status: &StatusReply) -> String {
     plain("audit_era", "The era being written", status.era as f64);
     plain("tasks", "Live tasks", status.tasks as f64);
     plain("grants", "Fallback grants in the wallet", status.grants.len() as f64);
+
+    plain("audit_used_bytes", "Bytes that the audit takes on disk", status.audit.used_bytes as f64);
+    plain("audit_quota_bytes", "The most that it may take", status.audit.quota_bytes as f64);
+    plain("time_floor_timestamp_seconds", "The floor E: it is this time or later", status.clock.floor_s as f64);
+    plain("time_powered_ahead_seconds", "By how much P is ahead of E", status.clock.powered_ahead_s as f64);
+
+    let mut known = |name: &str, help: &str, value: Option<u64>| {
+        gauge(&mut registry, name, help, value.map(|value| (Labels::new(), value as f64)));
+    };
+    known("time_width_seconds", "From E to L; absent while nothing bounds the time", status.clock.width_s);
+    known("dead_man_left_seconds", "Until the policy locks a device that hears nothing", status.dead_man_left_s);
+
+    let mut grants = |name: &str, help: &str, left: fn(&GrantStatus) -> Option<u64>| {
+        let of = |grant: &GrantStatus| Some((vec![("grant", grant.id.to_string())], left(grant)? as f64));
+        gauge(&mut registry, name, help, status.grants.iter().filter_map(of));
+    };
+    grants("grant_uses_left", "Uses left of a fallback grant", |grant| grant.uses_left);
+    grants("grant_offline_left_seconds", "Time offline left of it", |grant| grant.offline_left_s);
+    grants("grant_boots_left", "Boots left of it", |grant| grant.boots_left.map(u64::from));
+    grants("grant_expires_in_seconds", "Until it expires", |grant| Some(grant.expires_in_s));
 
     let autonomy = status.autonomy.iter().filter_map(|line| {
         let seconds = line.hours? * 3600.0;
@@ -80,4 +100,86 @@ fn count(registry: &mut Registry, name: &str, help: &str, values: impl IntoItera
         family.get_or_create(&labels).inc_by(value);
     }
     registry.register(name, help, family);
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::agent::request::{AuditRoom, Autonomy, ClockStatus, Counters, Freshness, SignedTime};
+    use crate::ids::GrantId;
+
+    /// A status in which nothing is absent.
+    pub(crate) fn status() -> StatusReply {
+        let signed = || Some(SignedTime { role: "service".into(), time: "2026-03-01T00:00:00Z".into() });
+        StatusReply {
+            device: "gw-07".into(),
+            fleet: "acme".into(),
+            version: "0".into(),
+            profile: "p".into(),
+            mode: Mode::Offline,
+            reasons: vec!["cut".into()],
+            feed_seq: 1,
+            bundle_version: 1,
+            policy_version: 1,
+            floor: "2026-03-01T00:00:00Z".into(),
+            powered: "2026-03-01T00:01:00Z".into(),
+            ceiling: None,
+            clock: ClockStatus {
+                floor_s: 1_772_323_200,
+                powered_ahead_s: 60,
+                width_s: Some(3),
+                drift_ppm: 100,
+                source: signed(),
+                waiting: signed(),
+                jump_left_s: 86_400,
+                hint: None,
+                hint_standing: "none".into(),
+            },
+            freshness: Freshness::Unknown,
+            staleness_s: 60,
+            offline_for_s: 60,
+            boots: 1,
+            dead_man_left_s: Some(5),
+            pending: 2,
+            era: 3,
+            audit: AuditRoom { used_bytes: 10, quota_bytes: 100, fits: "allows".into() },
+            link: "down".into(),
+            grants: vec![GrantStatus {
+                id: GrantId([7; 16]),
+                owner: "ops".into(),
+                expires: "2026-03-02T00:00:00Z".into(),
+                expires_in_s: 86_400,
+                uses_left: Some(9),
+                offline_left_s: Some(3600),
+                boots_left: Some(4),
+            }],
+            tasks: 1,
+            autonomy: vec![Autonomy {
+                risk: "low".parse().unwrap(),
+                hours: Some(1.0),
+                stops: "the grant's time offline spent".into(),
+                uses_left: Some(9),
+                boots_left: Some(4),
+            }],
+            counters: Counters::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_told_and_what_is_not_known_is_absent() {
+        let text = render(&status());
+        for line in [
+            "hardtack_time_floor_timestamp_seconds{} 1772323200.0",
+            "hardtack_time_width_seconds{} 3.0",
+            "hardtack_dead_man_left_seconds{} 5.0",
+            "hardtack_autonomy_seconds{risk=\"low\"} 3600.0",
+            "hardtack_grant_uses_left{grant=\"07070707070707070707070707070707\"} 9.0",
+            "hardtack_grant_offline_left_seconds{grant=\"07070707070707070707070707070707\"} 3600.0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in {text}");
+        }
+        let mut status = status();
+        status.clock.width_s = None;
+        assert!(!render(&status).lines().any(|line| line.starts_with("hardtack_time_width_seconds{")));
+    }
 }

@@ -19,6 +19,8 @@ pub mod fleet_dir;
 #[cfg(feature = "fleet")]
 pub mod fleet_keys;
 #[cfg(feature = "agent")]
+pub mod foresee;
+#[cfg(feature = "agent")]
 pub mod http;
 #[cfg(feature = "agent")]
 pub mod inbox;

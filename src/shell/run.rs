@@ -235,7 +235,7 @@ impl Session {
         for event in &recovered.events {
             log::tell_found(event);
         }
-        let trust = bundle_of(&recovered.files).ok_or(RunError::NotEnrolled)?;
+        let trust = bundle_of(&recovered.files)?;
         let floor = recovered.anchor.as_ref().map_or(trust.issued_at, |anchor| anchor.floor);
         let link = Wire::make(machine, &identity, &trust, floor, inbox);
         log::name_device(&identity.device);
@@ -369,9 +369,10 @@ impl Session {
 }
 
 /// The trust bundle as it is on disk. The agent checks it; here it only says which fleet and which brokers.
-fn bundle_of(files: &[(StateFile, Vec<u8>)]) -> Option<TrustBundle> {
-    let (_, bytes) = files.iter().find(|(file, _)| *file == StateFile::Bundle)?;
-    Signed::<TrustBundle>::from_bytes(bytes).ok()?.claim().ok()
+pub(super) fn bundle_of(files: &[(StateFile, Vec<u8>)]) -> Result<TrustBundle, RunError> {
+    let (_, bytes) = files.iter().find(|(file, _)| *file == StateFile::Bundle).ok_or(RunError::NotEnrolled)?;
+    let claimed = Signed::<TrustBundle>::from_bytes(bytes).and_then(|signed| signed.claim());
+    claimed.map_err(|refused| Unstartable::Bundle(refused).into())
 }
 
 impl Wire {
@@ -454,6 +455,14 @@ fn tls_identity(
         None => (own, identity.keys.tls.clone()),
     };
     Ok(certificate.map(|certificate| TlsIdentity { authorities, certificate, key }))
+}
+
+/// What is wrong with the files of `[broker]`, by the checks that the link makes of them.
+pub fn broker_problems(broker: &BrokerConfig) -> Vec<String> {
+    let files = broker.ca.iter().chain(broker.client.iter().map(|client| &client.cert));
+    let mut problems: Vec<String> = files.filter_map(|path| certificates(path).err()).collect();
+    problems.extend(broker.client.iter().filter_map(|client| private_key(&client.key).err()));
+    problems
 }
 
 fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {

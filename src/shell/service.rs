@@ -5,6 +5,7 @@
 //! Read next: `cli/agent.rs`.
 
 use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -39,9 +40,13 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled(false, &mut usec).then(|| Duration::from_micros(usec / 2))
 }
 
-/// A sign of life.
+/// A sign of life, where somebody waits for one.
 pub fn alive() {
-    tell(NotifyState::Watchdog);
+    static WANTED: OnceLock<bool> = OnceLock::new();
+    // The loop asks at every turn, and the environment does not change.
+    if *WANTED.get_or_init(|| watchdog_interval().is_some()) {
+        tell(NotifyState::Watchdog);
+    }
 }
 
 fn tell(state: NotifyState<'_>) {

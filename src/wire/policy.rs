@@ -142,6 +142,12 @@ impl PolicyDocument {
         self.risks.iter().position(|level| level.class == *class)
     }
 
+    /// Whether a bound that a token states for one class binds another: that class, and every higher one.
+    pub fn binds(&self, stated: &RiskClass, class: &RiskClass) -> bool {
+        let rank = |class| self.rank(class).unwrap_or(usize::MAX);
+        stated == class || rank(stated) < rank(class)
+    }
+
     /// The class of a request: the higher of what it names and what the first matching rule says, the highest where
     /// neither says anything or a named class is not in the table.
     pub fn risk_of(&self, operation: &str, resource: &str, named: Option<&RiskClass>) -> Option<&RiskLevel> {

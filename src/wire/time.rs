@@ -16,7 +16,7 @@ use crate::time::{Millis, Timestamp};
 /// The most bytes of a [`TimeFile`]: every trust bundle may be in it.
 pub const TIME_FILE_BYTES_MAX: usize = 256 * 1024;
 /// The most heads or bundles in a file.
-const ITEMS_MAX: usize = 64;
+pub const ITEMS_MAX: usize = 64;
 
 /// It was this time or later when it was signed. Signed by a service key; it only ever raises the floor E.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

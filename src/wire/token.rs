@@ -374,12 +374,12 @@ pub fn to_text(bytes: &[u8]) -> String {
     data_encoding::BASE64URL_NOPAD.encode(bytes)
 }
 
-/// The bytes of a token's text. Padding and white space around it are forgiven.
+/// The bytes of a token's text. White space around it is forgiven, padding is not: a token has one text.
 ///
 /// # Errors
 /// [`Refused::TooLarge`] past `bytes_max` decoded bytes, [`Refused::Malformed`] when it is no base64url.
 pub fn from_text(text: &str, bytes_max: usize) -> Result<Vec<u8>, Refused> {
-    let text = text.trim().trim_end_matches('=');
+    let text = text.trim();
     let bytes = text.len() / 4 * 3;
     if bytes > bytes_max {
         return Err(Refused::TooLarge { bytes, limit: bytes_max });
@@ -538,7 +538,9 @@ mod tests {
     fn text_goes_both_ways_within_its_bound() {
         let bytes = vec![0xfb, 0xff, 0x00, 0x10];
         assert_eq!(from_text(&to_text(&bytes), 4), Ok(bytes.clone()));
-        assert_eq!(from_text(&format!(" {}== \n", to_text(&bytes)), 4), Ok(bytes));
+        assert_eq!(from_text(&format!(" {} \n", to_text(&bytes)), 4), Ok(bytes.clone()));
+        let padded = from_text(&format!("{}==", to_text(&bytes)), 10);
+        assert!(matches!(padded, Err(Refused::Malformed(_))), "padding");
         assert!(matches!(from_text("", 4), Err(Refused::Malformed(_))));
         assert!(matches!(from_text("a+/b", 4), Err(Refused::Malformed(_))));
         assert!(matches!(from_text(&"A".repeat(100), 4), Err(Refused::TooLarge { .. })));

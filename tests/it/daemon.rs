@@ -314,6 +314,148 @@ fn what_cannot_start_says_why_and_what_to_do() {
     assert!(device.exits(&["agent", "run"], 1).contains("chmod 600"));
 }
 
+/// What `agent run` refuses, `agent check` refuses in the same words, and neither locks nor writes.
+#[test]
+fn a_check_finds_what_a_start_would() {
+    let broken: [(&str, &dyn Fn(&Device)); 5] = [
+        ("a newer format", &|device| std::fs::write(device.path("state/format"), "2\n").unwrap()),
+        ("a folder open to others", &|device| chmod(&device.path("state"), 0o755)),
+        ("a badly signed bundle", &|device| {
+            edit(&device.path("state/bundle"), |bytes| *bytes.last_mut().unwrap() ^= 1)
+        }),
+        ("a cut bundle", &|device| edit(&device.path("state/bundle"), |bytes| bytes.truncate(40))),
+        ("keys open to others", &|device| chmod(&device.path("state/device.key"), 0o640)),
+    ];
+    for (what, break_it) in broken {
+        let device = Device::enrolled();
+        assert_eq!(device.ok(&["agent", "check"])["fleet"], "acme");
+        assert!(!device.path("run").exists(), "a check makes nothing");
+        break_it(&device);
+        let refused = device.exits(&["agent", "run"], 1);
+        // The log may have told something before.
+        let refused: Value = serde_json::from_str(refused.lines().last().unwrap()).unwrap();
+        let checked = device.checked(1);
+        let problems = checked["problems"].to_string();
+        let told = refused["error"].as_str().unwrap();
+        assert!(problems.contains(&told.replace('"', "\\\"")), "{what}: {told} is not in {problems}");
+        if what != "keys open to others" {
+            assert_eq!(checked["device"], "gw-07", "{what}");
+        }
+        if what != "a cut bundle" {
+            assert_eq!(checked["fleet"], "acme", "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_check_reads_the_files_of_the_broker_as_the_link_does() {
+    let device = Device::enrolled();
+    let (key, cert) = (device.path("client.key"), device.path("client.pem"));
+    let config = device.path("agent.toml");
+    std::fs::write(&config, "[broker]\ncert = \"client.pem\"\nkey = \"client.key\"\n").unwrap();
+    let pair = rcgen::generate_simple_self_signed(vec!["gw-07".into()]).unwrap();
+    std::fs::write(&cert, pair.cert.pem()).unwrap();
+    std::fs::write(&key, pair.key_pair.serialize_pem()).unwrap();
+    chmod(&key, 0o644);
+    let check = |needle: &str| {
+        let output = device.run(&["--config", config.to_str().unwrap(), "agent", "check"]);
+        let checked: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{checked}");
+        assert!(checked["problems"].to_string().contains(needle), "{needle}: {checked}");
+    };
+    check("chmod 600");
+    chmod(&key, 0o600);
+    // Whatever rcgen makes by default, it is no Ed25519 key.
+    check("is no Ed25519 key");
+    std::fs::write(&cert, "no certificate").unwrap();
+    check("holds no certificate");
+}
+
+fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn edit(path: &Path, edit: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).unwrap();
+    edit(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_stopped_device_is_diagnosed_from_its_folder() {
+    let device = Device::new();
+    let doctor = |device: &Device, code: i32| -> Value {
+        let output = device.run(&["doctor"]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(doctor(&device, 6)["agent"], "stopped");
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let token = device.begin();
+    device.authorize(&token, "read");
+    let running = doctor(&device, 0);
+    assert_eq!((&running["agent"], &running["ok"]), (&"running".into(), &true.into()));
+    daemon.stop();
+    let stopped = doctor(&device, 7);
+    assert_eq!((&stopped["agent"], &stopped["ok"]), (&"stopped".into(), &false.into()));
+    for field in ["device", "fleet", "feed_seq", "policy_version", "mode"] {
+        assert_eq!(stopped["status"][field], running["status"][field], "{field}");
+    }
+    // What was used since the anchor stands in the era, which is not read here.
+    let uses = |status: &Value| status["grants"][0]["uses_left"].as_u64().unwrap();
+    assert!(uses(&stopped["status"]) >= uses(&running["status"]));
+    let topics = |diagnosis: &Value| {
+        let findings = diagnosis["findings"].as_array().unwrap();
+        findings.iter().map(|finding| finding["topic"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for topic in ["agent", "enrolment", "mode", "clock", "revocations", "grants", "autonomy", "audit"] {
+        assert!(topics(&running).iter().any(|told| told == topic), "{topic}: {running}");
+        assert!(topics(&stopped).iter().any(|told| told == topic), "{topic}: {stopped}");
+    }
+    assert!(topics(&running).contains(&"link".to_owned()));
+    let again = device.start();
+    assert_eq!(uses(&device.ok(&["status"])), 9_999, "a look changes nothing");
+    again.stop();
+}
+
+#[test]
+fn a_throw_away_device_serves_its_user_and_leaves_nothing() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let device = Device::new();
+        let temporary = device.path("tmp");
+        std::fs::create_dir(&temporary).unwrap();
+        let mut command = device.command(&["agent", "run", "--dev"]);
+        command.env("TMPDIR", &temporary).env_remove("HARDTACK_RUN_DIR").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let banner: Vec<String> = lines.by_ref().take_while(|line| !line.contains("agent.ready")).collect();
+        assert!(banner[0].starts_with("!!!!") && banner[1].contains("throw-away"), "{banner:?}");
+        let socket = banner.iter().find_map(|line| line.strip_prefix("socket")).unwrap().trim().to_owned();
+        let ask = |args: &[&str]| {
+            let output = device.command(args).env_remove("HARDTACK_RUN_DIR").env("HARDTACK_SOCKET", &socket).output();
+            let output = output.unwrap();
+            assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        };
+        assert_eq!(ask(&["whoami"])["may_begin"], serde_json::json!(["dev", "pump"]));
+        let task = ask(&["task", "begin", "dev", "--right", "write:dev/*"]);
+        let token = task["token"].as_str().unwrap();
+        // Without --risk it is the highest class, whose revocations would soon be too old elsewhere.
+        let decision = ask(&["authorize", "--token", token, "--operation", "write", "--resource", "dev/thing"]);
+        assert_eq!(decision["reason"], "allowed");
+        assert_eq!(ask(&["doctor"])["agent"], "running");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
+        assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "{signal:?}");
+        assert!(!device.path("state").exists(), "the real state folder is not touched");
+    }
+    let device = Device::new();
+    device.exits(&["agent", "run", "--dev", "--state-dir", "/nowhere"], 2);
+    device.exits(&["agent", "run", "--dev", "--broker", "mqtt://h"], 2);
+}
+
 #[test]
 fn an_answer_of_another_fleet_or_for_another_device_is_refused() {
     let (device, other) = (Device::new(), Device::enrolled());
@@ -340,6 +482,12 @@ fn an_answer_of_another_fleet_or_for_another_device_is_refused() {
 }
 
 impl Device {
+    fn checked(&self, code: i32) -> Value {
+        let output = self.run(&["agent", "check"]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     fn ok_or_code(&self, args: &[&str]) -> i32 {
         self.run(args).status.code().unwrap()
     }

@@ -180,6 +180,26 @@ fn what_operators_did_is_listed_and_checked() {
 }
 
 #[test]
+fn a_new_fleet_goes_where_one_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let init = |args: &[&str], variable: Option<&str>| {
+        let mut command = hardtack(&[&["init", "--name", "acme", "--no-passphrase"][..], args].concat());
+        command.envs(variable.map(|dir| ("HARDTACK_FLEET_DIR", dir))).output().unwrap()
+    };
+    assert_eq!(json(&init(&["--dir", &at("a")], None), 0)["dir"], at("a"));
+    assert_eq!(json(&init(&[], Some(&at("b"))), 0)["dir"], at("b"));
+    assert_eq!(json(&init(&[&at("c"), "--dir", &at("c")], None), 0)["dir"], at("c"));
+    for (args, variable) in [(vec![at("d"), "--dir".into(), at("e")], None), (vec![at("d")], Some(at("e")))] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let refused = json(&init(&args, variable.as_deref()), 2);
+        assert!(refused["error"].as_str().unwrap().contains("two folders"), "{refused}");
+    }
+    json(&init(&[], None), 2);
+    assert!(!Path::new(&at("d")).exists() && !Path::new(&at("e")).exists());
+}
+
+#[test]
 fn a_folder_that_is_open_to_others_or_broken_is_refused_with_advice() {
     let operator = Operator::new();
     let dir = operator.dir();

@@ -80,17 +80,22 @@ pub fn run(args: &DemoArgs, globals: &Globals) -> Result<Exit, Failure> {
 impl Summary {
     fn human(&self, kept: &str) -> String {
         let failed = self.steps.iter().filter(|step| !step.ok).count();
+        // It was built a moment ago and is on nobody's PATH.
+        let program = std::env::current_exe().map_or("hardtack".into(), |path| path.display().to_string());
         let verdict = if self.ok { "All as expected." } else { "NOT as expected." };
         format!(
             "\n{verdict} {} steps, {failed} failed, {:.1} s\n\
              decisions seen by callers  {}\n\
              recorded at the collector  {}\n\
              lost {}   duplicates {}   revoked, then allowed {}\n{kept}\n\
-             To try next, with a broker of your own:\n  \
-             hardtack fleet init ./fleet --name acme\n  \
-             hardtack agent run --dev\n  \
-             curl --unix-socket $XDG_RUNTIME_DIR/hardtack/agent.sock http://hardtack/v1/whoami\n  \
-             curl --unix-socket $XDG_RUNTIME_DIR/hardtack/agent.sock http://hardtack/v1/status\n",
+             To try next, an agent of your own with a throw-away fleet, no broker:\n  \
+             {program} --run-dir ./hardtack-run agent run --dev\n\
+             and beside it, in another terminal:\n  \
+             curl --unix-socket ./hardtack-run/agent.sock http://hardtack/v1/whoami\n  \
+             curl --unix-socket ./hardtack-run/agent.sock http://hardtack/v1/status\n  \
+             {program} --run-dir ./hardtack-run doctor\n\
+             With a broker of your own, as the README goes on:\n  \
+             {program} fleet init ./fleet --name acme --no-passphrase\n",
             self.steps.len(),
             self.seconds,
             self.decisions,

@@ -184,7 +184,9 @@ fn line(segment: &Segment, record: &Record, bytes: &[u8]) -> Map<String, Value> 
 /// The event's kind and its fields; what a decision rests on stands beside the rest of it.
 fn event_fields(event: &Event) -> (String, Map<String, Value>) {
     // Of numbers, texts and lists: there is nothing that could not be written.
-    let (kind, mut fields) = tagged(serde_json::to_value(event).unwrap_or_default());
+    let mut value = serde_json::to_value(event).unwrap_or_default();
+    salts_as_text(&mut value);
+    let (kind, mut fields) = tagged(value);
     if let Some(Value::Object(known)) = fields.remove("known") {
         fields.extend(known);
     }
@@ -194,6 +196,22 @@ fn event_fields(event: &Event) -> (String, Map<String, Value>) {
         fields.insert("change".into(), change.into());
     }
     (kind, fields)
+}
+
+/// A salt has 64 random bits, and what reads JSON elsewhere keeps 53 of a number. As beside the record, it is text.
+fn salts_as_text(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                match inner.as_u64().filter(|_| name == "salt") {
+                    Some(salt) => *inner = format!("{salt:016x}").into(),
+                    None => salts_as_text(inner),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(salts_as_text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
@@ -247,7 +265,8 @@ fn operators(session: &Session) -> Result<Exit, Failure> {
             let what = row["act"].as_str().unwrap_or_default();
             // Writing to a string cannot fail.
             let _ = write!(text, "{:>5} {} {:12} {what}", act.number, act.at, act.operator);
-            for name in ["device", "grant", "task", "target", "owner", "version", "reason", "expires", "until"] {
+            for name in ["device", "grant", "task", "target", "owner", "version", "reason", "expires", "until", "time"]
+            {
                 match &row[name] {
                     Value::String(value) => drop(write!(text, " {name}={value}")),
                     Value::Number(value) => drop(write!(text, " {name}={value}")),
@@ -278,6 +297,9 @@ fn act_fields(act: &Act) -> Map<String, Value> {
             fields.insert("target".into(), format!("{kind} {value}").trim().into());
             fields.insert("until".into(), until.to_string().into());
         }
+        Deed::TimeReset { time, .. } => {
+            fields.insert("time".into(), time.to_string().into());
+        }
         Deed::Founded { .. }
         | Deed::Approved { .. }
         | Deed::Retired { .. }
@@ -286,4 +308,33 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Resumed { .. } => {}
     }
     fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::EraId;
+    use crate::time::Timestamp;
+    use crate::wire::audit::{Gap, GapCause};
+
+    #[test]
+    fn the_salt_of_an_era_inside_a_record_is_text() {
+        let era = EraId { number: 3, salt: u64::MAX - 1 };
+        let (kind, fields) = event_fields(&Event::Gap(Gap { era, first: 0, end: None, cause: GapCause::Damaged }));
+        assert_eq!(kind, "gap");
+        assert_eq!(fields["era"], json!({"number": 3, "salt": "fffffffffffffffe"}));
+    }
+
+    #[test]
+    fn a_reset_of_a_clock_is_told_with_its_time() {
+        let deed = Deed::TimeReset {
+            device: "gw-07".parse().unwrap(),
+            nonce: crate::ids::Nonce([7; 16]),
+            time: Timestamp::from_secs(1_772_323_200),
+        };
+        let act = Act { number: 4, previous: crate::ids::Hash::ZERO, at: Timestamp(0), operator: "ann".into(), deed };
+        let fields = act_fields(&act);
+        assert_eq!((&fields["act"], &fields["device"]), (&"time_reset".into(), &"gw-07".into()));
+        assert_eq!(fields["time"], "2026-03-01T00:00:00Z");
+    }
 }

@@ -117,7 +117,8 @@ fn approve(args: &ApproveArgs, session: &Session) -> Result<Exit, Failure> {
         format!(
             "device {device} approved ({approval})\nbundle {out}\n\
              on the device: hardtack enrol import {out} --fleet {fingerprint}\n\
-             next: hardtack fleet grant create --device {device} …"
+             next: hardtack fleet grant create --device {device} …; a device without a network gets a grant that is made \
+             after this only in another bundle: approve the same request again, and import that"
         )
     })?;
     Ok(Exit::Done)

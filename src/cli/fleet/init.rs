@@ -4,7 +4,7 @@
 //! Never: replaces anything that is there.
 //! Read next: `../../fleet/enrol.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -25,9 +25,9 @@ use crate::wire::bundle::BrokerPins;
 /// Arguments of `hardtack fleet init`.
 #[derive(Args, Debug)]
 pub struct InitArgs {
-    /// The folder to make
+    /// The folder to make; --dir names it as well
     #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    folder: Option<PathBuf>,
     /// The fleet's name, part of every signature
     #[arg(long)]
     name: FleetId,
@@ -43,10 +43,10 @@ pub struct InitArgs {
 }
 
 pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
-    let at = now()?;
+    let (at, folder) = (now()?, folder(args.folder.as_deref(), session.named.as_deref())?);
     let passphrase = if args.no_passphrase { None } else { Some(ask(Asking::Choose)?) };
     let keys = FleetKeys::generate(&mut entropy::rng());
-    let dir = FleetDir::create(&args.folder, FleetToml::new(args.name.clone(), &args.broker))?;
+    let dir = FleetDir::create(folder, FleetToml::new(args.name.clone(), &args.broker))?;
     KeyFolder::of(dir.path()).create(&keys, passphrase.as_ref())?;
     let authority = dir.broker().make_authority()?;
     let founding = Founding {
@@ -81,4 +81,38 @@ pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
         )
     })?;
     Ok(Exit::Done)
+}
+
+/// A new fleet goes where somebody said, and not into whatever folder the shell happens to be in.
+fn folder<'a>(argument: Option<&'a Path>, named: Option<&'a Path>) -> Result<&'a Path, Failure> {
+    match (argument, named) {
+        (Some(argument), Some(named)) if argument != named => {
+            let what = format!(
+                "two folders are named: {} and, by --dir or its variable, {}",
+                argument.display(),
+                named.display()
+            );
+            Err(Failure::new(Exit::Usage, what, "name one: `hardtack fleet init DIR`, or --dir, or HARDTACK_FLEET_DIR"))
+        }
+        (Some(folder), _) | (None, Some(folder)) => Ok(folder),
+        (None, None) => {
+            let advice = "name it: `hardtack fleet init DIR`, or --dir DIR, or HARDTACK_FLEET_DIR";
+            Err(Failure::new(Exit::Usage, "no folder is named for the new fleet", advice))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_folder_is_named_once() {
+        let (a, b) = (Path::new("a"), Path::new("b"));
+        assert_eq!(folder(Some(a), None).unwrap(), a);
+        assert_eq!(folder(None, Some(b)).unwrap(), b);
+        assert_eq!(folder(Some(a), Some(a)).unwrap(), a);
+        assert_eq!(folder(Some(a), Some(b)).unwrap_err().exit, Exit::Usage);
+        assert_eq!(folder(None, None).unwrap_err().exit, Exit::Usage);
+    }
 }

@@ -13,8 +13,9 @@ mod key;
 mod policy;
 mod revoke;
 mod serve;
+mod time;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -36,9 +37,9 @@ use crate::wire::revocation::Target;
 /// `hardtack fleet …`.
 #[derive(Args, Debug)]
 pub struct FleetArgs {
-    /// The fleet's folder
-    #[arg(long, global = true, value_name = "DIR", env = "HARDTACK_FLEET_DIR", default_value = ".")]
-    dir: PathBuf,
+    /// The fleet's folder [default: the current one]
+    #[arg(long, global = true, value_name = "DIR", env = "HARDTACK_FLEET_DIR")]
+    dir: Option<PathBuf>,
     /// Who acts, as the signed record will tell it [default: the user of this process]
     #[arg(long, global = true, value_name = "NAME", env = "HARDTACK_OPERATOR")]
     operator: Option<String>,
@@ -83,6 +84,9 @@ pub enum FleetCommand {
     Revoke(revoke::RevokeCommand),
     /// Run issuer, publisher and collector
     Serve(serve::ServeArgs),
+    /// Sign the time, for somebody to carry to a device that cannot reach the fleet
+    #[command(subcommand)]
+    Time(time::TimeCommand),
 }
 
 /// Runs it.
@@ -90,7 +94,7 @@ pub enum FleetCommand {
 /// # Errors
 /// What is wrong with the folder, the arguments, or what the fleet says no to.
 pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
-    let session = Session { dir: args.dir, operator: args.operator, format: globals.output };
+    let session = Session { named: args.dir, operator: args.operator, format: globals.output };
     match args.command {
         FleetCommand::Audit(command) => audit::run(command, &session),
         FleetCommand::Backup(_) => later("fleet backup"),
@@ -107,12 +111,14 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Revocations => revoke::list(&session),
         FleetCommand::Revoke(command) => revoke::run(command, &session),
         FleetCommand::Serve(args) => serve::serve(&args, &session),
+        FleetCommand::Time(command) => time::run(command, &session),
     }
 }
 
 /// What every subcommand was told.
 pub(super) struct Session {
-    dir: PathBuf,
+    /// The folder, if one was named.
+    named: Option<PathBuf>,
     operator: Option<String>,
     format: Format,
 }
@@ -124,7 +130,7 @@ impl Session {
     }
 
     fn open(&self) -> Result<Fleet, Failure> {
-        let dir = FleetDir::open(&self.dir)?;
+        let dir = FleetDir::open(self.named.as_deref().unwrap_or(Path::new(".")))?;
         let ledger = Ledger::open(&dir.ledger())?;
         if *ledger.book().fleet() != dir.toml().name {
             let what = format!("fleet.toml names fleet {}, the ledger is {}'s", dir.toml().name, ledger.book().fleet());

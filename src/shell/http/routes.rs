@@ -96,7 +96,7 @@ const OPERATORS: &[Socket] = &[Socket::Admin];
 /// Every path there is.
 pub const ROUTES: &[Route] = &[
     route(Method::Get, "/healthz", Endpoint::Healthz, EVERYWHERE),
-    route(Method::Get, "/metrics", Endpoint::Metrics, OPERATORS),
+    route(Method::Get, "/metrics", Endpoint::Metrics, WORKLOADS),
     route(Method::Get, "/openapi.json", Endpoint::Openapi, EVERYWHERE),
     route(Method::Get, "/readyz", Endpoint::Readyz, EVERYWHERE),
     route(Method::Post, "/v1/attenuate", Endpoint::Later, WORKLOADS),
@@ -282,8 +282,12 @@ fn no_fields(bytes: &[u8]) -> Result<(), HttpProblem> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeSet;
+
     use serde_json::Value;
+
+    use super::*;
+    use crate::agent::request::TimeClass;
 
     #[test]
     fn the_description_names_every_route_and_no_other() {
@@ -321,6 +325,33 @@ mod tests {
         let listed = &description["components"]["schemas"]["Reason"]["enum"];
         let reasons: Vec<_> = crate::agent::request::Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(*listed, Value::from(reasons));
+    }
+
+    #[test]
+    fn the_description_lists_every_field_of_the_status_and_every_time_class() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let schemas = &description["components"]["schemas"];
+        let status = serde_json::to_value(metrics::tests::status()).unwrap();
+        for (schema, object) in [
+            ("Status", &status),
+            ("Clock", &status["clock"]),
+            ("SignedTime", &status["clock"]["source"]),
+            ("AuditRoom", &status["audit"]),
+        ] {
+            check_fields(schema, &schemas[schema], object);
+        }
+        check_fields("grants", &schemas["Status"]["properties"]["grants"]["items"], &status["grants"][0]);
+        check_fields("autonomy", &schemas["Status"]["properties"]["autonomy"]["items"], &status["autonomy"][0]);
+        let classes = [TimeClass::Floor, TimeClass::Bounded, TimeClass::Strict].map(TimeClass::name);
+        assert_eq!(schemas["TimeClass"]["enum"], Value::from(classes.to_vec()));
+    }
+
+    #[track_caller]
+    fn check_fields(name: &str, schema: &Value, object: &Value) {
+        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let required: BTreeSet<_> =
+            schema["required"].as_array().unwrap().iter().map(|field| field.as_str().unwrap().to_owned()).collect();
+        assert_eq!((names(&schema["properties"]), required), (names(object), names(object)), "{name}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn to_bytes(anchor: &Anchor) -> Vec<u8> {
 }
 
 /// The anchor of a slot, none if there is no such file.
-fn read(path: &PathBuf) -> io::Result<Option<Anchor>> {
+pub(super) fn read(path: &PathBuf) -> io::Result<Option<Anchor>> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take((ANCHOR_BYTES_MAX + 2 * PAGE_BYTES) as u64).read_to_end(&mut bytes)?,

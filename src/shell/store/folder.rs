@@ -21,7 +21,7 @@ use crate::shell::files::{
 pub(super) const FORMAT: u32 = 1;
 
 /// The most bytes of a state file that are read.
-const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+pub(super) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// The folder, made if it is missing, and locked for this process as long as this lives.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-fn check_format(folder: &Path) -> Result<(), StoreError> {
+pub(super) fn check_format(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join("format");
     let text = match fs::read(&path) {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
@@ -149,7 +149,7 @@ pub(super) fn bytes_below(path: &Path) -> u64 {
     meta.blocks() * 512 + below.sum::<u64>()
 }
 
-fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limit {

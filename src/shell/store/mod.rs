@@ -13,6 +13,7 @@
 mod anchor;
 mod era;
 mod folder;
+mod peek;
 mod recover;
 mod row;
 
@@ -30,6 +31,7 @@ use crate::wire::envelope::Signed;
 use anchor::Slots;
 use era::{Older, Writer};
 use folder::{bytes_below, list, Folder};
+pub use peek::peek;
 use row::{EntryKey, Key, Row};
 
 /// An older era with no more rows than this is copied into a new one, so that starts do not pile up folders.

@@ -1,37 +1,25 @@
 //! May this be done? One road for every answer.
 //!
-//! Owns: the pipeline from token bytes to allow or denial, in the order of the closed list of reasons; what the agent
-//! adds to Datalog; which run's failed check means what.
+//! Owns: the pipeline from token bytes to allow or denial, in the order of the closed list of reasons.
 //! Never: keeps state, charges a budget or writes a record: `mod.rs` does, from the [`Judgement`].
-//! Read next: `token.rs`, `revocation.rs`, `wallet.rs`, in the order of the pipeline.
+//! Read next: `token.rs`, `revocation.rs`, `when.rs`, `wallet.rs`, `evaluate.rs`, in the order of the pipeline.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
-
-use biscuit_auth::builder::{Fact, Term};
-use biscuit_auth::datalog::RunLimits;
-use biscuit_auth::error::{FailedCheck, Logic, MatchedPolicy, RunLimit, Token as TokenError};
 
 use super::clock::TrustedClock;
 use super::policy::Policy;
 use super::request::{Freshness, Mode, Reason, TimeClass};
 use super::revocation::Revocations;
-use super::token::{admit, Cache, Denial, Kind, Verified};
+use super::token::{admit, Cache, Denial, Verified};
 use super::wallet::{StoredTask, Wallet};
+use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::biscuit::{Check, TimeBound};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::policy::RiskLevel;
 use crate::wire::token::{canonical, from_text, NAME_BYTES_MAX, RESERVED};
 use crate::wire::Refused;
-
-/// Clocks of issuers and devices differ by this much without harm.
-const ISSUED_SLACK: Millis = Millis::from_secs(2);
-/// More dates than this between E and P, and evaluating around each would cost too much.
-const RUNS_MAX: usize = 16;
 
 /// Everything that a decision rests on.
 pub struct Judge<'a> {
@@ -144,11 +132,6 @@ impl Judge<'_> {
             Err(denial) => judgement.verdict = Err(first(self.check_question(question), denial)),
         }
         judgement
-    }
-
-    /// The stricter of what the policy says of the request and what the token asks for.
-    fn time_class(&self, operation: &str, resource: &str, claimed: Option<TimeClass>) -> TimeClass {
-        self.policy.document.time_class_of(operation, resource).max(claimed.unwrap_or(TimeClass::Floor))
     }
 
     fn verify(&self, text: &str, cache: &mut Cache) -> Result<Arc<Verified>, Denial> {
@@ -275,93 +258,6 @@ impl Judge<'_> {
         }
     }
 
-    fn check_time(&self, verified: &Verified, class: TimeClass) -> Result<(), Denial> {
-        match self.clock.upper(class) {
-            Some(upper) => {
-                self.check_time_up_to(verified, upper).map_err(|denial| self.by_whose_clock(verified, denial))
-            }
-            None => {
-                // What is proven to be past is told first: no better clock would help.
-                self.check_time_up_to(verified, self.clock.floor())?;
-                Err(Denial::new(
-                    Reason::TimeUntrusted,
-                    "this needs proof that the token has not ended, and no signed time has answered a question of this boot yet; the device must reach its fleet",
-                ))
-            }
-        }
-    }
-
-    /// Where only the system clock says that a token has ended, the denial says so.
-    fn by_whose_clock(&self, verified: &Verified, denial: Denial) -> Denial {
-        let powered = Timestamp::from_secs(self.clock.powered().secs_ceil());
-        let hinted = self.clock.hinted().filter(|hint| *hint > powered);
-        match hinted.filter(|_| denial.reason == Reason::Expired && self.check_time_up_to(verified, powered).is_ok()) {
-            Some(hint) => {
-                let explain = format!(
-                    "it has ended if the system clock is right, which shows {hint}; set it right, or let the device reach its fleet"
-                );
-                Denial::new(Reason::Expired, explain)
-            }
-            None => denial,
-        }
-    }
-
-    fn check_time_up_to(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
-        let points = self.points(verified, upper, false)?;
-        let bounds = verified.token.blocks.iter().flat_map(|block| &block.checks).map(|check| match check {
-            Check::Time(alternatives) => check_bounds(alternatives, &points),
-            Check::Other(_) => Ok(()),
-        });
-        let found = [self.check_issued(verified), self.check_expiry(verified, upper)].into_iter().chain(bounds);
-        found.filter_map(Result::err).min_by_key(|denial| denial.reason).map_or(Ok(()), Err)
-    }
-
-    fn check_issued(&self, verified: &Verified) -> Result<(), Denial> {
-        let (issued, powered) = (verified.claims.issued, self.clock.powered());
-        if issued <= powered + ISSUED_SLACK {
-            return Ok(());
-        }
-        let explain = format!(
-            "issued {issued}, and this device cannot tell that it is later than {powered}; it needs signed time"
-        );
-        Err(Denial::new(Reason::NotYetValid, explain))
-    }
-
-    fn check_expiry(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
-        let expires = verified.claims.expires;
-        if expires < upper || expires <= self.revocations.dropped_before() {
-            return Err(Denial::new(Reason::Expired, format!("expired {expires}; ask for a new credential")));
-        }
-        match self.wallet.end_of(verified.chain()) {
-            Some(ends) if ends < upper => {
-                Err(Denial::new(Reason::Expired, format!("the task's credential ended {ends}; begin another")))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// The instants at which an outcome can differ between E and the class's upper point: both ends, and around each
-    /// date between them. Where no date lies between them one instant stands for all.
-    fn points(&self, verified: &Verified, upper: Timestamp, policy_asks: bool) -> Result<Vec<u64>, Denial> {
-        let (low, high) = (self.clock.floor().secs_floor(), upper.secs_floor());
-        let policys = if policy_asks { self.policy.dates.as_slice() } else { &[] };
-        let between = verified.token.dates.iter().chain(policys).filter(|date| (low..=high).contains(*date));
-        let mut points: BTreeSet<u64> =
-            between.flat_map(|date| [date.saturating_sub(1), *date, date.saturating_add(1)]).collect();
-        points.retain(|point| (low..=high).contains(point));
-        if !points.is_empty() || policy_asks {
-            points.insert(low);
-        }
-        points.insert(high);
-        if points.len() > RUNS_MAX {
-            return Err(Denial::new(
-                Reason::TooComplex,
-                "too many dates of token and policy lie between the earliest and the latest time that it can be",
-            ));
-        }
-        Ok(points.into_iter().collect())
-    }
-
     fn check_staleness(&self, risk: Option<&RiskLevel>, verified: &Verified, staleness: Millis) -> Result<(), Denial> {
         if let Some(behind) = &self.behind {
             let explain = format!("what is known is out of date: {behind}; the device must reach its fleet");
@@ -432,158 +328,6 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn evaluate(&self, question: &Question<'_>, verified: &Verified, so_far: &Judgement) -> Result<(), Denial> {
-        let facts = self.ambient(question, so_far);
-        // A class without an upper point was refused before.
-        let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
-        for point in self.points(verified, upper, self.policy.asks_time)? {
-            match self.run(&facts, point, verified) {
-                // The machine may have been busy: once more, then it has its own reason.
-                Err(TokenError::RunLimit(RunLimit::Timeout)) => {
-                    self.run(&facts, point, verified).map_err(|error| self.name(error, verified))?;
-                }
-                Err(error) => return Err(self.name(error, verified)),
-                Ok(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn run(&self, facts: &[Fact], point: u64, verified: &Verified) -> Result<usize, TokenError> {
-        let limits = &self.profile.verify;
-        let mut builder = self.policy.authorizer.clone().set_limits(RunLimits {
-            max_facts: limits.run_facts_max,
-            max_iterations: limits.run_iterations_max,
-            // The library's default of 1 ms would refuse valid tokens on a busy board. The work is bounded by the guard.
-            max_time: Duration::from_millis(limits.run_ms_max),
-        });
-        builder = builder.fact(fact("time", Term::Date(point)))?;
-        for fact in facts {
-            builder = builder.fact(fact.clone())?;
-        }
-        builder.build(&verified.biscuit)?.authorize()
-    }
-
-    /// What the agent adds, each name at most once but `workload` and `enforcer`.
-    fn ambient(&self, question: &Question<'_>, so_far: &Judgement) -> Vec<Fact> {
-        let text = |text: &str| Term::Str(text.to_owned());
-        let count = |number: u64| Term::Integer(i64::try_from(number).unwrap_or(i64::MAX));
-        let mut facts = vec![
-            fact("time_class", text(so_far.time_class.name())),
-            fact("mode", text(self.mode.name())),
-            fact("offline_for", count(self.clock.offline_for().secs_ceil())),
-            fact("staleness", count(so_far.staleness.secs_ceil())),
-            fact("freshness", text(so_far.freshness.name())),
-            fact("device", text(self.device.as_str())),
-            fact("profile", text(&self.profile.name)),
-            fact("operation", text(question.operation)),
-            fact("resource", text(question.resource)),
-            fact("boots", count(u64::from(self.clock.boots()))),
-        ];
-        facts.extend(question.destination.map(|destination| fact("destination", text(destination))));
-        facts.extend(question.risk.map(|level| fact("risk", text(level.class.as_str()))));
-        facts.extend(so_far.workload.iter().map(|selector| fact("workload", text(selector))));
-        facts.extend(question.enforcer.into_iter().flatten().map(|selector| fact("enforcer", text(selector))));
-        if let Some(task) = &so_far.task {
-            facts.push(fact("task", text(task.id.as_str())));
-            // An issued token carries its own rights; only a grant's rights hang on the class.
-            if task.origin == super::request::Origin::Fallback {
-                facts.push(fact("task_class", text(task.class.as_str())));
-            }
-        }
-        facts
-    }
-
-    /// What a failed evaluation means.
-    fn name(&self, error: TokenError, verified: &Verified) -> Denial {
-        if let TokenError::FailedLogic(logic) = &error {
-            let (checks, policy) = match logic {
-                Logic::Unauthorized { policy, checks } => (checks.as_slice(), Some(policy)),
-                Logic::NoMatchingPolicy { checks } => (checks.as_slice(), None),
-                Logic::InvalidBlockRule(..) | Logic::AuthorizerNotEmpty => {
-                    return Denial::new(Reason::Malformed, format!("the token is refused: {error}"));
-                }
-            };
-            let first = checks.iter().map(|check| self.name_check(check, verified)).min_by_key(|denial| denial.reason);
-            return first.unwrap_or_else(|| match policy {
-                Some(MatchedPolicy::Deny(number)) => {
-                    Denial::new(Reason::DeniedByPolicy, format!("policy {number} of the fleet denies this"))
-                }
-                Some(MatchedPolicy::Allow(_)) | None if verified.claims.kind == Kind::Grant => Denial::new(
-                    Reason::NoRight,
-                    "no right covers this; a grant is of no use without a live task of this agent made from it",
-                ),
-                Some(MatchedPolicy::Allow(_)) | None => Denial::new(
-                    Reason::NoRight,
-                    "no right of the token covers this operation on this resource; begin a task that asks for it",
-                ),
-            });
-        }
-        match error {
-            TokenError::RunLimit(RunLimit::Timeout) => {
-                Denial::new(Reason::EngineTimeout, "evaluation did not end in time, twice; try again")
-            }
-            TokenError::RunLimit(limit) => Denial::new(Reason::TooComplex, format!("evaluation stopped: {limit}")),
-            TokenError::Execution(error) => {
-                Denial::new(Reason::CheckFailed, format!("an expression of the token failed: {error}"))
-            }
-            TokenError::InternalError
-            | TokenError::Format(_)
-            | TokenError::AppendOnSealed
-            | TokenError::AlreadySealed
-            | TokenError::FailedLogic(_)
-            | TokenError::Language(_)
-            | TokenError::ConversionError(_)
-            | TokenError::Base64(_) => Denial::new(Reason::Malformed, format!("the token is refused: {error}")),
-        }
-    }
-
-    /// A failed check of a block of ours is named by what it limits, another's is just that.
-    fn name_check(&self, failed: &FailedCheck, verified: &Verified) -> Denial {
-        let failed = match failed {
-            FailedCheck::Authorizer(_) => {
-                return Denial::new(Reason::DeniedByPolicy, "a check of the fleet's policy failed");
-            }
-            FailedCheck::Block(failed) => failed,
-        };
-        let block = verified.token.blocks.get(failed.block_id as usize);
-        let check = block.and_then(|block| block.checks.get(failed.check_id as usize));
-        let ours = block.is_some_and(|block| self.wallet.made(&block.id));
-        match check {
-            Some(Check::Other(asks)) if ours => {
-                let asks = |name: &str| asks.iter().any(|asked| asked == name);
-                if asks("device") {
-                    Denial::new(
-                        Reason::WrongDevice,
-                        format!("the credential is for another device than {}", self.device),
-                    )
-                } else if asks("workload") {
-                    Denial::new(
-                        Reason::WrongWorkload,
-                        "the credential was handed to another workload; each program begins its own task",
-                    )
-                } else {
-                    Denial::new(
-                        Reason::NoRight,
-                        "the task has no right to this operation on this resource; begin one that asks for it",
-                    )
-                }
-            }
-            Some(Check::Time(alternatives)) => {
-                let late = alternatives.iter().flatten().any(|bound| matches!(bound, TimeBound::Until(_)));
-                let reason = if late { Reason::Expired } else { Reason::NotYetValid };
-                Denial::new(reason, "a check of the token on time failed")
-            }
-            Some(Check::Other(_)) | None => {
-                let (block, check) = (failed.block_id, failed.check_id);
-                Denial::new(
-                    Reason::CheckFailed,
-                    format!("check {check} of block {block} failed: its holder did not allow this"),
-                )
-            }
-        }
-    }
-
     /// How far the revocation list can be trusted to be new, and its age by P. Without a list it is as old as time.
     pub fn freshness(&self, feed: Option<&str>) -> (Freshness, Millis) {
         let (age, overdue) = self
@@ -597,34 +341,6 @@ impl Judge<'_> {
         };
         (freshness, age)
     }
-
-    fn end_of(&self, verified: &Verified) -> Timestamp {
-        let blocks = (0..verified.token.blocks.len()).map(|index| end_of_block(verified, index));
-        blocks.chain(self.wallet.end_of(verified.chain())).fold(verified.claims.expires, Timestamp::min)
-    }
-}
-
-/// When a block's own checks on time let it end, at the latest with the token.
-fn end_of_block(verified: &Verified, index: usize) -> Timestamp {
-    let checks = verified.token.blocks.get(index).into_iter().flat_map(|block| &block.checks);
-    let ends = checks.filter_map(|check| match check {
-        Check::Time(alternatives) => latest(alternatives),
-        Check::Other(_) => None,
-    });
-    ends.fold(verified.claims.expires, Timestamp::min)
-}
-
-/// The latest time at which one of the alternatives can hold; none if one has no end.
-fn latest(alternatives: &[Vec<TimeBound>]) -> Option<Timestamp> {
-    let end = |bounds: &Vec<TimeBound>| {
-        let ends = bounds.iter().filter_map(|bound| match bound {
-            TimeBound::Until(secs) | TimeBound::At(secs) => Some(Timestamp::from_secs(*secs)),
-            TimeBound::From(_) => None,
-        });
-        ends.min()
-    };
-    let ends: Option<Vec<Timestamp>> = alternatives.iter().map(end).collect();
-    ends?.into_iter().max()
 }
 
 /// The reason that stands first on the list.
@@ -633,23 +349,4 @@ fn first(earlier: Result<(), Denial>, denial: Denial) -> Denial {
         Err(other) if other.reason <= denial.reason => other,
         Err(_) | Ok(()) => denial,
     }
-}
-
-/// A check on time must pass at every instant that it can be.
-fn check_bounds(alternatives: &[Vec<TimeBound>], points: &[u64]) -> Result<(), Denial> {
-    let passes = |at: u64| alternatives.iter().any(|bounds| bounds.iter().all(|bound| bound.holds(at)));
-    let Some(failed) = points.iter().rev().copied().find(|at| !passes(*at)) else { return Ok(()) };
-    let late = alternatives.iter().flatten().any(|bound| match bound {
-        TimeBound::At(date) | TimeBound::Until(date) => failed > *date,
-        TimeBound::From(_) => false,
-    });
-    Err(if late {
-        Denial::new(Reason::Expired, "a limit of the token on time has passed; ask for a new credential")
-    } else {
-        Denial::new(Reason::NotYetValid, "a limit of the token on time has not come yet as far as this device can tell")
-    })
-}
-
-fn fact(name: &str, term: Term) -> Fact {
-    Fact::new(name.to_owned(), vec![term])
 }

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod decide;
 pub mod effects;
 pub mod enrol;
+mod evaluate;
 mod grants;
 pub mod mode;
 pub mod policy;
@@ -33,6 +34,7 @@ mod tests;
 pub mod token;
 pub mod uplink;
 pub mod wallet;
+mod when;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,181 @@
+//! What Datalog is asked, and what its answer means.
+//!
+//! Owns: the facts that the agent adds, the runs, the names of failed checks.
+//! Never: adds two facts of one name where the vocabulary has one; believes a label of a token.
+//! Read next: `when.rs`, which says for which instants.
+
+use std::time::Duration;
+
+use biscuit_auth::builder::{Fact, Term};
+use biscuit_auth::datalog::RunLimits;
+use biscuit_auth::error::{FailedCheck, Logic, MatchedPolicy, RunLimit, Token as TokenError};
+
+use super::decide::{Judge, Judgement, Question};
+use super::request::Reason;
+use super::token::{Denial, Kind, Verified};
+use crate::time::Timestamp;
+use crate::wire::biscuit::{Check, TimeBound};
+
+impl Judge<'_> {
+    /// Runs the policy at each instant that matters; every run must allow.
+    pub(super) fn evaluate(
+        &self,
+        question: &Question<'_>,
+        verified: &Verified,
+        so_far: &Judgement,
+    ) -> Result<(), Denial> {
+        let facts = self.ambient(question, so_far);
+        // A class without an upper point was refused before.
+        let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
+        for point in self.points(verified, upper, self.policy.asks_time)? {
+            match self.run(&facts, point, verified) {
+                // The machine may have been busy: once more, then it has its own reason.
+                Err(TokenError::RunLimit(RunLimit::Timeout)) => {
+                    self.run(&facts, point, verified).map_err(|error| self.name(error, verified))?;
+                }
+                Err(error) => return Err(self.name(error, verified)),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, facts: &[Fact], point: u64, verified: &Verified) -> Result<usize, TokenError> {
+        let limits = &self.profile.verify;
+        let mut builder = self.policy.authorizer.clone().set_limits(RunLimits {
+            max_facts: limits.run_facts_max,
+            max_iterations: limits.run_iterations_max,
+            // The library's default of 1 ms would refuse valid tokens on a busy board. The work is bounded by the guard.
+            max_time: Duration::from_millis(limits.run_ms_max),
+        });
+        builder = builder.fact(fact("time", Term::Date(point)))?;
+        for fact in facts {
+            builder = builder.fact(fact.clone())?;
+        }
+        builder.build(&verified.biscuit)?.authorize()
+    }
+
+    /// What the agent adds, each name at most once but `workload` and `enforcer`.
+    fn ambient(&self, question: &Question<'_>, so_far: &Judgement) -> Vec<Fact> {
+        let text = |text: &str| Term::Str(text.to_owned());
+        let count = |number: u64| Term::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+        let mut facts = vec![
+            fact("time_class", text(so_far.time_class.name())),
+            fact("mode", text(self.mode.name())),
+            fact("offline_for", count(self.clock.offline_for().secs_ceil())),
+            fact("staleness", count(so_far.staleness.secs_ceil())),
+            fact("freshness", text(so_far.freshness.name())),
+            fact("device", text(self.device.as_str())),
+            fact("profile", text(&self.profile.name)),
+            fact("operation", text(question.operation)),
+            fact("resource", text(question.resource)),
+            fact("boots", count(u64::from(self.clock.boots()))),
+        ];
+        facts.extend(question.destination.map(|destination| fact("destination", text(destination))));
+        facts.extend(question.risk.map(|level| fact("risk", text(level.class.as_str()))));
+        facts.extend(so_far.workload.iter().map(|selector| fact("workload", text(selector))));
+        facts.extend(question.enforcer.into_iter().flatten().map(|selector| fact("enforcer", text(selector))));
+        if let Some(task) = &so_far.task {
+            facts.push(fact("task", text(task.id.as_str())));
+            // An issued token carries its own rights; only a grant's rights hang on the class.
+            if task.origin == super::request::Origin::Fallback {
+                facts.push(fact("task_class", text(task.class.as_str())));
+            }
+        }
+        facts
+    }
+
+    /// What a failed evaluation means.
+    fn name(&self, error: TokenError, verified: &Verified) -> Denial {
+        if let TokenError::FailedLogic(logic) = &error {
+            let (checks, policy) = match logic {
+                Logic::Unauthorized { policy, checks } => (checks.as_slice(), Some(policy)),
+                Logic::NoMatchingPolicy { checks } => (checks.as_slice(), None),
+                Logic::InvalidBlockRule(..) | Logic::AuthorizerNotEmpty => {
+                    return Denial::new(Reason::Malformed, format!("the token is refused: {error}"));
+                }
+            };
+            let first = checks.iter().map(|check| self.name_check(check, verified)).min_by_key(|denial| denial.reason);
+            return first.unwrap_or_else(|| match policy {
+                Some(MatchedPolicy::Deny(number)) => {
+                    Denial::new(Reason::DeniedByPolicy, format!("policy {number} of the fleet denies this"))
+                }
+                Some(MatchedPolicy::Allow(_)) | None if verified.claims.kind == Kind::Grant => Denial::new(
+                    Reason::NoRight,
+                    "no right covers this; a grant is of no use without a live task of this agent made from it",
+                ),
+                Some(MatchedPolicy::Allow(_)) | None => Denial::new(
+                    Reason::NoRight,
+                    "no right of the token covers this operation on this resource; begin a task that asks for it",
+                ),
+            });
+        }
+        match error {
+            TokenError::RunLimit(RunLimit::Timeout) => {
+                Denial::new(Reason::EngineTimeout, "evaluation did not end in time, twice; try again")
+            }
+            TokenError::RunLimit(limit) => Denial::new(Reason::TooComplex, format!("evaluation stopped: {limit}")),
+            TokenError::Execution(error) => {
+                Denial::new(Reason::CheckFailed, format!("an expression of the token failed: {error}"))
+            }
+            TokenError::InternalError
+            | TokenError::Format(_)
+            | TokenError::AppendOnSealed
+            | TokenError::AlreadySealed
+            | TokenError::FailedLogic(_)
+            | TokenError::Language(_)
+            | TokenError::ConversionError(_)
+            | TokenError::Base64(_) => Denial::new(Reason::Malformed, format!("the token is refused: {error}")),
+        }
+    }
+
+    /// A failed check of a block of ours is named by what it limits, another's is just that.
+    fn name_check(&self, failed: &FailedCheck, verified: &Verified) -> Denial {
+        let failed = match failed {
+            FailedCheck::Authorizer(_) => {
+                return Denial::new(Reason::DeniedByPolicy, "a check of the fleet's policy failed");
+            }
+            FailedCheck::Block(failed) => failed,
+        };
+        let block = verified.token.blocks.get(failed.block_id as usize);
+        let check = block.and_then(|block| block.checks.get(failed.check_id as usize));
+        let ours = block.is_some_and(|block| self.wallet.made(&block.id));
+        match check {
+            Some(Check::Other(asks)) if ours => {
+                let asks = |name: &str| asks.iter().any(|asked| asked == name);
+                if asks("device") {
+                    Denial::new(
+                        Reason::WrongDevice,
+                        format!("the credential is for another device than {}", self.device),
+                    )
+                } else if asks("workload") {
+                    Denial::new(
+                        Reason::WrongWorkload,
+                        "the credential was handed to another workload; each program begins its own task",
+                    )
+                } else {
+                    Denial::new(
+                        Reason::NoRight,
+                        "the task has no right to this operation on this resource; begin one that asks for it",
+                    )
+                }
+            }
+            Some(Check::Time(alternatives)) => {
+                let late = alternatives.iter().flatten().any(|bound| matches!(bound, TimeBound::Until(_)));
+                let reason = if late { Reason::Expired } else { Reason::NotYetValid };
+                Denial::new(reason, "a check of the token on time failed")
+            }
+            Some(Check::Other(_)) | None => {
+                let (block, check) = (failed.block_id, failed.check_id);
+                Denial::new(
+                    Reason::CheckFailed,
+                    format!("check {check} of block {block} failed: its holder did not allow this"),
+                )
+            }
+        }
+    }
+}
+
+fn fact(name: &str, term: Term) -> Fact {
+    Fact::new(name.to_owned(), vec![term])
+}

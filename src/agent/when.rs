@@ -1,0 +1,157 @@
+//! When a token holds: up to which clock, around which dates.
+//!
+//! Owns: the time class of a request, the checks on `issued`, `expires` and the tasks' ends, the instants at which an
+//! outcome can differ.
+//! Never: gives two times to one run of Datalog: an existential check would pass on either. Compares `issued` with E.
+//! Read next: `clock.rs` for the clocks, `evaluate.rs` for the runs.
+
+use std::collections::BTreeSet;
+
+use super::decide::Judge;
+use super::request::{Reason, TimeClass};
+use super::token::{Denial, Verified};
+use crate::time::{Millis, Timestamp};
+use crate::wire::biscuit::{Check, TimeBound};
+
+/// Clocks of issuers and devices differ by this much without harm.
+const ISSUED_SLACK: Millis = Millis::from_secs(2);
+/// More dates than this between E and P, and evaluating around each would cost too much.
+const RUNS_MAX: usize = 16;
+
+impl Judge<'_> {
+    /// The stricter of what the policy says of the request and what the token asks for.
+    pub(super) fn time_class(&self, operation: &str, resource: &str, claimed: Option<TimeClass>) -> TimeClass {
+        self.policy.document.time_class_of(operation, resource).max(claimed.unwrap_or(TimeClass::Floor))
+    }
+
+    pub(super) fn check_time(&self, verified: &Verified, class: TimeClass) -> Result<(), Denial> {
+        match self.clock.upper(class) {
+            Some(upper) => {
+                self.check_time_up_to(verified, upper).map_err(|denial| self.by_whose_clock(verified, denial))
+            }
+            None => {
+                // What is proven to be past is told first: no better clock would help.
+                self.check_time_up_to(verified, self.clock.floor())?;
+                Err(Denial::new(
+                    Reason::TimeUntrusted,
+                    "this needs proof that the token has not ended, and no signed time has answered a question of this boot yet; the device must reach its fleet",
+                ))
+            }
+        }
+    }
+
+    /// Where only the system clock says that a token has ended, the denial says so.
+    fn by_whose_clock(&self, verified: &Verified, denial: Denial) -> Denial {
+        let powered = Timestamp::from_secs(self.clock.powered().secs_ceil());
+        let hinted = self.clock.hinted().filter(|hint| *hint > powered);
+        match hinted.filter(|_| denial.reason == Reason::Expired && self.check_time_up_to(verified, powered).is_ok()) {
+            Some(hint) => {
+                let explain = format!(
+                    "it has ended if the system clock is right, which shows {hint}; set it right, or let the device reach its fleet"
+                );
+                Denial::new(Reason::Expired, explain)
+            }
+            None => denial,
+        }
+    }
+
+    fn check_time_up_to(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
+        let points = self.points(verified, upper, false)?;
+        let bounds = verified.token.blocks.iter().flat_map(|block| &block.checks).map(|check| match check {
+            Check::Time(alternatives) => check_bounds(alternatives, &points),
+            Check::Other(_) => Ok(()),
+        });
+        let found = [self.check_issued(verified), self.check_expiry(verified, upper)].into_iter().chain(bounds);
+        found.filter_map(Result::err).min_by_key(|denial| denial.reason).map_or(Ok(()), Err)
+    }
+
+    fn check_issued(&self, verified: &Verified) -> Result<(), Denial> {
+        let (issued, powered) = (verified.claims.issued, self.clock.powered());
+        if issued <= powered + ISSUED_SLACK {
+            return Ok(());
+        }
+        let explain = format!(
+            "issued {issued}, and this device cannot tell that it is later than {powered}; it needs signed time"
+        );
+        Err(Denial::new(Reason::NotYetValid, explain))
+    }
+
+    fn check_expiry(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
+        let expires = verified.claims.expires;
+        if expires < upper || expires <= self.revocations.dropped_before() {
+            return Err(Denial::new(Reason::Expired, format!("expired {expires}; ask for a new credential")));
+        }
+        match self.wallet.end_of(verified.chain()) {
+            Some(ends) if ends < upper => {
+                Err(Denial::new(Reason::Expired, format!("the task's credential ended {ends}; begin another")))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The instants at which an outcome can differ between E and the class's upper point: both ends, and around each
+    /// date between them. Where no date lies between them one instant stands for all.
+    pub(super) fn points(&self, verified: &Verified, upper: Timestamp, policy_asks: bool) -> Result<Vec<u64>, Denial> {
+        let (low, high) = (self.clock.floor().secs_floor(), upper.secs_floor());
+        let policys = if policy_asks { self.policy.dates.as_slice() } else { &[] };
+        let between = verified.token.dates.iter().chain(policys).filter(|date| (low..=high).contains(*date));
+        let mut points: BTreeSet<u64> =
+            between.flat_map(|date| [date.saturating_sub(1), *date, date.saturating_add(1)]).collect();
+        points.retain(|point| (low..=high).contains(point));
+        if !points.is_empty() || policy_asks {
+            points.insert(low);
+        }
+        points.insert(high);
+        if points.len() > RUNS_MAX {
+            return Err(Denial::new(
+                Reason::TooComplex,
+                "too many dates of token and policy lie between the earliest and the latest time that it can be",
+            ));
+        }
+        Ok(points.into_iter().collect())
+    }
+
+    /// When a token ends.
+    pub(super) fn end_of(&self, verified: &Verified) -> Timestamp {
+        let blocks = (0..verified.token.blocks.len()).map(|index| end_of_block(verified, index));
+        blocks.chain(self.wallet.end_of(verified.chain())).fold(verified.claims.expires, Timestamp::min)
+    }
+}
+
+/// When a block's own checks on time let it end, at the latest with the token.
+pub(super) fn end_of_block(verified: &Verified, index: usize) -> Timestamp {
+    let checks = verified.token.blocks.get(index).into_iter().flat_map(|block| &block.checks);
+    let ends = checks.filter_map(|check| match check {
+        Check::Time(alternatives) => latest(alternatives),
+        Check::Other(_) => None,
+    });
+    ends.fold(verified.claims.expires, Timestamp::min)
+}
+
+/// The latest time at which one of the alternatives can hold; none if one has no end.
+fn latest(alternatives: &[Vec<TimeBound>]) -> Option<Timestamp> {
+    let end = |bounds: &Vec<TimeBound>| {
+        let ends = bounds.iter().filter_map(|bound| match bound {
+            TimeBound::Until(secs) | TimeBound::At(secs) => Some(Timestamp::from_secs(*secs)),
+            TimeBound::From(_) => None,
+        });
+        ends.min()
+    };
+    let ends: Option<Vec<Timestamp>> = alternatives.iter().map(end).collect();
+    ends?.into_iter().max()
+}
+
+/// A check on time must pass at every instant that it can be.
+fn check_bounds(alternatives: &[Vec<TimeBound>], points: &[u64]) -> Result<(), Denial> {
+    let passes = |at: u64| alternatives.iter().any(|bounds| bounds.iter().all(|bound| bound.holds(at)));
+    let Some(failed) = points.iter().rev().copied().find(|at| !passes(*at)) else { return Ok(()) };
+    let late = alternatives.iter().flatten().any(|bound| match bound {
+        TimeBound::At(date) | TimeBound::Until(date) => failed > *date,
+        TimeBound::From(_) => false,
+    });
+    Err(if late {
+        Denial::new(Reason::Expired, "a limit of the token on time has passed; ask for a new credential")
+    } else {
+        Denial::new(Reason::NotYetValid, "a limit of the token on time has not come yet as far as this device can tell")
+    })
+}

@@ -15,6 +15,7 @@ pub mod decide;
 pub mod effects;
 pub mod enrol;
 mod evaluate;
+mod evidence;
 mod grants;
 pub mod mode;
 pub mod policy;
@@ -47,7 +48,7 @@ pub use start::Unstartable;
 use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::{Event, Evidence as Refusal, ModeChange, Upload};
+use crate::wire::audit::{Event, ModeChange, Upload};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
 use crate::wire::Refused;
@@ -55,6 +56,7 @@ use audit::{Closing, Trail};
 use clock::{HintStanding, TrustedClock};
 use decide::{Judge, Room};
 use effects::{Budget, LogEvent, StateFile, StoredRecord};
+use evidence::{Refusals, Source};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Evidence, Mode, Request, RequestId};
@@ -205,9 +207,7 @@ pub struct Agent {
     anchor_due: bool,
     commits: u32,
     used_bytes: u64,
-    refusals: BTreeMap<(Source, &'static str), Tally>,
-    /// Refusals recorded in this minute, and when it began.
-    refusal_minute: (Millis, u32),
+    refusals: Refusals,
     /// Keeps a link that comes and goes from moving the mode.
     damper: Damper,
     /// The nonce that a reset of the clock must answer, and when it was made.
@@ -218,34 +218,6 @@ pub struct Agent {
     hint_behind: bool,
     counters: Counters,
 }
-
-/// How often something was refused since it was last recorded.
-struct Tally {
-    recorded: Option<Millis>,
-    since: u64,
-}
-
-/// Where something that is refused came from. Told apart are kinds, not names that a stranger chooses: what is remembered
-/// and recorded stays bounded whatever arrives.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Source {
-    Ack,
-    Answer,
-    Bundle,
-    Clock,
-    Feed,
-    File,
-    Grant,
-    Policy,
-    Store,
-    Unknown,
-}
-
-/// The same refusal from the same source is recorded at most this often; what comes between is counted.
-const REFUSAL_EVERY: Millis = Millis::from_secs(60);
-/// Refusals that are recorded within a minute, of all sources together. What comes above is counted, and told with the
-/// next of its kind.
-const REFUSALS_PER_MINUTE: u32 = 8;
 
 impl Agent {
     /// Takes one input. What it leads to is added to `effects`.
@@ -487,37 +459,6 @@ impl Agent {
             feeds: self.revocations.known_positions(),
             budgets: self.wallet.budgets(),
         }
-    }
-
-    /// Something that arrived was refused: told to the log, and recorded, the same at most once a minute with a count.
-    fn refuse(&mut self, source: Source, name: &str, bytes: &[u8], refused: &Refused, now: Now, effects: &mut Effects) {
-        self.counters.refused += 1;
-        let new = Tally { recorded: None, since: 0 };
-        let tally = self.refusals.entry((source, refused.name())).or_insert(new);
-        tally.since += 1;
-        let recent = |at: Millis| now.boottime.0 < at.0.saturating_add(REFUSAL_EVERY.0);
-        // Whoever has a key can sign two things; noise cannot, and must not crowd out the proof.
-        let proof = matches!(refused, Refused::Equivocation { .. } | Refused::PostDated);
-        let quiet = tally.recorded.is_some_and(recent) || self.room() == Room::None;
-        if quiet || !(proof || self.may_record_refusal(now)) {
-            return;
-        }
-        let Some(tally) = self.refusals.get_mut(&(source, refused.name())) else { return };
-        let count = std::mem::take(&mut tally.since);
-        tally.recorded = Some(now.boottime);
-        let (source, reason) = (shorten(name, 160), refused.to_string());
-        effects.outgoing.logs.push(LogEvent::MessageRefused { topic: source.clone(), reason: reason.clone() });
-        let digest = Hash::of("hardtack/evidence/v1", &[bytes]);
-        self.write(Event::Refused(Refusal { source, reason, digest, count }), Vec::new(), now, effects);
-    }
-
-    fn may_record_refusal(&mut self, now: Now) -> bool {
-        let (began, count) = &mut self.refusal_minute;
-        if now.boottime.0 >= began.0.saturating_add(REFUSAL_EVERY.0) {
-            (*began, *count) = (now.boottime, 0);
-        }
-        *count += 1;
-        *count <= REFUSALS_PER_MINUTE
     }
 
     #[cfg(feature = "mutants")]

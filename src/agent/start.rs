@@ -125,7 +125,6 @@ impl Agent {
             commits: 0,
             used_bytes: boot.used_bytes,
             refusals: Default::default(),
-            refusal_minute: (now.boottime, 0),
             damper: Default::default(),
             reset_nonce: None,
             renew_again: Default::default(),

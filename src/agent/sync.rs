@@ -84,7 +84,8 @@ impl Agent {
         match Topic::parse(topic, &self.fleet) {
             Some(Topic::Bundle(_)) => Source::Bundle,
             Some(Topic::Policy(_)) => Source::Policy,
-            Some(Topic::FeedHead(_) | Topic::FeedSnapshot(..)) => Source::Feed,
+            Some(Topic::FeedHead(_)) => Source::FeedHead,
+            Some(Topic::FeedSnapshot(..)) => Source::FeedPiece,
             Some(Topic::DownAck(_)) => Source::Ack,
             Some(Topic::DownAnswer(_)) => Source::Answer,
             Some(

@@ -140,7 +140,7 @@ fn invalid(what: String) -> Failure {
 }
 
 /// What a person may look at. Nothing is evaluated.
-pub(super) fn limits() -> VerifyLimits {
+fn limits() -> VerifyLimits {
     let device = crate::profile::Profile::default().verify;
     VerifyLimits {
         token_bytes_max: TOKEN_BYTES_MAX,
@@ -154,7 +154,8 @@ pub(super) fn limits() -> VerifyLimits {
     }
 }
 
-fn parsed(bytes: &[u8]) -> Result<Token, Failure> {
+/// What stands in a token; nothing is verified.
+pub(super) fn parsed(bytes: &[u8]) -> Result<Token, Failure> {
     decode(bytes, &limits()).map_err(|defect| match &defect {
         Defect::Malformed(_) => invalid(format!("malformed: {defect}")),
         Defect::TooLarge(_) => too_much(format!("too_large: {defect}")),

@@ -33,6 +33,7 @@ use crate::shell::ledger::{Ledger, LedgerError};
 use crate::shell::serve::ServeError;
 use crate::time::{Millis, Timestamp};
 use crate::wire::revocation::Target;
+use crate::wire::Refused;
 
 /// `hardtack fleet …`.
 #[derive(Args, Debug)]
@@ -224,6 +225,7 @@ impl From<FleetError> for Failure {
         let exit = match &error {
             FleetError::WrongCode | FleetError::RetiredKey(_) | FleetError::OtherKey(_) => Exit::Denied,
             FleetError::DeviceRevoked { .. } => Exit::Revoked,
+            FleetError::Refused { refused: Refused::TooLarge { .. }, .. } => Exit::Denied,
             FleetError::Refused { .. } => Exit::Invalid,
             FleetError::UnknownDevice(_)
             | FleetError::Retired(_)

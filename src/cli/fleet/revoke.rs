@@ -11,13 +11,13 @@ use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 
 use super::super::output::show;
-use super::super::token::{limits, token_bytes};
+use super::super::token::{parsed, token_bytes};
 use super::super::{Exit, Failure};
 use super::{millis, now, operator, target_words, Session};
 use crate::fleet::revoke::{coverage, revoke, target_of, tasks_of, Part, Revocation};
 use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use crate::time::Timestamp;
-use crate::wire::biscuit::{decode, Token};
+use crate::wire::biscuit::Token;
 use crate::wire::revocation::Target;
 
 /// `hardtack fleet revoke …`.
@@ -134,9 +134,7 @@ pub(super) fn run(command: RevokeCommand, session: &Session) -> Result<Exit, Fai
         RevokeCommand::RootKey { id, how } => (Target::RootKey(id), how, None),
         RevokeCommand::Task { task, how } => (Target::Task(task), how, None),
         RevokeCommand::Token { token, first, how } => {
-            let token = decode(&token_bytes(&token)?, &limits()).map_err(|defect| {
-                Failure::new(Exit::Invalid, format!("no token: {defect}"), "give the token as it was handed out")
-            })?;
+            let token = parsed(&token_bytes(&token)?)?;
             let part = if first { Part::First } else { Part::Last };
             (target_of(&token, part)?, how, Some(token))
         }

@@ -140,3 +140,70 @@ fn a_clock_of_1970_decides_as_any_other() {
     let begun = dark.begin(600);
     dark.check(&begun, "allowed");
 }
+
+/// The slot with the higher generation.
+fn newest_slot(state: &Path) -> PathBuf {
+    let generation = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        bytes.get(8..16).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
+    };
+    let slots = [state.join("anchor.0"), state.join("anchor.1")];
+    slots.into_iter().max_by_key(generation).unwrap()
+}
+
+#[test]
+fn a_torn_slot_of_the_anchor_costs_nothing_and_two_lock() {
+    let mut dark = Dark::new();
+    let (long, brief) = (dark.begin(600), dark.begin(1));
+    dark.check(&long, "allowed");
+    std::thread::sleep(Duration::from_millis(2100));
+    dark.gateway.agent.take().unwrap().kill();
+    let newest = newest_slot(&dark.gateway.state);
+    let mut torn = std::fs::read(&newest).unwrap();
+    torn[40..200].fill(0);
+    std::fs::write(&newest, torn).unwrap();
+    dark.gateway.start_rebooted(&dark.url.clone(), 0, 4).unwrap();
+    dark.check(&long, "allowed");
+    dark.check(&brief, "expired");
+
+    dark.gateway.agent.take().unwrap().kill();
+    for slot in ["anchor.0", "anchor.1"] {
+        std::fs::write(dark.gateway.state.join(slot), b"rot").unwrap();
+    }
+    dark.gateway.start_rebooted(&dark.url.clone(), 0, 5).unwrap();
+    let decision = dark.gateway.authorize(&long, "read", "modbus/pump1/pressure").unwrap();
+    assert_eq!(decision["decision"], "deny", "{decision}");
+    assert_eq!(dark.gateway.get("/v1/status").unwrap()["mode"], "locked");
+    dark.broker.restart();
+    dark.gateway.wait_mode("online").unwrap();
+}
+
+#[test]
+fn a_device_that_is_revoked_locks_and_wipes_what_it_could_act_with() {
+    let mut dark = Dark::new();
+    let long = dark.begin(600);
+    dark.check(&long, "allowed");
+    dark.fleet.run(&["revoke", "device", "gw-07", "--reason", "stolen"]).unwrap();
+    dark.broker.restart();
+    dark.gateway.wait_mode("locked").unwrap();
+    dark.check(&long, "revoked");
+    let left: Vec<_> = std::fs::read_dir(dark.gateway.state.join("wallet"))
+        .unwrap()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("grant-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    let refused = dark.gateway.post("/v1/tasks", &json!({"task": "pump", "rights": [], "ttl_s": 60})).unwrap();
+    assert!(refused["token"].is_null(), "{refused}");
+    dark.gateway.wait_status("an empty queue", |status| status["pending"] == 0).unwrap();
+    // The same key does not come back, under this name or another.
+    for id in ["gw-07", "gw-99"] {
+        let request = dark.gateway.state.with_extension("req");
+        let asked = dark.gateway.command(&["enrol", "request", "--id", id, "--out", request.to_str().unwrap()]);
+        let Ok(asked) = asked else { continue };
+        let code = asked["code"].as_str().unwrap().to_owned();
+        let out = request.with_extension("bundle");
+        let approve = ["device", "approve", request.to_str().unwrap(), "--code", &code, "--out", out.to_str().unwrap()];
+        assert!(dark.fleet.run(&approve).is_err(), "{id} is let in again");
+    }
+}

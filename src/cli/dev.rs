@@ -168,6 +168,8 @@ fn odd(error: impl std::fmt::Display) -> Failure {
 
 fn banner(device: &DeviceId, run_dir: &Path) -> String {
     let socket = run_dir.join("agent.sock");
+    // Who reads this may be in another folder by then.
+    let socket = std::path::absolute(&socket).unwrap_or(socket);
     let socket = socket.display();
     let rights: Vec<String> =
         RIGHTS.iter().map(|(class, action, resource)| format!("{class}:{action}:{resource}")).collect();

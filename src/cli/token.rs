@@ -124,9 +124,13 @@ fn read_bounded(reader: impl Read) -> std::io::Result<Vec<u8>> {
 
 pub(super) fn token_bytes(argument: &str) -> Result<Vec<u8>, Failure> {
     let text = token_argument(argument)?;
-    from_text(&text, TOKEN_BYTES_MAX).map_err(|refused| match refused {
-        Refused::TooLarge { .. } => too_much(format!("no token: {refused}")),
-        other => invalid(format!("no token: {other}")),
+    from_text(&text, TOKEN_BYTES_MAX).map_err(|refused| {
+        let told = format!("no token: {refused}");
+        if matches!(refused, Refused::TooLarge { .. }) {
+            too_much(told)
+        } else {
+            invalid(told)
+        }
     })
 }
 

@@ -11,7 +11,7 @@ use super::run::{broker_problems, bundle_of, Machine, RunError};
 use super::store::{self, Event, Recovered};
 use super::{clock, entropy};
 use crate::agent::effects::StateFile;
-use crate::agent::request::StatusReply;
+use crate::agent::request::{Mode, StatusReply};
 use crate::agent::{Agent, Boot, Effects, Input};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
@@ -96,7 +96,11 @@ impl Foreseen {
         match Agent::start(boot, clock::now()) {
             Ok((mut agent, _)) => {
                 agent.handle(Input::Deadline, clock::now(), &mut Effects::default());
-                self.status = Some(agent.status());
+                let status = agent.status();
+                if status.mode == Mode::Locked {
+                    self.notes.push(format!("it would start locked: {}", status.reasons.join("; ")));
+                }
+                self.status = Some(status);
             }
             Err(error) => self.problems.push(error.to_string()),
         }

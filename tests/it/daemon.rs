@@ -316,10 +316,13 @@ fn what_cannot_start_says_why_and_what_to_do() {
     assert!(device.exits(&["agent", "run"], 1).contains("chmod 600"));
 }
 
+/// What is done to a device, in words and deed.
+type Damage<'a> = (&'a str, &'a dyn Fn(&Device));
+
 /// What `agent run` refuses, `agent check` refuses in the same words, and neither locks nor writes.
 #[test]
 fn a_check_finds_what_a_start_would() {
-    let broken: [(&str, &dyn Fn(&Device)); 5] = [
+    let broken: [Damage; 5] = [
         ("a newer format", &|device| std::fs::write(device.path("state/format"), "2\n").unwrap()),
         ("a folder open to others", &|device| chmod(&device.path("state"), 0o755)),
         ("a badly signed bundle", &|device| {
@@ -347,6 +350,20 @@ fn a_check_finds_what_a_start_would() {
             assert_eq!(checked["fleet"], "acme", "{what}");
         }
     }
+}
+
+#[test]
+fn a_check_tells_what_a_start_would_go_on_with() {
+    let device = Device::enrolled();
+    assert_eq!(device.checked(0)["notes"], serde_json::json!([]));
+    for slot in ["state/anchor.0", "state/anchor.1"] {
+        if device.path(slot).exists() {
+            edit(&device.path(slot), |bytes| bytes[40] ^= 1);
+        }
+    }
+    let checked = device.checked(0);
+    let notes = checked["notes"].to_string();
+    assert!(notes.contains("of the anchor is not usable") && notes.contains("would start locked"), "{notes}");
 }
 
 #[test]

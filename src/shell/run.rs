@@ -428,6 +428,7 @@ fn link_config(machine: &Machine, identity: &DeviceKeyFile, trust: &TrustBundle)
     Ok(LinkConfig {
         fleet: trust.fleet.clone(),
         client_id: identity.device.to_string(),
+        user: identity.device.to_string(),
         urls: urls.map_err(|error| format!("{error}"))?,
         tls: tls_identity(machine, identity, trust)?,
         keepalive: Duration::from_secs(limits.keepalive_s),

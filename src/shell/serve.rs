@@ -14,11 +14,12 @@ use rand_core::RngCore;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::broker::dynsec;
+use super::broker::{dynsec, service_client_id};
 use super::clock;
 use super::entropy;
 use super::ledger::{Ledger, LedgerError};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, LinkError, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC};
+use super::x509::SERVICE_NAME;
 use crate::agent::effects::LinkCommand;
 use crate::agent::LinkEvent;
 use crate::fleet::book::{Book, Status};
@@ -187,11 +188,10 @@ struct Opened {
 
 fn open_link(book: &Book, uplink: Uplink, inputs: SyncSender<Input>, runtime: &Handle) -> Result<Opened, ServeError> {
     let tls = uplink.urls.iter().all(|url| url.security == Security::Tls);
-    let mut suffix = [0; 4];
-    entropy::rng().fill_bytes(&mut suffix);
     let config = LinkConfig {
         fleet: book.fleet().clone(),
-        client_id: format!("fleet-{}-{}", book.fleet(), crate::ids::hex(&suffix)),
+        client_id: service_client_id(book.fleet(), &mut entropy::rng()),
+        user: SERVICE_NAME.into(),
         urls: uplink.urls,
         tls: uplink.tls,
         keepalive: Duration::from_secs(30),

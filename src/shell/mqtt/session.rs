@@ -400,6 +400,7 @@ pub(super) fn options(
     connect: &Connect,
 ) -> MqttOptions {
     let mut options = MqttOptions::new(config.client_id.clone(), url.host.clone(), url.port);
+    options.set_credentials(config.user.clone(), "");
     options.set_clean_start(true);
     options.set_session_expiry_interval(Some(0));
     options.set_keep_alive(keepalive(config));

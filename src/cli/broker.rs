@@ -13,7 +13,7 @@ use super::profile::Report;
 use super::{Exit, Failure};
 use crate::ids::{DeviceId, FleetId};
 use crate::shell::broker::check::{self, CheckError, Expected, Finding};
-use crate::shell::broker::{BrokerError, BrokerFolder, Setup};
+use crate::shell::broker::{BrokerError, BrokerFolder, Ports, Setup};
 use crate::shell::mqtt::BrokerUrl;
 use crate::shell::x509::{CertificateError, Validity, SERVER_DAYS};
 use crate::shell::{clock, entropy};
@@ -39,9 +39,12 @@ pub enum BrokerCommand {
         /// Names and addresses that devices reach the broker by, besides the local ones
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         host: Vec<String>,
-        /// The port it listens on
+        /// The port it listens on for devices
         #[arg(long, default_value_t = 8883, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
+        /// The port it listens on for the fleet's service, which finds it by itself [default: the one beside --port]
+        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+        service_port: Option<u16>,
         /// Days that the server certificate is valid
         #[arg(long, default_value_t = SERVER_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
@@ -67,10 +70,11 @@ pub enum BrokerCommand {
 pub fn report(command: &BrokerCommand) -> Result<Report, Failure> {
     match command {
         BrokerCommand::Check { dir, url } => ask(dir, url),
-        BrokerCommand::Config { dir, host, port, days, plugin } => {
+        BrokerCommand::Config { dir, host, port, service_port, days, plugin } => {
             let validity = Validity::days(now()?, *days);
             let devices = devices(dir);
-            let setup = Setup { hosts: host.clone(), port: *port, validity, plugin: plugin.clone(), devices };
+            let ports = ports(*port, *service_port)?;
+            let setup = Setup { hosts: host.clone(), ports, validity, plugin: plugin.clone(), devices };
             configure(dir, &setup)
         }
         #[cfg(feature = "demo")]
@@ -81,18 +85,32 @@ pub fn report(command: &BrokerCommand) -> Result<Report, Failure> {
     }
 }
 
+fn ports(devices: u16, service: Option<u16>) -> Result<Ports, Failure> {
+    let beside = devices.checked_add(1).unwrap_or(devices - 1);
+    match service.unwrap_or(beside) {
+        same if same == devices => {
+            let what = format!("devices and the fleet's service cannot both have port {devices}");
+            Err(Failure::new(Exit::Usage, what, "give --service-port another one"))
+        }
+        service => Ok(Ports { devices, service }),
+    }
+}
+
 fn configure(dir: &Path, setup: &Setup) -> Result<Report, Failure> {
     let folder = BrokerFolder::of(dir, &fleet_name(dir)?);
     let configured = folder.configure(setup, &mut entropy::rng()).map_err(|error| folder_failure(&error))?;
     let conf = configured.conf.display().to_string();
     let mut text = format!("wrote {conf}\n");
     let _ = writeln!(text, "certificate for {}, until {}", configured.hosts.join(", "), configured.until);
+    let ports = setup.ports;
+    let _ = writeln!(text, "port {} is for devices, {} for `hardtack fleet serve`", ports.devices, ports.service);
     let _ = writeln!(text, "{} devices admitted; `hardtack fleet serve` admits those to come", configured.devices);
     let _ = writeln!(text, "next: mosquitto -c {conf}");
     let _ = writeln!(text, "then: hardtack broker check --dir {} --url {}", dir.display(), configured.url);
     let json = json!({
         "conf": conf,
         "url": configured.url,
+        "service_port": ports.service,
         "hosts": configured.hosts,
         "not_after": configured.until.to_string(),
         "devices": configured.devices,

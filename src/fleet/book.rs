@@ -529,12 +529,20 @@ impl Book {
 
     /// Whether a device should hold a grant. One that a device wipes when it hears of the revocation is not sent again.
     fn is_live(&self, grant: &Grant, now: Timestamp) -> bool {
-        let ordered = || {
-            [Target::All, Target::Device(grant.spec.device.clone()), Target::Grant(grant.spec.grant)]
-                .iter()
-                .any(|target| self.live_rule(target, now).is_some())
-        };
-        grant.withdrawn.is_none() && grant.spec.expires > now && !ordered()
+        grant.withdrawn.is_none() && grant.spec.expires > now && !self.is_ordered_gone(grant, now)
+    }
+
+    fn is_ordered_gone(&self, grant: &Grant, at: Timestamp) -> bool {
+        [Target::All, Target::Device(grant.spec.device.clone()), Target::Grant(grant.spec.grant)]
+            .iter()
+            .any(|target| self.live_rule(target, at).is_some())
+    }
+
+    /// The grants that a device should hold now or when a revocation has lapsed: it needs room for all of them.
+    pub fn outstanding_grants<'a>(&'a self, device: &'a DeviceId, now: Timestamp) -> impl Iterator<Item = &'a Grant> {
+        let own = self.grants.values().filter(move |grant| grant.spec.device == *device);
+        let unended = own.filter(move |grant| grant.withdrawn.is_none() && grant.spec.expires > now);
+        unended.filter(|grant| !self.is_ordered_gone(grant, grant.spec.expires))
     }
 
     /// The digest over the grants that a device should hold now.

@@ -96,7 +96,7 @@ pub fn create(
         );
         return Err(FleetError::Invalid(message));
     }
-    let held: usize = book.live_grants(&spec.device, at).map(|grant| grant.token.len()).sum();
+    let held: usize = book.outstanding_grants(&spec.device, at).map(|grant| grant.token.len()).sum();
     if held + token.len() > WALLET_BYTES_MAX {
         return Err(FleetError::Invalid(
             "the device's grants together are too large for one answer: withdraw one".into(),
@@ -116,7 +116,7 @@ fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
     if device.status == Status::Retired {
         return Err(FleetError::Retired(new.device.clone()));
     }
-    if book.live_grants(&new.device, at).count() >= GRANTS_MAX {
+    if book.outstanding_grants(&new.device, at).count() >= GRANTS_MAX {
         return invalid("the device holds 16 grants already, which is all it has room for: withdraw one first");
     }
     if new.may_begin.is_empty() || new.rights.is_empty() {
@@ -218,8 +218,12 @@ pub(super) fn first_block(token: &[u8]) -> Result<crate::ids::BlockId, FleetErro
 
 #[cfg(test)]
 mod tests {
+    use super::super::revoke::{revoke, Revocation};
     use super::super::service::tests::{at, new_grant, one_device};
+    use super::super::FleetKeys;
     use super::*;
+    use crate::wire::revocation::Target;
+    use rand_chacha::ChaCha20Rng;
 
     #[test]
     fn a_grant_is_live_until_it_ends_or_is_withdrawn() {
@@ -236,6 +240,65 @@ mod tests {
         assert_ne!(book.live_grants_digest(&gw, at(201)), with);
         let unknown = withdraw(book, &GrantId([0; 16]), "x", ann, at(1), fx);
         assert!(matches!(unknown, Err(FleetError::UnknownGrant(_))));
+    }
+
+    /// Rights of a grant that comes near its limit of bytes.
+    fn large(rights: usize) -> NewGrant {
+        let mut new = new_grant();
+        let right = new.rights[0].clone();
+        new.rights = (0..rights)
+            .map(|n| {
+                let mut right = right.clone();
+                right.right.resource = format!("some/rather/long/path/of/a/plant/number/{n:02}");
+                right
+            })
+            .collect();
+        new
+    }
+
+    /// As much as one device gets: grants that become smaller once no larger one fits.
+    fn filled(keys: &FleetKeys, book: &mut Book, rng: &mut ChaCha20Rng) {
+        let (ann, fx) = (keys.operator("ann"), &mut Effects::default());
+        for rights in (1..=40).rev() {
+            while create(book, large(rights), &keys.issuer, ann, at(100), rng, fx).is_ok() {}
+        }
+    }
+
+    fn bytes(book: &Book, now: Timestamp) -> (usize, usize) {
+        let gw = "gw-07".parse().unwrap();
+        let sizes: Vec<usize> = book.live_grants(&gw, now).map(|grant| grant.token.len()).collect();
+        (sizes.len(), sizes.iter().sum())
+    }
+
+    #[test]
+    fn renewals_need_no_more_room_than_what_they_replace() {
+        let (keys, book, _, rng) = &mut one_device();
+        filled(keys, book, rng);
+        let before = bytes(book, at(101));
+        assert!(before.1 > WALLET_BYTES_MAX - 1024, "{before:?}");
+        let half = at(100 + 43_200);
+        let device = book.device(&"gw-07".parse().unwrap()).unwrap().clone();
+        let spent: Vec<Spent> =
+            book.live_grants(&device.id, half).map(|grant| Spent { grant: grant.spec.grant, used: 0 }).collect();
+        renew(book, &device, &spent, &keys.issuer, half, rng, &mut Effects::default()).unwrap();
+        assert_eq!(bytes(book, half), before);
+        assert_eq!(bytes(book, at(100 + 86_401)), before, "all of them are successors");
+    }
+
+    /// What is revoked now and lives longer than its revocation comes back: the device needs room for it.
+    #[test]
+    fn a_revocation_makes_no_room_for_more_than_a_device_can_hold() {
+        let (keys, book, _, rng) = &mut one_device();
+        let (ann, fx) = (keys.operator("ann"), &mut Effects::default());
+        let rule = Revocation { target: Target::All, until: Some(at(90_000)), reason: "a test".into() };
+        revoke(book, rule, ann, at(50), fx).unwrap();
+        let long = || NewGrant { life: Millis::from_secs(200_000), ..new_grant() };
+        for _ in 0..GRANTS_MAX {
+            create(book, long(), &keys.issuer, ann, at(100), rng, fx).unwrap();
+        }
+        assert!(create(book, long(), &keys.issuer, ann, at(100), rng, fx).is_err());
+        assert_eq!(bytes(book, at(101)).0, 0);
+        assert_eq!(bytes(book, at(90_001)).0, GRANTS_MAX);
     }
 
     #[test]

@@ -263,6 +263,8 @@ pub struct Gateway {
     /// Its state folder.
     pub state: PathBuf,
     run: PathBuf,
+    /// What its agent is told by its environment.
+    pub settings: Vec<(&'static str, String)>,
     /// Its agent, while it is up.
     pub agent: Option<Player>,
     /// Decisions that its callers saw.
@@ -273,7 +275,8 @@ impl Gateway {
     /// A gateway with folders of its own in `folder`.
     pub fn new(stage: &Stage, id: &str, folder: &Path) -> Self {
         let (state, run) = (folder.join(id), folder.join(format!("run-{id}")));
-        Self { stage: stage.clone(), id: id.into(), state, run, agent: None, decisions: Vec::new() }
+        let settings = Vec::new();
+        Self { stage: stage.clone(), id: id.into(), state, run, settings, agent: None, decisions: Vec::new() }
     }
 
     /// Runs a command of the device's side to its end.
@@ -303,7 +306,8 @@ impl Gateway {
     /// Starts the agent in an environment of one's own and waits until it decides.
     pub fn start_with(&mut self, broker: &str, env: &[(&str, String)]) -> Result<(), Failure> {
         let args = ["--state-dir", path(&self.state), "--run-dir", path(&self.run), "agent", "run", "--broker", broker];
-        let mut agent = self.stage.start(&args, env)?;
+        let all: Vec<_> = self.settings.iter().chain(env).cloned().collect();
+        let mut agent = self.stage.start(&args, &all)?;
         agent.wait("agent.ready", |_| true)?;
         self.agent = Some(agent);
         Ok(())

@@ -14,11 +14,12 @@ use rand_core::RngCore;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::broker::dynsec;
+use super::broker::{dynsec, service_client_id};
 use super::clock;
 use super::entropy;
 use super::ledger::{Ledger, LedgerError};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, LinkError, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC};
+use super::x509::SERVICE_NAME;
 use crate::agent::effects::LinkCommand;
 use crate::agent::LinkEvent;
 use crate::fleet::book::{Book, Status};
@@ -34,8 +35,9 @@ const POLL: Duration = Duration::from_millis(200);
 const BATCH_MAX: usize = 256;
 /// Events that wait before the broker is made to wait.
 const WAITING_MAX: usize = 1024;
-/// First and longest wait after a failed connection, in milliseconds.
-const BACKOFF_MS: (u64, u64) = (500, 30_000);
+/// First and longest wait after a failed connection, in milliseconds. Short: every device of the fleet waits for this one
+/// client, which is no crowd.
+const BACKOFF_MS: (u64, u64) = (500, 5_000);
 
 /// How to reach the broker.
 pub struct Uplink {
@@ -186,11 +188,10 @@ struct Opened {
 
 fn open_link(book: &Book, uplink: Uplink, inputs: SyncSender<Input>, runtime: &Handle) -> Result<Opened, ServeError> {
     let tls = uplink.urls.iter().all(|url| url.security == Security::Tls);
-    let mut suffix = [0; 4];
-    entropy::rng().fill_bytes(&mut suffix);
     let config = LinkConfig {
         fleet: book.fleet().clone(),
-        client_id: format!("fleet-{}-{}", book.fleet(), crate::ids::hex(&suffix)),
+        client_id: service_client_id(book.fleet(), &mut entropy::rng()),
+        user: SERVICE_NAME.into(),
         urls: uplink.urls,
         tls: uplink.tls,
         keepalive: Duration::from_secs(30),
@@ -345,8 +346,7 @@ impl Serve {
     fn disconnected(&mut self, reason: &str) {
         self.service.disconnected();
         self.admitted.clear();
-        let doubled = BACKOFF_MS.0.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MS.1);
-        let wait = doubled / 2 + entropy::rng().next_u64() % doubled;
+        let wait = backoff(self.failures, entropy::rng().next_u64());
         self.failures = self.failures.saturating_add(1);
         self.connection = Connection::Down { retry: Millis(clock::now().boottime.0 + wait) };
         tracing::warn!(event = "link.down", reason, retry_ms = wait);
@@ -379,6 +379,13 @@ impl Serve {
 enum Next {
     GoOn,
     Stop,
+}
+
+/// How long to wait after so many failures in a row, in milliseconds: twice as long each time, the upper half of it at
+/// random.
+fn backoff(failures: u32, random: u64) -> u64 {
+    let doubled = BACKOFF_MS.0.saturating_mul(1 << failures.min(16)).min(BACKOFF_MS.1);
+    doubled / 2 + random % (doubled / 2 + 1)
 }
 
 fn now() -> Result<Timestamp, ServeError> {
@@ -414,5 +421,19 @@ pub fn tell(log: &FleetLog) {
         FleetLog::TaskRefused { device, task, reason } => {
             tracing::info!(event = "task.refused", %device, %task, reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_of_any_length_is_over_within_seconds() {
+        for failures in 0..100 {
+            let (least, most) = (backoff(failures, 0), (0..6000).map(|random| backoff(failures, random)).max());
+            assert!(least >= 250 && most <= Some(5000), "{failures} failures: {least} to {most:?} ms");
+        }
+        assert_eq!(backoff(100, 0), 2500, "spread over half of the longest wait");
     }
 }

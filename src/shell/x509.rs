@@ -27,8 +27,8 @@ pub const SERVER_DAYS: u32 = 825;
 /// Why a certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// A device asks for the name of the service, whose rights go with the name.
-    #[error("no device may be called {0:?}: the broker gives that name the rights of the service; choose another id")]
+    /// A device asks for the name of the service, whose rights and connections go with the name.
+    #[error("no device may be called {0:?}: `fleet` and `fleet-…` name the service at the broker; choose another id")]
     Reserved(DeviceId),
     /// A host name that no certificate can hold.
     #[error("{0:?} is neither a host name nor an address")]
@@ -88,8 +88,21 @@ impl Authority {
     /// # Errors
     /// [`CertificateError::Library`] when the system gives no randomness.
     pub fn make(fleet: &FleetId) -> Result<Self, CertificateError> {
+        Self::named(&broker_authority(fleet))
+    }
+
+    /// A new authority for the certificate of the fleet's service and no other: whoever trusts it lets no device in. Its
+    /// key is not kept.
+    ///
+    /// # Errors
+    /// [`CertificateError::Library`] when the system gives no randomness.
+    pub fn make_for_service(fleet: &FleetId) -> Result<Self, CertificateError> {
+        Self::named(&format!("hardtack service authority of {fleet}"))
+    }
+
+    fn named(name: &str) -> Result<Self, CertificateError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let issuer = authority_params(fleet, &key).self_signed(&key)?;
+        let issuer = authority_params(name, &key).self_signed(&key)?;
         Ok(Self { key, der: issuer.der().clone(), issuer })
     }
 
@@ -105,7 +118,7 @@ impl Authority {
         if !der.windows(public.len()).any(|window| window == public) {
             return Err(CertificateError::Mismatch);
         }
-        let issuer = authority_params(fleet, &key).self_signed(&key)?;
+        let issuer = authority_params(&broker_authority(fleet), &key).self_signed(&key)?;
         Ok(Self { key, der, issuer })
     }
 
@@ -184,9 +197,9 @@ impl Authority {
     }
 }
 
-/// Whether the broker would take a device of this name for somebody else.
+/// Whether the broker would take a device of this name for the service, or for one of its connections.
 pub fn is_reserved(device: &DeviceId) -> bool {
-    device.as_str() == SERVICE_NAME
+    device.as_str().strip_prefix(SERVICE_NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// PEM text of a DER structure.
@@ -213,9 +226,13 @@ impl PublicKeyData for Ed25519Public {
     }
 }
 
-fn authority_params(fleet: &FleetId, key: &KeyPair) -> CertificateParams {
+fn broker_authority(fleet: &FleetId) -> String {
+    format!("hardtack broker authority of {fleet}")
+}
+
+fn authority_params(name: &str, key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(&format!("hardtack broker authority of {fleet}"));
+    params.distinguished_name = common_name(name);
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(9999, 12, 31);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -271,8 +288,20 @@ mod tests {
     fn no_device_gets_the_name_of_the_service() {
         let authority = Authority::make(&fleet()).unwrap();
         let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
-        let refused = authority.issue_device(&SERVICE_NAME.parse().unwrap(), &key);
-        assert!(matches!(refused, Err(CertificateError::Reserved(_))));
+        for taken in [SERVICE_NAME, "fleet-acme-0a1b2c3d"] {
+            let refused = authority.issue_device(&taken.parse().unwrap(), &key);
+            assert!(matches!(refused, Err(CertificateError::Reserved(_))), "{taken}");
+        }
+        assert!(authority.issue_device(&"fleetwood".parse().unwrap(), &key).is_ok());
+    }
+
+    /// What lives as long as the enrolment cannot lapse in the dark: bans are the broker's.
+    #[test]
+    fn a_devices_certificate_has_no_end() {
+        let authority = Authority::make(&fleet()).unwrap();
+        let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let certificate = authority.issue_device(&"gw-07".parse().unwrap(), &key).unwrap();
+        assert!(certificate.windows(15).any(|window| window == b"99991231000000Z"));
     }
 
     #[test]

@@ -27,7 +27,13 @@ async fn connect(broker: &Mosquitto, client_id: &str, tls: TlsIdentity) -> Probe
 }
 
 async fn service(broker: &Mosquitto, folder: &BrokerFolder) -> Probe {
-    connect(broker, "fleet-acme-00000001", folder.service_identity(&mut entropy::rng()).unwrap()).await
+    service_as("fleet-acme-00000001", broker, folder).await
+}
+
+async fn service_as(client_id: &str, broker: &Mosquitto, folder: &BrokerFolder) -> Probe {
+    let tls = folder.service_identity(&mut entropy::rng()).unwrap();
+    let config = config(client_id, &[folder.service_url(&url(broker)).to_string()], Some(tls));
+    Probe::connect(&config, clock::wall().unwrap(), None).await.unwrap()
 }
 
 /// Gives the plugin commands and returns what it complains of.
@@ -67,6 +73,10 @@ async fn a_broker_that_is_set_up_wrongly_is_found_out() {
         assert!(text.contains(from), "{file} holds no {from}");
         std::fs::write(folder.join(file), text.replace(from, to)).unwrap();
     }
+    fn append(folder: &Path, file: &str, more: &str) {
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        std::fs::write(folder.join(file), text + more).unwrap();
+    }
     let cases = [
         Case {
             mistake: "default allow to publish",
@@ -87,6 +97,16 @@ async fn a_broker_that_is_set_up_wrongly_is_found_out() {
                 edit(dir, "mosquitto.conf", "use_username_as_clientid true", "use_username_as_clientid false")
             },
             act: "take another device's place by its client id",
+        },
+        Case {
+            mistake: "one client id for all services",
+            change: |dir| append(dir, "mosquitto.conf", "use_username_as_clientid true\n"),
+            act: "stay connected while another service connects",
+        },
+        Case {
+            mistake: "devices come in where the service does",
+            change: |dir| append(dir, "service-ca.pem", &std::fs::read_to_string(dir.join("ca.pem")).unwrap()),
+            act: "connect where the service does, by another device's client id",
         },
         Case {
             mistake: "every device may read the others' answers",
@@ -141,6 +161,40 @@ async fn devices_come_and_go_while_the_broker_runs() {
     assert!(matches!(gateway.publish(hello, b"x").await, Verdict::Refused(_)));
 }
 
+/// `fleet serve` and `fleet publish` at once: each has its own client id, and both stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_services_live_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::secured(dir.path(), &fleet(), &[]);
+    let folder = BrokerFolder::of(dir.path(), &fleet());
+    let mut first = service_as("fleet-acme-00000001", &broker, &folder).await;
+    let mut second = service_as("fleet-acme-00000002", &broker, &folder).await;
+    assert_eq!(first.subscribe("hardtack/1/acme/bundle/+").await, Verdict::Accepted);
+    assert_eq!(second.publish("hardtack/1/acme/bundle/1", b"trust").await, Verdict::Accepted);
+    assert_eq!(first.next().await.unwrap().payload, b"trust");
+    assert_eq!(first.publish("hardtack/1/acme/bundle/2", b"more").await, Verdict::Accepted);
+}
+
+/// Its own certificate gets a device in as itself or not at all, whatever client id it claims and wherever it knocks.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_device_takes_another_ones_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::secured(dir.path(), &fleet(), &[device("gw-07"), device("gw-08")]);
+    let folder = BrokerFolder::of(dir.path(), &fleet());
+    let authority = folder.authority().unwrap();
+    let mut victim = connect(&broker, "gw-07", identity(&authority, "gw-07")).await;
+    let mut service = service(&broker, &folder).await;
+    for claimed in ["gw-07", "fleet-acme-00000001"] {
+        let mut thief = connect(&broker, claimed, identity(&authority, "gw-08")).await;
+        assert_eq!(thief.publish("hardtack/1/acme/dev/gw-08/up/hello", b"x").await, Verdict::Accepted);
+        let door = folder.service_url(&url(&broker)).to_string();
+        let refused = config(claimed, &[door], Some(identity(&authority, "gw-08")));
+        Probe::connect(&refused, clock::wall().unwrap(), None).await.unwrap_err();
+    }
+    assert_eq!(victim.publish("hardtack/1/acme/dev/gw-07/up/hello", b"x").await, Verdict::Accepted);
+    assert_eq!(service.publish("hardtack/1/acme/bundle/1", b"x").await, Verdict::Accepted);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_publishes_what_is_for_all() {
     let dir = tempfile::tempdir().unwrap();
@@ -166,6 +220,7 @@ fn the_commands_say_how_it_went() {
         dir: dir.to_owned(),
         host: vec!["broker.example".into()],
         port: 18883,
+        service_port: None,
         days: 30,
         plugin: None,
     };

@@ -14,6 +14,7 @@ use hardtack::wire::token::{from_text, to_text, TaskBlock};
 use serde_json::{json, Value};
 
 use crate::samples::{right, rng, World, ENDS};
+use crate::support::cannot_run;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/peer.py");
 
@@ -30,7 +31,7 @@ impl Peer {
         }
         let has_it = Command::new("python3").args(["-c", "import biscuit_auth"]).output().ok()?.status.success();
         if !has_it {
-            eprintln!("not run: biscuit-python is not here; tests/run installs it");
+            cannot_run("biscuit-python is not here: tests/run installs it");
         }
         has_it.then(|| Self { python: "python3".into() })
     }

@@ -34,6 +34,7 @@ pub(crate) fn config(client_id: &str, urls: &[String], tls: Option<TlsIdentity>)
     LinkConfig {
         fleet: fleet(),
         client_id: client_id.into(),
+        user: if client_id.starts_with("fleet-") { "fleet".into() } else { client_id.into() },
         urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
         tls,
         keepalive: Duration::from_secs(5),
@@ -337,7 +338,8 @@ async fn certificates_are_the_login() {
     let url = [format!("mqtts://localhost:{}", broker.port)];
 
     let service_tls = folder.service_identity(&mut entropy::rng()).unwrap();
-    let service = Party::new(config("fleet-acme-00000001", &url, Some(service_tls)));
+    let door = [folder.service_url(&url[0].parse().unwrap()).to_string()];
+    let service = Party::new(config("fleet-acme-00000001", &door, Some(service_tls.clone())));
     service.link.send(LinkCommand::Connect { filters: service_filters(&fleet()), will: None });
     service.expect_connected();
 
@@ -347,10 +349,28 @@ async fn certificates_are_the_login() {
     gateway.send(Topic::UpHello(device("gw-07")), b"hello");
     service.expect_message(Topic::UpHello(device("gw-07")), b"hello");
 
+    let misled = Party::new(config("fleet-acme-00000002", &url, Some(service_tls)));
+    misled.link.send(LinkCommand::Connect { filters: service_filters(&fleet()), will: None });
+    let reason = misled.expect_lost();
+    assert!(reason.contains("has a port of its own"), "{reason}");
+
     let stranger = Party::new(config("gw-99", &url, Some(identity(&authority, "gw-99"))));
     stranger.connect("gw-99");
     let reason = stranger.expect_lost();
     assert!(reason.contains("refused the subscription") && reason.contains("not authorized"), "{reason}");
+}
+
+/// A broker that knows no certificates has nothing but the name to go by.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_side_says_its_user_name() {
+    let broker = Mosquitto::by_user("user fleet\ntopic readwrite #\npattern write hardtack/1/acme/dev/%u/up/+\n");
+    let service = service(&plain(&broker));
+    let gateway = Party::device(&plain(&broker), "gw-07");
+    gateway.link.send(LinkCommand::Connect { filters: Vec::new(), will: None });
+    gateway.expect_connected();
+    gateway.send(Topic::UpHello(device("gw-08")), b"not its own");
+    gateway.send(Topic::UpHello(device("gw-07")), b"hello");
+    service.expect_message(Topic::UpHello(device("gw-07")), b"hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]

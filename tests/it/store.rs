@@ -18,6 +18,9 @@ use hardtack::time::Timestamp;
 use hardtack::wire::audit::{extend, genesis, SegmentHeader};
 use hardtack::wire::envelope::Signed;
 
+use crate::support::strace::{self, Due, Moment};
+use crate::support::{cannot_run, COMPLETE};
+
 const SEGMENT_RECORDS: usize = 8;
 
 /// As much of an agent as makes batches: it starts an era, numbers, chains and closes segments.
@@ -535,11 +538,12 @@ impl Mounted {
         match output {
             Ok(output) if output.status.success() => Some(Self(path)),
             Ok(output) => {
-                println!("SKIPPED: no tmpfs can be mounted here: {}", String::from_utf8_lossy(&output.stderr).trim());
+                let why = String::from_utf8_lossy(&output.stderr);
+                cannot_run(&format!("no tmpfs can be mounted here, which root may: {}", why.trim()));
                 None
             }
             Err(error) => {
-                println!("SKIPPED: no tmpfs can be mounted here: {error}");
+                cannot_run(&format!("no tmpfs can be mounted here: {error}"));
                 None
             }
         }
@@ -605,57 +609,42 @@ fn a_read_only_disk_is_refused_with_its_reason() {
 fn the_disk_is_synced_before_a_commit_returns() {
     let temp = tempfile::tempdir().unwrap();
     let trace = temp.path().join("trace");
-    if Command::new("strace").arg("-V").output().is_err() {
-        println!("SKIPPED: strace is not installed");
-        return;
+    if let Some(why) = strace::why_not() {
+        return cannot_run(&why);
     }
-    let calls = "trace=write,pwrite64,pwritev,fdatasync,fsync,sync_file_range";
-    let wrapper = ["strace", "-f", "-y", "-s", "64", "-e", calls, "-o", trace.to_str().unwrap()];
+    let wanted = "trace=write,pwrite64,pwritev,fdatasync,fsync,sync_file_range";
+    let wrapper = ["strace", "-f", "-y", "-s", "64", "-e", wanted, "-o", trace.to_str().unwrap()];
     let output = child(&wrapper, "watched", &temp.path().join("state")).output().unwrap();
-    let trace = fs::read_to_string(&trace).unwrap_or_default();
-    if trace.is_empty() {
-        println!("SKIPPED: strace may not trace here: {}", String::from_utf8_lossy(&output.stderr).trim());
-        return;
-    }
-    assert!(output.status.success());
-    let (mut commits, mut due) = (0, None::<Due>);
-    for line in trace.lines() {
-        if line.contains("SAID begin ") {
-            due = Some(Due { anchor: line.contains("begin anchor"), ..Due::default() });
-        } else if line.contains("SAID committed") {
-            let due = due.take().unwrap();
-            assert!(due.db_written && due.db_synced, "a reply would go out before its record is durable");
-            assert_eq!(due.anchor_synced, due.anchor, "the anchor is synced when it is due, and only then");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (mut commits, mut due) = (0, None::<(bool, Due)>);
+    for (moment, call) in strace::calls(&fs::read_to_string(&trace).unwrap()) {
+        if moment == Moment::Ends && call.contains("SAID begin ") {
+            due = Some((call.contains("begin anchor"), Due::default()));
+        } else if moment == Moment::Begins && call.contains("SAID committed") {
+            let (anchor, seen) = due.take().unwrap();
+            assert!(seen.is_done(), "a reply would go out before its record is durable: {seen:?}");
+            assert_eq!(seen.anchor_synced, anchor, "the anchor is written when it is due, and only then");
             commits += 1;
-        } else if let Some(due) = &mut due {
-            due.see(line);
+        } else if let Some((_, due)) = &mut due {
+            due.see(moment, &call);
         }
     }
     assert_eq!(commits, 8);
 }
 
-/// What was seen of one commit.
-#[derive(Default)]
-struct Due {
-    anchor: bool,
-    db_written: bool,
-    db_synced: bool,
-    anchor_synced: bool,
-}
-
-impl Due {
-    fn see(&mut self, line: &str) {
-        let (call, rest) = line.split_once('(').unwrap_or((line, ""));
-        let wrote = call.contains("write");
-        let synced = (call.ends_with("fdatasync") || call.ends_with("fsync")) && line.trim_end().ends_with("= 0");
-        if rest.contains("/db>") {
-            // A write after a sync needs another sync.
-            self.db_written |= wrote;
-            self.db_synced = (self.db_synced || synced) && !wrote;
-        } else if rest.contains("/anchor.") {
-            assert!(!wrote || self.db_synced, "the anchor must not run ahead of the records that it has seen");
-            self.anchor_synced = (self.anchor_synced || synced) && !wrote;
-        }
+/// Tests that need what this machine lacks pass with a word about it, except where the run is to be complete.
+#[test]
+fn a_complete_run_fails_where_a_tool_is_missing() {
+    let tests =
+        ["store::the_disk_is_synced_before_a_commit_returns", "store::a_full_disk_is_an_error_and_a_freed_one_goes_on"];
+    for test in tests {
+        let run = |complete: &[&str]| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", test]).env("PATH", "/nonexistent").env_remove(COMPLETE);
+            command.envs(complete.iter().map(|name| (name, "1"))).output().unwrap().status.success()
+        };
+        assert!(run(&[]), "{test} is only skipped");
+        assert!(!run(&[COMPLETE]), "{test} fails");
     }
 }
 

@@ -47,8 +47,10 @@ fn uplink(fleet: &Fleet, named: &[BrokerUrl]) -> Result<Uplink, Failure> {
         let advice = "pass --broker URL, or write `brokers = [\"mqtts://HOST:8883\"]` into fleet.toml";
         return Err(Failure::new(Exit::Usage, "no broker is named", advice));
     }
+    let folder = fleet.dir.broker();
+    let urls: Vec<BrokerUrl> = urls.iter().map(|url| folder.service_url(url)).collect();
     let tls = match urls.iter().any(|url| url.security == Security::Tls) {
-        true => Some(fleet.dir.broker().service_identity(&mut entropy::rng())?),
+        true => Some(folder.service_identity(&mut entropy::rng())?),
         false => None,
     };
     Ok(Uplink { urls, tls })

@@ -2,11 +2,8 @@
 //!
 //! Owns: the questions, and what each must come to.
 //! Never: touches what devices of the fleet hear: its devices are throw-away ones, admitted at the beginning and dismissed
-//! at the end, and it speaks on their topics only.
+//! at the end, and it speaks on their topics only. Never takes the place of a running service.
 //! Read next: `dynsec.rs`, which says who may do what.
-//!
-//! The service's connection takes the place of a running `fleet serve` twice for a moment, at the beginning and at the
-//! end: with mosquitto the name in the certificate is the client id. That service connects again by itself.
 
 use std::time::Duration;
 
@@ -14,18 +11,15 @@ use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 use serde::Serialize;
 
-use super::{dynsec, BrokerError, BrokerFolder};
+use super::{dynsec, service_client_id, BrokerError, BrokerFolder};
 use crate::ids::{DeviceId, FleetId};
 use crate::shell::mqtt::probe::{Arrived, Probe, Verdict};
 use crate::shell::mqtt::{BrokerUrl, LinkConfig, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC, CONTROL_TOPIC};
-use crate::shell::x509::{Authority, CertificateError};
+use crate::shell::x509::{Authority, CertificateError, SERVICE_NAME};
 use crate::time::Timestamp;
 
 /// How long the broker may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A running service that connects again can interrupt the administration of the roles: it is tried this often.
-const ATTEMPTS: u32 = 5;
 
 /// What must come of an act.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -85,6 +79,7 @@ pub async fn run(
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<Vec<Finding>, CheckError> {
     let mut check = Check::new(folder, url, now, rng)?;
+    check.ask_about_two_services().await;
     check.administer(&dynsec::admit(&folder.fleet, &check.devices())).await?;
     check.administer(&[dynsec::admit_listener(&folder.fleet, &check.listener.0)]).await?;
     check.ask().await;
@@ -100,6 +95,9 @@ struct Check<'a> {
     url: &'a BrokerUrl,
     now: Timestamp,
     service: TlsIdentity,
+    /// Where the service comes in, and two client ids of it.
+    service_url: BrokerUrl,
+    service_ids: [String; 2],
     /// The device that asks.
     asking: (DeviceId, TlsIdentity),
     /// The device whose things are none of its business.
@@ -120,6 +118,8 @@ impl<'a> Check<'a> {
     ) -> Result<Self, CheckError> {
         let authority = folder.authority()?;
         let service = folder.service_identity(rng)?;
+        let service_url = folder.service_url(url);
+        let service_ids = [service_client_id(&folder.fleet, rng), service_client_id(&folder.fleet, rng)];
         let tag = rng.next_u32();
         let mut made = |role: &str, signed_by: &Authority| -> Result<(DeviceId, TlsIdentity), CheckError> {
             let id: DeviceId = format!("hardtack-check-{tag:08x}-{role}").parse().expect("the name is valid");
@@ -130,7 +130,19 @@ impl<'a> Check<'a> {
         };
         let (asking, other, listener) = (made("a", &authority)?, made("b", &authority)?, made("s", &authority)?);
         let forged = made("a", &Authority::make(&folder.fleet)?)?.1;
-        Ok(Self { fleet: &folder.fleet, url, now, service, asking, other, listener, forged, findings: Vec::new() })
+        Ok(Self {
+            fleet: &folder.fleet,
+            url,
+            now,
+            service,
+            service_url,
+            service_ids,
+            asking,
+            other,
+            listener,
+            forged,
+            findings: Vec::new(),
+        })
     }
 
     fn devices(&self) -> [DeviceId; 2] {
@@ -141,6 +153,7 @@ impl<'a> Check<'a> {
         LinkConfig {
             fleet: self.fleet.clone(),
             client_id: client_id.to_owned(),
+            user: client_id.to_owned(),
             urls: vec![self.url.clone()],
             tls: tls.cloned(),
             keepalive: Duration::from_secs(30),
@@ -153,20 +166,20 @@ impl<'a> Check<'a> {
         Probe::connect(&self.config(as_who.0.as_str(), Some(&as_who.1)), self.now, None).await
     }
 
+    async fn connect_service(&self, client_id: &str) -> Result<Probe, String> {
+        let urls = vec![self.service_url.clone()];
+        let config = LinkConfig { user: SERVICE_NAME.into(), urls, ..self.config(client_id, Some(&self.service)) };
+        Probe::connect(&config, self.now, None).await
+    }
+
     /// Gives commands to the plugin as the service.
     async fn administer(&mut self, messages: &[Vec<u8>]) -> Result<(), CheckError> {
-        let mut outcome = Ok(());
-        for _ in 0..ATTEMPTS {
-            outcome = self.try_administer(messages).await;
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome.map_err(|reason| CheckError::Administration { url: self.url.clone(), reason })
+        let outcome = self.try_administer(messages).await;
+        outcome.map_err(|reason| CheckError::Administration { url: self.service_url.clone(), reason })
     }
 
     async fn try_administer(&self, messages: &[Vec<u8>]) -> Result<(), String> {
-        let mut service = Probe::connect(&self.config("fleet-check", Some(&self.service)), self.now, None).await?;
+        let mut service = self.connect_service(&self.service_ids[0]).await?;
         settle(service.subscribe(CONTROL_RESPONSE_TOPIC).await)?;
         for message in messages {
             settle(service.publish(CONTROL_TOPIC, message).await)?;
@@ -196,6 +209,22 @@ impl<'a> Check<'a> {
         let happened = if arrived { Expected::Allowed } else { Expected::Denied };
         let found = if arrived { "delivered" } else { "not delivered" };
         self.findings.push(Finding { role, act: act.into(), expected, ok: happened == expected, found: found.into() });
+    }
+
+    /// `fleet serve`, `fleet publish` and this run side by side: none throws another out.
+    async fn ask_about_two_services(&mut self) {
+        let first = self.connect_service(&self.service_ids[0]).await;
+        let second = self.connect_service(&self.service_ids[1]).await;
+        let verdict = match (first, second) {
+            (Ok(mut first), Ok(second)) => {
+                let verdict = first.subscribe(&self.topic("policy/+")).await;
+                first.leave().await;
+                second.leave().await;
+                verdict
+            }
+            (Err(reason), _) | (_, Err(reason)) => Verdict::Refused(reason),
+        };
+        self.note("service", "stay connected while another service connects", Expected::Allowed, &verdict);
     }
 
     async fn ask(&mut self) {
@@ -238,6 +267,26 @@ impl<'a> Check<'a> {
             Err(reason) => Verdict::Refused(reason),
         };
         self.note("stranger", "connect without a certificate", Expected::Denied, &verdict);
+        self.ask_at_the_services_door().await;
+    }
+
+    /// Where client ids are as claimed, no device may come in. A broker with one door has none for it.
+    async fn ask_at_the_services_door(&mut self) {
+        if self.service_url == *self.url {
+            return;
+        }
+        let urls = vec![self.service_url.clone()];
+        let config = LinkConfig { urls, ..self.config(self.other.0.as_str(), Some(&self.asking.1)) };
+        let verdict = match Probe::connect(&config, self.now, None).await {
+            Ok(_) => Verdict::Accepted,
+            Err(reason) => Verdict::Refused(reason),
+        };
+        self.note(
+            "device",
+            "connect where the service does, by another device's client id",
+            Expected::Denied,
+            &verdict,
+        );
     }
 
     /// A device must not take another's place by claiming its client id.

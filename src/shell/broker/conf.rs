@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::BrokerError;
+use super::{BrokerError, Ports};
 use crate::shell::mqtt::LinkConfig;
 
 /// The plugin's file in the packages of the usual distributions: Debian's folder per architecture, then the others'.
@@ -21,7 +21,10 @@ pub(super) fn find_plugin() -> Option<PathBuf> {
 }
 
 /// The configuration of a broker whose files are in `folder`, an absolute path.
-pub(super) fn text(folder: &Path, plugin: &Path, port: u16) -> Result<String, BrokerError> {
+///
+/// Two doors, because a listener of mosquitto 2.0 either ties each client id to its certificate or leaves it to the
+/// client: devices must not take each other's place, and the service must be able to be there twice.
+pub(super) fn text(folder: &Path, plugin: &Path, ports: Ports) -> Result<String, BrokerError> {
     let path = |path: &Path| -> Result<String, BrokerError> {
         match path.to_str() {
             Some(text) if !text.contains(['\n', '\r']) && text.trim() == text => Ok(text.to_owned()),
@@ -61,20 +64,34 @@ pub(super) fn text(folder: &Path, plugin: &Path, port: u16) -> Result<String, Br
          max_queued_bytes 33554432\n\
          set_tcp_nodelay true\n\
          \n\
-         # The certificate is the login: its common name is user name and client id, whatever the client claims.\n\
-         listener {port}\n\
+         # Devices. The certificate is the login: its common name is user name and client id, whatever the client\n\
+         # claims, so that no device takes another's place.\n\
+         listener {devices}\n\
          cafile {ca}\n\
          certfile {certificate}\n\
          keyfile {key}\n\
          tls_version tlsv1.2\n\
          require_certificate true\n\
          use_identity_as_username true\n\
-         use_username_as_clientid true\n",
+         use_username_as_clientid true\n\
+         \n\
+         # The fleet's service, which names each of its connections. Its authority signed nothing but its certificate,\n\
+         # so that no device comes in here.\n\
+         listener {service}\n\
+         cafile {service_ca}\n\
+         certfile {certificate}\n\
+         keyfile {key}\n\
+         tls_version tlsv1.2\n\
+         require_certificate true\n\
+         use_identity_as_username true\n",
         conf = file("mosquitto.conf")?,
         plugin = path(plugin)?,
         roles = file("dynamic-security.json")?,
         data = file("data")?,
+        devices = ports.devices,
+        service = ports.service,
         ca = file("ca.pem")?,
+        service_ca = file(super::SERVICE_CA)?,
         certificate = file("server.pem")?,
         key = file("server.key")?,
     ))
@@ -95,14 +112,17 @@ fn owner() -> Option<String> {
 mod tests {
     use super::*;
 
+    const PORTS: Ports = Ports { devices: 18883, service: 18884 };
+
     #[test]
     fn paths_are_absolute_and_hold_no_second_line() {
-        let text = text(Path::new("/fleet/broker"), Path::new("/lib/plugin.so"), 18883).unwrap();
-        assert!(text.contains("\nlistener 18883\n") && text.contains("\nplugin /lib/plugin.so\n"));
+        let text = text(Path::new("/fleet/broker"), Path::new("/lib/plugin.so"), PORTS).unwrap();
+        assert!(text.contains("\nlistener 18883\n") && text.contains("\nlistener 18884\n"));
+        assert!(text.contains("\nplugin /lib/plugin.so\n"));
         for line in text.lines().filter(|line| line.contains("broker/") && !line.starts_with('#')) {
             assert!(line.contains(" /fleet/broker/"), "{line}");
         }
-        let hostile = super::text(Path::new("/fleet\nallow_anonymous true"), Path::new("/lib/plugin.so"), 1);
+        let hostile = super::text(Path::new("/fleet\nallow_anonymous true"), Path::new("/lib/plugin.so"), PORTS);
         assert!(matches!(hostile, Err(BrokerError::Path(_))));
     }
 }

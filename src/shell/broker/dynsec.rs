@@ -6,9 +6,9 @@
 //! Read next: `check.rs`, which probes that a live broker holds to this.
 //!
 //! What the plugin of mosquitto 2.0 does and does not do, found by running it: it has no placeholder for the user's
-//! name, so that each device needs a role of its own; with certificates as logins it looks neither at `clientid` nor at
-//! `disabled` when a client connects, so that a client id is tied to its certificate by `use_username_as_clientid`, and a
-//! ban is the removal of the client; a change of a client's roles disconnects it, a creation that finds it there already
+//! name, so that each device needs a role of its own; with certificates as logins it is not asked when a client connects,
+//! neither for `clientid` nor for `disabled`, so that a device's client id is tied to its certificate by the listener
+//! (`conf.rs`), and a ban is the removal of the client; a change of a client's roles disconnects it, a creation that finds it there already
 //! changes nothing.
 
 use serde_json::{json, Value};

@@ -1,6 +1,7 @@
 //! The broker's folder: what `hardtack broker config` makes and what the fleet's own programs read of it.
 //!
-//! Owns: `<fleet folder>/broker/`: the authority, the service's certificate, a server certificate and a set-up for mosquitto.
+//! Owns: `<fleet folder>/broker/`: the authority, the service's certificate, a server certificate and a set-up for
+//! mosquitto; which door of it is the service's.
 //! Never: runs a broker, replaces an authority or a key that devices already know.
 //! Read next: `dynsec.rs` for who may do what, then `check.rs`, which asks a live broker.
 
@@ -16,13 +17,20 @@ use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::files::{self, FileError};
-use super::mqtt::TlsIdentity;
-use super::x509::{pem, Authority, CertificateError, Validity};
-use crate::ids::{DeviceId, FleetId};
+use super::mqtt::{BrokerUrl, Security, TlsIdentity};
+use super::x509::{pem, Authority, CertificateError, Validity, SERVICE_NAME};
+use crate::ids::{hex, DeviceId, FleetId};
 use crate::time::Timestamp;
+
+/// The certificate of the authority that signed the service's certificate and nothing else.
+const SERVICE_CA: &str = "service-ca.pem";
+
+/// Which ports the set-up listens on, for the fleet's own programs.
+const PORTS: &str = "ports.json";
 
 /// Why the broker's folder could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +77,23 @@ pub struct BrokerFolder {
 pub struct Setup {
     /// Names and addresses that devices reach it by. The local ones are added.
     pub hosts: Vec<String>,
-    /// The port it listens on.
-    pub port: u16,
+    /// The ports it listens on.
+    pub ports: Ports,
     /// When its certificate is valid.
     pub validity: Validity,
     /// mosquitto's dynamic-security plugin; searched where it usually is if not named.
     pub plugin: Option<PathBuf>,
     /// Devices that are admitted from the start. Those of an earlier set-up stay.
     pub devices: Vec<DeviceId>,
+}
+
+/// The two doors of a broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ports {
+    /// Where devices come in.
+    pub devices: u16,
+    /// Where the fleet's service comes in, and nobody else.
+    pub service: u16,
 }
 
 /// What was set up.
@@ -149,15 +166,30 @@ impl BrokerFolder {
             self.write("service.key", text.as_bytes())?;
             key
         };
-        let certificate = if certificate_path.exists() {
+        // A certificate of before there was an authority for it would not be let in.
+        let certificate = if certificate_path.exists() && self.path.join(SERVICE_CA).exists() {
             let der = CertificateDer::from_pem_slice(read(&certificate_path)?.as_bytes());
             der.map_err(|_| CertificateError::Unreadable("the service's certificate"))?.to_vec()
         } else {
-            let der = authority.issue_service(&key.verifying_key())?;
+            let own = Authority::make_for_service(&self.fleet)?;
+            let der = own.issue_service(&key.verifying_key())?;
             self.write("service.pem", pem("CERTIFICATE", &der).as_bytes())?;
+            self.write(SERVICE_CA, own.certificate_pem().as_bytes())?;
             der
         };
         Ok(TlsIdentity { authorities: vec![authority.der().to_vec()], certificate, key })
+    }
+
+    /// Where the service reaches the broker that devices reach at `url`. A broker that was not set up from this folder has
+    /// one door for all.
+    pub fn service_url(&self, url: &BrokerUrl) -> BrokerUrl {
+        let text = std::fs::read(self.path.join(PORTS)).unwrap_or_default();
+        match serde_json::from_slice::<Ports>(&text) {
+            Ok(ports) if url.security == Security::Tls && url.port == ports.devices => {
+                BrokerUrl { port: ports.service, ..url.clone() }
+            }
+            Ok(_) | Err(_) => url.clone(),
+        }
     }
 
     /// Sets up mosquitto. What was there is replaced, save authority and service identity; a running broker takes it when
@@ -171,7 +203,7 @@ impl BrokerFolder {
             None => conf::find_plugin().ok_or(BrokerError::NoPlugin)?,
         };
         let folder = self.path.canonicalize().map_err(|_| BrokerError::NoAuthority(self.path.clone()))?;
-        let text = conf::text(&folder, &plugin, setup.port)?;
+        let text = conf::text(&folder, &plugin, setup.ports)?;
         self.service_identity(rng)?;
 
         let mut hosts = setup.hosts.clone();
@@ -191,9 +223,10 @@ impl BrokerFolder {
         let roles = dynsec::configuration(&self.fleet, &devices).to_string();
         self.write("dynamic-security.json", roles.as_bytes())?;
         self.write("mosquitto.conf", text.as_bytes())?;
+        self.write(PORTS, serde_json::json!(setup.ports).to_string().as_bytes())?;
         Ok(Configured {
             conf: folder.join("mosquitto.conf"),
-            url: format!("mqtts://localhost:{}", setup.port),
+            url: format!("mqtts://localhost:{}", setup.ports.devices),
             hosts,
             until: setup.validity.until,
             devices: devices.len(),
@@ -215,6 +248,11 @@ impl BrokerFolder {
     fn write(&self, name: &str, content: &[u8]) -> Result<(), BrokerError> {
         Ok(files::replace(&self.path.join(name), content)?)
     }
+}
+
+/// A client id for one connection of the service: `fleet-<name>-<8 hex>`.
+pub fn service_client_id(fleet: &FleetId, rng: &mut impl RngCore) -> String {
+    format!("{SERVICE_NAME}-{fleet}-{}", hex(&rng.next_u32().to_be_bytes()))
 }
 
 /// A certificate, which anybody may read.
@@ -241,7 +279,7 @@ mod tests {
     fn setup() -> Setup {
         Setup {
             hosts: vec!["broker.example".into()],
-            port: 8883,
+            ports: Ports { devices: 8883, service: 8884 },
             validity: Validity::days(Timestamp::from_secs(1_800_000_000), 825),
             plugin: Some("/lib/plugin.so".into()),
             devices: vec!["gw-07".parse().unwrap()],
@@ -265,6 +303,21 @@ mod tests {
         assert_eq!(folder.make_authority().unwrap().der(), authority.der());
         assert_eq!(std::fs::read(folder.path().join("service.pem")).unwrap(), service);
         assert_ne!(std::fs::read(folder.path().join("server.pem")).unwrap(), server);
+    }
+
+    #[test]
+    fn the_service_has_a_door_of_its_own_where_the_set_up_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let url = |text: &str| text.parse::<BrokerUrl>().unwrap();
+        let devices = url("mqtts://broker.example:8883");
+        assert_eq!(folder.service_url(&devices), devices, "nothing is set up");
+        folder.make_authority().unwrap();
+        folder.configure(&setup(), &mut crate::shell::entropy::rng()).unwrap();
+        assert_eq!(folder.service_url(&devices), url("mqtts://broker.example:8884"));
+        for other in ["mqtts://broker.example:8884", "mqtts://broker.example:443", "mqtt://broker.example:8883"] {
+            assert_eq!(folder.service_url(&url(other)), url(other));
+        }
     }
 
     #[test]

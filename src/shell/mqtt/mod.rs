@@ -51,6 +51,8 @@ pub struct LinkConfig {
     pub fleet: FleetId,
     /// MQTT client id.
     pub client_id: String,
+    /// MQTT user name. A broker that takes it from the certificate ignores this one; any other has no name but this.
+    pub user: String,
     /// Brokers. The first is tried first; a connection that fails or ends moves on to the next.
     pub urls: Vec<BrokerUrl>,
     /// Needed for `mqtts://`.

@@ -136,7 +136,9 @@ impl<'a> Session<'a> {
                 biased;
                 polled = self.polled.recv() => match polled {
                     Some(Polled::Event(event)) => {
-                        self.silent.set(sleep(silence(self.config)));
+                        if heard(&event) {
+                            self.silent.set(sleep(silence(self.config)));
+                        }
                         if let Err(end) = self.take(*event).await {
                             break end;
                         }
@@ -374,6 +376,14 @@ async fn poll(mut event_loop: EventLoop, said: mpsc::Sender<Polled>) {
     }
 }
 
+/// Whether an event shows that the broker lives. What this side sends does not: a half-open link takes it all.
+fn heard(event: &Event) -> bool {
+    match event {
+        Event::Incoming(_) => true,
+        Event::Outgoing(_) => false,
+    }
+}
+
 fn keepalive(config: &LinkConfig) -> Duration {
     config.keepalive.clamp(KEEPALIVE_MIN, Duration::from_secs(u64::from(u16::MAX)))
 }
@@ -390,6 +400,7 @@ pub(super) fn options(
     connect: &Connect,
 ) -> MqttOptions {
     let mut options = MqttOptions::new(config.client_id.clone(), url.host.clone(), url.port);
+    options.set_credentials(config.user.clone(), "");
     options.set_clean_start(true);
     options.set_session_expiry_interval(Some(0));
     options.set_keep_alive(keepalive(config));
@@ -416,4 +427,18 @@ pub(super) fn options(
         (Security::Plain, _) | (Security::Tls, None) => {}
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rumqttc::v5::mqttbytes::v5::PingResp;
+
+    #[test]
+    fn only_what_was_received_is_a_sign_of_life() {
+        assert!(heard(&Event::Incoming(Packet::PingResp(PingResp))));
+        for sent in [Outgoing::PingReq, Outgoing::Publish(1), Outgoing::PubAck(1), Outgoing::AwaitAck(1)] {
+            assert!(!heard(&Event::Outgoing(sent)));
+        }
+    }
 }

@@ -190,7 +190,10 @@ pub(super) fn explain(error: &Error) -> String {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "the broker's certificate is not for this host: name it with `hardtack broker config --host`".into(),
-        Error::AlertReceived(alert) => format!("the broker refused this side's certificate: {alert:?}"),
+        Error::AlertReceived(alert) => format!(
+            "the broker refused this side's certificate ({alert:?}): a device enrols again; the fleet's service has a port \
+             of its own, which `hardtack broker config` prints"
+        ),
         other => format!("TLS: {other}"),
     }
 }

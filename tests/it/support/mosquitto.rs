@@ -8,15 +8,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hardtack::ids::{DeviceId, FleetId};
-use hardtack::shell::broker::{BrokerFolder, Setup};
+use hardtack::shell::broker::{BrokerFolder, Ports, Setup};
 use hardtack::shell::x509::Validity;
 use hardtack::shell::{clock, entropy};
+use rustix::process::{kill_process, Pid, Signal};
 
 /// A running broker.
 pub(crate) struct Mosquitto {
     process: Child,
     conf: PathBuf,
     pub(crate) port: u16,
+    /// The service's, of a secured one.
+    service_port: u16,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -28,7 +31,19 @@ impl Mosquitto {
         let port = free_port();
         let text = format!("user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nlog_dest stderr\n");
         std::fs::write(&conf, text).unwrap();
-        Self::start(conf, port, Some(dir))
+        Self::start(conf, Ports { devices: port, service: port }, Some(dir))
+    }
+
+    /// A broker without TLS where each user has the topics of this access list, by the name that it claims.
+    pub(crate) fn by_user(access: &str) -> Self {
+        let mut broker = Self::open();
+        broker.kill();
+        let list = broker.conf.with_file_name("access");
+        std::fs::write(&list, access).unwrap();
+        let text = std::fs::read_to_string(&broker.conf).unwrap();
+        std::fs::write(&broker.conf, format!("{text}acl_file {}\n", list.display())).unwrap();
+        broker.restart();
+        broker
     }
 
     /// A broker set up as `hardtack broker config` does it.
@@ -39,17 +54,23 @@ impl Mosquitto {
 
     /// The same, with a server certificate of a validity of one's own.
     pub(crate) fn secured_with(fleet_dir: &Path, fleet: &FleetId, devices: &[DeviceId], validity: Validity) -> Self {
-        let folder = BrokerFolder::of(fleet_dir, fleet);
-        folder.make_authority().unwrap();
-        let port = free_port();
-        let setup = Setup { hosts: Vec::new(), port, validity, plugin: None, devices: devices.to_vec() };
-        let configured = folder.configure(&setup, &mut entropy::rng()).unwrap();
-        Self::start(configured.conf, port, None)
+        BrokerFolder::of(fleet_dir, fleet).make_authority().unwrap();
+        let ports = Ports { devices: free_port(), service: free_port() };
+        let conf = configure(fleet_dir, fleet, ports, devices, validity);
+        Self::start(conf, ports, None)
     }
 
-    fn start(conf: PathBuf, port: u16, dir: Option<tempfile::TempDir>) -> Self {
+    /// Sets it up again with a server certificate of another validity, and starts it again.
+    pub(crate) fn certify(&mut self, fleet_dir: &Path, fleet: &FleetId, validity: Validity) {
+        self.stop();
+        let ports = Ports { devices: self.port, service: self.service_port };
+        configure(fleet_dir, fleet, ports, &[], validity);
+        self.restart();
+    }
+
+    fn start(conf: PathBuf, ports: Ports, dir: Option<tempfile::TempDir>) -> Self {
         let process = run(&conf);
-        let mut broker = Self { process, conf, port, _dir: dir };
+        let mut broker = Self { process, conf, port: ports.devices, service_port: ports.service, _dir: dir };
         broker.wait_ready();
         broker
     }
@@ -66,13 +87,26 @@ impl Mosquitto {
         self.process.wait().unwrap();
     }
 
+    /// Ends it in order: it writes down what it keeps.
+    pub(crate) fn stop(&mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Makes a secured one that has ended forget sessions and retained messages; who may do what it remembers.
+    pub(crate) fn forget(&self) {
+        let kept = self.conf.with_file_name("data").join("mosquitto.db");
+        std::fs::remove_file(kept).unwrap();
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     fn wait_ready(&mut self) {
         for _ in 0..200 {
-            if TcpStream::connect(self.addr()).is_ok() {
+            let open = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
+            if open(self.port) && open(self.service_port) {
                 return;
             }
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -89,6 +123,11 @@ impl Drop for Mosquitto {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+fn configure(fleet_dir: &Path, fleet: &FleetId, ports: Ports, devices: &[DeviceId], validity: Validity) -> PathBuf {
+    let setup = Setup { hosts: Vec::new(), ports, validity, plugin: None, devices: devices.to_vec() };
+    BrokerFolder::of(fleet_dir, fleet).configure(&setup, &mut entropy::rng()).unwrap().conf
 }
 
 fn run(conf: &Path) -> Child {

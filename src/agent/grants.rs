@@ -41,10 +41,11 @@ impl Agent {
         let differ = self.named.grants.is_some_and(|named| named != self.grants_held());
         if !differ {
             self.grants_tries = 0;
+            self.grants_asked_at = self.grants_asked_at.filter(|_| self.grants_asked.is_some());
         }
         let wait = ANSWER_WAIT.0 << self.grants_tries.saturating_sub(1).min(DOUBLINGS_MAX);
         let asked = self.grants_asked_at.is_some_and(|at| now.boottime.0 < at.0 + wait);
-        if (asked && (differ || self.grants_asked.is_some())) || !self.uplink.is_connected() {
+        if asked || !self.uplink.is_connected() {
             return;
         }
         let ask = if differ {

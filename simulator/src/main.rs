@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hardtack_simulator::plan::Plan;
-use hardtack_simulator::report::{Report, Status};
+use hardtack_simulator::report::{Report, Share, Status};
 use hardtack_simulator::scenario::Scenario;
 
 /// Partitions, reboots, robs and deceives a fleet of hardtack agents until it breaks.
@@ -138,12 +138,19 @@ fn table(report: &Report, seconds: f64) -> String {
     );
     for property in &report.properties {
         let required = if report.require.iter().any(|id| id == property.id) { "required" } else { "" };
-        let line = format!("  {:<10} {:<8} {:>9}  {required}", property.id, property.status.name(), property.checked);
+        let line = format!("  {:<12} {:<8} {:>9}  {required}", property.id, property.status.name(), property.checked);
         text.push_str(line.trim_end());
         text.push('\n');
         if let Some(witness) = &property.witness {
             text.push_str(&format!("             {witness}\n"));
         }
+    }
+    for share in &report.shares {
+        let Share { class, synced, good, allowed } = share;
+        text.push_str(&format!("  good requests, {class}, {synced}: {allowed} of {good} allowed\n"));
+    }
+    if !report.idle.is_empty() {
+        text.push_str(&format!("  faults without effect: {}\n", report.idle.join(" ")));
     }
     text.truncate(text.trim_end().len());
     text

@@ -421,6 +421,16 @@ impl TimeLimits {
     pub fn lease(&self) -> Millis {
         Millis::from_secs(self.lease_s)
     }
+
+    /// What is left of a lease when the next one is taken.
+    pub fn lease_margin(&self) -> Millis {
+        Millis(self.lease().0 / 10)
+    }
+
+    /// How often a device that does nothing writes its clock down in a day.
+    pub fn leases_per_day(&self) -> u64 {
+        86_400_000 / (self.lease().0 - self.lease_margin().0).max(1)
+    }
 }
 
 #[cfg(test)]

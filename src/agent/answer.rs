@@ -5,28 +5,16 @@
 //! Read next: `decide.rs`, `tasks.rs`, `report.rs`.
 
 use super::attest::selectors;
-use super::decide::{Judge, Judgement, Question};
+use super::decide::{Judge, Judgement, Question, Room};
 use super::effects::{Budget, Effects};
 use super::request::{
     AuditRef, Authorize, DecisionReply, Evidence, Mode, Problem, ProblemCode, Reason, Reply, Request, RequestId,
     Socket, TimeClass, Verdict,
 };
-use super::token::Denial;
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::time::Timestamp;
 use crate::wire::audit::{record_id, Decision, Event, Known};
-
-/// How much room the audit has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
-    /// Allows fit.
-    Allows,
-    /// Only denials and events fit.
-    Denials,
-    /// Nothing fits.
-    None,
-}
 
 impl Agent {
     pub(super) fn on_request(
@@ -103,14 +91,10 @@ impl Agent {
             wallet: &self.wallet,
             clock: &self.clock,
             mode: self.mode,
+            room,
+            behind: self.behind(),
         };
-        let mut judgement = judge.judge(&question, &mut self.cache);
-        if judgement.verdict.is_ok() && room == Room::Denials {
-            judgement.verdict = Err(Denial::new(
-                Reason::AuditFull,
-                "the audit has no room for an allow; let the device reach its collector",
-            ));
-        }
+        let judgement = judge.judge(&question, &mut self.cache);
         let enforcer = if evidence.socket == Socket::Agent { Vec::new() } else { peer };
         let (reason, explain, budgets) = match &judgement.verdict {
             Ok(charges) => {

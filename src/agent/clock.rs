@@ -123,6 +123,12 @@ impl TrustedClock {
         self.ceiling = self.ceiling.map(|ceiling| ceiling + elapsed.stretched(ppm.saturating_mul(2)));
     }
 
+    /// E had come this far, at some time before now.
+    pub fn recall(&mut self, proven: Timestamp) {
+        self.floor = self.floor.max(proven);
+        self.powered = self.powered.max(self.floor);
+    }
+
     /// The system clock shows this. It is never kept and never raises E or P.
     pub fn hint(&mut self, wall: Option<Timestamp>) {
         self.hint = wall;
@@ -204,14 +210,15 @@ impl TrustedClock {
         self.boots
     }
 
-    /// Whether the lease must be renewed: half of it is used.
+    /// Whether the lease must be renewed: a tenth of it is left. What is decided past its end is in the same commit as the
+    /// new lease, so lateness costs nothing but a wait for the disk.
     pub fn lease_due(&self) -> bool {
-        self.powered + Millis(self.limits.lease().0 / 2) >= self.lease
+        self.powered + self.limits.lease_margin() >= self.lease
     }
 
     /// How long until [`TrustedClock::lease_due`].
     pub fn lease_due_in(&self) -> Millis {
-        let due = self.lease - Millis(self.limits.lease().0 / 2);
+        let due = self.lease - self.limits.lease_margin();
         due.since(self.powered)
     }
 

@@ -51,6 +51,21 @@ pub struct Judge<'a> {
     pub clock: &'a TrustedClock,
     /// The mode.
     pub mode: Mode,
+    /// How much room the audit has.
+    pub room: Room,
+    /// What this device knows to be newer than what it holds, if anything is: everything is stale then.
+    pub behind: Option<String>,
+}
+
+/// How much room the audit has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// Allows fit.
+    Allows,
+    /// Only denials and events fit.
+    Denials,
+    /// Nothing fits.
+    None,
 }
 
 /// What is asked.
@@ -122,11 +137,11 @@ impl Judge<'_> {
         };
         match verified {
             Ok(verified) => {
-                judgement.ends = Some(self.end_of(&verified, judgement.task.as_ref()));
+                judgement.ends = Some(self.end_of(&verified));
                 judgement.verdict = self.judge_verified(question, &verified, &judgement);
                 judgement.verified = Some(verified);
             }
-            Err(denial) => judgement.verdict = Err(denial),
+            Err(denial) => judgement.verdict = Err(first(self.check_question(question), denial)),
         }
         judgement
     }
@@ -155,19 +170,41 @@ impl Judge<'_> {
         self.check_question(question)?;
         self.check_place(verified)?;
         self.check_revocation(verified, so_far.task.as_ref())?;
-        self.check_time(verified, so_far.task.as_ref(), so_far.time_class)?;
+        self.check_time(verified, so_far.time_class)?;
         self.check_staleness(question.risk, verified, so_far.staleness)?;
         self.check_box(verified)?;
         let charges = self.check_uses(verified)?;
-        self.check_labels(question, so_far.task.as_ref())?;
-        self.evaluate(question, verified, so_far)?;
-        if self.mode == Mode::Locked {
-            return Err(Denial::new(
-                Reason::Locked,
-                "this device is locked; `hardtack status` says why and what unlocks it",
-            ));
+        // These reasons do not come in the order in which they are found: the first on the list is told.
+        let found = [
+            self.evaluate(question, verified, so_far),
+            self.check_labels(question, so_far.task.as_ref()),
+            self.check_room(),
+            self.check_lock(),
+            self.check_counters(&charges),
+        ];
+        let denials = found.into_iter().filter_map(Result::err);
+        denials.min_by_key(|denial| denial.reason).map_or(Ok(charges), Err)
+    }
+
+    fn check_room(&self) -> Result<(), Denial> {
+        match self.room {
+            Room::Allows => Ok(()),
+            Room::Denials | Room::None => Err(Denial::new(
+                Reason::AuditFull,
+                "the audit has no room for an allow; let the device reach its collector",
+            )),
         }
-        Ok(charges)
+    }
+
+    fn check_lock(&self) -> Result<(), Denial> {
+        let locked = "this device is locked; `hardtack status` says why and what unlocks it";
+        (self.mode != Mode::Locked).then_some(()).ok_or_else(|| Denial::new(Reason::Locked, locked))
+    }
+
+    fn check_counters(&self, charges: &[(BlockId, Timestamp)]) -> Result<(), Denial> {
+        let fits = charges.iter().all(|(block, _)| self.wallet.has_room(block, self.profile.wallet.budgets_max));
+        let full = "this device counts as many budgets as its profile allows; finish tasks, or wait until some end";
+        fits.then_some(()).ok_or_else(|| Denial::new(Reason::Throttled, full))
     }
 
     /// Whether a grant could give a task right now.
@@ -178,9 +215,10 @@ impl Judge<'_> {
         let class = TimeClass::Bounded.max(verified.claims.min_time_class.unwrap_or_default());
         self.check_place(verified)?;
         self.check_revocation(verified, None)?;
-        self.check_time(verified, None, class)?;
+        self.check_time(verified, class)?;
         self.check_box(verified)?;
-        self.check_uses(verified).map(drop)
+        let charges = self.check_uses(verified)?;
+        self.check_counters(&charges)
     }
 
     fn check_question(&self, question: &Question<'_>) -> Result<(), Denial> {
@@ -229,20 +267,22 @@ impl Judge<'_> {
                 format!("revoked by the fleet: {target:?}; ask for a new credential"),
             ));
         }
-        match task {
-            Some(task) if task.finished => {
-                Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", task.id)))
-            }
-            Some(_) | None => Ok(()),
+        let labelled = verified.claims.tasks.iter().filter_map(|task| task.parse().ok());
+        let known = labelled.filter_map(|id| self.wallet.task(&id)).chain(task);
+        match known.into_iter().find(|task| task.finished) {
+            Some(task) => Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", task.id))),
+            None => Ok(()),
         }
     }
 
-    fn check_time(&self, verified: &Verified, task: Option<&StoredTask>, class: TimeClass) -> Result<(), Denial> {
+    fn check_time(&self, verified: &Verified, class: TimeClass) -> Result<(), Denial> {
         match self.clock.upper(class) {
-            Some(upper) => self.check_time_up_to(verified, task, upper),
+            Some(upper) => {
+                self.check_time_up_to(verified, upper).map_err(|denial| self.by_whose_clock(verified, denial))
+            }
             None => {
                 // What is proven to be past is told first: no better clock would help.
-                self.check_time_up_to(verified, task, self.clock.floor())?;
+                self.check_time_up_to(verified, self.clock.floor())?;
                 Err(Denial::new(
                     Reason::TimeUntrusted,
                     "this needs proof that the token has not ended, and no signed time has answered a question of this boot yet; the device must reach its fleet",
@@ -251,39 +291,61 @@ impl Judge<'_> {
         }
     }
 
-    fn check_time_up_to(&self, verified: &Verified, task: Option<&StoredTask>, upper: Timestamp) -> Result<(), Denial> {
-        let (claims, powered) = (&verified.claims, self.clock.powered());
-        if claims.issued > powered + ISSUED_SLACK {
-            return Err(Denial::new(
-                Reason::NotYetValid,
-                format!(
-                    "issued {}, and this device cannot tell that it is later than {powered}; it needs signed time",
-                    claims.issued
-                ),
-            ));
-        }
-        if claims.expires < upper || claims.expires <= self.revocations.dropped_before() {
-            return Err(Denial::new(Reason::Expired, format!("expired {}; ask for a new credential", claims.expires)));
-        }
-        if let Some(task) = task.filter(|task| task.ends < upper) {
-            return Err(Denial::new(Reason::Expired, format!("task {} ended {}; begin another", task.id, task.ends)));
-        }
-        let points = self.points(verified, upper, false)?;
-        for block in &verified.token.blocks {
-            for check in &block.checks {
-                if let Check::Time(alternatives) = check {
-                    check_bounds(alternatives, &points)?;
-                }
+    /// Where only the system clock says that a token has ended, the denial says so.
+    fn by_whose_clock(&self, verified: &Verified, denial: Denial) -> Denial {
+        let powered = Timestamp::from_secs(self.clock.powered().secs_ceil());
+        let hinted = self.clock.hinted().filter(|hint| *hint > powered);
+        match hinted.filter(|_| denial.reason == Reason::Expired && self.check_time_up_to(verified, powered).is_ok()) {
+            Some(hint) => {
+                let explain = format!(
+                    "it has ended if the system clock is right, which shows {hint}; set it right, or let the device reach its fleet"
+                );
+                Denial::new(Reason::Expired, explain)
             }
+            None => denial,
         }
-        Ok(())
+    }
+
+    fn check_time_up_to(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
+        let points = self.points(verified, upper, false)?;
+        let bounds = verified.token.blocks.iter().flat_map(|block| &block.checks).map(|check| match check {
+            Check::Time(alternatives) => check_bounds(alternatives, &points),
+            Check::Other(_) => Ok(()),
+        });
+        let found = [self.check_issued(verified), self.check_expiry(verified, upper)].into_iter().chain(bounds);
+        found.filter_map(Result::err).min_by_key(|denial| denial.reason).map_or(Ok(()), Err)
+    }
+
+    fn check_issued(&self, verified: &Verified) -> Result<(), Denial> {
+        let (issued, powered) = (verified.claims.issued, self.clock.powered());
+        if issued <= powered + ISSUED_SLACK {
+            return Ok(());
+        }
+        let explain = format!(
+            "issued {issued}, and this device cannot tell that it is later than {powered}; it needs signed time"
+        );
+        Err(Denial::new(Reason::NotYetValid, explain))
+    }
+
+    fn check_expiry(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
+        let expires = verified.claims.expires;
+        if expires < upper || expires <= self.revocations.dropped_before() {
+            return Err(Denial::new(Reason::Expired, format!("expired {expires}; ask for a new credential")));
+        }
+        match self.wallet.end_of(verified.chain()) {
+            Some(ends) if ends < upper => {
+                Err(Denial::new(Reason::Expired, format!("the task's credential ended {ends}; begin another")))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The instants at which an outcome can differ between E and the class's upper point: both ends, and around each
     /// date between them. Where no date lies between them one instant stands for all.
     fn points(&self, verified: &Verified, upper: Timestamp, policy_asks: bool) -> Result<Vec<u64>, Denial> {
         let (low, high) = (self.clock.floor().secs_floor(), upper.secs_floor());
-        let between = verified.token.dates.iter().filter(|date| (low..=high).contains(*date));
+        let policys = if policy_asks { self.policy.dates.as_slice() } else { &[] };
+        let between = verified.token.dates.iter().chain(policys).filter(|date| (low..=high).contains(*date));
         let mut points: BTreeSet<u64> =
             between.flat_map(|date| [date.saturating_sub(1), *date, date.saturating_add(1)]).collect();
         points.retain(|point| (low..=high).contains(point));
@@ -294,16 +356,23 @@ impl Judge<'_> {
         if points.len() > RUNS_MAX {
             return Err(Denial::new(
                 Reason::TooComplex,
-                "too many dates of the token lie between the earliest and the latest time that it can be",
+                "too many dates of token and policy lie between the earliest and the latest time that it can be",
             ));
         }
         Ok(points.into_iter().collect())
     }
 
     fn check_staleness(&self, risk: Option<&RiskLevel>, verified: &Verified, staleness: Millis) -> Result<(), Denial> {
+        if let Some(behind) = &self.behind {
+            let explain = format!("what is known is out of date: {behind}; the device must reach its fleet");
+            return Err(Denial::new(Reason::Stale, explain));
+        }
         let Some(level) = risk else { return Ok(()) };
+        // A bound for a class binds every higher one too.
+        let rank = |class| self.policy.document.rank(class).unwrap_or(usize::MAX);
+        let own = verified.claims.staleness_max.iter();
         let own =
-            verified.claims.staleness_max.iter().filter(|(risk, _)| *risk == level.class).map(|(_, bound)| *bound);
+            own.filter(|(class, _)| *class == level.class || rank(class) < rank(&level.class)).map(|(_, bound)| *bound);
         match own.chain(level.staleness_max_ms).min() {
             Some(bound) if staleness > bound => Err(Denial::new(
                 Reason::Stale,
@@ -346,10 +415,7 @@ impl Judge<'_> {
                     format!("its {max} uses are spent; ask for a new credential"),
                 ));
             }
-            if !self.wallet.has_room(&block, self.profile.wallet.budgets_max) {
-                return Err(Denial::new(Reason::Throttled, "this device counts as many budgets as its profile allows"));
-            }
-            charges.push((block, verified.claims.expires));
+            charges.push((block, end_of_block(verified, *index)));
         }
         Ok(charges)
     }
@@ -534,22 +600,40 @@ impl Judge<'_> {
         (freshness, age)
     }
 
-    fn end_of(&self, verified: &Verified, task: Option<&StoredTask>) -> Timestamp {
-        let bounds = verified.token.blocks.iter().flat_map(|block| &block.checks).filter_map(|check| match check {
-            Check::Time(alternatives) => Some(alternatives),
-            Check::Other(_) => None,
+    fn end_of(&self, verified: &Verified) -> Timestamp {
+        let blocks = (0..verified.token.blocks.len()).map(|index| end_of_block(verified, index));
+        blocks.chain(self.wallet.end_of(verified.chain())).fold(verified.claims.expires, Timestamp::min)
+    }
+}
+
+/// When a block's own checks on time let it end, at the latest with the token.
+fn end_of_block(verified: &Verified, index: usize) -> Timestamp {
+    let checks = verified.token.blocks.get(index).into_iter().flat_map(|block| &block.checks);
+    let ends = checks.filter_map(|check| match check {
+        Check::Time(alternatives) => latest(alternatives),
+        Check::Other(_) => None,
+    });
+    ends.fold(verified.claims.expires, Timestamp::min)
+}
+
+/// The latest time at which one of the alternatives can hold; none if one has no end.
+fn latest(alternatives: &[Vec<TimeBound>]) -> Option<Timestamp> {
+    let end = |bounds: &Vec<TimeBound>| {
+        let ends = bounds.iter().filter_map(|bound| match bound {
+            TimeBound::Until(secs) | TimeBound::At(secs) => Some(Timestamp::from_secs(*secs)),
+            TimeBound::From(_) => None,
         });
-        let until = bounds.filter_map(|alternatives| match alternatives.as_slice() {
-            [only] => only
-                .iter()
-                .filter_map(|bound| match bound {
-                    TimeBound::Until(secs) | TimeBound::At(secs) => Some(Timestamp::from_secs(*secs)),
-                    TimeBound::From(_) => None,
-                })
-                .min(),
-            _ => None,
-        });
-        until.chain(task.map(|task| task.ends)).fold(verified.claims.expires, Timestamp::min)
+        ends.min()
+    };
+    let ends: Option<Vec<Timestamp>> = alternatives.iter().map(end).collect();
+    ends?.into_iter().max()
+}
+
+/// The reason that stands first on the list.
+fn first(earlier: Result<(), Denial>, denial: Denial) -> Denial {
+    match earlier {
+        Err(other) if other.reason <= denial.reason => other,
+        Err(_) | Ok(()) => denial,
     }
 }
 

@@ -200,6 +200,8 @@ pub struct Anchor {
     pub synced: Timestamp,
     /// Kernel boots since then.
     pub boots: u32,
+    /// The sum of all corrections of P downwards.
+    pub shift: Millis,
     /// The mode.
     pub mode: Mode,
     /// Why the device is locked, if something other than the state itself says so.

@@ -68,7 +68,7 @@ pub fn accept(
     for (head, list) in bundle.feeds {
         let claim = head.claim()?;
         let held = anchor.feeds.iter().find(|held| held.feed == claim.feed);
-        let stored = encode(&StoredFeed { head, list });
+        let stored = encode(&StoredFeed { head, list, kept: Vec::new() });
         if held.is_some_and(|held| (claim.era, claim.seq) < held.order()) {
             continue;
         }

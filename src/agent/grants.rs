@@ -11,7 +11,7 @@ use super::request::Origin;
 use super::start::grant_of;
 use super::sync::GrantsAsked;
 use super::wallet::{Activation, Grant, StoredTask};
-use super::{shorten, Agent, Now};
+use super::{shorten, Agent, Now, Source};
 use crate::ids::{GrantId, Hash};
 use crate::time::Millis;
 use crate::wire::audit::{Event, GrantStep, GrantUse, TaskEvent, TaskStep, TrustChange};
@@ -22,6 +22,8 @@ use crate::wire::Refused;
 
 /// An answer about grants is waited for this long before it is asked for again.
 const ANSWER_WAIT: Millis = Millis::from_secs(30);
+/// The most blocks that the record of a task's end names: those of its newest credentials.
+const CHAIN_MAX: usize = 16;
 /// A successor that was asked for and did not come is asked for again after this long.
 const RENEW_AGAIN: Millis = Millis::from_secs(300);
 
@@ -87,7 +89,7 @@ impl Agent {
             let grant = match grant_of(token, self.device.as_str(), &self.profile.verify, &self.trust) {
                 Ok(grant) => grant,
                 Err(refused) => {
-                    self.refuse("a grant in an answer", payload, &refused, now, effects);
+                    self.refuse(Source::Grant, "a grant in an answer", payload, &refused, now, effects);
                     whole = false;
                     continue;
                 }
@@ -155,9 +157,10 @@ impl Agent {
     /// the wallet. What an issuer dated is judged by E: P may have been ahead.
     pub(super) fn end_what_has_ended(&mut self, now: Now, effects: &mut Effects) {
         let (floor, powered) = (self.clock.floor(), self.clock.powered());
+        let shift = self.wallet.shift();
         let over = |task: &&StoredTask| match task.origin {
-            Origin::Fallback => task.ends < powered,
-            Origin::Issued => task.ends < floor,
+            Origin::Fallback => task.end(shift) < powered,
+            Origin::Issued => task.end(shift) < floor,
         };
         let held = |task: &&StoredTask| !task.finished && !task.token.is_empty();
         let ended: Vec<StoredTask> = self.wallet.tasks().filter(held).filter(over).cloned().collect();
@@ -180,7 +183,7 @@ impl Agent {
             grant: Some(task.grant),
             workload: task.selectors.clone(),
             reason: reason.into(),
-            chain: task.made.clone(),
+            chain: task.made.iter().map(|made| made.block).take(CHAIN_MAX).collect(),
         };
         self.wallet.put_task(task);
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);

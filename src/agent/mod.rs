@@ -23,6 +23,8 @@ mod rescue;
 pub mod revocation;
 #[cfg(test)]
 pub(crate) mod rig;
+#[cfg(test)]
+mod schedules;
 mod start;
 mod sync;
 mod tasks;
@@ -47,9 +49,9 @@ use crate::wire::audit::{Event, Evidence as Refusal, ModeChange, Upload};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
 use crate::wire::Refused;
-use answer::Room;
 use audit::{Closing, Trail};
 use clock::{HintStanding, TrustedClock};
+use decide::{Judge, Room};
 use effects::{Budget, LogEvent, StateFile, StoredRecord};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
@@ -198,7 +200,9 @@ pub struct Agent {
     anchor_due: bool,
     commits: u32,
     used_bytes: u64,
-    refusals: BTreeMap<(String, String), Tally>,
+    refusals: BTreeMap<(Source, &'static str), Tally>,
+    /// Refusals recorded in this minute, and when it began.
+    refusal_minute: (Millis, u32),
     /// Keeps a link that comes and goes from moving the mode.
     damper: Damper,
     /// The nonce that a reset of the clock must answer, and when it was made.
@@ -212,14 +216,31 @@ pub struct Agent {
 
 /// How often something was refused since it was last recorded.
 struct Tally {
-    recorded: Millis,
+    recorded: Option<Millis>,
     since: u64,
+}
+
+/// Where something that is refused came from. Told apart are kinds, not names that a stranger chooses: what is remembered
+/// and recorded stays bounded whatever arrives.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Source {
+    Ack,
+    Answer,
+    Bundle,
+    Clock,
+    Feed,
+    File,
+    Grant,
+    Policy,
+    Store,
+    Unknown,
 }
 
 /// The same refusal from the same source is recorded at most this often; what comes between is counted.
 const REFUSAL_EVERY: Millis = Millis::from_secs(60);
-/// Sources and reasons of refusals that are told apart.
-const REFUSALS_MAX: usize = 64;
+/// Refusals that are recorded within a minute, of all sources together. What comes above is counted, and told with the
+/// next of its kind.
+const REFUSALS_PER_MINUTE: u32 = 8;
 
 impl Agent {
     /// Takes one input. What it leads to is added to `effects`.
@@ -347,26 +368,49 @@ impl Agent {
                 stale.push(format!("revocations are too old for {} risk", level.class));
             }
         }
+        stale.extend(self.behind());
+        stale
+    }
+
+    /// What is known to be newer than what is held. Then nothing that is held can be relied on, for no class of risk.
+    fn behind(&self) -> Option<String> {
         let (bundle, policy) = self.revocations.versions_named();
         let bundle = bundle.max(self.named.bundle_version);
         let policy = policy.max(self.named.policy_version).max(self.trust.policy_version_min);
+        let mut behind = Vec::new();
         if bundle > self.trust.version {
-            stale.push(format!("trust bundle {bundle} exists, {} is here", self.trust.version));
+            behind.push(format!("trust bundle {bundle} exists, {} is here", self.trust.version));
         }
         if policy > self.policy.document.version {
-            stale.push(format!("policy {policy} exists, {} is here", self.policy.document.version));
+            behind.push(format!("policy {policy} exists, {} is here", self.policy.document.version));
         }
         if self.clock.floor() > self.trust.not_after {
-            stale.push(format!("trust bundle {} ended {}", self.trust.version, self.trust.not_after));
+            behind.push(format!("trust bundle {} ended {}", self.trust.version, self.trust.not_after));
         }
-        stale
+        (!behind.is_empty()).then(|| behind.join("; "))
+    }
+
+    /// All that a judgement rests on.
+    fn judge(&self) -> Judge<'_> {
+        Judge {
+            device: &self.device,
+            profile: &self.profile,
+            trust: &self.trust,
+            policy: &self.policy,
+            revocations: &self.revocations,
+            wallet: &self.wallet,
+            clock: &self.clock,
+            mode: self.mode,
+            room: self.room(),
+            behind: self.behind(),
+        }
     }
 
     /// A system clock that is proven wrong is told once, until it is right again.
     fn note_hint(&mut self, now: Now, effects: &mut Effects) {
         let behind = self.clock.hint_standing() == HintStanding::Behind;
         if behind && !self.hint_behind {
-            self.refuse("the system clock", &[], &Refused::ClockBehind, now, effects);
+            self.refuse(Source::Clock, "the system clock", &[], &Refused::ClockBehind, now, effects);
         }
         self.hint_behind = behind;
     }
@@ -430,6 +474,7 @@ impl Agent {
             jump_left: self.clock.jump_left(),
             synced: self.clock.synced(),
             boots: self.clock.boots(),
+            shift: self.wallet.shift(),
             mode: self.mode,
             locked: self.locked.clone(),
             bundle: (self.trust.version, self.trust_digest),
@@ -440,25 +485,34 @@ impl Agent {
     }
 
     /// Something that arrived was refused: told to the log, and recorded, the same at most once a minute with a count.
-    fn refuse(&mut self, source: &str, bytes: &[u8], refused: &Refused, now: Now, effects: &mut Effects) {
+    fn refuse(&mut self, source: Source, name: &str, bytes: &[u8], refused: &Refused, now: Now, effects: &mut Effects) {
         self.counters.refused += 1;
-        let (source, reason) = (shorten(source, 160), refused.to_string());
-        let key = (source.clone(), reason.clone());
-        let known = self.refusals.len();
-        let tally = self.refusals.entry(key).or_insert(Tally { recorded: Millis(0), since: 0 });
+        let new = Tally { recorded: None, since: 0 };
+        let tally = self.refusals.entry((source, refused.name())).or_insert(new);
         tally.since += 1;
-        let first = self.refusals.len() > known;
-        if self.refusals.len() > REFUSALS_MAX {
-            self.refusals.pop_first();
+        let recent = |at: Millis| now.boottime.0 < at.0.saturating_add(REFUSAL_EVERY.0);
+        // Whoever has a key can sign two things; noise cannot, and must not crowd out the proof.
+        let proof = matches!(refused, Refused::Equivocation { .. } | Refused::PostDated);
+        let quiet = tally.recorded.is_some_and(recent) || self.room() == Room::None;
+        if quiet || !(proof || self.may_record_refusal(now)) {
+            return;
         }
-        let Some(tally) = self.refusals.get_mut(&(source.clone(), reason.clone())) else { return };
-        if first || now.boottime.0 >= tally.recorded.0.saturating_add(REFUSAL_EVERY.0) {
-            let count = std::mem::take(&mut tally.since);
-            tally.recorded = now.boottime;
-            effects.outgoing.logs.push(LogEvent::MessageRefused { topic: source.clone(), reason: reason.clone() });
-            let digest = Hash::of("hardtack/evidence/v1", &[bytes]);
-            self.write(Event::Refused(Refusal { source, reason, digest, count }), Vec::new(), now, effects);
+        let Some(tally) = self.refusals.get_mut(&(source, refused.name())) else { return };
+        let count = std::mem::take(&mut tally.since);
+        tally.recorded = Some(now.boottime);
+        let (source, reason) = (shorten(name, 160), refused.to_string());
+        effects.outgoing.logs.push(LogEvent::MessageRefused { topic: source.clone(), reason: reason.clone() });
+        let digest = Hash::of("hardtack/evidence/v1", &[bytes]);
+        self.write(Event::Refused(Refusal { source, reason, digest, count }), Vec::new(), now, effects);
+    }
+
+    fn may_record_refusal(&mut self, now: Now) -> bool {
+        let (began, count) = &mut self.refusal_minute;
+        if now.boottime.0 >= began.0.saturating_add(REFUSAL_EVERY.0) {
+            (*began, *count) = (now.boottime, 0);
         }
+        *count += 1;
+        *count <= REFUSALS_PER_MINUTE
     }
 
     #[cfg(feature = "mutants")]

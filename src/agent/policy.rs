@@ -5,10 +5,15 @@
 //! Never: decides a request; parses at request time.
 //! Read next: `decide.rs`.
 
-use biscuit_auth::builder::AuthorizerBuilder;
-use biscuit_auth::parser::parse_source;
+use biscuit_auth::builder::{AuthorizerBuilder, BiscuitBuilder, Check, CheckKind};
+use biscuit_auth::datalog::SymbolTable;
+use biscuit_auth::parser::{parse_source, SourceResult};
+use ed25519_dalek::SigningKey;
 
+use crate::profile::VerifyLimits;
+use crate::wire::biscuit::{self, Defect};
 use crate::wire::policy::PolicyDocument;
+use crate::wire::token::key_pair;
 use crate::wire::Refused;
 
 /// A policy that can be evaluated.
@@ -19,13 +24,16 @@ pub struct Policy {
     pub authorizer: AuthorizerBuilder,
     /// Whether it asks about the time. Then the outcome may change at dates that stand in no token.
     pub asks_time: bool,
+    /// Those dates, in seconds, sorted.
+    pub dates: Vec<u64>,
 }
 
 impl Policy {
     /// Parses a document.
     ///
     /// # Errors
-    /// [`Refused::Malformed`] when its Datalog is none, uses `trusting`, or its table of risks is empty.
+    /// [`Refused::Malformed`] when its Datalog is none, uses `trusting`, states what only the agent may add, uses the time
+    /// other than in comparisons, or its table of risks is empty.
     pub fn parse(document: PolicyDocument) -> Result<Self, Refused> {
         if document.risks.is_empty() {
             return Err(Refused::Malformed("a policy without a class of risk"));
@@ -41,7 +49,54 @@ impl Policy {
         }
         let asks_time = queries().any(|query| query.body.iter().any(|predicate| predicate.name == "time"));
         let authorizer = AuthorizerBuilder::new().code(&document.datalog).map_err(malformed)?;
-        Ok(Self { document, authorizer, asks_time })
+        let dates = dates(&source)?;
+        Ok(Self { document, authorizer, asks_time, dates })
+    }
+}
+
+/// The dates of a policy, read as those of a token are: as a block that holds its facts, rules and checks, and its
+/// policies as checks.
+fn dates(source: &SourceResult<'_>) -> Result<Vec<u64>, Refused> {
+    let unreadable = |_| Refused::Malformed("the policy's Datalog cannot be read");
+    let mut block = BiscuitBuilder::new();
+    for (_, fact) in &source.facts {
+        block = block.fact(fact.clone()).map_err(unreadable)?;
+    }
+    for (_, rule) in &source.rules {
+        block = block.rule(rule.clone()).map_err(unreadable)?;
+    }
+    for (_, check) in &source.checks {
+        block = block.check(check.clone()).map_err(unreadable)?;
+    }
+    for (_, policy) in &source.policies {
+        let check = Check { queries: policy.queries.iter().cloned().map(Into::into).collect(), kind: CheckKind::One };
+        block = block.check(check).map_err(unreadable)?;
+    }
+    // Nobody will ever believe this token, so its key is no secret.
+    let key = key_pair(&SigningKey::from_bytes(&[1; 32]));
+    let token = block.build_with_key_pair(&key, SymbolTable::new(), &key).and_then(|token| token.to_vec());
+    let bytes = token.map_err(unreadable)?;
+    let read = biscuit::decode(&bytes, &unbounded()).map_err(|defect| match defect {
+        Defect::Malformed(what) | Defect::TooComplex(what) => Refused::Malformed(what),
+        Defect::TooLarge(_) | Defect::WrongAlgorithm => Refused::Malformed("the policy is too large"),
+    })?;
+    Ok(read.dates)
+}
+
+/// A policy is the fleet's own: only its form matters, not its size.
+fn unbounded() -> VerifyLimits {
+    VerifyLimits {
+        token_bytes_max: usize::MAX,
+        blocks_max: 1,
+        facts_max: usize::MAX,
+        rules_max: usize::MAX,
+        checks_max: usize::MAX,
+        expression_ops_max: usize::MAX,
+        join_cost_max: u64::MAX,
+        run_facts_max: 0,
+        run_iterations_max: 0,
+        run_ms_max: 0,
+        cache_entries: 0,
     }
 }
 
@@ -57,7 +112,18 @@ mod tests {
         check_policy("allow if", false);
         check_policy("allow if right($r) trusting previous;", false);
         check_policy("trusting previous; allow if true;", false);
+        check_policy("allow if time($t), $t < 2026-03-01T00:00:00Z;", true);
+        check_policy("late(true) <- time($t), $t > 2026-03-01T00:00:00Z; deny if late(true); allow if true;", true);
+        check_policy("seen($t) <- time($t); allow if seen($t), $t < 2026-03-01T00:00:00Z;", false);
+        check_policy("mode(\"online\"); allow if true;", false);
         check_policy("ok($r) <- resource($r) trusting previous; allow if ok(\"a\");", false);
+    }
+
+    #[test]
+    fn its_dates_are_known() {
+        let datalog = "deny if time($t), $t >= 1970-01-01T00:00:10Z, $t < 1970-01-01T00:00:20Z; allow if true;".into();
+        let policy = Policy::parse(PolicyDocument { datalog, ..PolicyDocument::built_in(Timestamp(0)) }).unwrap();
+        assert_eq!((policy.asks_time, policy.dates), (true, vec![10, 20]));
     }
 
     #[track_caller]

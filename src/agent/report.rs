@@ -5,12 +5,12 @@
 //! Read next: `request.rs` for the fields.
 
 use super::attest::selectors;
-use super::decide::Judge;
+use super::decide::Room;
 use super::request::{
     Autonomy, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, Socket, StatusReply, TaskSummary, WhoamiReply,
 };
 use super::wallet::Grant;
-use super::{answer::Room, Agent};
+use super::Agent;
 use crate::ids::TaskClass;
 use crate::time::Millis;
 
@@ -32,17 +32,14 @@ impl Agent {
         let powered = self.clock.powered();
         let mine = |uid: u32| evidence.socket == Socket::Admin || uid == evidence.uid;
         let live = self.wallet.live(powered).filter(|task| mine(task.uid));
-        live.map(|task| {
-            let used = task.made.first().map_or(0, |block| self.wallet.used(block));
-            TaskSummary {
-                task_id: task.id.clone(),
-                task: task.class.clone(),
-                origin: task.origin,
-                grant_id: task.grant,
-                selectors: task.selectors.clone(),
-                expires_in_s: task.ends.since(powered).secs(),
-                uses_left: task.uses_max.map(|max| max.saturating_sub(used)),
-            }
+        live.map(|task| TaskSummary {
+            task_id: task.id.clone(),
+            task: task.class.clone(),
+            origin: task.origin,
+            grant_id: task.grant,
+            selectors: task.selectors.clone(),
+            expires_in_s: task.end(self.wallet.shift()).since(powered).secs(),
+            uses_left: self.wallet.uses_left(task),
         })
         .collect()
     }
@@ -69,17 +66,7 @@ impl Agent {
     }
 
     pub(super) fn status(&self) -> StatusReply {
-        let judge = Judge {
-            device: &self.device,
-            profile: &self.profile,
-            trust: &self.trust,
-            policy: &self.policy,
-            revocations: &self.revocations,
-            wallet: &self.wallet,
-            clock: &self.clock,
-            mode: self.mode,
-        };
-        let (freshness, staleness) = judge.freshness(None);
+        let (freshness, staleness) = self.judge().freshness(None);
         let mut counters = self.counters.clone();
         counters.cache_hits = self.cache.hits;
         counters.cache_misses = self.cache.misses;

@@ -7,7 +7,7 @@
 use super::clock::{Role, RESET_LIFE};
 use super::effects::{Effects, LogEvent};
 use super::request::{ChallengeReply, Problem, ProblemCode, Reply, TimeReply};
-use super::{Agent, Now};
+use super::{Agent, Now, Source};
 use crate::ids::Nonce;
 use crate::time::Millis;
 use crate::wire::audit::{Event, TrustChange};
@@ -51,7 +51,7 @@ impl Agent {
             effects.outgoing.logs.push(LogEvent::TimeImported { floor: after.0 });
         }
         if let Err(refused) = taken {
-            self.refuse("a file with signed time", bytes, &refused, now, effects);
+            self.refuse(Source::File, "a file with signed time", bytes, &refused, now, effects);
             let detail = format!("the file, or a part of it, is refused: {refused}; have the fleet make a new one");
             return Reply::Problem(Problem::new(ProblemCode::Refused, detail));
         }
@@ -90,7 +90,7 @@ impl Agent {
         self.reset_nonce = None;
         let (floor, powered) = (self.clock.floor(), self.clock.powered());
         let correction = self.clock.reset(opened.time, opened.radius_ms, asked, now.boottime);
-        self.shorten_tasks(correction, effects);
+        self.wallet.shorten(correction);
         self.revocations.note_taken(&self.clock);
         let change =
             TrustChange::Reset { floor: (floor, self.clock.floor()), powered: (powered, self.clock.powered()) };

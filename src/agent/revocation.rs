@@ -14,7 +14,7 @@ use crate::ids::{DeviceId, FeedId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::{Chunk, Head, List, Position, Target};
+use crate::wire::revocation::{Chunk, Head, List, Position, Rule, Target};
 use crate::wire::{decode, encode, Refused};
 
 /// Pieces of lists that no head has announced yet: a piece may arrive before its head, but nobody fills our memory.
@@ -27,7 +27,12 @@ pub struct StoredFeed {
     pub head: Signed<Head>,
     /// The list that it names.
     pub list: List,
+    /// Rules of earlier lists that this one leaves out though they are in force: they hold until their signed end.
+    pub kept: Vec<Rule>,
 }
+
+/// Rules that lists have left out and that are in force, at the most. An honest publisher leaves out none.
+const KEPT_MAX: usize = 4096;
 
 /// The lists of all feeds that the device holds.
 #[derive(Debug, Default)]
@@ -45,6 +50,8 @@ struct Feed {
     position: Position,
     list: List,
     rules: BTreeMap<Target, Timestamp>,
+    /// Those among them that the list does not hold.
+    kept: Vec<Rule>,
     issued_before: Option<(Timestamp, Timestamp)>,
     next: Option<Gathering>,
     /// The newest head's time that E has taken: what a head claims beyond that makes nothing fresher.
@@ -95,16 +102,16 @@ impl Revocations {
         if let Some(known) = known {
             check_order(&position, known)?;
         }
-        self.put(head, position, stored.list);
+        self.put(head, position, stored.list, stored.kept);
         Ok(())
     }
 
-    fn put(&mut self, head: Head, position: Position, list: List) {
+    fn put(&mut self, head: Head, position: Position, list: List, kept: Vec<Rule>) {
         let forgotten =
             crate::mutant::active(crate::mutant::Mutant::RevocationForgotten) && !self.feeds.contains_key(&head.feed);
         let mut rules = BTreeMap::new();
         let mut issued_before: Option<(Timestamp, Timestamp)> = None;
-        for rule in list.rules().iter().filter(|_| !forgotten) {
+        for rule in list.rules().iter().chain(&kept).filter(|_| !forgotten) {
             match &rule.target {
                 Target::IssuedBefore(at) => {
                     let (latest, until) = issued_before.unwrap_or((*at, rule.until));
@@ -119,21 +126,28 @@ impl Revocations {
                 | Target::Owner(_)
                 | Target::RootKey(_)
                 | Target::Task(_) => {
-                    rules.insert(rule.target.clone(), rule.until);
+                    let until = rules.entry(rule.target.clone()).or_insert(rule.until);
+                    *until = rule.until.max(*until);
                 }
             }
         }
         let feed = head.feed.clone();
         self.lost.remove(&feed);
         let taken = self.feeds.get(&feed).map_or(Timestamp(0), |known| known.taken);
-        self.feeds.insert(feed, Feed { head, position, list, rules, issued_before, next: None, taken });
+        self.feeds.insert(feed, Feed { head, position, list, rules, kept, issued_before, next: None, taken });
     }
 
     /// A head arrived. If its list is here already, it is complete at once.
     ///
     /// # Errors
     /// When it is forged, older than what is known, or contradicts it.
-    pub fn head(&mut self, feed: &FeedId, payload: &[u8], trust: &TrustBundle) -> Result<Option<Applied>, Refused> {
+    pub fn head(
+        &mut self,
+        feed: &FeedId,
+        payload: &[u8],
+        trust: &TrustBundle,
+        floor: Timestamp,
+    ) -> Result<Option<Applied>, Refused> {
         let signed = Signed::<Head>::from_bytes(payload)?;
         let head = signed.open(&trust.fleet, trust.feed_keys(feed), 1)?;
         if head.feed != *feed {
@@ -170,6 +184,7 @@ impl Revocations {
                     position,
                     list: List::default(),
                     rules: BTreeMap::new(),
+                    kept: Vec::new(),
                     issued_before: None,
                     next: None,
                     taken: Timestamp(0),
@@ -179,14 +194,14 @@ impl Revocations {
                 self.feeds.insert(feed.clone(), begun);
             }
         }
-        self.complete(feed)
+        self.complete(feed, floor)
     }
 
     /// A piece of a list arrived. It counts once a head names its digest.
     ///
     /// # Errors
     /// When it is no piece, or the whole does not have the digest.
-    pub fn chunk(&mut self, feed: &FeedId, payload: &[u8]) -> Result<Option<Applied>, Refused> {
+    pub fn chunk(&mut self, feed: &FeedId, payload: &[u8], floor: Timestamp) -> Result<Option<Applied>, Refused> {
         let chunk = Chunk::from_bytes(payload)?;
         let announced = |feed: &Feed| feed.next.as_ref().is_some_and(|next| next.head.list == chunk.list);
         if !self.feeds.values().any(announced) {
@@ -198,10 +213,10 @@ impl Revocations {
             }
         }
         self.unannounced.insert((chunk.list, chunk.index), chunk.bytes);
-        self.complete(feed)
+        self.complete(feed, floor)
     }
 
-    fn complete(&mut self, id: &FeedId) -> Result<Option<Applied>, Refused> {
+    fn complete(&mut self, id: &FeedId, floor: Timestamp) -> Result<Option<Applied>, Refused> {
         let Some(feed) = self.feeds.get_mut(id) else { return Ok(None) };
         let Some(next) = &feed.next else { return Ok(None) };
         let list = if next.head.list == feed.list.digest() {
@@ -221,16 +236,21 @@ impl Revocations {
             }
             List::from_bytes(&bytes)?
         };
+        let kept = left_out(feed, &list, floor);
+        if kept.len() > KEPT_MAX {
+            feed.next = None;
+            return Err(Refused::Malformed("a list that leaves out more rules in force than can be kept"));
+        }
         let Some(next) = feed.next.take() else { return Ok(None) };
         let changed = list != feed.list;
         let applied = Applied {
             position: next.position.clone(),
             issued_at: next.head.issued_at,
-            stored: StoredFeed { head: next.signed, list: list.clone() },
+            stored: StoredFeed { head: next.signed, list: list.clone(), kept: kept.clone() },
             changed,
         };
         self.unannounced.retain(|(digest, _), _| *digest != next.head.list);
-        self.put(next.head, next.position, list);
+        self.put(next.head, next.position, list, kept);
         Ok(Some(applied))
     }
 
@@ -294,6 +314,13 @@ impl Revocations {
         ages.max()
     }
 
+    /// Whether a head that was named stands where this device holds another: somebody signed one position twice.
+    pub fn contradicts(&self, named: &Position) -> bool {
+        self.feeds
+            .get(&named.feed)
+            .is_some_and(|feed| feed.position.order() == named.order() && feed.position.digest != named.digest)
+    }
+
     /// What covers a token, if anything does. A rule counts until E has passed its end.
     pub fn covers(&self, verified: &Verified, device: &DeviceId, floor: Timestamp) -> Option<Target> {
         let claims = &verified.claims;
@@ -335,6 +362,14 @@ impl Revocations {
     pub fn encode(stored: &StoredFeed) -> Vec<u8> {
         encode(stored)
     }
+}
+
+/// Rules that hold and that a new list does not hold, or ends earlier: a revocation is not taken back.
+fn left_out(feed: &Feed, list: &List, floor: Timestamp) -> Vec<Rule> {
+    let held: BTreeMap<&Target, Timestamp> = list.rules().iter().map(|rule| (&rule.target, rule.until)).collect();
+    let earlier = feed.list.rules().iter().chain(&feed.kept);
+    let in_force = earlier.filter(|rule| rule.until >= floor);
+    in_force.filter(|rule| held.get(&rule.target).is_none_or(|until| *until < rule.until)).cloned().collect()
 }
 
 fn check_order(offered: &Position, known: &Position) -> Result<(), Refused> {

@@ -20,6 +20,7 @@ use crate::wire::link::{grants_digest, Ack, EraAck, Hello, Right, Topic};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::{Chunk, Head, List, Rule};
 use crate::wire::seal::SealingKey;
+use crate::wire::time::{TimeFile, TimeReset, TimeStatement};
 use crate::wire::token::{mint_grant, ClassRight, GrantSpec};
 
 pub(crate) const START_S: u64 = 1_790_000_000;
@@ -105,11 +106,21 @@ pub(crate) struct Rig {
     pub(crate) boot: u8,
     pub(crate) now: Now,
     pub(crate) sent: Vec<LinkCommand>,
+    replies: Vec<(RequestId, Reply)>,
     pub(crate) profile: Profile,
     pub(crate) seq: u64,
     pub(crate) previous: Hash,
     pub(crate) acked: BTreeMap<EraId, EraAck>,
     pub(crate) grant: GrantId,
+    /// Trust bundle and policy that acknowledgements name.
+    pub(crate) named: (u64, u64),
+    /// The program that asks.
+    pub(crate) path: Option<String>,
+    /// What only an oracle knows: true time and powered-on time, in milliseconds, and what the oscillator gains in parts
+    /// per million.
+    pub(crate) truth: Timestamp,
+    pub(crate) powered: Millis,
+    pub(crate) gain_ppm: i64,
 }
 
 fn key(seed: u8) -> SigningKey {
@@ -204,11 +215,17 @@ impl Rig {
             boot: 1,
             now,
             sent: Vec::new(),
+            replies: Vec::new(),
             profile,
             seq: 1,
             previous: signed_head.digest(),
             acked: BTreeMap::new(),
             grant,
+            named: (1, 1),
+            path: None,
+            truth: start,
+            powered: Millis(0),
+            gain_ppm: 0,
         };
         rig.carry_out(effects);
         rig
@@ -223,6 +240,7 @@ impl Rig {
             })
             .unwrap();
         self.sent.append(&mut outgoing.link);
+        self.replies.append(&mut outgoing.replies);
         for (era, segment) in std::mem::take(&mut outgoing.loads) {
             let upload = self.disk.upload(era, segment);
             self.input(Input::Segment { era, segment, upload });
@@ -240,15 +258,37 @@ impl Rig {
     pub(crate) fn pass(&mut self, secs: u64) {
         let end = Millis(self.now.boottime.0 + secs * 1000);
         while self.now.boottime < end {
-            self.now.boottime = self.agent.poll_deadline(self.now.boottime).min(end);
+            self.wait_until(self.agent.poll_deadline(self.now.boottime).min(end));
             self.input(Input::Deadline);
         }
     }
 
+    /// The clocks go on until CLOCK_BOOTTIME shows `boottime`.
+    fn wait_until(&mut self, boottime: Millis) {
+        let shown = boottime.0 - self.now.boottime.0;
+        self.now.boottime = boottime;
+        let gained = i64::try_from(shown).unwrap() * self.gain_ppm / 1_000_000;
+        let true_ms = shown.checked_add_signed(-gained).unwrap();
+        self.truth.0 += true_ms;
+        self.powered.0 += true_ms;
+    }
+
+    /// The power is away for a while.
+    pub(crate) fn switch_off(&mut self, secs: u64) {
+        self.truth.0 += secs * 1000;
+        self.restart(Reboot::Kernel);
+    }
+
     pub(crate) fn ask(&mut self, uid: u32, socket: Socket, request: Request) -> Reply {
-        let evidence = Evidence { socket, uid, gid: uid, pid: Some(1), path: None };
-        let mut outgoing = self.input(Input::Request { id: RequestId(1), evidence, request });
-        outgoing.replies.pop().expect("answered at once").1
+        let evidence = Evidence { socket, uid, gid: uid, pid: Some(1), path: self.path.clone() };
+        self.input(Input::Request { id: RequestId(1), evidence, request });
+        // Who asks the issuer, which does not answer here, waits until its time is over.
+        for _ in 0..10 {
+            if self.replies.is_empty() {
+                self.pass(1);
+            }
+        }
+        self.replies.pop().expect("answered in the end").1
     }
 
     pub(crate) fn authorize(&mut self, token: &str, operation: &str, resource: &str) -> DecisionReply {
@@ -309,15 +349,49 @@ impl Rig {
         messages
     }
 
+    /// The fleet sets another policy, which the device takes while it is in no touch otherwise.
+    pub(crate) fn policy(&mut self, edit: impl FnOnce(&mut PolicyDocument)) {
+        let mut policy = PolicyDocument::built_in(Timestamp::from_secs(START_S));
+        policy.version = 2;
+        edit(&mut policy);
+        self.named.1 = 2;
+        let signed = Signed::sign(&policy, &self.fleet, &[&key(3)]);
+        self.disk.files.insert(StateFile::Policy, signed.to_bytes());
+        self.restart(Reboot::Process);
+    }
+
+    /// A file with a service key's time, and with a feed key's where one is named.
+    pub(crate) fn time_file(&self, time: Timestamp, head_at: Option<Timestamp>) -> Vec<u8> {
+        let statement = TimeStatement { time, radius_ms: Millis(0) };
+        let head_of = |at| Signed::sign(&head(9, Hash::ZERO, at, &List::default()), &self.fleet, &[&key(4)]);
+        TimeFile::Statement {
+            bundles: vec![],
+            heads: head_at.map(head_of).into_iter().collect(),
+            statement: Signed::sign(&statement, &self.fleet, &[&self.service]),
+        }
+        .to_bytes()
+    }
+
+    pub(crate) fn reset_file(&self, nonce: Nonce, time: Timestamp, root: &SigningKey) -> Vec<u8> {
+        let reset = TimeReset { device: self.device.clone(), nonce, time, radius_ms: Millis(100) };
+        TimeFile::Reset(Signed::sign(&reset, &self.fleet, &[root])).to_bytes()
+    }
+
     pub(crate) fn message(&mut self, topic: String, payload: Vec<u8>) -> Outgoing {
         self.input(Input::Link(LinkEvent::Message { topic, payload }))
+    }
+
+    /// Connects, and answers with the true time.
+    pub(crate) fn sync(&mut self) {
+        self.input(Input::Link(LinkEvent::Disconnected { reason: "cut".into() }));
+        self.connect(Timestamp(0));
     }
 
     /// Connects, and answers `hello` and audit as the collector would, until nothing is left to say.
     pub(crate) fn connect(&mut self, true_time: Timestamp) {
         for _ in 0..1000 {
             self.sent.clear();
-            self.now.boottime = self.agent.poll_deadline(self.now.boottime);
+            self.wait_until(self.agent.poll_deadline(self.now.boottime));
             self.input(Input::Deadline);
             if self.sent.iter().any(|command| matches!(command, LinkCommand::Connect { .. })) {
                 break;
@@ -330,6 +404,7 @@ impl Rig {
         self.serve(true_time);
     }
 
+    /// Time 0 stands for the oracle's.
     pub(crate) fn serve(&mut self, true_time: Timestamp) {
         for _ in 0..1000 {
             let commands = std::mem::take(&mut self.sent);
@@ -338,7 +413,8 @@ impl Rig {
             }
             for command in commands {
                 if let LinkCommand::Publish(publish) = command {
-                    self.serve_one(publish.topic, &publish.payload, true_time);
+                    let time = if true_time == Timestamp(0) { self.truth } else { true_time };
+                    self.serve_one(publish.topic, &publish.payload, time);
                 }
             }
         }
@@ -387,8 +463,8 @@ impl Rig {
             radius_ms: Millis(100),
             eras,
             feeds: vec![],
-            bundle_version: 1,
-            policy_version: 1,
+            bundle_version: self.named.0,
+            policy_version: self.named.1,
             grants: grants_digest([self.grant]),
             window: 8,
         };

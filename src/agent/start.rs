@@ -20,7 +20,7 @@ use super::uplink::Uplink;
 use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Now};
 use crate::ids::{EraId, Hash};
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{genesis, EraEnd, Event, Gap, GapCause, Record, Start, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
@@ -85,8 +85,9 @@ impl Agent {
                 }
             }
         }
-        replay_time(&boot, &mut anchor);
-        let clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
+        let proven = replay_time(&boot, &mut anchor);
+        let mut clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
+        clock.recall(proven);
         let wallet = read_wallet(&boot, &trust, &anchor, anchor_lost);
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
@@ -122,6 +123,7 @@ impl Agent {
             commits: 0,
             used_bytes: boot.used_bytes,
             refusals: Default::default(),
+            refusal_minute: (now.boottime, 0),
             damper: Default::default(),
             reset_nonce: None,
             renew_again: Default::default(),
@@ -202,24 +204,29 @@ fn gap_of(image: &EraImage, anchor: &Anchor) -> Gap {
     Gap { era, first, end: leased.map(|leased| leased.max(first)), cause: GapCause::Damaged }
 }
 
-/// What the records since the anchor say of the time. It only rises, but where the root keys reset it.
-fn replay_time(boot: &Boot, anchor: &mut Anchor) {
+/// Brings the anchor's clocks up to what the records after it say, but for E: the highest that they say of it is returned.
+/// They do not say when in this boot they were written, so E is not to be advanced from there.
+fn replay_time(boot: &Boot, anchor: &mut Anchor) -> Timestamp {
     let anchored = anchor.era.map(|era| (era.number, anchor.next_index));
     let since = |record: &&StoredRecord| Some((record.era.number, record.index)) >= anchored;
+    let mut proven = Timestamp(0);
     for record in boot.eras.iter().flat_map(|era| &era.records).filter(since) {
         let Ok(record) = Record::from_bytes(&record.bytes) else { continue };
-        if matches!(record.event, Event::Trust(TrustChange::Reset { .. })) {
-            anchor.floor = record.floor;
+        if let Event::Trust(TrustChange::Reset { powered: (before, after), .. }) = record.event {
+            // The one way back: what was proven before counts for nothing.
+            proven = Timestamp(0);
+            anchor.floor = Timestamp(0);
             anchor.powered = record.powered;
             anchor.powered_lease = record.powered;
             anchor.ceiling = None;
-            continue;
+            anchor.shift = Millis(anchor.shift.0.saturating_add(before.since(after).0));
         }
-        anchor.floor = anchor.floor.max(record.floor);
+        proven = proven.max(record.floor);
         if anchor.boot != Some(boot.boot) {
             anchor.powered_lease = anchor.powered_lease.max(record.powered);
         }
     }
+    proven
 }
 
 fn file<'a>(boot: &'a Boot, wanted: &StateFile) -> Option<&'a [u8]> {
@@ -259,6 +266,7 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
 
 fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor, anchor_lost: bool) -> Wallet {
     let mut wallet = Wallet::default();
+    wallet.restore_shift(anchor.shift);
     for (file, bytes) in &boot.files {
         match file {
             // A task's file that cannot be read back leaves its credential unknown, which denies.

@@ -12,7 +12,7 @@ use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, StateFi
 use super::policy::Policy;
 use super::revocation::{Applied, Revocations};
 use super::uplink::{Link, NONCE_LIFE};
-use super::{Agent, LinkEvent, Now};
+use super::{Agent, LinkEvent, Now, Source};
 use crate::ids::{EraId, FeedId, Hash, Nonce};
 use crate::time::Millis;
 use crate::wire::audit::{Event, TrustChange, Upload};
@@ -61,7 +61,7 @@ impl Agent {
                     return;
                 }
                 if let Err(refused) = self.on_message(&topic, &payload, now, effects) {
-                    self.refuse(&topic, &payload, &refused, now, effects);
+                    self.refuse(self.source_of(&topic), &topic, &payload, &refused, now, effects);
                 }
             }
         }
@@ -76,6 +76,25 @@ impl Agent {
         self.grants_asked = None;
     }
 
+    fn source_of(&self, topic: &str) -> Source {
+        match Topic::parse(topic, &self.fleet) {
+            Some(Topic::Bundle(_)) => Source::Bundle,
+            Some(Topic::Policy(_)) => Source::Policy,
+            Some(Topic::FeedHead(_) | Topic::FeedSnapshot(..)) => Source::Feed,
+            Some(Topic::DownAck(_)) => Source::Ack,
+            Some(Topic::DownAnswer(_)) => Source::Answer,
+            Some(
+                Topic::UpHello(_)
+                | Topic::UpAudit(_)
+                | Topic::UpRequest(_)
+                | Topic::State(_)
+                | Topic::EnrolUp(_)
+                | Topic::EnrolDown(_),
+            )
+            | None => Source::Unknown,
+        }
+    }
+
     fn on_message(&mut self, topic: &str, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
         if payload.len() > MESSAGE_BYTES_MAX {
             return Err(Refused::TooLarge { bytes: payload.len(), limit: MESSAGE_BYTES_MAX });
@@ -84,14 +103,14 @@ impl Agent {
             Topic::Bundle(version) => self.on_bundle(version, payload, now, effects),
             Topic::Policy(version) => self.on_policy(version, payload, now, effects),
             Topic::FeedHead(feed) => {
-                let applied = self.revocations.head(&feed, payload, &self.trust)?;
+                let applied = self.revocations.head(&feed, payload, &self.trust, self.clock.floor())?;
                 self.apply_feed(applied, now, effects);
                 self.greet_if_settled(now, effects);
                 Ok(())
             }
             Topic::FeedSnapshot(feed, _) => {
                 self.expect_feed(&feed)?;
-                let applied = self.revocations.chunk(&feed, payload)?;
+                let applied = self.revocations.chunk(&feed, payload, self.clock.floor())?;
                 self.apply_feed(applied, now, effects);
                 self.greet_if_settled(now, effects);
                 Ok(())
@@ -210,7 +229,8 @@ impl Agent {
         effects: &mut Effects,
     ) {
         if let Err(refused) = self.clock.hear(role, time) {
-            self.refuse(&format!("time signed by {role:?}"), bytes, &refused, now, effects);
+            let name = format!("time signed by {role:?}");
+            self.refuse(Source::Clock, &name, bytes, &refused, now, effects);
         }
         self.anchor_due = true;
     }
@@ -293,6 +313,16 @@ impl Agent {
         self.named.bundle_version = self.named.bundle_version.max(ack.bundle_version);
         self.named.policy_version = self.named.policy_version.max(ack.policy_version);
         for position in ack.feeds {
+            if self.revocations.contradicts(&position) {
+                self.refuse(
+                    Source::Ack,
+                    "the head that is named",
+                    payload,
+                    &Refused::Equivocation { position: position.seq },
+                    now,
+                    effects,
+                );
+            }
             match self.named.feeds.iter_mut().find(|known| known.feed == position.feed) {
                 Some(known) if known.order() < position.order() => *known = position,
                 Some(_) => {}
@@ -317,7 +347,7 @@ impl Agent {
     fn take_time(&mut self, ack: &Ack, sent: Millis, now: Now, effects: &mut Effects) -> Result<(), Refused> {
         let before = self.clock.powered();
         let correction = self.clock.round_trip(ack.time, ack.radius_ms, sent, now.boottime)?;
-        self.shorten_tasks(correction, effects);
+        self.wallet.shorten(correction);
         // Tiny corrections come with each round trip and tell nobody anything.
         if correction >= Millis::from_secs(10) {
             let after = self.clock.powered();
@@ -326,15 +356,6 @@ impl Agent {
         self.clock.renew_lease();
         self.anchor_due = true;
         Ok(())
-    }
-
-    /// P went down: so do the ends of what was derived by it.
-    pub(super) fn shorten_tasks(&mut self, correction: Millis, effects: &mut Effects) {
-        if correction.0 > 0 {
-            for task in self.wallet.shorten(correction) {
-                self.put_task_file(&task, effects);
-            }
-        }
     }
 
     /// The collector knows how far this device had come: no number is used twice.
@@ -365,7 +386,7 @@ impl Agent {
                 );
                 if self.locked.is_none() {
                     let refused = Refused::RolledBack { offered: self.trail.era().number, known: ahead.era.number };
-                    self.refuse("acknowledgement", payload, &refused, now, effects);
+                    self.refuse(Source::Ack, "acknowledgement", payload, &refused, now, effects);
                     self.locked = Some(why);
                     self.anchor_due = true;
                 }
@@ -377,8 +398,18 @@ impl Agent {
     fn missing(&self) -> Option<String> {
         let (bundle, policy) = self.revocations.versions_named();
         let (bundle, policy) = (bundle.max(self.named.bundle_version), policy.max(self.named.policy_version));
+        let policy = policy.max(self.trust.policy_version_min);
         if bundle > self.trust.version {
             return Some(format!("trust bundle {bundle}"));
+        }
+        if self.revocations.gathering() {
+            return Some("the list of a newer head".into());
+        }
+        if let Some(forked) = self.named.feeds.iter().find(|named| self.revocations.contradicts(named)) {
+            return Some(format!(
+                "the head {} of feed {} that the fleet signed: another one is held",
+                forked.seq, forked.feed
+            ));
         }
         if policy > self.policy.document.version {
             return Some(format!("policy {policy}"));
@@ -483,7 +514,8 @@ impl Agent {
             }
             let refused = Refused::Malformed("a segment that the store no longer has");
             self.trail.lost(era, segment);
-            self.refuse(&format!("era {era} segment {segment}"), &[], &refused, now, effects);
+            let name = format!("era {era} segment {segment}");
+            self.refuse(Source::Store, &name, &[], &refused, now, effects);
             return;
         };
         if !self.uplink.is_online() {

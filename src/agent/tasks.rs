@@ -5,15 +5,15 @@
 //! Read next: `wallet.rs`, which narrows.
 
 use super::attest::selectors;
-use super::decide::Judge;
+use super::decide::Room;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
 use super::request::{
     BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
 };
 use super::token::{admit, Denial, Kind};
-use super::wallet::{child_of_issued, Grant, Narrowed, StoredTask};
-use super::{answer::Room, shorten, Agent, Now};
-use crate::ids::{GrantId, Nonce, TaskId};
+use super::wallet::{child_of_issued, Dated, Grant, Made, Narrowed, StoredTask};
+use super::{shorten, Agent, Now};
+use crate::ids::{BlockId, GrantId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
 use crate::wire::encode;
@@ -24,6 +24,21 @@ use crate::wire::token::{to_text, Reach, TaskBlock, RIGHTS_MAX};
 
 /// The longest life that a task may ask for.
 const TTL_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
+
+/// The most blocks of one task whose credentials have not ended: who renews faster than that waits.
+const MADE_MAX: usize = 32;
+
+/// A credential that was just made, and what is kept of it.
+struct Fresh {
+    origin: Origin,
+    grant: GrantId,
+    owner: String,
+    narrowed: Narrowed,
+    /// The block that its uses are counted under, and how many there are.
+    budget: Option<(BlockId, u64)>,
+    ends: Timestamp,
+    dated: Dated,
+}
 
 /// A caller who waits for the issuer.
 pub(super) struct Want {
@@ -137,11 +152,23 @@ impl Agent {
         if !ours || claims.expires <= self.clock.powered() {
             return Err(Denial::new(Reason::Malformed, "the issuer answered with a token for something else"));
         }
-        let narrowed = child_of_issued(token, &want.selectors[0], &self.device, &mut self.rng)
+        // The grant behind it says by which selector it was begun; where it is not here, by the most special one.
+        let grant = self.wallet.grant(&claims.grant);
+        let matched = grant.and_then(|grant| grant.may_begin(&want.selectors, &want.begin.task));
+        let holder = holder(&want.selectors, matched.or(want.selectors.last()));
+        let narrowed = child_of_issued(token, &holder, &self.device, &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("the issuer's token: {refused}")))?;
-        let uses_max = claims.uses.first().map(|(_, max)| *max);
-        let until = claims.expires;
-        Ok(self.keep_task(want, Origin::Issued, claims.grant, claims.owner, narrowed, uses_max, until, now, effects))
+        let budget = claims.uses.first().map(|(block, max)| (verified.token.blocks[*block].id, *max));
+        let fresh = Fresh {
+            origin: Origin::Issued,
+            grant: claims.grant,
+            owner: claims.owner,
+            narrowed,
+            budget,
+            ends: claims.expires,
+            dated: Dated::Issuer,
+        };
+        Ok(self.keep_task(want, fresh, now, effects))
     }
 
     /// The issuer refused: that is final.
@@ -189,7 +216,7 @@ impl Agent {
             ),
         );
         for (_, grant) in self.wallet.grants() {
-            if !grant.may_begin(&want.selectors, &want.begin.task)
+            if grant.may_begin(&want.selectors, &want.begin.task).is_none()
                 || !grant.covers(&want.begin.task, &want.begin.rights)
             {
                 continue;
@@ -206,17 +233,7 @@ impl Agent {
     fn check_grant(&self, grant: &Grant) -> Result<(), Denial> {
         let (claims, powered) = (&grant.claims, self.clock.powered());
         let verified = admit(&grant.token, &self.profile.verify, &self.trust, |_| false)?;
-        let judge = Judge {
-            device: &self.device,
-            profile: &self.profile,
-            trust: &self.trust,
-            policy: &self.policy,
-            revocations: &self.revocations,
-            wallet: &self.wallet,
-            clock: &self.clock,
-            mode: self.mode,
-        };
-        judge.check_grant(&verified)?;
+        self.judge().check_grant(&verified)?;
         if claims.expires <= powered {
             return Err(Denial::new(
                 Reason::Expired,
@@ -231,10 +248,12 @@ impl Agent {
         let ttl = Millis::from_secs(want.begin.ttl_s).min(claims.task_ttl_max.unwrap_or(TTL_MAX));
         // Whole seconds, as the token's own check counts them.
         let ends = Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires);
-        let uses_max = self.uses_of(want)?;
+        let uses_max = self.uses_left(want);
+        let matched = grant.may_begin(&want.selectors, &want.begin.task);
+        let holder = holder(&want.selectors, matched);
         let block = TaskBlock {
             task: &want.task,
-            selector: &want.selectors[0],
+            selector: matched.map_or(holder[0], String::as_str),
             class: &want.begin.task,
             device: &self.device,
             expires: ends,
@@ -242,47 +261,36 @@ impl Agent {
             uses_max,
         };
         let narrowed = grant
-            .narrow(&block, &want.selectors[0], &mut self.rng)
+            .narrow(&block, &holder, &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
         self.activate(&claims.grant, now, effects);
-        let reply =
-            self.keep_task(want, Origin::Fallback, claims.grant, claims.owner, narrowed, uses_max, ends, now, effects);
-        Ok(reply)
+        let fresh = Fresh {
+            origin: Origin::Fallback,
+            grant: claims.grant,
+            owner: claims.owner,
+            budget: narrowed.made.first().copied().zip(uses_max),
+            narrowed,
+            ends,
+            dated: Dated::Here { shift: self.wallet.shift() },
+        };
+        Ok(self.keep_task(want, fresh, now, effects))
     }
 
     /// A renewed task goes on with the uses that it has left.
-    fn uses_of(&self, want: &Want) -> Result<Option<u64>, Denial> {
-        let Some(old) = self.wallet.task(&want.task) else { return Ok(want.begin.uses) };
-        let used = old.made.first().map_or(0, |block| self.wallet.used(block));
-        match old.uses_max.map(|max| max.saturating_sub(used)) {
-            Some(0) => Err(Denial::new(Reason::UsesSpent, "the task's uses are spent; begin another")),
-            left => Ok(left),
-        }
+    fn uses_left(&self, want: &Want) -> Option<u64> {
+        self.wallet.task(&want.task).map_or(want.begin.uses, |old| self.wallet.uses_left(old))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one task's parts, each of another type, put together in one place")]
-    fn keep_task(
-        &mut self,
-        want: &Want,
-        origin: Origin,
-        grant: GrantId,
-        owner: String,
-        narrowed: Narrowed,
-        uses_max: Option<u64>,
-        ends: Timestamp,
-        now: Now,
-        effects: &mut Effects,
-    ) -> Reply {
-        let Narrowed { credential, child, mut made, chain } = narrowed;
+    fn keep_task(&mut self, want: &Want, fresh: Fresh, now: Now, effects: &mut Effects) -> Reply {
+        let Fresh { origin, grant, owner, narrowed, budget, ends, dated } = fresh;
+        let Narrowed { credential, child, made, chain } = narrowed;
+        let mut made: Vec<Made> = made.into_iter().map(|block| Made { block, ends, dated }).collect();
         let mut spent = Vec::new();
         if let Some(old) = self.wallet.task(&want.task) {
             // What was handed out before keeps its own end, but no uses of its own.
-            spent.extend(old.made.first().filter(|_| old.uses_max.is_some()).map(|block| Budget {
-                block: *block,
-                used: u64::MAX,
-                until: old.ends + TTL_MAX,
-            }));
-            made.extend(old.made.iter().take(32).copied());
+            let until = old.made.first().map_or(ends, |made| made.ends);
+            spent.extend(old.budget.map(|block| Budget { block, used: u64::MAX, until }));
+            made.extend(old.made.iter().filter(|made| made.ends >= self.clock.floor()));
         }
         spent.iter().for_each(|budget| self.wallet.restore(*budget));
         let task = StoredTask {
@@ -293,11 +301,12 @@ impl Agent {
             owner: owner.clone(),
             token: credential,
             made,
+            budget: budget.map(|(block, _)| block),
             selectors: want.selectors.clone(),
             uid: want.uid,
             rights: want.begin.rights.clone(),
-            uses_max,
-            ends,
+            ttl_s: want.begin.ttl_s,
+            uses_max: budget.map(|(_, max)| max),
             finished: false,
         };
         self.put_task_file(&task, effects);
@@ -324,7 +333,7 @@ impl Agent {
             task_id: want.task.clone(),
             token: to_text(&child),
             expires_in_s: ends.since(self.clock.powered()).secs(),
-            uses: uses_max,
+            uses: budget.map(|(_, max)| max),
             origin,
             grant_id: grant,
             mode: self.mode,
@@ -350,22 +359,23 @@ impl Agent {
         let Some(live) = live else {
             return Some(Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no live task {task} of yours"))));
         };
+        if live.made.iter().filter(|made| made.ends >= self.clock.floor()).count() + 2 > MADE_MAX {
+            let detail = "the task was renewed too often; wait until the credentials before have ended";
+            return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
+        }
         let begin = BeginTask {
             task: live.class.clone(),
             rights: live.rights.clone(),
-            // What is left of it, at least a minute: a renewal does not make a task longer than its grant allows.
-            ttl_s: TTL_MAX.secs().min(self.renewal(&live)),
-            uses: live.uses_max,
+            ttl_s: live.ttl_s,
+            uses: self.wallet.uses_left(&live),
             planner: false,
             reason: Some("renewed".into()),
         };
+        if self.wallet.uses_left(&live) == Some(0) {
+            let denial = Denial::new(Reason::UsesSpent, "the task's uses are spent; begin another");
+            return Some(self.refuse_task(&begin, Some(live.id), &selectors(evidence), denial, now, effects));
+        }
         self.begin_task(id, evidence, begin, Some(live.id), now, effects)
-    }
-
-    fn renewal(&self, live: &StoredTask) -> u64 {
-        let grant = self.wallet.grants().find(|(id, _)| **id == live.grant);
-        let ttl = grant.and_then(|(_, grant)| grant.claims.task_ttl_max);
-        ttl.unwrap_or(live.ends.since(self.clock.powered())).secs().max(60)
     }
 
     pub(super) fn finish_task(&mut self, evidence: &Evidence, id: &TaskId, now: Now, effects: &mut Effects) -> Reply {
@@ -446,6 +456,13 @@ impl Agent {
             self.end_task(finished, TaskStep::Finished, "revoked by the fleet", now, effects);
         }
     }
+}
+
+/// Whom a credential is bound to: the user always, and the selector by which the task was begun.
+fn holder<'s>(selectors: &'s [String], matched: Option<&'s String>) -> Vec<&'s str> {
+    let mut holder: Vec<&str> = selectors.first().into_iter().chain(matched).map(String::as_str).collect();
+    holder.dedup();
+    holder
 }
 
 fn check_begin(begin: &BeginTask) -> Result<(), Problem> {

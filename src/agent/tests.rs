@@ -1,11 +1,12 @@
 //! The agent from outside: requests and messages in, replies and a disk out.
 
-use super::request::{Mode, Origin, Reason, Reply, Request, Socket, Verdict};
+use super::request::{BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict};
 use super::rig::{right, Reboot, Rig, START_S};
 use crate::ids::{DeviceId, GrantId};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::Event;
+use crate::wire::audit::{Event, GrantStep};
 use crate::wire::link::Topic;
+use crate::wire::policy::TimeRule;
 use crate::wire::revocation::{Rule, Target};
 use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec};
 
@@ -100,7 +101,7 @@ fn issued_tokens_are_judged_by_what_they_state() {
     check(&mut rig, &stranger, "open", "door/1", Reason::UnknownRoot);
     let token = mint_task(&spec("gw-07"), &issuer, 7, &mut rig.rng).unwrap();
     let narrowed = Held::from_bytes(&token).unwrap();
-    let block = child_block("unix:uid:1002", None).unwrap();
+    let block = child_block(&["unix:uid:1002"], None).unwrap();
     let narrowed = narrowed.append(block, &mut rig.rng).unwrap().to_bytes().unwrap();
     check(&mut rig, &to_text(&narrowed), "open", "door/1", Reason::CheckFailed);
 }
@@ -282,4 +283,353 @@ fn random_messages_on_any_topic_change_nothing() {
     rig.message(Topic::DownAck(rig.device.clone()).text(&fleet), ack);
     let Reply::Status(status) = rig.ask(0, Socket::Admin, Request::Status) else { panic!("no status") };
     assert!(status.floor < Timestamp::from_secs(START_S + 1000).to_string(), "a replayed nonce moves no clock");
+}
+
+#[test]
+fn what_is_known_to_be_newer_makes_everything_stale() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    rig.named = (2, 1);
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    assert_eq!(rig.agent.mode(), Mode::Stale, "a trust bundle is named and withheld");
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Stale);
+
+    let mut rig = Rig::new();
+    rig.named = (1, 2);
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Stale);
+}
+
+#[test]
+fn a_head_from_the_future_applies_and_makes_nothing_fresher() {
+    let mut rig = Rig::with(|spec| spec.staleness_max = vec![("low".parse().unwrap(), Millis::from_secs(600))]);
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    let year = Timestamp::from_secs(START_S + 365 * 86_400);
+    for (topic, payload) in rig.publish(vec![rule(Target::Owner("nobody".into()))], year) {
+        rig.message(topic, payload);
+    }
+    let Reply::Status(status) = rig.ask(0, Socket::Admin, Request::Status) else { panic!("no status") };
+    assert_eq!(status.feed_seq, 2, "its content applies");
+    rig.pass(400);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    rig.pass(400);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Stale);
+}
+
+#[test]
+fn a_rule_that_the_next_list_leaves_out_holds_until_its_end() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let until = Timestamp::from_secs(START_S + 400);
+    let first = Rule { target: Target::Owner("ops@acme".into()), until };
+    for rules in [vec![first], vec![]] {
+        for (topic, payload) in rig.publish(rules, Timestamp::from_secs(START_S + 130)) {
+            rig.message(topic, payload);
+        }
+        check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+    }
+    rig.restart(Reboot::Process);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+    rig.pass(300);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+}
+
+#[test]
+fn a_restart_of_the_process_counts_no_time_twice() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    for _ in 0..40 {
+        rig.pass(25);
+        rig.authorize(&task.token, "read", "modbus/a");
+        rig.restart(Reboot::Process);
+    }
+    let Reply::Status(status) = rig.ask(0, Socket::Admin, Request::Status) else { panic!("no status") };
+    assert!(status.floor <= Timestamp::from_secs(START_S + 1001).to_string(), "{}", status.floor);
+}
+
+#[test]
+fn three_classes_judge_by_three_clocks() {
+    let mut rig = Rig::new();
+    rig.policy(|policy| {
+        let rule = |resource: &str, class| TimeRule { operation: "*".into(), resource: resource.into(), class };
+        policy.time_rules = vec![rule("modbus/valve/*", TimeClass::Strict), rule("modbus/log/*", TimeClass::Floor)];
+    });
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    let token = task.token.as_str();
+    check(&mut rig, token, "read", "modbus/valve/1", Reason::TimeUntrusted);
+    check(&mut rig, token, "read", "modbus/log/1", Reason::Allowed);
+    check(&mut rig, token, "read", "modbus/a", Reason::Allowed);
+    // The lease of many boots carries P past the end, and E stays where it is proven to be.
+    for _ in 0..12 {
+        rig.restart(Reboot::Kernel);
+    }
+    check(&mut rig, token, "read", "modbus/a", Reason::Expired);
+    check(&mut rig, token, "read", "modbus/log/1", Reason::Allowed);
+    check(&mut rig, token, "read", "modbus/valve/1", Reason::TimeUntrusted);
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let fresh = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &fresh.token, "read", "modbus/valve/1", Reason::Allowed);
+    rig.restart(Reboot::Kernel);
+    check(&mut rig, &fresh.token, "read", "modbus/valve/1", Reason::TimeUntrusted);
+}
+
+#[test]
+fn a_token_may_ask_for_a_stricter_class_and_not_for_a_more_lenient_one() {
+    let mut rig = Rig::with(|spec| spec.min_time_class = Some(TimeClass::Strict));
+    let begin = BeginTask {
+        task: "pump".parse().unwrap(),
+        rights: vec![right("modbus/*", "read")],
+        ttl_s: 600,
+        uses: None,
+        planner: false,
+        reason: None,
+    };
+    let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));
+    assert!(matches!(&refused, Reply::Problem(problem) if problem.code == ProblemCode::Denied(Reason::TimeUntrusted)));
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+
+    let mut rig = Rig::with(|spec| spec.min_time_class = Some(TimeClass::Floor));
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").time_class, TimeClass::Bounded);
+}
+
+#[test]
+fn the_system_clock_only_tightens() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    for (wall_s, reason) in [
+        (0, Reason::Allowed),
+        (START_S + 60, Reason::Allowed),
+        (START_S + 3600, Reason::Expired),
+        (4_000_000_000, Reason::Expired),
+        (START_S, Reason::Allowed),
+    ] {
+        rig.now.wall = Some(Timestamp::from_secs(wall_s));
+        check(&mut rig, &task.token, "read", "modbus/a", reason);
+    }
+    rig.pass(700);
+    rig.now.wall = Some(Timestamp::from_secs(START_S));
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Expired);
+    // In touch, what is proven bounds a clock that runs wild.
+    rig.connect(Timestamp::from_secs(START_S + 900));
+    rig.now.wall = Some(Timestamp::from_secs(4_000_000_000));
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+}
+
+#[test]
+fn a_correction_of_p_shortens_every_credential_dated_by_it() {
+    let mut rig = Rig::new();
+    let first = rig.begin(vec![right("modbus/*", "read")], None);
+    for _ in 0..3 {
+        rig.restart(Reboot::Kernel);
+    }
+    let renewed = match rig.ask(1001, Socket::Agent, Request::Renew(first.task_id.clone())) {
+        Reply::Task(task) => task,
+        other => panic!("no task: {other:?}"),
+    };
+    // Some three minutes of leases are given back.
+    rig.connect(Timestamp::from_secs(START_S + 60));
+    check(&mut rig, &renewed.token, "read", "modbus/a", Reason::Allowed);
+    rig.pass(600 - 180);
+    check(&mut rig, &first.token, "read", "modbus/a", Reason::Expired);
+}
+
+#[test]
+fn uses_stay_spent_however_often_a_task_is_renewed() {
+    let mut rig = Rig::new();
+    let mut task = rig.begin(vec![right("modbus/*", "read")], Some(3));
+    for _ in 0..2 {
+        check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+        let old = task.token.clone();
+        task = match rig.ask(1001, Socket::Agent, Request::Renew(task.task_id.clone())) {
+            Reply::Task(task) => task,
+            other => panic!("no task: {other:?}"),
+        };
+        check(&mut rig, &old, "read", "modbus/a", Reason::UsesSpent);
+    }
+    assert_eq!(task.uses, Some(1));
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::UsesSpent);
+    let spent = rig.ask(1001, Socket::Agent, Request::Renew(task.task_id));
+    assert!(matches!(&spent, Reply::Problem(problem) if problem.code == ProblemCode::Denied(Reason::UsesSpent)));
+}
+
+#[test]
+fn who_renews_without_end_is_throttled_and_fills_nothing() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], Some(90));
+    let mut throttled = 0;
+    for _ in 0..200 {
+        match rig.ask(1001, Socket::Agent, Request::Renew(task.task_id.clone())) {
+            Reply::Task(_) => {}
+            Reply::Problem(problem) if problem.code == ProblemCode::Throttled => throttled += 1,
+            other => panic!("neither: {other:?}"),
+        }
+    }
+    assert!(throttled > 150, "{throttled}");
+    let budgets = rig.disk.anchor.as_ref().map_or(0, |anchor| anchor.budgets.len());
+    assert!(budgets < 40, "{budgets}");
+    rig.ask(1001, Socket::Agent, Request::Finish(task.task_id.clone()));
+    rig.restart(Reboot::Process);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+}
+
+#[test]
+fn a_credential_is_bound_to_what_let_it_begin() {
+    let mut rig = Rig::with(|spec| spec.may_begin = vec![("unix:path:/usr/bin/meter".into(), "pump".parse().unwrap())]);
+    rig.path = Some("/usr/bin/meter".into());
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    rig.path = Some("/usr/bin/other".into());
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::WrongWorkload);
+    rig.path = Some("/usr/bin/meter".into());
+    assert_eq!(rig.authorize_as(1002, &task.token, "read", "modbus/a").reason, Reason::WrongWorkload);
+}
+
+#[test]
+fn a_policy_is_judged_around_its_own_dates() {
+    let mut rig = Rig::new();
+    let from = Timestamp::from_secs(START_S + 100);
+    let to = Timestamp::from_secs(START_S + 130);
+    rig.policy(|policy| {
+        policy.datalog = format!("deny if time($t), $t >= {from}, $t < {to};\n{}", policy.datalog);
+    });
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    // E stays before the window, the leases carry P past it: it may be within.
+    for _ in 0..3 {
+        rig.restart(Reboot::Kernel);
+    }
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::DeniedByPolicy);
+}
+
+#[test]
+fn a_grant_is_activated_once_per_outage_and_reconciled_after_it() {
+    let mut rig = Rig::new();
+    let steps = |rig: &Rig| -> Vec<(GrantStep, u64)> {
+        let records = rig.disk.records().into_iter();
+        records
+            .filter_map(|record| match record.event {
+                Event::Grant(used) => Some((used.step, used.used)),
+                _ => None,
+            })
+            .collect()
+    };
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    rig.restart(Reboot::Kernel);
+    rig.begin(vec![right("modbus/*", "read")], None);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    assert_eq!(steps(&rig), [(GrantStep::Activated, 0)]);
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    assert_eq!(steps(&rig).last(), Some(&(GrantStep::Reconciled, 2)));
+}
+
+#[test]
+fn a_lockdown_wipes_grants_and_ends_their_tasks() {
+    for target in [Target::Device("gw-07".parse().unwrap()), Target::All, Target::Grant(GrantId([0xaa; 16]))] {
+        let mut rig = Rig::new();
+        let task = rig.begin(vec![right("modbus/*", "read")], None);
+        rig.connect(Timestamp::from_secs(START_S + 130));
+        for (topic, payload) in rig.publish(vec![rule(target.clone())], Timestamp::from_secs(START_S + 130)) {
+            rig.message(topic, payload);
+        }
+        let secret =
+            |disk: &super::rig::Disk| disk.files.keys().any(|file| matches!(file, super::effects::StateFile::Grant(_)));
+        assert!(!secret(&rig.disk), "{target:?}");
+        assert_eq!(rig.agent.mode() == Mode::Locked, !matches!(target, Target::Grant(_)), "{target:?}");
+        for reboot in [Reboot::Process, Reboot::Kernel] {
+            check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+            rig.restart(reboot);
+        }
+    }
+}
+
+#[test]
+fn signed_time_that_somebody_carries_raises_the_floor() {
+    let mut rig = Rig::new();
+    let later = Timestamp::from_secs(START_S + 90 * 86_400);
+    let alone = rig.time_file(later, None);
+    let Reply::Time(time) = rig.ask(0, Socket::Admin, Request::ImportTime(alone)) else { panic!("no time") };
+    assert!(time.waiting.is_some(), "one role alone moves time by a month at the most");
+    let both = rig.time_file(later, Some(later));
+    let Reply::Time(time) = rig.ask(0, Socket::Admin, Request::ImportTime(both)) else { panic!("no time") };
+    assert_eq!((time.floor, time.waiting), ((later - Millis::from_secs(2)).to_string(), None));
+    let old = rig.time_file(Timestamp::from_secs(START_S), None);
+    let Reply::Time(time) = rig.ask(0, Socket::Admin, Request::ImportTime(old)) else { panic!("no time") };
+    assert_eq!(time.floor, time.floor_before, "an old file moves nothing");
+    let junk = rig.ask(0, Socket::Admin, Request::ImportTime(vec![7; 300]));
+    assert!(matches!(&junk, Reply::Problem(problem) if problem.code == ProblemCode::Refused));
+}
+
+#[test]
+fn only_the_root_keys_turn_time_back_and_only_once_per_nonce() {
+    let mut rig = Rig::new();
+    let wrong = Timestamp::from_secs(START_S + 20 * 86_400);
+    let file = rig.time_file(wrong, Some(wrong));
+    rig.ask(0, Socket::Admin, Request::ImportTime(file));
+    let right_time = Timestamp::from_secs(START_S + 100);
+    let root = rig.root.clone();
+    let service = rig.service.clone();
+    let refused = |rig: &mut Rig, file: Vec<u8>| {
+        let reply = rig.ask(0, Socket::Admin, Request::ImportTime(file));
+        assert!(matches!(&reply, Reply::Problem(problem) if problem.code == ProblemCode::Refused), "{reply:?}");
+    };
+    let guessed = rig.reset_file(crate::ids::Nonce([1; 16]), right_time, &root);
+    refused(&mut rig, guessed);
+    let Reply::Challenge(challenge) = rig.ask(0, Socket::Admin, Request::Challenge) else { panic!("no nonce") };
+    let nonce = challenge.nonce.parse().unwrap();
+    let forged = rig.reset_file(nonce, right_time, &service);
+    refused(&mut rig, forged);
+    let reset = rig.reset_file(nonce, right_time, &root);
+    let Reply::Time(time) = rig.ask(0, Socket::Admin, Request::ImportTime(reset.clone())) else { panic!("no time") };
+    assert!(time.floor < time.floor_before, "{time:?}");
+    refused(&mut rig, reset);
+    // It holds across a start, whatever older records say.
+    rig.restart(Reboot::Process);
+    let Reply::Status(status) = rig.ask(0, Socket::Admin, Request::Status) else { panic!("no status") };
+    assert!(status.floor < Timestamp::from_secs(START_S + 200).to_string(), "{}", status.floor);
+    let audited = rig
+        .disk
+        .records()
+        .iter()
+        .any(|record| matches!(record.event, Event::Trust(crate::wire::audit::TrustChange::Reset { .. })));
+    assert!(audited);
+}
+
+#[test]
+fn a_full_audit_locks_and_room_unlocks() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    let quota = rig.profile.queue.quota_mib * 1024 * 1024;
+    rig.input(crate::agent::Input::Disk { used_bytes: quota / 100 * 80 });
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::AuditFull);
+    rig.input(crate::agent::Input::Disk { used_bytes: quota });
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    rig.input(crate::agent::Input::Disk { used_bytes: 0 });
+    assert_eq!(rig.agent.mode(), Mode::Offline);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+}
+
+#[test]
+fn noise_on_many_topics_leaves_few_records() {
+    let mut rig = Rig::new();
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let before = rig.disk.records().len();
+    for number in 0..2000u32 {
+        let topic = format!("hardtack/1/acme/a{number}");
+        rig.message(topic, vec![number as u8; number as usize % 50]);
+        let head = Topic::FeedHead("main".parse().unwrap()).text(&rig.fleet);
+        rig.message(head, vec![1; 40_000 + number as usize]);
+    }
+    let written = rig.disk.records().len() - before;
+    assert!(written <= 8, "{written}");
 }

@@ -14,6 +14,9 @@ use crate::time::Millis;
 /// A nonce lives this long.
 pub const NONCE_LIFE: Millis = Millis::from_secs(120);
 
+/// A connection that was online this long counts as good.
+const HELD: Millis = Millis::from_secs(60);
+
 /// Where the connection stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link {
@@ -65,6 +68,8 @@ pub struct Uplink {
     /// Where it stands.
     pub link: Link,
     failures: u32,
+    /// Since when it is online without a break.
+    online_since: Option<Millis>,
     hour_began: Millis,
     hour_bytes: u64,
 }
@@ -73,7 +78,7 @@ impl Uplink {
     /// Down, to be tried at once.
     pub fn new(limits: LinkLimits, now: Millis) -> Self {
         let link = Link::Down { retry: now, reason: "starting".into() };
-        Self { limits, link, failures: 0, hour_began: now, hour_bytes: 0 }
+        Self { limits, link, failures: 0, online_since: None, hour_began: now, hour_bytes: 0 }
     }
 
     /// Its limits.
@@ -81,8 +86,13 @@ impl Uplink {
         &self.limits
     }
 
-    /// The connection is gone: the next try waits twice as long as the one before, give or take half.
+    /// The connection is gone: the next try waits twice as long as the one before, give or take half. Only a connection
+    /// that held for a while makes the waits short again: a broker that lets `hello` through and then hangs up gains
+    /// nothing.
     pub fn down(&mut self, reason: String, now: Millis, rng: &mut impl RngCore) {
+        if self.online_since.take().is_some_and(|since| now.0.saturating_sub(since.0) >= HELD.0) {
+            self.failures = 0;
+        }
         let doubled = self.limits.backoff_ms_min.saturating_mul(1 << self.failures.min(20));
         let wait = doubled.min(self.limits.backoff_ms_max).max(1);
         let jittered = wait / 2 + rng.next_u64() % wait;
@@ -135,7 +145,7 @@ impl Uplink {
 
     /// Everything newest is applied.
     pub fn online(&mut self, now: Millis) {
-        self.failures = 0;
+        self.online_since.get_or_insert(now);
         self.link = Link::Online { hello: Millis(now.0.saturating_add(self.limits.hello_s * 1000)), out: None };
     }
 

@@ -51,20 +51,62 @@ pub struct StoredTask {
     pub owner: String,
     /// The wallet's credential: a Biscuit with its next secret key. Empty once the task has ended.
     pub token: Vec<u8>,
-    /// Blocks that this agent made for it: labels, checks and budgets in them are ours.
-    pub made: Vec<BlockId>,
+    /// Blocks that this agent made for it, newest credential first: labels, checks and budgets in them are ours.
+    pub made: Vec<Made>,
+    /// The block that the newest credential's uses are counted under, if they are bounded.
+    pub budget: Option<BlockId>,
     /// Selectors of the workload that holds it.
     pub selectors: Vec<String>,
     /// The workload's user.
     pub uid: u32,
     /// What it may do.
     pub rights: Vec<Right>,
-    /// Uses that its own block allows.
+    /// How long each of its credentials was asked to live, in seconds.
+    pub ttl_s: u64,
+    /// Uses that the newest credential allows.
     pub uses_max: Option<u64>,
-    /// When it ends, by P.
-    pub ends: Timestamp,
     /// Whether it was ended: its blocks are refused until they would have expired.
     pub finished: bool,
+}
+
+/// A block that this agent appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Made {
+    /// The block.
+    pub block: BlockId,
+    /// When the credential that it stands in ends, as its own check says.
+    pub ends: Timestamp,
+    /// By whose clock that is.
+    pub dated: Dated,
+}
+
+/// By whose clock the end of a credential was set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Dated {
+    /// By P here: what P was corrected down by since counts off.
+    Here {
+        /// The sum of all corrections at that time.
+        shift: Millis,
+    },
+    /// By the issuer's, which is true time.
+    Issuer,
+}
+
+impl Made {
+    /// When the credential ends by P, after corrections that sum up to `shift`.
+    pub fn end(&self, shift: Millis) -> Timestamp {
+        match self.dated {
+            Dated::Here { shift: then } => self.ends - Millis(shift.0.saturating_sub(then.0)),
+            Dated::Issuer => self.ends,
+        }
+    }
+}
+
+impl StoredTask {
+    /// When its newest credential ends by P, after corrections that sum up to `shift`.
+    pub fn end(&self, shift: Millis) -> Timestamp {
+        self.made.first().map_or(Timestamp(0), |made| made.end(shift))
+    }
 }
 
 /// A grant in the wallet.
@@ -88,6 +130,8 @@ pub struct Wallet {
     /// Which task a block that this agent made belongs to.
     made: BTreeMap<BlockId, TaskId>,
     budgets: BTreeMap<BlockId, Budget>,
+    /// The sum of all corrections of P downwards.
+    shift: Millis,
 }
 
 /// A task credential and the child that the workload gets.
@@ -137,14 +181,13 @@ impl Wallet {
 
     /// Live tasks.
     pub fn live(&self, powered: Timestamp) -> impl Iterator<Item = &StoredTask> {
-        self.tasks.values().filter(move |task| !task.finished && task.ends >= powered)
+        self.tasks.values().filter(move |task| !task.finished && task.end(self.shift) >= powered)
     }
 
     /// Puts a task in, in the place of one with the same id.
     pub fn put_task(&mut self, task: StoredTask) {
-        for block in &task.made {
-            self.made.insert(*block, task.id.clone());
-        }
+        self.made.retain(|_, owner| *owner != task.id);
+        self.made.extend(task.made.iter().map(|made| (made.block, task.id.clone())));
         if let Some(mut old) = self.tasks.insert(task.id.clone(), task) {
             old.token.zeroize();
         }
@@ -153,8 +196,8 @@ impl Wallet {
     /// Forgets tasks whose every credential is proven to have expired, and says which. Entries lapse by E only: a device
     /// whose clock lags must not revive an ended task.
     pub fn forget(&mut self, floor: Timestamp) -> Vec<TaskId> {
-        let gone: Vec<TaskId> =
-            self.tasks.values().filter(|task| task.ends < floor).map(|task| task.id.clone()).collect();
+        let over = |task: &&StoredTask| task.made.iter().all(|made| made.ends < floor);
+        let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| task.id.clone()).collect();
         for id in &gone {
             self.tasks.remove(id);
         }
@@ -163,16 +206,28 @@ impl Wallet {
         gone
     }
 
-    /// P was corrected down by `correction`: the end of every entry that was derived here moves down with it. Says which
-    /// entries changed.
-    pub fn shorten(&mut self, correction: Millis) -> Vec<StoredTask> {
-        let derived = self.tasks.values_mut().filter(|task| task.origin == Origin::Fallback);
-        derived
-            .map(|task| {
-                task.ends = task.ends - correction;
-                task.clone()
-            })
-            .collect()
+    /// P was corrected down by `correction`: the end of every credential that was dated here moves down with it.
+    pub fn shorten(&mut self, correction: Millis) {
+        self.shift = Millis(self.shift.0.saturating_add(correction.0));
+    }
+
+    /// The sum of all corrections of P downwards, for the anchor.
+    pub fn shift(&self) -> Millis {
+        self.shift
+    }
+
+    /// Takes the sum of corrections from the anchor.
+    pub fn restore_shift(&mut self, shift: Millis) {
+        self.shift = shift;
+    }
+
+    /// When a chain ends by P: the earliest end of the blocks in it that this agent made.
+    pub fn end_of<'a>(&self, chain: impl Iterator<Item = &'a BlockId>) -> Option<Timestamp> {
+        let made = chain.filter_map(|block| {
+            let task = self.tasks.get(self.made.get(block)?)?;
+            task.made.iter().find(|made| made.block == *block)
+        });
+        made.map(|made| made.end(self.shift)).min()
     }
 
     /// Whether this agent made a block.
@@ -188,6 +243,12 @@ impl Wallet {
     /// Uses charged to a block so far.
     pub fn used(&self, block: &BlockId) -> u64 {
         self.budgets.get(block).map_or(0, |budget| budget.used)
+    }
+
+    /// Uses that a task's newest credential has left, if they are bounded.
+    pub fn uses_left(&self, task: &StoredTask) -> Option<u64> {
+        let used = task.budget.map_or(0, |block| self.used(&block));
+        task.uses_max.map(|max| max.saturating_sub(used))
     }
 
     /// Whether one more counter fits.
@@ -243,9 +304,12 @@ impl Grant {
         encode(&StoredGrant { token: self.token.clone(), activation: self.activation })
     }
 
-    /// Whether one of the selectors may begin a class of task.
-    pub fn may_begin(&self, selectors: &[String], class: &TaskClass) -> bool {
-        self.claims.may_begin.iter().any(|(selector, named)| named == class.as_str() && selectors.contains(selector))
+    /// The most special of the selectors that may begin a class of task, if one may.
+    pub fn may_begin<'s>(&self, selectors: &'s [String], class: &TaskClass) -> Option<&'s String> {
+        let named = |selector: &&String| {
+            self.claims.may_begin.iter().any(|(may, named)| named == class.as_str() && may == *selector)
+        };
+        selectors.iter().rev().find(named)
     }
 
     /// Whether its rights of a class cover every right asked for.
@@ -261,11 +325,11 @@ impl Grant {
     pub fn narrow(
         &self,
         block: &TaskBlock<'_>,
-        selector: &str,
+        holder: &[&str],
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<Narrowed, Refused> {
         let credential = Held::from_bytes(&self.token)?.append(block.build()?, rng)?;
-        child(&credential, selector, None, self.chain.len(), rng)
+        child(&credential, holder, None, self.chain.len(), rng)
     }
 }
 
@@ -275,23 +339,23 @@ impl Grant {
 /// When the token cannot be narrowed.
 pub fn child_of_issued(
     token: &[u8],
-    selector: &str,
+    holder: &[&str],
     device: &DeviceId,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<Narrowed, Refused> {
     let credential = Held::from_bytes(token)?;
     let issued = credential.chain().len();
-    child(&credential, selector, Some(device), issued, rng)
+    child(&credential, holder, Some(device), issued, rng)
 }
 
 fn child(
     credential: &Held,
-    selector: &str,
+    holder: &[&str],
     device: Option<&DeviceId>,
     not_ours: usize,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<Narrowed, Refused> {
-    let child = credential.append(child_block(selector, device)?, rng)?.seal()?;
+    let child = credential.append(child_block(holder, device)?, rng)?.seal()?;
     let chain = child.chain();
     Ok(Narrowed {
         credential: credential.to_bytes()?,

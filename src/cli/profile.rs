@@ -60,6 +60,39 @@ struct Linted {
     kind: &'static str,
     ok: bool,
     problems: Vec<String>,
+    #[serde(flatten)]
+    budget: Option<Budget>,
+}
+
+/// What a class writes and takes.
+#[derive(Serialize)]
+struct Budget {
+    flash_bytes_per_day: u64,
+    time_writes_per_day: u64,
+    time_bytes_per_day: u64,
+    rss_mib: u64,
+}
+
+impl Budget {
+    fn of(profile: &Profile) -> Self {
+        Self {
+            flash_bytes_per_day: profile.flash_bytes_per_day(),
+            time_writes_per_day: profile.time.leases_per_day(),
+            time_bytes_per_day: profile.time_bytes_per_day(),
+            rss_mib: profile.rss_mib(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+        format!(
+            "  flash {:.1} MiB a day at the design load, {:.1} of it for {} writes of the time; memory {} MiB at most",
+            mib(self.flash_bytes_per_day),
+            mib(self.time_bytes_per_day),
+            self.time_writes_per_day,
+            self.rss_mib
+        )
+    }
 }
 
 /// Carries out a subcommand.
@@ -104,15 +137,18 @@ fn lint(files: &[PathBuf], overlay: Option<&Path>) -> Result<Report, Failure> {
             Ok(Kind::Overlay) => overlay_problems(&file, &text),
             Err(error) => vec![error.to_string()],
         };
+        let budget = Profile::parse(&file, &text).ok().as_ref().map(Budget::of);
         let kind = kind.map_or("unknown", kind_name);
-        rows.push(Linted { file, kind, ok: problems.is_empty(), problems });
+        rows.push(Linted { file, kind, ok: problems.is_empty(), problems, budget });
     }
     let ok = rows.iter().all(|row| row.ok);
     let mut text = String::new();
     for row in &rows {
         let _ = writeln!(text, "{}: {}", row.file, if row.ok { "ok" } else { "cannot be used" });
-        for problem in &row.problems {
-            let _ = writeln!(text, "  {problem}");
+        for line in
+            row.problems.iter().map(|problem| format!("  {problem}")).chain(row.budget.as_ref().map(Budget::text))
+        {
+            let _ = writeln!(text, "{line}");
         }
     }
     let exit = if ok { Exit::Done } else { Exit::Failure };

@@ -156,10 +156,10 @@ mod tests {
     fn tell(device: &mut Revocations, book: &Book) {
         let feed = book.feed();
         for publish in list(book) {
-            device.chunk(&feed, &publish.payload).unwrap();
+            device.chunk(&feed, &publish.payload, Timestamp(0)).unwrap();
         }
         let payload = head(book).unwrap().payload;
-        device.head(&feed, &payload, book.trust()).unwrap();
+        device.head(&feed, &payload, book.trust(), Timestamp(0)).unwrap();
     }
 
     #[test]

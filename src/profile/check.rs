@@ -97,9 +97,14 @@ impl Profile {
     /// Bytes written to flash on a day of the design load.
     pub fn flash_bytes_per_day(&self) -> u64 {
         let records = self.load.decisions_per_day.saturating_mul(RECORD_FLASH_BYTES);
-        let anchors = (DAY_S / self.time.lease_s.max(1))
-            .saturating_add(self.load.decisions_per_day / u64::from(self.queue.anchor_every_commits.max(1)));
-        records.saturating_add(anchors.saturating_mul(self.anchor_bytes()))
+        let anchors = self.load.decisions_per_day / u64::from(self.queue.anchor_every_commits.max(1));
+        let anchors = anchors.saturating_mul(self.anchor_bytes());
+        records.saturating_add(anchors).saturating_add(self.time_bytes_per_day())
+    }
+
+    /// Bytes of them that keep the time.
+    pub fn time_bytes_per_day(&self) -> u64 {
+        self.time.leases_per_day().saturating_mul(self.anchor_bytes())
     }
 
     /// Resident memory with every cache and connection in use, in MiB, rounded up.
@@ -243,7 +248,7 @@ impl Profile {
             let what = format!(
                 "{} decisions and {} leases a day write {written} MiB, more than the {budget} granted",
                 self.load.decisions_per_day,
-                DAY_S / self.time.lease_s.max(1)
+                self.time.leases_per_day()
             );
             problems.add("device.flash_mib_per_day", what);
         }

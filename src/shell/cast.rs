@@ -232,6 +232,11 @@ impl Player {
         self.seen.iter().filter_map(|line| line["event"].as_str().map(str::to_owned)).collect()
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and gone.
     pub fn kill(mut self) {
         self.stop();
@@ -280,8 +285,25 @@ impl Gateway {
 
     /// Starts the agent and waits until it decides. `clock_s` shifts its wall clock.
     pub fn start(&mut self, broker: &str, clock_s: i64) -> Result<(), Failure> {
+        self.start_with(broker, &[("HARDTACK_TEST_CLOCK_OFFSET_S", clock_s.to_string())])
+    }
+
+    /// Starts the agent as after a reboot of the kernel: another boot, whose clock begins anew.
+    pub fn start_rebooted(&mut self, broker: &str, clock_s: i64, boot: u8) -> Result<(), Failure> {
+        let boot_id = format!("{boot:08x}-0000-4000-8000-000000000000");
+        let since_boot = -i64::try_from(clock::now().boottime.secs()).unwrap_or(0);
+        let env = [
+            ("HARDTACK_TEST_CLOCK_OFFSET_S", clock_s.to_string()),
+            ("HARDTACK_TEST_BOOTTIME_OFFSET_S", since_boot.to_string()),
+            ("HARDTACK_TEST_BOOT_ID", boot_id),
+        ];
+        self.start_with(broker, &env)
+    }
+
+    /// Starts the agent in an environment of one's own and waits until it decides.
+    pub fn start_with(&mut self, broker: &str, env: &[(&str, String)]) -> Result<(), Failure> {
         let args = ["--state-dir", path(&self.state), "--run-dir", path(&self.run), "agent", "run", "--broker", broker];
-        let mut agent = self.stage.start(&args, &[("HARDTACK_TEST_CLOCK_OFFSET_S", clock_s.to_string())])?;
+        let mut agent = self.stage.start(&args, env)?;
         agent.wait("agent.ready", |_| true)?;
         self.agent = Some(agent);
         Ok(())

@@ -1,8 +1,10 @@
 //! The only reader of clocks.
 //!
-//! Owns: the three numbers that the kernel tells: powered-on time, wall time, which boot this is.
+//! Owns: what the kernel tells: powered-on time that nobody can slew, wall time, which boot this is.
 //! Never: judges them. `agent/clock.rs` says what time it can be.
 //! Read next: `agent/clock.rs`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{clock_gettime, ClockId};
 
@@ -17,15 +19,24 @@ pub fn now() -> Now {
 
 /// The system clock, none where it is before 1970. For the operator's side, whose machine keeps time; a device takes it
 /// as a hint only.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader of clocks")]
 pub fn wall() -> Option<Timestamp> {
-    let time = clock_gettime(ClockId::Realtime);
-    millis(time.tv_sec, time.tv_nsec).and_then(test::shift_wall).map(Timestamp)
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(time.as_millis()).ok().and_then(test::shift_wall).map(Timestamp)
 }
 
-/// CLOCK_BOOTTIME: time since the kernel started, suspend counted.
+/// Time since the kernel started, suspend counted, as CLOCK_BOOTTIME tells it, but by the bare oscillator: who may set the
+/// clock may also slow CLOCK_BOOTTIME by a tenth (adjtimex(2)), and so make every token live longer.
 fn boottime() -> Millis {
-    let time = clock_gettime(ClockId::Boottime);
-    Millis(millis(time.tv_sec, time.tv_nsec).and_then(test::shift_boottime).unwrap_or(0))
+    let awake = read(ClockId::Monotonic);
+    let suspended = read(ClockId::Boottime).saturating_sub(awake);
+    Millis(test::shift_boottime(read(ClockId::MonotonicRaw).saturating_add(suspended)).unwrap_or(0))
+}
+
+/// A clock of the kernel in milliseconds, 0 where it shows what cannot be.
+fn read(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    millis(time.tv_sec, time.tv_nsec).unwrap_or(0)
 }
 
 fn millis(secs: i64, nanos: impl TryInto<u64>) -> Option<u64> {

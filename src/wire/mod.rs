@@ -97,6 +97,29 @@ pub enum Refused {
     WrongTopic,
 }
 
+impl Refused {
+    /// The kind of refusal, without what differs from case to case.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::Malformed(_) => "malformed",
+            Self::UnknownKey { .. } => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::WrongFleet => "wrong_fleet",
+            Self::WrongDevice => "wrong_device",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::Equivocation { .. } => "equivocation",
+            Self::OutOfOrder { .. } => "out_of_order",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::UnknownNonce => "unknown_nonce",
+            Self::ClockBehind => "clock_behind",
+            Self::PostDated => "post_dated",
+            Self::CannotOpen => "cannot_open",
+            Self::WrongTopic => "wrong_topic",
+        }
+    }
+}
+
 /// The postcard bytes of a value.
 ///
 /// # Panics

@@ -282,27 +282,21 @@ impl TaskBlock<'_> {
     }
 }
 
-/// The block that makes a workload's child: only for this workload, and never for the agent's own operations.
-/// `device` is checked too where no block of this agent above it does.
+/// The block that makes a workload's child: only for who has each of these selectors, and never for the agent's own
+/// operations. `device` is checked too where no block of this agent above it does.
 ///
 /// # Errors
 /// [`Refused::Malformed`] when the selector cannot stand in a token.
-pub fn child_block(selector: &str, device: Option<&DeviceId>) -> Result<BlockBuilder, Refused> {
-    let mut checks = vec![
-        Check { queries: vec![query([predicate("workload", [text(bounded(selector)?)])], [])], kind: CheckKind::One },
-        Check {
-            queries: vec![query(
-                [predicate("operation", [variable("o")])],
-                [ops([
-                    value(variable("o")),
-                    value(text(RESERVED)),
-                    Op::Binary(Binary::Prefix),
-                    Op::Unary(Unary::Negate),
-                ])],
-            )],
-            kind: CheckKind::One,
-        },
-    ];
+pub fn child_block(holder: &[&str], device: Option<&DeviceId>) -> Result<BlockBuilder, Refused> {
+    let mut checks = Vec::with_capacity(holder.len() + 2);
+    for selector in holder {
+        let queries = vec![query([predicate("workload", [text(bounded(selector)?)])], [])];
+        checks.push(Check { queries, kind: CheckKind::One });
+    }
+    let not_reserved =
+        [value(variable("o")), value(text(RESERVED)), Op::Binary(Binary::Prefix), Op::Unary(Unary::Negate)];
+    let queries = vec![query([predicate("operation", [variable("o")])], [ops(not_reserved)])];
+    checks.push(Check { queries, kind: CheckKind::One });
     checks.extend(device.map(on_device));
     block(Vec::new(), checks)
 }

@@ -25,7 +25,7 @@ use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
 use hardtack::wire::token::{canonical, from_text, Held, Reach};
 use hardtack::wire::{decode, MESSAGE_BYTES_MAX};
 
-use crate::samples::{right, World, ISSUED};
+use crate::samples::{right, World, ISSUED, NOW};
 
 /// Everything that takes bytes takes these. What comes out does not matter; that something does, does.
 pub(crate) fn bytes(world: &World, bytes: &[u8]) {
@@ -55,7 +55,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let feed = "main".parse().unwrap();
     let mut revocations = Revocations::default();
     let _ = revocations.load(&feed, bytes, &world.trust, None);
-    let _ = (revocations.head(&feed, bytes, &world.trust), revocations.chunk(&feed, bytes));
+    let _ = (revocations.head(&feed, bytes, &world.trust, NOW), revocations.chunk(&feed, bytes, NOW));
     let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));
     if let Ok(held) = Held::from_bytes(bytes) {
         let _ = (held.chain(), held.to_bytes(), held.seal().map(drop));

@@ -6,8 +6,9 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use hardtack::agent::request::{Origin, Reason};
-use hardtack::agent::wallet::StoredTask;
+use hardtack::agent::wallet::{Dated, Made, StoredTask};
 use hardtack::ids::{hex, BlockId, GrantId};
+use hardtack::time::Millis;
 use hardtack::wire::policy::BUILT_IN;
 use hardtack::wire::token::{from_text, to_text, TaskBlock};
 use serde_json::{json, Value};
@@ -194,7 +195,8 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         rights: &rights,
         uses_max: Some(10),
     };
-    let narrowed = held.narrow(&block, "unix:uid:1001", &mut rng(6)).unwrap();
+    let narrowed = held.narrow(&block, &["unix:uid:1001"], &mut rng(6)).unwrap();
+    let dated = Dated::Here { shift: Millis(0) };
     world.wallet.put_task(StoredTask {
         id: task.clone(),
         class: class.clone(),
@@ -202,12 +204,13 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         grant: GrantId([0x42; 16]),
         owner: "ops@acme".into(),
         token: narrowed.credential.clone(),
-        made: narrowed.made.clone(),
+        made: narrowed.made.iter().map(|block| Made { block: *block, ends: ENDS, dated }).collect(),
+        budget: narrowed.made.first().copied(),
         selectors: vec!["unix:uid:1001".into()],
         uid: 1001,
         rights: rights.to_vec(),
+        ttl_s: 900,
         uses_max: Some(10),
-        ends: ENDS,
         finished: false,
     });
     let child = &narrowed.child;

@@ -6,6 +6,7 @@
 mod api;
 mod broker;
 mod cli;
+mod clock;
 mod daemon;
 mod faults;
 mod fleet;

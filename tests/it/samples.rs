@@ -2,7 +2,7 @@
 
 use ed25519_dalek::SigningKey;
 use hardtack::agent::clock::TrustedClock;
-use hardtack::agent::decide::{Judge, Question};
+use hardtack::agent::decide::{Judge, Question, Room};
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::{Mode, Reason};
 use hardtack::agent::revocation::Revocations;
@@ -179,6 +179,8 @@ impl World {
             wallet: &self.wallet,
             clock: &TrustedClock::start(self.profile.time.clone(), &anchor, boot, Millis(0)),
             mode: Mode::Online,
+            room: Room::Allows,
+            behind: None,
         };
         let workload = ["unix:uid:1001".to_owned(), "unix:gid:1001".to_owned()];
         let question = Question {

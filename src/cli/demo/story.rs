@@ -15,13 +15,26 @@ use super::super::Failure;
 
 use super::{Step, Summary};
 use crate::agent::wallet::StoredTask;
-use crate::shell::cast::{failed, Fleet, Gateway, Player, Stage};
+use crate::shell::cast::{failed, path, Fleet, Gateway, Player, Stage};
 use crate::shell::entropy;
 use crate::shell::proxy::{Direction, Passed, Proxy};
 use crate::wire::decode;
 use crate::wire::token::{from_text, to_text, Held};
 
-/// A year, by which the wall clock is turned back.
+/// What this fleet asks of time: proof for valves, nothing but the floor for the log.
+const POLICY: &str = r#"
+[[time_rules]]
+operation = "*"
+resource = "modbus/valve/*"
+class = "strict"
+
+[[time_rules]]
+operation = "*"
+resource = "modbus/log/*"
+class = "floor"
+"#;
+
+/// A year, by which the wall clock is turned back and forth.
 const YEAR_S: i64 = 365 * 86_400;
 
 struct Story {
@@ -55,6 +68,9 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let stage = Stage::new(exe);
     let fleet = Fleet::init(&stage, folder.join("fleet"), "demo")?;
     let (_broker, broker_addr) = stage.broker()?;
+    let policy = folder.join("policy.toml");
+    std::fs::write(&policy, POLICY).map_err(|error| failed("the policy cannot be written", error))?;
+    fleet.run(&["policy", "set", path(&policy)])?;
     let _serve = fleet.serve(&format!("mqtt://{broker_addr}"))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -138,6 +154,8 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let decision = gateway.authorize(&brief, "read", "modbus/pump1/pressure")?;
     story.decision("The clock was turned back by a year: expired stays expired", "expired", &decision);
 
+    clock_story(&mut story, &mut gateway, &format!("mqtt://{}", proxy.addr()), &narrowed)?;
+
     // Revoked in the dark.
     fleet.run(&["revoke", "task", &task_id, "--reason", "the demo"])?;
     let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
@@ -149,6 +167,9 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
     story.decision("The revoked credential", "revoked", &decision);
     let revoked_then_allowed = usize::from(decision["decision"] == "allow");
+    let fresh = text(&gateway.post("/v1/tasks", &task)?, "token");
+    let decision = gateway.authorize(&fresh, "read", "modbus/valve/1")?;
+    story.decision("Proof of the time is back: the valve may be read", "allowed", &decision);
     let drained = gateway.wait_status("an empty queue", |status| status["pending"] == 0).is_ok();
     let drained = drained && other.wait_status("an empty queue", |status| status["pending"] == 0).is_ok();
     story.expect(
@@ -203,6 +224,30 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
         steps: story.steps,
         seconds: 0.0,
     })
+}
+
+/// Reboots without a network, under clocks that are wrong both ways.
+fn clock_story(story: &mut Story, gateway: &mut Gateway, broker: &str, token: &str) -> Result<(), Failure> {
+    let reboot = |gateway: &mut Gateway, clock_s: i64, boot: u8| {
+        if let Some(agent) = gateway.agent.take() {
+            agent.kill();
+        }
+        gateway.start_rebooted(broker, clock_s, boot)
+    };
+    reboot(gateway, YEAR_S, 1)?;
+    let decision = gateway.authorize(token, "read", "modbus/pump1/pressure")?;
+    story.decision("Rebooted, and the clock shows next year: that may only tighten", "expired", &decision);
+    let decision = gateway.authorize(token, "read", "modbus/log/1")?;
+    story.decision("The log asks only that nothing is proven past", "allowed", &decision);
+    reboot(gateway, -YEAR_S, 2)?;
+    let decision = gateway.authorize(token, "read", "modbus/pump1/pressure")?;
+    story.decision("Rebooted, and the clock shows last year: the powered-on clock decides", "allowed", &decision);
+    let decision = gateway.authorize(token, "read", "modbus/valve/1")?;
+    story.decision("A valve asks for proof, and this boot has none", "time_untrusted", &decision);
+    let status = gateway.get("/v1/status")?;
+    let saw = format!("{} boots counted, {} hours of autonomy left", status["boots"], status["autonomy"][0]["hours"]);
+    story.expect("Each reboot is counted, and cost the holder its lease", "2 boots", saw, status["boots"] == 2);
+    Ok(())
 }
 
 fn text(value: &Value, field: &str) -> String {

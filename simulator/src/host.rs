@@ -77,6 +77,7 @@ impl World<'_> {
         self.note_found(number);
         let device = &mut self.devices[number as usize];
         let Some((_, clocks)) = device.clocks.read(now) else { return };
+        device.clocks.count_from(now);
         let (agent, effects) = match Agent::start(boot, clocks) {
             Ok(started) => started,
             Err(problem) => {
@@ -110,6 +111,8 @@ impl World<'_> {
     /// What a start finds is durable, whatever a cut did to the commit that wrote it.
     fn note_found(&mut self, number: u32) {
         let place = self.checks.monotone.place(number);
+        let known = self.checks.monotone.generation(number);
+        let unknown = |anchor: &&Anchor| anchor.generation > known;
         let device = &mut self.devices[number as usize];
         let in_doubt = device.in_doubt.take();
         let medium = device.disk.durable();
@@ -122,7 +125,7 @@ impl World<'_> {
             feeds: feeds.map(|(_, content)| content.clone()).collect(),
             grants_removed: Vec::new(),
             records: records.collect(),
-            anchor: recovery::newest(medium).cloned().map(Box::new),
+            anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
         };
         let newly = durable.anchor.as_ref().is_some_and(|anchor| self.checks.clock.is_newly_synced(number, anchor));
         if let Some(contact) = in_doubt.filter(|_| newly) {
@@ -399,9 +402,8 @@ impl World<'_> {
             waiting.push(Happening::Deadline { device: number, start });
             return;
         }
-        let due = |process: &&mut Process| {
-            process.start == start && process.deadline.is_some_and(|deadline| deadline <= now)
-        };
+        let due =
+            |process: &&mut Process| process.start == start && process.deadline.is_some_and(|deadline| deadline <= now);
         if let Some(process) = device.process.as_mut().filter(due) {
             process.deadline = None;
             self.give(number, Input::Deadline);

@@ -8,7 +8,7 @@
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`report`]: what comes out.
+//! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row.
 
 mod acts;
 mod broker;
@@ -29,6 +29,7 @@ mod random;
 mod recovery;
 pub mod report;
 pub mod scenario;
+pub mod soak;
 pub mod trace;
 mod workload;
 mod world;

@@ -251,7 +251,11 @@ mod tests {
         assert_eq!(Credential { finished: Some(1), ..fresh.clone() }.standing(&soon), Standing::Finished);
         let down = Knowledge { down: 10 * MINUTE, ..soon.know };
         assert_eq!(fresh.standing(&Moment { know: down, ..soon }), Standing::Unclear, "P was corrected");
-        assert_eq!(fresh.standing(&Moment { wall: Some(date(11 * MINUTE)), ..soon }), Standing::Unclear, "a later wall");
+        assert_eq!(
+            fresh.standing(&Moment { wall: Some(date(11 * MINUTE)), ..soon }),
+            Standing::Unclear,
+            "a later wall"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! Read next: `plan.rs`.
 
 use hardtack::profile::{shipped, Kind, Overlay, Profile};
-use hardtack::wire::policy::TimeRule;
+use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
 
 use crate::fault::{Fault, FaultText};
@@ -211,6 +211,8 @@ impl Default for GrantPlan {
 pub struct PolicyPlan {
     /// Which requests are judged up to which clock; the first that matches counts, `bounded` where none does.
     pub time_rules: Vec<TimeRule>,
+    /// Classes of risk, lowest first, in place of the built-in ones.
+    pub risks: Vec<RiskLevel>,
 }
 
 /// What programs on each gateway do.
@@ -323,7 +325,9 @@ impl Scenario {
         }
         if let Some(late) = self.faults.iter().find(|fault| fault.over() > self.heal) {
             let name = late.kind.name();
-            return Err(format!("{name} can go on after `heal`: `until`, `jitter` and `for` together must end by then"));
+            return Err(format!(
+                "{name} can go on after `heal`: `until`, `jitter` and `for` together must end by then"
+            ));
         }
         Ok(())
     }

@@ -148,7 +148,7 @@ impl World<'_> {
             Hint::Ignore => None,
             Hint::Tighten => of.clocks.read(self.now).and_then(|(_, now)| now.wall),
         };
-        let know = self.checks.clock.knowledge(device, self.now, powered);
+        let know = self.checks.clock.knowledge(device, powered);
         Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall }
     }
 
@@ -229,12 +229,9 @@ impl World<'_> {
     pub(crate) fn probe_start(&mut self, device: u32) {
         let moment = self.moment(device);
         let risk = self.scenario.workload.risks[0].clone();
-        for (choice, count) in [
-            (TokenChoice::Valid, 1),
-            (TokenChoice::Expired, 2),
-            (TokenChoice::Finished, 1),
-            (TokenChoice::Revoked, 1),
-        ] {
+        for (choice, count) in
+            [(TokenChoice::Valid, 1), (TokenChoice::Expired, 2), (TokenChoice::Finished, 1), (TokenChoice::Revoked, 1)]
+        {
             for number in self.model.newest(choice, &moment, count) {
                 // An odd pick reads.
                 self.present(device, number, choice, risk.clone(), 1);
@@ -269,14 +266,16 @@ impl World<'_> {
         let risk = self.scenario.workload.risks[0].clone();
         let (token, uid) = (self.model.get(probe.credential).text.clone(), self.model.get(probe.credential).uid);
         let own = PROGRAMS.iter().find(|program| program.uid == uid).unwrap_or(&PROGRAMS[0]);
-        let using = |risk| Using { choice: TokenChoice::Expired, credential: Some(probe.credential), narrowing: None, risk };
+        let using =
+            |risk| Using { choice: TokenChoice::Expired, credential: Some(probe.credential), narrowing: None, risk };
         self.decide(device, (uid, token.clone()), ("read", ONE_RESOURCE), using(risk.clone()));
         self.decide(device, (uid, token), ("write", own.writes), using(risk));
     }
 
     /// The process is gone: whoever waited hears nothing, and what was charged for it nobody knows.
     pub(crate) fn nobody_answers(&mut self, device: u32) {
-        let (gone, rest) = std::mem::take(&mut self.asked).into_iter().partition(|(_, waiting)| waiting.device == device);
+        let (gone, rest) =
+            std::mem::take(&mut self.asked).into_iter().partition(|(_, waiting)| waiting.device == device);
         self.asked = rest;
         let gone: BTreeMap<u64, Waiting> = gone;
         for waiting in gone.into_values() {
@@ -286,7 +285,8 @@ impl World<'_> {
                     credential.unheard += 1;
                     self.checks.authority.unheard(credential);
                 }
-                Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::LastStatus | Asked::Status => {}
+                Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::LastStatus | Asked::Status => {
+                }
             }
         }
     }
@@ -344,7 +344,7 @@ impl World<'_> {
         self.tell(&Event::Replied { device, what: format!("task {} {:?}", reply.task_id, reply.origin) });
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
-        let know = self.checks.clock.knowledge(device, self.now, powered);
+        let know = self.checks.clock.knowledge(device, powered);
         let number = self.model.hand_out(Credential {
             device,
             uid,

@@ -142,7 +142,8 @@ impl AuditCheck {
         };
         for (device, gap) in chains.gaps.iter().filter(|(device, _)| !self.damaged.contains(device)) {
             let name = &devices[*device as usize].0;
-            let how = format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
+            let how =
+                format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
             tally.tried(Id::NothingLost, at, Some(how));
         }
         for ((device, era, index), observed) in &self.observed {

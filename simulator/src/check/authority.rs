@@ -226,7 +226,9 @@ impl AuthorityCheck {
         let mut judge = Judge { tally, at: moment.at, allowed, id: format!("{name} allowed {}", reply.decision_id) };
         self.check_kind(&mut judge, moment, presented);
         if self.known[moment.device as usize].must_lock {
-            judge.tried(Id::Detected, || "it had lost both slots of its anchor, and nobody told it where it stands".into());
+            judge.tried(Id::Detected, || {
+                "it had lost both slots of its anchor, and nobody told it where it stands".into()
+            });
         }
         if reply.time_class != presented.class {
             let (said, due) = (reply.time_class.name(), presented.class.name());
@@ -294,12 +296,16 @@ impl AuthorityCheck {
                     judge.tried(Id::Bounded, || format!("a life of {life} s, and {honoured} ms of powered-on time"));
                 }
                 if ends < moment.know.least {
-                    judge.tried(Id::Bounded, || format!("it ended {}, which is past by all that it was told", credential.ends));
+                    judge.tried(Id::Bounded, || {
+                        format!("it ended {}, which is past by all that it was told", credential.ends)
+                    });
                 }
             }
             TimeClass::Floor => {
                 if ends < moment.know.proven {
-                    judge.tried(Id::BoundedFloor, || format!("it ended {}, which is proven to be past", credential.ends));
+                    judge.tried(Id::BoundedFloor, || {
+                        format!("it ended {}, which is proven to be past", credential.ends)
+                    });
                 }
             }
             TimeClass::Strict => {
@@ -373,7 +379,9 @@ impl AuthorityCheck {
         });
         let boxed = credential.grant_block().is_some_and(|block| {
             let (used, unheard) = known.used.get(&block).copied().unwrap_or_default();
-            let alone = moment.know.alone + moment.know.alone / 500 + u64::from(moment.know.boots + 1) * (self.bounds.lease + 1000);
+            let alone = moment.know.alone
+                + moment.know.alone / 500
+                + u64::from(moment.know.boots + 1) * (self.bounds.lease + 1000);
             alone >= self.bounds.offline_max
                 || moment.know.boots >= self.bounds.boots_max
                 || used + unheard >= self.bounds.uses_max

@@ -101,7 +101,7 @@ impl ClockCheck {
     }
 
     /// What follows for a gateway at a moment.
-    pub(crate) fn knowledge(&self, device: u32, at: u64, powered: u64) -> Knowledge {
+    pub(crate) fn knowledge(&self, device: u32, powered: u64) -> Knowledge {
         let told = &self.told[device as usize];
         let alone = powered.saturating_sub(told.least.1);
         let boots_cost = u64::from(told.boots) * (self.limits.lease().0 + BOOT_COST);
@@ -109,7 +109,7 @@ impl ClockCheck {
         let slowed = Millis(alone).slowed(self.limits.drift_ppm.saturating_mul(2));
         Knowledge {
             least: told.least.0 + Millis(alone.saturating_sub(rounding(alone))),
-            most: (told.most + stretched + Millis(boots_cost)).max(date(at)),
+            most: told.most + stretched + Millis(boots_cost),
             proven: match told.synced {
                 Synced::Yes => told.proven + slowed,
                 Synced::No => told.proven,
@@ -122,10 +122,23 @@ impl ClockCheck {
         }
     }
 
+    /// A message of the fleet arrived: what is signed in it may have taken the gateway's clocks up to true time.
+    pub(crate) fn hear(&mut self, device: u32, at: u64, powered: u64) {
+        let most = self.knowledge(device, powered).most;
+        let told = &mut self.told[device as usize];
+        told.most = told.most + date(at).since(most);
+    }
+
     /// A nonce that left `trip` ago came back with a signed time, in time, and what the gateway made of it is durable.
-    pub(crate) fn contact(&mut self, device: u32, at: u64, powered: u64, (time, radius, trip): (Timestamp, Millis, u64)) {
+    pub(crate) fn contact(
+        &mut self,
+        device: u32,
+        at: u64,
+        powered: u64,
+        (time, radius, trip): (Timestamp, Millis, u64),
+    ) {
         let error = Millis(self.limits.issuer_error_ms);
-        let before = self.knowledge(device, at, powered).most;
+        let before = self.knowledge(device, powered).most;
         let told = &mut self.told[device as usize];
         told.down += before.since(date(at)).0;
         told.most = time + radius + error + Millis(2 * trip + 1000);
@@ -160,7 +173,7 @@ impl ClockCheck {
         (device, name): (u32, &DeviceId),
         anchor: &Anchor,
     ) {
-        let known = self.knowledge(device, at, powered);
+        let known = self.knowledge(device, powered);
         let told = &mut self.told[device as usize];
         let renamed = anchor.synced > told.synced_by_anchor && !told.contact;
         let broken = if renamed {
@@ -183,7 +196,7 @@ impl ClockCheck {
         (device, name): (u32, &DeviceId),
         record: &Record,
     ) {
-        let known = self.knowledge(device, at, powered);
+        let known = self.knowledge(device, powered);
         tally.tried(Id::Clock, at, judge(name, at, &known, (record.floor, record.powered, None)));
     }
 
@@ -229,7 +242,8 @@ fn judge(
         let short = known.least.since(powered).0;
         return Some(format!("P of {name} is {short} ms short of what it was told and its powered-on time since"));
     }
-    (powered > known.most).then(|| format!("P of {name} is {} ms past what boots can cost", powered.since(known.most).0))
+    (powered > known.most)
+        .then(|| format!("P of {name} is {} ms past what boots can cost", powered.since(known.most).0))
 }
 
 #[cfg(test)]
@@ -283,11 +297,11 @@ mod tests {
         assert_eq!(tally.broken_count(), 0);
         check.anchor(&mut tally, (at, at), (0, &name), &good(11 * MINUTE));
         assert_eq!(tally.broken_count(), 1);
-        let before = check.knowledge(0, at, at).most;
+        let before = check.knowledge(0, at).most;
         check.power_on(0);
         check.anchor_durable(0, &Anchor { boot: Some(BootId([1; 16])), ..Anchor::default() });
         check.anchor_durable(0, &Anchor { boot: Some(BootId([2; 16])), ..Anchor::default() });
-        let known = check.knowledge(0, at, at);
+        let known = check.knowledge(0, at);
         assert_eq!((known.boots, known.synced), (1, Synced::No));
         assert!(known.most >= before + Millis(60_000));
     }

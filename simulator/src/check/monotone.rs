@@ -96,6 +96,11 @@ impl MonotoneCheck {
         self.high[device as usize].place
     }
 
+    /// The newest anchor's number that was durable here.
+    pub(crate) fn generation(&self, device: u32) -> u64 {
+        self.high[device as usize].generation
+    }
+
     /// The gateway's disk lost what was durable, by a fault that the proofs do not cover: it starts from what is left.
     pub(crate) fn forget(&mut self, device: u32) {
         self.high[device as usize] = High::default();

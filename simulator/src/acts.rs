@@ -4,13 +4,14 @@
 //! Never: draws a random number; the plan's picks are all it has.
 //! Read next: `plan.rs`.
 
-use crate::device::Cut;
+use crate::check::suspend::{Clause, Lock, Suspension};
+use crate::device::{Cut, Restored};
 use crate::event::Event;
-use crate::fault::{Boundary, Hostility, RevokeWhat, WallAfter};
+use crate::fault::{Boundary, Damage, Hostility, Kind, RevokeWhat, WallAfter};
 use crate::model::Standing;
 use crate::operator::Revoke;
-use crate::plan::Act;
-use crate::world::{Happening, World};
+use crate::plan::{Act, Turn};
+use crate::world::{Checks, Happening, World};
 
 /// How many of the newest credentials a revocation may pick.
 const RECENT: usize = 8;
@@ -24,19 +25,23 @@ impl World<'_> {
             Act::Authorize { device, token, risk, pick } => self.ask_for_decision(device, token, risk, pick),
             Act::Begin { device, pick } => self.begin_task(device, pick),
             Act::BrokerBackup { backup } => self.broker.backup(backup),
+            Act::BrokerDelay { what, late, turn } => {
+                self.fault(turn);
+                self.broker.delay(what, late, turn);
+            }
             Act::BrokerHostile { how } => {
                 let began = how != Hostility::default();
                 self.fault(if began { Turn::Begins } else { Turn::Ends });
                 self.broker.turn(how);
             }
             Act::BrokerReplay { device, pick } => {
-                self.disturbed();
                 let deliveries = self.broker.replay(device, pick);
+                self.struck("broker.replay", !deliveries.is_empty());
                 self.broker_says(deliveries);
             }
             Act::BrokerRestore { backup } => {
-                self.disturbed();
                 let deliveries = self.broker.restore(backup);
+                self.struck("broker.restore", !deliveries.is_empty());
                 self.broker_says(deliveries);
             }
             Act::BrokerStart => {
@@ -45,19 +50,46 @@ impl World<'_> {
             }
             Act::BrokerStop { retained } => {
                 self.fault(Turn::Begins);
+                self.struck(Kind::BrokerRestart { lasts: 0, retained }.name(), self.broker.is_up());
                 self.broker_stops(retained);
             }
+            Act::ClockDrift { device, pick } => {
+                let bound = i64::from(self.scenario.fleet.drift_ppm);
+                let rate = (pick % (2 * bound as u64 + 1)) as i64 - bound;
+                let clocks = &mut self.devices[device as usize].clocks;
+                clocks.retune(self.now, rate);
+                let runs = clocks.began().is_some();
+                self.struck("clock.drift", runs);
+            }
+            Act::ClockFreeze { device, turn } => self.freeze(device, turn),
             Act::ClockStep { device, by } => {
-                self.disturbed();
-                self.devices[device as usize].clocks.step_wall(by);
+                let clocks = &mut self.devices[device as usize].clocks;
+                let before = clocks.read(self.now);
+                clocks.step_wall(by);
+                let moved = clocks.read(self.now) != before;
+                self.struck("clock.step", moved);
+                self.probe_expired(device);
+            }
+            Act::DiskCopy { device, copy } => {
+                let device = &mut self.devices[device as usize];
+                device.copies.insert(copy, device.disk.image());
+            }
+            Act::DiskDamage { device, lasts, damage, copy, pick } => {
+                let cut = Cut { lasts, wall: WallAfter::Kept, pick };
+                if self.devices[device as usize].clocks.began().is_some() {
+                    self.cut_power(device, cut);
+                }
+                self.damage(device, damage, copy);
             }
             Act::Finish { device, pick } => self.finish_task(device, pick),
             Act::LinkDown { device, direction } => {
                 self.fault(Turn::Begins);
+                self.struck("link.down", true);
                 self.block(device, direction);
             }
             Act::LinkHalfOpen { device } => {
-                self.disturbed();
+                let connected = self.broker.session_of(device).is_some();
+                self.struck("link.half_open", connected);
                 self.half_open(device);
             }
             Act::LinkUp { device, direction } => {
@@ -77,10 +109,71 @@ impl World<'_> {
             }
             Act::ServiceStop => {
                 self.fault(Turn::Begins);
+                self.struck("service.stop", self.operator.is_running());
                 self.operator.stop();
                 self.broker.disconnect_service();
             }
             Act::Status { device } => self.ask_for_status(device),
+            Act::Suspend { device, turn: Turn::Begins } => {
+                self.fault(Turn::Begins);
+                let awake = self.devices[device as usize].is_awake();
+                self.struck("suspend", awake);
+                self.fall_asleep(device);
+            }
+            Act::Suspend { device, turn: Turn::Ends } => {
+                self.fault(Turn::Ends);
+                self.wake_up(device);
+            }
+        }
+    }
+
+    /// A fault happened, whether or not there was anything for it to change.
+    fn struck(&mut self, fault: &'static str, changed: bool) {
+        self.disturbed();
+        if changed {
+            self.took_effect(fault);
+        }
+    }
+
+    fn freeze(&mut self, device: u32, turn: Turn) {
+        self.fault(turn);
+        let clocks = &mut self.devices[device as usize].clocks;
+        match turn {
+            Turn::Begins => {
+                clocks.freeze(self.now);
+                let runs = clocks.began().is_some();
+                self.struck("clock.freeze", runs);
+            }
+            Turn::Ends => clocks.thaw(),
+        }
+        self.probe_expired(device);
+    }
+
+    /// The disk is no longer what was written. What the proofs rest on and this takes away is suspended, by the table.
+    fn damage(&mut self, number: u32, damage: Damage, copy: u32) {
+        let device = &mut self.devices[number as usize];
+        let image = device.copies.remove(&copy);
+        let changed = device.disk.damage(damage, image.as_ref());
+        self.struck(damage.name(), changed);
+        let Some(suspension) = Suspension::of(damage.name()).filter(|_| changed) else { return };
+        let device = &mut self.devices[number as usize];
+        device.in_doubt = None;
+        if suspension.lock == Lock::Final {
+            device.restored = Restored::Yes;
+        }
+        let Checks { audit, authority, clock, monotone, .. } = &mut self.checks;
+        authority.damaged(number, &suspension);
+        if suspension.covers(Clause::Clock) {
+            clock.forget(number, suspension.grace_s * 1000);
+        }
+        if suspension.covers(Clause::NothingLost) {
+            audit.damaged(number);
+        }
+        if suspension.covers(Clause::Monotone) {
+            monotone.forget(number);
+        }
+        if suspension.covers(Clause::Generation) {
+            monotone.forget_generation(number);
         }
     }
 
@@ -95,11 +188,12 @@ impl World<'_> {
     fn fail_supply(&mut self, device: u32, boundary: Boundary, cut: Cut) {
         match boundary {
             // The window is watched commit by commit, in `host.rs`.
-            Boundary::Each { .. } => {}
+            Boundary::Each { .. } => self.took_effect("power.cut"),
             Boundary::Any => self.devices[device as usize].armed = Some(cut),
             Boundary::Now => {
                 if self.devices[device as usize].clocks.read(self.now).is_some() {
                     self.cut_power(device, cut);
+                    self.took_effect("power.cut");
                 }
             }
         }
@@ -107,12 +201,16 @@ impl World<'_> {
 
     fn restart_process(&mut self, device: u32, lasts: u64, pick: u64) {
         let Some(powered_on) = self.devices[device as usize].clocks.began() else { return };
+        if self.devices[device as usize].process.is_some() {
+            self.took_effect("process.restart");
+        }
         self.kill(device, pick);
         self.schedule(self.now + lasts, Happening::StartProcess { device, powered_on });
     }
 
     fn reboot(&mut self, device: u32, lasts: u64, wall: WallAfter) {
         if self.devices[device as usize].clocks.began().is_some() {
+            self.took_effect("reboot");
             self.shut_down(device);
             self.schedule(self.now + lasts, Happening::PowerOn { device, wall });
         }
@@ -120,14 +218,14 @@ impl World<'_> {
 
     /// The operator revokes one of the newest credentials of a gateway, or what it comes from.
     fn revoke(&mut self, device: u32, what: RevokeWhat, pick: u64) {
-        let (now, powered) = (self.now, self.devices[device as usize].powered(self.now));
+        let (now, moment) = (self.now, self.moment(device));
         let live = |standing: Standing| matches!(standing, Standing::Good | Standing::Unclear);
         let mut recent: Vec<_> = self
             .model
             .iter_mut()
             .rev()
             .filter(|credential| credential.device == device && credential.revoked.is_none())
-            .filter(|credential| live(credential.standing(now, powered)))
+            .filter(|credential| live(credential.standing(&moment)))
             .take(RECENT)
             .collect();
         let Some(index) = pick.checked_rem(recent.len() as u64) else { return };
@@ -138,6 +236,7 @@ impl World<'_> {
             RevokeWhat::Task => Some(Revoke::Task(chosen.task.clone())),
         };
         let Some(revoke) = revoke else { return };
+        *self.effects.entry("revoke").or_default() += 1;
         let (task, grant) = (chosen.task.clone(), chosen.grant);
         let covered = |of: &crate::model::Credential| match &revoke {
             Revoke::Block(block) => of.chain.contains(block),
@@ -150,9 +249,4 @@ impl World<'_> {
         self.tell(&Event::Revoked { seq: self.operator.newest_seq() });
         self.service_publishes(publish);
     }
-}
-
-enum Turn {
-    Begins,
-    Ends,
 }

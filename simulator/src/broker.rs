@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
-use crate::fault::{Hostility, Retained};
+use crate::fault::{Hostility, Retained, Statement};
 use crate::network::{ConnId, Retain};
+use crate::plan::Turn;
 use crate::random::{below, between, happens, stream};
 
 /// How many messages it can remember to send again.
@@ -55,6 +56,10 @@ pub(crate) struct Broker {
     backups: BTreeMap<u32, BTreeMap<String, Vec<u8>>>,
     history: VecDeque<(String, Vec<u8>)>,
     hostility: Hostility,
+    /// Statements that it keeps back, and how late they come if they do.
+    delays: BTreeMap<Statement, Option<u64>>,
+    /// How often it did what to messages.
+    done: BTreeMap<&'static str, u64>,
     rng: ChaCha8Rng,
 }
 
@@ -68,6 +73,8 @@ impl Broker {
             backups: BTreeMap::new(),
             history: VecDeque::new(),
             hostility: Hostility::default(),
+            delays: BTreeMap::new(),
+            done: BTreeMap::new(),
             rng: stream(seed, "broker", "hostility"),
         }
     }
@@ -143,6 +150,11 @@ impl Broker {
             self.history.pop_front();
         }
         if happens(&mut self.rng, self.hostility.drop) {
+            self.did("broker.hostile drop");
+            return Vec::new();
+        }
+        if statement(topic).is_some_and(|what| self.delays.get(&what) == Some(&None)) {
+            self.did("broker.withhold");
             return Vec::new();
         }
         if retain == Retain::Yes {
@@ -163,14 +175,21 @@ impl Broker {
     fn mistreat(&mut self, to: To, topic: &str, payload: Vec<u8>) -> Vec<Delivery> {
         let mut delivery = Delivery { to, topic: topic.to_owned(), payload, after: 0 };
         let how = self.hostility;
+        if let Some(late) = statement(topic).and_then(|what| self.delays.get(&what).copied().flatten()) {
+            self.did("broker.delay");
+            delivery.after = late;
+        }
         if happens(&mut self.rng, how.delay) {
+            self.did("broker.hostile delay");
             delivery.after = between(&mut self.rng, 1000, 600_000);
         }
         let mut deliveries = vec![delivery.clone()];
         if happens(&mut self.rng, how.duplicate) {
+            self.did("broker.hostile duplicate");
             deliveries.push(Delivery { after: delivery.after + below(&mut self.rng, 5000), ..delivery.clone() });
         }
         if happens(&mut self.rng, how.forge) {
+            self.did("broker.hostile forge");
             deliveries[0].payload = self.forge(topic, delivery.payload);
         }
         deliveries
@@ -205,6 +224,23 @@ impl Broker {
 
     pub(crate) fn turn(&mut self, how: Hostility) {
         self.hostility = how;
+    }
+
+    /// Keeps back a kind of statement from now on, or gives it out late, or ceases to.
+    pub(crate) fn delay(&mut self, what: Statement, late: Option<u64>, turn: Turn) {
+        match turn {
+            Turn::Begins => drop(self.delays.insert(what, late)),
+            Turn::Ends => drop(self.delays.remove(&what)),
+        }
+    }
+
+    fn did(&mut self, what: &'static str) {
+        *self.done.entry(what).or_default() += 1;
+    }
+
+    /// How often it did what to messages.
+    pub(crate) fn done(&self) -> &BTreeMap<&'static str, u64> {
+        &self.done
     }
 
     pub(crate) fn backup(&mut self, number: u32) {
@@ -251,6 +287,18 @@ impl Broker {
             after: 0,
         };
         filters.iter().flat_map(of_filter).map(deliver).collect()
+    }
+}
+
+/// Which kind of signed statement a topic carries, of those that can be kept back.
+fn statement(topic: &str) -> Option<Statement> {
+    let mut levels = topic.rsplit('/');
+    match (levels.next(), levels.next(), levels.next()) {
+        (Some("ack"), Some("down"), _) => Some(Statement::Acks),
+        (Some("answer"), Some("down"), _) => Some(Statement::Answers),
+        (Some("head"), _, Some("feed")) => Some(Statement::Heads),
+        (Some(_), Some(_), Some("snap")) => Some(Statement::Lists),
+        (Some(_) | None, Some(_) | None, Some(_) | None) => None,
     }
 }
 
@@ -318,6 +366,22 @@ mod tests {
         broker.drop_session(1);
         assert_eq!(broker.retained["d/0/state"], b"gone");
         assert!(broker.drop_session(1).is_empty());
+    }
+
+    #[test]
+    fn statements_are_kept_back_or_late_by_kind() {
+        let mut broker = connected();
+        let (head, list) = ("f/feed/main/head", "f/feed/main/snap/0/3");
+        broker.connect(2, 1, vec![head.into(), list.into()], None);
+        broker.delay(Statement::Heads, None, Turn::Begins);
+        broker.delay(Statement::Lists, Some(70), Turn::Begins);
+        assert!(broker.publish(head, vec![1], Retain::Yes).is_empty());
+        assert_eq!(broker.publish(list, vec![1], Retain::Yes)[0].after, 70);
+        broker.delay(Statement::Heads, None, Turn::Ends);
+        assert_eq!(broker.publish(head, vec![2], Retain::Yes).len(), 1);
+        assert_eq!(broker.done()["broker.withhold"], 1);
+        assert_eq!(statement("f/dev/gw/down/ack"), Some(Statement::Acks));
+        assert_eq!(statement("f/dev/gw/up/hello"), None);
     }
 
     #[test]

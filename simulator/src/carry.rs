@@ -5,15 +5,21 @@
 //! Read next: `network.rs` and `broker.rs`.
 
 use hardtack::agent::effects::Publish;
+use hardtack::agent::uplink::NONCE_LIFE;
 use hardtack::agent::{Input, LinkEvent};
+use hardtack::ids::EraId;
+use hardtack::mutant::{active, Mutant};
+use hardtack::wire::audit::Upload;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
 
 use crate::broker::{Delivery, To};
 use crate::clocks::date;
+use crate::device::Contact;
 use crate::event::Event;
 use crate::fault::{Direction, Retained};
 use crate::network::{ConnId, End, Packet, Retain};
+use crate::operator::Asked;
 use crate::random::{below, stream};
 use crate::world::{Happening, World};
 
@@ -65,7 +71,8 @@ impl World<'_> {
             }
             Packet::Publish { topic, payload, retain } => {
                 if self.broker.knows(conn) {
-                    self.send(conn, End::Device, Packet::Acknowledged);
+                    let segment = self.segment_of(&topic, &payload);
+                    self.send(conn, End::Device, Packet::Acknowledged { segment });
                     self.watch_hello(device, &topic, &payload);
                     let deliveries = self.broker.publish(&topic, payload, retain);
                     self.deliver_all(deliveries);
@@ -76,8 +83,18 @@ impl World<'_> {
                 let wills = self.broker.drop_session(conn);
                 self.deliver_all(wills);
             }
-            Packet::Accepted | Packet::Acknowledged => {}
+            Packet::Accepted | Packet::Acknowledged { .. } => {}
         }
+    }
+
+    /// Which segment a message carries, for the planted bug that takes the broker's word for the collector's.
+    fn segment_of(&self, topic: &str, payload: &[u8]) -> Option<(EraId, u64)> {
+        if !active(Mutant::ReleaseOnPuback) {
+            return None;
+        }
+        let Some(Topic::UpAudit(_)) = Topic::parse(topic, &self.fleet) else { return None };
+        let header = Upload::from_bytes(payload).ok()?.header.claim().ok()?;
+        Some((header.era, header.segment))
     }
 
     fn device_receives(&mut self, conn: ConnId, device: u32, packet: Packet) {
@@ -89,6 +106,8 @@ impl World<'_> {
             Packet::Accepted => self.give(device, Input::Link(LinkEvent::Connected)),
             Packet::Publish { topic, payload, .. } => {
                 self.tell(&Event::message(Some(device), &topic, &payload));
+                let powered = self.devices[device as usize].powered(self.now);
+                self.checks.clock.hear(device, self.now, powered);
                 self.watch_ack(device, &topic, &payload);
                 self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
             }
@@ -96,7 +115,10 @@ impl World<'_> {
                 self.close(conn, End::Device);
                 self.disconnected(device, "the broker closed the connection");
             }
-            Packet::Connect { .. } | Packet::Acknowledged => {}
+            Packet::Acknowledged { segment: Some((era, segment)) } => {
+                self.give(device, Input::Segment { era, segment, upload: None });
+            }
+            Packet::Connect { .. } | Packet::Acknowledged { segment: None } => {}
         }
     }
 
@@ -259,22 +281,41 @@ impl World<'_> {
     fn watch_hello(&mut self, device: u32, topic: &str, payload: &[u8]) {
         let Some(Topic::UpHello(_)) = Topic::parse(topic, &self.fleet) else { return };
         let Ok(hello) = Signed::<Hello>::from_bytes(payload).and_then(|signed| signed.claim()) else { return };
-        self.operator.nonces.insert(hello.nonce, device);
         let checks = &mut self.checks;
         let who = (device, &self.devices[device as usize].name);
         checks.monotone.hello(&mut checks.tally, self.now, who, &hello);
     }
 
-    /// An acknowledgement of a `hello`, the first time that it comes, is a contact.
+    /// A gateway says hello: the nonce is good for one acknowledgement, on this connection.
+    pub(crate) fn note_nonce(&mut self, device: u32, payload: &[u8]) {
+        let Ok(hello) = Signed::<Hello>::from_bytes(payload).and_then(|signed| signed.claim()) else { return };
+        self.operator.nonces.insert(device, Asked { nonce: hello.nonce, sent: self.now });
+    }
+
+    /// An acknowledgement of the last `hello`, the first time that it comes and in time, is a contact, once what the
+    /// gateway makes of it is durable.
     fn watch_ack(&mut self, device: u32, topic: &str, payload: &[u8]) {
         let Some(Topic::DownAck(_)) = Topic::parse(topic, &self.fleet) else { return };
-        let opened = Signed::<Ack>::from_bytes(payload)
-            .and_then(|signed| signed.open(&self.fleet, [self.operator.service_key()].iter(), 1));
-        let Ok(Ack { nonce: Some(nonce), .. }) = opened else { return };
-        if self.operator.nonces.get(&nonce) == Some(&device) {
-            self.operator.nonces.remove(&nonce);
-            let powered = self.devices[device as usize].powered(self.now);
-            self.checks.authority.contact(device, powered);
+        let Ok(signed) = Signed::<Ack>::from_bytes(payload) else { return };
+        let Some(asked) = self.operator.nonces.get(&device).copied() else { return };
+        if signed.claim().ok().and_then(|ack| ack.nonce) != Some(asked.nonce) {
+            return;
+        }
+        let Ok(ack) = signed.open(&self.fleet, [self.operator.service_key()].iter(), 1) else { return };
+        self.operator.nonces.remove(&device);
+        let trip = self.now - asked.sent;
+        if trip > NONCE_LIFE.0 {
+            return;
+        }
+        let contact = Contact {
+            at: self.now,
+            powered: self.devices[device as usize].powered(self.now),
+            time: ack.time,
+            radius: ack.radius_ms,
+            trip,
+        };
+        if let Some(process) = &mut self.devices[device as usize].process {
+            process.contact = Some(contact);
         }
     }
 }

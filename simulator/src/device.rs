@@ -4,23 +4,25 @@
 //! Never: moves by itself; `host.rs` is its shell's loop.
 //! Read next: `host.rs`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use hardtack::agent::request::StatusReply;
 use hardtack::agent::{Agent, Boot, Input, Outgoing};
 use hardtack::ids::{DeviceId, FleetId};
 use hardtack::profile::Profile;
+use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::enrol::DeviceKeys;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
 use crate::clocks::{Battery, Clocks};
-use crate::disk::{Disk, Step};
+use crate::disk::{Disk, Medium, Step};
 use crate::fault::WallAfter;
 use crate::network::ConnId;
 use crate::random::{below, stream};
 use crate::recovery;
 use crate::scenario::Scenario;
+use crate::world::Happening;
 
 /// A gateway.
 pub(crate) struct Device {
@@ -38,9 +40,47 @@ pub(crate) struct Device {
     pub(crate) commit_times: ChaCha8Rng,
     /// What its last status said.
     pub(crate) last_status: Option<StatusReply>,
+    /// When the newest durable anchor of this boot was made.
+    pub(crate) anchored: Option<u64>,
+    /// Nothing runs; what falls due waits here.
+    pub(crate) asleep: Option<Vec<Happening>>,
+    /// An answer to a nonce, taken in by a commit that a cut interrupted.
+    pub(crate) in_doubt: Option<Contact>,
+    /// Copies of its state folder, by name.
+    pub(crate) copies: BTreeMap<u32, Medium>,
+    /// Its storage was restored from an image: once in touch it must be locked for good.
+    pub(crate) restored: Restored,
+    /// Credentials to try again once so much powered-on time has passed, and an agent runs.
+    pub(crate) probes: Vec<Probe>,
     keys: Box<[u8; 128]>,
     seeds: ChaCha8Rng,
     profile: Profile,
+}
+
+/// Whether storage was restored from an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restored {
+    No,
+    Yes,
+}
+
+/// A credential that is to be presented past its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) credential: usize,
+    /// The powered-on time that must have passed by then.
+    pub(crate) powered: u64,
+}
+
+/// An answer to a nonce as the oracle sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Contact {
+    pub(crate) at: u64,
+    pub(crate) powered: u64,
+    pub(crate) time: Timestamp,
+    pub(crate) radius: Millis,
+    /// How long it was on its way, there and back.
+    pub(crate) trip: u64,
 }
 
 /// An agent that runs.
@@ -55,12 +95,18 @@ pub(crate) struct Process {
     pub(crate) deadline: Option<u64>,
     /// Commits since the agent was told how full the disk is.
     pub(crate) since_disk: u32,
+    /// An answer to a nonce that waits in the inbox.
+    pub(crate) contact: Option<Contact>,
 }
 
 /// A commit on its way to the disk, and what may be sent after it.
 pub(crate) struct InFlight {
     pub(crate) steps: Vec<Step>,
     pub(crate) outgoing: Outgoing,
+    /// When it was made.
+    pub(crate) made: u64,
+    /// An answer to a nonce that it takes in.
+    pub(crate) contact: Option<Contact>,
 }
 
 /// A failure of the supply that waits for a commit.
@@ -92,6 +138,12 @@ impl Device {
             boundaries: 0,
             commit_times: stream(seed, &entity, "commits"),
             last_status: None,
+            anchored: None,
+            asleep: None,
+            in_doubt: None,
+            copies: BTreeMap::new(),
+            restored: Restored::No,
+            probes: Vec::new(),
             keys: Box::new(*keys.to_bytes()),
             seeds: stream(seed, &entity, "starts"),
             profile,
@@ -125,6 +177,18 @@ impl Device {
             eras: found.eras,
             used_bytes: self.disk.used_bytes(),
         })
+    }
+
+    /// The supply fails, or the kernel goes down.
+    pub(crate) fn power_off(&mut self, at: u64) {
+        let leased_to = self.anchored.take().map_or(0, |made| made + self.profile.time.lease().0);
+        self.clocks.power_off(at, leased_to);
+        self.asleep = None;
+    }
+
+    /// Whether an agent runs and is awake.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.process.is_some() && self.asleep.is_none()
     }
 
     /// Powered-on time so far, in true time.

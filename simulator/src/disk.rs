@@ -12,6 +12,8 @@ use hardtack::agent::{Anchor, Batch};
 use hardtack::ids::EraId;
 use hardtack::wire::encode;
 
+use crate::fault::Damage;
+
 /// One step of a commit. A supply can fail between any two.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
@@ -88,6 +90,8 @@ pub(crate) struct Medium {
     pub(crate) files: BTreeMap<StateFile, Vec<u8>>,
     pub(crate) eras: BTreeMap<EraId, Vec<Entry>>,
     pub(crate) slots: [Slot; 2],
+    /// Bytes that all eras take.
+    pub(crate) bytes: u64,
 }
 
 /// The state folder.
@@ -172,8 +176,39 @@ impl Disk {
 
     /// Bytes that all eras take.
     pub(crate) fn used_bytes(&self) -> u64 {
-        let entries = self.durable.eras.values().flatten();
-        entries.map(|entry| encode(entry).len() as u64).sum()
+        self.durable.bytes
+    }
+
+    /// A disk that holds nothing but what is unsynced here: to see how a commit could end, not what it leaves.
+    pub(crate) fn unsynced(&self) -> Self {
+        Self { durable: Medium::default(), current: self.current, pending: self.pending.clone() }
+    }
+
+    /// A copy of the medium, for a fault to put back later.
+    pub(crate) fn image(&self) -> Medium {
+        self.durable.clone()
+    }
+
+    /// Something befalls the medium while no power is on. Returns whether it changed.
+    pub(crate) fn damage(&mut self, damage: Damage, image: Option<&Medium>) -> bool {
+        let before = self.durable.clone();
+        let newest = usize::from(generation(&self.durable.slots[1]) > generation(&self.durable.slots[0]));
+        match damage {
+            Damage::SlotDeleted => self.durable.slots[newest] = Slot::Empty,
+            Damage::SlotRotten | Damage::SlotTorn => self.durable.slots[newest] = Slot::Torn,
+            Damage::SlotsCopiedBack => {
+                if let Some(image) = image {
+                    self.durable.slots = image.slots.clone();
+                }
+            }
+            Damage::SlotsGone => self.durable.slots = [Slot::Empty, Slot::Empty],
+            Damage::ImageRolledBack => {
+                if let Some(image) = image {
+                    self.durable = image.clone();
+                }
+            }
+        }
+        self.durable != before
     }
 }
 
@@ -188,6 +223,7 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
         Step::Append(entry) => {
             // An era whose folder never came to be takes its entries with it.
             if let Some(log) = current.and_then(|era| medium.eras.get_mut(&era)) {
+                medium.bytes += encode(&entry).len() as u64;
                 log.push(entry);
             }
         }
@@ -199,7 +235,8 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
             medium.files.remove(&file);
         }
         Step::DropEra(era) => {
-            medium.eras.remove(&era);
+            let gone = medium.eras.remove(&era).unwrap_or_default();
+            medium.bytes -= gone.iter().map(|entry| encode(entry).len() as u64).sum::<u64>();
         }
         Step::SyncFolder(_) | Step::SyncEra | Step::SyncEntries | Step::SyncAnchor => {}
     }
@@ -207,11 +244,14 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
 
 /// The slot that is not the newest valid one.
 fn older_slot(slots: &[Slot; 2], _next: &Anchor) -> usize {
-    let generation = |slot: &Slot| match slot {
+    usize::from(generation(&slots[0]) > generation(&slots[1]))
+}
+
+fn generation(slot: &Slot) -> Option<u64> {
+    match slot {
         Slot::Valid(anchor) => Some(anchor.generation),
         Slot::Empty | Slot::Torn => None,
-    };
-    usize::from(generation(&slots[0]) > generation(&slots[1]))
+    }
 }
 
 fn same_folder(step: &Step, other: &StateFile) -> bool {
@@ -307,6 +347,27 @@ mod tests {
         disk.power_cut(|| Fate::Torn);
         let held = |slot: &Slot| matches!(slot, Slot::Valid(anchor) if anchor.generation == 5);
         assert!(disk.durable().slots.iter().any(held));
+    }
+
+    #[test]
+    fn what_befalls_slots_and_images_is_what_it_says() {
+        let mut disk = Disk::default();
+        for generation in 1..=4 {
+            disk.step(Step::WriteAnchor(anchor(generation)));
+            disk.step(Step::SyncAnchor);
+        }
+        let image = disk.image();
+        let newest = |disk: &Disk| disk.durable.slots.iter().filter_map(generation).max();
+        assert!(disk.damage(Damage::SlotTorn, None));
+        assert_eq!(newest(&disk), Some(3));
+        assert!(disk.damage(Damage::SlotDeleted, None));
+        assert_eq!(newest(&disk), None);
+        assert!(!disk.damage(Damage::SlotsCopiedBack, None), "without a copy nothing can be put back");
+        assert!(disk.damage(Damage::SlotsCopiedBack, Some(&image)));
+        assert_eq!(newest(&disk), Some(4));
+        assert!(disk.damage(Damage::SlotsGone, None));
+        assert!(disk.damage(Damage::ImageRolledBack, Some(&image)));
+        assert_eq!(disk.durable, image);
     }
 
     #[test]

@@ -46,12 +46,17 @@ impl Window {
             Act::Authorize { .. }
             | Act::Begin { .. }
             | Act::BrokerBackup { .. }
+            | Act::BrokerDelay { .. }
             | Act::BrokerHostile { .. }
             | Act::BrokerReplay { .. }
             | Act::BrokerRestore { .. }
             | Act::BrokerStart
             | Act::BrokerStop { .. }
+            | Act::ClockDrift { .. }
+            | Act::ClockFreeze { .. }
             | Act::ClockStep { .. }
+            | Act::DiskCopy { .. }
+            | Act::DiskDamage { .. }
             | Act::Finish { .. }
             | Act::LinkDown { .. }
             | Act::LinkHalfOpen { .. }
@@ -62,7 +67,8 @@ impl Window {
             | Act::Revoke { .. }
             | Act::ServiceStart
             | Act::ServiceStop
-            | Act::Status { .. } => None,
+            | Act::Status { .. }
+            | Act::Suspend { .. } => None,
         })
     }
 

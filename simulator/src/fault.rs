@@ -47,6 +47,15 @@ pub enum Who {
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
+    /// The broker keeps back one kind of signed statement for a while, or gives it out late.
+    BrokerDelay {
+        /// How long.
+        lasts: u64,
+        /// What.
+        what: Statement,
+        /// How late each comes; none: not at all.
+        late: Option<u64>,
+    },
     /// The broker drops, doubles, delays and forges messages for a while, in so many of a hundred cases.
     BrokerHostile {
         /// How long.
@@ -68,8 +77,31 @@ pub enum Kind {
         /// How old the backup is.
         age: u64,
     },
+    /// The oscillator changes its rate, within the bound.
+    ClockDrift,
+    /// The wall clock stands still for a while.
+    ClockFreeze {
+        /// How long.
+        lasts: u64,
+    },
     /// The wall clock jumps, in milliseconds.
     ClockStep(i64),
+    /// The wall clock jumps to and fro all the time for a while.
+    ClockStrobe {
+        /// How long.
+        lasts: u64,
+        /// How far, in milliseconds.
+        by: i64,
+    },
+    /// The supply fails, and what is on the disk is no longer what was written.
+    Disk {
+        /// How long the supply is away.
+        lasts: u64,
+        /// What happens to the disk.
+        damage: Damage,
+        /// How old the copy is that is put back.
+        age: u64,
+    },
     /// Connections that are open swallow everything from now on, and nobody is told.
     LinkHalfOpen,
     /// Nothing goes through in this direction for a while.
@@ -107,6 +139,121 @@ pub enum Kind {
         /// How long.
         lasts: u64,
     },
+    /// Nothing runs for a while, CLOCK_BOOTTIME excepted; nobody on the gateway notices.
+    Suspend {
+        /// How long.
+        lasts: u64,
+    },
+}
+
+impl Kind {
+    /// The name in scenario files.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::BrokerDelay { late: Some(_), .. } => "broker.delay",
+            Self::BrokerDelay { late: None, .. } => "broker.withhold",
+            Self::BrokerHostile { .. } => "broker.hostile",
+            Self::BrokerReplay => "broker.replay",
+            Self::BrokerRestart { retained: Retained::Kept, .. } => "broker.restart",
+            Self::BrokerRestart { retained: Retained::Lost, .. } => "broker.lose",
+            Self::BrokerRestore { .. } => "broker.restore",
+            Self::ClockDrift => "clock.drift",
+            Self::ClockFreeze { .. } => "clock.freeze",
+            Self::ClockStep(_) => "clock.step",
+            Self::ClockStrobe { .. } => "clock.strobe",
+            Self::Disk { damage, .. } => damage.name(),
+            Self::LinkHalfOpen => "link.half_open",
+            Self::LinkDown { .. } => "link.down",
+            Self::PowerCut { .. } => "power.cut",
+            Self::ProcessRestart { .. } => "process.restart",
+            Self::Reboot { .. } => "reboot",
+            Self::Revoke(_) => "revoke",
+            Self::ServiceStop { .. } => "service.stop",
+            Self::Suspend { .. } => "suspend",
+        }
+    }
+
+    /// How long it lasts.
+    const fn lasts(&self) -> u64 {
+        match self {
+            Self::BrokerDelay { lasts, .. }
+            | Self::BrokerHostile { lasts, .. }
+            | Self::BrokerRestart { lasts, .. }
+            | Self::ClockFreeze { lasts }
+            | Self::ClockStrobe { lasts, .. }
+            | Self::Disk { lasts, .. }
+            | Self::LinkDown { lasts, .. }
+            | Self::PowerCut { lasts, .. }
+            | Self::ProcessRestart { lasts }
+            | Self::Reboot { lasts, .. }
+            | Self::ServiceStop { lasts }
+            | Self::Suspend { lasts } => *lasts,
+            Self::BrokerReplay
+            | Self::BrokerRestore { .. }
+            | Self::ClockDrift
+            | Self::ClockStep(_)
+            | Self::LinkHalfOpen
+            | Self::Revoke(_) => 0,
+        }
+    }
+}
+
+impl Fault {
+    /// When its last occurrence is over at the latest.
+    pub const fn over(&self) -> u64 {
+        self.when.until.saturating_add(self.when.jitter).saturating_add(self.kind.lasts())
+    }
+}
+
+/// A kind of signed statement that a broker can keep back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Statement {
+    /// Acknowledgements for gateways.
+    Acks,
+    /// Answers for gateways: tokens and grants.
+    Answers,
+    /// Revocation heads.
+    Heads,
+    /// Revocation lists, piece by piece.
+    Lists,
+}
+
+/// What befalls a disk that was written honestly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Damage {
+    /// The whole state folder is what it was a while ago.
+    ImageRolledBack,
+    /// The newest slot of the anchor is deleted.
+    SlotDeleted,
+    /// A bit of the newest slot flipped.
+    SlotRotten,
+    /// The newest slot is half written.
+    SlotTorn,
+    /// Both slots are what they were a while ago.
+    SlotsCopiedBack,
+    /// Both slots are gone.
+    SlotsGone,
+}
+
+impl Damage {
+    /// The name in scenario files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ImageRolledBack => "image.rollback",
+            Self::SlotDeleted => "anchor.deleted",
+            Self::SlotRotten => "anchor.rotten",
+            Self::SlotTorn => "anchor.torn",
+            Self::SlotsCopiedBack => "anchor.copied_back",
+            Self::SlotsGone => "anchor.gone",
+        }
+    }
+
+    /// Whether something older is put back, for which a copy must be made in time.
+    pub const fn puts_back(self) -> bool {
+        matches!(self, Self::ImageRolledBack | Self::SlotsCopiedBack)
+    }
 }
 
 /// How a broker treats messages, in so many of a hundred cases each.
@@ -120,6 +267,19 @@ pub struct Hostility {
     pub delay: u32,
     /// Delivered with something changed.
     pub forge: u32,
+}
+
+impl Hostility {
+    /// The names under which the effects of what it does are counted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (self.drop, "broker.hostile drop"),
+            (self.duplicate, "broker.hostile duplicate"),
+            (self.delay, "broker.hostile delay"),
+            (self.forge, "broker.hostile forge"),
+        ];
+        all.into_iter().filter(|(percent, _)| *percent > 0).map(|(_, name)| name)
+    }
 }
 
 /// What a broker has after its restart.
@@ -203,6 +363,7 @@ pub(crate) struct FaultText {
     wall: Option<String>,
     by: Option<String>,
     age: Option<Span>,
+    late: Option<Span>,
     what: Option<String>,
     drop: Option<u32>,
     duplicate: Option<u32>,
@@ -259,6 +420,16 @@ impl FaultText {
 
     fn kind(&mut self) -> Result<Kind, String> {
         Ok(match self.name.as_str() {
+            "anchor.copied_back" => self.disk(Damage::SlotsCopiedBack)?,
+            "anchor.deleted" => self.disk(Damage::SlotDeleted)?,
+            "anchor.gone" => self.disk(Damage::SlotsGone)?,
+            "anchor.rotten" => self.disk(Damage::SlotRotten)?,
+            "anchor.torn" => self.disk(Damage::SlotTorn)?,
+            "broker.delay" => Kind::BrokerDelay {
+                lasts: self.lasts()?,
+                what: self.statement()?,
+                late: Some(self.late.take().ok_or("needs `late`, how late each comes")?.0),
+            },
             "broker.hostile" => Kind::BrokerHostile {
                 lasts: self.lasts()?,
                 how: Hostility {
@@ -272,7 +443,12 @@ impl FaultText {
             "broker.replay" => Kind::BrokerReplay,
             "broker.restart" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Kept },
             "broker.restore" => Kind::BrokerRestore { age: self.age.take().ok_or("needs `age`, of the backup")?.0 },
-            "clock.step" => Kind::ClockStep(signed(&self.by.take().ok_or("needs `by`, like \"-7h\" or \"+2d\"")?)?),
+            "broker.withhold" => Kind::BrokerDelay { lasts: self.lasts()?, what: self.statement()?, late: None },
+            "clock.drift" => Kind::ClockDrift,
+            "clock.freeze" => Kind::ClockFreeze { lasts: self.lasts()? },
+            "clock.step" => Kind::ClockStep(self.by()?),
+            "clock.strobe" => Kind::ClockStrobe { lasts: self.lasts()?, by: self.by()? },
+            "image.rollback" => self.disk(Damage::ImageRolledBack)?,
             "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },
             "link.half_open" => Kind::LinkHalfOpen,
             "power.cut" => {
@@ -282,8 +458,33 @@ impl FaultText {
             "reboot" => Kind::Reboot { lasts: self.lasts()?, wall: self.wall_after()? },
             "revoke" => Kind::Revoke(self.revoke_what()?),
             "service.stop" => Kind::ServiceStop { lasts: self.lasts()? },
+            "suspend" => Kind::Suspend { lasts: self.lasts()? },
             _ => return Err(format!("no such fault: {:?}", self.name)),
         })
+    }
+
+    fn disk(&mut self, damage: Damage) -> Result<Kind, String> {
+        let age = match (damage.puts_back(), self.age.take()) {
+            (true, Some(age)) => age.0,
+            (true, None) => return Err("needs `age`, of the copy that is put back".into()),
+            (false, Some(_)) => return Err("puts nothing back and has no `age`".into()),
+            (false, None) => 0,
+        };
+        Ok(Kind::Disk { lasts: self.lasts()?, damage, age })
+    }
+
+    fn by(&mut self) -> Result<i64, String> {
+        signed(&self.by.take().ok_or("needs `by`, like \"-7h\" or \"+2d\"")?)
+    }
+
+    fn statement(&mut self) -> Result<Statement, String> {
+        match self.what.take().as_deref() {
+            Some("acks") => Ok(Statement::Acks),
+            Some("answers") => Ok(Statement::Answers),
+            Some("heads") => Ok(Statement::Heads),
+            Some("lists") => Ok(Statement::Lists),
+            Some(_) | None => Err("needs `what`: \"acks\", \"answers\", \"heads\" or \"lists\"".into()),
+        }
     }
 
     fn lasts(&mut self) -> Result<u64, String> {
@@ -338,6 +539,7 @@ impl FaultText {
             ("wall", self.wall.is_some()),
             ("by", self.by.is_some()),
             ("age", self.age.is_some()),
+            ("late", self.late.is_some()),
             ("what", self.what.is_some()),
             ("drop", self.drop.is_some()),
             ("duplicate", self.duplicate.is_some()),

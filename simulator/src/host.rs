@@ -8,19 +8,23 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-use hardtack::agent::effects::{Entry, LinkCommand, StoredRecord};
+use hardtack::agent::effects::{Entry, LinkCommand, StateFile, StoredRecord};
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
+use hardtack::ids::GrantId;
 use hardtack::mutant::{active, Mutant};
+use hardtack::wire::audit::Record;
+use hardtack::wire::link::Topic;
 
+use crate::check::Id;
 use crate::clocks::date;
-use crate::device::{Cut, InFlight, Process};
+use crate::device::{Contact, Cut, InFlight, Process};
 use crate::disk::{steps, Fate, Step};
 use crate::event::Event;
-use crate::fault::WallAfter;
+use crate::fault::{Direction, WallAfter};
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
 use crate::recovery;
-use crate::world::{Happening, World};
+use crate::world::{Checks, Happening, World};
 
 /// Between the kernel's start and the agent's.
 const BOOT_MS: u64 = 4000;
@@ -30,6 +34,7 @@ const DISK_EVERY: u32 = 64;
 /// What a commit made durable, for the checkers.
 struct Durable {
     feeds: Vec<Vec<u8>>,
+    grants_removed: Vec<GrantId>,
     records: Vec<StoredRecord>,
     anchor: Option<Box<Anchor>>,
 }
@@ -57,7 +62,7 @@ impl World<'_> {
             return;
         }
         device.clocks.power_on(now, wall);
-        self.checks.authority.booted(number);
+        self.checks.clock.power_on(number);
         self.schedule(now + BOOT_MS, Happening::StartProcess { device: number, powered_on: now });
     }
 
@@ -69,12 +74,15 @@ impl World<'_> {
             return;
         }
         let Some(boot) = device.boot(&fleet, now) else { return };
+        self.note_found(number);
+        let device = &mut self.devices[number as usize];
         let Some((_, clocks)) = device.clocks.read(now) else { return };
+        device.clocks.count_from(now);
         let (agent, effects) = match Agent::start(boot, clocks) {
             Ok(started) => started,
             Err(problem) => {
                 let how = format!("{} does not start: {problem}", device.name);
-                self.checks.tally.broken(crate::check::Id::Live, now, how);
+                self.checks.tally.broken(Id::Live, now, how);
                 return;
             }
         };
@@ -88,11 +96,49 @@ impl World<'_> {
             conn: None,
             deadline: None,
             since_disk: 0,
+            contact: None,
         });
+        if device.anchored.is_none() {
+            self.checks.authority.started(number);
+        }
         self.disturbed();
         self.tell(&Event::AgentStarted { device: number, start });
         self.commit(number, effects);
         self.pump(number);
+        self.probe_start(number);
+    }
+
+    /// What a start finds is durable, whatever a cut did to the commit that wrote it.
+    fn note_found(&mut self, number: u32) {
+        let place = self.checks.monotone.place(number);
+        let known = self.checks.monotone.generation(number);
+        let unknown = |anchor: &&Anchor| anchor.generation > known;
+        let device = &mut self.devices[number as usize];
+        let in_doubt = device.in_doubt.take();
+        let medium = device.disk.durable();
+        let feeds = medium.files.iter().filter(|(file, _)| matches!(file, StateFile::Feed(_)));
+        let records = medium.eras.values().flatten().filter_map(|entry| match entry {
+            Entry::Record(record) if (record.era.number, record.index) > place => Some(record.clone()),
+            Entry::Record(_) | Entry::Segment(_) => None,
+        });
+        let durable = Durable {
+            feeds: feeds.map(|(_, content)| content.clone()).collect(),
+            grants_removed: Vec::new(),
+            records: records.collect(),
+            anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
+        };
+        let newly = durable.anchor.as_ref().is_some_and(|anchor| self.checks.clock.is_newly_synced(number, anchor));
+        if let Some(contact) = in_doubt.filter(|_| newly) {
+            self.contact(number, contact);
+        }
+        self.note_durable(number, durable);
+    }
+
+    /// A round trip counts.
+    fn contact(&mut self, number: u32, contact: Contact) {
+        let Contact { at, powered, time, radius, trip } = contact;
+        self.checks.clock.contact(number, at, powered, (time, radius, trip));
+        self.checks.authority.contact(number);
     }
 
     /// Something is for an agent.
@@ -108,6 +154,9 @@ impl World<'_> {
         loop {
             let now = self.now;
             let device = &mut self.devices[number as usize];
+            if device.asleep.is_some() {
+                return;
+            }
             let Some((_, clocks)) = device.clocks.read(now) else { return };
             let Some(process) = &mut device.process else { return };
             if process.in_flight.is_some() {
@@ -138,19 +187,26 @@ impl World<'_> {
         if active(Mutant::ReplyBeforeCommit) {
             self.release(number, std::mem::take(&mut outgoing));
         }
+        let now = self.now;
+        let contact = self.devices[number as usize].process.as_mut().and_then(|process| process.contact.take());
+        if contact.is_some() {
+            self.checks.clock.expect_contact(number);
+        }
+        self.judge_times(number, &batch);
         let steps = steps(batch);
         if steps.is_empty() {
+            contact.into_iter().for_each(|contact| self.contact(number, contact));
             self.release(number, outgoing);
             return;
         }
-        let now = self.now;
         let (low, high) = self.scenario.fleet.commit_ms;
         let device = &mut self.devices[number as usize];
         let Some(process) = &mut device.process else { return };
         let start = process.start;
-        process.in_flight = Some(InFlight { steps, outgoing });
+        process.in_flight = Some(InFlight { steps, outgoing, made: now, contact });
         let takes = between(&mut device.commit_times, low, high);
         if let Some(cut) = device.armed.take() {
+            self.took_effect("power.cut");
             self.cut_power(number, cut);
             return;
         }
@@ -158,6 +214,23 @@ impl World<'_> {
             return;
         }
         self.schedule(now + takes, Happening::Committed { device: number, start });
+    }
+
+    /// Every time that a gateway is about to write down, against the oracle's.
+    fn judge_times(&mut self, number: u32, batch: &Batch) {
+        let device = &self.devices[number as usize];
+        let (when, who) = ((self.now, device.powered(self.now)), (number, &device.name));
+        let Checks { tally, clock, .. } = &mut self.checks;
+        for entry in &batch.entries {
+            if let Entry::Record(stored) = entry {
+                if let Ok(record) = Record::from_bytes(&stored.bytes) {
+                    clock.record(tally, when, who, &record);
+                }
+            }
+        }
+        if let Some(anchor) = &batch.anchor {
+            clock.anchor(tally, when, who, anchor);
+        }
     }
 
     /// In a run that tries one boundary of many: whether it was this commit's, and the power is gone.
@@ -173,7 +246,7 @@ impl World<'_> {
             self.schedule(self.now + window.off, Happening::PowerOn { device: number, wall: window.wall });
             return true;
         }
-        let mut trial = self.devices[number as usize].disk.clone();
+        let mut trial = self.devices[number as usize].disk.unsynced();
         let steps = in_flight_steps(&self.devices[number as usize].process);
         for done in 0..=steps.len() {
             if let Some(step) = done.checked_sub(1).and_then(|last| steps.get(last)) {
@@ -188,12 +261,19 @@ impl World<'_> {
     pub(crate) fn committed(&mut self, number: u32, start: u64) {
         let device = &mut self.devices[number as usize];
         let Some(process) = device.process.as_mut().filter(|process| process.start == start) else { return };
+        if let Some(waiting) = &mut device.asleep {
+            waiting.push(Happening::Committed { device: number, start });
+            return;
+        }
         let Some(in_flight) = process.in_flight.take() else { return };
         let count = in_flight.steps.len() as u64;
         let durable = Durable::of(&in_flight.steps);
         process.since_disk += 1;
         let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_)));
         let look = drops || process.since_disk >= DISK_EVERY;
+        if durable.anchor.is_some() {
+            device.anchored = Some(in_flight.made);
+        }
         in_flight.steps.into_iter().for_each(|step| device.disk.step(step));
         if look {
             process.since_disk = 0;
@@ -207,6 +287,7 @@ impl World<'_> {
         for (id, reply) in replies {
             self.replied(number, id, reply);
         }
+        in_flight.contact.into_iter().for_each(|contact| self.contact(number, contact));
         self.note_durable(number, durable);
         self.release(number, outgoing);
         self.pump(number);
@@ -223,6 +304,14 @@ impl World<'_> {
         checks.monotone.records_durable(&mut checks.tally, now, who, durable.records.iter());
         if let Some(anchor) = durable.anchor {
             checks.monotone.anchor_durable(&mut checks.tally, now, who, &anchor);
+            checks.clock.anchor_durable(number, &anchor);
+        }
+        for grant in durable.grants_removed {
+            let left = device.disk.durable().files.keys().any(|file| matches!(file, StateFile::Grant(_)));
+            let ordered = checks.authority.grant_revoked(number, now, grant);
+            let bare = !left && !ordered && self.operator.wants_grant(&device.name, date(now));
+            let broken = bare.then(|| format!("{} dropped its only grant with no successor in hand", device.name));
+            checks.tally.tried(Id::FailClosed, now, broken);
         }
     }
 
@@ -252,6 +341,7 @@ impl World<'_> {
             LinkCommand::Close => self.hang_up(number),
             LinkCommand::Connect { filters, will } => {
                 self.hang_up(number);
+                self.operator.nonces.remove(&number);
                 let conn = self.network.open(number);
                 if let Some(process) = &mut self.devices[number as usize].process {
                     process.conn = Some(conn);
@@ -261,6 +351,9 @@ impl World<'_> {
             }
             LinkCommand::Publish(publish) => {
                 let conn = self.devices[number as usize].process.as_ref().and_then(|process| process.conn);
+                if let Topic::UpHello(_) = publish.topic {
+                    self.note_nonce(number, &publish.payload);
+                }
                 if let Some(conn) = conn {
                     let retain = if publish.topic.retained() { Retain::Yes } else { Retain::No };
                     let topic = publish.topic.text(&fleet);
@@ -284,6 +377,7 @@ impl World<'_> {
         if let Some(process) = &mut self.devices[number as usize].process {
             process.conn = None;
         }
+        self.operator.nonces.remove(&number);
         self.give(number, Input::Link(LinkEvent::Disconnected { reason: reason.to_owned() }));
     }
 
@@ -303,10 +397,32 @@ impl World<'_> {
 
     pub(crate) fn deadline(&mut self, number: u32, start: u64) {
         let now = self.now;
-        let process = self.devices[number as usize].process.as_mut();
-        if process.is_some_and(|process| process.start == start && process.deadline == Some(now)) {
+        let device = &mut self.devices[number as usize];
+        if let Some(waiting) = &mut device.asleep {
+            waiting.push(Happening::Deadline { device: number, start });
+            return;
+        }
+        let due =
+            |process: &&mut Process| process.start == start && process.deadline.is_some_and(|deadline| deadline <= now);
+        if let Some(process) = device.process.as_mut().filter(due) {
+            process.deadline = None;
             self.give(number, Input::Deadline);
         }
+    }
+
+    /// Nothing runs from now on; nobody on the gateway notices.
+    pub(crate) fn fall_asleep(&mut self, number: u32) {
+        self.devices[number as usize].asleep = Some(Vec::new());
+        self.block(number, Direction::Both);
+    }
+
+    /// It runs again: what fell due in the meantime happens now. If the supply failed, there is nothing to wake.
+    pub(crate) fn wake_up(&mut self, number: u32) {
+        self.unblock(number, Direction::Both);
+        for waiting in self.devices[number as usize].asleep.take().into_iter().flatten() {
+            self.schedule(self.now, waiting);
+        }
+        self.pump(number);
     }
 
     /// The supply fails now, at a boundary of the commit in progress if there is one.
@@ -329,7 +445,7 @@ impl World<'_> {
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         device.disk.power_cut(fate);
-        device.clocks.power_off(self.now);
+        device.power_off(self.now);
         self.tell(&Event::Stopped { device: number, steps: done });
         self.watch(number);
     }
@@ -338,10 +454,12 @@ impl World<'_> {
     fn abandon(&mut self, number: u32, done: Option<u64>) -> u64 {
         let device = &mut self.devices[number as usize];
         let Some(process) = device.process.take() else { return 0 };
+        device.in_doubt = process.in_flight.as_ref().and_then(|in_flight| in_flight.contact);
         let steps = process.in_flight.map_or_else(Vec::new, |in_flight| in_flight.steps);
         let done = done.unwrap_or(steps.len() as u64).min(steps.len() as u64);
         steps.into_iter().take(done as usize).for_each(|step| device.disk.step(step));
-        self.asked.retain(|_, (of, _)| *of != number);
+        self.operator.nonces.remove(&number);
+        self.nobody_answers(number);
         if let Some(conn) = process.conn {
             self.close(conn, End::Device);
         }
@@ -369,7 +487,7 @@ impl World<'_> {
         let done = self.abandon(number, None);
         let device = &mut self.devices[number as usize];
         device.disk.open();
-        device.clocks.power_off(self.now);
+        device.power_off(self.now);
         self.tell(&Event::Stopped { device: number, steps: done });
     }
 }
@@ -381,12 +499,11 @@ fn in_flight_steps(process: &Option<Process>) -> &[Step] {
 
 impl Durable {
     fn of(steps: &[Step]) -> Self {
-        let mut durable = Self { feeds: Vec::new(), records: Vec::new(), anchor: None };
+        let mut durable = Self { feeds: Vec::new(), grants_removed: Vec::new(), records: Vec::new(), anchor: None };
         for step in steps {
             match step {
-                Step::Replace(hardtack::agent::effects::StateFile::Feed(_), content) => {
-                    durable.feeds.push(content.clone());
-                }
+                Step::Replace(StateFile::Feed(_), content) => durable.feeds.push(content.clone()),
+                Step::Remove(StateFile::Grant(grant)) => durable.grants_removed.push(*grant),
                 Step::Append(Entry::Record(record)) => durable.records.push(record.clone()),
                 Step::WriteAnchor(anchor) => durable.anchor = Some(anchor.clone()),
                 Step::Append(Entry::Segment(_))

@@ -8,7 +8,7 @@
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`report`]: what comes out.
+//! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row.
 
 mod acts;
 mod broker;
@@ -29,6 +29,7 @@ mod random;
 mod recovery;
 pub mod report;
 pub mod scenario;
+pub mod soak;
 pub mod trace;
 mod workload;
 mod world;
@@ -36,12 +37,16 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
+use check::clock::Synced;
 use check::Tally;
 use exhaust::{NthCut, Window};
+use fault::Kind;
+use hardtack::wire::policy::TimeClass;
 use plan::Plan;
-use report::Report;
+use report::{Report, Share};
 use scenario::Scenario;
 use trace::{Fold, Trace};
 use world::{Outcome, World};
@@ -67,13 +72,38 @@ pub fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, lines: Option<Box<d
     Report {
         scenario: scenario.name.clone(),
         seed,
+        idle: idle(scenario, &sum.effects),
         properties: sum.tally.properties(),
         require: scenario.require.clone(),
         device_ms: sum.runs * scenario.duration * u64::from(scenario.fleet.devices),
         events: sum.events,
         runs: sum.runs,
+        decisions: sum.decisions,
+        unsound: sum.tally.unsound_count(),
+        shares: sum.shares.into_iter().map(|((class, synced), share)| share_of(class, synced, share)).collect(),
+        effects: sum.effects,
         trace_hash: sum.hashes.finish(),
     }
+}
+
+fn share_of(class: TimeClass, synced: Synced, (good, allowed): (u64, u64)) -> Share {
+    Share { class: class.name(), synced: synced.name(), good, allowed }
+}
+
+/// Faults that the scenario declares and that never had an effect.
+fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<String> {
+    let mut declared: Vec<String> = Vec::new();
+    for fault in &scenario.faults {
+        match &fault.kind {
+            Kind::BrokerHostile { how, .. } => declared.extend(how.names().map(str::to_owned)),
+            Kind::ClockStrobe { .. } => declared.push("clock.step".into()),
+            other => declared.push(other.name().into()),
+        }
+    }
+    declared.sort();
+    declared.dedup();
+    declared.retain(|name| !effects.contains_key(name.as_str()));
+    declared
 }
 
 /// What all runs of a scenario came to.
@@ -82,6 +112,9 @@ struct Sum {
     tally: Tally,
     runs: u64,
     events: u64,
+    decisions: u64,
+    effects: BTreeMap<&'static str, u64>,
+    shares: BTreeMap<(TimeClass, Synced), (u64, u64)>,
     hashes: Fold,
 }
 
@@ -90,6 +123,14 @@ impl Sum {
         self.tally.add(outcome.tally);
         self.runs += 1;
         self.events += outcome.events;
+        self.decisions += outcome.decisions;
+        for (fault, count) in outcome.effects {
+            *self.effects.entry(fault).or_default() += count;
+        }
+        for (of, (good, allowed)) in outcome.shares {
+            let share = self.shares.entry(of).or_default();
+            *share = (share.0 + good, share.1 + allowed);
+        }
         self.hashes.bytes(&outcome.hash);
     }
 }

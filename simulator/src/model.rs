@@ -5,14 +5,24 @@
 //! Never: asks an agent what it believes. Where this and an agent differ, one of the two is wrong.
 //! Read next: `check/authority.rs`, which compares.
 
+use std::collections::BTreeMap;
+
 use hardtack::agent::request::Origin;
 use hardtack::ids::{BlockId, DeviceId, GrantId, TaskId};
+use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::revocation::Target;
 
+use crate::check::authority::Moment;
 use crate::plan::TokenChoice;
 
-/// Slack for whole seconds in tokens and the error of an issuer's clock, in milliseconds.
-pub(crate) const SLACK: u64 = 4000;
+/// Slack for whole seconds in tokens and the time from a decision to its reply, in milliseconds.
+pub(crate) const SLACK: u64 = 2000;
+/// Closer to an end than this nobody can say from outside.
+const MARGIN: Millis = Millis::from_secs(20);
+/// One is picked of so many of the newest that fit.
+const RECENT: usize = 8;
+/// Looking further back finds only what is long forgotten.
+const LOOK_BACK: usize = 64;
 
 /// A credential in a program's hands.
 #[derive(Debug, Clone)]
@@ -25,16 +35,20 @@ pub(crate) struct Credential {
     pub(crate) grant: GrantId,
     pub(crate) chain: Vec<BlockId>,
     pub(crate) origin: Origin,
-    /// When the request for it was made, in true time.
-    pub(crate) asked: u64,
+    /// The date in it from which on it is refused.
+    pub(crate) ends: Timestamp,
     /// Powered-on time of the gateway when it was handed out.
     pub(crate) begun_powered: u64,
+    /// By how much corrections could have taken P down until then.
+    pub(crate) begun_down: u64,
     /// How long it may live.
     pub(crate) life: u64,
     /// How often it may be used.
     pub(crate) uses: u64,
     /// How often it was allowed.
     pub(crate) allows: u64,
+    /// How often it was presented and nothing was heard: what was charged for that nobody knows.
+    pub(crate) unheard: u64,
     /// When its program asked to finish its task.
     pub(crate) finish_asked: Option<u64>,
     /// When its program heard that it is finished.
@@ -47,6 +61,8 @@ pub(crate) struct Credential {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     credentials: Vec<Credential>,
+    /// Numbers of the credentials of each gateway, oldest first.
+    of_device: BTreeMap<u32, Vec<usize>>,
 }
 
 /// What the account says about using a credential on its own gateway.
@@ -65,12 +81,9 @@ pub(crate) enum Standing {
 }
 
 impl Credential {
-    /// How it stands at `at`, when its gateway has been powered for `powered`.
-    pub(crate) fn standing(&self, at: u64, powered: u64) -> Standing {
-        let honoured = powered - self.begun_powered;
-        // In true time too: signed time moves the gateway's clock on after a while without power.
-        let elapsed = at.saturating_sub(self.asked);
-        if honoured > self.limit() {
+    /// How it stands at a moment.
+    pub(crate) fn standing(&self, moment: &Moment) -> Standing {
+        if self.honoured(moment) > self.limit() {
             return Standing::Expired;
         }
         if self.finished.is_some() {
@@ -79,17 +92,31 @@ impl Credential {
         if self.allows >= self.uses {
             return Standing::Spent;
         }
-        // A quarter of its life is kept as a margin: boots and commits cost the holder.
-        let near_end = elapsed.max(honoured) > self.life - self.life / 4;
+        // Corrections of P since then took its end down with it, by at most this.
+        let ends = self.ends - Millis(moment.know.down.saturating_sub(self.begun_down));
+        let near_end = ends < moment.latest() + MARGIN || self.allows + self.unheard >= self.uses;
         if near_end || self.finish_asked.is_some() || self.revoked.is_some() {
             return Standing::Unclear;
         }
         Standing::Good
     }
 
-    /// The most powered-on time in which it may be honoured: its life, the oscillator's bound being on the strict side.
+    /// Powered-on time since it was handed out.
+    pub(crate) fn honoured(&self, moment: &Moment) -> u64 {
+        moment.powered.saturating_sub(self.begun_powered)
+    }
+
+    /// The most powered-on time in which it may be honoured.
     pub(crate) fn limit(&self) -> u64 {
-        self.life + SLACK + self.life / 1000
+        self.life + SLACK + self.life / 100_000
+    }
+
+    /// The block of its grant that carries the budget, if it was narrowed from one.
+    pub(crate) fn grant_block(&self) -> Option<BlockId> {
+        match self.origin {
+            Origin::Fallback => self.chain.first().copied(),
+            Origin::Issued => None,
+        }
     }
 
     /// What a rule must name to cover it.
@@ -106,9 +133,12 @@ impl Credential {
 }
 
 impl Model {
-    /// A credential was handed out.
-    pub(crate) fn hand_out(&mut self, credential: Credential) {
+    /// A credential was handed out. Returns its number.
+    pub(crate) fn hand_out(&mut self, credential: Credential) -> usize {
+        let number = self.credentials.len();
+        self.of_device.entry(credential.device).or_default().push(number);
         self.credentials.push(credential);
+        number
     }
 
     pub(crate) fn get(&self, number: usize) -> &Credential {
@@ -126,39 +156,58 @@ impl Model {
 
     /// One of the credentials that are what `choice` wants on a gateway, newest first within the last few, picked by
     /// chance.
-    pub(crate) fn pick(&self, choice: TokenChoice, device: u32, at: u64, powered: u64, pick: u64) -> Option<usize> {
-        /// Looking further back finds only what is long forgotten.
-        const RECENT: usize = 8;
-        let fits = |credential: &Credential| {
-            let own = credential.device == device;
-            match choice {
-                TokenChoice::Valid => own && credential.standing(at, powered) == Standing::Good,
-                TokenChoice::Spend => own && credential.revoked.is_none() && credential.finish_asked.is_none(),
-                TokenChoice::Expired => own && credential.standing(at, powered) == Standing::Expired,
-                TokenChoice::Revoked => own && credential.revoked.is_some(),
-                TokenChoice::Stolen => !own && credential.finish_asked.is_none(),
-                TokenChoice::Forged | TokenChoice::Widened => false,
-            }
-        };
-        let numbered = self.credentials.iter().enumerate().rev().filter(|(_, credential)| fits(credential));
-        let found: Vec<usize> = match choice {
+    pub(crate) fn pick(&self, choice: TokenChoice, moment: &Moment, pick: u64) -> Option<usize> {
+        let count = match choice {
             // The same one over and over, until it is used up.
-            TokenChoice::Spend => numbered.take(1).map(|(number, _)| number).collect(),
-            TokenChoice::Valid
+            TokenChoice::Spend => 1,
+            TokenChoice::Attenuated
             | TokenChoice::Expired
+            | TokenChoice::Finished
+            | TokenChoice::Foreign
+            | TokenChoice::Forged
             | TokenChoice::Revoked
             | TokenChoice::Stolen
-            | TokenChoice::Forged
-            | TokenChoice::Widened => numbered.take(RECENT).map(|(number, _)| number).collect(),
+            | TokenChoice::Stranger
+            | TokenChoice::Valid
+            | TokenChoice::Widened => RECENT,
         };
+        let found = self.newest(choice, moment, count);
         let index = pick.checked_rem(found.len() as u64)? as usize;
         found.get(index).copied()
+    }
+
+    /// The newest credentials that are what `choice` wants on a gateway.
+    pub(crate) fn newest(&self, choice: TokenChoice, moment: &Moment, count: usize) -> Vec<usize> {
+        let fits = |number: &usize| {
+            let credential = &self.credentials[*number];
+            let standing = || credential.standing(moment);
+            match choice {
+                TokenChoice::Foreign | TokenChoice::Stranger | TokenChoice::Valid => standing() == Standing::Good,
+                TokenChoice::Spend => credential.revoked.is_none() && credential.finish_asked.is_none(),
+                TokenChoice::Expired => standing() == Standing::Expired,
+                TokenChoice::Finished => standing() == Standing::Finished,
+                TokenChoice::Revoked => credential.revoked.is_some(),
+                TokenChoice::Stolen => credential.finish_asked.is_none(),
+                TokenChoice::Attenuated | TokenChoice::Forged | TokenChoice::Widened => false,
+            }
+        };
+        let own = |device: &u32| (*device == moment.device) != (choice == TokenChoice::Stolen);
+        let of = self.of_device.iter().filter(|(device, _)| own(device)).map(|(_, numbers)| numbers);
+        let mut looked_at: Vec<usize> = of.flat_map(|numbers| numbers.iter().rev().take(LOOK_BACK).copied()).collect();
+        looked_at.sort_unstable_by(|a, b| b.cmp(a));
+        looked_at.into_iter().filter(fits).take(count).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::check::authority::Quiet;
+    use crate::check::clock::{Knowledge, Synced};
+    use crate::clocks::date;
+
+    const MINUTE: u64 = 60_000;
 
     fn credential(life: u64, uses: u64) -> Credential {
         Credential {
@@ -169,26 +218,56 @@ mod tests {
             grant: GrantId([0; 16]),
             chain: Vec::new(),
             origin: Origin::Fallback,
-            asked: 1000,
+            ends: date(1000 + life),
             begun_powered: 500,
+            begun_down: 0,
             life,
             uses,
             allows: 0,
+            unheard: 0,
             finish_asked: None,
             finished: None,
             revoked: None,
         }
     }
 
+    fn moment(at: u64, powered: u64) -> Moment {
+        let time = date(at);
+        let synced = Synced::Yes;
+        let know = Knowledge { least: time, most: time, proven: time, down: 0, alone: 0, boots: 0, synced, grace: 0 };
+        Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None }
+    }
+
     #[test]
     fn standing_follows_powered_on_time_and_doubts_are_not_held_against_an_agent() {
-        let minute = 60_000;
-        let fresh = credential(10 * minute, 2);
-        assert_eq!(fresh.standing(2000, 1500), Standing::Good);
-        assert_eq!(fresh.standing(2000 + 8 * minute, 1500), Standing::Unclear, "off for a while: nobody can say");
-        assert_eq!(fresh.standing(11 * minute, 500 + 11 * minute), Standing::Expired);
-        assert_eq!(Credential { allows: 2, ..fresh.clone() }.standing(2000, 1500), Standing::Spent);
-        assert_eq!(Credential { finish_asked: Some(1), ..fresh.clone() }.standing(2000, 1500), Standing::Unclear);
-        assert_eq!(Credential { finished: Some(1), ..fresh }.standing(2000, 1500), Standing::Finished);
+        let fresh = credential(10 * MINUTE, 2);
+        let soon = moment(2000, 1500);
+        assert_eq!(fresh.standing(&soon), Standing::Good);
+        assert_eq!(fresh.standing(&moment(10 * MINUTE, 1500)), Standing::Unclear, "off for a while: nobody can say");
+        assert_eq!(fresh.standing(&moment(11 * MINUTE, 500 + 11 * MINUTE)), Standing::Expired);
+        assert_eq!(Credential { allows: 2, ..fresh.clone() }.standing(&soon), Standing::Spent);
+        assert_eq!(Credential { allows: 1, unheard: 1, ..fresh.clone() }.standing(&soon), Standing::Unclear);
+        assert_eq!(Credential { finish_asked: Some(1), ..fresh.clone() }.standing(&soon), Standing::Unclear);
+        assert_eq!(Credential { finished: Some(1), ..fresh.clone() }.standing(&soon), Standing::Finished);
+        let down = Knowledge { down: 10 * MINUTE, ..soon.know };
+        assert_eq!(fresh.standing(&Moment { know: down, ..soon }), Standing::Unclear, "P was corrected");
+        assert_eq!(
+            fresh.standing(&Moment { wall: Some(date(11 * MINUTE)), ..soon }),
+            Standing::Unclear,
+            "a later wall"
+        );
+    }
+
+    #[test]
+    fn what_is_picked_fits_and_stolen_ones_are_of_others() {
+        let mut model = Model::default();
+        model.hand_out(Credential { device: 1, ..credential(10 * MINUTE, 2) });
+        let finished = model.hand_out(Credential { finished: Some(1), ..credential(10 * MINUTE, 2) });
+        let good = model.hand_out(credential(10 * MINUTE, 2));
+        let soon = moment(2000, 1500);
+        assert_eq!(model.pick(TokenChoice::Valid, &soon, 7), Some(good));
+        assert_eq!(model.pick(TokenChoice::Finished, &soon, 7), Some(finished));
+        assert_eq!(model.pick(TokenChoice::Stolen, &soon, 7), Some(0));
+        assert_eq!(model.pick(TokenChoice::Expired, &soon, 7), None);
     }
 }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use hardtack::ids::EraId;
 use rand_chacha::ChaCha8Rng;
 
 use crate::fault::Direction;
@@ -29,8 +30,8 @@ pub(crate) enum Packet {
     Accepted,
     /// PUBLISH, QoS 1.
     Publish { topic: String, payload: Vec<u8>, retain: Retain },
-    /// PUBACK.
-    Acknowledged,
+    /// PUBACK. Which audit segment it is for is told where a planted bug takes that for a delivery.
+    Acknowledged { segment: Option<(EraId, u64)> },
     /// The other end closed the socket.
     Closed,
 }

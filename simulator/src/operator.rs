@@ -15,6 +15,7 @@ use hardtack::agent::enrol::{accept, Accepted};
 use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
 use hardtack::fleet::hello::Terms;
+use hardtack::fleet::policy;
 use hardtack::fleet::publish::Cadence;
 use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::service::ServiceKeys;
@@ -27,15 +28,17 @@ use hardtack::wire::bundle::BrokerPins;
 use hardtack::wire::enrol::{DeviceKeys, EnrolRequest};
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Right;
+use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::Target;
 use hardtack::wire::token::{mint_task, to_text, ClassRight, Held, TaskSpec};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
 use crate::check::audit::Collected;
-use crate::clocks::START;
+use crate::check::authority::{Narrowing, ONE_RESOURCE};
+use crate::clocks::date;
 use crate::random::{bytes, stream};
-use crate::scenario::{GrantPlan, Scenario};
+use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
 use crate::workload::program_rights;
 
 /// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
@@ -54,9 +57,46 @@ pub(crate) struct Operator {
     numbers: BTreeMap<DeviceId, u32>,
     collected: Vec<Collected>,
     archive: BTreeMap<(DeviceId, EraId, u64), Hash>,
-    /// Nonces of `hello` that were not answered yet, and whose they are.
-    pub(crate) nonces: BTreeMap<Nonce, u32>,
+    /// Per gateway the nonce of its last `hello`, if it was not answered yet.
+    pub(crate) nonces: BTreeMap<u32, Asked>,
+    /// Tokens that thieves and forgers made lately.
+    stolen: BTreeMap<(Theft, DeviceId), (Timestamp, String)>,
 }
+
+fn policy_of(plan: &PolicyPlan, at: Timestamp) -> PolicyDocument {
+    let mut document = PolicyDocument { time_rules: plan.time_rules.clone(), ..PolicyDocument::built_in(at) };
+    if !plan.risks.is_empty() {
+        document.risks = plan.risks.clone();
+    }
+    document
+}
+
+/// A nonce that is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) nonce: Nonce,
+    pub(crate) sent: u64,
+}
+
+/// What only somebody with a key of his own, or with an open token in hand, can make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Theft {
+    /// A task token signed by somebody who is not the issuer, with the issuer's number on it.
+    Forged,
+    /// An honest token to read, which its holder narrowed to one resource,
+    OneResource,
+    /// or to writing,
+    OnlyWrite,
+    /// or to the next two minutes, in a check that only evaluation can tell.
+    Until,
+    /// An honest token to read, into which its holder wrote the right to write.
+    Widened,
+}
+
+/// A token of [`Theft`] is used for this long before another is made.
+const STOLEN_LIFE: Millis = Millis::from_secs(600);
+/// What [`Theft::Until`] narrows to.
+const UNTIL: Millis = Millis::from_secs(120);
 
 /// What is revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +113,7 @@ impl Operator {
         let mut rng = stream(seed, "operator", "keys");
         let keys = FleetKeys::generate(&mut rng);
         let cadence = Cadence { interval: Millis(scenario.fleet.head_every.0) };
+        let start = date(scenario.start);
         let mut fx = Effects::default();
         let founding = Founding {
             fleet: "sim".parse().expect(HONEST),
@@ -81,9 +122,13 @@ impl Operator {
             keys: &keys,
             operator: "ada",
             cadence,
-            at: START,
+            at: start,
         };
-        let book = found(&founding, &mut fx).expect(HONEST);
+        let mut book = found(&founding, &mut fx).expect(HONEST);
+        let draft = policy_of(&scenario.policy, start);
+        if draft != PolicyDocument::built_in(start) {
+            policy::set(&mut book, draft, &keys.policy, keys.operator("ada"), start, &mut fx).expect(HONEST);
+        }
         let settings = Settings {
             cadence,
             terms: Terms { window: 8, clock_error: Millis(500) },
@@ -110,10 +155,11 @@ impl Operator {
             collected: Vec::new(),
             archive: BTreeMap::new(),
             nonces: BTreeMap::new(),
+            stolen: BTreeMap::new(),
         };
         operator.commit(fx);
         // The first list, so that whoever enrols takes one along.
-        operator.ticks(START);
+        operator.ticks(start);
         operator
     }
 
@@ -282,22 +328,58 @@ impl Operator {
         self.keys.service.verifying_key()
     }
 
-    /// A task token signed by somebody who is not the issuer, with the issuer's number on it.
-    pub(crate) fn forged(&mut self, device: &DeviceId, at: Timestamp) -> String {
-        let key = SigningKey::generate(&mut self.thief);
-        to_text(&self.mint(device, at, &key))
+    /// A token of that kind for a gateway, and when it was made.
+    pub(crate) fn stolen(&mut self, theft: Theft, device: &DeviceId, at: Timestamp) -> (Timestamp, String) {
+        let key = (theft, device.clone());
+        if let Some((made, text)) = self.stolen.get(&key).filter(|(made, _)| at.since(*made) < STOLEN_LIFE) {
+            return (*made, text.clone());
+        }
+        let text = self.steal(theft, device, at);
+        self.stolen.insert(key, (at, text.clone()));
+        (at, text)
     }
 
-    /// An honest token to read, into which its holder wrote the right to write.
-    pub(crate) fn widened(&mut self, device: &DeviceId, at: Timestamp) -> String {
-        let key = self.keys.issuer.key.clone();
+    fn steal(&mut self, theft: Theft, device: &DeviceId, at: Timestamp) -> String {
+        let key = match theft {
+            Theft::Forged => SigningKey::generate(&mut self.thief),
+            Theft::OneResource | Theft::OnlyWrite | Theft::Until | Theft::Widened => self.keys.issuer.key.clone(),
+        };
         let token = self.mint(device, at, &key);
-        let block = BlockBuilder::new()
-            .fact(r#"right("modbus/pump1/speed", "write")"#)
-            .and_then(|block| block.fact(r#"right_prefix("modbus/", "write")"#))
-            .expect(HONEST);
-        let held = Held::from_bytes(&token).and_then(|held| held.append(block, &mut self.thief)).expect(HONEST);
-        to_text(&held.to_bytes().expect(HONEST))
+        let plain = BlockBuilder::new;
+        let block = match theft {
+            Theft::Forged => return to_text(&token),
+            Theft::OneResource => plain().check(format!("check if resource(\"{ONE_RESOURCE}\")").as_str()),
+            Theft::OnlyWrite => plain().check(r#"check if operation("write")"#),
+            Theft::Until => {
+                let end = at + UNTIL;
+                plain().check(format!("check if time($t), $t <= {end} or operation(\"none\")").as_str())
+            }
+            Theft::Widened => plain()
+                .fact(r#"right("modbus/pump1/speed", "write")"#)
+                .and_then(|block| block.fact(r#"right_prefix("modbus/", "write")"#)),
+        };
+        let held = Held::from_bytes(&token).and_then(|held| held.append(block.expect(HONEST), &mut self.thief));
+        to_text(&held.and_then(|held| held.to_bytes()).expect(HONEST))
+    }
+
+    /// How a token of that kind is narrowed that was made then.
+    pub(crate) fn narrowing(theft: Theft, made: Timestamp) -> Option<Narrowing> {
+        match theft {
+            Theft::Forged | Theft::Widened => None,
+            Theft::OneResource => Some(Narrowing::OneResource),
+            Theft::OnlyWrite => Some(Narrowing::OnlyWrite),
+            Theft::Until => Some(Narrowing::Until(made + UNTIL)),
+        }
+    }
+
+    /// Whether the fleet wants a gateway to hold a grant now.
+    pub(crate) fn wants_grant(&self, device: &DeviceId, at: Timestamp) -> bool {
+        self.book.live_grants(device, at).next().is_some()
+    }
+
+    /// The policy in force.
+    pub(crate) fn policy(&self) -> &PolicyDocument {
+        self.book.policy().1
     }
 
     fn mint(&mut self, device: &DeviceId, at: Timestamp, key: &SigningKey) -> Vec<u8> {

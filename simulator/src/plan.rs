@@ -7,7 +7,9 @@
 use rand_core::RngCore;
 use serde::Serialize;
 
-use crate::fault::{Boundary, Direction, Fault, Hostility, Kind, Retained, RevokeWhat, WallAfter, Who};
+use crate::fault::{
+    Boundary, Damage, Direction, Fault, Hostility, Kind, Retained, RevokeWhat, Statement, WallAfter, Who,
+};
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
 
@@ -50,6 +52,15 @@ pub enum Act {
         /// Picks the program and its task.
         pick: u64,
     },
+    /// The broker begins or ceases to keep back a kind of statement.
+    BrokerDelay {
+        /// What.
+        what: Statement,
+        /// How late each comes; none: not at all.
+        late: Option<u64>,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// The broker keeps a backup of what it has retained.
     BrokerBackup {
         /// Names the backup.
@@ -79,12 +90,46 @@ pub enum Act {
         /// What it has when it is there again.
         retained: Retained,
     },
+    /// An oscillator changes its rate.
+    ClockDrift {
+        /// The gateway.
+        device: u32,
+        /// Picks the rate.
+        pick: u64,
+    },
+    /// A wall clock stands still, or goes on.
+    ClockFreeze {
+        /// The gateway.
+        device: u32,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// A wall clock jumps.
     ClockStep {
         /// The gateway.
         device: u32,
         /// By so many milliseconds.
         by: i64,
+    },
+    /// Somebody copies a gateway's state folder.
+    DiskCopy {
+        /// The gateway.
+        device: u32,
+        /// Names the copy.
+        copy: u32,
+    },
+    /// The supply fails, and the disk is not what it was.
+    DiskDamage {
+        /// The gateway.
+        device: u32,
+        /// How long the supply is away.
+        lasts: u64,
+        /// What happens to the disk.
+        damage: Damage,
+        /// The copy that is put back.
+        copy: u32,
+        /// Picks the boundary and what becomes of unsynced writes.
+        pick: u64,
     },
     /// A program finishes a task.
     Finish {
@@ -161,14 +206,37 @@ pub enum Act {
         /// The gateway.
         device: u32,
     },
+    /// Nothing runs on a gateway, or it does again.
+    Suspend {
+        /// The gateway.
+        device: u32,
+        /// Whether it begins.
+        turn: Turn,
+    },
+}
+
+/// Whether something that lasts begins or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Turn {
+    /// It begins.
+    Begins,
+    /// It ends.
+    Ends,
 }
 
 /// Which token a program presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenChoice {
+    /// One whose holder narrowed it further.
+    Attenuated,
     /// One whose end has passed.
     Expired,
+    /// One whose task has ended.
+    Finished,
+    /// A good one, used for what it has no right to.
+    Foreign,
     /// One that somebody else signed.
     Forged,
     /// One that the operator has revoked.
@@ -177,15 +245,28 @@ pub enum TokenChoice {
     Spend,
     /// One of another gateway.
     Stolen,
+    /// A good one, in the hands of another program.
+    Stranger,
     /// One that is good.
     Valid,
     /// One whose holder wrote more rights into it.
     Widened,
 }
 
-/// Tokens that must be refused, each as likely as the other.
-const HOSTILE: [TokenChoice; 5] =
-    [TokenChoice::Expired, TokenChoice::Forged, TokenChoice::Revoked, TokenChoice::Stolen, TokenChoice::Widened];
+/// Tokens that must be refused, or for most that is asked, each as likely as the other.
+const HOSTILE: [TokenChoice; 9] = [
+    TokenChoice::Attenuated,
+    TokenChoice::Expired,
+    TokenChoice::Finished,
+    TokenChoice::Foreign,
+    TokenChoice::Forged,
+    TokenChoice::Revoked,
+    TokenChoice::Stolen,
+    TokenChoice::Stranger,
+    TokenChoice::Widened,
+];
+/// How often a strobing wall clock jumps.
+const STROBE: u64 = 700;
 
 /// How long nothing happens in the end, so that the last records can arrive.
 pub(crate) const LAST_QUIET: u64 = 300_000;
@@ -200,6 +281,7 @@ impl Plan {
         for (fault, number) in scenario.faults.iter().zip(0..) {
             expand(fault, number, scenario, seed, &mut entries);
         }
+        entries.iter_mut().for_each(|entry| entry.at += scenario.start);
         // Stable: acts of one time stay in the order in which they were made.
         entries.sort_by_key(|entry| entry.at);
         Self { entries }
@@ -276,6 +358,10 @@ fn acts(
     let end = |lasts: u64| (at + lasts).min(heal);
     let pick = |device: u32| stream(seed, &format!("fault-{number}/gw-{device}"), &at.to_string()).next_u64();
     match &fault.kind {
+        Kind::BrokerDelay { lasts, what, late } => {
+            push(at, Act::BrokerDelay { what: *what, late: *late, turn: Turn::Begins });
+            push(end(*lasts), Act::BrokerDelay { what: *what, late: *late, turn: Turn::Ends });
+        }
         Kind::BrokerHostile { lasts, how } => {
             push(at, Act::BrokerHostile { how: *how });
             push(end(*lasts), Act::BrokerHostile { how: Hostility::default() });
@@ -288,6 +374,31 @@ fn acts(
         Kind::BrokerRestore { age } => {
             push(at.saturating_sub(*age), Act::BrokerBackup { backup });
             push(at, Act::BrokerRestore { backup });
+        }
+        Kind::ClockDrift => targets.iter().for_each(|d| push(at, Act::ClockDrift { device: *d, pick: pick(*d) })),
+        Kind::ClockFreeze { lasts } => {
+            for device in targets {
+                push(at, Act::ClockFreeze { device: *device, turn: Turn::Begins });
+                push(end(*lasts), Act::ClockFreeze { device: *device, turn: Turn::Ends });
+            }
+        }
+        Kind::ClockStrobe { lasts, by } => {
+            for device in targets {
+                // An even number of jumps: in the end it shows what it did before.
+                for jump in 0..*lasts / STROBE / 2 {
+                    push(at + 2 * jump * STROBE, Act::ClockStep { device: *device, by: *by });
+                    push(at + (2 * jump + 1) * STROBE, Act::ClockStep { device: *device, by: -*by });
+                }
+            }
+        }
+        Kind::Disk { lasts, damage, age } => {
+            for device in targets {
+                let (copy, damage, lasts) = (backup, *damage, *lasts);
+                if damage.puts_back() {
+                    push(at.saturating_sub(*age), Act::DiskCopy { device: *device, copy });
+                }
+                push(at, Act::DiskDamage { device: *device, lasts, damage, copy, pick: pick(*device) });
+            }
         }
         Kind::ClockStep(by) => targets.iter().for_each(|d| push(at, Act::ClockStep { device: *d, by: *by })),
         Kind::LinkHalfOpen => targets.iter().for_each(|d| push(at, Act::LinkHalfOpen { device: *d })),
@@ -317,6 +428,12 @@ fn acts(
         Kind::ServiceStop { lasts } => {
             push(at, Act::ServiceStop);
             push(end(*lasts), Act::ServiceStart);
+        }
+        Kind::Suspend { lasts } => {
+            for device in targets {
+                push(at, Act::Suspend { device: *device, turn: Turn::Begins });
+                push(end(*lasts), Act::Suspend { device: *device, turn: Turn::Ends });
+            }
         }
     }
 }

@@ -4,10 +4,35 @@
 //! Never: prints.
 //! Read next: `check/mod.rs`, where properties are judged.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 8] = ["I1", "I2", "I3", "I4", "I5", "I6", "available", "live"];
+pub const PROPERTIES: [&str; 22] = [
+    "I1",
+    "I2",
+    "I3",
+    "I3.floor",
+    "I3.strict",
+    "I4",
+    "I4.ended",
+    "I4.stale",
+    "I5",
+    "I5.budget",
+    "I6",
+    "I6.child",
+    "I7",
+    "I10",
+    "available",
+    "box.boots",
+    "box.life",
+    "box.offline",
+    "box.uses",
+    "clock",
+    "detected",
+    "live",
+];
 
 /// How a property stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -46,6 +71,19 @@ pub struct Property {
     pub witness: Option<String>,
 }
 
+/// How many good requests of one kind there were, and how many were allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// The time class that they were judged under.
+    pub class: &'static str,
+    /// Whether there had been a round trip in the same boot.
+    pub synced: &'static str,
+    /// How many there were.
+    pub good: u64,
+    /// How many were allowed.
+    pub allowed: u64,
+}
+
 /// What a run found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -63,16 +101,27 @@ pub struct Report {
     pub events: u64,
     /// How many runs: one, or as many as there are boundaries to cut the power at.
     pub runs: u64,
+    /// Decisions that callers saw.
+    pub decisions: u64,
+    /// How often something was allowed that must not be.
+    pub unsound: u64,
+    /// Good requests and how many of them were allowed, by kind.
+    pub shares: Vec<Share>,
+    /// How often each fault had an effect.
+    pub effects: BTreeMap<&'static str, u64>,
+    /// Faults that the scenario declares and that had none: what was not injected was not survived.
+    pub idle: Vec<String>,
     /// The hash over everything that happened.
     pub trace_hash: [u8; 32],
 }
 
 impl Report {
-    /// Fail if any property failed, vacuous if a required one was never tried, else pass.
+    /// Fail if any property failed, vacuous if a required one was never tried or a declared fault never had an effect,
+    /// else pass.
     pub fn verdict(&self) -> Status {
         let failed = self.properties.iter().any(|property| property.status == Status::Fail);
         let tried = |id: &String| self.properties.iter().any(|p| p.id == id && p.status == Status::Pass);
-        match (failed, self.require.iter().all(tried)) {
+        match (failed, self.require.iter().all(tried) && self.idle.is_empty()) {
             (true, _) => Status::Fail,
             (false, true) => Status::Pass,
             (false, false) => Status::Vacuous,
@@ -94,9 +143,34 @@ impl Report {
             "device_hours": self.device_hours(),
             "device_hours_per_s": self.device_hours() / seconds.max(1e-9),
             "events": self.events,
+            "decisions": self.decisions,
+            "unsound": self.unsound,
+            "shares": self.shares,
+            "faults": self.effects,
+            "faults_without_effect": self.idle,
             "runs": self.runs,
             "trace_hash": hardtack::ids::hex(&self.trace_hash),
         })
+    }
+}
+
+/// The report of a run in which nothing happened.
+#[cfg(test)]
+pub(crate) fn empty(scenario: &str, seed: u64) -> Report {
+    Report {
+        scenario: scenario.to_owned(),
+        seed,
+        properties: Vec::new(),
+        require: Vec::new(),
+        device_ms: 0,
+        events: 0,
+        runs: 1,
+        decisions: 0,
+        unsound: 0,
+        shares: Vec::new(),
+        effects: BTreeMap::new(),
+        idle: Vec::new(),
+        trace_hash: [0; 32],
     }
 }
 
@@ -117,15 +191,12 @@ mod tests {
         let property =
             |(id, status): &(&'static str, Status)| Property { id, status: *status, checked: 1, witness: None };
         let report = Report {
-            scenario: "x".into(),
-            seed: 1,
             properties: properties.iter().map(property).collect(),
             require: require.iter().map(|id| (*id).to_owned()).collect(),
-            device_ms: 0,
-            events: 0,
-            runs: 1,
-            trace_hash: [0; 32],
+            ..empty("x", 1)
         };
         assert_eq!(report.verdict(), expected);
+        let idle = Report { idle: vec!["suspend".into()], ..report };
+        assert_eq!(idle.verdict(), if expected == Status::Fail { Status::Fail } else { Status::Vacuous });
     }
 }

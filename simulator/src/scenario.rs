@@ -5,6 +5,7 @@
 //! Read next: `plan.rs`.
 
 use hardtack::profile::{shipped, Kind, Overlay, Profile};
+use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
 
 use crate::fault::{Fault, FaultText};
@@ -36,7 +37,7 @@ pub enum ScenarioError {
 }
 
 /// A length of time in milliseconds, written `"1d12h"`, `"90s"` or `"250ms"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Span(pub u64);
 
@@ -77,6 +78,8 @@ pub struct Scenario {
     pub name: String,
     /// The seed that a run uses where nobody names another.
     pub seed: u64,
+    /// How long after 2026-03-01 it begins, in milliseconds.
+    pub start: u64,
     /// How long the world is watched, in milliseconds.
     pub duration: u64,
     /// When faults stop for good: from here on liveness is owed.
@@ -89,6 +92,8 @@ pub struct Scenario {
     pub profile: Profile,
     /// The fallback grants.
     pub grant: GrantPlan,
+    /// What the fleet's policy says beside the built-in one.
+    pub policy: PolicyPlan,
     /// What programs on the gateways do.
     pub workload: WorkloadPlan,
     /// What goes wrong.
@@ -104,6 +109,8 @@ struct ScenarioText {
     #[serde(rename = "about")]
     _about: String,
     seed: u64,
+    #[serde(default)]
+    start: Span,
     duration: Span,
     heal: Span,
     require: Vec<String>,
@@ -111,6 +118,8 @@ struct ScenarioText {
     fleet: FleetPlan,
     #[serde(default)]
     grant: GrantPlan,
+    #[serde(default)]
+    policy: PolicyPlan,
     #[serde(default)]
     workload: WorkloadPlan,
     #[serde(default)]
@@ -196,6 +205,16 @@ impl Default for GrantPlan {
     }
 }
 
+/// What the fleet's policy says beside the built-in one.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyPlan {
+    /// Which requests are judged up to which clock; the first that matches counts, `bounded` where none does.
+    pub time_rules: Vec<TimeRule>,
+    /// Classes of risk, lowest first, in place of the built-in ones.
+    pub risks: Vec<RiskLevel>,
+}
+
 /// What programs on each gateway do.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -258,6 +277,7 @@ impl Scenario {
         let scenario = Self {
             name: text.name,
             seed: text.seed,
+            start: text.start.0,
             duration: text.duration.0,
             heal: text.heal.0,
             require: text.require,
@@ -265,6 +285,7 @@ impl Scenario {
             profile: text.fleet.profile().map_err(ScenarioError::Value)?,
             fleet: text.fleet,
             grant: text.grant,
+            policy: text.policy,
             workload: text.workload,
         };
         scenario.check().map_err(ScenarioError::Value)?;
@@ -302,9 +323,11 @@ impl Scenario {
         if self.workload.risks.is_empty() || self.workload.hostile_percent + self.workload.spend_percent > 100 {
             return Err("`workload.risks` needs one class, and the percentages must leave room in 100".into());
         }
-        let last = self.faults.iter().map(|fault| fault.when.until.max(fault.when.at)).max();
-        if last.is_some_and(|last| last >= self.heal) {
-            return Err("a fault begins after `heal`: end it with `until`, or heal later".into());
+        if let Some(late) = self.faults.iter().find(|fault| fault.over() > self.heal) {
+            let name = late.kind.name();
+            return Err(format!(
+                "{name} can go on after `heal`: `until`, `jitter` and `for` together must end by then"
+            ));
         }
         Ok(())
     }
@@ -359,6 +382,10 @@ mod tests {
         check_refused("[[fault]]\ndo = \"moon.fall\"\nat = \"5m\"", "moon.fall");
         check_refused("[[fault]]\ndo = \"clock.step\"\nat = \"5m\"\nby = \"-1h\"\ndir = \"up\"", "dir");
         check_refused("[[fault]]\ndo = \"broker.restart\"\nat = \"90m\"\nfor = \"1m\"", "heal");
+        check_refused("[[fault]]\ndo = \"link.down\"\nat = \"50m\"\njitter = \"9m\"\nfor = \"2m\"", "heal");
+        check_refused("[[fault]]\ndo = \"anchor.copied_back\"\nat = \"5m\"\nfor = \"2m\"", "`age`");
+        check_refused("[[fault]]\ndo = \"anchor.torn\"\nat = \"5m\"\nfor = \"2m\"\nage = \"1m\"", "`age`");
+        check_refused("[[fault]]\ndo = \"broker.withhold\"\nat = \"5m\"\nfor = \"2m\"\nwhat = \"wine\"", "`what`");
         check_refused("[[fault]]\ndo = \"reboot\"\nat = \"5m\"\nfor = \"1m\"\nwho = \"7\"", "7");
     }
 

@@ -4,34 +4,54 @@
 //! Never: knows more than a program could, the kind of token that it presents excepted.
 //! Read next: `model.rs`, where credentials are kept, and `check/`.
 
+use std::collections::BTreeMap;
+
 use hardtack::agent::request::{
-    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Problem, Reply, Request, RequestId, Socket,
+    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, Reply, Request, RequestId, Socket,
     TaskReply, Verdict,
 };
 use hardtack::agent::Input;
 use hardtack::ids::TaskId;
+use hardtack::profile::Hint;
+use hardtack::time::Timestamp;
+use hardtack::wire::biscuit::{self, Block, Check, TimeBound, Token};
 use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held};
 
-use crate::check::audit::AuditCheck;
-use crate::check::authority::{Moment, Presented};
+use crate::check::audit::{AuditCheck, Told};
+use crate::check::authority::{Moment, Narrowing, Presented, ONE_RESOURCE};
+use crate::check::Id;
 use crate::clocks::date;
+use crate::device::Probe;
 use crate::event::Event;
 use crate::model::Credential;
+use crate::operator::{Operator, Theft};
 use crate::plan::TokenChoice;
-use crate::world::World;
+use crate::world::{Checks, Happening, World};
 
 /// Longest token that a program keeps.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// Each credential is presented once more so long past the most that it can be honoured, in milliseconds.
+const PROBES: [u64; 3] = [1000, 30_000, 60_000];
+/// The longest that an answer may take.
+const ANSWER_MAX: u64 = 120_000;
 
 /// What a program asked and will be answered.
 #[derive(Debug, Clone)]
 pub(crate) enum Asked {
-    Begin { uid: u32, at: u64, life: u64, uses: u64 },
+    Begin { uid: u32, life: u64, uses: u64 },
     Decision(Presented),
     Finish { credential: usize },
     Status,
     LastStatus,
+}
+
+/// A caller who waits for an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    device: u32,
+    since: u64,
+    asked: Asked,
 }
 
 /// A kind of program: its user, its task's class, what it may write. Every program may read below `modbus/`.
@@ -64,13 +84,13 @@ impl World<'_> {
     fn ask(&mut self, device: u32, uid: u32, socket: Socket, request: Request, asked: Asked) {
         self.next_request += 1;
         let id = RequestId(self.next_request);
-        self.asked.insert(id.0, (device, asked));
+        self.asked.insert(id.0, Waiting { device, since: self.now, asked });
         let evidence = Evidence { socket, ..evidence(uid) };
         self.give(device, Input::Request { id, evidence, request });
     }
 
     fn is_running(&self, device: u32) -> bool {
-        self.devices[device as usize].process.is_some()
+        self.devices[device as usize].is_awake()
     }
 
     pub(crate) fn begin_task(&mut self, device: u32, pick: u64) {
@@ -80,7 +100,7 @@ impl World<'_> {
         let plan = &self.scenario.workload;
         let program = &PROGRAMS[(pick % PROGRAMS.len() as u64) as usize];
         let life = plan.task_ttl.0.min(self.scenario.grant.task_ttl_max.0);
-        let asked = Asked::Begin { uid: program.uid, at: self.now, life, uses: plan.task_uses };
+        let asked = Asked::Begin { uid: program.uid, life, uses: plan.task_uses };
         let begin = BeginTask {
             task: program.class.parse().expect("the class is a valid name"),
             rights: rights(program).to_vec(),
@@ -96,8 +116,8 @@ impl World<'_> {
         if !self.is_running(device) {
             return;
         }
-        let powered = self.devices[device as usize].powered(self.now);
-        let Some(number) = self.model.pick(TokenChoice::Valid, device, self.now, powered, pick) else { return };
+        let moment = self.moment(device);
+        let Some(number) = self.model.pick(TokenChoice::Valid, &moment, pick) else { return };
         let now = self.now;
         let credential = self.model.get_mut(number);
         credential.finish_asked = Some(now);
@@ -120,33 +140,70 @@ impl World<'_> {
         }
     }
 
+    /// What the oracle knows of a gateway now.
+    pub(crate) fn moment(&self, device: u32) -> Moment {
+        let of = &self.devices[device as usize];
+        let powered = of.powered(self.now);
+        let wall = match of.profile().time.hint {
+            Hint::Ignore => None,
+            Hint::Tighten => of.clocks.read(self.now).and_then(|(_, now)| now.wall),
+        };
+        let know = self.checks.clock.knowledge(device, powered);
+        Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall }
+    }
+
     pub(crate) fn ask_for_decision(&mut self, device: u32, choice: TokenChoice, risk: String, pick: u64) {
         if !self.is_running(device) {
             return;
         }
-        let powered = self.devices[device as usize].powered(self.now);
-        let picked = self.model.pick(choice, device, self.now, powered, pick);
-        let name = self.devices[device as usize].name.clone();
-        let (uid, token) = match (choice, picked) {
-            (TokenChoice::Forged, _) => (PROGRAMS[0].uid, self.operator.forged(&name, date(self.now))),
-            (TokenChoice::Widened, _) => (PROGRAMS[0].uid, self.operator.widened(&name, date(self.now))),
-            (_, Some(number)) => {
-                let credential = self.model.get(number);
-                (credential.uid, credential.text.clone())
+        let theft = match choice {
+            TokenChoice::Attenuated => match pick % 3 {
+                0 => Theft::OneResource,
+                1 => Theft::OnlyWrite,
+                _ => Theft::Until,
+            },
+            TokenChoice::Forged => Theft::Forged,
+            TokenChoice::Widened => Theft::Widened,
+            TokenChoice::Expired
+            | TokenChoice::Finished
+            | TokenChoice::Foreign
+            | TokenChoice::Revoked
+            | TokenChoice::Spend
+            | TokenChoice::Stolen
+            | TokenChoice::Stranger
+            | TokenChoice::Valid => {
+                let picked = self.model.pick(choice, &self.moment(device), pick);
+                picked.into_iter().for_each(|number| self.present(device, number, choice, risk.clone(), pick));
+                return;
             }
-            (_, None) => return,
         };
-        let program = PROGRAMS.iter().find(|program| program.uid == uid).unwrap_or(&PROGRAMS[0]);
-        // A widened token is used for the right that its holder wrote into it.
-        let write = choice == TokenChoice::Widened || pick % 3 == 0;
-        let (operation, resource) = if write { ("write", program.writes) } else { ("read", "modbus/meter3/value") };
-        let presented = Presented {
-            choice,
-            credential: picked,
-            risk: risk.clone(),
-            operation: operation.into(),
-            resource: resource.into(),
+        let name = self.devices[device as usize].name.clone();
+        let (made, token) = self.operator.stolen(theft, &name, date(self.now));
+        let narrowing = Operator::narrowing(theft, made);
+        let write = choice == TokenChoice::Widened || pick % 5 == 0;
+        let resource = if pick % 2 == 0 { ONE_RESOURCE } else { "modbus/meter4/value" };
+        let what = if write { ("write", PROGRAMS[0].writes) } else { ("read", resource) };
+        self.decide(device, (PROGRAMS[0].uid, token), what, Using { choice, credential: None, narrowing, risk });
+    }
+
+    /// A credential is presented, by its program or by another, for what it has a right to or for something else.
+    fn present(&mut self, device: u32, number: usize, choice: TokenChoice, risk: String, pick: u64) {
+        let credential = self.model.get(number);
+        let own = PROGRAMS.iter().position(|program| program.uid == credential.uid).unwrap_or(0);
+        let other = &PROGRAMS[(own + 1) % PROGRAMS.len()];
+        let uid = if choice == TokenChoice::Stranger { other.uid } else { credential.uid };
+        let what = match (choice, pick % 3) {
+            (TokenChoice::Foreign, 0) => ("erase", ONE_RESOURCE),
+            (TokenChoice::Foreign, _) => ("write", other.writes),
+            (_, 0) => ("write", PROGRAMS[own].writes),
+            (_, _) => ("read", ONE_RESOURCE),
         };
+        let token = credential.text.clone();
+        self.decide(device, (uid, token), what, Using { choice, credential: Some(number), narrowing: None, risk });
+    }
+
+    fn decide(&mut self, device: u32, (uid, token): (u32, String), (operation, resource): (&str, &str), using: Using) {
+        let Using { choice, credential, narrowing, risk } = using;
         let ask = Authorize {
             token,
             operation: operation.into(),
@@ -156,16 +213,98 @@ impl World<'_> {
             task: None,
             step: None,
         };
+        let presented = Presented {
+            choice,
+            credential,
+            narrowing,
+            risk,
+            class: self.operator.policy().time_class_of(operation, resource),
+            operation: operation.into(),
+            resource: resource.into(),
+        };
         self.ask(device, uid, Socket::Agent, Request::Authorize(ask), Asked::Decision(presented));
+    }
+
+    /// Right after a start: something good, and what must not have come back to life.
+    pub(crate) fn probe_start(&mut self, device: u32) {
+        let moment = self.moment(device);
+        let risk = self.scenario.workload.risks[0].clone();
+        for (choice, count) in
+            [(TokenChoice::Valid, 1), (TokenChoice::Expired, 2), (TokenChoice::Finished, 1), (TokenChoice::Revoked, 1)]
+        {
+            for number in self.model.newest(choice, &moment, count) {
+                // An odd pick reads.
+                self.present(device, number, choice, risk.clone(), 1);
+            }
+        }
+        let waiting = std::mem::take(&mut self.devices[device as usize].probes);
+        waiting.into_iter().for_each(|probe| self.schedule(self.now + 1, Happening::Probe { device, probe }));
+    }
+
+    /// Right after a wall clock moved: what has expired must not come back to life.
+    pub(crate) fn probe_expired(&mut self, device: u32) {
+        if self.is_running(device) {
+            let moment = self.moment(device);
+            let risk = self.scenario.workload.risks[0].clone();
+            for number in self.model.newest(TokenChoice::Expired, &moment, 2) {
+                self.present(device, number, TokenChoice::Expired, risk.clone(), 1);
+            }
+        }
+    }
+
+    /// A credential past its end, as soon as an agent runs and so much powered-on time has passed.
+    pub(crate) fn probe(&mut self, device: u32, probe: Probe) {
+        if !self.is_running(device) {
+            self.devices[device as usize].probes.push(probe);
+            return;
+        }
+        let powered = self.devices[device as usize].powered(self.now);
+        if powered < probe.powered {
+            self.schedule(self.now + (probe.powered - powered), Happening::Probe { device, probe });
+            return;
+        }
+        let risk = self.scenario.workload.risks[0].clone();
+        let (token, uid) = (self.model.get(probe.credential).text.clone(), self.model.get(probe.credential).uid);
+        let own = PROGRAMS.iter().find(|program| program.uid == uid).unwrap_or(&PROGRAMS[0]);
+        let using =
+            |risk| Using { choice: TokenChoice::Expired, credential: Some(probe.credential), narrowing: None, risk };
+        self.decide(device, (uid, token.clone()), ("read", ONE_RESOURCE), using(risk.clone()));
+        self.decide(device, (uid, token), ("write", own.writes), using(risk));
+    }
+
+    /// The process is gone: whoever waited hears nothing, and what was charged for it nobody knows.
+    pub(crate) fn nobody_answers(&mut self, device: u32) {
+        let (gone, rest) =
+            std::mem::take(&mut self.asked).into_iter().partition(|(_, waiting)| waiting.device == device);
+        self.asked = rest;
+        let gone: BTreeMap<u64, Waiting> = gone;
+        for waiting in gone.into_values() {
+            match waiting.asked {
+                Asked::Decision(Presented { credential: Some(number), .. }) => {
+                    let credential = self.model.get_mut(number);
+                    credential.unheard += 1;
+                    self.checks.authority.unheard(credential);
+                }
+                Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::LastStatus | Asked::Status => {
+                }
+            }
+        }
+    }
+
+    /// In the end: nobody waits for longer than an answer can take.
+    pub(crate) fn judge_waiting(&mut self) {
+        let (tally, end) = (&mut self.checks.tally, self.now);
+        for waiting in self.asked.values().filter(|waiting| waiting.since + ANSWER_MAX < end) {
+            let how = format!("{} never answered {:?}", self.devices[waiting.device as usize].name, waiting.asked);
+            tally.broken(Id::Live, waiting.since, how);
+        }
     }
 
     /// A reply left the agent.
     pub(crate) fn replied(&mut self, device: u32, id: RequestId, reply: Reply) {
-        let Some((_, asked)) = self.asked.remove(&id.0) else { return };
+        let Some(Waiting { asked, .. }) = self.asked.remove(&id.0) else { return };
         match (asked, reply) {
-            (Asked::Begin { uid, at, life, uses }, Reply::Task(reply)) => {
-                self.task_begun(device, (uid, at, life, uses), reply);
-            }
+            (Asked::Begin { uid, life, uses }, Reply::Task(reply)) => self.task_begun(device, (uid, life, uses), reply),
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
             (Asked::Finish { credential }, Reply::Finished(reply)) => self.task_finished(device, credential, &reply),
             (Asked::Status, Reply::Status(status)) => {
@@ -195,12 +334,18 @@ impl World<'_> {
         }
     }
 
-    fn task_begun(&mut self, device: u32, (uid, asked, life, uses): (u32, u64, u64, u64), reply: TaskReply) {
-        self.told_of_task(device, &reply.task_id);
-        let held = from_text(&reply.token, TOKEN_BYTES_MAX).and_then(|bytes| Held::from_bytes(&bytes));
-        let chain = held.map(|held| held.chain()).unwrap_or_default();
+    fn task_begun(&mut self, device: u32, (uid, life, uses): (u32, u64, u64), reply: TaskReply) {
+        self.told_of_task(device, &reply.task_id, Told::Begun);
+        let bytes = from_text(&reply.token, TOKEN_BYTES_MAX).unwrap_or_default();
+        let chain = Held::from_bytes(&bytes).map(|held| held.chain()).unwrap_or_default();
+        let limits = &self.devices[device as usize].profile().verify;
+        let token = biscuit::decode(&bytes, limits).ok();
+        let ends = token.as_ref().map(ends_of).unwrap_or_default();
         self.tell(&Event::Replied { device, what: format!("task {} {:?}", reply.task_id, reply.origin) });
-        self.model.hand_out(Credential {
+        self.check_box_of_task(device, life, token.as_ref(), &reply);
+        let powered = self.devices[device as usize].powered(self.now);
+        let know = self.checks.clock.knowledge(device, powered);
+        let number = self.model.hand_out(Credential {
             device,
             uid,
             text: reply.token,
@@ -208,40 +353,61 @@ impl World<'_> {
             grant: reply.grant_id,
             chain,
             origin: reply.origin,
-            asked,
-            begun_powered: self.devices[device as usize].powered(self.now),
+            ends,
+            begun_powered: powered,
+            begun_down: know.down,
             life,
             uses: reply.uses.map_or(uses, |given| given.min(uses)),
             allows: 0,
+            unheard: 0,
             finish_asked: None,
             finished: None,
             revoked: None,
         });
+        let limit = self.model.get(number).limit();
+        for past in PROBES {
+            let probe = Probe { credential: number, powered: powered + limit + past };
+            self.schedule(self.now + limit + past, Happening::Probe { device, probe });
+        }
+    }
+
+    /// A task that was narrowed from a grant ends within the grant's longest life of a task, and not after the grant.
+    fn check_box_of_task(&mut self, device: u32, life: u64, token: Option<&Token>, reply: &TaskReply) {
+        if reply.origin != Origin::Fallback {
+            return;
+        }
+        let name = &self.devices[device as usize].name;
+        let grant_ends = token.and_then(|token| token.blocks.first()).map(|block| ends_of_blocks([block].into_iter()));
+        let too_long = reply.expires_in_s > life / 1000;
+        let past_grant = grant_ends.is_none_or(|grant| token.is_none_or(|token| ends_of(token) > grant));
+        let broken = (too_long || past_grant).then(|| {
+            format!("{name} narrowed task {} to {} s, past what its grant says", reply.task_id, reply.expires_in_s)
+        });
+        self.checks.tally.tried(Id::BoxLife, self.now, broken);
     }
 
     fn task_finished(&mut self, device: u32, credential: usize, reply: &FinishedReply) {
-        self.told_of_task(device, &reply.task_id);
+        self.told_of_task(device, &reply.task_id, Told::Finished);
         if reply.finished {
             self.model.get_mut(credential).finished = Some(self.now);
         }
         self.tell(&Event::Replied { device, what: format!("finished {}", reply.task_id) });
     }
 
-    fn told_of_task(&mut self, device: u32, task: &TaskId) {
+    fn told_of_task(&mut self, device: u32, task: &TaskId, told: Told) {
         let device = &self.devices[device as usize];
-        AuditCheck::told_of_task(&mut self.checks.tally, self.now, &device.name, task, device.disk.durable());
+        AuditCheck::told_of_task(&mut self.checks.tally, self.now, &device.name, (task, told), device.disk.durable());
     }
 
     fn decided(&mut self, number: u32, presented: &Presented, reply: &DecisionReply) {
-        let (now, quiet) = (self.now, self.quiet());
+        let moment = self.moment(number);
         let device = &self.devices[number as usize];
         let checks = &mut self.checks;
         let asked = (presented.operation.as_str(), presented.resource.as_str());
         let who = (number, &device.name);
-        checks.audit.decided(&mut checks.tally, now, who, reply, asked, device.disk.durable());
-        let moment = Moment { at: now, powered: device.powered(now), device: number, quiet };
+        checks.audit.decided(&mut checks.tally, moment.at, who, reply, asked, device.disk.durable());
         let credential = presented.credential.map(|credential| self.model.get(credential));
-        checks.authority.decided(&mut checks.tally, moment, &device.name, presented, credential, reply);
+        checks.authority.decided(&mut checks.tally, &moment, &device.name, presented, credential, reply);
         let allow = reply.decision == Verdict::Allow;
         if let Some(credential) = presented.credential.filter(|_| allow) {
             self.model.get_mut(credential).allows += 1;
@@ -251,9 +417,46 @@ impl World<'_> {
     }
 
     fn refused(&mut self, device: u32, asked: &Asked, problem: &Problem) {
-        if let Asked::Finish { credential } = asked {
-            self.model.get_mut(*credential).finish_asked.get_or_insert(self.now);
+        match asked {
+            Asked::Finish { credential } => {
+                self.model.get_mut(*credential).finish_asked.get_or_insert(self.now);
+            }
+            Asked::Decision(presented) => {
+                let moment = self.moment(device);
+                let name = &self.devices[device as usize].name;
+                let Checks { tally, authority, .. } = &mut self.checks;
+                if let Some(credential) = presented.credential.map(|number| self.model.get(number)) {
+                    authority.refused(tally, &moment, name, presented, (credential, problem.code.name()));
+                }
+            }
+            Asked::Begin { .. } | Asked::LastStatus | Asked::Status => {}
         }
         self.tell(&Event::Replied { device, what: problem.code.name().to_owned() });
     }
+}
+
+/// What a decision is asked with.
+struct Using {
+    choice: TokenChoice,
+    credential: Option<usize>,
+    narrowing: Option<Narrowing>,
+    risk: String,
+}
+
+/// The date from which on a token is refused.
+fn ends_of(token: &Token) -> Timestamp {
+    ends_of_blocks(token.blocks.iter())
+}
+
+fn ends_of_blocks<'a>(blocks: impl Iterator<Item = &'a Block>) -> Timestamp {
+    let checks = blocks.flat_map(|block| &block.checks);
+    let bounds = checks.filter_map(|check| match check {
+        Check::Time(alternatives) => alternatives.first().filter(|_| alternatives.len() == 1),
+        Check::Other(_) => None,
+    });
+    let until = bounds.flatten().filter_map(|bound| match bound {
+        TimeBound::At(secs) | TimeBound::Until(secs) => Some(Timestamp::from_secs(*secs)),
+        TimeBound::From(_) => None,
+    });
+    until.min().unwrap_or(Timestamp::MAX)
 }

@@ -8,15 +8,15 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use hardtack::ids::FleetId;
-use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::policy::TimeClass;
 
 use crate::broker::{Broker, Delivery};
 use crate::check::audit::AuditCheck;
-use crate::check::authority::{AuthorityCheck, Bounds, Quiet};
+use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
+use crate::check::clock::{ClockCheck, Synced};
 use crate::check::monotone::MonotoneCheck;
 use crate::check::{live, Id, Tally};
-use crate::clocks::START;
-use crate::device::Device;
+use crate::device::{Device, Probe, Restored};
 use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
 use crate::fault::WallAfter;
@@ -26,7 +26,7 @@ use crate::operator::Operator;
 use crate::plan::{Plan, LAST_QUIET};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
-use crate::workload::Asked;
+use crate::workload::Waiting;
 
 /// More events than this at one moment, and something goes round in circles.
 const STORM: u64 = 200_000;
@@ -53,6 +53,8 @@ pub(crate) enum Happening {
     KeepAlive { conn: ConnId, end: End, mark: u64 },
     /// The operator's newest list is what gateways must hold in the end.
     NoteNewest,
+    /// A credential is tried past its end.
+    Probe { device: u32, probe: Probe },
     /// The kernel starts.
     PowerOn { device: u32, wall: WallAfter },
     /// The service tries to connect.
@@ -95,6 +97,7 @@ pub(crate) struct Checks {
     pub(crate) tally: Tally,
     pub(crate) audit: AuditCheck,
     pub(crate) authority: AuthorityCheck,
+    pub(crate) clock: ClockCheck,
     pub(crate) monotone: MonotoneCheck,
 }
 
@@ -113,11 +116,13 @@ pub(crate) struct World<'a> {
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
     /// Requests that wait for a reply.
-    pub(crate) asked: BTreeMap<u64, (u32, Asked)>,
+    pub(crate) asked: BTreeMap<u64, Waiting>,
     pub(crate) next_request: u64,
     /// Faults that last now, and when the last one began or ended.
     pub(crate) faults_at_work: u32,
     pub(crate) last_fault: u64,
+    /// How often each fault had an effect.
+    pub(crate) effects: BTreeMap<&'static str, u64>,
     /// The window in which each boundary is tried, if the plan has one.
     pub(crate) window: Option<Window>,
     /// Where to cut the power, in a run that tries one boundary of many.
@@ -135,22 +140,28 @@ pub(crate) struct Outcome {
     pub(crate) events: u64,
     pub(crate) hash: [u8; 32],
     pub(crate) boundaries: Boundaries,
+    /// How often each fault had an effect.
+    pub(crate) effects: BTreeMap<&'static str, u64>,
+    pub(crate) shares: BTreeMap<(TimeClass, Synced), Share>,
+    /// Decisions that callers saw.
+    pub(crate) decisions: u64,
 }
 
 impl<'a> World<'a> {
     pub(crate) fn new(scenario: &'a Scenario, plan: &'a Plan, seed: u64, trace: Trace, cut: Option<NthCut>) -> Self {
         let count = scenario.fleet.devices;
         let devices: Vec<Device> = (0..count).map(|number| Device::new(scenario, seed, number)).collect();
-        let risks = PolicyDocument::built_in(START).risks;
+        let operator = Operator::found(scenario, seed);
+        let levels = operator.policy().risks.iter();
         let bounds = Bounds {
-            staleness: risks
-                .into_iter()
+            staleness: levels
                 .filter_map(|level| level.staleness_max_ms.map(|bound| (level.class.as_str().to_owned(), bound.0)))
                 .collect(),
             offline_max: scenario.grant.offline_max.0,
             boots_max: scenario.grant.boots_max,
+            uses_max: scenario.grant.uses_max,
+            lease: scenario.profile.time.lease().0,
         };
-        let operator = Operator::found(scenario, seed);
         Self {
             fleet: operator.fleet().clone(),
             network: Network::new(seed, count, scenario.fleet.latency_ms),
@@ -160,18 +171,20 @@ impl<'a> World<'a> {
                 tally: Tally::default(),
                 audit: AuditCheck::default(),
                 authority: AuthorityCheck::new(count, bounds),
+                clock: ClockCheck::new(count, scenario.profile.time.clone(), scenario.start),
                 monotone: MonotoneCheck::new(count),
             },
             asked: BTreeMap::new(),
             next_request: 0,
             faults_at_work: 0,
-            last_fault: 0,
+            last_fault: scenario.start,
+            effects: BTreeMap::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
             newest_owed: 0,
             queue: BinaryHeap::new(),
             order: 0,
-            now: 0,
+            now: scenario.start,
             scenario,
             plan,
             seed,
@@ -187,9 +200,9 @@ impl<'a> World<'a> {
         self.enrol_all();
         let acts: Vec<u64> = self.plan.entries.iter().map(|entry| entry.at).collect();
         acts.into_iter().enumerate().for_each(|(number, at)| self.schedule(at, Happening::Act(number)));
-        self.schedule(1, Happening::ServiceConnect);
-        self.schedule(1000, Happening::ServiceTick);
-        let end = self.scenario.duration;
+        self.schedule(self.scenario.start + 1, Happening::ServiceConnect);
+        self.schedule(self.scenario.start + 1000, Happening::ServiceTick);
+        let end = self.scenario.start + self.scenario.duration;
         self.schedule(end - LAST_QUIET, Happening::NoteNewest);
         self.schedule(end - LAST_STATUS, Happening::LastStatus);
         let (mut moment, mut events) = (0, 0u64);
@@ -220,6 +233,7 @@ impl<'a> World<'a> {
             Happening::KeepAlive { conn, end, mark } => self.keep_alive_ran_out(conn, end, mark),
             Happening::NoteNewest => self.newest_owed = self.operator.newest_seq(),
             Happening::PowerOn { device, wall } => self.power_on(device, wall),
+            Happening::Probe { device, probe } => self.probe(device, probe),
             Happening::ServiceConnect => self.service_connects(),
             Happening::ServiceHears { topic, payload } => self.service_hears(&topic, &payload),
             Happening::ServiceTick => self.service_ticks(),
@@ -238,6 +252,11 @@ impl<'a> World<'a> {
         self.trace.push(self.now, event);
     }
 
+    /// A fault had an effect.
+    pub(crate) fn took_effect(&mut self, fault: &'static str) {
+        *self.effects.entry(fault).or_default() += 1;
+    }
+
     /// A fault is at work now.
     pub(crate) fn disturbed(&mut self) {
         self.last_fault = self.now;
@@ -254,9 +273,14 @@ impl<'a> World<'a> {
 
     fn finish(mut self) -> Outcome {
         let at = self.now;
+        self.judge_waiting();
         let tally = &mut self.checks.tally;
         for device in &self.devices {
-            live::last_word(tally, at, &device.name, self.newest_owed, device.last_status.as_ref());
+            let status = device.last_status.as_ref();
+            match device.restored {
+                Restored::No => live::last_word(tally, at, &device.name, self.newest_owed, status),
+                Restored::Yes => live::detected(tally, at, &device.name, status),
+            }
         }
         let keys: Vec<_> =
             self.devices.iter().map(|device| (device.name.clone(), device.keys().public().audit)).collect();
@@ -264,11 +288,15 @@ impl<'a> World<'a> {
         for fork in self.operator.forks() {
             tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));
         }
-        if self.checks.audit.seen() == 0 {
+        let decisions = self.checks.audit.seen() as u64;
+        if decisions == 0 {
             tally.tried(Id::Live, at, Some("no program got a single decision".into()));
         }
         self.checks.authority.finish(tally, at);
+        let shares = self.checks.authority.shares().clone();
         let (events, hash) = self.trace.finish();
-        Outcome { tally: self.checks.tally, events, hash, boundaries: self.boundaries }
+        self.effects.extend(self.broker.done());
+        let Self { effects, boundaries, .. } = self;
+        Outcome { tally: self.checks.tally, events, hash, boundaries, effects, shares, decisions }
     }
 }

@@ -49,6 +49,9 @@ impl Judge<'_> {
             max_time: Duration::from_millis(limits.run_ms_max),
         });
         builder = builder.fact(fact("time", Term::Date(point)))?;
+        if crate::mutant::active(crate::mutant::Mutant::TwoTimeFacts) {
+            builder = builder.fact(fact("time", Term::Date(self.clock.floor().secs_floor())))?;
+        }
         for fact in facts {
             builder = builder.fact(fact.clone())?;
         }

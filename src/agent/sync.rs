@@ -7,7 +7,6 @@
 
 use rand_core::RngCore;
 
-use super::audit::Trail;
 use super::clock::Role;
 use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, StateFile};
 use super::policy::Policy;
@@ -514,6 +513,9 @@ impl Agent {
         effects: &mut Effects,
     ) {
         let Some(upload) = upload else {
+            if crate::mutant::active(crate::mutant::Mutant::ReleaseOnPuback) {
+                return self.trail.release_unacknowledged(era, segment, &mut effects.batch);
+            }
             let refused = Refused::Malformed("a segment that the store no longer has");
             self.trail.lost(era, segment);
             let name = format!("era {era} segment {segment}");
@@ -525,9 +527,6 @@ impl Agent {
         }
         self.publish(Topic::UpAudit(self.device.clone()), upload.to_bytes(), effects);
         effects.outgoing.logs.push(LogEvent::AuditSent { era: era.number, segment });
-        if crate::mutant::active(crate::mutant::Mutant::ReleaseOnPuback) {
-            Trail::release_unacknowledged(&mut self.trail, era, segment, &mut effects.batch);
-        }
     }
 
     pub(super) fn publish_state(&mut self, effects: &mut Effects) {

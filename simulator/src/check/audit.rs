@@ -4,12 +4,12 @@
 //! Never: believes the collector: the chain is verified here once more, from the uploads' own bytes.
 //! Read next: `hardtack::wire::audit`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::ids::{DeviceId, EraId, FleetId, Hash, TaskId};
-use hardtack::wire::audit::{genesis, Event, Gap, Record, Upload};
+use hardtack::wire::audit::{genesis, Event, Gap, Record, TaskStep, Upload};
 use hardtack::wire::bundle::PublicKey;
 
 use super::{Id, Tally};
@@ -37,6 +37,25 @@ pub(crate) struct Collected {
 #[derive(Debug, Default)]
 pub(crate) struct AuditCheck {
     observed: BTreeMap<(u32, u64, u64), Observed>,
+    /// Gateways whose disks a fault damaged.
+    damaged: BTreeSet<u32>,
+}
+
+/// What a program is told of its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    Begun,
+    Finished,
+}
+
+impl Told {
+    fn recorded_as(self, step: TaskStep) -> bool {
+        match step {
+            TaskStep::BegunFallback | TaskStep::BegunIssued | TaskStep::Renewed => self == Self::Begun,
+            TaskStep::Ended | TaskStep::Finished => self == Self::Finished,
+            TaskStep::Refused => false,
+        }
+    }
 }
 
 impl AuditCheck {
@@ -73,11 +92,17 @@ impl AuditCheck {
         }
     }
 
-    /// A task's credential or end is about to reach its program: the record of it must be durable.
-    pub(crate) fn told_of_task(tally: &mut Tally, at: u64, name: &DeviceId, task: &TaskId, durable: &Medium) {
+    /// A task's credential or end is about to reach its program: the record of just that must be durable.
+    pub(crate) fn told_of_task(
+        tally: &mut Tally,
+        at: u64,
+        name: &DeviceId,
+        (task, told): (&TaskId, Told),
+        durable: &Medium,
+    ) {
         let about = |entry: &Entry| match entry {
             Entry::Record(stored) => Record::from_bytes(&stored.bytes).is_ok_and(|record| match record.event {
-                Event::Task(event) => event.task.as_ref() == Some(task),
+                Event::Task(event) => event.task.as_ref() == Some(task) && told.recorded_as(event.step),
                 Event::Decision(_)
                 | Event::Gap(_)
                 | Event::Grant(_)
@@ -88,9 +113,15 @@ impl AuditCheck {
             }),
             Entry::Segment(_) => false,
         };
-        let found = durable.eras.values().flat_map(|log| log.iter().rev()).any(about);
-        let broken = (!found).then(|| format!("{name} told of task {task} before a record of it was durable"));
+        // The newest era is written to, and what was told just now is near its end.
+        let found = durable.eras.values().rev().flat_map(|log| log.iter().rev()).any(about);
+        let broken = (!found).then(|| format!("{name} told of task {task} before the record of it was durable"));
         tally.tried(Id::AuditedFirst, at, broken);
+    }
+
+    /// A gateway's disk was damaged by a fault that the proofs do not cover: from here on gaps are what is owed.
+    pub(crate) fn damaged(&mut self, device: u32) {
+        self.damaged.insert(device);
     }
 
     /// In the end: every decision that was observed is in the collector's chain once, or counted in a gap.
@@ -109,6 +140,12 @@ impl AuditCheck {
                 return;
             }
         };
+        for (device, gap) in chains.gaps.iter().filter(|(device, _)| !self.damaged.contains(device)) {
+            let name = &devices[*device as usize].0;
+            let how =
+                format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
+            tally.tried(Id::NothingLost, at, Some(how));
+        }
         for ((device, era, index), observed) in &self.observed {
             let name = &devices[*device as usize].0;
             let found: Vec<&Event> = chains.events.get(&(*device, *era, *index)).into_iter().flatten().collect();
@@ -293,7 +330,11 @@ mod tests {
 
     fn observed(index: u64) -> AuditCheck {
         let observed = Observed { allow: true, operation: "read".into(), resource: "a/b".into() };
-        AuditCheck { observed: BTreeMap::from([((0, 1, index), observed)]) }
+        AuditCheck { observed: BTreeMap::from([((0, 1, index), observed)]), damaged: BTreeSet::new() }
+    }
+
+    fn damaged(index: u64) -> AuditCheck {
+        AuditCheck { damaged: BTreeSet::from([0]), ..observed(index) }
     }
 
     #[track_caller]
@@ -311,9 +352,10 @@ mod tests {
         check_fails(&observed(0), &[segment(vec![decision(true)])], false);
         check_fails(&observed(0), &[segment(vec![decision(false)])], true);
         check_fails(&observed(1), &[segment(vec![decision(true)])], true);
-        check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], false);
-        check_fails(&observed(8), &[segment(vec![gap(5, Some(8))])], true);
-        check_fails(&observed(8), &[segment(vec![gap(5, None)])], false);
+        check_fails(&damaged(7), &[segment(vec![gap(5, Some(8))])], false);
+        check_fails(&damaged(8), &[segment(vec![gap(5, Some(8))])], true);
+        check_fails(&damaged(8), &[segment(vec![gap(5, None)])], false);
+        check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], true);
         check_fails(&observed(0), &[segment(vec![decision(true)]), segment(vec![decision(true)])], true);
         let mut damaged = segment(vec![decision(true)]);
         damaged.upload.records[0][3] ^= 1;

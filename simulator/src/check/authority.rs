@@ -1,19 +1,23 @@
-//! I3, I4 and I6: no decision outlives its bound, revocation holds, only narrower; and the floor on availability.
+//! I3, I4, I6, I10 and the grant's box: no decision outlives its bound, revocation holds, only narrower, a cold start
+//! decides; and the floor on availability.
 //!
-//! Owns: what each gateway's disk proves that it knew: every rule that was ever durable, the newest head; when it was
-//! last in contact.
-//! Never: trusts a clock of the gateway. Bounds are measured in powered-on time by the oracle's clock.
-//! Read next: `model.rs`, which keeps the credentials.
+//! Owns: what each gateway's disk proves that it knew: every rule that was ever durable, the newest head; what was used
+//! of each grant; the shares of good requests that were allowed.
+//! Never: trusts a clock of the gateway. Bounds are measured by the oracle's clock.
+//! Read next: `model.rs`, which keeps the credentials; `clock.rs`, which says what follows from what was told.
 
 use std::collections::BTreeMap;
 
-use hardtack::agent::request::{DecisionReply, Origin, Reason, Verdict};
+use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::agent::revocation::StoredFeed;
-use hardtack::ids::DeviceId;
-use hardtack::time::Timestamp;
+use hardtack::ids::{BlockId, DeviceId};
+use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::decode;
+use hardtack::wire::policy::TimeClass;
 use hardtack::wire::revocation::{Target, LIST_BYTES_MAX};
 
+use super::clock::{Knowledge, Synced};
+use super::suspend::{Clause, Lock, Suspension};
 use super::{Id, Tally};
 use crate::clocks::date;
 use crate::model::{Credential, Standing, SLACK};
@@ -23,6 +27,8 @@ use crate::plan::TokenChoice;
 const FLOOR_PERCENT: u64 = 60;
 /// With fewer of them a share says nothing.
 const FLOOR_FROM: u64 = 20;
+/// Of a thousand such requests to a gateway that had a round trip in its boot, so many may be denied.
+const SYNCED_DENIED_MAX: u64 = 1;
 
 /// What was presented.
 #[derive(Debug, Clone)]
@@ -30,9 +36,40 @@ pub(crate) struct Presented {
     pub(crate) choice: TokenChoice,
     /// Which credential, if it is one that an agent handed out.
     pub(crate) credential: Option<usize>,
+    /// How its holder narrowed it, if one did.
+    pub(crate) narrowing: Option<Narrowing>,
     pub(crate) risk: String,
+    /// The time class that the policy names for it.
+    pub(crate) class: TimeClass,
     pub(crate) operation: String,
     pub(crate) resource: String,
+}
+
+/// How the holder of an issuer's token to read below `modbus/` narrowed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Narrowing {
+    /// To one resource.
+    OneResource,
+    /// To writing, which its parent does not cover.
+    OnlyWrite,
+    /// To a time that ends before the parent's.
+    Until(Timestamp),
+}
+
+/// The one resource of [`Narrowing::OneResource`].
+pub(crate) const ONE_RESOURCE: &str = "modbus/meter3/value";
+
+impl Narrowing {
+    /// Whether parent and child both cover a request. `least` is what the gateway must know of the time.
+    fn covers(self, operation: &str, resource: &str, least: Timestamp) -> bool {
+        let parent = operation == "read" && resource.starts_with("modbus/");
+        let child = match self {
+            Self::OneResource => resource == ONE_RESOURCE,
+            Self::OnlyWrite => operation == "write",
+            Self::Until(end) => least <= end + Millis(SLACK),
+        };
+        parent && child
+    }
 }
 
 /// The bounds that hold besides a credential's own.
@@ -44,6 +81,10 @@ pub(crate) struct Bounds {
     pub(crate) offline_max: u64,
     /// How many boots it serves without one.
     pub(crate) boots_max: u32,
+    /// How many uses it has.
+    pub(crate) uses_max: u64,
+    /// The most that a boot costs of what is bounded by powered-on time.
+    pub(crate) lease: u64,
 }
 
 /// When and where a decision was made, by the oracle.
@@ -55,6 +96,20 @@ pub(crate) struct Moment {
     pub(crate) device: u32,
     /// Whether no fault has been at work for a while: then what is good must be allowed.
     pub(crate) quiet: Quiet,
+    /// What follows from what the gateway was told.
+    pub(crate) know: Knowledge,
+    /// Its wall clock, where that may make decisions stricter.
+    pub(crate) wall: Option<Timestamp>,
+}
+
+impl Moment {
+    /// The latest that a gateway can take it to be for the class `bounded`, or for `strict` where L is finite.
+    pub(crate) fn latest(&self) -> Timestamp {
+        match (self.wall, self.know.synced) {
+            (Some(wall), Synced::No) => self.know.most.max(wall),
+            (Some(_) | None, Synced::No | Synced::Yes) => self.know.most,
+        }
+    }
 }
 
 /// Whether faults are at work.
@@ -64,28 +119,47 @@ pub(crate) enum Quiet {
     Yes,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    seq: u64,
+    issued_at: Timestamp,
+    /// Powered-on time when it became durable.
+    durable: u64,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// Every rule that was ever durable here, with the latest end that was signed for it.
     rules: BTreeMap<Target, Timestamp>,
-    /// Powered-on time when the newest head became durable, and its number.
-    head: Option<(u64, u64)>,
-    /// Powered-on time of the last acknowledged round trip, and boots since.
-    contact: (u64, u32),
+    head: Option<Head>,
+    /// Per grant's block what was used of it, and what was asked without an answer.
+    used: BTreeMap<BlockId, (u64, u64)>,
+    /// The agent started and nothing good was asked since.
+    fresh_start: bool,
+    /// A fault took away what the proofs rest on: nothing may be allowed until a round trip.
+    must_lock: bool,
+    /// After a fault that the proofs do not cover what is good may be denied,
+    excused: bool,
+    /// and budgets, boots and time offline may start anew,
+    unboxed: bool,
+    /// and what was revoked or ended may be forgotten.
+    forgiven: bool,
 }
+
+/// How many good requests there were, and how many of them were allowed.
+pub(crate) type Share = (u64, u64);
 
 /// What gateways are known to know.
 #[derive(Debug)]
 pub(crate) struct AuthorityCheck {
     bounds: Bounds,
     known: Vec<Known>,
-    good: u64,
-    good_allowed: u64,
+    shares: BTreeMap<(TimeClass, Synced), Share>,
 }
 
 impl AuthorityCheck {
     pub(crate) fn new(devices: u32, bounds: Bounds) -> Self {
-        Self { bounds, known: (0..devices).map(|_| Known::default()).collect(), good: 0, good_allowed: 0 }
+        Self { bounds, known: (0..devices).map(|_| Known::default()).collect(), shares: BTreeMap::new() }
     }
 
     /// A feed's file is durable.
@@ -97,158 +171,289 @@ impl AuthorityCheck {
             let until = known.rules.entry(rule.target.clone()).or_insert(rule.until);
             *until = rule.until.max(*until);
         }
-        if known.head.is_none_or(|(seq, _)| head.seq > seq) {
-            known.head = Some((head.seq, powered));
+        if known.head.is_none_or(|newest| head.seq > newest.seq) {
+            known.head = Some(Head { seq: head.seq, issued_at: head.issued_at, durable: powered });
         }
     }
 
-    /// A nonce came back for the first time.
-    pub(crate) fn contact(&mut self, device: u32, powered: u64) {
-        self.known[device as usize].contact = (powered, 0);
+    /// Whether a rule that is durable on a gateway covers its grant.
+    pub(crate) fn grant_revoked(&self, device: u32, at: u64, grant: hardtack::ids::GrantId) -> bool {
+        let rules = &self.known[device as usize].rules;
+        rules.get(&Target::Grant(grant)).is_some_and(|until| date(at) <= *until)
     }
 
-    /// The kernel started.
-    pub(crate) fn booted(&mut self, device: u32) {
-        self.known[device as usize].contact.1 += 1;
+    /// The agent started, in a boot of its own.
+    pub(crate) fn started(&mut self, device: u32) {
+        self.known[device as usize].fresh_start = true;
+    }
+
+    /// A request of a credential that was narrowed from a grant will not be answered.
+    pub(crate) fn unheard(&mut self, credential: &Credential) {
+        if let Some(block) = credential.grant_block() {
+            self.known[credential.device as usize].used.entry(block).or_default().1 += 1;
+        }
+    }
+
+    /// A fault that the proofs do not cover befell the disk.
+    pub(crate) fn damaged(&mut self, device: u32, suspension: &Suspension) {
+        let known = &mut self.known[device as usize];
+        known.excused |= suspension.covers(Clause::Available);
+        known.must_lock |= suspension.lock == Lock::Needed;
+        known.unboxed |= suspension.covers(Clause::Box);
+        if suspension.covers(Clause::RevocationHolds) {
+            known.rules.clear();
+            known.head = None;
+            known.forgiven = true;
+        }
+    }
+
+    /// A round trip: whatever was to be locked until then is not any more.
+    pub(crate) fn contact(&mut self, device: u32) {
+        self.known[device as usize].must_lock = false;
     }
 
     /// A decision reached its caller. The disk as it was before this commit is what the gateway knew.
     pub(crate) fn decided(
         &mut self,
         tally: &mut Tally,
-        moment: Moment,
+        moment: &Moment,
         name: &DeviceId,
         presented: &Presented,
         credential: Option<&Credential>,
         reply: &DecisionReply,
     ) {
         let allowed = reply.decision == Verdict::Allow;
-        let broken = |how: String| allowed.then(|| format!("{name} allowed {}: {how}", reply.decision_id));
-        let at = moment.at;
-        match presented.choice {
-            TokenChoice::Forged => tally.tried(Id::OnlyNarrower, at, broken("a token that nobody here signed".into())),
-            TokenChoice::Stolen => tally.tried(Id::OnlyNarrower, at, broken("a token of another gateway".into())),
-            TokenChoice::Widened => {
-                tally.tried(Id::OnlyNarrower, at, broken("a right that its holder wrote into it".into()));
-            }
-            TokenChoice::Expired | TokenChoice::Revoked | TokenChoice::Spend | TokenChoice::Valid => {}
+        let mut judge = Judge { tally, at: moment.at, allowed, id: format!("{name} allowed {}", reply.decision_id) };
+        self.check_kind(&mut judge, moment, presented);
+        if self.known[moment.device as usize].must_lock {
+            judge.tried(Id::Detected, || {
+                "it had lost both slots of its anchor, and nobody told it where it stands".into()
+            });
+        }
+        if reply.time_class != presented.class {
+            let (said, due) = (reply.time_class.name(), presented.class.name());
+            let how = format!("{} was judged as {said}, and the policy says {due}", reply.decision_id);
+            judge.tally.tried(Id::Bounded, moment.at, Some(how));
         }
         let Some(credential) = credential.filter(|credential| credential.device == moment.device) else { return };
-        self.check_life(tally, moment, name, credential, &broken);
-        self.check_revocation(tally, moment, name, credential, &broken);
-        self.check_staleness(tally, moment, presented, &broken);
-        if credential.allows >= credential.uses {
-            tally.tried(Id::Monotone, at, broken(format!("its {} uses were spent", credential.uses)));
+        self.check_life(&mut judge, moment, presented.class, credential);
+        self.check_box(&mut judge, moment, credential);
+        self.check_revocation(&mut judge, moment, name, credential);
+        self.check_staleness(&mut judge, moment, presented);
+        if credential.allows >= credential.uses && !self.known[moment.device as usize].unboxed {
+            judge.tried(Id::MonotoneBudget, || format!("its {} uses were spent", credential.uses));
         }
-        self.check_available(tally, moment, name, presented, credential, reply);
-    }
-
-    fn check_life(
-        &self,
-        tally: &mut Tally,
-        moment: Moment,
-        name: &DeviceId,
-        credential: &Credential,
-        broken: &dyn Fn(String) -> Option<String>,
-    ) {
-        let honoured = moment.powered - credential.begun_powered;
-        if honoured > credential.limit() {
-            let how =
-                format!("a credential of {} s after {} s of powered-on time", credential.life / 1000, honoured / 1000);
-            tally.tried(Id::Bounded, moment.at, broken(how));
-        }
-        let (contact, boots) = self.known[moment.device as usize].contact;
-        let alone = moment.powered - contact;
-        if credential.origin == Origin::Fallback && alone > self.bounds.offline_max + SLACK + alone / 1000 {
-            let how = format!("from a fallback grant, after {} s without contact on {name}", alone / 1000);
-            tally.tried(Id::Bounded, moment.at, broken(how));
-        }
-        if credential.origin == Origin::Fallback && boots > self.bounds.boots_max {
-            tally.tried(Id::Bounded, moment.at, broken(format!("from a fallback grant, after {boots} boots")));
+        let outcome = format!("{}: {} ({})", reply.decision_id, reply.reason.name(), reply.explain);
+        self.check_available(tally, moment, name, presented, credential, (allowed, outcome));
+        if let Some(block) = credential.grant_block().filter(|_| allowed) {
+            self.known[moment.device as usize].used.entry(block).or_default().0 += 1;
         }
     }
 
-    fn check_revocation(
-        &self,
+    /// A request for a decision was answered without one.
+    pub(crate) fn refused(
+        &mut self,
         tally: &mut Tally,
-        moment: Moment,
+        moment: &Moment,
         name: &DeviceId,
-        credential: &Credential,
-        broken: &dyn Fn(String) -> Option<String>,
+        presented: &Presented,
+        (credential, problem): (&Credential, &str),
     ) {
+        self.check_available(tally, moment, name, presented, credential, (false, problem.to_owned()));
+    }
+
+    fn check_kind(&self, judge: &mut Judge<'_>, moment: &Moment, presented: &Presented) {
+        let never = |what: &str| what.to_owned();
+        match presented.choice {
+            TokenChoice::Attenuated => {
+                let (operation, resource) = (presented.operation.as_str(), presented.resource.as_str());
+                let least = moment.know.least;
+                if let Some(child) = presented.narrowing.filter(|child| !child.covers(operation, resource, least)) {
+                    let how = || format!("{operation} on {resource}, and its holder narrowed it: {child:?}");
+                    judge.tried(Id::OnlyNarrowerChild, how);
+                }
+            }
+            TokenChoice::Foreign => judge.tried(Id::OnlyNarrower, || never("a right that its task does not have")),
+            TokenChoice::Forged => judge.tried(Id::OnlyNarrower, || never("a token that nobody here signed")),
+            TokenChoice::Stolen => judge.tried(Id::OnlyNarrower, || never("a token of another gateway")),
+            TokenChoice::Stranger => judge.tried(Id::OnlyNarrower, || never("a credential of another program")),
+            TokenChoice::Widened => judge.tried(Id::OnlyNarrower, || never("a right that its holder wrote into it")),
+            TokenChoice::Expired
+            | TokenChoice::Finished
+            | TokenChoice::Revoked
+            | TokenChoice::Spend
+            | TokenChoice::Valid => {}
+        }
+    }
+
+    fn check_life(&self, judge: &mut Judge<'_>, moment: &Moment, class: TimeClass, credential: &Credential) {
+        let ends = credential.ends + Millis(SLACK);
+        match class {
+            TimeClass::Bounded => {
+                let honoured = credential.honoured(moment);
+                if honoured > credential.limit() + moment.know.grace {
+                    let life = credential.life / 1000;
+                    judge.tried(Id::Bounded, || format!("a life of {life} s, and {honoured} ms of powered-on time"));
+                }
+                if ends < moment.know.least {
+                    judge.tried(Id::Bounded, || {
+                        format!("it ended {}, which is past by all that it was told", credential.ends)
+                    });
+                }
+            }
+            TimeClass::Floor => {
+                if ends < moment.know.proven {
+                    judge.tried(Id::BoundedFloor, || {
+                        format!("it ended {}, which is proven to be past", credential.ends)
+                    });
+                }
+            }
+            TimeClass::Strict => {
+                if ends < date(moment.at) {
+                    judge.tried(Id::BoundedStrict, || format!("strict, and it ended {}", credential.ends));
+                }
+                if moment.know.synced == Synced::No {
+                    judge.tried(Id::BoundedStrict, || "strict, and no nonce came back in this boot".into());
+                }
+            }
+        }
+    }
+
+    fn check_box(&self, judge: &mut Judge<'_>, moment: &Moment, credential: &Credential) {
+        let Some(block) = credential.grant_block() else { return };
+        let known = &self.known[moment.device as usize];
+        if known.unboxed {
+            return;
+        }
+        let know = &moment.know;
+        if know.alone > self.bounds.offline_max + SLACK + know.alone / 100_000 + know.grace {
+            judge.tried(Id::BoxOffline, || format!("from a grant, after {} s without contact", know.alone / 1000));
+        }
+        if know.boots > self.bounds.boots_max {
+            judge.tried(Id::BoxBoots, || format!("from a grant, after {} boots without contact", know.boots));
+        }
+        let used = known.used.get(&block).map_or(0, |(used, _)| *used);
+        if used >= self.bounds.uses_max {
+            judge.tried(Id::BoxUses, || format!("from a grant whose {used} uses were spent"));
+        }
+    }
+
+    fn check_revocation(&self, judge: &mut Judge<'_>, moment: &Moment, name: &DeviceId, credential: &Credential) {
         let rules = &self.known[moment.device as usize].rules;
         let in_force = |target: &Target| rules.get(target).is_some_and(|until| date(moment.at) <= *until);
         if let Some(target) = credential.targets(name).into_iter().find(in_force) {
-            tally.tried(
-                Id::RevocationHolds,
-                moment.at,
-                broken(format!("its disk held a rule that covers it: {target:?}")),
-            );
+            judge.tried(Id::RevocationHolds, || format!("its disk held a rule that covers it: {target:?}"));
         }
-        if credential.finished.is_some() {
-            tally.tried(Id::RevocationHolds, moment.at, broken(format!("task {} had ended", credential.task)));
+        if credential.finished.is_some() && !self.known[moment.device as usize].forgiven {
+            judge.tried(Id::RevocationEnded, || format!("task {} had ended", credential.task));
         }
     }
 
-    fn check_staleness(
-        &self,
-        tally: &mut Tally,
-        moment: Moment,
-        presented: &Presented,
-        broken: &dyn Fn(String) -> Option<String>,
-    ) {
+    fn check_staleness(&self, judge: &mut Judge<'_>, moment: &Moment, presented: &Presented) {
         let Some(bound) = self.bounds.staleness.get(&presented.risk) else { return };
         let age = self.least_age(moment);
         if age > bound + SLACK {
-            let how = format!("{} risk, with a revocation list of {} s or more", presented.risk, age / 1000);
-            tally.tried(Id::RevocationHolds, moment.at, broken(how));
+            let how = || format!("{} risk, with a revocation list of {} s or more", presented.risk, age / 1000);
+            judge.tried(Id::RevocationStale, how);
         }
     }
 
-    /// How old the newest list is at the least: powered-on time since it became durable.
-    fn least_age(&self, moment: Moment) -> u64 {
-        let head = self.known[moment.device as usize].head;
-        head.map_or(u64::MAX, |(_, durable)| (moment.powered - durable).saturating_sub(SLACK))
+    /// How old the newest list is at the least: since it was signed, and powered-on time since it became durable.
+    fn least_age(&self, moment: &Moment) -> u64 {
+        let known = &self.known[moment.device as usize];
+        if known.forgiven {
+            return 0;
+        }
+        known.head.map_or(u64::MAX, |head| {
+            let held = moment.powered.saturating_sub(head.durable).saturating_sub(SLACK);
+            moment.know.least.since(head.issued_at).0.max(held)
+        })
+    }
+
+    /// Whether nothing speaks against a request but the credential's own state.
+    fn is_fair(&self, moment: &Moment, presented: &Presented, credential: &Credential) -> bool {
+        let known = &self.known[moment.device as usize];
+        let bound = self.bounds.staleness.get(&presented.risk);
+        let fresh = bound.is_none_or(|bound| {
+            known.head.is_some_and(|head| moment.know.most.since(head.issued_at).0 < bound - bound / 10)
+        });
+        let boxed = credential.grant_block().is_some_and(|block| {
+            let (used, unheard) = known.used.get(&block).copied().unwrap_or_default();
+            let alone = moment.know.alone
+                + moment.know.alone / 500
+                + u64::from(moment.know.boots + 1) * (self.bounds.lease + 1000);
+            alone >= self.bounds.offline_max
+                || moment.know.boots >= self.bounds.boots_max
+                || used + unheard >= self.bounds.uses_max
+        });
+        let provable = presented.class != TimeClass::Strict || moment.know.synced == Synced::Yes;
+        fresh && !boxed && provable && !known.must_lock && !known.excused
     }
 
     /// What nothing speaks against must be allowed where nothing is wrong, and mostly where something is.
     fn check_available(
         &mut self,
         tally: &mut Tally,
-        moment: Moment,
+        moment: &Moment,
         name: &DeviceId,
         presented: &Presented,
         credential: &Credential,
-        reply: &DecisionReply,
+        (allowed, outcome): (bool, String),
     ) {
-        let fresh_enough =
-            self.bounds.staleness.get(&presented.risk).is_none_or(|bound| self.least_age(moment) < *bound / 2);
-        let good = credential.standing(moment.at, moment.powered) == Standing::Good;
-        if presented.choice != TokenChoice::Valid || !good || !fresh_enough {
+        let good = credential.standing(moment) == Standing::Good;
+        if presented.choice != TokenChoice::Valid || !good || !self.is_fair(moment, presented, credential) {
             return;
         }
-        let allowed = reply.reason == Reason::Allowed;
-        self.good += 1;
-        self.good_allowed += u64::from(allowed);
+        let share = self.shares.entry((presented.class, moment.know.synced)).or_default();
+        *share = (share.0 + 1, share.1 + u64::from(allowed));
+        let how = || format!("{name} denied a good request: {outcome}");
+        let known = &mut self.known[moment.device as usize];
+        if std::mem::take(&mut known.fresh_start) && moment.know.synced == Synced::No {
+            tally.tried(Id::ColdStart, moment.at, (!allowed).then(how));
+        }
         if moment.quiet == Quiet::Yes {
-            let broken = (!allowed).then(|| {
-                format!(
-                    "{name} denied {} with nothing wrong: {} ({})",
-                    reply.decision_id,
-                    reply.reason.name(),
-                    reply.explain
-                )
-            });
-            tally.tried(Id::Available, moment.at, broken);
+            tally.tried(Id::Available, moment.at, (!allowed).then(how));
         }
     }
 
     /// In the end: the share of what was allowed while faults lasted.
     pub(crate) fn finish(&self, tally: &mut Tally, at: u64) {
-        if self.good >= FLOOR_FROM && self.good_allowed * 100 < self.good * FLOOR_PERCENT {
-            let how =
-                format!("of {} requests that nothing spoke against, {} were allowed", self.good, self.good_allowed);
+        let of = |synced: Synced| {
+            let shares = self.shares.iter().filter(|((_, of), _)| *of == synced).map(|(_, share)| *share);
+            shares.fold((0, 0), |sum: Share, share| (sum.0 + share.0, sum.1 + share.1))
+        };
+        let (good, allowed) = of(Synced::Yes);
+        if (good - allowed) * 1000 > good.max(1000) * SYNCED_DENIED_MAX {
+            let how = format!("of {good} good requests after a round trip in the same boot, {allowed} were allowed");
             tally.broken(Id::Available, at, how);
         }
+        let (good, allowed) = of(Synced::No);
+        if good >= FLOOR_FROM && allowed * 100 < good * FLOOR_PERCENT {
+            let how = format!("of {good} good requests without a round trip in the boot, {allowed} were allowed");
+            tally.broken(Id::Available, at, how);
+        }
+    }
+
+    /// Per time class, and whether there was a round trip in the boot: good requests, and how many were allowed.
+    pub(crate) fn shares(&self) -> &BTreeMap<(TimeClass, Synced), Share> {
+        &self.shares
+    }
+}
+
+/// One decision under judgement: what would be wrong if it was an allow.
+struct Judge<'a> {
+    tally: &'a mut Tally,
+    at: u64,
+    allowed: bool,
+    id: String,
+}
+
+impl Judge<'_> {
+    fn tried(&mut self, id: Id, how: impl FnOnce() -> String) {
+        let broken = self.allowed.then(|| format!("{}: {}", self.id, how()));
+        if broken.is_some() {
+            self.tally.unsound();
+        }
+        self.tally.tried(id, self.at, broken);
     }
 }

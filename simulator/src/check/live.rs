@@ -25,6 +25,16 @@ pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq:
     tally.tried(Id::Live, at, broken);
 }
 
+/// The last word of a gateway whose storage was restored: it has seen that, and is locked.
+pub(crate) fn detected(tally: &mut Tally, at: u64, name: &DeviceId, status: Option<&StatusReply>) {
+    let broken = match status {
+        Some(status) if status.mode == Mode::Locked => None,
+        Some(status) => Some(format!("{name} was restored from an image, and is {}", status.mode.name())),
+        None => Some(format!("{name} does not answer")),
+    };
+    tally.tried(Id::Detected, at, broken);
+}
+
 /// The world got stuck: events without end at one moment.
 pub(crate) fn stuck(tally: &mut Tally, at: u64, events: u64) {
     tally.tried(Id::Live, at, Some(format!("{events} events at one moment: something goes round in circles")));

@@ -3,27 +3,43 @@
 //! Owns: the account of each property: how often it was tried, what broke it first.
 //! Never: counts what was never tried as held; looks into an agent. What is judged is what callers, the broker, the
 //! collector and the disk see.
-//! Read next: `audit.rs`, `authority.rs`, `monotone.rs`, `live.rs`.
+//! Read next: `audit.rs`, `clock.rs`, `authority.rs`, `monotone.rs`, `live.rs`.
 
 pub(crate) mod audit;
 pub(crate) mod authority;
+pub(crate) mod clock;
 pub(crate) mod live;
 pub(crate) mod monotone;
+pub(crate) mod suspend;
 
 use std::collections::BTreeMap;
 
 use crate::report::{Property, Status, PROPERTIES};
 
-/// A property that is judged.
+/// A property that is judged. Those whose names have a dot are clauses of an invariant that another clause would hide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Id {
     AuditedFirst,
     NothingLost,
     Bounded,
+    BoundedFloor,
+    BoundedStrict,
     RevocationHolds,
+    RevocationEnded,
+    RevocationStale,
     Monotone,
+    MonotoneBudget,
     OnlyNarrower,
+    OnlyNarrowerChild,
+    FailClosed,
+    ColdStart,
     Available,
+    BoxBoots,
+    BoxLife,
+    BoxOffline,
+    BoxUses,
+    Clock,
+    Detected,
     Live,
 }
 
@@ -33,10 +49,24 @@ impl Id {
             Self::AuditedFirst => "I1",
             Self::NothingLost => "I2",
             Self::Bounded => "I3",
+            Self::BoundedFloor => "I3.floor",
+            Self::BoundedStrict => "I3.strict",
             Self::RevocationHolds => "I4",
+            Self::RevocationEnded => "I4.ended",
+            Self::RevocationStale => "I4.stale",
             Self::Monotone => "I5",
+            Self::MonotoneBudget => "I5.budget",
             Self::OnlyNarrower => "I6",
+            Self::OnlyNarrowerChild => "I6.child",
+            Self::FailClosed => "I7",
+            Self::ColdStart => "I10",
             Self::Available => "available",
+            Self::BoxBoots => "box.boots",
+            Self::BoxLife => "box.life",
+            Self::BoxOffline => "box.offline",
+            Self::BoxUses => "box.uses",
+            Self::Clock => "clock",
+            Self::Detected => "detected",
             Self::Live => "live",
         }
     }
@@ -47,6 +77,8 @@ impl Id {
 pub(crate) struct Tally {
     counts: BTreeMap<&'static str, u64>,
     witnesses: BTreeMap<&'static str, String>,
+    broken: u64,
+    unsound: u64,
 }
 
 impl Tally {
@@ -54,13 +86,30 @@ impl Tally {
     pub(crate) fn tried(&mut self, id: Id, at: u64, broken: Option<String>) {
         *self.counts.entry(id.name()).or_default() += 1;
         if let Some(broken) = broken {
-            self.witnesses.entry(id.name()).or_insert_with(|| format!("at {}: {broken}", clock(at)));
+            self.broken(id, at, broken);
         }
     }
 
     /// A property is broken, in a way that is not a trial of its own.
     pub(crate) fn broken(&mut self, id: Id, at: u64, how: String) {
+        self.broken += 1;
         self.witnesses.entry(id.name()).or_insert_with(|| format!("at {}: {how}", clock(at)));
+    }
+
+    /// Something was allowed that must not be.
+    pub(crate) fn unsound(&mut self) {
+        self.unsound += 1;
+    }
+
+    /// How often something was allowed that must not be.
+    pub(crate) fn unsound_count(&self) -> u64 {
+        self.unsound
+    }
+
+    /// How often anything was broken.
+    #[cfg(test)]
+    pub(crate) fn broken_count(&self) -> u64 {
+        self.broken
     }
 
     /// Adds the account of another run of the same scenario.
@@ -71,6 +120,8 @@ impl Tally {
         for (id, witness) in other.witnesses {
             self.witnesses.entry(id).or_insert(witness);
         }
+        self.broken += other.broken;
+        self.unsound += other.unsound;
     }
 
     /// Every property as it stands.

@@ -1,0 +1,308 @@
+//! The clocks of gateways against the oracle's: E <= true time <= L, and P at least what was told plus powered-on time
+//! since.
+//!
+//! Owns: per gateway what an acknowledged round trip told it, and what follows from that for any later moment; its boots.
+//! Never: asks a gateway what time it is, but to hold it against this.
+//! Read next: `authority.rs`, which judges decisions by it.
+
+use hardtack::agent::Anchor;
+use hardtack::ids::{BootId, DeviceId};
+use hardtack::profile::TimeLimits;
+use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::Record;
+
+use super::{Id, Tally};
+use crate::clocks::date;
+
+/// A boot costs at most a lease, and a second of rounding.
+const BOOT_COST: u64 = 1000;
+/// A rate is off by up to the bound, and a bound's square is left out of the sums: so much per day.
+const ROUNDING_PPM: u64 = 1;
+
+/// What follows at a moment for one gateway from what it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Knowledge {
+    /// P is not below this.
+    pub(crate) least: Timestamp,
+    /// P is not above this, and neither is a finite L.
+    pub(crate) most: Timestamp,
+    /// E is not below this.
+    pub(crate) proven: Timestamp,
+    /// By how much corrections can have taken P down, all together.
+    pub(crate) down: u64,
+    /// Powered-on time since the last round trip.
+    pub(crate) alone: u64,
+    /// Kernel boots since then in which the agent wrote.
+    pub(crate) boots: u32,
+    /// Whether there was a round trip in this boot.
+    pub(crate) synced: Synced,
+    /// What a fault that the proofs do not cover may have cost of powered-on time.
+    pub(crate) grace: u64,
+}
+
+/// Whether a nonce came back in this boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Synced {
+    No,
+    Yes,
+}
+
+impl Synced {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::No => "unsynced",
+            Self::Yes => "synced",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Told {
+    /// The time that the last round trip named, and powered-on time then.
+    least: (Timestamp, u64),
+    /// The latest that P can have been then.
+    most: Timestamp,
+    /// The time that was proven then, and in this boot still runs on.
+    proven: Timestamp,
+    down: u64,
+    boots: u32,
+    boot: Option<BootId>,
+    synced: Synced,
+    /// P at the last round trip as the gateway's anchor has it.
+    synced_by_anchor: Timestamp,
+    /// Whether a round trip was seen since the anchor last named one.
+    contact: bool,
+    grace: u64,
+}
+
+/// The oracle's account of all gateways' clocks.
+#[derive(Debug)]
+pub(crate) struct ClockCheck {
+    limits: TimeLimits,
+    told: Vec<Told>,
+}
+
+impl ClockCheck {
+    /// Gateways that are enrolled at `at`.
+    pub(crate) fn new(devices: u32, limits: TimeLimits, at: u64) -> Self {
+        let enrolled = |_| Told {
+            least: (date(at) - Millis(limits.issuer_error_ms), 0),
+            most: date(at),
+            proven: date(at) - Millis(limits.issuer_error_ms),
+            down: 0,
+            boots: 0,
+            boot: None,
+            synced: Synced::No,
+            synced_by_anchor: Timestamp(0),
+            contact: true,
+            grace: 0,
+        };
+        Self { told: (0..devices).map(enrolled).collect(), limits }
+    }
+
+    /// What follows for a gateway at a moment.
+    pub(crate) fn knowledge(&self, device: u32, powered: u64) -> Knowledge {
+        let told = &self.told[device as usize];
+        let alone = powered.saturating_sub(told.least.1);
+        let boots_cost = u64::from(told.boots) * (self.limits.lease().0 + BOOT_COST);
+        let stretched = Millis(alone).stretched(self.limits.drift_ppm.saturating_mul(2));
+        let slowed = Millis(alone).slowed(self.limits.drift_ppm.saturating_mul(2));
+        Knowledge {
+            least: told.least.0 + Millis(alone.saturating_sub(rounding(alone))),
+            most: told.most + stretched + Millis(boots_cost),
+            proven: match told.synced {
+                Synced::Yes => told.proven + slowed,
+                Synced::No => told.proven,
+            },
+            down: told.down,
+            alone,
+            boots: told.boots,
+            synced: told.synced,
+            grace: told.grace,
+        }
+    }
+
+    /// A message of the fleet arrived: what is signed in it may have taken the gateway's clocks up to true time.
+    pub(crate) fn hear(&mut self, device: u32, at: u64, powered: u64) {
+        let most = self.knowledge(device, powered).most;
+        let told = &mut self.told[device as usize];
+        told.most = told.most + date(at).since(most);
+    }
+
+    /// A nonce that left `trip` ago came back with a signed time, in time, and what the gateway made of it is durable.
+    pub(crate) fn contact(
+        &mut self,
+        device: u32,
+        at: u64,
+        powered: u64,
+        (time, radius, trip): (Timestamp, Millis, u64),
+    ) {
+        let error = Millis(self.limits.issuer_error_ms);
+        let before = self.knowledge(device, powered).most;
+        let told = &mut self.told[device as usize];
+        told.down += before.since(date(at)).0;
+        told.most = time + radius + error + Millis(2 * trip + 1000);
+        told.least = (time, powered);
+        told.proven = time - radius - error;
+        told.boots = 0;
+        told.synced = Synced::Yes;
+        told.contact = true;
+        told.grace = 0;
+    }
+
+    /// An answer to a nonce is taken in by the commit that comes.
+    pub(crate) fn expect_contact(&mut self, device: u32) {
+        self.told[device as usize].contact = true;
+    }
+
+    /// Whether an anchor names a round trip that no anchor named before.
+    pub(crate) fn is_newly_synced(&self, device: u32, anchor: &Anchor) -> bool {
+        anchor.synced > self.told[device as usize].synced_by_anchor
+    }
+
+    /// The kernel started.
+    pub(crate) fn power_on(&mut self, device: u32) {
+        self.told[device as usize].synced = Synced::No;
+    }
+
+    /// An anchor is about to be written. Its numbers are of this moment.
+    pub(crate) fn anchor(
+        &mut self,
+        tally: &mut Tally,
+        (at, powered): (u64, u64),
+        (device, name): (u32, &DeviceId),
+        anchor: &Anchor,
+    ) {
+        let known = self.knowledge(device, powered);
+        let told = &mut self.told[device as usize];
+        let renamed = anchor.synced > told.synced_by_anchor && !told.contact;
+        let broken = if renamed {
+            Some(format!("{name} takes something for a round trip that was none: {}", anchor.synced))
+        } else {
+            judge(name, at, &known, (anchor.floor, anchor.powered, anchor.ceiling))
+        };
+        if anchor.synced > told.synced_by_anchor {
+            told.contact = false;
+            told.synced_by_anchor = anchor.synced;
+        }
+        tally.tried(Id::Clock, at, broken);
+    }
+
+    /// A record is about to be written.
+    pub(crate) fn record(
+        &self,
+        tally: &mut Tally,
+        (at, powered): (u64, u64),
+        (device, name): (u32, &DeviceId),
+        record: &Record,
+    ) {
+        let known = self.knowledge(device, powered);
+        tally.tried(Id::Clock, at, judge(name, at, &known, (record.floor, record.powered, None)));
+    }
+
+    /// An anchor is durable: in a boot that none was written in before, this is what makes it count.
+    pub(crate) fn anchor_durable(&mut self, device: u32, anchor: &Anchor) {
+        let told = &mut self.told[device as usize];
+        if anchor.boot.is_some() && anchor.boot != told.boot {
+            told.boots += u32::from(told.boot.is_some());
+            told.boot = anchor.boot;
+        }
+    }
+
+    /// The gateway lost what it knew, by a fault that the proofs do not cover: what it was told before binds it no more.
+    pub(crate) fn forget(&mut self, device: u32, grace: u64) {
+        let told = &mut self.told[device as usize];
+        told.grace = told.grace.saturating_add(grace);
+        told.boots = 0;
+        told.least.0 = Timestamp(0);
+        told.proven = Timestamp(0);
+        told.synced_by_anchor = Timestamp(0);
+        told.contact = true;
+    }
+}
+
+fn rounding(elapsed: u64) -> u64 {
+    1000 + elapsed * ROUNDING_PPM / 1_000_000
+}
+
+fn judge(
+    name: &DeviceId,
+    at: u64,
+    known: &Knowledge,
+    (floor, powered, ceiling): (Timestamp, Timestamp, Option<Timestamp>),
+) -> Option<String> {
+    let truth = date(at);
+    if floor > truth {
+        return Some(format!("E of {name} is {} ms ahead of true time", floor.since(truth).0));
+    }
+    if let Some(ceiling) = ceiling.filter(|ceiling| *ceiling < truth) {
+        return Some(format!("L of {name} is {} ms behind true time", truth.since(ceiling).0));
+    }
+    if powered < known.least {
+        let short = known.least.since(powered).0;
+        return Some(format!("P of {name} is {short} ms short of what it was told and its powered-on time since"));
+    }
+    (powered > known.most)
+        .then(|| format!("P of {name} is {} ms past what boots can cost", powered.since(known.most).0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Status;
+    use hardtack::profile::Profile;
+
+    const MINUTE: u64 = 60_000;
+
+    fn told() -> ClockCheck {
+        let mut check = ClockCheck::new(1, Profile::default().time, 0);
+        check.contact(0, 10 * MINUTE, 10 * MINUTE, (date(10 * MINUTE), Millis(500), 100));
+        check
+    }
+
+    #[track_caller]
+    fn check_anchor(edit: impl Fn(&mut Anchor), expected: Status) {
+        let (mut tally, mut check) = (Tally::default(), told());
+        let at = 20 * MINUTE;
+        let mut anchor = Anchor {
+            floor: date(at) - Millis(3000),
+            powered: date(at) + Millis(2000),
+            ceiling: Some(date(at) + Millis(4000)),
+            synced: date(10 * MINUTE),
+            ..Anchor::default()
+        };
+        edit(&mut anchor);
+        check.anchor(&mut tally, (at, at), (0, &"gw-0".parse().unwrap()), &anchor);
+        let property = tally.properties().into_iter().find(|property| property.id == "clock").unwrap();
+        assert_eq!(property.status, expected, "{property:?}");
+    }
+
+    #[test]
+    fn clocks_keep_to_their_sides_of_the_truth() {
+        let at = date(20 * MINUTE);
+        check_anchor(|_| {}, Status::Pass);
+        check_anchor(|anchor| anchor.floor = at + Millis(1), Status::Fail);
+        check_anchor(|anchor| anchor.ceiling = Some(at - Millis(1)), Status::Fail);
+        check_anchor(|anchor| anchor.powered = at - Millis(2000), Status::Fail);
+        check_anchor(|anchor| anchor.powered = at + Millis(60_000), Status::Fail);
+    }
+
+    #[test]
+    fn a_round_trip_that_was_none_is_seen_and_boots_cost_a_lease_each() {
+        let (mut tally, mut check) = (Tally::default(), told());
+        let name: DeviceId = "gw-0".parse().unwrap();
+        let at = 11 * MINUTE;
+        let good = |synced: u64| Anchor { powered: date(at), synced: date(synced), ..Anchor::default() };
+        check.anchor(&mut tally, (at, at), (0, &name), &good(10 * MINUTE));
+        assert_eq!(tally.broken_count(), 0);
+        check.anchor(&mut tally, (at, at), (0, &name), &good(11 * MINUTE));
+        assert_eq!(tally.broken_count(), 1);
+        let before = check.knowledge(0, at).most;
+        check.power_on(0);
+        check.anchor_durable(0, &Anchor { boot: Some(BootId([1; 16])), ..Anchor::default() });
+        check.anchor_durable(0, &Anchor { boot: Some(BootId([2; 16])), ..Anchor::default() });
+        let known = check.knowledge(0, at);
+        assert_eq!((known.boots, known.synced), (1, Synced::No));
+        assert!(known.most >= before + Millis(60_000));
+    }
+}

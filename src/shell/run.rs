@@ -28,7 +28,7 @@ use crate::config::BrokerConfig;
 use crate::ids::DeviceId;
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::bundle::TrustBundle;
+use crate::wire::bundle::{BrokerPins, TrustBundle};
 use crate::wire::envelope::Signed;
 
 /// How often the agent hears how much room the audit takes, by commits and by time.
@@ -202,9 +202,12 @@ fn patience(wait: Millis) -> Duration {
 
 /// An agent with what it stands on, from one start to its end.
 struct Session {
+    machine: Machine,
     agent: Agent,
     store: Store,
     link: Wire,
+    /// The brokers that the link was made for.
+    brokers: BrokerPins,
     inbox: Arc<Inbox>,
     callers: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     requests: u64,
@@ -254,9 +257,11 @@ impl Session {
         };
         let (agent, effects) = Agent::start(boot, now)?;
         let mut session = Self {
+            machine: machine.clone(),
             agent,
             store,
             link,
+            brokers: trust.broker,
             inbox: inbox.clone(),
             callers: BTreeMap::new(),
             requests: 0,
@@ -326,14 +331,36 @@ impl Session {
     /// Commits, then sends: there is no other order.
     fn carry_out(&mut self, effects: Effects) -> Result<(), StoreError> {
         let (store, link, disk) = (&mut self.store, &self.link, &mut self.disk);
+        let mut trust = None;
         let outgoing = effects.commit(|batch: Batch| {
             let floor = batch.anchor.as_ref().map(|anchor| anchor.floor);
+            trust = newest_bundle(&batch);
             store.commit(batch)?;
             disk.commits += 1;
             link.raise_floor(floor);
             Ok::<_, StoreError>(())
         })?;
-        self.send(outgoing)
+        self.send(outgoing)?;
+        if let Some(trust) = trust {
+            self.follow_brokers(trust);
+        }
+        Ok(())
+    }
+
+    /// The brokers that a committed trust bundle pins count at once: where they are others, the link is made anew, and the
+    /// agent hears that the old one is gone.
+    fn follow_brokers(&mut self, trust: TrustBundle) {
+        if trust.broker == self.brokers {
+            return;
+        }
+        let floor = self.link.floor().unwrap_or(trust.issued_at);
+        match DeviceKeyFile::read(&self.machine.state_dir) {
+            Ok(identity) => self.link = Wire::make(&self.machine, &identity, &trust, floor, &self.inbox),
+            Err(error) => self.link = Wire::None(error.to_string()),
+        }
+        self.brokers = trust.broker;
+        let reason = "the trust bundle names other brokers or authorities".to_owned();
+        self.follow_ups.push_back(Input::Link(LinkEvent::Disconnected { reason }));
     }
 
     /// # Errors
@@ -374,6 +401,12 @@ fn bundle_of(files: &[(StateFile, Vec<u8>)]) -> Option<TrustBundle> {
     Signed::<TrustBundle>::from_bytes(bytes).ok()?.claim().ok()
 }
 
+/// The trust bundle that a batch puts in force, if it does. The agent has checked it.
+fn newest_bundle(batch: &Batch) -> Option<TrustBundle> {
+    let write = batch.files.iter().rev().find(|write| write.file == StateFile::Bundle)?;
+    Signed::<TrustBundle>::from_bytes(&write.content).ok()?.claim().ok()
+}
+
 impl Wire {
     /// Makes the link. One that cannot be made is no reason not to start: the device works alone, and says why.
     fn make(
@@ -395,6 +428,13 @@ impl Wire {
                 tracing::warn!(event = "link.unusable", reason);
                 Self::None(reason)
             }
+        }
+    }
+
+    fn floor(&self) -> Option<Timestamp> {
+        match self {
+            Self::Up { floor, .. } => Some(Timestamp(floor.load(Ordering::Relaxed))),
+            Self::None(_) => None,
         }
     }
 

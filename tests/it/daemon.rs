@@ -9,6 +9,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use hardtack::ids::{DeviceId, FleetId, GrantId, Hash};
 use hardtack::shell::clock;
+use hardtack::shell::mqtt::probe::{Probe, Verdict};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
 use hardtack::wire::enrol::{EnrolAnswer, EnrolBundle, EnrolRequest};
@@ -22,6 +23,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
+
+use crate::support::cannot_run;
+use crate::support::mosquitto::Mosquitto;
+use crate::support::strace::{self, Due, Moment};
 
 /// Whoever waits longer than this has found a bug.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,10 +42,15 @@ impl Device {
     }
 
     fn enrolled() -> Self {
+        Self::enrolled_at(BrokerPins::default())
+    }
+
+    /// Enrolled in a fleet whose trust bundle names these brokers.
+    fn enrolled_at(brokers: BrokerPins) -> Self {
         let device = Self::new();
         let request = device.path("request");
         device.ok(&["enrol", "request", "--id", "gw-07", "--out", request.to_str().unwrap()]);
-        let (answer, fingerprint) = approve(&std::fs::read(request).unwrap());
+        let (answer, fingerprint) = approve(&std::fs::read(request).unwrap(), brokers);
         let file = device.path("answer");
         std::fs::write(&file, answer).unwrap();
         device.ok(&["enrol", "import", file.to_str().unwrap(), "--fleet", &fingerprint]);
@@ -52,7 +62,11 @@ impl Device {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+        self.command_of(Command::new(env!("CARGO_BIN_EXE_hardtack")), args)
+    }
+
+    /// The same, of a program that runs the binary.
+    fn command_of(&self, mut command: Command, args: &[&str]) -> Command {
         command.args(args).env_clear().env("HOME", self.folder.path()).stdin(Stdio::null());
         command.env("HARDTACK_STATE_DIR", self.path("state")).env("HARDTACK_RUN_DIR", self.path("run"));
         command.env("HARDTACK_OUTPUT", "json");
@@ -79,7 +93,11 @@ impl Device {
     }
 
     fn start(&self) -> Daemon {
-        let mut child = self.command(&["agent", "run"]).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_by(self.command(&["agent", "run"]))
+    }
+
+    fn start_by(mut command: Command) -> Daemon {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -140,17 +158,16 @@ impl Drop for Daemon {
     }
 }
 
-/// The fleet's answer to a request, and the fleet's fingerprint.
-fn approve(request: &[u8]) -> (Vec<u8>, String) {
-    let mut rng = ChaCha20Rng::from_seed([3; 32]);
-    let key = SigningKey::from_bytes(&[7; 32]);
-    let (fleet, device): (FleetId, DeviceId) = ("acme".parse().unwrap(), "gw-07".parse().unwrap());
-    let request = EnrolRequest::open(&Signed::from_bytes(request).unwrap()).unwrap();
-    let now = clock::wall().unwrap();
-    let public = key.verifying_key().into();
-    let trust = TrustBundle {
-        fleet: fleet.clone(),
-        version: 1,
+/// The key of every role of the fleet.
+fn fleet_key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+fn trust(version: u64, broker: BrokerPins, now: Timestamp) -> TrustBundle {
+    let public = fleet_key().verifying_key().into();
+    TrustBundle {
+        fleet: "acme".parse().unwrap(),
+        version,
         threshold: 1,
         roots: vec![public],
         issuers: vec![Issuer { root_key_id: 1, key: public }],
@@ -161,10 +178,20 @@ fn approve(request: &[u8]) -> (Vec<u8>, String) {
         collector: SealingKey::from_bytes([9; 32]).public(),
         groups: Default::default(),
         policy_version_min: 1,
-        broker: BrokerPins::default(),
+        broker,
         issued_at: now,
         not_after: now + Millis::from_secs(86_400),
-    };
+    }
+}
+
+/// The fleet's answer to a request, and the fleet's fingerprint.
+fn approve(request: &[u8], brokers: BrokerPins) -> (Vec<u8>, String) {
+    let mut rng = ChaCha20Rng::from_seed([3; 32]);
+    let key = fleet_key();
+    let (fleet, device): (FleetId, DeviceId) = ("acme".parse().unwrap(), "gw-07".parse().unwrap());
+    let request = EnrolRequest::open(&Signed::from_bytes(request).unwrap()).unwrap();
+    let now = clock::wall().unwrap();
+    let trust = trust(1, brokers, now);
     let list = List::default();
     let head = Head {
         feed: "main".parse().unwrap(),
@@ -323,7 +350,7 @@ fn an_answer_of_another_fleet_or_for_another_device_is_refused() {
     assert_eq!(first, again, "asked again, it is the same request");
     device.exits(&["enrol", "request", "--id", "gw-08", "--out", "/dev/null"], 2);
 
-    let (answer, fingerprint) = approve(&std::fs::read(&request).unwrap());
+    let (answer, fingerprint) = approve(&std::fs::read(&request).unwrap(), BrokerPins::default());
     let import = |bytes: &[u8], fingerprint: &str, code: i32| {
         let file = device.path("answer");
         std::fs::write(&file, bytes).unwrap();
@@ -337,6 +364,97 @@ fn an_answer_of_another_fleet_or_for_another_device_is_refused() {
     assert_eq!(device.ok_or_code(&["enrol", "status"]), 6, "nothing of it was taken");
     import(&answer, &fingerprint, 0);
     import(&answer, &fingerprint, 0);
+}
+
+/// A fleet that moves to another broker says so in a trust bundle: whoever hears it on the old one goes to the new one.
+#[test]
+fn the_brokers_of_a_new_trust_bundle_count_at_once() {
+    let (mut old, new) = (Mosquitto::open(), Mosquitto::open());
+    let pins =
+        |broker: &Mosquitto| BrokerPins { urls: vec![format!("mqtt://{}", broker.addr())], authorities: Vec::new() };
+    let device = Device::enrolled_at(pins(&old));
+    let mut daemon = device.start();
+    daemon.wait_for("link.up");
+    let next = trust(2, pins(&new), clock::wall().unwrap());
+    let next = Signed::sign(&next, &next.fleet, &[&fleet_key()]).to_bytes();
+    publish(&old, "hardtack/1/acme/bundle/2", &next);
+    daemon.wait_for("bundle.applied");
+    assert!(daemon.wait_for("link.down")["reason"].as_str().unwrap().contains("other brokers"));
+    // Nobody is there any more to go back to.
+    old.kill();
+    daemon.wait_for("link.up");
+    assert_eq!(device.ok(&["status"])["bundle_version"], 2);
+    daemon.stop();
+}
+
+/// Says something to everybody on a broker.
+fn publish(broker: &Mosquitto, topic: &str, payload: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = crate::mqtt::config("fleet-acme-00000001", &[format!("mqtt://{}", broker.addr())], None);
+    let published = runtime.block_on(async {
+        let mut probe = Probe::connect(&config, clock::wall().unwrap(), None).await.unwrap();
+        probe.publish(topic, payload).await
+    });
+    assert_eq!(published, Verdict::Accepted);
+}
+
+/// I1 as the kernel sees it: between the bytes of a question and the bytes of its answer lies the data sync of the record,
+/// and that of the anchor, which is due here each time.
+#[test]
+fn no_reply_leaves_before_its_record_is_synced() {
+    if let Some(why) = strace::why_not() {
+        return cannot_run(&why);
+    }
+    let device = Device::enrolled();
+    let (trace, profile) = (device.path("trace"), device.path("profile.toml"));
+    let shipped = include_str!("../../firmware-profiles/generic-x86_64.toml");
+    std::fs::write(&profile, shipped.replace("anchor_every_commits = 64", "anchor_every_commits = 1")).unwrap();
+    let wanted = "trace=read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,pwritev,fdatasync,fsync";
+    let mut tracer = Command::new("strace");
+    // Detached, so that the agent is this process's child and hears its signals.
+    tracer.args(["-D", "-f", "-y", "-s", "2048", "-e", wanted, "-o", trace.to_str().unwrap()]);
+    tracer.arg(env!("CARGO_BIN_EXE_hardtack"));
+    let mut command = device.command_of(tracer, &["agent", "run"]);
+    command.env("HARDTACK_PROFILE", &profile);
+    let daemon = Device::start_by(command);
+    let token = device.begin();
+    for _ in 0..12 {
+        assert_eq!(device.authorize(&token, "read").0, Some(0));
+    }
+    daemon.stop();
+
+    let (mut replies, mut anchors, mut due) = (0, 0, None::<Due>);
+    for (moment, call) in strace::calls(&finished(&trace)) {
+        let name = call.split('(').next().unwrap_or_default();
+        let asks = name.starts_with("re") && call.contains("/v1/authorize");
+        let answers = (name.contains("write") || name.contains("send")) && call.contains("decision_id");
+        if moment == Moment::Ends && asks {
+            due = Some(Due::default());
+        } else if moment == Moment::Begins && answers {
+            let seen = due.take().expect("an answer to nobody");
+            assert!(seen.is_done(), "an answer left before its record was durable: {seen:?}");
+            replies += 1;
+            anchors += u32::from(seen.anchor_synced);
+        } else if let Some(due) = &mut due {
+            due.see(moment, &call);
+        }
+    }
+    assert_eq!((replies, anchors), (12, 12), "this profile has an anchor due with each record");
+}
+
+/// A trace, once strace has written its end.
+fn finished(trace: &Path) -> String {
+    for _ in 0..400 {
+        let text = std::fs::read_to_string(trace).unwrap_or_default();
+        // Short process ids are padded. The first one is the agent's, whose other threads end before it.
+        let mut ended =
+            text.lines().filter(|line| line.contains("+++ exited")).map(|line| line.split_whitespace().next());
+        if ended.any(|pid| pid == text.split_whitespace().next()) {
+            return text;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    panic!("strace did not end with the agent");
 }
 
 impl Device {

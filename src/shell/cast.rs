@@ -258,6 +258,8 @@ pub struct Gateway {
     /// Its state folder.
     pub state: PathBuf,
     run: PathBuf,
+    /// What its agent is told by its environment.
+    pub settings: Vec<(&'static str, String)>,
     /// Its agent, while it is up.
     pub agent: Option<Player>,
     /// Decisions that its callers saw.
@@ -268,7 +270,8 @@ impl Gateway {
     /// A gateway with folders of its own in `folder`.
     pub fn new(stage: &Stage, id: &str, folder: &Path) -> Self {
         let (state, run) = (folder.join(id), folder.join(format!("run-{id}")));
-        Self { stage: stage.clone(), id: id.into(), state, run, agent: None, decisions: Vec::new() }
+        let settings = Vec::new();
+        Self { stage: stage.clone(), id: id.into(), state, run, settings, agent: None, decisions: Vec::new() }
     }
 
     /// Runs a command of the device's side to its end.
@@ -281,7 +284,9 @@ impl Gateway {
     /// Starts the agent and waits until it decides. `clock_s` shifts its wall clock.
     pub fn start(&mut self, broker: &str, clock_s: i64) -> Result<(), Failure> {
         let args = ["--state-dir", path(&self.state), "--run-dir", path(&self.run), "agent", "run", "--broker", broker];
-        let mut agent = self.stage.start(&args, &[("HARDTACK_TEST_CLOCK_OFFSET_S", clock_s.to_string())])?;
+        let mut env = self.settings.clone();
+        env.push(("HARDTACK_TEST_CLOCK_OFFSET_S", clock_s.to_string()));
+        let mut agent = self.stage.start(&args, &env)?;
         agent.wait("agent.ready", |_| true)?;
         self.agent = Some(agent);
         Ok(())

@@ -1,13 +1,17 @@
 //! The whole system on a real mosquitto, with real faults. After each the collector holds every decision that a caller
 //! saw exactly once, verified, none missing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
 use hardtack::ids::DeviceId;
 use hardtack::shell::cast::{Fleet, Gateway, Player, Stage};
+use hardtack::shell::clock;
 use hardtack::shell::proxy::{Proxy, Swallow};
+use hardtack::shell::x509::Validity;
+use hardtack::time::Millis;
 use serde_json::{json, Value};
 
 use crate::support::mosquitto::Mosquitto;
@@ -77,18 +81,54 @@ impl Site {
         }
     }
 
-    /// Every decision that a caller saw is at the collector, once.
+    /// Every decision that a caller saw is at the collector, once, as the caller saw it; the chain has neither gap nor fork.
     #[track_caller]
     fn all_recorded(&self) {
         self.gateway.wait_status("an empty queue", |status| status["pending"] == 0).unwrap();
         let verified = self.fleet.run(&["audit", "verify"]).unwrap();
-        assert_eq!(verified["ok"], true, "{verified}");
-        let exported = self.fleet.exported().unwrap();
+        let chain = &verified["devices"][0];
+        assert_eq!(
+            (&verified["ok"], &chain["gaps"], &chain["forks"]),
+            (&true.into(), &0.into(), &0.into()),
+            "{verified}"
+        );
+        let exported = self.exported();
         assert!(!self.gateway.decisions.is_empty());
-        for decision in &self.gateway.decisions {
-            let id = decision["decision_id"].as_str().unwrap();
-            assert_eq!(exported.get(id), Some(&1), "{id}");
+        for seen in &self.gateway.decisions {
+            let id = seen["decision_id"].as_str().unwrap();
+            let [recorded] = exported.get(id).map_or(&[][..], Vec::as_slice) else { panic!("not once: {id}") };
+            assert_eq!(recorded["reason"], seen["reason"], "{id}");
         }
+    }
+
+    /// The decisions that the collector exports, by their ids.
+    fn exported(&self) -> BTreeMap<String, Vec<Value>> {
+        let export = self.fleet.run(&["audit", "export"]).unwrap();
+        let mut decisions = BTreeMap::<_, Vec<Value>>::new();
+        for line in export.as_str().unwrap().lines() {
+            let record: Value = serde_json::from_str(line).unwrap();
+            if let Some(id) = record["decision_id"].as_str() {
+                decisions.entry(id.to_owned()).or_default().push(record);
+            }
+        }
+        decisions
+    }
+
+    fn agent_says(&mut self, event: &str) {
+        self.gateway.agent.as_mut().unwrap().wait(event, |_| true).unwrap();
+    }
+
+    /// The agent ends without a warning and starts again, alone, with another wall clock.
+    fn restart(&mut self, clock_s: i64) {
+        self.gateway.agent.take().unwrap().kill();
+        let url = self.url.clone();
+        self.gateway.start(&url, clock_s).unwrap();
+    }
+
+    /// The broker's certificate is another one from now on.
+    fn certify(&mut self, validity: Validity) {
+        let fleet = "acme".parse().unwrap();
+        self.broker.certify(&self.fleet.dir, &fleet, validity);
     }
 }
 
@@ -128,16 +168,18 @@ fn a_half_open_link_is_noticed_and_replaced() {
     let proxy = runtime.block_on(Proxy::start(site.broker.addr())).unwrap();
     let profile = site.folder.path().join("profile.toml");
     let shipped = include_str!("../../firmware-profiles/generic-x86_64.toml");
-    let brisk = shipped.replace("keepalive_s = 30", "keepalive_s = 5").replace("hello_s = 300", "hello_s = 5");
+    let brisk =
+        shipped.replace("keepalive_s = 30", "keepalive_s = 5").replace("connect_ms = 10000", "connect_ms = 2000");
     std::fs::write(&profile, brisk).unwrap();
+    site.gateway.settings.push(("HARDTACK_PROFILE", profile.to_str().unwrap().to_owned()));
     site.url = format!("mqtt://{}", proxy.addr());
     site.start();
     let token = site.begin();
     proxy.half_open(Swallow::Both);
     site.decide(&token, 5);
-    // The watchdog closes a link on which nothing arrives; what cut it off is gone by then.
-    proxy.cut();
-    site.gateway.wait_mode("offline").unwrap();
+    // Nothing closes the link but the agent's own watchdog.
+    let noticed = |line: &Value| line["reason"].as_str().is_some_and(|reason| reason.contains("half-open"));
+    site.gateway.agent.as_mut().unwrap().wait("link.down", noticed).unwrap();
     site.decide(&token, 5);
     proxy.heal();
     site.gateway.wait_mode("online").unwrap();
@@ -147,13 +189,130 @@ fn a_half_open_link_is_noticed_and_replaced() {
 #[test]
 fn a_device_whose_clock_says_1970_works_like_any_other() {
     let mut site = Site::secured();
-    let now = hardtack::shell::clock::wall().unwrap().secs_floor() as i64;
+    let in_1970 = -(clock::wall().unwrap().secs_floor() as i64);
     let url = site.url.clone();
-    site.gateway.start(&url, -now).unwrap();
+    site.gateway.start(&url, in_1970).unwrap();
     site.online();
     let token = site.begin();
     site.decide(&token, 3);
+    // Nor does it stop working when it starts alone.
+    site.broker.kill();
+    site.restart(in_1970);
+    site.decide(&token, 3);
+    let begun_alone = site.begin();
+    site.decide(&begun_alone, 3);
+    site.broker.restart();
+    site.gateway.wait_mode("online").unwrap();
+    site.decide(&token, 3);
     site.all_recorded();
+}
+
+/// How a broker goes down.
+#[derive(Clone, Copy, Debug)]
+enum Outage {
+    /// In order, and it comes back without sessions and retained messages.
+    Forgetting,
+    /// By SIGKILL.
+    Killed,
+    /// In order, and it comes back with all that it had.
+    Restarted,
+}
+
+#[test]
+fn a_secured_broker_that_restarts_loses_nothing_of_ours() {
+    let mut site = Site::secured();
+    site.start();
+    let token = site.begin();
+    for outage in [Outage::Restarted, Outage::Forgetting, Outage::Killed] {
+        site.decide(&token, 10);
+        match outage {
+            Outage::Forgetting => {
+                site.broker.stop();
+                site.broker.forget();
+            }
+            Outage::Killed => site.broker.kill(),
+            Outage::Restarted => site.broker.stop(),
+        }
+        // Not the mode, which a link that comes and goes does not move.
+        site.agent_says("link.down");
+        site.decide(&token, 10);
+        site.broker.restart();
+        site.agent_says("link.up");
+        site.decide(&token, 10);
+        site.all_recorded();
+    }
+}
+
+/// Wall clocks call the broker's certificate ended; the trusted clock knows that it is not.
+#[test]
+fn a_certificate_that_lapsed_in_the_dark_is_judged_by_the_trusted_clock() {
+    let mut site = Site::secured();
+    site.start();
+    let token = site.begin();
+    site.decide(&token, 3);
+    let now = clock::wall().unwrap();
+    let (hour, minutes) = (Millis::from_secs(3600), Millis::from_secs(240));
+    site.certify(Validity { from: now - hour, until: now + minutes });
+    // Within the life of the task, past that of the certificate.
+    site.restart(300);
+    site.online();
+    site.decide(&token, 3);
+    site.all_recorded();
+}
+
+/// And one that has ended by all that the device knows is refused, with what to do about it.
+#[test]
+fn a_certificate_that_has_really_ended_is_refused_until_there_is_another() {
+    let mut site = Site::secured();
+    site.start();
+    let token = site.begin();
+    let now = clock::wall().unwrap();
+    let hour = Millis::from_secs(3600);
+    site.certify(Validity { from: now - hour - hour, until: now - hour });
+    site.gateway.wait_mode("offline").unwrap();
+    let says_why = |status: &Value| {
+        let reasons = status["reasons"].to_string();
+        reasons.contains("certificate ended at") && reasons.contains("broker config")
+    };
+    site.gateway.wait_status("the reason why it is offline", says_why).unwrap();
+    site.decide(&token, 5);
+    site.certify(Validity::days(now, 825));
+    site.gateway.wait_mode("online").unwrap();
+    site.all_recorded();
+}
+
+/// As many and as large grants as `grant create` takes are one answer, and one wallet.
+#[test]
+fn the_largest_set_of_grants_reaches_the_device() {
+    let mut site = Site::secured();
+    site.start();
+    let mut held = 1;
+    for rights in [36, 24, 12, 4, 1] {
+        while site.grant(rights).is_ok() {
+            held += 1;
+        }
+    }
+    assert!(held > 10, "{held} grants");
+    let all_here = |status: &Value| status["grants"].as_array().is_some_and(|grants| grants.len() == held);
+    site.gateway.wait_status("every grant", all_here).unwrap();
+    let token = site.begin();
+    site.decide(&token, 1);
+    site.all_recorded();
+}
+
+/// `fleet publish` beside `fleet serve`: neither throws the other out.
+#[test]
+fn a_second_service_does_not_disturb_the_first() {
+    let mut site = Site::secured();
+    site.start();
+    for _ in 0..3 {
+        site.fleet.run(&["publish", "--broker", &site.url]).unwrap();
+    }
+    let token = site.begin();
+    site.decide(&token, 3);
+    site.all_recorded();
+    let told = site.serve.as_mut().unwrap().events();
+    assert_eq!(told.iter().filter(|event| *event == "link.down").count(), 0, "{told:?}");
 }
 
 #[test]
@@ -211,6 +370,18 @@ fn a_service_that_restarts_goes_on_where_it_was() {
     let decision = site.gateway.authorize(&token, "read", "modbus/a").unwrap();
     assert_eq!(decision["reason"], "revoked", "{decision}");
     site.all_recorded();
+}
+
+impl Site {
+    /// Grants so many more rights, each with a long name.
+    fn grant(&self, rights: usize) -> Result<Value, hardtack::cli::Failure> {
+        let rights: Vec<String> =
+            (0..rights).map(|n| format!("pump:read:some/rather/long/path/of/a/plant/number/{n:02}")).collect();
+        let mut args = vec!["grant", "create", "--device", "gw-07", "--may-begin", "unix:uid:1=pump"];
+        args.extend(rights.iter().flat_map(|right| ["--right", right]));
+        args.extend(["--offline-max", "3d", "--uses-max", "1000", "--boots-max", "20", "--task-ttl-max", "15m"]);
+        self.fleet.run(&args)
+    }
 }
 
 fn grant(site: &Site) -> String {

@@ -20,7 +20,7 @@ use hardtack::wire::token::{from_text, to_text};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::hostile;
+use crate::hostile::{self, Pace};
 use crate::samples::{World, ISSUED};
 
 fn cases(cases: u32) -> ProptestConfig {
@@ -224,7 +224,7 @@ proptest! {
             let example = &examples[which.index(examples.len())];
             (hostile::TOPICS[*topic].to_owned(), edits.as_ref().map_or(example.clone(), |edits| apply(example, edits)))
         };
-        hostile::messages(&world, &heard.iter().map(message).collect::<Vec<_>>());
+        hostile::messages(&world, &heard.iter().map(message).collect::<Vec<_>>(), Pace::Slow);
     }
 
     #[test]
@@ -272,6 +272,31 @@ proptest! {
 /// A number that is small, huge, or anything.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![0..10_u64, 0..100_000_u64, any::<u64>().prop_map(|n| n >> 1), Just(i64::MAX as u64), 0..256_u64]
+}
+
+/// Thousands of messages on hundreds of topics, each wrong in a way of its own, within a minute.
+#[test]
+fn a_flood_of_hostile_messages_costs_a_handful_of_records() {
+    let world = World::new();
+    let examples = hostile::examples(&world);
+    let topic = |n: usize| match n % 8 {
+        0 => format!("hardtack/1/acme/bundle/{n}"),
+        1 => format!("hardtack/1/acme/policy/{n}"),
+        2 => format!("hardtack/1/acme/feed/f{n}/head"),
+        3 => format!("hardtack/1/acme/feed/main/snap/0/{n}"),
+        4 => format!("hardtack/1/acme/dev/gw-{n}/down/ack"),
+        5 => format!("hardtack/1/acme/dev/gw-07/up/x{n}"),
+        6 => format!("hardtack/1/other-{n}/bundle/2"),
+        _ => hostile::TOPICS[n / 8 % hostile::TOPICS.len()].to_owned(),
+    };
+    let payload = |n: usize| {
+        let mut payload = examples[n % examples.len()].clone();
+        let at = n * 31 % payload.len();
+        payload[at] ^= 1 << (n % 8);
+        payload
+    };
+    let flood: Vec<_> = (0..4000).map(|n| (topic(n), payload(n))).collect();
+    hostile::messages(&world, &flood, Pace::Flood);
 }
 
 #[test]

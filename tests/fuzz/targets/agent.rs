@@ -18,5 +18,5 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         messages.push((topic.to_owned(), payload.to_vec()));
         rest = after;
     }
-    hostile::messages(&samples::World::new(), &messages);
+    hostile::messages(&samples::World::new(), &messages, hostile::Pace::Flood);
 });

@@ -300,7 +300,7 @@ fn the_largest_set_of_grants_reaches_the_device() {
     site.all_recorded();
 }
 
-/// `fleet publish` beside `fleet serve`: neither throws the other out.
+/// `fleet publish` and `broker check` beside `fleet serve`: none throws another out.
 #[test]
 fn a_second_service_does_not_disturb_the_first() {
     let mut site = Site::secured();
@@ -308,6 +308,9 @@ fn a_second_service_does_not_disturb_the_first() {
     for _ in 0..3 {
         site.fleet.run(&["publish", "--broker", &site.url]).unwrap();
     }
+    let dir = site.fleet.dir.to_str().unwrap();
+    let checked = stage().run(&["-o", "json", "broker", "check", "--dir", dir, "--url", &site.url]).unwrap();
+    assert_eq!(checked["ok"], true, "{checked}");
     let token = site.begin();
     site.decide(&token, 3);
     site.all_recorded();

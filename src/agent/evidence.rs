@@ -27,7 +27,6 @@ pub(crate) enum Source {
     File,
     Grant,
     Policy,
-    Store,
     Unknown,
 }
 

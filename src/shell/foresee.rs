@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::keys::{self, DeviceKeyFile};
-use super::run::{broker_problems, bundle_of, Machine, RunError};
+use super::run::{broker_problems, claimed_bundle, Machine, RunError};
 use super::store::{self, Event, Recovered};
 use super::{clock, entropy};
 use crate::agent::effects::StateFile;
@@ -53,7 +53,7 @@ pub fn foresee(machine: &Machine) -> Foreseen {
     foreseen.fleet = claimed_fleet(&bundle);
     foreseen.enrolled = identity.is_some() && bundle.exists();
     if let (Some(identity), Some(found)) = (identity, found) {
-        match bundle_of(&found.files) {
+        match claimed_bundle(&found.files) {
             Ok(trust) => foreseen.start(machine, identity, trust, found),
             Err(RunError::NotEnrolled) => {}
             Err(error) => foreseen.problems.push(error.to_string()),

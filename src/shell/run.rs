@@ -19,7 +19,7 @@ use super::files::FileError;
 use super::inbox::{Haul, Inbox};
 use super::keys::{self, DeviceKeyFile};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, TlsIdentity};
-use super::store::{Store, StoreError};
+use super::store::{Event as Found, Recovered, Store, StoreError};
 use super::{clock, entropy, log, service};
 use crate::agent::effects::{LinkCommand, Outgoing, StateFile};
 use crate::agent::request::{Mode, Reply, RequestId};
@@ -30,6 +30,7 @@ use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{BrokerPins, TrustBundle};
 use crate::wire::envelope::Signed;
+use crate::wire::Refused;
 
 /// How often the agent hears how much room the audit takes, by commits and by time.
 const DISK_EVERY_COMMITS: u32 = 256;
@@ -234,14 +235,14 @@ impl Session {
             Err(error) if error.is_missing() => return Err(RunError::NotEnrolled),
             other => other?,
         };
+        log::name_device(&identity.device);
         let (store, recovered) = Store::open(&machine.state_dir, &machine.profile.queue)?;
         for event in &recovered.events {
             log::tell_found(event);
         }
-        let trust = bundle_of(&recovered.files)?;
+        let trust = bundle_of(&recovered)?;
         let floor = recovered.anchor.as_ref().map_or(trust.issued_at, |anchor| anchor.floor);
         let link = Wire::make(machine, &identity, &trust, floor, inbox);
-        log::name_device(&identity.device);
         let now = clock::now();
         let boot = Boot {
             fleet: trust.fleet,
@@ -382,6 +383,10 @@ impl Session {
             let upload = self.store.load(era, segment)?;
             self.follow_ups.push_back(Input::Segment { era, segment, upload });
         }
+        for hole in outgoing.holes {
+            let remains = self.store.gather(&hole)?;
+            self.follow_ups.push_back(Input::Remains { hole, remains });
+        }
         Ok(())
     }
 
@@ -396,10 +401,27 @@ impl Session {
 }
 
 /// The trust bundle as it is on disk. The agent checks it; here it only says which fleet and which brokers.
-pub(super) fn bundle_of(files: &[(StateFile, Vec<u8>)]) -> Result<TrustBundle, RunError> {
+///
+/// # Errors
+/// [`RunError::NotEnrolled`] only where there is none: one that is there and cannot be used needs another remedy.
+fn bundle_of(recovered: &Recovered) -> Result<TrustBundle, RunError> {
+    let unusable = |refused| RunError::Unstartable(Unstartable::Bundle(refused));
+    let unreadable =
+        |event: &Found| matches!(event, Found::FileUnreadable { path, .. } if *path == StateFile::Bundle.path());
+    if recovered.events.iter().any(unreadable) {
+        return Err(unusable(Refused::Malformed("the file cannot be read")));
+    }
+    claimed_bundle(&recovered.files)
+}
+
+/// The trust bundle of these files, as it claims to be.
+///
+/// # Errors
+/// As [`bundle_of`].
+pub(super) fn claimed_bundle(files: &[(StateFile, Vec<u8>)]) -> Result<TrustBundle, RunError> {
     let (_, bytes) = files.iter().find(|(file, _)| *file == StateFile::Bundle).ok_or(RunError::NotEnrolled)?;
     let claimed = Signed::<TrustBundle>::from_bytes(bytes).and_then(|signed| signed.claim());
-    claimed.map_err(|refused| Unstartable::Bundle(refused).into())
+    claimed.map_err(|refused| RunError::Unstartable(Unstartable::Bundle(refused)))
 }
 
 /// The trust bundle that a batch puts in force, if it does. The agent has checked it.

@@ -319,6 +319,7 @@ mod tests {
             closed_at: Timestamp(1),
             recovered: false,
             feeds: Vec::new(),
+            salvage: None,
         };
         let header = Signed::sign(&header, &fleet(), &[&key()]);
         Collected { device: 0, upload: Upload { header, records } }

@@ -417,6 +417,6 @@ impl Trail {
 pub(super) fn end_of(image: &EraImage) -> EraEnd {
     let unsigned = || image.records.iter().filter(|record| record.index >= image.closed_index);
     let head = unsigned().fold(image.closed_head, |head, record| extend(head, &record.bytes));
-    let next_index = unsigned().last().map_or(image.closed_index, |record| record.index.saturating_add(1));
+    let next_index = unsigned().next_back().map_or(image.closed_index, |record| record.index.saturating_add(1));
     EraEnd { era: image.id, next_index, head }
 }

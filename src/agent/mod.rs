@@ -5,7 +5,7 @@
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
 //! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs` and `grants.rs` (the fleet),
-//! `rescue.rs` (signed time that somebody carries), `report.rs` (status).
+//! `salvage.rs` (what a damaged disk has left), `rescue.rs` (signed time that somebody carries), `report.rs` (status).
 
 mod answer;
 pub mod attest;

@@ -546,3 +546,26 @@ fn private_key(path: &Path) -> Result<ed25519_dalek::SigningKey, String> {
     ed25519_dalek::SigningKey::from_pkcs8_pem(text)
         .map_err(|error| format!("{} is no Ed25519 key in PKCS#8 PEM form: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bundle_that_is_not_there_means_not_enrolled() {
+        check_bundle(None, Vec::new(), "not enrolled");
+        check_bundle(Some(vec![7; 40]), Vec::new(), "cannot be used");
+        check_bundle(Some(Vec::new()), Vec::new(), "cannot be used");
+        let unreadable = Found::FileUnreadable { path: "bundle".into(), error: "Input/output error".into() };
+        check_bundle(None, vec![unreadable], "cannot be used");
+    }
+
+    #[track_caller]
+    fn check_bundle(content: Option<Vec<u8>>, events: Vec<Found>, expected: &str) {
+        let files = content.into_iter().map(|content| (StateFile::Bundle, content)).collect();
+        let recovered = Recovered { anchor: None, files, eras: Vec::new(), used_bytes: 0, events };
+        let error = bundle_of(&recovered).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains("enrol"), "it says what to do: {error}");
+    }
+}

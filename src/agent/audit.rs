@@ -1,21 +1,23 @@
 //! The audit trail on the device: numbered, chained, signed, and remembered until the collector has it.
 //!
-//! Owns: the open era with its chain and open segment, the outbox of closed segments of every era, what is in flight.
+//! Owns: the open era with its chain and open segment, the outbox of closed segments of every era, what is in flight,
+//! where the collector waits for what the store has lost.
 //! Never: stores or sends; frees a segment for anything but the collector's signed acknowledgement; numbers a record
 //! twice.
-//! Read next: `wire/audit.rs` for the formats, `link.rs` for when to send.
+//! Read next: `wire/audit.rs` for the formats, `sync.rs` for when to send, `salvage.rs` for what is damaged.
 
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 
-use super::effects::{Batch, Budget, Entry, StoredRecord, StoredSegment};
+use super::effects::{Batch, Budget, Entry, EraMark, StoredRecord, StoredSegment, ERAS_MARKED_MAX};
 use super::request::AuditRef;
+use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{
-    extend, genesis, EraEnd, Event, Record, SegmentHeader, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX,
+    extend, genesis, EraEnd, Event, Record, SegmentHeader, Upload, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX,
 };
 use crate::wire::envelope::Signed;
 use crate::wire::link::EraAck;
@@ -44,16 +46,55 @@ struct Open {
 }
 
 /// What is left to send of one era.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Outbox {
-    /// Segments that are closed.
-    closed: u64,
-    /// Records in them.
-    closed_index: u64,
-    /// Segments that the collector has.
-    acked: u64,
-    /// Records in those.
-    acked_index: u64,
+    /// Where its closed segments end.
+    closed: Boundary,
+    /// Where the collector stands.
+    acked: Boundary,
+    /// A segment that could not be loaded: nothing from it on is sent before the collector waits for it.
+    hole: Option<u64>,
+    /// Lost records below this have been told in gap records since the start.
+    told: u64,
+    /// What was found of it.
+    condition: Condition,
+}
+
+/// What was found of an era at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Not all, or not surely all: the collector may hold more of it than is here.
+    Damaged,
+    /// All.
+    Whole,
+}
+
+impl Outbox {
+    fn begin(genesis: Hash) -> Self {
+        let acked = Boundary { segment: 0, index: 0, head: genesis };
+        Self { closed: acked, acked, hole: None, told: 0, condition: Condition::Whole }
+    }
+
+    fn is_done(&self) -> bool {
+        self.acked.segment >= self.closed.segment
+    }
+
+    /// The collector stands here.
+    fn stand_at(&mut self, ack: &EraAck) {
+        if ack.next_segment < self.acked.segment {
+            return;
+        }
+        let index = ack.next_index.max(self.acked.index).min(self.closed.index);
+        self.acked = Boundary { segment: ack.next_segment, index, head: ack.head };
+        // What the collector has of a damaged era may be cut otherwise than what is here: its records count.
+        match self.condition {
+            Condition::Damaged if index < self.closed.index => {
+                self.closed.segment = self.closed.segment.max(ack.next_segment.saturating_add(1));
+            }
+            Condition::Damaged => self.closed.segment = ack.next_segment,
+            Condition::Whole => {}
+        }
+    }
 }
 
 /// What is signed into a segment's header beside the chain.
@@ -68,7 +109,7 @@ impl Trail {
     /// A trail that begins a new era.
     pub fn begin(fleet: FleetId, device: DeviceId, key: SigningKey, era: EraId) -> Self {
         let head = genesis(&fleet, &device, era);
-        let outbox = BTreeMap::from([(era, Outbox::default())]);
+        let outbox = BTreeMap::from([(era, Outbox::begin(head))]);
         Self { fleet, device, key, era, next_index: 0, head, open: None, outbox, in_flight: BTreeMap::new() }
     }
 
@@ -100,14 +141,25 @@ impl Trail {
         self.era = era;
         self.next_index = 0;
         self.head = genesis(&self.fleet, &self.device, era);
-        self.outbox.insert(era, Outbox::default());
+        self.outbox.insert(era, Outbox::begin(self.head));
     }
 
     /// Takes over an era of an earlier start: its closed segments as they are, and the records that were left unsigned
-    /// in segments that are marked recovered.
-    pub fn adopt(&mut self, image: &EraImage, closing: &Closing<'_>, batch: &mut Batch) {
+    /// in segments that are marked recovered. What is left unsigned of a damaged era is cut only when it is sent, from
+    /// where the collector stands: it may hold segments that are not here any more.
+    pub fn adopt(&mut self, image: &EraImage, condition: Condition, closing: &Closing<'_>, batch: &mut Batch) {
         let era = image.id;
-        let mut outbox = Outbox { closed: image.segments, closed_index: image.closed_index, ..Outbox::default() };
+        let mut outbox = Outbox::begin(genesis(&self.fleet, &self.device, era));
+        outbox.closed = Boundary { segment: image.segments, index: image.closed_index, head: image.closed_head };
+        if condition == Condition::Damaged {
+            let end = end_of(image);
+            let unsigned = u64::from(end.next_index > image.closed_index);
+            let segment = image.segments.saturating_add(unsigned);
+            outbox.closed = Boundary { segment, index: end.next_index, head: end.head };
+            outbox.condition = Condition::Damaged;
+            self.outbox.insert(era, outbox);
+            return;
+        }
         let mut head = image.closed_head;
         let signed = image.records.iter().take_while(|record| record.index < image.closed_index).count();
         let mut rest = &image.records[signed..];
@@ -123,7 +175,7 @@ impl Trail {
             let header = SegmentHeader {
                 device: self.device.clone(),
                 era,
-                segment: outbox.closed,
+                segment: outbox.closed.segment,
                 first_index: first.index,
                 count: count as u32,
                 previous,
@@ -131,10 +183,10 @@ impl Trail {
                 closed_at: closing.floor,
                 recovered: true,
                 feeds: closing.feeds.to_vec(),
+                salvage: None,
             };
             batch.entries.push(Entry::Segment(self.sign(&header)));
-            outbox.closed += 1;
-            outbox.closed_index = first.index + count as u64;
+            outbox.closed = Boundary { segment: outbox.closed.segment + 1, index: first.index + count as u64, head };
             rest = &rest[count..];
         }
         self.outbox.insert(era, outbox);
@@ -166,7 +218,7 @@ impl Trail {
         if self.open.as_ref().is_some_and(|open| open.bytes + bytes.len() > SEGMENT_BYTES_MAX) {
             self.close(closing, batch);
         }
-        let segment = self.outbox.get(&self.era).map_or(0, |outbox| outbox.closed);
+        let segment = self.outbox.get(&self.era).map_or(0, |outbox| outbox.closed.segment);
         let open = self.open.get_or_insert(Open {
             first_index: self.next_index,
             previous: self.head,
@@ -190,10 +242,10 @@ impl Trail {
     /// Closes and signs the open segment, if there is one.
     pub fn close(&mut self, closing: &Closing<'_>, batch: &mut Batch) {
         let Some(open) = self.open.take() else { return };
-        let outbox = self.outbox.entry(self.era).or_default();
-        let segment = outbox.closed;
-        outbox.closed += 1;
-        outbox.closed_index = open.first_index + u64::from(open.count);
+        let Some(outbox) = self.outbox.get_mut(&self.era) else { return };
+        let segment = outbox.closed.segment;
+        let index = open.first_index + u64::from(open.count);
+        outbox.closed = Boundary { segment: segment + 1, index, head: self.head };
         let header = SegmentHeader {
             device: self.device.clone(),
             era: self.era,
@@ -205,6 +257,7 @@ impl Trail {
             closed_at: closing.floor,
             recovered: false,
             feeds: closing.feeds.to_vec(),
+            salvage: None,
         };
         batch.entries.push(Entry::Segment(self.sign(&header)));
     }
@@ -217,8 +270,8 @@ impl Trail {
     /// Records that the collector has not acknowledged.
     pub fn pending(&self) -> u64 {
         let records = |(era, outbox): (&EraId, &Outbox)| {
-            let end = if *era == self.era { self.next_index } else { outbox.closed_index };
-            end - outbox.acked_index.min(end)
+            let end = if *era == self.era { self.next_index } else { outbox.closed.index };
+            end - outbox.acked.index.min(end)
         };
         self.outbox.iter().map(records).sum()
     }
@@ -237,9 +290,12 @@ impl Trail {
     pub fn take(&mut self, window: usize, now: Millis) -> Vec<(EraId, u64)> {
         let mut taken = Vec::new();
         for (era, outbox) in &self.outbox {
-            for segment in outbox.acked..outbox.closed {
+            for segment in outbox.acked.segment..outbox.closed.segment {
                 if self.in_flight.len() >= window {
                     return taken;
+                }
+                if outbox.hole.is_some_and(|hole| outbox.acked.segment < hole && hole <= segment) {
+                    break;
                 }
                 if let std::collections::btree_map::Entry::Vacant(vacant) = self.in_flight.entry((*era, segment)) {
                     vacant.insert(now);
@@ -262,7 +318,8 @@ impl Trail {
 
     /// Whether there is something to send that is not in flight.
     pub fn waiting(&self) -> bool {
-        let closed: u64 = self.outbox.values().map(|outbox| outbox.closed - outbox.acked).sum();
+        let left = |outbox: &Outbox| outbox.closed.segment.saturating_sub(outbox.acked.segment);
+        let closed: u64 = self.outbox.values().map(left).sum();
         closed > self.in_flight.len() as u64
     }
 
@@ -271,9 +328,44 @@ impl Trail {
         self.in_flight.clear();
     }
 
-    /// The store no longer has a segment that it should have: it counts as lost, not as sent.
-    pub fn lost(&mut self, era: EraId, segment: u64) {
+    /// The store cannot load a segment. Says what to ask it for once the collector waits for this very segment; before
+    /// that, nobody knows where what is left of it has to begin.
+    pub fn hole(&mut self, era: EraId, segment: u64) -> Option<Hole> {
+        let outbox = self.outbox.get_mut(&era)?;
+        if segment == outbox.acked.segment {
+            return Some(Hole { era, from: outbox.acked, end: outbox.closed });
+        }
+        outbox.hole = Some(segment);
         self.in_flight.remove(&(era, segment));
+        None
+    }
+
+    /// What is left of a segment, signed, if the collector still waits for it, and the ranges of lost records that no
+    /// gap record has told yet.
+    pub fn salvage(&mut self, hole: &Hole, remains: Remains, floor: Timestamp) -> Option<(Upload, Vec<(u64, u64)>)> {
+        let header = hole.header(&remains, &self.device, floor);
+        let outbox = self.outbox.get_mut(&hole.era).filter(|outbox| outbox.acked == hole.from)?;
+        // What is cut into more pieces than there were segments goes on past their end.
+        let more = u64::from(remains.next.index < outbox.closed.index);
+        outbox.closed.segment = outbox.closed.segment.max(remains.next.segment.saturating_add(more));
+        let told = outbox.told;
+        outbox.told = told.max(remains.next.index);
+        let lost = header.salvage.iter().flat_map(|salvage| &salvage.lost);
+        let untold = lost.filter(|(_, end)| *end > told).map(|(first, end)| (*first.max(&told), *end)).collect();
+        let records = remains.records.into_iter().map(|(_, bytes)| bytes).collect();
+        Some((Upload { header: Signed::sign(&header, &self.fleet, &[&self.key]), records }, untold))
+    }
+
+    /// Where each earlier era stands that is not released, for the anchor: the newest [`ERAS_MARKED_MAX`] of them.
+    pub fn marks(&self) -> Vec<EraMark> {
+        let earlier = || self.outbox.iter().filter(|(era, _)| **era != self.era);
+        let unmarked = earlier().count().saturating_sub(ERAS_MARKED_MAX);
+        let mark = |(era, outbox): (&EraId, &Outbox)| EraMark {
+            era: *era,
+            held_index: outbox.acked.index,
+            next_index: outbox.closed.index,
+        };
+        earlier().skip(unmarked).map(mark).collect()
     }
 
     /// The collector holds an era up to a place. Returns the last segment that was released by this, if any was.
@@ -286,14 +378,13 @@ impl Trail {
             return Err(*ack);
         }
         let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(None) };
-        if ack.next_segment > outbox.closed {
+        if ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole {
             return Err(*ack);
         }
-        let released = (ack.next_segment > outbox.acked).then(|| ack.next_segment - 1);
-        outbox.acked = outbox.acked.max(ack.next_segment);
-        outbox.acked_index = outbox.acked_index.max(ack.next_index.min(outbox.closed_index));
+        let released = (ack.next_segment > outbox.acked.segment).then(|| ack.next_segment - 1);
+        outbox.stand_at(ack);
         self.in_flight.retain(|(era, segment), _| *era != ack.era || *segment >= ack.next_segment);
-        if outbox.acked == outbox.closed && ack.era != self.era {
+        if outbox.is_done() && ack.era != self.era {
             self.outbox.remove(&ack.era);
             batch.drop_eras.push(ack.era);
         }
@@ -304,7 +395,7 @@ impl Trail {
     pub fn release_unacknowledged(&mut self, era: EraId, segment: u64, batch: &mut Batch) {
         let Some(outbox) = self.outbox.get(&era) else { return };
         let head = Hash::ZERO;
-        let ack = EraAck { era, next_segment: segment + 1, next_index: outbox.closed_index, head };
+        let ack = EraAck { era, next_segment: segment + 1, next_index: outbox.closed.index, head };
         // The bug is planted where nothing can be ahead, so there is nothing to report.
         let _ = self.acknowledge(&ack, batch);
     }
@@ -313,11 +404,19 @@ impl Trail {
     pub fn drop_empty(&mut self, batch: &mut Batch) {
         let open = self.era;
         self.outbox.retain(|era, outbox| {
-            let keep = *era == open || outbox.acked < outbox.closed;
+            let keep = *era == open || !outbox.is_done();
             if !keep {
                 batch.drop_eras.push(*era);
             }
             keep
         });
     }
+}
+
+/// Where an era ends, as far as it can be read.
+pub(super) fn end_of(image: &EraImage) -> EraEnd {
+    let unsigned = || image.records.iter().filter(|record| record.index >= image.closed_index);
+    let head = unsigned().fold(image.closed_head, |head, record| extend(head, &record.bytes));
+    let next_index = unsigned().next_back().map_or(image.closed_index, |record| record.index.saturating_add(1));
+    EraEnd { era: image.id, next_index, head }
 }

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::request::{Mode, Reply, RequestId};
+use super::salvage::Hole;
 use crate::ids::{BlockId, BootId, EraId, FeedId, GrantId, Hash, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Topic;
@@ -202,16 +203,66 @@ pub struct Anchor {
     pub boots: u32,
     /// The mode.
     pub mode: Mode,
-    /// Why the device is locked, if something other than the state itself says so.
-    pub locked: Option<String>,
-    /// Trust bundle in force and its digest.
+    /// How far this device's place in its own history is to be believed.
+    pub standing: Standing,
+    /// Eras before the open one that are not released, oldest first, at most [`ERAS_MARKED_MAX`].
+    pub earlier: Vec<EraMark>,
+    /// The highest trust bundle that was ever in force, and its digest.
     pub bundle: (u64, Hash),
-    /// Policy in force and its digest.
+    /// The highest policy that was ever in force, and its digest.
     pub policy: (u64, Hash),
     /// Complete revocation positions.
     pub feeds: Vec<Position>,
     /// Budgets.
     pub budgets: Vec<Budget>,
+}
+
+impl Anchor {
+    /// What is known where neither slot can be used.
+    pub fn lost() -> Self {
+        Self { standing: Standing::Lost, ..Self::default() }
+    }
+
+    /// Every era of which something should be there, the open one last.
+    pub fn marks(&self) -> impl Iterator<Item = EraMark> + '_ {
+        let open = self.era.map(|era| EraMark { era, held_index: 0, next_index: self.next_index });
+        self.earlier.iter().copied().chain(open)
+    }
+}
+
+/// The most earlier eras that an anchor marks. Beyond it the oldest are not marked: what is lost of those shows at the
+/// collector, as records that a later start has named and that never arrive.
+pub const ERAS_MARKED_MAX: usize = 256;
+
+/// How far an era reaches: what is not there of it any more is counted as lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EraMark {
+    /// The era.
+    pub era: EraId,
+    /// The collector has every record below this.
+    pub held_index: u64,
+    /// The next record's index.
+    pub next_index: u64,
+}
+
+/// How far a device's place in its own history is to be believed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It is known.
+    #[default]
+    Known,
+    /// The collector holds more than was ever written here. Locked, until it is enrolled again.
+    Contradicted {
+        /// The era's number.
+        era: u64,
+        /// The collector holds every segment below this.
+        segment: u64,
+    },
+    /// Both slots of the anchor were lost. Locked, until an acknowledged round trip says where the collector stands.
+    Lost,
+    /// Enrolled again after one of these. What was charged is unknown still, and the next acknowledged round trip may
+    /// name later eras than any here.
+    Renewed,
 }
 
 /// What may leave once the batch is durable.
@@ -223,6 +274,8 @@ pub struct Outgoing {
     pub link: Vec<LinkCommand>,
     /// Segments to load for sending. Each comes back as an input.
     pub loads: Vec<(EraId, u64)>,
+    /// Segments that could not be loaded: what is left of them is to be gathered. Each comes back as an input.
+    pub holes: Vec<Hole>,
     /// Log events.
     pub logs: Vec<LogEvent>,
 }
@@ -230,7 +283,8 @@ pub struct Outgoing {
 impl Outgoing {
     /// Whether nothing is to be sent.
     pub fn is_empty(&self) -> bool {
-        self.replies.is_empty() && self.link.is_empty() && self.loads.is_empty() && self.logs.is_empty()
+        let loads = self.loads.is_empty() && self.holes.is_empty();
+        self.replies.is_empty() && self.link.is_empty() && loads && self.logs.is_empty()
     }
 }
 

@@ -6,7 +6,7 @@
 //! Read next: `wire/enrol.rs` for the bundle, `start.rs` for what comes next.
 
 use super::clock::TrustedClock;
-use super::effects::{Anchor, Batch, FileWrite, StateFile};
+use super::effects::{Anchor, Batch, FileWrite, Standing, StateFile};
 use super::policy::Policy;
 use super::revocation::{Revocations, StoredFeed};
 use super::start::{grant_of, known_time};
@@ -30,7 +30,7 @@ pub struct Accepted {
 }
 
 /// Takes an enrolment bundle: it must lead from the fleet of `fingerprint`, answer `nonce` and be for these keys.
-/// `known` is the anchor of an earlier enrolment, whose positions stay.
+/// `known` is the anchor of an earlier enrolment, whose positions stay: [`Anchor::lost`] where that was lost.
 ///
 /// # Errors
 /// What is wrong with the bundle.
@@ -92,7 +92,11 @@ pub fn accept(
     anchor.powered = anchor.powered.max(anchor.floor);
     anchor.powered_lease = anchor.powered_lease.max(anchor.powered);
     anchor.synced = if known.is_some() { anchor.synced } else { anchor.powered };
-    anchor.locked = None;
+    anchor.standing = match anchor.standing {
+        Standing::Known => Standing::Known,
+        // Whoever approved it knows that it is this device. What it charged before nobody knows.
+        Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => Standing::Renewed,
+    };
     anchor.bundle = (trust.version, newest.digest());
     anchor.policy = (policy_version, bundle.policy.digest());
     for position in revocations.positions() {

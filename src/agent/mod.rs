@@ -5,7 +5,7 @@
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
 //! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs` and `grants.rs` (the fleet),
-//! `rescue.rs` (signed time that somebody carries), `report.rs` (status).
+//! `salvage.rs` (what a damaged disk has left), `rescue.rs` (signed time that somebody carries), `report.rs` (status).
 
 mod answer;
 pub mod attest;
@@ -23,6 +23,7 @@ mod rescue;
 pub mod revocation;
 #[cfg(test)]
 pub(crate) mod rig;
+pub mod salvage;
 mod start;
 mod sync;
 mod tasks;
@@ -50,11 +51,12 @@ use crate::wire::Refused;
 use answer::Room;
 use audit::{Closing, Trail};
 use clock::{HintStanding, TrustedClock};
-use effects::{Budget, LogEvent, StateFile, StoredRecord};
+use effects::{Budget, LogEvent, Standing, StateFile, StoredRecord};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Evidence, Mode, Request, RequestId};
 use revocation::Revocations;
+use salvage::{Hole, Remains};
 use sync::Named;
 use tasks::Want;
 use token::Cache;
@@ -105,10 +107,10 @@ pub struct EraImage {
     pub closed_index: u64,
     /// The chain's head there; [`Hash::ZERO`] if no segment is closed, where the chain begins at the era's genesis.
     pub closed_head: Hash,
-    /// Records from the lower of `closed_index` and the anchor's index on, in order, without a hole.
+    /// Records from the lower of `closed_index` and the anchor's index on, in order; with holes where it is damaged.
     pub records: Vec<StoredRecord>,
-    /// What is wrong with it, told once: it is quarantined, and what is above is what could be salvaged. Segments of it
-    /// may be missing too; loading them says so.
+    /// What is or was wrong with it, told at every start until it is released: what is above is what could be salvaged.
+    /// Segments of it may be missing too; loading them says so.
     pub damage: Option<String>,
 }
 
@@ -132,6 +134,13 @@ pub enum Input {
         evidence: Evidence,
         /// What it asks.
         request: Request,
+    },
+    /// What the store has left where a segment could not be loaded.
+    Remains {
+        /// What was asked for.
+        hole: Hole,
+        /// What is left.
+        remains: Remains,
     },
     /// A segment that was to be loaded; none if the store no longer has it.
     Segment {
@@ -187,10 +196,14 @@ pub struct Agent {
     named: Named,
     mode: Mode,
     mode_reasons: Vec<String>,
-    /// A lock that outlives what caused it.
-    locked: Option<String>,
-    /// Neither slot of the anchor was usable at this start.
-    anchor_lost: bool,
+    /// How far this device's place in its own history is to be believed.
+    standing: Standing,
+    /// The collector holds this era of ours: the next one is numbered past it, as soon as one may begin.
+    behind: Option<u64>,
+    /// The highest versions that were ever in force.
+    marks: Marks,
+    /// Why the policy on disk could not be used; the built-in one stands in for it.
+    policy_fault: Option<Refused>,
     /// Callers who wait for the issuer.
     wants: BTreeMap<Nonce, Want>,
     grants_asked: Option<sync::GrantsAsked>,
@@ -208,6 +221,14 @@ pub struct Agent {
     /// The system clock is known to be behind.
     hint_behind: bool,
     counters: Counters,
+}
+
+/// The highest versions that were ever in force, with their digests. What is here may be older: then the device locks
+/// until they are here again, or newer ones.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    bundle: (u64, Hash),
+    policy: (u64, Hash),
 }
 
 /// How often something was refused since it was last recorded.
@@ -233,7 +254,8 @@ impl Agent {
             Input::Disk { used_bytes } => self.used_bytes = used_bytes,
             Input::Link(event) => self.on_link(event, now, effects),
             Input::Request { id, evidence, request } => self.on_request(id, &evidence, request, now, effects),
-            Input::Segment { era, segment, upload } => self.on_segment(era, segment, upload, now, effects),
+            Input::Remains { hole, remains } => self.on_remains(&hole, remains, now, effects),
+            Input::Segment { era, segment, upload } => self.on_segment(era, segment, upload, effects),
         }
         self.on_time(now, effects);
         self.settle(now, effects);
@@ -274,6 +296,7 @@ impl Agent {
 
     /// What is due by the clock, whatever the input was.
     fn on_time(&mut self, now: Now, effects: &mut Effects) {
+        self.roll_if_due(effects);
         if self.trail.open_since().is_some_and(|since| now.boottime.0 >= since.0 + self.profile.queue.segment_ms) {
             self.close_segment(effects);
         }
@@ -308,7 +331,7 @@ impl Agent {
     }
 
     fn grounds(&self) -> Grounds {
-        let mut locks: Vec<String> = self.locked.iter().cloned().collect();
+        let mut locks = self.standing_locks();
         if self.revocations.device_revoked(&self.device, self.clock.floor()) {
             locks.push("this device is revoked".into());
         }
@@ -332,6 +355,41 @@ impl Agent {
             | Link::Lagging { .. } => InTouch::No(self.uplink.describe()),
         };
         Grounds { locks, stale: self.stale_grounds(), in_touch }
+    }
+
+    /// What locks because it contradicts what was here before.
+    fn standing_locks(&self) -> Vec<String> {
+        let mut locks = Vec::new();
+        match self.standing {
+            Standing::Known | Standing::Renewed => {}
+            Standing::Contradicted { era, segment } => locks.push(format!(
+                "the collector holds era {era} up to segment {segment}, more than this device ever wrote: its storage \
+                 was restored, or it was cloned; enrol it again"
+            )),
+            Standing::Lost => locks.push(
+                "both slots of the anchor are lost: positions and budgets are unknown until the fleet acknowledges"
+                    .into(),
+            ),
+        }
+        let (bundle, policy) = (self.marks.bundle.0, self.marks.policy.0);
+        if self.trust.version < bundle {
+            locks.push(format!(
+                "trust bundle {bundle} was in force, {} is here: let the device reach its broker, or import an \
+                 enrolment bundle",
+                self.trust.version
+            ));
+        }
+        match &self.policy_fault {
+            Some(refused) => locks.push(format!(
+                "the policy in the state folder cannot be used ({refused}): let the device reach its broker, or \
+                 import an enrolment bundle"
+            )),
+            None if self.policy.document.version < policy => {
+                locks.push(format!("policy {policy} was in force, {} is here", self.policy.document.version));
+            }
+            None => {}
+        }
+        locks
     }
 
     fn stale_grounds(&self) -> Vec<String> {
@@ -388,14 +446,19 @@ impl Agent {
         self.trail.close(&Closing { floor: self.clock.floor(), feeds: &feeds }, &mut effects.batch);
     }
 
-    /// A new era where this one is long enough, so that its space can be given back. Only between commits: a commit
-    /// writes to one era.
+    /// A new era where this one is long enough, so that its space can be given back, or numbered lower than what the
+    /// collector has. Only between commits: a commit writes to one era.
     fn roll_if_due(&mut self, effects: &mut Effects) {
-        let due = self.trail.next_index() >= self.profile.queue.era_records_max;
+        let due = self.trail.next_index() >= self.profile.queue.era_records_max || self.behind.is_some();
         if due && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
             self.close_segment(effects);
             if effects.batch.entries.is_empty() {
-                let era = EraId { number: self.trail.era().number + 1, salt: self.rng.next_u64() };
+                let mut newest = self.trail.era().number;
+                if let Some(behind) = self.behind.take() {
+                    newest = newest.max(behind);
+                    self.standing = Standing::Known;
+                }
+                let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
                 self.trail.roll(era, &mut effects.batch);
                 self.anchor_due = true;
             }
@@ -404,6 +467,8 @@ impl Agent {
 
     fn anchor_if_due(&mut self, now: Now, effects: &mut Effects) {
         let count = self.commits >= self.profile.queue.anchor_every_commits.max(1);
+        // An era goes only after the anchor has forgotten it: one that it still marks would count as lost.
+        self.anchor_due |= !effects.batch.drop_eras.is_empty();
         if self.anchor_due || count || effects.batch.anchor.is_some() {
             self.anchor_due = false;
             self.commits = 0;
@@ -431,9 +496,10 @@ impl Agent {
             synced: self.clock.synced(),
             boots: self.clock.boots(),
             mode: self.mode,
-            locked: self.locked.clone(),
-            bundle: (self.trust.version, self.trust_digest),
-            policy: (self.policy.document.version, self.policy_digest),
+            standing: self.standing,
+            earlier: self.trail.marks(),
+            bundle: self.marks.bundle,
+            policy: self.marks.policy,
             feeds: self.revocations.known_positions(),
             budgets: self.wallet.budgets(),
         }

@@ -1,6 +1,7 @@
 //! A fleet and a disk in memory, for the tests of the agent: real keys, real tokens, real envelopes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
@@ -8,12 +9,13 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::effects::{Batch, Entry, LinkCommand, StateFile, StoredRecord, StoredSegment};
 use super::request::{Authorize, BeginTask, DecisionReply, Evidence, Reply, Request, RequestId, Socket, TaskReply};
+use super::salvage::{Hole, Remains, Wanted};
 use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgoing};
 use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{genesis, Record, Upload};
-use crate::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
+use crate::wire::bundle::{BrokerPins, Feed, Fingerprint, Issuer, TrustBundle};
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle};
 use crate::wire::envelope::Signed;
 use crate::wire::link::{grants_digest, Ack, EraAck, Hello, Right, Topic};
@@ -30,6 +32,8 @@ pub(crate) struct Disk {
     pub(crate) files: BTreeMap<StateFile, Vec<u8>>,
     pub(crate) anchor: Option<Anchor>,
     pub(crate) eras: BTreeMap<EraId, (Vec<StoredRecord>, Vec<StoredSegment>)>,
+    /// Eras that were found damaged, as their image says.
+    pub(crate) damaged: BTreeSet<EraId>,
 }
 
 impl Disk {
@@ -70,7 +74,7 @@ impl Disk {
                 closed_index,
                 closed_head: last.map_or_else(|| genesis(&rig.fleet, &rig.device, *id), |last| last.head),
                 records: records.iter().filter(|record| record.index >= from).cloned().collect(),
-                damage: None,
+                damage: self.damaged.contains(id).then(|| "rot".into()),
             }
         };
         self.eras.iter().map(image).collect()
@@ -80,8 +84,39 @@ impl Disk {
         let (records, segments) = self.eras.get(&era)?;
         let segment = segments.iter().find(|segment| segment.segment == number)?;
         let range = segment.first_index..segment.first_index + u64::from(segment.count);
-        let records = records.iter().filter(|record| range.contains(&record.index)).map(|r| r.bytes.clone()).collect();
-        Some(Upload { header: Signed::from_bytes(&segment.header).unwrap(), records })
+        let records: Vec<_> =
+            records.iter().filter(|record| range.contains(&record.index)).map(|r| r.bytes.clone()).collect();
+        let header = Signed::from_bytes(&segment.header).unwrap();
+        (records.len() == segment.count as usize).then_some(Upload { header, records })
+    }
+
+    fn gather(&self, hole: &Hole) -> Remains {
+        let nothing = (Vec::new(), Vec::new());
+        let (records, segments) = self.eras.get(&hole.era).unwrap_or(&nothing);
+        let read = |wanted| {
+            Ok::<_, Infallible>(match wanted {
+                Wanted::Record(index) => records.iter().find(|r| r.index == index).cloned().map(Entry::Record),
+                Wanted::Segment(number) => segments.iter().find(|s| s.segment == number).cloned().map(Entry::Segment),
+            })
+        };
+        match hole.gather(read) {
+            Ok(remains) => remains,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Records of an era rot away; it is found damaged.
+    pub(crate) fn lose_records(&mut self, number: u64, lost: impl Fn(u64) -> bool) {
+        let (era, (records, _)) = self.eras.iter_mut().find(|(era, _)| era.number == number).unwrap();
+        records.retain(|record| !lost(record.index));
+        self.damaged.insert(*era);
+    }
+
+    /// Rows of closed segments rot away; the era is found damaged.
+    pub(crate) fn lose_segments(&mut self, number: u64, lost: impl Fn(u64) -> bool) {
+        let (era, (_, segments)) = self.eras.iter_mut().find(|(era, _)| era.number == number).unwrap();
+        segments.retain(|segment| !lost(segment.segment));
+        self.damaged.insert(*era);
     }
 
     /// Every record on disk, decoded.
@@ -99,16 +134,22 @@ pub(crate) struct Rig {
     pub(crate) issuer: SigningKey,
     pub(crate) service: SigningKey,
     pub(crate) keys: [u8; 128],
+    /// What it was enrolled with.
+    pub(crate) answer: EnrolAnswer,
+    pub(crate) fingerprint: Fingerprint,
     pub(crate) rng: ChaCha20Rng,
     pub(crate) disk: Disk,
     pub(crate) agent: Agent,
     pub(crate) boot: u8,
+    starts: u8,
     pub(crate) now: Now,
     pub(crate) sent: Vec<LinkCommand>,
     pub(crate) profile: Profile,
     pub(crate) seq: u64,
     pub(crate) previous: Hash,
     pub(crate) acked: BTreeMap<EraId, EraAck>,
+    /// What the collector has.
+    pub(crate) collected: Vec<(EraId, Record)>,
     pub(crate) grant: GrantId,
 }
 
@@ -197,17 +238,21 @@ impl Rig {
             root,
             issuer,
             service,
+            answer,
+            fingerprint,
             keys: *keys.to_bytes(),
             rng,
             disk,
             agent,
             boot: 1,
+            starts: 1,
             now,
             sent: Vec::new(),
             profile,
             seq: 1,
             previous: signed_head.digest(),
             acked: BTreeMap::new(),
+            collected: Vec::new(),
             grant,
         };
         rig.carry_out(effects);
@@ -226,6 +271,10 @@ impl Rig {
         for (era, segment) in std::mem::take(&mut outgoing.loads) {
             let upload = self.disk.upload(era, segment);
             self.input(Input::Segment { era, segment, upload });
+        }
+        for hole in std::mem::take(&mut outgoing.holes) {
+            let remains = self.disk.gather(&hole);
+            self.input(Input::Remains { hole, remains });
         }
         outgoing
     }
@@ -286,7 +335,9 @@ impl Rig {
             self.now.boottime = Millis(3000);
         }
         let images = self.disk.images(self);
-        let boot = boot_of(&self.fleet, &self.device, self.keys, &self.profile, self.boot, &self.disk, images);
+        self.starts += 1;
+        let mut boot = boot_of(&self.fleet, &self.device, self.keys, &self.profile, self.boot, &self.disk, images);
+        boot.seed[1] = self.starts;
         let (agent, effects) = Agent::start(boot, self.now).unwrap();
         self.agent = agent;
         self.sent.clear();
@@ -351,13 +402,14 @@ impl Rig {
             Topic::UpHello(_) => {
                 let hello = Signed::<Hello>::from_bytes(payload).unwrap();
                 let hello = hello.open(&self.fleet, [&keys.identity.verifying_key()], 1).unwrap();
-                let named = hello.pending.iter().chain([&hello.era]);
+                let newest = self.acked.keys().last().filter(|era| !hello.pending.contains(era) && hello.era != **era);
+                let named = hello.pending.iter().chain([&hello.era]).chain(newest);
                 (Some(hello.nonce), named.filter_map(|era| self.acked.get(era).copied()).collect())
             }
             Topic::UpAudit(_) => {
                 let upload = Upload::from_bytes(payload).unwrap();
                 let header = upload.header.open(&self.fleet, [&keys.audit.verifying_key()], 1).unwrap();
-                upload.check(&header).unwrap();
+                let records = upload.check(&header).unwrap();
                 let start = EraAck {
                     era: header.era,
                     next_segment: 0,
@@ -367,9 +419,10 @@ impl Rig {
                 let ack = self.acked.entry(header.era).or_insert(start);
                 if header.segment == ack.next_segment {
                     assert_eq!((header.first_index, header.previous), (ack.next_index, ack.head));
-                    ack.next_segment += 1;
+                    ack.next_segment = header.next_segment();
                     ack.next_index += u64::from(header.count);
                     ack.head = header.head;
+                    self.collected.extend(records.into_iter().map(|record| (header.era, record)));
                 }
                 (None, vec![*ack])
             }
@@ -393,6 +446,32 @@ impl Rig {
             window: 8,
         };
         Signed::sign(&ack, &self.fleet, &[&self.service]).to_bytes()
+    }
+
+    /// The next trust bundle, as `edit` makes it.
+    pub(crate) fn bundle(&mut self, edit: impl FnOnce(&mut TrustBundle)) -> (String, Vec<u8>) {
+        let bytes = &self.disk.files[&StateFile::Bundle];
+        let mut trust = Signed::<TrustBundle>::from_bytes(bytes).unwrap().claim().unwrap();
+        trust.version += 1;
+        edit(&mut trust);
+        let signed = Signed::sign(&trust, &self.fleet, &[&self.root]);
+        (Topic::Bundle(trust.version).text(&self.fleet), signed.to_bytes())
+    }
+
+    /// A policy, signed by the key that the first bundle names.
+    pub(crate) fn policy(&self, version: u64, issued_at: Timestamp) -> (String, Vec<u8>) {
+        let document = PolicyDocument { version, ..PolicyDocument::built_in(issued_at) };
+        let signed = Signed::sign(&document, &self.fleet, &[&key(3)]);
+        (Topic::Policy(version).text(&self.fleet), signed.to_bytes())
+    }
+
+    /// Enrols again with the same answer, on what is known of before.
+    pub(crate) fn enrol_again(&mut self, known: &Anchor) {
+        let keys = DeviceKeys::from_bytes(&self.keys);
+        let (device, fingerprint, nonce) = (&self.device, &self.fingerprint, Nonce([3; 16]));
+        let accepted =
+            super::enrol::accept(&self.answer, &keys, device, fingerprint, nonce, &self.profile, Some(known));
+        self.disk.apply(accepted.unwrap().batch);
     }
 
     pub(crate) fn random(&mut self) -> u64 {

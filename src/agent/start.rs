@@ -8,9 +8,9 @@
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use super::audit::{Closing, Trail};
+use super::audit::{end_of, Closing, Condition, Trail};
 use super::clock::TrustedClock;
-use super::effects::{Anchor, Effects, LogEvent, StateFile, StoredRecord};
+use super::effects::{Anchor, Effects, LogEvent, Standing, StateFile, StoredRecord};
 use super::policy::Policy;
 use super::request::Counters;
 use super::revocation::Revocations;
@@ -18,10 +18,10 @@ use super::sync::Named;
 use super::token::{admit, Cache, Kind};
 use super::uplink::Uplink;
 use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
-use super::{Agent, Boot, EraImage, Now};
+use super::{Agent, Boot, EraImage, Marks, Now};
 use crate::ids::{EraId, Hash};
 use crate::time::Timestamp;
-use crate::wire::audit::{genesis, EraEnd, Event, Gap, GapCause, Record, Start, TrustChange};
+use crate::wire::audit::{genesis, Event, Gap, GapCause, Record, Start, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
@@ -50,25 +50,26 @@ impl Agent {
             era.closed_head = genesis(&boot.fleet, &boot.device, era.id);
         }
         let anchor_lost = boot.anchor.is_none();
-        let mut anchor = boot.anchor.clone().unwrap_or_default();
-        let mut locks: Vec<String> = anchor.locked.iter().cloned().collect();
+        let mut anchor = boot.anchor.clone().unwrap_or_else(Anchor::lost);
 
         let (trust, trust_digest) = read_bundle(&boot)?;
-        if trust.version < anchor.bundle.0 {
-            locks.push(format!("trust bundle {} was in force, {} is here", anchor.bundle.0, trust.version));
-        }
         if anchor_lost {
             // What is signed on disk is a floor still.
             anchor.floor = trust.issued_at;
             anchor.powered = trust.issued_at;
             anchor.powered_lease = trust.issued_at;
         }
-        let (policy, policy_digest) = read_policy(&boot, &trust, &anchor).unwrap_or_else(|refused| {
-            locks.push(format!("the policy in the state folder cannot be used: {refused}"));
-            let mut document = PolicyDocument::built_in(trust.issued_at);
-            document.version = 0;
-            (Policy::parse(document).expect("the built-in policy parses"), Hash::ZERO)
-        });
+        let (policy, policy_digest, policy_fault) = match read_policy(&boot, &trust, &anchor) {
+            Ok((policy, digest)) => (policy, digest, None),
+            Err(refused) => {
+                let document = PolicyDocument { version: 0, ..PolicyDocument::built_in(trust.issued_at) };
+                (Policy::parse(document).expect("the built-in policy parses"), Hash::ZERO, Some(refused))
+            }
+        };
+        let marks = Marks {
+            bundle: newer(anchor.bundle, (trust.version, trust_digest)),
+            policy: newer(anchor.policy, (policy.document.version, policy_digest)),
+        };
         let mut revocations = Revocations::default();
         for known in &anchor.feeds {
             let file = StateFile::Feed(known.feed.clone());
@@ -87,7 +88,7 @@ impl Agent {
         }
         replay_time(&boot, &mut anchor);
         let clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
-        let wallet = read_wallet(&boot, &trust, &anchor, anchor_lost);
+        let wallet = read_wallet(&boot, &trust, &anchor);
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
         let newest = boot.eras.iter().map(|era| era.id.number).chain(anchor.era.map(|era| era.number)).max();
@@ -113,8 +114,10 @@ impl Agent {
             named: Named::default(),
             mode: anchor.mode,
             mode_reasons: Vec::new(),
-            locked: (!locks.is_empty()).then(|| locks.join("; ")),
-            anchor_lost,
+            standing: anchor.standing,
+            behind: None,
+            marks,
+            policy_fault,
             wants: Default::default(),
             grants_asked: None,
             generation: anchor.generation,
@@ -138,31 +141,26 @@ impl Agent {
         effects.batch.begin_era = Some(self.trail.era());
         let feeds = self.revocations.positions();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
-        let mut gaps = Vec::new();
         for image in eras {
             if let Some(damage) = &image.damage {
                 self.overcharge(image, anchor);
-                gaps.push(gap_of(image, anchor));
                 effects.outgoing.logs.push(LogEvent::StoreRecovered { era: image.id.number, detail: damage.clone() });
             }
             if image.id.salt != 0 || image.damage.is_none() {
-                self.trail.adopt(image, &closing, &mut effects.batch);
+                let condition = match self.standing {
+                    Standing::Contradicted { .. } | Standing::Known if image.damage.is_none() => Condition::Whole,
+                    // Of a lost or renewed place in its history the collector knows more.
+                    Standing::Contradicted { .. } | Standing::Known | Standing::Lost | Standing::Renewed => {
+                        Condition::Damaged
+                    }
+                };
+                self.trail.adopt(image, condition, &closing, &mut effects.batch);
             }
         }
-        match anchor.era {
-            Some(era) if !eras.iter().any(|image| image.id.number == era.number) => {
-                self.wallet.overcharge(anchor.leased_uses);
-                gaps.push(Gap { era, first: 0, end: Some(anchor.leased_index), cause: GapCause::Damaged });
-            }
-            Some(_) | None => {}
+        if anchor.era.is_some_and(|era| !eras.iter().any(|image| image.id.number == era.number)) {
+            self.wallet.overcharge(anchor.leased_uses);
         }
-        if self.anchor_lost {
-            self.locked = Some(
-                "both slots of the anchor are lost: positions and budgets are unknown until the fleet acknowledges"
-                    .into(),
-            );
-            gaps.push(Gap { era: EraId { number: 0, salt: 0 }, first: 0, end: None, cause: GapCause::AnchorLost });
-        }
+        let gaps = gaps(eras, anchor);
         self.clock.renew_lease();
         let start = Start {
             boot: self.boot,
@@ -172,6 +170,8 @@ impl Agent {
         };
         self.write(Event::Start(Box::new(start)), Vec::new(), now, effects);
         for gap in gaps {
+            let detail = format!("records from {} on are gone, to {:?}: counted in a gap record", gap.first, gap.end);
+            effects.outgoing.logs.push(LogEvent::StoreRecovered { era: gap.era.number, detail });
             self.write(Event::Gap(gap), Vec::new(), now, effects);
         }
         self.trail.drop_empty(&mut effects.batch);
@@ -188,18 +188,41 @@ impl Agent {
     }
 }
 
-fn end_of(image: &EraImage) -> EraEnd {
-    let unsigned = image.records.iter().filter(|record| record.index >= image.closed_index);
-    let head = unsigned.clone().fold(image.closed_head, |head, record| crate::wire::audit::extend(head, &record.bytes));
-    EraEnd { era: image.id, next_index: image.closed_index + unsigned.count() as u64, head }
+/// Records that should be there and are not, from the end of what can be read on. Holes before that end are counted when
+/// what is left around them is sent: only the collector knows which of it arrived long ago.
+fn gaps(eras: &[EraImage], anchor: &Anchor) -> Vec<Gap> {
+    let cause = GapCause::Damaged;
+    let mut gaps = Vec::new();
+    for mark in anchor.marks() {
+        let open = anchor.era == Some(mark.era);
+        let image = eras.iter().find(|image| image.id.number == mark.era.number);
+        let first = image.map_or(mark.held_index, |image| end_of(image).next_index);
+        // Past what the anchor has seen of the open era, records may have been.
+        let torn = image.is_none_or(|image| image.damage.is_some());
+        let end = if open && torn { anchor.leased_index } else { mark.next_index };
+        if first < end {
+            gaps.push(Gap { era: mark.era, first, end: Some(end), cause });
+        }
+    }
+    let marked = |image: &&EraImage| anchor.marks().any(|mark| mark.era.number == image.id.number);
+    for image in eras.iter().filter(|image| image.damage.is_some() && !marked(image)) {
+        gaps.push(Gap { era: image.id, first: end_of(image).next_index, end: None, cause });
+    }
+    // There is none, or it was written by an enrolment after the loss: it knows no era, and there are some.
+    if anchor.era.is_none() && (anchor.generation == 0 || !eras.is_empty()) {
+        let era = EraId { number: 0, salt: 0 };
+        gaps.push(Gap { era, first: 0, end: None, cause: GapCause::AnchorLost });
+    }
+    gaps
 }
 
-/// From the last record that could be read to the last that may have been there.
-fn gap_of(image: &EraImage, anchor: &Anchor) -> Gap {
-    let first = end_of(image).next_index;
-    let leased = anchor.era.filter(|era| era.number == image.id.number).map(|_| anchor.leased_index);
-    let era = anchor.era.filter(|era| era.number == image.id.number).unwrap_or(image.id);
-    Gap { era, first, end: leased.map(|leased| leased.max(first)), cause: GapCause::Damaged }
+/// The higher version; of equal ones the one that was known.
+fn newer(known: (u64, Hash), here: (u64, Hash)) -> (u64, Hash) {
+    if here.0 > known.0 {
+        here
+    } else {
+        known
+    }
 }
 
 /// What the records since the anchor say of the time. It only rises, but where the root keys reset it.
@@ -247,17 +270,19 @@ fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Hash), Unstartable> {
 fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Policy, Hash), Refused> {
     let bytes = file(boot, &StateFile::Policy).ok_or(Refused::Malformed("it is missing"))?;
     let signed = Signed::<PolicyDocument>::from_bytes(bytes)?;
-    let document = signed.open(&trust.fleet, trust.policy_keys(), 1)?;
+    // What the anchor vouches for was verified when it came. Its key may have been rotated away since.
+    let vouched = signed.digest() == anchor.policy.1;
+    let document = if vouched { signed.claim() } else { signed.open(&trust.fleet, trust.policy_keys(), 1) }?;
     if document.version < anchor.policy.0 {
         return Err(Refused::RolledBack { offered: document.version, known: anchor.policy.0 });
     }
-    if document.version == anchor.policy.0 && signed.digest() != anchor.policy.1 {
+    if document.version == anchor.policy.0 && !vouched {
         return Err(Refused::DigestMismatch);
     }
     Ok((Policy::parse(document)?, signed.digest()))
 }
 
-fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor, anchor_lost: bool) -> Wallet {
+fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
     let mut wallet = Wallet::default();
     for (file, bytes) in &boot.files {
         match file {
@@ -281,8 +306,10 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor, anchor_lost: b
     for budget in boot.eras.iter().flat_map(|era| &era.records).flat_map(|record| &record.budgets) {
         wallet.restore(*budget);
     }
-    if anchor_lost {
-        wallet.spend_all();
+    match anchor.standing {
+        Standing::Known => {}
+        // Nobody here knows what was charged.
+        Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => wallet.spend_all(),
     }
     wallet
 }

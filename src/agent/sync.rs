@@ -9,14 +9,15 @@ use rand_core::RngCore;
 
 use super::audit::Trail;
 use super::clock::Role;
-use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, StateFile};
+use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, Standing, StateFile};
 use super::policy::Policy;
 use super::revocation::{Applied, Revocations};
+use super::salvage::{Hole, Remains};
 use super::uplink::{Link, NONCE_LIFE};
 use super::{Agent, LinkEvent, Now};
 use crate::ids::{EraId, FeedId, Hash, Nonce};
 use crate::time::Millis;
-use crate::wire::audit::{Event, TrustChange, Upload};
+use crate::wire::audit::{Event, Gap, GapCause, TrustChange, Upload};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::link::{
@@ -143,9 +144,16 @@ impl Agent {
     fn apply_bundle(&mut self, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
         let signed = Signed::<TrustBundle>::from_bytes(payload)?;
         let next = self.trust.successor(&signed)?;
+        let (mark, known) = self.marks.bundle;
+        if next.version == mark && signed.digest() != known {
+            return Err(Refused::Equivocation { position: mark });
+        }
         self.hear(Role::Root, next.issued_at, payload, now, effects);
         self.trust = next;
         self.trust_digest = signed.digest();
+        if self.trust.version > mark {
+            self.marks.bundle = (self.trust.version, self.trust_digest);
+        }
         self.cache.clear();
         effects.batch.files.push(FileWrite { file: StateFile::Bundle, content: payload.to_vec() });
         let version = self.trust.version;
@@ -157,8 +165,8 @@ impl Agent {
     }
 
     fn on_policy(&mut self, version: u64, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
-        let held = self.policy.document.version;
-        if version < held {
+        let (mark, known) = self.marks.policy;
+        if version < mark {
             return Ok(());
         }
         let signed = Signed::<PolicyDocument>::from_bytes(payload)?;
@@ -166,15 +174,19 @@ impl Agent {
         if document.version != version {
             return Err(Refused::WrongTopic);
         }
-        if version == held {
-            let same = signed.digest() == self.policy_digest;
-            return same.then_some(()).ok_or(Refused::Equivocation { position: version });
+        if version == mark && signed.digest() != known {
+            return Err(Refused::Equivocation { position: version });
+        }
+        if version == self.policy.document.version {
+            return Ok(());
         }
         let issued_at = document.issued_at;
         let policy = Policy::parse(document)?;
         self.hear(Role::Policy, issued_at, payload, now, effects);
         self.policy = policy;
         self.policy_digest = signed.digest();
+        self.policy_fault = None;
+        self.marks.policy = (version, self.policy_digest);
         effects.batch.files.push(FileWrite { file: StateFile::Policy, content: payload.to_vec() });
         let digest = self.policy_digest;
         self.write(Event::Trust(TrustChange::Policy { version, digest }), Vec::new(), now, effects);
@@ -282,7 +294,7 @@ impl Agent {
                 false
             }
         };
-        if round_trip && self.anchor_lost {
+        if round_trip {
             self.restore_position(&ack, effects);
         }
         if round_trip {
@@ -338,16 +350,21 @@ impl Agent {
         }
     }
 
-    /// The collector knows how far this device had come: no number is used twice.
+    /// The collector knows how far this device had come: no number is used twice. Where a later era cannot begin within
+    /// this commit, it begins with one of the next, and nothing is unlocked before.
     fn restore_position(&mut self, ack: &Ack, effects: &mut Effects) {
-        let newest = ack.eras.iter().map(|era| era.era.number).max().unwrap_or(0);
-        let own = self.trail.era().number;
-        self.anchor_lost = false;
-        self.locked = None;
-        if newest >= own && effects.batch.begin_era.is_none() && effects.batch.entries.is_empty() {
-            self.close_segment(effects);
-            let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
-            self.trail.roll(era, &mut effects.batch);
+        match self.standing {
+            Standing::Contradicted { .. } | Standing::Known => return,
+            Standing::Lost | Standing::Renewed => {}
+        }
+        let own = self.trail.era();
+        let others = ack.eras.iter().map(|era| era.era).filter(|era| *era != own);
+        match others.map(|era| era.number).max().filter(|newest| *newest >= own.number) {
+            Some(newest) => {
+                self.behind = Some(newest);
+                self.roll_if_due(effects);
+            }
+            None => self.standing = Standing::Known,
         }
         self.anchor_due = true;
     }
@@ -359,18 +376,16 @@ impl Agent {
                 effects.outgoing.logs.push(LogEvent::AuditReleased { era: ack.era.number, segment });
             }
             Ok(None) => {}
-            Err(ahead) => {
-                let why = format!(
-                    "the collector holds era {} up to segment {}, more than this device ever wrote: its storage was restored, or it was cloned",
-                    ahead.era.number, ahead.next_segment
-                );
-                if self.locked.is_none() {
+            Err(ahead) => match self.standing {
+                Standing::Known => {
                     let refused = Refused::RolledBack { offered: self.trail.era().number, known: ahead.era.number };
                     self.refuse("acknowledgement", payload, &refused, now, effects);
-                    self.locked = Some(why);
+                    self.standing = Standing::Contradicted { era: ahead.era.number, segment: ahead.next_segment };
                     self.anchor_due = true;
                 }
-            }
+                // Nothing new, or only what a round trip is waited for to say.
+                Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => {}
+            },
         }
     }
 
@@ -470,23 +485,33 @@ impl Agent {
         effects.outgoing.loads.extend(self.trail.take(window, now.boottime));
     }
 
-    pub(super) fn on_segment(
-        &mut self,
-        era: EraId,
-        segment: u64,
-        upload: Option<Upload>,
-        now: Now,
-        effects: &mut Effects,
-    ) {
-        let Some(upload) = upload else {
-            let refused = Refused::Malformed("a segment that the store no longer has");
-            self.trail.lost(era, segment);
-            self.refuse(&format!("era {era} segment {segment}"), &[], &refused, now, effects);
-            return;
-        };
+    pub(super) fn on_segment(&mut self, era: EraId, segment: u64, upload: Option<Upload>, effects: &mut Effects) {
         if !self.uplink.is_online() {
             return;
         }
+        let Some(upload) = upload else {
+            effects.outgoing.holes.extend(self.trail.hole(era, segment));
+            return;
+        };
+        self.send_segment(era, segment, &upload, effects);
+    }
+
+    /// What is left of a segment is sent in its place; what is lost of it is counted in gap records before.
+    pub(super) fn on_remains(&mut self, hole: &Hole, remains: Remains, now: Now, effects: &mut Effects) {
+        if !self.uplink.is_online() {
+            return;
+        }
+        let Some((upload, untold)) = self.trail.salvage(hole, remains, self.clock.floor()) else { return };
+        for (first, end) in untold {
+            let detail = format!("records {first} to {} are lost: counted in a gap record", end - 1);
+            effects.outgoing.logs.push(LogEvent::StoreRecovered { era: hole.era.number, detail });
+            let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged };
+            self.write(Event::Gap(gap), Vec::new(), now, effects);
+        }
+        self.send_segment(hole.era, hole.from.segment, &upload, effects);
+    }
+
+    fn send_segment(&mut self, era: EraId, segment: u64, upload: &Upload, effects: &mut Effects) {
         self.publish(Topic::UpAudit(self.device.clone()), upload.to_bytes(), effects);
         effects.outgoing.logs.push(LogEvent::AuditSent { era: era.number, segment });
         if crate::mutant::active(crate::mutant::Mutant::ReleaseOnPuback) {

@@ -1,5 +1,7 @@
 //! The agent from outside: requests and messages in, replies and a disk out.
 
+mod recovery;
+
 use super::request::{Mode, Origin, Reason, Reply, Request, Socket, Verdict};
 use super::rig::{right, Reboot, Rig, START_S};
 use crate::ids::{DeviceId, GrantId};

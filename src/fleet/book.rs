@@ -58,6 +58,8 @@ pub enum Write {
     Seen(Box<Seen>),
     /// A verified segment of audit. Only the ledger keeps it.
     Segment(Box<Segment>),
+    /// Segments of which a device's disk had not all left.
+    Salvaged(Salvaged),
 }
 
 impl Write {
@@ -87,6 +89,10 @@ impl Write {
             Self::Resumed(_) => Some("resumed".into()),
             Self::Rule(rule) => {
                 Some(format!("rule/{}", crate::ids::Hash::of("rule", &[&crate::wire::encode(&rule.target)])))
+            }
+            Self::Salvaged(salvaged) => {
+                let (era, (segment, _)) = (salvaged.era, salvaged.segments);
+                Some(format!("salvaged/{}/{:020}/{:016x}/{segment:020}", salvaged.device, era.number, era.salt))
             }
             Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
         }
@@ -275,6 +281,17 @@ pub struct Segment {
     pub at: Timestamp,
 }
 
+/// Segments that arrived as what a damaged disk had left of them: the same may have been on its way whole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Salvaged {
+    /// The device.
+    pub device: DeviceId,
+    /// The era.
+    pub era: EraId,
+    /// The first, and the first after them.
+    pub segments: (u64, u64),
+}
+
 /// A head as it was signed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SignedHead {
@@ -319,6 +336,8 @@ pub struct Book {
     resumed: u64,
     eras: BTreeMap<(DeviceId, EraId), EraChain>,
     forks: BTreeMap<(DeviceId, EraId, u64), Fork>,
+    /// By the first segment, the first after those that were salvaged.
+    salvaged: BTreeMap<(DeviceId, EraId, u64), u64>,
     seen: BTreeMap<DeviceId, Seen>,
     acts: (u64, Hash),
 }
@@ -344,6 +363,7 @@ impl Book {
             resumed: 0,
             eras: BTreeMap::new(),
             forks: BTreeMap::new(),
+            salvaged: BTreeMap::new(),
             seen: BTreeMap::new(),
             acts: (0, Hash::ZERO),
         }
@@ -373,6 +393,7 @@ impl Book {
                 | Write::Pending(_)
                 | Write::Resumed(_)
                 | Write::Rule(_)
+                | Write::Salvaged(_)
                 | Write::Seen(_)
                 | Write::Segment(_) => rest.push(write),
             }
@@ -437,6 +458,9 @@ impl Book {
             Write::Resumed(after) => self.resumed = self.resumed.max(after),
             Write::Rule(rule) => {
                 self.rules.insert(rule.target.clone(), rule);
+            }
+            Write::Salvaged(Salvaged { device, era, segments: (first, after) }) => {
+                self.salvaged.insert((device, era, first), after);
             }
             Write::Seen(seen) => drop(self.seen.insert(seen.device.clone(), *seen)),
         }
@@ -592,6 +616,12 @@ impl Book {
         let first = EraId { number: 0, salt: 0 };
         let last = EraId { number: u64::MAX, salt: u64::MAX };
         self.eras.range((device.clone(), first)..=(device.clone(), last)).map(|(_, chain)| chain)
+    }
+
+    /// Whether a segment is held as what a damaged disk had left of it.
+    pub fn is_salvaged(&self, device: &DeviceId, era: EraId, segment: u64) -> bool {
+        let upto = (device.clone(), era, 0)..=(device.clone(), era, segment);
+        self.salvaged.range(upto).next_back().is_some_and(|(_, after)| segment < *after)
     }
 
     /// Proofs of forks.

@@ -4,7 +4,7 @@
 //! Never: acknowledges what the caller has not stored; stores what is not signed by the key that began the era.
 //! Read next: `report.rs`, which checks it all again from what is stored.
 
-use super::book::{Book, EraChain, Fork, Segment, Write};
+use super::book::{Book, EraChain, Fork, Salvaged, Segment, Write};
 use super::hello::{era_ack, known, note_positions};
 use super::service::Archive;
 use super::{Effects, FleetLog};
@@ -54,7 +54,7 @@ pub fn receive(
     }
     let key = key_of(book, &claim)?;
     let header = upload.header.open(book.fleet(), [key.verifying()], 1)?;
-    if header.count > SEGMENT_RECORDS_MAX {
+    if upload.records.len() > SEGMENT_RECORDS_MAX as usize {
         return Err(Refused::Malformed("more records than a segment may have"));
     }
     // Further than any device counts, and the ledger could not keep them in order.
@@ -71,14 +71,24 @@ pub fn receive(
         let uncommitted = fx.segment(topic, header.era, header.segment);
         return match uncommitted.or_else(|| archive(topic, header.era, header.segment)) {
             Some(stored) if stored == digest => Ok(Collected::Held(held)),
+            // What a damaged disk has left is no other branch of what arrived before, nor the other way round.
+            Some(_) | None if header.salvage.is_some() || book.is_salvaged(topic, header.era, header.segment) => {
+                Ok(Collected::Held(held))
+            }
             Some(_) => Ok(forked(book, &header, &upload, "another segment of this number is stored", held, at, fx)),
             None => Err(Refused::Malformed("the collector lost the segment that this one repeats: restore its ledger")),
         };
     }
-    if header.first_index != held.next_index || header.previous != held.head {
+    let follows = header.first_index == held.next_index && header.previous == held.head;
+    if !follows && header.salvage.is_some() {
+        return Ok(Collected::TooEarly(held));
+    }
+    if !follows {
         return Ok(forked(book, &header, &upload, "it does not follow the stored chain", held, at, fx));
     }
-    let twin = book.eras(topic).find(|chain| chain.ack.era.number == header.era.number && chain.ack.era != header.era);
+    // A gateway that was replaced begins at era 1 again, with keys of its own: that is no twin.
+    let same = |chain: &&EraChain| chain.key == key && chain.ack.era.number == header.era.number;
+    let twin = book.eras(topic).filter(same).find(|chain| chain.ack.era != header.era);
     if twin.is_some() && header.segment == 0 {
         forked(
             book,
@@ -90,12 +100,15 @@ pub fn receive(
             fx,
         );
     }
-    let next_index = header.first_index.checked_add(u64::from(header.count));
-    let next_index = next_index.ok_or(Refused::Malformed("an index past 64 bits"))?;
-    let ack = EraAck { era: header.era, next_segment: held.next_segment + 1, next_index, head: header.head };
+    let (next_segment, next_index) = (header.next_segment(), header.next_index()?);
+    let ack = EraAck { era: header.era, next_segment, next_index, head: header.head };
     let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
     note_positions(book, topic, &header.feeds, fx);
     book.write(Write::Era(EraChain { device: topic.clone(), key, ack }), fx);
+    if header.salvage.is_some() {
+        let (device, segments) = (topic.clone(), (header.segment, next_segment));
+        book.write(Write::Salvaged(Salvaged { device, era: header.era, segments }), fx);
+    }
     let segment = Segment {
         device: topic.clone(),
         era: header.era,
@@ -111,7 +124,7 @@ pub fn receive(
         device: topic.clone(),
         era: header.era.number,
         segment: header.segment,
-        records: u64::from(header.count),
+        records: records.len() as u64,
         gaps,
     });
     Ok(Collected::Held(ack))
@@ -160,7 +173,8 @@ mod tests {
 
     use ed25519_dalek::SigningKey;
 
-    use super::super::service::tests::{at, device_keys, one_device, segment};
+    use super::super::book::Device;
+    use super::super::service::tests::{at, device_keys, one_device, salvaged, segment};
     use super::*;
     use crate::ids::{EraId, Hash};
 
@@ -237,6 +251,48 @@ mod tests {
         let twin = segment(&audit_key(), EraId { salt: 78, ..ERA }, None, 1, "c");
         assert!(matches!(collector.take(&twin), Ok(Collected::Held(_))), "it is kept, and told as a fork");
         assert_eq!(collector.book.forks().count(), 3);
+    }
+
+    #[test]
+    fn what_a_damaged_disk_has_left_takes_a_segments_place_and_forks_nothing() {
+        let mut collector = Collector::new();
+        let first = segment(&audit_key(), ERA, None, 4, "a");
+        let second = segment(&audit_key(), ERA, Some(&first), 3, "b");
+        let third = segment(&audit_key(), ERA, Some(&second), 3, "c");
+        let left = salvaged(&audit_key(), &second, 1..2);
+        assert!(matches!(collector.take(&left), Ok(Collected::TooEarly(ack)) if ack.next_segment == 0));
+        collector.take(&first).unwrap();
+        assert!(
+            matches!(collector.take(&left), Ok(Collected::Held(ack)) if (ack.next_segment, ack.next_index) == (2, 7))
+        );
+        assert!(
+            matches!(collector.take(&third), Ok(Collected::Held(ack)) if ack.next_index == 10),
+            "the chain goes on"
+        );
+        assert!(matches!(collector.take(&second), Ok(Collected::Held(_))), "delayed: it was whole once");
+        let more = salvaged(&audit_key(), &second, 0..2);
+        assert!(matches!(collector.take(&more), Ok(Collected::Held(_))), "it rots on");
+        assert_eq!((collector.stored.len(), collector.book.forks().count()), (3, 0));
+        let mut forged = left.clone();
+        forged.records.pop();
+        assert_eq!(collector.take(&forged), Err(Refused::DigestMismatch));
+    }
+
+    #[test]
+    fn a_replaced_gateway_that_begins_at_era_1_again_is_no_twin() {
+        let mut collector = Collector::new();
+        collector.take(&segment(&audit_key(), ERA, None, 2, "a")).unwrap();
+        let gw: DeviceId = "gw-07".parse().unwrap();
+        let device = collector.book.device(&gw).unwrap().clone();
+        let replaced = Device { keys: device_keys(2).public(), past: vec![device.keys.clone()], ..device };
+        collector.book.apply(Write::Device(Box::new(replaced)));
+        let other = EraId { salt: 78, ..ERA };
+        let begun = segment(&device_keys(2).audit, other, None, 1, "c");
+        assert!(matches!(collector.take(&begun), Ok(Collected::Held(_))));
+        assert_eq!(collector.book.forks().count(), 0);
+        let twin = segment(&device_keys(2).audit, EraId { salt: 79, ..ERA }, None, 1, "d");
+        assert!(matches!(collector.take(&twin), Ok(Collected::Held(_))));
+        assert_eq!(collector.book.forks().count(), 1, "under the same key it is one");
     }
 
     #[test]

@@ -84,6 +84,7 @@ impl Effects {
             | Write::Policy(..)
             | Write::Resumed(_)
             | Write::Rule(_)
+            | Write::Salvaged(_)
             | Write::Seen(_) => None,
         })
     }

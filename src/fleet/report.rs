@@ -1,7 +1,7 @@
 //! What the stored audit proves, checked from its bytes.
 //!
 //! Owns: [`Verifier`], which takes stored segments in order and checks each signature, each chain and each hole;
-//! [`Report`].
+//! [`Report`], in which every record that ever was is collected, lost and counted in a gap record, or missing.
 //! Never: trusts the collector that stored them: nothing but the devices' public keys.
 //! Read next: `collect.rs`, which checked it on arrival.
 
@@ -24,6 +24,8 @@ pub struct DeviceReport {
     pub records: u64,
     /// Gap records: losses that the device counted and signed.
     pub gaps: u64,
+    /// Records that they count, those that arrived all the same left out. Of what a torn end may have held, the most.
+    pub lost: u64,
     /// Proofs that its chain forked.
     pub forks: u64,
     /// The first record's name.
@@ -32,7 +34,8 @@ pub struct DeviceReport {
     pub last: Option<String>,
     /// What does not check out.
     pub problems: Vec<String>,
-    /// Records that a later era's start proves to exist and that have not arrived.
+    /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap record
+    /// counts.
     pub missing: u64,
 }
 
@@ -61,6 +64,27 @@ struct Chain {
     next_segment: u64,
     next_index: u64,
     head: Hash,
+    /// Records that salvaged segments say are lost.
+    lost: Vec<(u64, u64)>,
+    /// Whether it goes on by the device's word alone somewhere.
+    made: Made,
+}
+
+/// What a chain is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// Whole segments.
+    Whole,
+    /// What a damaged disk had left, too.
+    Salvaged,
+}
+
+/// What is held of an era.
+struct Held {
+    end: u64,
+    head: Hash,
+    lost: Vec<(u64, u64)>,
+    made: Made,
 }
 
 /// Checks stored segments. They come per device, per era, by number.
@@ -68,7 +92,7 @@ pub struct Verifier<'b> {
     book: &'b Book,
     report: Report,
     chain: Option<Chain>,
-    ends: BTreeMap<(DeviceId, EraId), (u64, Hash)>,
+    held: BTreeMap<(DeviceId, EraId), Held>,
     named: Vec<(DeviceId, EraEnd)>,
     gaps: Vec<(DeviceId, Gap)>,
 }
@@ -83,7 +107,7 @@ impl<'b> Verifier<'b> {
         for fork in book.forks() {
             report.devices.entry(fork.device.clone()).or_default().forks += 1;
         }
-        Self { book, report, chain: None, ends: BTreeMap::new(), named: Vec::new(), gaps: Vec::new() }
+        Self { book, report, chain: None, held: BTreeMap::new(), named: Vec::new(), gaps: Vec::new() }
     }
 
     /// Checks one segment and returns its header and records if it is sound.
@@ -93,13 +117,7 @@ impl<'b> Verifier<'b> {
         match check(self.book, segment, place) {
             Ok((header, records)) => {
                 self.count(&device, &header, &records);
-                self.chain = Some(Chain {
-                    device,
-                    era,
-                    next_segment: number + 1,
-                    next_index: header.first_index + u64::from(header.count),
-                    head: header.head,
-                });
+                self.go_on(device, &header);
                 Some((header, records))
             }
             Err(problem) => {
@@ -125,9 +143,27 @@ impl<'b> Verifier<'b> {
         }
     }
 
+    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader) {
+        let (mut lost, mut made) =
+            self.chain.take().map_or((Vec::new(), Made::Whole), |chain| (chain.lost, chain.made));
+        if let Some(salvage) = &header.salvage {
+            lost.extend(&salvage.lost);
+            made = Made::Salvaged;
+        }
+        self.chain = Some(Chain {
+            device,
+            era: header.era,
+            next_segment: header.next_segment(),
+            next_index: header.first_index.saturating_add(header.count.into()),
+            head: header.head,
+            lost,
+            made,
+        });
+    }
+
     fn end_chain(&mut self) {
-        if let Some(chain) = self.chain.take() {
-            self.ends.insert((chain.device, chain.era), (chain.next_index, chain.head));
+        if let Some(Chain { device, era, next_index, head, lost, made, .. }) = self.chain.take() {
+            self.held.insert((device, era), Held { end: next_index, head, lost, made });
         }
     }
 
@@ -150,21 +186,65 @@ impl<'b> Verifier<'b> {
         }
     }
 
-    /// The report. What a start said about the era before it is compared with what is held of that era.
+    /// The report. What a start said about the era before it is compared with what is held of that era, and what is not
+    /// held with what gap records count.
     pub fn finish(mut self) -> Report {
         self.end_chain();
+        let mut reach: BTreeMap<(DeviceId, EraId), u64> =
+            self.held.iter().map(|(place, held)| (place.clone(), held.end)).collect();
         for (device, end) in std::mem::take(&mut self.named) {
-            let report = self.report.devices.entry(device.clone()).or_default();
-            let (held, head) = self.ends.get(&(device.clone(), end.era)).copied().unwrap_or((0, Hash::ZERO));
-            let counted = |(owner, gap): &(DeviceId, Gap)| *owner == device && gap.era == end.era && gap.first <= held;
-            if held < end.next_index && !self.gaps.iter().any(counted) {
-                report.missing += end.next_index - held;
-            } else if held == end.next_index && held > 0 && head != end.head {
+            let held =
+                self.held.get(&(device.clone(), end.era)).filter(|held| held.made == Made::Whole && held.end > 0);
+            if held.is_some_and(|held| held.end == end.next_index && held.head != end.head) {
+                let report = self.report.devices.entry(device.clone()).or_default();
                 report.problems.push(format!("era {}: its end is not the one that the next start names", end.era));
             }
+            let reached = reach.entry((device, end.era)).or_default();
+            *reached = end.next_index.max(*reached);
+        }
+        for (device, gap) in &self.gaps {
+            reach.entry((device.clone(), gap.era)).or_default();
+        }
+        for ((device, era), end) in reach {
+            let held = self.held.get(&(device.clone(), era)).map_or_else(Vec::new, Held::ranges);
+            let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end)).collect();
+            let report = self.report.devices.entry(device).or_default();
+            report.lost += count_below(told.clone(), u64::MAX) - count_below(held, u64::MAX);
+            report.missing += end - count_below(told, end);
         }
         self.report
     }
+
+    /// What the device's gap records count of an era that reaches to `end`.
+    fn gaps_of(&self, device: &DeviceId, era: EraId, end: u64) -> Vec<(u64, u64)> {
+        // Of an era whose beginning is damaged, nobody knows the salt.
+        let of = |gap: &Gap| gap.era == era || (gap.era.salt == 0 && gap.era.number == era.number);
+        let gaps = self.gaps.iter().filter(|(owner, gap)| owner == device && of(gap));
+        gaps.map(|(_, gap)| (gap.first, gap.end.unwrap_or(end))).collect()
+    }
+}
+
+impl Held {
+    /// The records that arrived.
+    fn ranges(&self) -> Vec<(u64, u64)> {
+        let firsts = std::iter::once(0).chain(self.lost.iter().map(|(_, after)| *after));
+        let ends = self.lost.iter().map(|(first, _)| *first).chain([self.end]);
+        firsts.zip(ends).collect()
+    }
+}
+
+/// How many numbers below `end` lie in at least one of the ranges.
+fn count_below(mut ranges: Vec<(u64, u64)>, end: u64) -> u64 {
+    ranges.sort_unstable();
+    let (mut count, mut next) = (0, 0);
+    for (first, after) in ranges {
+        let (first, after) = (first.max(next), after.min(end));
+        if first < after {
+            count += after - first;
+            next = after;
+        }
+    }
+    count
 }
 
 fn check(
@@ -194,8 +274,9 @@ fn check(
 
 #[cfg(test)]
 mod tests {
-    use super::super::service::tests::{at, device_keys, one_device, segment};
+    use super::super::service::tests::{at, device_keys, one_device, salvaged, segment, told};
     use super::*;
+    use crate::wire::audit::GapCause;
 
     const ERA: EraId = EraId { number: 1, salt: 77 };
 
@@ -251,5 +332,34 @@ mod tests {
     fn check_shown(what: &str, edit: impl FnOnce(&mut Vec<Segment>)) {
         let report = verify(edit);
         assert!(!report.problems.is_empty() || report.records < 6, "{what}");
+    }
+
+    #[test]
+    fn every_record_is_collected_lost_or_missing() {
+        // Of 5 records of an era, record 3 is lost; another era has one record.
+        let gap = |first, end| Event::Gap(Gap { era: ERA, first, end, cause: GapCause::Damaged });
+        check_sums(&[], (5, 0, 1));
+        check_sums(&[gap(3, Some(4))], (6, 1, 0));
+        check_sums(&[gap(2, Some(5))], (6, 1, 0));
+        check_sums(&[gap(3, Some(4)), gap(3, Some(4))], (7, 1, 0));
+        check_sums(&[gap(3, Some(4)), gap(5, Some(7))], (7, 3, 0));
+        check_sums(&[gap(0, None)], (6, 1, 0));
+    }
+
+    #[track_caller]
+    fn check_sums(gaps: &[Event], expected: (u64, u64, u64)) {
+        let key = device_keys(1).audit;
+        let report = verify(|segments| {
+            let second = Upload {
+                header: Signed::from_bytes(&segments[1].header).unwrap(),
+                records: segments[1].records.clone(),
+            };
+            segments[1] = stored(&salvaged(&key, &second, 1..2));
+            for (number, gap) in (10..).zip(gaps) {
+                segments.push(stored(&told(&key, EraId { number, salt: 1 }, gap.clone())));
+            }
+        });
+        assert_eq!(report.problems, Vec::<String>::new());
+        assert_eq!((report.records, report.lost, report.missing), expected, "{gaps:?}");
     }
 }

@@ -412,7 +412,9 @@ pub(super) mod tests {
     use super::super::FleetKeys;
     use super::*;
     use crate::ids::{BootId, FleetId};
-    use crate::wire::audit::{extend, genesis, Event, Evidence, Record, SegmentHeader, Upload};
+    use crate::wire::audit::{
+        extend, genesis, salvage_digest, Event, Evidence, Record, Salvage, SegmentHeader, Upload,
+    };
     use crate::wire::bundle::BrokerPins;
     use crate::wire::enrol::{DeviceKeys, EnrolRequest};
     use crate::wire::link::{Ask, Hello, Reply, Right, TaskAsk};
@@ -553,7 +555,28 @@ pub(super) mod tests {
             closed_at: at(2),
             recovered: false,
             feeds: Vec::new(),
+            salvage: None,
         };
+        Upload { header: Signed::sign(&header, &acme(), &[key]), records }
+    }
+
+    /// What a damaged disk has left of a segment without its records at these places in it.
+    pub(crate) fn salvaged(key: &SigningKey, whole: &Upload, lost: std::ops::Range<u32>) -> Upload {
+        let mut header = whole.header.claim().unwrap();
+        let records: Vec<_> =
+            (0..header.count).filter(|at| !lost.contains(at)).map(|at| whole.records[at as usize].clone()).collect();
+        let at = |place: u32| header.first_index + u64::from(place);
+        let lost = vec![(at(lost.start), at(lost.end))];
+        let next_segment = header.segment + 1;
+        header.salvage = Some(Salvage { next_segment, lost, digest: salvage_digest(&records) });
+        Upload { header: Signed::sign(&header, &acme(), &[key]), records }
+    }
+
+    /// A segment of one record, which begins an era.
+    pub(crate) fn told(key: &SigningKey, era: EraId, event: Event) -> Upload {
+        let mut header = segment(key, era, None, 1, "x").header.claim().unwrap();
+        let records = vec![Record { index: 0, floor: at(1), powered: at(1), event }.to_bytes()];
+        header.head = extend(header.previous, &records[0]);
         Upload { header: Signed::sign(&header, &acme(), &[key]), records }
     }
 

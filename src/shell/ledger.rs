@@ -18,7 +18,7 @@ use crate::fleet::book::{BrokenBook, Issued, Segment};
 use crate::fleet::{Archive, Book, Effects, Outgoing, Write};
 use crate::ids::{BlockId, DeviceId, EraId, GrantId, Hash};
 use crate::time::Timestamp;
-use crate::wire::audit::{Event, Record};
+use crate::wire::audit::{Event, Record, SegmentHeader};
 use crate::wire::envelope::Signed;
 use crate::wire::{decode, encode};
 
@@ -225,6 +225,7 @@ impl Ledger {
                 | Write::Policy(..)
                 | Write::Resumed(_)
                 | Write::Rule(_)
+                | Write::Salvaged(_)
                 | Write::Seen(_)
                 | Write::Segment(_) => return Err(LedgerError::Damaged(row.get(0)?)),
             }
@@ -397,6 +398,7 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Policy(..)
             | Write::Resumed(_)
             | Write::Rule(_)
+            | Write::Salvaged(_)
             | Write::Seen(_) => {
                 let mut statement = connection
                     .prepare_cached("INSERT OR REPLACE INTO book (name, revision, value) VALUES (?1, ?2, ?3)")?;
@@ -422,7 +424,10 @@ fn store_segment(connection: &Connection, segment: &Segment) -> Result<(), Ledge
         "INSERT INTO segments (device, era, salt, segment, first_index, count, digest, header, received_ms)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    let (number, first, count) = (segment.segment as i64, segment.first_index as i64, segment.records.len() as i64);
+    // Of what was salvaged, lost records count: it is a range of numbers that its records are found by.
+    let header = Signed::<SegmentHeader>::from_bytes(&segment.header).and_then(|signed| signed.claim());
+    let header = header.map_err(|_| LedgerError::Damaged("a segment on its way in".into()))?;
+    let (number, first, count) = (segment.segment as i64, segment.first_index as i64, i64::from(header.count));
     let digest = segment.digest.0;
     statement.execute(params![device, era, salt, number, first, count, digest, segment.header, ms(segment.at)])?;
     let mut statement = connection.prepare_cached(

@@ -19,7 +19,7 @@ use super::files::FileError;
 use super::inbox::{Haul, Inbox};
 use super::keys::{self, DeviceKeyFile};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, TlsIdentity};
-use super::store::{Store, StoreError};
+use super::store::{Event as Found, Recovered, Store, StoreError};
 use super::{clock, entropy, log, service};
 use crate::agent::effects::{LinkCommand, Outgoing, StateFile};
 use crate::agent::request::{Mode, Reply, RequestId};
@@ -30,6 +30,7 @@ use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
+use crate::wire::Refused;
 
 /// How often the agent hears how much room the audit takes, by commits and by time.
 const DISK_EVERY_COMMITS: u32 = 256;
@@ -231,14 +232,14 @@ impl Session {
             Err(error) if error.is_missing() => return Err(RunError::NotEnrolled),
             other => other?,
         };
+        log::name_device(&identity.device);
         let (store, recovered) = Store::open(&machine.state_dir, &machine.profile.queue)?;
         for event in &recovered.events {
             log::tell_found(event);
         }
-        let trust = bundle_of(&recovered.files).ok_or(RunError::NotEnrolled)?;
+        let trust = bundle_of(&recovered)?;
         let floor = recovered.anchor.as_ref().map_or(trust.issued_at, |anchor| anchor.floor);
         let link = Wire::make(machine, &identity, &trust, floor, inbox);
-        log::name_device(&identity.device);
         let now = clock::now();
         let boot = Boot {
             fleet: trust.fleet,
@@ -355,6 +356,10 @@ impl Session {
             let upload = self.store.load(era, segment)?;
             self.follow_ups.push_back(Input::Segment { era, segment, upload });
         }
+        for hole in outgoing.holes {
+            let remains = self.store.gather(&hole)?;
+            self.follow_ups.push_back(Input::Remains { hole, remains });
+        }
         Ok(())
     }
 
@@ -369,9 +374,19 @@ impl Session {
 }
 
 /// The trust bundle as it is on disk. The agent checks it; here it only says which fleet and which brokers.
-fn bundle_of(files: &[(StateFile, Vec<u8>)]) -> Option<TrustBundle> {
-    let (_, bytes) = files.iter().find(|(file, _)| *file == StateFile::Bundle)?;
-    Signed::<TrustBundle>::from_bytes(bytes).ok()?.claim().ok()
+///
+/// # Errors
+/// [`RunError::NotEnrolled`] only where there is none: one that is there and cannot be used needs another remedy.
+fn bundle_of(recovered: &Recovered) -> Result<TrustBundle, RunError> {
+    let unusable = |refused| RunError::Unstartable(Unstartable::Bundle(refused));
+    let unreadable =
+        |event: &Found| matches!(event, Found::FileUnreadable { path, .. } if *path == StateFile::Bundle.path());
+    if recovered.events.iter().any(unreadable) {
+        return Err(unusable(Refused::Malformed("the file cannot be read")));
+    }
+    let found = recovered.files.iter().find(|(file, _)| *file == StateFile::Bundle);
+    let (_, bytes) = found.ok_or(RunError::NotEnrolled)?;
+    Signed::<TrustBundle>::from_bytes(bytes).and_then(|signed| signed.claim()).map_err(unusable)
 }
 
 impl Wire {
@@ -473,4 +488,27 @@ fn private_key(path: &Path) -> Result<ed25519_dalek::SigningKey, String> {
     let text = std::str::from_utf8(&bytes).map_err(|_| format!("{} is no PEM file", path.display()))?;
     ed25519_dalek::SigningKey::from_pkcs8_pem(text)
         .map_err(|error| format!("{} is no Ed25519 key in PKCS#8 PEM form: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bundle_that_is_not_there_means_not_enrolled() {
+        check_bundle(None, Vec::new(), "not enrolled");
+        check_bundle(Some(vec![7; 40]), Vec::new(), "cannot be used");
+        check_bundle(Some(Vec::new()), Vec::new(), "cannot be used");
+        let unreadable = Found::FileUnreadable { path: "bundle".into(), error: "Input/output error".into() };
+        check_bundle(None, vec![unreadable], "cannot be used");
+    }
+
+    #[track_caller]
+    fn check_bundle(content: Option<Vec<u8>>, events: Vec<Found>, expected: &str) {
+        let files = content.into_iter().map(|content| (StateFile::Bundle, content)).collect();
+        let recovered = Recovered { anchor: None, files, eras: Vec::new(), used_bytes: 0, events };
+        let error = bundle_of(&recovered).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains("enrol"), "it says what to do: {error}");
+    }
 }

@@ -349,6 +349,41 @@ pub struct SegmentHeader {
     pub recovered: bool,
     /// The revocation positions that the device held when it was closed.
     pub feeds: Vec<Position>,
+    /// None for a whole segment. Else what a damaged store has left of it: `count` counts lost records too, and the
+    /// chain goes on over them by the device's word alone.
+    pub salvage: Option<Salvage>,
+}
+
+/// What is left of one segment, or of several in a row.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Salvage {
+    /// The next segment's number: those in between are part of this one.
+    pub next_segment: u64,
+    /// Lost records, in order: each range's first, and the first after it. Gap records of the device count them.
+    pub lost: Vec<(u64, u64)>,
+    /// [`salvage_digest`] of the records that are left, for which the chain cannot vouch.
+    pub digest: Hash,
+}
+
+/// The digest over what is left of a segment.
+pub fn salvage_digest(records: &[Vec<u8>]) -> Hash {
+    let parts: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+    Hash::of("hardtack/salvage/v1", &parts)
+}
+
+impl SegmentHeader {
+    /// The number of the segment after it.
+    pub fn next_segment(&self) -> u64 {
+        self.salvage.as_ref().map_or(self.segment.saturating_add(1), |salvage| salvage.next_segment)
+    }
+
+    /// The index after its last record.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] where no number is left for it.
+    pub fn next_index(&self) -> Result<u64, Refused> {
+        self.first_index.checked_add(u64::from(self.count)).ok_or(Refused::Malformed("an index past 64 bits"))
+    }
 }
 
 impl Document for SegmentHeader {
@@ -382,17 +417,33 @@ impl Upload {
     /// The records, if they are the ones that `header` was signed over.
     ///
     /// # Errors
-    /// [`Refused::DigestMismatch`] when the chain does not lead from the header's first head to its last,
-    /// [`Refused::Malformed`] when a record is none or wears the wrong number.
+    /// [`Refused::DigestMismatch`] when the chain does not lead from the header's first head to its last, or what is left
+    /// is not what was signed; [`Refused::Malformed`] when a record is none or wears the wrong number.
     pub fn check(&self, header: &SegmentHeader) -> Result<Vec<Record>, Refused> {
-        if self.records.len() != header.count as usize || self.records.is_empty() {
-            return Err(Refused::DigestMismatch);
+        let end = header.next_index()?;
+        match &header.salvage {
+            Some(salvage) => {
+                if salvage_digest(&self.records) != salvage.digest {
+                    return Err(Refused::DigestMismatch);
+                }
+                let kept = kept(header, salvage, end)?;
+                if kept.iter().map(|(first, end)| end - first).sum::<u64>() != self.records.len() as u64 {
+                    return Err(Refused::Malformed("more or fewer records than are said to be left"));
+                }
+                self.numbered(kept.into_iter().flat_map(|(first, end)| first..end))
+            }
+            None => {
+                let head = self.records.iter().fold(header.previous, |head, record| extend(head, record));
+                if self.records.len() != header.count as usize || self.records.is_empty() || head != header.head {
+                    return Err(Refused::DigestMismatch);
+                }
+                self.numbered(header.first_index..end)
+            }
         }
-        let head = self.records.iter().fold(header.previous, |head, record| extend(head, record));
-        if head != header.head {
-            return Err(Refused::DigestMismatch);
-        }
-        let numbered = self.records.iter().zip(header.first_index..);
+    }
+
+    fn numbered(&self, indexes: impl Iterator<Item = u64>) -> Result<Vec<Record>, Refused> {
+        let numbered = self.records.iter().zip(indexes);
         numbered
             .map(|(bytes, index)| match Record::from_bytes(bytes) {
                 Ok(record) if record.index == index => Ok(record),
@@ -401,6 +452,23 @@ impl Upload {
             })
             .collect()
     }
+}
+
+/// The ranges of a salvaged segment that are left.
+fn kept(header: &SegmentHeader, salvage: &Salvage, end: u64) -> Result<Vec<(u64, u64)>, Refused> {
+    if salvage.next_segment <= header.segment || header.count == 0 {
+        return Err(Refused::Malformed("a salvaged segment that leads nowhere"));
+    }
+    let (mut kept, mut next) = (Vec::new(), header.first_index);
+    for (first, after) in &salvage.lost {
+        if *first < next || after <= first || *after > end {
+            return Err(Refused::Malformed("lost records out of order"));
+        }
+        kept.push((next, *first));
+        next = *after;
+    }
+    kept.push((next, end));
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -431,6 +499,7 @@ mod tests {
                 closed_at: Timestamp(5),
                 recovered: false,
                 feeds: Vec::new(),
+                salvage: None,
             };
             let signed = Signed::sign(&header, &fleet, &[&SigningKey::from_bytes(&[1; 32])]);
             (Upload { header: signed, records }, header)
@@ -450,5 +519,39 @@ mod tests {
         assert!(damage(&|r| r.clear()).is_err());
         let (renumbered, header) = make(vec![record(1).to_bytes()]);
         assert!(matches!(renumbered.check(&header), Err(Refused::Malformed(_))));
+    }
+
+    #[test]
+    fn what_is_left_of_a_damaged_segment_is_bound_to_its_header() {
+        let records: Vec<Vec<u8>> = [5, 8, 9].map(|index| record(index).to_bytes()).to_vec();
+        let header = SegmentHeader {
+            device: "gw-07".parse().unwrap(),
+            era: EraId { number: 3, salt: 9 },
+            segment: 1,
+            first_index: 5,
+            count: 6,
+            previous: Hash::ZERO,
+            head: Hash::ZERO,
+            closed_at: Timestamp(5),
+            recovered: true,
+            feeds: Vec::new(),
+            salvage: Some(Salvage { next_segment: 3, lost: vec![(6, 8), (10, 11)], digest: salvage_digest(&records) }),
+        };
+        let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
+        let upload = Upload { header: signed, records };
+        assert_eq!(upload.check(&header).unwrap().len(), 3);
+        assert_eq!((header.next_segment(), header.next_index()), (3, Ok(11)));
+        let with = |edit: &dyn Fn(&mut Salvage)| {
+            let mut header = header.clone();
+            header.salvage.as_mut().into_iter().for_each(edit);
+            upload.check(&header)
+        };
+        assert!(with(&|_| {}).is_ok());
+        assert!(with(&|s| s.lost = vec![(6, 8)]).is_err(), "a record that nobody counts");
+        assert!(with(&|s| s.lost = vec![(5, 7), (10, 11)]).is_err(), "another's number");
+        assert!(with(&|s| s.lost = vec![(10, 11), (6, 8)]).is_err());
+        assert!(with(&|s| s.lost = vec![(6, 8), (10, 12)]).is_err());
+        assert!(with(&|s| s.next_segment = 1).is_err());
+        assert_eq!(with(&|s| s.digest = Hash::ZERO), Err(Refused::DigestMismatch));
     }
 }

@@ -260,6 +260,7 @@ impl World {
             closed_at: NOW,
             recovered: false,
             feeds: vec![self.head().position(Hash([2; 32]))],
+            salvage: None,
         };
         let signed = Signed::sign(&header, &self.fleet, &[&self.keys.audit]);
         (Upload { header: signed, records }, header)

@@ -83,6 +83,7 @@ impl Writing {
             closed_at: Timestamp(1),
             recovered: false,
             feeds: Vec::new(),
+            salvage: None,
         };
         let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
         (self.segments, self.previous, self.unsigned) = (self.segments + 1, self.head, 0);

@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 
 use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
-use hardtack::ids::{DeviceId, EraId, FleetId, Hash, TaskId};
-use hardtack::wire::audit::{genesis, Event, Gap, Record, Upload};
+use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
+use hardtack::wire::audit::{genesis, Event, Gap, Record, SegmentHeader, Upload};
 use hardtack::wire::bundle::PublicKey;
 
 use super::{Id, Tally};
 use crate::disk::Medium;
 
-/// A segment that somebody signed: the head before it, its first index, the head after it, its records.
-type Candidate = (Hash, u64, Hash, Vec<Record>);
+/// A segment that somebody signed, and its records: what is left of it, where a disk was damaged.
+type Candidate = (SegmentHeader, Vec<Record>);
 
 /// A decision as its caller saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,22 +181,23 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
         }
         let records = upload.check(&header).map_err(|refused| say(&refused))?;
         let place = segments.entry((stored.device, header.era)).or_default().entry(header.segment).or_default();
-        place.push((header.previous, header.first_index, header.head, records));
+        place.push((header, records));
     }
     let mut chains = Chains { events: BTreeMap::new(), gaps: Vec::new() };
     for ((device, era), era_segments) in segments {
         let name = &devices[device as usize].0;
         let (mut head, mut next, mut floor) = (genesis(fleet, name, era), 0, None);
-        for (expected, (number, copies)) in (0u64..).zip(era_segments) {
+        let mut expected = 0;
+        for (number, copies) in era_segments {
             let broken = |what: &str| format!("the chain of {name} breaks at era {era}, segment {number}: {what}");
             if number != expected {
                 return Err(broken("a segment before it is missing"));
             }
-            for (copy, (previous, first, _, records)) in copies.iter().enumerate() {
-                if *previous != head || *first != next {
+            for (copy, (header, records)) in copies.iter().enumerate() {
+                if header.previous != head || header.first_index != next {
                     return Err(broken("it does not follow the one before"));
                 }
-                if copy > 0 && *records != copies[0].3 {
+                if copy > 0 && *records != copies[0].1 {
                     return Err(broken("two segments of one number differ"));
                 }
                 for record in records {
@@ -212,7 +213,8 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
                     chains.events.entry((device, era.number, record.index)).or_default().push(record.event.clone());
                 }
             }
-            (head, next) = (copies[0].2, next + copies[0].3.len() as u64);
+            let first = &copies[0].0;
+            (head, next, expected) = (first.head, next + u64::from(first.count), first.next_segment());
         }
     }
     Ok(chains)
@@ -223,7 +225,7 @@ mod tests {
     use super::*;
     use ed25519_dalek::SigningKey;
     use hardtack::time::Timestamp;
-    use hardtack::wire::audit::{extend, Decision, GapCause, Known, SegmentHeader};
+    use hardtack::wire::audit::{extend, Decision, GapCause, Known};
     use hardtack::wire::envelope::Signed;
 
     const ERA: EraId = EraId { number: 1, salt: 9 };
@@ -282,6 +284,7 @@ mod tests {
             closed_at: Timestamp(1),
             recovered: false,
             feeds: Vec::new(),
+            salvage: None,
         };
         let header = Signed::sign(&header, &fleet(), &[&key()]);
         Collected { device: 0, upload: Upload { header, records } }

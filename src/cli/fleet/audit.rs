@@ -96,6 +96,7 @@ fn verify(which: &Which, session: &Session) -> Result<Exit, Failure> {
                 "decisions": device.decisions,
                 "records": device.records,
                 "gaps": device.gaps,
+                "lost": device.lost,
                 "forks": device.forks,
                 "first": device.first,
                 "last": device.last,
@@ -119,8 +120,8 @@ fn verdict(report: &Report) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{id}: {} decisions in {} records, {} gaps, {} forks, {} not delivered",
-            device.decisions, device.records, device.gaps, device.forks, device.missing
+            "{id}: {} decisions in {} records, {} gaps, {} lost in them, {} forks, {} not delivered",
+            device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
         );
         for problem in &device.problems {
             let _ = writeln!(text, "  WRONG {problem}");

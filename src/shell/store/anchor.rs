@@ -115,10 +115,14 @@ fn from_bytes(bytes: &[u8]) -> Option<Anchor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::effects::EraMark;
+    use crate::ids::EraId;
 
     #[test]
     fn every_torn_or_flipped_slot_is_refused() {
-        let anchor = Anchor { generation: 7, next_index: 9, locked: Some("x".repeat(300)), ..Anchor::default() };
+        let era = EraId { number: 300, salt: u64::MAX };
+        let mark = EraMark { era, held_index: 1000, next_index: 70_000 };
+        let anchor = Anchor { generation: 7, next_index: 9, earlier: vec![mark; 20], ..Anchor::default() };
         let bytes = to_bytes(&anchor);
         assert_eq!(bytes.len(), PAGE_BYTES);
         assert_eq!(from_bytes(&bytes), Some(anchor));

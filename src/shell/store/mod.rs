@@ -21,6 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::agent::effects::{Entry, FileWrite, StateFile};
+use crate::agent::salvage::{Hole, Remains, Wanted};
 use crate::agent::{Anchor, Batch, EraImage};
 use crate::ids::EraId;
 use crate::profile::QueueLimits;
@@ -382,6 +383,21 @@ impl Store {
             records.push(record.bytes);
         }
         Ok(Some(Upload { header, records }))
+    }
+
+    /// What is left where a segment could not be loaded.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn gather(&mut self, hole: &Hole) -> Result<Remains, StoreError> {
+        self.trim_places(Some(hole.era));
+        hole.gather(|wanted| {
+            let key = match wanted {
+                Wanted::Record(index) => EntryKey::Record(hole.era, index),
+                Wanted::Segment(segment) => EntryKey::Segment(hole.era, segment),
+            };
+            Ok(self.get(key)?.and_then(Row::entry))
+        })
     }
 
     fn get(&mut self, key: EntryKey) -> Result<Option<Row>, StoreError> {

@@ -75,11 +75,14 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
     }
     for (era, merged) in &eras {
         let mut notes = damage.remove(era).unwrap_or_default();
-        if !picture.salvaged.contains(era) {
-            notes.extend(missing(*era, merged, folders, anchor));
+        let salvaged = picture.salvaged.contains(era);
+        match salvaged {
+            // The agent has to know it for as long as some of it is left; its folder is in quarantine already.
+            true => notes.push("it was found damaged at an earlier start".into()),
+            false => notes.extend(missing(*era, merged, folders, anchor)),
         }
         let image = image(*era, merged, folders, anchor, notes);
-        if let Some(damage) = &image.damage {
+        if let Some(damage) = image.damage.as_ref().filter(|_| !salvaged) {
             for folder in folders.iter().filter(|folder| holds(folder, *era)) {
                 picture.damaged.entry(folder.number).or_insert_with(|| damage.clone());
             }
@@ -157,7 +160,8 @@ fn missing(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Ancho
     let mut notes = holes("records", &merged.records);
     notes.extend(holes("segments", &merged.segments));
     let end = merged.records.last().map_or(0, |(index, ..)| index.saturating_add(1));
-    let anchored = anchor.filter(|anchor| anchor.era == Some(era)).map_or(0, |anchor| anchor.next_index);
+    let mark = anchor.and_then(|anchor| anchor.marks().find(|mark| mark.era == era));
+    let anchored = mark.map_or(0, |mark| mark.next_index);
     if end < anchored {
         notes.push(format!("it ends before record {end}, the anchor has seen {anchored}"));
     }
@@ -201,23 +205,18 @@ fn image(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>
         segments,
         closed_index,
         closed_head,
-        records: run(merged, folders, from, closed_index),
+        records: records(merged, folders, from),
         damage: (!notes.is_empty()).then(|| notes.join("; ")),
     }
 }
 
-/// The records around `closed_index` without a hole: back to `from` at most, and on as far as they go.
-fn run(merged: &Merged, folders: &[Older], from: u64, closed_index: u64) -> Vec<StoredRecord> {
-    let middle = merged.records.partition_point(|(index, ..)| *index < closed_index);
-    let (before, after) = merged.records.split_at(middle);
-    let read =
-        |&(index, folder, place): &(u64, usize, Place)| record(&folders[folder], place).filter(|r| r.index == index);
-    let back = before.iter().rev().zip((from..closed_index).rev());
-    let mut records: Vec<_> = back.map_while(|(row, index)| read(row).filter(|_| row.0 == index)).collect();
-    records.reverse();
-    let on = after.iter().zip(closed_index..);
-    records.extend(on.map_while(|(row, index)| read(row).filter(|_| row.0 == index)));
-    records
+/// The records from `from` on that can be read.
+fn records(merged: &Merged, folders: &[Older], from: u64) -> Vec<StoredRecord> {
+    let rows = &merged.records[merged.records.partition_point(|(index, ..)| *index < from)..];
+    let read = |&(index, folder, place): &(u64, usize, Place)| {
+        record(&folders[folder], place).filter(|record| record.index == index)
+    };
+    rows.iter().filter_map(read).collect()
 }
 
 fn record(folder: &Older, place: Place) -> Option<StoredRecord> {

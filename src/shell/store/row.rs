@@ -82,6 +82,14 @@ impl Row {
         }
     }
 
+    /// What the agent wrote, if it is that.
+    pub(super) fn entry(self) -> Option<Entry> {
+        match self {
+            Self::Entry(entry, _) => Some(entry),
+            Self::Begun(_) | Self::Dropped(_) | Self::Salvaged(_) => None,
+        }
+    }
+
     /// The row as it stands in another folder than the one that it was committed to.
     pub(super) fn copied(self) -> Self {
         match self {

@@ -7,6 +7,7 @@ use ed25519_dalek::SigningKey;
 
 use super::*;
 use crate::agent::effects::{StoredRecord, StoredSegment};
+use crate::agent::salvage::Boundary;
 use crate::ids::Hash;
 use crate::profile::Profile;
 use crate::time::Timestamp;
@@ -59,6 +60,7 @@ impl Writing {
             closed_at: Timestamp(1),
             recovered: false,
             feeds: Vec::new(),
+            salvage: None,
         };
         let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
         self.open = vec![self.head];
@@ -334,6 +336,50 @@ fn check_damage(whole: &Path, temp: &Path, content: &[u8], context: &str) -> BTr
     assert!(before.iter().all(|index| at_end(&index)), "{context}");
     assert_eq!(again.eras.last().unwrap().records.len(), 3, "{context}");
     lost
+}
+
+/// Where segments of an era of which something was lost begin and end.
+fn boundary(segment: u64, head: Hash) -> Boundary {
+    Boundary { segment, index: segment * u64::from(SEGMENT_RECORDS), head }
+}
+
+#[test]
+fn what_is_left_around_a_damaged_row_is_gathered_before_and_after_it_is_moved() {
+    let temp = tempfile::tempdir().unwrap();
+    one_era(temp.path());
+    let path = db(temp.path());
+    let mut bytes = fs::read(&path).unwrap();
+    // The bytes of record 22, in every copy of it.
+    let frames: Vec<usize> = (0..bytes.len() - 100).filter(|at| bytes[*at..at + 100] == [22; 100]).collect();
+    frames.iter().for_each(|at| bytes[at + 50] = 0);
+    fs::write(&path, &bytes).unwrap();
+
+    let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
+    let image = &recovered.eras[0];
+    assert!(image.damage.is_some());
+    assert_eq!(store.load(image.id, 5).unwrap(), None);
+    let head = |store: &mut Store, segment| store.load(image.id, segment).unwrap().unwrap().header.claim().unwrap();
+    let (before, after) = (head(&mut store, 4).head, head(&mut store, 6).previous);
+    let end = Boundary { segment: image.segments, index: image.closed_index, head: image.closed_head };
+    let hole = Hole { era: image.id, from: boundary(5, before), end };
+    let check = |store: &mut Store| {
+        let remains = store.gather(&hole).unwrap();
+        assert_eq!(remains.records.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [20, 21, 23]);
+        assert_eq!(remains.next, boundary(6, after));
+    };
+    check(&mut store);
+    let mut next = Writing::start(8, recovered.anchor.unwrap().generation);
+    let batch =
+        Batch { begin_era: Some(next.era), entries: next.records(3), anchor: next.anchor(), ..Batch::default() };
+    store.commit(batch).unwrap();
+    check(&mut store);
+    drop(store);
+    for _ in 0..3 {
+        let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
+        assert_eq!(recovered.events, [], "told once, and no loop");
+        assert!(recovered.eras[0].damage.is_some(), "the agent knows it for as long as it is there");
+        check(&mut store);
+    }
 }
 
 #[test]

@@ -15,11 +15,12 @@ use super::output::{show, tell};
 use super::{DeviceFlags, Exit, Failure, Globals};
 use crate::agent::effects::StateFile;
 use crate::agent::enrol::accept;
+use crate::agent::Anchor;
 use crate::ids::{DeviceId, Nonce};
 use crate::shell::entropy;
 use crate::shell::files::FileError;
 use crate::shell::keys::{self, DeviceKeyFile};
-use crate::shell::store::{Store, StoreError};
+use crate::shell::store::{Event, Recovered, Store, StoreError};
 use crate::wire::bundle::{Fingerprint, TrustBundle};
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest, BUNDLE_BYTES_MAX};
 use crate::wire::envelope::Signed;
@@ -93,11 +94,8 @@ fn request(args: &RequestArgs, globals: &Globals) -> Result<Exit, Failure> {
         }
         Ok(file) => file,
         Err(error) if error.is_missing() => {
-            let mut rng = entropy::rng();
-            let mut nonce = Nonce([0; 16]);
-            rng.fill_bytes(&mut nonce.0);
-            let keys = DeviceKeys::generate(&mut rng);
-            let file = DeviceKeyFile { device: args.id.clone(), nonce, keys };
+            let keys = DeviceKeys::generate(&mut entropy::rng());
+            let file = DeviceKeyFile { device: args.id.clone(), nonce: new_nonce(), keys };
             file.create(&config.state_dir).map_err(|error| file_failure(&error))?;
             file
         }
@@ -124,6 +122,12 @@ fn request(args: &RequestArgs, globals: &Globals) -> Result<Exit, Failure> {
         ));
     }
     Ok(Exit::Done)
+}
+
+fn new_nonce() -> Nonce {
+    let mut nonce = Nonce([0; 16]);
+    entropy::rng().fill_bytes(&mut nonce.0);
+    nonce
 }
 
 fn request_of(file: &DeviceKeyFile, profile: &str) -> EnrolRequest {
@@ -155,8 +159,8 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
     })?;
     let opened = Store::open(&config.state_dir, &config.profile.queue);
     let (mut store, recovered) = opened.map_err(|error| store_failure(&error))?;
-    let known = recovered.anchor.as_ref();
-    let accepted = accept(&answer, &file.keys, &file.device, &fingerprint, file.nonce, &config.profile, known);
+    let known = recovered.anchor.clone().or_else(|| has_history(&recovered).then(Anchor::lost));
+    let accepted = accept(&answer, &file.keys, &file.device, &fingerprint, file.nonce, &config.profile, known.as_ref());
     let accepted = accepted.map_err(|refused| {
         let what = format!("the enrolment bundle is refused: {refused}");
         Failure::new(Exit::Invalid, what, advice(&refused))
@@ -164,6 +168,8 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
     // The certificate first: the bundle is what makes the device enrolled, and an import may be repeated.
     keys::write_certificate(&config.state_dir, &accepted.certificate).map_err(|error| file_failure(&error))?;
     store.commit(accepted.batch).map_err(|error| store_failure(&error))?;
+    // This answer has done its work: found again in a year, it must not bring back what it holds.
+    let file = file.renew(&config.state_dir, new_nonce()).map_err(|error| file_failure(&error))?;
     let imported =
         Imported { device: file.device.to_string(), fleet: accepted.fleet.to_string(), grants: accepted.grants };
     show(globals.output, &imported, |imported| {
@@ -174,6 +180,17 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
         format!("{} is enrolled in {}; {grants}", imported.device, imported.fleet)
     })?;
     Ok(Exit::Done)
+}
+
+/// Whether the device has worked here before: what it spent is unknown where the anchor is gone.
+fn has_history(recovered: &Recovered) -> bool {
+    let spends = |file: &StateFile| match file {
+        StateFile::Grant(_) | StateFile::Task(_) => true,
+        StateFile::Bundle | StateFile::Feed(_) | StateFile::Policy => false,
+    };
+    !recovered.eras.is_empty()
+        || recovered.events.contains(&Event::AnchorLost)
+        || recovered.files.iter().any(|(file, _)| spends(file))
 }
 
 fn read_answer(path: &Path) -> Result<EnrolAnswer, Failure> {

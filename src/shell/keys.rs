@@ -1,7 +1,7 @@
 //! A device's private keys and its client certificate on disk.
 //!
 //! Owns: `device.key` and `certificate` in the state folder: their form, and that nobody else may read the first.
-//! Never: sends a key anywhere; overwrites one.
+//! Never: sends a key anywhere; overwrites one: only the nonce beside the keys is ever replaced.
 //! Read next: `files.rs` for modes and durability, `wire/enrol.rs` for what the keys are for.
 
 use std::path::Path;
@@ -50,13 +50,26 @@ impl DeviceKeyFile {
     /// # Errors
     /// [`FileError::Exists`] when there is one: keys are never overwritten.
     pub fn create(&self, state_dir: &Path) -> Result<(), FileError> {
+        write_private(&state_dir.join("device.key"), self.text().as_bytes())
+    }
+
+    /// Puts another nonce beside the same keys, durable on return: answers to earlier requests are refused from then on.
+    ///
+    /// # Errors
+    /// When it cannot be written. Whenever power goes, the file has its old or its new content.
+    pub fn renew(self, state_dir: &Path, nonce: Nonce) -> Result<Self, FileError> {
+        let renewed = Self { nonce, ..self };
+        replace(&state_dir.join("device.key"), renewed.text().as_bytes())?;
+        Ok(renewed)
+    }
+
+    fn text(&self) -> Zeroizing<String> {
         let private = Zeroizing::new(hex(self.keys.to_bytes().as_ref()));
-        let text = Zeroizing::new(format!(
+        Zeroizing::new(format!(
             "# The private keys of this device. They never leave it: do not copy or send this file.\n\
              format = {FORMAT}\ndevice = \"{}\"\nnonce = \"{}\"\nkeys = \"{}\"\n",
             self.device, self.nonce, *private
-        ));
-        write_private(&state_dir.join("device.key"), text.as_bytes())
+        ))
     }
 
     /// Reads `device.key` in the state folder.
@@ -133,6 +146,9 @@ mod tests {
         assert_eq!((read.device, read.nonce), (file.device.clone(), file.nonce));
         assert_eq!(read.keys.to_bytes(), file.keys.to_bytes());
         assert!(matches!(file.create(dir.path()), Err(FileError::Exists { .. })));
+        file.renew(dir.path(), Nonce([6; 16])).unwrap();
+        let renewed = DeviceKeyFile::read(dir.path()).unwrap();
+        assert_eq!((renewed.nonce, renewed.keys.to_bytes()), (Nonce([6; 16]), read.keys.to_bytes()));
     }
 
     #[test]

@@ -244,6 +244,13 @@ impl World<'_> {
                 process.inbox.push_back(Input::Segment { era, segment, upload });
             }
         }
+        for hole in outgoing.holes {
+            let device = &mut self.devices[number as usize];
+            let remains = recovery::gather(device.disk.durable(), &hole);
+            if let Some(process) = &mut device.process {
+                process.inbox.push_back(Input::Remains { hole, remains });
+            }
+        }
     }
 
     fn command(&mut self, number: u32, command: LinkCommand) {

@@ -5,8 +5,10 @@
 //! Read next: `hardtack::agent::EraImage`, whose words this follows.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use hardtack::agent::effects::{Entry, StateFile, StoredRecord, StoredSegment};
+use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::{Anchor, EraImage};
 use hardtack::ids::{DeviceId, EraId, FleetId};
 use hardtack::wire::audit::{genesis, Upload};
@@ -89,4 +91,19 @@ pub(crate) fn load(medium: &Medium, era: EraId, number: u64) -> Option<Upload> {
     let whole = records.len() as u64 == u64::from(segment.count);
     let header = Signed::from_bytes(&segment.header).ok().filter(|_| whole)?;
     Some(Upload { header, records: records.into_values().collect() })
+}
+
+/// What is left where a segment could not be loaded.
+pub(crate) fn gather(medium: &Medium, hole: &Hole) -> Remains {
+    let entries = || medium.eras.range(hole.era..).flat_map(|(_, log)| log);
+    let names = |entry: &&Entry, wanted| match (entry, wanted) {
+        (Entry::Record(record), Wanted::Record(index)) => record.era == hole.era && record.index == index,
+        (Entry::Segment(stored), Wanted::Segment(number)) => stored.era == hole.era && stored.segment == number,
+        (Entry::Record(_), Wanted::Segment(_)) | (Entry::Segment(_), Wanted::Record(_)) => false,
+    };
+    let read = |wanted| Ok::<_, Infallible>(entries().find(|entry| names(entry, wanted)).cloned());
+    match hole.gather(read) {
+        Ok(remains) => remains,
+        Err(never) => match never {},
+    }
 }

@@ -72,8 +72,8 @@ pub struct Applied {
 }
 
 impl Revocations {
-    /// Takes a feed from its file. The digest of the anchor vouches for it, even if its key was rotated away since; else a
-    /// head that is newer than the anchor's vouches for itself.
+    /// Takes a feed from its file. The digest of the anchor vouches for it, even if its key was rotated away; else
+    /// a head that is newer than the anchor's vouches for itself.
     ///
     /// # Errors
     /// When it is older than `known`, not signed by a key of the feed, or not whole.

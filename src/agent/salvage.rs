@@ -2,8 +2,8 @@
 //!
 //! Owns: what is asked of a store that cannot load a segment, how it looks for what is left ([`Hole::gather`]), the
 //! segment that is made of it.
-//! Never: begins anywhere but where the collector stands, so that no record is delivered twice; passes over a lost record
-//! without naming it.
+//! Never: begins anywhere but where the collector stands, so that no record is delivered twice; passes over a lost
+//! record without naming it.
 //! Read next: `audit.rs`, which knows where the collector stands, and `wire/audit.rs` for [`Salvage`].
 
 use super::effects::Entry;

@@ -188,8 +188,8 @@ impl Agent {
     }
 }
 
-/// Records that should be there and are not, from the end of what can be read on. Holes before that end are counted when
-/// what is left around them is sent: only the collector knows which of it arrived long ago.
+/// Records that should be there and are not, from the end of what can be read on. Holes before that end are counted
+/// when what is left around them is sent: only the collector knows which of it arrived long ago.
 fn gaps(eras: &[EraImage], anchor: &Anchor) -> Vec<Gap> {
     let cause = GapCause::Damaged;
     let mut gaps = Vec::new();

@@ -34,8 +34,8 @@ pub struct DeviceReport {
     pub last: Option<String>,
     /// What does not check out.
     pub problems: Vec<String>,
-    /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap record
-    /// counts.
+    /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap
+    /// record counts.
     pub missing: u64,
 }
 

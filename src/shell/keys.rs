@@ -53,7 +53,7 @@ impl DeviceKeyFile {
         write_private(&state_dir.join("device.key"), self.text().as_bytes())
     }
 
-    /// Puts another nonce beside the same keys, durable on return: answers to earlier requests are refused from then on.
+    /// Puts another nonce beside the same keys, durable on return: answers to earlier requests are refused from now on.
     ///
     /// # Errors
     /// When it cannot be written. Whenever power goes, the file has its old or its new content.

@@ -417,8 +417,8 @@ impl Upload {
     /// The records, if they are the ones that `header` was signed over.
     ///
     /// # Errors
-    /// [`Refused::DigestMismatch`] when the chain does not lead from the header's first head to its last, or what is left
-    /// is not what was signed; [`Refused::Malformed`] when a record is none or wears the wrong number.
+    /// [`Refused::DigestMismatch`] when the chain does not lead from the header's first head to its last, or what is
+    /// left is not what was signed; [`Refused::Malformed`] when a record is none or wears the wrong number.
     pub fn check(&self, header: &SegmentHeader) -> Result<Vec<Record>, Refused> {
         let end = header.next_index()?;
         match &header.salvage {

@@ -74,7 +74,7 @@ fn settle(config: &Config) -> Result<DeviceId, Failure> {
     let mut nonce = Nonce([0; 16]);
     entropy::rng().fill_bytes(&mut nonce.0);
     let device: DeviceId = format!("dev-{}", hex(&nonce.0[..4])).parse().map_err(odd)?;
-    let file = DeviceKeyFile { device, nonce, keys: DeviceKeys::generate(&mut entropy::rng()) };
+    let file = DeviceKeyFile { device, nonce, used: None, keys: DeviceKeys::generate(&mut entropy::rng()) };
     let (answer, fingerprint) = fleet_of_one(&file, &config.profile.name, at).map_err(odd)?;
     create_dir(&config.state_dir).and_then(|()| make_private(&config.state_dir)).map_err(odd)?;
     file.create(&config.state_dir).map_err(odd)?;

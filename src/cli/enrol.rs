@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::output::{show, tell};
 use super::{DeviceFlags, Exit, Failure, Globals};
-use crate::agent::effects::StateFile;
+use crate::agent::effects::{Standing as AnchorStanding, StateFile};
 use crate::agent::enrol::accept;
 use crate::agent::Anchor;
 use crate::ids::{DeviceId, Nonce};
@@ -95,7 +95,7 @@ fn request(args: &RequestArgs, globals: &Globals) -> Result<Exit, Failure> {
         Ok(file) => file,
         Err(error) if error.is_missing() => {
             let keys = DeviceKeys::generate(&mut entropy::rng());
-            let file = DeviceKeyFile { device: args.id.clone(), nonce: new_nonce(), keys };
+            let file = DeviceKeyFile { device: args.id.clone(), nonce: new_nonce(), used: None, keys };
             file.create(&config.state_dir).map_err(|error| file_failure(&error))?;
             file
         }
@@ -164,7 +164,14 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
     let opened = Store::open(&config.state_dir, &config.profile.queue);
     let (mut store, recovered) = opened.map_err(|error| store_failure(&error))?;
     let known = recovered.anchor.clone().or_else(|| has_history(&recovered).then(Anchor::lost));
-    let accepted = accept(&answer, &file.keys, &file.device, &fingerprint, file.nonce, &config.profile, known.as_ref());
+    let take = |nonce| accept(&answer, &file.keys, &file.device, &fingerprint, nonce, &config.profile, known.as_ref());
+    // The answer that was taken last may be taken again, or come anew with more grants, while nothing is wrong here: what it
+    // holds goes back nowhere. It cures nothing: for that there must be a new request.
+    let well = known.as_ref().is_some_and(|anchor| anchor.standing == AnchorStanding::Known);
+    let (accepted, taken) = match (take(file.nonce), file.used.filter(|_| well)) {
+        (Err(Refused::UnknownNonce), Some(used)) => (take(used), Taken::Again),
+        (accepted, _) => (accepted, Taken::First),
+    };
     let accepted = accepted.map_err(|refused| {
         let what = format!("the enrolment bundle is refused: {refused}");
         Failure::new(Exit::Invalid, what, advice(&refused))
@@ -172,8 +179,11 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
     // The certificate first: the bundle is what makes the device enrolled, and an import may be repeated.
     keys::write_certificate(&config.state_dir, &accepted.certificate).map_err(|error| file_failure(&error))?;
     store.commit(accepted.batch).map_err(|error| store_failure(&error))?;
-    // This answer has done its work: found again in a year, it must not bring back what it holds.
-    let file = file.renew(&config.state_dir, new_nonce()).map_err(|error| file_failure(&error))?;
+    let file = match taken {
+        // It has done its work: found again in a year, it must not cure what has gone wrong since.
+        Taken::First => file.renew(&config.state_dir, new_nonce()).map_err(|error| file_failure(&error))?,
+        Taken::Again => file,
+    };
     let imported =
         Imported { device: file.device.to_string(), fleet: accepted.fleet.to_string(), grants: accepted.grants };
     show(globals.output, &imported, |imported| {
@@ -184,6 +194,12 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
         format!("{} is enrolled in {}; {grants}", imported.device, imported.fleet)
     })?;
     Ok(Exit::Done)
+}
+
+/// Whether an answer is taken for the first time.
+enum Taken {
+    Again,
+    First,
 }
 
 /// Whether the device has worked here before: what it spent is unknown where the anchor is gone.

@@ -25,6 +25,8 @@ pub struct DeviceKeyFile {
     pub device: DeviceId,
     /// The nonce of its enrolment request, which the answer must carry.
     pub nonce: Nonce,
+    /// The nonce of the request before, whose answer was taken. The same answer may be taken again, but cures nothing.
+    pub used: Option<Nonce>,
     /// Its private keys.
     pub keys: DeviceKeys,
 }
@@ -35,6 +37,7 @@ struct Text {
     format: u32,
     device: DeviceId,
     nonce: Nonce,
+    used: Option<Nonce>,
     keys: String,
 }
 
@@ -53,21 +56,22 @@ impl DeviceKeyFile {
         write_private(&state_dir.join("device.key"), self.text().as_bytes())
     }
 
-    /// Puts another nonce beside the same keys, durable on return: answers to earlier requests are refused from now on.
+    /// Puts another nonce beside the same keys, durable on return: the one that was answered is used.
     ///
     /// # Errors
     /// When it cannot be written. Whenever power goes, the file has its old or its new content.
     pub fn renew(self, state_dir: &Path, nonce: Nonce) -> Result<Self, FileError> {
-        let renewed = Self { nonce, ..self };
+        let renewed = Self { nonce, used: Some(self.nonce), ..self };
         replace(&state_dir.join("device.key"), renewed.text().as_bytes())?;
         Ok(renewed)
     }
 
     fn text(&self) -> Zeroizing<String> {
         let private = Zeroizing::new(hex(self.keys.to_bytes().as_ref()));
+        let used = self.used.map_or(String::new(), |used| format!("used = \"{used}\"\n"));
         Zeroizing::new(format!(
             "# The private keys of this device. They never leave it: do not copy or send this file.\n\
-             format = {FORMAT}\ndevice = \"{}\"\nnonce = \"{}\"\nkeys = \"{}\"\n",
+             format = {FORMAT}\ndevice = \"{}\"\nnonce = \"{}\"\n{used}keys = \"{}\"\n",
             self.device, self.nonce, *private
         ))
     }
@@ -89,7 +93,12 @@ impl DeviceKeyFile {
         }
         let keys =
             private_bytes(&text.keys).ok_or_else(|| malformed("the keys are not 256 hexadecimal digits".into()))?;
-        Ok(Self { device: text.device.clone(), nonce: text.nonce, keys: DeviceKeys::from_bytes(&keys) })
+        Ok(Self {
+            device: text.device.clone(),
+            nonce: text.nonce,
+            used: text.used,
+            keys: DeviceKeys::from_bytes(&keys),
+        })
     }
 }
 
@@ -132,7 +141,7 @@ mod tests {
 
     fn made(dir: &Path) -> DeviceKeyFile {
         let keys = DeviceKeys::generate(&mut ChaCha20Rng::from_seed([1; 32]));
-        let file = DeviceKeyFile { device: "gw-07".parse().unwrap(), nonce: Nonce([5; 16]), keys };
+        let file = DeviceKeyFile { device: "gw-07".parse().unwrap(), nonce: Nonce([5; 16]), used: None, keys };
         file.create(dir).unwrap();
         file
     }
@@ -148,6 +157,7 @@ mod tests {
         assert!(matches!(file.create(dir.path()), Err(FileError::Exists { .. })));
         file.renew(dir.path(), Nonce([6; 16])).unwrap();
         let renewed = DeviceKeyFile::read(dir.path()).unwrap();
+        assert_eq!(renewed.used, Some(Nonce([5; 16])));
         assert_eq!((renewed.nonce, renewed.keys.to_bytes()), (Nonce([6; 16]), read.keys.to_bytes()));
     }
 

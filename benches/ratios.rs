@@ -131,6 +131,7 @@ fn world() -> World {
     revocations.load(&feed, &encode(&stored), &trust, None).expect("our own list");
     let profile = Profile::default();
     let clock = clock(&profile, 0);
+    revocations.note_taken(&clock);
     World {
         device: "gw-07".parse().expect("valid"),
         policy: Policy::parse(PolicyDocument::built_in(START)).expect("the built-in policy"),

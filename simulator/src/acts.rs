@@ -11,6 +11,7 @@ use crate::fault::{Boundary, Damage, Hostility, Kind, RevokeWhat, WallAfter};
 use crate::model::Standing;
 use crate::operator::Revoke;
 use crate::plan::{Act, Turn};
+use crate::recovery::newest;
 use crate::world::{Checks, Happening, World};
 
 /// How many of the newest credentials a revocation may pick.
@@ -167,13 +168,14 @@ impl World<'_> {
             clock.forget(number, suspension.grace_s * 1000);
         }
         if suspension.covers(Clause::NothingLost) {
-            audit.damaged(number);
+            audit.damaged(number, suspension.lock);
         }
         if suspension.covers(Clause::Monotone) {
             monotone.forget(number);
         }
         if suspension.covers(Clause::Generation) {
-            monotone.forget_generation(number);
+            let left = newest(self.devices[number as usize].disk.durable()).map_or(0, |anchor| anchor.generation);
+            monotone.forget_slot(number, left);
         }
     }
 

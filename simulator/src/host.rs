@@ -189,8 +189,9 @@ impl World<'_> {
         }
         let now = self.now;
         let contact = self.devices[number as usize].process.as_mut().and_then(|process| process.contact.take());
-        if contact.is_some() {
-            self.checks.clock.expect_contact(number);
+        if let Some(Contact { time, radius, trip, .. }) = contact {
+            let powered = self.devices[number as usize].powered(now);
+            self.checks.clock.expect_contact(number, powered, (time, radius, trip));
         }
         self.judge_times(number, &batch);
         let steps = steps(batch);

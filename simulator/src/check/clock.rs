@@ -124,9 +124,19 @@ impl ClockCheck {
 
     /// A message of the fleet arrived: what is signed in it may have taken the gateway's clocks up to true time.
     pub(crate) fn hear(&mut self, device: u32, at: u64, powered: u64) {
+        self.raise(device, powered, date(at));
+    }
+
+    /// From now on P may have come this far.
+    fn raise(&mut self, device: u32, powered: u64, to: Timestamp) {
         let most = self.knowledge(device, powered).most;
         let told = &mut self.told[device as usize];
-        told.most = told.most + date(at).since(most);
+        told.most = told.most + to.since(most);
+    }
+
+    /// The latest that L can be after a round trip.
+    fn ceiling(&self, (time, radius, trip): (Timestamp, Millis, u64)) -> Timestamp {
+        time + radius + Millis(self.limits.issuer_error_ms) + Millis(2 * trip + 1000)
     }
 
     /// A nonce that left `trip` ago came back with a signed time, in time, and what the gateway made of it is durable.
@@ -138,10 +148,11 @@ impl ClockCheck {
         (time, radius, trip): (Timestamp, Millis, u64),
     ) {
         let error = Millis(self.limits.issuer_error_ms);
+        let ceiling = self.ceiling((time, radius, trip));
         let before = self.knowledge(device, powered).most;
         let told = &mut self.told[device as usize];
         told.down += before.since(date(at)).0;
-        told.most = time + radius + error + Millis(2 * trip + 1000);
+        told.most = ceiling;
         told.least = (time, powered);
         told.proven = time - radius - error;
         told.boots = 0;
@@ -151,7 +162,8 @@ impl ClockCheck {
     }
 
     /// An answer to a nonce is taken in by the commit that comes.
-    pub(crate) fn expect_contact(&mut self, device: u32) {
+    pub(crate) fn expect_contact(&mut self, device: u32, powered: u64, signed: (Timestamp, Millis, u64)) {
+        self.raise(device, powered, self.ceiling(signed));
         self.told[device as usize].contact = true;
     }
 

@@ -106,9 +106,11 @@ impl MonotoneCheck {
         self.high[device as usize] = High::default();
     }
 
-    /// A slot of its anchor is lost: the other one counts.
-    pub(crate) fn forget_generation(&mut self, device: u32) {
-        self.high[device as usize].generation = 0;
+    /// A slot of its anchor is lost: the other one, with this number, counts, and E may start from there.
+    pub(crate) fn forget_slot(&mut self, device: u32, left: u64) {
+        let high = &mut self.high[device as usize];
+        high.generation = left;
+        high.floor = Timestamp(0);
     }
 
     /// A `hello` went over the wire.

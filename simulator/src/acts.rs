@@ -4,6 +4,8 @@
 //! Never: draws a random number; the plan's picks are all it has.
 //! Read next: `plan.rs`.
 
+use hardtack::agent::effects::Entry;
+
 use crate::check::suspend::{Clause, Lock, Suspension};
 use crate::device::{Cut, Restored};
 use crate::event::Event;
@@ -171,7 +173,12 @@ impl World<'_> {
             audit.damaged(number, suspension.lock);
         }
         if suspension.covers(Clause::Monotone) {
-            monotone.forget(number);
+            let records = self.devices[number as usize].disk.durable().eras.values().flatten();
+            let places = records.filter_map(|entry| match entry {
+                Entry::Record(record) => Some((record.era.number, record.index)),
+                Entry::Segment(_) => None,
+            });
+            monotone.forget(number, places.max().unwrap_or_default());
         }
         if suspension.covers(Clause::Generation) {
             let left = newest(self.devices[number as usize].disk.durable()).map_or(0, |anchor| anchor.generation);

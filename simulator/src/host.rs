@@ -49,7 +49,10 @@ impl World<'_> {
             let durable = Durable::of(&steps);
             steps.into_iter().for_each(|step| device.disk.step(step));
             self.note_durable(number, durable);
-            self.schedule(u64::from(number) * 50, Happening::PowerOn { device: number, wall: WallAfter::Kept });
+            self.schedule(
+                self.now + u64::from(number) * 50,
+                Happening::PowerOn { device: number, wall: WallAfter::Kept },
+            );
         }
     }
 

@@ -52,6 +52,17 @@ fn equal_seeds_equal_traces_and_other_seeds_others() {
     assert_ne!(first.trace_hash, run(&scenario, 4, None).trace_hash);
 }
 
+#[test]
+fn each_boundary_is_cut_in_a_run_of_its_own() {
+    let text = SMALL.replace("boundary = \"any\"", "boundary = \"each\"\nwindow = \"20s\"");
+    let text = text.replace("every = \"7m\"\n    until = \"40m\"\n    for = \"20s\"", "for = \"20s\"");
+    let text = text.replace("who = \"all\"", "who = \"0\"");
+    let scenario = Scenario::parse(&text).unwrap();
+    let report = run(&scenario, 3, None);
+    assert_eq!(report.verdict(), report::Status::Pass, "{:#?}", report.properties);
+    assert!(report.runs > 10, "{} runs", report.runs);
+}
+
 /// Each planted bug turns a scenario that ships to `fail`, by the property named, and that scenario passes without it.
 #[cfg(feature = "mutants")]
 mod mutants {

@@ -66,6 +66,8 @@ struct Told {
     proven: Timestamp,
     down: u64,
     boots: u32,
+    /// How often the kernel started since, whether or not the agent wrote anything: each may have cost a lease.
+    cost: u32,
     boot: Option<BootId>,
     synced: Synced,
     /// P at the last round trip as the gateway's anchor has it.
@@ -91,6 +93,7 @@ impl ClockCheck {
             proven: date(at) - Millis(limits.issuer_error_ms),
             down: 0,
             boots: 0,
+            cost: 0,
             boot: None,
             synced: Synced::No,
             synced_by_anchor: Timestamp(0),
@@ -104,7 +107,7 @@ impl ClockCheck {
     pub(crate) fn knowledge(&self, device: u32, powered: u64) -> Knowledge {
         let told = &self.told[device as usize];
         let alone = powered.saturating_sub(told.least.1);
-        let boots_cost = u64::from(told.boots) * (self.limits.lease().0 + BOOT_COST);
+        let boots_cost = u64::from(told.cost) * (self.limits.lease().0 + BOOT_COST);
         let stretched = Millis(alone).stretched(self.limits.drift_ppm.saturating_mul(2));
         let slowed = Millis(alone).slowed(self.limits.drift_ppm.saturating_mul(2));
         Knowledge {
@@ -156,6 +159,7 @@ impl ClockCheck {
         told.least = (time, powered);
         told.proven = time - radius - error;
         told.boots = 0;
+        told.cost = 0;
         told.synced = Synced::Yes;
         told.contact = true;
         told.grace = 0;
@@ -174,7 +178,9 @@ impl ClockCheck {
 
     /// The kernel started.
     pub(crate) fn power_on(&mut self, device: u32) {
-        self.told[device as usize].synced = Synced::No;
+        let told = &mut self.told[device as usize];
+        told.synced = Synced::No;
+        told.cost += 1;
     }
 
     /// An anchor is about to be written. Its numbers are of this moment.

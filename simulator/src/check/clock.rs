@@ -112,7 +112,7 @@ impl ClockCheck {
         let slowed = Millis(alone).slowed(self.limits.drift_ppm.saturating_mul(2));
         Knowledge {
             least: told.least.0 + Millis(alone.saturating_sub(rounding(alone))),
-            most: told.most + stretched + Millis(boots_cost),
+            most: told.most + stretched + Millis(boots_cost + rounding(alone)),
             proven: match told.synced {
                 Synced::Yes => told.proven + slowed,
                 Synced::No => told.proven,

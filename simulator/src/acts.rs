@@ -253,6 +253,9 @@ impl World<'_> {
             Revoke::Task(_) => of.task == task,
         };
         self.model.iter_mut().filter(|of| covered(of)).for_each(|of| of.revoked = Some(now));
+        if let Revoke::Grant(grant) = &revoke {
+            self.model.revoke(*grant);
+        }
         let name = self.devices[device as usize].name.clone();
         let publish = self.operator.revoke(revoke, &name, crate::clocks::date(now));
         self.tell(&Event::Revoked { seq: self.operator.newest_seq() });

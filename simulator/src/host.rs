@@ -133,6 +133,8 @@ impl World<'_> {
         let newly = durable.anchor.as_ref().is_some_and(|anchor| self.checks.clock.is_newly_synced(number, anchor));
         if let Some(contact) = in_doubt.filter(|_| newly) {
             self.contact(number, contact);
+            // It was in the boot before.
+            self.checks.clock.power_on(number);
         }
         self.note_durable(number, durable);
     }
@@ -310,8 +312,11 @@ impl World<'_> {
             checks.monotone.anchor_durable(&mut checks.tally, now, who, &anchor);
             checks.clock.anchor_durable(number, &anchor);
         }
-        for grant in durable.grants_removed {
-            let left = device.disk.durable().files.keys().any(|file| matches!(file, StateFile::Grant(_)));
+        let gone = &durable.grants_removed;
+        for grant in gone.iter().copied() {
+            // A removal that is not synced yet may still come about.
+            let stays = |file: &StateFile| matches!(file, StateFile::Grant(id) if !gone.contains(id));
+            let left = device.disk.durable().files.keys().any(stays);
             let ordered = checks.authority.grant_revoked(number, now, grant);
             let bare = !left && !ordered && self.operator.wants_grant(&device.name, date(now));
             let broken = bare.then(|| format!("{} dropped its only grant with no successor in hand", device.name));
@@ -449,7 +454,8 @@ impl World<'_> {
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         device.disk.power_cut(fate);
-        device.power_off(self.now);
+        let unleased = device.power_off(self.now);
+        self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, steps: done });
         self.watch(number);
     }
@@ -491,7 +497,8 @@ impl World<'_> {
         let done = self.abandon(number, None);
         let device = &mut self.devices[number as usize];
         device.disk.open();
-        device.power_off(self.now);
+        let unleased = device.power_off(self.now);
+        self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, steps: done });
     }
 }

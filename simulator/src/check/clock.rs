@@ -70,8 +70,9 @@ struct Told {
     cost: u32,
     boot: Option<BootId>,
     synced: Synced,
-    /// P at the last round trip as the gateway's anchor has it.
+    /// P at the last round trip as the gateway's anchors have it, and as the durable ones do.
     synced_by_anchor: Timestamp,
+    synced_durable: Timestamp,
     /// Whether a round trip was seen since the anchor last named one.
     contact: bool,
     grace: u64,
@@ -97,6 +98,7 @@ impl ClockCheck {
             boot: None,
             synced: Synced::No,
             synced_by_anchor: Timestamp(0),
+            synced_durable: Timestamp(0),
             contact: true,
             grace: 0,
         };
@@ -142,6 +144,12 @@ impl ClockCheck {
         time + radius + Millis(self.limits.issuer_error_ms) + Millis(2 * trip + 1000)
     }
 
+    /// The supply failed after time that no lease covers. Records may have told of it all the same.
+    pub(crate) fn may_have_counted(&mut self, device: u32, unleased: u64) {
+        let told = &mut self.told[device as usize];
+        told.most = told.most + Millis(unleased).stretched(self.limits.drift_ppm.saturating_mul(2));
+    }
+
     /// A nonce that left `trip` ago came back with a signed time, in time, and what the gateway made of it is durable.
     pub(crate) fn contact(
         &mut self,
@@ -173,7 +181,7 @@ impl ClockCheck {
 
     /// Whether an anchor names a round trip that no anchor named before.
     pub(crate) fn is_newly_synced(&self, device: u32, anchor: &Anchor) -> bool {
-        anchor.synced > self.told[device as usize].synced_by_anchor
+        anchor.synced > self.told[device as usize].synced_durable
     }
 
     /// The kernel started.
@@ -221,6 +229,7 @@ impl ClockCheck {
     /// An anchor is durable: in a boot that none was written in before, this is what makes it count.
     pub(crate) fn anchor_durable(&mut self, device: u32, anchor: &Anchor) {
         let told = &mut self.told[device as usize];
+        told.synced_durable = told.synced_durable.max(anchor.synced);
         if anchor.boot.is_some() && anchor.boot != told.boot {
             told.boots += u32::from(told.boot.is_some());
             told.boot = anchor.boot;
@@ -235,6 +244,7 @@ impl ClockCheck {
         told.least.0 = Timestamp(0);
         told.proven = Timestamp(0);
         told.synced_by_anchor = Timestamp(0);
+        told.synced_durable = Timestamp(0);
         told.contact = true;
     }
 }

@@ -81,11 +81,13 @@ impl Clocks {
 
     /// The supply fails, or the kernel goes down. Of this boot counts what an agent could know of: up to the end of the
     /// last lease that was durable. Who sleeps or is dead when the supply fails cannot have charged what came after.
-    pub(crate) fn power_off(&mut self, at: u64, leased_to: u64) {
-        if let Some(boot) = self.boot.take() {
-            let from = boot.counted.unwrap_or(at);
-            self.powered_before += at.min(leased_to).saturating_sub(from);
-        }
+    /// Returns how long that was.
+    pub(crate) fn power_off(&mut self, at: u64, leased_to: u64) -> u64 {
+        let Some(boot) = self.boot.take() else { return 0 };
+        let from = boot.counted.unwrap_or(at);
+        let counted = at.min(leased_to).saturating_sub(from);
+        self.powered_before += counted;
+        at - from - counted
     }
 
     /// The oscillator runs at another rate from now on.
@@ -212,7 +214,7 @@ mod tests {
         let mut clocks = clocks(0, Battery::Present);
         clocks.power_on(1000, WallAfter::Kept);
         clocks.count_from(1000);
-        clocks.power_off(9000, 4000);
+        assert_eq!(clocks.power_off(9000, 4000), 5000);
         assert_eq!(clocks.powered(9000), 3000);
         clocks.power_on(10_000, WallAfter::Kept);
         clocks.count_from(10_000);

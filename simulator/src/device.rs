@@ -179,11 +179,11 @@ impl Device {
         })
     }
 
-    /// The supply fails, or the kernel goes down.
-    pub(crate) fn power_off(&mut self, at: u64) {
+    /// The supply fails, or the kernel goes down. Returns for how long no lease covered what an agent did.
+    pub(crate) fn power_off(&mut self, at: u64) -> u64 {
         let leased_to = self.anchored.take().map_or(0, |made| made + self.profile.time.lease().0);
-        self.clocks.power_off(at, leased_to);
         self.asleep = None;
+        self.clocks.power_off(at, leased_to)
     }
 
     /// Whether an agent runs and is awake.

@@ -49,7 +49,10 @@ impl World<'_> {
             let durable = Durable::of(&steps);
             steps.into_iter().for_each(|step| device.disk.step(step));
             self.note_durable(number, durable);
-            self.schedule(u64::from(number) * 50, Happening::PowerOn { device: number, wall: WallAfter::Kept });
+            self.schedule(
+                self.now + u64::from(number) * 50,
+                Happening::PowerOn { device: number, wall: WallAfter::Kept },
+            );
         }
     }
 
@@ -130,6 +133,8 @@ impl World<'_> {
         let newly = durable.anchor.as_ref().is_some_and(|anchor| self.checks.clock.is_newly_synced(number, anchor));
         if let Some(contact) = in_doubt.filter(|_| newly) {
             self.contact(number, contact);
+            // It was in the boot before.
+            self.checks.clock.power_on(number);
         }
         self.note_durable(number, durable);
     }
@@ -189,8 +194,9 @@ impl World<'_> {
         }
         let now = self.now;
         let contact = self.devices[number as usize].process.as_mut().and_then(|process| process.contact.take());
-        if contact.is_some() {
-            self.checks.clock.expect_contact(number);
+        if let Some(Contact { time, radius, trip, .. }) = contact {
+            let powered = self.devices[number as usize].powered(now);
+            self.checks.clock.expect_contact(number, powered, (time, radius, trip));
         }
         self.judge_times(number, &batch);
         let steps = steps(batch);
@@ -306,8 +312,11 @@ impl World<'_> {
             checks.monotone.anchor_durable(&mut checks.tally, now, who, &anchor);
             checks.clock.anchor_durable(number, &anchor);
         }
-        for grant in durable.grants_removed {
-            let left = device.disk.durable().files.keys().any(|file| matches!(file, StateFile::Grant(_)));
+        let gone = &durable.grants_removed;
+        for grant in gone.iter().copied() {
+            // A removal that is not synced yet may still come about.
+            let stays = |file: &StateFile| matches!(file, StateFile::Grant(id) if !gone.contains(id));
+            let left = device.disk.durable().files.keys().any(stays);
             let ordered = checks.authority.grant_revoked(number, now, grant);
             let bare = !left && !ordered && self.operator.wants_grant(&device.name, date(now));
             let broken = bare.then(|| format!("{} dropped its only grant with no successor in hand", device.name));
@@ -452,7 +461,8 @@ impl World<'_> {
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         device.disk.power_cut(fate);
-        device.power_off(self.now);
+        let unleased = device.power_off(self.now);
+        self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, steps: done });
         self.watch(number);
     }
@@ -494,7 +504,8 @@ impl World<'_> {
         let done = self.abandon(number, None);
         let device = &mut self.devices[number as usize];
         device.disk.open();
-        device.power_off(self.now);
+        let unleased = device.power_off(self.now);
+        self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, steps: done });
     }
 }

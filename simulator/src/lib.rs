@@ -40,6 +40,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use check::authority;
 use check::clock::Synced;
 use check::Tally;
 use exhaust::{NthCut, Window};
@@ -86,8 +87,9 @@ pub fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, lines: Option<Box<d
     }
 }
 
-fn share_of(class: TimeClass, synced: Synced, (good, allowed): (u64, u64)) -> Share {
-    Share { class: class.name(), synced: synced.name(), good, allowed }
+fn share_of(class: TimeClass, synced: Synced, share: authority::Share) -> Share {
+    let authority::Share { good, allowed, denied } = share;
+    Share { class: class.name(), synced: synced.name(), good, allowed, denied }
 }
 
 /// Faults that the scenario declares and that never had an effect.
@@ -114,7 +116,7 @@ struct Sum {
     events: u64,
     decisions: u64,
     effects: BTreeMap<&'static str, u64>,
-    shares: BTreeMap<(TimeClass, Synced), (u64, u64)>,
+    shares: BTreeMap<(TimeClass, Synced), authority::Share>,
     hashes: Fold,
 }
 
@@ -127,9 +129,8 @@ impl Sum {
         for (fault, count) in outcome.effects {
             *self.effects.entry(fault).or_default() += count;
         }
-        for (of, (good, allowed)) in outcome.shares {
-            let share = self.shares.entry(of).or_default();
-            *share = (share.0 + good, share.1 + allowed);
+        for (of, share) in &outcome.shares {
+            self.shares.entry(*of).or_default().add(share);
         }
         self.hashes.bytes(&outcome.hash);
     }

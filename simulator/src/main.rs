@@ -163,9 +163,10 @@ fn soak_table(soak: &Soak, seconds: f64) -> String {
 }
 
 fn shares(shares: &[Share]) -> String {
-    let line = |Share { class, synced, good, allowed }: &Share| {
+    let line = |Share { class, synced, good, allowed, denied }: &Share| {
         let percent = 100.0 * *allowed as f64 / (*good).max(1) as f64;
-        format!("  good requests, {class}, {synced}: {allowed} of {good} allowed, {percent:.3} %\n")
+        let denied = denied.iter().map(|first| format!("             {first}\n")).collect::<String>();
+        format!("  good requests, {class}, {synced}: {allowed} of {good} allowed, {percent:.3} %\n{denied}")
     };
     shares.iter().map(line).collect()
 }

@@ -308,10 +308,13 @@ impl Operator {
     }
 
     /// Proofs of forks that the collector keeps, in words. Honest gateways give none.
-    pub(crate) fn forks(&self) -> Vec<String> {
+    pub(crate) fn forks(&self) -> Vec<(DeviceId, String)> {
         self.book
             .forks()
-            .map(|fork| format!("{}/{} segment {}: {}", fork.device, fork.era, fork.segment, fork.what))
+            .map(|fork| {
+                let how = format!("{}/{} segment {}: {}", fork.device, fork.era, fork.segment, fork.what);
+                (fork.device.clone(), how)
+            })
             .collect()
     }
 

@@ -82,6 +82,9 @@ pub struct Share {
     pub good: u64,
     /// How many were allowed.
     pub allowed: u64,
+    /// The first that was not, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denied: Option<String>,
 }
 
 /// What a run found.

@@ -367,6 +367,28 @@ mod tests {
     }
 
     #[test]
+    fn no_text_makes_the_parser_panic() {
+        let whole = include_str!("../scenarios/clock-storm.toml");
+        let mut rng = crate::random::stream(1, "text", "mutations");
+        for _ in 0..2000 {
+            let mut text: Vec<char> = whole.chars().collect();
+            for _ in 0..=crate::random::below(&mut rng, 4) {
+                let at = crate::random::below(&mut rng, text.len() as u64) as usize;
+                let other = text[crate::random::below(&mut rng, text.len() as u64) as usize];
+                match crate::random::below(&mut rng, 3) {
+                    0 => text[at] = other,
+                    1 => text.insert(at, other),
+                    _ => drop(text.remove(at)),
+                }
+            }
+            // Whatever it says, it says it with an error; what it takes can be planned.
+            if let Ok(scenario) = Scenario::parse(&text.into_iter().collect::<String>()) {
+                assert!(scenario.heal <= scenario.duration);
+            }
+        }
+    }
+
+    #[test]
     fn a_plain_scenario_is_taken() {
         assert_eq!(Scenario::parse(PLAIN).unwrap().fleet.devices, 2);
     }

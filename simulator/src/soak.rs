@@ -87,7 +87,10 @@ impl Soak {
         }
         for share in &report.shares {
             match self.shares.iter_mut().find(|of| (of.class, of.synced) == (share.class, share.synced)) {
-                Some(sum) => (sum.good, sum.allowed) = (sum.good + share.good, sum.allowed + share.allowed),
+                Some(sum) => {
+                    (sum.good, sum.allowed) = (sum.good + share.good, sum.allowed + share.allowed);
+                    sum.denied = sum.denied.take().or_else(|| share.denied.clone());
+                }
                 None => self.shares.push(share.clone()),
             }
         }

@@ -26,7 +26,7 @@ use crate::device::Probe;
 use crate::event::Event;
 use crate::model::Credential;
 use crate::operator::{Operator, Theft};
-use crate::plan::TokenChoice;
+use crate::plan::{TokenChoice, LAST_QUIET};
 use crate::world::{Checks, Happening, World};
 
 /// Longest token that a program keeps.
@@ -82,6 +82,10 @@ fn evidence(uid: u32) -> Evidence {
 
 impl World<'_> {
     fn ask(&mut self, device: u32, uid: u32, socket: Socket, request: Request, asked: Asked) {
+        // A request before it can have met a cut.
+        if !self.is_running(device) {
+            return;
+        }
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.asked.insert(id.0, Waiting { device, since: self.now, asked });
@@ -254,6 +258,9 @@ impl World<'_> {
 
     /// A credential past its end, as soon as an agent runs and so much powered-on time has passed.
     pub(crate) fn probe(&mut self, device: u32, probe: Probe) {
+        if self.now >= self.scenario.start + self.scenario.duration - LAST_QUIET {
+            return;
+        }
         if !self.is_running(device) {
             self.devices[device as usize].probes.push(probe);
             return;
@@ -345,6 +352,7 @@ impl World<'_> {
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
         let know = self.checks.clock.knowledge(device, powered);
+        let revoked = self.model.is_revoked(&reply.grant_id).then_some(self.now);
         let number = self.model.hand_out(Credential {
             device,
             uid,
@@ -362,7 +370,7 @@ impl World<'_> {
             unheard: 0,
             finish_asked: None,
             finished: None,
-            revoked: None,
+            revoked,
         });
         let limit = self.model.get(number).limit();
         for past in PROBES {

@@ -146,8 +146,21 @@ struct Known {
     forgiven: bool,
 }
 
-/// How many good requests there were, and how many of them were allowed.
-pub(crate) type Share = (u64, u64);
+/// How many good requests there were, how many of them were allowed, and what was said to the first that was not.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Share {
+    pub(crate) good: u64,
+    pub(crate) allowed: u64,
+    pub(crate) denied: Option<String>,
+}
+
+impl Share {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.good += other.good;
+        self.allowed += other.allowed;
+        self.denied = self.denied.take().or_else(|| other.denied.clone());
+    }
+}
 
 /// What gateways are known to know.
 #[derive(Debug)]
@@ -405,8 +418,9 @@ impl AuthorityCheck {
             return;
         }
         let share = self.shares.entry((presented.class, moment.know.synced)).or_default();
-        *share = (share.0 + 1, share.1 + u64::from(allowed));
         let how = || format!("{name} denied a good request: {outcome}");
+        let denied = (!allowed).then(|| format!("at {}: {}", super::clock(moment.at), how()));
+        share.add(&Share { good: 1, allowed: u64::from(allowed), denied });
         let known = &mut self.known[moment.device as usize];
         if std::mem::take(&mut known.fresh_start) && moment.know.synced == Synced::No {
             tally.tried(Id::ColdStart, moment.at, (!allowed).then(how));
@@ -419,8 +433,8 @@ impl AuthorityCheck {
     /// In the end: the share of what was allowed while faults lasted.
     pub(crate) fn finish(&self, tally: &mut Tally, at: u64) {
         let of = |synced: Synced| {
-            let shares = self.shares.iter().filter(|((_, of), _)| *of == synced).map(|(_, share)| *share);
-            shares.fold((0, 0), |sum: Share, share| (sum.0 + share.0, sum.1 + share.1))
+            let shares = self.shares.iter().filter(|((_, of), _)| *of == synced);
+            shares.fold((0, 0), |(good, allowed), (_, share)| (good + share.good, allowed + share.allowed))
         };
         let (good, allowed) = of(Synced::Yes);
         if (good - allowed) * 1000 > good.max(1000) * SYNCED_DENIED_MAX {

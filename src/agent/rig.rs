@@ -462,7 +462,7 @@ impl Rig {
 
     /// The nonce of the newest `hello`.
     pub(crate) fn hello_nonce(&self) -> Nonce {
-        let hellos = self.sent.iter().filter_map(|command| match command {
+        let mut hellos = self.sent.iter().rev().filter_map(|command| match command {
             LinkCommand::Publish(publish) => match publish.topic {
                 Topic::UpHello(_) => {
                     Some(Signed::<Hello>::from_bytes(&publish.payload).unwrap().claim().unwrap().nonce)
@@ -471,7 +471,7 @@ impl Rig {
             },
             _ => None,
         });
-        hellos.last().expect("it said hello")
+        hellos.next().expect("it said hello")
     }
 
     /// Requests that nobody answered, and forgets them.

@@ -723,7 +723,8 @@ fn a_grant_is_renewed_by_half_of_its_life_and_the_old_one_stays_until_then() {
 
 #[test]
 fn absurd_grants_give_nothing_and_break_nothing() {
-    let absurd: Vec<Box<dyn Fn(&mut crate::wire::token::GrantSpec)>> = vec![
+    type Edit = Box<dyn Fn(&mut crate::wire::token::GrantSpec)>;
+    let absurd: Vec<Edit> = vec![
         Box::new(|spec| spec.expires = Timestamp(0)),
         Box::new(|spec| spec.issued = Timestamp::from_secs(START_S + 10_000_000)),
         Box::new(|spec| (spec.issued, spec.expires) = (spec.expires, spec.issued)),

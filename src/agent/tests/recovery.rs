@@ -239,7 +239,11 @@ fn a_position_that_cannot_be_taken_within_a_commit_is_taken_with_the_next() {
     rig.agent.handle(message, rig.now, &mut effects);
     assert_eq!(rig.agent.mode(), Mode::Locked, "not before it is taken");
     let disk = &mut rig.disk;
-    effects.commit(|batch| Ok::<_, ()>(disk.apply(batch))).unwrap();
+    let write = |batch| {
+        disk.apply(batch);
+        Ok::<_, ()>(())
+    };
+    effects.commit(write).unwrap();
     rig.pass(2);
     assert_ne!(rig.agent.mode(), Mode::Locked);
     assert_eq!(rig.disk.anchor.as_ref().unwrap().era.unwrap().number, 10);

@@ -8,28 +8,61 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mutant {
+    /// A use is charged to the last block alone.
+    AncestorNotCharged = 1,
     /// A decision charges no budget.
-    BudgetNotCharged = 1,
+    BudgetNotCharged = 2,
+    /// The ceiling of another boot counts on.
+    CeilingKeptAfterBoot = 3,
+    /// A new task sets every budget back.
+    ChildResetsBudget = 4,
+    /// A use is charged in memory, and written down with the next anchor only.
+    CounterAfterAction = 5,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 2,
-    /// A record is released once the broker has it.
-    ReleaseOnPuback = 3,
+    FeedPositionLowered = 6,
+    /// A start forgets the floor.
+    FloorNotPersisted = 7,
+    /// The system clock makes decisions more lenient too.
+    HintBelieved = 8,
+    /// A boot is not charged what was leased.
+    LeaseNotCharged = 9,
+    /// A record is released once the broker has it. The simulator says when, by a segment without content.
+    ReleaseOnPuback = 10,
+    /// A renewal drops the working grant before its successor is there.
+    RenewalDropsFirst = 11,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 4,
+    ReplyBeforeCommit = 12,
     /// A start forgets the revocation list.
-    RevocationForgotten = 5,
+    RevocationForgotten = 13,
+    /// A head whose list is not complete makes what is known of revocations fresher.
+    StalenessByWaitingHead = 14,
+    /// Every class is judged at the floor alone.
+    TimeJudgedAtFloor = 15,
+    /// Evaluation sees two times at once, and passes where either would.
+    TwoTimeFacts = 16,
     /// The system clock is believed.
-    WallClockUsed = 6,
+    WallClockUsed = 17,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 17] = [
+        Self::AncestorNotCharged,
         Self::BudgetNotCharged,
+        Self::CeilingKeptAfterBoot,
+        Self::ChildResetsBudget,
+        Self::CounterAfterAction,
         Self::FeedPositionLowered,
+        Self::FloorNotPersisted,
+        Self::HintBelieved,
+        Self::LeaseNotCharged,
         Self::ReleaseOnPuback,
+        Self::RenewalDropsFirst,
         Self::ReplyBeforeCommit,
         Self::RevocationForgotten,
+        Self::StalenessByWaitingHead,
+        Self::TimeJudgedAtFloor,
+        Self::TwoTimeFacts,
         Self::WallClockUsed,
     ];
 }

@@ -104,6 +104,8 @@ impl Agent {
             }
             Err(denial) => (denial.reason, shorten(&denial.explain, 512), Vec::new()),
         };
+        let budgets =
+            if crate::mutant::active(crate::mutant::Mutant::CounterAfterAction) { Vec::new() } else { budgets };
         *self.counters.decisions.entry(reason).or_default() += 1;
         let decision = self.decision_of(ask, &judgement, reason, risk, enforcer);
         let audit = self.write(Event::Decision(Box::new(decision)), budgets, now, effects);

@@ -85,7 +85,11 @@ impl TrustedClock {
     pub fn start(limits: TimeLimits, anchor: &Anchor, boot: BootId, now: Millis) -> Self {
         let mut clock = Self {
             at: anchor.boottime,
-            floor: anchor.floor,
+            floor: if crate::mutant::active(crate::mutant::Mutant::FloorNotPersisted) {
+                Timestamp(0)
+            } else {
+                anchor.floor
+            },
             powered: anchor.powered.max(anchor.floor),
             ceiling: anchor.ceiling,
             lease: anchor.powered_lease,
@@ -101,8 +105,11 @@ impl TrustedClock {
             clock.advance(now);
         } else {
             clock.at = now;
-            clock.powered = clock.powered.max(anchor.powered_lease);
-            clock.ceiling = None;
+            if !crate::mutant::active(crate::mutant::Mutant::LeaseNotCharged) {
+                clock.powered = clock.powered.max(anchor.powered_lease);
+            }
+            clock.ceiling =
+                anchor.ceiling.filter(|_| crate::mutant::active(crate::mutant::Mutant::CeilingKeptAfterBoot));
             clock.boots = anchor.boots.saturating_add(u32::from(anchor.boot.is_some()));
         }
         clock
@@ -153,6 +160,8 @@ impl TrustedClock {
     /// if nothing bounds it. A token must be good up to here.
     pub fn upper(&self, class: TimeClass) -> Option<Timestamp> {
         let up = |time: Timestamp| Timestamp::from_secs(time.secs_ceil());
+        let class =
+            if crate::mutant::active(crate::mutant::Mutant::TimeJudgedAtFloor) { TimeClass::Floor } else { class };
         match class {
             TimeClass::Floor => Some(Timestamp::from_secs(self.floor.secs_floor())),
             TimeClass::Bounded => Some(up(self.tightened())),
@@ -167,7 +176,11 @@ impl TrustedClock {
             Hint::Ignore => None,
             Hint::Tighten => self.hint.map(|hint| self.ceiling.map_or(hint, |ceiling| hint.min(ceiling))),
         };
-        hint.map_or(self.powered, |hint| hint.max(self.powered))
+        match hint {
+            Some(hint) if crate::mutant::active(crate::mutant::Mutant::HintBelieved) => hint,
+            Some(hint) => hint.max(self.powered),
+            None => self.powered,
+        }
     }
 
     /// The floor E.

@@ -417,6 +417,9 @@ impl Judge<'_> {
             }
             charges.push((block, end_of_block(verified, *index)));
         }
+        if crate::mutant::active(crate::mutant::Mutant::AncestorNotCharged) {
+            charges.drain(..charges.len().saturating_sub(1));
+        }
         Ok(charges)
     }
 
@@ -460,6 +463,9 @@ impl Judge<'_> {
             max_time: Duration::from_millis(limits.run_ms_max),
         });
         builder = builder.fact(fact("time", Term::Date(point)))?;
+        if crate::mutant::active(crate::mutant::Mutant::TwoTimeFacts) {
+            builder = builder.fact(fact("time", Term::Date(self.clock.floor().secs_floor())))?;
+        }
         for fact in facts {
             builder = builder.fact(fact.clone())?;
         }

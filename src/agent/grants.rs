@@ -49,6 +49,10 @@ impl Agent {
                 return;
             }
             self.renew_again = Millis(now.boottime.0 + RENEW_AGAIN.0);
+            for old in due.iter().filter(|_| crate::mutant::active(crate::mutant::Mutant::RenewalDropsFirst)) {
+                self.wallet.remove_grant(&old.grant);
+                effects.batch.remove.push(StateFile::Grant(old.grant));
+            }
             Ask::Renew(due)
         };
         let key = SealingKey::generate(&mut self.rng);

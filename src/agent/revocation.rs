@@ -308,7 +308,9 @@ impl Revocations {
     pub fn staleness(&self, feed: Option<&str>, powered: Timestamp) -> Option<(Millis, bool)> {
         let feeds = self.feeds.iter().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
         let ages = feeds.filter(|(_, feed)| feed.position.seq > 0).map(|(_, feed)| {
-            let age = powered.since(feed.taken);
+            let waiting =
+                feed.next.as_ref().filter(|_| crate::mutant::active(crate::mutant::Mutant::StalenessByWaitingHead));
+            let age = powered.since(waiting.map_or(feed.taken, |next| next.head.issued_at));
             (age, age > feed.head.next_update_ms)
         });
         ages.max()

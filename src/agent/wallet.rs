@@ -186,6 +186,9 @@ impl Wallet {
 
     /// Puts a task in, in the place of one with the same id.
     pub fn put_task(&mut self, task: StoredTask) {
+        if crate::mutant::active(crate::mutant::Mutant::ChildResetsBudget) {
+            self.budgets.clear();
+        }
         self.made.retain(|_, owner| *owner != task.id);
         self.made.extend(task.made.iter().map(|made| (made.block, task.id.clone())));
         if let Some(mut old) = self.tasks.insert(task.id.clone(), task) {

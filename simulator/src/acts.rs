@@ -4,6 +4,8 @@
 //! Never: draws a random number; the plan's picks are all it has.
 //! Read next: `plan.rs`.
 
+use hardtack::agent::effects::Entry;
+
 use crate::check::suspend::{Clause, Lock, Suspension};
 use crate::device::{Cut, Restored};
 use crate::event::Event;
@@ -11,6 +13,7 @@ use crate::fault::{Boundary, Damage, Hostility, Kind, RevokeWhat, WallAfter};
 use crate::model::Standing;
 use crate::operator::Revoke;
 use crate::plan::{Act, Turn};
+use crate::recovery::newest;
 use crate::world::{Checks, Happening, World};
 
 /// How many of the newest credentials a revocation may pick.
@@ -167,13 +170,19 @@ impl World<'_> {
             clock.forget(number, suspension.grace_s * 1000);
         }
         if suspension.covers(Clause::NothingLost) {
-            audit.damaged(number);
+            audit.damaged(number, suspension.lock);
         }
         if suspension.covers(Clause::Monotone) {
-            monotone.forget(number);
+            let records = self.devices[number as usize].disk.durable().eras.values().flatten();
+            let places = records.filter_map(|entry| match entry {
+                Entry::Record(record) => Some((record.era.number, record.index)),
+                Entry::Segment(_) => None,
+            });
+            monotone.forget(number, places.max().unwrap_or_default());
         }
         if suspension.covers(Clause::Generation) {
-            monotone.forget_generation(number);
+            let left = newest(self.devices[number as usize].disk.durable()).map_or(0, |anchor| anchor.generation);
+            monotone.forget_slot(number, left);
         }
     }
 
@@ -201,6 +210,10 @@ impl World<'_> {
 
     fn restart_process(&mut self, device: u32, lasts: u64, pick: u64) {
         let Some(powered_on) = self.devices[device as usize].clocks.began() else { return };
+        // What sleeps starts nothing.
+        if self.devices[device as usize].asleep.is_some() {
+            return;
+        }
         if self.devices[device as usize].process.is_some() {
             self.took_effect("process.restart");
         }
@@ -244,6 +257,9 @@ impl World<'_> {
             Revoke::Task(_) => of.task == task,
         };
         self.model.iter_mut().filter(|of| covered(of)).for_each(|of| of.revoked = Some(now));
+        if let Revoke::Grant(grant) = &revoke {
+            self.model.revoke(*grant);
+        }
         let name = self.devices[device as usize].name.clone();
         let publish = self.operator.revoke(revoke, &name, crate::clocks::date(now));
         self.tell(&Event::Revoked { seq: self.operator.newest_seq() });

@@ -106,6 +106,8 @@ impl World<'_> {
             Packet::Accepted => self.give(device, Input::Link(LinkEvent::Connected)),
             Packet::Publish { topic, payload, .. } => {
                 self.tell(&Event::message(Some(device), &topic, &payload));
+                let powered = self.devices[device as usize].powered(self.now);
+                self.checks.clock.hear(device, self.now, powered);
                 self.watch_ack(device, &topic, &payload);
                 self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
             }

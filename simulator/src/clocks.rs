@@ -1,7 +1,7 @@
 //! A gateway's clocks over true time.
 //!
 //! Owns: the oscillator's error, the kernel's boots with their CLOCK_BOOTTIME, the wall clock with its jumps and the
-//! battery behind it, and how long the gateway has been powered in true time.
+//! battery behind it, and how long the gateway has been powered in true time with an agent on it.
 //! Never: tells an agent the true time. That is the oracle's.
 //! Read next: `device.rs`.
 
@@ -51,6 +51,8 @@ pub(crate) enum Battery {
 struct Boot {
     id: BootId,
     began: u64,
+    /// When an agent first ran in it: from here on powered-on time counts.
+    counted: Option<u64>,
     /// True time, and what CLOCK_BOOTTIME showed then: from here on it runs at the present rate.
     tuned: (u64, u64),
     /// What the wall clock showed when the kernel started, if not the true date and its error.
@@ -73,16 +75,19 @@ impl Clocks {
         }
         let epoch = wall == WallAfter::Epoch || self.rtc == Battery::Missing;
         let wall_from = epoch.then_some(Timestamp(0));
-        self.boot = Some(Boot { id: BootId(id), began: at, tuned: (at, 0), wall_from, stepped: 0 });
+        self.boot = Some(Boot { id: BootId(id), began: at, counted: None, tuned: (at, 0), wall_from, stepped: 0 });
         BootId(id)
     }
 
     /// The supply fails, or the kernel goes down. Of this boot counts what an agent could know of: up to the end of the
     /// last lease that was durable. Who sleeps or is dead when the supply fails cannot have charged what came after.
-    pub(crate) fn power_off(&mut self, at: u64, leased_to: u64) {
-        if let Some(boot) = self.boot.take() {
-            self.powered_before += at.min(leased_to).saturating_sub(boot.began);
-        }
+    /// Returns how long that was.
+    pub(crate) fn power_off(&mut self, at: u64, leased_to: u64) -> u64 {
+        let Some(boot) = self.boot.take() else { return 0 };
+        let from = boot.counted.unwrap_or(at);
+        let counted = at.min(leased_to).saturating_sub(from);
+        self.powered_before += counted;
+        at - from - counted
     }
 
     /// The oscillator runs at another rate from now on.
@@ -117,9 +122,17 @@ impl Clocks {
         self.boot.map(|boot| boot.began)
     }
 
-    /// True time with power on so far.
+    /// An agent runs. What was before in this boot it cannot know of.
+    pub(crate) fn count_from(&mut self, at: u64) {
+        if let Some(boot) = &mut self.boot {
+            boot.counted.get_or_insert(at);
+        }
+    }
+
+    /// True time with power on and an agent there to notice so far.
     pub(crate) fn powered(&self, at: u64) -> u64 {
-        self.powered_before + self.boot.map_or(0, |boot| at - boot.began)
+        let counted = self.boot.and_then(|boot| boot.counted);
+        self.powered_before + counted.map_or(0, |from| at - from)
     }
 
     /// What the agent reads; none without power.
@@ -168,10 +181,13 @@ mod tests {
     fn boottime_begins_anew_and_powered_time_does_not() {
         let mut clocks = clocks(0, Battery::Present);
         let first = clocks.power_on(1000, WallAfter::Kept);
+        clocks.count_from(1000);
         assert_eq!(clocks.read(4000).unwrap().1.boottime, Millis(3000));
         clocks.power_off(5000, u64::MAX);
         assert!(clocks.read(6000).is_none());
         let second = clocks.power_on(9000, WallAfter::Kept);
+        assert_eq!(clocks.powered(9400), 4000, "no agent runs yet");
+        clocks.count_from(9000);
         assert_ne!(first, second);
         let (boot, now) = clocks.read(9500).unwrap();
         assert_eq!((boot, now.boottime), (second, Millis(500)));
@@ -197,9 +213,11 @@ mod tests {
     fn only_what_was_leased_counts_once_the_supply_fails() {
         let mut clocks = clocks(0, Battery::Present);
         clocks.power_on(1000, WallAfter::Kept);
-        clocks.power_off(9000, 4000);
+        clocks.count_from(1000);
+        assert_eq!(clocks.power_off(9000, 4000), 5000);
         assert_eq!(clocks.powered(9000), 3000);
         clocks.power_on(10_000, WallAfter::Kept);
+        clocks.count_from(10_000);
         clocks.power_off(11_000, 0);
         assert_eq!(clocks.powered(11_000), 3000, "no agent ran in this boot");
     }

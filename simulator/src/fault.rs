@@ -443,9 +443,7 @@ impl FaultText {
             "broker.replay" => Kind::BrokerReplay,
             "broker.restart" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Kept },
             "broker.restore" => Kind::BrokerRestore { age: self.age.take().ok_or("needs `age`, of the backup")?.0 },
-            "broker.withhold" => {
-                Kind::BrokerDelay { lasts: self.lasts()?, what: self.statement()?, late: None }
-            }
+            "broker.withhold" => Kind::BrokerDelay { lasts: self.lasts()?, what: self.statement()?, late: None },
             "clock.drift" => Kind::ClockDrift,
             "clock.freeze" => Kind::ClockFreeze { lasts: self.lasts()? },
             "clock.step" => Kind::ClockStep(self.by()?),

@@ -17,7 +17,7 @@ use hardtack::wire::link::Topic;
 
 use crate::check::Id;
 use crate::clocks::date;
-use crate::device::{Contact, Cut, InFlight, Process};
+use crate::device::{Contact, Cut, InFlight, Process, Watched};
 use crate::disk::{steps, Fate, Step};
 use crate::event::Event;
 use crate::fault::{Direction, WallAfter};
@@ -49,7 +49,10 @@ impl World<'_> {
             let durable = Durable::of(&steps);
             steps.into_iter().for_each(|step| device.disk.step(step));
             self.note_durable(number, durable);
-            self.schedule(u64::from(number) * 50, Happening::PowerOn { device: number, wall: WallAfter::Kept });
+            self.schedule(
+                self.now + u64::from(number) * 50,
+                Happening::PowerOn { device: number, wall: WallAfter::Kept },
+            );
         }
     }
 
@@ -77,6 +80,7 @@ impl World<'_> {
         self.note_found(number);
         let device = &mut self.devices[number as usize];
         let Some((_, clocks)) = device.clocks.read(now) else { return };
+        device.clocks.count_from(now);
         let (agent, effects) = match Agent::start(boot, clocks) {
             Ok(started) => started,
             Err(problem) => {
@@ -110,6 +114,8 @@ impl World<'_> {
     /// What a start finds is durable, whatever a cut did to the commit that wrote it.
     fn note_found(&mut self, number: u32) {
         let place = self.checks.monotone.place(number);
+        let known = self.checks.monotone.generation(number);
+        let unknown = |anchor: &&Anchor| anchor.generation > known;
         let device = &mut self.devices[number as usize];
         let in_doubt = device.in_doubt.take();
         let medium = device.disk.durable();
@@ -122,11 +128,13 @@ impl World<'_> {
             feeds: feeds.map(|(_, content)| content.clone()).collect(),
             grants_removed: Vec::new(),
             records: records.collect(),
-            anchor: recovery::newest(medium).cloned().map(Box::new),
+            anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
         };
         let newly = durable.anchor.as_ref().is_some_and(|anchor| self.checks.clock.is_newly_synced(number, anchor));
         if let Some(contact) = in_doubt.filter(|_| newly) {
             self.contact(number, contact);
+            // It was in the boot before.
+            self.checks.clock.power_on(number);
         }
         self.note_durable(number, durable);
     }
@@ -186,8 +194,9 @@ impl World<'_> {
         }
         let now = self.now;
         let contact = self.devices[number as usize].process.as_mut().and_then(|process| process.contact.take());
-        if contact.is_some() {
-            self.checks.clock.expect_contact(number);
+        if let Some(Contact { time, radius, trip, .. }) = contact {
+            let powered = self.devices[number as usize].powered(now);
+            self.checks.clock.expect_contact(number, powered, (time, radius, trip));
         }
         self.judge_times(number, &batch);
         let steps = steps(batch);
@@ -256,6 +265,7 @@ impl World<'_> {
 
     /// A commit is durable: its effects may be seen.
     pub(crate) fn committed(&mut self, number: u32, start: u64) {
+        let (now, slowest) = (self.now, self.scenario.fleet.commit_ms.1);
         let device = &mut self.devices[number as usize];
         let Some(process) = device.process.as_mut().filter(|process| process.start == start) else { return };
         if let Some(waiting) = &mut device.asleep {
@@ -268,8 +278,12 @@ impl World<'_> {
         process.since_disk += 1;
         let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_)));
         let look = drops || process.since_disk >= DISK_EVERY;
-        if durable.anchor.is_some() {
-            device.anchored = Some(in_flight.made);
+        if let Some(anchor) = &durable.anchor {
+            let lease = anchor.powered_lease.since(anchor.powered).min(self.scenario.profile.time.lease());
+            device.anchored = Some(in_flight.made + lease.0);
+            // One that was made before a sleep and arrived after it proves nothing of the time between.
+            let prompt = now - in_flight.made <= slowest;
+            device.watched = if prompt { Watched::Yes } else { Watched::No };
         }
         in_flight.steps.into_iter().for_each(|step| device.disk.step(step));
         if look {
@@ -303,8 +317,11 @@ impl World<'_> {
             checks.monotone.anchor_durable(&mut checks.tally, now, who, &anchor);
             checks.clock.anchor_durable(number, &anchor);
         }
-        for grant in durable.grants_removed {
-            let left = device.disk.durable().files.keys().any(|file| matches!(file, StateFile::Grant(_)));
+        let gone = &durable.grants_removed;
+        for grant in gone.iter().copied() {
+            // A removal that is not synced yet may still come about.
+            let stays = |file: &StateFile| matches!(file, StateFile::Grant(id) if !gone.contains(id));
+            let left = device.disk.durable().files.keys().any(stays);
             let ordered = checks.authority.grant_revoked(number, now, grant);
             let bare = !left && !ordered && self.operator.wants_grant(&device.name, date(now));
             let broken = bare.then(|| format!("{} dropped its only grant with no successor in hand", device.name));
@@ -399,9 +416,8 @@ impl World<'_> {
             waiting.push(Happening::Deadline { device: number, start });
             return;
         }
-        let due = |process: &&mut Process| {
-            process.start == start && process.deadline.is_some_and(|deadline| deadline <= now)
-        };
+        let due =
+            |process: &&mut Process| process.start == start && process.deadline.is_some_and(|deadline| deadline <= now);
         if let Some(process) = device.process.as_mut().filter(due) {
             process.deadline = None;
             self.give(number, Input::Deadline);
@@ -410,7 +426,9 @@ impl World<'_> {
 
     /// Nothing runs from now on; nobody on the gateway notices.
     pub(crate) fn fall_asleep(&mut self, number: u32) {
-        self.devices[number as usize].asleep = Some(Vec::new());
+        let device = &mut self.devices[number as usize];
+        device.asleep = Some(Vec::new());
+        device.watched = Watched::No;
         self.block(number, Direction::Both);
     }
 
@@ -443,7 +461,8 @@ impl World<'_> {
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         device.disk.power_cut(fate);
-        device.power_off(self.now);
+        let unleased = device.power_off(self.now);
+        self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, steps: done });
         self.watch(number);
     }
@@ -451,7 +470,10 @@ impl World<'_> {
     /// The process is gone, so many steps into a commit; without a number, the commit is finished first.
     fn abandon(&mut self, number: u32, done: Option<u64>) -> u64 {
         let device = &mut self.devices[number as usize];
-        let Some(process) = device.process.take() else { return 0 };
+        let Some(process) = device.process.take() else {
+            device.watched = Watched::No;
+            return 0;
+        };
         device.in_doubt = process.in_flight.as_ref().and_then(|in_flight| in_flight.contact);
         let steps = process.in_flight.map_or_else(Vec::new, |in_flight| in_flight.steps);
         let done = done.unwrap_or(steps.len() as u64).min(steps.len() as u64);
@@ -473,6 +495,7 @@ impl World<'_> {
             self.send(conn, End::Broker, Packet::Closed);
         }
         let done = self.abandon(number, Some(pick % (steps + 1)));
+        self.devices[number as usize].watched = Watched::No;
         self.tell(&Event::Stopped { device: number, steps: done });
     }
 
@@ -485,7 +508,8 @@ impl World<'_> {
         let done = self.abandon(number, None);
         let device = &mut self.devices[number as usize];
         device.disk.open();
-        device.power_off(self.now);
+        let unleased = device.power_off(self.now);
+        self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, steps: done });
     }
 }

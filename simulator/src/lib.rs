@@ -8,7 +8,7 @@
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`report`]: what comes out.
+//! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row.
 
 mod acts;
 mod broker;
@@ -29,6 +29,7 @@ mod random;
 mod recovery;
 pub mod report;
 pub mod scenario;
+pub mod soak;
 pub mod trace;
 mod workload;
 mod world;
@@ -39,6 +40,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use check::authority;
 use check::clock::Synced;
 use check::Tally;
 use exhaust::{NthCut, Window};
@@ -85,8 +87,9 @@ pub fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, lines: Option<Box<d
     }
 }
 
-fn share_of(class: TimeClass, synced: Synced, (good, allowed): (u64, u64)) -> Share {
-    Share { class: class.name(), synced: synced.name(), good, allowed }
+fn share_of(class: TimeClass, synced: Synced, share: authority::Share) -> Share {
+    let authority::Share { good, allowed, denied } = share;
+    Share { class: class.name(), synced: synced.name(), good, allowed, denied }
 }
 
 /// Faults that the scenario declares and that never had an effect.
@@ -96,7 +99,22 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
         match &fault.kind {
             Kind::BrokerHostile { how, .. } => declared.extend(how.names().map(str::to_owned)),
             Kind::ClockStrobe { .. } => declared.push("clock.step".into()),
-            other => declared.push(other.name().into()),
+            other @ (Kind::BrokerDelay { .. }
+            | Kind::BrokerReplay
+            | Kind::BrokerRestart { .. }
+            | Kind::BrokerRestore { .. }
+            | Kind::ClockDrift
+            | Kind::ClockFreeze { .. }
+            | Kind::ClockStep(_)
+            | Kind::Disk { .. }
+            | Kind::LinkDown { .. }
+            | Kind::LinkHalfOpen
+            | Kind::PowerCut { .. }
+            | Kind::ProcessRestart { .. }
+            | Kind::Reboot { .. }
+            | Kind::Revoke(_)
+            | Kind::ServiceStop { .. }
+            | Kind::Suspend { .. }) => declared.push(other.name().into()),
         }
     }
     declared.sort();
@@ -113,7 +131,7 @@ struct Sum {
     events: u64,
     decisions: u64,
     effects: BTreeMap<&'static str, u64>,
-    shares: BTreeMap<(TimeClass, Synced), (u64, u64)>,
+    shares: BTreeMap<(TimeClass, Synced), authority::Share>,
     hashes: Fold,
 }
 
@@ -126,9 +144,8 @@ impl Sum {
         for (fault, count) in outcome.effects {
             *self.effects.entry(fault).or_default() += count;
         }
-        for (of, (good, allowed)) in outcome.shares {
-            let share = self.shares.entry(of).or_default();
-            *share = (share.0 + good, share.1 + allowed);
+        for (of, share) in &outcome.shares {
+            self.shares.entry(*of).or_default().add(share);
         }
         self.hashes.bytes(&outcome.hash);
     }

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hardtack_simulator::plan::Plan;
 use hardtack_simulator::report::{Report, Share, Status};
 use hardtack_simulator::scenario::Scenario;
+use hardtack_simulator::soak::Soak;
 
 /// Partitions, reboots, robs and deceives a fleet of hardtack agents until it breaks.
 #[derive(Parser)]
@@ -24,6 +25,8 @@ enum Command {
     Run(Run),
     /// Print what a scenario and a seed come to, one act per line.
     Plan(One),
+    /// Run short worlds with all clock and power faults on until so many decisions were made; exit 0 only if all pass.
+    Soak(SoakArgs),
 }
 
 #[derive(Args)]
@@ -44,6 +47,19 @@ struct Run {
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+}
+
+#[derive(Args)]
+struct SoakArgs {
+    /// How many decisions.
+    #[arg(long)]
+    decisions: u64,
+    /// The first world's seed; each further world takes the next.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How to tell what came out.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 #[derive(Args)]
@@ -68,6 +84,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(run) => run_all(&run),
         Command::Plan(one) => print_plan(&one),
+        Command::Soak(args) => Ok(soak(&args)),
     };
     done.unwrap_or_else(|problem| {
         eprintln!("hardtack-sim: {problem}");
@@ -105,6 +122,53 @@ fn run_all(run: &Run) -> Result<ExitCode, String> {
         });
     }
     Ok(if all_pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn soak(args: &SoakArgs) -> ExitCode {
+    let (soak, seconds) = timed(|| hardtack_simulator::soak::soak(args.decisions, args.seed, || ()));
+    print(&match args.output {
+        Output::Json => {
+            let mut all = serde_json::json!(soak);
+            all["verdict"] = if soak.passed() { "pass" } else { "fail" }.into();
+            all["seed"] = args.seed.into();
+            all["seconds"] = seconds.into();
+            all.to_string()
+        }
+        Output::Text => soak_table(&soak, seconds),
+    });
+    if soak.passed() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn soak_table(soak: &Soak, seconds: f64) -> String {
+    let mut text = format!(
+        "{} decisions in {} worlds, {:.1} s, {:.0} decisions/s\nunsound allows: {}\n",
+        soak.decisions,
+        soak.worlds,
+        seconds,
+        soak.decisions as f64 / seconds.max(1e-9),
+        soak.unsound,
+    );
+    text.push_str(&shares(&soak.shares));
+    let faults: Vec<String> = soak.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
+    text.push_str(&format!("  faults: {}\n", faults.join(", ")));
+    for (world, seed, property, witness) in &soak.failures {
+        text.push_str(&format!("  {world} seed {seed}: {property} {witness}\n"));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn shares(shares: &[Share]) -> String {
+    let line = |Share { class, synced, good, allowed, denied }: &Share| {
+        let percent = 100.0 * *allowed as f64 / (*good).max(1) as f64;
+        let denied = denied.iter().map(|first| format!("             {first}\n")).collect::<String>();
+        format!("  good requests, {class}, {synced}: {allowed} of {good} allowed, {percent:.3} %\n{denied}")
+    };
+    shares.iter().map(line).collect()
 }
 
 fn print_plan(one: &One) -> Result<ExitCode, String> {
@@ -145,10 +209,7 @@ fn table(report: &Report, seconds: f64) -> String {
             text.push_str(&format!("             {witness}\n"));
         }
     }
-    for share in &report.shares {
-        let Share { class, synced, good, allowed } = share;
-        text.push_str(&format!("  good requests, {class}, {synced}: {allowed} of {good} allowed\n"));
-    }
+    text.push_str(&shares(&report.shares));
     if !report.idle.is_empty() {
         text.push_str(&format!("  faults without effect: {}\n", report.idle.join(" ")));
     }

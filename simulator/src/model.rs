@@ -5,7 +5,7 @@
 //! Never: asks an agent what it believes. Where this and an agent differ, one of the two is wrong.
 //! Read next: `check/authority.rs`, which compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::request::Origin;
 use hardtack::ids::{BlockId, DeviceId, GrantId, TaskId};
@@ -63,6 +63,8 @@ pub(crate) struct Model {
     credentials: Vec<Credential>,
     /// Numbers of the credentials of each gateway, oldest first.
     of_device: BTreeMap<u32, Vec<usize>>,
+    /// Grants that the operator revoked: in the dark they still give tasks.
+    revoked: BTreeSet<GrantId>,
 }
 
 /// What the account says about using a credential on its own gateway.
@@ -139,6 +141,16 @@ impl Model {
         self.of_device.entry(credential.device).or_default().push(number);
         self.credentials.push(credential);
         number
+    }
+
+    /// The operator revoked a grant.
+    pub(crate) fn revoke(&mut self, grant: GrantId) {
+        self.revoked.insert(grant);
+    }
+
+    /// Whether the operator revoked a grant.
+    pub(crate) fn is_revoked(&self, grant: &GrantId) -> bool {
+        self.revoked.contains(grant)
     }
 
     pub(crate) fn get(&self, number: usize) -> &Credential {
@@ -251,7 +263,9 @@ mod tests {
         assert_eq!(Credential { finished: Some(1), ..fresh.clone() }.standing(&soon), Standing::Finished);
         let down = Knowledge { down: 10 * MINUTE, ..soon.know };
         assert_eq!(fresh.standing(&Moment { know: down, ..soon }), Standing::Unclear, "P was corrected");
-        assert_eq!(fresh.standing(&Moment { wall: Some(date(11 * MINUTE)), ..soon }), Standing::Unclear, "a later wall");
+        let know = Knowledge { synced: Synced::No, ..soon.know };
+        let later_wall = Moment { wall: Some(date(11 * MINUTE)), know, ..soon };
+        assert_eq!(fresh.standing(&later_wall), Standing::Unclear);
     }
 
     #[test]

@@ -15,10 +15,10 @@ use hardtack::agent::enrol::{accept, Accepted};
 use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
 use hardtack::fleet::hello::Terms;
+use hardtack::fleet::policy;
 use hardtack::fleet::publish::Cadence;
 use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::service::ServiceKeys;
-use hardtack::fleet::policy;
 use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{BlockId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce, TaskId};
 use hardtack::profile::Profile;
@@ -38,7 +38,7 @@ use crate::check::audit::Collected;
 use crate::check::authority::{Narrowing, ONE_RESOURCE};
 use crate::clocks::date;
 use crate::random::{bytes, stream};
-use crate::scenario::{GrantPlan, Scenario};
+use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
 use crate::workload::program_rights;
 
 /// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
@@ -61,6 +61,14 @@ pub(crate) struct Operator {
     pub(crate) nonces: BTreeMap<u32, Asked>,
     /// Tokens that thieves and forgers made lately.
     stolen: BTreeMap<(Theft, DeviceId), (Timestamp, String)>,
+}
+
+fn policy_of(plan: &PolicyPlan, at: Timestamp) -> PolicyDocument {
+    let mut document = PolicyDocument { time_rules: plan.time_rules.clone(), ..PolicyDocument::built_in(at) };
+    if !plan.risks.is_empty() {
+        document.risks = plan.risks.clone();
+    }
+    document
 }
 
 /// A nonce that is out.
@@ -117,9 +125,8 @@ impl Operator {
             at: start,
         };
         let mut book = found(&founding, &mut fx).expect(HONEST);
-        if !scenario.policy.time_rules.is_empty() {
-            let draft =
-                PolicyDocument { time_rules: scenario.policy.time_rules.clone(), ..PolicyDocument::built_in(start) };
+        let draft = policy_of(&scenario.policy, start);
+        if draft != PolicyDocument::built_in(start) {
             policy::set(&mut book, draft, &keys.policy, keys.operator("ada"), start, &mut fx).expect(HONEST);
         }
         let settings = Settings {
@@ -301,10 +308,13 @@ impl Operator {
     }
 
     /// Proofs of forks that the collector keeps, in words. Honest gateways give none.
-    pub(crate) fn forks(&self) -> Vec<String> {
+    pub(crate) fn forks(&self) -> Vec<(DeviceId, String)> {
         self.book
             .forks()
-            .map(|fork| format!("{}/{} segment {}: {}", fork.device, fork.era, fork.segment, fork.what))
+            .map(|fork| {
+                let how = format!("{}/{} segment {}: {}", fork.device, fork.era, fork.segment, fork.what);
+                (fork.device.clone(), how)
+            })
             .collect()
     }
 

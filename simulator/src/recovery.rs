@@ -42,8 +42,11 @@ pub(crate) fn read(medium: &Medium, fleet: &FleetId, device: &DeviceId) -> Found
         let (count, closed_index, closed_head) = closed.map_or((0, 0, genesis(fleet, device, *era)), |last| {
             (last.segment + 1, last.first_index + u64::from(last.count), last.head)
         });
-        let anchored = anchor.as_ref().filter(|anchor| anchor.era == Some(*era)).map(|anchor| anchor.next_index);
-        let from = anchored.map_or(closed_index, |index| index.min(closed_index));
+        let from = match anchor.as_ref().and_then(|anchor| Some((anchor.era?, anchor.next_index))) {
+            Some((anchored, next_index)) if anchored == *era => closed_index.min(next_index),
+            Some((anchored, _)) if anchored < *era => 0,
+            Some(_) | None => closed_index,
+        };
         let held = records.get(era).unwrap_or(&none);
         let run = (from..).map_while(|index| held.get(&index)).map(|record| (*record).clone());
         EraImage { id: *era, segments: count, closed_index, closed_head, records: run.collect(), damage: None }

@@ -82,6 +82,9 @@ pub struct Share {
     pub good: u64,
     /// How many were allowed.
     pub allowed: u64,
+    /// The first that was not, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denied: Option<String>,
 }
 
 /// What a run found.
@@ -154,6 +157,26 @@ impl Report {
     }
 }
 
+/// The report of a run in which nothing happened.
+#[cfg(test)]
+pub(crate) fn empty(scenario: &str, seed: u64) -> Report {
+    Report {
+        scenario: scenario.to_owned(),
+        seed,
+        properties: Vec::new(),
+        require: Vec::new(),
+        device_ms: 0,
+        events: 0,
+        runs: 1,
+        decisions: 0,
+        unsound: 0,
+        shares: Vec::new(),
+        effects: BTreeMap::new(),
+        idle: Vec::new(),
+        trace_hash: [0; 32],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,19 +194,9 @@ mod tests {
         let property =
             |(id, status): &(&'static str, Status)| Property { id, status: *status, checked: 1, witness: None };
         let report = Report {
-            scenario: "x".into(),
-            seed: 1,
             properties: properties.iter().map(property).collect(),
             require: require.iter().map(|id| (*id).to_owned()).collect(),
-            device_ms: 0,
-            events: 0,
-            runs: 1,
-            decisions: 0,
-            unsound: 0,
-            shares: Vec::new(),
-            effects: BTreeMap::new(),
-            idle: Vec::new(),
-            trace_hash: [0; 32],
+            ..empty("x", 1)
         };
         assert_eq!(report.verdict(), expected);
         let idle = Report { idle: vec!["suspend".into()], ..report };

@@ -5,7 +5,7 @@
 //! Read next: `plan.rs`.
 
 use hardtack::profile::{shipped, Kind, Overlay, Profile};
-use hardtack::wire::policy::TimeRule;
+use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
 
 use crate::fault::{Fault, FaultText};
@@ -211,6 +211,8 @@ impl Default for GrantPlan {
 pub struct PolicyPlan {
     /// Which requests are judged up to which clock; the first that matches counts, `bounded` where none does.
     pub time_rules: Vec<TimeRule>,
+    /// Classes of risk, lowest first, in place of the built-in ones.
+    pub risks: Vec<RiskLevel>,
 }
 
 /// What programs on each gateway do.
@@ -323,7 +325,9 @@ impl Scenario {
         }
         if let Some(late) = self.faults.iter().find(|fault| fault.over() > self.heal) {
             let name = late.kind.name();
-            return Err(format!("{name} can go on after `heal`: `until`, `jitter` and `for` together must end by then"));
+            return Err(format!(
+                "{name} can go on after `heal`: `until`, `jitter` and `for` together must end by then"
+            ));
         }
         Ok(())
     }
@@ -360,6 +364,28 @@ mod tests {
     #[track_caller]
     fn check_span(text: &str, ms: Option<u64>) {
         assert_eq!(parse_span(text), ms, "{text:?}");
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic() {
+        let whole = include_str!("../scenarios/clock-storm.toml");
+        let mut rng = crate::random::stream(1, "text", "mutations");
+        for _ in 0..2000 {
+            let mut text: Vec<char> = whole.chars().collect();
+            for _ in 0..=crate::random::below(&mut rng, 4) {
+                let at = crate::random::below(&mut rng, text.len() as u64) as usize;
+                let other = text[crate::random::below(&mut rng, text.len() as u64) as usize];
+                match crate::random::below(&mut rng, 3) {
+                    0 => text[at] = other,
+                    1 => text.insert(at, other),
+                    _ => drop(text.remove(at)),
+                }
+            }
+            // Whatever it says, it says it with an error; what it takes can be planned.
+            if let Ok(scenario) = Scenario::parse(&text.into_iter().collect::<String>()) {
+                assert!(scenario.heal <= scenario.duration);
+            }
+        }
     }
 
     #[test]

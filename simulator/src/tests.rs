@@ -6,7 +6,7 @@ const SMALL: &str = r#"
     schema = 1
     name = "small"
     about = "a bit of everything"
-    seed = 3
+    seed = 4
     duration = "70m"
     heal = "45m"
     require = ["I1", "I2", "I5", "live"]
@@ -46,60 +46,106 @@ const SMALL: &str = r#"
 #[test]
 fn equal_seeds_equal_traces_and_other_seeds_others() {
     let scenario = Scenario::parse(SMALL).unwrap();
-    let first = run(&scenario, 3, None);
+    let first = run(&scenario, 4, None);
     assert_eq!(first.verdict(), report::Status::Pass, "{:#?}", first.properties);
-    assert_eq!(first, run(&scenario, 3, None));
-    assert_ne!(first.trace_hash, run(&scenario, 4, None).trace_hash);
+    assert_eq!(first, run(&scenario, 4, None));
+    assert_ne!(first.trace_hash, run(&scenario, 5, None).trace_hash);
 }
 
-/// Each planted bug turns a scenario that ships to `fail`, and that scenario passes without it.
+#[test]
+fn each_boundary_is_cut_in_a_run_of_its_own() {
+    let text = SMALL.replace("boundary = \"any\"", "boundary = \"each\"\nwindow = \"1m\"");
+    let text = text.replace("every = \"7m\"\n    until = \"40m\"\n    for = \"20s\"", "for = \"20s\"");
+    let text = text.replace("who = \"all\"", "who = \"0\"");
+    let scenario = Scenario::parse(&text).unwrap();
+    let report = run(&scenario, 4, None);
+    assert_eq!(report.verdict(), report::Status::Pass, "{:#?}", report.properties);
+    assert!(report.runs > 10, "{} runs", report.runs);
+}
+
+/// Each planted bug turns a scenario that ships to `fail`, by the property named, and that scenario passes without it.
 #[cfg(feature = "mutants")]
 mod mutants {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use hardtack::mutant::{plant, Mutant};
 
     use super::*;
 
-    #[track_caller]
-    fn check_caught(mutant: Mutant, scenario: &str, property: &str) {
-        let path = format!("{}/scenarios/{scenario}.toml", env!("CARGO_MANIFEST_DIR"));
-        let scenario = Scenario::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
-        plant(Some(mutant));
-        let caught = run(&scenario, scenario.seed, None);
+    const TABLE: [(Mutant, &str, &str); Mutant::ALL.len()] = [
+        (Mutant::AncestorNotCharged, "small-box", "box.uses"),
+        (Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),
+        (Mutant::CeilingKeptAfterBoot, "clock-storm", "clock"),
+        (Mutant::ChildResetsBudget, "small-box", "I5.budget"),
+        (Mutant::CounterAfterAction, "boot-loop", "I5.budget"),
+        (Mutant::FeedPositionLowered, "hostile-broker", "I5"),
+        (Mutant::FloorNotPersisted, "boot-loop", "I5"),
+        (Mutant::HintBelieved, "clock-storm", "I3"),
+        (Mutant::LeaseNotCharged, "boot-loop", "clock"),
+        (Mutant::ReleaseOnPuback, "hostile-broker", "I2"),
+        (Mutant::RenewalDropsFirst, "small-box", "I7"),
+        (Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1"),
+        (Mutant::RevocationForgotten, "revoked-in-the-dark", "I4"),
+        (Mutant::StalenessByWaitingHead, "withheld", "I4.stale"),
+        (Mutant::TimeJudgedAtFloor, "clock-storm", "I3.strict"),
+        (Mutant::TwoTimeFacts, "boot-loop", "I6.child"),
+        (Mutant::WallClockUsed, "week-offline-reboots", "I3"),
+    ];
+
+    fn scenario(name: &str) -> Scenario {
+        let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        Scenario::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    /// What a scenario fails by under a planted bug.
+    fn failed(scenario: &Scenario, mutant: Option<Mutant>) -> Vec<&'static str> {
+        plant(mutant);
+        let report = run(scenario, scenario.seed, None);
         plant(None);
-        let failed: Vec<_> =
-            caught.properties.iter().filter(|property| property.status == report::Status::Fail).collect();
-        assert!(failed.iter().any(|failed| failed.id == property), "{mutant:?} broke {failed:#?}");
-        let clean = run(&scenario, scenario.seed, None);
-        assert_eq!(clean.verdict(), report::Status::Pass, "without {mutant:?}: {:#?}", clean.properties);
+        let failed = report.properties.iter().filter(|property| property.status == report::Status::Fail);
+        failed.map(|property| property.id).collect()
+    }
+
+    /// Does all the work on two threads. What is planted is planted in a thread.
+    fn side_by_side<W: Sync, R: Send>(work: &[W], each: impl Fn(&W) -> R + Sync) -> Vec<R> {
+        let next = AtomicUsize::new(0);
+        let take = || {
+            let mut done = Vec::new();
+            while let Some((number, item)) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, work.get(n)?)))
+            {
+                done.push((number, each(item)));
+            }
+            done
+        };
+        let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
+            let threads = [scope.spawn(take), scope.spawn(take)];
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        done.sort_by_key(|(number, _)| *number);
+        done.into_iter().map(|(_, result)| result).collect()
     }
 
     #[test]
-    fn a_budget_that_is_not_charged() {
-        check_caught(Mutant::BudgetNotCharged, "flappy-link", "I5");
+    fn each_planted_bug_is_caught_where_the_table_says() {
+        let named: BTreeSet<String> = TABLE.iter().map(|(mutant, ..)| format!("{mutant:?}")).collect();
+        assert_eq!(named.len(), Mutant::ALL.len(), "each once");
+        let caught = side_by_side(&TABLE, |(mutant, name, _)| failed(&scenario(name), Some(*mutant)));
+        let missed: BTreeMap<String, Vec<&str>> = TABLE
+            .iter()
+            .zip(caught)
+            .filter(|((_, _, property), failed)| !failed.contains(property))
+            .map(|((mutant, name, property), failed)| (format!("{mutant:?} in {name} under {property}"), failed))
+            .collect();
+        assert!(missed.is_empty(), "not caught, and what failed in its place: {missed:#?}");
     }
 
     #[test]
-    fn an_older_head_that_is_taken() {
-        check_caught(Mutant::FeedPositionLowered, "hostile-broker", "I5");
-    }
-
-    #[test]
-    fn a_record_that_is_released_once_the_broker_has_it() {
-        check_caught(Mutant::ReleaseOnPuback, "flappy-link", "I2");
-    }
-
-    #[test]
-    fn a_reply_that_leaves_before_the_commit() {
-        check_caught(Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1");
-    }
-
-    #[test]
-    fn a_list_that_a_start_forgets() {
-        check_caught(Mutant::RevocationForgotten, "revoked-in-the-dark", "I4");
-    }
-
-    #[test]
-    fn a_wall_clock_that_is_believed() {
-        check_caught(Mutant::WallClockUsed, "week-offline-reboots", "I3");
+    fn without_a_bug_the_same_scenarios_pass() {
+        let names: Vec<&str> = TABLE.iter().map(|(_, name, _)| *name).collect::<BTreeSet<_>>().into_iter().collect();
+        let failed = side_by_side(&names, |name| failed(&scenario(name), None));
+        let failed: Vec<_> = names.iter().zip(failed).filter(|(_, failed)| !failed.is_empty()).collect();
+        assert!(failed.is_empty(), "{failed:#?}");
     }
 }

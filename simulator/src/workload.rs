@@ -26,7 +26,7 @@ use crate::device::Probe;
 use crate::event::Event;
 use crate::model::Credential;
 use crate::operator::{Operator, Theft};
-use crate::plan::TokenChoice;
+use crate::plan::{TokenChoice, LAST_QUIET};
 use crate::world::{Checks, Happening, World};
 
 /// Longest token that a program keeps.
@@ -82,6 +82,10 @@ fn evidence(uid: u32) -> Evidence {
 
 impl World<'_> {
     fn ask(&mut self, device: u32, uid: u32, socket: Socket, request: Request, asked: Asked) {
+        // A request before it can have met a cut.
+        if !self.is_running(device) {
+            return;
+        }
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.asked.insert(id.0, Waiting { device, since: self.now, asked });
@@ -148,7 +152,7 @@ impl World<'_> {
             Hint::Ignore => None,
             Hint::Tighten => of.clocks.read(self.now).and_then(|(_, now)| now.wall),
         };
-        let know = self.checks.clock.knowledge(device, self.now, powered);
+        let know = self.checks.clock.knowledge(device, powered);
         Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall }
     }
 
@@ -229,12 +233,9 @@ impl World<'_> {
     pub(crate) fn probe_start(&mut self, device: u32) {
         let moment = self.moment(device);
         let risk = self.scenario.workload.risks[0].clone();
-        for (choice, count) in [
-            (TokenChoice::Valid, 1),
-            (TokenChoice::Expired, 2),
-            (TokenChoice::Finished, 1),
-            (TokenChoice::Revoked, 1),
-        ] {
+        for (choice, count) in
+            [(TokenChoice::Valid, 1), (TokenChoice::Expired, 2), (TokenChoice::Finished, 1), (TokenChoice::Revoked, 1)]
+        {
             for number in self.model.newest(choice, &moment, count) {
                 // An odd pick reads.
                 self.present(device, number, choice, risk.clone(), 1);
@@ -257,6 +258,9 @@ impl World<'_> {
 
     /// A credential past its end, as soon as an agent runs and so much powered-on time has passed.
     pub(crate) fn probe(&mut self, device: u32, probe: Probe) {
+        if self.now >= self.scenario.start + self.scenario.duration - LAST_QUIET {
+            return;
+        }
         if !self.is_running(device) {
             self.devices[device as usize].probes.push(probe);
             return;
@@ -269,14 +273,16 @@ impl World<'_> {
         let risk = self.scenario.workload.risks[0].clone();
         let (token, uid) = (self.model.get(probe.credential).text.clone(), self.model.get(probe.credential).uid);
         let own = PROGRAMS.iter().find(|program| program.uid == uid).unwrap_or(&PROGRAMS[0]);
-        let using = |risk| Using { choice: TokenChoice::Expired, credential: Some(probe.credential), narrowing: None, risk };
+        let using =
+            |risk| Using { choice: TokenChoice::Expired, credential: Some(probe.credential), narrowing: None, risk };
         self.decide(device, (uid, token.clone()), ("read", ONE_RESOURCE), using(risk.clone()));
         self.decide(device, (uid, token), ("write", own.writes), using(risk));
     }
 
     /// The process is gone: whoever waited hears nothing, and what was charged for it nobody knows.
     pub(crate) fn nobody_answers(&mut self, device: u32) {
-        let (gone, rest) = std::mem::take(&mut self.asked).into_iter().partition(|(_, waiting)| waiting.device == device);
+        let (gone, rest) =
+            std::mem::take(&mut self.asked).into_iter().partition(|(_, waiting)| waiting.device == device);
         self.asked = rest;
         let gone: BTreeMap<u64, Waiting> = gone;
         for waiting in gone.into_values() {
@@ -286,7 +292,8 @@ impl World<'_> {
                     credential.unheard += 1;
                     self.checks.authority.unheard(credential);
                 }
-                Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::LastStatus | Asked::Status => {}
+                Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::LastStatus | Asked::Status => {
+                }
             }
         }
     }
@@ -344,7 +351,8 @@ impl World<'_> {
         self.tell(&Event::Replied { device, what: format!("task {} {:?}", reply.task_id, reply.origin) });
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
-        let know = self.checks.clock.knowledge(device, self.now, powered);
+        let know = self.checks.clock.knowledge(device, powered);
+        let revoked = self.model.is_revoked(&reply.grant_id).then_some(self.now);
         let number = self.model.hand_out(Credential {
             device,
             uid,
@@ -362,7 +370,7 @@ impl World<'_> {
             unheard: 0,
             finish_asked: None,
             finished: None,
-            revoked: None,
+            revoked,
         });
         let limit = self.model.get(number).limit();
         for past in PROBES {

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use hardtack::ids::FleetId;
+use hardtack::ids::{DeviceId, FleetId};
 use hardtack::wire::policy::TimeClass;
 
 use crate::broker::{Broker, Delivery};
@@ -285,7 +285,8 @@ impl<'a> World<'a> {
         let keys: Vec<_> =
             self.devices.iter().map(|device| (device.name.clone(), device.keys().public().audit)).collect();
         self.checks.audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
-        for fork in self.operator.forks() {
+        let restored = |name: &DeviceId| self.devices.iter().any(|of| of.name == *name && of.restored == Restored::Yes);
+        for (_, fork) in self.operator.forks().into_iter().filter(|(name, _)| !restored(name)) {
             tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));
         }
         let decisions = self.checks.audit.seen() as u64;

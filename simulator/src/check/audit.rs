@@ -12,6 +12,7 @@ use hardtack::ids::{DeviceId, EraId, FleetId, Hash, TaskId};
 use hardtack::wire::audit::{genesis, Event, Gap, Record, TaskStep, Upload};
 use hardtack::wire::bundle::PublicKey;
 
+use super::suspend::Lock;
 use super::{Id, Tally};
 use crate::disk::Medium;
 
@@ -39,6 +40,8 @@ pub(crate) struct AuditCheck {
     observed: BTreeMap<(u32, u64, u64), Observed>,
     /// Gateways whose disks a fault damaged.
     damaged: BTreeSet<u32>,
+    /// Gateways whose storage was restored from an image.
+    restored: BTreeSet<u32>,
 }
 
 /// What a program is told of its task.
@@ -87,7 +90,8 @@ impl AuditCheck {
             Some(format!("decision {} says that its record is at {era}/{index}", reply.decision_id))
         };
         tally.tried(Id::AuditedFirst, at, broken);
-        if self.observed.insert((device, era, index), observed).is_some() {
+        let again = self.observed.insert((device, era, index), observed).is_some();
+        if again && !self.restored.contains(&device) {
             tally.broken(Id::NothingLost, at, format!("two decisions are called {}", reply.decision_id));
         }
     }
@@ -119,9 +123,13 @@ impl AuditCheck {
         tally.tried(Id::AuditedFirst, at, broken);
     }
 
-    /// A gateway's disk was damaged by a fault that the proofs do not cover: from here on gaps are what is owed.
-    pub(crate) fn damaged(&mut self, device: u32) {
+    /// A gateway's disk was damaged by a fault that the proofs do not cover: from here on gaps are what is owed, and
+    /// nothing of one whose storage was restored, because it numbers records a second time.
+    pub(crate) fn damaged(&mut self, device: u32, lock: Lock) {
         self.damaged.insert(device);
+        if lock == Lock::Final {
+            self.restored.insert(device);
+        }
     }
 
     /// In the end: every decision that was observed is in the collector's chain once, or counted in a gap.
@@ -142,10 +150,12 @@ impl AuditCheck {
         };
         for (device, gap) in chains.gaps.iter().filter(|(device, _)| !self.damaged.contains(device)) {
             let name = &devices[*device as usize].0;
-            let how = format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
+            let how =
+                format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
             tally.tried(Id::NothingLost, at, Some(how));
         }
-        for ((device, era, index), observed) in &self.observed {
+        let judged = self.observed.iter().filter(|((device, ..), _)| !self.restored.contains(device));
+        for ((device, era, index), observed) in judged {
             let name = &devices[*device as usize].0;
             let found: Vec<&Event> = chains.events.get(&(*device, *era, *index)).into_iter().flatten().collect();
             let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && covers(gap, *era, *index));
@@ -329,7 +339,11 @@ mod tests {
 
     fn observed(index: u64) -> AuditCheck {
         let observed = Observed { allow: true, operation: "read".into(), resource: "a/b".into() };
-        AuditCheck { observed: BTreeMap::from([((0, 1, index), observed)]), damaged: BTreeSet::new() }
+        AuditCheck {
+            observed: BTreeMap::from([((0, 1, index), observed)]),
+            damaged: BTreeSet::new(),
+            restored: BTreeSet::new(),
+        }
     }
 
     fn damaged(index: u64) -> AuditCheck {

@@ -146,8 +146,21 @@ struct Known {
     forgiven: bool,
 }
 
-/// How many good requests there were, and how many of them were allowed.
-pub(crate) type Share = (u64, u64);
+/// How many good requests there were, how many of them were allowed, and what was said to the first that was not.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Share {
+    pub(crate) good: u64,
+    pub(crate) allowed: u64,
+    pub(crate) denied: Option<String>,
+}
+
+impl Share {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.good += other.good;
+        self.allowed += other.allowed;
+        self.denied = self.denied.take().or_else(|| other.denied.clone());
+    }
+}
 
 /// What gateways are known to know.
 #[derive(Debug)]
@@ -226,7 +239,9 @@ impl AuthorityCheck {
         let mut judge = Judge { tally, at: moment.at, allowed, id: format!("{name} allowed {}", reply.decision_id) };
         self.check_kind(&mut judge, moment, presented);
         if self.known[moment.device as usize].must_lock {
-            judge.tried(Id::Detected, || "it had lost both slots of its anchor, and nobody told it where it stands".into());
+            judge.tried(Id::Detected, || {
+                "it had lost both slots of its anchor, and nobody told it where it stands".into()
+            });
         }
         if reply.time_class != presented.class {
             let (said, due) = (reply.time_class.name(), presented.class.name());
@@ -294,12 +309,16 @@ impl AuthorityCheck {
                     judge.tried(Id::Bounded, || format!("a life of {life} s, and {honoured} ms of powered-on time"));
                 }
                 if ends < moment.know.least {
-                    judge.tried(Id::Bounded, || format!("it ended {}, which is past by all that it was told", credential.ends));
+                    judge.tried(Id::Bounded, || {
+                        format!("it ended {}, which is past by all that it was told", credential.ends)
+                    });
                 }
             }
             TimeClass::Floor => {
                 if ends < moment.know.proven {
-                    judge.tried(Id::BoundedFloor, || format!("it ended {}, which is proven to be past", credential.ends));
+                    judge.tried(Id::BoundedFloor, || {
+                        format!("it ended {}, which is proven to be past", credential.ends)
+                    });
                 }
             }
             TimeClass::Strict => {
@@ -373,7 +392,9 @@ impl AuthorityCheck {
         });
         let boxed = credential.grant_block().is_some_and(|block| {
             let (used, unheard) = known.used.get(&block).copied().unwrap_or_default();
-            let alone = moment.know.alone + moment.know.alone / 500 + u64::from(moment.know.boots + 1) * (self.bounds.lease + 1000);
+            let alone = moment.know.alone
+                + moment.know.alone / 500
+                + u64::from(moment.know.boots + 1) * (self.bounds.lease + 1000);
             alone >= self.bounds.offline_max
                 || moment.know.boots >= self.bounds.boots_max
                 || used + unheard >= self.bounds.uses_max
@@ -397,8 +418,9 @@ impl AuthorityCheck {
             return;
         }
         let share = self.shares.entry((presented.class, moment.know.synced)).or_default();
-        *share = (share.0 + 1, share.1 + u64::from(allowed));
         let how = || format!("{name} denied a good request: {outcome}");
+        let denied = (!allowed).then(|| format!("at {}: {}", super::clock(moment.at), how()));
+        share.add(&Share { good: 1, allowed: u64::from(allowed), denied });
         let known = &mut self.known[moment.device as usize];
         if std::mem::take(&mut known.fresh_start) && moment.know.synced == Synced::No {
             tally.tried(Id::ColdStart, moment.at, (!allowed).then(how));
@@ -411,8 +433,8 @@ impl AuthorityCheck {
     /// In the end: the share of what was allowed while faults lasted.
     pub(crate) fn finish(&self, tally: &mut Tally, at: u64) {
         let of = |synced: Synced| {
-            let shares = self.shares.iter().filter(|((_, of), _)| *of == synced).map(|(_, share)| *share);
-            shares.fold((0, 0), |sum: Share, share| (sum.0 + share.0, sum.1 + share.1))
+            let shares = self.shares.iter().filter(|((_, of), _)| *of == synced);
+            shares.fold((0, 0), |(good, allowed), (_, share)| (good + share.good, allowed + share.allowed))
         };
         let (good, allowed) = of(Synced::Yes);
         if (good - allowed) * 1000 > good.max(1000) * SYNCED_DENIED_MAX {

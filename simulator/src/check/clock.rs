@@ -66,10 +66,13 @@ struct Told {
     proven: Timestamp,
     down: u64,
     boots: u32,
+    /// How often the kernel started since, whether or not the agent wrote anything: each may have cost a lease.
+    cost: u32,
     boot: Option<BootId>,
     synced: Synced,
-    /// P at the last round trip as the gateway's anchor has it.
+    /// P at the last round trip as the gateway's anchors have it, and as the durable ones do.
     synced_by_anchor: Timestamp,
+    synced_durable: Timestamp,
     /// Whether a round trip was seen since the anchor last named one.
     contact: bool,
     grace: u64,
@@ -91,9 +94,11 @@ impl ClockCheck {
             proven: date(at) - Millis(limits.issuer_error_ms),
             down: 0,
             boots: 0,
+            cost: 0,
             boot: None,
             synced: Synced::No,
             synced_by_anchor: Timestamp(0),
+            synced_durable: Timestamp(0),
             contact: true,
             grace: 0,
         };
@@ -101,15 +106,15 @@ impl ClockCheck {
     }
 
     /// What follows for a gateway at a moment.
-    pub(crate) fn knowledge(&self, device: u32, at: u64, powered: u64) -> Knowledge {
+    pub(crate) fn knowledge(&self, device: u32, powered: u64) -> Knowledge {
         let told = &self.told[device as usize];
         let alone = powered.saturating_sub(told.least.1);
-        let boots_cost = u64::from(told.boots) * (self.limits.lease().0 + BOOT_COST);
+        let boots_cost = u64::from(told.cost) * (self.limits.lease().0 + BOOT_COST);
         let stretched = Millis(alone).stretched(self.limits.drift_ppm.saturating_mul(2));
         let slowed = Millis(alone).slowed(self.limits.drift_ppm.saturating_mul(2));
         Knowledge {
             least: told.least.0 + Millis(alone.saturating_sub(rounding(alone))),
-            most: (told.most + stretched + Millis(boots_cost)).max(date(at)),
+            most: told.most + stretched + Millis(boots_cost + rounding(alone)),
             proven: match told.synced {
                 Synced::Yes => told.proven + slowed,
                 Synced::No => told.proven,
@@ -122,34 +127,68 @@ impl ClockCheck {
         }
     }
 
+    /// A message of the fleet arrived: what is signed in it may have taken the gateway's clocks up to true time.
+    pub(crate) fn hear(&mut self, device: u32, at: u64, powered: u64) {
+        self.raise(device, powered, date(at));
+    }
+
+    /// From now on P may have come this far.
+    fn raise(&mut self, device: u32, powered: u64, to: Timestamp) {
+        let most = self.knowledge(device, powered).most;
+        let told = &mut self.told[device as usize];
+        told.most = told.most + to.since(most);
+    }
+
+    /// The latest that L can be after a round trip.
+    fn ceiling(&self, (time, radius, trip): (Timestamp, Millis, u64)) -> Timestamp {
+        time + radius + Millis(self.limits.issuer_error_ms) + Millis(2 * trip + 1000)
+    }
+
+    /// The supply failed after time that no lease covers. Records may have told of it all the same.
+    pub(crate) fn may_have_counted(&mut self, device: u32, unleased: u64) {
+        let told = &mut self.told[device as usize];
+        told.most = told.most + Millis(unleased).stretched(self.limits.drift_ppm.saturating_mul(2));
+    }
+
     /// A nonce that left `trip` ago came back with a signed time, in time, and what the gateway made of it is durable.
-    pub(crate) fn contact(&mut self, device: u32, at: u64, powered: u64, (time, radius, trip): (Timestamp, Millis, u64)) {
+    pub(crate) fn contact(
+        &mut self,
+        device: u32,
+        at: u64,
+        powered: u64,
+        (time, radius, trip): (Timestamp, Millis, u64),
+    ) {
         let error = Millis(self.limits.issuer_error_ms);
-        let before = self.knowledge(device, at, powered).most;
+        let ceiling = self.ceiling((time, radius, trip));
+        let before = self.knowledge(device, powered).most;
         let told = &mut self.told[device as usize];
         told.down += before.since(date(at)).0;
-        told.most = time + radius + error + Millis(2 * trip + 1000);
+        told.most = ceiling;
         told.least = (time, powered);
         told.proven = time - radius - error;
         told.boots = 0;
+        told.cost = 0;
         told.synced = Synced::Yes;
         told.contact = true;
         told.grace = 0;
     }
 
     /// An answer to a nonce is taken in by the commit that comes.
-    pub(crate) fn expect_contact(&mut self, device: u32) {
+    pub(crate) fn expect_contact(&mut self, device: u32, powered: u64, signed: (Timestamp, Millis, u64)) {
+        self.raise(device, powered, self.ceiling(signed));
         self.told[device as usize].contact = true;
     }
 
     /// Whether an anchor names a round trip that no anchor named before.
     pub(crate) fn is_newly_synced(&self, device: u32, anchor: &Anchor) -> bool {
-        anchor.synced > self.told[device as usize].synced_by_anchor
+        anchor.synced > self.told[device as usize].synced_durable
     }
 
     /// The kernel started.
     pub(crate) fn power_on(&mut self, device: u32) {
-        self.told[device as usize].synced = Synced::No;
+        let told = &mut self.told[device as usize];
+        told.synced = Synced::No;
+        told.cost += 1;
     }
 
     /// An anchor is about to be written. Its numbers are of this moment.
@@ -160,7 +199,7 @@ impl ClockCheck {
         (device, name): (u32, &DeviceId),
         anchor: &Anchor,
     ) {
-        let known = self.knowledge(device, at, powered);
+        let known = self.knowledge(device, powered);
         let told = &mut self.told[device as usize];
         let renamed = anchor.synced > told.synced_by_anchor && !told.contact;
         let broken = if renamed {
@@ -183,13 +222,14 @@ impl ClockCheck {
         (device, name): (u32, &DeviceId),
         record: &Record,
     ) {
-        let known = self.knowledge(device, at, powered);
+        let known = self.knowledge(device, powered);
         tally.tried(Id::Clock, at, judge(name, at, &known, (record.floor, record.powered, None)));
     }
 
     /// An anchor is durable: in a boot that none was written in before, this is what makes it count.
     pub(crate) fn anchor_durable(&mut self, device: u32, anchor: &Anchor) {
         let told = &mut self.told[device as usize];
+        told.synced_durable = told.synced_durable.max(anchor.synced);
         if anchor.boot.is_some() && anchor.boot != told.boot {
             told.boots += u32::from(told.boot.is_some());
             told.boot = anchor.boot;
@@ -204,6 +244,7 @@ impl ClockCheck {
         told.least.0 = Timestamp(0);
         told.proven = Timestamp(0);
         told.synced_by_anchor = Timestamp(0);
+        told.synced_durable = Timestamp(0);
         told.contact = true;
     }
 }
@@ -229,7 +270,8 @@ fn judge(
         let short = known.least.since(powered).0;
         return Some(format!("P of {name} is {short} ms short of what it was told and its powered-on time since"));
     }
-    (powered > known.most).then(|| format!("P of {name} is {} ms past what boots can cost", powered.since(known.most).0))
+    (powered > known.most)
+        .then(|| format!("P of {name} is {} ms past what boots can cost", powered.since(known.most).0))
 }
 
 #[cfg(test)]
@@ -283,11 +325,11 @@ mod tests {
         assert_eq!(tally.broken_count(), 0);
         check.anchor(&mut tally, (at, at), (0, &name), &good(11 * MINUTE));
         assert_eq!(tally.broken_count(), 1);
-        let before = check.knowledge(0, at, at).most;
+        let before = check.knowledge(0, at).most;
         check.power_on(0);
         check.anchor_durable(0, &Anchor { boot: Some(BootId([1; 16])), ..Anchor::default() });
         check.anchor_durable(0, &Anchor { boot: Some(BootId([2; 16])), ..Anchor::default() });
-        let known = check.knowledge(0, at, at);
+        let known = check.knowledge(0, at);
         assert_eq!((known.boots, known.synced), (1, Synced::No));
         assert!(known.most >= before + Millis(60_000));
     }

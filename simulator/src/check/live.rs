@@ -9,6 +9,9 @@ use hardtack::ids::DeviceId;
 
 use super::{Id, Tally};
 
+/// Records that may be on their way at any moment: a task can end in the last second.
+const ON_THE_WAY: u64 = 4;
+
 /// A gateway's last word: it is online, holds the newest list, and has handed everything over. None: it did not answer.
 pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq: u64, status: Option<&StatusReply>) {
     let broken = match status {
@@ -19,7 +22,7 @@ pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq:
         Some(status) if status.feed_seq < newest_seq => {
             Some(format!("{name} holds list {}, the newest is {newest_seq}", status.feed_seq))
         }
-        Some(status) if status.pending > 0 => Some(format!("{name} still keeps {} records", status.pending)),
+        Some(status) if status.pending > ON_THE_WAY => Some(format!("{name} still keeps {} records", status.pending)),
         Some(_) => None,
     };
     tally.tried(Id::Live, at, broken);

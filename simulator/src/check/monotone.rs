@@ -96,14 +96,22 @@ impl MonotoneCheck {
         self.high[device as usize].place
     }
 
-    /// The gateway's disk lost what was durable, by a fault that the proofs do not cover: it starts from what is left.
-    pub(crate) fn forget(&mut self, device: u32) {
-        self.high[device as usize] = High::default();
+    /// The newest anchor's number that was durable here.
+    pub(crate) fn generation(&self, device: u32) -> u64 {
+        self.high[device as usize].generation
     }
 
-    /// A slot of its anchor is lost: the other one counts.
-    pub(crate) fn forget_generation(&mut self, device: u32) {
-        self.high[device as usize].generation = 0;
+    /// The gateway's disk lost what was durable, by a fault that the proofs do not cover: it starts from what is left,
+    /// records up to `place`.
+    pub(crate) fn forget(&mut self, device: u32, place: (u64, u64)) {
+        self.high[device as usize] = High { place, ..High::default() };
+    }
+
+    /// A slot of its anchor is lost: the other one, with this number, counts, and E may start from there.
+    pub(crate) fn forget_slot(&mut self, device: u32, left: u64) {
+        let high = &mut self.high[device as usize];
+        high.generation = left;
+        high.floor = Timestamp(0);
     }
 
     /// A `hello` went over the wire.

@@ -126,7 +126,8 @@ fn world() -> World {
         bundle_version: 1,
         policy_version: 1,
     };
-    let stored = StoredFeed { head: Signed::sign(&head, &fleet, &[&key(4)]), list, kept: Vec::new() };
+    let stored =
+        StoredFeed { head: Signed::sign(&head, &fleet, &[&key(4)]), list, kept: Vec::new(), taken: Timestamp(0) };
     let mut revocations = Revocations::default();
     revocations.load(&feed, &encode(&stored), &trust, None).expect("our own list");
     let profile = Profile::default();
@@ -218,10 +219,11 @@ fn token() {
     line("interval_eval", times[0], "us", times[1], "<= 2.0 of a single run, usual case");
 }
 
-/// E at the start, and P so many seconds ahead of it.
+/// E a minute after everything was issued, and P so many seconds ahead of it.
 fn clock(profile: &Profile, ahead_s: u64) -> TrustedClock {
-    let powered = START + Millis::from_secs(ahead_s);
-    let anchor = Anchor { floor: START, powered, powered_lease: powered, ..Anchor::default() };
+    let floor = START + Millis::from_secs(60);
+    let powered = floor + Millis::from_secs(ahead_s);
+    let anchor = Anchor { floor, powered, powered_lease: powered, ..Anchor::default() };
     TrustedClock::start(profile.time.clone(), &anchor, BootId([1; 16]), Millis(0))
 }
 

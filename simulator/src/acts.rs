@@ -210,6 +210,10 @@ impl World<'_> {
 
     fn restart_process(&mut self, device: u32, lasts: u64, pick: u64) {
         let Some(powered_on) = self.devices[device as usize].clocks.began() else { return };
+        // What sleeps starts nothing.
+        if self.devices[device as usize].asleep.is_some() {
+            return;
+        }
         if self.devices[device as usize].process.is_some() {
             self.took_effect("process.restart");
         }

@@ -40,8 +40,10 @@ pub(crate) struct Device {
     pub(crate) commit_times: ChaCha8Rng,
     /// What its last status said.
     pub(crate) last_status: Option<StatusReply>,
-    /// When the newest durable anchor of this boot was made.
+    /// Up to when the newest durable anchor of this boot leases powered-on time.
     pub(crate) anchored: Option<u64>,
+    /// Whether an agent has been awake since that anchor, to renew the lease in time.
+    pub(crate) watched: Watched,
     /// Nothing runs; what falls due waits here.
     pub(crate) asleep: Option<Vec<Happening>>,
     /// An answer to a nonce, taken in by a commit that a cut interrupted.
@@ -55,6 +57,13 @@ pub(crate) struct Device {
     keys: Box<[u8; 128]>,
     seeds: ChaCha8Rng,
     profile: Profile,
+}
+
+/// Whether an agent was there all the time since the last durable anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watched {
+    No,
+    Yes,
 }
 
 /// Whether storage was restored from an image.
@@ -139,6 +148,7 @@ impl Device {
             commit_times: stream(seed, &entity, "commits"),
             last_status: None,
             anchored: None,
+            watched: Watched::No,
             asleep: None,
             in_doubt: None,
             copies: BTreeMap::new(),
@@ -181,7 +191,13 @@ impl Device {
 
     /// The supply fails, or the kernel goes down. Returns for how long no lease covered what an agent did.
     pub(crate) fn power_off(&mut self, at: u64) -> u64 {
-        let leased_to = self.anchored.take().map_or(0, |made| made + self.profile.time.lease().0);
+        let leased_to = match (self.anchored.take(), self.watched) {
+            // Whoever was awake has renewed the lease before it ended.
+            (Some(_), Watched::Yes) => u64::MAX,
+            (Some(leased_to), Watched::No) => leased_to,
+            (None, Watched::No | Watched::Yes) => 0,
+        };
+        self.watched = Watched::No;
         self.asleep = None;
         self.clocks.power_off(at, leased_to)
     }

@@ -17,7 +17,7 @@ use hardtack::wire::link::Topic;
 
 use crate::check::Id;
 use crate::clocks::date;
-use crate::device::{Contact, Cut, InFlight, Process};
+use crate::device::{Contact, Cut, InFlight, Process, Watched};
 use crate::disk::{steps, Fate, Step};
 use crate::event::Event;
 use crate::fault::{Direction, WallAfter};
@@ -265,6 +265,7 @@ impl World<'_> {
 
     /// A commit is durable: its effects may be seen.
     pub(crate) fn committed(&mut self, number: u32, start: u64) {
+        let (now, slowest) = (self.now, self.scenario.fleet.commit_ms.1);
         let device = &mut self.devices[number as usize];
         let Some(process) = device.process.as_mut().filter(|process| process.start == start) else { return };
         if let Some(waiting) = &mut device.asleep {
@@ -277,8 +278,12 @@ impl World<'_> {
         process.since_disk += 1;
         let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_)));
         let look = drops || process.since_disk >= DISK_EVERY;
-        if durable.anchor.is_some() {
-            device.anchored = Some(in_flight.made);
+        if let Some(anchor) = &durable.anchor {
+            let lease = anchor.powered_lease.since(anchor.powered).min(self.scenario.profile.time.lease());
+            device.anchored = Some(in_flight.made + lease.0);
+            // One that was made before a sleep and arrived after it proves nothing of the time between.
+            let prompt = now - in_flight.made <= slowest;
+            device.watched = if prompt { Watched::Yes } else { Watched::No };
         }
         in_flight.steps.into_iter().for_each(|step| device.disk.step(step));
         if look {
@@ -428,7 +433,9 @@ impl World<'_> {
 
     /// Nothing runs from now on; nobody on the gateway notices.
     pub(crate) fn fall_asleep(&mut self, number: u32) {
-        self.devices[number as usize].asleep = Some(Vec::new());
+        let device = &mut self.devices[number as usize];
+        device.asleep = Some(Vec::new());
+        device.watched = Watched::No;
         self.block(number, Direction::Both);
     }
 
@@ -470,7 +477,10 @@ impl World<'_> {
     /// The process is gone, so many steps into a commit; without a number, the commit is finished first.
     fn abandon(&mut self, number: u32, done: Option<u64>) -> u64 {
         let device = &mut self.devices[number as usize];
-        let Some(process) = device.process.take() else { return 0 };
+        let Some(process) = device.process.take() else {
+            device.watched = Watched::No;
+            return 0;
+        };
         device.in_doubt = process.in_flight.as_ref().and_then(|in_flight| in_flight.contact);
         let steps = process.in_flight.map_or_else(Vec::new, |in_flight| in_flight.steps);
         let done = done.unwrap_or(steps.len() as u64).min(steps.len() as u64);
@@ -492,6 +502,7 @@ impl World<'_> {
             self.send(conn, End::Broker, Packet::Closed);
         }
         let done = self.abandon(number, Some(pick % (steps + 1)));
+        self.devices[number as usize].watched = Watched::No;
         self.tell(&Event::Stopped { device: number, steps: done });
     }
 

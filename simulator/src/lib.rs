@@ -99,7 +99,22 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
         match &fault.kind {
             Kind::BrokerHostile { how, .. } => declared.extend(how.names().map(str::to_owned)),
             Kind::ClockStrobe { .. } => declared.push("clock.step".into()),
-            other => declared.push(other.name().into()),
+            other @ (Kind::BrokerDelay { .. }
+            | Kind::BrokerReplay
+            | Kind::BrokerRestart { .. }
+            | Kind::BrokerRestore { .. }
+            | Kind::ClockDrift
+            | Kind::ClockFreeze { .. }
+            | Kind::ClockStep(_)
+            | Kind::Disk { .. }
+            | Kind::LinkDown { .. }
+            | Kind::LinkHalfOpen
+            | Kind::PowerCut { .. }
+            | Kind::ProcessRestart { .. }
+            | Kind::Reboot { .. }
+            | Kind::Revoke(_)
+            | Kind::ServiceStop { .. }
+            | Kind::Suspend { .. }) => declared.push(other.name().into()),
         }
     }
     declared.sort();

@@ -263,11 +263,9 @@ mod tests {
         assert_eq!(Credential { finished: Some(1), ..fresh.clone() }.standing(&soon), Standing::Finished);
         let down = Knowledge { down: 10 * MINUTE, ..soon.know };
         assert_eq!(fresh.standing(&Moment { know: down, ..soon }), Standing::Unclear, "P was corrected");
-        assert_eq!(
-            fresh.standing(&Moment { wall: Some(date(11 * MINUTE)), ..soon }),
-            Standing::Unclear,
-            "a later wall"
-        );
+        let know = Knowledge { synced: Synced::No, ..soon.know };
+        let later_wall = Moment { wall: Some(date(11 * MINUTE)), know, ..soon };
+        assert_eq!(fresh.standing(&later_wall), Standing::Unclear);
     }
 
     #[test]

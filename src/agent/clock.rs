@@ -54,6 +54,9 @@ pub struct TrustedClock {
     limits: TimeLimits,
     /// CLOCK_BOOTTIME that the values below are true at.
     at: Millis,
+    /// What they were when something other than time last moved them. They are reckoned from there: added up millisecond
+    /// by millisecond, roundings would make P run and E stand still under load.
+    base: Base,
     floor: Timestamp,
     powered: Timestamp,
     ceiling: Option<Timestamp>,
@@ -67,6 +70,14 @@ pub struct TrustedClock {
     last: Option<(Role, Timestamp)>,
     /// What the system clock shows.
     hint: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Base {
+    at: Millis,
+    floor: Timestamp,
+    powered: Timestamp,
+    ceiling: Option<Timestamp>,
 }
 
 /// How the system clock stands to what is proven.
@@ -109,6 +120,7 @@ impl TrustedClock {
     pub fn start(limits: TimeLimits, anchor: &Anchor, boot: BootId, now: Millis) -> Self {
         let mut clock = Self {
             at: anchor.boottime,
+            base: Base::default(),
             floor: if crate::mutant::active(crate::mutant::Mutant::FloorNotPersisted) {
                 Timestamp(0)
             } else {
@@ -126,6 +138,7 @@ impl TrustedClock {
             limits,
         };
         if anchor.boot == Some(boot) && now >= anchor.boottime {
+            clock.rebase();
             clock.advance(now);
         } else {
             clock.at = now;
@@ -135,8 +148,14 @@ impl TrustedClock {
             clock.ceiling =
                 anchor.ceiling.filter(|_| crate::mutant::active(crate::mutant::Mutant::CeilingKeptAfterBoot));
             clock.boots = anchor.boots.saturating_add(u32::from(anchor.boot.is_some()));
+            clock.rebase();
         }
         clock
+    }
+
+    /// The values are reckoned from here on.
+    fn rebase(&mut self) {
+        self.base = Base { at: self.at, floor: self.floor, powered: self.powered, ceiling: self.ceiling };
     }
 
     /// A device that knows nothing yet but one signed time: what enrolment writes.
@@ -146,18 +165,19 @@ impl TrustedClock {
 
     /// Brings all three clocks to `now`. CLOCK_BOOTTIME never goes back within a boot; where it seems to, nothing moves.
     pub fn advance(&mut self, now: Millis) {
-        let elapsed = Millis(now.0.saturating_sub(self.at.0));
         self.at = self.at.max(now);
+        let elapsed = Millis(self.at.0.saturating_sub(self.base.at.0));
         let ppm = self.limits.drift_ppm;
-        self.floor = self.floor + elapsed.slowed(ppm);
-        self.powered = (self.powered + elapsed.stretched(ppm)).max(self.floor);
-        self.ceiling = self.ceiling.map(|ceiling| ceiling + elapsed.stretched(ppm.saturating_mul(2)));
+        self.floor = self.base.floor + elapsed.slowed(ppm);
+        self.powered = (self.base.powered + elapsed.stretched(ppm)).max(self.floor);
+        self.ceiling = self.base.ceiling.map(|ceiling| ceiling + elapsed.stretched(ppm.saturating_mul(2)));
     }
 
     /// E had come this far, at some time before now.
     pub fn recall(&mut self, proven: Timestamp) {
         self.floor = self.floor.max(proven);
         self.powered = self.powered.max(self.floor);
+        self.rebase();
     }
 
     /// The system clock shows this. It is never kept and never raises E or P.
@@ -187,7 +207,7 @@ impl TrustedClock {
         let class =
             if crate::mutant::active(crate::mutant::Mutant::TimeJudgedAtFloor) { TimeClass::Floor } else { class };
         match class {
-            TimeClass::Floor => Some(Timestamp::from_secs(self.floor.secs_floor())),
+            TimeClass::Floor => Some(self.over()),
             TimeClass::Bounded => Some(up(self.tightened())),
             TimeClass::Strict => self.ceiling.map(up),
         }
@@ -210,6 +230,11 @@ impl TrustedClock {
     /// The floor E.
     pub fn floor(&self) -> Timestamp {
         self.floor
+    }
+
+    /// E in the whole seconds that tokens count, rounded down: what ended before this is over in every class.
+    pub fn over(&self) -> Timestamp {
+        Timestamp::from_secs(self.floor.secs_floor())
     }
 
     /// The powered-on clock P.
@@ -273,6 +298,7 @@ impl TrustedClock {
         let proven = time - Millis(self.limits.issuer_error_ms);
         if self.ceiling.is_some_and(|ceiling| proven > ceiling) {
             self.ceiling = None;
+            self.rebase();
             return Err(Refused::PostDated);
         }
         let agreed = self.last.is_some_and(|(other, at)| other != role && distance(at, time) <= AGREEMENT);
@@ -299,8 +325,11 @@ impl TrustedClock {
     }
 
     fn take(&mut self, role: Role, proven: Timestamp, time: Timestamp) {
-        self.floor = self.floor.max(proven);
-        self.powered = self.powered.max(self.floor);
+        if proven > self.floor {
+            self.floor = proven;
+            self.powered = self.powered.max(self.floor);
+            self.rebase();
+        }
         self.last = Some((role, time));
         self.waiting = None;
     }
@@ -330,6 +359,7 @@ impl TrustedClock {
         // Down where boots had cost more than they should, up where the device was off for longer than it could know.
         let correction = self.powered.since(ceiling);
         self.powered = ceiling;
+        self.rebase();
         self.synced = self.powered;
         self.boots = 0;
         Ok(correction)
@@ -346,6 +376,7 @@ impl TrustedClock {
         let ceiling = time + radius + error + waited;
         self.ceiling = Some(ceiling);
         self.powered = ceiling;
+        self.rebase();
         self.synced = ceiling - offline;
         self.waiting = None;
         self.last = Some((Role::Root, time));
@@ -379,6 +410,7 @@ impl TrustedClock {
     pub fn believe(&mut self, wall: Timestamp) {
         self.powered = wall;
         self.floor = wall;
+        self.rebase();
     }
 }
 
@@ -440,6 +472,17 @@ mod tests {
         assert_eq!(clock.hear(Role::Feed, Timestamp::from_secs(1_000_100)), Err(Refused::PostDated));
         assert_eq!(clock.ceiling(), None);
         assert!(clock.floor() < Timestamp::from_secs(1_000_020));
+    }
+
+    #[test]
+    fn many_small_steps_come_to_one_long_one() {
+        let limits = Profile::default().time;
+        let begin = || start(&anchor(1, 0, 1_000_000, 1_000_000), 1, 0);
+        let (mut often, mut once) = (begin(), begin());
+        (1..=100_000).for_each(|ms| often.advance(Millis(ms)));
+        once.advance(Millis(100_000));
+        assert_eq!((often.floor(), often.powered()), (once.floor(), once.powered()));
+        assert!(often.powered().since(often.floor()) <= Millis(2 * 100_000 * u64::from(limits.drift_ppm) / 1_000_000));
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl Judge<'_> {
     }
 
     fn check_revocation(&self, verified: &Verified, task: Option<&StoredTask>) -> Result<(), Denial> {
-        if let Some(target) = self.revocations.covers(verified, self.device, self.clock.floor()) {
+        if let Some(target) = self.revocations.covers(verified, self.device, self.clock.over()) {
             return Err(Denial::new(
                 Reason::Revoked,
                 format!("revoked by the fleet: {target:?}; ask for a new credential"),
@@ -303,7 +303,8 @@ impl Judge<'_> {
         let mut charges = Vec::with_capacity(verified.claims.uses.len());
         for (index, max) in &verified.claims.uses {
             let block = verified.token.blocks[*index].id;
-            if self.wallet.used(&block) >= *max {
+            let lost = *index == 0 && verified.claims.issued <= self.wallet.lost_until();
+            if lost || self.wallet.used(&block) >= *max {
                 return Err(Denial::new(
                     Reason::UsesSpent,
                     format!("its {max} uses are spent; ask for a new credential"),

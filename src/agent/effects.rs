@@ -203,6 +203,8 @@ pub struct Anchor {
     pub boots: u32,
     /// The sum of all corrections of P downwards.
     pub shift: Millis,
+    /// Counters of tokens that were issued up to here are lost with an anchor: their budgets count as spent.
+    pub lost_until: Timestamp,
     /// The mode.
     pub mode: Mode,
     /// How far this device's place in its own history is to be believed.

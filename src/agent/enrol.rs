@@ -12,6 +12,7 @@ use super::revocation::{Revocations, StoredFeed};
 use super::start::{grant_of, known_time};
 use crate::ids::{DeviceId, FleetId, Nonce};
 use crate::profile::Profile;
+use crate::time::Timestamp;
 use crate::wire::bundle::Fingerprint;
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer};
 use crate::wire::{encode, Refused};
@@ -68,7 +69,7 @@ pub fn accept(
     for (head, list) in bundle.feeds {
         let claim = head.claim()?;
         let held = anchor.feeds.iter().find(|held| held.feed == claim.feed);
-        let stored = encode(&StoredFeed { head, list, kept: Vec::new() });
+        let stored = encode(&StoredFeed { head, list, kept: Vec::new(), taken: Timestamp(0) });
         if held.is_some_and(|held| (claim.era, claim.seq) < held.order()) {
             continue;
         }

@@ -180,7 +180,7 @@ impl Agent {
         for task in ended {
             self.end_task(StoredTask { token: Vec::new(), ..task }, TaskStep::Ended, "its time is over", now, effects);
         }
-        for task in self.wallet.forget(floor) {
+        for task in self.wallet.forget(self.clock.over()) {
             effects.batch.remove.push(StateFile::Task(task));
         }
     }
@@ -205,7 +205,7 @@ impl Agent {
     /// A signed order for the fleet, this device or a grant: its tasks end, and what would let somebody narrow it again is
     /// wiped, from memory and disk. The identity stays: it must still hand over the audit.
     pub(super) fn obey_lockdown(&mut self, now: Now, effects: &mut Effects) {
-        let floor = self.clock.floor();
+        let floor = self.clock.over();
         let everything = self.revocations.device_revoked(&self.device, floor) || self.fleet_revoked();
         let doomed = |id: &GrantId| everything || self.revocations.names(&Target::Grant(*id), floor);
         let grants: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| doomed(id)).collect();
@@ -227,6 +227,6 @@ impl Agent {
 
     /// Whether a rule locks down the whole fleet.
     pub(super) fn fleet_revoked(&self) -> bool {
-        self.revocations.names(&Target::All, self.clock.floor())
+        self.revocations.names(&Target::All, self.clock.over())
     }
 }

@@ -330,7 +330,7 @@ impl Agent {
 
     fn grounds(&self) -> Grounds {
         let mut locks = self.standing_locks();
-        if self.revocations.device_revoked(&self.device, self.clock.floor()) {
+        if self.revocations.device_revoked(&self.device, self.clock.over()) {
             locks.push("this device is revoked".into());
         }
         if self.fleet_revoked() {
@@ -477,13 +477,19 @@ impl Agent {
                 let mut newest = self.trail.era().number;
                 if let Some(behind) = self.behind.take() {
                     newest = newest.max(behind);
-                    self.standing = Standing::Known;
+                    self.know_again();
                 }
                 let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
                 self.trail.roll(era, &mut effects.batch);
                 self.anchor_due = true;
             }
         }
+    }
+
+    /// The place in the device's history is known again; what was counted before that stays lost.
+    fn know_again(&mut self) {
+        self.standing = Standing::Known;
+        self.wallet.lose_counters(self.clock.powered());
     }
 
     fn anchor_if_due(&mut self, now: Now, effects: &mut Effects) {
@@ -517,6 +523,7 @@ impl Agent {
             synced: self.clock.synced(),
             boots: self.clock.boots(),
             shift: self.wallet.shift(),
+            lost_until: self.wallet.lost_until(),
             mode: self.mode,
             standing: self.standing,
             earlier: self.trail.marks(),

@@ -29,6 +29,8 @@ pub struct StoredFeed {
     pub list: List,
     /// Rules of earlier lists that this one leaves out though they are in force: they hold until their signed end.
     pub kept: Vec<Rule>,
+    /// The newest head's time that E had taken when this one came.
+    pub taken: Timestamp,
 }
 
 /// Rules that lists have left out and that are in force, at the most. An honest publisher leaves out none.
@@ -106,7 +108,11 @@ impl Revocations {
         if let Some(known) = known {
             check_order(&position, known)?;
         }
+        let feed = head.feed.clone();
         self.put(head, position, stored.list, stored.kept);
+        if let Some(feed) = self.feeds.get_mut(&feed) {
+            feed.taken = stored.taken;
+        }
         Ok(())
     }
 
@@ -250,7 +256,7 @@ impl Revocations {
         let applied = Applied {
             position: next.position.clone(),
             issued_at: next.head.issued_at,
-            stored: StoredFeed { head: next.signed, list: list.clone(), kept: kept.clone() },
+            stored: StoredFeed { head: next.signed, list: list.clone(), kept: kept.clone(), taken: feed.taken },
             changed,
         };
         self.unannounced.retain(|(digest, _), _| *digest != next.head.list);
@@ -298,6 +304,12 @@ impl Revocations {
     pub fn seq(&self, feed: Option<&str>) -> Option<u64> {
         let mut feeds = self.feeds.iter().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
         feeds.next().map(|(_, feed)| feed.position.seq)
+    }
+
+    /// When the complete heads were signed.
+    pub fn signed_times(&self) -> Vec<Timestamp> {
+        let complete = self.feeds.values().filter(|feed| feed.position.seq > 0);
+        complete.map(|feed| feed.head.issued_at).collect()
     }
 
     /// E moved: heads whose time it has taken count as that new. A head from further ahead applies, and waits for that.

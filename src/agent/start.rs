@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::audit::{end_of, Closing, Condition, Trail};
-use super::clock::TrustedClock;
+use super::clock::{Role, TrustedClock};
 use super::effects::{Anchor, Effects, LogEvent, Standing, StateFile, StoredRecord};
 use super::policy::Policy;
 use super::request::Counters;
@@ -89,6 +89,11 @@ impl Agent {
         let proven = replay_time(&boot, &mut anchor);
         let mut clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
         clock.recall(proven);
+        // A cut between a head's file and the anchor leaves E behind it.
+        for signed in revocations.signed_times() {
+            // What contradicts was told when it came.
+            let _ = clock.hear(Role::Feed, signed);
+        }
         let wallet = read_wallet(&boot, &trust, &anchor);
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
@@ -293,6 +298,7 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
 fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
     let mut wallet = Wallet::default();
     wallet.restore_shift(anchor.shift);
+    wallet.lose_counters(anchor.lost_until);
     for (file, bytes) in &boot.files {
         match file {
             // A task's file that cannot be read back leaves its credential unknown, which denies.
@@ -318,7 +324,10 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
     match anchor.standing {
         Standing::Known => {}
         // Nobody here knows what was charged.
-        Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => wallet.spend_all(),
+        Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => {
+            wallet.spend_all();
+            wallet.lose_counters(Timestamp::MAX);
+        }
     }
     wallet
 }

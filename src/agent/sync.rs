@@ -108,14 +108,14 @@ impl Agent {
             Topic::Bundle(version) => self.on_bundle(version, payload, now, effects),
             Topic::Policy(version) => self.on_policy(version, payload, now, effects),
             Topic::FeedHead(feed) => {
-                let applied = self.revocations.head(&feed, payload, &self.trust, self.clock.floor())?;
+                let applied = self.revocations.head(&feed, payload, &self.trust, self.clock.over())?;
                 self.apply_feed(applied, now, effects);
                 self.greet_if_settled(now, effects);
                 Ok(())
             }
             Topic::FeedSnapshot(feed, _) => {
                 self.expect_feed(&feed)?;
-                let applied = self.revocations.chunk(&feed, payload, self.clock.floor())?;
+                let applied = self.revocations.chunk(&feed, payload, self.clock.over())?;
                 self.apply_feed(applied, now, effects);
                 self.greet_if_settled(now, effects);
                 Ok(())
@@ -388,7 +388,7 @@ impl Agent {
                 self.behind = Some(newest);
                 self.roll_if_due(effects);
             }
-            None => self.standing = Standing::Known,
+            None => self.know_again(),
         }
         self.anchor_due = true;
     }

@@ -290,7 +290,7 @@ impl Agent {
             // What was handed out before keeps its own end, but no uses of its own.
             let until = old.made.first().map_or(ends, |made| made.ends);
             spent.extend(old.budget.map(|block| Budget { block, used: u64::MAX, until }));
-            made.extend(old.made.iter().filter(|made| made.ends >= self.clock.floor()));
+            made.extend(old.made.iter().filter(|made| made.ends >= self.clock.over()));
         }
         spent.iter().for_each(|budget| self.wallet.restore(*budget));
         let task = StoredTask {
@@ -359,7 +359,7 @@ impl Agent {
         let Some(live) = live else {
             return Some(Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no live task {task} of yours"))));
         };
-        if live.made.iter().filter(|made| made.ends >= self.clock.floor()).count() + 2 > MADE_MAX {
+        if live.made.iter().filter(|made| made.ends >= self.clock.over()).count() + 2 > MADE_MAX {
             let detail = "the task was renewed too often; wait until the credentials before have ended";
             return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
         }
@@ -444,7 +444,7 @@ impl Agent {
 
     /// Whether a task is revoked by a rule that names it.
     pub(super) fn end_revoked_tasks(&mut self, now: Now, effects: &mut Effects) {
-        let floor = self.clock.floor();
+        let floor = self.clock.over();
         let revoked: Vec<StoredTask> = self
             .wallet
             .tasks()

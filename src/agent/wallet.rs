@@ -132,6 +132,8 @@ pub struct Wallet {
     budgets: BTreeMap<BlockId, Budget>,
     /// The sum of all corrections of P downwards.
     shift: Millis,
+    /// Counters of tokens that were issued up to here are lost.
+    lost_until: Timestamp,
 }
 
 /// A task credential and the child that the workload gets.
@@ -217,6 +219,16 @@ impl Wallet {
     /// The sum of all corrections of P downwards, for the anchor.
     pub fn shift(&self) -> Millis {
         self.shift
+    }
+
+    /// Up to when tokens with a budget of their own count as spent: the counters of that time are lost.
+    pub fn lost_until(&self) -> Timestamp {
+        self.lost_until
+    }
+
+    /// Counters of tokens that were issued up to `time` are lost, of later ones not.
+    pub fn lose_counters(&mut self, time: Timestamp) {
+        self.lost_until = time;
     }
 
     /// Takes the sum of corrections from the anchor.

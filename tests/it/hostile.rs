@@ -9,10 +9,12 @@ use hardtack::agent::revocation::{Revocations, StoredFeed};
 use hardtack::agent::wallet::{StoredGrant, StoredTask};
 use hardtack::agent::{self, Agent, Boot, Effects, Input, LinkEvent, Now};
 use hardtack::config::BrokerUrl;
+use hardtack::fleet::acts::Act;
 use hardtack::ids::{
     BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, RiskClass, TaskClass, TaskId,
 };
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
+use hardtack::shell::broker::dynsec::complaints;
 use hardtack::time::Millis;
 use hardtack::wire::audit::{Record, SegmentHeader, Upload};
 use hardtack::wire::biscuit;
@@ -22,6 +24,7 @@ use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
+use hardtack::wire::time::{TimeFile, TimeReset, TimeStatement};
 use hardtack::wire::token::{canonical, from_text, Held, Reach};
 use hardtack::wire::{decode, MESSAGE_BYTES_MAX};
 
@@ -45,6 +48,10 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     document::<State>(bytes);
     document::<EnrolRequest>(bytes);
     document::<EnrolBundle>(bytes);
+    document::<Act>(bytes);
+    document::<TimeReset>(bytes);
+    document::<TimeStatement>(bytes);
+    let _ = (TimeFile::from_bytes(bytes), complaints(bytes));
     let _ = (Chunk::from_bytes(bytes), List::from_bytes(bytes), Record::from_bytes(bytes));
     let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes), digest_of_list(bytes));
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
@@ -68,6 +75,7 @@ pub(crate) fn text(world: &World, text: &str) {
     let _ = (text.parse::<DeviceId>(), text.parse::<FleetId>(), text.parse::<FeedId>(), text.parse::<TaskId>());
     let _ = (text.parse::<TaskClass>(), text.parse::<RiskClass>(), text.parse::<Nonce>(), text.parse::<BootId>());
     let _ = (text.parse::<GrantId>(), text.parse::<Hash>(), text.parse::<BlockId>());
+    let _ = text.parse::<hardtack::shell::mqtt::BrokerUrl>();
     let _ = (text.parse::<Fingerprint>(), text.parse::<Code>(), text.parse::<BrokerUrl>());
     let _ = (canonical(text).is_ok(), Reach::of(&right(text, "read")).is_ok(), from_text(text, 4096));
     let _ = (Topic::parse(text, &world.fleet), StateFile::parse(text), kind_of("x.toml", text), unsourced(text));
@@ -79,6 +87,10 @@ pub(crate) fn text(world: &World, text: &str) {
     }
     let document = PolicyDocument { datalog: text.to_owned(), ..PolicyDocument::built_in(ISSUED) };
     let _ = Policy::parse(document).map(drop);
+}
+
+fn time_reset(world: &World) -> TimeReset {
+    TimeReset { device: world.device.clone(), nonce: Nonce([7; 16]), time: NOW, radius_ms: Millis(100) }
 }
 
 /// One valid example of everything that is bytes.
@@ -97,6 +109,7 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         world.enrol_request().sign(&world.keys).to_bytes(),
         world.enrol_answer().to_bytes(),
         world.sign(&world.enrol_bundle()).to_bytes(),
+        TimeFile::Reset(world.sign(&time_reset(world))).to_bytes(),
         hardtack::wire::encode(&chunk),
         world.list().to_bytes(),
         world.grant(),

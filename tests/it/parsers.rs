@@ -2,16 +2,19 @@
 //! no changed document is taken for what was signed.
 
 use std::fmt::Debug;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::{array, io};
 
 use hardtack::agent::request::Authorize;
 use hardtack::config::{Config, Flags, Sources, User};
-use hardtack::ids::{BlockId, FleetId};
+use hardtack::ids::{BlockId, FleetId, Nonce};
 use hardtack::profile::{Profile, SHIPPED};
+use hardtack::shell::fleet_dir::{FleetDir, FleetToml};
+use hardtack::shell::keys::DeviceKeyFile;
 use hardtack::wire::audit::Upload;
 use hardtack::wire::biscuit;
-use hardtack::wire::enrol::{EnrolAnswer, EnrolRequest};
+use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::Topic;
 use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
@@ -19,6 +22,8 @@ use hardtack::wire::revocation::List;
 use hardtack::wire::token::{from_text, to_text};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
 
 use crate::hostile::{self, Pace};
 use crate::samples::{World, ISSUED};
@@ -267,6 +272,33 @@ proptest! {
         let all = names.iter().zip(&env).map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let _ = Config::load(&Sources { flags: Flags::default(), env: all, user: User::Root, read });
     }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    /// Whatever stands in a folder's own files, reading them ends in an answer.
+    #[test]
+    fn changed_files_of_keys_and_folders_are_taken_or_refused_in_peace(edits in edits()) {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, fleet) = (folder.path().join("state"), folder.path().join("fleet"));
+        private_folder(&state);
+        let keys = DeviceKeys::generate(&mut ChaCha20Rng::from_seed([1; 32]));
+        let file = DeviceKeyFile { device: "gw-07".parse().unwrap(), nonce: Nonce([1; 16]), used: None, keys };
+        file.create(&state).unwrap();
+        let made = FleetDir::create(&fleet, FleetToml::new("acme".parse().unwrap(), &[])).unwrap();
+        drop(made);
+        for path in [state.join("device.key"), fleet.join("fleet.toml")] {
+            let changed = apply(&std::fs::read(&path).unwrap(), &edits);
+            std::fs::write(&path, changed).unwrap();
+        }
+        let _ = DeviceKeyFile::read(&state);
+        let _ = FleetDir::open(&fleet).map(|fleet| fleet.toml().settings());
+    }
+}
+
+fn private_folder(path: &Path) {
+    std::fs::DirBuilder::new().mode(0o700).create(path).unwrap();
 }
 
 /// A number that is small, huge, or anything.

@@ -14,7 +14,6 @@ use hardtack::ids::{
     BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, RiskClass, TaskClass, TaskId,
 };
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
-use hardtack::shell::broker::dynsec::complaints;
 use hardtack::time::Millis;
 use hardtack::wire::audit::{Record, SegmentHeader, Upload};
 use hardtack::wire::biscuit;
@@ -51,7 +50,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     document::<Act>(bytes);
     document::<TimeReset>(bytes);
     document::<TimeStatement>(bytes);
-    let _ = (TimeFile::from_bytes(bytes), complaints(bytes));
+    let _ = TimeFile::from_bytes(bytes);
     let _ = (Chunk::from_bytes(bytes), List::from_bytes(bytes), Record::from_bytes(bytes));
     let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes), digest_of_list(bytes));
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
@@ -75,7 +74,6 @@ pub(crate) fn text(world: &World, text: &str) {
     let _ = (text.parse::<DeviceId>(), text.parse::<FleetId>(), text.parse::<FeedId>(), text.parse::<TaskId>());
     let _ = (text.parse::<TaskClass>(), text.parse::<RiskClass>(), text.parse::<Nonce>(), text.parse::<BootId>());
     let _ = (text.parse::<GrantId>(), text.parse::<Hash>(), text.parse::<BlockId>());
-    let _ = text.parse::<hardtack::shell::mqtt::BrokerUrl>();
     let _ = (text.parse::<Fingerprint>(), text.parse::<Code>(), text.parse::<BrokerUrl>());
     let _ = (canonical(text).is_ok(), Reach::of(&right(text, "read")).is_ok(), from_text(text, 4096));
     let _ = (Topic::parse(text, &world.fleet), StateFile::parse(text), kind_of("x.toml", text), unsourced(text));

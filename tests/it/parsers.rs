@@ -10,8 +10,10 @@ use hardtack::agent::request::Authorize;
 use hardtack::config::{Config, Flags, Sources, User};
 use hardtack::ids::{BlockId, FleetId, Nonce};
 use hardtack::profile::{Profile, SHIPPED};
+use hardtack::shell::broker::dynsec::complaints;
 use hardtack::shell::fleet_dir::{FleetDir, FleetToml};
 use hardtack::shell::keys::DeviceKeyFile;
+use hardtack::shell::mqtt::BrokerUrl;
 use hardtack::wire::audit::Upload;
 use hardtack::wire::biscuit;
 use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest};
@@ -100,11 +102,22 @@ proptest! {
     #[test]
     fn random_bytes_are_refused_in_peace(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         hostile::bytes(&World::new(), &bytes);
+        let _ = complaints(&bytes);
     }
 
     #[test]
     fn random_text_is_refused_in_peace(text in "\\PC{0,200}") {
         hostile::text(&World::new(), &text);
+        let _ = text.parse::<BrokerUrl>();
+    }
+
+    /// What the broker's plugin answers, and where a broker is.
+    #[test]
+    fn changed_answers_and_addresses_of_a_broker_are_read_in_peace(edits in edits()) {
+        let answer = br#"{"responses":[{"command":"createClient","error":"Client already exists"}]}"#;
+        let _ = complaints(&apply(answer, &edits));
+        let address = apply(b"mqtts://broker.example:8883", &edits);
+        let _ = String::from_utf8_lossy(&address).parse::<BrokerUrl>();
     }
 
     #[test]

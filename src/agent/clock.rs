@@ -180,6 +180,12 @@ impl TrustedClock {
         self.rebase();
     }
 
+    /// Whether more was heard since then than time that went by.
+    pub fn differs(&self, before: &Self) -> bool {
+        let moved = self.floor.since(before.floor) >= Millis::from_secs(1);
+        moved || self.ceiling != before.ceiling || self.waiting != before.waiting || self.jump_left < before.jump_left
+    }
+
     /// The system clock shows this. It is never kept and never raises E or P.
     pub fn hint(&mut self, wall: Option<Timestamp>) {
         self.hint = wall;
@@ -300,6 +306,10 @@ impl TrustedClock {
             self.ceiling = None;
             self.rebase();
             return Err(Refused::PostDated);
+        }
+        // Far below what is proven it says nothing: neither that two roles agree, nor that a jump was wrong.
+        if proven + AGREEMENT < self.floor {
+            return Ok(Heard::Taken);
         }
         let agreed = self.last.is_some_and(|(other, at)| other != role && distance(at, time) <= AGREEMENT);
         let jump = proven.since(self.floor);

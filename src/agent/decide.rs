@@ -10,7 +10,7 @@ use super::clock::TrustedClock;
 use super::policy::Policy;
 use super::request::{Freshness, Mode, Reason, TimeClass};
 use super::revocation::Revocations;
-use super::token::{admit, Cache, Denial, Verified};
+use super::token::{admit, Cache, Denial, Kind, Verified};
 use super::wallet::{StoredTask, Wallet};
 use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId};
@@ -252,10 +252,16 @@ impl Judge<'_> {
         }
         let labelled = verified.claims.tasks.iter().filter_map(|task| task.parse().ok());
         let known = labelled.filter_map(|id| self.wallet.task(&id)).chain(task);
-        match known.into_iter().find(|task| task.finished) {
-            Some(task) => Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", task.id))),
-            None => Ok(()),
+        if let Some(task) = known.into_iter().find(|task| task.finished) {
+            return Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", task.id)));
         }
+        // Which tasks had ended was forgotten with a lost anchor, or under a clock that was wrong.
+        let claims = &verified.claims;
+        if claims.kind == Kind::Task && task.is_none() && claims.issued <= self.wallet.lost_until() {
+            let explain = "it was issued before this device lost track of what had ended; ask for a new credential";
+            return Err(Denial::new(Reason::Revoked, explain));
+        }
+        Ok(())
     }
 
     fn check_staleness(&self, risk: Option<&RiskLevel>, verified: &Verified, staleness: Millis) -> Result<(), Denial> {

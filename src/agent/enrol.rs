@@ -10,12 +10,13 @@ use super::effects::{Anchor, Batch, FileWrite, Standing, StateFile};
 use super::policy::Policy;
 use super::revocation::{Revocations, StoredFeed};
 use super::start::{grant_of, known_time};
-use crate::ids::{DeviceId, FleetId, Nonce};
-use crate::profile::Profile;
-use crate::time::Timestamp;
+use crate::ids::{BootId, DeviceId, FleetId, Nonce};
+use crate::profile::{Profile, TimeLimits};
+use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::Fingerprint;
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer};
-use crate::wire::{encode, Refused};
+use crate::wire::revocation::LIST_BYTES_MAX;
+use crate::wire::{decode, encode, Refused};
 
 /// What an accepted bundle leads to.
 #[derive(Debug)]
@@ -30,8 +31,19 @@ pub struct Accepted {
     pub grants: usize,
 }
 
+/// What an earlier enrolment left.
+pub struct Known<'a> {
+    /// Its anchor, whose positions stay: [`Anchor::lost`] where that was lost.
+    pub anchor: &'a Anchor,
+    /// Its files.
+    pub files: &'a [(StateFile, Vec<u8>)],
+    /// The kernel's boot.
+    pub boot: BootId,
+    /// CLOCK_BOOTTIME.
+    pub boottime: Millis,
+}
+
 /// Takes an enrolment bundle: it must lead from the fleet of `fingerprint`, answer `nonce` and be for these keys.
-/// `known` is the anchor of an earlier enrolment, whose positions stay: [`Anchor::lost`] where that was lost.
 ///
 /// # Errors
 /// What is wrong with the bundle.
@@ -42,14 +54,14 @@ pub fn accept(
     fingerprint: &Fingerprint,
     nonce: Nonce,
     profile: &Profile,
-    known: Option<&Anchor>,
+    known: Option<Known<'_>>,
 ) -> Result<Accepted, Refused> {
     let (bundle, trust) = answer.open(keys, fingerprint, nonce)?;
     if bundle.device != *device {
         return Err(Refused::WrongDevice);
     }
     let newest = bundle.bundles.last().ok_or(Refused::Malformed("no trust bundle inside"))?;
-    let mut anchor = known.cloned().unwrap_or_default();
+    let mut anchor = known.as_ref().map(|known| known.anchor.clone()).unwrap_or_default();
     if trust.version < anchor.bundle.0 {
         return Err(Refused::RolledBack { offered: trust.version, known: anchor.bundle.0 });
     }
@@ -69,13 +81,19 @@ pub fn accept(
     for (head, list) in bundle.feeds {
         let claim = head.claim()?;
         let held = anchor.feeds.iter().find(|held| held.feed == claim.feed);
-        let stored = encode(&StoredFeed { head, list, kept: Vec::new(), taken: Timestamp(0) });
+        let file = StateFile::Feed(claim.feed.clone());
+        let mut stored = StoredFeed { head, list, kept: Vec::new(), taken: Timestamp(0) };
+        let before = known.as_ref().and_then(|known| known.files.iter().find(|(name, _)| *name == file));
+        if let Some(before) = before.and_then(|(_, bytes)| decode::<StoredFeed>(bytes, 2 * LIST_BYTES_MAX).ok()) {
+            stored.keep(&before);
+        }
+        let stored = encode(&stored);
         if held.is_some_and(|held| (claim.era, claim.seq) < held.order()) {
             continue;
         }
         revocations.load(&claim.feed, &stored, &trust, held)?;
         times.push(claim.issued_at);
-        files.push(FileWrite { file: StateFile::Feed(claim.feed), content: stored });
+        files.push(FileWrite { file, content: stored });
     }
     let mut grants = 0;
     for token in bundle.grants.into_iter().take(profile.wallet.grants_max) {
@@ -88,6 +106,9 @@ pub fn accept(
     anchor.generation += 1;
     if known.is_none() {
         anchor.jump_left = jump_left;
+    }
+    if let Some(known) = known.as_ref().filter(|known| known.anchor.boot.is_some()) {
+        bring_up_to_date(&mut anchor, known, &profile.time);
     }
     anchor.floor = anchor.floor.max(floor);
     anchor.powered = anchor.powered.max(anchor.floor);
@@ -110,4 +131,16 @@ pub fn accept(
         certificate: bundle.certificate,
         grants,
     })
+}
+
+/// The clocks as they are now: what is signed now must not be reckoned on from when the anchor was written.
+fn bring_up_to_date(anchor: &mut Anchor, known: &Known<'_>, limits: &TimeLimits) {
+    let clock = TrustedClock::start(limits.clone(), known.anchor, known.boot, known.boottime);
+    anchor.floor = clock.floor();
+    anchor.powered = clock.powered();
+    anchor.powered_lease = clock.lease();
+    anchor.ceiling = clock.ceiling();
+    anchor.boots = clock.boots();
+    anchor.boot = Some(known.boot);
+    anchor.boottime = known.boottime;
 }

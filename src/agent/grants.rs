@@ -26,8 +26,11 @@ const ANSWER_WAIT: Millis = Millis::from_secs(30);
 const DOUBLINGS_MAX: u32 = 7;
 /// The most blocks that the record of a task's end names: those of its newest credentials.
 const CHAIN_MAX: usize = 16;
-/// A successor that was asked for and did not come is asked for again after this long.
-const RENEW_AGAIN: Millis = Millis::from_secs(300);
+/// A successor that was asked for and did not come is asked for again after an eighth of what is left, within these.
+const RENEW_WAIT_MIN: Millis = Millis::from_secs(60);
+const RENEW_WAIT_MAX: Millis = Millis::from_secs(3600);
+/// The fleet dates grants back by less than this.
+const SUCCESSOR_EARLIER: Millis = Millis::from_secs(10);
 
 impl Agent {
     /// The digest over the grants in the wallet, as `hello` names it.
@@ -56,7 +59,7 @@ impl Agent {
             if due.is_empty() {
                 return;
             }
-            self.renew_again = Millis(now.boottime.0 + RENEW_AGAIN.0);
+            self.renew_again = Millis(now.boottime.0 + self.renew_wait().0);
             for old in due.iter().filter(|_| crate::mutant::active(crate::mutant::Mutant::RenewalDropsFirst)) {
                 self.wallet.remove_grant(&old.grant);
                 effects.batch.remove.push(StateFile::Grant(old.grant));
@@ -69,12 +72,21 @@ impl Agent {
         self.grants_asked_at = Some(now.boottime);
     }
 
+    fn renew_wait(&self) -> Millis {
+        let left = self.wallet.grants().map(|(_, grant)| grant.claims.expires.since(self.clock.powered())).min();
+        left.map_or(RENEW_WAIT_MAX, |left| Millis(left.0 / 8).clamp(RENEW_WAIT_MIN, RENEW_WAIT_MAX))
+    }
+
     fn renewals_due(&self, now: Now) -> Vec<Spent> {
         if !self.uplink.is_online() || now.boottime < self.renew_again {
             return Vec::new();
         }
         let powered = self.clock.powered();
-        let spent = |grant: &Grant| grant.chain.first().map_or(0, |block| self.wallet.used(block));
+        // A successor is dated back a little, and one that lies within the time of lost counters would be born spent.
+        if self.clock.floor() <= self.wallet.lost_until() + SUCCESSOR_EARLIER {
+            return Vec::new();
+        }
+        let spent = |grant: &Grant| self.wallet.spent(grant);
         let due = |grant: &Grant| {
             let claims = &grant.claims;
             let old = powered.since(claims.issued).0 >= claims.expires.since(claims.issued).0 / 2;
@@ -182,6 +194,15 @@ impl Agent {
         }
         for task in self.wallet.forget(self.clock.over()) {
             effects.batch.remove.push(StateFile::Task(task));
+        }
+    }
+
+    /// Every task ends: what is known of them is not enough to go on with.
+    pub(super) fn end_all_tasks(&mut self, reason: &str, now: Now, effects: &mut Effects) {
+        let live: Vec<StoredTask> = self.wallet.tasks().filter(|task| !task.finished).cloned().collect();
+        for task in live {
+            let ended = StoredTask { finished: true, token: Vec::new(), ..task };
+            self.end_task(ended, TaskStep::Finished, reason, now, effects);
         }
     }
 

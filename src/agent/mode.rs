@@ -5,7 +5,7 @@
 //! Never: unlocks what something else locked; delays a mode that is stricter.
 //! Read next: `mod.rs`, which records each change.
 //!
-//! What unlocks: a revoked device or fleet, a list without the rule, or the rule's end; a spent dead-man window, an
+//! What unlocks: a revoked device or fleet, the rule's signed end; a spent dead-man window, an
 //! acknowledged round trip; a lost list, that list or a newer one; a policy that cannot be used, or a policy or bundle
 //! older than one that was in force, that one or a newer one; lost anchor slots, an acknowledged round trip or
 //! enrolling again; a full audit, a collector that takes it; a suspected clone or rolled-back storage, enrolling again.

@@ -145,8 +145,8 @@ impl Agent {
     }
 
     fn uses_left(&self, grant: &Grant) -> Option<u64> {
-        let ((_, max), block) = grant.claims.uses.first().zip(grant.chain.first())?;
-        Some(max.saturating_sub(self.wallet.used(block)))
+        let (_, max) = grant.claims.uses.first()?;
+        Some(max.saturating_sub(self.wallet.spent(grant)))
     }
 
     /// How long what ends then is honoured: up to the clock of its class.

@@ -7,6 +7,7 @@
 use super::clock::{Role, RESET_LIFE};
 use super::effects::{Effects, LogEvent};
 use super::request::{ChallengeReply, Problem, ProblemCode, Reply, TimeReply};
+use super::sync::RADIUS_MAX;
 use super::{Agent, Now, Source};
 use crate::ids::Nonce;
 use crate::time::Millis;
@@ -89,12 +90,20 @@ impl Agent {
         if opened.device != self.device {
             return Err(Refused::WrongDevice);
         }
+        if opened.radius_ms > RADIUS_MAX {
+            return Err(Refused::Malformed("a time that is hardly known"));
+        }
         let asked = self.reset_asked(opened.nonce, now).ok_or(Refused::UnknownNonce)?;
         self.reset_nonce = None;
         let (floor, powered) = (self.clock.floor(), self.clock.powered());
         let correction = self.clock.reset(opened.time, opened.radius_ms, asked, now.boottime);
         self.wallet.shorten(correction);
         self.revocations.note_taken(&self.clock);
+        if self.clock.floor() < floor {
+            // While E was ahead, counters and ended tasks were forgotten too early: what is from before is not relied on.
+            self.wallet.lose_counters(self.clock.powered());
+            self.end_all_tasks("the clock was reset", now, effects);
+        }
         let change =
             TrustChange::Reset { floor: (floor, self.clock.floor()), powered: (powered, self.clock.powered()) };
         self.write(Event::Trust(change), Vec::new(), now, effects);

@@ -314,8 +314,13 @@ impl Revocations {
 
     /// E moved: heads whose time it has taken count as that new. A head from further ahead applies, and waits for that.
     pub fn note_taken(&mut self, clock: &TrustedClock) {
-        for feed in self.feeds.values_mut().filter(|feed| clock.has_taken(feed.head.issued_at)) {
-            feed.taken = feed.head.issued_at;
+        for feed in self.feeds.values_mut() {
+            if clock.has_taken(feed.head.issued_at) {
+                feed.taken = feed.head.issued_at;
+            } else if !clock.has_taken(feed.taken) {
+                // E was turned back below it: nobody can say how old it is.
+                feed.taken = Timestamp(0);
+            }
         }
     }
 
@@ -388,6 +393,17 @@ fn left_out(feed: &Feed, list: &List, floor: Timestamp) -> Vec<Rule> {
     let earlier = feed.list.rules().iter().chain(&feed.kept);
     let in_force = earlier.filter(|rule| rule.until >= floor);
     in_force.filter(|rule| held.get(&rule.target).is_none_or(|until| *until < rule.until)).cloned().collect()
+}
+
+impl StoredFeed {
+    /// Rules of the file before that this one leaves out are kept: a revocation is not taken back.
+    pub fn keep(&mut self, before: &Self) {
+        let held: BTreeMap<&Target, Timestamp> =
+            self.list.rules().iter().map(|rule| (&rule.target, rule.until)).collect();
+        let earlier = before.list.rules().iter().chain(&before.kept);
+        let missing = earlier.filter(|rule| held.get(&rule.target).is_none_or(|until| *until < rule.until));
+        self.kept = missing.take(KEPT_MAX).cloned().collect();
+    }
 }
 
 fn check_order(offered: &Position, known: &Position) -> Result<(), Refused> {

@@ -616,6 +616,9 @@ impl Rig {
     pub(crate) fn enrol_again(&mut self, known: &Anchor) {
         let keys = DeviceKeys::from_bytes(&self.keys);
         let (device, fingerprint, nonce) = (&self.device, &self.fingerprint, Nonce([3; 16]));
+        let files: Vec<_> = self.disk.files.iter().map(|(file, bytes)| (file.clone(), bytes.clone())).collect();
+        let (boot, boottime) = (BootId([self.boot; 16]), self.now.boottime);
+        let known = super::enrol::Known { anchor: known, files: &files, boot, boottime };
         let accepted =
             super::enrol::accept(&self.answer, &keys, device, fingerprint, nonce, &self.profile, Some(known));
         self.disk.apply(accepted.unwrap().batch);

@@ -183,6 +183,15 @@ impl Agent {
             self.write(Event::Gap(gap), Vec::new(), now, effects);
         }
         self.trail.drop_empty(&mut effects.batch);
+        match self.standing {
+            Standing::Known => {}
+            Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => {
+                self.end_all_tasks("what was counted is lost", now, effects);
+            }
+        }
+        // A cut may have come between the list and what it orders.
+        self.end_revoked_tasks(now, effects);
+        self.obey_lockdown(now, effects);
         self.settle(now, effects);
         self.anchor_due = true;
         self.anchor_if_due(now, effects);
@@ -248,6 +257,8 @@ fn replay_time(boot: &Boot, anchor: &mut Anchor) -> Timestamp {
             anchor.powered = record.powered;
             anchor.powered_lease = record.powered;
             anchor.ceiling = None;
+            anchor.synced = after - before.since(anchor.synced);
+            anchor.lost_until = after;
             anchor.shift = Millis(anchor.shift.0.saturating_add(before.since(after).0));
         }
         proven = proven.max(record.floor);
@@ -355,6 +366,11 @@ pub(super) fn grant_of(
     }
     if verified.claims.device.as_deref() != Some(device) {
         return Err(Refused::WrongDevice);
+    }
+    let claims = &verified.claims;
+    let boxed = claims.offline_max.is_some() && claims.boots_max.is_some() && claims.task_ttl_max.is_some();
+    if !boxed || claims.uses.is_empty() {
+        return Err(Refused::Malformed("a grant without offline_max, uses_max, boots_max and task_ttl_max"));
     }
     let chain = verified.chain().copied().collect();
     Ok(Grant { token, claims: verified.claims, chain, activation: None })

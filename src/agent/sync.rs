@@ -27,6 +27,8 @@ use crate::wire::revocation::Position;
 use crate::wire::seal::SealingKey;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
+/// A service whose clock may be further off than this tells no time.
+pub(super) const RADIUS_MAX: Millis = Millis::from_secs(3600);
 /// Trust bundles that may wait for the one before them.
 const BUNDLES_AHEAD_MAX: usize = 8;
 
@@ -244,11 +246,13 @@ impl Agent {
         now: Now,
         effects: &mut Effects,
     ) {
+        let before = self.clock.clone();
         if let Err(refused) = self.clock.hear(role, time) {
             let name = format!("time signed by {role:?}");
             self.refuse(Source::Clock, &name, bytes, &refused, now, effects);
         }
-        self.anchor_due = true;
+        // Old time that somebody repeats, and the second that each acknowledgement adds, cost no write.
+        self.anchor_due |= self.clock.differs(&before);
     }
 
     /// Once head and list are here nothing more is waited for: say hello.
@@ -313,7 +317,7 @@ impl Agent {
                 true
             }
             None => {
-                self.hear(Role::Service, ack.time, payload, now, effects);
+                self.hear(Role::Service, ack.time - ack.radius_ms, payload, now, effects);
                 false
             }
         };
@@ -361,6 +365,9 @@ impl Agent {
     }
 
     fn take_time(&mut self, ack: &Ack, sent: Millis, now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        if ack.radius_ms > RADIUS_MAX {
+            return Err(Refused::Malformed("a time that is hardly known"));
+        }
         let before = self.clock.powered();
         let correction = self.clock.round_trip(ack.time, ack.radius_ms, sent, now.boottime)?;
         self.wallet.shorten(correction);
@@ -456,11 +463,17 @@ impl Agent {
         if answer.device != self.device {
             return Err(Refused::WrongDevice);
         }
-        if let Some(want) = self.wants.remove(&answer.nonce) {
-            match answer.open(&want.key)? {
+        if let Some(want) = self.wants.get(&answer.nonce) {
+            // Whoever waits goes on waiting if this is no answer: in the end there is the fallback grant.
+            let reply = answer.open(&want.key)?;
+            if matches!(reply, Reply::Grants(_)) {
+                return Err(Refused::Malformed("grants in the place of a task token"));
+            }
+            let Some(want) = self.wants.remove(&answer.nonce) else { return Ok(()) };
+            match reply {
                 Reply::Task(token) => self.issued(want, token, now, effects),
                 Reply::Refused(text) => self.issuer_refused(want, &text, now, effects),
-                Reply::Grants(_) => return Err(Refused::Malformed("grants in the place of a task token")),
+                Reply::Grants(_) => {}
             }
             return Ok(());
         }

@@ -91,6 +91,19 @@ impl Agent {
     }
 
     fn check_admission(&self, uid: u32, renews: bool) -> Result<(), Denial> {
+        self.check_condition()?;
+        let limits = &self.profile.wallet;
+        let live = || self.wallet.live(self.clock.powered());
+        let full = live().count() + self.wants.len() >= limits.tasks_max;
+        let own = live().filter(|task| task.uid == uid).count() >= limits.tasks_per_uid_max;
+        if !renews && (full || own || self.wallet.tasks().count() >= limits.tasks_max * 4) {
+            return Err(Denial::new(Reason::Throttled, "too many live tasks; finish one, or wait until one ends"));
+        }
+        Ok(())
+    }
+
+    /// Whether this device may hand anything out.
+    fn check_condition(&self) -> Result<(), Denial> {
         if self.mode == Mode::Locked {
             return Err(Denial::new(
                 Reason::Locked,
@@ -99,13 +112,6 @@ impl Agent {
         }
         if self.room() != Room::Allows {
             return Err(Denial::new(Reason::AuditFull, "the audit has no room for another task's records"));
-        }
-        let limits = &self.profile.wallet;
-        let live = || self.wallet.live(self.clock.powered());
-        let full = live().count() + self.wants.len() >= limits.tasks_max;
-        let own = live().filter(|task| task.uid == uid).count() >= limits.tasks_per_uid_max;
-        if !renews && (full || own || self.wallet.tasks().count() >= limits.tasks_max * 4) {
-            return Err(Denial::new(Reason::Throttled, "too many live tasks; finish one, or wait until one ends"));
         }
         Ok(())
     }
@@ -132,7 +138,8 @@ impl Agent {
 
     /// The issuer's token came: it enters the wallet unchanged, the workload gets a child.
     pub(super) fn issued(&mut self, want: Want, token: Vec<u8>, now: Now, effects: &mut Effects) {
-        let reply = match self.take_issued(&want, &token, now, effects) {
+        let taken = self.still_wanted(&want).and_then(|()| self.take_issued(&want, &token, now, effects));
+        let reply = match taken {
             Ok(reply) => reply,
             Err(denial) => {
                 let renews = want.renews.then(|| want.task.clone());
@@ -159,6 +166,11 @@ impl Agent {
         let narrowed = child_of_issued(token, &holder, &self.device, &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("the issuer's token: {refused}")))?;
         let budget = claims.uses.first().map(|(block, max)| (verified.token.blocks[*block].id, *max));
+        // What was used while the issuer was waited for is used of the new one too.
+        let left = self.wallet.task(&want.task).and_then(|old| self.wallet.uses_left(old));
+        if let Some(((block, max), left)) = budget.zip(left) {
+            self.wallet.restore(Budget { block, used: max.saturating_sub(left), until: claims.expires });
+        }
         let fresh = Fresh {
             origin: Origin::Issued,
             grant: claims.grant,
@@ -197,10 +209,20 @@ impl Agent {
         }
     }
 
+    /// While the issuer was waited for, the task may have been finished, the device locked, the audit filled.
+    fn still_wanted(&self, want: &Want) -> Result<(), Denial> {
+        let ended = want.renews && self.wallet.task(&want.task).is_none_or(|task| task.finished);
+        if ended {
+            return Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", want.task)));
+        }
+        self.check_condition()
+    }
+
     /// Narrows the fallback grant that fits; where none does, says why the nearest does not.
     fn narrow_grant(&mut self, want: &Want, now: Now, effects: &mut Effects) -> Reply {
         let renews = want.renews.then(|| want.task.clone());
-        match self.choose_grant(want).and_then(|grant| self.narrow(want, &grant, now, effects)) {
+        let chosen = self.still_wanted(want).and_then(|()| self.choose_grant(want));
+        match chosen.and_then(|grant| self.narrow(want, &grant, now, effects)) {
             Ok(reply) => reply,
             Err(denial) => self.refuse_task(&want.begin, renews, &want.selectors, denial, now, effects),
         }
@@ -361,6 +383,10 @@ impl Agent {
         };
         if live.made.iter().filter(|made| made.ends >= self.clock.over()).count() + 2 > MADE_MAX {
             let detail = "the task was renewed too often; wait until the credentials before have ended";
+            return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
+        }
+        if self.wants.values().any(|want| want.task == live.id) {
+            let detail = "this task is being renewed; wait for that answer";
             return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
         }
         let begin = BeginTask {

@@ -802,3 +802,43 @@ fn what_keeps_the_time_is_small() {
     let full = super::Anchor { floor: Timestamp::MAX, powered: Timestamp::MAX, ..super::Anchor::default() };
     assert!(crate::wire::encode(&full).len() < 1024);
 }
+
+#[test]
+fn a_reset_of_the_clock_refunds_nothing_and_vouches_for_no_list() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], Some(50));
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    let wrong = Timestamp::from_secs(START_S + 6 * 86_400);
+    for (topic, payload) in rig.publish(vec![], wrong) {
+        rig.message(topic, payload);
+    }
+    let file = rig.time_file(wrong, Some(wrong));
+    rig.ask(0, Socket::Admin, Request::ImportTime(file));
+    let Reply::Challenge(challenge) = rig.ask(0, Socket::Admin, Request::Challenge) else { panic!("no nonce") };
+    let truth = Timestamp::from_secs(START_S + 100);
+    let reset = rig.reset_file(challenge.nonce.parse().unwrap(), truth, &rig.root.clone());
+    rig.ask(0, Socket::Admin, Request::ImportTime(reset));
+    for reboot in [Reboot::Process, Reboot::Kernel] {
+        let decision = rig.authorize(&task.token, "read", "modbus/a");
+        assert_eq!(decision.decision, Verdict::Deny, "{decision:?}");
+        let Reply::Status(status) = rig.ask(0, Socket::Admin, Request::Status) else { panic!("no status") };
+        assert_eq!(status.grants[0].uses_left, Some(0), "nobody knows what was used");
+        assert!(status.offline_for_s < 400_000_000, "{}", status.offline_for_s);
+        rig.restart(reboot);
+    }
+}
+
+#[test]
+fn a_task_that_was_finished_while_its_renewal_was_out_stays_finished() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    rig.sync();
+    let evidence = super::request::Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: Some(1), path: None };
+    let request = Request::Renew(task.task_id.clone());
+    rig.input(crate::agent::Input::Request { id: super::request::RequestId(7), evidence, request });
+    rig.ask(0, Socket::Admin, Request::Finish(task.task_id.clone()));
+    rig.pass(5);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+    rig.restart(Reboot::Process);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+}

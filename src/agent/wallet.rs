@@ -260,6 +260,14 @@ impl Wallet {
         self.budgets.get(block).map_or(0, |budget| budget.used)
     }
 
+    /// Uses charged to a grant; all of them where its counter is lost.
+    pub fn spent(&self, grant: &Grant) -> u64 {
+        if grant.claims.issued <= self.lost_until {
+            return u64::MAX;
+        }
+        grant.chain.first().map_or(0, |block| self.used(block))
+    }
+
     /// Uses that a task's newest credential has left, if they are bounded.
     pub fn uses_left(&self, task: &StoredTask) -> Option<u64> {
         let used = task.budget.map_or(0, |block| self.used(&block));
@@ -293,6 +301,12 @@ impl Wallet {
 
     /// Charges every budget what may have been used in records that are lost.
     pub fn overcharge(&mut self, uses: u64) {
+        // What was charged for the first time in what is lost has no counter yet.
+        let grants = self.grants.values().filter(|grant| !grant.claims.uses.is_empty());
+        let grants = grants.filter_map(|grant| Some((*grant.chain.first()?, grant.claims.expires)));
+        let tasks = self.tasks.values().filter_map(|task| Some((task.budget?, task.made.first()?.ends)));
+        let counters: Vec<(BlockId, Timestamp)> = grants.chain(tasks).collect();
+        counters.into_iter().for_each(|(block, until)| self.restore(Budget { block, used: 0, until }));
         for budget in self.budgets.values_mut() {
             budget.used = budget.used.saturating_add(uses);
         }

@@ -14,13 +14,13 @@ use serde::Serialize;
 use super::output::{show, tell};
 use super::{DeviceFlags, Exit, Failure, Globals};
 use crate::agent::effects::{Standing as AnchorStanding, StateFile};
-use crate::agent::enrol::accept;
+use crate::agent::enrol::{accept, Known};
 use crate::agent::Anchor;
 use crate::ids::{DeviceId, Nonce};
-use crate::shell::entropy;
 use crate::shell::files::FileError;
 use crate::shell::keys::{self, DeviceKeyFile};
 use crate::shell::store::{Event, Recovered, Store, StoreError};
+use crate::shell::{clock, entropy};
 use crate::wire::bundle::{Fingerprint, TrustBundle};
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest, BUNDLE_BYTES_MAX};
 use crate::wire::envelope::Signed;
@@ -164,7 +164,12 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
     let opened = Store::open(&config.state_dir, &config.profile.queue);
     let (mut store, recovered) = opened.map_err(|error| store_failure(&error))?;
     let known = recovered.anchor.clone().or_else(|| has_history(&recovered).then(Anchor::lost));
-    let take = |nonce| accept(&answer, &file.keys, &file.device, &fingerprint, nonce, &config.profile, known.as_ref());
+    let boot = clock::boot_id().map_err(|error| Failure::new(Exit::Failure, error, "mount /proc"))?;
+    let boottime = clock::now().boottime;
+    let take = |nonce| {
+        let known = known.as_ref().map(|anchor| Known { anchor, files: &recovered.files, boot, boottime });
+        accept(&answer, &file.keys, &file.device, &fingerprint, nonce, &config.profile, known)
+    };
     // The answer that was taken last may be taken again, or come anew with more grants, while nothing is wrong here: what it
     // holds goes back nowhere. It cures nothing: for that there must be a new request.
     let well = known.as_ref().is_some_and(|anchor| anchor.standing == AnchorStanding::Known);

@@ -28,9 +28,20 @@ pub fn wall() -> Option<Timestamp> {
 /// Time since the kernel started, suspend counted, as CLOCK_BOOTTIME tells it, but by the bare oscillator: who may set the
 /// clock may also slow CLOCK_BOOTTIME by a tenth (adjtimex(2)), and so make every token live longer.
 fn boottime() -> Millis {
-    let awake = read(ClockId::Monotonic);
-    let suspended = read(ClockId::Boottime).saturating_sub(awake);
+    let suspended = suspended();
     Millis(test::shift_boottime(read(ClockId::MonotonicRaw).saturating_add(suspended)).unwrap_or(0))
+}
+
+/// How long this boot was suspended: what CLOCK_BOOTTIME counts and CLOCK_MONOTONIC does not. A process that is stopped
+/// between the two readings would take that for a suspension, so they are taken until nothing lies between them.
+fn suspended() -> u64 {
+    loop {
+        let before = read(ClockId::Monotonic);
+        let boottime = read(ClockId::Boottime);
+        if read(ClockId::Monotonic).saturating_sub(before) <= 1 {
+            return boottime.saturating_sub(before);
+        }
+    }
 }
 
 /// A clock of the kernel in milliseconds, 0 where it shows what cannot be.

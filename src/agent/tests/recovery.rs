@@ -200,7 +200,8 @@ fn a_lost_anchor_stays_lost_over_restarts_and_is_cured_by_a_round_trip() {
     assert_eq!(rig.agent.mode(), Mode::Online);
     rig.restart(Reboot::Process);
     assert_ne!(rig.agent.mode(), Mode::Locked);
-    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::UsesSpent);
+    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::Revoked, "tasks of before have ended");
+    assert_eq!(rig.agent.status().grants[0].uses_left, Some(0), "and nothing is refunded to what they came from");
 }
 
 /// The nonce of the hello that is out.
@@ -338,7 +339,8 @@ fn enrolling_again_after_a_lost_anchor_refunds_nothing() {
     let lost = |event: &Event| matches!(event, Event::Gap(Gap { cause: GapCause::AnchorLost, .. }));
     assert_eq!(rig.disk.records().iter().filter(|record| lost(&record.event)).count(), 1);
     deliver(&mut rig, 300);
-    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::UsesSpent);
+    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::Revoked, "tasks of before have ended");
+    assert_eq!(rig.agent.status().grants[0].uses_left, Some(0), "and nothing is refunded to what they came from");
     assert_eq!(rig.disk.anchor.as_ref().unwrap().standing, Standing::Known);
 }
 

@@ -346,11 +346,10 @@ impl Agent {
         }
         let in_touch = match &self.uplink.link {
             Link::Online { .. } => InTouch::Yes,
-            Link::Connecting { .. }
-            | Link::Down { .. }
-            | Link::Settling { .. }
-            | Link::Greeting { .. }
-            | Link::Lagging { .. } => InTouch::No(self.uplink.describe()),
+            Link::Connecting { .. } | Link::Down { .. } | Link::Settling { .. } | Link::Greeting { .. } => {
+                InTouch::No(self.uplink.describe())
+            }
+            Link::Lagging { .. } => InTouch::CatchingUp(self.uplink.describe()),
         };
         Grounds { locks, stale: self.stale_grounds(), in_touch }
     }

@@ -28,6 +28,8 @@ pub struct Grounds {
 /// Whether the device is in touch with its fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum InTouch {
+    /// Acknowledged, and something newer was named that is on its way: the link is as good as it was.
+    CatchingUp(String),
     /// Acknowledged, but the link came and went too often lately: so much longer it must hold first.
     Held(Millis),
     /// No, and this is why.
@@ -53,7 +55,7 @@ pub fn mode_of(grounds: &Grounds) -> (Mode, Vec<String>) {
         InTouch::Held(_) => {
             (Mode::Offline, vec!["in touch, but the link came and went: it must hold for a while".into()])
         }
-        InTouch::No(why) => (Mode::Offline, vec![why.clone()]),
+        InTouch::CatchingUp(why) | InTouch::No(why) => (Mode::Offline, vec![why.clone()]),
         InTouch::NotYet => (Mode::Offline, vec!["no round trip since the start".into()]),
     }
 }
@@ -85,7 +87,7 @@ impl Damper {
                 self.since = None;
             }
             (InTouch::Yes, Some(since)) if now.0.saturating_sub(since.0) >= CALM.0 => self.losses = 0,
-            (InTouch::Held(_) | InTouch::No(_) | InTouch::NotYet | InTouch::Yes, _) => {}
+            (InTouch::CatchingUp(_) | InTouch::Held(_) | InTouch::No(_) | InTouch::NotYet | InTouch::Yes, _) => {}
         }
         match (in_touch, self.left(now)) {
             (InTouch::Yes, Some(left)) => InTouch::Held(left),
@@ -146,6 +148,15 @@ mod tests {
         assert_eq!(damper.damp(InTouch::Yes, at), InTouch::Yes, "it held");
         at.0 += CALM.0;
         assert_eq!(damper.damp(InTouch::Yes, at), InTouch::Yes);
+        for _ in 0..20 {
+            at.0 += 1000;
+            assert_eq!(damper.damp(InTouch::CatchingUp("head 7".into()), at), InTouch::CatchingUp("head 7".into()));
+            assert_eq!(
+                damper.damp(InTouch::Yes, at),
+                InTouch::Yes,
+                "something newer on its way is no loss of the link"
+            );
+        }
         damper.damp(InTouch::NotYet, at);
         at.0 += 1;
         assert_eq!(damper.damp(InTouch::Yes, at), InTouch::Yes, "after a calm time, at once");

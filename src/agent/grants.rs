@@ -193,6 +193,8 @@ impl Agent {
             self.end_task(StoredTask { token: Vec::new(), ..task }, TaskStep::Ended, "its time is over", now, effects);
         }
         for task in self.wallet.forget(self.clock.over()) {
+            // A power cut must not take E back below what was forgotten under it.
+            self.anchor_due = true;
             effects.batch.remove.push(StateFile::Task(task));
         }
     }

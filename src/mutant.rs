@@ -24,29 +24,31 @@ pub enum Mutant {
     FloorNotPersisted = 7,
     /// The system clock makes decisions more lenient too.
     HintBelieved = 8,
+    /// An allow is given however long its record took. Slept through, it outlives its token.
+    LateAllowGiven = 9,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 9,
+    LeaseNotCharged = 10,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 10,
+    ReleaseOnPuback = 11,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 11,
+    RenewalDropsFirst = 12,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 12,
+    ReplyBeforeCommit = 13,
     /// A start forgets the revocation list.
-    RevocationForgotten = 13,
+    RevocationForgotten = 14,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 14,
+    StalenessByWaitingHead = 15,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 15,
+    TimeJudgedAtFloor = 16,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 16,
+    TwoTimeFacts = 17,
     /// The system clock is believed.
-    WallClockUsed = 17,
+    WallClockUsed = 18,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
         Self::CeilingKeptAfterBoot,
@@ -55,6 +57,7 @@ impl Mutant {
         Self::FeedPositionLowered,
         Self::FloorNotPersisted,
         Self::HintBelieved,
+        Self::LateAllowGiven,
         Self::LeaseNotCharged,
         Self::ReleaseOnPuback,
         Self::RenewalDropsFirst,

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-use hardtack::agent::effects::{Entry, LinkCommand, StateFile, StoredRecord};
+use hardtack::agent::effects::{Answer, Entry, LinkCommand, StateFile, StoredRecord};
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
 use hardtack::ids::GrantId;
 use hardtack::mutant::{active, Mutant};
@@ -294,10 +294,7 @@ impl World<'_> {
         self.tell(&Event::Committed { device: number, steps: count });
         // Callers are answered on what was durable before; only then does this commit count as known.
         let mut outgoing = in_flight.outgoing;
-        let replies = std::mem::take(&mut outgoing.replies);
-        for (id, reply) in replies {
-            self.replied(number, id, reply);
-        }
+        self.answer(number, std::mem::take(&mut outgoing.replies));
         in_flight.contact.into_iter().for_each(|contact| self.contact(number, contact));
         self.note_durable(number, durable);
         self.release(number, outgoing);
@@ -329,11 +326,18 @@ impl World<'_> {
         }
     }
 
-    /// What may leave leaves.
-    fn release(&mut self, number: u32, outgoing: Outgoing) {
-        for (id, reply) in outgoing.replies {
+    /// Callers hear what may be said by now.
+    fn answer(&mut self, number: u32, answers: Vec<Answer>) {
+        let Some((_, now)) = self.devices[number as usize].clocks.read(self.now) else { return };
+        for answer in answers {
+            let (id, reply) = answer.at(now.boottime);
             self.replied(number, id, reply);
         }
+    }
+
+    /// What may leave leaves.
+    fn release(&mut self, number: u32, outgoing: Outgoing) {
+        self.answer(number, outgoing.replies);
         for log in outgoing.logs {
             self.tell(&Event::Logged { device: number, line: format!("{log:?}") });
         }

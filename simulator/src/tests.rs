@@ -82,6 +82,7 @@ mod mutants {
         (Mutant::FeedPositionLowered, "hostile-broker", "I5"),
         (Mutant::FloorNotPersisted, "boot-loop", "I5"),
         (Mutant::HintBelieved, "clock-storm", "I3"),
+        (Mutant::LateAllowGiven, "sleeper", "I3"),
         (Mutant::LeaseNotCharged, "boot-loop", "clock"),
         (Mutant::ReleaseOnPuback, "hostile-broker", "I2"),
         (Mutant::RenewalDropsFirst, "small-box", "I7"),

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use hardtack::agent::effects::ALLOW_WAIT_MAX;
 use hardtack::agent::request::{
-    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, Reply, Request, RequestId, Socket,
-    TaskReply, Verdict,
+    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, ProblemCode, Reply, Request,
+    RequestId, Socket, TaskReply, Verdict,
 };
 use hardtack::agent::Input;
 use hardtack::ids::TaskId;
@@ -287,15 +288,18 @@ impl World<'_> {
         let gone: BTreeMap<u64, Waiting> = gone;
         for waiting in gone.into_values() {
             match waiting.asked {
-                Asked::Decision(Presented { credential: Some(number), .. }) => {
-                    let credential = self.model.get_mut(number);
-                    credential.unheard += 1;
-                    self.checks.authority.unheard(credential);
-                }
+                Asked::Decision(Presented { credential: Some(number), .. }) => self.unheard(number),
                 Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::LastStatus | Asked::Status => {
                 }
             }
         }
+    }
+
+    /// Nobody hears whether a use of it was allowed and charged.
+    fn unheard(&mut self, number: usize) {
+        let credential = self.model.get_mut(number);
+        credential.unheard += 1;
+        self.checks.authority.unheard(credential);
     }
 
     /// In the end: nobody waits for longer than an answer can take.
@@ -309,7 +313,7 @@ impl World<'_> {
 
     /// A reply left the agent.
     pub(crate) fn replied(&mut self, device: u32, id: RequestId, reply: Reply) {
-        let Some(Waiting { asked, .. }) = self.asked.remove(&id.0) else { return };
+        let Some(Waiting { asked, since, .. }) = self.asked.remove(&id.0) else { return };
         match (asked, reply) {
             (Asked::Begin { uid, life, uses }, Reply::Task(reply)) => self.task_begun(device, (uid, life, uses), reply),
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
@@ -322,7 +326,7 @@ impl World<'_> {
             (Asked::LastStatus, Reply::Status(status)) => {
                 self.devices[device as usize].last_status = Some(*status);
             }
-            (asked, Reply::Problem(problem)) => self.refused(device, &asked, &problem),
+            (asked, Reply::Problem(problem)) => self.refused(device, &asked, since, &problem),
             (
                 Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::Status | Asked::LastStatus,
                 Reply::Challenge(_)
@@ -424,10 +428,16 @@ impl World<'_> {
         self.tell(&Event::Decided { device: number, allow, reason: reply.reason.name(), era, index });
     }
 
-    fn refused(&mut self, device: u32, asked: &Asked, problem: &Problem) {
+    fn refused(&mut self, device: u32, asked: &Asked, since: u64, problem: &Problem) {
+        // By the gateway's own clock it was longer than that, give or take its drift.
+        let late = problem.code == ProblemCode::AuditUnavailable && self.now + 10 > since + ALLOW_WAIT_MAX.0;
         match asked {
             Asked::Finish { credential } => {
                 self.model.get_mut(*credential).finish_asked.get_or_insert(self.now);
+            }
+            // Allowed, charged and recorded, and then slept over: it says nothing of who may what now.
+            Asked::Decision(Presented { credential, .. }) if late => {
+                credential.iter().for_each(|number| self.unheard(*number));
             }
             Asked::Decision(presented) => {
                 let moment = self.moment(device);

@@ -43,7 +43,7 @@ impl Agent {
             Request::Tasks => Reply::Tasks(self.list_tasks(evidence)),
             Request::Whoami => Reply::Whoami(self.whoami(evidence)),
         };
-        effects.outgoing.replies.push((id, reply));
+        effects.outgoing.reply(id, reply, now.boottime);
     }
 
     pub(super) fn room(&self) -> Room {

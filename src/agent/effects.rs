@@ -1,13 +1,13 @@
 //! What the agent wants done: first written, then sent.
 //!
-//! Owns: [`Effects`], whose replies can only be had by writing its [`Batch`] (I1 in a type), the order of what is
-//! written, and the [`Anchor`].
+//! Owns: [`Effects`], whose replies can only be had by writing its [`Batch`] (I1 in a type) and by saying what time it is
+//! by then (I3), the order of what is written, and the [`Anchor`].
 //! Never: writes or sends.
 //! Read next: `mod.rs`, which fills it.
 
 use serde::{Deserialize, Serialize};
 
-use super::request::{Mode, Reply, RequestId};
+use super::request::{Mode, Problem, ProblemCode, Reply, RequestId, Verdict};
 use super::salvage::Hole;
 use crate::ids::{BlockId, BootId, EraId, FeedId, GrantId, Hash, TaskId};
 use crate::time::{Millis, Timestamp};
@@ -273,7 +273,7 @@ pub enum Standing {
 #[derive(Debug, Default)]
 pub struct Outgoing {
     /// Replies to callers.
-    pub replies: Vec<(RequestId, Reply)>,
+    pub replies: Vec<Answer>,
     /// Commands to the link.
     pub link: Vec<LinkCommand>,
     /// Segments to load for sending. Each comes back as an input.
@@ -284,7 +284,43 @@ pub struct Outgoing {
     pub logs: Vec<LogEvent>,
 }
 
+/// An allow that waited for its record for longer is not given: it was judged by a time that is past. A device that was
+/// suspended, or a disk that hung, between the two would stretch the life of a token by as much.
+pub const ALLOW_WAIT_MAX: Millis = Millis(2000);
+
+/// A reply, which can only be had by saying what time it is.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    id: RequestId,
+    reply: Reply,
+    /// CLOCK_BOOTTIME at which it was made.
+    made: Millis,
+}
+
+impl Answer {
+    /// The reply to a request, as it may be given at `now` by CLOCK_BOOTTIME. The record of an allow that came too late
+    /// stands, and so does the use that it took: who asks again is judged again.
+    pub fn at(self, now: Millis) -> (RequestId, Reply) {
+        let waited = now.0.saturating_sub(self.made.0);
+        let allows = matches!(&self.reply, Reply::Decision(decision) if decision.decision == Verdict::Allow);
+        let late = waited > ALLOW_WAIT_MAX.0 && !crate::mutant::active(crate::mutant::Mutant::LateAllowGiven);
+        let reply = if allows && late {
+            let detail = format!(
+                "it took {waited} ms until the decision was recorded, and what was true then may be no more: ask again"
+            );
+            Reply::Problem(Problem::new(ProblemCode::AuditUnavailable, detail))
+        } else {
+            self.reply
+        };
+        (self.id, reply)
+    }
+}
+
 impl Outgoing {
+    pub(super) fn reply(&mut self, id: RequestId, reply: Reply, made: Millis) {
+        self.replies.push(Answer { id, reply, made });
+    }
+
     /// Whether nothing is to be sent.
     pub fn is_empty(&self) -> bool {
         let loads = self.loads.is_empty() && self.holes.is_empty();
@@ -391,4 +427,40 @@ pub enum LogEvent {
         /// What was found.
         detail: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::request::DecisionReply;
+    use crate::agent::rig::{right, Rig};
+
+    #[test]
+    fn an_allow_that_its_record_kept_waiting_is_not_given() {
+        let mut rig = Rig::new();
+        let task = rig.begin(vec![right("modbus/*", "read")], None);
+        let allow = rig.authorize(&task.token, "read", "modbus/pump1/speed");
+        let deny = rig.authorize("nonsense", "read", "modbus/pump1/speed");
+        assert_eq!((allow.decision, deny.decision), (Verdict::Allow, Verdict::Deny));
+        let made = Millis(70_000);
+        let given = |reply: &DecisionReply, waited: u64| {
+            let answer = Answer { id: RequestId(3), reply: Reply::Decision(reply.clone()), made };
+            let (id, reply) = answer.at(Millis(made.0 + waited));
+            assert_eq!(id, RequestId(3));
+            match reply {
+                Reply::Decision(_) => true,
+                Reply::Problem(problem) => problem.code != ProblemCode::AuditUnavailable,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (reply, waited, due) in [
+            (&allow, 0, true),
+            (&allow, 2000, true),
+            (&allow, 2001, false),
+            (&allow, 400_000, false),
+            (&deny, 400_000, true),
+        ] {
+            assert_eq!(given(reply, waited), due, "{:?} after {waited} ms", reply.decision);
+        }
+    }
 }

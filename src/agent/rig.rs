@@ -291,7 +291,8 @@ impl Rig {
             })
             .unwrap();
         self.sent.append(&mut outgoing.link);
-        self.replies.append(&mut outgoing.replies);
+        let now = self.now.boottime;
+        self.replies.extend(std::mem::take(&mut outgoing.replies).into_iter().map(|answer| answer.at(now)));
         for (era, segment) in std::mem::take(&mut outgoing.loads) {
             let upload = self.disk.upload(era, segment);
             self.input(Input::Segment { era, segment, upload });

@@ -146,7 +146,7 @@ impl Agent {
                 self.refuse_task(&want.begin, renews, &want.selectors, denial, now, effects)
             }
         };
-        effects.outgoing.replies.push((want.id, reply));
+        effects.outgoing.reply(want.id, reply, now.boottime);
     }
 
     fn take_issued(&mut self, want: &Want, token: &[u8], now: Now, effects: &mut Effects) -> Result<Reply, Denial> {
@@ -189,7 +189,7 @@ impl Agent {
         let renews = want.renews.then(|| want.task.clone());
         self.record_task(renews, &want.begin, TaskStep::Refused, &want.selectors, None, &detail, now, effects);
         let problem = Problem::new(ProblemCode::IssuerRefused, detail);
-        effects.outgoing.replies.push((want.id, Reply::Problem(problem)));
+        effects.outgoing.reply(want.id, Reply::Problem(problem), now.boottime);
     }
 
     /// Who waited long enough gets what the fallback grant gives.
@@ -204,7 +204,7 @@ impl Agent {
         for nonce in due {
             if let Some(want) = self.wants.remove(&nonce) {
                 let reply = self.narrow_grant(&want, now, effects);
-                effects.outgoing.replies.push((want.id, reply));
+                effects.outgoing.reply(want.id, reply, now.boottime);
             }
         }
     }

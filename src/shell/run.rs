@@ -367,7 +367,8 @@ impl Session {
     /// # Errors
     /// When a segment cannot be read back: the store is not to be trusted with the next commit either.
     fn send(&mut self, outgoing: Outgoing) -> Result<(), StoreError> {
-        for (id, reply) in outgoing.replies {
+        for answer in outgoing.replies {
+            let (id, reply) = answer.at(clock::now().boottime);
             if let Some(caller) = self.callers.remove(&id) {
                 // A caller that left does not hear the answer; the record stands.
                 let _ = caller.send(reply);

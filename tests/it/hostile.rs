@@ -227,7 +227,8 @@ impl Device {
             }
             Ok::<(), ()>(())
         });
-        outgoing.unwrap().replies.into_iter().map(|(_, reply)| reply).collect()
+        let now = self.now.boottime;
+        outgoing.unwrap().replies.into_iter().map(|answer| answer.at(now).1).collect()
     }
 
     fn status(&mut self) -> StatusReply {

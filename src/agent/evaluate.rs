@@ -24,10 +24,11 @@ impl Judge<'_> {
         verified: &Verified,
         so_far: &Judgement,
     ) -> Result<(), Denial> {
-        let facts = self.ambient(question, so_far);
+        let asked = |name: &str| self.policy.asks.contains(name) || verified.token.asks.contains(name);
+        let facts = self.ambient(question, so_far, asked);
         // A class without an upper point was refused before.
         let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
-        for point in self.points(verified, upper, self.policy.asks_time)? {
+        for point in self.points(verified, upper, self.policy.asks.contains("time"))? {
             match self.run(&facts, point, verified) {
                 // The machine may have been busy: once more, then it has its own reason.
                 Err(TokenError::RunLimit(RunLimit::Timeout)) => {
@@ -58,34 +59,35 @@ impl Judge<'_> {
         builder.build(&verified.biscuit)?.authorize()
     }
 
-    /// What the agent adds, each name at most once but `workload` and `enforcer`.
-    fn ambient(&self, question: &Question<'_>, so_far: &Judgement) -> Vec<Fact> {
-        let text = |text: &str| Term::Str(text.to_owned());
-        let count = |number: u64| Term::Integer(i64::try_from(number).unwrap_or(i64::MAX));
-        let mut facts = vec![
-            fact("time_class", text(so_far.time_class.name())),
-            fact("mode", text(self.mode.name())),
-            fact("offline_for", count(self.clock.offline_for().secs_ceil())),
-            fact("staleness", count(so_far.staleness.secs_ceil())),
-            fact("freshness", text(so_far.freshness.name())),
-            fact("device", text(self.device.as_str())),
-            fact("profile", text(&self.profile.name)),
-            fact("operation", text(question.operation)),
-            fact("resource", text(question.resource)),
-            fact("boots", count(u64::from(self.clock.boots()))),
+    /// What the agent adds, each name at most once but `workload` and `enforcer`. What neither policy nor token ask about
+    /// can change no outcome and costs time in every run: it is left out.
+    fn ambient(&self, question: &Question<'_>, so_far: &Judgement, asked: impl Fn(&str) -> bool) -> Vec<Fact> {
+        let text = |name: &str, text: &str| asked(name).then(|| fact(name, Term::Str(text.to_owned())));
+        let count = |name: &str, number: u64| {
+            asked(name).then(|| fact(name, Term::Integer(i64::try_from(number).unwrap_or(i64::MAX))))
+        };
+        let task = so_far.task.as_ref();
+        // An issued token carries its own rights; only a grant's rights hang on the class.
+        let narrowed = task.filter(|task| task.origin == super::request::Origin::Fallback);
+        let once = [
+            text("time_class", so_far.time_class.name()),
+            text("mode", self.mode.name()),
+            count("offline_for", self.clock.offline_for().secs_ceil()),
+            count("staleness", so_far.staleness.secs_ceil()),
+            text("freshness", so_far.freshness.name()),
+            text("device", self.device.as_str()),
+            text("profile", &self.profile.name),
+            text("operation", question.operation),
+            text("resource", question.resource),
+            count("boots", u64::from(self.clock.boots())),
+            question.destination.and_then(|destination| text("destination", destination)),
+            question.risk.and_then(|level| text("risk", level.class.as_str())),
+            task.and_then(|task| text("task", task.id.as_str())),
+            narrowed.and_then(|task| text("task_class", task.class.as_str())),
         ];
-        facts.extend(question.destination.map(|destination| fact("destination", text(destination))));
-        facts.extend(question.risk.map(|level| fact("risk", text(level.class.as_str()))));
-        facts.extend(so_far.workload.iter().map(|selector| fact("workload", text(selector))));
-        facts.extend(question.enforcer.into_iter().flatten().map(|selector| fact("enforcer", text(selector))));
-        if let Some(task) = &so_far.task {
-            facts.push(fact("task", text(task.id.as_str())));
-            // An issued token carries its own rights; only a grant's rights hang on the class.
-            if task.origin == super::request::Origin::Fallback {
-                facts.push(fact("task_class", text(task.class.as_str())));
-            }
-        }
-        facts
+        let workloads = so_far.workload.iter().map(|selector| text("workload", selector));
+        let enforcers = question.enforcer.into_iter().flatten().map(|selector| text("enforcer", selector));
+        once.into_iter().chain(workloads).chain(enforcers).flatten().collect()
     }
 
     /// What a failed evaluation means.

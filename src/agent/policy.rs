@@ -5,6 +5,8 @@
 //! Never: decides a request; parses at request time.
 //! Read next: `decide.rs`.
 
+use std::collections::BTreeSet;
+
 use biscuit_auth::builder::{AuthorizerBuilder, BiscuitBuilder, Check, CheckKind};
 use biscuit_auth::datalog::SymbolTable;
 use biscuit_auth::parser::{parse_source, SourceResult};
@@ -22,9 +24,9 @@ pub struct Policy {
     pub document: PolicyDocument,
     /// Facts of no request, policies and rules of this one.
     pub authorizer: AuthorizerBuilder,
-    /// Whether it asks about the time. Then the outcome may change at dates that stand in no token.
-    pub asks_time: bool,
-    /// Those dates, in seconds, sorted.
+    /// Names of the facts that it asks about.
+    pub asks: BTreeSet<String>,
+    /// Its dates, in seconds, sorted. If it asks about the time, the outcome may change there.
     pub dates: Vec<u64>,
 }
 
@@ -47,10 +49,10 @@ impl Policy {
         if !source.scopes.is_empty() || queries().any(|query| !query.scopes.is_empty()) {
             return Err(Refused::Malformed("a policy may not use `trusting`"));
         }
-        let asks_time = queries().any(|query| query.body.iter().any(|predicate| predicate.name == "time"));
+        let asks = queries().flat_map(|query| &query.body).map(|predicate| predicate.name.clone()).collect();
         let authorizer = AuthorizerBuilder::new().code(&document.datalog).map_err(malformed)?;
         let dates = dates(&source)?;
-        Ok(Self { document, authorizer, asks_time, dates })
+        Ok(Self { document, authorizer, asks, dates })
     }
 }
 
@@ -123,7 +125,8 @@ mod tests {
     fn its_dates_are_known() {
         let datalog = "deny if time($t), $t >= 1970-01-01T00:00:10Z, $t < 1970-01-01T00:00:20Z; allow if true;".into();
         let policy = Policy::parse(PolicyDocument { datalog, ..PolicyDocument::built_in(Timestamp(0)) }).unwrap();
-        assert_eq!((policy.asks_time, policy.dates), (true, vec![10, 20]));
+        assert!(policy.asks.contains("time"));
+        assert_eq!(policy.dates, [10, 20]);
     }
 
     #[track_caller]

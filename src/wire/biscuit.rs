@@ -9,7 +9,7 @@
 //! The library's run limits do not bound the work of a single rule, so a holder could burn seconds with a token of one
 //! kilobyte. The bounds here are on what evaluation would have to do. Format: Biscuit specification, version 3.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use biscuit_auth::format::schema;
 use prost::Message;
@@ -82,6 +82,8 @@ pub struct Token {
     pub sealed: bool,
     /// Every date that stands anywhere in it, in seconds, sorted: where the outcome of a check on time can change.
     pub dates: Vec<u64>,
+    /// Names of the facts that its rules and checks ask about.
+    pub asks: BTreeSet<String>,
 }
 
 /// One block.
@@ -193,12 +195,13 @@ pub fn decode(bytes: &[u8], limits: &VerifyLimits) -> Result<Token, Defect> {
     reader.weigh(limits)?;
     reader.dates.sort_unstable();
     reader.dates.dedup();
+    let asks = reader.queries.into_iter().flat_map(|query| query.body).collect();
     let sealed = match container.proof.content {
         Some(schema::proof::Content::FinalSignature(_)) => true,
         Some(schema::proof::Content::NextSecret(_)) => false,
         None => return Err(Defect::Malformed("no proof at the token's end")),
     };
-    Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates: reader.dates })
+    Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates: reader.dates, asks })
 }
 
 fn is_ed25519(block: &schema::SignedBlock) -> bool {

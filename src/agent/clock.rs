@@ -70,6 +70,8 @@ pub struct TrustedClock {
     last: Option<(Role, Timestamp)>,
     /// What the system clock shows.
     hint: Option<Timestamp>,
+    /// By how much the last round trip of this start proved E to be ahead.
+    ahead: Option<Millis>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -135,6 +137,7 @@ impl TrustedClock {
             waiting: None,
             last: None,
             hint: None,
+            ahead: None,
             limits,
         };
         if anchor.boot == Some(boot) && now >= anchor.boottime {
@@ -363,7 +366,8 @@ impl TrustedClock {
         self.advance(now);
         self.hear(Role::Service, time - radius)?;
         let trip = Millis(now.0.saturating_sub(sent.0)).stretched(self.limits.drift_ppm.saturating_mul(2));
-        let ceiling = (time + radius + trip + Millis(self.limits.issuer_error_ms)).max(self.floor);
+        let ceiling = time + radius + trip + Millis(self.limits.issuer_error_ms);
+        self.ahead = Some(self.floor.since(ceiling)).filter(|ahead| *ahead > Millis(0));
         let ceiling = self.ceiling.map_or(ceiling, |known| known.min(ceiling)).max(self.floor);
         self.ceiling = Some(ceiling);
         // Down where boots had cost more than they should, up where the device was off for longer than it could know.
@@ -389,10 +393,17 @@ impl TrustedClock {
         self.rebase();
         self.synced = ceiling - offline;
         self.waiting = None;
+        self.ahead = None;
         self.last = Some((Role::Root, time));
         self.restore_allowance();
         self.renew_lease();
         before.since(self.powered)
+    }
+
+    /// By how much E is ahead of what the fleet says it is, as the last round trip of this start proved. E does not go back
+    /// for that: only a reset by the root keys takes it back.
+    pub fn ahead(&self) -> Option<Millis> {
+        self.ahead
     }
 
     /// A jump that waits for a second role: who signed it, and up to when E would go.
@@ -473,6 +484,19 @@ mod tests {
         assert_eq!(clock.powered(), ceiling);
         assert!(ceiling >= Timestamp::from_secs(1_050_001) && ceiling < Timestamp::from_secs(1_050_005));
         assert!(clock.floor() >= Timestamp::from_secs(1_049_997) && clock.floor() <= ceiling);
+    }
+
+    #[test]
+    fn a_floor_that_is_proven_ahead_is_told_and_stays_until_a_reset() {
+        let mut clock = start(&anchor(1, 0, 2_000_000, 2_000_000), 1, 0);
+        clock.round_trip(Timestamp::from_secs(1_000_000), Millis(0), Millis(0), Millis(10)).unwrap();
+        assert!(clock.ahead().unwrap().secs() > 999_990);
+        assert_eq!((clock.floor(), clock.ceiling()), (clock.powered(), Some(clock.floor())));
+        assert!(clock.floor() >= Timestamp::from_secs(2_000_000));
+        clock.reset(Timestamp::from_secs(1_000_000), Millis(0), Millis(10), Millis(20));
+        assert_eq!(clock.ahead(), None);
+        clock.round_trip(Timestamp::from_secs(1_000_000), Millis(0), Millis(20), Millis(30)).unwrap();
+        assert_eq!(clock.ahead(), None);
     }
 
     #[test]

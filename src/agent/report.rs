@@ -124,6 +124,7 @@ impl Agent {
         ClockStatus {
             floor_s: clock.floor().secs_floor(),
             powered_ahead_s: clock.powered().since(clock.floor()).secs(),
+            floor_ahead_s: clock.ahead().map(Millis::secs_ceil),
             width_s: clock.ceiling().map(|ceiling| ceiling.since(clock.floor()).secs_ceil()),
             drift_ppm: clock.drift_ppm(),
             source: clock.last().map(signed),

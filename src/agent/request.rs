@@ -508,6 +508,8 @@ pub struct ClockStatus {
     pub floor_s: u64,
     /// By how much P is ahead of E, in seconds.
     pub powered_ahead_s: u64,
+    /// By how much the last round trip since the start proved E to be ahead, in seconds; none if it was not.
+    pub floor_ahead_s: Option<u64>,
     /// From E to L, in seconds: true time lies in between. None while L is infinite.
     pub width_s: Option<u64>,
     /// The most that the oscillator is off, in parts per million.

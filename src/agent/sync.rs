@@ -369,8 +369,13 @@ impl Agent {
             return Err(Refused::Malformed("a time that is hardly known"));
         }
         let before = self.clock.powered();
+        let known = self.clock.ahead().is_some();
         let correction = self.clock.round_trip(ack.time, ack.radius_ms, sent, now.boottime)?;
         self.wallet.shorten(correction);
+        if let Some(ahead) = self.clock.ahead().filter(|_| !known) {
+            let refused = Refused::FloorAhead { ahead_s: ahead.secs_ceil() };
+            self.refuse(Source::Clock, "the time floor", &[], &refused, now, effects);
+        }
         // Tiny corrections come with each round trip and tell nobody anything.
         if correction >= Millis::from_secs(10) {
             let after = self.clock.powered();

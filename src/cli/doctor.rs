@@ -141,7 +141,8 @@ fn unlock(reasons: &[String]) -> &'static str {
 
 fn clock(status: &StatusReply) -> Vec<Finding> {
     let clock = &status.clock;
-    vec![bounds(status), source(clock), hint(clock)].into_iter().chain(clock.waiting.as_ref().map(waiting)).collect()
+    let more = clock.floor_ahead_s.map(ahead).into_iter().chain(clock.waiting.as_ref().map(waiting));
+    vec![bounds(status), source(clock), hint(clock)].into_iter().chain(more).collect()
 }
 
 /// The three numbers, and what would make them better.
@@ -197,6 +198,17 @@ fn hint(clock: &ClockStatus) -> Finding {
             Finding::new("clock", Weight::Fine, format!("{says}, which is possible; it only makes decisions stricter"))
         }
     }
+}
+
+fn ahead(seconds: u64) -> Finding {
+    let says = format!(
+        "the fleet's answer proves E to be {} ahead: somebody signed a time that was not yet, and tokens end early here",
+        age(seconds)
+    );
+    Finding::new("clock", Weight::Problem, says).advise(
+        "only the root keys can take it back: `hardtack agent time challenge` here, `hardtack fleet time reset` where they are, \
+         `hardtack agent time import` here; and find out whose key signed it",
+    )
 }
 
 fn waiting(waiting: &SignedTime) -> Finding {

@@ -127,6 +127,7 @@ pub(crate) mod tests {
             clock: ClockStatus {
                 floor_s: 1_772_323_200,
                 powered_ahead_s: 60,
+                floor_ahead_s: None,
                 width_s: Some(3),
                 drift_ppm: 100,
                 source: signed(),

@@ -86,6 +86,12 @@ pub enum Refused {
     /// The system clock shows a time before the floor.
     #[error("the system clock is behind what is proven to be past; it is not believed")]
     ClockBehind,
+    /// A round trip proves that E is later than it can be.
+    #[error("the fleet's answer proves the time floor to be {ahead_s} s ahead; have the root keys sign a time reset")]
+    FloorAhead {
+        /// By how much, in seconds.
+        ahead_s: u64,
+    },
     /// A signed time that cannot be true.
     #[error("signed time lies past the proven ceiling")]
     PostDated,
@@ -113,6 +119,7 @@ impl Refused {
             Self::DigestMismatch => "digest_mismatch",
             Self::UnknownNonce => "unknown_nonce",
             Self::ClockBehind => "clock_behind",
+            Self::FloorAhead { .. } => "floor_ahead",
             Self::PostDated => "post_dated",
             Self::CannotOpen => "cannot_open",
             Self::WrongTopic => "wrong_topic",

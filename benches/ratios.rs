@@ -411,7 +411,7 @@ mod hardtack_bench {
         let kib = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-        kib.map(|kib| kib / 1000.0).ok_or_else(|| "no VmRSS".into())
+        kib.map(|kib| kib * 1.024 / 1000.0).ok_or_else(|| "no VmRSS".into())
     }
 
     fn stop(mut child: Child) {

@@ -240,13 +240,12 @@ impl Reader {
     fn block(&mut self, index: usize, envelope: &schema::SignedBlock, raw: &schema::Block) -> Result<Block, Defect> {
         let third_party = envelope.external_signature.is_some();
         // A third party does not see the symbols of the token that its block goes to, and lends it none.
-        let symbols = if third_party {
-            raw.symbols.clone()
-        } else {
-            self.symbols.extend_from_slice(&raw.symbols);
-            self.symbols.clone()
-        };
-        let names = Symbols(&symbols);
+        // Taken out while it is read, since everything else here is written to.
+        let mut common = std::mem::take(&mut self.symbols);
+        if !third_party {
+            common.extend_from_slice(&raw.symbols);
+        }
+        let names = Symbols(if third_party { &raw.symbols } else { &common });
         let mut facts = Vec::with_capacity(raw.facts.len());
         for fact in &raw.facts {
             let predicate = names.predicate(&fact.predicate, &mut self.dates, &mut self.collection_max)?;
@@ -273,6 +272,7 @@ impl Reader {
             checks.push(self.check(index, check, &names)?);
         }
         self.check_count += raw.checks.len();
+        self.symbols = common;
         Ok(Block { id: BlockId::of_signature(&envelope.signature), facts, rule_heads, checks, third_party })
     }
 

@@ -23,11 +23,12 @@ use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
+use hardtack::wire::seal::Sealed;
 use hardtack::wire::time::{TimeFile, TimeReset, TimeStatement};
 use hardtack::wire::token::{canonical, from_text, Held, Reach};
-use hardtack::wire::{decode, MESSAGE_BYTES_MAX};
+use hardtack::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
-use crate::samples::{right, World, ISSUED, NOW};
+use crate::samples::{right, rng, World, ISSUED, NOW};
 
 /// Everything that takes bytes takes these. What comes out does not matter; that something does, does.
 pub(crate) fn bytes(world: &World, bytes: &[u8]) {
@@ -70,6 +71,41 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     text(world, &String::from_utf8_lossy(bytes));
 }
 
+/// Anybody can seal to a device whatever he likes. What opens these bytes afterwards says what is wrong with them, or
+/// gives what would be sealed again.
+pub(crate) fn sealed(world: &World, plaintext: &[u8]) {
+    let (request, key) = world.request();
+    let seal = |recipient, purpose, context: &[u8]| {
+        Sealed::seal(plaintext, recipient, purpose, context, &mut rng(6)).expect("a usable key")
+    };
+    let sealed = seal(&request.reply_to, "hardtack/answer/v1", &request.nonce.0);
+    let answer = Answer { device: world.device.clone(), nonce: request.nonce, sealed };
+    match answer.open(&key) {
+        Ok(reply) => {
+            let again = Answer::seal(&request, &reply, &mut rng(6)).expect("a usable key");
+            assert_eq!(again.open(&key), Ok(reply));
+        }
+        Err(refused) => assert!(matches!(refused, Refused::Malformed(_) | Refused::TooLarge { .. }), "{refused}"),
+    }
+    let sealed = seal(&world.keys.public().sealing, "hardtack/enrol/v1", world.fleet.as_str().as_bytes());
+    let answer = EnrolAnswer { fleet: world.fleet.clone(), sealed };
+    let nonce = world.enrol_bundle().nonce;
+    match answer.open(&world.keys, &world.trust.fingerprint(), nonce) {
+        Ok(opened) => assert_eq!(opened, (world.enrol_bundle(), world.trust.clone())),
+        Err(refused) => assert_ne!(refused, Refused::CannotOpen),
+    }
+}
+
+/// One valid example of everything that is sealed.
+pub(crate) fn plaintexts(world: &World) -> Vec<Vec<u8>> {
+    vec![
+        encode(&Reply::Task(world.task())),
+        encode(&Reply::Grants(vec![world.grant(), world.grant()])),
+        encode(&Reply::Refused("no grant covers it".into())),
+        world.sign(&world.enrol_bundle()).to_bytes(),
+    ]
+}
+
 pub(crate) fn text(world: &World, text: &str) {
     let _ = (text.parse::<DeviceId>(), text.parse::<FleetId>(), text.parse::<FeedId>(), text.parse::<TaskId>());
     let _ = (text.parse::<TaskClass>(), text.parse::<RiskClass>(), text.parse::<Nonce>(), text.parse::<BootId>());
@@ -108,7 +144,7 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         world.enrol_answer().to_bytes(),
         world.sign(&world.enrol_bundle()).to_bytes(),
         TimeFile::Reset(world.sign(&time_reset(world))).to_bytes(),
-        hardtack::wire::encode(&chunk),
+        encode(&chunk),
         world.list().to_bytes(),
         world.grant(),
         world.task(),

@@ -18,10 +18,11 @@ use hardtack::wire::audit::Upload;
 use hardtack::wire::biscuit;
 use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
-use hardtack::wire::link::Topic;
+use hardtack::wire::link::{Answer, Topic};
 use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
 use hardtack::wire::revocation::List;
 use hardtack::wire::token::{from_text, to_text};
+use hardtack::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rand_chacha::ChaCha20Rng;
@@ -128,6 +129,18 @@ proptest! {
     }
 
     #[test]
+    fn whatever_was_sealed_is_taken_or_refused_in_peace(
+        which in any::<Index>(),
+        edits in edits(),
+        random in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let world = World::new();
+        let examples = hostile::plaintexts(&world);
+        hostile::sealed(&world, &apply(&examples[which.index(examples.len())], &edits));
+        hostile::sealed(&world, &random);
+    }
+
+    #[test]
     fn changed_text_is_taken_or_refused_in_peace(which in any::<Index>(), edits in edits()) {
         let changed = apply(which.get(texts().as_slice()).as_bytes(), &edits);
         hostile::text(&World::new(), &String::from_utf8_lossy(&changed));
@@ -192,6 +205,19 @@ proptest! {
         if let Ok(request) = Signed::from_bytes(&apply(&world.enrol_request().sign(&world.keys).to_bytes(), &edits)) {
             if let Ok(opened) = EnrolRequest::open(&request) {
                 prop_assert_eq!(opened, world.enrol_request());
+            }
+        }
+    }
+
+    /// As above, without the signature that a changed answer breaks first.
+    #[test]
+    fn no_changed_ciphertext_opens_as_another(edits in edits()) {
+        let world = World::new();
+        let (answer, key) = (world.answer(), world.request().1);
+        if let Ok(changed) = decode::<Answer>(&apply(&encode(&answer), &edits), MESSAGE_BYTES_MAX) {
+            match changed.open(&key) {
+                Ok(reply) => prop_assert_eq!(Ok(reply), answer.open(&key)),
+                Err(refused) => prop_assert_eq!(refused, Refused::CannotOpen),
             }
         }
     }
@@ -350,6 +376,11 @@ fn nothing_that_is_cut_short_is_taken() {
     for example in hostile::examples(&world) {
         for len in 0..example.len() {
             hostile::bytes(&world, &example[..len]);
+        }
+    }
+    for plaintext in hostile::plaintexts(&world) {
+        for len in 0..plaintext.len() {
+            hostile::sealed(&world, &plaintext[..len]);
         }
     }
     for token in [world.grant(), world.task()] {

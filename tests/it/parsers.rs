@@ -31,6 +31,8 @@ use rand_core::SeedableRng;
 use crate::hostile::{self, Pace};
 use crate::samples::{World, ISSUED};
 
+mod ledger;
+
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }

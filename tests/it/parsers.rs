@@ -8,7 +8,7 @@ use std::{array, io};
 
 use hardtack::agent::request::Authorize;
 use hardtack::config::{Config, Flags, Sources, User};
-use hardtack::ids::{BlockId, FleetId, Nonce};
+use hardtack::ids::{BlockId, DeviceId, FleetId, Nonce};
 use hardtack::profile::{Profile, SHIPPED};
 use hardtack::shell::broker::dynsec::complaints;
 use hardtack::shell::fleet_dir::{FleetDir, FleetToml};
@@ -16,7 +16,8 @@ use hardtack::shell::keys::DeviceKeyFile;
 use hardtack::shell::mqtt::BrokerUrl;
 use hardtack::wire::audit::Upload;
 use hardtack::wire::biscuit;
-use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest};
+use hardtack::wire::bundle::Fingerprint;
+use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Answer, Topic};
 use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
@@ -31,6 +32,7 @@ use rand_core::SeedableRng;
 use crate::hostile::{self, Pace};
 use crate::samples::{World, ISSUED};
 
+mod cli;
 mod ledger;
 
 fn cases(cases: u32) -> ProptestConfig {
@@ -111,7 +113,26 @@ proptest! {
     #[test]
     fn random_text_is_refused_in_peace(text in "\\PC{0,200}") {
         hostile::text(&World::new(), &text);
-        let _ = text.parse::<BrokerUrl>();
+        hostile::both_ways::<BrokerUrl>(&text);
+    }
+
+    #[test]
+    fn names_numbers_and_codes_go_both_ways(
+        name in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,60}",
+        digits in "[0-9a-fA-F]{16}|[0-9a-fA-F]{32}|[0-9a-fA-F]{64}",
+        code in "([a-zA-Z2-7]{4}[ -]?){4}|([a-zA-Z2-7]{4}[ -]?){8}",
+        url in "mqtts?://([a-z0-9._-]{1,12}|\\[([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}\\])(:[0-9]{1,6})?",
+    ) {
+        for text in [&name, &digits, &code, &url] {
+            hostile::text(&World::new(), text);
+        }
+        hostile::both_ways::<BrokerUrl>(&url);
+        prop_assert_eq!(name.parse::<DeviceId>().is_ok(), name.len() <= 48);
+        prop_assert_eq!(digits.parse::<Nonce>().is_ok(), digits.len() == 32);
+        prop_assert_eq!(digits.parse::<BlockId>().is_ok(), digits.len() == 64);
+        let letters = code.chars().filter(char::is_ascii_alphanumeric).count();
+        prop_assert_eq!(code.parse::<Code>().is_ok(), letters == 16);
+        prop_assert_eq!(code.parse::<Fingerprint>().is_ok(), letters == 32);
     }
 
     /// What the broker's plugin answers, and where a broker is.
@@ -120,7 +141,7 @@ proptest! {
         let answer = br#"{"responses":[{"command":"createClient","error":"Client already exists"}]}"#;
         let _ = complaints(&apply(answer, &edits));
         let address = apply(b"mqtts://broker.example:8883", &edits);
-        let _ = String::from_utf8_lossy(&address).parse::<BrokerUrl>();
+        hostile::both_ways::<BrokerUrl>(&String::from_utf8_lossy(&address));
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) fn sealed(world: &World, plaintext: &[u8]) {
     }
     let sealed = seal(&world.keys.public().sealing, "hardtack/enrol/v1", world.fleet.as_str().as_bytes());
     let answer = EnrolAnswer { fleet: world.fleet.clone(), sealed };
-    let nonce = world.enrol_bundle().nonce;
+    let nonce = world.enrol_request().nonce;
     match answer.open(&world.keys, &world.trust.fingerprint(), nonce) {
         Ok(opened) => assert_eq!(opened, (world.enrol_bundle(), world.trust.clone())),
         Err(refused) => assert_ne!(refused, Refused::CannotOpen),

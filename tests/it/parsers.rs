@@ -402,7 +402,8 @@ fn nothing_that_is_cut_short_is_taken() {
         }
     }
     for plaintext in hostile::plaintexts(&world) {
-        for len in 0..plaintext.len() {
+        // Each is sealed and opened twice: some places will do.
+        for len in (0..plaintext.len()).step_by(plaintext.len().div_ceil(150)) {
             hostile::sealed(&world, &plaintext[..len]);
         }
     }

@@ -170,6 +170,10 @@ proptest! {
             prop_assert!(!error.to_string().trim().is_empty());
         }
     }
+}
+
+proptest! {
+    #![proptest_config(cases(128))]
 
     #[test]
     fn a_time_is_read_as_it_is_written(secs in 0..Timestamp::MAX.0 / 1000, ms in 0..1000_u64, offset in "[+-][0-9]{2}:[0-9]{2}") {

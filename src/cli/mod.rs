@@ -30,7 +30,7 @@ pub mod version;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use exit::{Exit, Failure};
 
@@ -195,6 +195,11 @@ pub struct Later {
 #[cfg(not(feature = "fleet"))]
 const OPERATORS_BUILD: &str = "use the operator's build, made with the feature `fleet`";
 
+/// The tree of commands with all of their arguments, for what checks or describes it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs what the command line says, and ends with the number that tells how it went.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -265,10 +270,9 @@ fn absent(command: &str, advice: &str) -> Result<Exit, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_tree_of_commands_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -68,10 +68,16 @@ pub struct VerifyArgs {
     at: Option<Timestamp>,
 }
 
-fn point_in_time(text: &str) -> Result<Timestamp, String> {
-    let parsed = humantime::parse_rfc3339_weak(text).map_err(|error| error.to_string())?;
-    let since = parsed.duration_since(UNIX_EPOCH).map_err(|_| "a time before 1970".to_owned())?;
-    u64::try_from(since.as_millis()).map(Timestamp).map_err(|error| error.to_string())
+/// A time argument: RFC 3339, in UTC.
+pub(super) fn point_in_time(text: &str) -> Result<Timestamp, String> {
+    let bad = |why: String| format!("{why}: write it in UTC, for example 2026-03-01T00:00:00Z");
+    // The parser looks at no offset that stands behind a fraction of a second.
+    if text.contains('+') && !text.ends_with("+00:00") {
+        return Err(bad("a time with an offset".into()));
+    }
+    let parsed = humantime::parse_rfc3339_weak(text).map_err(|error| bad(error.to_string()))?;
+    let since = parsed.duration_since(UNIX_EPOCH).map_err(|_| bad("a time before 1970".into()))?;
+    u64::try_from(since.as_millis()).map(Timestamp).map_err(|error| bad(error.to_string()))
 }
 
 /// Runs it.

@@ -97,6 +97,29 @@ impl Write {
             Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
         }
     }
+
+    /// Whether there is a number left for the row after this one. They rise one by one from 1, so that the last was never
+    /// written by this program.
+    pub fn has_successor(&self) -> bool {
+        let number = match self {
+            Self::Act(number, _) | Self::Resumed(number) => *number,
+            Self::Head(signed) => signed.claim().map_or(0, |head| head.seq),
+            Self::Policy(_, signed) => signed.claim().map_or(0, |document| document.version),
+            Self::Bundle(..)
+            | Self::Device(_)
+            | Self::Era(_)
+            | Self::Fork(_)
+            | Self::Grant(_)
+            | Self::Issued(_)
+            | Self::List(_)
+            | Self::Pending(_)
+            | Self::Rule(_)
+            | Self::Salvaged(_)
+            | Self::Seen(_)
+            | Self::Segment(_) => 0,
+        };
+        number < u64::MAX
+    }
 }
 
 /// Whether a device may have credentials.

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use age::secrecy::SecretString;
+use age::DecryptError;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -84,7 +85,7 @@ pub enum KeyError {
         role: &'static str,
     },
     /// The passphrase does not open it.
-    #[error("the passphrase does not open {}: try again", .0.display())]
+    #[error("the passphrase does not open {}: try again; if it is the right one, restore the file from a copy", .0.display())]
     WrongPassphrase(PathBuf),
     /// There is no passphrase to be had.
     #[error("the fleet's keys need a passphrase and there is none: run this on a terminal, or set HARDTACK_PASSPHRASE_FD to a file descriptor that gives it ({0})")]
@@ -193,16 +194,19 @@ impl KeyFolder {
     fn load(&mut self, role: Role) -> Result<(Zeroizing<[u8; 32]>, Option<u32>), KeyError> {
         let path = self.file(role);
         let content = files::read_private(&path)?;
+        let malformed = || KeyError::Malformed { path: path.clone(), role: role.name() };
         let plain = if content.starts_with(AGE) {
             let passphrase = match &self.passphrase {
                 Some(passphrase) => passphrase,
                 None => self.passphrase.insert(ask(Asking::Open)?),
             };
-            decrypt(&content, passphrase).ok_or_else(|| KeyError::WrongPassphrase(path.clone()))?
+            decrypt(&content, passphrase).map_err(|error| match error {
+                Closed::Damaged => malformed(),
+                Closed::Passphrase => KeyError::WrongPassphrase(path.clone()),
+            })?
         } else {
             content
         };
-        let malformed = || KeyError::Malformed { path: path.clone(), role: role.name() };
         let stored: Stored = serde_json::from_slice(&plain).map_err(|_| malformed())?;
         if stored.format != 1 || stored.role != role {
             return Err(malformed());
@@ -223,11 +227,29 @@ fn encrypt(plain: &[u8], passphrase: &SecretString) -> Result<Vec<u8>, KeyError>
     age::encrypt(&recipient, plain).map_err(|error| KeyError::Encryption(error.to_string()))
 }
 
-fn decrypt(content: &[u8], passphrase: &SecretString) -> Option<Zeroizing<Vec<u8>>> {
+/// Why an encrypted file does not open.
+enum Closed {
+    /// With no passphrase.
+    Damaged,
+    /// With this passphrase, or the part that it should open is damaged.
+    Passphrase,
+}
+
+fn decrypt(content: &[u8], passphrase: &SecretString) -> Result<Zeroizing<Vec<u8>>, Closed> {
     let mut identity = age::scrypt::Identity::new(passphrase.clone());
     // What somebody else put here must not cost minutes.
     identity.set_max_work_factor(WORK_FACTOR + 4);
-    age::decrypt(&identity, content).ok().map(Zeroizing::new)
+    let decrypted = age::decrypt(&identity, content).map(Zeroizing::new);
+    decrypted.map_err(|error| match error {
+        DecryptError::DecryptionFailed => Closed::Passphrase,
+        DecryptError::ExcessiveWork { .. }
+        | DecryptError::InvalidHeader
+        | DecryptError::InvalidMac
+        | DecryptError::Io(_)
+        | DecryptError::KeyDecryptionFailed
+        | DecryptError::NoMatchingKeys
+        | DecryptError::UnknownFormat => Closed::Damaged,
+    })
 }
 
 /// What a passphrase is asked for.
@@ -259,14 +281,20 @@ fn from_descriptor(descriptor: &str) -> Result<Zeroizing<String>, KeyError> {
     let number: u32 = descriptor.parse().map_err(|_| none(format!("{descriptor:?} is no file descriptor")))?;
     let file = std::fs::File::open(format!("/proc/self/fd/{number}"));
     let file = file.map_err(|error| none(format!("descriptor {number}: {error}")))?;
-    let mut text = Zeroizing::new(String::new());
-    let read = file.take(PASSPHRASE_BYTES_MAX).read_to_string(&mut text);
+    // Room for all of it at once: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES_MAX as usize + 2));
+    let read = file.take(PASSPHRASE_BYTES_MAX + 2).read_to_end(&mut bytes);
     read.map_err(|error| none(format!("descriptor {number}: {error}")))?;
-    let line = text.lines().next().unwrap_or_default();
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
         return Err(none(format!("descriptor {number} gave an empty line")));
     }
-    Ok(Zeroizing::new(line.to_owned()))
+    if line.len() as u64 > PASSPHRASE_BYTES_MAX {
+        return Err(none(format!("descriptor {number} gave a line of more than {PASSPHRASE_BYTES_MAX} bytes")));
+    }
+    let text = std::str::from_utf8(line).map_err(|_| none(format!("descriptor {number} gave no text")))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn from_terminal(asking: Asking) -> Result<Zeroizing<String>, KeyError> {
@@ -289,7 +317,9 @@ fn from_terminal(asking: Asking) -> Result<Zeroizing<String>, KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use rand_core::SeedableRng;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
 
     fn keys() -> FleetKeys {
@@ -329,5 +359,145 @@ mod tests {
         assert!(matches!(opened.signing(Role::Feed), Err(KeyError::Malformed { .. })));
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(opened.signing(Role::Root), Err(KeyError::File(FileError::TooOpen { .. }))));
+    }
+
+    /// A file of age that opens as fast as one can.
+    fn cheap(plain: &[u8], passphrase: &str) -> Vec<u8> {
+        let mut recipient = age::scrypt::Recipient::new(SecretString::from(passphrase.to_owned()));
+        recipient.set_work_factor(1);
+        age::encrypt(&recipient, plain).unwrap()
+    }
+
+    fn stored(role: Role) -> Vec<u8> {
+        let root_key_id = (role == Role::Issuer).then_some(1);
+        serde_json::to_vec(&Stored { format: 1, role, root_key_id, private: hex(&[7; 32]) }).unwrap()
+    }
+
+    /// A folder whose root key is whatever is put there.
+    struct Root {
+        _dir: tempfile::TempDir,
+        keys: KeyFolder,
+    }
+
+    impl Root {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let keys = with(dir.path(), Some("correct horse"));
+            files::create_dir(&keys.path).unwrap();
+            Self { _dir: dir, keys }
+        }
+
+        /// The key of a file with this content. Where there is none, the error names the file and what to do.
+        #[track_caller]
+        fn read(&mut self, content: &[u8]) -> Result<SigningKey, KeyError> {
+            let path = self.keys.file(Role::Root);
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let key = self.keys.signing(Role::Root);
+            if let Err(error) = &key {
+                let text = error.to_string();
+                let huge = matches!(error, KeyError::File(FileError::Malformed { .. }));
+                assert!(text.contains(path.to_str().unwrap()) && (huge || text.contains("from a copy")), "{text}");
+                assert!(!text.contains("correct horse") && !text.contains(&hex(&[7; 8])), "{text}");
+            }
+            key
+        }
+    }
+
+    #[test]
+    fn a_changed_or_cut_encrypted_key_is_refused_and_only_its_lock_blames_the_passphrase() {
+        let mut root = Root::new();
+        let whole = cheap(&stored(Role::Root), "correct horse");
+        assert_eq!(root.read(&whole).unwrap().to_bytes(), [7; 32]);
+        let damaged = |key: Result<_, _>| matches!(key, Err(KeyError::Malformed { .. }));
+        let at = |part: &[u8]| whole.windows(part.len()).position(|window| window == part).unwrap();
+        // What the passphrase opens: the salt and the wrapped key. The MAC and what is encrypted come after.
+        let lock = at(b"scrypt ")..at(b"\n---");
+        for place in 0..whole.len() {
+            assert!(damaged(root.read(&whole[..place])), "{place} of {} bytes", whole.len());
+            let mut changed = whole.clone();
+            changed[place] ^= 1 << (place % 7);
+            let key = root.read(&changed);
+            let refused = damaged(key) || lock.contains(&place);
+            assert!(refused && root.read(&changed).is_err(), "byte {place}");
+        }
+        let longer = [whole.as_slice(), b"\n"].concat();
+        assert!(damaged(root.read(&longer)));
+        assert!(matches!(root.read(&cheap(&stored(Role::Root), "wrong")), Err(KeyError::WrongPassphrase(_))));
+    }
+
+    #[test]
+    fn what_is_encrypted_well_and_is_no_key_of_the_role_is_refused() {
+        let mut root = Root::new();
+        let text = String::from_utf8(stored(Role::Root)).unwrap();
+        let others = [
+            String::new(),
+            "[".repeat(10_000),
+            text[1..].to_owned(),
+            text.replace("root", "roof"),
+            text.replace("\"format\":1", "\"format\":2"),
+            text.replace("0707", "07"),
+            text.replace("0707", "xxxx"),
+            text.replace('{', "{\"colour\":1,"),
+            String::from_utf8(stored(Role::Feed)).unwrap(),
+        ];
+        for other in others {
+            assert!(root.read(&cheap(other.as_bytes(), "correct horse")).is_err(), "encrypted: {other:.80}");
+            assert!(root.read(other.as_bytes()).is_err(), "{other:.80}");
+        }
+        let binary = cheap(&[0xff; 300], "correct horse");
+        assert!(root.read(&binary).is_err());
+        assert!(root.read(&vec![b'{'; 1 << 17]).is_err(), "huge");
+        // More work than a file of ours can ask for is not done.
+        let work = |factor: &str| {
+            format!(
+                "age-encryption.org/v1\n-> scrypt {} {factor}\n{}\n--- {}\n",
+                "A".repeat(22),
+                "A".repeat(43),
+                "A".repeat(43)
+            )
+        };
+        for factor in ["0", "21", "30", "63", "64", "255", "256", "-1", "01", "x"] {
+            assert!(matches!(root.read(work(factor).as_bytes()), Err(KeyError::Malformed { .. })), "{factor}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn random_bytes_are_no_key(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut root = Root::new();
+            prop_assert!(root.read(&bytes).is_err());
+            prop_assert!(root.read(&[AGE, b"\n", &bytes].concat()).is_err());
+            prop_assert!(root.read(&cheap(&bytes, "correct horse")).is_err());
+        }
+
+        #[test]
+        fn a_descriptor_is_read_up_to_its_first_lines_end(bytes in proptest::collection::vec(any::<u8>(), 0..60), text in "\\PC{1,40}") {
+            prop_assert!(given(&[text.as_bytes(), b"\n", &bytes].concat()).is_ok_and(|given| *given == text));
+            let _ = given(&bytes);
+            let _ = from_descriptor(&text);
+        }
+    }
+
+    fn given(content: &[u8]) -> Result<Zeroizing<String>, KeyError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let open = std::fs::File::open(file.path()).unwrap();
+        from_descriptor(&open.as_raw_fd().to_string())
+    }
+
+    #[test]
+    fn a_passphrase_is_never_cut_short() {
+        let limit = PASSPHRASE_BYTES_MAX as usize;
+        assert_eq!(given(&vec![b'a'; limit]).unwrap().len(), limit);
+        assert_eq!(given(&[&vec![b'a'; limit], b"\r\nmore".as_slice()].concat()).unwrap().len(), limit);
+        for bad in [vec![b'a'; limit + 1], vec![b'a'; 1 << 16], vec![], b"\nsecond".to_vec(), vec![0xff; 9]] {
+            assert!(matches!(given(&bad), Err(KeyError::NoPassphrase(_))), "{} bytes", bad.len());
+        }
+        for bad in ["", "-1", "x", "99999", "4294967296"] {
+            assert!(matches!(from_descriptor(bad), Err(KeyError::NoPassphrase(_))), "{bad}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{params, Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{params, Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::files::{self, FileError};
 use crate::fleet::acts::Act;
@@ -75,6 +75,9 @@ pub enum LedgerError {
     /// The rows make no book.
     #[error(transparent)]
     Broken(#[from] BrokenBook),
+    /// The file ends within a page.
+    #[error("{} was cut short: restore it from a copy", .0.display())]
+    CutShort(PathBuf),
     /// A row cannot be read.
     #[error("the ledger's row {0:?} is damaged: restore fleet.db from a copy")]
     Damaged(String),
@@ -83,9 +86,34 @@ pub enum LedgerError {
     File(#[from] FileError),
     /// SQLite says no.
     #[error(
-        "the ledger cannot be used: {0}. If the disk is full, free some space; if another hardtack holds it, try again"
+        "the ledger cannot be used: {0}. If the disk is full, free some space; if another hardtack holds it, try again; \
+         if neither is so, restore fleet.db from a copy"
     )]
-    Sql(#[from] rusqlite::Error),
+    Sql(rusqlite::Error),
+    /// Whatever SQLite finds, it is not what this program wrote.
+    #[error("the ledger is damaged ({0}): restore fleet.db from a copy")]
+    Unreadable(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for LedgerError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error;
+        // The statements fit the tables that this program makes, and the types what it puts into them.
+        let unfit = matches!(
+            error,
+            Error::FromSqlConversionFailure(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::InvalidColumnType(..)
+                | Error::SqlInputError { .. }
+                | Error::Utf8Error(..)
+        );
+        let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::Unknown];
+        if unfit || error.sqlite_error_code().is_some_and(|code| damaged.contains(&code)) {
+            Self::Unreadable(error)
+        } else {
+            Self::Sql(error)
+        }
+    }
 }
 
 /// The ledger, and the book that stands in it.
@@ -130,7 +158,12 @@ impl Ledger {
         if !path.exists() {
             return Err(LedgerError::Missing(path.to_owned()));
         }
+        let settled_bytes = settled_bytes(path);
         let connection = connect(path)?;
+        let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        if settled_bytes % page_bytes != 0 {
+            return Err(LedgerError::CutShort(path.to_owned()));
+        }
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > SCHEMA_VERSION {
             return Err(LedgerError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
@@ -207,11 +240,11 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn acts(&self) -> Result<Vec<Signed<Act>>, LedgerError> {
         let mut statement =
-            self.connection.prepare("SELECT name, value FROM book WHERE name LIKE 'act/%' ORDER BY name")?;
+            self.connection.prepare("SELECT name, value, revision FROM book WHERE name LIKE 'act/%' ORDER BY name")?;
         let mut rows = statement.query([])?;
         let mut acts = Vec::new();
         while let Some(row) = rows.next()? {
-            match row_of(row.get(0)?, row.get(1)?)? {
+            match row_of(row)?.0 {
                 Write::Act(_, signed) => acts.push(signed),
                 Write::Bundle(..)
                 | Write::Device(_)
@@ -317,6 +350,16 @@ fn segment_of(row: &rusqlite::Row<'_>, records: &mut rusqlite::Statement<'_>) ->
     })
 }
 
+/// The length of a ledger that nobody has open. SQLite would read what is missing of its last page as zeros, and rows would
+/// be gone without a word; while there is a log beside it, it may mend the page from there.
+fn settled_bytes(path: &Path) -> u64 {
+    let log = path.with_extension("db-wal");
+    if log.exists() {
+        return 0;
+    }
+    path.metadata().map_or(0, |file| file.len())
+}
+
 fn connect(path: &Path) -> Result<Connection, LedgerError> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
@@ -332,8 +375,11 @@ fn data_version(connection: &Connection) -> Result<i64, LedgerError> {
     Ok(connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
 }
 
-fn row_of(name: String, value: Vec<u8>) -> Result<Write, LedgerError> {
-    decode(&value, ROW_BYTES_MAX).map_err(|_| LedgerError::Damaged(name))
+/// A row of the book, and its revision. Nothing could be written after the last revision that there is.
+fn row_of(row: &rusqlite::Row<'_>) -> Result<(Write, i64), LedgerError> {
+    let (name, value, revision): (String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let write = decode(&value, ROW_BYTES_MAX).ok().filter(|write: &Write| write.has_successor() && revision < i64::MAX);
+    Ok((write.ok_or(LedgerError::Damaged(name))?, revision))
 }
 
 fn read_all(connection: &Connection) -> Result<(Book, i64), LedgerError> {
@@ -342,8 +388,9 @@ fn read_all(connection: &Connection) -> Result<(Book, i64), LedgerError> {
     let mut rows = statement.query([])?;
     let (mut writes, mut revision) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        writes.push(row_of(row.get(0)?, row.get(1)?)?);
-        revision = row.get(2)?;
+        let (write, at) = row_of(row)?;
+        writes.push(write);
+        revision = at;
     }
     Ok((Book::load(writes)?, revision))
 }
@@ -364,8 +411,9 @@ fn catch_up(
     let mut rows = statement.query([*revision])?;
     let mut newest = *revision;
     while let Some(row) = rows.next()? {
-        book.apply(row_of(row.get(0)?, row.get(1)?)?);
-        newest = row.get(2)?;
+        let (write, at) = row_of(row)?;
+        book.apply(write);
+        newest = at;
     }
     let changed = newest != *revision;
     *revision = newest;

@@ -1,6 +1,9 @@
 //! What hostile input is fed to: every parser, and an agent that hears what a broker makes up. The property tests and the
 //! fuzz targets share it.
 
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+
 use hardtack::agent::effects::{Anchor, Entry, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::enrol::accept;
 use hardtack::agent::policy::Policy;
@@ -11,7 +14,7 @@ use hardtack::agent::{self, Agent, Boot, Effects, Input, LinkEvent, Now};
 use hardtack::config::BrokerUrl;
 use hardtack::fleet::acts::Act;
 use hardtack::ids::{
-    BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, RiskClass, TaskClass, TaskId,
+    BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, RiskClass, TaskClass, TaskId,
 };
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
 use hardtack::time::Millis;
@@ -21,13 +24,14 @@ use hardtack::wire::bundle::{Fingerprint, TrustBundle};
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
-use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::policy::{PolicyDocument, TimeClass};
 use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
+use hardtack::wire::seal::Sealed;
 use hardtack::wire::time::{TimeFile, TimeReset, TimeStatement};
 use hardtack::wire::token::{canonical, from_text, Held, Reach};
-use hardtack::wire::{decode, MESSAGE_BYTES_MAX};
+use hardtack::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
-use crate::samples::{right, World, ISSUED, NOW};
+use crate::samples::{right, rng, World, ISSUED, NOW};
 
 /// Everything that takes bytes takes these. What comes out does not matter; that something does, does.
 pub(crate) fn bytes(world: &World, bytes: &[u8]) {
@@ -70,11 +74,58 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     text(world, &String::from_utf8_lossy(bytes));
 }
 
+/// Anybody can seal to a device whatever he likes. What opens these bytes afterwards says what is wrong with them, or
+/// gives what would be sealed again.
+pub(crate) fn sealed(world: &World, plaintext: &[u8]) {
+    let (request, key) = world.request();
+    let seal = |recipient, purpose, context: &[u8]| {
+        Sealed::seal(plaintext, recipient, purpose, context, &mut rng(6)).expect("a usable key")
+    };
+    let sealed = seal(&request.reply_to, "hardtack/answer/v1", &request.nonce.0);
+    let answer = Answer { device: world.device.clone(), nonce: request.nonce, sealed };
+    match answer.open(&key) {
+        Ok(reply) => {
+            let again = Answer::seal(&request, &reply, &mut rng(6)).expect("a usable key");
+            assert_eq!(again.open(&key), Ok(reply));
+        }
+        Err(refused) => assert!(matches!(refused, Refused::Malformed(_) | Refused::TooLarge { .. }), "{refused}"),
+    }
+    let sealed = seal(&world.keys.public().sealing, "hardtack/enrol/v1", world.fleet.as_str().as_bytes());
+    let answer = EnrolAnswer { fleet: world.fleet.clone(), sealed };
+    let nonce = world.enrol_request().nonce;
+    match answer.open(&world.keys, &world.trust.fingerprint(), nonce) {
+        Ok(opened) => assert_eq!(opened, (world.enrol_bundle(), world.trust.clone())),
+        Err(refused) => assert_ne!(refused, Refused::CannotOpen),
+    }
+}
+
+/// One valid example of everything that is sealed.
+pub(crate) fn plaintexts(world: &World) -> Vec<Vec<u8>> {
+    vec![
+        encode(&Reply::Task(world.task())),
+        encode(&Reply::Grants(vec![world.grant(), world.grant()])),
+        encode(&Reply::Refused("no grant covers it".into())),
+        world.sign(&world.enrol_bundle()).to_bytes(),
+    ]
+}
+
 pub(crate) fn text(world: &World, text: &str) {
-    let _ = (text.parse::<DeviceId>(), text.parse::<FleetId>(), text.parse::<FeedId>(), text.parse::<TaskId>());
-    let _ = (text.parse::<TaskClass>(), text.parse::<RiskClass>(), text.parse::<Nonce>(), text.parse::<BootId>());
-    let _ = (text.parse::<GrantId>(), text.parse::<Hash>(), text.parse::<BlockId>());
-    let _ = (text.parse::<Fingerprint>(), text.parse::<Code>(), text.parse::<BrokerUrl>());
+    both_ways::<DeviceId>(text);
+    both_ways::<FleetId>(text);
+    both_ways::<FeedId>(text);
+    both_ways::<GroupId>(text);
+    both_ways::<TaskClass>(text);
+    both_ways::<TaskId>(text);
+    both_ways::<RiskClass>(text);
+    both_ways::<BlockId>(text);
+    both_ways::<BootId>(text);
+    both_ways::<GrantId>(text);
+    both_ways::<Hash>(text);
+    both_ways::<Nonce>(text);
+    both_ways::<Code>(text);
+    both_ways::<Fingerprint>(text);
+    both_ways::<BrokerUrl>(text);
+    let _ = text.parse::<TimeClass>();
     let _ = (canonical(text).is_ok(), Reach::of(&right(text, "read")).is_ok(), from_text(text, 4096));
     let _ = (Topic::parse(text, &world.fleet), StateFile::parse(text), kind_of("x.toml", text), unsourced(text));
     if let Ok(profile) = Profile::parse("x.toml", text) {
@@ -85,6 +136,14 @@ pub(crate) fn text(world: &World, text: &str) {
     }
     let document = PolicyDocument { datalog: text.to_owned(), ..PolicyDocument::built_in(ISSUED) };
     let _ = Policy::parse(document).map(drop);
+}
+
+/// What is read from a text is written as a text that reads the same. What is not read says why.
+pub(crate) fn both_ways<T: FromStr<Err: Display> + Display + Debug + PartialEq>(text: &str) {
+    match text.parse::<T>() {
+        Ok(value) => assert!(value.to_string().parse::<T>().is_ok_and(|again| again == value), "{text:?}: {value:?}"),
+        Err(why) => assert!(why.to_string().len() > 10, "{text:?}: {why}"),
+    }
 }
 
 fn time_reset(world: &World) -> TimeReset {
@@ -108,7 +167,7 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         world.enrol_answer().to_bytes(),
         world.sign(&world.enrol_bundle()).to_bytes(),
         TimeFile::Reset(world.sign(&time_reset(world))).to_bytes(),
-        hardtack::wire::encode(&chunk),
+        encode(&chunk),
         world.list().to_bytes(),
         world.grant(),
         world.task(),

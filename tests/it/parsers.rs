@@ -8,7 +8,7 @@ use std::{array, io};
 
 use hardtack::agent::request::Authorize;
 use hardtack::config::{Config, Flags, Sources, User};
-use hardtack::ids::{BlockId, FleetId, Nonce};
+use hardtack::ids::{BlockId, DeviceId, FleetId, Nonce};
 use hardtack::profile::{Profile, SHIPPED};
 use hardtack::shell::broker::dynsec::complaints;
 use hardtack::shell::fleet_dir::{FleetDir, FleetToml};
@@ -16,12 +16,14 @@ use hardtack::shell::keys::DeviceKeyFile;
 use hardtack::shell::mqtt::BrokerUrl;
 use hardtack::wire::audit::Upload;
 use hardtack::wire::biscuit;
-use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest};
+use hardtack::wire::bundle::Fingerprint;
+use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
-use hardtack::wire::link::Topic;
+use hardtack::wire::link::{Answer, Topic};
 use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
 use hardtack::wire::revocation::List;
 use hardtack::wire::token::{from_text, to_text};
+use hardtack::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rand_chacha::ChaCha20Rng;
@@ -29,6 +31,9 @@ use rand_core::SeedableRng;
 
 use crate::hostile::{self, Pace};
 use crate::samples::{World, ISSUED};
+
+mod cli;
+mod ledger;
 
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
@@ -108,7 +113,26 @@ proptest! {
     #[test]
     fn random_text_is_refused_in_peace(text in "\\PC{0,200}") {
         hostile::text(&World::new(), &text);
-        let _ = text.parse::<BrokerUrl>();
+        hostile::both_ways::<BrokerUrl>(&text);
+    }
+
+    #[test]
+    fn names_numbers_and_codes_go_both_ways(
+        name in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,60}",
+        digits in "[0-9a-fA-F]{16}|[0-9a-fA-F]{32}|[0-9a-fA-F]{64}",
+        code in "([a-zA-Z2-7]{4}[ -]?){4}|([a-zA-Z2-7]{4}[ -]?){8}",
+        url in "mqtts?://([a-z0-9._-]{1,12}|\\[([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}\\])(:[0-9]{1,6})?",
+    ) {
+        for text in [&name, &digits, &code, &url] {
+            hostile::text(&World::new(), text);
+        }
+        hostile::both_ways::<BrokerUrl>(&url);
+        prop_assert_eq!(name.parse::<DeviceId>().is_ok(), name.len() <= 48);
+        prop_assert_eq!(digits.parse::<Nonce>().is_ok(), digits.len() == 32);
+        prop_assert_eq!(digits.parse::<BlockId>().is_ok(), digits.len() == 64);
+        let letters = code.chars().filter(char::is_ascii_alphanumeric).count();
+        prop_assert_eq!(code.parse::<Code>().is_ok(), letters == 16);
+        prop_assert_eq!(code.parse::<Fingerprint>().is_ok(), letters == 32);
     }
 
     /// What the broker's plugin answers, and where a broker is.
@@ -117,7 +141,7 @@ proptest! {
         let answer = br#"{"responses":[{"command":"createClient","error":"Client already exists"}]}"#;
         let _ = complaints(&apply(answer, &edits));
         let address = apply(b"mqtts://broker.example:8883", &edits);
-        let _ = String::from_utf8_lossy(&address).parse::<BrokerUrl>();
+        hostile::both_ways::<BrokerUrl>(&String::from_utf8_lossy(&address));
     }
 
     #[test]
@@ -125,6 +149,18 @@ proptest! {
         let world = World::new();
         let examples = hostile::examples(&world);
         hostile::bytes(&world, &apply(&examples[which.index(examples.len())], &edits));
+    }
+
+    #[test]
+    fn whatever_was_sealed_is_taken_or_refused_in_peace(
+        which in any::<Index>(),
+        edits in edits(),
+        random in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let world = World::new();
+        let examples = hostile::plaintexts(&world);
+        hostile::sealed(&world, &apply(&examples[which.index(examples.len())], &edits));
+        hostile::sealed(&world, &random);
     }
 
     #[test]
@@ -192,6 +228,19 @@ proptest! {
         if let Ok(request) = Signed::from_bytes(&apply(&world.enrol_request().sign(&world.keys).to_bytes(), &edits)) {
             if let Ok(opened) = EnrolRequest::open(&request) {
                 prop_assert_eq!(opened, world.enrol_request());
+            }
+        }
+    }
+
+    /// As above, without the signature that a changed answer breaks first.
+    #[test]
+    fn no_changed_ciphertext_opens_as_another(edits in edits()) {
+        let world = World::new();
+        let (answer, key) = (world.answer(), world.request().1);
+        if let Ok(changed) = decode::<Answer>(&apply(&encode(&answer), &edits), MESSAGE_BYTES_MAX) {
+            match changed.open(&key) {
+                Ok(reply) => prop_assert_eq!(Ok(reply), answer.open(&key)),
+                Err(refused) => prop_assert_eq!(refused, Refused::CannotOpen),
             }
         }
     }
@@ -350,6 +399,12 @@ fn nothing_that_is_cut_short_is_taken() {
     for example in hostile::examples(&world) {
         for len in 0..example.len() {
             hostile::bytes(&world, &example[..len]);
+        }
+    }
+    for plaintext in hostile::plaintexts(&world) {
+        // Each is sealed and opened twice: some places will do.
+        for len in (0..plaintext.len()).step_by(plaintext.len().div_ceil(150)) {
+            hostile::sealed(&world, &plaintext[..len]);
         }
     }
     for token in [world.grant(), world.task()] {

@@ -321,6 +321,48 @@ fn random_task(rng: &mut impl RngCore) -> Result<TaskId, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const NAME: &str = "[a-zA-Z0-9][a-zA-Z0-9._-]{0,20}";
+
+    /// The text of what cannot be read names the form that it should have, or what is wrong with a part of it.
+    fn refusal<T: FromStr<Err = String>>(text: &str, form: &str) -> Result<(), TestCaseError> {
+        if let Err(why) = text.parse::<T>() {
+            let reasons = [form, "is not valid: use", "time unit", "number", "invalid character", "value was empty"];
+            prop_assert!(reasons.iter().any(|reason| why.contains(reason)), "{}", why);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_in_an_arguments_form_is_read(
+            (selector, resource) in ("\\PC{1,40}", "\\PC{1,40}"),
+            action in "[^:]{1,10}",
+            (class, risk) in (NAME, NAME),
+            ms in any::<u64>(),
+        ) {
+            let expected = MayBegin(selector.clone(), class.parse().unwrap());
+            prop_assert_eq!(format!("{selector}={class}").parse(), Ok(expected));
+            let right = Right { resource: resource.clone(), action: action.clone() };
+            prop_assert_eq!(format!("{action}:{resource}").parse(), Ok(Plain(right.clone())));
+            let expected = OfClass(ClassRight { class: class.parse().unwrap(), right });
+            prop_assert_eq!(format!("{class}:{action}:{resource}").parse(), Ok(expected));
+            let expected = Staleness(risk.parse().unwrap(), Millis(ms));
+            let bound = humantime::format_duration(Duration::from_millis(ms));
+            prop_assert_eq!(format!("{risk}={bound}").parse(), Ok(expected));
+        }
+
+        #[test]
+        fn what_is_written_in_another_form_is_refused_with_the_right_one(text in "([a-z0-9.]{0,4}|\\PC)[=:]?([a-z0-9]{0,4}|\\PC)[=:]?\\PC{0,4}") {
+            refusal::<MayBegin>(&text, "SELECTOR=CLASS")?;
+            refusal::<OfClass>(&text, "ACTION:RESOURCE")?;
+            refusal::<Plain>(&text, "ACTION:RESOURCE")?;
+            refusal::<Staleness>(&text, "RISK=DURATION")?;
+        }
+    }
 
     #[test]
     fn arguments_are_read_with_their_colons_and_equals_signs() {

@@ -251,9 +251,11 @@ impl From<LedgerError> for Failure {
             | LedgerError::Exists(_)
             | LedgerError::Newer { .. }
             | LedgerError::Broken(_)
+            | LedgerError::CutShort(_)
             | LedgerError::Damaged(_)
             | LedgerError::File(_)
-            | LedgerError::Sql(_) => Exit::Failure,
+            | LedgerError::Sql(_)
+            | LedgerError::Unreadable(_) => Exit::Failure,
         };
         Self::new(exit, error, "")
     }

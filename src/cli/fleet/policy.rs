@@ -110,8 +110,14 @@ fn show(session: &Session) -> Result<Exit, Failure> {
 fn text(document: &PolicyDocument) -> String {
     let words = |length: Millis| humantime::format_duration(std::time::Duration::from_millis(length.0)).to_string();
     let mut text = format!("# policy {}, {}\n", document.version, document.issued_at);
-    // Writing to a string cannot fail. A literal string of TOML ends at three quotes, which Datalog has no use for.
-    let _ = writeln!(text, "datalog = '''\n{}\n'''", document.datalog.trim());
+    let datalog = document.datalog.trim();
+    // A literal string of TOML ends at three quotes, and holds nothing that cannot be seen.
+    let literal = !datalog.contains("'''") && !datalog.chars().any(|c| c.is_control() && c != '\n' && c != '\t');
+    // Writing to a string cannot fail.
+    let _ = match literal {
+        true => writeln!(text, "datalog = '''\n{datalog}\n'''"),
+        false => writeln!(text, "datalog = {}", quoted(datalog)),
+    };
     if let Some(length) = document.dead_man_ms {
         let _ = writeln!(text, "dead_man = \"{}\"", words(length));
     }
@@ -122,25 +128,68 @@ fn text(document: &PolicyDocument) -> String {
         }
     }
     for rule in &document.risk_rules {
-        let (operation, resource) = (&rule.operation, &rule.resource);
+        let (operation, resource) = (quoted(&rule.operation), quoted(&rule.resource));
         let _ = writeln!(
             text,
-            "\n[[risk_rules]]\noperation = {operation:?}\nresource = {resource:?}\nrisk = \"{}\"",
+            "\n[[risk_rules]]\noperation = {operation}\nresource = {resource}\nrisk = \"{}\"",
             rule.risk
         );
     }
     for rule in &document.time_rules {
-        let (operation, resource, class) = (&rule.operation, &rule.resource, rule.class.name());
-        let _ =
-            writeln!(text, "\n[[time_rules]]\noperation = {operation:?}\nresource = {resource:?}\nclass = \"{class}\"");
+        let (operation, resource, class) = (quoted(&rule.operation), quoted(&rule.resource), rule.class.name());
+        let _ = writeln!(text, "\n[[time_rules]]\noperation = {operation}\nresource = {resource}\nclass = \"{class}\"");
     }
     text
+}
+
+/// A basic string of TOML. What a terminal would not show as it is stands there as its number.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\'' => quoted.push(c),
+            _ if c.escape_debug().len() == 1 => quoted.push(c),
+            // Writing to a string cannot fail.
+            _ => drop(write!(quoted, "\\U{:08X}", u32::from(c))),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::policy::TimeClass;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_names_and_datalog_that_show_prints_can_be_set(
+            names in proptest::array::uniform4(any::<String>()),
+            datalog in "(''' |[\"\\\\\\t\\n\\r\u{7f}\u{202e}a-z]){0,20}",
+        ) {
+            let [operation, resource, other, another] = names;
+            let mut policy = PolicyDocument::built_in(Timestamp(0));
+            policy.risk_rules = vec![RiskRule { operation, resource, risk: "high".parse().unwrap() }];
+            policy.time_rules = vec![TimeRule { operation: other, resource: another, class: TimeClass::Strict }];
+            policy.datalog = datalog.trim().to_owned();
+            let draft: Draft = toml::from_str(&text(&policy)).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            let set = document(draft, Timestamp(0)).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(set.datalog.trim(), &policy.datalog);
+            prop_assert_eq!(&set, &PolicyDocument { version: 0, datalog: set.datalog.clone(), ..policy });
+        }
+
+        #[test]
+        fn any_file_is_a_policy_or_refused_with_a_reason(text in "((datalog|dead_man|risks|class) = |\"|\\[\\[risks\\]\\]\\n|[0-9a-z\\n]){0,12}") {
+            if let Ok(draft) = toml::from_str::<Draft>(&text) {
+                prop_assert!(document(draft, Timestamp(0)).map_or_else(|why| !why.is_empty(), |_| true));
+            }
+        }
+    }
 
     #[test]
     fn what_show_prints_can_be_set() {

@@ -5,13 +5,13 @@
 //! Read next: `../../fleet/revoke.rs`.
 
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 
 use super::super::output::show;
-use super::super::token::{parsed, token_bytes};
+use super::super::token::{parsed, point_in_time, token_bytes};
 use super::super::{Exit, Failure};
 use super::{millis, now, operator, target_words, Session};
 use crate::fleet::revoke::{coverage, revoke, target_of, tasks_of, Part, Revocation};
@@ -63,7 +63,7 @@ pub enum RevokeCommand {
     /// Every token issued before a time
     IssuedBefore {
         /// RFC 3339, for example 2026-03-01T00:00:00Z
-        #[arg(value_parser = parse_time)]
+        #[arg(value_parser = point_in_time)]
         time: Timestamp,
         #[command(flatten)]
         how: How,
@@ -113,12 +113,6 @@ pub struct How {
     /// Only say what it would cover
     #[arg(long)]
     dry_run: bool,
-}
-
-fn parse_time(text: &str) -> Result<Timestamp, String> {
-    let time: SystemTime = humantime::parse_rfc3339_weak(text).map_err(|error| error.to_string())?;
-    let since = time.duration_since(UNIX_EPOCH).map_err(|_| "a time before 1970".to_owned())?;
-    Ok(Timestamp(millis(since).0))
 }
 
 pub(super) fn run(command: RevokeCommand, session: &Session) -> Result<Exit, Failure> {

@@ -172,5 +172,5 @@ fn a_newer_missing_or_damaged_ledger_is_refused_with_advice() {
     raw.pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99, .. })));
     std::fs::write(world.folder.path().join("junk.db"), "not a database at all, not even a little").unwrap();
-    assert!(matches!(Ledger::open(&world.folder.path().join("junk.db")), Err(LedgerError::Sql(_))));
+    assert!(matches!(Ledger::open(&world.folder.path().join("junk.db")), Err(LedgerError::Unreadable(_))));
 }

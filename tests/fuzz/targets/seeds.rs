@@ -11,7 +11,7 @@ mod samples;
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["agent", "bytes", "forge", "text"] {
+    for target in ["agent", "bytes", "forge", "sealed", "text"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     for (number, example) in hostile::examples(&samples::World::new()).iter().enumerate() {
@@ -23,6 +23,9 @@ fn main() -> std::io::Result<()> {
             let message = [&[topic, length[0], length[1]], example.as_slice()].concat();
             fs::write(corpus.join("agent").join(format!("example-{number}-{topic}")), message)?;
         }
+    }
+    for (number, plaintext) in hostile::plaintexts(&samples::World::new()).iter().enumerate() {
+        fs::write(corpus.join("sealed").join(format!("example-{number}")), plaintext)?;
     }
     for shipped in hardtack::profile::SHIPPED {
         fs::write(corpus.join("text").join(shipped.name), shipped.text)?;

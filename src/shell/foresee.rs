@@ -6,13 +6,13 @@
 
 use std::path::Path;
 
+use super::clock;
 use super::keys::{self, DeviceKeyFile};
-use super::run::{broker_problems, claimed_bundle, Machine, RunError};
+use super::run::{boot, broker_problems, claimed_bundle, Machine, RunError};
 use super::store::{self, Event, Recovered};
-use super::{clock, entropy};
 use crate::agent::effects::StateFile;
 use crate::agent::request::{Mode, StatusReply};
-use crate::agent::{Agent, Boot, Effects, Input};
+use crate::agent::{Agent, Effects, Input};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 
@@ -77,22 +77,11 @@ impl Foreseen {
     /// Starts an agent on paper: what it would write is thrown away.
     fn start(&mut self, machine: &Machine, identity: DeviceKeyFile, trust: TrustBundle, found: Recovered) {
         self.notes.extend(found.events.iter().map(told));
-        let boot = match clock::boot_id() {
-            Ok(boot) => boot,
+        let boot_id = match clock::boot_id() {
+            Ok(boot_id) => boot_id,
             Err(error) => return self.problems.push(format!("cannot read the kernel's boot id: {error}; mount /proc")),
         };
-        let boot = Boot {
-            fleet: trust.fleet,
-            device: identity.device,
-            keys: identity.keys,
-            profile: machine.profile.clone(),
-            seed: entropy::seed(),
-            boot,
-            anchor: found.anchor,
-            files: found.files,
-            eras: found.eras,
-            used_bytes: found.used_bytes,
-        };
+        let boot = boot(machine, identity, trust.fleet, found, boot_id);
         match Agent::start(boot, clock::now()) {
             Ok((mut agent, _)) => {
                 agent.handle(Input::Deadline, clock::now(), &mut Effects::default());

@@ -25,7 +25,7 @@ use crate::agent::effects::{LinkCommand, Outgoing, StateFile};
 use crate::agent::request::{Mode, Reply, RequestId};
 use crate::agent::{Agent, Batch, Boot, Effects, Input, LinkEvent, Unstartable};
 use crate::config::BrokerConfig;
-use crate::ids::DeviceId;
+use crate::ids::{BootId, DeviceId, FleetId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{BrokerPins, TrustBundle};
@@ -229,6 +229,28 @@ enum Wire {
     Up { link: Link, floor: Arc<AtomicU64> },
 }
 
+/// What an agent starts from: who it is, and what was found on disk.
+pub(super) fn boot(
+    machine: &Machine,
+    identity: DeviceKeyFile,
+    fleet: FleetId,
+    found: Recovered,
+    boot_id: BootId,
+) -> Boot {
+    Boot {
+        fleet,
+        device: identity.device,
+        keys: identity.keys,
+        profile: machine.profile.clone(),
+        seed: entropy::seed(),
+        boot: boot_id,
+        anchor: found.anchor,
+        files: found.files,
+        eras: found.eras,
+        used_bytes: found.used_bytes,
+    }
+}
+
 impl Session {
     fn open(machine: &Machine, inbox: &Arc<Inbox>) -> Result<Self, RunError> {
         let identity = match DeviceKeyFile::read(&machine.state_dir) {
@@ -244,18 +266,8 @@ impl Session {
         let floor = recovered.anchor.as_ref().map_or(trust.issued_at, |anchor| anchor.floor);
         let link = Wire::make(machine, &identity, &trust, floor, inbox);
         let now = clock::now();
-        let boot = Boot {
-            fleet: trust.fleet,
-            device: identity.device,
-            keys: identity.keys,
-            profile: machine.profile.clone(),
-            seed: entropy::seed(),
-            boot: clock::boot_id().map_err(RunError::BootId)?,
-            anchor: recovered.anchor,
-            files: recovered.files,
-            eras: recovered.eras,
-            used_bytes: recovered.used_bytes,
-        };
+        let boot_id = clock::boot_id().map_err(RunError::BootId)?;
+        let boot = boot(machine, identity, trust.fleet, recovered, boot_id);
         let (agent, effects) = Agent::start(boot, now)?;
         let mut session = Self {
             machine: machine.clone(),

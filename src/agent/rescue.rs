@@ -99,14 +99,18 @@ impl Agent {
         let correction = self.clock.reset(opened.time, opened.radius_ms, asked, now.boottime);
         self.wallet.shorten(correction);
         self.revocations.note_taken(&self.clock);
-        if self.clock.floor() < floor {
-            // While E was ahead, counters and ended tasks were forgotten too early: what is from before is not relied on.
-            self.wallet.lose_counters(self.clock.powered());
-            self.end_all_tasks("the clock was reset", now, effects);
-        }
+        // First of all: where E goes back in the trail, it says why.
         let change =
             TrustChange::Reset { floor: (floor, self.clock.floor()), powered: (powered, self.clock.powered()) };
         self.write(Event::Trust(change), Vec::new(), now, effects);
+        if self.clock.floor() < floor {
+            // While E was ahead, counters and ended tasks were forgotten too early: what is from before is not relied on.
+            self.wallet.lose_counters(self.clock.powered());
+            self.reset_at = Some(now.boottime);
+            self.end_all_tasks("the clock was reset", now, effects);
+        }
+        // What the fleet issues from now on is good: it can say at once when that is.
+        self.greet_again(now, effects);
         self.anchor_due = true;
         Ok(())
     }

@@ -135,6 +135,7 @@ impl Agent {
             refusals: Default::default(),
             damper: Default::default(),
             reset_nonce: None,
+            reset_at: None,
             renew_again: Default::default(),
             hint_behind: false,
             counters: Counters::default(),

@@ -270,6 +270,13 @@ impl Agent {
         }
     }
 
+    /// Asks the fleet anew where this device stands, if it is in touch.
+    pub(super) fn greet_again(&mut self, now: Now, effects: &mut Effects) {
+        if matches!(self.uplink.link, Link::Online { out: None, .. }) {
+            self.say_hello(now, effects);
+        }
+    }
+
     fn say_hello(&mut self, now: Now, effects: &mut Effects) {
         let nonce = self.new_nonce();
         let hello = Hello {
@@ -371,6 +378,12 @@ impl Agent {
         let before = self.clock.powered();
         let correction = self.clock.round_trip(ack.time, ack.radius_ms, sent, now.boottime)?;
         self.wallet.shorten(correction);
+        if let Some(reset) = self.reset_at.take() {
+            // What a reset could not tell is how long it was on its way: what is from before it is not from after this.
+            let since = Millis(now.boottime.0.saturating_sub(reset.0)).slowed(self.clock.drift_ppm());
+            let before = self.clock.powered() - since;
+            self.wallet.lose_counters(before.min(self.wallet.lost_until()));
+        }
         // Tiny corrections come with each round trip and tell nobody anything.
         if correction >= Millis::from_secs(10) {
             let after = self.clock.powered();

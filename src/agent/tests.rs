@@ -833,6 +833,25 @@ fn a_reset_of_the_clock_refunds_nothing_and_vouches_for_no_list() {
 }
 
 #[test]
+fn what_a_reset_was_on_its_way_for_is_lost_until_the_next_round_trip_only() {
+    let mut rig = Rig::new();
+    let wrong = Timestamp::from_secs(START_S + 20 * 86_400);
+    let file = rig.time_file(wrong, Some(wrong));
+    rig.ask(0, Socket::Admin, Request::ImportTime(file));
+    let Reply::Challenge(challenge) = rig.ask(0, Socket::Admin, Request::Challenge) else { panic!("no nonce") };
+    rig.pass(3600);
+    let (root, truth) = (rig.root.clone(), rig.truth);
+    let reset = rig.reset_file(challenge.nonce.parse().unwrap(), truth, &root);
+    let reply = rig.ask(0, Socket::Admin, Request::ImportTime(reset));
+    assert!(matches!(reply, Reply::Time(_)), "{reply:?}");
+    let lost = |rig: &Rig| rig.agent.wallet.lost_until();
+    assert!(lost(&rig) > truth + Millis::from_secs(3600), "it may have been signed an hour ago: {}", lost(&rig));
+    rig.pass(300);
+    rig.sync();
+    assert!(lost(&rig) >= truth && lost(&rig) < truth + Millis::from_secs(10), "{} {truth}", lost(&rig));
+}
+
+#[test]
 fn a_task_that_was_finished_while_its_renewal_was_out_stays_finished() {
     let mut rig = Rig::new();
     let task = rig.begin(vec![right("modbus/*", "read")], None);

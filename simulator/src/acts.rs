@@ -27,6 +27,10 @@ impl World<'_> {
         match act {
             Act::Authorize { device, token, risk, pick } => self.ask_for_decision(device, token, risk, pick),
             Act::Begin { device, pick } => self.begin_task(device, pick),
+            Act::BrokerAck { device, trick } => {
+                self.disturbed();
+                self.tricks.insert(device, trick);
+            }
             Act::BrokerBackup { backup } => self.broker.backup(backup),
             Act::BrokerDelay { what, late, turn } => {
                 self.fault(turn);
@@ -105,6 +109,7 @@ impl World<'_> {
             Act::ProcessRestart { device, lasts, pick } => self.restart_process(device, lasts, pick),
             Act::Reboot { device, lasts, wall } => self.reboot(device, lasts, wall),
             Act::Revoke { device, what, pick } => self.revoke(device, what, pick),
+            Act::ServiceAhead { device, by, turn } => self.service_ahead(device, by, turn),
             Act::ServiceStart => {
                 self.fault(Turn::Ends);
                 self.operator.start();
@@ -126,6 +131,10 @@ impl World<'_> {
             Act::Suspend { device, turn: Turn::Ends } => {
                 self.fault(Turn::Ends);
                 self.wake_up(device);
+            }
+            Act::TimeReset { device, what, late } => {
+                self.disturbed();
+                self.carry_reset(device, what, late);
             }
         }
     }
@@ -150,6 +159,17 @@ impl World<'_> {
             Turn::Ends => clocks.thaw(),
         }
         self.probe_expired(device);
+    }
+
+    /// A service whose clock is ahead answers a gateway. What that suspends, the table says.
+    fn service_ahead(&mut self, device: u32, by: u64, turn: Turn) {
+        self.fault(turn);
+        let covered = Suspension::of("service.ahead").is_some_and(|suspension| suspension.covers(Clause::Clock));
+        match turn {
+            Turn::Begins if covered => drop(self.ahead.insert(device, by)),
+            Turn::Begins => {}
+            Turn::Ends => drop(self.ahead.remove(&device)),
+        }
     }
 
     /// The disk is no longer what was written. What the proofs rest on and this takes away is suspended, by the table.

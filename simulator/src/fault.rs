@@ -47,6 +47,8 @@ pub enum Who {
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
+    /// The broker tampers with the next acknowledgement of a gateway's `hello`.
+    BrokerAck(AckTrick),
     /// The broker keeps back one kind of signed statement for a while, or gives it out late.
     BrokerDelay {
         /// How long.
@@ -134,6 +136,13 @@ pub enum Kind {
     },
     /// The operator revokes something of this gateway.
     Revoke(RevokeWhat),
+    /// The service that answers a gateway has a clock that is ahead, for a while.
+    ServiceAhead {
+        /// How long.
+        lasts: u64,
+        /// How far.
+        by: u64,
+    },
     /// The fleet's service is away for a while.
     ServiceStop {
         /// How long.
@@ -144,12 +153,20 @@ pub enum Kind {
         /// How long.
         lasts: u64,
     },
+    /// Somebody carries a reset of the clock to a gateway.
+    TimeReset {
+        /// Which.
+        what: ResetWhat,
+        /// How long it takes from the gateway's nonce to the file that answers it.
+        late: u64,
+    },
 }
 
 impl Kind {
     /// The name in scenario files.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::BrokerAck(trick) => trick.name(),
             Self::BrokerDelay { late: Some(_), .. } => "broker.delay",
             Self::BrokerDelay { late: None, .. } => "broker.withhold",
             Self::BrokerHostile { .. } => "broker.hostile",
@@ -168,8 +185,10 @@ impl Kind {
             Self::ProcessRestart { .. } => "process.restart",
             Self::Reboot { .. } => "reboot",
             Self::Revoke(_) => "revoke",
+            Self::ServiceAhead { .. } => "service.ahead",
             Self::ServiceStop { .. } => "service.stop",
             Self::Suspend { .. } => "suspend",
+            Self::TimeReset { what, .. } => what.name(),
         }
     }
 
@@ -186,9 +205,12 @@ impl Kind {
             | Self::PowerCut { lasts, .. }
             | Self::ProcessRestart { lasts }
             | Self::Reboot { lasts, .. }
+            | Self::ServiceAhead { lasts, .. }
             | Self::ServiceStop { lasts }
             | Self::Suspend { lasts } => *lasts,
-            Self::BrokerReplay
+            Self::TimeReset { late, .. } => *late,
+            Self::BrokerAck(_)
+            | Self::BrokerReplay
             | Self::BrokerRestore { .. }
             | Self::ClockDrift
             | Self::ClockStep(_)
@@ -253,6 +275,74 @@ impl Damage {
     /// Whether something older is put back, for which a copy must be made in time.
     pub const fn puts_back(self) -> bool {
         matches!(self, Self::ImageRolledBack | Self::SlotsCopiedBack)
+    }
+}
+
+/// What a broker does to the acknowledgement of a `hello`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AckTrick {
+    /// Before it comes another with its nonce, signed for another fleet by the very key that signs for this one.
+    Foreign,
+    /// It is kept back until its nonce is over.
+    Late,
+    /// It comes twice.
+    Twice,
+    /// Before it comes another with its nonce, signed by a key of the fleet that is no service key.
+    WrongKey,
+}
+
+impl AckTrick {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("foreign", Self::Foreign), ("late", Self::Late), ("twice", Self::Twice), ("wrong_key", Self::WrongKey)];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Foreign => "broker.ack foreign",
+            Self::Late => "broker.ack late",
+            Self::Twice => "broker.ack twice",
+            Self::WrongKey => "broker.ack wrong_key",
+        }
+    }
+}
+
+/// Which reset of the clock is carried to a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetWhat {
+    /// One that the root keys signed for another gateway.
+    Foreign,
+    /// One that answers its nonce, signed by a key of the fleet that is no root key.
+    Forged,
+    /// What an honest operator signs, where the gateway is ahead of true time.
+    Needed,
+    /// The last one that it took.
+    Replayed,
+    /// One that the root keys signed for a nonce that the gateway has replaced since.
+    Stale,
+}
+
+impl ResetWhat {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("foreign", Self::Foreign),
+        ("forged", Self::Forged),
+        ("needed", Self::Needed),
+        ("replayed", Self::Replayed),
+        ("stale", Self::Stale),
+    ];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Foreign => "time.reset foreign",
+            Self::Forged => "time.reset forged",
+            Self::Needed => "time.reset needed",
+            Self::Replayed => "time.reset replayed",
+            Self::Stale => "time.reset stale",
+        }
     }
 }
 
@@ -425,6 +515,7 @@ impl FaultText {
             "anchor.gone" => self.disk(Damage::SlotsGone)?,
             "anchor.rotten" => self.disk(Damage::SlotRotten)?,
             "anchor.torn" => self.disk(Damage::SlotTorn)?,
+            "broker.ack" => Kind::BrokerAck(self.one_of(&AckTrick::ALL)?),
             "broker.delay" => Kind::BrokerDelay {
                 lasts: self.lasts()?,
                 what: self.statement()?,
@@ -457,8 +548,16 @@ impl FaultText {
             "process.restart" => Kind::ProcessRestart { lasts: self.lasts()? },
             "reboot" => Kind::Reboot { lasts: self.lasts()?, wall: self.wall_after()? },
             "revoke" => Kind::Revoke(self.revoke_what()?),
+            "service.ahead" => {
+                let by = u64::try_from(self.by()?).map_err(|_| "is ahead: `by` needs a plus, like \"+3h\"")?;
+                Kind::ServiceAhead { lasts: self.lasts()?, by }
+            }
             "service.stop" => Kind::ServiceStop { lasts: self.lasts()? },
             "suspend" => Kind::Suspend { lasts: self.lasts()? },
+            "time.reset" => Kind::TimeReset {
+                what: self.one_of(&ResetWhat::ALL)?,
+                late: self.late.take().ok_or("needs `late`, how long the file is on its way")?.0,
+            },
             _ => return Err(format!("no such fault: {:?}", self.name)),
         })
     }
@@ -485,6 +584,16 @@ impl FaultText {
             Some("lists") => Ok(Statement::Lists),
             Some(_) | None => Err("needs `what`: \"acks\", \"answers\", \"heads\" or \"lists\"".into()),
         }
+    }
+
+    /// What `what` names, of these.
+    fn one_of<T: Copy>(&mut self, names: &[(&str, T)]) -> Result<T, String> {
+        let what = self.what.take();
+        let named = names.iter().find(|(name, _)| what.as_deref() == Some(*name)).map(|(_, value)| *value);
+        named.ok_or_else(|| {
+            let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            format!("needs `what`, one of: {}", names.join(" "))
+        })
     }
 
     fn lasts(&mut self) -> Result<u64, String> {

@@ -12,7 +12,7 @@ use hardtack::agent::effects::{Answer, Entry, LinkCommand, StateFile, StoredReco
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
 use hardtack::ids::GrantId;
 use hardtack::mutant::{active, Mutant};
-use hardtack::wire::audit::Record;
+use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
 use hardtack::wire::link::Topic;
 
 use crate::check::Id;
@@ -304,14 +304,24 @@ impl World<'_> {
     fn note_durable(&mut self, number: u32, durable: Durable) {
         let now = self.now;
         let device = &self.devices[number as usize];
-        let (powered, who) = (device.powered(now), (number, &device.name));
+        let powered = device.powered(now);
         for content in &durable.feeds {
             self.checks.authority.feed_durable(number, content, powered);
         }
+        let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
+        for record in records {
+            self.checks.evidence.durable(&mut self.checks.tally, now, number, &record);
+            if let AuditEvent::Trust(TrustChange::Reset { floor, .. }) = record.event {
+                self.reset_durable(number, floor);
+            }
+        }
+        let device = &self.devices[number as usize];
+        let who = (number, &device.name);
         let checks = &mut self.checks;
-        checks.monotone.records_durable(&mut checks.tally, now, who, durable.records.iter());
+        let today = date(now).max(checks.clock.knowledge(number, powered).misled);
+        checks.monotone.records_durable(&mut checks.tally, (now, today), who, durable.records.iter());
         if let Some(anchor) = durable.anchor {
-            checks.monotone.anchor_durable(&mut checks.tally, now, who, &anchor);
+            checks.monotone.anchor_durable(&mut checks.tally, (now, today), who, &anchor);
             checks.clock.anchor_durable(number, &anchor);
         }
         let gone = &durable.grants_removed;
@@ -491,6 +501,7 @@ impl World<'_> {
         steps.into_iter().take(done as usize).for_each(|step| device.disk.step(step));
         self.operator.nonces.remove(&number);
         self.nobody_answers(number);
+        self.checks.evidence.stopped(number);
         if let Some(conn) = process.conn {
             self.close(conn, End::Device);
         }

@@ -8,7 +8,8 @@ use rand_core::RngCore;
 use serde::Serialize;
 
 use crate::fault::{
-    Boundary, Damage, Direction, Fault, Hostility, Kind, Retained, RevokeWhat, Statement, WallAfter, Who,
+    AckTrick, Boundary, Damage, Direction, Fault, Hostility, Kind, ResetWhat, Retained, RevokeWhat, Statement,
+    WallAfter, Who,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -51,6 +52,13 @@ pub enum Act {
         device: u32,
         /// Picks the program and its task.
         pick: u64,
+    },
+    /// The broker tampers with the next acknowledgement of a `hello`.
+    BrokerAck {
+        /// Of this gateway.
+        device: u32,
+        /// How.
+        trick: AckTrick,
     },
     /// The broker begins or ceases to keep back a kind of statement.
     BrokerDelay {
@@ -197,6 +205,15 @@ pub enum Act {
         /// Picks which.
         pick: u64,
     },
+    /// The service that answers a gateway has a clock that is ahead, or right again.
+    ServiceAhead {
+        /// The gateway.
+        device: u32,
+        /// How far.
+        by: u64,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// The service is there again.
     ServiceStart,
     /// The service goes away.
@@ -212,6 +229,15 @@ pub enum Act {
         device: u32,
         /// Whether it begins.
         turn: Turn,
+    },
+    /// Somebody carries a reset of the clock to a gateway.
+    TimeReset {
+        /// The gateway.
+        device: u32,
+        /// Which.
+        what: ResetWhat,
+        /// How long it is on its way.
+        late: u64,
     },
 }
 
@@ -358,6 +384,9 @@ fn acts(
     let end = |lasts: u64| (at + lasts).min(heal);
     let pick = |device: u32| stream(seed, &format!("fault-{number}/gw-{device}"), &at.to_string()).next_u64();
     match &fault.kind {
+        Kind::BrokerAck(trick) => {
+            targets.iter().for_each(|d| push(at, Act::BrokerAck { device: *d, trick: *trick }));
+        }
         Kind::BrokerDelay { lasts, what, late } => {
             push(at, Act::BrokerDelay { what: *what, late: *late, turn: Turn::Begins });
             push(end(*lasts), Act::BrokerDelay { what: *what, late: *late, turn: Turn::Ends });
@@ -425,6 +454,12 @@ fn acts(
         Kind::Revoke(what) => {
             targets.iter().for_each(|d| push(at, Act::Revoke { device: *d, what: *what, pick: pick(*d) }));
         }
+        Kind::ServiceAhead { lasts, by } => {
+            for device in targets {
+                push(at, Act::ServiceAhead { device: *device, by: *by, turn: Turn::Begins });
+                push(end(*lasts), Act::ServiceAhead { device: *device, by: *by, turn: Turn::Ends });
+            }
+        }
         Kind::ServiceStop { lasts } => {
             push(at, Act::ServiceStop);
             push(end(*lasts), Act::ServiceStart);
@@ -434,6 +469,9 @@ fn acts(
                 push(at, Act::Suspend { device: *device, turn: Turn::Begins });
                 push(end(*lasts), Act::Suspend { device: *device, turn: Turn::Ends });
             }
+        }
+        Kind::TimeReset { what, late } => {
+            targets.iter().for_each(|d| push(at, Act::TimeReset { device: *d, what: *what, late: *late }));
         }
     }
 }

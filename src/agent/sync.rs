@@ -313,7 +313,11 @@ impl Agent {
 
     fn on_ack(&mut self, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
         let signed = Signed::<Ack>::from_bytes(payload)?;
-        let ack = signed.open(&self.fleet, self.trust.service_keys(), 1)?;
+        let ack = if crate::mutant::active(crate::mutant::Mutant::AckByAnyKey) {
+            signed.claim()?
+        } else {
+            signed.open(&self.fleet, self.trust.service_keys(), 1)?
+        };
         if ack.device != self.device {
             return Err(Refused::WrongDevice);
         }

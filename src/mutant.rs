@@ -44,17 +44,19 @@ pub enum Mutant {
     RevocationForgotten = 17,
     /// A head whose list is not complete makes what is known of revocations fresher.
     StalenessByWaitingHead = 18,
+    /// A sync that failed counts as one that did not. Planted in the shell's loop.
+    SyncErrorIgnored = 19,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 19,
+    TimeJudgedAtFloor = 20,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 20,
+    TwoTimeFacts = 21,
     /// The system clock is believed.
-    WallClockUsed = 21,
+    WallClockUsed = 22,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
@@ -73,6 +75,7 @@ impl Mutant {
         Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::StalenessByWaitingHead,
+        Self::SyncErrorIgnored,
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,
         Self::WallClockUsed,

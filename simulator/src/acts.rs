@@ -88,6 +88,14 @@ impl World<'_> {
                 }
                 self.damage(device, damage, copy);
             }
+            Act::DiskSync { device, part, turn } => {
+                self.fault(turn);
+                let failing = &mut self.devices[device as usize].failing;
+                match turn {
+                    Turn::Begins => drop(failing.insert(part)),
+                    Turn::Ends => drop(failing.remove(&part)),
+                }
+            }
             Act::Finish { device, pick } => self.finish_task(device, pick),
             Act::LinkDown { device, direction } => {
                 self.fault(Turn::Begins);

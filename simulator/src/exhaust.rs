@@ -58,6 +58,7 @@ impl Window {
             | Act::ClockStep { .. }
             | Act::DiskCopy { .. }
             | Act::DiskDamage { .. }
+            | Act::DiskSync { .. }
             | Act::Finish { .. }
             | Act::LinkDown { .. }
             | Act::LinkHalfOpen { .. }

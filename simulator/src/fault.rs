@@ -104,6 +104,13 @@ pub enum Kind {
         /// How old the copy is that is put back.
         age: u64,
     },
+    /// Syncs of one part of the state folder fail for a while, and say so.
+    DiskSync {
+        /// How long.
+        lasts: u64,
+        /// Of which part.
+        part: Part,
+    },
     /// Connections that are open swallow everything from now on, and nobody is told.
     LinkHalfOpen,
     /// Nothing goes through in this direction for a while.
@@ -179,6 +186,7 @@ impl Kind {
             Self::ClockStep(_) => "clock.step",
             Self::ClockStrobe { .. } => "clock.strobe",
             Self::Disk { damage, .. } => damage.name(),
+            Self::DiskSync { part, .. } => part.name(),
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
             Self::PowerCut { .. } => "power.cut",
@@ -201,6 +209,7 @@ impl Kind {
             | Self::ClockFreeze { lasts }
             | Self::ClockStrobe { lasts, .. }
             | Self::Disk { lasts, .. }
+            | Self::DiskSync { lasts, .. }
             | Self::LinkDown { lasts, .. }
             | Self::PowerCut { lasts, .. }
             | Self::ProcessRestart { lasts }
@@ -342,6 +351,32 @@ impl ResetWhat {
             Self::Needed => "time.reset needed",
             Self::Replayed => "time.reset replayed",
             Self::Stale => "time.reset stale",
+        }
+    }
+}
+
+/// A part of the state folder that is synced by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The slots of the anchor.
+    Anchor,
+    /// The era that is written.
+    Era,
+    /// Trust bundle, policy, revocation lists, grants, tasks.
+    Files,
+}
+
+impl Part {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 3] = [("anchor", Self::Anchor), ("era", Self::Era), ("files", Self::Files)];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Anchor => "disk.sync anchor",
+            Self::Era => "disk.sync era",
+            Self::Files => "disk.sync files",
         }
     }
 }
@@ -539,6 +574,7 @@ impl FaultText {
             "clock.freeze" => Kind::ClockFreeze { lasts: self.lasts()? },
             "clock.step" => Kind::ClockStep(self.by()?),
             "clock.strobe" => Kind::ClockStrobe { lasts: self.lasts()?, by: self.by()? },
+            "disk.sync" => Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(&Part::ALL)? },
             "image.rollback" => self.disk(Damage::ImageRolledBack)?,
             "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },
             "link.half_open" => Kind::LinkHalfOpen,

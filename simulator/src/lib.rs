@@ -109,6 +109,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ClockFreeze { .. }
             | Kind::ClockStep(_)
             | Kind::Disk { .. }
+            | Kind::DiskSync { .. }
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen
             | Kind::PowerCut { .. }

@@ -8,7 +8,7 @@ use rand_core::RngCore;
 use serde::Serialize;
 
 use crate::fault::{
-    AckTrick, Boundary, Damage, Direction, Fault, Hostility, Kind, ResetWhat, Retained, RevokeWhat, Statement,
+    AckTrick, Boundary, Damage, Direction, Fault, Hostility, Kind, Part, ResetWhat, Retained, RevokeWhat, Statement,
     WallAfter, Who,
 };
 use crate::random::{below, between, stream};
@@ -138,6 +138,15 @@ pub enum Act {
         copy: u32,
         /// Picks the boundary and what becomes of unsynced writes.
         pick: u64,
+    },
+    /// Syncs of a part of the state folder fail from now on, or work again.
+    DiskSync {
+        /// The gateway.
+        device: u32,
+        /// Which part.
+        part: Part,
+        /// Whether it begins.
+        turn: Turn,
     },
     /// A program finishes a task.
     Finish {
@@ -427,6 +436,12 @@ fn acts(
                     push(at.saturating_sub(*age), Act::DiskCopy { device: *device, copy });
                 }
                 push(at, Act::DiskDamage { device: *device, lasts, damage, copy, pick: pick(*device) });
+            }
+        }
+        Kind::DiskSync { lasts, part } => {
+            for device in targets {
+                push(at, Act::DiskSync { device: *device, part: *part, turn: Turn::Begins });
+                push(end(*lasts), Act::DiskSync { device: *device, part: *part, turn: Turn::Ends });
             }
         }
         Kind::ClockStep(by) => targets.iter().for_each(|d| push(at, Act::ClockStep { device: *d, by: *by })),

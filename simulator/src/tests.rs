@@ -92,6 +92,7 @@ mod mutants {
         (Mutant::ResetUnbound, "time-reset", "I5"),
         (Mutant::RevocationForgotten, "revoked-in-the-dark", "I4"),
         (Mutant::StalenessByWaitingHead, "withheld", "I4.stale"),
+        (Mutant::SyncErrorIgnored, "failing-disk", "I1"),
         (Mutant::TimeJudgedAtFloor, "clock-storm", "I3.strict"),
         (Mutant::TwoTimeFacts, "boot-loop", "I6.child"),
         (Mutant::WallClockUsed, "week-offline-reboots", "I3"),

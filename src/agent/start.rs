@@ -86,6 +86,7 @@ impl Agent {
                 }
             }
         }
+        revocations.follow(&trust);
         let proven = replay_time(&boot, &mut anchor);
         let mut clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
         clock.recall(proven);

@@ -175,6 +175,7 @@ impl Agent {
         self.hear(Role::Root, next.issued_at, payload, now, effects);
         self.trust = next;
         self.trust_digest = signed.digest();
+        self.revocations.follow(&self.trust);
         if self.trust.version > mark {
             self.marks.bundle = (self.trust.version, self.trust_digest);
         }

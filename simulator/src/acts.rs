@@ -259,6 +259,9 @@ impl World<'_> {
 
     /// The operator revokes one of the newest credentials of a gateway, or what it comes from.
     fn revoke(&mut self, device: u32, what: RevokeWhat, pick: u64) {
+        if what == RevokeWhat::Device {
+            return self.revoke_device(device);
+        }
         let (now, moment) = (self.now, self.moment(device));
         let live = |standing: Standing| matches!(standing, Standing::Good | Standing::Unclear);
         let mut recent: Vec<_> = self
@@ -273,6 +276,7 @@ impl World<'_> {
         let chosen = &mut recent[index as usize];
         let revoke = match what {
             RevokeWhat::Block => chosen.chain.last().copied().map(Revoke::Block),
+            RevokeWhat::Device => None,
             RevokeWhat::Grant => Some(Revoke::Grant(chosen.grant)),
             RevokeWhat::Task => Some(Revoke::Task(chosen.task.clone())),
         };
@@ -281,6 +285,7 @@ impl World<'_> {
         let (task, grant) = (chosen.task.clone(), chosen.grant);
         let covered = |of: &crate::model::Credential| match &revoke {
             Revoke::Block(block) => of.chain.contains(block),
+            Revoke::Device(_) => of.device == device,
             Revoke::Grant(_) => of.grant == grant,
             Revoke::Task(_) => of.task == task,
         };
@@ -288,6 +293,22 @@ impl World<'_> {
         if let Revoke::Grant(grant) = &revoke {
             self.model.revoke(*grant);
         }
+        self.sign_revocation(device, revoke);
+    }
+
+    /// The operator revokes a gateway: nothing that it handed out counts any more, and in the end it is locked.
+    fn revoke_device(&mut self, number: u32) {
+        let (now, device) = (self.now, &mut self.devices[number as usize]);
+        device.ordered_locked = true;
+        let name = device.name.clone();
+        *self.effects.entry("revoke").or_default() += 1;
+        let own = self.model.iter_mut().filter(|of| of.device == number);
+        own.for_each(|of| of.revoked = of.revoked.or(Some(now)));
+        self.sign_revocation(number, Revoke::Device(name));
+    }
+
+    fn sign_revocation(&mut self, device: u32, revoke: Revoke) {
+        let now = self.now;
         let name = self.devices[device as usize].name.clone();
         let publish = self.operator.revoke(revoke, &name, crate::clocks::date(now));
         self.tell(&Event::Revoked { seq: self.operator.newest_seq() });

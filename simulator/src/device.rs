@@ -60,6 +60,8 @@ pub(crate) struct Device {
     pub(crate) copies: BTreeMap<u32, Medium>,
     /// Its storage was restored from an image: once in touch it must be locked for good.
     pub(crate) restored: Restored,
+    /// The operator revoked it: in the end it is locked.
+    pub(crate) ordered_locked: bool,
     /// Credentials to try again once so much powered-on time has passed, and an agent runs.
     pub(crate) probes: Vec<Probe>,
     keys: Box<[u8; 128]>,
@@ -163,6 +165,7 @@ impl Device {
             reopen: REOPEN_MIN,
             copies: BTreeMap::new(),
             restored: Restored::No,
+            ordered_locked: false,
             probes: Vec::new(),
             keys: Box::new(*keys.to_bytes()),
             seeds: stream(seed, &entity, "starts"),

@@ -463,6 +463,8 @@ pub enum WallAfter {
 pub enum RevokeWhat {
     /// The block that this agent made, and so one credential.
     Block,
+    /// The gateway itself: it locks, and wipes what it could work with.
+    Device,
     /// The gateway's fallback grant. A new one is made for it.
     Grant,
     /// A task.
@@ -668,9 +670,10 @@ impl FaultText {
     fn revoke_what(&mut self) -> Result<RevokeWhat, String> {
         match self.what.take().as_deref() {
             Some("block") => Ok(RevokeWhat::Block),
+            Some("device") => Ok(RevokeWhat::Device),
             Some("grant") => Ok(RevokeWhat::Grant),
             Some("task") => Ok(RevokeWhat::Task),
-            Some(_) | None => Err("needs `what`: \"block\", \"grant\" or \"task\"".into()),
+            Some(_) | None => Err("needs `what`: \"block\", \"device\", \"grant\" or \"task\"".into()),
         }
     }
 

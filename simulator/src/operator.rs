@@ -106,6 +106,8 @@ const UNTIL: Millis = Millis::from_secs(120);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Revoke {
     Block(BlockId),
+    /// A gateway.
+    Device(DeviceId),
     /// A fallback grant. Its gateway gets another.
     Grant(GrantId),
     Task(TaskId),
@@ -253,6 +255,7 @@ impl Operator {
     pub(crate) fn revoke(&mut self, what: Revoke, device: &DeviceId, at: Timestamp) -> Vec<Publish> {
         let target = match &what {
             Revoke::Block(block) => Target::Block(*block),
+            Revoke::Device(device) => Target::Device(device.clone()),
             Revoke::Grant(grant) => Target::Grant(*grant),
             Revoke::Task(task) => Target::Task(task.clone()),
         };

@@ -304,6 +304,9 @@ impl<'a> World<'a> {
         for device in &self.devices {
             let status = device.last_status.as_ref();
             match device.restored {
+                Restored::No if device.ordered_locked => {
+                    live::obeyed(tally, at, &device.name, self.newest_owed, status)
+                }
                 Restored::No => live::last_word(tally, at, &device.name, self.newest_owed, status),
                 Restored::Yes => live::detected(tally, at, &device.name, status),
             }

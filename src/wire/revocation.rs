@@ -1,9 +1,11 @@
 //! Revocation: rules in a signed, sequenced list.
 //!
 //! Owns: [`Rule`] and what it covers, [`Head`], which is signed, and the [`List`] whose digest it names; the split of a
-//! list into messages and back.
+//! list into messages and back. [`golomb`] is how the exact sets will be written.
 //! Never: knows what time it is, or which list a device has. `agent/revocation.rs` does.
-//! Read next: `agent/revocation.rs`.
+//! Read next: `agent/revocation.rs`; for the code `golomb.rs`.
+
+pub mod golomb;
 
 use std::collections::BTreeMap;
 

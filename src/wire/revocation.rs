@@ -1,11 +1,18 @@
 //! Revocation: rules in a signed, sequenced list.
 //!
 //! Owns: [`Rule`] and what it covers, [`Head`], which is signed, and the [`List`] whose digest it names; the split of a
-//! list into messages and back. [`golomb`] is how the exact sets will be written.
+//! list into messages and back. Below it the exact sets, which hold millions: [`set`], made of [`rules`], [`serials`] and
+//! [`fingerprints`] by expiry [`slot`], written by [`golomb`].
 //! Never: knows what time it is, or which list a device has. `agent/revocation.rs` does.
-//! Read next: `agent/revocation.rs`; for the code `golomb.rs`.
+//! Read next: `agent/revocation.rs`; for the sets `set.rs`.
 
+mod bytes;
+pub mod fingerprints;
 pub mod golomb;
+pub mod rules;
+pub mod serials;
+pub mod set;
+pub mod slot;
 
 use std::collections::BTreeMap;
 

@@ -77,7 +77,7 @@ impl PartKey {
 
 /// One revocation of a set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Entry {
+pub enum Revoked {
     /// A rule and when it lapses.
     Rule(Selector, Timestamp),
     /// A block and the slot with which it is dropped.
@@ -128,6 +128,14 @@ impl RevocationSet {
         Ok(())
     }
 
+    /// Whether a reader takes so many rules, ids and buckets: for whoever has added to it one by one.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] past a limit of the format.
+    pub fn check(&self) -> Result<(), Refused> {
+        check_limits(self.rules.len(), self.exact.len(), self.serials.len(), self.fingerprints.len())
+    }
+
     /// Adds all of another set, as of a delta: if it is refused, nothing.
     ///
     /// # Errors
@@ -139,11 +147,12 @@ impl RevocationSet {
             let sum = self.fingerprints.get(key).map(|known| known.union(bucket)).transpose()?;
             sums.push((*key, sum.unwrap_or_else(|| bucket.clone())));
         }
-        let new = |total: usize, fresh: usize, max: usize| (total + fresh <= max).then_some(()).ok_or(TOO_MUCH);
-        new(self.rules.len(), fresh(&delta.rules, &self.rules), RULES_MAX)?;
-        new(self.exact.len(), fresh(&delta.exact, &self.exact), EXACT_MAX)?;
-        let fresh_buckets = fresh(&delta.serials, &self.serials) + fresh(&delta.fingerprints, &self.fingerprints);
-        new(self.serials.len() + self.fingerprints.len(), fresh_buckets, BUCKETS_MAX)?;
+        check_limits(
+            self.rules.len() + fresh(&delta.rules, &self.rules),
+            self.exact.len() + fresh(&delta.exact, &self.exact),
+            self.serials.len() + fresh(&delta.serials, &self.serials),
+            self.fingerprints.len() + fresh(&delta.fingerprints, &self.fingerprints),
+        )?;
         self.fingerprints.extend(sums);
         delta.rules.iter().for_each(|(selector, until)| self.add_rule(*selector, *until));
         delta.exact.iter().for_each(|(block, slot)| self.add_exact(*block, *slot));
@@ -227,14 +236,14 @@ impl RevocationSet {
     }
 
     /// All that is revoked, in order.
-    pub fn enumerate(&self) -> impl Iterator<Item = Entry> + '_ {
-        let rules = self.rules.iter().map(|(selector, until)| Entry::Rule(*selector, *until));
-        let exact = self.exact.iter().map(|(block, slot)| Entry::Exact(*block, *slot));
+    pub fn enumerate(&self) -> impl Iterator<Item = Revoked> + '_ {
+        let rules = self.rules.iter().map(|(selector, until)| Revoked::Rule(*selector, *until));
+        let exact = self.exact.iter().map(|(block, slot)| Revoked::Exact(*block, *slot));
         let serials = self.serials.iter();
-        let serials = serials.flat_map(|(slot, bucket)| bucket.iter().map(|serial| Entry::Serial(*slot, serial)));
+        let serials = serials.flat_map(|(slot, bucket)| bucket.iter().map(|serial| Revoked::Serial(*slot, serial)));
         let buckets = self.fingerprints.iter();
         let fingerprints =
-            buckets.flat_map(|(key, bucket)| bucket.iter().map(|number| Entry::Fingerprint(*key, number)));
+            buckets.flat_map(|(key, bucket)| bucket.iter().map(|number| Revoked::Fingerprint(*key, number)));
         rules.chain(exact).chain(serials).chain(fingerprints)
     }
 
@@ -310,10 +319,7 @@ impl RevocationSet {
                 self.fingerprints.insert(key, FingerprintBucket::from_bytes(key.width, bytes)?);
             }
         }
-        if self.serials.len() + self.fingerprints.len() > BUCKETS_MAX {
-            return Err(TOO_MUCH);
-        }
-        Ok(())
+        self.check()
     }
 
     /// The canonical bytes.
@@ -355,6 +361,11 @@ impl RevocationSet {
 
 const TOO_MUCH: Refused = Refused::Malformed("more revocations than a set has");
 
+fn check_limits(rules: usize, exact: usize, serials: usize, fingerprints: usize) -> Result<(), Refused> {
+    let fits = rules <= RULES_MAX && exact <= EXACT_MAX && serials + fingerprints <= BUCKETS_MAX;
+    fits.then_some(()).ok_or(TOO_MUCH)
+}
+
 /// How many keys of one map another one does not have.
 fn fresh<K: Ord, V>(of: &BTreeMap<K, V>, known: &BTreeMap<K, V>) -> usize {
     of.keys().filter(|key| !known.contains_key(key)).count()
@@ -388,6 +399,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::fingerprints::file;
+    use super::super::manifest::Manifest;
     use super::*;
 
     const LIMIT: usize = 1 << 20;
@@ -498,7 +510,7 @@ mod tests {
         let mut new = old.clone();
         new.add_serials(slot(0), SerialBucket::new(1 << 24, [12_345_678]).unwrap());
         let delta = new.since(&old);
-        assert_eq!(delta.enumerate().collect::<Vec<_>>(), [Entry::Serial(slot(0), 12_345_678)]);
+        assert_eq!(delta.enumerate().collect::<Vec<_>>(), [Revoked::Serial(slot(0), 12_345_678)]);
         assert!(delta.to_bytes().len() <= 16, "{}", delta.to_bytes().len());
     }
 
@@ -571,6 +583,33 @@ mod tests {
             device.apply(&new.since(&old)).unwrap();
             device.drop_expired(before);
             prop_assert_eq!(device, new);
+        }
+
+        /// Deltas of single steps, of spans of them, and whole snapshots, in any order and more than once.
+        #[test]
+        fn whatever_arrives_in_whatever_order_the_root_is_one(
+            steps in prop::collection::vec(set(), 1..6),
+            arrivals in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..8),
+            snapshot in any::<prop::sample::Index>(),
+        ) {
+            let mut heads = vec![RevocationSet::default()];
+            for step in &steps {
+                heads.push(heads.last().unwrap().merge(step).unwrap());
+            }
+            let mut device = RevocationSet::default();
+            for (from, to) in arrivals {
+                let (from, to) = (from.index(heads.len()), to.index(heads.len()));
+                device.apply(&heads[from.max(to)].since(&heads[from.min(to)])).unwrap();
+            }
+            // From some snapshot on, all deltas: backwards, which is as good as any order.
+            let snapshot = snapshot.index(heads.len());
+            for at in (snapshot + 1..heads.len()).rev() {
+                device.apply(&heads[at].since(&heads[at - 1])).unwrap();
+            }
+            device.apply(&heads[snapshot]).unwrap();
+            let newest = heads.last().unwrap();
+            prop_assert_eq!(Manifest::of(&device).root(), Manifest::of(newest).root());
+            prop_assert_eq!(&device, newest);
         }
 
         #[test]

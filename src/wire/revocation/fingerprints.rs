@@ -8,8 +8,6 @@
 //! A fingerprint of b bits among N answers falsely for a block that nobody had told the publisher of with a chance of
 //! N / 2^b: for 64 bits and a million, one in 10^13. For the blocks that it had been told of, the answer is exact.
 
-use std::iter::Peekable;
-
 use super::bytes::{put_number, Reader};
 use super::golomb::Coded;
 use super::slot::Slot;
@@ -102,16 +100,17 @@ impl FingerprintBucket {
         if list.last().is_some_and(|last| *last >= width.universe()) {
             return Err(Refused::Malformed("a fingerprint with more bits than its width"));
         }
-        Self::of_ascending(width, list.iter().copied())
+        Self::of_ascending(width, &list)
     }
 
-    fn of_ascending(width: Width, fingerprints: impl Iterator<Item = u128> + Clone) -> Result<Self, Refused> {
-        if fingerprints.clone().count() > FINGERPRINTS_MAX as usize {
+    fn of_ascending(width: Width, fingerprints: &[u128]) -> Result<Self, Refused> {
+        if fingerprints.len() > FINGERPRINTS_MAX as usize {
             return Err(Refused::Malformed("more fingerprints than a bucket has"));
         }
+        let all = fingerprints.iter().copied();
         Ok(Self(match width {
-            Width::Bits64 => Numbers::Narrow(Coded::encode(width.universe(), fingerprints.map(|wide| wide as u64))),
-            Width::Bits96 => Numbers::Wide(Coded::encode(width.universe(), fingerprints)),
+            Width::Bits64 => Numbers::Narrow(Coded::encode(width.universe(), all.map(|wide| wide as u64))),
+            Width::Bits96 => Numbers::Wide(Coded::encode(width.universe(), all)),
         }))
     }
 
@@ -169,26 +168,36 @@ impl FingerprintBucket {
         narrow.into_iter().flatten().map(u128::from).chain(wide.into_iter().flatten())
     }
 
-    fn width(&self) -> Width {
-        match &self.0 {
-            Numbers::Narrow(_) => Width::Bits64,
-            Numbers::Wide(_) => Width::Bits96,
-        }
-    }
-
     /// What is in either of two buckets of one key.
     ///
     /// # Errors
-    /// [`Refused::Malformed`] above [`FINGERPRINTS_MAX`].
+    /// [`Refused::Malformed`] above [`FINGERPRINTS_MAX`], or when they are of two widths.
     pub fn union(&self, other: &Self) -> Result<Self, Refused> {
-        Self::of_ascending(self.width(), Either { a: self.iter().peekable(), b: other.iter().peekable() })
+        let sum = Self(match (&self.0, &other.0) {
+            (Numbers::Narrow(a), Numbers::Narrow(b)) => Numbers::Narrow(a.union(b, Width::Bits64.universe())),
+            (Numbers::Wide(a), Numbers::Wide(b)) => Numbers::Wide(a.union(b, Width::Bits96.universe())),
+            (Numbers::Narrow(_), Numbers::Wide(_)) | (Numbers::Wide(_), Numbers::Narrow(_)) => {
+                return Err(Refused::Malformed("fingerprints of two widths"));
+            }
+        });
+        sum.bounded()
     }
 
     /// What this has over an older one of the same key, None if nothing.
     pub fn minus(&self, older: &Self) -> Option<Self> {
-        let more = Only { a: self.iter(), b: older.iter().peekable() };
-        more.clone().next()?;
-        Some(Self::of_ascending(self.width(), more).expect("no more than there were"))
+        let more = Self(match (&self.0, &older.0) {
+            (Numbers::Narrow(a), Numbers::Narrow(b)) => Numbers::Narrow(a.minus(b, Width::Bits64.universe())),
+            (Numbers::Wide(a), Numbers::Wide(b)) => Numbers::Wide(a.minus(b, Width::Bits96.universe())),
+            (Numbers::Narrow(_), Numbers::Wide(_)) | (Numbers::Wide(_), Numbers::Narrow(_)) => self.0.clone(),
+        });
+        (more.count() > 0).then_some(more)
+    }
+
+    fn bounded(self) -> Result<Self, Refused> {
+        if self.count() > FINGERPRINTS_MAX {
+            return Err(Refused::Malformed("more fingerprints than a bucket has"));
+        }
+        Ok(self)
     }
 
     /// Bytes of memory that it takes.
@@ -196,50 +205,6 @@ impl FingerprintBucket {
         match &self.0 {
             Numbers::Narrow(coded) => coded.memory_bytes(),
             Numbers::Wide(coded) => coded.memory_bytes(),
-        }
-    }
-}
-
-/// What is in either of two ascending sequences.
-#[derive(Clone)]
-struct Either<A: Iterator<Item = u128>, B: Iterator<Item = u128>> {
-    a: Peekable<A>,
-    b: Peekable<B>,
-}
-
-impl<A: Iterator<Item = u128>, B: Iterator<Item = u128>> Iterator for Either<A, B> {
-    type Item = u128;
-
-    fn next(&mut self) -> Option<u128> {
-        let Some(b) = self.b.peek() else { return self.a.next() };
-        match self.a.peek() {
-            Some(a) if a < b => self.a.next(),
-            Some(a) if a == b => {
-                self.a.next();
-                self.b.next()
-            }
-            Some(_) | None => self.b.next(),
-        }
-    }
-}
-
-/// What is in the first of two ascending sequences only.
-#[derive(Clone)]
-struct Only<A: Iterator<Item = u128>, B: Iterator<Item = u128>> {
-    a: A,
-    b: Peekable<B>,
-}
-
-impl<A: Iterator<Item = u128>, B: Iterator<Item = u128>> Iterator for Only<A, B> {
-    type Item = u128;
-
-    fn next(&mut self) -> Option<u128> {
-        loop {
-            let candidate = self.a.next()?;
-            while self.b.next_if(|b| *b < candidate).is_some() {}
-            if self.b.peek() != Some(&candidate) {
-                return Some(candidate);
-            }
         }
     }
 }
@@ -267,7 +232,7 @@ pub fn file(
     live: impl IntoIterator<Item = BlockId>,
 ) -> Result<Filed, Refused> {
     let (fingerprints, exact) = sort(|block| key.fingerprint(block), revoked, live);
-    let bucket = FingerprintBucket::of_ascending(key.width, fingerprints.iter().copied())?;
+    let bucket = FingerprintBucket::of_ascending(key.width, &fingerprints)?;
     Ok(Filed { bucket: Some(bucket).filter(|bucket| bucket.count() > 0), exact })
 }
 

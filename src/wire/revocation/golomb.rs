@@ -3,13 +3,14 @@
 //! Owns: Golomb's code of the gaps, with a divisor that is reckoned from how many numbers there are and below what, so
 //! that a set has one form; [`Coded`], which is looked up in place through a sparse index; [`Stream`], which reads
 //! without one.
-//! Never: panics on bytes that arrived, or allocates more than twice their number for them.
+//! Never: panics on bytes that arrived, or allocates more than four times their number for them.
 //! Read next: `serials.rs` and `fingerprints.rs`, which say what the numbers are.
 //!
 //! Rice's code, whose divisors are powers of two, costs up to 0.12 bits more per number than the limit, which is more
 //! than 2 % where every twentieth token is revoked. Any divisor costs 0.03, and one multiplication.
 
 use std::fmt::Debug;
+use std::iter::Peekable;
 
 use crate::wire::Refused;
 
@@ -34,6 +35,8 @@ pub trait Word: Copy + Ord + Debug + private::Sealed {
     fn narrow(wide: u128) -> Self;
     /// `self + quotient · divisor + remainder`, modulo 2^BITS.
     fn step(self, quotient: u64, divisor: Self, remainder: Self) -> Self;
+    /// Quotient and remainder. Callers see to it that the quotient fits.
+    fn divide(self, divisor: Self) -> (u64, Self);
     /// The low bits of a window.
     fn of_bits(bits: u64) -> Self;
     /// `self − other`, modulo 2^BITS.
@@ -62,6 +65,10 @@ macro_rules! word {
             fn step(self, quotient: u64, divisor: Self, remainder: Self) -> Self {
                 self.wrapping_add((quotient as Self).wrapping_mul(divisor)).wrapping_add(remainder)
             }
+            fn divide(self, divisor: Self) -> (u64, Self) {
+                let quotient = self / divisor;
+                (quotient as u64, self - quotient * divisor)
+            }
             #[inline(always)]
             fn of_bits(bits: u64) -> Self {
                 bits as Self
@@ -78,10 +85,10 @@ macro_rules! word {
     };
 }
 
-// Serials have few bits each, so that an index as dense as the others' would be a tenth of the whole.
-word!(u32, 256);
-word!(u64, 128);
-word!(u128, 128);
+// A look-up reads half a block. Serials have few bits each: where every tenth is revoked this index is a tenth of the whole.
+word!(u32, 128);
+word!(u64, 64);
+word!(u128, 64);
 
 /// How gaps are written: a gap is `quotient · divisor + remainder`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +98,8 @@ struct Code<W> {
     bits: u32,
     /// Remainders below this have a bit less.
     cutoff: W,
+    /// The same, where remainders fit a window.
+    short_cutoff: u64,
 }
 
 /// The divisor for `count` numbers below `universe`: `⌊count^-1 · universe · ln 2 + 0.153⌋`, at least 1, in whole numbers.
@@ -110,7 +119,8 @@ impl<W: Word> Code<W> {
         let divisor = divisor(universe, count);
         // The bits of divisor − 1: how long a remainder can be.
         let bits = u128::BITS - (divisor - 1).leading_zeros();
-        Self { divisor: W::narrow(divisor), bits, cutoff: W::narrow((1 << bits) - divisor) }
+        let cutoff = (1 << bits) - divisor;
+        Self { divisor: W::narrow(divisor), bits, cutoff: W::narrow(cutoff), short_cutoff: cutoff as u64 }
     }
 
     /// The fewest bits of a number.
@@ -163,19 +173,18 @@ impl BitReader<'_> {
             return self.long_gap(code);
         }
         let (length, remainder) = match code.bits {
-            0 => (0, W::of_bits(0)),
+            0 => (0, 0),
+            // Which of the two lengths it is nobody can foretell, the processor neither: so both are read, and no branch.
             bits => {
                 let rest = window << zeros << 1;
-                let short = W::of_bits(rest >> 1 >> (64 - bits));
-                if short < code.cutoff {
-                    (bits - 1, short)
-                } else {
-                    (bits, W::of_bits(rest >> (64 - bits)).minus(code.cutoff))
-                }
+                let short = rest >> 1 >> (64 - bits);
+                let long = (rest >> (64 - bits)).wrapping_sub(code.short_cutoff);
+                let is_long = u64::from(short >= code.short_cutoff);
+                (bits - 1 + is_long as u32, short ^ ((short ^ long) & is_long.wrapping_neg()))
             }
         };
         self.at += (zeros + 1 + length) as usize;
-        (self.at <= self.bytes.len() * 8).then_some((u64::from(zeros), remainder))
+        (self.at <= self.bytes.len() * 8).then_some((u64::from(zeros), W::of_bits(remainder)))
     }
 
     /// A gap that does not fit one window.
@@ -217,42 +226,56 @@ impl BitReader<'_> {
     }
 }
 
-#[derive(Default)]
 struct BitWriter {
     bytes: Vec<u8>,
-    /// Bits of the last byte that are free.
-    free: u32,
+    /// The bits after them, lowest last.
+    pending: u64,
+    /// How many: fewer than 32.
+    count: u32,
 }
 
 impl BitWriter {
-    fn bits(&mut self, value: u128, mut count: u32) {
-        while count > 0 {
-            if self.free == 0 {
-                self.bytes.push(0);
-                self.free = 8;
-            }
-            let part = count.min(self.free);
-            let bits = (value >> (count - part)) as u8 & (0xff_u16 >> (8 - part)) as u8;
-            self.free -= part;
-            count -= part;
-            *self.bytes.last_mut().expect("a byte with room") |= bits << self.free;
+    /// Up to 32 bits.
+    fn put(&mut self, value: u64, count: u32) {
+        self.pending = self.pending << count | value;
+        self.count += count;
+        if self.count >= 32 {
+            self.count -= 32;
+            self.bytes.extend_from_slice(&((self.pending >> self.count) as u32).to_be_bytes());
         }
     }
 
-    fn gap<W: Word>(&mut self, code: &Code<W>, gap: u128) {
-        let (divisor, cutoff) = (code.divisor.widen(), code.cutoff.widen());
-        let (mut quotient, remainder) = (gap / divisor, gap % divisor);
-        while quotient > 0 {
-            let part = quotient.min(64) as u32;
-            self.bits(0, part);
-            quotient -= u128::from(part);
+    fn bits(&mut self, value: u128, mut count: u32) {
+        while count > 32 {
+            count -= 32;
+            self.put(u64::from((value >> count) as u32), 32);
         }
-        self.bits(1, 1);
+        self.put(value as u64 & ((1 << count) - 1), count);
+    }
+
+    fn gap<W: Word>(&mut self, code: &Code<W>, gap: W) {
+        let (mut zeros, remainder) = gap.divide(code.divisor);
+        while zeros >= 32 {
+            self.put(0, 32);
+            zeros -= 32;
+        }
+        self.put(1, zeros as u32 + 1);
         match code.bits {
             0 => (),
-            bits if remainder < cutoff => self.bits(remainder, bits - 1),
-            bits => self.bits(remainder + cutoff, bits),
+            bits if remainder < code.cutoff => self.bits(remainder.widen(), bits - 1),
+            bits => self.bits(remainder.widen() + code.cutoff.widen(), bits),
         }
+    }
+
+    /// Bits written.
+    fn at(&self) -> usize {
+        self.bytes.len() * 8 + self.count as usize
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let last = (self.pending << (32 - self.count)) as u32;
+        self.bytes.extend(&last.to_be_bytes()[..self.count.div_ceil(8) as usize]);
+        self.bytes
     }
 }
 
@@ -262,6 +285,7 @@ impl BitWriter {
 pub struct Stream<'a, W> {
     code: Code<W>,
     universe: u128,
+    quotient_max: u64,
     reader: BitReader<'a>,
     left: u32,
     /// The least number that may come.
@@ -280,11 +304,14 @@ impl<'a, W: Word> Stream<'a, W> {
         if u128::from(count) > universe {
             return Err(Refused::Malformed("more entries than their universe has"));
         }
-        let code = Code::new(universe, count);
+        let code: Code<W> = Code::new(universe, count);
         if u64::from(count) * code.bits_min() > bytes.len() as u64 * 8 {
             return Err(Refused::Malformed("more entries than the bytes can hold"));
         }
-        let stream = Self { code, universe, reader: BitReader { bytes, at: 0 }, left: count, low: 0 };
+        // Some one and a half times the count.
+        let quotient_max = (universe / code.divisor.widen()) as u64;
+        let reader = BitReader { bytes, at: 0 };
+        let stream = Self { code, universe, quotient_max, reader, left: count, low: 0 };
         // Nothing will be read after which the end could be checked.
         if count == 0 {
             stream.finish()?;
@@ -295,12 +322,11 @@ impl<'a, W: Word> Stream<'a, W> {
     /// The next number and the bit after it.
     fn advance(&mut self) -> Result<(W, usize), Refused> {
         let (quotient, remainder) = self.reader.gap(&self.code).ok_or(Refused::Malformed("ends within an entry"))?;
-        // No product overflows: a quotient has at most 64 bits, and one that is too large for the universe goes no further.
-        let divisor = self.code.divisor.widen();
-        if u128::from(quotient) > self.universe / divisor {
+        if quotient > self.quotient_max {
             return Err(Refused::Malformed("a run of zeros that is too long"));
         }
-        let value = self.low + u128::from(quotient) * divisor + remainder.widen();
+        // No more than three times the universe, so that no product overflows.
+        let value = self.low + u128::from(quotient) * self.code.divisor.widen() + remainder.widen();
         if value >= self.universe {
             return Err(Refused::Malformed("an entry past its universe"));
         }
@@ -355,22 +381,32 @@ impl<W: Word> Coded<W> {
     pub fn encode(universe: u128, values: impl Iterator<Item = W> + Clone) -> Self {
         let count = u32::try_from(values.clone().count()).expect("callers bound the number of entries");
         let code: Code<W> = Code::new(universe, count);
-        let mut writer = BitWriter::default();
+        let bits = u64::from(count) * u64::from(code.bits + 2);
+        let mut writer = BitWriter { bytes: Vec::with_capacity(bits.div_ceil(8) as usize), pending: 0, count: 0 };
         let blocks = (count as usize).div_ceil(W::BLOCK);
         let (mut firsts, mut offsets) = (Vec::with_capacity(blocks), Vec::with_capacity(blocks));
-        let mut low = 0;
+        let mut last: Option<W> = None;
         for (number, value) in values.enumerate() {
-            let wide = value.widen();
-            let gap = wide.checked_sub(low).expect("numbers that ascend");
-            writer.gap(&code, gap);
-            low = wide + 1;
+            assert!(last.is_none_or(|last| last < value), "{value:?} after {last:?}: numbers ascend");
+            writer.gap(&code, last.map_or(value, |last| value.minus(last.next())));
+            last = Some(value);
             if number % W::BLOCK == 0 {
                 firsts.push(value);
-                offsets.push(bit_offset(writer.bytes.len() * 8 - writer.free as usize));
+                offsets.push(bit_offset(writer.at()));
             }
         }
-        assert!(low <= universe, "a number past the universe of {universe}");
-        Self { code, count, bytes: writer.bytes.into(), firsts: firsts.into(), offsets: offsets.into() }
+        assert!(last.is_none_or(|last| last.widen() < universe), "{last:?} is past the universe of {universe}");
+        Self { code, count, bytes: writer.finish().into(), firsts: firsts.into(), offsets: offsets.into() }
+    }
+
+    /// What is in either of two sequences below one universe.
+    pub(super) fn union(&self, other: &Self, universe: u128) -> Self {
+        Self::encode(universe, Either { a: self.iter().peekable(), b: other.iter().peekable() })
+    }
+
+    /// What is in this one only, of one universe.
+    pub(super) fn minus(&self, other: &Self, universe: u128) -> Self {
+        Self::encode(universe, Only { a: self.iter(), b: other.iter().peekable() })
     }
 
     /// A sequence from the only bytes that say it.
@@ -466,6 +502,50 @@ impl<W: Word> Iterator for Values<'_, W> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.left as usize, Some(self.left as usize))
+    }
+}
+
+/// What is in either of two ascending sequences.
+#[derive(Clone)]
+struct Either<'a, W: Word> {
+    a: Peekable<Values<'a, W>>,
+    b: Peekable<Values<'a, W>>,
+}
+
+impl<W: Word> Iterator for Either<'_, W> {
+    type Item = W;
+
+    fn next(&mut self) -> Option<W> {
+        let Some(b) = self.b.peek() else { return self.a.next() };
+        match self.a.peek() {
+            Some(a) if a < b => self.a.next(),
+            Some(a) if a == b => {
+                self.a.next();
+                self.b.next()
+            }
+            Some(_) | None => self.b.next(),
+        }
+    }
+}
+
+/// What is in the first of two ascending sequences only.
+#[derive(Clone)]
+struct Only<'a, W: Word> {
+    a: Values<'a, W>,
+    b: Peekable<Values<'a, W>>,
+}
+
+impl<W: Word> Iterator for Only<'_, W> {
+    type Item = W;
+
+    fn next(&mut self) -> Option<W> {
+        loop {
+            let candidate = self.a.next()?;
+            while self.b.next_if(|b| *b < candidate).is_some() {}
+            if self.b.peek() != Some(&candidate) {
+                return Some(candidate);
+            }
+        }
     }
 }
 

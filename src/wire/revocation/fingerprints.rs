@@ -1,6 +1,6 @@
 //! Fingerprints of revoked blocks whose number nobody knows: devices narrow tokens offline.
 //!
-//! Owns: the salted hash, [`FingerprintKey`], [`FingerprintBucket`], and [`file`], which tells apart what a fingerprint can
+//! Owns: the salted hash, [`FingerprintKey`], [`FingerprintBucket`], and [`file()`], which tells apart what a fingerprint can
 //! say and what takes the whole id.
 //! Never: draws a salt; knows which blocks are alive. The publisher says both.
 //! Read next: `set.rs`.

@@ -15,6 +15,7 @@ mod interop;
 mod mqtt;
 mod parsers;
 mod rescue;
+mod revocation;
 mod samples;
 mod store;
 mod story;

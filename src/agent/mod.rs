@@ -16,6 +16,7 @@ pub mod effects;
 pub mod enrol;
 mod evaluate;
 mod evidence;
+pub mod feed;
 mod grants;
 pub mod mode;
 pub mod policy;

@@ -7,9 +7,11 @@
 //! Never: knows what time it is, or which list a device has. `agent/revocation.rs` does.
 //! Read next: `agent/revocation.rs`; for the sets `set.rs`.
 
+pub mod announcement;
 mod bytes;
 pub mod fingerprints;
 pub mod golomb;
+pub mod ladder;
 pub mod manifest;
 mod merkle;
 pub mod rules;

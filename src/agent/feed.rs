@@ -1,0 +1,545 @@
+//! One revocation feed as this device has it.
+//!
+//! Owns: [`Feed`]: the newest position whose set is complete, all that was seen beyond it, and the way to the newest head.
+//! Never: goes back; forgets what was seen before E has passed its end; fetches anything: it says what it wants.
+//! Read next: `revocation.rs`, which holds one for each feed; `wire/revocation/ladder.rs` for the way.
+//!
+//! Additions that a head vouches for count at once, however many heads before it are missing. The position moves only when
+//! the set is complete, which its root proves. Up the skip ladder that takes what is new alone; where a rung is missing, or
+//! the sum is not what the root says, the snapshot takes its place, piece by piece.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BlockId, Hash};
+use crate::mutant::{self, Mutant};
+use crate::time::Timestamp;
+use crate::wire::envelope::Signed;
+use crate::wire::revocation::announcement::{rules_digest, Believed, Head};
+use crate::wire::revocation::ladder::{steps, Step};
+use crate::wire::revocation::manifest::{Manifest, Part, Piece, PIECE_BYTES};
+use crate::wire::revocation::rules::Selector;
+use crate::wire::revocation::set::{PartKey, RevocationSet};
+use crate::wire::revocation::slot::Slot;
+use crate::wire::revocation::Position;
+use crate::wire::{Refused, MESSAGE_BYTES_MAX};
+
+/// Bytes of a set, about: no device holds or gathers more of a feed.
+pub const SET_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What is fetched at a time: brokers bound what one client may ask for at once.
+const WANTED_MAX: usize = 8;
+
+/// A place of a feed on the broker that is read once and left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Wanted {
+    /// A step of the ladder.
+    Step(Step),
+    /// The manifest of the newest snapshot.
+    Manifest,
+    /// A piece of a part of it.
+    Piece(PartKey, u32),
+}
+
+/// The file of a feed.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct StoredFeed {
+    /// The head of the complete set, none before the first.
+    pub head: Option<Signed<Head>>,
+    /// The complete set's bytes.
+    pub set: Vec<u8>,
+    /// What was seen beyond it and is in force, or was left out since.
+    pub seen: Vec<u8>,
+    /// The newest head that was seen, where its set is not complete.
+    pub newest: Option<Signed<Head>>,
+    /// The newest head's time that E had taken when this was written.
+    pub taken: Timestamp,
+}
+
+/// What a message changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Changed {
+    /// Something is revoked that was not.
+    pub revoked: bool,
+    /// A newer head is known.
+    pub newer: bool,
+    /// The set of the newest head is complete.
+    pub complete: bool,
+}
+
+impl Changed {
+    /// Whether the file must be written.
+    pub fn any(self) -> bool {
+        self.revoked || self.newer || self.complete
+    }
+}
+
+/// One feed.
+#[derive(Debug, Default)]
+pub struct Feed {
+    known: Option<Known>,
+    seen: RevocationSet,
+    newest: Option<Newest>,
+    /// Rules that no head has named yet: they may arrive before it.
+    early: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    signed: Signed<Head>,
+    head: Head,
+    position: Position,
+    set: RevocationSet,
+    /// The newest head's time that E has taken: what a head claims beyond that makes nothing fresher.
+    taken: Timestamp,
+}
+
+#[derive(Debug)]
+struct Newest {
+    signed: Signed<Head>,
+    head: Head,
+    position: Position,
+    way: Way,
+}
+
+/// How the newest head's set is to be made complete.
+#[derive(Debug)]
+enum Way {
+    /// By what the heads since the complete one added.
+    Ladder(Gathered),
+    /// As a whole.
+    Snapshot(Box<Snapshot>),
+    /// Not before the next head.
+    None,
+}
+
+/// Additions of some heads.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// Begin and end of the steps that are in.
+    spans: Vec<(u64, u64)>,
+    additions: RevocationSet,
+}
+
+#[derive(Debug, Default)]
+struct Snapshot {
+    manifest: Option<Manifest>,
+    /// Parts that are whole.
+    set: RevocationSet,
+    /// Parts that are to come, the next one first.
+    missing: Vec<Part>,
+    /// The beginning of the first of them.
+    part: Vec<u8>,
+    /// Pieces of it that came before their turn.
+    ahead: BTreeMap<u32, Vec<u8>>,
+}
+
+impl Feed {
+    /// The complete position.
+    pub fn position(&self) -> Option<&Position> {
+        self.known.as_ref().map(|known| &known.position)
+    }
+
+    /// The complete head.
+    pub fn head(&self) -> Option<&Head> {
+        self.known.as_ref().map(|known| &known.head)
+    }
+
+    /// The newest position that was seen, complete or not.
+    pub fn mark(&self) -> Option<&Position> {
+        self.newest.as_ref().map(|newest| &newest.position).or(self.position())
+    }
+
+    /// Whether a head is known whose set is not complete.
+    pub fn gathering(&self) -> bool {
+        self.newest.is_some()
+    }
+
+    /// The time up to which what is known counts as new.
+    pub fn taken(&self) -> Timestamp {
+        self.known.as_ref().map_or(Timestamp(0), |known| known.taken)
+    }
+
+    /// Sets [`Feed::taken`].
+    pub fn take(&mut self, taken: Timestamp) {
+        if let Some(known) = &mut self.known {
+            known.taken = taken;
+        }
+    }
+
+    /// A head with additions, from whichever place. What it adds counts at once.
+    ///
+    /// # Errors
+    /// When it is older than what is known and no step of the way, contradicts it, or is more than can be held.
+    pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
+        let newer = self.check(&believed)?;
+        let revoked = self.see(&believed.additions, floor)?;
+        let from = self.known.as_ref().filter(|known| known.head.era == believed.head.era);
+        let from = from.map_or(0, |known| known.head.seq);
+        let Believed { signed, head, position, step, additions } = believed;
+        if newer {
+            let gathered = match self.newest.take().map(|newest| (newest.head.era, newest.way)) {
+                Some((era, Way::Ladder(gathered))) if era == head.era => gathered,
+                Some(_) | None => Gathered::default(),
+            };
+            let way = match steps(from, head.seq) {
+                Some(_) => Way::Ladder(gathered),
+                None => Way::Snapshot(Box::default()),
+            };
+            self.newest = Some(Newest { signed, head, position, way });
+        }
+        if let Some(Newest { way: Way::Ladder(gathered), .. }) = &mut self.newest {
+            if step.end > from {
+                gathered.spans.push((step.begin(), step.end));
+                gathered.additions.apply(&additions)?;
+            }
+        }
+        let complete = self.climb(floor);
+        let early = self.early.take();
+        let by_rules = early.map_or(Ok(false), |rules| self.rules(&rules, floor).map(|changed| changed.revoked))?;
+        Ok(Changed { revoked: revoked || by_rules, newer, complete })
+    }
+
+    /// Whether it is newer than all that was seen. One that is older may still be a step.
+    fn check(&self, believed: &Believed) -> Result<bool, Refused> {
+        let offered = &believed.position;
+        for held in self.position().into_iter().chain(self.mark()) {
+            if offered.order() == held.order() && offered.digest != held.digest {
+                return Err(Refused::Equivocation { position: offered.seq });
+            }
+            let follows = offered.era == held.era && held.seq.checked_add(1) == Some(offered.seq);
+            if follows && believed.head.previous != held.digest {
+                return Err(Refused::Equivocation { position: held.seq });
+            }
+        }
+        let Some(mark) = self.mark() else { return Ok(true) };
+        if mutant::active(Mutant::FeedPositionLowered) {
+            return Ok(offered.order() != mark.order());
+        }
+        match offered.order().cmp(&mark.order()) {
+            Ordering::Greater => Ok(true),
+            Ordering::Equal => Ok(false),
+            Ordering::Less if self.wants(believed.step) => Ok(false),
+            Ordering::Less => Err(Refused::RolledBack { offered: offered.seq, known: mark.seq }),
+        }
+    }
+
+    fn wants(&self, step: Step) -> bool {
+        self.wanted().contains(&Wanted::Step(step))
+    }
+
+    /// Takes what is revoked into account, if it is not known yet and in force. Says whether it is anything new.
+    fn see(&mut self, additions: &RevocationSet, floor: Timestamp) -> Result<bool, Refused> {
+        let known = self.known.as_ref().map(|known| &known.set);
+        let mut fresh = known.map_or_else(|| additions.clone(), |set| additions.since(set)).since(&self.seen);
+        fresh.drop_expired(floor);
+        if fresh == RevocationSet::default() {
+            return Ok(false);
+        }
+        let bytes = self.seen.memory_bytes() + fresh.memory_bytes();
+        if bytes > SET_BYTES_MAX {
+            return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
+        }
+        self.seen.apply(&fresh)?;
+        Ok(true)
+    }
+
+    /// All rules of the newest head, or of one that is to come: they count at once.
+    ///
+    /// # Errors
+    /// When they are no rules, or more than can be held.
+    pub fn rules(&mut self, payload: &[u8], floor: Timestamp) -> Result<Changed, Refused> {
+        if payload.len() > MESSAGE_BYTES_MAX {
+            return Err(Refused::TooLarge { bytes: payload.len(), limit: MESSAGE_BYTES_MAX });
+        }
+        let digest = rules_digest(payload);
+        let heads = self.newest.iter().map(|newest| &newest.head).chain(self.head());
+        if !heads.into_iter().any(|head| head.rules == digest) {
+            self.early = Some(payload.to_vec());
+            return Ok(Changed::default());
+        }
+        let mut rules = RevocationSet::default();
+        if !payload.is_empty() {
+            rules.put_part(PartKey::Rules, payload)?;
+        }
+        Ok(Changed { revoked: self.see(&rules, floor)?, ..Changed::default() })
+    }
+
+    /// Completes the newest head's set by the ladder, if every step is in.
+    fn climb(&mut self, floor: Timestamp) -> bool {
+        let Some(Newest { head, way: Way::Ladder(gathered), .. }) = &self.newest else { return false };
+        let known = self.known.as_ref().filter(|known| known.head.era == head.era);
+        if gathered.reached(known.map_or(0, |known| known.head.seq)) < head.seq {
+            return false;
+        }
+        let base = known.map_or_else(RevocationSet::default, |known| known.set.clone());
+        let sum = base.merge(&gathered.additions).ok().map(|mut sum| {
+            sum.drop_expired(head.dropped_before);
+            sum
+        });
+        match sum.filter(|sum| Manifest::of(sum).root() == head.root) {
+            Some(set) => self.complete(set, floor),
+            // The publisher went on from a restored ledger, or a head was one of two: the whole set tells.
+            None => {
+                self.detour();
+                false
+            }
+        }
+    }
+
+    fn complete(&mut self, set: RevocationSet, floor: Timestamp) -> bool {
+        let Some(Newest { signed, head, position, .. }) = self.newest.take() else { return false };
+        // What the new set leaves out though it is in force holds until its signed end: a revocation is not taken back.
+        let before = self.known.take();
+        let taken = before.as_ref().map_or(Timestamp(0), |known| known.taken);
+        if let Some(before) = before {
+            let left_out = before.set.since(&set);
+            // Both were within the limits; where the sum is not, the older entries are those that stay.
+            let _ = self.seen.apply(&left_out);
+        }
+        self.seen = self.seen.since(&set);
+        self.seen.drop_expired(floor);
+        self.known = Some(Known { signed, head, position, set, taken });
+        true
+    }
+
+    fn detour(&mut self) {
+        if let Some(newest) = &mut self.newest {
+            newest.way = Way::Snapshot(Box::default());
+        }
+    }
+
+    /// What was wanted has not come for long: the other way, or none before the next head.
+    pub fn give_up(&mut self) {
+        if let Some(newest) = &mut self.newest {
+            newest.way = match newest.way {
+                Way::Ladder(_) => Way::Snapshot(Box::default()),
+                Way::Snapshot(_) | Way::None => Way::None,
+            };
+        }
+    }
+
+    /// The connection is new: everything may be asked for again.
+    pub fn retry(&mut self) {
+        let from = self.known.as_ref().map_or(0, |known| known.head.seq);
+        if let Some(newest) = &mut self.newest {
+            if matches!(newest.way, Way::None) {
+                newest.way = match steps(from, newest.head.seq) {
+                    Some(_) => Way::Ladder(Gathered::default()),
+                    None => Way::Snapshot(Box::default()),
+                };
+            }
+        }
+    }
+
+    /// What is to be fetched now, in this order.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let Some(newest) = &self.newest else { return Vec::new() };
+        match &newest.way {
+            Way::None => Vec::new(),
+            Way::Ladder(gathered) => {
+                let known = self.known.as_ref().filter(|known| known.head.era == newest.head.era);
+                let reached = gathered.reached(known.map_or(0, |known| known.head.seq));
+                let way = steps(reached, newest.head.seq).unwrap_or_default();
+                way.into_iter().take(WANTED_MAX).map(Wanted::Step).collect()
+            }
+            Way::Snapshot(snapshot) => snapshot.wanted(),
+        }
+    }
+
+    /// The manifest of a snapshot.
+    ///
+    /// # Errors
+    /// When it is none, is not that of the newest head, or is more than can be held.
+    pub fn manifest(&mut self, payload: &[u8], floor: Timestamp) -> Result<Changed, Refused> {
+        let known = self.known.as_ref().map(|known| &known.set);
+        let Some(Newest { head, way: Way::Snapshot(snapshot), .. }) = &mut self.newest else {
+            return Ok(Changed::default());
+        };
+        if snapshot.manifest.is_some() {
+            return Ok(Changed::default());
+        }
+        let manifest = Manifest::from_bytes(payload)?;
+        if manifest.root() != head.root {
+            return Err(Refused::DigestMismatch);
+        }
+        let bytes = manifest.parts().iter().map(|part| part.bytes as usize).sum();
+        if bytes > SET_BYTES_MAX {
+            return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
+        }
+        snapshot.plan(manifest, known)?;
+        Ok(Changed { complete: self.assemble(floor), ..Changed::default() })
+    }
+
+    /// A piece of a snapshot.
+    ///
+    /// # Errors
+    /// When it is none, or belongs to another set than that of the newest head.
+    pub fn piece(&mut self, payload: &[u8], floor: Timestamp) -> Result<Changed, Refused> {
+        let Some(Newest { head, way: Way::Snapshot(snapshot), .. }) = &mut self.newest else {
+            return Ok(Changed::default());
+        };
+        let piece = Piece::from_bytes(payload)?;
+        let (part, offset, bytes) = piece.verify(&head.root)?;
+        let Some(whole) = snapshot.take(part, offset, bytes)? else { return Ok(Changed::default()) };
+        // A part that is whole counts at once, whatever is still to come.
+        let revoked = self.see(&whole, floor)?;
+        Ok(Changed { revoked, newer: false, complete: self.assemble(floor) })
+    }
+
+    fn assemble(&mut self, floor: Timestamp) -> bool {
+        let Some(Newest { way: Way::Snapshot(snapshot), .. }) = &mut self.newest else { return false };
+        if snapshot.manifest.is_none() || !snapshot.missing.is_empty() {
+            return false;
+        }
+        let set = std::mem::take(&mut snapshot.set);
+        self.complete(set, floor)
+    }
+
+    /// The sets that count: the complete one and what was seen beyond it.
+    fn sets(&self) -> impl Iterator<Item = &RevocationSet> {
+        self.known.iter().map(|known| &known.set).chain(std::iter::once(&self.seen))
+    }
+
+    /// The rule that covers one of these, if any does.
+    pub fn covers_by_rule(
+        &self,
+        selectors: impl IntoIterator<Item = Selector> + Clone,
+        issued: Timestamp,
+        floor: Timestamp,
+    ) -> Option<Selector> {
+        self.sets().find_map(|set| set.covers_by_rule(selectors.clone(), issued, floor))
+    }
+
+    /// Whether a block of a token that expires in this slot is revoked.
+    pub fn covers_block(&self, slot: Slot, block: &BlockId) -> bool {
+        self.sets().any(|set| set.covers_block(slot, block))
+    }
+
+    /// Whether a serial is revoked.
+    pub fn covers_serial(&self, slot: Slot, serial: u32) -> bool {
+        self.sets().any(|set| set.covers_serial(slot, serial))
+    }
+
+    /// The root of what counts altogether: equal on devices that have seen the same.
+    pub fn root(&self) -> Hash {
+        let sum = self.known.as_ref().map_or_else(|| Ok(self.seen.clone()), |known| known.set.merge(&self.seen));
+        Manifest::of(&sum.unwrap_or_default()).root()
+    }
+
+    /// What is to be kept on disk.
+    pub fn stored(&self) -> StoredFeed {
+        StoredFeed {
+            head: self.known.as_ref().map(|known| known.signed.clone()),
+            set: self.known.as_ref().map_or_else(Vec::new, |known| known.set.to_bytes()),
+            seen: self.seen.to_bytes(),
+            newest: self.newest.as_ref().map(|newest| newest.signed.clone()),
+            taken: self.taken(),
+        }
+    }
+
+    /// A feed from its file, whose heads were believed before: `head` and `newest` are what they say.
+    ///
+    /// # Errors
+    /// When a set is none, or not the one that the head names.
+    pub fn restore(stored: StoredFeed, head: Option<Head>, newest: Option<Head>) -> Result<Self, Refused> {
+        let seen = RevocationSet::from_bytes(&stored.seen, SET_BYTES_MAX)?;
+        let known = match (stored.head, head) {
+            (Some(signed), Some(head)) => {
+                let set = RevocationSet::from_bytes(&stored.set, SET_BYTES_MAX)?;
+                if Manifest::of(&set).root() != head.root {
+                    return Err(Refused::DigestMismatch);
+                }
+                let position = head.position(signed.digest());
+                Some(Known { signed, head, position, set, taken: stored.taken })
+            }
+            (_, _) => None,
+        };
+        let mut feed = Self { known, seen, newest: None, early: None };
+        if let (Some(signed), Some(head)) = (stored.newest, newest) {
+            let position = head.position(signed.digest());
+            feed.newest = Some(Newest { signed, head, position, way: Way::None });
+            feed.retry();
+        }
+        Ok(feed)
+    }
+}
+
+impl Gathered {
+    /// How far the steps lead on from a position without a hole.
+    fn reached(&self, from: u64) -> u64 {
+        let mut reached = from;
+        while let Some((_, end)) = self.spans.iter().find(|(begin, end)| *begin <= reached && reached < *end) {
+            reached = *end;
+        }
+        reached
+    }
+}
+
+impl Snapshot {
+    fn wanted(&self) -> Vec<Wanted> {
+        if self.manifest.is_none() {
+            return vec![Wanted::Manifest];
+        }
+        let Some(part) = self.missing.first() else { return Vec::new() };
+        let next = self.part.len() / PIECE_BYTES;
+        let pieces = (next..part.pieces()).filter_map(|piece| u32::try_from(piece).ok());
+        let missing = pieces.filter(|piece| !self.ahead.contains_key(piece));
+        let others = self.missing.iter().skip(1).map(|part| Wanted::Piece(part.key, 0));
+        missing.map(|piece| Wanted::Piece(part.key, piece)).chain(others).take(WANTED_MAX).collect()
+    }
+
+    /// Parts that are held already need not be fetched.
+    fn plan(&mut self, manifest: Manifest, known: Option<&RevocationSet>) -> Result<(), Refused> {
+        let held = known.map(Manifest::of).unwrap_or_default();
+        for part in manifest.parts() {
+            let same = known.filter(|_| held.parts().contains(part)).and_then(|set| set.part(part.key));
+            match same {
+                Some(bytes) => self.set.put_part(part.key, &bytes)?,
+                None => self.missing.push(*part),
+            }
+        }
+        self.manifest = Some(manifest);
+        Ok(())
+    }
+
+    /// A piece that is believed. Gives the part that it completes.
+    fn take(&mut self, part: Part, offset: usize, bytes: &[u8]) -> Result<Option<RevocationSet>, Refused> {
+        let Some(next) = self.missing.iter().position(|missing| missing.key == part.key) else { return Ok(None) };
+        let number = u32::try_from(offset / PIECE_BYTES).unwrap_or(u32::MAX);
+        if next > 0 {
+            // Another part's first piece: taken if that is all of it, else it is asked for again in its turn.
+            if part.pieces() > 1 {
+                return Ok(None);
+            }
+            return self.whole(next, bytes).map(Some);
+        }
+        if offset > self.part.len() && self.ahead.len() < WANTED_MAX {
+            self.ahead.insert(number, bytes.to_vec());
+        }
+        if offset == self.part.len() {
+            self.part.extend_from_slice(bytes);
+        }
+        while let Some(bytes) = self.ahead.remove(&((self.part.len() / PIECE_BYTES) as u32)) {
+            self.part.extend_from_slice(&bytes);
+        }
+        if self.part.len() < part.bytes as usize {
+            return Ok(None);
+        }
+        let whole = std::mem::take(&mut self.part);
+        self.ahead.clear();
+        self.whole(0, &whole).map(Some)
+    }
+
+    fn whole(&mut self, index: usize, bytes: &[u8]) -> Result<RevocationSet, Refused> {
+        let part = self.missing.remove(index);
+        let mut alone = RevocationSet::default();
+        alone.put_part(part.key, bytes)?;
+        self.set.put_part(part.key, bytes)?;
+        Ok(alone)
+    }
+}
+
+#[cfg(test)]
+mod tests;

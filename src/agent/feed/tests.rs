@@ -1,0 +1,295 @@
+use std::collections::BTreeSet;
+
+use ed25519_dalek::SigningKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use super::*;
+use crate::ids::{FeedId, FleetId};
+use crate::time::Millis;
+use crate::wire::revocation::announcement::Successor;
+use crate::wire::revocation::fingerprints::{FingerprintBucket, FingerprintKey, Salt, Width};
+use crate::wire::revocation::serials::SerialBucket;
+
+const HOUR: u64 = 3600;
+
+/// A publisher and the broker that keeps what it says.
+struct Publisher {
+    key: SigningKey,
+    feed: FeedId,
+    fleet: FleetId,
+    set: RevocationSet,
+    last: Option<(Head, Hash)>,
+    /// What each head added, from the first on.
+    added: Vec<RevocationSet>,
+    /// Every step that was ever said, believed as a device would.
+    said: Vec<Believed>,
+}
+
+impl Publisher {
+    fn new() -> Self {
+        Self {
+            key: SigningKey::from_bytes(&[4; 32]),
+            feed: "main".parse().unwrap(),
+            fleet: "acme".parse().unwrap(),
+            set: RevocationSet::default(),
+            last: None,
+            added: Vec::new(),
+            said: Vec::new(),
+        }
+    }
+
+    fn at(&self) -> Timestamp {
+        Timestamp::from_secs(1_000 * HOUR + self.added.len() as u64 * 600)
+    }
+
+    fn publish(&mut self, additions: RevocationSet) {
+        let at = self.at();
+        self.set.apply(&additions).unwrap();
+        self.set.drop_expired(at);
+        self.added.push(additions);
+        let seq = self.added.len() as u64;
+        let union = |step: Step| {
+            let added = &self.added[step.begin() as usize..step.end as usize];
+            let mut sum = added.iter().fold(RevocationSet::default(), |sum, more| sum.merge(more).unwrap());
+            sum.drop_expired(at);
+            sum
+        };
+        let skips: Vec<_> = Step::ending_at(seq).map(|step| Some(union(step))).collect();
+        let successor = Successor {
+            feed: &self.feed,
+            era: 1,
+            seq,
+            previous: self.last.as_ref().map_or(Hash::ZERO, |(_, digest)| *digest),
+            issued_at: at,
+            next_update_ms: Millis(1),
+            hard_stale_ms: Millis(2),
+            dropped_before: at,
+            set: &self.set,
+            additions: &self.added[seq as usize - 1],
+            skips: &skips,
+            bundle_version: 1,
+            policy_version: 1,
+        };
+        let (head, announcements) = successor.sign(&self.fleet, &self.key);
+        self.last = Some((head, announcements[0].head.digest()));
+        for announcement in announcements {
+            let opened = announcement.open(&self.feed, &self.fleet, [&self.key.verifying_key()]);
+            self.said.push(opened.unwrap());
+        }
+    }
+
+    fn step(&self, step: Step) -> Option<&Believed> {
+        self.said.iter().find(|believed| believed.step == step)
+    }
+
+    fn newest(&self) -> &Believed {
+        self.step(Step { level: 0, end: self.added.len() as u64 }).unwrap()
+    }
+
+    /// What the broker answers to a wish.
+    fn answer(&self, feed: &mut Feed, wanted: Wanted, floor: Timestamp) -> Result<Changed, Refused> {
+        let manifest = Manifest::of(&self.set);
+        match wanted {
+            Wanted::Step(step) => feed.announce(self.step(step).unwrap().clone(), floor),
+            Wanted::Manifest => feed.manifest(&manifest.to_bytes(), floor),
+            Wanted::Piece(key, piece) => {
+                feed.piece(&manifest.piece(&self.set, key, piece as usize).unwrap().to_bytes(), floor)
+            }
+        }
+    }
+
+    /// Answers all wishes until there is none.
+    fn heal(&self, feed: &mut Feed) {
+        feed.announce(self.newest().clone(), Timestamp(0)).unwrap();
+        for _ in 0..200 {
+            let Some(wanted) = feed.wanted().first().copied() else { return };
+            self.answer(feed, wanted, Timestamp(0)).unwrap();
+        }
+        panic!("still wants {:?}", feed.wanted());
+    }
+}
+
+/// Some revocations of every kind that tokens of the next hours may need.
+fn additions(rng: &mut ChaCha20Rng, at: Timestamp) -> RevocationSet {
+    let mut set = RevocationSet::default();
+    for _ in 0..rng.next_u32() % 4 {
+        let expires = at + Millis::from_secs(u64::from(rng.next_u32()) % (6 * HOUR));
+        let slot = Slot::of(at - Millis::from_secs(1), expires);
+        match rng.next_u32() % 4 {
+            0 => set.add_rule(Selector::owner(&format!("owner-{}", rng.next_u32() % 50)), expires),
+            1 => set.add_exact(BlockId([rng.next_u32() as u8; 32]), slot),
+            2 => set.add_serials(slot, SerialBucket::new(1000, [rng.next_u32() % 1000]).unwrap()),
+            _ => {
+                let key = FingerprintKey { slot, width: Width::Bits64, salt: Salt([slot.number() as u8; 16]) };
+                let bucket = FingerprintBucket::new(Width::Bits64, [u128::from(rng.next_u64())]).unwrap();
+                set.add_fingerprints(key, bucket).unwrap();
+            }
+        }
+    }
+    set
+}
+
+fn published(rng: &mut ChaCha20Rng, heads: u32) -> Publisher {
+    let mut publisher = Publisher::new();
+    for _ in 0..heads {
+        let at = publisher.at();
+        publisher.publish(additions(rng, at));
+    }
+    publisher
+}
+
+/// Whether a device refuses all of a set that is in force.
+fn holds(feed: &Feed, set: &RevocationSet) -> bool {
+    let mut beyond = set.clone();
+    for known in feed.sets() {
+        beyond = beyond.since(known);
+    }
+    beyond == RevocationSet::default()
+}
+
+/// Messages come in any order, twice, or not at all; connections break. Nothing that was seen is forgotten, the position
+/// never falls, and when all is fetched that is wanted the set is the publisher's.
+fn interleave(rng: &mut ChaCha20Rng, publisher: &Publisher) {
+    let mut feed = Feed::default();
+    let mut position = 0;
+    let heads = publisher.added.len() as u64;
+    for _ in 0..rng.next_u32() % 24 {
+        let before = feed.root();
+        match rng.next_u32() % 8 {
+            0..=3 => {
+                let said = &publisher.said[rng.next_u32() as usize % publisher.said.len()];
+                let _ = feed.announce(said.clone(), Timestamp(0));
+            }
+            4 | 5 => {
+                if let Some(wanted) = feed.wanted().first().copied() {
+                    let _ = publisher.answer(&mut feed, wanted, Timestamp(0));
+                }
+            }
+            6 => feed.give_up(),
+            _ => {
+                let stored = feed.stored();
+                let claim = |signed: &Option<Signed<Head>>| signed.as_ref().map(|signed| signed.claim().unwrap());
+                let (head, newest) = (claim(&stored.head), claim(&stored.newest));
+                feed = Feed::restore(stored, head, newest).unwrap();
+                assert_eq!(feed.root(), before, "a restart forgot");
+            }
+        }
+        let reached = feed.position().map_or(0, |position| position.seq);
+        assert!(position <= reached && reached <= heads);
+        position = reached;
+    }
+    feed.retry();
+    publisher.heal(&mut feed);
+    assert_eq!(feed.position().map(|position| position.seq), Some(heads));
+    assert_eq!(Manifest::of(&feed.known.as_ref().unwrap().set).root(), publisher.last.as_ref().unwrap().0.root);
+    assert!(holds(&feed, &publisher.set));
+}
+
+/// How many schedules: a million are run by hand, `HARDTACK_INTERLEAVINGS=1000000`.
+fn schedules() -> u64 {
+    std::env::var("HARDTACK_INTERLEAVINGS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000)
+}
+
+#[test]
+fn whatever_comes_in_whatever_order_one_root_comes_out() {
+    let mut rng = ChaCha20Rng::from_seed([1; 32]);
+    let per_publisher = 100;
+    for _ in 0..schedules().div_ceil(per_publisher) {
+        let heads = 1 + rng.next_u32() % 90;
+        let publisher = published(&mut rng, heads);
+        (0..per_publisher).for_each(|_| interleave(&mut rng, &publisher));
+    }
+}
+
+#[test]
+fn a_gap_is_climbed_in_few_steps_and_additions_count_before_it_is_closed() {
+    let mut rng = ChaCha20Rng::from_seed([2; 32]);
+    let publisher = published(&mut rng, 80);
+    let mut feed = Feed::default();
+    for seq in 1..=3 {
+        feed.announce(publisher.step(Step { level: 0, end: seq }).unwrap().clone(), Timestamp(0)).unwrap();
+    }
+    assert_eq!(feed.position().unwrap().seq, 3);
+    let changed = feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    assert!(changed.newer && !changed.complete);
+    assert!(holds(&feed, &publisher.newest().additions), "what the newest head adds counts at once");
+    let mut fetched = BTreeSet::new();
+    while let Some(wanted) = feed.wanted().first().copied() {
+        assert!(matches!(wanted, Wanted::Step(_)) && fetched.insert(wanted));
+        publisher.answer(&mut feed, wanted, Timestamp(0)).unwrap();
+    }
+    assert_eq!(feed.position().unwrap().seq, 80);
+    assert!(fetched.len() <= 9, "{fetched:?}");
+}
+
+#[test]
+fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
+    let mut rng = ChaCha20Rng::from_seed([3; 32]);
+    let publisher = published(&mut rng, 20);
+    let mut feed = Feed::default();
+    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    assert!(matches!(feed.wanted()[0], Wanted::Step(_)));
+    feed.give_up();
+    assert_eq!(feed.wanted(), [Wanted::Manifest]);
+    publisher.heal(&mut feed);
+    assert_eq!(feed.position().unwrap().seq, 20);
+    // A feed that went on from a restored ledger: the new heads know nothing of what the lost ones added.
+    let mut restored = published(&mut ChaCha20Rng::from_seed([4; 32]), 20);
+    restored.publish(additions(&mut rng, restored.at()));
+    let last = restored.newest().clone();
+    let unlinked = Believed { head: Head { previous: feed.position().unwrap().digest, ..last.head.clone() }, ..last };
+    feed.announce(unlinked, Timestamp(0)).unwrap();
+    assert_eq!(feed.wanted(), [Wanted::Manifest], "the sum is not what the root says");
+    let before = publisher.set.clone();
+    while let Some(wanted) = feed.wanted().first().copied() {
+        restored.answer(&mut feed, wanted, Timestamp(0)).unwrap();
+    }
+    assert_eq!(feed.position().unwrap().seq, 21);
+    assert!(holds(&feed, &before), "what it leaves out holds until its end");
+}
+
+#[test]
+fn the_past_another_history_and_other_sets_are_refused() {
+    let mut rng = ChaCha20Rng::from_seed([5; 32]);
+    let (publisher, other) = (published(&mut rng, 10), published(&mut rng, 11));
+    let mut feed = Feed::default();
+    publisher.heal(&mut feed);
+    let at = |publisher: &Publisher, end| publisher.step(Step { level: 0, end }).unwrap().clone();
+    let mut check = |believed: Believed| feed.announce(believed, Timestamp(0)).unwrap_err();
+    assert!(matches!(check(at(&publisher, 4)), Refused::RolledBack { offered: 4, known: 10 }));
+    assert!(matches!(check(at(&other, 10)), Refused::Equivocation { position: 10 }));
+    assert!(matches!(check(at(&other, 11)), Refused::Equivocation { position: 10 }), "it follows another head");
+    let mut behind = Feed::default();
+    behind.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    behind.give_up();
+    let foreign = Manifest::of(&other.set);
+    assert_eq!(behind.manifest(&foreign.to_bytes(), Timestamp(0)), Err(Refused::DigestMismatch));
+    behind.manifest(&Manifest::of(&publisher.set).to_bytes(), Timestamp(0)).unwrap();
+    let piece = foreign.piece(&other.set, foreign.parts()[0].key, 0).unwrap();
+    assert_eq!(behind.piece(&piece.to_bytes(), Timestamp(0)), Err(Refused::DigestMismatch));
+}
+
+#[test]
+fn rules_count_at_once_with_the_head_that_names_them_before_or_after() {
+    let mut publisher = Publisher::new();
+    let mut set = RevocationSet::default();
+    set.add_rule(Selector::owner("mallory"), Timestamp::from_secs(2_000 * HOUR));
+    publisher.publish(set.clone());
+    (0..9).for_each(|_| publisher.publish(RevocationSet::default()));
+    let rules = publisher.set.part(PartKey::Rules).unwrap();
+    let covers = |feed: &Feed| feed.covers_by_rule([Selector::owner("mallory")], Timestamp(0), Timestamp(0)).is_some();
+    for early in [true, false] {
+        let mut feed = Feed::default();
+        if early {
+            assert!(!feed.rules(&rules, Timestamp(0)).unwrap().any(), "nobody vouches for them yet");
+            assert!(!covers(&feed));
+        }
+        let changed = feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+        assert_eq!((changed.revoked, covers(&feed)), (early, early));
+        if !early {
+            assert!(feed.rules(&rules, Timestamp(0)).unwrap().revoked);
+        }
+        assert!(covers(&feed) && feed.position().is_none());
+    }
+}

@@ -156,6 +156,20 @@ impl Feed {
         self.newest.is_some()
     }
 
+    /// When the newest head was signed, where its set is not complete.
+    pub fn waiting_since(&self) -> Option<Timestamp> {
+        self.newest.as_ref().map(|newest| newest.head.issued_at)
+    }
+
+    /// The feed as a planted bug would read it back: at its position, with nothing revoked.
+    pub fn forgetful(mut self) -> Self {
+        self.seen = RevocationSet::default();
+        if let Some(known) = &mut self.known {
+            known.set = RevocationSet::default();
+        }
+        self
+    }
+
     /// The time up to which what is known counts as new.
     pub fn taken(&self) -> Timestamp {
         self.known.as_ref().map_or(Timestamp(0), |known| known.taken)

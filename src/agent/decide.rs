@@ -244,11 +244,9 @@ impl Judge<'_> {
     }
 
     fn check_revocation(&self, verified: &Verified, task: Option<&StoredTask>) -> Result<(), Denial> {
-        if let Some(target) = self.revocations.covers(verified, self.device, self.clock.over()) {
-            return Err(Denial::new(
-                Reason::Revoked,
-                format!("revoked by the fleet: {target:?}; ask for a new credential"),
-            ));
+        if let Some(covered) = self.revocations.covers(verified, self.device, self.clock.over()) {
+            let explain = format!("revoked by the fleet: {covered}; ask for a new credential");
+            return Err(Denial::new(Reason::Revoked, explain));
         }
         let labelled = verified.claims.tasks.iter().filter_map(|task| task.parse().ok());
         let known = labelled.filter_map(|id| self.wallet.task(&id)).chain(task);

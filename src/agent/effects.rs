@@ -80,7 +80,7 @@ pub struct FileWrite {
 pub enum StateFile {
     /// `bundle`: the newest `Signed<TrustBundle>`.
     Bundle,
-    /// `feed/<feed>`: the newest complete head and its list, [`super::revocation::StoredFeed`].
+    /// `feed/<feed>`: what is revoked and how far that is complete, [`super::feed::StoredFeed`].
     Feed(FeedId),
     /// `wallet/grant-<id>`: a fallback grant, [`super::wallet::StoredGrant`].
     Grant(GrantId),
@@ -342,6 +342,13 @@ pub enum LinkCommand {
     },
     /// Publish, QoS 1.
     Publish(Publish),
+    /// Beside the filters of the connection, read what the broker keeps at these places, and leave those.
+    Read {
+        /// Subscribed to from now on.
+        places: Vec<Topic>,
+        /// No longer subscribed to.
+        left: Vec<Topic>,
+    },
 }
 
 /// A message to the broker.

@@ -8,14 +8,14 @@
 use super::clock::TrustedClock;
 use super::effects::{Anchor, Batch, FileWrite, Standing, StateFile};
 use super::policy::Policy;
-use super::revocation::{Revocations, StoredFeed};
+use super::feed::StoredFeed;
+use super::revocation::{Revocations, STORED_BYTES_MAX};
 use super::start::{grant_of, known_time};
 use crate::ids::{BootId, DeviceId, FleetId, Nonce};
 use crate::profile::{Profile, TimeLimits};
-use crate::time::{Millis, Timestamp};
+use crate::time::Millis;
 use crate::wire::bundle::Fingerprint;
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer};
-use crate::wire::revocation::LIST_BYTES_MAX;
 use crate::wire::{decode, encode, Refused};
 
 /// What an accepted bundle leads to.
@@ -78,16 +78,13 @@ pub fn accept(
     ];
     let mut revocations = Revocations::default();
     let mut times = vec![policy_issued];
-    for (head, list) in bundle.feeds {
+    for (head, set) in bundle.feeds {
         let claim = head.claim()?;
         let held = anchor.feeds.iter().find(|held| held.feed == claim.feed);
         let file = StateFile::Feed(claim.feed.clone());
-        let mut stored = StoredFeed { head, list, kept: Vec::new(), taken: Timestamp(0) };
         let before = known.as_ref().and_then(|known| known.files.iter().find(|(name, _)| *name == file));
-        if let Some(before) = before.and_then(|(_, bytes)| decode::<StoredFeed>(bytes, 2 * LIST_BYTES_MAX).ok()) {
-            stored.keep(&before);
-        }
-        let stored = encode(&stored);
+        let before = before.and_then(|(_, bytes)| decode::<StoredFeed>(bytes, STORED_BYTES_MAX).ok());
+        let stored = encode(&StoredFeed::enrolled(head, set, before.as_ref())?);
         if held.is_some_and(|held| (claim.era, claim.seq) < held.order()) {
             continue;
         }

@@ -57,6 +57,25 @@ pub struct StoredFeed {
     pub taken: Timestamp,
 }
 
+impl StoredFeed {
+    /// The file of a feed as an enrolment brings it. What the file before it revoked and this leaves out is kept.
+    ///
+    /// # Errors
+    /// When the set is none, or more than can be held.
+    pub fn enrolled(head: Signed<Head>, set: Vec<u8>, before: Option<&Self>) -> Result<Self, Refused> {
+        let read = |bytes: &[u8]| RevocationSet::from_bytes(bytes, SET_BYTES_MAX);
+        let mut seen = RevocationSet::default();
+        if let Some(before) = before {
+            // A file that cannot be read has nothing to keep.
+            for held in [&before.set, &before.seen].into_iter().filter_map(|bytes| read(bytes).ok()) {
+                seen.apply(&held)?;
+            }
+        }
+        let seen = seen.since(&read(&set)?).to_bytes();
+        Ok(Self { head: Some(head), set, seen, newest: None, taken: Timestamp(0) })
+    }
+}
+
 /// What a message changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Changed {

@@ -232,6 +232,8 @@ pub struct Agent {
     renew_again: Millis,
     /// The system clock is known to be behind.
     hint_behind: bool,
+    /// What is being read from the broker.
+    reading: sync::Reading,
     counters: Counters,
 }
 
@@ -278,6 +280,7 @@ impl Agent {
         deadlines.extend(self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms)));
         deadlines.extend(self.wants.values().map(|want| want.deadline));
         deadlines.extend(self.damper.left(now).map(in_a));
+        deadlines.extend(self.reading.since.map(|since| Millis(since.0.saturating_add(sync::READ_PATIENCE.0))));
         if self.uplink.is_online() {
             let resend = self.uplink.limits().resend_ms;
             deadlines.extend(self.trail.oldest_flight().map(|sent| Millis(sent.0 + resend)));
@@ -328,6 +331,7 @@ impl Agent {
             self.publish_state(effects);
         }
         self.mode_reasons = reasons;
+        self.read_feeds(now, effects);
         self.pump(now, effects);
     }
 

@@ -13,7 +13,7 @@ use crate::ids::Nonce;
 use crate::time::Millis;
 use crate::wire::audit::{Event, TrustChange};
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::Head;
+use crate::wire::revocation::announcement::Head;
 use crate::wire::time::{TimeFile, TimeReset, TimeStatement};
 use crate::wire::Refused;
 

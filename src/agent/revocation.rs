@@ -39,10 +39,14 @@ pub struct Revocations {
 /// What a message changed, with what must be kept of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
+    /// The feed.
+    pub feed: FeedId,
     /// What changed.
     pub changed: Changed,
     /// The complete position, none before the first.
     pub position: Option<Position>,
+    /// The newest position that is known.
+    pub newest: Position,
     /// When the newest head was signed that is known.
     pub issued_at: Timestamp,
     /// The feed's file.
@@ -183,10 +187,12 @@ impl Revocations {
         if changed.complete {
             self.lost.remove(id);
         }
-        let head = feed.head().map_or(Timestamp(0), |head| head.issued_at);
+        let (newest, head) = (feed.mark()?.clone(), feed.head().map_or(Timestamp(0), |head| head.issued_at));
         Some(Applied {
+            feed: id.clone(),
             changed,
             position: feed.position().cloned(),
+            newest,
             issued_at: issued_at.max(head),
             stored: feed.stored(),
         })

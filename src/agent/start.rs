@@ -139,6 +139,7 @@ impl Agent {
             reset_at: None,
             renew_again: Default::default(),
             hint_behind: false,
+            reading: Default::default(),
             counters: Counters::default(),
             profile: boot.profile,
         };

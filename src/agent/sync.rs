@@ -5,17 +5,20 @@
 //! Never: believes the broker; goes back to an older position; sends audit before it is acknowledged.
 //! Read next: `uplink.rs` for the states, `wire/link.rs` for the messages.
 
+use std::collections::BTreeSet;
+
 use rand_core::RngCore;
 
 use super::clock::Role;
 use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, Standing, StateFile};
+use super::feed::Wanted;
 use super::policy::Policy;
 use super::revocation::{Applied, Revocations};
 use super::salvage::{Hole, Remains};
 use super::uplink::{Link, NONCE_LIFE};
 use super::{Agent, LinkEvent, Now, Source};
 use crate::ids::{EraId, FeedId, Hash, Nonce};
-use crate::time::Millis;
+use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, Gap, GapCause, TrustChange, Upload};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
@@ -31,6 +34,25 @@ use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 pub(super) const RADIUS_MAX: Millis = Millis::from_secs(3600);
 /// Trust bundles that may wait for the one before them.
 const BUNDLES_AHEAD_MAX: usize = 8;
+
+/// What was asked for and did not come for this long is not there.
+pub(super) const READ_PATIENCE: Millis = Millis::from_secs(10);
+
+/// What is being read from the broker beside the standing subscriptions, and since when nothing of it came.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub(super) places: BTreeSet<Topic>,
+    pub(super) since: Option<Millis>,
+}
+
+fn place_of(feed: FeedId, wanted: Wanted) -> Topic {
+    match wanted {
+        Wanted::Step(step) if step.level == 0 => Topic::FeedDelta(feed, step.place()),
+        Wanted::Step(step) => Topic::FeedSkip(feed, step.level, step.place()),
+        Wanted::Manifest => Topic::FeedManifest(feed),
+        Wanted::Piece(part, chunk) => Topic::FeedPiece(feed, part, chunk),
+    }
+}
 
 /// The newest that acknowledgements named.
 #[derive(Debug, Default)]
@@ -54,6 +76,8 @@ impl Agent {
             LinkEvent::Connected => {
                 if matches!(self.uplink.link, Link::Connecting { .. }) {
                     self.uplink.settling(now.boottime);
+                    self.reading = Reading::default();
+                    self.revocations.retry();
                     effects.outgoing.logs.push(LogEvent::LinkUp);
                 }
             }
@@ -87,7 +111,13 @@ impl Agent {
             Some(Topic::Bundle(_)) => Source::Bundle,
             Some(Topic::Policy(_)) => Source::Policy,
             Some(Topic::FeedHead(_)) => Source::FeedHead,
-            Some(Topic::FeedSnapshot(..)) => Source::FeedPiece,
+            Some(
+                Topic::FeedRules(_)
+                | Topic::FeedDelta(..)
+                | Topic::FeedSkip(..)
+                | Topic::FeedManifest(_)
+                | Topic::FeedPiece(..),
+            ) => Source::FeedPiece,
             Some(Topic::DownAck(_)) => Source::Ack,
             Some(Topic::DownAnswer(_)) => Source::Answer,
             Some(
@@ -109,18 +139,23 @@ impl Agent {
         match Topic::parse(topic, &self.fleet).ok_or(Refused::WrongTopic)? {
             Topic::Bundle(version) => self.on_bundle(version, payload, now, effects),
             Topic::Policy(version) => self.on_policy(version, payload, now, effects),
-            Topic::FeedHead(feed) => {
-                let applied = self.revocations.head(&feed, payload, &self.trust, self.clock.over())?;
-                self.apply_feed(applied, now, effects);
-                self.greet_if_settled(now, effects);
-                Ok(())
+            Topic::FeedHead(feed) => self.on_feed(&feed, now, effects, |held, trust, floor| {
+                held.announce(&feed, payload, trust, floor)
+            }),
+            Topic::FeedDelta(feed, place) => self.on_feed(&feed, now, effects, |held, trust, floor| {
+                held.step(&feed, Some((0, place)), payload, trust, floor)
+            }),
+            Topic::FeedSkip(feed, level, place) => self.on_feed(&feed, now, effects, |held, trust, floor| {
+                held.step(&feed, Some((level, place)), payload, trust, floor)
+            }),
+            Topic::FeedRules(feed) => {
+                self.on_feed(&feed, now, effects, |held, _, floor| held.rules(&feed, payload, floor))
             }
-            Topic::FeedSnapshot(feed, _) => {
-                self.expect_feed(&feed)?;
-                let applied = self.revocations.chunk(&feed, payload, self.clock.over())?;
-                self.apply_feed(applied, now, effects);
-                self.greet_if_settled(now, effects);
-                Ok(())
+            Topic::FeedManifest(feed) => {
+                self.on_feed(&feed, now, effects, |held, _, floor| held.manifest(&feed, payload, floor))
+            }
+            Topic::FeedPiece(feed, ..) => {
+                self.on_feed(&feed, now, effects, |held, _, floor| held.piece(&feed, payload, floor))
             }
             Topic::DownAck(device) if device == self.device => self.on_ack(payload, now, effects),
             Topic::DownAnswer(device) if device == self.device => self.on_answer(payload, now, effects),
@@ -135,8 +170,40 @@ impl Agent {
         }
     }
 
-    fn expect_feed(&self, feed: &FeedId) -> Result<(), Refused> {
-        self.trust.feeds.iter().any(|known| known.id == *feed).then_some(()).ok_or(Refused::WrongTopic)
+    /// Something of a feed arrived. What it leads to may ask the broker for more.
+    fn on_feed(
+        &mut self,
+        feed: &FeedId,
+        now: Now,
+        effects: &mut Effects,
+        take: impl FnOnce(&mut Revocations, &TrustBundle, Timestamp) -> Result<Option<Applied>, Refused>,
+    ) -> Result<(), Refused> {
+        if !self.trust.feeds.iter().any(|known| known.id == *feed) {
+            return Err(Refused::WrongTopic);
+        }
+        let applied = take(&mut self.revocations, &self.trust, self.clock.over())?;
+        self.apply_feed(applied, now, effects);
+        self.greet_if_settled(now, effects);
+        Ok(())
+    }
+
+    /// Reads from the broker what the feeds want, and leaves what they have. What does not come is given up.
+    pub(super) fn read_feeds(&mut self, now: Now, effects: &mut Effects) {
+        if !self.uplink.is_connected() {
+            return;
+        }
+        if self.reading.since.is_some_and(|since| now.boottime.0.saturating_sub(since.0) >= READ_PATIENCE.0) {
+            self.revocations.give_up();
+        }
+        let wanted: BTreeSet<Topic> =
+            self.revocations.wanted().into_iter().map(|(feed, wanted)| place_of(feed, wanted)).collect();
+        if wanted == self.reading.places {
+            return;
+        }
+        let places = wanted.difference(&self.reading.places).cloned().collect();
+        let left = self.reading.places.difference(&wanted).cloned().collect();
+        effects.outgoing.link.push(LinkCommand::Read { places, left });
+        self.reading = Reading { since: (!wanted.is_empty()).then_some(now.boottime), places: wanted };
     }
 
     pub(super) fn on_bundle(
@@ -223,17 +290,21 @@ impl Agent {
 
     fn apply_feed(&mut self, applied: Option<Applied>, now: Now, effects: &mut Effects) {
         let Some(applied) = applied else { return };
-        let Applied { position, issued_at, stored, changed } = applied;
+        let Applied { feed, changed, position, newest, issued_at, stored } = applied;
         let bytes = Revocations::encode(&stored);
         self.hear(Role::Feed, issued_at, &bytes, now, effects);
-        effects.batch.files.push(FileWrite { file: StateFile::Feed(position.feed.clone()), content: bytes });
-        if changed {
-            let event = Event::Trust(TrustChange::Feed { position: position.clone() });
-            self.write(event, Vec::new(), now, effects);
+        effects.batch.files.push(FileWrite { file: StateFile::Feed(feed), content: bytes });
+        if changed.revoked {
+            // What is known first, however far behind the rest: each step of it has its record.
+            self.write(Event::Trust(TrustChange::Revoked { newest }), Vec::new(), now, effects);
             self.end_revoked_tasks(now, effects);
             self.obey_lockdown(now, effects);
         }
-        effects.outgoing.logs.push(LogEvent::FeedApplied { feed: position.feed, seq: position.seq });
+        if let Some(position) = position.filter(|_| changed.complete) {
+            let event = Event::Trust(TrustChange::Feed { position: position.clone() });
+            self.write(event, Vec::new(), now, effects);
+            effects.outgoing.logs.push(LogEvent::FeedApplied { feed: position.feed, seq: position.seq });
+        }
         self.anchor_due = true;
         self.catch_up(now, effects);
     }
@@ -242,7 +313,7 @@ impl Agent {
     pub(super) fn hear(
         &mut self,
         role: Role,
-        time: crate::time::Timestamp,
+        time: Timestamp,
         bytes: &[u8],
         now: Now,
         effects: &mut Effects,

@@ -21,6 +21,7 @@ use crate::wire::biscuit::{self, Defect, Fact, Term, Token};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::link::Right;
 use crate::wire::policy::TimeClass;
+use crate::wire::revocation::slot::Slot;
 use crate::wire::token::ClassRight;
 
 /// A denial with what to tell the caller.
@@ -79,6 +80,8 @@ pub struct Claims {
     pub feed: Option<String>,
     /// `audience`.
     pub audience: Option<String>,
+    /// `serial`: the slot and the number in it under which the issuer can revoke it.
+    pub serial: Option<(Slot, u32)>,
     /// `issued`.
     pub issued: Timestamp,
     /// `expires`.
@@ -203,7 +206,9 @@ impl Claims {
                 "the token does not say which root key signed it; mint it with root_key_id",
             )
         })?;
+        let (issued, expires) = (date("issued")?, date("expires")?);
         Ok(Self {
+            serial: serial(facts, Slot::of(issued, expires)).map_err(malformed)?,
             root_key_id,
             fleet: required("fleet")?,
             grant,
@@ -213,8 +218,8 @@ impl Claims {
             group,
             feed: text("feed")?,
             audience: text("audience")?,
-            issued: date("issued")?,
-            expires: date("expires")?,
+            issued,
+            expires,
             tasks: token
                 .blocks
                 .iter()
@@ -255,6 +260,18 @@ fn once<'a>(facts: &'a [Fact], name: &str) -> Result<Option<&'a Term>, String> {
         (Some([term]), None) => Ok(Some(term)),
         (Some(_), None) => Err(format!("block 0 states `{name}` with more or fewer than one term")),
         (Some(_), Some(_)) => Err(format!("block 0 states `{name}` more than once")),
+    }
+}
+
+/// `serial(slot, number)`. In another slot than the token expires in, its revocation would be dropped too early.
+fn serial(facts: &[Fact], slot: Slot) -> Result<Option<(Slot, u32)>, String> {
+    let mut stated = named(facts, "serial");
+    match (stated.next(), stated.next()) {
+        (None, _) => Ok(None),
+        (Some([Term::Integer(named), Term::Integer(number)]), None) if *named == i64::from(slot.number()) => {
+            u32::try_from(*number).map(|number| Some((slot, number))).map_err(|_| "`serial` is out of range".into())
+        }
+        (Some(_), _) => Err("block 0 does not state `serial` once, with its own slot and a number".into()),
     }
 }
 

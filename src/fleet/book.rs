@@ -18,7 +18,10 @@ use crate::wire::enrol::{DevicePublic, EnrolRequest};
 use crate::wire::envelope::Signed;
 use crate::wire::link::{grants_digest, EraAck};
 use crate::wire::policy::PolicyDocument;
-use crate::wire::revocation::{Head, List, Position, Target};
+use crate::wire::revocation::announcement::{Announcement, Head};
+use crate::wire::revocation::ladder::Step;
+use crate::wire::revocation::set::RevocationSet;
+use crate::wire::revocation::{Position, Target};
 use crate::wire::token::GrantSpec;
 use crate::wire::Refused;
 
@@ -44,8 +47,10 @@ pub enum Write {
     Head(Signed<Head>),
     /// A task token that was minted. Only the ledger keeps it.
     Issued(Issued),
-    /// The list that the newest head names.
-    List(List),
+    /// What is revoked at the newest head: a set in its canonical bytes.
+    Set(Vec<u8>),
+    /// A step of the ladder, as the broker keeps it.
+    Step(Announcement),
     /// A device that asks to join and waits for an operator.
     Pending(Pending),
     /// The policy with its version.
@@ -83,7 +88,6 @@ impl Write {
                 Some(format!("head/{:04}", seq % HEADS_KEPT))
             }
             Self::Issued(_) | Self::Segment(_) => None,
-            Self::List(_) => Some("list".into()),
             Self::Pending(pending) => Some(format!("pending/{}", pending.device)),
             Self::Policy(version, _) => Some(format!("policy/{version:020}")),
             Self::Resumed(_) => Some("resumed".into()),
@@ -95,6 +99,11 @@ impl Write {
                 Some(format!("salvaged/{}/{:020}/{:016x}/{segment:020}", salvaged.device, era.number, era.salt))
             }
             Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
+            Self::Set(_) => Some("set".into()),
+            Self::Step(announcement) => {
+                let step = step_of(announcement);
+                Some(format!("step/{}/{:02}", step.level, step.place()))
+            }
         }
     }
 
@@ -111,12 +120,13 @@ impl Write {
             | Self::Fork(_)
             | Self::Grant(_)
             | Self::Issued(_)
-            | Self::List(_)
             | Self::Pending(_)
             | Self::Rule(_)
             | Self::Salvaged(_)
             | Self::Seen(_)
-            | Self::Segment(_) => 0,
+            | Self::Segment(_)
+            | Self::Set(_) => 0,
+            Self::Step(announcement) => step_of(announcement).end,
         };
         number < u64::MAX
     }
@@ -222,6 +232,8 @@ pub struct Rule {
     pub reason: String,
     /// Since when.
     pub at: Timestamp,
+    /// For a block of a token that was at hand: when its block 0 was issued and expires. It is filed by that.
+    pub life: Option<(Timestamp, Timestamp)>,
 }
 
 /// How far the collector holds an era of a device.
@@ -315,6 +327,11 @@ pub struct Salvaged {
     pub segments: (u64, u64),
 }
 
+/// Which step an announcement of this fleet is.
+fn step_of(announcement: &Announcement) -> Step {
+    Step { level: announcement.level, end: announcement.head.claim().map_or(0, |head| head.seq) }
+}
+
 /// A head as it was signed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SignedHead {
@@ -355,7 +372,8 @@ pub struct Book {
     rules: BTreeMap<Target, Rule>,
     head: Option<SignedHead>,
     heads: BTreeMap<(u32, u64), Hash>,
-    list: List,
+    set: RevocationSet,
+    steps: BTreeMap<(u8, u64), Announcement>,
     resumed: u64,
     eras: BTreeMap<(DeviceId, EraId), EraChain>,
     forks: BTreeMap<(DeviceId, EraId, u64), Fork>,
@@ -382,7 +400,8 @@ impl Book {
             rules: BTreeMap::new(),
             head: None,
             heads: BTreeMap::new(),
-            list: List::default(),
+            set: RevocationSet::default(),
+            steps: BTreeMap::new(),
             resumed: 0,
             eras: BTreeMap::new(),
             forks: BTreeMap::new(),
@@ -412,13 +431,14 @@ impl Book {
                 | Write::Grant(_)
                 | Write::Head(_)
                 | Write::Issued(_)
-                | Write::List(_)
                 | Write::Pending(_)
                 | Write::Resumed(_)
                 | Write::Rule(_)
                 | Write::Salvaged(_)
                 | Write::Seen(_)
-                | Write::Segment(_) => rest.push(write),
+                | Write::Segment(_)
+                | Write::Set(_)
+                | Write::Step(_) => rest.push(write),
             }
         }
         let mut bundles = bundles.into_iter();
@@ -471,7 +491,6 @@ impl Book {
             Write::Grant(grant) => drop(self.grants.insert(grant.spec.grant, *grant)),
             Write::Head(signed) => self.apply_head(signed),
             Write::Issued(_) | Write::Segment(_) => {}
-            Write::List(list) => self.list = list,
             Write::Pending(pending) => drop(self.pending.insert(pending.device.clone(), pending)),
             Write::Policy(version, signed) => {
                 if let Some(document) = signed.claim().ok().filter(|_| version > self.policy.1.version) {
@@ -486,6 +505,19 @@ impl Book {
                 self.salvaged.insert((device, era, first), after);
             }
             Write::Seen(seen) => drop(self.seen.insert(seen.device.clone(), *seen)),
+            Write::Set(bytes) => {
+                // Bytes that make no set are never written; were they, the next head would be signed over nothing.
+                if let Ok(set) = RevocationSet::from_bytes(&bytes, usize::MAX) {
+                    self.set = set;
+                }
+            }
+            Write::Step(announcement) => {
+                let step = step_of(&announcement);
+                let place = (step.level, step.place());
+                if self.steps.get(&place).is_none_or(|known| step_of(known).end <= step.end) {
+                    self.steps.insert(place, announcement);
+                }
+            }
         }
     }
 
@@ -627,9 +659,19 @@ impl Book {
         self.heads.get(&order)
     }
 
-    /// The list that the newest head names.
-    pub fn list(&self) -> &List {
-        &self.list
+    /// What is revoked at the newest head.
+    pub fn set(&self) -> &RevocationSet {
+        &self.set
+    }
+
+    /// The steps of the ladder that the broker is to keep.
+    pub fn steps(&self) -> impl Iterator<Item = (Step, &Announcement)> {
+        self.steps.values().map(|announcement| (step_of(announcement), announcement))
+    }
+
+    /// A step, if it is kept.
+    pub fn step(&self, step: Step) -> Option<&Announcement> {
+        self.steps.get(&(step.level, step.place())).filter(|announcement| step_of(announcement) == step)
     }
 
     /// An operator vouched that the feed goes on after this number.

@@ -212,7 +212,7 @@ pub fn answer(
         nonce: device.nonce,
         bundles: book.bundles().to_vec(),
         policy: book.policy().0.clone(),
-        feeds: book.head().map(|head| (head.signed.clone(), book.list().clone())).into_iter().collect(),
+        feeds: book.head().map(|head| (head.signed.clone(), book.set().to_bytes())).into_iter().collect(),
         grants: book.live_grants(id, at).map(|grant| grant.token.clone()).collect(),
         certificate,
     };

@@ -80,13 +80,14 @@ impl Effects {
             | Write::Grant(_)
             | Write::Head(_)
             | Write::Issued(_)
-            | Write::List(_)
             | Write::Pending(_)
             | Write::Policy(..)
             | Write::Resumed(_)
             | Write::Rule(_)
             | Write::Salvaged(_)
-            | Write::Seen(_) => None,
+            | Write::Seen(_)
+            | Write::Set(_)
+            | Write::Step(_) => None,
         })
     }
 
@@ -149,12 +150,10 @@ pub enum FleetError {
         /// The newest here.
         own: u64,
     },
-    /// The list is full.
-    #[error("the revocation list would have {bytes} bytes, the limit is {limit}: revoke many tokens at once with issued-before, owner or device instead")]
-    ListFull {
-        /// Bytes it would have.
-        bytes: usize,
-        /// Bytes that fit.
+    /// There are as many rules as there can be.
+    #[error("there are {limit} rules in force, and no more can be: one rule on owner, group, device or issued-before takes the place of many; single tokens are revoked by `token`, of which there can be millions")]
+    RulesFull {
+        /// How many there can be.
         limit: usize,
     },
 }

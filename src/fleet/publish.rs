@@ -1,22 +1,32 @@
 //! The revocation feed as the fleet signs it, and what the broker keeps for devices.
 //!
-//! Owns: when a new head is due, its number, its list; the retained messages in the order in which devices need them.
-//! Never: signs a number twice, or at or below one that a device has seen from a ledger that is lost.
-//! Read next: `wire/revocation.rs`.
+//! Owns: when a new head is due, its number, what it adds, where that is filed; the steps of the ladder; the retained
+//! messages in the order in which devices need them.
+//! Never: signs a number twice, or at or below one that a device has seen from a ledger that is lost; takes back what it
+//! added.
+//! Read next: `wire/revocation/announcement.rs`.
 
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
-use super::book::{Book, Status, Write};
-use super::revoke::live_rules;
+use super::book::{Book, Rule, Status, Write};
 use super::{Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
-use crate::ids::Hash;
+use crate::ids::{BlockId, Hash};
 use crate::time::{Millis, Timestamp};
-use crate::wire::encode;
-use crate::wire::envelope::Signed;
 use crate::wire::link::Topic;
-use crate::wire::revocation::{Chunk, Head, List};
+use crate::wire::revocation::announcement::{Announcement, Successor, ADDITIONS_BYTES_MAX};
+use crate::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
+use crate::wire::revocation::ladder::Step;
+use crate::wire::revocation::manifest::Manifest;
+use crate::wire::revocation::rules::Selector;
+use crate::wire::revocation::set::{PartKey, RevocationSet};
+use crate::wire::revocation::slot::Slot;
+use crate::wire::revocation::Target;
+use crate::wire::Refused;
+
+/// Heads that are signed at one time: what does not fit into these waits for the next.
+const HEADS_AT_ONCE_MAX: usize = 32;
 
 /// When heads are due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,48 +40,182 @@ impl Cadence {
     fn next_update(self) -> Millis {
         Millis(self.interval.0.saturating_mul(3))
     }
+
+    /// Silence for so long is no delay any more.
+    fn hard_stale(self) -> Millis {
+        Millis(self.interval.0.saturating_mul(3 * 24 * 60))
+    }
 }
 
-/// Signs the next head if one is due: rules, bundle or policy changed, or the interval has passed. Says whether it did.
+/// Signs the heads that are due: something was revoked, bundle or policy changed, or the interval has passed. Says whether
+/// there was one. Many revocations make several heads, so that what each adds fits into a message.
 pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timestamp, fx: &mut Effects) -> bool {
-    let list = List::new(live_rules(book, at));
-    if !is_due(book, &list, cadence, at) {
-        return false;
+    let mut signed = false;
+    let mut pending = pending(book, at);
+    for _ in 0..HEADS_AT_ONCE_MAX {
+        if pending.is_empty() && !is_due(book, cadence, at) {
+            break;
+        }
+        let Some(additions) = take(book, &mut pending, feed) else { break };
+        sign(book, feed, cadence, &additions, at, fx);
+        signed = true;
     }
-    let (bytes, digest) = (list.to_bytes().len(), list.digest());
+    signed
+}
+
+/// What is revoked in the ledger and not in the set, or for longer than there.
+fn pending(book: &Book, at: Timestamp) -> Vec<Rule> {
+    let waits = |rule: &&Rule| rule.until >= at && !is_published(book, rule);
+    book.rules().filter(waits).cloned().collect()
+}
+
+/// Whether the newest head's set holds a revocation.
+pub fn is_published(book: &Book, rule: &Rule) -> bool {
+    let set = book.set();
+    match (&rule.target, Selector::of(&rule.target)) {
+        (Target::Block(block), _) => set.covers_block(slot_of(rule), block),
+        (Target::IssuedBefore(_), Some(selector)) | (_, Some(selector)) => {
+            set.covers_by_rule([selector], Timestamp(u64::MAX), rule.until).is_some()
+        }
+        (_, None) => true,
+    }
+}
+
+/// Where a block is filed: by the life of its token, or, where that is not known, by when it is certainly over.
+fn slot_of(rule: &Rule) -> Slot {
+    rule.life.map_or_else(|| Slot::of_day(rule.until), |(issued, expires)| Slot::of(issued, expires))
+}
+
+/// As much of what waits as one head can add, taken from its front.
+fn take(book: &Book, pending: &mut Vec<Rule>, feed: &SigningKey) -> Option<RevocationSet> {
+    let mut count = pending.len();
+    loop {
+        let additions = filed(book, &pending[..count], feed).ok()?;
+        let fits = additions.to_bytes().len() <= ADDITIONS_BYTES_MAX && book.set().merge(&additions).is_ok();
+        if fits {
+            pending.drain(..count);
+            return Some(additions);
+        }
+        // One alone fits always, unless the set is full: then nothing more can be said.
+        if count <= 1 {
+            return None;
+        }
+        count /= 2;
+    }
+}
+
+/// Revocations as a set says them.
+fn filed(book: &Book, rules: &[Rule], feed: &SigningKey) -> Result<RevocationSet, Refused> {
+    let mut set = RevocationSet::default();
+    for rule in rules {
+        match (&rule.target, Selector::of(&rule.target)) {
+            (Target::Block(block), _) => file_block(book, &mut set, *block, rule, feed)?,
+            (_, Some(selector)) => set.add_rule(selector, rule.until),
+            (_, None) => {}
+        }
+    }
+    Ok(set)
+}
+
+/// A block whose token was at hand goes by its fingerprint, any other by its whole id.
+fn file_block(
+    book: &Book,
+    set: &mut RevocationSet,
+    block: BlockId,
+    rule: &Rule,
+    feed: &SigningKey,
+) -> Result<(), Refused> {
+    let slot = slot_of(rule);
+    if rule.life.is_none() {
+        set.add_exact(block, slot);
+        return Ok(());
+    }
+    let key = FingerprintKey { slot, width: Width::Bits64, salt: salt_of(slot, feed) };
+    // A block that lives and has the same fingerprint must not be hit: then the whole id is published.
+    let live = book.grants().map(|grant| grant.block);
+    let filed = file(&key, [block], live)?;
+    if let Some(bucket) = filed.bucket {
+        set.add_fingerprints(key, bucket)?;
+    }
+    filed.exact.into_iter().for_each(|block| set.add_exact(block, slot));
+    Ok(())
+}
+
+/// The salt of a slot: nobody can reckon it ahead who does not hold the feed's key, and no ledger can lose it.
+fn salt_of(slot: Slot, feed: &SigningKey) -> Salt {
+    let digest = Hash::of("hardtack/fingerprint-salt/v1", &[feed.as_bytes(), &slot.number().to_be_bytes()]);
+    let mut salt = Salt([0; 16]);
+    salt.0.copy_from_slice(&digest.0[..16]);
+    salt
+}
+
+fn sign(
+    book: &mut Book,
+    feed: &SigningKey,
+    cadence: Cadence,
+    additions: &RevocationSet,
+    at: Timestamp,
+    fx: &mut Effects,
+) {
     let lapsed = book.rules().map(|rule| rule.until).filter(|until| *until < at).max().unwrap_or_default();
     let last = book.head();
-    let head = Head {
-        feed: book.feed(),
+    let dropped_before = last.map_or(lapsed, |last| last.head.dropped_before.max(lapsed));
+    let seq = last.map_or(0, |last| last.head.seq).max(book.resumed()) + 1;
+    let mut set = book.set().merge(additions).expect("it was tried before");
+    set.drop_expired(dropped_before);
+    let id = book.feed();
+    let successor = Successor {
+        feed: &id,
         era: last.map_or(1, |last| last.head.era),
-        seq: last.map_or(0, |last| last.head.seq).max(book.resumed()) + 1,
+        seq,
         previous: last.map_or(Hash::ZERO, |last| last.position.digest),
         // The clock of this machine may be set back; what devices have seen never is.
         issued_at: last.map_or(at, |last| last.head.issued_at.max(at)),
         next_update_ms: cadence.next_update(),
-        dropped_before: last.map_or(lapsed, |last| last.head.dropped_before.max(lapsed)),
-        list: digest,
-        list_bytes: u32::try_from(bytes).expect("a rule that would make the list longer than 512 KiB is refused"),
+        hard_stale_ms: cadence.hard_stale(),
+        dropped_before,
+        set: &set,
+        additions,
+        skips: &skips(book, seq, additions),
         bundle_version: book.trust().version,
         policy_version: book.policy().1.version,
     };
-    let (seq, rules) = (head.seq, list.rules().len() as u64);
-    let signed = Signed::sign(&head, book.fleet(), &[feed]);
-    if last.is_none_or(|last| last.head.list != digest) {
-        book.write(Write::List(list), fx);
+    let (_, announcements) = successor.sign(book.fleet(), feed);
+    let entries = set.count();
+    if set != *book.set() {
+        book.write(Write::Set(set.to_bytes()), fx);
     }
-    book.write(Write::Head(signed), fx);
-    fx.log(FleetLog::FeedSigned { feed: book.feed(), seq, rules });
-    true
+    let signed = announcements.first().map(|announcement| announcement.head.clone());
+    announcements.into_iter().for_each(|announcement| book.write(Write::Step(announcement), fx));
+    signed.into_iter().for_each(|signed| book.write(Write::Head(signed), fx));
+    fx.log(FleetLog::FeedSigned { feed: id, seq, rules: entries });
 }
 
-fn is_due(book: &Book, list: &List, cadence: Cadence, at: Timestamp) -> bool {
+/// What the steps add that end at a head: the union of four of the level below. None from where one of those is missing.
+fn skips(book: &Book, seq: u64, additions: &RevocationSet) -> Vec<Option<RevocationSet>> {
+    let mut below = Some(additions.clone());
+    let mut skips = Vec::new();
+    for step in Step::ending_at(seq) {
+        let span = step.span() / 4;
+        let earlier = (1..4).map(|back| Step { level: step.level - 1, end: seq - back * span });
+        below = below.and_then(|last| {
+            earlier.into_iter().try_fold(last, |sum, part| {
+                let bytes = &book.step(part)?.additions;
+                sum.merge(&RevocationSet::from_bytes(bytes, ADDITIONS_BYTES_MAX).ok()?).ok()
+            })
+        });
+        skips.push(below.clone());
+    }
+    skips
+}
+
+fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
     book.head().is_none_or(|last| {
         let head = &last.head;
-        let changed = head.list != list.digest()
-            || head.bundle_version != book.trust().version
-            || head.policy_version != book.policy().1.version;
-        changed || at.since(head.issued_at) >= cadence.interval || book.resumed() >= head.seq
+        let changed =
+            head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
+        let lapsed = book.rules().any(|rule| rule.until < at && rule.until > head.dropped_before);
+        changed || lapsed || at.since(head.issued_at) >= cadence.interval || book.resumed() >= head.seq
     })
 }
 
@@ -117,28 +261,51 @@ pub fn resume(
     acts::record(book, operator, Deed::Resumed { after }, at, fx)
 }
 
-/// All that the broker keeps, in the order in which a device needs it: bundles, policy, pieces of the list, head.
+/// All that the broker keeps, in the order in which a device needs it: bundles, policy, the feed, its head last.
 pub fn retained(book: &Book) -> Vec<Publish> {
     let bundles = book.trusts().iter().zip(book.bundles());
     let mut messages: Vec<Publish> =
         bundles.map(|(trust, signed)| message(Topic::Bundle(trust.version), signed.to_bytes())).collect();
     let (policy, document) = book.policy();
     messages.push(message(Topic::Policy(document.version), policy.to_bytes()));
-    messages.extend(list(book));
-    messages.extend(head(book));
+    messages.extend(feed(book, 0));
     messages
 }
 
-/// The pieces of the list that the newest head names.
-pub fn list(book: &Book) -> Vec<Publish> {
-    let feed = book.feed();
-    let pieces = Chunk::split(book.list()).into_iter();
-    pieces.map(|piece| message(Topic::FeedSnapshot(feed.clone(), piece.index), encode(&piece))).collect()
+/// What the broker is to keep of the feed beyond a position: steps, snapshot, rules, and the head last, which vouches for
+/// them.
+pub fn feed(book: &Book, after: u64) -> Vec<Publish> {
+    let id = book.feed();
+    let place = |step: Step| match step.level {
+        0 => Topic::FeedDelta(id.clone(), step.place()),
+        level => Topic::FeedSkip(id.clone(), level, step.place()),
+    };
+    let steps = book.steps().filter(|(step, _)| step.end > after);
+    let mut messages: Vec<Publish> =
+        steps.map(|(step, announcement)| message(place(step), announcement.to_bytes())).collect();
+    messages.extend(snapshot(book));
+    messages.push(message(Topic::FeedRules(id.clone()), book.set().part(PartKey::Rules).unwrap_or_default()));
+    messages.extend(newest(book).map(|announcement| message(Topic::FeedHead(id), announcement.to_bytes())));
+    messages
 }
 
-/// The newest head.
-pub fn head(book: &Book) -> Option<Publish> {
-    book.head().map(|head| message(Topic::FeedHead(book.feed()), head.signed.to_bytes()))
+/// The newest head, with what it adds.
+pub fn newest(book: &Book) -> Option<&Announcement> {
+    book.step(Step { level: 0, end: book.head()?.head.seq })
+}
+
+/// The whole set, in pieces.
+fn snapshot(book: &Book) -> Vec<Publish> {
+    let id = book.feed();
+    let manifest = Manifest::of(book.set());
+    let mut messages = vec![message(Topic::FeedManifest(id.clone()), manifest.to_bytes())];
+    for part in manifest.parts() {
+        let pieces = (0..part.pieces()).filter_map(|number| manifest.piece(book.set(), part.key, number));
+        messages.extend(pieces.zip(0..).map(|(piece, number)| {
+            message(Topic::FeedPiece(id.clone(), part.key, number), piece.to_bytes())
+        }));
+    }
+    messages
 }
 
 fn message(topic: Topic, payload: Vec<u8>) -> Publish {

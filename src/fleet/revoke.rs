@@ -10,7 +10,8 @@ use super::{Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::Token;
-use crate::wire::revocation::{List, Rule as WireRule, Target, LIST_BYTES_MAX};
+use crate::wire::revocation::set::RULES_MAX;
+use crate::wire::revocation::Target;
 
 /// How long a device stays revoked where nobody says otherwise: as good as for ever, there is no way back but a new id.
 const DEVICE_LIFE: Millis = Millis::from_secs(10 * 365 * 86_400);
@@ -26,6 +27,8 @@ pub struct Revocation {
     pub until: Option<Timestamp>,
     /// Why.
     pub reason: String,
+    /// When block 0 of the token was issued and expires, where a block's token is at hand.
+    pub life: Option<(Timestamp, Timestamp)>,
 }
 
 /// What a rule covers, as far as the ledger knows.
@@ -116,7 +119,7 @@ pub fn revoke(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<Rule, FleetError> {
-    let Revocation { target, until, reason } = revocation;
+    let Revocation { target, until, reason, life } = revocation;
     let reason = acts::text("the reason", &reason)?;
     match &target {
         Target::Audience(name) | Target::Owner(name) => drop(acts::text("the name", name)?),
@@ -140,21 +143,15 @@ pub fn revoke(
         return Err(FleetError::Invalid(message));
     }
     let known = book.live_rule(&target, at).map_or(until, |rule| rule.until);
-    let rule = Rule { target: target.clone(), until: until.max(known), reason: reason.clone(), at };
-    let rules = live_rules(book, at).into_iter().chain([WireRule { target: target.clone(), until: rule.until }]);
-    let bytes = List::new(rules).to_bytes().len();
-    if bytes > LIST_BYTES_MAX {
-        return Err(FleetError::ListFull { bytes, limit: LIST_BYTES_MAX });
+    let rule = Rule { target: target.clone(), until: until.max(known), reason: reason.clone(), at, life };
+    let is_rule = |target: &Target| !matches!(target, Target::Block(_));
+    let rules = book.rules().filter(|rule| rule.until >= at && is_rule(&rule.target)).count();
+    if is_rule(&target) && rules >= RULES_MAX {
+        return Err(FleetError::RulesFull { limit: RULES_MAX });
     }
     book.write(Write::Rule(rule.clone()), fx);
     acts::record(book, operator, Deed::Revoked { target, until: rule.until, reason }, at, fx)?;
     Ok(rule)
-}
-
-/// The rules that have not lapsed, as a list holds them.
-pub(super) fn live_rules(book: &Book, now: Timestamp) -> Vec<WireRule> {
-    let live = book.rules().filter(|rule| rule.until >= now);
-    live.map(|rule| WireRule { target: rule.target.clone(), until: rule.until }).collect()
 }
 
 /// Which part of a token is revoked.
@@ -200,7 +197,7 @@ mod tests {
         let id = grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
         let ends = book.grant(&id).unwrap().spec.expires;
         let mut try_revoke = |target: Target, until: Option<Timestamp>| {
-            revoke(&mut book, Revocation { target, until, reason: "test".into() }, ann, at(200), fx)
+            revoke(&mut book, Revocation { target, until, reason: "test".into(), life: None }, ann, at(200), fx)
         };
         let grant = Target::Grant(id);
         assert!(try_revoke(grant.clone(), Some(at(300))).is_err(), "before the grant ends");

@@ -188,7 +188,6 @@ pub enum FleetLog {
 struct Published {
     bundle: u64,
     policy: u64,
-    list: Hash,
     head: (u32, u64),
 }
 
@@ -240,10 +239,7 @@ impl Service {
         if now.bundle != published.bundle || now.policy != published.policy {
             fx.outgoing.publish.extend(publish::retained(book));
         } else {
-            if now.list != published.list {
-                fx.outgoing.publish.extend(publish::list(book));
-            }
-            fx.outgoing.publish.extend(publish::head(book));
+            fx.outgoing.publish.extend(publish::feed(book, published.head.1));
         }
         self.published = Some(now);
         self.tell_grants(book, at, fx);
@@ -296,7 +292,11 @@ impl Service {
             Topic::Bundle(_)
             | Topic::Policy(_)
             | Topic::FeedHead(_)
-            | Topic::FeedSnapshot(..)
+            | Topic::FeedRules(_)
+            | Topic::FeedDelta(..)
+            | Topic::FeedSkip(..)
+            | Topic::FeedManifest(_)
+            | Topic::FeedPiece(..)
             | Topic::DownAck(_)
             | Topic::DownAnswer(_)
             | Topic::EnrolDown(_) => Err(Refused::WrongTopic),
@@ -388,7 +388,6 @@ fn present(book: &Book) -> Published {
     Published {
         bundle: book.trust().version,
         policy: book.policy().1.version,
-        list: book.head().map_or(Hash::ZERO, |head| head.head.list),
         head: book.head().map_or((0, 0), |head| head.position.order()),
     }
 }

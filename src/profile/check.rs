@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::Profile;
 use crate::wire::audit::SEGMENT_BYTES_MAX;
-use crate::wire::revocation::LIST_BYTES_MAX;
+use crate::agent::feed::SET_BYTES_MAX;
 use crate::wire::MESSAGE_BYTES_MAX;
 
 /// Bytes that one audit record costs on flash. Measured with sled 0.34 over 20,000 records written and drained: 45 MB of
@@ -115,7 +115,7 @@ impl Profile {
             .saturating_mul(bytes(self.verify.token_bytes_max))
             .saturating_mul(CACHED_TOKEN_FACTOR);
         // A revocation list in force, and the next one while it is gathered.
-        let lists = 2 * bytes(LIST_BYTES_MAX);
+        let lists = 2 * bytes(SET_BYTES_MAX);
         let used = connections.saturating_add(tokens).saturating_add(lists);
         // The store that is written and an older one that is drained.
         let stores = self.queue.cache_mib.saturating_mul(2);

@@ -253,14 +253,15 @@ impl Ledger {
                 | Write::Grant(_)
                 | Write::Head(_)
                 | Write::Issued(_)
-                | Write::List(_)
                 | Write::Pending(_)
                 | Write::Policy(..)
                 | Write::Resumed(_)
                 | Write::Rule(_)
                 | Write::Salvaged(_)
                 | Write::Seen(_)
-                | Write::Segment(_) => return Err(LedgerError::Damaged(row.get(0)?)),
+                | Write::Segment(_)
+                | Write::Set(_)
+                | Write::Step(_) => return Err(LedgerError::Damaged(row.get(0)?)),
             }
         }
         Ok(acts)
@@ -441,13 +442,14 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Fork(_)
             | Write::Grant(_)
             | Write::Head(_)
-            | Write::List(_)
             | Write::Pending(_)
             | Write::Policy(..)
             | Write::Resumed(_)
             | Write::Rule(_)
             | Write::Salvaged(_)
-            | Write::Seen(_) => {
+            | Write::Seen(_)
+            | Write::Set(_)
+            | Write::Step(_) => {
                 let mut statement = connection
                     .prepare_cached("INSERT OR REPLACE INTO book (name, revision, value) VALUES (?1, ?2, ?3)")?;
                 statement.execute(params![write.row(), revision, encode(write)])?;

@@ -253,10 +253,15 @@ pub enum TrustChange {
         /// Its digest.
         digest: Hash,
     },
-    /// A complete revocation list.
+    /// A complete set of revocations.
     Feed {
         /// Its position.
         position: Position,
+    },
+    /// Revocations that hold from here on, of a head whose set may not be complete yet.
+    Revoked {
+        /// The newest head that is known.
+        newest: Position,
     },
     /// A grant was taken into the wallet, or withdrawn.
     Grant {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::bundle::{grouped, ungrouped, Fingerprint, PublicKey, TrustBundle};
 use super::envelope::{Document, Signed};
 use super::policy::PolicyDocument;
-use super::revocation::{Head, List};
+use super::revocation::announcement::Head;
 use super::seal::{Sealed, SealingKey, SealingPublic};
 use super::{decode, encode, Refused};
 use crate::ids::{DeviceId, FleetId, Hash, Nonce};
@@ -169,8 +169,8 @@ pub struct EnrolBundle {
     pub bundles: Vec<Signed<TrustBundle>>,
     /// The policy in force.
     pub policy: Signed<PolicyDocument>,
-    /// The revocation feeds that concern the device.
-    pub feeds: Vec<(Signed<Head>, List)>,
+    /// The revocation feeds that concern the device: the newest head and its set's bytes.
+    pub feeds: Vec<(Signed<Head>, Vec<u8>)>,
     /// Fallback grants, Biscuits with their next secret key.
     pub grants: Vec<Vec<u8>>,
     /// The TLS client certificate (DER) over the device's TLS key.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::envelope::Document;
+use super::revocation::set::PartKey;
 use super::revocation::Position;
 use super::seal::{Sealed, SealingKey, SealingPublic};
 use super::{decode, encode, Refused, MESSAGE_BYTES_MAX};
@@ -24,10 +25,18 @@ pub enum Topic {
     Bundle(u64),
     /// `policy/<version>`, retained.
     Policy(u64),
-    /// `feed/<feed>/head`, retained.
+    /// `feed/<feed>/head`, retained: the newest head, with what it adds.
     FeedHead(FeedId),
-    /// `feed/<feed>/snap/0/<chunk>`, retained: a piece of the list that the head names.
-    FeedSnapshot(FeedId, u16),
+    /// `feed/<feed>/rules`, retained: all rules of the newest head.
+    FeedRules(FeedId),
+    /// `feed/<feed>/delta/<place>`, retained: one of the newest heads, with what it adds.
+    FeedDelta(FeedId, u64),
+    /// `feed/<feed>/skip/<level>/<place>`, retained: a step of the ladder.
+    FeedSkip(FeedId, u8, u64),
+    /// `feed/<feed>/snap/manifest/0`, retained: the parts of the newest set.
+    FeedManifest(FeedId),
+    /// `feed/<feed>/snap/<part>/<chunk>`, retained: a piece of a part.
+    FeedPiece(FeedId, PartKey, u32),
     /// `dev/<id>/up/hello`.
     UpHello(DeviceId),
     /// `dev/<id>/up/audit`.
@@ -61,7 +70,15 @@ impl Topic {
             ["bundle", version] => version.parse().ok().map(Self::Bundle),
             ["policy", version] => version.parse().ok().map(Self::Policy),
             ["feed", feed, "head"] => feed.parse().ok().map(Self::FeedHead),
-            ["feed", feed, "snap", "0", chunk] => Some(Self::FeedSnapshot(feed.parse().ok()?, chunk.parse().ok()?)),
+            ["feed", feed, "rules"] => feed.parse().ok().map(Self::FeedRules),
+            ["feed", feed, "delta", place] => Some(Self::FeedDelta(feed.parse().ok()?, place.parse().ok()?)),
+            ["feed", feed, "skip", level, place] => {
+                Some(Self::FeedSkip(feed.parse().ok()?, level.parse().ok()?, place.parse().ok()?))
+            }
+            ["feed", feed, "snap", "manifest", "0"] => feed.parse().ok().map(Self::FeedManifest),
+            ["feed", feed, "snap", part, chunk] => {
+                Some(Self::FeedPiece(feed.parse().ok()?, part.parse().ok()?, chunk.parse().ok()?))
+            }
             ["dev", id, "up", "hello"] => device(id).map(Self::UpHello),
             ["dev", id, "up", "audit"] => device(id).map(Self::UpAudit),
             ["dev", id, "up", "request"] => device(id).map(Self::UpRequest),
@@ -82,7 +99,11 @@ impl Topic {
             Self::Bundle(_)
             | Self::Policy(_)
             | Self::FeedHead(_)
-            | Self::FeedSnapshot(..)
+            | Self::FeedRules(_)
+            | Self::FeedDelta(..)
+            | Self::FeedSkip(..)
+            | Self::FeedManifest(_)
+            | Self::FeedPiece(..)
             | Self::State(_)
             | Self::EnrolDown(_) => true,
             Self::UpHello(_)
@@ -101,7 +122,11 @@ impl fmt::Display for Topic {
             Self::Bundle(version) => write!(f, "bundle/{version}"),
             Self::Policy(version) => write!(f, "policy/{version}"),
             Self::FeedHead(feed) => write!(f, "feed/{feed}/head"),
-            Self::FeedSnapshot(feed, chunk) => write!(f, "feed/{feed}/snap/0/{chunk}"),
+            Self::FeedRules(feed) => write!(f, "feed/{feed}/rules"),
+            Self::FeedDelta(feed, place) => write!(f, "feed/{feed}/delta/{place}"),
+            Self::FeedSkip(feed, level, place) => write!(f, "feed/{feed}/skip/{level}/{place}"),
+            Self::FeedManifest(feed) => write!(f, "feed/{feed}/snap/manifest/0"),
+            Self::FeedPiece(feed, part, chunk) => write!(f, "feed/{feed}/snap/{part}/{chunk}"),
             Self::UpHello(id) => write!(f, "dev/{id}/up/hello"),
             Self::UpAudit(id) => write!(f, "dev/{id}/up/audit"),
             Self::UpRequest(id) => write!(f, "dev/{id}/up/request"),
@@ -114,12 +139,13 @@ impl fmt::Display for Topic {
     }
 }
 
-/// What a device subscribes to, in this order, as filters: trust first.
+/// What a device subscribes to, in this order, as filters: trust first. Of a feed it is two; what else it needs it reads
+/// once and leaves.
 pub fn device_filters(fleet: &FleetId, device: &DeviceId, feeds: &[FeedId]) -> Vec<String> {
     let mut rests = vec!["bundle/+".to_owned(), "policy/+".to_owned()];
     for feed in feeds {
         rests.push(format!("feed/{feed}/head"));
-        rests.push(format!("feed/{feed}/snap/0/+"));
+        rests.push(format!("feed/{feed}/rules"));
     }
     rests.push(Topic::DownAck(device.clone()).to_string());
     rests.push(Topic::DownAnswer(device.clone()).to_string());

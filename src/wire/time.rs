@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bundle::TrustBundle;
 use super::envelope::{Document, Signed};
-use super::revocation::Head;
+use super::revocation::announcement::Head;
 use super::{decode, encode, Refused};
 use crate::ids::{DeviceId, Nonce};
 use crate::time::{Millis, Timestamp};

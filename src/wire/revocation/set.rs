@@ -9,24 +9,26 @@
 //! order, twice, or merged with each other.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use super::bytes::{put_number, Reader};
 use super::fingerprints::{FingerprintBucket, FingerprintKey, Salt, Width};
 use super::rules::{put_rule, read_rule, Selector};
 use super::serials::SerialBucket;
 use super::slot::Slot;
-use crate::ids::BlockId;
+use crate::ids::{hex, unhex, BlockId};
 use crate::time::Timestamp;
 use crate::wire::Refused;
 
 /// The first byte of a set: the version of its format.
 pub const FORMAT: u8 = 1;
 /// The most rules.
-pub const RULES_MAX: usize = 4096;
+pub const RULES_MAX: usize = 600;
 /// The most whole block ids.
 pub const EXACT_MAX: usize = 4096;
 /// The most buckets, of serials and fingerprints together.
-pub const BUCKETS_MAX: usize = 1024;
+pub const BUCKETS_MAX: usize = 512;
 
 /// Which part of a set: it has one at the most of each. The order is that of the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -72,6 +74,40 @@ impl PartKey {
             }),
             _ => return Err(Refused::Malformed("a part of a kind that is not known")),
         })
+    }
+}
+
+/// The name in a topic: `rules`, `exact`, `serials-<slot>`, `fingerprints-<slot>-<width>-<salt>`.
+impl fmt::Display for PartKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rules => f.write_str("rules"),
+            Self::Exact => f.write_str("exact"),
+            Self::Serials(slot) => write!(f, "serials-{}", slot.number()),
+            Self::Fingerprints(key) => {
+                write!(f, "fingerprints-{}-{}-{}", key.slot.number(), key.width.bits(), hex(&key.salt.0))
+            }
+        }
+    }
+}
+
+impl FromStr for PartKey {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        const NONE: Refused = Refused::Malformed("the name of no part");
+        let slot = |text: &str| Slot::from_number(text.parse().map_err(|_| NONE)?);
+        match text.split('-').collect::<Vec<_>>().as_slice() {
+            ["rules"] => Ok(Self::Rules),
+            ["exact"] => Ok(Self::Exact),
+            ["serials", number] => Ok(Self::Serials(slot(number)?)),
+            ["fingerprints", number, width, salt] => Ok(Self::Fingerprints(FingerprintKey {
+                slot: slot(number)?,
+                width: Width::from_bits(width.parse().map_err(|_| NONE)?)?,
+                salt: Salt(unhex(salt).and_then(|salt| salt.try_into().ok()).ok_or(NONE)?),
+            })),
+            _ => Err(NONE),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::ids::{BlockId, Hash};
 use crate::mutant::{self, Mutant};
 use crate::time::Timestamp;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::announcement::{rules_digest, Believed, Head};
+use crate::wire::revocation::announcement::{rules_digest, Believed, BelievedSnapshot, Head};
 use crate::wire::revocation::ladder::{steps, Step};
 use crate::wire::revocation::manifest::{Manifest, Part, Piece, PIECE_BYTES};
 use crate::wire::revocation::rules::Selector;
@@ -128,7 +128,7 @@ enum Way {
     /// By what the heads since the complete one added.
     Ladder(Gathered),
     /// As a whole.
-    Snapshot(Box<Snapshot>),
+    Snapshot(Box<Fetching>),
     /// Not before the next head.
     None,
 }
@@ -142,8 +142,9 @@ struct Gathered {
 }
 
 #[derive(Debug, Default)]
-struct Snapshot {
-    manifest: Option<Manifest>,
+struct Fetching {
+    /// Which set it is; none before its manifest is here.
+    target: Option<(Signed<Head>, Head, Position)>,
     /// Parts that are whole.
     set: RevocationSet,
     /// Parts that are to come, the next one first.
@@ -212,18 +213,18 @@ impl Feed {
         let from = from.map_or(0, |known| known.head.seq);
         let Believed { signed, head, position, step, additions } = believed;
         if newer {
-            let gathered = match self.newest.take().map(|newest| (newest.head.era, newest.way)) {
-                Some((era, Way::Ladder(gathered))) if era == head.era => gathered,
-                Some(_) | None => Gathered::default(),
-            };
-            let way = match steps(from, head.seq) {
-                Some(_) => Way::Ladder(gathered),
-                None => Way::Snapshot(Box::default()),
+            let before = self.newest.take().filter(|newest| newest.head.era == head.era).map(|newest| newest.way);
+            let way = match (before, steps(from, head.seq)) {
+                // What is being fetched is good for this head as well: the ladder leads on from it.
+                (Some(Way::Snapshot(fetching)), _) if fetching.target.is_some() => Way::Snapshot(fetching),
+                (Some(Way::Ladder(gathered)), Some(_)) => Way::Ladder(gathered),
+                (_, Some(_)) => Way::Ladder(Gathered::default()),
+                (_, None) => Way::Snapshot(Box::default()),
             };
             self.newest = Some(Newest { signed, head, position, way });
         }
         if let Some(Newest { way: Way::Ladder(gathered), .. }) = &mut self.newest {
-            if step.end > from {
+            if step.end > from && !gathered.spans.contains(&(step.begin(), step.end)) {
                 gathered.spans.push((step.begin(), step.end));
                 gathered.additions.apply(&additions)?;
             }
@@ -301,7 +302,7 @@ impl Feed {
 
     /// Completes the newest head's set by the ladder, if every step is in.
     fn climb(&mut self, floor: Timestamp) -> bool {
-        let Some(Newest { head, way: Way::Ladder(gathered), .. }) = &self.newest else { return false };
+        let Some(Newest { head, position, signed, way: Way::Ladder(gathered) }) = &self.newest else { return false };
         let known = self.known.as_ref().filter(|known| known.head.era == head.era);
         if gathered.reached(known.map_or(0, |known| known.head.seq)) < head.seq {
             return false;
@@ -312,7 +313,10 @@ impl Feed {
             sum
         });
         match sum.filter(|sum| Manifest::of(sum).root() == head.root) {
-            Some(set) => self.complete(set, floor),
+            Some(set) => {
+                let target = (signed.clone(), head.clone(), position.clone());
+                self.complete(target, set, floor)
+            }
             // The publisher went on from a restored ledger, or a head was one of two: the whole set tells.
             None => {
                 self.detour();
@@ -321,8 +325,13 @@ impl Feed {
         }
     }
 
-    fn complete(&mut self, set: RevocationSet, floor: Timestamp) -> bool {
-        let Some(Newest { signed, head, position, .. }) = self.newest.take() else { return false };
+    /// A set is complete. Says whether it is the newest; where it is not, the ladder leads on from it.
+    fn complete(
+        &mut self,
+        (signed, head, position): (Signed<Head>, Head, Position),
+        set: RevocationSet,
+        floor: Timestamp,
+    ) -> bool {
         // What the new set leaves out though it is in force holds until its signed end: a revocation is not taken back.
         let before = self.known.take();
         let taken = before.as_ref().map_or(Timestamp(0), |known| known.taken);
@@ -334,7 +343,20 @@ impl Feed {
         self.seen = self.seen.since(&set);
         self.seen.drop_expired(floor);
         self.known = Some(Known { signed, head, position, set, taken });
-        true
+        self.newest = self.newest.take().filter(|newest| Some(&newest.position) != self.position());
+        self.climb_from_known();
+        self.newest.is_none()
+    }
+
+    fn climb_from_known(&mut self) {
+        let known = self.known.as_ref();
+        if let Some(newest) = &mut self.newest {
+            let from = known.filter(|known| known.head.era == newest.head.era).map_or(0, |known| known.head.seq);
+            newest.way = match steps(from, newest.head.seq) {
+                Some(_) => Way::Ladder(Gathered::default()),
+                None => Way::Snapshot(Box::default()),
+            };
+        }
     }
 
     fn detour(&mut self) {
@@ -355,14 +377,8 @@ impl Feed {
 
     /// The connection is new: everything may be asked for again.
     pub fn retry(&mut self) {
-        let from = self.known.as_ref().map_or(0, |known| known.head.seq);
-        if let Some(newest) = &mut self.newest {
-            if matches!(newest.way, Way::None) {
-                newest.way = match steps(from, newest.head.seq) {
-                    Some(_) => Way::Ladder(Gathered::default()),
-                    None => Way::Snapshot(Box::default()),
-                };
-            }
+        if self.newest.as_ref().is_some_and(|newest| matches!(newest.way, Way::None)) {
+            self.climb_from_known();
         }
     }
 
@@ -377,31 +393,43 @@ impl Feed {
                 let way = steps(reached, newest.head.seq).unwrap_or_default();
                 way.into_iter().take(WANTED_MAX).map(Wanted::Step).collect()
             }
-            Way::Snapshot(snapshot) => snapshot.wanted(),
+            Way::Snapshot(fetching) => fetching.wanted(),
         }
     }
 
-    /// The manifest of a snapshot.
+    /// The manifest of a snapshot: of the newest head, or of one between it and the complete one.
     ///
     /// # Errors
-    /// When it is none, is not that of the newest head, or is more than can be held.
-    pub fn manifest(&mut self, payload: &[u8], floor: Timestamp) -> Result<Changed, Refused> {
+    /// When it leads nowhere, contradicts what is known, or is more than can be held.
+    pub fn snapshot(&mut self, believed: BelievedSnapshot, floor: Timestamp) -> Result<Changed, Refused> {
+        let BelievedSnapshot { signed, head, position, manifest } = believed;
+        for held in self.position().into_iter().chain(self.mark()) {
+            if position.order() == held.order() && position.digest != held.digest {
+                return Err(Refused::Equivocation { position: position.seq });
+            }
+        }
+        let reached = self.position().map_or((0, 0), Position::order);
         let known = self.known.as_ref().map(|known| &known.set);
-        let Some(Newest { head, way: Way::Snapshot(snapshot), .. }) = &mut self.newest else {
-            return Ok(Changed::default());
-        };
-        if snapshot.manifest.is_some() {
+        let Some(Newest { position: newest, way, .. }) = &mut self.newest else { return Ok(Changed::default()) };
+        let Way::Snapshot(fetching) = way else { return Ok(Changed::default()) };
+        if fetching.target.is_some() {
             return Ok(Changed::default());
         }
-        let manifest = Manifest::from_bytes(payload)?;
-        if manifest.root() != head.root {
-            return Err(Refused::DigestMismatch);
+        if position.order() <= reached {
+            // It is brought seldom: nothing to gain from it. The next head, or the next connection, finds another way.
+            *way = Way::None;
+            return Ok(Changed::default());
+        }
+        if position.order() > newest.order() {
+            // Newer than the head that is known: the head itself is on its way, and then this is asked for again.
+            return Ok(Changed::default());
         }
         let bytes = manifest.parts().iter().map(|part| part.bytes as usize).sum();
         if bytes > SET_BYTES_MAX {
             return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
         }
-        snapshot.plan(manifest, known)?;
+        fetching.plan(&manifest, known)?;
+        fetching.target = Some((signed, head, position));
         Ok(Changed { complete: self.assemble(floor), ..Changed::default() })
     }
 
@@ -410,24 +438,23 @@ impl Feed {
     /// # Errors
     /// When it is none, or belongs to another set than that of the newest head.
     pub fn piece(&mut self, payload: &[u8], floor: Timestamp) -> Result<Changed, Refused> {
-        let Some(Newest { head, way: Way::Snapshot(snapshot), .. }) = &mut self.newest else {
+        let Some(Newest { way: Way::Snapshot(fetching), .. }) = &mut self.newest else {
             return Ok(Changed::default());
         };
+        let Some((_, head, _)) = &fetching.target else { return Ok(Changed::default()) };
         let piece = Piece::from_bytes(payload)?;
         let (part, offset, bytes) = piece.verify(&head.root)?;
-        let Some(whole) = snapshot.take(part, offset, bytes)? else { return Ok(Changed::default()) };
+        let Some(whole) = fetching.take(part, offset, bytes)? else { return Ok(Changed::default()) };
         // A part that is whole counts at once, whatever is still to come.
         let revoked = self.see(&whole, floor)?;
         Ok(Changed { revoked, newer: false, complete: self.assemble(floor) })
     }
 
     fn assemble(&mut self, floor: Timestamp) -> bool {
-        let Some(Newest { way: Way::Snapshot(snapshot), .. }) = &mut self.newest else { return false };
-        if snapshot.manifest.is_none() || !snapshot.missing.is_empty() {
-            return false;
-        }
-        let set = std::mem::take(&mut snapshot.set);
-        self.complete(set, floor)
+        let Some(Newest { way: Way::Snapshot(fetching), .. }) = &mut self.newest else { return false };
+        let Some(target) = fetching.target.take_if(|_| fetching.missing.is_empty()) else { return false };
+        let set = std::mem::take(&mut fetching.set);
+        self.complete(target, set, floor)
     }
 
     /// The sets that count: the complete one and what was seen beyond it.
@@ -510,9 +537,9 @@ impl Gathered {
     }
 }
 
-impl Snapshot {
+impl Fetching {
     fn wanted(&self) -> Vec<Wanted> {
-        if self.manifest.is_none() {
+        if self.target.is_none() {
             return vec![Wanted::Manifest];
         }
         let Some(part) = self.missing.first() else { return Vec::new() };
@@ -524,7 +551,7 @@ impl Snapshot {
     }
 
     /// Parts that are held already need not be fetched.
-    fn plan(&mut self, manifest: Manifest, known: Option<&RevocationSet>) -> Result<(), Refused> {
+    fn plan(&mut self, manifest: &Manifest, known: Option<&RevocationSet>) -> Result<(), Refused> {
         let held = known.map(Manifest::of).unwrap_or_default();
         for part in manifest.parts() {
             let same = known.filter(|_| held.parts().contains(part)).and_then(|set| set.part(part.key));
@@ -533,7 +560,6 @@ impl Snapshot {
                 None => self.missing.push(*part),
             }
         }
-        self.manifest = Some(manifest);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::announcement::{Announcement, Head};
+use crate::wire::revocation::announcement::{Announcement, Head, Snapshot};
 use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::slot::Slot;
@@ -165,10 +165,17 @@ impl Revocations {
     /// The manifest of a snapshot arrived.
     ///
     /// # Errors
-    /// As [`Feed::manifest`].
-    pub fn manifest(&mut self, feed: &FeedId, payload: &[u8], floor: Timestamp) -> Result<Option<Applied>, Refused> {
+    /// As [`Announcement::open`], [`Feed::snapshot`].
+    pub fn snapshot(
+        &mut self,
+        feed: &FeedId,
+        payload: &[u8],
+        trust: &TrustBundle,
+        floor: Timestamp,
+    ) -> Result<Option<Applied>, Refused> {
         let Some(held) = self.feeds.get_mut(feed) else { return Ok(None) };
-        let changed = held.manifest(payload, floor)?;
+        let believed = Snapshot::from_bytes(payload)?.open(feed, &trust.fleet, trust.feed_keys(feed))?;
+        let changed = held.snapshot(believed, floor)?;
         Ok(self.applied(feed, changed, Timestamp(0)))
     }
 

@@ -22,7 +22,13 @@ use crate::wire::link::{
     grants_digest, Ack, Answer, Ask, EraAck, Hello, Reply as LinkReply, Request as LinkRequest, Right, Topic,
 };
 use crate::wire::policy::PolicyDocument;
-use crate::wire::revocation::{Chunk, Head, List, Rule};
+use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor};
+use crate::wire::revocation::ladder::Step;
+use crate::wire::revocation::manifest::Manifest;
+use crate::wire::revocation::rules::Selector;
+use crate::wire::revocation::set::RevocationSet;
+use crate::wire::revocation::slot::Slot;
+use crate::wire::revocation::Target;
 use crate::wire::seal::{SealingKey, SealingPublic};
 use crate::wire::time::{TimeFile, TimeReset, TimeStatement};
 use crate::wire::token::{mint_grant, ClassRight, GrantSpec};
@@ -153,6 +159,7 @@ pub(crate) struct Rig {
     pub(crate) profile: Profile,
     pub(crate) seq: u64,
     pub(crate) previous: Hash,
+    set: RevocationSet,
     pub(crate) acked: BTreeMap<EraId, EraAck>,
     /// What the collector has.
     pub(crate) collected: Vec<(EraId, Record)>,
@@ -224,9 +231,8 @@ impl Rig {
         };
         edit(&mut spec);
         let token = mint_grant(&spec, &issuer, 7, &mut rng).unwrap();
-        let list = List::default();
-        let head = head(1, Hash::ZERO, start, &list);
-        let signed_head = Signed::sign(&head, &fleet, &[&feed]);
+        let set = RevocationSet::default();
+        let signed_head = announce("main", 1, Hash::ZERO, start, (&set, &set)).head;
         let nonce = Nonce([3; 16]);
         let bundle = EnrolBundle {
             device: device.clone(),
@@ -234,7 +240,7 @@ impl Rig {
             nonce,
             bundles: vec![Signed::sign(&trust, &fleet, &[&root])],
             policy: Signed::sign(&PolicyDocument::built_in(start), &fleet, &[&policy_key]),
-            feeds: vec![(signed_head.clone(), list)],
+            feeds: vec![(signed_head.clone(), set.to_bytes())],
             grants: vec![token],
             certificate: vec![],
         };
@@ -269,6 +275,7 @@ impl Rig {
             profile,
             seq: 1,
             previous: signed_head.digest(),
+            set,
             acked: BTreeMap::new(),
             collected: Vec::new(),
             grant,
@@ -391,20 +398,26 @@ impl Rig {
         self.carry_out(effects);
     }
 
-    /// Publishes a list as the fleet would: pieces, then the head. Returns the messages.
+    /// Publishes these rules, and no others, as the fleet would: the head with what it adds, then the whole set. Returns
+    /// the messages.
     pub(crate) fn publish(&mut self, rules: Vec<Rule>, at: Timestamp) -> Vec<(String, Vec<u8>)> {
         self.seq += 1;
-        let list = List::new(rules);
-        let head = head(self.seq, self.previous, at, &list);
-        let signed = Signed::sign(&head, &self.fleet, &[&key(4)]);
-        self.previous = signed.digest();
+        let set = set_of(&rules);
+        let announcement = announce("main", self.seq, self.previous, at, (&set, &set.since(&self.set)));
+        self.previous = announcement.head.digest();
         let feed: crate::ids::FeedId = "main".parse().unwrap();
-        let mut messages: Vec<_> = Chunk::split(&list)
-            .iter()
-            .map(|chunk| (Topic::FeedSnapshot(feed.clone(), chunk.index).text(&self.fleet), crate::wire::encode(chunk)))
-            .collect();
-        messages.push((Topic::FeedHead(feed).text(&self.fleet), signed.to_bytes()));
-        messages
+        let manifest = Manifest::of(&set);
+        let snapshot = Snapshot { head: announcement.head.clone(), manifest: manifest.to_bytes() };
+        let mut messages = vec![
+            (Topic::FeedHead(feed.clone()), announcement.to_bytes()),
+            (Topic::FeedManifest(feed.clone()), snapshot.to_bytes()),
+        ];
+        messages.extend(manifest.parts().iter().map(|part| {
+            let piece = manifest.piece(&set, part.key, 0).unwrap();
+            (Topic::FeedPiece(feed.clone(), part.key, 0), piece.to_bytes())
+        }));
+        self.set = set;
+        messages.into_iter().map(|(topic, payload)| (topic.text(&self.fleet), payload)).collect()
     }
 
     /// The fleet sets another policy, which the device takes while it is in no touch otherwise.
@@ -421,7 +434,8 @@ impl Rig {
     /// A file with a service key's time, and with a feed key's where one is named.
     pub(crate) fn time_file(&self, time: Timestamp, head_at: Option<Timestamp>) -> Vec<u8> {
         let statement = TimeStatement { time, radius_ms: Millis(0) };
-        let head_of = |at| Signed::sign(&head(9, Hash::ZERO, at, &List::default()), &self.fleet, &[&key(4)]);
+        let set = RevocationSet::default();
+        let head_of = |at| announce("main", 9, Hash::ZERO, at, (&set, &set)).head;
         TimeFile::Statement {
             bundles: vec![],
             heads: head_at.map(head_of).into_iter().collect(),
@@ -637,20 +651,47 @@ pub(crate) enum Reboot {
     Process,
 }
 
-pub(crate) fn head(seq: u64, previous: Hash, issued_at: Timestamp, list: &List) -> Head {
-    Head {
-        feed: "main".parse().unwrap(),
+/// Something revoked, and until when.
+pub(crate) struct Rule {
+    pub(crate) target: Target,
+    pub(crate) until: Timestamp,
+}
+
+pub(crate) fn set_of(rules: &[Rule]) -> RevocationSet {
+    let mut set = RevocationSet::default();
+    for Rule { target, until } in rules {
+        match (target, Selector::of(target)) {
+            (Target::Block(block), _) => set.add_exact(*block, Slot::of_day(*until)),
+            (_, selector) => set.add_rule(selector.unwrap(), *until),
+        }
+    }
+    set
+}
+
+/// A head with what it adds: of a set, and what that has over the one before.
+pub(crate) fn announce(
+    feed: &str,
+    seq: u64,
+    previous: Hash,
+    issued_at: Timestamp,
+    (set, additions): (&RevocationSet, &RevocationSet),
+) -> Announcement {
+    let successor = Successor {
+        feed: &feed.parse().unwrap(),
         era: 0,
         seq,
         previous,
         issued_at,
         next_update_ms: Millis::from_secs(900),
+        hard_stale_ms: Millis::from_secs(90 * 86_400),
         dropped_before: Timestamp(0),
-        list: list.digest(),
-        list_bytes: list.to_bytes().len() as u32,
+        set,
+        additions,
+        skips: &Step::ending_at(seq).map(|_| None).collect::<Vec<_>>(),
         bundle_version: 1,
         policy_version: 1,
-    }
+    };
+    successor.sign(&"acme".parse().unwrap(), &key(4)).1.remove(0)
 }
 
 fn boot_of(

@@ -98,6 +98,7 @@ impl Agent {
             effects.outgoing.logs.push(LogEvent::LinkDown { reason: reason.clone() });
         }
         self.uplink.down(reason, now.boottime, &mut self.rng);
+        self.reading = Reading::default();
         self.trail.ground();
         self.grants_asked = None;
         if self.grants_tries <= 1 {
@@ -152,7 +153,7 @@ impl Agent {
                 self.on_feed(&feed, now, effects, |held, _, floor| held.rules(&feed, payload, floor))
             }
             Topic::FeedManifest(feed) => {
-                self.on_feed(&feed, now, effects, |held, _, floor| held.manifest(&feed, payload, floor))
+                self.on_feed(&feed, now, effects, |held, trust, floor| held.snapshot(&feed, payload, trust, floor))
             }
             Topic::FeedPiece(feed, ..) => {
                 self.on_feed(&feed, now, effects, |held, _, floor| held.piece(&feed, payload, floor))

@@ -49,6 +49,8 @@ pub enum Write {
     Issued(Issued),
     /// What is revoked at the newest head: a set in its canonical bytes.
     Set(Vec<u8>),
+    /// The set that the broker keeps whole, with its head: the newest one, or one from which the ladder leads on.
+    Snapshot(Signed<Head>, Vec<u8>),
     /// A step of the ladder, as the broker keeps it.
     Step(Announcement),
     /// A device that asks to join and waits for an operator.
@@ -100,6 +102,7 @@ impl Write {
             }
             Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
             Self::Set(_) => Some("set".into()),
+            Self::Snapshot(..) => Some("snapshot".into()),
             Self::Step(announcement) => {
                 let step = step_of(announcement);
                 Some(format!("step/{}/{:02}", step.level, step.place()))
@@ -125,7 +128,8 @@ impl Write {
             | Self::Salvaged(_)
             | Self::Seen(_)
             | Self::Segment(_)
-            | Self::Set(_) => 0,
+            | Self::Set(_)
+            | Self::Snapshot(..) => 0,
             Self::Step(announcement) => step_of(announcement).end,
         };
         number < u64::MAX
@@ -373,6 +377,7 @@ pub struct Book {
     head: Option<SignedHead>,
     heads: BTreeMap<(u32, u64), Hash>,
     set: RevocationSet,
+    snapshot: Option<(Signed<Head>, RevocationSet)>,
     steps: BTreeMap<(u8, u64), Announcement>,
     resumed: u64,
     eras: BTreeMap<(DeviceId, EraId), EraChain>,
@@ -401,6 +406,7 @@ impl Book {
             head: None,
             heads: BTreeMap::new(),
             set: RevocationSet::default(),
+            snapshot: None,
             steps: BTreeMap::new(),
             resumed: 0,
             eras: BTreeMap::new(),
@@ -438,6 +444,7 @@ impl Book {
                 | Write::Seen(_)
                 | Write::Segment(_)
                 | Write::Set(_)
+                | Write::Snapshot(..)
                 | Write::Step(_) => rest.push(write),
             }
         }
@@ -510,6 +517,10 @@ impl Book {
                 if let Ok(set) = RevocationSet::from_bytes(&bytes, usize::MAX) {
                     self.set = set;
                 }
+            }
+            Write::Snapshot(signed, bytes) => {
+                let set = RevocationSet::from_bytes(&bytes, usize::MAX);
+                self.snapshot = set.ok().map(|set| (signed, set));
             }
             Write::Step(announcement) => {
                 let step = step_of(&announcement);
@@ -662,6 +673,11 @@ impl Book {
     /// What is revoked at the newest head.
     pub fn set(&self) -> &RevocationSet {
         &self.set
+    }
+
+    /// The set that the broker is to keep whole, with its head.
+    pub fn snapshot(&self) -> Option<&(Signed<Head>, RevocationSet)> {
+        self.snapshot.as_ref()
     }
 
     /// The steps of the ladder that the broker is to keep.

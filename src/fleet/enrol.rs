@@ -320,6 +320,7 @@ mod tests {
             target: Target::Device("gw-07".parse().unwrap()),
             until: None,
             reason: "stolen".into(),
+            life: None,
         };
         super::super::revoke::revoke(&mut book, rule, keys.operator("ann"), at(5), &mut fx).unwrap();
         let asked = request("gw-07", &device_keys(1), 1);

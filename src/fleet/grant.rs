@@ -290,7 +290,7 @@ mod tests {
     fn a_revocation_makes_no_room_for_more_than_a_device_can_hold() {
         let (keys, book, _, rng) = &mut one_device();
         let (ann, fx) = (keys.operator("ann"), &mut Effects::default());
-        let rule = Revocation { target: Target::All, until: Some(at(90_000)), reason: "a test".into() };
+        let rule = Revocation { target: Target::All, until: Some(at(90_000)), reason: "a test".into(), life: None };
         revoke(book, rule, ann, at(50), fx).unwrap();
         let long = || NewGrant { life: Millis::from_secs(200_000), ..new_grant() };
         for _ in 0..GRANTS_MAX {

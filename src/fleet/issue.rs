@@ -224,7 +224,7 @@ mod tests {
         let ann = keys.operator("ann");
         grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, &mut fx)?;
         if let Some(target) = rule {
-            let rule = Revocation { target, until: None, reason: "test".into() };
+            let rule = Revocation { target, until: None, reason: "test".into(), life: None };
             revoke(&mut book, rule, ann, at(101), &mut fx)?;
         }
         let mut ask = ask();

@@ -87,6 +87,7 @@ impl Effects {
             | Write::Salvaged(_)
             | Write::Seen(_)
             | Write::Set(_)
+            | Write::Snapshot(..)
             | Write::Step(_) => None,
         })
     }

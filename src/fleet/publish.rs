@@ -15,7 +15,7 @@ use crate::agent::effects::Publish;
 use crate::ids::{BlockId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Topic;
-use crate::wire::revocation::announcement::{Announcement, Successor, ADDITIONS_BYTES_MAX};
+use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, ADDITIONS_BYTES_MAX};
 use crate::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
 use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::manifest::Manifest;
@@ -27,6 +27,11 @@ use crate::wire::Refused;
 
 /// Heads that are signed at one time: what does not fit into these waits for the next.
 const HEADS_AT_ONCE_MAX: usize = 32;
+
+/// Heads after which a snapshot is brought anew, whatever its size. Half of the deltas that the broker keeps.
+const SNAPSHOT_EVERY: u64 = 32;
+/// A set that is brought anew with each change.
+const SNAPSHOT_SMALL_BYTES: usize = 64 * 1024;
 
 /// When heads are due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,7 +162,9 @@ fn sign(
     at: Timestamp,
     fx: &mut Effects,
 ) {
-    let lapsed = book.rules().map(|rule| rule.until).filter(|until| *until < at).max().unwrap_or_default();
+    // Every token that a lapsed rule covered expired with it at the latest; the rule itself goes as well.
+    let lapsed = book.rules().map(|rule| rule.until).filter(|until| *until < at).max();
+    let lapsed = lapsed.map_or(Timestamp(0), |until| until + Millis(1));
     let last = book.head();
     let dropped_before = last.map_or(lapsed, |last| last.head.dropped_before.max(lapsed));
     let seq = last.map_or(0, |last| last.head.seq).max(book.resumed()) + 1;
@@ -187,8 +194,21 @@ fn sign(
     }
     let signed = announcements.first().map(|announcement| announcement.head.clone());
     announcements.into_iter().for_each(|announcement| book.write(Write::Step(announcement), fx));
-    signed.into_iter().for_each(|signed| book.write(Write::Head(signed), fx));
+    if let Some(signed) = signed {
+        let bytes = set.to_bytes();
+        if snapshot_due(book, seq, &bytes) {
+            book.write(Write::Snapshot(signed.clone(), bytes), fx);
+        }
+        book.write(Write::Head(signed), fx);
+    }
     fx.log(FleetLog::FeedSigned { feed: id, seq, rules: entries });
+}
+
+/// A small set is brought anew with each change; a large one only before the ladder is too short to lead on from it.
+fn snapshot_due(book: &Book, seq: u64, bytes: &[u8]) -> bool {
+    let Some((head, set)) = book.snapshot() else { return true };
+    let behind = seq.saturating_sub(head.claim().map_or(0, |head| head.seq));
+    behind >= SNAPSHOT_EVERY || (bytes.len() <= SNAPSHOT_SMALL_BYTES && set.to_bytes() != bytes)
 }
 
 /// What the steps add that end at a head: the union of four of the level below. None from where one of those is missing.
@@ -214,7 +234,7 @@ fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
         let head = &last.head;
         let changed =
             head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
-        let lapsed = book.rules().any(|rule| rule.until < at && rule.until > head.dropped_before);
+        let lapsed = book.rules().any(|rule| rule.until < at && rule.until >= head.dropped_before);
         changed || lapsed || at.since(head.issued_at) >= cadence.interval || book.resumed() >= head.seq
     })
 }
@@ -268,13 +288,37 @@ pub fn retained(book: &Book) -> Vec<Publish> {
         bundles.map(|(trust, signed)| message(Topic::Bundle(trust.version), signed.to_bytes())).collect();
     let (policy, document) = book.policy();
     messages.push(message(Topic::Policy(document.version), policy.to_bytes()));
-    messages.extend(feed(book, 0));
+    messages.extend(feed(book, None));
     messages
 }
 
-/// What the broker is to keep of the feed beyond a position: steps, snapshot, rules, and the head last, which vouches for
+/// What was published of a feed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FeedAt {
+    /// The newest head.
+    pub head: (u32, u64),
+    /// The digest of its rules.
+    rules: Hash,
+    /// The head of the snapshot.
+    snapshot: Hash,
+}
+
+impl FeedAt {
+    /// What there is to publish.
+    pub fn of(book: &Book) -> Self {
+        Self {
+            head: book.head().map_or((0, 0), |head| head.position.order()),
+            rules: book.head().map_or(Hash::ZERO, |head| head.head.rules),
+            snapshot: book.snapshot().map_or(Hash::ZERO, |(head, _)| head.digest()),
+        }
+    }
+}
+
+/// What the broker is to keep of the feed beyond what it has: steps, snapshot, rules, and the head last, which vouches for
 /// them.
-pub fn feed(book: &Book, after: u64) -> Vec<Publish> {
+pub fn feed(book: &Book, known: Option<FeedAt>) -> Vec<Publish> {
+    let now = FeedAt::of(book);
+    let after = known.map_or(0, |known| known.head.1);
     let id = book.feed();
     let place = |step: Step| match step.level {
         0 => Topic::FeedDelta(id.clone(), step.place()),
@@ -283,8 +327,12 @@ pub fn feed(book: &Book, after: u64) -> Vec<Publish> {
     let steps = book.steps().filter(|(step, _)| step.end > after);
     let mut messages: Vec<Publish> =
         steps.map(|(step, announcement)| message(place(step), announcement.to_bytes())).collect();
-    messages.extend(snapshot(book));
-    messages.push(message(Topic::FeedRules(id.clone()), book.set().part(PartKey::Rules).unwrap_or_default()));
+    if known.is_none_or(|known| known.snapshot != now.snapshot) {
+        messages.extend(snapshot(book));
+    }
+    if known.is_none_or(|known| known.rules != now.rules) {
+        messages.push(message(Topic::FeedRules(id.clone()), book.set().part(PartKey::Rules).unwrap_or_default()));
+    }
     messages.extend(newest(book).map(|announcement| message(Topic::FeedHead(id), announcement.to_bytes())));
     messages
 }
@@ -294,17 +342,20 @@ pub fn newest(book: &Book) -> Option<&Announcement> {
     book.step(Step { level: 0, end: book.head()?.head.seq })
 }
 
-/// The whole set, in pieces.
+/// A whole set, in pieces; its manifest last, so that whoever has that finds them.
 fn snapshot(book: &Book) -> Vec<Publish> {
     let id = book.feed();
-    let manifest = Manifest::of(book.set());
-    let mut messages = vec![message(Topic::FeedManifest(id.clone()), manifest.to_bytes())];
+    let Some((head, set)) = book.snapshot() else { return Vec::new() };
+    let manifest = Manifest::of(set);
+    let mut messages = Vec::new();
     for part in manifest.parts() {
-        let pieces = (0..part.pieces()).filter_map(|number| manifest.piece(book.set(), part.key, number));
+        let pieces = (0..part.pieces()).filter_map(|number| manifest.piece(set, part.key, number));
         messages.extend(pieces.zip(0..).map(|(piece, number)| {
             message(Topic::FeedPiece(id.clone(), part.key, number), piece.to_bytes())
         }));
     }
+    let snapshot = Snapshot { head: head.clone(), manifest: manifest.to_bytes() };
+    messages.push(message(Topic::FeedManifest(id), snapshot.to_bytes()));
     messages
 }
 
@@ -318,15 +369,12 @@ mod tests {
     use super::super::service::tests::{at, founded, CADENCE};
     use super::*;
     use crate::agent::revocation::Revocations;
-    use crate::wire::revocation::Target;
+    use crate::wire::envelope::Signed;
 
     fn tell(device: &mut Revocations, book: &Book) {
         let feed = book.feed();
-        for publish in list(book) {
-            device.chunk(&feed, &publish.payload, Timestamp(0)).unwrap();
-        }
-        let payload = head(book).unwrap().payload;
-        device.head(&feed, &payload, book.trust(), Timestamp(0)).unwrap();
+        let payload = newest(book).unwrap().to_bytes();
+        device.announce(&feed, &payload, book.trust(), Timestamp(0)).unwrap();
     }
 
     #[test]
@@ -337,17 +385,17 @@ mod tests {
         tell(&mut device, &book);
         assert_eq!(device.positions()[0].seq, 1);
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(1), fx), "nothing changed");
-        let rule = Revocation { target: Target::Task("t".parse().unwrap()), until: Some(at(100)), reason: "r".into() };
+        let rule = Revocation { target: Target::Task("t".parse().unwrap()), until: Some(at(100)), reason: "r".into(), life: None };
         revoke(&mut book, rule, keys.operator("ann"), at(2), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(2), fx));
         tell(&mut device, &book);
-        assert_eq!((device.positions()[0].seq, book.list().rules().len()), (2, 1));
+        assert_eq!((device.positions()[0].seq, book.set().count()), (2, 1));
         assert!(advance(&mut book, &keys.feed, CADENCE, at(62), fx), "the interval has passed");
         tell(&mut device, &book);
         assert!(advance(&mut book, &keys.feed, CADENCE, at(101), fx), "the rule has lapsed");
         tell(&mut device, &book);
-        assert_eq!((device.positions()[0].seq, book.list().rules().len()), (4, 0));
-        assert_eq!(device.dropped_before(), at(100), "what the rule covered stays refused");
+        assert_eq!((device.positions()[0].seq, book.set().count()), (4, 0));
+        assert_eq!(device.dropped_before(), at(100) + Millis(1), "what the rule covered stays refused");
         assert!(advance(&mut book, &keys.feed, CADENCE, at(1000), fx));
         let newest = book.head().unwrap().head.issued_at;
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx), "the clock went back");
@@ -374,6 +422,13 @@ mod tests {
     fn what_is_retained_comes_in_the_order_of_trust() {
         let (_, book) = founded();
         let topics: Vec<String> = retained(&book).iter().map(|publish| publish.topic.to_string()).collect();
-        assert_eq!(topics, ["bundle/1", "policy/1", "feed/main/snap/0/0", "feed/main/head"]);
+        assert_eq!(topics, [
+            "bundle/1",
+            "policy/1",
+            "feed/main/delta/1",
+            "feed/main/snap/manifest/0",
+            "feed/main/rules",
+            "feed/main/head"
+        ]);
     }
 }

@@ -188,7 +188,7 @@ pub enum FleetLog {
 struct Published {
     bundle: u64,
     policy: u64,
-    head: (u32, u64),
+    feed: publish::FeedAt,
 }
 
 /// Issuer, publisher and collector.
@@ -239,7 +239,7 @@ impl Service {
         if now.bundle != published.bundle || now.policy != published.policy {
             fx.outgoing.publish.extend(publish::retained(book));
         } else {
-            fx.outgoing.publish.extend(publish::feed(book, published.head.1));
+            fx.outgoing.publish.extend(publish::feed(book, Some(published.feed)));
         }
         self.published = Some(now);
         self.tell_grants(book, at, fx);
@@ -388,7 +388,7 @@ fn present(book: &Book) -> Published {
     Published {
         bundle: book.trust().version,
         policy: book.policy().1.version,
-        head: book.head().map_or((0, 0), |head| head.position.order()),
+        feed: publish::FeedAt::of(book),
     }
 }
 
@@ -661,9 +661,9 @@ pub(super) mod tests {
         assert!(tick(&mut service, &mut book, 6).is_empty());
         let mut fx = Effects::default();
         service.connected(&mut book, at(7), &mut fx);
-        assert_eq!(fx.commit(|_| Ok::<(), ()>(())).unwrap().publish.len(), 4);
+        assert_eq!(fx.commit(|_| Ok::<(), ()>(())).unwrap().publish.len(), 6);
         assert!(tick(&mut service, &mut book, 8).is_empty());
-        assert_eq!(tick(&mut service, &mut book, 61), ["feed/main/head"]);
+        assert_eq!(tick(&mut service, &mut book, 61), ["feed/main/delta/2", "feed/main/head"]);
         let fx = &mut Effects::default();
         grant::create(&mut book, new_grant(), &again.issuer, again.operator("ann"), at(62), &mut rng, fx).unwrap();
         assert_eq!(tick(&mut service, &mut book, 63), ["dev/gw-07/down/ack"]);

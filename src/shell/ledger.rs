@@ -261,6 +261,7 @@ impl Ledger {
                 | Write::Seen(_)
                 | Write::Segment(_)
                 | Write::Set(_)
+                | Write::Snapshot(..)
                 | Write::Step(_) => return Err(LedgerError::Damaged(row.get(0)?)),
             }
         }
@@ -449,6 +450,7 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Salvaged(_)
             | Write::Seen(_)
             | Write::Set(_)
+            | Write::Snapshot(..)
             | Write::Step(_) => {
                 let mut statement = connection
                     .prepare_cached("INSERT OR REPLACE INTO book (name, revision, value) VALUES (?1, ?2, ?3)")?;

@@ -215,7 +215,7 @@ fn hello(rig: &mut Rig) -> crate::ids::Nonce {
     rig.pass(3);
     let hello = rig.sent.iter().find_map(|command| match command {
         LinkCommand::Publish(publish) if matches!(publish.topic, Topic::UpHello(_)) => Some(publish.payload.clone()),
-        LinkCommand::Publish(_) | LinkCommand::Close | LinkCommand::Connect { .. } => None,
+        LinkCommand::Publish(_) | LinkCommand::Close | LinkCommand::Connect { .. } | LinkCommand::Read { .. } => None,
     });
     Signed::<Hello>::from_bytes(&hello.unwrap()).unwrap().claim().unwrap().nonce
 }

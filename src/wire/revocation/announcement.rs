@@ -156,6 +156,67 @@ impl Announcement {
     }
 }
 
+/// The manifest of a snapshot, with the head that vouches for it: the newest one, or one from which the ladder leads on.
+/// While a device reads its pieces the feed may go on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The head of the whole set.
+    pub head: Signed<Head>,
+    /// The manifest, in its canonical bytes.
+    pub manifest: Vec<u8>,
+}
+
+/// A snapshot whose head is signed by a key of the feed, and whose manifest has the root that it names.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BelievedSnapshot {
+    /// The head, with its signatures.
+    pub signed: Signed<Head>,
+    /// The head.
+    pub head: Head,
+    /// Where it stands.
+    pub position: Position,
+    /// The parts of the set.
+    pub manifest: Manifest,
+}
+
+impl Snapshot {
+    /// The bytes of the message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Parses a snapshot without trusting it.
+    ///
+    /// # Errors
+    /// [`Refused::TooLarge`] or [`Refused::Malformed`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
+        decode(bytes, MESSAGE_BYTES_MAX)
+    }
+
+    /// What it says, if a key of the feed signed its head.
+    ///
+    /// # Errors
+    /// Those of [`Signed::open`]; [`Refused::WrongTopic`] for the head of another feed; [`Refused::DigestMismatch`] when
+    /// the manifest does not have the root that the head names.
+    pub fn open<'k>(
+        self,
+        feed: &FeedId,
+        fleet: &FleetId,
+        keys: impl IntoIterator<Item = &'k VerifyingKey> + Clone,
+    ) -> Result<BelievedSnapshot, Refused> {
+        let head = self.head.open(fleet, keys, 1)?;
+        if head.feed != *feed {
+            return Err(Refused::WrongTopic);
+        }
+        let manifest = Manifest::from_bytes(&self.manifest)?;
+        if manifest.root() != head.root {
+            return Err(Refused::DigestMismatch);
+        }
+        let position = head.position(self.head.digest());
+        Ok(BelievedSnapshot { signed: self.head, head, position, manifest })
+    }
+}
+
 /// What a publisher puts into its next head.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Successor<'a> {

@@ -115,6 +115,15 @@ impl Broker {
         retained
     }
 
+    /// A gateway subscribes to more, and leaves what it has read: what is retained of that.
+    pub(crate) fn read(&mut self, conn: ConnId, places: Vec<String>, left: &[String]) -> Vec<Delivery> {
+        let retained = self.retained_for(To::Conn(conn), &places);
+        let Some(session) = self.sessions.get_mut(&conn) else { return Vec::new() };
+        session.filters.retain(|filter| !left.contains(filter));
+        session.filters.extend(places);
+        retained
+    }
+
     /// The service connects and subscribes.
     pub(crate) fn connect_service(&mut self, filters: Vec<String>) -> Vec<Delivery> {
         let retained = self.retained_for(To::Service, &filters);
@@ -297,7 +306,9 @@ fn statement(topic: &str) -> Option<Statement> {
         (Some("ack"), Some("down"), _) => Some(Statement::Acks),
         (Some("answer"), Some("down"), _) => Some(Statement::Answers),
         (Some("head"), _, Some("feed")) => Some(Statement::Heads),
-        (Some(_), Some(_), Some("snap")) => Some(Statement::Lists),
+        (Some(_), Some(_), Some("snap" | "skip")) | (Some(_), Some("delta"), _) | (Some("rules"), _, Some("feed")) => {
+            Some(Statement::Lists)
+        }
         (Some(_) | None, Some(_) | None, Some(_) | None) => None,
     }
 }

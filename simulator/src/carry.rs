@@ -74,6 +74,10 @@ impl World<'_> {
                 let retained = self.broker.connect(conn, device, filters, will);
                 self.deliver_all(retained);
             }
+            Packet::Read { places, left } => {
+                let retained = self.broker.read(conn, places, &left);
+                self.deliver_all(retained);
+            }
             Packet::Publish { topic, payload, retain } => {
                 if self.broker.knows(conn) {
                     let segment = self.segment_of(&topic, &payload);
@@ -127,7 +131,7 @@ impl World<'_> {
             Packet::Acknowledged { segment: Some((era, segment)) } => {
                 self.give(device, Input::Segment { era, segment, upload: None });
             }
-            Packet::Connect { .. } | Packet::Acknowledged { segment: None } => {}
+            Packet::Connect { .. } | Packet::Read { .. } | Packet::Acknowledged { segment: None } => {}
         }
     }
 

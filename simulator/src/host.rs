@@ -411,6 +411,14 @@ impl World<'_> {
                     self.send(conn, End::Broker, Packet::Publish { topic, payload: publish.payload, retain });
                 }
             }
+            LinkCommand::Read { places, left } => {
+                let texts = |topics: Vec<Topic>| topics.iter().map(|topic| topic.text(&fleet)).collect();
+                let (places, left) = (texts(places), texts(left));
+                let conn = self.devices[number as usize].process.as_ref().and_then(|process| process.conn);
+                if let Some(conn) = conn {
+                    self.send(conn, End::Broker, Packet::Read { places, left });
+                }
+            }
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) enum End {
 pub(crate) enum Packet {
     /// CONNECT and SUBSCRIBE: filters in order, topic and payload of the retained last will if there is one.
     Connect { filters: Vec<String>, will: Option<(String, Vec<u8>)> },
+    /// SUBSCRIBE to places beside those of the connection, UNSUBSCRIBE from others.
+    Read { places: Vec<String>, left: Vec<String> },
     /// CONNACK and SUBACK.
     Accepted,
     /// PUBLISH, QoS 1.

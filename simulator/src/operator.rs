@@ -261,7 +261,7 @@ impl Operator {
         };
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
-        let revocation = Revocation { target, until: None, reason: "the scenario says so".into() };
+        let revocation = Revocation { target, until: None, reason: "the scenario says so".into(), life: None };
         revoke(&mut self.book, revocation, operator, at, &mut fx).expect(HONEST);
         if let Revoke::Grant(grant) = what {
             withdraw(&mut self.book, &grant, "revoked", operator, at, &mut fx).expect(HONEST);

@@ -9,7 +9,7 @@ use super::book::{Book, Rule, Write};
 use super::{Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, TaskId};
 use crate::time::{Millis, Timestamp};
-use crate::wire::biscuit::Token;
+use crate::wire::biscuit::{Term, Token};
 use crate::wire::revocation::set::RULES_MAX;
 use crate::wire::revocation::Target;
 
@@ -175,6 +175,19 @@ pub fn target_of(token: &Token, part: Part) -> Result<Target, FleetError> {
     let id: BlockId =
         block.map(|block| block.id).ok_or_else(|| FleetError::Invalid("the token has no block".into()))?;
     Ok(Target::Block(id))
+}
+
+/// When block 0 of a token says that it was issued and expires: a revocation of it is filed by that.
+pub fn life_of(token: &Token) -> Option<(Timestamp, Timestamp)> {
+    let facts = &token.blocks.first()?.facts;
+    let date = |name: &str| {
+        let fact = facts.iter().find(|fact| fact.name == name)?;
+        match fact.terms.as_slice() {
+            [Term::Date(secs)] => Some(Timestamp::from_secs(*secs)),
+            _ => None,
+        }
+    };
+    date("issued").zip(date("expires"))
 }
 
 /// The tasks that a token names as labels.

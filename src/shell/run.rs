@@ -490,7 +490,7 @@ impl Wire {
             (Self::None(reason), LinkCommand::Connect { .. }) => {
                 Some(LinkEvent::Disconnected { reason: reason.clone() })
             }
-            (Self::None(_), LinkCommand::Close | LinkCommand::Publish(_)) => None,
+            (Self::None(_), LinkCommand::Close | LinkCommand::Publish(_) | LinkCommand::Read { .. }) => None,
         }
     }
 }

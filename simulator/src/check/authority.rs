@@ -9,12 +9,14 @@
 use std::collections::BTreeMap;
 
 use hardtack::agent::request::{DecisionReply, Verdict};
-use hardtack::agent::revocation::StoredFeed;
+use hardtack::agent::feed::{StoredFeed, SET_BYTES_MAX};
+use hardtack::agent::revocation::STORED_BYTES_MAX;
 use hardtack::ids::{BlockId, DeviceId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::decode;
 use hardtack::wire::policy::TimeClass;
-use hardtack::wire::revocation::{Target, LIST_BYTES_MAX};
+use hardtack::wire::revocation::set::{RevocationSet, Revoked};
+use hardtack::wire::revocation::Target;
 
 use super::clock::{Knowledge, Synced};
 use super::suspend::{Clause, Lock, Suspension};
@@ -146,6 +148,15 @@ struct Known {
     forgiven: bool,
 }
 
+/// What is revoked by name, and until when that holds. Serials and fingerprints name no credential of the workload.
+fn named(revoked: &Revoked) -> Option<(Target, Timestamp)> {
+    match revoked {
+        Revoked::Rule(selector, until) => Some((selector.target()?, *until)),
+        Revoked::Exact(block, slot) => Some((Target::Block(*block), slot.ends())),
+        Revoked::Serial(..) | Revoked::Fingerprint(..) => None,
+    }
+}
+
 /// How many good requests there were, how many of them were allowed, and what was said to the first that was not.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Share {
@@ -177,13 +188,17 @@ impl AuthorityCheck {
 
     /// A feed's file is durable.
     pub(crate) fn feed_durable(&mut self, device: u32, content: &[u8], powered: u64) {
-        let Ok(stored) = decode::<StoredFeed>(content, 2 * LIST_BYTES_MAX) else { return };
-        let Ok(head) = stored.head.claim() else { return };
+        let Ok(stored) = decode::<StoredFeed>(content, STORED_BYTES_MAX) else { return };
         let known = &mut self.known[device as usize];
-        for rule in stored.list.rules() {
-            let until = known.rules.entry(rule.target.clone()).or_insert(rule.until);
-            *until = rule.until.max(*until);
+        // What is beyond the complete set counts as well, from the moment that it is on disk.
+        for bytes in [&stored.set, &stored.seen] {
+            let set = RevocationSet::from_bytes(bytes, SET_BYTES_MAX).unwrap_or_default();
+            for (target, end) in set.enumerate().filter_map(|revoked| named(&revoked)) {
+                let until = known.rules.entry(target).or_insert(end);
+                *until = end.max(*until);
+            }
         }
+        let Some(Ok(head)) = stored.head.map(|head| head.claim()) else { return };
         if known.head.is_none_or(|newest| head.seq > newest.seq) {
             known.head = Some(Head { seq: head.seq, issued_at: head.issued_at, durable: powered });
         }

@@ -232,7 +232,7 @@ impl From<FleetError> for Failure {
             | FleetError::UnknownGrant(_)
             | FleetError::Invalid(_)
             | FleetError::Behind { .. }
-            | FleetError::ListFull { .. } => Exit::Failure,
+            | FleetError::RulesFull { .. } => Exit::Failure,
         };
         // The messages of the fleet end with what to do.
         Self::new(exit, error, "")

@@ -14,7 +14,8 @@ use super::super::output::show;
 use super::super::token::{parsed, point_in_time, token_bytes};
 use super::super::{Exit, Failure};
 use super::{millis, now, operator, target_words, Session};
-use crate::fleet::revoke::{coverage, revoke, target_of, tasks_of, Part, Revocation};
+use crate::fleet::publish::is_published;
+use crate::fleet::revoke::{coverage, life_of, revoke, target_of, tasks_of, Part, Revocation};
 use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
@@ -172,7 +173,8 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     if !how.dry_run {
         let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
         let until = how.expires.map(|expires| at + millis(expires));
-        let revocation = Revocation { target, until, reason: how.reason.clone() };
+        let life = token.and_then(life_of);
+        let revocation = Revocation { target, until, reason: how.reason.clone(), life };
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();
     }
@@ -206,7 +208,6 @@ fn words(told: &Value, dry_run: bool) -> String {
 pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
     let (book, at) = (fleet.ledger.book(), now()?);
-    let published = |target: &Target| book.list().rules().iter().any(|rule| rule.target == *target);
     let rules: Vec<Value> = book
         .rules()
         .map(|rule| {
@@ -217,7 +218,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                 "since": rule.at.to_string(),
                 "until": rule.until.to_string(),
                 "reason": rule.reason,
-                "state": if rule.until < at { "lapsed" } else if published(&rule.target) { "signed" } else { "waiting" },
+                "state": if rule.until < at { "lapsed" } else if is_published(book, rule) { "signed" } else { "waiting" },
             })
         })
         .collect();
@@ -228,7 +229,9 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
             "seq": head.head.seq,
             "issued": head.head.issued_at.to_string(),
             "digest": head.position.digest,
-            "list_bytes": head.head.list_bytes,
+            "root": head.head.root,
+            "entries": book.set().count(),
+            "bytes": book.set().to_bytes().len(),
         })
     });
     show(session.format, &json!({"head": head, "rules": rules}), |_| {

@@ -27,6 +27,7 @@ use crate::agent::effects::{LinkCommand, Publish};
 use crate::agent::LinkEvent;
 use crate::ids::FleetId;
 use crate::time::Timestamp;
+use crate::wire::link::Topic;
 
 /// The most messages that wait for the broker. One more and the connection is given up: whoever sent them has them still
 /// and sends them again.
@@ -135,6 +136,7 @@ impl Link {
             LinkCommand::Close => self.inbox.close(Afterwards::Wait),
             LinkCommand::Connect { filters, will } => self.inbox.connect(Connect { filters, will }),
             LinkCommand::Publish(publish) => self.inbox.publish(Outbound::Message(publish)),
+            LinkCommand::Read { places, left } => self.inbox.publish(Outbound::Read { places, left }),
         }
     }
 
@@ -176,6 +178,11 @@ struct Connect {
 enum Outbound {
     Control(Vec<u8>),
     Message(Publish),
+    /// Not a message, but in their order: places to subscribe to, and places to leave.
+    Read {
+        places: Vec<Topic>,
+        left: Vec<Topic>,
+    },
 }
 
 impl Outbound {
@@ -183,6 +190,7 @@ impl Outbound {
         match self {
             Self::Control(payload) => payload.len(),
             Self::Message(publish) => publish.payload.len(),
+            Self::Read { .. } => 0,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, LastWill, Packet, PubAck, Publish as Incoming, SubAck};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use rumqttc::v5::{AsyncClient, ClientError, Event, EventLoop, MqttOptions};
 use rumqttc::{valid_filter, Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -22,12 +22,16 @@ use tokio::time::{sleep, Sleep};
 use super::reasons::{describe, publish_refusal, refusal};
 use super::{BrokerUrl, Connect, Inbox, LinkConfig, Next, Outbound, Said, Security, CONTROL_TOPIC};
 use crate::agent::LinkEvent;
+use crate::wire::link::Topic;
 
 /// Messages handed to the client and not acknowledged. The client's own table is this long.
 const IN_FLIGHT_MAX: u16 = 32;
 
 /// Packets that the broker may send without an acknowledgement.
 const RECEIVE_MAX: u16 = 32;
+
+/// What the client takes on beside messages: subscriptions, their ends, the end of the connection.
+const REQUESTS_MAX: usize = 64;
 
 /// How long an orderly end may take.
 pub(super) const CLOSE_MAX: Duration = Duration::from_secs(2);
@@ -73,6 +77,8 @@ pub(super) struct Session<'a> {
     connection: u64,
     events: &'a mpsc::Sender<Said>,
     filters: Vec<String>,
+    /// Subscriptions that the broker has not answered, in the order in which they were asked for.
+    asked: VecDeque<Vec<String>>,
     client: AsyncClient,
     polled: mpsc::Receiver<Polled>,
     polling: JoinHandle<()>,
@@ -103,7 +109,7 @@ impl<'a> Session<'a> {
         events: &'a mpsc::Sender<Said>,
     ) -> Self {
         let options = options(config, url, tls, &connect);
-        let (client, event_loop) = AsyncClient::new(options, usize::from(IN_FLIGHT_MAX) + 2);
+        let (client, event_loop) = AsyncClient::new(options, usize::from(IN_FLIGHT_MAX) + REQUESTS_MAX);
         let (said, polled) = mpsc::channel(usize::from(IN_FLIGHT_MAX));
         let limit = silence(config);
         Self {
@@ -112,6 +118,7 @@ impl<'a> Session<'a> {
             connection,
             events,
             filters: connect.filters,
+            asked: VecDeque::new(),
             client,
             polled,
             polling: tokio::spawn(poll(event_loop, said)),
@@ -194,6 +201,14 @@ impl<'a> Session<'a> {
                 Outbound::Message(publish) => {
                     (publish.topic.text(&self.config.fleet), publish.payload, publish.topic.retained())
                 }
+                Outbound::Read { places, left } => {
+                    let texts = |topics: Vec<Topic>| topics.iter().map(|topic| topic.text(&self.config.fleet)).collect();
+                    let (places, left): (Vec<String>, Vec<String>) = (texts(places), texts(left));
+                    if self.read(places, left).is_err() {
+                        return;
+                    }
+                    continue;
+                }
             };
             let bytes = topic.len() + payload.len() + PUBLISH_OVERHEAD;
             if bytes > self.packet_bytes_max {
@@ -210,6 +225,15 @@ impl<'a> Session<'a> {
             }
             self.handed.push_back(topic);
         }
+    }
+
+    /// Subscribes to places beside the filters of the connection, and leaves others.
+    fn read(&mut self, places: Vec<String>, left: Vec<String>) -> Result<(), ClientError> {
+        if !places.is_empty() {
+            self.client.try_subscribe_many(places.iter().map(|path| Filter::new(path, QoS::AtLeastOnce)))?;
+            self.asked.push_back(places);
+        }
+        left.into_iter().try_for_each(|place| self.client.try_unsubscribe(place))
     }
 
     /// Takes what the client says.
@@ -281,24 +305,28 @@ impl<'a> Session<'a> {
             // The client has ended already. Its reason is on its way.
             return Ok(());
         }
+        self.asked.push_back(self.filters.clone());
         self.stage = Stage::Subscribing;
         Ok(())
     }
 
     /// The broker answered the subscriptions, one by one.
     async fn granted(&mut self, suback: &SubAck) -> Result<(), End> {
-        if self.stage != Stage::Subscribing {
+        let Some(asked) = self.asked.pop_front() else {
             return Err(End::Lost("the broker granted what nobody asked for".into()));
-        }
-        if suback.return_codes.len() != self.filters.len() {
+        };
+        if suback.return_codes.len() != asked.len() {
             return Err(End::Lost("the broker answered another number of subscriptions than it was asked for".into()));
         }
-        for (filter, code) in self.filters.iter().zip(&suback.return_codes) {
+        for (filter, code) in asked.iter().zip(&suback.return_codes) {
             if let Some(reason) = refusal(*code) {
                 return Err(End::Lost(format!("the broker refused the subscription to {filter}: {reason}")));
             }
         }
-        self.up().await
+        match self.stage {
+            Stage::Subscribing => self.up().await,
+            Stage::Connecting | Stage::Up | Stage::Draining | Stage::Leaving => Ok(()),
+        }
     }
 
     async fn up(&mut self) -> Result<(), End> {

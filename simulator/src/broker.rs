@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn statements_are_kept_back_or_late_by_kind() {
         let mut broker = connected();
-        let (head, list) = ("f/feed/main/head", "f/feed/main/snap/0/3");
+        let (head, list) = ("f/feed/main/head", "f/feed/main/snap/rules/3");
         broker.connect(2, 1, vec![head.into(), list.into()], None);
         broker.delay(Statement::Heads, None, Turn::Begins);
         broker.delay(Statement::Lists, Some(70), Turn::Begins);

@@ -202,7 +202,7 @@ async fn the_service_publishes_what_is_for_all() {
     let folder = BrokerFolder::of(dir.path(), &fleet());
     let mut gateway = connect(&broker, "gw-07", identity(&folder.authority().unwrap(), "gw-07")).await;
     let mut service = service(&broker, &folder).await;
-    for rest in ["bundle/1", "policy/1", "feed/main/head", "feed/main/snap/0/0", "dev/gw-07/down/answer"] {
+    for rest in ["bundle/1", "policy/1", "feed/main/head", "feed/main/snap/rules/0", "dev/gw-07/down/answer"] {
         let topic = format!("hardtack/1/acme/{rest}");
         assert_eq!(gateway.subscribe(&topic).await, Verdict::Accepted);
         assert_eq!(service.publish(&topic, rest.as_bytes()).await, Verdict::Accepted);

@@ -16,7 +16,8 @@ use hardtack::wire::enrol::{EnrolAnswer, EnrolBundle, EnrolRequest};
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Right;
 use hardtack::wire::policy::PolicyDocument;
-use hardtack::wire::revocation::{Head, List};
+use hardtack::wire::revocation::announcement::Successor;
+use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::seal::SealingKey;
 use hardtack::wire::token::{mint_grant, ClassRight, GrantSpec};
 use rand_chacha::ChaCha20Rng;
@@ -192,20 +193,23 @@ fn approve(request: &[u8], brokers: BrokerPins) -> (Vec<u8>, String) {
     let request = EnrolRequest::open(&Signed::from_bytes(request).unwrap()).unwrap();
     let now = clock::wall().unwrap();
     let trust = trust(1, brokers, now);
-    let list = List::default();
-    let head = Head {
-        feed: "main".parse().unwrap(),
+    let set = RevocationSet::default();
+    let successor = Successor {
+        feed: &"main".parse().unwrap(),
         era: 1,
         seq: 1,
         previous: Hash::ZERO,
         issued_at: now,
         next_update_ms: Millis::from_secs(3600),
+        hard_stale_ms: Millis::from_secs(30 * 86_400),
         dropped_before: Timestamp(0),
-        list: list.digest(),
-        list_bytes: list.to_bytes().len() as u32,
+        set: &set,
+        additions: &set,
+        skips: &[],
         bundle_version: 1,
         policy_version: 1,
     };
+    let head = successor.sign(&fleet, &key).1.remove(0).head;
     let right = |resource: &str| ClassRight {
         class: "pump".parse().unwrap(),
         right: Right { resource: resource.into(), action: "read".into() },

@@ -265,18 +265,18 @@ async fn publishing_once_leaves_everything_at_the_broker_in_the_order_of_trust()
     let broker = Mosquitto::open();
     let url = format!("mqtt://{}", broker.addr());
     let published = operator.run(&["publish", "--broker", &url]);
-    assert_eq!((&published["messages"], &published["feed_seq"]), (&4.into(), &2.into()));
+    assert_eq!((&published["messages"], &published["feed_seq"]), (&8.into(), &2.into()));
     assert_eq!(operator.run(&["revocations"])["rules"][0]["state"], "signed");
 
     let (sender, events) = channel();
     let now = clock::wall().unwrap();
     let tell = move |event| sender.send(event).unwrap_or_default();
     let link = Link::spawn(config("gw-07", &[url], None), move || now, tell).unwrap();
-    let filters = ["bundle/+", "policy/+", "feed/main/snap/0/+", "feed/main/head"];
+    let filters = ["bundle/+", "policy/+", "feed/main/#"];
     let filters = filters.map(|rest| format!("hardtack/1/{}/{rest}", fleet())).to_vec();
     link.send(LinkCommand::Connect { filters, will: None });
     let mut topics = Vec::new();
-    while topics.len() < 4 {
+    while topics.len() < 8 {
         match events.recv_timeout(Duration::from_secs(15)).expect("a retained message") {
             LinkEvent::Connected => {}
             LinkEvent::Message { topic, .. } => topics.push(topic),
@@ -284,7 +284,16 @@ async fn publishing_once_leaves_everything_at_the_broker_in_the_order_of_trust()
         }
     }
     topics.sort();
-    let expected = ["bundle/1", "feed/main/head", "feed/main/snap/0/0", "policy/1"];
+    let expected = [
+        "bundle/1",
+        "feed/main/delta/1",
+        "feed/main/delta/2",
+        "feed/main/head",
+        "feed/main/rules",
+        "feed/main/snap/manifest/0",
+        "feed/main/snap/rules/0",
+        "policy/1",
+    ];
     assert_eq!(topics, expected.map(|rest| format!("hardtack/1/acme/{rest}")));
     link.finish().await;
 }

@@ -32,7 +32,7 @@ use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::serials::SerialBucket;
 use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
 use hardtack::wire::revocation::slot::Slot;
-use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
+use hardtack::wire::revocation::announcement::{Announcement, Head, Snapshot};
 use hardtack::wire::seal::Sealed;
 use hardtack::wire::time::{TimeFile, TimeReset, TimeStatement};
 use hardtack::wire::token::{canonical, from_text, Held, Reach};
@@ -62,8 +62,8 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     document::<TimeReset>(bytes);
     document::<TimeStatement>(bytes);
     let _ = TimeFile::from_bytes(bytes);
-    let _ = (Chunk::from_bytes(bytes), List::from_bytes(bytes), Record::from_bytes(bytes));
-    let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes), digest_of_list(bytes));
+    let _ = (Announcement::from_bytes(bytes), Snapshot::from_bytes(bytes), Record::from_bytes(bytes));
+    let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes));
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
     let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
     let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
@@ -227,7 +227,6 @@ fn revocation_set() -> RevocationSet {
 
 /// One valid example of everything that is bytes.
 pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
-    let chunk = Chunk::split(&world.list()).remove(0);
     let revocations = revocation_set();
     let manifest = Manifest::of(&revocations);
     let code = Coded::encode(1 << 20, [5_u32, 70_000, 900_000].into_iter());
@@ -249,8 +248,8 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         world.enrol_answer().to_bytes(),
         world.sign(&world.enrol_bundle()).to_bytes(),
         TimeFile::Reset(world.sign(&time_reset(world))).to_bytes(),
-        encode(&chunk),
-        world.list().to_bytes(),
+        world.announcement().to_bytes(),
+        world.snapshot().to_bytes(),
         world.grant(),
         world.task(),
         br#"{"token":"aGk","operation":"read","resource":"modbus/1","risk":"high"}"#.to_vec(),

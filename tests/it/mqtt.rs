@@ -516,8 +516,8 @@ async fn the_embedded_broker_serves_the_link() {
     service.send(Topic::Policy(1), b"policy");
     service.send(Topic::FeedHead("main".parse().unwrap()), b"old head");
     service.send(Topic::FeedHead("main".parse().unwrap()), b"head");
-    for chunk in 0..4 {
-        service.send(Topic::FeedSnapshot("main".parse().unwrap(), chunk), &[7; 32 * 1024]);
+    for place in 0..4 {
+        service.send(Topic::FeedDelta("main".parse().unwrap(), place), &[7; 32 * 1024]);
     }
     service.send(Topic::State(device("marker")), b"here");
     service.expect_message(Topic::State(device("marker")), b"here");
@@ -538,7 +538,7 @@ async fn the_embedded_broker_serves_the_link() {
             })
             .collect();
         retained.sort();
-        let expected = ["bundle/1", "bundle/2", "bundle/3", "feed/main/head", "feed/main/snap/0/0"];
+        let expected = ["bundle/1", "bundle/2", "bundle/3", "feed/main/delta/0", "feed/main/delta/1"];
         assert_eq!(retained[..5], expected, "round {round}");
 
         for i in 0..200_u32 {

@@ -21,7 +21,8 @@ use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Answer, Topic};
 use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
-use hardtack::wire::revocation::List;
+use hardtack::wire::revocation::announcement::{Announcement, Snapshot};
+use hardtack::wire::revocation::manifest::Manifest;
 use hardtack::wire::token::{from_text, to_text};
 use hardtack::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 use proptest::prelude::*;
@@ -94,7 +95,7 @@ fn texts() -> Vec<String> {
     texts.push(BUILT_IN.to_owned());
     texts.push("check if time($t), $t <= 2026-03-08T00:00:00Z; allow if {\"a\", \"b\"}.contains(\"a\");".into());
     texts.extend(
-        ["gw-07", "hardtack/1/acme/feed/main/snap/0/3", "wallet/task-t-1", "mqtts://[2001:db8::1]:8883"]
+        ["gw-07", "hardtack/1/acme/feed/main/snap/exact/3", "wallet/task-t-1", "mqtts://[2001:db8::1]:8883"]
             .map(str::to_owned),
     );
     texts.push(World::new().trust.fingerprint().to_string());
@@ -223,9 +224,16 @@ proptest! {
             }
         }
 
-        let list = world.list();
-        if let Ok(changed) = List::from_bytes(&apply(&list.to_bytes(), &edits)) {
-            prop_assert_eq!(changed.digest() == list.digest(), changed == list);
+        let (feed, keys) = ("main".parse().unwrap(), world.trust.feed_keys(&"main".parse().unwrap()));
+        if let Ok(changed) = Announcement::from_bytes(&apply(&world.announcement().to_bytes(), &edits)) {
+            if let Ok(believed) = changed.open(&feed, &world.fleet, keys.clone()) {
+                prop_assert_eq!((believed.head, believed.additions), (world.head(), world.set()));
+            }
+        }
+        if let Ok(changed) = Snapshot::from_bytes(&apply(&world.snapshot().to_bytes(), &edits)) {
+            if let Ok(believed) = changed.open(&feed, &world.fleet, keys) {
+                prop_assert_eq!(believed.manifest, Manifest::of(&world.set()));
+            }
         }
 
         let (nonce, fingerprint) = (world.enrol_bundle().nonce, world.trust.fingerprint());
@@ -279,7 +287,7 @@ proptest! {
             format!("bundle/{number}"),
             format!("policy/{number}"),
             format!("feed/{name}/head"),
-            format!("feed/{name}/snap/0/{number}"),
+            format!("feed/{name}/snap/rules/{number}"),
             format!("dev/{name}/up/hello"),
             format!("dev/{name}/state"),
             format!("enrol/{name}/down"),
@@ -387,7 +395,7 @@ fn a_flood_of_hostile_messages_costs_a_handful_of_records() {
         0 => format!("hardtack/1/acme/bundle/{n}"),
         1 => format!("hardtack/1/acme/policy/{n}"),
         2 => format!("hardtack/1/acme/feed/f{n}/head"),
-        3 => format!("hardtack/1/acme/feed/main/snap/0/{n}"),
+        3 => format!("hardtack/1/acme/feed/main/skip/1/{n}"),
         4 => format!("hardtack/1/acme/dev/gw-{n}/down/ack"),
         5 => format!("hardtack/1/acme/dev/gw-07/up/x{n}"),
         6 => format!("hardtack/1/other-{n}/bundle/2"),

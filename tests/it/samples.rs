@@ -18,7 +18,11 @@ use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{Ack, Answer, Ask, EraAck, Hello, Reply, Request, Right, State, TaskAsk};
 use hardtack::wire::policy::PolicyDocument;
-use hardtack::wire::revocation::{Head, List, Rule, Target};
+use hardtack::wire::revocation::announcement::{additions_digest, rules_digest, Announcement, Head, Snapshot};
+use hardtack::wire::revocation::manifest::Manifest;
+use hardtack::wire::revocation::rules::Selector;
+use hardtack::wire::revocation::set::{PartKey, RevocationSet};
+use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::seal::SealingKey;
 use hardtack::wire::token::{self, ClassRight, GrantSpec, TaskSpec};
 use rand_chacha::ChaCha20Rng;
@@ -200,18 +204,31 @@ impl World {
         }
     }
 
-    /// A revocation list.
-    pub(crate) fn list(&self) -> List {
-        let rule = |target| Rule { target, until: LAPSES };
-        List::new([
-            rule(Target::Block(BlockId([5; 32]))),
-            rule(Target::Task("t-9".parse().unwrap())),
-            rule(Target::Owner("left@acme".into())),
-            rule(Target::IssuedBefore(Timestamp::from_secs(1))),
-        ])
+    /// Some revocations.
+    pub(crate) fn set(&self) -> RevocationSet {
+        let mut set = RevocationSet::default();
+        set.add_exact(BlockId([5; 32]), Slot::of_day(LAPSES));
+        for selector in [
+            Selector::task("t-9"),
+            Selector::owner("left@acme"),
+            Selector::IssuedBefore(Timestamp::from_secs(1)),
+        ] {
+            set.add_rule(selector, LAPSES);
+        }
+        set
     }
 
-    /// The head of [`World::list`].
+    /// The head of [`World::set`], which added all of it.
+    pub(crate) fn announcement(&self) -> Announcement {
+        Announcement { head: self.sign(&self.head()), level: 0, additions: self.set().to_bytes() }
+    }
+
+    /// [`World::set`] as a whole.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot { head: self.sign(&self.head()), manifest: Manifest::of(&self.set()).to_bytes() }
+    }
+
+    /// The head of [`World::set`].
     pub(crate) fn head(&self) -> Head {
         Head {
             feed: self.feed(),
@@ -220,9 +237,12 @@ impl World {
             previous: Hash([3; 32]),
             issued_at: ISSUED,
             next_update_ms: Millis::from_secs(300),
+            hard_stale_ms: Millis::from_secs(86_400),
             dropped_before: Timestamp(0),
-            list: self.list().digest(),
-            list_bytes: self.list().to_bytes().len() as u32,
+            root: Manifest::of(&self.set()).root(),
+            rules: rules_digest(&self.set().part(PartKey::Rules).unwrap()),
+            delta: additions_digest(&self.set().to_bytes()),
+            skips: vec![],
             bundle_version: 1,
             policy_version: 1,
         }
@@ -348,7 +368,7 @@ impl World {
             nonce: Nonce([12; 16]),
             bundles: vec![self.sign(&self.trust)],
             policy: self.sign(&PolicyDocument::built_in(ISSUED)),
-            feeds: vec![(self.sign(&self.head()), self.list())],
+            feeds: vec![(self.sign(&self.head()), self.set().to_bytes())],
             grants: vec![self.grant()],
             certificate: vec![0x30, 0x82],
         }

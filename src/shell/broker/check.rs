@@ -309,7 +309,10 @@ impl<'a> Check<'a> {
             "bundle/+".to_owned(),
             "policy/+".to_owned(),
             format!("feed/{own}/head"),
-            format!("feed/{own}/snap/0/+"),
+            format!("feed/{own}/rules"),
+            format!("feed/{own}/delta/0"),
+            format!("feed/{own}/skip/1/0"),
+            format!("feed/{own}/snap/manifest/0"),
             format!("dev/{own}/down/ack"),
             format!("dev/{own}/down/answer"),
         ];

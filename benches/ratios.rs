@@ -16,9 +16,10 @@ use ed25519_dalek::SigningKey;
 use hardtack::agent::clock::TrustedClock;
 use hardtack::agent::decide::{Judge, Question, Room};
 use hardtack::agent::effects::Anchor;
+use hardtack::agent::feed::StoredFeed;
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::Mode;
-use hardtack::agent::revocation::{Revocations, StoredFeed};
+use hardtack::agent::revocation::Revocations;
 use hardtack::agent::token::Cache;
 use hardtack::agent::wallet::Wallet;
 use hardtack::ids::{BlockId, BootId, DeviceId, FeedId, FleetId, GrantId, Hash};
@@ -26,15 +27,14 @@ use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
 use hardtack::wire::encode;
-use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Right;
 use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::revocation::announcement::Successor;
 use hardtack::wire::revocation::fingerprints::{FingerprintBucket, FingerprintKey, Salt, Width};
 use hardtack::wire::revocation::manifest::Manifest;
 use hardtack::wire::revocation::serials::SerialBucket;
 use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::slot::Slot;
-use hardtack::wire::revocation::{Head, List};
 use hardtack::wire::seal::SealingKey;
 use hardtack::wire::token::{child_block, mint_task, to_text, Held, TaskSpec};
 use rand_chacha::ChaCha20Rng;
@@ -142,22 +142,24 @@ fn world() -> World {
         issued_at: START,
         not_after: START + Millis::from_secs(400_000_000),
     };
-    let list = List::default();
-    let head = Head {
-        feed: feed.clone(),
+    let set = RevocationSet::default();
+    let successor = Successor {
+        feed: &feed,
         era: 0,
         seq: 1,
         previous: Hash::ZERO,
         issued_at: START,
         next_update_ms: Millis::from_secs(900),
+        hard_stale_ms: Millis::from_secs(90 * 86_400),
         dropped_before: Timestamp(0),
-        list: list.digest(),
-        list_bytes: list.to_bytes().len() as u32,
+        set: &set,
+        additions: &set,
+        skips: &[],
         bundle_version: 1,
         policy_version: 1,
     };
-    let stored =
-        StoredFeed { head: Signed::sign(&head, &fleet, &[&key(4)]), list, kept: Vec::new(), taken: Timestamp(0) };
+    let head = successor.sign(&fleet, &key(4)).1.remove(0).head;
+    let stored = StoredFeed::enrolled(head, set.to_bytes(), None).expect("our own set");
     let mut revocations = Revocations::default();
     revocations.load(&feed, &encode(&stored), &trust, None).expect("our own list");
     let profile = Profile::default();

@@ -7,8 +7,8 @@
 
 use super::clock::TrustedClock;
 use super::effects::{Anchor, Batch, FileWrite, Standing, StateFile};
-use super::policy::Policy;
 use super::feed::StoredFeed;
+use super::policy::Policy;
 use super::revocation::{Revocations, STORED_BYTES_MAX};
 use super::start::{grant_of, known_time};
 use crate::ids::{BootId, DeviceId, FleetId, Nonce};

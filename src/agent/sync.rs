@@ -140,9 +140,9 @@ impl Agent {
         match Topic::parse(topic, &self.fleet).ok_or(Refused::WrongTopic)? {
             Topic::Bundle(version) => self.on_bundle(version, payload, now, effects),
             Topic::Policy(version) => self.on_policy(version, payload, now, effects),
-            Topic::FeedHead(feed) => self.on_feed(&feed, now, effects, |held, trust, floor| {
-                held.announce(&feed, payload, trust, floor)
-            }),
+            Topic::FeedHead(feed) => {
+                self.on_feed(&feed, now, effects, |held, trust, floor| held.announce(&feed, payload, trust, floor))
+            }
             Topic::FeedDelta(feed, place) => self.on_feed(&feed, now, effects, |held, trust, floor| {
                 held.step(&feed, Some((0, place)), payload, trust, floor)
             }),
@@ -311,14 +311,7 @@ impl Agent {
     }
 
     /// A signed time. What it contradicts is evidence; what it is the time of counts all the same.
-    pub(super) fn hear(
-        &mut self,
-        role: Role,
-        time: Timestamp,
-        bytes: &[u8],
-        now: Now,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn hear(&mut self, role: Role, time: Timestamp, bytes: &[u8], now: Now, effects: &mut Effects) {
         let before = self.clock.clone();
         if let Err(refused) = self.clock.hear(role, time) {
             let name = format!("time signed by {role:?}");

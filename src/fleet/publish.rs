@@ -232,8 +232,7 @@ fn skips(book: &Book, seq: u64, additions: &RevocationSet) -> Vec<Option<Revocat
 fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
     book.head().is_none_or(|last| {
         let head = &last.head;
-        let changed =
-            head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
+        let changed = head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
         let lapsed = book.rules().any(|rule| rule.until < at && rule.until >= head.dropped_before);
         changed || lapsed || at.since(head.issued_at) >= cadence.interval || book.resumed() >= head.seq
     })
@@ -350,9 +349,11 @@ fn snapshot(book: &Book) -> Vec<Publish> {
     let mut messages = Vec::new();
     for part in manifest.parts() {
         let pieces = (0..part.pieces()).filter_map(|number| manifest.piece(set, part.key, number));
-        messages.extend(pieces.zip(0..).map(|(piece, number)| {
-            message(Topic::FeedPiece(id.clone(), part.key, number), piece.to_bytes())
-        }));
+        messages.extend(
+            pieces
+                .zip(0..)
+                .map(|(piece, number)| message(Topic::FeedPiece(id.clone(), part.key, number), piece.to_bytes())),
+        );
     }
     let snapshot = Snapshot { head: head.clone(), manifest: manifest.to_bytes() };
     messages.push(message(Topic::FeedManifest(id), snapshot.to_bytes()));
@@ -385,7 +386,12 @@ mod tests {
         tell(&mut device, &book);
         assert_eq!(device.positions()[0].seq, 1);
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(1), fx), "nothing changed");
-        let rule = Revocation { target: Target::Task("t".parse().unwrap()), until: Some(at(100)), reason: "r".into(), life: None };
+        let rule = Revocation {
+            target: Target::Task("t".parse().unwrap()),
+            until: Some(at(100)),
+            reason: "r".into(),
+            life: None,
+        };
         revoke(&mut book, rule, keys.operator("ann"), at(2), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(2), fx));
         tell(&mut device, &book);
@@ -422,13 +428,16 @@ mod tests {
     fn what_is_retained_comes_in_the_order_of_trust() {
         let (_, book) = founded();
         let topics: Vec<String> = retained(&book).iter().map(|publish| publish.topic.to_string()).collect();
-        assert_eq!(topics, [
-            "bundle/1",
-            "policy/1",
-            "feed/main/delta/1",
-            "feed/main/snap/manifest/0",
-            "feed/main/rules",
-            "feed/main/head"
-        ]);
+        assert_eq!(
+            topics,
+            [
+                "bundle/1",
+                "policy/1",
+                "feed/main/delta/1",
+                "feed/main/snap/manifest/0",
+                "feed/main/rules",
+                "feed/main/head"
+            ]
+        );
     }
 }

@@ -385,11 +385,7 @@ impl Service {
 }
 
 fn present(book: &Book) -> Published {
-    Published {
-        bundle: book.trust().version,
-        policy: book.policy().1.version,
-        feed: publish::FeedAt::of(book),
-    }
+    Published { bundle: book.trust().version, policy: book.policy().1.version, feed: publish::FeedAt::of(book) }
 }
 
 fn on_state(book: &Book, id: &DeviceId, payload: &[u8], fx: &mut Effects) -> Result<(), Refused> {

@@ -237,7 +237,7 @@ fn approve(request: &[u8], brokers: BrokerPins) -> (Vec<u8>, String) {
         nonce: request.nonce,
         bundles: vec![Signed::sign(&trust, &fleet, &[&key])],
         policy: Signed::sign(&PolicyDocument::built_in(now), &fleet, &[&key]),
-        feeds: vec![(Signed::sign(&head, &fleet, &[&key]), list)],
+        feeds: vec![(head, set.to_bytes())],
         grants: vec![mint_grant(&grant, &key, 1, &mut rng).unwrap()],
         certificate: vec![0x30, 0],
     };

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use hardtack::agent::effects::{Anchor, Entry, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::enrol::accept;
+use hardtack::agent::feed::StoredFeed;
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::{Authorize, BeginTask, Evidence, Mode, RequestId, Socket, StatusReply};
-use hardtack::agent::revocation::{Revocations, StoredFeed};
+use hardtack::agent::revocation::Revocations;
 use hardtack::agent::wallet::{StoredGrant, StoredTask};
 use hardtack::agent::{self, Agent, Boot, Effects, Input, LinkEvent, Now};
 use hardtack::config::BrokerUrl;
@@ -25,6 +26,7 @@ use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolReq
 use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::{PolicyDocument, TimeClass};
+use hardtack::wire::revocation::announcement::{Announcement, Head, Snapshot};
 use hardtack::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
 use hardtack::wire::revocation::golomb::{Coded, Stream, Word};
 use hardtack::wire::revocation::manifest::{Manifest, Piece};
@@ -32,7 +34,6 @@ use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::serials::SerialBucket;
 use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
 use hardtack::wire::revocation::slot::Slot;
-use hardtack::wire::revocation::announcement::{Announcement, Head, Snapshot};
 use hardtack::wire::seal::Sealed;
 use hardtack::wire::time::{TimeFile, TimeReset, TimeStatement};
 use hardtack::wire::token::{canonical, from_text, Held, Reach};
@@ -72,7 +73,8 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let feed = "main".parse().unwrap();
     let mut revocations = Revocations::default();
     let _ = revocations.load(&feed, bytes, &world.trust, None);
-    let _ = (revocations.head(&feed, bytes, &world.trust, NOW), revocations.chunk(&feed, bytes, NOW));
+    let _ = (revocations.announce(&feed, bytes, &world.trust, NOW), revocations.rules(&feed, bytes, NOW));
+    let _ = (revocations.snapshot(&feed, bytes, &world.trust, NOW), revocations.piece(&feed, bytes, NOW));
     let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));
     if let Ok(held) = Held::from_bytes(bytes) {
         let _ = (held.chain(), held.to_bytes(), held.seal().map(drop));

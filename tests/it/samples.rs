@@ -208,11 +208,9 @@ impl World {
     pub(crate) fn set(&self) -> RevocationSet {
         let mut set = RevocationSet::default();
         set.add_exact(BlockId([5; 32]), Slot::of_day(LAPSES));
-        for selector in [
-            Selector::task("t-9"),
-            Selector::owner("left@acme"),
-            Selector::IssuedBefore(Timestamp::from_secs(1)),
-        ] {
+        for selector in
+            [Selector::task("t-9"), Selector::owner("left@acme"), Selector::IssuedBefore(Timestamp::from_secs(1))]
+        {
             set.add_rule(selector, LAPSES);
         }
         set

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::agent::feed::{StoredFeed, SET_BYTES_MAX};
+use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::agent::revocation::STORED_BYTES_MAX;
 use hardtack::ids::{BlockId, DeviceId};
 use hardtack::time::{Millis, Timestamp};

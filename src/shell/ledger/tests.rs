@@ -62,7 +62,7 @@ impl World {
 
     fn revoke(&self, ledger: &mut Ledger, task: &str) -> Result<(), Failed> {
         let target = Target::Task(task.parse().unwrap());
-        let revocation = Revocation { target, until: Some(at(1000)), reason: "test".into() };
+        let revocation = Revocation { target, until: Some(at(1000)), reason: "test".into(), life: None };
         let operator = self.keys.operator("ann");
         ledger.transact(|book, _, fx| revoke(book, revocation, operator, at(1), fx).map_err(Failed::from)).map(drop)
     }
@@ -135,7 +135,7 @@ fn a_reopened_ledger_holds_the_same_book() {
     let again = world.open();
     assert_eq!(again.book().devices().collect::<Vec<_>>(), ledger.book().devices().collect::<Vec<_>>());
     assert_eq!(again.book().head(), ledger.book().head());
-    assert_eq!(again.book().list(), ledger.book().list());
+    assert_eq!(again.book().set(), ledger.book().set());
     assert_eq!(again.book().next_act(), ledger.book().next_act());
     let acts = again.acts().unwrap();
     assert_eq!(crate::fleet::acts::verify(again.book().trusts(), &acts).unwrap().len(), 3);
@@ -165,9 +165,9 @@ fn a_newer_missing_or_damaged_ledger_is_refused_with_advice() {
     assert!(matches!(missing, Err(LedgerError::Missing(_))));
     assert!(matches!(Ledger::create(&path, &[]), Err(LedgerError::Exists(_))));
     let raw = Connection::open(&path).unwrap();
-    raw.execute("UPDATE book SET value = x'00' WHERE name = 'list'", []).unwrap();
+    raw.execute("UPDATE book SET value = x'00' WHERE name = 'set'", []).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Damaged(_))));
-    raw.execute("DELETE FROM book WHERE name LIKE 'bundle/%' OR name = 'list'", []).unwrap();
+    raw.execute("DELETE FROM book WHERE name LIKE 'bundle/%' OR name = 'set'", []).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Broken(BrokenBook::Missing(_)))));
     raw.pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99, .. })));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, LastWill, Packet, PubAck, Publish as Incoming, SubAck};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::{AsyncClient, ClientError, Event, EventLoop, MqttOptions};
+use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{valid_filter, Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -202,9 +202,11 @@ impl<'a> Session<'a> {
                     (publish.topic.text(&self.config.fleet), publish.payload, publish.topic.retained())
                 }
                 Outbound::Read { places, left } => {
-                    let texts = |topics: Vec<Topic>| topics.iter().map(|topic| topic.text(&self.config.fleet)).collect();
+                    let texts =
+                        |topics: Vec<Topic>| topics.iter().map(|topic| topic.text(&self.config.fleet)).collect();
                     let (places, left): (Vec<String>, Vec<String>) = (texts(places), texts(left));
-                    if self.read(places, left).is_err() {
+                    if !self.read(places, left) {
+                        // As below.
                         return;
                     }
                     continue;
@@ -228,12 +230,16 @@ impl<'a> Session<'a> {
     }
 
     /// Subscribes to places beside the filters of the connection, and leaves others.
-    fn read(&mut self, places: Vec<String>, left: Vec<String>) -> Result<(), ClientError> {
+    /// Says whether the client took that on.
+    fn read(&mut self, places: Vec<String>, left: Vec<String>) -> bool {
         if !places.is_empty() {
-            self.client.try_subscribe_many(places.iter().map(|path| Filter::new(path, QoS::AtLeastOnce)))?;
+            let filters = places.iter().map(|path| Filter::new(path, QoS::AtLeastOnce));
+            if self.client.try_subscribe_many(filters).is_err() {
+                return false;
+            }
             self.asked.push_back(places);
         }
-        left.into_iter().try_for_each(|place| self.client.try_unsubscribe(place))
+        left.into_iter().all(|place| self.client.try_unsubscribe(place).is_ok())
     }
 
     /// Takes what the client says.

@@ -18,7 +18,8 @@ use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::EraAck;
 use hardtack::wire::policy::PolicyDocument;
-use hardtack::wire::revocation::{Head, Target};
+use hardtack::wire::revocation::announcement::Head;
+use hardtack::wire::revocation::Target;
 use hardtack::wire::token::GrantSpec;
 use proptest::prelude::*;
 use proptest::sample::{select, Index};
@@ -178,7 +179,8 @@ fn use_all(path: &Path) -> Result<(), LedgerError> {
     let _ = (report.is_sound(), report.has_gaps());
     ledger.transact(|book, archive, fx| {
         let _ = archive(&world.device, world.upload().1.era, 0);
-        let revocation = Revocation { target: Target::Task("t-1".parse().unwrap()), until: None, reason: "x".into() };
+        let revocation =
+            Revocation { target: Target::Task("t-1".parse().unwrap()), until: None, reason: "x".into(), life: None };
         let operator = Operator { name: "ann", key: &world.fleet_key };
         let _ = revoke(book, revocation, operator, NOW, fx);
         publish::advance(book, &world.fleet_key, CADENCE, NOW, fx);
@@ -361,7 +363,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         Write::Head(head(u64::MAX - 1)),
         Write::Policy(u64::MAX, world.sign(&policy)),
         Write::Resumed(u64::MAX),
-        Write::Rule(Rule { target: Target::IssuedBefore(far), until: far, reason: String::new(), at: far }),
+        Write::Rule(Rule { target: Target::IssuedBefore(far), until: far, reason: String::new(), at: far, life: None }),
         Write::Salvaged(Salvaged { device: device.clone(), era, segments: (u64::MAX, u64::MAX) }),
         Write::Seen(Box::new(Seen {
             device: device.clone(),

@@ -1,13 +1,14 @@
 //! The revocation feed as the fleet signs it, and what the broker keeps for devices.
 //!
-//! Owns: when a new head is due, its number, its list; the retained messages in the order in which devices need them.
+//! Owns: whose turn it is to publish; when a new head is due, its number, its list; the retained messages in the order in
+//! which devices need them.
 //! Never: signs a number twice, or at or below one that a device has seen from a ledger that is lost.
 //! Read next: `wire/revocation.rs`.
 
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
-use super::book::{Book, Status, Write};
+use super::book::{Book, Publisher, Restored, Status, Write};
 use super::revoke::live_rules;
 use super::{Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
@@ -16,7 +17,7 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::encode;
 use crate::wire::envelope::Signed;
 use crate::wire::link::Topic;
-use crate::wire::revocation::{Chunk, Head, List};
+use crate::wire::revocation::{Chunk, Head, List, Target};
 
 /// When heads are due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,10 +33,30 @@ impl Cadence {
     }
 }
 
-/// Signs the next head if one is due: rules, bundle or policy changed, or the interval has passed. Says whether it did.
+/// A publisher starts: whoever had the turn before signs no more. Gives the number of the turn, which the publisher brings
+/// to [`check_turn`] in every transaction.
+pub fn take_turn(book: &mut Book, holder: String, at: Timestamp, fx: &mut Effects) -> u64 {
+    let turn = book.publisher().map_or(0, |before| before.turn) + 1;
+    book.write(Write::Publisher(Publisher { turn, holder, at }), fx);
+    turn
+}
+
+/// Whether it is still this publisher's turn.
+///
+/// # Errors
+/// [`FleetError::Superseded`], naming who has it.
+pub fn check_turn(book: &Book, turn: u64) -> Result<(), FleetError> {
+    match book.publisher().filter(|publisher| publisher.turn != turn) {
+        Some(Publisher { holder, at, .. }) => Err(FleetError::Superseded { holder: holder.clone(), at: *at }),
+        None => Ok(()),
+    }
+}
+
+/// Signs the next head if one is due: rules, bundle or policy changed, or the interval has passed. Says whether it did. A
+/// ledger that is behind what devices have seen signs nothing.
 pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timestamp, fx: &mut Effects) -> bool {
     let list = List::new(live_rules(book, at));
-    if !is_due(book, &list, cadence, at) {
+    if !is_due(book, &list, cadence, at) || may_start(book).is_err() {
         return false;
     }
     let (bytes, digest) = (list.to_bytes().len(), list.digest());
@@ -75,19 +96,48 @@ fn is_due(book: &Book, list: &List, cadence: Cadence, at: Timestamp) -> bool {
     })
 }
 
+/// Whether the newest head says all that the ledger does.
+pub fn is_current(book: &Book, at: Timestamp) -> bool {
+    let unchanged = Cadence { interval: Millis(u64::MAX) };
+    !is_due(book, &List::new(live_rules(book, at)), unchanged, at)
+}
+
 /// How long until a head is due though nothing changed.
 pub fn due_in(book: &Book, cadence: Cadence, at: Timestamp) -> Millis {
+    if may_start(book).is_err() {
+        return cadence.interval;
+    }
     let age = book.head().map_or(cadence.interval, |last| at.since(last.head.issued_at));
     Millis(cadence.interval.0.saturating_sub(age.0))
 }
 
-/// Whether a publisher that starts may sign: no device of the fleet has seen a head that this ledger does not hold.
+/// The highest number of this feed that this ledger has signed, or that somebody has vouched for.
+fn own(book: &Book) -> u64 {
+    book.head().map_or(0, |head| head.head.seq).max(book.resumed())
+}
+
+/// The highest number of this feed that the ledger knows to have been signed, by itself or by one that was lost.
+pub fn highest_known(book: &Book) -> u64 {
+    let seen = book.devices().filter_map(|device| book.seen(&device.id)).flat_map(|seen| &seen.feeds);
+    let feed = book.feed();
+    let restored = book.restored().map_or(0, |restored| restored.least);
+    seen.filter(|position| position.feed == feed).map(|position| position.seq).fold(own(book).max(restored), u64::max)
+}
+
+/// Whether a publisher may sign: this ledger is no copy whose loss nobody has made up for, and no device of the fleet has
+/// seen a head that it does not hold. What a revoked device says does not count: it could keep its own revocation back.
 ///
 /// # Errors
-/// [`FleetError::Behind`], naming the device.
+/// [`FleetError::Restored`], or [`FleetError::Behind`], naming the device.
 pub fn may_start(book: &Book) -> Result<(), FleetError> {
-    let own = book.head().map_or(0, |head| head.head.seq).max(book.resumed());
-    let approved = book.devices().filter(|device| device.status == Status::Approved);
+    if let Some(Restored { at, .. }) = book.restored() {
+        return Err(FleetError::Restored { at: *at, least: highest_known(book) });
+    }
+    let own = own(book);
+    let counts = |device: &&super::book::Device| {
+        device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none()
+    };
+    let approved = book.devices().filter(counts);
     let mut seen = approved.filter_map(|device| book.seen(&device.id)).flat_map(|seen| {
         let positions = seen.feeds.iter().filter(|position| position.feed == book.feed());
         positions.map(|position| (&seen.device, position.seq))
@@ -101,7 +151,7 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
 /// An operator vouches that the feed goes on after `after`: what the lost ledger had revoked is revoked again.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] when this ledger is that far already.
+/// [`FleetError::Invalid`] when this ledger is that far already, or when more is known to have been signed.
 pub fn resume(
     book: &mut Book,
     after: u64,
@@ -109,9 +159,21 @@ pub fn resume(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<(), FleetError> {
-    let own = book.head().map_or(0, |head| head.head.seq);
-    if after <= own || after > u64::MAX / 2 {
-        return Err(FleetError::Invalid(format!("this ledger's feed stands at {own} already: --after is not needed")));
+    let head = book.head().map_or(0, |head| head.head.seq);
+    let restored = book.restored().copied();
+    if restored.is_none() && after <= head {
+        return Err(FleetError::Invalid(format!("this ledger's feed stands at {head} already: --after is not needed")));
+    }
+    let least = restored.map_or(0, |restored| restored.least.max(own(book)));
+    if after < least {
+        return Err(FleetError::Invalid(format!("head {least} was signed already: pass --after {least} or more")));
+    }
+    if after > u64::MAX / 2 {
+        let message = format!("after {after} no numbers would be left: pass the highest that a device or a log names");
+        return Err(FleetError::Invalid(message));
+    }
+    if let Some(restored) = restored {
+        book.write(Write::Restored(Restored { settled: true, ..restored }), fx);
     }
     book.write(Write::Resumed(after), fx);
     acts::record(book, operator, Deed::Resumed { after }, at, fx)
@@ -201,6 +263,52 @@ mod tests {
         may_start(&book).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(51), fx));
         assert_eq!(book.head().unwrap().head.seq, 41);
+    }
+
+    #[test]
+    fn a_copy_that_was_put_back_signs_nothing_until_somebody_vouches() {
+        let (keys, mut book) = founded();
+        let fx = &mut Effects::default();
+        let ann = keys.operator("ann");
+        book.write(Write::Restored(Restored { at: at(5), least: 30, settled: false }), fx);
+        assert!(matches!(may_start(&book), Err(FleetError::Restored { least: 30, .. })));
+        assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
+        assert_eq!(due_in(&book, CADENCE, at(500)), CADENCE.interval, "nothing to wake up for");
+        assert!(resume(&mut book, 29, ann, at(501), fx).is_err());
+        resume(&mut book, 30, ann, at(501), fx).unwrap();
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(502), fx));
+        assert_eq!(book.head().unwrap().head.seq, 31);
+        book.write(Write::Restored(Restored { at: at(503), least: 31, settled: false }), fx);
+        resume(&mut book, 31, ann, at(504), fx).unwrap();
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(504), fx), "nothing was lost, and it is said");
+        assert_eq!(book.head().unwrap().head.seq, 32);
+    }
+
+    #[test]
+    fn a_running_publisher_stops_at_what_a_device_has_seen_but_not_for_a_revoked_one() {
+        let (keys, mut book, hello, _) = super::super::service::tests::one_device();
+        let fx = &mut Effects::default();
+        let mut seen = hello(7);
+        seen.feeds[0].seq = 40;
+        let signed = Signed::sign(&seen, book.fleet(), &[&super::super::service::tests::device_keys(1).identity]);
+        super::super::hello::receive(&mut book, &seen.device, &signed.to_bytes(), at(50), fx).unwrap();
+        assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
+        assert_eq!(highest_known(&book), 40);
+        let rule = Revocation { target: Target::Device(seen.device), until: None, reason: "it lies".into() };
+        revoke(&mut book, rule, keys.operator("ann"), at(501), fx).unwrap();
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(501), fx), "a stolen device cannot keep this back");
+        assert_eq!((book.head().unwrap().head.seq, is_current(&book, at(501))), (2, true));
+    }
+
+    #[test]
+    fn whoever_took_the_turn_later_has_it() {
+        let (_, mut book) = founded();
+        let fx = &mut Effects::default();
+        let first = take_turn(&mut book, "one".into(), at(1), fx);
+        assert_eq!(check_turn(&book, first), Ok(()));
+        let second = take_turn(&mut book, "two".into(), at(2), fx);
+        assert_eq!(check_turn(&book, second), Ok(()));
+        assert_eq!(check_turn(&book, first), Err(FleetError::Superseded { holder: "two".into(), at: at(2) }));
     }
 
     #[test]

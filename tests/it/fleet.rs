@@ -228,9 +228,64 @@ fn a_folder_that_is_open_to_others_or_broken_is_refused_with_advice() {
 }
 
 #[test]
+fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let copy = operator.folder.path().join("copy");
+    let out = copy.to_str().unwrap();
+    let made = operator.run(&["backup", "--out", out]);
+    assert_eq!((&made["feed_seq"], &made["devices"], &made["checked"]), (&1.into(), &1.into(), &true.into()));
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(operator.fail(&["backup", "--out", out], 1).contains("not overwritten"));
+    let digest = made["sha256"].as_str().unwrap();
+    let summed = Command::new("sha256sum").arg(&copy).output().unwrap();
+    assert!(String::from_utf8_lossy(&summed.stdout).starts_with(digest), "{digest}");
+
+    operator.run(&["revoke", "task", "t-1"]);
+    operator.approve("gw-08", &keys(2));
+    operator.run(&["device", "retire", "gw-07"]);
+    let broker = Mosquitto::open();
+    let url = format!("mqtt://{}", broker.addr());
+    let publish = ["publish", "--broker", &url];
+    assert_eq!(operator.run(&publish)["feed_seq"], 2);
+
+    assert!(operator.fail(&["restore", out, "--digest", &"0".repeat(64)], 12).contains("SHA-256"));
+    let junk = operator.folder.path().join("junk");
+    let mut bytes = std::fs::read(&copy).unwrap();
+    bytes[4096..].fill(0x5a);
+    std::fs::write(&junk, bytes).unwrap();
+    operator.fail(&["restore", junk.to_str().unwrap()], 12);
+    assert_eq!(operator.run(&["revocations"])["rules"].as_array().unwrap().len(), 1, "nothing was changed");
+    {
+        let held = rusqlite::Connection::open(operator.dir().join("fleet.db")).unwrap();
+        held.query_row("SELECT count(*) FROM book", [], |row| row.get::<_, i64>(0)).unwrap();
+        assert!(operator.fail(&["restore", out], 75).contains("in use"));
+    }
+
+    let restored = operator.run(&["restore", out, "--digest", digest]);
+    assert_eq!((&restored["after"], &restored["known"]), (&2.into(), &true.into()), "{restored}");
+    assert_eq!(restored["lost"]["rules"][0]["value"], "t-1");
+    assert_eq!(restored["lost"]["devices"], serde_json::json!(["gw-07", "gw-08"]));
+    assert!(Path::new(restored["kept"].as_str().unwrap()).exists());
+    assert!(operator.fail(&publish, 1).contains("--after 2"));
+    assert!(operator.fail(&[&publish[..], &["--after", "1"]].concat(), 1).contains("--after 2 or more"));
+    operator.run(&["revoke", "task", "t-1"]);
+    assert_eq!(operator.run(&[&publish[..], &["--after", "2"]].concat())["feed_seq"], 3);
+    let acts = operator.run(&["audit", "acts"]);
+    let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
+    assert_eq!(told, ["founded", "approved", "restored", "revoked", "resumed"]);
+
+    std::fs::write(operator.dir().join("fleet.db"), "not a ledger at all").unwrap();
+    assert!(operator.fail(&["device", "list"], 1).contains("hardtack fleet restore"));
+    let restored = operator.run(&["restore", restored["kept"].as_str().unwrap()]);
+    assert_eq!((&restored["known"], &restored["lost"]), (&false.into(), &Value::Null));
+    assert_eq!(operator.run(&["device", "list"])["devices"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn commands_of_later_versions_say_so() {
     let operator = Operator::new();
-    for args in [&["backup"][..], &["restore", "x"], &["report"], &["key", "rotate", "issuer"]] {
+    for args in [&["report"][..], &["key", "rotate", "issuer"]] {
         assert!(operator.fail(args, 2).contains("is not in this version"), "{args:?}");
     }
     operator.fail(&["serve"], 2);

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use hardtack::fleet::acts::{Act, Deed};
 use hardtack::fleet::book::{
-    Device, EraChain, Fork, Grant, Issued, Pending, Renewal, Rule, Salvaged, Seen, Segment, Status,
+    Device, EraChain, Fork, Grant, Issued, Pending, Presence, Publisher, Renewal, Restored, Rule, Salvaged, Seen,
+    Segment, Status,
 };
 use hardtack::fleet::publish::{self, Cadence};
 use hardtack::fleet::report::Verifier;
@@ -72,6 +73,9 @@ fn rows(world: &World) -> Vec<Write> {
         Write::Pending(Pending { device: device.clone(), request, at: NOW, settled: false }),
         Write::Policy(1, world.sign(&PolicyDocument::built_in(ISSUED))),
         Write::Resumed(2),
+        Write::Publisher(Publisher { turn: 3, holder: "process 7".into(), at: NOW }),
+        Write::Restored(Restored { at: NOW, least: 1, settled: true }),
+        Write::Presence(Presence { device: device.clone(), word: Hash::ZERO, at: NOW, mode: "gone".into() }),
         Write::Rule(Rule { target: Target::All, until: ENDS, reason: "lost".into(), at: ISSUED }),
         Write::Salvaged(Salvaged { device: device.clone(), era: EraId { number: 1, salt: 1 }, segments: (3, 5) }),
         Write::Seen(Box::new(Seen {
@@ -359,6 +363,8 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         Write::Head(head(u64::MAX - 1)),
         Write::Policy(u64::MAX, world.sign(&policy)),
         Write::Resumed(u64::MAX),
+        Write::Publisher(Publisher { turn: u64::MAX, holder: String::new(), at: far }),
+        Write::Restored(Restored { at: far, least: u64::MAX, settled: false }),
         Write::Rule(Rule { target: Target::IssuedBefore(far), until: far, reason: String::new(), at: far }),
         Write::Salvaged(Salvaged { device: device.clone(), era, segments: (u64::MAX, u64::MAX) }),
         Write::Seen(Box::new(Seen {

@@ -3,13 +3,14 @@
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
 //! [`revoke`] and [`publish`] take back, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
-//! happened, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
+//! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
 
 pub mod acts;
 pub mod book;
 pub mod collect;
+pub mod convergence;
 pub mod enrol;
 pub mod grant;
 pub mod hello;

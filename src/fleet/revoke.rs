@@ -10,7 +10,8 @@ use super::{Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::Token;
-use crate::wire::revocation::{List, Rule as WireRule, Target, LIST_BYTES_MAX};
+use crate::wire::encode;
+use crate::wire::revocation::{Chunk, List, Rule as WireRule, Target, LIST_BYTES_MAX};
 
 /// How long a device stays revoked where nobody says otherwise: as good as for ever, there is no way back but a new id.
 const DEVICE_LIFE: Millis = Millis::from_secs(10 * 365 * 86_400);
@@ -180,6 +181,76 @@ pub fn target_of(token: &Token, part: Part) -> Result<Target, FleetError> {
     Ok(Target::Block(id))
 }
 
+/// What revoking a target leaves good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remains {
+    /// In words, what whoever holds the token before this one can still do.
+    pub note: &'static str,
+    /// Blocks of the token that stay good, the first one first. A token that ends with any of them is not revoked.
+    pub blocks: Vec<BlockId>,
+    /// What ends that as well, the narrowest first.
+    pub instead: Vec<Target>,
+}
+
+/// What revoking `target` leaves good; `token` is the one that it was read from, if it was.
+pub fn remains(book: &Book, target: &Target, token: Option<&Token>) -> Remains {
+    let Target::Block(block) = target else {
+        let note = "nothing of what it covers: the rule goes by what every narrower token says too";
+        return Remains { note, blocks: Vec::new(), instead: Vec::new() };
+    };
+    let own = book.grants().find(|grant| grant.block == *block);
+    if let Some(grant) = own {
+        let note =
+            "nothing of this grant: its only block is the first of all that was narrowed from it; task tokens that \
+                    were issued under it are others";
+        let instead = vec![Target::Grant(grant.spec.grant)];
+        return Remains { note, blocks: Vec::new(), instead };
+    }
+    let Some(token) = token else {
+        let note = "whatever this block was narrowed from: whoever holds the token before it uses that, or narrows it \
+                    anew. `hardtack token inspect` shows its task and its device";
+        return Remains { note, blocks: Vec::new(), instead: Vec::new() };
+    };
+    let before = token.blocks.iter().take_while(|other| other.id != *block).map(|other| other.id);
+    let blocks: Vec<BlockId> = before.collect();
+    let tasks = tasks_of(token).into_iter().map(Target::Task);
+    let devices = named(token, "for_device").filter_map(|id| id.parse().ok()).map(Target::Device);
+    let note = if blocks.is_empty() {
+        "nothing of this token: its first block is revoked, and with it all that was narrowed from it"
+    } else {
+        "the token before the revoked block: whoever holds it uses it as before, or narrows it anew"
+    };
+    Remains { note, instead: if blocks.is_empty() { Vec::new() } else { tasks.chain(devices).collect() }, blocks }
+}
+
+fn named<'t>(token: &'t Token, name: &'t str) -> impl Iterator<Item = &'t str> {
+    let facts = token.blocks.iter().flat_map(|block| &block.facts).filter(move |fact| fact.name == name);
+    facts.filter_map(|fact| fact.terms.first()?.text())
+}
+
+/// What a rule costs, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cost {
+    /// The list as it is.
+    pub before: usize,
+    /// The list with the rule in it.
+    pub after: usize,
+    /// What is sent to each device: the list in its pieces, and a head.
+    pub sent: usize,
+}
+
+/// What revoking `target` until the usual end costs.
+pub fn cost(book: &Book, target: &Target, at: Timestamp) -> Cost {
+    let until = lifetimes(book, target, at).1;
+    let now = live_rules(book, at);
+    let before = List::new(now.clone()).to_bytes().len();
+    let with = now.into_iter().chain([WireRule { target: target.clone(), until }]);
+    let list = List::new(with);
+    let pieces: usize = Chunk::split(&list).iter().map(|piece| encode(piece).len()).sum();
+    let head = book.head().map_or(0, |head| head.signed.to_bytes().len());
+    Cost { before, after: list.to_bytes().len(), sent: pieces + head }
+}
+
 /// The tasks that a token names as labels.
 pub fn tasks_of(token: &Token) -> Vec<TaskId> {
     let facts = token.blocks.iter().flat_map(|block| &block.facts).filter(|fact| fact.name == "for_task");
@@ -214,6 +285,28 @@ mod tests {
         let task = Target::Task("t-9".parse().unwrap());
         assert!(try_revoke(task.clone(), Some(at(300))).is_err(), "a task lives for up to 900 s");
         assert_eq!(try_revoke(task, Some(at(1100))).unwrap().until, at(1100));
+    }
+
+    #[test]
+    fn what_a_rule_costs_is_what_devices_are_sent() {
+        let (keys, mut book, _, _) = one_device();
+        let fx = &mut Effects::default();
+        let target = Target::Task("t-1".parse().unwrap());
+        let told = cost(&book, &target, at(5));
+        revoke(&mut book, Revocation { target, until: None, reason: "r".into() }, keys.operator("ann"), at(5), fx)
+            .unwrap();
+        assert!(super::super::publish::advance(
+            &mut book,
+            &keys.feed,
+            super::super::service::tests::CADENCE,
+            at(5),
+            fx
+        ));
+        assert_eq!((told.after, told.after - told.before < 49), (book.list().to_bytes().len(), true));
+        let list = super::super::publish::list(&book).into_iter();
+        let sent = list.chain(super::super::publish::head(&book)).map(|publish| publish.payload.len()).sum::<usize>();
+        // The number of the head may have become a byte longer.
+        assert!(told.sent.abs_diff(sent) <= 8, "{told:?} {sent}");
     }
 
     #[test]

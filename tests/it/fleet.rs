@@ -89,6 +89,14 @@ fn hardtack(args: &[&str]) -> Command {
     command
 }
 
+/// What a command prints that is not about the fleet.
+fn hardtack_plain(args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    let output = command.args(args).env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[track_caller]
 fn json(output: &Output, exit: i32) -> Value {
     let text = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
@@ -125,7 +133,26 @@ fn a_device_is_let_in_once_its_code_is_compared() {
     let (request, code) = operator.request("gw-07", &keys(3));
     let another = ["device", "approve", &request, "--code", &code, "--out", &bundle];
     assert!(operator.fail(&another, 3).contains("--replace"));
-    assert_eq!(operator.run(&[&another[..], &["--replace"]].concat())["approval"], "replaced");
+    let replace = |device: &'static str| {
+        let args = ["device", "replace", device, &request, "--code", &code, "--out", &bundle];
+        args.map(str::to_owned)
+    };
+    let run = |args: [String; 8], exit: i32| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        json(&operator.output(&args), exit)
+    };
+    assert!(run(replace("gw-09"), 1)["error"].as_str().unwrap().contains("not of gw-09"));
+    let replaced = run(replace("gw-07"), 0);
+    assert_eq!(replaced["approval"], "replaced");
+    let shown = operator.run(&["device", "show", "gw-07"]);
+    assert_eq!(shown["past_identities"], serde_json::json!([replaced["burned"]]));
+    assert_eq!(run(replace("gw-07"), 0)["burned"], Value::Null, "it was replaced before");
+    let (old, old_code) = operator.request("gw-07", &mine);
+    assert!(operator
+        .fail(&["device", "replace", "gw-07", &old, "--code", &old_code, "--out", &bundle], 3)
+        .contains("retired"));
+    let (request, code) = operator.request("gw-07", &keys(3));
+    let another = ["device", "approve", &request, "--code", &code, "--out", &bundle];
     operator.run(&["device", "retire", "gw-07", "--reason", "scrapped"]);
     assert!(operator.fail(&another, 3).contains("retired"));
     let listed = operator.run(&["device", "list"]);
@@ -161,6 +188,15 @@ fn what_operators_did_is_listed_and_checked() {
     let dry = operator.run(&["revoke", "token", text, "--dry-run"]);
     assert_eq!((&dry["target"]["kind"], &dry["target"]["value"]), (&"block".into(), &token["block"]));
     assert_eq!(operator.run(&["revocations"])["rules"], Value::Array(Vec::new()), "a dry run revokes nothing");
+    assert_eq!(dry["remains"]["blocks"], Value::Array(Vec::new()), "the issuer's block is the first");
+    let narrowed = hardtack_plain(&["token", "attenuate", text, "--ttl", "1m"]);
+    let dry = operator.run(&["revoke", "token", narrowed.trim(), "--dry-run"]);
+    assert_eq!(dry["remains"]["blocks"], serde_json::json!([token["block"]]));
+    let instead: Vec<&str> = dry["remains"]["instead"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(instead[0].starts_with("hardtack fleet revoke task t-"), "{instead:?}");
+    assert_eq!(instead[1], "hardtack fleet revoke device gw-07");
+    assert!(dry["cost"]["rule_bytes"].as_u64().unwrap() < 49 && dry["cost"]["sent_to_each_device"].is_number());
+    assert_eq!((&dry["devices"][0]["device"], &dry["devices"][0]["reachable"]), (&"gw-07".into(), &false.into()));
     let dry = operator.run(&["revoke", "grant", &id, "--dry-run"]);
     assert_eq!(dry["covers"]["devices"][0], "gw-07");
     operator.run(&["--operator", "bob", "revoke", "grant", &id, "--reason", "a test"]);

@@ -15,6 +15,7 @@ mod policy;
 mod revoke;
 mod serve;
 mod time;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,7 +80,7 @@ pub enum FleetCommand {
     Report(Later),
     /// Put a copy in the place of the ledger
     Restore(backup::RestoreArgs),
-    /// List what is revoked
+    /// List what is revoked, and how far the devices are with it
     Revocations,
     /// Take back what was given
     #[command(subcommand)]

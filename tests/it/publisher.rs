@@ -50,7 +50,7 @@ impl Site {
         let (sender, watched) = channel();
         let now = clock::wall().unwrap();
         let link = Link::spawn(
-            config("gw-01", &[url.clone()], None),
+            config("gw-01", std::slice::from_ref(&url), None),
             move || now,
             move |event| {
                 sender.send(event).unwrap_or_default();

@@ -145,7 +145,7 @@ impl Bar {
         if !self.terminal {
             return;
         }
-        let filled = if all == 0 { 0 } else { have * Self::WIDTH / all };
+        let filled = (have * Self::WIDTH).checked_div(all).unwrap_or(0);
         let line = format!("[{:<width$}] {have} of {all} devices have it", "#".repeat(filled), width = Self::WIDTH);
         if line != self.shown {
             // A terminal that is gone is no reason to stop.

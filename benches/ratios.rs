@@ -1,4 +1,5 @@
-//! Ratios against limits and peers, both sides measured in one run: `cargo bench --bench ratios`.
+//! Ratios against limits and peers, both sides measured in one run: `cargo bench --bench ratios`, and with names of lines
+//! after `--` only the groups that they are in.
 //!
 //! Each line: `name value unit reference ratio target`. These machines are noisy, so each figure is the least of many
 //! rounds, and a target that is missed is printed all the same: a bench is no test.
@@ -20,7 +21,7 @@ use hardtack::agent::request::Mode;
 use hardtack::agent::revocation::{Revocations, StoredFeed};
 use hardtack::agent::token::Cache;
 use hardtack::agent::wallet::Wallet;
-use hardtack::ids::{BootId, DeviceId, FeedId, FleetId, GrantId, Hash};
+use hardtack::ids::{BlockId, BootId, DeviceId, FeedId, FleetId, GrantId, Hash};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
@@ -28,30 +29,59 @@ use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Right;
 use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::revocation::fingerprints::{FingerprintBucket, FingerprintKey, Salt, Width};
+use hardtack::wire::revocation::manifest::Manifest;
+use hardtack::wire::revocation::serials::SerialBucket;
+use hardtack::wire::revocation::set::RevocationSet;
+use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::revocation::{Head, List};
 use hardtack::wire::seal::SealingKey;
 use hardtack::wire::token::{child_block, mint_task, to_text, Held, TaskSpec};
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{RngCore, SeedableRng};
 
 const START: Timestamp = Timestamp::from_secs(1_790_000_000);
 
+/// What is measured together, by the names of its lines.
+struct Group {
+    lines: &'static [&'static str],
+    measure: fn(),
+}
+
+const GROUPS: [Group; 3] = [
+    Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
+    Group {
+        lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
+        measure: revocation,
+    },
+    Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
+];
+
 fn main() {
-    println!("{:<18} {:>10} {:<5} {:>12} {:>8}  target", "name", "value", "unit", "reference", "ratio");
-    token();
-    device();
+    // Cargo adds options of its own.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    println!("{:<21} {:>10} {:<5} {:>12} {:>8}  target", "name", "value", "unit", "reference", "ratio");
+    for group in GROUPS {
+        if wanted.is_empty() || wanted.iter().any(|name| group.lines.contains(&name.as_str())) {
+            (group.measure)();
+        }
+    }
 }
 
 /// A line of the table.
 fn line(name: &str, value: f64, unit: &str, reference: f64, target: &str) {
-    println!("{name:<18} {value:>10.2} {unit:<5} {reference:>12.2} {:>8.3}  {target}", value / reference);
+    println!("{name:<21} {value:>10.2} {unit:<5} {reference:>12.2} {:>8.3}  {target}", value / reference);
 }
 
 /// The least time of one call, in microseconds, over rounds that are interleaved so that noise hits both sides alike.
-#[expect(clippy::disallowed_methods, reason = "a bench measures wall time")]
 fn least(calls: &mut [&mut dyn FnMut()]) -> Vec<f64> {
+    least_of(400, calls)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a bench measures wall time")]
+fn least_of(rounds: usize, calls: &mut [&mut dyn FnMut()]) -> Vec<f64> {
     let mut least = vec![f64::MAX; calls.len()];
-    for _ in 0..400 {
+    for _ in 0..rounds {
         for (call, least) in calls.iter_mut().zip(&mut least) {
             let began = Instant::now();
             call();
@@ -225,6 +255,155 @@ fn clock(profile: &Profile, ahead_s: u64) -> TrustedClock {
     let powered = floor + Millis::from_secs(ahead_s);
     let anchor = Anchor { floor, powered, powered_lease: powered, ..Anchor::default() };
     TrustedClock::start(profile.time.clone(), &anchor, BootId([1; 16]), Millis(0))
+}
+
+/// Exact sets against what information theory and a status list need for them, and the look-up in one.
+fn revocation() {
+    let (set, _) = fingerprints(1_000_000, Width::Bits64);
+    line("revocation_lookup", lookup_us(&set), "us", 1.0, "<= 1 us among 1 M entries, hash and all, no allocation");
+    let issued = 10_000_000;
+    let bucket = serials(issued, 0.01);
+    line("serial_set", bits_each(&bucket), "bits", entropy(&bucket), "<= 1.02 of the entropy limit");
+    let shares = [0.0001, 0.001, 0.01, 0.02, 0.05, 0.1];
+    let sizes = shares.map(|share| {
+        let bucket = serials(issued, share);
+        (bucket.to_bytes().len() as f64, status_list(&bucket) as f64)
+    });
+    let worst = sizes.into_iter().max_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1))).expect("some shares");
+    line("serial_vs_status_list", worst.0, "B", worst.1, "< 0.90 of DEFLATE, worst of 0.01 to 10 %");
+    let (_, bits) = fingerprints(1_000_000, Width::Bits64);
+    line("fingerprint_set", bits, "bits", fingerprint_limit(1_000_000, Width::Bits64), "<= limit + 0.5 bits");
+    for (share, (ours, theirs)) in shares.into_iter().zip(sizes) {
+        let bucket = serials(issued, share);
+        let over = bits_each(&bucket) / entropy(&bucket);
+        println!(
+            "  {:>5} % of 10 M serials: {ours:>7.0} B, {theirs:>7.0} B as a status list, {over:.4} of the limit",
+            share * 100.0
+        );
+    }
+    for count in [1_000, 100_000, 1_000_000, 10_000_000] {
+        for width in [Width::Bits64, Width::Bits96] {
+            let (set, bits) = fingerprints(count, width);
+            let limit = fingerprint_limit(count, width);
+            let (wire, memory) = (set.to_bytes().len(), set.memory_bytes());
+            let (us, width) = (lookup_us(&set), width.bits());
+            println!(
+                "  {count:>8} fingerprints of {width} bits: wire {wire:>8} B ({bits:.2} bits, limit {limit:.2}), memory {memory:>8} B, look-up {us:.2} us"
+            );
+        }
+        let bucket = serials(count * 10, 0.1);
+        let mut set = RevocationSet::default();
+        set.add_serials(slot(), bucket);
+        let (wire, memory, us) = (set.to_bytes().len(), set.memory_bytes(), serial_lookup_us(&set, count * 10));
+        println!(
+            "  {count:>8} serials of ten times as many: wire {wire:>8} B, memory {memory:>8} B, look-up {us:.2} us"
+        );
+    }
+    deltas();
+}
+
+/// What a few more revocations cost, and the time to take them in.
+fn deltas() {
+    let old = serials(1 << 24, 0.01);
+    for count in [1, 100, 1000] {
+        let others = (0..1 << 24).filter(|serial| !old.contains(*serial));
+        let new = SerialBucket::new(1 << 24, others.step_by((1 << 24) / count * 9 / 10).take(count)).expect("issued");
+        let mut delta = RevocationSet::default();
+        delta.add_serials(slot(), new);
+        println!("  {count:>8} more serials of 2^24: delta {:>6} B", delta.to_bytes().len());
+    }
+    let (whole, _) = fingerprints(1_000_000, Width::Bits64);
+    for count in [1, 100] {
+        let mut rng = ChaCha20Rng::from_seed([99; 32]);
+        let bucket = FingerprintBucket::new(Width::Bits64, (0..count).map(|_| u128::from(rng.next_u64())));
+        let mut delta = RevocationSet::default();
+        delta.add_fingerprints(bucket_key(Width::Bits64), bucket.expect("few")).expect("few");
+        let mut sum = whole.clone();
+        let us = least_of(3, &mut [&mut || sum.apply(&delta).expect("few")])[0];
+        println!("  {count:>8} more fingerprints: delta {:>6} B, {us:.0} us to merge into 1 M", delta.to_bytes().len());
+    }
+    let mut root = || {
+        black_box(Manifest::of(&whole).root());
+    };
+    let us = least_of(3, &mut [&mut root])[0];
+    println!("           root over 1 M fingerprints: {us:.0} us");
+}
+
+fn slot() -> Slot {
+    Slot::of(START, START + Millis::from_secs(900))
+}
+
+fn bucket_key(width: Width) -> FingerprintKey {
+    FingerprintKey { slot: slot(), width, salt: Salt([7; 16]) }
+}
+
+/// A set of random fingerprints, which is what a salted hash gives, and the bits of each on the wire.
+fn fingerprints(count: u32, width: Width) -> (RevocationSet, f64) {
+    let mut rng = ChaCha20Rng::from_seed([8; 32]);
+    let mut random = || u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+    let numbers = (0..count).map(|_| random() >> (128 - u32::from(width.bits())));
+    let bucket = FingerprintBucket::new(width, numbers).expect("few enough");
+    let bits = bucket.to_bytes().len() as f64 * 8.0 / f64::from(bucket.count());
+    let mut set = RevocationSet::default();
+    set.add_fingerprints(bucket_key(width), bucket).expect("few enough");
+    (set, bits)
+}
+
+/// The logarithm of how many such sets there are, per entry: Stirling's formula.
+fn fingerprint_limit(count: u32, width: Width) -> f64 {
+    f64::from(width.bits()) - f64::from(count).log2() + std::f64::consts::E.log2()
+}
+
+/// Look-ups of one round: few enough that a round is seldom interrupted, and each round has others.
+const LOOKUPS: usize = 1000;
+
+/// Microseconds of a negative look-up of a block.
+fn lookup_us(set: &RevocationSet) -> f64 {
+    let blocks: Vec<BlockId> = (0..50_000_u32).map(|n| BlockId::of_signature(&n.to_le_bytes())).collect();
+    let mut rounds = blocks.chunks(LOOKUPS).cycle();
+    let mut look = || {
+        for block in rounds.next().into_iter().flatten() {
+            assert!(!black_box(set.covers_block(slot(), block)), "nobody revoked it");
+        }
+    };
+    least(&mut [&mut look])[0] / LOOKUPS as f64
+}
+
+/// Microseconds of a look-up of a serial.
+fn serial_lookup_us(set: &RevocationSet, issued: u32) -> f64 {
+    let probes: Vec<u32> = (0..50_000_u64).map(|n| (n * 2_654_435_761 % u64::from(issued)) as u32).collect();
+    let mut rounds = probes.chunks(LOOKUPS).cycle();
+    let mut look = || {
+        for probe in rounds.next().into_iter().flatten() {
+            black_box(set.covers_serial(slot(), *probe));
+        }
+    };
+    least(&mut [&mut look])[0] / LOOKUPS as f64
+}
+
+/// Serials of which this share is revoked.
+fn serials(issued: u32, share: f64) -> SerialBucket {
+    let mut rng = ChaCha20Rng::from_seed([9; 32]);
+    let below = (share * 2_f64.powi(32)) as u32;
+    SerialBucket::new(issued, (0..issued).filter(|_| rng.next_u32() < below)).expect("issued")
+}
+
+fn bits_each(bucket: &SerialBucket) -> f64 {
+    bucket.to_bytes().len() as f64 * 8.0 / f64::from(bucket.revoked())
+}
+
+/// The least bits per revocation that say which serials of so many are revoked.
+fn entropy(bucket: &SerialBucket) -> f64 {
+    let share = f64::from(bucket.revoked()) / f64::from(bucket.issued());
+    let bits = -share * share.log2() - (1.0 - share) * (1.0 - share).log2();
+    bits / share
+}
+
+/// Bytes of a status list: one bit per token, compressed as hard as DEFLATE does.
+fn status_list(bucket: &SerialBucket) -> usize {
+    let mut bits = vec![0_u8; bucket.issued().div_ceil(8) as usize];
+    bucket.iter().for_each(|serial| bits[serial as usize / 8] |= 1 << (serial % 8));
+    miniz_oxide::deflate::compress_to_vec_zlib(&bits, 10).len()
 }
 
 /// What the device build weighs and how fast it decides after a start without a network.

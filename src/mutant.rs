@@ -8,47 +8,56 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mutant {
+    /// An acknowledgement is believed whoever signed it.
+    AckByAnyKey = 1,
     /// A use is charged to the last block alone.
-    AncestorNotCharged = 1,
+    AncestorNotCharged = 2,
     /// A decision charges no budget.
-    BudgetNotCharged = 2,
+    BudgetNotCharged = 3,
     /// The ceiling of another boot counts on.
-    CeilingKeptAfterBoot = 3,
+    CeilingKeptAfterBoot = 4,
     /// A new task sets every budget back.
-    ChildResetsBudget = 4,
+    ChildResetsBudget = 5,
     /// A use is charged in memory, and written down with the next anchor only.
-    CounterAfterAction = 5,
+    CounterAfterAction = 6,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 6,
+    FeedPositionLowered = 7,
     /// A start forgets the floor.
-    FloorNotPersisted = 7,
+    FloorNotPersisted = 8,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 8,
+    HintBelieved = 9,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 9,
+    LateAllowGiven = 10,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 10,
+    LeaseNotCharged = 11,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 11,
+    ReleaseOnPuback = 12,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 12,
+    RenewalDropsFirst = 13,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 13,
+    ReplyBeforeCommit = 14,
+    /// A reset of the clock leaves tasks and counters of before as they are.
+    ResetRevives = 15,
+    /// A reset of the clock is taken whomever it is for and whatever it answers.
+    ResetUnbound = 16,
     /// A start forgets the revocation list.
-    RevocationForgotten = 14,
+    RevocationForgotten = 17,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 15,
+    StalenessByWaitingHead = 18,
+    /// A sync that failed counts as one that did not. Planted in the shell's loop.
+    SyncErrorIgnored = 19,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 16,
+    TimeJudgedAtFloor = 20,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 17,
+    TwoTimeFacts = 21,
     /// The system clock is believed.
-    WallClockUsed = 18,
+    WallClockUsed = 22,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
+        Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
         Self::CeilingKeptAfterBoot,
@@ -62,8 +71,11 @@ impl Mutant {
         Self::ReleaseOnPuback,
         Self::RenewalDropsFirst,
         Self::ReplyBeforeCommit,
+        Self::ResetRevives,
+        Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::StalenessByWaitingHead,
+        Self::SyncErrorIgnored,
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,
         Self::WallClockUsed,

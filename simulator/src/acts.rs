@@ -27,6 +27,10 @@ impl World<'_> {
         match act {
             Act::Authorize { device, token, risk, pick } => self.ask_for_decision(device, token, risk, pick),
             Act::Begin { device, pick } => self.begin_task(device, pick),
+            Act::BrokerAck { device, trick } => {
+                self.disturbed();
+                self.tricks.insert(device, trick);
+            }
             Act::BrokerBackup { backup } => self.broker.backup(backup),
             Act::BrokerDelay { what, late, turn } => {
                 self.fault(turn);
@@ -84,6 +88,14 @@ impl World<'_> {
                 }
                 self.damage(device, damage, copy);
             }
+            Act::DiskSync { device, part, turn } => {
+                self.fault(turn);
+                let failing = &mut self.devices[device as usize].failing;
+                match turn {
+                    Turn::Begins => drop(failing.insert(part)),
+                    Turn::Ends => drop(failing.remove(&part)),
+                }
+            }
             Act::Finish { device, pick } => self.finish_task(device, pick),
             Act::LinkDown { device, direction } => {
                 self.fault(Turn::Begins);
@@ -105,6 +117,7 @@ impl World<'_> {
             Act::ProcessRestart { device, lasts, pick } => self.restart_process(device, lasts, pick),
             Act::Reboot { device, lasts, wall } => self.reboot(device, lasts, wall),
             Act::Revoke { device, what, pick } => self.revoke(device, what, pick),
+            Act::ServiceAhead { device, by, turn } => self.service_ahead(device, by, turn),
             Act::ServiceStart => {
                 self.fault(Turn::Ends);
                 self.operator.start();
@@ -126,6 +139,10 @@ impl World<'_> {
             Act::Suspend { device, turn: Turn::Ends } => {
                 self.fault(Turn::Ends);
                 self.wake_up(device);
+            }
+            Act::TimeReset { device, what, late } => {
+                self.disturbed();
+                self.carry_reset(device, what, late);
             }
         }
     }
@@ -150,6 +167,17 @@ impl World<'_> {
             Turn::Ends => clocks.thaw(),
         }
         self.probe_expired(device);
+    }
+
+    /// A service whose clock is ahead answers a gateway. What that suspends, the table says.
+    fn service_ahead(&mut self, device: u32, by: u64, turn: Turn) {
+        self.fault(turn);
+        let covered = Suspension::of("service.ahead").is_some_and(|suspension| suspension.covers(Clause::Clock));
+        match turn {
+            Turn::Begins if covered => drop(self.ahead.insert(device, by)),
+            Turn::Begins => {}
+            Turn::Ends => drop(self.ahead.remove(&device)),
+        }
     }
 
     /// The disk is no longer what was written. What the proofs rest on and this takes away is suspended, by the table.
@@ -231,6 +259,9 @@ impl World<'_> {
 
     /// The operator revokes one of the newest credentials of a gateway, or what it comes from.
     fn revoke(&mut self, device: u32, what: RevokeWhat, pick: u64) {
+        if what == RevokeWhat::Device {
+            return self.revoke_device(device);
+        }
         let (now, moment) = (self.now, self.moment(device));
         let live = |standing: Standing| matches!(standing, Standing::Good | Standing::Unclear);
         let mut recent: Vec<_> = self
@@ -245,6 +276,7 @@ impl World<'_> {
         let chosen = &mut recent[index as usize];
         let revoke = match what {
             RevokeWhat::Block => chosen.chain.last().copied().map(Revoke::Block),
+            RevokeWhat::Device => None,
             RevokeWhat::Grant => Some(Revoke::Grant(chosen.grant)),
             RevokeWhat::Task => Some(Revoke::Task(chosen.task.clone())),
         };
@@ -253,6 +285,7 @@ impl World<'_> {
         let (task, grant) = (chosen.task.clone(), chosen.grant);
         let covered = |of: &crate::model::Credential| match &revoke {
             Revoke::Block(block) => of.chain.contains(block),
+            Revoke::Device(_) => of.device == device,
             Revoke::Grant(_) => of.grant == grant,
             Revoke::Task(_) => of.task == task,
         };
@@ -260,6 +293,22 @@ impl World<'_> {
         if let Revoke::Grant(grant) = &revoke {
             self.model.revoke(*grant);
         }
+        self.sign_revocation(device, revoke);
+    }
+
+    /// The operator revokes a gateway: nothing that it handed out counts any more, and in the end it is locked.
+    fn revoke_device(&mut self, number: u32) {
+        let (now, device) = (self.now, &mut self.devices[number as usize]);
+        device.ordered_locked = true;
+        let name = device.name.clone();
+        *self.effects.entry("revoke").or_default() += 1;
+        let own = self.model.iter_mut().filter(|of| of.device == number);
+        own.for_each(|of| of.revoked = of.revoked.or(Some(now)));
+        self.sign_revocation(number, Revoke::Device(name));
+    }
+
+    fn sign_revocation(&mut self, device: u32, revoke: Revoke) {
+        let now = self.now;
         let name = self.devices[device as usize].name.clone();
         let publish = self.operator.revoke(revoke, &name, crate::clocks::date(now));
         self.tell(&Event::Revoked { seq: self.operator.newest_seq() });

@@ -7,8 +7,9 @@
 use hardtack::agent::effects::Publish;
 use hardtack::agent::uplink::NONCE_LIFE;
 use hardtack::agent::{Input, LinkEvent};
-use hardtack::ids::EraId;
+use hardtack::ids::{DeviceId, EraId};
 use hardtack::mutant::{active, Mutant};
+use hardtack::time::Millis;
 use hardtack::wire::audit::Upload;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
@@ -17,7 +18,7 @@ use crate::broker::{Delivery, To};
 use crate::clocks::date;
 use crate::device::Contact;
 use crate::event::Event;
-use crate::fault::{Direction, Retained};
+use crate::fault::{AckTrick, Direction, Retained};
 use crate::network::{ConnId, End, Packet, Retain};
 use crate::operator::Asked;
 use crate::random::{below, stream};
@@ -29,6 +30,10 @@ const SERVICE_MS: u64 = 3;
 const SERVICE_RETRY_MS: u64 = 1500;
 /// How often the service looks at the clock.
 const SERVICE_TICK_MS: u64 = 30_000;
+/// How much later a hostile broker sends what was answered or is over.
+const LATER: u64 = 7000;
+/// How far ahead an acknowledgement is that a hostile broker makes: taken, it would show.
+const DECEIT: Millis = Millis::from_secs(3600);
 
 impl World<'_> {
     /// Sends a packet over a connection.
@@ -108,6 +113,10 @@ impl World<'_> {
                 self.tell(&Event::message(Some(device), &topic, &payload));
                 let powered = self.devices[device as usize].powered(self.now);
                 self.checks.clock.hear(device, self.now, powered);
+                if let Some(trick) = self.planted.remove(&payload) {
+                    self.took_effect(trick.name());
+                    self.checks.evidence.expect(device, &payload);
+                }
                 self.watch_ack(device, &topic, &payload);
                 self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
             }
@@ -122,13 +131,62 @@ impl World<'_> {
         }
     }
 
+    /// Whether a topic is one on which a gateway speaks to the service.
+    fn sent_by(&self, device: u32, topic: &str) -> bool {
+        let own = |of: &DeviceId| *of == self.devices[device as usize].name;
+        match Topic::parse(topic, &self.fleet) {
+            Some(Topic::UpHello(of) | Topic::UpAudit(of) | Topic::UpRequest(of)) => own(&of),
+            Some(_) | None => false,
+        }
+    }
+
     fn deliver_all(&mut self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
+            let Some(delivery) = self.trick(delivery) else { continue };
             if delivery.after == 0 {
                 self.deliver_now(delivery);
             } else {
                 self.schedule(self.now + delivery.after, Happening::Deliver(delivery));
             }
+        }
+    }
+
+    /// What the broker does to the acknowledgement of a `hello`, if it is to do something to this one.
+    fn trick(&mut self, delivery: Delivery) -> Option<Delivery> {
+        let To::Conn(conn) = delivery.to else { return Some(delivery) };
+        let device = self.network.device_of(conn).filter(|device| self.tricks.contains_key(device));
+        let (Some(device), Some(Topic::DownAck(_))) = (device, Topic::parse(&delivery.topic, &self.fleet)) else {
+            return Some(delivery);
+        };
+        let ack = Signed::<Ack>::from_bytes(&delivery.payload).and_then(|signed| signed.claim());
+        let Some(nonce) = ack.ok().and_then(|ack| ack.nonce) else { return Some(delivery) };
+        let trick = self.tricks.remove(&device)?;
+        let (topic, payload) = (delivery.topic.clone(), delivery.payload.clone());
+        let name = &self.devices[device as usize].name;
+        match trick {
+            AckTrick::Foreign | AckTrick::WrongKey => {
+                let payload = self.operator.deceitful_ack(trick, name, nonce, date(self.now) + DECEIT);
+                self.planted.insert(payload.clone(), trick);
+                self.deliver_now(Delivery { payload, ..delivery.clone() });
+                Some(delivery)
+            }
+            AckTrick::Late => {
+                self.planted.insert(payload.clone(), trick);
+                self.schedule(self.now + NONCE_LIFE.0 + LATER, Happening::LateFor { device, topic, payload });
+                None
+            }
+            AckTrick::Twice => {
+                self.schedule(self.now + LATER, Happening::LateFor { device, topic, payload });
+                Some(delivery)
+            }
+        }
+    }
+
+    /// The broker sends a gateway something late, if it is connected.
+    pub(crate) fn late_for(&mut self, device: u32, topic: String, payload: Vec<u8>) {
+        self.planted.entry(payload.clone()).or_insert(AckTrick::Twice);
+        if let Some(conn) = self.broker.session_of(device) {
+            self.deliver_now(Delivery { to: To::Conn(conn), topic, payload, after: 0 });
         }
     }
 
@@ -244,7 +302,8 @@ impl World<'_> {
         }
         self.tell(&Event::message(None, topic, payload));
         let before = self.operator.collected().len();
-        let publish = self.operator.hears(topic, payload, date(self.now));
+        let by = self.ahead.iter().find(|(device, _)| self.sent_by(**device, topic)).map_or(0, |(_, by)| *by);
+        let publish = self.operator.hears(topic, payload, date(self.now + by));
         let stored: Vec<Event> = self.operator.collected()[before..]
             .iter()
             .filter_map(|stored| {
@@ -292,11 +351,22 @@ impl World<'_> {
         self.operator.nonces.insert(device, Asked { nonce: hello.nonce, sent: self.now });
     }
 
+    /// What a service signed whose clock is ahead is believed.
+    fn watch_time(&mut self, device: u32, signed: &Signed<Ack>) {
+        let Ok(ack) = signed.open(&self.fleet, [self.operator.service_key()].iter(), 1) else { return };
+        if ack.time > date(self.now) {
+            let powered = self.devices[device as usize].powered(self.now);
+            self.checks.clock.mislead(device, self.now, powered, ack.time);
+            self.took_effect("service.ahead");
+        }
+    }
+
     /// An acknowledgement of the last `hello`, the first time that it comes and in time, is a contact, once what the
     /// gateway makes of it is durable.
     fn watch_ack(&mut self, device: u32, topic: &str, payload: &[u8]) {
         let Some(Topic::DownAck(_)) = Topic::parse(topic, &self.fleet) else { return };
         let Ok(signed) = Signed::<Ack>::from_bytes(payload) else { return };
+        self.watch_time(device, &signed);
         let Some(asked) = self.operator.nonces.get(&device).copied() else { return };
         if signed.claim().ok().and_then(|ack| ack.nonce) != Some(asked.nonce) {
             return;

@@ -4,7 +4,7 @@
 //! Never: moves by itself; `host.rs` is its shell's loop.
 //! Read next: `host.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hardtack::agent::request::StatusReply;
 use hardtack::agent::{Agent, Boot, Input, Outgoing};
@@ -17,12 +17,16 @@ use rand_core::RngCore;
 
 use crate::clocks::{Battery, Clocks};
 use crate::disk::{Disk, Medium, Step};
-use crate::fault::WallAfter;
+use crate::fault::{Part, WallAfter};
 use crate::network::ConnId;
 use crate::random::{below, stream};
 use crate::recovery;
 use crate::scenario::Scenario;
 use crate::world::Happening;
+
+/// First and longest wait before the store is opened again, as the real shell waits.
+pub(crate) const REOPEN_MIN: u64 = 250;
+pub(crate) const REOPEN_MAX: u64 = 10_000;
 
 /// A gateway.
 pub(crate) struct Device {
@@ -48,10 +52,16 @@ pub(crate) struct Device {
     pub(crate) asleep: Option<Vec<Happening>>,
     /// An answer to a nonce, taken in by a commit that a cut interrupted.
     pub(crate) in_doubt: Option<Contact>,
+    /// Parts of its state folder whose syncs fail.
+    pub(crate) failing: BTreeSet<Part>,
+    /// How long it waits before it opens its store again after the next such failure.
+    pub(crate) reopen: u64,
     /// Copies of its state folder, by name.
     pub(crate) copies: BTreeMap<u32, Medium>,
     /// Its storage was restored from an image: once in touch it must be locked for good.
     pub(crate) restored: Restored,
+    /// The operator revoked it: in the end it is locked.
+    pub(crate) ordered_locked: bool,
     /// Credentials to try again once so much powered-on time has passed, and an agent runs.
     pub(crate) probes: Vec<Probe>,
     keys: Box<[u8; 128]>,
@@ -151,8 +161,11 @@ impl Device {
             watched: Watched::No,
             asleep: None,
             in_doubt: None,
+            failing: BTreeSet::new(),
+            reopen: REOPEN_MIN,
             copies: BTreeMap::new(),
             restored: Restored::No,
+            ordered_locked: false,
             probes: Vec::new(),
             keys: Box::new(*keys.to_bytes()),
             seeds: stream(seed, &entity, "starts"),

@@ -12,7 +12,7 @@ use hardtack::agent::{Anchor, Batch};
 use hardtack::ids::EraId;
 use hardtack::wire::encode;
 
-use crate::fault::Damage;
+use crate::fault::{Damage, Part};
 
 /// One step of a commit. A supply can fail between any two.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,32 @@ pub(crate) enum Step {
     Remove(StateFile),
     /// The folder of an era is removed, not synced.
     DropEra(EraId),
+}
+
+impl Step {
+    /// Which part of the folder this syncs, if it syncs one.
+    pub(crate) fn syncs(&self) -> Option<Part> {
+        match self {
+            Self::SyncFolder(_) => Some(Part::Files),
+            Self::SyncEra | Self::SyncEntries => Some(Part::Era),
+            Self::SyncAnchor => Some(Part::Anchor),
+            Self::Replace(..)
+            | Self::CreateEra(_)
+            | Self::Append(_)
+            | Self::WriteAnchor(_)
+            | Self::Remove(_)
+            | Self::DropEra(_) => None,
+        }
+    }
+
+    /// Which part of the folder this writes to.
+    fn writes(&self) -> Part {
+        match self {
+            Self::Replace(..) | Self::SyncFolder(_) | Self::Remove(_) => Part::Files,
+            Self::CreateEra(_) | Self::SyncEra | Self::Append(_) | Self::SyncEntries | Self::DropEra(_) => Part::Era,
+            Self::WriteAnchor(_) | Self::SyncAnchor => Part::Anchor,
+        }
+    }
 }
 
 /// The steps of a batch, in the order that [`Batch`] promises.
@@ -151,6 +177,16 @@ impl Disk {
             }
         }
         self.current = None;
+    }
+
+    /// A sync of this part failed. The kernel says so once, and may forget what it could not write.
+    pub(crate) fn sync_failed(&mut self, part: Part, mut fate: impl FnMut() -> Fate) {
+        let mut log_ended = false;
+        self.pending.retain(|step| {
+            let kept = step.writes() != part || fate() == Fate::Kept;
+            log_ended |= !kept && matches!(step, Step::Append(_));
+            kept && !(log_ended && matches!(step, Step::Append(_)))
+        });
     }
 
     /// The store is opened again while the kernel ran on: what it shows is synced first, then read.
@@ -368,6 +404,19 @@ mod tests {
         assert!(disk.damage(Damage::SlotsGone, None));
         assert!(disk.damage(Damage::ImageRolledBack, Some(&image)));
         assert_eq!(disk.durable, image);
+    }
+
+    #[test]
+    fn what_could_not_be_synced_may_be_gone_and_nothing_else_is() {
+        for (part, left) in [(Part::Era, 1), (Part::Anchor, 0)] {
+            let mut disk = disk_after(6);
+            disk.step(Step::WriteAnchor(anchor(1)));
+            let mut fates = [Fate::Kept, Fate::Lost].into_iter();
+            disk.sync_failed(part, || fates.next().unwrap());
+            assert_eq!(disk.pending.iter().filter(|step| step.writes() == part).count(), 1, "the first was kept");
+            disk.open();
+            assert_eq!(disk.durable().eras[&ERA].len(), 2 - left);
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl Window {
             }
             Act::Authorize { .. }
             | Act::Begin { .. }
+            | Act::BrokerAck { .. }
             | Act::BrokerBackup { .. }
             | Act::BrokerDelay { .. }
             | Act::BrokerHostile { .. }
@@ -57,6 +58,7 @@ impl Window {
             | Act::ClockStep { .. }
             | Act::DiskCopy { .. }
             | Act::DiskDamage { .. }
+            | Act::DiskSync { .. }
             | Act::Finish { .. }
             | Act::LinkDown { .. }
             | Act::LinkHalfOpen { .. }
@@ -65,10 +67,12 @@ impl Window {
             | Act::ProcessRestart { .. }
             | Act::Reboot { .. }
             | Act::Revoke { .. }
+            | Act::ServiceAhead { .. }
             | Act::ServiceStart
             | Act::ServiceStop
             | Act::Status { .. }
-            | Act::Suspend { .. } => None,
+            | Act::Suspend { .. }
+            | Act::TimeReset { .. } => None,
         })
     }
 

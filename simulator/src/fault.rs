@@ -47,6 +47,8 @@ pub enum Who {
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
+    /// The broker tampers with the next acknowledgement of a gateway's `hello`.
+    BrokerAck(AckTrick),
     /// The broker keeps back one kind of signed statement for a while, or gives it out late.
     BrokerDelay {
         /// How long.
@@ -102,6 +104,13 @@ pub enum Kind {
         /// How old the copy is that is put back.
         age: u64,
     },
+    /// Syncs of one part of the state folder fail for a while, and say so.
+    DiskSync {
+        /// How long.
+        lasts: u64,
+        /// Of which part.
+        part: Part,
+    },
     /// Connections that are open swallow everything from now on, and nobody is told.
     LinkHalfOpen,
     /// Nothing goes through in this direction for a while.
@@ -134,6 +143,13 @@ pub enum Kind {
     },
     /// The operator revokes something of this gateway.
     Revoke(RevokeWhat),
+    /// The service that answers a gateway has a clock that is ahead, for a while.
+    ServiceAhead {
+        /// How long.
+        lasts: u64,
+        /// How far.
+        by: u64,
+    },
     /// The fleet's service is away for a while.
     ServiceStop {
         /// How long.
@@ -144,12 +160,20 @@ pub enum Kind {
         /// How long.
         lasts: u64,
     },
+    /// Somebody carries a reset of the clock to a gateway.
+    TimeReset {
+        /// Which.
+        what: ResetWhat,
+        /// How long it takes from the gateway's nonce to the file that answers it.
+        late: u64,
+    },
 }
 
 impl Kind {
     /// The name in scenario files.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::BrokerAck(trick) => trick.name(),
             Self::BrokerDelay { late: Some(_), .. } => "broker.delay",
             Self::BrokerDelay { late: None, .. } => "broker.withhold",
             Self::BrokerHostile { .. } => "broker.hostile",
@@ -162,14 +186,17 @@ impl Kind {
             Self::ClockStep(_) => "clock.step",
             Self::ClockStrobe { .. } => "clock.strobe",
             Self::Disk { damage, .. } => damage.name(),
+            Self::DiskSync { part, .. } => part.name(),
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
             Self::PowerCut { .. } => "power.cut",
             Self::ProcessRestart { .. } => "process.restart",
             Self::Reboot { .. } => "reboot",
             Self::Revoke(_) => "revoke",
+            Self::ServiceAhead { .. } => "service.ahead",
             Self::ServiceStop { .. } => "service.stop",
             Self::Suspend { .. } => "suspend",
+            Self::TimeReset { what, .. } => what.name(),
         }
     }
 
@@ -182,13 +209,17 @@ impl Kind {
             | Self::ClockFreeze { lasts }
             | Self::ClockStrobe { lasts, .. }
             | Self::Disk { lasts, .. }
+            | Self::DiskSync { lasts, .. }
             | Self::LinkDown { lasts, .. }
             | Self::PowerCut { lasts, .. }
             | Self::ProcessRestart { lasts }
             | Self::Reboot { lasts, .. }
+            | Self::ServiceAhead { lasts, .. }
             | Self::ServiceStop { lasts }
             | Self::Suspend { lasts } => *lasts,
-            Self::BrokerReplay
+            Self::TimeReset { late, .. } => *late,
+            Self::BrokerAck(_)
+            | Self::BrokerReplay
             | Self::BrokerRestore { .. }
             | Self::ClockDrift
             | Self::ClockStep(_)
@@ -253,6 +284,100 @@ impl Damage {
     /// Whether something older is put back, for which a copy must be made in time.
     pub const fn puts_back(self) -> bool {
         matches!(self, Self::ImageRolledBack | Self::SlotsCopiedBack)
+    }
+}
+
+/// What a broker does to the acknowledgement of a `hello`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AckTrick {
+    /// Before it comes another with its nonce, signed for another fleet by the very key that signs for this one.
+    Foreign,
+    /// It is kept back until its nonce is over.
+    Late,
+    /// It comes twice.
+    Twice,
+    /// Before it comes another with its nonce, signed by a key of the fleet that is no service key.
+    WrongKey,
+}
+
+impl AckTrick {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("foreign", Self::Foreign), ("late", Self::Late), ("twice", Self::Twice), ("wrong_key", Self::WrongKey)];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Foreign => "broker.ack foreign",
+            Self::Late => "broker.ack late",
+            Self::Twice => "broker.ack twice",
+            Self::WrongKey => "broker.ack wrong_key",
+        }
+    }
+}
+
+/// Which reset of the clock is carried to a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetWhat {
+    /// One that the root keys signed for another gateway.
+    Foreign,
+    /// One that answers its nonce, signed by a key of the fleet that is no root key.
+    Forged,
+    /// What an honest operator signs, where the gateway is ahead of true time.
+    Needed,
+    /// The last one that it took.
+    Replayed,
+    /// One that the root keys signed for a nonce that the gateway has replaced since.
+    Stale,
+}
+
+impl ResetWhat {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("foreign", Self::Foreign),
+        ("forged", Self::Forged),
+        ("needed", Self::Needed),
+        ("replayed", Self::Replayed),
+        ("stale", Self::Stale),
+    ];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Foreign => "time.reset foreign",
+            Self::Forged => "time.reset forged",
+            Self::Needed => "time.reset needed",
+            Self::Replayed => "time.reset replayed",
+            Self::Stale => "time.reset stale",
+        }
+    }
+}
+
+/// A part of the state folder that is synced by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The slots of the anchor.
+    Anchor,
+    /// The era that is written.
+    Era,
+    /// Trust bundle, policy, revocation lists, grants, tasks.
+    Files,
+}
+
+impl Part {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 3] = [("anchor", Self::Anchor), ("era", Self::Era), ("files", Self::Files)];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Anchor => "disk.sync anchor",
+            Self::Era => "disk.sync era",
+            Self::Files => "disk.sync files",
+        }
     }
 }
 
@@ -338,6 +463,8 @@ pub enum WallAfter {
 pub enum RevokeWhat {
     /// The block that this agent made, and so one credential.
     Block,
+    /// The gateway itself: it locks, and wipes what it could work with.
+    Device,
     /// The gateway's fallback grant. A new one is made for it.
     Grant,
     /// A task.
@@ -425,6 +552,7 @@ impl FaultText {
             "anchor.gone" => self.disk(Damage::SlotsGone)?,
             "anchor.rotten" => self.disk(Damage::SlotRotten)?,
             "anchor.torn" => self.disk(Damage::SlotTorn)?,
+            "broker.ack" => Kind::BrokerAck(self.one_of(&AckTrick::ALL)?),
             "broker.delay" => Kind::BrokerDelay {
                 lasts: self.lasts()?,
                 what: self.statement()?,
@@ -448,6 +576,7 @@ impl FaultText {
             "clock.freeze" => Kind::ClockFreeze { lasts: self.lasts()? },
             "clock.step" => Kind::ClockStep(self.by()?),
             "clock.strobe" => Kind::ClockStrobe { lasts: self.lasts()?, by: self.by()? },
+            "disk.sync" => Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(&Part::ALL)? },
             "image.rollback" => self.disk(Damage::ImageRolledBack)?,
             "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },
             "link.half_open" => Kind::LinkHalfOpen,
@@ -457,8 +586,16 @@ impl FaultText {
             "process.restart" => Kind::ProcessRestart { lasts: self.lasts()? },
             "reboot" => Kind::Reboot { lasts: self.lasts()?, wall: self.wall_after()? },
             "revoke" => Kind::Revoke(self.revoke_what()?),
+            "service.ahead" => {
+                let by = u64::try_from(self.by()?).map_err(|_| "is ahead: `by` needs a plus, like \"+3h\"")?;
+                Kind::ServiceAhead { lasts: self.lasts()?, by }
+            }
             "service.stop" => Kind::ServiceStop { lasts: self.lasts()? },
             "suspend" => Kind::Suspend { lasts: self.lasts()? },
+            "time.reset" => Kind::TimeReset {
+                what: self.one_of(&ResetWhat::ALL)?,
+                late: self.late.take().ok_or("needs `late`, how long the file is on its way")?.0,
+            },
             _ => return Err(format!("no such fault: {:?}", self.name)),
         })
     }
@@ -485,6 +622,16 @@ impl FaultText {
             Some("lists") => Ok(Statement::Lists),
             Some(_) | None => Err("needs `what`: \"acks\", \"answers\", \"heads\" or \"lists\"".into()),
         }
+    }
+
+    /// What `what` names, of these.
+    fn one_of<T: Copy>(&mut self, names: &[(&str, T)]) -> Result<T, String> {
+        let what = self.what.take();
+        let named = names.iter().find(|(name, _)| what.as_deref() == Some(*name)).map(|(_, value)| *value);
+        named.ok_or_else(|| {
+            let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            format!("needs `what`, one of: {}", names.join(" "))
+        })
     }
 
     fn lasts(&mut self) -> Result<u64, String> {
@@ -523,9 +670,10 @@ impl FaultText {
     fn revoke_what(&mut self) -> Result<RevokeWhat, String> {
         match self.what.take().as_deref() {
             Some("block") => Ok(RevokeWhat::Block),
+            Some("device") => Ok(RevokeWhat::Device),
             Some("grant") => Ok(RevokeWhat::Grant),
             Some("task") => Ok(RevokeWhat::Task),
-            Some(_) | None => Err("needs `what`: \"block\", \"grant\" or \"task\"".into()),
+            Some(_) | None => Err("needs `what`: \"block\", \"device\", \"grant\" or \"task\"".into()),
         }
     }
 

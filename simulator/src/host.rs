@@ -12,15 +12,15 @@ use hardtack::agent::effects::{Answer, Entry, LinkCommand, StateFile, StoredReco
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
 use hardtack::ids::GrantId;
 use hardtack::mutant::{active, Mutant};
-use hardtack::wire::audit::Record;
+use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
 use hardtack::wire::link::Topic;
 
 use crate::check::Id;
 use crate::clocks::date;
-use crate::device::{Contact, Cut, InFlight, Process, Watched};
+use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN_MIN};
 use crate::disk::{steps, Fate, Step};
 use crate::event::Event;
-use crate::fault::{Direction, WallAfter};
+use crate::fault::{Direction, Part, WallAfter};
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
 use crate::recovery;
@@ -272,7 +272,23 @@ impl World<'_> {
             waiting.push(Happening::Committed { device: number, start });
             return;
         }
-        let Some(in_flight) = process.in_flight.take() else { return };
+        let steps = process.in_flight.iter().flat_map(|in_flight| in_flight.steps.iter().zip(0..));
+        let failing = steps.filter_map(|(step, done)| Some((step.syncs()?, done)));
+        let failed = failing.into_iter().find(|(part, _)| device.failing.contains(part));
+        if let Some((part, done)) = failed {
+            self.took_effect(part.name());
+            if !active(Mutant::SyncErrorIgnored) {
+                self.sync_failed(number, part, done);
+                return;
+            }
+        }
+        let device = &mut self.devices[number as usize];
+        device.reopen = REOPEN_MIN;
+        let Some(mut in_flight) = device.process.as_mut().and_then(|process| process.in_flight.take()) else { return };
+        if failed.is_some() {
+            in_flight.steps.retain(|step| step.syncs().is_none_or(|part| !device.failing.contains(&part)));
+        }
+        let Some(process) = &mut device.process else { return };
         let count = in_flight.steps.len() as u64;
         let durable = Durable::of(&in_flight.steps);
         process.since_disk += 1;
@@ -304,14 +320,24 @@ impl World<'_> {
     fn note_durable(&mut self, number: u32, durable: Durable) {
         let now = self.now;
         let device = &self.devices[number as usize];
-        let (powered, who) = (device.powered(now), (number, &device.name));
+        let powered = device.powered(now);
         for content in &durable.feeds {
             self.checks.authority.feed_durable(number, content, powered);
         }
+        let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
+        for record in records {
+            self.checks.evidence.durable(&mut self.checks.tally, now, number, &record);
+            if let AuditEvent::Trust(TrustChange::Reset { floor, .. }) = record.event {
+                self.reset_durable(number, floor);
+            }
+        }
+        let device = &self.devices[number as usize];
+        let who = (number, &device.name);
         let checks = &mut self.checks;
-        checks.monotone.records_durable(&mut checks.tally, now, who, durable.records.iter());
+        let today = date(now).max(checks.clock.knowledge(number, powered).misled);
+        checks.monotone.records_durable(&mut checks.tally, (now, today), who, durable.records.iter());
         if let Some(anchor) = durable.anchor {
-            checks.monotone.anchor_durable(&mut checks.tally, now, who, &anchor);
+            checks.monotone.anchor_durable(&mut checks.tally, (now, today), who, &anchor);
             checks.clock.anchor_durable(number, &anchor);
         }
         let gone = &durable.grants_removed;
@@ -491,6 +517,7 @@ impl World<'_> {
         steps.into_iter().take(done as usize).for_each(|step| device.disk.step(step));
         self.operator.nonces.remove(&number);
         self.nobody_answers(number);
+        self.checks.evidence.stopped(number);
         if let Some(conn) = process.conn {
             self.close(conn, End::Device);
         }
@@ -508,6 +535,27 @@ impl World<'_> {
         let done = self.abandon(number, Some(pick % (steps + 1)));
         self.devices[number as usize].watched = Watched::No;
         self.tell(&Event::Stopped { device: number, steps: done });
+    }
+
+    /// A sync failed, so many steps into a commit: nobody is answered, and the store is opened again after a while, by an
+    /// agent that starts from what it finds. The one that was is ahead of its disk.
+    fn sync_failed(&mut self, number: u32, part: Part, done: u64) {
+        self.disturbed();
+        if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
+            self.send(conn, End::Broker, Packet::Closed);
+        }
+        let done = self.abandon(number, Some(done));
+        let mut rng = stream(self.seed, &format!("gw-{number}"), &format!("sync-{}", self.now));
+        let device = &mut self.devices[number as usize];
+        device.disk.sync_failed(part, || if below(&mut rng, 2) == 0 { Fate::Lost } else { Fate::Kept });
+        device.watched = Watched::No;
+        let wait = device.reopen;
+        device.reopen = (wait * 2).min(REOPEN_MAX);
+        let powered_on = device.clocks.began();
+        self.tell(&Event::Stopped { device: number, steps: done });
+        if let Some(powered_on) = powered_on {
+            self.schedule(self.now + wait, Happening::StartProcess { device: number, powered_on });
+        }
     }
 
     /// The kernel goes down in order: what is on its way to the disk arrives there.

@@ -5,7 +5,7 @@
 //!
 //! - [`scenario`] and [`fault`]: what an author writes.
 //! - [`plan`]: that and a seed, resolved into single acts.
-//! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`: what happens in it.
+//! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
 //! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row.
@@ -28,6 +28,7 @@ pub mod plan;
 mod random;
 mod recovery;
 pub mod report;
+mod reset;
 pub mod scenario;
 pub mod soak;
 pub mod trace;
@@ -99,7 +100,8 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
         match &fault.kind {
             Kind::BrokerHostile { how, .. } => declared.extend(how.names().map(str::to_owned)),
             Kind::ClockStrobe { .. } => declared.push("clock.step".into()),
-            other @ (Kind::BrokerDelay { .. }
+            other @ (Kind::BrokerAck(_)
+            | Kind::BrokerDelay { .. }
             | Kind::BrokerReplay
             | Kind::BrokerRestart { .. }
             | Kind::BrokerRestore { .. }
@@ -107,14 +109,17 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ClockFreeze { .. }
             | Kind::ClockStep(_)
             | Kind::Disk { .. }
+            | Kind::DiskSync { .. }
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen
             | Kind::PowerCut { .. }
             | Kind::ProcessRestart { .. }
             | Kind::Reboot { .. }
             | Kind::Revoke(_)
+            | Kind::ServiceAhead { .. }
             | Kind::ServiceStop { .. }
-            | Kind::Suspend { .. }) => declared.push(other.name().into()),
+            | Kind::Suspend { .. }
+            | Kind::TimeReset { .. }) => declared.push(other.name().into()),
         }
     }
     declared.sort();

@@ -246,7 +246,17 @@ mod tests {
     fn moment(at: u64, powered: u64) -> Moment {
         let time = date(at);
         let synced = Synced::Yes;
-        let know = Knowledge { least: time, most: time, proven: time, down: 0, alone: 0, boots: 0, synced, grace: 0 };
+        let know = Knowledge {
+            least: time,
+            most: time,
+            proven: time,
+            down: 0,
+            alone: 0,
+            boots: 0,
+            synced,
+            grace: 0,
+            misled: Timestamp(0),
+        };
         Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None }
     }
 

@@ -14,11 +14,12 @@ use hardtack::agent::effects::Publish;
 use hardtack::agent::enrol::{accept, Accepted};
 use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
-use hardtack::fleet::hello::Terms;
+use hardtack::fleet::hello::{self, Terms};
 use hardtack::fleet::policy;
 use hardtack::fleet::publish::Cadence;
 use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::service::ServiceKeys;
+use hardtack::fleet::time::{reset, Reading};
 use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{BlockId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce, TaskId};
 use hardtack::profile::Profile;
@@ -30,6 +31,7 @@ use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Right;
 use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::Target;
+use hardtack::wire::time::{TimeFile, TimeReset};
 use hardtack::wire::token::{mint_task, to_text, ClassRight, Held, TaskSpec};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
@@ -37,7 +39,9 @@ use rand_core::RngCore;
 use crate::check::audit::Collected;
 use crate::check::authority::{Narrowing, ONE_RESOURCE};
 use crate::clocks::date;
+use crate::fault::AckTrick;
 use crate::random::{bytes, stream};
+use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
 use crate::workload::program_rights;
 
@@ -102,6 +106,8 @@ const UNTIL: Millis = Millis::from_secs(120);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Revoke {
     Block(BlockId),
+    /// A gateway.
+    Device(DeviceId),
     /// A fallback grant. Its gateway gets another.
     Grant(GrantId),
     Task(TaskId),
@@ -216,10 +222,40 @@ impl Operator {
         self.commit(fx);
     }
 
+    /// The root keys say to a gateway what time it is, in answer to its nonce.
+    pub(crate) fn reset(&mut self, device: &DeviceId, nonce: Nonce, time: Timestamp) -> Vec<u8> {
+        let mut fx = Effects::default();
+        let operator = self.keys.operator("ada");
+        let now = Reading { time, radius: RADIUS };
+        let file = reset(&mut self.book, (device, nonce), &self.keys.root, now, operator, &mut fx).expect(HONEST);
+        self.commit(fx);
+        file.to_bytes()
+    }
+
+    /// A reset that no honest operator makes: for whom it is not, or not by the root keys.
+    pub(crate) fn deceitful_reset(&self, device: &DeviceId, nonce: Nonce, time: Timestamp, root: bool) -> Vec<u8> {
+        let reset = TimeReset { device: device.clone(), nonce, time, radius_ms: RADIUS };
+        let key = if root { &self.keys.root } else { &self.keys.service };
+        TimeFile::Reset(Signed::sign(&reset, self.fleet(), &[key])).to_bytes()
+    }
+
+    /// An acknowledgement that the service never made, with a nonce that is out.
+    pub(crate) fn deceitful_ack(&self, trick: AckTrick, device: &DeviceId, nonce: Nonce, time: Timestamp) -> Vec<u8> {
+        let terms = Terms { window: 8, clock_error: Millis(500) };
+        let ack = hello::ack(&self.book, device, Some(nonce), Vec::new(), terms, time);
+        let elsewhere: FleetId = "elsewhere".parse().expect(HONEST);
+        let (fleet, key) = match trick {
+            AckTrick::Foreign => (&elsewhere, &self.keys.service),
+            AckTrick::Late | AckTrick::Twice | AckTrick::WrongKey => (self.fleet(), &self.keys.feed),
+        };
+        Signed::sign(&ack, fleet, &[key]).to_bytes()
+    }
+
     /// Revokes, and publishes if the service runs.
     pub(crate) fn revoke(&mut self, what: Revoke, device: &DeviceId, at: Timestamp) -> Vec<Publish> {
         let target = match &what {
             Revoke::Block(block) => Target::Block(*block),
+            Revoke::Device(device) => Target::Device(device.clone()),
             Revoke::Grant(grant) => Target::Grant(*grant),
             Revoke::Task(task) => Target::Task(task.clone()),
         };

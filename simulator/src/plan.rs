@@ -8,7 +8,8 @@ use rand_core::RngCore;
 use serde::Serialize;
 
 use crate::fault::{
-    Boundary, Damage, Direction, Fault, Hostility, Kind, Retained, RevokeWhat, Statement, WallAfter, Who,
+    AckTrick, Boundary, Damage, Direction, Fault, Hostility, Kind, Part, ResetWhat, Retained, RevokeWhat, Statement,
+    WallAfter, Who,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -51,6 +52,13 @@ pub enum Act {
         device: u32,
         /// Picks the program and its task.
         pick: u64,
+    },
+    /// The broker tampers with the next acknowledgement of a `hello`.
+    BrokerAck {
+        /// Of this gateway.
+        device: u32,
+        /// How.
+        trick: AckTrick,
     },
     /// The broker begins or ceases to keep back a kind of statement.
     BrokerDelay {
@@ -131,6 +139,15 @@ pub enum Act {
         /// Picks the boundary and what becomes of unsynced writes.
         pick: u64,
     },
+    /// Syncs of a part of the state folder fail from now on, or work again.
+    DiskSync {
+        /// The gateway.
+        device: u32,
+        /// Which part.
+        part: Part,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// A program finishes a task.
     Finish {
         /// The gateway.
@@ -197,6 +214,15 @@ pub enum Act {
         /// Picks which.
         pick: u64,
     },
+    /// The service that answers a gateway has a clock that is ahead, or right again.
+    ServiceAhead {
+        /// The gateway.
+        device: u32,
+        /// How far.
+        by: u64,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// The service is there again.
     ServiceStart,
     /// The service goes away.
@@ -212,6 +238,15 @@ pub enum Act {
         device: u32,
         /// Whether it begins.
         turn: Turn,
+    },
+    /// Somebody carries a reset of the clock to a gateway.
+    TimeReset {
+        /// The gateway.
+        device: u32,
+        /// Which.
+        what: ResetWhat,
+        /// How long it is on its way.
+        late: u64,
     },
 }
 
@@ -358,6 +393,9 @@ fn acts(
     let end = |lasts: u64| (at + lasts).min(heal);
     let pick = |device: u32| stream(seed, &format!("fault-{number}/gw-{device}"), &at.to_string()).next_u64();
     match &fault.kind {
+        Kind::BrokerAck(trick) => {
+            targets.iter().for_each(|d| push(at, Act::BrokerAck { device: *d, trick: *trick }));
+        }
         Kind::BrokerDelay { lasts, what, late } => {
             push(at, Act::BrokerDelay { what: *what, late: *late, turn: Turn::Begins });
             push(end(*lasts), Act::BrokerDelay { what: *what, late: *late, turn: Turn::Ends });
@@ -400,6 +438,12 @@ fn acts(
                 push(at, Act::DiskDamage { device: *device, lasts, damage, copy, pick: pick(*device) });
             }
         }
+        Kind::DiskSync { lasts, part } => {
+            for device in targets {
+                push(at, Act::DiskSync { device: *device, part: *part, turn: Turn::Begins });
+                push(end(*lasts), Act::DiskSync { device: *device, part: *part, turn: Turn::Ends });
+            }
+        }
         Kind::ClockStep(by) => targets.iter().for_each(|d| push(at, Act::ClockStep { device: *d, by: *by })),
         Kind::LinkHalfOpen => targets.iter().for_each(|d| push(at, Act::LinkHalfOpen { device: *d })),
         Kind::LinkDown { lasts, direction } => {
@@ -425,6 +469,12 @@ fn acts(
         Kind::Revoke(what) => {
             targets.iter().for_each(|d| push(at, Act::Revoke { device: *d, what: *what, pick: pick(*d) }));
         }
+        Kind::ServiceAhead { lasts, by } => {
+            for device in targets {
+                push(at, Act::ServiceAhead { device: *device, by: *by, turn: Turn::Begins });
+                push(end(*lasts), Act::ServiceAhead { device: *device, by: *by, turn: Turn::Ends });
+            }
+        }
         Kind::ServiceStop { lasts } => {
             push(at, Act::ServiceStop);
             push(end(*lasts), Act::ServiceStart);
@@ -434,6 +484,9 @@ fn acts(
                 push(at, Act::Suspend { device: *device, turn: Turn::Begins });
                 push(end(*lasts), Act::Suspend { device: *device, turn: Turn::Ends });
             }
+        }
+        Kind::TimeReset { what, late } => {
+            targets.iter().for_each(|d| push(at, Act::TimeReset { device: *d, what: *what, late: *late }));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 22] = [
+pub const PROPERTIES: [&str; 23] = [
     "I1",
     "I2",
     "I3",
@@ -20,6 +20,7 @@ pub const PROPERTIES: [&str; 22] = [
     "I4.stale",
     "I5",
     "I5.budget",
+    "I5.evidence",
     "I6",
     "I6.child",
     "I7",

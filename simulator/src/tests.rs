@@ -74,6 +74,7 @@ mod mutants {
     use super::*;
 
     const TABLE: [(Mutant, &str, &str); Mutant::ALL.len()] = [
+        (Mutant::AckByAnyKey, "time-reset", "I5.evidence"),
         (Mutant::AncestorNotCharged, "small-box", "box.uses"),
         (Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),
         (Mutant::CeilingKeptAfterBoot, "clock-storm", "clock"),
@@ -87,8 +88,11 @@ mod mutants {
         (Mutant::ReleaseOnPuback, "hostile-broker", "I2"),
         (Mutant::RenewalDropsFirst, "small-box", "I7"),
         (Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1"),
+        (Mutant::ResetRevives, "time-reset", "I4.ended"),
+        (Mutant::ResetUnbound, "time-reset", "I5"),
         (Mutant::RevocationForgotten, "revoked-in-the-dark", "I4"),
         (Mutant::StalenessByWaitingHead, "withheld", "I4.stale"),
+        (Mutant::SyncErrorIgnored, "failing-disk", "I1"),
         (Mutant::TimeJudgedAtFloor, "clock-storm", "I3.strict"),
         (Mutant::TwoTimeFacts, "boot-loop", "I6.child"),
         (Mutant::WallClockUsed, "week-offline-reboots", "I3"),

@@ -25,6 +25,7 @@ use crate::check::Id;
 use crate::clocks::date;
 use crate::device::Probe;
 use crate::event::Event;
+use crate::fault::ResetWhat;
 use crate::model::Credential;
 use crate::operator::{Operator, Theft};
 use crate::plan::{TokenChoice, LAST_QUIET};
@@ -40,11 +41,31 @@ const ANSWER_MAX: u64 = 120_000;
 /// What a program asked and will be answered.
 #[derive(Debug, Clone)]
 pub(crate) enum Asked {
-    Begin { uid: u32, life: u64, uses: u64 },
+    Begin {
+        uid: u32,
+        life: u64,
+        uses: u64,
+    },
     Decision(Presented),
-    Finish { credential: usize },
+    Finish {
+        credential: usize,
+    },
     Status,
     LastStatus,
+    /// The status, by an operator who would reset a clock that is ahead.
+    Ahead {
+        late: u64,
+    },
+    /// The nonce that a reset must answer.
+    Challenge {
+        what: ResetWhat,
+        late: u64,
+    },
+    /// To take a reset.
+    Reset {
+        what: ResetWhat,
+        file: Vec<u8>,
+    },
 }
 
 /// A caller who waits for an answer.
@@ -82,7 +103,7 @@ fn evidence(uid: u32) -> Evidence {
 }
 
 impl World<'_> {
-    fn ask(&mut self, device: u32, uid: u32, socket: Socket, request: Request, asked: Asked) {
+    pub(crate) fn ask(&mut self, device: u32, uid: u32, socket: Socket, request: Request, asked: Asked) {
         // A request before it can have met a cut.
         if !self.is_running(device) {
             return;
@@ -289,8 +310,14 @@ impl World<'_> {
         for waiting in gone.into_values() {
             match waiting.asked {
                 Asked::Decision(Presented { credential: Some(number), .. }) => self.unheard(number),
-                Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::LastStatus | Asked::Status => {
-                }
+                Asked::Ahead { .. }
+                | Asked::Begin { .. }
+                | Asked::Challenge { .. }
+                | Asked::Decision(_)
+                | Asked::Finish { .. }
+                | Asked::LastStatus
+                | Asked::Reset { .. }
+                | Asked::Status => {}
             }
         }
     }
@@ -314,6 +341,9 @@ impl World<'_> {
     /// A reply left the agent.
     pub(crate) fn replied(&mut self, device: u32, id: RequestId, reply: Reply) {
         let Some(Waiting { asked, since, .. }) = self.asked.remove(&id.0) else { return };
+        if self.reset_answered(device, &asked, &reply).is_some() {
+            return;
+        }
         match (asked, reply) {
             (Asked::Begin { uid, life, uses }, Reply::Task(reply)) => self.task_begun(device, (uid, life, uses), reply),
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
@@ -328,7 +358,14 @@ impl World<'_> {
             }
             (asked, Reply::Problem(problem)) => self.refused(device, &asked, since, &problem),
             (
-                Asked::Begin { .. } | Asked::Decision(_) | Asked::Finish { .. } | Asked::Status | Asked::LastStatus,
+                Asked::Ahead { .. }
+                | Asked::Begin { .. }
+                | Asked::Challenge { .. }
+                | Asked::Decision(_)
+                | Asked::Finish { .. }
+                | Asked::LastStatus
+                | Asked::Reset { .. }
+                | Asked::Status,
                 Reply::Challenge(_)
                 | Reply::Decision(_)
                 | Reply::Finished(_)
@@ -447,7 +484,12 @@ impl World<'_> {
                     authority.refused(tally, &moment, name, presented, (credential, problem.code.name()));
                 }
             }
-            Asked::Begin { .. } | Asked::LastStatus | Asked::Status => {}
+            Asked::Ahead { .. }
+            | Asked::Begin { .. }
+            | Asked::Challenge { .. }
+            | Asked::LastStatus
+            | Asked::Reset { .. }
+            | Asked::Status => {}
         }
         self.tell(&Event::Replied { device, what: problem.code.name().to_owned() });
     }

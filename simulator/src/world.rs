@@ -8,22 +8,25 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use hardtack::ids::{DeviceId, FleetId};
+use hardtack::time::Timestamp;
 use hardtack::wire::policy::TimeClass;
 
 use crate::broker::{Broker, Delivery};
 use crate::check::audit::AuditCheck;
 use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
 use crate::check::clock::{ClockCheck, Synced};
+use crate::check::evidence::EvidenceCheck;
 use crate::check::monotone::MonotoneCheck;
 use crate::check::{live, Id, Tally};
 use crate::device::{Device, Probe, Restored};
 use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
-use crate::fault::WallAfter;
+use crate::fault::{AckTrick, WallAfter};
 use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
 use crate::plan::{Plan, LAST_QUIET};
+use crate::reset::{Carried, Errand};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
 use crate::workload::Waiting;
@@ -67,6 +70,12 @@ pub(crate) enum Happening {
     StartProcess { device: u32, powered_on: u64 },
     /// Every gateway is asked for its status.
     LastStatus,
+    /// A message for a gateway, over whatever connection it has by then.
+    LateFor { device: u32, topic: String, payload: Vec<u8> },
+    /// Whoever signs resets has a gateway's nonce.
+    SignReset { device: u32, errand: Errand },
+    /// A reset is at its gateway. It was signed at `time`.
+    CarryReset { device: u32, errand: Errand, file: Vec<u8>, time: Timestamp },
 }
 
 struct Scheduled {
@@ -98,6 +107,7 @@ pub(crate) struct Checks {
     pub(crate) audit: AuditCheck,
     pub(crate) authority: AuthorityCheck,
     pub(crate) clock: ClockCheck,
+    pub(crate) evidence: EvidenceCheck,
     pub(crate) monotone: MonotoneCheck,
 }
 
@@ -118,6 +128,14 @@ pub(crate) struct World<'a> {
     /// Requests that wait for a reply.
     pub(crate) asked: BTreeMap<u64, Waiting>,
     pub(crate) next_request: u64,
+    /// What the broker will do to the next acknowledgement of a gateway's `hello`.
+    pub(crate) tricks: BTreeMap<u32, AckTrick>,
+    /// Acknowledgements that a gateway must refuse when they arrive.
+    pub(crate) planted: BTreeMap<Vec<u8>, AckTrick>,
+    /// Gateways that a service answers whose clock is ahead, and by how much.
+    pub(crate) ahead: BTreeMap<u32, u64>,
+    /// What was carried to each gateway to reset its clock.
+    pub(crate) carried: BTreeMap<u32, Carried>,
     /// Faults that last now, and when the last one began or ended.
     pub(crate) faults_at_work: u32,
     pub(crate) last_fault: u64,
@@ -172,10 +190,15 @@ impl<'a> World<'a> {
                 audit: AuditCheck::default(),
                 authority: AuthorityCheck::new(count, bounds),
                 clock: ClockCheck::new(count, scenario.profile.time.clone(), scenario.start),
+                evidence: EvidenceCheck::default(),
                 monotone: MonotoneCheck::new(count),
             },
             asked: BTreeMap::new(),
             next_request: 0,
+            tricks: BTreeMap::new(),
+            planted: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+            carried: BTreeMap::new(),
             faults_at_work: 0,
             last_fault: scenario.start,
             effects: BTreeMap::new(),
@@ -239,6 +262,9 @@ impl<'a> World<'a> {
             Happening::ServiceTick => self.service_ticks(),
             Happening::StartProcess { device, powered_on } => self.start_process(device, powered_on),
             Happening::LastStatus => self.ask_for_last_status(),
+            Happening::LateFor { device, topic, payload } => self.late_for(device, topic, payload),
+            Happening::SignReset { device, errand } => self.sign_reset(device, errand),
+            Happening::CarryReset { device, errand, file, time } => self.import_reset(device, errand, file, time),
         }
     }
 
@@ -278,6 +304,9 @@ impl<'a> World<'a> {
         for device in &self.devices {
             let status = device.last_status.as_ref();
             match device.restored {
+                Restored::No if device.ordered_locked => {
+                    live::obeyed(tally, at, &device.name, self.newest_owed, status)
+                }
                 Restored::No => live::last_word(tally, at, &device.name, self.newest_owed, status),
                 Restored::Yes => live::detected(tally, at, &device.name, status),
             }
@@ -294,6 +323,7 @@ impl<'a> World<'a> {
             tally.tried(Id::Live, at, Some("no program got a single decision".into()));
         }
         self.checks.authority.finish(tally, at);
+        self.checks.evidence.finish(tally, at, |device| self.devices[device as usize].name.clone());
         let shares = self.checks.authority.shares().clone();
         let (events, hash) = self.trace.finish();
         self.effects.extend(self.broker.done());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::clock::TrustedClock;
 use super::policy::Policy;
-use super::request::{Freshness, Mode, Reason, TimeClass};
+use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
 use super::revocation::Revocations;
 use super::token::{admit, Cache, Denial, Kind, Verified};
 use super::wallet::{StoredTask, Wallet};
@@ -307,9 +307,12 @@ impl Judge<'_> {
     /// Every ancestor that states a budget is to be charged. Denials charge nothing.
     fn check_uses(&self, verified: &Verified) -> Result<Vec<(BlockId, Timestamp)>, Denial> {
         let mut charges = Vec::with_capacity(verified.claims.uses.len());
+        // Every task ended when counters were lost: one that lives came after that, and all its uses were counted.
+        let task = self.wallet.task_of(verified.chain());
+        let counted = task.is_some_and(|task| task.origin == Origin::Issued && !task.finished);
         for (index, max) in &verified.claims.uses {
             let block = verified.token.blocks[*index].id;
-            let lost = *index == 0 && verified.claims.issued <= self.wallet.lost_until();
+            let lost = *index == 0 && !counted && verified.claims.issued <= self.wallet.lost_until();
             if lost || self.wallet.used(&block) >= *max {
                 return Err(Denial::new(
                     Reason::UsesSpent,

@@ -225,6 +225,8 @@ pub struct Agent {
     damper: Damper,
     /// The nonce that a reset of the clock must answer, and when it was made.
     reset_nonce: Option<(Nonce, Millis)>,
+    /// When the clock was turned back in this start, if no round trip came since.
+    reset_at: Option<Millis>,
     /// Successors of grants are not asked for again before this.
     renew_again: Millis,
     /// The system clock is known to be behind.

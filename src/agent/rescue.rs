@@ -87,26 +87,32 @@ impl Agent {
 
     fn reset_time(&mut self, reset: &Signed<TimeReset>, now: Now, effects: &mut Effects) -> Result<(), Refused> {
         let opened = reset.open(&self.fleet, self.trust.root_keys(), usize::from(self.trust.threshold))?;
-        if opened.device != self.device {
+        let unbound = crate::mutant::active(crate::mutant::Mutant::ResetUnbound);
+        if opened.device != self.device && !unbound {
             return Err(Refused::WrongDevice);
         }
         if opened.radius_ms > RADIUS_MAX {
             return Err(Refused::Malformed("a time that is hardly known"));
         }
-        let asked = self.reset_asked(opened.nonce, now).ok_or(Refused::UnknownNonce)?;
+        let asked = self.reset_asked(opened.nonce, now).or(unbound.then_some(now.boottime));
+        let asked = asked.ok_or(Refused::UnknownNonce)?;
         self.reset_nonce = None;
         let (floor, powered) = (self.clock.floor(), self.clock.powered());
         let correction = self.clock.reset(opened.time, opened.radius_ms, asked, now.boottime);
         self.wallet.shorten(correction);
         self.revocations.note_taken(&self.clock);
-        if self.clock.floor() < floor {
-            // While E was ahead, counters and ended tasks were forgotten too early: what is from before is not relied on.
-            self.wallet.lose_counters(self.clock.powered());
-            self.end_all_tasks("the clock was reset", now, effects);
-        }
+        // First of all: where E goes back in the trail, it says why.
         let change =
             TrustChange::Reset { floor: (floor, self.clock.floor()), powered: (powered, self.clock.powered()) };
         self.write(Event::Trust(change), Vec::new(), now, effects);
+        if self.clock.floor() < floor && !crate::mutant::active(crate::mutant::Mutant::ResetRevives) {
+            // While E was ahead, counters and ended tasks were forgotten too early: what is from before is not relied on.
+            self.wallet.lose_counters(self.clock.powered());
+            self.reset_at = Some(now.boottime);
+            self.end_all_tasks("the clock was reset", now, effects);
+        }
+        // What the fleet issues from now on is good: it can say at once when that is.
+        self.greet_again(now, effects);
         self.anchor_due = true;
         Ok(())
     }

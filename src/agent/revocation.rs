@@ -4,7 +4,7 @@
 //! Never: goes back to an older position; forgets a rule before E has passed its end; reads a clock.
 //! Read next: `decide.rs`, the reader; `link.rs`, which feeds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,9 @@ pub struct Revocations {
     lost: BTreeMap<FeedId, Position>,
     /// Pieces without a head, by list and number.
     unannounced: BTreeMap<(Hash, u16), Vec<u8>>,
+    /// Feeds that the trust bundle names no more. Their rules hold until their signed end; that no newer list of theirs
+    /// comes makes nothing stale.
+    retired: BTreeSet<FeedId>,
 }
 
 #[derive(Debug)]
@@ -264,6 +267,21 @@ impl Revocations {
         Ok(Some(applied))
     }
 
+    /// These are the feeds that the trust bundle in force names.
+    pub fn follow(&mut self, trust: &TrustBundle) {
+        let named = |feed: &FeedId| trust.feeds.iter().any(|known| known.id == *feed);
+        self.retired = self.feeds.keys().chain(self.lost.keys()).filter(|feed| !named(feed)).cloned().collect();
+        for (_, feed) in self.feeds.iter_mut().filter(|(id, _)| !named(id)) {
+            // Nobody is left who may complete it.
+            feed.next = None;
+        }
+    }
+
+    /// Feeds that count for how new what is known is.
+    fn current(&self) -> impl Iterator<Item = (&FeedId, &Feed)> {
+        self.feeds.iter().filter(|(id, _)| !self.retired.contains(*id))
+    }
+
     /// A list that was held and cannot be read back: nothing is allowed until it, or a newer one, has come again.
     pub fn lose(&mut self, position: Position) {
         self.lost.insert(position.feed.clone(), position);
@@ -291,18 +309,18 @@ impl Revocations {
 
     /// The newest trust bundle and policy that any complete head names.
     pub fn versions_named(&self) -> (u64, u64) {
-        let heads = self.feeds.values().map(|feed| &feed.head);
+        let heads = self.current().map(|(_, feed)| &feed.head);
         heads.fold((0, 0), |(bundle, policy), head| (bundle.max(head.bundle_version), policy.max(head.policy_version)))
     }
 
-    /// Whether this device holds a complete list of a feed.
+    /// Whether this device holds a complete list of a feed that the trust bundle names.
     pub fn holds(&self, feed: &str) -> bool {
-        self.feeds.iter().any(|(id, feed_state)| id.as_str() == feed && feed_state.position.seq > 0)
+        self.current().any(|(id, feed_state)| id.as_str() == feed && feed_state.position.seq > 0)
     }
 
     /// The sequence number of a feed, or of the first one.
     pub fn seq(&self, feed: Option<&str>) -> Option<u64> {
-        let mut feeds = self.feeds.iter().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
+        let mut feeds = self.current().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
         feeds.next().map(|(_, feed)| feed.position.seq)
     }
 
@@ -325,9 +343,9 @@ impl Revocations {
     }
 
     /// How old the newest complete head of a feed is by P, and whether its successor is overdue: of the oldest of all
-    /// feeds where none is named. None if there is no head.
+    /// feeds that the trust bundle names where none is named. None if there is no head.
     pub fn staleness(&self, feed: Option<&str>, powered: Timestamp) -> Option<(Millis, bool)> {
-        let feeds = self.feeds.iter().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
+        let feeds = self.current().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
         let ages = feeds.filter(|(_, feed)| feed.position.seq > 0).map(|(_, feed)| {
             let waiting =
                 feed.next.as_ref().filter(|_| crate::mutant::active(crate::mutant::Mutant::StalenessByWaitingHead));

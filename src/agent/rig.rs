@@ -168,7 +168,7 @@ pub(crate) struct Rig {
     pub(crate) gain_ppm: i64,
 }
 
-fn key(seed: u8) -> SigningKey {
+pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
@@ -637,7 +637,7 @@ pub(crate) enum Reboot {
     Process,
 }
 
-fn head(seq: u64, previous: Hash, issued_at: Timestamp, list: &List) -> Head {
+pub(crate) fn head(seq: u64, previous: Hash, issued_at: Timestamp, list: &List) -> Head {
     Head {
         feed: "main".parse().unwrap(),
         era: 0,

@@ -86,6 +86,7 @@ impl Agent {
                 }
             }
         }
+        revocations.follow(&trust);
         let proven = replay_time(&boot, &mut anchor);
         let mut clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
         clock.recall(proven);
@@ -135,6 +136,7 @@ impl Agent {
             refusals: Default::default(),
             damper: Default::default(),
             reset_nonce: None,
+            reset_at: None,
             renew_again: Default::default(),
             hint_behind: false,
             counters: Counters::default(),

@@ -3,13 +3,15 @@
 mod recovery;
 
 use super::request::{BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict};
-use super::rig::{right, Reboot, Rig, START_S};
-use crate::ids::{DeviceId, GrantId};
+use super::rig::{head, key, right, Reboot, Rig, START_S};
+use crate::ids::{DeviceId, GrantId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, GrantStep, TaskStep};
+use crate::wire::bundle::Feed;
+use crate::wire::envelope::Signed;
 use crate::wire::link::{Ask, Topic};
 use crate::wire::policy::TimeRule;
-use crate::wire::revocation::{Rule, Target};
+use crate::wire::revocation::{Chunk, Head, List, Rule, Target};
 use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec};
 
 fn rule(target: Target) -> Rule {
@@ -339,6 +341,51 @@ fn a_rule_that_the_next_list_leaves_out_holds_until_its_end() {
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
     rig.pass(300);
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+}
+
+#[test]
+fn a_feed_that_the_bundle_drops_makes_nothing_stale_and_takes_nothing_back() {
+    let mut rig = Rig::new();
+    let spare: crate::ids::FeedId = "spare".parse().unwrap();
+    let named = Feed { id: spare.clone(), keys: vec![key(4).verifying_key().into()] };
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let (topic, payload) = rig.bundle(|trust| trust.feeds.push(named));
+    rig.message(topic, payload);
+    let until = rig.truth + Millis::from_secs(6000);
+    let list = List::new(vec![Rule { target: Target::Owner("ops@acme".into()), until }]);
+    let of_spare = Head { feed: spare.clone(), ..head(1, Hash::ZERO, rig.truth, &list) };
+    for chunk in Chunk::split(&list) {
+        let topic = Topic::FeedSnapshot(spare.clone(), chunk.index).text(&rig.fleet);
+        rig.message(topic, crate::wire::encode(&chunk));
+    }
+    let signed = Signed::sign(&of_spare, &rig.fleet, &[&key(4)]);
+    rig.message(Topic::FeedHead(spare.clone()).text(&rig.fleet), signed.to_bytes());
+    let revoked = |rig: &Rig| {
+        let (revocations, clock) = (&rig.agent.revocations, &rig.agent.clock);
+        let age = revocations.staleness(None, clock.powered()).unwrap().0;
+        (
+            revocations.names(&Target::Owner("ops@acme".into()), clock.over()),
+            revocations.holds("spare"),
+            age.secs() > 4000,
+        )
+    };
+    rig.pass(5000);
+    rig.sent.clear();
+    rig.connect_only();
+    let now = rig.truth;
+    for (topic, payload) in rig.publish(vec![], now) {
+        rig.message(topic, payload);
+    }
+    assert_eq!(revoked(&rig), (true, true, true), "the other feed is old");
+    let (topic, payload) = rig.bundle(|trust| trust.feeds.retain(|feed| feed.id != spare));
+    rig.message(topic, payload);
+    for reboot in [Reboot::Process, Reboot::Kernel] {
+        assert_eq!(revoked(&rig), (true, false, false), "its rules hold, and nobody waits for newer ones");
+        rig.restart(reboot);
+    }
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+    rig.pass(1200);
+    assert!(!revoked(&rig).0, "the rule's signed end has passed");
 }
 
 #[test]
@@ -830,6 +877,25 @@ fn a_reset_of_the_clock_refunds_nothing_and_vouches_for_no_list() {
         assert!(status.offline_for_s < 400_000_000, "{}", status.offline_for_s);
         rig.restart(reboot);
     }
+}
+
+#[test]
+fn what_a_reset_was_on_its_way_for_is_lost_until_the_next_round_trip_only() {
+    let mut rig = Rig::new();
+    let wrong = Timestamp::from_secs(START_S + 20 * 86_400);
+    let file = rig.time_file(wrong, Some(wrong));
+    rig.ask(0, Socket::Admin, Request::ImportTime(file));
+    let Reply::Challenge(challenge) = rig.ask(0, Socket::Admin, Request::Challenge) else { panic!("no nonce") };
+    rig.pass(3600);
+    let (root, truth) = (rig.root.clone(), rig.truth);
+    let reset = rig.reset_file(challenge.nonce.parse().unwrap(), truth, &root);
+    let reply = rig.ask(0, Socket::Admin, Request::ImportTime(reset));
+    assert!(matches!(reply, Reply::Time(_)), "{reply:?}");
+    let lost = |rig: &Rig| rig.agent.wallet.lost_until();
+    assert!(lost(&rig) > truth + Millis::from_secs(3600), "it may have been signed an hour ago: {}", lost(&rig));
+    rig.pass(300);
+    rig.sync();
+    assert!(lost(&rig) >= truth && lost(&rig) < truth + Millis::from_secs(10), "{} {truth}", lost(&rig));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What both sides sign and send.
 //!
 //! Owns: the types, their bytes and their limits: the signed [`envelope`], [`seal`]ing, the trust [`bundle`], the
-//! [`token`] vocabulary, the [`policy`] document, [`revocation`] lists, [`audit`] records, [`enrol`]ment and what goes
-//! over the [`link`], signed [`time`] that anybody may carry.
+//! [`token`] vocabulary, the [`policy`] document, [`revocation`] lists and sets, [`audit`] records, [`enrol`]ment and
+//! what goes over the [`link`], signed [`time`] that anybody may carry.
 //! Never: decides what to do about them, does I/O, reads a clock.
 //! Read next: `envelope.rs`, which everything else is wrapped in.
 

@@ -1,9 +1,21 @@
 //! Revocation: rules in a signed, sequenced list.
 //!
 //! Owns: [`Rule`] and what it covers, [`Head`], which is signed, and the [`List`] whose digest it names; the split of a
-//! list into messages and back.
+//! list into messages and back. Below it the exact sets, which hold millions: [`set`], made of [`rules`], [`serials`] and
+//! [`fingerprints`] by expiry [`slot`], written by [`golomb`], and sent in pieces under a [`manifest`].
+//! `docs/revocation-format.md` says every byte of them.
 //! Never: knows what time it is, or which list a device has. `agent/revocation.rs` does.
-//! Read next: `agent/revocation.rs`.
+//! Read next: `agent/revocation.rs`; for the sets `set.rs`.
+
+mod bytes;
+pub mod fingerprints;
+pub mod golomb;
+pub mod manifest;
+mod merkle;
+pub mod rules;
+pub mod serials;
+pub mod set;
+pub mod slot;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +30,9 @@ use crate::time::{Millis, Timestamp};
 pub const LIST_BYTES_MAX: usize = 512 * 1024;
 /// The most bytes of a list that one message carries.
 pub const CHUNK_BYTES_MAX: usize = 24 * 1024;
+
+/// The most bytes of a bucket: those of the most fingerprints of 96 bits.
+const BUCKET_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// What a rule covers. All but `Block` test facts that block 0 must hold, or hold a label that only narrows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

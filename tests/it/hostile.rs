@@ -25,6 +25,13 @@ use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolReq
 use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::{PolicyDocument, TimeClass};
+use hardtack::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
+use hardtack::wire::revocation::golomb::{Coded, Stream, Word};
+use hardtack::wire::revocation::manifest::{Manifest, Piece};
+use hardtack::wire::revocation::rules::Selector;
+use hardtack::wire::revocation::serials::SerialBucket;
+use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
+use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::revocation::{digest_of_list, Chunk, Head, List};
 use hardtack::wire::seal::Sealed;
 use hardtack::wire::time::{TimeFile, TimeReset, TimeStatement};
@@ -71,6 +78,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
         let _ = (held.chain(), held.to_bytes(), held.seal().map(drop));
     }
     let _ = (serde_json::from_slice::<Authorize>(bytes), serde_json::from_slice::<BeginTask>(bytes));
+    revocation_sets(bytes);
     text(world, &String::from_utf8_lossy(bytes));
 }
 
@@ -107,6 +115,59 @@ pub(crate) fn plaintexts(world: &World) -> Vec<Vec<u8>> {
         encode(&Reply::Refused("no grant covers it".into())),
         world.sign(&world.enrol_bundle()).to_bytes(),
     ]
+}
+
+/// Every reader of revocation sets. What one takes, it takes as the only bytes that say it.
+pub(crate) fn revocation_sets(bytes: &[u8]) {
+    const BYTES_MAX: usize = 64 * 1024;
+    if let Ok(set) = RevocationSet::from_bytes(bytes, BYTES_MAX) {
+        assert_eq!(set.to_bytes(), bytes);
+        let manifest = Manifest::of(&set);
+        assert_eq!(set.since(&set), RevocationSet::default());
+        assert_eq!(set.merge(&set), Ok(set.clone()));
+        for entry in set.enumerate().take(1000) {
+            match entry {
+                Revoked::Rule(selector, until) => {
+                    assert_eq!(set.covers_by_rule([selector], ISSUED, until), Some(selector));
+                }
+                Revoked::Exact(block, slot) => assert!(set.covers_block(slot, &block)),
+                Revoked::Serial(slot, serial) => assert!(set.covers_serial(slot, serial)),
+                Revoked::Fingerprint(key, number) => {
+                    assert!(set.fingerprint_buckets(key.slot).any(|(_, bucket)| bucket.contains(number)));
+                }
+            }
+        }
+        for part in manifest.parts() {
+            let piece = manifest.piece(&set, part.key, 0).expect("every part has a piece").to_bytes();
+            assert!(Piece::from_bytes(&piece).unwrap().verify(&manifest.root()).is_ok());
+        }
+    }
+    if let Ok(manifest) = Manifest::from_bytes(bytes) {
+        assert_eq!(manifest.to_bytes(), bytes);
+        let _ = manifest.root();
+    }
+    if let Ok(piece) = Piece::from_bytes(bytes) {
+        assert_eq!(piece.to_bytes(), bytes);
+        assert!(piece.verify(&Hash::ZERO).is_err());
+    }
+    // A universe, a count, and what is said to be the code of so many numbers below it.
+    if let Some(([power, odd, low, high], code)) = bytes.split_first_chunk() {
+        let universe = (1_u128 << (power % 97)).saturating_sub(u128::from(*odd)).max(1);
+        let count = u32::from(u16::from_le_bytes([*low, *high]));
+        golomb::<u32>(universe, count, code);
+        golomb::<u64>(universe, count, code);
+        golomb::<u128>(universe, count, code);
+    }
+}
+
+fn golomb<W: Word>(universe: u128, count: u32, bytes: &[u8]) {
+    let streamed = Stream::<W>::new(universe, count, bytes).and_then(|stream| stream.collect::<Result<Vec<_>, _>>());
+    let coded = Coded::<W>::decode(universe, count, bytes);
+    assert_eq!(coded.clone().map(|coded| coded.iter().collect::<Vec<_>>()), streamed);
+    if let (Ok(coded), Ok(values)) = (coded, streamed) {
+        assert!(values.iter().all(|value| coded.contains(*value)));
+        assert_eq!(Coded::encode(universe, values.into_iter()).as_bytes(), bytes);
+    }
 }
 
 pub(crate) fn text(world: &World, text: &str) {
@@ -150,10 +211,31 @@ fn time_reset(world: &World) -> TimeReset {
     TimeReset { device: world.device.clone(), nonce: Nonce([7; 16]), time: NOW, radius_ms: Millis(100) }
 }
 
+/// A set with something of everything.
+fn revocation_set() -> RevocationSet {
+    let slot = Slot::of(ISSUED, NOW);
+    let block = |number: u8| BlockId([number; 32]);
+    let key = FingerprintKey { slot, width: Width::Bits96, salt: Salt([3; 16]) };
+    let filed = file(&key, (0..20).map(block), (20..30).map(block)).unwrap();
+    let mut set = RevocationSet::default();
+    set.add_rule(Selector::device("gw-07"), NOW);
+    set.add_exact(block(1), slot);
+    set.add_serials(slot, SerialBucket::new(200, [3, 70, 71, 199]).unwrap());
+    set.add_fingerprints(key, filed.bucket.unwrap()).unwrap();
+    set
+}
+
 /// One valid example of everything that is bytes.
 pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
     let chunk = Chunk::split(&world.list()).remove(0);
+    let revocations = revocation_set();
+    let manifest = Manifest::of(&revocations);
+    let code = Coded::encode(1 << 20, [5_u32, 70_000, 900_000].into_iter());
     vec![
+        revocations.to_bytes(),
+        manifest.to_bytes(),
+        manifest.piece(&revocations, PartKey::Rules, 0).unwrap().to_bytes(),
+        [&[20, 0, 3, 0], code.as_bytes()].concat(),
         world.sign(&world.trust).to_bytes(),
         world.sign(&PolicyDocument::built_in(ISSUED)).to_bytes(),
         world.sign(&world.head()).to_bytes(),

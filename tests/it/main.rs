@@ -16,6 +16,7 @@ mod mqtt;
 mod parsers;
 mod publisher;
 mod rescue;
+mod revocation;
 mod samples;
 mod store;
 mod story;

@@ -110,6 +110,16 @@ proptest! {
         let _ = complaints(&bytes);
     }
 
+    /// Short strings of few different bytes get further into a set than long ones of any.
+    #[test]
+    fn what_is_taken_as_revocations_has_one_form(
+        bytes in prop::collection::vec(prop_oneof![0..4_u8, any::<u8>()], 0..60), which in 0..4_usize, edits in edits(),
+    ) {
+        hostile::revocation_sets(&bytes);
+        hostile::revocation_sets(&[&[1], &bytes[..]].concat());
+        hostile::revocation_sets(&apply(&hostile::examples(&World::new())[which], &edits));
+    }
+
     #[test]
     fn random_text_is_refused_in_peace(text in "\\PC{0,200}") {
         hostile::text(&World::new(), &text);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
-use hardtack::wire::audit::{genesis, Event, Gap, Record, SegmentHeader, TaskStep, Upload};
+use hardtack::wire::audit::{genesis, Event, Gap, Record, SegmentHeader, TaskStep, TrustChange, Upload};
 use hardtack::wire::bundle::PublicKey;
 
 use super::suspend::Lock;
@@ -42,6 +42,8 @@ pub(crate) struct AuditCheck {
     damaged: BTreeSet<u32>,
     /// Gateways whose storage was restored from an image.
     restored: BTreeSet<u32>,
+    /// How often the clock of a gateway was reset.
+    resets: BTreeMap<u32, usize>,
 }
 
 /// What a program is told of its task.
@@ -132,6 +134,11 @@ impl AuditCheck {
         }
     }
 
+    /// A gateway's clock was reset: the collector must hear of it.
+    pub(crate) fn was_reset(&mut self, device: u32) {
+        *self.resets.entry(device).or_default() += 1;
+    }
+
     /// In the end: every decision that was observed is in the collector's chain once, or counted in a gap.
     pub(crate) fn finish(
         &self,
@@ -153,6 +160,13 @@ impl AuditCheck {
             let how =
                 format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
             tally.tried(Id::NothingLost, at, Some(how));
+        }
+        for (device, count) in self.resets.iter().filter(|(device, _)| !self.damaged.contains(device)) {
+            let told = chains.events.range((*device, 0, 0)..(*device + 1, 0, 0)).flat_map(|(_, events)| events);
+            let told = told.filter(|event| matches!(event, Event::Trust(TrustChange::Reset { .. }))).count();
+            let name = &devices[*device as usize].0;
+            let broken = (told != *count).then(|| format!("the clock of {name} was reset {count} times, told {told}"));
+            tally.tried(Id::NothingLost, at, broken);
         }
         let judged = self.observed.iter().filter(|((device, ..), _)| !self.restored.contains(device));
         for ((device, era, index), observed) in judged {
@@ -247,7 +261,8 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
                     return Err(broken("two segments of one number differ"));
                 }
                 for record in records {
-                    if floor.is_some_and(|floor| record.floor < floor) {
+                    let reset = matches!(record.event, Event::Trust(TrustChange::Reset { .. }));
+                    if floor.is_some_and(|floor| record.floor < floor) && !reset {
                         return Err(broken("the floor of time goes back"));
                     }
                     if copy + 1 == copies.len() {
@@ -342,11 +357,7 @@ mod tests {
 
     fn observed(index: u64) -> AuditCheck {
         let observed = Observed { allow: true, operation: "read".into(), resource: "a/b".into() };
-        AuditCheck {
-            observed: BTreeMap::from([((0, 1, index), observed)]),
-            damaged: BTreeSet::new(),
-            restored: BTreeSet::new(),
-        }
+        AuditCheck { observed: BTreeMap::from([((0, 1, index), observed)]), ..AuditCheck::default() }
     }
 
     fn damaged(index: u64) -> AuditCheck {

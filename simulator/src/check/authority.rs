@@ -400,7 +400,8 @@ impl AuthorityCheck {
                 || used + unheard >= self.bounds.uses_max
         });
         let provable = presented.class != TimeClass::Strict || moment.know.synced == Synced::Yes;
-        fresh && !boxed && provable && !known.must_lock && !known.excused
+        let misled = moment.know.misled > date(moment.at);
+        fresh && !boxed && provable && !misled && !known.must_lock && !known.excused
     }
 
     /// What nothing speaks against must be allowed where nothing is wrong, and mostly where something is.

@@ -11,8 +11,10 @@ use hardtack::profile::TimeLimits;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::Record;
 
+use super::suspend::Suspension;
 use super::{Id, Tally};
 use crate::clocks::date;
+use crate::reset::{Order, RADIUS};
 
 /// A boot costs at most a lease, and a second of rounding.
 const BOOT_COST: u64 = 1000;
@@ -38,6 +40,8 @@ pub(crate) struct Knowledge {
     pub(crate) synced: Synced,
     /// What a fault that the proofs do not cover may have cost of powered-on time.
     pub(crate) grace: u64,
+    /// E may stand here, though that is ahead of true time: a service said so whose clock was. Else 0.
+    pub(crate) misled: Timestamp,
 }
 
 /// Whether a nonce came back in this boot.
@@ -58,8 +62,14 @@ impl Synced {
 
 #[derive(Debug)]
 struct Told {
-    /// The time that the last round trip named, and powered-on time then.
+    /// The time that the last round trip or reset named, and powered-on time then.
     least: (Timestamp, u64),
+    /// Powered-on time at the last round trip.
+    spoke: u64,
+    /// The latest signed time ahead of true time that it was told, and true and powered-on time then.
+    misled: Option<(Timestamp, u64, u64)>,
+    /// Resets of its clock that the root keys signed and that it has not carried out.
+    orders: Vec<Order>,
     /// The latest that P can have been then.
     most: Timestamp,
     /// The time that was proven then, and in this boot still runs on.
@@ -82,6 +92,8 @@ struct Told {
 #[derive(Debug)]
 pub(crate) struct ClockCheck {
     limits: TimeLimits,
+    /// What the table grants to whom a service misleads.
+    misled_grace: u64,
     told: Vec<Told>,
 }
 
@@ -90,6 +102,9 @@ impl ClockCheck {
     pub(crate) fn new(devices: u32, limits: TimeLimits, at: u64) -> Self {
         let enrolled = |_| Told {
             least: (date(at) - Millis(limits.issuer_error_ms), 0),
+            spoke: 0,
+            misled: None,
+            orders: Vec::new(),
             most: date(at),
             proven: date(at) - Millis(limits.issuer_error_ms),
             down: 0,
@@ -102,29 +117,78 @@ impl ClockCheck {
             contact: true,
             grace: 0,
         };
-        Self { told: (0..devices).map(enrolled).collect(), limits }
+        let misled_grace = Suspension::of("service.ahead").map_or(0, |suspension| suspension.grace_s * 1000);
+        Self { told: (0..devices).map(enrolled).collect(), misled_grace, limits }
     }
 
     /// What follows for a gateway at a moment.
     pub(crate) fn knowledge(&self, device: u32, powered: u64) -> Knowledge {
         let told = &self.told[device as usize];
-        let alone = powered.saturating_sub(told.least.1);
+        let elapsed = powered.saturating_sub(told.least.1);
         let boots_cost = u64::from(told.cost) * (self.limits.lease().0 + BOOT_COST);
-        let stretched = Millis(alone).stretched(self.limits.drift_ppm.saturating_mul(2));
-        let slowed = Millis(alone).slowed(self.limits.drift_ppm.saturating_mul(2));
+        let stretched = Millis(elapsed).stretched(self.limits.drift_ppm.saturating_mul(2));
+        let slowed = Millis(elapsed).slowed(self.limits.drift_ppm.saturating_mul(2));
+        let run_on = |(time, _, then): (Timestamp, u64, u64)| {
+            time + Millis(powered.saturating_sub(then)).stretched(self.limits.drift_ppm.saturating_mul(2))
+        };
         Knowledge {
-            least: told.least.0 + Millis(alone.saturating_sub(rounding(alone))),
-            most: told.most + stretched + Millis(boots_cost + rounding(alone)),
+            least: told.least.0 + Millis(elapsed.saturating_sub(rounding(elapsed))),
+            most: told.most + stretched + Millis(boots_cost + rounding(elapsed)),
             proven: match told.synced {
                 Synced::Yes => told.proven + slowed,
                 Synced::No => told.proven,
             },
             down: told.down,
-            alone,
+            alone: powered.saturating_sub(told.spoke),
             boots: told.boots,
             synced: told.synced,
-            grace: told.grace,
+            // E trails what was signed by its errors, and P may fall to it.
+            grace: told.grace + told.misled.map_or(0, |_| self.misled_grace),
+            misled: told.misled.map(run_on).unwrap_or_default(),
         }
+    }
+
+    /// A service whose clock is ahead signed this time, and it arrived: from now on E may stand there.
+    pub(crate) fn mislead(&mut self, device: u32, at: u64, powered: u64, time: Timestamp) {
+        let known = self.knowledge(device, powered).misled;
+        self.raise(device, powered, time);
+        if time > date(at) && time > known {
+            self.told[device as usize].misled = Some((time, at, powered));
+        }
+    }
+
+    /// A reset that the root keys signed is handed to a gateway.
+    pub(crate) fn ordered(&mut self, device: u32, order: Order) {
+        self.raise(device, order.powered, self.reset_to(&order));
+        self.told[device as usize].orders.push(order);
+    }
+
+    /// The latest that P and L can be after a reset.
+    fn reset_to(&self, order: &Order) -> Timestamp {
+        self.ceiling((order.time, RADIUS, order.waited))
+    }
+
+    /// E was set to `floor`, and that is durable. When the order was given, if that is one; each is good once. Contact it
+    /// was none: time and boots without the fleet stay spent.
+    pub(crate) fn reset(&mut self, device: u32, floor: Timestamp) -> Option<u64> {
+        let error = Millis(self.limits.issuer_error_ms);
+        let orders = &self.told[device as usize].orders;
+        let number = orders.iter().position(|order| order.time - RADIUS - error == floor)?;
+        let order = self.told[device as usize].orders.remove(number);
+        let before = self.knowledge(device, order.powered).most;
+        let most = self.reset_to(&order);
+        let told = &mut self.told[device as usize];
+        told.down += before.since(date(order.at)).0;
+        told.most = most;
+        told.least = (date(order.at), order.powered);
+        told.proven = floor;
+        told.cost = 0;
+        told.synced = Synced::Yes;
+        told.misled = told.misled.filter(|(_, at, _)| *at > order.at);
+        told.synced_by_anchor = Timestamp(0);
+        told.synced_durable = Timestamp(0);
+        told.contact = true;
+        Some(order.at)
     }
 
     /// A message of the fleet arrived: what is signed in it may have taken the gateway's clocks up to true time.
@@ -159,12 +223,15 @@ impl ClockCheck {
         (time, radius, trip): (Timestamp, Millis, u64),
     ) {
         let error = Millis(self.limits.issuer_error_ms);
-        let ceiling = self.ceiling((time, radius, trip));
-        let before = self.knowledge(device, powered).most;
+        let Knowledge { most: before, misled, .. } = self.knowledge(device, powered);
+        let ceiling = self.ceiling((time, radius, trip)).max(misled);
+        // One that comes from a clock that is ahead proves nothing but what is so.
+        let time = time.min(date(at));
         let told = &mut self.told[device as usize];
         told.down += before.since(date(at)).0;
         told.most = ceiling;
         told.least = (time, powered);
+        told.spoke = powered;
         told.proven = time - radius - error;
         told.boots = 0;
         told.cost = 0;
@@ -260,7 +327,7 @@ fn judge(
     (floor, powered, ceiling): (Timestamp, Timestamp, Option<Timestamp>),
 ) -> Option<String> {
     let truth = date(at);
-    if floor > truth {
+    if floor > truth.max(known.misled) {
         return Some(format!("E of {name} is {} ms ahead of true time", floor.since(truth).0));
     }
     if let Some(ceiling) = ceiling.filter(|ceiling| *ceiling < truth) {
@@ -313,6 +380,24 @@ mod tests {
         check_anchor(|anchor| anchor.ceiling = Some(at - Millis(1)), Status::Fail);
         check_anchor(|anchor| anchor.powered = at - Millis(2000), Status::Fail);
         check_anchor(|anchor| anchor.powered = at + Millis(60_000), Status::Fail);
+    }
+
+    #[test]
+    fn whom_a_service_misleads_may_be_ahead_until_a_reset_that_was_ordered() {
+        let (mut tally, mut check) = (Tally::default(), told());
+        let (name, at): (DeviceId, u64) = ("gw-0".parse().unwrap(), 20 * MINUTE);
+        let ahead = Anchor { floor: date(at) + Millis(5000), powered: date(at) + Millis(5000), ..Anchor::default() };
+        check.mislead(0, at, at, date(at) + Millis(6000));
+        check.anchor(&mut tally, (at, at), (0, &name), &ahead);
+        assert_eq!(tally.broken_count(), 0);
+        let error = Millis(Profile::default().time.issuer_error_ms);
+        let floor = date(at) - RADIUS - error;
+        assert_eq!(check.reset(0, floor), None, "nobody ordered it");
+        check.ordered(0, Order { at, powered: at, time: date(at), waited: 0 });
+        assert_eq!((check.reset(0, floor), check.reset(0, floor)), (Some(at), None), "good once");
+        assert_eq!(check.knowledge(0, at).alone, 10 * MINUTE, "it was no contact");
+        check.anchor(&mut tally, (at, at), (0, &name), &ahead);
+        assert_eq!(tally.broken_count(), 1, "ahead again, and nobody misled it");
     }
 
     #[test]

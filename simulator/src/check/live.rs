@@ -28,6 +28,22 @@ pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq:
     tally.tried(Id::Live, at, broken);
 }
 
+/// The last word of a gateway that the operator revoked: it is locked, has nothing left to work with, and has handed
+/// everything over.
+pub(crate) fn obeyed(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq: u64, status: Option<&StatusReply>) {
+    let broken = match status {
+        None => Some(format!("{name} does not answer")),
+        Some(status) if status.mode != Mode::Locked => Some(format!("{name} is revoked, and {}", status.mode.name())),
+        Some(status) if !status.grants.is_empty() => Some(format!("{name} is revoked, and still holds a grant")),
+        Some(status) if status.feed_seq < newest_seq => {
+            Some(format!("{name} holds list {}, the newest is {newest_seq}", status.feed_seq))
+        }
+        Some(status) if status.pending > ON_THE_WAY => Some(format!("{name} still keeps {} records", status.pending)),
+        Some(_) => None,
+    };
+    tally.tried(Id::Live, at, broken);
+}
+
 /// The last word of a gateway whose storage was restored: it has seen that, and is locked.
 pub(crate) fn detected(tally: &mut Tally, at: u64, name: &DeviceId, status: Option<&StatusReply>) {
     let broken = match status {

@@ -3,11 +3,12 @@
 //! Owns: the account of each property: how often it was tried, what broke it first.
 //! Never: counts what was never tried as held; looks into an agent. What is judged is what callers, the broker, the
 //! collector and the disk see.
-//! Read next: `audit.rs`, `clock.rs`, `authority.rs`, `monotone.rs`, `live.rs`.
+//! Read next: `audit.rs`, `clock.rs`, `authority.rs`, `monotone.rs`, `evidence.rs`, `live.rs`.
 
 pub(crate) mod audit;
 pub(crate) mod authority;
 pub(crate) mod clock;
+pub(crate) mod evidence;
 pub(crate) mod live;
 pub(crate) mod monotone;
 pub(crate) mod suspend;
@@ -29,6 +30,7 @@ pub(crate) enum Id {
     RevocationStale,
     Monotone,
     MonotoneBudget,
+    Evidence,
     OnlyNarrower,
     OnlyNarrowerChild,
     FailClosed,
@@ -56,6 +58,7 @@ impl Id {
             Self::RevocationStale => "I4.stale",
             Self::Monotone => "I5",
             Self::MonotoneBudget => "I5.budget",
+            Self::Evidence => "I5.evidence",
             Self::OnlyNarrower => "I6",
             Self::OnlyNarrowerChild => "I6.child",
             Self::FailClosed => "I7",

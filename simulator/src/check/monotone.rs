@@ -16,7 +16,6 @@ use hardtack::wire::link::Hello;
 use hardtack::wire::revocation::Position;
 
 use super::{Id, Tally};
-use crate::clocks::date;
 
 #[derive(Debug, Default)]
 struct High {
@@ -45,11 +44,11 @@ impl MonotoneCheck {
         Self { high: (0..devices).map(|_| High::default()).collect() }
     }
 
-    /// Records became durable.
+    /// Records became durable. `today` is the latest that it is by all that the gateway was told.
     pub(crate) fn records_durable<'a>(
         &mut self,
         tally: &mut Tally,
-        at: u64,
+        (at, today): (u64, Timestamp),
         (device, name): (u32, &DeviceId),
         records: impl Iterator<Item = &'a StoredRecord>,
     ) {
@@ -58,7 +57,7 @@ impl MonotoneCheck {
             let place = (record.era.number, record.index);
             tally.tried(Id::Monotone, at, rise(name, "the chain's position", &mut high.place, place));
             for budget in &record.budgets {
-                tally.tried(Id::MonotoneBudget, at, charge(name, &mut high.budgets, budget, date(at)));
+                tally.tried(Id::MonotoneBudget, at, charge(name, &mut high.budgets, budget, today));
             }
         }
     }
@@ -67,7 +66,7 @@ impl MonotoneCheck {
     pub(crate) fn anchor_durable(
         &mut self,
         tally: &mut Tally,
-        at: u64,
+        (at, today): (u64, Timestamp),
         (device, name): (u32, &DeviceId),
         anchor: &Anchor,
     ) {
@@ -84,9 +83,9 @@ impl MonotoneCheck {
         ];
         tally.tried(Id::Monotone, at, broken.into_iter().flatten().next());
         for budget in &anchor.budgets {
-            tally.tried(Id::MonotoneBudget, at, charge(name, &mut high.budgets, budget, date(at)));
+            tally.tried(Id::MonotoneBudget, at, charge(name, &mut high.budgets, budget, today));
         }
-        if let Some(lost) = forgotten(name, &mut high.budgets, &anchor.budgets, date(at)) {
+        if let Some(lost) = forgotten(name, &mut high.budgets, &anchor.budgets, today) {
             tally.broken(Id::MonotoneBudget, at, lost);
         }
     }
@@ -112,6 +111,11 @@ impl MonotoneCheck {
         let high = &mut self.high[device as usize];
         high.generation = left;
         high.floor = Timestamp(0);
+    }
+
+    /// The root keys turned its clock back.
+    pub(crate) fn turned_back(&mut self, device: u32, floor: Timestamp) {
+        self.high[device as usize].floor = floor;
     }
 
     /// A `hello` went over the wire.
@@ -193,6 +197,7 @@ fn forgotten(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clocks::date;
     use crate::report::Status;
 
     fn anchor(generation: u64) -> Anchor {
@@ -217,10 +222,10 @@ mod tests {
     fn check_second_of(id: &str, edit: impl Fn(&mut Anchor), expected: Status) {
         let (mut tally, mut check) = (Tally::default(), MonotoneCheck::new(1));
         let name: DeviceId = "gw-0".parse().unwrap();
-        check.anchor_durable(&mut tally, 1, (0, &name), &anchor(1));
+        check.anchor_durable(&mut tally, (1, date(1)), (0, &name), &anchor(1));
         let mut second = anchor(2);
         edit(&mut second);
-        check.anchor_durable(&mut tally, 2, (0, &name), &second);
+        check.anchor_durable(&mut tally, (2, date(2)), (0, &name), &second);
         let property = tally.properties().into_iter().find(|property| property.id == id).unwrap();
         assert_eq!(property.status, expected, "{property:?}");
     }

@@ -11,11 +11,11 @@ mod samples;
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["agent", "bytes", "forge", "sealed", "text"] {
+    for target in ["agent", "bytes", "forge", "revocations", "sealed", "text"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     for (number, example) in hostile::examples(&samples::World::new()).iter().enumerate() {
-        for target in ["bytes", "forge"] {
+        for target in ["bytes", "forge", "revocations"] {
             fs::write(corpus.join(target).join(format!("example-{number}")), example)?;
         }
         let length = u16::try_from(example.len()).unwrap_or(u16::MAX).to_le_bytes();

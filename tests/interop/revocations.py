@@ -1,0 +1,381 @@
+"""A second implementation of docs/revocation-format.md, written from that page alone, against the vectors.
+
+    python3 tests/interop/revocations.py tests/vectors/revocation
+
+Reads and writes every vector anew, and exits 1 at the first that differs. Plain and slow on purpose; the standard library
+is all it takes.
+"""
+
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+LAST = 253402300800000
+HOUR, DAY = 3600_000, 86_400_000
+
+
+class Refused(Exception):
+    pass
+
+
+def need(condition, why):
+    if not condition:
+        raise Refused(why)
+
+
+def digest(domain, *parts):
+    framed = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    return sha256(domain.encode() + b"\0" + framed).digest()
+
+
+def number(value):
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes(out) + bytes([value])
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def more(self):
+        return self.at < len(self.data)
+
+    def take(self, count):
+        need(self.at + count <= len(self.data), "ends too early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, limit=2**64 - 1):
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            need(value < 2**64 and shift < 70, "beyond 64 bits")
+            if byte < 128:
+                break
+            shift += 7
+        need(byte or not shift, "not in its shortest form")
+        need(value <= limit, "beyond its limit")
+        return value
+
+
+def slot_of(issued, expires):
+    expires = min(expires, LAST)
+    return 2 * (expires // HOUR) if expires - issued <= DAY else 2 * (expires // DAY) + 1
+
+
+def slot_span(slot):
+    length = DAY if slot % 2 else HOUR
+    need(slot // 2 * length <= LAST, "past the year 9999")
+    return slot // 2 * length, (slot // 2 + 1) * length
+
+
+def golomb_of(universe, count):
+    divisor = max(1, (universe * 45426 // count + 10027) >> 16) if count else 1
+    bits = (divisor - 1).bit_length()
+    return divisor, bits, 2**bits - divisor
+
+
+def golomb_write(universe, values):
+    divisor, bits, cutoff = golomb_of(universe, len(values))
+    text, low = [], 0
+    for value in values:
+        quotient, rest = divmod(value - low, divisor)
+        low = value + 1
+        text.append("0" * quotient + "1")
+        if bits:
+            wide = bits - 1 if rest < cutoff else bits
+            text.append(format(rest if rest < cutoff else rest + cutoff, f"0{wide}b") if wide else "")
+    text = "".join(text)
+    text += "0" * (-len(text) % 8)
+    return bytes(int(text[at : at + 8], 2) for at in range(0, len(text), 8))
+
+
+def golomb_read(universe, count, data):
+    need(universe <= 2**96 and count <= universe, "too many")
+    divisor, bits, cutoff = golomb_of(universe, count)
+    need(count * (1 + bits - (cutoff > 0)) <= 8 * len(data), "too few bits")
+    text = "".join(format(byte, "08b") for byte in data)
+    values, low, at = [], 0, 0
+    for _ in range(count):
+        one = text.find("1", at)
+        need(one >= 0, "ends within an entry")
+        quotient, at, rest = one - at, one + 1, 0
+        if bits:
+            short = text[at : at + bits - 1]
+            rest, used = int(short or "0", 2), bits - 1
+            if rest >= cutoff:
+                rest, used = int(text[at : at + bits] or "0", 2) - cutoff, bits
+            at += used
+        need(at <= len(text), "ends within an entry")
+        value = low + quotient * divisor + rest
+        need(value < universe, "past its universe")
+        values.append(value)
+        low = value + 1
+    need(len(text) - at < 8 and "1" not in text[at:], "bytes or padding left over")
+    return values
+
+
+# A set is {key bytes: content}: {selector: until}, {id: slot}, (issued, {serials}) or {fingerprints}.
+
+
+def read_selector(reader):
+    tag = reader.take(1)
+    need(tag[0] <= 8, "a rule of a kind that is not known")
+    if tag[0] in (1, 2, 4, 6, 8):
+        length = reader.take(1)
+        need(length[0] <= 32, "a name too long")
+        name = reader.take(length[0] or 32)
+        if length[0]:
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                raise Refused("not UTF-8") from None
+        return tag + length + name
+    return tag + reader.take({0: 0, 3: 16, 5: 8, 7: 4}[tag[0]])
+
+
+def read_part(key, data):
+    reader = Reader(data)
+    if key[0] < 2:
+        content, last = {}, b""
+        while not content or reader.more():
+            name = reader.take(32) if key[0] else read_selector(reader)
+            need(name > last, "entries out of order")
+            content[name] = reader.number(2**32 - 1 if key[0] else 2**64 - 1)
+            if key[0]:
+                slot_span(content[name])
+            last = name
+        need(len(content) <= 4096, "too many")
+        return content
+    if key[0] == 2:
+        issued = reader.number(2**27)
+        need(issued > 0, "nothing issued")
+        revoked = reader.number(issued)
+        others = revoked > issued // 2
+        coded = golomb_read(issued, issued - revoked if others else revoked, data[reader.at :])
+        return issued, set(range(issued)) - set(coded) if others else set(coded)
+    count = reader.number(2**24)
+    need(count > 0, "no fingerprints")
+    return set(golomb_read(2 ** key[5], count, data[reader.at :]))
+
+
+def write_part(key, content):
+    if key[0] < 2:
+        return b"".join(name + number(content[name]) for name in sorted(content))
+    if key[0] == 2:
+        issued, revoked = content
+        coded = set(range(issued)) - revoked if len(revoked) > issued // 2 else revoked
+        return number(issued) + number(len(revoked)) + golomb_write(issued, sorted(coded))
+    return number(len(content)) + golomb_write(2 ** key[5], sorted(content))
+
+
+def read_key(reader):
+    kind = reader.take(1)
+    need(kind[0] <= 3, "a part of a kind that is not known")
+    if kind[0] < 2:
+        return kind
+    slot = reader.take(4)
+    slot_span(int.from_bytes(slot, "big"))
+    if kind[0] == 2:
+        return kind + slot
+    width = reader.take(1)
+    need(width[0] in (64, 96), "neither 64 nor 96 bits")
+    return kind + slot + width + reader.take(16)
+
+
+def read_set(data):
+    reader, parts, last = Reader(data), {}, b""
+    need(reader.take(1) == b"\1", "a format that is not known")
+    while reader.more():
+        key = read_key(reader)
+        need(key > last, "parts out of order")
+        parts[key] = read_part(key, reader.take(reader.number()))
+        last = key
+    need(sum(key[0] > 1 for key in parts) <= 1024, "too many")
+    return parts
+
+
+def write_set(parts):
+    written = [(key, write_part(key, parts[key])) for key in sorted(parts)]
+    return b"\1" + b"".join(key + number(len(data)) + data for key, data in written)
+
+
+def later(slot):
+    return slot_span(slot)[1], slot % 2
+
+
+def merge(a, b):
+    out = dict(a)
+    for key, theirs in b.items():
+        ours = out.get(key)
+        if ours is None:
+            out[key] = theirs
+        elif key[0] == 0:
+            out[key] = {name: max(ours.get(name, 0), theirs.get(name, 0)) for name in ours | theirs}
+        elif key[0] == 1:
+            out[key] = {name: max((c[name] for c in (ours, theirs) if name in c), key=later) for name in ours | theirs}
+        elif key[0] == 2:
+            out[key] = max(ours[0], theirs[0]), ours[1] | theirs[1]
+        else:
+            out[key] = ours | theirs
+    return out
+
+
+def since(new, old):
+    out = {}
+    for key, content in new.items():
+        known = old.get(key)
+        if known is None:
+            out[key] = content
+        elif key[0] == 0:
+            out[key] = {name: until for name, until in content.items() if until > known.get(name, -1)}
+        elif key[0] == 1:
+            out[key] = {n: s for n, s in content.items() if n not in known or later(s) > later(known[n])}
+        elif key[0] == 2:
+            out[key] = (content[0], content[1] - known[1]) if content[1] - known[1] or content[0] > known[0] else None
+        else:
+            out[key] = content - known
+    return {key: content for key, content in out.items() if content}
+
+
+def drop(parts, at):
+    out = {}
+    for key, content in parts.items():
+        if key[0] == 0:
+            content = {name: until for name, until in content.items() if until >= at}
+        elif key[0] == 1:
+            content = {name: slot for name, slot in content.items() if slot_span(slot)[1] > at}
+        elif slot_span(int.from_bytes(key[1:5], "big"))[1] <= at:
+            content = None
+        if content:
+            out[key] = content
+    return out
+
+
+def tree(leaves):
+    if len(leaves) < 2:
+        return leaves[0] if leaves else bytes(32)
+    left = 1 << (len(leaves) - 1).bit_length() - 1
+    return digest("hardtack/revocation-node/v1", tree(leaves[:left]), tree(leaves[left:]))
+
+
+def path(leaves, index):
+    if len(leaves) < 2:
+        return []
+    left = 1 << (len(leaves) - 1).bit_length() - 1
+    if index < left:
+        return path(leaves[:left], index) + [tree(leaves[left:])]
+    return path(leaves[left:], index - left) + [tree(leaves[:left])]
+
+
+def manifest(parts):
+    """The entries, the leaves of each part, the leaves over the parts, the root."""
+    entries, pieces = [], []
+    for key in sorted(parts):
+        data = write_part(key, parts[key])
+        cut = [data[at : at + 16384] for at in range(0, len(data), 16384)]
+        pieces.append([digest("hardtack/revocation-piece/v1", piece) for piece in cut])
+        entries.append(key + number(len(data)) + tree(pieces[-1]))
+    leaves = [digest("hardtack/revocation-part/v1", entry) for entry in entries]
+    root = digest("hardtack/revocations/v1", b"\1", len(entries).to_bytes(4, "little"), tree(leaves))
+    return entries, pieces, leaves, root
+
+
+def listed(parts):
+    for key in sorted(parts):
+        content, slot = parts[key], int.from_bytes(key[1:5], "big")
+        if key[0] == 0:
+            yield from ({"rule": (n + number(content[n])).hex(), "until": content[n]} for n in sorted(content))
+        elif key[0] == 1:
+            yield from ({"exact": name.hex(), "slot": content[name]} for name in sorted(content))
+        elif key[0] == 2:
+            yield from ({"serial": serial, "slot": slot} for serial in sorted(content[1]))
+        else:
+            bucket = [slot, key[5], key[6:].hex()]
+            yield from ({"fingerprint": str(value), "bucket": bucket} for value in sorted(content))
+
+
+checked = 0
+
+
+def same(what, ours, theirs):
+    global checked
+    checked += 1
+    if ours != theirs:
+        sys.exit(f"{what}: {ours!r} here, {theirs!r} there")
+
+
+def refused(what, read):
+    try:
+        taken = read()
+    except Refused:
+        same(what, True, True)
+    else:
+        sys.exit(f"{what}: taken as {taken!r}")
+
+
+def check_golomb(vectors):
+    for case in vectors["cases"]:
+        universe, values, data = int(case["universe"]), [int(v) for v in case["values"]], bytes.fromhex(case["bytes"])
+        same("divisor", golomb_of(universe, len(values))[0], int(case["divisor"]))
+        same("code", golomb_write(universe, values), data)
+        same("values", golomb_read(universe, len(values), data), values)
+    for case in vectors["refused"]:
+        data = bytes.fromhex(case["bytes"])
+        refused(case, lambda: golomb_read(int(case["universe"]), case["count"], data))
+
+
+def check_sets(vectors):
+    for case in vectors["sets"]:
+        data = bytes.fromhex(case["bytes"])
+        parts = read_set(data)
+        same(case["name"], write_set(parts), data)
+        entries, _, _, root = manifest(parts)
+        same("manifest", (b"\1" + b"".join(entries)).hex(), case["manifest"])
+        same("root", root.hex(), case["root"])
+        same("entries", list(listed(parts)), case["entries"])
+    for case in vectors["names"]:
+        name = digest("hardtack/rule-name/v1", b"\2", case["device"].encode())
+        same("name", (b"\2\0" + name + b"\1").hex(), case["rule"])
+    for case in vectors["deltas"]:
+        old, delta, new = (read_set(bytes.fromhex(case[part])) for part in ("old", "delta", "new"))
+        same("merge", write_set(merge(old, delta)).hex(), case["new"])
+        same("delta", write_set(since(new, old)).hex(), case["delta"])
+    for case in vectors["dropped"]:
+        same("dropped", write_set(drop(read_set(bytes.fromhex(case["set"])), case["at"])).hex(), case["rest"])
+    for case in vectors["refused"]:
+        refused(case, lambda: read_set(bytes.fromhex(case["bytes"])))
+    large = vectors["large"]
+    parts = read_set(bytes.fromhex(large["besides"]))
+    key = b"\3" + large["slot"].to_bytes(4, "big") + bytes([large["width"]]) + bytes.fromhex(large["salt"])
+    parts[key] = {n * int(large["step"]) for n in range(large["count"])}
+    entries, pieces, leaves, root = manifest(parts)
+    same("manifest", (b"\1" + b"".join(entries)).hex(), large["manifest"])
+    same("root", root.hex(), large["root"])
+    places = [(part, piece) for part in range(len(entries)) for piece in range(len(pieces[part]))]
+    for (part, piece), theirs in zip(places, large["pieces"], strict=True):
+        place = number(len(entries)) + number(part) + number(piece)
+        way = b"".join(path(pieces[part], piece) + path(leaves, part))
+        same("piece", (b"\1" + entries[part] + place + way).hex(), theirs["head"])
+
+
+def main():
+    vectors = {file.stem: json.loads(file.read_text()) for file in Path(sys.argv[1]).glob("*.json")}
+    check_golomb(vectors["golomb"])
+    for case in vectors["slots"]:
+        slot = slot_of(case["issued"], case["expires"])
+        same("slot", (slot, *slot_span(slot)), (case["number"], case["begins"], case["ends"]))
+    for case in vectors["fingerprints"]:
+        hashed = digest("hardtack/fingerprint/v1", bytes.fromhex(case["salt"]), bytes.fromhex(case["block"]))
+        same("fingerprint", str(int.from_bytes(hashed[: case["width"] // 8], "big")), case["fingerprint"])
+    check_sets(vectors["sets"])
+    print(f"{checked} vectors agree")
+
+
+if __name__ == "__main__":
+    main()

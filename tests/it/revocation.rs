@@ -1,0 +1,283 @@
+//! The format of revocation sets as `docs/revocation-format.md` says it: vectors that are current, and a second
+//! implementation, in Python, that agrees with them.
+//!
+//! After a change of the format, `HARDTACK_WRITE_VECTORS=1` writes them anew: a change that anybody can see.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use hardtack::ids::{hex, unhex, BlockId, GrantId};
+use hardtack::time::Timestamp;
+use hardtack::wire::revocation::fingerprints::{file, FingerprintBucket, FingerprintKey, Salt, Width};
+use hardtack::wire::revocation::golomb::{divisor, Coded, Stream};
+use hardtack::wire::revocation::manifest::{Manifest, Piece, PIECE_BYTES};
+use hardtack::wire::revocation::rules::Selector;
+use hardtack::wire::revocation::serials::SerialBucket;
+use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
+use hardtack::wire::revocation::slot::Slot;
+use hardtack::wire::Refused;
+use serde_json::{json, Value};
+
+use crate::support::cannot_run;
+
+const BYTES_MAX: usize = 1 << 20;
+/// 2026-03-01T10:00:00Z.
+const ISSUED: Timestamp = Timestamp::from_secs(1_772_359_200);
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/revocation")
+}
+
+#[test]
+fn the_vectors_are_current() {
+    let all = [("golomb", golomb()), ("slots", slots()), ("fingerprints", fingerprints()), ("sets", sets())];
+    for (name, value) in all {
+        let path = folder().join(format!("{name}.json"));
+        let text = format!("{}\n", serde_json::to_string_pretty(&value).unwrap());
+        if std::env::var_os("HARDTACK_WRITE_VECTORS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(kept == text, "{} is not what this code writes; has the format changed?", path.display());
+    }
+}
+
+#[test]
+fn another_implementation_agrees() {
+    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/revocations.py");
+    let Ok(output) = Command::new(python).arg(script).arg(folder()).output() else {
+        return cannot_run("there is no Python here");
+    };
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complained}");
+    println!("{}", said.trim());
+}
+
+fn why(refused: &Refused) -> String {
+    refused.to_string()
+}
+
+fn golomb() -> Value {
+    let case = |universe: u128, values: &[u128]| {
+        let coded = Coded::encode(universe, values.iter().copied());
+        let texts: Vec<String> = values.iter().map(u128::to_string).collect();
+        json!({
+            "universe": universe.to_string(), "divisor": divisor(universe, coded.count()).to_string(),
+            "values": texts, "bytes": hex(coded.as_bytes()),
+        })
+    };
+    let refused = |universe: u128, count: u32, bytes: &[u8]| {
+        let read = Stream::<u128>::new(universe, count, bytes).and_then(|stream| stream.collect::<Result<Vec<_>, _>>());
+        json!({
+            "universe": universe.to_string(), "count": count, "bytes": hex(bytes), "why": why(&read.unwrap_err()),
+        })
+    };
+    let squares: Vec<u128> = (0..60).map(|n: u128| n * n * 5 + n).collect();
+    json!({
+        "cases": [
+            case(10, &[]),
+            case(1, &[0]),
+            case(10, &[0, 4, 9]),
+            case(16, &[1, 4, 10]),
+            case(40, &(0..40).step_by(2).collect::<Vec<_>>()),
+            case(40, &(0..40).collect::<Vec<_>>()),
+            case(20_000, &squares),
+            case(1 << 24, &[12_345_678]),
+            case(1 << 64, &[0, (1 << 64) - 1]),
+            case(1 << 64, &squares),
+            case(1 << 96, &[(1 << 96) - 1]),
+            case(1 << 96, &(1..20).map(|n| n << 91 | n).collect::<Vec<_>>()),
+        ],
+        "refused": [
+            refused(10, 3, &[0x99, 0, 0]),
+            refused(10, 3, &[0x99, 1]),
+            refused(10, 3, &[0x99, 0x80]),
+            refused(10, 3, &[0x99]),
+            refused(10, 3, &[]),
+            refused(10, 11, &[0xff; 9]),
+            refused(10, 3, &[0, 0, 0, 0, 1, 0]),
+            refused((1 << 96) + 1, 1, &[0; 20]),
+            refused(10, 0, &[0]),
+        ],
+    })
+}
+
+fn slots() -> Value {
+    let case = |expires: u64| {
+        let slot = Slot::of(ISSUED, Timestamp(expires));
+        json!({
+            "issued": ISSUED.0, "expires": expires, "number": slot.number(),
+            "begins": slot.begins().0, "ends": slot.ends().0,
+        })
+    };
+    let at = ISSUED.0;
+    let day = 86_400_000;
+    [at, at + 1, at + 3_599_999, at + 3_600_000, at - 1, at + day, at + day + 1, at + 400 * day, u64::MAX >> 11]
+        .map(case)
+        .into()
+}
+
+fn slot(hour: u32) -> Slot {
+    Slot::from_number(2 * (492_322 + hour)).unwrap()
+}
+
+fn key(width: Width) -> FingerprintKey {
+    FingerprintKey { slot: slot(1), width, salt: Salt([0x5a; 16]) }
+}
+
+fn block(number: u32) -> BlockId {
+    BlockId::of_signature(&number.to_be_bytes())
+}
+
+fn fingerprints() -> Value {
+    let case = |width: Width, number: u32| {
+        let (key, block) = (key(width), block(number));
+        let fingerprint = key.fingerprint(&block).to_string();
+        json!({"width": width.bits(), "salt": hex(&key.salt.0), "block": block.to_string(), "fingerprint": fingerprint})
+    };
+    [Width::Bits64, Width::Bits96].into_iter().flat_map(|width| (0..4).map(move |n| case(width, n))).collect()
+}
+
+/// Some of everything.
+fn mixed() -> RevocationSet {
+    let mut set = RevocationSet::default();
+    let until = Timestamp(2_000_000_000_000);
+    let rules = [
+        Selector::All,
+        Selector::audience("pumps"),
+        Selector::device("gw-07"),
+        Selector::device("a-gateway-with-a-name-of-more-than-32-bytes"),
+        Selector::Grant(GrantId([0x42; 16])),
+        Selector::group("north"),
+        Selector::IssuedBefore(ISSUED),
+        Selector::owner("Jürgen <ops@acme>"),
+        Selector::owner(""),
+        Selector::RootKey(7),
+        Selector::task("t-1"),
+    ];
+    rules.into_iter().for_each(|rule| set.add_rule(rule, until));
+    set.add_exact(block(1), slot(3));
+    set.add_exact(block(2), Slot::of_day(until));
+    set.add_serials(slot(0), SerialBucket::new(1000, (0..1000).step_by(37)).unwrap());
+    set.add_serials(slot(1), SerialBucket::new(50, (0..50).filter(|n| n % 7 != 0)).unwrap());
+    set.add_serials(slot(2), SerialBucket::new(12, []).unwrap());
+    set.add_serials(slot(3), SerialBucket::new(12, 0..12).unwrap());
+    for width in [Width::Bits64, Width::Bits96] {
+        let filed = file(&key(width), (10..30).map(block), (30..60).map(block)).unwrap();
+        set.add_fingerprints(key(width), filed.bucket.unwrap()).unwrap();
+    }
+    set
+}
+
+fn worked() -> RevocationSet {
+    let mut set = RevocationSet::default();
+    set.add_rule(Selector::device("gw-07"), Timestamp(2_000_000_000_000));
+    set.add_serials(slot(0), SerialBucket::new(10, [0, 4, 9]).unwrap());
+    set
+}
+
+fn entry(entry: Revoked) -> Value {
+    let key = |key: FingerprintKey| json!([key.slot.number(), key.width.bits(), hex(&key.salt.0)]);
+    match entry {
+        Revoked::Rule(selector, until) => {
+            let mut alone = RevocationSet::default();
+            alone.add_rule(selector, until);
+            // The whole rule without the set's and the part's first bytes.
+            json!({ "rule": hex(&alone.part(PartKey::Rules).unwrap()), "until": until.0 })
+        }
+        Revoked::Exact(block, slot) => json!({ "exact": block.to_string(), "slot": slot.number() }),
+        Revoked::Serial(slot, serial) => json!({ "serial": serial, "slot": slot.number() }),
+        Revoked::Fingerprint(of, number) => json!({ "fingerprint": number.to_string(), "bucket": key(of) }),
+    }
+}
+
+fn sets() -> Value {
+    let (empty, worked, mixed) = (RevocationSet::default(), worked(), mixed());
+    let described = |name: &str, set: &RevocationSet| {
+        let manifest = Manifest::of(set);
+        json!({
+            "name": name, "bytes": hex(&set.to_bytes()), "manifest": hex(&manifest.to_bytes()),
+            "root": manifest.root().to_string(), "entries": set.enumerate().map(entry).collect::<Vec<_>>(),
+        })
+    };
+    // Names that are held as digests, so that the hash can be checked.
+    let names = ["a-gateway-with-a-name-of-more-than-32-bytes", ""].map(|text| {
+        let mut set = RevocationSet::default();
+        set.add_rule(Selector::device(text), Timestamp(1));
+        json!({ "device": text, "rule": hex(&set.part(PartKey::Rules).unwrap()) })
+    });
+    let delta = |old: &RevocationSet, new: &RevocationSet| {
+        let sum = old.merge(new).unwrap();
+        let delta = sum.since(old);
+        assert_eq!(old.merge(&delta), Ok(sum.clone()));
+        json!({ "old": hex(&old.to_bytes()), "delta": hex(&delta.to_bytes()), "new": hex(&sum.to_bytes()) })
+    };
+    let mut grown = worked.clone();
+    grown.add_serials(slot(0), SerialBucket::new(14, [3, 4, 13]).unwrap());
+    grown.add_rule(Selector::device("gw-07"), Timestamp(2_000_000_000_001));
+    let dropped = |at: Timestamp| {
+        let mut rest = mixed.clone();
+        rest.drop_expired(at);
+        json!({ "set": hex(&mixed.to_bytes()), "at": at.0, "rest": hex(&rest.to_bytes()) })
+    };
+    let no_fingerprints = format!("01030000000040{}0100", "5a".repeat(16));
+    let refused: Vec<Value> = [
+        "",                         // no version
+        "02",                       // another version
+        "0109",                     // a part of no known kind
+        "010000",                   // a part without rules
+        "010002000500020005",       // two parts of rules
+        "01000400050005",           // two rules for the same
+        "0100020905",               // a rule of no known kind
+        "010082000005",             // a length in a longer form
+        "0102ffffffff",             // a slot past the last date
+        "01030000000041",           // 65 bits
+        "01010100",                 // an id cut short
+        "010200000000020a0b",       // eleven of ten revoked
+        "010200000000020000",       // nothing issued
+        "010200000000058180804000", // more issued than a bucket has
+        "010200000000050a03800100", // a run of zeros
+        "010200000000040a039901",   // padding
+        "010200000000030a0900",     // the one of ten that is not revoked is cut short
+        &no_fingerprints,
+    ]
+    .into_iter()
+    .map(|text| {
+        let refused = RevocationSet::from_bytes(&unhex(text).unwrap(), BYTES_MAX).unwrap_err();
+        json!({ "bytes": text, "why": why(&refused) })
+    })
+    .collect();
+    json!({
+        "sets": [described("empty", &empty), described("worked example", &worked), described("mixed", &mixed)],
+        "names": names,
+        "deltas": [delta(&empty, &worked), delta(&worked, &grown), delta(&worked, &mixed), delta(&mixed, &worked)],
+        "dropped": [
+            dropped(slot(0).ends()), dropped(Timestamp(slot(2).ends().0 - 1)), dropped(Timestamp(2_000_000_000_001)),
+        ],
+        "refused": refused,
+        "large": large(),
+    })
+}
+
+/// A set of several pieces, said by how it was made.
+fn large() -> Value {
+    let (count, step) = (9000_u32, 2_049_638_230_412_172_u128);
+    let mut set = worked();
+    let bucket = FingerprintBucket::new(Width::Bits64, (0..count).map(|n| u128::from(n) * step)).unwrap();
+    set.add_fingerprints(key(Width::Bits64), bucket).unwrap();
+    let manifest = Manifest::of(&set);
+    let places = manifest.parts().iter().flat_map(|part| (0..part.pieces()).map(|piece| (part.key, piece)));
+    let pieces = places.map(|(key, number)| {
+        let message = manifest.piece(&set, key, number).unwrap().to_bytes();
+        let piece = Piece::from_bytes(&message).unwrap();
+        let length = piece.verify(&manifest.root()).unwrap().2.len();
+        assert!(length <= PIECE_BYTES);
+        json!({ "head": hex(&message[..message.len() - length]), "bytes": length })
+    });
+    json!({
+        "besides": hex(&worked().to_bytes()), "slot": key(Width::Bits64).slot.number(), "width": 64,
+        "salt": hex(&key(Width::Bits64).salt.0), "count": count, "step": step.to_string(),
+        "manifest": hex(&manifest.to_bytes()), "root": manifest.root().to_string(), "pieces": pieces.collect::<Vec<_>>(),
+    })
+}

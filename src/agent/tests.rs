@@ -2,7 +2,9 @@
 
 mod recovery;
 
-use super::request::{BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict};
+use super::request::{
+    Authorize, BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict,
+};
 use super::rig::{announce, key, right, set_of, Reboot, Rig, Rule, START_S};
 use crate::ids::{DeviceId, GrantId, Hash};
 use crate::time::{Millis, Timestamp};
@@ -11,7 +13,7 @@ use crate::wire::bundle::Feed;
 use crate::wire::link::{Ask, Topic};
 use crate::wire::policy::TimeRule;
 use crate::wire::revocation::Target;
-use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec};
+use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec, AMBIENT};
 
 fn rule(target: Target) -> Rule {
     Rule { target, until: Timestamp::from_secs(START_S + 30 * 86_400) }
@@ -422,6 +424,54 @@ fn three_classes_judge_by_three_clocks() {
     check(&mut rig, &fresh.token, "read", "modbus/valve/1", Reason::Allowed);
     rig.restart(Reboot::Kernel);
     check(&mut rig, &fresh.token, "read", "modbus/valve/1", Reason::TimeUntrusted);
+}
+
+/// Only what is asked about is stated, so each name must be found wherever it is asked about: in a policy, in a rule of it,
+/// in a check of a token. `step` is stated by nobody yet.
+#[test]
+fn every_ambient_fact_is_stated_where_it_is_asked_about() {
+    for name in AMBIENT.into_iter().filter(|name| *name != "step") {
+        check_stated(name, &format!("allow if {name}($x);"), true);
+        // The time may be compared, not passed on.
+        if name != "time" {
+            check_stated(name, &format!("asked($x) <- {name}($x); allow if asked($x);"), true);
+        }
+    }
+    check_stated("nothing", "allow if nothing($x);", false);
+    check_stated("nothing", "asked($x) <- nothing($x); allow if asked($x);", false);
+}
+
+#[track_caller]
+fn check_stated(name: &str, datalog: &str, stated: bool) {
+    let mut rig = Rig::new();
+    rig.policy(|policy| policy.datalog = datalog.into());
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    let ask = Authorize {
+        token: task.token,
+        operation: "read".into(),
+        resource: "modbus/a".into(),
+        destination: Some("plc-3".into()),
+        risk: Some("low".parse().unwrap()),
+        task: None,
+        step: None,
+    };
+    let socket = if name == "enforcer" { Socket::Pep } else { Socket::Agent };
+    let Reply::Decision(reply) = rig.ask(1001, socket, Request::Authorize(ask)) else { panic!("no decision") };
+    assert_eq!(reply.decision == Verdict::Allow, stated, "{name} with {datalog}: {}", reply.explain);
+}
+
+#[test]
+fn what_only_a_token_asks_about_is_stated_too() {
+    let mut rig = Rig::new();
+    let token = mint_task(&spec("gw-07"), &rig.issuer, 7, &mut rig.rng).unwrap();
+    for (asks, reason) in [
+        ("check if profile($p), boots($b), $b < 9", Reason::Allowed),
+        ("check if destination($d)", Reason::CheckFailed),
+    ] {
+        let block = biscuit_auth::builder::BlockBuilder::new().code(asks).unwrap();
+        let narrowed = Held::from_bytes(&token).unwrap().append(block, &mut rig.rng).unwrap().to_bytes().unwrap();
+        check(&mut rig, &to_text(&narrowed), "open", "door/1", reason);
+    }
 }
 
 #[test]

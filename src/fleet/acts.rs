@@ -126,6 +126,13 @@ pub enum Deed {
         /// The time.
         time: Timestamp,
     },
+    /// Put a copy in the place of the ledger.
+    Restored {
+        /// SHA-256 of the copy.
+        digest: Hash,
+        /// The highest head that was known to have been signed.
+        least: u64,
+    },
 }
 
 /// A text that may stand in an act or a token.

@@ -67,6 +67,12 @@ pub enum Write {
     Segment(Box<Segment>),
     /// Segments of which a device's disk had not all left.
     Salvaged(Salvaged),
+    /// The newest word about whether a device is connected.
+    Presence(Presence),
+    /// Who publishes.
+    Publisher(Publisher),
+    /// The ledger is a copy that was put back.
+    Restored(Restored),
 }
 
 impl Write {
@@ -92,6 +98,9 @@ impl Write {
             Self::Issued(_) | Self::Segment(_) => None,
             Self::Pending(pending) => Some(format!("pending/{}", pending.device)),
             Self::Policy(version, _) => Some(format!("policy/{version:020}")),
+            Self::Presence(presence) => Some(format!("presence/{}", presence.device)),
+            Self::Publisher(_) => Some("publisher".into()),
+            Self::Restored(_) => Some("restored".into()),
             Self::Resumed(_) => Some("resumed".into()),
             Self::Rule(rule) => {
                 Some(format!("rule/{}", crate::ids::Hash::of("rule", &[&crate::wire::encode(&rule.target)])))
@@ -117,6 +126,8 @@ impl Write {
             Self::Act(number, _) | Self::Resumed(number) => *number,
             Self::Head(signed) => signed.claim().map_or(0, |head| head.seq),
             Self::Policy(_, signed) => signed.claim().map_or(0, |document| document.version),
+            Self::Publisher(publisher) => publisher.turn,
+            Self::Restored(restored) => restored.least,
             Self::Bundle(..)
             | Self::Device(_)
             | Self::Era(_)
@@ -124,6 +135,7 @@ impl Write {
             | Self::Grant(_)
             | Self::Issued(_)
             | Self::Pending(_)
+            | Self::Presence(_)
             | Self::Rule(_)
             | Self::Salvaged(_)
             | Self::Seen(_)
@@ -275,7 +287,7 @@ pub struct Seen {
     pub device: DeviceId,
     /// The identity key that signed.
     pub identity: PublicKey,
-    /// When it arrived here.
+    /// When its last sign of life arrived here: this, or audit since.
     pub at: Timestamp,
     /// Its kernel boot.
     pub boot: BootId,
@@ -297,6 +309,42 @@ pub struct Seen {
     pub mode: String,
     /// Its program's version.
     pub version: String,
+}
+
+/// The newest word about whether a device is connected: its own, or the last will that it left with the broker. Both are
+/// signed by the device; that the will is told only when the device is gone, the broker has to be believed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Presence {
+    /// The device.
+    pub device: DeviceId,
+    /// The digest of the signed word. The broker keeps it and repeats it: that is no news.
+    pub word: Hash,
+    /// When it came first.
+    pub at: Timestamp,
+    /// The mode that it names; `gone` in the last will.
+    pub mode: String,
+}
+
+/// Who publishes. A publisher that starts takes the next turn, and whoever had one before it signs no more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Publisher {
+    /// The number of the turn.
+    pub turn: u64,
+    /// Who, for people.
+    pub holder: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// The ledger is a copy that was put back: what it would sign may have been signed already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Restored {
+    /// When.
+    pub at: Timestamp,
+    /// The highest number that is known to have been signed.
+    pub least: u64,
+    /// Whether an operator has said after which number the feed goes on.
+    pub settled: bool,
 }
 
 /// A verified segment of audit.
@@ -351,10 +399,12 @@ pub struct SignedHead {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenBook {
     /// Something without which there is no fleet is not there.
-    #[error("the ledger holds no {0}: restore fleet.db from a copy")]
+    #[error("the ledger holds no {0}: restore fleet.db from a copy (`hardtack fleet restore`)")]
     Missing(&'static str),
     /// Something signed does not check out.
-    #[error("the ledger's {what} does not check out ({refused}): restore fleet.db from a copy")]
+    #[error(
+        "the ledger's {what} does not check out ({refused}): restore fleet.db from a copy (`hardtack fleet restore`)"
+    )]
     Unsound {
         /// What.
         what: &'static str,
@@ -380,11 +430,14 @@ pub struct Book {
     snapshot: Option<(Signed<Head>, RevocationSet)>,
     steps: BTreeMap<(u8, u64), Announcement>,
     resumed: u64,
+    restored: Option<Restored>,
+    publisher: Option<Publisher>,
     eras: BTreeMap<(DeviceId, EraId), EraChain>,
     forks: BTreeMap<(DeviceId, EraId, u64), Fork>,
     /// By the first segment, the first after those that were salvaged.
     salvaged: BTreeMap<(DeviceId, EraId, u64), u64>,
     seen: BTreeMap<DeviceId, Seen>,
+    presence: BTreeMap<DeviceId, Presence>,
     acts: (u64, Hash),
 }
 
@@ -409,10 +462,13 @@ impl Book {
             snapshot: None,
             steps: BTreeMap::new(),
             resumed: 0,
+            restored: None,
+            publisher: None,
             eras: BTreeMap::new(),
             forks: BTreeMap::new(),
             salvaged: BTreeMap::new(),
             seen: BTreeMap::new(),
+            presence: BTreeMap::new(),
             acts: (0, Hash::ZERO),
         }
     }
@@ -438,6 +494,9 @@ impl Book {
                 | Write::Head(_)
                 | Write::Issued(_)
                 | Write::Pending(_)
+                | Write::Presence(_)
+                | Write::Publisher(_)
+                | Write::Restored(_)
                 | Write::Resumed(_)
                 | Write::Rule(_)
                 | Write::Salvaged(_)
@@ -504,6 +563,13 @@ impl Book {
                     self.policy = (signed, document);
                 }
             }
+            Write::Presence(presence) => drop(self.presence.insert(presence.device.clone(), presence)),
+            Write::Publisher(publisher) => {
+                if self.publisher.as_ref().is_none_or(|known| known.turn < publisher.turn) {
+                    self.publisher = Some(publisher);
+                }
+            }
+            Write::Restored(restored) => self.restored = Some(restored),
             Write::Resumed(after) => self.resumed = self.resumed.max(after),
             Write::Rule(rule) => {
                 self.rules.insert(rule.target.clone(), rule);
@@ -655,6 +721,11 @@ impl Book {
         self.rules.values()
     }
 
+    /// The revocation of a target, lapsed or not.
+    pub fn rule(&self, target: &Target) -> Option<&Rule> {
+        self.rules.get(target)
+    }
+
     /// The revocation of a target, if it has not lapsed.
     pub fn live_rule(&self, target: &Target, now: Timestamp) -> Option<&Rule> {
         self.rules.get(target).filter(|rule| rule.until >= now)
@@ -695,6 +766,16 @@ impl Book {
         self.resumed
     }
 
+    /// The ledger is a copy that was put back, and nobody has said yet after which number the feed goes on.
+    pub fn restored(&self) -> Option<&Restored> {
+        self.restored.as_ref().filter(|restored| !restored.settled)
+    }
+
+    /// Who publishes.
+    pub fn publisher(&self) -> Option<&Publisher> {
+        self.publisher.as_ref()
+    }
+
     /// How far the collector holds an era.
     pub fn era(&self, device: &DeviceId, era: EraId) -> Option<&EraChain> {
         self.eras.get(&(device.clone(), era))
@@ -721,6 +802,11 @@ impl Book {
     /// What a device said last.
     pub fn seen(&self, device: &DeviceId) -> Option<&Seen> {
         self.seen.get(device)
+    }
+
+    /// The newest word about whether a device is connected.
+    pub fn presence(&self, device: &DeviceId) -> Option<&Presence> {
+        self.presence.get(device)
     }
 
     /// The number of the next act and the digest of the one before.

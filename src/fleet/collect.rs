@@ -103,7 +103,7 @@ pub fn receive(
     let (next_segment, next_index) = (header.next_segment(), header.next_index()?);
     let ack = EraAck { era: header.era, next_segment, next_index, head: header.head };
     let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
-    note_positions(book, topic, &header.feeds, fx);
+    note_positions(book, topic, &header.feeds, Some(at), fx);
     book.write(Write::Era(EraChain { device: topic.clone(), key, ack }), fx);
     if header.salvage.is_some() {
         let (device, segments) = (topic.clone(), (header.segment, next_segment));

@@ -24,6 +24,9 @@ pub struct Terms {
     pub clock_error: Millis,
 }
 
+/// A sign of life that says nothing else is noted this often at most.
+const NOTED_EVERY: Millis = Millis::from_secs(5);
+
 /// Takes in a hello. Nothing is changed by one that is refused.
 ///
 /// # Errors
@@ -85,12 +88,20 @@ fn note(book: &mut Book, identity: &PublicKey, hello: &Hello, at: Timestamp, fx:
     book.write(Write::Seen(Box::new(seen)), fx);
 }
 
-/// Positions that a segment named: they may prove that the feed was forked, or that this ledger is an old copy.
-pub(super) fn note_positions(book: &mut Book, device: &DeviceId, named: &[Position], fx: &mut Effects) {
+/// Positions that a segment or a state named: they may prove that the feed was forked, or that this ledger is an old copy.
+/// What is news from the device, and not repeated by the broker, is a sign of life at `alive`.
+pub(super) fn note_positions(
+    book: &mut Book,
+    device: &DeviceId,
+    named: &[Position],
+    alive: Option<Timestamp>,
+    fx: &mut Effects,
+) {
     let Some(seen) = book.seen(device).cloned() else { return };
     let feeds = merge(book, device, seen.feeds.clone(), named, fx);
-    if feeds != seen.feeds {
-        book.write(Write::Seen(Box::new(Seen { feeds, ..seen })), fx);
+    let at = alive.map_or(seen.at, |alive| alive.max(seen.at));
+    if feeds != seen.feeds || at.since(seen.at) >= NOTED_EVERY {
+        book.write(Write::Seen(Box::new(Seen { feeds, at, ..seen })), fx);
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
-//! [`revoke`] and [`publish`] take back, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
-//! happened, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
+//! [`revoke`] and [`publish`] take back, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
+//! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
 
 pub mod acts;
 pub mod book;
 pub mod collect;
+pub mod convergence;
 pub mod enrol;
 pub mod grant;
 pub mod hello;
@@ -18,6 +19,7 @@ pub mod keys;
 pub mod policy;
 pub mod publish;
 pub mod report;
+pub mod restore;
 pub mod revoke;
 pub mod service;
 pub mod time;
@@ -82,6 +84,9 @@ impl Effects {
             | Write::Issued(_)
             | Write::Pending(_)
             | Write::Policy(..)
+            | Write::Presence(_)
+            | Write::Publisher(_)
+            | Write::Restored(_)
             | Write::Resumed(_)
             | Write::Rule(_)
             | Write::Salvaged(_)
@@ -142,7 +147,7 @@ pub enum FleetError {
     #[error("{0}")]
     Invalid(String),
     /// A device has seen a head that this ledger does not hold.
-    #[error("device {device} has seen head {seen} of the feed, this ledger ends at {own}: the ledger was restored from an old copy, and signing on would fork the feed. Restore the newest copy; if there is none, revoke again what was revoked since and run `hardtack fleet publish --after {seen}` once. If only this device says so, retire it")]
+    #[error("device {device} has seen head {seen} of the feed, this ledger ends at {own}: the ledger was restored from an old copy, and signing on would fork the feed. Restore the newest copy; if there is none, revoke again what was revoked since and run `hardtack fleet publish --after {seen}` once. If only this device says so, revoke or retire it")]
     Behind {
         /// The device.
         device: DeviceId,
@@ -150,6 +155,22 @@ pub enum FleetError {
         seen: u64,
         /// The newest here.
         own: u64,
+    },
+    /// Another publisher has the turn.
+    #[error("{holder} publishes from this ledger since {at}, and this one signs no more: let one `hardtack fleet serve` run, on one machine")]
+    Superseded {
+        /// Who has it.
+        holder: String,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// The ledger is a copy that was put back.
+    #[error("the ledger was restored from a copy at {at}: signing on could fork the feed. Revoke again what was revoked since the copy was made, then run `hardtack fleet publish --after {least}` once, or with a higher number if a device or a log names one")]
+    Restored {
+        /// When.
+        at: Timestamp,
+        /// The highest number that is known to have been signed.
+        least: u64,
     },
     /// There are as many rules as there can be.
     #[error("there are {limit} rules in force, and no more can be: one rule on owner, group, device or issued-before takes the place of many; single tokens are revoked by `token`, of which there can be millions")]

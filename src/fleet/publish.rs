@@ -1,15 +1,17 @@
 //! The revocation feed as the fleet signs it, and what the broker keeps for devices.
 //!
-//! Owns: when a new head is due, its number, what it adds, where that is filed; the steps of the ladder; the retained
-//! messages in the order in which devices need them.
+//! Owns: whose turn it is to publish; when a new head is due, its number, what it adds, where that is filed; the steps of
+//! the ladder; the retained messages in the order in which devices need them.
 //! Never: signs a number twice, or at or below one that a device has seen from a ledger that is lost; takes back what it
 //! added.
 //! Read next: `wire/revocation/announcement.rs`.
 
+use std::collections::BTreeMap;
+
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
-use super::book::{Book, Rule, Status, Write};
+use super::book::{Book, Publisher, Restored, Rule, Status, Write};
 use super::{Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
 use crate::ids::{BlockId, Hash};
@@ -27,6 +29,9 @@ use crate::wire::Refused;
 
 /// Heads that are signed at one time: what does not fit into these waits for the next.
 const HEADS_AT_ONCE_MAX: usize = 32;
+
+/// Revocations that are tried in one head at first: more do not fit, at 8 bytes each and some for where they are filed.
+const PENDING_AT_ONCE: usize = ADDITIONS_BYTES_MAX / 6;
 
 /// Heads after which a snapshot is brought anew, whatever its size. Half of the deltas that the broker keeps.
 const SNAPSHOT_EVERY: u64 = 32;
@@ -52,16 +57,39 @@ impl Cadence {
     }
 }
 
+/// A publisher starts: whoever had the turn before signs no more. Gives the number of the turn, which the publisher brings
+/// to [`check_turn`] in every transaction.
+pub fn take_turn(book: &mut Book, holder: String, at: Timestamp, fx: &mut Effects) -> u64 {
+    let turn = book.publisher().map_or(0, |before| before.turn) + 1;
+    book.write(Write::Publisher(Publisher { turn, holder, at }), fx);
+    turn
+}
+
+/// Whether it is still this publisher's turn.
+///
+/// # Errors
+/// [`FleetError::Superseded`], naming who has it.
+pub fn check_turn(book: &Book, turn: u64) -> Result<(), FleetError> {
+    match book.publisher().filter(|publisher| publisher.turn != turn) {
+        Some(Publisher { holder, at, .. }) => Err(FleetError::Superseded { holder: holder.clone(), at: *at }),
+        None => Ok(()),
+    }
+}
+
 /// Signs the heads that are due: something was revoked, bundle or policy changed, or the interval has passed. Says whether
-/// there was one. Many revocations make several heads, so that what each adds fits into a message.
+/// there was one. Many revocations make several heads, so that what each adds fits into a message. A ledger that is behind
+/// what devices have seen signs nothing.
 pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timestamp, fx: &mut Effects) -> bool {
+    if may_start(book).is_err() {
+        return false;
+    }
     let mut signed = false;
     let mut pending = pending(book, at);
     for _ in 0..HEADS_AT_ONCE_MAX {
-        if pending.is_empty() && !is_due(book, cadence, at) {
+        let additions = take(book, &mut pending, feed);
+        if additions.is_empty() && !is_due(book, cadence, at) {
             break;
         }
-        let Some(additions) = take(book, &mut pending, feed) else { break };
         sign(book, feed, cadence, &additions, at, fx);
         signed = true;
     }
@@ -91,59 +119,44 @@ fn slot_of(rule: &Rule) -> Slot {
     rule.life.map_or_else(|| Slot::of_day(rule.until), |(issued, expires)| Slot::of(issued, expires))
 }
 
-/// As much of what waits as one head can add, taken from its front.
-fn take(book: &Book, pending: &mut Vec<Rule>, feed: &SigningKey) -> Option<RevocationSet> {
-    let mut count = pending.len();
-    loop {
-        let additions = filed(book, &pending[..count], feed).ok()?;
-        let fits = additions.to_bytes().len() <= ADDITIONS_BYTES_MAX && book.set().merge(&additions).is_ok();
-        if fits {
+/// As much of what waits as one head can add, taken from its front. Nothing where the set is full: what waits goes on
+/// waiting until a bucket ends, and the feed goes on.
+fn take(book: &Book, pending: &mut Vec<Rule>, feed: &SigningKey) -> RevocationSet {
+    let mut count = pending.len().min(PENDING_AT_ONCE);
+    while count > 0 {
+        let additions = filed(book, &pending[..count], &|slot| salt_of(slot, feed)).unwrap_or_default();
+        if additions.to_bytes().len() <= ADDITIONS_BYTES_MAX && book.set().merge(&additions).is_ok() {
             pending.drain(..count);
-            return Some(additions);
-        }
-        // One alone fits always, unless the set is full: then nothing more can be said.
-        if count <= 1 {
-            return None;
+            return additions;
         }
         count /= 2;
     }
+    RevocationSet::default()
 }
 
-/// Revocations as a set says them.
-fn filed(book: &Book, rules: &[Rule], feed: &SigningKey) -> Result<RevocationSet, Refused> {
+/// Revocations as a set says them: rules, a whole id for a block whose token nobody had at hand, and a fingerprint for any
+/// other.
+pub(super) fn filed(book: &Book, rules: &[Rule], salt_of: &dyn Fn(Slot) -> Salt) -> Result<RevocationSet, Refused> {
     let mut set = RevocationSet::default();
+    let mut blocks: BTreeMap<Slot, Vec<BlockId>> = BTreeMap::new();
     for rule in rules {
         match (&rule.target, Selector::of(&rule.target)) {
-            (Target::Block(block), _) => file_block(book, &mut set, *block, rule, feed)?,
+            (Target::Block(block), _) if rule.life.is_none() => set.add_exact(*block, slot_of(rule)),
+            (Target::Block(block), _) => blocks.entry(slot_of(rule)).or_default().push(*block),
             (_, Some(selector)) => set.add_rule(selector, rule.until),
             (_, None) => {}
         }
     }
+    for (slot, blocks) in blocks {
+        let key = FingerprintKey { slot, width: Width::Bits64, salt: salt_of(slot) };
+        // A block that lives and has the same fingerprint must not be hit: then the whole id is published.
+        let filed = file(&key, blocks, book.grants().map(|grant| grant.block))?;
+        if let Some(bucket) = filed.bucket {
+            set.add_fingerprints(key, bucket)?;
+        }
+        filed.exact.into_iter().for_each(|block| set.add_exact(block, slot));
+    }
     Ok(set)
-}
-
-/// A block whose token was at hand goes by its fingerprint, any other by its whole id.
-fn file_block(
-    book: &Book,
-    set: &mut RevocationSet,
-    block: BlockId,
-    rule: &Rule,
-    feed: &SigningKey,
-) -> Result<(), Refused> {
-    let slot = slot_of(rule);
-    if rule.life.is_none() {
-        set.add_exact(block, slot);
-        return Ok(());
-    }
-    let key = FingerprintKey { slot, width: Width::Bits64, salt: salt_of(slot, feed) };
-    // A block that lives and has the same fingerprint must not be hit: then the whole id is published.
-    let live = book.grants().map(|grant| grant.block);
-    let filed = file(&key, [block], live)?;
-    if let Some(bucket) = filed.bucket {
-        set.add_fingerprints(key, bucket)?;
-    }
-    filed.exact.into_iter().for_each(|block| set.add_exact(block, slot));
-    Ok(())
 }
 
 /// The salt of a slot: nobody can reckon it ahead who does not hold the feed's key, and no ledger can lose it.
@@ -238,19 +251,48 @@ fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
     })
 }
 
+/// Whether the newest head says all that the ledger does.
+pub fn is_current(book: &Book, at: Timestamp) -> bool {
+    let unchanged = Cadence { interval: Millis(u64::MAX) };
+    pending(book, at).is_empty() && !is_due(book, unchanged, at)
+}
+
 /// How long until a head is due though nothing changed.
 pub fn due_in(book: &Book, cadence: Cadence, at: Timestamp) -> Millis {
+    if may_start(book).is_err() {
+        return cadence.interval;
+    }
     let age = book.head().map_or(cadence.interval, |last| at.since(last.head.issued_at));
     Millis(cadence.interval.0.saturating_sub(age.0))
 }
 
-/// Whether a publisher that starts may sign: no device of the fleet has seen a head that this ledger does not hold.
+/// The highest number of this feed that this ledger has signed, or that somebody has vouched for.
+fn own(book: &Book) -> u64 {
+    book.head().map_or(0, |head| head.head.seq).max(book.resumed())
+}
+
+/// The highest number of this feed that the ledger knows to have been signed, by itself or by one that was lost.
+pub fn highest_known(book: &Book) -> u64 {
+    let seen = book.devices().filter_map(|device| book.seen(&device.id)).flat_map(|seen| &seen.feeds);
+    let feed = book.feed();
+    let restored = book.restored().map_or(0, |restored| restored.least);
+    seen.filter(|position| position.feed == feed).map(|position| position.seq).fold(own(book).max(restored), u64::max)
+}
+
+/// Whether a publisher may sign: this ledger is no copy whose loss nobody has made up for, and no device of the fleet has
+/// seen a head that it does not hold. What a revoked device says does not count: it could keep its own revocation back.
 ///
 /// # Errors
-/// [`FleetError::Behind`], naming the device.
+/// [`FleetError::Restored`], or [`FleetError::Behind`], naming the device.
 pub fn may_start(book: &Book) -> Result<(), FleetError> {
-    let own = book.head().map_or(0, |head| head.head.seq).max(book.resumed());
-    let approved = book.devices().filter(|device| device.status == Status::Approved);
+    if let Some(Restored { at, .. }) = book.restored() {
+        return Err(FleetError::Restored { at: *at, least: highest_known(book) });
+    }
+    let own = own(book);
+    let counts = |device: &&super::book::Device| {
+        device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none()
+    };
+    let approved = book.devices().filter(counts);
     let mut seen = approved.filter_map(|device| book.seen(&device.id)).flat_map(|seen| {
         let positions = seen.feeds.iter().filter(|position| position.feed == book.feed());
         positions.map(|position| (&seen.device, position.seq))
@@ -264,7 +306,7 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
 /// An operator vouches that the feed goes on after `after`: what the lost ledger had revoked is revoked again.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] when this ledger is that far already.
+/// [`FleetError::Invalid`] when this ledger is that far already, or when more is known to have been signed.
 pub fn resume(
     book: &mut Book,
     after: u64,
@@ -272,9 +314,21 @@ pub fn resume(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<(), FleetError> {
-    let own = book.head().map_or(0, |head| head.head.seq);
-    if after <= own || after > u64::MAX / 2 {
-        return Err(FleetError::Invalid(format!("this ledger's feed stands at {own} already: --after is not needed")));
+    let head = book.head().map_or(0, |head| head.head.seq);
+    let restored = book.restored().copied();
+    if restored.is_none() && after <= head {
+        return Err(FleetError::Invalid(format!("this ledger's feed stands at {head} already: --after is not needed")));
+    }
+    let least = restored.map_or(0, |restored| restored.least.max(own(book)));
+    if after < least {
+        return Err(FleetError::Invalid(format!("head {least} was signed already: pass --after {least} or more")));
+    }
+    if after > u64::MAX / 2 {
+        let message = format!("after {after} no numbers would be left: pass the highest that a device or a log names");
+        return Err(FleetError::Invalid(message));
+    }
+    if let Some(restored) = restored {
+        book.write(Write::Restored(Restored { settled: true, ..restored }), fx);
     }
     book.write(Write::Resumed(after), fx);
     acts::record(book, operator, Deed::Resumed { after }, at, fx)
@@ -422,6 +476,53 @@ mod tests {
         may_start(&book).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(51), fx));
         assert_eq!(book.head().unwrap().head.seq, 41);
+    }
+
+    #[test]
+    fn a_copy_that_was_put_back_signs_nothing_until_somebody_vouches() {
+        let (keys, mut book) = founded();
+        let fx = &mut Effects::default();
+        let ann = keys.operator("ann");
+        book.write(Write::Restored(Restored { at: at(5), least: 30, settled: false }), fx);
+        assert!(matches!(may_start(&book), Err(FleetError::Restored { least: 30, .. })));
+        assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
+        assert_eq!(due_in(&book, CADENCE, at(500)), CADENCE.interval, "nothing to wake up for");
+        assert!(resume(&mut book, 29, ann, at(501), fx).is_err());
+        resume(&mut book, 30, ann, at(501), fx).unwrap();
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(502), fx));
+        assert_eq!(book.head().unwrap().head.seq, 31);
+        book.write(Write::Restored(Restored { at: at(503), least: 31, settled: false }), fx);
+        resume(&mut book, 31, ann, at(504), fx).unwrap();
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(504), fx), "nothing was lost, and it is said");
+        assert_eq!(book.head().unwrap().head.seq, 32);
+    }
+
+    #[test]
+    fn a_running_publisher_stops_at_what_a_device_has_seen_but_not_for_a_revoked_one() {
+        let (keys, mut book, hello, _) = super::super::service::tests::one_device();
+        let fx = &mut Effects::default();
+        let mut seen = hello(7);
+        seen.feeds[0].seq = 40;
+        let signed = Signed::sign(&seen, book.fleet(), &[&super::super::service::tests::device_keys(1).identity]);
+        super::super::hello::receive(&mut book, &seen.device, &signed.to_bytes(), at(50), fx).unwrap();
+        assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
+        assert_eq!(highest_known(&book), 40);
+        let rule =
+            Revocation { target: Target::Device(seen.device), until: None, reason: "it lies".into(), life: None };
+        revoke(&mut book, rule, keys.operator("ann"), at(501), fx).unwrap();
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(501), fx), "a stolen device cannot keep this back");
+        assert_eq!((book.head().unwrap().head.seq, is_current(&book, at(501))), (2, true));
+    }
+
+    #[test]
+    fn whoever_took_the_turn_later_has_it() {
+        let (_, mut book) = founded();
+        let fx = &mut Effects::default();
+        let first = take_turn(&mut book, "one".into(), at(1), fx);
+        assert_eq!(check_turn(&book, first), Ok(()));
+        let second = take_turn(&mut book, "two".into(), at(2), fx);
+        assert_eq!(check_turn(&book, second), Ok(()));
+        assert_eq!(check_turn(&book, first), Err(FleetError::Superseded { holder: "two".into(), at: at(2) }));
     }
 
     #[test]

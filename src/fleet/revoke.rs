@@ -6,11 +6,12 @@
 
 use super::acts::{self, Deed};
 use super::book::{Book, Rule, Write};
-use super::{Effects, FleetError, Operator};
+use super::{publish, Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{Term, Token};
-use crate::wire::revocation::set::RULES_MAX;
+use crate::wire::revocation::fingerprints::Salt;
+use crate::wire::revocation::set::{PartKey, RevocationSet, RULES_MAX};
 use crate::wire::revocation::Target;
 
 /// How long a device stays revoked where nobody says otherwise: as good as for ever, there is no way back but a new id.
@@ -111,7 +112,7 @@ fn lifetimes(book: &Book, target: &Target, now: Timestamp) -> (Timestamp, Timest
 /// never shortened.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] for an end before every covered token has expired, [`FleetError::ListFull`].
+/// [`FleetError::Invalid`] for an end before every covered token has expired, [`FleetError::RulesFull`].
 pub fn revoke(
     book: &mut Book,
     revocation: Revocation,
@@ -190,6 +191,78 @@ pub fn life_of(token: &Token) -> Option<(Timestamp, Timestamp)> {
     date("issued").zip(date("expires"))
 }
 
+/// What revoking a target leaves good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remains {
+    /// In words, what whoever holds the token before this one can still do.
+    pub note: &'static str,
+    /// Blocks of the token that stay good, the first one first. A token that ends with any of them is not revoked.
+    pub blocks: Vec<BlockId>,
+    /// What ends that as well, the narrowest first.
+    pub instead: Vec<Target>,
+}
+
+/// What revoking `target` leaves good; `token` is the one that it was read from, if it was.
+pub fn remains(book: &Book, target: &Target, token: Option<&Token>) -> Remains {
+    let Target::Block(block) = target else {
+        let note = "nothing of what it covers: the rule goes by what every narrower token says too";
+        return Remains { note, blocks: Vec::new(), instead: Vec::new() };
+    };
+    let own = book.grants().find(|grant| grant.block == *block);
+    if let Some(grant) = own {
+        let note =
+            "nothing of this grant: its only block is the first of all that was narrowed from it; task tokens that \
+                    were issued under it are others";
+        let instead = vec![Target::Grant(grant.spec.grant)];
+        return Remains { note, blocks: Vec::new(), instead };
+    }
+    let Some(token) = token else {
+        let note = "whatever this block was narrowed from: whoever holds the token before it uses that, or narrows it \
+                    anew. `hardtack token inspect` shows its task and its device";
+        return Remains { note, blocks: Vec::new(), instead: Vec::new() };
+    };
+    let before = token.blocks.iter().take_while(|other| other.id != *block).map(|other| other.id);
+    let blocks: Vec<BlockId> = before.collect();
+    let tasks = tasks_of(token).into_iter().map(Target::Task);
+    let devices = named(token, "for_device").filter_map(|id| id.parse().ok()).map(Target::Device);
+    let note = if blocks.is_empty() {
+        "nothing of this token: its first block is revoked, and with it all that was narrowed from it"
+    } else {
+        "the token before the revoked block: whoever holds it uses it as before, or narrows it anew"
+    };
+    Remains { note, instead: if blocks.is_empty() { Vec::new() } else { tasks.chain(devices).collect() }, blocks }
+}
+
+fn named<'t>(token: &'t Token, name: &'t str) -> impl Iterator<Item = &'t str> {
+    let facts = token.blocks.iter().flat_map(|block| &block.facts).filter(move |fact| fact.name == name);
+    facts.filter_map(|fact| fact.terms.first()?.text())
+}
+
+/// What a revocation costs, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cost {
+    /// The set as it is.
+    pub before: usize,
+    /// The set with the revocation in it.
+    pub after: usize,
+    /// What is sent to each device: a head with what it adds, and the rules if they change.
+    pub sent: usize,
+}
+
+/// What revoking `target` until the usual end costs. `life` as in [`Revocation`].
+pub fn cost(book: &Book, target: &Target, life: Option<(Timestamp, Timestamp)>, at: Timestamp) -> Cost {
+    let until = lifetimes(book, target, at).1;
+    let rule = Rule { target: target.clone(), until, reason: String::new(), at, life };
+    let before = book.set().to_bytes().len();
+    // A set that is full takes nothing more, and costs nothing more.
+    let additions = publish::filed(book, &[rule], &|_| Salt([0; 16])).unwrap_or_default();
+    let with = book.set().merge(&additions).unwrap_or_else(|_| book.set().clone());
+    let changed = |set: &RevocationSet| set.part(PartKey::Rules).unwrap_or_default();
+    let rules = if changed(&with) == changed(book.set()) { 0 } else { changed(&with).len() };
+    let head = book.head().map_or(0, |head| head.signed.to_bytes().len());
+    Cost { before, after: with.to_bytes().len(), sent: head + additions.to_bytes().len() + rules }
+}
+
 /// The tasks that a token names as labels.
 pub fn tasks_of(token: &Token) -> Vec<TaskId> {
     let facts = token.blocks.iter().flat_map(|block| &block.facts).filter(|fact| fact.name == "for_task");
@@ -199,8 +272,10 @@ pub fn tasks_of(token: &Token) -> Vec<TaskId> {
 #[cfg(test)]
 mod tests {
     use super::super::grant;
+    use super::super::publish::FeedAt;
     use super::super::service::tests::{at, new_grant, one_device};
     use super::*;
+    use crate::wire::link::Topic;
 
     #[test]
     fn a_rule_outlives_what_it_covers_and_is_never_shortened() {
@@ -224,6 +299,24 @@ mod tests {
         let task = Target::Task("t-9".parse().unwrap());
         assert!(try_revoke(task.clone(), Some(at(300))).is_err(), "a task lives for up to 900 s");
         assert_eq!(try_revoke(task, Some(at(1100))).unwrap().until, at(1100));
+    }
+
+    #[test]
+    fn what_a_rule_costs_is_what_devices_are_sent() {
+        let (keys, mut book, _, _) = one_device();
+        let fx = &mut Effects::default();
+        let target = Target::Task("t-1".parse().unwrap());
+        let told = cost(&book, &target, None, at(5));
+        let revocation = Revocation { target, until: None, reason: "r".into(), life: None };
+        revoke(&mut book, revocation, keys.operator("ann"), at(5), fx).unwrap();
+        let before = FeedAt::of(&book);
+        assert!(publish::advance(&mut book, &keys.feed, super::super::service::tests::CADENCE, at(5), fx));
+        assert_eq!((told.after, told.after - told.before < 49), (book.set().to_bytes().len(), true));
+        let standing = |topic: &Topic| matches!(topic, Topic::FeedHead(_) | Topic::FeedRules(_));
+        let sent = publish::feed(&book, Some(before)).into_iter().filter(|publish| standing(&publish.topic));
+        let sent: usize = sent.map(|publish| publish.payload.len()).sum();
+        // Numbers in the head may have become a byte longer.
+        assert!(told.sent.abs_diff(sent) <= 16, "{told:?} {sent}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use super::book::Book;
+use super::book::{Book, Presence, Write};
 use super::hello::{ack, eras_of, Terms};
 use super::issue::Minting;
 use super::keys::Issuer;
@@ -115,6 +115,11 @@ pub enum FleetLog {
         /// The head's number.
         seq: u64,
     },
+    /// `feed.halted`: no head can be signed.
+    FeedHalted {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// `feed.signed`: a new head.
     FeedSigned {
         /// The feed.
@@ -198,6 +203,8 @@ pub struct Service {
     rng: ChaCha20Rng,
     /// None while there is no connection.
     published: Option<Published>,
+    /// Why no head can be signed, as it was logged.
+    halted: Option<FleetError>,
     told: BTreeMap<DeviceId, Hash>,
     nonces: BTreeMap<DeviceId, VecDeque<Nonce>>,
 }
@@ -210,12 +217,12 @@ impl Service {
     pub fn start(keys: ServiceKeys, settings: Settings, seed: [u8; 32], book: &Book) -> Result<Self, FleetError> {
         publish::may_start(book)?;
         let rng = ChaCha20Rng::from_seed(seed);
-        Ok(Self { keys, settings, rng, published: None, told: BTreeMap::new(), nonces: BTreeMap::new() })
+        Ok(Self { keys, settings, rng, published: None, halted: None, told: BTreeMap::new(), nonces: BTreeMap::new() })
     }
 
     /// The broker accepted connection and subscriptions: everything retained goes out, in the order of trust.
     pub fn connected(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
-        publish::advance(book, &self.keys.feed, self.settings.cadence, at, fx);
+        self.sign(book, at, fx);
         fx.outgoing.publish.extend(publish::retained(book));
         self.published = Some(present(book));
     }
@@ -229,7 +236,7 @@ impl Service {
 
     /// The ledger may have changed, or a head is due: what is new goes out.
     pub fn tick(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
-        publish::advance(book, &self.keys.feed, self.settings.cadence, at, fx);
+        self.sign(book, at, fx);
         let Some(published) = &self.published else { return };
         let now = present(book);
         if now == *published {
@@ -243,6 +250,16 @@ impl Service {
         }
         self.published = Some(now);
         self.tell_grants(book, at, fx);
+    }
+
+    /// Signs a head if one is due, or tells once why none can be.
+    fn sign(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
+        let halted = publish::may_start(book).err();
+        if let Some(error) = halted.as_ref().filter(|error| self.halted.as_ref() != Some(error)) {
+            fx.log(FleetLog::FeedHalted { reason: error.to_string() });
+        }
+        self.halted = halted;
+        publish::advance(book, &self.keys.feed, self.settings.cadence, at, fx);
     }
 
     /// How long until [`Service::tick`] has something to do though nothing changed.
@@ -287,7 +304,7 @@ impl Service {
             }
             Topic::UpRequest(id) => self.on_request(book, &id, payload, at, fx),
             Topic::State(_) if payload.is_empty() => Ok(()),
-            Topic::State(id) => on_state(book, &id, payload, fx),
+            Topic::State(id) => on_state(book, &id, payload, at, fx),
             Topic::EnrolUp(id) => enrol::wait(book, &id, payload, at, fx),
             Topic::Bundle(_)
             | Topic::Policy(_)
@@ -388,14 +405,20 @@ fn present(book: &Book) -> Published {
     Published { bundle: book.trust().version, policy: book.policy().1.version, feed: publish::FeedAt::of(book) }
 }
 
-fn on_state(book: &Book, id: &DeviceId, payload: &[u8], fx: &mut Effects) -> Result<(), Refused> {
+fn on_state(book: &mut Book, id: &DeviceId, payload: &[u8], at: Timestamp, fx: &mut Effects) -> Result<(), Refused> {
     let device = hello::known(book, id)?;
     let signed = Signed::<State>::from_bytes(payload)?;
     let state = signed.open(book.fleet(), [device.keys.identity.verifying()], 1)?;
     if state.device != *id {
         return Err(Refused::WrongDevice);
     }
-    let mode = state.mode.chars().filter(|c| !c.is_control()).take(32).collect();
+    let mode: String = state.mode.chars().filter(|c| !c.is_control()).take(32).collect();
+    // The broker repeats what it keeps: only another word than the last says anything about now.
+    if book.presence(id).is_none_or(|known| known.word != signed.digest()) {
+        let presence = Presence { device: id.clone(), word: signed.digest(), at, mode: mode.clone() };
+        book.write(Write::Presence(presence), fx);
+    }
+    hello::note_positions(book, id, &state.feeds, None, fx);
     fx.log(FleetLog::DeviceState { device: id.clone(), mode, pending: state.pending });
     Ok(())
 }

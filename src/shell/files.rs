@@ -105,13 +105,20 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
 /// [`FileError::Exists`] when something is there already, else when it cannot be written; nothing is left there then.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let temporary = temporary(path);
-    let unless_there = RenameFlags::NOREPLACE;
-    let rename = |()| Ok(renameat_with(CWD, &temporary, CWD, path, unless_there)?);
-    let written = write_synced(&temporary, content).and_then(rename);
-    if written.is_err() {
+    let written = write_synced(&temporary, content).map_err(|error| FileError::io("write", path, error));
+    let named = written.and_then(|()| name(&temporary, path));
+    if named.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    match written {
+    named
+}
+
+/// Gives a file that is complete its name, unless something has it. Durable on return.
+///
+/// # Errors
+/// [`FileError::Exists`], or that it cannot be renamed.
+pub(super) fn name(temporary: &Path, path: &Path) -> Result<(), FileError> {
+    match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE).map_err(io::Error::from) {
         Ok(()) => sync_parent(path),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(FileError::Exists { path: path.to_owned() }),
         Err(error) => Err(FileError::io("write", path, error)),
@@ -179,7 +186,8 @@ pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
 }
 
-fn temporary(path: &Path) -> PathBuf {
+/// The name that a file has before it is complete.
+pub(super) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
 }

@@ -5,6 +5,8 @@
 //! Never: decides. What a row means, `fleet/book.rs` says.
 //! Read next: `../fleet/book.rs`.
 
+mod copy;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,10 @@ use std::time::Duration;
 
 use rusqlite::{params, Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
+pub use copy::{Copied, Restoring};
+
 use super::files::{self, FileError};
+use super::fleet_lock::{self, Lock};
 use crate::fleet::acts::Act;
 use crate::fleet::book::{BrokenBook, Issued, Segment};
 use crate::fleet::{Archive, Book, Effects, Outgoing, Write};
@@ -76,23 +81,54 @@ pub enum LedgerError {
     #[error(transparent)]
     Broken(#[from] BrokenBook),
     /// The file ends within a page.
-    #[error("{} was cut short: restore it from a copy", .0.display())]
+    #[error("{} was cut short: restore it from a copy (`hardtack fleet restore`)", .0.display())]
     CutShort(PathBuf),
     /// A row cannot be read.
-    #[error("the ledger's row {0:?} is damaged: restore fleet.db from a copy")]
+    #[error("the ledger's row {0:?} is damaged: restore fleet.db from a copy (`hardtack fleet restore`)")]
     Damaged(String),
+    /// Another copy is put in its place at this moment.
+    #[error("process {holder} puts a copy in the place of {}: try again when it has ended", path.display())]
+    Exchanged {
+        /// The file.
+        path: PathBuf,
+        /// Who does it.
+        holder: String,
+    },
+    /// Others have it open: what they write would be lost.
+    #[error("{} is in use by {}: stop `hardtack fleet serve`, let other commands end, then try again", path.display(), who(holder))]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The number of a process; empty where it is not known.
+        holder: String,
+    },
+    /// A copy cannot be used.
+    #[error("{} cannot be used ({why}): nothing was changed; take another copy", path.display())]
+    Copy {
+        /// The copy.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// Its file cannot be made.
     #[error(transparent)]
     File(#[from] FileError),
     /// SQLite says no.
     #[error(
         "the ledger cannot be used: {0}. If the disk is full, free some space; if another hardtack holds it, try again; \
-         if neither is so, restore fleet.db from a copy"
+         if neither is so, restore fleet.db from a copy (`hardtack fleet restore`)"
     )]
     Sql(rusqlite::Error),
     /// Whatever SQLite finds, it is not what this program wrote.
-    #[error("the ledger is damaged ({0}): restore fleet.db from a copy")]
+    #[error("the ledger is damaged ({0}): restore fleet.db from a copy (`hardtack fleet restore`)")]
     Unreadable(rusqlite::Error),
+}
+
+fn who(holder: &str) -> String {
+    match holder {
+        "" => "another process".into(),
+        holder => format!("process {holder}"),
+    }
 }
 
 impl From<rusqlite::Error> for LedgerError {
@@ -118,7 +154,10 @@ impl From<rusqlite::Error> for LedgerError {
 
 /// The ledger, and the book that stands in it.
 pub struct Ledger {
+    // Fields are dropped in this order: the file is not exchanged while it is open.
     connection: Connection,
+    _shared: Lock,
+    path: PathBuf,
     book: Book,
     revision: i64,
     data_version: i64,
@@ -158,6 +197,8 @@ impl Ledger {
         if !path.exists() {
             return Err(LedgerError::Missing(path.to_owned()));
         }
+        let shared = fleet_lock::share(&fleet_lock::opened(path))?;
+        let shared = shared.map_err(|holder| LedgerError::Exchanged { path: path.to_owned(), holder })?;
         let settled_bytes = settled_bytes(path);
         let connection = connect(path)?;
         let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
@@ -174,7 +215,12 @@ impl Ledger {
         }
         let data_version = data_version(&connection)?;
         let (book, revision) = read_all(&connection)?;
-        Ok(Self { connection, book, revision, data_version, ahead: false })
+        Ok(Self { connection, _shared: shared, path: path.to_owned(), book, revision, data_version, ahead: false })
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The book as it was last read or written.
@@ -255,6 +301,9 @@ impl Ledger {
                 | Write::Issued(_)
                 | Write::Pending(_)
                 | Write::Policy(..)
+                | Write::Presence(_)
+                | Write::Publisher(_)
+                | Write::Restored(_)
                 | Write::Resumed(_)
                 | Write::Rule(_)
                 | Write::Salvaged(_)
@@ -445,6 +494,9 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Head(_)
             | Write::Pending(_)
             | Write::Policy(..)
+            | Write::Presence(_)
+            | Write::Publisher(_)
+            | Write::Restored(_)
             | Write::Resumed(_)
             | Write::Rule(_)
             | Write::Salvaged(_)

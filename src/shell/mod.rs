@@ -18,6 +18,8 @@ pub mod files;
 pub mod fleet_dir;
 #[cfg(feature = "fleet")]
 pub mod fleet_keys;
+#[cfg(feature = "fleet")]
+pub mod fleet_lock;
 #[cfg(feature = "agent")]
 pub mod foresee;
 #[cfg(feature = "agent")]

@@ -1,8 +1,8 @@
 //! `fleet serve`: the fleet core on a broker and a ledger.
 //!
 //! Owns: the one loop that takes what arrived, lets the core decide inside a transaction, and sends what the commit gave
-//! out; reconnecting; telling the broker which devices may come in.
-//! Never: decides. Sends before the commit has returned.
+//! out; being the only one who does; reconnecting; telling the broker which devices may come in.
+//! Never: decides. Sends before the commit has returned. Signs when it is another's turn.
 //! Read next: `../fleet/service.rs`.
 
 use std::collections::BTreeSet;
@@ -17,12 +17,15 @@ use tokio::sync::watch;
 use super::broker::{dynsec, service_client_id};
 use super::clock;
 use super::entropy;
+use super::files::FileError;
+use super::fleet_lock::{self, Lock, Taken};
 use super::ledger::{Ledger, LedgerError};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, LinkError, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC};
 use super::x509::SERVICE_NAME;
 use crate::agent::effects::LinkCommand;
 use crate::agent::LinkEvent;
 use crate::fleet::book::{Book, Status};
+use crate::fleet::publish::{self, FeedAt};
 use crate::fleet::service::ServiceKeys;
 use crate::fleet::{FleetError, FleetLog, Outgoing, Service, Settings};
 use crate::ids::DeviceId;
@@ -39,7 +42,13 @@ const WAITING_MAX: usize = 1024;
 /// client, which is no crowd.
 const BACKOFF_MS: (u64, u64) = (500, 5_000);
 
+/// How long whoever publishes may take to sign what is new.
+const SIGNED_WITHIN: Duration = Duration::from_secs(10);
+/// How often what is published beside another is brought again, should there be something newer each time.
+const ROUNDS_MAX: u32 = 5;
+
 /// How to reach the broker.
+#[derive(Clone)]
 pub struct Uplink {
     /// Addresses, tried in order.
     pub urls: Vec<BrokerUrl>,
@@ -59,6 +68,15 @@ pub enum ServeError {
     /// The link.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A file of the folder.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another process publishes from this ledger.
+    #[error("process {holder} publishes from this ledger already: one `hardtack fleet serve` per fleet is enough; stop that one first if this one is to take its place")]
+    Publishing {
+        /// Its number.
+        holder: String,
+    },
     /// The operating system gave no thread.
     #[error("cannot start the service's thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -92,13 +110,15 @@ impl Serving {
         runtime: &Handle,
     ) -> Result<Self, ServeError> {
         ledger.refresh()?;
-        clock::wall().ok_or(ServeError::Clock)?;
+        now()?;
         let service = Service::start(keys, settings, entropy::seed(), ledger.book())?;
+        let turn = Turn::take(&mut ledger)?;
         let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
         let link = open_link(ledger.book(), uplink, inputs.clone(), runtime)?;
         let (tell, ended) = watch::channel(false);
         let serve = Serve {
             ledger,
+            turn,
             service,
             link: link.link,
             administered: link.administered,
@@ -134,7 +154,50 @@ impl Serving {
     }
 }
 
-/// Publishes what the broker keeps, once, and closes the link in order.
+/// The right to publish: a lock that ends with this process, and a turn in the ledger that ends with the next one, so that
+/// whoever lost the lock with its file signs no more all the same.
+struct Turn {
+    number: u64,
+    _lock: Lock,
+}
+
+impl Turn {
+    fn take(ledger: &mut Ledger) -> Result<Self, ServeError> {
+        let held = fleet_lock::hold(&fleet_lock::publisher(ledger.path()))?;
+        let lock = held.map_err(|holder| ServeError::Publishing { holder })?;
+        let (at, holder) = (now()?, format!("process {}", std::process::id()));
+        let taken = ledger.transact::<_, ServeError>(|book, _, fx| Ok(publish::take_turn(book, holder, at, fx)))?;
+        Ok(Self { number: taken.0, _lock: lock })
+    }
+}
+
+/// Who publishes from a ledger at this moment.
+///
+/// # Errors
+/// When the lock cannot be looked at.
+pub fn publisher_of(ledger: &Ledger) -> Result<Taken, FileError> {
+    fleet_lock::holder(&fleet_lock::publisher(ledger.path()))
+}
+
+/// What was published once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PublishedOnce {
+    /// Messages that were sent.
+    pub messages: usize,
+    /// Who signed the head.
+    pub signed: SignedBy,
+}
+
+/// Who signs heads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SignedBy {
+    /// This process.
+    Us,
+    /// Another one, which goes on publishing.
+    Another,
+}
+
+/// Publishes what the broker keeps, once, and closes the link in order. While another process publishes, that one signs.
 ///
 /// # Errors
 /// [`ServeError`], or that the broker did not accept in time.
@@ -143,33 +206,75 @@ pub async fn publish_once(
     keys: ServiceKeys,
     settings: Settings,
     uplink: Uplink,
-) -> Result<usize, ServeError> {
+) -> Result<PublishedOnce, ServeError> {
     ledger.refresh()?;
     let mut service = Service::start(keys, settings, entropy::seed(), ledger.book())?;
-    let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
-    let link = open_link(ledger.book(), uplink, inputs, &Handle::current())?.link;
-    link.send(LinkCommand::Connect { filters: Vec::new(), will: None });
-    let first = tokio::task::spawn_blocking(move || arrived.recv_timeout(Duration::from_secs(15))).await;
-    match first {
-        Ok(Ok(Input::Link(LinkEvent::Connected))) => {}
-        Ok(Ok(Input::Link(LinkEvent::Disconnected { reason }))) => {
-            return Err(FleetError::Invalid(format!("the broker cannot be reached ({reason}): try again")).into());
+    let turn = match Turn::take(ledger) {
+        Ok(turn) => turn,
+        Err(ServeError::Publishing { holder }) => {
+            let messages = publish_beside(ledger, &holder, uplink).await?;
+            return Ok(PublishedOnce { messages, signed: SignedBy::Another });
         }
-        Ok(Ok(Input::Link(LinkEvent::Message { .. }) | Input::Stop) | Err(_)) | Err(_) => {
-            return Err(FleetError::Invalid("the broker did not answer within 15 s: try again".into()).into());
-        }
-    }
-    let at = clock::wall().ok_or(ServeError::Clock)?;
+        Err(error) => return Err(error),
+    };
+    let link = open_once(ledger.book(), uplink).await?;
+    let at = now()?;
     let ((), outgoing) = ledger.transact::<_, ServeError>(|book, _, fx| {
+        publish::check_turn(book, turn.number)?;
         service.connected(book, at, fx);
         Ok(())
     })?;
-    let count = outgoing.publish.len();
+    let messages = outgoing.publish.len();
     for publish in outgoing.publish {
         link.send(LinkCommand::Publish(publish));
     }
     link.finish().await;
-    Ok(count)
+    Ok(PublishedOnce { messages, signed: SignedBy::Us })
+}
+
+/// Brings what another process has signed to a broker. Whatever that one signs meanwhile is brought as well: a head that
+/// lands here after its successor would hide it.
+async fn publish_beside(ledger: &mut Ledger, holder: &str, uplink: Uplink) -> Result<usize, ServeError> {
+    let deadline = clock::now().boottime.0 + SIGNED_WITHIN.as_millis() as u64;
+    while !publish::is_current(ledger.book(), now()?) {
+        if clock::now().boottime.0 > deadline {
+            let what = format!("process {holder} publishes from this ledger, but signs no new head: look at its log");
+            return Err(FleetError::Invalid(what).into());
+        }
+        tokio::time::sleep(POLL).await;
+        ledger.refresh()?;
+    }
+    let mut messages = 0;
+    for _ in 0..ROUNDS_MAX {
+        let link = open_once(ledger.book(), uplink.clone()).await?;
+        let (feed, retained) = (FeedAt::of(ledger.book()), publish::retained(ledger.book()));
+        messages += retained.len();
+        for publish in retained {
+            link.send(LinkCommand::Publish(publish));
+        }
+        link.finish().await;
+        ledger.refresh()?;
+        if FeedAt::of(ledger.book()) == feed {
+            break;
+        }
+    }
+    Ok(messages)
+}
+
+async fn open_once(book: &Book, uplink: Uplink) -> Result<Link, ServeError> {
+    let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
+    let link = open_link(book, uplink, inputs, &Handle::current())?.link;
+    link.send(LinkCommand::Connect { filters: Vec::new(), will: None });
+    let first = tokio::task::spawn_blocking(move || arrived.recv_timeout(Duration::from_secs(15))).await;
+    match first {
+        Ok(Ok(Input::Link(LinkEvent::Connected))) => Ok(link),
+        Ok(Ok(Input::Link(LinkEvent::Disconnected { reason }))) => {
+            Err(FleetError::Invalid(format!("the broker cannot be reached ({reason}): try again")).into())
+        }
+        Ok(Ok(Input::Link(LinkEvent::Message { .. }) | Input::Stop) | Err(_)) | Err(_) => {
+            Err(FleetError::Invalid("the broker did not answer within 15 s: try again".into()).into())
+        }
+    }
 }
 
 /// Who tells the broker which devices may come in.
@@ -220,6 +325,7 @@ enum Ready {
 
 struct Serve {
     ledger: Ledger,
+    turn: Turn,
     service: Service,
     link: Link,
     administered: Administered,
@@ -303,8 +409,9 @@ impl Serve {
                 Input::Stop => next = Next::Stop,
             }
         }
-        let service = &mut self.service;
+        let (service, turn) = (&mut self.service, self.turn.number);
         let decided = self.ledger.transact::<_, ServeError>(|book, archive, fx| {
+            publish::check_turn(book, turn)?;
             if connected {
                 service.connected(book, at, fx);
             }
@@ -316,6 +423,7 @@ impl Serve {
         });
         let outgoing = match decided {
             Ok(((), outgoing)) => outgoing,
+            Err(ServeError::Fleet(error @ FleetError::Superseded { .. })) => return Err(error.into()),
             Err(error) => {
                 // What the core thinks it has published was not: start from a fresh connection, which publishes it all.
                 // Devices send again what was not acknowledged.
@@ -407,6 +515,7 @@ pub fn tell(log: &FleetLog) {
         }
         FleetLog::EnrolPending { device, code } => tracing::info!(event = "enrol.pending", %device, code),
         FleetLog::FeedForked { device, seq } => tracing::error!(event = "feed.forked", %device, seq),
+        FleetLog::FeedHalted { reason } => tracing::error!(event = "feed.halted", reason),
         FleetLog::FeedSigned { feed, seq, rules } => tracing::info!(event = "feed.signed", %feed, seq, rules),
         FleetLog::GrantsAnswered { device, count } => tracing::info!(event = "grants.answered", %device, count),
         FleetLog::GrantNotRenewed { device, reason } => tracing::warn!(event = "grant.not_renewed", %device, reason),

@@ -375,7 +375,55 @@ fn a_service_that_restarts_goes_on_where_it_was() {
     site.all_recorded();
 }
 
+#[test]
+fn a_revocation_is_waited_for_until_every_device_in_reach_has_it() {
+    let mut site = Site::open();
+    site.start();
+    let (code, told, _) = site.wait_for("t-1", "20s");
+    assert_eq!((code, &told["wait"]["complete"]), (Some(0), &true.into()), "{told}");
+    assert_eq!(told["wait"]["have"], json!(["gw-07"]));
+    let applied = site.gateway.get("/v1/status").unwrap()["feed_seq"].as_u64();
+    assert!(applied >= told["wait"]["head"].as_u64(), "the device says so too: {applied:?}");
+    let shown = site.fleet.run(&["revocations"]).unwrap();
+    assert_eq!(shown["convergence"], json!({"devices": 1, "at_newest": 1, "unreachable": 0}), "{shown}");
+
+    site.gateway.agent.take().unwrap().kill();
+    let gone = |site: &Site| site.fleet.run(&["device", "list"]).unwrap()["devices"][0]["reachable"] == false;
+    let began = clock::now().boottime;
+    while !gone(&site) {
+        assert!(clock::now().boottime.0 < began.0 + 20_000, "its last will has not come");
+    }
+    let (code, told, _) = site.wait_for("t-2", "20s");
+    assert_eq!(code, Some(11), "{told}");
+    let unreachable = &told["wait"]["unreachable"][0];
+    assert_eq!((&unreachable["device"], unreachable["silent_s"].is_number()), (&"gw-07".into(), true), "{told}");
+    let shown = site.fleet.run(&["revocations"]).unwrap();
+    assert!(shown["devices"][0]["behind"].as_u64() >= Some(1), "{shown}");
+    assert!(shown["devices"][0]["unreachable_since"].is_string(), "{shown}");
+
+    let url = site.url.clone();
+    site.gateway.start(&url, 0).unwrap();
+    site.online();
+    let (code, told, _) = site.wait_for("t-3", "20s");
+    assert_eq!(code, Some(0), "it came back: {told}");
+
+    site.serve.take().unwrap().kill();
+    let (code, told, stderr) = site.wait_for("t-4", "1s");
+    assert_eq!((code, &told["wait"]["head"], &told["wait"]["publisher"]), (Some(11), &Value::Null, &false.into()));
+    assert!(stderr.starts_with("no `fleet serve` runs on this ledger"), "{stderr}");
+}
+
 impl Site {
+    /// Revokes a task and waits for it: the exit code, what is printed, what is told.
+    fn wait_for(&self, task: &str, timeout: &str) -> (Option<i32>, Value, String) {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hardtack"));
+        command.args(["-o", "json", "fleet", "revoke", "task", task, "--wait", "--timeout", timeout, "--dir"]);
+        let output = command.arg(&self.fleet.dir).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {stderr}"));
+        (output.status.code(), told, stderr)
+    }
+
     /// Grants so many more rights, each with a long name.
     fn grant(&self, rights: usize) -> Result<Value, hardtack::cli::Failure> {
         let rights: Vec<String> =

@@ -89,6 +89,14 @@ fn hardtack(args: &[&str]) -> Command {
     command
 }
 
+/// What a command prints that is not about the fleet.
+fn hardtack_plain(args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    let output = command.args(args).env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[track_caller]
 fn json(output: &Output, exit: i32) -> Value {
     let text = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
@@ -125,7 +133,26 @@ fn a_device_is_let_in_once_its_code_is_compared() {
     let (request, code) = operator.request("gw-07", &keys(3));
     let another = ["device", "approve", &request, "--code", &code, "--out", &bundle];
     assert!(operator.fail(&another, 3).contains("--replace"));
-    assert_eq!(operator.run(&[&another[..], &["--replace"]].concat())["approval"], "replaced");
+    let replace = |device: &'static str| {
+        let args = ["device", "replace", device, &request, "--code", &code, "--out", &bundle];
+        args.map(str::to_owned)
+    };
+    let run = |args: [String; 8], exit: i32| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        json(&operator.output(&args), exit)
+    };
+    assert!(run(replace("gw-09"), 1)["error"].as_str().unwrap().contains("not of gw-09"));
+    let replaced = run(replace("gw-07"), 0);
+    assert_eq!(replaced["approval"], "replaced");
+    let shown = operator.run(&["device", "show", "gw-07"]);
+    assert_eq!(shown["past_identities"], serde_json::json!([replaced["burned"]]));
+    assert_eq!(run(replace("gw-07"), 0)["burned"], Value::Null, "it was replaced before");
+    let (old, old_code) = operator.request("gw-07", &mine);
+    assert!(operator
+        .fail(&["device", "replace", "gw-07", &old, "--code", &old_code, "--out", &bundle], 3)
+        .contains("retired"));
+    let (request, code) = operator.request("gw-07", &keys(3));
+    let another = ["device", "approve", &request, "--code", &code, "--out", &bundle];
     operator.run(&["device", "retire", "gw-07", "--reason", "scrapped"]);
     assert!(operator.fail(&another, 3).contains("retired"));
     let listed = operator.run(&["device", "list"]);
@@ -161,6 +188,16 @@ fn what_operators_did_is_listed_and_checked() {
     let dry = operator.run(&["revoke", "token", text, "--dry-run"]);
     assert_eq!((&dry["target"]["kind"], &dry["target"]["value"]), (&"block".into(), &token["block"]));
     assert_eq!(operator.run(&["revocations"])["rules"], Value::Array(Vec::new()), "a dry run revokes nothing");
+    assert_eq!(dry["remains"]["blocks"], Value::Array(Vec::new()), "the issuer's block is the first");
+    let narrowed = hardtack_plain(&["token", "attenuate", text, "--ttl", "1m"]);
+    let dry = operator.run(&["revoke", "token", narrowed.trim(), "--dry-run"]);
+    assert_eq!(dry["remains"]["blocks"], serde_json::json!([token["block"]]));
+    let instead: Vec<&str> = dry["remains"]["instead"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(instead[0].starts_with("hardtack fleet revoke task t-"), "{instead:?}");
+    assert_eq!(instead[1], "hardtack fleet revoke device gw-07");
+    let cost = |name: &str| dry["cost"][name].as_u64().unwrap();
+    assert!(cost("set_bytes_after") - cost("set_bytes_before") < 49 && cost("sent_to_each_device") > 0);
+    assert_eq!((&dry["devices"][0]["device"], &dry["devices"][0]["reachable"]), (&"gw-07".into(), &false.into()));
     let dry = operator.run(&["revoke", "grant", &id, "--dry-run"]);
     assert_eq!(dry["covers"]["devices"][0], "gw-07");
     operator.run(&["--operator", "bob", "revoke", "grant", &id, "--reason", "a test"]);
@@ -228,9 +265,64 @@ fn a_folder_that_is_open_to_others_or_broken_is_refused_with_advice() {
 }
 
 #[test]
+fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let copy = operator.folder.path().join("copy");
+    let out = copy.to_str().unwrap();
+    let made = operator.run(&["backup", "--out", out]);
+    assert_eq!((&made["feed_seq"], &made["devices"], &made["checked"]), (&1.into(), &1.into(), &true.into()));
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(operator.fail(&["backup", "--out", out], 1).contains("not overwritten"));
+    let digest = made["sha256"].as_str().unwrap();
+    let summed = Command::new("sha256sum").arg(&copy).output().unwrap();
+    assert!(String::from_utf8_lossy(&summed.stdout).starts_with(digest), "{digest}");
+
+    operator.run(&["revoke", "task", "t-1"]);
+    operator.approve("gw-08", &keys(2));
+    operator.run(&["device", "retire", "gw-07"]);
+    let broker = Mosquitto::open();
+    let url = format!("mqtt://{}", broker.addr());
+    let publish = ["publish", "--broker", &url];
+    assert_eq!(operator.run(&publish)["feed_seq"], 2);
+
+    assert!(operator.fail(&["restore", out, "--digest", &"0".repeat(64)], 12).contains("SHA-256"));
+    let junk = operator.folder.path().join("junk");
+    let mut bytes = std::fs::read(&copy).unwrap();
+    bytes[4096..].fill(0x5a);
+    std::fs::write(&junk, bytes).unwrap();
+    operator.fail(&["restore", junk.to_str().unwrap()], 12);
+    assert_eq!(operator.run(&["revocations"])["rules"].as_array().unwrap().len(), 1, "nothing was changed");
+    {
+        let held = rusqlite::Connection::open(operator.dir().join("fleet.db")).unwrap();
+        held.query_row("SELECT count(*) FROM book", [], |row| row.get::<_, i64>(0)).unwrap();
+        assert!(operator.fail(&["restore", out], 75).contains("in use"));
+    }
+
+    let restored = operator.run(&["restore", out, "--digest", digest]);
+    assert_eq!((&restored["after"], &restored["known"]), (&2.into(), &true.into()), "{restored}");
+    assert_eq!(restored["lost"]["rules"][0]["value"], "t-1");
+    assert_eq!(restored["lost"]["devices"], serde_json::json!(["gw-07", "gw-08"]));
+    assert!(Path::new(restored["kept"].as_str().unwrap()).exists());
+    assert!(operator.fail(&publish, 1).contains("--after 2"));
+    assert!(operator.fail(&[&publish[..], &["--after", "1"]].concat(), 1).contains("--after 2 or more"));
+    operator.run(&["revoke", "task", "t-1"]);
+    assert_eq!(operator.run(&[&publish[..], &["--after", "2"]].concat())["feed_seq"], 3);
+    let acts = operator.run(&["audit", "acts"]);
+    let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
+    assert_eq!(told, ["founded", "approved", "restored", "revoked", "resumed"]);
+
+    std::fs::write(operator.dir().join("fleet.db"), "not a ledger at all").unwrap();
+    assert!(operator.fail(&["device", "list"], 1).contains("hardtack fleet restore"));
+    let restored = operator.run(&["restore", restored["kept"].as_str().unwrap()]);
+    assert_eq!((&restored["known"], &restored["lost"]), (&false.into(), &Value::Null));
+    assert_eq!(operator.run(&["device", "list"])["devices"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn commands_of_later_versions_say_so() {
     let operator = Operator::new();
-    for args in [&["backup"][..], &["restore", "x"], &["report"], &["key", "rotate", "issuer"]] {
+    for args in [&["report"][..], &["key", "rotate", "issuer"]] {
         assert!(operator.fail(args, 2).contains("is not in this version"), "{args:?}");
     }
     operator.fail(&["serve"], 2);

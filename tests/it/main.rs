@@ -14,6 +14,7 @@ mod hostile;
 mod interop;
 mod mqtt;
 mod parsers;
+mod publisher;
 mod rescue;
 mod revocation;
 mod samples;

@@ -527,6 +527,8 @@ async fn the_embedded_broker_serves_the_link() {
     for round in 0..3 {
         gateway.connect("gw-07");
         gateway.expect_connected();
+        let places = (0..4).map(|place| Topic::FeedDelta("main".parse().unwrap(), place)).collect();
+        gateway.link.send(LinkCommand::Read { places, left: Vec::new() });
         let mut retained: Vec<String> = (0..9)
             .map(|_| {
                 let event = gateway.next();

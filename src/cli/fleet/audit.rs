@@ -306,6 +306,7 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Retired { .. }
         | Deed::Withdrawn { .. }
         | Deed::Policy { .. }
+        | Deed::Restored { .. }
         | Deed::Resumed { .. } => {}
     }
     fields

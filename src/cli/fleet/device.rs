@@ -15,6 +15,7 @@ use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{file_failure, now, operator, Fleet, Session};
 use crate::fleet::book::{Book, Device, Status};
+use crate::fleet::convergence::standing;
 use crate::fleet::enrol::{self, Approval, Replace};
 use crate::fleet::FleetError;
 use crate::ids::{DeviceId, KeyId};
@@ -41,6 +42,8 @@ pub enum DeviceCommand {
         #[arg(long, default_value = "retired")]
         reason: String,
     },
+    /// Let a device in again whose hardware or state folder was replaced: its old key never comes back
+    Replace(ReplaceArgs),
     /// Show all that is known of a device
     Show {
         /// The device
@@ -64,6 +67,21 @@ pub struct ApproveArgs {
     replace: bool,
 }
 
+/// Arguments of `hardtack fleet device replace`.
+#[derive(Args, Debug)]
+pub struct ReplaceArgs {
+    /// The device, which the request must name too
+    device: DeviceId,
+    /// The new request: a file, or `-` for stdin
+    file: PathBuf,
+    /// The code that the device shows, told over another way than the request came
+    #[arg(long)]
+    code: String,
+    /// Where the sealed bundle goes
+    #[arg(long, value_name = "BUNDLE")]
+    out: PathBuf,
+}
+
 /// Arguments of `hardtack fleet device pending`.
 #[derive(Args, Debug)]
 pub struct PendingArgs {
@@ -77,15 +95,19 @@ pub struct PendingArgs {
 
 pub(super) fn run(command: DeviceCommand, session: &Session) -> Result<Exit, Failure> {
     match command {
-        DeviceCommand::Approve(args) => approve(&args, session),
+        DeviceCommand::Approve(args) => approve(&args, None, session),
         DeviceCommand::List => list(session),
         DeviceCommand::Pending(args) => pending(&args, session),
+        DeviceCommand::Replace(ReplaceArgs { device, file, code, out }) => {
+            approve(&ApproveArgs { file, code, out, replace: true }, Some(&device), session)
+        }
         DeviceCommand::Retire { device, reason } => retire(&device, &reason, session),
         DeviceCommand::Show { device } => show_one(&device, session),
     }
 }
 
-fn approve(args: &ApproveArgs, session: &Session) -> Result<Exit, Failure> {
+/// Lets in the device of a request; `replaced` is the one that it is to take the place of, if somebody named it.
+fn approve(args: &ApproveArgs, replaced: Option<&DeviceId>, session: &Session) -> Result<Exit, Failure> {
     let code: Code = args.code.parse().map_err(|refused| {
         Failure::new(Exit::Usage, format!("{:?}: {refused}", args.code), "type the code as the device shows it")
     })?;
@@ -93,6 +115,18 @@ fn approve(args: &ApproveArgs, session: &Session) -> Result<Exit, Failure> {
     let bytes = read_request(&args.file)?;
     let request = Signed::<EnrolRequest>::from_bytes(&bytes).map_err(bad_request)?;
     let opened = EnrolRequest::open(&request).map_err(bad_request)?;
+    let before = fleet.ledger.book().device(&opened.device).map(|device| device.keys.identity);
+    if let Some(device) = replaced {
+        if opened.device != *device {
+            let what = format!("the request is of device {}, not of {device}", opened.device);
+            return Err(Failure::new(
+                Exit::Failure,
+                what,
+                "bring the request that the new hardware made under this id",
+            ));
+        }
+        before.ok_or_else(|| FleetError::UnknownDevice(device.clone()))?;
+    }
     // Made before the approval is written: a device that gets no certificate is not approved.
     let certificate = fleet.dir.broker().authority()?.issue_device(&opened.device, opened.keys.tls.verifying());
     let certificate = certificate.map_err(|error| Failure::new(Exit::Failure, error, ""))?;
@@ -112,10 +146,20 @@ fn approve(args: &ApproveArgs, session: &Session) -> Result<Exit, Failure> {
         Approval::Joined => "joined",
         Approval::Replaced => "replaced",
     };
-    let value = json!({"device": device, "approval": approval, "bundle": out, "fingerprint": fingerprint});
+    // The key that never comes back, if this request has taken its place.
+    let burned = before.filter(|_| approval == "replaced").map(|key| KeyId::of(key.as_bytes()).to_string());
+    let value = json!({
+        "device": device, "approval": approval, "bundle": out, "fingerprint": fingerprint, "burned": burned,
+    });
     show(session.format, &value, |_| {
+        let burned = burned.as_ref().map_or(String::new(), |key| {
+            format!(
+                "its old key {key} never comes back: what it signs is refused, its audit until now stays. If the old \
+                 hardware is lost, revoke its grants too: what it holds is good until devices hear of that\n"
+            )
+        });
         format!(
-            "device {device} approved ({approval})\nbundle {out}\n\
+            "device {device} approved ({approval})\n{burned}bundle {out}\n\
              on the device: hardtack enrol import {out} --fleet {fingerprint}\n\
              next: hardtack fleet grant create --device {device} …; a device without a network gets a grant that is made \
              after this only in another bundle: approve the same request again, and import that"
@@ -147,8 +191,10 @@ fn list(session: &Session) -> Result<Exit, Failure> {
     let (book, at) = (fleet.ledger.book(), now()?);
     let devices: Vec<Value> = book.devices().map(|device| summary(book, device, at)).collect();
     show(session.format, &json!({ "devices": devices }), |_| {
-        let mut text =
-            format!("{:24} {:9} {:8} {:>9} {:20} grants\n", "device", "status", "mode", "feed", "last hello");
+        let mut text = format!(
+            "{:24} {:9} {:8} {:>9} {:>6} {:20} grants\n",
+            "device", "status", "mode", "feed", "behind", "heard"
+        );
         for device in &devices {
             let field = |name: &str| match &device[name] {
                 Value::Null => "-".to_owned(),
@@ -158,11 +204,12 @@ fn list(session: &Session) -> Result<Exit, Failure> {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "{:24} {:9} {:8} {:>9} {:20} {}",
+                "{:24} {:9} {:8} {:>9} {:>6} {:20} {}",
                 field("id"),
                 field("status"),
                 field("mode"),
                 field("feed_seq"),
+                field("behind"),
                 field("seen"),
                 field("grants")
             );
@@ -174,13 +221,21 @@ fn list(session: &Session) -> Result<Exit, Failure> {
 
 fn summary(book: &Book, device: &Device, at: Timestamp) -> Value {
     let seen = book.seen(&device.id);
+    let standing = standing(book, device, at);
     json!({
         "id": device.id,
         "status": status(device.status),
         "joined": device.joined,
-        "seen": seen.map(|seen| seen.at.to_string()),
+        // Its last sign of life, and how long ago that was.
+        "seen": standing.heard.map(|heard| heard.to_string()),
+        "silent_s": standing.heard.map(|heard| at.since(heard).secs()),
+        "reachable": standing.is_reachable(),
+        "unreachable_since": standing.unreachable.map(|since| since.to_string()),
+        // As it said itself when it was last heard of.
         "mode": seen.map(|seen| &seen.mode),
-        "feed_seq": seen.and_then(|seen| seen.feeds.first()).map(|position| position.seq),
+        // The highest head of the feed that it said it has applied, and heads between that and the newest.
+        "feed_seq": standing.applied,
+        "behind": standing.behind,
         "grants": book.live_grants(&device.id, at).count(),
     })
 }

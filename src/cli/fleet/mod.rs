@@ -6,6 +6,7 @@
 //! Read next: the file that is named after the command.
 
 mod audit;
+mod backup;
 mod device;
 mod grant;
 mod init;
@@ -14,6 +15,7 @@ mod policy;
 mod revoke;
 mod serve;
 mod time;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,8 +56,8 @@ pub enum FleetCommand {
     /// Read, verify and export what devices and operators did
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Copy the ledger (not in this version)
-    Backup(Later),
+    /// Copy the ledger to a file, while others work with it
+    Backup(backup::BackupArgs),
     /// Let devices in, look at them, take them out
     #[command(subcommand)]
     Device(device::DeviceCommand),
@@ -76,9 +78,9 @@ pub enum FleetCommand {
     Publish(serve::PublishArgs),
     /// Tell how the fleet is (not in this version)
     Report(Later),
-    /// Bring a copy of the ledger back (not in this version)
-    Restore(Later),
-    /// List what is revoked
+    /// Put a copy in the place of the ledger
+    Restore(backup::RestoreArgs),
+    /// List what is revoked, and how far the devices are with it
     Revocations,
     /// Take back what was given
     #[command(subcommand)]
@@ -98,7 +100,7 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
     let session = Session { named: args.dir, operator: args.operator, format: globals.output };
     match args.command {
         FleetCommand::Audit(command) => audit::run(command, &session),
-        FleetCommand::Backup(_) => later("fleet backup"),
+        FleetCommand::Backup(args) => backup::backup(&args, &session),
         FleetCommand::Device(command) => device::run(command, &session),
         FleetCommand::Grant(command) => grant::run(command, &session),
         FleetCommand::Init(args) => init::run(&args, &session),
@@ -108,7 +110,7 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Policy(command) => policy::run(command, &session),
         FleetCommand::Publish(args) => serve::publish(&args, &session),
         FleetCommand::Report(_) => later("fleet report"),
-        FleetCommand::Restore(_) => later("fleet restore"),
+        FleetCommand::Restore(args) => backup::restore(&args, &session),
         FleetCommand::Revocations => revoke::list(&session),
         FleetCommand::Revoke(command) => revoke::run(command, &session),
         FleetCommand::Serve(args) => serve::serve(&args, &session),
@@ -232,6 +234,8 @@ impl From<FleetError> for Failure {
             | FleetError::UnknownGrant(_)
             | FleetError::Invalid(_)
             | FleetError::Behind { .. }
+            | FleetError::Superseded { .. }
+            | FleetError::Restored { .. }
             | FleetError::RulesFull { .. } => Exit::Failure,
         };
         // The messages of the fleet end with what to do.
@@ -247,6 +251,8 @@ impl From<LedgerError> for Failure {
             {
                 Exit::TryAgain
             }
+            LedgerError::Exchanged { .. } | LedgerError::InUse { .. } => Exit::TryAgain,
+            LedgerError::Copy { .. } => Exit::Invalid,
             LedgerError::Missing(_)
             | LedgerError::Exists(_)
             | LedgerError::Newer { .. }
@@ -284,7 +290,10 @@ impl From<ServeError> for Failure {
         match error {
             ServeError::Fleet(error) => error.into(),
             ServeError::Ledger(error) => error.into(),
-            ServeError::Link(_) | ServeError::Thread(_) | ServeError::Clock => Self::new(Exit::Failure, error, ""),
+            ServeError::Publishing { .. } => Self::new(Exit::TryAgain, error, ""),
+            ServeError::File(_) | ServeError::Link(_) | ServeError::Thread(_) | ServeError::Clock => {
+                Self::new(Exit::Failure, error, "")
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `hardtack fleet revoke` and `hardtack fleet revocations`.
 //!
-//! Owns: the arguments, what a dry run says.
+//! Owns: the arguments, what a dry run says, what is said of rules and of the devices' progress.
 //! Never: decides what a rule covers. `../../fleet/revoke.rs` does.
 //! Read next: `../../fleet/revoke.rs`.
 
@@ -13,9 +13,10 @@ use serde_json::{json, Value};
 use super::super::output::show;
 use super::super::token::{parsed, point_in_time, token_bytes};
 use super::super::{Exit, Failure};
-use super::{millis, now, operator, target_words, Session};
-use crate::fleet::publish::is_published;
-use crate::fleet::revoke::{coverage, life_of, revoke, target_of, tasks_of, Part, Revocation};
+use super::{millis, now, operator, target_words, wait, Session};
+use crate::fleet::convergence::{newest, standings};
+use crate::fleet::publish::{self, is_published};
+use crate::fleet::revoke::{cost, coverage, life_of, remains, revoke, target_of, tasks_of, Part, Revocation};
 use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
@@ -111,9 +112,15 @@ pub struct How {
     /// How long the rule stays [default: until all that it can cover has expired]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     expires: Option<Duration>,
-    /// Only say what it would cover
+    /// Only say what it would cover, what it costs and who would hear of it
     #[arg(long)]
     dry_run: bool,
+    /// Wait until every device in reach has said that it applied it; exits 11 if some have not
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// How long to wait at most
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "60s", requires = "wait")]
+    timeout: Duration,
 }
 
 pub(super) fn run(command: RevokeCommand, session: &Session) -> Result<Exit, Failure> {
@@ -170,24 +177,64 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
             "tasks": tasks_of(token),
         });
     }
-    if !how.dry_run {
+    let mut waited = None;
+    if how.dry_run {
+        let left = remains(fleet.ledger.book(), &target, token);
+        let cost = cost(fleet.ledger.book(), &target, token.and_then(life_of), at);
+        told["remains"] = json!({
+            "what": left.note,
+            "blocks": left.blocks,
+            "instead": left.instead.iter().map(|target| command(target, &[])).collect::<Vec<_>>(),
+        });
+        told["cost"] = json!({
+            "set_bytes_before": cost.before,
+            "set_bytes_after": cost.after,
+            "sent_to_each_device": cost.sent,
+        });
+        let standings = standings(fleet.ledger.book(), at);
+        told["devices"] = standings.iter().map(|standing| wait::told(standing, at)).collect();
+    } else {
         let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
         let until = how.expires.map(|expires| at + millis(expires));
         let life = token.and_then(life_of);
         let revocation = Revocation { target, until, reason: how.reason.clone(), life };
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();
+        if how.wait {
+            let ended = wait::wait(&mut fleet, &rule, how.timeout)?;
+            told["wait"] = ended.value.clone();
+            waited = Some(ended);
+        }
     }
-    show(session.format, &told, |told| words(told, how.dry_run))?;
-    Ok(Exit::Done)
+    show(session.format, &told, |told| match &waited {
+        Some(waited) => words(told, Said::Waited) + &waited.text,
+        None if how.dry_run => words(told, Said::DryRun),
+        None => words(told, Said::Revoked),
+    })?;
+    Ok(waited.map_or(Exit::Done, |waited| waited.exit))
 }
 
-fn words(told: &Value, dry_run: bool) -> String {
+/// What was done, for the words about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    DryRun,
+    Revoked,
+    Waited,
+}
+
+/// The command that revokes a target.
+fn command(target: &Target, more: &[&str]) -> String {
+    let (kind, value) = target_words(target);
+    let words = ["hardtack fleet revoke", kind, &value].into_iter().chain(more.iter().copied());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn words(told: &Value, said: Said) -> String {
     let (kind, value) = (&told["target"]["kind"], &told["target"]["value"]);
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = match dry_run {
+    let _ = match said == Said::DryRun {
         true => writeln!(text, "would revoke {} {}", word(kind), word(value)),
         false => writeln!(text, "revoked {} {} until {}", word(kind), word(value), word(&told["until"])),
     };
@@ -198,7 +245,26 @@ fn words(told: &Value, dry_run: bool) -> String {
             let _ = writeln!(text, "{}: {}", name.replace('_', " "), known.join(" "));
         }
     }
-    if !dry_run {
+    if said == Said::DryRun {
+        let _ = writeln!(text, "still good: {}", word(&told["remains"]["what"]));
+        for instead in told["remains"]["instead"].as_array().into_iter().flatten() {
+            let _ = writeln!(text, "  to end that too: {}", word(instead));
+        }
+        let cost = &told["cost"];
+        let (before, after, sent) = (&cost["set_bytes_before"], &cost["set_bytes_after"], &cost["sent_to_each_device"]);
+        let _ = writeln!(text, "the set goes from {before} to {after} bytes; {sent} are sent to each device");
+        for device in told["devices"].as_array().into_iter().flatten() {
+            let reach = if device["reachable"] == true { "in reach" } else { "unreachable" };
+            let silent = match &device["silent_s"] {
+                Value::Null => "never heard of".to_owned(),
+                secs @ (Value::Number(_) | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+                    format!("last heard {secs} s ago")
+                }
+            };
+            let _ = writeln!(text, "  {:24} {reach}, {silent}", word(&device["device"]));
+        }
+    }
+    if said == Said::Revoked {
         text.push_str("`fleet serve` signs and publishes it at once; without one: hardtack fleet publish --broker URL");
     }
     text
@@ -234,7 +300,23 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
             "bytes": book.set().to_bytes().len(),
         })
     });
-    show(session.format, &json!({"head": head, "rules": rules}), |_| {
+    let standings = standings(book, at);
+    let newest = newest(book);
+    let up_to_date = standings.iter().filter(|standing| standing.has(newest)).count();
+    let unreachable = standings.iter().filter(|standing| !standing.is_reachable()).count();
+    let halted = publish::may_start(book).err().map(|error| error.to_string());
+    let value = json!({
+        "head": head,
+        "rules": rules,
+        // Per approved device: `device`, `applied` (the highest head that it said it has), `behind` (heads between that and
+        // the newest), `seen` (its last sign of life), `silent_s`, `reachable`, `unreachable_since`.
+        "devices": standings.iter().map(|standing| wait::told(standing, at)).collect::<Vec<_>>(),
+        // How many approved devices there are, how many have the newest head, and how many cannot be reached.
+        "convergence": {"devices": standings.len(), "at_newest": up_to_date, "unreachable": unreachable},
+        // Why no head can be signed, if so.
+        "halted": halted,
+    });
+    show(session.format, &value, |_| {
         let mut text = String::new();
         for rule in &rules {
             let word = |name: &str| rule[name].as_str().unwrap_or_default();
@@ -251,6 +333,20 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         }
         if let Some(head) = book.head() {
             let _ = writeln!(text, "head {} of {}, {}", head.head.seq, head.head.feed, head.head.issued_at);
+        }
+        for standing in &standings {
+            let applied = standing.applied.map_or("none".into(), |seq| seq.to_string());
+            let reach = standing.unreachable.map_or(String::new(), |since| format!(", unreachable since {since}"));
+            let (device, behind, heard) = (&standing.device, standing.behind, wait::ago(standing, at));
+            let _ = writeln!(text, "{device:24} head {applied}, {behind} behind, heard {heard}{reach}");
+        }
+        let _ = writeln!(
+            text,
+            "{up_to_date} of {} devices have the newest head, {unreachable} cannot be reached",
+            standings.len()
+        );
+        if let Some(halted) = &halted {
+            let _ = writeln!(text, "no head is signed: {halted}");
         }
         text
     })?;

@@ -15,7 +15,7 @@ use crate::fleet::publish::resume;
 use crate::fleet::service::ServiceKeys;
 use crate::shell::fleet_keys::Role;
 use crate::shell::mqtt::{BrokerUrl, Security};
-use crate::shell::serve::{publish_once, Serving, Uplink};
+use crate::shell::serve::{publish_once, Serving, SignedBy, Uplink};
 use crate::shell::{entropy, log, service};
 
 /// Arguments of `hardtack fleet serve`.
@@ -99,7 +99,11 @@ pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Fai
     let settings = fleet.dir.toml().settings();
     let published = runtime()?.block_on(publish_once(&mut fleet.ledger, keys, settings, uplink))?;
     let seq = fleet.ledger.book().head().map_or(0, |head| head.head.seq);
-    let value = json!({"messages": published, "feed_seq": seq});
-    show(session.format, &value, |_| format!("{published} messages, the newest head is {seq}"))?;
+    let (messages, signed) = match published.signed {
+        SignedBy::Us => (published.messages, "here"),
+        SignedBy::Another => (published.messages, "by `fleet serve`"),
+    };
+    let value = json!({"messages": messages, "feed_seq": seq, "signed": signed});
+    show(session.format, &value, |_| format!("{messages} messages, the newest head is {seq}, signed {signed}"))?;
     Ok(Exit::Done)
 }

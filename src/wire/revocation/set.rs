@@ -164,6 +164,11 @@ impl RevocationSet {
         Ok(())
     }
 
+    /// Whether it revokes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether a reader takes so many rules, ids and buckets: for whoever has added to it one by one.
     ///
     /// # Errors

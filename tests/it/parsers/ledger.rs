@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use hardtack::fleet::acts::{Act, Deed};
 use hardtack::fleet::book::{
-    Device, EraChain, Fork, Grant, Issued, Pending, Renewal, Rule, Salvaged, Seen, Segment, Status,
+    Device, EraChain, Fork, Grant, Issued, Pending, Presence, Publisher, Renewal, Restored, Rule, Salvaged, Seen,
+    Segment, Status,
 };
 use hardtack::fleet::publish::{self, Cadence};
 use hardtack::fleet::report::Verifier;
@@ -76,6 +77,9 @@ fn rows(world: &World) -> Vec<Write> {
         Write::Set(world.set().to_bytes()),
         Write::Snapshot(world.sign(&world.head()), world.set().to_bytes()),
         Write::Step(world.announcement()),
+        Write::Publisher(Publisher { turn: 3, holder: "process 7".into(), at: NOW }),
+        Write::Restored(Restored { at: NOW, least: 1, settled: true }),
+        Write::Presence(Presence { device: device.clone(), word: Hash::ZERO, at: NOW, mode: "gone".into() }),
         Write::Salvaged(Salvaged { device: device.clone(), era: EraId { number: 1, salt: 1 }, segments: (3, 5) }),
         Write::Seen(Box::new(Seen {
             device: device.clone(),
@@ -364,6 +368,8 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         Write::Policy(u64::MAX, world.sign(&policy)),
         Write::Resumed(u64::MAX),
         Write::Rule(Rule { target: Target::IssuedBefore(far), until: far, reason: String::new(), at: far, life: None }),
+        Write::Publisher(Publisher { turn: u64::MAX, holder: String::new(), at: far }),
+        Write::Restored(Restored { at: far, least: u64::MAX, settled: false }),
         Write::Salvaged(Salvaged { device: device.clone(), era, segments: (u64::MAX, u64::MAX) }),
         Write::Seen(Box::new(Seen {
             device: device.clone(),
@@ -401,7 +407,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         let _ = Copy { _folder: folder, path }.check();
     }
     let copy = Copy::whole();
-    copy.raw().execute("UPDATE book SET revision = ?1 WHERE name = 'list'", [i64::MAX]).unwrap();
+    copy.raw().execute("UPDATE book SET revision = ?1 WHERE name = 'set'", [i64::MAX]).unwrap();
     assert!(matches!(copy.check(), Err(LedgerError::Damaged(_))));
 }
 

@@ -1,0 +1,131 @@
+//! Who has what was published: where each device stands in the feed, by its own signed word.
+//!
+//! Owns: the position that a device applied, how far that is behind, when it was last heard of and whether it can be
+//! reached; which head holds a rule.
+//! Never: counts a device that has not said so itself. The broker can make one seem out of reach, never up to date.
+//! Read next: `hello.rs` and `service.rs`, which note what devices say.
+
+use super::book::{Book, Device, Rule, Status};
+use super::publish::is_published;
+use crate::ids::DeviceId;
+use crate::time::{Millis, Timestamp};
+
+/// After so long without a sign of life a device counts as out of reach, whatever the broker says: the longest pause between
+/// two hellos of any firmware profile, and what the answer may take.
+const SILENT: Millis = Millis::from_secs(3900);
+
+/// The last will of a device, which the broker tells when the connection breaks.
+const GONE: &str = "gone";
+
+/// Where a device stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The device.
+    pub device: DeviceId,
+    /// The highest number of the feed that it said it has applied. None: it has said nothing yet.
+    pub applied: Option<u64>,
+    /// Heads between that and the newest.
+    pub behind: u64,
+    /// Its last sign of life. None: it was never heard of.
+    pub heard: Option<Timestamp>,
+    /// Since when it cannot be reached. None: it can be, as far as anybody knows.
+    pub unreachable: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Whether the device can be reached, as far as anybody knows.
+    pub fn is_reachable(&self) -> bool {
+        self.heard.is_some() && self.unreachable.is_none()
+    }
+
+    /// Whether it has applied a head of this number or a newer one.
+    pub fn has(&self, seq: u64) -> bool {
+        self.applied.is_some_and(|applied| applied >= seq)
+    }
+}
+
+/// Where the devices that may have credentials stand.
+pub fn standings(book: &Book, at: Timestamp) -> Vec<Standing> {
+    let approved = book.devices().filter(|device| device.status == Status::Approved);
+    approved.map(|device| standing(book, device, at)).collect()
+}
+
+/// Where one device stands.
+pub fn standing(book: &Book, device: &Device, at: Timestamp) -> Standing {
+    let newest = newest(book);
+    // What the keys that it had before have said, this one has not applied.
+    let seen = book.seen(&device.id).filter(|seen| seen.identity == device.keys.identity);
+    let feed = book.feed();
+    let position = seen.and_then(|seen| seen.feeds.iter().find(|position| position.feed == feed));
+    let applied = position.map(|position| position.seq);
+    let word = seen.and(book.presence(&device.id));
+    let gone = word.filter(|word| word.mode == GONE).map(|word| word.at);
+    let said = word.filter(|word| word.mode != GONE).map(|word| word.at);
+    let heard = seen.map(|seen| said.map_or(seen.at, |said| said.max(seen.at)));
+    let unreachable = heard.and_then(|heard| {
+        let left = gone.filter(|gone| *gone >= heard);
+        left.or_else(|| (at.since(heard) > SILENT).then_some(heard))
+    });
+    Standing {
+        device: device.id.clone(),
+        applied,
+        behind: newest.saturating_sub(applied.unwrap_or(0)),
+        heard,
+        unreachable,
+    }
+}
+
+/// The number of the newest head.
+pub fn newest(book: &Book) -> u64 {
+    book.head().map_or(0, |head| head.head.seq)
+}
+
+/// The number of the newest head, if its set holds a revocation.
+pub fn head_with(book: &Book, rule: &Rule) -> Option<u64> {
+    is_published(book, rule).then(|| newest(book))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::book::{Presence, Write};
+    use super::super::hello::receive;
+    use super::super::publish::advance;
+    use super::super::revoke::{revoke, Revocation};
+    use super::super::service::tests::{at, device_keys, one_device, CADENCE};
+    use super::super::Effects;
+    use super::*;
+    use crate::ids::Hash;
+    use crate::wire::envelope::Signed;
+    use crate::wire::revocation::Target;
+
+    #[test]
+    fn a_device_stands_where_it_said_and_is_away_since_it_left() {
+        let (keys, mut book, hello, _) = one_device();
+        let fx = &mut Effects::default();
+        let only = |book: &Book, secs| standings(book, at(secs)).remove(0);
+        let silent = only(&book, 2);
+        assert_eq!((silent.applied, silent.behind, silent.is_reachable()), (None, 1, false), "never heard of");
+
+        let say = |book: &mut Book, nonce, secs, fx: &mut Effects| {
+            let signed = Signed::sign(&hello(nonce), book.fleet(), &[&device_keys(1).identity]);
+            receive(book, &hello(nonce).device, &signed.to_bytes(), at(secs), fx).unwrap();
+        };
+        say(&mut book, 1, 3, fx);
+        let heard = only(&book, 4);
+        assert_eq!((heard.applied, heard.behind, heard.is_reachable()), (Some(1), 0, true));
+        let target = Target::Task("t-1".parse().unwrap());
+        let rule = Revocation { target, until: Some(at(5000)), reason: "r".into(), life: None };
+        let rule = revoke(&mut book, rule, keys.operator("ann"), at(5), fx).unwrap();
+        assert_eq!(head_with(&book, &rule), None, "not signed yet");
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(5), fx));
+        assert_eq!(head_with(&book, &rule), Some(2));
+        assert_eq!((only(&book, 6).behind, only(&book, 6).has(2)), (1, false));
+
+        let gone = |at| Presence { device: "gw-07".parse().unwrap(), word: Hash::ZERO, at, mode: GONE.into() };
+        book.write(Write::Presence(gone(at(8))), fx);
+        assert_eq!(only(&book, 9).unreachable, Some(at(8)));
+        say(&mut book, 2, 10, fx);
+        assert!(only(&book, 11).is_reachable(), "it came back");
+        assert_eq!(only(&book, 10 + 3901).unreachable, Some(at(10)), "silent for too long");
+    }
+}

@@ -118,7 +118,7 @@ impl Operator {
     pub(crate) fn found(scenario: &Scenario, seed: u64) -> Self {
         let mut rng = stream(seed, "operator", "keys");
         let keys = FleetKeys::generate(&mut rng);
-        let cadence = Cadence { interval: Millis(scenario.fleet.head_every.0) };
+        let cadence = Cadence::every(Millis(scenario.fleet.head_every.0));
         let start = date(scenario.start);
         let mut fx = Effects::default();
         let founding = Founding {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::clock::TrustedClock;
 use super::policy::Policy;
 use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
-use super::revocation::Revocations;
+use super::revocation::{Age, Revocations};
 use super::token::{admit, Cache, Denial, Kind, Verified};
 use super::wallet::{StoredTask, Wallet};
 use super::when::end_of_block;
@@ -104,7 +104,7 @@ impl Judge<'_> {
     pub fn judge(&self, question: &Question<'_>, cache: &mut Cache) -> Judgement {
         let verified = self.verify(question.token, cache);
         let feed = verified.as_ref().ok().and_then(|verified| verified.claims.feed.as_deref());
-        let (freshness, staleness) = self.freshness(feed);
+        let (freshness, Age { age: staleness, .. }) = self.freshness(feed);
         let task = verified.as_ref().ok().and_then(|verified| self.wallet.task_of(verified.chain())).cloned();
         // At an enforcement point the workload is the holder to whom this agent handed the credential.
         let workload = match (question.workload, &task) {
@@ -154,7 +154,7 @@ impl Judge<'_> {
         self.check_place(verified)?;
         self.check_revocation(verified, so_far.task.as_ref())?;
         self.check_time(verified, so_far.time_class)?;
-        self.check_staleness(question.risk, verified, so_far.staleness)?;
+        self.check_staleness(question.risk, verified)?;
         self.check_box(verified)?;
         let charges = self.check_uses(verified)?;
         // These reasons do not come in the order in which they are found: the first on the list is told.
@@ -262,13 +262,21 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn check_staleness(&self, risk: Option<&RiskLevel>, verified: &Verified, staleness: Millis) -> Result<(), Denial> {
+    fn check_staleness(&self, risk: Option<&RiskLevel>, verified: &Verified) -> Result<(), Denial> {
+        let Age { age: staleness, hard_left, .. } = self.freshness(verified.claims.feed.as_deref()).1;
         if let Some(behind) = &self.behind {
             let explain = format!("what is known is out of date: {behind}; the device must reach its fleet");
             return Err(Denial::new(Reason::Stale, explain));
         }
         let Some(level) = risk else { return Ok(()) };
         let policy = &self.policy.document;
+        if hard_left == Millis(0) && policy.risks.last() == Some(level) {
+            let explain = format!(
+                "the fleet has been silent for longer than it promised at all, which denies what is of {} risk; the device must reach its fleet",
+                level.class
+            );
+            return Err(Denial::new(Reason::Stale, explain));
+        }
         let own = verified.claims.staleness_max.iter();
         let own = own.filter(|(class, _)| policy.binds(class, &level.class)).map(|(_, bound)| *bound);
         match own.chain(level.staleness_max_ms).min() {
@@ -339,13 +347,11 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// How far the revocation list can be trusted to be new, and its age by P. Without a list it is as old as time.
-    pub fn freshness(&self, feed: Option<&str>) -> (Freshness, Millis) {
-        let (age, overdue) = self
-            .revocations
-            .staleness(feed, self.clock.powered())
-            .unwrap_or((self.clock.powered().since(Timestamp(0)), true));
-        let freshness = match (self.clock.ceiling(), overdue) {
+    /// How far what is known of revocations can be trusted to be new, and its age.
+    pub fn freshness(&self, feed: Option<&str>) -> (Freshness, Age) {
+        let powered = self.clock.powered();
+        let age = self.revocations.age(feed, powered).unwrap_or_else(|| Age::unknown(powered));
+        let freshness = match (self.clock.ceiling(), age.overdue) {
             (None, _) => Freshness::Unknown,
             (Some(_), true) => Freshness::Stale,
             (Some(_), false) => Freshness::Fresh,

@@ -398,7 +398,8 @@ impl Agent {
 
     fn stale_grounds(&self) -> Vec<String> {
         let mut stale = Vec::new();
-        let age = self.revocations.staleness(None, self.clock.powered()).map(|(age, _)| age);
+        let known = self.revocations.age(None, self.clock.powered());
+        let age = known.map(|known| known.age);
         for level in &self.policy.document.risks {
             let within = match (level.staleness_max_ms, age) {
                 (None, _) => true,
@@ -408,6 +409,14 @@ impl Agent {
             if !within {
                 stale.push(format!("revocations are too old for {} risk", level.class));
             }
+        }
+        if let Some(level) =
+            self.policy.document.risks.last().filter(|_| known.is_some_and(|known| known.hard_left == Millis(0)))
+        {
+            stale.push(format!(
+                "the fleet has been silent for longer than it promised: nothing of {} risk",
+                level.class
+            ));
         }
         stale.extend(self.behind());
         stale

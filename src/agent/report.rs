@@ -11,6 +11,7 @@ use super::request::{
     AuditRoom, Autonomy, ClockStatus, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, SignedTime, Socket,
     StatusReply, TaskSummary, TimeClass, WhoamiReply,
 };
+use super::revocation::Age;
 use super::wallet::Grant;
 use super::Agent;
 use crate::ids::{RiskClass, TaskClass};
@@ -71,7 +72,7 @@ impl Agent {
     }
 
     pub(crate) fn status(&self) -> StatusReply {
-        let (freshness, staleness) = self.judge().freshness(None);
+        let (freshness, age) = self.judge().freshness(None);
         let mut counters = self.counters.clone();
         counters.cache_hits = self.cache.hits;
         counters.cache_misses = self.cache.misses;
@@ -90,7 +91,7 @@ impl Agent {
             ceiling: self.clock.ceiling().map(|ceiling| ceiling.to_string()),
             clock: self.clock_status(),
             freshness,
-            staleness_s: staleness.secs(),
+            staleness_s: age.age.secs(),
             offline_for_s: self.clock.offline_for().secs(),
             boots: self.clock.boots(),
             dead_man_left_s: self.dead_man_left().map(Millis::secs),
@@ -100,7 +101,7 @@ impl Agent {
             link: self.uplink.describe(),
             grants: self.wallet.grants().map(|(_, grant)| self.grant_status(grant)).collect(),
             tasks: self.wallet.live(self.clock.powered()).count() as u64,
-            autonomy: self.autonomy(staleness),
+            autonomy: self.autonomy(age),
             counters,
         }
     }
@@ -158,13 +159,17 @@ impl Agent {
 
     /// Per class of risk how long the device goes on if it hears nothing from now on, and what stops it first. It is the
     /// least of what bounds the whole device and of what bounds the grant that lasts longest.
-    fn autonomy(&self, staleness: Millis) -> Vec<Autonomy> {
+    fn autonomy(&self, age: Age) -> Vec<Autonomy> {
         let levels = self.policy.document.risks.iter();
-        levels.map(|level| self.alone(level, staleness)).collect()
+        levels.map(|level| self.alone(level, age)).collect()
     }
 
-    fn alone(&self, level: &RiskLevel, staleness: Millis) -> Autonomy {
+    fn alone(&self, level: &RiskLevel, age: Age) -> Autonomy {
         let mut bounds = self.device_bounds();
+        let staleness = age.age;
+        if self.policy.document.risks.last() == Some(level) {
+            bounds.push(Bound::new(age.hard_left, "the fleet silent for longer than it promised"));
+        }
         let left = |bound: Millis| Millis(bound.0.saturating_sub(staleness.0));
         bounds
             .extend(level.staleness_max_ms.map(|bound| Bound::new(left(bound), "revocations too old for the policy")));

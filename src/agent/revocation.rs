@@ -53,6 +53,32 @@ pub struct Applied {
     pub stored: StoredFeed,
 }
 
+/// How old what is known of revocations is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age {
+    /// The age of the newest complete head, by P: of the oldest of all feeds, where none is named.
+    pub age: Millis,
+    /// Whether the next head is overdue, by what this one promised.
+    pub overdue: bool,
+    /// How long until the head itself says that it is too old for the highest class of risk.
+    pub hard_left: Millis,
+}
+
+impl Age {
+    /// Without a head: as old as time.
+    pub fn unknown(powered: Timestamp) -> Self {
+        Self { age: powered.since(Timestamp(0)), overdue: true, hard_left: Millis(0) }
+    }
+
+    fn or_worse(self, other: Self) -> Self {
+        Self {
+            age: self.age.max(other.age),
+            overdue: self.overdue || other.overdue,
+            hard_left: self.hard_left.min(other.hard_left),
+        }
+    }
+}
+
 /// What covers a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Covered {
@@ -292,17 +318,17 @@ impl Revocations {
         }
     }
 
-    /// How old the newest complete head of a feed is by P, and whether its successor is overdue: of the oldest of all
-    /// feeds where none is named. None if there is no head.
-    pub fn staleness(&self, feed: Option<&str>, powered: Timestamp) -> Option<(Millis, bool)> {
+    /// How old what is known is, by P: of one feed, or the worst of all where none is named. None if there is no head.
+    pub fn age(&self, feed: Option<&str>, powered: Timestamp) -> Option<Age> {
         let feeds = self.current().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
         let ages = feeds.filter_map(|(_, feed)| {
             let head = feed.head()?;
             let waiting = feed.waiting_since().filter(|_| mutant::active(Mutant::StalenessByWaitingHead));
             let age = powered.since(waiting.unwrap_or(feed.taken()));
-            Some((age, age > head.next_update_ms))
+            let hard_left = Millis(head.hard_stale_ms.0.saturating_sub(age.0));
+            Some(Age { age, overdue: age > head.next_update_ms, hard_left })
         });
-        ages.max()
+        ages.reduce(Age::or_worse)
     }
 
     /// Whether a head that was named stands where this device holds another: somebody signed one position twice.

@@ -164,6 +164,8 @@ pub(crate) struct Rig {
     /// What the collector has.
     pub(crate) collected: Vec<(EraId, Record)>,
     pub(crate) grant: GrantId,
+    /// What the heads that the fleet signs promise at all.
+    pub(crate) hard_stale: Millis,
     /// Trust bundle and policy that acknowledgements name.
     pub(crate) named: (u64, u64),
     /// The program that asks.
@@ -279,6 +281,7 @@ impl Rig {
             acked: BTreeMap::new(),
             collected: Vec::new(),
             grant,
+            hard_stale: Millis::from_secs(90 * 86_400),
             named: (1, 1),
             path: None,
             truth: start,
@@ -359,12 +362,22 @@ impl Rig {
     }
 
     pub(crate) fn authorize_as(&mut self, uid: u32, token: &str, operation: &str, resource: &str) -> DecisionReply {
+        self.authorize_at(uid, token, (operation, resource), "low")
+    }
+
+    pub(crate) fn authorize_at(
+        &mut self,
+        uid: u32,
+        token: &str,
+        (operation, resource): (&str, &str),
+        risk: &str,
+    ) -> DecisionReply {
         let ask = Authorize {
             token: token.into(),
             operation: operation.into(),
             resource: resource.into(),
             destination: None,
-            risk: Some("low".parse().unwrap()),
+            risk: Some(risk.parse().unwrap()),
             task: None,
             step: None,
         };
@@ -403,7 +416,10 @@ impl Rig {
     pub(crate) fn publish(&mut self, rules: Vec<Rule>, at: Timestamp) -> Vec<(String, Vec<u8>)> {
         self.seq += 1;
         let set = set_of(&rules);
-        let announcement = announce("main", self.seq, self.previous, at, (&set, &set.since(&self.set)));
+        let sets = (&set, &set.since(&self.set));
+        let announcement = announce_with("main", self.seq, self.previous, at, sets, |head| {
+            head.hard_stale_ms = self.hard_stale;
+        });
         self.previous = announcement.head.digest();
         let feed: crate::ids::FeedId = "main".parse().unwrap();
         let manifest = Manifest::of(&set);
@@ -674,9 +690,21 @@ pub(crate) fn announce(
     seq: u64,
     previous: Hash,
     issued_at: Timestamp,
-    (set, additions): (&RevocationSet, &RevocationSet),
+    sets: (&RevocationSet, &RevocationSet),
 ) -> Announcement {
-    let successor = Successor {
+    announce_with(feed, seq, previous, issued_at, sets, |_| {})
+}
+
+/// A head that promises or names something else.
+pub(crate) fn announce_with(
+    feed: &str,
+    seq: u64,
+    previous: Hash,
+    issued_at: Timestamp,
+    (set, additions): (&RevocationSet, &RevocationSet),
+    edit: impl FnOnce(&mut Successor<'_>),
+) -> Announcement {
+    let mut successor = Successor {
         feed: &feed.parse().unwrap(),
         era: 0,
         seq,
@@ -691,6 +719,7 @@ pub(crate) fn announce(
         bundle_version: 1,
         policy_version: 1,
     };
+    edit(&mut successor);
     successor.sign(&"acme".parse().unwrap(), &key(4)).1.remove(0)
 }
 

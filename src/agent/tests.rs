@@ -239,6 +239,27 @@ fn staleness_denies_by_class_of_risk() {
 }
 
 #[test]
+fn a_head_says_itself_when_it_is_too_old_for_the_highest_risk() {
+    let mut rig = Rig::new();
+    rig.policy(|policy| policy.risks.iter_mut().for_each(|level| level.staleness_max_ms = None));
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    rig.hard_stale = Millis::from_secs(3600);
+    let newest = rig.publish(vec![], rig.truth);
+    for (topic, payload) in newest {
+        rig.message(topic, payload);
+    }
+    let asked = |rig: &mut Rig| {
+        let token = rig.begin(vec![right("modbus/*", "read")], None).token;
+        ["high", "medium"].map(|risk| rig.authorize_at(1001, &token, ("read", "modbus/a"), risk).reason)
+    };
+    rig.pass(3000);
+    assert_eq!(asked(&mut rig), [Reason::Allowed, Reason::Allowed]);
+    rig.pass(1000);
+    assert_eq!(asked(&mut rig), [Reason::Stale, Reason::Allowed]);
+    assert_eq!(rig.agent.mode(), Mode::Stale);
+}
+
+#[test]
 fn an_acknowledgement_ahead_of_the_disk_locks() {
     let mut rig = Rig::new();
     let before = rig.disk.clone();
@@ -361,7 +382,7 @@ fn a_feed_that_the_bundle_drops_makes_nothing_stale_and_takes_nothing_back() {
     rig.message(Topic::FeedHead(spare.clone()).text(&rig.fleet), of_spare.to_bytes());
     let revoked = |rig: &Rig| {
         let (revocations, clock) = (&rig.agent.revocations, &rig.agent.clock);
-        let age = revocations.staleness(None, clock.powered()).unwrap().0;
+        let age = revocations.age(None, clock.powered()).unwrap().age;
         (
             revocations.names(&Target::Owner("ops@acme".into()), clock.over()),
             revocations.holds("spare"),

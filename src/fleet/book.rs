@@ -20,6 +20,7 @@ use crate::wire::link::{grants_digest, EraAck};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Head};
 use crate::wire::revocation::ladder::Step;
+use crate::wire::revocation::manifest::Manifest;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::{Position, Target};
 use crate::wire::token::GrantSpec;
@@ -520,6 +521,11 @@ impl Book {
         }
         book.policy.0.open(book.fleet(), book.trust().policy_keys(), 1).map_err(unsound("policy"))?;
         rest.into_iter().for_each(|write| book.apply(write));
+        // What a lost row had revoked must not be signed away.
+        let root = Manifest::of(&book.set).root();
+        if book.head.as_ref().is_some_and(|newest| newest.head.root != root) {
+            return Err(BrokenBook::Unsound { what: "revocation set", refused: Refused::DigestMismatch });
+        }
         Ok(book)
     }
 

@@ -43,17 +43,20 @@ const SNAPSHOT_SMALL_BYTES: usize = 64 * 1024;
 pub struct Cadence {
     /// A head is signed anew after this long, even if nothing changed: it is what devices measure staleness by.
     pub interval: Millis,
+    /// A device that has heard no newer head for this long denies what is of the highest class of risk, whatever its
+    /// policy says.
+    pub hard_stale: Millis,
 }
 
 impl Cadence {
+    /// A head each `interval`; hard stale after 90 days.
+    pub const fn every(interval: Millis) -> Self {
+        Self { interval, hard_stale: Millis::from_secs(90 * 86_400) }
+    }
+
     /// What a head promises: the next one comes within three intervals.
     fn next_update(self) -> Millis {
         Millis(self.interval.0.saturating_mul(3))
-    }
-
-    /// Silence for so long is no delay any more.
-    fn hard_stale(self) -> Millis {
-        Millis(self.interval.0.saturating_mul(3 * 24 * 60))
     }
 }
 
@@ -192,7 +195,7 @@ fn sign(
         // The clock of this machine may be set back; what devices have seen never is.
         issued_at: last.map_or(at, |last| last.head.issued_at.max(at)),
         next_update_ms: cadence.next_update(),
-        hard_stale_ms: cadence.hard_stale(),
+        hard_stale_ms: cadence.hard_stale,
         dropped_before,
         set: &set,
         additions,
@@ -253,7 +256,7 @@ fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
 
 /// Whether the newest head says all that the ledger does.
 pub fn is_current(book: &Book, at: Timestamp) -> bool {
-    let unchanged = Cadence { interval: Millis(u64::MAX) };
+    let unchanged = Cadence::every(Millis(u64::MAX));
     pending(book, at).is_empty() && !is_due(book, unchanged, at)
 }
 

@@ -43,7 +43,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            cadence: Cadence { interval: Millis::from_secs(60) },
+            cadence: Cadence::every(Millis::from_secs(60)),
             terms: Terms { window: 8, clock_error: Millis(500) },
             task_ttl_max: Millis::from_secs(3600),
         }
@@ -440,7 +440,7 @@ pub(super) mod tests {
     use crate::wire::seal::SealingKey;
     use crate::wire::token::ClassRight;
 
-    pub(in crate::fleet) const CADENCE: Cadence = Cadence { interval: Millis::from_secs(60) };
+    pub(in crate::fleet) const CADENCE: Cadence = Cadence::every(Millis::from_secs(60));
     /// 2026-03-01.
     const EPOCH: u64 = 1_772_323_200;
 

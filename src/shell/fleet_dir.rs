@@ -54,6 +54,9 @@ pub struct FleetToml {
     /// A head is signed anew after so many seconds.
     #[serde(default = "default_head_interval_s")]
     pub head_interval_s: u64,
+    /// A device that has heard no newer head for so many seconds denies what is of the highest class of risk.
+    #[serde(default = "default_hard_stale_s")]
+    pub hard_stale_s: u64,
     /// How far this machine's clock may be off, in milliseconds.
     #[serde(default = "default_clock_error_ms")]
     pub clock_error_ms: u64,
@@ -67,6 +70,10 @@ pub struct FleetToml {
 
 fn default_head_interval_s() -> u64 {
     Settings::default().cadence.interval.secs()
+}
+
+fn default_hard_stale_s() -> u64 {
+    Settings::default().cadence.hard_stale.secs()
 }
 
 fn default_clock_error_ms() -> u64 {
@@ -88,6 +95,7 @@ impl FleetToml {
             name,
             brokers: brokers.iter().map(BrokerUrl::to_string).collect(),
             head_interval_s: default_head_interval_s(),
+            hard_stale_s: default_hard_stale_s(),
             clock_error_ms: default_clock_error_ms(),
             window: default_window(),
             task_ttl_max_s: default_task_ttl_max_s(),
@@ -97,7 +105,10 @@ impl FleetToml {
     /// As the service takes it.
     pub fn settings(&self) -> Settings {
         Settings {
-            cadence: Cadence { interval: Millis::from_secs(self.head_interval_s) },
+            cadence: Cadence {
+                interval: Millis::from_secs(self.head_interval_s),
+                hard_stale: Millis::from_secs(self.hard_stale_s),
+            },
             terms: Terms { window: self.window, clock_error: Millis(self.clock_error_ms) },
             task_ttl_max: Millis::from_secs(self.task_ttl_max_s),
         }
@@ -105,6 +116,8 @@ impl FleetToml {
 
     fn check(&self) -> Result<(), String> {
         check_range("head_interval_s", self.head_interval_s, 1, 86_400)?;
+        // Sooner than the next head but one, every device would be hard stale at each delay.
+        check_range("hard_stale_s", self.hard_stale_s, 3 * self.head_interval_s, 10 * 365 * 86_400)?;
         // Tokens are dated back far enough for this much.
         check_range("clock_error_ms", self.clock_error_ms, 0, 2000)?;
         check_range("window", u64::from(self.window), 0, 1024)?;
@@ -120,6 +133,9 @@ impl FleetToml {
              brokers = [{}]\n\
              # A revocation head is signed anew after so many seconds: what devices measure staleness by.\n\
              head_interval_s = {}\n\
+             # After so many seconds without a newer head a device denies what is of the highest class of risk, whatever the\n\
+             # policy says.\n\
+             hard_stale_s = {}\n\
              # How far this machine's clock may be off.\n\
              clock_error_ms = {}\n\
              # Segments of audit that a device may have in flight. 0: pause.\n\
@@ -129,6 +145,7 @@ impl FleetToml {
             self.name,
             brokers.join(", "),
             self.head_interval_s,
+            self.hard_stale_s,
             self.clock_error_ms,
             self.window,
             self.task_ttl_max_s,

@@ -150,7 +150,7 @@ def read_part(key, data):
             if key[0]:
                 slot_span(content[name])
             last = name
-        need(len(content) <= 4096, "too many")
+        need(len(content) <= (4096 if key[0] else 600), "too many")
         return content
     if key[0] == 2:
         issued = reader.number(2**27)
@@ -196,7 +196,7 @@ def read_set(data):
         need(key > last, "parts out of order")
         parts[key] = read_part(key, reader.take(reader.number()))
         last = key
-    need(sum(key[0] > 1 for key in parts) <= 1024, "too many")
+    need(sum(key[0] > 1 for key in parts) <= 512, "too many")
     return parts
 
 

@@ -12,7 +12,7 @@ use crate::wire::revocation::Target;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-const CADENCE: publish::Cadence = publish::Cadence { interval: Millis::from_secs(60) };
+const CADENCE: publish::Cadence = publish::Cadence::every(Millis::from_secs(60));
 
 #[derive(Debug, thiserror::Error)]
 enum Failed {
@@ -165,9 +165,19 @@ fn a_newer_missing_or_damaged_ledger_is_refused_with_advice() {
     assert!(matches!(missing, Err(LedgerError::Missing(_))));
     assert!(matches!(Ledger::create(&path, &[]), Err(LedgerError::Exists(_))));
     let raw = Connection::open(&path).unwrap();
-    raw.execute("UPDATE book SET value = x'00' WHERE name = 'set'", []).unwrap();
+    world.revoke(&mut world.open(), "t-1").unwrap();
+    world
+        .open()
+        .transact(|book, _, fx| Ok::<_, Failed>(publish::advance(book, &world.keys.feed, CADENCE, at(2), fx)))
+        .unwrap();
+    raw.execute("DELETE FROM book WHERE name = 'set'", []).unwrap();
+    assert!(
+        matches!(Ledger::open(&path), Err(LedgerError::Broken(BrokenBook::Unsound { .. }))),
+        "what was revoked is lost"
+    );
+    raw.execute("UPDATE book SET value = x'00' WHERE name LIKE 'head/%'", []).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Damaged(_))));
-    raw.execute("DELETE FROM book WHERE name LIKE 'bundle/%' OR name = 'set'", []).unwrap();
+    raw.execute("DELETE FROM book WHERE name LIKE 'bundle/%' OR name LIKE 'head/%'", []).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Broken(BrokenBook::Missing(_)))));
     raw.pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99, .. })));

@@ -194,7 +194,7 @@ fn use_all(path: &Path) -> Result<(), LedgerError> {
     ledger.refresh().map(drop)
 }
 
-const CADENCE: Cadence = Cadence { interval: Millis(1000) };
+const CADENCE: Cadence = Cadence::every(Millis(1000));
 
 fn look(book: &Book) {
     let devices: Vec<_> = book.devices().map(|device| device.id.clone()).collect();

@@ -189,6 +189,7 @@ fn three_blocks(world: &World) -> Vec<u8> {
         task: "t-1".parse().expect("valid"),
         issued: START,
         expires: START + Millis::from_secs(900),
+        serial: None,
         rights: vec![
             right("modbus/pump1/speed", "write"),
             right("modbus/pump1/mode", "write"),

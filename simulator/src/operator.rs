@@ -433,6 +433,7 @@ impl Operator {
             task: format!("t-{}", hardtack::ids::hex(&random[..8])).parse().expect(HONEST),
             issued: at - Millis(1000),
             expires: at + Millis::from_secs(3600),
+            serial: None,
             rights: vec![Right { resource: "modbus/*".into(), action: "read".into() }],
             uses_max: None,
             min_time_class: None,

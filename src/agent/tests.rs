@@ -76,6 +76,7 @@ fn spec(device: &str) -> TaskSpec {
         task: "t-x".parse().unwrap(),
         issued: Timestamp::from_secs(START_S),
         expires: Timestamp::from_secs(START_S + 600),
+        serial: None,
         rights: vec![right("door/1", "open")],
         uses_max: None,
         min_time_class: None,

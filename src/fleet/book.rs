@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::acts::Act;
+use super::keys::ISSUED_EARLIER;
 use super::Effects;
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskId};
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::enrol::{DevicePublic, EnrolRequest};
 use crate::wire::envelope::Signed;
@@ -21,9 +22,11 @@ use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Head};
 use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::manifest::Manifest;
+use crate::wire::revocation::serials::ISSUED_MAX;
 use crate::wire::revocation::set::RevocationSet;
+use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::{Position, Target};
-use crate::wire::token::GrantSpec;
+use crate::wire::token::{GrantSpec, TaskSpec};
 use crate::wire::Refused;
 
 /// Heads whose digests are kept, so that a fork of the feed shows. At one head a minute: 17 hours.
@@ -64,6 +67,8 @@ pub enum Write {
     Rule(Rule),
     /// What a device said of itself last.
     Seen(Box<Seen>),
+    /// Serials that were given out.
+    Serials(Serials),
     /// A verified segment of audit. Only the ledger keeps it.
     Segment(Box<Segment>),
     /// Segments of which a device's disk had not all left.
@@ -111,6 +116,7 @@ impl Write {
                 Some(format!("salvaged/{}/{:020}/{:016x}/{segment:020}", salvaged.device, era.number, era.salt))
             }
             Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
+            Self::Serials(serials) => Some(format!("serials/{:04}", serials.slot.number() % SLOTS_KEPT)),
             Self::Set(_) => Some("set".into()),
             Self::Snapshot(..) => Some("snapshot".into()),
             Self::Step(announcement) => {
@@ -141,6 +147,7 @@ impl Write {
             | Self::Salvaged(_)
             | Self::Seen(_)
             | Self::Segment(_)
+            | Self::Serials(_)
             | Self::Set(_)
             | Self::Snapshot(..) => 0,
             Self::Step(announcement) => step_of(announcement).end,
@@ -236,6 +243,48 @@ pub struct Issued {
     pub at: Timestamp,
     /// When it ends.
     pub expires: Timestamp,
+    /// Its number among those of its slot, if it has one.
+    pub serial: Option<u32>,
+}
+
+impl Issued {
+    /// What its token says of its life.
+    pub fn life(&self) -> Life {
+        Life { issued: self.at - ISSUED_EARLIER, expires: self.expires, serial: self.serial }
+    }
+}
+
+/// How many serials the issuer has given out in a slot, from 0 without a hole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Serials {
+    /// The slot.
+    pub slot: Slot,
+    /// How many.
+    pub issued: u32,
+}
+
+/// No task token lives longer.
+pub const TASK_LIFE_MAX: Millis = Millis::from_secs(30 * 86_400);
+
+/// Slots whose serials are remembered: a token that was minted is over long before its slot's row is another's.
+const SLOTS_KEPT: u32 = 4096;
+
+/// What block 0 of a token says of its life: a revocation of one of its blocks is filed by that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Life {
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// When it expires.
+    pub expires: Timestamp,
+    /// Its serial, if its first block is meant and has one.
+    pub serial: Option<u32>,
+}
+
+impl Life {
+    /// The slot in which it expires.
+    pub fn slot(&self) -> Slot {
+        TaskSpec::slot(self.issued, self.expires)
+    }
 }
 
 /// A revocation with what operators want to know about it.
@@ -249,8 +298,8 @@ pub struct Rule {
     pub reason: String,
     /// Since when.
     pub at: Timestamp,
-    /// For a block of a token that was at hand: when its block 0 was issued and expires. It is filed by that.
-    pub life: Option<(Timestamp, Timestamp)>,
+    /// For a block of a token that was at hand, or that was minted here.
+    pub life: Option<Life>,
 }
 
 /// How far the collector holds an era of a device.
@@ -439,6 +488,7 @@ pub struct Book {
     salvaged: BTreeMap<(DeviceId, EraId, u64), u64>,
     seen: BTreeMap<DeviceId, Seen>,
     presence: BTreeMap<DeviceId, Presence>,
+    serials: BTreeMap<u32, Serials>,
     acts: (u64, Hash),
 }
 
@@ -464,6 +514,7 @@ impl Book {
             steps: BTreeMap::new(),
             resumed: 0,
             restored: None,
+            serials: BTreeMap::new(),
             publisher: None,
             eras: BTreeMap::new(),
             forks: BTreeMap::new(),
@@ -503,6 +554,7 @@ impl Book {
                 | Write::Salvaged(_)
                 | Write::Seen(_)
                 | Write::Segment(_)
+                | Write::Serials(_)
                 | Write::Set(_)
                 | Write::Snapshot(..)
                 | Write::Step(_) => rest.push(write),
@@ -584,6 +636,7 @@ impl Book {
                 self.salvaged.insert((device, era, first), after);
             }
             Write::Seen(seen) => drop(self.seen.insert(seen.device.clone(), *seen)),
+            Write::Serials(serials) => drop(self.serials.insert(serials.slot.number() % SLOTS_KEPT, serials)),
             Write::Set(bytes) => {
                 // Bytes that make no set are never written; were they, the next head would be signed over nothing.
                 if let Ok(set) = RevocationSet::from_bytes(&bytes, usize::MAX) {
@@ -750,6 +803,19 @@ impl Book {
     /// What is revoked at the newest head.
     pub fn set(&self) -> &RevocationSet {
         &self.set
+    }
+
+    /// How many serials were given out in a slot.
+    pub fn serials(&self, slot: Slot) -> u32 {
+        let known = self.serials.get(&(slot.number() % SLOTS_KEPT)).filter(|known| known.slot == slot);
+        known.map_or(0, |known| known.issued)
+    }
+
+    /// The serial of the next token that expires in a slot. None where a set could hold no more, or others may have it.
+    pub(super) fn next_serial(&self, slot: Slot) -> Option<u32> {
+        // A ledger that was put back may have given out more than it knows, in any slot that it had tokens in then.
+        let unknown = self.restored.is_some_and(|restored| slot.begins() <= restored.at + TASK_LIFE_MAX);
+        Some(self.serials(slot)).filter(|issued| !unknown && *issued < ISSUED_MAX)
     }
 
     /// The set that the broker is to keep whole, with its head.

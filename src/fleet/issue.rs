@@ -7,7 +7,7 @@
 use rand_core::{CryptoRng, RngCore};
 
 use super::acts::{self, Deed};
-use super::book::{Book, Device, Grant, Issued, Status, Write};
+use super::book::{Book, Device, Grant, Issued, Serials, Status, Write};
 use super::grant::{self, first_block};
 use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{Effects, FleetError, FleetLog, Operator};
@@ -106,7 +106,7 @@ fn mint(
     let grant = covering(book, device, ask, minting.at)?;
     let at = minting.at;
     let life = ask.ttl_ms.min(minting.ttl_max).min(grant.spec.task_ttl_max);
-    let spec = TaskSpec {
+    let mut spec = TaskSpec {
         fleet: book.fleet().clone(),
         grant: grant.spec.grant,
         device: device.clone(),
@@ -115,15 +115,22 @@ fn mint(
         task: ask.task.clone(),
         issued: at - ISSUED_EARLIER,
         expires: (at + life).min(grant.spec.expires),
+        serial: None,
         rights: ask.rights.clone(),
         uses_max: ask.uses.map(|uses| uses.min(grant.spec.uses_max)),
         min_time_class: grant.spec.min_time_class,
     };
     refuse_revoked(book, device, &spec, grant, minting)?;
+    let slot = TaskSpec::slot(spec.issued, spec.expires);
+    spec.serial = book.next_serial(slot);
     let malformed = FleetError::refused("the task");
     let token = token::mint_task(&spec, &minting.issuer.key, minting.issuer.root_key_id, rng).map_err(malformed)?;
     let block = first_block(&token)?;
-    let issued = Issued { task: spec.task, device: spec.device, grant: spec.grant, block, at, expires: spec.expires };
+    let TaskSpec { task, device, grant, expires, serial, .. } = spec;
+    let issued = Issued { task, device, grant, block, at, expires, serial };
+    if let Some(serial) = serial {
+        book.write(Write::Serials(Serials { slot, issued: serial + 1 }), fx);
+    }
     book.write(Write::Issued(issued.clone()), fx);
     Ok((token, issued))
 }
@@ -213,10 +220,13 @@ fn refuse_revoked(
 
 #[cfg(test)]
 mod tests {
-    use super::super::revoke::{revoke, Revocation};
+    use super::super::book::Restored;
+    use super::super::revoke::{life_of, revoke, Revocation};
     use super::super::service::tests::{ask, at, new_grant, one_device};
     use super::*;
     use crate::fleet::grant;
+    use crate::profile::Profile;
+    use crate::wire::biscuit::decode;
 
     fn try_mint(edit: impl FnOnce(&mut TaskAsk), rule: Option<Target>) -> Result<Issued, FleetError> {
         let (keys, mut book, _, mut rng) = one_device();
@@ -277,5 +287,28 @@ mod tests {
         }
         assert!(try_mint(|_| {}, Some(Target::Task("t-2".parse().unwrap()))).is_ok());
         assert!(try_mint(|_| {}, Some(Target::IssuedBefore(at(50)))).is_ok());
+    }
+    #[test]
+    fn tokens_of_one_slot_are_numbered_without_a_hole() {
+        let (keys, mut book, _, mut rng) = one_device();
+        let fx = &mut Effects::default();
+        let ann = keys.operator("ann");
+        grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
+        let mut mint = |book: &mut Book, secs: u64| {
+            let minting = Minting { issuer: &keys.issuer, ttl_max: Millis::from_secs(600), at: at(secs) };
+            let (token, issued) = mint(book, &"gw-07".parse().unwrap(), &ask(), minting, &mut rng, fx).unwrap();
+            let token = decode(&token, &Profile::default().verify).unwrap();
+            // The token itself says what the ledger has of it.
+            assert_eq!(life_of(&token, &issued.block).map(|life| (life.slot(), life.serial)), {
+                Some((issued.life().slot(), issued.serial))
+            });
+            (issued.life().slot(), issued.serial)
+        };
+        let first: Vec<_> = (0..3).map(|n| mint(&mut book, 102 + n)).collect();
+        assert_eq!(first.iter().map(|(_, serial)| *serial).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
+        let later = mint(&mut book, 3700);
+        assert_eq!((later.0 == first[0].0, later.1), (false, Some(0)), "another hour, another slot");
+        book.write(Write::Restored(Restored { at: at(3701), least: 1, settled: true }), &mut Effects::default());
+        assert_eq!(mint(&mut book, 3702).1, None, "the ledger that was lost may have given out any number");
     }
 }

@@ -90,6 +90,7 @@ impl Effects {
             | Write::Resumed(_)
             | Write::Rule(_)
             | Write::Salvaged(_)
+            | Write::Serials(_)
             | Write::Seen(_)
             | Write::Set(_)
             | Write::Snapshot(..)

@@ -22,7 +22,8 @@ use crate::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
 use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::manifest::Manifest;
 use crate::wire::revocation::rules::Selector;
-use crate::wire::revocation::set::{PartKey, RevocationSet};
+use crate::wire::revocation::serials::SerialBucket;
+use crate::wire::revocation::set::{PartKey, RevocationSet, EXACT_MAX};
 use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::Target;
 use crate::wire::Refused;
@@ -99,17 +100,28 @@ pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timesta
     signed
 }
 
-/// What is revoked in the ledger and not in the set, or for longer than there.
+/// What is revoked in the ledger and not in the set, or for longer than there; of whole ids as many as the set has room for.
 fn pending(book: &Book, at: Timestamp) -> Vec<Rule> {
     let waits = |rule: &&Rule| rule.until >= at && !is_published(book, rule);
-    book.rules().filter(waits).cloned().collect()
+    let is_whole = |rule: &Rule| matches!(rule.target, Target::Block(_)) && rule.life.is_none();
+    let mut room = EXACT_MAX.saturating_sub(book.set().exact_count());
+    let mut fits = |rule: &&Rule| {
+        let whole = is_whole(rule);
+        let fits = !whole || room > 0;
+        room -= usize::from(whole && fits);
+        fits
+    };
+    book.rules().filter(waits).filter(|rule| fits(rule)).cloned().collect()
 }
 
 /// Whether the newest head's set holds a revocation.
 pub fn is_published(book: &Book, rule: &Rule) -> bool {
     let set = book.set();
     match (&rule.target, Selector::of(&rule.target)) {
-        (Target::Block(block), _) => set.covers_block(slot_of(rule), block),
+        (Target::Block(block), _) => match rule.life.and_then(|life| Some((life.slot(), life.serial?))) {
+            Some((slot, serial)) => set.covers_serial(slot, serial),
+            None => set.covers_block(slot_of(rule), block),
+        },
         (Target::IssuedBefore(_), Some(selector)) | (_, Some(selector)) => {
             set.covers_by_rule([selector], Timestamp(u64::MAX), rule.until).is_some()
         }
@@ -119,36 +131,52 @@ pub fn is_published(book: &Book, rule: &Rule) -> bool {
 
 /// Where a block is filed: by the life of its token, or, where that is not known, by when it is certainly over.
 fn slot_of(rule: &Rule) -> Slot {
-    rule.life.map_or_else(|| Slot::of_day(rule.until), |(issued, expires)| Slot::of(issued, expires))
+    rule.life.map_or_else(|| Slot::of_day(rule.until), |life| life.slot())
 }
 
-/// As much of what waits as one head can add, taken from its front. Nothing where the set is full: what waits goes on
-/// waiting until a bucket ends, and the feed goes on.
+/// As much of what waits as one head can add, taken from its front. What a full set cannot take goes on waiting until a
+/// bucket ends, and is in nobody's way.
 fn take(book: &Book, pending: &mut Vec<Rule>, feed: &SigningKey) -> RevocationSet {
-    let mut count = pending.len().min(PENDING_AT_ONCE);
-    while count > 0 {
-        let additions = filed(book, &pending[..count], &|slot| salt_of(slot, feed)).unwrap_or_default();
-        if additions.to_bytes().len() <= ADDITIONS_BYTES_MAX && book.set().merge(&additions).is_ok() {
-            pending.drain(..count);
-            return additions;
+    while !pending.is_empty() {
+        let mut count = pending.len().min(PENDING_AT_ONCE);
+        while count > 0 {
+            let additions = filed(book, &pending[..count], &|slot| salt_of(slot, feed)).unwrap_or_default();
+            let bytes = additions.to_bytes().len();
+            let fits = bytes <= ADDITIONS_BYTES_MAX && !additions.is_empty() && book.set().merge(&additions).is_ok();
+            if fits {
+                pending.drain(..count);
+                return additions;
+            }
+            // Bytes grow about as their number does.
+            let fewer = count * ADDITIONS_BYTES_MAX / bytes * 31 / 32;
+            count = if bytes > ADDITIONS_BYTES_MAX { fewer.min(count - 1) } else { count / 2 };
         }
-        count /= 2;
+        pending.remove(0);
     }
     RevocationSet::default()
 }
 
-/// Revocations as a set says them: rules, a whole id for a block whose token nobody had at hand, and a fingerprint for any
-/// other.
+/// Revocations as a set says them: rules, a serial for a token that was minted with one, a whole id for a block whose token
+/// nobody had at hand, and a fingerprint for any other.
 pub(super) fn filed(book: &Book, rules: &[Rule], salt_of: &dyn Fn(Slot) -> Salt) -> Result<RevocationSet, Refused> {
     let mut set = RevocationSet::default();
     let mut blocks: BTreeMap<Slot, Vec<BlockId>> = BTreeMap::new();
+    let mut serials: BTreeMap<Slot, Vec<u32>> = BTreeMap::new();
     for rule in rules {
-        match (&rule.target, Selector::of(&rule.target)) {
-            (Target::Block(block), _) if rule.life.is_none() => set.add_exact(*block, slot_of(rule)),
-            (Target::Block(block), _) => blocks.entry(slot_of(rule)).or_default().push(*block),
-            (_, Some(selector)) => set.add_rule(selector, rule.until),
-            (_, None) => {}
+        match (&rule.target, Selector::of(&rule.target), rule.life) {
+            (Target::Block(block), _, None) => set.add_exact(*block, slot_of(rule)),
+            (Target::Block(block), _, Some(life)) => match life.serial {
+                Some(serial) => serials.entry(life.slot()).or_default().push(serial),
+                None => blocks.entry(life.slot()).or_default().push(*block),
+            },
+            (_, Some(selector), _) => set.add_rule(selector, rule.until),
+            (_, None, _) => {}
         }
+    }
+    for (slot, revoked) in serials {
+        // A ledger that was restored may have given out more than it knows.
+        let beyond = revoked.iter().max().map_or(0, |last| last.saturating_add(1));
+        set.add_serials(slot, SerialBucket::new(book.serials(slot).max(beyond), revoked)?);
     }
     for (slot, blocks) in blocks {
         let key = FingerprintKey { slot, width: Width::Bits64, salt: salt_of(slot) };
@@ -423,11 +451,13 @@ fn message(topic: Topic, payload: Vec<u8>) -> Publish {
 
 #[cfg(test)]
 mod tests {
+    use super::super::book::Life;
     use super::super::revoke::{revoke, Revocation};
     use super::super::service::tests::{at, founded, CADENCE};
     use super::*;
     use crate::agent::revocation::Revocations;
     use crate::wire::envelope::Signed;
+    use crate::wire::MESSAGE_BYTES_MAX;
 
     fn tell(device: &mut Revocations, book: &Book) {
         let feed = book.feed();
@@ -463,6 +493,59 @@ mod tests {
         let newest = book.head().unwrap().head.issued_at;
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx), "the clock went back");
         assert_eq!(book.head().unwrap().head.issued_at, newest);
+    }
+
+    fn block(number: u32) -> BlockId {
+        BlockId(Hash::of("test", &[&number.to_be_bytes()]).0)
+    }
+
+    fn revoked(target: Target, life: Option<Life>) -> Rule {
+        Rule { target, until: at(90_000), reason: "r".into(), at: at(1), life }
+    }
+
+    #[test]
+    fn a_revocation_is_filed_by_what_is_known_of_the_token() {
+        let (_, book) = founded();
+        let filed = |target, life| {
+            let set = filed(&book, &[revoked(target, life)], &|_| Salt([7; 16])).unwrap();
+            set.parts().map(|part| part.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let life = |serial| Some(Life { issued: at(0), expires: at(600), serial });
+        let slot = life(None).unwrap().slot().number();
+        assert_eq!(filed(Target::Owner("ann".into()), None), "rules");
+        assert_eq!(filed(Target::Block(block(1)), None), "exact");
+        assert_eq!(filed(Target::Block(block(1)), life(Some(9))), format!("serials-{slot}"));
+        assert!(filed(Target::Block(block(1)), life(None)).starts_with(&format!("fingerprints-{slot}-64-")));
+    }
+
+    #[test]
+    fn many_revocations_at_once_make_as_many_heads_as_they_need() {
+        let (keys, mut book) = founded();
+        let mut device = Revocations::default();
+        let fx = &mut Effects::default();
+        tell(&mut device, &book);
+        for number in 0..5000 {
+            let life = Life { issued: at(0), expires: at(600 * u64::from(number % 60)), serial: None };
+            book.write(Write::Rule(revoked(Target::Block(block(number)), Some(life))), fx);
+        }
+        // What a full set cannot take is in nobody's way.
+        (0..4200).for_each(|n| book.write(Write::Rule(revoked(Target::Block(block(1 << 20 | n)), None)), fx));
+        book.write(Write::Rule(revoked(Target::Owner("ann".into()), None)), fx);
+        let before = FeedAt::of(&book);
+        while advance(&mut book, &keys.feed, CADENCE, at(2), fx) {}
+        assert_eq!(book.set().count(), 5000 + EXACT_MAX as u64 + 1);
+        let messages = feed(&book, Some(before));
+        assert!(messages.iter().all(|message| message.payload.len() <= MESSAGE_BYTES_MAX));
+        let id = book.feed();
+        let deltas = messages.iter().filter(|message| matches!(message.topic, Topic::FeedDelta(..)));
+        let mut deltas: Vec<_> = deltas.map(|delta| Announcement::from_bytes(&delta.payload).unwrap()).collect();
+        deltas.sort_by_key(|delta| delta.head.claim().unwrap().seq);
+        assert!((6..=8).contains(&deltas.len()), "{} heads are well filled", deltas.len());
+        for delta in deltas {
+            device.announce(&id, &delta.to_bytes(), book.trust(), Timestamp(0)).unwrap();
+        }
+        assert_eq!(device.positions()[0].seq, book.head().unwrap().head.seq);
+        assert!(device.names(&Target::Owner("ann".into()), Timestamp(0)));
     }
 
     #[test]

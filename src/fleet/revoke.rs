@@ -5,7 +5,7 @@
 //! Read next: `publish.rs`.
 
 use super::acts::{self, Deed};
-use super::book::{Book, Rule, Write};
+use super::book::{Book, Life, Rule, Write};
 use super::{publish, Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, TaskId};
 use crate::time::{Millis, Timestamp};
@@ -13,6 +13,7 @@ use crate::wire::biscuit::{Term, Token};
 use crate::wire::revocation::fingerprints::Salt;
 use crate::wire::revocation::set::{PartKey, RevocationSet, RULES_MAX};
 use crate::wire::revocation::Target;
+use crate::wire::token::TaskSpec;
 
 /// How long a device stays revoked where nobody says otherwise: as good as for ever, there is no way back but a new id.
 const DEVICE_LIFE: Millis = Millis::from_secs(10 * 365 * 86_400);
@@ -28,8 +29,8 @@ pub struct Revocation {
     pub until: Option<Timestamp>,
     /// Why.
     pub reason: String,
-    /// When block 0 of the token was issued and expires, where a block's token is at hand.
-    pub life: Option<(Timestamp, Timestamp)>,
+    /// For a block of a token that is at hand, or that was minted here.
+    pub life: Option<Life>,
 }
 
 /// What a rule covers, as far as the ledger knows.
@@ -178,17 +179,24 @@ pub fn target_of(token: &Token, part: Part) -> Result<Target, FleetError> {
     Ok(Target::Block(id))
 }
 
-/// When block 0 of a token says that it was issued and expires: a revocation of it is filed by that.
-pub fn life_of(token: &Token) -> Option<(Timestamp, Timestamp)> {
-    let facts = &token.blocks.first()?.facts;
-    let date = |name: &str| {
-        let fact = facts.iter().find(|fact| fact.name == name)?;
-        match fact.terms.as_slice() {
-            [Term::Date(secs)] => Some(Timestamp::from_secs(*secs)),
-            _ => None,
-        }
+/// What block 0 of a token says of its life, for a revocation of one of its blocks. A serial stands for the first block,
+/// and so for the whole token.
+pub fn life_of(token: &Token, block: &BlockId) -> Option<Life> {
+    let first = token.blocks.first()?;
+    let terms = |name: &str| first.facts.iter().find(|fact| fact.name == name).map(|fact| fact.terms.as_slice());
+    let date = |name: &str| match terms(name)? {
+        [Term::Date(secs)] => Some(Timestamp::from_secs(*secs)),
+        _ => None,
     };
-    date("issued").zip(date("expires"))
+    let (issued, expires) = (date("issued")?, date("expires")?);
+    let slot = TaskSpec::slot(issued, expires);
+    let serial = match terms("serial") {
+        Some([Term::Integer(bucket), Term::Integer(number)]) if *bucket == i64::from(slot.number()) => {
+            u32::try_from(*number).ok()
+        }
+        _ => None,
+    };
+    Some(Life { issued, expires, serial: serial.filter(|_| first.id == *block) })
 }
 
 /// What revoking a target leaves good.
@@ -250,7 +258,7 @@ pub struct Cost {
 }
 
 /// What revoking `target` until the usual end costs. `life` as in [`Revocation`].
-pub fn cost(book: &Book, target: &Target, life: Option<(Timestamp, Timestamp)>, at: Timestamp) -> Cost {
+pub fn cost(book: &Book, target: &Target, life: Option<Life>, at: Timestamp) -> Cost {
     let until = lifetimes(book, target, at).1;
     let rule = Rule { target: target.clone(), until, reason: String::new(), at, life };
     let before = book.set().to_bytes().len();

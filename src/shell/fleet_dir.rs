@@ -12,6 +12,7 @@ use super::broker::BrokerFolder;
 use super::files::{self, FileError};
 use super::mqtt::BrokerUrl;
 use super::sources::read_text;
+use crate::fleet::book::TASK_LIFE_MAX;
 use crate::fleet::hello::Terms;
 use crate::fleet::publish::Cadence;
 use crate::fleet::Settings;
@@ -121,7 +122,7 @@ impl FleetToml {
         // Tokens are dated back far enough for this much.
         check_range("clock_error_ms", self.clock_error_ms, 0, 2000)?;
         check_range("window", u64::from(self.window), 0, 1024)?;
-        check_range("task_ttl_max_s", self.task_ttl_max_s, 1, 30 * 86_400)?;
+        check_range("task_ttl_max_s", self.task_ttl_max_s, 1, TASK_LIFE_MAX.secs())?;
         self.brokers.iter().try_for_each(|url| url.parse::<BrokerUrl>().map(drop).map_err(|error| error.to_string()))
     }
 

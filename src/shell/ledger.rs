@@ -28,7 +28,7 @@ use crate::wire::envelope::Signed;
 use crate::wire::{decode, encode};
 
 /// The form of the tables.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// The most bytes of one row of the book. A revocation list is the largest.
 const ROW_BYTES_MAX: usize = 1 << 20;
 /// How long another process may hold the ledger.
@@ -53,7 +53,7 @@ CREATE TABLE records (
 ) WITHOUT ROWID;
 CREATE TABLE issued (
     block BLOB PRIMARY KEY, task TEXT NOT NULL, device TEXT NOT NULL, grant_id BLOB NOT NULL,
-    issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL
+    issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, serial INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX issued_by_task ON issued (task);
 ";
@@ -309,6 +309,7 @@ impl Ledger {
                 | Write::Salvaged(_)
                 | Write::Seen(_)
                 | Write::Segment(_)
+                | Write::Serials(_)
                 | Write::Set(_)
                 | Write::Snapshot(..)
                 | Write::Step(_) => return Err(LedgerError::Damaged(row.get(0)?)),
@@ -322,10 +323,23 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn issued(&self, task: &str) -> Result<Vec<Issued>, LedgerError> {
-        let mut statement = self.connection.prepare(
-            "SELECT block, task, device, grant_id, issued_ms, expires_ms FROM issued WHERE task = ?1 ORDER BY issued_ms",
-        )?;
-        let rows = statement.query_map([task], |row| {
+        self.issued_where("task = ?1", &task)
+    }
+
+    /// The task token that was minted with this block.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn issued_with(&self, block: &BlockId) -> Result<Option<Issued>, LedgerError> {
+        self.issued_where("block = ?1", &block.0).map(|mut issued| issued.pop())
+    }
+
+    fn issued_where(&self, condition: &str, value: &dyn rusqlite::ToSql) -> Result<Vec<Issued>, LedgerError> {
+        let mut statement = self.connection.prepare(&format!(
+            "SELECT block, task, device, grant_id, issued_ms, expires_ms, serial FROM issued WHERE {condition} \
+             ORDER BY issued_ms",
+        ))?;
+        let rows = statement.query_map([value], |row| {
             Ok((
                 row.get::<_, [u8; 32]>(0)?,
                 row.get::<_, String>(1)?,
@@ -333,11 +347,12 @@ impl Ledger {
                 row.get::<_, [u8; 16]>(3)?,
                 row.get::<_, i64>(4)?,
                 row.get::<_, i64>(5)?,
+                row.get::<_, Option<u32>>(6)?,
             ))
         })?;
         let mut issued = Vec::new();
         for row in rows {
-            let (block, task, device, grant, at, expires) = row?;
+            let (block, task, device, grant, at, expires, serial) = row?;
             let damaged = || LedgerError::Damaged(format!("issued/{task}"));
             issued.push(Issued {
                 block: BlockId(block),
@@ -346,6 +361,7 @@ impl Ledger {
                 at: millis(at),
                 expires: millis(expires),
                 task: task.parse().map_err(|_| damaged())?,
+                serial,
             });
         }
         Ok(issued)
@@ -501,6 +517,7 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Rule(_)
             | Write::Salvaged(_)
             | Write::Seen(_)
+            | Write::Serials(_)
             | Write::Set(_)
             | Write::Snapshot(..)
             | Write::Step(_) => {
@@ -515,10 +532,11 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
 
 fn store_issued(connection: &Connection, issued: &Issued) -> Result<(), LedgerError> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO issued (block, task, device, grant_id, issued_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO issued (block, task, device, grant_id, issued_ms, expires_ms, serial)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
-    let Issued { task, device, grant, block, at, expires } = issued;
-    statement.execute(params![block.0, task.as_str(), device.as_str(), grant.0, ms(*at), ms(*expires)])?;
+    let Issued { task, device, grant, block, at, expires, serial } = issued;
+    statement.execute(params![block.0, task.as_str(), device.as_str(), grant.0, ms(*at), ms(*expires), serial])?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use rand_core::{CryptoRng, RngCore};
 
 use super::link::Right;
 use super::policy::TimeClass;
+use super::revocation::slot::Slot;
 use super::Refused;
 use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, RiskClass, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
@@ -112,12 +113,22 @@ pub struct TaskSpec {
     pub issued: Timestamp,
     /// When it ends.
     pub expires: Timestamp,
+    /// Its number among the tokens that the issuer gave out in its slot, [`TaskSpec::slot`].
+    pub serial: Option<u32>,
     /// What it may do.
     pub rights: Vec<Right>,
     /// Uses, if bounded.
     pub uses_max: Option<u64>,
     /// The least strict time class that it may be judged under, if it asks for one.
     pub min_time_class: Option<TimeClass>,
+}
+
+impl TaskSpec {
+    /// The slot in which a token expires that says these times: it says whole seconds.
+    pub fn slot(issued: Timestamp, expires: Timestamp) -> Slot {
+        let said = |at: Timestamp| Timestamp::from_secs(at.secs_floor());
+        Slot::of(said(issued), said(expires))
+    }
 }
 
 /// The Biscuit key pair of an Ed25519 key.
@@ -183,6 +194,10 @@ pub fn mint_task(
     }
     if let Some(uses) = spec.uses_max {
         facts.push(fact("uses_max", [integer(uses)?]));
+    }
+    if let Some(serial) = spec.serial {
+        let slot = TaskSpec::slot(spec.issued, spec.expires);
+        facts.push(fact("serial", [integer(slot.number().into())?, integer(serial.into())?]));
     }
     facts.extend(spec.min_time_class.map(min_time_class));
     mint(facts, spec.expires, root, root_key_id, rng)

@@ -128,6 +128,7 @@ impl World {
             task: "t-2".parse().unwrap(),
             issued: ISSUED,
             expires: ENDS,
+            serial: None,
             rights: vec![right("modbus/pump1/speed", "write"), right("modbus/*", "read")],
             uses_max: Some(100),
             min_time_class: None,

@@ -160,6 +160,21 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         | Target::Owner(_)
         | Target::RootKey(_) => Vec::new(),
     };
+    let life = match &target {
+        Target::Block(block) => match token.and_then(|token| life_of(token, block)) {
+            Some(life) => Some(life),
+            None => fleet.ledger.issued_with(block)?.map(|issued| issued.life()),
+        },
+        Target::All
+        | Target::Audience(_)
+        | Target::Device(_)
+        | Target::Grant(_)
+        | Target::Group(_)
+        | Target::IssuedBefore(_)
+        | Target::Owner(_)
+        | Target::RootKey(_)
+        | Target::Task(_) => None,
+    };
     let (kind, value) = target_words(&target);
     let mut told = json!({
         "target": {"kind": kind, "value": value},
@@ -180,7 +195,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     let mut waited = None;
     if how.dry_run {
         let left = remains(fleet.ledger.book(), &target, token);
-        let cost = cost(fleet.ledger.book(), &target, token.and_then(life_of), at);
+        let cost = cost(fleet.ledger.book(), &target, life, at);
         told["remains"] = json!({
             "what": left.note,
             "blocks": left.blocks,
@@ -196,7 +211,6 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     } else {
         let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
         let until = how.expires.map(|expires| at + millis(expires));
-        let life = token.and_then(life_of);
         let revocation = Revocation { target, until, reason: how.reason.clone(), life };
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();

@@ -295,6 +295,11 @@ impl RevocationSet {
         (self.rules.len() + self.exact.len()) as u64 + serials + fingerprints
     }
 
+    /// How many whole ids it holds.
+    pub fn exact_count(&self) -> usize {
+        self.exact.len()
+    }
+
     /// The revoked serials of a slot.
     pub fn serials(&self, slot: Slot) -> Option<&SerialBucket> {
         self.serials.get(&slot)

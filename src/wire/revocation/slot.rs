@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::{Millis, Timestamp};
 use crate::wire::Refused;
 
@@ -18,8 +20,23 @@ const DAY: Millis = Millis::from_secs(24 * 3600);
 /// kept in one bucket per slot, and a bucket is dropped whole.
 ///
 /// Its number is `2 · index` for an hour and `2 · index + 1` for a day, with the index counted from 1970.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Slot(u32);
+
+impl TryFrom<u32> for Slot {
+    type Error = Refused;
+
+    fn try_from(number: u32) -> Result<Self, Refused> {
+        Self::from_number(number)
+    }
+}
+
+impl From<Slot> for u32 {
+    fn from(slot: Slot) -> Self {
+        slot.0
+    }
+}
 
 impl Slot {
     /// Where a token with this block 0 is filed. Both sides reckon it from facts that block 0 must hold. Dates past

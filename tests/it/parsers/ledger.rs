@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use hardtack::fleet::acts::{Act, Deed};
 use hardtack::fleet::book::{
     Device, EraChain, Fork, Grant, Issued, Pending, Presence, Publisher, Renewal, Restored, Rule, Salvaged, Seen,
-    Segment, Status,
+    Segment, Serials, Status,
 };
 use hardtack::fleet::publish::{self, Cadence};
 use hardtack::fleet::report::Verifier;
@@ -20,6 +20,7 @@ use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::EraAck;
 use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::announcement::Head;
+use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::revocation::Target;
 use hardtack::wire::token::GrantSpec;
 use proptest::prelude::*;
@@ -69,10 +70,12 @@ fn rows(world: &World) -> Vec<Write> {
             block: BlockId([5; 32]),
             at: ISSUED,
             expires: ENDS,
+            serial: Some(3),
         }),
         Write::Pending(Pending { device: device.clone(), request, at: NOW, settled: false }),
         Write::Policy(1, world.sign(&PolicyDocument::built_in(ISSUED))),
         Write::Resumed(2),
+        Write::Serials(Serials { slot: Slot::of(ISSUED, ENDS), issued: 4 }),
         Write::Rule(Rule { target: Target::All, until: ENDS, reason: "lost".into(), at: ISSUED, life: None }),
         Write::Set(world.set().to_bytes()),
         Write::Snapshot(world.sign(&world.head()), world.set().to_bytes()),
@@ -367,6 +370,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         Write::Head(head(u64::MAX - 1)),
         Write::Policy(u64::MAX, world.sign(&policy)),
         Write::Resumed(u64::MAX),
+        Write::Serials(Serials { slot: Slot::of(far, far), issued: u32::MAX }),
         Write::Rule(Rule { target: Target::IssuedBefore(far), until: far, reason: String::new(), at: far, life: None }),
         Write::Publisher(Publisher { turn: u64::MAX, holder: String::new(), at: far }),
         Write::Restored(Restored { at: far, least: u64::MAX, settled: false }),

@@ -19,6 +19,9 @@ use super::client::Client;
 use super::clock;
 use crate::cli::{Exit, Failure};
 
+/// By how many seconds a process's wall clock is shifted.
+const CLOCK_OFFSET: &str = "HARDTACK_TEST_CLOCK_OFFSET_S";
+
 /// The longest that anything is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -71,7 +74,12 @@ impl Stage {
     /// # Errors
     /// When it fails.
     pub fn run(&self, args: &[&str]) -> Result<Value, Failure> {
-        let output = self.command().args(args).stdin(Stdio::null()).output();
+        self.run_with(args, &[])
+    }
+
+    fn run_with(&self, args: &[&str], env: &[(&str, String)]) -> Result<Value, Failure> {
+        let env = env.iter().map(|(name, value)| (name, value));
+        let output = self.command().args(args).envs(env).stdin(Stdio::null()).output();
         let output = output.map_err(|error| failed("a command cannot be started", error))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
@@ -127,10 +135,18 @@ impl Fleet {
     /// # Errors
     /// What the command says.
     pub fn run(&self, args: &[&str]) -> Result<Value, Failure> {
+        self.run_at(0, args)
+    }
+
+    /// The same, so many seconds later by the wall clock.
+    ///
+    /// # Errors
+    /// What the command says.
+    pub fn run_at(&self, later_s: u64, args: &[&str]) -> Result<Value, Failure> {
         let mut all = vec!["-o", "json", "fleet"];
         all.extend(args);
         all.extend(["--dir", path(&self.dir)]);
-        self.stage.run(&all)
+        self.stage.run_with(&all, &[(CLOCK_OFFSET, later_s.to_string())])
     }
 
     /// Starts issuer, publisher and collector, and waits until they are subscribed.
@@ -288,7 +304,7 @@ impl Gateway {
 
     /// Starts the agent and waits until it decides. `clock_s` shifts its wall clock.
     pub fn start(&mut self, broker: &str, clock_s: i64) -> Result<(), Failure> {
-        self.start_with(broker, &[("HARDTACK_TEST_CLOCK_OFFSET_S", clock_s.to_string())])
+        self.start_with(broker, &[(CLOCK_OFFSET, clock_s.to_string())])
     }
 
     /// Starts the agent as after a reboot of the kernel: another boot, whose clock begins anew.
@@ -296,7 +312,7 @@ impl Gateway {
         let boot_id = format!("{boot:08x}-0000-4000-8000-000000000000");
         let since_boot = -i64::try_from(clock::now().boottime.secs()).unwrap_or(0);
         let env = [
-            ("HARDTACK_TEST_CLOCK_OFFSET_S", clock_s.to_string()),
+            (CLOCK_OFFSET, clock_s.to_string()),
             ("HARDTACK_TEST_BOOTTIME_OFFSET_S", since_boot.to_string()),
             ("HARDTACK_TEST_BOOT_ID", boot_id),
         ];

@@ -37,6 +37,9 @@ class = "floor"
 /// A year, by which the wall clock is turned back and forth.
 const YEAR_S: i64 = 365 * 86_400;
 
+/// How long a gateway lies in a drawer. No signed time of its fleet moves a device on by more than 30 days at once.
+const AWAY_DAYS: u64 = 29;
+
 struct Story {
     format: Format,
     steps: Vec<Step>,
@@ -71,7 +74,8 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let policy = folder.join("policy.toml");
     std::fs::write(&policy, POLICY).map_err(|error| failed("the policy cannot be written", error))?;
     fleet.run(&["policy", "set", path(&policy)])?;
-    let _serve = fleet.serve(&format!("mqtt://{broker_addr}"))?;
+    let broker_url = format!("mqtt://{broker_addr}");
+    let serve = fleet.serve(&broker_url)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| failed("no runtime for the proxy", error))?;
@@ -213,9 +217,13 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
         lost + duplicates == 0,
     );
 
+    let decisions = seen.len();
+    serve.kill();
+    month_away(&mut story, &fleet, &mut other, (&broker_url, &format!("mqtt://{}", other_proxy.addr())))?;
+
     Ok(Summary {
         ok: story.steps.iter().all(|step| step.ok),
-        decisions: seen.len(),
+        decisions,
         recorded,
         lost,
         duplicates,
@@ -247,6 +255,83 @@ fn clock_story(story: &mut Story, gateway: &mut Gateway, broker: &str, token: &s
     let status = gateway.get("/v1/status")?;
     let saw = format!("{} boots counted, {} hours of autonomy left", status["boots"], status["autonomy"][0]["hours"]);
     story.expect("Each reboot is counted, and cost the holder its lease", "2 boots", saw, status["boots"] == 2);
+    Ok(())
+}
+
+/// A gateway is in a drawer for a month of heads; the broker alone brings it up to date.
+fn month_away(
+    story: &mut Story,
+    fleet: &Fleet,
+    gateway: &mut Gateway,
+    (broker, link): (&str, &str),
+) -> Result<(), Failure> {
+    let uid = rustix::process::getuid().as_raw();
+    let mut grants = Vec::new();
+    let serve = fleet.serve(broker)?;
+    for class in ["watch", "valve"] {
+        let (begins, right) = (format!("unix:uid:{uid}={class}"), format!("{class}:read:door/*"));
+        let bounds = ["--expires", "90d", "--offline-max", "60d", "--boots-max", "20", "--uses-max", "100"];
+        let grant = ["grant", "create", "--device", &gateway.id, "--may-begin", &begins, "--right", &right];
+        let made = fleet.run(&[&grant[..], &bounds[..], &["--task-ttl-max", "15m"]].concat())?;
+        grants.push(text(&made, "id"));
+    }
+    let long =
+        gateway.wait_status("its long grants", |status| status["grants"].as_array().is_some_and(|all| all.len() == 3));
+    let known = long.as_ref().map_or(0, |status| status["feed_seq"].as_u64().unwrap_or(0));
+    if let Some(agent) = gateway.agent.take() {
+        agent.kill();
+    }
+    serve.kill();
+    story.expect(
+        "Two grants for a quarter of a year; then the other gateway is put into a drawer",
+        "both held",
+        if long.is_ok() { "both held" } else { "not both held" },
+        long.is_ok(),
+    );
+
+    for day in 1..=AWAY_DAYS {
+        let later = day * 86_400;
+        if day == 12 {
+            fleet.run_at(later, &["revoke", "grant", &grants[0], "--reason", "while it was away"])?;
+        }
+        fleet.run_at(later, &["revoke", "task", &format!("t-day-{day}"), "--reason", "one a day"])?;
+        fleet.run_at(later, &["publish", "--broker", broker])?;
+    }
+    let listed = fleet.run_at(AWAY_DAYS * 86_400, &["revocations"])?;
+    let newest = listed["head"]["seq"].as_u64().unwrap_or(known);
+    story.expect(
+        "A month passes, with a head and a revocation each day",
+        "29 heads or more",
+        format!("{} heads", newest - known),
+        newest >= known + AWAY_DAYS,
+    );
+
+    gateway.start_rebooted(link, (AWAY_DAYS * 86_400) as i64, 3)?;
+    let caught_up = gateway.wait_status("the newest head", |status| status["feed_seq"] == newest);
+    let saw = match &caught_up {
+        Ok(status) => format!("head {}, {}", status["feed_seq"], status["freshness"]),
+        Err(error) => error.what.clone(),
+    };
+    story.expect(
+        "It comes back; the fleet's service is switched off, and the broker alone brings it up to date",
+        &format!("head {newest}"),
+        saw,
+        caught_up.is_ok(),
+    );
+    // A grant that is revoked is gone from the wallet.
+    for (class, expected) in [("watch", "no_right"), ("valve", "allowed")] {
+        let rights = json!([{"resource": "door/*", "action": "read"}]);
+        let task = gateway.post("/v1/tasks", &json!({"task": class, "rights": rights, "ttl_s": 60}))?;
+        let saw = match task["token"].as_str() {
+            Some(token) => text(&gateway.authorize(token, "read", "door/1")?, "reason"),
+            None => text(&task, "code"),
+        };
+        let name = match expected {
+            "allowed" => "Its other grant is as good as before",
+            _ => "The grant that was revoked meanwhile begins nothing any more",
+        };
+        story.expect(name, expected, &saw, saw == expected);
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ is all it takes.
 
 import json
 import sys
-from hashlib import sha256
+from hashlib import sha256, sha512
 from pathlib import Path
 
 LAST = 253402300800000
@@ -364,6 +364,119 @@ def check_sets(vectors):
         same("piece", (b"\1" + entries[part] + place + way).hex(), theirs["head"])
 
 
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+
+
+def point_of(data):
+    """RFC 8032, 5.1.3."""
+    y, sign = int.from_bytes(data, "little") & (2**255 - 1), data[31] >> 7
+    need(y < P, "no canonical point")
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if x * x % P != square:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    need(x * x % P == square and (x or not sign), "no point")
+    return (P - x if x % 2 != sign else x), y
+
+
+def add(a, b):
+    (x1, y1), (x2, y2) = a, b
+    t = D * x1 * x2 * y1 * y2 % P
+    return (x1 * y2 + x2 * y1) * pow(1 + t, -1, P) % P, (y1 * y2 + x1 * x2) * pow(1 - t, -1, P) % P
+
+
+def times(k, point):
+    out = (0, 1)
+    while k:
+        out, point, k = (add(out, point) if k & 1 else out), add(point, point), k >> 1
+    return out
+
+
+def verify(key, message, signature):
+    """RFC 8032, 5.1.7."""
+    base_y = 4 * pow(5, -1, P) % P
+    base = point_of(base_y.to_bytes(32, "little"))
+    a, r, s = point_of(key), point_of(signature[:32]), int.from_bytes(signature[32:], "little")
+    need(s < L, "no canonical scalar")
+    k = int.from_bytes(sha512(signature[:32] + key + message).digest(), "little") % L
+    need(times(s, base) == add(r, times(k, a)), "a signature that does not fit")
+
+
+def text(reader):
+    return reader.take(reader.number())
+
+
+def read_signed(reader, fleet, key):
+    payload, (count,) = text(reader), reader.take(1)
+    need(count == 1 and reader.take(8) == sha256(key).digest()[:8], "another key")
+    verify(key, b"hardtack/revhead/v1\0" + fleet + b"\0" + payload, reader.take(64))
+    inner = Reader(payload)
+    head = {"digest": digest("revhead", payload), "feed": text(inner), "era": inner.number(), "seq": inner.number()}
+    head["previous"] = inner.take(32)
+    for name in "issued_at", "next_update", "hard_stale", "dropped_before":
+        head[name] = inner.number()
+    for name in "root", "rules", "delta":
+        head[name] = inner.take(32)
+    head["skips"] = [inner.take(32) for _ in range(inner.number())]
+    head["bundle"], head["policy"] = inner.number(), inner.number()
+    need(not inner.more(), "bytes after the head")
+    return head
+
+
+def way(a, b):
+    steps = []
+    while a < b:
+        for level in range(7, -1, -1):
+            span = 4**level
+            end = (a // span + 1) * span
+            if end <= b:
+                break
+        if b // span - end // span >= (8 if level else 64):
+            return None
+        steps.append([level, end])
+        a = end
+    return steps
+
+
+def check_feed(vectors):
+    fleet, key = vectors["fleet"].encode(), bytes.fromhex(vectors["key"])
+    whole, previous, deltas = {}, bytes(32), []
+    for case in vectors["heads"]:
+        for data in map(bytes.fromhex, case["announcements"]):
+            reader = Reader(data)
+            head, (level,) = read_signed(reader, fleet, key), reader.take(1)
+            added = text(reader)
+            need(not reader.more(), "bytes after the additions")
+            named = head["skips"][level - 1] if level else head["delta"]
+            same("additions", digest("hardtack/revocation-additions/v1", added), named)
+            if level:
+                same("step", write_set(union(deltas[-4:])), added)
+            else:
+                deltas.append(read_set(added))
+                whole = drop(merge(whole, deltas[-1]), head["dropped_before"])
+        same("head", (head["digest"].hex(), head["seq"], head["previous"]), (case["digest"], case["seq"], previous))
+        same("feed", (head["feed"], head["era"], head["policy"]), (vectors["feed"].encode(), 1, 2))
+        rules = write_part(b"\0", whole[b"\0"]) if b"\0" in whole else b""
+        same("rules", digest("hardtack/revocation-rules/v1", rules), head["rules"])
+        entries, _, _, root = manifest(whole)
+        same("root", (root.hex(), head["root"]), (case["root"], root))
+        same("set", write_set(whole).hex(), case["set"])
+        reader = Reader(bytes.fromhex(case["snapshot"]))
+        same("snapshot", read_signed(reader, fleet, key)["root"], root)
+        same("manifest", text(reader), b"\1" + b"".join(entries))
+        previous = head["digest"]
+    for case in vectors["ways"]:
+        same("way", way(case["from"], case["to"]), case["steps"])
+
+
+def union(sets):
+    out = {}
+    for one in sets:
+        out = merge(out, one)
+    return out
+
+
 def main():
     vectors = {file.stem: json.loads(file.read_text()) for file in Path(sys.argv[1]).glob("*.json")}
     check_golomb(vectors["golomb"])
@@ -374,6 +487,7 @@ def main():
         hashed = digest("hardtack/fingerprint/v1", bytes.fromhex(case["salt"]), bytes.fromhex(case["block"]))
         same("fingerprint", str(int.from_bytes(hashed[: case["width"] // 8], "big")), case["fingerprint"])
     check_sets(vectors["sets"])
+    check_feed(vectors["feed"])
     print(f"{checked} vectors agree")
 
 

@@ -6,10 +6,13 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use hardtack::ids::{hex, unhex, BlockId, GrantId};
-use hardtack::time::Timestamp;
+use ed25519_dalek::SigningKey;
+use hardtack::ids::{hex, unhex, BlockId, FeedId, FleetId, GrantId, Hash};
+use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::revocation::announcement::{Snapshot, Successor};
 use hardtack::wire::revocation::fingerprints::{file, FingerprintBucket, FingerprintKey, Salt, Width};
 use hardtack::wire::revocation::golomb::{divisor, Coded, Stream};
+use hardtack::wire::revocation::ladder::{steps, Step};
 use hardtack::wire::revocation::manifest::{Manifest, Piece, PIECE_BYTES};
 use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::serials::SerialBucket;
@@ -30,7 +33,13 @@ fn folder() -> PathBuf {
 
 #[test]
 fn the_vectors_are_current() {
-    let all = [("golomb", golomb()), ("slots", slots()), ("fingerprints", fingerprints()), ("sets", sets())];
+    let all = [
+        ("golomb", golomb()),
+        ("slots", slots()),
+        ("fingerprints", fingerprints()),
+        ("sets", sets()),
+        ("feed", feed()),
+    ];
     for (name, value) in all {
         let path = folder().join(format!("{name}.json"));
         let text = format!("{}\n", serde_json::to_string_pretty(&value).unwrap());
@@ -52,6 +61,62 @@ fn another_implementation_agrees() {
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{complained}");
     println!("{}", said.trim());
+}
+
+/// Five heads of a feed, each with one more revocation; the fourth ends a step of four.
+fn feed() -> Value {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let (fleet, id): (FleetId, FeedId) = ("acme".parse().unwrap(), "main".parse().unwrap());
+    let (mut set, mut previous) = (RevocationSet::default(), Hash::ZERO);
+    let mut deltas: Vec<RevocationSet> = Vec::new();
+    let mut heads = Vec::new();
+    for seq in 1..=5_u64 {
+        let mut additions = RevocationSet::default();
+        match seq {
+            1 => additions.add_rule(Selector::device("gw-07"), ISSUED),
+            2 => {}
+            more => additions.add_serials(slot(0), SerialBucket::new(10, [more as u32]).unwrap()),
+        }
+        set = set.merge(&additions).unwrap();
+        deltas.push(additions.clone());
+        let union = deltas.iter().rev().take(4).fold(RevocationSet::default(), |sum, one| sum.merge(one).unwrap());
+        let successor = Successor {
+            feed: &id,
+            era: 1,
+            seq,
+            previous,
+            issued_at: Timestamp(ISSUED.0 + 1000 * seq),
+            next_update_ms: Millis::from_secs(180),
+            hard_stale_ms: Millis::from_secs(86_400),
+            dropped_before: Timestamp(ISSUED.0 - 1),
+            set: &set,
+            additions: &additions,
+            skips: &Step::ending_at(seq).map(|_| Some(union.clone())).collect::<Vec<_>>(),
+            bundle_version: 1,
+            policy_version: 2,
+        };
+        let (head, announcements) = successor.sign(&fleet, &key);
+        previous = announcements[0].head.digest();
+        let snapshot = Snapshot { head: announcements[0].head.clone(), manifest: Manifest::of(&set).to_bytes() };
+        heads.push(json!({
+            "seq": seq,
+            "digest": previous,
+            "root": head.root,
+            "set": hex(&set.to_bytes()),
+            "announcements": announcements.iter().map(|one| hex(&one.to_bytes())).collect::<Vec<_>>(),
+            "snapshot": hex(&snapshot.to_bytes()),
+        }));
+    }
+    let ways = [(0, 1), (0, 5), (1, 5), (3, 70), (5, 69), (5, 70), (100, 20_000), (16_384, 16_385), (7, 7)];
+    let way = |(from, to): (u64, u64)| {
+        let steps = steps(from, to).map(|way| way.iter().map(|step| json!([step.level, step.end])).collect::<Vec<_>>());
+        json!({"from": from, "to": to, "steps": steps})
+    };
+    json!({
+        "fleet": fleet, "feed": id, "key": hex(key.verifying_key().as_bytes()),
+        "heads": heads,
+        "ways": ways.map(way),
+    })
 }
 
 fn why(refused: &Refused) -> String {

@@ -116,6 +116,38 @@ impl Topic {
     }
 }
 
+/// How long the broker keeps pieces of a bucket after all in it has expired: as long as a manifest may name them though
+/// nobody publishes a newer one.
+const ENDED_KEPT: Millis = Millis::from_secs(90 * 86_400);
+
+impl Topic {
+    /// Up to when the broker is to keep what stands here. None: until it is replaced.
+    ///
+    /// Buckets end, and the topics of their pieces with them: else a broker would hold those of every hour that ever was.
+    pub fn kept_until(&self) -> Option<Timestamp> {
+        match self {
+            Self::FeedPiece(_, PartKey::Serials(slot), _) => Some(slot.ends() + ENDED_KEPT),
+            Self::FeedPiece(_, PartKey::Fingerprints(key), _) => Some(key.slot.ends() + ENDED_KEPT),
+            Self::FeedPiece(_, PartKey::Rules | PartKey::Exact, _)
+            | Self::Bundle(_)
+            | Self::Policy(_)
+            | Self::FeedHead(_)
+            | Self::FeedRules(_)
+            | Self::FeedDelta(..)
+            | Self::FeedSkip(..)
+            | Self::FeedManifest(_)
+            | Self::State(_)
+            | Self::EnrolDown(_)
+            | Self::UpHello(_)
+            | Self::UpAudit(_)
+            | Self::UpRequest(_)
+            | Self::DownAck(_)
+            | Self::DownAnswer(_)
+            | Self::EnrolUp(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,12 +1,13 @@
 //! The link against a real broker.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{channel, Receiver};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use hardtack::agent::effects::{LinkCommand, Publish};
 use hardtack::agent::LinkEvent;
-use hardtack::ids::{DeviceId, FleetId};
+use hardtack::ids::{DeviceId, FeedId, FleetId};
 use hardtack::shell::broker::BrokerFolder;
 use hardtack::shell::mqtt::{Link, LinkConfig, TlsIdentity};
 use hardtack::shell::proxy::{Direction, PacketKind, Proxy, Swallow};
@@ -14,8 +15,13 @@ use hardtack::shell::x509::{Authority, Validity};
 use hardtack::shell::{clock, embedded, entropy};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::link::{device_filters, service_filters, Topic};
+use hardtack::wire::revocation::set::PartKey;
+use hardtack::wire::revocation::slot::Slot;
 
 use rand_core::RngCore;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::mosquitto::Mosquitto;
@@ -564,4 +570,30 @@ async fn the_embedded_broker_serves_the_link() {
     gateway.link.finish().await;
     service.send(Topic::State(device("marker")), b"here");
     service.expect_message(Topic::State(device("marker")), b"here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_by_itself_ends_at_the_broker_too() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    let feed: FeedId = "main".parse().unwrap();
+    let ends = clock::wall().unwrap() + Millis::from_secs(3600);
+    let bucket = PartKey::Serials(Slot::of(clock::wall().unwrap(), ends));
+    let places = [Topic::FeedPiece(feed.clone(), bucket, 0), Topic::FeedPiece(feed, PartKey::Rules, 0)];
+    places.iter().for_each(|place| service.send(place.clone(), b"piece"));
+    service.send(Topic::State(device("marker")), b"here");
+    service.expect_message(Topic::State(device("marker")), b"here");
+
+    let (client, mut events) = AsyncClient::new(MqttOptions::new("reader", "127.0.0.1", broker.port), 16);
+    client.subscribe("hardtack/1/acme/feed/#", QoS::AtLeastOnce).await.unwrap();
+    let mut expiries = BTreeMap::new();
+    while expiries.len() < places.len() {
+        let event = tokio::time::timeout(PATIENCE, events.poll()).await.unwrap().unwrap();
+        if let Event::Incoming(Packet::Publish(publish)) = event {
+            let expiry = publish.properties.and_then(|properties| properties.message_expiry_interval);
+            expiries.insert(publish.topic, expiry.map(|secs| secs / 86_400));
+        }
+    }
+    let expected = [Some(90), None];
+    assert_eq!(places.map(|place| expiries[place.text(&fleet()).as_bytes()]), expected);
 }

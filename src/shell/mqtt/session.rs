@@ -11,7 +11,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, LastWill, Packet, PubAck, Publish as Incoming, SubAck};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, Filter, LastWill, Packet, PubAck, Publish as Incoming, PublishProperties, SubAck,
+};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{valid_filter, Outgoing, TlsConfiguration, Transport};
@@ -19,9 +21,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, Sleep};
 
+use super::super::clock;
 use super::reasons::{describe, publish_refusal, refusal};
 use super::{BrokerUrl, Connect, Inbox, LinkConfig, Next, Outbound, Said, Security, CONTROL_TOPIC};
+use crate::agent::effects::Publish;
 use crate::agent::LinkEvent;
+use crate::time::Timestamp;
 use crate::wire::link::Topic;
 
 /// Messages handed to the client and not acknowledged. The client's own table is this long.
@@ -196,10 +201,10 @@ impl<'a> Session<'a> {
     fn hand_over(&mut self) {
         while self.handed.len() + self.in_flight.len() < usize::from(IN_FLIGHT_MAX) {
             let Some(message) = self.inbox.pop() else { break };
-            let (topic, payload, retained) = match message {
-                Outbound::Control(payload) => (CONTROL_TOPIC.to_owned(), payload, false),
-                Outbound::Message(publish) => {
-                    (publish.topic.text(&self.config.fleet), publish.payload, publish.topic.retained())
+            let (topic, payload, retained, until) = match message {
+                Outbound::Control(payload) => (CONTROL_TOPIC.to_owned(), payload, false, None),
+                Outbound::Message(Publish { topic, payload }) => {
+                    (topic.text(&self.config.fleet), payload, topic.retained(), topic.kept_until())
                 }
                 Outbound::Read { places, left } => {
                     let texts =
@@ -221,7 +226,10 @@ impl<'a> Session<'a> {
             if self.handed.is_empty() && self.in_flight.is_empty() {
                 self.stuck.set(sleep(2 * silence(self.config)));
             }
-            if self.client.try_publish(topic.clone(), QoS::AtLeastOnce, retained, payload).is_err() {
+            let properties = PublishProperties { message_expiry_interval: until.map(expiry_s), ..Default::default() };
+            let handed =
+                self.client.try_publish_with_properties(topic.clone(), QoS::AtLeastOnce, retained, payload, properties);
+            if handed.is_err() {
                 // As with a subscription: the message goes down with the connection.
                 return;
             }
@@ -461,6 +469,12 @@ pub(super) fn options(
         (Security::Plain, _) | (Security::Tls, None) => {}
     }
     options
+}
+
+/// Seconds from now, for a message's expiry. A clock that is far off shortens or lengthens it, which only costs room.
+fn expiry_s(until: Timestamp) -> u32 {
+    let now = clock::wall().unwrap_or_default();
+    u32::try_from(until.since(now).secs()).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]

@@ -546,7 +546,9 @@ impl Fetching {
         let next = self.part.len() / PIECE_BYTES;
         let pieces = (next..part.pieces()).filter_map(|piece| u32::try_from(piece).ok());
         let missing = pieces.filter(|piece| !self.ahead.contains_key(piece));
-        let others = self.missing.iter().skip(1).map(|part| Wanted::Piece(part.key, 0));
+        // What comes before its turn is kept only if it is all of its part, and nothing is asked for twice.
+        let others =
+            self.missing.iter().skip(1).filter(|part| part.pieces() == 1).map(|part| Wanted::Piece(part.key, 0));
         missing.map(|piece| Wanted::Piece(part.key, piece)).chain(others).take(WANTED_MAX).collect()
     }
 

@@ -133,6 +133,20 @@ enum Way {
     None,
 }
 
+/// Where a head stands beside what was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing newer was seen.
+    Newer,
+    /// It is the newest, or a step towards that.
+    OnTheWay,
+    /// It is older, and no step.
+    Behind {
+        /// The newest number that was seen.
+        known: u64,
+    },
+}
+
 /// Additions of some heads.
 #[derive(Debug, Default)]
 struct Gathered {
@@ -205,10 +219,18 @@ impl Feed {
     /// A head with additions, from whichever place. What it adds counts at once.
     ///
     /// # Errors
-    /// When it is older than what is known and no step of the way, contradicts it, or is more than can be held.
+    /// When it is older than what is known, no step of the way and adds nothing; contradicts what is known; or is more than
+    /// can be held.
     pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
-        let newer = self.check(&believed)?;
+        let place = self.check(&believed)?;
         let revoked = self.see(&believed.additions, floor)?;
+        let newer = match place {
+            Place::Newer => true,
+            Place::OnTheWay => false,
+            // An old head is no news, unless it revokes what was not known.
+            Place::Behind { .. } if revoked => return Ok(Changed { revoked, ..Changed::default() }),
+            Place::Behind { known } => return Err(Refused::RolledBack { offered: believed.position.seq, known }),
+        };
         let from = self.known.as_ref().filter(|known| known.head.era == believed.head.era);
         let from = from.map_or(0, |known| known.head.seq);
         let Believed { signed, head, position, step, additions } = believed;
@@ -235,8 +257,8 @@ impl Feed {
         Ok(Changed { revoked: revoked || by_rules, newer, complete })
     }
 
-    /// Whether it is newer than all that was seen. One that is older may still be a step.
-    fn check(&self, believed: &Believed) -> Result<bool, Refused> {
+    /// Where it stands beside what was seen.
+    fn check(&self, believed: &Believed) -> Result<Place, Refused> {
         let offered = &believed.position;
         for held in self.position().into_iter().chain(self.mark()) {
             if offered.order() == held.order() && offered.digest != held.digest {
@@ -247,16 +269,14 @@ impl Feed {
                 return Err(Refused::Equivocation { position: held.seq });
             }
         }
-        let Some(mark) = self.mark() else { return Ok(true) };
-        if mutant::active(Mutant::FeedPositionLowered) {
-            return Ok(offered.order() != mark.order());
-        }
-        match offered.order().cmp(&mark.order()) {
-            Ordering::Greater => Ok(true),
-            Ordering::Equal => Ok(false),
-            Ordering::Less if self.wants(believed.step) => Ok(false),
-            Ordering::Less => Err(Refused::RolledBack { offered: offered.seq, known: mark.seq }),
-        }
+        let Some(mark) = self.mark() else { return Ok(Place::Newer) };
+        Ok(match offered.order().cmp(&mark.order()) {
+            Ordering::Greater => Place::Newer,
+            Ordering::Equal => Place::OnTheWay,
+            Ordering::Less if mutant::active(Mutant::FeedPositionLowered) => Place::Newer,
+            Ordering::Less if self.wants(believed.step) => Place::OnTheWay,
+            Ordering::Less => Place::Behind { known: mark.seq },
+        })
     }
 
     fn wants(&self, step: Step) -> bool {

@@ -217,9 +217,14 @@ fn sign(
     fx.log(FleetLog::FeedSigned { feed: id, seq, rules: entries });
 }
 
-/// A small set is brought anew with each change; a large one only before the ladder is too short to lead on from it.
+/// A small set is brought anew with each change; a large one only before the ladder is too short to lead on from it, and
+/// when the key that signed it is the feed's no more: who was away then cannot use anything from before.
 fn snapshot_due(book: &Book, seq: u64, bytes: &[u8]) -> bool {
     let Some((head, set)) = book.snapshot() else { return true };
+    let dropped = head.open(book.fleet(), book.trust().feed_keys(&book.feed()), 1).is_err();
+    if dropped {
+        return true;
+    }
     let behind = seq.saturating_sub(head.claim().map_or(0, |head| head.seq));
     behind >= SNAPSHOT_EVERY || (bytes.len() <= SNAPSHOT_SMALL_BYTES && set.to_bytes() != bytes)
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::acts::Act;
-use super::Effects;
+use super::{publish, Effects};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskId};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
@@ -424,6 +424,10 @@ pub struct Book {
     pending: BTreeMap<DeviceId, Pending>,
     grants: BTreeMap<GrantId, Grant>,
     rules: BTreeMap<Target, Rule>,
+    /// Targets of revocations that may not be in the set yet, so that nobody looks through all the others for them.
+    waiting: BTreeSet<Target>,
+    /// How many revocations lapse at each time.
+    ends: BTreeMap<Timestamp, usize>,
     head: Option<SignedHead>,
     heads: BTreeMap<(u32, u64), Hash>,
     set: RevocationSet,
@@ -456,6 +460,8 @@ impl Book {
             pending: BTreeMap::new(),
             grants: BTreeMap::new(),
             rules: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            ends: BTreeMap::new(),
             head: None,
             heads: BTreeMap::new(),
             set: RevocationSet::default(),
@@ -520,6 +526,7 @@ impl Book {
         }
         book.policy.0.open(book.fleet(), book.trust().policy_keys(), 1).map_err(unsound("policy"))?;
         rest.into_iter().for_each(|write| book.apply(write));
+        book.wait_no_longer();
         Ok(book)
     }
 
@@ -571,9 +578,7 @@ impl Book {
             }
             Write::Restored(restored) => self.restored = Some(restored),
             Write::Resumed(after) => self.resumed = self.resumed.max(after),
-            Write::Rule(rule) => {
-                self.rules.insert(rule.target.clone(), rule);
-            }
+            Write::Rule(rule) => self.apply_rule(rule),
             Write::Salvaged(Salvaged { device, era, segments: (first, after) }) => {
                 self.salvaged.insert((device, era, first), after);
             }
@@ -582,6 +587,7 @@ impl Book {
                 // Bytes that make no set are never written; were they, the next head would be signed over nothing.
                 if let Ok(set) = RevocationSet::from_bytes(&bytes, usize::MAX) {
                     self.set = set;
+                    self.wait_no_longer();
                 }
             }
             Write::Snapshot(signed, bytes) => {
@@ -598,6 +604,27 @@ impl Book {
         }
     }
 
+    fn apply_rule(&mut self, rule: Rule) {
+        self.waiting.insert(rule.target.clone());
+        *self.ends.entry(rule.until).or_default() += 1;
+        if let Some(before) = self.rules.insert(rule.target.clone(), rule) {
+            if let Some(count) = self.ends.get_mut(&before.until) {
+                *count -= 1;
+                if *count == 0 {
+                    self.ends.remove(&before.until);
+                }
+            }
+        }
+    }
+
+    /// What the set holds waits no longer. Rows may come in any order: this is asked again when all of them are in.
+    fn wait_no_longer(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let waits = |target: &Target| self.rules.get(target).is_some_and(|rule| !publish::is_settled(self, rule));
+        waiting.retain(waits);
+        self.waiting = waiting;
+    }
+
     fn apply_head(&mut self, signed: Signed<Head>) {
         let Ok(head) = signed.claim() else { return };
         let position = head.position(signed.digest());
@@ -605,7 +632,8 @@ impl Book {
         while self.heads.len() as u64 > HEADS_KEPT {
             self.heads.pop_first();
         }
-        if self.head.as_ref().is_none_or(|newest| newest.position.order() < position.order()) {
+        let newer = self.head.as_ref().is_none_or(|newest| newest.position.order() < position.order());
+        if newer {
             self.head = Some(SignedHead { signed, head, position });
         }
     }
@@ -719,6 +747,16 @@ impl Book {
     /// All revocations, lapsed ones too.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.values()
+    }
+
+    /// When the last revocation lapsed before a time.
+    pub fn lapsed_before(&self, at: Timestamp) -> Option<Timestamp> {
+        self.ends.range(..at).next_back().map(|(until, _)| *until)
+    }
+
+    /// Revocations that the set may not hold yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &Rule> {
+        self.waiting.iter().filter_map(|target| self.rules.get(target))
     }
 
     /// The revocation of a target, lapsed or not.

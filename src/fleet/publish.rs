@@ -98,8 +98,16 @@ pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timesta
 
 /// What is revoked in the ledger and not in the set, or for longer than there.
 fn pending(book: &Book, at: Timestamp) -> Vec<Rule> {
-    let waits = |rule: &&Rule| rule.until >= at && !is_published(book, rule);
-    book.rules().filter(waits).cloned().collect()
+    let waits = |rule: &&Rule| rule.until >= at && !is_settled(book, rule);
+    book.waiting().filter(waits).cloned().collect()
+}
+
+/// Whether there is nothing to publish of a revocation: the newest head's set holds it, or has dropped it with all that it
+/// can cover. A block may be revoked for longer than its token can live.
+pub(super) fn is_settled(book: &Book, rule: &Rule) -> bool {
+    let dropped_before = book.head().map_or(Timestamp(0), |last| last.head.dropped_before);
+    let is_filed = matches!(rule.target, Target::Block(_));
+    rule.until < dropped_before || (is_filed && slot_of(rule).ends() <= dropped_before) || is_published(book, rule)
 }
 
 /// Whether the newest head's set holds a revocation.
@@ -176,8 +184,7 @@ fn sign(
     fx: &mut Effects,
 ) {
     // Every token that a lapsed rule covered expired with it at the latest; the rule itself goes as well.
-    let lapsed = book.rules().map(|rule| rule.until).filter(|until| *until < at).max();
-    let lapsed = lapsed.map_or(Timestamp(0), |until| until + Millis(1));
+    let lapsed = book.lapsed_before(at).map_or(Timestamp(0), |until| until + Millis(1));
     let last = book.head();
     let dropped_before = last.map_or(lapsed, |last| last.head.dropped_before.max(lapsed));
     let seq = last.map_or(0, |last| last.head.seq).max(book.resumed()) + 1;
@@ -251,7 +258,7 @@ fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
     book.head().is_none_or(|last| {
         let head = &last.head;
         let changed = head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
-        let lapsed = book.rules().any(|rule| rule.until < at && rule.until >= head.dropped_before);
+        let lapsed = book.lapsed_before(at).is_some_and(|until| until >= head.dropped_before);
         changed || lapsed || at.since(head.issued_at) >= cadence.interval || book.resumed() >= head.seq
     })
 }
@@ -465,6 +472,29 @@ mod tests {
         let newest = book.head().unwrap().head.issued_at;
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx), "the clock went back");
         assert_eq!(book.head().unwrap().head.issued_at, newest);
+    }
+
+    #[test]
+    fn a_block_whose_token_is_over_is_dropped_and_not_published_again() {
+        let (keys, mut book) = founded();
+        let fx = &mut Effects::default();
+        let reason = || "r".to_owned();
+        let (block, life) = (Target::Block(BlockId([9; 32])), Some((at(0), at(60))));
+        let block = Revocation { target: block, until: None, reason: reason(), life };
+        let task = Revocation {
+            target: Target::Task("t".parse().unwrap()),
+            until: Some(at(8000)),
+            reason: reason(),
+            life: None,
+        };
+        for revocation in [block, task] {
+            revoke(&mut book, revocation, keys.operator("ann"), at(1), fx).unwrap();
+        }
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(2), fx));
+        assert_eq!((book.set().count(), book.waiting().count()), (2, 0));
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(8001), fx), "the task's rule has lapsed, and all is over");
+        assert_eq!((book.set().count(), is_current(&book, at(8002))), (0, true));
+        assert!(!advance(&mut book, &keys.feed, CADENCE, at(8002), fx), "nothing waits");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use hardtack::agent::request::{
     RequestId, Socket, TaskReply, Verdict,
 };
 use hardtack::agent::Input;
+use hardtack::fleet::revoke::life_of;
 use hardtack::ids::TaskId;
 use hardtack::profile::Hint;
 use hardtack::time::Timestamp;
@@ -389,6 +390,7 @@ impl World<'_> {
         let limits = &self.devices[device as usize].profile().verify;
         let token = biscuit::decode(&bytes, limits).ok();
         let ends = token.as_ref().map(ends_of).unwrap_or_default();
+        let (issued, expires) = token.as_ref().and_then(life_of).unwrap_or((Timestamp(0), Timestamp::MAX));
         self.tell(&Event::Replied { device, what: format!("task {} {:?}", reply.task_id, reply.origin) });
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
@@ -402,6 +404,8 @@ impl World<'_> {
             grant: reply.grant_id,
             chain,
             origin: reply.origin,
+            issued,
+            expires,
             ends,
             begun_powered: powered,
             begun_down: know.down,

@@ -223,7 +223,7 @@ impl Feed {
     /// can be held.
     pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
         let place = self.check(&believed)?;
-        let revoked = self.see(&believed.additions, floor)?;
+        let revoked = self.see_additions(&believed, floor)?;
         let newer = match place {
             Place::Newer => true,
             Place::OnTheWay => false,
@@ -260,7 +260,8 @@ impl Feed {
     /// Where it stands beside what was seen.
     fn check(&self, believed: &Believed) -> Result<Place, Refused> {
         let offered = &believed.position;
-        for held in self.position().into_iter().chain(self.mark()) {
+        let blind = mutant::active(Mutant::EquivocationUnnoticed);
+        for held in self.position().into_iter().chain(self.mark()).filter(|_| !blind) {
             if offered.order() == held.order() && offered.digest != held.digest {
                 return Err(Refused::Equivocation { position: offered.seq });
             }
@@ -277,6 +278,14 @@ impl Feed {
             Ordering::Less if self.wants(believed.step) => Place::OnTheWay,
             Ordering::Less => Place::Behind { known: mark.seq },
         })
+    }
+
+    fn see_additions(&mut self, believed: &Believed, floor: Timestamp) -> Result<bool, Refused> {
+        let reached = self.position().map_or(0, |position| position.seq);
+        if mutant::active(Mutant::GapIgnored) && believed.step.begin() > reached {
+            return Ok(false);
+        }
+        self.see(&believed.additions, floor)
     }
 
     fn wants(&self, step: Step) -> bool {
@@ -324,7 +333,8 @@ impl Feed {
     fn climb(&mut self, floor: Timestamp) -> bool {
         let Some(Newest { head, position, signed, way: Way::Ladder(gathered) }) = &self.newest else { return false };
         let known = self.known.as_ref().filter(|known| known.head.era == head.era);
-        if gathered.reached(known.map_or(0, |known| known.head.seq)) < head.seq {
+        let reached = gathered.reached(known.map_or(0, |known| known.head.seq));
+        if reached < head.seq && !mutant::active(Mutant::GapCountedComplete) {
             return false;
         }
         let base = known.map_or_else(RevocationSet::default, |known| known.set.clone());
@@ -332,7 +342,8 @@ impl Feed {
             sum.drop_expired(head.dropped_before);
             sum
         });
-        match sum.filter(|sum| Manifest::of(sum).root() == head.root) {
+        let unproven = mutant::active(Mutant::RootNotCompared) || mutant::active(Mutant::GapCountedComplete);
+        match sum.filter(|sum| unproven || Manifest::of(sum).root() == head.root) {
             Some(set) => {
                 let target = (signed.clone(), head.clone(), position.clone());
                 self.complete(target, set, floor)
@@ -435,7 +446,7 @@ impl Feed {
         if fetching.target.is_some() {
             return Ok(Changed::default());
         }
-        if position.order() <= reached {
+        if position.order() <= reached && !mutant::active(Mutant::SnapshotRollsBack) {
             // It is brought seldom: nothing to gain from it. The next head, or the next connection, finds another way.
             *way = Way::None;
             return Ok(Changed::default());

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::acts::Act;
 use super::{publish, Effects};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskId};
+use crate::mutant::{self, Mutant};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::enrol::{DevicePublic, EnrolRequest};
@@ -620,6 +621,9 @@ impl Book {
     /// What the set holds waits no longer. Rows may come in any order: this is asked again when all of them are in.
     fn wait_no_longer(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);
+        if mutant::active(Mutant::PendingDropped) {
+            return;
+        }
         let waits = |target: &Target| self.rules.get(target).is_some_and(|rule| !publish::is_settled(self, rule));
         waiting.retain(waits);
         self.waiting = waiting;
@@ -633,7 +637,7 @@ impl Book {
             self.heads.pop_first();
         }
         let newer = self.head.as_ref().is_none_or(|newest| newest.position.order() < position.order());
-        if newer {
+        if newer || mutant::active(Mutant::PositionReused) {
             self.head = Some(SignedHead { signed, head, position });
         }
     }

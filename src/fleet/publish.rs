@@ -15,6 +15,7 @@ use super::book::{Book, Publisher, Restored, Rule, Status, Write};
 use super::{Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
 use crate::ids::{BlockId, Hash};
+use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Topic;
 use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, ADDITIONS_BYTES_MAX};
@@ -92,6 +93,9 @@ pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timesta
         }
         sign(book, feed, cadence, &additions, at, fx);
         signed = true;
+        if mutant::active(Mutant::PendingDropped) {
+            break;
+        }
     }
     signed
 }
@@ -229,7 +233,7 @@ fn sign(
 fn snapshot_due(book: &Book, seq: u64, bytes: &[u8]) -> bool {
     let Some((head, set)) = book.snapshot() else { return true };
     let dropped = head.open(book.fleet(), book.trust().feed_keys(&book.feed()), 1).is_err();
-    if dropped {
+    if dropped && !mutant::active(Mutant::SnapshotOfDroppedKey) {
         return true;
     }
     let behind = seq.saturating_sub(head.claim().map_or(0, |head| head.seq));
@@ -297,6 +301,9 @@ pub fn highest_known(book: &Book) -> u64 {
 /// # Errors
 /// [`FleetError::Restored`], or [`FleetError::Behind`], naming the device.
 pub fn may_start(book: &Book) -> Result<(), FleetError> {
+    if mutant::active(Mutant::PositionReused) {
+        return Ok(());
+    }
     if let Some(Restored { at, .. }) = book.restored() {
         return Err(FleetError::Restored { at: *at, least: highest_known(book) });
     }

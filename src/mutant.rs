@@ -20,60 +20,93 @@ pub enum Mutant {
     ChildResetsBudget = 5,
     /// A use is charged in memory, and written down with the next anchor only.
     CounterAfterAction = 6,
+    /// A token whose bucket was dropped is judged by the clock alone.
+    DroppedForgotten = 7,
+    /// A head is believed whoever signed it.
+    DroppedKeyAccepted = 8,
+    /// A second head of a position that is held is taken for the first.
+    EquivocationUnnoticed = 9,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 7,
+    FeedPositionLowered = 10,
     /// A start forgets the floor.
-    FloorNotPersisted = 8,
+    FloorNotPersisted = 11,
+    /// A position counts as reached though additions before it are missing.
+    GapCountedComplete = 12,
+    /// Additions wait until those before them are here.
+    GapIgnored = 13,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 9,
+    HintBelieved = 14,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 10,
+    LateAllowGiven = 15,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 11,
+    LeaseNotCharged = 16,
+    /// What does not fit into one head is forgotten once that head is signed.
+    PendingDropped = 17,
+    /// A step of the ladder is taken from any place.
+    PlaceNotChecked = 18,
+    /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
+    PositionReused = 19,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 12,
+    ReleaseOnPuback = 20,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 13,
+    RenewalDropsFirst = 21,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 14,
+    ReplyBeforeCommit = 22,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 15,
+    ResetRevives = 23,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 16,
+    ResetUnbound = 24,
     /// A start forgets the revocation list.
-    RevocationForgotten = 17,
+    RevocationForgotten = 25,
+    /// What the ladder adds up to is not held against the head's root.
+    RootNotCompared = 26,
+    /// The broker goes on with a snapshot that a key signed which is the feed's no more.
+    SnapshotOfDroppedKey = 27,
+    /// A snapshot is taken though it is no newer than what is complete.
+    SnapshotRollsBack = 28,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 18,
+    StalenessByWaitingHead = 29,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 19,
+    SyncErrorIgnored = 30,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 20,
+    TimeJudgedAtFloor = 31,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 21,
+    TwoTimeFacts = 32,
     /// The system clock is believed.
-    WallClockUsed = 22,
+    WallClockUsed = 33,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 33] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
         Self::CeilingKeptAfterBoot,
         Self::ChildResetsBudget,
         Self::CounterAfterAction,
+        Self::DroppedForgotten,
+        Self::DroppedKeyAccepted,
+        Self::EquivocationUnnoticed,
         Self::FeedPositionLowered,
         Self::FloorNotPersisted,
+        Self::GapCountedComplete,
+        Self::GapIgnored,
         Self::HintBelieved,
         Self::LateAllowGiven,
         Self::LeaseNotCharged,
+        Self::PendingDropped,
+        Self::PlaceNotChecked,
+        Self::PositionReused,
         Self::ReleaseOnPuback,
         Self::RenewalDropsFirst,
         Self::ReplyBeforeCommit,
         Self::ResetRevives,
         Self::ResetUnbound,
         Self::RevocationForgotten,
+        Self::RootNotCompared,
+        Self::SnapshotOfDroppedKey,
+        Self::SnapshotRollsBack,
         Self::StalenessByWaitingHead,
         Self::SyncErrorIgnored,
         Self::TimeJudgedAtFloor,

@@ -5,8 +5,12 @@
 //! Read next: `plan.rs`.
 
 use hardtack::agent::effects::Entry;
+use hardtack::fleet::book::Life;
+use hardtack::time::Millis;
 
+use crate::check::live;
 use crate::check::suspend::{Clause, Lock, Suspension};
+use crate::clocks::date;
 use crate::device::{Cut, Restored};
 use crate::event::Event;
 use crate::fault::{Boundary, Damage, Hostility, Kind, RevokeWhat, WallAfter};
@@ -14,7 +18,7 @@ use crate::model::Standing;
 use crate::operator::Revoke;
 use crate::plan::{Act, Turn};
 use crate::recovery::newest;
-use crate::world::{Checks, Happening, World};
+use crate::world::{Checks, Happening, World, CALM};
 
 /// How many of the newest credentials a revocation may pick.
 const RECENT: usize = 8;
@@ -35,6 +39,11 @@ impl World<'_> {
             Act::BrokerDelay { what, late, turn } => {
                 self.fault(turn);
                 self.broker.delay(what, late, turn);
+            }
+            Act::BrokerFeed { device, trick } => self.plant_on_feed(device, trick),
+            Act::BrokerForget { what } => {
+                let changed = self.broker.forget(what);
+                self.struck(what.name(), changed);
             }
             Act::BrokerHostile { how } => {
                 let began = how != Hostility::default();
@@ -97,6 +106,12 @@ impl World<'_> {
                 }
             }
             Act::Finish { device, pick } => self.finish_task(device, pick),
+            Act::KeyRotate { what } => {
+                self.struck(what.name(), true);
+                self.operator.rotate(what, date(self.now));
+                self.broker.disconnect_service();
+                self.schedule(self.now + 1, Happening::ServiceConnect);
+            }
             Act::LinkDown { device, direction } => {
                 self.fault(Turn::Begins);
                 self.struck("link.down", true);
@@ -109,6 +124,7 @@ impl World<'_> {
             }
             Act::LinkUp { device, direction } => {
                 self.fault(Turn::Ends);
+                self.link_up.insert(device, self.now);
                 self.unblock(device, direction);
             }
             Act::PowerCut { device, lasts, boundary, wall, pick } => {
@@ -117,8 +133,15 @@ impl World<'_> {
             Act::ProcessRestart { device, lasts, pick } => self.restart_process(device, lasts, pick),
             Act::Reboot { device, lasts, wall } => self.reboot(device, lasts, wall),
             Act::Revoke { device, what, pick } => self.revoke(device, what, pick),
+            Act::RevokeStorm { count, life, pick } => {
+                *self.effects.entry("revoke.storm").or_default() += u64::from(count);
+                let publish = self.operator.storm(count, Millis(life), pick, date(self.now));
+                self.tell(&Event::Revoked { seq: self.operator.newest_seq() });
+                self.service_publishes(publish);
+            }
             Act::ServiceAhead { device, by, turn } => self.service_ahead(device, by, turn),
             Act::ServiceStart => {
+                self.judge_catching_up();
                 self.fault(Turn::Ends);
                 self.operator.start();
                 self.schedule(self.now + 1, Happening::ServiceConnect);
@@ -128,6 +151,9 @@ impl World<'_> {
                 self.struck("service.stop", self.operator.is_running());
                 self.operator.stop();
                 self.broker.disconnect_service();
+                let newest = self.operator.newest_seq();
+                let behind = |device: &u32| self.checks.feed.lacks(*device, newest).is_some();
+                self.behind = (0..self.scenario.fleet.devices).filter(behind).collect();
             }
             Act::Status { device } => self.ask_for_status(device),
             Act::Suspend { device, turn: Turn::Begins } => {
@@ -143,6 +169,19 @@ impl World<'_> {
             Act::TimeReset { device, what, late } => {
                 self.disturbed();
                 self.carry_reset(device, what, late);
+            }
+        }
+    }
+
+    /// The service was away: who was behind then, and had nothing but the broker since, has caught up.
+    fn judge_catching_up(&mut self) {
+        let newest = self.operator.newest_seq();
+        for number in std::mem::take(&mut self.behind) {
+            let device = &self.devices[number as usize];
+            let calm = self.link_up.get(&number).is_some_and(|since| self.now >= since + CALM);
+            if calm && device.is_awake() {
+                let lacks = self.checks.feed.lacks(number, newest);
+                live::caught_up(&mut self.checks.tally, self.now, &device.name, lacks);
             }
         }
     }
@@ -279,12 +318,18 @@ impl World<'_> {
             RevokeWhat::Device => None,
             RevokeWhat::Grant => Some(Revoke::Grant(chosen.grant)),
             RevokeWhat::Task => Some(Revoke::Task(chosen.task.clone())),
+            RevokeWhat::Token => {
+                // All of a token that the issuer minted with a serial; of any other what was narrowed last.
+                let life = Life { issued: chosen.issued, expires: chosen.expires, serial: chosen.serial };
+                let block = if life.serial.is_some() { chosen.chain.first() } else { chosen.chain.last() };
+                block.map(|block| Revoke::Token(*block, life))
+            }
         };
         let Some(revoke) = revoke else { return };
         *self.effects.entry("revoke").or_default() += 1;
         let (task, grant) = (chosen.task.clone(), chosen.grant);
         let covered = |of: &crate::model::Credential| match &revoke {
-            Revoke::Block(block) => of.chain.contains(block),
+            Revoke::Block(block) | Revoke::Token(block, _) => of.chain.contains(block),
             Revoke::Device(_) => of.device == device,
             Revoke::Grant(_) => of.grant == grant,
             Revoke::Task(_) => of.task == task,
@@ -310,7 +355,7 @@ impl World<'_> {
     fn sign_revocation(&mut self, device: u32, revoke: Revoke) {
         let now = self.now;
         let name = self.devices[device as usize].name.clone();
-        let publish = self.operator.revoke(revoke, &name, crate::clocks::date(now));
+        let publish = self.operator.revoke(revoke, &name, date(now));
         self.tell(&Event::Revoked { seq: self.operator.newest_seq() });
         self.service_publishes(publish);
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
-use crate::fault::{Hostility, Retained, Statement};
+use crate::fault::{Forgotten, Hostility, Retained, Statement};
 use crate::network::{ConnId, Retain};
 use crate::plan::Turn;
 use crate::random::{below, between, happens, stream};
@@ -55,6 +55,8 @@ pub(crate) struct Broker {
     service: Option<Vec<String>>,
     backups: BTreeMap<u32, BTreeMap<String, Vec<u8>>>,
     history: VecDeque<(String, Vec<u8>)>,
+    /// The first manifest of a snapshot that it ever had, with the pieces that came before it.
+    first_snapshot: BTreeMap<String, Vec<u8>>,
     hostility: Hostility,
     /// Statements that it keeps back, and how late they come if they do.
     delays: BTreeMap<Statement, Option<u64>>,
@@ -72,6 +74,7 @@ impl Broker {
             service: None,
             backups: BTreeMap::new(),
             history: VecDeque::new(),
+            first_snapshot: BTreeMap::new(),
             hostility: Hostility::default(),
             delays: BTreeMap::new(),
             done: BTreeMap::new(),
@@ -170,6 +173,7 @@ impl Broker {
             if payload.is_empty() {
                 self.retained.remove(topic);
             } else {
+                self.note_first_snapshot(topic, &payload);
                 self.retained.insert(topic.to_owned(), payload.clone());
             }
         }
@@ -178,6 +182,13 @@ impl Broker {
         let matching = subscribers.chain(service).filter(|(_, filters)| filters.iter().any(|f| matches(f, topic)));
         let targets: Vec<To> = matching.map(|(to, _)| to).collect();
         targets.into_iter().flat_map(|to| self.mistreat(to, topic, payload.clone())).collect()
+    }
+
+    fn note_first_snapshot(&mut self, topic: &str, payload: &[u8]) {
+        let complete = self.first_snapshot.keys().any(|topic| topic.contains("/snap/manifest/"));
+        if !complete && topic.contains("/snap/") {
+            self.first_snapshot.insert(topic.to_owned(), payload.to_vec());
+        }
     }
 
     /// What a hostile broker makes of one delivery.
@@ -252,6 +263,18 @@ impl Broker {
         &self.done
     }
 
+    /// Loses some of what is retained of the feed. Whether there was any.
+    pub(crate) fn forget(&mut self, what: Forgotten) -> bool {
+        let first = self.first_snapshot.clone();
+        let before = self.retained.len();
+        self.retained.retain(|topic, _| !is_forgotten(what, topic));
+        let changed = self.retained.len() < before;
+        if what == Forgotten::ToFirstSnapshot {
+            self.retained.extend(first);
+        }
+        changed
+    }
+
     pub(crate) fn backup(&mut self, number: u32) {
         self.backups.insert(number, self.retained.clone());
     }
@@ -310,6 +333,18 @@ fn statement(topic: &str) -> Option<Statement> {
             Some(Statement::Lists)
         }
         (Some(_) | None, Some(_) | None, Some(_) | None) => None,
+    }
+}
+
+/// Whether a broker that loses this loses what it has retained here.
+fn is_forgotten(what: Forgotten, topic: &str) -> bool {
+    let (of_feed, of_snapshot) = (topic.contains("/feed/"), topic.contains("/snap/"));
+    let of_ladder = topic.contains("/delta/") || topic.contains("/skip/");
+    match what {
+        Forgotten::Feed => of_feed,
+        Forgotten::Ladder => of_feed && of_ladder,
+        Forgotten::Snapshot => of_feed && of_snapshot,
+        Forgotten::ToFirstSnapshot => of_feed && (of_ladder || of_snapshot),
     }
 }
 

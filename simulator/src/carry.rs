@@ -13,16 +13,19 @@ use hardtack::time::Millis;
 use hardtack::wire::audit::Upload;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
+use hardtack::wire::MESSAGE_BYTES_MAX;
 
 use crate::broker::{Delivery, To};
+use crate::check::suspend::{Clause, Suspension};
+use crate::check::Id;
 use crate::clocks::date;
 use crate::device::Contact;
 use crate::event::Event;
-use crate::fault::{AckTrick, Direction, Retained};
+use crate::fault::{AckTrick, Direction, FeedTrick, Retained};
 use crate::network::{ConnId, End, Packet, Retain};
 use crate::operator::Asked;
 use crate::random::{below, stream};
-use crate::world::{Happening, World};
+use crate::world::{Checks, Happening, World};
 
 /// How long a message takes between broker and service.
 const SERVICE_MS: u64 = 3;
@@ -61,6 +64,7 @@ impl World<'_> {
         }
         match packet {
             Packet::Connect { filters, will } => {
+                self.herd.knock(self.now, device);
                 let wills = match self.broker.session_of(device) {
                     Some(older) => {
                         self.send(older, End::Device, Packet::Closed);
@@ -121,7 +125,9 @@ impl World<'_> {
                     self.took_effect(trick.name());
                     self.checks.evidence.expect(device, &payload);
                 }
+                self.watch_planted(device, &topic, &payload);
                 self.watch_ack(device, &topic, &payload);
+                self.watch_feed(device, &topic, &payload);
                 self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
             }
             Packet::Closed => {
@@ -147,6 +153,7 @@ impl World<'_> {
     fn deliver_all(&mut self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
             let Some(delivery) = self.trick(delivery) else { continue };
+            let delivery = self.substitute(delivery);
             if delivery.after == 0 {
                 self.deliver_now(delivery);
             } else {
@@ -183,6 +190,55 @@ impl World<'_> {
                 self.schedule(self.now + LATER, Happening::LateFor { device, topic, payload });
                 Some(delivery)
             }
+        }
+    }
+
+    /// The broker gives a gateway something on a topic of the feed that it must refuse, if it is connected and holds what
+    /// that is to be told from.
+    pub(crate) fn plant_on_feed(&mut self, device: u32, trick: FeedTrick) {
+        self.disturbed();
+        let Some(conn) = self.broker.session_of(device) else { return };
+        if trick == FeedTrick::Substitute {
+            self.substitutes.insert(device);
+            return;
+        }
+        let told = self.checks.monotone.bundle(device) == self.operator.bundle_version();
+        let stands = self.checks.feed.stands_at(device, self.operator.newest_order());
+        let Some((topic, payload)) = self.operator.deceitful_head(trick).filter(|_| told && stands) else { return };
+        let topic = topic.text(&self.fleet);
+        self.planted_on_feed.insert((device, topic.clone(), payload.clone()), trick);
+        self.deliver_now(Delivery { to: To::Conn(conn), topic, payload, after: 0 });
+    }
+
+    /// A gateway that is to be given another head than the fleet's is given it as soon as there is one.
+    fn substitute(&mut self, mut delivery: Delivery) -> Delivery {
+        let To::Conn(conn) = delivery.to else { return delivery };
+        let device = self.network.device_of(conn).filter(|device| self.substitutes.contains(device));
+        let (Some(device), Some(Topic::FeedHead(_))) = (device, Topic::parse(&delivery.topic, &self.fleet)) else {
+            return delivery;
+        };
+        let next = self.operator.newest_order().1 == self.checks.feed.seq(device) + 1;
+        let told = self.checks.monotone.bundle(device) == self.operator.bundle_version();
+        let substitute = self.operator.deceitful_head(FeedTrick::Substitute).filter(|_| next && told);
+        if let Some((_, payload)) = substitute {
+            self.substitutes.remove(&device);
+            self.took_effect(FeedTrick::Substitute.name());
+            if Suspension::of(FeedTrick::Substitute.name()).is_some_and(|of| of.covers(Clause::Position)) {
+                self.checks.feed.forged(self.operator.open_announcement(&payload).map(|believed| believed.position));
+            }
+            delivery.payload = payload;
+        }
+        delivery
+    }
+
+    /// What a gateway must refuse is there. Nothing is owed if it took in something else meanwhile.
+    fn watch_planted(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        let Some(trick) = self.planted_on_feed.remove(&(device, topic.to_owned(), payload.to_vec())) else { return };
+        let process = self.devices[device as usize].process.as_ref();
+        let idle = process.is_some_and(|process| process.in_flight.is_none() && process.inbox.is_empty());
+        if idle && self.checks.feed.stands_at(device, self.operator.newest_order()) {
+            self.took_effect(trick.name());
+            self.checks.evidence.expect(device, payload);
         }
     }
 
@@ -335,6 +391,9 @@ impl World<'_> {
         }
         for Publish { topic, payload } in publish {
             let retain = if topic.retained() { Retain::Yes } else { Retain::No };
+            let bytes = payload.len();
+            let large = (bytes > MESSAGE_BYTES_MAX).then(|| format!("{topic} has {bytes} bytes"));
+            self.checks.tally.tried(Id::MessageBounded, self.now, large);
             let deliveries = self.broker.publish(&topic.text(&self.fleet), payload, retain);
             self.deliver_all(deliveries);
         }
@@ -347,6 +406,41 @@ impl World<'_> {
         let checks = &mut self.checks;
         let who = (device, &self.devices[device as usize].name);
         checks.monotone.hello(&mut checks.tally, self.now, who, &hello);
+        checks.feed.said(&mut checks.tally, self.now, who.1, &hello.feeds);
+    }
+
+    /// Heads that the fleet signed since this was asked last, and what is revoked since then.
+    pub(crate) fn note_signed(&mut self) {
+        let Checks { tally, authority, feed, .. } = &mut self.checks;
+        for (signed, head) in self.operator.take_signed() {
+            feed.signed(tally, self.now, &signed, &head);
+        }
+        for (target, signed, until) in self.operator.take_published() {
+            authority.published(target, signed, until);
+        }
+    }
+
+    /// A gateway hears a head of the fleet, at its place: what that adds counts from when it is durable.
+    fn watch_feed(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        let asked = match Topic::parse(topic, &self.fleet) {
+            Some(Topic::FeedHead(_)) => None,
+            Some(Topic::FeedDelta(_, place)) => Some((0, place)),
+            Some(Topic::FeedSkip(_, level, place)) => Some((level, place)),
+            Some(_) | None => return,
+        };
+        // Who has not the newest trust bundle on its disk may hold another key for the feed's.
+        if self.checks.monotone.bundle(device) != self.operator.bundle_version() {
+            return;
+        }
+        let Some(believed) = self.operator.open_announcement(payload) else { return };
+        let step = believed.step;
+        let at_its_place = asked.map_or(step.level == 0, |asked| asked == (step.level, step.place()));
+        self.note_signed();
+        if at_its_place && self.checks.feed.is_signed(&believed.position) {
+            if let Some(process) = &mut self.devices[device as usize].process {
+                process.heard.push(believed.additions);
+            }
+        }
     }
 
     /// A gateway says hello: the nonce is good for one acknowledgement, on this connection.

@@ -12,6 +12,7 @@ use hardtack::ids::{DeviceId, FleetId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::enrol::DeviceKeys;
+use hardtack::wire::revocation::set::RevocationSet;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
@@ -116,6 +117,8 @@ pub(crate) struct Process {
     pub(crate) since_disk: u32,
     /// An answer to a nonce that waits in the inbox.
     pub(crate) contact: Option<Contact>,
+    /// What signed heads that wait in the inbox add.
+    pub(crate) heard: Vec<RevocationSet>,
 }
 
 /// A commit on its way to the disk, and what may be sent after it.
@@ -126,6 +129,8 @@ pub(crate) struct InFlight {
     pub(crate) made: u64,
     /// An answer to a nonce that it takes in.
     pub(crate) contact: Option<Contact>,
+    /// What signed heads add that it takes in.
+    pub(crate) heard: Vec<RevocationSet>,
 }
 
 /// A failure of the supply that waits for a commit.

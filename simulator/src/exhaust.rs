@@ -48,6 +48,8 @@ impl Window {
             | Act::BrokerAck { .. }
             | Act::BrokerBackup { .. }
             | Act::BrokerDelay { .. }
+            | Act::BrokerFeed { .. }
+            | Act::BrokerForget { .. }
             | Act::BrokerHostile { .. }
             | Act::BrokerReplay { .. }
             | Act::BrokerRestore { .. }
@@ -60,6 +62,7 @@ impl Window {
             | Act::DiskDamage { .. }
             | Act::DiskSync { .. }
             | Act::Finish { .. }
+            | Act::KeyRotate { .. }
             | Act::LinkDown { .. }
             | Act::LinkHalfOpen { .. }
             | Act::LinkUp { .. }
@@ -67,6 +70,7 @@ impl Window {
             | Act::ProcessRestart { .. }
             | Act::Reboot { .. }
             | Act::Revoke { .. }
+            | Act::RevokeStorm { .. }
             | Act::ServiceAhead { .. }
             | Act::ServiceStart
             | Act::ServiceStop

@@ -58,6 +58,10 @@ pub enum Kind {
         /// How late each comes; none: not at all.
         late: Option<u64>,
     },
+    /// The broker gives a gateway something on a topic of the feed that it must refuse, and record.
+    BrokerFeed(FeedTrick),
+    /// The broker loses some of what it has retained of the feed.
+    BrokerForget(Forgotten),
     /// The broker drops, doubles, delays and forges messages for a while, in so many of a hundred cases.
     BrokerHostile {
         /// How long.
@@ -111,6 +115,8 @@ pub enum Kind {
         /// Of which part.
         part: Part,
     },
+    /// The root keys put a new key in the place of one.
+    KeyRotate(RotateWhat),
     /// Connections that are open swallow everything from now on, and nobody is told.
     LinkHalfOpen,
     /// Nothing goes through in this direction for a while.
@@ -143,6 +149,13 @@ pub enum Kind {
     },
     /// The operator revokes something of this gateway.
     Revoke(RevokeWhat),
+    /// The operator revokes many tokens that nobody here holds, each by its own block, at once.
+    RevokeStorm {
+        /// How many.
+        count: u32,
+        /// How long each lives in all.
+        life: u64,
+    },
     /// The service that answers a gateway has a clock that is ahead, for a while.
     ServiceAhead {
         /// How long.
@@ -176,6 +189,8 @@ impl Kind {
             Self::BrokerAck(trick) => trick.name(),
             Self::BrokerDelay { late: Some(_), .. } => "broker.delay",
             Self::BrokerDelay { late: None, .. } => "broker.withhold",
+            Self::BrokerFeed(trick) => trick.name(),
+            Self::BrokerForget(what) => what.name(),
             Self::BrokerHostile { .. } => "broker.hostile",
             Self::BrokerReplay => "broker.replay",
             Self::BrokerRestart { retained: Retained::Kept, .. } => "broker.restart",
@@ -187,12 +202,14 @@ impl Kind {
             Self::ClockStrobe { .. } => "clock.strobe",
             Self::Disk { damage, .. } => damage.name(),
             Self::DiskSync { part, .. } => part.name(),
+            Self::KeyRotate(what) => what.name(),
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
             Self::PowerCut { .. } => "power.cut",
             Self::ProcessRestart { .. } => "process.restart",
             Self::Reboot { .. } => "reboot",
             Self::Revoke(_) => "revoke",
+            Self::RevokeStorm { .. } => "revoke.storm",
             Self::ServiceAhead { .. } => "service.ahead",
             Self::ServiceStop { .. } => "service.stop",
             Self::Suspend { .. } => "suspend",
@@ -219,12 +236,16 @@ impl Kind {
             | Self::Suspend { lasts } => *lasts,
             Self::TimeReset { late, .. } => *late,
             Self::BrokerAck(_)
+            | Self::BrokerFeed(_)
+            | Self::BrokerForget(_)
             | Self::BrokerReplay
             | Self::BrokerRestore { .. }
             | Self::ClockDrift
             | Self::ClockStep(_)
+            | Self::KeyRotate(_)
             | Self::LinkHalfOpen
-            | Self::Revoke(_) => 0,
+            | Self::Revoke(_)
+            | Self::RevokeStorm { .. } => 0,
         }
     }
 }
@@ -313,6 +334,109 @@ impl AckTrick {
             Self::Late => "broker.ack late",
             Self::Twice => "broker.ack twice",
             Self::WrongKey => "broker.ack wrong_key",
+        }
+    }
+}
+
+/// What a broker gives out on a topic of the feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedTrick {
+    /// The next head, signed by the feed's key of before the last rotation.
+    DroppedKey,
+    /// More bytes than any message has.
+    Endless,
+    /// The next head, signed by the feed's very key for another fleet.
+    Foreign,
+    /// The newest head, where another is kept.
+    Misplaced,
+    /// In place of the next head another for its position, signed by the feed's key, which somebody stole. This one a
+    /// gateway cannot refuse: it must come back to the fleet's.
+    Substitute,
+    /// Another head for the position that the gateway holds, signed by the feed's key, which somebody stole.
+    Twin,
+}
+
+impl FeedTrick {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("dropped_key", Self::DroppedKey),
+        ("endless", Self::Endless),
+        ("foreign", Self::Foreign),
+        ("misplaced", Self::Misplaced),
+        ("substitute", Self::Substitute),
+        ("twin", Self::Twin),
+    ];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DroppedKey => "broker.feed dropped_key",
+            Self::Endless => "broker.feed endless",
+            Self::Foreign => "broker.feed foreign",
+            Self::Misplaced => "broker.feed misplaced",
+            Self::Substitute => "broker.feed substitute",
+            Self::Twin => "broker.feed twin",
+        }
+    }
+}
+
+/// What a broker loses of what it has retained of the feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forgotten {
+    /// All of it.
+    Feed,
+    /// The deltas and the skips.
+    Ladder,
+    /// The snapshot.
+    Snapshot,
+    /// The deltas and the skips, and the snapshot is the first that it ever had.
+    ToFirstSnapshot,
+}
+
+impl Forgotten {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("feed", Self::Feed),
+        ("ladder", Self::Ladder),
+        ("snapshot", Self::Snapshot),
+        ("to_first_snapshot", Self::ToFirstSnapshot),
+    ];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "broker.forget feed",
+            Self::Ladder => "broker.forget ladder",
+            Self::Snapshot => "broker.forget snapshot",
+            Self::ToFirstSnapshot => "broker.forget to_first_snapshot",
+        }
+    }
+}
+
+/// Which key is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotateWhat {
+    /// The feed's.
+    Feed,
+    /// The root key.
+    Root,
+    /// The service's.
+    Service,
+}
+
+impl RotateWhat {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 3] = [("feed", Self::Feed), ("root", Self::Root), ("service", Self::Service)];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "key.rotate feed",
+            Self::Root => "key.rotate root",
+            Self::Service => "key.rotate service",
         }
     }
 }
@@ -469,6 +593,8 @@ pub enum RevokeWhat {
     Grant,
     /// A task.
     Task,
+    /// A credential that is at hand: its last block, filed by when its issuer's block expires.
+    Token,
 }
 
 /// A fault as the file has it: every key that any fault uses.
@@ -496,6 +622,8 @@ pub(crate) struct FaultText {
     duplicate: Option<u32>,
     delay: Option<u32>,
     forge: Option<u32>,
+    count: Option<u32>,
+    life: Option<Span>,
 }
 
 impl FaultText {
@@ -558,6 +686,8 @@ impl FaultText {
                 what: self.statement()?,
                 late: Some(self.late.take().ok_or("needs `late`, how late each comes")?.0),
             },
+            "broker.feed" => Kind::BrokerFeed(self.one_of(&FeedTrick::ALL)?),
+            "broker.forget" => Kind::BrokerForget(self.one_of(&Forgotten::ALL)?),
             "broker.hostile" => Kind::BrokerHostile {
                 lasts: self.lasts()?,
                 how: Hostility {
@@ -578,6 +708,7 @@ impl FaultText {
             "clock.strobe" => Kind::ClockStrobe { lasts: self.lasts()?, by: self.by()? },
             "disk.sync" => Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(&Part::ALL)? },
             "image.rollback" => self.disk(Damage::ImageRolledBack)?,
+            "key.rotate" => Kind::KeyRotate(self.one_of(&RotateWhat::ALL)?),
             "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },
             "link.half_open" => Kind::LinkHalfOpen,
             "power.cut" => {
@@ -586,6 +717,15 @@ impl FaultText {
             "process.restart" => Kind::ProcessRestart { lasts: self.lasts()? },
             "reboot" => Kind::Reboot { lasts: self.lasts()?, wall: self.wall_after()? },
             "revoke" => Kind::Revoke(self.revoke_what()?),
+            "revoke.storm" => Kind::RevokeStorm {
+                count: self.count.take().filter(|count| *count > 0).ok_or("needs `count`, of tokens, 1 or more")?,
+                life: self
+                    .life
+                    .take()
+                    .filter(|life| life.0 >= 1000)
+                    .ok_or("needs `life`, of each token, 1s or more")?
+                    .0,
+            },
             "service.ahead" => {
                 let by = u64::try_from(self.by()?).map_err(|_| "is ahead: `by` needs a plus, like \"+3h\"")?;
                 Kind::ServiceAhead { lasts: self.lasts()?, by }
@@ -673,7 +813,8 @@ impl FaultText {
             Some("device") => Ok(RevokeWhat::Device),
             Some("grant") => Ok(RevokeWhat::Grant),
             Some("task") => Ok(RevokeWhat::Task),
-            Some(_) | None => Err("needs `what`: \"block\", \"device\", \"grant\" or \"task\"".into()),
+            Some("token") => Ok(RevokeWhat::Token),
+            Some(_) | None => Err("needs `what`: \"block\", \"device\", \"grant\", \"task\" or \"token\"".into()),
         }
     }
 
@@ -693,6 +834,8 @@ impl FaultText {
             ("duplicate", self.duplicate.is_some()),
             ("delay", self.delay.is_some()),
             ("forge", self.forge.is_some()),
+            ("count", self.count.is_some()),
+            ("life", self.life.is_some()),
         ];
         let names: Vec<&str> = keys.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect();
         names.join(" ")

@@ -100,6 +100,7 @@ impl World<'_> {
             deadline: None,
             since_disk: 0,
             contact: None,
+            heard: Vec::new(),
         });
         if device.anchored.is_none() {
             self.checks.authority.started(number);
@@ -193,7 +194,9 @@ impl World<'_> {
             self.release(number, std::mem::take(&mut outgoing));
         }
         let now = self.now;
-        let contact = self.devices[number as usize].process.as_mut().and_then(|process| process.contact.take());
+        let process = self.devices[number as usize].process.as_mut();
+        let (contact, heard) =
+            process.map_or((None, Vec::new()), |process| (process.contact.take(), std::mem::take(&mut process.heard)));
         if let Some(Contact { time, radius, trip, .. }) = contact {
             let powered = self.devices[number as usize].powered(now);
             self.checks.clock.expect_contact(number, powered, (time, radius, trip));
@@ -202,6 +205,7 @@ impl World<'_> {
         let steps = steps(batch);
         if steps.is_empty() {
             contact.into_iter().for_each(|contact| self.contact(number, contact));
+            heard.iter().for_each(|additions| self.checks.authority.heard(number, additions));
             self.release(number, outgoing);
             return;
         }
@@ -209,7 +213,7 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         let Some(process) = &mut device.process else { return };
         let start = process.start;
-        process.in_flight = Some(InFlight { steps, outgoing, made: now, contact });
+        process.in_flight = Some(InFlight { steps, outgoing, made: now, contact, heard });
         let takes = between(&mut device.commit_times, low, high);
         if let Some(cut) = device.armed.take() {
             self.took_effect("power.cut");
@@ -312,6 +316,7 @@ impl World<'_> {
         let mut outgoing = in_flight.outgoing;
         self.answer(number, std::mem::take(&mut outgoing.replies));
         in_flight.contact.into_iter().for_each(|contact| self.contact(number, contact));
+        in_flight.heard.iter().for_each(|additions| self.checks.authority.heard(number, additions));
         self.note_durable(number, durable);
         self.release(number, outgoing);
         self.pump(number);
@@ -321,8 +326,12 @@ impl World<'_> {
         let now = self.now;
         let device = &self.devices[number as usize];
         let powered = device.powered(now);
+        self.note_signed();
+        let device = &self.devices[number as usize];
         for content in &durable.feeds {
-            self.checks.authority.feed_durable(number, content, powered);
+            let Checks { tally, authority, feed, .. } = &mut self.checks;
+            authority.feed_durable(number, content, powered);
+            feed.durable(tally, now, (number, &device.name), content);
         }
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
         for record in records {

@@ -102,6 +102,8 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             Kind::ClockStrobe { .. } => declared.push("clock.step".into()),
             other @ (Kind::BrokerAck(_)
             | Kind::BrokerDelay { .. }
+            | Kind::BrokerFeed(_)
+            | Kind::BrokerForget(_)
             | Kind::BrokerReplay
             | Kind::BrokerRestart { .. }
             | Kind::BrokerRestore { .. }
@@ -110,12 +112,14 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ClockStep(_)
             | Kind::Disk { .. }
             | Kind::DiskSync { .. }
+            | Kind::KeyRotate(_)
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen
             | Kind::PowerCut { .. }
             | Kind::ProcessRestart { .. }
             | Kind::Reboot { .. }
             | Kind::Revoke(_)
+            | Kind::RevokeStorm { .. }
             | Kind::ServiceAhead { .. }
             | Kind::ServiceStop { .. }
             | Kind::Suspend { .. }

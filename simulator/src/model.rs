@@ -35,6 +35,11 @@ pub(crate) struct Credential {
     pub(crate) grant: GrantId,
     pub(crate) chain: Vec<BlockId>,
     pub(crate) origin: Origin,
+    /// When the issuer's block says that it was issued and expires.
+    pub(crate) issued: Timestamp,
+    pub(crate) expires: Timestamp,
+    /// The serial that the issuer's block states, if any.
+    pub(crate) serial: Option<u32>,
     /// The date in it from which on it is refused.
     pub(crate) ends: Timestamp,
     /// Powered-on time of the gateway when it was handed out.
@@ -230,6 +235,9 @@ mod tests {
             grant: GrantId([0; 16]),
             chain: Vec::new(),
             origin: Origin::Fallback,
+            issued: date(0),
+            expires: date(1000 + life),
+            serial: None,
             ends: date(1000 + life),
             begun_powered: 500,
             begun_down: 0,

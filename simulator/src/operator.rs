@@ -12,11 +12,13 @@ use biscuit_auth::builder::BlockBuilder;
 use ed25519_dalek::SigningKey;
 use hardtack::agent::effects::Publish;
 use hardtack::agent::enrol::{accept, Accepted};
+use hardtack::fleet::book::{Life, Rule};
 use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
 use hardtack::fleet::hello::{self, Terms};
+use hardtack::fleet::keys::Issuer;
 use hardtack::fleet::policy;
-use hardtack::fleet::publish::Cadence;
+use hardtack::fleet::publish::{self, Cadence};
 use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::service::ServiceKeys;
 use hardtack::fleet::time::{reset, Reading};
@@ -28,19 +30,24 @@ use hardtack::wire::audit::Upload;
 use hardtack::wire::bundle::BrokerPins;
 use hardtack::wire::enrol::{DeviceKeys, EnrolRequest};
 use hardtack::wire::envelope::Signed;
-use hardtack::wire::link::Right;
+use hardtack::wire::link::{Right, Topic};
 use hardtack::wire::policy::PolicyDocument;
+use hardtack::wire::revocation::announcement::{Announcement, Believed, Head, Successor};
+use hardtack::wire::revocation::ladder::Step;
+use hardtack::wire::revocation::rules::Selector;
+use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::Target;
 use hardtack::wire::time::{TimeFile, TimeReset};
 use hardtack::wire::token::{mint_task, to_text, ClassRight, Held, TaskSpec};
+use hardtack::wire::MESSAGE_BYTES_MAX;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
 use crate::check::audit::Collected;
 use crate::check::authority::{Narrowing, ONE_RESOURCE};
 use crate::clocks::date;
-use crate::fault::AckTrick;
-use crate::random::{bytes, stream};
+use crate::fault::{AckTrick, FeedTrick, RotateWhat};
+use crate::random::{below, bytes, stream};
 use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
 use crate::workload::program_rights;
@@ -63,8 +70,36 @@ pub(crate) struct Operator {
     archive: BTreeMap<(DeviceId, EraId, u64), Hash>,
     /// Per gateway the nonce of its last `hello`, if it was not answered yet.
     pub(crate) nonces: BTreeMap<u32, Asked>,
+    /// The ledger's rows, as a service that starts reads them.
+    rows: BTreeMap<String, Write>,
+    settings: Settings,
+    seed: u64,
+    starts: u64,
+    /// Heads that were signed and nobody has asked for yet.
+    signed: Vec<(Signed<Head>, Head)>,
+    /// Revocations that no head held yet when it was asked last,
+    unpublished: Vec<Rule>,
+    /// and those that one does: target, when that was signed, and until when it holds.
+    published: Vec<(Target, Timestamp, Timestamp)>,
+    /// The feed key before the last rotation.
+    dropped_key: Option<SigningKey>,
     /// Tokens that thieves and forgers made lately.
     stolen: BTreeMap<(Theft, DeviceId), (Timestamp, String)>,
+}
+
+/// Why anything is revoked.
+const REASON: &str = "the scenario says so";
+/// So many revocations are held against the newest set in the end.
+const LOOKED_AT: usize = 2000;
+
+/// Whether the token of a block that is revoked can still live.
+fn is_due(rule: &Rule, at: Timestamp) -> bool {
+    rule.life.is_none_or(|life| life.expires > at)
+}
+
+fn service_keys(keys: &FleetKeys) -> ServiceKeys {
+    let issuer = Issuer { root_key_id: keys.issuer.root_key_id, key: keys.issuer.key.clone() };
+    ServiceKeys { issuer, feed: keys.feed.clone(), service: keys.service.clone() }
 }
 
 fn policy_of(plan: &PolicyPlan, at: Timestamp) -> PolicyDocument {
@@ -111,6 +146,8 @@ pub(crate) enum Revoke {
     /// A fallback grant. Its gateway gets another.
     Grant(GrantId),
     Task(TaskId),
+    /// A block of a token that is at hand, and when the issuer's block was issued and expires.
+    Token(BlockId, Life),
 }
 
 impl Operator {
@@ -140,15 +177,8 @@ impl Operator {
             terms: Terms { window: 8, clock_error: Millis(500) },
             task_ttl_max: Millis(scenario.grant.task_ttl_max.0),
         };
-        let service_keys = ServiceKeys {
-            issuer: hardtack::fleet::keys::Issuer {
-                root_key_id: keys.issuer.root_key_id,
-                key: keys.issuer.key.clone(),
-            },
-            feed: keys.feed.clone(),
-            service: keys.service.clone(),
-        };
-        let service = Service::start(service_keys, settings, bytes(seed, "service", "seed"), &book).expect(HONEST);
+        let service =
+            Service::start(service_keys(&keys), settings, bytes(seed, "service", "seed"), &book).expect(HONEST);
         let mut operator = Self {
             keys,
             service,
@@ -161,6 +191,14 @@ impl Operator {
             collected: Vec::new(),
             archive: BTreeMap::new(),
             nonces: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            settings,
+            seed,
+            starts: 0,
+            signed: Vec::new(),
+            unpublished: Vec::new(),
+            published: Vec::new(),
+            dropped_key: None,
             stolen: BTreeMap::new(),
         };
         operator.commit(fx);
@@ -251,6 +289,43 @@ impl Operator {
         Signed::sign(&ack, fleet, &[key]).to_bytes()
     }
 
+    /// What no honest publisher gives out, and the topic on which a broker does.
+    pub(crate) fn deceitful_head(&self, trick: FeedTrick) -> Option<(Topic, Vec<u8>)> {
+        let (feed, newest) = (self.book.feed(), self.book.head()?);
+        let place = Topic::FeedHead(feed.clone());
+        let elsewhere: FleetId = "elsewhere".parse().expect(HONEST);
+        let (fleet, key, twin) = match trick {
+            FeedTrick::DroppedKey => (self.fleet(), self.dropped_key.as_ref()?, false),
+            FeedTrick::Endless => return Some((place, vec![0x5a; 2 * MESSAGE_BYTES_MAX])),
+            FeedTrick::Foreign => (&elsewhere, &self.keys.feed, false),
+            FeedTrick::Misplaced => {
+                let step = Step { level: 0, end: newest.head.seq + 1 };
+                return Some((Topic::FeedDelta(feed, step.place()), publish::newest(&self.book)?.to_bytes()));
+            }
+            FeedTrick::Substitute | FeedTrick::Twin => (self.fleet(), &self.keys.feed, true),
+        };
+        let mut additions = RevocationSet::default();
+        additions.add_rule(Selector::owner("nobody"), newest.head.issued_at + Millis::from_secs(3600));
+        let set = self.book.set().merge(&additions).expect(HONEST);
+        let successor = Successor {
+            feed: &feed,
+            era: newest.head.era,
+            seq: if twin { newest.head.seq } else { newest.head.seq + 1 },
+            previous: if twin { newest.head.previous } else { newest.position.digest },
+            issued_at: newest.head.issued_at,
+            next_update_ms: newest.head.next_update_ms,
+            hard_stale_ms: newest.head.hard_stale_ms,
+            dropped_before: newest.head.dropped_before,
+            set: &set,
+            additions: &additions,
+            skips: &[],
+            bundle_version: newest.head.bundle_version,
+            policy_version: newest.head.policy_version,
+        };
+        let (_, announcements) = successor.sign(fleet, key);
+        Some((place, announcements.first()?.to_bytes()))
+    }
+
     /// Revokes, and publishes if the service runs.
     pub(crate) fn revoke(&mut self, what: Revoke, device: &DeviceId, at: Timestamp) -> Vec<Publish> {
         let target = match &what {
@@ -258,11 +333,17 @@ impl Operator {
             Revoke::Device(device) => Target::Device(device.clone()),
             Revoke::Grant(grant) => Target::Grant(*grant),
             Revoke::Task(task) => Target::Task(task.clone()),
+            Revoke::Token(block, _) => Target::Block(*block),
+        };
+        let life = match what {
+            Revoke::Token(_, life) => Some(life),
+            Revoke::Block(_) | Revoke::Device(_) | Revoke::Grant(_) | Revoke::Task(_) => None,
         };
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
-        let revocation = Revocation { target, until: None, reason: "the scenario says so".into(), life: None };
-        revoke(&mut self.book, revocation, operator, at, &mut fx).expect(HONEST);
+        let revocation = Revocation { target, until: None, reason: REASON.into(), life };
+        let rule = revoke(&mut self.book, revocation, operator, at, &mut fx).expect(HONEST);
+        self.unpublished.push(rule);
         if let Revoke::Grant(grant) = what {
             withdraw(&mut self.book, &grant, "revoked", operator, at, &mut fx).expect(HONEST);
             self.commit(fx);
@@ -277,12 +358,70 @@ impl Operator {
         }
     }
 
+    /// Revokes so many tokens that nobody here holds, each by its own block, and publishes once if the service runs.
+    pub(crate) fn storm(&mut self, count: u32, life: Millis, pick: u64, at: Timestamp) -> Vec<Publish> {
+        let mut rng = stream(pick, "storm", "blocks");
+        let mut fx = Effects::default();
+        for _ in 0..count {
+            let mut block = BlockId([0; 32]);
+            rng.fill_bytes(&mut block.0);
+            let issued = at - Millis(below(&mut rng, life.0));
+            let target = Target::Block(block);
+            let life = Some(Life { issued, expires: issued + life, serial: None });
+            let revocation = Revocation { target, until: None, reason: REASON.into(), life };
+            revoke(&mut self.book, revocation, self.keys.operator("ada"), at, &mut fx).expect(HONEST);
+        }
+        self.commit(fx);
+        if self.running {
+            self.ticks(at)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The root keys sign a trust bundle with a new key in the place of one.
+    pub(crate) fn rotate(&mut self, what: RotateWhat, at: Timestamp) {
+        let fresh = SigningKey::generate(&mut self.rng);
+        let public = || vec![fresh.verifying_key().into()];
+        let mut next = self.book.trust().clone();
+        next.version += 1;
+        next.issued_at = at;
+        match what {
+            RotateWhat::Feed => next.feeds.iter_mut().for_each(|feed| feed.keys = public()),
+            RotateWhat::Root => next.roots = public(),
+            RotateWhat::Service => next.service = public(),
+        }
+        let new_root = (what == RotateWhat::Root).then_some(&fresh);
+        let signers: Vec<&SigningKey> = [Some(&self.keys.root), new_root].into_iter().flatten().collect();
+        let write = Write::Bundle(next.version, Signed::sign(&next, self.book.fleet(), &signers));
+        self.book.apply(write.clone());
+        self.rows.extend(write.row().map(|row| (row, write)));
+        match what {
+            RotateWhat::Feed => self.dropped_key = Some(std::mem::replace(&mut self.keys.feed, fresh)),
+            RotateWhat::Root => self.keys.root = fresh,
+            RotateWhat::Service => self.keys.service = fresh,
+        }
+        // Who runs with the keys of before stops, and starts with those of now.
+        if self.running {
+            self.start();
+        }
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         self.running
     }
 
+    /// The service starts: from what the ledger holds, in whatever order that gives its rows. One that must not publish
+    /// does not start.
     pub(crate) fn start(&mut self) {
-        self.running = true;
+        self.starts += 1;
+        self.book = Book::load(self.rows.values().rev().cloned().collect()).expect(HONEST);
+        let seed = bytes(self.seed, "service", &format!("start-{}", self.starts));
+        let service = Service::start(service_keys(&self.keys), self.settings, seed, &self.book);
+        self.running = service.is_ok();
+        if let Ok(service) = service {
+            self.service = service;
+        }
     }
 
     pub(crate) fn stop(&mut self) {
@@ -321,8 +460,16 @@ impl Operator {
 
     fn commit(&mut self, fx: Effects) -> Vec<Publish> {
         let (collected, archive, numbers) = (&mut self.collected, &mut self.archive, &self.numbers);
+        let (rows, heads) = (&mut self.rows, &mut self.signed);
+        let known = heads.len();
         let committed = fx.commit(|writes| {
             for write in writes {
+                if let Some(row) = write.row() {
+                    rows.insert(row, write.clone());
+                }
+                if let Write::Head(signed) = &write {
+                    heads.extend(signed.claim().ok().map(|head| (signed.clone(), head)));
+                }
                 let Write::Segment(segment) = write else { continue };
                 let stored = Signed::from_bytes(&segment.header);
                 if let (Some(number), Ok(header)) = (numbers.get(&segment.device), stored) {
@@ -332,10 +479,47 @@ impl Operator {
             }
             Ok::<(), Infallible>(())
         });
+        if let Some(issued_at) = self.signed.get(known..).and_then(|heads| heads.last()).map(|(_, head)| head.issued_at)
+        {
+            let (book, published) = (&self.book, &mut self.published);
+            self.unpublished.retain(|rule| {
+                let there = publish::is_published(book, rule);
+                published.extend(there.then(|| (rule.target.clone(), issued_at, rule.until)));
+                !there
+            });
+        }
         match committed {
             Ok(outgoing) => outgoing.publish,
             Err(never) => match never {},
         }
+    }
+
+    /// Heads that were signed since this was asked last.
+    pub(crate) fn take_signed(&mut self) -> Vec<(Signed<Head>, Head)> {
+        std::mem::take(&mut self.signed)
+    }
+
+    /// Revocations that a head holds since this was asked last: target, when it was signed, and until when that holds.
+    pub(crate) fn take_published(&mut self) -> Vec<(Target, Timestamp, Timestamp)> {
+        std::mem::take(&mut self.published)
+    }
+
+    /// A revocation that the ledger holds and the newest head's set does not, if there is one among some of them.
+    pub(crate) fn unpublished(&self, at: Timestamp) -> Option<String> {
+        let live: Vec<&Rule> = self.book.rules().filter(|rule| rule.until >= at && is_due(rule, at)).collect();
+        let mut some = live.iter().step_by(live.len() / LOOKED_AT + 1);
+        some.find(|rule| !publish::is_published(&self.book, rule)).map(|rule| format!("{:?}", rule.target))
+    }
+
+    /// The newest trust bundle's version.
+    pub(crate) fn bundle_version(&self) -> u64 {
+        self.book.trust().version
+    }
+
+    /// What a message on a feed's topic says, if it is a head that the feed's key signed.
+    pub(crate) fn open_announcement(&self, payload: &[u8]) -> Option<Believed> {
+        let (feed, trust) = (self.book.feed(), self.book.trust());
+        Announcement::from_bytes(payload).ok()?.open(&feed, &trust.fleet, trust.feed_keys(&feed)).ok()
     }
 
     /// Everything that the collector stored, in order.
@@ -357,6 +541,11 @@ impl Operator {
     /// The newest list's number.
     pub(crate) fn newest_seq(&self) -> u64 {
         self.book.head().map_or(0, |head| head.head.seq)
+    }
+
+    /// The newest head's position.
+    pub(crate) fn newest_order(&self) -> (u32, u64) {
+        self.book.head().map_or((0, 0), |head| head.position.order())
     }
 
     pub(crate) fn fleet(&self) -> &FleetId {

@@ -8,8 +8,8 @@ use rand_core::RngCore;
 use serde::Serialize;
 
 use crate::fault::{
-    AckTrick, Boundary, Damage, Direction, Fault, Hostility, Kind, Part, ResetWhat, Retained, RevokeWhat, Statement,
-    WallAfter, Who,
+    AckTrick, Boundary, Damage, Direction, Fault, FeedTrick, Forgotten, Hostility, Kind, Part, ResetWhat, Retained,
+    RevokeWhat, RotateWhat, Statement, WallAfter, Who,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -73,6 +73,18 @@ pub enum Act {
     BrokerBackup {
         /// Names the backup.
         backup: u32,
+    },
+    /// The broker gives a gateway something on a topic of the feed that it must refuse.
+    BrokerFeed {
+        /// The gateway.
+        device: u32,
+        /// What.
+        trick: FeedTrick,
+    },
+    /// The broker loses some of what it has retained of the feed.
+    BrokerForget {
+        /// What.
+        what: Forgotten,
     },
     /// The broker turns on everybody.
     BrokerHostile {
@@ -155,6 +167,11 @@ pub enum Act {
         /// Picks the task.
         pick: u64,
     },
+    /// The root keys put a new key in the place of one.
+    KeyRotate {
+        /// Which.
+        what: RotateWhat,
+    },
     /// Nothing goes through.
     LinkDown {
         /// The gateway.
@@ -212,6 +229,15 @@ pub enum Act {
         /// What.
         what: RevokeWhat,
         /// Picks which.
+        pick: u64,
+    },
+    /// The operator revokes many tokens at once.
+    RevokeStorm {
+        /// How many.
+        count: u32,
+        /// How long each lives.
+        life: u64,
+        /// Picks their blocks.
         pick: u64,
     },
     /// The service that answers a gateway has a clock that is ahead, or right again.
@@ -400,6 +426,10 @@ fn acts(
             push(at, Act::BrokerDelay { what: *what, late: *late, turn: Turn::Begins });
             push(end(*lasts), Act::BrokerDelay { what: *what, late: *late, turn: Turn::Ends });
         }
+        Kind::BrokerFeed(trick) => {
+            targets.iter().for_each(|d| push(at, Act::BrokerFeed { device: *d, trick: *trick }));
+        }
+        Kind::BrokerForget(what) => push(at, Act::BrokerForget { what: *what }),
         Kind::BrokerHostile { lasts, how } => {
             push(at, Act::BrokerHostile { how: *how });
             push(end(*lasts), Act::BrokerHostile { how: Hostility::default() });
@@ -445,6 +475,7 @@ fn acts(
             }
         }
         Kind::ClockStep(by) => targets.iter().for_each(|d| push(at, Act::ClockStep { device: *d, by: *by })),
+        Kind::KeyRotate(what) => push(at, Act::KeyRotate { what: *what }),
         Kind::LinkHalfOpen => targets.iter().for_each(|d| push(at, Act::LinkHalfOpen { device: *d })),
         Kind::LinkDown { lasts, direction } => {
             for device in targets {
@@ -468,6 +499,9 @@ fn acts(
         }
         Kind::Revoke(what) => {
             targets.iter().for_each(|d| push(at, Act::Revoke { device: *d, what: *what, pick: pick(*d) }));
+        }
+        Kind::RevokeStorm { count, life } => {
+            push(at, Act::RevokeStorm { count: *count, life: *life, pick: pick(0) });
         }
         Kind::ServiceAhead { lasts, by } => {
             for device in targets {

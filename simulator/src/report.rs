@@ -9,29 +9,35 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 23] = [
+pub const PROPERTIES: [&str; 29] = [
     "I1",
     "I2",
     "I3",
     "I3.floor",
     "I3.strict",
     "I4",
+    "I4.bounded",
+    "I4.dropped",
     "I4.ended",
     "I4.stale",
     "I5",
     "I5.budget",
     "I5.evidence",
+    "I5.position",
     "I6",
     "I6.child",
     "I7",
+    "I9",
     "I10",
     "available",
     "box.boots",
     "box.life",
     "box.offline",
     "box.uses",
+    "caught_up",
     "clock",
     "detected",
+    "herd",
     "live",
 ];
 

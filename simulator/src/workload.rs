@@ -12,6 +12,8 @@ use hardtack::agent::request::{
     RequestId, Socket, TaskReply, Verdict,
 };
 use hardtack::agent::Input;
+use hardtack::fleet::book::Life;
+use hardtack::fleet::revoke::life_of;
 use hardtack::ids::TaskId;
 use hardtack::profile::Hint;
 use hardtack::time::Timestamp;
@@ -389,6 +391,9 @@ impl World<'_> {
         let limits = &self.devices[device as usize].profile().verify;
         let token = biscuit::decode(&bytes, limits).ok();
         let ends = token.as_ref().map(ends_of).unwrap_or_default();
+        let said = token.as_ref().and_then(|token| life_of(token, &token.blocks.first()?.id));
+        let Life { issued, expires, serial } =
+            said.unwrap_or(Life { issued: Timestamp(0), expires: Timestamp::MAX, serial: None });
         self.tell(&Event::Replied { device, what: format!("task {} {:?}", reply.task_id, reply.origin) });
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
@@ -402,6 +407,9 @@ impl World<'_> {
             grant: reply.grant_id,
             chain,
             origin: reply.origin,
+            issued,
+            expires,
+            serial,
             ends,
             begun_powered: powered,
             begun_down: know.down,

@@ -5,7 +5,7 @@
 //! Read next: `acts.rs` for the plan, `host.rs` for gateways, `carry.rs` for messages.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use hardtack::ids::{DeviceId, FleetId};
 use hardtack::time::Timestamp;
@@ -16,12 +16,14 @@ use crate::check::audit::AuditCheck;
 use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
 use crate::check::clock::{ClockCheck, Synced};
 use crate::check::evidence::EvidenceCheck;
+use crate::check::feed::FeedCheck;
 use crate::check::monotone::MonotoneCheck;
 use crate::check::{live, Id, Tally};
+use crate::clocks::date;
 use crate::device::{Device, Probe, Restored};
 use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
-use crate::fault::{AckTrick, WallAfter};
+use crate::fault::{AckTrick, FeedTrick, WallAfter};
 use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
@@ -34,7 +36,7 @@ use crate::workload::Waiting;
 /// More events than this at one moment, and something goes round in circles.
 const STORM: u64 = 200_000;
 /// How long after the last fault what is good must be allowed.
-const CALM: u64 = 15 * 60_000;
+pub(crate) const CALM: u64 = 15 * 60_000;
 /// When gateways are asked for their last status, before the end.
 const LAST_STATUS: u64 = 2000;
 
@@ -108,6 +110,7 @@ pub(crate) struct Checks {
     pub(crate) authority: AuthorityCheck,
     pub(crate) clock: ClockCheck,
     pub(crate) evidence: EvidenceCheck,
+    pub(crate) feed: FeedCheck,
     pub(crate) monotone: MonotoneCheck,
 }
 
@@ -132,6 +135,15 @@ pub(crate) struct World<'a> {
     pub(crate) tricks: BTreeMap<u32, AckTrick>,
     /// Acknowledgements that a gateway must refuse when they arrive.
     pub(crate) planted: BTreeMap<Vec<u8>, AckTrick>,
+    /// What gateways must refuse on topics of the feed when it arrives there.
+    pub(crate) planted_on_feed: BTreeMap<(u32, String, Vec<u8>), FeedTrick>,
+    /// Gateways that are to be given another head than the fleet's next one.
+    pub(crate) substitutes: BTreeSet<u32>,
+    /// Gateways that were behind when the service went away.
+    pub(crate) behind: Vec<u32>,
+    /// When each gateway's link was last mended.
+    pub(crate) link_up: BTreeMap<u32, u64>,
+    pub(crate) herd: live::Herd,
     /// Gateways that a service answers whose clock is ahead, and by how much.
     pub(crate) ahead: BTreeMap<u32, u64>,
     /// What was carried to each gateway to reset its clock.
@@ -191,12 +203,18 @@ impl<'a> World<'a> {
                 authority: AuthorityCheck::new(count, bounds),
                 clock: ClockCheck::new(count, scenario.profile.time.clone(), scenario.start),
                 evidence: EvidenceCheck::default(),
+                feed: FeedCheck::new(count),
                 monotone: MonotoneCheck::new(count),
             },
             asked: BTreeMap::new(),
             next_request: 0,
             tricks: BTreeMap::new(),
             planted: BTreeMap::new(),
+            planted_on_feed: BTreeMap::new(),
+            substitutes: BTreeSet::new(),
+            behind: Vec::new(),
+            link_up: BTreeMap::new(),
+            herd: live::Herd::default(),
             ahead: BTreeMap::new(),
             carried: BTreeMap::new(),
             faults_at_work: 0,
@@ -300,31 +318,38 @@ impl<'a> World<'a> {
     fn finish(mut self) -> Outcome {
         let at = self.now;
         self.judge_waiting();
-        let tally = &mut self.checks.tally;
-        for device in &self.devices {
+        if self.operator.is_running() {
+            live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
+        }
+        let Checks { tally, audit, authority, evidence, feed, .. } = &mut self.checks;
+        for (number, device) in (0..).zip(&self.devices) {
             let status = device.last_status.as_ref();
             match device.restored {
                 Restored::No if device.ordered_locked => {
                     live::obeyed(tally, at, &device.name, self.newest_owed, status)
                 }
-                Restored::No => live::last_word(tally, at, &device.name, self.newest_owed, status),
+                Restored::No => {
+                    live::last_word(tally, at, &device.name, self.newest_owed, status);
+                    live::converged(tally, at, &device.name, feed.lacks(number, self.newest_owed));
+                }
                 Restored::Yes => live::detected(tally, at, &device.name, status),
             }
         }
         let keys: Vec<_> =
             self.devices.iter().map(|device| (device.name.clone(), device.keys().public().audit)).collect();
-        self.checks.audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
+        audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
         let restored = |name: &DeviceId| self.devices.iter().any(|of| of.name == *name && of.restored == Restored::Yes);
         for (_, fork) in self.operator.forks().into_iter().filter(|(name, _)| !restored(name)) {
             tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));
         }
-        let decisions = self.checks.audit.seen() as u64;
+        let decisions = audit.seen() as u64;
         if decisions == 0 {
             tally.tried(Id::Live, at, Some("no program got a single decision".into()));
         }
-        self.checks.authority.finish(tally, at);
-        self.checks.evidence.finish(tally, at, |device| self.devices[device as usize].name.clone());
-        let shares = self.checks.authority.shares().clone();
+        authority.finish(tally, at);
+        self.herd.finish(tally, at, self.scenario.fleet.devices);
+        evidence.finish(tally, at, |device| self.devices[device as usize].name.clone());
+        let shares = authority.shares().clone();
         let (events, hash) = self.trace.finish();
         self.effects.extend(self.broker.done());
         let Self { effects, boundaries, .. } = self;

@@ -133,6 +133,20 @@ enum Way {
     None,
 }
 
+/// Where a head stands beside what was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing newer was seen.
+    Newer,
+    /// It is the newest, or a step towards that.
+    OnTheWay,
+    /// It is older, and no step.
+    Behind {
+        /// The newest number that was seen.
+        known: u64,
+    },
+}
+
 /// Additions of some heads.
 #[derive(Debug, Default)]
 struct Gathered {
@@ -205,10 +219,18 @@ impl Feed {
     /// A head with additions, from whichever place. What it adds counts at once.
     ///
     /// # Errors
-    /// When it is older than what is known and no step of the way, contradicts it, or is more than can be held.
+    /// When it is older than what is known, no step of the way and adds nothing; contradicts what is known; or is more than
+    /// can be held.
     pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
-        let newer = self.check(&believed)?;
-        let revoked = self.see(&believed.additions, floor)?;
+        let place = self.check(&believed)?;
+        let revoked = self.see_additions(&believed, floor)?;
+        let newer = match place {
+            Place::Newer => true,
+            Place::OnTheWay => false,
+            // An old head is no news, unless it revokes what was not known.
+            Place::Behind { .. } if revoked => return Ok(Changed { revoked, ..Changed::default() }),
+            Place::Behind { known } => return Err(Refused::RolledBack { offered: believed.position.seq, known }),
+        };
         let from = self.known.as_ref().filter(|known| known.head.era == believed.head.era);
         let from = from.map_or(0, |known| known.head.seq);
         let Believed { signed, head, position, step, additions } = believed;
@@ -235,10 +257,11 @@ impl Feed {
         Ok(Changed { revoked: revoked || by_rules, newer, complete })
     }
 
-    /// Whether it is newer than all that was seen. One that is older may still be a step.
-    fn check(&self, believed: &Believed) -> Result<bool, Refused> {
+    /// Where it stands beside what was seen.
+    fn check(&self, believed: &Believed) -> Result<Place, Refused> {
         let offered = &believed.position;
-        for held in self.position().into_iter().chain(self.mark()) {
+        let blind = mutant::active(Mutant::EquivocationUnnoticed);
+        for held in self.position().into_iter().chain(self.mark()).filter(|_| !blind) {
             if offered.order() == held.order() && offered.digest != held.digest {
                 return Err(Refused::Equivocation { position: offered.seq });
             }
@@ -247,16 +270,22 @@ impl Feed {
                 return Err(Refused::Equivocation { position: held.seq });
             }
         }
-        let Some(mark) = self.mark() else { return Ok(true) };
-        if mutant::active(Mutant::FeedPositionLowered) {
-            return Ok(offered.order() != mark.order());
+        let Some(mark) = self.mark() else { return Ok(Place::Newer) };
+        Ok(match offered.order().cmp(&mark.order()) {
+            Ordering::Greater => Place::Newer,
+            Ordering::Equal => Place::OnTheWay,
+            Ordering::Less if mutant::active(Mutant::FeedPositionLowered) => Place::Newer,
+            Ordering::Less if self.wants(believed.step) => Place::OnTheWay,
+            Ordering::Less => Place::Behind { known: mark.seq },
+        })
+    }
+
+    fn see_additions(&mut self, believed: &Believed, floor: Timestamp) -> Result<bool, Refused> {
+        let reached = self.position().map_or(0, |position| position.seq);
+        if mutant::active(Mutant::GapIgnored) && believed.step.begin() > reached {
+            return Ok(false);
         }
-        match offered.order().cmp(&mark.order()) {
-            Ordering::Greater => Ok(true),
-            Ordering::Equal => Ok(false),
-            Ordering::Less if self.wants(believed.step) => Ok(false),
-            Ordering::Less => Err(Refused::RolledBack { offered: offered.seq, known: mark.seq }),
-        }
+        self.see(&believed.additions, floor)
     }
 
     fn wants(&self, step: Step) -> bool {
@@ -304,7 +333,8 @@ impl Feed {
     fn climb(&mut self, floor: Timestamp) -> bool {
         let Some(Newest { head, position, signed, way: Way::Ladder(gathered) }) = &self.newest else { return false };
         let known = self.known.as_ref().filter(|known| known.head.era == head.era);
-        if gathered.reached(known.map_or(0, |known| known.head.seq)) < head.seq {
+        let reached = gathered.reached(known.map_or(0, |known| known.head.seq));
+        if reached < head.seq && !mutant::active(Mutant::GapCountedComplete) {
             return false;
         }
         let base = known.map_or_else(RevocationSet::default, |known| known.set.clone());
@@ -312,7 +342,8 @@ impl Feed {
             sum.drop_expired(head.dropped_before);
             sum
         });
-        match sum.filter(|sum| Manifest::of(sum).root() == head.root) {
+        let unproven = mutant::active(Mutant::RootNotCompared) || mutant::active(Mutant::GapCountedComplete);
+        match sum.filter(|sum| unproven || Manifest::of(sum).root() == head.root) {
             Some(set) => {
                 let target = (signed.clone(), head.clone(), position.clone());
                 self.complete(target, set, floor)
@@ -415,7 +446,7 @@ impl Feed {
         if fetching.target.is_some() {
             return Ok(Changed::default());
         }
-        if position.order() <= reached {
+        if position.order() <= reached && !mutant::active(Mutant::SnapshotRollsBack) {
             // It is brought seldom: nothing to gain from it. The next head, or the next connection, finds another way.
             *way = Way::None;
             return Ok(Changed::default());
@@ -546,7 +577,9 @@ impl Fetching {
         let next = self.part.len() / PIECE_BYTES;
         let pieces = (next..part.pieces()).filter_map(|piece| u32::try_from(piece).ok());
         let missing = pieces.filter(|piece| !self.ahead.contains_key(piece));
-        let others = self.missing.iter().skip(1).map(|part| Wanted::Piece(part.key, 0));
+        // What comes before its turn is kept only if it is all of its part, and nothing is asked for twice.
+        let others =
+            self.missing.iter().skip(1).filter(|part| part.pieces() == 1).map(|part| Wanted::Piece(part.key, 0));
         missing.map(|piece| Wanted::Piece(part.key, piece)).chain(others).take(WANTED_MAX).collect()
     }
 

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::acts::Act;
 use super::keys::ISSUED_EARLIER;
-use super::Effects;
+use super::{publish, Effects};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskId};
+use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::enrol::{DevicePublic, EnrolRequest};
@@ -474,6 +475,10 @@ pub struct Book {
     pending: BTreeMap<DeviceId, Pending>,
     grants: BTreeMap<GrantId, Grant>,
     rules: BTreeMap<Target, Rule>,
+    /// Targets of revocations that may not be in the set yet, so that nobody looks through all the others for them.
+    waiting: BTreeSet<Target>,
+    /// How many revocations lapse at each time.
+    ends: BTreeMap<Timestamp, usize>,
     head: Option<SignedHead>,
     heads: BTreeMap<(u32, u64), Hash>,
     set: RevocationSet,
@@ -507,6 +512,8 @@ impl Book {
             pending: BTreeMap::new(),
             grants: BTreeMap::new(),
             rules: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            ends: BTreeMap::new(),
             head: None,
             heads: BTreeMap::new(),
             set: RevocationSet::default(),
@@ -578,6 +585,7 @@ impl Book {
         if book.head.as_ref().is_some_and(|newest| newest.head.root != root) {
             return Err(BrokenBook::Unsound { what: "revocation set", refused: Refused::DigestMismatch });
         }
+        book.wait_no_longer();
         Ok(book)
     }
 
@@ -629,9 +637,7 @@ impl Book {
             }
             Write::Restored(restored) => self.restored = Some(restored),
             Write::Resumed(after) => self.resumed = self.resumed.max(after),
-            Write::Rule(rule) => {
-                self.rules.insert(rule.target.clone(), rule);
-            }
+            Write::Rule(rule) => self.apply_rule(rule),
             Write::Salvaged(Salvaged { device, era, segments: (first, after) }) => {
                 self.salvaged.insert((device, era, first), after);
             }
@@ -641,6 +647,7 @@ impl Book {
                 // Bytes that make no set are never written; were they, the next head would be signed over nothing.
                 if let Ok(set) = RevocationSet::from_bytes(&bytes, usize::MAX) {
                     self.set = set;
+                    self.wait_no_longer();
                 }
             }
             Write::Snapshot(signed, bytes) => {
@@ -657,6 +664,30 @@ impl Book {
         }
     }
 
+    fn apply_rule(&mut self, rule: Rule) {
+        self.waiting.insert(rule.target.clone());
+        *self.ends.entry(rule.until).or_default() += 1;
+        if let Some(before) = self.rules.insert(rule.target.clone(), rule) {
+            if let Some(count) = self.ends.get_mut(&before.until) {
+                *count -= 1;
+                if *count == 0 {
+                    self.ends.remove(&before.until);
+                }
+            }
+        }
+    }
+
+    /// What the set holds waits no longer. Rows may come in any order: this is asked again when all of them are in.
+    fn wait_no_longer(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if mutant::active(Mutant::PendingDropped) {
+            return;
+        }
+        let waits = |target: &Target| self.rules.get(target).is_some_and(|rule| !publish::is_settled(self, rule));
+        waiting.retain(waits);
+        self.waiting = waiting;
+    }
+
     fn apply_head(&mut self, signed: Signed<Head>) {
         let Ok(head) = signed.claim() else { return };
         let position = head.position(signed.digest());
@@ -664,7 +695,8 @@ impl Book {
         while self.heads.len() as u64 > HEADS_KEPT {
             self.heads.pop_first();
         }
-        if self.head.as_ref().is_none_or(|newest| newest.position.order() < position.order()) {
+        let newer = self.head.as_ref().is_none_or(|newest| newest.position.order() < position.order());
+        if newer || mutant::active(Mutant::PositionReused) {
             self.head = Some(SignedHead { signed, head, position });
         }
     }
@@ -778,6 +810,16 @@ impl Book {
     /// All revocations, lapsed ones too.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.values()
+    }
+
+    /// When the last revocation lapsed before a time.
+    pub fn lapsed_before(&self, at: Timestamp) -> Option<Timestamp> {
+        self.ends.range(..at).next_back().map(|(until, _)| *until)
+    }
+
+    /// Revocations that the set may not hold yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &Rule> {
+        self.waiting.iter().filter_map(|target| self.rules.get(target))
     }
 
     /// The revocation of a target, lapsed or not.

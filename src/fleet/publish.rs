@@ -15,6 +15,7 @@ use super::book::{Book, Publisher, Restored, Rule, Status, Write};
 use super::{Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
 use crate::ids::{BlockId, Hash};
+use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Topic;
 use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, ADDITIONS_BYTES_MAX};
@@ -96,13 +97,16 @@ pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timesta
         }
         sign(book, feed, cadence, &additions, at, fx);
         signed = true;
+        if mutant::active(Mutant::PendingDropped) {
+            break;
+        }
     }
     signed
 }
 
 /// What is revoked in the ledger and not in the set, or for longer than there; of whole ids as many as the set has room for.
 fn pending(book: &Book, at: Timestamp) -> Vec<Rule> {
-    let waits = |rule: &&Rule| rule.until >= at && !is_published(book, rule);
+    let waits = |rule: &&Rule| rule.until >= at && !is_settled(book, rule);
     let is_whole = |rule: &Rule| matches!(rule.target, Target::Block(_)) && rule.life.is_none();
     let mut room = EXACT_MAX.saturating_sub(book.set().exact_count());
     let mut fits = |rule: &&Rule| {
@@ -111,7 +115,15 @@ fn pending(book: &Book, at: Timestamp) -> Vec<Rule> {
         room -= usize::from(whole && fits);
         fits
     };
-    book.rules().filter(waits).filter(|rule| fits(rule)).cloned().collect()
+    book.waiting().filter(waits).filter(|rule| fits(rule)).cloned().collect()
+}
+
+/// Whether there is nothing to publish of a revocation: the newest head's set holds it, or has dropped it with all that it
+/// can cover. A block may be revoked for longer than its token can live.
+pub(super) fn is_settled(book: &Book, rule: &Rule) -> bool {
+    let dropped_before = book.head().map_or(Timestamp(0), |last| last.head.dropped_before);
+    let is_filed = matches!(rule.target, Target::Block(_));
+    rule.until < dropped_before || (is_filed && slot_of(rule).ends() <= dropped_before) || is_published(book, rule)
 }
 
 /// Whether the newest head's set holds a revocation.
@@ -207,8 +219,7 @@ fn sign(
     fx: &mut Effects,
 ) {
     // Every token that a lapsed rule covered expired with it at the latest; the rule itself goes as well.
-    let lapsed = book.rules().map(|rule| rule.until).filter(|until| *until < at).max();
-    let lapsed = lapsed.map_or(Timestamp(0), |until| until + Millis(1));
+    let lapsed = book.lapsed_before(at).map_or(Timestamp(0), |until| until + Millis(1));
     let last = book.head();
     let dropped_before = last.map_or(lapsed, |last| last.head.dropped_before.max(lapsed));
     let seq = last.map_or(0, |last| last.head.seq).max(book.resumed()) + 1;
@@ -248,9 +259,14 @@ fn sign(
     fx.log(FleetLog::FeedSigned { feed: id, seq, rules: entries });
 }
 
-/// A small set is brought anew with each change; a large one only before the ladder is too short to lead on from it.
+/// A small set is brought anew with each change; a large one only before the ladder is too short to lead on from it, and
+/// when the key that signed it is the feed's no more: who was away then cannot use anything from before.
 fn snapshot_due(book: &Book, seq: u64, bytes: &[u8]) -> bool {
     let Some((head, set)) = book.snapshot() else { return true };
+    let dropped = head.open(book.fleet(), book.trust().feed_keys(&book.feed()), 1).is_err();
+    if dropped && !mutant::active(Mutant::SnapshotOfDroppedKey) {
+        return true;
+    }
     let behind = seq.saturating_sub(head.claim().map_or(0, |head| head.seq));
     behind >= SNAPSHOT_EVERY || (bytes.len() <= SNAPSHOT_SMALL_BYTES && set.to_bytes() != bytes)
 }
@@ -277,7 +293,7 @@ fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
     book.head().is_none_or(|last| {
         let head = &last.head;
         let changed = head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
-        let lapsed = book.rules().any(|rule| rule.until < at && rule.until >= head.dropped_before);
+        let lapsed = book.lapsed_before(at).is_some_and(|until| until >= head.dropped_before);
         changed || lapsed || at.since(head.issued_at) >= cadence.interval || book.resumed() >= head.seq
     })
 }
@@ -316,6 +332,9 @@ pub fn highest_known(book: &Book) -> u64 {
 /// # Errors
 /// [`FleetError::Restored`], or [`FleetError::Behind`], naming the device.
 pub fn may_start(book: &Book) -> Result<(), FleetError> {
+    if mutant::active(Mutant::PositionReused) {
+        return Ok(());
+    }
     if let Some(Restored { at, .. }) = book.restored() {
         return Err(FleetError::Restored { at: *at, least: highest_known(book) });
     }
@@ -546,6 +565,30 @@ mod tests {
         }
         assert_eq!(device.positions()[0].seq, book.head().unwrap().head.seq);
         assert!(device.names(&Target::Owner("ann".into()), Timestamp(0)));
+    }
+
+    #[test]
+    fn a_block_whose_token_is_over_is_dropped_and_not_published_again() {
+        let (keys, mut book) = founded();
+        let fx = &mut Effects::default();
+        let reason = || "r".to_owned();
+        let (block, life) =
+            (Target::Block(BlockId([9; 32])), Some(Life { issued: at(0), expires: at(60), serial: None }));
+        let block = Revocation { target: block, until: None, reason: reason(), life };
+        let task = Revocation {
+            target: Target::Task("t".parse().unwrap()),
+            until: Some(at(8000)),
+            reason: reason(),
+            life: None,
+        };
+        for revocation in [block, task] {
+            revoke(&mut book, revocation, keys.operator("ann"), at(1), fx).unwrap();
+        }
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(2), fx));
+        assert_eq!((book.set().count(), book.waiting().count()), (2, 0));
+        assert!(advance(&mut book, &keys.feed, CADENCE, at(8001), fx), "the task's rule has lapsed, and all is over");
+        assert_eq!((book.set().count(), is_current(&book, at(8002))), (0, true));
+        assert!(!advance(&mut book, &keys.feed, CADENCE, at(8002), fx), "nothing waits");
     }
 
     #[test]

@@ -147,8 +147,8 @@ pub fn revoke(
     let known = book.live_rule(&target, at).map_or(until, |rule| rule.until);
     let rule = Rule { target: target.clone(), until: until.max(known), reason: reason.clone(), at, life };
     let is_rule = |target: &Target| !matches!(target, Target::Block(_));
-    let rules = book.rules().filter(|rule| rule.until >= at && is_rule(&rule.target)).count();
-    if is_rule(&target) && rules >= RULES_MAX {
+    let rules = || book.rules().filter(|rule| rule.until >= at && is_rule(&rule.target)).count();
+    if is_rule(&target) && rules() >= RULES_MAX {
         return Err(FleetError::RulesFull { limit: RULES_MAX });
     }
     book.write(Write::Rule(rule.clone()), fx);

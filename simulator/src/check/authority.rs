@@ -15,7 +15,8 @@ use hardtack::ids::{BlockId, DeviceId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::decode;
 use hardtack::wire::policy::TimeClass;
-use hardtack::wire::revocation::set::{RevocationSet, Revoked};
+use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
+use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::revocation::Target;
 
 use super::clock::{Knowledge, Synced};
@@ -133,7 +134,11 @@ struct Head {
 struct Known {
     /// Every rule that was ever durable here, with the latest end that was signed for it.
     rules: BTreeMap<Target, Timestamp>,
+    /// Every bucket of fingerprints that was ever durable here, or heard of.
+    buckets: RevocationSet,
     head: Option<Head>,
+    /// What expired at or before this was dropped from the set: it may not come back.
+    dropped_before: Timestamp,
     /// Per grant's block what was used of it, and what was asked without an answer.
     used: BTreeMap<BlockId, (u64, u64)>,
     /// The agent started and nothing good was asked since.
@@ -148,7 +153,27 @@ struct Known {
     forgiven: bool,
 }
 
-/// What is revoked by name, and until when that holds. Serials and fingerprints name no credential of the workload.
+impl Known {
+    /// What a set revokes is known from now on.
+    fn learn(&mut self, set: &RevocationSet) {
+        // By their order nothing that has a name comes after these.
+        let first = set.enumerate().take_while(|revoked| !matches!(revoked, Revoked::Fingerprint(..)));
+        for (target, end) in first.filter_map(|revoked| named(&revoked)) {
+            let until = self.rules.entry(target).or_insert(end);
+            *until = end.max(*until);
+        }
+        for part in set.parts().filter(|part| matches!(part, PartKey::Fingerprints(_) | PartKey::Serials(_))) {
+            let mut bucket = RevocationSet::default();
+            let put = set.part(part).map(|bytes| bucket.put_part(part, &bytes));
+            if matches!(put, Some(Ok(()))) && self.buckets.apply(&bucket).is_err() {
+                // Too much for one set: what is over by now makes room.
+                self.buckets = bucket;
+            }
+        }
+    }
+}
+
+/// What is revoked by name, and until when that holds. Serials name no credential of the workload.
 fn named(revoked: &Revoked) -> Option<(Target, Timestamp)> {
     match revoked {
         Revoked::Rule(selector, until) => Some((selector.target()?, *until)),
@@ -178,12 +203,27 @@ impl Share {
 pub(crate) struct AuthorityCheck {
     bounds: Bounds,
     known: Vec<Known>,
+    /// When the head was signed that first held a revocation, and until when that holds.
+    published: BTreeMap<Target, (Timestamp, Timestamp)>,
     shares: BTreeMap<(TimeClass, Synced), Share>,
 }
 
 impl AuthorityCheck {
     pub(crate) fn new(devices: u32, bounds: Bounds) -> Self {
-        Self { bounds, known: (0..devices).map(|_| Known::default()).collect(), shares: BTreeMap::new() }
+        let known = (0..devices).map(|_| Known::default()).collect();
+        Self { bounds, known, published: BTreeMap::new(), shares: BTreeMap::new() }
+    }
+
+    /// The fleet signed a head that holds a revocation.
+    pub(crate) fn published(&mut self, target: Target, signed: Timestamp, until: Timestamp) {
+        let known = self.published.entry(target).or_insert((signed, until));
+        known.1 = until.max(known.1);
+    }
+
+    /// A gateway took in what a signed head adds, and whatever it made of that is durable: it counts, however many heads
+    /// before it are missing.
+    pub(crate) fn heard(&mut self, device: u32, additions: &RevocationSet) {
+        self.known[device as usize].learn(additions);
     }
 
     /// A feed's file is durable.
@@ -192,13 +232,10 @@ impl AuthorityCheck {
         let known = &mut self.known[device as usize];
         // What is beyond the complete set counts as well, from the moment that it is on disk.
         for bytes in [&stored.set, &stored.seen] {
-            let set = RevocationSet::from_bytes(bytes, SET_BYTES_MAX).unwrap_or_default();
-            for (target, end) in set.enumerate().filter_map(|revoked| named(&revoked)) {
-                let until = known.rules.entry(target).or_insert(end);
-                *until = end.max(*until);
-            }
+            known.learn(&RevocationSet::from_bytes(bytes, SET_BYTES_MAX).unwrap_or_default());
         }
         let Some(Ok(head)) = stored.head.map(|head| head.claim()) else { return };
+        known.dropped_before = known.dropped_before.max(head.dropped_before);
         if known.head.is_none_or(|newest| head.seq > newest.seq) {
             known.head = Some(Head { seq: head.seq, issued_at: head.issued_at, durable: powered });
         }
@@ -230,6 +267,8 @@ impl AuthorityCheck {
         known.unboxed |= suspension.covers(Clause::Box);
         if suspension.covers(Clause::RevocationHolds) {
             known.rules.clear();
+            known.buckets = RevocationSet::default();
+            known.dropped_before = Timestamp(0);
             known.head = None;
             known.forgiven = true;
         }
@@ -268,6 +307,7 @@ impl AuthorityCheck {
         self.check_box(&mut judge, moment, credential);
         self.check_revocation(&mut judge, moment, name, credential);
         self.check_staleness(&mut judge, moment, presented);
+        self.check_bounded(&mut judge, moment, name, presented, credential);
         if credential.allows >= credential.uses && !self.known[moment.device as usize].unboxed {
             judge.tried(Id::MonotoneBudget, || format!("its {} uses were spent", credential.uses));
         }
@@ -370,7 +410,20 @@ impl AuthorityCheck {
         let rules = &self.known[moment.device as usize].rules;
         let in_force = |target: &Target| rules.get(target).is_some_and(|until| date(moment.at) <= *until);
         if let Some(target) = credential.targets(name).into_iter().find(in_force) {
-            judge.tried(Id::RevocationHolds, || format!("its disk held a rule that covers it: {target:?}"));
+            judge.tried(Id::RevocationHolds, || format!("it knew of a rule that covers it: {target:?}"));
+        }
+        let known = &self.known[moment.device as usize];
+        let slot = Slot::of(credential.issued, credential.expires);
+        if let Some(block) = credential.chain.iter().find(|block| known.buckets.covers_block(slot, block)) {
+            judge.tried(Id::RevocationHolds, || format!("it knew that block {block} is revoked"));
+        }
+        if let Some(serial) = credential.serial.filter(|serial| known.buckets.covers_serial(slot, *serial)) {
+            judge.tried(Id::RevocationHolds, || format!("it knew that serial {serial} of {slot} is revoked"));
+        }
+        if credential.expires <= known.dropped_before {
+            let (end, before) = (credential.expires, known.dropped_before);
+            let how = || format!("its token ended {end}, and its head had dropped all up to {before}");
+            judge.tried(Id::RevocationDropped, how);
         }
         if credential.finished.is_some() && !self.known[moment.device as usize].forgiven {
             judge.tried(Id::RevocationEnded, || format!("task {} had ended", credential.task));
@@ -383,6 +436,31 @@ impl AuthorityCheck {
         if age > bound + SLACK {
             let how = || format!("{} risk, with a revocation list of {} s or more", presented.risk, age / 1000);
             judge.tried(Id::RevocationStale, how);
+        }
+    }
+
+    /// What was revoked is not allowed for longer than the class's bound after the fleet signed that, whatever the gateway
+    /// makes of what it heard: by the fleet's own account.
+    fn check_bounded(
+        &self,
+        judge: &mut Judge<'_>,
+        moment: &Moment,
+        name: &DeviceId,
+        presented: &Presented,
+        credential: &Credential,
+    ) {
+        let Some(bound) = self.bounds.staleness.get(&presented.risk) else { return };
+        if self.known[moment.device as usize].forgiven {
+            return;
+        }
+        let past = |signed: Timestamp| moment.know.least.since(signed).0 > bound + SLACK;
+        let over = |target: &Target| {
+            let (signed, until) = self.published.get(target)?;
+            (past(*signed) && date(moment.at) <= *until).then_some(*signed)
+        };
+        if let Some(signed) = credential.targets(name).iter().find_map(over) {
+            let how = || format!("{} risk, and a head of {signed} revokes it", presented.risk);
+            judge.tried(Id::RevocationBounded, how);
         }
     }
 

@@ -4,6 +4,8 @@
 //! Never: asks it earlier.
 //! Read next: `world.rs`, which stops the faults.
 
+use std::collections::BTreeSet;
+
 use hardtack::agent::request::{Mode, StatusReply};
 use hardtack::ids::DeviceId;
 
@@ -26,6 +28,60 @@ pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq:
         Some(_) => None,
     };
     tally.tried(Id::Live, at, broken);
+}
+
+/// A gateway's disk: it holds the set of the newest head, as all others do.
+pub(crate) fn converged(tally: &mut Tally, at: u64, name: &DeviceId, lacks: Option<String>) {
+    tally.tried(Id::Live, at, lacks.map(|lacks| format!("{name} {lacks}")));
+}
+
+/// A gateway that was behind when the service went away, and had the broker since: that alone has brought it up.
+pub(crate) fn caught_up(tally: &mut Tally, at: u64, name: &DeviceId, lacks: Option<String>) {
+    tally.tried(Id::CaughtUp, at, lacks.map(|lacks| format!("with nobody but the broker, {name} {lacks}")));
+}
+
+/// With fewer gateways than this there is no herd.
+const HERD_FROM: u32 = 20;
+/// In one second at most one of so many gateways connects, and a few: whoever knocks while a link is mended comes through
+/// at that moment.
+const HERD_SHARE: u32 = 5;
+const HERD_FEW: u32 = 3;
+
+/// How many gateways connect in one second.
+#[derive(Debug, Default)]
+pub(crate) struct Herd {
+    /// Gateways that have connected before: a first time makes no herd.
+    known: BTreeSet<u32>,
+    second: u64,
+    count: u32,
+    peak: u32,
+}
+
+impl Herd {
+    /// A gateway connects.
+    pub(crate) fn knock(&mut self, at: u64, device: u32) {
+        if self.known.insert(device) {
+            return;
+        }
+        self.count = if self.second == at / 1000 { self.count + 1 } else { 1 };
+        self.second = at / 1000;
+        self.peak = self.peak.max(self.count);
+    }
+
+    /// In the end: they did not come all at once.
+    pub(crate) fn finish(&self, tally: &mut Tally, at: u64, devices: u32) {
+        if devices >= HERD_FROM {
+            let peak = self.peak;
+            let broken = peak > devices / HERD_SHARE + HERD_FEW;
+            let how = || format!("{peak} of {devices} gateways connected within one second");
+            tally.tried(Id::Herd, at, broken.then(how));
+        }
+    }
+}
+
+/// The publisher: what the ledger revokes is in the newest head's set.
+pub(crate) fn published(tally: &mut Tally, at: u64, waits: Option<String>) {
+    tally.tried(Id::Live, at, waits.map(|waits| format!("the newest head's set does not revoke {waits}")));
 }
 
 /// The last word of a gateway that the operator revoked: it is locked, has nothing left to work with, and has handed
@@ -57,4 +113,26 @@ pub(crate) fn detected(tally: &mut Tally, at: u64, name: &DeviceId, status: Opti
 /// The world got stuck: events without end at one moment.
 pub(crate) fn stuck(tally: &mut Tally, at: u64, events: u64) {
     tally.tried(Id::Live, at, Some(format!("{events} events at one moment: something goes round in circles")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Status;
+
+    #[track_caller]
+    fn check_herd(gap: u64, expected: Status) {
+        let (mut tally, mut herd) = (Tally::default(), Herd::default());
+        (0..40).for_each(|device| herd.knock(5, device));
+        (0..40).for_each(|device| herd.knock(60_000 + gap * u64::from(device), device));
+        herd.finish(&mut tally, 1, 40);
+        let property = tally.properties().into_iter().find(|property| property.id == "herd").unwrap();
+        assert_eq!(property.status, expected, "{property:?}");
+    }
+
+    #[test]
+    fn a_fleet_that_comes_all_at_once_is_seen_but_not_its_first_start() {
+        check_herd(200, Status::Pass);
+        check_herd(50, Status::Fail);
+    }
 }

@@ -3,12 +3,13 @@
 //! Owns: the account of each property: how often it was tried, what broke it first.
 //! Never: counts what was never tried as held; looks into an agent. What is judged is what callers, the broker, the
 //! collector and the disk see.
-//! Read next: `audit.rs`, `clock.rs`, `authority.rs`, `monotone.rs`, `evidence.rs`, `live.rs`.
+//! Read next: `audit.rs`, `clock.rs`, `authority.rs`, `feed.rs`, `monotone.rs`, `evidence.rs`, `live.rs`.
 
 pub(crate) mod audit;
 pub(crate) mod authority;
 pub(crate) mod clock;
 pub(crate) mod evidence;
+pub(crate) mod feed;
 pub(crate) mod live;
 pub(crate) mod monotone;
 pub(crate) mod suspend;
@@ -26,22 +27,28 @@ pub(crate) enum Id {
     BoundedFloor,
     BoundedStrict,
     RevocationHolds,
+    RevocationBounded,
+    RevocationDropped,
     RevocationEnded,
     RevocationStale,
     Monotone,
     MonotoneBudget,
     Evidence,
+    Position,
     OnlyNarrower,
     OnlyNarrowerChild,
     FailClosed,
+    MessageBounded,
     ColdStart,
     Available,
     BoxBoots,
     BoxLife,
     BoxOffline,
     BoxUses,
+    CaughtUp,
     Clock,
     Detected,
+    Herd,
     Live,
 }
 
@@ -54,22 +61,28 @@ impl Id {
             Self::BoundedFloor => "I3.floor",
             Self::BoundedStrict => "I3.strict",
             Self::RevocationHolds => "I4",
+            Self::RevocationBounded => "I4.bounded",
+            Self::RevocationDropped => "I4.dropped",
             Self::RevocationEnded => "I4.ended",
             Self::RevocationStale => "I4.stale",
             Self::Monotone => "I5",
             Self::MonotoneBudget => "I5.budget",
             Self::Evidence => "I5.evidence",
+            Self::Position => "I5.position",
             Self::OnlyNarrower => "I6",
             Self::OnlyNarrowerChild => "I6.child",
             Self::FailClosed => "I7",
+            Self::MessageBounded => "I9",
             Self::ColdStart => "I10",
             Self::Available => "available",
             Self::BoxBoots => "box.boots",
             Self::BoxLife => "box.life",
             Self::BoxOffline => "box.offline",
             Self::BoxUses => "box.uses",
+            Self::CaughtUp => "caught_up",
             Self::Clock => "clock",
             Self::Detected => "detected",
+            Self::Herd => "herd",
             Self::Live => "live",
         }
     }

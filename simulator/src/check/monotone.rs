@@ -95,6 +95,11 @@ impl MonotoneCheck {
         self.high[device as usize].place
     }
 
+    /// The newest trust bundle that was durable here.
+    pub(crate) fn bundle(&self, device: u32) -> u64 {
+        self.high[device as usize].bundle
+    }
+
     /// The newest anchor's number that was durable here.
     pub(crate) fn generation(&self, device: u32) -> u64 {
         self.high[device as usize].generation

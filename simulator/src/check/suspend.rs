@@ -39,6 +39,8 @@ pub(crate) enum Clause {
     Live,
     #[serde(rename = "I5")]
     Monotone,
+    #[serde(rename = "I5.position")]
+    Position,
     #[serde(rename = "I2")]
     NothingLost,
     #[serde(rename = "I4")]
@@ -99,6 +101,8 @@ mod tests {
         }
         assert_eq!(Suspension::of("anchor.gone").unwrap().lock, Lock::Needed);
         assert!(Suspension::of("service.ahead").is_some());
+        assert!(Suspension::of("broker.feed substitute").is_some());
+        assert!(Suspension::of("broker.feed twin").is_none());
         assert!(Suspension::of("power.cut").is_none());
     }
 }

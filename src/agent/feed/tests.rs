@@ -275,6 +275,35 @@ fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
     assert!(holds(&feed, &before), "what it leaves out holds until its end");
 }
 
+/// A broker answers a place that is asked for once, in whatever order it likes.
+#[test]
+fn each_place_of_a_large_snapshot_is_asked_for_once() {
+    let mut rng = ChaCha20Rng::from_seed([4; 32]);
+    let mut publisher = Publisher::new();
+    let slots = (0..5).map(|day| Slot::of_day(publisher.at() + Millis::from_secs((2 + day) * 24 * HOUR)));
+    for slot in slots.collect::<Vec<_>>().into_iter().flat_map(|slot| [slot; 3]) {
+        let key = FingerprintKey { slot, width: Width::Bits64, salt: Salt([7; 16]) };
+        let numbers = (0..900).map(|_| u128::from(rng.next_u64()));
+        let mut more = RevocationSet::default();
+        more.add_fingerprints(key, FingerprintBucket::new(Width::Bits64, numbers).unwrap()).unwrap();
+        publisher.publish(more);
+    }
+    let mut feed = Feed::default();
+    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.give_up();
+    let mut asked: Vec<Wanted> = Vec::new();
+    while feed.gathering() {
+        let wanted = feed.wanted();
+        let places: Vec<Wanted> = wanted.iter().filter(|place| !asked.contains(place)).copied().collect();
+        assert!(!places.is_empty(), "it waits for {wanted:?}, which it was given before");
+        for place in places.into_iter().rev() {
+            publisher.answer(&mut feed, place, Timestamp(0)).unwrap();
+        }
+        asked = wanted;
+    }
+    assert!(holds(&feed, &publisher.set));
+}
+
 #[test]
 fn the_past_another_history_and_other_sets_are_refused() {
     let mut rng = ChaCha20Rng::from_seed([5; 32]);

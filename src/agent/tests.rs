@@ -219,6 +219,25 @@ fn revocations_hold_across_restarts_and_never_go_back() {
 }
 
 #[test]
+fn a_gap_that_nobody_fills_leads_to_the_snapshot_on_the_same_connection() {
+    let mut rig = Rig::new();
+    rig.profile.link.settle_ms = 500;
+    rig.restart(Reboot::Process);
+    rig.publish(vec![], rig.truth);
+    let newest = rig.publish(vec![], rig.truth);
+    rig.connect_only();
+    let (topic, payload) = newest[0].clone();
+    rig.message(topic, payload);
+    rig.serve(Timestamp(0));
+    rig.pass(11);
+    let snapshot = Topic::FeedManifest("main".parse().unwrap());
+    let asks =
+        |command: &LinkCommand| matches!(command, LinkCommand::Read { places, .. } if places.contains(&snapshot));
+    assert!(rig.sent.iter().any(asks), "{:?}", rig.sent);
+    assert!(!rig.sent.iter().any(|command| matches!(command, LinkCommand::Close)), "{:?}", rig.sent);
+}
+
+#[test]
 fn a_revoked_device_locks() {
     let mut rig = Rig::new();
     let task = rig.begin(vec![right("modbus/*", "read")], None);

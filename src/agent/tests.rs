@@ -2,6 +2,7 @@
 
 mod recovery;
 
+use super::effects::LinkCommand;
 use super::request::{
     Authorize, BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict,
 };

@@ -352,6 +352,9 @@ impl Agent {
             locks.push(format!("no contact for {} s, past the policy's window", offline_for.secs()));
         }
         let in_touch = match &self.uplink.link {
+            Link::Online { .. } if self.revocations.gathering() => {
+                InTouch::CatchingUp("in touch, waiting for the list of a newer head".into())
+            }
             Link::Online { .. } => InTouch::Yes,
             Link::Connecting { .. } | Link::Down { .. } | Link::Settling { .. } | Link::Greeting { .. } => {
                 InTouch::No(self.uplink.describe())

@@ -586,6 +586,11 @@ impl Agent {
             }
             Link::Connecting { .. } if due => self.reconnect("no connection in time", now, effects),
             Link::Settling { .. } | Link::Greeting { .. } if due => self.say_hello(now, effects),
+            // What is read has a patience of its own, which a new connection would begin anew.
+            Link::Lagging { missing, .. } if due && self.reading.since.is_some() => {
+                let missing = missing.clone();
+                self.uplink.lagging(missing, now.boottime);
+            }
             Link::Lagging { .. } if due => self.reconnect("what the fleet named did not arrive", now, effects),
             Link::Online { out: None, .. } if due => self.say_hello(now, effects),
             Link::Online { out: Some(_), .. } if due => self.reconnect("hello was not acknowledged", now, effects),

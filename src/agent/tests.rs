@@ -2,6 +2,7 @@
 
 mod recovery;
 
+use super::effects::LinkCommand;
 use super::request::{
     Authorize, BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict,
 };
@@ -216,6 +217,25 @@ fn revocations_hold_across_restarts_and_never_go_back() {
     assert!(refused, "the older head is evidence");
     rig.restart(Reboot::Kernel);
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+}
+
+#[test]
+fn a_gap_that_nobody_fills_leads_to_the_snapshot_on_the_same_connection() {
+    let mut rig = Rig::new();
+    rig.profile.link.settle_ms = 500;
+    rig.restart(Reboot::Process);
+    rig.publish(vec![], rig.truth);
+    let newest = rig.publish(vec![], rig.truth);
+    rig.connect_only();
+    let (topic, payload) = newest[0].clone();
+    rig.message(topic, payload);
+    rig.serve(Timestamp(0));
+    rig.pass(11);
+    let snapshot = Topic::FeedManifest("main".parse().unwrap());
+    let asks =
+        |command: &LinkCommand| matches!(command, LinkCommand::Read { places, .. } if places.contains(&snapshot));
+    assert!(rig.sent.iter().any(asks), "{:?}", rig.sent);
+    assert!(!rig.sent.iter().any(|command| matches!(command, LinkCommand::Close)), "{:?}", rig.sent);
 }
 
 #[test]

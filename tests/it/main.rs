@@ -11,6 +11,8 @@ mod daemon;
 mod faults;
 mod fleet;
 mod hostile;
+mod hostile_broker;
+mod hostile_feed;
 mod interop;
 mod mqtt;
 mod parsers;

@@ -34,6 +34,7 @@ use crate::hostile::{self, Pace};
 use crate::samples::{World, ISSUED};
 
 mod cli;
+mod feed;
 mod ledger;
 
 fn cases(cases: u32) -> ProptestConfig {

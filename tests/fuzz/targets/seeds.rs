@@ -6,12 +6,14 @@ use std::path::Path;
 
 #[path = "../../it/hostile.rs"]
 mod hostile;
+#[path = "../../it/hostile_feed.rs"]
+mod hostile_feed;
 #[path = "../../it/samples.rs"]
 mod samples;
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["agent", "bytes", "forge", "revocations", "sealed", "text"] {
+    for target in ["agent", "announced", "bytes", "feed", "forge", "revocations", "sealed", "text"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     for (number, example) in hostile::examples(&samples::World::new()).iter().enumerate() {
@@ -23,6 +25,14 @@ fn main() -> std::io::Result<()> {
             let message = [&[topic, length[0], length[1]], example.as_slice()].concat();
             fs::write(corpus.join("agent").join(format!("example-{number}-{topic}")), message)?;
         }
+    }
+    for (number, content) in hostile_feed::contents(&hostile_feed::History::new()).iter().enumerate() {
+        fs::write(corpus.join("announced").join(format!("example-{number}")), content)?;
+    }
+    // Each kind of step with some message, and with some others before it.
+    for what in 0..16_u8 {
+        let script: Vec<u8> = (0..=what).flat_map(|step| [step, step.wrapping_mul(37), 0, step, 128, 1]).collect();
+        fs::write(corpus.join("feed").join(format!("example-{what}")), script)?;
     }
     for (number, plaintext) in hostile::plaintexts(&samples::World::new()).iter().enumerate() {
         fs::write(corpus.join("sealed").join(format!("example-{number}")), plaintext)?;

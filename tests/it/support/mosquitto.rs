@@ -34,6 +34,19 @@ impl Mosquitto {
         Self::start(conf, Ports { devices: port, service: port }, Some(dir))
     }
 
+    /// A broker without TLS that lets everybody do everything, and keeps what it has beyond an end in order.
+    pub(crate) fn keeping() -> Self {
+        let mut broker = Self::open();
+        broker.kill();
+        let data = broker.conf.with_file_name("data");
+        std::fs::create_dir(&data).unwrap();
+        let text = std::fs::read_to_string(&broker.conf).unwrap();
+        let kept = format!("{text}persistence true\npersistence_location {}/\n", data.display());
+        std::fs::write(&broker.conf, kept).unwrap();
+        broker.restart();
+        broker
+    }
+
     /// A broker without TLS where each user has the topics of this access list, by the name that it claims.
     pub(crate) fn by_user(access: &str) -> Self {
         let mut broker = Self::open();
@@ -93,10 +106,23 @@ impl Mosquitto {
         self.process.wait().unwrap();
     }
 
-    /// Makes a secured one that has ended forget sessions and retained messages; who may do what it remembers.
+    /// Makes one that has ended forget sessions and retained messages; who may do what it remembers.
     pub(crate) fn forget(&self) {
-        let kept = self.conf.with_file_name("data").join("mosquitto.db");
-        std::fs::remove_file(kept).unwrap();
+        std::fs::remove_file(self.store()).unwrap();
+    }
+
+    /// Sessions and retained messages of one that has ended.
+    pub(crate) fn kept(&self) -> Vec<u8> {
+        std::fs::read(self.store()).unwrap()
+    }
+
+    /// Puts [`Mosquitto::kept`] of another time back.
+    pub(crate) fn keep(&self, kept: &[u8]) {
+        std::fs::write(self.store(), kept).unwrap();
+    }
+
+    fn store(&self) -> PathBuf {
+        self.conf.with_file_name("data").join("mosquitto.db")
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

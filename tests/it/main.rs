@@ -12,6 +12,7 @@ mod faults;
 mod fleet;
 mod hostile;
 mod interop;
+mod keys;
 mod mqtt;
 mod parsers;
 mod publisher;

@@ -132,7 +132,7 @@ fn world() -> World {
         roots: vec![key(1).verifying_key().into()],
         issuers: vec![Issuer { root_key_id: 7, key: key(2).verifying_key().into() }],
         policy: vec![key(3).verifying_key().into()],
-        feeds: vec![Feed { id: feed.clone(), keys: vec![key(4).verifying_key().into()] }],
+        feeds: vec![Feed { id: feed.clone(), era: 0, keys: vec![key(4).verifying_key().into()] }],
         service: vec![key(5).verifying_key().into()],
         operators: Vec::new(),
         collector: SealingKey::from_bytes([6; 32]).public(),

@@ -7,6 +7,9 @@
 //! Additions that a head vouches for count at once, however many heads before it are missing. The position moves only when
 //! the set is complete, which its root proves. Up the skip ladder that takes what is new alone; where a rung is missing, or
 //! the sum is not what the root says, the snapshot takes its place, piece by piece.
+//!
+//! When the root keys begin a new era, the position begins anew and what was revoked does not: it is kept apart, so that
+//! whoever had the key of the old era has not filled the room of the new one.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -51,6 +54,8 @@ pub struct StoredFeed {
     pub set: Vec<u8>,
     /// What was seen beyond it and is in force, or was left out since.
     pub seen: Vec<u8>,
+    /// What earlier eras revoked and the present one does not repeat.
+    pub past: Vec<u8>,
     /// The newest head that was seen, where its set is not complete.
     pub newest: Option<Signed<Head>>,
     /// The newest head's time that E had taken when this was written.
@@ -64,15 +69,30 @@ impl StoredFeed {
     /// When the set is none, or more than can be held.
     pub fn enrolled(head: Signed<Head>, set: Vec<u8>, before: Option<&Self>) -> Result<Self, Refused> {
         let read = |bytes: &[u8]| RevocationSet::from_bytes(bytes, SET_BYTES_MAX);
-        let mut seen = RevocationSet::default();
+        let era = |signed: &Signed<Head>| signed.claim().map_or(0, |head| head.era);
+        let (mut seen, mut past) = (RevocationSet::default(), RevocationSet::default());
         if let Some(before) = before {
             // A file that cannot be read has nothing to keep.
-            for held in [&before.set, &before.seen].into_iter().filter_map(|bytes| read(bytes).ok()) {
-                seen.apply(&held)?;
+            let held = |bytes: &[u8]| read(bytes).unwrap_or_default();
+            let same = before.head.iter().chain(&before.newest).all(|signed| era(signed) == era(&head));
+            past = held(&before.past);
+            for held in [held(&before.set), held(&before.seen)] {
+                match same {
+                    true => seen.apply(&held)?,
+                    false => outlive(&mut past, &held),
+                }
             }
         }
-        let seen = seen.since(&read(&set)?).to_bytes();
-        Ok(Self { head: Some(head), set, seen, newest: None, taken: Timestamp(0) })
+        let whole = read(&set)?;
+        let (seen, past) = (seen.since(&whole).to_bytes(), past.since(&whole).to_bytes());
+        Ok(Self { head: Some(head), set, seen, past, newest: None, taken: Timestamp(0) })
+    }
+}
+
+/// Keeps what an era revoked that is over. Where there is no room the older entries are those that stay.
+fn outlive(past: &mut RevocationSet, over: &RevocationSet) {
+    if past.memory_bytes() + over.memory_bytes() <= SET_BYTES_MAX {
+        let _ = past.apply(over);
     }
 }
 
@@ -99,6 +119,8 @@ impl Changed {
 pub struct Feed {
     known: Option<Known>,
     seen: RevocationSet,
+    /// What earlier eras revoked.
+    past: RevocationSet,
     newest: Option<Newest>,
     /// Rules that no head has named yet: they may arrive before it.
     early: Option<Vec<u8>>,
@@ -198,6 +220,7 @@ impl Feed {
     /// The feed as a planted bug would read it back: at its position, with nothing revoked.
     pub fn forgetful(mut self) -> Self {
         self.seen = RevocationSet::default();
+        self.past = RevocationSet::default();
         if let Some(known) = &mut self.known {
             known.set = RevocationSet::default();
         }
@@ -223,6 +246,10 @@ impl Feed {
     /// can be held.
     pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
         let place = self.check(&believed)?;
+        if self.mark().is_some_and(|mark| mark.era < believed.head.era) {
+            // The complete set of the old era holds until that of the new one takes its place.
+            outlive(&mut self.past, &std::mem::take(&mut self.seen));
+        }
         let revoked = self.see_additions(&believed, floor)?;
         let newer = match place {
             Place::Newer => true,
@@ -275,7 +302,7 @@ impl Feed {
             Ordering::Greater => Place::Newer,
             Ordering::Equal => Place::OnTheWay,
             Ordering::Less if mutant::active(Mutant::FeedPositionLowered) => Place::Newer,
-            Ordering::Less if self.wants(believed.step) => Place::OnTheWay,
+            Ordering::Less if offered.era == mark.era && self.wants(believed.step) => Place::OnTheWay,
             Ordering::Less => Place::Behind { known: mark.seq },
         })
     }
@@ -295,7 +322,8 @@ impl Feed {
     /// Takes what is revoked into account, if it is not known yet and in force. Says whether it is anything new.
     fn see(&mut self, additions: &RevocationSet, floor: Timestamp) -> Result<bool, Refused> {
         let known = self.known.as_ref().map(|known| &known.set);
-        let mut fresh = known.map_or_else(|| additions.clone(), |set| additions.since(set)).since(&self.seen);
+        let fresh = known.map_or_else(|| additions.clone(), |set| additions.since(set)).since(&self.seen);
+        let mut fresh = fresh.since(&self.past);
         fresh.drop_expired(floor);
         if fresh == RevocationSet::default() {
             return Ok(false);
@@ -368,11 +396,17 @@ impl Feed {
         let taken = before.as_ref().map_or(Timestamp(0), |known| known.taken);
         if let Some(before) = before {
             let left_out = before.set.since(&set);
-            // Both were within the limits; where the sum is not, the older entries are those that stay.
-            let _ = self.seen.apply(&left_out);
+            if before.head.era == head.era {
+                // Both were within the limits; where the sum is not, the older entries are those that stay.
+                let _ = self.seen.apply(&left_out);
+            } else {
+                outlive(&mut self.past, &left_out);
+            }
         }
-        self.seen = self.seen.since(&set);
-        self.seen.drop_expired(floor);
+        for kept in [&mut self.seen, &mut self.past] {
+            *kept = kept.since(&set);
+            kept.drop_expired(floor);
+        }
         self.known = Some(Known { signed, head, position, set, taken });
         self.newest = self.newest.take().filter(|newest| Some(&newest.position) != self.position());
         self.climb_from_known();
@@ -394,6 +428,11 @@ impl Feed {
         if let Some(newest) = &mut self.newest {
             newest.way = Way::Snapshot(Box::default());
         }
+    }
+
+    /// The feed's era is this one. A head of another is not waited for any more: nobody tells the rest of its set.
+    pub fn follow(&mut self, era: u32) {
+        self.newest = self.newest.take().filter(|newest| newest.head.era == era);
     }
 
     /// What was wanted has not come for long: the other way, or none before the next head.
@@ -488,9 +527,9 @@ impl Feed {
         self.complete(target, set, floor)
     }
 
-    /// The sets that count: the complete one and what was seen beyond it.
+    /// The sets that count: the complete one, what was seen beyond it, and what is left of earlier eras.
     fn sets(&self) -> impl Iterator<Item = &RevocationSet> {
-        self.known.iter().map(|known| &known.set).chain(std::iter::once(&self.seen))
+        self.known.iter().map(|known| &known.set).chain([&self.seen, &self.past])
     }
 
     /// The rule that covers one of these, if any does.
@@ -515,7 +554,7 @@ impl Feed {
 
     /// The root of what counts altogether: equal on devices that have seen the same.
     pub fn root(&self) -> Hash {
-        let sum = self.known.as_ref().map_or_else(|| Ok(self.seen.clone()), |known| known.set.merge(&self.seen));
+        let sum = self.sets().try_fold(RevocationSet::default(), |sum, set| sum.merge(set));
         Manifest::of(&sum.unwrap_or_default()).root()
     }
 
@@ -525,6 +564,7 @@ impl Feed {
             head: self.known.as_ref().map(|known| known.signed.clone()),
             set: self.known.as_ref().map_or_else(Vec::new, |known| known.set.to_bytes()),
             seen: self.seen.to_bytes(),
+            past: self.past.to_bytes(),
             newest: self.newest.as_ref().map(|newest| newest.signed.clone()),
             taken: self.taken(),
         }
@@ -536,6 +576,7 @@ impl Feed {
     /// When a set is none, or not the one that the head names.
     pub fn restore(stored: StoredFeed, head: Option<Head>, newest: Option<Head>) -> Result<Self, Refused> {
         let seen = RevocationSet::from_bytes(&stored.seen, SET_BYTES_MAX)?;
+        let past = RevocationSet::from_bytes(&stored.past, SET_BYTES_MAX)?;
         let known = match (stored.head, head) {
             (Some(signed), Some(head)) => {
                 let set = RevocationSet::from_bytes(&stored.set, SET_BYTES_MAX)?;
@@ -547,7 +588,7 @@ impl Feed {
             }
             (_, _) => None,
         };
-        let mut feed = Self { known, seen, newest: None, early: None };
+        let mut feed = Self { known, seen, past, newest: None, early: None };
         if let (Some(signed), Some(head)) = (stored.newest, newest) {
             let position = head.position(signed.digest());
             feed.newest = Some(Newest { signed, head, position, way: Way::None });

@@ -192,6 +192,8 @@ pub struct Agent {
     trust_digest: Hash,
     /// Newer trust bundles that wait for the one before them.
     bundles_ahead: BTreeMap<u64, Vec<u8>>,
+    /// Heads that name a trust bundle which is still to come, the newest of each feed.
+    heads_ahead: BTreeMap<crate::ids::FeedId, Vec<u8>>,
     policy: Policy,
     policy_digest: Hash,
     revocations: Revocations,

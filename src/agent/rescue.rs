@@ -70,6 +70,7 @@ impl Agent {
     fn hear_head(&mut self, head: &Signed<Head>, now: Now, effects: &mut Effects) -> Result<(), Refused> {
         let feed = head.claim()?.feed;
         let opened = head.open(&self.fleet, self.trust.feed_keys(&feed), 1)?;
+        self.trust.check_era(&feed, opened.era)?;
         self.hear(Role::Feed, opened.issued_at, &head.to_bytes(), now, effects);
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::fmt;
 use super::clock::TrustedClock;
 use super::feed::{Changed, Feed, StoredFeed, Wanted, SET_BYTES_MAX};
 use super::token::Verified;
-use crate::ids::{BlockId, DeviceId, FeedId};
+use crate::ids::{BlockId, DeviceId, FeedId, Hash};
 use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
@@ -24,7 +24,7 @@ use crate::wire::revocation::{Position, Target};
 use crate::wire::{decode, encode, Refused};
 
 /// The most bytes of a feed's file.
-pub const STORED_BYTES_MAX: usize = 2 * SET_BYTES_MAX + 16 * 1024;
+pub const STORED_BYTES_MAX: usize = 3 * SET_BYTES_MAX + 16 * 1024;
 
 /// The feeds that the device holds.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub struct Revocations {
     lost: BTreeMap<FeedId, Position>,
     /// Feeds that the trust bundle no longer names: what they revoked stays revoked, and nobody tells more.
     retired: BTreeSet<FeedId>,
+    /// The eras that the trust bundle names. A head of another tells nothing about how new what is known is.
+    eras: BTreeMap<FeedId, u32>,
 }
 
 /// What a message changed, with what must be kept of it.
@@ -120,6 +122,9 @@ impl Revocations {
             if head.feed != *feed {
                 return Err(Refused::Malformed("the file of another feed"));
             }
+            if !vouched {
+                trust.check_era(feed, head.era)?;
+            }
             Ok(head)
         };
         let head = stored.head.as_ref().map(believe).transpose()?;
@@ -156,7 +161,8 @@ impl Revocations {
     /// A step of the ladder arrived from the place of `asked`; of a head's own topic where there is none.
     ///
     /// # Errors
-    /// As [`Revocations::announce`]; [`Refused::WrongTopic`] for a step that belongs elsewhere.
+    /// As [`Revocations::announce`]; [`Refused::WrongTopic`] for a step that belongs elsewhere. A head that was taken before
+    /// its key or its era was ended, and that the broker repeats, is no error and no news.
     pub fn step(
         &mut self,
         feed: &FeedId,
@@ -165,7 +171,15 @@ impl Revocations {
         trust: &TrustBundle,
         floor: Timestamp,
     ) -> Result<Option<Applied>, Refused> {
-        let believed = Announcement::from_bytes(payload)?.open(feed, &trust.fleet, trust.feed_keys(feed))?;
+        let announcement = Announcement::from_bytes(payload)?;
+        let digest = announcement.head.digest();
+        let opened = announcement.open(feed, &trust.fleet, trust.feed_keys(feed));
+        let opened = opened.and_then(|believed| trust.check_era(feed, believed.head.era).map(|()| believed));
+        let believed = match opened {
+            Ok(believed) => believed,
+            Err(_) if self.has_taken(feed, digest) => return Ok(None),
+            Err(refused) => return Err(refused),
+        };
         let Step { level, .. } = believed.step;
         let place = asked.map_or(level == 0, |asked| asked == (level, believed.step.place()));
         if !place && !mutant::active(Mutant::PlaceNotChecked) {
@@ -177,6 +191,11 @@ impl Revocations {
         let issued_at = believed.head.issued_at;
         let changed = self.feeds.entry(feed.clone()).or_default().announce(believed, floor)?;
         Ok(self.applied(feed, changed, issued_at))
+    }
+
+    fn has_taken(&self, feed: &FeedId, digest: Hash) -> bool {
+        let held = self.feeds.get(feed).map(|feed| feed.position().into_iter().chain(feed.mark()));
+        held.into_iter().flatten().any(|held| held.digest == digest)
     }
 
     /// The rules of the newest head arrived.
@@ -201,6 +220,7 @@ impl Revocations {
     ) -> Result<Option<Applied>, Refused> {
         let Some(held) = self.feeds.get_mut(feed) else { return Ok(None) };
         let believed = Snapshot::from_bytes(payload)?.open(feed, &trust.fleet, trust.feed_keys(feed))?;
+        trust.check_era(feed, believed.head.era)?;
         let changed = held.snapshot(believed, floor)?;
         Ok(self.applied(feed, changed, Timestamp(0)))
     }
@@ -250,7 +270,16 @@ impl Revocations {
     /// These are the feeds that the trust bundle in force names.
     pub fn follow(&mut self, trust: &TrustBundle) {
         let named = |feed: &FeedId| trust.feeds.iter().any(|known| known.id == *feed);
+        self.eras = trust.feeds.iter().map(|feed| (feed.id.clone(), feed.era)).collect();
+        for (id, era) in &self.eras {
+            self.feeds.entry(id.clone()).and_modify(|feed| feed.follow(*era));
+        }
         self.retired = self.feeds.keys().chain(self.lost.keys()).filter(|feed| !named(feed)).cloned().collect();
+    }
+
+    /// Whether a head is of an era that the trust bundle has ended.
+    fn is_over(&self, feed: &FeedId, head: &Head) -> bool {
+        self.eras.get(feed).is_some_and(|era| *era != head.era)
     }
 
     /// Feeds that count for how new what is known is.
@@ -285,7 +314,7 @@ impl Revocations {
 
     /// The newest trust bundle and policy that any complete head names.
     pub fn versions_named(&self) -> (u64, u64) {
-        let heads = self.current().filter_map(|(_, feed)| feed.head());
+        let heads = self.current().filter_map(|(id, feed)| feed.head().filter(|head| !self.is_over(id, head)));
         heads.fold((0, 0), |(bundle, policy), head| (bundle.max(head.bundle_version), policy.max(head.policy_version)))
     }
 
@@ -321,8 +350,12 @@ impl Revocations {
     /// How old what is known is, by P: of one feed, or the worst of all where none is named. None if there is no head.
     pub fn age(&self, feed: Option<&str>, powered: Timestamp) -> Option<Age> {
         let feeds = self.current().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
-        let ages = feeds.filter_map(|(_, feed)| {
+        let ages = feeds.filter_map(|(id, feed)| {
             let head = feed.head()?;
+            if self.is_over(id, head) {
+                // Whoever signed it may not be the fleet: it revokes, and makes nothing fresh.
+                return Some(Age::unknown(powered));
+            }
             let waiting = feed.waiting_since().filter(|_| mutant::active(Mutant::StalenessByWaitingHead));
             let age = powered.since(waiting.unwrap_or(feed.taken()));
             let hard_left = Millis(head.hard_stale_ms.0.saturating_sub(age.0));

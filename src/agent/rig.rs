@@ -200,7 +200,7 @@ impl Rig {
             roots: vec![root.verifying_key().into()],
             issuers: vec![Issuer { root_key_id: 7, key: issuer.verifying_key().into() }],
             policy: vec![policy_key.verifying_key().into()],
-            feeds: vec![Feed { id: "main".parse().unwrap(), keys: vec![feed.verifying_key().into()] }],
+            feeds: vec![Feed { id: "main".parse().unwrap(), era: 0, keys: vec![feed.verifying_key().into()] }],
             service: vec![service.verifying_key().into()],
             operators: vec![],
             collector: SealingKey::from_bytes([9; 32]).public(),

@@ -114,6 +114,7 @@ impl Agent {
             trust,
             trust_digest,
             bundles_ahead: Default::default(),
+            heads_ahead: Default::default(),
             policy,
             policy_digest,
             revocations,

@@ -26,6 +26,7 @@ use crate::wire::link::{
     device_filters, Ack, Answer, Ask, EraAck, Hello, Reply, Request, State, Topic, PENDING_ERAS_MAX,
 };
 use crate::wire::policy::PolicyDocument;
+use crate::wire::revocation::announcement::Announcement;
 use crate::wire::revocation::Position;
 use crate::wire::seal::SealingKey;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
@@ -140,9 +141,7 @@ impl Agent {
         match Topic::parse(topic, &self.fleet).ok_or(Refused::WrongTopic)? {
             Topic::Bundle(version) => self.on_bundle(version, payload, now, effects),
             Topic::Policy(version) => self.on_policy(version, payload, now, effects),
-            Topic::FeedHead(feed) => {
-                self.on_feed(&feed, now, effects, |held, trust, floor| held.announce(&feed, payload, trust, floor))
-            }
+            Topic::FeedHead(feed) => self.on_head(&feed, payload, now, effects),
             Topic::FeedDelta(feed, place) => self.on_feed(&feed, now, effects, |held, trust, floor| {
                 held.step(&feed, Some((0, place)), payload, trust, floor)
             }),
@@ -169,6 +168,31 @@ impl Agent {
             | Topic::EnrolUp(_)
             | Topic::EnrolDown(_) => Err(Refused::WrongTopic),
         }
+    }
+
+    /// A head arrived. One that names a trust bundle which is still to come may be signed by a key of that one, or be of an
+    /// era that it begins: it waits, and is judged when the bundle is here or the fleet says that there is none.
+    fn on_head(&mut self, feed: &FeedId, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        match self.take_head(feed, payload, now, effects) {
+            Ok(()) => Ok(()),
+            Err(refused) if matches!(refused, Refused::UnknownKey { .. } | Refused::WrongEra { .. }) => {
+                if Announcement::from_bytes(payload)?.head.claim()?.bundle_version <= self.trust.version {
+                    return Err(refused);
+                }
+                self.heads_ahead.insert(feed.clone(), payload.to_vec());
+                Ok(())
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
+    fn take_head(&mut self, feed: &FeedId, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        self.on_feed(feed, now, effects, |held, trust, floor| held.announce(feed, payload, trust, floor))
+    }
+
+    fn refuse_head(&mut self, feed: FeedId, payload: &[u8], refused: &Refused, now: Now, effects: &mut Effects) {
+        let topic = Topic::FeedHead(feed).text(&self.fleet);
+        self.refuse(Source::FeedHead, &topic, payload, refused, now, effects);
     }
 
     /// Something of a feed arrived. What it leads to may ask the broker for more.
@@ -220,9 +244,10 @@ impl Agent {
             return same.then_some(()).ok_or(Refused::Equivocation { position: version });
         }
         if version > self.trust.version + 1 {
-            // Retained versions may come in any order; a few may wait for the one before them.
-            if self.bundles_ahead.len() < BUNDLES_AHEAD_MAX {
-                self.bundles_ahead.insert(version, payload.to_vec());
+            // Retained versions may come in any order; a few may wait for the one before them, the next ones first.
+            self.bundles_ahead.insert(version, payload.to_vec());
+            if self.bundles_ahead.len() > BUNDLES_AHEAD_MAX {
+                self.bundles_ahead.pop_last();
             }
             return Ok(());
         }
@@ -241,6 +266,7 @@ impl Agent {
             return Err(Refused::Equivocation { position: mark });
         }
         self.hear(Role::Root, next.issued_at, payload, now, effects);
+        let distrusted = self.trust.service.iter().any(|key| !next.service.contains(key));
         self.trust = next;
         self.trust_digest = signed.digest();
         self.revocations.follow(&self.trust);
@@ -253,6 +279,17 @@ impl Agent {
         self.write(Event::Trust(TrustChange::Bundle { version, digest: self.trust_digest }), Vec::new(), now, effects);
         effects.outgoing.logs.push(LogEvent::BundleApplied { version });
         self.anchor_due = true;
+        if distrusted {
+            // What a key said that has no say any more is not waited for.
+            self.named = Named::default();
+            self.greet_again(now, effects);
+        }
+        let heads = std::mem::take(&mut self.heads_ahead);
+        for (feed, payload) in heads {
+            if let Err(refused) = self.on_head(&feed, &payload, now, effects) {
+                self.refuse_head(feed, &payload, &refused, now, effects);
+            }
+        }
         self.catch_up(now, effects);
         Ok(())
     }
@@ -409,6 +446,14 @@ impl Agent {
         }
         self.named.bundle_version = self.named.bundle_version.max(ack.bundle_version);
         self.named.policy_version = self.named.policy_version.max(ack.policy_version);
+        if round_trip && ack.bundle_version <= self.trust.version {
+            // There is no trust bundle that would vouch for them.
+            for (feed, payload) in std::mem::take(&mut self.heads_ahead) {
+                if let Err(refused) = self.take_head(&feed, &payload, now, effects) {
+                    self.refuse_head(feed, &payload, &refused, now, effects);
+                }
+            }
+        }
         for position in ack.feeds {
             if self.revocations.contradicts(&position) {
                 self.refuse(

@@ -1,6 +1,7 @@
 //! The agent from outside: requests and messages in, replies and a disk out.
 
 mod recovery;
+mod rotation;
 
 use super::effects::LinkCommand;
 use super::request::{
@@ -393,7 +394,7 @@ fn a_rule_that_the_next_list_leaves_out_holds_until_its_end() {
 fn a_feed_that_the_bundle_drops_makes_nothing_stale_and_takes_nothing_back() {
     let mut rig = Rig::new();
     let spare: crate::ids::FeedId = "spare".parse().unwrap();
-    let named = Feed { id: spare.clone(), keys: vec![key(4).verifying_key().into()] };
+    let named = Feed { id: spare.clone(), era: 0, keys: vec![key(4).verifying_key().into()] };
     rig.connect(Timestamp::from_secs(START_S + 130));
     let (topic, payload) = rig.bundle(|trust| trust.feeds.push(named));
     rig.message(topic, payload);

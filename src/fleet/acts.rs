@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::book::{Book, Write};
+use super::rotate::{Cause, KeyRole};
 use super::{Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::Timestamp;
@@ -132,6 +133,21 @@ pub enum Deed {
         digest: Hash,
         /// The highest head that was known to have been signed.
         least: u64,
+    },
+    /// Replaced a key.
+    Rotated {
+        /// Its role.
+        role: KeyRole,
+        /// Why.
+        cause: Cause,
+        /// The new key's id.
+        key: KeyId,
+        /// The ids of those that are good no more.
+        dropped: Vec<KeyId>,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
     },
 }
 

@@ -62,8 +62,8 @@ pub enum Write {
     Pending(Pending),
     /// The policy with its version.
     Policy(u64, Signed<PolicyDocument>),
-    /// The next head is numbered past this.
-    Resumed(u64),
+    /// The next head of an era is numbered past this.
+    Resumed(u32, u64),
     /// A revocation.
     Rule(Rule),
     /// What a device said of itself last.
@@ -108,7 +108,7 @@ impl Write {
             Self::Presence(presence) => Some(format!("presence/{}", presence.device)),
             Self::Publisher(_) => Some("publisher".into()),
             Self::Restored(_) => Some("restored".into()),
-            Self::Resumed(_) => Some("resumed".into()),
+            Self::Resumed(..) => Some("resumed".into()),
             Self::Rule(rule) => {
                 Some(format!("rule/{}", crate::ids::Hash::of("rule", &[&crate::wire::encode(&rule.target)])))
             }
@@ -121,7 +121,7 @@ impl Write {
             Self::Set(_) => Some("set".into()),
             Self::Snapshot(..) => Some("snapshot".into()),
             Self::Step(announcement) => {
-                let step = step_of(announcement);
+                let (_, step) = step_of(announcement);
                 Some(format!("step/{}/{:02}", step.level, step.place()))
             }
         }
@@ -131,11 +131,11 @@ impl Write {
     /// written by this program.
     pub fn has_successor(&self) -> bool {
         let number = match self {
-            Self::Act(number, _) | Self::Resumed(number) => *number,
+            Self::Act(number, _) | Self::Resumed(_, number) => *number,
             Self::Head(signed) => signed.claim().map_or(0, |head| head.seq),
             Self::Policy(_, signed) => signed.claim().map_or(0, |document| document.version),
             Self::Publisher(publisher) => publisher.turn,
-            Self::Restored(restored) => restored.least,
+            Self::Restored(restored) => restored.least.1,
             Self::Bundle(..)
             | Self::Device(_)
             | Self::Era(_)
@@ -151,7 +151,7 @@ impl Write {
             | Self::Serials(_)
             | Self::Set(_)
             | Self::Snapshot(..) => 0,
-            Self::Step(announcement) => step_of(announcement).end,
+            Self::Step(announcement) => step_of(announcement).1.end,
         };
         number < u64::MAX
     }
@@ -392,8 +392,8 @@ pub struct Publisher {
 pub struct Restored {
     /// When.
     pub at: Timestamp,
-    /// The highest number that is known to have been signed.
-    pub least: u64,
+    /// The highest era and number that are known to have been signed.
+    pub least: (u32, u64),
     /// Whether an operator has said after which number the feed goes on.
     pub settled: bool,
 }
@@ -430,9 +430,10 @@ pub struct Salvaged {
     pub segments: (u64, u64),
 }
 
-/// Which step an announcement of this fleet is.
-fn step_of(announcement: &Announcement) -> Step {
-    Step { level: announcement.level, end: announcement.head.claim().map_or(0, |head| head.seq) }
+/// Which step of which era an announcement of this fleet is.
+fn step_of(announcement: &Announcement) -> (u32, Step) {
+    let (era, end) = announcement.head.claim().map_or((0, 0), |head| (head.era, head.seq));
+    (era, Step { level: announcement.level, end })
 }
 
 /// A head as it was signed.
@@ -484,7 +485,7 @@ pub struct Book {
     set: RevocationSet,
     snapshot: Option<(Signed<Head>, RevocationSet)>,
     steps: BTreeMap<(u8, u64), Announcement>,
-    resumed: u64,
+    resumed: (u32, u64),
     restored: Option<Restored>,
     publisher: Option<Publisher>,
     eras: BTreeMap<(DeviceId, EraId), EraChain>,
@@ -519,7 +520,7 @@ impl Book {
             set: RevocationSet::default(),
             snapshot: None,
             steps: BTreeMap::new(),
-            resumed: 0,
+            resumed: (0, 0),
             restored: None,
             serials: BTreeMap::new(),
             publisher: None,
@@ -556,7 +557,7 @@ impl Book {
                 | Write::Presence(_)
                 | Write::Publisher(_)
                 | Write::Restored(_)
-                | Write::Resumed(_)
+                | Write::Resumed(..)
                 | Write::Rule(_)
                 | Write::Salvaged(_)
                 | Write::Seen(_)
@@ -636,7 +637,7 @@ impl Book {
                 }
             }
             Write::Restored(restored) => self.restored = Some(restored),
-            Write::Resumed(after) => self.resumed = self.resumed.max(after),
+            Write::Resumed(era, after) => self.resumed = self.resumed.max((era, after)),
             Write::Rule(rule) => self.apply_rule(rule),
             Write::Salvaged(Salvaged { device, era, segments: (first, after) }) => {
                 self.salvaged.insert((device, era, first), after);
@@ -655,9 +656,10 @@ impl Book {
                 self.snapshot = set.ok().map(|set| (signed, set));
             }
             Write::Step(announcement) => {
-                let step = step_of(&announcement);
+                let (era, step) = step_of(&announcement);
                 let place = (step.level, step.place());
-                if self.steps.get(&place).is_none_or(|known| step_of(known).end <= step.end) {
+                let order = |(era, step): (u32, Step)| (era, step.end);
+                if self.steps.get(&place).is_none_or(|known| order(step_of(known)) <= (era, step.end)) {
                     self.steps.insert(place, announcement);
                 }
             }
@@ -730,6 +732,11 @@ impl Book {
     pub fn feed(&self) -> FeedId {
         let first = self.trust().feeds.first();
         first.map(|feed| feed.id.clone()).expect("a bundle without a feed is refused when it is opened")
+    }
+
+    /// Its era: that of every head that is still to be signed.
+    pub fn era_of_feed(&self) -> u32 {
+        self.trust().feeds.first().map_or(0, |feed| feed.era)
     }
 
     /// All devices.
@@ -865,18 +872,19 @@ impl Book {
         self.snapshot.as_ref()
     }
 
-    /// The steps of the ladder that the broker is to keep.
-    pub fn steps(&self) -> impl Iterator<Item = (Step, &Announcement)> {
-        self.steps.values().map(|announcement| (step_of(announcement), announcement))
+    /// The steps of an era's ladder that the broker is to keep.
+    pub fn steps(&self, era: u32) -> impl Iterator<Item = (Step, &Announcement)> {
+        let steps = self.steps.values().map(|announcement| (step_of(announcement), announcement));
+        steps.filter(move |((of, _), _)| *of == era).map(|((_, step), announcement)| (step, announcement))
     }
 
-    /// A step, if it is kept.
-    pub fn step(&self, step: Step) -> Option<&Announcement> {
-        self.steps.get(&(step.level, step.place())).filter(|announcement| step_of(announcement) == step)
+    /// A step of an era, if it is kept.
+    pub fn step(&self, era: u32, step: Step) -> Option<&Announcement> {
+        self.steps.get(&(step.level, step.place())).filter(|announcement| step_of(announcement) == (era, step))
     }
 
-    /// An operator vouched that the feed goes on after this number.
-    pub fn resumed(&self) -> u64 {
+    /// An operator vouched that the feed goes on after this number of this era.
+    pub fn resumed(&self) -> (u32, u64) {
         self.resumed
     }
 

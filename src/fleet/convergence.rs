@@ -9,6 +9,7 @@ use super::book::{Book, Device, Rule, Status};
 use super::publish::is_published;
 use crate::ids::DeviceId;
 use crate::time::{Millis, Timestamp};
+use crate::wire::revocation::Position;
 
 /// After so long without a sign of life a device counts as out of reach, whatever the broker says: the longest pause between
 /// two hellos of any firmware profile, and what the answer may take.
@@ -22,9 +23,9 @@ const GONE: &str = "gone";
 pub struct Standing {
     /// The device.
     pub device: DeviceId,
-    /// The highest number of the feed that it said it has applied. None: it has said nothing yet.
-    pub applied: Option<u64>,
-    /// Heads between that and the newest.
+    /// The highest era and number of the feed that it said it has applied. None: it has said nothing yet.
+    pub applied: Option<(u32, u64)>,
+    /// Heads between that and the newest; all of the newest's era, if it has none of that.
     pub behind: u64,
     /// Its last sign of life. None: it was never heard of.
     pub heard: Option<Timestamp>,
@@ -38,9 +39,9 @@ impl Standing {
         self.heard.is_some() && self.unreachable.is_none()
     }
 
-    /// Whether it has applied a head of this number or a newer one.
-    pub fn has(&self, seq: u64) -> bool {
-        self.applied.is_some_and(|applied| applied >= seq)
+    /// Whether it has applied a head of this era and number or a newer one.
+    pub fn has(&self, head: (u32, u64)) -> bool {
+        self.applied.is_some_and(|applied| applied >= head)
     }
 }
 
@@ -57,7 +58,7 @@ pub fn standing(book: &Book, device: &Device, at: Timestamp) -> Standing {
     let seen = book.seen(&device.id).filter(|seen| seen.identity == device.keys.identity);
     let feed = book.feed();
     let position = seen.and_then(|seen| seen.feeds.iter().find(|position| position.feed == feed));
-    let applied = position.map(|position| position.seq);
+    let applied = position.map(Position::order);
     let word = seen.and(book.presence(&device.id));
     let gone = word.filter(|word| word.mode == GONE).map(|word| word.at);
     let said = word.filter(|word| word.mode != GONE).map(|word| word.at);
@@ -69,19 +70,19 @@ pub fn standing(book: &Book, device: &Device, at: Timestamp) -> Standing {
     Standing {
         device: device.id.clone(),
         applied,
-        behind: newest.saturating_sub(applied.unwrap_or(0)),
+        behind: newest.1.saturating_sub(applied.filter(|(era, _)| *era == newest.0).map_or(0, |(_, seq)| seq)),
         heard,
         unreachable,
     }
 }
 
-/// The number of the newest head.
-pub fn newest(book: &Book) -> u64 {
-    book.head().map_or(0, |head| head.head.seq)
+/// Era and number of the newest head.
+pub fn newest(book: &Book) -> (u32, u64) {
+    book.head().map_or((0, 0), |head| head.position.order())
 }
 
-/// The number of the newest head, if its set holds a revocation.
-pub fn head_with(book: &Book, rule: &Rule) -> Option<u64> {
+/// Era and number of the newest head, if its set holds a revocation.
+pub fn head_with(book: &Book, rule: &Rule) -> Option<(u32, u64)> {
     is_published(book, rule).then(|| newest(book))
 }
 
@@ -112,14 +113,14 @@ mod tests {
         };
         say(&mut book, 1, 3, fx);
         let heard = only(&book, 4);
-        assert_eq!((heard.applied, heard.behind, heard.is_reachable()), (Some(1), 0, true));
+        assert_eq!((heard.applied, heard.behind, heard.is_reachable()), (Some((1, 1)), 0, true));
         let target = Target::Task("t-1".parse().unwrap());
         let rule = Revocation { target, until: Some(at(5000)), reason: "r".into(), life: None };
         let rule = revoke(&mut book, rule, keys.operator("ann"), at(5), fx).unwrap();
         assert_eq!(head_with(&book, &rule), None, "not signed yet");
         assert!(advance(&mut book, &keys.feed, CADENCE, at(5), fx));
-        assert_eq!(head_with(&book, &rule), Some(2));
-        assert_eq!((only(&book, 6).behind, only(&book, 6).has(2)), (1, false));
+        assert_eq!(head_with(&book, &rule), Some((1, 2)));
+        assert_eq!((only(&book, 6).behind, only(&book, 6).has((1, 2))), (1, false));
 
         let gone = |at| Presence { device: "gw-07".parse().unwrap(), word: Hash::ZERO, at, mode: GONE.into() };
         book.write(Write::Presence(gone(at(8))), fx);

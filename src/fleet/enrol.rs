@@ -26,8 +26,8 @@ use crate::wire::Refused;
 /// The most devices that wait for an operator at once. More are turned away: whoever holds the bootstrap login must not
 /// fill the ledger.
 pub const PENDING_MAX: usize = 256;
-/// How long the first trust bundle is good for.
-const BUNDLE_LIFE: Millis = Millis::from_secs(10 * 365 * 86_400);
+/// How long a trust bundle is good for.
+pub(super) const BUNDLE_LIFE: Millis = Millis::from_secs(10 * 365 * 86_400);
 
 /// What a fleet is founded with.
 pub struct Founding<'a> {
@@ -60,7 +60,7 @@ pub fn found(founding: &Founding<'_>, fx: &mut Effects) -> Result<Book, FleetErr
         roots: vec![keys.root.verifying_key().into()],
         issuers: vec![Issuer { root_key_id: keys.issuer.root_key_id, key: keys.issuer.key.verifying_key().into() }],
         policy: vec![keys.policy.verifying_key().into()],
-        feeds: vec![Feed { id: founding.feed.clone(), keys: vec![keys.feed.verifying_key().into()] }],
+        feeds: vec![Feed { id: founding.feed.clone(), era: 1, keys: vec![keys.feed.verifying_key().into()] }],
         service: vec![keys.service.verifying_key().into()],
         operators: vec![keys.operator.verifying_key().into()],
         collector: keys.collector.public(),
@@ -212,7 +212,7 @@ pub fn answer(
         nonce: device.nonce,
         bundles: book.bundles().to_vec(),
         policy: book.policy().0.clone(),
-        feeds: book.head().map(|head| (head.signed.clone(), book.set().to_bytes())).into_iter().collect(),
+        feeds: publish::in_force(book).map(|head| (head.signed.clone(), book.set().to_bytes())).into_iter().collect(),
         grants: book.live_grants(id, at).map(|grant| grant.token.clone()).collect(),
         certificate,
     };

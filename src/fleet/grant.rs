@@ -68,6 +68,7 @@ pub fn create(
     fx: &mut Effects,
 ) -> Result<GrantId, FleetError> {
     check(book, &new, at)?;
+    issuer.check(book.trust())?;
     let mut id = GrantId([0; 16]);
     rng.fill_bytes(&mut id.0);
     let spec = GrantSpec {
@@ -163,6 +164,7 @@ pub(super) fn renew(
         .cloned()
         .collect();
     for old in due {
+        issuer.check(book.trust())?;
         let mut id = GrantId([0; 16]);
         rng.fill_bytes(&mut id.0);
         let life = old.spec.expires.since(old.spec.issued + ISSUED_EARLIER);

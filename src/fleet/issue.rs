@@ -103,6 +103,7 @@ fn mint(
     fx: &mut Effects,
 ) -> Result<(Vec<u8>, Issued), FleetError> {
     check(ask)?;
+    minting.issuer.check(book.trust())?;
     let grant = covering(book, device, ask, minting.at)?;
     let at = minting.at;
     let life = ask.ttl_ms.min(minting.ttl_max).min(grant.spec.task_ttl_max);
@@ -308,7 +309,7 @@ mod tests {
         assert_eq!(first.iter().map(|(_, serial)| *serial).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
         let later = mint(&mut book, 3700);
         assert_eq!((later.0 == first[0].0, later.1), (false, Some(0)), "another hour, another slot");
-        book.write(Write::Restored(Restored { at: at(3701), least: 1, settled: true }), &mut Effects::default());
+        book.write(Write::Restored(Restored { at: at(3701), least: (1, 1), settled: true }), &mut Effects::default());
         assert_eq!(mint(&mut book, 3702).1, None, "the ledger that was lost may have given out any number");
     }
 }

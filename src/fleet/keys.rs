@@ -7,7 +7,9 @@
 use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 
+use super::FleetError;
 use crate::time::Millis;
+use crate::wire::bundle::{self, PublicKey, TrustBundle};
 use crate::wire::seal::SealingKey;
 
 /// Tokens name a time of minting that lies this much in the past. A device knows the present only as a lower bound: the
@@ -57,6 +59,26 @@ impl FleetKeys {
     /// An operator who uses these keys.
     pub fn operator<'a>(&'a self, name: &'a str) -> Operator<'a> {
         Operator { name, key: &self.operator }
+    }
+}
+
+impl Issuer {
+    /// Whether tokens of this key are believed.
+    ///
+    /// # Errors
+    /// [`FleetError::OtherKeys`] when the trust bundle names it no more.
+    pub(super) fn check(&self, trust: &TrustBundle) -> Result<(), FleetError> {
+        let public = PublicKey::from(self.key.verifying_key());
+        let named = |known: &bundle::Issuer| known.root_key_id == self.root_key_id && known.key == public;
+        check("issuer", trust, trust.issuers.iter().any(named))
+    }
+}
+
+/// Whether a key of a role is named.
+pub(super) fn check(role: &'static str, trust: &TrustBundle, named: bool) -> Result<(), FleetError> {
+    match named {
+        true => Ok(()),
+        false => Err(FleetError::OtherKeys { role, bundle: trust.version }),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
-//! [`revoke`] and [`publish`] take back, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
+//! [`revoke`] and [`publish`] take back, [`rotate`] replaces a key, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
 //! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
@@ -21,6 +21,7 @@ pub mod publish;
 pub mod report;
 pub mod restore;
 pub mod revoke;
+pub mod rotate;
 pub mod service;
 pub mod time;
 
@@ -87,7 +88,7 @@ impl Effects {
             | Write::Presence(_)
             | Write::Publisher(_)
             | Write::Restored(_)
-            | Write::Resumed(_)
+            | Write::Resumed(..)
             | Write::Rule(_)
             | Write::Salvaged(_)
             | Write::Serials(_)
@@ -156,6 +157,24 @@ pub enum FleetError {
         seen: u64,
         /// The newest here.
         own: u64,
+    },
+    /// A device has a trust bundle that this ledger does not hold.
+    #[error("device {device} has trust bundle {seen}, this ledger ends at {own}: the ledger was restored from an old copy, and what it signs may be refused. Restore a copy that was made since. If only this device says so, revoke or retire it")]
+    BundleBehind {
+        /// The device.
+        device: DeviceId,
+        /// The version that it named.
+        seen: u64,
+        /// The newest here.
+        own: u64,
+    },
+    /// A key that was replaced.
+    #[error("the {role} key is none of trust bundle {bundle}, so that nothing more is signed with it: it was replaced. Start `hardtack fleet serve` again with the keys of now; if {role}.key is still the old one, `hardtack fleet key rotate {role}` ends the replacement")]
+    OtherKeys {
+        /// The key's role.
+        role: &'static str,
+        /// The newest trust bundle.
+        bundle: u64,
     },
     /// Another publisher has the turn.
     #[error("{holder} publishes from this ledger since {at}, and this one signs no more: let one `hardtack fleet serve` run, on one machine")]

@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
 use super::book::{Book, Write};
-use super::{Effects, FleetError, Operator};
+use super::{keys, Effects, FleetError, Operator};
 use crate::agent::policy::Policy;
 use crate::time::Timestamp;
 use crate::wire::envelope::{Document, Signed};
@@ -28,6 +28,8 @@ pub fn set(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<u64, FleetError> {
+    let named = book.trust().policy_keys().any(|known| *known == key.verifying_key());
+    keys::check("policy", book.trust(), named)?;
     let current = book.policy().1;
     // Blank lines at either end say nothing, and editors add and take them.
     let plain = |document: &PolicyDocument| PolicyDocument {

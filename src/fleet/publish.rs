@@ -2,8 +2,8 @@
 //!
 //! Owns: whose turn it is to publish; when a new head is due, its number, what it adds, where that is filed; the steps of
 //! the ladder; the retained messages in the order in which devices need them.
-//! Never: signs a number twice, or at or below one that a device has seen from a ledger that is lost; takes back what it
-//! added.
+//! Never: signs a number twice, or at or below one that a device has seen from a ledger that is lost; signs with a key that
+//! the trust bundle does not name; takes back what it added. A new era begins at 1 with all that is revoked.
 //! Read next: `wire/revocation/announcement.rs`.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
-use super::book::{Book, Publisher, Restored, Rule, Status, Write};
-use super::{Effects, FleetError, FleetLog, Operator};
+use super::book::{Book, Publisher, Restored, Rule, SignedHead, Status, Write};
+use super::{keys, Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
 use crate::ids::{BlockId, Hash};
 use crate::mutant::{self, Mutant};
@@ -26,7 +26,7 @@ use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::serials::SerialBucket;
 use crate::wire::revocation::set::{PartKey, RevocationSet, EXACT_MAX};
 use crate::wire::revocation::slot::Slot;
-use crate::wire::revocation::Target;
+use crate::wire::revocation::{Position, Target};
 use crate::wire::Refused;
 
 /// Heads that are signed at one time: what does not fit into these waits for the next.
@@ -54,6 +54,11 @@ impl Cadence {
     /// A head each `interval`; hard stale after 90 days.
     pub const fn every(interval: Millis) -> Self {
         Self { interval, hard_stale: Millis::from_secs(90 * 86_400) }
+    }
+
+    /// A head is signed anew after this long.
+    pub(super) const fn interval(self) -> Millis {
+        self.interval
     }
 
     /// What a head promises: the next one comes within three intervals.
@@ -85,7 +90,7 @@ pub fn check_turn(book: &Book, turn: u64) -> Result<(), FleetError> {
 /// there was one. Many revocations make several heads, so that what each adds fits into a message. A ledger that is behind
 /// what devices have seen signs nothing.
 pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timestamp, fx: &mut Effects) -> bool {
-    if may_start(book).is_err() {
+    if may_sign(book, feed).is_err() {
         return false;
     }
     let mut signed = false;
@@ -220,17 +225,22 @@ fn sign(
 ) {
     // Every token that a lapsed rule covered expired with it at the latest; the rule itself goes as well.
     let lapsed = book.lapsed_before(at).map_or(Timestamp(0), |until| until + Millis(1));
-    let last = book.head();
+    let (era, last) = (book.era_of_feed(), book.head());
     let dropped_before = last.map_or(lapsed, |last| last.head.dropped_before.max(lapsed));
-    let seq = last.map_or(0, |last| last.head.seq).max(book.resumed()) + 1;
+    let before = last.filter(|last| last.head.era == era);
+    let seq = own(book).1 + 1;
     let mut set = book.set().merge(additions).expect("it was tried before");
     set.drop_expired(dropped_before);
+    // Devices have nothing of a new era: its first head adds all there is, or, where no message holds that, what is new
+    // alone, and then the set does not come out by adding and devices fetch it whole.
+    let whole = Some(&set).filter(|set| before.is_none() && set.to_bytes().len() <= ADDITIONS_BYTES_MAX).cloned();
+    let additions = whole.as_ref().unwrap_or(additions);
     let id = book.feed();
     let successor = Successor {
         feed: &id,
-        era: last.map_or(1, |last| last.head.era),
+        era,
         seq,
-        previous: last.map_or(Hash::ZERO, |last| last.position.digest),
+        previous: before.map_or(Hash::ZERO, |before| before.position.digest),
         // The clock of this machine may be set back; what devices have seen never is.
         issued_at: last.map_or(at, |last| last.head.issued_at.max(at)),
         next_update_ms: cadence.next_update(),
@@ -238,7 +248,7 @@ fn sign(
         dropped_before,
         set: &set,
         additions,
-        skips: &skips(book, seq, additions),
+        skips: &skips(book, (era, seq), additions),
         bundle_version: book.trust().version,
         policy_version: book.policy().1.version,
     };
@@ -251,7 +261,7 @@ fn sign(
     announcements.into_iter().for_each(|announcement| book.write(Write::Step(announcement), fx));
     if let Some(signed) = signed {
         let bytes = set.to_bytes();
-        if snapshot_due(book, seq, &bytes) {
+        if snapshot_due(book, (era, seq), &bytes) {
             book.write(Write::Snapshot(signed.clone(), bytes), fx);
         }
         book.write(Write::Head(signed), fx);
@@ -260,19 +270,21 @@ fn sign(
 }
 
 /// A small set is brought anew with each change; a large one only before the ladder is too short to lead on from it, and
-/// when the key that signed it is the feed's no more: who was away then cannot use anything from before.
-fn snapshot_due(book: &Book, seq: u64, bytes: &[u8]) -> bool {
+/// when an era has begun or the key that signed it is the feed's no more: who was away then cannot use anything from before.
+fn snapshot_due(book: &Book, (era, seq): (u32, u64), bytes: &[u8]) -> bool {
     let Some((head, set)) = book.snapshot() else { return true };
     let dropped = head.open(book.fleet(), book.trust().feed_keys(&book.feed()), 1).is_err();
     if dropped && !mutant::active(Mutant::SnapshotOfDroppedKey) {
         return true;
     }
-    let behind = seq.saturating_sub(head.claim().map_or(0, |head| head.seq));
-    behind >= SNAPSHOT_EVERY || (bytes.len() <= SNAPSHOT_SMALL_BYTES && set.to_bytes() != bytes)
+    let of = head.claim().map_or((0, 0), |head| (head.era, head.seq));
+    of.0 != era
+        || seq.saturating_sub(of.1) >= SNAPSHOT_EVERY
+        || (bytes.len() <= SNAPSHOT_SMALL_BYTES && set.to_bytes() != bytes)
 }
 
 /// What the steps add that end at a head: the union of four of the level below. None from where one of those is missing.
-fn skips(book: &Book, seq: u64, additions: &RevocationSet) -> Vec<Option<RevocationSet>> {
+fn skips(book: &Book, (era, seq): (u32, u64), additions: &RevocationSet) -> Vec<Option<RevocationSet>> {
     let mut below = Some(additions.clone());
     let mut skips = Vec::new();
     for step in Step::ending_at(seq) {
@@ -280,7 +292,7 @@ fn skips(book: &Book, seq: u64, additions: &RevocationSet) -> Vec<Option<Revocat
         let earlier = (1..4).map(|back| Step { level: step.level - 1, end: seq - back * span });
         below = below.and_then(|last| {
             earlier.into_iter().try_fold(last, |sum, part| {
-                let bytes = &book.step(part)?.additions;
+                let bytes = &book.step(era, part)?.additions;
                 sum.merge(&RevocationSet::from_bytes(bytes, ADDITIONS_BYTES_MAX).ok()?).ok()
             })
         });
@@ -294,7 +306,8 @@ fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
         let head = &last.head;
         let changed = head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
         let lapsed = book.lapsed_before(at).is_some_and(|until| until >= head.dropped_before);
-        changed || lapsed || at.since(head.issued_at) >= cadence.interval || book.resumed() >= head.seq
+        let begun = book.resumed() >= last.position.order() || head.era != book.era_of_feed();
+        changed || lapsed || begun || at.since(head.issued_at) >= cadence.interval
     })
 }
 
@@ -313,17 +326,38 @@ pub fn due_in(book: &Book, cadence: Cadence, at: Timestamp) -> Millis {
     Millis(cadence.interval.0.saturating_sub(age.0))
 }
 
-/// The highest number of this feed that this ledger has signed, or that somebody has vouched for.
-fn own(book: &Book) -> u64 {
-    book.head().map_or(0, |head| head.head.seq).max(book.resumed())
+/// The highest era and number of this feed that this ledger has signed, or that somebody has vouched for. In an era that has
+/// no head yet, 0: whatever was signed in those before, by whomever, does not count.
+fn own(book: &Book) -> (u32, u64) {
+    let head = book.head().map_or((0, 0), |head| head.position.order());
+    head.max(book.resumed()).max((book.era_of_feed(), 0))
 }
 
-/// The highest number of this feed that the ledger knows to have been signed, by itself or by one that was lost.
-pub fn highest_known(book: &Book) -> u64 {
+/// The highest era and number of this feed that the ledger knows to have been signed, by itself or by one that was lost.
+pub fn highest_known(book: &Book) -> (u32, u64) {
     let seen = book.devices().filter_map(|device| book.seen(&device.id)).flat_map(|seen| &seen.feeds);
     let feed = book.feed();
-    let restored = book.restored().map_or(0, |restored| restored.least);
-    seen.filter(|position| position.feed == feed).map(|position| position.seq).fold(own(book).max(restored), u64::max)
+    let restored = book.restored().map_or((0, 0), |restored| restored.least);
+    seen.filter(|position| position.feed == feed).map(Position::order).fold(own(book).max(restored), Ord::max)
+}
+
+/// After which number of the present era a feed goes on that has come as far as this.
+pub(super) fn number_in_era(book: &Book, (era, seq): (u32, u64)) -> u64 {
+    if era == book.era_of_feed() {
+        seq
+    } else {
+        0
+    }
+}
+
+/// Whether a publisher with this key may sign.
+///
+/// # Errors
+/// Those of [`may_start`], and [`FleetError::OtherKeys`] when the trust bundle names another key.
+pub fn may_sign(book: &Book, feed: &SigningKey) -> Result<(), FleetError> {
+    let named = book.trust().feed_keys(&book.feed()).any(|key| *key == feed.verifying_key());
+    keys::check("feed", book.trust(), named)?;
+    may_start(book)
 }
 
 /// Whether a publisher may sign: this ledger is no copy whose loss nobody has made up for, and no device of the fleet has
@@ -336,21 +370,24 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
         return Ok(());
     }
     if let Some(Restored { at, .. }) = book.restored() {
-        return Err(FleetError::Restored { at: *at, least: highest_known(book) });
+        return Err(FleetError::Restored { at: *at, least: number_in_era(book, highest_known(book)) });
     }
     let own = own(book);
     let counts = |device: &&super::book::Device| {
         device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none()
     };
     let approved = book.devices().filter(counts);
-    let mut seen = approved.filter_map(|device| book.seen(&device.id)).flat_map(|seen| {
-        let positions = seen.feeds.iter().filter(|position| position.feed == book.feed());
-        positions.map(|position| (&seen.device, position.seq))
-    });
-    match seen.find(|(_, seq)| *seq > own) {
-        Some((device, seen)) => Err(FleetError::Behind { device: device.clone(), seen, own }),
-        None => Ok(()),
+    for seen in approved.filter_map(|device| book.seen(&device.id)) {
+        let (device, version) = (&seen.device, book.trust().version);
+        if seen.bundle_version > version {
+            return Err(FleetError::BundleBehind { device: device.clone(), seen: seen.bundle_version, own: version });
+        }
+        let mut positions = seen.feeds.iter().filter(|position| position.feed == book.feed());
+        if let Some(beyond) = positions.find(|position| position.order() > own) {
+            return Err(FleetError::Behind { device: device.clone(), seen: beyond.seq, own: own.1 });
+        }
     }
+    Ok(())
 }
 
 /// An operator vouches that the feed goes on after `after`: what the lost ledger had revoked is revoked again.
@@ -364,12 +401,12 @@ pub fn resume(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<(), FleetError> {
-    let head = book.head().map_or(0, |head| head.head.seq);
+    let head = book.head().map_or(0, |head| number_in_era(book, head.position.order()));
     let restored = book.restored().copied();
     if restored.is_none() && after <= head {
         return Err(FleetError::Invalid(format!("this ledger's feed stands at {head} already: --after is not needed")));
     }
-    let least = restored.map_or(0, |restored| restored.least.max(own(book)));
+    let least = restored.map_or(0, |restored| number_in_era(book, restored.least.max(own(book))));
     if after < least {
         return Err(FleetError::Invalid(format!("head {least} was signed already: pass --after {least} or more")));
     }
@@ -380,7 +417,7 @@ pub fn resume(
     if let Some(restored) = restored {
         book.write(Write::Restored(Restored { settled: true, ..restored }), fx);
     }
-    book.write(Write::Resumed(after), fx);
+    book.write(Write::Resumed(book.era_of_feed(), after), fx);
     acts::record(book, operator, Deed::Resumed { after }, at, fx)
 }
 
@@ -421,13 +458,18 @@ impl FeedAt {
 /// them.
 pub fn feed(book: &Book, known: Option<FeedAt>) -> Vec<Publish> {
     let now = FeedAt::of(book);
-    let after = known.map_or(0, |known| known.head.1);
+    let era = book.era_of_feed();
+    if now.head.0 != era {
+        // Devices refuse what is of an era that is over, and the new one has nothing yet.
+        return Vec::new();
+    }
+    let after = known.filter(|known| known.head.0 == era).map_or(0, |known| known.head.1);
     let id = book.feed();
     let place = |step: Step| match step.level {
         0 => Topic::FeedDelta(id.clone(), step.place()),
         level => Topic::FeedSkip(id.clone(), level, step.place()),
     };
-    let steps = book.steps().filter(|(step, _)| step.end > after);
+    let steps = book.steps(era).filter(|(step, _)| step.end > after);
     let mut messages: Vec<Publish> =
         steps.map(|(step, announcement)| message(place(step), announcement.to_bytes())).collect();
     if known.is_none_or(|known| known.snapshot != now.snapshot) {
@@ -440,9 +482,15 @@ pub fn feed(book: &Book, known: Option<FeedAt>) -> Vec<Publish> {
     messages
 }
 
+/// The newest head, if devices would take it: none while a new era waits for its first.
+pub fn in_force(book: &Book) -> Option<&SignedHead> {
+    book.head().filter(|head| head.head.era == book.era_of_feed())
+}
+
 /// The newest head, with what it adds.
 pub fn newest(book: &Book) -> Option<&Announcement> {
-    book.step(Step { level: 0, end: book.head()?.head.seq })
+    let head = &book.head()?.head;
+    book.step(head.era, Step { level: 0, end: head.seq })
 }
 
 /// A whole set, in pieces; its manifest last, so that whoever has that finds them.
@@ -612,7 +660,7 @@ mod tests {
         let (keys, mut book) = founded();
         let fx = &mut Effects::default();
         let ann = keys.operator("ann");
-        book.write(Write::Restored(Restored { at: at(5), least: 30, settled: false }), fx);
+        book.write(Write::Restored(Restored { at: at(5), least: (1, 30), settled: false }), fx);
         assert!(matches!(may_start(&book), Err(FleetError::Restored { least: 30, .. })));
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
         assert_eq!(due_in(&book, CADENCE, at(500)), CADENCE.interval, "nothing to wake up for");
@@ -620,7 +668,7 @@ mod tests {
         resume(&mut book, 30, ann, at(501), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(502), fx));
         assert_eq!(book.head().unwrap().head.seq, 31);
-        book.write(Write::Restored(Restored { at: at(503), least: 31, settled: false }), fx);
+        book.write(Write::Restored(Restored { at: at(503), least: (1, 31), settled: false }), fx);
         resume(&mut book, 31, ann, at(504), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(504), fx), "nothing was lost, and it is said");
         assert_eq!(book.head().unwrap().head.seq, 32);
@@ -635,7 +683,7 @@ mod tests {
         let signed = Signed::sign(&seen, book.fleet(), &[&super::super::service::tests::device_keys(1).identity]);
         super::super::hello::receive(&mut book, &seen.device, &signed.to_bytes(), at(50), fx).unwrap();
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
-        assert_eq!(highest_known(&book), 40);
+        assert_eq!(highest_known(&book), (1, 40));
         let rule =
             Revocation { target: Target::Device(seen.device), until: None, reason: "it lies".into(), life: None };
         revoke(&mut book, rule, keys.operator("ann"), at(501), fx).unwrap();

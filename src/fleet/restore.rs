@@ -61,10 +61,29 @@ pub fn mark(
                        than those that belong to it. Restore into the folder that has its keys";
         return Err(FleetError::Invalid(message.into()));
     }
-    let least = before.map_or(0, publish::highest_known).max(publish::highest_known(copy));
+    if let Some(before) = before {
+        carry_over(before, copy, fx);
+    }
+    let least = before.map_or((0, 0), publish::highest_known).max(publish::highest_known(copy));
     copy.write(Write::Restored(Restored { at, least, settled: false }), fx);
+    let least = publish::number_in_era(copy, least);
     acts::record(copy, operator, Deed::Restored { digest, least }, at, fx)?;
     Ok(least)
+}
+
+/// Trust bundles that devices may have are never signed a second time: those of the ledger before are taken over. So is its
+/// policy, which may be signed by a key that only they name.
+fn carry_over(before: &Book, copy: &mut Book, fx: &mut Effects) {
+    for signed in before.bundles() {
+        if let Ok(next) = copy.trust().successor(signed) {
+            copy.write(Write::Bundle(next.version, signed.clone()), fx);
+        }
+    }
+    let (signed, document) = before.policy();
+    let known = signed.open(copy.fleet(), copy.trust().policy_keys(), 1).is_ok();
+    if known && document.version > copy.policy().1.version {
+        copy.write(Write::Policy(document.version, signed.clone()), fx);
+    }
 }
 
 #[cfg(test)]

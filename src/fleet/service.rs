@@ -13,12 +13,14 @@ use rand_core::SeedableRng;
 use super::book::{Book, Presence, Write};
 use super::hello::{ack, eras_of, Terms};
 use super::issue::Minting;
-use super::keys::Issuer;
+use super::keys::{self, Issuer};
 use super::publish::{self, Cadence};
+use super::rotate::{is_in_use, KeyRole};
 use super::{collect, enrol, hello, issue, Effects, FleetError};
 use crate::agent::effects::Publish;
 use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
+use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
 use crate::wire::link::{grants_digest, Ack, Answer, EraAck, Request, State, Topic};
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
@@ -58,6 +60,32 @@ pub struct ServiceKeys {
     pub feed: SigningKey,
     /// Signs acknowledgements and answers.
     pub service: SigningKey,
+}
+
+impl ServiceKeys {
+    /// Whether all of them are believed.
+    ///
+    /// # Errors
+    /// [`FleetError::OtherKeys`] for one that the trust bundle names no more.
+    fn check(&self, trust: &TrustBundle) -> Result<(), FleetError> {
+        self.standings(trust).into_iter().try_for_each(|(role, _, named)| keys::check(role, trust, named))
+    }
+
+    /// Per role, whether its key is the one in use, and whether the trust bundle names it at all.
+    fn standings(&self, trust: &TrustBundle) -> [(&'static str, bool, bool); 3] {
+        let feed = PublicKey::from(self.feed.verifying_key());
+        let service = PublicKey::from(self.service.verifying_key());
+        let issuer = PublicKey::from(self.issuer.key.verifying_key());
+        [
+            (
+                "feed",
+                is_in_use(trust, KeyRole::Feed, &feed),
+                trust.feeds.first().is_some_and(|known| known.keys.contains(&feed)),
+            ),
+            ("issuer", is_in_use(trust, KeyRole::Issuer, &issuer), self.issuer.check(trust).is_ok()),
+            ("service", is_in_use(trust, KeyRole::Service, &service), trust.service.contains(&service)),
+        ]
+    }
 }
 
 /// Something that the service's log tells. The shell writes it as one JSON line.
@@ -128,6 +156,15 @@ pub enum FleetLog {
         seq: u64,
         /// Rules in its list.
         rules: u64,
+    },
+    /// `key.replaced`: this process has not the key in use.
+    KeyReplaced {
+        /// Its role.
+        role: &'static str,
+        /// The trust bundle that names another.
+        bundle: u64,
+        /// Whether its own is still good. If not, nothing is signed with it any more.
+        good: bool,
     },
     /// `grants.answered`: a device was sent its grants.
     GrantsAnswered {
@@ -205,6 +242,8 @@ pub struct Service {
     published: Option<Published>,
     /// Why no head can be signed, as it was logged.
     halted: Option<FleetError>,
+    /// The trust bundle by which the keys were judged.
+    judged: u64,
     told: BTreeMap<DeviceId, Hash>,
     nonces: BTreeMap<DeviceId, VecDeque<Nonce>>,
 }
@@ -213,11 +252,20 @@ impl Service {
     /// A service that starts, not connected.
     ///
     /// # Errors
-    /// [`FleetError::Behind`] when this ledger is an old copy.
+    /// [`FleetError::Behind`] when this ledger is an old copy; [`FleetError::OtherKeys`] when a key was replaced.
     pub fn start(keys: ServiceKeys, settings: Settings, seed: [u8; 32], book: &Book) -> Result<Self, FleetError> {
+        keys.check(book.trust())?;
         publish::may_start(book)?;
-        let rng = ChaCha20Rng::from_seed(seed);
-        Ok(Self { keys, settings, rng, published: None, halted: None, told: BTreeMap::new(), nonces: BTreeMap::new() })
+        Ok(Self {
+            keys,
+            settings,
+            rng: ChaCha20Rng::from_seed(seed),
+            published: None,
+            halted: None,
+            judged: 0,
+            told: BTreeMap::new(),
+            nonces: BTreeMap::new(),
+        })
     }
 
     /// The broker accepted connection and subscriptions: everything retained goes out, in the order of trust.
@@ -254,7 +302,8 @@ impl Service {
 
     /// Signs a head if one is due, or tells once why none can be.
     fn sign(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
-        let halted = publish::may_start(book).err();
+        self.judge_keys(book.trust(), fx);
+        let halted = publish::may_sign(book, &self.keys.feed).err();
         if let Some(error) = halted.as_ref().filter(|error| self.halted.as_ref() != Some(error)) {
             fx.log(FleetLog::FeedHalted { reason: error.to_string() });
         }
@@ -262,9 +311,29 @@ impl Service {
         publish::advance(book, &self.keys.feed, self.settings.cadence, at, fx);
     }
 
+    /// A key that was replaced while this runs is told of once.
+    fn judge_keys(&mut self, trust: &TrustBundle, fx: &mut Effects) {
+        if self.judged == trust.version {
+            return;
+        }
+        self.judged = trust.version;
+        for (role, _, good) in self.keys.standings(trust).into_iter().filter(|(_, in_use, _)| !in_use) {
+            fx.log(FleetLog::KeyReplaced { role, bundle: trust.version, good });
+        }
+    }
+
+    /// Whether devices believe what this process would answer.
+    fn is_believed(&self, trust: &TrustBundle) -> bool {
+        trust.service_keys().any(|key| *key == self.keys.service.verifying_key())
+    }
+
     /// How long until [`Service::tick`] has something to do though nothing changed.
     pub fn due_in(&self, book: &Book, at: Timestamp) -> Millis {
-        publish::due_in(book, self.settings.cadence, at)
+        match self.halted {
+            // Only a change of the ledger helps.
+            Some(_) => self.settings.cadence.interval(),
+            None => publish::due_in(book, self.settings.cadence, at),
+        }
     }
 
     /// A message arrived. What is refused is logged and changes nothing.
@@ -296,6 +365,8 @@ impl Service {
             return Err(Refused::TooLarge { bytes: payload.len(), limit: MESSAGE_BYTES_MAX });
         }
         match Topic::parse(topic, book.fleet()).ok_or(Refused::WrongTopic)? {
+            // Whoever has the new key answers when the device asks again.
+            Topic::UpHello(_) | Topic::UpAudit(_) | Topic::UpRequest(_) if !self.is_believed(book.trust()) => Ok(()),
             Topic::UpHello(id) => self.on_hello(book, &id, payload, at, fx),
             Topic::UpAudit(id) => {
                 let collected = collect::receive(book, &id, payload, archive, at, fx)?;
@@ -383,6 +454,9 @@ impl Service {
 
     /// Devices whose grants are others than they were told, or than they said they hold, hear of it at once.
     fn tell_grants(&mut self, book: &Book, at: Timestamp, fx: &mut Effects) {
+        if !self.is_believed(book.trust()) {
+            return;
+        }
         let digests = book.live_grants_digests(at);
         let none = grants_digest([]);
         let changed: Vec<DeviceId> = book

@@ -2,7 +2,7 @@
 //!
 //! Owns: their form, that nobody else may read them, their encryption with a passphrase (age, scrypt), and where the
 //! passphrase comes from.
-//! Never: keeps a key that a command does not need; writes a passphrase anywhere.
+//! Never: keeps a key that a command does not need; writes a passphrase anywhere; deletes a key.
 //! Read next: `../fleet/keys.rs` for what each role may do.
 
 use std::io::Read;
@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use age::secrecy::SecretString;
 use age::DecryptError;
 use ed25519_dalek::SigningKey;
+use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::files::{self, FileError};
 use crate::fleet::keys::Issuer;
 use crate::fleet::FleetKeys;
-use crate::ids::{hex, unhex};
+use crate::ids::{hex, unhex, KeyId};
 use crate::wire::seal::SealingKey;
 
 /// Names the file descriptor that the passphrase is read from, up to its first line's end.
@@ -139,17 +140,61 @@ impl KeyFolder {
                 Role::Root => (bytes_of(&keys.root), None),
                 Role::Service => (bytes_of(&keys.service), None),
             };
-            let stored = Stored { format: 1, role, root_key_id, private: hex(private.as_ref()) };
-            // Of text and numbers: there is nothing that could not be written.
-            let json = serde_json::to_vec(&stored).map_err(|error| KeyError::Encryption(error.to_string()))?;
-            let plain = Zeroizing::new(json);
-            let content = match passphrase {
-                Some(passphrase) => encrypt(&plain, passphrase)?,
-                None => plain.to_vec(),
-            };
-            files::write_private(&self.file(role), &content)?;
+            write(&self.file(role), role, &private, root_key_id, passphrase)?;
         }
         Ok(())
+    }
+
+    /// The key that is to take the place of a role's: one that waits already, or a new one, which waits from now on. A new one
+    /// is encrypted where the root key is, with its passphrase. `root_key_id` numbers a new issuer.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn next(
+        &mut self,
+        role: Role,
+        root_key_id: Option<u32>,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<SigningKey, KeyError> {
+        let path = self.waiting(role);
+        match self.load_from(&path, role) {
+            Ok((private, _)) => return Ok(SigningKey::from_bytes(&private)),
+            Err(KeyError::File(error)) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+        let key = SigningKey::generate(rng);
+        // Opened once already, so that the passphrase is that of the fleet's keys.
+        self.load(Role::Root)?;
+        let encrypted = self.is_encrypted(Role::Root)?;
+        write(&path, role, &bytes_of(&key), root_key_id, self.passphrase.as_ref().filter(|_| encrypted))?;
+        Ok(key)
+    }
+
+    /// The key that waits takes the role's place. Gives the file that holds the one before, if there is one here.
+    ///
+    /// # Errors
+    /// [`KeyError`]. Whatever was done by then, [`KeyFolder::adopt`] can be called again.
+    pub fn adopt(&mut self, role: Role) -> Result<Option<PathBuf>, KeyError> {
+        let (path, waiting) = (self.file(role), self.waiting(role));
+        let rename =
+            |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| FileError::io("rename", from, error));
+        let aside = match self.load(role) {
+            Ok((private, _)) => {
+                let id = KeyId::of(SigningKey::from_bytes(&private).verifying_key().as_bytes());
+                let aside = self.path.join(format!("{}-{id}.key.old", role.name()));
+                rename(&path, &aside)?;
+                Some(aside)
+            }
+            Err(KeyError::File(error)) if error.is_missing() => None,
+            Err(error) => return Err(error),
+        };
+        rename(&waiting, &path)?;
+        files::sync_dir(&self.path)?;
+        Ok(aside)
+    }
+
+    fn waiting(&self, role: Role) -> PathBuf {
+        self.path.join(format!("{}.key.next", role.name()))
     }
 
     /// A signing key. The issuer's is had by [`KeyFolder::issuer`].
@@ -192,9 +237,12 @@ impl KeyFolder {
     }
 
     fn load(&mut self, role: Role) -> Result<(Zeroizing<[u8; 32]>, Option<u32>), KeyError> {
-        let path = self.file(role);
-        let content = files::read_private(&path)?;
-        let malformed = || KeyError::Malformed { path: path.clone(), role: role.name() };
+        self.load_from(&self.file(role), role)
+    }
+
+    fn load_from(&mut self, path: &Path, role: Role) -> Result<(Zeroizing<[u8; 32]>, Option<u32>), KeyError> {
+        let content = files::read_private(path)?;
+        let malformed = || KeyError::Malformed { path: path.to_owned(), role: role.name() };
         let plain = if content.starts_with(AGE) {
             let passphrase = match &self.passphrase {
                 Some(passphrase) => passphrase,
@@ -202,7 +250,7 @@ impl KeyFolder {
             };
             decrypt(&content, passphrase).map_err(|error| match error {
                 Closed::Damaged => malformed(),
-                Closed::Passphrase => KeyError::WrongPassphrase(path.clone()),
+                Closed::Passphrase => KeyError::WrongPassphrase(path.to_owned()),
             })?
         } else {
             content
@@ -215,6 +263,24 @@ impl KeyFolder {
         let private: [u8; 32] = bytes.as_slice().try_into().map_err(|_| malformed())?;
         Ok((Zeroizing::new(private), stored.root_key_id))
     }
+}
+
+fn write(
+    path: &Path,
+    role: Role,
+    private: &[u8; 32],
+    root_key_id: Option<u32>,
+    passphrase: Option<&SecretString>,
+) -> Result<(), KeyError> {
+    let stored = Stored { format: 1, role, root_key_id, private: hex(private) };
+    // Of text and numbers: there is nothing that could not be written.
+    let json = serde_json::to_vec(&stored).map_err(|error| KeyError::Encryption(error.to_string()))?;
+    let plain = Zeroizing::new(json);
+    let content = match passphrase {
+        Some(passphrase) => encrypt(&plain, passphrase)?,
+        None => plain.to_vec(),
+    };
+    Ok(files::write_private(path, &content)?)
 }
 
 fn bytes_of(key: &SigningKey) -> Zeroizing<[u8; 32]> {
@@ -359,6 +425,30 @@ mod tests {
         assert!(matches!(opened.signing(Role::Feed), Err(KeyError::Malformed { .. })));
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(opened.signing(Role::Root), Err(KeyError::File(FileError::TooOpen { .. }))));
+    }
+
+    #[test]
+    fn a_key_waits_takes_its_place_and_the_one_before_is_kept() {
+        for passphrase in [None, Some("correct horse")] {
+            let folder = tempfile::tempdir().unwrap();
+            let secret = passphrase.map(|text| SecretString::from(text.to_owned()));
+            KeyFolder::of(folder.path()).create(&keys(), secret.as_ref()).unwrap();
+            let mut opened = with(folder.path(), passphrase);
+            let rng = &mut rand_chacha::ChaCha20Rng::from_seed([2; 32]);
+            let next = opened.next(Role::Issuer, Some(2), rng).unwrap();
+            assert_eq!(opened.issuer().unwrap().root_key_id, 1, "it waits");
+            assert_eq!(opened.next(Role::Issuer, Some(3), rng).unwrap(), next, "and whoever asks again gets the same");
+            let aside = opened.adopt(Role::Issuer).unwrap().unwrap();
+            let issuer = opened.issuer().unwrap();
+            assert_eq!((issuer.root_key_id, &issuer.key), (2, &next));
+            assert_eq!(opened.is_encrypted(Role::Issuer).unwrap(), passphrase.is_some());
+            assert_eq!(aside.file_name().unwrap().to_str().unwrap().split('-').next(), Some("issuer"));
+            assert_eq!(opened.load_from(&aside, Role::Issuer).unwrap().0.as_ref(), keys().issuer.key.as_bytes());
+            let other = opened.next(Role::Issuer, Some(3), rng).unwrap();
+            std::fs::remove_file(opened.file(Role::Issuer)).unwrap();
+            assert_eq!(opened.adopt(Role::Issuer).unwrap(), None, "cut off between its two steps, or kept elsewhere");
+            assert_eq!(opened.issuer().unwrap().key, other);
+        }
     }
 
     /// A file of age that opens as fast as one can.

@@ -525,6 +525,14 @@ pub fn tell(log: &FleetLog) {
         FleetLog::HelloAnswered { device, mode, floor } => {
             tracing::info!(event = "hello.answered", %device, mode, %floor);
         }
+        FleetLog::KeyReplaced { role, bundle, good: true } => {
+            let action = "start `hardtack fleet serve` again before the next replacement, so that it takes the new key";
+            tracing::warn!(event = "key.replaced", role, bundle, good = true, action);
+        }
+        FleetLog::KeyReplaced { role, bundle, good: false } => {
+            let action = "nothing is signed with it any more: start `hardtack fleet serve` again with the new key";
+            tracing::error!(event = "key.replaced", role, bundle, good = false, action);
+        }
         FleetLog::MessageRefused { topic, reason } => tracing::warn!(event = "message.refused", topic, reason),
         FleetLog::TaskIssued { device, task, grant } => tracing::info!(event = "task.issued", %device, %task, %grant),
         FleetLog::TaskRefused { device, task, reason } => {

@@ -5,6 +5,7 @@
 //! Never: holds a private key.
 //! Read next: `enrol.rs`, which brings the first bundle to a device.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use ed25519_dalek::VerifyingKey;
@@ -69,7 +70,10 @@ pub struct Issuer {
 pub struct Feed {
     /// Its name.
     pub id: FeedId,
-    /// Keys that may sign its heads.
+    /// Heads of any other era are refused. It rises when a key goes, which may have been stolen: whatever that signed, the
+    /// feed begins anew at 1, and only the root keys can make it so.
+    pub era: u32,
+    /// Keys that may sign its heads. The first is the one in use.
     pub keys: Vec<PublicKey>,
 }
 
@@ -161,6 +165,20 @@ impl TrustBundle {
         feed.into_iter().flat_map(|feed| feed.keys.iter().map(PublicKey::verifying))
     }
 
+    /// Whether heads of this era count.
+    ///
+    /// # Errors
+    /// [`Refused::RolledBack`] for an era that is over, [`Refused::WrongEra`] for one that the root keys have not begun,
+    /// [`Refused::WrongTopic`] for a feed that is not this fleet's.
+    pub fn check_era(&self, feed: &FeedId, era: u32) -> Result<(), Refused> {
+        let known = self.feeds.iter().find(|known| known.id == *feed).ok_or(Refused::WrongTopic)?.era;
+        match era.cmp(&known) {
+            Ordering::Less => Err(Refused::RolledBack { offered: era.into(), known: known.into() }),
+            Ordering::Greater => Err(Refused::WrongEra { offered: era, known }),
+            Ordering::Equal => Ok(()),
+        }
+    }
+
     /// The bundle of version 1, which only its own roots sign and only a fingerprint vouches for.
     ///
     /// # Errors
@@ -194,6 +212,12 @@ impl TrustBundle {
             return Err(Refused::OutOfOrder { offered: next.version, expected: self.version + 1 });
         }
         next.check_shape()?;
+        for feed in &next.feeds {
+            let before = self.feeds.iter().find(|known| known.id == feed.id).map_or(0, |known| known.era);
+            if feed.era < before {
+                return Err(Refused::RolledBack { offered: feed.era.into(), known: before.into() });
+            }
+        }
         Ok(next)
     }
 

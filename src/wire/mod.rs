@@ -77,6 +77,14 @@ pub enum Refused {
         /// The version that can be taken.
         expected: u64,
     },
+    /// Of an era of its feed that no trust bundle has begun.
+    #[error("of era {offered} of its feed, and the trust bundle names era {known}: only the root keys begin one")]
+    WrongEra {
+        /// The era offered.
+        offered: u32,
+        /// The era in force.
+        known: u32,
+    },
     /// Its digest is not the one that was announced.
     #[error("does not match the announced digest")]
     DigestMismatch,
@@ -116,6 +124,7 @@ impl Refused {
             Self::RolledBack { .. } => "rolled_back",
             Self::Equivocation { .. } => "equivocation",
             Self::OutOfOrder { .. } => "out_of_order",
+            Self::WrongEra { .. } => "wrong_era",
             Self::DigestMismatch => "digest_mismatch",
             Self::UnknownNonce => "unknown_nonce",
             Self::ClockBehind => "clock_behind",

@@ -322,9 +322,7 @@ fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
 #[test]
 fn commands_of_later_versions_say_so() {
     let operator = Operator::new();
-    for args in [&["report"][..], &["key", "rotate", "issuer"]] {
-        assert!(operator.fail(args, 2).contains("is not in this version"), "{args:?}");
-    }
+    assert!(operator.fail(&["report"], 2).contains("is not in this version"));
     operator.fail(&["serve"], 2);
 }
 

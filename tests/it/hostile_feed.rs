@@ -321,6 +321,7 @@ pub(crate) fn signed(history: &History, data: &[u8]) {
             let claim = Head { root: root.unwrap_or(Hash::ZERO), ..newest };
             let later = Head { seq: claim.seq + u64::from(*kind), ..claim.clone() };
             let stored = StoredFeed {
+                past: Vec::new(),
                 head: Some(sign(&claim)),
                 set: set.to_vec(),
                 seen: seen.to_vec(),

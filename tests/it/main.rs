@@ -14,6 +14,7 @@ mod hostile;
 mod hostile_broker;
 mod hostile_feed;
 mod interop;
+mod keys;
 mod mqtt;
 mod parsers;
 mod publisher;

@@ -307,6 +307,7 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Withdrawn { .. }
         | Deed::Policy { .. }
         | Deed::Restored { .. }
+        | Deed::Rotated { .. }
         | Deed::Resumed { .. } => {}
     }
     fields

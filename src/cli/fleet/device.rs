@@ -234,7 +234,7 @@ fn summary(book: &Book, device: &Device, at: Timestamp) -> Value {
         // As it said itself when it was last heard of.
         "mode": seen.map(|seen| &seen.mode),
         // The highest head of the feed that it said it has applied, and heads between that and the newest.
-        "feed_seq": standing.applied,
+        "feed_seq": standing.applied.map(|(_, seq)| seq),
         "behind": standing.behind,
         "grants": book.live_grants(&device.id, at).count(),
     })

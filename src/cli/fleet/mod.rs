@@ -68,7 +68,7 @@ pub enum FleetCommand {
     Init(init::InitArgs),
     /// Mint a task token, as a device's grants allow
     Issue(grant::IssueArgs),
-    /// Show the fleet's keys
+    /// Show the fleet's keys, or replace one
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Show or set the policy
@@ -106,7 +106,7 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Init(args) => init::run(&args, &session),
         FleetCommand::Issue(args) => grant::issue(args, &session),
         FleetCommand::Key(key::KeyCommand::Show) => key::show(&session),
-        FleetCommand::Key(key::KeyCommand::Rotate(_)) => later("fleet key rotate"),
+        FleetCommand::Key(key::KeyCommand::Rotate(args)) => key::rotate_key(&args, &session),
         FleetCommand::Policy(command) => policy::run(command, &session),
         FleetCommand::Publish(args) => serve::publish(&args, &session),
         FleetCommand::Report(_) => later("fleet report"),
@@ -234,6 +234,8 @@ impl From<FleetError> for Failure {
             | FleetError::UnknownGrant(_)
             | FleetError::Invalid(_)
             | FleetError::Behind { .. }
+            | FleetError::BundleBehind { .. }
+            | FleetError::OtherKeys { .. }
             | FleetError::Superseded { .. }
             | FleetError::Restored { .. }
             | FleetError::RulesFull { .. } => Exit::Failure,

@@ -349,7 +349,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
             let _ = writeln!(text, "head {} of {}, {}", head.head.seq, head.head.feed, head.head.issued_at);
         }
         for standing in &standings {
-            let applied = standing.applied.map_or("none".into(), |seq| seq.to_string());
+            let applied = standing.applied.map_or("none".into(), |(_, seq)| seq.to_string());
             let reach = standing.unreachable.map_or(String::new(), |since| format!(", unreachable since {since}"));
             let (device, behind, heard) = (&standing.device, standing.behind, wait::ago(standing, at));
             let _ = writeln!(text, "{device:24} head {applied}, {behind} behind, heard {heard}{reach}");

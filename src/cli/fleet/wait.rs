@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// How a wait ended.
 pub(super) struct Waited {
-    /// For scripts: `head` (the number that holds the rule, or null), `publisher` (whether one ran), `complete`, `have`
+    /// For scripts: `head` and `era` (of the head that holds the rule, or null), `publisher` (whether one ran), `complete`, `have`
     /// (ids), `missing` (of those in reach, and `unreachable`: each with `device`, `applied`, `seen`, `silent_s`).
     pub(super) value: Value,
     /// For people.
@@ -75,7 +75,7 @@ fn tell_who_signs(fleet: &Fleet) -> Result<bool, Failure> {
     Ok(free)
 }
 
-fn ended(head: Option<u64>, standings: &[Standing], at: Timestamp, publisher: Taken) -> Waited {
+fn ended(head: Option<(u32, u64)>, standings: &[Standing], at: Timestamp, publisher: Taken) -> Waited {
     let has = |standing: &&Standing| head.is_some_and(|head| standing.has(head));
     let have: Vec<&Standing> = standings.iter().filter(has).collect();
     let (missing, unreachable): (Vec<&Standing>, Vec<&Standing>) =
@@ -83,7 +83,8 @@ fn ended(head: Option<u64>, standings: &[Standing], at: Timestamp, publisher: Ta
     let complete = head.is_some() && have.len() == standings.len();
     let of = |standings: &[&Standing]| standings.iter().map(|standing| told(standing, at)).collect::<Vec<_>>();
     let value = json!({
-        "head": head,
+        "head": head.map(|(_, seq)| seq),
+        "era": head.map(|(era, _)| era),
         "publisher": publisher != Taken::Free,
         "complete": complete,
         "have": have.iter().map(|standing| &standing.device).collect::<Vec<_>>(),
@@ -93,7 +94,9 @@ fn ended(head: Option<u64>, standings: &[Standing], at: Timestamp, publisher: Ta
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = match head {
-        Some(head) => writeln!(text, "head {head} holds it: {} of {} devices have it", have.len(), standings.len()),
+        Some((_, head)) => {
+            writeln!(text, "head {head} holds it: {} of {} devices have it", have.len(), standings.len())
+        }
         None => writeln!(text, "no head holds it yet: none of {} devices has it", standings.len()),
     };
     for standing in &have {
@@ -108,12 +111,13 @@ fn ended(head: Option<u64>, standings: &[Standing], at: Timestamp, publisher: Ta
     Waited { value, text, exit: if complete { Exit::Done } else { Exit::Partial } }
 }
 
-/// A device's standing, for scripts: `device`, `applied` and `behind` (heads of the feed), `seen` (its last sign of life),
+/// A device's standing, for scripts: `device`, `applied` and `era` (of a head), `behind` (heads), `seen` (its last sign of life),
 /// `silent_s` (how long ago that was), `reachable`, `unreachable_since`.
 pub(super) fn told(standing: &Standing, at: Timestamp) -> Value {
     json!({
         "device": standing.device,
-        "applied": standing.applied,
+        "applied": standing.applied.map(|(_, seq)| seq),
+        "era": standing.applied.map(|(era, _)| era),
         "behind": standing.behind,
         "seen": standing.heard.map(|heard| heard.to_string()),
         "silent_s": standing.heard.map(|heard| at.since(heard).secs()),

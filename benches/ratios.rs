@@ -6,8 +6,10 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
+mod feed;
+
 use std::hint::black_box;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,18 +50,29 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 3] = [
+const GROUPS: [Group; 6] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
         measure: revocation,
     },
+    Group {
+        lines: &["snapshot_apply_ms", "delta_apply_ms", "snapshot_peak_mb", "delta_peak_mb"],
+        measure: feed::applied,
+    },
+    Group { lines: &["feed_kb_per_day", "catch_up_kb"], measure: feed::day },
+    Group { lines: &["revoke_p50_ms", "revoke_p99_ms"], measure: feed::latency },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 
 fn main() {
     // Cargo adds options of its own.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let [option, file] = &wanted[..] {
+        if option == feed::AS_DEVICE {
+            return feed::as_device(Path::new(file));
+        }
+    }
     println!("{:<21} {:>10} {:<5} {:>12} {:>8}  target", "name", "value", "unit", "reference", "ratio");
     for group in GROUPS {
         if wanted.is_empty() || wanted.iter().any(|name| group.lines.contains(&name.as_str())) {

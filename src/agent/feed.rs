@@ -445,6 +445,17 @@ impl Feed {
         }
     }
 
+    /// The newest head, where its set is not complete.
+    pub fn awaited(&self) -> Option<&Signed<Head>> {
+        self.newest.as_ref().map(|newest| &newest.signed)
+    }
+
+    /// The key of the newest head is gone: its set is waited for no more, and heads of lower numbers count again. What it
+    /// added stays.
+    pub fn let_go(&mut self) {
+        self.newest = None;
+    }
+
     /// The connection is new: everything may be asked for again.
     pub fn retry(&mut self) {
         if self.newest.as_ref().is_some_and(|newest| matches!(newest.way, Way::None)) {
@@ -665,11 +676,13 @@ impl Fetching {
         self.whole(0, &whole).map(Some)
     }
 
+    /// A part whose bytes are no part stays missing: then there is no such set, whoever signed it.
     fn whole(&mut self, index: usize, bytes: &[u8]) -> Result<RevocationSet, Refused> {
-        let part = self.missing.remove(index);
+        let Some(part) = self.missing.get(index) else { return Ok(RevocationSet::default()) };
         let mut alone = RevocationSet::default();
         alone.put_part(part.key, bytes)?;
         self.set.put_part(part.key, bytes)?;
+        self.missing.remove(index);
         Ok(alone)
     }
 }

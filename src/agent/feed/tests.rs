@@ -324,6 +324,34 @@ fn the_past_another_history_and_other_sets_are_refused() {
     assert_eq!(behind.piece(&piece.to_bytes(), Timestamp(0)), Err(Refused::DigestMismatch));
 }
 
+/// Whoever has the key can sign what is no set. It is not taken for a whole one, and the feed goes on.
+#[test]
+fn a_signed_part_that_is_no_part_stays_missing_and_holds_nothing_back() {
+    let mut publisher = published(&mut ChaCha20Rng::from_seed([6; 32]), 3);
+    let mut feed = Feed::default();
+    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.give_up();
+    let garbage = [9; 5];
+    let leaf = Hash::of("hardtack/revocation-piece/v1", &[&garbage]);
+    let entry = [&[0, 5][..], &leaf.0].concat();
+    let manifest = Manifest::from_bytes(&[&[1], &entry[..]].concat()).unwrap();
+    let mut believed = publisher.believed_snapshot();
+    let Believed { signed, head, position, .. } = publisher.newest().clone();
+    believed = BelievedSnapshot { signed, head: Head { root: manifest.root(), ..head }, position, ..believed };
+    feed.snapshot(BelievedSnapshot { manifest, ..believed }, Timestamp(0)).unwrap();
+    let wanted = feed.wanted();
+    assert_eq!(wanted, [Wanted::Piece(PartKey::Rules, 0)]);
+    let piece = [&[1], &entry[..], &[1, 0, 0], &garbage[..]].concat();
+    for _ in 0..2 {
+        assert!(matches!(feed.piece(&piece, Timestamp(0)), Err(Refused::Malformed(_))));
+        assert_eq!((feed.wanted(), feed.position()), (wanted.clone(), None));
+    }
+    feed.give_up();
+    publisher.publish(RevocationSet::default());
+    publisher.heal(&mut feed);
+    assert_eq!(feed.position().unwrap().seq, 4);
+}
+
 #[test]
 fn rules_count_at_once_with_the_head_that_names_them_before_or_after() {
     let mut publisher = Publisher::new();

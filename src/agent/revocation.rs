@@ -267,8 +267,14 @@ impl Revocations {
         self.feeds.values_mut().for_each(Feed::retry);
     }
 
-    /// These are the feeds that the trust bundle in force names.
+    /// These are the feeds that the trust bundle in force names, and their keys. A head that waits for its set and is of a
+    /// key that is gone is let go: else whoever had stolen that key could keep the feed back with a number of the far future.
     pub fn follow(&mut self, trust: &TrustBundle) {
+        for (id, feed) in &mut self.feeds {
+            if feed.awaited().is_some_and(|signed| signed.open(&trust.fleet, trust.feed_keys(id), 1).is_err()) {
+                feed.let_go();
+            }
+        }
         let named = |feed: &FeedId| trust.feeds.iter().any(|known| known.id == *feed);
         self.eras = trust.feeds.iter().map(|feed| (feed.id.clone(), feed.era)).collect();
         for (id, era) in &self.eras {

@@ -238,10 +238,17 @@ impl Agent {
         now: Now,
         effects: &mut Effects,
     ) -> Result<(), Refused> {
-        if version <= self.trust.version {
-            let same = version != self.trust.version
-                || Signed::<TrustBundle>::from_bytes(payload)?.digest() == self.trust_digest;
-            return same.then_some(()).ok_or(Refused::Equivocation { position: version });
+        if version < self.trust.version {
+            return Ok(());
+        }
+        if version == self.trust.version {
+            let signed = Signed::<TrustBundle>::from_bytes(payload)?;
+            if signed.digest() == self.trust_digest {
+                return Ok(());
+            }
+            // Only signatures prove that somebody signed two: noise must not accuse the fleet.
+            signed.open(&self.fleet, self.trust.root_keys(), usize::from(self.trust.threshold))?;
+            return Err(Refused::Equivocation { position: version });
         }
         if version > self.trust.version + 1 {
             // Retained versions may come in any order; a few may wait for the one before them, the next ones first.

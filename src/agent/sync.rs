@@ -172,7 +172,7 @@ impl Agent {
     }
 
     /// Something of a feed arrived. What it leads to may ask the broker for more.
-    fn on_feed(
+    pub(super) fn on_feed(
         &mut self,
         feed: &FeedId,
         now: Now,
@@ -215,9 +215,13 @@ impl Agent {
         effects: &mut Effects,
     ) -> Result<(), Refused> {
         if version <= self.trust.version {
-            let same = version != self.trust.version
-                || Signed::<TrustBundle>::from_bytes(payload)?.digest() == self.trust_digest;
-            return same.then_some(()).ok_or(Refused::Equivocation { position: version });
+            let signed = Signed::<TrustBundle>::from_bytes(payload)?;
+            if version < self.trust.version || signed.digest() == self.trust_digest {
+                return Ok(());
+            }
+            // Anybody can write other bytes. Proof that somebody signed twice needs the signatures.
+            signed.open(&self.fleet, self.trust.root_keys(), usize::from(self.trust.threshold))?;
+            return Err(Refused::Equivocation { position: version });
         }
         if version > self.trust.version + 1 {
             // Retained versions may come in any order; a few may wait for the one before them.
@@ -243,6 +247,7 @@ impl Agent {
         self.hear(Role::Root, next.issued_at, payload, now, effects);
         self.trust = next;
         self.trust_digest = signed.digest();
+        self.trust_signed = signed;
         self.revocations.follow(&self.trust);
         if self.trust.version > mark {
             self.marks.bundle = (self.trust.version, self.trust_digest);
@@ -257,7 +262,13 @@ impl Agent {
         Ok(())
     }
 
-    fn on_policy(&mut self, version: u64, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+    pub(super) fn on_policy(
+        &mut self,
+        version: u64,
+        payload: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Refused> {
         let (mark, known) = self.marks.policy;
         if version < mark {
             return Ok(());
@@ -278,6 +289,7 @@ impl Agent {
         self.hear(Role::Policy, issued_at, payload, now, effects);
         self.policy = policy;
         self.policy_digest = signed.digest();
+        self.policy_signed = Some(signed);
         self.policy_fault = None;
         self.marks.policy = (version, self.policy_digest);
         effects.batch.files.push(FileWrite { file: StateFile::Policy, content: payload.to_vec() });

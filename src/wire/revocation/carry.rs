@@ -203,9 +203,8 @@ mod tests {
         };
         let file = carried();
         let (head, policy) = (file.feeds[0].0.to_bytes(), file.policy.unwrap().to_bytes());
-        let (fleet, policy, head): (_, (u8, &[u8]), (u8, &[u8])) =
-            ((FLEET, &b"acme"[..]), (POLICY, &policy), (HEAD, &head));
-        let set: (u8, &[u8]) = (SET, &[1]);
+        let (fleet, policy) = ((FLEET, &b"acme"[..]), (POLICY, policy.as_slice()));
+        let (head, set) = ((HEAD, head.as_slice()), (SET, &[1_u8][..]));
         assert_eq!(sealed(&[fleet]), Ok(0));
         assert_eq!(sealed(&[fleet, policy, head, set, head, set]), Ok(2));
         for wrong in [

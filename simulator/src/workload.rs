@@ -369,9 +369,14 @@ impl World<'_> {
                 | Asked::Reset { .. }
                 | Asked::Status,
                 Reply::Challenge(_)
+                | Reply::Checked(_)
                 | Reply::Decision(_)
+                | Reply::Ended(_)
+                | Reply::Exported(_)
                 | Reply::Finished(_)
+                | Reply::Imported(_)
                 | Reply::Ready(_)
+                | Reply::Revocations(_)
                 | Reply::Status(_)
                 | Reply::Task(_)
                 | Reply::Tasks(_)

@@ -427,6 +427,13 @@ pub enum LogEvent {
         /// The floor E after it.
         floor: Timestamp,
     },
+    /// `task.ended`.
+    TaskEnded {
+        /// The task.
+        task: TaskId,
+        /// How: `expired`, `finished`, `lost` or `revoked`.
+        how: &'static str,
+    },
     /// `store.recovered`: what the start found of older eras.
     StoreRecovered {
         /// The era's number.

@@ -20,7 +20,7 @@ use crate::ids::{BlockId, Hash};
 use crate::mutant::{self, Mutant};
 use crate::time::Timestamp;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::announcement::{rules_digest, Believed, BelievedSnapshot, Head};
+use crate::wire::revocation::announcement::{rules_digest, Believed, BelievedSet, BelievedSnapshot, Head};
 use crate::wire::revocation::ladder::{steps, Step};
 use crate::wire::revocation::manifest::{Manifest, Part, Piece, PIECE_BYTES};
 use crate::wire::revocation::rules::Selector;
@@ -245,7 +245,7 @@ impl Feed {
     /// When it is older than what is known, no step of the way and adds nothing; contradicts what is known; or is more than
     /// can be held.
     pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
-        let place = self.check(&believed)?;
+        let place = self.check(&believed.head, &believed.position, Some(believed.step))?;
         if self.mark().is_some_and(|mark| mark.era < believed.head.era) {
             // The complete set of the old era holds until that of the new one takes its place.
             outlive(&mut self.past, &std::mem::take(&mut self.seen));
@@ -284,16 +284,53 @@ impl Feed {
         Ok(Changed { revoked: revoked || by_rules, newer, complete })
     }
 
-    /// Where it stands beside what was seen.
-    fn check(&self, believed: &Believed) -> Result<Place, Refused> {
-        let offered = &believed.position;
+    /// A head with its whole set, which somebody carried here: with it the position is complete at once.
+    ///
+    /// # Errors
+    /// When it is older than what is complete, contradicts what is known, or is more than can be held.
+    pub fn whole(&mut self, believed: BelievedSet, floor: Timestamp) -> Result<Changed, Refused> {
+        let BelievedSet { signed, head, position, set } = believed;
+        let newer = match self.check(&head, &position, None)? {
+            Place::Newer => true,
+            Place::OnTheWay => false,
+            // A head is known that is newer still. Up to this one, all that was missing is here.
+            Place::Behind { .. } if self.is_ahead_of_complete(&position) => false,
+            Place::Behind { known } => return Err(Refused::RolledBack { offered: position.seq, known }),
+        };
+        if !newer && !self.is_ahead_of_complete(&position) {
+            return Ok(Changed::default());
+        }
+        let bytes = set.memory_bytes();
+        if bytes > SET_BYTES_MAX {
+            return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
+        }
+        let known = self.known.as_ref().map(|known| &known.set);
+        let mut fresh = known.map_or_else(|| set.clone(), |known| set.since(known)).since(&self.seen);
+        fresh.drop_expired(floor);
+        if newer {
+            self.newest = None;
+        }
+        if self.mark().is_some_and(|mark| mark.era < head.era) {
+            outlive(&mut self.past, &std::mem::take(&mut self.seen));
+        }
+        let complete = self.complete((signed, head, position), set, floor);
+        // Even where a newer head is known, the position has moved.
+        Ok(Changed { revoked: !fresh.is_empty(), newer: true, complete })
+    }
+
+    fn is_ahead_of_complete(&self, offered: &Position) -> bool {
+        self.position().is_none_or(|complete| offered.order() > complete.order())
+    }
+
+    /// Where a head stands beside what was seen; `step` as which it came, if it did as one.
+    fn check(&self, head: &Head, offered: &Position, step: Option<Step>) -> Result<Place, Refused> {
         let blind = mutant::active(Mutant::EquivocationUnnoticed);
         for held in self.position().into_iter().chain(self.mark()).filter(|_| !blind) {
             if offered.order() == held.order() && offered.digest != held.digest {
                 return Err(Refused::Equivocation { position: offered.seq });
             }
             let follows = offered.era == held.era && held.seq.checked_add(1) == Some(offered.seq);
-            if follows && believed.head.previous != held.digest {
+            if follows && head.previous != held.digest {
                 return Err(Refused::Equivocation { position: held.seq });
             }
         }
@@ -302,7 +339,7 @@ impl Feed {
             Ordering::Greater => Place::Newer,
             Ordering::Equal => Place::OnTheWay,
             Ordering::Less if mutant::active(Mutant::FeedPositionLowered) => Place::Newer,
-            Ordering::Less if offered.era == mark.era && self.wants(believed.step) => Place::OnTheWay,
+            Ordering::Less if offered.era == mark.era && step.is_some_and(|step| self.wants(step)) => Place::OnTheWay,
             Ordering::Less => Place::Behind { known: mark.seq },
         })
     }
@@ -558,6 +595,11 @@ impl Feed {
         self.sets().any(|set| set.covers_block(slot, block))
     }
 
+    /// Whether a block is revoked, whenever the token expires that holds it.
+    pub fn covers_block_anywhere(&self, block: &BlockId) -> bool {
+        self.sets().any(|set| set.covers_block_anywhere(block))
+    }
+
     /// Whether a serial is revoked.
     pub fn covers_serial(&self, slot: Slot, serial: u32) -> bool {
         self.sets().any(|set| set.covers_serial(slot, serial))
@@ -565,8 +607,32 @@ impl Feed {
 
     /// The root of what counts altogether: equal on devices that have seen the same.
     pub fn root(&self) -> Hash {
-        let sum = self.sets().try_fold(RevocationSet::default(), |sum, set| sum.merge(set));
-        Manifest::of(&sum.unwrap_or_default()).root()
+        Manifest::of(&self.sum()).root()
+    }
+
+    /// All that counts, in one set.
+    pub fn sum(&self) -> RevocationSet {
+        self.sets().try_fold(RevocationSet::default(), |sum, set| sum.merge(set)).unwrap_or_default()
+    }
+
+    /// The complete head, with its signatures, and its set.
+    pub fn complete_set(&self) -> Option<(&Signed<Head>, &RevocationSet)> {
+        self.known.as_ref().map(|known| (&known.signed, &known.set))
+    }
+
+    /// What was seen beyond the complete set, or was left out of it and is in force.
+    pub fn seen(&self) -> &RevocationSet {
+        &self.seen
+    }
+
+    /// How the newest head's set is being made complete, in words; none where it is.
+    pub fn gathers(&self) -> Option<&'static str> {
+        self.newest.as_ref().map(|newest| match &newest.way {
+            Way::Ladder(_) => "steps of the ladder",
+            Way::Snapshot(fetching) if fetching.target.is_none() => "the manifest of a snapshot",
+            Way::Snapshot(_) => "pieces of a snapshot",
+            Way::None => "the next head, or the next connection",
+        })
     }
 
     /// What is to be kept on disk.

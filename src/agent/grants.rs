@@ -7,14 +7,15 @@
 //! Read next: `wallet.rs`, which holds them; `tasks.rs`, which narrows them.
 
 use super::effects::{Effects, FileWrite, LogEvent, StateFile};
+use super::ending::Ending;
 use super::request::Origin;
 use super::start::grant_of;
 use super::sync::GrantsAsked;
 use super::wallet::{Activation, Grant, StoredTask};
-use super::{shorten, Agent, Now, Source};
+use super::{Agent, Now, Source};
 use crate::ids::{GrantId, Hash};
 use crate::time::Millis;
-use crate::wire::audit::{Event, GrantStep, GrantUse, TaskEvent, TaskStep, TrustChange};
+use crate::wire::audit::{Event, GrantStep, GrantUse, TrustChange};
 use crate::wire::link::{grants_digest, Ask, Spent};
 use crate::wire::revocation::Target;
 use crate::wire::seal::SealingKey;
@@ -24,8 +25,6 @@ use crate::wire::Refused;
 const ANSWER_WAIT: Millis = Millis::from_secs(30);
 /// At the most this often doubled: an hour, near enough.
 const DOUBLINGS_MAX: u32 = 7;
-/// The most blocks that the record of a task's end names: those of its newest credentials.
-const CHAIN_MAX: usize = 16;
 /// A successor that was asked for and did not come is asked for again after an eighth of what is left, within these.
 const RENEW_WAIT_MIN: Millis = Millis::from_secs(60);
 const RENEW_WAIT_MAX: Millis = Millis::from_secs(3600);
@@ -190,9 +189,11 @@ impl Agent {
         let held = |task: &&StoredTask| !task.finished && !task.token.is_empty();
         let ended: Vec<StoredTask> = self.wallet.tasks().filter(held).filter(over).cloned().collect();
         for task in ended {
-            self.end_task(StoredTask { token: Vec::new(), ..task }, TaskStep::Ended, "its time is over", now, effects);
+            self.end_task(task, Ending::Expired, now, effects);
         }
-        for task in self.wallet.forget(self.clock.over()) {
+        let gone = self.wallet.forget(self.clock.over());
+        self.forget_endings(&gone);
+        for task in gone {
             // A power cut must not take E back below what was forgotten under it.
             self.anchor_due = true;
             effects.batch.remove.push(StateFile::Task(task));
@@ -200,29 +201,11 @@ impl Agent {
     }
 
     /// Every task ends: what is known of them is not enough to go on with.
-    pub(super) fn end_all_tasks(&mut self, reason: &str, now: Now, effects: &mut Effects) {
+    pub(super) fn end_all_tasks(&mut self, reason: &'static str, now: Now, effects: &mut Effects) {
         let live: Vec<StoredTask> = self.wallet.tasks().filter(|task| !task.finished).cloned().collect();
         for task in live {
-            let ended = StoredTask { finished: true, token: Vec::new(), ..task };
-            self.end_task(ended, TaskStep::Finished, reason, now, effects);
+            self.end_task(task, Ending::Lost(reason), now, effects);
         }
-    }
-
-    /// A task as it is from now on, and the record that says so.
-    pub(super) fn end_task(&mut self, task: StoredTask, step: TaskStep, reason: &str, now: Now, effects: &mut Effects) {
-        self.put_task_file(&task, effects);
-        let event = TaskEvent {
-            task: Some(task.id.clone()),
-            class: task.class.clone(),
-            step,
-            owner: Some(shorten(&task.owner, 256)),
-            grant: Some(task.grant),
-            workload: task.selectors.clone(),
-            reason: reason.into(),
-            chain: task.made.iter().map(|made| made.block).take(CHAIN_MAX).collect(),
-        };
-        self.wallet.put_task(task);
-        self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
     }
 
     /// A signed order for the fleet, this device or a grant: its tasks end, and what would let somebody narrow it again is
@@ -235,8 +218,7 @@ impl Agent {
         let tasks: Vec<StoredTask> =
             self.wallet.tasks().filter(|task| !task.finished && doomed(&task.grant)).cloned().collect();
         for task in tasks {
-            let ended = StoredTask { finished: true, token: Vec::new(), ..task };
-            self.end_task(ended, TaskStep::Finished, "revoked by the fleet", now, effects);
+            self.end_task(task, Ending::Revoked, now, effects);
         }
         for id in grants {
             let used =

@@ -5,14 +5,17 @@
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
 //! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs` and `grants.rs` (the fleet),
-//! `salvage.rs` (what a damaged disk has left), `rescue.rs` (signed time that somebody carries), `report.rs` (status).
+//! `salvage.rs` (what a damaged disk has left), `rescue.rs` and
+//! `carry.rs` (signed time, and revocations, that somebody carries), `report.rs` (status).
 
 mod answer;
 pub mod attest;
 pub mod audit;
+mod carry;
 pub mod clock;
 pub mod decide;
 pub mod effects;
+mod ending;
 pub mod enrol;
 mod evaluate;
 mod evidence;
@@ -47,12 +50,14 @@ use rand_core::RngCore;
 pub use effects::{Anchor, Batch, Effects, Outgoing};
 pub use start::Unstartable;
 
-use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce};
+use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, ModeChange, Upload};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
+use crate::wire::envelope::Signed;
+use crate::wire::policy::PolicyDocument;
 use crate::wire::Refused;
 use audit::{Closing, Trail};
 use clock::{HintStanding, TrustedClock};
@@ -61,7 +66,7 @@ use effects::{Budget, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
-use request::{AuditRef, Counters, Evidence, Mode, Request, RequestId};
+use request::{AuditRef, Counters, Ended, Evidence, Mode, Request, RequestId};
 use revocation::Revocations;
 use salvage::{Hole, Remains};
 use sync::Named;
@@ -190,12 +195,16 @@ pub struct Agent {
     clock: TrustedClock,
     trust: TrustBundle,
     trust_digest: Hash,
+    /// As it was signed, for whoever it is carried to.
+    trust_signed: Signed<TrustBundle>,
     /// Newer trust bundles that wait for the one before them.
     bundles_ahead: BTreeMap<u64, Vec<u8>>,
     /// Heads that name a trust bundle which is still to come, the newest of each feed.
     heads_ahead: BTreeMap<crate::ids::FeedId, Vec<u8>>,
     policy: Policy,
     policy_digest: Hash,
+    /// As it was signed; none for the built-in one.
+    policy_signed: Option<Signed<PolicyDocument>>,
     revocations: Revocations,
     wallet: Wallet,
     cache: Cache,
@@ -215,6 +224,10 @@ pub struct Agent {
     policy_fault: Option<Refused>,
     /// Callers who wait for the issuer.
     wants: BTreeMap<Nonce, Want>,
+    /// Callers who wait for the end of a task.
+    waits: BTreeMap<RequestId, ending::Waiting>,
+    /// How tasks ended in this start that the wallet remembers.
+    endings: BTreeMap<TaskId, Ended>,
     grants_asked: Option<sync::GrantsAsked>,
     grants_asked_at: Option<Millis>,
     /// How often they were asked for in a row without becoming what they should be.
@@ -281,6 +294,7 @@ impl Agent {
         ];
         deadlines.extend(self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms)));
         deadlines.extend(self.wants.values().map(|want| want.deadline));
+        deadlines.extend(self.next_wait());
         deadlines.extend(self.damper.left(now).map(in_a));
         deadlines.extend(self.reading.since.map(|since| Millis(since.0.saturating_add(sync::READ_PATIENCE.0))));
         if self.uplink.is_online() {
@@ -307,6 +321,7 @@ impl Agent {
             self.close_segment(effects);
         }
         self.expire_wants(now, effects);
+        self.answer_waits(now, effects);
         self.note_hint(now, effects);
         self.end_what_has_ended(now, effects);
         self.drive_link(now, effects);

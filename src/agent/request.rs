@@ -5,11 +5,14 @@
 //! Never: decides an answer.
 //! Read next: `attest.rs`, then `decide.rs`.
 
+pub mod revocations;
+
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{GrantId, RiskClass, TaskClass, TaskId};
+use crate::ids::{FeedId, GrantId, RiskClass, TaskClass, TaskId};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
+use revocations::{CheckRevoked, CheckedReply, ExportedReply, ImportRevocations, ImportedReply, RevocationsReply};
 
 /// Names one waiting caller in the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -50,18 +53,28 @@ pub enum Request {
     Begin(BeginTask),
     /// `POST /v1/time/challenge`.
     Challenge,
+    /// `POST /v1/revocations/check`.
+    CheckRevoked(CheckRevoked),
+    /// `GET /v1/revocations/export`: of one feed, or of all.
+    ExportRevocations(Option<FeedId>),
     /// `POST /v1/tasks/{id}/finish`.
     Finish(TaskId),
+    /// `POST /v1/revocations/import`.
+    ImportRevocations(ImportRevocations),
     /// `POST /v1/time`: the bytes of a file with signed time.
     ImportTime(Vec<u8>),
     /// `GET /readyz`.
     Ready,
+    /// `GET /v1/revocations`.
+    Revocations,
     /// `POST /v1/tasks/{id}/renew`.
     Renew(TaskId),
     /// `GET /v1/status`, and what `/metrics` is made of.
     Status,
     /// `GET /v1/tasks`: the caller's live tasks.
     Tasks,
+    /// `GET /v1/tasks/{id}/wait`.
+    Wait(TaskId),
     /// `GET /v1/whoami`.
     Whoami,
 }
@@ -116,14 +129,24 @@ pub struct Authorize {
 pub enum Reply {
     /// To [`Request::Challenge`].
     Challenge(ChallengeReply),
+    /// To [`Request::CheckRevoked`].
+    Checked(CheckedReply),
     /// To [`Request::Authorize`].
     Decision(DecisionReply),
+    /// To [`Request::Wait`].
+    Ended(EndedReply),
+    /// To [`Request::ExportRevocations`].
+    Exported(ExportedReply),
     /// To [`Request::Finish`].
     Finished(FinishedReply),
+    /// To [`Request::ImportRevocations`].
+    Imported(ImportedReply),
     /// No answer was possible.
     Problem(Problem),
     /// To [`Request::Ready`].
     Ready(ReadyReply),
+    /// To [`Request::Revocations`].
+    Revocations(Box<RevocationsReply>),
     /// To [`Request::Status`].
     Status(Box<StatusReply>),
     /// To [`Request::Begin`] and [`Request::Renew`].
@@ -409,6 +432,41 @@ pub struct FinishedReply {
     pub task_id: TaskId,
     /// Always true: its credentials are refused from now on.
     pub finished: bool,
+}
+
+/// Body of the answer to `GET /v1/tasks/{id}/wait`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EndedReply {
+    /// The task.
+    pub task_id: TaskId,
+    /// How it ended; none if it lives still, and is to be asked for again.
+    pub ended: Option<Ended>,
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// Its time was over.
+    Expired,
+    /// Its workload, or an operator of this gateway, finished it.
+    Finished,
+    /// This device lost track of what was counted, or its clock was reset.
+    Lost,
+    /// The fleet revoked it, or what it rests on.
+    Revoked,
+}
+
+impl Ended {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Finished => "finished",
+            Self::Lost => "lost",
+            Self::Revoked => "revoked",
+        }
+    }
 }
 
 /// Body of `GET /v1/whoami`.

@@ -16,7 +16,7 @@ use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::announcement::{Announcement, Head, Snapshot};
+use crate::wire::revocation::announcement::{Announcement, BelievedSet, Head, Snapshot};
 use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::slot::Slot;
@@ -235,6 +235,27 @@ impl Revocations {
         Ok(self.applied(feed, changed, Timestamp(0)))
     }
 
+    /// A head was brought with its whole set.
+    ///
+    /// # Errors
+    /// When it is forged, older than what is known, or contradicts it.
+    pub fn whole(
+        &mut self,
+        (signed, set): (&Signed<Head>, &[u8]),
+        feed: &FeedId,
+        trust: &TrustBundle,
+        floor: Timestamp,
+    ) -> Result<Option<Applied>, Refused> {
+        let keys = trust.feed_keys(feed);
+        let believed = BelievedSet::open(signed.clone(), set, SET_BYTES_MAX, feed, &trust.fleet, keys)?;
+        if let Some(lost) = self.lost.get(feed) {
+            check_order(&believed.position, lost)?;
+        }
+        let issued_at = believed.head.issued_at;
+        let changed = self.feeds.entry(feed.clone()).or_default().whole(believed, floor)?;
+        Ok(self.applied(feed, changed, issued_at))
+    }
+
     fn applied(&mut self, id: &FeedId, changed: Changed, issued_at: Timestamp) -> Option<Applied> {
         let feed = self.feeds.get(id).filter(|_| changed.any())?;
         if changed.complete {
@@ -318,6 +339,11 @@ impl Revocations {
         self.feeds.values().filter_map(Feed::position).cloned().collect()
     }
 
+    /// The complete position of a feed.
+    pub fn position_of(&self, feed: &FeedId) -> Option<&Position> {
+        self.feeds.get(feed).and_then(Feed::position)
+    }
+
     /// The newest trust bundle and policy that any complete head names.
     pub fn versions_named(&self) -> (u64, u64) {
         let heads = self.current().filter_map(|(id, feed)| feed.head().filter(|head| !self.is_over(id, head)));
@@ -378,6 +404,11 @@ impl Revocations {
 
     /// What covers a token, if anything does. A rule counts until E has passed its end.
     pub fn covers(&self, verified: &Verified, device: &DeviceId, floor: Timestamp) -> Option<Covered> {
+        self.find(verified, device, floor).map(|(_, covered)| covered)
+    }
+
+    /// As [`Revocations::covers`], with the feed that says so.
+    pub fn find(&self, verified: &Verified, device: &DeviceId, floor: Timestamp) -> Option<(&FeedId, Covered)> {
         let claims = &verified.claims;
         let mut selectors = vec![
             Selector::All,
@@ -391,15 +422,37 @@ impl Revocations {
         selectors.extend(claims.group.as_deref().map(Selector::group));
         selectors.extend(claims.tasks.iter().map(|task| Selector::task(task)));
         let slot = Slot::of(claims.issued, claims.expires);
-        self.feeds.values().find_map(|feed| {
+        self.feeds.iter().find_map(|(id, feed)| {
             let rule = feed.covers_by_rule(selectors.iter().copied(), claims.issued, floor).map(Covered::Rule);
             let block = || verified.chain().find(|block| feed.covers_block(slot, block)).copied().map(Covered::Block);
             let serial = || {
                 let (slot, serial) = claims.serial?;
                 feed.covers_serial(slot, serial).then_some(Covered::Serial(slot, serial))
             };
-            rule.or_else(block).or_else(serial)
+            Some((id, rule.or_else(block).or_else(serial)?))
         })
+    }
+
+    /// Whether a block is revoked that stands in a token which expires in this slot.
+    pub fn covers_block(&self, slot: Slot, block: &BlockId) -> bool {
+        self.feeds.values().any(|feed| feed.covers_block(slot, block))
+    }
+
+    /// The feed that revokes this very target, and by what. A block's token is not at hand: it is looked for in every slot.
+    pub fn find_target(&self, target: &Target, floor: Timestamp) -> Option<(&FeedId, Covered)> {
+        self.feeds.iter().find_map(|(id, feed)| {
+            let covered = match (target, Selector::of(target)) {
+                (Target::Block(block), _) => feed.covers_block_anywhere(block).then_some(Covered::Block(*block)),
+                (_, Some(selector)) => feed.covers_by_rule([selector], Timestamp(u64::MAX), floor).map(Covered::Rule),
+                (_, None) => None,
+            };
+            Some((id, covered?))
+        })
+    }
+
+    /// Every feed, and whether the trust bundle no longer names it.
+    pub fn feeds(&self) -> impl Iterator<Item = (&FeedId, &Feed, bool)> {
+        self.feeds.iter().map(|(id, feed)| (id, feed, self.retired.contains(id)))
     }
 
     /// Whether a live rule names this very target.

@@ -52,20 +52,22 @@ impl Agent {
         let anchor_lost = boot.anchor.is_none();
         let mut anchor = boot.anchor.clone().unwrap_or_else(Anchor::lost);
 
-        let (trust, trust_digest) = read_bundle(&boot)?;
+        let (trust, trust_signed) = read_bundle(&boot)?;
+        let trust_digest = trust_signed.digest();
         if anchor_lost {
             // What is signed on disk is a floor still.
             anchor.floor = trust.issued_at;
             anchor.powered = trust.issued_at;
             anchor.powered_lease = trust.issued_at;
         }
-        let (policy, policy_digest, policy_fault) = match read_policy(&boot, &trust, &anchor) {
-            Ok((policy, digest)) => (policy, digest, None),
+        let (policy, policy_signed, policy_fault) = match read_policy(&boot, &trust, &anchor) {
+            Ok((policy, signed)) => (policy, Some(signed), None),
             Err(refused) => {
                 let document = PolicyDocument { version: 0, ..PolicyDocument::built_in(trust.issued_at) };
-                (Policy::parse(document).expect("the built-in policy parses"), Hash::ZERO, Some(refused))
+                (Policy::parse(document).expect("the built-in policy parses"), None, Some(refused))
             }
         };
+        let policy_digest = policy_signed.as_ref().map_or(Hash::ZERO, Signed::digest);
         let marks = Marks {
             bundle: newer(anchor.bundle, (trust.version, trust_digest)),
             policy: newer(anchor.policy, (policy.document.version, policy_digest)),
@@ -113,10 +115,12 @@ impl Agent {
             clock,
             trust,
             trust_digest,
+            trust_signed,
             bundles_ahead: Default::default(),
             heads_ahead: Default::default(),
             policy,
             policy_digest,
+            policy_signed,
             revocations,
             wallet,
             named: Named::default(),
@@ -127,6 +131,8 @@ impl Agent {
             marks,
             policy_fault,
             wants: Default::default(),
+            waits: Default::default(),
+            endings: Default::default(),
             grants_asked: None,
             grants_asked_at: None,
             grants_tries: 0,
@@ -277,7 +283,7 @@ fn file<'a>(boot: &'a Boot, wanted: &StateFile) -> Option<&'a [u8]> {
     boot.files.iter().find(|(file, _)| file == wanted).map(|(_, bytes)| bytes.as_slice())
 }
 
-fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Hash), Unstartable> {
+fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Signed<TrustBundle>), Unstartable> {
     let bytes = file(boot, &StateFile::Bundle).ok_or(Unstartable::NotEnrolled)?;
     let read = || {
         let signed = Signed::<TrustBundle>::from_bytes(bytes)?;
@@ -289,13 +295,13 @@ fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Hash), Unstartable> {
             Some(anchor) if anchor.bundle.0 == trust.version && anchor.bundle.1 != digest => {
                 Err(Refused::DigestMismatch)
             }
-            Some(_) | None => Ok((trust, digest)),
+            Some(_) | None => Ok((trust, signed)),
         }
     };
     read().map_err(Unstartable::Bundle)
 }
 
-fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Policy, Hash), Refused> {
+fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Policy, Signed<PolicyDocument>), Refused> {
     let bytes = file(boot, &StateFile::Policy).ok_or(Refused::Malformed("it is missing"))?;
     let signed = Signed::<PolicyDocument>::from_bytes(bytes)?;
     // What the anchor vouches for was verified when it came. Its key may have been rotated away since.
@@ -307,7 +313,7 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
     if document.version == anchor.policy.0 && !vouched {
         return Err(Refused::DigestMismatch);
     }
-    Ok((Policy::parse(document)?, signed.digest()))
+    Ok((Policy::parse(document)?, signed))
 }
 
 fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {

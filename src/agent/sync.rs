@@ -196,7 +196,7 @@ impl Agent {
     }
 
     /// Something of a feed arrived. What it leads to may ask the broker for more.
-    fn on_feed(
+    pub(super) fn on_feed(
         &mut self,
         feed: &FeedId,
         now: Now,
@@ -276,6 +276,7 @@ impl Agent {
         let distrusted = self.trust.service.iter().any(|key| !next.service.contains(key));
         self.trust = next;
         self.trust_digest = signed.digest();
+        self.trust_signed = signed;
         self.revocations.follow(&self.trust);
         if self.trust.version > mark {
             self.marks.bundle = (self.trust.version, self.trust_digest);
@@ -301,7 +302,13 @@ impl Agent {
         Ok(())
     }
 
-    fn on_policy(&mut self, version: u64, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
+    pub(super) fn on_policy(
+        &mut self,
+        version: u64,
+        payload: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Refused> {
         let (mark, known) = self.marks.policy;
         if version < mark {
             return Ok(());
@@ -322,6 +329,7 @@ impl Agent {
         self.hear(Role::Policy, issued_at, payload, now, effects);
         self.policy = policy;
         self.policy_digest = signed.digest();
+        self.policy_signed = Some(signed);
         self.policy_fault = None;
         self.marks.policy = (version, self.policy_digest);
         effects.batch.files.push(FileWrite { file: StateFile::Policy, content: payload.to_vec() });

@@ -7,6 +7,7 @@
 use super::attest::selectors;
 use super::decide::Room;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
+use super::ending::Ending;
 use super::request::{
     BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
 };
@@ -18,7 +19,6 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
 use crate::wire::encode;
 use crate::wire::link::{Ask, TaskAsk};
-use crate::wire::revocation::Target;
 use crate::wire::seal::SealingKey;
 use crate::wire::token::{to_text, Reach, TaskBlock, RIGHTS_MAX};
 
@@ -416,8 +416,7 @@ impl Agent {
         if self.room() == Room::None {
             return Self::audit_problem();
         }
-        let finished = StoredTask { finished: true, token: Vec::new(), ..task };
-        self.end_task(finished, TaskStep::Finished, "", now, effects);
+        self.end_task(task, Ending::Finished, now, effects);
         reply
     }
 
@@ -466,21 +465,6 @@ impl Agent {
             chain: Vec::new(),
         };
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
-    }
-
-    /// Whether a task is revoked by a rule that names it.
-    pub(super) fn end_revoked_tasks(&mut self, now: Now, effects: &mut Effects) {
-        let floor = self.clock.over();
-        let revoked: Vec<StoredTask> = self
-            .wallet
-            .tasks()
-            .filter(|task| !task.finished && self.revocations.names(&Target::Task(task.id.clone()), floor))
-            .cloned()
-            .collect();
-        for task in revoked {
-            let finished = StoredTask { finished: true, token: Vec::new(), ..task };
-            self.end_task(finished, TaskStep::Finished, "revoked by the fleet", now, effects);
-        }
     }
 }
 

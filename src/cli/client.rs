@@ -16,8 +16,8 @@ use super::output::{show, Format};
 use super::token::token_argument;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::{
-    Authorize, Autonomy, BeginTask, DecisionReply, FinishedReply, Mode, Reason, StatusReply, TaskReply, TaskSummary,
-    Verdict, WhoamiReply,
+    Authorize, Autonomy, BeginTask, DecisionReply, EndedReply, FinishedReply, Mode, Reason, StatusReply, TaskReply,
+    TaskSummary, Verdict, WhoamiReply,
 };
 use crate::ids::{RiskClass, TaskClass, TaskId};
 use crate::shell::client::{Answer, Client, ClientError};
@@ -58,6 +58,11 @@ pub enum TaskCommand {
     },
     /// This user's live tasks
     List,
+    /// Wait until a task ends, and print how: expired, finished, lost or revoked
+    Wait {
+        /// The task
+        task: TaskId,
+    },
 }
 
 /// Arguments of `hardtack task begin`.
@@ -148,6 +153,17 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
             let answer = ask(globals, Door::Agent, |client| client.post(&path, Vec::new()))?;
             let finished: FinishedReply = read(&answer)?;
             show(globals.output, &finished, |finished| format!("{} finished", finished.task_id))?;
+        }
+        TaskCommand::Wait { task } => {
+            let path = format!("/v1/tasks/{task}/wait");
+            // The agent answers from time to time that it lives still.
+            let (ended, how) = loop {
+                let ended: EndedReply = get(globals, Door::Agent, &path)?;
+                if let Some(how) = ended.ended {
+                    break (ended, how);
+                }
+            };
+            show(globals.output, &ended, |ended| format!("{} {}", ended.task_id, how.name()))?;
         }
         TaskCommand::List => {
             let tasks: Tasks = get(globals, Door::Agent, "/v1/tasks")?;

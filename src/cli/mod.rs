@@ -22,6 +22,7 @@ pub mod exit;
 pub mod fleet;
 pub mod output;
 pub mod profile;
+pub mod revocations;
 #[cfg(feature = "agent")]
 pub mod time;
 pub mod token;
@@ -167,8 +168,9 @@ enum Command {
     /// Firmware profiles
     #[command(subcommand)]
     Profile(profile::ProfileCommand),
-    /// Show, check, export or import revocations (not in this version)
-    Revocations(Later),
+    /// Show, check, export or import revocations
+    #[command(subcommand)]
+    Revocations(revocations::RevocationsCommand),
     /// Run a program with a task's credential (not in this version)
     Run(Later),
     /// Where the device stands
@@ -236,7 +238,7 @@ pub fn main() -> ExitCode {
         Command::Fleet(_) => absent("fleet", OPERATORS_BUILD),
         Command::Mcp(_) => later("mcp"),
         Command::Profile(command) => profile::report(&command).and_then(|report| show_report(report, globals)),
-        Command::Revocations(_) => later("revocations"),
+        Command::Revocations(command) => revocations::run(command, globals),
         Command::Run(_) => later("run"),
         Command::Status => client::status(globals),
         Command::Task(command) => client::task(command, globals),

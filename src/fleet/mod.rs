@@ -9,6 +9,7 @@
 
 pub mod acts;
 pub mod book;
+pub mod carry;
 pub mod collect;
 pub mod convergence;
 pub mod enrol;

@@ -15,10 +15,12 @@ use hyper::header;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use crate::wire::revocation::carry::CARRIED_BYTES_MAX;
+
 /// Longer than the agent itself waits for a disk that hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// The most bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The most bytes of an answer: a file with revocations in base64url, and what is around it.
+const ANSWER_BYTES_MAX: usize = CARRIED_BYTES_MAX / 3 * 4 + 64 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

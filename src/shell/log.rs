@@ -61,6 +61,7 @@ pub fn tell(event: &LogEvent) {
             }
         }
         LogEvent::PolicyApplied { version } => tracing::info!(event = "policy.applied", version),
+        LogEvent::TaskEnded { task, how } => tracing::info!(event = "task.ended", %task, how),
         LogEvent::TimeImported { floor } => tracing::info!(event = "time.imported", %floor),
         LogEvent::StoreRecovered { era, detail } => tracing::warn!(event = "store.recovered", era, detail),
     }

@@ -27,6 +27,7 @@ use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::{PolicyDocument, TimeClass};
 use hardtack::wire::revocation::announcement::{Announcement, Head, Snapshot};
+use hardtack::wire::revocation::carry::Carried;
 use hardtack::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
 use hardtack::wire::revocation::golomb::{Coded, Stream, Word};
 use hardtack::wire::revocation::manifest::{Manifest, Piece};
@@ -63,6 +64,9 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     document::<TimeReset>(bytes);
     document::<TimeStatement>(bytes);
     let _ = TimeFile::from_bytes(bytes);
+    if let Ok(carried) = Carried::from_bytes(bytes) {
+        assert_eq!(carried.to_bytes().as_deref(), Ok(bytes), "a file has one form");
+    }
     let _ = (Announcement::from_bytes(bytes), Snapshot::from_bytes(bytes), Record::from_bytes(bytes));
     let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes));
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);

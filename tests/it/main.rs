@@ -20,6 +20,7 @@ mod parsers;
 mod publisher;
 mod rescue;
 mod revocation;
+mod revocations;
 mod samples;
 mod store;
 mod story;

@@ -7,6 +7,7 @@
 
 mod audit;
 mod backup;
+mod carry;
 mod device;
 mod grant;
 mod init;
@@ -80,8 +81,12 @@ pub enum FleetCommand {
     Report(Later),
     /// Put a copy in the place of the ledger
     Restore(backup::RestoreArgs),
-    /// List what is revoked, and how far the devices are with it
-    Revocations,
+    /// List what is revoked, and how far the devices are with it; or write it into a file
+    Revocations {
+        /// What else than to list
+        #[command(subcommand)]
+        command: Option<carry::RevocationsCommand>,
+    },
     /// Take back what was given
     #[command(subcommand)]
     Revoke(revoke::RevokeCommand),
@@ -111,7 +116,8 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Publish(args) => serve::publish(&args, &session),
         FleetCommand::Report(_) => later("fleet report"),
         FleetCommand::Restore(args) => backup::restore(&args, &session),
-        FleetCommand::Revocations => revoke::list(&session),
+        FleetCommand::Revocations { command: None } => revoke::list(&session),
+        FleetCommand::Revocations { command: Some(command) } => carry::run(&command, &session),
         FleetCommand::Revoke(command) => revoke::run(command, &session),
         FleetCommand::Serve(args) => serve::serve(&args, &session),
         FleetCommand::Time(command) => time::run(command, &session),

@@ -19,13 +19,15 @@ use tokio::sync::oneshot;
 
 use super::body;
 use super::problem::HttpProblem;
+use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
 use crate::agent::request::{
     Authorize, BeginTask, Evidence, Problem, ProblemCode, ReadyCheck, ReadyReply, Reply, Request, Socket,
 };
-use crate::ids::TaskId;
+use crate::ids::{FeedId, TaskId};
 use crate::profile::ApiLimits;
 use crate::shell::inbox::{Call, Inbox};
 use crate::shell::metrics;
+use crate::wire::revocation::carry::CARRIED_BYTES_MAX;
 use crate::wire::time::TIME_FILE_BYTES_MAX;
 use crate::wire::token::from_text;
 
@@ -43,10 +45,16 @@ pub enum Endpoint {
     Begin,
     /// `POST /v1/time/challenge`.
     Challenge,
+    /// `POST /v1/revocations/check`.
+    CheckRevoked,
+    /// `GET /v1/revocations/export`.
+    ExportRevocations,
     /// `POST /v1/tasks/{id}/finish`.
     Finish,
     /// `GET /healthz`.
     Healthz,
+    /// `POST /v1/revocations/import`.
+    ImportRevocations,
     /// `POST /v1/time`.
     ImportTime,
     /// Documented, and in a later version.
@@ -59,10 +67,14 @@ pub enum Endpoint {
     Readyz,
     /// `POST /v1/tasks/{id}/renew`.
     Renew,
+    /// `GET /v1/revocations`.
+    Revocations,
     /// `GET /v1/status`.
     Status,
     /// `GET /v1/tasks`.
     Tasks,
+    /// `GET /v1/tasks/{id}/wait`.
+    Wait,
     /// `GET /v1/whoami`.
     Whoami,
 }
@@ -102,12 +114,17 @@ pub const ROUTES: &[Route] = &[
     route(Method::Post, "/v1/attenuate", Endpoint::Later, WORKLOADS),
     route(Method::Get, "/v1/audit", Endpoint::Later, OPERATORS),
     route(Method::Post, "/v1/authorize", Endpoint::Authorize, EVERYWHERE),
+    route(Method::Get, "/v1/revocations", Endpoint::Revocations, OPERATORS),
+    route(Method::Post, "/v1/revocations/check", Endpoint::CheckRevoked, OPERATORS),
+    route(Method::Get, "/v1/revocations/export", Endpoint::ExportRevocations, OPERATORS),
+    route(Method::Post, "/v1/revocations/import", Endpoint::ImportRevocations, OPERATORS),
     route(Method::Get, "/v1/status", Endpoint::Status, WORKLOADS),
     route(Method::Get, "/v1/tasks", Endpoint::Tasks, WORKLOADS),
     route(Method::Post, "/v1/tasks", Endpoint::Begin, WORKLOADS),
     route(Method::Post, "/v1/tasks/{id}/finish", Endpoint::Finish, WORKLOADS),
     route(Method::Post, "/v1/tasks/{id}/renew", Endpoint::Renew, WORKLOADS),
     route(Method::Post, "/v1/tasks/{id}/steps", Endpoint::Later, WORKLOADS),
+    route(Method::Get, "/v1/tasks/{id}/wait", Endpoint::Wait, WORKLOADS),
     route(Method::Post, "/v1/time", Endpoint::ImportTime, OPERATORS),
     route(Method::Post, "/v1/time/challenge", Endpoint::Challenge, OPERATORS),
     route(Method::Get, "/v1/whoami", Endpoint::Whoami, EVERYWHERE),
@@ -119,6 +136,18 @@ const fn route(method: Method, path: &'static str, endpoint: Endpoint, sockets: 
 
 /// A file with signed time in base64url, and the JSON around it.
 const TIME_BODY_BYTES_MAX: usize = TIME_FILE_BYTES_MAX * 4 / 3 + 64;
+
+/// A file with revocations in base64url, and the JSON around it.
+const REVOCATIONS_BODY_BYTES_MAX: usize = CARRIED_BYTES_MAX / 3 * 4 + 1024;
+
+/// Body of `POST /v1/revocations/import`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevocationsBody {
+    file: String,
+    #[serde(default)]
+    name: String,
+}
 
 /// Body of `POST /v1/time`.
 #[derive(Deserialize)]
@@ -172,6 +201,19 @@ async fn answer(
             no_fields(&body::read(body, &api.limits).await?)?;
             Request::Challenge
         }
+        Endpoint::CheckRevoked => {
+            Request::CheckRevoked(body::parse::<CheckRevoked>(&body::read(body, &api.limits).await?)?)
+        }
+        Endpoint::ExportRevocations => Request::ExportRevocations(feed_asked(head.uri.query())?),
+        Endpoint::ImportRevocations => {
+            let limits = ApiLimits { body_bytes_max: REVOCATIONS_BODY_BYTES_MAX, ..api.limits.clone() };
+            let RevocationsBody { file, name } = body::parse::<RevocationsBody>(&body::read(body, &limits).await?)?;
+            let bytes = from_text(&file, CARRIED_BYTES_MAX);
+            let file = bytes.map_err(|refused| HttpProblem::invalid(format!("the file: {refused}")))?;
+            Request::ImportRevocations(ImportRevocations { file, name })
+        }
+        Endpoint::Revocations => Request::Revocations,
+        Endpoint::Wait => Request::Wait(task_id(params)?),
         Endpoint::ImportTime => {
             let limits = ApiLimits { body_bytes_max: TIME_BODY_BYTES_MAX, ..api.limits.clone() };
             let TimeBody { file } = body::parse::<TimeBody>(&body::read(body, &limits).await?)?;
@@ -217,6 +259,11 @@ async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, H
 fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProblem> {
     Ok(match reply {
         Reply::Challenge(challenge) => json(StatusCode::OK, &challenge),
+        Reply::Checked(checked) => json(StatusCode::OK, &checked),
+        Reply::Ended(ended) => json(StatusCode::OK, &ended),
+        Reply::Exported(exported) => json(StatusCode::OK, &exported),
+        Reply::Imported(imported) => json(StatusCode::OK, &imported),
+        Reply::Revocations(revocations) => json(StatusCode::OK, &*revocations),
         Reply::Decision(decision) => json(StatusCode::OK, &decision),
         Reply::Finished(finished) => json(StatusCode::OK, &finished),
         Reply::Problem(problem) => return Err(problem.into()),
@@ -267,6 +314,13 @@ fn text(content_type: &'static str, body: String) -> Response<Body> {
 fn task_id(params: &RawPathParams) -> Result<TaskId, HttpProblem> {
     let id = params.iter().find(|(name, _)| *name == "id").map_or("", |(_, value)| value);
     id.parse().map_err(|error| HttpProblem::invalid(format!("{error}")))
+}
+
+/// The feed that `?feed=` names, if one is named.
+fn feed_asked(query: Option<&str>) -> Result<Option<FeedId>, HttpProblem> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
+    let feed = query.strip_prefix("feed=").and_then(|feed| feed.parse().ok());
+    feed.map(Some).ok_or_else(|| HttpProblem::invalid("the query is feed=NAME, or none"))
 }
 
 /// A body that has nothing to say may be empty.

@@ -222,6 +222,46 @@ impl Snapshot {
     }
 }
 
+/// A whole set that somebody brought, whose root is that of a head that a key of the feed signed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BelievedSet {
+    /// The head, with its signatures.
+    pub signed: Signed<Head>,
+    /// The head.
+    pub head: Head,
+    /// Where it stands.
+    pub position: Position,
+    /// The set.
+    pub set: RevocationSet,
+}
+
+impl BelievedSet {
+    /// What a head and a set's bytes say, if a key of the feed signed the head.
+    ///
+    /// # Errors
+    /// Those of [`Signed::open`]; [`Refused::WrongTopic`] for the head of another feed; [`Refused::DigestMismatch`] when
+    /// the set is not the one that the head names.
+    pub fn open<'k>(
+        signed: Signed<Head>,
+        set: &[u8],
+        bytes_max: usize,
+        feed: &FeedId,
+        fleet: &FleetId,
+        keys: impl IntoIterator<Item = &'k VerifyingKey> + Clone,
+    ) -> Result<Self, Refused> {
+        let head = signed.open(fleet, keys, 1)?;
+        if head.feed != *feed {
+            return Err(Refused::WrongTopic);
+        }
+        let set = RevocationSet::from_bytes(set, bytes_max)?;
+        if Manifest::of(&set).root() != head.root {
+            return Err(Refused::DigestMismatch);
+        }
+        let position = head.position(signed.digest());
+        Ok(Self { signed, head, position, set })
+    }
+}
+
 /// What a publisher puts into its next head.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Successor<'a> {

@@ -260,6 +260,32 @@ impl RevocationSet {
         self.exact.contains_key(block) || buckets.any(|(key, bucket)| bucket.contains(key.fingerprint(block)))
     }
 
+    /// Whether a block is revoked, in whichever slot its token expires.
+    pub fn covers_block_anywhere(&self, block: &BlockId) -> bool {
+        let mut buckets = self.fingerprints.iter();
+        self.exact.contains_key(block) || buckets.any(|(key, bucket)| bucket.contains(key.fingerprint(block)))
+    }
+
+    /// Rules, and when each of them lapses.
+    pub fn rules(&self) -> impl Iterator<Item = (&Selector, Timestamp)> {
+        self.rules.iter().map(|(selector, until)| (selector, *until))
+    }
+
+    /// Whole ids of blocks.
+    pub fn exact(&self) -> impl Iterator<Item = (&BlockId, Slot)> {
+        self.exact.iter().map(|(block, slot)| (block, *slot))
+    }
+
+    /// Buckets of serials.
+    pub fn serial_buckets(&self) -> impl Iterator<Item = (Slot, &SerialBucket)> {
+        self.serials.iter().map(|(slot, bucket)| (*slot, bucket))
+    }
+
+    /// Every bucket of fingerprints.
+    pub fn all_fingerprint_buckets(&self) -> impl Iterator<Item = (&FingerprintKey, &FingerprintBucket)> {
+        self.fingerprints.iter()
+    }
+
     /// The first of these rules that is there and has not lapsed at `floor`. Allocates nothing.
     pub fn covers_by_rule(
         &self,

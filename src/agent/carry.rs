@@ -1,0 +1,285 @@
+//! Revocations that somebody carries to the device, and from it to another.
+//!
+//! Owns: the order in which a file's parts are taken, what is said of each; what a file holds that this device writes; what
+//! is said of the feeds that are held.
+//! Never: asks who carried it; takes a part by another way than what comes from a broker takes.
+//! Read next: `sync.rs`, which takes the parts; `wire/revocation/carry.rs` for the file.
+
+use super::effects::Effects;
+use super::feed::Feed;
+use super::request::revocations::{
+    BucketStatus, CheckRevoked, CheckedReply, ExportedFeed, ExportedReply, FeedStatus, HeadStatus, ImportRevocations,
+    ImportedPart, ImportedReply, Outcome, RevocationsReply, RuleStatus,
+};
+use super::request::{Problem, ProblemCode, Reason, Reply};
+use super::token::{admit, Denial};
+use super::{Agent, Now, Source};
+use crate::ids::FeedId;
+use crate::time::Timestamp;
+use crate::wire::bundle::TrustBundle;
+use crate::wire::envelope::{Document, Signed};
+use crate::wire::policy::PolicyDocument;
+use crate::wire::revocation::announcement::Head;
+use crate::wire::revocation::carry::{Carried, FEEDS_MAX};
+use crate::wire::revocation::set::RevocationSet;
+use crate::wire::revocation::Target;
+use crate::wire::token::{from_text, to_text};
+use crate::wire::Refused;
+
+/// The longest name of a file that is told.
+const NAME_BYTES_MAX: usize = 64;
+
+impl Agent {
+    /// Takes a file with revocations: its parts in the order in which a device in touch takes them. One that is refused
+    /// is evidence, and does not keep the others out.
+    pub(super) fn import_revocations(&mut self, import: &ImportRevocations, now: Now, effects: &mut Effects) -> Reply {
+        let name = super::shorten(&import.name, NAME_BYTES_MAX);
+        let carried = Carried::from_bytes(&import.file).and_then(|carried| match carried.fleet == self.fleet {
+            true => Ok(carried),
+            false => Err(Refused::WrongFleet),
+        });
+        let carried = match carried {
+            Ok(carried) => carried,
+            Err(refused) => {
+                self.refuse(Source::File, &format!("file {name:?}"), &import.file, &refused, now, effects);
+                let detail =
+                    format!("the file is refused: {refused}; have the fleet, or another device, write it anew");
+                return Reply::Problem(Problem::new(ProblemCode::Refused, detail));
+            }
+        };
+        let mut parts = Vec::new();
+        let mut told =
+            |agent: &mut Self, part: String, bytes: &[u8], taken: Result<bool, Refused>, effects: &mut Effects| {
+                let (outcome, reason) = match taken {
+                    Ok(true) => (Outcome::Applied, None),
+                    Ok(false) => (Outcome::Known, None),
+                    Err(refused) => {
+                        let source = format!("file {name:?}: {part}");
+                        agent.refuse(Source::File, &source, bytes, &refused, now, effects);
+                        (Outcome::Refused, Some(refused.to_string()))
+                    }
+                };
+                parts.push(ImportedPart { part, outcome, reason });
+            };
+        for bundle in &carried.bundles {
+            let bytes = bundle.to_bytes();
+            let (part, taken) = self.take_carried_bundle(bundle, &bytes, now, effects);
+            told(self, part, &bytes, taken, effects);
+        }
+        if let Some(policy) = &carried.policy {
+            let bytes = policy.to_bytes();
+            let (part, taken) = self.take_carried_policy(policy, &bytes, now, effects);
+            told(self, part, &bytes, taken, effects);
+        }
+        for (head, set) in &carried.feeds {
+            let (part, taken) = self.take_carried_feed(head, set, now, effects);
+            told(self, part, &head.to_bytes(), taken, effects);
+        }
+        Reply::Imported(ImportedReply { ok: parts.iter().all(|part| part.outcome != Outcome::Refused), parts })
+    }
+
+    fn take_carried_bundle(
+        &mut self,
+        bundle: &Signed<TrustBundle>,
+        bytes: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> (String, Result<bool, Refused>) {
+        let Some((version, named)) = claimed(bundle, "trust bundle", |bundle| bundle.version) else {
+            return ("trust bundle".into(), Err(Refused::Malformed("no trust bundle")));
+        };
+        let before = self.trust.version;
+        // From a broker they come in any order, and one may wait. A file has its order: what is missing is not there.
+        let expected = before.saturating_add(1);
+        if version > expected {
+            return (named, Err(Refused::OutOfOrder { offered: version, expected }));
+        }
+        let taken = self.on_bundle(version, bytes, now, effects);
+        (named, taken.map(|()| self.trust.version > before))
+    }
+
+    fn take_carried_policy(
+        &mut self,
+        policy: &Signed<PolicyDocument>,
+        bytes: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> (String, Result<bool, Refused>) {
+        let Some((version, named)) = claimed(policy, "policy", |policy| policy.version) else {
+            return ("policy".into(), Err(Refused::Malformed("no policy")));
+        };
+        let before = self.policy_digest;
+        let taken = self.on_policy(version, bytes, now, effects);
+        (named, taken.map(|()| self.policy_digest != before))
+    }
+
+    fn take_carried_feed(
+        &mut self,
+        head: &Signed<Head>,
+        set: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> (String, Result<bool, Refused>) {
+        let Ok(claim) = head.claim() else { return ("head".into(), Err(Refused::Malformed("no head"))) };
+        let (feed, named) = (claim.feed.clone(), format!("head {} of feed {}", claim.seq, claim.feed));
+        let before = self.revocations.position_of(&feed).cloned();
+        let taken =
+            self.on_feed(&feed, now, effects, |held, trust, floor| held.whole((head, set), &feed, trust, floor));
+        (named, taken.map(|()| self.revocations.position_of(&feed) != before.as_ref()))
+    }
+
+    /// What this device holds, for another one: its trust bundle, its policy, its complete sets.
+    pub(super) fn export_revocations(&self, only: Option<&FeedId>) -> Reply {
+        let wanted = |id: &FeedId| only.is_none_or(|only| only == id);
+        let mut feeds = Vec::new();
+        let mut listed = Vec::new();
+        for (id, feed, _) in self.revocations.feeds().filter(|(id, _, retired)| wanted(id) && !retired).take(FEEDS_MAX)
+        {
+            if let (Some((head, set)), Some(position)) = (feed.complete_set(), feed.position()) {
+                feeds.push((head.clone(), set.to_bytes()));
+                listed.push(ExportedFeed { feed: id.clone(), seq: position.seq });
+            }
+        }
+        if feeds.is_empty() {
+            let detail =
+                "this device holds no complete set of such a feed; `hardtack revocations show` tells what it holds";
+            return Reply::Problem(Problem::new(ProblemCode::NotFound, detail));
+        }
+        let carried = Carried {
+            fleet: self.fleet.clone(),
+            bundles: vec![self.trust_signed.clone()],
+            policy: self.policy_signed.clone(),
+            feeds,
+        };
+        match carried.to_bytes() {
+            Ok(bytes) => Reply::Exported(ExportedReply {
+                file: to_text(&bytes),
+                bundle_version: self.trust.version,
+                policy_version: self.policy_signed.as_ref().map(|_| self.policy.document.version),
+                feeds: listed,
+            }),
+            Err(refused) => {
+                let detail = format!("the file would be refused: {refused}; export one feed at a time with --feed");
+                Reply::Problem(Problem::new(ProblemCode::Refused, detail))
+            }
+        }
+    }
+
+    /// Whether something is revoked, and by what.
+    pub(super) fn check_revoked(&self, check: &CheckRevoked) -> Reply {
+        match (&check.token, &check.target) {
+            (Some(token), None) => match self.check_token(token) {
+                Ok(checked) => Reply::Checked(checked),
+                Err(denial) => Reply::Problem(Problem::new(ProblemCode::Denied(denial.reason), denial.explain)),
+            },
+            (None, Some(target)) => Reply::Checked(self.check_target(target)),
+            (Some(_), Some(_)) | (None, None) => {
+                Reply::Problem(Problem::new(ProblemCode::InvalidRequest, "name either a token or a target"))
+            }
+        }
+    }
+
+    fn check_token(&self, text: &str) -> Result<CheckedReply, Denial> {
+        let limits = &self.profile.verify;
+        let bytes = from_text(text, limits.token_bytes_max)
+            .map_err(|refused| Denial::new(Reason::Malformed, format!("the token's text is refused: {refused}")))?;
+        let verified = admit(&bytes, limits, &self.trust, |block| self.wallet.made(block))?;
+        if let Some((feed, covered)) = self.revocations.find(&verified, &self.device, self.clock.over()) {
+            return Ok(found(Some(feed), covered.to_string()));
+        }
+        let labelled = verified.claims.tasks.iter().filter_map(|task| task.parse().ok());
+        let mut tasks = labelled.filter_map(|id| self.wallet.task(&id)).chain(self.wallet.task_of(verified.chain()));
+        Ok(match tasks.find(|task| task.finished) {
+            Some(task) => found(None, format!("task {} has ended on this device", task.id)),
+            None => CheckedReply { revoked: false, feed: None, by: None },
+        })
+    }
+
+    fn check_target(&self, target: &Target) -> CheckedReply {
+        if let Some((feed, covered)) = self.revocations.find_target(target, self.clock.over()) {
+            return found(Some(feed), covered.to_string());
+        }
+        let ended = match target {
+            Target::Task(id) => self.wallet.task(id).filter(|task| task.finished),
+            Target::All
+            | Target::Audience(_)
+            | Target::Block(_)
+            | Target::Device(_)
+            | Target::Grant(_)
+            | Target::Group(_)
+            | Target::IssuedBefore(_)
+            | Target::Owner(_)
+            | Target::RootKey(_) => None,
+        };
+        match ended {
+            Some(task) => found(None, format!("task {} has ended on this device", task.id)),
+            None => CheckedReply { revoked: false, feed: None, by: None },
+        }
+    }
+
+    /// What is held of each feed.
+    pub(super) fn show_revocations(&self) -> RevocationsReply {
+        let powered = self.clock.powered();
+        RevocationsReply {
+            feeds: self.revocations.feeds().map(|(id, feed, retired)| status(id, feed, retired, powered)).collect(),
+            lost: self.revocations.missing().cloned().collect(),
+        }
+    }
+}
+
+/// What a signed document claims to be: only for its name in the answer, and the place where it belongs.
+fn claimed<T: Document>(signed: &Signed<T>, what: &str, version: impl Fn(&T) -> u64) -> Option<(u64, String)> {
+    let version = version(&signed.claim().ok()?);
+    Some((version, format!("{what} {version}")))
+}
+
+fn found(feed: Option<&FeedId>, by: String) -> CheckedReply {
+    CheckedReply { revoked: true, feed: feed.cloned(), by: Some(by) }
+}
+
+fn status(id: &FeedId, feed: &Feed, retired: bool, powered: Timestamp) -> FeedStatus {
+    let sum = feed.sum();
+    let age = feed.head().map(|head| (powered.since(feed.taken()), head.next_update_ms));
+    let set_bytes = feed.complete_set().map_or(0, |(_, set)| set.to_bytes().len() as u64);
+    FeedStatus {
+        feed: id.clone(),
+        retired,
+        complete: feed.head().zip(feed.position()).map(|(head, position)| HeadStatus {
+            era: head.era,
+            seq: head.seq,
+            digest: position.digest.to_string(),
+            issued: head.issued_at.to_string(),
+            due: (head.issued_at + head.next_update_ms).to_string(),
+        }),
+        newest_seq: feed.mark().filter(|_| feed.gathering()).map(|mark| mark.seq),
+        gathering: feed.gathers().map(str::to_owned),
+        age_s: age.map(|(age, _)| age.secs()),
+        overdue: age.is_none_or(|(age, due)| age > due),
+        rules: rules(&sum),
+        exact: sum.exact().count() as u64,
+        serials: sum
+            .serial_buckets()
+            .map(|(slot, bucket)| BucketStatus {
+                slot: slot.to_string(),
+                ends: slot.ends().to_string(),
+                revoked: bucket.revoked().into(),
+            })
+            .collect(),
+        fingerprints: sum
+            .all_fingerprint_buckets()
+            .map(|(key, bucket)| BucketStatus {
+                slot: key.slot.to_string(),
+                ends: key.slot.ends().to_string(),
+                revoked: bucket.count().into(),
+            })
+            .collect(),
+        set_bytes,
+        beyond: feed.seen().count(),
+    }
+}
+
+fn rules(set: &RevocationSet) -> Vec<RuleStatus> {
+    let rule =
+        |(selector, until): (&_, Timestamp)| RuleStatus { covers: format!("{selector:?}"), until: until.to_string() };
+    set.rules().map(rule).collect()
+}

@@ -102,8 +102,8 @@ fn a_stolen_feed_key_is_replaced_while_a_device_is_in_touch() {
     let shown = site.fleet.run(&["key", "show"]).unwrap();
     let feed = shown["keys"].as_array().unwrap().iter().filter(|key| key["role"] == "feed").collect::<Vec<_>>();
     assert_eq!((feed.len(), &feed[0]["key_id"]), (1, &rotated["key_id"]), "{shown}");
-    let acts = site.fleet.run(&["audit", "verify"]).unwrap();
-    assert!(acts["operators"]["valid"].as_bool().unwrap_or(true), "{acts}");
+    // Fails if the signed chain of acts does not hold.
+    site.fleet.run(&["audit", "verify"]).unwrap();
 }
 
 #[test]

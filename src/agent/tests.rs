@@ -387,6 +387,8 @@ fn a_rule_that_the_next_list_leaves_out_holds_until_its_end() {
     rig.restart(Reboot::Process);
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
     rig.pass(300);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
 }
 

@@ -62,7 +62,6 @@ fn commands_of_later_versions_say_so() {
     for args in [
         &["audit", "tail"][..],
         &["audit", "verify", "--all", "x"],
-        &["revocations", "show"],
         &["mcp", "proxy", "--upstream", "x"],
         &["run", "--task", "t", "--", "true"],
     ] {

@@ -177,3 +177,34 @@ fn a_file_of_another_fleet_or_a_damaged_one_is_refused() {
     rig.exits("gw-07", &["revocations", "check", "--task", "t-0123"], 0);
     assert_eq!(rig.gateways[0].get("/v1/status").unwrap()["mode"], json!("offline"));
 }
+
+#[test]
+fn whoever_waits_for_a_task_hears_as_soon_as_its_revocation_is_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
+    let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
+    let (_broker, addr) = stage.broker().unwrap();
+    let broker = format!("mqtt://{addr}");
+    let _serve = fleet.serve(&broker).unwrap();
+    let mut gateway = Gateway::new(&stage, "gw-07", folder.path());
+    fleet.enrol(&gateway, folder.path()).unwrap();
+    gateway.start(&broker, 0).unwrap();
+    let ready = |status: &Value| status["mode"] == "online" && status["grants"][0].is_object();
+    gateway.wait_status("a grant while online", ready).unwrap();
+
+    let rights = json!([{"resource": "modbus/*", "action": "read"}]);
+    let tasks = [(); 2].map(|()| {
+        let task = gateway.post("/v1/tasks", &json!({"task": "pump", "rights": rights, "ttl_s": 600})).unwrap();
+        task["task_id"].as_str().unwrap().to_owned()
+    });
+    let waits = tasks.clone().map(|task| {
+        let client = gateway.client();
+        std::thread::spawn(move || client.get(&format!("/v1/tasks/{task}/wait")).unwrap())
+    });
+    fleet.run(&["revoke", "task", &tasks[0], "--wait"]).unwrap();
+    gateway.post(&format!("/v1/tasks/{}/finish", tasks[1]), &json!({})).unwrap();
+    let told = waits.map(|wait| serde_json::from_slice::<Value>(&wait.join().unwrap().body).unwrap());
+    assert_eq!(told.map(|told| told["ended"].clone()), ["revoked", "finished"]);
+    let strange = gateway.get("/v1/tasks/t-strange/wait").unwrap();
+    assert_eq!(strange["code"], "not_found", "{strange}");
+}

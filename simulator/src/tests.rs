@@ -98,7 +98,7 @@ mod mutants {
         (Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1"),
         (Mutant::ResetRevives, "time-reset", "I4.ended"),
         (Mutant::ResetUnbound, "time-reset", "I5"),
-        (Mutant::RevocationForgotten, "revoked-in-the-dark", "I4"),
+        (Mutant::RevocationForgotten, "revoked-in-the-dark", "I5.position"),
         (Mutant::RootNotCompared, "feed-under-attack", "I5.position"),
         (Mutant::SnapshotOfDroppedKey, "key-rotation-in-the-dark", "caught_up"),
         (Mutant::SnapshotRollsBack, "feed-under-attack", "I5"),

@@ -275,7 +275,10 @@ impl Feed {
         if let Some(Newest { way: Way::Ladder(gathered), .. }) = &mut self.newest {
             if step.end > from && !gathered.spans.contains(&(step.begin(), step.end)) {
                 gathered.spans.push((step.begin(), step.end));
-                gathered.additions.apply(&additions)?;
+                if gathered.additions.apply(&additions).is_err() {
+                    // What is past the limits of a set is no way to one: the whole set tells.
+                    self.detour();
+                }
             }
         }
         let complete = self.climb(floor);

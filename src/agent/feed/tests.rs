@@ -248,6 +248,23 @@ fn a_gap_is_climbed_in_few_steps_and_additions_count_before_it_is_closed() {
     assert!(fetched.len() <= 9, "{fetched:?}");
 }
 
+/// A late head is no news, but it revokes all the same.
+#[test]
+fn what_an_old_head_adds_counts_if_it_was_not_known() {
+    let publisher = published(&mut ChaCha20Rng::from_seed([9; 32]), 80);
+    let mut feed = Feed::default();
+    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.give_up();
+    let old = publisher.step(Step { level: 0, end: 79 }).unwrap();
+    assert!(!holds(&feed, &old.additions), "it adds something");
+    let changed = feed.announce(old.clone(), Timestamp(0)).unwrap();
+    assert_eq!(changed, Changed { revoked: true, ..Changed::default() });
+    assert!(holds(&feed, &old.additions));
+    assert_eq!((feed.position(), feed.mark().unwrap().seq), (None, 80));
+    let again = feed.announce(old.clone(), Timestamp(0));
+    assert_eq!(again, Err(Refused::RolledBack { offered: 79, known: 80 }));
+}
+
 #[test]
 fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
     let mut rng = ChaCha20Rng::from_seed([3; 32]);

@@ -28,7 +28,6 @@ use hardtack::ids::{BlockId, BootId, DeviceId, FeedId, FleetId, GrantId, Hash};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
-use hardtack::wire::encode;
 use hardtack::wire::link::Right;
 use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::announcement::Successor;
@@ -174,7 +173,7 @@ fn world() -> World {
     let head = successor.sign(&fleet, &key(4)).1.remove(0).head;
     let stored = StoredFeed::enrolled(head, set.to_bytes(), None).expect("our own set");
     let mut revocations = Revocations::default();
-    revocations.load(&feed, &encode(&stored), &trust, None).expect("our own list");
+    revocations.load(&feed, (&stored.to_bytes(), None), &trust, None).expect("our own list");
     let profile = Profile::default();
     let clock = clock(&profile, 0);
     revocations.note_taken(&clock);

@@ -5,12 +5,13 @@
 //! Never: sends before the commit is durable, unless that bug is planted.
 //! Read next: `hardtack::agent`, which it drives.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 
 use hardtack::agent::effects::{Answer, Entry, LinkCommand, StateFile, StoredRecord};
+use hardtack::agent::feed::Held;
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
-use hardtack::ids::GrantId;
+use hardtack::ids::{FeedId, GrantId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
 use hardtack::wire::link::Topic;
@@ -18,7 +19,7 @@ use hardtack::wire::link::Topic;
 use crate::check::Id;
 use crate::clocks::date;
 use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN_MIN};
-use crate::disk::{steps, Fate, Step};
+use crate::disk::{steps, Fate, Medium, Step};
 use crate::event::Event;
 use crate::fault::{Direction, Part, WallAfter};
 use crate::network::{End, Packet, Retain};
@@ -33,7 +34,8 @@ const DISK_EVERY: u32 = 64;
 
 /// What a commit made durable, for the checkers.
 struct Durable {
-    feeds: Vec<Vec<u8>>,
+    /// Feeds of which a file was written.
+    feeds: BTreeSet<FeedId>,
     grants_removed: Vec<GrantId>,
     records: Vec<StoredRecord>,
     anchor: Option<Box<Anchor>>,
@@ -120,13 +122,12 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         let in_doubt = device.in_doubt.take();
         let medium = device.disk.durable();
-        let feeds = medium.files.iter().filter(|(file, _)| matches!(file, StateFile::Feed(_)));
         let records = medium.eras.values().flatten().filter_map(|entry| match entry {
             Entry::Record(record) if (record.era.number, record.index) > place => Some(record.clone()),
             Entry::Record(_) | Entry::Segment(_) => None,
         });
         let durable = Durable {
-            feeds: feeds.map(|(_, content)| content.clone()).collect(),
+            feeds: medium.files.keys().filter_map(feed_of).collect(),
             grants_removed: Vec::new(),
             records: records.collect(),
             anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
@@ -328,10 +329,12 @@ impl World<'_> {
         let powered = device.powered(now);
         self.note_signed();
         let device = &self.devices[number as usize];
-        for content in &durable.feeds {
+        for id in &durable.feeds {
+            // What a fault has damaged the gateway cannot read either.
+            let Some(held) = held(device.disk.durable(), id) else { continue };
             let Checks { tally, authority, feed, .. } = &mut self.checks;
-            authority.feed_durable(number, content, powered);
-            feed.durable(tally, now, (number, &device.name), content);
+            authority.feed_durable(number, &held, powered);
+            feed.durable(tally, now, (number, &device.name), &held);
         }
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
         for record in records {
@@ -595,17 +598,31 @@ fn in_flight_steps(process: &Option<Process>) -> &[Step] {
     in_flight.map_or(&[], |in_flight| in_flight.steps.as_slice())
 }
 
+/// The feed that a file is of.
+fn feed_of(file: &StateFile) -> Option<FeedId> {
+    match file {
+        StateFile::Feed(feed) | StateFile::FeedSince(feed) => Some(feed.clone()),
+        StateFile::Bundle | StateFile::Grant(_) | StateFile::Policy | StateFile::Task(_) => None,
+    }
+}
+
+/// A feed as a disk has it.
+fn held(medium: &Medium, feed: &FeedId) -> Option<Held> {
+    let file = |file| medium.files.get(&file).map(Vec::as_slice);
+    Held::read(file(StateFile::Feed(feed.clone()))?, file(StateFile::FeedSince(feed.clone()))).ok()
+}
+
 impl Durable {
     fn of(steps: &[Step]) -> Self {
-        let mut durable = Self { feeds: Vec::new(), grants_removed: Vec::new(), records: Vec::new(), anchor: None };
+        let mut durable =
+            Self { feeds: BTreeSet::new(), grants_removed: Vec::new(), records: Vec::new(), anchor: None };
         for step in steps {
             match step {
-                Step::Replace(StateFile::Feed(_), content) => durable.feeds.push(content.clone()),
+                Step::Replace(file, _) => durable.feeds.extend(feed_of(file)),
                 Step::Remove(StateFile::Grant(grant)) => durable.grants_removed.push(*grant),
                 Step::Append(Entry::Record(record)) => durable.records.push(record.clone()),
                 Step::WriteAnchor(anchor) => durable.anchor = Some(anchor.clone()),
                 Step::Append(Entry::Segment(_))
-                | Step::Replace(..)
                 | Step::SyncFolder(_)
                 | Step::CreateEra(_)
                 | Step::SyncEra

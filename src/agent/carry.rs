@@ -199,19 +199,8 @@ impl Agent {
         if let Some((feed, covered)) = self.revocations.find_target(target, self.clock.over()) {
             return found(Some(feed), covered.to_string());
         }
-        let ended = match target {
-            Target::Task(id) => self.wallet.task(id).filter(|task| task.finished),
-            Target::All
-            | Target::Audience(_)
-            | Target::Block(_)
-            | Target::Device(_)
-            | Target::Grant(_)
-            | Target::Group(_)
-            | Target::IssuedBefore(_)
-            | Target::Owner(_)
-            | Target::RootKey(_) => None,
-        };
-        match ended {
+        let task = if let Target::Task(id) = target { self.wallet.task(id) } else { None };
+        match task.filter(|task| task.finished) {
             Some(task) => found(None, format!("task {} has ended on this device", task.id)),
             None => CheckedReply { revoked: false, feed: None, by: None },
         }

@@ -82,6 +82,8 @@ pub enum StateFile {
     Bundle,
     /// `feed/<feed>`: what is revoked and how far that is complete, [`super::feed::StoredFeed`].
     Feed(FeedId),
+    /// `feed/<feed>+`: what came since that was written. [`super::feed::Held`] is both together.
+    FeedSince(FeedId),
     /// `wallet/grant-<id>`: a fallback grant, [`super::wallet::StoredGrant`].
     Grant(GrantId),
     /// `policy`: the policy in force, `Signed<PolicyDocument>`.
@@ -96,6 +98,7 @@ impl StateFile {
         match self {
             Self::Bundle => "bundle".into(),
             Self::Feed(feed) => format!("feed/{feed}"),
+            Self::FeedSince(feed) => format!("feed/{feed}+"),
             Self::Grant(grant) => format!("wallet/grant-{grant}"),
             Self::Policy => "policy".into(),
             Self::Task(task) => format!("wallet/task-{task}"),
@@ -107,7 +110,10 @@ impl StateFile {
         match path.split_once('/') {
             None if path == "bundle" => Some(Self::Bundle),
             None if path == "policy" => Some(Self::Policy),
-            Some(("feed", feed)) => feed.parse().ok().map(Self::Feed),
+            Some(("feed", name)) => match name.strip_suffix('+') {
+                Some(feed) => feed.parse().ok().map(Self::FeedSince),
+                None => name.parse().ok().map(Self::Feed),
+            },
             Some(("wallet", entry)) => match entry.split_once('-') {
                 Some(("grant", id)) => id.parse().ok().map(Self::Grant),
                 Some(("task", id)) => id.parse().ok().map(Self::Task),

@@ -7,16 +7,16 @@
 
 use super::clock::TrustedClock;
 use super::effects::{Anchor, Batch, FileWrite, Standing, StateFile};
-use super::feed::StoredFeed;
+use super::feed::{Held, StoredFeed};
 use super::policy::Policy;
-use super::revocation::{Revocations, STORED_BYTES_MAX};
+use super::revocation::Revocations;
 use super::start::{grant_of, known_time};
 use crate::ids::{BootId, DeviceId, FleetId, Nonce};
 use crate::profile::{Profile, TimeLimits};
 use crate::time::Millis;
 use crate::wire::bundle::Fingerprint;
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer};
-use crate::wire::{decode, encode, Refused};
+use crate::wire::Refused;
 
 /// What an accepted bundle leads to.
 #[derive(Debug)]
@@ -82,13 +82,18 @@ pub fn accept(
         let claim = head.claim()?;
         let held = anchor.feeds.iter().find(|held| held.feed == claim.feed);
         let file = StateFile::Feed(claim.feed.clone());
-        let before = known.as_ref().and_then(|known| known.files.iter().find(|(name, _)| *name == file));
-        let before = before.and_then(|(_, bytes)| decode::<StoredFeed>(bytes, STORED_BYTES_MAX).ok());
-        let stored = encode(&StoredFeed::enrolled(head, set, before.as_ref())?);
+        let found = |wanted: StateFile| {
+            let files = known.iter().flat_map(|known| known.files);
+            files.into_iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| bytes.as_slice())
+        };
+        // Files that cannot be read have nothing to keep.
+        let before = found(file.clone())
+            .and_then(|whole| Held::read(whole, found(StateFile::FeedSince(claim.feed.clone()))).ok());
+        let stored = StoredFeed::enrolled(head, set, before)?.to_bytes();
         if held.is_some_and(|held| (claim.era, claim.seq) < held.order()) {
             continue;
         }
-        revocations.load(&claim.feed, &stored, &trust, held)?;
+        revocations.load(&claim.feed, (&stored, None), &trust, held)?;
         times.push(claim.issued_at);
         files.push(FileWrite { file, content: stored });
     }

@@ -8,13 +8,13 @@
 //! the set is complete, which its root proves. Up the skip ladder that takes what is new alone; where a rung is missing, or
 //! the sum is not what the root says, the snapshot takes its place, piece by piece.
 //!
+//! What is written down is written before it counts: [`Feed::written`] gives the file that says it.
+//!
 //! When the root keys begin a new era, the position begins anew and what was revoked does not: it is kept apart, so that
 //! whoever had the key of the old era has not filled the room of the new one.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
 
 use crate::ids::{BlockId, Hash};
 use crate::mutant::{self, Mutant};
@@ -29,8 +29,15 @@ use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::Position;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
+mod stored;
+
+use stored::Beside;
+pub use stored::{Held, StoredFeed, Written, STORED_BYTES_MAX};
+
 /// Bytes of a set, about: no device holds or gathers more of a feed.
 pub const SET_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Parts of a snapshot that are less than this, about, wait for more before they count.
+const UNSEEN_MIN: usize = 4 * PIECE_BYTES;
 /// What is fetched at a time: brokers bound what one client may ask for at once.
 const WANTED_MAX: usize = 8;
 
@@ -45,50 +52,6 @@ pub enum Wanted {
     Piece(PartKey, u32),
 }
 
-/// The file of a feed.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct StoredFeed {
-    /// The head of the complete set, none before the first.
-    pub head: Option<Signed<Head>>,
-    /// The complete set's bytes.
-    pub set: Vec<u8>,
-    /// What was seen beyond it and is in force, or was left out since.
-    pub seen: Vec<u8>,
-    /// What earlier eras revoked and the present one does not repeat.
-    pub past: Vec<u8>,
-    /// The newest head that was seen, where its set is not complete.
-    pub newest: Option<Signed<Head>>,
-    /// The newest head's time that E had taken when this was written.
-    pub taken: Timestamp,
-}
-
-impl StoredFeed {
-    /// The file of a feed as an enrolment brings it. What the file before it revoked and this leaves out is kept.
-    ///
-    /// # Errors
-    /// When the set is none, or more than can be held.
-    pub fn enrolled(head: Signed<Head>, set: Vec<u8>, before: Option<&Self>) -> Result<Self, Refused> {
-        let read = |bytes: &[u8]| RevocationSet::from_bytes(bytes, SET_BYTES_MAX);
-        let era = |signed: &Signed<Head>| signed.claim().map_or(0, |head| head.era);
-        let (mut seen, mut past) = (RevocationSet::default(), RevocationSet::default());
-        if let Some(before) = before {
-            // A file that cannot be read has nothing to keep.
-            let held = |bytes: &[u8]| read(bytes).unwrap_or_default();
-            let same = before.head.iter().chain(&before.newest).all(|signed| era(signed) == era(&head));
-            past = held(&before.past);
-            for held in [held(&before.set), held(&before.seen)] {
-                match same {
-                    true => seen.apply(&held)?,
-                    false => outlive(&mut past, &held),
-                }
-            }
-        }
-        let whole = read(&set)?;
-        let (seen, past) = (seen.since(&whole).to_bytes(), past.since(&whole).to_bytes());
-        Ok(Self { head: Some(head), set, seen, past, newest: None, taken: Timestamp(0) })
-    }
-}
-
 /// Keeps what an era revoked that is over. Where there is no room the older entries are those that stay.
 fn outlive(past: &mut RevocationSet, over: &RevocationSet) {
     if past.memory_bytes() + over.memory_bytes() <= SET_BYTES_MAX {
@@ -97,20 +60,24 @@ fn outlive(past: &mut RevocationSet, over: &RevocationSet) {
 }
 
 /// What a message changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changed {
     /// Something is revoked that was not.
     pub revoked: bool,
     /// A newer head is known.
     pub newer: bool,
+    /// The complete position moved.
+    pub moved: bool,
     /// The set of the newest head is complete.
     pub complete: bool,
+    /// What of it was refused, where the rest counts.
+    pub refused: Option<Refused>,
 }
 
 impl Changed {
     /// Whether the file must be written.
-    pub fn any(self) -> bool {
-        self.revoked || self.newer || self.complete
+    pub fn any(&self) -> bool {
+        self.revoked || self.newer || self.moved
     }
 }
 
@@ -124,6 +91,8 @@ pub struct Feed {
     newest: Option<Newest>,
     /// Rules that no head has named yet: they may arrive before it.
     early: Option<Vec<u8>>,
+    /// What is not in the whole that was written last. None where that has to be written anew.
+    beside: Option<Beside>,
 }
 
 #[derive(Debug)]
@@ -132,6 +101,8 @@ struct Known {
     head: Head,
     position: Position,
     set: RevocationSet,
+    /// The set's parts: what a step does not touch is not hashed again.
+    manifest: Manifest,
     /// The newest head's time that E has taken: what a head claims beyond that makes nothing fresher.
     taken: Timestamp,
 }
@@ -180,15 +151,34 @@ struct Gathered {
 #[derive(Debug, Default)]
 struct Fetching {
     /// Which set it is; none before its manifest is here.
-    target: Option<(Signed<Head>, Head, Position)>,
+    target: Option<Target>,
     /// Parts that are whole.
     set: RevocationSet,
+    /// Those of them that do not count yet.
+    unseen: RevocationSet,
     /// Parts that are to come, the next one first.
     missing: Vec<Part>,
     /// The beginning of the first of them.
     part: Vec<u8>,
     /// Pieces of it that came before their turn.
     ahead: BTreeMap<u32, Vec<u8>>,
+}
+
+/// A head whose set is to become the complete one, and the parts of that.
+#[derive(Debug)]
+struct Target {
+    signed: Signed<Head>,
+    head: Head,
+    position: Position,
+    manifest: Manifest,
+}
+
+/// How a complete set came about.
+enum Origin {
+    /// The one before grew by these.
+    Grown(RevocationSet),
+    /// As a whole.
+    Whole,
 }
 
 impl Feed {
@@ -248,8 +238,9 @@ impl Feed {
         let place = self.check(&believed.head, &believed.position, Some(believed.step))?;
         if self.mark().is_some_and(|mark| mark.era < believed.head.era) {
             // The complete set of the old era holds until that of the new one takes its place.
-            outlive(&mut self.past, &std::mem::take(&mut self.seen));
+            self.outlive_seen();
         }
+        let before = self.reached();
         let revoked = self.see_additions(&believed, floor)?;
         let newer = match place {
             Place::Newer => true,
@@ -281,10 +272,16 @@ impl Feed {
                 }
             }
         }
-        let complete = self.climb(floor);
+        let climbed = self.climb(floor);
         let early = self.early.take();
-        let by_rules = early.map_or(Ok(false), |rules| self.rules(&rules, floor).map(|changed| changed.revoked))?;
-        Ok(Changed { revoked: revoked || by_rules, newer, complete })
+        let by_rules = early.map_or(Ok(false), |rules| self.rules(&rules, floor).map(|changed| changed.revoked));
+        Ok(Changed {
+            revoked: revoked || by_rules == Ok(true),
+            newer,
+            moved: self.reached() != before,
+            complete: climbed == Ok(true),
+            refused: climbed.err().or(by_rules.err()),
+        })
     }
 
     /// A head with its whole set, which somebody carried here: with it the position is complete at once.
@@ -310,15 +307,23 @@ impl Feed {
         let known = self.known.as_ref().map(|known| &known.set);
         let mut fresh = known.map_or_else(|| set.clone(), |known| set.since(known)).since(&self.seen);
         fresh.drop_expired(floor);
-        if newer {
-            self.newest = None;
-        }
         if self.mark().is_some_and(|mark| mark.era < head.era) {
-            outlive(&mut self.past, &std::mem::take(&mut self.seen));
+            self.outlive_seen();
         }
-        let complete = self.complete((signed, head, position), set, floor);
-        // Even where a newer head is known, the position has moved.
-        Ok(Changed { revoked: !fresh.is_empty(), newer: true, complete })
+        let target = Target { signed, head, position, manifest: Manifest::of(&set) };
+        let complete = self.complete(target, set, Origin::Whole, floor)?;
+        Ok(Changed { revoked: !fresh.is_empty(), newer, moved: true, complete, refused: None })
+    }
+
+    /// What an era revoked that is over is kept apart.
+    fn outlive_seen(&mut self) {
+        outlive(&mut self.past, &std::mem::take(&mut self.seen));
+        self.beside = None;
+    }
+
+    /// Era and number of the complete set.
+    fn reached(&self) -> (u32, u64) {
+        self.position().map_or((0, 0), Position::order)
     }
 
     fn is_ahead_of_complete(&self, offered: &Position) -> bool {
@@ -368,11 +373,9 @@ impl Feed {
         if fresh == RevocationSet::default() {
             return Ok(false);
         }
-        let bytes = self.seen.memory_bytes() + fresh.memory_bytes();
-        if bytes > SET_BYTES_MAX {
-            return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
-        }
-        self.seen.apply(&fresh)?;
+        add_bounded(&mut self.seen, &fresh)?;
+        // What has no room beside the whole is written with the next one.
+        self.beside.take_if(|beside| beside.see(&fresh).is_err());
         Ok(true)
     }
 
@@ -398,59 +401,92 @@ impl Feed {
     }
 
     /// Completes the newest head's set by the ladder, if every step is in.
-    fn climb(&mut self, floor: Timestamp) -> bool {
-        let Some(Newest { head, position, signed, way: Way::Ladder(gathered) }) = &self.newest else { return false };
+    ///
+    /// # Errors
+    /// As [`Feed::complete`].
+    fn climb(&mut self, floor: Timestamp) -> Result<bool, Refused> {
+        let Some(Newest { head, position, signed, way: Way::Ladder(gathered) }) = &self.newest else {
+            return Ok(false);
+        };
         let known = self.known.as_ref().filter(|known| known.head.era == head.era);
         let reached = gathered.reached(known.map_or(0, |known| known.head.seq));
         if reached < head.seq && !mutant::active(Mutant::GapCountedComplete) {
-            return false;
+            return Ok(false);
         }
         let base = known.map_or_else(RevocationSet::default, |known| known.set.clone());
         let sum = base.merge(&gathered.additions).ok().map(|mut sum| {
             sum.drop_expired(head.dropped_before);
-            sum
+            let manifest = known.map_or_else(Default::default, |known| known.manifest.clone());
+            let manifest = manifest.grown(&sum, &gathered.additions);
+            (sum, manifest)
         });
         let unproven = mutant::active(Mutant::RootNotCompared) || mutant::active(Mutant::GapCountedComplete);
-        match sum.filter(|sum| unproven || Manifest::of(sum).root() == head.root) {
-            Some(set) => {
-                let target = (signed.clone(), head.clone(), position.clone());
-                self.complete(target, set, floor)
+        match sum.filter(|(_, manifest)| unproven || manifest.root() == head.root) {
+            Some((set, manifest)) => {
+                let target =
+                    Target { signed: signed.clone(), head: head.clone(), position: position.clone(), manifest };
+                let origin = match known.is_some() {
+                    true => Origin::Grown(gathered.additions.clone()),
+                    false => Origin::Whole,
+                };
+                self.complete(target, set, origin, floor)
             }
             // The publisher went on from a restored ledger, or a head was one of two: the whole set tells.
             None => {
                 self.detour();
-                false
+                Ok(false)
             }
         }
     }
 
     /// A set is complete. Says whether it is the newest; where it is not, the ladder leads on from it.
+    ///
+    /// # Errors
+    /// When there is no room for what it leaves out: then all stays as it was, and the feed does not get newer.
     fn complete(
         &mut self,
-        (signed, head, position): (Signed<Head>, Head, Position),
+        target: Target,
         set: RevocationSet,
+        origin: Origin,
         floor: Timestamp,
-    ) -> bool {
+    ) -> Result<bool, Refused> {
+        let Target { signed, head, position, manifest } = target;
+        let same_era = self.known.as_ref().is_some_and(|known| known.head.era == head.era);
         // What the new set leaves out though it is in force holds until its signed end: a revocation is not taken back.
-        let before = self.known.take();
-        let taken = before.as_ref().map_or(Timestamp(0), |known| known.taken);
-        if let Some(before) = before {
-            let left_out = before.set.since(&set);
-            if before.head.era == head.era {
-                // Both were within the limits; where the sum is not, the older entries are those that stay.
-                let _ = self.seen.apply(&left_out);
-            } else {
-                outlive(&mut self.past, &left_out);
+        let mut left_out = match (&self.known, &origin) {
+            (None, _) => RevocationSet::default(),
+            (Some(before), Origin::Grown(_)) => before.set.expired(head.dropped_before).since(&set),
+            (Some(before), Origin::Whole) => before.set.since(&set),
+        };
+        left_out.drop_expired(floor);
+        let mut seen = self.seen.since(&set);
+        seen.drop_expired(floor);
+        if same_era {
+            if let Err(refused) = add_bounded(&mut seen, &left_out) {
+                self.newest.iter_mut().for_each(|newest| newest.way = Way::None);
+                return Err(refused);
             }
+        } else {
+            outlive(&mut self.past, &left_out);
         }
-        for kept in [&mut self.seen, &mut self.past] {
-            *kept = kept.since(&set);
-            kept.drop_expired(floor);
-        }
-        self.known = Some(Known { signed, head, position, set, taken });
-        self.newest = self.newest.take().filter(|newest| Some(&newest.position) != self.position());
+        self.seen = seen;
+        self.past = self.past.since(&set);
+        self.past.drop_expired(floor);
+        self.beside.take_if(|beside| match &origin {
+            Origin::Grown(additions) => {
+                let grown = beside.grow(additions, &set, head.dropped_before, floor);
+                grown.and_then(|()| beside.see(&left_out)).is_err()
+            }
+            Origin::Whole => true,
+        });
+        let taken = self.known.as_ref().map_or(Timestamp(0), |known| known.taken);
+        self.known = Some(Known { signed, head, position, set, manifest, taken });
+        self.newest = self
+            .newest
+            .take()
+            .filter(|newest| self.position().is_none_or(|complete| newest.position.order() > complete.order()));
         self.climb_from_known();
-        self.newest.is_none()
+        Ok(self.newest.is_none())
     }
 
     fn climb_from_known(&mut self) {
@@ -529,8 +565,8 @@ impl Feed {
                 return Err(Refused::Equivocation { position: position.seq });
             }
         }
-        let reached = self.position().map_or((0, 0), Position::order);
-        let known = self.known.as_ref().map(|known| &known.set);
+        let reached = self.reached();
+        let known = self.known.as_ref();
         let Some(Newest { position: newest, way, .. }) = &mut self.newest else { return Ok(Changed::default()) };
         let Way::Snapshot(fetching) = way else { return Ok(Changed::default()) };
         if fetching.target.is_some() {
@@ -550,8 +586,9 @@ impl Feed {
             return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
         }
         fetching.plan(&manifest, known)?;
-        fetching.target = Some((signed, head, position));
-        Ok(Changed { complete: self.assemble(floor), ..Changed::default() })
+        fetching.target = Some(Target { signed, head, position, manifest });
+        let complete = self.assemble(floor)?;
+        Ok(Changed { moved: self.reached() != reached, complete, ..Changed::default() })
     }
 
     /// A piece of a snapshot.
@@ -562,20 +599,34 @@ impl Feed {
         let Some(Newest { way: Way::Snapshot(fetching), .. }) = &mut self.newest else {
             return Ok(Changed::default());
         };
-        let Some((_, head, _)) = &fetching.target else { return Ok(Changed::default()) };
+        let Some(target) = &fetching.target else { return Ok(Changed::default()) };
         let piece = Piece::from_bytes(payload)?;
-        let (part, offset, bytes) = piece.verify(&head.root)?;
+        let (part, offset, bytes) = piece.verify(&target.head.root)?;
         let Some(whole) = fetching.take(part, offset, bytes)? else { return Ok(Changed::default()) };
-        // A part that is whole counts at once, whatever is still to come.
-        let revoked = self.see(&whole, floor)?;
-        Ok(Changed { revoked, newer: false, complete: self.assemble(floor) })
+        fetching.unseen.apply(&whole)?;
+        // Parts that are whole count before the rest is here. What counts is written down, and written again with what comes
+        // after it: so it has to be as much again each time, or the whole set would be written once for each of its parts.
+        let due = fetching.unseen.memory_bytes() >= self.seen.memory_bytes().max(UNSEEN_MIN);
+        if !due && !fetching.missing.is_empty() {
+            return Ok(Changed::default());
+        }
+        let unseen = std::mem::take(&mut fetching.unseen);
+        let (before, revoked) = (self.reached(), self.see(&unseen, floor)?);
+        let assembled = self.assemble(floor);
+        Ok(Changed {
+            revoked,
+            newer: false,
+            moved: self.reached() != before,
+            complete: assembled == Ok(true),
+            refused: assembled.err(),
+        })
     }
 
-    fn assemble(&mut self, floor: Timestamp) -> bool {
-        let Some(Newest { way: Way::Snapshot(fetching), .. }) = &mut self.newest else { return false };
-        let Some(target) = fetching.target.take_if(|_| fetching.missing.is_empty()) else { return false };
+    fn assemble(&mut self, floor: Timestamp) -> Result<bool, Refused> {
+        let Some(Newest { way: Way::Snapshot(fetching), .. }) = &mut self.newest else { return Ok(false) };
+        let Some(target) = fetching.target.take_if(|_| fetching.missing.is_empty()) else { return Ok(false) };
         let set = std::mem::take(&mut fetching.set);
-        self.complete(target, set, floor)
+        self.complete(target, set, Origin::Whole, floor)
     }
 
     /// The sets that count: the complete one, what was seen beyond it, and what is left of earlier eras.
@@ -638,11 +689,11 @@ impl Feed {
         })
     }
 
-    /// What is to be kept on disk.
+    /// All of it, as a file holds it.
     pub fn stored(&self) -> StoredFeed {
         StoredFeed {
             head: self.known.as_ref().map(|known| known.signed.clone()),
-            set: self.known.as_ref().map_or_else(Vec::new, |known| known.set.to_bytes()),
+            set: self.known.as_ref().map_or_else(RevocationSet::default, |known| known.set.clone()).to_bytes(),
             seen: self.seen.to_bytes(),
             past: self.past.to_bytes(),
             newest: self.newest.as_ref().map(|newest| newest.signed.clone()),
@@ -650,32 +701,53 @@ impl Feed {
         }
     }
 
-    /// A feed from its file, whose heads were believed before: `head` and `newest` are what they say.
+    /// The file that is to be written now, so that the disk holds all of it.
+    pub fn written(&mut self) -> Written {
+        let head = self.known.as_ref().map(|known| known.signed.clone());
+        let newest = self.newest.as_ref().map(|newest| newest.signed.clone());
+        let taken = self.taken();
+        if let Some(bytes) = self.beside.as_mut().and_then(|beside| beside.write(head, newest, taken)) {
+            return Written::Since(bytes);
+        }
+        let (written, beside) = Written::whole(&self.stored());
+        self.beside = Some(beside);
+        written
+    }
+
+    /// A feed from its files, whose heads were believed before: `head` and `newest` are what they say.
     ///
     /// # Errors
-    /// When a set is none, or not the one that the head names.
-    pub fn restore(stored: StoredFeed, head: Option<Head>, newest: Option<Head>) -> Result<Self, Refused> {
-        let seen = RevocationSet::from_bytes(&stored.seen, SET_BYTES_MAX)?;
-        let past = RevocationSet::from_bytes(&stored.past, SET_BYTES_MAX)?;
-        let known = match (stored.head, head) {
+    /// When the set is not the one that the head names.
+    pub fn restore(held: Held, head: Option<Head>, newest: Option<Head>) -> Result<Self, Refused> {
+        let Held { set, seen, past, taken, beside, .. } = held;
+        let known = match (held.head, head) {
             (Some(signed), Some(head)) => {
-                let set = RevocationSet::from_bytes(&stored.set, SET_BYTES_MAX)?;
-                if Manifest::of(&set).root() != head.root {
+                let manifest = Manifest::of(&set);
+                if manifest.root() != head.root {
                     return Err(Refused::DigestMismatch);
                 }
                 let position = head.position(signed.digest());
-                Some(Known { signed, head, position, set, taken: stored.taken })
+                Some(Known { signed, head, position, set, manifest, taken })
             }
             (_, _) => None,
         };
-        let mut feed = Self { known, seen, past, newest: None, early: None };
-        if let (Some(signed), Some(head)) = (stored.newest, newest) {
+        let mut feed = Self { known, seen, past, newest: None, early: None, beside: Some(beside) };
+        if let (Some(signed), Some(head)) = (held.newest, newest) {
             let position = head.position(signed.digest());
             feed.newest = Some(Newest { signed, head, position, way: Way::None });
             feed.retry();
         }
         Ok(feed)
     }
+}
+
+/// Adds to a set what has room in it, or nothing.
+fn add_bounded(set: &mut RevocationSet, more: &RevocationSet) -> Result<(), Refused> {
+    let bytes = set.memory_bytes() + more.memory_bytes();
+    if bytes > SET_BYTES_MAX {
+        return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
+    }
+    set.apply(more)
 }
 
 impl Gathered {
@@ -705,11 +777,10 @@ impl Fetching {
     }
 
     /// Parts that are held already need not be fetched.
-    fn plan(&mut self, manifest: &Manifest, known: Option<&RevocationSet>) -> Result<(), Refused> {
-        let held = known.map(Manifest::of).unwrap_or_default();
+    fn plan(&mut self, manifest: &Manifest, known: Option<&Known>) -> Result<(), Refused> {
         for part in manifest.parts() {
-            let same = known.filter(|_| held.parts().contains(part)).and_then(|set| set.part(part.key));
-            match same {
+            let same = known.filter(|known| known.manifest.parts().contains(part));
+            match same.and_then(|known| known.set.part(part.key)) {
                 Some(bytes) => self.set.put_part(part.key, &bytes)?,
                 None => self.missing.push(*part),
             }

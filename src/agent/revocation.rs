@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::clock::TrustedClock;
-use super::feed::{Changed, Feed, StoredFeed, Wanted, SET_BYTES_MAX};
+use super::effects::{FileWrite, StateFile};
+use super::feed::{Changed, Feed, Held, Wanted, Written, SET_BYTES_MAX};
 use super::token::Verified;
 use crate::ids::{BlockId, DeviceId, FeedId, Hash};
 use crate::mutant::{self, Mutant};
@@ -21,10 +22,7 @@ use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::{Position, Target};
-use crate::wire::{decode, encode, Refused};
-
-/// The most bytes of a feed's file.
-pub const STORED_BYTES_MAX: usize = 3 * SET_BYTES_MAX + 16 * 1024;
+use crate::wire::Refused;
 
 /// The feeds that the device holds.
 #[derive(Debug, Default)]
@@ -39,7 +37,7 @@ pub struct Revocations {
 }
 
 /// What a message changed, with what must be kept of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// The feed.
     pub feed: FeedId,
@@ -51,8 +49,8 @@ pub struct Applied {
     pub newest: Position,
     /// When the newest head was signed that is known.
     pub issued_at: Timestamp,
-    /// The feed's file.
-    pub stored: StoredFeed,
+    /// The file that keeps it.
+    pub file: FileWrite,
 }
 
 /// How old what is known of revocations is.
@@ -103,7 +101,7 @@ impl fmt::Display for Covered {
 }
 
 impl Revocations {
-    /// Takes a feed from its file. The digest of the anchor vouches for it, even if its key was rotated away since; else
+    /// Takes a feed from its files, the whole and what stands beside it. The digest of the anchor vouches for it, even if its key was rotated away since; else
     /// a head that is newer than the anchor's vouches for itself.
     ///
     /// # Errors
@@ -111,11 +109,11 @@ impl Revocations {
     pub fn load(
         &mut self,
         feed: &FeedId,
-        bytes: &[u8],
+        (whole, since): (&[u8], Option<&[u8]>),
         trust: &TrustBundle,
         known: Option<&Position>,
     ) -> Result<(), Refused> {
-        let stored: StoredFeed = decode(bytes, STORED_BYTES_MAX)?;
+        let held = Held::read(whole, since)?;
         let believe = |signed: &Signed<Head>| {
             let vouched = known.is_some_and(|known| known.digest == signed.digest());
             let head = if vouched { signed.claim() } else { signed.open(&trust.fleet, trust.feed_keys(feed), 1) }?;
@@ -127,11 +125,11 @@ impl Revocations {
             }
             Ok(head)
         };
-        let head = stored.head.as_ref().map(believe).transpose()?;
+        let head = held.head.as_ref().map(believe).transpose()?;
         // Whose key is gone since tells nothing any more; what it added stays.
-        let newest = stored.newest.as_ref().and_then(|signed| believe(signed).ok());
+        let newest = held.newest.as_ref().and_then(|signed| believe(signed).ok());
         let forgotten = mutant::active(Mutant::RevocationForgotten);
-        let loaded = Feed::restore(stored, head, newest)?;
+        let loaded = Feed::restore(held, head, newest)?;
         if let Some(known) = known {
             match loaded.position() {
                 Some(position) => check_order(position, known)?,
@@ -257,7 +255,7 @@ impl Revocations {
     }
 
     fn applied(&mut self, id: &FeedId, changed: Changed, issued_at: Timestamp) -> Option<Applied> {
-        let feed = self.feeds.get(id).filter(|_| changed.any())?;
+        let feed = self.feeds.get_mut(id).filter(|_| changed.any())?;
         if changed.complete {
             self.lost.remove(id);
         }
@@ -268,7 +266,10 @@ impl Revocations {
             position: feed.position().cloned(),
             newest,
             issued_at: issued_at.max(head),
-            stored: feed.stored(),
+            file: match feed.written() {
+                Written::Whole(content) => FileWrite { file: StateFile::Feed(id.clone()), content },
+                Written::Since(content) => FileWrite { file: StateFile::FeedSince(id.clone()), content },
+            },
         })
     }
 
@@ -474,11 +475,6 @@ impl Revocations {
             return Timestamp(0);
         }
         self.feeds.values().filter_map(Feed::head).map(|head| head.dropped_before).max().unwrap_or_default()
-    }
-
-    /// Bytes of a feed's file.
-    pub fn encode(stored: &StoredFeed) -> Vec<u8> {
-        encode(stored)
     }
 }
 

@@ -74,17 +74,18 @@ impl Agent {
         };
         let mut revocations = Revocations::default();
         for known in &anchor.feeds {
-            let file = StateFile::Feed(known.feed.clone());
-            let bytes = boot.files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| bytes.as_slice());
-            if revocations.load(&known.feed, bytes.unwrap_or_default(), &trust, Some(known)).is_err() {
+            let whole = file(&boot, &StateFile::Feed(known.feed.clone())).unwrap_or_default();
+            let since = file(&boot, &StateFile::FeedSince(known.feed.clone()));
+            if revocations.load(&known.feed, (whole, since), &trust, Some(known)).is_err() {
                 revocations.lose(known.clone());
             }
         }
-        for (file, bytes) in &boot.files {
-            if let StateFile::Feed(feed) = file {
+        for (name, whole) in &boot.files {
+            if let StateFile::Feed(feed) = name {
                 if !anchor.feeds.iter().any(|known| known.feed == *feed) {
                     // Written before the anchor that would have named it: it vouches for itself, or is not there.
-                    let _ = revocations.load(feed, bytes, &trust, None);
+                    let since = file(&boot, &StateFile::FeedSince(feed.clone()));
+                    let _ = revocations.load(feed, (whole, since), &trust, None);
                 }
             }
         }
@@ -279,6 +280,7 @@ fn replay_time(boot: &Boot, anchor: &mut Anchor) -> Timestamp {
     proven
 }
 
+/// The content of a file that was found.
 fn file<'a>(boot: &'a Boot, wanted: &StateFile) -> Option<&'a [u8]> {
     boot.files.iter().find(|(file, _)| file == wanted).map(|(_, bytes)| bytes.as_slice())
 }
@@ -333,7 +335,7 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
                     wallet.put_grant(grant.claims.grant, grant);
                 }
             }
-            StateFile::Bundle | StateFile::Feed(_) | StateFile::Policy => {}
+            StateFile::Bundle | StateFile::Feed(_) | StateFile::FeedSince(_) | StateFile::Policy => {}
         }
     }
     for budget in &anchor.budgets {

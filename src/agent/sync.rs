@@ -207,9 +207,10 @@ impl Agent {
             return Err(Refused::WrongTopic);
         }
         let applied = take(&mut self.revocations, &self.trust, self.clock.over())?;
+        let refused = applied.as_ref().and_then(|applied| applied.changed.refused.clone());
         self.apply_feed(applied, now, effects);
         self.greet_if_settled(now, effects);
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// Reads from the broker what the feeds want, and leaves what they have. What does not come is given up.
@@ -343,10 +344,9 @@ impl Agent {
 
     fn apply_feed(&mut self, applied: Option<Applied>, now: Now, effects: &mut Effects) {
         let Some(applied) = applied else { return };
-        let Applied { feed, changed, position, newest, issued_at, stored } = applied;
-        let bytes = Revocations::encode(&stored);
-        self.hear(Role::Feed, issued_at, &bytes, now, effects);
-        effects.batch.files.push(FileWrite { file: StateFile::Feed(feed), content: bytes });
+        let Applied { changed, position, newest, issued_at, file, .. } = applied;
+        self.hear(Role::Feed, issued_at, &file.content, now, effects);
+        effects.batch.files.push(file);
         if changed.revoked {
             // What is known first, however far behind the rest: each step of it has its record.
             self.write(Event::Trust(TrustChange::Revoked { newest }), Vec::new(), now, effects);

@@ -73,10 +73,11 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
     let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
     let _ = (decode::<StoredGrant>(bytes, MESSAGE_BYTES_MAX), decode::<StoredTask>(bytes, MESSAGE_BYTES_MAX));
-    let _ = decode::<StoredFeed>(bytes, MESSAGE_BYTES_MAX);
     let feed = "main".parse().unwrap();
     let mut revocations = Revocations::default();
-    let _ = revocations.load(&feed, bytes, &world.trust, None);
+    let _ = revocations.load(&feed, (bytes, None), &world.trust, None);
+    let whole = StoredFeed::default().to_bytes();
+    let _ = revocations.load(&feed, (&whole, Some(bytes)), &world.trust, None);
     let _ = (revocations.announce(&feed, bytes, &world.trust, NOW), revocations.rules(&feed, bytes, NOW));
     let _ = (revocations.snapshot(&feed, bytes, &world.trust, NOW), revocations.piece(&feed, bytes, NOW));
     let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use hardtack::agent::feed::{StoredFeed, Wanted, SET_BYTES_MAX};
-use hardtack::agent::revocation::{Applied, Revocations, STORED_BYTES_MAX};
+use hardtack::agent::effects::StateFile;
+use hardtack::agent::feed::{Held, StoredFeed, Wanted, SET_BYTES_MAX, STORED_BYTES_MAX};
+use hardtack::agent::revocation::{Applied, Revocations};
 use hardtack::fleet::book::{Life, Rule};
 use hardtack::fleet::enrol::{found, Founding};
 use hardtack::fleet::publish::{self, Cadence};
@@ -19,7 +20,7 @@ use hardtack::wire::revocation::announcement::{additions_digest, Announcement, H
 use hardtack::wire::revocation::manifest::Manifest;
 use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::{Position, Target};
-use hardtack::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
+use hardtack::wire::{Refused, MESSAGE_BYTES_MAX};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -109,7 +110,8 @@ fn next(book: &mut Book, keys: &FleetKeys, rng: &mut ChaCha20Rng) -> Vec<Message
 struct Device<'h> {
     history: &'h History,
     held: Revocations,
-    file: Option<Vec<u8>>,
+    whole: Vec<u8>,
+    since: Option<Vec<u8>>,
     anchor: Option<Position>,
     /// All that was ever in force.
     counted: RevocationSet,
@@ -119,7 +121,7 @@ struct Device<'h> {
 impl<'h> Device<'h> {
     fn new(history: &'h History) -> Self {
         let (held, counted) = (Revocations::default(), RevocationSet::default());
-        Self { history, held, file: None, anchor: None, counted, newest: (0, 0) }
+        Self { history, held, whole: Vec::new(), since: None, anchor: None, counted, newest: (0, 0) }
     }
 
     /// What came on a topic goes where the agent sends it.
@@ -140,10 +142,14 @@ impl<'h> Device<'h> {
     /// What changed is written down before anything else happens, and holds.
     fn keep(&mut self, outcome: Result<Option<Applied>, Refused>) {
         let Ok(Some(applied)) = outcome else { return };
-        let Applied { position, newest, stored, changed, .. } = applied;
-        let read = |bytes: &[u8]| RevocationSet::from_bytes(bytes, SET_BYTES_MAX).expect("our own set");
-        let set = if stored.set.is_empty() { RevocationSet::default() } else { read(&stored.set) };
-        let counts = set.merge(&read(&stored.seen)).expect("within the limits");
+        let Applied { position, newest, file, changed, .. } = applied;
+        assert!(file.content.len() <= STORED_BYTES_MAX);
+        match file.file {
+            StateFile::FeedSince(_) => self.since = Some(file.content),
+            _ => self.whole = file.content,
+        }
+        let held = self.on_disk();
+        let counts = held.set.merge(&held.seen).expect("within the limits");
         assert_eq!(self.counted.since(&counts), RevocationSet::default(), "what was revoked is not any more");
         assert!(changed.revoked || counts.since(&self.counted) == RevocationSet::default(), "and nobody was told");
         assert!(newest.order() >= self.newest, "the mark went back");
@@ -154,16 +160,18 @@ impl<'h> Device<'h> {
             assert!(position.order() > known || self.anchor.as_ref() == Some(&position), "another of the same number");
             self.anchor = Some(position);
         }
-        let file = Revocations::encode(&stored);
-        assert!(file.len() <= STORED_BYTES_MAX);
-        self.file = Some(file);
+    }
+
+    fn on_disk(&self) -> Held {
+        Held::read(&self.whole, self.since.as_deref()).expect("its own files")
     }
 
     /// The process ends at once and starts again.
     fn restart(&mut self) {
         let mut held = Revocations::default();
-        if let Some(file) = &self.file {
-            held.load(&self.history.feed, file, &self.history.trust, self.anchor.as_ref()).expect("its own file");
+        if !self.whole.is_empty() {
+            let files = (self.whole.as_slice(), self.since.as_deref());
+            held.load(&self.history.feed, files, &self.history.trust, self.anchor.as_ref()).expect("its own files");
         }
         held.follow(&self.history.trust);
         assert_eq!(held.positions(), self.anchor.iter().cloned().collect::<Vec<_>>());
@@ -208,9 +216,7 @@ impl<'h> Device<'h> {
             }
         }
         assert_eq!(self.anchor.as_ref(), Some(&self.history.newest), "{:?}", self.held.wanted());
-        let set = decode::<StoredFeed>(self.file.as_ref().expect("a file"), STORED_BYTES_MAX).expect("our own").set;
-        let set = RevocationSet::from_bytes(&set, SET_BYTES_MAX).expect("our own set");
-        assert_eq!(Manifest::of(&set).root(), self.history.root);
+        assert_eq!(Manifest::of(&self.on_disk().set).root(), self.history.root);
     }
 }
 
@@ -329,7 +335,7 @@ pub(crate) fn signed(history: &History, data: &[u8]) {
                 taken: EPOCH,
             };
             let mut held = Revocations::default();
-            let loaded = held.load(&history.feed, &encode(&stored), &history.trust, None);
+            let loaded = held.load(&history.feed, (&stored.to_bytes(), None), &history.trust, None);
             assert_eq!(held.positions().len(), usize::from(loaded.is_ok()));
         }
     }

@@ -8,12 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use hardtack::agent::feed::{StoredFeed, SET_BYTES_MAX};
+use hardtack::agent::feed::Held;
 use hardtack::agent::request::{DecisionReply, Verdict};
-use hardtack::agent::revocation::STORED_BYTES_MAX;
 use hardtack::ids::{BlockId, DeviceId};
 use hardtack::time::{Millis, Timestamp};
-use hardtack::wire::decode;
 use hardtack::wire::policy::TimeClass;
 use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
 use hardtack::wire::revocation::slot::Slot;
@@ -226,15 +224,13 @@ impl AuthorityCheck {
         self.known[device as usize].learn(additions);
     }
 
-    /// A feed's file is durable.
-    pub(crate) fn feed_durable(&mut self, device: u32, content: &[u8], powered: u64) {
-        let Ok(stored) = decode::<StoredFeed>(content, STORED_BYTES_MAX) else { return };
+    /// A feed's files are durable.
+    pub(crate) fn feed_durable(&mut self, device: u32, held: &Held, powered: u64) {
         let known = &mut self.known[device as usize];
         // What is beyond the complete set counts as well, from the moment that it is on disk.
-        for bytes in [&stored.set, &stored.seen] {
-            known.learn(&RevocationSet::from_bytes(bytes, SET_BYTES_MAX).unwrap_or_default());
-        }
-        let Some(Ok(head)) = stored.head.map(|head| head.claim()) else { return };
+        known.learn(&held.set);
+        known.learn(&held.seen);
+        let Some(Ok(head)) = held.head.as_ref().map(|head| head.claim()) else { return };
         known.dropped_before = known.dropped_before.max(head.dropped_before);
         if known.head.is_none_or(|newest| head.seq > newest.seq) {
             known.head = Some(Head { seq: head.seq, issued_at: head.issued_at, durable: powered });

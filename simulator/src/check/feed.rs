@@ -7,21 +7,18 @@
 
 use std::collections::BTreeMap;
 
-use hardtack::agent::feed::{StoredFeed, SET_BYTES_MAX};
-use hardtack::agent::revocation::STORED_BYTES_MAX;
+use hardtack::agent::feed::Held;
 use hardtack::ids::{DeviceId, Hash};
-use hardtack::wire::decode;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::revocation::announcement::Head;
 use hardtack::wire::revocation::manifest::Manifest;
-use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::Position;
 
 use super::{Id, Tally};
 
 /// A position and the root of its set, as a gateway's disk has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
+struct Stand {
     order: (u32, u64),
     root: Hash,
 }
@@ -33,7 +30,7 @@ pub(crate) struct FeedCheck {
     signed: BTreeMap<(u32, u64), (Hash, Hash)>,
     /// Positions that somebody signed who had stolen the feed's key, and that gateways could not refuse.
     forged: Vec<Position>,
-    held: Vec<Option<Held>>,
+    held: Vec<Option<Stand>>,
 }
 
 impl FeedCheck {
@@ -61,18 +58,16 @@ impl FeedCheck {
         self.signed.get(&position.order()).is_some_and(|(digest, _)| *digest == position.digest)
     }
 
-    /// A feed's file is durable: the set is the one of its head.
-    pub(crate) fn durable(&mut self, tally: &mut Tally, at: u64, (device, name): (u32, &DeviceId), content: &[u8]) {
-        let Ok(stored) = decode::<StoredFeed>(content, STORED_BYTES_MAX) else { return };
-        let Some(signed) = stored.head else { return };
+    /// A feed's files are durable: the set is the one of its head.
+    pub(crate) fn durable(&mut self, tally: &mut Tally, at: u64, (device, name): (u32, &DeviceId), held: &Held) {
+        let Some(signed) = &held.head else { return };
         let Ok(head) = signed.claim() else { return };
         let order = (head.era, head.seq);
         if self.forged.contains(&head.position(signed.digest())) {
-            self.held[device as usize] = Some(Held { order, root: Hash::ZERO });
+            self.held[device as usize] = Some(Stand { order, root: Hash::ZERO });
             return;
         }
-        let set = RevocationSet::from_bytes(&stored.set, SET_BYTES_MAX);
-        let root = set.map(|set| Manifest::of(&set).root()).unwrap_or(Hash::ZERO);
+        let root = Manifest::of(&held.set).root();
         let broken = match self.signed.get(&order) {
             Some((digest, _)) if *digest != signed.digest() => {
                 Some(format!("{name} stands at a head {order:?} that the fleet did not sign so"))
@@ -82,7 +77,7 @@ impl FeedCheck {
             None => Some(format!("{name} stands at head {order:?}, which the fleet did not sign")),
         };
         tally.tried(Id::Position, at, broken);
-        self.held[device as usize] = Some(Held { order, root });
+        self.held[device as usize] = Some(Stand { order, root });
     }
 
     /// What a gateway says of its positions is true.
@@ -117,11 +112,12 @@ impl FeedCheck {
 #[cfg(test)]
 mod tests {
     use ed25519_dalek::SigningKey;
+    use hardtack::agent::feed::StoredFeed;
     use hardtack::fleet::publish::Cadence;
     use hardtack::time::Millis;
-    use hardtack::wire::encode;
     use hardtack::wire::revocation::announcement::Successor;
     use hardtack::wire::revocation::rules::Selector;
+    use hardtack::wire::revocation::set::RevocationSet;
 
     use super::*;
     use crate::clocks::date;
@@ -165,9 +161,8 @@ mod tests {
     }
 
     fn store(check: &mut FeedCheck, tally: &mut Tally, seq: u64, named: &[&str], held: &[&str]) {
-        let stored =
-            StoredFeed { head: Some(head(seq, &set(named)).0), set: set(held).to_bytes(), ..Default::default() };
-        check.durable(tally, 2, (0, &"gw-0".parse().unwrap()), &encode(&stored));
+        let stored = StoredFeed::enrolled(head(seq, &set(named)).0, set(held).to_bytes(), None).unwrap();
+        check.durable(tally, 2, (0, &"gw-0".parse().unwrap()), &Held::read(&stored.to_bytes(), None).unwrap());
     }
 
     #[test]

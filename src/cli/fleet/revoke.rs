@@ -148,33 +148,17 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     let mut fleet = session.open()?;
     let at = now()?;
     let covered = coverage(fleet.ledger.book(), &target, at);
-    let issued = match &target {
-        Target::Task(task) => fleet.ledger.issued(task.as_str())?,
-        Target::All
-        | Target::Audience(_)
-        | Target::Block(_)
-        | Target::Device(_)
-        | Target::Grant(_)
-        | Target::Group(_)
-        | Target::IssuedBefore(_)
-        | Target::Owner(_)
-        | Target::RootKey(_) => Vec::new(),
-    };
-    let life = match &target {
-        Target::Block(block) => match token.and_then(|token| life_of(token, block)) {
+    let mut issued = Vec::new();
+    if let Target::Task(task) = &target {
+        issued = fleet.ledger.issued(task.as_str())?;
+    }
+    let mut life = None;
+    if let Target::Block(block) = &target {
+        life = match token.and_then(|token| life_of(token, block)) {
             Some(life) => Some(life),
             None => fleet.ledger.issued_with(block)?.map(|issued| issued.life()),
-        },
-        Target::All
-        | Target::Audience(_)
-        | Target::Device(_)
-        | Target::Grant(_)
-        | Target::Group(_)
-        | Target::IssuedBefore(_)
-        | Target::Owner(_)
-        | Target::RootKey(_)
-        | Target::Task(_) => None,
-    };
+        };
+    }
     let (kind, value) = target_words(&target);
     let mut told = json!({
         "target": {"kind": kind, "value": value},

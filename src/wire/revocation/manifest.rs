@@ -6,6 +6,8 @@
 //!
 //! A device needs one piece and its path in memory at a time: it checks the piece, writes it down, and asks for the next.
 
+use std::collections::BTreeSet;
+
 use super::bytes::{put_number, Reader};
 use super::set::{PartKey, RevocationSet, BUCKETS_MAX, FORMAT};
 use super::{merkle, BUCKET_BYTES_MAX};
@@ -87,6 +89,20 @@ impl Manifest {
     /// The manifest of a set. Hashes all of its bytes, one part in memory at a time.
     pub fn of(set: &RevocationSet) -> Self {
         let part = |key| Part::of(key, &set.part(key).expect("a part that it has"));
+        Self { parts: set.parts().map(part).collect() }
+    }
+
+    /// The manifest of the set that the one of this manifest became by `additions` and by dropping what has expired: buckets
+    /// that it only kept are not hashed again.
+    pub fn grown(&self, set: &RevocationSet, additions: &RevocationSet) -> Self {
+        let added: BTreeSet<PartKey> = additions.parts().collect();
+        let kept = |key: PartKey| {
+            // Rules and ids lapse one by one, buckets whole.
+            let may_differ = matches!(key, PartKey::Rules | PartKey::Exact) || added.contains(&key);
+            let index = self.parts.binary_search_by_key(&key, |part| part.key).ok().filter(|_| !may_differ)?;
+            self.parts.get(index).copied()
+        };
+        let part = |key| kept(key).unwrap_or_else(|| Part::of(key, &set.part(key).expect("a part that it has")));
         Self { parts: set.parts().map(part).collect() }
     }
 

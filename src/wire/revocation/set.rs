@@ -246,6 +246,20 @@ impl RevocationSet {
         self.fingerprints.retain(|key, _| key.slot.ends() > before);
     }
 
+    /// What [`RevocationSet::drop_expired`] would drop.
+    pub fn expired(&self, before: Timestamp) -> Self {
+        let rules = self.rules.iter().filter(|(_, until)| **until < before);
+        let exact = self.exact.iter().filter(|(_, slot)| slot.ends() <= before);
+        let serials = self.serials.iter().filter(|(slot, _)| slot.ends() <= before);
+        let fingerprints = self.fingerprints.iter().filter(|(key, _)| key.slot.ends() <= before);
+        Self {
+            rules: rules.map(|(selector, until)| (*selector, *until)).collect(),
+            exact: exact.map(|(block, slot)| (*block, *slot)).collect(),
+            serials: serials.map(|(slot, bucket)| (*slot, bucket.clone())).collect(),
+            fingerprints: fingerprints.map(|(key, bucket)| (*key, bucket.clone())).collect(),
+        }
+    }
+
     /// Whether a serial is revoked. Allocates nothing.
     pub fn covers_serial(&self, slot: Slot, serial: u32) -> bool {
         self.serials.get(&slot).is_some_and(|bucket| bucket.contains(serial))
@@ -651,7 +665,10 @@ mod tests {
             // What the publisher dropped, a device drops by the same date.
             let before = Timestamp(slot(0).begins().0 + u64::from(before) * HOUR);
             let mut device = old.clone();
+            let (whole, gone) = (new.clone(), new.expired(before));
             new.drop_expired(before);
+            prop_assert_eq!(new.merge(&gone).unwrap(), whole);
+            prop_assert_eq!(Manifest::of(&old).grown(&new, &more), Manifest::of(&new));
             device.apply(&new.since(&old)).unwrap();
             device.drop_expired(before);
             prop_assert_eq!(device, new);

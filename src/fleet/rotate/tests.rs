@@ -32,7 +32,7 @@ fn replace_key(
     cause: Cause,
     secs: u64,
 ) -> Rotated {
-    let rotation = Rotation { role, key, cause, root: &keys.root };
+    let rotation = Rotation { role, key: &NewKey::of(role, key.as_bytes()), cause, roots: &keys.roots() };
     rotate(book, rotation, CADENCE, keys.operator("ann"), at(secs), &mut Effects::default()).unwrap()
 }
 
@@ -223,9 +223,11 @@ fn a_planned_replacement_leaves_the_old_key_good_until_the_next() {
     assert!(publish::advance(&mut book, &second, CADENCE, at(500), fx));
     tell(&mut device, &book).unwrap();
     assert_eq!(at_position(&device), (2, 2), "an era ends with its keys");
-    let again = Rotation { role: KeyRole::Feed, key: &third, cause: Cause::Planned, root: &keys.root };
+    let (third, stranger) = (NewKey::Signing(third), key(81));
+    let again = Rotation { role: KeyRole::Feed, key: &third, cause: Cause::Planned, roots: &keys.roots() };
     assert!(rotate(&mut book, again, CADENCE, keys.operator("ann"), at(501), fx).is_err(), "the same key again");
-    let by_another = Rotation { key: &key(80), root: &key(81), ..again };
+    let fourth = NewKey::Signing(key(80));
+    let by_another = Rotation { key: &fourth, roots: &[&stranger], ..again };
     let refused = rotate(&mut book, by_another, CADENCE, keys.operator("ann"), at(501), fx);
     assert!(matches!(refused, Err(FleetError::Refused { .. })), "no root key: {refused:?}");
     assert_eq!(book.trust().version, 3, "and nothing was changed");
@@ -247,7 +249,8 @@ fn a_replaced_policy_key_signs_the_policy_anew_and_the_ledger_can_be_read() {
     let mut book = super::super::enrol::found(&founding, &mut fx).unwrap();
     for (seed, cause) in [(1, Cause::Planned), (2, Cause::Planned), (3, Cause::Compromised)] {
         let new = key(seed);
-        let rotation = Rotation { role: KeyRole::Policy, key: &new, cause, root: &keys.root };
+        let key = NewKey::Signing(new.clone());
+        let rotation = Rotation { role: KeyRole::Policy, key: &key, cause, roots: &keys.roots() };
         rotate(&mut book, rotation, CADENCE, keys.operator("ann"), at(u64::from(seed)), &mut fx).unwrap();
         let (signed, document) = book.policy();
         signed.open(book.fleet(), [&new.verifying_key()], 1).unwrap();

@@ -284,9 +284,10 @@ impl Operator {
     }
 
     /// A next trust bundle with root keys of a thief's, which too few have signed: nobody but those, or none of those.
-    fn deceitful_bundle(&self, by_thief: bool) -> (Topic, Vec<u8>) {
+    fn deceitful_bundle(&self, by_thief: bool, at: Timestamp) -> (Topic, Vec<u8>) {
         let mut next = self.book.trust().clone();
         next.version += 1;
+        next.issued_at = at;
         let thief = bytes(self.seed, "thief", "root");
         let thief = SigningKey::from_bytes(&thief);
         next.roots = vec![thief.verifying_key().into()];
@@ -314,8 +315,8 @@ impl Operator {
         let elsewhere: FleetId = "elsewhere".parse().expect(HONEST);
         let (fleet, key, twin) = match trick {
             FeedTrick::DroppedKey => (self.fleet(), self.dropped_key.as_ref()?, false),
-            FeedTrick::NewRootsAlone => return Some(self.deceitful_bundle(true)),
-            FeedTrick::OldRootsAlone => return Some(self.deceitful_bundle(false)),
+            FeedTrick::NewRootsAlone => return Some(self.deceitful_bundle(true, newest.head.issued_at)),
+            FeedTrick::OldRootsAlone => return Some(self.deceitful_bundle(false, newest.head.issued_at)),
             FeedTrick::Endless => return Some((place, vec![0x5a; 2 * MESSAGE_BYTES_MAX])),
             FeedTrick::Foreign => (&elsewhere, &self.keys.feed, false),
             FeedTrick::Misplaced => {

@@ -523,7 +523,7 @@ pub(super) mod tests {
         Timestamp::from_secs(EPOCH + secs)
     }
 
-    fn rng(seed: u8) -> ChaCha20Rng {
+    pub(in crate::fleet) fn rng(seed: u8) -> ChaCha20Rng {
         ChaCha20Rng::from_seed([seed; 32])
     }
 

@@ -181,7 +181,14 @@ fn root_keys_change_while_a_device_is_away_and_it_walks_through_all_of_them() {
         ceremony.fleet(&["key", "rotate", "service", "--root", ceremony.stick(3).to_str().unwrap()]);
     assert_eq!((code, rotated["bundle_version"].as_u64()), (0, Some(4)), "{error}");
     let (code, shape, error) = ceremony.fleet(&[
-        "key", "roots", "--roots", "2", "--threshold", "1", "--root", ceremony.stick(3).to_str().unwrap(),
+        "key",
+        "roots",
+        "--roots",
+        "2",
+        "--threshold",
+        "1",
+        "--root",
+        ceremony.stick(3).to_str().unwrap(),
     ]);
     assert_eq!((code, &shape["threshold"]), (0, &1.into()), "{error}");
 
@@ -196,8 +203,7 @@ fn root_keys_change_while_a_device_is_away_and_it_walks_through_all_of_them() {
     let there = |status: &Value| status["bundle_version"] == 5 && status["mode"] == "online";
     late.wait_status("bundle 5", there).unwrap();
     let (_, listed, _) = site.ceremony.fleet(&["key", "list"]);
-    let roots: Vec<&Value> =
-        listed["keys"].as_array().unwrap().iter().filter(|key| key["role"] == "root").collect();
+    let roots: Vec<&Value> = listed["keys"].as_array().unwrap().iter().filter(|key| key["role"] == "root").collect();
     let states: Vec<&str> = roots.iter().map(|key| key["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["in_use", "in_use", "gone", "gone", "gone"], "{listed}");
     assert_eq!((&roots[0]["file"], &roots[1]["file"]), (&"plain".into(), &"not here".into()), "{listed}");

@@ -9,17 +9,20 @@ use super::super::publish::{feed, is_current, may_sign, newest, retained};
 use super::super::revoke::{revoke, Revocation};
 use super::super::service::tests::{ask, at, device_keys, founded, new_grant, one_device, CADENCE};
 use super::super::service::{ServiceKeys, Settings};
-use super::super::{grant, policy, FleetKeys, FleetLog, Service};
+use super::super::{grant, policy, publish, FleetKeys, FleetLog, Service, Write};
 use super::*;
 use crate::agent::effects::Publish;
 use crate::agent::revocation::Revocations;
 use crate::ids::{BlockId, Hash};
 use crate::time::Millis;
+use crate::wire::envelope::Signed;
 use crate::wire::link::Topic;
+use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, ADDITIONS_BYTES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
+use crate::wire::Refused;
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])

@@ -68,17 +68,21 @@ pub enum Mutant {
     StalenessByWaitingHead = 29,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
     SyncErrorIgnored = 30,
+    /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
+    SuccessorByNewAlone = 31,
+    /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
+    SuccessorByOldAlone = 32,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 31,
+    TimeJudgedAtFloor = 33,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 32,
+    TwoTimeFacts = 34,
     /// The system clock is believed.
-    WallClockUsed = 33,
+    WallClockUsed = 35,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
@@ -109,6 +113,8 @@ impl Mutant {
         Self::SnapshotRollsBack,
         Self::StalenessByWaitingHead,
         Self::SyncErrorIgnored,
+        Self::SuccessorByNewAlone,
+        Self::SuccessorByOldAlone,
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,
         Self::WallClockUsed,

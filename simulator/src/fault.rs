@@ -350,6 +350,10 @@ pub enum FeedTrick {
     Foreign,
     /// The newest head, where another is kept.
     Misplaced,
+    /// A next trust bundle with a thief's root key, which that key alone has signed,
+    NewRootsAlone,
+    /// or which all the others have signed, and that key has not.
+    OldRootsAlone,
     /// In place of the next head another for its position, signed by the feed's key, which somebody stole. This one a
     /// gateway cannot refuse: it must come back to the fleet's.
     Substitute,
@@ -359,11 +363,13 @@ pub enum FeedTrick {
 
 impl FeedTrick {
     /// The names in scenario files, as `what`.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("dropped_key", Self::DroppedKey),
         ("endless", Self::Endless),
         ("foreign", Self::Foreign),
         ("misplaced", Self::Misplaced),
+        ("new_roots_alone", Self::NewRootsAlone),
+        ("old_roots_alone", Self::OldRootsAlone),
         ("substitute", Self::Substitute),
         ("twin", Self::Twin),
     ];
@@ -375,6 +381,8 @@ impl FeedTrick {
             Self::Endless => "broker.feed endless",
             Self::Foreign => "broker.feed foreign",
             Self::Misplaced => "broker.feed misplaced",
+            Self::NewRootsAlone => "broker.feed new_roots_alone",
+            Self::OldRootsAlone => "broker.feed old_roots_alone",
             Self::Substitute => "broker.feed substitute",
             Self::Twin => "broker.feed twin",
         }

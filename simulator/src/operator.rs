@@ -154,7 +154,8 @@ impl Operator {
     /// A fleet is founded.
     pub(crate) fn found(scenario: &Scenario, seed: u64) -> Self {
         let mut rng = stream(seed, "operator", "keys");
-        let keys = FleetKeys::generate(&mut rng);
+        let roots = (usize::from(scenario.fleet.roots), scenario.fleet.threshold);
+        let keys = FleetKeys::generate_with(roots, &mut rng).expect(HONEST);
         let cadence = Cadence::every(Millis(scenario.fleet.head_every.0));
         let start = date(scenario.start);
         let mut fx = Effects::default();
@@ -265,7 +266,7 @@ impl Operator {
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
         let now = Reading { time, radius: RADIUS };
-        let file = reset(&mut self.book, (device, nonce), &self.keys.root, now, operator, &mut fx).expect(HONEST);
+        let file = reset(&mut self.book, (device, nonce), &self.signing_roots(), now, operator, &mut fx).expect(HONEST);
         self.commit(fx);
         file.to_bytes()
     }
@@ -273,8 +274,26 @@ impl Operator {
     /// A reset that no honest operator makes: for whom it is not, or not by the root keys.
     pub(crate) fn deceitful_reset(&self, device: &DeviceId, nonce: Nonce, time: Timestamp, root: bool) -> Vec<u8> {
         let reset = TimeReset { device: device.clone(), nonce, time, radius_ms: RADIUS };
-        let key = if root { &self.keys.root } else { &self.keys.service };
-        TimeFile::Reset(Signed::sign(&reset, self.fleet(), &[key])).to_bytes()
+        let keys = if root { self.signing_roots() } else { vec![&self.keys.service] };
+        TimeFile::Reset(Signed::sign(&reset, self.fleet(), &keys)).to_bytes()
+    }
+
+    /// As many root keys as must sign.
+    fn signing_roots(&self) -> Vec<&SigningKey> {
+        self.keys.roots().into_iter().rev().take(usize::from(self.keys.threshold)).collect()
+    }
+
+    /// A next trust bundle with root keys of a thief's, which too few have signed: nobody but those, or none of those.
+    fn deceitful_bundle(&self, by_thief: bool, at: Timestamp) -> (Topic, Vec<u8>) {
+        let mut next = self.book.trust().clone();
+        next.version += 1;
+        next.issued_at = at;
+        let thief = bytes(self.seed, "thief", "root");
+        let thief = SigningKey::from_bytes(&thief);
+        next.roots = vec![thief.verifying_key().into()];
+        next.threshold = 1;
+        let keys = if by_thief { vec![&thief] } else { self.signing_roots() };
+        (Topic::Bundle(next.version), Signed::sign(&next, self.fleet(), &keys).to_bytes())
     }
 
     /// An acknowledgement that the service never made, with a nonce that is out.
@@ -296,6 +315,8 @@ impl Operator {
         let elsewhere: FleetId = "elsewhere".parse().expect(HONEST);
         let (fleet, key, twin) = match trick {
             FeedTrick::DroppedKey => (self.fleet(), self.dropped_key.as_ref()?, false),
+            FeedTrick::NewRootsAlone => return Some(self.deceitful_bundle(true, newest.head.issued_at)),
+            FeedTrick::OldRootsAlone => return Some(self.deceitful_bundle(false, newest.head.issued_at)),
             FeedTrick::Endless => return Some((place, vec![0x5a; 2 * MESSAGE_BYTES_MAX])),
             FeedTrick::Foreign => (&elsewhere, &self.keys.feed, false),
             FeedTrick::Misplaced => {
@@ -388,17 +409,26 @@ impl Operator {
         next.issued_at = at;
         match what {
             RotateWhat::Feed => next.feeds.iter_mut().for_each(|feed| feed.keys = public()),
-            RotateWhat::Root => next.roots = public(),
+            // The first, which is not asked to sign: it is lost.
+            RotateWhat::Root => {
+                next.roots.remove(0);
+                next.roots.extend(public());
+            }
             RotateWhat::Service => next.service = public(),
         }
-        let new_root = (what == RotateWhat::Root).then_some(&fresh);
-        let signers: Vec<&SigningKey> = [Some(&self.keys.root), new_root].into_iter().flatten().collect();
+        let mut signers = self.signing_roots();
+        if what == RotateWhat::Root {
+            signers.push(&fresh);
+        }
         let write = Write::Bundle(next.version, Signed::sign(&next, self.book.fleet(), &signers));
         self.book.apply(write.clone());
         self.rows.extend(write.row().map(|row| (row, write)));
         match what {
             RotateWhat::Feed => self.dropped_key = Some(std::mem::replace(&mut self.keys.feed, fresh)),
-            RotateWhat::Root => self.keys.root = fresh,
+            RotateWhat::Root => {
+                self.keys.further_roots.push(fresh);
+                self.keys.root = self.keys.further_roots.remove(0);
+            }
             RotateWhat::Service => self.keys.service = fresh,
         }
         // Who runs with the keys of before stops, and starts with those of now.

@@ -4,6 +4,7 @@
 //! Never: draws a random number. `plan.rs` turns a scenario and a seed into what happens when.
 //! Read next: `plan.rs`.
 
+use hardtack::fleet::roots::check_shape;
 use hardtack::profile::{shipped, Kind, Overlay, Profile};
 use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
@@ -146,6 +147,10 @@ pub struct FleetPlan {
     pub commit_ms: (u64, u64),
     /// A new revocation head is signed at least this often.
     pub head_every: Span,
+    /// How many root keys the fleet has,
+    pub roots: u8,
+    /// and how many of them must sign.
+    pub threshold: u8,
 }
 
 impl FleetPlan {
@@ -173,6 +178,8 @@ impl Default for FleetPlan {
             latency_ms: (20, 120),
             commit_ms: (2, 12),
             head_every: Span(3_600_000),
+            roots: 1,
+            threshold: 1,
         }
     }
 }
@@ -306,6 +313,7 @@ impl Scenario {
         if self.fleet.drift_ppm > self.profile.time.drift_ppm {
             return Err("`fleet.drift_ppm` must stay within the profile's bound, which the proofs assume".into());
         }
+        check_shape(usize::from(self.fleet.roots), self.fleet.threshold).map_err(|error| error.to_string())?;
         let ranges = [self.fleet.latency_ms, self.fleet.commit_ms];
         if ranges.iter().any(|(low, high)| low > high || *low == 0 || *high > 60_000) {
             return Err("`latency_ms` and `commit_ms` are [shortest, longest], 1 to 60000".into());

@@ -104,6 +104,8 @@ mod mutants {
         (Mutant::SnapshotRollsBack, "feed-under-attack", "I5"),
         (Mutant::StalenessByWaitingHead, "withheld", "I4.stale"),
         (Mutant::SyncErrorIgnored, "failing-disk", "I1"),
+        (Mutant::SuccessorByNewAlone, "key-rotation-in-the-dark", "I5.evidence"),
+        (Mutant::SuccessorByOldAlone, "key-rotation-in-the-dark", "I5.evidence"),
         (Mutant::TimeJudgedAtFloor, "clock-storm", "I3.strict"),
         (Mutant::TwoTimeFacts, "boot-loop", "I6.child"),
         (Mutant::WallClockUsed, "week-offline-reboots", "I3"),

@@ -34,7 +34,7 @@ pub enum Exit {
     Audit = 9,
     /// What is known of revocations is too old.
     Stale = 10,
-    /// Some of the devices did not take part.
+    /// Some of the devices did not take part, or more root keys have to sign.
     Partial = 11,
     /// Malformed, badly signed, an unknown root or algorithm, or a broken chain.
     Invalid = 12,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::book::{Book, Write};
 use super::rotate::{Cause, KeyRole};
-use super::{Effects, FleetError, Operator};
+use super::{keys, Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
@@ -133,6 +133,8 @@ pub enum Deed {
         digest: Hash,
         /// The highest head that was known to have been signed.
         least: u64,
+        /// The trust bundle in force from here on.
+        bundle: u64,
     },
     /// Replaced a key.
     Rotated {
@@ -149,6 +151,50 @@ pub enum Deed {
         /// Its digest.
         digest: Hash,
     },
+    /// Changed root keys, or how many of them must sign.
+    Roots {
+        /// How many must sign from now on.
+        threshold: u8,
+        /// The ids of the new ones.
+        added: Vec<KeyId>,
+        /// The ids of those that are root keys no more.
+        dropped: Vec<KeyId>,
+        /// Why.
+        cause: Cause,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
+    /// Brought a trust bundle into force that replaces no key.
+    Trusted {
+        /// Its version.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
+}
+
+impl Deed {
+    /// The trust bundle that is in force from this deed on, if it says so.
+    fn bundle(&self) -> Option<u64> {
+        match self {
+            Self::Restored { bundle, .. }
+            | Self::Rotated { bundle, .. }
+            | Self::Roots { bundle, .. }
+            | Self::Trusted { bundle, .. } => Some(*bundle),
+            Self::Founded { .. }
+            | Self::Approved { .. }
+            | Self::Retired { .. }
+            | Self::Granted { .. }
+            | Self::Withdrawn { .. }
+            | Self::Issued { .. }
+            | Self::Revoked { .. }
+            | Self::Policy { .. }
+            | Self::Resumed { .. }
+            | Self::TimeReset { .. } => None,
+        }
+    }
 }
 
 /// A text that may stand in an act or a token.
@@ -169,6 +215,9 @@ pub(super) fn record(
     fx: &mut Effects,
 ) -> Result<(), FleetError> {
     let name = text("the operator's name", operator.name)?;
+    // An act that nobody could verify afterwards is not begun.
+    let named = book.trust().operators.contains(&operator.key.verifying_key().into());
+    keys::check("operator", book.trust(), named)?;
     let (number, previous) = book.next_act();
     let act = Act { number, previous, at, operator: name, deed };
     let signed = Signed::sign(&act, book.fleet(), &[operator.key]);
@@ -176,18 +225,29 @@ pub(super) fn record(
     Ok(())
 }
 
-/// The acts of a chain, if each is signed by an operator's key of any of `bundles` and follows the one before.
+/// The acts of a chain, if each follows the one before and is signed by an operator's key of the trust bundle that was in force
+/// then. `bundles` are those of the fleet from version 1 on; the acts say when each came into force.
 ///
 /// # Errors
 /// The number of the first act that does not fit, and why.
 pub fn verify(bundles: &[TrustBundle], acts: &[Signed<Act>]) -> Result<Vec<Act>, (u64, Refused)> {
-    let keys = || bundles.iter().flat_map(|bundle| bundle.operators.iter().map(PublicKey::verifying));
+    let mut in_force = bundles.first();
     let mut previous = Hash::ZERO;
     let mut opened = Vec::with_capacity(acts.len());
     for (number, signed) in (0..).zip(acts) {
-        let open = |bundle: &TrustBundle| signed.open(&bundle.fleet, keys(), 1);
-        let first = bundles.first().ok_or((number, Refused::UnknownKey { valid: 0, needed: 1 }))?;
-        let act = open(first).map_err(|refused| (number, refused))?;
+        let no_key = Refused::UnknownKey { valid: 0, needed: 1 };
+        // What the deed says of the bundle counts only once a key of that bundle has signed it.
+        let claimed = signed.claim().map_err(|refused| (number, refused))?.deed.bundle();
+        if let Some(version) = claimed {
+            let known = in_force.map_or(0, |bundle| bundle.version);
+            if version < known {
+                return Err((number, Refused::RolledBack { offered: version, known }));
+            }
+            in_force = bundles.iter().find(|bundle| bundle.version == version);
+        }
+        let bundle = in_force.ok_or((number, no_key))?;
+        let keys = bundle.operators.iter().map(PublicKey::verifying);
+        let act = signed.open(&bundle.fleet, keys, 1).map_err(|refused| (number, refused))?;
         if act.number != number || act.previous != previous {
             return Err((number, Refused::OutOfOrder { offered: act.number, expected: number }));
         }

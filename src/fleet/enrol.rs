@@ -56,8 +56,8 @@ pub fn found(founding: &Founding<'_>, fx: &mut Effects) -> Result<Book, FleetErr
     let bundle = TrustBundle {
         fleet: founding.fleet.clone(),
         version: 1,
-        threshold: 1,
-        roots: vec![keys.root.verifying_key().into()],
+        threshold: keys.threshold,
+        roots: keys.roots().iter().map(|root| root.verifying_key().into()).collect(),
         issuers: vec![Issuer { root_key_id: keys.issuer.root_key_id, key: keys.issuer.key.verifying_key().into() }],
         policy: vec![keys.policy.verifying_key().into()],
         feeds: vec![Feed { id: founding.feed.clone(), era: 1, keys: vec![keys.feed.verifying_key().into()] }],
@@ -70,7 +70,7 @@ pub fn found(founding: &Founding<'_>, fx: &mut Effects) -> Result<Book, FleetErr
         issued_at: founding.at,
         not_after: founding.at + BUNDLE_LIFE,
     };
-    let signed = Signed::sign(&bundle, &founding.fleet, &[&keys.root]);
+    let signed = Signed::sign(&bundle, &founding.fleet, &keys.roots());
     // What devices will check is checked here first: a bundle that nobody accepts must not found a fleet.
     let opened = TrustBundle::genesis(&signed).map_err(FleetError::refused("the first trust bundle"))?;
     let document = PolicyDocument::built_in(founding.at);

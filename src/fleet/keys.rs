@@ -7,9 +7,10 @@
 use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 
-use super::FleetError;
+use super::{roots, FleetError};
+use crate::ids::FleetId;
 use crate::time::Millis;
-use crate::wire::bundle::{self, PublicKey, TrustBundle};
+use crate::wire::bundle::{self, Fingerprint, PublicKey, TrustBundle};
 use crate::wire::seal::SealingKey;
 
 /// Tokens name a time of minting that lies this much in the past. A device knows the present only as a lower bound: the
@@ -26,8 +27,12 @@ pub struct Issuer {
 
 /// One private key per role. No role can do another's work.
 pub struct FleetKeys {
-    /// Signs trust bundles.
+    /// Signs trust bundles: the first root key.
     pub root: SigningKey,
+    /// The other root keys, where there are several.
+    pub further_roots: Vec<SigningKey>,
+    /// How many of the root keys must sign.
+    pub threshold: u8,
     /// Mints tokens.
     pub issuer: Issuer,
     /// Signs policies.
@@ -47,6 +52,8 @@ impl FleetKeys {
     pub fn generate(rng: &mut (impl RngCore + CryptoRng)) -> Self {
         Self {
             root: SigningKey::generate(rng),
+            further_roots: Vec::new(),
+            threshold: 1,
             issuer: Issuer { root_key_id: 1, key: SigningKey::generate(rng) },
             policy: SigningKey::generate(rng),
             feed: SigningKey::generate(rng),
@@ -54,6 +61,30 @@ impl FleetKeys {
             operator: SigningKey::generate(rng),
             collector: SealingKey::generate(rng),
         }
+    }
+
+    /// New keys, with as many root keys, of which a threshold must sign.
+    ///
+    /// # Errors
+    /// [`FleetError::Invalid`] for numbers that make no sense.
+    pub fn generate_with(
+        (roots, threshold): (usize, u8),
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Self, FleetError> {
+        roots::check_shape(roots, threshold)?;
+        let keys = Self::generate(rng);
+        Ok(Self { further_roots: (1..roots).map(|_| SigningKey::generate(rng)).collect(), threshold, ..keys })
+    }
+
+    /// The root keys, in the order of the first trust bundle.
+    pub fn roots(&self) -> Vec<&SigningKey> {
+        std::iter::once(&self.root).chain(&self.further_roots).collect()
+    }
+
+    /// What devices compare, once these keys found this fleet.
+    pub fn fingerprint(&self, fleet: &FleetId) -> Fingerprint {
+        let roots: Vec<PublicKey> = self.roots().iter().map(|root| root.verifying_key().into()).collect();
+        Fingerprint::of(fleet, self.threshold, &roots)
     }
 
     /// An operator who uses these keys.

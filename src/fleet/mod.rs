@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
-//! [`revoke`] and [`publish`] take back, [`rotate`] replaces a key, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
+//! [`revoke`] and [`publish`] take back, [`rotate`] replaces a key, [`roots`] changes the root keys, [`proposal`] has their signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
 //! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
@@ -18,10 +18,12 @@ pub mod hello;
 pub mod issue;
 pub mod keys;
 pub mod policy;
+pub mod proposal;
 pub mod publish;
 pub mod report;
 pub mod restore;
 pub mod revoke;
+pub mod roots;
 pub mod rotate;
 pub mod service;
 pub mod time;
@@ -177,6 +179,19 @@ pub enum FleetError {
         /// The newest trust bundle.
         bundle: u64,
     },
+    /// What the root keys were asked to sign was made for another trust bundle than that in force.
+    #[error("the proposal follows trust bundle {before}, and this ledger has bundle {own} by now: propose again")]
+    MovedOn {
+        /// The bundle that it follows.
+        before: u64,
+        /// The newest here.
+        own: u64,
+    },
+    /// Fewer root keys have signed than it takes.
+    #[error(
+        "not enough root keys have signed: {0}. Have them sign with `hardtack fleet key sign PROPOSAL --root KEYFILE`"
+    )]
+    Unsigned(String),
     /// Another publisher has the turn.
     #[error("{holder} publishes from this ledger since {at}, and this one signs no more: let one `hardtack fleet serve` run, on one machine")]
     Superseded {

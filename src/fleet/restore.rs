@@ -54,6 +54,10 @@ pub fn mark(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<u64, FleetError> {
+    if let Some(before) = before {
+        carry_over(before, copy, fx);
+    }
+    // The operator's key may have been replaced since the copy was made.
     let own = PublicKey::from(operator.key.verifying_key());
     if !copy.trust().operators.contains(&own) {
         let message =
@@ -61,13 +65,11 @@ pub fn mark(
                        than those that belong to it. Restore into the folder that has its keys";
         return Err(FleetError::Invalid(message.into()));
     }
-    if let Some(before) = before {
-        carry_over(before, copy, fx);
-    }
     let least = before.map_or((0, 0), publish::highest_known).max(publish::highest_known(copy));
     copy.write(Write::Restored(Restored { at, least, settled: false }), fx);
     let least = publish::number_in_era(copy, least);
-    acts::record(copy, operator, Deed::Restored { digest, least }, at, fx)?;
+    let bundle = copy.trust().version;
+    acts::record(copy, operator, Deed::Restored { digest, least, bundle }, at, fx)?;
     Ok(least)
 }
 

@@ -79,11 +79,11 @@ impl ServiceKeys {
         [
             (
                 "feed",
-                is_in_use(trust, KeyRole::Feed, &feed),
+                is_in_use(trust, KeyRole::Feed, feed.as_bytes()),
                 trust.feeds.first().is_some_and(|known| known.keys.contains(&feed)),
             ),
-            ("issuer", is_in_use(trust, KeyRole::Issuer, &issuer), self.issuer.check(trust).is_ok()),
-            ("service", is_in_use(trust, KeyRole::Service, &service), trust.service.contains(&service)),
+            ("issuer", is_in_use(trust, KeyRole::Issuer, issuer.as_bytes()), self.issuer.check(trust).is_ok()),
+            ("service", is_in_use(trust, KeyRole::Service, service.as_bytes()), trust.service.contains(&service)),
         ]
     }
 }
@@ -523,7 +523,7 @@ pub(super) mod tests {
         Timestamp::from_secs(EPOCH + secs)
     }
 
-    fn rng(seed: u8) -> ChaCha20Rng {
+    pub(in crate::fleet) fn rng(seed: u8) -> ChaCha20Rng {
         ChaCha20Rng::from_seed([seed; 32])
     }
 

@@ -1,18 +1,17 @@
 //! Signed time that somebody carries to a device.
 //!
-//! Owns: what goes into the file, the record of a reset.
+//! Owns: what goes into the file.
 //! Never: reads a clock; signs a reset without the device's own nonce, or without telling who did.
 //! Read next: `wire/time.rs`, `agent/rescue.rs`.
 
 use ed25519_dalek::SigningKey;
 
-use super::acts::{self, Deed};
 use super::book::Book;
-use super::{publish, Effects, FleetError, Operator};
+use super::{proposal, publish, Effects, FleetError, Operator};
 use crate::ids::{DeviceId, Nonce};
 use crate::time::{Millis, Timestamp};
 use crate::wire::envelope::Signed;
-use crate::wire::time::{TimeFile, TimeReset, TimeStatement, ITEMS_MAX, TIME_FILE_BYTES_MAX};
+use crate::wire::time::{TimeFile, TimeStatement, ITEMS_MAX, TIME_FILE_BYTES_MAX};
 use crate::wire::Refused;
 
 /// What time it is, give or take.
@@ -46,30 +45,21 @@ pub fn export(book: &Book, service: &SigningKey, now: Reading) -> Result<TimeFil
     }
 }
 
-/// The only way to turn a device's clock back: signed by the root key for one device, in answer to its nonce.
+/// The only way to turn a device's clock back: signed by the root keys for one device, in answer to its nonce. All that it
+/// takes are at hand; where they are not, see [`proposal::propose_reset`].
 ///
 /// # Errors
-/// [`FleetError::UnknownDevice`], or a bundle that asks for more root keys than one.
+/// [`FleetError::UnknownDevice`], [`FleetError::Unsigned`] when it takes more root keys, [`FleetError::Refused`].
 pub fn reset(
     book: &mut Book,
-    (device, nonce): (&DeviceId, Nonce),
-    root: &SigningKey,
+    device: (&DeviceId, Nonce),
+    roots: &[&SigningKey],
     now: Reading,
     operator: Operator<'_>,
     fx: &mut Effects,
 ) -> Result<TimeFile, FleetError> {
-    if book.device(device).is_none() {
-        return Err(FleetError::UnknownDevice(device.clone()));
-    }
-    let reset = TimeReset { device: device.clone(), nonce, time: now.time, radius_ms: now.radius };
-    let signed = Signed::sign(&reset, book.fleet(), &[root]);
-    // What the device will check is checked here first: an order that nobody obeys must not be on record.
-    let trust = book.trust();
-    let opened = signed.open(book.fleet(), trust.root_keys(), usize::from(trust.threshold));
-    opened.map_err(FleetError::refused("the reset"))?;
-    let deed = Deed::TimeReset { device: device.clone(), nonce, time: now.time };
-    acts::record(book, operator, deed, now.time, fx)?;
-    Ok(TimeFile::Reset(signed))
+    let proposed = proposal::propose_reset(book, device, now, roots)?;
+    proposal::submit_reset(book, &proposed, operator, now.time, fx)
 }
 
 #[cfg(test)]
@@ -85,7 +75,7 @@ mod tests {
         let acts = book.next_act().0;
         let order = |book: &mut Book, device, root| {
             let fx = &mut Effects::default();
-            reset(book, (device, Nonce([7; 16])), root, now, keys.operator("ann"), fx)
+            reset(book, (device, Nonce([7; 16])), &[root], now, keys.operator("ann"), fx)
         };
         assert_eq!(order(&mut book, &other, &keys.root), Err(FleetError::UnknownDevice(other.clone())));
         assert!(order(&mut book, &gw, &keys.service).is_err(), "no root key");

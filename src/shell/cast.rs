@@ -130,6 +130,11 @@ impl Fleet {
         Ok(Self { stage: stage.clone(), dir, fingerprint: fingerprint.to_owned() })
     }
 
+    /// A fleet that there is already.
+    pub fn open(stage: &Stage, dir: PathBuf, fingerprint: String) -> Self {
+        Self { stage: stage.clone(), dir, fingerprint }
+    }
+
     /// Runs `hardtack fleet …` in its folder.
     ///
     /// # Errors

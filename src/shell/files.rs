@@ -99,6 +99,21 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     Ok(content)
 }
 
+/// Reads a file that somebody brought, up to a limit.
+///
+/// # Errors
+/// When it cannot be read or is larger.
+pub fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FileError> {
+    let unreadable = |error| FileError::io("read", path, error);
+    let mut content = Vec::new();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    file.take(limit as u64 + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() > limit {
+        return Err(FileError::Malformed { path: path.to_owned(), why: format!("more than {limit} bytes") });
+    }
+    Ok(content)
+}
+
 /// Writes a new file that holds a secret: mode 0600, durable on return.
 ///
 /// # Errors

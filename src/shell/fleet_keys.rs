@@ -18,7 +18,8 @@ use zeroize::{Zeroize, Zeroizing};
 use super::files::{self, FileError};
 use crate::fleet::keys::Issuer;
 use crate::fleet::FleetKeys;
-use crate::ids::{hex, unhex, KeyId};
+use crate::ids::{hex, unhex, FleetId, KeyId};
+use crate::wire::bundle::Fingerprint;
 use crate::wire::seal::SealingKey;
 
 /// Names the file descriptor that the passphrase is read from, up to its first line's end.
@@ -33,7 +34,7 @@ const WORK_FACTOR: u8 = 16;
 const AGE: &[u8] = b"age-encryption.org/v1";
 
 /// What a key is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Opens sealed audit.
@@ -91,6 +92,9 @@ pub enum KeyError {
     /// There is no passphrase to be had.
     #[error("the fleet's keys need a passphrase and there is none: run this on a terminal, or set HARDTACK_PASSPHRASE_FD to a file descriptor that gives it ({0})")]
     NoPassphrase(String),
+    /// A file that was named as a root key's.
+    #[error("{} holds a key that is no root key of this fleet: name the file of one, `hardtack fleet key list` shows their ids", .0.display())]
+    NoRoot(PathBuf),
     /// A passphrase that nobody should use.
     #[error("the passphrase {0}: choose a longer one, or pass --no-passphrase for a fleet that only tests something")]
     BadPassphrase(&'static str),
@@ -109,13 +113,43 @@ struct Stored {
     role: Role,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     root_key_id: Option<u32>,
+    /// Of a root key: the fingerprint of the fleet that it is for, so that it signs for no other, wherever it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[zeroize(skip)]
+    fleet: Option<String>,
     private: String,
+}
+
+/// What stands in a key file beside the key.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Label {
+    /// The number of an issuer.
+    root_key_id: Option<u32>,
+    /// The fleet of a root key.
+    fleet: Option<Fingerprint>,
+}
+
+impl Label {
+    /// A root key's.
+    pub(super) const fn root(fleet: Fingerprint) -> Self {
+        Self { root_key_id: None, fleet: Some(fleet) }
+    }
+}
+
+/// What a key file holds.
+pub(super) struct Loaded {
+    /// The key.
+    pub(super) private: Zeroizing<[u8; 32]>,
+    /// The number of an issuer.
+    root_key_id: Option<u32>,
+    /// The fleet of a root key.
+    pub(super) fleet: Option<Fingerprint>,
 }
 
 /// Where the passphrase comes from; it is asked for once in a process.
 pub struct KeyFolder {
-    path: PathBuf,
-    passphrase: Option<SecretString>,
+    pub(super) path: PathBuf,
+    pub(super) passphrase: Option<SecretString>,
 }
 
 impl KeyFolder {
@@ -124,29 +158,36 @@ impl KeyFolder {
         Self { path: fleet_dir.join("keys"), passphrase: None }
     }
 
-    /// Writes all keys of a new fleet; encrypted where there is a passphrase.
+    /// Writes all keys of a new fleet; encrypted where there is a passphrase. A single root key is `root.key`; of several,
+    /// the first is `root.1.key`.
     ///
     /// # Errors
     /// [`KeyError`]; a file that is there already is never replaced.
-    pub fn create(&self, keys: &FleetKeys, passphrase: Option<&SecretString>) -> Result<(), KeyError> {
+    pub fn create(&self, keys: &FleetKeys, fleet: &FleetId, passphrase: Option<&SecretString>) -> Result<(), KeyError> {
         files::create_dir(&self.path)?;
         for role in Role::ALL {
             let (private, root_key_id) = match role {
+                Role::Root => continue,
                 Role::Collector => (keys.collector.to_bytes(), None),
                 Role::Feed => (bytes_of(&keys.feed), None),
                 Role::Issuer => (bytes_of(&keys.issuer.key), Some(keys.issuer.root_key_id)),
                 Role::Operator => (bytes_of(&keys.operator), None),
                 Role::Policy => (bytes_of(&keys.policy), None),
-                Role::Root => (bytes_of(&keys.root), None),
                 Role::Service => (bytes_of(&keys.service), None),
             };
-            write(&self.file(role), role, &private, root_key_id, passphrase)?;
+            let label = Label { root_key_id, fleet: None };
+            write(&self.file(role), role, &private, label, passphrase)?;
+        }
+        let (roots, label) = (keys.roots(), Label::root(keys.fingerprint(fleet)));
+        for (number, root) in (1..).zip(&roots) {
+            let path = self.root_file(number, roots.len());
+            write(&path, Role::Root, &bytes_of(root), label, passphrase)?;
         }
         Ok(())
     }
 
-    /// The key that is to take the place of a role's: one that waits already, or a new one, which waits from now on. A new one
-    /// is encrypted where the root key is, with its passphrase. `root_key_id` numbers a new issuer.
+    /// The private bytes of the key that is to take the place of a role's: one that waits already, or a new one, which waits
+    /// from now on. A new one is encrypted where the one before is, with its passphrase. `root_key_id` numbers a new issuer.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -155,19 +196,48 @@ impl KeyFolder {
         role: Role,
         root_key_id: Option<u32>,
         rng: &mut (impl RngCore + CryptoRng),
-    ) -> Result<SigningKey, KeyError> {
-        let path = self.waiting(role);
-        match self.load_from(&path, role) {
-            Ok((private, _)) => return Ok(SigningKey::from_bytes(&private)),
-            Err(KeyError::File(error)) if error.is_missing() => {}
-            Err(error) => return Err(error),
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        let like = if self.file(role).exists() { role } else { Role::Operator };
+        self.wait(&role_name(role), role, Label { root_key_id, fleet: None }, &self.file(like), like, rng)
+    }
+
+    /// The key that waits to take the place of a role's, if one does.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn waiting(&mut self, role: Role) -> Result<Option<Zeroizing<[u8; 32]>>, KeyError> {
+        self.load_if_there(&self.waiting_file(&role_name(role)), role)
+    }
+
+    pub(super) fn load_if_there(&mut self, path: &Path, role: Role) -> Result<Option<Zeroizing<[u8; 32]>>, KeyError> {
+        match self.load_from(path, role) {
+            Ok(loaded) => Ok(Some(loaded.private)),
+            Err(KeyError::File(error)) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
         }
-        let key = SigningKey::generate(rng);
+    }
+
+    /// The key that waits under a name, or a new one, encrypted as the file `like` is.
+    pub(super) fn wait(
+        &mut self,
+        name: &str,
+        role: Role,
+        label: Label,
+        like: &Path,
+        like_role: Role,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        let path = self.waiting_file(name);
+        if let Some(private) = self.load_if_there(&path, role)? {
+            return Ok(private);
+        }
+        let mut private = Zeroizing::new([0; 32]);
+        rng.fill_bytes(private.as_mut());
         // Opened once already, so that the passphrase is that of the fleet's keys.
-        self.load(Role::Root)?;
-        let encrypted = self.is_encrypted(Role::Root)?;
-        write(&path, role, &bytes_of(&key), root_key_id, self.passphrase.as_ref().filter(|_| encrypted))?;
-        Ok(key)
+        self.load_from(like, like_role)?;
+        let encrypted = is_encrypted(like)?;
+        write(&path, role, &private, label, self.passphrase.as_ref().filter(|_| encrypted))?;
+        Ok(private)
     }
 
     /// The key that waits takes the role's place. Gives the file that holds the one before, if there is one here.
@@ -175,35 +245,43 @@ impl KeyFolder {
     /// # Errors
     /// [`KeyError`]. Whatever was done by then, [`KeyFolder::adopt`] can be called again.
     pub fn adopt(&mut self, role: Role) -> Result<Option<PathBuf>, KeyError> {
-        let (path, waiting) = (self.file(role), self.waiting(role));
-        let rename =
-            |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| FileError::io("rename", from, error));
-        let aside = match self.load(role) {
-            Ok((private, _)) => {
-                let id = KeyId::of(SigningKey::from_bytes(&private).verifying_key().as_bytes());
-                let aside = self.path.join(format!("{}-{id}.key.old", role.name()));
-                rename(&path, &aside)?;
-                Some(aside)
-            }
+        let path = self.file(role);
+        let aside = match self.load_from(&path, role) {
+            Ok(loaded) => Some(self.put_aside(&path, role, &loaded.private)?),
             Err(KeyError::File(error)) if error.is_missing() => None,
             Err(error) => return Err(error),
         };
-        rename(&waiting, &path)?;
-        files::sync_dir(&self.path)?;
+        self.rename(&self.waiting_file(&role_name(role)), &path)?;
         Ok(aside)
     }
 
-    fn waiting(&self, role: Role) -> PathBuf {
-        self.path.join(format!("{}.key.next", role.name()))
+    /// Keeps a key's file under a name that says which key it is.
+    pub(super) fn put_aside(&self, path: &Path, role: Role, private: &[u8; 32]) -> Result<PathBuf, KeyError> {
+        let aside = self.aside(role, &KeyId::of(&public_of(role, private)));
+        self.rename(path, &aside)?;
+        Ok(aside)
     }
 
-    /// A signing key. The issuer's is had by [`KeyFolder::issuer`].
+    /// Where the file of a key is kept that was replaced.
+    pub fn aside(&self, role: Role, id: &KeyId) -> PathBuf {
+        self.path.join(format!("{}-{id}.key.old", role.name()))
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), KeyError> {
+        std::fs::rename(from, to).map_err(|error| FileError::io("rename", from, error))?;
+        Ok(files::sync_dir(&self.path)?)
+    }
+
+    pub(super) fn waiting_file(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.key.next"))
+    }
+
+    /// A signing key. The issuer's is had by [`KeyFolder::issuer`], the root keys by [`KeyFolder::roots`].
     ///
     /// # Errors
     /// [`KeyError`].
     pub fn signing(&mut self, role: Role) -> Result<SigningKey, KeyError> {
-        let (private, _) = self.load(role)?;
-        Ok(SigningKey::from_bytes(&private))
+        Ok(SigningKey::from_bytes(&self.load(role)?.private))
     }
 
     /// The key that mints tokens.
@@ -211,17 +289,34 @@ impl KeyFolder {
     /// # Errors
     /// [`KeyError`].
     pub fn issuer(&mut self) -> Result<Issuer, KeyError> {
-        let (private, root_key_id) = self.load(Role::Issuer)?;
+        let loaded = self.load(Role::Issuer)?;
         let malformed = || KeyError::Malformed { path: self.file(Role::Issuer), role: Role::Issuer.name() };
-        Ok(Issuer { root_key_id: root_key_id.ok_or_else(malformed)?, key: SigningKey::from_bytes(&private) })
+        let root_key_id = loaded.root_key_id.ok_or_else(malformed)?;
+        Ok(Issuer { root_key_id, key: SigningKey::from_bytes(&loaded.private) })
     }
 
-    /// The key that opens sealed audit.
+    /// The keys that open sealed audit, that in use first: what was sealed to one that was replaced still opens.
     ///
     /// # Errors
     /// [`KeyError`].
-    pub fn collector(&mut self) -> Result<SealingKey, KeyError> {
-        self.load(Role::Collector).map(|(private, _)| SealingKey::from_bytes(*private))
+    pub fn collectors(&mut self) -> Result<Vec<SealingKey>, KeyError> {
+        let first = self.file(Role::Collector);
+        let is_old = |name: &str| name.starts_with("collector-") && name.ends_with(".key.old");
+        let old = self.names()?.into_iter().filter(|name| is_old(name)).map(|name| self.path.join(name));
+        let paths: Vec<PathBuf> = std::iter::once(first).chain(old).collect();
+        let load = |path: &PathBuf| Ok(SealingKey::from_bytes(*self.load_from(path, Role::Collector)?.private));
+        paths.iter().map(load).collect()
+    }
+
+    /// The names of all files, in order.
+    pub(super) fn names(&self) -> Result<Vec<String>, KeyError> {
+        let unreadable = |error| FileError::io("read", &self.path, error);
+        let entries = std::fs::read_dir(&self.path).map_err(unreadable)?;
+        let names: Result<Vec<String>, _> =
+            entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect();
+        let mut names = names.map_err(unreadable)?;
+        names.sort();
+        Ok(names)
     }
 
     /// Whether a role's file is encrypted.
@@ -229,39 +324,79 @@ impl KeyFolder {
     /// # Errors
     /// [`KeyError`].
     pub fn is_encrypted(&self, role: Role) -> Result<bool, KeyError> {
-        Ok(files::read_private(&self.file(role))?.starts_with(AGE))
+        is_encrypted(&self.file(role))
     }
 
-    fn file(&self, role: Role) -> PathBuf {
+    /// A role's file. The root keys have [`KeyFolder::root_file`].
+    pub fn file(&self, role: Role) -> PathBuf {
         self.path.join(format!("{}.key", role.name()))
     }
 
-    fn load(&mut self, role: Role) -> Result<(Zeroizing<[u8; 32]>, Option<u32>), KeyError> {
+    fn load(&mut self, role: Role) -> Result<Loaded, KeyError> {
         self.load_from(&self.file(role), role)
     }
 
-    fn load_from(&mut self, path: &Path, role: Role) -> Result<(Zeroizing<[u8; 32]>, Option<u32>), KeyError> {
+    pub(super) fn load_from(&mut self, path: &Path, role: Role) -> Result<Loaded, KeyError> {
         let content = files::read_private(path)?;
-        let malformed = || KeyError::Malformed { path: path.to_owned(), role: role.name() };
         let plain = if content.starts_with(AGE) {
             let passphrase = match &self.passphrase {
                 Some(passphrase) => passphrase,
                 None => self.passphrase.insert(ask(Asking::Open)?),
             };
             decrypt(&content, passphrase).map_err(|error| match error {
-                Closed::Damaged => malformed(),
+                Closed::Damaged => KeyError::Malformed { path: path.to_owned(), role: role.name() },
                 Closed::Passphrase => KeyError::WrongPassphrase(path.to_owned()),
             })?
         } else {
             content
         };
-        let stored: Stored = serde_json::from_slice(&plain).map_err(|_| malformed())?;
-        if stored.format != 1 || stored.role != role {
-            return Err(malformed());
+        parse(&plain, path, role)
+    }
+}
+
+fn parse(plain: &[u8], path: &Path, role: Role) -> Result<Loaded, KeyError> {
+    let malformed = || KeyError::Malformed { path: path.to_owned(), role: role.name() };
+    let stored: Stored = serde_json::from_slice(plain).map_err(|_| malformed())?;
+    if stored.format != 1 || stored.role != role {
+        return Err(malformed());
+    }
+    let bytes = Zeroizing::new(unhex(&stored.private).ok_or_else(malformed)?);
+    let private: [u8; 32] = bytes.as_slice().try_into().map_err(|_| malformed())?;
+    let fleet = stored.fleet.as_deref().map(|text| text.parse().map_err(|_| malformed())).transpose()?;
+    Ok(Loaded { private: Zeroizing::new(private), root_key_id: stored.root_key_id, fleet })
+}
+
+/// Whether a key file is encrypted.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn is_encrypted(path: &Path) -> Result<bool, KeyError> {
+    Ok(files::read_private(path)?.starts_with(AGE))
+}
+
+/// Encrypts a key file with another passphrase, or with one at all. The new file takes the old one's place at once.
+///
+/// # Errors
+/// [`KeyError`]; the old file stays then.
+pub fn change_passphrase(path: &Path, role: Role) -> Result<(), KeyError> {
+    let mut folder = KeyFolder { path: PathBuf::new(), passphrase: None };
+    let loaded = folder.load_from(path, role)?;
+    let label = Label { root_key_id: loaded.root_key_id, fleet: loaded.fleet };
+    let content = content(role, &loaded.private, label, Some(&ask(Asking::Choose)?))?;
+    Ok(files::replace(path, &content)?)
+}
+
+fn role_name(role: Role) -> String {
+    role.name().to_owned()
+}
+
+/// The public half of a role's key.
+fn public_of(role: Role, private: &[u8; 32]) -> [u8; 32] {
+    match role {
+        Role::Collector => SealingKey::from_bytes(*private).public().0,
+        Role::Feed | Role::Issuer | Role::Operator | Role::Policy | Role::Root | Role::Service => {
+            SigningKey::from_bytes(private).verifying_key().to_bytes()
         }
-        let bytes = Zeroizing::new(unhex(&stored.private).ok_or_else(malformed)?);
-        let private: [u8; 32] = bytes.as_slice().try_into().map_err(|_| malformed())?;
-        Ok((Zeroizing::new(private), stored.root_key_id))
     }
 }
 
@@ -269,18 +404,28 @@ fn write(
     path: &Path,
     role: Role,
     private: &[u8; 32],
-    root_key_id: Option<u32>,
+    label: Label,
     passphrase: Option<&SecretString>,
 ) -> Result<(), KeyError> {
-    let stored = Stored { format: 1, role, root_key_id, private: hex(private) };
+    Ok(files::write_private(path, &content(role, private, label, passphrase)?)?)
+}
+
+fn content(
+    role: Role,
+    private: &[u8; 32],
+    label: Label,
+    passphrase: Option<&SecretString>,
+) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let Label { root_key_id, fleet } = label;
+    let stored =
+        Stored { format: 1, role, root_key_id, fleet: fleet.map(|fleet| fleet.to_string()), private: hex(private) };
     // Of text and numbers: there is nothing that could not be written.
     let json = serde_json::to_vec(&stored).map_err(|error| KeyError::Encryption(error.to_string()))?;
     let plain = Zeroizing::new(json);
-    let content = match passphrase {
-        Some(passphrase) => encrypt(&plain, passphrase)?,
-        None => plain.to_vec(),
-    };
-    Ok(files::write_private(path, &content)?)
+    match passphrase {
+        Some(passphrase) => encrypt(&plain, passphrase).map(Zeroizing::new),
+        None => Ok(plain),
+    }
 }
 
 fn bytes_of(key: &SigningKey) -> Zeroizing<[u8; 32]> {
@@ -320,9 +465,11 @@ fn decrypt(content: &[u8], passphrase: &SecretString) -> Result<Zeroizing<Vec<u8
 
 /// What a passphrase is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Asking {
+pub enum Asking<'a> {
     /// To open what is there.
     Open,
+    /// To open one file that has a passphrase of its own. Only a terminal is asked.
+    File(&'a Path),
     /// To encrypt what is new: typed twice.
     Choose,
 }
@@ -331,10 +478,10 @@ pub enum Asking {
 ///
 /// # Errors
 /// [`KeyError::NoPassphrase`], or for a new one [`KeyError::BadPassphrase`].
-pub fn ask(asking: Asking) -> Result<SecretString, KeyError> {
+pub fn ask(asking: Asking<'_>) -> Result<SecretString, KeyError> {
     let passphrase = match std::env::var(PASSPHRASE_FD) {
-        Ok(descriptor) => from_descriptor(&descriptor)?,
-        Err(_) => from_terminal(asking)?,
+        Ok(descriptor) if !matches!(asking, Asking::File(_)) => from_descriptor(&descriptor)?,
+        Ok(_) | Err(_) => from_terminal(asking)?,
     };
     if asking == Asking::Choose && passphrase.chars().count() < PASSPHRASE_CHARS_MIN {
         return Err(KeyError::BadPassphrase("has less than 8 characters"));
@@ -363,13 +510,14 @@ fn from_descriptor(descriptor: &str) -> Result<Zeroizing<String>, KeyError> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-fn from_terminal(asking: Asking) -> Result<Zeroizing<String>, KeyError> {
+fn from_terminal(asking: Asking<'_>) -> Result<Zeroizing<String>, KeyError> {
     let prompt = |text: &str| {
         let typed = rpassword::prompt_password(text).map(Zeroizing::new);
         typed.map_err(|error| KeyError::NoPassphrase(format!("no terminal: {error}")))
     };
     match asking {
         Asking::Open => prompt("Passphrase of the fleet's keys: "),
+        Asking::File(path) => prompt(&format!("Passphrase of {}: ", path.display())),
         Asking::Choose => {
             let first = prompt("New passphrase for the fleet's keys: ")?;
             if *first != *prompt("The same again: ")? {
@@ -392,6 +540,10 @@ mod tests {
         FleetKeys::generate(&mut rand_chacha::ChaCha20Rng::from_seed([1; 32]))
     }
 
+    fn acme() -> FleetId {
+        "acme".parse().unwrap()
+    }
+
     fn with(folder: &Path, passphrase: Option<&str>) -> KeyFolder {
         let passphrase = passphrase.map(|text| SecretString::from(text.to_owned()));
         KeyFolder { path: folder.join("keys"), passphrase }
@@ -401,7 +553,7 @@ mod tests {
     fn keys_come_back_with_their_passphrase_only() {
         let folder = tempfile::tempdir().unwrap();
         let passphrase = SecretString::from("correct horse".to_owned());
-        KeyFolder::of(folder.path()).create(&keys(), Some(&passphrase)).unwrap();
+        KeyFolder::of(folder.path()).create(&keys(), &acme(), Some(&passphrase)).unwrap();
         let mut opened = with(folder.path(), Some("correct horse"));
         assert!(opened.is_encrypted(Role::Root).unwrap());
         assert_eq!(opened.signing(Role::Root).unwrap(), keys().root);
@@ -412,12 +564,12 @@ mod tests {
     #[test]
     fn plain_keys_are_private_files_of_their_role() {
         let folder = tempfile::tempdir().unwrap();
-        KeyFolder::of(folder.path()).create(&keys(), None).unwrap();
+        KeyFolder::of(folder.path()).create(&keys(), &acme(), None).unwrap();
         let mut opened = with(folder.path(), None);
         assert_eq!(opened.issuer().unwrap().root_key_id, 1);
         assert_eq!(opened.signing(Role::Feed).unwrap(), keys().feed);
-        assert_eq!(opened.collector().unwrap().public(), keys().collector.public());
-        assert!(KeyFolder::of(folder.path()).create(&keys(), None).is_err(), "nothing is replaced");
+        assert_eq!(opened.collectors().unwrap()[0].public(), keys().collector.public());
+        assert!(KeyFolder::of(folder.path()).create(&keys(), &acme(), None).is_err(), "nothing is replaced");
         let (feed, root) = (opened.file(Role::Feed), opened.file(Role::Root));
         std::fs::copy(&root, &feed).unwrap();
         assert!(matches!(opened.signing(Role::Feed), Err(KeyError::Malformed { .. })), "another role's");
@@ -432,7 +584,7 @@ mod tests {
         for passphrase in [None, Some("correct horse")] {
             let folder = tempfile::tempdir().unwrap();
             let secret = passphrase.map(|text| SecretString::from(text.to_owned()));
-            KeyFolder::of(folder.path()).create(&keys(), secret.as_ref()).unwrap();
+            KeyFolder::of(folder.path()).create(&keys(), &acme(), secret.as_ref()).unwrap();
             let mut opened = with(folder.path(), passphrase);
             let rng = &mut rand_chacha::ChaCha20Rng::from_seed([2; 32]);
             let next = opened.next(Role::Issuer, Some(2), rng).unwrap();
@@ -440,14 +592,14 @@ mod tests {
             assert_eq!(opened.next(Role::Issuer, Some(3), rng).unwrap(), next, "and whoever asks again gets the same");
             let aside = opened.adopt(Role::Issuer).unwrap().unwrap();
             let issuer = opened.issuer().unwrap();
-            assert_eq!((issuer.root_key_id, &issuer.key), (2, &next));
+            assert_eq!((issuer.root_key_id, issuer.key.as_bytes()), (2, &*next));
             assert_eq!(opened.is_encrypted(Role::Issuer).unwrap(), passphrase.is_some());
             assert_eq!(aside.file_name().unwrap().to_str().unwrap().split('-').next(), Some("issuer"));
-            assert_eq!(opened.load_from(&aside, Role::Issuer).unwrap().0.as_ref(), keys().issuer.key.as_bytes());
+            assert_eq!(opened.load_from(&aside, Role::Issuer).unwrap().private.as_ref(), keys().issuer.key.as_bytes());
             let other = opened.next(Role::Issuer, Some(3), rng).unwrap();
             std::fs::remove_file(opened.file(Role::Issuer)).unwrap();
             assert_eq!(opened.adopt(Role::Issuer).unwrap(), None, "cut off between its two steps, or kept elsewhere");
-            assert_eq!(opened.issuer().unwrap().key, other);
+            assert_eq!(opened.issuer().unwrap().key.as_bytes(), &*other);
         }
     }
 
@@ -460,7 +612,7 @@ mod tests {
 
     fn stored(role: Role) -> Vec<u8> {
         let root_key_id = (role == Role::Issuer).then_some(1);
-        serde_json::to_vec(&Stored { format: 1, role, root_key_id, private: hex(&[7; 32]) }).unwrap()
+        serde_json::to_vec(&Stored { format: 1, role, root_key_id, fleet: None, private: hex(&[7; 32]) }).unwrap()
     }
 
     /// A folder whose root key is whatever is put there.

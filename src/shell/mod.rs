@@ -37,6 +37,8 @@ pub mod mqtt;
 pub mod peer;
 #[cfg(feature = "demo")]
 pub mod proxy;
+#[cfg(feature = "fleet")]
+pub mod root_keys;
 #[cfg(feature = "agent")]
 pub mod run;
 #[cfg(feature = "fleet")]

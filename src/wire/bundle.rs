@@ -6,7 +6,7 @@
 //! Read next: `enrol.rs`, which brings the first bundle to a device.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::envelope::{Document, Signed};
 use super::seal::SealingPublic;
 use super::Refused;
 use crate::ids::{DeviceId, FeedId, FleetId, GroupId, Hash};
+use crate::mutant::{self, Mutant};
 use crate::time::Timestamp;
 
 /// An Ed25519 public key that is a valid curve point and not of small order.
@@ -55,6 +56,9 @@ impl From<PublicKey> for [u8; 32] {
         *key.as_bytes()
     }
 }
+
+/// The most root keys of a fleet: when all of them are replaced at once, those before and those after sign one envelope.
+pub const ROOTS_MAX: usize = super::envelope::SIGNATURES_MAX / 2;
 
 /// A Biscuit root key of the fleet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -130,13 +134,7 @@ impl TrustBundle {
     /// The digest that a person compares: over the fleet's name and the root keys and threshold of this bundle.
     /// Enrolment compares that of version 1.
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut parts: Vec<&[u8]> = vec![self.fleet.as_str().as_bytes(), std::slice::from_ref(&self.threshold)];
-        let mut roots: Vec<&[u8; 32]> = self.roots.iter().map(PublicKey::as_bytes).collect();
-        roots.sort();
-        parts.extend(roots.iter().map(|key| key.as_slice()));
-        let mut short = [0; 20];
-        short.copy_from_slice(&Hash::of("hardtack/fleet/v1", &parts).0[..20]);
-        Fingerprint(short)
+        Fingerprint::of(&self.fleet, self.threshold, &self.roots)
     }
 
     /// Whether `device` is in `group`.
@@ -206,8 +204,36 @@ impl TrustBundle {
         if claim.version <= self.version {
             return Err(Refused::RolledBack { offered: claim.version, known: self.version });
         }
-        let next = signed.open(&self.fleet, self.root_keys(), usize::from(self.threshold))?;
-        signed.open(&self.fleet, next.root_keys(), usize::from(next.threshold))?;
+        let next = self.vouch(signed)?;
+        self.precedes(&next)?;
+        Ok(next)
+    }
+
+    /// A later bundle that the threshold of these root keys signed, and that of its own: what is between the two, nobody has
+    /// to know who only asks which root keys are believed.
+    ///
+    /// # Errors
+    /// What the signatures say.
+    pub fn vouch(&self, signed: &Signed<Self>) -> Result<Self, Refused> {
+        let by_old = signed.open(&self.fleet, self.root_keys(), usize::from(self.threshold));
+        let next =
+            if mutant::active(Mutant::SuccessorByNewAlone) { by_old.or_else(|_| signed.claim()) } else { by_old }?;
+        let by_new = signed.open(&self.fleet, next.root_keys(), usize::from(next.threshold));
+        if !mutant::active(Mutant::SuccessorByOldAlone) {
+            by_new?;
+        }
+        Ok(next)
+    }
+
+    /// Whether `next` can follow this bundle, whoever signed it.
+    ///
+    /// # Errors
+    /// [`Refused::WrongFleet`], [`Refused::OutOfOrder`] for another version than N+1, [`Refused::Malformed`], or
+    /// [`Refused::RolledBack`] for an era that goes back.
+    pub fn precedes(&self, next: &Self) -> Result<(), Refused> {
+        if next.fleet != self.fleet {
+            return Err(Refused::WrongFleet);
+        }
         if next.version != self.version + 1 {
             return Err(Refused::OutOfOrder { offered: next.version, expected: self.version + 1 });
         }
@@ -218,13 +244,20 @@ impl TrustBundle {
                 return Err(Refused::RolledBack { offered: feed.era.into(), known: before.into() });
             }
         }
-        Ok(next)
+        Ok(())
     }
 
     fn check_shape(&self) -> Result<(), Refused> {
         let threshold = usize::from(self.threshold);
         if threshold == 0 || threshold > self.roots.len() {
             return Err(Refused::Malformed("a threshold that its root keys cannot reach"));
+        }
+        if self.roots.len() > ROOTS_MAX {
+            return Err(Refused::Malformed("more root keys than an envelope has room for"));
+        }
+        let distinct: BTreeSet<&[u8; 32]> = self.roots.iter().map(PublicKey::as_bytes).collect();
+        if distinct.len() < self.roots.len() {
+            return Err(Refused::Malformed("a root key twice"));
         }
         let mut ids: Vec<u32> = self.issuers.iter().map(|issuer| issuer.root_key_id).collect();
         ids.sort_unstable();
@@ -241,6 +274,19 @@ impl TrustBundle {
 /// What a person compares to know a fleet: 160 bits, in base 32 in groups of four.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fingerprint([u8; 20]);
+
+impl Fingerprint {
+    /// Of a fleet that is founded with these root keys.
+    pub fn of(fleet: &FleetId, threshold: u8, roots: &[PublicKey]) -> Self {
+        let mut parts: Vec<&[u8]> = vec![fleet.as_str().as_bytes(), std::slice::from_ref(&threshold)];
+        let mut roots: Vec<&[u8; 32]> = roots.iter().map(PublicKey::as_bytes).collect();
+        roots.sort();
+        parts.extend(roots.iter().map(|key| key.as_slice()));
+        let mut short = [0; 20];
+        short.copy_from_slice(&Hash::of("hardtack/fleet/v1", &parts).0[..20]);
+        Self(short)
+    }
+}
 
 impl std::fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -103,6 +103,56 @@ impl<T: Document> Signed<T> {
         decode(&self.payload, T::BYTES_MAX)
     }
 
+    /// Adds a signature over the exact bytes. Whoever has signed already changes nothing.
+    pub fn countersign(&mut self, fleet: &FleetId, key: &SigningKey) {
+        let id = KeyId::of(key.verifying_key().as_bytes());
+        if self.signatures.iter().all(|(signer, _)| *signer != id) {
+            let signature = key.sign(&message::<T>(fleet, &self.payload));
+            self.signatures.push((id, SignatureBytes(signature.to_bytes())));
+        }
+    }
+
+    /// Takes over the signatures of another envelope around the same bytes.
+    ///
+    /// # Errors
+    /// [`Refused::DigestMismatch`] when those are other bytes, [`Refused::Malformed`] past [`SIGNATURES_MAX`].
+    pub fn join(&mut self, other: &Self) -> Result<(), Refused> {
+        if self.payload != other.payload {
+            return Err(Refused::DigestMismatch);
+        }
+        let new = other.signatures.iter().filter(|(id, _)| self.signatures.iter().all(|(known, _)| known != id));
+        let new: Vec<_> = new.copied().collect();
+        if self.signatures.len() + new.len() > SIGNATURES_MAX {
+            return Err(Refused::Malformed("too many signatures"));
+        }
+        self.signatures.extend(new);
+        Ok(())
+    }
+
+    /// The ids of the keys that signed, if every one of them is in `keys` and signed once, and every signature fits.
+    ///
+    /// # Errors
+    /// [`Refused::UnknownKey`] for a stranger's, [`Refused::BadSignature`], [`Refused::Malformed`] for one key twice.
+    pub fn signers<'k>(
+        &self,
+        fleet: &FleetId,
+        keys: impl IntoIterator<Item = &'k VerifyingKey> + Clone,
+    ) -> Result<BTreeSet<KeyId>, Refused> {
+        let mut signers = BTreeSet::new();
+        for (id, _) in &self.signatures {
+            if !keys.clone().into_iter().any(|key| KeyId::of(key.as_bytes()) == *id) {
+                return Err(Refused::UnknownKey { valid: signers.len(), needed: self.signatures.len() });
+            }
+            if !signers.insert(*id) {
+                return Err(Refused::Malformed("one key signed it twice"));
+            }
+        }
+        if !signers.is_empty() {
+            self.open(fleet, keys, signers.len())?;
+        }
+        Ok(signers)
+    }
+
     /// What the envelope claims, unverified: only for finding the key that must have signed it.
     ///
     /// # Errors
@@ -169,6 +219,34 @@ mod tests {
         let a = key(1);
         let signed = Signed::sign(&Note(7), &fleet, &[&a, &a]);
         assert_eq!(signed.open(&fleet, [&a.verifying_key()], 2), Err(Refused::UnknownKey { valid: 1, needed: 2 }));
+    }
+
+    #[test]
+    fn signatures_are_gathered_one_by_one_and_only_around_the_same_bytes() {
+        let fleet: FleetId = "acme".parse().unwrap();
+        let (a, b, c) = (key(1), key(2), key(3));
+        let keys = [a.verifying_key(), b.verifying_key()];
+        let mut first = Signed::sign(&Note(7), &fleet, &[]);
+        assert_eq!(first.signers(&fleet, &keys).unwrap().len(), 0);
+        let mut second = first.clone();
+        first.countersign(&fleet, &a);
+        first.countersign(&fleet, &a);
+        second.countersign(&fleet, &b);
+        first.join(&second).unwrap();
+        first.join(&second).unwrap();
+        assert_eq!(first.signers(&fleet, &keys).unwrap().len(), 2);
+        assert_eq!(first.open(&fleet, &keys, 2), Ok(Note(7)));
+        assert_eq!(first.join(&Signed::sign(&Note(8), &fleet, &[&b])), Err(Refused::DigestMismatch));
+        let mut strange = first.clone();
+        strange.countersign(&fleet, &c);
+        assert!(matches!(strange.signers(&fleet, &keys), Err(Refused::UnknownKey { .. })));
+        let elsewhere: FleetId = "other".parse().unwrap();
+        assert_eq!(first.signers(&elsewhere, &keys), Err(Refused::BadSignature));
+        let twice = Signed::sign(&Note(7), &fleet, &[&a, &a]);
+        assert!(matches!(twice.signers(&fleet, &keys), Err(Refused::Malformed(_))));
+        let many: Vec<_> = (10..10 + SIGNATURES_MAX as u8).map(key).collect();
+        let mut full = Signed::sign(&Note(7), &fleet, &many.iter().collect::<Vec<_>>());
+        assert!(matches!(full.join(&first), Err(Refused::Malformed(_))));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Owns: the types, their bytes and their limits: the signed [`envelope`], [`seal`]ing, the trust [`bundle`], the
 //! [`token`] vocabulary, the [`policy`] document, [`revocation`] lists and sets, [`audit`] records, [`enrol`]ment and
-//! what goes over the [`link`], signed [`time`] that anybody may carry.
+//! what goes over the [`link`], signed [`time`] that anybody may carry, [`proposal`]s that go round among the root keys.
 //! Never: decides what to do about them, does I/O, reads a clock.
 //! Read next: `envelope.rs`, which everything else is wrapped in.
 
@@ -13,6 +13,7 @@ pub mod enrol;
 pub mod envelope;
 pub mod link;
 pub mod policy;
+pub mod proposal;
 pub mod revocation;
 pub mod seal;
 pub mod time;

@@ -14,6 +14,7 @@ use hardtack::agent::wallet::{StoredGrant, StoredTask};
 use hardtack::agent::{self, Agent, Boot, Effects, Input, LinkEvent, Now};
 use hardtack::config::BrokerUrl;
 use hardtack::fleet::acts::Act;
+use hardtack::fleet::proposal::words;
 use hardtack::ids::{
     BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, RiskClass, TaskClass, TaskId,
 };
@@ -26,6 +27,7 @@ use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolReq
 use hardtack::wire::envelope::{Document, Signed};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::{PolicyDocument, TimeClass};
+use hardtack::wire::proposal::{Proposal, Proposed};
 use hardtack::wire::revocation::announcement::{Announcement, Head, Snapshot};
 use hardtack::wire::revocation::carry::Carried;
 use hardtack::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
@@ -64,6 +66,13 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     document::<TimeReset>(bytes);
     document::<TimeStatement>(bytes);
     let _ = TimeFile::from_bytes(bytes);
+    if let Ok(proposal) = Proposal::from_bytes(bytes) {
+        assert_eq!(Proposal::from_bytes(&proposal.to_bytes()).as_ref(), Ok(&proposal));
+        if let Ok(opened) = proposal.open() {
+            let told = words(&opened);
+            assert!(told.len() >= 2 && told.iter().all(|line| !line.contains(char::is_control)), "{told:?}");
+        }
+    }
     if let Ok(carried) = Carried::from_bytes(bytes) {
         assert_eq!(carried.to_bytes().as_deref(), Ok(bytes), "a file has one form");
     }
@@ -255,6 +264,7 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         world.enrol_answer().to_bytes(),
         world.sign(&world.enrol_bundle()).to_bytes(),
         TimeFile::Reset(world.sign(&time_reset(world))).to_bytes(),
+        proposal(world).to_bytes(),
         world.announcement().to_bytes(),
         world.snapshot().to_bytes(),
         world.grant(),
@@ -262,6 +272,13 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         br#"{"token":"aGk","operation":"read","resource":"modbus/1","risk":"high"}"#.to_vec(),
         br#"{"task":"pump","rights":[{"resource":"modbus/*","action":"read"}],"ttl_s":60}"#.to_vec(),
     ]
+}
+
+/// The next trust bundle, for the root key to sign.
+fn proposal(world: &World) -> Proposal {
+    let next = TrustBundle { version: 2, ..world.trust.clone() };
+    let proposed = Proposed::Bundle { next: world.sign(&next), compromised: false };
+    Proposal { vouchers: vec![world.sign(&world.trust)], proposed }
 }
 
 /// Topics that a broker may speak on, some of which no device listens to.

@@ -101,7 +101,9 @@ fn a_stolen_feed_key_is_replaced_while_a_device_is_in_touch() {
     site.reaches(2, site.head().1);
     let shown = site.fleet.run(&["key", "show"]).unwrap();
     let feed = shown["keys"].as_array().unwrap().iter().filter(|key| key["role"] == "feed").collect::<Vec<_>>();
-    assert_eq!((feed.len(), &feed[0]["key_id"]), (1, &rotated["key_id"]), "{shown}");
+    assert_eq!((feed.len(), &feed[0]["key_id"], &feed[0]["since"]), (2, &rotated["key_id"], &2.into()), "{shown}");
+    assert_eq!((&feed[1]["key_id"], &feed[1]["state"]), (&rotated["dropped"][0], &"gone".into()), "{shown}");
+    assert_eq!((&feed[1]["until"], &feed[1]["file"]), (&2.into(), &"plain".into()), "{shown}");
     // Fails if the signed chain of acts does not hold.
     site.fleet.run(&["audit", "verify"]).unwrap();
 }

@@ -21,6 +21,7 @@ mod publisher;
 mod rescue;
 mod revocation;
 mod revocations;
+mod roots;
 mod samples;
 mod store;
 mod story;

@@ -266,8 +266,8 @@ fn operators(session: &Session) -> Result<Exit, Failure> {
             let what = row["act"].as_str().unwrap_or_default();
             // Writing to a string cannot fail.
             let _ = write!(text, "{:>5} {} {:12} {what}", act.number, act.at, act.operator);
-            for name in ["device", "grant", "task", "target", "owner", "version", "reason", "expires", "until", "time"]
-            {
+            let names = ["device", "grant", "task", "target", "owner", "version", "role", "key", "threshold", "bundle"];
+            for name in names.into_iter().chain(["reason", "expires", "until", "time"]) {
                 match &row[name] {
                     Value::String(value) => drop(write!(text, " {name}={value}")),
                     Value::Number(value) => drop(write!(text, " {name}={value}")),
@@ -308,6 +308,8 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Policy { .. }
         | Deed::Restored { .. }
         | Deed::Rotated { .. }
+        | Deed::Roots { .. }
+        | Deed::Trusted { .. }
         | Deed::Resumed { .. } => {}
     }
     fields

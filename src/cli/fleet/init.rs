@@ -13,6 +13,7 @@ use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{now, Session};
 use crate::fleet::enrol::{found, Founding};
+use crate::fleet::roots::check_shape;
 use crate::fleet::{Effects, FleetKeys};
 use crate::ids::{FeedId, FleetId};
 use crate::shell::entropy;
@@ -37,6 +38,12 @@ pub struct InitArgs {
     /// Name of the revocation feed
     #[arg(long, value_name = "NAME", default_value = "main")]
     feed: FeedId,
+    /// How many root keys there are: files that can be moved to other machines and media
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    roots: usize,
+    /// How many of them must sign a trust bundle
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    threshold: u8,
     /// Store the private keys without encryption, for tests
     #[arg(long)]
     no_passphrase: bool,
@@ -44,10 +51,11 @@ pub struct InitArgs {
 
 pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
     let (at, folder) = (now()?, folder(args.folder.as_deref(), session.named.as_deref())?);
+    check_shape(args.roots, args.threshold)?;
     let passphrase = if args.no_passphrase { None } else { Some(ask(Asking::Choose)?) };
-    let keys = FleetKeys::generate(&mut entropy::rng());
+    let keys = FleetKeys::generate_with((args.roots, args.threshold), &mut entropy::rng())?;
     let dir = FleetDir::create(folder, FleetToml::new(args.name.clone(), &args.broker))?;
-    KeyFolder::of(dir.path()).create(&keys, passphrase.as_ref())?;
+    KeyFolder::of(dir.path()).create(&keys, &args.name, passphrase.as_ref())?;
     let authority = dir.broker().make_authority()?;
     let founding = Founding {
         fleet: args.name.clone(),
@@ -71,10 +79,19 @@ pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
         "dir": folder,
         "fingerprint": fingerprint,
         "encrypted": passphrase.is_some(),
+        "roots": args.roots,
+        "threshold": args.threshold,
     });
+    let elsewhere = match args.roots {
+        1 => String::new(),
+        roots => format!(
+            "{} of the {roots} root keys keys/root.1.key to keys/root.{roots}.key must sign: move each to where it is to be kept\n",
+            args.threshold
+        ),
+    };
     show(session.format, &value, |_| {
         format!(
-            "fleet {} in {folder}\nfingerprint {fingerprint}\n\
+            "fleet {} in {folder}\nfingerprint {fingerprint}\n{elsewhere}\
              next: hardtack broker config --dir {folder}, then hardtack fleet serve --dir {folder} --broker URL\n\
              devices: hardtack enrol request on the device, hardtack fleet device approve here",
             args.name

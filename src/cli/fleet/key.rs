@@ -1,97 +1,141 @@
 //! `hardtack fleet key`: the fleet's keys, as far as anybody may see them, and their replacement.
 //!
-//! Owns: what is shown; the order of a replacement: the new key's file, then the trust bundle that names it, then its place.
+//! Owns: the order of a replacement: the new key's file, then the trust bundle that names it, then its place.
 //! Never: prints a private key; deletes one.
-//! Read next: `../../fleet/rotate.rs`; `../../shell/fleet_keys.rs`.
+//! Read next: `key/proposal.rs`, by which every trust bundle comes into force; `../../fleet/rotate.rs`;
+//! `../../shell/fleet_keys.rs`.
 
-use std::fmt::Write as _;
+mod list;
+pub(super) mod proposal;
+mod roots;
+mod sign;
 
-use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
 use serde_json::json;
 
+use self::proposal::{InForce, Outcome, RootArgs};
 use super::super::output;
 use super::super::{Exit, Failure};
-use super::{now, operator, Session};
-use crate::fleet::rotate::{is_in_use, next_root_key_id, rotate, Cause, KeyRole, Rotation};
-use crate::ids::{hex, KeyId};
+use super::{now, Fleet, Session};
+use crate::fleet::rotate::{draft, is_in_use, next_root_key_id, Cause, KeyRole, NewKey};
+use crate::ids::KeyId;
 use crate::shell::entropy;
-use crate::shell::fleet_keys::Role;
+use crate::shell::fleet_keys::{change_passphrase, Role};
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
-use crate::wire::bundle::PublicKey;
 
 /// `hardtack fleet key …`.
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
-    /// Replace a key by a new one, with a trust bundle that the root key signs
+    /// Show every key: its id, since when it is named, whether it is in use, and whether its file is here
+    #[command(alias = "show")]
+    List,
+    /// Give a key file another passphrase
+    Passphrase(PassphraseArgs),
+    /// Change how many root keys there are, and how many of them must sign
+    Roots(roots::RootsArgs),
+    /// Replace a key by a new one, with a trust bundle that the root keys sign
     Rotate(RotateArgs),
-    /// Show fingerprint and public keys
-    Show,
+    /// Sign a proposal with a root key, on any machine
+    Sign(sign::SignArgs),
+    /// Bring into force what enough root keys have signed
+    Submit(proposal::SubmitArgs),
+}
+
+pub(super) fn run(command: KeyCommand, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        KeyCommand::List => list::list(session),
+        KeyCommand::Passphrase(args) => passphrase(&args, session),
+        KeyCommand::Roots(args) => roots::roots(&args, session),
+        KeyCommand::Rotate(args) => rotate_key(&args, session),
+        KeyCommand::Sign(args) => sign::sign(&args, session),
+        KeyCommand::Submit(args) => proposal::submit(&args, session),
+    }
+}
+
+/// Arguments of `hardtack fleet key passphrase`.
+#[derive(Args, Debug)]
+pub struct PassphraseArgs {
+    /// What the key is for
+    role: Role,
+    /// Its file
+    file: PathBuf,
+}
+
+fn passphrase(args: &PassphraseArgs, session: &Session) -> Result<Exit, Failure> {
+    change_passphrase(&args.file, args.role)?;
+    let value = json!({"file": args.file, "role": args.role});
+    output::show(session.format, &value, |_| format!("{} has the new passphrase", args.file.display()))?;
+    Ok(Exit::Done)
 }
 
 /// Arguments of `hardtack fleet key rotate`.
 #[derive(Args, Debug)]
 pub struct RotateArgs {
     /// Which key
-    role: Rotatable,
+    role: Role,
+    /// Which of the root keys, where there are several
+    #[arg(value_name = "N")]
+    number: Option<usize>,
     /// Somebody else may have it: what it signs is believed no more once devices hear of it. Without this it stays good until
-    /// the next replacement
+    /// the next replacement, but for a root key and the collector's, which go at once
     #[arg(long)]
     compromised: bool,
+    #[command(flatten)]
+    at_hand: RootArgs,
 }
 
-/// The keys that can be replaced.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rotatable {
-    /// Signs revocation heads
-    Feed,
-    /// Mints tokens
-    Issuer,
-    /// Signs policies
-    Policy,
-    /// Signs acknowledgements and answers
-    Service,
-}
-
-impl Rotatable {
-    const fn roles(self) -> (Role, KeyRole) {
-        match self {
-            Self::Feed => (Role::Feed, KeyRole::Feed),
-            Self::Issuer => (Role::Issuer, KeyRole::Issuer),
-            Self::Policy => (Role::Policy, KeyRole::Policy),
-            Self::Service => (Role::Service, KeyRole::Service),
-        }
+/// The file's role of a trust bundle's.
+const fn role_of(role: KeyRole) -> Role {
+    match role {
+        KeyRole::Feed => Role::Feed,
+        KeyRole::Issuer => Role::Issuer,
+        KeyRole::Policy => Role::Policy,
+        KeyRole::Service => Role::Service,
+        KeyRole::Operator => Role::Operator,
+        KeyRole::Collector => Role::Collector,
     }
 }
 
 /// Whatever a replacement was interrupted by, the same command ends it.
-pub(super) fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
-    let ((role, key_role), at) = (args.role.roles(), now()?);
-    let mut fleet = session.open()?;
-    let root = fleet.keys.signing(Role::Root)?;
-    let (name, operator_key) = (fleet.operator.clone(), fleet.operator_key()?);
-    let root_key_id = (key_role == KeyRole::Issuer).then(|| next_root_key_id(fleet.ledger.book()));
-    let key = fleet.keys.next(role, root_key_id, &mut entropy::rng())?;
-    let public = PublicKey::from(key.verifying_key());
+fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     let cause = if args.compromised { Cause::Compromised } else { Cause::Planned };
+    let role = args.role;
+    let Some(key_role) = proposal::key_role(role) else {
+        return roots::rotate_root(args.number.unwrap_or(1), cause, &args.at_hand, session);
+    };
+    if args.number.is_some() {
+        let what = format!("the {} key has no number", role.name());
+        return Err(Failure::new(Exit::Usage, what, "numbers are for root keys"));
+    }
+    let at = now()?;
+    let mut fleet = session.open()?;
+    fleet.operator_key()?;
+    let root_key_id = (key_role == KeyRole::Issuer).then(|| next_root_key_id(fleet.ledger.book()));
+    let private = fleet.keys.next(role, root_key_id, &mut entropy::rng())?;
+    let public = NewKey::of(key_role, &private).public();
     let began_before = is_in_use(fleet.ledger.book().trust(), key_role, &public);
     let (mut dropped, mut withdrawn) = (Vec::new(), Vec::new());
-    if !began_before {
-        let rotation = Rotation { role: key_role, key: &key, cause, root: &root };
-        let cadence = fleet.dir.toml().settings().cadence;
-        let rotated =
-            fleet.act(|book, _, fx| rotate(book, rotation, cadence, operator(&name, &operator_key), at, fx))?;
-        (dropped, withdrawn) = (rotated.dropped, rotated.withdrawn);
-    }
-    let aside = fleet.keys.adopt(role)?;
-    let trust = fleet.ledger.book().trust();
-    let serving = match publisher_of(&fleet.ledger).map_err(super::file_failure)? {
-        Taken::Free => None,
-        Taken::By(process) => Some(process),
+    let kept = if began_before {
+        proposal::adopt(&mut fleet)?
+    } else {
+        let next = draft(fleet.ledger.book(), key_role, &public, cause, at)?;
+        match proposal::put(&mut fleet, &next, cause, &args.at_hand, at)? {
+            Outcome::Asked(asked) => return asked.tell(session),
+            Outcome::InForce(in_force) => {
+                let InForce { rotated, kept } = *in_force;
+                (dropped, withdrawn) = (rotated.dropped, rotated.withdrawn);
+                kept
+            }
+        }
     };
+    let trust = fleet.ledger.book().trust();
     let value = json!({
+        "in_force": true,
         "role": role,
-        "key_id": KeyId::of(public.as_bytes()),
+        "key_id": KeyId::of(&public),
         "bundle_version": trust.version,
         "feed_era": fleet.ledger.book().era_of_feed(),
         "compromised": args.compromised,
@@ -100,80 +144,57 @@ pub(super) fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, F
         // Keys of the role that devices believe no more, and grants that ended with them.
         "dropped": dropped,
         "withdrawn": withdrawn,
-        "old_file": aside.map(|path| path.display().to_string()),
+        "old_file": kept.first().map(|path| path.display().to_string()),
         // The process that publishes, and has the old key until it is started again.
-        "restart": serving,
+        "restart": serving(&fleet)?,
     });
-    output::show(session.format, &value, |value| words(value, &withdrawn.len()))?;
+    output::show(session.format, &value, |value| words(value, key_role, &withdrawn.len()))?;
     Ok(Exit::Done)
 }
 
-fn words(value: &serde_json::Value, withdrawn: &usize) -> String {
+/// The process that publishes from this ledger.
+fn serving(fleet: &Fleet) -> Result<Option<String>, Failure> {
+    match publisher_of(&fleet.ledger).map_err(super::file_failure)? {
+        Taken::Free => Ok(None),
+        Taken::By(process) => Ok(Some(process)),
+    }
+}
+
+fn words(value: &serde_json::Value, role: KeyRole, withdrawn: &usize) -> String {
     let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    let (role, bundle) = (word("role"), &value["bundle_version"]);
-    let mut text = format!("{role} key {} is in use by trust bundle {bundle}\n", word("key_id"));
-    // Writing to a string cannot fail.
-    let _ = match value["compromised"] == true {
-        true => writeln!(text, "the one before is believed no more wherever that bundle arrives"),
-        false => writeln!(text, "the one before stays good until the next replacement"),
-    };
+    let (name, bundle) = (role.name(), &value["bundle_version"]);
+    let mut lines = vec![format!("{name} key {} is in use by trust bundle {bundle}", word("key_id"))];
+    lines.push(match (role, value["compromised"] == true) {
+        (KeyRole::Collector, _) => "what was sealed to the one before is opened with its file, which stays here".into(),
+        (_, true) => "the one before is believed no more wherever that bundle arrives".into(),
+        (_, false) => "the one before stays good until the next replacement".into(),
+    });
     if value["began_before"] == true {
-        let _ = writeln!(text, "the replacement had begun before and is ended now: nothing else was replaced");
+        lines.push("the replacement had begun before and is ended now: nothing else was replaced".into());
     }
     if let Some(file) = value["old_file"].as_str() {
-        let _ = writeln!(text, "its file is kept as {file}");
+        lines.push(format!("its file is kept as {file}"));
     }
-    if *withdrawn > 0 {
-        let _ = writeln!(text, "{withdrawn} grants ended with it: give them anew (`hardtack fleet grant create`)");
-    }
-    match value["restart"].as_str() {
-        Some(process) if role != "policy" => {
-            let _ = writeln!(text, "process {process} publishes with the key that it began with: start it again now");
-        }
-        Some(_) => {}
-        None => {
-            text.push_str("no `fleet serve` runs: start one, or bring it out: hardtack fleet publish --broker URL\n")
+    match role {
+        // Nobody who serves has these.
+        KeyRole::Policy | KeyRole::Operator | KeyRole::Collector => lines.extend(after(None, *withdrawn)),
+        KeyRole::Feed | KeyRole::Issuer | KeyRole::Service => {
+            lines.extend(after(value["restart"].as_str(), *withdrawn));
         }
     }
-    text.push_str("make a copy of the ledger now: hardtack fleet backup");
-    text
+    lines.join("\n")
 }
 
-pub(super) fn show(session: &Session) -> Result<Exit, Failure> {
-    let fleet = session.open()?;
-    let trust = fleet.ledger.book().trust();
-    let mut keys = Vec::new();
-    let mut add = |role: Role, key: &PublicKey, root_key_id: Option<u32>| {
-        // A key that is kept elsewhere has no file here.
-        let file = match fleet.keys.is_encrypted(role) {
-            Ok(true) => "encrypted",
-            Ok(false) => "plain",
-            Err(_) => "not here",
-        };
-        let id = KeyId::of(key.as_bytes());
-        keys.push(json!({
-            "role": role, "key_id": id, "public": hex(key.as_bytes()), "root_key_id": root_key_id, "file": file,
-        }));
-    };
-    trust.roots.iter().for_each(|key| add(Role::Root, key, None));
-    trust.issuers.iter().for_each(|issuer| add(Role::Issuer, &issuer.key, Some(issuer.root_key_id)));
-    trust.policy.iter().for_each(|key| add(Role::Policy, key, None));
-    trust.feeds.iter().flat_map(|feed| &feed.keys).for_each(|key| add(Role::Feed, key, None));
-    trust.service.iter().for_each(|key| add(Role::Service, key, None));
-    trust.operators.iter().for_each(|key| add(Role::Operator, key, None));
-    let fingerprint = trust.fingerprint().to_string();
-    let value = json!({
-        "fleet": trust.fleet, "fingerprint": fingerprint, "bundle_version": trust.version,
-        "not_after": trust.not_after.to_string(), "keys": keys,
+/// What is to be done once a trust bundle is in force.
+fn after(restart: Option<&str>, withdrawn: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    if withdrawn > 0 {
+        lines.push(format!("{withdrawn} grants ended with it: give them anew (`hardtack fleet grant create`)"));
+    }
+    lines.push(match restart {
+        Some(process) => format!("process {process} publishes with the keys that it began with: start it again now"),
+        None => "if no `fleet serve` runs, start one, or bring it out: hardtack fleet publish --broker URL".into(),
     });
-    output::show(session.format, &value, |_| {
-        let mut text = format!("fleet {}\nfingerprint {fingerprint}\ntrust bundle {}\n", trust.fleet, trust.version);
-        for key in &keys {
-            let word = |name: &str| key[name].as_str().unwrap_or_default();
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{:9} {} {} ({})", word("role"), word("key_id"), word("public"), word("file"));
-        }
-        text
-    })?;
-    Ok(Exit::Done)
+    lines.push("make a copy of the ledger now: hardtack fleet backup".into());
+    lines
 }

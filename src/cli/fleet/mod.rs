@@ -110,8 +110,7 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Grant(command) => grant::run(command, &session),
         FleetCommand::Init(args) => init::run(&args, &session),
         FleetCommand::Issue(args) => grant::issue(args, &session),
-        FleetCommand::Key(key::KeyCommand::Show) => key::show(&session),
-        FleetCommand::Key(key::KeyCommand::Rotate(args)) => key::rotate_key(&args, &session),
+        FleetCommand::Key(command) => key::run(command, &session),
         FleetCommand::Policy(command) => policy::run(command, &session),
         FleetCommand::Publish(args) => serve::publish(&args, &session),
         FleetCommand::Report(_) => later("fleet report"),
@@ -235,7 +234,9 @@ impl From<FleetError> for Failure {
             FleetError::DeviceRevoked { .. } => Exit::Revoked,
             FleetError::Refused { refused: Refused::TooLarge { .. }, .. } => Exit::Denied,
             FleetError::Refused { .. } => Exit::Invalid,
-            FleetError::UnknownDevice(_)
+            FleetError::Unsigned(_) => Exit::Partial,
+            FleetError::MovedOn { .. }
+            | FleetError::UnknownDevice(_)
             | FleetError::Retired(_)
             | FleetError::UnknownGrant(_)
             | FleetError::Invalid(_)

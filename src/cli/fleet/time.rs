@@ -11,7 +11,9 @@ use serde_json::{json, Value};
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
+use super::key::proposal::{gather, short, write, RootArgs};
 use super::{file_failure, now, operator, Fleet, Session};
+use crate::fleet::proposal;
 use crate::fleet::time::{self as core, Reading};
 use crate::ids::{DeviceId, Nonce};
 use crate::shell::files;
@@ -27,7 +29,7 @@ pub enum TimeCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Turn one device's clock to now, back as well as forward; the root key signs, the record names who did it
+    /// Turn one device's clock to now, back as well as forward; the root keys sign, the record names who did it
     Reset {
         /// The device
         #[arg(long)]
@@ -38,13 +40,15 @@ pub enum TimeCommand {
         /// Where the file goes
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        #[command(flatten)]
+        at_hand: RootArgs,
     },
 }
 
 pub(super) fn run(command: TimeCommand, session: &Session) -> Result<Exit, Failure> {
     match command {
         TimeCommand::Export { out } => export(&out, session),
-        TimeCommand::Reset { device, nonce, out } => reset(&device, nonce, &out, session),
+        TimeCommand::Reset { device, nonce, out, at_hand } => reset((&device, nonce), &out, &at_hand, session),
     }
 }
 
@@ -55,11 +59,25 @@ fn export(out: &Path, session: &Session) -> Result<Exit, Failure> {
     hand_out(&file, out, json!({"kind": "statement", "time": now.time.to_string()}), session)
 }
 
-fn reset(device: &DeviceId, nonce: Nonce, out: &Path, session: &Session) -> Result<Exit, Failure> {
+fn reset(
+    (device, nonce): (&DeviceId, Nonce),
+    out: &Path,
+    at_hand: &RootArgs,
+    session: &Session,
+) -> Result<Exit, Failure> {
     let mut fleet = session.open()?;
+    // The fleet's own passphrase is asked for first: root keys may have others.
     let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
-    let (root, now) = (fleet.keys.signing(Role::Root)?, reading(&fleet)?);
-    let file = fleet.act(|book, _, fx| core::reset(book, (device, nonce), &root, now, operator(&name, &key), fx))?;
+    let (wanted, now) = (fleet.ledger.book().trust().roots.clone(), reading(&fleet)?);
+    let (proposed, opened, closed) = gather(&mut fleet, &wanted, at_hand, |fleet, roots| {
+        proposal::propose_reset(fleet.ledger.book(), (device, nonce), now, roots)
+    })?;
+    if !opened.is_complete() {
+        let name = format!("time-{device}-{}.proposal", short(&proposed));
+        return write(&fleet, &proposed, opened, closed, (at_hand.place(), &name))?.tell(session);
+    }
+    let by = operator(&name, &key);
+    let file = fleet.act(|book, _, fx| proposal::submit_reset(book, &proposed, by, now.time, fx))?;
     hand_out(&file, out, json!({"kind": "reset", "device": device, "time": now.time.to_string()}), session)
 }
 
@@ -68,7 +86,7 @@ fn reading(fleet: &Fleet) -> Result<Reading, Failure> {
     Ok(Reading { time: now()?, radius: fleet.dir.toml().settings().terms.clock_error })
 }
 
-fn hand_out(file: &TimeFile, out: &Path, mut value: Value, session: &Session) -> Result<Exit, Failure> {
+pub(super) fn hand_out(file: &TimeFile, out: &Path, mut value: Value, session: &Session) -> Result<Exit, Failure> {
     files::replace(out, &file.to_bytes()).map_err(file_failure)?;
     value["file"] = out.display().to_string().into();
     show(session.format, &value, |value| {

@@ -9,17 +9,20 @@ use super::super::publish::{feed, is_current, may_sign, newest, retained};
 use super::super::revoke::{revoke, Revocation};
 use super::super::service::tests::{ask, at, device_keys, founded, new_grant, one_device, CADENCE};
 use super::super::service::{ServiceKeys, Settings};
-use super::super::{grant, policy, FleetKeys, FleetLog, Service};
+use super::super::{grant, policy, publish, FleetKeys, FleetLog, Service, Write};
 use super::*;
 use crate::agent::effects::Publish;
 use crate::agent::revocation::Revocations;
 use crate::ids::{BlockId, Hash};
 use crate::time::Millis;
+use crate::wire::envelope::Signed;
 use crate::wire::link::Topic;
+use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, ADDITIONS_BYTES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
+use crate::wire::Refused;
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
@@ -32,7 +35,7 @@ fn replace_key(
     cause: Cause,
     secs: u64,
 ) -> Rotated {
-    let rotation = Rotation { role, key, cause, root: &keys.root };
+    let rotation = Rotation { role, key: &NewKey::of(role, key.as_bytes()), cause, roots: &keys.roots() };
     rotate(book, rotation, CADENCE, keys.operator("ann"), at(secs), &mut Effects::default()).unwrap()
 }
 
@@ -223,9 +226,11 @@ fn a_planned_replacement_leaves_the_old_key_good_until_the_next() {
     assert!(publish::advance(&mut book, &second, CADENCE, at(500), fx));
     tell(&mut device, &book).unwrap();
     assert_eq!(at_position(&device), (2, 2), "an era ends with its keys");
-    let again = Rotation { role: KeyRole::Feed, key: &third, cause: Cause::Planned, root: &keys.root };
+    let (third, stranger) = (NewKey::Signing(third), key(81));
+    let again = Rotation { role: KeyRole::Feed, key: &third, cause: Cause::Planned, roots: &keys.roots() };
     assert!(rotate(&mut book, again, CADENCE, keys.operator("ann"), at(501), fx).is_err(), "the same key again");
-    let by_another = Rotation { key: &key(80), root: &key(81), ..again };
+    let fourth = NewKey::Signing(key(80));
+    let by_another = Rotation { key: &fourth, roots: &[&stranger], ..again };
     let refused = rotate(&mut book, by_another, CADENCE, keys.operator("ann"), at(501), fx);
     assert!(matches!(refused, Err(FleetError::Refused { .. })), "no root key: {refused:?}");
     assert_eq!(book.trust().version, 3, "and nothing was changed");
@@ -247,7 +252,8 @@ fn a_replaced_policy_key_signs_the_policy_anew_and_the_ledger_can_be_read() {
     let mut book = super::super::enrol::found(&founding, &mut fx).unwrap();
     for (seed, cause) in [(1, Cause::Planned), (2, Cause::Planned), (3, Cause::Compromised)] {
         let new = key(seed);
-        let rotation = Rotation { role: KeyRole::Policy, key: &new, cause, root: &keys.root };
+        let key = NewKey::Signing(new.clone());
+        let rotation = Rotation { role: KeyRole::Policy, key: &key, cause, roots: &keys.roots() };
         rotate(&mut book, rotation, CADENCE, keys.operator("ann"), at(u64::from(seed)), &mut fx).unwrap();
         let (signed, document) = book.policy();
         signed.open(book.fleet(), [&new.verifying_key()], 1).unwrap();

@@ -74,11 +74,17 @@ pub enum Mutant {
     TwoTimeFacts = 32,
     /// The system clock is believed.
     WallClockUsed = 33,
+    /// A revocation that belongs to every feed is filed into the first alone.
+    FiledInOneFeed = 34,
+    /// A head of a feed counts as new though it was signed before the device came to that feed.
+    JoinIgnored = 35,
+    /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
+    MovedWithout = 36,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
@@ -112,6 +118,9 @@ impl Mutant {
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,
         Self::WallClockUsed,
+        Self::FiledInOneFeed,
+        Self::JoinIgnored,
+        Self::MovedWithout,
     ];
 }
 

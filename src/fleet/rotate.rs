@@ -111,10 +111,16 @@ pub fn rotate(
     let mut dropped_roots = Vec::new();
     let dropped = match role {
         KeyRole::Feed => {
-            let feed = next.feeds.first_mut().ok_or_else(|| FleetError::Invalid("the fleet has no feed".into()))?;
-            let dropped = replace(&mut feed.keys, public, cause, |key| *key)?;
-            // What a key that goes has signed leads nowhere any more, neither steps nor snapshot.
-            feed.era = feed.era.saturating_add(u32::from(!dropped.is_empty()));
+            let mut dropped = Vec::new();
+            // One key signs the heads of all feeds.
+            for feed in &mut next.feeds {
+                let gone = replace(&mut feed.keys, public, cause, |key| *key)?;
+                // What a key that goes has signed leads nowhere any more, neither steps nor snapshot.
+                feed.era = feed.era.saturating_add(u32::from(!gone.is_empty()));
+                dropped.extend(gone);
+            }
+            dropped.sort_unstable();
+            dropped.dedup();
             dropped
         }
         KeyRole::Issuer => {
@@ -194,7 +200,7 @@ fn replace<K: Clone>(
     Ok(before.iter().skip(kept).map(|key| KeyId::of(public(key).as_bytes())).collect())
 }
 
-fn publish_bundle(
+pub(super) fn publish_bundle(
     book: &mut Book,
     next: &TrustBundle,
     root: &SigningKey,

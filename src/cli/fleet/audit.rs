@@ -308,7 +308,11 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Policy { .. }
         | Deed::Restored { .. }
         | Deed::Rotated { .. }
-        | Deed::Resumed { .. } => {}
+        | Deed::Resumed { .. }
+        | Deed::Joined { .. }
+        | Deed::Left { .. }
+        | Deed::FeedAdded { .. }
+        | Deed::FeedRemoved { .. } => {}
     }
     fields
 }

@@ -93,7 +93,7 @@ pub(super) fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, F
         "role": role,
         "key_id": KeyId::of(public.as_bytes()),
         "bundle_version": trust.version,
-        "feed_era": fleet.ledger.book().era_of_feed(),
+        "feed_era": fleet.ledger.book().first().era(),
         "compromised": args.compromised,
         // Whether the trust bundle was made by an earlier call, which was interrupted.
         "began_before": began_before,

@@ -257,16 +257,22 @@ pub(super) fn day() {
             let life = lives.swap_remove(rng.next_u32() as usize % lives.len());
             let mut block = BlockId([0; 32]);
             rng.fill_bytes(&mut block.0);
-            let rule =
-                Rule { target: Target::Block(block), until: life.expires, reason: String::new(), at, life: Some(life) };
+            let rule = Rule {
+                target: Target::Block(block),
+                until: life.expires,
+                reason: String::new(),
+                at,
+                life: Some(life),
+                device: None,
+            };
             book.apply(Write::Rule(rule));
         }
-        let known = FeedAt::of(&book);
+        let known = FeedAt::of(book.first());
         publish::advance(&mut book, &keys.feed, cadence, at, &mut Effects::default());
         if round < HEADS_A_DAY {
             continue;
         }
-        for Publish { topic, payload } in publish::feed(&book, Some(known)) {
+        for Publish { topic, payload } in publish::feed(&book.feed(), book.first(), Some(known)) {
             if matches!(topic, Topic::FeedHead(_) | Topic::FeedRules(_)) {
                 let text = topic.text(book.fleet());
                 // Type, length, length of the topic, packet id, no properties; and the acknowledgement.
@@ -277,7 +283,7 @@ pub(super) fn day() {
             }
         }
     }
-    let live = book.set().count();
+    let live = book.first().set().count();
     line("feed_kb_per_day", standing as f64 / 1e3, "KB", 45.0, "<= 45 KB a device and day");
     println!("  {heads} messages, the largest {largest} B; {live} serials are revoked at the end");
     catch_up(&book);
@@ -285,10 +291,10 @@ pub(super) fn day() {
 
 /// What a device reads that was away for longer than any token lives.
 fn catch_up(book: &Book) {
-    let snapshot = publish::feed(book, None);
+    let snapshot = publish::feed(&book.feed(), book.first(), None);
     let of = |publish: &&Publish| matches!(publish.topic, Topic::FeedManifest(_) | Topic::FeedPiece(..));
     let bytes: usize = snapshot.iter().filter(of).map(|publish| publish.payload.len()).sum();
-    let wire = book.set().to_bytes().len() as f64 / 1e3;
+    let wire = book.first().set().to_bytes().len() as f64 / 1e3;
     line("catch_up_kb", bytes as f64 / 1e3, "KB", wire, "one snapshot; the set's bytes");
 }
 
@@ -373,15 +379,16 @@ pub(super) fn latency() {
     for round in 0..ROUNDS {
         let at = START + Millis::from_secs(round as u64 + 1);
         let target = Target::Block(BlockId(Hash::of("bench", &[&round.to_le_bytes()]).0));
-        let rule = Rule { target, until: at + Millis::from_secs(86_400), reason: String::new(), at, life: None };
+        let rule =
+            Rule { target, until: at + Millis::from_secs(86_400), reason: String::new(), at, life: None, device: None };
         let began = Instant::now();
-        let known = FeedAt::of(&book);
+        let known = FeedAt::of(book.first());
         book.apply(Write::Rule(rule));
         publish::advance(&mut book, &keys.feed, cadence, at, &mut Effects::default());
-        let messages = publish::feed(&book, Some(known));
+        let messages = publish::feed(&book.feed(), book.first(), Some(known));
         let length = messages.iter().map(|publish| publish.payload.len()).max().unwrap_or_default();
         messages.into_iter().for_each(|publish| service.send(LinkCommand::Publish(publish)));
-        let Some(ends) = all(Kind::Applied(book.head().expect("a head").head.seq)) else { break };
+        let Some(ends) = all(Kind::Applied(book.first().head().expect("a head").head.seq)) else { break };
         revoked.extend(since(began, ends));
         let began = Instant::now();
         service.send(LinkCommand::Publish(Publish { topic: Topic::Bundle(round as u64), payload: vec![0; length] }));

@@ -310,7 +310,7 @@ impl Operator {
 
     /// What no honest publisher gives out, and the topic on which a broker does.
     pub(crate) fn deceitful_head(&self, trick: FeedTrick) -> Option<(Topic, Vec<u8>)> {
-        let (feed, newest) = (self.book.feed(), self.book.head()?);
+        let (feed, newest) = (self.book.feed(), self.book.first().head()?);
         let place = Topic::FeedHead(feed.clone());
         let elsewhere: FleetId = "elsewhere".parse().expect(HONEST);
         let (fleet, key, twin) = match trick {
@@ -321,13 +321,13 @@ impl Operator {
             FeedTrick::Foreign => (&elsewhere, &self.keys.feed, false),
             FeedTrick::Misplaced => {
                 let step = Step { level: 0, end: newest.head.seq + 1 };
-                return Some((Topic::FeedDelta(feed, step.place()), publish::newest(&self.book)?.to_bytes()));
+                return Some((Topic::FeedDelta(feed, step.place()), self.book.first().newest()?.to_bytes()));
             }
             FeedTrick::Substitute | FeedTrick::Twin => (self.fleet(), &self.keys.feed, true),
         };
         let mut additions = RevocationSet::default();
         additions.add_rule(Selector::owner("nobody"), newest.head.issued_at + Millis::from_secs(3600));
-        let set = self.book.set().merge(&additions).expect(HONEST);
+        let set = self.book.first().set().merge(&additions).expect(HONEST);
         let successor = Successor {
             feed: &feed,
             era: newest.head.era,
@@ -362,7 +362,7 @@ impl Operator {
         };
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
-        let revocation = Revocation { target, until: None, reason: REASON.into(), life };
+        let revocation = Revocation { target, until: None, reason: REASON.into(), life, device: None };
         let rule = revoke(&mut self.book, revocation, operator, at, &mut fx).expect(HONEST);
         self.unpublished.push(rule);
         if let Revoke::Grant(grant) = what {
@@ -389,7 +389,7 @@ impl Operator {
             let issued = at - Millis(below(&mut rng, life.0));
             let target = Target::Block(block);
             let life = Some(Life { issued, expires: issued + life, serial: None });
-            let revocation = Revocation { target, until: None, reason: REASON.into(), life };
+            let revocation = Revocation { target, until: None, reason: REASON.into(), life, device: None };
             revoke(&mut self.book, revocation, self.keys.operator("ada"), at, &mut fx).expect(HONEST);
         }
         self.commit(fx);
@@ -570,12 +570,12 @@ impl Operator {
 
     /// The newest list's number.
     pub(crate) fn newest_seq(&self) -> u64 {
-        self.book.head().map_or(0, |head| head.head.seq)
+        self.book.first().head().map_or(0, |head| head.head.seq)
     }
 
     /// The newest head's position.
     pub(crate) fn newest_order(&self) -> (u32, u64) {
-        self.book.head().map_or((0, 0), |head| head.position.order())
+        self.book.first().head().map_or((0, 0), |head| head.position.order())
     }
 
     pub(crate) fn fleet(&self) -> &FleetId {

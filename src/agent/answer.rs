@@ -151,7 +151,6 @@ impl Agent {
         let verified = judgement.verified.as_ref();
         let claims = verified.map(|verified| &verified.claims);
         let label = claims.and_then(|claims| claims.tasks.last()).and_then(|task| task.parse().ok());
-        let feed = claims.and_then(|claims| claims.feed.as_deref());
         Decision {
             allow: reason == Reason::Allowed,
             reason: reason.name().into(),
@@ -165,11 +164,11 @@ impl Agent {
             workload: judgement.workload.clone(),
             enforcer,
             chain: verified.map(|verified| verified.chain().copied().collect()).unwrap_or_default(),
-            known: self.known(self.mode, judgement, feed),
+            known: self.known(self.mode, judgement),
         }
     }
 
-    fn known(&self, mode: Mode, judgement: &Judgement, feed: Option<&str>) -> Known {
+    fn known(&self, mode: Mode, judgement: &Judgement) -> Known {
         Known {
             mode: mode.name().into(),
             freshness: judgement.freshness.name().into(),
@@ -178,7 +177,7 @@ impl Agent {
             width_ms: self.clock.ceiling().map(|ceiling| ceiling.since(self.clock.floor())),
             bundle_version: self.trust.version,
             policy_version: self.policy.document.version,
-            feed_seq: self.revocations.seq(feed),
+            feed_seq: self.revocations.seq(),
         }
     }
 }

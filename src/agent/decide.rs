@@ -103,8 +103,7 @@ impl Judge<'_> {
     /// Judges a question.
     pub fn judge(&self, question: &Question<'_>, cache: &mut Cache) -> Judgement {
         let verified = self.verify(question.token, cache);
-        let feed = verified.as_ref().ok().and_then(|verified| verified.claims.feed.as_deref());
-        let (freshness, Age { age: staleness, .. }) = self.freshness(feed);
+        let (freshness, Age { age: staleness, .. }) = self.freshness();
         let task = verified.as_ref().ok().and_then(|verified| self.wallet.task_of(verified.chain())).cloned();
         // At an enforcement point the workload is the holder to whom this agent handed the credential.
         let workload = match (question.workload, &task) {
@@ -263,7 +262,7 @@ impl Judge<'_> {
     }
 
     fn check_staleness(&self, risk: Option<&RiskLevel>, verified: &Verified) -> Result<(), Denial> {
-        let Age { age: staleness, hard_left, .. } = self.freshness(verified.claims.feed.as_deref()).1;
+        let Age { age: staleness, hard_left, .. } = self.freshness().1;
         if let Some(behind) = &self.behind {
             let explain = format!("what is known is out of date: {behind}; the device must reach its fleet");
             return Err(Denial::new(Reason::Stale, explain));
@@ -348,9 +347,9 @@ impl Judge<'_> {
     }
 
     /// How far what is known of revocations can be trusted to be new, and its age.
-    pub fn freshness(&self, feed: Option<&str>) -> (Freshness, Age) {
+    pub fn freshness(&self) -> (Freshness, Age) {
         let powered = self.clock.powered();
-        let age = self.revocations.age(feed, powered).unwrap_or_else(|| Age::unknown(powered));
+        let age = self.revocations.age(powered).unwrap_or_else(|| Age::unknown(powered));
         let freshness = match (self.clock.ceiling(), age.overdue) {
             (None, _) => Freshness::Unknown,
             (Some(_), true) => Freshness::Stale,

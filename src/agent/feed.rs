@@ -659,6 +659,15 @@ impl Feed {
         self.sets().any(|set| set.covers_serial(slot, serial))
     }
 
+    /// Whether E has passed the end of all that it revoked.
+    pub fn has_ended(&self, floor: Timestamp) -> bool {
+        self.sets().all(|set| {
+            let mut left = set.clone();
+            left.drop_expired(floor);
+            left.is_empty()
+        })
+    }
+
     /// The root of what counts altogether: equal on devices that have seen the same.
     pub fn root(&self) -> Hash {
         Manifest::of(&self.sum()).root()

@@ -418,7 +418,7 @@ impl Agent {
 
     fn stale_grounds(&self) -> Vec<String> {
         let mut stale = Vec::new();
-        let known = self.revocations.age(None, self.clock.powered());
+        let known = self.revocations.age(self.clock.powered());
         let age = known.map(|known| known.age);
         for level in &self.policy.document.risks {
             let within = match (level.staleness_max_ms, age) {
@@ -488,7 +488,7 @@ impl Agent {
     /// Writes a record.
     fn write(&mut self, event: Event, budgets: Vec<Budget>, now: Now, effects: &mut Effects) -> AuditRef {
         self.roll_if_due(effects);
-        let feeds = self.revocations.positions();
+        let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
         let times = (self.clock.floor(), self.clock.powered());
         self.counters.records += 1;
@@ -498,7 +498,7 @@ impl Agent {
     }
 
     fn close_segment(&mut self, effects: &mut Effects) {
-        let feeds = self.revocations.positions();
+        let feeds = self.revocations.told();
         self.trail.close(&Closing { floor: self.clock.floor(), feeds: &feeds }, &mut effects.batch);
     }
 

@@ -66,13 +66,13 @@ impl Agent {
                 format!("{} complete lists held", self.revocations.positions().len()),
             ),
             // Said, not judged: a device that is offline, or has no grant for that, is healthy.
-            check("autonomy", true, autonomy_words(&self.autonomy(self.judge().freshness(None).1))),
+            check("autonomy", true, autonomy_words(&self.autonomy(self.judge().freshness().1))),
         ];
         ReadyReply { ready: checks.iter().all(|check| check.ok), checks }
     }
 
     pub(crate) fn status(&self) -> StatusReply {
-        let (freshness, age) = self.judge().freshness(None);
+        let (freshness, age) = self.judge().freshness();
         let mut counters = self.counters.clone();
         counters.cache_hits = self.cache.hits;
         counters.cache_misses = self.cache.misses;
@@ -83,7 +83,7 @@ impl Agent {
             profile: self.profile.name.clone(),
             mode: self.mode,
             reasons: self.mode_reasons.clone(),
-            feed_seq: self.revocations.seq(None).unwrap_or(0),
+            feed_seq: self.revocations.seq().unwrap_or(0),
             bundle_version: self.trust.version,
             policy_version: self.policy.document.version,
             floor: self.clock.floor().to_string(),

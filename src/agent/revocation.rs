@@ -1,9 +1,13 @@
 //! What is revoked as this device knows it: its feeds.
 //!
-//! Owns: a [`Feed`] for each that the trust bundle names, which of them still count, whether a token is covered, how old
-//! what is known is.
+//! Owns: the one [`Feed`] that the trust bundle gives this device, those that it had before, whether a token is covered, how
+//! old what is known is.
 //! Never: believes what no key of the feed signed; forgets a revocation before E has passed its end; reads a clock.
 //! Read next: `feed.rs`; `decide.rs`, the reader; `sync.rs`, which feeds it.
+//!
+//! A trust bundle may give the device another feed. What the old one revoked stays in force until its end; how new what is
+//! known is goes by the new one alone, and nothing is fresh until a head of it is complete that was signed with that bundle
+//! or a later one: such a head holds whatever had been revoked for this device in its old feed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,11 +34,27 @@ pub struct Revocations {
     feeds: BTreeMap<FeedId, Feed>,
     /// Positions that the anchor knows of feeds whose sets could not be read back.
     lost: BTreeMap<FeedId, Position>,
-    /// Feeds that the trust bundle no longer names: what they revoked stays revoked, and nobody tells more.
-    retired: BTreeSet<FeedId>,
-    /// The eras that the trust bundle names. A head of another tells nothing about how new what is known is.
-    eras: BTreeMap<FeedId, u32>,
+    /// The feed that the trust bundle gives this device. Of all others that are held, what they revoked stays revoked, and
+    /// nobody tells more. None before anybody said: then every feed counts.
+    own: Option<Own>,
 }
+
+/// The one feed of this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Own {
+    id: FeedId,
+    /// A head of another era tells nothing about how new what is known is,
+    era: u32,
+    /// nor one that names an older trust bundle than this.
+    since: u64,
+}
+
+/// Feeds whose positions are told to the fleet: the device's own, and some that it had before.
+const TOLD_MAX: usize = 8;
+/// A feed that the device had before may be named by task tokens for so long: none lives longer.
+const NAMED_FOR: Millis = Millis::from_secs(30 * 86_400);
+/// Feeds that the device had before and whose sets are kept at most: those that it had first are let go.
+const RETIRED_MAX: usize = 4;
 
 /// What a message changed, with what must be kept of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +76,7 @@ pub struct Applied {
 /// How old what is known of revocations is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Age {
-    /// The age of the newest complete head, by P: of the oldest of all feeds, where none is named.
+    /// The age of the newest complete head, by P.
     pub age: Millis,
     /// Whether the next head is overdue, by what this one promised.
     pub overdue: bool,
@@ -289,30 +309,71 @@ impl Revocations {
         self.feeds.values_mut().for_each(Feed::retry);
     }
 
-    /// These are the feeds that the trust bundle in force names, and their keys. A head that waits for its set and is of a
-    /// key that is gone is let go: else whoever had stolen that key could keep the feed back with a number of the far future.
-    pub fn follow(&mut self, trust: &TrustBundle) {
+    /// This is the feed that the trust bundle in force gives the device, and these are the keys of all. Says whether it is
+    /// another than before. A head that waits for its set and is of a key that is gone is let go: else whoever had stolen
+    /// that key could keep the feed back with a number of the far future.
+    pub fn follow(&mut self, trust: &TrustBundle, device: &DeviceId) -> bool {
         for (id, feed) in &mut self.feeds {
             if feed.awaited().is_some_and(|signed| signed.open(&trust.fleet, trust.feed_keys(id), 1).is_err()) {
                 feed.let_go();
             }
         }
-        let named = |feed: &FeedId| trust.feeds.iter().any(|known| known.id == *feed);
-        self.eras = trust.feeds.iter().map(|feed| (feed.id.clone(), feed.era)).collect();
-        for (id, era) in &self.eras {
-            self.feeds.entry(id.clone()).and_modify(|feed| feed.follow(*era));
+        let own = trust.feed_of(device);
+        if let Some(feed) = self.feeds.get_mut(&own.id) {
+            feed.follow(own.era);
         }
-        self.retired = self.feeds.keys().chain(self.lost.keys()).filter(|feed| !named(feed)).cloned().collect();
+        let own = Own { id: own.id.clone(), era: own.era, since: own.since };
+        let before = self.own.replace(own.clone());
+        before.is_some_and(|before| before.id != own.id)
     }
 
-    /// Whether a head is of an era that the trust bundle has ended.
-    fn is_over(&self, feed: &FeedId, head: &Head) -> bool {
-        self.eras.get(feed).is_some_and(|era| *era != head.era)
+    /// Whether a head of the own feed tells nothing about how new what is known is: it is of an era that the trust bundle has
+    /// ended, or was signed before this device came to the feed.
+    fn is_over(&self, head: &Head) -> bool {
+        let joined = |own: &Own| head.bundle_version >= own.since || mutant::active(Mutant::JoinIgnored);
+        self.own.as_ref().is_some_and(|own| own.era != head.era || !joined(own))
     }
 
-    /// Feeds that count for how new what is known is.
+    /// Whether a feed is one that the device had before.
+    fn is_retired(&self, feed: &FeedId) -> bool {
+        self.own.as_ref().is_some_and(|own| own.id != *feed)
+    }
+
+    /// The feed that counts for how new what is known is.
     fn current(&self) -> impl Iterator<Item = (&FeedId, &Feed)> {
-        self.feeds.iter().filter(|(id, _)| !self.retired.contains(*id))
+        self.feeds.iter().filter(|(id, _)| !self.is_retired(id))
+    }
+
+    /// Whether a complete head of the own feed holds all that had been revoked for this device when it came to it.
+    fn has_arrived(&self) -> bool {
+        self.own.is_some() && self.current().any(|(_, feed)| feed.head().is_some_and(|head| !self.is_over(head)))
+    }
+
+    /// Lets go of feeds that the device had before, where its own has arrived: those of which all that they revoked has ended,
+    /// and that none of `named` is; and of more than are kept, whatever they hold, for its own feed holds that as well.
+    pub fn let_go(&mut self, named: &BTreeSet<FeedId>, floor: Timestamp) -> Vec<FeedId> {
+        if !self.has_arrived() {
+            return Vec::new();
+        }
+        let dropped = self.current().filter_map(|(_, feed)| feed.head()).map(|head| head.dropped_before).max();
+        let retired: Vec<FeedId> = self.feeds.keys().filter(|id| self.is_retired(id)).cloned().collect();
+        let over = |id: &FeedId| {
+            let Some(feed) = self.feeds.get(id) else { return false };
+            let later = feed.head().is_some_and(|head| Some(head.dropped_before) > dropped);
+            let named_still = named.contains(id) || feed.head().is_some_and(|head| head.issued_at + NAMED_FOR > floor);
+            !later && !named_still && feed.has_ended(floor)
+        };
+        let mut gone: Vec<FeedId> = retired.iter().filter(|id| over(id)).cloned().collect();
+        let mut kept: Vec<&FeedId> = retired.iter().filter(|id| !gone.contains(id)).collect();
+        if kept.len() > RETIRED_MAX {
+            let signed = |id: &&FeedId| self.feeds.get(*id).and_then(Feed::head).map(|head| head.issued_at);
+            kept.sort_by_key(signed);
+            let more = kept.len() - RETIRED_MAX;
+            let more: Vec<FeedId> = kept.into_iter().take(more).cloned().collect();
+            gone.extend(more);
+        }
+        gone.iter().for_each(|id| drop(self.feeds.remove(id)));
+        gone
     }
 
     /// A set that was held and cannot be read back: nothing is allowed until it, or a newer one, has come again.
@@ -320,9 +381,10 @@ impl Revocations {
         self.lost.insert(position.feed.clone(), position);
     }
 
-    /// Feeds whose sets are lost.
+    /// Feeds whose sets are lost. Of one that the device had before nobody brings it again: its own feed holds it as well,
+    /// once that has arrived.
     pub fn missing(&self) -> impl Iterator<Item = &FeedId> {
-        self.lost.keys()
+        self.lost.keys().filter(|id| !(self.is_retired(id) && self.has_arrived()))
     }
 
     /// Positions for the anchor: complete ones, and those of sets that are lost.
@@ -335,9 +397,21 @@ impl Revocations {
         self.current().any(|(_, feed)| feed.gathering())
     }
 
-    /// Complete positions, for `hello`, acknowledgements and the anchor.
+    /// Complete positions, that of the own feed first.
     pub fn positions(&self) -> Vec<Position> {
-        self.feeds.values().filter_map(Feed::position).cloned().collect()
+        let retired = self.feeds.iter().filter(|(id, _)| self.is_retired(id)).map(|(_, feed)| feed);
+        let feeds = self.current().map(|(_, feed)| feed).chain(retired);
+        feeds.filter_map(Feed::position).cloned().collect()
+    }
+
+    /// Complete positions for the fleet, that of the own feed first.
+    pub fn told(&self) -> Vec<Position> {
+        self.positions().into_iter().take(TOLD_MAX).collect()
+    }
+
+    /// Whether the own feed has a complete position.
+    pub fn is_complete(&self) -> bool {
+        self.current().any(|(_, feed)| feed.position().is_some())
     }
 
     /// The complete position of a feed.
@@ -347,19 +421,19 @@ impl Revocations {
 
     /// The newest trust bundle and policy that any complete head names.
     pub fn versions_named(&self) -> (u64, u64) {
-        let heads = self.current().filter_map(|(id, feed)| feed.head().filter(|head| !self.is_over(id, head)));
+        let heads = self.current().filter_map(|(_, feed)| feed.head().filter(|head| !self.is_over(head)));
         heads.fold((0, 0), |(bundle, policy), head| (bundle.max(head.bundle_version), policy.max(head.policy_version)))
     }
 
-    /// Whether this device holds a complete set of a feed.
+    /// Whether this device holds a complete set of a feed, its own or one that it had before. A token that names that was
+    /// minted for it then, and what revokes the token since stands in its own feed.
     pub fn holds(&self, feed: &str) -> bool {
-        self.current().any(|(id, held)| id.as_str() == feed && held.position().is_some())
+        self.feeds.iter().any(|(id, held)| id.as_str() == feed && held.position().is_some())
     }
 
-    /// The sequence number of a feed, or of the first one.
-    pub fn seq(&self, feed: Option<&str>) -> Option<u64> {
-        let mut feeds = self.current().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
-        feeds.next().map(|(_, feed)| feed.position().map_or(0, |position| position.seq))
+    /// The sequence number of the own feed.
+    pub fn seq(&self) -> Option<u64> {
+        self.current().next().map(|(_, feed)| feed.position().map_or(0, |position| position.seq))
     }
 
     /// When the complete heads were signed.
@@ -380,13 +454,13 @@ impl Revocations {
         }
     }
 
-    /// How old what is known is, by P: of one feed, or the worst of all where none is named. None if there is no head.
-    pub fn age(&self, feed: Option<&str>, powered: Timestamp) -> Option<Age> {
-        let feeds = self.current().filter(|(id, _)| feed.is_none_or(|name| id.as_str() == name));
-        let ages = feeds.filter_map(|(id, feed)| {
+    /// How old what is known is, by P. None if there is no head. Only the own feed tells, whichever a token names: what
+    /// concerns this device is published there alone.
+    pub fn age(&self, powered: Timestamp) -> Option<Age> {
+        let ages = self.current().filter_map(|(_, feed)| {
             let head = feed.head()?;
-            if self.is_over(id, head) {
-                // Whoever signed it may not be the fleet: it revokes, and makes nothing fresh.
+            if self.is_over(head) {
+                // Whoever signed it may not be the fleet, or does not say all: it revokes, and makes nothing fresh.
                 return Some(Age::unknown(powered));
             }
             let waiting = feed.waiting_since().filter(|_| mutant::active(Mutant::StalenessByWaitingHead));
@@ -451,9 +525,9 @@ impl Revocations {
         })
     }
 
-    /// Every feed, and whether the trust bundle no longer names it.
+    /// Every feed that is held, and whether it is one that the device had before.
     pub fn feeds(&self) -> impl Iterator<Item = (&FeedId, &Feed, bool)> {
-        self.feeds.iter().map(|(id, feed)| (id, feed, self.retired.contains(id)))
+        self.feeds.iter().map(|(id, feed)| (id, feed, self.is_retired(id)))
     }
 
     /// Whether a live rule names this very target.

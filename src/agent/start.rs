@@ -89,7 +89,7 @@ impl Agent {
                 }
             }
         }
-        revocations.follow(&trust);
+        revocations.follow(&trust, &boot.device);
         let proven = replay_time(&boot, &mut anchor);
         let mut clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
         clock.recall(proven);
@@ -158,7 +158,7 @@ impl Agent {
 
     fn begin(&mut self, eras: &[EraImage], anchor: &Anchor, now: Now, effects: &mut Effects) {
         effects.batch.begin_era = Some(self.trail.era());
-        let feeds = self.revocations.positions();
+        let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
         for image in eras {
             if let Some(damage) = &image.damage {

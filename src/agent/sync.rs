@@ -203,8 +203,9 @@ impl Agent {
         effects: &mut Effects,
         take: impl FnOnce(&mut Revocations, &TrustBundle, Timestamp) -> Result<Option<Applied>, Refused>,
     ) -> Result<(), Refused> {
-        if !self.trust.feeds.iter().any(|known| known.id == *feed) {
-            return Err(Refused::WrongTopic);
+        let own = &self.trust.feed_of(&self.device).id;
+        if own != feed {
+            return Err(Refused::OtherFeed { offered: feed.clone(), own: own.clone() });
         }
         let applied = take(&mut self.revocations, &self.trust, self.clock.over())?;
         let refused = applied.as_ref().and_then(|applied| applied.changed.refused.clone());
@@ -278,7 +279,7 @@ impl Agent {
         self.trust = next;
         self.trust_digest = signed.digest();
         self.trust_signed = signed;
-        self.revocations.follow(&self.trust);
+        let moved = self.revocations.follow(&self.trust, &self.device);
         if self.trust.version > mark {
             self.marks.bundle = (self.trust.version, self.trust_digest);
         }
@@ -293,7 +294,14 @@ impl Agent {
             self.named = Named::default();
             self.greet_again(now, effects);
         }
-        let heads = std::mem::take(&mut self.heads_ahead);
+        let mut heads = std::mem::take(&mut self.heads_ahead);
+        if moved {
+            // Of the feed that it had nothing more is taken; the new one is another subscription.
+            heads.retain(|feed, _| *feed == self.trust.feed_of(&self.device).id);
+            if self.uplink.is_connected() || matches!(self.uplink.link, Link::Connecting { .. }) {
+                self.reconnect("the trust bundle gives this device another feed", now, effects);
+            }
+        }
         for (feed, payload) in heads {
             if let Err(refused) = self.on_head(&feed, &payload, now, effects) {
                 self.refuse_head(feed, &payload, &refused, now, effects);
@@ -358,8 +366,23 @@ impl Agent {
             self.write(event, Vec::new(), now, effects);
             effects.outgoing.logs.push(LogEvent::FeedApplied { feed: position.feed, seq: position.seq });
         }
+        if changed.complete {
+            self.let_feeds_go(effects);
+        }
         self.anchor_due = true;
         self.catch_up(now, effects);
+    }
+
+    /// Feeds that the device had before, and that nothing here needs any more.
+    fn let_feeds_go(&mut self, effects: &mut Effects) {
+        let named = self.wallet.feeds();
+        for feed in self.revocations.let_go(&named, self.clock.over()) {
+            // What stands beside the whole goes first: alone it is nothing.
+            for file in [StateFile::FeedSince(feed.clone()), StateFile::Feed(feed)] {
+                effects.batch.files.retain(|write| write.file != file);
+                effects.batch.remove.push(file);
+            }
+        }
     }
 
     /// A signed time. What it contradicts is evidence; what it is the time of counts all the same.
@@ -375,7 +398,7 @@ impl Agent {
 
     /// Once head and list are here nothing more is waited for: say hello.
     fn greet_if_settled(&mut self, now: Now, effects: &mut Effects) {
-        let complete = !self.revocations.gathering() && !self.revocations.positions().is_empty();
+        let complete = !self.revocations.gathering() && self.revocations.is_complete();
         if complete && matches!(self.uplink.link, Link::Settling { .. }) {
             self.say_hello(now, effects);
         }
@@ -406,7 +429,7 @@ impl Agent {
             next_index: self.trail.next_index(),
             bundle_version: self.trust.version,
             policy_version: self.policy.document.version,
-            feeds: self.revocations.positions(),
+            feeds: self.revocations.told(),
             grants: self.grants_held(),
             floor: self.clock.floor(),
             powered: self.clock.powered(),
@@ -589,10 +612,10 @@ impl Agent {
             return Some(format!("policy {policy}"));
         }
         let held = self.revocations.positions();
+        let id = &self.trust.feed_of(&self.device).id;
         let behind = self.named.feeds.iter().find(|named| {
             let own = held.iter().find(|own| own.feed == named.feed);
-            let ours = self.trust.feeds.iter().any(|feed| feed.id == named.feed);
-            ours && own.is_none_or(|own| own.order() < named.order())
+            named.feed == *id && own.is_none_or(|own| own.order() < named.order())
         });
         behind.map(|named| format!("head {} of feed {}", named.seq, named.feed))
     }
@@ -638,8 +661,7 @@ impl Agent {
         let due = self.uplink.deadline() <= now.boottime;
         match &self.uplink.link {
             Link::Down { .. } if due => {
-                let feeds: Vec<FeedId> = self.trust.feeds.iter().map(|feed| feed.id.clone()).collect();
-                let filters = device_filters(&self.fleet, &self.device, &feeds);
+                let filters = device_filters(&self.fleet, &self.device, &self.trust.feed_of(&self.device).id);
                 let will = Publish { topic: Topic::State(self.device.clone()), payload: self.state("gone") };
                 effects.outgoing.link.push(LinkCommand::Connect { filters, will: Some(will) });
                 self.uplink.connecting(now.boottime);
@@ -731,7 +753,7 @@ impl Agent {
             device: self.device.clone(),
             mode: mode.into(),
             floor: self.clock.floor(),
-            feeds: self.revocations.positions(),
+            feeds: self.revocations.told(),
             pending: self.trail.pending(),
         };
         Signed::sign(&state, &self.fleet, &[&self.keys.identity]).to_bytes()

@@ -4,17 +4,19 @@ mod recovery;
 mod roots;
 mod rotation;
 
-use super::effects::LinkCommand;
+use super::effects::{LinkCommand, StateFile};
 use super::request::{
     Authorize, BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict,
 };
-use super::rig::{announce, key, right, set_of, Reboot, Rig, Rule, START_S};
+use super::rig::{announce_with, key, right, set_of, Reboot, Rig, Rule, START_S};
+use super::{Input, LinkEvent};
 use crate::ids::{DeviceId, GrantId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, GrantStep, TaskStep};
 use crate::wire::bundle::Feed;
 use crate::wire::link::{Ask, Topic};
 use crate::wire::policy::TimeRule;
+use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
 use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec, AMBIENT};
 
@@ -393,44 +395,115 @@ fn a_rule_that_the_next_list_leaves_out_holds_until_its_end() {
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
 }
 
+/// The trust bundle that gives the rig's device feed `north`, or takes it away again.
+fn moved(rig: &mut Rig, north: bool) -> (String, Vec<u8>) {
+    let device = rig.device.clone();
+    rig.bundle(|trust| {
+        let since = trust.version;
+        let keys = vec![key(4).verifying_key().into()];
+        if trust.feeds.len() == 1 {
+            let groups = vec!["north".parse().unwrap()];
+            trust.feeds.push(Feed { id: "f-north".parse().unwrap(), era: 0, keys, groups, since });
+        }
+        trust.groups.insert("north".parse().unwrap(), if north { vec![device] } else { Vec::new() });
+        trust.feeds[usize::from(north)].since = since;
+    })
+}
+
+/// A head of feed `f-north` that names this trust bundle.
+fn of_north(rig: &Rig, seq: u64, set: &RevocationSet, bundle_version: u64) -> (String, Vec<u8>) {
+    let head = announce_with("f-north", seq, Hash::ZERO, rig.truth, (set, set), |head| {
+        head.bundle_version = bundle_version;
+    });
+    (Topic::FeedHead("f-north".parse().unwrap()).text(&rig.fleet), head.to_bytes())
+}
+
 #[test]
-fn a_feed_that_the_bundle_drops_makes_nothing_stale_and_takes_nothing_back() {
+fn a_device_that_is_given_another_feed_keeps_what_the_old_one_revoked_and_is_fresh_by_the_new_one() {
     let mut rig = Rig::new();
-    let spare: crate::ids::FeedId = "spare".parse().unwrap();
-    let named = Feed { id: spare.clone(), era: 0, keys: vec![key(4).verifying_key().into()] };
-    rig.connect(Timestamp::from_secs(START_S + 130));
-    let (topic, payload) = rig.bundle(|trust| trust.feeds.push(named));
-    rig.message(topic, payload);
-    let until = rig.truth + Millis::from_secs(6000);
-    let set = set_of(&[Rule { target: Target::Owner("ops@acme".into()), until }]);
-    let of_spare = announce("spare", 1, Hash::ZERO, rig.truth, (&set, &set));
-    rig.message(Topic::FeedHead(spare.clone()).text(&rig.fleet), of_spare.to_bytes());
-    let revoked = |rig: &Rig| {
-        let (revocations, clock) = (&rig.agent.revocations, &rig.agent.clock);
-        let age = revocations.age(None, clock.powered()).unwrap().age;
-        (
-            revocations.names(&Target::Owner("ops@acme".into()), clock.over()),
-            revocations.holds("spare"),
-            age.secs() > 4000,
-        )
-    };
-    rig.pass(5000);
-    rig.sent.clear();
-    rig.connect_only();
+    let owner = |name: &str| Target::Owner(name.into());
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    rig.connect(Timestamp(0));
     let now = rig.truth;
-    for (topic, payload) in rig.publish(vec![], now) {
+    let rules = vec![Rule { target: owner("other@acme"), until: now + Millis::from_secs(6000) }];
+    for (topic, payload) in rig.publish(rules, now) {
         rig.message(topic, payload);
     }
-    assert_eq!(revoked(&rig), (true, true, true), "the other feed is old");
-    let (topic, payload) = rig.bundle(|trust| trust.feeds.retain(|feed| feed.id != spare));
+    let old = rig.publish(vec![], now);
+    let (topic, payload) = moved(&mut rig, true);
+    rig.sent.clear();
+    rig.message(topic, payload);
+    assert!(rig.sent.contains(&LinkCommand::Close), "the new feed is another subscription");
+    let age = |rig: &Rig| rig.agent.revocations.age(rig.agent.clock.powered());
+    assert_eq!(age(&rig), None, "nothing of the new feed is here");
+    assert_ne!(rig.agent.mode(), Mode::Online);
+
+    let filters = loop {
+        rig.pass(1);
+        rig.input(Input::Deadline);
+        let mut filters = rig.sent.iter().filter_map(|command| match command {
+            LinkCommand::Connect { filters, .. } => Some(filters.join(" ")),
+            _ => None,
+        });
+        if let Some(filters) = filters.next() {
+            break filters;
+        }
+    };
+    assert!(filters.contains("/feed/f-north/") && !filters.contains("/feed/main/"), "{filters}");
+    rig.input(Input::Link(LinkEvent::Connected));
+    let held = rig.agent.revocations.positions();
+    for (topic, payload) in old {
+        rig.message(topic, payload);
+    }
+    assert_eq!(rig.agent.revocations.positions(), held, "nothing more of the old feed is taken");
+    let refused = rig.disk.records().into_iter().rev().find_map(|record| match record.event {
+        Event::Refused(evidence) => Some(evidence.reason),
+        _ => None,
+    });
+    assert_eq!(refused.as_deref(), Some("other_feed"));
+
+    // A head of the new feed from before the move counts for what it revokes, and makes nothing fresh.
+    let first = set_of(&[Rule { target: owner("third@acme"), until: now + Millis::from_secs(6000) }]);
+    let (topic, payload) = of_north(&rig, 1, &first, 1);
+    rig.message(topic, payload);
+    assert!(age(&rig).unwrap().overdue);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    let (topic, payload) = of_north(&rig, 2, &first, 2);
     rig.message(topic, payload);
     for reboot in [Reboot::Process, Reboot::Kernel] {
-        assert_eq!(revoked(&rig), (true, false, false), "its rules hold, and nobody waits for newer ones");
+        assert!(!age(&rig).unwrap().overdue);
+        let revocations = &rig.agent.revocations;
+        let names = |name| revocations.names(&owner(name), rig.agent.clock.over());
+        assert!(names("other@acme") && names("third@acme"));
+        assert!(revocations.holds("main"), "tokens that name the old feed are good still");
+        assert_eq!(revocations.told()[0].feed.as_str(), "f-north", "its own feed is told first");
         rig.restart(reboot);
     }
     assert_ne!(rig.agent.mode(), Mode::Locked);
-    rig.pass(1200);
-    assert!(!revoked(&rig).0, "the rule's signed end has passed");
+
+    // Back again: what the anchor knows of the feed counts on, and a head from before is no news.
+    let (topic, payload) = moved(&mut rig, false);
+    rig.connect_only();
+    rig.message(topic, payload);
+    assert!(age(&rig).unwrap().overdue, "the head that it has of it is from before");
+    assert!(rig.agent.revocations.position_of(&"main".parse().unwrap()).is_some());
+    rig.pass(6000);
+    assert!(!rig.agent.revocations.names(&owner("other@acme"), rig.agent.clock.over()), "its signed end has passed");
+}
+
+#[test]
+fn a_feed_of_before_whose_file_is_lost_locks_only_until_the_own_one_has_arrived() {
+    let mut rig = Rig::new();
+    rig.connect(Timestamp(0));
+    let (topic, payload) = moved(&mut rig, true);
+    rig.message(topic, payload);
+    rig.disk.files.remove(&StateFile::Feed("main".parse().unwrap()));
+    rig.restart(Reboot::Process);
+    assert_eq!(rig.agent.mode(), Mode::Locked, "what it revoked is not known");
+    rig.connect_only();
+    let (topic, payload) = of_north(&rig, 1, &RevocationSet::default(), 2);
+    rig.message(topic, payload);
+    assert_ne!(rig.agent.mode(), Mode::Locked, "its own feed holds that as well");
 }
 
 #[test]

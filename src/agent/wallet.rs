@@ -5,7 +5,7 @@
 //! durable; refunds a use.
 //! Read next: `decide.rs`, which asks it; `tasks.rs`, which fills it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use zeroize::Zeroize;
 use super::effects::Budget;
 use super::request::Origin;
 use super::token::Claims;
-use crate::ids::{BlockId, DeviceId, GrantId, TaskClass, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, GrantId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Right;
 use crate::wire::token::{child_block, covered, Held, TaskBlock};
@@ -149,6 +149,12 @@ pub struct Narrowed {
 }
 
 impl Wallet {
+    /// The feeds that grants name.
+    pub fn feeds(&self) -> BTreeSet<FeedId> {
+        let named = self.grants.values().filter_map(|grant| grant.claims.feed.as_ref());
+        named.filter_map(|feed| feed.parse().ok()).collect()
+    }
+
     /// Grants by id.
     pub fn grants(&self) -> impl Iterator<Item = (&GrantId, &Grant)> {
         self.grants.iter()

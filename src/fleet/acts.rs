@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::book::{Book, Write};
 use super::rotate::{Cause, KeyRole};
 use super::{keys, Effects, FleetError, Operator};
-use crate::ids::{BlockId, DeviceId, GrantId, Hash, KeyId, Nonce, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, GrantId, GroupId, Hash, KeyId, Nonce, TaskId};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::{Document, Signed};
@@ -115,6 +115,8 @@ pub enum Deed {
     },
     /// Took up a feed after a head that this ledger lost.
     Resumed {
+        /// The feed.
+        feed: FeedId,
         /// The sequence number after which it goes on.
         after: u64,
     },
@@ -166,6 +168,48 @@ pub enum Deed {
         /// Its digest.
         digest: Hash,
     },
+    /// Put devices into a group.
+    Joined {
+        /// The group.
+        group: GroupId,
+        /// The devices that were named.
+        devices: Vec<DeviceId>,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
+    /// Took devices out of a group.
+    Left {
+        /// The group.
+        group: GroupId,
+        /// The devices.
+        devices: Vec<DeviceId>,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
+    /// Gave groups a feed of their own.
+    FeedAdded {
+        /// The feed.
+        feed: FeedId,
+        /// The groups.
+        groups: Vec<GroupId>,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
+    /// Took a feed away.
+    FeedRemoved {
+        /// The feed.
+        feed: FeedId,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
     /// Brought a trust bundle into force that replaces no key.
     Trusted {
         /// Its version.
@@ -182,6 +226,10 @@ impl Deed {
             Self::Restored { bundle, .. }
             | Self::Rotated { bundle, .. }
             | Self::Roots { bundle, .. }
+            | Self::Joined { bundle, .. }
+            | Self::Left { bundle, .. }
+            | Self::FeedAdded { bundle, .. }
+            | Self::FeedRemoved { bundle, .. }
             | Self::Trusted { bundle, .. } => Some(*bundle),
             Self::Founded { .. }
             | Self::Approved { .. }

@@ -1,451 +1,33 @@
 //! The ledger in memory: what the fleet knows.
 //!
-//! Owns: [`Book`] and [`Write`]. A write changes the book the same way when it is made and when it is read back from the
-//! ledger, so that memory and disk cannot differ.
+//! Owns: [`Book`]. A write changes the book the same way when it is made and when it is read back from the ledger, so that
+//! memory and disk cannot differ.
 //! Never: decides; forgets a device's chain, a head or a retired key.
-//! Read next: the module whose rows interest you.
+//! Read next: `book/rows.rs` for what is written, `book/feed.rs` for what is known of each feed.
+
+mod feed;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+pub use feed::{FeedBook, SignedHead};
+pub use rows::*;
 
-use super::acts::Act;
-use super::keys::ISSUED_EARLIER;
+use super::route::Routes;
 use super::{publish, Effects};
-use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskId};
+use crate::ids::{DeviceId, EraId, FeedId, FleetId, GrantId, Hash};
 use crate::mutant::{self, Mutant};
-use crate::time::{Millis, Timestamp};
+use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
-use crate::wire::enrol::{DevicePublic, EnrolRequest};
 use crate::wire::envelope::Signed;
-use crate::wire::link::{grants_digest, EraAck};
+use crate::wire::link::grants_digest;
 use crate::wire::policy::PolicyDocument;
-use crate::wire::revocation::announcement::{Announcement, Head};
-use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::manifest::Manifest;
 use crate::wire::revocation::serials::ISSUED_MAX;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::slot::Slot;
-use crate::wire::revocation::{Position, Target};
-use crate::wire::token::{GrantSpec, TaskSpec};
+use crate::wire::revocation::Target;
 use crate::wire::Refused;
-
-/// Heads whose digests are kept, so that a fork of the feed shows. At one head a minute: 17 hours.
-pub const HEADS_KEPT: u64 = 1024;
-
-/// A row of the ledger. Variants are stored by their place: add new ones at the end.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub enum Write {
-    /// An operator's act with its number.
-    Act(u64, Signed<Act>),
-    /// A trust bundle with its version.
-    Bundle(u64, Signed<TrustBundle>),
-    /// A device.
-    Device(Box<Device>),
-    /// How far the collector holds an era.
-    Era(EraChain),
-    /// Proof that a device's chain forked.
-    Fork(Fork),
-    /// A fallback grant.
-    Grant(Box<Grant>),
-    /// A head of the feed.
-    Head(Signed<Head>),
-    /// A task token that was minted. Only the ledger keeps it.
-    Issued(Issued),
-    /// What is revoked at the newest head: a set in its canonical bytes.
-    Set(Vec<u8>),
-    /// The set that the broker keeps whole, with its head: the newest one, or one from which the ladder leads on.
-    Snapshot(Signed<Head>, Vec<u8>),
-    /// A step of the ladder, as the broker keeps it.
-    Step(Announcement),
-    /// A device that asks to join and waits for an operator.
-    Pending(Pending),
-    /// The policy with its version.
-    Policy(u64, Signed<PolicyDocument>),
-    /// The next head of an era is numbered past this.
-    Resumed(u32, u64),
-    /// A revocation.
-    Rule(Rule),
-    /// What a device said of itself last.
-    Seen(Box<Seen>),
-    /// Serials that were given out.
-    Serials(Serials),
-    /// A verified segment of audit. Only the ledger keeps it.
-    Segment(Box<Segment>),
-    /// Segments of which a device's disk had not all left.
-    Salvaged(Salvaged),
-    /// The newest word about whether a device is connected.
-    Presence(Presence),
-    /// Who publishes.
-    Publisher(Publisher),
-    /// The ledger is a copy that was put back.
-    Restored(Restored),
-}
-
-impl Write {
-    /// The row's name: a later row of the same name takes its place. None for what is kept in tables of its own.
-    pub fn row(&self) -> Option<String> {
-        match self {
-            Self::Act(number, _) => Some(format!("act/{number:020}")),
-            Self::Bundle(version, _) => Some(format!("bundle/{version:020}")),
-            Self::Device(device) => Some(format!("device/{}", device.id)),
-            Self::Era(chain) => {
-                Some(format!("era/{}/{:020}/{:016x}", chain.device, chain.ack.era.number, chain.ack.era.salt))
-            }
-            Self::Fork(fork) => {
-                let (era, segment) = (fork.era, fork.segment);
-                Some(format!("fork/{}/{:020}/{:016x}/{segment:020}", fork.device, era.number, era.salt))
-            }
-            Self::Grant(grant) => Some(format!("grant/{}", grant.spec.grant)),
-            Self::Head(signed) => {
-                // An unreadable head is never written; were it, it would take the place of one that is a ring away.
-                let seq = signed.claim().map_or(0, |head| head.seq);
-                Some(format!("head/{:04}", seq % HEADS_KEPT))
-            }
-            Self::Issued(_) | Self::Segment(_) => None,
-            Self::Pending(pending) => Some(format!("pending/{}", pending.device)),
-            Self::Policy(version, _) => Some(format!("policy/{version:020}")),
-            Self::Presence(presence) => Some(format!("presence/{}", presence.device)),
-            Self::Publisher(_) => Some("publisher".into()),
-            Self::Restored(_) => Some("restored".into()),
-            Self::Resumed(..) => Some("resumed".into()),
-            Self::Rule(rule) => {
-                Some(format!("rule/{}", crate::ids::Hash::of("rule", &[&crate::wire::encode(&rule.target)])))
-            }
-            Self::Salvaged(salvaged) => {
-                let (era, (segment, _)) = (salvaged.era, salvaged.segments);
-                Some(format!("salvaged/{}/{:020}/{:016x}/{segment:020}", salvaged.device, era.number, era.salt))
-            }
-            Self::Seen(seen) => Some(format!("seen/{}", seen.device)),
-            Self::Serials(serials) => Some(format!("serials/{:04}", serials.slot.number() % SLOTS_KEPT)),
-            Self::Set(_) => Some("set".into()),
-            Self::Snapshot(..) => Some("snapshot".into()),
-            Self::Step(announcement) => {
-                let (_, step) = step_of(announcement);
-                Some(format!("step/{}/{:02}", step.level, step.place()))
-            }
-        }
-    }
-
-    /// Whether there is a number left for the row after this one. They rise one by one from 1, so that the last was never
-    /// written by this program.
-    pub fn has_successor(&self) -> bool {
-        let number = match self {
-            Self::Act(number, _) | Self::Resumed(_, number) => *number,
-            Self::Head(signed) => signed.claim().map_or(0, |head| head.seq),
-            Self::Policy(_, signed) => signed.claim().map_or(0, |document| document.version),
-            Self::Publisher(publisher) => publisher.turn,
-            Self::Restored(restored) => restored.least.1,
-            Self::Bundle(..)
-            | Self::Device(_)
-            | Self::Era(_)
-            | Self::Fork(_)
-            | Self::Grant(_)
-            | Self::Issued(_)
-            | Self::Pending(_)
-            | Self::Presence(_)
-            | Self::Rule(_)
-            | Self::Salvaged(_)
-            | Self::Seen(_)
-            | Self::Segment(_)
-            | Self::Serials(_)
-            | Self::Set(_)
-            | Self::Snapshot(..) => 0,
-            Self::Step(announcement) => step_of(announcement).1.end,
-        };
-        number < u64::MAX
-    }
-}
-
-/// Whether a device may have credentials.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// It may.
-    Approved,
-    /// It may not; its audit is still taken.
-    Retired,
-}
-
-/// A device of the fleet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Device {
-    /// Its id.
-    pub id: DeviceId,
-    /// Its keys.
-    pub keys: DevicePublic,
-    /// Keys that it had before. They never come back; eras that they began may still be delivered.
-    pub past: Vec<DevicePublic>,
-    /// Whether it may have credentials.
-    pub status: Status,
-    /// The nonce of the approved request.
-    pub nonce: Nonce,
-    /// The digest of the approved request: approving it again changes nothing.
-    pub request: Hash,
-    /// The firmware profile that it named.
-    pub profile: String,
-    /// When it was approved.
-    pub approved_at: Timestamp,
-    /// Whether it has said hello: only then the join counts as used.
-    pub joined: bool,
-}
-
-/// A device that asks to join over the broker.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Pending {
-    /// The id that it asks for.
-    pub device: DeviceId,
-    /// Its request.
-    pub request: Signed<EnrolRequest>,
-    /// When it came.
-    pub at: Timestamp,
-    /// Whether an operator has dealt with it.
-    pub settled: bool,
-}
-
-/// A fallback grant.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Grant {
-    /// What it says.
-    pub spec: GrantSpec,
-    /// The root key that signed it.
-    pub root_key_id: u32,
-    /// The Biscuit with its next secret key.
-    pub token: Vec<u8>,
-    /// Its only block.
-    pub block: BlockId,
-    /// When it was withdrawn, if it was.
-    pub withdrawn: Option<Timestamp>,
-    /// Whether its device gets successors.
-    pub renewal: Renewal,
-}
-
-/// Whether a device gets successors of a grant.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Renewal {
-    /// Whenever it asks with half of the grant's life or uses gone.
-    Automatic,
-    /// No: the grant ends when it ends.
-    Never,
-}
-
-/// A task token that was minted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Issued {
-    /// The task.
-    pub task: TaskId,
-    /// The device.
-    pub device: DeviceId,
-    /// The grant that covers it.
-    pub grant: GrantId,
-    /// Its only block.
-    pub block: BlockId,
-    /// When it was minted.
-    pub at: Timestamp,
-    /// When it ends.
-    pub expires: Timestamp,
-    /// Its number among those of its slot, if it has one.
-    pub serial: Option<u32>,
-}
-
-impl Issued {
-    /// What its token says of its life.
-    pub fn life(&self) -> Life {
-        Life { issued: self.at - ISSUED_EARLIER, expires: self.expires, serial: self.serial }
-    }
-}
-
-/// How many serials the issuer has given out in a slot, from 0 without a hole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Serials {
-    /// The slot.
-    pub slot: Slot,
-    /// How many.
-    pub issued: u32,
-}
-
-/// No task token lives longer.
-pub const TASK_LIFE_MAX: Millis = Millis::from_secs(30 * 86_400);
-
-/// Slots whose serials are remembered: a token that was minted is over long before its slot's row is another's.
-const SLOTS_KEPT: u32 = 4096;
-
-/// What block 0 of a token says of its life: a revocation of one of its blocks is filed by that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Life {
-    /// When it was issued.
-    pub issued: Timestamp,
-    /// When it expires.
-    pub expires: Timestamp,
-    /// Its serial, if its first block is meant and has one.
-    pub serial: Option<u32>,
-}
-
-impl Life {
-    /// The slot in which it expires.
-    pub fn slot(&self) -> Slot {
-        TaskSpec::slot(self.issued, self.expires)
-    }
-}
-
-/// A revocation with what operators want to know about it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Rule {
-    /// What it covers.
-    pub target: Target,
-    /// When it lapses.
-    pub until: Timestamp,
-    /// Why.
-    pub reason: String,
-    /// Since when.
-    pub at: Timestamp,
-    /// For a block of a token that was at hand, or that was minted here.
-    pub life: Option<Life>,
-}
-
-/// How far the collector holds an era of a device.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct EraChain {
-    /// The device.
-    pub device: DeviceId,
-    /// The audit key that began the era, and alone may go on with it.
-    pub key: PublicKey,
-    /// The position.
-    pub ack: EraAck,
-}
-
-/// Two signed headers for one position, or two eras of one number: proof of a clone or of a restored disk.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Fork {
-    /// The device.
-    pub device: DeviceId,
-    /// The era.
-    pub era: EraId,
-    /// The segment.
-    pub segment: u64,
-    /// The signed header that does not fit what is stored.
-    pub header: Vec<u8>,
-    /// What does not fit.
-    pub what: String,
-    /// When it came.
-    pub at: Timestamp,
-}
-
-/// What a device said of itself last, in its own signed words.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Seen {
-    /// The device.
-    pub device: DeviceId,
-    /// The identity key that signed.
-    pub identity: PublicKey,
-    /// When its last sign of life arrived here: this, or audit since.
-    pub at: Timestamp,
-    /// Its kernel boot.
-    pub boot: BootId,
-    /// Its era.
-    pub era: EraId,
-    /// Its next record.
-    pub next_index: u64,
-    /// Its trust bundle.
-    pub bundle_version: u64,
-    /// Its policy.
-    pub policy_version: u64,
-    /// The highest feed positions that it ever named, in hellos or audit.
-    pub feeds: Vec<Position>,
-    /// Digest of its grants.
-    pub grants: Hash,
-    /// Its floor E.
-    pub floor: Timestamp,
-    /// Its mode.
-    pub mode: String,
-    /// Its program's version.
-    pub version: String,
-}
-
-/// The newest word about whether a device is connected: its own, or the last will that it left with the broker. Both are
-/// signed by the device; that the will is told only when the device is gone, the broker has to be believed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Presence {
-    /// The device.
-    pub device: DeviceId,
-    /// The digest of the signed word. The broker keeps it and repeats it: that is no news.
-    pub word: Hash,
-    /// When it came first.
-    pub at: Timestamp,
-    /// The mode that it names; `gone` in the last will.
-    pub mode: String,
-}
-
-/// Who publishes. A publisher that starts takes the next turn, and whoever had one before it signs no more.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Publisher {
-    /// The number of the turn.
-    pub turn: u64,
-    /// Who, for people.
-    pub holder: String,
-    /// Since when.
-    pub at: Timestamp,
-}
-
-/// The ledger is a copy that was put back: what it would sign may have been signed already.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Restored {
-    /// When.
-    pub at: Timestamp,
-    /// The highest era and number that are known to have been signed.
-    pub least: (u32, u64),
-    /// Whether an operator has said after which number the feed goes on.
-    pub settled: bool,
-}
-
-/// A verified segment of audit.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Segment {
-    /// The device.
-    pub device: DeviceId,
-    /// The era.
-    pub era: EraId,
-    /// Its number.
-    pub segment: u64,
-    /// Its first record.
-    pub first_index: u64,
-    /// The digest of the signed header.
-    pub digest: Hash,
-    /// The bytes of the signed header.
-    pub header: Vec<u8>,
-    /// The exact bytes of the records.
-    pub records: Vec<Vec<u8>>,
-    /// When it arrived.
-    pub at: Timestamp,
-}
-
-/// Segments that arrived as what a damaged disk had left of them: the same may have been on its way whole.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Salvaged {
-    /// The device.
-    pub device: DeviceId,
-    /// The era.
-    pub era: EraId,
-    /// The first, and the first after them.
-    pub segments: (u64, u64),
-}
-
-/// Which step of which era an announcement of this fleet is.
-fn step_of(announcement: &Announcement) -> (u32, Step) {
-    let (era, end) = announcement.head.claim().map_or((0, 0), |head| (head.era, head.seq));
-    (era, Step { level: announcement.level, end })
-}
-
-/// A head as it was signed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SignedHead {
-    /// The envelope.
-    pub signed: Signed<Head>,
-    /// The content.
-    pub head: Head,
-    /// Its position.
-    pub position: Position,
-}
 
 /// Why rows of a ledger make no book.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -476,17 +58,12 @@ pub struct Book {
     pending: BTreeMap<DeviceId, Pending>,
     grants: BTreeMap<GrantId, Grant>,
     rules: BTreeMap<Target, Rule>,
-    /// Targets of revocations that may not be in the set yet, so that nobody looks through all the others for them.
-    waiting: BTreeSet<Target>,
-    /// How many revocations lapse at each time.
-    ends: BTreeMap<Timestamp, usize>,
-    head: Option<SignedHead>,
-    heads: BTreeMap<(u32, u64), Hash>,
-    set: RevocationSet,
-    snapshot: Option<(Signed<Head>, RevocationSet)>,
-    steps: BTreeMap<(u8, u64), Announcement>,
-    resumed: (u32, u64),
-    restored: Option<Restored>,
+    /// Every feed that a trust bundle ever named.
+    feeds: BTreeMap<FeedId, FeedBook>,
+    /// A feed that no trust bundle named.
+    nothing: FeedBook,
+    /// Which revocation belongs where, by the newest trust bundle.
+    routes: Routes,
     publisher: Option<Publisher>,
     eras: BTreeMap<(DeviceId, EraId), EraChain>,
     forks: BTreeMap<(DeviceId, EraId, u64), Fork>,
@@ -504,7 +81,8 @@ impl Book {
         bundle: (Signed<TrustBundle>, TrustBundle),
         policy: (Signed<PolicyDocument>, PolicyDocument),
     ) -> Self {
-        Self {
+        let routes = Routes::of(&bundle.1);
+        let mut book = Self {
             bundles: vec![bundle.0],
             trusts: vec![bundle.1],
             policy,
@@ -513,15 +91,9 @@ impl Book {
             pending: BTreeMap::new(),
             grants: BTreeMap::new(),
             rules: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            ends: BTreeMap::new(),
-            head: None,
-            heads: BTreeMap::new(),
-            set: RevocationSet::default(),
-            snapshot: None,
-            steps: BTreeMap::new(),
-            resumed: (0, 0),
-            restored: None,
+            feeds: BTreeMap::new(),
+            nothing: FeedBook::default(),
+            routes,
             serials: BTreeMap::new(),
             publisher: None,
             eras: BTreeMap::new(),
@@ -530,7 +102,9 @@ impl Book {
             seen: BTreeMap::new(),
             presence: BTreeMap::new(),
             acts: (0, Hash::ZERO),
-        }
+        };
+        book.follow();
+        book
     }
 
     /// The book that rows of a ledger make, in whatever order they come.
@@ -563,7 +137,7 @@ impl Book {
                 | Write::Seen(_)
                 | Write::Segment(_)
                 | Write::Serials(_)
-                | Write::Set(_)
+                | Write::Set(..)
                 | Write::Snapshot(..)
                 | Write::Step(_) => rest.push(write),
             }
@@ -578,16 +152,19 @@ impl Book {
             let next = book.trust().successor(&signed).map_err(unsound("trust bundle"))?;
             book.bundles.push(signed);
             book.trusts.push(next);
+            book.follow();
         }
         book.policy.0.open(book.fleet(), book.trust().policy_keys(), 1).map_err(unsound("policy"))?;
         rest.into_iter().for_each(|write| book.apply(write));
         // What a lost row had revoked must not be signed away.
-        let root = Manifest::of(&book.set).root();
-        let signed_away = book.head.as_ref().is_some_and(|newest| newest.head.root != root);
-        if signed_away && !mutant::active(Mutant::PositionReused) {
+        let is_signed_away = |feed: &FeedBook| {
+            let root = || Manifest::of(&feed.set).root();
+            feed.head().is_some_and(|newest| newest.head.root != root())
+        };
+        if book.feeds.values().any(is_signed_away) && !mutant::active(Mutant::PositionReused) {
             return Err(BrokenBook::Unsound { what: "revocation set", refused: Refused::DigestMismatch });
         }
-        book.wait_no_longer();
+        book.feeds.keys().cloned().collect::<Vec<_>>().iter().for_each(|feed| book.wait_no_longer(feed));
         Ok(book)
     }
 
@@ -610,6 +187,7 @@ impl Book {
                     if let Ok(next) = self.trust().successor(&signed) {
                         self.bundles.push(signed);
                         self.trusts.push(next);
+                        self.follow();
                     }
                 }
             }
@@ -623,7 +201,11 @@ impl Book {
                 self.forks.entry((fork.device.clone(), fork.era, fork.segment)).or_insert(fork);
             }
             Write::Grant(grant) => drop(self.grants.insert(grant.spec.grant, *grant)),
-            Write::Head(signed) => self.apply_head(signed),
+            Write::Head(signed) => {
+                if let Ok(head) = signed.claim() {
+                    self.feeds.entry(head.feed.clone()).or_default().put_head(signed, head);
+                }
+            }
             Write::Issued(_) | Write::Segment(_) => {}
             Write::Pending(pending) => drop(self.pending.insert(pending.device.clone(), pending)),
             Write::Policy(version, signed) => {
@@ -637,70 +219,95 @@ impl Book {
                     self.publisher = Some(publisher);
                 }
             }
-            Write::Restored(restored) => self.restored = Some(restored),
-            Write::Resumed(era, after) => self.resumed = self.resumed.max((era, after)),
+            Write::Restored(restored) => {
+                let feed = self.feeds.entry(restored.feed.clone()).or_default();
+                feed.restored = Some(restored);
+            }
+            Write::Resumed(feed, era, after) => {
+                let feed = self.feeds.entry(feed).or_default();
+                feed.resumed = feed.resumed.max((era, after));
+            }
             Write::Rule(rule) => self.apply_rule(rule),
             Write::Salvaged(Salvaged { device, era, segments: (first, after) }) => {
                 self.salvaged.insert((device, era, first), after);
             }
             Write::Seen(seen) => drop(self.seen.insert(seen.device.clone(), *seen)),
             Write::Serials(serials) => drop(self.serials.insert(serials.slot.number() % SLOTS_KEPT, serials)),
-            Write::Set(bytes) => {
+            Write::Set(feed, bytes) => {
                 // Bytes that make no set are never written; were they, the next head would be signed over nothing.
                 if let Ok(set) = RevocationSet::from_bytes(&bytes, usize::MAX) {
-                    self.set = set;
-                    self.wait_no_longer();
+                    self.feeds.entry(feed.clone()).or_default().set = set;
+                    self.wait_no_longer(&feed);
                 }
             }
             Write::Snapshot(signed, bytes) => {
-                let set = RevocationSet::from_bytes(&bytes, usize::MAX);
-                self.snapshot = set.ok().map(|set| (signed, set));
+                if let Ok(head) = signed.claim() {
+                    let set = RevocationSet::from_bytes(&bytes, usize::MAX);
+                    self.feeds.entry(head.feed).or_default().snapshot = set.ok().map(|set| (signed, set));
+                }
             }
             Write::Step(announcement) => {
-                let (era, step) = step_of(&announcement);
-                let place = (step.level, step.place());
-                let order = |(era, step): (u32, Step)| (era, step.end);
-                if self.steps.get(&place).is_none_or(|known| order(step_of(known)) <= (era, step.end)) {
-                    self.steps.insert(place, announcement);
+                if let Ok(head) = announcement.head.claim() {
+                    self.feeds.entry(head.feed).or_default().put_step(announcement);
                 }
             }
         }
     }
 
     fn apply_rule(&mut self, rule: Rule) {
-        self.waiting.insert(rule.target.clone());
-        *self.ends.entry(rule.until).or_default() += 1;
-        if let Some(before) = self.rules.insert(rule.target.clone(), rule) {
-            if let Some(count) = self.ends.get_mut(&before.until) {
-                *count -= 1;
-                if *count == 0 {
-                    self.ends.remove(&before.until);
+        if let Some(before) = self.rules.get(&rule.target) {
+            for id in self.routes.feeds(before) {
+                if let Some(feed) = self.feeds.get_mut(id) {
+                    feed.unfile(before.until);
                 }
             }
         }
+        for id in self.routes.feeds(&rule) {
+            if let Some(feed) = self.feeds.get_mut(id) {
+                feed.file(&rule.target, rule.until);
+            }
+        }
+        self.rules.insert(rule.target.clone(), rule);
     }
 
-    /// What the set holds waits no longer. Rows may come in any order: this is asked again when all of them are in.
-    fn wait_no_longer(&mut self) {
-        let mut waiting = std::mem::take(&mut self.waiting);
+    /// The newest trust bundle names these feeds and says who is in them. Where that is another than before, every
+    /// revocation is filed anew: what concerns a device that was moved waits for its new feed's next head.
+    fn follow(&mut self) {
+        let trust = self.trust().clone();
+        for named in &trust.feeds {
+            self.feeds.entry(named.id.clone()).or_default().era = named.era;
+        }
+        let routes = Routes::of(&trust);
+        if routes == self.routes {
+            return;
+        }
+        self.routes = routes;
+        if mutant::active(Mutant::MovedWithout) {
+            return;
+        }
+        self.feeds.values_mut().for_each(FeedBook::unfile_all);
+        for rule in self.rules.values() {
+            for id in self.routes.feeds(rule) {
+                if let Some(feed) = self.feeds.get_mut(id) {
+                    feed.file(&rule.target, rule.until);
+                }
+            }
+        }
+        self.feeds.keys().cloned().collect::<Vec<_>>().iter().for_each(|feed| self.wait_no_longer(feed));
+    }
+
+    /// What a feed's set holds waits no longer. Rows may come in any order: this is asked again when all of them are in.
+    fn wait_no_longer(&mut self, id: &FeedId) {
+        let Some(feed) = self.feeds.get_mut(id) else { return };
+        let mut waiting = std::mem::take(&mut feed.waiting);
         if mutant::active(Mutant::PendingDropped) {
             return;
         }
-        let waits = |target: &Target| self.rules.get(target).is_some_and(|rule| !publish::is_settled(self, rule));
+        let feed = self.of(id);
+        let waits = |target: &Target| self.rules.get(target).is_some_and(|rule| !publish::is_settled(feed, rule));
         waiting.retain(waits);
-        self.waiting = waiting;
-    }
-
-    fn apply_head(&mut self, signed: Signed<Head>) {
-        let Ok(head) = signed.claim() else { return };
-        let position = head.position(signed.digest());
-        self.heads.insert(position.order(), position.digest);
-        while self.heads.len() as u64 > HEADS_KEPT {
-            self.heads.pop_first();
-        }
-        let newer = self.head.as_ref().is_none_or(|newest| newest.position.order() < position.order());
-        if newer || mutant::active(Mutant::PositionReused) {
-            self.head = Some(SignedHead { signed, head, position });
+        if let Some(feed) = self.feeds.get_mut(id) {
+            feed.waiting = waiting;
         }
     }
 
@@ -729,15 +336,35 @@ impl Book {
         (&self.policy.0, &self.policy.1)
     }
 
-    /// The one feed of this fleet.
+    /// The feed of every device that is in no other feed's groups.
     pub fn feed(&self) -> FeedId {
         let first = self.trust().feeds.first();
         first.map(|feed| feed.id.clone()).expect("a bundle without a feed is refused when it is opened")
     }
 
-    /// Its era: that of every head that is still to be signed.
-    pub fn era_of_feed(&self) -> u32 {
-        self.trust().feeds.first().map_or(0, |feed| feed.era)
+    /// The feeds that the newest trust bundle names.
+    pub fn feeds(&self) -> impl Iterator<Item = (&FeedId, &FeedBook)> {
+        self.trust().feeds.iter().map(|feed| (&feed.id, self.of(&feed.id)))
+    }
+
+    /// What is known of a feed: nothing of one that no trust bundle ever named.
+    pub fn of(&self, feed: &FeedId) -> &FeedBook {
+        self.feeds.get(feed).unwrap_or(&self.nothing)
+    }
+
+    /// What is known of the first feed.
+    pub fn first(&self) -> &FeedBook {
+        self.of(&self.feed())
+    }
+
+    /// Whether a trust bundle ever named a feed.
+    pub fn knows_feed(&self, feed: &FeedId) -> bool {
+        self.feeds.contains_key(feed)
+    }
+
+    /// Where revocations belong, and devices.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
     }
 
     /// All devices.
@@ -820,14 +447,9 @@ impl Book {
         self.rules.values()
     }
 
-    /// When the last revocation lapsed before a time.
-    pub fn lapsed_before(&self, at: Timestamp) -> Option<Timestamp> {
-        self.ends.range(..at).next_back().map(|(until, _)| *until)
-    }
-
-    /// Revocations that the set may not hold yet.
-    pub fn waiting(&self) -> impl Iterator<Item = &Rule> {
-        self.waiting.iter().filter_map(|target| self.rules.get(target))
+    /// Revocations that belong to a feed and that its set may not hold yet.
+    pub fn waiting(&self, feed: &FeedId) -> impl Iterator<Item = &Rule> {
+        self.of(feed).waiting.iter().filter_map(|target| self.rules.get(target))
     }
 
     /// The revocation of a target, lapsed or not.
@@ -840,21 +462,6 @@ impl Book {
         self.rules.get(target).filter(|rule| rule.until >= now)
     }
 
-    /// The newest head.
-    pub fn head(&self) -> Option<&SignedHead> {
-        self.head.as_ref()
-    }
-
-    /// The digest of a head that this fleet signed, while it is remembered.
-    pub fn head_digest(&self, order: (u32, u64)) -> Option<&Hash> {
-        self.heads.get(&order)
-    }
-
-    /// What is revoked at the newest head.
-    pub fn set(&self) -> &RevocationSet {
-        &self.set
-    }
-
     /// How many serials were given out in a slot.
     pub fn serials(&self, slot: Slot) -> u32 {
         let known = self.serials.get(&(slot.number() % SLOTS_KEPT)).filter(|known| known.slot == slot);
@@ -864,34 +471,9 @@ impl Book {
     /// The serial of the next token that expires in a slot. None where a set could hold no more, or others may have it.
     pub(super) fn next_serial(&self, slot: Slot) -> Option<u32> {
         // A ledger that was put back may have given out more than it knows, in any slot that it had tokens in then.
-        let unknown = self.restored.is_some_and(|restored| slot.begins() <= restored.at + TASK_LIFE_MAX);
+        let restored = self.feeds.values().filter_map(|feed| feed.restored.as_ref());
+        let unknown = restored.map(|restored| restored.at).any(|at| slot.begins() <= at + TASK_LIFE_MAX);
         Some(self.serials(slot)).filter(|issued| !unknown && *issued < ISSUED_MAX)
-    }
-
-    /// The set that the broker is to keep whole, with its head.
-    pub fn snapshot(&self) -> Option<&(Signed<Head>, RevocationSet)> {
-        self.snapshot.as_ref()
-    }
-
-    /// The steps of an era's ladder that the broker is to keep.
-    pub fn steps(&self, era: u32) -> impl Iterator<Item = (Step, &Announcement)> {
-        let steps = self.steps.values().map(|announcement| (step_of(announcement), announcement));
-        steps.filter(move |((of, _), _)| *of == era).map(|((_, step), announcement)| (step, announcement))
-    }
-
-    /// A step of an era, if it is kept.
-    pub fn step(&self, era: u32, step: Step) -> Option<&Announcement> {
-        self.steps.get(&(step.level, step.place())).filter(|announcement| step_of(announcement) == (era, step))
-    }
-
-    /// An operator vouched that the feed goes on after this number of this era.
-    pub fn resumed(&self) -> (u32, u64) {
-        self.resumed
-    }
-
-    /// The ledger is a copy that was put back, and nobody has said yet after which number the feed goes on.
-    pub fn restored(&self) -> Option<&Restored> {
-        self.restored.as_ref().filter(|restored| !restored.settled)
     }
 
     /// Who publishes.

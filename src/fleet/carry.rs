@@ -6,23 +6,28 @@
 
 use super::book::Book;
 use super::FleetError;
+use crate::ids::FeedId;
 use crate::wire::revocation::carry::{Carried, BUNDLES_MAX};
 
-/// All that a device needs to be as far as the newest head: the trust bundles, so that one that was away for long can walk
-/// up, the policy, and the head with its whole set.
+/// All that a device of a feed needs to be as far as its newest head: the trust bundles, so that one that was away for long
+/// can walk up, the policy, and the head with its whole set.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] where no head was signed yet, [`FleetError::Refused`] when devices would not take a file of that
+/// [`FleetError::Invalid`] for a feed that there is not, or where no head was signed yet, [`FleetError::Refused`] when devices would not take a file of that
 /// size.
-pub fn export(book: &Book) -> Result<Vec<u8>, FleetError> {
-    let head = book.head().ok_or_else(|| FleetError::Invalid("no head was signed yet".into()))?;
+pub fn export(book: &Book, id: &FeedId) -> Result<Vec<u8>, FleetError> {
+    if book.trust().feed(id).is_none() {
+        return Err(FleetError::Invalid(format!("no feed {id}: `hardtack fleet feed list` shows those there are")));
+    }
+    let feed = book.of(id);
+    let head = feed.head().ok_or_else(|| FleetError::Invalid(format!("no head of feed {id} was signed yet")))?;
     let bundles = book.bundles();
     let carried = Carried {
         fleet: book.fleet().clone(),
         // A device that is further behind than that has to be enrolled again.
         bundles: bundles[bundles.len().saturating_sub(BUNDLES_MAX)..].to_vec(),
         policy: Some(book.policy().0.clone()),
-        feeds: vec![(head.signed.clone(), book.set().to_bytes())],
+        feeds: vec![(head.signed.clone(), feed.set().to_bytes())],
     };
     carried.to_bytes().map_err(FleetError::refused("the file"))
 }

@@ -5,9 +5,11 @@
 //! Never: counts a device that has not said so itself. The broker can make one seem out of reach, never up to date.
 //! Read next: `hello.rs` and `service.rs`, which note what devices say.
 
+use std::collections::BTreeMap;
+
 use super::book::{Book, Device, Rule, Status};
-use super::publish::is_published;
-use crate::ids::DeviceId;
+use super::publish::holds;
+use crate::ids::{DeviceId, FeedId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::revocation::Position;
 
@@ -23,7 +25,9 @@ const GONE: &str = "gone";
 pub struct Standing {
     /// The device.
     pub device: DeviceId,
-    /// The highest era and number of the feed that it said it has applied. None: it has said nothing yet.
+    /// Its feed, by the newest trust bundle.
+    pub feed: FeedId,
+    /// The highest era and number of that feed that it said it has applied. None: it has said nothing yet.
     pub applied: Option<(u32, u64)>,
     /// Heads between that and the newest; all of the newest's era, if it has none of that.
     pub behind: u64,
@@ -39,7 +43,7 @@ impl Standing {
         self.heard.is_some() && self.unreachable.is_none()
     }
 
-    /// Whether it has applied a head of this era and number or a newer one.
+    /// Whether it has applied a head of its feed of this era and number or a newer one.
     pub fn has(&self, head: (u32, u64)) -> bool {
         self.applied.is_some_and(|applied| applied >= head)
     }
@@ -53,11 +57,11 @@ pub fn standings(book: &Book, at: Timestamp) -> Vec<Standing> {
 
 /// Where one device stands.
 pub fn standing(book: &Book, device: &Device, at: Timestamp) -> Standing {
-    let newest = newest(book);
+    let feed = book.routes().feed_of(&device.id);
+    let newest = book.of(feed).order();
     // What the keys that it had before have said, this one has not applied.
     let seen = book.seen(&device.id).filter(|seen| seen.identity == device.keys.identity);
-    let feed = book.feed();
-    let position = seen.and_then(|seen| seen.feeds.iter().find(|position| position.feed == feed));
+    let position = seen.and_then(|seen| seen.feeds.iter().find(|position| position.feed == *feed));
     let applied = position.map(Position::order);
     let word = seen.and(book.presence(&device.id));
     let gone = word.filter(|word| word.mode == GONE).map(|word| word.at);
@@ -69,6 +73,7 @@ pub fn standing(book: &Book, device: &Device, at: Timestamp) -> Standing {
     });
     Standing {
         device: device.id.clone(),
+        feed: feed.clone(),
         applied,
         behind: newest.1.saturating_sub(applied.filter(|(era, _)| *era == newest.0).map_or(0, |(_, seq)| seq)),
         heard,
@@ -76,14 +81,19 @@ pub fn standing(book: &Book, device: &Device, at: Timestamp) -> Standing {
     }
 }
 
-/// Era and number of the newest head.
-pub fn newest(book: &Book) -> (u32, u64) {
-    book.head().map_or((0, 0), |head| head.position.order())
+/// Whether a device has the newest head of its feed.
+pub fn is_up_to_date(book: &Book, standing: &Standing) -> bool {
+    standing.has(book.of(&standing.feed).order())
 }
 
-/// Era and number of the newest head, if its set holds a revocation.
-pub fn head_with(book: &Book, rule: &Rule) -> Option<(u32, u64)> {
-    is_published(book, rule).then(|| newest(book))
+/// Era and number of the newest head of each feed to which a revocation belongs, if its set holds it. None in the place of
+/// one whose set does not yet.
+pub fn heads_with(book: &Book, rule: &Rule) -> BTreeMap<FeedId, Option<(u32, u64)>> {
+    let of = |id: &FeedId| {
+        let feed = book.of(id);
+        holds(feed, rule).then(|| feed.order())
+    };
+    book.routes().feeds(rule).into_iter().map(|feed| (feed.clone(), of(feed))).collect()
 }
 
 #[cfg(test)]
@@ -115,11 +125,11 @@ mod tests {
         let heard = only(&book, 4);
         assert_eq!((heard.applied, heard.behind, heard.is_reachable()), (Some((1, 1)), 0, true));
         let target = Target::Task("t-1".parse().unwrap());
-        let rule = Revocation { target, until: Some(at(5000)), reason: "r".into(), life: None };
+        let rule = Revocation { target, until: Some(at(5000)), reason: "r".into(), life: None, device: None };
         let rule = revoke(&mut book, rule, keys.operator("ann"), at(5), fx).unwrap();
-        assert_eq!(head_with(&book, &rule), None, "not signed yet");
+        assert_eq!(heads_with(&book, &rule)[&book.feed()], None, "not signed yet");
         assert!(advance(&mut book, &keys.feed, CADENCE, at(5), fx));
-        assert_eq!(head_with(&book, &rule), Some((1, 2)));
+        assert_eq!(heads_with(&book, &rule)[&book.feed()], Some((1, 2)));
         assert_eq!((only(&book, 6).behind, only(&book, 6).has((1, 2))), (1, false));
 
         let gone = |at| Presence { device: "gw-07".parse().unwrap(), word: Hash::ZERO, at, mode: GONE.into() };

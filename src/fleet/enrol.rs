@@ -60,7 +60,13 @@ pub fn found(founding: &Founding<'_>, fx: &mut Effects) -> Result<Book, FleetErr
         roots: keys.roots().iter().map(|root| root.verifying_key().into()).collect(),
         issuers: vec![Issuer { root_key_id: keys.issuer.root_key_id, key: keys.issuer.key.verifying_key().into() }],
         policy: vec![keys.policy.verifying_key().into()],
-        feeds: vec![Feed { id: founding.feed.clone(), era: 1, keys: vec![keys.feed.verifying_key().into()] }],
+        feeds: vec![Feed {
+            id: founding.feed.clone(),
+            era: 1,
+            keys: vec![keys.feed.verifying_key().into()],
+            groups: Vec::new(),
+            since: 0,
+        }],
         service: vec![keys.service.verifying_key().into()],
         operators: vec![keys.operator.verifying_key().into()],
         collector: keys.collector.public(),
@@ -206,13 +212,14 @@ pub fn answer(
     if device.status == Status::Retired {
         return Err(FleetError::Retired(id.clone()));
     }
+    let feed = book.of(book.routes().feed_of(id));
     let bundle = EnrolBundle {
         device: id.clone(),
         identity: device.keys.identity,
         nonce: device.nonce,
         bundles: book.bundles().to_vec(),
         policy: book.policy().0.clone(),
-        feeds: publish::in_force(book).map(|head| (head.signed.clone(), book.set().to_bytes())).into_iter().collect(),
+        feeds: feed.in_force().map(|head| (head.signed.clone(), feed.set().to_bytes())).into_iter().collect(),
         grants: book.live_grants(id, at).map(|grant| grant.token.clone()).collect(),
         certificate,
     };
@@ -321,6 +328,7 @@ mod tests {
             until: None,
             reason: "stolen".into(),
             life: None,
+            device: None,
         };
         super::super::revoke::revoke(&mut book, rule, keys.operator("ann"), at(5), &mut fx).unwrap();
         let asked = request("gw-07", &device_keys(1), 1);

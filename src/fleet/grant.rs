@@ -10,7 +10,7 @@ use super::acts::{self, Deed};
 use super::book::{Book, Device, Grant, Renewal, Status, Write};
 use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{Effects, FleetError, FleetLog, Operator};
-use crate::ids::{DeviceId, GrantId, RiskClass, TaskClass};
+use crate::ids::{DeviceId, FeedId, GrantId, RiskClass, TaskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Spent;
 use crate::wire::policy::TimeClass;
@@ -71,12 +71,13 @@ pub fn create(
     issuer.check(book.trust())?;
     let mut id = GrantId([0; 16]);
     rng.fill_bytes(&mut id.0);
+    let feed = feed_to_name(book, &new.device);
     let spec = GrantSpec {
         fleet: book.fleet().clone(),
         grant: id,
         device: new.device,
         owner: acts::text("the owner", &new.owner)?,
-        feed: Some(book.feed()),
+        feed: Some(feed),
         issued: at - ISSUED_EARLIER,
         expires: at + new.life,
         may_begin: new.may_begin,
@@ -164,20 +165,66 @@ pub(super) fn renew(
         .cloned()
         .collect();
     for old in due {
-        issuer.check(book.trust())?;
-        let mut id = GrantId([0; 16]);
-        rng.fill_bytes(&mut id.0);
-        let life = old.spec.expires.since(old.spec.issued + ISSUED_EARLIER);
-        let spec = GrantSpec { grant: id, issued: at - ISSUED_EARLIER, expires: at + life, ..old.spec.clone() };
-        let malformed = FleetError::refused("the grant's successor");
-        let token = token::mint_grant(&spec, &issuer.key, issuer.root_key_id, rng).map_err(malformed)?;
-        let block = first_block(&token)?;
-        fx.log(FleetLog::GrantRenewed { device: device.id.clone(), grant: old.spec.grant, successor: id });
-        let successor =
-            Grant { spec, root_key_id: issuer.root_key_id, token, block, withdrawn: None, renewal: old.renewal };
-        book.write(Write::Grant(Box::new(successor)), fx);
-        book.write(Write::Grant(Box::new(Grant { withdrawn: Some(at), ..old })), fx);
+        succeed(book, device, old, (issuer, at), rng, fx)?;
     }
+    Ok(())
+}
+
+/// A device has said that it holds its feed: those of its grants that name another get successors that name this one. Until
+/// then they stay as they are and are good, for it keeps what it had of the feed that they name; a successor would be of a
+/// feed that it may not hold yet, and would lose it its grants if the link broke now. One that is not renewed goes on to its
+/// end naming the old feed.
+///
+/// # Errors
+/// A successor that cannot be minted, though the grant before it could.
+pub(super) fn follow_feed(
+    book: &mut Book,
+    device: &Device,
+    issuer: &Issuer,
+    at: Timestamp,
+    rng: &mut (impl RngCore + CryptoRng),
+    fx: &mut Effects,
+) -> Result<(), FleetError> {
+    let feed = Some(feed_to_name(book, &device.id));
+    let others = |grant: &&Grant| grant.renewal == Renewal::Automatic && grant.spec.feed != feed;
+    let behind: Vec<Grant> = book.live_grants(&device.id, at).filter(others).cloned().collect();
+    for old in behind {
+        succeed(book, device, old, (issuer, at), rng, fx)?;
+    }
+    Ok(())
+}
+
+/// The feed that tokens for a device name: its own, once it has said that it holds that; the newest that it has named
+/// otherwise, which it keeps after it was moved. One that was never heard of is enrolled with its own.
+pub(super) fn feed_to_name(book: &Book, device: &DeviceId) -> FeedId {
+    let own = book.routes().feed_of(device);
+    let held = book.seen(device).map_or(&[][..], |seen| &seen.feeds);
+    let holds = held.is_empty() || held.iter().any(|position| position.feed == *own);
+    held.last().filter(|_| !holds).map_or(own, |position| &position.feed).clone()
+}
+
+fn succeed(
+    book: &mut Book,
+    device: &Device,
+    old: Grant,
+    (issuer, at): (&Issuer, Timestamp),
+    rng: &mut (impl RngCore + CryptoRng),
+    fx: &mut Effects,
+) -> Result<(), FleetError> {
+    issuer.check(book.trust())?;
+    let mut id = GrantId([0; 16]);
+    rng.fill_bytes(&mut id.0);
+    let feed = Some(feed_to_name(book, &device.id));
+    let life = old.spec.expires.since(old.spec.issued + ISSUED_EARLIER);
+    let spec = GrantSpec { grant: id, feed, issued: at - ISSUED_EARLIER, expires: at + life, ..old.spec.clone() };
+    let malformed = FleetError::refused("the grant's successor");
+    let token = token::mint_grant(&spec, &issuer.key, issuer.root_key_id, rng).map_err(malformed)?;
+    let block = first_block(&token)?;
+    fx.log(FleetLog::GrantRenewed { device: device.id.clone(), grant: old.spec.grant, successor: id });
+    let successor =
+        Grant { spec, root_key_id: issuer.root_key_id, token, block, withdrawn: None, renewal: old.renewal };
+    book.write(Write::Grant(Box::new(successor)), fx);
+    book.write(Write::Grant(Box::new(Grant { withdrawn: Some(at), ..old })), fx);
     Ok(())
 }
 
@@ -292,7 +339,13 @@ mod tests {
     fn a_revocation_makes_no_room_for_more_than_a_device_can_hold() {
         let (keys, book, _, rng) = &mut one_device();
         let (ann, fx) = (keys.operator("ann"), &mut Effects::default());
-        let rule = Revocation { target: Target::All, until: Some(at(90_000)), reason: "a test".into(), life: None };
+        let rule = Revocation {
+            target: Target::All,
+            until: Some(at(90_000)),
+            reason: "a test".into(),
+            life: None,
+            device: None,
+        };
         revoke(book, rule, ann, at(50), fx).unwrap();
         let long = || NewGrant { life: Millis::from_secs(200_000), ..new_grant() };
         for _ in 0..GRANTS_MAX {

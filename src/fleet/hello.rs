@@ -105,7 +105,7 @@ pub(super) fn note_positions(
     }
 }
 
-/// The highest position of this fleet's feed of those known and those named now.
+/// The highest position of each of this fleet's feeds, of those known and those named now.
 fn merge(
     book: &Book,
     device: &DeviceId,
@@ -113,12 +113,12 @@ fn merge(
     named: &[Position],
     fx: &mut Effects,
 ) -> Vec<Position> {
-    let feed = book.feed();
-    for position in named.iter().filter(|position| position.feed == feed) {
-        if book.head_digest(position.order()).is_some_and(|digest| *digest != position.digest) {
-            fx.log(FleetLog::FeedForked { device: device.clone(), seq: position.seq });
+    for position in named.iter().filter(|position| book.knows_feed(&position.feed)) {
+        if book.of(&position.feed).head_digest(position.order()).is_some_and(|digest| *digest != position.digest) {
+            let (device, feed) = (device.clone(), position.feed.clone());
+            fx.log(FleetLog::FeedForked { device, feed, seq: position.seq });
         }
-        match known.iter_mut().find(|known| known.feed == feed) {
+        match known.iter_mut().find(|known| known.feed == position.feed) {
             Some(highest) if highest.order() < position.order() => *highest = position.clone(),
             Some(_) => {}
             None => known.push(position.clone()),
@@ -155,13 +155,14 @@ pub fn ack(
     terms: Terms,
     at: Timestamp,
 ) -> Ack {
+    let own = book.of(book.routes().feed_of(device));
     Ack {
         device: device.clone(),
         nonce,
         time: at,
         radius_ms: terms.clock_error,
         eras,
-        feeds: book.head().map(|head| head.position.clone()).into_iter().collect(),
+        feeds: own.head().map(|head| head.position.clone()).into_iter().collect(),
         bundle_version: book.trust().version,
         policy_version: book.policy().1.version,
         grants: book.live_grants_digest(device, at),

@@ -112,7 +112,7 @@ fn mint(
         grant: grant.spec.grant,
         device: device.clone(),
         owner: grant.spec.owner.clone(),
-        feed: grant.spec.feed.clone(),
+        feed: Some(grant::feed_to_name(book, device)),
         task: ask.task.clone(),
         issued: at - ISSUED_EARLIER,
         expires: (at + life).min(grant.spec.expires),
@@ -235,7 +235,7 @@ mod tests {
         let ann = keys.operator("ann");
         grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, &mut fx)?;
         if let Some(target) = rule {
-            let rule = Revocation { target, until: None, reason: "test".into(), life: None };
+            let rule = Revocation { target, until: None, reason: "test".into(), life: None, device: None };
             revoke(&mut book, rule, ann, at(101), &mut fx)?;
         }
         let mut ask = ask();
@@ -309,7 +309,10 @@ mod tests {
         assert_eq!(first.iter().map(|(_, serial)| *serial).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
         let later = mint(&mut book, 3700);
         assert_eq!((later.0 == first[0].0, later.1), (false, Some(0)), "another hour, another slot");
-        book.write(Write::Restored(Restored { at: at(3701), least: (1, 1), settled: true }), &mut Effects::default());
+        book.write(
+            Write::Restored(Restored { feed: book.feed(), at: at(3701), least: (1, 1), settled: true }),
+            &mut Effects::default(),
+        );
         assert_eq!(mint(&mut book, 3702).1, None, "the ledger that was lost may have given out any number");
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
-//! [`revoke`] and [`publish`] take back, [`rotate`] replaces a key, [`roots`] changes the root keys, [`proposal`] has their signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
+//! [`revoke`] and [`publish`] take back, by the feeds of [`route`] and [`groups`], [`rotate`] replaces a key, [`roots`] changes
+//! the root keys, [`proposal`] has their signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`]
+//! answer devices, [`acts`] and [`report`] prove what
 //! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
@@ -14,6 +16,7 @@ pub mod collect;
 pub mod convergence;
 pub mod enrol;
 pub mod grant;
+pub mod groups;
 pub mod hello;
 pub mod issue;
 pub mod keys;
@@ -25,6 +28,7 @@ pub mod restore;
 pub mod revoke;
 pub mod roots;
 pub mod rotate;
+pub mod route;
 pub mod service;
 pub mod time;
 
@@ -33,7 +37,7 @@ pub use keys::{FleetKeys, Operator};
 pub use service::{Archive, FleetLog, Service, Settings};
 
 use crate::agent::effects::Publish;
-use crate::ids::{DeviceId, EraId, GrantId, Hash};
+use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash};
 use crate::time::Timestamp;
 use crate::wire::Refused;
 
@@ -96,7 +100,7 @@ impl Effects {
             | Write::Salvaged(_)
             | Write::Serials(_)
             | Write::Seen(_)
-            | Write::Set(_)
+            | Write::Set(..)
             | Write::Snapshot(..)
             | Write::Step(_) => None,
         })
@@ -152,10 +156,12 @@ pub enum FleetError {
     #[error("{0}")]
     Invalid(String),
     /// A device has seen a head that this ledger does not hold.
-    #[error("device {device} has seen head {seen} of the feed, this ledger ends at {own}: the ledger was restored from an old copy, and signing on would fork the feed. Restore the newest copy; if there is none, revoke again what was revoked since and run `hardtack fleet publish --after {seen}` once. If only this device says so, revoke or retire it")]
+    #[error("device {device} has seen head {seen} of feed {feed}, this ledger ends at {own}: the ledger was restored from an old copy, and signing on would fork the feed. Restore the newest copy; if there is none, revoke again what was revoked since and run `hardtack fleet publish --feed {feed} --after {seen}` once. If only this device says so, revoke or retire it")]
     Behind {
         /// The device.
         device: DeviceId,
+        /// The feed.
+        feed: FeedId,
         /// The sequence number that it named.
         seen: u64,
         /// The newest here.
@@ -201,8 +207,10 @@ pub enum FleetError {
         at: Timestamp,
     },
     /// The ledger is a copy that was put back.
-    #[error("the ledger was restored from a copy at {at}: signing on could fork the feed. Revoke again what was revoked since the copy was made, then run `hardtack fleet publish --after {least}` once, or with a higher number if a device or a log names one")]
+    #[error("the ledger was restored from a copy at {at}: signing on could fork feed {feed}. Revoke again what was revoked since the copy was made, then run `hardtack fleet publish --feed {feed} --after {least}` once, or with a higher number if a device or a log names one")]
     Restored {
+        /// The feed.
+        feed: FeedId,
         /// When.
         at: Timestamp,
         /// The highest number that is known to have been signed.

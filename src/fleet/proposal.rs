@@ -7,6 +7,7 @@
 //! another ledger than there is now.
 //! Read next: `../wire/proposal.rs`; `rotate.rs` and `roots.rs`, which draft.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use ed25519_dalek::SigningKey;
@@ -18,9 +19,9 @@ use super::publish::{self, Cadence};
 use super::rotate::{highest_policy, Cause, KeyRole, Rotated};
 use super::time::Reading;
 use super::{Effects, FleetError, Operator};
-use crate::ids::{hex, DeviceId, Hash, KeyId, Nonce};
+use crate::ids::{hex, DeviceId, GroupId, Hash, KeyId, Nonce};
 use crate::time::Timestamp;
-use crate::wire::bundle::TrustBundle;
+use crate::wire::bundle::{Feed, TrustBundle};
 use crate::wire::envelope::{Signed, SIGNATURES_MAX};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::proposal::{vouchers, Opened, Proposal, Proposed, Subject, PROPOSAL_BYTES_MAX};
@@ -35,7 +36,7 @@ const LINES_MAX: usize = 20;
 /// Keys that a bundle may need at once.
 #[derive(Clone, Copy, Default)]
 pub struct Hands<'a> {
-    /// The feed's, where that changes: devices are to find a head that they believe.
+    /// The feeds', where that changes, or devices come to another feed: they are to find a head that they believe.
     pub feed: Option<&'a SigningKey>,
     /// The policy's, where that changes: the policy in force may be signed by a key that goes.
     pub policy: Option<&'a SigningKey>,
@@ -214,8 +215,11 @@ pub fn submit_bundle(
     for grant in ended {
         book.write(Write::Grant(Box::new(Grant { withdrawn: Some(at), ..grant })), fx);
     }
-    if let Some(key) = feed {
-        // Whoever publishes now may not have the new key: devices are to find a head that they believe all the same.
+    let regrouped = before.groups != next.groups || before.feeds != next.feeds;
+    if let Some(key) = feed.or(hands.feed.filter(|_| regrouped)) {
+        // Whoever publishes now may not have the new key: devices are to find a head that they believe all the same. And a
+        // feed that devices come to holds with this head what had been revoked for them. Where there is no key here, whoever
+        // publishes next signs it, and until then those devices are not fresh.
         publish::advance(book, key, cadence, at, fx);
     }
     Ok(Rotated { bundle: next.version, dropped, withdrawn })
@@ -250,11 +254,40 @@ fn record(
         let cause = cause_of(compromised);
         deeds.push(Deed::Roots { threshold, added, dropped, cause, bundle, digest });
     }
+    deeds.extend(regrouped(before, book.trust(), digest));
     if deeds.is_empty() {
         deeds.push(Deed::Trusted { bundle, digest });
     }
     deeds.into_iter().try_for_each(|deed| acts::record(book, operator, deed, at, fx))?;
     Ok(all_dropped)
+}
+
+/// The record of changed groups and feeds.
+fn regrouped(before: &TrustBundle, next: &TrustBundle, digest: Hash) -> Vec<Deed> {
+    let bundle = next.version;
+    let nobody = Vec::new();
+    let mut deeds = Vec::new();
+    let groups: BTreeSet<&GroupId> = before.groups.keys().chain(next.groups.keys()).collect();
+    for group in groups {
+        let (old, new) = (before.groups.get(group).unwrap_or(&nobody), next.groups.get(group).unwrap_or(&nobody));
+        let beyond = |some: &[DeviceId], others: &[DeviceId]| -> Vec<DeviceId> {
+            some.iter().filter(|device| !others.contains(device)).cloned().collect()
+        };
+        let (came, went) = (beyond(new, old), beyond(old, new));
+        if !came.is_empty() {
+            deeds.push(Deed::Joined { group: group.clone(), devices: came, bundle, digest });
+        }
+        if !went.is_empty() {
+            deeds.push(Deed::Left { group: group.clone(), devices: went, bundle, digest });
+        }
+    }
+    for feed in next.feeds.iter().filter(|feed| before.feed(&feed.id).is_none_or(|known| known.groups != feed.groups)) {
+        deeds.push(Deed::FeedAdded { feed: feed.id.clone(), groups: feed.groups.clone(), bundle, digest });
+    }
+    for feed in before.feeds.iter().filter(|feed| next.feed(&feed.id).is_none()) {
+        deeds.push(Deed::FeedRemoved { feed: feed.id.clone(), bundle, digest });
+    }
+    deeds
 }
 
 /// Hands out the reset of a clock that enough root keys have signed.
@@ -401,7 +434,14 @@ pub fn words(opened: &Opened) -> Vec<String> {
             lines.push(format!("  feed {id} begins era {next} (before: {era}): heads of before count no more"));
         }
     }
-    let names = |feeds: &[crate::wire::bundle::Feed]| feeds.iter().map(|feed| feed.id.to_string()).collect::<Vec<_>>();
+    let name = |feed: &Feed| match feed.groups.is_empty() {
+        true => format!("{}, of every device that is in no other feed's group", feed.id),
+        false => {
+            let groups: Vec<&str> = feed.groups.iter().map(GroupId::as_str).collect();
+            format!("{}, of groups {}", feed.id, groups.join(" "))
+        }
+    };
+    let names = |feeds: &[Feed]| feeds.iter().map(name).collect::<Vec<_>>();
     list("feed", &names(&before.feeds), &names(feeds), true, &mut lines);
     let members = |groups: &std::collections::BTreeMap<crate::ids::GroupId, Vec<DeviceId>>| {
         let empty = groups.iter().map(|(group, _)| format!("{group}"));

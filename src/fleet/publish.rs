@@ -1,4 +1,4 @@
-//! The revocation feed as the fleet signs it, and what the broker keeps for devices.
+//! The revocation feeds as the fleet signs them, and what the broker keeps for devices.
 //!
 //! Owns: whose turn it is to publish; when a new head is due, its number, what it adds, where that is filed; the steps of
 //! the ladder; the retained messages in the order in which devices need them.
@@ -11,14 +11,15 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
-use super::book::{Book, Publisher, Restored, Rule, SignedHead, Status, Write};
+use super::book::{Book, FeedBook, Publisher, Restored, Rule, Status, Write};
 use super::{keys, Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
-use crate::ids::{BlockId, Hash};
+use crate::ids::{BlockId, FeedId, Hash};
 use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
+use crate::wire::bundle::Feed;
 use crate::wire::link::Topic;
-use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, ADDITIONS_BYTES_MAX};
+use crate::wire::revocation::announcement::{Snapshot, Successor, ADDITIONS_BYTES_MAX};
 use crate::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
 use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::manifest::Manifest;
@@ -86,21 +87,38 @@ pub fn check_turn(book: &Book, turn: u64) -> Result<(), FleetError> {
     }
 }
 
-/// Signs the heads that are due: something was revoked, bundle or policy changed, or the interval has passed. Says whether
-/// there was one. Many revocations make several heads, so that what each adds fits into a message. A ledger that is behind
-/// what devices have seen signs nothing.
-pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timestamp, fx: &mut Effects) -> bool {
-    if may_sign(book, feed).is_err() {
+/// Signs the heads that are due in every feed: something was revoked, bundle or policy changed, or the interval has passed.
+/// Says whether there was one. Many revocations make several heads, so that what each adds fits into a message. A ledger
+/// that is behind what devices have seen signs nothing.
+pub fn advance(book: &mut Book, key: &SigningKey, cadence: Cadence, at: Timestamp, fx: &mut Effects) -> bool {
+    if may_sign(book, key).is_err() {
         return false;
     }
+    let feeds: Vec<FeedId> = book.feeds().map(|(feed, _)| feed.clone()).collect();
     let mut signed = false;
-    let mut pending = pending(book, at);
+    for feed in feeds {
+        signed |= advance_feed(book, &Signer { feed: &feed, key, cadence, at }, fx);
+    }
+    signed
+}
+
+/// Who signs which feed's heads, and when.
+struct Signer<'a> {
+    feed: &'a FeedId,
+    key: &'a SigningKey,
+    cadence: Cadence,
+    at: Timestamp,
+}
+
+fn advance_feed(book: &mut Book, signer: &Signer<'_>, fx: &mut Effects) -> bool {
+    let mut signed = false;
+    let mut pending = pending(book, signer.feed, signer.at);
     for _ in 0..HEADS_AT_ONCE_MAX {
-        let additions = take(book, &mut pending, feed);
-        if additions.is_empty() && !is_due(book, cadence, at) {
+        let additions = take(book, signer, &mut pending);
+        if additions.is_empty() && !is_due(book, signer.feed, signer.cadence, signer.at) {
             break;
         }
-        sign(book, feed, cadence, &additions, at, fx);
+        sign(book, signer, &additions, pending.is_empty(), fx);
         signed = true;
         if mutant::active(Mutant::PendingDropped) {
             break;
@@ -109,31 +127,38 @@ pub fn advance(book: &mut Book, feed: &SigningKey, cadence: Cadence, at: Timesta
     signed
 }
 
-/// What is revoked in the ledger and not in the set, or for longer than there; of whole ids as many as the set has room for.
-fn pending(book: &Book, at: Timestamp) -> Vec<Rule> {
-    let waits = |rule: &&Rule| rule.until >= at && !is_settled(book, rule);
+/// What is revoked in the ledger, belongs to a feed and is not in its set, or for longer than there; of whole ids as many as
+/// the set has room for.
+fn pending(book: &Book, feed: &FeedId, at: Timestamp) -> Vec<Rule> {
+    let known = book.of(feed);
+    let waits = |rule: &&Rule| rule.until >= at && !is_settled(known, rule);
     let is_whole = |rule: &Rule| matches!(rule.target, Target::Block(_)) && rule.life.is_none();
-    let mut room = EXACT_MAX.saturating_sub(book.set().exact_count());
+    let mut room = EXACT_MAX.saturating_sub(known.set().exact_count());
     let mut fits = |rule: &&Rule| {
         let whole = is_whole(rule);
         let fits = !whole || room > 0;
         room -= usize::from(whole && fits);
         fits
     };
-    book.waiting().filter(waits).filter(|rule| fits(rule)).cloned().collect()
+    book.waiting(feed).filter(waits).filter(|rule| fits(rule)).cloned().collect()
 }
 
-/// Whether there is nothing to publish of a revocation: the newest head's set holds it, or has dropped it with all that it
-/// can cover. A block may be revoked for longer than its token can live.
-pub(super) fn is_settled(book: &Book, rule: &Rule) -> bool {
-    let dropped_before = book.head().map_or(Timestamp(0), |last| last.head.dropped_before);
+/// Whether there is nothing to publish of a revocation in a feed: the newest head's set holds it, or has dropped it with all
+/// that it can cover. A block may be revoked for longer than its token can live.
+pub(super) fn is_settled(feed: &FeedBook, rule: &Rule) -> bool {
+    let dropped_before = feed.head().map_or(Timestamp(0), |last| last.head.dropped_before);
     let is_filed = matches!(rule.target, Target::Block(_));
-    rule.until < dropped_before || (is_filed && slot_of(rule).ends() <= dropped_before) || is_published(book, rule)
+    rule.until < dropped_before || (is_filed && slot_of(rule).ends() <= dropped_before) || holds(feed, rule)
 }
 
-/// Whether the newest head's set holds a revocation.
+/// Whether the newest heads' sets hold a revocation, in every feed to which it belongs.
 pub fn is_published(book: &Book, rule: &Rule) -> bool {
-    let set = book.set();
+    book.routes().feeds(rule).into_iter().all(|feed| holds(book.of(feed), rule))
+}
+
+/// Whether the set of a feed's newest head holds a revocation.
+pub fn holds(feed: &FeedBook, rule: &Rule) -> bool {
+    let set = feed.set();
     match (&rule.target, Selector::of(&rule.target)) {
         (Target::Block(block), _) => match rule.life.and_then(|life| Some((life.slot(), life.serial?))) {
             Some((slot, serial)) => set.covers_serial(slot, serial),
@@ -151,15 +176,19 @@ fn slot_of(rule: &Rule) -> Slot {
     rule.life.map_or_else(|| Slot::of_day(rule.until), |life| life.slot())
 }
 
-/// As much of what waits as one head can add, taken from its front. What a full set cannot take goes on waiting until a
-/// bucket ends, and is in nobody's way.
-fn take(book: &Book, pending: &mut Vec<Rule>, feed: &SigningKey) -> RevocationSet {
+/// As much of what waits as one head can add, taken from its front; all of it where the feed has no head in its era, for
+/// then devices fetch the whole set. What a full set cannot take goes on waiting until a bucket ends, and is in nobody's way.
+fn take(book: &Book, signer: &Signer<'_>, pending: &mut Vec<Rule>) -> RevocationSet {
+    let known = book.of(signer.feed);
+    if known.head().is_none() {
+        return take_whole(book, signer, pending);
+    }
     while !pending.is_empty() {
         let mut count = pending.len().min(PENDING_AT_ONCE);
         while count > 0 {
-            let additions = filed(book, &pending[..count], &|slot| salt_of(slot, feed)).unwrap_or_default();
+            let additions = filed(book, &pending[..count], &|slot| salt_of(slot, signer.key)).unwrap_or_default();
             let bytes = additions.to_bytes().len();
-            let fits = bytes <= ADDITIONS_BYTES_MAX && !additions.is_empty() && book.set().merge(&additions).is_ok();
+            let fits = bytes <= ADDITIONS_BYTES_MAX && !additions.is_empty() && known.set().merge(&additions).is_ok();
             if fits {
                 pending.drain(..count);
                 return additions;
@@ -171,6 +200,16 @@ fn take(book: &Book, pending: &mut Vec<Rule>, feed: &SigningKey) -> RevocationSe
         pending.remove(0);
     }
     RevocationSet::default()
+}
+
+/// The first set of a new feed: nobody has anything of it to add to.
+fn take_whole(book: &Book, signer: &Signer<'_>, pending: &mut Vec<Rule>) -> RevocationSet {
+    let mut whole = RevocationSet::default();
+    for some in std::mem::take(pending).chunks(PENDING_AT_ONCE) {
+        let additions = filed(book, some, &|slot| salt_of(slot, signer.key)).unwrap_or_default();
+        whole = whole.merge(&additions).unwrap_or(whole);
+    }
+    whole
 }
 
 /// Revocations as a set says them: rules, a serial for a token that was minted with one, a whole id for a block whose token
@@ -215,65 +254,65 @@ fn salt_of(slot: Slot, feed: &SigningKey) -> Salt {
     salt
 }
 
-fn sign(
-    book: &mut Book,
-    feed: &SigningKey,
-    cadence: Cadence,
-    additions: &RevocationSet,
-    at: Timestamp,
-    fx: &mut Effects,
-) {
+/// Signs the next head of a feed. One after which more waits (`last` is false) says that it is no newer than the one before
+/// it: nothing is fresh by a head that does not hold what the ledger does.
+fn sign(book: &mut Book, signer: &Signer<'_>, additions: &RevocationSet, last: bool, fx: &mut Effects) {
+    let Signer { feed: id, key, cadence, at } = *signer;
+    let feed = book.of(id);
     // Every token that a lapsed rule covered expired with it at the latest; the rule itself goes as well.
-    let lapsed = book.lapsed_before(at).map_or(Timestamp(0), |until| until + Millis(1));
-    let (era, last) = (book.era_of_feed(), book.head());
-    let dropped_before = last.map_or(lapsed, |last| last.head.dropped_before.max(lapsed));
-    let before = last.filter(|last| last.head.era == era);
-    let seq = own(book).1 + 1;
-    let mut set = book.set().merge(additions).expect("it was tried before");
+    let lapsed = feed.lapsed_before(at).map_or(Timestamp(0), |until| until + Millis(1));
+    let (era, newest) = (feed.era(), feed.head());
+    let dropped_before = newest.map_or(lapsed, |newest| newest.head.dropped_before.max(lapsed));
+    let before = newest.filter(|newest| newest.head.era == era);
+    let seq = own(feed).1 + 1;
+    let mut set = feed.set().merge(additions).expect("it was tried before");
     set.drop_expired(dropped_before);
     // Devices have nothing of a new era: its first head adds all there is, or, where no message holds that, what is new
     // alone, and then the set does not come out by adding and devices fetch it whole.
     let whole = Some(&set).filter(|set| before.is_none() && set.to_bytes().len() <= ADDITIONS_BYTES_MAX).cloned();
-    let additions = whole.as_ref().unwrap_or(additions);
-    let id = book.feed();
+    let none = RevocationSet::default();
+    let fits = additions.to_bytes().len() <= ADDITIONS_BYTES_MAX;
+    let additions = whole.as_ref().unwrap_or(if fits { additions } else { &none });
+    // The clock of this machine may be set back; what devices have seen never is.
+    let issued_at =
+        newest.map_or(at, |newest| if last { newest.head.issued_at.max(at) } else { newest.head.issued_at });
     let successor = Successor {
-        feed: &id,
+        feed: id,
         era,
         seq,
         previous: before.map_or(Hash::ZERO, |before| before.position.digest),
-        // The clock of this machine may be set back; what devices have seen never is.
-        issued_at: last.map_or(at, |last| last.head.issued_at.max(at)),
+        issued_at,
         next_update_ms: cadence.next_update(),
         hard_stale_ms: cadence.hard_stale,
         dropped_before,
         set: &set,
         additions,
-        skips: &skips(book, (era, seq), additions),
+        skips: &skips(feed, (era, seq), additions),
         bundle_version: book.trust().version,
         policy_version: book.policy().1.version,
     };
-    let (_, announcements) = successor.sign(book.fleet(), feed);
+    let (_, announcements) = successor.sign(book.fleet(), key);
     let entries = set.count();
-    if set != *book.set() {
-        book.write(Write::Set(set.to_bytes()), fx);
+    if set != *feed.set() {
+        book.write(Write::Set(id.clone(), set.to_bytes()), fx);
     }
     let signed = announcements.first().map(|announcement| announcement.head.clone());
     announcements.into_iter().for_each(|announcement| book.write(Write::Step(announcement), fx));
     if let Some(signed) = signed {
         let bytes = set.to_bytes();
-        if snapshot_due(book, (era, seq), &bytes) {
+        if snapshot_due(book, id, (era, seq), &bytes) {
             book.write(Write::Snapshot(signed.clone(), bytes), fx);
         }
         book.write(Write::Head(signed), fx);
     }
-    fx.log(FleetLog::FeedSigned { feed: id, seq, rules: entries });
+    fx.log(FleetLog::FeedSigned { feed: id.clone(), seq, rules: entries });
 }
 
 /// A small set is brought anew with each change; a large one only before the ladder is too short to lead on from it, and
 /// when an era has begun or the key that signed it is the feed's no more: who was away then cannot use anything from before.
-fn snapshot_due(book: &Book, (era, seq): (u32, u64), bytes: &[u8]) -> bool {
-    let Some((head, set)) = book.snapshot() else { return true };
-    let dropped = head.open(book.fleet(), book.trust().feed_keys(&book.feed()), 1).is_err();
+fn snapshot_due(book: &Book, feed: &FeedId, (era, seq): (u32, u64), bytes: &[u8]) -> bool {
+    let Some((head, set)) = book.of(feed).snapshot() else { return true };
+    let dropped = head.open(book.fleet(), book.trust().feed_keys(feed), 1).is_err();
     if dropped && !mutant::active(Mutant::SnapshotOfDroppedKey) {
         return true;
     }
@@ -284,7 +323,7 @@ fn snapshot_due(book: &Book, (era, seq): (u32, u64), bytes: &[u8]) -> bool {
 }
 
 /// What the steps add that end at a head: the union of four of the level below. None from where one of those is missing.
-fn skips(book: &Book, (era, seq): (u32, u64), additions: &RevocationSet) -> Vec<Option<RevocationSet>> {
+fn skips(feed: &FeedBook, (era, seq): (u32, u64), additions: &RevocationSet) -> Vec<Option<RevocationSet>> {
     let mut below = Some(additions.clone());
     let mut skips = Vec::new();
     for step in Step::ending_at(seq) {
@@ -292,7 +331,7 @@ fn skips(book: &Book, (era, seq): (u32, u64), additions: &RevocationSet) -> Vec<
         let earlier = (1..4).map(|back| Step { level: step.level - 1, end: seq - back * span });
         below = below.and_then(|last| {
             earlier.into_iter().try_fold(last, |sum, part| {
-                let bytes = &book.step(era, part)?.additions;
+                let bytes = &feed.step(era, part)?.additions;
                 sum.merge(&RevocationSet::from_bytes(bytes, ADDITIONS_BYTES_MAX).ok()?).ok()
             })
         });
@@ -301,20 +340,21 @@ fn skips(book: &Book, (era, seq): (u32, u64), additions: &RevocationSet) -> Vec<
     skips
 }
 
-fn is_due(book: &Book, cadence: Cadence, at: Timestamp) -> bool {
-    book.head().is_none_or(|last| {
+fn is_due(book: &Book, id: &FeedId, cadence: Cadence, at: Timestamp) -> bool {
+    let feed = book.of(id);
+    feed.head().is_none_or(|last| {
         let head = &last.head;
         let changed = head.bundle_version != book.trust().version || head.policy_version != book.policy().1.version;
-        let lapsed = book.lapsed_before(at).is_some_and(|until| until >= head.dropped_before);
-        let begun = book.resumed() >= last.position.order() || head.era != book.era_of_feed();
+        let lapsed = feed.lapsed_before(at).is_some_and(|until| until >= head.dropped_before);
+        let begun = feed.resumed() >= last.position.order() || head.era != feed.era();
         changed || lapsed || begun || at.since(head.issued_at) >= cadence.interval
     })
 }
 
-/// Whether the newest head says all that the ledger does.
+/// Whether the newest heads say all that the ledger does.
 pub fn is_current(book: &Book, at: Timestamp) -> bool {
     let unchanged = Cadence::every(Millis(u64::MAX));
-    pending(book, at).is_empty() && !is_due(book, unchanged, at)
+    book.feeds().all(|(feed, _)| pending(book, feed, at).is_empty() && !is_due(book, feed, unchanged, at))
 }
 
 /// How long until a head is due though nothing changed.
@@ -322,41 +362,41 @@ pub fn due_in(book: &Book, cadence: Cadence, at: Timestamp) -> Millis {
     if may_start(book).is_err() {
         return cadence.interval;
     }
-    let age = book.head().map_or(cadence.interval, |last| at.since(last.head.issued_at));
-    Millis(cadence.interval.0.saturating_sub(age.0))
+    let age = |feed: &FeedBook| feed.head().map_or(cadence.interval, |last| at.since(last.head.issued_at));
+    let oldest = book.feeds().map(|(_, feed)| age(feed)).max().unwrap_or(cadence.interval);
+    Millis(cadence.interval.0.saturating_sub(oldest.0))
 }
 
-/// The highest era and number of this feed that this ledger has signed, or that somebody has vouched for. In an era that has
+/// The highest era and number of a feed that this ledger has signed, or that somebody has vouched for. In an era that has
 /// no head yet, 0: whatever was signed in those before, by whomever, does not count.
-fn own(book: &Book) -> (u32, u64) {
-    let head = book.head().map_or((0, 0), |head| head.position.order());
-    head.max(book.resumed()).max((book.era_of_feed(), 0))
+fn own(feed: &FeedBook) -> (u32, u64) {
+    feed.order().max(feed.resumed()).max((feed.era(), 0))
 }
 
-/// The highest era and number of this feed that the ledger knows to have been signed, by itself or by one that was lost.
-pub fn highest_known(book: &Book) -> (u32, u64) {
+/// The highest era and number of a feed that the ledger knows to have been signed, by itself or by one that was lost.
+pub fn highest_known(book: &Book, id: &FeedId) -> (u32, u64) {
     let seen = book.devices().filter_map(|device| book.seen(&device.id)).flat_map(|seen| &seen.feeds);
-    let feed = book.feed();
-    let restored = book.restored().map_or((0, 0), |restored| restored.least);
-    seen.filter(|position| position.feed == feed).map(Position::order).fold(own(book).max(restored), Ord::max)
+    let feed = book.of(id);
+    let restored = feed.restored().map_or((0, 0), |restored| restored.least);
+    seen.filter(|position| position.feed == *id).map(Position::order).fold(own(feed).max(restored), Ord::max)
 }
 
 /// After which number of the present era a feed goes on that has come as far as this.
-pub(super) fn number_in_era(book: &Book, (era, seq): (u32, u64)) -> u64 {
-    if era == book.era_of_feed() {
+pub(super) fn number_in_era(feed: &FeedBook, (era, seq): (u32, u64)) -> u64 {
+    if era == feed.era() {
         seq
     } else {
         0
     }
 }
 
-/// Whether a publisher with this key may sign.
+/// Whether a publisher with this key may sign. One key signs the heads of all feeds.
 ///
 /// # Errors
 /// Those of [`may_start`], and [`FleetError::OtherKeys`] when the trust bundle names another key.
-pub fn may_sign(book: &Book, feed: &SigningKey) -> Result<(), FleetError> {
-    let named = book.trust().feed_keys(&book.feed()).any(|key| *key == feed.verifying_key());
-    keys::check("feed", book.trust(), named)?;
+pub fn may_sign(book: &Book, key: &SigningKey) -> Result<(), FleetError> {
+    let named = |feed: &Feed| feed.keys.iter().any(|named| *named.verifying() == key.verifying_key());
+    keys::check("feed", book.trust(), book.trust().feeds.iter().all(named))?;
     may_start(book)
 }
 
@@ -369,10 +409,12 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
     if mutant::active(Mutant::PositionReused) {
         return Ok(());
     }
-    if let Some(Restored { at, .. }) = book.restored() {
-        return Err(FleetError::Restored { at: *at, least: number_in_era(book, highest_known(book)) });
+    for (id, feed) in book.feeds() {
+        if let Some(Restored { at, .. }) = feed.restored() {
+            let least = number_in_era(feed, highest_known(book, id));
+            return Err(FleetError::Restored { feed: id.clone(), at: *at, least });
+        }
     }
-    let own = own(book);
     let counts = |device: &&super::book::Device| {
         device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none()
     };
@@ -382,33 +424,44 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
         if seen.bundle_version > version {
             return Err(FleetError::BundleBehind { device: device.clone(), seen: seen.bundle_version, own: version });
         }
-        let mut positions = seen.feeds.iter().filter(|position| position.feed == book.feed());
-        if let Some(beyond) = positions.find(|position| position.order() > own) {
-            return Err(FleetError::Behind { device: device.clone(), seen: beyond.seq, own: own.1 });
+        // A feed that the bundle names no more gets no heads; were it to come back, it would be in a later era.
+        let mut positions = seen.feeds.iter().filter(|position| book.trust().feed(&position.feed).is_some());
+        let beyond = positions.find(|position| position.order() > own(book.of(&position.feed)));
+        if let Some(Position { feed, seq, .. }) = beyond {
+            let (feed, own) = (feed.clone(), own(book.of(feed)).1);
+            return Err(FleetError::Behind { device: device.clone(), feed, seen: *seq, own });
         }
     }
     Ok(())
 }
 
-/// An operator vouches that the feed goes on after `after`: what the lost ledger had revoked is revoked again.
+/// An operator vouches that a feed goes on after `after`: what the lost ledger had revoked is revoked again.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] when this ledger is that far already, or when more is known to have been signed.
+/// [`FleetError::Invalid`] for a feed that there is not, when this ledger is that far already, or when more is known to have
+/// been signed.
 pub fn resume(
     book: &mut Book,
+    id: &FeedId,
     after: u64,
     operator: Operator<'_>,
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<(), FleetError> {
-    let head = book.head().map_or(0, |head| number_in_era(book, head.position.order()));
-    let restored = book.restored().copied();
-    if restored.is_none() && after <= head {
-        return Err(FleetError::Invalid(format!("this ledger's feed stands at {head} already: --after is not needed")));
+    if book.trust().feed(id).is_none() {
+        return Err(FleetError::Invalid(format!("no feed {id}: `hardtack fleet feed list` shows those there are")));
     }
-    let least = restored.map_or(0, |restored| number_in_era(book, restored.least.max(own(book))));
+    let feed = book.of(id);
+    let (era, head) = (feed.era(), number_in_era(feed, feed.order()));
+    let restored = feed.restored().cloned();
+    if restored.is_none() && after <= head {
+        let message = format!("in this ledger feed {id} stands at {head} already: --after is not needed");
+        return Err(FleetError::Invalid(message));
+    }
+    let least = restored.as_ref().map_or(0, |restored| number_in_era(feed, restored.least.max(own(feed))));
     if after < least {
-        return Err(FleetError::Invalid(format!("head {least} was signed already: pass --after {least} or more")));
+        let message = format!("head {least} of feed {id} was signed already: pass --after {least} or more");
+        return Err(FleetError::Invalid(message));
     }
     if after > u64::MAX / 2 {
         let message = format!("after {after} no numbers would be left: pass the highest that a device or a log names");
@@ -417,18 +470,18 @@ pub fn resume(
     if let Some(restored) = restored {
         book.write(Write::Restored(Restored { settled: true, ..restored }), fx);
     }
-    book.write(Write::Resumed(book.era_of_feed(), after), fx);
-    acts::record(book, operator, Deed::Resumed { after }, at, fx)
+    book.write(Write::Resumed(id.clone(), era, after), fx);
+    acts::record(book, operator, Deed::Resumed { feed: id.clone(), after }, at, fx)
 }
 
-/// All that the broker keeps, in the order in which a device needs it: bundles, policy, the feed, its head last.
+/// All that the broker keeps, in the order in which a device needs it: bundles, policy, then feed by feed, its head last.
 pub fn retained(book: &Book) -> Vec<Publish> {
     let bundles = book.trusts().iter().zip(book.bundles());
     let mut messages: Vec<Publish> =
         bundles.map(|(trust, signed)| message(Topic::Bundle(trust.version), signed.to_bytes())).collect();
     let (policy, document) = book.policy();
     messages.push(message(Topic::Policy(document.version), policy.to_bytes()));
-    messages.extend(feed(book, None));
+    messages.extend(book.feeds().flat_map(|(id, known)| feed(id, known, None)));
     messages
 }
 
@@ -445,58 +498,51 @@ pub struct FeedAt {
 
 impl FeedAt {
     /// What there is to publish.
-    pub fn of(book: &Book) -> Self {
+    pub fn of(feed: &FeedBook) -> Self {
         Self {
-            head: book.head().map_or((0, 0), |head| head.position.order()),
-            rules: book.head().map_or(Hash::ZERO, |head| head.head.rules),
-            snapshot: book.snapshot().map_or(Hash::ZERO, |(head, _)| head.digest()),
+            head: feed.order(),
+            rules: feed.head().map_or(Hash::ZERO, |head| head.head.rules),
+            snapshot: feed.snapshot().map_or(Hash::ZERO, |(head, _)| head.digest()),
         }
+    }
+
+    /// What there is to publish of every feed.
+    pub fn all(book: &Book) -> BTreeMap<FeedId, Self> {
+        book.feeds().map(|(id, feed)| (id.clone(), Self::of(feed))).collect()
     }
 }
 
-/// What the broker is to keep of the feed beyond what it has: steps, snapshot, rules, and the head last, which vouches for
+/// What the broker is to keep of a feed beyond what it has: steps, snapshot, rules, and the head last, which vouches for
 /// them.
-pub fn feed(book: &Book, known: Option<FeedAt>) -> Vec<Publish> {
-    let now = FeedAt::of(book);
-    let era = book.era_of_feed();
-    if now.head.0 != era {
+pub fn feed(id: &FeedId, feed: &FeedBook, known: Option<FeedAt>) -> Vec<Publish> {
+    let now = FeedAt::of(feed);
+    let era = feed.era();
+    if now.head.0 != era || known == Some(now) {
         // Devices refuse what is of an era that is over, and the new one has nothing yet.
         return Vec::new();
     }
     let after = known.filter(|known| known.head.0 == era).map_or(0, |known| known.head.1);
-    let id = book.feed();
     let place = |step: Step| match step.level {
         0 => Topic::FeedDelta(id.clone(), step.place()),
         level => Topic::FeedSkip(id.clone(), level, step.place()),
     };
-    let steps = book.steps(era).filter(|(step, _)| step.end > after);
+    let steps = feed.steps(era).filter(|(step, _)| step.end > after);
     let mut messages: Vec<Publish> =
         steps.map(|(step, announcement)| message(place(step), announcement.to_bytes())).collect();
     if known.is_none_or(|known| known.snapshot != now.snapshot) {
-        messages.extend(snapshot(book));
+        messages.extend(snapshot(id, feed));
     }
     if known.is_none_or(|known| known.rules != now.rules) {
-        messages.push(message(Topic::FeedRules(id.clone()), book.set().part(PartKey::Rules).unwrap_or_default()));
+        messages.push(message(Topic::FeedRules(id.clone()), feed.set().part(PartKey::Rules).unwrap_or_default()));
     }
-    messages.extend(newest(book).map(|announcement| message(Topic::FeedHead(id), announcement.to_bytes())));
+    let newest = feed.newest();
+    messages.extend(newest.map(|announcement| message(Topic::FeedHead(id.clone()), announcement.to_bytes())));
     messages
 }
 
-/// The newest head, if devices would take it: none while a new era waits for its first.
-pub fn in_force(book: &Book) -> Option<&SignedHead> {
-    book.head().filter(|head| head.head.era == book.era_of_feed())
-}
-
-/// The newest head, with what it adds.
-pub fn newest(book: &Book) -> Option<&Announcement> {
-    let head = &book.head()?.head;
-    book.step(head.era, Step { level: 0, end: head.seq })
-}
-
 /// A whole set, in pieces; its manifest last, so that whoever has that finds them.
-fn snapshot(book: &Book) -> Vec<Publish> {
-    let id = book.feed();
-    let Some((head, set)) = book.snapshot() else { return Vec::new() };
+fn snapshot(id: &FeedId, feed: &FeedBook) -> Vec<Publish> {
+    let Some((head, set)) = feed.snapshot() else { return Vec::new() };
     let manifest = Manifest::of(set);
     let mut messages = Vec::new();
     for part in manifest.parts() {
@@ -508,7 +554,7 @@ fn snapshot(book: &Book) -> Vec<Publish> {
         );
     }
     let snapshot = Snapshot { head: head.clone(), manifest: manifest.to_bytes() };
-    messages.push(message(Topic::FeedManifest(id), snapshot.to_bytes()));
+    messages.push(message(Topic::FeedManifest(id.clone()), snapshot.to_bytes()));
     messages
 }
 
@@ -524,11 +570,12 @@ mod tests {
     use super::*;
     use crate::agent::revocation::Revocations;
     use crate::wire::envelope::Signed;
+    use crate::wire::revocation::announcement::Announcement;
     use crate::wire::MESSAGE_BYTES_MAX;
 
     fn tell(device: &mut Revocations, book: &Book) {
         let feed = book.feed();
-        let payload = newest(book).unwrap().to_bytes();
+        let payload = book.first().newest().unwrap().to_bytes();
         device.announce(&feed, &payload, book.trust(), Timestamp(0)).unwrap();
     }
 
@@ -545,21 +592,22 @@ mod tests {
             until: Some(at(100)),
             reason: "r".into(),
             life: None,
+            device: None,
         };
         revoke(&mut book, rule, keys.operator("ann"), at(2), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(2), fx));
         tell(&mut device, &book);
-        assert_eq!((device.positions()[0].seq, book.set().count()), (2, 1));
+        assert_eq!((device.positions()[0].seq, book.first().set().count()), (2, 1));
         assert!(advance(&mut book, &keys.feed, CADENCE, at(62), fx), "the interval has passed");
         tell(&mut device, &book);
         assert!(advance(&mut book, &keys.feed, CADENCE, at(101), fx), "the rule has lapsed");
         tell(&mut device, &book);
-        assert_eq!((device.positions()[0].seq, book.set().count()), (4, 0));
+        assert_eq!((device.positions()[0].seq, book.first().set().count()), (4, 0));
         assert_eq!(device.dropped_before(), at(100) + Millis(1), "what the rule covered stays refused");
         assert!(advance(&mut book, &keys.feed, CADENCE, at(1000), fx));
-        let newest = book.head().unwrap().head.issued_at;
+        let newest = book.first().head().unwrap().head.issued_at;
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx), "the clock went back");
-        assert_eq!(book.head().unwrap().head.issued_at, newest);
+        assert_eq!(book.first().head().unwrap().head.issued_at, newest);
     }
 
     fn block(number: u32) -> BlockId {
@@ -567,7 +615,7 @@ mod tests {
     }
 
     fn revoked(target: Target, life: Option<Life>) -> Rule {
-        Rule { target, until: at(90_000), reason: "r".into(), at: at(1), life }
+        Rule { target, until: at(90_000), reason: "r".into(), at: at(1), life, device: None }
     }
 
     #[test]
@@ -598,10 +646,10 @@ mod tests {
         // What a full set cannot take is in nobody's way.
         (0..4200).for_each(|n| book.write(Write::Rule(revoked(Target::Block(block(1 << 20 | n)), None)), fx));
         book.write(Write::Rule(revoked(Target::Owner("ann".into()), None)), fx);
-        let before = FeedAt::of(&book);
+        let before = FeedAt::of(book.first());
         while advance(&mut book, &keys.feed, CADENCE, at(2), fx) {}
-        assert_eq!(book.set().count(), 5000 + EXACT_MAX as u64 + 1);
-        let messages = feed(&book, Some(before));
+        assert_eq!(book.first().set().count(), 5000 + EXACT_MAX as u64 + 1);
+        let messages = feed(&book.feed(), book.first(), Some(before));
         assert!(messages.iter().all(|message| message.payload.len() <= MESSAGE_BYTES_MAX));
         let id = book.feed();
         let deltas = messages.iter().filter(|message| matches!(message.topic, Topic::FeedDelta(..)));
@@ -611,7 +659,7 @@ mod tests {
         for delta in deltas {
             device.announce(&id, &delta.to_bytes(), book.trust(), Timestamp(0)).unwrap();
         }
-        assert_eq!(device.positions()[0].seq, book.head().unwrap().head.seq);
+        assert_eq!(device.positions()[0].seq, book.first().head().unwrap().head.seq);
         assert!(device.names(&Target::Owner("ann".into()), Timestamp(0)));
     }
 
@@ -622,56 +670,57 @@ mod tests {
         let reason = || "r".to_owned();
         let (block, life) =
             (Target::Block(BlockId([9; 32])), Some(Life { issued: at(0), expires: at(60), serial: None }));
-        let block = Revocation { target: block, until: None, reason: reason(), life };
+        let block = Revocation { target: block, until: None, reason: reason(), life, device: None };
         let task = Revocation {
             target: Target::Task("t".parse().unwrap()),
             until: Some(at(8000)),
             reason: reason(),
             life: None,
+            device: None,
         };
         for revocation in [block, task] {
             revoke(&mut book, revocation, keys.operator("ann"), at(1), fx).unwrap();
         }
         assert!(advance(&mut book, &keys.feed, CADENCE, at(2), fx));
-        assert_eq!((book.set().count(), book.waiting().count()), (2, 0));
+        assert_eq!((book.first().set().count(), book.waiting(&book.feed()).count()), (2, 0));
         assert!(advance(&mut book, &keys.feed, CADENCE, at(8001), fx), "the task's rule has lapsed, and all is over");
-        assert_eq!((book.set().count(), is_current(&book, at(8002))), (0, true));
+        assert_eq!((book.first().set().count(), is_current(&book, at(8002))), (0, true));
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(8002), fx), "nothing waits");
     }
 
     #[test]
     fn a_restored_ledger_does_not_fork_the_feed() {
         let (keys, mut book, hello, _) = super::super::service::tests::one_device();
-        let fx = &mut Effects::default();
+        let (fx, main) = (&mut Effects::default(), book.feed());
         let mut seen = hello(7);
         seen.feeds[0].seq = 40;
         let signed = Signed::sign(&seen, book.fleet(), &[&super::super::service::tests::device_keys(1).identity]);
         super::super::hello::receive(&mut book, &seen.device, &signed.to_bytes(), at(50), fx).unwrap();
         assert!(matches!(may_start(&book), Err(FleetError::Behind { seen: 40, .. })));
-        assert!(resume(&mut book, 1, keys.operator("ann"), at(51), fx).is_err());
-        resume(&mut book, 40, keys.operator("ann"), at(51), fx).unwrap();
+        assert!(resume(&mut book, &main, 1, keys.operator("ann"), at(51), fx).is_err());
+        resume(&mut book, &main, 40, keys.operator("ann"), at(51), fx).unwrap();
         may_start(&book).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(51), fx));
-        assert_eq!(book.head().unwrap().head.seq, 41);
+        assert_eq!(book.first().head().unwrap().head.seq, 41);
     }
 
     #[test]
     fn a_copy_that_was_put_back_signs_nothing_until_somebody_vouches() {
         let (keys, mut book) = founded();
-        let fx = &mut Effects::default();
+        let (fx, main) = (&mut Effects::default(), book.feed());
         let ann = keys.operator("ann");
-        book.write(Write::Restored(Restored { at: at(5), least: (1, 30), settled: false }), fx);
+        book.write(Write::Restored(Restored { feed: book.feed(), at: at(5), least: (1, 30), settled: false }), fx);
         assert!(matches!(may_start(&book), Err(FleetError::Restored { least: 30, .. })));
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
         assert_eq!(due_in(&book, CADENCE, at(500)), CADENCE.interval, "nothing to wake up for");
-        assert!(resume(&mut book, 29, ann, at(501), fx).is_err());
-        resume(&mut book, 30, ann, at(501), fx).unwrap();
+        assert!(resume(&mut book, &main, 29, ann, at(501), fx).is_err());
+        resume(&mut book, &main, 30, ann, at(501), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(502), fx));
-        assert_eq!(book.head().unwrap().head.seq, 31);
-        book.write(Write::Restored(Restored { at: at(503), least: (1, 31), settled: false }), fx);
-        resume(&mut book, 31, ann, at(504), fx).unwrap();
+        assert_eq!(book.first().head().unwrap().head.seq, 31);
+        book.write(Write::Restored(Restored { feed: book.feed(), at: at(503), least: (1, 31), settled: false }), fx);
+        resume(&mut book, &main, 31, ann, at(504), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(504), fx), "nothing was lost, and it is said");
-        assert_eq!(book.head().unwrap().head.seq, 32);
+        assert_eq!(book.first().head().unwrap().head.seq, 32);
     }
 
     #[test]
@@ -683,12 +732,17 @@ mod tests {
         let signed = Signed::sign(&seen, book.fleet(), &[&super::super::service::tests::device_keys(1).identity]);
         super::super::hello::receive(&mut book, &seen.device, &signed.to_bytes(), at(50), fx).unwrap();
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
-        assert_eq!(highest_known(&book), (1, 40));
-        let rule =
-            Revocation { target: Target::Device(seen.device), until: None, reason: "it lies".into(), life: None };
+        assert_eq!(highest_known(&book, &book.feed()), (1, 40));
+        let rule = Revocation {
+            target: Target::Device(seen.device),
+            until: None,
+            reason: "it lies".into(),
+            life: None,
+            device: None,
+        };
         revoke(&mut book, rule, keys.operator("ann"), at(501), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(501), fx), "a stolen device cannot keep this back");
-        assert_eq!((book.head().unwrap().head.seq, is_current(&book, at(501))), (2, true));
+        assert_eq!((book.first().head().unwrap().head.seq, is_current(&book, at(501))), (2, true));
     }
 
     #[test]

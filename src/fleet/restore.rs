@@ -7,7 +7,7 @@
 use super::acts::{self, Deed};
 use super::book::{Book, Restored, Write};
 use super::{publish, Effects, FleetError, Operator};
-use crate::ids::{DeviceId, GrantId, Hash};
+use crate::ids::{DeviceId, FeedId, GrantId, Hash};
 use crate::time::Timestamp;
 use crate::wire::bundle::PublicKey;
 use crate::wire::revocation::Target;
@@ -42,7 +42,7 @@ pub fn lost(before: &Book, copy: &Book, at: Timestamp) -> Lost {
 }
 
 /// Tells a copy what it is. `before` is the ledger whose place it takes, if that could be read; `digest` the copy's. Gives
-/// the number after which the feed can go on at the earliest.
+/// the number after which each feed can go on at the earliest.
 ///
 /// # Errors
 /// [`FleetError::Invalid`] when the operator's key is none of the copy's.
@@ -53,7 +53,7 @@ pub fn mark(
     operator: Operator<'_>,
     at: Timestamp,
     fx: &mut Effects,
-) -> Result<u64, FleetError> {
+) -> Result<Vec<(FeedId, u64)>, FleetError> {
     if let Some(before) = before {
         carry_over(before, copy, fx);
     }
@@ -65,12 +65,18 @@ pub fn mark(
                        than those that belong to it. Restore into the folder that has its keys";
         return Err(FleetError::Invalid(message.into()));
     }
-    let least = before.map_or((0, 0), publish::highest_known).max(publish::highest_known(copy));
-    copy.write(Write::Restored(Restored { at, least, settled: false }), fx);
-    let least = publish::number_in_era(copy, least);
+    let mut leasts = Vec::new();
+    for feed in copy.trust().feeds.iter().map(|feed| feed.id.clone()).collect::<Vec<_>>() {
+        let known = |book: &Book| publish::highest_known(book, &feed);
+        let least = before.map_or((0, 0), known).max(known(copy));
+        copy.write(Write::Restored(Restored { feed: feed.clone(), at, least, settled: false }), fx);
+        let least = publish::number_in_era(copy.of(&feed), least);
+        leasts.push((feed, least));
+    }
+    let least = leasts.iter().map(|(_, least)| *least).max().unwrap_or(0);
     let bundle = copy.trust().version;
     acts::record(copy, operator, Deed::Restored { digest, least, bundle }, at, fx)?;
-    Ok(least)
+    Ok(leasts)
 }
 
 /// Trust bundles that devices may have are never signed a second time: those of the ledger before are taken over. So is its
@@ -102,7 +108,8 @@ mod tests {
         let mut copy = book.clone();
         assert_eq!(lost(&book, &copy, at(9)), Lost::default());
         let target = Target::Task("t-1".parse().unwrap());
-        let rule = Revocation { target: target.clone(), until: Some(at(100)), reason: "r".into(), life: None };
+        let rule =
+            Revocation { target: target.clone(), until: Some(at(100)), reason: "r".into(), life: None, device: None };
         revoke(&mut book, rule, ann, at(9), fx).unwrap();
         let device: DeviceId = "gw-07".parse().unwrap();
         retire(&mut book, &device, "sold", ann, at(9), fx).unwrap();
@@ -112,7 +119,7 @@ mod tests {
 
         let other = Operator { name: "ann", key: &keys.feed };
         assert!(mark(&mut copy, Some(&book), Hash::ZERO, other, at(10), fx).is_err());
-        assert_eq!(mark(&mut copy, Some(&book), Hash::ZERO, ann, at(10), fx), Ok(1));
+        assert_eq!(mark(&mut copy, Some(&book), Hash::ZERO, ann, at(10), fx), Ok(vec![(copy.feed(), 1)]));
         assert!(matches!(publish::may_start(&copy), Err(FleetError::Restored { least: 1, .. })));
     }
 }

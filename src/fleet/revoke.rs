@@ -5,9 +5,9 @@
 //! Read next: `publish.rs`.
 
 use super::acts::{self, Deed};
-use super::book::{Book, Life, Rule, Write};
+use super::book::{Book, FeedBook, Life, Rule, Write};
 use super::{publish, Effects, FleetError, Operator};
-use crate::ids::{BlockId, DeviceId, GrantId, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, GrantId, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{Term, Token};
 use crate::wire::revocation::fingerprints::Salt;
@@ -31,6 +31,25 @@ pub struct Revocation {
     pub reason: String,
     /// For a block of a token that is at hand, or that was minted here.
     pub life: Option<Life>,
+    /// For a task or a block: the one device for which the ledger knows it to have been minted, if it does.
+    pub device: Option<DeviceId>,
+}
+
+/// The one device whose tokens a revocation can cover, as far as the grants tell. What was issued is in the ledger alone.
+fn whose(book: &Book, target: &Target) -> Option<DeviceId> {
+    let grant = match target {
+        Target::Grant(id) => book.grant(id),
+        Target::Block(block) => book.grants().find(|grant| grant.block == *block),
+        Target::All
+        | Target::Audience(_)
+        | Target::Device(_)
+        | Target::Group(_)
+        | Target::IssuedBefore(_)
+        | Target::Owner(_)
+        | Target::RootKey(_)
+        | Target::Task(_) => None,
+    };
+    grant.map(|grant| grant.spec.device.clone())
 }
 
 /// What a rule covers, as far as the ledger knows.
@@ -121,7 +140,7 @@ pub fn revoke(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<Rule, FleetError> {
-    let Revocation { target, until, reason, life } = revocation;
+    let Revocation { target, until, reason, life, device } = revocation;
     let reason = acts::text("the reason", &reason)?;
     match &target {
         Target::Audience(name) | Target::Owner(name) => drop(acts::text("the name", name)?),
@@ -144,8 +163,9 @@ pub fn revoke(
         let message = format!("a rule that lapses at {until} would let tokens live again that end at {earliest}: leave --expires out, or choose a later end");
         return Err(FleetError::Invalid(message));
     }
+    let device = whose(book, &target).or(device);
     let known = book.live_rule(&target, at).map_or(until, |rule| rule.until);
-    let rule = Rule { target: target.clone(), until: until.max(known), reason: reason.clone(), at, life };
+    let rule = Rule { target: target.clone(), until: until.max(known), reason: reason.clone(), at, life, device };
     let is_rule = |target: &Target| !matches!(target, Target::Block(_));
     let rules = || book.rules().filter(|rule| rule.until >= at && is_rule(&rule.target)).count();
     if is_rule(&target) && rules() >= RULES_MAX {
@@ -257,17 +277,23 @@ pub struct Cost {
     pub sent: usize,
 }
 
-/// What revoking `target` until the usual end costs. `life` as in [`Revocation`].
-pub fn cost(book: &Book, target: &Target, life: Option<Life>, at: Timestamp) -> Cost {
-    let until = lifetimes(book, target, at).1;
-    let rule = Rule { target: target.clone(), until, reason: String::new(), at, life };
-    let before = book.set().to_bytes().len();
+/// What revoking something until the usual end costs, in each feed to which that belongs.
+pub fn costs(book: &Book, revocation: Revocation, at: Timestamp) -> Vec<(FeedId, Cost)> {
+    let Revocation { target, until, life, device, reason } = revocation;
+    let until = until.unwrap_or_else(|| lifetimes(book, &target, at).1);
+    let device = whose(book, &target).or(device);
+    let rule = Rule { target, until, reason, at, life, device };
     // A set that is full takes nothing more, and costs nothing more.
-    let additions = publish::filed(book, &[rule], &|_| Salt([0; 16])).unwrap_or_default();
-    let with = book.set().merge(&additions).unwrap_or_else(|_| book.set().clone());
+    let additions = publish::filed(book, &[rule.clone()], &|_| Salt([0; 16])).unwrap_or_default();
+    book.routes().feeds(&rule).into_iter().map(|feed| (feed.clone(), cost(book.of(feed), &additions))).collect()
+}
+
+fn cost(feed: &FeedBook, additions: &RevocationSet) -> Cost {
+    let before = feed.set().to_bytes().len();
+    let with = feed.set().merge(additions).unwrap_or_else(|_| feed.set().clone());
     let changed = |set: &RevocationSet| set.part(PartKey::Rules).unwrap_or_default();
-    let rules = if changed(&with) == changed(book.set()) { 0 } else { changed(&with).len() };
-    let head = book.head().map_or(0, |head| head.signed.to_bytes().len());
+    let rules = if changed(&with) == changed(feed.set()) { 0 } else { changed(&with).len() };
+    let head = feed.head().map_or(0, |head| head.signed.to_bytes().len());
     Cost { before, after: with.to_bytes().len(), sent: head + additions.to_bytes().len() + rules }
 }
 
@@ -293,7 +319,13 @@ mod tests {
         let id = grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
         let ends = book.grant(&id).unwrap().spec.expires;
         let mut try_revoke = |target: Target, until: Option<Timestamp>| {
-            revoke(&mut book, Revocation { target, until, reason: "test".into(), life: None }, ann, at(200), fx)
+            revoke(
+                &mut book,
+                Revocation { target, until, reason: "test".into(), life: None, device: None },
+                ann,
+                at(200),
+                fx,
+            )
         };
         let grant = Target::Grant(id);
         assert!(try_revoke(grant.clone(), Some(at(300))).is_err(), "before the grant ends");
@@ -314,14 +346,16 @@ mod tests {
         let (keys, mut book, _, _) = one_device();
         let fx = &mut Effects::default();
         let target = Target::Task("t-1".parse().unwrap());
-        let told = cost(&book, &target, None, at(5));
-        let revocation = Revocation { target, until: None, reason: "r".into(), life: None };
+        let revocation = Revocation { target, until: None, reason: "r".into(), life: None, device: None };
+        let (_, told) = costs(&book, revocation.clone(), at(5)).remove(0);
         revoke(&mut book, revocation, keys.operator("ann"), at(5), fx).unwrap();
-        let before = FeedAt::of(&book);
+        let before = FeedAt::of(book.first());
         assert!(publish::advance(&mut book, &keys.feed, super::super::service::tests::CADENCE, at(5), fx));
-        assert_eq!((told.after, told.after - told.before < 49), (book.set().to_bytes().len(), true));
+        assert_eq!((told.after, told.after - told.before < 49), (book.first().set().to_bytes().len(), true));
         let standing = |topic: &Topic| matches!(topic, Topic::FeedHead(_) | Topic::FeedRules(_));
-        let sent = publish::feed(&book, Some(before)).into_iter().filter(|publish| standing(&publish.topic));
+        let sent = publish::feed(&book.feed(), book.first(), Some(before))
+            .into_iter()
+            .filter(|publish| standing(&publish.topic));
         let sent: usize = sent.map(|publish| publish.payload.len()).sum();
         // Numbers in the head may have become a byte longer.
         assert!(told.sent.abs_diff(sent) <= 16, "{told:?} {sent}");

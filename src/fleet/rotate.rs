@@ -183,10 +183,12 @@ pub fn draft(
     proposal::draft(book, at, |next| {
         match role {
             KeyRole::Feed => {
-                let feed = next.feeds.first_mut().ok_or_else(|| FleetError::Invalid("the fleet has no feed".into()))?;
-                let dropped = replace(&mut feed.keys, signing()?, cause, |key| *key)?;
-                // What a key that goes has signed leads nowhere any more, neither steps nor snapshot.
-                feed.era = feed.era.saturating_add(u32::from(!dropped.is_empty()));
+                // One key signs the heads of all feeds.
+                for feed in &mut next.feeds {
+                    let dropped = replace(&mut feed.keys, signing()?, cause, |key| *key)?;
+                    // What a key that goes has signed leads nowhere any more, neither steps nor snapshot.
+                    feed.era = feed.era.saturating_add(u32::from(!dropped.is_empty()));
+                }
             }
             KeyRole::Issuer => {
                 let issuer = Issuer { root_key_id: next_root_key_id(book), key: signing()? };

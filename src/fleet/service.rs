@@ -16,7 +16,7 @@ use super::issue::Minting;
 use super::keys::{self, Issuer};
 use super::publish::{self, Cadence};
 use super::rotate::{is_in_use, KeyRole};
-use super::{collect, enrol, hello, issue, Effects, FleetError};
+use super::{collect, enrol, grant, hello, issue, Effects, FleetError};
 use crate::agent::effects::Publish;
 use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
@@ -80,7 +80,7 @@ impl ServiceKeys {
             (
                 "feed",
                 is_in_use(trust, KeyRole::Feed, feed.as_bytes()),
-                trust.feeds.first().is_some_and(|known| known.keys.contains(&feed)),
+                trust.feeds.iter().all(|known| known.keys.contains(&feed)),
             ),
             ("issuer", is_in_use(trust, KeyRole::Issuer, issuer.as_bytes()), self.issuer.check(trust).is_ok()),
             ("service", is_in_use(trust, KeyRole::Service, service.as_bytes()), trust.service.contains(&service)),
@@ -140,6 +140,8 @@ pub enum FleetLog {
     FeedForked {
         /// The device.
         device: DeviceId,
+        /// The feed.
+        feed: FeedId,
         /// The head's number.
         seq: u64,
     },
@@ -230,7 +232,7 @@ pub enum FleetLog {
 struct Published {
     bundle: u64,
     policy: u64,
-    feed: publish::FeedAt,
+    feeds: BTreeMap<FeedId, publish::FeedAt>,
 }
 
 /// Issuer, publisher and collector.
@@ -294,7 +296,8 @@ impl Service {
         if now.bundle != published.bundle || now.policy != published.policy {
             fx.outgoing.publish.extend(publish::retained(book));
         } else {
-            fx.outgoing.publish.extend(publish::feed(book, Some(published.feed)));
+            let news = book.feeds().flat_map(|(id, feed)| publish::feed(id, feed, published.feeds.get(id).copied()));
+            fx.outgoing.publish.extend(news);
         }
         self.published = Some(now);
         self.tell_grants(book, at, fx);
@@ -400,8 +403,12 @@ impl Service {
         fx: &mut Effects,
     ) -> Result<(), Refused> {
         let hello = hello::receive(book, id, payload, at, fx)?;
-        let device = hello::known(book, id)?;
-        let eras = eras_of(book, device, &hello);
+        let device = hello::known(book, id)?.clone();
+        if let Err(error) = grant::follow_feed(book, &device, &self.keys.issuer, at, &mut self.rng, fx) {
+            // The old one is still good: it is what the device goes on with.
+            fx.log(FleetLog::GrantNotRenewed { device: id.clone(), reason: error.to_string() });
+        }
+        let eras = eras_of(book, &device, &hello);
         self.acknowledge(book, id, Some(hello.nonce), eras, at, fx);
         fx.log(FleetLog::HelloAnswered { device: id.clone(), mode: hello.mode, floor: hello.floor });
         Ok(())
@@ -476,7 +483,7 @@ impl Service {
 }
 
 fn present(book: &Book) -> Published {
-    Published { bundle: book.trust().version, policy: book.policy().1.version, feed: publish::FeedAt::of(book) }
+    Published { bundle: book.trust().version, policy: book.policy().1.version, feeds: publish::FeedAt::all(book) }
 }
 
 fn on_state(book: &mut Book, id: &DeviceId, payload: &[u8], at: Timestamp, fx: &mut Effects) -> Result<(), Refused> {
@@ -500,7 +507,7 @@ fn on_state(book: &mut Book, id: &DeviceId, payload: &[u8], at: Timestamp, fx: &
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::enrol::{approve, found, Founding, Replace};
-    use super::super::grant::{self, NewGrant};
+    use super::super::grant::NewGrant;
     use super::super::FleetKeys;
     use super::*;
     use crate::ids::{BootId, FleetId};
@@ -567,7 +574,7 @@ pub(super) mod tests {
         let asked = request("gw-07", &device_keys(1), 1);
         let code = EnrolRequest::code(&asked);
         approve(&mut book, &asked, code, Replace::Keep, keys.operator("ann"), at(1), &mut Effects::default()).unwrap();
-        let head = book.head().unwrap().position.clone();
+        let head = book.first().head().unwrap().position.clone();
         let hello = move |nonce: u8| Hello {
             device: gw(),
             nonce: Nonce([nonce; 16]),
@@ -704,7 +711,7 @@ pub(super) mod tests {
         let ack = Signed::<Ack>::from_bytes(&out.publish[0].payload).unwrap();
         let ack = ack.open(&acme(), book.trust().service_keys(), 1).unwrap();
         assert_eq!((ack.nonce, ack.time), (Some(Nonce([9; 16])), at(5)));
-        assert_eq!(ack.feeds, [book.head().unwrap().position.clone()]);
+        assert_eq!(ack.feeds, [book.first().head().unwrap().position.clone()]);
         let upload = segment(&device_keys(1).audit, EraId { number: 1, salt: 5 }, None, 2, "a");
         let out = send(&mut service, &mut book, &Topic::UpAudit(gw()), &upload.to_bytes(), 6);
         let ack = Signed::<Ack>::from_bytes(&out.publish[0].payload).unwrap().claim().unwrap();

@@ -7,7 +7,7 @@
 use ed25519_dalek::SigningKey;
 
 use super::book::Book;
-use super::{proposal, publish, Effects, FleetError, Operator};
+use super::{proposal, Effects, FleetError, Operator};
 use crate::ids::{DeviceId, Nonce};
 use crate::time::{Millis, Timestamp};
 use crate::wire::envelope::Signed;
@@ -34,7 +34,7 @@ pub fn export(book: &Book, service: &SigningKey, now: Reading) -> Result<TimeFil
     let file = TimeFile::Statement {
         // A device that is further behind than that has to be enrolled again.
         bundles: bundles[bundles.len().saturating_sub(ITEMS_MAX)..].to_vec(),
-        heads: publish::in_force(book).map(|head| head.signed.clone()).into_iter().collect(),
+        heads: book.first().in_force().map(|head| head.signed.clone()).into_iter().collect(),
         statement: Signed::sign(&statement, book.fleet(), &[service]),
     };
     match file.to_bytes().len() {

@@ -310,7 +310,7 @@ impl Ledger {
                 | Write::Seen(_)
                 | Write::Segment(_)
                 | Write::Serials(_)
-                | Write::Set(_)
+                | Write::Set(..)
                 | Write::Snapshot(..)
                 | Write::Step(_) => return Err(LedgerError::Damaged(row.get(0)?)),
             }
@@ -518,7 +518,7 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Salvaged(_)
             | Write::Seen(_)
             | Write::Serials(_)
-            | Write::Set(_)
+            | Write::Set(..)
             | Write::Snapshot(..)
             | Write::Step(_) => {
                 let mut statement = connection

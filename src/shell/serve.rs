@@ -247,14 +247,14 @@ async fn publish_beside(ledger: &mut Ledger, holder: &str, uplink: Uplink) -> Re
     let mut messages = 0;
     for _ in 0..ROUNDS_MAX {
         let link = open_once(ledger.book(), uplink.clone()).await?;
-        let (feed, retained) = (FeedAt::of(ledger.book()), publish::retained(ledger.book()));
+        let (feeds, retained) = (FeedAt::all(ledger.book()), publish::retained(ledger.book()));
         messages += retained.len();
         for publish in retained {
             link.send(LinkCommand::Publish(publish));
         }
         link.finish().await;
         ledger.refresh()?;
-        if FeedAt::of(ledger.book()) == feed {
+        if FeedAt::all(ledger.book()) == feeds {
             break;
         }
     }
@@ -437,7 +437,7 @@ impl Serve {
         self.send(outgoing);
         if connected && self.ready == Ready::NotYet {
             self.ready = Ready::Said;
-            let head = self.ledger.book().head().map_or(0, |head| head.head.seq);
+            let head = self.ledger.book().first().order().1;
             let devices = self.ledger.book().devices().count();
             tracing::info!(event = "fleet.ready", fleet = %self.ledger.book().fleet(), feed_seq = head, devices);
         }
@@ -514,7 +514,9 @@ pub fn tell(log: &FleetLog) {
             tracing::info!(event = "device.state", %device, mode, pending);
         }
         FleetLog::EnrolPending { device, code } => tracing::info!(event = "enrol.pending", %device, code),
-        FleetLog::FeedForked { device, seq } => tracing::error!(event = "feed.forked", %device, seq),
+        FleetLog::FeedForked { device, feed, seq } => {
+            tracing::error!(event = "feed.forked", %device, %feed, seq)
+        }
         FleetLog::FeedHalted { reason } => tracing::error!(event = "feed.halted", reason),
         FleetLog::FeedSigned { feed, seq, rules } => tracing::info!(event = "feed.signed", %feed, seq, rules),
         FleetLog::GrantsAnswered { device, count } => tracing::info!(event = "grants.answered", %device, count),

@@ -79,7 +79,17 @@ pub struct Feed {
     pub era: u32,
     /// Keys that may sign its heads. The first is the one in use.
     pub keys: Vec<PublicKey>,
+    /// It is that of the devices in these. None: of every device that is in no other feed's groups.
+    pub groups: Vec<GroupId>,
+    /// The bundle with which devices came to it last. A head that names an older one was signed before, and does not hold
+    /// what had been revoked for them: whatever it adds counts, and it makes nothing fresh.
+    pub since: u64,
 }
+
+/// Feeds of a fleet.
+pub const FEEDS_MAX: usize = 128;
+/// Groups of a fleet.
+pub const GROUPS_MAX: usize = 256;
 
 /// What a device pins of its brokers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -142,6 +152,49 @@ impl TrustBundle {
         self.groups.iter().any(|(id, members)| id.as_str() == group && members.contains(device))
     }
 
+    /// The one feed that a device holds: the first whose groups it is in, else the first of all, which is for everybody.
+    ///
+    /// # Panics
+    /// Never for a bundle that was opened: one without a feed is refused.
+    pub fn feed_of(&self, device: &DeviceId) -> &Feed {
+        let has = |group: &GroupId| self.groups.get(group).is_some_and(|members| members.contains(device));
+        let own = self.feeds.iter().find(|feed| feed.groups.iter().any(has)).or(self.feeds.first());
+        own.expect("a bundle without a feed is refused when it is opened")
+    }
+
+    /// A feed.
+    pub fn feed(&self, id: &FeedId) -> Option<&Feed> {
+        self.feeds.iter().find(|known| known.id == *id)
+    }
+
+    /// The feed of every device that is in another than the first one: as [`TrustBundle::feed_of`], for all at once.
+    pub fn placed(&self) -> BTreeMap<&DeviceId, &FeedId> {
+        let mut placed = BTreeMap::new();
+        for feed in &self.feeds {
+            let members = feed.groups.iter().filter_map(|group| self.groups.get(group)).flatten();
+            for device in members {
+                placed.entry(device).or_insert(&feed.id);
+            }
+        }
+        placed
+    }
+
+    /// The feeds to which devices come with this bundle that were in another by the one before.
+    pub fn joined_since(&self, before: &Self) -> BTreeSet<&FeedId> {
+        let (Some(first), Some(was_first)) = (self.feeds.first(), before.feeds.first()) else { return BTreeSet::new() };
+        let (old, new) = (before.placed(), self.placed());
+        let came = |device: &&DeviceId| {
+            let was = old.get(*device).copied().unwrap_or(&was_first.id);
+            let is = new.get(*device).copied().unwrap_or(&first.id);
+            (was != is).then_some(is)
+        };
+        let mut joined: BTreeSet<&FeedId> = old.keys().chain(new.keys()).filter_map(|device| came(device)).collect();
+        if first.id != was_first.id {
+            joined.insert(&first.id);
+        }
+        joined
+    }
+
     /// Root keys to verify with.
     pub fn root_keys(&self) -> impl Iterator<Item = &VerifyingKey> + Clone {
         self.roots.iter().map(PublicKey::verifying)
@@ -159,8 +212,7 @@ impl TrustBundle {
 
     /// The keys that may sign heads of `feed`, none if it is not this fleet's.
     pub fn feed_keys(&self, feed: &FeedId) -> impl Iterator<Item = &VerifyingKey> + Clone {
-        let feed = self.feeds.iter().find(|known| known.id == *feed);
-        feed.into_iter().flat_map(|feed| feed.keys.iter().map(PublicKey::verifying))
+        self.feed(feed).into_iter().flat_map(|feed| feed.keys.iter().map(PublicKey::verifying))
     }
 
     /// Whether heads of this era count.
@@ -169,7 +221,7 @@ impl TrustBundle {
     /// [`Refused::RolledBack`] for an era that is over, [`Refused::WrongEra`] for one that the root keys have not begun,
     /// [`Refused::WrongTopic`] for a feed that is not this fleet's.
     pub fn check_era(&self, feed: &FeedId, era: u32) -> Result<(), Refused> {
-        let known = self.feeds.iter().find(|known| known.id == *feed).ok_or(Refused::WrongTopic)?.era;
+        let known = self.feed(feed).ok_or(Refused::WrongTopic)?.era;
         match era.cmp(&known) {
             Ordering::Less => Err(Refused::RolledBack { offered: era.into(), known: known.into() }),
             Ordering::Greater => Err(Refused::WrongEra { offered: era, known }),
@@ -239,10 +291,17 @@ impl TrustBundle {
         }
         next.check_shape()?;
         for feed in &next.feeds {
-            let before = self.feeds.iter().find(|known| known.id == feed.id).map_or(0, |known| known.era);
-            if feed.era < before {
-                return Err(Refused::RolledBack { offered: feed.era.into(), known: before.into() });
+            let before = self.feed(&feed.id).map_or((0, 0), |known| (known.era, known.since));
+            if feed.era < before.0 {
+                return Err(Refused::RolledBack { offered: feed.era.into(), known: before.0.into() });
             }
+            if feed.since < before.1 {
+                return Err(Refused::RolledBack { offered: feed.since, known: before.1 });
+            }
+        }
+        let joined = next.joined_since(self);
+        if next.feeds.iter().any(|feed| joined.contains(&feed.id) && feed.since != next.version) {
+            return Err(Refused::Malformed("devices come to a feed, and it does not say so"));
         }
         Ok(())
     }
@@ -266,6 +325,42 @@ impl TrustBundle {
         }
         if self.service.is_empty() || self.policy.is_empty() || self.feeds.is_empty() {
             return Err(Refused::Malformed("a role without a key"));
+        }
+        self.check_feeds()
+    }
+
+    fn check_feeds(&self) -> Result<(), Refused> {
+        if self.feeds.len() > FEEDS_MAX || self.groups.len() > GROUPS_MAX {
+            return Err(Refused::Malformed("more feeds or groups than a fleet may have"));
+        }
+        let (mut names, mut taken) = (BTreeSet::new(), BTreeSet::new());
+        for (place, feed) in self.feeds.iter().enumerate() {
+            if !names.insert(&feed.id) {
+                return Err(Refused::Malformed("two feeds of one name"));
+            }
+            if feed.keys.is_empty() {
+                return Err(Refused::Malformed("a feed without a key"));
+            }
+            if feed.since > self.version {
+                return Err(Refused::Malformed("a feed of a bundle that is still to come"));
+            }
+            if (place == 0) != feed.groups.is_empty() {
+                return Err(Refused::Malformed(
+                    "a feed without groups that is not the first, or a first one with some",
+                ));
+            }
+            if feed.groups.iter().any(|group| !self.groups.contains_key(group)) {
+                return Err(Refused::Malformed("a feed of a group that does not exist"));
+            }
+            if !feed.groups.iter().all(|group| taken.insert(group)) {
+                return Err(Refused::Malformed("a group with two feeds"));
+            }
+        }
+        for members in self.groups.values() {
+            let mut once = BTreeSet::new();
+            if !members.iter().all(|device| once.insert(device)) {
+                return Err(Refused::Malformed("a device twice in one group"));
+            }
         }
         Ok(())
     }

@@ -171,14 +171,12 @@ impl fmt::Display for Topic {
     }
 }
 
-/// What a device subscribes to, in this order, as filters: trust first. Of a feed it is two; what else it needs it reads
+/// What a device subscribes to, in this order, as filters: trust first. Of its feed it is two; what else it needs it reads
 /// once and leaves.
-pub fn device_filters(fleet: &FleetId, device: &DeviceId, feeds: &[FeedId]) -> Vec<String> {
+pub fn device_filters(fleet: &FleetId, device: &DeviceId, feed: &FeedId) -> Vec<String> {
     let mut rests = vec!["bundle/+".to_owned(), "policy/+".to_owned()];
-    for feed in feeds {
-        rests.push(format!("feed/{feed}/head"));
-        rests.push(format!("feed/{feed}/rules"));
-    }
+    rests.push(format!("feed/{feed}/head"));
+    rests.push(format!("feed/{feed}/rules"));
     rests.push(Topic::DownAck(device.clone()).to_string());
     rests.push(Topic::DownAnswer(device.clone()).to_string());
     rests.into_iter().map(|rest| format!("hardtack/1/{fleet}/{rest}")).collect()

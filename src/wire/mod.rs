@@ -22,6 +22,8 @@ pub mod token;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use crate::ids::FeedId;
+
 /// The most bytes that one MQTT message of ours has.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 
@@ -86,6 +88,14 @@ pub enum Refused {
         /// The era in force.
         known: u32,
     },
+    /// Of a feed that this device does not hold.
+    #[error("of feed {offered}, and the trust bundle gives this device feed {own}")]
+    OtherFeed {
+        /// The feed offered.
+        offered: FeedId,
+        /// The device's.
+        own: FeedId,
+    },
     /// Its digest is not the one that was announced.
     #[error("does not match the announced digest")]
     DigestMismatch,
@@ -126,6 +136,7 @@ impl Refused {
             Self::Equivocation { .. } => "equivocation",
             Self::OutOfOrder { .. } => "out_of_order",
             Self::WrongEra { .. } => "wrong_era",
+            Self::OtherFeed { .. } => "other_feed",
             Self::DigestMismatch => "digest_mismatch",
             Self::UnknownNonce => "unknown_nonce",
             Self::ClockBehind => "clock_behind",

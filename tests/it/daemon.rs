@@ -173,7 +173,7 @@ fn trust(version: u64, broker: BrokerPins, now: Timestamp) -> TrustBundle {
         roots: vec![public],
         issuers: vec![Issuer { root_key_id: 1, key: public }],
         policy: vec![public],
-        feeds: vec![Feed { id: "main".parse().unwrap(), era: 1, keys: vec![public] }],
+        feeds: vec![Feed { id: "main".parse().unwrap(), era: 1, keys: vec![public], groups: Vec::new(), since: 0 }],
         service: vec![public],
         operators: vec![public],
         collector: SealingKey::from_bytes([9; 32]).public(),

@@ -57,15 +57,18 @@ fn fleet_topic(rest: &str) -> String {
 
 /// Two histories of the feed from where it stands: the book goes back, the messages stay.
 fn forked(fleet: &mut Fleet, heads: u8) -> Vec<Message> {
-    let (mut book, before, fx) = (fleet.book.clone(), FeedAt::of(&fleet.book), &mut Effects::default());
+    let (mut book, before, fx) = (fleet.book.clone(), FeedAt::of(fleet.book.first()), &mut Effects::default());
     for number in 0..heads {
         let target = Target::Block(BlockId([0x40 + number; 32]));
-        let revocation = Revocation { target, until: None, reason: "a fork".into(), life: None };
+        let revocation = Revocation { target, until: None, reason: "a fork".into(), life: None, device: None };
         revoke(&mut book, revocation, fleet.keys.operator("eve"), fleet.at(), fx).unwrap();
         assert!(publish::advance(&mut book, &fleet.keys.feed, CADENCE, fleet.at(), fx));
     }
     let id = book.fleet().clone();
-    publish::feed(&book, Some(before)).into_iter().map(|said| (said.topic.text(&id), said.payload)).collect()
+    publish::feed(&book.feed(), book.first(), Some(before))
+        .into_iter()
+        .map(|said| (said.topic.text(&id), said.payload))
+        .collect()
 }
 
 #[test]
@@ -662,7 +665,7 @@ fn endless_manifest(fleet: &Fleet) -> Vec<u8> {
         manifest.extend_from_slice(&[7; 32]);
     }
     let read = Manifest::from_bytes(&manifest).unwrap();
-    let newest = fleet.book.head().unwrap();
+    let newest = fleet.book.first().head().unwrap();
     let head = Head { root: read.root(), seq: 3, ..newest.head.clone() };
     let head = Signed::sign(&head, fleet.book.fleet(), &[&fleet.keys.feed]);
     Snapshot { head, manifest }.to_bytes()

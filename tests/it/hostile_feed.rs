@@ -58,14 +58,16 @@ impl History {
             }
             said.extend(next(&mut book, &keys, &mut rng));
             if number % 16 == 5 || number == HEADS - 1 {
-                let kept = publish::feed(&book, None).into_iter().map(|publish| (publish.topic, publish.payload));
+                let kept = publish::feed(&book.feed(), book.first(), None)
+                    .into_iter()
+                    .map(|publish| (publish.topic, publish.payload));
                 retained.push(kept.collect());
             }
         }
         let stranger = FleetKeys::generate(&mut ChaCha20Rng::from_seed([3; 32]));
         let mut other = founded(&stranger);
         (0..3).for_each(|_| said.extend(next(&mut other, &stranger, &mut rng)));
-        let head = book.head().expect("some heads");
+        let head = book.first().head().expect("some heads");
         let (newest, root) = (head.position.clone(), head.head.root);
         Self { trust: book.trust().clone(), feed: book.feed(), newest, root, keys, said, retained }
     }
@@ -86,7 +88,7 @@ fn founded(keys: &FleetKeys) -> Book {
 
 /// Another head, with revocations of any kind or none, and all that is said of it.
 fn next(book: &mut Book, keys: &FleetKeys, rng: &mut ChaCha20Rng) -> Vec<Message> {
-    let last = book.head().expect("a head").head.clone();
+    let last = book.first().head().expect("a head").head.clone();
     let at = last.issued_at + Millis::from_secs(600);
     for _ in 0..rng.next_u32() % 4 {
         let mut id = BlockId([0; 32]);
@@ -99,11 +101,14 @@ fn next(book: &mut Book, keys: &FleetKeys, rng: &mut ChaCha20Rng) -> Vec<Message
             2 => (Target::Block(id), life(None)),
             _ => (Target::Block(id), life(Some(rng.next_u32() % 1000))),
         };
-        book.apply(Write::Rule(Rule { target, until: expires, reason: "r".into(), at, life }));
+        book.apply(Write::Rule(Rule { target, until: expires, reason: "r".into(), at, life, device: None }));
     }
-    let known = publish::FeedAt::of(book);
+    let known = publish::FeedAt::of(book.first());
     publish::advance(book, &keys.feed, Cadence::every(Millis::from_secs(60)), at, &mut Effects::default());
-    publish::feed(book, Some(known)).into_iter().map(|publish| (publish.topic, publish.payload)).collect()
+    publish::feed(&book.feed(), book.first(), Some(known))
+        .into_iter()
+        .map(|publish| (publish.topic, publish.payload))
+        .collect()
 }
 
 /// A device that has nothing yet.
@@ -173,7 +178,7 @@ impl<'h> Device<'h> {
             let files = (self.whole.as_slice(), self.since.as_deref());
             held.load(&self.history.feed, files, &self.history.trust, self.anchor.as_ref()).expect("its own files");
         }
-        held.follow(&self.history.trust);
+        held.follow(&self.history.trust, &"gw-07".parse().unwrap());
         assert_eq!(held.positions(), self.anchor.iter().cloned().collect::<Vec<_>>());
         self.held = held;
     }

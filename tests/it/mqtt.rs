@@ -79,7 +79,7 @@ impl Party {
 
     fn connect(&self, id: &str) {
         let will = Some(publish(Topic::State(device(id)), b"gone"));
-        let filters = device_filters(&fleet(), &device(id), &["main".parse().unwrap()]);
+        let filters = device_filters(&fleet(), &device(id), &"main".parse().unwrap());
         self.link.send(LinkCommand::Connect { filters, will });
     }
 

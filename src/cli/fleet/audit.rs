@@ -310,7 +310,11 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Rotated { .. }
         | Deed::Roots { .. }
         | Deed::Trusted { .. }
-        | Deed::Resumed { .. } => {}
+        | Deed::Resumed { .. }
+        | Deed::Joined { .. }
+        | Deed::Left { .. }
+        | Deed::FeedAdded { .. }
+        | Deed::FeedRemoved { .. } => {}
     }
     fields
 }

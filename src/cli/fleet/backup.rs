@@ -14,7 +14,7 @@ use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{now, operator, target_words, Session};
 use crate::fleet::{restore, Book, Effects};
-use crate::ids::Hash;
+use crate::ids::{FeedId, Hash};
 use crate::shell::fleet_dir::FleetDir;
 use crate::shell::fleet_keys::{KeyFolder, Role};
 use crate::shell::ledger::{Copied, Restoring};
@@ -77,7 +77,7 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
     let (name, key) = (session.operator(), KeyFolder::of(dir.path()).signing(Role::Operator)?);
     let (seq, digest, before) = (seq(&copy), restoring.copied().digest, restoring.before().cloned());
     let mut fx = Effects::default();
-    let least = restore::mark(&mut copy, before.as_ref(), digest, operator(&name, &key), at, &mut fx)?;
+    let leasts = restore::mark(&mut copy, before.as_ref(), digest, operator(&name, &key), at, &mut fx)?;
     let lost = before.as_ref().map(|before| restore::lost(before, &copy, at));
     let kept = free_name(&dir.path().join(format!("fleet.db.before-{}", at.to_string().replace(':', ""))));
     let mut moved = None;
@@ -89,13 +89,15 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
         // Whether the ledger before could be read: what was lost is told then, and `after` is sure to be enough.
         "known": before.is_some(),
         "kept": moved,
-        "after": least,
+        "after": leasts.first().map(|(_, least)| least),
+        // Per feed.
+        "feeds": leasts.iter().map(|(feed, least)| json!({"feed": feed, "after": least})).collect::<Vec<_>>(),
         "lost": lost.as_ref().map(|lost| json!({
             "rules": rules.iter().flatten().map(|(kind, value)| json!({"kind": kind, "value": value})).collect::<Vec<_>>(),
             "devices": lost.devices,
             "grants": lost.grants,
         })),
-        "do": format!("hardtack fleet publish --after {least}"),
+        "do": leasts.iter().map(go_on).collect::<Vec<_>>().join(" && "),
     });
     show(session.format, &value, |_| {
         // Writing to a string cannot fail.
@@ -122,7 +124,8 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
         }
         let _ = write!(
             text,
-            "nothing is signed until you say that this is done: hardtack fleet publish --after {least}{}",
+            "nothing is signed until you say that this is done, for each feed: {}{}",
+            leasts.iter().map(go_on).collect::<Vec<_>>().join(" && "),
             match before.is_some() {
                 true => "",
                 false =>
@@ -134,6 +137,11 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
+/// The command with which an operator says that a feed may go on.
+fn go_on((feed, least): &(FeedId, u64)) -> String {
+    format!("hardtack fleet publish --feed {feed} --after {least}")
+}
+
 /// The name itself, or with a number behind it where something has it already.
 fn free_name(path: &Path) -> PathBuf {
     let numbered = |number: u32| PathBuf::from(format!("{}-{number}", path.display()));
@@ -142,5 +150,5 @@ fn free_name(path: &Path) -> PathBuf {
 }
 
 fn seq(book: &Book) -> u64 {
-    book.head().map_or(0, |head| head.head.seq)
+    book.first().order().1
 }

@@ -13,6 +13,7 @@ use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{file_failure, now, Session};
 use crate::fleet::{carry, publish};
+use crate::ids::FeedId;
 use crate::shell::files;
 use crate::shell::fleet_keys::Role;
 
@@ -24,23 +25,27 @@ pub enum RevocationsCommand {
         /// Where the file goes
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Of which feed [default: the first one; `fleet feed list` tells which device has which]
+        #[arg(long, value_name = "FEED")]
+        feed: Option<FeedId>,
     },
 }
 
 pub(super) fn run(command: &RevocationsCommand, session: &Session) -> Result<Exit, Failure> {
-    let RevocationsCommand::Export { out } = command;
+    let RevocationsCommand::Export { out, feed } = command;
     let mut fleet = session.open()?;
     let (at, cadence) = (now()?, fleet.dir.toml().settings().cadence);
     if !publish::is_current(fleet.ledger.book(), at) {
         // What was revoked a moment ago, and no service has signed yet.
-        let feed = fleet.keys.signing(Role::Feed)?;
+        let key = fleet.keys.signing(Role::Feed)?;
         fleet.act(|book, _, fx| {
             publish::may_start(book)?;
-            publish::advance(book, &feed, cadence, at, fx);
+            publish::advance(book, &key, cadence, at, fx);
             Ok(())
         })?;
     }
-    let bytes = carry::export(fleet.ledger.book())?;
+    let feed = feed.clone().unwrap_or_else(|| fleet.ledger.book().feed());
+    let bytes = carry::export(fleet.ledger.book(), &feed)?;
     files::replace(out, &bytes).map_err(file_failure)?;
     let book = fleet.ledger.book();
     let value = json!({
@@ -48,12 +53,13 @@ pub(super) fn run(command: &RevocationsCommand, session: &Session) -> Result<Exi
         "bytes": bytes.len(),
         "bundle_version": book.trust().version,
         "policy_version": book.policy().1.version,
-        "feed_seq": book.head().map_or(0, |head| head.head.seq),
-        "entries": book.set().count(),
+        "feed": feed,
+        "feed_seq": book.of(&feed).order().1,
+        "entries": book.of(&feed).set().count(),
     });
     show(session.format, &value, |value| {
         format!(
-            "head {} with {} entries, {} bytes\non the device: hardtack revocations import {}",
+            "head {} of feed {feed} with {} entries, {} bytes\non its devices: hardtack revocations import {}",
             value["feed_seq"],
             value["entries"],
             value["bytes"],

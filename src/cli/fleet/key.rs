@@ -137,7 +137,7 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
         "role": role,
         "key_id": KeyId::of(&public),
         "bundle_version": trust.version,
-        "feed_era": fleet.ledger.book().era_of_feed(),
+        "feed_era": fleet.ledger.book().first().era(),
         "compromised": args.compromised,
         // Whether the trust bundle was made by an earlier call, which was interrupted.
         "began_before": began_before,

@@ -10,6 +10,7 @@ mod backup;
 mod carry;
 mod device;
 mod grant;
+mod group;
 mod init;
 mod key;
 mod policy;
@@ -62,9 +63,15 @@ pub enum FleetCommand {
     /// Let devices in, look at them, take them out
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    /// Show, add or remove revocation feeds, each for some groups of devices
+    #[command(subcommand)]
+    Feed(group::FeedCommand),
     /// Give devices what they may do alone
     #[command(subcommand)]
     Grant(grant::GrantCommand),
+    /// Put devices into groups and take them out
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Make a fleet in a folder
     Init(init::InitArgs),
     /// Mint a task token, as a device's grants allow
@@ -107,6 +114,8 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Audit(command) => audit::run(command, &session),
         FleetCommand::Backup(args) => backup::backup(&args, &session),
         FleetCommand::Device(command) => device::run(command, &session),
+        FleetCommand::Feed(command) => group::feed(command, &session),
+        FleetCommand::Group(command) => group::group(command, &session),
         FleetCommand::Grant(command) => grant::run(command, &session),
         FleetCommand::Init(args) => init::run(&args, &session),
         FleetCommand::Issue(args) => grant::issue(args, &session),

@@ -13,10 +13,11 @@ use serde_json::{json, Value};
 use super::super::output::show;
 use super::super::token::{parsed, point_in_time, token_bytes};
 use super::super::{Exit, Failure};
-use super::{millis, now, operator, target_words, wait, Session};
-use crate::fleet::convergence::{newest, standings};
+use super::{millis, now, operator, target_words, wait, Fleet, Session};
+use crate::fleet::book::{FeedBook, Issued};
+use crate::fleet::convergence::{is_up_to_date, standings, Standing};
 use crate::fleet::publish::{self, is_published};
-use crate::fleet::revoke::{cost, coverage, life_of, remains, revoke, target_of, tasks_of, Part, Revocation};
+use crate::fleet::revoke::{costs, coverage, life_of, remains, revoke, target_of, tasks_of, Part, Revocation};
 use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
@@ -159,6 +160,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
             None => fleet.ledger.issued_with(block)?.map(|issued| issued.life()),
         };
     }
+    let device = whose(&fleet, &target, &issued)?;
     let (kind, value) = target_words(&target);
     let mut told = json!({
         "target": {"kind": kind, "value": value},
@@ -179,23 +181,31 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     let mut waited = None;
     if how.dry_run {
         let left = remains(fleet.ledger.book(), &target, token);
-        let cost = cost(fleet.ledger.book(), &target, life, at);
+        let revocation = Revocation { target: target.clone(), until: None, reason: how.reason.clone(), life, device };
+        let book = fleet.ledger.book();
+        let costs = costs(book, revocation, at);
+        let dearest = costs.iter().map(|(_, cost)| *cost).max_by_key(|cost| cost.sent);
         told["remains"] = json!({
             "what": left.note,
             "blocks": left.blocks,
             "instead": left.instead.iter().map(|target| command(target, &[])).collect::<Vec<_>>(),
         });
+        // Of the feed in which it costs most; a fleet with groups has others beside it, or instead.
         told["cost"] = json!({
-            "set_bytes_before": cost.before,
-            "set_bytes_after": cost.after,
-            "sent_to_each_device": cost.sent,
+            "set_bytes_before": dearest.map(|cost| cost.before),
+            "set_bytes_after": dearest.map(|cost| cost.after),
+            "sent_to_each_device": dearest.map_or(0, |cost| cost.sent),
         });
-        let standings = standings(fleet.ledger.book(), at);
+        told["feeds"] =
+            costs.iter().map(|(feed, cost)| json!({"feed": feed, "sent_to_each_device": cost.sent})).collect();
+        let standings = standings(book, at);
+        let concerned = |standing: &&Standing| costs.iter().any(|(feed, _)| *feed == standing.feed);
+        let standings: Vec<&Standing> = standings.iter().filter(concerned).collect();
         told["devices"] = standings.iter().map(|standing| wait::told(standing, at)).collect();
     } else {
         let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
         let until = how.expires.map(|expires| at + millis(expires));
-        let revocation = Revocation { target, until, reason: how.reason.clone(), life };
+        let revocation = Revocation { target, until, reason: how.reason.clone(), life, device };
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();
         if how.wait {
@@ -210,6 +220,25 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         None => words(told, Said::Revoked),
     })?;
     Ok(waited.map_or(Exit::Done, |waited| waited.exit))
+}
+
+/// The one device for which a task or a block was minted, as far as the ledger knows. What a device made itself, offline, is
+/// in no ledger.
+fn whose(fleet: &Fleet, target: &Target, of_task: &[Issued]) -> Result<Option<DeviceId>, Failure> {
+    let known: Vec<Issued> = match target {
+        Target::Task(_) => of_task.to_vec(),
+        Target::Block(block) => fleet.ledger.issued_with(block)?.into_iter().collect(),
+        Target::All
+        | Target::Audience(_)
+        | Target::Device(_)
+        | Target::Grant(_)
+        | Target::Group(_)
+        | Target::IssuedBefore(_)
+        | Target::Owner(_)
+        | Target::RootKey(_) => Vec::new(),
+    };
+    let first = known.first().map(|issued| issued.device.clone());
+    Ok(first.filter(|first| known.iter().all(|issued| issued.device == *first)))
 }
 
 /// What was done, for the words about it.
@@ -282,29 +311,34 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                 "since": rule.at.to_string(),
                 "until": rule.until.to_string(),
                 "reason": rule.reason,
+                // The feeds in which devices hear of it.
+                "feeds": book.routes().feeds(rule),
                 "state": if rule.until < at { "lapsed" } else if is_published(book, rule) { "signed" } else { "waiting" },
             })
         })
         .collect();
-    let head = book.head().map(|head| {
-        json!({
+    let head = |feed: &FeedBook| {
+        let head = feed.head()?;
+        Some(json!({
             "feed": head.head.feed,
             "era": head.head.era,
             "seq": head.head.seq,
             "issued": head.head.issued_at.to_string(),
             "digest": head.position.digest,
             "root": head.head.root,
-            "entries": book.set().count(),
-            "bytes": book.set().to_bytes().len(),
-        })
-    });
+            "entries": feed.set().count(),
+            "bytes": feed.set().to_bytes().len(),
+        }))
+    };
     let standings = standings(book, at);
-    let newest = newest(book);
-    let up_to_date = standings.iter().filter(|standing| standing.has(newest)).count();
+    let up_to_date = standings.iter().filter(|standing| is_up_to_date(book, standing)).count();
     let unreachable = standings.iter().filter(|standing| !standing.is_reachable()).count();
     let halted = publish::may_start(book).err().map(|error| error.to_string());
     let value = json!({
-        "head": head,
+        // Of the first feed.
+        "head": head(book.first()),
+        // Of every feed.
+        "heads": book.feeds().filter_map(|(_, feed)| head(feed)).collect::<Vec<_>>(),
         "rules": rules,
         // Per approved device: `device`, `applied` (the highest head that it said it has), `behind` (heads between that and
         // the newest), `seen` (its last sign of life), `silent_s`, `reachable`, `unreachable_since`.
@@ -329,18 +363,22 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                 word("reason")
             );
         }
-        if let Some(head) = book.head() {
+        for head in book.feeds().filter_map(|(_, feed)| feed.head()) {
             let _ = writeln!(text, "head {} of {}, {}", head.head.seq, head.head.feed, head.head.issued_at);
         }
         for standing in &standings {
             let applied = standing.applied.map_or("none".into(), |(_, seq)| seq.to_string());
             let reach = standing.unreachable.map_or(String::new(), |since| format!(", unreachable since {since}"));
             let (device, behind, heard) = (&standing.device, standing.behind, wait::ago(standing, at));
-            let _ = writeln!(text, "{device:24} head {applied}, {behind} behind, heard {heard}{reach}");
+            let _ = writeln!(
+                text,
+                "{device:24} head {applied} of {}, {behind} behind, heard {heard}{reach}",
+                standing.feed
+            );
         }
         let _ = writeln!(
             text,
-            "{up_to_date} of {} devices have the newest head, {unreachable} cannot be reached",
+            "{up_to_date} of {} devices have the newest head of their feed, {unreachable} cannot be reached",
             standings.len()
         );
         if let Some(halted) = &halted {

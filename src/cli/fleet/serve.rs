@@ -13,6 +13,7 @@ use super::{now, operator, Fleet, Session};
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::fleet::publish::resume;
 use crate::fleet::service::ServiceKeys;
+use crate::ids::FeedId;
 use crate::shell::fleet_keys::Role;
 use crate::shell::mqtt::{BrokerUrl, Security};
 use crate::shell::serve::{publish_once, Serving, SignedBy, Uplink};
@@ -35,6 +36,9 @@ pub struct PublishArgs {
     /// The ledger was lost and restored from an old copy: go on after this head, once what it had revoked is revoked again
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
+    /// Which feed goes on after that head [default: the first one]
+    #[arg(long, value_name = "FEED", requires = "after")]
+    feed: Option<FeedId>,
 }
 
 fn uplink(fleet: &Fleet, named: &[BrokerUrl]) -> Result<Uplink, Failure> {
@@ -93,17 +97,21 @@ pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Fai
     let mut fleet = session.open()?;
     if let Some(after) = args.after {
         let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
-        fleet.act(|book, _, fx| resume(book, after, operator(&name, &key), at, fx))?;
+        let feed = args.feed.clone().unwrap_or_else(|| fleet.ledger.book().feed());
+        fleet.act(|book, _, fx| resume(book, &feed, after, operator(&name, &key), at, fx))?;
     }
     let (uplink, keys) = (uplink(&fleet, &args.broker)?, service_keys(&mut fleet)?);
     let settings = fleet.dir.toml().settings();
     let published = runtime()?.block_on(publish_once(&mut fleet.ledger, keys, settings, uplink))?;
-    let seq = fleet.ledger.book().head().map_or(0, |head| head.head.seq);
+    let book = fleet.ledger.book();
+    let (_, seq) = book.first().order();
+    let feeds: serde_json::Map<String, serde_json::Value> =
+        book.feeds().map(|(id, feed)| (id.to_string(), feed.order().1.into())).collect();
     let (messages, signed) = match published.signed {
         SignedBy::Us => (published.messages, "here"),
         SignedBy::Another => (published.messages, "by `fleet serve`"),
     };
-    let value = json!({"messages": messages, "feed_seq": seq, "signed": signed});
+    let value = json!({"messages": messages, "feed_seq": seq, "feeds": feeds, "signed": signed});
     show(session.format, &value, |_| format!("{messages} messages, the newest head is {seq}, signed {signed}"))?;
     Ok(Exit::Done)
 }

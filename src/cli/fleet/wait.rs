@@ -4,6 +4,7 @@
 //! Never: believes anybody but the devices; `../../fleet/convergence.rs` says who has what.
 //! Read next: `../../fleet/convergence.rs`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use super::super::output::tell;
 use super::super::{Exit, Failure};
 use super::{now, Fleet};
 use crate::fleet::book::Rule;
-use crate::fleet::convergence::{head_with, standings, Standing};
-use crate::fleet::publish;
+use crate::fleet::convergence::{heads_with, standings, Standing};
+use crate::fleet::{publish, Book};
+use crate::ids::FeedId;
 use crate::shell::clock;
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
@@ -26,8 +28,10 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// How a wait ended.
 pub(super) struct Waited {
-    /// For scripts: `head` and `era` (of the head that holds the rule, or null), `publisher` (whether one ran), `complete`, `have`
-    /// (ids), `missing` (of those in reach, and `unreachable`: each with `device`, `applied`, `seen`, `silent_s`).
+    /// For scripts: `heads` (for each feed to which the rule belongs, `feed`, `head` and `era` of the head that holds it, or
+    /// null), `head` and `era` of the first of them, `publisher` (whether one ran), `complete`, `have` (ids), `missing` (of
+    /// those in reach, and `unreachable`: each with `device`, `feed`, `applied`, `seen`, `silent_s`). Devices of other feeds
+    /// need not have it and are not told.
     pub(super) value: Value,
     /// For people.
     pub(super) text: String,
@@ -38,21 +42,25 @@ pub(super) struct Waited {
 pub(super) fn wait(fleet: &mut Fleet, rule: &Rule, timeout: Duration) -> Result<Waited, Failure> {
     let deadline = clock::now().boottime.0.saturating_add(super::millis(timeout).0);
     let mut bar = Bar::new();
-    let (mut head, mut told) = (None, false);
+    let (mut heads, mut told) = (Heads::new(), false);
     loop {
         fleet.ledger.refresh()?;
         let (book, at) = (fleet.ledger.book(), now()?);
-        head = head.or_else(|| head_with(book, rule));
-        if head.is_none() && !told {
+        for (feed, head) in heads_with(book, rule) {
+            // The first that held it counts: a device that has that one need not have the next.
+            let known = heads.entry(feed).or_default();
+            *known = known.or(head);
+        }
+        if !is_signed(&heads) && !told {
             told = tell_who_signs(fleet)?;
         }
-        let standings = standings(fleet.ledger.book(), at);
-        let has = |standing: &&Standing| head.is_some_and(|head| standing.has(head));
+        let standings = of_feeds(fleet.ledger.book(), rule, at);
+        let has = |standing: &&Standing| has(&heads, standing);
         let have = standings.iter().filter(has).count();
         let settled = standings.iter().filter(|standing| standing.is_reachable()).all(|standing| has(&standing));
-        if (head.is_some() && settled) || clock::now().boottime.0 >= deadline {
+        if (is_signed(&heads) && settled) || clock::now().boottime.0 >= deadline {
             bar.clear();
-            return Ok(ended(head, &standings, at, publisher_of(&fleet.ledger).map_err(super::file_failure)?));
+            return Ok(ended(&heads, &standings, at, publisher_of(&fleet.ledger).map_err(super::file_failure)?));
         }
         bar.show(have, standings.len());
         std::thread::sleep(POLL);
@@ -75,14 +83,20 @@ fn tell_who_signs(fleet: &Fleet) -> Result<bool, Failure> {
     Ok(free)
 }
 
-fn ended(head: Option<(u32, u64)>, standings: &[Standing], at: Timestamp, publisher: Taken) -> Waited {
-    let has = |standing: &&Standing| head.is_some_and(|head| standing.has(head));
+fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken) -> Waited {
+    let has = |standing: &&Standing| has(heads, standing);
     let have: Vec<&Standing> = standings.iter().filter(has).collect();
     let (missing, unreachable): (Vec<&Standing>, Vec<&Standing>) =
         standings.iter().filter(|standing| !has(standing)).partition(|standing| standing.is_reachable());
-    let complete = head.is_some() && have.len() == standings.len();
+    let complete = is_signed(heads) && have.len() == standings.len();
     let of = |standings: &[&Standing]| standings.iter().map(|standing| told(standing, at)).collect::<Vec<_>>();
+    let head = heads.values().next().copied().flatten();
     let value = json!({
+        "heads": heads.iter().map(|(feed, head)| json!({
+            "feed": feed,
+            "head": head.map(|(_, seq)| seq),
+            "era": head.map(|(era, _)| era),
+        })).collect::<Vec<_>>(),
         "head": head.map(|(_, seq)| seq),
         "era": head.map(|(era, _)| era),
         "publisher": publisher != Taken::Free,
@@ -93,12 +107,13 @@ fn ended(head: Option<(u32, u64)>, standings: &[Standing], at: Timestamp, publis
     });
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = match head {
-        Some((_, head)) => {
-            writeln!(text, "head {head} holds it: {} of {} devices have it", have.len(), standings.len())
-        }
-        None => writeln!(text, "no head holds it yet: none of {} devices has it", standings.len()),
-    };
+    for (feed, head) in heads {
+        let _ = match head {
+            Some((_, head)) => writeln!(text, "head {head} of feed {feed} holds it"),
+            None => writeln!(text, "no head of feed {feed} holds it yet"),
+        };
+    }
+    let _ = writeln!(text, "{} of {} devices have it", have.len(), standings.len());
     for standing in &have {
         let _ = writeln!(text, "  has it      {}", standing.device);
     }
@@ -111,11 +126,29 @@ fn ended(head: Option<(u32, u64)>, standings: &[Standing], at: Timestamp, publis
     Waited { value, text, exit: if complete { Exit::Done } else { Exit::Partial } }
 }
 
-/// A device's standing, for scripts: `device`, `applied` and `era` (of a head), `behind` (heads), `seen` (its last sign of life),
+/// For each feed to which a revocation belongs, the first head that held it.
+type Heads = BTreeMap<FeedId, Option<(u32, u64)>>;
+
+fn is_signed(heads: &Heads) -> bool {
+    heads.values().all(Option::is_some)
+}
+
+fn has(heads: &Heads, standing: &Standing) -> bool {
+    heads.get(&standing.feed).copied().flatten().is_some_and(|head| standing.has(head))
+}
+
+/// Where the devices stand whose feeds a revocation belongs to.
+pub(super) fn of_feeds(book: &Book, rule: &Rule, at: Timestamp) -> Vec<Standing> {
+    let feeds = book.routes().feeds(rule);
+    standings(book, at).into_iter().filter(|standing| feeds.contains(&&standing.feed)).collect()
+}
+
+/// A device's standing, for scripts: `device`, `feed`, `applied` and `era` (of a head), `behind` (heads), `seen` (its last sign of life),
 /// `silent_s` (how long ago that was), `reachable`, `unreachable_since`.
 pub(super) fn told(standing: &Standing, at: Timestamp) -> Value {
     json!({
         "device": standing.device,
+        "feed": standing.feed,
         "applied": standing.applied.map(|(_, seq)| seq),
         "era": standing.applied.map(|(era, _)| era),
         "behind": standing.behind,

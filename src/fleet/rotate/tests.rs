@@ -5,7 +5,7 @@ use super::super::book::Life;
 use super::super::hello;
 use super::super::issue::{issue, Minting};
 use super::super::keys::Issuer as IssuerKey;
-use super::super::publish::{feed, is_current, may_sign, newest, retained};
+use super::super::publish::{feed, is_current, may_sign, retained};
 use super::super::revoke::{revoke, Revocation};
 use super::super::service::tests::{ask, at, device_keys, founded, new_grant, one_device, CADENCE};
 use super::super::service::{ServiceKeys, Settings};
@@ -40,14 +40,19 @@ fn replace_key(
 }
 
 fn revoke_owner(keys: &FleetKeys, book: &mut Book, owner: &str, secs: u64) {
-    let rule =
-        Revocation { target: Target::Owner(owner.into()), until: Some(at(90_000)), reason: "r".into(), life: None };
+    let rule = Revocation {
+        target: Target::Owner(owner.into()),
+        until: Some(at(90_000)),
+        reason: "r".into(),
+        life: None,
+        device: None,
+    };
     revoke(book, rule, keys.operator("ann"), at(secs), &mut Effects::default()).unwrap();
 }
 
 fn tell(device: &mut Revocations, book: &Book) -> Result<(), Refused> {
-    device.follow(book.trust());
-    let payload = newest(book).unwrap().to_bytes();
+    device.follow(book.trust(), &"gw-07".parse().unwrap());
+    let payload = book.first().newest().unwrap().to_bytes();
     device.announce(&book.feed(), &payload, book.trust(), Timestamp(0)).map(|_| ())
 }
 
@@ -102,10 +107,10 @@ fn a_stolen_feed_key_ends_with_its_era_and_devices_go_on_from_one() {
     assert!(matches!(may_sign(&book, &keys.feed), Err(FleetError::Behind { .. })));
 
     let new = key(77);
-    let before = publish::FeedAt::of(&book);
+    let before = publish::FeedAt::of(book.first());
     let rotated = replace_key((&keys, &mut book), KeyRole::Feed, &new, Cause::Compromised, 61);
-    assert_eq!((rotated.bundle, rotated.dropped.len(), book.era_of_feed()), (2, 1, 2));
-    let head = book.head().unwrap();
+    assert_eq!((rotated.bundle, rotated.dropped.len(), book.first().era()), (2, 1, 2));
+    let head = book.first().head().unwrap();
     assert_eq!((head.position.order(), head.head.previous), ((2, 1), Hash::ZERO));
     assert!(matches!(may_sign(&book, &keys.feed), Err(FleetError::OtherKeys { role: "feed", bundle: 2 })));
     may_sign(&book, &new).unwrap();
@@ -123,7 +128,7 @@ fn a_stolen_feed_key_ends_with_its_era_and_devices_go_on_from_one() {
     assert!(knows(&met_thief, "junk") && !knows(&late, "junk"), "what was revoked stays revoked");
 
     // The broker is brought nothing of the old era, and the ladder leads on within the new one.
-    check_era(&feed(&book, Some(before)), 2);
+    check_era(&feed(&book.feed(), book.first(), Some(before)), 2);
     check_era(&retained(&book), 2);
     for secs in 100..109 {
         revoke_owner(&keys, &mut book, &format!("late-{secs}"), secs);
@@ -135,7 +140,7 @@ fn a_stolen_feed_key_ends_with_its_era_and_devices_go_on_from_one() {
         tell(device, &book).unwrap();
         let mut asked = 0;
         while let Some((_, crate::agent::feed::Wanted::Step(step))) = device.wanted().first().cloned() {
-            let payload = book.step(2, step).unwrap().to_bytes();
+            let payload = book.first().step(2, step).unwrap().to_bytes();
             device.step(&main, Some((step.level, step.place())), &payload, book.trust(), Timestamp(0)).unwrap();
             asked += 1;
         }
@@ -171,12 +176,18 @@ fn a_set_that_no_message_holds_reaches_a_new_era_as_a_snapshot() {
     for number in 0..6000_u32 {
         let target = Target::Block(BlockId(Hash::of("test", &[&number.to_be_bytes()]).0));
         let life = Life { issued: at(0), expires: at(86_000), serial: None };
-        let rule =
-            super::super::book::Rule { target, until: at(90_000), reason: "r".into(), at: at(1), life: Some(life) };
+        let rule = super::super::book::Rule {
+            target,
+            until: at(90_000),
+            reason: "r".into(),
+            at: at(1),
+            life: Some(life),
+            device: None,
+        };
         book.write(Write::Rule(rule), fx);
     }
     while publish::advance(&mut book, &keys.feed, CADENCE, at(2), fx) {}
-    assert!(book.set().to_bytes().len() > ADDITIONS_BYTES_MAX);
+    assert!(book.first().set().to_bytes().len() > ADDITIONS_BYTES_MAX);
     revoke_owner(&keys, &mut book, "ann", 3);
     let new = key(77);
     replace_key((&keys, &mut book), KeyRole::Feed, &new, Cause::Compromised, 4);
@@ -213,7 +224,7 @@ fn a_planned_replacement_leaves_the_old_key_good_until_the_next() {
     tell(&mut device, &book).unwrap();
     let (second, third) = (key(78), key(79));
     let rotated = replace_key((&keys, &mut book), KeyRole::Feed, &second, Cause::Planned, 1);
-    assert_eq!((rotated.dropped.len(), book.era_of_feed()), (0, 1));
+    assert_eq!((rotated.dropped.len(), book.first().era()), (0, 1));
     tell(&mut device, &book).unwrap();
     assert_eq!(at_position(&device), (1, 2));
     revoke_owner(&keys, &mut book, "ann", 2);
@@ -341,11 +352,11 @@ fn a_running_service_says_that_its_keys_were_replaced_and_signs_nothing_with_the
     let outgoing = done(fx);
     assert!(outgoing.publish.is_empty() && outgoing.logs.is_empty(), "said once, and nothing signed: {outgoing:?}");
     assert!(running.due_in(&book, at(500)) > Millis(0), "and nothing keeps it busy");
-    assert_eq!(book.head().unwrap().position.order(), (2, 1));
+    assert_eq!(book.first().head().unwrap().position.order(), (2, 1));
     assert!(matches!(with(&keys.feed, &service, &book), Err(FleetError::OtherKeys { role: "feed", .. })));
     let mut restarted = with(&feed, &service, &book).unwrap();
     let mut fx = Effects::default();
     restarted.connected(&mut book, at(7), &mut fx);
     assert!(told(&done(fx).logs).is_empty());
-    assert_eq!(book.head().unwrap().position.order(), (2, 2));
+    assert_eq!(book.first().head().unwrap().position.order(), (2, 2));
 }

@@ -213,8 +213,7 @@ mod tests {
         let (fleet, gateway) = (fleet(), device("gw-07"));
         let mut acls = device_acls(&fleet);
         acls.extend(own_acls(&fleet, &gateway));
-        let feeds = ["main".parse().unwrap()];
-        for filter in device_filters(&fleet, &gateway, &feeds) {
+        for filter in device_filters(&fleet, &gateway, &"main".parse().unwrap()) {
             assert!(allows(&acls, Act::Subscribe, &filter), "{filter}");
         }
         for topic in [Topic::UpHello, Topic::UpAudit, Topic::UpRequest, Topic::State] {

@@ -62,7 +62,7 @@ impl World {
 
     fn revoke(&self, ledger: &mut Ledger, task: &str) -> Result<(), Failed> {
         let target = Target::Task(task.parse().unwrap());
-        let revocation = Revocation { target, until: Some(at(1000)), reason: "test".into(), life: None };
+        let revocation = Revocation { target, until: Some(at(1000)), reason: "test".into(), life: None, device: None };
         let operator = self.keys.operator("ann");
         ledger.transact(|book, _, fx| revoke(book, revocation, operator, at(1), fx).map_err(Failed::from)).map(drop)
     }
@@ -71,7 +71,7 @@ impl World {
         let signed = ledger
             .transact::<_, Failed>(|book, _, fx| Ok(publish::advance(book, &self.keys.feed, CADENCE, at(secs), fx)));
         signed.unwrap();
-        ledger.book().head().unwrap().head.seq
+        ledger.book().first().head().unwrap().head.seq
     }
 }
 
@@ -96,7 +96,7 @@ fn two_publishers_never_sign_one_number_twice() {
     assert_eq!(world.advance(&mut two, 2), 2, "it sees that the other was first");
     assert_eq!(world.advance(&mut two, 70), 3);
     assert_eq!(world.advance(&mut one, 70), 3);
-    let digests = |ledger: &Ledger| ledger.book().head().unwrap().position.digest;
+    let digests = |ledger: &Ledger| ledger.book().first().head().unwrap().position.digest;
     assert_eq!(digests(&one), digests(&two));
 }
 
@@ -110,7 +110,7 @@ fn what_is_refused_leaves_nothing_behind() {
     });
     assert!(refused.is_err());
     assert!(ledger.refresh().unwrap(), "the book is read again");
-    assert_eq!(ledger.book().head().unwrap().head.seq, 1);
+    assert_eq!(ledger.book().first().head().unwrap().head.seq, 1);
     assert_eq!(world.advance(&mut ledger, 500), 2);
 }
 
@@ -134,8 +134,8 @@ fn a_reopened_ledger_holds_the_same_book() {
     world.advance(&mut ledger, 5);
     let again = world.open();
     assert_eq!(again.book().devices().collect::<Vec<_>>(), ledger.book().devices().collect::<Vec<_>>());
-    assert_eq!(again.book().head(), ledger.book().head());
-    assert_eq!(again.book().set(), ledger.book().set());
+    assert_eq!(again.book().first().head(), ledger.book().first().head());
+    assert_eq!(again.book().first().set(), ledger.book().first().set());
     assert_eq!(again.book().next_act(), ledger.book().next_act());
     let acts = again.acts().unwrap();
     assert_eq!(crate::fleet::acts::verify(again.book().trusts(), &acts).unwrap().len(), 3);

@@ -170,7 +170,8 @@ impl Fleet {
             Target::Block(block) => self.issued.iter().find(|issued| issued.block == *block),
             _ => None,
         };
-        let revocation = Revocation { target, until: None, reason: "a test".into(), life: issued.map(Issued::life) };
+        let revocation =
+            Revocation { target, until: None, reason: "a test".into(), life: issued.map(Issued::life), device: None };
         let (at, fx) = (self.at(), &mut Effects::default());
         revoke(&mut self.book, revocation, self.keys.operator("ann"), at, fx).unwrap();
         self.tick()
@@ -197,7 +198,14 @@ impl Fleet {
         self.revoked += 1;
         let block = BlockId(Hash::of("test", &[&self.revoked.to_be_bytes()]).0);
         let until = self.at() + Millis::from_secs(86_400);
-        let rule = Rule { target: Target::Block(block), until, reason: "a test".into(), at: self.at(), life: None };
+        let rule = Rule {
+            target: Target::Block(block),
+            until,
+            reason: "a test".into(),
+            at: self.at(),
+            life: None,
+            device: None,
+        };
         self.book.apply(Write::Rule(rule));
     }
 
@@ -213,7 +221,7 @@ impl Fleet {
 
     /// The newest head's number.
     pub(super) fn seq(&self) -> u64 {
-        self.book.head().unwrap().head.seq
+        self.book.first().head().unwrap().head.seq
     }
 
     pub(super) fn block(&self, task: &str) -> BlockId {

@@ -74,14 +74,21 @@ fn rows(world: &World) -> Vec<Write> {
         }),
         Write::Pending(Pending { device: device.clone(), request, at: NOW, settled: false }),
         Write::Policy(1, world.sign(&PolicyDocument::built_in(ISSUED))),
-        Write::Resumed(1, 2),
+        Write::Resumed("main".parse().unwrap(), 1, 2),
         Write::Serials(Serials { slot: Slot::of(ISSUED, ENDS), issued: 4 }),
-        Write::Rule(Rule { target: Target::All, until: ENDS, reason: "lost".into(), at: ISSUED, life: None }),
-        Write::Set(world.set().to_bytes()),
+        Write::Rule(Rule {
+            target: Target::All,
+            until: ENDS,
+            reason: "lost".into(),
+            at: ISSUED,
+            life: None,
+            device: None,
+        }),
+        Write::Set("main".parse().unwrap(), world.set().to_bytes()),
         Write::Snapshot(world.sign(&world.head()), world.set().to_bytes()),
         Write::Step(world.announcement()),
         Write::Publisher(Publisher { turn: 3, holder: "process 7".into(), at: NOW }),
-        Write::Restored(Restored { at: NOW, least: (1, 1), settled: true }),
+        Write::Restored(Restored { feed: "main".parse().unwrap(), at: NOW, least: (1, 1), settled: true }),
         Write::Presence(Presence { device: device.clone(), word: Hash::ZERO, at: NOW, mode: "gone".into() }),
         Write::Salvaged(Salvaged { device: device.clone(), era: EraId { number: 1, salt: 1 }, segments: (3, 5) }),
         Write::Seen(Box::new(Seen {
@@ -186,8 +193,13 @@ fn use_all(path: &Path) -> Result<(), LedgerError> {
     let _ = (report.is_sound(), report.has_gaps());
     ledger.transact(|book, archive, fx| {
         let _ = archive(&world.device, world.upload().1.era, 0);
-        let revocation =
-            Revocation { target: Target::Task("t-1".parse().unwrap()), until: None, reason: "x".into(), life: None };
+        let revocation = Revocation {
+            target: Target::Task("t-1".parse().unwrap()),
+            until: None,
+            reason: "x".into(),
+            life: None,
+            device: None,
+        };
         let operator = Operator { name: "ann", key: &world.fleet_key };
         let _ = revoke(book, revocation, operator, NOW, fx);
         publish::advance(book, &world.fleet_key, CADENCE, NOW, fx);
@@ -369,11 +381,18 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         Write::Head(head(u64::MAX)),
         Write::Head(head(u64::MAX - 1)),
         Write::Policy(u64::MAX, world.sign(&policy)),
-        Write::Resumed(1, u64::MAX),
+        Write::Resumed("main".parse().unwrap(), 1, u64::MAX),
         Write::Serials(Serials { slot: Slot::of(far, far), issued: u32::MAX }),
-        Write::Rule(Rule { target: Target::IssuedBefore(far), until: far, reason: String::new(), at: far, life: None }),
+        Write::Rule(Rule {
+            target: Target::IssuedBefore(far),
+            until: far,
+            reason: String::new(),
+            at: far,
+            life: None,
+            device: None,
+        }),
         Write::Publisher(Publisher { turn: u64::MAX, holder: String::new(), at: far }),
-        Write::Restored(Restored { at: far, least: (1, u64::MAX), settled: false }),
+        Write::Restored(Restored { feed: "main".parse().unwrap(), at: far, least: (1, u64::MAX), settled: false }),
         Write::Salvaged(Salvaged { device: device.clone(), era, segments: (u64::MAX, u64::MAX) }),
         Write::Seen(Box::new(Seen {
             device: device.clone(),

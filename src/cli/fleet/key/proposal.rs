@@ -216,6 +216,10 @@ fn bring_into_force(
             }
         }
     }
+    let regrouped = opened.before.groups != next.groups || opened.before.feeds != next.feeds;
+    if feed.is_none() && regrouped && fleet.keys.file(Role::Feed).exists() {
+        feed = Some(fleet.keys.signing(Role::Feed)?);
+    }
     let cadence = fleet.dir.toml().settings().cadence;
     let hands = Hands { feed: feed.as_ref(), policy: policy.as_ref() };
     let by = operator(&name, &operator_key);

@@ -434,6 +434,9 @@ pub fn words(opened: &Opened) -> Vec<String> {
             lines.push(format!("  feed {id} begins era {next} (before: {era}): heads of before count no more"));
         }
     }
+    for feed in feeds.iter().filter(|feed| before.feed(&feed.id).is_some_and(|known| known.since != feed.since)) {
+        lines.push(format!("  devices come to feed {} with this bundle: its older heads make nothing fresh", feed.id));
+    }
     let name = |feed: &Feed| match feed.groups.is_empty() {
         true => format!("{}, of every device that is in no other feed's group", feed.id),
         false => {

@@ -81,9 +81,9 @@ fn two_of_three_sign_on_machines_of_their_own_and_devices_follow() {
     assert!(matches!(&unable, Err(FleetError::Invalid(why)) if why.contains("feed")), "{unable:?}");
     assert_eq!(book.trust().version, 1, "nothing was changed");
     let rotated = submit(&mut book, &keys, &merged, hands).unwrap();
-    assert_eq!((rotated.bundle, rotated.dropped.len(), book.era_of_feed()), (2, 1, 2));
+    assert_eq!((rotated.bundle, rotated.dropped.len(), book.first().era()), (2, 1, 2));
     assert_eq!(device.successor(&book.bundles()[1]).unwrap(), *book.trust());
-    assert_eq!(book.head().unwrap().position.order(), (2, 1), "whoever has the new key has signed a head");
+    assert_eq!(book.first().head().unwrap().position.order(), (2, 1), "whoever has the new key has signed a head");
     assert_eq!(standing(&book, &merged), Ok(Standing::InForce), "and again, nothing is to be done");
 }
 
@@ -185,6 +185,7 @@ fn acts_are_judged_by_the_operators_key_of_their_time() {
         until: Some(at(900)),
         reason: "r".into(),
         life: None,
+        device: None,
     };
     let turn = |book: &mut Book, key: &SigningKey, cause, by: &SigningKey, fx: &mut Effects| {
         let by = Operator { name: "ann", key: by };
@@ -296,7 +297,7 @@ fn every_change_has_its_words() {
     let new = public(&key(70));
     let group = |text: &str| text.parse::<GroupId>().unwrap();
     type Edit<'a> = &'a dyn Fn(&mut TrustBundle);
-    let edits: [(&str, Edit<'_>); 18] = [
+    let edits: [(&str, Edit<'_>); 19] = [
         ("root keys: 1 of 3", &|next| next.threshold = 1),
         ("- root key", &|next| next.roots.truncate(2)),
         ("root key: the same in another order", &|next| next.roots.swap(0, 1)),
@@ -308,7 +309,12 @@ fn every_change_has_its_words() {
         ("+ collector key", &|next| next.collector = SealingPublic([3; 32])),
         ("+ key of feed main", &|next| next.feeds[0].keys.push(new)),
         ("begins era 7", &|next| next.feeds[0].era = 7),
-        ("+ feed other", &|next| next.feeds.push(Feed { id: "other".parse().unwrap(), era: 1, keys: vec![new] })),
+        ("+ feed other, of groups pumps", &|next| {
+            next.groups.insert(group("pumps"), Vec::new());
+            let groups = vec![group("pumps")];
+            next.feeds.push(Feed { id: "other".parse().unwrap(), era: 1, keys: vec![new], groups, since: 0 });
+        }),
+        ("come to feed main", &|next| next.feeds[0].since = next.version),
         ("+ group pumps", &|next| drop(next.groups.insert(group("pumps"), Vec::new()))),
         ("+ group pumps: device gw-07", &|next| {
             drop(next.groups.insert(group("pumps"), vec!["gw-07".parse().unwrap()]));

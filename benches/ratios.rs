@@ -148,6 +148,7 @@ fn world() -> World {
         feeds: vec![Feed { id: feed.clone(), era: 0, keys: vec![key(4).verifying_key().into()] }],
         service: vec![key(5).verifying_key().into()],
         operators: Vec::new(),
+        emergency: vec![],
         collector: SealingKey::from_bytes([6; 32]).public(),
         groups: Default::default(),
         policy_version_min: 1,

@@ -203,6 +203,7 @@ impl Rig {
             feeds: vec![Feed { id: "main".parse().unwrap(), era: 0, keys: vec![feed.verifying_key().into()] }],
             service: vec![service.verifying_key().into()],
             operators: vec![],
+            emergency: vec![],
             collector: SealingKey::from_bytes([9; 32]).public(),
             groups: BTreeMap::new(),
             policy_version_min: 1,

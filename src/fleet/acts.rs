@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::book::{Book, Write};
+use super::emergency::KeyChange;
 use super::rotate::{Cause, KeyRole};
 use super::{Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, GrantId, Hash, KeyId, Nonce, TaskId};
@@ -144,6 +145,19 @@ pub enum Deed {
         key: KeyId,
         /// The ids of those that are good no more.
         dropped: Vec<KeyId>,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
+    /// Gave an operator an emergency key, or took it away.
+    Emergency {
+        /// Who has it.
+        name: String,
+        /// The key's id.
+        key: KeyId,
+        /// Which of the two.
+        change: KeyChange,
         /// The version of the trust bundle that says so.
         bundle: u64,
         /// Its digest.

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::acts::Act;
+use super::emergency::{self, Kept, Known};
 use super::keys::ISSUED_EARLIER;
 use super::{publish, Effects};
-use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskId};
+use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
@@ -80,6 +81,8 @@ pub enum Write {
     Publisher(Publisher),
     /// The ledger is a copy that was put back.
     Restored(Restored),
+    /// A statement of an emergency key.
+    Emergency(Box<Kept>),
 }
 
 impl Write {
@@ -89,6 +92,7 @@ impl Write {
             Self::Act(number, _) => Some(format!("act/{number:020}")),
             Self::Bundle(version, _) => Some(format!("bundle/{version:020}")),
             Self::Device(device) => Some(format!("device/{}", device.id)),
+            Self::Emergency(kept) => Some(kept.row()),
             Self::Era(chain) => {
                 Some(format!("era/{}/{:020}/{:016x}", chain.device, chain.ack.era.number, chain.ack.era.salt))
             }
@@ -138,6 +142,8 @@ impl Write {
             Self::Restored(restored) => restored.least.1,
             Self::Bundle(..)
             | Self::Device(_)
+            // The last counter is one that a thief has signed, and is kept as such.
+            | Self::Emergency(_)
             | Self::Era(_)
             | Self::Fork(_)
             | Self::Grant(_)
@@ -495,6 +501,7 @@ pub struct Book {
     seen: BTreeMap<DeviceId, Seen>,
     presence: BTreeMap<DeviceId, Presence>,
     serials: BTreeMap<u32, Serials>,
+    emergencies: BTreeMap<KeyId, Known>,
     acts: (u64, Hash),
 }
 
@@ -529,6 +536,7 @@ impl Book {
             salvaged: BTreeMap::new(),
             seen: BTreeMap::new(),
             presence: BTreeMap::new(),
+            emergencies: BTreeMap::new(),
             acts: (0, Hash::ZERO),
         }
     }
@@ -548,6 +556,7 @@ impl Book {
                 Write::Policy(version, signed) => drop(policies.insert(version, signed)),
                 Write::Act(..)
                 | Write::Device(_)
+                | Write::Emergency(_)
                 | Write::Era(_)
                 | Write::Fork(_)
                 | Write::Grant(_)
@@ -618,6 +627,7 @@ impl Book {
                 self.retired_keys.extend(retired.map(|keys| *keys.identity.as_bytes()));
                 self.devices.insert(device.id.clone(), *device);
             }
+            Write::Emergency(kept) => emergency::apply(&mut self.emergencies, *kept),
             Write::Era(chain) => drop(self.eras.insert((chain.device.clone(), chain.ack.era), chain)),
             Write::Fork(fork) => {
                 self.forks.entry((fork.device.clone(), fork.era, fork.segment)).or_insert(fork);
@@ -892,6 +902,21 @@ impl Book {
     /// The ledger is a copy that was put back, and nobody has said yet after which number the feed goes on.
     pub fn restored(&self) -> Option<&Restored> {
         self.restored.as_ref().filter(|restored| !restored.settled)
+    }
+
+    /// When this ledger was last put back from a copy.
+    pub fn restored_at(&self) -> Option<Timestamp> {
+        self.restored.as_ref().map(|restored| restored.at)
+    }
+
+    /// What is known of an emergency key.
+    pub fn emergency(&self, key: KeyId) -> Option<&Known> {
+        self.emergencies.get(&key)
+    }
+
+    /// What is known of every emergency key that has said something.
+    pub fn emergencies(&self) -> impl Iterator<Item = &Known> {
+        self.emergencies.values()
     }
 
     /// Who publishes.

@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
-//! [`revoke`] and [`publish`] take back, [`rotate`] replaces a key, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
+//! [`revoke`] and [`publish`] take back, [`rotate`] replaces a key, [`emergency`] gives operators keys of their own for when all this is out of reach, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`] prove what
 //! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
@@ -12,6 +12,7 @@ pub mod book;
 pub mod carry;
 pub mod collect;
 pub mod convergence;
+pub mod emergency;
 pub mod enrol;
 pub mod grant;
 pub mod hello;
@@ -79,6 +80,7 @@ impl Effects {
             Write::Act(..)
             | Write::Bundle(..)
             | Write::Device(_)
+            | Write::Emergency(_)
             | Write::Era(_)
             | Write::Fork(_)
             | Write::Grant(_)

@@ -194,7 +194,7 @@ fn replace<K: Clone>(
     Ok(before.iter().skip(kept).map(|key| KeyId::of(public(key).as_bytes())).collect())
 }
 
-fn publish_bundle(
+pub(super) fn publish_bundle(
     book: &mut Book,
     next: &TrustBundle,
     root: &SigningKey,

@@ -5,6 +5,8 @@
 //! Never: keeps a key that a command does not need; writes a passphrase anywhere; deletes a key.
 //! Read next: `../fleet/keys.rs` for what each role may do.
 
+mod emergency;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +40,8 @@ const AGE: &[u8] = b"age-encryption.org/v1";
 pub enum Role {
     /// Opens sealed audit.
     Collector,
+    /// Revokes for 72 h at most: one for each operator who has one, not of the fleet.
+    Emergency,
     /// Signs revocation heads.
     Feed,
     /// Mints tokens.
@@ -53,7 +57,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role.
+    /// Every role of which a fleet has one key.
     pub const ALL: [Self; 7] =
         [Self::Root, Self::Issuer, Self::Policy, Self::Feed, Self::Service, Self::Operator, Self::Collector];
 
@@ -61,6 +65,7 @@ impl Role {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Collector => "collector",
+            Self::Emergency => "emergency",
             Self::Feed => "feed",
             Self::Issuer => "issuer",
             Self::Operator => "operator",
@@ -133,6 +138,8 @@ impl KeyFolder {
         for role in Role::ALL {
             let (private, root_key_id) = match role {
                 Role::Collector => (keys.collector.to_bytes(), None),
+                // They are made one by one.
+                Role::Emergency => continue,
                 Role::Feed => (bytes_of(&keys.feed), None),
                 Role::Issuer => (bytes_of(&keys.issuer.key), Some(keys.issuer.root_key_id)),
                 Role::Operator => (bytes_of(&keys.operator), None),

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::super::output;
 use super::super::{Exit, Failure};
+use super::emergency_key::{AddKey, RemoveKey};
 use super::{now, operator, Session};
 use crate::fleet::rotate::{is_in_use, next_root_key_id, rotate, Cause, KeyRole, Rotation};
 use crate::ids::{hex, KeyId};
@@ -23,6 +24,12 @@ use crate::wire::bundle::PublicKey;
 /// `hardtack fleet key …`.
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
+    /// Give an operator a key of his own
+    #[command(subcommand)]
+    Add(AddKey),
+    /// Take an operator's own key away
+    #[command(subcommand)]
+    Remove(RemoveKey),
     /// Replace a key by a new one, with a trust bundle that the root key signs
     Rotate(RotateArgs),
     /// Show fingerprint and public keys
@@ -161,6 +168,17 @@ pub(super) fn show(session: &Session) -> Result<Exit, Failure> {
     trust.feeds.iter().flat_map(|feed| &feed.keys).for_each(|key| add(Role::Feed, key, None));
     trust.service.iter().for_each(|key| add(Role::Service, key, None));
     trust.operators.iter().for_each(|key| add(Role::Operator, key, None));
+    for key in &trust.emergency {
+        let file = match fleet.keys.is_emergency_encrypted(&key.operator) {
+            Ok(true) => "encrypted",
+            Ok(false) => "plain",
+            Err(_) => "not here",
+        };
+        keys.push(json!({
+            "role": Role::Emergency, "key_id": key.id(), "public": hex(key.key.as_bytes()), "file": file,
+            "name": key.operator,
+        }));
+    }
     let fingerprint = trust.fingerprint().to_string();
     let value = json!({
         "fleet": trust.fleet, "fingerprint": fingerprint, "bundle_version": trust.version,

@@ -9,6 +9,8 @@ mod audit;
 mod backup;
 mod carry;
 mod device;
+mod emergency;
+mod emergency_key;
 mod grant;
 mod init;
 mod key;
@@ -62,6 +64,9 @@ pub enum FleetCommand {
     /// Let devices in, look at them, take them out
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    /// Revoke with an operator's own key for 72 h at most, when the fleet's service or its feed key is out of reach
+    #[command(subcommand)]
+    Emergency(emergency::EmergencyCommand),
     /// Give devices what they may do alone
     #[command(subcommand)]
     Grant(grant::GrantCommand),
@@ -69,7 +74,7 @@ pub enum FleetCommand {
     Init(init::InitArgs),
     /// Mint a task token, as a device's grants allow
     Issue(grant::IssueArgs),
-    /// Show the fleet's keys, or replace one
+    /// Show the fleet's keys, replace one, or give operators keys of their own
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Show or set the policy
@@ -107,11 +112,14 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Audit(command) => audit::run(command, &session),
         FleetCommand::Backup(args) => backup::backup(&args, &session),
         FleetCommand::Device(command) => device::run(command, &session),
+        FleetCommand::Emergency(command) => emergency::run(command, &session),
         FleetCommand::Grant(command) => grant::run(command, &session),
         FleetCommand::Init(args) => init::run(&args, &session),
         FleetCommand::Issue(args) => grant::issue(args, &session),
         FleetCommand::Key(key::KeyCommand::Show) => key::show(&session),
         FleetCommand::Key(key::KeyCommand::Rotate(args)) => key::rotate_key(&args, &session),
+        FleetCommand::Key(key::KeyCommand::Add(key)) => emergency_key::add(&key, &session),
+        FleetCommand::Key(key::KeyCommand::Remove(key)) => emergency_key::remove(&key, &session),
         FleetCommand::Policy(command) => policy::run(command, &session),
         FleetCommand::Publish(args) => serve::publish(&args, &session),
         FleetCommand::Report(_) => later("fleet report"),

@@ -24,12 +24,6 @@ pub enum Mutant {
     DroppedForgotten = 7,
     /// A head is believed whoever signed it.
     DroppedKeyAccepted = 8,
-    /// What a device knew of an emergency key is not on disk when it acts on it.
-    EmergencyCounterForgotten = 34,
-    /// A rule of an emergency key may live for as long as its statement says.
-    EmergencyLifeUnchecked = 35,
-    /// A newer statement of an emergency key lifts the rules that it leaves out.
-    EmergencyLifted = 36,
     /// A second head of a position that is held is taken for the first.
     EquivocationUnnoticed = 9,
     /// An older head is taken as if it were new.
@@ -84,7 +78,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 33] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
@@ -93,9 +87,6 @@ impl Mutant {
         Self::CounterAfterAction,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
-        Self::EmergencyCounterForgotten,
-        Self::EmergencyLifeUnchecked,
-        Self::EmergencyLifted,
         Self::EquivocationUnnoticed,
         Self::FeedPositionLowered,
         Self::FloorNotPersisted,

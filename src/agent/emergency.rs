@@ -18,7 +18,6 @@ use super::effects::{Effects, FileWrite, LogEvent, StateFile};
 use super::request::revocations::{EmergencyRule, EmergencyStatus};
 use super::{Agent, Now, Source};
 use crate::ids::{DeviceId, FeedId, Hash, KeyId};
-use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TrustChange};
 use crate::wire::bundle::{TrustBundle, EMERGENCY_KEYS_MAX};
@@ -70,8 +69,7 @@ struct Life {
 
 impl Life {
     fn left(self, at: Moment) -> Option<Millis> {
-        let unbounded = mutant::active(Mutant::EmergencyLifeUnchecked);
-        let bound = if unbounded { Timestamp(u64::MAX) } else { self.seen + LIFE_MAX };
+        let bound = self.seen + LIFE_MAX;
         let lives = at.over <= self.until && at.ticked < bound;
         lives.then(|| self.until.since(at.over).min(bound.since(at.ticked)))
     }
@@ -237,10 +235,7 @@ impl Emergencies {
         let Judged { operator, signed, said } = judged;
         let (key, at) = (said.key, self.at);
         let mut rules = self.held.get(&key).map(|held| held.rules.clone()).unwrap_or_default();
-        rules.retain(|selector, life| {
-            let lifted = mutant::active(Mutant::EmergencyLifted);
-            life.left(at).is_some() && !(lifted && !said.rules.iter().any(|(said, _)| said == *selector))
-        });
+        rules.retain(|_, life| life.left(at).is_some());
         for (selector, until) in said.rules.iter() {
             let known = rules.get(&selector).filter(|known| known.until >= until);
             let life = known.copied().unwrap_or(Life { until, seen: at.ticked });
@@ -462,9 +457,7 @@ impl Agent {
         let (counter, operator) = (judged.said.counter, judged.operator.clone());
         let (digest, rules) = (judged.signed.digest(), judged.said.rules.count() as u64);
         let content = self.revocations.emergencies.take(judged, &self.trust)?;
-        if !mutant::active(Mutant::EmergencyCounterForgotten) {
-            effects.batch.files.push(FileWrite { file: StateFile::Emergency(key), content });
-        }
+        effects.batch.files.push(FileWrite { file: StateFile::Emergency(key), content });
         self.anchor_due = true;
         self.write(Event::Trust(TrustChange::Emergency { key, counter, digest }), Vec::new(), now, effects);
         effects.outgoing.logs.push(LogEvent::EmergencyApplied { key, operator, counter, rules });

@@ -65,6 +65,13 @@ fn say(rig: &mut Rig, counter: u64, rules: &[(Target, u64)]) {
     hear(rig, &said);
 }
 
+/// Connects anew after it had tried in vain for long.
+fn reconnect(rig: &mut Rig) {
+    rig.sent.clear();
+    rig.connect_only();
+    assert!(rig.agent.uplink.is_connected());
+}
+
 /// Reasons of what was refused so far, newest last.
 fn refusals(rig: &Rig) -> Vec<Evidence> {
     let of = |record: crate::wire::audit::Record| match record.event {
@@ -182,7 +189,7 @@ fn a_newer_statement_lifts_nothing_that_it_leaves_out() {
     rig.sync();
     rig.pass(2 * HOUR + 60);
     assert!(!revoked(&rig, &task("t-1")) && revoked(&rig, &task("t-2")));
-    rig.connect_only();
+    reconnect(&mut rig);
     say(&mut rig, 2, &[(task("t-3"), HOUR)]);
     assert!(!revoked(&rig, &task("t-3")), "the counter is kept");
     assert!(refusals(&rig).pop().unwrap().reason.contains("rolled back"));
@@ -228,7 +235,7 @@ fn no_rule_holds_longer_than_72_hours_from_first_sight_whatever_it_says_of_time(
     rig.pass(HOUR + 60);
     assert!(!revoked(&rig, &task("t-1")), "{} s after", (rig.powered.0 - seen.0) / 1000);
     // The same statement again is no news.
-    rig.connect_only();
+    reconnect(&mut rig);
     hear(&mut rig, &ahead);
     assert!(!revoked(&rig, &task("t-1")));
 }
@@ -320,8 +327,9 @@ fn a_damaged_or_older_file_fails_closed_and_its_counter_is_kept() {
     rig.restart(Reboot::Process);
     rig.pass(HOUR + 60);
     assert_ne!(rig.agent.mode(), Mode::Locked);
-    rig.connect_only();
+    reconnect(&mut rig);
     hear(&mut rig, &first);
+    assert!(refusals(&rig).pop().unwrap().reason.contains("rolled back"));
     assert!(!revoked(&rig, &task("t-1")), "the counter outlives the rules");
 }
 
@@ -389,7 +397,7 @@ fn what_is_held_of_a_key_is_bounded() {
     assert!(revoked(&rig, &task("t-4-63")) && !revoked(&rig, &task("t-5-0")));
     assert!(rig.disk.files[&StateFile::Emergency(id_of(&ann()))].len() <= STORED_BYTES_MAX);
     rig.pass(HOUR + 60);
-    rig.connect_only();
+    reconnect(&mut rig);
     say(&mut rig, 7, &[(task("t-7"), HOUR)]);
     assert!(revoked(&rig, &task("t-7")));
 }

@@ -124,7 +124,7 @@ impl Before {
 /// The next statement of a key.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] for what such a key cannot say; [`FleetError::OtherKeys`] for a key that `trust` does not name.
+/// [`FleetError::Invalid`] for what such a key cannot say, and for a key that `trust` does not name.
 pub fn statement(
     trust: &TrustBundle,
     key: &SigningKey,
@@ -135,8 +135,14 @@ pub fn statement(
     let public = PublicKey::from(key.verifying_key());
     let id = KeyId::of(public.as_bytes());
     let named = trust.emergency_key(id);
-    let named = named.ok_or(FleetError::OtherKeys { role: "emergency", bundle: trust.version })?;
     let invalid = |what: String| FleetError::Invalid(what);
+    let named = named.ok_or_else(|| {
+        invalid(format!(
+            "this emergency key is none of trust bundle {}, and no device would take what it says: `hardtack fleet key \
+             show` names those that are, `hardtack fleet key add emergency` makes one",
+            trust.version
+        ))
+    })?;
     let Some(selector) = Selector::of(&order.target) else {
         let what = "an emergency key revokes by rule, no single block: name the task, the grant or the owner";
         return Err(invalid(what.into()));

@@ -602,7 +602,9 @@ fn in_flight_steps(process: &Option<Process>) -> &[Step] {
 fn feed_of(file: &StateFile) -> Option<FeedId> {
     match file {
         StateFile::Feed(feed) | StateFile::FeedSince(feed) => Some(feed.clone()),
-        StateFile::Bundle | StateFile::Grant(_) | StateFile::Policy | StateFile::Task(_) => None,
+        StateFile::Bundle | StateFile::Emergency(_) | StateFile::Grant(_) | StateFile::Policy | StateFile::Task(_) => {
+            None
+        }
     }
 }
 

@@ -8,10 +8,11 @@
 use super::effects::Effects;
 use super::feed::Feed;
 use super::request::revocations::{
-    BucketStatus, CheckRevoked, CheckedReply, ExportedFeed, ExportedReply, FeedStatus, HeadStatus, ImportRevocations,
-    ImportedPart, ImportedReply, Outcome, RevocationsReply, RuleStatus,
+    BucketStatus, CheckRevoked, CheckedReply, EmergencyRevoked, ExportedFeed, ExportedReply, FeedStatus, HeadStatus,
+    ImportRevocations, ImportedPart, ImportedReply, Outcome, RevocationsReply, RuleStatus,
 };
 use super::request::{Problem, ProblemCode, Reason, Reply};
+use super::revocation::Covered;
 use super::token::{admit, Denial};
 use super::{Agent, Now, Source};
 use crate::ids::FeedId;
@@ -20,7 +21,8 @@ use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::{Document, Signed};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::Head;
-use crate::wire::revocation::carry::{Carried, FEEDS_MAX};
+use crate::wire::revocation::carry::{Carried, EMERGENCIES_MAX, FEEDS_MAX};
+use crate::wire::revocation::emergency::Emergency;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
 use crate::wire::token::{from_text, to_text};
@@ -75,6 +77,11 @@ impl Agent {
             let (part, taken) = self.take_carried_feed(head, set, now, effects);
             told(self, part, &head.to_bytes(), taken, effects);
         }
+        for statement in &carried.emergencies {
+            let bytes = statement.to_bytes();
+            let (part, taken) = self.take_carried_emergency(statement, &bytes, now, effects);
+            told(self, part, &bytes, taken, effects);
+        }
         Reply::Imported(ImportedReply { ok: parts.iter().all(|part| part.outcome != Outcome::Refused), parts })
     }
 
@@ -128,7 +135,22 @@ impl Agent {
         (named, taken.map(|()| self.revocations.position_of(&feed) != before.as_ref()))
     }
 
-    /// What this device holds, for another one: its trust bundle, its policy, its complete sets.
+    fn take_carried_emergency(
+        &mut self,
+        statement: &Signed<Emergency>,
+        bytes: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> (String, Result<bool, Refused>) {
+        let Ok(claim) = statement.claim() else {
+            return ("emergency statement".into(), Err(Refused::Malformed("no emergency statement")));
+        };
+        let named = format!("statement {} of emergency key {}", claim.counter, claim.key);
+        (named, self.hear_emergency(claim.key, bytes, now, effects))
+    }
+
+    /// What this device holds, for another one: its trust bundle, its policy, its complete sets, the newest statement of
+    /// each emergency key.
     pub(super) fn export_revocations(&self, only: Option<&FeedId>) -> Reply {
         let wanted = |id: &FeedId| only.is_none_or(|only| only == id);
         let mut feeds = Vec::new();
@@ -140,7 +162,9 @@ impl Agent {
                 listed.push(ExportedFeed { feed: id.clone(), seq: position.seq });
             }
         }
-        if feeds.is_empty() {
+        let all = self.revocations.emergencies.statements().filter(|_| only.is_none());
+        let emergencies: Vec<_> = all.take(EMERGENCIES_MAX).cloned().collect();
+        if feeds.is_empty() && emergencies.is_empty() {
             let detail =
                 "this device holds no complete set of such a feed; `hardtack revocations show` tells what it holds";
             return Reply::Problem(Problem::new(ProblemCode::NotFound, detail));
@@ -150,13 +174,16 @@ impl Agent {
             bundles: vec![self.trust_signed.clone()],
             policy: self.policy_signed.clone(),
             feeds,
+            emergencies,
         };
+        let emergencies = carried.emergencies.len() as u64;
         match carried.to_bytes() {
             Ok(bytes) => Reply::Exported(ExportedReply {
                 file: to_text(&bytes),
                 bundle_version: self.trust.version,
                 policy_version: self.policy_signed.as_ref().map(|_| self.policy.document.version),
                 feeds: listed,
+                emergencies,
             }),
             Err(refused) => {
                 let detail = format!("the file would be refused: {refused}; export one feed at a time with --feed");
@@ -185,24 +212,24 @@ impl Agent {
             .map_err(|refused| Denial::new(Reason::Malformed, format!("the token's text is refused: {refused}")))?;
         let verified = admit(&bytes, limits, &self.trust, |block| self.wallet.made(block))?;
         if let Some((feed, covered)) = self.revocations.find(&verified, &self.device, self.clock.over()) {
-            return Ok(found(Some(feed), covered.to_string()));
+            return Ok(covered_by(feed, &covered));
         }
         let labelled = verified.claims.tasks.iter().filter_map(|task| task.parse().ok());
         let mut tasks = labelled.filter_map(|id| self.wallet.task(&id)).chain(self.wallet.task_of(verified.chain()));
         Ok(match tasks.find(|task| task.finished) {
             Some(task) => found(None, format!("task {} has ended on this device", task.id)),
-            None => CheckedReply { revoked: false, feed: None, by: None },
+            None => not_found(),
         })
     }
 
     fn check_target(&self, target: &Target) -> CheckedReply {
         if let Some((feed, covered)) = self.revocations.find_target(target, self.clock.over()) {
-            return found(Some(feed), covered.to_string());
+            return covered_by(feed, &covered);
         }
         let task = if let Target::Task(id) = target { self.wallet.task(id) } else { None };
         match task.filter(|task| task.finished) {
             Some(task) => found(None, format!("task {} has ended on this device", task.id)),
-            None => CheckedReply { revoked: false, feed: None, by: None },
+            None => not_found(),
         }
     }
 
@@ -212,6 +239,8 @@ impl Agent {
         RevocationsReply {
             feeds: self.revocations.feeds().map(|(id, feed, retired)| status(id, feed, retired, powered)).collect(),
             lost: self.revocations.missing().cloned().collect(),
+            emergency: self.revocations.emergencies.status(&self.trust),
+            emergency_lost: self.revocations.emergencies.missing().collect(),
         }
     }
 }
@@ -223,7 +252,21 @@ fn claimed<T: Document>(signed: &Signed<T>, what: &str, version: impl Fn(&T) -> 
 }
 
 fn found(feed: Option<&FeedId>, by: String) -> CheckedReply {
-    CheckedReply { revoked: true, feed: feed.cloned(), by: Some(by) }
+    CheckedReply { revoked: true, feed: feed.cloned(), by: Some(by), emergency: None }
+}
+
+fn not_found() -> CheckedReply {
+    CheckedReply { revoked: false, feed: None, by: None, emergency: None }
+}
+
+fn covered_by(feed: Option<&FeedId>, covered: &Covered) -> CheckedReply {
+    let emergency = match covered {
+        Covered::Emergency(hit) => {
+            Some(EmergencyRevoked { key: hit.key, operator: hit.operator.clone(), until: hit.until.to_string() })
+        }
+        Covered::Block(_) | Covered::Rule(_) | Covered::Serial(..) => None,
+    };
+    CheckedReply { emergency, ..found(feed, covered.to_string()) }
 }
 
 fn status(id: &FeedId, feed: &Feed, retired: bool, powered: Timestamp) -> FeedStatus {

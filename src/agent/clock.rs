@@ -107,6 +107,17 @@ impl HintStanding {
     }
 }
 
+/// Where the signed time of something lies that is no word about time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placed {
+    /// Further past P than time is believed to jump: nobody knows yet.
+    Ahead,
+    /// Past a finite ceiling: it cannot be true.
+    PastCeiling,
+    /// It may be true.
+    Possible,
+}
+
 /// What a statement about time led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heard {
@@ -349,6 +360,17 @@ impl TrustedClock {
 
     fn restore_allowance(&mut self) {
         self.jump_left = Millis::from_secs(self.limits.jump_allowance_days * 86_400);
+    }
+
+    /// Where the time of something lies that a key signed which tells no time. It moves nothing.
+    pub fn place(&self, signed: Timestamp) -> Placed {
+        let claimed = signed - Millis(self.limits.issuer_error_ms);
+        let allowance = Millis::from_secs(self.limits.jump_allowance_days * 86_400);
+        match self.ceiling {
+            Some(ceiling) if claimed > ceiling => Placed::PastCeiling,
+            None if claimed > self.powered + allowance => Placed::Ahead,
+            Some(_) | None => Placed::Possible,
+        }
     }
 
     /// A nonce that was sent at `sent` came back now in an acknowledgement that says it is `time`, give or take `radius`.

@@ -7,9 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::emergency::EmergencyMark;
 use super::request::{Mode, Problem, ProblemCode, Reply, RequestId, Verdict};
 use super::salvage::Hole;
-use crate::ids::{BlockId, BootId, EraId, FeedId, GrantId, Hash, TaskId};
+use crate::ids::{BlockId, BootId, EraId, FeedId, GrantId, Hash, KeyId, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Topic;
 use crate::wire::revocation::Position;
@@ -80,6 +81,8 @@ pub struct FileWrite {
 pub enum StateFile {
     /// `bundle`: the newest `Signed<TrustBundle>`.
     Bundle,
+    /// `emergency/<key>`: what an emergency key has revoked, see [`super::emergency`].
+    Emergency(KeyId),
     /// `feed/<feed>`: what is revoked and how far that is complete, [`super::feed::StoredFeed`].
     Feed(FeedId),
     /// `feed/<feed>+`: what came since that was written. [`super::feed::Held`] is both together.
@@ -97,6 +100,7 @@ impl StateFile {
     pub fn path(&self) -> String {
         match self {
             Self::Bundle => "bundle".into(),
+            Self::Emergency(key) => format!("emergency/{key}"),
             Self::Feed(feed) => format!("feed/{feed}"),
             Self::FeedSince(feed) => format!("feed/{feed}+"),
             Self::Grant(grant) => format!("wallet/grant-{grant}"),
@@ -110,6 +114,7 @@ impl StateFile {
         match path.split_once('/') {
             None if path == "bundle" => Some(Self::Bundle),
             None if path == "policy" => Some(Self::Policy),
+            Some(("emergency", key)) => key.parse().ok().map(Self::Emergency),
             Some(("feed", name)) => match name.strip_suffix('+') {
                 Some(feed) => feed.parse().ok().map(Self::FeedSince),
                 None => name.parse().ok().map(Self::Feed),
@@ -223,6 +228,8 @@ pub struct Anchor {
     pub policy: (u64, Hash),
     /// Complete revocation positions.
     pub feeds: Vec<Position>,
+    /// How far each emergency key has come.
+    pub emergencies: Vec<EmergencyMark>,
     /// Budgets.
     pub budgets: Vec<Budget>,
 }
@@ -387,6 +394,17 @@ pub enum LogEvent {
     BundleApplied {
         /// Its version.
         version: u64,
+    },
+    /// `emergency.applied`: what an operator revoked with a key of his own is in force.
+    EmergencyApplied {
+        /// The key.
+        key: KeyId,
+        /// Whose it is.
+        operator: String,
+        /// The statement's counter.
+        counter: u64,
+        /// Rules in it.
+        rules: u64,
     },
     /// `feed.applied`: a complete list is in force.
     FeedApplied {

@@ -22,6 +22,7 @@ pub(crate) enum Source {
     Answer,
     Bundle,
     Clock,
+    Emergency,
     FeedHead,
     FeedPiece,
     File,
@@ -100,7 +101,7 @@ impl Agent {
         let recent = |at: Millis| now.boottime.0 < at.0.saturating_add(REFUSAL_EVERY.0);
         let told = tally.recorded.is_some_and(recent);
         // Whoever has a key can sign two things; noise cannot, and must not crowd out the proof.
-        let proof = matches!(refused, Refused::Equivocation { .. } | Refused::PostDated);
+        let proof = matches!(refused, Refused::Equivocation { .. } | Refused::PostDated | Refused::SignedTwice { .. });
         if told || self.room() == Room::None || !(proof || self.refusals.minute.one_more_record()) {
             return;
         }

@@ -213,7 +213,7 @@ impl Agent {
     pub(super) fn obey_lockdown(&mut self, now: Now, effects: &mut Effects) {
         let floor = self.clock.over();
         let everything = self.revocations.device_revoked(&self.device, floor) || self.fleet_revoked();
-        let doomed = |id: &GrantId| everything || self.revocations.names(&Target::Grant(*id), floor);
+        let doomed = |id: &GrantId| everything || self.revocations.is_ordered(&Target::Grant(*id), floor);
         let grants: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| doomed(id)).collect();
         let tasks: Vec<StoredTask> =
             self.wallet.tasks().filter(|task| !task.finished && doomed(&task.grant)).cloned().collect();
@@ -230,8 +230,8 @@ impl Agent {
         }
     }
 
-    /// Whether a rule locks down the whole fleet.
+    /// Whether a rule of a feed locks down the whole fleet.
     pub(super) fn fleet_revoked(&self) -> bool {
-        self.revocations.names(&Target::All, self.clock.over())
+        self.revocations.is_ordered(&Target::All, self.clock.over())
     }
 }

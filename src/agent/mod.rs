@@ -4,7 +4,7 @@
 //! Never: reads a clock, a file or the network; sends a reply before its record is durable; lowers a position; widens a
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
-//! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs` and `grants.rs` (the fleet),
+//! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs`, `emergency.rs` and `grants.rs` (the fleet),
 //! `salvage.rs` (what a damaged disk has left), `rescue.rs` and
 //! `carry.rs` (signed time, and revocations, that somebody carries), `report.rs` (status).
 
@@ -15,6 +15,7 @@ mod carry;
 pub mod clock;
 pub mod decide;
 pub mod effects;
+pub mod emergency;
 mod ending;
 pub mod enrol;
 mod evaluate;
@@ -201,6 +202,8 @@ pub struct Agent {
     bundles_ahead: BTreeMap<u64, Vec<u8>>,
     /// Heads that name a trust bundle which is still to come, the newest of each feed.
     heads_ahead: BTreeMap<crate::ids::FeedId, Vec<u8>>,
+    /// Statements of emergency keys that wait for a trust bundle or for the time, the newest of each key.
+    emergencies_ahead: BTreeMap<crate::ids::KeyId, Vec<u8>>,
     policy: Policy,
     policy_digest: Hash,
     /// As it was signed; none for the built-in one.
@@ -266,6 +269,7 @@ impl Agent {
         self.clock.advance(now.boottime);
         self.clock.hint(now.wall);
         self.plant_wall_clock(now);
+        self.note_moment();
         let entries = effects.batch.entries.len();
         match input {
             Input::Deadline => {}
@@ -335,6 +339,7 @@ impl Agent {
     /// Brings the mode up to what is known, and sends what may be sent.
     fn settle(&mut self, now: Now, effects: &mut Effects) {
         self.revocations.note_taken(&self.clock);
+        self.note_moment();
         let mut grounds = self.grounds();
         grounds.in_touch = self.damper.damp(grounds.in_touch, now.boottime);
         let (mode, reasons) = mode_of(&grounds);
@@ -360,6 +365,7 @@ impl Agent {
         if self.fleet_revoked() {
             locks.push("the whole fleet is revoked".into());
         }
+        locks.extend(self.revocations.emergencies.locks(&self.device));
         if self.room() == Room::None {
             locks.push("the audit has no room for the most important records".into());
         }
@@ -565,6 +571,7 @@ impl Agent {
             bundle: self.marks.bundle,
             policy: self.marks.policy,
             feeds: self.revocations.known_positions(),
+            emergencies: self.revocations.emergencies.marks(),
             budgets: self.wallet.budgets(),
         }
     }

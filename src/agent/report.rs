@@ -84,6 +84,7 @@ impl Agent {
             mode: self.mode,
             reasons: self.mode_reasons.clone(),
             feed_seq: self.revocations.seq().unwrap_or(0),
+            emergency: self.revocations.emergencies.rules(),
             bundle_version: self.trust.version,
             policy_version: self.policy.document.version,
             floor: self.clock.floor().to_string(),

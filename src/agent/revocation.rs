@@ -1,7 +1,7 @@
 //! What is revoked as this device knows it: its feeds.
 //!
-//! Owns: the one [`Feed`] that the trust bundle gives this device, those that it had before, whether a token is covered, how
-//! old what is known is.
+//! Owns: the one [`Feed`] that the trust bundle gives this device, those that it had before, whether a token is covered by them
+//! or by what [`Emergencies`] hold, how old what is known is.
 //! Never: believes what no key of the feed signed; forgets a revocation before E has passed its end; reads a clock.
 //! Read next: `feed.rs`; `decide.rs`, the reader; `sync.rs`, which feeds it.
 //!
@@ -14,6 +14,7 @@ use std::fmt;
 
 use super::clock::TrustedClock;
 use super::effects::{FileWrite, StateFile};
+use super::emergency::{Emergencies, Hit};
 use super::feed::{Changed, Feed, Held, Wanted, Written, SET_BYTES_MAX};
 use super::token::Verified;
 use crate::ids::{BlockId, DeviceId, FeedId, Hash};
@@ -37,6 +38,8 @@ pub struct Revocations {
     /// The feed that the trust bundle gives this device. Of all others that are held, what they revoked stays revoked, and
     /// nobody tells more. None before anybody said: then every feed counts.
     own: Option<Own>,
+    /// What operators revoked with keys of their own.
+    pub(super) emergencies: Emergencies,
 }
 
 /// The one feed of this device.
@@ -100,8 +103,10 @@ impl Age {
 }
 
 /// What covers a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Covered {
+    /// A rule of an emergency key.
+    Emergency(Hit),
     /// A rule.
     Rule(Selector),
     /// One of its blocks is revoked.
@@ -113,6 +118,7 @@ pub enum Covered {
 impl fmt::Display for Covered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Emergency(hit) => hit.fmt(f),
             Self::Rule(selector) => write!(f, "{selector:?}"),
             Self::Block(block) => write!(f, "block {block}"),
             Self::Serial(slot, serial) => write!(f, "serial {serial} of {slot}"),
@@ -482,8 +488,8 @@ impl Revocations {
         self.find(verified, device, floor).map(|(_, covered)| covered)
     }
 
-    /// As [`Revocations::covers`], with the feed that says so.
-    pub fn find(&self, verified: &Verified, device: &DeviceId, floor: Timestamp) -> Option<(&FeedId, Covered)> {
+    /// As [`Revocations::covers`], with the feed that says so, if one does.
+    pub fn find(&self, verified: &Verified, device: &DeviceId, floor: Timestamp) -> Option<(Option<&FeedId>, Covered)> {
         let claims = &verified.claims;
         let mut selectors = vec![
             Selector::All,
@@ -497,15 +503,17 @@ impl Revocations {
         selectors.extend(claims.group.as_deref().map(Selector::group));
         selectors.extend(claims.tasks.iter().map(|task| Selector::task(task)));
         let slot = Slot::of(claims.issued, claims.expires);
-        self.feeds.iter().find_map(|(id, feed)| {
+        let by_feed = self.feeds.iter().find_map(|(id, feed)| {
             let rule = feed.covers_by_rule(selectors.iter().copied(), claims.issued, floor).map(Covered::Rule);
             let block = || verified.chain().find(|block| feed.covers_block(slot, block)).copied().map(Covered::Block);
             let serial = || {
                 let (slot, serial) = claims.serial?;
                 feed.covers_serial(slot, serial).then_some(Covered::Serial(slot, serial))
             };
-            Some((id, rule.or_else(block).or_else(serial)?))
-        })
+            Some((Some(id), rule.or_else(block).or_else(serial)?))
+        });
+        let hit = || self.emergencies.covers(&selectors, claims.issued);
+        by_feed.or_else(|| Some((None, Covered::Emergency(hit()?))))
     }
 
     /// Whether a block is revoked that stands in a token which expires in this slot.
@@ -513,16 +521,18 @@ impl Revocations {
         self.feeds.values().any(|feed| feed.covers_block(slot, block))
     }
 
-    /// The feed that revokes this very target, and by what. A block's token is not at hand: it is looked for in every slot.
-    pub fn find_target(&self, target: &Target, floor: Timestamp) -> Option<(&FeedId, Covered)> {
-        self.feeds.iter().find_map(|(id, feed)| {
+    /// What revokes this very target, with the feed where one does. A block's token is not at hand: it is looked for in every slot.
+    pub fn find_target(&self, target: &Target, floor: Timestamp) -> Option<(Option<&FeedId>, Covered)> {
+        let by_feed = self.feeds.iter().find_map(|(id, feed)| {
             let covered = match (target, Selector::of(target)) {
                 (Target::Block(block), _) => feed.covers_block_anywhere(block).then_some(Covered::Block(*block)),
                 (_, Some(selector)) => feed.covers_by_rule([selector], Timestamp(u64::MAX), floor).map(Covered::Rule),
                 (_, None) => None,
             };
-            Some((id, covered?))
-        })
+            Some((Some(id), covered?))
+        });
+        let hit = || self.emergencies.names(Selector::of(target)?);
+        by_feed.or_else(|| Some((None, Covered::Emergency(hit()?))))
     }
 
     /// Every feed that is held, and whether it is one that the device had before.
@@ -530,17 +540,23 @@ impl Revocations {
         self.feeds.iter().map(|(id, feed)| (id, feed, self.is_retired(id)))
     }
 
-    /// Whether a live rule names this very target.
+    /// Whether a live rule names this very target, of a feed or of an emergency key.
     pub fn names(&self, target: &Target, floor: Timestamp) -> bool {
+        let by_emergency = Selector::of(target).and_then(|selector| self.emergencies.names(selector));
+        by_emergency.is_some() || self.is_ordered(target, floor)
+    }
+
+    /// Whether a live rule of a feed names this very target: then its grants are wiped, which no emergency key can order.
+    pub fn is_ordered(&self, target: &Target, floor: Timestamp) -> bool {
         let Some(selector) = Selector::of(target) else { return false };
         // No token is as late as this, so that no rule on issuing times is meant.
         let covered = |feed: &Feed| feed.covers_by_rule([selector], Timestamp(u64::MAX), floor).is_some();
         self.feeds.values().any(covered)
     }
 
-    /// Whether this device itself is revoked.
+    /// Whether a feed revokes this device itself.
     pub fn device_revoked(&self, device: &DeviceId, floor: Timestamp) -> bool {
-        self.names(&Target::Device(device.clone()), floor)
+        self.is_ordered(&Target::Device(device.clone()), floor)
     }
 
     /// The latest end of tokens that are refused whatever the clock says.

@@ -209,6 +209,7 @@ impl Rig {
             }],
             service: vec![service.verifying_key().into()],
             operators: vec![],
+            emergency: vec![],
             collector: SealingKey::from_bytes([9; 32]).public(),
             groups: BTreeMap::new(),
             policy_version_min: 1,

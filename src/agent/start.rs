@@ -11,6 +11,7 @@ use rand_core::{RngCore, SeedableRng};
 use super::audit::{end_of, Closing, Condition, Trail};
 use super::clock::{Role, TrustedClock};
 use super::effects::{Anchor, Effects, LogEvent, Standing, StateFile, StoredRecord};
+use super::emergency::{Emergencies, Moment};
 use super::policy::Policy;
 use super::request::Counters;
 use super::revocation::Revocations;
@@ -99,6 +100,7 @@ impl Agent {
             let _ = clock.hear(Role::Feed, signed);
         }
         let wallet = read_wallet(&boot, &trust, &anchor);
+        revocations.emergencies = read_emergencies(&boot, &anchor, &clock, &wallet);
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
         let newest = boot.eras.iter().map(|era| era.id.number).chain(anchor.era.map(|era| era.number)).max();
@@ -119,6 +121,7 @@ impl Agent {
             trust_signed,
             bundles_ahead: Default::default(),
             heads_ahead: Default::default(),
+            emergencies_ahead: Default::default(),
             policy,
             policy_digest,
             policy_signed,
@@ -335,7 +338,11 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
                     wallet.put_grant(grant.claims.grant, grant);
                 }
             }
-            StateFile::Bundle | StateFile::Feed(_) | StateFile::FeedSince(_) | StateFile::Policy => {}
+            StateFile::Bundle
+            | StateFile::Emergency(_)
+            | StateFile::Feed(_)
+            | StateFile::FeedSince(_)
+            | StateFile::Policy => {}
         }
     }
     for budget in &anchor.budgets {
@@ -353,6 +360,27 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
         }
     }
     wallet
+}
+
+/// What emergency keys have revoked. A file that the anchor knows and that is not there, or is damaged, is lost.
+fn read_emergencies(boot: &Boot, anchor: &Anchor, clock: &TrustedClock, wallet: &Wallet) -> Emergencies {
+    let mut emergencies = Emergencies::default();
+    emergencies.advance(Moment { over: clock.over(), ticked: clock.powered() + wallet.shift() });
+    for known in &anchor.emergencies {
+        let bytes = file(boot, &StateFile::Emergency(known.key)).unwrap_or_default();
+        if emergencies.load(known.key, bytes, Some(known)).is_err() {
+            emergencies.lose(*known);
+        }
+    }
+    for (file, bytes) in &boot.files {
+        if let StateFile::Emergency(key) = file {
+            if !anchor.emergencies.iter().any(|known| known.key == *key) {
+                // Written before the anchor that would have named it: it is whole, or is not there.
+                let _ = emergencies.load(*key, bytes, None);
+            }
+        }
+    }
+    emergencies
 }
 
 fn read_grant(boot: &Boot, trust: &TrustBundle, bytes: &[u8]) -> Option<Grant> {

@@ -1,6 +1,7 @@
 //! In touch with the fleet: what arrives, what goes out, in which order.
 //!
-//! Owns: the reconnect order (bundle, policy, head and list, `hello`, acknowledgement, then `online`, then audit), and
+//! Owns: the reconnect order (bundle, policy, emergency statements, head and list, `hello`, acknowledgement, then `online`,
+//! then audit), and
 //! what each message changes.
 //! Never: believes the broker; goes back to an older position; sends audit before it is acknowledged.
 //! Read next: `uplink.rs` for the states, `wire/link.rs` for the messages.
@@ -113,6 +114,7 @@ impl Agent {
             Some(Topic::Bundle(_)) => Source::Bundle,
             Some(Topic::Policy(_)) => Source::Policy,
             Some(Topic::FeedHead(_)) => Source::FeedHead,
+            Some(Topic::FeedEmergency(..)) => Source::Emergency,
             Some(
                 Topic::FeedRules(_)
                 | Topic::FeedDelta(..)
@@ -142,6 +144,7 @@ impl Agent {
             Topic::Bundle(version) => self.on_bundle(version, payload, now, effects),
             Topic::Policy(version) => self.on_policy(version, payload, now, effects),
             Topic::FeedHead(feed) => self.on_head(&feed, payload, now, effects),
+            Topic::FeedEmergency(feed, key) => self.on_emergency(&feed, key, payload, now, effects),
             Topic::FeedDelta(feed, place) => self.on_feed(&feed, now, effects, |held, trust, floor| {
                 held.step(&feed, Some((0, place)), payload, trust, floor)
             }),
@@ -294,6 +297,7 @@ impl Agent {
             self.named = Named::default();
             self.greet_again(now, effects);
         }
+        self.hear_waiting_emergencies(now, effects);
         let mut heads = std::mem::take(&mut self.heads_ahead);
         if moved {
             // Of the feed that it had nothing more is taken; the new one is another subscription.
@@ -484,8 +488,12 @@ impl Agent {
         }
         self.named.bundle_version = self.named.bundle_version.max(ack.bundle_version);
         self.named.policy_version = self.named.policy_version.max(ack.policy_version);
+        if round_trip {
+            self.hear_waiting_emergencies(now, effects);
+        }
         if round_trip && ack.bundle_version <= self.trust.version {
             // There is no trust bundle that would vouch for them.
+            self.give_up_emergencies(now, effects);
             for (feed, payload) in std::mem::take(&mut self.heads_ahead) {
                 if let Err(refused) = self.take_head(&feed, &payload, now, effects) {
                     self.refuse_head(feed, &payload, &refused, now, effects);
@@ -532,6 +540,7 @@ impl Agent {
         let known = self.clock.ahead().is_some();
         let correction = self.clock.round_trip(ack.time, ack.radius_ms, sent, now.boottime)?;
         self.wallet.shorten(correction);
+        self.note_moment();
         if let Some(ahead) = self.clock.ahead().filter(|_| !known) {
             let refused = Refused::FloorAhead { ahead_s: ahead.secs_ceil() };
             self.refuse(Source::Clock, "the time floor", &[], &refused, now, effects);

@@ -218,6 +218,11 @@ fn status_for_a_person(status: &StatusReply) -> String {
         age(status.staleness_s),
         status.freshness.name(),
     ));
+    for rule in &status.emergency {
+        let (left, key) = (age(rule.left_s), rule.key);
+        let rule = format!("{} until {}, {left} left at most, key {key} of {}", rule.covers, rule.until, rule.operator);
+        lines.push(format!("emergency {rule}"));
+    }
     let ceiling = status.ceiling.as_deref().unwrap_or("not known");
     lines
         .push(format!("time      at least {}, {} by powered-on time, at most {ceiling}", status.floor, status.powered));

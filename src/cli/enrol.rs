@@ -211,7 +211,11 @@ enum Taken {
 fn has_history(recovered: &Recovered) -> bool {
     let spends = |file: &StateFile| match file {
         StateFile::Grant(_) | StateFile::Task(_) => true,
-        StateFile::Bundle | StateFile::Feed(_) | StateFile::FeedSince(_) | StateFile::Policy => false,
+        StateFile::Bundle
+        | StateFile::Emergency(_)
+        | StateFile::Feed(_)
+        | StateFile::FeedSince(_)
+        | StateFile::Policy => false,
     };
     !recovered.eras.is_empty()
         || recovered.events.contains(&Event::AnchorLost)

@@ -16,7 +16,7 @@ use super::output::{show, tell};
 use super::token::token_argument;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::revocations::{
-    CheckRevoked, CheckedReply, ExportedReply, FeedStatus, ImportedReply, Outcome, RevocationsReply,
+    CheckRevoked, CheckedReply, EmergencyStatus, ExportedReply, FeedStatus, ImportedReply, Outcome, RevocationsReply,
 };
 use crate::ids::{BlockId, DeviceId, FeedId, GrantId, GroupId, TaskId};
 use crate::shell::files;
@@ -137,10 +137,14 @@ fn export(out: &Path, feed: Option<&FeedId>, globals: &Globals) -> Result<Exit, 
         "bundle_version": exported.bundle_version,
         "policy_version": exported.policy_version,
         "feeds": exported.feeds,
+        "emergencies": exported.emergencies,
     });
     show(globals.output, &value, |_| {
-        let feeds: Vec<String> =
+        let mut feeds: Vec<String> =
             exported.feeds.iter().map(|feed| format!("head {} of {}", feed.seq, feed.feed)).collect();
+        if exported.emergencies > 0 {
+            feeds.push(format!("{} statements of emergency keys", exported.emergencies));
+        }
         let (feeds, out) = (feeds.join(", "), out.display());
         format!("{feeds}, {} bytes\non another device: hardtack revocations import {out}", bytes.len())
     })?;
@@ -199,10 +203,29 @@ fn held_words(held: &RevocationsReply) -> String {
     for lost in &held.lost {
         let _ = writeln!(text, "feed {lost}: lost; nothing is allowed until it has come again");
     }
+    for key in &held.emergency {
+        emergency_words(key, &mut text);
+    }
+    for lost in &held.emergency_lost {
+        let _ = writeln!(text, "emergency key {lost}: lost; nothing is allowed until its statement has come again");
+    }
     if text.is_empty() {
         text.push_str("no feed is held");
     }
     text
+}
+
+fn emergency_words(key: &EmergencyStatus, text: &mut String) {
+    let named = if key.named { "" } else { ", named no more" };
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "emergency key {} of {}{named}: statement {}, signed {}: {}",
+        key.key, key.operator, key.counter, key.issued, key.reason
+    );
+    for rule in &key.rules {
+        let _ = writeln!(text, "  {} until {}, {} left at most", rule.covers, rule.until, age(rule.left_s));
+    }
 }
 
 fn feed_words(feed: &FeedStatus, text: &mut String) {

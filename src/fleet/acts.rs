@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::book::{Book, Write};
+use super::emergency::KeyChange;
 use super::rotate::{Cause, KeyRole};
 use super::{keys, Effects, FleetError, Operator};
 use crate::ids::{BlockId, DeviceId, FeedId, GrantId, GroupId, Hash, KeyId, Nonce, TaskId};
@@ -168,6 +169,19 @@ pub enum Deed {
         /// Its digest.
         digest: Hash,
     },
+    /// Gave an operator an emergency key, or took it away.
+    Emergency {
+        /// Who has it.
+        name: String,
+        /// The key's id.
+        key: KeyId,
+        /// Which of the two.
+        change: KeyChange,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
     /// Put devices into a group.
     Joined {
         /// The group.
@@ -226,6 +240,7 @@ impl Deed {
             Self::Restored { bundle, .. }
             | Self::Rotated { bundle, .. }
             | Self::Roots { bundle, .. }
+            | Self::Emergency { bundle, .. }
             | Self::Joined { bundle, .. }
             | Self::Left { bundle, .. }
             | Self::FeedAdded { bundle, .. }

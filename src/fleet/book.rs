@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use feed::{FeedBook, SignedHead};
 pub use rows::*;
 
+use super::emergency::{self, Known};
 use super::route::Routes;
 use super::{publish, Effects};
-use crate::ids::{DeviceId, EraId, FeedId, FleetId, GrantId, Hash};
+use crate::ids::{DeviceId, EraId, FeedId, FleetId, GrantId, Hash, KeyId};
 use crate::mutant::{self, Mutant};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
@@ -72,6 +73,7 @@ pub struct Book {
     seen: BTreeMap<DeviceId, Seen>,
     presence: BTreeMap<DeviceId, Presence>,
     serials: BTreeMap<u32, Serials>,
+    emergencies: BTreeMap<KeyId, Known>,
     acts: (u64, Hash),
 }
 
@@ -101,6 +103,7 @@ impl Book {
             salvaged: BTreeMap::new(),
             seen: BTreeMap::new(),
             presence: BTreeMap::new(),
+            emergencies: BTreeMap::new(),
             acts: (0, Hash::ZERO),
         };
         book.follow();
@@ -122,6 +125,7 @@ impl Book {
                 Write::Policy(version, signed) => drop(policies.insert(version, signed)),
                 Write::Act(..)
                 | Write::Device(_)
+                | Write::Emergency(_)
                 | Write::Era(_)
                 | Write::Fork(_)
                 | Write::Grant(_)
@@ -196,6 +200,7 @@ impl Book {
                 self.retired_keys.extend(retired.map(|keys| *keys.identity.as_bytes()));
                 self.devices.insert(device.id.clone(), *device);
             }
+            Write::Emergency(kept) => emergency::apply(&mut self.emergencies, *kept),
             Write::Era(chain) => drop(self.eras.insert((chain.device.clone(), chain.ack.era), chain)),
             Write::Fork(fork) => {
                 self.forks.entry((fork.device.clone(), fork.era, fork.segment)).or_insert(fork);
@@ -474,6 +479,21 @@ impl Book {
         let restored = self.feeds.values().filter_map(|feed| feed.restored.as_ref());
         let unknown = restored.map(|restored| restored.at).any(|at| slot.begins() <= at + TASK_LIFE_MAX);
         Some(self.serials(slot)).filter(|issued| !unknown && *issued < ISSUED_MAX)
+    }
+
+    /// When this ledger was last put back from a copy.
+    pub fn restored_at(&self) -> Option<Timestamp> {
+        self.feeds().filter_map(|(_, feed)| feed.restored_at()).max()
+    }
+
+    /// What is known of an emergency key.
+    pub fn emergency(&self, key: KeyId) -> Option<&Known> {
+        self.emergencies.get(&key)
+    }
+
+    /// What is known of every emergency key that has said something.
+    pub fn emergencies(&self) -> impl Iterator<Item = &Known> {
+        self.emergencies.values()
     }
 
     /// Who publishes.

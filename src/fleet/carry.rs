@@ -5,12 +5,12 @@
 //! Read next: `wire/revocation/carry.rs` for the file, `agent/carry.rs` for its reader.
 
 use super::book::Book;
-use super::FleetError;
+use super::{emergency, FleetError};
 use crate::ids::FeedId;
 use crate::wire::revocation::carry::{Carried, BUNDLES_MAX};
 
 /// All that a device of a feed needs to be as far as its newest head: the trust bundles, so that one that was away for long
-/// can walk up, the policy, and the head with its whole set.
+/// can walk up, the policy, the head with its whole set, and what emergency keys said last.
 ///
 /// # Errors
 /// [`FleetError::Invalid`] for a feed that there is not, or where no head was signed yet, [`FleetError::Refused`] when devices would not take a file of that
@@ -28,6 +28,7 @@ pub fn export(book: &Book, id: &FeedId) -> Result<Vec<u8>, FleetError> {
         bundles: bundles[bundles.len().saturating_sub(BUNDLES_MAX)..].to_vec(),
         policy: Some(book.policy().0.clone()),
         feeds: vec![(head.signed.clone(), feed.set().to_bytes())],
+        emergencies: emergency::newest(book).cloned().collect(),
     };
     carried.to_bytes().map_err(FleetError::refused("the file"))
 }

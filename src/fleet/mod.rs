@@ -2,9 +2,10 @@
 //!
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
-//! [`revoke`] and [`publish`] take back, by the feeds of [`route`] and [`groups`], [`rotate`] replaces a key, [`roots`] changes
-//! the root keys, [`proposal`] has their signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`]
-//! answer devices, [`acts`] and [`report`] prove what
+//! [`revoke`] and [`publish`] take back, by the feeds of [`route`] and [`groups`], [`emergency`] gives operators keys of their own
+//! for when all this is out of reach, [`rotate`] replaces a key, [`roots`] changes the root keys, [`proposal`] has their
+//! signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`]
+//! prove what
 //! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
@@ -14,6 +15,7 @@ pub mod book;
 pub mod carry;
 pub mod collect;
 pub mod convergence;
+pub mod emergency;
 pub mod enrol;
 pub mod grant;
 pub mod groups;
@@ -85,6 +87,7 @@ impl Effects {
             Write::Act(..)
             | Write::Bundle(..)
             | Write::Device(_)
+            | Write::Emergency(_)
             | Write::Era(_)
             | Write::Fork(_)
             | Write::Grant(_)

@@ -14,14 +14,15 @@ use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
 use super::book::{Book, Grant, Write};
+use super::emergency::KeyChange;
 use super::enrol::BUNDLE_LIFE;
 use super::publish::{self, Cadence};
 use super::rotate::{highest_policy, Cause, KeyRole, Rotated};
 use super::time::Reading;
 use super::{Effects, FleetError, Operator};
 use crate::ids::{hex, DeviceId, GroupId, Hash, KeyId, Nonce};
-use crate::time::Timestamp;
-use crate::wire::bundle::{Feed, TrustBundle};
+use crate::time::{Millis, Timestamp};
+use crate::wire::bundle::{EmergencyKey, Feed, TrustBundle};
 use crate::wire::envelope::{Signed, SIGNATURES_MAX};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::proposal::{vouchers, Opened, Proposal, Proposed, Subject, PROPOSAL_BYTES_MAX};
@@ -225,6 +226,23 @@ pub fn submit_bundle(
     Ok(Rotated { bundle: next.version, dropped, withdrawn })
 }
 
+/// Brings a trust bundle into force that asks nobody else to sign anew, with all root keys that it takes at hand.
+///
+/// # Errors
+/// Those of [`propose`] and [`submit_bundle`].
+pub fn bring(
+    book: &mut Book,
+    next: &TrustBundle,
+    cause: Cause,
+    roots: &[&SigningKey],
+    operator: Operator<'_>,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<Rotated, FleetError> {
+    let proposed = propose(book, next, cause, roots)?;
+    submit_bundle(book, &proposed, Hands::default(), Cadence::every(Millis(0)), operator, at, fx)
+}
+
 /// The record of a trust bundle: one act for each role whose key it replaces, and one where it changes something else.
 fn record(
     book: &mut Book,
@@ -255,11 +273,27 @@ fn record(
         deeds.push(Deed::Roots { threshold, added, dropped, cause, bundle, digest });
     }
     deeds.extend(regrouped(before, book.trust(), digest));
+    deeds.extend(entrusted(before, book.trust(), cause_of(compromised), digest));
     if deeds.is_empty() {
         deeds.push(Deed::Trusted { bundle, digest });
     }
     deeds.into_iter().try_for_each(|deed| acts::record(book, operator, deed, at, fx))?;
     Ok(all_dropped)
+}
+
+/// The record of emergency keys that were given or taken away.
+fn entrusted(before: &TrustBundle, next: &TrustBundle, cause: Cause, digest: Hash) -> Vec<Deed> {
+    let deed = |key: &EmergencyKey, change| Deed::Emergency {
+        name: key.operator.clone(),
+        key: key.id(),
+        change,
+        bundle: next.version,
+        digest,
+    };
+    let gone = before.emergency.iter().filter(|key| !next.emergency.contains(key));
+    let new = next.emergency.iter().filter(|key| !before.emergency.contains(key));
+    let gone = gone.map(|key| deed(key, KeyChange::Removed(cause)));
+    gone.chain(new.map(|key| deed(key, KeyChange::Added))).collect()
 }
 
 /// The record of changed groups and feeds.
@@ -394,6 +428,7 @@ pub fn words(opened: &Opened) -> Vec<String> {
         feeds,
         service,
         operators,
+        emergency,
         collector,
         groups,
         policy_version_min,
@@ -423,6 +458,12 @@ pub fn words(opened: &Opened) -> Vec<String> {
     list("policy key", &of(&before.policy), &of(policy), true, &mut lines);
     list("service key", &of(&before.service), &of(service), true, &mut lines);
     list("operator key", &of(&before.operators), &of(operators), true, &mut lines);
+    let entrusted = |keys: &[EmergencyKey]| {
+        keys.iter()
+            .map(|key| format!("of {}: {}", key.operator, key_words(key.key.as_bytes())))
+            .collect::<Vec<String>>()
+    };
+    list("emergency key", &entrusted(&before.emergency), &entrusted(emergency), false, &mut lines);
     list("collector key", &[key_words(&before.collector.0)], &[key_words(&collector.0)], false, &mut lines);
     for feed in feeds {
         let known = before.feeds.iter().find(|known| known.id == feed.id);

@@ -16,9 +16,9 @@ use super::issue::Minting;
 use super::keys::{self, Issuer};
 use super::publish::{self, Cadence};
 use super::rotate::{is_in_use, KeyRole};
-use super::{collect, enrol, grant, hello, issue, Effects, FleetError};
+use super::{collect, emergency, enrol, grant, hello, issue, Effects, FleetError};
 use crate::agent::effects::Publish;
-use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
+use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
@@ -128,6 +128,26 @@ pub enum FleetLog {
         mode: String,
         /// Records that it has not delivered.
         pending: u64,
+    },
+    /// `emergency.forked`: proof that an emergency key signed two contents for one counter.
+    EmergencyForked {
+        /// The key.
+        key: KeyId,
+        /// Whose it is.
+        operator: String,
+        /// The counter.
+        counter: u64,
+    },
+    /// `emergency.heard`: an operator, or whoever has his emergency key, has revoked something.
+    EmergencyHeard {
+        /// The key.
+        key: KeyId,
+        /// Whose it is.
+        operator: String,
+        /// The statement's counter.
+        counter: u64,
+        /// Rules in it.
+        rules: u64,
     },
     /// `enrol.pending`: a device asks to join over the broker.
     EnrolPending {
@@ -242,6 +262,8 @@ pub struct Service {
     rng: ChaCha20Rng,
     /// None while there is no connection.
     published: Option<Published>,
+    /// What the broker keeps of emergency keys.
+    told_of_emergencies: emergency::Told,
     /// Why no head can be signed, as it was logged.
     halted: Option<FleetError>,
     /// The trust bundle by which the keys were judged.
@@ -263,6 +285,7 @@ impl Service {
             settings,
             rng: ChaCha20Rng::from_seed(seed),
             published: None,
+            told_of_emergencies: emergency::Told::default(),
             halted: None,
             judged: 0,
             told: BTreeMap::new(),
@@ -275,6 +298,7 @@ impl Service {
         self.sign(book, at, fx);
         fx.outgoing.publish.extend(publish::retained(book));
         self.published = Some(present(book));
+        self.told_of_emergencies = emergency::Told::connected(at);
     }
 
     /// The connection is gone.
@@ -288,6 +312,7 @@ impl Service {
     pub fn tick(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
         self.sign(book, at, fx);
         let Some(published) = &self.published else { return };
+        fx.outgoing.publish.extend(self.told_of_emergencies.tell(book, at));
         let now = present(book);
         if now == *published {
             self.tell_grants(book, at, fx);
@@ -332,11 +357,13 @@ impl Service {
 
     /// How long until [`Service::tick`] has something to do though nothing changed.
     pub fn due_in(&self, book: &Book, at: Timestamp) -> Millis {
-        match self.halted {
+        let told = self.published.as_ref().and_then(|_| self.told_of_emergencies.due_in(book, at));
+        let due = match self.halted {
             // Only a change of the ledger helps.
             Some(_) => self.settings.cadence.interval(),
             None => publish::due_in(book, self.settings.cadence, at),
-        }
+        };
+        told.map_or(due, |told| told.min(due))
     }
 
     /// A message arrived. What is refused is logged and changes nothing.
@@ -380,6 +407,14 @@ impl Service {
             Topic::State(_) if payload.is_empty() => Ok(()),
             Topic::State(id) => on_state(book, &id, payload, at, fx),
             Topic::EnrolUp(id) => enrol::wait(book, &id, payload, at, fx),
+            Topic::FeedEmergency(feed, key) => {
+                self.told_of_emergencies.hears(feed, key, payload);
+                // What was taken from the broker is told again.
+                if payload.is_empty() {
+                    return Ok(());
+                }
+                emergency::hear(book, key, payload, at, fx)
+            }
             Topic::Bundle(_)
             | Topic::Policy(_)
             | Topic::FeedHead(_)

@@ -5,6 +5,8 @@
 //! Never: keeps a key that a command does not need; writes a passphrase anywhere; deletes a key.
 //! Read next: `../fleet/keys.rs` for what each role may do.
 
+mod emergency;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +41,8 @@ const AGE: &[u8] = b"age-encryption.org/v1";
 pub enum Role {
     /// Opens sealed audit.
     Collector,
+    /// Revokes for 72 h at most: one for each operator who has one, not of the fleet.
+    Emergency,
     /// Signs revocation heads.
     Feed,
     /// Mints tokens.
@@ -54,7 +58,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role.
+    /// Every role of which a fleet has one key.
     pub const ALL: [Self; 7] =
         [Self::Root, Self::Issuer, Self::Policy, Self::Feed, Self::Service, Self::Operator, Self::Collector];
 
@@ -62,6 +66,7 @@ impl Role {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Collector => "collector",
+            Self::Emergency => "emergency",
             Self::Feed => "feed",
             Self::Issuer => "issuer",
             Self::Operator => "operator",
@@ -169,6 +174,8 @@ impl KeyFolder {
             let (private, root_key_id) = match role {
                 Role::Root => continue,
                 Role::Collector => (keys.collector.to_bytes(), None),
+                // They are made one by one.
+                Role::Emergency => continue,
                 Role::Feed => (bytes_of(&keys.feed), None),
                 Role::Issuer => (bytes_of(&keys.issuer.key), Some(keys.issuer.root_key_id)),
                 Role::Operator => (bytes_of(&keys.operator), None),
@@ -394,7 +401,7 @@ fn role_name(role: Role) -> String {
 fn public_of(role: Role, private: &[u8; 32]) -> [u8; 32] {
     match role {
         Role::Collector => SealingKey::from_bytes(*private).public().0,
-        Role::Feed | Role::Issuer | Role::Operator | Role::Policy | Role::Root | Role::Service => {
+        Role::Emergency | Role::Feed | Role::Issuer | Role::Operator | Role::Policy | Role::Root | Role::Service => {
             SigningKey::from_bytes(private).verifying_key().to_bytes()
         }
     }

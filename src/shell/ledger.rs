@@ -20,6 +20,7 @@ use super::files::{self, FileError};
 use super::fleet_lock::{self, Lock};
 use crate::fleet::acts::Act;
 use crate::fleet::book::{BrokenBook, Issued, Segment};
+use crate::fleet::emergency::Kept;
 use crate::fleet::{Archive, Book, Effects, Outgoing, Write};
 use crate::ids::{BlockId, DeviceId, EraId, GrantId, Hash};
 use crate::time::Timestamp;
@@ -294,6 +295,7 @@ impl Ledger {
                 Write::Act(_, signed) => acts.push(signed),
                 Write::Bundle(..)
                 | Write::Device(_)
+                | Write::Emergency(_)
                 | Write::Era(_)
                 | Write::Fork(_)
                 | Write::Grant(_)
@@ -316,6 +318,46 @@ impl Ledger {
             }
         }
         Ok(acts)
+    }
+
+    /// The newest statements of emergency keys, by the time when they were made or heard.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn emergencies(&self) -> Result<Vec<Kept>, LedgerError> {
+        let mut statement =
+            self.connection.prepare("SELECT name, value, revision FROM book WHERE name LIKE 'emergency/%'")?;
+        let mut rows = statement.query([])?;
+        let mut kept = Vec::new();
+        while let Some(row) = rows.next()? {
+            match row_of(row)?.0 {
+                Write::Emergency(statement) => kept.push(*statement),
+                Write::Act(..)
+                | Write::Bundle(..)
+                | Write::Device(_)
+                | Write::Era(_)
+                | Write::Fork(_)
+                | Write::Grant(_)
+                | Write::Head(_)
+                | Write::Issued(_)
+                | Write::Pending(_)
+                | Write::Policy(..)
+                | Write::Presence(_)
+                | Write::Publisher(_)
+                | Write::Restored(_)
+                | Write::Resumed(..)
+                | Write::Rule(_)
+                | Write::Salvaged(_)
+                | Write::Seen(_)
+                | Write::Segment(_)
+                | Write::Serials(_)
+                | Write::Set(..)
+                | Write::Snapshot(..)
+                | Write::Step(_) => return Err(LedgerError::Damaged(row.get(0)?)),
+            }
+        }
+        kept.sort_by_key(|kept| kept.at);
+        Ok(kept)
     }
 
     /// Task tokens that were minted for a task.
@@ -504,6 +546,7 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             Write::Act(..)
             | Write::Bundle(..)
             | Write::Device(_)
+            | Write::Emergency(_)
             | Write::Era(_)
             | Write::Fork(_)
             | Write::Grant(_)

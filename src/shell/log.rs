@@ -48,6 +48,9 @@ pub fn tell(event: &LogEvent) {
         LogEvent::AuditReleased { era, segment } => tracing::info!(event = "audit.released", era, segment),
         LogEvent::AuditSent { era, segment } => tracing::info!(event = "audit.sent", era, segment),
         LogEvent::BundleApplied { version } => tracing::info!(event = "bundle.applied", version),
+        LogEvent::EmergencyApplied { key, operator, counter, rules } => {
+            tracing::warn!(event = "emergency.applied", %key, operator, counter, rules);
+        }
         LogEvent::FeedApplied { feed, seq } => tracing::info!(event = "feed.applied", %feed, seq),
         LogEvent::GrantsApplied { count } => tracing::info!(event = "grants.applied", count),
         LogEvent::LinkDown { reason } => tracing::info!(event = "link.down", reason),

@@ -119,6 +119,7 @@ pub(crate) mod tests {
             mode: Mode::Offline,
             reasons: vec!["cut".into()],
             feed_seq: 1,
+            emergency: Vec::new(),
             bundle_version: 1,
             policy_version: 1,
             floor: "2026-03-01T00:00:00Z".into(),

@@ -12,6 +12,8 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "demo")]
 pub mod embedded;
+#[cfg(feature = "fleet")]
+pub mod emergency;
 pub mod entropy;
 pub mod files;
 #[cfg(feature = "fleet")]

@@ -28,8 +28,9 @@ use crate::fleet::book::{Book, Status};
 use crate::fleet::publish::{self, FeedAt};
 use crate::fleet::service::ServiceKeys;
 use crate::fleet::{FleetError, FleetLog, Outgoing, Service, Settings};
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, KeyId};
 use crate::time::{Millis, Timestamp};
+use crate::wire::bundle::EmergencyKey;
 use crate::wire::link::service_filters;
 
 /// How often the ledger is asked whether somebody else wrote: a revocation is out this much later at most.
@@ -123,6 +124,7 @@ impl Serving {
             link: link.link,
             administered: link.administered,
             admitted: BTreeSet::new(),
+            emergencies: None,
             connection: Connection::Down { retry: clock::now().boottime },
             failures: 0,
             ready: Ready::NotYet,
@@ -330,6 +332,8 @@ struct Serve {
     link: Link,
     administered: Administered,
     admitted: BTreeSet<DeviceId>,
+    /// Emergency keys whose holders may come in, none before the broker was told.
+    emergencies: Option<BTreeSet<KeyId>>,
     connection: Connection,
     failures: u32,
     ready: Ready,
@@ -454,6 +458,7 @@ impl Serve {
     fn disconnected(&mut self, reason: &str) {
         self.service.disconnected();
         self.admitted.clear();
+        self.emergencies = None;
         let wait = backoff(self.failures, entropy::rng().next_u64());
         self.failures = self.failures.saturating_add(1);
         self.connection = Connection::Down { retry: Millis(clock::now().boottime.0 + wait) };
@@ -480,6 +485,18 @@ impl Serve {
             self.link.administer(command);
         }
         self.admitted = approved;
+        let named: BTreeSet<KeyId> = book.trust().emergency.iter().map(EmergencyKey::id).collect();
+        let before = self.emergencies.take();
+        let ever = book.trusts().iter().flat_map(|trust| &trust.emergency).map(EmergencyKey::id);
+        // On a fresh connection nobody is known to be out.
+        let leaving: BTreeSet<KeyId> = before.clone().unwrap_or_else(|| ever.collect());
+        let leaving: Vec<KeyId> = leaving.difference(&named).copied().collect();
+        let joining: Vec<KeyId> = named.difference(&before.unwrap_or_default()).copied().collect();
+        let admit = dynsec::admit_emergency(book.fleet(), &joining);
+        for command in admit.into_iter().chain(dynsec::dismiss_emergency(&leaving)) {
+            self.link.administer(command);
+        }
+        self.emergencies = Some(named);
     }
 }
 
@@ -512,6 +529,13 @@ pub fn tell(log: &FleetLog) {
         FleetLog::DeviceJoined { device } => tracing::info!(event = "device.joined", %device),
         FleetLog::DeviceState { device, mode, pending } => {
             tracing::info!(event = "device.state", %device, mode, pending);
+        }
+        FleetLog::EmergencyForked { key, operator, counter } => {
+            let action = "its key is in two hands: remove it (`hardtack fleet key remove emergency --compromised`)";
+            tracing::error!(event = "emergency.forked", %key, operator, counter, action);
+        }
+        FleetLog::EmergencyHeard { key, operator, counter, rules } => {
+            tracing::warn!(event = "emergency.heard", %key, operator, counter, rules);
         }
         FleetLog::EnrolPending { device, code } => tracing::info!(event = "enrol.pending", %device, code),
         FleetLog::FeedForked { device, feed, seq } => {

@@ -21,6 +21,9 @@ use crate::time::{Millis, Timestamp};
 /// The common name, and with it the broker's user name, of the fleet's service.
 pub const SERVICE_NAME: &str = "fleet";
 
+/// What the certificate names of whoever has emergency keys begin with.
+pub const EMERGENCY_NAME: &str = "emergency";
+
 /// How long a server's certificate is valid unless somebody says otherwise.
 pub const SERVER_DAYS: u32 = 825;
 
@@ -197,9 +200,11 @@ impl Authority {
     }
 }
 
-/// Whether the broker would take a device of this name for the service, or for one of its connections.
+/// Whether the broker would take a device of this name for the service, for one of its connections, or for whoever has an
+/// emergency key.
 pub fn is_reserved(device: &DeviceId) -> bool {
-    device.as_str().strip_prefix(SERVICE_NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    let taken = |name| device.as_str().strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    taken(SERVICE_NAME) || taken(EMERGENCY_NAME)
 }
 
 /// PEM text of a DER structure.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::envelope::{Document, Signed};
 use super::revocation::Position;
 use super::{decode, encode, Refused, MESSAGE_BYTES_MAX};
-use crate::ids::{BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, RiskClass, TaskClass, TaskId};
+use crate::ids::{BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, KeyId, RiskClass, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 
 /// The most bytes of one encoded record.
@@ -297,6 +297,15 @@ pub enum TrustChange {
         before: Timestamp,
         /// P after.
         after: Timestamp,
+    },
+    /// What an operator revoked with a key of his own holds from here on.
+    Emergency {
+        /// The key.
+        key: KeyId,
+        /// The counter of the statement.
+        counter: u64,
+        /// Its digest.
+        digest: Hash,
     },
 }
 

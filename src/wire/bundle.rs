@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::envelope::{Document, Signed};
 use super::seal::SealingPublic;
 use super::Refused;
-use crate::ids::{DeviceId, FeedId, FleetId, GroupId, Hash};
+use crate::ids::{DeviceId, FeedId, FleetId, GroupId, Hash, KeyId};
 use crate::mutant::{self, Mutant};
 use crate::time::Timestamp;
 
@@ -90,6 +90,33 @@ pub struct Feed {
 pub const FEEDS_MAX: usize = 128;
 /// Groups of a fleet.
 pub const GROUPS_MAX: usize = 256;
+/// The most keys that a trust bundle names for emergencies.
+pub const EMERGENCY_KEYS_MAX: usize = 16;
+/// The most bytes of the name of who has one.
+pub const OPERATOR_BYTES_MAX: usize = 64;
+
+/// A key with which one operator may revoke for a while, whatever becomes of the fleet's service and its feed key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EmergencyKey {
+    /// Who has it: letters, digits and `. _ @ -`, at most [`OPERATOR_BYTES_MAX`].
+    pub operator: String,
+    /// The key. It signs `emergency` statements and nothing else.
+    pub key: PublicKey,
+}
+
+impl EmergencyKey {
+    /// The key's id, which its topic and its statements name.
+    pub fn id(&self) -> KeyId {
+        KeyId::of(self.key.as_bytes())
+    }
+
+    /// Whether a key may be somebody's of this name.
+    pub fn is_name(name: &str) -> bool {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'@' | b'-');
+        let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        begins && name.len() <= OPERATOR_BYTES_MAX && name.bytes().all(plain)
+    }
+}
 
 /// What a device pins of its brokers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -122,6 +149,8 @@ pub struct TrustBundle {
     pub service: Vec<PublicKey>,
     /// Sign the records of operators' acts.
     pub operators: Vec<PublicKey>,
+    /// Revoke for 72 h at most, one operator each; at most [`EMERGENCY_KEYS_MAX`].
+    pub emergency: Vec<EmergencyKey>,
     /// Audit is sealed to this where the policy asks.
     pub collector: SealingPublic,
     /// Groups and the devices in them.
@@ -213,6 +242,11 @@ impl TrustBundle {
     /// The keys that may sign heads of `feed`, none if it is not this fleet's.
     pub fn feed_keys(&self, feed: &FeedId) -> impl Iterator<Item = &VerifyingKey> + Clone {
         self.feed(feed).into_iter().flat_map(|feed| feed.keys.iter().map(PublicKey::verifying))
+    }
+
+    /// The emergency key of this id, none if it is not this fleet's.
+    pub fn emergency_key(&self, id: KeyId) -> Option<&EmergencyKey> {
+        self.emergency.iter().find(|key| key.id() == id)
     }
 
     /// Whether heads of this era count.
@@ -326,7 +360,8 @@ impl TrustBundle {
         if self.service.is_empty() || self.policy.is_empty() || self.feeds.is_empty() {
             return Err(Refused::Malformed("a role without a key"));
         }
-        self.check_feeds()
+        self.check_feeds()?;
+        self.check_emergency()
     }
 
     fn check_feeds(&self) -> Result<(), Refused> {
@@ -361,6 +396,28 @@ impl TrustBundle {
             if !members.iter().all(|device| once.insert(device)) {
                 return Err(Refused::Malformed("a device twice in one group"));
             }
+        }
+        Ok(())
+    }
+
+    /// Each emergency key is one operator's, and has no other role: whoever steals it can do nothing else with it.
+    fn check_emergency(&self) -> Result<(), Refused> {
+        if self.emergency.len() > EMERGENCY_KEYS_MAX {
+            return Err(Refused::Malformed("more than 16 emergency keys"));
+        }
+        let others = self.roots.iter().chain(self.issuers.iter().map(|issuer| &issuer.key)).chain(&self.policy);
+        let others = others.chain(self.feeds.iter().flat_map(|feed| &feed.keys)).chain(&self.service);
+        let mut ids: Vec<KeyId> = others.chain(&self.operators).map(|key| KeyId::of(key.as_bytes())).collect();
+        let mut names = Vec::new();
+        for key in &self.emergency {
+            if !EmergencyKey::is_name(&key.operator) {
+                return Err(Refused::Malformed("an emergency key of nobody who can be named"));
+            }
+            if ids.contains(&key.id()) || names.contains(&&key.operator) {
+                return Err(Refused::Malformed("an emergency key that is named twice, or has another role"));
+            }
+            ids.push(key.id());
+            names.push(&key.operator);
         }
         Ok(())
     }

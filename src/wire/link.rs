@@ -15,7 +15,7 @@ use super::revocation::set::PartKey;
 use super::revocation::Position;
 use super::seal::{Sealed, SealingKey, SealingPublic};
 use super::{decode, encode, Refused, MESSAGE_BYTES_MAX};
-use crate::ids::{BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce, TaskClass, TaskId};
+use crate::ids::{BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, KeyId, Nonce, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 
 /// A place under `hardtack/1/<fleet>/`.
@@ -29,6 +29,8 @@ pub enum Topic {
     FeedHead(FeedId),
     /// `feed/<feed>/rules`, retained: all rules of the newest head.
     FeedRules(FeedId),
+    /// `feed/<feed>/emergency/<key>`, retained: the newest statement of an emergency key.
+    FeedEmergency(FeedId, KeyId),
     /// `feed/<feed>/delta/<place>`, retained: one of the newest heads, with what it adds.
     FeedDelta(FeedId, u64),
     /// `feed/<feed>/skip/<level>/<place>`, retained: a step of the ladder.
@@ -71,6 +73,7 @@ impl Topic {
             ["policy", version] => version.parse().ok().map(Self::Policy),
             ["feed", feed, "head"] => feed.parse().ok().map(Self::FeedHead),
             ["feed", feed, "rules"] => feed.parse().ok().map(Self::FeedRules),
+            ["feed", feed, "emergency", key] => Some(Self::FeedEmergency(feed.parse().ok()?, key.parse().ok()?)),
             ["feed", feed, "delta", place] => Some(Self::FeedDelta(feed.parse().ok()?, place.parse().ok()?)),
             ["feed", feed, "skip", level, place] => {
                 Some(Self::FeedSkip(feed.parse().ok()?, level.parse().ok()?, place.parse().ok()?))
@@ -100,6 +103,7 @@ impl Topic {
             | Self::Policy(_)
             | Self::FeedHead(_)
             | Self::FeedRules(_)
+            | Self::FeedEmergency(..)
             | Self::FeedDelta(..)
             | Self::FeedSkip(..)
             | Self::FeedManifest(_)
@@ -133,6 +137,7 @@ impl Topic {
             | Self::Policy(_)
             | Self::FeedHead(_)
             | Self::FeedRules(_)
+            | Self::FeedEmergency(..)
             | Self::FeedDelta(..)
             | Self::FeedSkip(..)
             | Self::FeedManifest(_)
@@ -155,6 +160,7 @@ impl fmt::Display for Topic {
             Self::Policy(version) => write!(f, "policy/{version}"),
             Self::FeedHead(feed) => write!(f, "feed/{feed}/head"),
             Self::FeedRules(feed) => write!(f, "feed/{feed}/rules"),
+            Self::FeedEmergency(feed, key) => write!(f, "feed/{feed}/emergency/{key}"),
             Self::FeedDelta(feed, place) => write!(f, "feed/{feed}/delta/{place}"),
             Self::FeedSkip(feed, level, place) => write!(f, "feed/{feed}/skip/{level}/{place}"),
             Self::FeedManifest(feed) => write!(f, "feed/{feed}/snap/manifest/0"),
@@ -171,12 +177,13 @@ impl fmt::Display for Topic {
     }
 }
 
-/// What a device subscribes to, in this order, as filters: trust first. Of its feed it is two; what else it needs it reads
-/// once and leaves.
+/// What a device subscribes to, in this order, as filters: trust first. Of its feed it is two, one for emergency keys and one
+/// for head and rules; what else it needs it reads once and leaves.
 pub fn device_filters(fleet: &FleetId, device: &DeviceId, feed: &FeedId) -> Vec<String> {
     let mut rests = vec!["bundle/+".to_owned(), "policy/+".to_owned()];
-    rests.push(format!("feed/{feed}/head"));
-    rests.push(format!("feed/{feed}/rules"));
+    // With the head a device may be up to date, and says so: what emergency keys say is to be here by then.
+    rests.push(format!("feed/{feed}/emergency/+"));
+    rests.push(format!("feed/{feed}/+"));
     rests.push(Topic::DownAck(device.clone()).to_string());
     rests.push(Topic::DownAnswer(device.clone()).to_string());
     rests.into_iter().map(|rest| format!("hardtack/1/{fleet}/{rest}")).collect()
@@ -184,7 +191,7 @@ pub fn device_filters(fleet: &FleetId, device: &DeviceId, feed: &FeedId) -> Vec<
 
 /// What the fleet's service subscribes to, as filters.
 pub fn service_filters(fleet: &FleetId) -> Vec<String> {
-    ["dev/+/up/hello", "dev/+/up/audit", "dev/+/up/request", "dev/+/state", "enrol/+/up"]
+    ["dev/+/up/hello", "dev/+/up/audit", "dev/+/up/request", "dev/+/state", "enrol/+/up", "feed/+/emergency/+"]
         .iter()
         .map(|rest| format!("hardtack/1/{fleet}/{rest}"))
         .collect()
@@ -430,6 +437,7 @@ mod tests {
             Topic::Policy(9),
             Topic::FeedHead(feed.clone()),
             Topic::FeedRules(feed.clone()),
+            Topic::FeedEmergency(feed.clone(), KeyId([0xab; 8])),
             Topic::FeedDelta(feed.clone(), 63),
             Topic::FeedSkip(feed.clone(), 3, 7),
             Topic::FeedManifest(feed.clone()),

@@ -22,7 +22,7 @@ pub mod token;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use crate::ids::FeedId;
+use crate::ids::{FeedId, Hash};
 
 /// The most bytes that one MQTT message of ours has.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
@@ -71,6 +71,22 @@ pub enum Refused {
     Equivocation {
         /// The position signed twice.
         position: u64,
+    },
+    /// Two contents for one counter of an emergency key: proof that its holder, or a thief, signed twice.
+    #[error("equivocation: counter {counter} was signed for two contents, {held} and {offered}")]
+    SignedTwice {
+        /// The counter.
+        counter: u64,
+        /// Digest of the content that is held.
+        held: Hash,
+        /// Digest of the other.
+        offered: Hash,
+    },
+    /// A rule of an emergency key that is to hold for longer than such a key may say.
+    #[error("a rule that holds for {life_s} s: an emergency key revokes for 72 h at most")]
+    LivesTooLong {
+        /// How long, in seconds.
+        life_s: u64,
     },
     /// Versions come one by one, and one is missing before this one.
     #[error("out of order: {offered} offered, {expected} is next")]
@@ -134,6 +150,8 @@ impl Refused {
             Self::WrongDevice => "wrong_device",
             Self::RolledBack { .. } => "rolled_back",
             Self::Equivocation { .. } => "equivocation",
+            Self::SignedTwice { .. } => "signed_twice",
+            Self::LivesTooLong { .. } => "lives_too_long",
             Self::OutOfOrder { .. } => "out_of_order",
             Self::WrongEra { .. } => "wrong_era",
             Self::OtherFeed { .. } => "other_feed",

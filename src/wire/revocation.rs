@@ -3,7 +3,7 @@
 //! Owns: [`Target`], what can be revoked, and [`Position`], a place in a feed. Below it the exact sets, which hold
 //! millions: [`set`], made of [`rules`], [`serials`] and [`fingerprints`] by expiry [`slot`], written by [`golomb`], sent
 //! whole in pieces under a [`manifest`], or by what each head adds, in an [`announcement`], up a skip [`ladder`], or carried in
-//! a file, [`carry`].
+//! a file, [`carry`]. Beside the feeds stands what one operator revokes with a key of his own, [`emergency`].
 //! `docs/revocation-format.md` says every byte of them.
 //! Never: knows what time it is, or which position a device has. `agent/feed.rs` does.
 //! Read next: `announcement.rs`; `agent/feed.rs`; for the sets `set.rs`.
@@ -11,6 +11,7 @@
 pub mod announcement;
 mod bytes;
 pub mod carry;
+pub mod emergency;
 pub mod fingerprints;
 pub mod golomb;
 pub mod ladder;

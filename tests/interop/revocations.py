@@ -424,6 +424,53 @@ def read_signed(reader, fleet, key):
     return head
 
 
+def check_emergency(vectors):
+    fleet, key = vectors["fleet"].encode(), bytes.fromhex(vectors["key"])
+    name = sha256(key).digest()[:8]
+    same("key id", name.hex(), vectors["key_id"])
+    held = {}
+    for case in vectors["statements"]:
+        said = read_emergency(bytes.fromhex(case["bytes"]), fleet, key)
+        same("digest", said["digest"].hex(), case["digest"])
+        told = (said["counter"], said["issued_at"], said["bundle"], said["reason"].decode())
+        same("statement", told, (case["counter"], case["issued_at"], case["bundle_version"], case["reason"]))
+        rules = [[rule.hex(), until] for rule, until in said["rules"].items()]
+        same("rules", rules, [[rule["covers"], rule["until"]] for rule in case["rules"]])
+        # What is left out, or named with an earlier end, stays.
+        for rule, until in said["rules"].items():
+            held[rule] = max(until, held.get(rule, 0))
+        same("held", [[rule.hex(), held[rule]] for rule in sorted(held)], case["held"])
+    for case in vectors["refused"]:
+        refused(case, lambda: read_emergency(bytes.fromhex(case["bytes"]), fleet, key))
+
+
+def read_emergency(data, fleet, key):
+    reader = Reader(data)
+    payload, (count,) = text(reader), reader.take(1)
+    need(count == 1 and reader.take(8) == sha256(key).digest()[:8], "another key")
+    verify(key, b"hardtack/emergency/v1\0" + fleet + b"\0" + payload, reader.take(64))
+    need(not reader.more(), "bytes after the envelope")
+    inner = Reader(payload)
+    need(inner.take(8) == sha256(key).digest()[:8], "names another key")
+    said = {"digest": digest("emergency", payload)}
+    said["counter"], said["issued_at"], said["bundle"] = inner.number(), inner.number(), inner.number()
+    said["reason"], rules = text(inner), Reader(text(inner))
+    need(not inner.more(), "bytes after the statement")
+    reason = said["reason"].decode()
+    need(0 < len(said["reason"]) <= 400 and reason.strip() and reason.isprintable(), "no line of a reason")
+    need(said["counter"] > 0, "number 0")
+    said["rules"], before = {}, None
+    while rules.more():
+        begin = rules.at
+        read_selector(rules)
+        rule, until = rules.data[begin : rules.at], rules.number()
+        need(before is None or before < rule, "out of order")
+        need(until <= said["issued_at"] + 72 * HOUR, "longer than 72 h")
+        said["rules"][rule], before = until, rule
+    need(0 < len(said["rules"]) <= 64, "too few or too many rules")
+    return said
+
+
 def way(a, b):
     steps = []
     while a < b:
@@ -488,6 +535,7 @@ def main():
         same("fingerprint", str(int.from_bytes(hashed[: case["width"] // 8], "big")), case["fingerprint"])
     check_sets(vectors["sets"])
     check_feed(vectors["feed"])
+    check_emergency(vectors["emergency"])
     print(f"{checked} vectors agree")
 
 

@@ -176,6 +176,7 @@ fn trust(version: u64, broker: BrokerPins, now: Timestamp) -> TrustBundle {
         feeds: vec![Feed { id: "main".parse().unwrap(), era: 1, keys: vec![public], groups: Vec::new(), since: 0 }],
         service: vec![public],
         operators: vec![public],
+        emergency: vec![],
         collector: SealingKey::from_bytes([9; 32]).public(),
         groups: Default::default(),
         policy_version_min: 1,

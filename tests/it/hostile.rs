@@ -5,6 +5,7 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use hardtack::agent::effects::{Anchor, Entry, StateFile, StoredRecord, StoredSegment};
+use hardtack::agent::emergency::Emergencies;
 use hardtack::agent::enrol::accept;
 use hardtack::agent::feed::StoredFeed;
 use hardtack::agent::policy::Policy;
@@ -16,7 +17,8 @@ use hardtack::config::BrokerUrl;
 use hardtack::fleet::acts::Act;
 use hardtack::fleet::proposal::words;
 use hardtack::ids::{
-    BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, RiskClass, TaskClass, TaskId,
+    BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, KeyId, Nonce, RiskClass, TaskClass,
+    TaskId,
 };
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
 use hardtack::time::Millis;
@@ -30,6 +32,7 @@ use hardtack::wire::policy::{PolicyDocument, TimeClass};
 use hardtack::wire::proposal::{Proposal, Proposed};
 use hardtack::wire::revocation::announcement::{Announcement, Head, Snapshot};
 use hardtack::wire::revocation::carry::Carried;
+use hardtack::wire::revocation::emergency::{Emergency, Rules};
 use hardtack::wire::revocation::fingerprints::{file, FingerprintKey, Salt, Width};
 use hardtack::wire::revocation::golomb::{Coded, Stream, Word};
 use hardtack::wire::revocation::manifest::{Manifest, Piece};
@@ -63,6 +66,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     document::<EnrolRequest>(bytes);
     document::<EnrolBundle>(bytes);
     document::<Act>(bytes);
+    document::<Emergency>(bytes);
     document::<TimeReset>(bytes);
     document::<TimeStatement>(bytes);
     let _ = TimeFile::from_bytes(bytes);
@@ -82,6 +86,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
     let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
     let _ = (decode::<StoredGrant>(bytes, MESSAGE_BYTES_MAX), decode::<StoredTask>(bytes, MESSAGE_BYTES_MAX));
+    let _ = Emergencies::default().load(KeyId([0xab; 8]), bytes, None);
     let feed = "main".parse().unwrap();
     let mut revocations = Revocations::default();
     let _ = revocations.load(&feed, (bytes, None), &world.trust, None);
@@ -123,6 +128,17 @@ pub(crate) fn sealed(world: &World, plaintext: &[u8]) {
     }
 }
 
+fn emergency() -> Emergency {
+    Emergency {
+        key: KeyId([0xab; 8]),
+        counter: 3,
+        issued_at: ISSUED,
+        bundle_version: 2,
+        reason: "stolen".into(),
+        rules: Rules::new([(Selector::task("t-1"), ISSUED), (Selector::All, ISSUED)]).unwrap(),
+    }
+}
+
 /// One valid example of everything that is sealed.
 pub(crate) fn plaintexts(world: &World) -> Vec<Vec<u8>> {
     vec![
@@ -157,6 +173,10 @@ pub(crate) fn revocation_sets(bytes: &[u8]) {
             let piece = manifest.piece(&set, part.key, 0).expect("every part has a piece").to_bytes();
             assert!(Piece::from_bytes(&piece).unwrap().verify(&manifest.root()).is_ok());
         }
+    }
+    if let Ok(rules) = Rules::try_from(bytes.to_vec()) {
+        assert_eq!(Vec::from(rules.clone()), bytes);
+        assert_eq!(Rules::new(rules.iter()), Ok(rules));
     }
     if let Ok(manifest) = Manifest::from_bytes(bytes) {
         assert_eq!(manifest.to_bytes(), bytes);
@@ -265,6 +285,7 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         world.sign(&world.enrol_bundle()).to_bytes(),
         TimeFile::Reset(world.sign(&time_reset(world))).to_bytes(),
         proposal(world).to_bytes(),
+        world.sign(&emergency()).to_bytes(),
         world.announcement().to_bytes(),
         world.snapshot().to_bytes(),
         world.grant(),

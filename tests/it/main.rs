@@ -8,6 +8,7 @@ mod broker;
 mod cli;
 mod clock;
 mod daemon;
+mod emergency;
 mod faults;
 mod fleet;
 mod hostile;

@@ -279,7 +279,7 @@ async fn a_hostile_broker_is_left_with_a_reason() {
         (vec![0x20, 5, 0, 0, 2, 0x25, 0], "no retained messages"),
         (vec![0x20, 5, 0, 0, 2, 0x24, 0], "no QoS 1"),
         ([CONNACK, &[0x90, 4, 0, 1, 0, 1]].concat(), "another number"),
-        ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 0x87, 1, 1, 1]].concat(), "feed/main/head: not authorized"),
+        ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 0x87, 1, 1, 1]].concat(), "feed/main/emergency/+: not authorized"),
         ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 1, 1, 1, 0]].concat(), "without acknowledgements"),
         ([CONNACK, &[0x30, 7, 0, 1, b't', 3, 0x23, 0, 1]].concat(), "topic aliases"),
         ([CONNACK, &[0xe0, 2, 0x8e, 0]].concat(), "took over"),
@@ -499,7 +499,7 @@ async fn the_proxy_tells_the_order_of_a_reconnect() {
     let order = [
         place(Direction::Up, PacketKind::Connect, ""),
         place(Direction::Down, PacketKind::Connack, ""),
-        place(Direction::Up, PacketKind::Subscribe, "feed/main/head"),
+        place(Direction::Up, PacketKind::Subscribe, "feed/main/+"),
         place(Direction::Down, PacketKind::Publish, "feed/main/head"),
         place(Direction::Up, PacketKind::Publish, "up/audit"),
     ];

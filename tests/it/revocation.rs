@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use ed25519_dalek::SigningKey;
-use hardtack::ids::{hex, unhex, BlockId, FeedId, FleetId, GrantId, Hash};
+use hardtack::ids::{hex, unhex, BlockId, FeedId, FleetId, GrantId, Hash, KeyId};
 use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::bundle::EmergencyKey;
+use hardtack::wire::envelope::Signed;
 use hardtack::wire::revocation::announcement::{Snapshot, Successor};
+use hardtack::wire::revocation::emergency::{Emergency, Rules};
 use hardtack::wire::revocation::fingerprints::{file, FingerprintBucket, FingerprintKey, Salt, Width};
 use hardtack::wire::revocation::golomb::{divisor, Coded, Stream};
 use hardtack::wire::revocation::ladder::{steps, Step};
@@ -39,6 +42,7 @@ fn the_vectors_are_current() {
         ("fingerprints", fingerprints()),
         ("sets", sets()),
         ("feed", feed()),
+        ("emergency", emergency()),
     ];
     for (name, value) in all {
         let path = folder().join(format!("{name}.json"));
@@ -61,6 +65,84 @@ fn another_implementation_agrees() {
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{complained}");
     println!("{}", said.trim());
+}
+
+/// Statements of an emergency key, what is held after each, and what is refused.
+fn emergency() -> Value {
+    let key = SigningKey::from_bytes(&[8; 32]);
+    let fleet: FleetId = "acme".parse().unwrap();
+    let named = EmergencyKey { operator: "ann".into(), key: key.verifying_key().into() };
+    let hours = |hours: u64| ISSUED + Millis::from_secs(hours * 3600);
+    let statement = |counter: u64, rules: &[(Selector, Timestamp)]| Emergency {
+        key: named.id(),
+        counter,
+        issued_at: ISSUED,
+        bundle_version: 2,
+        reason: "gestohlen – gw-07".into(),
+        rules: Rules::new(rules.iter().copied()).unwrap(),
+    };
+    let (device, task) = (Selector::device("gw-07"), Selector::task("t-1"));
+    let long = Selector::owner(&"o".repeat(40));
+    let covers = |selector: Selector| hex(&Vec::from(selector));
+    let mut held = std::collections::BTreeMap::new();
+    let statements: Vec<Value> = [
+        statement(1, &[(device, hours(24))]),
+        statement(2, &[(device, hours(1)), (task, hours(72)), (long, hours(2))]),
+        statement(300, &[(Selector::All, hours(1)), (Selector::IssuedBefore(ISSUED), hours(3)), (Selector::RootKey(7), hours(4))]),
+    ]
+    .iter()
+    .map(|said| {
+        let signed = Signed::sign(said, &fleet, &[&key]);
+        assert_eq!(Emergency::open(&signed, &fleet, &named).as_ref(), Ok(said));
+        for (selector, until) in said.rules.iter() {
+            let end = held.entry(selector).or_insert(until);
+            *end = until.max(*end);
+        }
+        json!({
+            "bytes": hex(&signed.to_bytes()),
+            "digest": signed.digest(),
+            "counter": said.counter,
+            "issued_at": said.issued_at,
+            "bundle_version": said.bundle_version,
+            "reason": said.reason,
+            "rules": said.rules.iter().map(|(rule, until)| json!({"covers": covers(rule), "until": until})).collect::<Vec<_>>(),
+            "held": held.iter().map(|(rule, until)| json!([covers(*rule), until])).collect::<Vec<_>>(),
+        })
+    })
+    .collect();
+    let fine = || statement(1, &[(device, hours(24))]);
+    let wrong = [
+        (
+            "a life of more than 72 h",
+            Emergency { issued_at: ISSUED - Millis(1), ..statement(1, &[(device, hours(72))]) },
+        ),
+        ("number 0", Emergency { counter: 0, ..fine() }),
+        ("another key than signed it", Emergency { key: KeyId([1; 8]), ..fine() }),
+        ("no reason", Emergency { reason: String::new(), ..fine() }),
+        ("two lines", Emergency { reason: "a\nb".into(), ..fine() }),
+        ("a long reason", Emergency { reason: "r".repeat(401), ..fine() }),
+    ];
+    let mut refused: Vec<Value> = wrong
+        .iter()
+        .map(|(why, said)| {
+            let signed = Signed::sign(said, &fleet, &[&key]);
+            assert!(Emergency::open(&signed, &fleet, &named).is_err(), "{why}");
+            json!({"why": why, "bytes": hex(&signed.to_bytes())})
+        })
+        .collect();
+    let stranger = Signed::sign(&fine(), &fleet, &[&SigningKey::from_bytes(&[9; 32])]);
+    let elsewhere = Signed::sign(&fine(), &"evil".parse().unwrap(), &[&key]);
+    for (why, signed) in [("another key", stranger), ("another fleet", elsewhere)] {
+        assert!(Emergency::open(&signed, &fleet, &named).is_err(), "{why}");
+        refused.push(json!({"why": why, "bytes": hex(&signed.to_bytes())}));
+    }
+    json!({
+        "fleet": fleet,
+        "key": hex(key.verifying_key().as_bytes()),
+        "key_id": named.id(),
+        "statements": statements,
+        "refused": refused,
+    })
 }
 
 /// Five heads of a feed, each with one more revocation; the fourth ends a step of four.

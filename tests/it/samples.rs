@@ -72,6 +72,7 @@ impl World {
             feeds: vec![Feed { id: "main".parse().unwrap(), era: 1, keys: vec![public], groups: Vec::new(), since: 0 }],
             service: vec![public],
             operators: vec![public],
+            emergency: vec![],
             collector: SealingKey::from_bytes([9; 32]).public(),
             groups: [("pumps".parse().unwrap(), vec![device.clone()])].into(),
             policy_version_min: 1,

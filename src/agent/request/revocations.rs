@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::FeedId;
+use crate::ids::{FeedId, KeyId};
 use crate::wire::revocation::Target;
 
 /// Body of `POST /v1/revocations/check`: one of the two.
@@ -37,6 +37,58 @@ pub struct RevocationsReply {
     pub feeds: Vec<FeedStatus>,
     /// Feeds that were held and could not be read back: nothing is allowed until they have come again.
     pub lost: Vec<FeedId>,
+    /// What operators revoked with emergency keys.
+    pub emergency: Vec<EmergencyStatus>,
+    /// Emergency keys whose rules were held and could not be read back: nothing is allowed until their statements have come
+    /// again, or all that they can have held has ended.
+    pub emergency_lost: Vec<KeyId>,
+}
+
+/// What is held of one emergency key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EmergencyStatus {
+    /// The key.
+    pub key: KeyId,
+    /// Whose it is.
+    pub operator: String,
+    /// Whether the trust bundle names it still. If not, what it revoked holds until its end, and nothing new is taken.
+    pub named: bool,
+    /// The counter of its newest statement.
+    pub counter: u64,
+    /// The digest of that.
+    pub digest: String,
+    /// When that was signed, RFC 3339.
+    pub issued: String,
+    /// Why, as that says.
+    pub reason: String,
+    /// Every rule of this key that is in force, also those that the newest statement leaves out.
+    pub rules: Vec<EmergencyRule>,
+}
+
+/// One rule of an emergency key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EmergencyRule {
+    /// What it covers, in words.
+    pub covers: String,
+    /// The key.
+    pub key: KeyId,
+    /// Whose it is.
+    pub operator: String,
+    /// Its signed end, RFC 3339.
+    pub until: String,
+    /// How long it holds here at most, in seconds: until that, and no longer than 72 h from when it was first seen.
+    pub left_s: u64,
+}
+
+/// The rule of an emergency key that revokes what was asked about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EmergencyRevoked {
+    /// The key.
+    pub key: KeyId,
+    /// Whose it is.
+    pub operator: String,
+    /// Its signed end, RFC 3339.
+    pub until: String,
 }
 
 /// What is held of one feed.
@@ -114,6 +166,9 @@ pub struct CheckedReply {
     pub feed: Option<FeedId>,
     /// What says so, in words.
     pub by: Option<String>,
+    /// The emergency key that says so, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<EmergencyRevoked>,
 }
 
 /// Body of the answer to `GET /v1/revocations/export`.
@@ -127,6 +182,8 @@ pub struct ExportedReply {
     pub policy_version: Option<u64>,
     /// The feeds in it, and how far they are complete.
     pub feeds: Vec<ExportedFeed>,
+    /// How many statements of emergency keys are in it.
+    pub emergencies: u64,
 }
 
 /// A feed in a file.

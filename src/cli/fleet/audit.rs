@@ -19,6 +19,7 @@ use crate::fleet::book::Segment;
 use crate::fleet::report::{Report, Verifier};
 use crate::ids::DeviceId;
 use crate::wire::audit::{record_id, Event, Record, SegmentHeader};
+use crate::wire::revocation::emergency::Emergency;
 
 /// `hardtack fleet audit …`.
 #[derive(Subcommand, Debug)]
@@ -260,7 +261,9 @@ fn operators(session: &Session) -> Result<Exit, Failure> {
         Failure::new(Exit::Invalid, what, "somebody changed the ledger: compare it with a copy")
     })?;
     let rows: Vec<Value> = checked.iter().map(|act| Value::Object(act_fields(act))).collect();
-    show(session.format, &json!({"ok": true, "acts": rows}), |_| {
+    let emergencies = emergencies(&fleet)?;
+    let value = json!({"ok": true, "acts": rows, "emergency": emergencies});
+    show(session.format, &value, |_| {
         let mut text = String::new();
         for (act, row) in checked.iter().zip(&rows) {
             let what = row["act"].as_str().unwrap_or_default();
@@ -276,10 +279,49 @@ fn operators(session: &Session) -> Result<Exit, Failure> {
             }
             text.push('\n');
         }
+        for statement in &emergencies {
+            let word = |name: &str| statement[name].as_str().unwrap_or_default();
+            let (counter, since, operator) = (&statement["counter"], word("since"), word("operator"));
+            let _ = write!(text, "      {since} {operator:12} emergency key={} counter={counter}", word("key"));
+            for rule in statement["rules"].as_array().into_iter().flatten() {
+                let _ = write!(text, " {}", rule["covers"].as_str().unwrap_or_default());
+            }
+            let _ = writeln!(text, " reason={}", word("reason"));
+        }
         let _ = write!(text, "{} acts, each signed and following the one before", rows.len());
         text
     })?;
     Ok(Exit::Done)
+}
+
+/// What operators did with keys of their own: each statement is signed by that key, and by nothing else. They are no link of
+/// the chain, which such an operator may not be able to reach.
+fn emergencies(fleet: &Fleet) -> Result<Vec<Value>, Failure> {
+    let trusts = fleet.ledger.book().trusts();
+    let mut rows = Vec::new();
+    for kept in fleet.ledger.emergencies()? {
+        let opened = trusts.iter().rev().find_map(|trust| Emergency::open_by(&kept.statement, trust).ok());
+        let (said, _) = opened.ok_or_else(|| {
+            let what = "an emergency statement in the ledger is signed by no emergency key of this fleet";
+            Failure::new(Exit::Invalid, what, "somebody changed the ledger: compare it with a copy")
+        })?;
+        let rules = said
+            .rules
+            .iter()
+            .map(|(selector, until)| json!({"covers": format!("{selector:?}"), "until": until.to_string()}));
+        rows.push(json!({
+            "key": said.key,
+            "operator": kept.operator,
+            "counter": said.counter,
+            "digest": kept.statement.digest(),
+            "issued": said.issued_at.to_string(),
+            // When it was made here, or was heard first.
+            "since": kept.at.to_string(),
+            "reason": said.reason,
+            "rules": rules.collect::<Vec<_>>(),
+        }));
+    }
+    Ok(rows)
 }
 
 fn act_fields(act: &Act) -> Map<String, Value> {
@@ -307,6 +349,7 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Withdrawn { .. }
         | Deed::Policy { .. }
         | Deed::Restored { .. }
+        | Deed::Emergency { .. }
         | Deed::Rotated { .. }
         | Deed::Roots { .. }
         | Deed::Trusted { .. }

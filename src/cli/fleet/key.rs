@@ -18,6 +18,7 @@ use serde_json::json;
 use self::proposal::{InForce, Outcome, RootArgs};
 use super::super::output;
 use super::super::{Exit, Failure};
+use super::emergency_key::{self, AddKey, RemoveKey};
 use super::{now, Fleet, Session};
 use crate::fleet::rotate::{draft, is_in_use, next_root_key_id, Cause, KeyRole, NewKey};
 use crate::ids::KeyId;
@@ -29,11 +30,17 @@ use crate::shell::serve::publisher_of;
 /// `hardtack fleet key …`.
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
+    /// Give an operator a key of his own
+    #[command(subcommand)]
+    Add(AddKey),
     /// Show every key: its id, since when it is named, whether it is in use, and whether its file is here
     #[command(alias = "show")]
     List,
     /// Give a key file another passphrase
     Passphrase(PassphraseArgs),
+    /// Take an operator's own key away
+    #[command(subcommand)]
+    Remove(RemoveKey),
     /// Change how many root keys there are, and how many of them must sign
     Roots(roots::RootsArgs),
     /// Replace a key by a new one, with a trust bundle that the root keys sign
@@ -46,8 +53,10 @@ pub enum KeyCommand {
 
 pub(super) fn run(command: KeyCommand, session: &Session) -> Result<Exit, Failure> {
     match command {
+        KeyCommand::Add(key) => emergency_key::add(&key, session),
         KeyCommand::List => list::list(session),
         KeyCommand::Passphrase(args) => passphrase(&args, session),
+        KeyCommand::Remove(key) => emergency_key::remove(&key, session),
         KeyCommand::Roots(args) => roots::roots(&args, session),
         KeyCommand::Rotate(args) => rotate_key(&args, session),
         KeyCommand::Sign(args) => sign::sign(&args, session),
@@ -103,6 +112,11 @@ const fn role_of(role: KeyRole) -> Role {
 fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     let cause = if args.compromised { Cause::Compromised } else { Cause::Planned };
     let role = args.role;
+    if role == Role::Emergency {
+        let what = "an emergency key is one operator's, and is not replaced in its place";
+        let advice = "take it away with `hardtack fleet key remove emergency --name NAME`, then give him another";
+        return Err(Failure::new(Exit::Usage, what, advice));
+    }
     let Some(key_role) = proposal::key_role(role) else {
         return roots::rotate_root(args.number.unwrap_or(1), cause, &args.at_hand, session);
     };

@@ -9,6 +9,8 @@ mod audit;
 mod backup;
 mod carry;
 mod device;
+mod emergency;
+mod emergency_key;
 mod grant;
 mod group;
 mod init;
@@ -63,6 +65,9 @@ pub enum FleetCommand {
     /// Let devices in, look at them, take them out
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    /// Revoke with an operator's own key for 72 h at most, when the fleet's service or its feed key is out of reach
+    #[command(subcommand)]
+    Emergency(emergency::EmergencyCommand),
     /// Show, add or remove revocation feeds, each for some groups of devices
     #[command(subcommand)]
     Feed(group::FeedCommand),
@@ -76,7 +81,7 @@ pub enum FleetCommand {
     Init(init::InitArgs),
     /// Mint a task token, as a device's grants allow
     Issue(grant::IssueArgs),
-    /// Show the fleet's keys, or replace one
+    /// Show the fleet's keys, replace one, or give operators keys of their own
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Show or set the policy
@@ -114,6 +119,7 @@ pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
         FleetCommand::Audit(command) => audit::run(command, &session),
         FleetCommand::Backup(args) => backup::backup(&args, &session),
         FleetCommand::Device(command) => device::run(command, &session),
+        FleetCommand::Emergency(command) => emergency::run(command, &session),
         FleetCommand::Feed(command) => group::feed(command, &session),
         FleetCommand::Group(command) => group::group(command, &session),
         FleetCommand::Grant(command) => grant::run(command, &session),

@@ -14,13 +14,15 @@ use super::super::output::show;
 use super::super::token::{parsed, point_in_time, token_bytes};
 use super::super::{Exit, Failure};
 use super::{millis, now, operator, target_words, wait, Fleet, Session};
-use crate::fleet::book::{FeedBook, Issued};
+use crate::fleet::book::{Book, FeedBook, Issued};
 use crate::fleet::convergence::{is_up_to_date, standings, Standing};
+use crate::fleet::emergency::Known;
 use crate::fleet::publish::{self, is_published};
 use crate::fleet::revoke::{costs, coverage, life_of, remains, revoke, target_of, tasks_of, Part, Revocation};
 use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
+use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::Target;
 
 /// `hardtack fleet revoke …`.
@@ -333,6 +335,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
     let standings = standings(book, at);
     let up_to_date = standings.iter().filter(|standing| is_up_to_date(book, standing)).count();
     let unreachable = standings.iter().filter(|standing| !standing.is_reachable()).count();
+    let emergency: Vec<Value> = book.emergencies().map(|known| emergency_of(book, known, at)).collect();
     let halted = publish::may_start(book).err().map(|error| error.to_string());
     let value = json!({
         // Of the first feed.
@@ -340,6 +343,8 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         // Of every feed.
         "heads": book.feeds().filter_map(|(_, feed)| head(feed)).collect::<Vec<_>>(),
         "rules": rules,
+        // What operators revoked with keys of their own, as far as it was made here or heard on a broker.
+        "emergency": emergency,
         // Per approved device: `device`, `applied` (the highest head that it said it has), `behind` (heads between that and
         // the newest), `seen` (its last sign of life), `silent_s`, `reachable`, `unreachable_since`.
         "devices": standings.iter().map(|standing| wait::told(standing, at)).collect::<Vec<_>>(),
@@ -362,6 +367,21 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                 word("until"),
                 word("reason")
             );
+        }
+        for key in &emergency {
+            let word = |name: &str| key[name].as_str().unwrap_or_default();
+            for rule in key["rules"].as_array().into_iter().flatten() {
+                let (covers, until) = (rule["covers"].as_str(), rule["until"].as_str());
+                let (covers, until) = (covers.unwrap_or_default(), until.unwrap_or_default());
+                let _ = writeln!(
+                    text,
+                    "emergency {covers} until {until}, key {} of {}, statement {}: {}",
+                    word("key"),
+                    word("operator"),
+                    rule["counter"],
+                    word("reason")
+                );
+            }
         }
         for head in book.feeds().filter_map(|(_, feed)| feed.head()) {
             let _ = writeln!(text, "head {} of {}, {}", head.head.seq, head.head.feed, head.head.issued_at);
@@ -387,4 +407,21 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         text
     })?;
     Ok(Exit::Done)
+}
+
+fn emergency_of(book: &Book, known: &Known, at: Timestamp) -> Value {
+    let rule = |(selector, until, counter): (Selector, Timestamp, u64)| json!({"covers": format!("{selector:?}"), "until": until.to_string(), "counter": counter});
+    json!({
+        "key": known.said.key,
+        "operator": known.operator,
+        // Whether the newest trust bundle names the key still.
+        "named": book.trust().emergency_key(known.said.key).is_some(),
+        "counter": known.said.counter,
+        "digest": known.newest.statement.digest(),
+        "issued": known.said.issued_at.to_string(),
+        "since": known.newest.at.to_string(),
+        "reason": known.said.reason,
+        // All that is in force, also what the newest statement leaves out.
+        "rules": known.in_force(at).map(rule).collect::<Vec<_>>(),
+    })
 }

@@ -41,7 +41,7 @@ pub struct PublishArgs {
     feed: Option<FeedId>,
 }
 
-fn uplink(fleet: &Fleet, named: &[BrokerUrl]) -> Result<Uplink, Failure> {
+pub(super) fn uplink(fleet: &Fleet, named: &[BrokerUrl]) -> Result<Uplink, Failure> {
     let mut urls = named.to_vec();
     if urls.is_empty() {
         // They were checked when the file was read.
@@ -68,7 +68,7 @@ fn service_keys(fleet: &mut Fleet) -> Result<ServiceKeys, Failure> {
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     built.map_err(|error| Failure::new(Exit::Failure, error, "raise the limit of open files"))
 }

@@ -163,6 +163,11 @@ impl FeedBook {
         self.restored.as_ref().filter(|restored| !restored.settled)
     }
 
+    /// When the ledger was last put back from a copy.
+    pub(super) fn restored_at(&self) -> Option<Timestamp> {
+        self.restored.as_ref().map(|restored| restored.at)
+    }
+
     /// When the last revocation that belongs here lapsed before a time.
     pub fn lapsed_before(&self, at: Timestamp) -> Option<Timestamp> {
         self.ends.range(..at).next_back().map(|(until, _)| *until)

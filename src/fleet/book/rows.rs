@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::acts::Act;
+use super::super::emergency::Kept;
 use super::super::keys::ISSUED_EARLIER;
 use super::feed::{feed_named, step_of};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
@@ -71,6 +72,8 @@ pub enum Write {
     Publisher(Publisher),
     /// The ledger is a copy that was put back.
     Restored(Restored),
+    /// A statement of an emergency key.
+    Emergency(Box<Kept>),
 }
 
 impl Write {
@@ -80,6 +83,7 @@ impl Write {
             Self::Act(number, _) => Some(format!("act/{number:020}")),
             Self::Bundle(version, _) => Some(format!("bundle/{version:020}")),
             Self::Device(device) => Some(format!("device/{}", device.id)),
+            Self::Emergency(kept) => Some(kept.row()),
             Self::Era(chain) => {
                 Some(format!("era/{}/{:020}/{:016x}", chain.device, chain.ack.era.number, chain.ack.era.salt))
             }
@@ -130,6 +134,8 @@ impl Write {
             Self::Restored(restored) => restored.least.1,
             Self::Bundle(..)
             | Self::Device(_)
+            // The last counter is one that a thief has signed, and is kept as such.
+            | Self::Emergency(_)
             | Self::Era(_)
             | Self::Fork(_)
             | Self::Grant(_)

@@ -9,7 +9,7 @@ use super::super::service::tests::{at, one_device, CADENCE};
 use super::super::{restore, roots, FleetKeys};
 use super::*;
 use crate::ids::GroupId;
-use crate::wire::bundle::{Feed, Issuer, PublicKey};
+use crate::wire::bundle::{EmergencyKey, Feed, Issuer, PublicKey};
 use crate::wire::seal::SealingPublic;
 
 fn key(seed: u8) -> SigningKey {
@@ -297,7 +297,7 @@ fn every_change_has_its_words() {
     let new = public(&key(70));
     let group = |text: &str| text.parse::<GroupId>().unwrap();
     type Edit<'a> = &'a dyn Fn(&mut TrustBundle);
-    let edits: [(&str, Edit<'_>); 19] = [
+    let edits: [(&str, Edit<'_>); 20] = [
         ("root keys: 1 of 3", &|next| next.threshold = 1),
         ("- root key", &|next| next.roots.truncate(2)),
         ("root key: the same in another order", &|next| next.roots.swap(0, 1)),
@@ -306,6 +306,7 @@ fn every_change_has_its_words() {
         ("policy key in use", &|next| next.policy.insert(0, new)),
         ("+ service key", &|next| next.service.push(new)),
         ("- operator key", &|next| next.operators.clear()),
+        ("+ emergency key of ann", &|next| next.emergency.push(EmergencyKey { operator: "ann".into(), key: new })),
         ("+ collector key", &|next| next.collector = SealingPublic([3; 32])),
         ("+ key of feed main", &|next| next.feeds[0].keys.push(new)),
         ("begins era 7", &|next| next.feeds[0].era = 7),

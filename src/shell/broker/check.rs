@@ -308,8 +308,8 @@ impl<'a> Check<'a> {
         let allowed = [
             "bundle/+".to_owned(),
             "policy/+".to_owned(),
-            format!("feed/{own}/head"),
-            format!("feed/{own}/rules"),
+            format!("feed/{own}/+"),
+            format!("feed/{own}/emergency/+"),
             format!("feed/{own}/delta/0"),
             format!("feed/{own}/skip/1/0"),
             format!("feed/{own}/snap/manifest/0"),
@@ -358,6 +358,7 @@ impl<'a> Check<'a> {
             self.topic("bundle/hardtack-check"),
             self.topic("policy/hardtack-check"),
             self.topic(&format!("feed/{own}/head")),
+            self.topic(&format!("feed/{own}/emergency/0000000000000000")),
             self.topic(&format!("dev/{own}/down/ack")),
             self.topic(&format!("dev/{other}/up/hello")),
             self.topic(&format!("dev/{other}/up/audit")),

@@ -13,8 +13,8 @@
 
 use serde_json::{json, Value};
 
-use crate::ids::{DeviceId, FleetId};
-use crate::shell::x509::SERVICE_NAME;
+use crate::ids::{DeviceId, FleetId, KeyId};
+use crate::shell::x509::{EMERGENCY_NAME, SERVICE_NAME};
 
 /// Role that every device has: it reads what all may read.
 pub const DEVICE_ROLE: &str = "device";
@@ -22,8 +22,8 @@ pub const DEVICE_ROLE: &str = "device";
 /// Role of the fleet's service.
 pub const SERVICE_ROLE: &str = "service";
 
-/// Devices in one message of commands. Some 1.5 KiB each.
-const DEVICES_PER_MESSAGE: usize = 16;
+/// Clients in one message of commands. Some 1.5 KiB each.
+const CLIENTS_PER_MESSAGE: usize = 16;
 
 /// The role of one device.
 pub fn role_of(device: &DeviceId) -> String {
@@ -69,6 +69,21 @@ fn own_acls(fleet: &FleetId, device: &DeviceId) -> Vec<Value> {
         says.iter().map(|rest| allow(fleet, Act::Send, &format!("dev/{device}/{rest}"))).collect();
     let hears = format!("dev/{device}/down/+");
     acls.extend([allow(fleet, Act::Subscribe, &hears), allow(fleet, Act::Receive, &hears)]);
+    acls
+}
+
+/// Whose user name an emergency key has at the broker, and its role: [`DeviceId`]s that begin so are no devices'.
+pub fn emergency_name(key: KeyId) -> String {
+    format!("{EMERGENCY_NAME}-{key}")
+}
+
+/// What whoever has an emergency key may: bring his statements, see what the broker keeps of them, read trust bundles.
+fn emergency_acls(fleet: &FleetId, key: KeyId) -> Vec<Value> {
+    let own = format!("feed/+/emergency/{key}");
+    let mut acls = vec![allow(fleet, Act::Send, &own)];
+    for rest in [own.as_str(), "bundle/+"] {
+        acls.extend([allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)]);
+    }
     acls
 }
 
@@ -133,6 +148,25 @@ pub(super) fn admit_listener(fleet: &FleetId, name: &DeviceId) -> Vec<u8> {
     json!({"commands": commands}).to_string().into_bytes()
 }
 
+/// Messages for the plugin that admit whoever has these emergency keys.
+pub fn admit_emergency(fleet: &FleetId, keys: &[KeyId]) -> Vec<Vec<u8>> {
+    messages(keys, |key| {
+        let name = emergency_name(*key);
+        vec![
+            json!({"command": "createRole", "rolename": name, "acls": emergency_acls(fleet, *key)}),
+            json!({"command": "createClient", "username": name, "roles": [{"rolename": name}]}),
+        ]
+    })
+}
+
+/// Messages for the plugin that dismiss whoever has these emergency keys.
+pub fn dismiss_emergency(keys: &[KeyId]) -> Vec<Vec<u8>> {
+    messages(keys, |key| {
+        let name = emergency_name(*key);
+        vec![json!({"command": "deleteClient", "username": name}), json!({"command": "deleteRole", "rolename": name})]
+    })
+}
+
 /// Messages for the plugin that dismiss `devices`: they are disconnected, and whatever they say or ask for later is
 /// refused.
 pub fn dismiss(devices: &[DeviceId]) -> Vec<Vec<u8>> {
@@ -144,9 +178,9 @@ pub fn dismiss(devices: &[DeviceId]) -> Vec<Vec<u8>> {
     })
 }
 
-fn messages(devices: &[DeviceId], commands: impl Fn(&DeviceId) -> Vec<Value>) -> Vec<Vec<u8>> {
-    devices
-        .chunks(DEVICES_PER_MESSAGE)
+fn messages<T>(clients: &[T], commands: impl Fn(&T) -> Vec<Value>) -> Vec<Vec<u8>> {
+    clients
+        .chunks(CLIENTS_PER_MESSAGE)
         .map(|some| {
             let commands: Vec<Value> = some.iter().flat_map(&commands).collect();
             json!({"commands": commands}).to_string().into_bytes()
@@ -225,6 +259,15 @@ mod tests {
             assert!(allows(&acls, Act::Receive, &topic.text(&fleet)));
         }
         assert!(!allows(&acls, Act::Subscribe, "$share/thief/hardtack/1/acme/dev/gw-07/down/+"));
+        let key = KeyId([0xab; 8]);
+        let own = Topic::FeedEmergency("main".parse().unwrap(), key).text(&fleet);
+        let acls = emergency_acls(&fleet, key);
+        assert!(allows(&acls, Act::Send, &own) && allows(&acls, Act::Receive, &own));
+        for other in
+            [Topic::FeedEmergency("main".parse().unwrap(), KeyId([1; 8])), Topic::Bundle(1), Topic::UpHello(gateway)]
+        {
+            assert!(!allows(&acls, Act::Send, &other.text(&fleet)), "{other}");
+        }
         for filter in service_filters(&fleet) {
             assert!(allows(&service_acls(&fleet), Act::Subscribe, &filter), "{filter}");
         }

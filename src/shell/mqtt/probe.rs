@@ -1,8 +1,8 @@
 //! A client that asks a broker questions: what is accepted, what is refused, what arrives.
 //!
 //! Owns: [`Probe`], one connection whose every act gets a [`Verdict`].
-//! Never: carries anything of the fleet's.
-//! Read next: `broker/check.rs`, which asks the questions.
+//! Never: takes part in what the fleet's own links carry.
+//! Read next: `broker/check.rs`, which asks the questions; `../emergency.rs`, which has to know whether it was heard.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -116,7 +116,16 @@ impl Probe {
 
     /// Publishes one message, QoS 1.
     pub async fn publish(&mut self, topic: &str, payload: &[u8]) -> Verdict {
-        if self.client.try_publish(topic, QoS::AtLeastOnce, false, payload.to_vec()).is_err() {
+        self.publish_as(topic, payload, false).await
+    }
+
+    /// Publishes one message that the broker is to keep, QoS 1.
+    pub async fn publish_retained(&mut self, topic: &str, payload: &[u8]) -> Verdict {
+        self.publish_as(topic, payload, true).await
+    }
+
+    async fn publish_as(&mut self, topic: &str, payload: &[u8], retain: bool) -> Verdict {
+        if self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload.to_vec()).is_err() {
             return Verdict::Refused("not a valid topic".into());
         }
         self.wait(|packet| {

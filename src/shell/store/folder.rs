@@ -40,7 +40,7 @@ impl Folder {
         // Before the lock: what a newer version means by its lock is not known here.
         check_format(path)?;
         let lock = lock(&path.join("lock"))?;
-        for sub in ["eras", "feed", "quarantine", "wallet"] {
+        for sub in ["emergency", "eras", "feed", "quarantine", "wallet"] {
             create_dir(&path.join(sub))?;
         }
         sync_dir(path)?;
@@ -55,7 +55,7 @@ impl Folder {
     /// Every state file's content, in the order of their paths. One that cannot be read is told and left out.
     pub(super) fn read_files(&self, events: &mut Vec<Event>) -> Result<Vec<(StateFile, Vec<u8>)>, StoreError> {
         let mut paths = vec!["bundle".to_owned(), "policy".to_owned()];
-        for sub in ["feed", "wallet"] {
+        for sub in ["emergency", "feed", "wallet"] {
             for name in list(&self.join(sub))? {
                 let path = format!("{sub}/{name}");
                 if is_temporary(&name) {

@@ -6,8 +6,9 @@
 
 use super::announcement::Head;
 use super::bytes::{put_number, Reader};
+use super::emergency::Emergency;
 use crate::ids::{FleetId, Hash};
-use crate::wire::bundle::TrustBundle;
+use crate::wire::bundle::{TrustBundle, EMERGENCY_KEYS_MAX};
 use crate::wire::envelope::{Document, Signed};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::Refused;
@@ -16,6 +17,8 @@ use crate::wire::Refused;
 pub const CARRIED_BYTES_MAX: usize = 12 * 1024 * 1024;
 /// The most trust bundles in a file.
 pub const BUNDLES_MAX: usize = 256;
+/// The most statements of emergency keys in a file: one for each that a trust bundle names.
+pub const EMERGENCIES_MAX: usize = EMERGENCY_KEYS_MAX;
 /// The most feeds in a file.
 pub const FEEDS_MAX: usize = 16;
 
@@ -28,6 +31,7 @@ const BUNDLE: u8 = 2;
 const POLICY: u8 = 3;
 const HEAD: u8 = 4;
 const SET: u8 = 5;
+const EMERGENCY: u8 = 6;
 
 /// What a file holds, none of it believed yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +44,8 @@ pub struct Carried {
     pub policy: Option<Signed<PolicyDocument>>,
     /// Heads, each with the bytes of its whole set.
     pub feeds: Vec<(Signed<Head>, Vec<u8>)>,
+    /// The newest statements of emergency keys.
+    pub emergencies: Vec<Signed<Emergency>>,
 }
 
 impl Carried {
@@ -48,8 +54,9 @@ impl Carried {
     /// # Errors
     /// [`Refused::TooLarge`] or [`Refused::Malformed`] when no reader would take them.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Refused> {
-        if self.bundles.len() > BUNDLES_MAX || self.feeds.len() > FEEDS_MAX {
-            return Err(Refused::Malformed("more trust bundles or feeds than such a file holds"));
+        let many = self.feeds.len() > FEEDS_MAX || self.emergencies.len() > EMERGENCIES_MAX;
+        if self.bundles.len() > BUNDLES_MAX || many {
+            return Err(Refused::Malformed("more trust bundles, feeds or emergency statements than such a file holds"));
         }
         let mut bytes = MAGIC.to_vec();
         let mut put = |kind, part: &[u8]| {
@@ -64,6 +71,7 @@ impl Carried {
             put(HEAD, &head.to_bytes());
             put(SET, set);
         }
+        self.emergencies.iter().for_each(|statement| put(EMERGENCY, &statement.to_bytes()));
         let digest = digest(&bytes);
         bytes.extend(digest.0);
         match bytes.len() {
@@ -98,19 +106,23 @@ impl Carried {
         let (kind, name) = part(reader)?;
         let name = std::str::from_utf8(name).ok().filter(|_| kind == FLEET);
         let fleet = name.and_then(|name| name.parse().ok()).ok_or(Refused::Malformed("a file that names no fleet"))?;
-        let mut carried = Self { fleet, bundles: Vec::new(), policy: None, feeds: Vec::new() };
+        let mut carried = Self { fleet, bundles: Vec::new(), policy: None, feeds: Vec::new(), emergencies: Vec::new() };
         while !reader.is_empty() {
             let (kind, bytes) = part(reader)?;
-            let early = carried.policy.is_none() && carried.feeds.is_empty();
+            let last = !carried.emergencies.is_empty();
+            let early = carried.policy.is_none() && carried.feeds.is_empty() && !last;
             match kind {
                 BUNDLE if early && carried.bundles.len() < BUNDLES_MAX => carried.bundles.push(envelope(bytes)?),
                 POLICY if early => carried.policy = Some(envelope(bytes)?),
-                HEAD if carried.feeds.len() < FEEDS_MAX => {
+                HEAD if carried.feeds.len() < FEEDS_MAX && !last => {
                     let head = envelope(bytes)?;
                     match part(reader)? {
                         (SET, set) => carried.feeds.push((head, set.to_vec())),
                         _ => return Err(Refused::Malformed("a head without its set")),
                     }
+                }
+                EMERGENCY if carried.emergencies.len() < EMERGENCIES_MAX => {
+                    carried.emergencies.push(envelope(bytes)?);
                 }
                 _ => return Err(Refused::Malformed("a part of another kind, or out of its order")),
             }
@@ -144,8 +156,11 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
+    use crate::ids::KeyId;
     use crate::time::{Millis, Timestamp};
     use crate::wire::revocation::announcement::Successor;
+    use crate::wire::revocation::emergency::Rules;
+    use crate::wire::revocation::rules::Selector;
     use crate::wire::revocation::set::RevocationSet;
 
     fn carried() -> Carried {
@@ -168,7 +183,17 @@ mod tests {
         };
         let head = Signed::sign(&successor.sign(&fleet, &key).0, &fleet, &[&key]);
         let policy = Signed::sign(&PolicyDocument::built_in(Timestamp(5)), &fleet, &[&key]);
-        Carried { fleet, bundles: Vec::new(), policy: Some(policy), feeds: vec![(head, set.to_bytes())] }
+        let feeds = vec![(head, set.to_bytes())];
+        let statement = Emergency {
+            key: KeyId::of(key.verifying_key().as_bytes()),
+            counter: 1,
+            issued_at: Timestamp(5),
+            bundle_version: 1,
+            reason: "stolen".into(),
+            rules: Rules::new([(Selector::All, Timestamp(9))]).unwrap(),
+        };
+        let emergencies = vec![Signed::sign(&statement, &fleet, &[&key])];
+        Carried { fleet, bundles: Vec::new(), policy: Some(policy), feeds, emergencies }
     }
 
     #[test]
@@ -205,20 +230,26 @@ mod tests {
         let (head, policy) = (file.feeds[0].0.to_bytes(), file.policy.unwrap().to_bytes());
         let (fleet, policy) = ((FLEET, &b"acme"[..]), (POLICY, policy.as_slice()));
         let (head, set) = ((HEAD, head.as_slice()), (SET, &[1_u8][..]));
+        let emergency = file.emergencies[0].to_bytes();
+        let emergency = (EMERGENCY, emergency.as_slice());
         assert_eq!(sealed(&[fleet]), Ok(0));
-        assert_eq!(sealed(&[fleet, policy, head, set, head, set]), Ok(2));
+        assert_eq!(sealed(&[fleet, policy, head, set, head, set, emergency, emergency]), Ok(2));
         for wrong in [
             &[policy][..],
             &[fleet, head],
             &[fleet, set],
             &[fleet, policy, policy],
             &[fleet, head, set, policy],
+            &[fleet, emergency, head, set],
+            &[fleet, emergency, policy],
             &[fleet, fleet],
             &[fleet, (9, &[])],
         ] {
             assert!(matches!(sealed(wrong), Err(Refused::Malformed(_))), "{wrong:?}");
         }
         let many: Vec<_> = std::iter::once(fleet).chain([head, set].repeat(FEEDS_MAX + 1)).collect();
+        assert!(sealed(&many).is_err());
+        let many: Vec<_> = std::iter::once(fleet).chain([emergency].repeat(EMERGENCIES_MAX + 1)).collect();
         assert!(sealed(&many).is_err());
         assert!(Carried { feeds: vec![(carried().feeds[0].0.clone(), vec![1]); FEEDS_MAX + 1], ..carried() }
             .to_bytes()

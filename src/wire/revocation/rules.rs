@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::bytes::{put_number, Reader};
 use super::Target;
 use crate::ids::{GrantId, Hash};
@@ -76,7 +78,8 @@ impl fmt::Debug for Name {
 }
 
 /// What a rule covers: a [`Target`] other than a block, in a form of fixed size. The order is that of its bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub enum Selector {
     /// Every token there is.
     All,
@@ -205,6 +208,26 @@ impl Selector {
             TASK => Self::Task(Name::read(reader)?),
             _ => return Err(Refused::Malformed("a rule of a kind that is not known")),
         })
+    }
+}
+
+impl From<Selector> for Vec<u8> {
+    fn from(selector: Selector) -> Self {
+        let mut bytes = Self::new();
+        selector.put(&mut bytes);
+        bytes
+    }
+}
+
+impl TryFrom<Vec<u8>> for Selector {
+    type Error = Refused;
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Refused> {
+        let mut reader = Reader::new(&bytes);
+        let selector = Self::read(&mut reader)?;
+        match reader.is_empty() {
+            true => Ok(selector),
+            false => Err(Refused::Malformed("bytes left over")),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::super::{Fleet, Session};
 use super::proposal::key_role;
 use crate::ids::{hex, KeyId};
 use crate::shell::fleet_keys::{is_encrypted, Role};
-use crate::wire::bundle::TrustBundle;
+use crate::wire::bundle::{EmergencyKey, TrustBundle};
 
 /// A key in the history of the trust bundles.
 struct Named {
@@ -28,7 +28,8 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
     let trusts = fleet.ledger.book().trusts();
     let trust = fleet.ledger.book().trust();
-    let keys: Vec<Value> = Role::ALL.into_iter().flat_map(|role| of_role(&fleet, trusts, role)).collect();
+    let mut keys: Vec<Value> = Role::ALL.into_iter().flat_map(|role| of_role(&fleet, trusts, role)).collect();
+    keys.extend(emergency(&fleet, trusts));
     let fingerprint = trusts.first().unwrap_or(trust).fingerprint().to_string();
     let value = json!({
         "fleet": trust.fleet, "fingerprint": fingerprint, "bundle_version": trust.version,
@@ -41,9 +42,10 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         let _ = writeln!(text, "{} of {} root keys must sign", trust.threshold, trust.roots.len());
         for key in &keys {
             let word = |name: &str| key[name].as_str().unwrap_or_default();
-            let role = match key["number"].as_u64() {
-                Some(number) => format!("root {number}"),
-                None => word("role").to_owned(),
+            let role = match (key["number"].as_u64(), key["name"].as_str()) {
+                (Some(number), _) => format!("root {number}"),
+                (None, Some(name)) => format!("emergency of {name}"),
+                (None, None) => word("role").to_owned(),
             };
             let until = key["until"].as_u64().map(|until| format!(", until {until}")).unwrap_or_default();
             let (state, file) = (word("state"), word("file"));
@@ -82,9 +84,13 @@ fn of_role(fleet: &Fleet, trusts: &[TrustBundle], role: Role) -> Vec<Value> {
         let path = match role {
             _ if !in_use => fleet.keys.aside(role, &id),
             Role::Root => fleet.keys.root_file(place + 1, now.len()),
-            Role::Collector | Role::Feed | Role::Issuer | Role::Operator | Role::Policy | Role::Service => {
-                fleet.keys.file(role)
-            }
+            Role::Collector
+            | Role::Emergency
+            | Role::Feed
+            | Role::Issuer
+            | Role::Operator
+            | Role::Policy
+            | Role::Service => fleet.keys.file(role),
         };
         let numbers = trusts.iter().flat_map(|trust| &trust.issuers);
         let number = numbers.filter(|issuer| issuer.key.as_bytes() == key).map(|issuer| issuer.root_key_id).next();
@@ -102,6 +108,39 @@ fn of_role(fleet: &Fleet, trusts: &[TrustBundle], role: Role) -> Vec<Value> {
         })
     });
     values.collect()
+}
+
+/// The keys of single operators.
+fn emergency(fleet: &Fleet, trusts: &[TrustBundle]) -> Vec<Value> {
+    let mut all: Vec<(&EmergencyKey, Named)> = Vec::new();
+    for trust in trusts {
+        for key in &trust.emergency {
+            if !all.iter().any(|(known, _)| *known == key) {
+                all.push((key, Named { since: trust.version, until: None }));
+            }
+        }
+        for (_, gone) in all.iter_mut().filter(|(key, gone)| !trust.emergency.contains(key) && gone.until.is_none()) {
+            gone.until = Some(trust.version);
+        }
+    }
+    let value = |(key, named): &(&EmergencyKey, Named)| {
+        let state = if named.until.is_none() { "in_use" } else { "gone" };
+        let path = match named.until {
+            None => fleet.keys.emergency_file(&key.operator),
+            Some(_) => fleet.keys.retired_emergency(key.id()),
+        };
+        json!({
+            "role": Role::Emergency,
+            "name": key.operator,
+            "key_id": key.id(),
+            "public": hex(key.key.as_bytes()),
+            "since": named.since,
+            "until": named.until,
+            "state": state,
+            "file": file(&path),
+        })
+    };
+    all.iter().map(value).collect()
 }
 
 /// A key that is kept elsewhere has no file here.

@@ -224,7 +224,12 @@ fn bring_into_force(
     let hands = Hands { feed: feed.as_ref(), policy: policy.as_ref() };
     let by = operator(&name, &operator_key);
     let rotated = fleet.act(|book, _, fx| proposal::submit_bundle(book, proposed, hands, cadence, by, at, fx))?;
-    Ok(InForce { rotated, kept: adopt(fleet)? })
+    let mut kept = adopt(fleet)?;
+    let still = |name: &str| next.emergency.iter().any(|known| known.operator == name);
+    for gone in opened.before.emergency.iter().filter(|known| !still(&known.operator)) {
+        kept.extend(fleet.keys.retire_emergency(&gone.operator, gone.id())?);
+    }
+    Ok(InForce { rotated, kept })
 }
 
 /// Every key that waits and is in use by the trust bundle in force takes its file's place. Gives the files of those before.
@@ -314,7 +319,7 @@ pub(super) const fn key_role(role: Role) -> Option<KeyRole> {
         Role::Issuer => Some(KeyRole::Issuer),
         Role::Operator => Some(KeyRole::Operator),
         Role::Policy => Some(KeyRole::Policy),
-        Role::Root => None,
+        Role::Root | Role::Emergency => None,
         Role::Service => Some(KeyRole::Service),
     }
 }

@@ -1,0 +1,471 @@
+//! What emergency keys have revoked, as this device has it.
+//!
+//! Owns: [`Emergencies`]: per key the newest statement and every rule that is in force, by whomever it was left out since;
+//! when a rule ends; what is lost of them; the order in which a statement is judged, kept and obeyed.
+//! Never: lifts a rule before its end; takes a lower counter, or another content for one; moves a clock; wipes anything.
+//! Read next: `wire/revocation/emergency.rs` for the statement; `revocation.rs`, whose feeds stand beside this.
+//!
+//! Whoever steals such a key may deny, and that ends: a rule holds until E has passed its signed end, and no longer than 72 h
+//! of powered-on time from when it was first seen here, so that a statement of the far future locks nobody out for long.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::Placed;
+use super::effects::{Effects, FileWrite, LogEvent, StateFile};
+use super::request::revocations::{EmergencyRule, EmergencyStatus};
+use super::{Agent, Now, Source};
+use crate::ids::{DeviceId, FeedId, Hash, KeyId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::audit::{Event, TrustChange};
+use crate::wire::bundle::{TrustBundle, EMERGENCY_KEYS_MAX};
+use crate::wire::envelope::Signed;
+use crate::wire::revocation::emergency::{Emergency, LIFE_MAX, RULES_MAX};
+use crate::wire::revocation::rules::Selector;
+use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
+
+/// The most rules of one key that are held: those of its statement, and what earlier ones said and it leaves out. A statement
+/// that would take more is refused until older rules have ended.
+pub const HELD_MAX: usize = 4 * RULES_MAX;
+/// The most keys whose counters are remembered, those among them that a trust bundle has dropped.
+pub const MARKS_MAX: usize = 4 * EMERGENCY_KEYS_MAX;
+/// The most bytes of a file.
+pub const STORED_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+
+const SUM_BYTES: usize = 32;
+
+/// How far a key has come, for the anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmergencyMark {
+    /// The key.
+    pub key: KeyId,
+    /// The counter of its newest statement.
+    pub counter: u64,
+    /// The digest of that.
+    pub digest: Hash,
+    /// Since when it is known that the file is lost, by [`Moment::ticked`]; none while it is there.
+    pub lost: Option<Timestamp>,
+}
+
+/// When it is, as the ends of rules go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moment {
+    /// E: what ended before this is over.
+    pub over: Timestamp,
+    /// P, and all that it was ever corrected down by: it only goes forward.
+    pub ticked: Timestamp,
+}
+
+/// One rule as it is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Life {
+    /// Its signed end.
+    until: Timestamp,
+    /// When it was first seen with that end, by [`Moment::ticked`].
+    seen: Timestamp,
+}
+
+impl Life {
+    fn left(self, at: Moment) -> Option<Millis> {
+        let bound = self.seen + LIFE_MAX;
+        let lives = at.over <= self.until && at.ticked < bound;
+        lives.then(|| self.until.since(at.over).min(bound.since(at.ticked)))
+    }
+}
+
+/// The file of a key, followed by a checksum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    operator: String,
+    signed: Signed<Emergency>,
+    rules: Vec<(Selector, Life)>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    operator: String,
+    signed: Signed<Emergency>,
+    said: Emergency,
+    digest: Hash,
+    rules: BTreeMap<Selector, Life>,
+}
+
+/// What emergency keys have revoked.
+#[derive(Debug, Default)]
+pub struct Emergencies {
+    held: BTreeMap<KeyId, Held>,
+    /// Keys whose files could not be read back.
+    lost: BTreeMap<KeyId, EmergencyMark>,
+    at: Moment,
+}
+
+/// A statement that is believed, and says something new.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    operator: String,
+    signed: Signed<Emergency>,
+    said: Emergency,
+}
+
+impl Judged {
+    /// When it was signed.
+    pub fn issued_at(&self) -> Timestamp {
+        self.said.issued_at
+    }
+}
+
+/// A rule that covers something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// What it covers.
+    pub selector: Selector,
+    /// The key.
+    pub key: KeyId,
+    /// Whose key it is.
+    pub operator: String,
+    /// Its signed end.
+    pub until: Timestamp,
+}
+
+impl fmt::Display for Hit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { selector, key, operator, until } = self;
+        write!(f, "{selector:?} by emergency key {key} of {operator}, until {until} at the latest")
+    }
+}
+
+impl Emergencies {
+    /// It is this late.
+    pub fn advance(&mut self, at: Moment) {
+        self.at = at;
+    }
+
+    /// Takes what a file says.
+    ///
+    /// # Errors
+    /// [`Refused::DigestMismatch`] for one that is damaged, or is not what `known` says; [`Refused::RolledBack`] for an older
+    /// one.
+    pub fn load(&mut self, key: KeyId, bytes: &[u8], known: Option<&EmergencyMark>) -> Result<(), Refused> {
+        let parts = bytes.len().checked_sub(SUM_BYTES).map(|end| bytes.split_at(end));
+        let (content, told) = parts.ok_or(Refused::Malformed("ends too early"))?;
+        if sum(content).0 != told {
+            return Err(Refused::DigestMismatch);
+        }
+        let Stored { operator, signed, rules } = decode(content, STORED_BYTES_MAX)?;
+        let (said, digest) = (signed.claim()?, signed.digest());
+        if said.key != key || rules.len() > HELD_MAX {
+            return Err(Refused::Malformed("the file of another key"));
+        }
+        if let Some(known) = known {
+            if said.counter < known.counter {
+                return Err(Refused::RolledBack { offered: said.counter, known: known.counter });
+            }
+            if said.counter == known.counter && digest != known.digest {
+                return Err(Refused::DigestMismatch);
+            }
+        }
+        self.lost.remove(&key);
+        self.held.insert(key, Held { operator, signed, said, digest, rules: rules.into_iter().collect() });
+        Ok(())
+    }
+
+    /// A file that was here and cannot be read back. Nothing is allowed until its statement has come again, or everything
+    /// that it can have held has ended.
+    pub fn lose(&mut self, mark: EmergencyMark) {
+        let lost = mark.lost.or(Some(self.at.ticked));
+        self.lost.insert(mark.key, EmergencyMark { lost, ..mark });
+    }
+
+    /// For the anchor.
+    pub fn marks(&self) -> Vec<EmergencyMark> {
+        let marks = self.held.iter().map(|(key, held)| EmergencyMark {
+            key: *key,
+            counter: held.said.counter,
+            digest: held.digest,
+            lost: None,
+        });
+        marks.chain(self.lost.values().copied()).collect()
+    }
+
+    fn mark(&self, key: KeyId) -> Option<(u64, Hash)> {
+        let lost = self.lost.get(&key).map(|mark| (mark.counter, mark.digest));
+        self.held.get(&key).map(|held| (held.said.counter, held.digest)).or(lost)
+    }
+
+    /// What is to be made of a statement that came from the place of `key`. None: it says nothing new.
+    ///
+    /// # Errors
+    /// When it belongs elsewhere, is not signed by a key that `trust` names for emergencies, says more than it may, is older
+    /// than what is known, or contradicts it.
+    pub fn judge(&self, key: KeyId, signed: Signed<Emergency>, trust: &TrustBundle) -> Result<Option<Judged>, Refused> {
+        if signed.claim()?.key != key {
+            return Err(Refused::WrongTopic);
+        }
+        let (mark, digest) = (self.mark(key), signed.digest());
+        let same = mark.is_some_and(|(_, known)| known == digest);
+        if same && self.held.contains_key(&key) {
+            // The broker keeps it and says it again, though the key may be dropped since.
+            return Ok(None);
+        }
+        let (said, operator) = match Emergency::open_by(&signed, trust) {
+            Ok((said, named)) => (said, named.operator.clone()),
+            // It was believed before it was lost.
+            Err(Refused::UnknownKey { .. }) if same => (signed.claim()?, "nobody any more".into()),
+            Err(refused) => return Err(refused),
+        };
+        match mark {
+            Some((known, _)) if said.counter < known => {
+                return Err(Refused::RolledBack { offered: said.counter, known });
+            }
+            Some((known, held)) if said.counter == known && held != digest => {
+                return Err(Refused::SignedTwice { counter: known, held, offered: digest });
+            }
+            Some(_) | None => {}
+        }
+        Ok(Some(Judged { operator, signed, said }))
+    }
+
+    /// Takes a statement: what it says is added to what is held. Gives the file.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] where it is more than can be held.
+    pub fn take(&mut self, judged: Judged, trust: &TrustBundle) -> Result<Vec<u8>, Refused> {
+        let Judged { operator, signed, said } = judged;
+        let (key, at) = (said.key, self.at);
+        let mut rules = self.held.get(&key).map(|held| held.rules.clone()).unwrap_or_default();
+        rules.retain(|_, life| life.left(at).is_some());
+        for (selector, until) in said.rules.iter() {
+            let known = rules.get(&selector).filter(|known| known.until >= until);
+            let life = known.copied().unwrap_or(Life { until, seen: at.ticked });
+            if life.left(at).is_some() {
+                rules.insert(selector, life);
+            }
+        }
+        if rules.len() > HELD_MAX {
+            return Err(Refused::Malformed("more rules of one emergency key than a device holds: older ones must end"));
+        }
+        if self.mark(key).is_none() {
+            self.make_room(trust)?;
+        }
+        let stored =
+            Stored { operator, signed, rules: rules.iter().map(|(selector, life)| (*selector, *life)).collect() };
+        let mut bytes = encode(&stored);
+        bytes.extend(sum(&bytes).0);
+        let Stored { operator, signed, .. } = stored;
+        self.lost.remove(&key);
+        let digest = signed.digest();
+        self.held.insert(key, Held { operator, signed, said, digest, rules });
+        Ok(bytes)
+    }
+
+    /// Forgets a key that the trust bundle has dropped and of which nothing is in force, where no more can be remembered.
+    fn make_room(&mut self, trust: &TrustBundle) -> Result<(), Refused> {
+        if self.held.len() + self.lost.len() < MARKS_MAX {
+            return Ok(());
+        }
+        let at = self.at;
+        let over = |held: &Held| held.rules.values().all(|life| life.left(at).is_none());
+        let gone = self.held.iter().find(|(key, held)| trust.emergency_key(**key).is_none() && over(held));
+        let gone = gone.map(|(key, _)| *key).or(self.ended_losses().find(|key| trust.emergency_key(*key).is_none()));
+        let gone =
+            gone.ok_or(Refused::Malformed("more emergency keys than a device remembers: older ones must end"))?;
+        self.held.remove(&gone);
+        self.lost.remove(&gone);
+        Ok(())
+    }
+
+    fn ended_losses(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.lost.values().filter(|mark| !self.is_missed(mark)).map(|mark| mark.key)
+    }
+
+    /// Whether what is lost may be in force still.
+    fn is_missed(&self, mark: &EmergencyMark) -> bool {
+        mark.lost.is_none_or(|since| self.at.ticked < since + LIFE_MAX)
+    }
+
+    /// Keys whose rules are lost and may be in force.
+    pub fn missing(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.lost.values().filter(|mark| self.is_missed(mark)).map(|mark| mark.key)
+    }
+
+    fn in_force(&self) -> impl Iterator<Item = (KeyId, &Held, Selector, Life, Millis)> {
+        let at = self.at;
+        self.held.iter().flat_map(move |(key, held)| {
+            let lives =
+                move |(selector, life): (&Selector, &Life)| Some((*key, held, *selector, *life, life.left(at)?));
+            held.rules.iter().filter_map(lives)
+        })
+    }
+
+    fn find(&self, covers: impl Fn(Selector) -> bool) -> Option<Hit> {
+        let (key, held, selector, life, _) = self.in_force().find(|(_, _, selector, ..)| covers(*selector))?;
+        Some(Hit { selector, key, operator: held.operator.clone(), until: life.until })
+    }
+
+    /// The rule that covers one of these, or a token that was issued then.
+    pub fn covers(&self, selectors: &[Selector], issued: Timestamp) -> Option<Hit> {
+        self.find(|selector| match selector {
+            Selector::IssuedBefore(before) => issued < before,
+            Selector::All
+            | Selector::Audience(_)
+            | Selector::Device(_)
+            | Selector::Grant(_)
+            | Selector::Group(_)
+            | Selector::Owner(_)
+            | Selector::RootKey(_)
+            | Selector::Task(_) => selectors.contains(&selector),
+        })
+    }
+
+    /// The rule that is this very one.
+    pub fn names(&self, wanted: Selector) -> Option<Hit> {
+        self.find(|selector| selector == wanted)
+    }
+
+    /// Why this device is locked, if it is by any of this. It unlocks when that has ended.
+    pub fn locks(&self, device: &DeviceId) -> Vec<String> {
+        let word = |what: &str, hit: Hit| {
+            let Hit { key, operator, until, .. } = hit;
+            format!("{what} is revoked by emergency key {key} of {operator}, until {until} at the latest")
+        };
+        let here = self.names(Selector::device(device.as_str())).map(|hit| word("this device", hit));
+        let all = self.names(Selector::All).map(|hit| word("the whole fleet", hit));
+        let lost = self.missing().map(|key| format!("what emergency key {key} has revoked is lost"));
+        here.into_iter().chain(all).chain(lost).collect()
+    }
+
+    /// Every rule in force.
+    pub(super) fn rules(&self) -> Vec<EmergencyRule> {
+        let rule = |(key, held, selector, life, left): (KeyId, &Held, Selector, Life, Millis)| EmergencyRule {
+            covers: format!("{selector:?}"),
+            key,
+            operator: held.operator.clone(),
+            until: life.until.to_string(),
+            left_s: left.secs_ceil(),
+        };
+        self.in_force().map(rule).collect()
+    }
+
+    /// What is held of each key.
+    pub(super) fn status(&self, trust: &TrustBundle) -> Vec<EmergencyStatus> {
+        let rules = self.rules();
+        let held = self.held.iter().map(|(key, held)| EmergencyStatus {
+            key: *key,
+            operator: held.operator.clone(),
+            named: trust.emergency_key(*key).is_some(),
+            counter: held.said.counter,
+            digest: held.digest.to_string(),
+            issued: held.said.issued_at.to_string(),
+            reason: held.said.reason.clone(),
+            rules: rules.iter().filter(|rule| rule.key == *key).cloned().collect(),
+        });
+        held.collect()
+    }
+
+    /// The newest statements, for whoever they are carried to.
+    pub fn statements(&self) -> impl Iterator<Item = &Signed<Emergency>> {
+        self.held.values().map(|held| &held.signed)
+    }
+}
+
+fn sum(content: &[u8]) -> Hash {
+    Hash::of("hardtack/emergency-file/v1", &[content])
+}
+
+impl Agent {
+    /// Rules of emergency keys end with time alone.
+    pub(super) fn note_moment(&mut self) {
+        let ticked = self.clock.powered() + self.wallet.shift();
+        self.revocations.emergencies.advance(Moment { over: self.clock.over(), ticked });
+    }
+
+    /// A statement arrived from a feed's place for a key.
+    pub(super) fn on_emergency(
+        &mut self,
+        feed: &FeedId,
+        key: KeyId,
+        payload: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Refused> {
+        if !self.trust.feeds.iter().any(|known| known.id == *feed) {
+            return Err(Refused::WrongTopic);
+        }
+        self.hear_emergency(key, payload, now, effects).map(drop)
+    }
+
+    /// A statement, wherever it came from. One of a key that a trust bundle still to come may name waits for that, and one
+    /// that was signed further ahead than time can have gone by here waits for a round trip. Says whether it was taken.
+    pub(super) fn hear_emergency(
+        &mut self,
+        key: KeyId,
+        payload: &[u8],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<bool, Refused> {
+        let signed = Signed::<Emergency>::from_bytes(payload)?;
+        let ahead = signed.claim()?.bundle_version > self.trust.version;
+        let judged = match self.revocations.emergencies.judge(key, signed, &self.trust) {
+            Ok(Some(judged)) => judged,
+            Ok(None) => return Ok(false),
+            Err(Refused::UnknownKey { .. }) if ahead => {
+                self.keep_waiting(key, payload);
+                return Ok(false);
+            }
+            Err(refused) => return Err(refused),
+        };
+        match self.clock.place(judged.issued_at()) {
+            Placed::Possible => {}
+            // It is no clock role: what it says about time is disbelieved, and nothing else changes.
+            Placed::PastCeiling => return Err(Refused::PostDated),
+            Placed::Ahead => {
+                self.keep_waiting(key, payload);
+                return Ok(false);
+            }
+        }
+        self.take_emergency(key, judged, now, effects)?;
+        Ok(true)
+    }
+
+    fn keep_waiting(&mut self, key: KeyId, payload: &[u8]) {
+        self.emergencies_ahead.insert(key, payload.to_vec());
+        if self.emergencies_ahead.len() > EMERGENCY_KEYS_MAX {
+            self.emergencies_ahead.pop_last();
+        }
+    }
+
+    /// What waited is judged again: a trust bundle is here, or a round trip has told what time it is.
+    pub(super) fn hear_waiting_emergencies(&mut self, now: Now, effects: &mut Effects) {
+        for (key, payload) in std::mem::take(&mut self.emergencies_ahead) {
+            if let Err(refused) = self.hear_emergency(key, &payload, now, effects) {
+                self.refuse(Source::Emergency, &format!("emergency key {key}"), &payload, &refused, now, effects);
+            }
+        }
+    }
+
+    /// Nothing that waits for a trust bundle is waited for any more: the fleet says that there is none.
+    pub(super) fn give_up_emergencies(&mut self, now: Now, effects: &mut Effects) {
+        for (key, payload) in std::mem::take(&mut self.emergencies_ahead) {
+            let refused = Refused::UnknownKey { valid: 0, needed: 1 };
+            self.refuse(Source::Emergency, &format!("emergency key {key}"), &payload, &refused, now, effects);
+        }
+    }
+
+    fn take_emergency(&mut self, key: KeyId, judged: Judged, now: Now, effects: &mut Effects) -> Result<(), Refused> {
+        let (counter, operator) = (judged.said.counter, judged.operator.clone());
+        let (digest, rules) = (judged.signed.digest(), judged.said.rules.count() as u64);
+        let content = self.revocations.emergencies.take(judged, &self.trust)?;
+        effects.batch.files.push(FileWrite { file: StateFile::Emergency(key), content });
+        self.anchor_due = true;
+        self.write(Event::Trust(TrustChange::Emergency { key, counter, digest }), Vec::new(), now, effects);
+        effects.outgoing.logs.push(LogEvent::EmergencyApplied { key, operator, counter, rules });
+        // Grants stay: a thief of this key must not be able to empty the wallets of a fleet.
+        self.end_revoked_tasks(now, effects);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

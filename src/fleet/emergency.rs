@@ -1,0 +1,381 @@
+//! Emergency keys, on the operators' side.
+//!
+//! Owns: who has one ([`draft_added`], [`draft_removed`]); what a statement says, numbered past the one before ([`statement`]); what
+//! the fleet knows of each key ([`Known`]), whether it was made here or heard on the broker; when the broker is told again.
+//! Never: signs one counter twice; lifts a rule; needs the feed's key, or a service that runs.
+//! Read next: `wire/revocation/emergency.rs`; `agent/emergency.rs`, which obeys.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+
+use super::acts;
+use super::book::{Book, Write};
+use super::rotate::Cause;
+use super::{proposal, Effects, FleetError, FleetLog};
+use crate::agent::effects::Publish;
+use crate::ids::{FeedId, KeyId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::bundle::{EmergencyKey, PublicKey, TrustBundle};
+use crate::wire::envelope::Signed;
+use crate::wire::link::Topic;
+use crate::wire::revocation::carry::{Carried, BUNDLES_MAX};
+use crate::wire::revocation::emergency::{Emergency, Rules, LIFE_MAX, REASON_BYTES_MAX};
+use crate::wire::revocation::rules::Selector;
+use crate::wire::revocation::Target;
+use crate::wire::Refused;
+
+/// A statement says that it was signed this much earlier: the clock of the machine that signs it may be ahead, and what comes
+/// from the future is not believed.
+const ISSUED_EARLIER: Millis = Millis::from_secs(300);
+/// Statements of one key that are kept.
+const STATEMENTS_KEPT: u64 = 64;
+/// Where the ledger is a copy that was put back, nobody knows how far a key had come. No operator signs that many meanwhile.
+const LEAP: u64 = 1 << 20;
+/// How long the broker may take to say what it keeps before it is told again, and between two tellings.
+const QUIET: Millis = Millis::from_secs(5);
+
+/// A statement as the ledger keeps it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// Whose key it was.
+    pub operator: String,
+    /// When it was made here, or was heard first.
+    pub at: Timestamp,
+    /// The statement.
+    pub statement: Signed<Emergency>,
+}
+
+impl Kept {
+    /// The name of its row.
+    pub(super) fn row(&self) -> String {
+        let (key, counter) = self.statement.claim().map_or((KeyId([0; 8]), 0), |said| (said.key, said.counter));
+        format!("emergency/{key}/{:02}", counter % STATEMENTS_KEPT)
+    }
+}
+
+/// What is known of one key.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Whose it is.
+    pub operator: String,
+    /// The newest statement.
+    pub newest: Kept,
+    /// What that says.
+    pub said: Emergency,
+    /// Every rule that any statement told, its end, and the counter of the statement that told that.
+    pub rules: BTreeMap<Selector, (Timestamp, u64)>,
+}
+
+impl Known {
+    /// Rules that are in force at a time.
+    pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = (Selector, Timestamp, u64)> + '_ {
+        self.rules.iter().filter(move |(_, (until, _))| *until >= at).map(|(rule, (until, by))| (*rule, *until, *by))
+    }
+}
+
+/// Takes a row in. Rows may come in any order.
+pub(super) fn apply(all: &mut BTreeMap<KeyId, Known>, kept: Kept) {
+    let Ok(said) = kept.statement.claim() else { return };
+    let known = all.entry(said.key).or_insert_with(|| Known {
+        operator: kept.operator.clone(),
+        newest: kept.clone(),
+        said: said.clone(),
+        rules: BTreeMap::new(),
+    });
+    for (selector, until) in said.rules.iter() {
+        let rule = known.rules.entry(selector).or_insert((until, said.counter));
+        *rule = (*rule).max((until, said.counter));
+    }
+    if said.counter >= known.said.counter {
+        *known = Known { operator: kept.operator.clone(), newest: kept, said, rules: std::mem::take(&mut known.rules) };
+    }
+}
+
+/// What an operator orders with his key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Order {
+    /// What is revoked.
+    pub target: Target,
+    /// For how long, at most 72 h.
+    pub life: Millis,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where a key stands: the next statement is numbered past it and repeats what is in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Before {
+    /// The highest counter.
+    pub counter: u64,
+    /// What is in force.
+    pub rules: Vec<(Selector, Timestamp)>,
+}
+
+impl Before {
+    /// What one statement says of it.
+    pub fn of(said: &Emergency) -> Self {
+        Self { counter: said.counter, rules: said.rules.iter().collect() }
+    }
+}
+
+/// The next statement of a key.
+///
+/// # Errors
+/// [`FleetError::Invalid`] for what such a key cannot say, and for a key that `trust` does not name.
+pub fn statement(
+    trust: &TrustBundle,
+    key: &SigningKey,
+    before: &Before,
+    order: &Order,
+    at: Timestamp,
+) -> Result<Signed<Emergency>, FleetError> {
+    let public = PublicKey::from(key.verifying_key());
+    let id = KeyId::of(public.as_bytes());
+    let named = trust.emergency_key(id);
+    let invalid = |what: String| FleetError::Invalid(what);
+    let named = named.ok_or_else(|| {
+        invalid(format!(
+            "this emergency key is none of trust bundle {}, and no device would take what it says: `hardtack fleet key \
+             list` names those that are, `hardtack fleet key add emergency` makes one",
+            trust.version
+        ))
+    })?;
+    let Some(selector) = Selector::of(&order.target) else {
+        let what = "an emergency key revokes by rule, no single block: name the task, the grant or the owner";
+        return Err(invalid(what.into()));
+    };
+    if order.life > LIFE_MAX || order.life == Millis(0) {
+        return Err(invalid("an emergency key revokes for 72 h at most: choose a shorter --expires, and let the fleet's own feed revoke for longer".into()));
+    }
+    let reason = acts::text("the reason", &order.reason)?;
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(invalid(format!("the reason must have at most {REASON_BYTES_MAX} bytes")));
+    }
+    let counter = before.counter.checked_add(1).ok_or_else(|| {
+        let what = "this key has come to its last counter, which somebody else must have signed: have the fleet replace the key (`hardtack fleet key remove emergency`)";
+        invalid(what.into())
+    })?;
+    let issued_at = at - ISSUED_EARLIER;
+    let until = (at + order.life).min(issued_at + LIFE_MAX);
+    let in_force = before.rules.iter().copied().filter(|(_, until)| *until >= at && *until <= issued_at + LIFE_MAX);
+    let rules = Rules::new(in_force.chain([(selector, until)])).map_err(|_| {
+        invalid("64 rules of this key are in force, and no more can be: one rule on owner, group, device or issued-before takes the place of many".into())
+    })?;
+    let said = Emergency { key: id, counter, issued_at, bundle_version: trust.version, reason, rules };
+    let signed = Signed::sign(&said, &trust.fleet, &[key]);
+    // What devices will check is checked here first.
+    Emergency::open(&signed, &trust.fleet, named).map_err(FleetError::refused("the statement"))?;
+    Ok(signed)
+}
+
+/// Where a key stands by the ledger.
+pub fn before(book: &Book, key: KeyId, at: Timestamp) -> Before {
+    let known = book.emergency(key);
+    let restored = book.restored_at().filter(|restored| known.is_none_or(|known| known.newest.at <= *restored));
+    let counter = known.map_or(0, |known| known.said.counter);
+    let rules = known.map(|known| known.in_force(at).map(|(rule, until, _)| (rule, until)).collect());
+    Before { counter: counter.saturating_add(restored.map_or(0, |_| LEAP)), rules: rules.unwrap_or_default() }
+}
+
+/// Signs the next statement of a key and keeps it: nobody can sign its counter again once this is committed.
+///
+/// # Errors
+/// As [`statement`].
+pub fn declare(
+    book: &mut Book,
+    key: &SigningKey,
+    order: &Order,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<Signed<Emergency>, FleetError> {
+    let id = KeyId::of(key.verifying_key().as_bytes());
+    let signed = statement(book.trust(), key, &before(book, id, at), order, at)?;
+    let operator = book.trust().emergency_key(id).map(|named| named.operator.clone()).unwrap_or_default();
+    book.write(Write::Emergency(Box::new(Kept { operator, at, statement: signed.clone() })), fx);
+    Ok(signed)
+}
+
+/// A statement was heard on the broker, at the place of a key. Says whether it is news.
+///
+/// # Errors
+/// When it is none, is not signed by an emergency key of the newest trust bundle, or contradicts what is known.
+pub(super) fn hear(
+    book: &mut Book,
+    key: KeyId,
+    payload: &[u8],
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<(), Refused> {
+    let signed = Signed::<Emergency>::from_bytes(payload)?;
+    let (said, named) = Emergency::open_by(&signed, book.trust())?;
+    if said.key != key {
+        return Err(Refused::WrongTopic);
+    }
+    let (operator, counter) = (named.operator.clone(), said.counter);
+    if let Some(known) = book.emergency(key) {
+        let (held, offered) = (known.newest.statement.digest(), signed.digest());
+        if counter == known.said.counter && held != offered {
+            fx.log(FleetLog::EmergencyForked { key, operator, counter });
+            return Err(Refused::SignedTwice { counter, held, offered });
+        }
+        if counter <= known.said.counter {
+            return Ok(());
+        }
+    }
+    let rules = said.rules.count() as u64;
+    book.write(Write::Emergency(Box::new(Kept { operator: operator.clone(), at, statement: signed })), fx);
+    fx.log(FleetLog::EmergencyHeard { key, operator, counter, rules });
+    Ok(())
+}
+
+/// The messages that bring a statement to the broker: one for each feed.
+pub fn messages(trust: &TrustBundle, key: KeyId, statement: &Signed<Emergency>) -> Vec<Publish> {
+    let message =
+        |feed: &FeedId| Publish { topic: Topic::FeedEmergency(feed.clone(), key), payload: statement.to_bytes() };
+    trust.feeds.iter().map(|feed| message(&feed.id)).collect()
+}
+
+/// A statement in a file, for somebody to carry to devices that no broker reaches.
+///
+/// # Errors
+/// [`FleetError::Refused`] when devices would not take a file of that size.
+pub fn carried(
+    trust: &TrustBundle,
+    bundles: &[Signed<TrustBundle>],
+    statement: &Signed<Emergency>,
+) -> Result<Vec<u8>, FleetError> {
+    let carried = Carried {
+        fleet: trust.fleet.clone(),
+        bundles: bundles[bundles.len().saturating_sub(BUNDLES_MAX)..].to_vec(),
+        policy: None,
+        feeds: Vec::new(),
+        emergencies: vec![statement.clone()],
+    };
+    carried.to_bytes().map_err(FleetError::refused("the file"))
+}
+
+/// The newest statements of keys of which something is in force, for a file.
+pub(super) fn newest(book: &Book) -> impl Iterator<Item = &Signed<Emergency>> {
+    let named = |known: &&Known| book.trust().emergency_key(known.said.key).is_some();
+    book.emergencies().filter(named).map(|known| &known.newest.statement)
+}
+
+/// What this connection's broker is known to keep of emergency keys.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    heard: BTreeMap<(FeedId, KeyId), u64>,
+    /// The broker is not told before this: it may be about to say that it has it.
+    quiet: Timestamp,
+}
+
+impl Told {
+    /// A connection is new.
+    pub(super) fn connected(at: Timestamp) -> Self {
+        Self { heard: BTreeMap::new(), quiet: at + QUIET }
+    }
+
+    /// The broker said what it keeps at a place. It may have gone back, or have been made to forget.
+    pub(super) fn hears(&mut self, feed: FeedId, key: KeyId, payload: &[u8]) {
+        let said = Signed::<Emergency>::from_bytes(payload).and_then(|signed| signed.claim());
+        self.heard.insert((feed, key), said.map_or(0, |said| said.counter));
+    }
+
+    fn missing<'b>(&self, book: &'b Book, at: Timestamp) -> Vec<(FeedId, &'b Known)> {
+        let live = |known: &&Known| known.in_force(at).next().is_some();
+        let named = |known: &&Known| book.trust().emergency_key(known.said.key).is_some();
+        let wanted = book.emergencies().filter(live).filter(named);
+        let places = wanted.flat_map(|known| book.trust().feeds.iter().map(move |feed| (feed.id.clone(), known)));
+        let lacks = |(feed, known): &(FeedId, &Known)| {
+            self.heard.get(&(feed.clone(), known.said.key)).is_none_or(|heard| *heard < known.said.counter)
+        };
+        places.filter(lacks).collect()
+    }
+
+    /// How long until the broker is to be told something; none if it has all there is.
+    pub(super) fn due_in(&self, book: &Book, at: Timestamp) -> Option<Millis> {
+        (!self.missing(book, at).is_empty()).then(|| self.quiet.since(at))
+    }
+
+    /// What the broker is to be told now.
+    pub(super) fn tell(&mut self, book: &Book, at: Timestamp) -> Vec<Publish> {
+        if at < self.quiet {
+            return Vec::new();
+        }
+        let missing = self.missing(book, at);
+        if !missing.is_empty() {
+            self.quiet = at + QUIET;
+        }
+        let mut told = Vec::new();
+        for (feed, known) in missing {
+            let (key, payload) = (known.said.key, known.newest.statement.to_bytes());
+            self.heard.insert((feed.clone(), key), known.said.counter);
+            told.push(Publish { topic: Topic::FeedEmergency(feed, key), payload });
+        }
+        told
+    }
+}
+
+/// What became of an operator's key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyChange {
+    /// It may revoke from now on.
+    Added,
+    /// It may not any more. What it revoked holds until its end.
+    Removed(Cause),
+}
+
+/// The trust bundle that names a key for an operator.
+///
+/// # Errors
+/// [`FleetError::Invalid`] for a name that no such operator can have, or that has a key; [`FleetError::Refused`] when devices
+/// would not take the bundle.
+pub fn draft_added(book: &Book, name: &str, key: &PublicKey, at: Timestamp) -> Result<TrustBundle, FleetError> {
+    check_name(name)?;
+    if book.trust().emergency.iter().any(|known| known.operator == name) {
+        let what =
+            format!("{name} has an emergency key already: `hardtack fleet key remove emergency --name {name}` first");
+        return Err(FleetError::Invalid(what));
+    }
+    if book.emergency(KeyId::of(key.as_bytes())).is_some() {
+        return Err(FleetError::Invalid("this key was an emergency key before: make another one".into()));
+    }
+    proposal::draft(book, at, |next| {
+        next.emergency.push(EmergencyKey { operator: name.to_owned(), key: *key });
+        Ok(())
+    })
+}
+
+/// The trust bundle that takes an operator's key away, and that key. What it revoked holds until its end.
+///
+/// # Errors
+/// [`FleetError::Invalid`] where he has none; as [`draft_added`].
+pub fn draft_removed(book: &Book, name: &str, at: Timestamp) -> Result<(TrustBundle, KeyId), FleetError> {
+    let named = book.trust().emergency.iter().find(|known| known.operator == name).map(EmergencyKey::id);
+    let id = named.ok_or_else(|| {
+        FleetError::Invalid(format!("{name} has no emergency key: `hardtack fleet key list` names who has"))
+    })?;
+    let next = proposal::draft(book, at, |next| {
+        next.emergency.retain(|known| known.operator != name);
+        Ok(())
+    })?;
+    Ok((next, id))
+}
+
+/// Whether somebody of this name can have a key.
+///
+/// # Errors
+/// [`FleetError::Invalid`].
+pub fn check_name(name: &str) -> Result<(), FleetError> {
+    match EmergencyKey::is_name(name) {
+        true => Ok(()),
+        false => Err(FleetError::Invalid(format!(
+            "{name:?} is no name for an emergency key: use 1 to 64 letters, digits, `.`, `_`, `@` or `-`, a letter or digit first"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

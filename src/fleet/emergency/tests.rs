@@ -1,0 +1,175 @@
+use super::super::service::tests::{at, founded};
+use super::super::FleetKeys;
+use super::*;
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn add_key(book: &mut Book, name: &str, key: &PublicKey, keys: &FleetKeys, at: Timestamp) -> Result<(), FleetError> {
+    let next = draft_added(book, name, key, at)?;
+    let (roots, by) = ([&keys.root], keys.operator("bob"));
+    proposal::bring(book, &next, Cause::Planned, &roots, by, at, &mut Effects::default()).map(drop)
+}
+
+fn remove_key(book: &mut Book, name: &str, cause: Cause, keys: &FleetKeys, at: Timestamp) -> Result<(), FleetError> {
+    let (next, _) = draft_removed(book, name, at)?;
+    let (roots, by) = ([&keys.root], keys.operator("bob"));
+    proposal::bring(book, &next, cause, &roots, by, at, &mut Effects::default()).map(drop)
+}
+
+/// A fleet in which ann has an emergency key.
+fn with_ann() -> (FleetKeys, Book) {
+    let (keys, mut book) = founded();
+    let public = PublicKey::from(key(40).verifying_key());
+    add_key(&mut book, "ann", &public, &keys, at(1)).unwrap();
+    assert_eq!((book.trust().version, book.trust().emergency.len()), (2, 1));
+    (keys, book)
+}
+
+fn order(task: &str, hours: u64) -> Order {
+    let target = Target::Task(task.parse().unwrap());
+    Order { target, life: Millis::from_secs(hours * 3600), reason: "stolen".into() }
+}
+
+fn declared(book: &mut Book, task: &str, secs: u64) -> Emergency {
+    let mut fx = Effects::default();
+    declare(book, &key(40), &order(task, 24), at(secs), &mut fx).unwrap().claim().unwrap()
+}
+
+fn reloaded(book: &Book, writes: Vec<Write>) -> Book {
+    let mut book = book.clone();
+    writes.into_iter().for_each(|write| book.apply(write));
+    book
+}
+
+#[test]
+fn statements_are_numbered_one_by_one_and_repeat_what_is_in_force() {
+    let (_, mut book) = with_ann();
+    let first = declared(&mut book, "t-1", 10);
+    assert_eq!((first.counter, first.rules.count(), first.bundle_version), (1, 1, 2));
+    let second = declared(&mut book, "t-2", 20);
+    assert_eq!((second.counter, second.rules.count()), (2, 2));
+    assert_eq!(second.issued_at, at(20) - ISSUED_EARLIER);
+    let later = declared(&mut book, "t-3", 25 * 3600);
+    assert_eq!((later.counter, later.rules.count()), (3, 1), "what has ended is not repeated");
+    assert_eq!(book.emergency(later.key).unwrap().in_force(at(11)).count(), 3);
+}
+
+#[test]
+fn what_such_a_key_cannot_say_is_told_before_anything_is_signed() {
+    let (keys, book) = with_ann();
+    let trust = book.trust();
+    let check = |key: &SigningKey, order: &Order, before: &Before, says: &str| {
+        let error = statement(trust, key, before, order, at(10)).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    };
+    let none = Before::default();
+    check(&key(40), &order("t-1", 73), &none, "72 h at most");
+    check(&key(40), &Order { life: Millis(0), ..order("t-1", 1) }, &none, "72 h at most");
+    check(&key(40), &Order { reason: " ".into(), ..order("t-1", 1) }, &none, "the reason");
+    let block = Target::Block(crate::ids::BlockId([1; 32]));
+    check(&key(40), &Order { target: block, ..order("t-1", 1) }, &none, "no single block");
+    check(&key(41), &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
+    check(&keys.feed, &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
+    check(&key(40), &order("t-1", 1), &Before { counter: u64::MAX, rules: Vec::new() }, "last counter");
+    let rules = (0..64).map(|id| (Selector::RootKey(id), at(3600))).collect();
+    check(&key(40), &order("t-1", 1), &Before { counter: 7, rules }, "64 rules");
+    let longest = statement(trust, &key(40), &none, &order("t-1", 72), at(10)).unwrap().claim().unwrap();
+    assert_eq!(longest.rules.iter().next().unwrap().1, longest.issued_at + LIFE_MAX);
+}
+
+#[test]
+fn what_is_heard_is_kept_once_and_only_from_a_key_that_is_named() {
+    let (_, mut here) = with_ann();
+    let mut elsewhere = here.clone();
+    let mut fx = Effects::default();
+    let one = declare(&mut elsewhere, &key(40), &order("t-1", 1), at(10), &mut fx).unwrap();
+    let two = declare(&mut elsewhere, &key(40), &order("t-2", 1), at(20), &mut fx).unwrap();
+    let id = one.claim().unwrap().key;
+    let mut check = |signed: &Signed<Emergency>, place: KeyId, expected: &str, logs: usize| {
+        let mut fx = Effects::default();
+        let heard = hear(&mut here, place, &signed.to_bytes(), at(30), &mut fx);
+        assert_eq!(heard.map_or_else(|refused| refused.name(), |()| "heard"), expected);
+        assert_eq!(fx.outgoing.logs.len(), logs);
+    };
+    check(&two, id, "heard", 1);
+    check(&two, id, "heard", 0);
+    check(&one, id, "heard", 0);
+    check(&two, KeyId([1; 8]), "wrong_topic", 0);
+    let said = Emergency { reason: "another".into(), ..two.claim().unwrap() };
+    check(&Signed::sign(&said, &"acme".parse().unwrap(), &[&key(40)]), id, "signed_twice", 1);
+    check(&Signed::sign(&said, &"acme".parse().unwrap(), &[&key(41)]), id, "unknown_key", 0);
+    // The next one here is numbered past what was heard, and repeats it.
+    let next = declared(&mut here, "t-3", 40);
+    assert_eq!((next.counter, next.rules.count()), (3, 3));
+}
+
+#[test]
+fn a_key_that_goes_says_nothing_more_and_comes_back_never() {
+    let (keys, mut book) = with_ann();
+    declared(&mut book, "t-1", 10);
+    let mut fx = Effects::default();
+    let public = PublicKey::from(key(40).verifying_key());
+    let add = |book: &mut Book, name: &str, public: &PublicKey| add_key(book, name, public, &keys, at(20));
+    assert!(add(&mut book, "ann", &PublicKey::from(key(41).verifying_key())).is_err(), "one key for each");
+    assert!(add(&mut book, "eve/..", &PublicKey::from(key(41).verifying_key())).is_err());
+    assert!(add(&mut book, "eve", &PublicKey::from(keys.feed.verifying_key())).is_err(), "no key of another role");
+    assert!(add(&mut book, "eve", &public).is_err(), "no key of another");
+    let cause = Cause::Compromised;
+    remove_key(&mut book, "ann", cause, &keys, at(30)).unwrap();
+    assert!(remove_key(&mut book, "ann", cause, &keys, at(30)).is_err());
+    assert!(declare(&mut book, &key(40), &order("t-2", 1), at(40), &mut fx).is_err());
+    assert!(add(&mut book, "ann", &public).is_err());
+    assert!(add(&mut book, "ann", &PublicKey::from(key(41).verifying_key())).is_ok());
+    assert_eq!(book.emergencies().count(), 1, "what it revoked is known still");
+}
+
+#[test]
+fn rows_make_the_same_book_in_any_order_and_a_restored_one_leaps_ahead() {
+    let (_, book) = with_ann();
+    let mut signing = book.clone();
+    let mut fx = Effects::default();
+    for (number, secs) in [(1, 10), (2, 20), (3, 30)] {
+        declare(&mut signing, &key(40), &order(&format!("t-{number}"), 1), at(secs), &mut fx).unwrap();
+    }
+    let id = KeyId::of(key(40).verifying_key().as_bytes());
+    let mut writes = Vec::new();
+    fx.commit(|all| {
+        writes = all;
+        Ok::<(), ()>(())
+    })
+    .unwrap();
+    for turn in 0..3 {
+        writes.rotate_left(turn);
+        let again = reloaded(&book, writes.clone());
+        let (one, two) = (again.emergency(id).unwrap(), signing.emergency(id).unwrap());
+        assert_eq!((one.said.counter, &one.rules, &one.newest), (3, &two.rules, &two.newest));
+    }
+    let restored =
+        super::super::book::Restored { feed: "main".parse().unwrap(), at: at(40), least: (1, 1), settled: true };
+    let mut copy = reloaded(&book, vec![writes[0].clone(), Write::Restored(restored)]);
+    let next = declared(&mut copy, "t-9", 50);
+    assert!(next.counter > LEAP, "{}", next.counter);
+    assert_eq!(declared(&mut copy, "t-10", 60).counter, next.counter + 1);
+}
+
+#[test]
+fn the_broker_is_told_what_it_lacks_and_no_more() {
+    let (_, mut book) = with_ann();
+    let said = declared(&mut book, "t-1", 10);
+    let feed = book.feed();
+    let mut told = Told::connected(at(100));
+    assert!(told.tell(&book, at(101)).is_empty(), "it may be about to say that it has it");
+    assert_eq!(told.due_in(&book, at(101)), Some(Millis::from_secs(4)));
+    let sent = told.tell(&book, at(105));
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].topic, Topic::FeedEmergency(feed.clone(), said.key));
+    assert!(told.tell(&book, at(200)).is_empty() && told.due_in(&book, at(200)).is_none());
+    // It forgot, or went back.
+    told.hears(feed.clone(), said.key, b"");
+    assert_eq!(told.tell(&book, at(300)).len(), 1);
+    told.hears(feed, said.key, &sent[0].payload);
+    assert!(told.tell(&book, at(400)).is_empty());
+    assert!(Told::connected(at(100)).tell(&book, at(25 * 3600)).is_empty(), "what has ended is not told");
+}

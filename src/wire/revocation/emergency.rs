@@ -1,0 +1,240 @@
+//! What an operator revokes with a key of his own, when the fleet's service or its feed key is out of reach.
+//!
+//! Owns: [`Emergency`], the statement, its bytes and their limits; what must hold of one whose signature is checked.
+//! Never: lifts anything: a statement only adds. Says nothing of how new what is known is, or of what time it is.
+//! Read next: `agent/emergency.rs`, which takes it; `docs/revocation-format.md` for the bytes.
+
+use serde::{Deserialize, Serialize};
+
+use super::bytes::Reader;
+use super::rules::{put_rule, read_rule, Selector};
+use crate::ids::{FleetId, KeyId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::bundle::{EmergencyKey, TrustBundle};
+use crate::wire::envelope::{Document, Signed};
+use crate::wire::Refused;
+
+/// The longest that a rule of an emergency key may live, from when its statement was signed; and the longest that a device
+/// holds to it from when it has first seen it, by its powered-on clock.
+pub const LIFE_MAX: Millis = Millis::from_secs(72 * 3600);
+/// The most rules in a statement.
+pub const RULES_MAX: usize = 64;
+/// The most bytes of a reason.
+pub const REASON_BYTES_MAX: usize = 400;
+
+/// What one operator has revoked, all of it that is in force. Signed by his key and no other.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Emergency {
+    /// His key.
+    pub key: KeyId,
+    /// 1, 2, 3, … for this key. A device takes no lower one, and no other content for the same.
+    pub counter: u64,
+    /// When it was signed, by the operator's clock.
+    pub issued_at: Timestamp,
+    /// The newest trust bundle that he knew. A device that has not heard of his key waits for that one.
+    pub bundle_version: u64,
+    /// Why, for people.
+    pub reason: String,
+    /// What is revoked, and until when.
+    pub rules: Rules,
+}
+
+impl Document for Emergency {
+    const KIND: &'static str = "emergency";
+}
+
+impl Emergency {
+    /// The statement, if exactly the named key signed it for `fleet` and nothing in it is more than such a key may say.
+    ///
+    /// # Errors
+    /// What the signature says; [`Refused::LivesTooLong`] for a rule past [`LIFE_MAX`]; [`Refused::Malformed`].
+    pub fn open(signed: &Signed<Self>, fleet: &FleetId, key: &EmergencyKey) -> Result<Self, Refused> {
+        let statement = signed.open(fleet, [key.key.verifying()], 1)?;
+        if statement.key != key.id() {
+            return Err(Refused::Malformed("an emergency statement that names another key than signed it"));
+        }
+        statement.check()?;
+        Ok(statement)
+    }
+
+    /// The statement, if a key that `trust` names for emergencies signed it.
+    ///
+    /// # Errors
+    /// [`Refused::UnknownKey`] for a key that is not named; as [`Emergency::open`].
+    pub fn open_by<'t>(signed: &Signed<Self>, trust: &'t TrustBundle) -> Result<(Self, &'t EmergencyKey), Refused> {
+        let named = trust.emergency_key(signed.claim()?.key).ok_or(Refused::UnknownKey { valid: 0, needed: 1 })?;
+        Ok((Self::open(signed, &trust.fleet, named)?, named))
+    }
+
+    fn check(&self) -> Result<(), Refused> {
+        if self.counter == 0 {
+            return Err(Refused::Malformed("an emergency statement numbered 0"));
+        }
+        let reason = self.reason.trim();
+        if reason.is_empty() || self.reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
+            return Err(Refused::Malformed("an emergency statement without a reason, or with one that is no line"));
+        }
+        let end = self.issued_at + LIFE_MAX;
+        let latest = self.rules.0.iter().map(|(_, until)| *until).max().unwrap_or_default();
+        if latest > end {
+            return Err(Refused::LivesTooLong { life_s: latest.since(self.issued_at).secs_ceil() });
+        }
+        Ok(())
+    }
+}
+
+/// One to [`RULES_MAX`] rules in the order of their bytes, each selector once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+pub struct Rules(Vec<(Selector, Timestamp)>);
+
+impl Rules {
+    /// Rules in their order; of two with one selector that which ends later.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] for none, or for more than [`RULES_MAX`].
+    pub fn new(rules: impl IntoIterator<Item = (Selector, Timestamp)>) -> Result<Self, Refused> {
+        let mut sorted = std::collections::BTreeMap::new();
+        for (selector, until) in rules {
+            let end = sorted.entry(selector).or_insert(until);
+            *end = until.max(*end);
+        }
+        let rules: Vec<_> = sorted.into_iter().collect();
+        check_count(rules.len())?;
+        Ok(Self(rules))
+    }
+
+    /// What is revoked, and until when.
+    pub fn iter(&self) -> impl Iterator<Item = (Selector, Timestamp)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn check_count(count: usize) -> Result<(), Refused> {
+    match count {
+        0 => Err(Refused::Malformed("an emergency statement without a rule")),
+        1..=RULES_MAX => Ok(()),
+        _ => Err(Refused::Malformed("an emergency statement with more than 64 rules")),
+    }
+}
+
+impl From<Rules> for Vec<u8> {
+    fn from(rules: Rules) -> Self {
+        let mut bytes = Self::new();
+        rules.0.iter().for_each(|(selector, until)| put_rule(&mut bytes, selector, *until));
+        bytes
+    }
+}
+
+impl TryFrom<Vec<u8>> for Rules {
+    type Error = Refused;
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Refused> {
+        let mut reader = Reader::new(&bytes);
+        let mut rules: Vec<(Selector, Timestamp)> = Vec::new();
+        while !reader.is_empty() {
+            let rule = read_rule(&mut reader)?;
+            if rules.last().is_some_and(|(before, _)| *before >= rule.0) {
+                return Err(Refused::Malformed("rules out of their order"));
+            }
+            rules.push(rule);
+            check_count(rules.len())?;
+        }
+        check_count(rules.len())?;
+        Ok(Self(rules))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::{encode, MESSAGE_BYTES_MAX};
+
+    const AT: Timestamp = Timestamp(1_790_000_000_000);
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_bytes(&[seed; 32])
+    }
+
+    fn named(seed: u8) -> EmergencyKey {
+        EmergencyKey { operator: "ann".into(), key: key(seed).verifying_key().into() }
+    }
+
+    fn statement(rules: Vec<(Selector, Timestamp)>) -> Emergency {
+        let rules = Rules::new(rules).unwrap();
+        let reason = "stolen".into();
+        Emergency { key: named(7).id(), counter: 1, issued_at: AT, bundle_version: 1, reason, rules }
+    }
+
+    #[track_caller]
+    fn check(edit: impl FnOnce(&mut Emergency), by: u8, expected: &str) {
+        let fleet: FleetId = "acme".parse().unwrap();
+        let mut said = statement(vec![(Selector::task("t-1"), AT + LIFE_MAX)]);
+        edit(&mut said);
+        let signed = Signed::sign(&said, &fleet, &[&key(by)]);
+        let opened = Emergency::open(&signed, &fleet, &named(7));
+        assert_eq!(opened.as_ref().map_or_else(Refused::name, |_| "taken"), expected, "{opened:?}");
+    }
+
+    #[test]
+    fn a_statement_says_no_more_than_its_key_may() {
+        let rules = |until| Rules::new([(Selector::All, until)]).unwrap();
+        check(|_| {}, 7, "taken");
+        check(|_| {}, 8, "unknown_key");
+        check(|said| said.key = named(8).id(), 7, "malformed");
+        check(|said| said.counter = 0, 7, "malformed");
+        check(|said| said.rules = rules(AT + LIFE_MAX + Millis(1)), 7, "lives_too_long");
+        check(|said| said.rules = rules(AT + Millis::from_secs(73 * 3600)), 7, "lives_too_long");
+        check(|said| said.rules = rules(Timestamp(u64::MAX)), 7, "lives_too_long");
+        check(|said| said.issued_at = Timestamp(u64::MAX), 7, "taken");
+        for reason in ["", "  ", "two\nlines"] {
+            check(|said| said.reason = reason.into(), 7, "malformed");
+        }
+        check(|said| said.reason = "r".repeat(REASON_BYTES_MAX + 1), 7, "malformed");
+    }
+
+    #[test]
+    fn the_largest_statement_fits_a_message() {
+        let rules = (0..RULES_MAX).map(|at| (Selector::owner(&format!("{at:0>40}")), Timestamp(u64::MAX)));
+        let said = Emergency { reason: "r".repeat(REASON_BYTES_MAX), ..statement(rules.collect()) };
+        let signed = Signed::sign(&said, &"acme".parse().unwrap(), &[&key(7)]);
+        assert!(signed.to_bytes().len() <= MESSAGE_BYTES_MAX);
+        assert!(Rules::new((0..=64).map(|at| (Selector::RootKey(at), AT))).is_err() && Rules::new([]).is_err());
+    }
+
+    #[test]
+    fn rules_have_one_form() {
+        let (a, b) = ((Selector::RootKey(1), AT), (Selector::RootKey(2), AT));
+        let bytes = |rules: &[(Selector, Timestamp)]| -> Vec<u8> { Rules(rules.to_vec()).into() };
+        assert_eq!(Rules::try_from(bytes(&[a, b])), Rules::new([b, a]));
+        for other in [vec![b, a], vec![a, a], vec![]] {
+            assert!(Rules::try_from(bytes(&other)).is_err(), "{other:?}");
+        }
+        let many: Vec<_> = (0..65).map(|at| (Selector::RootKey(at), AT)).collect();
+        assert!(Rules::try_from(bytes(&many)).is_err());
+        let later = Rules::new([a, (a.0, AT + Millis(1))]).unwrap();
+        assert_eq!(later.iter().collect::<Vec<_>>(), [(a.0, AT + Millis(1))]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn bytes_that_are_taken_are_the_only_ones_that_say_it(bytes in prop::collection::vec(any::<u8>(), 0..80), at in any::<u64>()) {
+            if let Ok(rules) = Rules::try_from(bytes.clone()) {
+                prop_assert_eq!(Vec::from(rules), bytes.clone());
+            }
+            let mut encoded = encode(&statement(vec![(Selector::IssuedBefore(Timestamp(at)), Timestamp(at))]));
+            prop_assert!(crate::wire::decode::<Emergency>(&encoded, 1000).is_ok());
+            encoded.extend(&bytes);
+            prop_assert_eq!(crate::wire::decode::<Emergency>(&encoded, 1000).is_ok(), bytes.is_empty());
+        }
+    }
+}

@@ -66,12 +66,12 @@ pub enum Mutant {
     SnapshotRollsBack = 28,
     /// A head whose list is not complete makes what is known of revocations fresher.
     StalenessByWaitingHead = 29,
-    /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 30,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 31,
+    SuccessorByNewAlone = 30,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 32,
+    SuccessorByOldAlone = 31,
+    /// A sync that failed counts as one that did not. Planted in the shell's loop.
+    SyncErrorIgnored = 32,
     /// Every class is judged at the floor alone.
     TimeJudgedAtFloor = 33,
     /// Evaluation sees two times at once, and passes where either would.
@@ -118,9 +118,9 @@ impl Mutant {
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,
         Self::StalenessByWaitingHead,
-        Self::SyncErrorIgnored,
         Self::SuccessorByNewAlone,
         Self::SuccessorByOldAlone,
+        Self::SyncErrorIgnored,
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,
         Self::WallClockUsed,

@@ -102,6 +102,11 @@ fn service_keys(keys: &FleetKeys) -> ServiceKeys {
     ServiceKeys { issuer, feed: keys.feed.clone(), service: keys.service.clone() }
 }
 
+/// As many root keys as must sign.
+fn signing_roots(keys: &FleetKeys) -> Vec<&SigningKey> {
+    keys.roots().into_iter().rev().take(usize::from(keys.threshold)).collect()
+}
+
 fn policy_of(plan: &PolicyPlan, at: Timestamp) -> PolicyDocument {
     let mut document = PolicyDocument { time_rules: plan.time_rules.clone(), ..PolicyDocument::built_in(at) };
     if !plan.risks.is_empty() {
@@ -266,8 +271,8 @@ impl Operator {
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
         let now = Reading { time, radius: RADIUS };
-        let file = reset(&mut self.book, (device, nonce), &Self::signing_roots(&self.keys), now, operator, &mut fx)
-            .expect(HONEST);
+        let file =
+            reset(&mut self.book, (device, nonce), &signing_roots(&self.keys), now, operator, &mut fx).expect(HONEST);
         self.commit(fx);
         file.to_bytes()
     }
@@ -275,13 +280,8 @@ impl Operator {
     /// A reset that no honest operator makes: for whom it is not, or not by the root keys.
     pub(crate) fn deceitful_reset(&self, device: &DeviceId, nonce: Nonce, time: Timestamp, root: bool) -> Vec<u8> {
         let reset = TimeReset { device: device.clone(), nonce, time, radius_ms: RADIUS };
-        let keys = if root { Self::signing_roots(&self.keys) } else { vec![&self.keys.service] };
+        let keys = if root { signing_roots(&self.keys) } else { vec![&self.keys.service] };
         TimeFile::Reset(Signed::sign(&reset, self.fleet(), &keys)).to_bytes()
-    }
-
-    /// As many root keys as must sign.
-    fn signing_roots(keys: &FleetKeys) -> Vec<&SigningKey> {
-        keys.roots().into_iter().rev().take(usize::from(keys.threshold)).collect()
     }
 
     /// A next trust bundle with root keys of a thief's, which too few have signed: nobody but those, or none of those.
@@ -293,7 +293,7 @@ impl Operator {
         let thief = SigningKey::from_bytes(&thief);
         next.roots = vec![thief.verifying_key().into()];
         next.threshold = 1;
-        let keys = if by_thief { vec![&thief] } else { Self::signing_roots(&self.keys) };
+        let keys = if by_thief { vec![&thief] } else { signing_roots(&self.keys) };
         (Topic::Bundle(next.version), Signed::sign(&next, self.fleet(), &keys).to_bytes())
     }
 
@@ -417,7 +417,7 @@ impl Operator {
             }
             RotateWhat::Service => next.service = public(),
         }
-        let mut signers = Self::signing_roots(&self.keys);
+        let mut signers = signing_roots(&self.keys);
         if what == RotateWhat::Root {
             signers.push(&fresh);
         }

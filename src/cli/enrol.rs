@@ -153,7 +153,7 @@ fn import(args: &ImportArgs, globals: &Globals) -> Result<Exit, Failure> {
         Failure::new(
             Exit::Usage,
             what,
-            "ask the fleet's operator: `hardtack fleet init` and `hardtack fleet key show` print it",
+            "ask the fleet's operator: `hardtack fleet init` and `hardtack fleet key list` print it",
         )
     })?;
     let answer = read_answer(&args.file)?;

@@ -488,7 +488,7 @@ pub fn words(opened: &Opened) -> Vec<String> {
     let names = |feeds: &[Feed]| feeds.iter().map(name).collect::<Vec<_>>();
     list("feed", &names(&before.feeds), &names(feeds), true, &mut lines);
     let members = |groups: &std::collections::BTreeMap<crate::ids::GroupId, Vec<DeviceId>>| {
-        let empty = groups.iter().map(|(group, _)| format!("{group}"));
+        let empty = groups.keys().map(ToString::to_string);
         let devices = groups.iter().flat_map(|(group, ids)| ids.iter().map(move |id| format!("{group}: device {id}")));
         empty.chain(devices).collect::<Vec<String>>()
     };

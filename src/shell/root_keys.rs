@@ -71,12 +71,12 @@ impl KeyFolder {
         for path in &here {
             match self.root_here(path) {
                 Ok(root) => add(&mut roots, root, wanted),
-                Err(KeyError::WrongPassphrase(path)) => roots.closed.push(path),
+                Err(KeyError::WrongPassphrase(_) | KeyError::NoPassphrase(_)) => roots.closed.push(path.clone()),
                 Err(error) => return Err(error),
             }
         }
         for path in named.iter().filter(|path| !here.contains(path)) {
-            let root = read_root_with(self, path)?;
+            let root = self.root_here(path)?;
             if !wanted.contains(&root.key.verifying_key().into()) {
                 return Err(KeyError::NoRoot(path.clone()));
             }
@@ -85,8 +85,11 @@ impl KeyFolder {
         Ok(roots)
     }
 
-    /// A root key in the folder, whose passphrase may be that of the others.
+    /// A root key whose passphrase may be that of the fleet's other keys, or its own.
     fn root_here(&mut self, path: &Path) -> Result<Root, KeyError> {
+        if self.passphrase.is_none() && named_files_are_asked_for() && is_encrypted(path)? {
+            return read_root(path);
+        }
         match root(self, path) {
             Err(KeyError::WrongPassphrase(_)) if named_files_are_asked_for() => read_root(path),
             other => other,
@@ -154,7 +157,7 @@ impl KeyFolder {
     fn keep_root(&mut self, path: &Path) -> Result<PathBuf, KeyError> {
         match self.root_here(path) {
             Ok(root) => self.put_aside(path, Role::Root, root.key.as_bytes()),
-            Err(KeyError::WrongPassphrase(_)) => {
+            Err(KeyError::WrongPassphrase(_) | KeyError::NoPassphrase(_)) => {
                 let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
                 let free = |n: &u32| !self.path.join(format!("{name}.old.{n}")).exists();
                 let number = (1..).find(free).unwrap_or(1);
@@ -178,17 +181,6 @@ fn root_name(number: usize, of: usize) -> String {
 /// Whether somebody can be asked for the passphrase of one file: a descriptor gives one for all of them.
 fn named_files_are_asked_for() -> bool {
     std::env::var_os(PASSPHRASE_FD).is_none()
-}
-
-/// A file that was named: the passphrase may be that of the fleet's keys or its own.
-fn read_root_with(folder: &mut KeyFolder, path: &Path) -> Result<Root, KeyError> {
-    if folder.passphrase.is_none() {
-        return read_root(path);
-    }
-    match root(folder, path) {
-        Err(KeyError::WrongPassphrase(_)) if named_files_are_asked_for() => read_root(path),
-        other => other,
-    }
 }
 
 fn add(roots: &mut Roots, root: Root, wanted: &[PublicKey]) {

@@ -1,8 +1,9 @@
 //! Several root keys, of which some must sign: with the built binary, key files on media of their own, a broker and a device
 //! that follows.
 
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use hardtack::shell::cast::{Fleet, Gateway, Player, Stage};
 use serde_json::Value;
@@ -15,11 +16,23 @@ fn binary() -> &'static Path {
 
 /// A command's exit code, its answer, and what it says besides.
 fn run(args: &[&str]) -> (i32, Value, String) {
+    run_with(None, args)
+}
+
+/// The same, with a passphrase at hand.
+fn run_with(passphrase: Option<&str>, args: &[&str]) -> (i32, Value, String) {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HARDTACK_")) {
         command.env_remove(name);
     }
-    let output = command.args(["-o", "json", "fleet"]).args(args).stdin(std::process::Stdio::null()).output().unwrap();
+    command.args(["-o", "json", "fleet"]).args(args).stdin(Stdio::null());
+    let mut file = tempfile::tempfile().unwrap();
+    if let Some(passphrase) = passphrase {
+        file.write_all(passphrase.as_bytes()).unwrap();
+        file.rewind().unwrap();
+        command.env("HARDTACK_PASSPHRASE_FD", "0").stdin(file);
+    }
+    let output = command.output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let answer = serde_json::from_str(stdout.trim()).unwrap_or(Value::Null);
     (output.status.code().unwrap(), answer, stderr.into_owned())
@@ -306,4 +319,34 @@ fn nothing_strange_is_signed() {
         let (code, _, error) = run(&[&args[..], &bad].concat());
         assert!(code == 1 && !dir.exists(), "{code} {error}");
     }
+}
+
+#[test]
+fn a_root_key_has_a_passphrase_of_its_own() {
+    let ceremony = Ceremony::new();
+    let here = ceremony.dir.join("keys/root.1.key");
+    std::fs::copy(ceremony.stick(1), &here).unwrap();
+    let change = ["key", "passphrase", "root", here.to_str().unwrap()];
+    let (code, _, error) = run_with(Some("short\n"), &change);
+    assert!(code == 1 && error.contains("8 characters"), "{code} {error}");
+    let (code, _, error) = run_with(Some("correct horse\n"), &change);
+    assert_eq!(code, 0, "{error}");
+    let (_, listed, _) = ceremony.fleet(&["key", "list"]);
+    assert_eq!((&listed["keys"][0]["file"], &listed["keys"][1]["file"]), (&"encrypted".into(), &"not here".into()));
+    // Nobody gives it: the key counts as one that is elsewhere.
+    let (code, asked, error) = ceremony.fleet(&["key", "rotate", "feed"]);
+    assert_eq!((code, asked["closed"].as_array().unwrap().len()), (11, 1), "{error}");
+    let proposal = PathBuf::from(asked["proposal"].as_str().unwrap());
+    let sign = ["key", "sign", proposal.to_str().unwrap(), "--root", here.to_str().unwrap(), "--yes"];
+    let (code, _, error) = run_with(Some("wrong horse\n"), &sign);
+    assert!(code == 1 && error.contains("does not open"), "{code} {error}");
+    let (code, signed, error) = run_with(Some("correct horse\n"), &sign);
+    assert_eq!((code, &signed["complete"]), (0, &Value::Bool(false)), "{error}");
+    ceremony.submit(&[&ceremony.sign(&proposal, 2)]);
+    // With the passphrase at hand it signs by itself.
+    let stick = ceremony.stick(3);
+    let rotate = ["key", "rotate", "service", "--root", stick.to_str().unwrap()];
+    let dir = ["--dir", ceremony.dir.to_str().unwrap()];
+    let (code, rotated, error) = run_with(Some("correct horse\n"), &[&rotate[..], &dir].concat());
+    assert_eq!((code, &rotated["bundle_version"]), (0, &3.into()), "{error}");
 }

@@ -57,7 +57,8 @@ pub(super) fn backup(args: &BackupArgs, session: &Session) -> Result<Exit, Failu
     show(session.format, &value, |_| {
         format!(
             "{digest}  {}\n{bytes} bytes, checked; the newest head in it is {seq}\n\
-             not in it: {}. Copy these by themselves when they change, the keys to another place than this",
+             not in it: {}. Copy these by themselves when they change, the keys to another place than this; \
+             root keys that are kept elsewhere need copies of their own",
             args.out.display(),
             NOT_IN_IT.join(" ")
         )

@@ -138,8 +138,7 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
         let next = draft(fleet.ledger.book(), key_role, &public, cause, at)?;
         match proposal::put(&mut fleet, &next, cause, &args.at_hand, at)? {
             Outcome::Asked(asked) => return asked.tell(session),
-            Outcome::InForce(in_force) => {
-                let InForce { rotated, kept } = *in_force;
+            Outcome::InForce(InForce { rotated, kept }) => {
                 (dropped, withdrawn) = (rotated.dropped, rotated.withdrawn);
                 kept
             }

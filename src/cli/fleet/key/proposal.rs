@@ -57,9 +57,9 @@ pub struct SubmitArgs {
 /// What became of it.
 pub(in super::super) enum Outcome {
     /// It is in force.
-    InForce(Box<InForce>),
+    InForce(InForce),
     /// More root keys have to sign.
-    Asked(Asked),
+    Asked(Box<Asked>),
 }
 
 /// What a trust bundle that is in force brought with it.
@@ -94,10 +94,10 @@ pub(in super::super) fn put(
     let (proposed, opened, closed) = gather(fleet, &wanted, args, ask)?;
     if opened.is_complete() {
         let in_force = bring_into_force(fleet, &proposed, &opened, at)?;
-        return Ok(Outcome::InForce(Box::new(in_force)));
+        return Ok(Outcome::InForce(in_force));
     }
     let name = format!("bundle-{}-{}.proposal", next.version, short(&proposed));
-    write(fleet, &proposed, opened, closed, (args.place(), &name)).map(Outcome::Asked)
+    write(fleet, &proposed, opened, closed, (args.place(), &name)).map(|asked| Outcome::Asked(Box::new(asked)))
 }
 
 /// A proposal with the signatures of the root keys that are at hand.

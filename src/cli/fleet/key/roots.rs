@@ -95,7 +95,7 @@ fn ended(fleet: &mut Fleet, session: &Session) -> Result<Exit, Failure> {
 fn tell(outcome: Outcome, fleet: &Fleet, session: &Session) -> Result<Exit, Failure> {
     let InForce { rotated, kept } = match outcome {
         Outcome::Asked(asked) => return asked.tell(session),
-        Outcome::InForce(in_force) => *in_force,
+        Outcome::InForce(in_force) => in_force,
     };
     let trust = fleet.ledger.book().trust();
     let (threshold, of) = (trust.threshold, trust.roots.len());

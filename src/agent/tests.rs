@@ -459,7 +459,7 @@ fn a_device_that_is_given_another_feed_keeps_what_the_old_one_revoked_and_is_fre
         Event::Refused(evidence) => Some(evidence.reason),
         _ => None,
     });
-    assert_eq!(refused.as_deref(), Some("other_feed"));
+    assert!(refused.is_some_and(|reason| reason.starts_with("of feed main")));
 
     // A head of the new feed from before the move counts for what it revokes, and makes nothing fresh.
     let first = set_of(&[Rule { target: owner("third@acme"), until: now + Millis::from_secs(6000) }]);

@@ -10,6 +10,7 @@ mod clock;
 mod daemon;
 mod faults;
 mod fleet;
+mod groups;
 mod hostile;
 mod hostile_broker;
 mod hostile_feed;

@@ -387,3 +387,38 @@ fn a_ledger_that_is_read_back_knows_where_everything_belongs() {
     assert_eq!(read.serials(slot), world.book.serials(slot));
     assert!(crate::fleet::publish::retained(&read).iter().any(|kept| kept.topic == Topic::FeedHead(feed.clone())));
 }
+
+#[test]
+fn a_bundle_whose_feeds_make_no_sense_is_refused_by_devices() {
+    let (keys, mut book) = founded();
+    for wanted in [join("north", &["gw-1"]), join("south", &["gw-2"]), add_feed("f-north", &["north"])] {
+        make(&keys, &mut book, &wanted, 2).unwrap();
+    }
+    let other = |id: &str, groups: &[&str]| {
+        let Change::AddFeed(id, groups) = add_feed(id, groups) else { unreachable!() };
+        Feed { id, era: 1, keys: vec![keys.feed.verifying_key().into()], groups, since: 0 }
+    };
+    let edits: [(&str, &dyn Fn(&mut TrustBundle)); 9] = [
+        ("two feeds of one name", &|next| next.feeds.push(other("f-north", &["south"]))),
+        ("no groups", &|next| next.feeds.push(other("f-south", &[]))),
+        ("the first with groups", &|next| next.feeds[0].groups.push(id("south"))),
+        ("no such group", &|next| next.feeds.push(other("f-west", &["west"]))),
+        ("a group with two feeds", &|next| next.feeds.push(other("f-again", &["north"]))),
+        ("no key", &|next| next.feeds[1].keys.clear()),
+        ("a device twice", &|next| next.groups.entry(id("south")).or_default().push(id("gw-2"))),
+        ("a later bundle", &|next| next.feeds[1].since = 99),
+        ("devices come and it is not said", &|next| next.groups.entry(id("north")).or_default().push(id("gw-2"))),
+    ];
+    for (what, edit) in edits {
+        let mut next = book.trust().clone();
+        next.version += 1;
+        edit(&mut next);
+        let refused = book.trust().successor(&Signed::sign(&next, book.fleet(), &[&keys.root]));
+        assert!(matches!(refused, Err(crate::wire::Refused::Malformed(_))), "{what}: {refused:?}");
+    }
+    let mut next = book.trust().clone();
+    next.version += 1;
+    next.feeds[1].since = 0;
+    let refused = book.trust().successor(&Signed::sign(&next, book.fleet(), &[&keys.root]));
+    assert!(matches!(refused, Err(crate::wire::Refused::RolledBack { .. })), "{refused:?}");
+}

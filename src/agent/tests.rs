@@ -466,9 +466,10 @@ fn a_device_that_is_given_another_feed_keeps_what_the_old_one_revoked_and_is_fre
     let (topic, payload) = of_north(&rig, 1, &first, 1);
     rig.message(topic, payload);
     assert!(age(&rig).unwrap().overdue);
-    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Stale);
     let (topic, payload) = of_north(&rig, 2, &first, 2);
     rig.message(topic, payload);
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
     for reboot in [Reboot::Process, Reboot::Kernel] {
         assert!(!age(&rig).unwrap().overdue);
         let revocations = &rig.agent.revocations;

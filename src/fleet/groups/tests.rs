@@ -398,7 +398,8 @@ fn a_bundle_whose_feeds_make_no_sense_is_refused_by_devices() {
         let Change::AddFeed(id, groups) = add_feed(id, groups) else { unreachable!() };
         Feed { id, era: 1, keys: vec![keys.feed.verifying_key().into()], groups, since: 0 }
     };
-    let edits: [(&str, &dyn Fn(&mut TrustBundle)); 9] = [
+    type Edit<'a> = (&'a str, &'a dyn Fn(&mut TrustBundle));
+    let edits: [Edit<'_>; 9] = [
         ("two feeds of one name", &|next| next.feeds.push(other("f-north", &["south"]))),
         ("no groups", &|next| next.feeds.push(other("f-south", &[]))),
         ("the first with groups", &|next| next.feeds[0].groups.push(id("south"))),

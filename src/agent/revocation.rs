@@ -336,8 +336,7 @@ impl Revocations {
     /// Whether a head of the own feed tells nothing about how new what is known is: it is of an era that the trust bundle has
     /// ended, or was signed before this device came to the feed.
     fn is_over(&self, head: &Head) -> bool {
-        let joined = |own: &Own| head.bundle_version >= own.since || mutant::active(Mutant::JoinIgnored);
-        self.own.as_ref().is_some_and(|own| own.era != head.era || !joined(own))
+        self.own.as_ref().is_some_and(|own| own.era != head.era || head.bundle_version < own.since)
     }
 
     /// Whether a feed is one that the device had before.

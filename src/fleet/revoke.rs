@@ -284,7 +284,7 @@ pub fn costs(book: &Book, revocation: Revocation, at: Timestamp) -> Vec<(FeedId,
     let device = whose(book, &target).or(device);
     let rule = Rule { target, until, reason, at, life, device };
     // A set that is full takes nothing more, and costs nothing more.
-    let additions = publish::filed(book, &[rule.clone()], &|_| Salt([0; 16])).unwrap_or_default();
+    let additions = publish::filed(book, std::slice::from_ref(&rule), &|_| Salt([0; 16])).unwrap_or_default();
     book.routes().feeds(&rule).into_iter().map(|feed| (feed.clone(), cost(book.of(feed), &additions))).collect()
 }
 

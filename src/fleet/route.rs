@@ -22,7 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::Rule;
 use crate::ids::{DeviceId, FeedId, GroupId};
-use crate::mutant::{self, Mutant};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::revocation::Target;
 
@@ -75,10 +74,7 @@ impl Routes {
                 | Target::RootKey(_)
                 | Target::Task(_),
                 _,
-            ) => {
-                let all = if mutant::active(Mutant::FiledInOneFeed) { 1 } else { self.feeds.len() };
-                self.feeds.iter().take(all).collect()
-            }
+            ) => self.feeds.iter().collect(),
         }
     }
 }

@@ -217,7 +217,7 @@ impl TrustBundle {
             let is = new.get(*device).copied().unwrap_or(&first.id);
             (was != is).then_some(is)
         };
-        let mut joined: BTreeSet<&FeedId> = old.keys().chain(new.keys()).filter_map(|device| came(device)).collect();
+        let mut joined: BTreeSet<&FeedId> = old.keys().chain(new.keys()).filter_map(came).collect();
         if first.id != was_first.id {
             joined.insert(&first.id);
         }

@@ -11,6 +11,7 @@ mod daemon;
 mod emergency;
 mod faults;
 mod fleet;
+mod groups;
 mod hostile;
 mod hostile_broker;
 mod hostile_feed;

@@ -161,10 +161,10 @@ fn who_is_moved_is_fresh_only_by_a_head_that_holds_what_had_been_revoked_for_it(
     let old = before.of(&south);
     let signed = &old.head().unwrap().signed;
     held.whole((signed, &old.set().to_bytes()), &south, book.trust(), at(0)).unwrap();
-    assert!(held.age(at(6)).unwrap().overdue, "a head from before the move makes nothing fresh");
+    assert_eq!(held.versions_named(), (0, 0), "a head from before the move makes nothing fresh");
     assert!(!held.names(&task, at(0)));
     fetch(&mut held, &book, &gw);
-    assert!(!held.age(at(6)).unwrap().overdue);
+    assert_eq!(held.versions_named().0, book.trust().version);
     assert!(held.names(&task, at(0)), "and the first one since holds all");
 }
 
@@ -310,7 +310,8 @@ impl World {
             fetch(held, book, device);
             let mut fresh = Revocations::default();
             fetch(&mut fresh, book, device);
-            assert!(!held.age(at(self.secs)).unwrap().overdue && !fresh.age(at(self.secs)).unwrap().overdue);
+            let newest = book.trust().version;
+            assert_eq!((held.versions_named().0, fresh.versions_named().0), (newest, newest), "they count");
             let mut union = Revocations::default();
             for (feed, known) in book.feeds() {
                 let head = known.head().unwrap();
@@ -376,7 +377,8 @@ fn a_ledger_that_is_read_back_knows_where_everything_belongs() {
     })
     .unwrap();
     let read = Book::load(rows.into_values().rev().collect()).unwrap();
-    assert_eq!(FeedAt::all(&read), FeedAt::all(&world.book));
+    let heads = |book: &Book| book.feeds().map(|(id, feed)| (id.clone(), feed.order())).collect::<Vec<_>>();
+    assert_eq!(heads(&read), heads(&world.book));
     assert!(is_current(&read, at(4)), "nothing waits that is published");
     let feed: FeedId = id("f-0");
     assert_eq!(read.of(&feed).set(), world.book.of(&feed).set());
@@ -384,4 +386,40 @@ fn a_ledger_that_is_read_back_knows_where_everything_belongs() {
     let slot = Slot::of_day(at(1));
     assert_eq!(read.serials(slot), world.book.serials(slot));
     assert!(crate::fleet::publish::retained(&read).iter().any(|kept| kept.topic == Topic::FeedHead(feed.clone())));
+}
+
+#[test]
+fn a_bundle_whose_feeds_make_no_sense_is_refused_by_devices() {
+    let (keys, mut book) = founded();
+    for wanted in [join("north", &["gw-1"]), join("south", &["gw-2"]), add_feed("f-north", &["north"])] {
+        make(&keys, &mut book, &wanted, 2).unwrap();
+    }
+    let other = |id: &str, groups: &[&str]| {
+        let Change::AddFeed(id, groups) = add_feed(id, groups) else { unreachable!() };
+        Feed { id, era: 1, keys: vec![keys.feed.verifying_key().into()], groups, since: 0 }
+    };
+    type Edit<'a> = (&'a str, &'a dyn Fn(&mut TrustBundle));
+    let edits: [Edit<'_>; 9] = [
+        ("two feeds of one name", &|next| next.feeds.push(other("f-north", &["south"]))),
+        ("no groups", &|next| next.feeds.push(other("f-south", &[]))),
+        ("the first with groups", &|next| next.feeds[0].groups.push(id("south"))),
+        ("no such group", &|next| next.feeds.push(other("f-west", &["west"]))),
+        ("a group with two feeds", &|next| next.feeds.push(other("f-again", &["north"]))),
+        ("no key", &|next| next.feeds[1].keys.clear()),
+        ("a device twice", &|next| next.groups.entry(id("south")).or_default().push(id("gw-2"))),
+        ("a later bundle", &|next| next.feeds[1].since = 99),
+        ("devices come and it is not said", &|next| next.groups.entry(id("north")).or_default().push(id("gw-2"))),
+    ];
+    for (what, edit) in edits {
+        let mut next = book.trust().clone();
+        next.version += 1;
+        edit(&mut next);
+        let refused = book.trust().successor(&Signed::sign(&next, book.fleet(), &[&keys.root]));
+        assert!(matches!(refused, Err(crate::wire::Refused::Malformed(_))), "{what}: {refused:?}");
+    }
+    let mut next = book.trust().clone();
+    next.version += 1;
+    next.feeds[1].since = 0;
+    let refused = book.trust().successor(&Signed::sign(&next, book.fleet(), &[&keys.root]));
+    assert!(matches!(refused, Err(crate::wire::Refused::RolledBack { .. })), "{refused:?}");
 }

@@ -170,7 +170,7 @@ fn a_newer_missing_or_damaged_ledger_is_refused_with_advice() {
         .open()
         .transact(|book, _, fx| Ok::<_, Failed>(publish::advance(book, &world.keys.feed, CADENCE, at(2), fx)))
         .unwrap();
-    raw.execute("DELETE FROM book WHERE name = 'set'", []).unwrap();
+    raw.execute("DELETE FROM book WHERE name LIKE 'set/%'", []).unwrap();
     assert!(
         matches!(Ledger::open(&path), Err(LedgerError::Broken(BrokenBook::Unsound { .. }))),
         "what was revoked is lost"

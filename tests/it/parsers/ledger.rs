@@ -430,7 +430,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         let _ = Copy { _folder: folder, path }.check();
     }
     let copy = Copy::whole();
-    copy.raw().execute("UPDATE book SET revision = ?1 WHERE name = 'set'", [i64::MAX]).unwrap();
+    copy.raw().execute("UPDATE book SET revision = ?1 WHERE name = 'set/main'", [i64::MAX]).unwrap();
     assert!(matches!(copy.check(), Err(LedgerError::Damaged(_))));
 }
 

@@ -1,0 +1,100 @@
+//! Groups and feeds with real agents, a broker and `fleet serve`: a device hears only what could ever be shown to it, and
+//! loses nothing when it is moved.
+
+use hardtack::shell::cast::{Fleet, Gateway, Stage};
+use serde_json::Value;
+
+/// A task token of the issuer's.
+fn issue(fleet: &Fleet, device: &str, task: &str) -> String {
+    let selector = format!("unix:uid:{}", rustix::process::getuid().as_raw());
+    let ask = ["issue", "--ttl", "10m", "--task", task, "--device", device, "--class", "pump", "--selector", &selector];
+    let issued = fleet.run(&[&ask[..], &["--right", "read:modbus/*"]].concat()).unwrap();
+    issued["token"].as_str().unwrap().to_owned()
+}
+
+/// Who has a revocation, once all in reach of those that are to have it do.
+fn revoke(fleet: &Fleet, what: &[&str]) -> String {
+    let told = fleet.run(&[&["revoke"], what, &["--wait"]].concat()).unwrap();
+    let have = told["wait"]["have"].as_array().unwrap().iter().map(|device| device.as_str().unwrap());
+    have.collect::<Vec<_>>().join(" ")
+}
+
+/// What a device holds: each feed with whether it is one of before, and how many rules it has.
+fn held(gateway: &Gateway) -> Vec<(String, bool, usize)> {
+    let shown = gateway.command(&["revocations", "show"]).unwrap();
+    let feed = |feed: &Value| {
+        let name = feed["feed"].as_str().unwrap().to_owned();
+        (name, feed["retired"] == true, feed["rules"].as_array().unwrap().len())
+    };
+    shown["feeds"].as_array().unwrap().iter().map(feed).collect()
+}
+
+fn reason(gateway: &mut Gateway, token: &str) -> String {
+    gateway.authorize(token, "read", "modbus/a").unwrap()["reason"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_device_hears_only_what_concerns_it_and_a_move_takes_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
+    let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
+    for args in [
+        &["group", "add", "north", "gw-07"][..],
+        &["group", "add", "south", "gw-08"],
+        &["feed", "add", "f-north", "--group", "north"],
+        &["feed", "add", "f-south", "--group", "south"],
+    ] {
+        assert_eq!(fleet.run(args).unwrap()["changed"], true, "{args:?}");
+    }
+    assert_eq!(fleet.run(&["group", "add", "south", "gw-08"]).unwrap()["changed"], false, "it is in it");
+    assert!(fleet.run(&["feed", "remove", "main"]).is_err());
+    let (_broker, addr) = stage.broker().unwrap();
+    let url = format!("mqtt://{addr}");
+    let _serve = fleet.serve(&url).unwrap();
+    let [mut north, mut south] = ["gw-07", "gw-08"].map(|id| {
+        let mut gateway = Gateway::new(&stage, id, folder.path());
+        fleet.enrol(&gateway, folder.path()).unwrap();
+        gateway.start(&url, 0).unwrap();
+        gateway.wait_mode("online").unwrap();
+        gateway
+    });
+    let one = |name: &str, rules| vec![(name.to_owned(), false, rules)];
+    assert_eq!((held(&north), held(&south)), (one("f-north", 0), one("f-south", 0)), "each was enrolled with its own");
+
+    // A task of one: the other hears nothing of it.
+    let (first, other) = (issue(&fleet, "gw-07", "t-1"), issue(&fleet, "gw-08", "t-8"));
+    assert_eq!((reason(&mut north, &first), reason(&mut south, &other)), ("allowed".into(), "allowed".into()));
+    assert_eq!(revoke(&fleet, &["task", "t-1"]), "gw-07");
+    assert_eq!((held(&north), held(&south)), (one("f-north", 1), one("f-south", 0)));
+    assert_eq!((reason(&mut north, &first), reason(&mut south, &other)), ("revoked".into(), "allowed".into()));
+    // An owner: both do.
+    assert_eq!(revoke(&fleet, &["owner", "mallory@acme"]), "gw-07 gw-08");
+    assert_eq!((held(&north), held(&south)), (one("f-north", 2), one("f-south", 1)));
+    let of = |device: &str| {
+        let told = fleet.run(&["revocations"]).unwrap();
+        let of = told["devices"].as_array().unwrap().iter().find(|standing| standing["device"] == device).cloned();
+        of.unwrap()["feed"].clone()
+    };
+    assert_eq!((of("gw-07"), of("gw-08")), ("f-north".into(), "f-south".into()));
+
+    // One is away while more of it is revoked, and it is moved.
+    let second = issue(&fleet, "gw-07", "t-2");
+    assert_eq!(reason(&mut north, &second), "allowed");
+    north.agent.take().unwrap().kill();
+    fleet.run(&["revoke", "task", "t-2"]).unwrap();
+    fleet.run(&["group", "remove", "north", "gw-07"]).unwrap();
+    let moved = fleet.run(&["group", "add", "south", "gw-07"]).unwrap();
+    assert_eq!(moved["moved"][0]["to"], "f-south", "{moved}");
+    north.start(&url, 0).unwrap();
+    assert_eq!(reason(&mut north, &first), "revoked", "what it knew it knows from its own disk");
+    let status = north.wait_status("the other feed", |status| status["mode"] == "online").unwrap();
+    assert_eq!(status["mode"], "online");
+    let now = held(&north);
+    assert!(now.contains(&("f-south".into(), false, 3)), "with what had been revoked for it: {now:?}");
+    assert!(now.contains(&("f-north".into(), true, 2)), "and what it had of the old one: {now:?}");
+    assert_eq!((reason(&mut north, &first), reason(&mut north, &second)), ("revoked".into(), "revoked".into()));
+    let third = issue(&fleet, "gw-07", "t-3");
+    assert_eq!(reason(&mut north, &third), "allowed");
+    let acts = fleet.run(&["audit", "acts"]).unwrap().to_string();
+    assert!(acts.contains("joined") && acts.contains("left") && acts.contains("feed_added"), "{acts}");
+}

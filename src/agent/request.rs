@@ -520,7 +520,6 @@ pub struct StatusReply {
     /// Sequence number of the device's revocation feed.
     pub feed_seq: u64,
     /// What emergency keys have revoked and is in force.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub emergency: Vec<revocations::EmergencyRule>,
     /// Trust bundle in force.
     pub bundle_version: u64,

@@ -144,7 +144,7 @@ pub(super) fn applied() {
     let file = complete(&site);
     let fresh = || {
         let mut held = Revocations::default();
-        held.load(&site.feed, (&file, None), &site.trust, None).expect("its own file");
+        held.load(&site.feed, (&file, None), &site.trust, (None, 0)).expect("its own file");
         held
     };
     let mut waiting: Vec<Revocations> = (0..3).map(|_| fresh()).collect();
@@ -165,7 +165,7 @@ pub(super) fn applied() {
 
 /// The file of a device that holds the snapshot.
 fn complete(site: &Site) -> Vec<u8> {
-    let stored = StoredFeed::enrolled(site.head.head.clone(), site.whole.to_bytes(), None).expect("our own set");
+    let stored = StoredFeed::enrolled(1, site.head.head.clone(), site.whole.to_bytes(), None).expect("our own set");
     stored.to_bytes()
 }
 

@@ -178,9 +178,9 @@ fn world() -> World {
         policy_version: 1,
     };
     let head = successor.sign(&fleet, &key(4)).1.remove(0).head;
-    let stored = StoredFeed::enrolled(head, set.to_bytes(), None).expect("our own set");
+    let stored = StoredFeed::enrolled(1, head, set.to_bytes(), None).expect("our own set");
     let mut revocations = Revocations::default();
-    revocations.load(&feed, (&stored.to_bytes(), None), &trust, None).expect("our own list");
+    revocations.load(&feed, (&stored.to_bytes(), None), &trust, (None, 0)).expect("our own list");
     let profile = Profile::default();
     let clock = clock(&profile, 0);
     revocations.note_taken(&clock);

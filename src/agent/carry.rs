@@ -23,6 +23,7 @@ use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::Head;
 use crate::wire::revocation::carry::{Carried, EMERGENCIES_MAX, FEEDS_MAX};
 use crate::wire::revocation::emergency::Emergency;
+use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
 use crate::wire::token::{from_text, to_text};
@@ -311,7 +312,9 @@ fn status(id: &FeedId, feed: &Feed, retired: bool, powered: Timestamp) -> FeedSt
 }
 
 fn rules(set: &RevocationSet) -> Vec<RuleStatus> {
-    let rule =
-        |(selector, until): (&_, Timestamp)| RuleStatus { covers: format!("{selector:?}"), until: until.to_string() };
+    let rule = |(selector, until): (&Selector, Timestamp)| RuleStatus {
+        covers: selector.to_string(),
+        until: until.to_string(),
+    };
     set.rules().map(rule).collect()
 }

@@ -228,6 +228,8 @@ pub struct Anchor {
     pub policy: (u64, Hash),
     /// Complete revocation positions.
     pub feeds: Vec<Position>,
+    /// The number of the last file of each feed: additions are on disk before any position moves.
+    pub feed_files: Vec<(FeedId, u64)>,
     /// How far each emergency key has come.
     pub emergencies: Vec<EmergencyMark>,
     /// Budgets.

@@ -132,7 +132,7 @@ pub struct Hit {
 impl fmt::Display for Hit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { selector, key, operator, until } = self;
-        write!(f, "{selector:?} by emergency key {key} of {operator}, until {until} at the latest")
+        write!(f, "{selector} by emergency key {key} of {operator}, until {until} at the latest")
     }
 }
 
@@ -339,7 +339,7 @@ impl Emergencies {
     /// Every rule in force.
     pub(super) fn rules(&self) -> Vec<EmergencyRule> {
         let rule = |(key, held, selector, life, left): (KeyId, &Held, Selector, Life, Millis)| EmergencyRule {
-            covers: format!("{selector:?}"),
+            covers: selector.to_string(),
             key,
             operator: held.operator.clone(),
             until: life.until.to_string(),

@@ -89,11 +89,14 @@ pub fn accept(
         // Files that cannot be read have nothing to keep.
         let before = found(file.clone())
             .and_then(|whole| Held::read(whole, found(StateFile::FeedSince(claim.feed.clone()))).ok());
-        let stored = StoredFeed::enrolled(head, set, before)?.to_bytes();
+        let number = anchor.feed_files.iter().find(|(id, _)| *id == claim.feed).map_or(0, |(_, number)| *number) + 1;
+        let stored = StoredFeed::enrolled(number, head, set, before)?.to_bytes();
         if held.is_some_and(|held| (claim.era, claim.seq) < held.order()) {
             continue;
         }
-        revocations.load(&claim.feed, (&stored, None), &trust, held)?;
+        revocations.load(&claim.feed, (&stored, None), &trust, (held, number))?;
+        anchor.feed_files.retain(|(id, _)| *id != claim.feed);
+        anchor.feed_files.push((claim.feed.clone(), number));
         times.push(claim.issued_at);
         files.push(FileWrite { file, content: stored });
     }

@@ -52,10 +52,19 @@ pub enum Wanted {
     Piece(PartKey, u32),
 }
 
-/// Keeps what an era revoked that is over. Where there is no room the older entries are those that stay.
+/// Keeps what an era revoked that is over. Where there is no room for all of it, the older entries are those that stay, and
+/// of the others the parts that have room: whoever filled one of them has not filled the others.
 fn outlive(past: &mut RevocationSet, over: &RevocationSet) {
-    if past.memory_bytes() + over.memory_bytes() <= SET_BYTES_MAX {
-        let _ = past.apply(over);
+    if add_bounded(past, over).is_ok() {
+        return;
+    }
+    for key in over.parts() {
+        let mut part = RevocationSet::default();
+        let bytes = over.part(key).unwrap_or_default();
+        if part.put_part(key, &bytes).is_ok() {
+            // A part without room is one that an era which is over has filled.
+            let _ = add_bounded(past, &part);
+        }
     }
 }
 
@@ -422,6 +431,11 @@ impl Feed {
         });
         let unproven = mutant::active(Mutant::RootNotCompared) || mutant::active(Mutant::GapCountedComplete);
         match sum.filter(|(_, manifest)| unproven || manifest.root() == head.root) {
+            Some((set, _)) if set.memory_bytes() > SET_BYTES_MAX => {
+                let bytes = set.memory_bytes();
+                self.newest.iter_mut().for_each(|newest| newest.way = Way::None);
+                Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX })
+            }
             Some((set, manifest)) => {
                 let target =
                     Target { signed: signed.clone(), head: head.clone(), position: position.clone(), manifest };
@@ -698,9 +712,10 @@ impl Feed {
         })
     }
 
-    /// All of it, as a file holds it.
-    pub fn stored(&self) -> StoredFeed {
+    /// All of it, as a file of this number holds it.
+    pub fn stored(&self, number: u64) -> StoredFeed {
         StoredFeed {
+            number,
             head: self.known.as_ref().map(|known| known.signed.clone()),
             set: self.known.as_ref().map_or_else(RevocationSet::default, |known| known.set.clone()).to_bytes(),
             seen: self.seen.to_bytes(),
@@ -710,15 +725,15 @@ impl Feed {
         }
     }
 
-    /// The file that is to be written now, so that the disk holds all of it.
-    pub fn written(&mut self) -> Written {
+    /// The file that is to be written now under the next number, so that the disk holds all of it.
+    pub fn written(&mut self, number: u64) -> Written {
         let head = self.known.as_ref().map(|known| known.signed.clone());
         let newest = self.newest.as_ref().map(|newest| newest.signed.clone());
         let taken = self.taken();
-        if let Some(bytes) = self.beside.as_mut().and_then(|beside| beside.write(head, newest, taken)) {
+        if let Some(bytes) = self.beside.as_mut().and_then(|beside| beside.write(number, head, newest, taken)) {
             return Written::Since(bytes);
         }
-        let (written, beside) = Written::whole(&self.stored());
+        let (written, beside) = Written::whole(&self.stored(number));
         self.beside = Some(beside);
         written
     }

@@ -571,6 +571,7 @@ impl Agent {
             bundle: self.marks.bundle,
             policy: self.marks.policy,
             feeds: self.revocations.known_positions(),
+            feed_files: self.revocations.files(),
             emergencies: self.revocations.emergencies.marks(),
             budgets: self.wallet.budgets(),
         }

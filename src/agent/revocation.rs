@@ -35,6 +35,8 @@ pub struct Revocations {
     feeds: BTreeMap<FeedId, Feed>,
     /// Positions that the anchor knows of feeds whose sets could not be read back.
     lost: BTreeMap<FeedId, Position>,
+    /// The number of the last file of each feed.
+    files: BTreeMap<FeedId, u64>,
     /// The feed that the trust bundle gives this device. Of all others that are held, what they revoked stays revoked, and
     /// nobody tells more. None before anybody said: then every feed counts.
     own: Option<Own>,
@@ -119,7 +121,7 @@ impl fmt::Display for Covered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Emergency(hit) => hit.fmt(f),
-            Self::Rule(selector) => write!(f, "{selector:?}"),
+            Self::Rule(selector) => selector.fmt(f),
             Self::Block(block) => write!(f, "block {block}"),
             Self::Serial(slot, serial) => write!(f, "serial {serial} of {slot}"),
         }
@@ -127,7 +129,8 @@ impl fmt::Display for Covered {
 }
 
 impl Revocations {
-    /// Takes a feed from its files, the whole and what stands beside it. The digest of the anchor vouches for it, even if its key was rotated away since; else
+    /// Takes a feed from its files, the whole and what stands beside it: the newest must not have a lower number than the
+    /// anchor knows. The digest of the anchor vouches for it, even if its key was rotated away since; else
     /// a head that is newer than the anchor's vouches for itself.
     ///
     /// # Errors
@@ -137,9 +140,14 @@ impl Revocations {
         feed: &FeedId,
         (whole, since): (&[u8], Option<&[u8]>),
         trust: &TrustBundle,
-        known: Option<&Position>,
+        (known, number): (Option<&Position>, u64),
     ) -> Result<(), Refused> {
+        self.files.insert(feed.clone(), number);
         let held = Held::read(whole, since)?;
+        if held.number < number && !mutant::active(Mutant::FeedPositionLowered) {
+            return Err(Refused::RolledBack { offered: held.number, known: number });
+        }
+        self.files.insert(feed.clone(), held.number);
         let believe = |signed: &Signed<Head>| {
             let vouched = known.is_some_and(|known| known.digest == signed.digest());
             let head = if vouched { signed.claim() } else { signed.open(&trust.fleet, trust.feed_keys(feed), 1) }?;
@@ -209,7 +217,10 @@ impl Revocations {
         if !place && !mutant::active(Mutant::PlaceNotChecked) {
             return Err(Refused::WrongTopic);
         }
-        if let Some(lost) = self.lost.get(feed).filter(|_| asked.is_none()) {
+        let mark = self.feeds.get(feed).and_then(Feed::mark);
+        let is_newest = mark.is_none_or(|mark| believed.position.order() > mark.order());
+        // Whatever place it came from: a set that is lost does not begin anew below where it was.
+        if let Some(lost) = self.lost.get(feed).filter(|_| is_newest) {
             check_order(&believed.position, lost)?;
         }
         let issued_at = believed.head.issued_at;
@@ -272,6 +283,7 @@ impl Revocations {
     ) -> Result<Option<Applied>, Refused> {
         let keys = trust.feed_keys(feed);
         let believed = BelievedSet::open(signed.clone(), set, SET_BYTES_MAX, feed, &trust.fleet, keys)?;
+        trust.check_era(feed, believed.head.era)?;
         if let Some(lost) = self.lost.get(feed) {
             check_order(&believed.position, lost)?;
         }
@@ -282,9 +294,12 @@ impl Revocations {
 
     fn applied(&mut self, id: &FeedId, changed: Changed, issued_at: Timestamp) -> Option<Applied> {
         let feed = self.feeds.get_mut(id).filter(|_| changed.any())?;
-        if changed.complete {
+        let found = |lost: &Position| feed.position().is_some_and(|position| check_order(position, lost).is_ok());
+        if self.lost.get(id).is_some_and(found) {
             self.lost.remove(id);
         }
+        let number = self.files.entry(id.clone()).or_default();
+        *number += 1;
         let (newest, head) = (feed.mark()?.clone(), feed.head().map_or(Timestamp(0), |head| head.issued_at));
         Some(Applied {
             feed: id.clone(),
@@ -292,7 +307,7 @@ impl Revocations {
             position: feed.position().cloned(),
             newest,
             issued_at: issued_at.max(head),
-            file: match feed.written() {
+            file: match feed.written(*number) {
                 Written::Whole(content) => FileWrite { file: StateFile::Feed(id.clone()), content },
                 Written::Since(content) => FileWrite { file: StateFile::FeedSince(id.clone()), content },
             },
@@ -377,7 +392,10 @@ impl Revocations {
             let more: Vec<FeedId> = kept.into_iter().take(more).cloned().collect();
             gone.extend(more);
         }
-        gone.iter().for_each(|id| drop(self.feeds.remove(id)));
+        for id in &gone {
+            self.feeds.remove(id);
+            self.files.remove(id);
+        }
         gone
     }
 
@@ -390,6 +408,11 @@ impl Revocations {
     /// once that has arrived.
     pub fn missing(&self) -> impl Iterator<Item = &FeedId> {
         self.lost.keys().filter(|id| !(self.is_retired(id) && self.has_arrived()))
+    }
+
+    /// The number of the last file of each feed, for the anchor.
+    pub fn files(&self) -> Vec<(FeedId, u64)> {
+        self.files.iter().map(|(feed, number)| (feed.clone(), *number)).collect()
     }
 
     /// Positions for the anchor: complete ones, and those of sets that are lost.

@@ -5,6 +5,8 @@
 //! Never: needs the network; refunds a budget; goes on as if nothing had happened where something is missing.
 //! Read next: `mod.rs`.
 
+use std::collections::BTreeSet;
+
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -20,12 +22,13 @@ use super::token::{admit, Cache, Kind};
 use super::uplink::Uplink;
 use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Marks, Now};
-use crate::ids::{EraId, Hash};
+use crate::ids::{EraId, FeedId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{genesis, Event, Gap, GapCause, Record, Start, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
+use crate::wire::revocation::Position;
 use crate::wire::{decode, Refused};
 
 /// Why an agent cannot even start locked.
@@ -73,23 +76,7 @@ impl Agent {
             bundle: newer(anchor.bundle, (trust.version, trust_digest)),
             policy: newer(anchor.policy, (policy.document.version, policy_digest)),
         };
-        let mut revocations = Revocations::default();
-        for known in &anchor.feeds {
-            let whole = file(&boot, &StateFile::Feed(known.feed.clone())).unwrap_or_default();
-            let since = file(&boot, &StateFile::FeedSince(known.feed.clone()));
-            if revocations.load(&known.feed, (whole, since), &trust, Some(known)).is_err() {
-                revocations.lose(known.clone());
-            }
-        }
-        for (name, whole) in &boot.files {
-            if let StateFile::Feed(feed) = name {
-                if !anchor.feeds.iter().any(|known| known.feed == *feed) {
-                    // Written before the anchor that would have named it: it vouches for itself, or is not there.
-                    let since = file(&boot, &StateFile::FeedSince(feed.clone()));
-                    let _ = revocations.load(feed, (whole, since), &trust, None);
-                }
-            }
-        }
+        let mut revocations = read_feeds(&boot, &trust, &anchor);
         revocations.follow(&trust, &boot.device);
         let proven = replay_time(&boot, &mut anchor);
         let mut clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
@@ -286,6 +273,38 @@ fn replay_time(boot: &Boot, anchor: &mut Anchor) -> Timestamp {
 /// The content of a file that was found.
 fn file<'a>(boot: &'a Boot, wanted: &StateFile) -> Option<&'a [u8]> {
     boot.files.iter().find(|(file, _)| file == wanted).map(|(_, bytes)| bytes.as_slice())
+}
+
+/// The feeds that the anchor names, as far as their files say no less than it knows, and those that were written before the
+/// anchor that would have named them.
+fn read_feeds(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Revocations {
+    let mut revocations = Revocations::default();
+    let named = anchor.feeds.iter().map(|known| &known.feed).chain(anchor.feed_files.iter().map(|(feed, _)| feed));
+    let named: BTreeSet<&FeedId> = named.collect();
+    let mut load = |feed: &FeedId| {
+        let files = (file(boot, &StateFile::Feed(feed.clone())), file(boot, &StateFile::FeedSince(feed.clone())));
+        let known = anchor.feeds.iter().find(|known| known.feed == *feed);
+        let number = anchor.feed_files.iter().find(|(id, _)| id == feed).map_or(0, |(_, number)| *number);
+        revocations.load(feed, (files.0.unwrap_or_default(), files.1), trust, (known, number))
+    };
+    let mut lost = Vec::new();
+    for feed in &named {
+        if load(feed).is_err() {
+            // One that never was complete has no position, and is found again with the first that is.
+            let none = Position { feed: (*feed).clone(), era: 0, seq: 0, digest: Hash::ZERO };
+            lost.push(anchor.feeds.iter().find(|known| known.feed == **feed).cloned().unwrap_or(none));
+        }
+    }
+    for (name, _) in &boot.files {
+        if let StateFile::Feed(feed) = name {
+            if !named.contains(feed) {
+                // It vouches for itself, or is not there.
+                let _ = load(feed);
+            }
+        }
+    }
+    lost.into_iter().for_each(|position| revocations.lose(position));
+    revocations
 }
 
 fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Signed<TrustBundle>), Unstartable> {

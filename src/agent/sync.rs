@@ -100,6 +100,20 @@ impl Agent {
             effects.outgoing.logs.push(LogEvent::LinkDown { reason: reason.clone() });
         }
         self.uplink.down(reason, now.boottime, &mut self.rng);
+        self.lose_connection();
+    }
+
+    /// Another subscription takes another connection: it is made soon, however often the broker failed before.
+    fn resubscribe(&mut self, reason: &str, now: Now, effects: &mut Effects) {
+        if self.uplink.is_connected() {
+            effects.outgoing.logs.push(LogEvent::LinkDown { reason: reason.into() });
+        }
+        effects.outgoing.link.push(LinkCommand::Close);
+        self.uplink.renewed(reason.into(), now.boottime, &mut self.rng);
+        self.lose_connection();
+    }
+
+    fn lose_connection(&mut self) {
         self.reading = Reading::default();
         self.trail.ground();
         self.grants_asked = None;
@@ -303,7 +317,7 @@ impl Agent {
             // Of the feed that it had nothing more is taken; the new one is another subscription.
             heads.retain(|feed, _| *feed == self.trust.feed_of(&self.device).id);
             if self.uplink.is_connected() || matches!(self.uplink.link, Link::Connecting { .. }) {
-                self.reconnect("the trust bundle gives this device another feed", now, effects);
+                self.resubscribe("the trust bundle gives this device another feed", now, effects);
             }
         }
         for (feed, payload) in heads {

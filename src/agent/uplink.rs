@@ -100,6 +100,13 @@ impl Uplink {
         self.link = Link::Down { retry: Millis(now.0.saturating_add(jittered)), reason };
     }
 
+    /// The connection was cut from here, for another one: nobody has failed, and the next try comes soon.
+    pub fn renewed(&mut self, reason: String, now: Millis, rng: &mut impl RngCore) {
+        self.online_since = None;
+        let jittered = rng.next_u64() % self.limits.backoff_ms_min.max(1);
+        self.link = Link::Down { retry: Millis(now.0.saturating_add(jittered)), reason };
+    }
+
     /// A try begins.
     pub fn connecting(&mut self, now: Millis) {
         self.link = Link::Connecting { give_up: after(now, self.limits.connect_ms) };

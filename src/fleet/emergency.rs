@@ -31,6 +31,8 @@ use crate::wire::Refused;
 const ISSUED_EARLIER: Millis = Millis::from_secs(300);
 /// Statements of one key that are kept.
 const STATEMENTS_KEPT: u64 = 64;
+/// Rules of one key that are remembered: as many as a device holds of it.
+const RULES_KEPT: usize = 256;
 /// Where the ledger is a copy that was put back, nobody knows how far a key had come. No operator signs that many meanwhile.
 const LEAP: u64 = 1 << 20;
 /// How long the broker may take to say what it keeps before it is told again, and between two tellings.
@@ -88,6 +90,11 @@ pub(super) fn apply(all: &mut BTreeMap<KeyId, Known>, kept: Kept) {
         let rule = known.rules.entry(selector).or_insert((until, said.counter));
         *rule = (*rule).max((until, said.counter));
     }
+    while known.rules.len() > RULES_KEPT {
+        // Those that end first are the first to go.
+        let first = known.rules.iter().min_by_key(|(_, (until, _))| *until).map(|(selector, _)| *selector);
+        first.map(|selector| known.rules.remove(&selector));
+    }
     if said.counter >= known.said.counter {
         *known = Known { operator: kept.operator.clone(), newest: kept, said, rules: std::mem::take(&mut known.rules) };
     }
@@ -142,6 +149,9 @@ pub fn statement(
             trust.version
         ))
     })?;
+    if matches!(order.target, Target::IssuedBefore(time) if time > at) {
+        return Err(invalid("the time before which tokens were issued lies in the future: it would cover what is minted from now on, and nothing takes that back".into()));
+    }
     let Some(selector) = Selector::of(&order.target) else {
         let what = "an emergency key revokes by rule, no single block: name the task, the grant or the owner";
         return Err(invalid(what.into()));
@@ -276,10 +286,12 @@ impl Told {
         Self { heard: BTreeMap::new(), quiet: at + QUIET }
     }
 
-    /// The broker said what it keeps at a place. It may have gone back, or have been made to forget.
-    pub(super) fn hears(&mut self, feed: FeedId, key: KeyId, payload: &[u8]) {
-        let said = Signed::<Emergency>::from_bytes(payload).and_then(|signed| signed.claim());
-        self.heard.insert((feed, key), said.map_or(0, |said| said.counter));
+    /// The broker said what it keeps at a place of a feed and a key that `trust` names. It may have gone back, or have been made
+    /// to forget; what the key has not signed is nothing.
+    pub(super) fn hears(&mut self, feed: FeedId, key: KeyId, payload: &[u8], trust: &TrustBundle) {
+        let said = Signed::<Emergency>::from_bytes(payload).and_then(|signed| Emergency::open_by(&signed, trust));
+        let counter = said.ok().filter(|(said, _)| said.key == key).map_or(0, |(said, _)| said.counter);
+        self.heard.insert((feed, key), counter);
     }
 
     fn missing<'b>(&self, book: &'b Book, at: Timestamp) -> Vec<(FeedId, &'b Known)> {

@@ -1,7 +1,7 @@
 //! Groups of devices, and the feeds that they have.
 //!
 //! Owns: the trust bundle that puts devices into groups and gives groups a feed.
-//! Never: moves a device to a feed without telling since when that has devices which come from another.
+//! Never: decides since when a feed has devices which come from another, which `proposal.rs` does for every bundle.
 //! Read next: `proposal.rs`, by which it comes into force; `route.rs` for what belongs where, `wire/bundle.rs` for what devices
 //! go by.
 
@@ -71,9 +71,6 @@ pub fn draft(book: &Book, change: &Change, at: Timestamp) -> Result<Option<Trust
     let TrustBundle { groups, feeds, .. } = wanted;
     let next = proposal::draft(book, at, |next| {
         (next.groups, next.feeds) = (groups, feeds);
-        let joined: Vec<FeedId> = next.joined_since(book.trust()).into_iter().cloned().collect();
-        let came = next.feeds.iter_mut().filter(|feed| joined.contains(&feed.id));
-        came.for_each(|feed| feed.since = next.version);
         Ok(())
     });
     next.map(Some)

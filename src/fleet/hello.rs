@@ -113,7 +113,12 @@ fn merge(
     named: &[Position],
     fx: &mut Effects,
 ) -> Vec<Position> {
-    for position in named.iter().filter(|position| book.knows_feed(&position.feed)) {
+    // Of an era that the root keys have not begun, or a number that leaves no room for others, nobody of the fleet has signed
+    // anything: a device that says so lies, or has been lied to, and keeps nobody from publishing.
+    let possible = |position: &&Position| {
+        book.knows_feed(&position.feed) && position.era <= book.of(&position.feed).era() && position.seq < u64::MAX / 2
+    };
+    for position in named.iter().filter(possible) {
         if book.of(&position.feed).head_digest(position.order()).is_some_and(|digest| *digest != position.digest) {
             let (device, feed) = (device.clone(), position.feed.clone());
             fx.log(FleetLog::FeedForked { device, feed, seq: position.seq });

@@ -20,7 +20,7 @@ use super::publish::{self, Cadence};
 use super::rotate::{highest_policy, Cause, KeyRole, Rotated};
 use super::time::Reading;
 use super::{Effects, FleetError, Operator};
-use crate::ids::{hex, DeviceId, GroupId, Hash, KeyId, Nonce};
+use crate::ids::{hex, DeviceId, FeedId, GroupId, Hash, KeyId, Nonce};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{EmergencyKey, Feed, TrustBundle};
 use crate::wire::envelope::{Signed, SIGNATURES_MAX};
@@ -31,8 +31,6 @@ use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
 /// The bytes that one more signature takes in an envelope.
 const SIGNATURE_BYTES: usize = 72;
-/// So many lines of one kind are shown one by one; of the rest, how many there are.
-const LINES_MAX: usize = 20;
 
 /// Keys that a bundle may need at once.
 #[derive(Clone, Copy, Default)]
@@ -58,6 +56,9 @@ pub fn draft(
     next.issued_at = before.issued_at.max(at);
     next.not_after = next.issued_at + BUNDLE_LIFE;
     change(&mut next)?;
+    let joined: Vec<FeedId> = next.joined_since(before).into_iter().cloned().collect();
+    let came = next.feeds.iter_mut().filter(|feed| joined.contains(&feed.id));
+    came.for_each(|feed| feed.since = next.version);
     before.precedes(&next).map_err(FleetError::refused("the next trust bundle"))?;
     Ok(next)
 }
@@ -497,7 +498,7 @@ pub fn words(opened: &Opened) -> Vec<String> {
     let urls = |urls: &[String]| urls.iter().map(|url| format!("{url:?}")).collect::<Vec<String>>();
     list("broker", &urls(&before.broker.urls), &urls(&broker.urls), false, &mut lines);
     let digests = |authorities: &[Vec<u8>]| {
-        authorities.iter().map(|der| Hash::of("authority", &[der]).short()).collect::<Vec<String>>()
+        authorities.iter().map(|der| Hash::of("authority", &[der]).to_string()).collect::<Vec<String>>()
     };
     list("broker authority", &digests(&before.broker.authorities), &digests(&broker.authorities), false, &mut lines);
     if *policy_version_min != before.policy_version_min {
@@ -513,11 +514,9 @@ fn key_words(key: &[u8; 32]) -> String {
 /// What comes, what goes and, where the first is the one in use, which that is.
 fn list(what: &str, before: &[String], next: &[String], first_in_use: bool, lines: &mut Vec<String>) {
     let mut tell = |sign: char, told: Vec<&String>, note: &str| {
-        for one in told.iter().take(LINES_MAX) {
+        // All of them, however many a bundle has room for: nobody signs what he was not shown.
+        for one in told {
             lines.push(format!("{sign} {what} {one}{note}"));
-        }
-        if told.len() > LINES_MAX {
-            lines.push(format!("{sign} {what}: {} more{note}", told.len() - LINES_MAX));
         }
     };
     tell('+', next.iter().filter(|one| !before.contains(one)).collect(), "");

@@ -205,9 +205,18 @@ fn take(book: &Book, signer: &Signer<'_>, pending: &mut Vec<Rule>) -> Revocation
 /// The first set of a new feed: nobody has anything of it to add to.
 fn take_whole(book: &Book, signer: &Signer<'_>, pending: &mut Vec<Rule>) -> RevocationSet {
     let mut whole = RevocationSet::default();
-    for some in std::mem::take(pending).chunks(PENDING_AT_ONCE) {
-        let additions = filed(book, some, &|slot| salt_of(slot, signer.key)).unwrap_or_default();
-        whole = whole.merge(&additions).unwrap_or(whole);
+    let mut waiting: Vec<Vec<Rule>> = std::mem::take(pending).chunks(PENDING_AT_ONCE).map(<[Rule]>::to_vec).collect();
+    while let Some(some) = waiting.pop() {
+        let additions = filed(book, &some, &|slot| salt_of(slot, signer.key));
+        match additions.and_then(|additions| whole.merge(&additions)) {
+            Ok(sum) => whole = sum,
+            // Half of it may have room. What a full set cannot take waits until something in it ends.
+            Err(_) if some.len() > 1 => {
+                let (first, second) = some.split_at(some.len() / 2);
+                waiting.extend([first.to_vec(), second.to_vec()]);
+            }
+            Err(_) => {}
+        }
     }
     whole
 }
@@ -264,7 +273,11 @@ fn sign(book: &mut Book, signer: &Signer<'_>, additions: &RevocationSet, last: b
     let (era, newest) = (feed.era(), feed.head());
     let dropped_before = newest.map_or(lapsed, |newest| newest.head.dropped_before.max(lapsed));
     let before = newest.filter(|newest| newest.head.era == era);
-    let seq = own(feed).1 + 1;
+    let own = own(feed);
+    // Where a head that is lost was the last one, nobody can name its digest: a number is left out, so that this head follows
+    // none that a device has, and contradicts none.
+    let follows = before.map_or(own.1 == 0, |before| before.position.order() == own);
+    let seq = own.1 + if follows { 1 } else { 2 };
     let mut set = feed.set().merge(additions).expect("it was tried before");
     set.drop_expired(dropped_before);
     // Devices have nothing of a new era: its first head adds all there is, or, where no message holds that, what is new
@@ -701,7 +714,7 @@ mod tests {
         resume(&mut book, &main, 40, keys.operator("ann"), at(51), fx).unwrap();
         may_start(&book).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(51), fx));
-        assert_eq!(book.first().head().unwrap().head.seq, 41);
+        assert_eq!(book.first().head().unwrap().head.seq, 42, "head 40 has a digest that nobody here knows");
     }
 
     #[test]
@@ -716,11 +729,11 @@ mod tests {
         assert!(resume(&mut book, &main, 29, ann, at(501), fx).is_err());
         resume(&mut book, &main, 30, ann, at(501), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(502), fx));
-        assert_eq!(book.first().head().unwrap().head.seq, 31);
-        book.write(Write::Restored(Restored { feed: book.feed(), at: at(503), least: (1, 31), settled: false }), fx);
-        resume(&mut book, &main, 31, ann, at(504), fx).unwrap();
+        assert_eq!(book.first().head().unwrap().head.seq, 32, "and contradicts no head 31 that a device may have");
+        book.write(Write::Restored(Restored { feed: book.feed(), at: at(503), least: (1, 32), settled: false }), fx);
+        resume(&mut book, &main, 32, ann, at(504), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(504), fx), "nothing was lost, and it is said");
-        assert_eq!(book.first().head().unwrap().head.seq, 32);
+        assert_eq!(book.first().head().unwrap().head.seq, 33);
     }
 
     #[test]

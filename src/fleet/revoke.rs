@@ -69,7 +69,9 @@ pub struct Coverage {
 pub fn coverage(book: &Book, target: &Target, now: Timestamp) -> Coverage {
     let all_devices = || book.devices().map(|device| device.id.clone()).collect::<Vec<_>>();
     let (mut devices, note) = match target {
-        Target::All => (all_devices(), "every token of the fleet"),
+        Target::All => {
+            (all_devices(), "every token of the fleet, minted already or later; every device locks, and nothing takes it back before its end")
+        }
         Target::Audience(_) => {
             (Vec::new(), "every token for this audience; tokens without an audience are not covered")
         }
@@ -78,7 +80,7 @@ pub fn coverage(book: &Book, target: &Target, now: Timestamp) -> Coverage {
         Target::Grant(_) => (Vec::new(), "the grant, every credential narrowed from it and every task issued under it"),
         Target::Group(group) => {
             let members = book.trust().groups.get(group).cloned().unwrap_or_default();
-            (members, "every token for this group; tokens for one device of it are not covered")
+            (members, "every token minted for this group; tokens for one device of it, as grants are, are not: revoke the devices for those")
         }
         Target::IssuedBefore(_) => (Vec::new(), "every token issued before this time"),
         Target::Owner(_) => (Vec::new(), "every token of this owner"),
@@ -132,7 +134,7 @@ fn lifetimes(book: &Book, target: &Target, now: Timestamp) -> (Timestamp, Timest
 /// never shortened.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] for an end before every covered token has expired, [`FleetError::RulesFull`].
+/// Those of [`plan`].
 pub fn revoke(
     book: &mut Book,
     revocation: Revocation,
@@ -140,6 +142,18 @@ pub fn revoke(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<Rule, FleetError> {
+    let rule = plan(book, revocation, at)?;
+    book.write(Write::Rule(rule.clone()), fx);
+    let Rule { target, until, reason, .. } = rule.clone();
+    acts::record(book, operator, Deed::Revoked { target, until, reason }, at, fx)?;
+    Ok(rule)
+}
+
+/// The rule that a revocation makes, if it can be made.
+///
+/// # Errors
+/// [`FleetError::Invalid`] for an end before every covered token has expired, [`FleetError::RulesFull`].
+pub fn plan(book: &Book, revocation: Revocation, at: Timestamp) -> Result<Rule, FleetError> {
     let Revocation { target, until, reason, life, device } = revocation;
     let reason = acts::text("the reason", &reason)?;
     match &target {
@@ -165,15 +179,28 @@ pub fn revoke(
     }
     let device = whose(book, &target).or(device);
     let known = book.live_rule(&target, at).map_or(until, |rule| rule.until);
-    let rule = Rule { target: target.clone(), until: until.max(known), reason: reason.clone(), at, life, device };
     let is_rule = |target: &Target| !matches!(target, Target::Block(_));
     let rules = || book.rules().filter(|rule| rule.until >= at && is_rule(&rule.target)).count();
     if is_rule(&target) && rules() >= RULES_MAX {
         return Err(FleetError::RulesFull { limit: RULES_MAX });
     }
-    book.write(Write::Rule(rule.clone()), fx);
-    acts::record(book, operator, Deed::Revoked { target, until: rule.until, reason }, at, fx)?;
-    Ok(rule)
+    Ok(Rule { target, until: until.max(known), reason, at, life, device })
+}
+
+/// Whether the fleet knows what is named, where it can know all that there are: a name that was mistyped revokes nothing.
+pub fn is_known(book: &Book, target: &Target) -> bool {
+    match target {
+        Target::Device(id) => book.device(id).is_some(),
+        Target::Group(id) => book.trust().groups.contains_key(id),
+        Target::Grant(id) => book.grant(id).is_some(),
+        Target::All
+        | Target::Audience(_)
+        | Target::Block(_)
+        | Target::IssuedBefore(_)
+        | Target::Owner(_)
+        | Target::RootKey(_)
+        | Target::Task(_) => true,
+    }
 }
 
 /// Which part of a token is revoked.

@@ -408,7 +408,10 @@ impl Service {
             Topic::State(id) => on_state(book, &id, payload, at, fx),
             Topic::EnrolUp(id) => enrol::wait(book, &id, payload, at, fx),
             Topic::FeedEmergency(feed, key) => {
-                self.told_of_emergencies.hears(feed, key, payload);
+                if !book.knows_feed(&feed) || book.trust().emergency_key(key).is_none() {
+                    return Err(Refused::WrongTopic);
+                }
+                self.told_of_emergencies.hears(feed, key, payload, book.trust());
                 // What was taken from the broker is told again.
                 if payload.is_empty() {
                     return Ok(());

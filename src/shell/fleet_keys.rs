@@ -386,6 +386,10 @@ pub fn is_encrypted(path: &Path) -> Result<bool, KeyError> {
 /// # Errors
 /// [`KeyError`]; the old file stays then.
 pub fn change_passphrase(path: &Path, role: Role) -> Result<(), KeyError> {
+    if std::env::var_os(PASSPHRASE_FD).is_some() && is_encrypted(path)? {
+        let why = "a descriptor gives one passphrase, and this takes the old one and a new one: run it on a terminal";
+        return Err(KeyError::NoPassphrase(why.into()));
+    }
     let mut folder = KeyFolder { path: PathBuf::new(), passphrase: None };
     let loaded = folder.load_from(path, role)?;
     let label = Label { root_key_id: loaded.root_key_id, fleet: loaded.fleet };

@@ -208,7 +208,8 @@ impl TrustBundle {
         placed
     }
 
-    /// The feeds to which devices come with this bundle that were in another by the one before.
+    /// The feeds to which devices come with this bundle that were in another by the one before, or whose devices come to a group
+    /// that none of them was in.
     pub fn joined_since(&self, before: &Self) -> BTreeSet<&FeedId> {
         let (Some(first), Some(was_first)) = (self.feeds.first(), before.feeds.first()) else { return BTreeSet::new() };
         let (old, new) = (before.placed(), self.placed());
@@ -220,6 +221,15 @@ impl TrustBundle {
         let mut joined: BTreeSet<&FeedId> = old.keys().chain(new.keys()).filter_map(came).collect();
         if first.id != was_first.id {
             joined.insert(&first.id);
+        }
+        // What was revoked for a group stands in the feeds of those who were in it, and in no other.
+        let nobody = Vec::new();
+        for (group, members) in &self.groups {
+            let were = before.groups.get(group).unwrap_or(&nobody).iter();
+            let held: BTreeSet<&FeedId> =
+                were.map(|device| old.get(device).copied().unwrap_or(&was_first.id)).collect();
+            let now = members.iter().map(|device| new.get(device).copied().unwrap_or(&first.id));
+            joined.extend(now.filter(|feed| !held.contains(feed)));
         }
         joined
     }

@@ -89,9 +89,9 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let _ = Emergencies::default().load(KeyId([0xab; 8]), bytes, None);
     let feed = "main".parse().unwrap();
     let mut revocations = Revocations::default();
-    let _ = revocations.load(&feed, (bytes, None), &world.trust, None);
+    let _ = revocations.load(&feed, (bytes, None), &world.trust, (None, 0));
     let whole = StoredFeed::default().to_bytes();
-    let _ = revocations.load(&feed, (&whole, Some(bytes)), &world.trust, None);
+    let _ = revocations.load(&feed, (&whole, Some(bytes)), &world.trust, (None, 0));
     let _ = (revocations.announce(&feed, bytes, &world.trust, NOW), revocations.rules(&feed, bytes, NOW));
     let _ = (revocations.snapshot(&feed, bytes, &world.trust, NOW), revocations.piece(&feed, bytes, NOW));
     let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));

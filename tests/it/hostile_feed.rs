@@ -176,7 +176,8 @@ impl<'h> Device<'h> {
         let mut held = Revocations::default();
         if !self.whole.is_empty() {
             let files = (self.whole.as_slice(), self.since.as_deref());
-            held.load(&self.history.feed, files, &self.history.trust, self.anchor.as_ref()).expect("its own files");
+            held.load(&self.history.feed, files, &self.history.trust, (self.anchor.as_ref(), self.on_disk().number))
+                .expect("its own files");
         }
         held.follow(&self.history.trust, &"gw-07".parse().unwrap());
         assert_eq!(held.positions(), self.anchor.iter().cloned().collect::<Vec<_>>());
@@ -332,6 +333,7 @@ pub(crate) fn signed(history: &History, data: &[u8]) {
             let claim = Head { root: root.unwrap_or(Hash::ZERO), ..newest };
             let later = Head { seq: claim.seq + u64::from(*kind), ..claim.clone() };
             let stored = StoredFeed {
+                number: 1,
                 past: Vec::new(),
                 head: Some(sign(&claim)),
                 set: set.to_vec(),
@@ -340,7 +342,7 @@ pub(crate) fn signed(history: &History, data: &[u8]) {
                 taken: EPOCH,
             };
             let mut held = Revocations::default();
-            let loaded = held.load(&history.feed, (&stored.to_bytes(), None), &history.trust, None);
+            let loaded = held.load(&history.feed, (&stored.to_bytes(), None), &history.trust, (None, 0));
             assert_eq!(held.positions().len(), usize::from(loaded.is_ok()));
         }
     }

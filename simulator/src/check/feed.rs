@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn store(check: &mut FeedCheck, tally: &mut Tally, seq: u64, named: &[&str], held: &[&str]) {
-        let stored = StoredFeed::enrolled(head(seq, &set(named)).0, set(held).to_bytes(), None).unwrap();
+        let stored = StoredFeed::enrolled(1, head(seq, &set(named)).0, set(held).to_bytes(), None).unwrap();
         check.durable(tally, 2, (0, &"gw-0".parse().unwrap()), &Held::read(&stored.to_bytes(), None).unwrap());
     }
 

@@ -8,6 +8,8 @@
 //! came since is written beside the whole, and the whole anew as soon as as much has been written beside it as it has itself:
 //! at the most twice what the best choice of those moments would have cost, whatever comes (ski rental).
 //!
+//! Files of a feed are numbered, and the anchor knows the number of the last: one that is gone, or older, shows.
+//!
 //! Each write replaces one file, so that a power cut leaves what was or what is. A file beside names the whole that it
 //! belongs to; one that belongs to an earlier whole has nothing to add to the later one.
 
@@ -28,6 +30,8 @@ pub const STORED_BYTES_MAX: usize = 3 * SET_BYTES_MAX + 16 * 1024;
 /// The whole feed.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct StoredFeed {
+    /// The number of this file among the feed's.
+    pub number: u64,
     /// The head of the complete set, none before the first.
     pub head: Option<Signed<Head>>,
     /// The complete set's bytes.
@@ -47,22 +51,22 @@ impl StoredFeed {
     ///
     /// # Errors
     /// When the set is none, or more than can be held.
-    pub fn enrolled(head: Signed<Head>, set: Vec<u8>, before: Option<Held>) -> Result<Self, Refused> {
+    pub fn enrolled(number: u64, head: Signed<Head>, set: Vec<u8>, before: Option<Held>) -> Result<Self, Refused> {
+        let whole = RevocationSet::from_bytes(&set, SET_BYTES_MAX)?;
         let era = |signed: &Signed<Head>| signed.claim().map_or(0, |head| head.era);
         let (mut seen, mut past) = (RevocationSet::default(), RevocationSet::default());
         if let Some(before) = before {
             let same = before.head.iter().chain(&before.newest).all(|signed| era(signed) == era(&head));
-            past = before.past;
+            past = before.past.since(&whole);
             for held in [before.set, before.seen] {
-                match same {
-                    true => seen.apply(&held)?,
-                    false => super::outlive(&mut past, &held),
+                let held = held.since(&whole);
+                if !same || super::add_bounded(&mut seen, &held).is_err() {
+                    super::outlive(&mut past, &held);
                 }
             }
         }
-        let whole = RevocationSet::from_bytes(&set, SET_BYTES_MAX)?;
-        let (seen, past) = (seen.since(&whole).to_bytes(), past.since(&whole).to_bytes());
-        Ok(Self { head: Some(head), set, seen, past, newest: None, taken: Timestamp(0) })
+        let (seen, past) = (seen.to_bytes(), past.to_bytes());
+        Ok(Self { number, head: Some(head), set, seen, past, newest: None, taken: Timestamp(0) })
     }
 
     /// The file's bytes.
@@ -74,6 +78,8 @@ impl StoredFeed {
 /// What came since the whole was written.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct StoredSince {
+    /// The number of this file among the feed's.
+    number: u64,
     /// The digest of the whole that this belongs to.
     whole: Hash,
     head: Option<Signed<Head>>,
@@ -92,6 +98,8 @@ struct StoredSince {
 /// What both files hold together. Its heads are claims: who reads it has to believe them.
 #[derive(Debug)]
 pub struct Held {
+    /// The number of the newest file.
+    pub number: u64,
     /// The head of the complete set.
     pub head: Option<Signed<Head>>,
     /// The complete set.
@@ -115,6 +123,7 @@ impl Held {
     pub fn read(whole: &[u8], since: Option<&[u8]>) -> Result<Self, Refused> {
         let (digest, stored): (Hash, StoredFeed) = unseal(whole)?;
         let mut held = Self {
+            number: stored.number,
             head: stored.head,
             set: read_set(&stored.set)?,
             seen: read_set(&stored.seen)?,
@@ -141,6 +150,7 @@ impl Held {
         }
         held.seen.apply(&beside.seen)?;
         (held.head, held.newest, held.taken) = (since.head, since.newest, since.taken);
+        held.number = since.number;
         Ok(held)
     }
 }
@@ -190,11 +200,13 @@ impl Beside {
     /// The bytes of the file beside, None where the whole is to be written anew.
     pub(super) fn write(
         &mut self,
+        number: u64,
         head: Option<Signed<Head>>,
         newest: Option<Signed<Head>>,
         taken: Timestamp,
     ) -> Option<Vec<u8>> {
         let since = StoredSince {
+            number,
             whole: self.whole,
             head,
             newest,

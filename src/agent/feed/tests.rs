@@ -176,13 +176,15 @@ fn holds(feed: &Feed, set: &RevocationSet) -> bool {
 /// The two files of a feed.
 #[derive(Default)]
 struct Disk {
+    number: u64,
     whole: Vec<u8>,
     since: Option<Vec<u8>>,
 }
 
 impl Disk {
     fn write(&mut self, feed: &mut Feed) {
-        match feed.written() {
+        self.number += 1;
+        match feed.written(self.number) {
             Written::Whole(bytes) => self.whole = bytes,
             Written::Since(bytes) => self.since = Some(bytes),
         }
@@ -437,14 +439,14 @@ fn a_large_set_is_not_written_with_every_head() {
         feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
         disk.write(&mut feed);
     }
-    disk.whole = feed.stored().to_bytes();
+    disk.whole = feed.stored(1).to_bytes();
     feed = disk.restart(feed);
     let whole = disk.whole.len();
     let (mut written, mut wholes) = (0, 0);
     for _ in 0..100 {
         publisher.publish(one_slot(&mut rng, &publisher, 0, 20));
         feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
-        match feed.written() {
+        match feed.written(1) {
             Written::Whole(bytes) => {
                 written += bytes.len();
                 wholes += 1;
@@ -477,14 +479,14 @@ fn a_snapshot_of_many_parts_is_written_a_few_times_over() {
         let changed = publisher.answer(&mut feed, wanted, Timestamp(0)).unwrap();
         if changed.any() {
             before += usize::from(!changed.complete);
-            written += match feed.written() {
+            written += match feed.written(1) {
                 Written::Whole(bytes) | Written::Since(bytes) => bytes.len(),
             };
         }
     }
     assert_eq!(feed.position().unwrap().seq, 60);
     assert!(before > 0, "nothing counted before the last part was here");
-    let whole = feed.stored().to_bytes().len();
+    let whole = feed.stored(1).to_bytes().len();
     assert!(written < 5 * whole, "{written} bytes for a set of {whole}");
 }
 
@@ -511,7 +513,7 @@ fn a_damaged_file_is_refused_and_one_beside_another_whole_is_left_alone() {
         }
         assert!(read(&file[..file.len() - 1], &file[..file.len() - 1]).is_err());
     }
-    let later = feed.stored().to_bytes();
+    let later = feed.stored(1).to_bytes();
     assert_eq!(read(&later, &since), Ok(publisher.set.clone()), "the later whole has all of it");
 }
 

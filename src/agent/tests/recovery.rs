@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::effects::{Effects, LinkCommand, Standing, StateFile};
 use super::super::request::{Evidence, Mode, Reason, Request, RequestId, Socket, Verdict};
-use super::super::rig::{right, Reboot, Rig, START_S};
+use super::super::rig::{right, Reboot, Rig, Rule, START_S};
 use super::super::{Anchor, Input, LinkEvent};
 use crate::agent::evidence::Source;
 use crate::ids::{EraId, Hash};
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, Gap, GapCause};
 use crate::wire::envelope::Signed;
 use crate::wire::link::{EraAck, Hello, Topic};
 use crate::wire::policy::PolicyDocument;
+use crate::wire::revocation::ladder::Step;
+use crate::wire::revocation::Target;
 
 type Ids = BTreeSet<(u64, u64)>;
 
@@ -365,4 +367,79 @@ fn enrolling_again_cures_a_contradiction_and_nothing_else_does() {
     rig.restart(Reboot::Process);
     deliver(&mut rig, 600);
     assert_eq!(rig.agent.mode(), Mode::Online);
+}
+
+fn owners(names: std::ops::Range<u32>, at: Timestamp) -> Vec<Rule> {
+    let rule = |n| Rule { target: Target::Owner(format!("owner-{n}")), until: at + Millis::from_secs(6000) };
+    names.map(rule).collect()
+}
+
+/// A head arrives, no step of the ladder that leads to it, and then the whole set.
+fn fetch_whole(rig: &mut Rig, messages: Vec<(String, Vec<u8>)>) {
+    let mut messages = messages.into_iter();
+    let (topic, payload) = messages.next().expect("the head");
+    rig.message(topic, payload);
+    rig.pass(11);
+    rig.input(Input::Deadline);
+    for (topic, payload) in messages {
+        rig.message(topic, payload);
+    }
+}
+
+/// Additions beyond a gap count and stand in a file beside the whole one: if that is gone, nobody knows what is revoked.
+#[test]
+fn a_feeds_file_that_is_gone_locks_though_the_one_before_it_is_there() {
+    let mut rig = rig();
+    rig.connect(Timestamp(0));
+    let now = rig.truth;
+    for (topic, payload) in rig.publish(owners(0..200, now), now) {
+        rig.message(topic, payload);
+    }
+    let _withheld = rig.publish(owners(0..201, now), now);
+    let newest = rig.publish(owners(0..202, now), now);
+    rig.message(newest[0].0.clone(), newest[0].1.clone());
+    let beside = StateFile::FeedSince("main".parse().unwrap());
+    let last = Target::Owner("owner-201".into());
+    rig.restart(Reboot::Process);
+    assert!(rig.agent.revocations.names(&last, now));
+    assert!(rig.disk.files.remove(&beside).is_some());
+    for _ in 0..2 {
+        rig.restart(Reboot::Process);
+        assert_eq!(rig.agent.mode(), Mode::Locked);
+    }
+    rig.connect_only();
+    fetch_whole(&mut rig, newest);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+    rig.restart(Reboot::Process);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+    assert!(rig.agent.revocations.names(&last, now));
+}
+
+/// An older head is no way back to a set that is lost, whatever place it comes from.
+#[test]
+fn a_lost_set_does_not_begin_anew_below_where_it_was() {
+    let mut rig = rig();
+    rig.connect(Timestamp(0));
+    let now = rig.truth;
+    let old = rig.publish(owners(0..1, now), now);
+    let place = Step { level: 0, end: rig.seq }.place();
+    let new = rig.publish(owners(0..2, now), now);
+    for (topic, payload) in old.iter().chain(&new) {
+        rig.message(topic.clone(), payload.clone());
+    }
+    let feed: crate::ids::FeedId = "main".parse().unwrap();
+    rig.disk.files.remove(&StateFile::Feed(feed.clone()));
+    rig.disk.files.remove(&StateFile::FeedSince(feed.clone()));
+    rig.restart(Reboot::Process);
+    rig.connect_only();
+    let ladder = Topic::FeedDelta(feed, place).text(&"acme".parse().unwrap());
+    rig.message(ladder, old[0].1.clone());
+    for (topic, payload) in old {
+        rig.message(topic, payload);
+    }
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    fetch_whole(&mut rig, new);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+    rig.restart(Reboot::Process);
+    assert!(rig.agent.revocations.names(&Target::Owner("owner-1".into()), now));
 }

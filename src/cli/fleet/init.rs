@@ -41,9 +41,9 @@ pub struct InitArgs {
     /// How many root keys there are: files that can be moved to other machines and media
     #[arg(long, value_name = "N", default_value_t = 1)]
     roots: usize,
-    /// How many of them must sign a trust bundle
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    threshold: u8,
+    /// How many of them must sign a trust bundle [default: more than half]
+    #[arg(long, value_name = "K")]
+    threshold: Option<u8>,
     /// Store the private keys without encryption, for tests
     #[arg(long)]
     no_passphrase: bool,
@@ -51,9 +51,10 @@ pub struct InitArgs {
 
 pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
     let (at, folder) = (now()?, folder(args.folder.as_deref(), session.named.as_deref())?);
-    check_shape(args.roots, args.threshold)?;
+    let threshold = args.threshold.unwrap_or(u8::try_from(args.roots / 2 + 1).unwrap_or(u8::MAX));
+    check_shape(args.roots, threshold)?;
     let passphrase = if args.no_passphrase { None } else { Some(ask(Asking::Choose)?) };
-    let keys = FleetKeys::generate_with((args.roots, args.threshold), &mut entropy::rng())?;
+    let keys = FleetKeys::generate_with((args.roots, threshold), &mut entropy::rng())?;
     let dir = FleetDir::create(folder, FleetToml::new(args.name.clone(), &args.broker))?;
     KeyFolder::of(dir.path()).create(&keys, &args.name, passphrase.as_ref())?;
     let authority = dir.broker().make_authority()?;
@@ -80,13 +81,13 @@ pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
         "fingerprint": fingerprint,
         "encrypted": passphrase.is_some(),
         "roots": args.roots,
-        "threshold": args.threshold,
+        "threshold": threshold,
     });
     let elsewhere = match args.roots {
         1 => String::new(),
         roots => format!(
             "{} of the {roots} root keys keys/root.1.key to keys/root.{roots}.key must sign: move each to where it is to be kept\n",
-            args.threshold
+            threshold
         ),
     };
     show(session.format, &value, |_| {

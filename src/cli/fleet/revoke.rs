@@ -18,7 +18,9 @@ use crate::fleet::book::{Book, FeedBook, Issued};
 use crate::fleet::convergence::{is_up_to_date, standings, Standing};
 use crate::fleet::emergency::Known;
 use crate::fleet::publish::{self, is_published};
-use crate::fleet::revoke::{costs, coverage, life_of, remains, revoke, target_of, tasks_of, Part, Revocation};
+use crate::fleet::revoke::{
+    costs, coverage, is_known, life_of, plan, remains, revoke, target_of, tasks_of, Part, Revocation,
+};
 use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
@@ -167,6 +169,8 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     let mut told = json!({
         "target": {"kind": kind, "value": value},
         "dry_run": how.dry_run,
+        // Whether the fleet knows such a device, group or grant.
+        "known": is_known(fleet.ledger.book(), &target),
         "covers": {
             "what": covered.note,
             "grants": covered.grants,
@@ -181,10 +185,12 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         });
     }
     let mut waited = None;
+    let until = how.expires.map(|expires| at + millis(expires));
     if how.dry_run {
         let left = remains(fleet.ledger.book(), &target, token);
-        let revocation = Revocation { target: target.clone(), until: None, reason: how.reason.clone(), life, device };
+        let revocation = Revocation { target: target.clone(), until, reason: how.reason.clone(), life, device };
         let book = fleet.ledger.book();
+        told["until"] = plan(book, revocation.clone(), at)?.until.to_string().into();
         let costs = costs(book, revocation, at);
         let dearest = costs.iter().map(|(_, cost)| *cost).max_by_key(|cost| cost.sent);
         told["remains"] = json!({
@@ -206,7 +212,6 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         told["devices"] = standings.iter().map(|standing| wait::told(standing, at)).collect();
     } else {
         let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
-        let until = how.expires.map(|expires| at + millis(expires));
         let revocation = Revocation { target, until, reason: how.reason.clone(), life, device };
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();
@@ -268,6 +273,9 @@ fn words(told: &Value, said: Said) -> String {
         false => writeln!(text, "revoked {} {} until {}", word(kind), word(value), word(&told["until"])),
     };
     let _ = writeln!(text, "covers {}", word(&told["covers"]["what"]));
+    if told["known"] == false {
+        let _ = writeln!(text, "this fleet knows no such {}: look at how it is spelt", word(&told["target"]["kind"]));
+    }
     for name in ["grants", "devices", "issued_tokens"] {
         let known: Vec<String> = told["covers"][name].as_array().into_iter().flatten().map(&word).collect();
         if !known.is_empty() {
@@ -410,7 +418,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
 }
 
 fn emergency_of(book: &Book, known: &Known, at: Timestamp) -> Value {
-    let rule = |(selector, until, counter): (Selector, Timestamp, u64)| json!({"covers": format!("{selector:?}"), "until": until.to_string(), "counter": counter});
+    let rule = |(selector, until, counter): (Selector, Timestamp, u64)| json!({"covers": selector.to_string(), "until": until.to_string(), "counter": counter});
     json!({
         "key": known.said.key,
         "operator": known.operator,

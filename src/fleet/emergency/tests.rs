@@ -167,9 +167,9 @@ fn the_broker_is_told_what_it_lacks_and_no_more() {
     assert_eq!(sent[0].topic, Topic::FeedEmergency(feed.clone(), said.key));
     assert!(told.tell(&book, at(200)).is_empty() && told.due_in(&book, at(200)).is_none());
     // It forgot, or went back.
-    told.hears(feed.clone(), said.key, b"");
+    told.hears(feed.clone(), said.key, b"", book.trust());
     assert_eq!(told.tell(&book, at(300)).len(), 1);
-    told.hears(feed, said.key, &sent[0].payload);
+    told.hears(feed, said.key, &sent[0].payload, book.trust());
     assert!(told.tell(&book, at(400)).is_empty());
     assert!(Told::connected(at(100)).tell(&book, at(25 * 3600)).is_empty(), "what has ended is not told");
 }

@@ -13,6 +13,7 @@ use rustix::fs::{flock, FlockOperation};
 
 use super::{Event, StoreError};
 use crate::agent::effects::StateFile;
+use crate::agent::feed::STORED_BYTES_MAX;
 use crate::shell::files::{
     check_private_dir, create_dir, is_temporary, make_private, replace, sync_dir, sync_parent, FileError,
 };
@@ -20,8 +21,8 @@ use crate::shell::files::{
 /// The format of the state folder that this program writes.
 pub(super) const FORMAT: u32 = 1;
 
-/// The most bytes of a state file that are read.
-pub(super) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// The most bytes of a state file that are read: a feed's is the largest.
+pub(super) const FILE_BYTES_MAX: u64 = 64 + STORED_BYTES_MAX as u64;
 
 /// The folder, made if it is missing, and locked for this process as long as this lives.
 #[derive(Debug)]

@@ -231,6 +231,27 @@ impl TryFrom<Vec<u8>> for Selector {
     }
 }
 
+/// As an operator names it: `task t-1`, `issued-before 2026-03-01T00:00:00Z`, `all`.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut named = |kind: &str, name: &Name| match name.text() {
+            Some(text) => write!(f, "{kind} {text}"),
+            None => write!(f, "{kind} {name:?}"),
+        };
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Audience(name) => named("audience", name),
+            Self::Device(name) => named("device", name),
+            Self::Grant(grant) => write!(f, "grant {grant}"),
+            Self::Group(name) => named("group", name),
+            Self::IssuedBefore(time) => write!(f, "issued-before {time}"),
+            Self::Owner(name) => named("owner", name),
+            Self::RootKey(key) => write!(f, "root-key {key}"),
+            Self::Task(name) => named("task", name),
+        }
+    }
+}
+
 /// Appends a rule: what it covers, and when it lapses.
 pub(super) fn put_rule(out: &mut Vec<u8>, selector: &Selector, until: Timestamp) {
     selector.put(out);

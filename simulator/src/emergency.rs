@@ -260,9 +260,10 @@ impl World<'_> {
         let file = device.disk.durable().files.get(&StateFile::Emergency(key));
         let Some(signed) = file.and_then(|bytes| stored_statement(bytes).ok()) else { return };
         let Ok(said) = signed.claim() else { return };
-        let when = (self.now, device.powered(self.now));
+        let (when, digest) = ((self.now, device.powered(self.now)), signed.digest());
+        let made = self.operator.emergencies.made(digest).map(|(_, made)| made);
         let Checks { tally, emergency, .. } = &mut self.checks;
-        emergency.durable(tally, when, (number, &device.name), (&said, signed.digest()));
+        emergency.durable(tally, when, (number, &device.name), (&said, digest, made));
         self.may_be_revoked(number, &said);
     }
 

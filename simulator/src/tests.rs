@@ -84,7 +84,7 @@ mod mutants {
         (Mutant::DroppedKeyAccepted, "key-rotation-in-the-dark", "I5.position"),
         (Mutant::EmergencyCounterLowered, "emergency", "I5"),
         (Mutant::EmergencyLiftsLeftOut, "emergency", "I4.emergency"),
-        (Mutant::EmergencyLifeUnchecked, "emergency", "I5.evidence"),
+        (Mutant::EmergencyLifeUnchecked, "emergency", "emergency.ends"),
         (Mutant::EmergencyNotWritten, "emergency", "I5"),
         (Mutant::EmergencyOutlives, "emergency", "emergency.ends"),
         (Mutant::EmergencyWipes, "emergency", "I7"),

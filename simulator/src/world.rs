@@ -143,7 +143,7 @@ pub(crate) struct World<'a> {
     pub(crate) substitutes: BTreeSet<u32>,
     /// Gateways that were behind when the service went away.
     pub(crate) behind: Vec<u32>,
-    /// When each gateway's link was last mended.
+    /// When each gateway's link was last mended, if it was not cut since.
     pub(crate) link_up: BTreeMap<u32, u64>,
     pub(crate) herd: live::Herd,
     /// Gateways that a service answers whose clock is ahead, and by how much.

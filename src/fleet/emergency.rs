@@ -276,10 +276,13 @@ impl Told {
         Self { heard: BTreeMap::new(), quiet: at + QUIET }
     }
 
-    /// The broker said what it keeps at a place. It may have gone back, or have been made to forget.
-    pub(super) fn hears(&mut self, feed: FeedId, key: KeyId, payload: &[u8]) {
-        let said = Signed::<Emergency>::from_bytes(payload).and_then(|signed| signed.claim());
-        self.heard.insert((feed, key), said.map_or(0, |said| said.counter));
+    /// The broker said what it keeps at a place. It may have gone back, or have been made to forget, and what another key
+    /// signed, or nobody, is nothing that devices would take from there.
+    pub(super) fn hears(&mut self, trust: &TrustBundle, feed: FeedId, key: KeyId, payload: &[u8]) {
+        let signed = Signed::<Emergency>::from_bytes(payload);
+        let said = signed.and_then(|signed| Ok(Emergency::open_by(&signed, trust)?.0)).ok();
+        let counter = said.filter(|said| said.key == key).map_or(0, |said| said.counter);
+        self.heard.insert((feed, key), counter);
     }
 
     fn missing<'b>(&self, book: &'b Book, at: Timestamp) -> Vec<(FeedId, &'b Known)> {

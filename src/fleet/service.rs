@@ -408,7 +408,7 @@ impl Service {
             Topic::State(id) => on_state(book, &id, payload, at, fx),
             Topic::EnrolUp(id) => enrol::wait(book, &id, payload, at, fx),
             Topic::FeedEmergency(feed, key) => {
-                self.told_of_emergencies.hears(feed, key, payload);
+                self.told_of_emergencies.hears(book.trust(), feed, key, payload);
                 // What was taken from the broker is told again.
                 if payload.is_empty() {
                     return Ok(());

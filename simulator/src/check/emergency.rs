@@ -155,7 +155,7 @@ impl EmergencyCheck {
         tally: &mut Tally,
         (at, powered): (u64, u64),
         (device, name): (u32, &DeviceId),
-        (said, digest): (&Emergency, Hash),
+        (said, digest, made): (&Emergency, Hash, Option<Made>),
     ) {
         let (drift_ppm, boot_cost) = (self.drift_ppm, self.boot_cost);
         let known = &mut self.known[device as usize];
@@ -168,6 +168,13 @@ impl EmergencyCheck {
         if before == Some(stands) {
             return;
         }
+        let broken = match made {
+            Some(Made::Well) => None,
+            Some(Made::TooLong) => Some("whose rules live for too long"),
+            None => Some("which nobody signed"),
+        };
+        let how = |what| format!("{name} took statement {} of emergency key {}, {what}", said.counter, said.key);
+        tally.tried(Id::EmergencyEnds, at, broken.map(how));
         known.undecided.retain(|_, of| of.key != said.key || of.counter > said.counter);
         let first = known.arrived.remove(&digest).unwrap_or((powered, known.boots));
         for (selector, until) in said.rules.iter() {
@@ -296,5 +303,120 @@ pub(crate) fn covers(selector: Selector, name: &DeviceId, credential: &Credentia
         Selector::IssuedBefore(before) => credential.issued < before,
         Selector::Owner(_) => selector == Selector::owner(OWNER),
         Selector::Audience(_) | Selector::Group(_) | Selector::RootKey(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hardtack::profile::Profile;
+    use hardtack::wire::revocation::emergency::Rules;
+
+    use super::*;
+    use crate::check::authority::Quiet;
+    use crate::check::clock::{Knowledge, Synced};
+    use crate::report::Status;
+
+    const HOUR: u64 = 3_600_000;
+    const KEY: KeyId = KeyId([7; 8]);
+
+    fn said(counter: u64, until: u64) -> Emergency {
+        let rules = Rules::new([(Selector::All, date(until))]).unwrap();
+        Emergency { key: KEY, counter, issued_at: date(0), bundle_version: 1, reason: "stolen".into(), rules }
+    }
+
+    fn moment(at: u64) -> Moment {
+        let (time, synced) = (date(at), Synced::Yes);
+        let (down, alone, boots, grace, misled) = (0, 0, 0, 0, Timestamp(0));
+        let know = Knowledge { least: time, most: time, proven: time, down, alone, boots, synced, grace, misled };
+        Moment { at, powered: at, device: 0, quiet: Quiet::No, know, wall: None, revoked: false }
+    }
+
+    struct Rig {
+        tally: Tally,
+        check: EmergencyCheck,
+        name: DeviceId,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let check = EmergencyCheck::new(1, &Profile::default().time);
+            Self { tally: Tally::default(), check, name: "gw-0".parse().unwrap() }
+        }
+
+        fn store(&mut self, at: u64, said: &Emergency, digest: u8) {
+            let who = (0, &self.name);
+            let of = (said, Hash([digest; 32]), Some(Made::Well));
+            self.check.durable(&mut self.tally, (at, at), who, of);
+        }
+
+        fn arrives(&mut self, at: u64, said: &Emergency, digest: u8) -> Arrival {
+            self.check.arrives(0, (at, at), (KEY, &[digest]), (said, Hash([digest; 32]), Made::Well))
+        }
+
+        fn binds(&self, at: u64) -> bool {
+            let known = &self.check.known[0];
+            let when = (date(at), at, known.boots);
+            known.rules.values().any(|rule| rule.binds(when, (self.check.drift_ppm, self.check.boot_cost)))
+        }
+
+        fn may(&self, at: u64) -> bool {
+            self.check.may(&moment(at)).next().is_some()
+        }
+
+        fn status(&self, id: &str) -> Status {
+            self.tally.properties().into_iter().find(|property| property.id == id).unwrap().status
+        }
+    }
+
+    #[test]
+    fn a_counter_that_goes_back_and_another_content_for_one_are_seen() {
+        for (counter, digest, expected) in
+            [(3, 1, Status::Pass), (4, 2, Status::Pass), (2, 2, Status::Fail), (3, 2, Status::Fail)]
+        {
+            let mut rig = Rig::new();
+            rig.store(1, &said(3, HOUR), 1);
+            rig.store(2, &said(counter, HOUR), digest);
+            assert_eq!(rig.status("I5"), expected, "{counter} {digest}");
+        }
+    }
+
+    #[test]
+    fn what_was_durable_binds_until_its_end_and_may_be_denied_no_longer_than_72_hours() {
+        let mut rig = Rig::new();
+        rig.store(0, &said(1, 10 * HOUR), 1);
+        let other = Rules::new([(Selector::RootKey(1), date(0))]).unwrap();
+        rig.store(HOUR, &Emergency { rules: other, ..said(2, 0) }, 2);
+        assert!(rig.binds(9 * HOUR) && rig.may(9 * HOUR), "a later statement leaves it out");
+        assert!(!rig.binds(11 * HOUR) && !rig.may(11 * HOUR));
+        let mut rig = Rig::new();
+        rig.store(0, &said(1, 500 * HOUR), 1);
+        assert!(rig.binds(71 * HOUR) && rig.may(71 * HOUR));
+        assert!(!rig.binds(73 * HOUR) && !rig.may(73 * HOUR), "whatever it says of time");
+        rig.store(74 * HOUR, &said(2, 501 * HOUR), 2);
+        assert!(rig.binds(100 * HOUR) && rig.may(100 * HOUR), "said anew");
+    }
+
+    #[test]
+    fn what_arrives_is_refused_known_or_open() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.arrives(0, &said(2, HOUR), 2), Arrival::Open);
+        assert!(rig.may(1), "nobody knows what became of it");
+        rig.check.stopped(0);
+        assert!(!rig.may(1));
+        rig.store(2, &said(2, HOUR), 2);
+        assert_eq!(rig.arrives(3, &said(2, HOUR), 2), Arrival::Known);
+        assert_eq!(rig.arrives(4, &said(1, HOUR), 1), Arrival::RefuseAgain);
+        assert_eq!(rig.arrives(4 + APART, &said(2, HOUR), 3), Arrival::Refuse);
+        assert_eq!(rig.arrives(4 + 2 * APART, &said(3, HOUR), 4), Arrival::Open);
+    }
+
+    #[test]
+    fn a_denial_for_what_is_over_is_seen() {
+        for (at, expected) in [(9 * HOUR, Status::Pass), (11 * HOUR, Status::Fail)] {
+            let mut rig = Rig::new();
+            rig.store(0, &said(1, 10 * HOUR), 1);
+            rig.check.denied(&mut rig.tally, &moment(at), &rig.name, "revoked by emergency key 07 of ann");
+            assert_eq!(rig.status("emergency.ends"), expected);
+        }
     }
 }

@@ -427,6 +427,11 @@ impl World<'_> {
             finished: None,
             revoked,
         });
+        // Begun while an emergency key may revoke it, it may end for that at any start.
+        let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
+        if self.checks.emergency.may_revoke(&moment, name, self.model.get(number)) {
+            self.model.get_mut(number).revoked.get_or_insert(self.now);
+        }
         let limit = self.model.get(number).limit();
         for past in PROBES {
             let probe = Probe { credential: number, powered: powered + limit + past };

@@ -24,65 +24,77 @@ pub enum Mutant {
     DroppedForgotten = 7,
     /// A head is believed whoever signed it.
     DroppedKeyAccepted = 8,
+    /// An emergency statement of a lower counter is taken.
+    EmergencyCounterLowered = 9,
+    /// An emergency statement lifts the rules that it leaves out.
+    EmergencyLiftsLeftOut = 10,
+    /// An emergency statement is taken whose rules live for longer than they may.
+    EmergencyLifeUnchecked = 11,
+    /// An emergency statement is acted on, and not written down.
+    EmergencyNotWritten = 12,
+    /// A rule of an emergency key holds until its signed end, however long that takes here.
+    EmergencyOutlives = 13,
+    /// An emergency rule on the device wipes its grants.
+    EmergencyWipes = 14,
     /// A second head of a position that is held is taken for the first.
-    EquivocationUnnoticed = 9,
+    EquivocationUnnoticed = 15,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 10,
+    FeedPositionLowered = 16,
     /// A start forgets the floor.
-    FloorNotPersisted = 11,
+    FloorNotPersisted = 17,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 12,
+    GapCountedComplete = 18,
     /// Additions wait until those before them are here.
-    GapIgnored = 13,
+    GapIgnored = 19,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 14,
+    HintBelieved = 20,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 15,
+    LateAllowGiven = 21,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 16,
+    LeaseNotCharged = 22,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 17,
+    PendingDropped = 23,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 18,
+    PlaceNotChecked = 24,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 19,
+    PositionReused = 25,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 20,
+    ReleaseOnPuback = 26,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 21,
+    RenewalDropsFirst = 27,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 22,
+    ReplyBeforeCommit = 28,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 23,
+    ResetRevives = 29,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 24,
+    ResetUnbound = 30,
     /// A start forgets the revocation list.
-    RevocationForgotten = 25,
+    RevocationForgotten = 31,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 26,
+    RootNotCompared = 32,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 27,
+    SnapshotOfDroppedKey = 33,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 28,
+    SnapshotRollsBack = 34,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 29,
+    StalenessByWaitingHead = 35,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 30,
+    SuccessorByNewAlone = 36,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 31,
+    SuccessorByOldAlone = 37,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 32,
+    SyncErrorIgnored = 38,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 33,
+    TimeJudgedAtFloor = 39,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 34,
+    TwoTimeFacts = 40,
     /// The system clock is believed.
-    WallClockUsed = 35,
+    WallClockUsed = 41,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 41] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
@@ -91,6 +103,12 @@ impl Mutant {
         Self::CounterAfterAction,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
+        Self::EmergencyCounterLowered,
+        Self::EmergencyLiftsLeftOut,
+        Self::EmergencyLifeUnchecked,
+        Self::EmergencyNotWritten,
+        Self::EmergencyOutlives,
+        Self::EmergencyWipes,
         Self::EquivocationUnnoticed,
         Self::FeedPositionLowered,
         Self::FloorNotPersisted,

@@ -40,6 +40,7 @@ impl World<'_> {
                 self.fault(turn);
                 self.broker.delay(what, late, turn);
             }
+            Act::BrokerEmergency { trick, pick } => self.trick_with_emergencies(trick, pick),
             Act::BrokerFeed { device, trick } => self.plant_on_feed(device, trick),
             Act::BrokerForget { what } => {
                 let changed = self.broker.forget(what);
@@ -105,6 +106,8 @@ impl World<'_> {
                     Turn::Ends => drop(failing.remove(&part)),
                 }
             }
+            Act::Emergency { device, what, life, pick } => self.declare_emergency(device, what, Millis(life), pick),
+            Act::EmergencyThief { device, theft } => self.steal_emergency(device, theft),
             Act::Finish { device, pick } => self.finish_task(device, pick),
             Act::KeyRotate { what } => {
                 self.struck(what.name(), true);
@@ -115,6 +118,7 @@ impl World<'_> {
             Act::LinkDown { device, direction } => {
                 self.fault(Turn::Begins);
                 self.struck("link.down", true);
+                self.link_up.remove(&device);
                 self.block(device, direction);
             }
             Act::LinkHalfOpen { device } => {
@@ -187,7 +191,7 @@ impl World<'_> {
     }
 
     /// A fault happened, whether or not there was anything for it to change.
-    fn struck(&mut self, fault: &'static str, changed: bool) {
+    pub(crate) fn struck(&mut self, fault: &'static str, changed: bool) {
         self.disturbed();
         if changed {
             self.took_effect(fault);
@@ -231,8 +235,9 @@ impl World<'_> {
         if suspension.lock == Lock::Final {
             device.restored = Restored::Yes;
         }
-        let Checks { audit, authority, clock, monotone, .. } = &mut self.checks;
+        let Checks { audit, authority, clock, emergency, monotone, .. } = &mut self.checks;
         authority.damaged(number, &suspension);
+        emergency.damaged(number, &suspension);
         if suspension.covers(Clause::Clock) {
             clock.forget(number, suspension.grace_s * 1000);
         }

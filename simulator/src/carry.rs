@@ -128,6 +128,7 @@ impl World<'_> {
                 self.watch_planted(device, &topic, &payload);
                 self.watch_ack(device, &topic, &payload);
                 self.watch_feed(device, &topic, &payload);
+                self.watch_emergency(device, &topic, &payload);
                 self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
             }
             Packet::Closed => {

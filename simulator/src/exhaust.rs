@@ -48,6 +48,7 @@ impl Window {
             | Act::BrokerAck { .. }
             | Act::BrokerBackup { .. }
             | Act::BrokerDelay { .. }
+            | Act::BrokerEmergency { .. }
             | Act::BrokerFeed { .. }
             | Act::BrokerForget { .. }
             | Act::BrokerHostile { .. }
@@ -61,6 +62,8 @@ impl Window {
             | Act::DiskCopy { .. }
             | Act::DiskDamage { .. }
             | Act::DiskSync { .. }
+            | Act::Emergency { .. }
+            | Act::EmergencyThief { .. }
             | Act::Finish { .. }
             | Act::KeyRotate { .. }
             | Act::LinkDown { .. }

@@ -9,6 +9,9 @@ use serde::Deserialize;
 
 use crate::scenario::Span;
 
+/// The longest that an operator's emergency rule is made to live, in milliseconds.
+const EMERGENCY_LIFE_MAX: u64 = 71 * 3_600_000;
+
 /// A fault and when it happens to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -58,6 +61,8 @@ pub enum Kind {
         /// How late each comes; none: not at all.
         late: Option<u64>,
     },
+    /// The broker keeps another statement at an emergency key's place than was given to it last.
+    BrokerEmergency(EmergencyTrick),
     /// The broker gives a gateway something on a topic of the feed that it must refuse, and record.
     BrokerFeed(FeedTrick),
     /// The broker loses some of what it has retained of the feed.
@@ -115,6 +120,15 @@ pub enum Kind {
         /// Of which part.
         part: Part,
     },
+    /// An operator revokes with his emergency key, past the service, and gives the statement to the broker.
+    Emergency {
+        /// Something of this gateway.
+        what: EmergencyWhat,
+        /// For how long.
+        life: u64,
+    },
+    /// Somebody who stole another operator's emergency key gives the broker a statement.
+    EmergencyThief(EmergencyTheft),
     /// The root keys put a new key in the place of one.
     KeyRotate(RotateWhat),
     /// Connections that are open swallow everything from now on, and nobody is told.
@@ -189,6 +203,7 @@ impl Kind {
             Self::BrokerAck(trick) => trick.name(),
             Self::BrokerDelay { late: Some(_), .. } => "broker.delay",
             Self::BrokerDelay { late: None, .. } => "broker.withhold",
+            Self::BrokerEmergency(trick) => trick.name(),
             Self::BrokerFeed(trick) => trick.name(),
             Self::BrokerForget(what) => what.name(),
             Self::BrokerHostile { .. } => "broker.hostile",
@@ -202,6 +217,8 @@ impl Kind {
             Self::ClockStrobe { .. } => "clock.strobe",
             Self::Disk { damage, .. } => damage.name(),
             Self::DiskSync { part, .. } => part.name(),
+            Self::Emergency { what, .. } => what.name(),
+            Self::EmergencyThief(theft) => theft.name(),
             Self::KeyRotate(what) => what.name(),
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
@@ -215,6 +232,11 @@ impl Kind {
             Self::Suspend { .. } => "suspend",
             Self::TimeReset { what, .. } => what.name(),
         }
+    }
+
+    /// Whether it needs operators with emergency keys.
+    pub(crate) const fn needs_emergency_keys(&self) -> bool {
+        matches!(self, Self::BrokerEmergency(_) | Self::Emergency { .. } | Self::EmergencyThief(_))
     }
 
     /// How long it lasts.
@@ -236,12 +258,15 @@ impl Kind {
             | Self::Suspend { lasts } => *lasts,
             Self::TimeReset { late, .. } => *late,
             Self::BrokerAck(_)
+            | Self::BrokerEmergency(_)
             | Self::BrokerFeed(_)
             | Self::BrokerForget(_)
             | Self::BrokerReplay
             | Self::BrokerRestore { .. }
             | Self::ClockDrift
             | Self::ClockStep(_)
+            | Self::Emergency { .. }
+            | Self::EmergencyThief(_)
             | Self::KeyRotate(_)
             | Self::LinkHalfOpen
             | Self::Revoke(_)
@@ -385,6 +410,117 @@ impl FeedTrick {
             Self::OldRootsAlone => "broker.feed old_roots_alone",
             Self::Substitute => "broker.feed substitute",
             Self::Twin => "broker.feed twin",
+        }
+    }
+}
+
+/// What an operator revokes with his emergency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmergencyWhat {
+    /// Everything: every gateway locks.
+    All,
+    /// The gateway itself: it locks, and keeps what it could work with.
+    Device,
+    /// The gateway's fallback grant.
+    Grant,
+    /// All that the owner of the gateways' grants may do.
+    Owner,
+    /// A task.
+    Task,
+}
+
+impl EmergencyWhat {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("all", Self::All),
+        ("device", Self::Device),
+        ("grant", Self::Grant),
+        ("owner", Self::Owner),
+        ("task", Self::Task),
+    ];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "emergency all",
+            Self::Device => "emergency device",
+            Self::Grant => "emergency grant",
+            Self::Owner => "emergency owner",
+            Self::Task => "emergency task",
+        }
+    }
+}
+
+/// What somebody signs with an emergency key that he stole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmergencyTheft {
+    /// A rule on the owner, dated as far ahead as a gateway without a ceiling believes.
+    Ahead,
+    /// A rule on the gateway, which leaves out all that he said before.
+    Device,
+    /// A rule on the owner, dated further ahead than time is believed to jump.
+    FarAhead,
+    /// A rule on nothing that there is, which leaves out all that he said before.
+    LeftOut,
+    /// A rule on the owner that lives for longer than such a rule may.
+    Long,
+    /// Another content for the counter before the last.
+    Old,
+    /// A rule on the owner, which leaves out all that he said before.
+    Owner,
+    /// Another content for the last counter.
+    Twin,
+}
+
+impl EmergencyTheft {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 8] = [
+        ("ahead", Self::Ahead),
+        ("device", Self::Device),
+        ("far_ahead", Self::FarAhead),
+        ("left_out", Self::LeftOut),
+        ("long", Self::Long),
+        ("old", Self::Old),
+        ("owner", Self::Owner),
+        ("twin", Self::Twin),
+    ];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ahead => "emergency.thief ahead",
+            Self::Device => "emergency.thief device",
+            Self::FarAhead => "emergency.thief far_ahead",
+            Self::LeftOut => "emergency.thief left_out",
+            Self::Long => "emergency.thief long",
+            Self::Old => "emergency.thief old",
+            Self::Owner => "emergency.thief owner",
+            Self::Twin => "emergency.thief twin",
+        }
+    }
+}
+
+/// What a broker keeps at the place of an operator's emergency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmergencyTrick {
+    /// The newest statement of another key, and his at the place of that.
+    Mixed,
+    /// One that he gave it before the last.
+    Old,
+}
+
+impl EmergencyTrick {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 2] = [("mixed", Self::Mixed), ("old", Self::Old)];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mixed => "broker.emergency mixed",
+            Self::Old => "broker.emergency old",
         }
     }
 }
@@ -694,6 +830,7 @@ impl FaultText {
                 what: self.statement()?,
                 late: Some(self.late.take().ok_or("needs `late`, how late each comes")?.0),
             },
+            "broker.emergency" => Kind::BrokerEmergency(self.one_of(&EmergencyTrick::ALL)?),
             "broker.feed" => Kind::BrokerFeed(self.one_of(&FeedTrick::ALL)?),
             "broker.forget" => Kind::BrokerForget(self.one_of(&Forgotten::ALL)?),
             "broker.hostile" => Kind::BrokerHostile {
@@ -715,6 +852,16 @@ impl FaultText {
             "clock.step" => Kind::ClockStep(self.by()?),
             "clock.strobe" => Kind::ClockStrobe { lasts: self.lasts()?, by: self.by()? },
             "disk.sync" => Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(&Part::ALL)? },
+            "emergency" => Kind::Emergency {
+                what: self.one_of(&EmergencyWhat::ALL)?,
+                life: self
+                    .life
+                    .take()
+                    .filter(|life| (1000..=EMERGENCY_LIFE_MAX).contains(&life.0))
+                    .ok_or("needs `life`, of the rule, 1s to 71h")?
+                    .0,
+            },
+            "emergency.thief" => Kind::EmergencyThief(self.one_of(&EmergencyTheft::ALL)?),
             "image.rollback" => self.disk(Damage::ImageRolledBack)?,
             "key.rotate" => Kind::KeyRotate(self.one_of(&RotateWhat::ALL)?),
             "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use hardtack::agent::effects::{Answer, Entry, LinkCommand, StateFile, StoredRecord};
 use hardtack::agent::feed::Held;
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
-use hardtack::ids::{FeedId, GrantId};
+use hardtack::ids::{FeedId, GrantId, KeyId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
 use hardtack::wire::link::Topic;
@@ -36,6 +36,8 @@ const DISK_EVERY: u32 = 64;
 struct Durable {
     /// Feeds of which a file was written.
     feeds: BTreeSet<FeedId>,
+    /// Emergency keys of which the file was written.
+    emergencies: BTreeSet<KeyId>,
     grants_removed: Vec<GrantId>,
     records: Vec<StoredRecord>,
     anchor: Option<Box<Anchor>>,
@@ -68,6 +70,7 @@ impl World<'_> {
         }
         device.clocks.power_on(now, wall);
         self.checks.clock.power_on(number);
+        self.checks.emergency.power_on(number);
         self.schedule(now + BOOT_MS, Happening::StartProcess { device: number, powered_on: now });
     }
 
@@ -128,6 +131,7 @@ impl World<'_> {
         });
         let durable = Durable {
             feeds: medium.files.keys().filter_map(feed_of).collect(),
+            emergencies: medium.files.keys().filter_map(emergency_of).collect(),
             grants_removed: Vec::new(),
             records: records.collect(),
             anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
@@ -336,9 +340,11 @@ impl World<'_> {
             authority.feed_durable(number, &held, powered);
             feed.durable(tally, now, (number, &device.name), &held);
         }
+        durable.emergencies.iter().for_each(|key| self.emergency_durable(number, *key));
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
         for record in records {
             self.checks.evidence.durable(&mut self.checks.tally, now, number, &record);
+            self.emergency_recorded(number, &record);
             if let AuditEvent::Trust(TrustChange::Reset { floor, .. }) = record.event {
                 self.reset_durable(number, floor);
             }
@@ -538,6 +544,7 @@ impl World<'_> {
         self.operator.nonces.remove(&number);
         self.nobody_answers(number);
         self.checks.evidence.stopped(number);
+        self.checks.emergency.stopped(number);
         if let Some(conn) = process.conn {
             self.close(conn, End::Device);
         }
@@ -608,6 +615,19 @@ fn feed_of(file: &StateFile) -> Option<FeedId> {
     }
 }
 
+/// The emergency key that a file is of.
+fn emergency_of(file: &StateFile) -> Option<KeyId> {
+    match file {
+        StateFile::Emergency(key) => Some(*key),
+        StateFile::Bundle
+        | StateFile::Feed(_)
+        | StateFile::FeedSince(_)
+        | StateFile::Grant(_)
+        | StateFile::Policy
+        | StateFile::Task(_) => None,
+    }
+}
+
 /// A feed as a disk has it.
 fn held(medium: &Medium, feed: &FeedId) -> Option<Held> {
     let file = |file| medium.files.get(&file).map(Vec::as_slice);
@@ -616,11 +636,19 @@ fn held(medium: &Medium, feed: &FeedId) -> Option<Held> {
 
 impl Durable {
     fn of(steps: &[Step]) -> Self {
-        let mut durable =
-            Self { feeds: BTreeSet::new(), grants_removed: Vec::new(), records: Vec::new(), anchor: None };
+        let mut durable = Self {
+            feeds: BTreeSet::new(),
+            emergencies: BTreeSet::new(),
+            grants_removed: Vec::new(),
+            records: Vec::new(),
+            anchor: None,
+        };
         for step in steps {
             match step {
-                Step::Replace(file, _) => durable.feeds.extend(feed_of(file)),
+                Step::Replace(file, _) => {
+                    durable.feeds.extend(feed_of(file));
+                    durable.emergencies.extend(emergency_of(file));
+                }
                 Step::Remove(StateFile::Grant(grant)) => durable.grants_removed.push(*grant),
                 Step::Append(Entry::Record(record)) => durable.records.push(record.clone()),
                 Step::WriteAnchor(anchor) => durable.anchor = Some(anchor.clone()),

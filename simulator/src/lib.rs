@@ -5,7 +5,7 @@
 //!
 //! - [`scenario`] and [`fault`]: what an author writes.
 //! - [`plan`]: that and a seed, resolved into single acts.
-//! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`: what happens in it.
+//! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
 //! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row.
@@ -17,6 +17,7 @@ mod check;
 mod clocks;
 mod device;
 mod disk;
+mod emergency;
 pub mod event;
 mod exhaust;
 pub mod fault;
@@ -102,6 +103,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             Kind::ClockStrobe { .. } => declared.push("clock.step".into()),
             other @ (Kind::BrokerAck(_)
             | Kind::BrokerDelay { .. }
+            | Kind::BrokerEmergency(_)
             | Kind::BrokerFeed(_)
             | Kind::BrokerForget(_)
             | Kind::BrokerReplay
@@ -112,6 +114,8 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ClockStep(_)
             | Kind::Disk { .. }
             | Kind::DiskSync { .. }
+            | Kind::Emergency { .. }
+            | Kind::EmergencyThief(_)
             | Kind::KeyRotate(_)
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen

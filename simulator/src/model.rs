@@ -265,7 +265,7 @@ mod tests {
             grace: 0,
             misled: Timestamp(0),
         };
-        Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None }
+        Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None, revoked: false }
     }
 
     #[test]

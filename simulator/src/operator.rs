@@ -13,6 +13,7 @@ use ed25519_dalek::SigningKey;
 use hardtack::agent::effects::Publish;
 use hardtack::agent::enrol::{accept, Accepted};
 use hardtack::fleet::book::{Life, Rule};
+use hardtack::fleet::emergency::{self, Order};
 use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
 use hardtack::fleet::hello::{self, Terms};
@@ -27,7 +28,7 @@ use hardtack::ids::{BlockId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce, Tas
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::Upload;
-use hardtack::wire::bundle::BrokerPins;
+use hardtack::wire::bundle::{BrokerPins, TrustBundle};
 use hardtack::wire::enrol::{DeviceKeys, EnrolRequest};
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{Right, Topic};
@@ -46,14 +47,18 @@ use rand_core::RngCore;
 use crate::check::audit::Collected;
 use crate::check::authority::{Narrowing, ONE_RESOURCE};
 use crate::clocks::date;
-use crate::fault::{AckTrick, FeedTrick, RotateWhat};
+use crate::emergency::Holders;
+use crate::fault::{AckTrick, EmergencyTheft, FeedTrick, RotateWhat};
 use crate::random::{below, bytes, stream};
 use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
 use crate::workload::program_rights;
 
 /// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
-const HONEST: &str = "what an honest operator does with checked names is accepted";
+pub(crate) const HONEST: &str = "what an honest operator does with checked names is accepted";
+
+/// Whose grants and tasks all of them are.
+pub(crate) const OWNER: &str = "ops@sim";
 
 /// The operator and the service.
 pub(crate) struct Operator {
@@ -65,6 +70,8 @@ pub(crate) struct Operator {
     rng: ChaCha8Rng,
     /// Makes what thieves and forgers make, from a stream of its own.
     thief: ChaCha8Rng,
+    /// Who has emergency keys.
+    pub(crate) emergencies: Holders,
     numbers: BTreeMap<DeviceId, u32>,
     collected: Vec<Collected>,
     archive: BTreeMap<(DeviceId, EraId, u64), Hash>,
@@ -193,6 +200,7 @@ impl Operator {
             grants: scenario.grant.clone(),
             rng: stream(seed, "operator", "choices"),
             thief: stream(seed, "thief", "tokens"),
+            emergencies: Holders::new(seed),
             numbers: BTreeMap::new(),
             collected: Vec::new(),
             archive: BTreeMap::new(),
@@ -208,9 +216,43 @@ impl Operator {
             stolen: BTreeMap::new(),
         };
         operator.commit(fx);
+        if scenario.faults.iter().any(|fault| fault.kind.needs_emergency_keys()) {
+            operator.name_emergency_keys(start);
+        }
         // The first list, so that whoever enrols takes one along.
         operator.ticks(start);
         operator
+    }
+
+    /// The root keys name operators' emergency keys.
+    fn name_emergency_keys(&mut self, at: Timestamp) {
+        for (name, key) in self.emergencies.public() {
+            let next = emergency::draft_added(&self.book, name, &key, at).expect(HONEST);
+            let write = Write::Bundle(next.version, Signed::sign(&next, self.book.fleet(), &signing_roots(&self.keys)));
+            self.book.apply(write.clone());
+            self.rows.extend(write.row().map(|row| (row, write)));
+        }
+        self.start();
+    }
+
+    /// The operator's next emergency statement, for the broker.
+    pub(crate) fn declare_emergency(&mut self, order: &Order, at: Timestamp) -> Vec<Publish> {
+        self.emergencies.declare(self.book.trust(), order, at)
+    }
+
+    /// A thief's next emergency statement, for the broker.
+    pub(crate) fn steal_emergency(
+        &mut self,
+        theft: EmergencyTheft,
+        device: &str,
+        at: Timestamp,
+    ) -> Option<Vec<Publish>> {
+        self.emergencies.steal(self.book.trust(), theft, device, at)
+    }
+
+    /// The newest trust bundle.
+    pub(crate) fn trust(&self) -> &TrustBundle {
+        self.book.trust()
     }
 
     /// A gateway asks to join, is let in, given a grant, and takes the answer.
@@ -248,7 +290,7 @@ impl Operator {
         }
         let new = NewGrant {
             device: name.clone(),
-            owner: "ops@sim".into(),
+            owner: OWNER.into(),
             life: Millis(plan.life.0),
             may_begin,
             rights: class_rights,
@@ -648,7 +690,7 @@ impl Operator {
             fleet: self.fleet().clone(),
             grant: GrantId(random),
             device: device.clone(),
-            owner: "ops@sim".into(),
+            owner: OWNER.into(),
             feed: Some(self.book.feed()),
             task: format!("t-{}", hardtack::ids::hex(&random[..8])).parse().expect(HONEST),
             issued: at - Millis(1000),

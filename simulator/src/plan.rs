@@ -8,8 +8,8 @@ use rand_core::RngCore;
 use serde::Serialize;
 
 use crate::fault::{
-    AckTrick, Boundary, Damage, Direction, Fault, FeedTrick, Forgotten, Hostility, Kind, Part, ResetWhat, Retained,
-    RevokeWhat, RotateWhat, Statement, WallAfter, Who,
+    AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Forgotten,
+    Hostility, Kind, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, WallAfter, Who,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -73,6 +73,13 @@ pub enum Act {
     BrokerBackup {
         /// Names the backup.
         backup: u32,
+    },
+    /// The broker keeps another statement at an emergency key's place.
+    BrokerEmergency {
+        /// Which.
+        trick: EmergencyTrick,
+        /// Picks among old ones.
+        pick: u64,
     },
     /// The broker gives a gateway something on a topic of the feed that it must refuse.
     BrokerFeed {
@@ -159,6 +166,24 @@ pub enum Act {
         part: Part,
         /// Whether it begins.
         turn: Turn,
+    },
+    /// An operator revokes with his emergency key.
+    Emergency {
+        /// Something of this gateway.
+        device: u32,
+        /// What.
+        what: EmergencyWhat,
+        /// For how long.
+        life: u64,
+        /// Picks which.
+        pick: u64,
+    },
+    /// Somebody signs with an emergency key that he stole.
+    EmergencyThief {
+        /// Against this gateway, where it is against one.
+        device: u32,
+        /// What.
+        theft: EmergencyTheft,
     },
     /// A program finishes a task.
     Finish {
@@ -426,6 +451,7 @@ fn acts(
             push(at, Act::BrokerDelay { what: *what, late: *late, turn: Turn::Begins });
             push(end(*lasts), Act::BrokerDelay { what: *what, late: *late, turn: Turn::Ends });
         }
+        Kind::BrokerEmergency(trick) => push(at, Act::BrokerEmergency { trick: *trick, pick: pick(0) }),
         Kind::BrokerFeed(trick) => {
             targets.iter().for_each(|d| push(at, Act::BrokerFeed { device: *d, trick: *trick }));
         }
@@ -475,6 +501,14 @@ fn acts(
             }
         }
         Kind::ClockStep(by) => targets.iter().for_each(|d| push(at, Act::ClockStep { device: *d, by: *by })),
+        Kind::Emergency { what, life } => {
+            for device in targets {
+                push(at, Act::Emergency { device: *device, what: *what, life: *life, pick: pick(*device) });
+            }
+        }
+        Kind::EmergencyThief(theft) => {
+            targets.iter().for_each(|d| push(at, Act::EmergencyThief { device: *d, theft: *theft }));
+        }
         Kind::KeyRotate(what) => push(at, Act::KeyRotate { what: *what }),
         Kind::LinkHalfOpen => targets.iter().for_each(|d| push(at, Act::LinkHalfOpen { device: *d })),
         Kind::LinkDown { lasts, direction } => {

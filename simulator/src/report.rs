@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 29] = [
+pub const PROPERTIES: [&str; 31] = [
     "I1",
     "I2",
     "I3",
@@ -18,6 +18,7 @@ pub const PROPERTIES: [&str; 29] = [
     "I4",
     "I4.bounded",
     "I4.dropped",
+    "I4.emergency",
     "I4.ended",
     "I4.stale",
     "I5",
@@ -37,6 +38,7 @@ pub const PROPERTIES: [&str; 29] = [
     "caught_up",
     "clock",
     "detected",
+    "emergency.ends",
     "herd",
     "live",
 ];

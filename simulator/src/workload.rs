@@ -177,7 +177,7 @@ impl World<'_> {
             Hint::Tighten => of.clocks.read(self.now).and_then(|(_, now)| now.wall),
         };
         let know = self.checks.clock.knowledge(device, powered);
-        Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall }
+        Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall, revoked: false }
     }
 
     pub(crate) fn ask_for_decision(&mut self, device: u32, choice: TokenChoice, risk: String, pick: u64) {
@@ -354,6 +354,7 @@ impl World<'_> {
                 let checks = &mut self.checks;
                 let who = (device, &self.devices[device as usize].name);
                 checks.monotone.status(&mut checks.tally, self.now, who, &status);
+                self.judge_shown_emergencies(device, &status);
             }
             (Asked::LastStatus, Reply::Status(status)) => {
                 self.devices[device as usize].last_status = Some(*status);
@@ -426,6 +427,11 @@ impl World<'_> {
             finished: None,
             revoked,
         });
+        // Begun while an emergency key may revoke it, it may end for that at any start.
+        let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
+        if self.checks.emergency.may_revoke(&moment, name, self.model.get(number)) {
+            self.model.get_mut(number).revoked.get_or_insert(self.now);
+        }
         let limit = self.model.get(number).limit();
         for past in PROBES {
             let probe = Probe { credential: number, powered: powered + limit + past };
@@ -462,15 +468,24 @@ impl World<'_> {
     }
 
     fn decided(&mut self, number: u32, presented: &Presented, reply: &DecisionReply) {
-        let moment = self.moment(number);
+        let mut moment = self.moment(number);
+        let credential = presented.credential.map(|credential| self.model.get(credential));
         let device = &self.devices[number as usize];
+        if let Some(credential) = credential {
+            moment.revoked = self.checks.emergency.may_revoke(&moment, &device.name, credential);
+        }
         let checks = &mut self.checks;
         let asked = (presented.operation.as_str(), presented.resource.as_str());
         let who = (number, &device.name);
         checks.audit.decided(&mut checks.tally, moment.at, who, reply, asked, device.disk.durable());
-        let credential = presented.credential.map(|credential| self.model.get(credential));
         checks.authority.decided(&mut checks.tally, &moment, &device.name, presented, credential, reply);
+        if let Some(credential) = credential {
+            checks.emergency.decided(&mut checks.tally, &moment, &device.name, credential, reply);
+        }
         let allow = reply.decision == Verdict::Allow;
+        if !allow {
+            self.judge_denial(number, &reply.explain);
+        }
         if let Some(credential) = presented.credential.filter(|_| allow) {
             self.model.get_mut(credential).allows += 1;
         }
@@ -481,6 +496,7 @@ impl World<'_> {
     fn refused(&mut self, device: u32, asked: &Asked, since: u64, problem: &Problem) {
         // By the gateway's own clock it was longer than that, give or take its drift.
         let late = problem.code == ProblemCode::AuditUnavailable && self.now + 10 > since + ALLOW_WAIT_MAX.0;
+        self.judge_denial(device, &problem.detail);
         match asked {
             Asked::Finish { credential } => {
                 self.model.get_mut(*credential).finish_asked.get_or_insert(self.now);
@@ -490,10 +506,11 @@ impl World<'_> {
                 credential.iter().for_each(|number| self.unheard(*number));
             }
             Asked::Decision(presented) => {
-                let moment = self.moment(device);
+                let mut moment = self.moment(device);
                 let name = &self.devices[device as usize].name;
-                let Checks { tally, authority, .. } = &mut self.checks;
+                let Checks { tally, authority, emergency, .. } = &mut self.checks;
                 if let Some(credential) = presented.credential.map(|number| self.model.get(number)) {
+                    moment.revoked = emergency.may_revoke(&moment, name, credential);
                     authority.refused(tally, &moment, name, presented, (credential, problem.code.name()));
                 }
             }

@@ -15,6 +15,7 @@ use crate::broker::{Broker, Delivery};
 use crate::check::audit::AuditCheck;
 use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
 use crate::check::clock::{ClockCheck, Synced};
+use crate::check::emergency::EmergencyCheck;
 use crate::check::evidence::EvidenceCheck;
 use crate::check::feed::FeedCheck;
 use crate::check::monotone::MonotoneCheck;
@@ -109,6 +110,7 @@ pub(crate) struct Checks {
     pub(crate) audit: AuditCheck,
     pub(crate) authority: AuthorityCheck,
     pub(crate) clock: ClockCheck,
+    pub(crate) emergency: EmergencyCheck,
     pub(crate) evidence: EvidenceCheck,
     pub(crate) feed: FeedCheck,
     pub(crate) monotone: MonotoneCheck,
@@ -141,7 +143,7 @@ pub(crate) struct World<'a> {
     pub(crate) substitutes: BTreeSet<u32>,
     /// Gateways that were behind when the service went away.
     pub(crate) behind: Vec<u32>,
-    /// When each gateway's link was last mended.
+    /// When each gateway's link was last mended, if it was not cut since.
     pub(crate) link_up: BTreeMap<u32, u64>,
     pub(crate) herd: live::Herd,
     /// Gateways that a service answers whose clock is ahead, and by how much.
@@ -202,6 +204,7 @@ impl<'a> World<'a> {
                 audit: AuditCheck::default(),
                 authority: AuthorityCheck::new(count, bounds),
                 clock: ClockCheck::new(count, scenario.profile.time.clone(), scenario.start),
+                emergency: EmergencyCheck::new(count, &scenario.profile.time),
                 evidence: EvidenceCheck::default(),
                 feed: FeedCheck::new(count),
                 monotone: MonotoneCheck::new(count),
@@ -321,7 +324,8 @@ impl<'a> World<'a> {
         if self.operator.is_running() {
             live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
         }
-        let Checks { tally, audit, authority, evidence, feed, .. } = &mut self.checks;
+        let Checks { tally, audit, authority, emergency, evidence, feed, .. } = &mut self.checks;
+        let newest = self.operator.emergencies.newest();
         for (number, device) in (0..).zip(&self.devices) {
             let status = device.last_status.as_ref();
             match device.restored {
@@ -331,6 +335,9 @@ impl<'a> World<'a> {
                 Restored::No => {
                     live::last_word(tally, at, &device.name, self.newest_owed, status);
                     live::converged(tally, at, &device.name, feed.lacks(number, self.newest_owed));
+                    if let Some((key, counter)) = newest {
+                        live::told_of_emergency(tally, at, &device.name, emergency.lacks(number, key, counter));
+                    }
                 }
                 Restored::Yes => live::detected(tally, at, &device.name, status),
             }

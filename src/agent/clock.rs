@@ -72,6 +72,8 @@ pub struct TrustedClock {
     hint: Option<Timestamp>,
     /// By how much the last round trip of this start proved E to be ahead.
     ahead: Option<Millis>,
+    /// The sum of all corrections of P upwards.
+    raised: Millis,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -149,6 +151,7 @@ impl TrustedClock {
             last: None,
             hint: None,
             ahead: None,
+            raised: anchor.raised,
             limits,
         };
         if anchor.boot == Some(boot) && now >= anchor.boottime {
@@ -190,7 +193,13 @@ impl TrustedClock {
     /// E had come this far, at some time before now.
     pub fn recall(&mut self, proven: Timestamp) {
         self.floor = self.floor.max(proven);
-        self.powered = self.powered.max(self.floor);
+        self.correct(self.powered.max(self.floor));
+    }
+
+    /// P is this from now on, though no time went by.
+    fn correct(&mut self, to: Timestamp) {
+        self.raised = Millis(self.raised.0.saturating_add(to.since(self.powered).0));
+        self.powered = to;
         self.rebase();
     }
 
@@ -260,6 +269,11 @@ impl TrustedClock {
     /// The powered-on clock P.
     pub fn powered(&self) -> Timestamp {
         self.powered
+    }
+
+    /// The sum of all corrections of P upwards, for the anchor. No powered-on time went by in them.
+    pub fn raised(&self) -> Millis {
+        self.raised
     }
 
     /// The ceiling L, none while it is infinite.
@@ -351,8 +365,7 @@ impl TrustedClock {
     fn take(&mut self, role: Role, proven: Timestamp, time: Timestamp) {
         if proven > self.floor {
             self.floor = proven;
-            self.powered = self.powered.max(self.floor);
-            self.rebase();
+            self.correct(self.powered.max(self.floor));
         }
         self.last = Some((role, time));
         self.waiting = None;
@@ -394,8 +407,7 @@ impl TrustedClock {
         self.ceiling = Some(ceiling);
         // Down where boots had cost more than they should, up where the device was off for longer than it could know.
         let correction = self.powered.since(ceiling);
-        self.powered = ceiling;
-        self.rebase();
+        self.correct(ceiling);
         self.synced = self.powered;
         self.boots = 0;
         Ok(correction)
@@ -411,8 +423,7 @@ impl TrustedClock {
         self.floor = time - radius - error;
         let ceiling = time + radius + error + waited;
         self.ceiling = Some(ceiling);
-        self.powered = ceiling;
-        self.rebase();
+        self.correct(ceiling);
         self.synced = ceiling - offline;
         self.waiting = None;
         self.ahead = None;
@@ -506,6 +517,25 @@ mod tests {
         assert_eq!(clock.powered(), ceiling);
         assert!(ceiling >= Timestamp::from_secs(1_050_001) && ceiling < Timestamp::from_secs(1_050_005));
         assert!(clock.floor() >= Timestamp::from_secs(1_049_997) && clock.floor() <= ceiling);
+    }
+
+    #[test]
+    fn whatever_takes_p_up_is_told_from_time_that_went_by() {
+        let mut clock = start(&anchor(1, 0, 1_000_000, 1_000_000), 1, 0);
+        clock.advance(Millis::from_secs(100));
+        assert_eq!(clock.raised(), Millis(0));
+        let powered_on = |clock: &TrustedClock| clock.powered() - clock.raised();
+        let before = powered_on(&clock);
+        clock.hear(Role::Feed, Timestamp::from_secs(1_400_000)).unwrap();
+        assert_eq!(powered_on(&clock), before);
+        clock.round_trip(Timestamp::from_secs(1_500_000), Millis(0), clock.at, clock.at).unwrap();
+        assert_eq!(powered_on(&clock), before);
+        clock.reset(Timestamp::from_secs(1_600_000), Millis(0), clock.at, clock.at);
+        clock.recall(Timestamp::from_secs(1_700_000));
+        assert_eq!(powered_on(&clock), before);
+        let anchor = Anchor { raised: clock.raised(), ..anchor(1, 100, 1_700_000, 1_700_000) };
+        let restarted = powered_on(&start(&anchor, 1, 200));
+        assert_eq!(restarted.secs_floor(), before.secs_floor() + 100);
     }
 
     #[test]

@@ -212,8 +212,10 @@ pub struct Anchor {
     pub synced: Timestamp,
     /// Kernel boots since then.
     pub boots: u32,
-    /// The sum of all corrections of P downwards.
+    /// The sum of all corrections of P downwards,
     pub shift: Millis,
+    /// and of all upwards, in which no powered-on time went by.
+    pub raised: Millis,
     /// Counters of tokens that were issued up to here are lost with an anchor: their budgets count as spent.
     pub lost_until: Timestamp,
     /// The mode.

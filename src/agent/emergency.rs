@@ -13,11 +13,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::Placed;
+use super::clock::{Placed, TrustedClock};
 use super::effects::{Effects, FileWrite, LogEvent, StateFile};
 use super::request::revocations::{EmergencyRule, EmergencyStatus};
+use super::wallet::Wallet;
 use super::{Agent, Now, Source};
 use crate::ids::{DeviceId, FeedId, Hash, KeyId};
+use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TrustChange};
 use crate::wire::bundle::{TrustBundle, EMERGENCY_KEYS_MAX};
@@ -54,8 +56,16 @@ pub struct EmergencyMark {
 pub struct Moment {
     /// E: what ended before this is over.
     pub over: Timestamp,
-    /// P, and all that it was ever corrected down by: it only goes forward.
+    /// P without all that it was ever corrected by, down or up: powered-on time, which only goes forward. Who lay in a drawer
+    /// has not had a rule for that long.
     pub ticked: Timestamp,
+}
+
+impl Moment {
+    /// By these clocks.
+    pub(super) fn of(clock: &TrustedClock, wallet: &Wallet) -> Self {
+        Self { over: clock.over(), ticked: clock.powered() + wallet.shift() - clock.raised() }
+    }
 }
 
 /// One rule as it is held.
@@ -70,7 +80,8 @@ struct Life {
 impl Life {
     fn left(self, at: Moment) -> Option<Millis> {
         let bound = self.seen + LIFE_MAX;
-        let lives = at.over <= self.until && at.ticked < bound;
+        let bounded = at.ticked < bound || mutant::active(Mutant::EmergencyOutlives);
+        let lives = at.over <= self.until && bounded;
         lives.then(|| self.until.since(at.over).min(bound.since(at.ticked)))
     }
 }
@@ -81,6 +92,25 @@ struct Stored {
     operator: String,
     signed: Signed<Emergency>,
     rules: Vec<(Selector, Life)>,
+}
+
+impl Stored {
+    fn read(bytes: &[u8]) -> Result<Self, Refused> {
+        let parts = bytes.len().checked_sub(SUM_BYTES).map(|end| bytes.split_at(end));
+        let (content, told) = parts.ok_or(Refused::Malformed("ends too early"))?;
+        if sum(content).0 != told {
+            return Err(Refused::DigestMismatch);
+        }
+        decode(content, STORED_BYTES_MAX)
+    }
+}
+
+/// The newest statement of a key, as its file has it.
+///
+/// # Errors
+/// [`Refused::DigestMismatch`] for a file that is damaged; [`Refused::Malformed`].
+pub fn stored_statement(bytes: &[u8]) -> Result<Signed<Emergency>, Refused> {
+    Ok(Stored::read(bytes)?.signed)
 }
 
 #[derive(Debug, Clone)]
@@ -148,12 +178,7 @@ impl Emergencies {
     /// [`Refused::DigestMismatch`] for one that is damaged, or is not what `known` says; [`Refused::RolledBack`] for an older
     /// one.
     pub fn load(&mut self, key: KeyId, bytes: &[u8], known: Option<&EmergencyMark>) -> Result<(), Refused> {
-        let parts = bytes.len().checked_sub(SUM_BYTES).map(|end| bytes.split_at(end));
-        let (content, told) = parts.ok_or(Refused::Malformed("ends too early"))?;
-        if sum(content).0 != told {
-            return Err(Refused::DigestMismatch);
-        }
-        let Stored { operator, signed, rules } = decode(content, STORED_BYTES_MAX)?;
+        let Stored { operator, signed, rules } = Stored::read(bytes)?;
         let (said, digest) = (signed.claim()?, signed.digest());
         if said.key != key || rules.len() > HELD_MAX {
             return Err(Refused::Malformed("the file of another key"));
@@ -180,6 +205,9 @@ impl Emergencies {
 
     /// For the anchor.
     pub fn marks(&self) -> Vec<EmergencyMark> {
+        if mutant::active(Mutant::EmergencyNotWritten) {
+            return Vec::new();
+        }
         let marks = self.held.iter().map(|(key, held)| EmergencyMark {
             key: *key,
             counter: held.said.counter,
@@ -216,7 +244,7 @@ impl Emergencies {
             Err(refused) => return Err(refused),
         };
         match mark {
-            Some((known, _)) if said.counter < known => {
+            Some((known, _)) if said.counter < known && !mutant::active(Mutant::EmergencyCounterLowered) => {
                 return Err(Refused::RolledBack { offered: said.counter, known });
             }
             Some((known, held)) if said.counter == known && held != digest => {
@@ -235,7 +263,8 @@ impl Emergencies {
         let Judged { operator, signed, said } = judged;
         let (key, at) = (said.key, self.at);
         let mut rules = self.held.get(&key).map(|held| held.rules.clone()).unwrap_or_default();
-        rules.retain(|_, life| life.left(at).is_some());
+        let lifts = mutant::active(Mutant::EmergencyLiftsLeftOut);
+        rules.retain(|_, life| life.left(at).is_some() && !lifts);
         for (selector, until) in said.rules.iter() {
             let known = rules.get(&selector).filter(|known| known.until >= until);
             let life = known.copied().unwrap_or(Life { until, seen: at.ticked });
@@ -377,8 +406,7 @@ fn sum(content: &[u8]) -> Hash {
 impl Agent {
     /// Rules of emergency keys end with time alone.
     pub(super) fn note_moment(&mut self) {
-        let ticked = self.clock.powered() + self.wallet.shift();
-        self.revocations.emergencies.advance(Moment { over: self.clock.over(), ticked });
+        self.revocations.emergencies.advance(Moment::of(&self.clock, &self.wallet));
     }
 
     /// A statement arrived from a feed's place for a key.
@@ -457,7 +485,9 @@ impl Agent {
         let (counter, operator) = (judged.said.counter, judged.operator.clone());
         let (digest, rules) = (judged.signed.digest(), judged.said.rules.count() as u64);
         let content = self.revocations.emergencies.take(judged, &self.trust)?;
-        effects.batch.files.push(FileWrite { file: StateFile::Emergency(key), content });
+        if !mutant::active(Mutant::EmergencyNotWritten) {
+            effects.batch.files.push(FileWrite { file: StateFile::Emergency(key), content });
+        }
         self.anchor_due = true;
         self.write(Event::Trust(TrustChange::Emergency { key, counter, digest }), Vec::new(), now, effects);
         effects.outgoing.logs.push(LogEvent::EmergencyApplied { key, operator, counter, rules });

@@ -564,6 +564,7 @@ impl Agent {
             synced: self.clock.synced(),
             boots: self.clock.boots(),
             shift: self.wallet.shift(),
+            raised: self.clock.raised(),
             lost_until: self.wallet.lost_until(),
             mode: self.mode,
             standing: self.standing,

@@ -573,7 +573,8 @@ impl Revocations {
         let Some(selector) = Selector::of(target) else { return false };
         // No token is as late as this, so that no rule on issuing times is meant.
         let covered = |feed: &Feed| feed.covers_by_rule([selector], Timestamp(u64::MAX), floor).is_some();
-        self.feeds.values().any(covered)
+        let wipes = mutant::active(Mutant::EmergencyWipes) && self.emergencies.names(selector).is_some();
+        wipes || self.feeds.values().any(covered)
     }
 
     /// Whether a feed revokes this device itself.

@@ -261,9 +261,13 @@ fn replay_time(boot: &Boot, anchor: &mut Anchor) -> Timestamp {
             anchor.synced = after - before.since(anchor.synced);
             anchor.lost_until = after;
             anchor.shift = Millis(anchor.shift.0.saturating_add(before.since(after).0));
+            anchor.raised = Millis(anchor.raised.0.saturating_add(after.since(before).0));
         }
         proven = proven.max(record.floor);
         if anchor.boot != Some(boot.boot) {
+            // Past its lease P was corrected: no powered-on time went by in that.
+            let past = record.powered.since(anchor.powered_lease);
+            anchor.raised = Millis(anchor.raised.0.saturating_add(past.0));
             anchor.powered_lease = anchor.powered_lease.max(record.powered);
         }
     }
@@ -384,7 +388,7 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
 /// What emergency keys have revoked. A file that the anchor knows and that is not there, or is damaged, is lost.
 fn read_emergencies(boot: &Boot, anchor: &Anchor, clock: &TrustedClock, wallet: &Wallet) -> Emergencies {
     let mut emergencies = Emergencies::default();
-    emergencies.advance(Moment { over: clock.over(), ticked: clock.powered() + wallet.shift() });
+    emergencies.advance(Moment::of(clock, wallet));
     for known in &anchor.emergencies {
         let bytes = file(boot, &StateFile::Emergency(known.key)).unwrap_or_default();
         if emergencies.load(known.key, bytes, Some(known)).is_err() {

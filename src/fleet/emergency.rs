@@ -286,11 +286,12 @@ impl Told {
         Self { heard: BTreeMap::new(), quiet: at + QUIET }
     }
 
-    /// The broker said what it keeps at a place of a feed and a key that `trust` names. It may have gone back, or have been made
-    /// to forget; what the key has not signed is nothing.
-    pub(super) fn hears(&mut self, feed: FeedId, key: KeyId, payload: &[u8], trust: &TrustBundle) {
-        let said = Signed::<Emergency>::from_bytes(payload).and_then(|signed| Emergency::open_by(&signed, trust));
-        let counter = said.ok().filter(|(said, _)| said.key == key).map_or(0, |(said, _)| said.counter);
+    /// The broker said what it keeps at a place. It may have gone back, or have been made to forget, and what another key
+    /// signed, or nobody, is nothing that devices would take from there.
+    pub(super) fn hears(&mut self, trust: &TrustBundle, feed: FeedId, key: KeyId, payload: &[u8]) {
+        let signed = Signed::<Emergency>::from_bytes(payload);
+        let said = signed.and_then(|signed| Ok(Emergency::open_by(&signed, trust)?.0)).ok();
+        let counter = said.filter(|said| said.key == key).map_or(0, |said| said.counter);
         self.heard.insert((feed, key), counter);
     }
 

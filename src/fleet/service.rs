@@ -411,7 +411,7 @@ impl Service {
                 if !book.knows_feed(&feed) || book.trust().emergency_key(key).is_none() {
                     return Err(Refused::WrongTopic);
                 }
-                self.told_of_emergencies.hears(feed, key, payload, book.trust());
+                self.told_of_emergencies.hears(book.trust(), feed, key, payload);
                 // What was taken from the broker is told again.
                 if payload.is_empty() {
                     return Ok(());

@@ -101,6 +101,8 @@ pub(crate) struct Moment {
     pub(crate) know: Knowledge,
     /// Its wall clock, where that may make decisions stricter.
     pub(crate) wall: Option<Timestamp>,
+    /// Whether an emergency key may have revoked what is asked with here.
+    pub(crate) revoked: bool,
 }
 
 impl Moment {
@@ -490,7 +492,7 @@ impl AuthorityCheck {
         });
         let provable = presented.class != TimeClass::Strict || moment.know.synced == Synced::Yes;
         let misled = moment.know.misled > date(moment.at);
-        fresh && !boxed && provable && !misled && !known.must_lock && !known.excused
+        fresh && !boxed && provable && !misled && !moment.revoked && !known.must_lock && !known.excused
     }
 
     /// What nothing speaks against must be allowed where nothing is wrong, and mostly where something is.

@@ -35,6 +35,11 @@ pub(crate) fn converged(tally: &mut Tally, at: u64, name: &DeviceId, lacks: Opti
     tally.tried(Id::Live, at, lacks.map(|lacks| format!("{name} {lacks}")));
 }
 
+/// A gateway's disk: it holds the newest statement of the operator's emergency key.
+pub(crate) fn told_of_emergency(tally: &mut Tally, at: u64, name: &DeviceId, lacks: Option<String>) {
+    tally.tried(Id::Live, at, lacks.map(|lacks| format!("{name} {lacks}")));
+}
+
 /// A gateway that was behind when the service went away, and had the broker since: that alone has brought it up.
 pub(crate) fn caught_up(tally: &mut Tally, at: u64, name: &DeviceId, lacks: Option<String>) {
     tally.tried(Id::CaughtUp, at, lacks.map(|lacks| format!("with nobody but the broker, {name} {lacks}")));

@@ -3,11 +3,13 @@
 //! Owns: the account of each property: how often it was tried, what broke it first.
 //! Never: counts what was never tried as held; looks into an agent. What is judged is what callers, the broker, the
 //! collector and the disk see.
-//! Read next: `audit.rs`, `clock.rs`, `authority.rs`, `feed.rs`, `monotone.rs`, `evidence.rs`, `live.rs`.
+//! Read next: `audit.rs`, `clock.rs`, `authority.rs`, `emergency.rs`, `feed.rs`, `monotone.rs`, `evidence.rs`,
+//! `live.rs`.
 
 pub(crate) mod audit;
 pub(crate) mod authority;
 pub(crate) mod clock;
+pub(crate) mod emergency;
 pub(crate) mod evidence;
 pub(crate) mod feed;
 pub(crate) mod live;
@@ -29,6 +31,7 @@ pub(crate) enum Id {
     RevocationHolds,
     RevocationBounded,
     RevocationDropped,
+    RevocationEmergency,
     RevocationEnded,
     RevocationStale,
     Monotone,
@@ -48,6 +51,7 @@ pub(crate) enum Id {
     CaughtUp,
     Clock,
     Detected,
+    EmergencyEnds,
     Herd,
     Live,
 }
@@ -63,6 +67,7 @@ impl Id {
             Self::RevocationHolds => "I4",
             Self::RevocationBounded => "I4.bounded",
             Self::RevocationDropped => "I4.dropped",
+            Self::RevocationEmergency => "I4.emergency",
             Self::RevocationEnded => "I4.ended",
             Self::RevocationStale => "I4.stale",
             Self::Monotone => "I5",
@@ -82,6 +87,7 @@ impl Id {
             Self::CaughtUp => "caught_up",
             Self::Clock => "clock",
             Self::Detected => "detected",
+            Self::EmergencyEnds => "emergency.ends",
             Self::Herd => "herd",
             Self::Live => "live",
         }

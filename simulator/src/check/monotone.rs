@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use hardtack::agent::effects::{Budget, StoredRecord};
+use hardtack::agent::emergency::EmergencyMark;
 use hardtack::agent::request::StatusReply;
 use hardtack::agent::Anchor;
-use hardtack::ids::{BlockId, DeviceId, FeedId};
+use hardtack::ids::{BlockId, DeviceId, FeedId, KeyId};
 use hardtack::time::Timestamp;
 use hardtack::wire::link::Hello;
 use hardtack::wire::revocation::Position;
@@ -25,6 +26,7 @@ struct High {
     bundle: u64,
     policy: u64,
     feeds: BTreeMap<FeedId, (u32, u64)>,
+    emergencies: BTreeMap<KeyId, u64>,
     budgets: BTreeMap<BlockId, Budget>,
     /// What a `hello` said is judged when the broker has it: by then more may be durable.
     wire_place: (u64, u64),
@@ -80,6 +82,7 @@ impl MonotoneCheck {
             rise(name, "the trust bundle", &mut high.bundle, anchor.bundle.0),
             rise(name, "the policy", &mut high.policy, anchor.policy.0),
             feeds(name, &mut high.feeds, &anchor.feeds),
+            emergencies(name, &mut high.emergencies, &anchor.emergencies),
         ];
         tally.tried(Id::Monotone, at, broken.into_iter().flatten().next());
         for budget in &anchor.budgets {
@@ -177,6 +180,13 @@ fn feeds(name: &DeviceId, high: &mut BTreeMap<FeedId, (u32, u64)>, now: &[Positi
     })
 }
 
+fn emergencies(name: &DeviceId, high: &mut BTreeMap<KeyId, u64>, now: &[EmergencyMark]) -> Option<String> {
+    now.iter().find_map(|mark| {
+        let known = high.entry(mark.key).or_insert(mark.counter);
+        rise(name, &format!("the counter of emergency key {}", mark.key), known, mark.counter)
+    })
+}
+
 /// What was charged to a block stays charged until it has expired: then nobody needs the count any more.
 fn charge(name: &DeviceId, high: &mut BTreeMap<BlockId, Budget>, now: &Budget, today: Timestamp) -> Option<String> {
     let known = high.entry(now.block).or_insert(*now);
@@ -213,6 +223,12 @@ mod tests {
             floor: Timestamp(10),
             bundle: (2, hardtack::ids::Hash::ZERO),
             feeds: vec![position],
+            emergencies: vec![EmergencyMark {
+                key: KeyId([7; 8]),
+                counter: 3,
+                digest: hardtack::ids::Hash::ZERO,
+                lost: None,
+            }],
             budgets: vec![budget],
             ..Anchor::default()
         }
@@ -244,6 +260,8 @@ mod tests {
         check_second(|anchor| anchor.feeds[0].seq = 4, Status::Fail);
         check_second(|anchor| anchor.feeds[0].era = 0, Status::Fail);
         check_second(|anchor| anchor.feeds[0].seq = 6, Status::Pass);
+        check_second(|anchor| anchor.emergencies[0].counter = 2, Status::Fail);
+        check_second(|anchor| anchor.emergencies[0].counter = 4, Status::Pass);
         check_second_of("I5.budget", |anchor| anchor.budgets[0].used = 2, Status::Fail);
         check_second_of("I5.budget", |anchor| anchor.budgets.clear(), Status::Fail);
         check_second_of("I5.budget", |_| {}, Status::Pass);

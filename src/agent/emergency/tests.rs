@@ -241,6 +241,27 @@ fn no_rule_holds_longer_than_72_hours_from_first_sight_whatever_it_says_of_time(
 }
 
 #[test]
+fn who_was_off_for_longer_than_a_rule_lives_holds_it_for_as_long_as_anybody() {
+    let mut rig = rig();
+    rig.restart(Reboot::Kernel);
+    rig.connect_only();
+    // It lay in a drawer, and the statement is there before anything that tells the time.
+    rig.truth = rig.truth + Millis::from_secs(4 * 86_400);
+    say(&mut rig, 1, &[(task("t-1"), 60 * HOUR)]);
+    let nonce = rig.hello_nonce();
+    let ack = rig.ack(Some(nonce), rig.truth, vec![]);
+    rig.message(Topic::DownAck(rig.device.clone()).text(&rig.fleet), ack);
+    assert!(rig.agent.clock.raised() > Millis::from_secs(3 * 86_400));
+    assert!(revoked(&rig, &task("t-1")));
+    for reboot in [Reboot::Process, Reboot::Kernel] {
+        rig.restart(reboot);
+        assert!(revoked(&rig, &task("t-1")));
+    }
+    rig.pass(73 * HOUR);
+    assert!(!revoked(&rig, &task("t-1")));
+}
+
+#[test]
 fn what_lies_further_ahead_than_time_is_believed_to_jump_waits_for_a_round_trip() {
     let mut rig = rig();
     rig.restart(Reboot::Kernel);

@@ -167,9 +167,19 @@ fn the_broker_is_told_what_it_lacks_and_no_more() {
     assert_eq!(sent[0].topic, Topic::FeedEmergency(feed.clone(), said.key));
     assert!(told.tell(&book, at(200)).is_empty() && told.due_in(&book, at(200)).is_none());
     // It forgot, or went back.
-    told.hears(feed.clone(), said.key, b"", book.trust());
+    let trust = book.trust();
+    told.hears(trust, feed.clone(), said.key, b"");
     assert_eq!(told.tell(&book, at(300)).len(), 1);
-    told.hears(feed, said.key, &sent[0].payload, book.trust());
+    // Whoever mixes places, or signs with what is no emergency key, has not told devices.
+    let other =
+        Emergency { key: KeyId::of(PublicKey::from(key(9).verifying_key()).as_bytes()), counter: 99, ..said.clone() };
+    let forged = Emergency { counter: 99, ..said.clone() };
+    for (untold, secs) in [(other, 350), (forged, 360)] {
+        let bytes = Signed::sign(&untold, &trust.fleet, &[&key(9)]).to_bytes();
+        told.hears(trust, feed.clone(), said.key, &bytes);
+        assert_eq!(told.tell(&book, at(secs)).len(), 1, "{untold:?}");
+    }
+    told.hears(trust, feed, said.key, &sent[0].payload);
     assert!(told.tell(&book, at(400)).is_empty());
     assert!(Told::connected(at(100)).tell(&book, at(25 * 3600)).is_empty(), "what has ended is not told");
 }

@@ -1,0 +1,422 @@
+//! I4 and I5 for emergency keys: what a gateway's disk once held of them is denied until its end, whatever is said later; it is
+//! denied no longer than 72 h of powered-on time; no counter goes back.
+//!
+//! Owns: per gateway the statements that were ever durable, and what of them holds and may hold.
+//! Never: asks a gateway how long it has known something: arrivals and disks are seen from outside.
+//! Read next: `hardtack::agent::emergency`; `authority.rs`, which judges the feed's rules.
+
+use std::collections::BTreeMap;
+
+use hardtack::agent::request::{DecisionReply, StatusReply, Verdict};
+use hardtack::ids::{DeviceId, Hash, KeyId};
+use hardtack::profile::TimeLimits;
+use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::{Event, Record, TrustChange};
+use hardtack::wire::revocation::emergency::{Emergency, LIFE_MAX};
+use hardtack::wire::revocation::rules::Selector;
+
+use super::authority::Moment;
+use super::suspend::{Clause, Suspension};
+use super::{Id, Tally};
+use crate::clocks::date;
+use crate::model::{Credential, SLACK};
+use crate::operator::OWNER;
+
+/// A boot costs at most a lease, and a second of rounding.
+const BOOT_COST: u64 = 1000;
+/// Refusals of one kind are recorded a minute apart; closer together than this, nobody can say which one is.
+const APART: u64 = 90_000;
+/// How an agent names what covers something, in its words for people.
+const NAMED: &str = "emergency key";
+
+/// Whether whoever signed a statement kept to what such a key may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    Well,
+    /// A rule of it lives for longer than a rule may.
+    TooLong,
+}
+
+/// What a gateway must do with a statement that arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It has it.
+    Known,
+    /// That is for its clock to say.
+    Open,
+    /// Refuse it, and write that down.
+    Refuse,
+    /// Refuse it. It refused another one shortly before.
+    RefuseAgain,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    /// Until then it is denied,
+    until: Timestamp,
+    /// and until then at the latest.
+    latest: Timestamp,
+    /// Powered-on time, and how often the kernel had started, when it can first have been seen with that end,
+    first: (u64, u32),
+    /// and powered-on time when it had been.
+    last: u64,
+}
+
+/// A statement that arrived, and of which nobody knows what became.
+#[derive(Debug)]
+struct Undecided {
+    key: KeyId,
+    counter: u64,
+    rules: Vec<Selector>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Counter and digest of the newest statement of each key that was ever durable here.
+    held: BTreeMap<KeyId, (u64, Hash)>,
+    rules: BTreeMap<(KeyId, Selector), Rule>,
+    /// When each statement first arrived, by its digest.
+    arrived: BTreeMap<Hash, (u64, u32)>,
+    /// By the digest under which a refusal would name it.
+    undecided: BTreeMap<Hash, Undecided>,
+    boots: u32,
+    /// When a statement arrived last that was not known.
+    told: Option<u64>,
+    /// A fault that the proofs do not cover took away what was known.
+    forgiven: bool,
+}
+
+/// What gateways know of emergency keys.
+#[derive(Debug)]
+pub(crate) struct EmergencyCheck {
+    known: Vec<Known>,
+    drift_ppm: u64,
+    boot_cost: u64,
+}
+
+impl EmergencyCheck {
+    pub(crate) fn new(devices: u32, limits: &TimeLimits) -> Self {
+        Self {
+            known: (0..devices).map(|_| Known::default()).collect(),
+            drift_ppm: u64::from(limits.drift_ppm),
+            boot_cost: limits.lease().0 + BOOT_COST,
+        }
+    }
+
+    /// The kernel started.
+    pub(crate) fn power_on(&mut self, device: u32) {
+        self.known[device as usize].boots += 1;
+    }
+
+    /// The agent is gone, and what it had not written down.
+    pub(crate) fn stopped(&mut self, device: u32) {
+        self.known[device as usize].undecided.clear();
+    }
+
+    /// A fault that the proofs do not cover befell the disk.
+    pub(crate) fn damaged(&mut self, device: u32, suspension: &Suspension) {
+        let known = &mut self.known[device as usize];
+        if suspension.covers(Clause::RevocationHolds) {
+            let boots = known.boots;
+            *known = Known { boots, forgiven: true, ..Known::default() };
+        } else if suspension.covers(Clause::Monotone) {
+            known.held.clear();
+        }
+    }
+
+    /// A statement arrived, from the place of a key.
+    pub(crate) fn arrives(
+        &mut self,
+        device: u32,
+        (at, powered): (u64, u64),
+        (place, bytes): (KeyId, &[u8]),
+        (said, digest, made): (&Emergency, Hash, Made),
+    ) -> Arrival {
+        let known = &mut self.known[device as usize];
+        let held = known.held.get(&said.key).copied();
+        if place == said.key && held == Some((said.counter, digest)) {
+            return Arrival::Known;
+        }
+        let calm = known.told.replace(at).is_none_or(|before| at >= before + APART);
+        let refused = place != said.key || made == Made::TooLong;
+        if refused || held.is_some_and(|(counter, _)| counter >= said.counter) {
+            return if calm { Arrival::Refuse } else { Arrival::RefuseAgain };
+        }
+        known.arrived.entry(digest).or_insert((powered, known.boots));
+        let rules = said.rules.iter().map(|(selector, _)| selector).collect();
+        let undecided = Undecided { key: said.key, counter: said.counter, rules };
+        known.undecided.insert(Hash::of("hardtack/evidence/v1", &[bytes]), undecided);
+        Arrival::Open
+    }
+
+    /// A statement is on a gateway's disk.
+    pub(crate) fn durable(
+        &mut self,
+        tally: &mut Tally,
+        (at, powered): (u64, u64),
+        (device, name): (u32, &DeviceId),
+        (said, digest, made): (&Emergency, Hash, Option<Made>),
+    ) {
+        let (drift_ppm, boot_cost) = (self.drift_ppm, self.boot_cost);
+        let known = &mut self.known[device as usize];
+        let stands = (said.counter, digest);
+        let before = known.held.insert(said.key, stands);
+        let back = before.filter(|before| said.counter < before.0 || said.counter == before.0 && *before != stands);
+        let broken = back
+            .map(|before| format!("emergency key {} on {name} went from statement {before:?} to {stands:?}", said.key));
+        tally.tried(Id::Monotone, at, broken);
+        if before == Some(stands) {
+            return;
+        }
+        let broken = match made {
+            Some(Made::Well) => None,
+            Some(Made::TooLong) => Some("whose rules live for too long"),
+            None => Some("which nobody signed"),
+        };
+        let how = |what| format!("{name} took statement {} of emergency key {}, {what}", said.counter, said.key);
+        tally.tried(Id::EmergencyEnds, at, broken.map(how));
+        known.undecided.retain(|_, of| of.key != said.key || of.counter > said.counter);
+        let first = known.arrived.remove(&digest).unwrap_or((powered, known.boots));
+        for (selector, until) in said.rules.iter() {
+            let new = Rule { until, latest: until, first, last: powered };
+            let rule = known.rules.entry((said.key, selector)).or_insert(new);
+            let kept = rule.until >= until && rule.binds((date(at), powered, known.boots), (drift_ppm, boot_cost));
+            if !kept {
+                *rule = Rule { latest: until.max(rule.latest), ..new };
+            }
+        }
+    }
+
+    /// A record is durable: what it says was taken is on the disk, and what it says was refused is not in force.
+    pub(crate) fn recorded(&mut self, tally: &mut Tally, at: u64, (device, name): (u32, &DeviceId), record: &Record) {
+        let known = &mut self.known[device as usize];
+        if let Event::Refused(evidence) = &record.event {
+            known.undecided.remove(&evidence.digest);
+        }
+        let Event::Trust(TrustChange::Emergency { key, counter, .. }) = &record.event else { return };
+        let held = known.held.get(key).map_or(0, |(held, _)| *held);
+        let lost = held < *counter && !known.forgiven;
+        let how =
+            || format!("{name} took statement {counter} of emergency key {key}, and its disk has statement {held}");
+        tally.tried(Id::Monotone, at, lost.then(how));
+    }
+
+    /// A decision reached its caller.
+    pub(crate) fn decided(
+        &self,
+        tally: &mut Tally,
+        moment: &Moment,
+        name: &DeviceId,
+        credential: &Credential,
+        reply: &DecisionReply,
+    ) {
+        if credential.device != moment.device {
+            return;
+        }
+        let known = &self.known[moment.device as usize];
+        let now = (date(moment.at).max(moment.know.misled), moment.powered, known.boots);
+        let binds = |rule: &Rule| rule.binds(now, (self.drift_ppm, self.boot_cost));
+        let rule = known.rules.iter().find(|((_, selector), rule)| binds(rule) && covers(*selector, name, credential));
+        if let Some(((key, selector), rule)) = rule {
+            let allowed = reply.decision == Verdict::Allow;
+            let (id, until) = (&reply.decision_id, rule.until);
+            let how = || format!("{name} allowed {id}: emergency key {key} revokes {selector:?} until {until}");
+            if allowed {
+                tally.unsound();
+            }
+            tally.tried(Id::RevocationEmergency, moment.at, allowed.then(how));
+        }
+    }
+
+    /// Whether a credential may be denied for what emergency keys said.
+    pub(crate) fn may_revoke(&self, moment: &Moment, name: &DeviceId, credential: &Credential) -> bool {
+        self.may(moment).any(|(_, selector)| covers(selector, name, credential))
+    }
+
+    /// An agent denied something, in these words: if it names an emergency key, one may revoke something here.
+    pub(crate) fn denied(&self, tally: &mut Tally, moment: &Moment, name: &DeviceId, words: &str) {
+        if words.contains(NAMED) {
+            let over = self.may(moment).next().is_none();
+            let how = || format!("{name} denied something for what is over: {words}");
+            tally.tried(Id::EmergencyEnds, moment.at, over.then(how));
+        }
+    }
+
+    /// An operator was shown what is in force: nothing that is over.
+    pub(crate) fn shown(&self, tally: &mut Tally, moment: &Moment, name: &DeviceId, status: &StatusReply) {
+        for rule in &status.emergency {
+            let is_it = |(key, selector): (KeyId, Selector)| key == rule.key && format!("{selector:?}") == rule.covers;
+            let over = !self.may(moment).any(is_it);
+            let how =
+                || format!("{name} still denies {} for emergency key {}, and that is over", rule.covers, rule.key);
+            tally.tried(Id::EmergencyEnds, moment.at, over.then(how));
+        }
+    }
+
+    /// What may be in force on a gateway.
+    fn may<'a>(&'a self, moment: &'a Moment) -> impl Iterator<Item = (KeyId, Selector)> + 'a {
+        let known = &self.known[moment.device as usize];
+        let longest = LIFE_MAX.0 + self.drift(LIFE_MAX.0) + SLACK + moment.know.grace;
+        let may = move |rule: &Rule| {
+            let proven_over = moment.know.proven > rule.latest + Millis(SLACK);
+            !proven_over && moment.powered.saturating_sub(rule.last) <= longest
+        };
+        let rules = known.rules.iter().filter(move |(_, rule)| may(rule)).map(|(of, _)| *of);
+        let undecided = known.undecided.values();
+        rules.chain(undecided.flat_map(|of| of.rules.iter().map(move |selector| (of.key, *selector))))
+    }
+
+    fn drift(&self, elapsed: u64) -> u64 {
+        drifted(elapsed, self.drift_ppm)
+    }
+
+    /// What a gateway lacks of the newest statement of a key, if anything.
+    pub(crate) fn lacks(&self, device: u32, key: KeyId, counter: u64) -> Option<String> {
+        let held = self.known[device as usize].held.get(&key).map_or(0, |(held, _)| *held);
+        (held < counter)
+            .then(|| format!("holds statement {held} of emergency key {key}, and statement {counter} is due"))
+    }
+}
+
+impl Rule {
+    /// Whether it must be obeyed: by E, which is not past the time, and by powered-on time as the gateway reckons it.
+    fn binds(&self, (time, powered, boots): (Timestamp, u64, u32), (drift_ppm, boot_cost): (u64, u64)) -> bool {
+        let (first, before) = self.first;
+        let elapsed = powered.saturating_sub(first);
+        let cost = u64::from(boots.saturating_sub(before)) * boot_cost;
+        time <= self.until && elapsed + drifted(elapsed, drift_ppm) + cost + SLACK < LIFE_MAX.0
+    }
+}
+
+/// By how much two clocks differ after a while, each off by up to the bound either way.
+fn drifted(elapsed: u64, drift_ppm: u64) -> u64 {
+    elapsed / 1_000_000 * (2 * drift_ppm + 1) + 1000
+}
+
+/// Whether a rule covers a credential of the workload, which has no audience and no group.
+pub(crate) fn covers(selector: Selector, name: &DeviceId, credential: &Credential) -> bool {
+    match selector {
+        Selector::All => true,
+        Selector::Device(_) | Selector::Grant(_) | Selector::Task(_) => {
+            credential.targets(name).iter().any(|target| Selector::of(target) == Some(selector))
+        }
+        Selector::IssuedBefore(before) => credential.issued < before,
+        Selector::Owner(_) => selector == Selector::owner(OWNER),
+        Selector::Audience(_) | Selector::Group(_) | Selector::RootKey(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hardtack::profile::Profile;
+    use hardtack::wire::revocation::emergency::Rules;
+
+    use super::*;
+    use crate::check::authority::Quiet;
+    use crate::check::clock::{Knowledge, Synced};
+    use crate::report::Status;
+
+    const HOUR: u64 = 3_600_000;
+    const KEY: KeyId = KeyId([7; 8]);
+
+    fn said(counter: u64, until: u64) -> Emergency {
+        let rules = Rules::new([(Selector::All, date(until))]).unwrap();
+        Emergency { key: KEY, counter, issued_at: date(0), bundle_version: 1, reason: "stolen".into(), rules }
+    }
+
+    fn moment(at: u64) -> Moment {
+        let (time, synced) = (date(at), Synced::Yes);
+        let (down, alone, boots, grace, misled) = (0, 0, 0, 0, Timestamp(0));
+        let know = Knowledge { least: time, most: time, proven: time, down, alone, boots, synced, grace, misled };
+        Moment { at, powered: at, device: 0, quiet: Quiet::No, know, wall: None, revoked: false }
+    }
+
+    struct Rig {
+        tally: Tally,
+        check: EmergencyCheck,
+        name: DeviceId,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let check = EmergencyCheck::new(1, &Profile::default().time);
+            Self { tally: Tally::default(), check, name: "gw-0".parse().unwrap() }
+        }
+
+        fn store(&mut self, at: u64, said: &Emergency, digest: u8) {
+            let who = (0, &self.name);
+            let of = (said, Hash([digest; 32]), Some(Made::Well));
+            self.check.durable(&mut self.tally, (at, at), who, of);
+        }
+
+        fn arrives(&mut self, at: u64, said: &Emergency, digest: u8) -> Arrival {
+            self.check.arrives(0, (at, at), (KEY, &[digest]), (said, Hash([digest; 32]), Made::Well))
+        }
+
+        fn binds(&self, at: u64) -> bool {
+            let known = &self.check.known[0];
+            let when = (date(at), at, known.boots);
+            known.rules.values().any(|rule| rule.binds(when, (self.check.drift_ppm, self.check.boot_cost)))
+        }
+
+        fn may(&self, at: u64) -> bool {
+            self.check.may(&moment(at)).next().is_some()
+        }
+
+        fn status(&self, id: &str) -> Status {
+            self.tally.properties().into_iter().find(|property| property.id == id).unwrap().status
+        }
+    }
+
+    #[test]
+    fn a_counter_that_goes_back_and_another_content_for_one_are_seen() {
+        for (counter, digest, expected) in
+            [(3, 1, Status::Pass), (4, 2, Status::Pass), (2, 2, Status::Fail), (3, 2, Status::Fail)]
+        {
+            let mut rig = Rig::new();
+            rig.store(1, &said(3, HOUR), 1);
+            rig.store(2, &said(counter, HOUR), digest);
+            assert_eq!(rig.status("I5"), expected, "{counter} {digest}");
+        }
+    }
+
+    #[test]
+    fn what_was_durable_binds_until_its_end_and_may_be_denied_no_longer_than_72_hours() {
+        let mut rig = Rig::new();
+        rig.store(0, &said(1, 10 * HOUR), 1);
+        let other = Rules::new([(Selector::RootKey(1), date(0))]).unwrap();
+        rig.store(HOUR, &Emergency { rules: other, ..said(2, 0) }, 2);
+        assert!(rig.binds(9 * HOUR) && rig.may(9 * HOUR), "a later statement leaves it out");
+        assert!(!rig.binds(11 * HOUR) && !rig.may(11 * HOUR));
+        let mut rig = Rig::new();
+        rig.store(0, &said(1, 500 * HOUR), 1);
+        assert!(rig.binds(71 * HOUR) && rig.may(71 * HOUR));
+        assert!(!rig.binds(73 * HOUR) && !rig.may(73 * HOUR), "whatever it says of time");
+        rig.store(74 * HOUR, &said(2, 501 * HOUR), 2);
+        assert!(rig.binds(100 * HOUR) && rig.may(100 * HOUR), "said anew");
+    }
+
+    #[test]
+    fn what_arrives_is_refused_known_or_open() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.arrives(0, &said(2, HOUR), 2), Arrival::Open);
+        assert!(rig.may(1), "nobody knows what became of it");
+        rig.check.stopped(0);
+        assert!(!rig.may(1));
+        rig.store(2, &said(2, HOUR), 2);
+        assert_eq!(rig.arrives(3, &said(2, HOUR), 2), Arrival::Known);
+        assert_eq!(rig.arrives(4, &said(1, HOUR), 1), Arrival::RefuseAgain);
+        assert_eq!(rig.arrives(4 + APART, &said(2, HOUR), 3), Arrival::Refuse);
+        assert_eq!(rig.arrives(4 + 2 * APART, &said(3, HOUR), 4), Arrival::Open);
+    }
+
+    #[test]
+    fn a_denial_for_what_is_over_is_seen() {
+        for (at, expected) in [(9 * HOUR, Status::Pass), (11 * HOUR, Status::Fail)] {
+            let mut rig = Rig::new();
+            rig.store(0, &said(1, 10 * HOUR), 1);
+            rig.check.denied(&mut rig.tally, &moment(at), &rig.name, "revoked by emergency key 07 of ann");
+            assert_eq!(rig.status("emergency.ends"), expected);
+        }
+    }
+}

@@ -28,61 +28,69 @@ pub enum Mutant {
     EquivocationUnnoticed = 9,
     /// An older head is taken as if it were new.
     FeedPositionLowered = 10,
+    /// A revocation that belongs to every feed is filed into the first alone.
+    FirstFeedAlone = 11,
     /// A start forgets the floor.
-    FloorNotPersisted = 11,
+    FloorNotPersisted = 12,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 12,
+    GapCountedComplete = 13,
     /// Additions wait until those before them are here.
-    GapIgnored = 13,
+    GapIgnored = 14,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 14,
+    HintBelieved = 15,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 15,
+    LateAllowGiven = 16,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 16,
+    LeaseNotCharged = 17,
+    /// A device that a trust bundle moves forgets what its old feed revoked.
+    MovedForgets = 18,
+    /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
+    MovedNotFiled = 19,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 17,
+    PendingDropped = 20,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 18,
+    PlaceNotChecked = 21,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 19,
+    PositionReused = 22,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 20,
+    ReleaseOnPuback = 23,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 21,
+    RenewalDropsFirst = 24,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 22,
+    ReplyBeforeCommit = 25,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 23,
+    ResetRevives = 26,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 24,
+    ResetUnbound = 27,
     /// A start forgets the revocation list.
-    RevocationForgotten = 25,
+    RevocationForgotten = 28,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 26,
+    RootNotCompared = 29,
+    /// A head of a feed that a device came to counts as fresh, though it was signed before that.
+    SinceIgnored = 30,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 27,
+    SnapshotOfDroppedKey = 31,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 28,
+    SnapshotRollsBack = 32,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 29,
+    StalenessByWaitingHead = 33,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 30,
+    SuccessorByNewAlone = 34,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 31,
+    SuccessorByOldAlone = 35,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 32,
+    SyncErrorIgnored = 36,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 33,
+    TimeJudgedAtFloor = 37,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 34,
+    TwoTimeFacts = 38,
     /// The system clock is believed.
-    WallClockUsed = 35,
+    WallClockUsed = 39,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 39] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
@@ -93,12 +101,15 @@ impl Mutant {
         Self::DroppedKeyAccepted,
         Self::EquivocationUnnoticed,
         Self::FeedPositionLowered,
+        Self::FirstFeedAlone,
         Self::FloorNotPersisted,
         Self::GapCountedComplete,
         Self::GapIgnored,
         Self::HintBelieved,
         Self::LateAllowGiven,
         Self::LeaseNotCharged,
+        Self::MovedForgets,
+        Self::MovedNotFiled,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PositionReused,
@@ -109,6 +120,7 @@ impl Mutant {
         Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::RootNotCompared,
+        Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,
         Self::StalenessByWaitingHead,

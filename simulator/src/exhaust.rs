@@ -62,6 +62,7 @@ impl Window {
             | Act::DiskDamage { .. }
             | Act::DiskSync { .. }
             | Act::Finish { .. }
+            | Act::GroupMove { .. }
             | Act::KeyRotate { .. }
             | Act::LinkDown { .. }
             | Act::LinkHalfOpen { .. }

@@ -14,8 +14,11 @@ use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing}
 use hardtack::ids::{FeedId, GrantId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
+use hardtack::wire::bundle::TrustBundle;
+use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Topic;
 
+use crate::check::feed::Own;
 use crate::check::Id;
 use crate::clocks::date;
 use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN_MIN};
@@ -36,6 +39,10 @@ const DISK_EVERY: u32 = 64;
 struct Durable {
     /// Feeds of which a file was written.
     feeds: BTreeSet<FeedId>,
+    /// Feeds of which nothing is left.
+    feeds_removed: Vec<FeedId>,
+    /// Whether a trust bundle was written.
+    bundle: bool,
     grants_removed: Vec<GrantId>,
     records: Vec<StoredRecord>,
     anchor: Option<Box<Anchor>>,
@@ -128,6 +135,8 @@ impl World<'_> {
         });
         let durable = Durable {
             feeds: medium.files.keys().filter_map(feed_of).collect(),
+            feeds_removed: Vec::new(),
+            bundle: medium.files.contains_key(&StateFile::Bundle),
             grants_removed: Vec::new(),
             records: records.collect(),
             anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
@@ -325,16 +334,22 @@ impl World<'_> {
 
     fn note_durable(&mut self, number: u32, durable: Durable) {
         let now = self.now;
-        let device = &self.devices[number as usize];
-        let powered = device.powered(now);
+        let powered = self.devices[number as usize].powered(now);
         self.note_signed();
+        if durable.bundle {
+            self.note_followed(number);
+        }
+        for id in &durable.feeds_removed {
+            self.checks.feed.let_go(number, id);
+            self.checks.authority.let_go(number, id);
+        }
         let device = &self.devices[number as usize];
         for id in &durable.feeds {
             // What a fault has damaged the gateway cannot read either.
             let Some(held) = held(device.disk.durable(), id) else { continue };
             let Checks { tally, authority, feed, .. } = &mut self.checks;
-            authority.feed_durable(number, &held, powered);
-            feed.durable(tally, now, (number, &device.name), &held);
+            authority.feed_durable(number, (id, &held), powered);
+            feed.durable(tally, now, (number, &device.name), (id, &held));
         }
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
         for record in records {
@@ -362,6 +377,17 @@ impl World<'_> {
             let broken = bare.then(|| format!("{} dropped its only grant with no successor in hand", device.name));
             checks.tally.tried(Id::FailClosed, now, broken);
         }
+    }
+
+    /// The trust bundle on a gateway's disk gives it a feed.
+    fn note_followed(&mut self, number: u32) {
+        let device = &self.devices[number as usize];
+        let bytes = device.disk.durable().files.get(&StateFile::Bundle);
+        let Some(Ok(trust)) = bytes.map(|bytes| Signed::<TrustBundle>::from_bytes(bytes)?.claim()) else { return };
+        let own = Own::of(&trust, &device.name);
+        self.checks.monotone.followed(number, own.id.clone());
+        self.checks.authority.followed(number, own.clone());
+        self.checks.feed.followed(number, own);
     }
 
     /// Callers hear what may be said by now.
@@ -616,11 +642,21 @@ fn held(medium: &Medium, feed: &FeedId) -> Option<Held> {
 
 impl Durable {
     fn of(steps: &[Step]) -> Self {
-        let mut durable =
-            Self { feeds: BTreeSet::new(), grants_removed: Vec::new(), records: Vec::new(), anchor: None };
+        let mut durable = Self {
+            feeds: BTreeSet::new(),
+            feeds_removed: Vec::new(),
+            bundle: false,
+            grants_removed: Vec::new(),
+            records: Vec::new(),
+            anchor: None,
+        };
         for step in steps {
             match step {
-                Step::Replace(file, _) => durable.feeds.extend(feed_of(file)),
+                Step::Replace(file, _) => {
+                    durable.feeds.extend(feed_of(file));
+                    durable.bundle |= *file == StateFile::Bundle;
+                }
+                Step::Remove(StateFile::Feed(feed)) => durable.feeds_removed.push(feed.clone()),
                 Step::Remove(StateFile::Grant(grant)) => durable.grants_removed.push(*grant),
                 Step::Append(Entry::Record(record)) => durable.records.push(record.clone()),
                 Step::WriteAnchor(anchor) => durable.anchor = Some(anchor.clone()),

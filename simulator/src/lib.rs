@@ -112,6 +112,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ClockStep(_)
             | Kind::Disk { .. }
             | Kind::DiskSync { .. }
+            | Kind::GroupMove(_)
             | Kind::KeyRotate(_)
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen

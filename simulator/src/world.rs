@@ -16,7 +16,7 @@ use crate::check::audit::AuditCheck;
 use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
 use crate::check::clock::{ClockCheck, Synced};
 use crate::check::evidence::EvidenceCheck;
-use crate::check::feed::FeedCheck;
+use crate::check::feed::{FeedCheck, Owed};
 use crate::check::monotone::MonotoneCheck;
 use crate::check::{live, Id, Tally};
 use crate::clocks::date;
@@ -139,8 +139,8 @@ pub(crate) struct World<'a> {
     pub(crate) planted_on_feed: BTreeMap<(u32, String, Vec<u8>), FeedTrick>,
     /// Gateways that are to be given another head than the fleet's next one.
     pub(crate) substitutes: BTreeSet<u32>,
-    /// Gateways that were behind when the service went away.
-    pub(crate) behind: Vec<u32>,
+    /// Gateways that were behind when the service went away, and the newest head that the broker had for them.
+    pub(crate) behind: Vec<(u32, Owed)>,
     /// When each gateway's link was last mended.
     pub(crate) link_up: BTreeMap<u32, u64>,
     pub(crate) herd: live::Herd,
@@ -159,7 +159,8 @@ pub(crate) struct World<'a> {
     pub(crate) cut: Option<NthCut>,
     /// Boundaries that could be cut at.
     pub(crate) boundaries: Boundaries,
-    newest_owed: u64,
+    /// Per gateway the newest head that it must hold in the end.
+    newest_owed: Vec<Owed>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
 }
@@ -222,7 +223,7 @@ impl<'a> World<'a> {
             effects: BTreeMap::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
-            newest_owed: 0,
+            newest_owed: Vec::new(),
             queue: BinaryHeap::new(),
             order: 0,
             now: scenario.start,
@@ -272,7 +273,9 @@ impl<'a> World<'a> {
             Happening::Deliver(delivery) => self.deliver_now(delivery),
             Happening::Flush { conn, to } => self.flush(conn, to),
             Happening::KeepAlive { conn, end, mark } => self.keep_alive_ran_out(conn, end, mark),
-            Happening::NoteNewest => self.newest_owed = self.operator.newest_seq(),
+            Happening::NoteNewest => {
+                self.newest_owed = self.devices.iter().map(|device| self.operator.newest(&device.name)).collect();
+            }
             Happening::PowerOn { device, wall } => self.power_on(device, wall),
             Happening::Probe { device, probe } => self.probe(device, probe),
             Happening::ServiceConnect => self.service_connects(),
@@ -322,15 +325,13 @@ impl<'a> World<'a> {
             live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
         }
         let Checks { tally, audit, authority, evidence, feed, .. } = &mut self.checks;
-        for (number, device) in (0..).zip(&self.devices) {
+        for ((number, device), newest) in (0..).zip(&self.devices).zip(&self.newest_owed) {
             let status = device.last_status.as_ref();
             match device.restored {
-                Restored::No if device.ordered_locked => {
-                    live::obeyed(tally, at, &device.name, self.newest_owed, status)
-                }
+                Restored::No if device.ordered_locked => live::obeyed(tally, at, &device.name, newest, status),
                 Restored::No => {
-                    live::last_word(tally, at, &device.name, self.newest_owed, status);
-                    live::converged(tally, at, &device.name, feed.lacks(number, self.newest_owed));
+                    live::last_word(tally, at, &device.name, newest, status);
+                    live::converged(tally, at, &device.name, feed.lacks(number, newest));
                 }
                 Restored::Yes => live::detected(tally, at, &device.name, status),
             }

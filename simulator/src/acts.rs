@@ -389,7 +389,7 @@ impl World<'_> {
             return;
         }
         *self.effects.entry("revoke").or_default() += 1;
-        let carried = self.operator.carry(&name, group, date(self.now));
+        let carried = self.operator.carry(&name, group, pick % 4 < 2, date(self.now));
         self.hand_over(number, &carried);
         let revoke = match (carried.group, carried.chain.first()) {
             (Some(group), _) => Revoke::Group(group),

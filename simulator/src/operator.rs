@@ -770,8 +770,15 @@ impl Operator {
         to_text(&held.and_then(|held| held.to_bytes()).expect(HONEST))
     }
 
-    /// A token to be carried to a gateway, for that alone or for a group.
-    pub(crate) fn carry(&mut self, device: &DeviceId, group: Option<GroupId>, at: Timestamp) -> Carried {
+    /// A token to be carried to a gateway, for that alone or for a group. It may name the gateway's feed; one that does not is
+    /// refused by what it is revoked by alone, whichever feeds the gateway holds.
+    pub(crate) fn carry(
+        &mut self,
+        device: &DeviceId,
+        group: Option<GroupId>,
+        names_feed: bool,
+        at: Timestamp,
+    ) -> Carried {
         let mut random = [0; 16];
         self.thief.fill_bytes(&mut random);
         let issued = Timestamp::from_secs((at - Millis(1000)).secs_floor());
@@ -781,7 +788,7 @@ impl Operator {
             grant: GrantId(random),
             device: device.clone(),
             owner: self.owner(),
-            feed: Some(self.feed_of(device)),
+            feed: names_feed.then(|| self.feed_of(device)),
             task: task.clone(),
             issued,
             expires: issued + CARRIED_LIFE,

@@ -37,6 +37,9 @@ use crate::world::{Checks, Happening, World};
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Each credential is presented once more so long past the most that it can be honoured, in milliseconds.
 const PROBES: [u64; 3] = [1000, 30_000, 60_000];
+/// A token that was carried to a gateway and revoked is presented so often, and so long after each other, in milliseconds.
+const CARRIED_TRIES: u64 = 10;
+const CARRIED_EVERY: u64 = 30 * 60_000;
 /// The longest that an answer may take.
 const ANSWER_MAX: u64 = 120_000;
 
@@ -443,10 +446,10 @@ impl World<'_> {
     }
 
     /// Somebody carries a token to a program that is in no wallet: what is revoked of it, nothing but a feed says.
-    pub(crate) fn hand_over(&mut self, device: u32, carried: &Carried) -> usize {
+    pub(crate) fn hand_over(&mut self, device: u32, carried: &Carried) {
         let powered = self.devices[device as usize].powered(self.now);
         let know = self.checks.clock.knowledge(device, powered);
-        self.model.hand_out(Credential {
+        let credential = self.model.hand_out(Credential {
             device,
             uid: PROGRAMS[0].uid,
             text: carried.text.clone(),
@@ -470,7 +473,23 @@ impl World<'_> {
             finish_asked: None,
             finished: None,
             revoked: Some(self.now),
-        })
+        });
+        let end = self.scenario.start + self.scenario.duration - LAST_QUIET;
+        let now = self.now;
+        let tries = (1..=CARRIED_TRIES).map(|number| now + number * CARRIED_EVERY);
+        for at in tries.filter(|at| *at < end) {
+            self.schedule(at, Happening::Carried { device, credential });
+        }
+    }
+
+    /// A token that was carried there and revoked is presented, for each class of risk.
+    pub(crate) fn try_carried(&mut self, device: u32, credential: usize) {
+        if self.is_running(device) {
+            for risk in self.scenario.workload.risks.clone() {
+                // An odd pick reads.
+                self.present(device, credential, TokenChoice::Revoked, risk, 1);
+            }
+        }
     }
 
     /// A task that was narrowed from a grant ends within the grant's longest life of a task, and not after the grant.

@@ -58,6 +58,8 @@ pub(crate) enum Happening {
     KeepAlive { conn: ConnId, end: End, mark: u64 },
     /// The operator's newest list is what gateways must hold in the end.
     NoteNewest,
+    /// A token that was carried to a gateway and revoked is tried again.
+    Carried { device: u32, credential: usize },
     /// A credential is tried past its end.
     Probe { device: u32, probe: Probe },
     /// The kernel starts.
@@ -268,6 +270,7 @@ impl<'a> World<'a> {
         match what {
             Happening::Act(number) => self.act(number),
             Happening::Arrive { conn, to, packet } => self.arrive(conn, to, packet),
+            Happening::Carried { device, credential } => self.try_carried(device, credential),
             Happening::Committed { device, start } => self.committed(device, start),
             Happening::Deadline { device, start } => self.deadline(device, start),
             Happening::Deliver(delivery) => self.deliver_now(delivery),

@@ -481,6 +481,7 @@ impl World<'_> {
         }
         let Ok(ack) = signed.open(&self.fleet, [self.operator.service_key()].iter(), 1) else { return };
         self.operator.nonces.remove(&device);
+        self.checks.authority.named(device, ack.bundle_version);
         let trip = self.now - asked.sent;
         if trip > NONCE_LIFE.0 {
             return;

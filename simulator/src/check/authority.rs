@@ -143,6 +143,8 @@ struct Known {
     own: Option<Own>,
     /// and the one that the fleet gave it last: until it knows of that, nobody can say what it takes to be fresh.
     given: Option<FeedId>,
+    /// The newest trust bundle that an acknowledgement named: without it nothing is fresh.
+    named: u64,
     /// What expired at or before this was dropped from the set: it may not come back.
     dropped_before: Timestamp,
     /// Per grant's block what was used of it, and what was asked without an answer.
@@ -247,6 +249,12 @@ impl AuthorityCheck {
     /// The fleet gave a gateway this feed.
     pub(crate) fn given(&mut self, device: u32, feed: FeedId) {
         self.known[device as usize].given = Some(feed);
+    }
+
+    /// An acknowledgement told a gateway of a trust bundle.
+    pub(crate) fn named(&mut self, device: u32, bundle: u64) {
+        let known = &mut self.known[device as usize];
+        known.named = known.named.max(bundle);
     }
 
     /// A gateway let a feed go. What that revoked it must still refuse.
@@ -522,7 +530,10 @@ impl AuthorityCheck {
         });
         let provable = presented.class != TimeClass::Strict || moment.know.synced == Synced::Yes;
         let misled = moment.know.misled > date(moment.at);
-        let told = known.given.is_none() || known.given.as_ref() == known.own.as_ref().map(|own| &own.id);
+        let told = known.own.as_ref().is_some_and(|own| {
+            let given = known.given.as_ref().is_none_or(|given| *given == own.id);
+            given && own.bundle >= known.named
+        });
         fresh && told && !boxed && provable && !misled && !known.must_lock && !known.excused
     }
 

@@ -25,13 +25,15 @@ pub(crate) struct Own {
     pub(crate) era: u32,
     /// nor one that names an older trust bundle than this.
     pub(crate) since: u64,
+    /// The trust bundle that says so.
+    pub(crate) bundle: u64,
 }
 
 impl Own {
     /// That of a gateway.
     pub(crate) fn of(trust: &TrustBundle, name: &DeviceId) -> Self {
         let feed = trust.feed_of(name);
-        Self { id: feed.id.clone(), era: feed.era, since: feed.since }
+        Self { id: feed.id.clone(), era: feed.era, since: feed.since, bundle: trust.version }
     }
 
     /// Whether a head of this feed, of that era and naming that trust bundle, holds all that had been revoked for the gateway when it came to it.
@@ -252,7 +254,7 @@ mod tests {
     }
 
     fn own(feed: &str) -> Own {
-        Own { id: feed.parse().unwrap(), era: 1, since: 0 }
+        Own { id: feed.parse().unwrap(), era: 1, since: 0, bundle: 1 }
     }
 
     fn owed(feed: &str, seq: u64) -> Owed {

@@ -26,10 +26,10 @@ pub enum Mutant {
     DroppedKeyAccepted = 8,
     /// An emergency statement of a lower counter is taken.
     EmergencyCounterLowered = 9,
-    /// An emergency statement lifts the rules that it leaves out.
-    EmergencyLiftsLeftOut = 10,
     /// An emergency statement is taken whose rules live for longer than they may.
-    EmergencyLifeUnchecked = 11,
+    EmergencyLifeUnchecked = 10,
+    /// An emergency statement lifts the rules that it leaves out.
+    EmergencyLiftsLeftOut = 11,
     /// An emergency statement is acted on, and not written down.
     EmergencyNotWritten = 12,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
@@ -40,61 +40,69 @@ pub enum Mutant {
     EquivocationUnnoticed = 15,
     /// An older head is taken as if it were new.
     FeedPositionLowered = 16,
+    /// A revocation that belongs to every feed is filed into the first alone.
+    FirstFeedAlone = 17,
     /// A start forgets the floor.
-    FloorNotPersisted = 17,
+    FloorNotPersisted = 18,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 18,
+    GapCountedComplete = 19,
     /// Additions wait until those before them are here.
-    GapIgnored = 19,
+    GapIgnored = 20,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 20,
+    HintBelieved = 21,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 21,
+    LateAllowGiven = 22,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 22,
+    LeaseNotCharged = 23,
+    /// A device that a trust bundle moves forgets what its old feed revoked.
+    MovedForgets = 24,
+    /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
+    MovedNotFiled = 25,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 23,
+    PendingDropped = 26,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 24,
+    PlaceNotChecked = 27,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 25,
+    PositionReused = 28,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 26,
+    ReleaseOnPuback = 29,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 27,
+    RenewalDropsFirst = 30,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 28,
+    ReplyBeforeCommit = 31,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 29,
+    ResetRevives = 32,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 30,
+    ResetUnbound = 33,
     /// A start forgets the revocation list.
-    RevocationForgotten = 31,
+    RevocationForgotten = 34,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 32,
+    RootNotCompared = 35,
+    /// A head of a feed that a device came to counts as fresh, though it was signed before that.
+    SinceIgnored = 36,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 33,
+    SnapshotOfDroppedKey = 37,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 34,
+    SnapshotRollsBack = 38,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 35,
+    StalenessByWaitingHead = 39,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 36,
+    SuccessorByNewAlone = 40,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 37,
+    SuccessorByOldAlone = 41,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 38,
+    SyncErrorIgnored = 42,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 39,
+    TimeJudgedAtFloor = 43,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 40,
+    TwoTimeFacts = 44,
     /// The system clock is believed.
-    WallClockUsed = 41,
+    WallClockUsed = 45,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 45] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::BudgetNotCharged,
@@ -104,19 +112,22 @@ impl Mutant {
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
         Self::EmergencyCounterLowered,
-        Self::EmergencyLiftsLeftOut,
         Self::EmergencyLifeUnchecked,
+        Self::EmergencyLiftsLeftOut,
         Self::EmergencyNotWritten,
         Self::EmergencyOutlives,
         Self::EmergencyWipes,
         Self::EquivocationUnnoticed,
         Self::FeedPositionLowered,
+        Self::FirstFeedAlone,
         Self::FloorNotPersisted,
         Self::GapCountedComplete,
         Self::GapIgnored,
         Self::HintBelieved,
         Self::LateAllowGiven,
         Self::LeaseNotCharged,
+        Self::MovedForgets,
+        Self::MovedNotFiled,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PositionReused,
@@ -127,6 +138,7 @@ impl Mutant {
         Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::RootNotCompared,
+        Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,
         Self::StalenessByWaitingHead,

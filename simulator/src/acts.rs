@@ -6,14 +6,16 @@
 
 use hardtack::agent::effects::Entry;
 use hardtack::fleet::book::Life;
+use hardtack::ids::GroupId;
 use hardtack::time::Millis;
 
+use crate::check::feed::Owed;
 use crate::check::live;
 use crate::check::suspend::{Clause, Lock, Suspension};
 use crate::clocks::date;
 use crate::device::{Cut, Restored};
 use crate::event::Event;
-use crate::fault::{Boundary, Damage, Hostility, Kind, RevokeWhat, WallAfter};
+use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, RevokeWhat, WallAfter};
 use crate::model::Standing;
 use crate::operator::Revoke;
 use crate::plan::{Act, Turn};
@@ -109,6 +111,7 @@ impl World<'_> {
             Act::Emergency { device, what, life, pick } => self.declare_emergency(device, what, Millis(life), pick),
             Act::EmergencyThief { device, theft } => self.steal_emergency(device, theft),
             Act::Finish { device, pick } => self.finish_task(device, pick),
+            Act::GroupMove { device, to, pick } => self.move_device(device, &to, pick),
             Act::KeyRotate { what } => {
                 self.struck(what.name(), true);
                 self.operator.rotate(what, date(self.now));
@@ -140,7 +143,8 @@ impl World<'_> {
             Act::RevokeStorm { count, life, pick } => {
                 *self.effects.entry("revoke.storm").or_default() += u64::from(count);
                 let publish = self.operator.storm(count, Millis(life), pick, date(self.now));
-                self.tell(&Event::Revoked { seq: self.operator.newest_seq() });
+                let newest = self.operator.newest(&self.devices[0].name);
+                self.tell(&Event::Revoked { seq: newest.order.1 });
                 self.service_publishes(publish);
             }
             Act::ServiceAhead { device, by, turn } => self.service_ahead(device, by, turn),
@@ -155,9 +159,9 @@ impl World<'_> {
                 self.struck("service.stop", self.operator.is_running());
                 self.operator.stop();
                 self.broker.disconnect_service();
-                let newest = self.operator.newest_seq();
-                let behind = |device: &u32| self.checks.feed.lacks(*device, newest).is_some();
-                self.behind = (0..self.scenario.fleet.devices).filter(behind).collect();
+                let newest = self.devices.iter().map(|device| self.operator.newest(&device.name));
+                let behind = |(device, newest): &(u32, Owed)| self.checks.feed.lacks(*device, newest).is_some();
+                self.behind = (0..).zip(newest).filter(behind).collect();
             }
             Act::Status { device } => self.ask_for_status(device),
             Act::Suspend { device, turn: Turn::Begins } => {
@@ -179,12 +183,11 @@ impl World<'_> {
 
     /// The service was away: who was behind then, and had nothing but the broker since, has caught up.
     fn judge_catching_up(&mut self) {
-        let newest = self.operator.newest_seq();
-        for number in std::mem::take(&mut self.behind) {
+        for (number, newest) in std::mem::take(&mut self.behind) {
             let device = &self.devices[number as usize];
             let calm = self.link_up.get(&number).is_some_and(|since| self.now >= since + CALM);
             if calm && device.is_awake() {
-                let lacks = self.checks.feed.lacks(number, newest);
+                let lacks = self.checks.feed.lacks(number, &newest);
                 live::caught_up(&mut self.checks.tally, self.now, &device.name, lacks);
             }
         }
@@ -303,8 +306,12 @@ impl World<'_> {
 
     /// The operator revokes one of the newest credentials of a gateway, or what it comes from.
     fn revoke(&mut self, device: u32, what: RevokeWhat, pick: u64) {
-        if what == RevokeWhat::Device {
-            return self.revoke_device(device);
+        match what {
+            RevokeWhat::All => return self.revoke_all(),
+            RevokeWhat::Carried | RevokeWhat::Group => return self.revoke_carried(device, what, pick),
+            RevokeWhat::Device => return self.revoke_device(device),
+            RevokeWhat::Owner => return self.revoke_owner(device),
+            RevokeWhat::Block | RevokeWhat::Grant | RevokeWhat::Task | RevokeWhat::Token => {}
         }
         let (now, moment) = (self.now, self.moment(device));
         let live = |standing: Standing| matches!(standing, Standing::Good | Standing::Unclear);
@@ -320,7 +327,7 @@ impl World<'_> {
         let chosen = &mut recent[index as usize];
         let revoke = match what {
             RevokeWhat::Block => chosen.chain.last().copied().map(Revoke::Block),
-            RevokeWhat::Device => None,
+            RevokeWhat::All | RevokeWhat::Carried | RevokeWhat::Device | RevokeWhat::Group | RevokeWhat::Owner => None,
             RevokeWhat::Grant => Some(Revoke::Grant(chosen.grant)),
             RevokeWhat::Task => Some(Revoke::Task(chosen.task.clone())),
             RevokeWhat::Token => {
@@ -334,6 +341,9 @@ impl World<'_> {
         *self.effects.entry("revoke").or_default() += 1;
         let (task, grant) = (chosen.task.clone(), chosen.grant);
         let covered = |of: &crate::model::Credential| match &revoke {
+            Revoke::All => true,
+            Revoke::Group(group) => of.group.as_ref() == Some(group),
+            Revoke::Owner(owner) => of.owner == *owner,
             Revoke::Block(block) | Revoke::Token(block, _) => of.chain.contains(block),
             Revoke::Device(_) => of.device == device,
             Revoke::Grant(_) => of.grant == grant,
@@ -357,11 +367,68 @@ impl World<'_> {
         self.sign_revocation(number, Revoke::Device(name));
     }
 
+    /// The operator revokes everything: the whole fleet is locked in the end.
+    fn revoke_all(&mut self) {
+        let now = self.now;
+        self.devices.iter_mut().for_each(|device| device.ordered_locked = true);
+        *self.effects.entry("revoke").or_default() += 1;
+        self.model.iter_mut().for_each(|of| of.revoked = of.revoked.or(Some(now)));
+        self.sign_revocation(0, Revoke::All);
+    }
+
+    /// The operator revokes the owner of all grants, and makes others.
+    fn revoke_owner(&mut self, number: u32) {
+        let (now, owner) = (self.now, self.operator.owner());
+        *self.effects.entry("revoke").or_default() += 1;
+        let own = self.model.iter_mut().filter(|of| of.owner == owner);
+        own.for_each(|of| of.revoked = of.revoked.or(Some(now)));
+        self.sign_revocation(number, Revoke::Owner(owner));
+    }
+
+    /// Somebody carries a token to a gateway, and the operator revokes it: by its task, by itself, or all that are for the
+    /// gateway's group.
+    fn revoke_carried(&mut self, number: u32, what: RevokeWhat, pick: u64) {
+        let name = self.devices[number as usize].name.clone();
+        let group = self.operator.groups_of(&name).next().cloned().filter(|_| what == RevokeWhat::Group);
+        if what == RevokeWhat::Group && group.is_none() {
+            return;
+        }
+        *self.effects.entry("revoke").or_default() += 1;
+        let carried = self.operator.carry(&name, group, pick % 4 < 2, date(self.now));
+        self.hand_over(number, &carried);
+        let revoke = match (carried.group, carried.chain.first()) {
+            (Some(group), _) => Revoke::Group(group),
+            (None, Some(block)) if pick % 2 == 0 => Revoke::Token(*block, carried.life),
+            (None, _) => Revoke::Task(carried.task),
+        };
+        self.sign_revocation(number, revoke);
+    }
+
+    /// The operator moves a gateway into a group and out of all others.
+    fn move_device(&mut self, number: u32, to: &MoveTo, pick: u64) {
+        let groups: Vec<&GroupId> = self.scenario.groups.keys().collect();
+        let to = match to {
+            MoveTo::Any => groups.get((pick % (groups.len() as u64 + 1)) as usize).copied(),
+            MoveTo::Group(group) => Some(group),
+            MoveTo::None => None,
+        };
+        let name = self.devices[number as usize].name.clone();
+        let before = self.operator.feed_of(&name);
+        self.operator.move_device(&name, to, date(self.now));
+        let feed = self.operator.feed_of(&name);
+        self.struck("group.move", feed != before);
+        self.checks.authority.given(number, feed);
+        if self.operator.is_running() {
+            let publish = self.operator.ticks(date(self.now));
+            self.service_publishes(publish);
+        }
+    }
+
     fn sign_revocation(&mut self, device: u32, revoke: Revoke) {
         let now = self.now;
         let name = self.devices[device as usize].name.clone();
         let publish = self.operator.revoke(revoke, &name, date(now));
-        self.tell(&Event::Revoked { seq: self.operator.newest_seq() });
+        self.tell(&Event::Revoked { seq: self.operator.newest(&name).order.1 });
         self.service_publishes(publish);
     }
 }

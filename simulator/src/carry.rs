@@ -204,8 +204,11 @@ impl World<'_> {
             return;
         }
         let told = self.checks.monotone.bundle(device) == self.operator.bundle_version();
-        let stands = self.checks.feed.stands_at(device, self.operator.newest_order());
-        let Some((topic, payload)) = self.operator.deceitful_head(trick).filter(|_| told && stands) else { return };
+        let name = &self.devices[device as usize].name;
+        let stands = self.checks.feed.stands_at(device, &self.operator.newest(name));
+        let Some((topic, payload)) = self.operator.deceitful_head(trick, name).filter(|_| told && stands) else {
+            return;
+        };
         let topic = topic.text(&self.fleet);
         self.planted_on_feed.insert((device, topic.clone(), payload.clone()), trick);
         self.deliver_now(Delivery { to: To::Conn(conn), topic, payload, after: 0 });
@@ -218,14 +221,17 @@ impl World<'_> {
         let (Some(device), Some(Topic::FeedHead(_))) = (device, Topic::parse(&delivery.topic, &self.fleet)) else {
             return delivery;
         };
-        let next = self.operator.newest_order().1 == self.checks.feed.seq(device) + 1;
+        let name = &self.devices[device as usize].name;
+        let newest = self.operator.newest(name);
+        let next = newest.order.1 == self.checks.feed.seq(device, &newest.feed) + 1;
         let told = self.checks.monotone.bundle(device) == self.operator.bundle_version();
-        let substitute = self.operator.deceitful_head(FeedTrick::Substitute).filter(|_| next && told);
+        let substitute = self.operator.deceitful_head(FeedTrick::Substitute, name).filter(|_| next && told);
         if let Some((_, payload)) = substitute {
             self.substitutes.remove(&device);
             self.took_effect(FeedTrick::Substitute.name());
             if Suspension::of(FeedTrick::Substitute.name()).is_some_and(|of| of.covers(Clause::Position)) {
-                self.checks.feed.forged(self.operator.open_announcement(&payload).map(|believed| believed.position));
+                let believed = self.operator.open_announcement(&newest.feed, &payload);
+                self.checks.feed.forged(believed.map(|believed| believed.position));
             }
             delivery.payload = payload;
         }
@@ -237,7 +243,8 @@ impl World<'_> {
         let Some(trick) = self.planted_on_feed.remove(&(device, topic.to_owned(), payload.to_vec())) else { return };
         let process = self.devices[device as usize].process.as_ref();
         let idle = process.is_some_and(|process| process.in_flight.is_none() && process.inbox.is_empty());
-        if idle && self.checks.feed.stands_at(device, self.operator.newest_order()) {
+        let newest = self.operator.newest(&self.devices[device as usize].name);
+        if idle && self.checks.feed.stands_at(device, &newest) {
             self.took_effect(trick.name());
             self.checks.evidence.expect(device, payload);
         }
@@ -421,19 +428,22 @@ impl World<'_> {
         }
     }
 
-    /// A gateway hears a head of the fleet, at its place: what that adds counts from when it is durable.
+    /// A gateway hears a head of its feed, at its place: what that adds counts from when it is durable.
     fn watch_feed(&mut self, device: u32, topic: &str, payload: &[u8]) {
-        let asked = match Topic::parse(topic, &self.fleet) {
-            Some(Topic::FeedHead(_)) => None,
-            Some(Topic::FeedDelta(_, place)) => Some((0, place)),
-            Some(Topic::FeedSkip(_, level, place)) => Some((level, place)),
+        let (feed, asked) = match Topic::parse(topic, &self.fleet) {
+            Some(Topic::FeedHead(feed)) => (feed, None),
+            Some(Topic::FeedDelta(feed, place)) => (feed, Some((0, place))),
+            Some(Topic::FeedSkip(feed, level, place)) => (feed, Some((level, place))),
             Some(_) | None => return,
         };
         // Who has not the newest trust bundle on its disk may hold another key for the feed's.
         if self.checks.monotone.bundle(device) != self.operator.bundle_version() {
             return;
         }
-        let Some(believed) = self.operator.open_announcement(payload) else { return };
+        if self.checks.feed.own(device).is_none_or(|own| own.id != feed) {
+            return;
+        }
+        let Some(believed) = self.operator.open_announcement(&feed, payload) else { return };
         let step = believed.step;
         let at_its_place = asked.map_or(step.level == 0, |asked| asked == (step.level, step.place()));
         self.note_signed();
@@ -472,6 +482,7 @@ impl World<'_> {
         }
         let Ok(ack) = signed.open(&self.fleet, [self.operator.service_key()].iter(), 1) else { return };
         self.operator.nonces.remove(&device);
+        self.checks.authority.named(device, ack.bundle_version);
         let trip = self.now - asked.sent;
         if trip > NONCE_LIFE.0 {
             return;

@@ -20,6 +20,7 @@ use crate::clocks::{Battery, Clocks};
 use crate::disk::{Disk, Medium, Step};
 use crate::fault::{Part, WallAfter};
 use crate::network::ConnId;
+use crate::operator::device_name;
 use crate::random::{below, stream};
 use crate::recovery;
 use crate::scenario::Scenario;
@@ -153,7 +154,7 @@ impl Device {
         // A busy host must not change what is decided: structure and iterations bound the work.
         profile.verify.run_ms_max = 60_000;
         Self {
-            name: entity.parse().expect("the name is valid"),
+            name: device_name(number),
             clocks: Clocks::new(drift, rtc, stream(seed, &entity, "boots")),
             disk: Disk::default(),
             process: None,

@@ -65,6 +65,7 @@ impl Window {
             | Act::Emergency { .. }
             | Act::EmergencyThief { .. }
             | Act::Finish { .. }
+            | Act::GroupMove { .. }
             | Act::KeyRotate { .. }
             | Act::LinkDown { .. }
             | Act::LinkHalfOpen { .. }

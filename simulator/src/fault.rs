@@ -5,6 +5,7 @@
 //! Never: makes anything happen.
 //! Read next: `plan.rs`, which resolves them into single acts.
 
+use hardtack::ids::GroupId;
 use serde::Deserialize;
 
 use crate::scenario::Span;
@@ -129,6 +130,8 @@ pub enum Kind {
     },
     /// Somebody who stole another operator's emergency key gives the broker a statement.
     EmergencyThief(EmergencyTheft),
+    /// The operator moves a gateway into a group and out of all others.
+    GroupMove(MoveTo),
     /// The root keys put a new key in the place of one.
     KeyRotate(RotateWhat),
     /// Connections that are open swallow everything from now on, and nobody is told.
@@ -219,6 +222,7 @@ impl Kind {
             Self::DiskSync { part, .. } => part.name(),
             Self::Emergency { what, .. } => what.name(),
             Self::EmergencyThief(theft) => theft.name(),
+            Self::GroupMove(_) => "group.move",
             Self::KeyRotate(what) => what.name(),
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
@@ -267,6 +271,7 @@ impl Kind {
             | Self::ClockStep(_)
             | Self::Emergency { .. }
             | Self::EmergencyThief(_)
+            | Self::GroupMove(_)
             | Self::KeyRotate(_)
             | Self::LinkHalfOpen
             | Self::Revoke(_)
@@ -331,6 +336,18 @@ impl Damage {
     pub const fn puts_back(self) -> bool {
         matches!(self, Self::ImageRolledBack | Self::SlotsCopiedBack)
     }
+}
+
+/// Which group a gateway is moved to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveTo {
+    /// One of the scenario's or none, by chance.
+    Any,
+    /// This one.
+    Group(GroupId),
+    /// None.
+    None,
 }
 
 /// What a broker does to the acknowledgement of a `hello`.
@@ -729,16 +746,34 @@ pub enum WallAfter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevokeWhat {
+    /// Everything, in the whole fleet: every gateway locks, and wipes what it could work with.
+    All,
     /// The block that this agent made, and so one credential.
     Block,
+    /// A token that the issuer minted for the gateway, that somebody carried there, and that is in no wallet.
+    Carried,
     /// The gateway itself: it locks, and wipes what it could work with.
     Device,
     /// The gateway's fallback grant. A new one is made for it.
     Grant,
+    /// Every token for the gateway's group. One is carried there.
+    Group,
+    /// The owner of all grants. Each gateway gets another, of another owner.
+    Owner,
     /// A task.
     Task,
     /// A credential that is at hand: its last block, filed by when its issuer's block expires.
     Token,
+}
+
+impl RevokeWhat {
+    /// Whether it is about the whole fleet, whichever gateways are named.
+    pub(crate) const fn is_of_all(self) -> bool {
+        match self {
+            Self::All | Self::Owner => true,
+            Self::Block | Self::Carried | Self::Device | Self::Grant | Self::Group | Self::Task | Self::Token => false,
+        }
+    }
 }
 
 /// A fault as the file has it: every key that any fault uses.
@@ -761,6 +796,7 @@ pub(crate) struct FaultText {
     by: Option<String>,
     age: Option<Span>,
     late: Option<Span>,
+    to: Option<String>,
     what: Option<String>,
     drop: Option<u32>,
     duplicate: Option<u32>,
@@ -862,6 +898,7 @@ impl FaultText {
                     .0,
             },
             "emergency.thief" => Kind::EmergencyThief(self.one_of(&EmergencyTheft::ALL)?),
+            "group.move" => Kind::GroupMove(self.move_to()?),
             "image.rollback" => self.disk(Damage::ImageRolledBack)?,
             "key.rotate" => Kind::KeyRotate(self.one_of(&RotateWhat::ALL)?),
             "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },
@@ -962,14 +999,27 @@ impl FaultText {
         }
     }
 
+    fn move_to(&mut self) -> Result<MoveTo, String> {
+        match self.to.take().as_deref() {
+            Some("any") => Ok(MoveTo::Any),
+            Some("none") => Ok(MoveTo::None),
+            Some(group) => group.parse().map(MoveTo::Group).map_err(|_| format!("no group is called {group:?}")),
+            None => Err("needs `to`: the name of a group, \"none\" or \"any\"".into()),
+        }
+    }
+
     fn revoke_what(&mut self) -> Result<RevokeWhat, String> {
         match self.what.take().as_deref() {
+            Some("all") => Ok(RevokeWhat::All),
             Some("block") => Ok(RevokeWhat::Block),
+            Some("carried") => Ok(RevokeWhat::Carried),
             Some("device") => Ok(RevokeWhat::Device),
             Some("grant") => Ok(RevokeWhat::Grant),
+            Some("group") => Ok(RevokeWhat::Group),
+            Some("owner") => Ok(RevokeWhat::Owner),
             Some("task") => Ok(RevokeWhat::Task),
             Some("token") => Ok(RevokeWhat::Token),
-            Some(_) | None => Err("needs `what`: \"block\", \"device\", \"grant\", \"task\" or \"token\"".into()),
+            Some(_) | None => Err("needs `what`, one of: all block carried device grant group owner task token".into()),
         }
     }
 
@@ -984,6 +1034,7 @@ impl FaultText {
             ("by", self.by.is_some()),
             ("age", self.age.is_some()),
             ("late", self.late.is_some()),
+            ("to", self.to.is_some()),
             ("what", self.what.is_some()),
             ("drop", self.drop.is_some()),
             ("duplicate", self.duplicate.is_some()),

@@ -14,8 +14,11 @@ use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing}
 use hardtack::ids::{FeedId, GrantId, KeyId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
+use hardtack::wire::bundle::TrustBundle;
+use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Topic;
 
+use crate::check::feed::Own;
 use crate::check::Id;
 use crate::clocks::date;
 use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN_MIN};
@@ -38,6 +41,10 @@ struct Durable {
     feeds: BTreeSet<FeedId>,
     /// Emergency keys of which the file was written.
     emergencies: BTreeSet<KeyId>,
+    /// Feeds of which nothing is left.
+    feeds_removed: Vec<FeedId>,
+    /// Whether a trust bundle was written.
+    bundle: bool,
     grants_removed: Vec<GrantId>,
     records: Vec<StoredRecord>,
     anchor: Option<Box<Anchor>>,
@@ -132,6 +139,8 @@ impl World<'_> {
         let durable = Durable {
             feeds: medium.files.keys().filter_map(feed_of).collect(),
             emergencies: medium.files.keys().filter_map(emergency_of).collect(),
+            feeds_removed: Vec::new(),
+            bundle: medium.files.contains_key(&StateFile::Bundle),
             grants_removed: Vec::new(),
             records: records.collect(),
             anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
@@ -329,16 +338,22 @@ impl World<'_> {
 
     fn note_durable(&mut self, number: u32, durable: Durable) {
         let now = self.now;
-        let device = &self.devices[number as usize];
-        let powered = device.powered(now);
+        let powered = self.devices[number as usize].powered(now);
         self.note_signed();
+        if durable.bundle {
+            self.note_followed(number);
+        }
+        for id in &durable.feeds_removed {
+            self.checks.feed.let_go(number, id);
+            self.checks.authority.let_go(number, id);
+        }
         let device = &self.devices[number as usize];
         for id in &durable.feeds {
             // What a fault has damaged the gateway cannot read either.
             let Some(held) = held(device.disk.durable(), id) else { continue };
             let Checks { tally, authority, feed, .. } = &mut self.checks;
-            authority.feed_durable(number, &held, powered);
-            feed.durable(tally, now, (number, &device.name), &held);
+            authority.feed_durable(number, (id, &held), powered);
+            feed.durable(tally, now, (number, &device.name), (id, &held));
         }
         durable.emergencies.iter().for_each(|key| self.emergency_durable(number, *key));
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
@@ -368,6 +383,17 @@ impl World<'_> {
             let broken = bare.then(|| format!("{} dropped its only grant with no successor in hand", device.name));
             checks.tally.tried(Id::FailClosed, now, broken);
         }
+    }
+
+    /// The trust bundle on a gateway's disk gives it a feed.
+    fn note_followed(&mut self, number: u32) {
+        let device = &self.devices[number as usize];
+        let bytes = device.disk.durable().files.get(&StateFile::Bundle);
+        let Some(Ok(trust)) = bytes.map(|bytes| Signed::<TrustBundle>::from_bytes(bytes)?.claim()) else { return };
+        let own = Own::of(&trust, &device.name);
+        self.checks.monotone.followed(number, own.id.clone());
+        self.checks.authority.followed(number, own.clone());
+        self.checks.feed.followed(number, own);
     }
 
     /// Callers hear what may be said by now.
@@ -639,6 +665,8 @@ impl Durable {
         let mut durable = Self {
             feeds: BTreeSet::new(),
             emergencies: BTreeSet::new(),
+            feeds_removed: Vec::new(),
+            bundle: false,
             grants_removed: Vec::new(),
             records: Vec::new(),
             anchor: None,
@@ -648,7 +676,9 @@ impl Durable {
                 Step::Replace(file, _) => {
                     durable.feeds.extend(feed_of(file));
                     durable.emergencies.extend(emergency_of(file));
+                    durable.bundle |= *file == StateFile::Bundle;
                 }
+                Step::Remove(StateFile::Feed(feed)) => durable.feeds_removed.push(feed.clone()),
                 Step::Remove(StateFile::Grant(grant)) => durable.grants_removed.push(*grant),
                 Step::Append(Entry::Record(record)) => durable.records.push(record.clone()),
                 Step::WriteAnchor(anchor) => durable.anchor = Some(anchor.clone()),

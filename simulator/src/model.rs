@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::request::Origin;
-use hardtack::ids::{BlockId, DeviceId, GrantId, TaskId};
+use hardtack::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::revocation::Target;
 
@@ -33,6 +33,9 @@ pub(crate) struct Credential {
     pub(crate) text: String,
     pub(crate) task: TaskId,
     pub(crate) grant: GrantId,
+    pub(crate) owner: String,
+    /// The group that it is for, if it is not for its gateway alone.
+    pub(crate) group: Option<GroupId>,
     pub(crate) chain: Vec<BlockId>,
     pub(crate) origin: Origin,
     /// When the issuer's block says that it was issued and expires.
@@ -132,8 +135,10 @@ impl Credential {
             Target::Task(self.task.clone()),
             Target::Grant(self.grant),
             Target::Device(device.clone()),
+            Target::Owner(self.owner.clone()),
             Target::All,
         ];
+        targets.extend(self.group.clone().map(Target::Group));
         targets.extend(self.chain.iter().map(|block| Target::Block(*block)));
         targets
     }
@@ -204,7 +209,7 @@ impl Model {
                 TokenChoice::Expired => standing() == Standing::Expired,
                 TokenChoice::Finished => standing() == Standing::Finished,
                 TokenChoice::Revoked => credential.revoked.is_some(),
-                TokenChoice::Stolen => credential.finish_asked.is_none(),
+                TokenChoice::Stolen => credential.finish_asked.is_none() && credential.group.is_none(),
                 TokenChoice::Attenuated | TokenChoice::Forged | TokenChoice::Widened => false,
             }
         };
@@ -233,6 +238,8 @@ mod tests {
             text: String::new(),
             task: "t-1".parse().unwrap(),
             grant: GrantId([0; 16]),
+            owner: "ops@sim".into(),
+            group: None,
             chain: Vec::new(),
             origin: Origin::Fallback,
             issued: date(0),

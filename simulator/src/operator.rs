@@ -5,10 +5,12 @@
 //! Never: loses what was written. The ledger is another matter than the gateways' disks.
 //! Read next: `hardtack::fleet`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use biscuit_auth::builder::BlockBuilder;
+use biscuit_auth::builder::{Algorithm, BlockBuilder};
+use biscuit_auth::datalog::SymbolTable;
+use biscuit_auth::{BiscuitBuilder, KeyPair};
 use ed25519_dalek::SigningKey;
 use hardtack::agent::effects::Publish;
 use hardtack::agent::enrol::{accept, Accepted};
@@ -16,19 +18,22 @@ use hardtack::fleet::book::{Life, Rule};
 use hardtack::fleet::emergency::{self, Order};
 use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
+use hardtack::fleet::groups::{self, Change};
 use hardtack::fleet::hello::{self, Terms};
 use hardtack::fleet::keys::Issuer;
 use hardtack::fleet::policy;
+use hardtack::fleet::proposal::{propose, submit_bundle, Hands};
 use hardtack::fleet::publish::{self, Cadence};
 use hardtack::fleet::revoke::{revoke, Revocation};
+use hardtack::fleet::rotate::Cause;
 use hardtack::fleet::service::ServiceKeys;
 use hardtack::fleet::time::{reset, Reading};
 use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
-use hardtack::ids::{BlockId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce, TaskId};
+use hardtack::ids::{BlockId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, TaskId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::Upload;
-use hardtack::wire::bundle::{BrokerPins, TrustBundle};
+use hardtack::wire::bundle::{BrokerPins, Feed, TrustBundle};
 use hardtack::wire::enrol::{DeviceKeys, EnrolRequest};
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{Right, Topic};
@@ -39,20 +44,21 @@ use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::Target;
 use hardtack::wire::time::{TimeFile, TimeReset};
-use hardtack::wire::token::{mint_task, to_text, ClassRight, Held, TaskSpec};
+use hardtack::wire::token::{key_pair, mint_task, to_text, ClassRight, Held, TaskSpec};
 use hardtack::wire::MESSAGE_BYTES_MAX;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
 use crate::check::audit::Collected;
 use crate::check::authority::{Narrowing, ONE_RESOURCE};
+use crate::check::feed::Owed;
 use crate::clocks::date;
 use crate::emergency::Holders;
 use crate::fault::{AckTrick, EmergencyTheft, FeedTrick, RotateWhat};
 use crate::random::{below, bytes, stream};
 use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
-use crate::workload::program_rights;
+use crate::workload::{carried_rights, program_rights};
 
 /// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
 pub(crate) const HONEST: &str = "what an honest operator does with checked names is accepted";
@@ -67,6 +73,8 @@ pub(crate) struct Operator {
     running: bool,
     book: Book,
     grants: GrantPlan,
+    /// How many owners were revoked. Each has a successor.
+    owners: u32,
     rng: ChaCha8Rng,
     /// Makes what thieves and forgers make, from a stream of its own.
     thief: ChaCha8Rng,
@@ -102,6 +110,16 @@ const LOOKED_AT: usize = 2000;
 /// Whether the token of a block that is revoked can still live.
 fn is_due(rule: &Rule, at: Timestamp) -> bool {
     rule.life.is_none_or(|life| life.expires > at)
+}
+
+/// The name of a gateway.
+pub(crate) fn device_name(number: u32) -> DeviceId {
+    format!("gw-{number}").parse().expect("a letter, digits and hyphens")
+}
+
+/// The feed that a group has, if it has one of its own: of its name.
+fn feed_of_group(group: &GroupId) -> FeedId {
+    group.as_str().parse().expect("a group's name was held against a feed's when the scenario was read")
 }
 
 fn service_keys(keys: &FleetKeys) -> ServiceKeys {
@@ -149,14 +167,36 @@ const STOLEN_LIFE: Millis = Millis::from_secs(600);
 /// What [`Theft::Until`] narrows to.
 const UNTIL: Millis = Millis::from_secs(120);
 
+/// A token that the issuer minted and that somebody carries to a gateway.
+#[derive(Debug, Clone)]
+pub(crate) struct Carried {
+    pub(crate) text: String,
+    pub(crate) task: TaskId,
+    pub(crate) grant: GrantId,
+    pub(crate) owner: String,
+    pub(crate) group: Option<GroupId>,
+    pub(crate) chain: Vec<BlockId>,
+    pub(crate) life: Life,
+}
+
+/// How long a token lives that is carried.
+const CARRIED_LIFE: Millis = Millis::from_secs(6 * 3600);
+
 /// What is revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Revoke {
+    /// Everything.
+    All,
+    /// A block of which nobody says whose token it is in.
     Block(BlockId),
     /// A gateway.
     Device(DeviceId),
     /// A fallback grant. Its gateway gets another.
     Grant(GrantId),
+    /// Every token for a group.
+    Group(GroupId),
+    /// An owner of grants. Every gateway gets another grant, of another owner.
+    Owner(String),
     Task(TaskId),
     /// A block of a token that is at hand, and when the issuer's block was issued and expires.
     Token(BlockId, Life),
@@ -198,6 +238,7 @@ impl Operator {
             running: true,
             book,
             grants: scenario.grant.clone(),
+            owners: 0,
             rng: stream(seed, "operator", "choices"),
             thief: stream(seed, "thief", "tokens"),
             emergencies: Holders::new(seed),
@@ -218,6 +259,13 @@ impl Operator {
         operator.commit(fx);
         if scenario.faults.iter().any(|fault| fault.kind.needs_emergency_keys()) {
             operator.name_emergency_keys(start);
+        }
+        for (group, plan) in &scenario.groups {
+            let members = plan.members.iter().map(|number| device_name(*number)).collect();
+            operator.regroup(&Change::Join(group.clone(), members), start);
+            if plan.feed {
+                operator.regroup(&Change::AddFeed(feed_of_group(group), vec![group.clone()]), start);
+            }
         }
         // The first list, so that whoever enrols takes one along.
         operator.ticks(start);
@@ -280,6 +328,52 @@ impl Operator {
         accept(&sealed, keys, name, &fingerprint, nonce, profile, None).expect(HONEST)
     }
 
+    /// Who owns grants that are made now.
+    pub(crate) fn owner(&self) -> String {
+        match self.owners {
+            0 => "ops@sim".into(),
+            number => format!("ops-{number}@sim"),
+        }
+    }
+
+    /// Who owns a grant.
+    pub(crate) fn owner_of(&self, grant: &GrantId) -> String {
+        self.book.grant(grant).map_or_else(|| self.owner(), |grant| grant.spec.owner.clone())
+    }
+
+    /// The root keys sign a trust bundle with other groups. The heads that it makes due are signed at once where the service
+    /// runs, and by that when it is there again where it does not. Whether anything was to be changed.
+    fn regroup(&mut self, change: &Change, at: Timestamp) -> bool {
+        let Some(next) = groups::draft(&self.book, change, at).expect(HONEST) else { return false };
+        let proposed = propose(&self.book, &next, Cause::Planned, &signing_roots(&self.keys)).expect(HONEST);
+        let hands = Hands { feed: self.running.then_some(&self.keys.feed), policy: None };
+        let mut fx = Effects::default();
+        let (operator, cadence) = (self.keys.operator("ada"), self.settings.cadence);
+        submit_bundle(&mut self.book, &proposed, hands, cadence, operator, at, &mut fx).expect(HONEST);
+        self.commit(fx);
+        true
+    }
+
+    /// Puts a gateway into a group and takes it out of all others, or out of all; gives whether that changed anything. What
+    /// there is to publish then, [`Operator::ticks`] says.
+    pub(crate) fn move_device(&mut self, device: &DeviceId, to: Option<&GroupId>, at: Timestamp) -> bool {
+        let joined = to.is_some_and(|group| self.regroup(&Change::Join(group.clone(), vec![device.clone()]), at));
+        let others: Vec<GroupId> = self.groups_of(device).filter(|group| Some(group) != to.as_ref()).cloned().collect();
+        let left = others.into_iter().map(|group| self.regroup(&Change::Leave(group, vec![device.clone()]), at));
+        left.fold(joined, |changed, left| changed | left)
+    }
+
+    /// The groups of a gateway.
+    pub(crate) fn groups_of<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = &'a GroupId> {
+        let groups = self.book.trust().groups.iter();
+        groups.filter(|(_, members)| members.contains(device)).map(|(group, _)| group)
+    }
+
+    /// The feed that the newest trust bundle gives a gateway.
+    pub(crate) fn feed_of(&self, device: &DeviceId) -> FeedId {
+        self.book.trust().feed_of(device).id.clone()
+    }
+
     fn grant(&mut self, name: &DeviceId, at: Timestamp) {
         let plan = &self.grants;
         let (mut may_begin, mut class_rights) = (Vec::new(), Vec::new());
@@ -290,7 +384,7 @@ impl Operator {
         }
         let new = NewGrant {
             device: name.clone(),
-            owner: OWNER.into(),
+            owner: self.owner(),
             life: Millis(plan.life.0),
             may_begin,
             rights: class_rights,
@@ -352,8 +446,10 @@ impl Operator {
     }
 
     /// What no honest publisher gives out, and the topic on which a broker does.
-    pub(crate) fn deceitful_head(&self, trick: FeedTrick) -> Option<(Topic, Vec<u8>)> {
-        let (feed, newest) = (self.book.feed(), self.book.first().head()?);
+    pub(crate) fn deceitful_head(&self, trick: FeedTrick, device: &DeviceId) -> Option<(Topic, Vec<u8>)> {
+        let feed = self.feed_of(device);
+        let known = self.book.of(&feed);
+        let newest = known.head()?;
         let place = Topic::FeedHead(feed.clone());
         let elsewhere: FleetId = "elsewhere".parse().expect(HONEST);
         let (fleet, key, twin) = match trick {
@@ -364,13 +460,13 @@ impl Operator {
             FeedTrick::Foreign => (&elsewhere, &self.keys.feed, false),
             FeedTrick::Misplaced => {
                 let step = Step { level: 0, end: newest.head.seq + 1 };
-                return Some((Topic::FeedDelta(feed, step.place()), self.book.first().newest()?.to_bytes()));
+                return Some((Topic::FeedDelta(feed, step.place()), known.newest()?.to_bytes()));
             }
             FeedTrick::Substitute | FeedTrick::Twin => (self.fleet(), &self.keys.feed, true),
         };
         let mut additions = RevocationSet::default();
         additions.add_rule(Selector::owner("nobody"), newest.head.issued_at + Millis::from_secs(3600));
-        let set = self.book.first().set().merge(&additions).expect(HONEST);
+        let set = known.set().merge(&additions).expect(HONEST);
         let successor = Successor {
             feed: &feed,
             era: newest.head.era,
@@ -393,27 +489,54 @@ impl Operator {
     /// Revokes, and publishes if the service runs.
     pub(crate) fn revoke(&mut self, what: Revoke, device: &DeviceId, at: Timestamp) -> Vec<Publish> {
         let target = match &what {
+            Revoke::All => Target::All,
             Revoke::Block(block) => Target::Block(*block),
             Revoke::Device(device) => Target::Device(device.clone()),
             Revoke::Grant(grant) => Target::Grant(*grant),
+            Revoke::Group(group) => Target::Group(group.clone()),
+            Revoke::Owner(owner) => Target::Owner(owner.clone()),
             Revoke::Task(task) => Target::Task(task.clone()),
             Revoke::Token(block, _) => Target::Block(*block),
         };
-        let life = match what {
-            Revoke::Token(_, life) => Some(life),
-            Revoke::Block(_) | Revoke::Device(_) | Revoke::Grant(_) | Revoke::Task(_) => None,
+        // Of a token that is at hand, and of a task, the ledger knows whose it is.
+        let (life, whose) = match &what {
+            Revoke::Token(_, life) => (Some(*life), Some(device.clone())),
+            Revoke::Task(_) => (None, Some(device.clone())),
+            Revoke::All
+            | Revoke::Block(_)
+            | Revoke::Device(_)
+            | Revoke::Grant(_)
+            | Revoke::Group(_)
+            | Revoke::Owner(_) => (None, None),
         };
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
-        let revocation = Revocation { target, until: None, reason: REASON.into(), life, device: None };
+        let revocation = Revocation { target, until: None, reason: REASON.into(), life, device: whose };
         let rule = revoke(&mut self.book, revocation, operator, at, &mut fx).expect(HONEST);
         self.unpublished.push(rule);
-        if let Revoke::Grant(grant) = what {
-            withdraw(&mut self.book, &grant, "revoked", operator, at, &mut fx).expect(HONEST);
-            self.commit(fx);
-            self.grant(device, at);
-        } else {
-            self.commit(fx);
+        let replaced: Vec<(GrantId, DeviceId)> = match &what {
+            Revoke::Grant(grant) => vec![(*grant, device.clone())],
+            Revoke::Owner(owner) => {
+                self.owners += 1;
+                let own = self.book.grants().filter(|grant| grant.spec.owner == *owner && grant.withdrawn.is_none());
+                own.map(|grant| (grant.spec.grant, grant.spec.device.clone())).collect()
+            }
+            Revoke::All
+            | Revoke::Block(_)
+            | Revoke::Device(_)
+            | Revoke::Group(_)
+            | Revoke::Task(_)
+            | Revoke::Token(..) => Vec::new(),
+        };
+        for (grant, _) in &replaced {
+            withdraw(&mut self.book, grant, "revoked", operator, at, &mut fx).expect(HONEST);
+        }
+        self.commit(fx);
+        let named: BTreeSet<DeviceId> = replaced.into_iter().map(|(_, device)| device).collect();
+        for device in named {
+            if self.book.live_rule(&Target::Device(device.clone()), at).is_none() {
+                self.grant(&device, at);
+            }
         }
         if self.running {
             self.ticks(at)
@@ -581,7 +704,36 @@ impl Operator {
     pub(crate) fn unpublished(&self, at: Timestamp) -> Option<String> {
         let live: Vec<&Rule> = self.book.rules().filter(|rule| rule.until >= at && is_due(rule, at)).collect();
         let mut some = live.iter().step_by(live.len() / LOOKED_AT + 1);
-        some.find(|rule| !publish::is_published(&self.book, rule)).map(|rule| format!("{:?}", rule.target))
+        let waits = |rule: &Rule| {
+            let feeds = self.belongs_to(rule).into_iter();
+            let found = feeds.map(|feed| &feed.id).find(|feed| !publish::holds(self.book.of(feed), rule))?;
+            Some(format!("{:?} in feed {found}", rule.target))
+        };
+        some.find_map(|rule| waits(rule))
+    }
+
+    /// The feeds to which a revocation belongs, told from the newest trust bundle alone: of every gateway to which a token can
+    /// be shown that it covers.
+    fn belongs_to(&self, rule: &Rule) -> Vec<&Feed> {
+        let trust = self.book.trust();
+        let members = match (&rule.target, &rule.device) {
+            (Target::Device(device), _) | (Target::Block(_) | Target::Grant(_) | Target::Task(_), Some(device)) => {
+                std::slice::from_ref(device)
+            }
+            (Target::Group(group), _) => trust.groups.get(group).map_or(&[][..], Vec::as_slice),
+            (
+                Target::All
+                | Target::Audience(_)
+                | Target::Block(_)
+                | Target::Grant(_)
+                | Target::IssuedBefore(_)
+                | Target::Owner(_)
+                | Target::RootKey(_)
+                | Target::Task(_),
+                _,
+            ) => return trust.feeds.iter().collect(),
+        };
+        members.iter().map(|device| trust.feed_of(device)).collect()
     }
 
     /// The newest trust bundle's version.
@@ -590,9 +742,9 @@ impl Operator {
     }
 
     /// What a message on a feed's topic says, if it is a head that the feed's key signed.
-    pub(crate) fn open_announcement(&self, payload: &[u8]) -> Option<Believed> {
-        let (feed, trust) = (self.book.feed(), self.book.trust());
-        Announcement::from_bytes(payload).ok()?.open(&feed, &trust.fleet, trust.feed_keys(&feed)).ok()
+    pub(crate) fn open_announcement(&self, feed: &FeedId, payload: &[u8]) -> Option<Believed> {
+        let trust = self.book.trust();
+        Announcement::from_bytes(payload).ok()?.open(feed, &trust.fleet, trust.feed_keys(feed)).ok()
     }
 
     /// Everything that the collector stored, in order.
@@ -611,14 +763,11 @@ impl Operator {
             .collect()
     }
 
-    /// The newest list's number.
-    pub(crate) fn newest_seq(&self) -> u64 {
-        self.book.first().head().map_or(0, |head| head.head.seq)
-    }
-
-    /// The newest head's position.
-    pub(crate) fn newest_order(&self) -> (u32, u64) {
-        self.book.first().head().map_or((0, 0), |head| head.position.order())
+    /// The newest head of a gateway's feed.
+    pub(crate) fn newest(&self, device: &DeviceId) -> Owed {
+        let feed = self.feed_of(device);
+        let order = self.book.of(&feed).head().map_or((0, 0), |head| head.position.order());
+        Owed { feed, order }
     }
 
     pub(crate) fn fleet(&self) -> &FleetId {
@@ -663,6 +812,72 @@ impl Operator {
         to_text(&held.and_then(|held| held.to_bytes()).expect(HONEST))
     }
 
+    /// A token to be carried to a gateway, for that alone or for a group. It may name the gateway's feed; one that does not is
+    /// refused by what it is revoked by alone, whichever feeds the gateway holds.
+    pub(crate) fn carry(
+        &mut self,
+        device: &DeviceId,
+        group: Option<GroupId>,
+        names_feed: bool,
+        at: Timestamp,
+    ) -> Carried {
+        let mut random = [0; 16];
+        self.thief.fill_bytes(&mut random);
+        let issued = Timestamp::from_secs((at - Millis(1000)).secs_floor());
+        let task: TaskId = format!("t-{}", hardtack::ids::hex(&random[..8])).parse().expect(HONEST);
+        let spec = TaskSpec {
+            fleet: self.fleet().clone(),
+            grant: GrantId(random),
+            device: device.clone(),
+            owner: self.owner(),
+            feed: names_feed.then(|| self.feed_of(device)),
+            task: task.clone(),
+            issued,
+            expires: issued + CARRIED_LIFE,
+            serial: None,
+            rights: carried_rights().to_vec(),
+            uses_max: None,
+            min_time_class: None,
+        };
+        let token = match &group {
+            None => {
+                let Issuer { root_key_id, key } = &self.keys.issuer;
+                mint_task(&spec, key, *root_key_id, &mut self.thief).expect(HONEST)
+            }
+            Some(group) => self.mint_for(group, &spec),
+        };
+        let chain = Held::from_bytes(&token).expect(HONEST).chain();
+        let TaskSpec { grant, owner, issued, expires, .. } = spec;
+        let life = Life { issued, expires, serial: None };
+        Carried { text: to_text(&token), task, grant, owner, group, chain, life }
+    }
+
+    /// A task token for a group: hardtack's own issuer makes none, and any Biscuit library can.
+    fn mint_for(&mut self, group: &GroupId, spec: &TaskSpec) -> Vec<u8> {
+        let facts = format!(
+            r#"fleet("{}"); grant("{}"); kind("task"); owner("{}"); for_group("{group}"); for_task("{}");
+               issued({issued}); expires({expires}); check if time($t), $t <= {expires};"#,
+            spec.fleet,
+            spec.grant,
+            spec.owner,
+            spec.task,
+            issued = spec.issued,
+            expires = spec.expires,
+        );
+        let mut builder = BiscuitBuilder::new().root_key_id(self.keys.issuer.root_key_id).code(facts).expect(HONEST);
+        for Right { resource, action } in &spec.rights {
+            let right = match resource.strip_suffix('*') {
+                Some(prefix) => format!(r#"right_prefix("{prefix}", "{action}")"#),
+                None => format!(r#"right("{resource}", "{action}")"#),
+            };
+            builder = builder.fact(right.as_str()).expect(HONEST);
+        }
+        let root = key_pair(&self.keys.issuer.key);
+        let next = KeyPair::new_with_rng(Algorithm::Ed25519, &mut self.thief);
+        let token = builder.build_with_key_pair(&root, SymbolTable::new(), &next).expect(HONEST);
+        token.to_vec().expect(HONEST)
+    }
+
     /// How a token of that kind is narrowed that was made then.
     pub(crate) fn narrowing(theft: Theft, made: Timestamp) -> Option<Narrowing> {
         match theft {
@@ -691,7 +906,7 @@ impl Operator {
             grant: GrantId(random),
             device: device.clone(),
             owner: OWNER.into(),
-            feed: Some(self.book.feed()),
+            feed: Some(self.feed_of(device)),
             task: format!("t-{}", hardtack::ids::hex(&random[..8])).parse().expect(HONEST),
             issued: at - Millis(1000),
             expires: at + Millis::from_secs(3600),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Forgotten,
-    Hostility, Kind, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, WallAfter, Who,
+    Hostility, Kind, MoveTo, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, WallAfter, Who,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -190,6 +190,15 @@ pub enum Act {
         /// The gateway.
         device: u32,
         /// Picks the task.
+        pick: u64,
+    },
+    /// The operator moves a gateway into a group and out of all others.
+    GroupMove {
+        /// The gateway.
+        device: u32,
+        /// Where to.
+        to: MoveTo,
+        /// Picks the group, where that is by chance.
         pick: u64,
     },
     /// The root keys put a new key in the place of one.
@@ -509,6 +518,9 @@ fn acts(
         Kind::EmergencyThief(theft) => {
             targets.iter().for_each(|d| push(at, Act::EmergencyThief { device: *d, theft: *theft }));
         }
+        Kind::GroupMove(to) => {
+            targets.iter().for_each(|d| push(at, Act::GroupMove { device: *d, to: to.clone(), pick: pick(*d) }));
+        }
         Kind::KeyRotate(what) => push(at, Act::KeyRotate { what: *what }),
         Kind::LinkHalfOpen => targets.iter().for_each(|d| push(at, Act::LinkHalfOpen { device: *d })),
         Kind::LinkDown { lasts, direction } => {
@@ -532,6 +544,7 @@ fn acts(
             targets.iter().for_each(|d| push(at, Act::Reboot { device: *d, lasts: *lasts, wall: *wall }));
         }
         Kind::Revoke(what) => {
+            let targets = if what.is_of_all() { targets.get(..1).unwrap_or_default() } else { targets };
             targets.iter().for_each(|d| push(at, Act::Revoke { device: *d, what: *what, pick: pick(*d) }));
         }
         Kind::RevokeStorm { count, life } => {

@@ -4,12 +4,16 @@
 //! Never: draws a random number. `plan.rs` turns a scenario and a seed into what happens when.
 //! Read next: `plan.rs`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use hardtack::fleet::groups::DEVICES_AT_ONCE_MAX;
 use hardtack::fleet::roots::check_shape;
+use hardtack::ids::GroupId;
 use hardtack::profile::{shipped, Kind, Overlay, Profile};
 use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
 
-use crate::fault::{Fault, FaultText};
+use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo};
 
 /// The only form of scenario files there is so far.
 const SCHEMA: u32 = 1;
@@ -91,6 +95,8 @@ pub struct Scenario {
     pub fleet: FleetPlan,
     /// What its gateways can bear, overlay merged in.
     pub profile: Profile,
+    /// Groups of its gateways, as it begins with them.
+    pub groups: BTreeMap<GroupId, GroupPlan>,
     /// The fallback grants.
     pub grant: GrantPlan,
     /// What the fleet's policy says beside the built-in one.
@@ -117,6 +123,8 @@ struct ScenarioText {
     require: Vec<String>,
     #[serde(default)]
     fleet: FleetPlan,
+    #[serde(default)]
+    groups: BTreeMap<GroupId, GroupText>,
     #[serde(default)]
     grant: GrantPlan,
     #[serde(default)]
@@ -181,6 +189,39 @@ impl Default for FleetPlan {
             roots: 1,
             threshold: 1,
         }
+    }
+}
+
+/// A group of gateways, as a scenario begins with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPlan {
+    /// The gateways in it.
+    pub members: Vec<u32>,
+    /// Whether it has a revocation feed of its own, of its name. Gateways without one have the feed `main`.
+    pub feed: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupText {
+    /// As `who` in a fault.
+    members: String,
+    #[serde(default)]
+    feed: bool,
+}
+
+impl GroupText {
+    fn check(self, name: &GroupId, devices: u32) -> Result<GroupPlan, String> {
+        if matches!(name.as_str(), "any" | "main" | "none") {
+            return Err(format!("no group can be called {name}: that word has another meaning"));
+        }
+        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < devices);
+        let members: Option<BTreeSet<u32>> = self.members.split(',').map(number).collect();
+        let members = members.ok_or_else(|| format!("`members` of {name} must be numbers below {devices}"))?;
+        if members.len() > DEVICES_AT_ONCE_MAX {
+            return Err(format!("`members` of {name} can be {DEVICES_AT_ONCE_MAX} at most"));
+        }
+        Ok(GroupPlan { members: members.into_iter().collect(), feed: self.feed })
     }
 }
 
@@ -281,7 +322,13 @@ impl Scenario {
             let name = fault.name().to_owned();
             fault.check(text.fleet.devices).map_err(|problem| ScenarioError::Fault { number, name, problem })
         });
+        let groups = text.groups.into_iter().map(|(name, group)| {
+            let plan = group.check(&name, text.fleet.devices);
+            plan.map(|plan| (name, plan)).map_err(ScenarioError::Value)
+        });
+        let groups: BTreeMap<GroupId, GroupPlan> = groups.collect::<Result<_, _>>()?;
         let scenario = Self {
+            groups,
             name: text.name,
             seed: text.seed,
             start: text.start.0,
@@ -330,6 +377,13 @@ impl Scenario {
         }
         if self.workload.risks.is_empty() || self.workload.hostile_percent + self.workload.spend_percent > 100 {
             return Err("`workload.risks` needs one class, and the percentages must leave room in 100".into());
+        }
+        for fault in &self.faults {
+            if let FaultKind::GroupMove(MoveTo::Group(group)) = &fault.kind {
+                if !self.groups.contains_key(group) {
+                    return Err(format!("{group} is no group here: name it under `[groups]`"));
+                }
+            }
         }
         if let Some(late) = self.faults.iter().find(|fault| fault.over() > self.heal) {
             let name = late.kind.name();
@@ -409,6 +463,10 @@ mod tests {
         check_refused("[fleet]\ndrift_ppm = 5000", "drift_ppm");
         check_refused("[workload]\nhostile_percent = 99\nspend_percent = 99", "percentages");
         check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"", "`for`");
+        check_refused("[groups.north]\nmembers = \"0,7\"", "members");
+        check_refused("[groups.main]\nmembers = \"0\"", "main");
+        check_refused("[[fault]]\ndo = \"group.move\"\nat = \"5m\"\nto = \"north\"", "north");
+        check_refused("[[fault]]\ndo = \"group.move\"\nat = \"5m\"", "`to`");
         check_refused("[[fault]]\ndo = \"moon.fall\"\nat = \"5m\"", "moon.fall");
         check_refused("[[fault]]\ndo = \"clock.step\"\nat = \"5m\"\nby = \"-1h\"\ndir = \"up\"", "dir");
         check_refused("[[fault]]\ndo = \"broker.restart\"\nat = \"90m\"\nfor = \"1m\"", "heal");

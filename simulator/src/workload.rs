@@ -29,7 +29,7 @@ use crate::device::Probe;
 use crate::event::Event;
 use crate::fault::ResetWhat;
 use crate::model::Credential;
-use crate::operator::{Operator, Theft};
+use crate::operator::{Carried, Operator, Theft};
 use crate::plan::{TokenChoice, LAST_QUIET};
 use crate::world::{Checks, Happening, World};
 
@@ -37,6 +37,9 @@ use crate::world::{Checks, Happening, World};
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Each credential is presented once more so long past the most that it can be honoured, in milliseconds.
 const PROBES: [u64; 3] = [1000, 30_000, 60_000];
+/// A token that was carried to a gateway and revoked is presented so often, and so long after each other, in milliseconds.
+const CARRIED_TRIES: u64 = 10;
+const CARRIED_EVERY: u64 = 30 * 60_000;
 /// The longest that an answer may take.
 const ANSWER_MAX: u64 = 120_000;
 
@@ -93,6 +96,11 @@ const PROGRAMS: [Program; 2] = [
 /// What grants let programs begin: selector, class, and per class what may be written.
 pub(crate) fn program_rights() -> impl Iterator<Item = (String, &'static str, [Right; 2])> {
     PROGRAMS.iter().map(|program| (format!("unix:uid:{}", program.uid), program.class, rights(program)))
+}
+
+/// The first program's user may do so much with a token that is carried to it.
+pub(crate) fn carried_rights() -> [Right; 2] {
+    rights(&PROGRAMS[0])
 }
 
 fn rights(program: &Program) -> [Right; 2] {
@@ -404,13 +412,17 @@ impl World<'_> {
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
         let know = self.checks.clock.knowledge(device, powered);
-        let revoked = self.model.is_revoked(&reply.grant_id).then_some(self.now);
+        let owner = self.operator.owner_of(&reply.grant_id);
+        let over = self.devices[device as usize].ordered_locked || owner != self.operator.owner();
+        let revoked = (over || self.model.is_revoked(&reply.grant_id)).then_some(self.now);
         let number = self.model.hand_out(Credential {
             device,
             uid,
             text: reply.token,
             task: reply.task_id,
             grant: reply.grant_id,
+            owner,
+            group: None,
             chain,
             origin: reply.origin,
             issued,
@@ -436,6 +448,53 @@ impl World<'_> {
         for past in PROBES {
             let probe = Probe { credential: number, powered: powered + limit + past };
             self.schedule(self.now + limit + past, Happening::Probe { device, probe });
+        }
+    }
+
+    /// Somebody carries a token to a program that is in no wallet: what is revoked of it, nothing but a feed says.
+    pub(crate) fn hand_over(&mut self, device: u32, carried: &Carried) {
+        let powered = self.devices[device as usize].powered(self.now);
+        let know = self.checks.clock.knowledge(device, powered);
+        let credential = self.model.hand_out(Credential {
+            device,
+            uid: PROGRAMS[0].uid,
+            text: carried.text.clone(),
+            task: carried.task.clone(),
+            grant: carried.grant,
+            owner: carried.owner.clone(),
+            group: carried.group.clone(),
+            chain: carried.chain.clone(),
+            origin: Origin::Issued,
+            issued: carried.life.issued,
+            expires: carried.life.expires,
+            serial: None,
+            ends: carried.life.expires,
+            begun_powered: powered,
+            begun_down: know.down,
+            // Nobody told the gateway of it: its dates alone bound it.
+            life: u64::MAX / 2,
+            uses: u64::MAX,
+            allows: 0,
+            unheard: 0,
+            finish_asked: None,
+            finished: None,
+            revoked: Some(self.now),
+        });
+        let end = self.scenario.start + self.scenario.duration - LAST_QUIET;
+        let now = self.now;
+        let tries = (1..=CARRIED_TRIES).map(|number| now + number * CARRIED_EVERY);
+        for at in tries.filter(|at| *at < end) {
+            self.schedule(at, Happening::Carried { device, credential });
+        }
+    }
+
+    /// A token that was carried there and revoked is presented, for each class of risk.
+    pub(crate) fn try_carried(&mut self, device: u32, credential: usize) {
+        if self.is_running(device) {
+            for risk in self.scenario.workload.risks.clone() {
+                // An odd pick reads.
+                self.present(device, credential, TokenChoice::Revoked, risk, 1);
+            }
         }
     }
 

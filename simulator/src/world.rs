@@ -17,7 +17,7 @@ use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
 use crate::check::clock::{ClockCheck, Synced};
 use crate::check::emergency::EmergencyCheck;
 use crate::check::evidence::EvidenceCheck;
-use crate::check::feed::FeedCheck;
+use crate::check::feed::{FeedCheck, Owed};
 use crate::check::monotone::MonotoneCheck;
 use crate::check::{live, Id, Tally};
 use crate::clocks::date;
@@ -59,6 +59,8 @@ pub(crate) enum Happening {
     KeepAlive { conn: ConnId, end: End, mark: u64 },
     /// The operator's newest list is what gateways must hold in the end.
     NoteNewest,
+    /// A token that was carried to a gateway and revoked is tried again.
+    Carried { device: u32, credential: usize },
     /// A credential is tried past its end.
     Probe { device: u32, probe: Probe },
     /// The kernel starts.
@@ -141,8 +143,8 @@ pub(crate) struct World<'a> {
     pub(crate) planted_on_feed: BTreeMap<(u32, String, Vec<u8>), FeedTrick>,
     /// Gateways that are to be given another head than the fleet's next one.
     pub(crate) substitutes: BTreeSet<u32>,
-    /// Gateways that were behind when the service went away.
-    pub(crate) behind: Vec<u32>,
+    /// Gateways that were behind when the service went away, and the newest head that the broker had for them.
+    pub(crate) behind: Vec<(u32, Owed)>,
     /// When each gateway's link was last mended, if it was not cut since.
     pub(crate) link_up: BTreeMap<u32, u64>,
     pub(crate) herd: live::Herd,
@@ -161,7 +163,8 @@ pub(crate) struct World<'a> {
     pub(crate) cut: Option<NthCut>,
     /// Boundaries that could be cut at.
     pub(crate) boundaries: Boundaries,
-    newest_owed: u64,
+    /// Per gateway the newest head that it must hold in the end.
+    newest_owed: Vec<Owed>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
 }
@@ -225,7 +228,7 @@ impl<'a> World<'a> {
             effects: BTreeMap::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
-            newest_owed: 0,
+            newest_owed: Vec::new(),
             queue: BinaryHeap::new(),
             order: 0,
             now: scenario.start,
@@ -270,12 +273,15 @@ impl<'a> World<'a> {
         match what {
             Happening::Act(number) => self.act(number),
             Happening::Arrive { conn, to, packet } => self.arrive(conn, to, packet),
+            Happening::Carried { device, credential } => self.try_carried(device, credential),
             Happening::Committed { device, start } => self.committed(device, start),
             Happening::Deadline { device, start } => self.deadline(device, start),
             Happening::Deliver(delivery) => self.deliver_now(delivery),
             Happening::Flush { conn, to } => self.flush(conn, to),
             Happening::KeepAlive { conn, end, mark } => self.keep_alive_ran_out(conn, end, mark),
-            Happening::NoteNewest => self.newest_owed = self.operator.newest_seq(),
+            Happening::NoteNewest => {
+                self.newest_owed = self.devices.iter().map(|device| self.operator.newest(&device.name)).collect();
+            }
             Happening::PowerOn { device, wall } => self.power_on(device, wall),
             Happening::Probe { device, probe } => self.probe(device, probe),
             Happening::ServiceConnect => self.service_connects(),
@@ -325,17 +331,15 @@ impl<'a> World<'a> {
             live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
         }
         let Checks { tally, audit, authority, emergency, evidence, feed, .. } = &mut self.checks;
-        let newest = self.operator.emergencies.newest();
-        for (number, device) in (0..).zip(&self.devices) {
+        let said = self.operator.emergencies.newest();
+        for ((number, device), newest) in (0..).zip(&self.devices).zip(&self.newest_owed) {
             let status = device.last_status.as_ref();
             match device.restored {
-                Restored::No if device.ordered_locked => {
-                    live::obeyed(tally, at, &device.name, self.newest_owed, status)
-                }
+                Restored::No if device.ordered_locked => live::obeyed(tally, at, &device.name, newest, status),
                 Restored::No => {
-                    live::last_word(tally, at, &device.name, self.newest_owed, status);
-                    live::converged(tally, at, &device.name, feed.lacks(number, self.newest_owed));
-                    if let Some((key, counter)) = newest {
+                    live::last_word(tally, at, &device.name, newest, status);
+                    live::converged(tally, at, &device.name, feed.lacks(number, newest));
+                    if let Some((key, counter)) = said {
                         live::told_of_emergency(tally, at, &device.name, emergency.lacks(number, key, counter));
                     }
                 }

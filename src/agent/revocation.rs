@@ -345,13 +345,18 @@ impl Revocations {
         }
         let own = Own { id: own.id.clone(), era: own.era, since: own.since };
         let before = self.own.replace(own.clone());
-        before.is_some_and(|before| before.id != own.id)
+        let moved = before.is_some_and(|before| before.id != own.id);
+        if moved && mutant::active(Mutant::MovedForgets) {
+            self.feeds.retain(|id, _| *id == own.id);
+        }
+        moved
     }
 
     /// Whether a head of the own feed tells nothing about how new what is known is: it is of an era that the trust bundle has
     /// ended, or was signed before this device came to the feed.
     fn is_over(&self, head: &Head) -> bool {
-        self.own.as_ref().is_some_and(|own| own.era != head.era || head.bundle_version < own.since)
+        let came_later = |own: &Own| head.bundle_version < own.since && !mutant::active(Mutant::SinceIgnored);
+        self.own.as_ref().is_some_and(|own| own.era != head.era || came_later(own))
     }
 
     /// Whether a feed is one that the device had before.

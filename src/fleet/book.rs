@@ -287,6 +287,9 @@ impl Book {
             return;
         }
         self.routes = routes;
+        if mutant::active(Mutant::MovedNotFiled) {
+            return;
+        }
         self.feeds.values_mut().for_each(FeedBook::unfile_all);
         for rule in self.rules.values() {
             for id in self.routes.feeds(rule) {

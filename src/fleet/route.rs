@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::Rule;
 use crate::ids::{DeviceId, FeedId, GroupId};
+use crate::mutant::{self, Mutant};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::revocation::Target;
 
@@ -74,7 +75,10 @@ impl Routes {
                 | Target::RootKey(_)
                 | Target::Task(_),
                 _,
-            ) => self.feeds.iter().collect(),
+            ) => {
+                let all = if mutant::active(Mutant::FirstFeedAlone) { 1 } else { self.feeds.len() };
+                self.feeds.iter().take(all).collect()
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! I3, I4, I6, I10 and the grant's box: no decision outlives its bound, revocation holds, only narrower, a cold start
 //! decides; and the floor on availability.
 //!
-//! Owns: what each gateway's disk proves that it knew: every rule that was ever durable, the newest head; what was used
+//! Owns: what each gateway's disk proves that it knew: every rule that was ever durable, the newest head of its feed; what was used
 //! of each grant; the shares of good requests that were allowed.
 //! Never: trusts a clock of the gateway. Bounds are measured by the oracle's clock.
 //! Read next: `model.rs`, which keeps the credentials; `clock.rs`, which says what follows from what was told.
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use hardtack::agent::feed::Held;
 use hardtack::agent::request::{DecisionReply, Verdict};
-use hardtack::ids::{BlockId, DeviceId};
+use hardtack::ids::{BlockId, DeviceId, FeedId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::policy::TimeClass;
 use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
@@ -18,6 +18,7 @@ use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::revocation::Target;
 
 use super::clock::{Knowledge, Synced};
+use super::feed::Own;
 use super::suspend::{Clause, Lock, Suspension};
 use super::{Id, Tally};
 use crate::clocks::date;
@@ -123,8 +124,10 @@ pub(crate) enum Quiet {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Head {
-    seq: u64,
+struct Stand {
+    order: (u32, u64),
+    /// The trust bundle that it names.
+    bundle: u64,
     issued_at: Timestamp,
     /// Powered-on time when it became durable.
     durable: u64,
@@ -136,7 +139,14 @@ struct Known {
     rules: BTreeMap<Target, Timestamp>,
     /// Every bucket of fingerprints that was ever durable here, or heard of.
     buckets: RevocationSet,
-    head: Option<Head>,
+    /// The newest head of each feed that is held.
+    heads: BTreeMap<FeedId, Stand>,
+    /// The feed that the gateway has by the trust bundle on its disk,
+    own: Option<Own>,
+    /// and the one that the fleet gave it last: until it knows of that, nobody can say what it takes to be fresh.
+    given: Option<FeedId>,
+    /// The newest trust bundle that an acknowledgement named: without it nothing is fresh.
+    named: u64,
     /// What expired at or before this was dropped from the set: it may not come back.
     dropped_before: Timestamp,
     /// Per grant's block what was used of it, and what was asked without an answer.
@@ -154,6 +164,13 @@ struct Known {
 }
 
 impl Known {
+    /// The newest head that tells how new what is known is: one of the gateway's own feed, and signed with the trust bundle
+    /// by which it came to that, or later. Any other does not hold all that was revoked for this gateway.
+    fn head(&self) -> Option<Stand> {
+        let own = self.own.as_ref()?;
+        self.heads.get(&own.id).copied().filter(|head| own.counts(head.order.0, head.bundle))
+    }
+
     /// What a set revokes is known from now on.
     fn learn(&mut self, set: &RevocationSet) {
         // By their order nothing that has a name comes after these.
@@ -226,16 +243,39 @@ impl AuthorityCheck {
         self.known[device as usize].learn(additions);
     }
 
+    /// A trust bundle is durable that gives a gateway this feed.
+    pub(crate) fn followed(&mut self, device: u32, own: Own) {
+        self.known[device as usize].own = Some(own);
+    }
+
+    /// The fleet gave a gateway this feed.
+    pub(crate) fn given(&mut self, device: u32, feed: FeedId) {
+        self.known[device as usize].given = Some(feed);
+    }
+
+    /// An acknowledgement told a gateway of a trust bundle.
+    pub(crate) fn named(&mut self, device: u32, bundle: u64) {
+        let known = &mut self.known[device as usize];
+        known.named = known.named.max(bundle);
+    }
+
+    /// A gateway let a feed go. What that revoked it must still refuse.
+    pub(crate) fn let_go(&mut self, device: u32, feed: &FeedId) {
+        self.known[device as usize].heads.remove(feed);
+    }
+
     /// A feed's files are durable.
-    pub(crate) fn feed_durable(&mut self, device: u32, held: &Held, powered: u64) {
+    pub(crate) fn feed_durable(&mut self, device: u32, (feed, held): (&FeedId, &Held), powered: u64) {
         let known = &mut self.known[device as usize];
         // What is beyond the complete set counts as well, from the moment that it is on disk.
         known.learn(&held.set);
         known.learn(&held.seen);
         let Some(Ok(head)) = held.head.as_ref().map(|head| head.claim()) else { return };
         known.dropped_before = known.dropped_before.max(head.dropped_before);
-        if known.head.is_none_or(|newest| head.seq > newest.seq) {
-            known.head = Some(Head { seq: head.seq, issued_at: head.issued_at, durable: powered });
+        let order = (head.era, head.seq);
+        if known.heads.get(feed).is_none_or(|newest| order > newest.order) {
+            let bundle = head.bundle_version;
+            known.heads.insert(feed.clone(), Stand { order, bundle, issued_at: head.issued_at, durable: powered });
         }
     }
 
@@ -267,7 +307,7 @@ impl AuthorityCheck {
             known.rules.clear();
             known.buckets = RevocationSet::default();
             known.dropped_before = Timestamp(0);
-            known.head = None;
+            known.heads.clear();
             known.forgiven = true;
         }
     }
@@ -468,7 +508,7 @@ impl AuthorityCheck {
         if known.forgiven {
             return 0;
         }
-        known.head.map_or(u64::MAX, |head| {
+        known.head().map_or(u64::MAX, |head| {
             let held = moment.powered.saturating_sub(head.durable).saturating_sub(SLACK);
             moment.know.least.since(head.issued_at).0.max(held)
         })
@@ -479,7 +519,7 @@ impl AuthorityCheck {
         let known = &self.known[moment.device as usize];
         let bound = self.bounds.staleness.get(&presented.risk);
         let fresh = bound.is_none_or(|bound| {
-            known.head.is_some_and(|head| moment.know.most.since(head.issued_at).0 < bound - bound / 10)
+            known.head().is_some_and(|head| moment.know.most.since(head.issued_at).0 < bound - bound / 10)
         });
         let boxed = credential.grant_block().is_some_and(|block| {
             let (used, unheard) = known.used.get(&block).copied().unwrap_or_default();
@@ -492,7 +532,11 @@ impl AuthorityCheck {
         });
         let provable = presented.class != TimeClass::Strict || moment.know.synced == Synced::Yes;
         let misled = moment.know.misled > date(moment.at);
-        fresh && !boxed && provable && !misled && !moment.revoked && !known.must_lock && !known.excused
+        let told = known.own.as_ref().is_some_and(|own| {
+            let given = known.given.as_ref().is_none_or(|given| *given == own.id);
+            given && own.bundle >= known.named
+        });
+        fresh && told && !boxed && provable && !misled && !moment.revoked && !known.must_lock && !known.excused
     }
 
     /// What nothing speaks against must be allowed where nothing is wrong, and mostly where something is.

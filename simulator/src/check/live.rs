@@ -9,25 +9,29 @@ use std::collections::BTreeSet;
 use hardtack::agent::request::{Mode, StatusReply};
 use hardtack::ids::DeviceId;
 
+use super::feed::Owed;
 use super::{Id, Tally};
 
 /// Records that may be on their way at any moment: a task can end in the last second.
 const ON_THE_WAY: u64 = 4;
 
 /// A gateway's last word: it is online, holds the newest list, and has handed everything over. None: it did not answer.
-pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq: u64, status: Option<&StatusReply>) {
+pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest: &Owed, status: Option<&StatusReply>) {
     let broken = match status {
         None => Some(format!("{name} does not answer")),
         Some(status) if status.mode != Mode::Online => {
             Some(format!("{name} is {}: {} (link: {})", status.mode.name(), status.reasons.join("; "), status.link))
         }
-        Some(status) if status.feed_seq < newest_seq => {
-            Some(format!("{name} holds list {}, the newest is {newest_seq}", status.feed_seq))
-        }
+        Some(status) if status.feed_seq < newest.order.1 => Some(behind(name, newest, status)),
         Some(status) if status.pending > ON_THE_WAY => Some(format!("{name} still keeps {} records", status.pending)),
         Some(_) => None,
     };
     tally.tried(Id::Live, at, broken);
+}
+
+fn behind(name: &DeviceId, newest: &Owed, status: &StatusReply) -> String {
+    let Owed { feed, order } = newest;
+    format!("{name} holds list {}, the newest of {feed} is {}", status.feed_seq, order.1)
 }
 
 /// A gateway's disk: it holds the set of the newest head, as all others do.
@@ -91,14 +95,12 @@ pub(crate) fn published(tally: &mut Tally, at: u64, waits: Option<String>) {
 
 /// The last word of a gateway that the operator revoked: it is locked, has nothing left to work with, and has handed
 /// everything over.
-pub(crate) fn obeyed(tally: &mut Tally, at: u64, name: &DeviceId, newest_seq: u64, status: Option<&StatusReply>) {
+pub(crate) fn obeyed(tally: &mut Tally, at: u64, name: &DeviceId, newest: &Owed, status: Option<&StatusReply>) {
     let broken = match status {
         None => Some(format!("{name} does not answer")),
         Some(status) if status.mode != Mode::Locked => Some(format!("{name} is revoked, and {}", status.mode.name())),
         Some(status) if !status.grants.is_empty() => Some(format!("{name} is revoked, and still holds a grant")),
-        Some(status) if status.feed_seq < newest_seq => {
-            Some(format!("{name} holds list {}, the newest is {newest_seq}", status.feed_seq))
-        }
+        Some(status) if status.feed_seq < newest.order.1 => Some(behind(name, newest, status)),
         Some(status) if status.pending > ON_THE_WAY => Some(format!("{name} still keeps {} records", status.pending)),
         Some(_) => None,
     };

@@ -25,6 +25,9 @@ struct High {
     floor: Timestamp,
     bundle: u64,
     policy: u64,
+    /// The feed that the gateway has, by the trust bundle on its disk.
+    own: Option<FeedId>,
+    /// Feeds that it let go of begin anew, should it come to them again.
     feeds: BTreeMap<FeedId, (u32, u64)>,
     emergencies: BTreeMap<KeyId, u64>,
     budgets: BTreeMap<BlockId, Budget>,
@@ -81,7 +84,7 @@ impl MonotoneCheck {
             rise(name, "the floor", &mut high.floor, anchor.floor),
             rise(name, "the trust bundle", &mut high.bundle, anchor.bundle.0),
             rise(name, "the policy", &mut high.policy, anchor.policy.0),
-            feeds(name, &mut high.feeds, &anchor.feeds),
+            feeds(name, &mut high.feeds, &anchor.feeds, high.own.as_ref()),
             emergencies(name, &mut high.emergencies, &anchor.emergencies),
         ];
         tally.tried(Id::Monotone, at, broken.into_iter().flatten().next());
@@ -91,6 +94,11 @@ impl MonotoneCheck {
         if let Some(lost) = forgotten(name, &mut high.budgets, &anchor.budgets, today) {
             tally.broken(Id::MonotoneBudget, at, lost);
         }
+    }
+
+    /// A trust bundle is durable that gives a gateway this feed.
+    pub(crate) fn followed(&mut self, device: u32, own: FeedId) {
+        self.high[device as usize].own = Some(own);
     }
 
     /// The last position that was durable here.
@@ -111,7 +119,8 @@ impl MonotoneCheck {
     /// The gateway's disk lost what was durable, by a fault that the proofs do not cover: it starts from what is left,
     /// records up to `place`.
     pub(crate) fn forget(&mut self, device: u32, place: (u64, u64)) {
-        self.high[device as usize] = High { place, ..High::default() };
+        let high = &mut self.high[device as usize];
+        *high = High { place, own: high.own.take(), ..High::default() };
     }
 
     /// A slot of its anchor is lost: the other one, with this number, counts, and E may start from there.
@@ -133,7 +142,7 @@ impl MonotoneCheck {
             rise(name, "the position in hello", &mut high.wire_place, (hello.era.number, hello.next_index)),
             rise(name, "the trust bundle in hello", &mut high.wire_bundle, hello.bundle_version),
             rise(name, "the policy in hello", &mut high.wire_policy, hello.policy_version),
-            feeds(name, &mut high.wire_feeds, &hello.feeds),
+            feeds(name, &mut high.wire_feeds, &hello.feeds, high.own.as_ref()),
         ];
         tally.tried(Id::Monotone, at, broken.into_iter().flatten().next());
     }
@@ -147,7 +156,9 @@ impl MonotoneCheck {
         status: &StatusReply,
     ) {
         let high = &self.high[device as usize];
-        let seq = high.feeds.values().map(|(_, seq)| *seq).max().unwrap_or(0);
+        // A newer trust bundle that is not durable yet may have given it another feed.
+        let own = high.own.as_ref().filter(|_| status.bundle_version <= high.bundle);
+        let seq = own.and_then(|own| high.feeds.get(own)).map_or(0, |(_, seq)| *seq);
         let shown = [
             ("the feed", seq, status.feed_seq),
             ("the trust bundle", high.bundle, status.bundle_version),
@@ -173,7 +184,13 @@ fn went_back(name: &DeviceId, what: &str, high: &dyn Debug, now: &dyn Debug) -> 
     format!("{what} of {name} went back from {high:?} to {now:?}")
 }
 
-fn feeds(name: &DeviceId, high: &mut BTreeMap<FeedId, (u32, u64)>, now: &[Position]) -> Option<String> {
+fn feeds(
+    name: &DeviceId,
+    high: &mut BTreeMap<FeedId, (u32, u64)>,
+    now: &[Position],
+    own: Option<&FeedId>,
+) -> Option<String> {
+    high.retain(|id, _| own == Some(id) || now.iter().any(|position| position.feed == *id));
     now.iter().find_map(|position| {
         let known = high.entry(position.feed.clone()).or_insert_with(|| position.order());
         rise(name, &format!("feed {}", position.feed), known, position.order())
@@ -232,6 +249,27 @@ mod tests {
             budgets: vec![budget],
             ..Anchor::default()
         }
+    }
+
+    #[test]
+    fn a_feed_that_was_let_go_begins_anew_and_the_own_one_never_does() {
+        let check = |own: &str, expected: Status| {
+            let (mut tally, mut check) = (Tally::default(), MonotoneCheck::new(1));
+            let name: DeviceId = "gw-0".parse().unwrap();
+            check.followed(0, own.parse().unwrap());
+            for (generation, seq) in [(1, Some(5)), (2, None), (3, Some(4))] {
+                let mut anchor = anchor(generation);
+                anchor.feeds.retain_mut(|position| {
+                    position.seq = seq.unwrap_or(0);
+                    seq.is_some()
+                });
+                check.anchor_durable(&mut tally, (generation, date(1)), (0, &name), &anchor);
+            }
+            let property = tally.properties().into_iter().find(|property| property.id == "I5").unwrap();
+            assert_eq!(property.status, expected, "{property:?}");
+        };
+        check("north", Status::Pass);
+        check("main", Status::Fail);
     }
 
     #[track_caller]

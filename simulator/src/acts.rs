@@ -118,6 +118,7 @@ impl World<'_> {
             Act::LinkDown { device, direction } => {
                 self.fault(Turn::Begins);
                 self.struck("link.down", true);
+                self.link_up.remove(&device);
                 self.block(device, direction);
             }
             Act::LinkHalfOpen { device } => {

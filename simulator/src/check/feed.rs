@@ -66,11 +66,14 @@ struct Disk {
     held: BTreeMap<FeedId, Stand>,
 }
 
+/// Digest and root of each head of a feed.
+type Heads = BTreeMap<(u32, u64), (Hash, Hash)>;
+
 /// What the fleet signed, and what gateways hold.
 #[derive(Debug)]
 pub(crate) struct FeedCheck {
     /// Digest and root of each head, by feed.
-    signed: BTreeMap<FeedId, BTreeMap<(u32, u64), (Hash, Hash)>>,
+    signed: BTreeMap<FeedId, Heads>,
     /// Positions that somebody signed who had stolen the feed's key, and that gateways could not refuse.
     forged: Vec<Position>,
     disks: Vec<Disk>,

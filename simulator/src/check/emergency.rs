@@ -245,7 +245,7 @@ impl EmergencyCheck {
     /// An operator was shown what is in force: nothing that is over.
     pub(crate) fn shown(&self, tally: &mut Tally, moment: &Moment, name: &DeviceId, status: &StatusReply) {
         for rule in &status.emergency {
-            let is_it = |(key, selector): (KeyId, Selector)| key == rule.key && format!("{selector:?}") == rule.covers;
+            let is_it = |(key, selector): (KeyId, Selector)| key == rule.key && selector.to_string() == rule.covers;
             let over = !self.may(moment).any(is_it);
             let how =
                 || format!("{name} still denies {} for emergency key {}, and that is over", rule.covers, rule.key);

@@ -277,7 +277,7 @@ fn sign(book: &mut Book, signer: &Signer<'_>, additions: &RevocationSet, last: b
     // Where a head that is lost was the last one, nobody can name its digest: a number is left out, so that this head follows
     // none that a device has, and contradicts none.
     let follows = before.map_or(own.1 == 0, |before| before.position.order() == own);
-    let seq = own.1 + if follows { 1 } else { 2 };
+    let seq = own.1.saturating_add(if follows { 1 } else { 2 });
     let mut set = feed.set().merge(additions).expect("it was tried before");
     set.drop_expired(dropped_before);
     // Devices have nothing of a new era: its first head adds all there is, or, where no message holds that, what is new

@@ -260,7 +260,10 @@ async fn copies_are_made_under_load_and_put_back_only_at_rest() {
     let after = restored["after"].to_string();
     site.fleet.run(&["publish", "--broker", &site.url, "--after", &after]).unwrap();
     let (ledger, broker) = site.check();
-    assert_eq!((ledger, broker), (restored["after"].as_u64().unwrap() + 1, ledger), "and every number has one digest");
+    assert_eq!(broker, ledger, "and every number has one digest");
+    // One is left out where the head of that number is lost with its digest.
+    let next = ledger - restored["after"].as_u64().unwrap();
+    assert!(next == 1 || next == 2, "head {ledger} after {restored}");
 }
 
 /// Killed at each write, sync and send of a start that has something to sign, one after the other.

@@ -1,8 +1,8 @@
 //! Every trust bundle after the first, and every reset of a clock, on its way from a draft to what it does.
 //!
-//! Owns: [`draft`], [`propose`] and [`submit`], through which all of them go; what a bundle brings with it: a policy that is
-//! signed anew, grants that end, a feed that goes on in a new era, the record. All of that is read from the two bundles, so
-//! that it is what the root keys signed.
+//! Owns: [`draft`], [`propose`] and [`submit_bundle`], through which all of them go; what a bundle brings with it: a policy
+//! that is signed anew, grants that end, a feed that goes on in a new era, the record. All of that is read from the two
+//! bundles, so that it is what the root keys signed.
 //! Never: signs with a root key that it was not given; brings into force what devices would not take, or what was made for
 //! another ledger than there is now.
 //! Read next: `../wire/proposal.rs`; `rotate.rs` and `roots.rs`, which draft.

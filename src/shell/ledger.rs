@@ -291,31 +291,8 @@ impl Ledger {
         let mut rows = statement.query([])?;
         let mut acts = Vec::new();
         while let Some(row) = rows.next()? {
-            match row_of(row)?.0 {
-                Write::Act(_, signed) => acts.push(signed),
-                Write::Bundle(..)
-                | Write::Device(_)
-                | Write::Emergency(_)
-                | Write::Era(_)
-                | Write::Fork(_)
-                | Write::Grant(_)
-                | Write::Head(_)
-                | Write::Issued(_)
-                | Write::Pending(_)
-                | Write::Policy(..)
-                | Write::Presence(_)
-                | Write::Publisher(_)
-                | Write::Restored(_)
-                | Write::Resumed(..)
-                | Write::Rule(_)
-                | Write::Salvaged(_)
-                | Write::Seen(_)
-                | Write::Segment(_)
-                | Write::Serials(_)
-                | Write::Set(..)
-                | Write::Snapshot(..)
-                | Write::Step(_) => return Err(LedgerError::Damaged(row.get(0)?)),
-            }
+            let Write::Act(_, signed) = row_of(row)?.0 else { return Err(LedgerError::Damaged(row.get(0)?)) };
+            acts.push(signed);
         }
         Ok(acts)
     }
@@ -330,31 +307,8 @@ impl Ledger {
         let mut rows = statement.query([])?;
         let mut kept = Vec::new();
         while let Some(row) = rows.next()? {
-            match row_of(row)?.0 {
-                Write::Emergency(statement) => kept.push(*statement),
-                Write::Act(..)
-                | Write::Bundle(..)
-                | Write::Device(_)
-                | Write::Era(_)
-                | Write::Fork(_)
-                | Write::Grant(_)
-                | Write::Head(_)
-                | Write::Issued(_)
-                | Write::Pending(_)
-                | Write::Policy(..)
-                | Write::Presence(_)
-                | Write::Publisher(_)
-                | Write::Restored(_)
-                | Write::Resumed(..)
-                | Write::Rule(_)
-                | Write::Salvaged(_)
-                | Write::Seen(_)
-                | Write::Segment(_)
-                | Write::Serials(_)
-                | Write::Set(..)
-                | Write::Snapshot(..)
-                | Write::Step(_) => return Err(LedgerError::Damaged(row.get(0)?)),
-            }
+            let Write::Emergency(statement) = row_of(row)?.0 else { return Err(LedgerError::Damaged(row.get(0)?)) };
+            kept.push(*statement);
         }
         kept.sort_by_key(|kept| kept.at);
         Ok(kept)

@@ -11,7 +11,8 @@ use hardtack::agent::effects::{Entry, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::{Anchor, EraImage};
 use hardtack::ids::{DeviceId, EraId, FleetId};
-use hardtack::wire::audit::{genesis, Upload};
+use hardtack::wire::audit::genesis;
+use hardtack::wire::audit::segment::Upload;
 use hardtack::wire::envelope::Signed;
 
 use crate::disk::{Medium, Slot};
@@ -93,7 +94,8 @@ pub(crate) fn load(medium: &Medium, era: EraId, number: u64) -> Option<Upload> {
         .collect();
     let whole = records.len() as u64 == u64::from(segment.count);
     let header = Signed::from_bytes(&segment.header).ok().filter(|_| whole)?;
-    Some(Upload { header, records: records.into_values().collect() })
+    let rows: Vec<Vec<u8>> = records.into_values().collect();
+    Upload::of_rows(header, &rows)
 }
 
 /// What is left where a segment could not be loaded.

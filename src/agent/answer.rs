@@ -14,7 +14,7 @@ use super::request::{
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::time::Timestamp;
-use crate::wire::audit::{record_id, Decision, Event, Known};
+use crate::wire::audit::{record_id, Credential, Decision, Event, Known, Named};
 
 impl Agent {
     pub(super) fn on_request(
@@ -115,6 +115,8 @@ impl Agent {
         let budgets =
             if crate::mutant::active(crate::mutant::Mutant::CounterAfterAction) { Vec::new() } else { budgets };
         *self.counters.decisions.entry(reason).or_default() += 1;
+        // A credential is named once in an era: which one the record is in must be known before.
+        self.roll_if_due(effects);
         let decision = self.decision_of(ask, &judgement, reason, risk, enforcer);
         let audit = self.write(Event::Decision(Box::new(decision)), budgets, now, effects);
         Reply::Decision(DecisionReply {
@@ -141,16 +143,25 @@ impl Agent {
     }
 
     fn decision_of(
-        &self,
+        &mut self,
         ask: &Authorize,
         judgement: &Judgement,
         reason: Reason,
         risk: Option<RiskClass>,
         enforcer: Vec<String>,
     ) -> Decision {
-        let verified = judgement.verified.as_ref();
-        let claims = verified.map(|verified| &verified.claims);
-        let label = claims.and_then(|claims| claims.tasks.last()).and_then(|task| task.parse().ok());
+        let credential = match &judgement.verified {
+            Some(verified) => {
+                let label = || verified.claims.tasks.last().and_then(|task| task.parse().ok());
+                self.trail.name(Named {
+                    owner: shorten(&verified.claims.owner, 256),
+                    grant: verified.claims.grant,
+                    task: judgement.task.as_ref().map(|task| task.id.clone()).or_else(label),
+                    chain: verified.chain().copied().collect(),
+                })
+            }
+            None => Credential::Nothing,
+        };
         Decision {
             allow: reason == Reason::Allowed,
             reason: reason.name().into(),
@@ -158,12 +169,9 @@ impl Agent {
             resource: shorten(&ask.resource, 256),
             destination: ask.destination.as_ref().map(|destination| shorten(destination, 256)),
             risk,
-            owner: claims.map(|claims| shorten(&claims.owner, 256)),
-            grant: claims.map(|claims| claims.grant),
-            task: judgement.task.as_ref().map(|task| task.id.clone()).or(label),
+            credential,
             workload: judgement.workload.clone(),
             enforcer,
-            chain: verified.map(|verified| verified.chain().copied().collect()).unwrap_or_default(),
             known: self.known(self.mode, judgement),
         }
     }

@@ -11,14 +11,16 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 
 use super::effects::{Batch, Budget, Entry, EraMark, StoredRecord, StoredSegment, ERAS_MARKED_MAX};
+use super::naming::Names;
 use super::request::AuditRef;
 use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::{
-    extend, genesis, EraEnd, Event, Record, SegmentHeader, Upload, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX,
-};
+use crate::wire::audit::leaf::{Leaves, LEAF_BYTES_MAX};
+use crate::wire::audit::merkle::{self, leaf_hash};
+use crate::wire::audit::segment::{grow, SegmentHeader, Upload, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::{extend, genesis, Credential, EraEnd, Event, Named, Record};
 use crate::wire::envelope::Signed;
 use crate::wire::link::EraAck;
 use crate::wire::revocation::Position;
@@ -30,17 +32,23 @@ pub struct Trail {
     key: SigningKey,
     era: EraId,
     next_index: u64,
+    /// Of the segments, extended by the records that no segment covers yet.
     head: Hash,
     open: Option<Open>,
     outbox: BTreeMap<EraId, Outbox>,
     in_flight: BTreeMap<(EraId, u64), Millis>,
+    names: Names,
 }
 
 /// The segment that records go into.
 struct Open {
     first_index: u64,
+    /// The chain's head before it.
     previous: Hash,
-    count: u32,
+    leaves: Leaves,
+    /// Of the leaves, which themselves are not kept: they are made again from the records when they are sent.
+    hashes: Vec<Hash>,
+    /// Of the leaves.
     bytes: usize,
     since: Millis,
 }
@@ -110,7 +118,18 @@ impl Trail {
     pub fn begin(fleet: FleetId, device: DeviceId, key: SigningKey, era: EraId) -> Self {
         let head = genesis(&fleet, &device, era);
         let outbox = BTreeMap::from([(era, Outbox::begin(head))]);
-        Self { fleet, device, key, era, next_index: 0, head, open: None, outbox, in_flight: BTreeMap::new() }
+        Self {
+            fleet,
+            device,
+            key,
+            era,
+            next_index: 0,
+            head,
+            open: None,
+            outbox,
+            in_flight: BTreeMap::new(),
+            names: Names::default(),
+        }
     }
 
     /// The era that is being written.
@@ -123,14 +142,9 @@ impl Trail {
         self.next_index
     }
 
-    /// The chain's head.
+    /// The head of the chain that begins where the closed segments end and goes over the records since.
     pub fn head(&self) -> Hash {
         self.head
-    }
-
-    /// Where the era stands.
-    pub fn end(&self) -> EraEnd {
-        EraEnd { era: self.era, next_index: self.next_index, head: self.head }
     }
 
     /// Begins another era while the process runs, so that the space of this one can be given back. The open segment must
@@ -141,55 +155,68 @@ impl Trail {
         self.era = era;
         self.next_index = 0;
         self.head = genesis(&self.fleet, &self.device, era);
+        self.names = Names::default();
         self.outbox.insert(era, Outbox::begin(self.head));
+    }
+
+    /// A credential as the next record of this era says it: in full, or by the record that did.
+    pub fn name(&mut self, named: Named) -> Credential {
+        self.names.tell(named)
     }
 
     /// Takes over an era of an earlier start: its closed segments as they are, and the records that were left unsigned
     /// in segments that are marked recovered. What is left unsigned of a damaged era is cut only when it is sent, from
-    /// where the collector stands: it may hold segments that are not here any more.
-    pub fn adopt(&mut self, image: &EraImage, condition: Condition, closing: &Closing<'_>, batch: &mut Batch) {
+    /// where the collector stands: it may hold segments that are not here any more. Returns where the era ends.
+    pub fn adopt(
+        &mut self,
+        image: &EraImage,
+        condition: Condition,
+        closing: &Closing<'_>,
+        batch: &mut Batch,
+    ) -> EraEnd {
         let era = image.id;
         let mut outbox = Outbox::begin(genesis(&self.fleet, &self.device, era));
         outbox.closed = Boundary { segment: image.segments, index: image.closed_index, head: image.closed_head };
-        if condition == Condition::Damaged {
+        let unsigned = image.records.iter().filter(|record| record.index >= image.closed_index);
+        let unsigned: Option<Vec<(usize, Record)>> =
+            unsigned.map(|row| Some((row.bytes.len(), Record::from_bytes(&row.bytes).ok()?))).collect();
+        let (Condition::Whole, Some(mut rest)) = (condition, unsigned.as_deref()) else {
             let end = end_of(image);
-            let unsigned = u64::from(end.next_index > image.closed_index);
-            let segment = image.segments.saturating_add(unsigned);
+            let segment = image.segments.saturating_add(u64::from(end.next_index > image.closed_index));
             outbox.closed = Boundary { segment, index: end.next_index, head: end.head };
             outbox.condition = Condition::Damaged;
             self.outbox.insert(era, outbox);
-            return;
-        }
-        let mut head = image.closed_head;
-        let signed = image.records.iter().take_while(|record| record.index < image.closed_index).count();
-        let mut rest = &image.records[signed..];
-        while let Some(first) = rest.first() {
+            return end;
+        };
+        while let Some((_, first)) = rest.first() {
             let mut bytes = 0;
-            let fits = |record: &&StoredRecord| {
-                bytes += record.bytes.len();
+            let fits = |(size, _): &&(usize, Record)| {
+                bytes += size;
                 bytes <= SEGMENT_BYTES_MAX
             };
             let count = rest.iter().take(SEGMENT_RECORDS_MAX as usize).take_while(fits).count().max(1);
-            let previous = head;
-            head = rest[..count].iter().fold(head, |head, record| extend(head, &record.bytes));
+            let records: Vec<Record> = rest[..count].iter().map(|(_, record)| record.clone()).collect();
+            let (_, root) = grow(&records);
             let header = SegmentHeader {
                 device: self.device.clone(),
                 era,
                 segment: outbox.closed.segment,
                 first_index: first.index,
                 count: count as u32,
-                previous,
-                head,
+                previous: outbox.closed.head,
+                root,
                 closed_at: closing.floor,
                 recovered: true,
                 feeds: closing.feeds.to_vec(),
                 salvage: None,
             };
             batch.entries.push(Entry::Segment(self.sign(&header)));
-            outbox.closed = Boundary { segment: outbox.closed.segment + 1, index: first.index + count as u64, head };
+            let (segment, index) = (header.segment + 1, header.first_index + count as u64);
+            outbox.closed = Boundary { segment, index, head: header.head() };
             rest = &rest[count..];
         }
         self.outbox.insert(era, outbox);
+        EraEnd { era, next_index: outbox.closed.index, head: outbox.closed.head }
     }
 
     fn sign(&self, header: &SegmentHeader) -> StoredSegment {
@@ -198,7 +225,7 @@ impl Trail {
             segment: header.segment,
             first_index: header.first_index,
             count: header.count,
-            head: header.head,
+            head: header.head(),
             header: Signed::sign(header, &self.fleet, &[&self.key]).to_bytes(),
         }
     }
@@ -215,20 +242,25 @@ impl Trail {
     ) -> AuditRef {
         let record = Record { index: self.next_index, floor: times.0, powered: times.1, event };
         let bytes = record.to_bytes();
-        if self.open.as_ref().is_some_and(|open| open.bytes + bytes.len() > SEGMENT_BYTES_MAX) {
+        if self.open.as_ref().is_some_and(|open| open.bytes + LEAF_BYTES_MAX > SEGMENT_BYTES_MAX) {
             self.close(closing, batch);
         }
         let segment = self.outbox.get(&self.era).map_or(0, |outbox| outbox.closed.segment);
-        let open = self.open.get_or_insert(Open {
+        let open = self.open.get_or_insert_with(|| Open {
             first_index: self.next_index,
             previous: self.head,
-            count: 0,
+            leaves: Leaves::default(),
+            hashes: Vec::new(),
             bytes: 0,
             since: now,
         });
-        open.count += 1;
-        open.bytes += bytes.len();
-        let full = open.count >= SEGMENT_RECORDS_MAX;
+        if let Event::Decision(decision) = &record.event {
+            self.names.written(decision, record.index);
+        }
+        let leaf = open.leaves.push(&record);
+        open.hashes.push(leaf_hash(&leaf));
+        open.bytes += leaf.len();
+        let full = open.hashes.len() >= SEGMENT_RECORDS_MAX as usize;
         let place = AuditRef { era: self.era.number, segment, index: self.next_index };
         self.head = extend(self.head, &bytes);
         batch.entries.push(Entry::Record(StoredRecord { era: self.era, index: self.next_index, bytes, budgets }));
@@ -244,21 +276,23 @@ impl Trail {
         let Some(open) = self.open.take() else { return };
         let Some(outbox) = self.outbox.get_mut(&self.era) else { return };
         let segment = outbox.closed.segment;
-        let index = open.first_index + u64::from(open.count);
-        outbox.closed = Boundary { segment: segment + 1, index, head: self.head };
+        let count = open.hashes.len();
         let header = SegmentHeader {
             device: self.device.clone(),
             era: self.era,
             segment,
             first_index: open.first_index,
-            count: open.count,
+            count: count as u32,
             previous: open.previous,
-            head: self.head,
+            root: merkle::root(&open.hashes),
             closed_at: closing.floor,
             recovered: false,
             feeds: closing.feeds.to_vec(),
             salvage: None,
         };
+        self.head = header.head();
+        let index = open.first_index + count as u64;
+        outbox.closed = Boundary { segment: segment + 1, index, head: self.head };
         batch.entries.push(Entry::Segment(self.sign(&header)));
     }
 
@@ -343,7 +377,7 @@ impl Trail {
     /// What is left of a segment, signed, if the collector still waits for it, and the ranges of lost records that no
     /// gap record has told yet.
     pub fn salvage(&mut self, hole: &Hole, remains: Remains, floor: Timestamp) -> Option<(Upload, Vec<(u64, u64)>)> {
-        let header = hole.header(&remains, &self.device, floor);
+        let (header, leaves) = hole.header(&remains, &self.device, floor);
         let outbox = self.outbox.get_mut(&hole.era).filter(|outbox| outbox.acked == hole.from)?;
         // What is cut into more pieces than there were segments goes on past their end.
         let more = u64::from(remains.next.index < outbox.closed.index);
@@ -352,8 +386,7 @@ impl Trail {
         outbox.told = told.max(remains.next.index);
         let lost = header.salvage.iter().flat_map(|salvage| &salvage.lost);
         let untold = lost.filter(|(_, end)| *end > told).map(|(first, end)| (*first.max(&told), *end)).collect();
-        let records = remains.records.into_iter().map(|(_, bytes)| bytes).collect();
-        Some((Upload { header: Signed::sign(&header, &self.fleet, &[&self.key]), records }, untold))
+        Some((Upload { header: Signed::sign(&header, &self.fleet, &[&self.key]), leaves }, untold))
     }
 
     /// Where each earlier era stands that is not released, for the anchor: the newest [`ERAS_MARKED_MAX`] of them.
@@ -413,7 +446,7 @@ impl Trail {
     }
 }
 
-/// Where an era ends, as far as it can be read.
+/// Where an era ends, as far as it can be read: its head goes over records that no segment covers.
 pub(super) fn end_of(image: &EraImage) -> EraEnd {
     let unsigned = || image.records.iter().filter(|record| record.index >= image.closed_index);
     let head = unsigned().fold(image.closed_head, |head, record| extend(head, &record.bytes));

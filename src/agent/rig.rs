@@ -14,7 +14,8 @@ use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgo
 use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::{genesis, Record, Upload};
+use crate::wire::audit::segment::Upload;
+use crate::wire::audit::{genesis, Record};
 use crate::wire::bundle::{BrokerPins, Feed, Fingerprint, Issuer, TrustBundle};
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle};
 use crate::wire::envelope::Signed;
@@ -96,7 +97,7 @@ impl Disk {
         let records: Vec<_> =
             records.iter().filter(|record| range.contains(&record.index)).map(|r| r.bytes.clone()).collect();
         let header = Signed::from_bytes(&segment.header).unwrap();
-        (records.len() == segment.count as usize).then_some(Upload { header, records })
+        (records.len() == segment.count as usize).then(|| Upload::of_rows(header, &records)).flatten()
     }
 
     fn gather(&self, hole: &Hole) -> Remains {
@@ -594,7 +595,7 @@ impl Rig {
                     assert_eq!((header.first_index, header.previous), (ack.next_index, ack.head));
                     ack.next_segment = header.next_segment();
                     ack.next_index += u64::from(header.count);
-                    ack.head = header.head;
+                    ack.head = header.head();
                     self.collected.extend(records.into_iter().map(|record| (header.era, record)));
                 }
                 (None, vec![*ack])

@@ -9,7 +9,8 @@
 use super::effects::Entry;
 use crate::ids::{DeviceId, EraId, Hash};
 use crate::time::Timestamp;
-use crate::wire::audit::{extend, salvage_digest, Salvage, SegmentHeader, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::segment::{grow, Salvage, SegmentHeader, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::{extend, Record};
 use crate::wire::envelope::Signed;
 
 /// A place between two segments.
@@ -35,10 +36,10 @@ pub struct Hole {
 }
 
 /// What a store has left from where the collector stands to the next place from which it can go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Remains {
-    /// Records that can be read, with their numbers, in order.
-    pub records: Vec<(u64, Vec<u8>)>,
+    /// Records that can be read, in order.
+    pub records: Vec<Record>,
     /// That place.
     pub next: Boundary,
 }
@@ -64,6 +65,9 @@ impl Hole {
         let (mut records, mut bytes, mut head) = (Vec::new(), 0, self.from.head);
         for index in self.from.index..to.index {
             let Some(Entry::Record(found)) = read(Wanted::Record(index))? else { continue };
+            // What is no record, or another, is as good as lost.
+            let record = Record::from_bytes(&found.bytes).ok().filter(|record| record.index == index);
+            let Some(record) = record else { continue };
             bytes += found.bytes.len();
             let full = records.len() >= SEGMENT_RECORDS_MAX as usize || bytes > SEGMENT_BYTES_MAX;
             // The last number before a whole segment has to reach it.
@@ -73,7 +77,7 @@ impl Hole {
             }
             if !full {
                 head = extend(head, &found.bytes);
-                records.push((index, found.bytes));
+                records.push(record);
             }
         }
         Ok(Remains { records, next: to })
@@ -89,7 +93,7 @@ impl Hole {
             let after = Boundary {
                 segment: number.saturating_add(1),
                 index: header.first_index.saturating_add(header.count.into()),
-                head: header.head,
+                head: header.head(),
             };
             let boundary = if number == self.from.segment { after } else { before };
             if boundary.index > self.from.index {
@@ -99,29 +103,35 @@ impl Hole {
         Ok(None)
     }
 
-    /// The header for what is left, and the ranges that are lost.
-    pub(super) fn header(&self, remains: &Remains, device: &DeviceId, closed_at: Timestamp) -> SegmentHeader {
+    /// The header for what is left, and its leaves.
+    pub(super) fn header(
+        &self,
+        remains: &Remains,
+        device: &DeviceId,
+        closed_at: Timestamp,
+    ) -> (SegmentHeader, Vec<Vec<u8>>) {
         let mut lost = Vec::new();
         let mut next = self.from.index;
-        for index in remains.records.iter().map(|(index, _)| *index).chain([remains.next.index]) {
+        for index in remains.records.iter().map(|record| record.index).chain([remains.next.index]) {
             if index > next {
                 lost.push((next, index));
             }
             next = index.saturating_add(1);
         }
-        let records: Vec<Vec<u8>> = remains.records.iter().map(|(_, bytes)| bytes.clone()).collect();
-        SegmentHeader {
+        let (leaves, root) = grow(&remains.records);
+        let header = SegmentHeader {
             device: device.clone(),
             era: self.era,
             segment: self.from.segment,
             first_index: self.from.index,
             count: u32::try_from(remains.next.index.saturating_sub(self.from.index)).unwrap_or(u32::MAX),
             previous: self.from.head,
-            head: remains.next.head,
+            root,
             closed_at,
             recovered: true,
             feeds: Vec::new(),
-            salvage: Some(Salvage { next_segment: remains.next.segment, lost, digest: salvage_digest(&records) }),
-        }
+            salvage: Some(Salvage { next_segment: remains.next.segment, lost, head: remains.next.head }),
+        };
+        (header, leaves)
     }
 }

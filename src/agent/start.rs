@@ -24,7 +24,7 @@ use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Marks, Now};
 use crate::ids::{EraId, FeedId, Hash};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::{genesis, Event, Gap, GapCause, Record, Start, TrustChange};
+use crate::wire::audit::{extend, genesis, Event, Gap, GapCause, Record, Start, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
@@ -52,6 +52,9 @@ impl Agent {
         // A store knows neither fleet nor device, so it cannot tell where a chain without a closed segment begins.
         for era in boot.eras.iter_mut().filter(|era| era.segments == 0) {
             era.closed_head = genesis(&boot.fleet, &boot.device, era.id);
+        }
+        if let Some(anchor) = &boot.anchor {
+            boot.eras.iter_mut().for_each(|era| check_tail(era, anchor));
         }
         let anchor_lost = boot.anchor.is_none();
         let mut anchor = boot.anchor.clone().unwrap_or_else(Anchor::lost);
@@ -150,6 +153,7 @@ impl Agent {
         effects.batch.begin_era = Some(self.trail.era());
         let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
+        let mut previous = None;
         for image in eras {
             if let Some(damage) = &image.damage {
                 self.overcharge(image, anchor);
@@ -163,7 +167,8 @@ impl Agent {
                         Condition::Damaged
                     }
                 };
-                self.trail.adopt(image, condition, &closing, &mut effects.batch);
+                let end = self.trail.adopt(image, condition, &closing, &mut effects.batch);
+                previous = Some(end).filter(|end| end.era.salt != 0).or(previous);
             }
         }
         if anchor.era.is_some_and(|era| !eras.iter().any(|image| image.id.number == era.number)) {
@@ -171,12 +176,8 @@ impl Agent {
         }
         let gaps = gaps(eras, anchor);
         self.clock.renew_lease();
-        let start = Start {
-            boot: self.boot,
-            boots: self.clock.boots(),
-            previous: eras.iter().rfind(|image| image.id.salt != 0).map(end_of),
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
+        let start =
+            Start { boot: self.boot, boots: self.clock.boots(), previous, version: env!("CARGO_PKG_VERSION").into() };
         self.write(Event::Start(Box::new(start)), Vec::new(), now, effects);
         for gap in gaps {
             let detail = format!("records from {} on are gone, to {:?}: counted in a gap record", gap.first, gap.end);
@@ -203,6 +204,20 @@ impl Agent {
         if anchor.era.is_none_or(|era| image.id.number >= era.number) {
             self.wallet.overcharge(anchor.leased_uses.max(1));
         }
+    }
+}
+
+/// Records that no signature covers yet are those that the anchor has seen, or damage.
+fn check_tail(era: &mut EraImage, anchor: &Anchor) {
+    // What was closed since the anchor was written is signed.
+    let covered = anchor.era != Some(era.id) || era.closed_index >= anchor.next_index;
+    if covered || era.damage.is_some() {
+        return;
+    }
+    let seen = era.records.iter().filter(|record| (era.closed_index..anchor.next_index).contains(&record.index));
+    if seen.fold(era.closed_head, |head, record| extend(head, &record.bytes)) != anchor.head {
+        let what = format!("records {} to {} are not those that were written", era.closed_index, anchor.next_index - 1);
+        era.damage = Some(what);
     }
 }
 

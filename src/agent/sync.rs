@@ -20,7 +20,8 @@ use super::uplink::{Link, NONCE_LIFE};
 use super::{Agent, LinkEvent, Now, Source};
 use crate::ids::{EraId, FeedId, Hash, Nonce};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::{Event, Gap, GapCause, TrustChange, Upload};
+use crate::wire::audit::segment::Upload;
+use crate::wire::audit::{Event, Gap, GapCause, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::link::{

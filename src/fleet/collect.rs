@@ -10,7 +10,8 @@ use super::service::Archive;
 use super::{Effects, FleetLog};
 use crate::ids::DeviceId;
 use crate::time::Timestamp;
-use crate::wire::audit::{Event, SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::segment::{SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::Event;
 use crate::wire::bundle::PublicKey;
 use crate::wire::link::EraAck;
 use crate::wire::Refused;
@@ -54,7 +55,7 @@ pub fn receive(
     }
     let key = key_of(book, &claim)?;
     let header = upload.header.open(book.fleet(), [key.verifying()], 1)?;
-    if upload.records.len() > SEGMENT_RECORDS_MAX as usize {
+    if upload.leaves.len() > SEGMENT_RECORDS_MAX as usize {
         return Err(Refused::Malformed("more records than a segment may have"));
     }
     // Further than any device counts, and the ledger could not keep them in order.
@@ -101,7 +102,7 @@ pub fn receive(
         );
     }
     let (next_segment, next_index) = (header.next_segment(), header.next_index()?);
-    let ack = EraAck { era: header.era, next_segment, next_index, head: header.head };
+    let ack = EraAck { era: header.era, next_segment, next_index, head: header.head() };
     let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
     note_positions(book, topic, &header.feeds, Some(at), fx);
     book.write(Write::Era(EraChain { device: topic.clone(), key, ack }), fx);
@@ -116,7 +117,7 @@ pub fn receive(
         first_index: header.first_index,
         digest,
         header: upload.header.to_bytes(),
-        records: upload.records,
+        leaves: upload.leaves,
         at,
     };
     book.write(Write::Segment(Box::new(segment)), fx);
@@ -274,7 +275,7 @@ mod tests {
         assert!(matches!(collector.take(&more), Ok(Collected::Held(_))), "it rots on");
         assert_eq!((collector.stored.len(), collector.book.forks().count()), (3, 0));
         let mut forged = left.clone();
-        forged.records.pop();
+        forged.leaves.pop();
         assert_eq!(collector.take(&forged), Err(Refused::DigestMismatch));
     }
 
@@ -302,10 +303,10 @@ mod tests {
         let forged = segment(&SigningKey::from_bytes(&[99; 32]), ERA, None, 2, "a");
         assert!(matches!(collector.take(&forged), Err(Refused::UnknownKey { .. })));
         let mut damaged = good.clone();
-        damaged.records[1][3] ^= 1;
+        damaged.leaves[1][3] ^= 1;
         assert_eq!(collector.take(&damaged), Err(Refused::DigestMismatch));
         let mut short = good.clone();
-        short.records.pop();
+        short.leaves.pop();
         assert_eq!(collector.take(&short), Err(Refused::DigestMismatch));
         let mut fx = Effects::default();
         let archive = |_: &DeviceId, _, _| None;

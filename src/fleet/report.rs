@@ -6,10 +6,12 @@
 //! Read next: `collect.rs`, which checked it on arrival.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::book::{Book, Segment};
 use crate::ids::{DeviceId, EraId, Hash};
-use crate::wire::audit::{genesis, record_id, EraEnd, Event, Gap, Record, SegmentHeader, Upload};
+use crate::wire::audit::segment::{SegmentHeader, Upload};
+use crate::wire::audit::{genesis, record_id, Credential, EraEnd, Event, Gap, Named, Record};
 use crate::wire::envelope::Signed;
 
 /// The most problems that a device's report lists.
@@ -26,6 +28,8 @@ pub struct DeviceReport {
     pub gaps: u64,
     /// Records that they count, those that arrived all the same left out. Of what a torn end may have held, the most.
     pub lost: u64,
+    /// Decisions of which the record that names their credential is among the lost.
+    pub unattributed: u64,
     /// Proofs that its chain forked.
     pub forks: u64,
     /// The first record's name.
@@ -68,6 +72,17 @@ struct Chain {
     lost: Vec<(u64, u64)>,
     /// Whether it goes on by the device's word alone somewhere.
     made: Made,
+    /// Credentials by the record that names them in full.
+    named: BTreeMap<u64, Arc<Named>>,
+}
+
+/// A segment that is sound.
+#[derive(Debug)]
+pub struct Checked {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Its records, each with what its decision's credential names, as far as that is there.
+    pub records: Vec<(Record, Option<Arc<Named>>)>,
 }
 
 /// What a chain is made of.
@@ -110,24 +125,59 @@ impl<'b> Verifier<'b> {
         Self { book, report, chain: None, held: BTreeMap::new(), named: Vec::new(), gaps: Vec::new() }
     }
 
-    /// Checks one segment and returns its header and records if it is sound.
-    pub fn segment(&mut self, segment: Segment) -> Option<(SegmentHeader, Vec<Record>)> {
+    /// Checks one segment and returns it if it is sound.
+    pub fn segment(&mut self, segment: Segment) -> Option<Checked> {
         let (device, era, number) = (segment.device.clone(), segment.era, segment.segment);
         let place = self.place(&device, era);
         match check(self.book, segment, place) {
             Ok((header, records)) => {
                 self.count(&device, &header, &records);
-                self.go_on(device, &header);
-                Some((header, records))
+                self.go_on(device.clone(), &header);
+                let records = records.into_iter().map(|record| (self.attribute(&device, &record), record));
+                let records = records.map(|(named, record)| (record, named)).collect();
+                Some(Checked { header, records })
             }
             Err(problem) => {
-                let report = self.report.devices.entry(device).or_default();
-                if report.problems.len() < PROBLEMS_MAX {
-                    report.problems.push(format!("era {era} segment {number}: {problem}"));
-                }
+                self.problem(device, format!("era {era} segment {number}: {problem}"));
                 None
             }
         }
+    }
+
+    fn problem(&mut self, device: DeviceId, problem: String) {
+        let report = self.report.devices.entry(device).or_default();
+        if report.problems.len() < PROBLEMS_MAX {
+            report.problems.push(problem);
+        }
+    }
+
+    /// Who is accountable for a decision: what its own record names, or the one that it refers to.
+    fn attribute(&mut self, device: &DeviceId, record: &Record) -> Option<Arc<Named>> {
+        let Event::Decision(decision) = &record.event else { return None };
+        let chain = self.chain.as_mut()?;
+        let index = match &decision.credential {
+            Credential::Nothing => return None,
+            Credential::Named(named) => {
+                let named = Arc::new(Named::clone(named));
+                if decision.allow {
+                    chain.named.insert(record.index, named.clone());
+                }
+                return Some(named);
+            }
+            Credential::Same(index) => *index,
+        };
+        let named = chain.named.get(&index).cloned();
+        if named.is_none() {
+            let lost = chain.lost.iter().any(|(first, end)| (first..end).contains(&&index));
+            let what = format!("{} refers to record {index} for its credential, which names none", {
+                record_id(device, chain.era, record.index)
+            });
+            match lost {
+                true => self.report.devices.entry(device.clone()).or_default().unattributed += 1,
+                false => self.problem(device.clone(), what),
+            }
+        }
+        named
     }
 
     /// Where the next segment of an era has to begin.
@@ -144,8 +194,8 @@ impl<'b> Verifier<'b> {
     }
 
     fn go_on(&mut self, device: DeviceId, header: &SegmentHeader) {
-        let (mut lost, mut made) =
-            self.chain.take().map_or((Vec::new(), Made::Whole), |chain| (chain.lost, chain.made));
+        let before = self.chain.take().map(|chain| (chain.lost, chain.made, chain.named));
+        let (mut lost, mut made, named) = before.unwrap_or_else(|| (Vec::new(), Made::Whole, BTreeMap::new()));
         if let Some(salvage) = &header.salvage {
             lost.extend(&salvage.lost);
             made = Made::Salvaged;
@@ -155,9 +205,10 @@ impl<'b> Verifier<'b> {
             era: header.era,
             next_segment: header.next_segment(),
             next_index: header.first_index.saturating_add(header.count.into()),
-            head: header.head,
+            head: header.head(),
             lost,
             made,
+            named,
         });
     }
 
@@ -267,7 +318,7 @@ fn check(
     if header.previous != head {
         return Err("the chain before it ends otherwise".into());
     }
-    let upload = Upload { header: signed, records: segment.records };
+    let upload = Upload { header: signed, leaves: segment.leaves };
     let records = upload.check(&header).map_err(words)?;
     Ok((header, records))
 }
@@ -289,7 +340,7 @@ mod tests {
             first_index: header.first_index,
             digest: upload.header.digest(),
             header: upload.header.to_bytes(),
-            records: upload.records.clone(),
+            leaves: upload.leaves.clone(),
             at: at(1),
         }
     }
@@ -319,8 +370,8 @@ mod tests {
 
     #[test]
     fn whatever_is_changed_in_the_store_shows() {
-        check_shown("a record changed", |s| s[1].records[0][2] ^= 1);
-        check_shown("a record dropped", |s| drop(s[1].records.pop()));
+        check_shown("a record changed", |s| s[1].leaves[0][2] ^= 1);
+        check_shown("a record dropped", |s| drop(s[1].leaves.pop()));
         check_shown("a segment dropped", |s| drop(s.remove(0)));
         check_shown("a header changed", |s| s[0].header[40] ^= 1);
         check_shown("two segments exchanged", |s| s.swap(0, 1));
@@ -350,10 +401,8 @@ mod tests {
     fn check_sums(gaps: &[Event], expected: (u64, u64, u64)) {
         let key = device_keys(1).audit;
         let report = verify(|segments| {
-            let second = Upload {
-                header: Signed::from_bytes(&segments[1].header).unwrap(),
-                records: segments[1].records.clone(),
-            };
+            let second =
+                Upload { header: Signed::from_bytes(&segments[1].header).unwrap(), leaves: segments[1].leaves.clone() };
             segments[1] = stored(&salvaged(&key, &second, 1..2));
             for (number, gap) in (10..).zip(gaps) {
                 segments.push(stored(&told(&key, EraId { number, salt: 1 }, gap.clone())));

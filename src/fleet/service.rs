@@ -549,9 +549,8 @@ pub(super) mod tests {
     use super::super::FleetKeys;
     use super::*;
     use crate::ids::{BootId, FleetId};
-    use crate::wire::audit::{
-        extend, genesis, salvage_digest, Event, Evidence, Record, Salvage, SegmentHeader, Upload,
-    };
+    use crate::wire::audit::segment::{grow, Salvage, SegmentHeader, Upload};
+    use crate::wire::audit::{genesis, Event, Evidence, Record};
     use crate::wire::bundle::BrokerPins;
     use crate::wire::enrol::{DeviceKeys, EnrolRequest};
     use crate::wire::link::{Ask, Hello, Reply, Right, TaskAsk};
@@ -674,13 +673,14 @@ pub(super) mod tests {
     ) -> Upload {
         let before = before.map(|upload| upload.header.claim().unwrap());
         let first_index = before.as_ref().map_or(0, |header| header.first_index + u64::from(header.count));
-        let previous = before.as_ref().map_or_else(|| genesis(&acme(), &gw(), era), |header| header.head);
-        let records: Vec<Vec<u8>> = (first_index..first_index + u64::from(count))
+        let previous = before.as_ref().map_or_else(|| genesis(&acme(), &gw(), era), |header| header.head());
+        let records: Vec<Record> = (first_index..first_index + u64::from(count))
             .map(|index| {
                 let evidence = Evidence { source: mark.into(), reason: "r".into(), digest: Hash::ZERO, count: 1 };
-                Record { index, floor: at(1), powered: at(1), event: Event::Refused(evidence) }.to_bytes()
+                Record { index, floor: at(1), powered: at(1), event: Event::Refused(evidence) }
             })
             .collect();
+        let (leaves, root) = grow(&records);
         let header = SegmentHeader {
             device: gw(),
             era,
@@ -688,33 +688,36 @@ pub(super) mod tests {
             first_index,
             count,
             previous,
-            head: records.iter().fold(previous, |head, record| extend(head, record)),
+            root,
             closed_at: at(2),
             recovered: false,
             feeds: Vec::new(),
             salvage: None,
         };
-        Upload { header: Signed::sign(&header, &acme(), &[key]), records }
+        Upload { header: Signed::sign(&header, &acme(), &[key]), leaves }
     }
 
     /// What a damaged disk has left of a segment without its records at these places in it.
     pub(crate) fn salvaged(key: &SigningKey, whole: &Upload, lost: std::ops::Range<u32>) -> Upload {
         let mut header = whole.header.claim().unwrap();
-        let records: Vec<_> =
-            (0..header.count).filter(|at| !lost.contains(at)).map(|at| whole.records[at as usize].clone()).collect();
+        let (head, records) = (header.head(), whole.check(&header).unwrap());
+        let left: Vec<Record> =
+            (0..header.count).filter(|at| !lost.contains(at)).map(|at| records[at as usize].clone()).collect();
+        let (leaves, root) = grow(&left);
         let at = |place: u32| header.first_index + u64::from(place);
         let lost = vec![(at(lost.start), at(lost.end))];
         let next_segment = header.segment + 1;
-        header.salvage = Some(Salvage { next_segment, lost, digest: salvage_digest(&records) });
-        Upload { header: Signed::sign(&header, &acme(), &[key]), records }
+        header.root = root;
+        header.salvage = Some(Salvage { next_segment, lost, head });
+        Upload { header: Signed::sign(&header, &acme(), &[key]), leaves }
     }
 
     /// A segment of one record, which begins an era.
     pub(crate) fn told(key: &SigningKey, era: EraId, event: Event) -> Upload {
         let mut header = segment(key, era, None, 1, "x").header.claim().unwrap();
-        let records = vec![Record { index: 0, floor: at(1), powered: at(1), event }.to_bytes()];
-        header.head = extend(header.previous, &records[0]);
-        Upload { header: Signed::sign(&header, &acme(), &[key]), records }
+        let (leaves, root) = grow(&[Record { index: 0, floor: at(1), powered: at(1), event }]);
+        header.root = root;
+        Upload { header: Signed::sign(&header, &acme(), &[key]), leaves }
     }
 
     fn service(keys: FleetKeys, book: &Book) -> Service {

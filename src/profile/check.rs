@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::Profile;
 use crate::agent::feed::SET_BYTES_MAX;
-use crate::wire::audit::SEGMENT_BYTES_MAX;
+use crate::wire::audit::segment::SEGMENT_BYTES_MAX;
 use crate::wire::MESSAGE_BYTES_MAX;
 
 /// Bytes that one audit record costs on flash. Measured with sled 0.34 over 20,000 records written and drained: 45 MB of

@@ -7,6 +7,7 @@
 
 mod copy;
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ use crate::fleet::emergency::Kept;
 use crate::fleet::{Archive, Book, Effects, Outgoing, Write};
 use crate::ids::{BlockId, DeviceId, EraId, GrantId, Hash};
 use crate::time::Timestamp;
-use crate::wire::audit::{Event, Record, SegmentHeader};
+use crate::wire::audit::segment::SegmentHeader;
+use crate::wire::audit::{Credential, Event};
 use crate::wire::envelope::Signed;
 use crate::wire::{decode, encode};
 
@@ -408,7 +410,7 @@ fn segment_of(row: &rusqlite::Row<'_>, records: &mut rusqlite::Statement<'_>) ->
         first_index: first as u64,
         digest: Hash(row.get(6)?),
         header: row.get(7)?,
-        records: bytes.collect::<Result<_, _>>()?,
+        leaves: bytes.collect::<Result<_, _>>()?,
         at: millis(row.get(8)?),
     })
 }
@@ -553,10 +555,18 @@ fn store_segment(connection: &Connection, segment: &Segment) -> Result<(), Ledge
         "INSERT INTO records (device, era, salt, idx, floor_ms, kind, allow, reason, operation, resource, owner, task,
          bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
-    for bytes in &segment.records {
-        // They were parsed when they were verified.
-        let record = Record::from_bytes(bytes).map_err(|_| LedgerError::Damaged("a record on its way in".into()))?;
-        let row = Columns::of(&record.event);
+    // They were read when they were verified.
+    let records = header.read(&segment.leaves).map_err(|_| LedgerError::Damaged("a record on its way in".into()))?;
+    let mut named_by = connection
+        .prepare_cached("SELECT owner, task FROM records WHERE device = ?1 AND era = ?2 AND salt = ?3 AND idx = ?4")?;
+    for (record, leaf) in records.iter().zip(&segment.leaves) {
+        let mut row = Columns::of(&record.event);
+        if let Some(index) = row.same {
+            let named = named_by
+                .query_row(params![device, era, salt, index as i64], |named| Ok((named.get(0)?, named.get(1)?)))
+                .optional()?;
+            (row.owner, row.task) = named.unwrap_or_default();
+        }
         statement.execute(params![
             device,
             era,
@@ -570,7 +580,7 @@ fn store_segment(connection: &Connection, segment: &Segment) -> Result<(), Ledge
             row.resource,
             row.owner,
             row.task,
-            bytes
+            leaf
         ])?;
     }
     Ok(())
@@ -584,23 +594,33 @@ struct Columns<'r> {
     reason: Option<&'r str>,
     operation: Option<&'r str>,
     resource: Option<&'r str>,
-    owner: Option<&'r str>,
-    task: Option<&'r str>,
+    owner: Option<Cow<'r, str>>,
+    task: Option<Cow<'r, str>>,
+    /// The record of the era that names owner and task.
+    same: Option<u64>,
 }
 
 impl<'r> Columns<'r> {
     fn of(event: &'r Event) -> Self {
         let plain = |kind| Self { kind, ..Self::default() };
         match event {
-            Event::Decision(decision) => Self {
-                kind: "decision",
-                allow: Some(decision.allow),
-                reason: Some(&decision.reason),
-                operation: Some(&decision.operation),
-                resource: Some(&decision.resource),
-                owner: decision.owner.as_deref(),
-                task: decision.task.as_ref().map(|task| task.as_str()),
-            },
+            Event::Decision(decision) => {
+                let (named, same) = match &decision.credential {
+                    Credential::Nothing => (None, None),
+                    Credential::Same(index) => (None, Some(*index)),
+                    Credential::Named(named) => (Some(named), None),
+                };
+                Self {
+                    kind: "decision",
+                    allow: Some(decision.allow),
+                    reason: Some(&decision.reason),
+                    operation: Some(&decision.operation),
+                    resource: Some(&decision.resource),
+                    owner: named.map(|named| named.owner.as_str().into()),
+                    task: named.and_then(|named| named.task.as_ref()).map(|task| task.as_str().into()),
+                    same,
+                }
+            }
             Event::Gap(_) => plain("gap"),
             Event::Grant(_) => plain("grant"),
             Event::Mode(mode) => Self { reason: Some(&mode.reason), ..plain("mode") },
@@ -608,8 +628,8 @@ impl<'r> Columns<'r> {
             Event::Start(_) => plain("start"),
             Event::Task(task) => Self {
                 reason: Some(&task.reason),
-                owner: task.owner.as_deref(),
-                task: task.task.as_ref().map(|task| task.as_str()),
+                owner: task.owner.as_deref().map(Cow::from),
+                task: task.task.as_ref().map(|task| task.as_str().into()),
                 ..plain("task")
             },
             Event::Trust(_) => plain("trust"),

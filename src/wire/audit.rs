@@ -1,24 +1,23 @@
 //! The audit trail as both sides sign and read it.
 //!
-//! Owns: [`Record`] and its kinds, the hash chain over records, the signed [`SegmentHeader`], and the [`Upload`] that
-//! carries a segment to the collector.
+//! Owns: [`Record`] and its kinds, and the hash chain over the records that no signature covers yet. The modules below it:
+//! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent.
 //! Never: numbers, stores or sends anything. `agent/audit.rs` does on the device, `fleet/collect.rs` checks.
-//! Read next: `agent/audit.rs`.
+//! Read next: `audit/segment.rs`, then `agent/audit.rs`. `docs/audit-format.md` has every byte.
+
+pub mod leaf;
+pub mod merkle;
+pub mod segment;
 
 use serde::{Deserialize, Serialize};
 
-use super::envelope::{Document, Signed};
 use super::revocation::Position;
-use super::{decode, encode, Refused, MESSAGE_BYTES_MAX};
+use super::{decode, encode, Refused};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, KeyId, RiskClass, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 
 /// The most bytes of one encoded record.
 pub const RECORD_BYTES_MAX: usize = 4096;
-/// The most bytes of records in one segment, so that its upload fits a message.
-pub const SEGMENT_BYTES_MAX: usize = 28 * 1024;
-/// The most records in one segment.
-pub const SEGMENT_RECORDS_MAX: u32 = 64;
 
 /// One entry of a device's audit trail.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -70,24 +69,43 @@ pub struct Decision {
     pub destination: Option<String>,
     /// The class of risk that it was judged by.
     pub risk: Option<RiskClass>,
-    /// The accountable owner that block 0 names, none if no verified token was there.
-    pub owner: Option<String>,
-    /// The grant that block 0 names.
-    pub grant: Option<GrantId>,
-    /// The wallet's task, or the label of the token.
-    pub task: Option<TaskId>,
+    /// What the token says about who is accountable.
+    pub credential: Credential,
     /// Selectors of the workload: attested by the kernel, or the holder to whom this agent handed the credential.
     pub workload: Vec<String>,
     /// Selectors of the enforcement point that asked, if it was one.
     pub enforcer: Vec<String>,
-    /// The delegation chain, block by block.
-    pub chain: Vec<BlockId>,
     /// What was known.
     pub known: Known,
 }
 
+/// Who is accountable for a decision, by the token that was shown.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Credential {
+    /// Nobody: there was no token whose signatures fit.
+    Nothing,
+    /// Whoever the record of this index names, an allow of the same era. Allows are never dropped.
+    Same(u64),
+    /// In full.
+    Named(Box<Named>),
+}
+
+/// What the blocks of a token name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Named {
+    /// The accountable owner of block 0.
+    pub owner: String,
+    /// The grant of block 0.
+    pub grant: GrantId,
+    /// The wallet's task, or the label of the token.
+    pub task: Option<TaskId>,
+    /// The delegation chain, block by block.
+    pub chain: Vec<BlockId>,
+}
+
 /// What the device knew when it decided.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 pub struct Known {
     /// The mode.
     pub mode: String,
@@ -324,13 +342,13 @@ impl Record {
     }
 }
 
-/// Where an era's chain begins.
+/// Where an era's chain of segments begins.
 pub fn genesis(fleet: &FleetId, device: &DeviceId, era: EraId) -> Hash {
     let (number, salt) = (era.number.to_le_bytes(), era.salt.to_le_bytes());
     Hash::of("hardtack/era/v1", &[fleet.as_str().as_bytes(), device.as_str().as_bytes(), &number, &salt])
 }
 
-/// The chain's head after one more record.
+/// The head of the chain over records that no segment covers yet, after one more of them.
 pub fn extend(head: Hash, record: &[u8]) -> Hash {
     Hash::of("hardtack/chain/v1", &[&head.0, record])
 }
@@ -338,234 +356,4 @@ pub fn extend(head: Hash, record: &[u8]) -> Hash {
 /// The text that names a record everywhere: device/era/index.
 pub fn record_id(device: &DeviceId, era: EraId, index: u64) -> String {
     format!("{device}/{era}/{index}")
-}
-
-/// A run of records, signed by the device's audit key.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SegmentHeader {
-    /// The device.
-    pub device: DeviceId,
-    /// The era.
-    pub era: EraId,
-    /// The segment's number in the era, from 0 without a hole.
-    pub segment: u64,
-    /// The first record's index.
-    pub first_index: u64,
-    /// How many records, at least one.
-    pub count: u32,
-    /// The chain's head before the first record; the era's genesis for segment 0.
-    pub previous: Hash,
-    /// The chain's head after the last record.
-    pub head: Hash,
-    /// The floor E when it was closed.
-    pub closed_at: Timestamp,
-    /// Closed by a later start, over records that the era's own start left unsigned.
-    pub recovered: bool,
-    /// The revocation positions that the device held when it was closed.
-    pub feeds: Vec<Position>,
-    /// None for a whole segment. Else what a damaged store has left of it: `count` counts lost records too, and the
-    /// chain goes on over them by the device's word alone.
-    pub salvage: Option<Salvage>,
-}
-
-/// What is left of one segment, or of several in a row.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Salvage {
-    /// The next segment's number: those in between are part of this one.
-    pub next_segment: u64,
-    /// Lost records, in order: each range's first, and the first after it. Gap records of the device count them.
-    pub lost: Vec<(u64, u64)>,
-    /// [`salvage_digest`] of the records that are left, for which the chain cannot vouch.
-    pub digest: Hash,
-}
-
-/// The digest over what is left of a segment.
-pub fn salvage_digest(records: &[Vec<u8>]) -> Hash {
-    let parts: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-    Hash::of("hardtack/salvage/v1", &parts)
-}
-
-impl SegmentHeader {
-    /// The number of the segment after it.
-    pub fn next_segment(&self) -> u64 {
-        self.salvage.as_ref().map_or(self.segment.saturating_add(1), |salvage| salvage.next_segment)
-    }
-
-    /// The index after its last record.
-    ///
-    /// # Errors
-    /// [`Refused::Malformed`] where no number is left for it.
-    pub fn next_index(&self) -> Result<u64, Refused> {
-        self.first_index.checked_add(u64::from(self.count)).ok_or(Refused::Malformed("an index past 64 bits"))
-    }
-}
-
-impl Document for SegmentHeader {
-    const KIND: &'static str = "segment";
-    const BYTES_MAX: usize = 3 * 1024;
-}
-
-/// A segment on its way to the collector.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Upload {
-    /// The signed header.
-    pub header: Signed<SegmentHeader>,
-    /// The records' exact bytes.
-    pub records: Vec<Vec<u8>>,
-}
-
-impl Upload {
-    /// The message.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        encode(self)
-    }
-
-    /// Parses an upload without trusting it.
-    ///
-    /// # Errors
-    /// [`Refused::TooLarge`] or [`Refused::Malformed`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
-        decode(bytes, MESSAGE_BYTES_MAX)
-    }
-
-    /// The records, if they are the ones that `header` was signed over.
-    ///
-    /// # Errors
-    /// [`Refused::DigestMismatch`] when the chain does not lead from the header's first head to its last, or what is
-    /// left is not what was signed; [`Refused::Malformed`] when a record is none or wears the wrong number.
-    pub fn check(&self, header: &SegmentHeader) -> Result<Vec<Record>, Refused> {
-        let end = header.next_index()?;
-        match &header.salvage {
-            Some(salvage) => {
-                if salvage_digest(&self.records) != salvage.digest {
-                    return Err(Refused::DigestMismatch);
-                }
-                let kept = kept(header, salvage, end)?;
-                if kept.iter().map(|(first, end)| end - first).sum::<u64>() != self.records.len() as u64 {
-                    return Err(Refused::Malformed("more or fewer records than are said to be left"));
-                }
-                self.numbered(kept.into_iter().flat_map(|(first, end)| first..end))
-            }
-            None => {
-                let head = self.records.iter().fold(header.previous, |head, record| extend(head, record));
-                if self.records.len() != header.count as usize || self.records.is_empty() || head != header.head {
-                    return Err(Refused::DigestMismatch);
-                }
-                self.numbered(header.first_index..end)
-            }
-        }
-    }
-
-    fn numbered(&self, indexes: impl Iterator<Item = u64>) -> Result<Vec<Record>, Refused> {
-        let numbered = self.records.iter().zip(indexes);
-        numbered
-            .map(|(bytes, index)| match Record::from_bytes(bytes) {
-                Ok(record) if record.index == index => Ok(record),
-                Ok(_) => Err(Refused::Malformed("a record that wears another's number")),
-                Err(refused) => Err(refused),
-            })
-            .collect()
-    }
-}
-
-/// The ranges of a salvaged segment that are left.
-fn kept(header: &SegmentHeader, salvage: &Salvage, end: u64) -> Result<Vec<(u64, u64)>, Refused> {
-    if salvage.next_segment <= header.segment || header.count == 0 {
-        return Err(Refused::Malformed("a salvaged segment that leads nowhere"));
-    }
-    let (mut kept, mut next) = (Vec::new(), header.first_index);
-    for (first, after) in &salvage.lost {
-        if *first < next || after <= first || *after > end {
-            return Err(Refused::Malformed("lost records out of order"));
-        }
-        kept.push((next, *first));
-        next = *after;
-    }
-    kept.push((next, end));
-    Ok(kept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ed25519_dalek::SigningKey;
-
-    fn record(index: u64) -> Record {
-        let evidence = Evidence { source: "t".into(), reason: "r".into(), digest: Hash::ZERO, count: 1 };
-        Record { index, floor: Timestamp(1), powered: Timestamp(2), event: Event::Refused(evidence) }
-    }
-
-    #[test]
-    fn a_changed_dropped_swapped_or_renumbered_record_shows() {
-        let (fleet, device) = ("acme".parse().unwrap(), "gw-07".parse::<DeviceId>().unwrap());
-        let era = EraId { number: 3, salt: 9 };
-        let previous = genesis(&fleet, &device, era);
-        let make = |records: Vec<Vec<u8>>| {
-            let head = records.iter().fold(previous, |head, record| extend(head, record));
-            let header = SegmentHeader {
-                device: device.clone(),
-                era,
-                segment: 0,
-                first_index: 0,
-                count: records.len() as u32,
-                previous,
-                head,
-                closed_at: Timestamp(5),
-                recovered: false,
-                feeds: Vec::new(),
-                salvage: None,
-            };
-            let signed = Signed::sign(&header, &fleet, &[&SigningKey::from_bytes(&[1; 32])]);
-            (Upload { header: signed, records }, header)
-        };
-        let (upload, header) = make((0..3).map(|i| record(i).to_bytes()).collect());
-        let parsed = Upload::from_bytes(&upload.to_bytes()).unwrap();
-        assert_eq!(parsed.check(&header).unwrap().len(), 3);
-
-        let damage = |edit: &dyn Fn(&mut Vec<Vec<u8>>)| {
-            let mut damaged = upload.clone();
-            edit(&mut damaged.records);
-            damaged.check(&header)
-        };
-        assert!(damage(&|r| r[1] = record(7).to_bytes()).is_err());
-        assert!(damage(&|r| drop(r.pop())).is_err());
-        assert!(damage(&|r| r.swap(0, 1)).is_err());
-        assert!(damage(&|r| r.clear()).is_err());
-        let (renumbered, header) = make(vec![record(1).to_bytes()]);
-        assert!(matches!(renumbered.check(&header), Err(Refused::Malformed(_))));
-    }
-
-    #[test]
-    fn what_is_left_of_a_damaged_segment_is_bound_to_its_header() {
-        let records: Vec<Vec<u8>> = [5, 8, 9].map(|index| record(index).to_bytes()).to_vec();
-        let header = SegmentHeader {
-            device: "gw-07".parse().unwrap(),
-            era: EraId { number: 3, salt: 9 },
-            segment: 1,
-            first_index: 5,
-            count: 6,
-            previous: Hash::ZERO,
-            head: Hash::ZERO,
-            closed_at: Timestamp(5),
-            recovered: true,
-            feeds: Vec::new(),
-            salvage: Some(Salvage { next_segment: 3, lost: vec![(6, 8), (10, 11)], digest: salvage_digest(&records) }),
-        };
-        let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
-        let upload = Upload { header: signed, records };
-        assert_eq!(upload.check(&header).unwrap().len(), 3);
-        assert_eq!((header.next_segment(), header.next_index()), (3, Ok(11)));
-        let with = |edit: &dyn Fn(&mut Salvage)| {
-            let mut header = header.clone();
-            header.salvage.as_mut().into_iter().for_each(edit);
-            upload.check(&header)
-        };
-        assert!(with(&|_| {}).is_ok());
-        assert!(with(&|s| s.lost = vec![(6, 8)]).is_err(), "a record that nobody counts");
-        assert!(with(&|s| s.lost = vec![(5, 7), (10, 11)]).is_err(), "another's number");
-        assert!(with(&|s| s.lost = vec![(10, 11), (6, 8)]).is_err());
-        assert!(with(&|s| s.lost = vec![(6, 8), (10, 12)]).is_err());
-        assert!(with(&|s| s.next_segment = 1).is_err());
-        assert_eq!(with(&|s| s.digest = Hash::ZERO), Err(Refused::DigestMismatch));
-    }
 }

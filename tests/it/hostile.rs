@@ -22,7 +22,8 @@ use hardtack::ids::{
 };
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
 use hardtack::time::Millis;
-use hardtack::wire::audit::{Record, SegmentHeader, Upload};
+use hardtack::wire::audit::segment::{SegmentHeader, Upload};
+use hardtack::wire::audit::{leaf, Record};
 use hardtack::wire::biscuit;
 use hardtack::wire::bundle::{Fingerprint, TrustBundle};
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
@@ -82,6 +83,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     }
     let _ = (Announcement::from_bytes(bytes), Snapshot::from_bytes(bytes), Record::from_bytes(bytes));
     let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes));
+    let _ = leaf::read(&bytes.chunks(60).map(<[u8]>::to_vec).collect::<Vec<_>>(), 0..);
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
     let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
     let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));

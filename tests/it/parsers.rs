@@ -14,7 +14,7 @@ use hardtack::shell::broker::dynsec::complaints;
 use hardtack::shell::fleet_dir::{FleetDir, FleetToml};
 use hardtack::shell::keys::DeviceKeyFile;
 use hardtack::shell::mqtt::BrokerUrl;
-use hardtack::wire::audit::Upload;
+use hardtack::wire::audit::segment::Upload;
 use hardtack::wire::biscuit;
 use hardtack::wire::bundle::Fingerprint;
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolRequest};

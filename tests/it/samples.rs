@@ -12,7 +12,8 @@ use hardtack::agent::Anchor;
 use hardtack::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, Nonce};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
-use hardtack::wire::audit::{self, Event, Evidence, Record, SegmentHeader, Upload};
+use hardtack::wire::audit::segment::{grow, SegmentHeader, Upload};
+use hardtack::wire::audit::{self, Event, Evidence, Record};
 use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
 use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
 use hardtack::wire::envelope::Signed;
@@ -269,7 +270,7 @@ impl World {
                 count: 1,
             }),
         };
-        let records: Vec<Vec<u8>> = (0..3).map(|index| record(index).to_bytes()).collect();
+        let (leaves, root) = grow(&[0, 1, 2].map(record));
         let previous = audit::genesis(&self.fleet, &self.device, self.era());
         let header = SegmentHeader {
             device: self.device.clone(),
@@ -278,14 +279,14 @@ impl World {
             first_index: 0,
             count: 3,
             previous,
-            head: records.iter().fold(previous, |head, record| audit::extend(head, record)),
+            root,
             closed_at: NOW,
             recovered: false,
             feeds: vec![self.head().position(Hash([2; 32]))],
             salvage: None,
         };
         let signed = Signed::sign(&header, &self.fleet, &[&self.keys.audit]);
-        (Upload { header: signed, records }, header)
+        (Upload { header: signed, leaves }, header)
     }
 
     /// A hello.

@@ -15,7 +15,8 @@ use hardtack::profile::{Profile, QueueLimits};
 use hardtack::shell::files::FileError;
 use hardtack::shell::store::{Event, Recovered, Store, StoreError};
 use hardtack::time::Timestamp;
-use hardtack::wire::audit::{extend, genesis, SegmentHeader};
+use hardtack::wire::audit::segment::{grow, SegmentHeader};
+use hardtack::wire::audit::{extend, genesis, Event, Evidence, Record};
 use hardtack::wire::envelope::Signed;
 
 use crate::support::strace::{self, Due, Moment};
@@ -31,7 +32,7 @@ struct Writing {
     segments: u64,
     previous: Hash,
     head: Hash,
-    unsigned: usize,
+    unsigned: Vec<Record>,
     generation: u64,
 }
 
@@ -44,7 +45,10 @@ impl Writing {
         let era = EraId { number, salt: number * 7 };
         let head = genesis(&"acme".parse().unwrap(), &"gw-07".parse().unwrap(), era);
         let generation = anchor.generation;
-        (Self { store, era, next_index: 0, segments: 0, previous: head, head, unsigned: 0, generation }, recovered)
+        (
+            Self { store, era, next_index: 0, segments: 0, previous: head, head, unsigned: Vec::new(), generation },
+            recovered,
+        )
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -61,13 +65,16 @@ impl Writing {
     fn records(&mut self, count: usize) -> Batch {
         let mut entries = Vec::new();
         for _ in 0..count {
-            let bytes = [&self.next_index.to_le_bytes()[..], &[0xab; 200]].concat();
+            let evidence = Evidence { source: "x".repeat(200), reason: "r".into(), digest: Hash::ZERO, count: 1 };
+            let time = Timestamp(self.next_index);
+            let record = Record { index: self.next_index, floor: time, powered: time, event: Event::Refused(evidence) };
+            let bytes = record.to_bytes();
             self.head = extend(self.head, &bytes);
             let (era, index) = (self.era, self.next_index);
             entries.push(Entry::Record(StoredRecord { era, index, bytes, budgets: Vec::new() }));
             self.next_index += 1;
-            self.unsigned += 1;
-            if self.unsigned == SEGMENT_RECORDS {
+            self.unsigned.push(record);
+            if self.unsigned.len() == SEGMENT_RECORDS {
                 entries.push(self.close());
             }
         }
@@ -82,15 +89,17 @@ impl Writing {
             first_index: self.next_index - SEGMENT_RECORDS as u64,
             count: SEGMENT_RECORDS as u32,
             previous: self.previous,
-            head: self.head,
+            root: grow(&self.unsigned).1,
             closed_at: Timestamp(1),
             recovered: false,
             feeds: Vec::new(),
             salvage: None,
         };
         let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
-        (self.segments, self.previous, self.unsigned) = (self.segments + 1, self.head, 0);
-        let (first_index, count, head) = (header.first_index, header.count, header.head);
+        (self.segments, self.head) = (self.segments + 1, header.head());
+        self.previous = self.head;
+        self.unsigned.clear();
+        let (first_index, count, head) = (header.first_index, header.count, header.head());
         let (era, segment, header) = (self.era, header.segment, signed.to_bytes());
         Entry::Segment(StoredSegment { era, segment, first_index, count, head, header })
     }
@@ -119,7 +128,7 @@ fn served(store: &mut Store, eras: &[EraImage]) -> BTreeMap<u64, u64> {
             let upload = store.load(image.id, segment).unwrap().expect("a segment is missing");
             let header = upload.header.claim().unwrap();
             assert_eq!((header.segment, header.first_index), (segment, next));
-            assert_eq!(upload.records.iter().fold(header.previous, |head, record| extend(head, record)), header.head);
+            assert_eq!(upload.check(&header).unwrap().len(), SEGMENT_RECORDS);
             next += u64::from(header.count);
         }
         assert_eq!(next, image.closed_index);

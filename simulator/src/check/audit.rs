@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
-use hardtack::wire::audit::{genesis, Event, Gap, Record, SegmentHeader, TaskStep, TrustChange, Upload};
+use hardtack::wire::audit::segment::{SegmentHeader, Upload};
+use hardtack::wire::audit::{genesis, Event, Gap, Record, TaskStep, TrustChange};
 use hardtack::wire::bundle::PublicKey;
 
 use super::suspend::Lock;
@@ -275,7 +276,7 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
                 }
             }
             let first = &copies[0].0;
-            (head, next, expected) = (first.head, next + u64::from(first.count), first.next_segment());
+            (head, next, expected) = (first.head(), next + u64::from(first.count), first.next_segment());
         }
     }
     Ok(chains)
@@ -286,7 +287,8 @@ mod tests {
     use super::*;
     use ed25519_dalek::SigningKey;
     use hardtack::time::Timestamp;
-    use hardtack::wire::audit::{extend, Decision, GapCause, Known};
+    use hardtack::wire::audit::segment::grow;
+    use hardtack::wire::audit::{Credential, Decision, GapCause, Known};
     use hardtack::wire::envelope::Signed;
 
     const ERA: EraId = EraId { number: 1, salt: 9 };
@@ -317,22 +319,20 @@ mod tests {
             resource: "a/b".into(),
             destination: None,
             risk: None,
-            owner: None,
-            grant: None,
-            task: None,
+            credential: Credential::Nothing,
             workload: Vec::new(),
             enforcer: Vec::new(),
-            chain: Vec::new(),
             known,
         }))
     }
 
     fn segment(events: Vec<Event>) -> Collected {
-        let records: Vec<Vec<u8>> = events
+        let records: Vec<Record> = events
             .into_iter()
             .zip(0..)
-            .map(|(event, index)| Record { index, floor: Timestamp(1), powered: Timestamp(1), event }.to_bytes())
+            .map(|(event, index)| Record { index, floor: Timestamp(1), powered: Timestamp(1), event })
             .collect();
+        let (leaves, root) = grow(&records);
         let previous = genesis(&fleet(), &name(), ERA);
         let header = SegmentHeader {
             device: name(),
@@ -341,14 +341,14 @@ mod tests {
             first_index: 0,
             count: records.len() as u32,
             previous,
-            head: records.iter().fold(previous, |head, record| extend(head, record)),
+            root,
             closed_at: Timestamp(1),
             recovered: false,
             feeds: Vec::new(),
             salvage: None,
         };
         let header = Signed::sign(&header, &fleet(), &[&key()]);
-        Collected { device: 0, upload: Upload { header, records } }
+        Collected { device: 0, upload: Upload { header, leaves } }
     }
 
     fn key() -> SigningKey {
@@ -385,7 +385,7 @@ mod tests {
         check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], true);
         check_fails(&observed(0), &[segment(vec![decision(true)]), segment(vec![decision(true)])], true);
         let mut damaged = segment(vec![decision(true)]);
-        damaged.upload.records[0][3] ^= 1;
+        damaged.upload.leaves[0][3] ^= 1;
         check_fails(&observed(0), &[damaged], true);
     }
 

@@ -9,7 +9,7 @@ use super::super::{Anchor, Input, LinkEvent};
 use crate::agent::evidence::Source;
 use crate::ids::{EraId, Hash};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::{Event, Gap, GapCause};
+use crate::wire::audit::{Event, Gap, GapCause, Record};
 use crate::wire::envelope::Signed;
 use crate::wire::link::{EraAck, Hello, Topic};
 use crate::wire::policy::PolicyDocument;
@@ -95,6 +95,28 @@ fn a_hole_in_the_unsigned_end_costs_no_more_than_itself() {
     rig.restart(Reboot::Process);
     deliver(&mut rig, 200);
     assert_eq!(check_accounted(&rig, &heard), Ids::from([(1, 80)]));
+}
+
+#[test]
+fn records_that_no_signature_covers_yet_are_those_that_the_anchor_has_seen() {
+    for (what, changed) in [("as they were", false), ("one of them another", true)] {
+        let (mut rig, mut heard) = (rig(), Ids::new());
+        decide(&mut rig, 20, &mut heard);
+        rig.agent.anchor_due = true;
+        decide(&mut rig, 1, &mut heard);
+        let anchor = rig.disk.anchor.clone().unwrap();
+        let (records, segments) = rig.disk.eras.values_mut().next_back().unwrap();
+        assert!(anchor.next_index > 15 && segments.is_empty(), "{what}: the anchor has seen what nobody signed");
+        if changed {
+            let mut record = Record::from_bytes(&records[15].bytes).unwrap();
+            record.floor = record.floor + Millis(1);
+            records[15].bytes = record.to_bytes();
+        }
+        rig.restart(Reboot::Process);
+        deliver(&mut rig, 200);
+        assert_eq!(check_accounted(&rig, &heard), Ids::new(), "{what}: each is there, and none is hidden");
+        assert_eq!(gaps(&rig).iter().any(|gap| gap.era.number == 1), changed, "{what}: {:?}", gaps(&rig));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use data_encoding::BASE64;
@@ -16,9 +17,9 @@ use super::super::{Exit, Failure};
 use super::{tagged, target_words, Fleet, Session};
 use crate::fleet::acts::{self, Act, Deed};
 use crate::fleet::book::Segment;
-use crate::fleet::report::{Report, Verifier};
+use crate::fleet::report::{Checked, Report, Verifier};
 use crate::ids::DeviceId;
-use crate::wire::audit::{record_id, Event, Record, SegmentHeader};
+use crate::wire::audit::{record_id, Credential, Event, Named, Record};
 use crate::wire::revocation::emergency::Emergency;
 
 /// `hardtack fleet audit …`.
@@ -68,7 +69,7 @@ pub(super) fn run(command: AuditCommand, session: &Session) -> Result<Exit, Fail
 fn walk(
     fleet: &Fleet,
     which: &Which,
-    mut visit: impl FnMut(&Segment, Option<&(SegmentHeader, Vec<Record>)>) -> Result<(), Failure>,
+    mut visit: impl FnMut(&Segment, Option<&Checked>) -> Result<(), Failure>,
 ) -> Result<Report, Failure> {
     if let Some(device) = which.device.as_ref().filter(|device| fleet.ledger.book().device(device).is_none()) {
         return Err(crate::fleet::FleetError::UnknownDevice(device.clone()).into());
@@ -98,6 +99,7 @@ fn verify(which: &Which, session: &Session) -> Result<Exit, Failure> {
                 "records": device.records,
                 "gaps": device.gaps,
                 "lost": device.lost,
+                "unattributed": device.unattributed,
                 "forks": device.forks,
                 "first": device.first,
                 "last": device.last,
@@ -124,6 +126,9 @@ fn verdict(report: &Report) -> String {
             "{id}: {} decisions in {} records, {} gaps, {} lost in them, {} forks, {} not delivered",
             device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
         );
+        if device.unattributed > 0 {
+            let _ = writeln!(text, "  {} decisions whose credential only a lost record names", device.unattributed);
+        }
         for problem in &device.problems {
             let _ = writeln!(text, "  WRONG {problem}");
         }
@@ -141,10 +146,11 @@ fn verdict(report: &Report) -> String {
 fn export(which: &Which, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
     let report = walk(&fleet, which, |segment, checked| match checked {
-        Some((_, records)) => records
+        Some(checked) => checked
+            .records
             .iter()
-            .zip(&segment.records)
-            .try_for_each(|(record, bytes)| print(&Value::Object(line(segment, record, bytes)).to_string())),
+            .zip(&segment.leaves)
+            .try_for_each(|(record, leaf)| print(&Value::Object(line(segment, record, leaf)).to_string())),
         None => Ok(()),
     })?;
     if report.is_sound() {
@@ -155,7 +161,7 @@ fn export(which: &Which, session: &Session) -> Result<Exit, Failure> {
 }
 
 /// A record as one JSON object: its place, what happened, and the bytes that were signed.
-fn line(segment: &Segment, record: &Record, bytes: &[u8]) -> Map<String, Value> {
+fn line(segment: &Segment, (record, named): &(Record, Option<Arc<Named>>), leaf: &[u8]) -> Map<String, Value> {
     let id = record_id(&segment.device, segment.era, record.index);
     let (kind, fields) = event_fields(&record.event);
     let mut line = Map::new();
@@ -173,8 +179,12 @@ fn line(segment: &Segment, record: &Record, bytes: &[u8]) -> Map<String, Value> 
     put("floor", record.floor.to_string().into());
     put("powered", record.powered.to_string().into());
     put("received", segment.at.to_string().into());
-    put("record", BASE64.encode(bytes).into());
+    put("leaf", BASE64.encode(leaf).into());
     put("header", BASE64.encode(&segment.header).into());
+    // Of texts and lists.
+    if let Ok(Value::Object(named)) = serde_json::to_value(named.as_deref()) {
+        line.extend(named);
+    }
     for (name, value) in fields {
         // What a gap tells of another era must not hide where the gap itself stands.
         let name = if line.contains_key(&name) { format!("{kind}_{name}") } else { name };
@@ -191,6 +201,13 @@ fn event_fields(event: &Event) -> (String, Map<String, Value>) {
     let (kind, mut fields) = tagged(value);
     if let Some(Value::Object(known)) = fields.remove("known") {
         fields.extend(known);
+    }
+    // What it names stands beside it, wherever it is named.
+    if let Event::Decision(decision) = event {
+        fields.remove("credential");
+        if let Credential::Same(index) = decision.credential {
+            fields.insert("named_by".into(), index.into());
+        }
     }
     if kind == "trust" {
         let (change, inner) = tagged(Value::Object(fields));
@@ -220,12 +237,12 @@ fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
     let mut newest: VecDeque<Map<String, Value>> = VecDeque::new();
     walk(&fleet, &args.which, |segment, checked| {
-        for (record, bytes) in checked.iter().flat_map(|(_, records)| records.iter().zip(&segment.records)) {
-            let mut row = line(segment, record, bytes);
+        for (record, leaf) in checked.iter().flat_map(|checked| checked.records.iter().zip(&segment.leaves)) {
+            let mut row = line(segment, record, leaf);
             if args.kind.as_ref().is_some_and(|kind| row["kind"] != kind.as_str()) {
                 continue;
             }
-            row.remove("record");
+            row.remove("leaf");
             row.remove("header");
             newest.push_back(row);
             if newest.len() > args.limit {

@@ -416,8 +416,8 @@ pub struct Segment {
     pub digest: Hash,
     /// The bytes of the signed header.
     pub header: Vec<u8>,
-    /// The exact bytes of the records.
-    pub records: Vec<Vec<u8>>,
+    /// The exact bytes of its leaves.
+    pub leaves: Vec<Vec<u8>>,
     /// When it arrived.
     pub at: Timestamp,
 }

@@ -27,7 +27,7 @@ use crate::agent::{Anchor, Batch, EraImage};
 use crate::ids::EraId;
 use crate::profile::QueueLimits;
 use crate::shell::files::{sync_dir, FileError};
-use crate::wire::audit::Upload;
+use crate::wire::audit::segment::Upload;
 use crate::wire::envelope::Signed;
 use anchor::Slots;
 use era::{Older, Writer};
@@ -377,14 +377,14 @@ impl Store {
             return Ok(None);
         };
         let Ok(header) = Signed::from_bytes(&stored.header) else { return Ok(None) };
-        let mut records = Vec::new();
+        let mut rows = Vec::new();
         for index in (stored.first_index..).take(stored.count as usize) {
             let Some(Row::Entry(Entry::Record(record), _)) = self.get(EntryKey::Record(era, index))? else {
                 return Ok(None);
             };
-            records.push(record.bytes);
+            rows.push(record.bytes);
         }
-        Ok(Some(Upload { header, records }))
+        Ok(Upload::of_rows(header, &rows))
     }
 
     /// What is left where a segment could not be loaded.

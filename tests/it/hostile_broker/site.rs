@@ -21,7 +21,8 @@ use hardtack::ids::{BlockId, DeviceId, EraId, Hash};
 use hardtack::shell::cast::{path, Gateway, Stage};
 use hardtack::shell::clock;
 use hardtack::time::{Millis, Timestamp};
-use hardtack::wire::audit::{Event, Evidence, Record};
+use hardtack::wire::audit::segment::SegmentHeader;
+use hardtack::wire::audit::{Event, Evidence};
 use hardtack::wire::bundle::BrokerPins;
 use hardtack::wire::enrol::EnrolRequest;
 use hardtack::wire::envelope::Signed;
@@ -152,8 +153,9 @@ impl Fleet {
                 Write::Issued(issued) => self.issued.push(issued),
                 Write::Segment(segment) => {
                     self.segments.insert((segment.device.clone(), segment.era, segment.segment), segment.digest);
-                    let records = segment.records.iter().map(|bytes| Record::from_bytes(bytes).unwrap());
-                    self.evidence.extend(records.filter_map(|record| match record.event {
+                    let header = Signed::<SegmentHeader>::from_bytes(&segment.header).unwrap().claim().unwrap();
+                    let records = header.read(&segment.leaves).unwrap();
+                    self.evidence.extend(records.into_iter().filter_map(|record| match record.event {
                         Event::Refused(evidence) => Some(evidence),
                         _ => None,
                     }));

@@ -1,0 +1,275 @@
+//! What a device signs and sends: a run of records.
+//!
+//! Owns: the signed [`SegmentHeader`] with the root over its leaves and the chain from segment to segment, the [`Upload`]
+//! that carries a segment to the collector, and what is left of one that a disk has damaged.
+//! Never: numbers, stores or sends anything.
+//! Read next: `leaf.rs` for the records' bytes, `merkle.rs` for the root.
+
+use serde::{Deserialize, Serialize};
+
+use super::leaf::{self, Leaves};
+use super::{merkle, Record};
+use crate::ids::{DeviceId, EraId, Hash};
+use crate::time::Timestamp;
+use crate::wire::envelope::{Document, Signed};
+use crate::wire::revocation::Position;
+use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
+
+/// The most bytes of leaves in one segment, so that its upload fits a message.
+pub const SEGMENT_BYTES_MAX: usize = 28 * 1024;
+/// The most records in one segment.
+pub const SEGMENT_RECORDS_MAX: u32 = 64;
+
+/// A run of records, signed by the device's audit key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SegmentHeader {
+    /// The device.
+    pub device: DeviceId,
+    /// The era.
+    pub era: EraId,
+    /// The segment's number in the era, from 0 without a hole.
+    pub segment: u64,
+    /// The first record's index.
+    pub first_index: u64,
+    /// How many records, at least one.
+    pub count: u32,
+    /// The chain's head before it; the era's genesis for segment 0.
+    pub previous: Hash,
+    /// The root of the tree over its leaves: over those that are left, where it is salvaged.
+    pub root: Hash,
+    /// The floor E when it was closed.
+    pub closed_at: Timestamp,
+    /// Closed by a later start, over records that the era's own start left unsigned.
+    pub recovered: bool,
+    /// The revocation positions that the device held when it was closed.
+    pub feeds: Vec<Position>,
+    /// None for a whole segment. Else what a damaged store has left of it: `count` counts lost records too, and the
+    /// chain goes on over them by the device's word alone.
+    pub salvage: Option<Salvage>,
+}
+
+/// What is left of one segment, or of several in a row.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Salvage {
+    /// The next segment's number: those in between are part of this one.
+    pub next_segment: u64,
+    /// Lost records, in order: each range's first, and the first after it. Gap records of the device count them.
+    pub lost: Vec<(u64, u64)>,
+    /// The chain's head after it: the next whole segment follows that.
+    pub head: Hash,
+}
+
+/// Records as leaves, and the root over them.
+pub fn grow(records: &[Record]) -> (Vec<Vec<u8>>, Hash) {
+    let mut growing = Leaves::default();
+    let leaves: Vec<Vec<u8>> = records.iter().map(|record| growing.push(record)).collect();
+    let root = root(&leaves);
+    (leaves, root)
+}
+
+/// The root over leaves.
+pub fn root(leaves: &[Vec<u8>]) -> Hash {
+    let hashes: Vec<Hash> = leaves.iter().map(|leaf| merkle::leaf_hash(leaf)).collect();
+    merkle::root(&hashes)
+}
+
+/// The chain's head after a segment.
+pub fn link(previous: Hash, root: Hash) -> Hash {
+    Hash::of("hardtack/link/v1", &[&previous.0, &root.0])
+}
+
+impl SegmentHeader {
+    /// The chain's head after it.
+    pub fn head(&self) -> Hash {
+        self.salvage.as_ref().map_or_else(|| link(self.previous, self.root), |salvage| salvage.head)
+    }
+
+    /// The number of the segment after it.
+    pub fn next_segment(&self) -> u64 {
+        self.salvage.as_ref().map_or(self.segment.saturating_add(1), |salvage| salvage.next_segment)
+    }
+
+    /// The index after its last record.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] where no number is left for it.
+    pub fn next_index(&self) -> Result<u64, Refused> {
+        self.first_index.checked_add(u64::from(self.count)).ok_or(Refused::Malformed("an index past 64 bits"))
+    }
+
+    /// The records of leaves whose root was checked.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] when a leaf is none, or there are more or fewer than numbers for them.
+    pub fn read(&self, leaves: &[Vec<u8>]) -> Result<Vec<Record>, Refused> {
+        let end = self.next_index()?;
+        let kept = match &self.salvage {
+            Some(salvage) => kept(self, salvage, end)?,
+            None => vec![(self.first_index, end)],
+        };
+        if kept.iter().map(|(first, end)| end - first).sum::<u64>() != leaves.len() as u64 {
+            return Err(Refused::Malformed("more or fewer records than the header says"));
+        }
+        leaf::read(leaves, kept.into_iter().flat_map(|(first, end)| first..end))
+    }
+}
+
+impl Document for SegmentHeader {
+    const KIND: &'static str = "segment";
+    const BYTES_MAX: usize = 3 * 1024;
+}
+
+/// A segment on its way to the collector.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Upload {
+    /// The signed header.
+    pub header: Signed<SegmentHeader>,
+    /// The leaves' exact bytes.
+    pub leaves: Vec<Vec<u8>>,
+}
+
+impl Upload {
+    /// A closed segment as a store holds it: its header, and the bytes of each record. None if these are not the records
+    /// that the header was signed over.
+    pub fn of_rows(header: Signed<SegmentHeader>, rows: &[Vec<u8>]) -> Option<Self> {
+        let records: Vec<Record> = rows.iter().map(|row| Record::from_bytes(row)).collect::<Result<_, _>>().ok()?;
+        let (leaves, root) = grow(&records);
+        (header.claim().ok()?.root == root).then_some(Self { header, leaves })
+    }
+
+    /// The message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Parses an upload without trusting it.
+    ///
+    /// # Errors
+    /// [`Refused::TooLarge`] or [`Refused::Malformed`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
+        decode(bytes, MESSAGE_BYTES_MAX)
+    }
+
+    /// The records, if they are the ones that `header` was signed over.
+    ///
+    /// # Errors
+    /// [`Refused::DigestMismatch`] when the root over the leaves is not the one that was signed; [`Refused::Malformed`]
+    /// when a leaf is none, or there are more or fewer than numbers for them.
+    pub fn check(&self, header: &SegmentHeader) -> Result<Vec<Record>, Refused> {
+        if header.count == 0 || root(&self.leaves) != header.root {
+            return Err(Refused::DigestMismatch);
+        }
+        header.read(&self.leaves)
+    }
+}
+
+/// The ranges of a salvaged segment that are left.
+fn kept(header: &SegmentHeader, salvage: &Salvage, end: u64) -> Result<Vec<(u64, u64)>, Refused> {
+    if salvage.next_segment <= header.segment || header.count == 0 {
+        return Err(Refused::Malformed("a salvaged segment that leads nowhere"));
+    }
+    let (mut kept, mut next) = (Vec::new(), header.first_index);
+    for (first, after) in &salvage.lost {
+        if *first < next || after <= first || *after > end {
+            return Err(Refused::Malformed("lost records out of order"));
+        }
+        kept.push((next, *first));
+        next = *after;
+    }
+    kept.push((next, end));
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::super::{genesis, Event, Evidence};
+    use super::*;
+
+    fn record(index: u64) -> Record {
+        let evidence = Evidence { source: "t".into(), reason: "r".into(), digest: Hash::ZERO, count: 1 };
+        Record { index, floor: Timestamp(1), powered: Timestamp(2), event: Event::Refused(evidence) }
+    }
+
+    #[test]
+    fn a_changed_dropped_swapped_or_renumbered_record_shows() {
+        let (fleet, device) = ("acme".parse().unwrap(), "gw-07".parse::<DeviceId>().unwrap());
+        let era = EraId { number: 3, salt: 9 };
+        let previous = genesis(&fleet, &device, era);
+        let make = |records: Vec<Record>| {
+            let (leaves, root) = grow(&records);
+            let header = SegmentHeader {
+                device: device.clone(),
+                era,
+                segment: 0,
+                first_index: 0,
+                count: records.len() as u32,
+                previous,
+                root,
+                closed_at: Timestamp(5),
+                recovered: false,
+                feeds: Vec::new(),
+                salvage: None,
+            };
+            let signed = Signed::sign(&header, &fleet, &[&SigningKey::from_bytes(&[1; 32])]);
+            (Upload { header: signed, leaves }, header)
+        };
+        let (upload, header) = make((0..3).map(record).collect());
+        let parsed = Upload::from_bytes(&upload.to_bytes()).unwrap();
+        assert_eq!(parsed.check(&header).unwrap().len(), 3);
+
+        let damage = |edit: &dyn Fn(&mut Vec<Vec<u8>>)| {
+            let mut damaged = upload.clone();
+            edit(&mut damaged.leaves);
+            damaged.check(&header)
+        };
+        assert!(damage(&|l| l[1][0] ^= 1).is_err());
+        assert!(damage(&|l| drop(l.pop())).is_err());
+        assert!(damage(&|l| l.swap(0, 1)).is_err());
+        assert!(damage(&|l| l.clear()).is_err());
+        let claims = |edit: &dyn Fn(&mut SegmentHeader)| {
+            let mut claimed = header.clone();
+            edit(&mut claimed);
+            upload.check(&claimed)
+        };
+        assert!(claims(&|h| h.count = 2).is_err());
+        assert!(claims(&|h| h.count = 4).is_err());
+        assert!(claims(&|h| h.first_index = u64::MAX - 1).is_err());
+    }
+
+    #[test]
+    fn what_is_left_of_a_damaged_segment_is_bound_to_its_header() {
+        let (leaves, root) = grow(&[5, 8, 9].map(record));
+        let header = SegmentHeader {
+            device: "gw-07".parse().unwrap(),
+            era: EraId { number: 3, salt: 9 },
+            segment: 1,
+            first_index: 5,
+            count: 6,
+            previous: Hash::ZERO,
+            root,
+            closed_at: Timestamp(5),
+            recovered: true,
+            feeds: Vec::new(),
+            salvage: Some(Salvage { next_segment: 3, lost: vec![(6, 8), (10, 11)], head: Hash::ZERO }),
+        };
+        let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
+        let upload = Upload { header: signed, leaves };
+        assert_eq!(upload.check(&header).unwrap().len(), 3);
+        assert_eq!((header.next_segment(), header.next_index()), (3, Ok(11)));
+        let with = |edit: &dyn Fn(&mut Salvage)| {
+            let mut header = header.clone();
+            header.salvage.as_mut().into_iter().for_each(edit);
+            upload.check(&header)
+        };
+        assert!(with(&|_| {}).is_ok());
+        assert!(with(&|s| s.lost = vec![(6, 8)]).is_err(), "a record that nobody counts");
+        assert!(with(&|s| s.lost = vec![(10, 11), (6, 8)]).is_err());
+        assert!(with(&|s| s.lost = vec![(6, 8), (10, 12)]).is_err());
+        assert!(with(&|s| s.next_segment = 1).is_err());
+        let mut damaged = upload.clone();
+        damaged.leaves[0][0] ^= 1;
+        assert_eq!(damaged.check(&header), Err(Refused::DigestMismatch));
+    }
+}

@@ -10,7 +10,7 @@ use hardtack::agent::{Input, LinkEvent};
 use hardtack::ids::{DeviceId, EraId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::time::Millis;
-use hardtack::wire::audit::Upload;
+use hardtack::wire::audit::segment;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
 use hardtack::wire::MESSAGE_BYTES_MAX;
@@ -106,7 +106,7 @@ impl World<'_> {
             return None;
         }
         let Some(Topic::UpAudit(_)) = Topic::parse(topic, &self.fleet) else { return None };
-        let header = Upload::from_bytes(payload).ok()?.header.claim().ok()?;
+        let header = segment::Delivery::from_bytes(payload).ok()?.header().claim().ok()?;
         Some((header.era, header.segment))
     }
 

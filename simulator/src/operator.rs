@@ -32,7 +32,7 @@ use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{BlockId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, TaskId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
-use hardtack::wire::audit::Upload;
+use hardtack::wire::audit::segment::Upload;
 use hardtack::wire::bundle::{BrokerPins, Feed, TrustBundle};
 use hardtack::wire::enrol::{DeviceKeys, EnrolRequest};
 use hardtack::wire::envelope::Signed;
@@ -43,6 +43,7 @@ use hardtack::wire::revocation::ladder::Step;
 use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::Target;
+use hardtack::wire::seal::SealingKey;
 use hardtack::wire::time::{TimeFile, TimeReset};
 use hardtack::wire::token::{key_pair, mint_task, to_text, ClassRight, Held, TaskSpec};
 use hardtack::wire::MESSAGE_BYTES_MAX;
@@ -124,7 +125,8 @@ fn feed_of_group(group: &GroupId) -> FeedId {
 
 fn service_keys(keys: &FleetKeys) -> ServiceKeys {
     let issuer = Issuer { root_key_id: keys.issuer.root_key_id, key: keys.issuer.key.clone() };
-    ServiceKeys { issuer, feed: keys.feed.clone(), service: keys.service.clone() }
+    let collectors = vec![SealingKey::from_bytes(*keys.collector.to_bytes())];
+    ServiceKeys { issuer, feed: keys.feed.clone(), service: keys.service.clone(), collectors }
 }
 
 /// As many root keys as must sign.
@@ -669,7 +671,7 @@ impl Operator {
                 let Write::Segment(segment) = write else { continue };
                 let stored = Signed::from_bytes(&segment.header);
                 if let (Some(number), Ok(header)) = (numbers.get(&segment.device), stored) {
-                    collected.push(Collected { device: *number, upload: Upload { header, records: segment.records } });
+                    collected.push(Collected { device: *number, upload: Upload { header, leaves: segment.leaves } });
                     archive.insert((segment.device, segment.era, segment.segment), segment.digest);
                 }
             }

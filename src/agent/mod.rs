@@ -279,7 +279,7 @@ impl Agent {
             Input::Link(event) => self.on_link(event, now, effects),
             Input::Request { id, evidence, request } => self.on_request(id, &evidence, request, now, effects),
             Input::Remains { hole, remains } => self.on_remains(&hole, remains, now, effects),
-            Input::Segment { era, segment, upload } => self.on_segment(era, segment, upload, effects),
+            Input::Segment { era, segment, upload } => self.on_segment(era, segment, upload, now, effects),
         }
         self.on_time(now, effects);
         self.settle(now, effects);

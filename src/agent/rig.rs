@@ -14,7 +14,7 @@ use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgo
 use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::segment::Upload;
+use crate::wire::audit::segment::{Delivery, Upload};
 use crate::wire::audit::{genesis, Record};
 use crate::wire::bundle::{BrokerPins, Feed, Fingerprint, Issuer, TrustBundle};
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle};
@@ -164,6 +164,8 @@ pub(crate) struct Rig {
     pub(crate) acked: BTreeMap<EraId, EraAck>,
     /// What the collector has.
     pub(crate) collected: Vec<(EraId, Record)>,
+    /// What was published of the audit, as any broker reads it.
+    pub(crate) uploads: Vec<Vec<u8>>,
     pub(crate) grant: GrantId,
     /// What the heads that the fleet signs promise at all.
     pub(crate) hard_stale: Millis,
@@ -288,6 +290,7 @@ impl Rig {
             set,
             acked: BTreeMap::new(),
             collected: Vec::new(),
+            uploads: Vec::new(),
             grant,
             hard_stale: Millis::from_secs(90 * 86_400),
             named: (1, 1),
@@ -581,7 +584,8 @@ impl Rig {
                 (Some(hello.nonce), named.filter_map(|era| self.acked.get(era).copied()).collect())
             }
             Topic::UpAudit(_) => {
-                let upload = Upload::from_bytes(payload).unwrap();
+                self.uploads.push(payload.to_vec());
+                let upload = Delivery::from_bytes(payload).unwrap().open(&[SealingKey::from_bytes([9; 32])]).unwrap();
                 let header = upload.header.open(&self.fleet, [&keys.audit.verifying_key()], 1).unwrap();
                 let records = upload.check(&header).unwrap();
                 let start = EraAck {

@@ -20,7 +20,7 @@ use super::uplink::{Link, NONCE_LIFE};
 use super::{Agent, LinkEvent, Now, Source};
 use crate::ids::{EraId, FeedId, Hash, Nonce};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::segment::Upload;
+use crate::wire::audit::segment::{Delivery, Upload};
 use crate::wire::audit::{Event, Gap, GapCause, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
@@ -731,7 +731,14 @@ impl Agent {
         effects.outgoing.loads.extend(self.trail.take(window, now.boottime));
     }
 
-    pub(super) fn on_segment(&mut self, era: EraId, segment: u64, upload: Option<Upload>, effects: &mut Effects) {
+    pub(super) fn on_segment(
+        &mut self,
+        era: EraId,
+        segment: u64,
+        upload: Option<Upload>,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         if upload.is_none() && crate::mutant::active(crate::mutant::Mutant::ReleaseOnPuback) {
             return self.trail.release_unacknowledged(era, segment, &mut effects.batch);
         }
@@ -742,7 +749,7 @@ impl Agent {
             effects.outgoing.holes.extend(self.trail.hole(era, segment));
             return;
         };
-        self.send_segment(era, segment, &upload, effects);
+        self.send_segment(era, segment, upload, now, effects);
     }
 
     /// What is left of a segment is sent in its place; what is lost of it is counted in gap records before.
@@ -757,11 +764,20 @@ impl Agent {
             let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged };
             self.write(Event::Gap(gap), Vec::new(), now, effects);
         }
-        self.send_segment(hole.era, hole.from.segment, &upload, effects);
+        self.send_segment(hole.era, hole.from.segment, upload, now, effects);
     }
 
-    fn send_segment(&mut self, era: EraId, segment: u64, upload: &Upload, effects: &mut Effects) {
-        self.publish(Topic::UpAudit(self.device.clone()), upload.to_bytes(), effects);
+    fn send_segment(&mut self, era: EraId, segment: u64, upload: Upload, now: Now, effects: &mut Effects) {
+        let delivery = match self.policy.document.seal_audit {
+            true => Delivery::seal(upload, &self.trust.collector, &mut self.rng),
+            false => Ok(Delivery::Open(upload)),
+        };
+        let delivery = match delivery {
+            Ok(delivery) => delivery,
+            // Kept here until a trust bundle names a key that can be sealed to.
+            Err(refused) => return self.refuse(Source::Bundle, "the collector's key", &[], &refused, now, effects),
+        };
+        self.publish(Topic::UpAudit(self.device.clone()), delivery.to_bytes(), effects);
         effects.outgoing.logs.push(LogEvent::AuditSent { era: era.number, segment });
     }
 

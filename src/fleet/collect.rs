@@ -10,10 +10,11 @@ use super::service::Archive;
 use super::{Effects, FleetLog};
 use crate::ids::DeviceId;
 use crate::time::Timestamp;
-use crate::wire::audit::segment::{SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::segment::{Delivery, SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
 use crate::wire::audit::Event;
 use crate::wire::bundle::PublicKey;
 use crate::wire::link::EraAck;
+use crate::wire::seal::SealingKey;
 use crate::wire::Refused;
 
 /// What became of an upload.
@@ -36,7 +37,7 @@ impl Collected {
     }
 }
 
-/// Takes in a segment. The acknowledgement may leave once the effects are committed.
+/// Takes in a segment, which may be sealed to one of `keys`. The acknowledgement may leave once the effects are committed.
 ///
 /// # Errors
 /// Why it was refused: nothing is stored and nothing acknowledged.
@@ -44,17 +45,19 @@ pub fn receive(
     book: &mut Book,
     topic: &DeviceId,
     payload: &[u8],
+    keys: &[SealingKey],
     archive: &Archive<'_>,
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<Collected, Refused> {
-    let upload = Upload::from_bytes(payload)?;
-    let claim = upload.header.claim()?;
+    let delivery = Delivery::from_bytes(payload)?;
+    let claim = delivery.header().claim()?;
     if claim.device != *topic {
         return Err(Refused::WrongDevice);
     }
     let key = key_of(book, &claim)?;
-    let header = upload.header.open(book.fleet(), [key.verifying()], 1)?;
+    let header = delivery.header().open(book.fleet(), [key.verifying()], 1)?;
+    let upload = delivery.open(keys)?;
     if upload.leaves.len() > SEGMENT_RECORDS_MAX as usize {
         return Err(Refused::Malformed("more records than a segment may have"));
     }
@@ -194,7 +197,8 @@ mod tests {
             let stored = self.stored.clone();
             let archive = |device: &DeviceId, era, segment| stored.get(&(device.clone(), era, segment)).copied();
             let gw = "gw-07".parse().unwrap();
-            let collected = receive(&mut self.book, &gw, &upload.to_bytes(), &archive, at(9), &mut fx);
+            let collected =
+                receive(&mut self.book, &gw, &Delivery::Open(upload.clone()).to_bytes(), &[], &archive, at(9), &mut fx);
             fx.commit(|writes| {
                 for write in writes {
                     if let Write::Segment(segment) = write {
@@ -310,11 +314,12 @@ mod tests {
         assert_eq!(collector.take(&short), Err(Refused::DigestMismatch));
         let mut fx = Effects::default();
         let archive = |_: &DeviceId, _, _| None;
-        let bytes = good.to_bytes();
-        let elsewhere = receive(&mut collector.book, &"gw-08".parse().unwrap(), &bytes, &archive, at(9), &mut fx);
+        let bytes = Delivery::Open(good).to_bytes();
+        let elsewhere = receive(&mut collector.book, &"gw-08".parse().unwrap(), &bytes, &[], &archive, at(9), &mut fx);
         assert_eq!(elsewhere, Err(Refused::WrongDevice));
         for end in 0..bytes.len() {
-            let cut = receive(&mut collector.book, &"gw-07".parse().unwrap(), &bytes[..end], &archive, at(9), &mut fx);
+            let cut =
+                receive(&mut collector.book, &"gw-07".parse().unwrap(), &bytes[..end], &[], &archive, at(9), &mut fx);
             assert!(cut.is_err(), "cut at {end}");
         }
         assert!(!fx.has_writes());

@@ -23,6 +23,7 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
 use crate::wire::link::{grants_digest, Ack, Answer, EraAck, Request, State, Topic};
+use crate::wire::seal::SealingKey;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
 /// The nonces of a device's newest requests: a broker that delivers one twice gets no second token.
@@ -60,6 +61,8 @@ pub struct ServiceKeys {
     pub feed: SigningKey,
     /// Signs acknowledgements and answers.
     pub service: SigningKey,
+    /// Open sealed audit: the key in use, and those before it.
+    pub collectors: Vec<SealingKey>,
 }
 
 impl ServiceKeys {
@@ -72,11 +75,13 @@ impl ServiceKeys {
     }
 
     /// Per role, whether its key is the one in use, and whether the trust bundle names it at all.
-    fn standings(&self, trust: &TrustBundle) -> [(&'static str, bool, bool); 3] {
+    fn standings(&self, trust: &TrustBundle) -> [(&'static str, bool, bool); 4] {
         let feed = PublicKey::from(self.feed.verifying_key());
         let service = PublicKey::from(self.service.verifying_key());
         let issuer = PublicKey::from(self.issuer.key.verifying_key());
+        let opens = |collector: &SealingKey| collector.public() == trust.collector;
         [
+            ("collector", self.collectors.first().is_some_and(opens), self.collectors.iter().any(opens)),
             (
                 "feed",
                 is_in_use(trust, KeyRole::Feed, feed.as_bytes()),
@@ -399,7 +404,7 @@ impl Service {
             Topic::UpHello(_) | Topic::UpAudit(_) | Topic::UpRequest(_) if !self.is_believed(book.trust()) => Ok(()),
             Topic::UpHello(id) => self.on_hello(book, &id, payload, at, fx),
             Topic::UpAudit(id) => {
-                let collected = collect::receive(book, &id, payload, archive, at, fx)?;
+                let collected = collect::receive(book, &id, payload, &self.keys.collectors, archive, at, fx)?;
                 self.acknowledge(book, &id, None, vec![collected.ack()], at, fx);
                 Ok(())
             }
@@ -549,13 +554,12 @@ pub(super) mod tests {
     use super::super::FleetKeys;
     use super::*;
     use crate::ids::{BootId, FleetId};
-    use crate::wire::audit::segment::{grow, Salvage, SegmentHeader, Upload};
+    use crate::wire::audit::segment::{grow, Delivery, Salvage, SegmentHeader, Upload};
     use crate::wire::audit::{genesis, Event, Evidence, Record};
     use crate::wire::bundle::BrokerPins;
     use crate::wire::enrol::{DeviceKeys, EnrolRequest};
     use crate::wire::link::{Ask, Hello, Reply, Right, TaskAsk};
     use crate::wire::revocation::Position;
-    use crate::wire::seal::SealingKey;
     use crate::wire::token::ClassRight;
 
     pub(in crate::fleet) const CADENCE: Cadence = Cadence::every(Millis::from_secs(60));
@@ -721,8 +725,9 @@ pub(super) mod tests {
     }
 
     fn service(keys: FleetKeys, book: &Book) -> Service {
-        let FleetKeys { issuer, feed, service, .. } = keys;
-        Service::start(ServiceKeys { issuer, feed, service }, Settings::default(), [4; 32], book).unwrap()
+        let FleetKeys { issuer, feed, service, collector, .. } = keys;
+        let collectors = vec![collector];
+        Service::start(ServiceKeys { issuer, feed, service, collectors }, Settings::default(), [4; 32], book).unwrap()
     }
 
     fn send(
@@ -754,7 +759,7 @@ pub(super) mod tests {
         assert_eq!((ack.nonce, ack.time), (Some(Nonce([9; 16])), at(5)));
         assert_eq!(ack.feeds, [book.first().head().unwrap().position.clone()]);
         let upload = segment(&device_keys(1).audit, EraId { number: 1, salt: 5 }, None, 2, "a");
-        let out = send(&mut service, &mut book, &Topic::UpAudit(gw()), &upload.to_bytes(), 6);
+        let out = send(&mut service, &mut book, &Topic::UpAudit(gw()), &Delivery::Open(upload).to_bytes(), 6);
         let ack = Signed::<Ack>::from_bytes(&out.publish[0].payload).unwrap().claim().unwrap();
         assert_eq!((ack.nonce, ack.eras[0].next_index), (None, 2));
     }

@@ -110,6 +110,9 @@ pub struct PolicyDocument {
     pub time_rules: Vec<TimeRule>,
     /// After this long without an acknowledged round trip the device locks. None: never.
     pub dead_man_ms: Option<Millis>,
+    /// Audit is sealed to the collector's key, so that no broker reads it.
+    #[serde(default)]
+    pub seal_audit: bool,
     /// When it was made.
     pub issued_at: Timestamp,
 }
@@ -133,6 +136,7 @@ impl PolicyDocument {
             risk_rules: Vec::new(),
             time_rules: Vec::new(),
             dead_man_ms: None,
+            seal_audit: false,
             issued_at,
         }
     }

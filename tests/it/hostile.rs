@@ -22,7 +22,7 @@ use hardtack::ids::{
 };
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
 use hardtack::time::Millis;
-use hardtack::wire::audit::segment::{SegmentHeader, Upload};
+use hardtack::wire::audit::segment::{Delivery, SegmentHeader};
 use hardtack::wire::audit::{leaf, Record};
 use hardtack::wire::biscuit;
 use hardtack::wire::bundle::{Fingerprint, TrustBundle};
@@ -82,7 +82,8 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
         assert_eq!(carried.to_bytes().as_deref(), Ok(bytes), "a file has one form");
     }
     let _ = (Announcement::from_bytes(bytes), Snapshot::from_bytes(bytes), Record::from_bytes(bytes));
-    let _ = (Upload::from_bytes(bytes), EnrolAnswer::from_bytes(bytes));
+    let _ = EnrolAnswer::from_bytes(bytes);
+    let _ = Delivery::from_bytes(bytes).and_then(|delivery| delivery.open(&[]));
     let _ = leaf::read(&bytes.chunks(60).map(<[u8]>::to_vec).collect::<Vec<_>>(), 0..);
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
     let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
@@ -276,7 +277,7 @@ pub(crate) fn examples(world: &World) -> Vec<Vec<u8>> {
         world.sign(&world.trust).to_bytes(),
         world.sign(&PolicyDocument::built_in(ISSUED)).to_bytes(),
         world.sign(&world.head()).to_bytes(),
-        world.upload().0.to_bytes(),
+        Delivery::Open(world.upload().0).to_bytes(),
         world.sign(&world.hello()).to_bytes(),
         world.sign(&world.ack()).to_bytes(),
         world.sign(&world.request().0).to_bytes(),

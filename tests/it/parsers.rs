@@ -14,7 +14,7 @@ use hardtack::shell::broker::dynsec::complaints;
 use hardtack::shell::fleet_dir::{FleetDir, FleetToml};
 use hardtack::shell::keys::DeviceKeyFile;
 use hardtack::shell::mqtt::BrokerUrl;
-use hardtack::wire::audit::segment::Upload;
+use hardtack::wire::audit::segment::Delivery;
 use hardtack::wire::biscuit;
 use hardtack::wire::bundle::Fingerprint;
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolRequest};
@@ -215,12 +215,13 @@ proptest! {
     fn no_changed_segment_list_or_answer_passes_for_another(edits in edits()) {
         let world = World::new();
         let (upload, header) = world.upload();
-        if let Ok(changed) = Upload::from_bytes(&apply(&upload.to_bytes(), &edits)) {
+        let bytes = Delivery::Open(upload.clone()).to_bytes();
+        if let Ok(changed) = Delivery::from_bytes(&apply(&bytes, &edits)).and_then(|changed| changed.open(&[])) {
             let audit = world.keys.audit.verifying_key();
             if let Ok(opened) = changed.header.open(&world.fleet, [&audit], 1) {
                 prop_assert_eq!(&opened, &header);
                 if changed.check(&opened).is_ok() {
-                    prop_assert_eq!(&changed.records, &upload.records);
+                    prop_assert_eq!(&changed.leaves, &upload.leaves);
                 }
             }
         }

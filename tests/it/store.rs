@@ -16,7 +16,7 @@ use hardtack::shell::files::FileError;
 use hardtack::shell::store::{Event, Recovered, Store, StoreError};
 use hardtack::time::Timestamp;
 use hardtack::wire::audit::segment::{grow, SegmentHeader};
-use hardtack::wire::audit::{extend, genesis, Event, Evidence, Record};
+use hardtack::wire::audit::{self, extend, genesis, Evidence, Record};
 use hardtack::wire::envelope::Signed;
 
 use crate::support::strace::{self, Due, Moment};
@@ -67,7 +67,8 @@ impl Writing {
         for _ in 0..count {
             let evidence = Evidence { source: "x".repeat(200), reason: "r".into(), digest: Hash::ZERO, count: 1 };
             let time = Timestamp(self.next_index);
-            let record = Record { index: self.next_index, floor: time, powered: time, event: Event::Refused(evidence) };
+            let record =
+                Record { index: self.next_index, floor: time, powered: time, event: audit::Event::Refused(evidence) };
             let bytes = record.to_bytes();
             self.head = extend(self.head, &bytes);
             let (era, index) = (self.era, self.next_index);

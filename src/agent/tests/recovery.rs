@@ -465,3 +465,16 @@ fn a_lost_set_does_not_begin_anew_below_where_it_was() {
     rig.restart(Reboot::Process);
     assert!(rig.agent.revocations.names(&Target::Owner("owner-1".into()), now));
 }
+
+#[test]
+fn where_the_policy_asks_no_broker_reads_what_was_decided() {
+    for sealed in [false, true] {
+        let (mut rig, mut heard) = (rig(), Ids::new());
+        rig.policy(|policy| policy.seal_audit = sealed);
+        decide(&mut rig, 70, &mut heard);
+        deliver(&mut rig, 200);
+        let readable = |payload: &Vec<u8>| payload.windows(8).any(|window| window == b"modbus/a");
+        assert_eq!(rig.uploads.iter().any(readable), !sealed);
+        assert_eq!(check_accounted(&rig, &heard), Ids::new());
+    }
+}

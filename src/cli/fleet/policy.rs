@@ -39,6 +39,8 @@ pub enum PolicyCommand {
 struct Draft {
     datalog: Option<String>,
     dead_man: Option<String>,
+    #[serde(default)]
+    seal_audit: bool,
     risks: Option<Vec<DraftRisk>>,
     #[serde(default)]
     risk_rules: Vec<RiskRule>,
@@ -95,6 +97,7 @@ fn document(draft: Draft, at: Timestamp) -> Result<PolicyDocument, String> {
         risk_rules: draft.risk_rules,
         time_rules: draft.time_rules,
         dead_man_ms: draft.dead_man.map(length).transpose()?,
+        seal_audit: draft.seal_audit,
         version: 0,
         issued_at: at,
     })
@@ -120,6 +123,9 @@ fn text(document: &PolicyDocument) -> String {
     };
     if let Some(length) = document.dead_man_ms {
         let _ = writeln!(text, "dead_man = \"{}\"", words(length));
+    }
+    if document.seal_audit {
+        text.push_str("seal_audit = true\n");
     }
     for level in &document.risks {
         let _ = writeln!(text, "\n[[risks]]\nclass = \"{}\"", level.class);
@@ -184,7 +190,7 @@ mod tests {
         }
 
         #[test]
-        fn any_file_is_a_policy_or_refused_with_a_reason(text in "((datalog|dead_man|risks|class) = |\"|\\[\\[risks\\]\\]\\n|[0-9a-z\\n]){0,12}") {
+        fn any_file_is_a_policy_or_refused_with_a_reason(text in "((datalog|dead_man|seal_audit|risks|class) = |\"|\\[\\[risks\\]\\]\\n|[0-9a-z\\n]){0,12}") {
             if let Ok(draft) = toml::from_str::<Draft>(&text) {
                 prop_assert!(document(draft, Timestamp(0)).map_or_else(|why| !why.is_empty(), |_| true));
             }

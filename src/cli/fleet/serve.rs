@@ -65,6 +65,7 @@ fn service_keys(fleet: &mut Fleet) -> Result<ServiceKeys, Failure> {
         issuer: fleet.keys.issuer()?,
         feed: fleet.keys.signing(Role::Feed)?,
         service: fleet.keys.signing(Role::Service)?,
+        collectors: fleet.keys.collectors()?,
     })
 }
 

@@ -22,6 +22,7 @@ use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, A
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
+use crate::wire::seal::SealingKey;
 use crate::wire::Refused;
 
 fn key(seed: u8) -> SigningKey {
@@ -314,7 +315,8 @@ fn a_running_service_says_that_its_keys_were_replaced_and_signs_nothing_with_the
     let (keys, mut book, hello_of, _) = one_device();
     let with = |feed: &SigningKey, service: &SigningKey, book: &Book| {
         let issuer = IssuerKey { root_key_id: 1, key: keys.issuer.key.clone() };
-        let keys = ServiceKeys { issuer, feed: feed.clone(), service: service.clone() };
+        let collectors = vec![SealingKey::from_bytes(*keys.collector.to_bytes())];
+        let keys = ServiceKeys { issuer, feed: feed.clone(), service: service.clone(), collectors };
         Service::start(keys, Settings::default(), [4; 32], book)
     };
     let mut running = with(&keys.feed, &keys.service, &book).unwrap();

@@ -1,10 +1,11 @@
 //! What a device signs and sends: a run of records.
 //!
 //! Owns: the signed [`SegmentHeader`] with the root over its leaves and the chain from segment to segment, the [`Upload`]
-//! that carries a segment to the collector, and what is left of one that a disk has damaged.
+//! that carries a segment to the collector, open or sealed to it, and what is left of one that a disk has damaged.
 //! Never: numbers, stores or sends anything.
 //! Read next: `leaf.rs` for the records' bytes, `merkle.rs` for the root.
 
+use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use super::leaf::{self, Leaves};
@@ -13,6 +14,7 @@ use crate::ids::{DeviceId, EraId, Hash};
 use crate::time::Timestamp;
 use crate::wire::envelope::{Document, Signed};
 use crate::wire::revocation::Position;
+use crate::wire::seal::{Sealed, SealingKey, SealingPublic};
 use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
 /// The most bytes of leaves in one segment, so that its upload fits a message.
@@ -137,19 +139,6 @@ impl Upload {
         (header.claim().ok()?.root == root).then_some(Self { header, leaves })
     }
 
-    /// The message.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        encode(self)
-    }
-
-    /// Parses an upload without trusting it.
-    ///
-    /// # Errors
-    /// [`Refused::TooLarge`] or [`Refused::Malformed`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
-        decode(bytes, MESSAGE_BYTES_MAX)
-    }
-
     /// The records, if they are the ones that `header` was signed over.
     ///
     /// # Errors
@@ -160,6 +149,76 @@ impl Upload {
             return Err(Refused::DigestMismatch);
         }
         header.read(&self.leaves)
+    }
+}
+
+/// A segment as a message. Whoever carries it reads the header at most where the leaves are sealed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Delivery {
+    /// As it is.
+    Open(Upload),
+    /// Its leaves sealed to the collector's key.
+    Sealed {
+        /// The signed header.
+        header: Signed<SegmentHeader>,
+        /// The leaves, for the purpose `audit` and this header's digest.
+        leaves: Sealed,
+    },
+}
+
+/// What sealed leaves are sealed for.
+const PURPOSE: &str = "audit";
+
+impl Delivery {
+    /// Seals a segment's leaves to the collector.
+    ///
+    /// # Errors
+    /// Those of [`Sealed::seal`].
+    pub fn seal(
+        upload: Upload,
+        collector: &SealingPublic,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Self, Refused> {
+        let context = upload.header.digest();
+        let leaves = Sealed::seal(&encode(&upload.leaves), collector, PURPOSE, &context.0, rng)?;
+        Ok(Self::Sealed { header: upload.header, leaves })
+    }
+
+    /// The signed header.
+    pub fn header(&self) -> &Signed<SegmentHeader> {
+        match self {
+            Self::Open(upload) => &upload.header,
+            Self::Sealed { header, .. } => header,
+        }
+    }
+
+    /// The segment. Sealed leaves are opened with the first of `keys` that fits.
+    ///
+    /// # Errors
+    /// [`Refused::CannotOpen`] where none fits, [`Refused::Malformed`] where no leaves were sealed.
+    pub fn open(self, keys: &[SealingKey]) -> Result<Upload, Refused> {
+        match self {
+            Self::Open(upload) => Ok(upload),
+            Self::Sealed { header, leaves } => {
+                let context = header.digest();
+                let opened = keys.iter().find_map(|key| leaves.open(key, PURPOSE, &context.0).ok());
+                let leaves = decode(&opened.ok_or(Refused::CannotOpen)?, MESSAGE_BYTES_MAX)?;
+                Ok(Upload { header, leaves })
+            }
+        }
+    }
+
+    /// The message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Parses a message without trusting it.
+    ///
+    /// # Errors
+    /// [`Refused::TooLarge`] or [`Refused::Malformed`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
+        decode(bytes, MESSAGE_BYTES_MAX)
     }
 }
 
@@ -183,6 +242,8 @@ fn kept(header: &SegmentHeader, salvage: &Salvage, end: u64) -> Result<Vec<(u64,
 #[cfg(test)]
 mod tests {
     use ed25519_dalek::SigningKey;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
 
     use super::super::{genesis, Event, Evidence};
     use super::*;
@@ -216,8 +277,8 @@ mod tests {
             (Upload { header: signed, leaves }, header)
         };
         let (upload, header) = make((0..3).map(record).collect());
-        let parsed = Upload::from_bytes(&upload.to_bytes()).unwrap();
-        assert_eq!(parsed.check(&header).unwrap().len(), 3);
+        let parsed = Delivery::from_bytes(&Delivery::Open(upload.clone()).to_bytes()).unwrap();
+        assert_eq!(parsed.open(&[]).unwrap().check(&header).unwrap().len(), 3);
 
         let damage = |edit: &dyn Fn(&mut Vec<Vec<u8>>)| {
             let mut damaged = upload.clone();
@@ -236,6 +297,41 @@ mod tests {
         assert!(claims(&|h| h.count = 2).is_err());
         assert!(claims(&|h| h.count = 4).is_err());
         assert!(claims(&|h| h.first_index = u64::MAX - 1).is_err());
+    }
+
+    #[test]
+    fn sealed_leaves_are_read_by_the_collector_alone_and_go_with_their_header_only() {
+        let (leaves, root) = grow(&[0, 1, 2].map(record));
+        let signed = |segment| {
+            let header = SegmentHeader {
+                device: "gw-07".parse().unwrap(),
+                era: EraId { number: 3, salt: 9 },
+                segment,
+                first_index: 0,
+                count: 3,
+                previous: Hash::ZERO,
+                root,
+                closed_at: Timestamp(5),
+                recovered: false,
+                feeds: Vec::new(),
+                salvage: None,
+            };
+            Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])])
+        };
+        let mut rng = ChaCha20Rng::from_seed([3; 32]);
+        let keys = [SealingKey::generate(&mut rng), SealingKey::generate(&mut rng)];
+        let upload = Upload { header: signed(0), leaves: leaves.clone() };
+        let sealed = Delivery::seal(upload.clone(), &keys[1].public(), &mut rng).unwrap();
+        let bytes = sealed.to_bytes();
+        assert!(leaves.iter().all(|leaf| !bytes.windows(leaf.len()).any(|window| window == leaf)));
+        assert_eq!(Delivery::from_bytes(&bytes).unwrap().open(&keys), Ok(upload), "an older key opens it too");
+        assert_eq!(sealed.clone().open(&keys[..1]), Err(Refused::CannotOpen));
+        let Delivery::Sealed { leaves, .. } = sealed else { panic!("it is sealed") };
+        let elsewhere = Delivery::Sealed { header: signed(1), leaves };
+        assert_eq!(elsewhere.open(&keys), Err(Refused::CannotOpen));
+        let strange = Sealed::seal(b"no leaves", &keys[0].public(), PURPOSE, &signed(0).digest().0, &mut rng).unwrap();
+        let strange = Delivery::Sealed { header: signed(0), leaves: strange };
+        assert!(matches!(strange.open(&keys), Err(Refused::Malformed(_))));
     }
 
     #[test]

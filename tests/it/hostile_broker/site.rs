@@ -72,9 +72,10 @@ impl Fleet {
             cadence,
         };
         let book = found(&founding, &mut Effects::default()).unwrap();
-        let FleetKeys { issuer, feed, service, .. } = keys(seed);
+        let FleetKeys { issuer, feed, service, collector, .. } = keys(seed);
+        let service_keys = ServiceKeys { issuer, feed, service, collectors: vec![collector] };
         let settings = Settings { cadence, ..Settings::default() };
-        let service = Service::start(ServiceKeys { issuer, feed, service }, settings, [seed; 32], &book).unwrap();
+        let service = Service::start(service_keys, settings, [seed; 32], &book).unwrap();
         Self {
             book,
             keys: keys(seed),

@@ -36,7 +36,7 @@ fn rows(world: &World) -> Vec<Write> {
     let device = world.device.clone();
     let (upload, header) = world.upload();
     let request = world.enrol_request().sign(&world.keys);
-    let ack = EraAck { era: header.era, next_segment: 1, next_index: 3, head: header.head };
+    let ack = EraAck { era: header.era, next_segment: 1, next_index: 3, head: header.head() };
     let hello = world.hello();
     vec![
         Write::Act(0, act(world, 0)),
@@ -113,7 +113,7 @@ fn rows(world: &World) -> Vec<Write> {
             first_index: 0,
             digest: upload.header.digest(),
             header: upload.header.to_bytes(),
-            records: upload.records,
+            leaves: upload.leaves,
             at: NOW,
         })),
     ]
@@ -416,7 +416,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
             first_index: u64::MAX,
             digest: header.digest(),
             header: header.to_bytes(),
-            records: vec![],
+            leaves: world.upload().0.leaves,
             at: far,
         })),
     ];

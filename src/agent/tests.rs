@@ -1,5 +1,6 @@
 //! The agent from outside: requests and messages in, replies and a disk out.
 
+mod audit_keys;
 mod recovery;
 mod roots;
 mod rotation;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::book::{Book, Segment};
 use crate::ids::{DeviceId, EraId, Hash};
 use crate::wire::audit::segment::{SegmentHeader, Upload};
+use crate::wire::audit::signer::{self, Signer};
 use crate::wire::audit::{genesis, record_id, Credential, EraEnd, Event, Gap, Named, Record};
 use crate::wire::envelope::Signed;
 
@@ -68,6 +69,8 @@ struct Chain {
     next_segment: u64,
     next_index: u64,
     head: Hash,
+    /// Who signs the next segment.
+    signer: Signer,
     /// Records that salvaged segments say are lost.
     lost: Vec<(u64, u64)>,
     /// Whether it goes on by the device's word alone somewhere.
@@ -92,6 +95,15 @@ enum Made {
     Whole,
     /// What a damaged disk had left, too.
     Salvaged,
+}
+
+/// Where a segment has to stand.
+struct Place {
+    segment: u64,
+    index: u64,
+    head: Hash,
+    /// Who signs there; of an era's first segment, who signed the era before.
+    signer: Option<Signer>,
 }
 
 /// What is held of an era.
@@ -129,10 +141,10 @@ impl<'b> Verifier<'b> {
     pub fn segment(&mut self, segment: Segment) -> Option<Checked> {
         let (device, era, number) = (segment.device.clone(), segment.era, segment.segment);
         let place = self.place(&device, era);
-        match check(self.book, segment, place) {
-            Ok((header, records)) => {
+        match check(self.book, segment, &place) {
+            Ok((header, records, signer)) => {
                 self.count(&device, &header, &records);
-                self.go_on(device.clone(), &header);
+                self.go_on(device.clone(), &header, signer);
                 let records = records.into_iter().map(|record| (self.attribute(&device, &record), record));
                 let records = records.map(|(named, record)| (record, named)).collect();
                 Some(Checked { header, records })
@@ -181,19 +193,17 @@ impl<'b> Verifier<'b> {
     }
 
     /// Where the next segment of an era has to begin.
-    fn place(&mut self, device: &DeviceId, era: EraId) -> (u64, u64, Hash) {
-        match &self.chain {
-            Some(chain) if chain.device == *device && chain.era == era => {
-                (chain.next_segment, chain.next_index, chain.head)
-            }
-            Some(_) | None => {
-                self.end_chain();
-                (0, 0, genesis(self.book.fleet(), device, era))
-            }
+    fn place(&mut self, device: &DeviceId, era: EraId) -> Place {
+        let own = self.chain.as_ref().filter(|chain| chain.device == *device);
+        let signer = own.map(|chain| chain.signer);
+        if let Some(chain) = own.filter(|chain| chain.era == era) {
+            return Place { segment: chain.next_segment, index: chain.next_index, head: chain.head, signer };
         }
+        self.end_chain();
+        Place { segment: 0, index: 0, head: genesis(self.book.fleet(), device, era), signer }
     }
 
-    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader) {
+    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, signer: Signer) {
         let before = self.chain.take().map(|chain| (chain.lost, chain.made, chain.named));
         let (mut lost, mut made, named) = before.unwrap_or_else(|| (Vec::new(), Made::Whole, BTreeMap::new()));
         if let Some(salvage) = &header.salvage {
@@ -206,6 +216,7 @@ impl<'b> Verifier<'b> {
             next_segment: header.next_segment(),
             next_index: header.first_index.saturating_add(header.count.into()),
             head: header.head(),
+            signer,
             lost,
             made,
             named,
@@ -298,29 +309,27 @@ fn count_below(mut ranges: Vec<(u64, u64)>, end: u64) -> u64 {
     count
 }
 
-fn check(
-    book: &Book,
-    segment: Segment,
-    (next_segment, next_index, head): (u64, u64, Hash),
-) -> Result<(SegmentHeader, Vec<Record>), String> {
+fn check(book: &Book, segment: Segment, place: &Place) -> Result<(SegmentHeader, Vec<Record>, Signer), String> {
     let words = |refused: crate::wire::Refused| refused.to_string();
     let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(words)?;
     let device = book.device(&segment.device).ok_or("from a device that the ledger does not know")?;
-    let keys = std::iter::once(&device.keys).chain(&device.past).map(|keys| keys.audit.verifying());
-    let header = signed.open(book.fleet(), keys, 1).map_err(words)?;
+    let identities: Vec<_> = std::iter::once(&device.keys).chain(&device.past).map(|keys| keys.identity).collect();
+    let opened = signer::open(&signed, book.fleet(), &identities, place.signer).map_err(words)?;
+    let header = &opened.header;
     let stored_as = (&segment.device, segment.era, segment.segment);
     if (&header.device, header.era, header.segment) != stored_as {
         return Err("stored under another name than its own".into());
     }
-    if header.segment != next_segment || header.first_index != next_index {
-        return Err(format!("segment {next_segment} with record {next_index} was to be next"));
+    if header.segment != place.segment || header.first_index != place.index {
+        return Err(format!("segment {} with record {} was to be next", place.segment, place.index));
     }
-    if header.previous != head {
+    if header.previous != place.head {
         return Err("the chain before it ends otherwise".into());
     }
     let upload = Upload { header: signed, leaves: segment.leaves };
-    let records = upload.check(&header).map_err(words)?;
-    Ok((header, records))
+    let records = upload.check(header).map_err(words)?;
+    let next = opened.after(&records).map_err(words)?;
+    Ok((opened.header, records, next))
 }
 
 #[cfg(test)]
@@ -347,7 +356,7 @@ mod tests {
 
     fn verify(edit: impl FnOnce(&mut Vec<Segment>)) -> DeviceReport {
         let (_, book, _, _) = one_device();
-        let key = device_keys(1).audit;
+        let key = device_keys(1);
         let first = segment(&key, ERA, None, 2, "a");
         let second = segment(&key, ERA, Some(&first), 3, "b");
         let other = segment(&key, EraId { number: 2, salt: 1 }, None, 1, "c");
@@ -399,7 +408,7 @@ mod tests {
 
     #[track_caller]
     fn check_sums(gaps: &[Event], expected: (u64, u64, u64)) {
-        let key = device_keys(1).audit;
+        let key = device_keys(1);
         let report = verify(|segments| {
             let second =
                 Upload { header: Signed::from_bytes(&segments[1].header).unwrap(), leaves: segments[1].leaves.clone() };

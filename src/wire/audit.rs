@@ -1,16 +1,18 @@
 //! The audit trail as both sides sign and read it.
 //!
 //! Owns: [`Record`] and its kinds, and the hash chain over the records that no signature covers yet. The modules below it:
-//! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent.
+//! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent; [`signer`], by which key.
 //! Never: numbers, stores or sends anything. `agent/audit.rs` does on the device, `fleet/collect.rs` checks.
 //! Read next: `audit/segment.rs`, then `agent/audit.rs`. `docs/audit-format.md` has every byte.
 
 pub mod leaf;
 pub mod merkle;
 pub mod segment;
+pub mod signer;
 
 use serde::{Deserialize, Serialize};
 
+use super::bundle::PublicKey;
 use super::revocation::Position;
 use super::{decode, encode, Refused};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, KeyId, RiskClass, TaskClass, TaskId};
@@ -315,6 +317,13 @@ pub enum TrustChange {
         before: Timestamp,
         /// P after.
         after: Timestamp,
+    },
+    /// The audit key that signs from the next segment on.
+    AuditKey {
+        /// Its epoch.
+        epoch: u64,
+        /// The key.
+        key: PublicKey,
     },
     /// What an operator revoked with a key of his own holds from here on.
     Emergency {

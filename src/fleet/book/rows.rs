@@ -12,6 +12,7 @@ use super::super::keys::ISSUED_EARLIER;
 use super::feed::{feed_named, step_of};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
+use crate::wire::audit::signer::Signer;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::enrol::{DevicePublic, EnrolRequest};
 use crate::wire::envelope::Signed;
@@ -309,10 +310,20 @@ pub struct Rule {
 pub struct EraChain {
     /// The device.
     pub device: DeviceId,
-    /// The audit key that began the era, and alone may go on with it.
-    pub key: PublicKey,
+    /// Who signed it, the last of them who signs the segment after it: at least one, at most [`EraChain::SIGNERS_MAX`].
+    pub signers: Vec<Signer>,
     /// The position.
     pub ack: EraAck,
+}
+
+impl EraChain {
+    /// The most signers that are remembered. One of before is refused where it would prove a fork.
+    pub const SIGNERS_MAX: usize = 64;
+
+    /// Who signs the segment after it.
+    pub fn signer(&self) -> Option<Signer> {
+        self.signers.last().copied()
+    }
 }
 
 /// Two signed headers for one position, or two eras of one number: proof of a clone or of a restored disk.

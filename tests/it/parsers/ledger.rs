@@ -15,6 +15,7 @@ use hardtack::fleet::{Book, Operator, Write};
 use hardtack::ids::{BlockId, BootId, EraId, GrantId, Hash, Nonce};
 use hardtack::shell::ledger::{Ledger, LedgerError};
 use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::signer::Signer;
 use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::EraAck;
@@ -31,6 +32,11 @@ use rusqlite::{Connection, Row};
 use super::{apply, cases, edits, Edit};
 use crate::samples::{World, ENDS, ISSUED, NOW};
 
+fn signer(world: &World) -> Signer {
+    let (identity, key) = (world.keys.public().identity, world.audit.verifying_key().into());
+    Signer { identity, epoch: 1, key }
+}
+
 /// A row of every kind, as this program writes them.
 fn rows(world: &World) -> Vec<Write> {
     let device = world.device.clone();
@@ -38,6 +44,7 @@ fn rows(world: &World) -> Vec<Write> {
     let request = world.enrol_request().sign(&world.keys);
     let ack = EraAck { era: header.era, next_segment: 1, next_index: 3, head: header.head() };
     let hello = world.hello();
+    let signer = signer(world);
     vec![
         Write::Act(0, act(world, 0)),
         Write::Bundle(1, world.sign(&world.trust)),
@@ -52,7 +59,7 @@ fn rows(world: &World) -> Vec<Write> {
             approved_at: ISSUED,
             joined: true,
         })),
-        Write::Era(EraChain { device: device.clone(), key: world.keys.public().audit, ack }),
+        Write::Era(EraChain { device: device.clone(), signers: vec![signer], ack }),
         Write::Fork(Fork {
             device: device.clone(),
             era: EraId { number: 2, salt: 1 },
@@ -360,15 +367,16 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         ..world.grant_spec()
     };
     let (_, mut header) = world.upload();
-    (header.era, header.segment, header.first_index, header.count) = (era, u64::MAX, u64::MAX, u32::MAX);
-    let header = Signed::sign(&header, &world.fleet, &[&world.keys.audit]);
+    let signer = Signer { epoch: u64::MAX, ..signer(&world) };
+    (header.era, header.segment, header.first_index) = (era, u64::MAX, u64::MAX - 3);
+    let header = Signed::sign(&header, &world.fleet, &[&world.audit]);
     let head = |seq| world.sign(&Head { era: u32::MAX, seq, issued_at: far, next_update_ms: endless, ..world.head() });
     let policy = PolicyDocument { version: u64::MAX, ..PolicyDocument::built_in(far) };
     let hello = world.hello();
     let largest = [
         Write::Act(u64::MAX, act(&world, u64::MAX)),
         Write::Bundle(u64::MAX, world.sign(&world.trust)),
-        Write::Era(EraChain { device: device.clone(), key: world.keys.public().audit, ack }),
+        Write::Era(EraChain { device: device.clone(), signers: vec![signer], ack }),
         Write::Fork(Fork {
             device: device.clone(),
             era,
@@ -413,7 +421,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
             device,
             era,
             segment: u64::MAX,
-            first_index: u64::MAX,
+            first_index: u64::MAX - 3,
             digest: header.digest(),
             header: header.to_bytes(),
             leaves: world.upload().0.leaves,

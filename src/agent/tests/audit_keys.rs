@@ -40,7 +40,7 @@ fn each_day_has_its_key_and_the_collector_follows_from_one_to_the_next() {
     let epoch = rig.disk.anchor.as_ref().unwrap().audit_epoch;
     rig.restart(Reboot::Kernel);
     decide(&mut rig, 5, &mut heard);
-    deliver(&mut rig, 300_000);
+    deliver(&mut rig, 180_200);
     assert_eq!(check_accounted(&rig, &heard), Ids::new());
     assert_eq!(rig.signers.values().next_back().unwrap().epoch, epoch, "a restart keeps the key");
 }

@@ -59,7 +59,7 @@ const GROUPS: [Group; 6] = [
         lines: &["snapshot_apply_ms", "delta_apply_ms", "snapshot_peak_mb", "delta_peak_mb"],
         measure: feed::applied,
     },
-    Group { lines: &["feed_kb_per_day", "catch_up_kb"], measure: feed::day },
+    Group { lines: &["feed_kb_per_day", "catch_up_kb", "grouped_kb_per_day"], measure: feed::day },
     Group { lines: &["revoke_p50_ms", "revoke_p99_ms"], measure: feed::latency },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];

@@ -341,6 +341,8 @@ pub struct Seen {
     pub identity: PublicKey,
     /// When its last sign of life arrived here: this, or audit since.
     pub at: Timestamp,
+    /// When the hello arrived that said all this.
+    pub said: Timestamp,
     /// Its kernel boot.
     pub boot: BootId,
     /// Its era.

@@ -11,14 +11,12 @@ use super::book::{Book, Device, Rule, Status};
 use super::publish::holds;
 use crate::ids::{DeviceId, FeedId};
 use crate::time::{Millis, Timestamp};
+use crate::wire::link::State;
 use crate::wire::revocation::Position;
 
 /// After so long without a sign of life a device counts as out of reach, whatever the broker says: the longest pause between
 /// two hellos of any firmware profile, and what the answer may take.
 const SILENT: Millis = Millis::from_secs(3900);
-
-/// The last will of a device, which the broker tells when the connection breaks.
-const GONE: &str = "gone";
 
 /// Where a device stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,8 +70,8 @@ pub fn standing(book: &Book, device: &Device, at: Timestamp) -> Standing {
     let hello = seen.map(|seen| (seen.said, &seen.mode));
     let state = word.map(|word| (word.at, &word.mode)).filter(|(at, _)| hello.is_none_or(|(said, _)| *at >= said));
     let named = state.or(hello);
-    let gone = word.filter(|word| word.mode == GONE).map(|word| word.at);
-    let said = word.filter(|word| word.mode != GONE).map(|word| word.at);
+    let gone = word.filter(|word| word.mode == State::GONE).map(|word| word.at);
+    let said = word.filter(|word| word.mode != State::GONE).map(|word| word.at);
     let heard = seen.map(|seen| said.map_or(seen.at, |said| said.max(seen.at)));
     let unreachable = heard.and_then(|heard| {
         let left = gone.filter(|gone| *gone >= heard);
@@ -143,7 +141,7 @@ mod tests {
         assert_eq!(heads_with(&book, &rule)[&book.feed()], Some((1, 2)));
         assert_eq!((only(&book, 6).behind, only(&book, 6).has((1, 2))), (1, false));
 
-        let gone = |at| Presence { device: "gw-07".parse().unwrap(), word: Hash::ZERO, at, mode: GONE.into() };
+        let gone = |at| Presence { device: "gw-07".parse().unwrap(), word: Hash::ZERO, at, mode: State::GONE.into() };
         book.write(Write::Presence(gone(at(8))), fx);
         assert_eq!(only(&book, 9).unreachable, Some(at(8)));
         say(&mut book, 2, 10, fx);

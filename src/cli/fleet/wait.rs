@@ -22,6 +22,7 @@ use crate::shell::clock;
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
 use crate::time::Timestamp;
+use crate::wire::link::State;
 
 /// How often the ledger is asked whether somebody else wrote: one read of its header.
 const POLL: Duration = Duration::from_millis(100);
@@ -30,7 +31,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Waited {
     /// For scripts: `heads` (for each feed to which the rule belongs, `feed`, `head` and `era` of the head that holds it, or
     /// null), `head` and `era` of the first of them, `publisher` (whether one ran), `complete`, `have` (ids), `missing` (of
-    /// those in reach, and `unreachable`: each with `device`, `feed`, `applied`, `seen`, `silent_s`). Devices of other feeds
+    /// those in reach, and `unreachable`: each as [`told`] says). Devices of other feeds
     /// need not have it and are not told.
     pub(super) value: Value,
     /// For people.
@@ -121,7 +122,8 @@ fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken)
         let _ = writeln!(text, "  not yet     {} last heard {}", standing.device, ago(standing, at));
     }
     for standing in &unreachable {
-        let _ = writeln!(text, "  unreachable {} last heard {}", standing.device, ago(standing, at));
+        let _ =
+            writeln!(text, "  unreachable {} {}last heard {}", standing.device, left(standing, at), ago(standing, at));
     }
     Waited { value, text, exit: if complete { Exit::Done } else { Exit::Partial } }
 }
@@ -143,8 +145,9 @@ pub(super) fn of_feeds(book: &Book, rule: &Rule, at: Timestamp) -> Vec<Standing>
     standings(book, at).into_iter().filter(|standing| feeds.contains(&&standing.feed)).collect()
 }
 
-/// A device's standing, for scripts: `device`, `feed`, `applied` and `era` (of a head), `behind` (heads), `seen` (its last sign of life),
-/// `silent_s` (how long ago that was), `reachable`, `unreachable_since`.
+/// A device's standing, for scripts: `device`, `feed`, `applied` and `era` (of a head), `behind` (heads), `mode` (that it named
+/// last, `gone` if it left) and `mode_age_s`, `seen` (its last sign of life), `silent_s` (how long ago that was), `reachable`,
+/// `unreachable_since`.
 pub(super) fn told(standing: &Standing, at: Timestamp) -> Value {
     json!({
         "device": standing.device,
@@ -152,11 +155,19 @@ pub(super) fn told(standing: &Standing, at: Timestamp) -> Value {
         "applied": standing.applied.map(|(_, seq)| seq),
         "era": standing.applied.map(|(era, _)| era),
         "behind": standing.behind,
+        "mode": standing.mode,
+        "mode_age_s": standing.mode_at.map(|word| at.since(word).secs()),
         "seen": standing.heard.map(|heard| heard.to_string()),
         "silent_s": standing.heard.map(|heard| at.since(heard).secs()),
         "reachable": standing.is_reachable(),
         "unreachable_since": standing.unreachable.map(|since| since.to_string()),
     })
+}
+
+/// Since when a device is gone, where it, or its last will, has said so.
+fn left(standing: &Standing, at: Timestamp) -> String {
+    let gone = standing.mode_at.filter(|_| standing.mode.as_deref() == Some(State::GONE));
+    gone.map_or(String::new(), |gone| format!("gone for {}, ", super::super::client::age(at.since(gone).secs())))
 }
 
 /// How long ago a device was heard of, for people.

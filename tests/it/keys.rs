@@ -91,12 +91,25 @@ fn a_stolen_feed_key_is_replaced_while_a_device_is_in_touch() {
     assert!(told["good"] == false && told["action"].as_str().unwrap().contains("start `hardtack fleet serve` again"));
     site.reaches(2, 1);
     assert_eq!(site.head(), (era + 1, 1));
-    site.fleet.run(&["revoke", "task", "t-2"]).unwrap();
+    // And so does everybody else who asks.
+    let restarts = |told: &Value| {
+        let told = told["stalled"].as_str().unwrap_or_else(|| panic!("{told}"));
+        let process = format!("process {} publishes", serve.id());
+        assert!(told.starts_with(&process) && told.contains("start `hardtack fleet serve` again"), "{told}");
+    };
+    let mut waits = std::process::Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    waits.args(["-o", "json", "fleet", "revoke", "task", "t-2", "--wait", "--timeout", "1s", "--dir"]);
+    let waited = waits.arg(&site.fleet.dir).output().unwrap();
+    assert_eq!(waited.status.code(), Some(11), "{waited:?}");
+    restarts(&serde_json::from_slice::<Value>(&waited.stdout).unwrap()["wait"]);
+    assert!(String::from_utf8_lossy(&waited.stderr).contains("a feed key that trust bundle 2 names no more"));
     let halted = site.fleet.run(&["revocations"]).unwrap();
     assert_eq!(halted["head"]["seq"], 1, "{halted}");
+    restarts(&halted);
     drop(serve);
 
     let _serve = site.serve();
+    assert_eq!(site.fleet.run(&["revocations"]).unwrap()["stalled"], Value::Null);
     site.goes_on("t-3");
     site.reaches(2, site.head().1);
     let shown = site.fleet.run(&["key", "show"]).unwrap();

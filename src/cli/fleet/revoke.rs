@@ -345,6 +345,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
     let unreachable = standings.iter().filter(|standing| !standing.is_reachable()).count();
     let emergency: Vec<Value> = book.emergencies().map(|known| emergency_of(book, known, at)).collect();
     let halted = publish::may_start(book).err().map(|error| error.to_string());
+    let stalled = wait::stalled(&fleet)?;
     let value = json!({
         // Of the first feed.
         "head": head(book.first()),
@@ -360,6 +361,8 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         "convergence": {"devices": standings.len(), "at_newest": up_to_date, "unreachable": unreachable},
         // Why no head can be signed, if so.
         "halted": halted,
+        // What the process that publishes does not do, and what to do about it, if a key with which it began was replaced.
+        "stalled": stalled,
     });
     show(session.format, &value, |_| {
         let mut text = String::new();
@@ -411,6 +414,9 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         );
         if let Some(halted) = &halted {
             let _ = writeln!(text, "no head is signed: {halted}");
+        }
+        if let Some(stalled) = &stalled {
+            let _ = writeln!(text, "{stalled}");
         }
         text
     })?;

@@ -30,7 +30,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// How a wait ended.
 pub(super) struct Waited {
     /// For scripts: `heads` (for each feed to which the rule belongs, `feed`, `head` and `era` of the head that holds it, or
-    /// null), `head` and `era` of the first of them, `publisher` (whether one ran), `complete`, `have` (ids), `missing` (of
+    /// null), `head` and `era` of the first of them, `publisher` (whether one ran), `stalled` (what that does not do and what to
+    /// do about it, or null), `complete`, `have` (ids), `missing` (of
     /// those in reach, and `unreachable`: each as [`told`] says). Devices of other feeds
     /// need not have it and are not told.
     pub(super) value: Value,
@@ -43,7 +44,7 @@ pub(super) struct Waited {
 pub(super) fn wait(fleet: &mut Fleet, rule: &Rule, timeout: Duration) -> Result<Waited, Failure> {
     let deadline = clock::now().boottime.0.saturating_add(super::millis(timeout).0);
     let mut bar = Bar::new();
-    let (mut heads, mut told) = (Heads::new(), false);
+    let (mut heads, mut told, mut stands) = (Heads::new(), false, None);
     loop {
         fleet.ledger.refresh()?;
         let (book, at) = (fleet.ledger.book(), now()?);
@@ -55,13 +56,20 @@ pub(super) fn wait(fleet: &mut Fleet, rule: &Rule, timeout: Duration) -> Result<
         if !is_signed(&heads) && !told {
             told = tell_who_signs(fleet)?;
         }
+        let stalled = stalled(fleet)?;
+        if let Some(why) = stalled.as_ref().filter(|_| stalled != stands) {
+            bar.clear();
+            tell(why);
+        }
+        stands = stalled;
         let standings = of_feeds(fleet.ledger.book(), rule, at);
         let has = |standing: &&Standing| has(&heads, standing);
         let have = standings.iter().filter(has).count();
         let settled = standings.iter().filter(|standing| standing.is_reachable()).all(|standing| has(&standing));
         if (is_signed(&heads) && settled) || clock::now().boottime.0 >= deadline {
             bar.clear();
-            return Ok(ended(&heads, &standings, at, publisher_of(&fleet.ledger).map_err(super::file_failure)?));
+            let publisher = publisher_of(&fleet.ledger).map_err(super::file_failure)?;
+            return Ok(ended(&heads, &standings, at, (publisher, stands)));
         }
         bar.show(have, standings.len());
         std::thread::sleep(POLL);
@@ -84,7 +92,21 @@ fn tell_who_signs(fleet: &Fleet) -> Result<bool, Failure> {
     Ok(free)
 }
 
-fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken) -> Waited {
+/// What the process that publishes does not do, because a key with which it began was replaced. Nobody else sees that: it is
+/// there, and the broker has heads.
+pub(super) fn stalled(fleet: &Fleet) -> Result<Option<String>, Failure> {
+    let Taken::By(process) = publisher_of(&fleet.ledger).map_err(super::file_failure)? else { return Ok(None) };
+    let (book, bundle) = (fleet.ledger.book(), fleet.ledger.book().trust().version);
+    let undone: Vec<String> = publish::replaced(book).iter().filter_map(|key| key.stalled(bundle)).collect();
+    Ok((!undone.is_empty()).then(|| format!("process {process} publishes from this ledger, but {}", undone.join("; "))))
+}
+
+fn ended(
+    heads: &Heads,
+    standings: &[Standing],
+    at: Timestamp,
+    (publisher, stalled): (Taken, Option<String>),
+) -> Waited {
     let has = |standing: &&Standing| has(heads, standing);
     let have: Vec<&Standing> = standings.iter().filter(has).collect();
     let (missing, unreachable): (Vec<&Standing>, Vec<&Standing>) =
@@ -101,6 +123,7 @@ fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken)
         "head": head.map(|(_, seq)| seq),
         "era": head.map(|(era, _)| era),
         "publisher": publisher != Taken::Free,
+        "stalled": stalled,
         "complete": complete,
         "have": have.iter().map(|standing| &standing.device).collect::<Vec<_>>(),
         "missing": of(&missing),
@@ -113,6 +136,9 @@ fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken)
             Some((_, head)) => writeln!(text, "head {head} of feed {feed} holds it"),
             None => writeln!(text, "no head of feed {feed} holds it yet"),
         };
+    }
+    if let Some(stalled) = &stalled {
+        let _ = writeln!(text, "{stalled}");
     }
     let _ = writeln!(text, "{} of {} devices have it", have.len(), standings.len());
     for standing in &have {

@@ -10,7 +10,7 @@ use super::super::acts::Act;
 use super::super::emergency::Kept;
 use super::super::keys::ISSUED_EARLIER;
 use super::feed::{feed_named, step_of};
-use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
+use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::enrol::{DevicePublic, EnrolRequest};
@@ -388,6 +388,19 @@ pub struct Publisher {
     pub holder: String,
     /// Since when.
     pub at: Timestamp,
+    /// The keys that it began with.
+    pub keys: ServedKeys,
+}
+
+/// The keys of a process that publishes, by their ids. It goes on with these until it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServedKeys {
+    /// Signs heads.
+    pub feed: KeyId,
+    /// Mints tokens.
+    pub issuer: KeyId,
+    /// Signs acknowledgements and answers.
+    pub service: KeyId,
 }
 
 /// The ledger is a copy that was put back: what it would sign of a feed may have been signed already.

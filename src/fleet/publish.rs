@@ -489,6 +489,13 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
     Ok(())
 }
 
+/// The feeds of a copy that was put back for which nobody has vouched, each with the number after which it can go on at the
+/// earliest. Nothing is signed as long as there is one.
+pub fn awaited(book: &Book) -> Vec<(FeedId, u64)> {
+    let waits = book.feeds().filter(|(_, feed)| feed.restored().is_some());
+    waits.map(|(id, feed)| (id.clone(), number_in_era(feed, highest_known(book, id)))).collect()
+}
+
 /// An operator vouches that a feed goes on after `after`: what the lost ledger had revoked is revoked again.
 ///
 /// # Errors

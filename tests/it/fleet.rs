@@ -264,6 +264,42 @@ fn a_folder_that_is_open_to_others_or_broken_is_refused_with_advice() {
     assert!(operator.fail(&["device", "list"], 1).contains("fleet init"));
 }
 
+/// The commands that `restore` prints, as a shell takes them, for two feeds, with and without a broker in fleet.toml.
+#[test]
+fn what_a_restore_says_to_do_works_as_it_is_printed() {
+    let broker = Mosquitto::open();
+    let url = format!("mqtt://{}", broker.addr());
+    for brokers in [&["--broker", &url][..], &[]] {
+        let folder = tempfile::tempdir().unwrap();
+        // Where the shell has to be told what is one word.
+        let operator = Operator { fingerprint: String::new(), folder };
+        let dir = operator.folder.path().join("it's a fleet");
+        let at = |args: &[&str]| json(&hardtack(args).arg("--dir").arg(&dir).output().unwrap(), 0);
+        at(&[&["init", "--name", "acme", "--no-passphrase"], brokers].concat());
+        at(&["group", "add", "north", "gw-07"]);
+        at(&["feed", "add", "f-north", "--group", "north"]);
+        let copy = operator.folder.path().join("copy");
+        at(&["backup", "--out", copy.to_str().unwrap()]);
+        at(&["revoke", "task", "t-1"]);
+        at(&["publish", "--broker", &url]);
+        let restored = at(&["restore", copy.to_str().unwrap()]);
+        assert_eq!(restored["feeds"].as_array().unwrap().len(), 2, "{restored}");
+        at(&["revoke", "task", "t-1"]);
+
+        let path = Path::new(env!("CARGO_BIN_EXE_hardtack")).parent().unwrap();
+        let mut shell = Command::new("/bin/sh");
+        shell.env_clear().env("PATH", path).env("HOME", "/nonexistent").args(["-c", restored["do"].as_str().unwrap()]);
+        let ran = shell.output().unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let last = if brokers.is_empty() { "hardtack fleet serve --dir '" } else { "messages, the newest head is" };
+        assert!(said.contains("nothing is signed before the others") && said.contains(last), "{said}");
+        let shown = at(&["revocations"]);
+        assert_eq!((&shown["halted"], shown["heads"].as_array().unwrap().len()), (&Value::Null, 2), "{shown}");
+        assert_eq!(at(&["publish", "--broker", &url])["signed"], "here");
+    }
+}
+
 #[test]
 fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
     let operator = Operator::new();
@@ -315,6 +351,9 @@ fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
     let acts = operator.run(&["audit", "acts"]);
     let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
     assert_eq!(told, ["founded", "approved", "restored", "revoked", "resumed"]);
+
+    let literally = restored["do"].as_str().unwrap();
+    assert!(literally.contains(&format!("--dir {} --feed main --after 2", operator.dir().display())), "{literally}");
 
     std::fs::write(operator.dir().join("fleet.db"), "not a ledger at all").unwrap();
     assert!(operator.fail(&["device", "list"], 1).contains("hardtack fleet restore"));

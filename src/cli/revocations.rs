@@ -165,7 +165,10 @@ fn import(path: &Path, globals: &Globals) -> Result<Exit, Failure> {
     if imported.ok {
         return Ok(Exit::Done);
     }
-    tell("what was refused is on record; nothing that was known is lost\n  do: have the fleet write a new file");
+    tell(
+        "what was refused is on record; nothing that was known is lost\n  \
+         do: as is said there, or else have the fleet write a new file",
+    );
     Ok(Exit::Invalid)
 }
 

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -55,7 +56,7 @@ pub struct CheckArgs {
     #[arg(value_name = "TOKEN|-")]
     token: Option<String>,
     /// An audience
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     audience: Option<String>,
     /// A block's id
     #[arg(long, value_name = "ID")]
@@ -70,7 +71,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "ID")]
     group: Option<GroupId>,
     /// An owner
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     owner: Option<String>,
     /// A root key's number
     #[arg(long, value_name = "ID")]

@@ -260,11 +260,14 @@ impl Deed {
     }
 }
 
-/// A text that may stand in an act or a token.
-pub(super) fn text(what: &str, text: &str) -> Result<String, FleetError> {
+/// A text that may stand in an act or a token, without the white space around it.
+///
+/// # Errors
+/// [`FleetError::Argument`].
+pub fn text(what: &str, text: &str) -> Result<String, FleetError> {
     if text.trim().is_empty() || text.chars().count() > TEXT_CHARS_MAX || text.chars().any(char::is_control) {
         let message = format!("{what} must have 1 to {TEXT_CHARS_MAX} characters and no control character");
-        return Err(FleetError::Invalid(message));
+        return Err(FleetError::Argument(message));
     }
     Ok(text.trim().to_owned())
 }

@@ -137,7 +137,7 @@ fn mint(
 }
 
 fn check(ask: &TaskAsk) -> Result<(), FleetError> {
-    let invalid = |text: &str| Err(FleetError::Invalid(text.to_owned()));
+    let invalid = |text: &str| Err(FleetError::Argument(text.to_owned()));
     if ask.rights.is_empty() || ask.rights.len() > RIGHTS_MAX {
         return invalid("a task asks for 1 to 32 rights");
     }

@@ -160,7 +160,7 @@ pub fn plan(book: &Book, revocation: Revocation, at: Timestamp) -> Result<Rule, 
         Target::Audience(name) | Target::Owner(name) => drop(acts::text("the name", name)?),
         Target::IssuedBefore(before) if *before > at + Millis::from_secs(60) => {
             let message = "an issued-before rule must not lie in the future: it would refuse tokens not yet minted";
-            return Err(FleetError::Invalid(message.into()));
+            return Err(FleetError::Argument(message.into()));
         }
         Target::All
         | Target::Block(_)

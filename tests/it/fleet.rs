@@ -264,6 +264,58 @@ fn a_folder_that_is_open_to_others_or_broken_is_refused_with_advice() {
     assert!(operator.fail(&["device", "list"], 1).contains("fleet init"));
 }
 
+/// What no fleet could do, whatever its ledger holds, is a mistake in the arguments, and one and the same number.
+#[test]
+fn arguments_that_nothing_can_have_are_usage() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let grant = "grant create --device gw-07 --may-begin unix:uid:1=pump --right pump:read:a --boots-max 1";
+    let issue = "issue --device gw-07 --class pump --selector unix:uid:1 --right read:a";
+    let bad = [
+        "init --name x_y! --no-passphrase",
+        "init --name b --roots 0",
+        "init --name b --roots 9",
+        "init --name b --threshold 0",
+        "init --name b --roots 2 --threshold 3",
+        "key roots --roots 0 --threshold 1",
+        "key roots --roots 2 --threshold 3",
+        "key rotate root 0",
+        "key rotate feed 1",
+        "device list --operator _",
+        "device retire gw-07 --reason _",
+        "revoke owner _",
+        "revoke audience _",
+        "revoke task t-1 --reason _",
+        "revoke task t-1 --expires 0s",
+        "revoke task t-1 --expires soon",
+        "revoke issued-before 2999-01-01T00:00:00Z",
+        "revoke token /no/file",
+        "revoke token @/no/file",
+        "key sign /no/file --root /no/key",
+        "key submit /no/file",
+        "policy set /no/file",
+        "device approve /no/file --code AAAA-AAAA-AAAA-AAAA --out /no/bundle",
+    ];
+    let limits = ["--offline-max", "--task-ttl-max", "--expires", "--uses-max"].map(|zero| {
+        let value = |name: &str, value: &str| format!("{name} {}", if name == zero { "0" } else { value });
+        let [offline, ttl, life] = [("--offline-max", "1d"), ("--task-ttl-max", "1h"), ("--expires", "1d")]
+            .map(|(name, usual)| if name == zero { format!("{name} 0s") } else { value(name, usual) });
+        format!("{grant} {offline} {ttl} {life} {}", value("--uses-max", "5"))
+    });
+    let idle = format!("{grant} --right idle:read:a --offline-max 1d --task-ttl-max 1h --uses-max 1");
+    let issued = ["--ttl 0s", "--ttl 1m --uses 0"].map(|rest| format!("{issue} {rest}"));
+    let many = format!("group add g {}", (0..101).map(|n| format!("gw-{n}")).collect::<Vec<_>>().join(" "));
+    let generated = limits.iter().chain(&issued).chain([&idle, &many]).map(String::as_str);
+    for line in bad.into_iter().chain(generated) {
+        // A blank is what no name is.
+        let args: Vec<&str> = line.split(' ').map(|word| if word == "_" { " " } else { word }).collect();
+        let output = operator.output(&args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true), "{line}: {said}");
+        assert!(!line.contains("/no/") || said.contains("/no/file") && said.contains("name"), "{line}: {said}");
+    }
+}
+
 /// The commands that `restore` prints, as a shell takes them, for two feeds, with and without a broker in fleet.toml.
 #[test]
 fn what_a_restore_says_to_do_works_as_it_is_printed() {

@@ -14,7 +14,7 @@ use serde_json::{json, Value};
 use super::super::client::age;
 use super::super::output::show;
 use super::super::{Exit, Failure};
-use super::{file_failure, now, operator, Fleet, Session};
+use super::{file_failure, now, operator, worded, Fleet, Session};
 use crate::fleet::book::{Book, Device, Status};
 use crate::fleet::convergence::standing;
 use crate::fleet::enrol::{self, Approval, Replace};
@@ -40,7 +40,7 @@ pub enum DeviceCommand {
         /// The device
         device: DeviceId,
         /// Why
-        #[arg(long, default_value = "retired")]
+        #[arg(long, default_value = "retired", value_parser = worded)]
         reason: String,
     },
     /// Let a device in again whose hardware or state folder was replaced: its old key never comes back
@@ -178,7 +178,7 @@ fn read_request(path: &Path) -> Result<Vec<u8>, Failure> {
         std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
     };
     let what = |error| format!("cannot read the request {}: {error}", path.display());
-    read.map_err(|error| Failure::new(Exit::Failure, what(error), "name the file that `enrol request` wrote"))?;
+    read.map_err(|error| Failure::new(Exit::Usage, what(error), "name the file that `hardtack enrol request` wrote"))?;
     Ok(bytes)
 }
 

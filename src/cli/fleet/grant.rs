@@ -8,13 +8,13 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{value_parser, Args, Subcommand};
 use rand_core::RngCore;
 use serde_json::{json, Value};
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
-use super::{millis, now, operator, Session};
+use super::{lasting, millis, now, operator, worded, Session};
 use crate::fleet::book::Grant;
 use crate::fleet::book::Renewal;
 use crate::fleet::grant::{self as core, NewGrant};
@@ -45,7 +45,7 @@ pub enum GrantCommand {
         /// The grant
         grant: GrantId,
         /// Why
-        #[arg(long, default_value = "withdrawn")]
+        #[arg(long, default_value = "withdrawn", value_parser = worded)]
         reason: String,
     },
 }
@@ -63,22 +63,22 @@ pub struct CreateArgs {
     #[arg(long, value_name = "CLASS:ACTION:RESOURCE", required = true)]
     right: Vec<OfClass>,
     /// Longest powered-on time without contact
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     offline_max: Duration,
     /// Uses, all tasks together
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     uses_max: u64,
     /// Boots without contact
     #[arg(long, value_name = "N")]
     boots_max: u32,
     /// Longest life of a task
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     task_ttl_max: Duration,
     /// How long the grant lives
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30d")]
+    #[arg(long, value_name = "DURATION", value_parser = lasting, default_value = "30d")]
     expires: Duration,
     /// Who answers for it [default: the operator, at the fleet]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = worded)]
     owner: Option<String>,
     /// Oldest revocation list for a class of risk, for example high=1h. May be repeated
     #[arg(long, value_name = "RISK=DURATION")]
@@ -107,10 +107,10 @@ pub struct IssueArgs {
     #[arg(long, value_name = "ACTION:RESOURCE", required = true)]
     right: Vec<Plain>,
     /// How long it lives
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     ttl: Duration,
     /// How often it may be used
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     uses: Option<u64>,
     /// The task's id [default: a random one]
     #[arg(long, value_name = "ID")]

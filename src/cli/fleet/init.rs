@@ -6,11 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{value_parser, Args};
 use serde_json::json;
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
+use super::key::root_count;
 use super::{now, Session};
 use crate::fleet::enrol::{found, Founding};
 use crate::fleet::roots::check_shape;
@@ -21,7 +22,7 @@ use crate::shell::fleet_dir::{FleetDir, FleetToml};
 use crate::shell::fleet_keys::{ask, Asking, KeyFolder};
 use crate::shell::ledger::Ledger;
 use crate::shell::mqtt::BrokerUrl;
-use crate::wire::bundle::BrokerPins;
+use crate::wire::bundle::{BrokerPins, ROOTS_MAX};
 
 /// Arguments of `hardtack fleet init`.
 #[derive(Args, Debug)]
@@ -39,10 +40,10 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME", default_value = "main")]
     feed: FeedId,
     /// How many root keys there are: files that can be moved to other machines and media
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = root_count)]
     roots: usize,
     /// How many of them must sign a trust bundle [default: more than half]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = value_parser!(u8).range(1..=ROOTS_MAX as i64))]
     threshold: Option<u8>,
     /// Store the private keys without encryption, for tests
     #[arg(long)]

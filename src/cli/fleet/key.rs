@@ -26,6 +26,7 @@ use crate::shell::entropy;
 use crate::shell::fleet_keys::{change_passphrase, Role};
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
+use crate::wire::bundle::ROOTS_MAX;
 
 /// `hardtack fleet key …`.
 #[derive(Subcommand, Debug)]
@@ -86,7 +87,7 @@ pub struct RotateArgs {
     /// Which key
     role: Role,
     /// Which of the root keys, where there are several
-    #[arg(value_name = "N")]
+    #[arg(value_name = "N", value_parser = root_count)]
     number: Option<usize>,
     /// Somebody else may have it: what it signs is believed no more once devices hear of it. Without this it stays good until
     /// the next replacement, but for a root key and the collector's, which go at once
@@ -94,6 +95,12 @@ pub struct RotateArgs {
     compromised: bool,
     #[command(flatten)]
     at_hand: RootArgs,
+}
+
+/// How many root keys a fleet has.
+pub(super) fn root_count(argument: &str) -> Result<usize, String> {
+    let number = argument.parse().ok().filter(|number| (1..=ROOTS_MAX).contains(number));
+    number.ok_or_else(|| format!("a fleet has 1 to {ROOTS_MAX} root keys"))
 }
 
 /// The file's role of a trust bundle's.

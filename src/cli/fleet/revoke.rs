@@ -13,7 +13,7 @@ use serde_json::{json, Value};
 use super::super::output::show;
 use super::super::token::{parsed, point_in_time, token_bytes};
 use super::super::{Exit, Failure};
-use super::{millis, now, operator, target_words, wait, Fleet, Session};
+use super::{lasting, millis, now, operator, target_words, wait, worded, Fleet, Session};
 use crate::fleet::book::{Book, FeedBook, Issued};
 use crate::fleet::convergence::{is_up_to_date, standings, Standing};
 use crate::fleet::emergency::Known;
@@ -35,6 +35,7 @@ pub enum RevokeCommand {
     /// Every token for an audience
     Audience {
         /// The audience
+        #[arg(value_parser = worded)]
         audience: String,
         #[command(flatten)]
         how: How,
@@ -78,6 +79,7 @@ pub enum RevokeCommand {
     /// Every token of an owner
     Owner {
         /// The owner, as the grant names him
+        #[arg(value_parser = worded)]
         owner: String,
         #[command(flatten)]
         how: How,
@@ -112,10 +114,10 @@ pub enum RevokeCommand {
 #[derive(Args, Debug)]
 pub struct How {
     /// Why
-    #[arg(long, value_name = "TEXT", default_value = "revoked")]
+    #[arg(long, value_name = "TEXT", default_value = "revoked", value_parser = worded)]
     reason: String,
     /// How long the rule stays [default: until all that it can cover has expired]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     expires: Option<Duration>,
     /// Only say what it would cover, what it costs and who would hear of it
     #[arg(long)]

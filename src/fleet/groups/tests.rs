@@ -76,7 +76,9 @@ fn what_makes_no_sense_is_refused_with_what_to_do_and_what_is_so_already_makes_n
         (Change::RemoveFeed(id("f-south")), "feed list"),
     ] {
         match try_one(wanted.clone()) {
-            Err(FleetError::Invalid(text)) => assert!(text.contains(hint), "{wanted:?}: {text}"),
+            Err(FleetError::Argument(text) | FleetError::Invalid(text)) => {
+                assert!(text.contains(hint), "{wanted:?}: {text}")
+            }
             other => panic!("{wanted:?}: {other:?}"),
         }
     }

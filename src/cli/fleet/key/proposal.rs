@@ -13,7 +13,7 @@ use serde_json::{json, Value};
 
 use super::super::super::output::{show, tell};
 use super::super::super::{Exit, Failure};
-use super::super::{file_failure, now, operator, Fleet, Session};
+use super::super::{file_failure, now, operator, unread, Fleet, Session};
 use super::role_of;
 use crate::fleet::proposal::{self, changes, Hands, Standing};
 use crate::fleet::rotate::{is_in_use, Cause, KeyRole, NewKey, Rotated};
@@ -248,7 +248,9 @@ pub(in super::super) fn adopt(fleet: &mut Fleet) -> Result<Vec<PathBuf>, Failure
 
 /// Reads a proposal that somebody brought.
 pub(super) fn read(path: &Path) -> Result<Proposal, Failure> {
-    let bytes = files::read_bounded(path, PROPOSAL_BYTES_MAX).map_err(file_failure)?;
+    let advice =
+        "name the proposal that `hardtack fleet key rotate`, `key roots`, `group` or `feed` wrote, or a copy of it";
+    let bytes = files::read_bounded(path, PROPOSAL_BYTES_MAX).map_err(|error| unread(error, advice))?;
     Proposal::from_bytes(&bytes).map_err(|refused| {
         Failure::new(Exit::Invalid, format!("{} is no proposal: {refused}", path.display()), "have it sent again")
     })

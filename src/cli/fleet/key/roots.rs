@@ -4,7 +4,7 @@
 //! Never: asks that a root key which is lost, or kept elsewhere, be here.
 //! Read next: `../../../fleet/roots.rs`; `proposal.rs`.
 
-use clap::Args;
+use clap::{value_parser, Args};
 use serde_json::json;
 
 use super::super::super::output::show;
@@ -15,16 +15,16 @@ use crate::fleet::roots::{check_shape, replace, reshape};
 use crate::fleet::rotate::Cause;
 use crate::ids::KeyId;
 use crate::shell::entropy;
-use crate::wire::bundle::PublicKey;
+use crate::wire::bundle::{PublicKey, ROOTS_MAX};
 
 /// Arguments of `hardtack fleet key roots`.
 #[derive(Args, Debug)]
 pub struct RootsArgs {
     /// How many root keys there are from now on
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::root_count)]
     roots: usize,
     /// How many of them must sign
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = value_parser!(u8).range(1..=ROOTS_MAX as i64))]
     threshold: u8,
     #[command(flatten)]
     at_hand: RootArgs,

@@ -178,3 +178,27 @@ fn a_replacement_that_was_cut_off_is_ended_by_the_same_command() {
     let next = site.rotate(&["feed"]);
     assert_eq!((&next["began_before"], next["bundle_version"].as_u64()), (&Value::Bool(false), Some(3)));
 }
+
+/// What cannot be done is known before a new key is made; and a new key that waits is told of.
+#[test]
+fn a_replacement_that_cannot_be_signed_leaves_nothing_behind_that_is_not_told() {
+    let site = Site::new();
+    for what in [&["rotate", "feed"][..], &["rotate", "root"], &["roots", "--roots", "3", "--threshold", "2"]] {
+        let args = [&["key"], what, &["--root", "/nonexistent"]].concat();
+        let refused = site.fleet.run(&args).unwrap_err().to_string();
+        assert!(refused.contains("cannot read /nonexistent") && refused.contains("name the key's file"), "{refused}");
+        let names = std::fs::read_dir(site.fleet.dir.join("keys")).unwrap();
+        let next = names.map(|entry| entry.unwrap().file_name()).find(|name| name.to_string_lossy().ends_with(".next"));
+        assert_eq!(next, None, "{what:?}");
+    }
+    // A file that holds another fleet's key shows what it is once it is opened.
+    let other = Site::new();
+    let root = other.key("root.key");
+    let args = ["key", "rotate", "feed", "--root", root.to_str().unwrap()];
+    let refused = site.fleet.run(&args).unwrap_err().to_string();
+    let waiting = site.key("feed.key.next");
+    assert!(refused.contains("is no root key of this fleet") && waiting.exists(), "{refused}");
+    assert!(refused.contains(&format!("the new key waits in {}", waiting.display())), "{refused}");
+    assert_eq!(site.rotate(&["feed"])["bundle_version"].as_u64(), Some(2));
+    assert!(!waiting.exists());
+}

@@ -10,7 +10,7 @@ pub(super) mod proposal;
 mod roots;
 mod sign;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -134,6 +134,7 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     let at = now()?;
     let mut fleet = session.open()?;
     fleet.operator_key()?;
+    args.at_hand.check()?;
     let root_key_id = (key_role == KeyRole::Issuer).then(|| next_root_key_id(fleet.ledger.book()));
     let private = fleet.keys.next(role, root_key_id, &mut entropy::rng())?;
     let public = NewKey::of(key_role, &private).public();
@@ -143,7 +144,8 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
         proposal::adopt(&mut fleet)?
     } else {
         let next = draft(fleet.ledger.book(), key_role, &public, cause, at)?;
-        match proposal::put(&mut fleet, &next, cause, &args.at_hand, at)? {
+        let put = proposal::put(&mut fleet, &next, cause, &args.at_hand, at);
+        match put.map_err(|failure| waits(failure, &fleet.keys.waiting_for(role)))? {
             Outcome::Asked(asked) => return asked.tell(session),
             Outcome::InForce(InForce { rotated, kept }) => {
                 (dropped, withdrawn) = (rotated.dropped, rotated.withdrawn);
@@ -170,6 +172,13 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     });
     output::show(session.format, &value, |value| words(value, key_role, &withdrawn.len()))?;
     Ok(Exit::Done)
+}
+
+/// Why a new key did not come into force, and what became of it.
+fn waits(failure: Failure, file: &Path) -> Failure {
+    let stays = format!("the new key waits in {}, and the same command goes on with it", file.display());
+    let advice = if failure.advice.is_empty() { stays } else { format!("{}; {stays}", failure.advice) };
+    Failure { advice, ..failure }
 }
 
 /// The process that publishes from this ledger.

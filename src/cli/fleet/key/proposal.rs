@@ -20,7 +20,7 @@ use crate::fleet::rotate::{is_in_use, Cause, KeyRole, NewKey, Rotated};
 use crate::fleet::FleetError;
 use crate::ids::KeyId;
 use crate::shell::files;
-use crate::shell::fleet_keys::Role;
+use crate::shell::fleet_keys::{is_encrypted, Role};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::proposal::{Opened, Proposal, Proposed, Subject, PROPOSAL_BYTES_MAX};
@@ -37,6 +37,11 @@ pub struct RootArgs {
 }
 
 impl RootArgs {
+    /// Whether the files that were named are there, before new keys are made. No passphrase is asked for.
+    pub(in super::super) fn check(&self) -> Result<(), Failure> {
+        Ok(self.files.iter().try_for_each(|file| is_encrypted(file).map(drop))?)
+    }
+
     /// Where the proposal goes, if somebody said.
     pub(in super::super) fn place(&self) -> Option<&Path> {
         self.proposal.as_deref()

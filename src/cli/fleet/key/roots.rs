@@ -11,6 +11,7 @@ use super::super::super::output::show;
 use super::super::super::{Exit, Failure};
 use super::super::{now, Fleet, Session};
 use super::proposal::{adopt, put, InForce, Outcome, RootArgs};
+use super::waits;
 use crate::fleet::roots::{check_shape, replace, reshape};
 use crate::fleet::rotate::Cause;
 use crate::ids::KeyId;
@@ -40,12 +41,14 @@ pub(super) fn rotate_root(number: usize, cause: Cause, args: &RootArgs, session:
         return Err(Failure::new(Exit::Usage, what, format!("name one from 1 to {of}")));
     }
     fleet.operator_key()?;
+    args.check()?;
     let new = new_root(&mut fleet, number, of)?;
     if trust.roots.get(number - 1) == Some(&new) {
         return ended(&mut fleet, session);
     }
     let next = replace(fleet.ledger.book(), number, new, at)?;
-    let outcome = put(&mut fleet, &next, cause, args, at)?;
+    let outcome = put(&mut fleet, &next, cause, args, at);
+    let outcome = outcome.map_err(|failure| waits(failure, &fleet.keys.waiting_for_root(number, of)))?;
     tell(outcome, &fleet, session)
 }
 
@@ -58,6 +61,7 @@ pub(super) fn roots(args: &RootsArgs, session: &Session) -> Result<Exit, Failure
     if (known, threshold) == (of, args.threshold) {
         return ended(&mut fleet, session);
     }
+    args.at_hand.check()?;
     let new = (known + 1..=of).map(|number| new_root(&mut fleet, number, of)).collect::<Result<Vec<_>, _>>()?;
     let next = reshape(fleet.ledger.book(), (of, args.threshold), &new, at)?;
     let outcome = put(&mut fleet, &next, Cause::Planned, &args.at_hand, at)?;

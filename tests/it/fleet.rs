@@ -316,6 +316,21 @@ fn arguments_that_nothing_can_have_are_usage() {
     }
 }
 
+/// As the README has it: the variable for the fleet's folder, and the folder as an argument beside it, mean one.
+#[test]
+fn a_new_fleet_goes_into_the_one_folder_that_is_named_however_often() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("fleet");
+    let init = |argument: &Path, name: &str| {
+        let mut command = hardtack(&["init", argument.to_str().unwrap(), "--name", name, "--no-passphrase"]);
+        command.current_dir(folder.path()).env("HARDTACK_FLEET_DIR", &dir).output().unwrap()
+    };
+    let refused = json(&init(&folder.path().join("other"), "acme"), 2)["do"].to_string();
+    assert!(refused.contains("leave DIR out"), "{refused}");
+    json(&init(Path::new("./fleet/"), "acme"), 0);
+    assert!(dir.join("fleet.toml").exists());
+}
+
 /// The commands that `restore` prints, as a shell takes them, for two feeds, with and without a broker in fleet.toml.
 #[test]
 fn what_a_restore_says_to_do_works_as_it_is_printed() {

@@ -102,16 +102,25 @@ pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// A folder that need not be there, however it is written.
+fn place(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.canonicalize().unwrap_or(absolute)
+}
+
 /// A new fleet goes where somebody said, and not into whatever folder the shell happens to be in.
 fn folder<'a>(argument: Option<&'a Path>, named: Option<&'a Path>) -> Result<&'a Path, Failure> {
     match (argument, named) {
-        (Some(argument), Some(named)) if argument != named => {
+        (Some(argument), Some(named)) if place(argument) != place(named) => {
             let what = format!(
                 "two folders are named: {} and, by --dir or its variable, {}",
                 argument.display(),
                 named.display()
             );
-            Err(Failure::new(Exit::Usage, what, "name one: `hardtack fleet init DIR`, or --dir, or HARDTACK_FLEET_DIR"))
+            let advice =
+                "name one: leave DIR out, or set HARDTACK_FLEET_DIR to the new folder, which the commands that come \
+                          after this go by as well";
+            Err(Failure::new(Exit::Usage, what, advice))
         }
         (Some(folder), _) | (None, Some(folder)) => Ok(folder),
         (None, None) => {
@@ -131,6 +140,8 @@ mod tests {
         assert_eq!(folder(Some(a), None).unwrap(), a);
         assert_eq!(folder(None, Some(b)).unwrap(), b);
         assert_eq!(folder(Some(a), Some(a)).unwrap(), a);
+        let spelt = std::env::current_dir().unwrap().join("./a/");
+        assert_eq!(folder(Some(a), Some(&spelt)).unwrap(), a, "another way to write the same");
         assert_eq!(folder(Some(a), Some(b)).unwrap_err().exit, Exit::Usage);
         assert_eq!(folder(None, None).unwrap_err().exit, Exit::Usage);
     }

@@ -224,6 +224,6 @@ fn after(restart: Option<&str>, withdrawn: usize) -> Vec<String> {
         Some(process) => format!("process {process} publishes with the keys that it began with: start it again now"),
         None => "if no `fleet serve` runs, start one, or bring it out: hardtack fleet publish --broker URL".into(),
     });
-    lines.push("make a copy of the ledger now: hardtack fleet backup".into());
+    lines.push("make a copy of the ledger now: hardtack fleet backup --out FILE".into());
     lines
 }

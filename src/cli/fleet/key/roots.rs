@@ -122,7 +122,7 @@ fn tell(outcome: Outcome, fleet: &Fleet, session: &Session) -> Result<Exit, Fail
         if of > 1 && !here.is_empty() {
             lines.push(format!("root keys on this machine: {}; move them to where each is to be kept", here.join(" ")));
         }
-        lines.push("make a copy of the ledger now: hardtack fleet backup".into());
+        lines.push("make a copy of the ledger now: hardtack fleet backup --out FILE".into());
         lines.join("\n")
     })?;
     Ok(Exit::Done)

@@ -10,7 +10,7 @@ use super::request::{
 };
 use super::rig::{announce_with, key, right, set_of, Reboot, Rig, Rule, START_S};
 use super::{Input, LinkEvent};
-use crate::ids::{DeviceId, GrantId, Hash};
+use crate::ids::{GrantId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, GrantStep, TaskStep};
 use crate::wire::bundle::Feed;
@@ -19,7 +19,7 @@ use crate::wire::link::{Ask, State, Topic};
 use crate::wire::policy::TimeRule;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
-use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec, AMBIENT};
+use crate::wire::token::{child_block, from_text, mint_task, to_text, Bearer, Held, TaskSpec, AMBIENT};
 
 fn rule(target: Target) -> Rule {
     Rule { target, until: Timestamp::from_secs(START_S + 30 * 86_400) }
@@ -91,8 +91,9 @@ fn spec(device: &str) -> TaskSpec {
     TaskSpec {
         fleet: "acme".parse().unwrap(),
         grant: GrantId([1; 16]),
-        device: device.parse::<DeviceId>().unwrap(),
+        bearer: Bearer::Device(device.parse().unwrap()),
         owner: "ops@acme".into(),
+        audience: None,
         feed: Some("main".parse().unwrap()),
         task: "t-x".parse().unwrap(),
         issued: Timestamp::from_secs(START_S),

@@ -15,6 +15,7 @@ use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::{Document, Signed};
 use crate::wire::revocation::Target;
+use crate::wire::token::Bearer;
 use crate::wire::Refused;
 
 /// The most characters of an operator's name, an owner or a reason.
@@ -89,9 +90,11 @@ pub enum Deed {
     Issued {
         /// The task.
         task: TaskId,
-        /// The device.
-        device: DeviceId,
-        /// The grant that covers it.
+        /// For whom it is.
+        bearer: Bearer,
+        /// For which audience, if for one.
+        audience: Option<String>,
+        /// The grant that it names.
         grant: GrantId,
         /// Its only block.
         block: BlockId,

@@ -80,7 +80,7 @@ pub enum FleetCommand {
     Group(group::GroupCommand),
     /// Make a fleet in a folder
     Init(init::InitArgs),
-    /// Mint a task token, as a device's grants allow
+    /// Mint a task token, as a device's grants allow, or those of every device of a group
     Issue(grant::IssueArgs),
     /// Show the fleet's keys, replace one, or give operators keys of their own
     #[command(subcommand)]

@@ -26,6 +26,7 @@ use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::Target;
+use crate::wire::token::Bearer;
 
 /// `hardtack fleet revoke …`.
 #[derive(Subcommand, Debug)]
@@ -61,7 +62,7 @@ pub enum RevokeCommand {
         #[command(flatten)]
         how: How,
     },
-    /// Every token for a group
+    /// Every token that was minted for a group by its name; what is minted for one of its devices goes on
     Group {
         /// The group
         group: GroupId,
@@ -246,8 +247,13 @@ fn whose(fleet: &Fleet, target: &Target, of_task: &[Issued]) -> Result<Option<De
         | Target::Owner(_)
         | Target::RootKey(_) => Vec::new(),
     };
-    let first = known.first().map(|issued| issued.device.clone());
-    Ok(first.filter(|first| known.iter().all(|issued| issued.device == *first)))
+    // One for a group is shown to each of its devices.
+    Ok(match known.first().map(|issued| &issued.bearer) {
+        Some(Bearer::Device(first)) if known.iter().all(|issued| issued.bearer == known[0].bearer) => {
+            Some(first.clone())
+        }
+        Some(Bearer::Device(_) | Bearer::Group(_)) | None => None,
+    })
 }
 
 /// What was done, for the words about it.

@@ -20,7 +20,7 @@ use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Head};
 use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::{Position, Target};
-use crate::wire::token::{GrantSpec, TaskSpec};
+use crate::wire::token::{Bearer, GrantSpec, TaskSpec};
 
 /// Heads whose digests are kept, so that a fork of the feed shows. At one head a minute: 17 hours.
 pub const HEADS_KEPT: u64 = 1024;
@@ -232,9 +232,9 @@ pub enum Renewal {
 pub struct Issued {
     /// The task.
     pub task: TaskId,
-    /// The device.
-    pub device: DeviceId,
-    /// The grant that covers it.
+    /// For whom it is.
+    pub bearer: Bearer,
+    /// The grant that it names.
     pub grant: GrantId,
     /// Its only block.
     pub block: BlockId,

@@ -22,7 +22,7 @@ use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::announcement::Head;
 use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::revocation::Target;
-use hardtack::wire::token::GrantSpec;
+use hardtack::wire::token::{Bearer, GrantSpec};
 use proptest::prelude::*;
 use proptest::sample::{select, Index};
 use rusqlite::types::{Value, ValueRef};
@@ -71,7 +71,7 @@ fn rows(world: &World) -> Vec<Write> {
         Write::Head(world.sign(&world.head())),
         Write::Issued(Issued {
             task: "t-2".parse().unwrap(),
-            device: device.clone(),
+            bearer: Bearer::Device(device.clone()),
             grant: GrantId([0x42; 16]),
             block: BlockId([5; 32]),
             at: ISSUED,

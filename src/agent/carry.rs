@@ -252,12 +252,12 @@ impl Agent {
 
 /// Why a part is refused, with what to do where that is another thing than to have the fleet write the same file anew.
 fn reason_of(refused: &Refused) -> String {
-    match refused {
-        Refused::OtherFeed { own, .. } => {
-            format!("{refused}: bring the file of that (`hardtack fleet revocations export --feed {own} --out FILE`)")
-        }
-        other => other.to_string(),
+    if let Refused::OtherFeed { own, .. } = refused {
+        return format!(
+            "{refused}: bring the file of that (`hardtack fleet revocations export --feed {own} --out FILE`)"
+        );
     }
+    refused.to_string()
 }
 
 /// What a signed document claims to be: only for its name in the answer, and the place where it belongs.

@@ -316,6 +316,19 @@ fn arguments_that_nothing_can_have_are_usage() {
     }
 }
 
+#[test]
+fn a_dry_run_says_who_would_hear_of_it() {
+    let operator = Operator::new();
+    for (group, hears) in [("north", true), ("nowhere", false)] {
+        operator.run(&["group", "add", "north", "gw-07"]);
+        let dir = operator.dir();
+        let args = ["fleet", "revoke", "group", group, "--dry-run", "--dir", dir.to_str().unwrap()];
+        let said = hardtack_plain(&args);
+        assert_eq!(said.contains("are sent to each device"), hears, "{said}");
+        assert_eq!(said.contains("no device would hear of it"), !hears, "{said}");
+    }
+}
+
 /// As the README has it: the variable for the fleet's folder, and the folder as an argument beside it, mean one.
 #[test]
 fn a_new_fleet_goes_into_the_one_folder_that_is_named_however_often() {

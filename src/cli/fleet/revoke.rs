@@ -297,7 +297,10 @@ fn words(told: &Value, said: Said) -> String {
         }
         let cost = &told["cost"];
         let (before, after, sent) = (&cost["set_bytes_before"], &cost["set_bytes_after"], &cost["sent_to_each_device"]);
-        let _ = writeln!(text, "the set goes from {before} to {after} bytes; {sent} are sent to each device");
+        let _ = match before.is_null() {
+            true => writeln!(text, "no device would hear of it: it goes into no feed"),
+            false => writeln!(text, "the set goes from {before} to {after} bytes; {sent} are sent to each device"),
+        };
         for device in told["devices"].as_array().into_iter().flatten() {
             let reach = if device["reachable"] == true { "in reach" } else { "unreachable" };
             let silent = match &device["silent_s"] {

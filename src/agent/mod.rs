@@ -141,6 +141,8 @@ pub enum Input {
         /// Bytes.
         used_bytes: u64,
     },
+    /// The program is about to end in order, and gives no input after this.
+    Leaving,
     /// The link says something.
     Link(LinkEvent),
     /// A program on the gateway asks something.
@@ -278,6 +280,8 @@ impl Agent {
         match input {
             Input::Deadline => {}
             Input::Disk { used_bytes } => self.used_bytes = used_bytes,
+            // Nothing is begun any more, and this stays the last word.
+            Input::Leaving => return self.say_gone(effects),
             Input::Link(event) => self.on_link(event, now, effects),
             Input::Request { id, evidence, request } => self.on_request(id, &evidence, request, now, effects),
             Input::Remains { hole, remains } => self.on_remains(&hole, remains, now, effects),

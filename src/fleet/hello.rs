@@ -74,6 +74,7 @@ fn note(book: &mut Book, identity: &PublicKey, hello: &Hello, at: Timestamp, fx:
         device: hello.device.clone(),
         identity: *identity,
         at,
+        said: at,
         boot: hello.boot,
         era: hello.era,
         next_index: hello.next_index,

@@ -10,7 +10,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use super::book::{Book, Presence, Write};
+use super::book::{Book, Presence, ServedKeys, Write};
 use super::hello::{ack, eras_of, Terms};
 use super::issue::Minting;
 use super::keys::{self, Issuer};
@@ -66,6 +66,12 @@ pub struct ServiceKeys {
 }
 
 impl ServiceKeys {
+    /// Their ids, for the ledger.
+    pub fn ids(&self) -> ServedKeys {
+        let id = |key: &SigningKey| KeyId::of(key.verifying_key().as_bytes());
+        ServedKeys { feed: id(&self.feed), issuer: id(&self.issuer.key), service: id(&self.service) }
+    }
+
     /// Whether all of them are believed.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::set::{PartKey, RevocationSet};
 use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::seal::SealingKey;
-use hardtack::wire::token::{self, ClassRight, GrantSpec, TaskSpec};
+use hardtack::wire::token::{self, Bearer, ClassRight, GrantSpec, TaskSpec};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -134,8 +134,9 @@ impl World {
         TaskSpec {
             fleet: self.fleet.clone(),
             grant: GrantId([0x42; 16]),
-            device: self.device.clone(),
+            bearer: Bearer::Device(self.device.clone()),
             owner: "ops@acme".into(),
+            audience: None,
             feed: None,
             task: "t-2".parse().unwrap(),
             issued: ISSUED,

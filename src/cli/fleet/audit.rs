@@ -21,6 +21,7 @@ use crate::fleet::report::{Checked, Report, Verifier};
 use crate::ids::DeviceId;
 use crate::wire::audit::{record_id, Credential, Event, Named, Record};
 use crate::wire::revocation::emergency::Emergency;
+use crate::wire::token::Bearer;
 
 /// `hardtack fleet audit …`.
 #[derive(Subcommand, Debug)]
@@ -349,8 +350,16 @@ fn act_fields(act: &Act) -> Map<String, Value> {
     fields.insert("operator".into(), act.operator.clone().into());
     fields.insert("act".into(), kind.into());
     match &act.deed {
-        Deed::Granted { expires, .. } | Deed::Issued { expires, .. } => {
+        Deed::Granted { expires, .. } => {
             fields.insert("expires".into(), expires.to_string().into());
+        }
+        Deed::Issued { expires, bearer, .. } => {
+            fields.insert("expires".into(), expires.to_string().into());
+            fields.remove("bearer");
+            match bearer {
+                Bearer::Device(device) => fields.insert("device".into(), device.to_string().into()),
+                Bearer::Group(group) => fields.insert("group".into(), group.to_string().into()),
+            };
         }
         Deed::Revoked { target, until, .. } => {
             let (kind, value) = target_words(target);

@@ -10,7 +10,7 @@ use super::super::acts::Act;
 use super::super::emergency::Kept;
 use super::super::keys::ISSUED_EARLIER;
 use super::feed::{feed_named, step_of};
-use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
+use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::signer::Signer;
 use crate::wire::bundle::{PublicKey, TrustBundle};
@@ -21,7 +21,7 @@ use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Head};
 use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::{Position, Target};
-use crate::wire::token::{GrantSpec, TaskSpec};
+use crate::wire::token::{Bearer, GrantSpec, TaskSpec};
 
 /// Heads whose digests are kept, so that a fork of the feed shows. At one head a minute: 17 hours.
 pub const HEADS_KEPT: u64 = 1024;
@@ -233,9 +233,9 @@ pub enum Renewal {
 pub struct Issued {
     /// The task.
     pub task: TaskId,
-    /// The device.
-    pub device: DeviceId,
-    /// The grant that covers it.
+    /// For whom it is.
+    pub bearer: Bearer,
+    /// The grant that it names.
     pub grant: GrantId,
     /// Its only block.
     pub block: BlockId,
@@ -352,6 +352,8 @@ pub struct Seen {
     pub identity: PublicKey,
     /// When its last sign of life arrived here: this, or audit since.
     pub at: Timestamp,
+    /// When the hello arrived that said all this.
+    pub said: Timestamp,
     /// Its kernel boot.
     pub boot: BootId,
     /// Its era.
@@ -397,6 +399,19 @@ pub struct Publisher {
     pub holder: String,
     /// Since when.
     pub at: Timestamp,
+    /// The keys that it began with.
+    pub keys: ServedKeys,
+}
+
+/// The keys of a process that publishes, by their ids. It goes on with these until it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServedKeys {
+    /// Signs heads.
+    pub feed: KeyId,
+    /// Mints tokens.
+    pub issuer: KeyId,
+    /// Signs acknowledgements and answers.
+    pub service: KeyId,
 }
 
 /// The ledger is a copy that was put back: what it would sign of a feed may have been signed already.

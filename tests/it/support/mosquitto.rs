@@ -81,6 +81,14 @@ impl Mosquitto {
         self.restart();
     }
 
+    /// The same, with a role for each of these emergency keys.
+    pub(crate) fn secured_with_keys(fleet_dir: &Path, fleet: &FleetId, devices: &[DeviceId], keys: &[KeyId]) -> Self {
+        let ports = Ports { devices: free_port(), service: free_port() };
+        let validity = Validity::days(clock::wall().unwrap(), 825);
+        let conf = configure(fleet_dir, fleet, ports, (devices, keys), validity);
+        Self::start(conf, ports, None)
+    }
+
     fn start(conf: PathBuf, ports: Ports, dir: Option<tempfile::TempDir>) -> Self {
         let process = run(&conf);
         let mut broker = Self { process, conf, port: ports.devices, service_port: ports.service, _dir: dir };
@@ -158,7 +166,8 @@ fn configure(
     (devices, keys): (&[DeviceId], &[KeyId]),
     validity: Validity,
 ) -> PathBuf {
-    let setup = Setup { hosts: Vec::new(), ports, validity, plugin: None, devices: devices.to_vec(), emergency: keys.to_vec() };
+    let setup =
+        Setup { hosts: Vec::new(), ports, validity, plugin: None, devices: devices.to_vec(), emergency: keys.to_vec() };
     BrokerFolder::of(fleet_dir, fleet).configure(&setup, &mut entropy::rng()).unwrap().conf
 }
 

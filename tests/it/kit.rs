@@ -178,8 +178,13 @@ fn a_kit_revokes_while_the_fleets_folder_is_away_and_can_do_nothing_else() {
     assert_eq!(again["brought"], 2, "{again}");
     // Whoever serves later has it from there.
     site.find_the_fleet();
-    let heard = site.serve.as_mut().unwrap().wait("emergency.heard", |_| true).unwrap();
-    assert_eq!((&heard["operator"], &heard["counter"]), (&json!("ann"), &json!(2)), "{heard}");
+    let serve = site.serve.as_mut().unwrap();
+    if !serve.events().iter().any(|event| event == "emergency.heard") {
+        serve.wait("emergency.heard", |_| true).unwrap();
+    }
+    let known = done(&emergency(&site.fleet.dir, &["show"]));
+    assert_eq!((&known["kit"], &known["keys"][0]["operator"]), (&json!(false), &json!("ann")), "{known}");
+    assert_eq!(known["keys"][0]["rules"], shown["keys"][0]["rules"], "{known}");
 }
 
 #[test]
@@ -217,9 +222,17 @@ fn a_kit_in_two_places_is_found_out_by_devices_by_the_service_and_by_the_kit() {
     site.serve.as_mut().unwrap().wait("emergency.heard", |line| line["counter"] == 1).unwrap();
     site.rules(1);
     // A device takes the first that it sees, refuses the other and records both digests.
-    let imported = site.gateway.command(&["revocations", "import", path(&file)]).unwrap_err().to_string();
-    assert!(imported.contains(carried["digest"].as_str().unwrap()), "{imported}");
-    assert!(imported.contains(brought["digest"].as_str().unwrap()), "{imported}");
+    let mut import = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    import.args(["-o", "json", "--state-dir", path(&site.gateway.state), "--run-dir"]);
+    import.arg(site.folder.path().join("run-gw-07")).args(["revocations", "import", path(&file)]);
+    let imported = import.env_clear().stdin(Stdio::null()).output().unwrap();
+    let imported: Value = serde_json::from_slice(&imported.stdout).unwrap();
+    let part = imported["parts"].as_array().unwrap().last().unwrap();
+    let reason = part["reason"].as_str().unwrap();
+    assert!(part["outcome"] == "refused" && reason.contains("was signed for two contents"), "{imported}");
+    for digest in [&carried["digest"], &brought["digest"]] {
+        assert!(reason.contains(digest.as_str().unwrap()), "{imported}");
+    }
     // The service says so as soon as it sees both.
     let newest = Kit::open(&site.kit).unwrap().progress().unwrap().newest().unwrap().to_bytes();
     let place = format!("hardtack/1/acme/feed/main/emergency/{}", site.key());
@@ -267,4 +280,49 @@ fn a_kit_walks_up_to_the_newest_trust_bundle_and_ends_with_its_key() {
     failed(&gone, 1, "nothing was signed");
     assert_eq!(Kit::open(&site.kit).unwrap().progress().unwrap().counter(), 1);
     site.rules(1);
+}
+
+/// The root keys are elsewhere and all keys have passphrases: the kit is begun, and completed by the same command.
+#[test]
+fn a_kit_waits_for_the_root_keys_and_has_a_passphrase() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("right"), "correct horse battery\n").unwrap();
+    std::fs::write(at("wrong"), "wrong horse battery\n").unwrap();
+    let run = |passphrase: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+        command.args(["-o", "json", "fleet"]).args(args).env_clear().env("HARDTACK_PASSPHRASE_FD", "0");
+        command.stdin(std::fs::File::open(at(passphrase)).unwrap()).output().unwrap()
+    };
+    let (fleet, kit, usb, proposal) = (at("fleet"), at("kit"), at("root.key"), at("proposal"));
+    done(&run("right", &["init", path(&fleet), "--name", "acme"]));
+    std::fs::rename(fleet.join("keys/root.key"), &usb).unwrap();
+    let add = [
+        "key",
+        "add",
+        "emergency",
+        "--name",
+        "ann",
+        "--kit",
+        path(&kit),
+        "--dir",
+        path(&fleet),
+        "--proposal",
+        path(&proposal),
+    ];
+    let asked = run("right", &add);
+    assert_eq!(asked.status.code(), Some(11), "{asked:?}");
+    assert!(String::from_utf8_lossy(&asked.stderr).contains("completes the kit"), "{asked:?}");
+    let order = ["emergency", "all", "--reason", "x", "--dry-run", "--dir", path(&kit)];
+    failed(&run("right", &order), 1, "not complete");
+    // On the machine of whoever keeps the root key, at a terminal or with one passphrase.
+    done(&run("right", &["key", "sign", path(&proposal), "--root", path(&usb), "--yes"]));
+    done(&run("right", &["key", "submit", path(&proposal), "--dir", path(&fleet)]));
+    assert_eq!(done(&run("right", &add))["bundle_version"], 2);
+    assert!(!fleet.join("keys/emergency.ann.key").exists());
+    assert_eq!(done(&run("right", &order))["counter"], 1);
+    failed(&run("wrong", &order), 1, "the passphrase does not open");
+    let other = at("kit-2");
+    let second = ["key", "add", "emergency", "--name", "ann", "--kit", path(&other), "--dir", path(&fleet)];
+    failed(&run("right", &second), 1, "is in the kit that was made for ann");
 }

@@ -1,7 +1,7 @@
 //! `hardtack fleet key add emergency` and `hardtack fleet key remove emergency`.
 //!
-//! Owns: the arguments; the order: the key's file, then the trust bundle that names it, then the rest of a kit, and only then
-//! the end of the copy in the fleet's folder.
+//! Owns: the arguments; the order: the key's file, then the trust bundle that names it, then the end of the copy in the
+//! fleet's folder, then the rest of a kit.
 //! Never: prints a private key; deletes one.
 //! Read next: `../../fleet/emergency.rs`; `../../shell/emergency/kit.rs`; `../../shell/fleet_keys/emergency.rs`.
 
@@ -99,8 +99,9 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
     }
     let file = match kit {
         Some(dir) => {
-            let kit = complete(&fleet, name, id, dir, at)?;
+            // Before the kit is complete, so that there is never a moment at which both can sign.
             fleet.keys.give_away_emergency(name, &key)?;
+            let kit = complete(&mut fleet, name, id, dir, at)?;
             kit.path().join("emergency.key")
         }
         None => fleet.keys.emergency_file(name),
@@ -148,20 +149,22 @@ fn elsewhere(name: &str) -> Failure {
     Failure::new(Exit::Failure, what, advice)
 }
 
-fn complete(fleet: &Fleet, name: &str, id: KeyId, dir: &Path, at: Timestamp) -> Result<Kit, Failure> {
+fn complete(fleet: &mut Fleet, name: &str, id: KeyId, dir: &Path, at: Timestamp) -> Result<Kit, Failure> {
+    // As the ledger is now: another command may have signed with the copy that is gone.
+    let (before, newest) = fleet
+        .act(|book, _, _| Ok((before(book, id, at), book.emergency(id).map(|known| known.newest.statement.clone()))))?;
     let book = fleet.ledger.book();
     let fingerprint = book.trusts().first().map(|first| first.fingerprint());
-    let newest = book.emergency(id).map(|known| known.newest.statement.clone());
     let contents = Contents {
         fingerprint: fingerprint.unwrap_or_else(|| book.trust().fingerprint()),
         operator: name,
         key: id,
         brokers: &fleet.dir.toml().brokers,
         bundles: book.bundles(),
-        progress: Progress::new(id, before(book, id, at), newest),
+        progress: Progress::new(id, before, newest),
     };
     let identity = || Ok(fleet.dir.broker().emergency_identity(id, &mut entropy::rng())?);
-    Ok(Kit::complete(dir, &contents, identity)?)
+    Ok(Kit::complete(dir, &contents, identity, at)?)
 }
 
 fn handed(name: &str, dir: &str) -> String {

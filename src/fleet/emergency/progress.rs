@@ -131,6 +131,20 @@ impl Progress {
         Ok(if news { Heard::Elsewhere { counter } } else { Heard::Known })
     }
 
+    /// Takes in what somebody else knows of the same key: the higher number, the newer statement, the rules of both.
+    #[must_use]
+    pub fn with(mut self, other: Self, at: Timestamp) -> Self {
+        let number = |newest: &Option<Signed<Emergency>>| {
+            newest.as_ref().and_then(|newest| newest.claim().ok()).map_or(0, |newest| newest.counter)
+        };
+        self.counter = self.counter.max(other.counter);
+        self.remember(other.rules.iter().copied(), at);
+        if number(&other.newest) > number(&self.newest) {
+            self.newest = other.newest;
+        }
+        self
+    }
+
     fn remember(&mut self, rules: impl Iterator<Item = (Selector, Timestamp)>, at: Timestamp) {
         let mut all: BTreeMap<Selector, Timestamp> = self.in_force(at).collect();
         for (selector, until) in rules.filter(|(_, until)| *until >= at) {
@@ -210,6 +224,12 @@ mod tests {
         let mut progress = Progress::new(progress.key, before, None);
         let said = progress.sign(&trust, &key(40), &order("t-1", 1), at(10)).unwrap().claim().unwrap();
         assert_eq!((said.counter, said.rules.count()), (42, 2));
+        // Whichever of the two is taken into the other, nothing goes back.
+        let old =
+            Progress::new(progress.key, Before { counter: 7, rules: vec![(Selector::RootKey(3), at(3600))] }, None);
+        for both in [progress.clone().with(old.clone(), at(10)), old.with(progress.clone(), at(10))] {
+            assert_eq!((both.counter, both.in_force(at(10)).count(), &both.newest), (42, 3, &progress.newest));
+        }
     }
 
     /// Two copies of one kit: whichever comes second to the broker learns of the other.

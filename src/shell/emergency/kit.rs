@@ -212,8 +212,8 @@ impl Kit {
         Ok(path.join(KEY))
     }
 
-    /// Puts everything else into it. What is there of a counter and of the client's certificate stays: numbers are never taken
-    /// back. The label comes last; without it a kit is not complete.
+    /// Puts everything else into it. What is there of numbers and of the client's certificate stays: no number is taken back.
+    /// The label comes last; without it a kit is not complete, and signs nothing.
     ///
     /// # Errors
     /// [`KitError`].
@@ -221,6 +221,7 @@ impl Kit {
         path: &Path,
         contents: &Contents<'_>,
         identity: impl FnOnce() -> Result<TlsIdentity, KitError>,
+        at: Timestamp,
     ) -> Result<Self, KitError> {
         let Contents { fingerprint, operator, key, brokers, bundles, progress } = contents;
         let newest = bundles.last().and_then(|bundle| bundle.claim().ok());
@@ -229,9 +230,14 @@ impl Kit {
         for (version, bundle) in (1..).zip(bundles.iter()) {
             files::replace(&bundle_file(path, version), &bundle.to_bytes())?;
         }
-        let counter = path.join(COUNTER);
-        if !counter.exists() {
-            files::write_private(&counter, &progress.to_bytes())?;
+        {
+            let _alone = hold(path, LOCKS[0])?;
+            let counter = path.join(COUNTER);
+            let progress = match counter.exists() {
+                true => progress_of(path, *key)?.with(progress.clone(), at),
+                false => progress.clone(),
+            };
+            files::replace(&counter, &progress.to_bytes())?;
         }
         if !path.join(CERTIFICATE).exists() || !path.join(CLIENT_KEY).exists() {
             write_identity(path, &identity()?)?;
@@ -322,14 +328,7 @@ impl Kit {
     /// # Errors
     /// [`KitError`]. Without it nothing can be signed: nobody knows which numbers were.
     pub fn progress(&self) -> Result<Progress, KitError> {
-        let path = self.path.join(COUNTER);
-        let bytes = match files::read_bounded(&path, COUNTER_BYTES_MAX) {
-            Err(error) if error.is_missing() => {
-                return Err(damaged(&path, "it is missing, and nobody knows which numbers were signed"))
-            }
-            read => read?,
-        };
-        Progress::from_bytes(&bytes, self.label.key).map_err(|why| damaged(&path, why))
+        progress_of(&self.path, self.label.key)
     }
 
     /// Signs the next statement. Its number is on the disk when this returns.
@@ -349,14 +348,7 @@ impl Kit {
     }
 
     fn hold(&self, name: &str) -> Result<Lock, KitError> {
-        let mut holder = String::new();
-        for _ in 0..LOCK_TRIES {
-            match fleet_lock::hold(&self.path.join(name))? {
-                Ok(lock) => return Ok(lock),
-                Err(other) => holder = other,
-            }
-        }
-        Err(KitError::InUse { holder })
+        hold(&self.path, name)
     }
 
     /// This kit's place at the broker, which one command has at a time.
@@ -504,6 +496,28 @@ fn damaged(path: &Path, why: impl std::fmt::Display) -> KitError {
     KitError::Damaged { path: path.to_owned(), why: why.to_string() }
 }
 
+fn hold(path: &Path, name: &str) -> Result<Lock, KitError> {
+    let mut holder = String::new();
+    for _ in 0..LOCK_TRIES {
+        match fleet_lock::hold(&path.join(name))? {
+            Ok(lock) => return Ok(lock),
+            Err(other) => holder = other,
+        }
+    }
+    Err(KitError::InUse { holder })
+}
+
+fn progress_of(path: &Path, key: KeyId) -> Result<Progress, KitError> {
+    let file = path.join(COUNTER);
+    let bytes = match files::read_bounded(&file, COUNTER_BYTES_MAX) {
+        Err(error) if error.is_missing() => {
+            return Err(damaged(&file, "it is missing, and nobody knows which numbers were signed"))
+        }
+        read => read?,
+    };
+    Progress::from_bytes(&bytes, key).map_err(|why| damaged(&file, why))
+}
+
 fn bundle_file(path: &Path, version: u64) -> PathBuf {
     path.join(BUNDLES).join(format!("{version:020}"))
 }
@@ -620,7 +634,12 @@ mod tests {
                 progress: Progress::new(self.id(), Before { counter, rules: Vec::new() }, None),
             };
             let broker = BrokerFolder::of(self.dir.path(), &self.trust.fleet);
-            Kit::complete(&self.path(), &contents, || Ok(broker.emergency_identity(self.id(), &mut entropy::rng())?))
+            Kit::complete(
+                &self.path(),
+                &contents,
+                || Ok(broker.emergency_identity(self.id(), &mut entropy::rng())?),
+                AT,
+            )
         }
 
         fn sign(&self, task: &str) -> Result<u64, KitError> {
@@ -651,6 +670,9 @@ mod tests {
             let path = entry.unwrap().path();
             assert_eq!(mode(&path), if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
         }
+        // The fleet has heard of more: a number that was signed is not signed again.
+        made.complete(9).unwrap();
+        assert_eq!(made.sign("t-4").unwrap(), 10);
         // Nothing of the fleet's is in it: no authority's key, no key of another role.
         assert!(!made.path().join("ca.key").exists() && !made.path().join("keys").exists());
     }

@@ -110,6 +110,13 @@ pub enum KeyError {
     Encryption(String),
 }
 
+impl KeyError {
+    /// Whether it is only that there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File(error) if error.is_missing())
+    }
+}
+
 /// What stands in a key file, within the encryption.
 #[derive(Serialize, Deserialize, Zeroize)]
 #[serde(deny_unknown_fields)]

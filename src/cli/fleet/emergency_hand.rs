@@ -21,7 +21,6 @@ use crate::shell::broker::service_client_id;
 use crate::shell::emergency::kit::{Kit, KitError, Learnt};
 use crate::shell::emergency::publish;
 use crate::shell::entropy;
-use crate::shell::fleet_keys::KeyError;
 use crate::shell::fleet_lock::Lock;
 use crate::shell::mqtt::{BrokerUrl, LinkConfig};
 use crate::shell::x509::{emergency_name, SERVICE_NAME};
@@ -206,13 +205,13 @@ impl Hand {
     /// The private key.
     pub(super) fn key(&mut self) -> Result<SigningKey, Failure> {
         match self {
-            Self::Fleet { fleet, operator, .. } => fleet.keys.emergency(operator).map_err(|error| match error {
-                KeyError::File(file) if file.is_missing() => {
-                    let what = format!("the emergency key of {operator} is not in this folder");
-                    let advice = format!("it is in the kit that was made for {operator}: name that with --dir");
-                    Failure::new(Exit::Failure, what, advice)
+            Self::Fleet { fleet, operator, .. } => fleet.keys.emergency(operator).map_err(|error| {
+                if !error.is_missing() {
+                    return error.into();
                 }
-                error => error.into(),
+                let what = format!("the emergency key of {operator} is not in this folder");
+                let advice = format!("it is in the kit that was made for {operator}: name that with --dir");
+                Failure::new(Exit::Failure, what, advice)
             }),
             Self::Kit(kit) => Ok(kit.key()?),
         }
@@ -290,16 +289,7 @@ impl Hand {
         match self {
             Self::Fleet { .. } => Ok(Before::default()),
             Self::Kit(kit) => {
-                let (broker, learnt) =
-                    runtime()?.block_on(kit.learn(&link.config, at)).map_err(|error| match error {
-                        KitError::NoBroker(_) => {
-                            let advice =
-                                "nothing was signed: name another broker with --broker, or write it into a file for \
-                                      somebody to carry: --out FILE";
-                            Failure::new(Exit::Failure, error, advice)
-                        }
-                        error => error.into(),
-                    })?;
+                let (broker, learnt) = runtime()?.block_on(kit.learn(&link.config, at))?;
                 Ok(Before { broker: Some(broker), learnt })
             }
         }
@@ -379,12 +369,17 @@ impl From<KitError> for Failure {
             KitError::Key(error) => error.into(),
             KitError::Broker(error) => error.into(),
             KitError::InUse { .. } => Self::new(Exit::TryAgain, error, ""),
+            KitError::NoBroker(_) => {
+                let advice =
+                    "nothing was signed: name another broker with --broker, or write it into a file for somebody to \
+                              carry: --out FILE";
+                Self::new(Exit::Failure, error, advice)
+            }
             KitError::Damaged { .. }
             | KitError::File(_)
             | KitError::Foreign { .. }
             | KitError::Incomplete(_)
             | KitError::Newer { .. }
-            | KitError::NoBroker(_)
             | KitError::NotTaken(_)
             | KitError::Other { .. } => Self::new(Exit::Failure, error, ""),
         }

@@ -20,7 +20,7 @@ use crate::fleet::rotate::Cause;
 use crate::ids::{hex, KeyId};
 use crate::shell::emergency::kit::{Contents, Kit};
 use crate::shell::entropy;
-use crate::shell::fleet_keys::{KeyError, Role};
+use crate::shell::fleet_keys::Role;
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
 use crate::time::Timestamp;
@@ -78,10 +78,10 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
     let key = match (kit, &named) {
         (Some(dir), _) => key_of_kit(&mut fleet, name, dir, named.is_some())?,
         // It is there from before, here or with him alone: no other is made.
-        (None, Some(_)) => fleet.keys.emergency(name).map_err(|error| match error {
-            KeyError::File(file) if file.is_missing() => elsewhere(name),
-            error => error.into(),
-        })?,
+        (None, Some(_)) => {
+            let here = fleet.keys.emergency(name);
+            here.map_err(|error| if error.is_missing() { elsewhere(name) } else { error.into() })?
+        }
         (None, None) => fleet.keys.make_emergency(name, &mut entropy::rng())?,
     };
     let public = PublicKey::from(key.verifying_key());

@@ -108,7 +108,7 @@ impl Hand {
             let (label, progress) = (kit.label(), kit.progress()?);
             let rule = |(selector, until): (_, Timestamp)| rule_of(selector, until);
             return Ok(json!({
-                "folder": path.display().to_string(),
+                "folder": shown(path),
                 "kit": true,
                 "fleet": label.fleet,
                 "fingerprint": label.fingerprint,
@@ -141,7 +141,7 @@ impl Hand {
             })
         });
         Ok(json!({
-            "folder": path.display().to_string(),
+            "folder": shown(path),
             "kit": false,
             "fleet": book.fleet(),
             "bundle_version": book.trust().version,
@@ -177,7 +177,7 @@ impl Hand {
             Self::Fleet { fleet, .. } => fleet.dir.path(),
             Self::Kit(kit) => kit.path(),
         };
-        path.display().to_string()
+        shown(path)
     }
 
     /// The same, for people.
@@ -332,6 +332,11 @@ fn folder(session: &Session) -> Result<&Path, Failure> {
         return Err(Failure::new(Exit::Failure, what, "go into the kit's folder, or name it: --dir KIT"));
     }
     Ok(path)
+}
+
+/// A folder as whoever reads of it later finds it, and not only who stands in it.
+fn shown(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 fn rule_of(selector: crate::wire::revocation::rules::Selector, until: Timestamp) -> Value {

@@ -11,13 +11,15 @@ use serde_json::json;
 
 use super::profile::Report;
 use super::{Exit, Failure};
-use crate::ids::{DeviceId, FleetId};
+use crate::ids::{DeviceId, FleetId, KeyId};
 use crate::shell::broker::check::{self, CheckError, Expected, Finding};
 use crate::shell::broker::{BrokerError, BrokerFolder, Ports, Setup};
+use crate::shell::ledger::Ledger;
 use crate::shell::mqtt::BrokerUrl;
 use crate::shell::x509::{CertificateError, Validity, SERVER_DAYS};
 use crate::shell::{clock, entropy};
 use crate::time::Timestamp;
+use crate::wire::bundle::EmergencyKey;
 
 /// The fleet's broker.
 #[derive(clap::Subcommand, Debug)]
@@ -72,9 +74,9 @@ pub fn report(command: &BrokerCommand) -> Result<Report, Failure> {
         BrokerCommand::Check { dir, url } => ask(dir, url),
         BrokerCommand::Config { dir, host, port, service_port, days, plugin } => {
             let validity = Validity::days(now()?, *days);
-            let devices = devices(dir);
+            let (devices, emergency) = (devices(dir), emergency_keys(dir)?);
             let ports = ports(*port, *service_port)?;
-            let setup = Setup { hosts: host.clone(), ports, validity, plugin: plugin.clone(), devices };
+            let setup = Setup { hosts: host.clone(), ports, validity, plugin: plugin.clone(), devices, emergency };
             configure(dir, &setup)
         }
         #[cfg(feature = "demo")]
@@ -105,6 +107,10 @@ fn configure(dir: &Path, setup: &Setup) -> Result<Report, Failure> {
     let ports = setup.ports;
     let _ = writeln!(text, "port {} is for devices, {} for `hardtack fleet serve`", ports.devices, ports.service);
     let _ = writeln!(text, "{} devices admitted; `hardtack fleet serve` admits those to come", configured.devices);
+    let emergency = setup.emergency.len();
+    if emergency > 0 {
+        let _ = writeln!(text, "{emergency} emergency keys admitted, each by the certificate of its kit");
+    }
     let _ = writeln!(text, "next: mosquitto -c {conf}");
     let _ = writeln!(text, "then: hardtack broker check --dir {} --url {}", dir.display(), configured.url);
     let json = json!({
@@ -114,6 +120,7 @@ fn configure(dir: &Path, setup: &Setup) -> Result<Report, Failure> {
         "hosts": configured.hosts,
         "not_after": configured.until.to_string(),
         "devices": configured.devices,
+        "emergency_keys": emergency,
     });
     Ok(Report { exit: Exit::Done, json, text })
 }
@@ -189,6 +196,15 @@ fn fleet_name(dir: &Path) -> Result<FleetId, Failure> {
     };
     let text = std::fs::read_to_string(&path).map_err(|error| no_fleet(format!("fleet.toml: {error}")))?;
     toml::from_str::<Named>(&text).map(|named| named.name).map_err(|error| no_fleet(error.message().to_owned()))
+}
+
+/// Emergency keys that the newest trust bundle names. A folder whose fleet has no ledger yet has none.
+fn emergency_keys(dir: &Path) -> Result<Vec<KeyId>, Failure> {
+    let ledger = dir.join("fleet.db");
+    match ledger.exists() {
+        true => Ok(Ledger::open(&ledger)?.book().trust().emergency.iter().map(EmergencyKey::id).collect()),
+        false => Ok(Vec::new()),
+    }
 }
 
 /// Devices that the folder knows, by the names of their entries.

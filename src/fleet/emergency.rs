@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
+pub use progress::{Heard, Progress};
+
 use super::acts;
 use super::book::{Book, Write};
 use super::rotate::Cause;
@@ -390,5 +392,6 @@ pub fn check_name(name: &str) -> Result<(), FleetError> {
     }
 }
 
+mod progress;
 #[cfg(test)]
 mod tests;

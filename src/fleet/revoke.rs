@@ -65,27 +65,35 @@ pub struct Coverage {
     pub note: &'static str,
 }
 
+/// What a revocation of `target` covers, in words.
+pub fn reach(target: &Target) -> &'static str {
+    match target {
+        Target::All => "every token of the fleet, minted already or later; every device locks, and nothing takes it back before its end",
+        Target::Audience(_) => "every token for this audience; tokens without an audience are not covered",
+        Target::Block(_) => "every token that holds this block: its descendants, not its ancestors",
+        Target::Device(_) => "every token for this device; the device itself locks",
+        Target::Grant(_) => "the grant, every credential narrowed from it and every task issued under it; a token for a group is issued under none",
+        Target::Group(_) => "every token minted for this group; tokens for one device of it, as grants are, are not: revoke the devices for those",
+        Target::IssuedBefore(_) => "every token issued before this time",
+        Target::Owner(_) => "every token of this owner",
+        Target::RootKey(_) => "every token signed by this root key",
+        Target::Task(_) => "every credential of this task",
+    }
+}
+
 /// What revoking `target` would cover.
 pub fn coverage(book: &Book, target: &Target, now: Timestamp) -> Coverage {
-    let all_devices = || book.devices().map(|device| device.id.clone()).collect::<Vec<_>>();
-    let (mut devices, note) = match target {
-        Target::All => {
-            (all_devices(), "every token of the fleet, minted already or later; every device locks, and nothing takes it back before its end")
-        }
-        Target::Audience(_) => {
-            (Vec::new(), "every token for this audience; tokens without an audience are not covered")
-        }
-        Target::Block(_) => (Vec::new(), "every token that holds this block: its descendants, not its ancestors"),
-        Target::Device(id) => (vec![id.clone()], "every token for this device; the device itself locks"),
-        Target::Grant(_) => (Vec::new(), "the grant, every credential narrowed from it and every task issued under it; a token for a group is issued under none"),
-        Target::Group(group) => {
-            let members = book.trust().groups.get(group).cloned().unwrap_or_default();
-            (members, "every token minted for this group; tokens for one device of it, as grants are, are not: revoke the devices for those")
-        }
-        Target::IssuedBefore(_) => (Vec::new(), "every token issued before this time"),
-        Target::Owner(_) => (Vec::new(), "every token of this owner"),
-        Target::RootKey(_) => (Vec::new(), "every token signed by this root key"),
-        Target::Task(_) => (Vec::new(), "every credential of this task"),
+    let mut devices = match target {
+        Target::All => book.devices().map(|device| device.id.clone()).collect(),
+        Target::Device(id) => vec![id.clone()],
+        Target::Group(group) => book.trust().groups.get(group).cloned().unwrap_or_default(),
+        Target::Audience(_)
+        | Target::Block(_)
+        | Target::Grant(_)
+        | Target::IssuedBefore(_)
+        | Target::Owner(_)
+        | Target::RootKey(_)
+        | Target::Task(_) => Vec::new(),
     };
     let covers = |grant: &&super::book::Grant| match target {
         Target::All => true,
@@ -102,7 +110,7 @@ pub fn coverage(book: &Book, target: &Target, now: Timestamp) -> Coverage {
     devices.sort();
     devices.dedup();
     let ends = grants.iter().map(|grant| grant.spec.expires).max();
-    Coverage { grants: grants.iter().map(|grant| grant.spec.grant).collect(), devices, ends, note }
+    Coverage { grants: grants.iter().map(|grant| grant.spec.grant).collect(), devices, ends, note: reach(target) }
 }
 
 /// When a rule about `target` may lapse at the earliest, and when it does where nobody says otherwise.

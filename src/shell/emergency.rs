@@ -3,7 +3,9 @@
 //! Owns: the one connection that brings a statement to the broker, and hears whether the
 //! broker took it.
 //! Never: signs; goes on where the broker says no.
-//! Read next: `../fleet/emergency.rs`.
+//! Read next: `emergency/kit.rs`; `../fleet/emergency.rs`.
+
+pub mod kit;
 
 use super::mqtt::probe::{Probe, Verdict};
 use super::mqtt::{BrokerUrl, LinkConfig};

@@ -7,6 +7,8 @@
 
 mod emergency;
 
+pub use emergency::kit_key;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +108,13 @@ pub enum KeyError {
     /// The library refused.
     #[error("the key cannot be encrypted: {0}")]
     Encryption(String),
+}
+
+impl KeyError {
+    /// Whether it is only that there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File(error) if error.is_missing())
+    }
 }
 
 /// What stands in a key file, within the encryption.
@@ -488,6 +497,8 @@ pub enum Asking<'a> {
     File(&'a Path),
     /// To encrypt what is new: typed twice.
     Choose,
+    /// To encrypt one new file with a passphrase of its own: typed twice. Only a terminal is asked.
+    ChooseFile(&'a Path),
 }
 
 /// The passphrase, from the descriptor that [`PASSPHRASE_FD`] names, else from the terminal.
@@ -496,10 +507,10 @@ pub enum Asking<'a> {
 /// [`KeyError::NoPassphrase`], or for a new one [`KeyError::BadPassphrase`].
 pub fn ask(asking: Asking<'_>) -> Result<SecretString, KeyError> {
     let passphrase = match std::env::var(PASSPHRASE_FD) {
-        Ok(descriptor) if !matches!(asking, Asking::File(_)) => from_descriptor(&descriptor)?,
+        Ok(descriptor) if !matches!(asking, Asking::File(_) | Asking::ChooseFile(_)) => from_descriptor(&descriptor)?,
         Ok(_) | Err(_) => from_terminal(asking)?,
     };
-    if asking == Asking::Choose && passphrase.chars().count() < PASSPHRASE_CHARS_MIN {
+    if matches!(asking, Asking::Choose | Asking::ChooseFile(_)) && passphrase.chars().count() < PASSPHRASE_CHARS_MIN {
         return Err(KeyError::BadPassphrase("has less than 8 characters"));
     }
     Ok(SecretString::from(passphrase.as_str().to_owned()))
@@ -534,8 +545,11 @@ fn from_terminal(asking: Asking<'_>) -> Result<Zeroizing<String>, KeyError> {
     match asking {
         Asking::Open => prompt("Passphrase of the fleet's keys: "),
         Asking::File(path) => prompt(&format!("Passphrase of {}: ", path.display())),
-        Asking::Choose => {
-            let first = prompt("New passphrase for the fleet's keys: ")?;
+        Asking::Choose | Asking::ChooseFile(_) => {
+            let first = match asking {
+                Asking::ChooseFile(path) => prompt(&format!("New passphrase for {}: ", path.display())),
+                Asking::Choose | Asking::File(_) | Asking::Open => prompt("New passphrase for the fleet's keys: "),
+            }?;
             if *first != *prompt("The same again: ")? {
                 return Err(KeyError::BadPassphrase("was typed in two ways"));
             }

@@ -1,6 +1,7 @@
 //! Certificates for the link: the fleet's broker authority and what it signs.
 //!
-//! Owns: [`Authority`], the forms of the certificates of broker, devices and service, the names that no device may have.
+//! Owns: [`Authority`], the forms of the certificates of broker, devices, service and whoever has an emergency
+//! key, the names that no device may have.
 //! Never: decides who gets one, writes a file, sees a device's private key.
 //! Read next: `broker/mod.rs`, which keeps them in the fleet folder.
 
@@ -15,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use crate::ids::{DeviceId, FleetId, Hash};
+use crate::ids::{DeviceId, FleetId, Hash, KeyId};
 use crate::time::{Millis, Timestamp};
 
 /// The common name, and with it the broker's user name, of the fleet's service.
@@ -23,6 +24,11 @@ pub const SERVICE_NAME: &str = "fleet";
 
 /// What the certificate names of whoever has emergency keys begin with.
 pub const EMERGENCY_NAME: &str = "emergency";
+
+/// The common name, and with it the broker's user name, of whoever has an emergency key. No device is called so.
+pub fn emergency_name(key: KeyId) -> String {
+    format!("{EMERGENCY_NAME}-{key}")
+}
 
 /// How long a server's certificate is valid unless somebody says otherwise.
 pub const SERVER_DAYS: u32 = 825;
@@ -181,6 +187,15 @@ impl Authority {
         self.issue_client(SERVICE_NAME, public)
     }
 
+    /// The client certificate (DER) of whoever has an emergency key. As a device's it has no end: the broker's roles say when
+    /// it is over.
+    ///
+    /// # Errors
+    /// [`CertificateError::Library`].
+    pub fn issue_emergency(&self, key: KeyId, public: &VerifyingKey) -> Result<Vec<u8>, CertificateError> {
+        self.issue_client(&emergency_name(key), public)
+    }
+
     fn issue_client(&self, name: &str, public: &VerifyingKey) -> Result<Vec<u8>, CertificateError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(name);
@@ -293,7 +308,7 @@ mod tests {
     fn no_device_gets_the_name_of_the_service() {
         let authority = Authority::make(&fleet()).unwrap();
         let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
-        for taken in [SERVICE_NAME, "fleet-acme-0a1b2c3d"] {
+        for taken in [SERVICE_NAME, "fleet-acme-0a1b2c3d", &emergency_name(KeyId([0xab; 8]))] {
             let refused = authority.issue_device(&taken.parse().unwrap(), &key);
             assert!(matches!(refused, Err(CertificateError::Reserved(_))), "{taken}");
         }

@@ -17,6 +17,7 @@ mod hostile_broker;
 mod hostile_feed;
 mod interop;
 mod keys;
+mod kit;
 mod mqtt;
 mod parsers;
 mod publisher;

@@ -1,23 +1,29 @@
 //! `hardtack fleet key add emergency` and `hardtack fleet key remove emergency`.
 //!
-//! Owns: the arguments; the order: the key's file, then the trust bundle that names it.
+//! Owns: the arguments; the order: the key's file, then the trust bundle that names it, then the end of the copy in the
+//! fleet's folder, then the rest of a kit.
 //! Never: prints a private key; deletes one.
-//! Read next: `../../fleet/emergency.rs`; `../../shell/fleet_keys/emergency.rs`.
+//! Read next: `../../fleet/emergency.rs`; `../../shell/emergency/kit.rs`; `../../shell/fleet_keys/emergency.rs`.
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use ed25519_dalek::SigningKey;
 use serde_json::{json, Value};
 
-use super::super::output::show;
+use super::super::output::{show, tell};
 use super::super::{Exit, Failure};
 use super::key::proposal::{put, Outcome, RootArgs};
 use super::{now, Fleet, Session};
-use crate::fleet::emergency::{check_name, draft_added, draft_removed};
+use crate::fleet::emergency::{before, check_name, draft_added, draft_removed, Progress};
 use crate::fleet::rotate::Cause;
 use crate::ids::{hex, KeyId};
+use crate::shell::emergency::kit::{Contents, Kit};
 use crate::shell::entropy;
 use crate::shell::fleet_keys::Role;
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
+use crate::time::Timestamp;
 use crate::wire::bundle::PublicKey;
 
 /// `hardtack fleet key add …`.
@@ -40,6 +46,10 @@ pub struct Named {
     /// Who has it: letters, digits and `. _ @ -`
     #[arg(long, value_name = "NAME")]
     name: String,
+    /// Put the key into a folder of its own, with all that its operator needs in an emergency and nothing else: to be handed
+    /// to him. The fleet's folder keeps no copy of the key
+    #[arg(long, value_name = "DIR")]
+    kit: Option<PathBuf>,
     #[command(flatten)]
     at_hand: RootArgs,
 }
@@ -59,16 +69,20 @@ pub struct Removed {
 
 /// Whatever an earlier call was interrupted by, the same command ends it.
 pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> {
-    let AddKey::Emergency(Named { name, at_hand }) = command;
+    let AddKey::Emergency(Named { name, kit, at_hand }) = command;
     let at = now()?;
     check_name(name)?;
     let mut fleet = session.open()?;
     fleet.operator_key()?;
     let named = fleet.ledger.book().trust().emergency.iter().find(|known| known.operator == *name).cloned();
-    let key = match &named {
+    let key = match (kit, &named) {
+        (Some(dir), _) => key_of_kit(&mut fleet, name, dir, named.is_some())?,
         // It is there from before, here or with him alone: no other is made.
-        Some(_) => fleet.keys.emergency(name)?,
-        None => fleet.keys.make_emergency(name, &mut entropy::rng())?,
+        (None, Some(_)) => {
+            let here = fleet.keys.emergency(name);
+            here.map_err(|error| if error.is_missing() { elsewhere(name) } else { error.into() })?
+        }
+        (None, None) => fleet.keys.make_emergency(name, &mut entropy::rng())?,
     };
     let public = PublicKey::from(key.verifying_key());
     let id = KeyId::of(public.as_bytes());
@@ -76,29 +90,90 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
     if !began_before {
         let next = draft_added(fleet.ledger.book(), name, &public, at)?;
         if let Outcome::Asked(asked) = put(&mut fleet, &next, Cause::Planned, at_hand, at)? {
-            return asked.tell(session);
+            let exit = asked.tell(session)?;
+            if let Some(dir) = kit {
+                tell(&format!("then this same command again: it completes the kit {}", dir.display()));
+            }
+            return Ok(exit);
         }
     }
+    let file = match kit {
+        Some(dir) => {
+            // Before the kit is complete, so that there is never a moment at which both can sign.
+            fleet.keys.give_away_emergency(name, &key)?;
+            let kit = complete(&mut fleet, name, id, dir, at)?;
+            kit.path().join("emergency.key")
+        }
+        None => fleet.keys.emergency_file(name),
+    };
     let value = json!({
         "role": Role::Emergency,
         "name": name,
         "key_id": id,
         "public": hex(public.as_bytes()),
         "bundle_version": fleet.ledger.book().trust().version,
-        "file": fleet.keys.emergency_file(name).display().to_string(),
+        "file": file.display().to_string(),
+        // The folder that is to be handed to him.
+        "kit": kit.as_ref().map(|dir| dir.display().to_string()),
         // Whether the trust bundle was made by an earlier call.
         "began_before": began_before,
         "serving": serving(&fleet)?,
     });
     show(session.format, &value, |value| {
         format!(
-            "emergency key {id} of {name} is named by trust bundle {}\nits file is {}\n{}",
+            "emergency key {id} of {name} is named by trust bundle {}\nits file is {}\n{}{}",
             value["bundle_version"],
             value["file"].as_str().unwrap_or_default(),
+            value["kit"].as_str().map_or(String::new(), |dir| handed(name, dir)),
             brought(value)
         )
     })?;
     Ok(Exit::Done)
+}
+
+/// The key in the file of a kit that is begun.
+fn key_of_kit(fleet: &mut Fleet, name: &str, dir: &Path, named: bool) -> Result<SigningKey, Failure> {
+    let file = Kit::begin(dir, fleet.ledger.book().trust(), name)?;
+    // A second key under his name would be none of the trust bundle's, and a second kit would sign numbers twice.
+    if named && !file.exists() && !fleet.keys.emergency_file(name).exists() {
+        return Err(elsewhere(name));
+    }
+    Ok(fleet.keys.hand_emergency(name, &file, &mut entropy::rng())?)
+}
+
+fn elsewhere(name: &str) -> Failure {
+    let what = format!("the emergency key of {name} is in the kit that was made for {name}, and not in this folder");
+    let advice = format!(
+        "if that is lost, take the key away and give another: hardtack fleet key remove emergency --name {name} --compromised"
+    );
+    Failure::new(Exit::Failure, what, advice)
+}
+
+fn complete(fleet: &mut Fleet, name: &str, id: KeyId, dir: &Path, at: Timestamp) -> Result<Kit, Failure> {
+    // As the ledger is now: another command may have signed with the copy that is gone.
+    let (before, newest) = fleet
+        .act(|book, _, _| Ok((before(book, id, at), book.emergency(id).map(|known| known.newest.statement.clone()))))?;
+    let book = fleet.ledger.book();
+    let fingerprint = book.trusts().first().map(|first| first.fingerprint());
+    let contents = Contents {
+        fingerprint: fingerprint.unwrap_or_else(|| book.trust().fingerprint()),
+        operator: name,
+        key: id,
+        brokers: &fleet.dir.toml().brokers,
+        bundles: book.bundles(),
+        progress: Progress::new(id, before, newest),
+    };
+    let identity = || Ok(fleet.dir.broker().emergency_identity(id, &mut entropy::rng())?);
+    Ok(Kit::complete(dir, &contents, identity, at)?)
+}
+
+fn handed(name: &str, dir: &str) -> String {
+    format!(
+        "{dir} is all that {name} needs, and the only place of the key: move it to {name}'s machine, mode 0700, and keep no copy\n\
+         {name} revokes there with: hardtack fleet emergency device ID --reason TEXT --dir {dir}\n\
+         a passphrase of its own, if it has the fleet's: hardtack fleet key passphrase emergency {dir}/emergency.key\n\
+         the broker lets {name} in once `fleet serve` has told it, or after `hardtack broker config`\n"
+    )
 }
 
 pub(super) fn remove(command: &RemoveKey, session: &Session) -> Result<Exit, Failure> {

@@ -10,6 +10,7 @@ mod backup;
 mod carry;
 mod device;
 mod emergency;
+mod emergency_hand;
 mod emergency_key;
 mod grant;
 mod group;
@@ -18,6 +19,7 @@ mod key;
 mod policy;
 mod revoke;
 mod serve;
+mod target;
 mod time;
 mod wait;
 

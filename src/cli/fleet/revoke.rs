@@ -11,8 +11,9 @@ use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 
 use super::super::output::show;
-use super::super::token::{parsed, point_in_time, token_bytes};
+use super::super::token::{parsed, token_bytes};
 use super::super::{Exit, Failure};
+use super::target::RuleCommand;
 use super::{lasting, millis, now, operator, target_words, wait, worded, Fleet, Session};
 use crate::fleet::book::{Book, FeedBook, Issued};
 use crate::fleet::convergence::{is_up_to_date, standings, Standing};
@@ -21,7 +22,7 @@ use crate::fleet::publish::{self, is_published};
 use crate::fleet::revoke::{
     costs, coverage, is_known, life_of, plan, remains, revoke, target_of, tasks_of, Part, Revocation,
 };
-use crate::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
+use crate::ids::{BlockId, DeviceId};
 use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
 use crate::wire::revocation::rules::Selector;
@@ -31,71 +32,13 @@ use crate::wire::token::Bearer;
 /// `hardtack fleet revoke …`.
 #[derive(Subcommand, Debug)]
 pub enum RevokeCommand {
-    /// Every token of the fleet
-    All(How),
-    /// Every token for an audience
-    Audience {
-        /// The audience
-        #[arg(value_parser = worded)]
-        audience: String,
-        #[command(flatten)]
-        how: How,
-    },
+    /// A target
+    #[command(flatten)]
+    Rule(RuleCommand<How>),
     /// A block, and every token that holds it
     Block {
         /// The block's id: SHA-256 of its signature, as `token inspect` and audit records show it
         block: BlockId,
-        #[command(flatten)]
-        how: How,
-    },
-    /// Every token for a device; the device locks
-    Device {
-        /// The device
-        device: DeviceId,
-        #[command(flatten)]
-        how: How,
-    },
-    /// A fallback grant, and all that was narrowed from it or issued under it
-    Grant {
-        /// The grant
-        grant: GrantId,
-        #[command(flatten)]
-        how: How,
-    },
-    /// Every token that was minted for a group by its name; what is minted for one of its devices goes on
-    Group {
-        /// The group
-        group: GroupId,
-        #[command(flatten)]
-        how: How,
-    },
-    /// Every token issued before a time
-    IssuedBefore {
-        /// RFC 3339, for example 2026-03-01T00:00:00Z
-        #[arg(value_parser = point_in_time)]
-        time: Timestamp,
-        #[command(flatten)]
-        how: How,
-    },
-    /// Every token of an owner
-    Owner {
-        /// The owner, as the grant names him
-        #[arg(value_parser = worded)]
-        owner: String,
-        #[command(flatten)]
-        how: How,
-    },
-    /// Every token that a root key signed
-    RootKey {
-        /// Its number
-        id: u32,
-        #[command(flatten)]
-        how: How,
-    },
-    /// Every credential of a task
-    Task {
-        /// The task
-        task: TaskId,
         #[command(flatten)]
         how: How,
     },
@@ -133,16 +76,11 @@ pub struct How {
 
 pub(super) fn run(command: RevokeCommand, session: &Session) -> Result<Exit, Failure> {
     let (target, how, token) = match command {
-        RevokeCommand::All(how) => (Target::All, how, None),
-        RevokeCommand::Audience { audience, how } => (Target::Audience(audience), how, None),
+        RevokeCommand::Rule(rule) => {
+            let (target, how) = rule.parts();
+            (target, how, None)
+        }
         RevokeCommand::Block { block, how } => (Target::Block(block), how, None),
-        RevokeCommand::Device { device, how } => (Target::Device(device), how, None),
-        RevokeCommand::Grant { grant, how } => (Target::Grant(grant), how, None),
-        RevokeCommand::Group { group, how } => (Target::Group(group), how, None),
-        RevokeCommand::IssuedBefore { time, how } => (Target::IssuedBefore(time), how, None),
-        RevokeCommand::Owner { owner, how } => (Target::Owner(owner), how, None),
-        RevokeCommand::RootKey { id, how } => (Target::RootKey(id), how, None),
-        RevokeCommand::Task { task, how } => (Target::Task(task), how, None),
         RevokeCommand::Token { token, first, how } => {
             let token = parsed(&token_bytes(&token)?)?;
             let part = if first { Part::First } else { Part::Last };

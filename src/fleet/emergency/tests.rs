@@ -2,7 +2,7 @@ use super::super::service::tests::{at, founded};
 use super::super::FleetKeys;
 use super::*;
 
-fn key(seed: u8) -> SigningKey {
+pub(super) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
@@ -19,7 +19,7 @@ fn remove_key(book: &mut Book, name: &str, cause: Cause, keys: &FleetKeys, at: T
 }
 
 /// A fleet in which ann has an emergency key.
-fn with_ann() -> (FleetKeys, Book) {
+pub(super) fn with_ann() -> (FleetKeys, Book) {
     let (keys, mut book) = founded();
     let public = PublicKey::from(key(40).verifying_key());
     add_key(&mut book, "ann", &public, &keys, at(1)).unwrap();
@@ -27,7 +27,7 @@ fn with_ann() -> (FleetKeys, Book) {
     (keys, book)
 }
 
-fn order(task: &str, hours: u64) -> Order {
+pub(super) fn order(task: &str, hours: u64) -> Order {
     let target = Target::Task(task.parse().unwrap());
     Order { target, life: Millis::from_secs(hours * 3600), reason: "stolen".into() }
 }

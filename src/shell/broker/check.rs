@@ -1,7 +1,7 @@
 //! Asks a live broker, as each role, whether it holds to the roles.
 //!
 //! Owns: the questions, and what each must come to.
-//! Never: touches what devices of the fleet hear: its devices are throw-away ones, admitted at the beginning and dismissed
+//! Never: touches what devices of the fleet hear: its devices and emergency keys are throw-away ones, admitted at the beginning and dismissed
 //! at the end, and it speaks on their topics only. Never takes the place of a running service.
 //! Read next: `dynsec.rs`, which says who may do what.
 
@@ -12,10 +12,10 @@ use rand_core::{CryptoRng, RngCore};
 use serde::Serialize;
 
 use super::{dynsec, service_client_id, BrokerError, BrokerFolder};
-use crate::ids::{DeviceId, FleetId};
+use crate::ids::{DeviceId, FleetId, KeyId};
 use crate::shell::mqtt::probe::{Arrived, Probe, Verdict};
 use crate::shell::mqtt::{BrokerUrl, LinkConfig, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC, CONTROL_TOPIC};
-use crate::shell::x509::{Authority, CertificateError, SERVICE_NAME};
+use crate::shell::x509::{emergency_name, Authority, CertificateError, SERVICE_NAME};
 use crate::time::Timestamp;
 
 /// How long the broker may take for an answer.
@@ -82,10 +82,12 @@ pub async fn run(
     check.ask_about_two_services().await;
     check.administer(&dynsec::admit(&folder.fleet, &check.devices())).await?;
     check.administer(&[dynsec::admit_listener(&folder.fleet, &check.listener.0)]).await?;
+    check.administer(&dynsec::admit_emergency(&folder.fleet, &check.emergency_keys())).await?;
     check.ask().await;
     let mut all = check.devices().to_vec();
     all.push(check.listener.0.clone());
     check.administer(&dynsec::dismiss(&all)).await?;
+    check.administer(&dynsec::dismiss_emergency(&check.emergency_keys())).await?;
     check.ask_as_dismissed().await;
     Ok(check.findings)
 }
@@ -104,6 +106,9 @@ struct Check<'a> {
     other: (DeviceId, TlsIdentity),
     /// Stands in for the service, with its role and without its name.
     listener: (DeviceId, TlsIdentity),
+    /// Whoever has an emergency key, and another such key.
+    emergency: (KeyId, TlsIdentity),
+    other_key: KeyId,
     /// A device that says it is `asking`, by the word of an authority that nobody knows.
     forged: TlsIdentity,
     findings: Vec<Finding>,
@@ -130,6 +135,13 @@ impl<'a> Check<'a> {
         };
         let (asking, other, listener) = (made("a", &authority)?, made("b", &authority)?, made("s", &authority)?);
         let forged = made("a", &Authority::make(&folder.fleet)?)?.1;
+        let mut key = || {
+            let mut id = [0; 8];
+            rng.fill_bytes(&mut id);
+            KeyId(id)
+        };
+        let (own_key, other_key) = (key(), key());
+        let emergency = (own_key, folder.emergency_identity(own_key, rng)?);
         Ok(Self {
             fleet: &folder.fleet,
             url,
@@ -140,6 +152,8 @@ impl<'a> Check<'a> {
             asking,
             other,
             listener,
+            emergency,
+            other_key,
             forged,
             findings: Vec::new(),
         })
@@ -147,6 +161,10 @@ impl<'a> Check<'a> {
 
     fn devices(&self) -> [DeviceId; 2] {
         [self.asking.0.clone(), self.other.0.clone()]
+    }
+
+    fn emergency_keys(&self) -> [KeyId; 2] {
+        [self.emergency.0, self.other_key]
     }
 
     fn config(&self, client_id: &str, tls: Option<&TlsIdentity>) -> LinkConfig {
@@ -164,6 +182,11 @@ impl<'a> Check<'a> {
 
     async fn connect(&self, as_who: &(DeviceId, TlsIdentity)) -> Result<Probe, String> {
         Probe::connect(&self.config(as_who.0.as_str(), Some(&as_who.1)), self.now, None).await
+    }
+
+    async fn connect_emergency(&self) -> Result<Probe, String> {
+        let (key, identity) = &self.emergency;
+        Probe::connect(&self.config(&emergency_name(*key), Some(identity)), self.now, None).await
     }
 
     async fn connect_service(&self, client_id: &str) -> Result<Probe, String> {
@@ -243,6 +266,7 @@ impl<'a> Check<'a> {
         self.ask_to_subscribe(&mut asking, &mut listener).await;
         self.ask_to_publish(&mut asking, &mut listener).await;
         self.ask_about_deliveries(&mut asking, &mut other, &mut listener).await;
+        self.ask_as_emergency(&mut asking, &mut listener).await;
         self.ask_about_wills(asking, &mut listener).await;
     }
 
@@ -402,6 +426,80 @@ impl<'a> Check<'a> {
         self.note_delivery("service", &format!("receive {foreign}"), Expected::Allowed, heard);
     }
 
+    /// Whoever has an emergency key brings his own statements, sees them and the trust bundles, and does nothing else. The feed
+    /// is one that no device has.
+    async fn ask_as_emergency(&mut self, asking: &mut Probe, listener: &mut Probe) {
+        const ROLE: &str = "emergency key";
+        let mut holder = match self.connect_emergency().await {
+            Ok(holder) => holder,
+            Err(reason) => {
+                return self.note(ROLE, "connect with its certificate", Expected::Allowed, &Verdict::Refused(reason))
+            }
+        };
+        self.note(ROLE, "connect with its certificate", Expected::Allowed, &Verdict::Accepted);
+        let (device, key, other) = (self.asking.0.clone(), self.emergency.0, self.other_key);
+        let own = self.topic(&format!("feed/{device}/emergency/{key}"));
+        for filter in [own.clone(), self.topic(&format!("feed/+/emergency/{key}")), self.topic("bundle/+")] {
+            let verdict = holder.subscribe(&filter).await;
+            self.note(ROLE, format!("subscribe {filter}"), Expected::Allowed, &verdict);
+        }
+        let denied = [
+            "#".to_owned(),
+            self.topic("#"),
+            self.topic("feed/#"),
+            self.topic(&format!("feed/{device}/head")),
+            self.topic("feed/+/emergency/+"),
+            self.topic(&format!("feed/{device}/emergency/{other}")),
+            self.topic("policy/+"),
+            self.topic("dev/+/up/+"),
+            self.topic(&format!("dev/{device}/up/audit")),
+            self.topic(&format!("dev/{device}/down/ack")),
+            self.topic("dev/+/state"),
+            self.topic("enrol/+/up"),
+            format!("$share/thief/{}", self.topic("dev/+/up/audit")),
+            CONTROL_RESPONSE_TOPIC.to_owned(),
+        ];
+        for filter in denied {
+            let verdict = holder.subscribe(&filter).await;
+            self.note(ROLE, format!("subscribe {filter}"), Expected::Denied, &verdict);
+        }
+        let denied = [
+            self.topic("bundle/hardtack-check"),
+            self.topic("policy/hardtack-check"),
+            self.topic(&format!("feed/{device}/head")),
+            self.topic(&format!("feed/{device}/rules")),
+            self.topic(&format!("feed/{device}/emergency/{other}")),
+            self.topic(&format!("feed/{device}/snap/rules/0")),
+            self.topic(&format!("dev/{device}/up/audit")),
+            self.topic(&format!("dev/{device}/state")),
+            self.topic(&format!("dev/{device}/down/ack")),
+            self.topic(&format!("enrol/{device}/down")),
+            CONTROL_TOPIC.to_owned(),
+        ];
+        for topic in denied {
+            let verdict = holder.publish(&topic, b"{\"commands\":[]}").await;
+            self.note(ROLE, format!("publish {topic}"), Expected::Denied, &verdict);
+        }
+        let verdict = holder.publish(&own, b"statement").await;
+        self.note(ROLE, format!("publish {own}"), Expected::Allowed, &verdict);
+        for (role, probe) in [(ROLE, &mut holder), ("service", listener), ("device", asking)] {
+            let arrived = probe.until(b"statement").await.and_then(|mut arrived| arrived.pop());
+            let delivered = arrived.is_some_and(|last| last.topic == own);
+            self.note_delivery(role, &format!("receive {own}"), Expected::Allowed, delivered);
+        }
+        holder.leave().await;
+        if self.service_url != *self.url {
+            let name = emergency_name(key);
+            let urls = vec![self.service_url.clone()];
+            let config = LinkConfig { urls, ..self.config(&name, Some(&self.emergency.1)) };
+            let verdict = match Probe::connect(&config, self.now, None).await {
+                Ok(_) => Verdict::Accepted,
+                Err(reason) => Verdict::Refused(reason),
+            };
+            self.note(ROLE, "connect where the service does", Expected::Denied, &verdict);
+        }
+    }
+
     /// A last will is a message too.
     async fn ask_about_wills(&mut self, asking: Probe, listener: &mut Probe) {
         asking.leave().await;
@@ -431,6 +529,10 @@ impl<'a> Check<'a> {
         let filter = self.topic("bundle/+");
         let verdict = probe.subscribe(&filter).await;
         self.note("retired device", format!("subscribe {filter}"), Expected::Denied, &verdict);
+        let Ok(mut probe) = self.connect_emergency().await else { return };
+        let topic = self.topic(&format!("feed/{}/emergency/{}", self.asking.0, self.emergency.0));
+        let verdict = probe.publish(&topic, b"after the end").await;
+        self.note("removed key", format!("publish {topic}"), Expected::Denied, &verdict);
     }
 }
 

@@ -14,7 +14,7 @@
 use serde_json::{json, Value};
 
 use crate::ids::{DeviceId, FleetId, KeyId};
-use crate::shell::x509::{EMERGENCY_NAME, SERVICE_NAME};
+use crate::shell::x509::{emergency_name, SERVICE_NAME};
 
 /// Role that every device has: it reads what all may read.
 pub const DEVICE_ROLE: &str = "device";
@@ -72,12 +72,8 @@ fn own_acls(fleet: &FleetId, device: &DeviceId) -> Vec<Value> {
     acls
 }
 
-/// Whose user name an emergency key has at the broker, and its role: [`DeviceId`]s that begin so are no devices'.
-pub fn emergency_name(key: KeyId) -> String {
-    format!("{EMERGENCY_NAME}-{key}")
-}
-
-/// What whoever has an emergency key may: bring his statements, see what the broker keeps of them, read trust bundles.
+/// What whoever has an emergency key may: bring his statements, see what the broker keeps of them, read trust bundles. His
+/// role has the name of his certificate.
 fn emergency_acls(fleet: &FleetId, key: KeyId) -> Vec<Value> {
     let own = format!("feed/+/emergency/{key}");
     let mut acls = vec![allow(fleet, Act::Send, &own)];
@@ -99,7 +95,7 @@ fn service_acls(fleet: &FleetId) -> Vec<Value> {
 }
 
 /// The plugin's configuration file: nothing is allowed but what a role allows.
-pub fn configuration(fleet: &FleetId, devices: &[DeviceId]) -> Value {
+pub fn configuration(fleet: &FleetId, devices: &[DeviceId], emergency: &[KeyId]) -> Value {
     let mut clients = vec![json!({"username": SERVICE_NAME, "roles": [{"rolename": SERVICE_ROLE}]})];
     let mut service = service_acls(fleet);
     service.extend([control(Act::Send), control(Act::Subscribe), control(Act::Receive)]);
@@ -110,6 +106,11 @@ pub fn configuration(fleet: &FleetId, devices: &[DeviceId]) -> Value {
     for device in devices {
         clients.push(json!({"username": device.as_str(), "roles": roles_of(device)}));
         roles.push(json!({"rolename": role_of(device), "acls": own_acls(fleet, device)}));
+    }
+    for key in emergency {
+        let name = emergency_name(*key);
+        clients.push(json!({"username": name, "roles": [{"rolename": name}]}));
+        roles.push(json!({"rolename": name, "acls": emergency_acls(fleet, *key)}));
     }
     json!({
         "defaultACLAccess": {
@@ -263,11 +264,27 @@ mod tests {
         let own = Topic::FeedEmergency("main".parse().unwrap(), key).text(&fleet);
         let acls = emergency_acls(&fleet, key);
         assert!(allows(&acls, Act::Send, &own) && allows(&acls, Act::Receive, &own));
-        for other in
-            [Topic::FeedEmergency("main".parse().unwrap(), KeyId([1; 8])), Topic::Bundle(1), Topic::UpHello(gateway)]
-        {
+        let main = || "main".parse().unwrap();
+        let others = [
+            Topic::FeedEmergency(main(), KeyId([1; 8])),
+            Topic::FeedHead(main()),
+            Topic::FeedRules(main()),
+            Topic::Bundle(1),
+            Topic::DownAck(gateway.clone()),
+            Topic::UpHello(gateway),
+        ];
+        for other in others {
             assert!(!allows(&acls, Act::Send, &other.text(&fleet)), "{other}");
         }
+        for filter in ["feed/+/emergency/+", "feed/main/head", "dev/+/up/audit", "policy/+"] {
+            assert!(!allows(&acls, Act::Subscribe, &format!("hardtack/1/acme/{filter}")), "{filter}");
+        }
+        // What the file says of a key is what a running plugin is told of it.
+        let file = configuration(&fleet, &[], &[key]);
+        let name = emergency_name(key);
+        let role = file["roles"].as_array().unwrap().iter().find(|role| role["rolename"] == *name).unwrap();
+        assert_eq!(role["acls"], json!(acls));
+        assert!(file["clients"].as_array().unwrap().iter().any(|client| client["username"] == *name));
         for filter in service_filters(&fleet) {
             assert!(allows(&service_acls(&fleet), Act::Subscribe, &filter), "{filter}");
         }

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::files::{self, FileError};
 use super::mqtt::{BrokerUrl, Security, TlsIdentity};
 use super::x509::{pem, Authority, CertificateError, Validity, SERVICE_NAME};
-use crate::ids::{hex, DeviceId, FleetId};
+use crate::ids::{hex, DeviceId, FleetId, KeyId};
 use crate::time::Timestamp;
 
 /// The certificate of the authority that signed the service's certificate and nothing else.
@@ -85,6 +85,8 @@ pub struct Setup {
     pub plugin: Option<PathBuf>,
     /// Devices that are admitted from the start. Those of an earlier set-up stay.
     pub devices: Vec<DeviceId>,
+    /// Emergency keys whose holders are admitted from the start, and no others: one that was taken away must not come back.
+    pub emergency: Vec<KeyId>,
 }
 
 /// The two doors of a broker.
@@ -180,6 +182,20 @@ impl BrokerFolder {
         Ok(TlsIdentity { authorities: vec![authority.der().to_vec()], certificate, key })
     }
 
+    /// A new identity at the broker for whoever has an emergency key. Nothing of it is kept here.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn emergency_identity(
+        &self,
+        key: KeyId,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<TlsIdentity, BrokerError> {
+        let (authority, own) = (self.authority()?, SigningKey::generate(rng));
+        let certificate = authority.issue_emergency(key, &own.verifying_key())?;
+        Ok(TlsIdentity { authorities: vec![authority.der().to_vec()], certificate, key: own })
+    }
+
     /// Where the service reaches the broker that devices reach at `url`. A broker that was not set up from this folder has
     /// one door for all.
     pub fn service_url(&self, url: &BrokerUrl) -> BrokerUrl {
@@ -220,7 +236,7 @@ impl BrokerFolder {
         files::create_dir(&self.path.join("data"))?;
         self.write("server.key", server.key.as_bytes())?;
         self.write("server.pem", server.certificate.as_bytes())?;
-        let roles = dynsec::configuration(&self.fleet, &devices).to_string();
+        let roles = dynsec::configuration(&self.fleet, &devices, &setup.emergency).to_string();
         self.write("dynamic-security.json", roles.as_bytes())?;
         self.write("mosquitto.conf", text.as_bytes())?;
         self.write(PORTS, serde_json::json!(setup.ports).to_string().as_bytes())?;
@@ -283,6 +299,7 @@ mod tests {
             validity: Validity::days(Timestamp::from_secs(1_800_000_000), 825),
             plugin: Some("/lib/plugin.so".into()),
             devices: vec!["gw-07".parse().unwrap()],
+            emergency: Vec::new(),
         }
     }
 
@@ -303,6 +320,22 @@ mod tests {
         assert_eq!(folder.make_authority().unwrap().der(), authority.der());
         assert_eq!(std::fs::read(folder.path().join("service.pem")).unwrap(), service);
         assert_ne!(std::fs::read(folder.path().join("server.pem")).unwrap(), server);
+    }
+
+    #[test]
+    fn whoever_has_an_emergency_key_is_admitted_as_long_as_the_fleet_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let mut rng = crate::shell::entropy::rng();
+        folder.make_authority().unwrap();
+        let (gone, named) = (KeyId([1; 8]), KeyId([2; 8]));
+        let mut configure = |keys: &[KeyId]| {
+            folder.configure(&Setup { emergency: keys.to_vec(), ..setup() }, &mut rng).unwrap();
+            let text = std::fs::read_to_string(folder.path().join("dynamic-security.json")).unwrap();
+            [gone, named].map(|key| text.contains(&format!("emergency-{key}")))
+        };
+        assert_eq!(configure(&[gone, named]), [true, true]);
+        assert_eq!(configure(&[named]), [false, true]);
     }
 
     #[test]

@@ -20,6 +20,9 @@ use super::session::options;
 use super::{tls, Connect, LinkConfig, LinkError};
 use crate::time::Timestamp;
 
+/// The most messages that wait to be looked at: a broker that sends more than it was asked for is left.
+const ARRIVED_MAX: usize = 1024;
+
 /// What a broker made of something that a client did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -114,6 +117,26 @@ impl Probe {
         .await
     }
 
+    /// What the broker keeps under a filter at this moment, as far as it says so before it answers that the subscription has
+    /// ended again: a broker that works through one client's packets in their order has said all of it by then.
+    ///
+    /// # Errors
+    /// The broker's reason, or what was in the way.
+    pub async fn retained(&mut self, filter: &str) -> Result<Vec<Arrived>, String> {
+        match self.subscribe(filter).await {
+            Verdict::Accepted => {}
+            Verdict::Refused(reason) => return Err(format!("{filter}: {reason}")),
+        }
+        if self.client.try_unsubscribe(filter).is_err() {
+            return Err("not a valid filter".into());
+        }
+        let ended = |packet: &Packet| matches!(packet, Packet::UnsubAck(_)).then_some(Verdict::Accepted);
+        match self.wait(ended).await {
+            Verdict::Accepted => Ok(self.arrived.drain(..).collect()),
+            Verdict::Refused(reason) => Err(format!("{filter}: {reason}")),
+        }
+    }
+
     /// Publishes one message, QoS 1.
     pub async fn publish(&mut self, topic: &str, payload: &[u8]) -> Verdict {
         self.publish_as(topic, payload, false).await
@@ -171,10 +194,17 @@ impl Probe {
         }
     }
 
+    /// However much else the broker has to say, the answer has to come in time.
     async fn wait(&mut self, answer: impl Fn(&Packet) -> Option<Verdict>) -> Verdict {
+        let patience = self.patience;
+        let answered = timeout(patience, self.answer(answer)).await;
+        answered.unwrap_or_else(|_| Verdict::Refused(format!("no answer within {patience:?}")))
+    }
+
+    async fn answer(&mut self, answer: impl Fn(&Packet) -> Option<Verdict>) -> Verdict {
         loop {
-            match timeout(self.patience, self.polled.recv()).await {
-                Ok(Some(Ok(event))) => {
+            match self.polled.recv().await {
+                Some(Ok(event)) => {
                     let verdict = match &event {
                         Event::Incoming(packet) => answer(packet),
                         Event::Outgoing(_) => None,
@@ -183,10 +213,12 @@ impl Probe {
                     if let Some(verdict) = verdict {
                         return verdict;
                     }
+                    if self.arrived.len() > ARRIVED_MAX {
+                        return Verdict::Refused(format!("sends more than {ARRIVED_MAX} messages and no answer"));
+                    }
                 }
-                Ok(Some(Err(reason))) => return Verdict::Refused(reason),
-                Ok(None) => return Verdict::Refused("the connection has ended".into()),
-                Err(_) => return Verdict::Refused(format!("no answer within {:?}", self.patience)),
+                Some(Err(reason)) => return Verdict::Refused(reason),
+                None => return Verdict::Refused("the connection has ended".into()),
             }
         }
     }

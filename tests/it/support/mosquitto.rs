@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hardtack::ids::{DeviceId, FleetId};
+use hardtack::ids::{DeviceId, FleetId, KeyId};
 use hardtack::shell::broker::{BrokerFolder, Ports, Setup};
 use hardtack::shell::x509::Validity;
 use hardtack::shell::{clock, entropy};
@@ -69,7 +69,7 @@ impl Mosquitto {
     pub(crate) fn secured_with(fleet_dir: &Path, fleet: &FleetId, devices: &[DeviceId], validity: Validity) -> Self {
         BrokerFolder::of(fleet_dir, fleet).make_authority().unwrap();
         let ports = Ports { devices: free_port(), service: free_port() };
-        let conf = configure(fleet_dir, fleet, ports, devices, validity);
+        let conf = configure(fleet_dir, fleet, ports, (devices, &[]), validity);
         Self::start(conf, ports, None)
     }
 
@@ -77,8 +77,16 @@ impl Mosquitto {
     pub(crate) fn certify(&mut self, fleet_dir: &Path, fleet: &FleetId, validity: Validity) {
         self.stop();
         let ports = Ports { devices: self.port, service: self.service_port };
-        configure(fleet_dir, fleet, ports, &[], validity);
+        configure(fleet_dir, fleet, ports, (&[], &[]), validity);
         self.restart();
+    }
+
+    /// The same, with a role for each of these emergency keys.
+    pub(crate) fn secured_with_keys(fleet_dir: &Path, fleet: &FleetId, devices: &[DeviceId], keys: &[KeyId]) -> Self {
+        let ports = Ports { devices: free_port(), service: free_port() };
+        let validity = Validity::days(clock::wall().unwrap(), 825);
+        let conf = configure(fleet_dir, fleet, ports, (devices, keys), validity);
+        Self::start(conf, ports, None)
     }
 
     fn start(conf: PathBuf, ports: Ports, dir: Option<tempfile::TempDir>) -> Self {
@@ -151,8 +159,15 @@ impl Drop for Mosquitto {
     }
 }
 
-fn configure(fleet_dir: &Path, fleet: &FleetId, ports: Ports, devices: &[DeviceId], validity: Validity) -> PathBuf {
-    let setup = Setup { hosts: Vec::new(), ports, validity, plugin: None, devices: devices.to_vec() };
+fn configure(
+    fleet_dir: &Path,
+    fleet: &FleetId,
+    ports: Ports,
+    (devices, keys): (&[DeviceId], &[KeyId]),
+    validity: Validity,
+) -> PathBuf {
+    let setup =
+        Setup { hosts: Vec::new(), ports, validity, plugin: None, devices: devices.to_vec(), emergency: keys.to_vec() };
     BrokerFolder::of(fleet_dir, fleet).configure(&setup, &mut entropy::rng()).unwrap().conf
 }
 

@@ -1,0 +1,278 @@
+//! How far an emergency key has come that is with its operator alone, and in no ledger.
+//!
+//! Owns: [`Progress`]: the highest number that is known, what is in force, the newest statement; its bytes.
+//! Never: goes back; signs one number twice; forgets a rule that is in force.
+//! Read next: `../emergency.rs`; `shell/emergency/kit.rs`, which keeps it on a disk.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+
+use super::{statement, Before, Order, RULES_KEPT};
+use crate::fleet::FleetError;
+use crate::ids::{Hash, KeyId};
+use crate::time::Timestamp;
+use crate::wire::bundle::TrustBundle;
+use crate::wire::envelope::Signed;
+use crate::wire::revocation::emergency::Emergency;
+use crate::wire::revocation::rules::Selector;
+use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
+
+/// The most bytes of it: a statement, and rules of 48 bytes or less with their ends.
+pub(crate) const PROGRESS_BYTES_MAX: usize = MESSAGE_BYTES_MAX + RULES_KEPT * 72 + 64;
+const DIGEST_BYTES: usize = 32;
+
+/// How far a key has come.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    key: KeyId,
+    counter: u64,
+    rules: Vec<(Selector, Timestamp)>,
+    newest: Option<Signed<Emergency>>,
+}
+
+/// What a statement of the same key tells that came from elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// Nothing new.
+    Known,
+    /// Somebody signs with this key elsewhere, and has come to this number.
+    Elsewhere {
+        /// The number.
+        counter: u64,
+    },
+    /// The same, and there are two contents for one number: devices take only the first of them that they see.
+    Twice {
+        /// The number.
+        counter: u64,
+        /// The digest of the statement that was signed here.
+        held: Hash,
+        /// The digest of that from elsewhere.
+        offered: Hash,
+    },
+}
+
+impl Progress {
+    /// Of a key that has come as far as `before`, `newest` being its last statement.
+    pub fn new(key: KeyId, before: Before, newest: Option<Signed<Emergency>>) -> Self {
+        Self { key, counter: before.counter, rules: before.rules, newest }
+    }
+
+    /// The highest number that is known.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// The newest statement.
+    pub fn newest(&self) -> Option<&Signed<Emergency>> {
+        self.newest.as_ref()
+    }
+
+    /// What is in force at a time.
+    pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = (Selector, Timestamp)> + '_ {
+        self.rules.iter().copied().filter(move |(_, until)| *until >= at)
+    }
+
+    /// Signs the next statement. It may be let go once this is durable, as it is then.
+    ///
+    /// # Errors
+    /// As [`statement`]; [`FleetError::Invalid`] for another key than this is of.
+    pub fn sign(
+        &mut self,
+        trust: &TrustBundle,
+        key: &SigningKey,
+        order: &Order,
+        at: Timestamp,
+    ) -> Result<Signed<Emergency>, FleetError> {
+        if KeyId::of(key.verifying_key().as_bytes()) != self.key {
+            return Err(FleetError::Invalid(format!("the key is not {}, whose numbers these are", self.key)));
+        }
+        let before = Before { counter: self.counter, rules: self.in_force(at).collect() };
+        let signed = statement(trust, key, &before, order, at)?;
+        let said = signed.claim().map_err(FleetError::refused("the statement"))?;
+        self.counter = said.counter;
+        self.remember(said.rules.iter(), at);
+        self.newest = Some(signed.clone());
+        Ok(signed)
+    }
+
+    /// Hears what the broker keeps of this key. What is in force of it counts from now on, whoever signed it: it holds on
+    /// devices all the same.
+    ///
+    /// # Errors
+    /// When it is none, or is not signed by this key as `trust` names it.
+    pub fn hear(&mut self, payload: &[u8], trust: &TrustBundle, at: Timestamp) -> Result<Heard, Refused> {
+        let signed = Signed::<Emergency>::from_bytes(payload)?;
+        let (said, _) = Emergency::open_by(&signed, trust)?;
+        if said.key != self.key {
+            return Err(Refused::WrongTopic);
+        }
+        let (offered, counter) = (signed.digest(), said.counter);
+        let held = self.newest.as_ref().map(Signed::digest);
+        if held == Some(offered) {
+            return Ok(Heard::Known);
+        }
+        let known = |(selector, until): (Selector, Timestamp)| {
+            until < at || self.rules.iter().any(|(rule, end)| *rule == selector && *end >= until)
+        };
+        let news = !said.rules.iter().all(known);
+        let newest = self.newest.as_ref().and_then(|newest| newest.claim().ok()).map(|newest| newest.counter);
+        self.remember(said.rules.iter(), at);
+        match held {
+            Some(held) if newest == Some(counter) => return Ok(Heard::Twice { counter, held, offered }),
+            Some(_) | None => {}
+        }
+        if counter > self.counter {
+            self.counter = counter;
+            self.newest = Some(signed);
+            return Ok(Heard::Elsewhere { counter });
+        }
+        Ok(if news { Heard::Elsewhere { counter } } else { Heard::Known })
+    }
+
+    /// Takes in what somebody else knows of the same key: the higher number, the newer statement, the rules of both.
+    #[must_use]
+    pub fn with(mut self, other: Self, at: Timestamp) -> Self {
+        let number = |newest: &Option<Signed<Emergency>>| {
+            newest.as_ref().and_then(|newest| newest.claim().ok()).map_or(0, |newest| newest.counter)
+        };
+        self.counter = self.counter.max(other.counter);
+        self.remember(other.rules.iter().copied(), at);
+        if number(&other.newest) > number(&self.newest) {
+            self.newest = other.newest;
+        }
+        self
+    }
+
+    fn remember(&mut self, rules: impl Iterator<Item = (Selector, Timestamp)>, at: Timestamp) {
+        let mut all: BTreeMap<Selector, Timestamp> = self.in_force(at).collect();
+        for (selector, until) in rules.filter(|(_, until)| *until >= at) {
+            let end = all.entry(selector).or_insert(until);
+            *end = until.max(*end);
+        }
+        let mut all: Vec<_> = all.into_iter().collect();
+        // Those that end first are the first to go.
+        all.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+        all.truncate(RULES_KEPT);
+        self.rules = all;
+    }
+
+    /// The bytes, for a file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = encode(self);
+        bytes.extend(sum(&bytes).0);
+        bytes
+    }
+
+    /// What a file holds of this key.
+    ///
+    /// # Errors
+    /// [`Refused::DigestMismatch`] for one that is damaged, [`Refused::Malformed`] for none, or for that of another key.
+    pub fn from_bytes(bytes: &[u8], key: KeyId) -> Result<Self, Refused> {
+        let length = bytes.len().checked_sub(DIGEST_BYTES).ok_or(Refused::Malformed("ends too early"))?;
+        let (content, told) = bytes.split_at(length);
+        if sum(content).0 != told {
+            return Err(Refused::DigestMismatch);
+        }
+        let read: Self = decode(content, PROGRESS_BYTES_MAX)?;
+        match read.key == key && read.rules.len() <= RULES_KEPT {
+            true => Ok(read),
+            false => Err(Refused::Malformed("the numbers of another key")),
+        }
+    }
+}
+
+fn sum(content: &[u8]) -> Hash {
+    Hash::of("hardtack/emergency-progress/v1", &[content])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{key, order, with_ann};
+    use super::*;
+    use crate::fleet::service::tests::at;
+    use crate::time::Millis;
+    use crate::wire::revocation::emergency::LIFE_MAX;
+
+    fn fresh() -> (TrustBundle, Progress) {
+        let (_, book) = with_ann();
+        let id = KeyId::of(key(40).verifying_key().as_bytes());
+        (book.trust().clone(), Progress::new(id, Before::default(), None))
+    }
+
+    #[test]
+    fn numbers_rise_and_what_is_in_force_is_repeated() {
+        let (trust, mut progress) = fresh();
+        let mut sign =
+            |task, secs| progress.sign(&trust, &key(40), &order(task, 24), at(secs)).unwrap().claim().unwrap();
+        let (one, two, later) = (sign("t-1", 10), sign("t-2", 20), sign("t-3", 25 * 3600));
+        assert_eq!([one.counter, two.counter, later.counter], [1, 2, 3]);
+        assert_eq!([one.rules.count(), two.rules.count(), later.rules.count()], [1, 2, 1]);
+        assert_eq!((progress.counter(), progress.in_force(at(25 * 3600)).count()), (3, 1));
+        let error = progress.sign(&trust, &key(41), &order("t-4", 1), at(30)).unwrap_err().to_string();
+        assert!(error.contains("whose numbers these are"), "{error}");
+        assert_eq!(progress.counter(), 3, "nothing was signed");
+    }
+
+    #[test]
+    fn a_kit_goes_on_where_the_ledger_was() {
+        let (trust, progress) = fresh();
+        let ended = (Selector::RootKey(1), at(5));
+        let lasting = (Selector::RootKey(2), at(3600));
+        let before = Before { counter: 41, rules: vec![ended, lasting] };
+        let mut progress = Progress::new(progress.key, before, None);
+        let said = progress.sign(&trust, &key(40), &order("t-1", 1), at(10)).unwrap().claim().unwrap();
+        assert_eq!((said.counter, said.rules.count()), (42, 2));
+        // Whichever of the two is taken into the other, nothing goes back.
+        let old =
+            Progress::new(progress.key, Before { counter: 7, rules: vec![(Selector::RootKey(3), at(3600))] }, None);
+        for both in [progress.clone().with(old.clone(), at(10)), old.with(progress.clone(), at(10))] {
+            assert_eq!((both.counter, both.in_force(at(10)).count(), &both.newest), (42, 3, &progress.newest));
+        }
+    }
+
+    /// Two copies of one kit: whichever comes second to the broker learns of the other.
+    #[test]
+    fn what_another_copy_signed_is_told_and_numbered_past() {
+        let (trust, mut here) = fresh();
+        let sign = |progress: &mut Progress, task| progress.sign(&trust, &key(40), &order(task, 24), at(10)).unwrap();
+        sign(&mut here, "t-1");
+        let mut copy = here.clone();
+        let own = sign(&mut here, "t-2");
+        let other = sign(&mut copy, "t-3");
+        let hear =
+            |progress: &mut Progress, signed: &Signed<Emergency>| progress.hear(&signed.to_bytes(), &trust, at(20));
+        assert_eq!(hear(&mut here, &own), Ok(Heard::Known));
+        let twice = Heard::Twice { counter: 2, held: own.digest(), offered: other.digest() };
+        assert_eq!(hear(&mut here, &other), Ok(twice));
+        let next = sign(&mut here, "t-4");
+        assert_eq!((next.claim().unwrap().counter, next.claim().unwrap().rules.count()), (3, 4), "all of both copies");
+        assert_eq!(hear(&mut copy, &next), Ok(Heard::Elsewhere { counter: 3 }));
+        assert_eq!(sign(&mut copy, "t-5").claim().unwrap().counter, 4);
+        // A broker that keeps an older one of ours tells nothing new; one of nobody's is refused.
+        assert_eq!(hear(&mut here, &own), Ok(Heard::Known));
+        let said = own.claim().unwrap();
+        let forged = Signed::sign(&said, &trust.fleet, &[&key(41)]);
+        assert!(hear(&mut here, &forged).is_err() && here.hear(b"junk", &trust, at(20)).is_err());
+    }
+
+    #[test]
+    fn the_file_is_read_back_or_refused() {
+        let (trust, mut progress) = fresh();
+        progress.sign(&trust, &key(40), &order("t-1", 72), at(10)).unwrap();
+        let bytes = progress.to_bytes();
+        assert_eq!(Progress::from_bytes(&bytes, progress.key), Ok(progress.clone()));
+        for cut in 0..bytes.len() {
+            assert!(Progress::from_bytes(&bytes[..cut], progress.key).is_err(), "{cut}");
+            let mut changed = bytes.clone();
+            changed[cut] ^= 1;
+            assert!(Progress::from_bytes(&changed, progress.key).is_err(), "{cut}");
+        }
+        assert!(Progress::from_bytes(&bytes, KeyId([0; 8])).is_err());
+        let many = (0..300).map(|id| (Selector::RootKey(id), at(0) + Millis::from_secs(id.into()) + LIFE_MAX));
+        progress.remember(many, at(0));
+        assert_eq!(progress.rules.len(), RULES_KEPT);
+        assert!(progress.to_bytes().len() <= PROGRESS_BYTES_MAX);
+    }
+}

@@ -12,99 +12,107 @@ pub enum Mutant {
     AckByAnyKey = 1,
     /// A use is charged to the last block alone.
     AncestorNotCharged = 2,
+    /// The next audit key signs, and no record says so.
+    AuditKeyUnannounced = 3,
+    /// Audit travels open, whatever the policy asks.
+    AuditNotSealed = 4,
     /// A decision charges no budget.
-    BudgetNotCharged = 3,
+    BudgetNotCharged = 5,
     /// The ceiling of another boot counts on.
-    CeilingKeptAfterBoot = 4,
+    CeilingKeptAfterBoot = 6,
     /// A new task sets every budget back.
-    ChildResetsBudget = 5,
+    ChildResetsBudget = 7,
     /// A use is charged in memory, and written down with the next anchor only.
-    CounterAfterAction = 6,
+    CounterAfterAction = 8,
     /// A token whose bucket was dropped is judged by the clock alone.
-    DroppedForgotten = 7,
+    DroppedForgotten = 9,
     /// A head is believed whoever signed it.
-    DroppedKeyAccepted = 8,
+    DroppedKeyAccepted = 10,
     /// An emergency statement of a lower counter is taken.
-    EmergencyCounterLowered = 9,
+    EmergencyCounterLowered = 11,
     /// An emergency statement is taken whose rules live for longer than they may.
-    EmergencyLifeUnchecked = 10,
+    EmergencyLifeUnchecked = 12,
     /// An emergency statement lifts the rules that it leaves out.
-    EmergencyLiftsLeftOut = 11,
+    EmergencyLiftsLeftOut = 13,
     /// An emergency statement is acted on, and not written down.
-    EmergencyNotWritten = 12,
+    EmergencyNotWritten = 14,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
-    EmergencyOutlives = 13,
+    EmergencyOutlives = 15,
     /// An emergency rule on the device wipes its grants.
-    EmergencyWipes = 14,
+    EmergencyWipes = 16,
     /// A second head of a position that is held is taken for the first.
-    EquivocationUnnoticed = 15,
+    EquivocationUnnoticed = 17,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 16,
+    FeedPositionLowered = 18,
     /// A revocation that belongs to every feed is filed into the first alone.
-    FirstFeedAlone = 17,
+    FirstFeedAlone = 19,
     /// A start forgets the floor.
-    FloorNotPersisted = 18,
+    FloorNotPersisted = 20,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 19,
+    GapCountedComplete = 21,
     /// Additions wait until those before them are here.
-    GapIgnored = 20,
+    GapIgnored = 22,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 21,
+    HintBelieved = 23,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 22,
+    LateAllowGiven = 24,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 23,
+    LeaseNotCharged = 25,
     /// A device that a trust bundle moves forgets what its old feed revoked.
-    MovedForgets = 24,
+    MovedForgets = 26,
     /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
-    MovedNotFiled = 25,
+    MovedNotFiled = 27,
+    /// A decision refers to the newest record that names a credential, whichever that is.
+    NamedByAnother = 28,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 26,
+    PendingDropped = 29,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 27,
+    PlaceNotChecked = 30,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 28,
+    PositionReused = 31,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 29,
+    ReleaseOnPuback = 32,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 30,
+    RenewalDropsFirst = 33,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 31,
+    ReplyBeforeCommit = 34,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 32,
+    ResetRevives = 35,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 33,
+    ResetUnbound = 36,
     /// A start forgets the revocation list.
-    RevocationForgotten = 34,
+    RevocationForgotten = 37,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 35,
+    RootNotCompared = 38,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
-    SinceIgnored = 36,
+    SinceIgnored = 39,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 37,
+    SnapshotOfDroppedKey = 40,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 38,
+    SnapshotRollsBack = 41,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 39,
+    StalenessByWaitingHead = 42,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 40,
+    SuccessorByNewAlone = 43,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 41,
+    SuccessorByOldAlone = 44,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 42,
+    SyncErrorIgnored = 45,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 43,
+    TimeJudgedAtFloor = 46,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 44,
+    TwoTimeFacts = 47,
     /// The system clock is believed.
-    WallClockUsed = 45,
+    WallClockUsed = 48,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
+        Self::AuditKeyUnannounced,
+        Self::AuditNotSealed,
         Self::BudgetNotCharged,
         Self::CeilingKeptAfterBoot,
         Self::ChildResetsBudget,
@@ -128,6 +136,7 @@ impl Mutant {
         Self::LeaseNotCharged,
         Self::MovedForgets,
         Self::MovedNotFiled,
+        Self::NamedByAnother,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PositionReused,

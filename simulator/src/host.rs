@@ -13,6 +13,7 @@ use hardtack::agent::feed::Held;
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
 use hardtack::ids::{FeedId, GrantId, KeyId};
 use hardtack::mutant::{active, Mutant};
+use hardtack::wire::audit::segment::Delivery;
 use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
 use hardtack::wire::bundle::TrustBundle;
 use hardtack::wire::envelope::Signed;
@@ -448,6 +449,11 @@ impl World<'_> {
                 let conn = self.devices[number as usize].process.as_ref().and_then(|process| process.conn);
                 if let Topic::UpHello(_) = publish.topic {
                     self.note_nonce(number, &publish.payload);
+                }
+                if let (Topic::UpAudit(_), true) = (&publish.topic, self.operator.policy().seal_audit) {
+                    let sealed = matches!(Delivery::from_bytes(&publish.payload), Ok(Delivery::Sealed { .. }));
+                    let how = || format!("{} sent its audit open", self.devices[number as usize].name);
+                    self.checks.tally.tried(Id::Sealed, self.now, (!sealed).then(how));
                 }
                 if let Some(conn) = conn {
                     let retain = if publish.topic.retained() { Retain::Yes } else { Retain::No };

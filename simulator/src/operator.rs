@@ -133,7 +133,8 @@ fn signing_roots(keys: &FleetKeys) -> Vec<&SigningKey> {
 }
 
 fn policy_of(plan: &PolicyPlan, at: Timestamp) -> PolicyDocument {
-    let mut document = PolicyDocument { time_rules: plan.time_rules.clone(), ..PolicyDocument::built_in(at) };
+    let (time_rules, seal_audit) = (plan.time_rules.clone(), plan.seal_audit);
+    let mut document = PolicyDocument { time_rules, seal_audit, ..PolicyDocument::built_in(at) };
     if !plan.risks.is_empty() {
         document.risks = plan.risks.clone();
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 31] = [
+pub const PROPERTIES: [&str; 33] = [
     "I1",
     "I2",
     "I3",
@@ -28,8 +28,10 @@ pub const PROPERTIES: [&str; 31] = [
     "I6",
     "I6.child",
     "I7",
+    "I8.sealed",
     "I9",
     "I10",
+    "I11",
     "available",
     "box.boots",
     "box.life",

@@ -261,6 +261,8 @@ pub struct PolicyPlan {
     pub time_rules: Vec<TimeRule>,
     /// Classes of risk, lowest first, in place of the built-in ones.
     pub risks: Vec<RiskLevel>,
+    /// Audit travels sealed to the collector.
+    pub seal_audit: bool,
 }
 
 /// What programs on each gateway do.

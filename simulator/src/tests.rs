@@ -76,6 +76,8 @@ mod mutants {
     const TABLE: [(Mutant, &str, &str); Mutant::ALL.len()] = [
         (Mutant::AckByAnyKey, "time-reset", "I5.evidence"),
         (Mutant::AncestorNotCharged, "small-box", "box.uses"),
+        (Mutant::AuditKeyUnannounced, "week-offline-reboots", "live"),
+        (Mutant::AuditNotSealed, "hostile-broker", "I8.sealed"),
         (Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),
         (Mutant::CeilingKeptAfterBoot, "clock-storm", "clock"),
         (Mutant::ChildResetsBudget, "small-box", "I5.budget"),
@@ -99,6 +101,7 @@ mod mutants {
         (Mutant::LeaseNotCharged, "boot-loop", "clock"),
         (Mutant::MovedForgets, "groups", "I4"),
         (Mutant::MovedNotFiled, "groups", "I4.bounded"),
+        (Mutant::NamedByAnother, "flappy-link", "I11"),
         (Mutant::PendingDropped, "revocation-storm", "live"),
         (Mutant::PlaceNotChecked, "feed-under-attack", "I5.evidence"),
         (Mutant::PositionReused, "revoked-in-the-dark", "I5.position"),

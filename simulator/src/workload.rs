@@ -17,6 +17,7 @@ use hardtack::fleet::revoke::life_of;
 use hardtack::ids::TaskId;
 use hardtack::profile::Hint;
 use hardtack::time::Timestamp;
+use hardtack::wire::audit::Named;
 use hardtack::wire::biscuit::{self, Block, Check, TimeBound, Token};
 use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held};
@@ -534,7 +535,14 @@ impl World<'_> {
             moment.revoked = self.checks.emergency.may_revoke(&moment, &device.name, credential);
         }
         let checks = &mut self.checks;
-        let asked = (presented.operation.as_str(), presented.resource.as_str());
+        // A denial may be of a token that is no more what was handed out.
+        let named = credential.filter(|_| reply.decision == Verdict::Allow).map(|credential| Named {
+            owner: credential.owner.clone(),
+            grant: credential.grant,
+            task: Some(credential.task.clone()),
+            chain: credential.chain.clone(),
+        });
+        let asked = (presented.operation.as_str(), presented.resource.as_str(), named);
         let who = (number, &device.name);
         checks.audit.decided(&mut checks.tally, moment.at, who, reply, asked, device.disk.durable());
         checks.authority.decided(&mut checks.tally, &moment, &device.name, presented, credential, reply);

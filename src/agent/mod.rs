@@ -526,8 +526,10 @@ impl Agent {
         }
         let owner = Owner { fleet: &self.fleet, device: &self.device, identity: &self.keys.identity };
         let next = self.trail.signer().next(owner, powered, &mut self.rng);
-        let announced = TrustChange::AuditKey { epoch: next.epoch(), key: next.public() };
-        self.write(Event::Trust(announced), Vec::new(), now, effects);
+        if !crate::mutant::active(crate::mutant::Mutant::AuditKeyUnannounced) {
+            let announced = TrustChange::AuditKey { epoch: next.epoch(), key: next.public() };
+            self.write(Event::Trust(announced), Vec::new(), now, effects);
+        }
         self.close_segment(effects);
         effects.batch.files.push(FileWrite { file: StateFile::AuditKey, content: next.to_file() });
         self.trail.sign_with(next);

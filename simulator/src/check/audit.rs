@@ -11,7 +11,7 @@ use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
 use hardtack::wire::audit::segment::{SegmentHeader, Upload};
 use hardtack::wire::audit::signer::{self, Signer};
-use hardtack::wire::audit::{genesis, Event, Gap, Record, TaskStep, TrustChange};
+use hardtack::wire::audit::{genesis, Credential, Decision, Event, Gap, Named, Record, TaskStep, TrustChange};
 use hardtack::wire::bundle::PublicKey;
 use hardtack::wire::Refused;
 
@@ -28,6 +28,8 @@ pub(crate) struct Observed {
     allow: bool,
     operation: String,
     resource: String,
+    /// What the credential names that was shown, where it was one that an agent handed out.
+    named: Option<Named>,
 }
 
 /// A segment as the collector stored it.
@@ -74,10 +76,11 @@ impl AuditCheck {
         at: u64,
         (device, name): (u32, &DeviceId),
         reply: &DecisionReply,
-        (operation, resource): (&str, &str),
+        (operation, resource, named): (&str, &str, Option<Named>),
         durable: &Medium,
     ) {
         let observed = Observed {
+            named,
             allow: reply.decision == Verdict::Allow,
             operation: operation.to_owned(),
             resource: resource.to_owned(),
@@ -175,6 +178,12 @@ impl AuditCheck {
         for ((device, era, index), observed) in judged {
             let name = &devices[*device as usize].0;
             let found: Vec<&Event> = chains.events.get(&(*device, *era, *index)).into_iter().flatten().collect();
+            if let (Some(expected), [Event::Decision(decision)]) = (&observed.named, found.as_slice()) {
+                let place = (*device, *era, *index);
+                let broken =
+                    chains.attribution(place, decision, expected).map(|how| format!("{name}/{era}/{index} {how}"));
+                tally.tried(Id::Attributable, at, broken);
+            }
             let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && covers(gap, *era, *index));
             let broken = match found.as_slice() {
                 [event] if same(observed, event) => None,
@@ -229,6 +238,48 @@ fn durable_event(durable: &Medium, era: u64, index: u64) -> Option<Event> {
 struct Chains {
     events: BTreeMap<(u32, u64, u64), Vec<Event>>,
     gaps: Vec<(u32, Gap)>,
+}
+
+impl Chains {
+    /// How a decision says otherwise than expected who is accountable for it, if it does.
+    fn attribution(
+        &self,
+        (device, era, index): (u32, u64, u64),
+        decision: &Decision,
+        expected: &Named,
+    ) -> Option<String> {
+        let named = match &decision.credential {
+            Credential::Nothing => return Some("names nobody".into()),
+            Credential::Named(named) => named,
+            Credential::Same(other) => {
+                let found =
+                    self.events.get(&(device, era, *other)).into_iter().flatten().find_map(|event| match event {
+                        Event::Decision(decision) if *other < index => match &decision.credential {
+                            Credential::Named(named) if decision.allow => Some(named),
+                            Credential::Named(_) | Credential::Nothing | Credential::Same(_) => None,
+                        },
+                        Event::Decision(_)
+                        | Event::Gap(_)
+                        | Event::Grant(_)
+                        | Event::Mode(_)
+                        | Event::Refused(_)
+                        | Event::Start(_)
+                        | Event::Task(_)
+                        | Event::Trust(_) => None,
+                    });
+                let lost = || self.gaps.iter().any(|(of, gap)| *of == device && covers(gap, era, *other));
+                match found {
+                    Some(named) => named,
+                    None if lost() => return None,
+                    None => return Some(format!("refers to record {other}, which names nobody")),
+                }
+            }
+        };
+        // Whoever holds a credential may have narrowed it.
+        let same = named.chain.starts_with(&expected.chain)
+            && (&named.owner, named.grant, &named.task) == (&expected.owner, expected.grant, &expected.task);
+        (!same).then(|| format!("names {named:?}, it was {expected:?}"))
+    }
 }
 
 fn invalid(name: &DeviceId, what: &dyn std::fmt::Display) -> String {
@@ -301,7 +352,7 @@ mod tests {
     use hardtack::time::Timestamp;
     use hardtack::wire::audit::segment::grow;
     use hardtack::wire::audit::signer::AuditKey;
-    use hardtack::wire::audit::{Credential, Decision, GapCause, Known};
+    use hardtack::wire::audit::{GapCause, Known};
     use hardtack::wire::envelope::Signed;
 
     const ERA: EraId = EraId { number: 1, salt: 9 };
@@ -376,7 +427,7 @@ mod tests {
     }
 
     fn observed(index: u64) -> AuditCheck {
-        let observed = Observed { allow: true, operation: "read".into(), resource: "a/b".into() };
+        let observed = Observed { allow: true, operation: "read".into(), resource: "a/b".into(), named: None };
         AuditCheck { observed: BTreeMap::from([((0, 1, index), observed)]), ..AuditCheck::default() }
     }
 
@@ -431,7 +482,7 @@ mod tests {
         let status = |durable: &Medium, reply: &DecisionReply| {
             let mut tally = Tally::default();
             let mut check = AuditCheck::default();
-            check.decided(&mut tally, 1, (0, &name()), reply, ("read", "a/b"), durable);
+            check.decided(&mut tally, 1, (0, &name()), reply, ("read", "a/b", None), durable);
             tally.properties()[0].witness.is_some()
         };
         assert!(status(&durable, &reply), "nothing is durable");

@@ -136,6 +136,12 @@ impl Trail {
         &self.signer
     }
 
+    /// Whether a segment says which key signed it, or this device can.
+    pub fn vouches(&self, upload: &Upload) -> bool {
+        let says = upload.header.claim().is_ok_and(|header| header.signer.is_some());
+        says || upload.header.signed_by().all(|key| self.signer.certificate_of(key).is_some())
+    }
+
     /// From here on another key signs. The open segment must be closed before.
     pub fn sign_with(&mut self, signer: AuditSigner) {
         debug_assert!(self.open.is_none(), "a segment is signed by the key that it was written under");

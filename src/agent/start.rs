@@ -99,9 +99,14 @@ impl Agent {
         let owner = Owner { fleet: &boot.fleet, device: &boot.device, identity: &boot.keys.identity };
         let found = file(&boot, &StateFile::AuditKey)
             .and_then(|bytes| AuditSigner::from_file(bytes, owner, anchor.audit_epoch));
-        let new_key = found.is_none();
-        let known = anchor.audit_epoch;
-        let signer = found.unwrap_or_else(|| AuditSigner::generate(known, owner, clock.powered(), &mut rng));
+        // Where the device's place in its history is not known, its key may be one that it had before.
+        let stale = anchor.standing != Standing::Known;
+        let new_key = stale || found.is_none();
+        let signer = match found {
+            Some(found) if stale => found.next(owner, clock.powered(), &mut rng),
+            Some(found) => found,
+            None => AuditSigner::generate(anchor.audit_epoch, owner, clock.powered(), &mut rng),
+        };
         let mut agent = Self {
             trail: Trail::begin(boot.fleet.clone(), boot.device.clone(), signer, era),
             uplink: Uplink::new(boot.profile.link.clone(), now.boottime),

@@ -745,7 +745,8 @@ impl Agent {
         if !self.uplink.is_online() {
             return;
         }
-        let Some(upload) = upload else {
+        // What nobody could tell to be of this device's key is as good as damaged.
+        let Some(upload) = upload.filter(|upload| self.trail.vouches(upload)) else {
             effects.outgoing.holes.extend(self.trail.hole(era, segment));
             return;
         };

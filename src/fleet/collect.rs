@@ -103,6 +103,10 @@ pub fn receive(
     let ack = EraAck { era: header.era, next_segment, next_index, head: header.head() };
     let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
     note_positions(book, topic, &header.feeds, Some(at), fx);
+    if opened.is_fork() {
+        let what = "an era begins with an older audit key than the device had: a clone or a restored disk";
+        forked(book, header, &upload.header, what, held, at, fx);
+    }
     let mut signers = book.era(topic, header.era).map(|chain| chain.signers.clone()).unwrap_or_default();
     for signer in [opened.signer, opened.after(&records)?] {
         if signers.last() != Some(&signer) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::book::{Book, Segment};
 use crate::ids::{DeviceId, EraId, Hash};
 use crate::wire::audit::segment::{SegmentHeader, Upload};
-use crate::wire::audit::signer::{self, Signer};
+use crate::wire::audit::signer::{self, Mark, Signer};
 use crate::wire::audit::{genesis, record_id, Credential, EraEnd, Event, Gap, Named, Record};
 use crate::wire::envelope::Signed;
 
@@ -31,6 +31,12 @@ pub struct DeviceReport {
     pub lost: u64,
     /// Decisions of which the record that names their credential is among the lost.
     pub unattributed: u64,
+    /// Segments that a later start closed, with the audit key of then.
+    pub recovered: u64,
+    /// What was left of segments that a disk damaged: the chain goes on over what is lost by the device's word alone.
+    pub salvaged: u64,
+    /// Eras that began with another audit key than the one before ended with.
+    pub unannounced: u64,
     /// Proofs that its chain forked.
     pub forks: u64,
     /// The first record's name.
@@ -142,7 +148,14 @@ impl<'b> Verifier<'b> {
         let (device, era, number) = (segment.device.clone(), segment.era, segment.segment);
         let place = self.place(&device, era);
         match check(self.book, segment, &place) {
-            Ok((header, records, signer)) => {
+            Ok((header, records, signer, mark)) => {
+                let report = self.report.devices.entry(device.clone()).or_default();
+                match mark {
+                    Mark::Announced => {}
+                    Mark::Recovered => report.recovered += 1,
+                    Mark::Salvaged => report.salvaged += 1,
+                    Mark::Unannounced => report.unannounced += 1,
+                }
                 self.count(&device, &header, &records);
                 self.go_on(device.clone(), &header, signer);
                 let records = records.into_iter().map(|record| (self.attribute(&device, &record), record));
@@ -271,8 +284,10 @@ impl<'b> Verifier<'b> {
             let held = self.held.get(&(device.clone(), era)).map_or_else(Vec::new, Held::ranges);
             let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end)).collect();
             let report = self.report.devices.entry(device).or_default();
-            report.lost += count_below(told.clone(), u64::MAX) - count_below(held, u64::MAX);
-            report.missing += end - count_below(told, end);
+            // A device may sign what it likes.
+            let lost = count_below(told.clone(), u64::MAX) - count_below(held, u64::MAX);
+            report.lost = report.lost.saturating_add(lost);
+            report.missing = report.missing.saturating_add(end - count_below(told, end));
         }
         self.report
     }
@@ -309,7 +324,7 @@ fn count_below(mut ranges: Vec<(u64, u64)>, end: u64) -> u64 {
     count
 }
 
-fn check(book: &Book, segment: Segment, place: &Place) -> Result<(SegmentHeader, Vec<Record>, Signer), String> {
+fn check(book: &Book, segment: Segment, place: &Place) -> Result<(SegmentHeader, Vec<Record>, Signer, Mark), String> {
     let words = |refused: crate::wire::Refused| refused.to_string();
     let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(words)?;
     let device = book.device(&segment.device).ok_or("from a device that the ledger does not know")?;
@@ -329,7 +344,7 @@ fn check(book: &Book, segment: Segment, place: &Place) -> Result<(SegmentHeader,
     let upload = Upload { header: signed, leaves: segment.leaves };
     let records = upload.check(header).map_err(words)?;
     let next = opened.after(&records).map_err(words)?;
-    Ok((opened.header, records, next))
+    Ok((opened.header, records, next, opened.mark))
 }
 
 #[cfg(test)]

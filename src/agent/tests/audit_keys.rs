@@ -83,6 +83,28 @@ fn a_lost_key_is_replaced_by_a_later_one() {
 }
 
 #[test]
+fn an_end_that_is_lost_and_told_under_a_later_key_stops_nothing_after_it() {
+    for lost_key in [false, true] {
+        let (mut rig, mut heard) = (rig(), Ids::new());
+        decide(&mut rig, 100, &mut heard);
+        rig.disk.lose_records(1, |index| (20..25).contains(&index) || index > 95);
+        rig.restart(Reboot::Kernel);
+        decide(&mut rig, 80, &mut heard);
+        a_day_later(&mut rig, &mut heard);
+        rig.restart(Reboot::Kernel);
+        decide(&mut rig, 10, &mut heard);
+        if lost_key {
+            rig.disk.files.remove(&StateFile::AuditKey);
+            rig.disk.lose_records(2, |index| index == 30);
+            rig.restart(Reboot::Kernel);
+        }
+        deliver(&mut rig, 180_200);
+        let lost = check_accounted(&rig, &heard);
+        assert!(lost.iter().all(|id| id.0 == 1 || (lost_key && *id == (2, 30))), "{lost:?}");
+    }
+}
+
+#[test]
 fn what_rots_around_a_change_of_keys_costs_no_more_than_itself() {
     for width in [0, 3, 40] {
         let (mut rig, mut heard) = (rig(), Ids::new());

@@ -101,6 +101,9 @@ fn verify(which: &Which, session: &Session) -> Result<Exit, Failure> {
                 "gaps": device.gaps,
                 "lost": device.lost,
                 "unattributed": device.unattributed,
+                "recovered": device.recovered,
+                "salvaged": device.salvaged,
+                "unannounced": device.unannounced,
                 "forks": device.forks,
                 "first": device.first,
                 "last": device.last,
@@ -127,6 +130,17 @@ fn verdict(report: &Report) -> String {
             "{id}: {} decisions in {} records, {} gaps, {} lost in them, {} forks, {} not delivered",
             device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
         );
+        let marked = [
+            (device.recovered, "segments closed by a later start, with the audit key of then"),
+            (
+                device.salvaged,
+                "segments of which a damaged disk left a part: the device's word alone goes on over the rest",
+            ),
+            (device.unannounced, "eras begun with an audit key that nothing before announced"),
+        ];
+        for (count, what) in marked.into_iter().filter(|(count, _)| *count > 0) {
+            let _ = writeln!(text, "  {count} {what}");
+        }
         if device.unattributed > 0 {
             let _ = writeln!(text, "  {} decisions whose credential only a lost record names", device.unattributed);
         }

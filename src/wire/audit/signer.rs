@@ -65,6 +65,20 @@ impl Signer {
     }
 }
 
+/// How a segment's key follows the one before. Whoever reads the audit is told of all but the first: what they stand over
+/// may have been written later, by somebody who had taken the device's keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// It is the key that was to sign here.
+    Announced,
+    /// A later start closed the segment, with the key of then.
+    Recovered,
+    /// A damaged disk left no more, and the device's word alone goes on over what is lost.
+    Salvaged,
+    /// An era begins with another key than the one before it ended with.
+    Unannounced,
+}
+
 /// A header whose signature fits.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -72,11 +86,16 @@ pub struct Opened {
     pub header: SegmentHeader,
     /// Who signed it.
     pub signer: Signer,
+    /// How that key follows the one before.
+    pub mark: Mark,
+    /// Who was to sign.
+    before: Option<Signer>,
     /// Who signs what follows, where what was lost may have said so.
     resumes: Option<Signer>,
 }
 
-/// Opens a header. `before` is who signs the era at this place; of an era's first segment, who signed the era before.
+/// Opens a header. `before` is who signs the era at this place; of an era's first segment, who would have signed the era
+/// before any further.
 ///
 /// # Errors
 /// [`Refused::UnknownKey`] when another key signed than had to, [`Refused::BadSignature`], [`Refused::Malformed`].
@@ -94,38 +113,59 @@ pub fn open(
         (None, _) => return Err(Refused::Malformed("an era's first segment without its key's certificate")),
     };
     let header = signed.open(fleet, [signer.key.verifying()], 1)?;
-    // Only what a later start closed may be signed by a key that was not announced, and by no older one.
-    let begins = header.segment == 0 || header.recovered || header.salvage.is_some();
-    let fits = |before: Signer| signer == before || (begins && signer.epoch >= before.epoch);
-    let elsewhere = |before: Signer| header.segment == 0 && signer.identity != before.identity;
-    if !before.is_none_or(|before| fits(before) || elsewhere(before)) {
-        return Err(Refused::UnknownKey { valid: 0, needed: 1 });
-    }
+    let expected = before.is_none_or(|before| signer == before);
+    // A gateway that was put in the place of another begins with keys of its own, which an operator approved.
+    let elsewhere = before.is_some_and(|before| signer.identity != before.identity);
+    let mark = match (&header.salvage, header.recovered, header.segment) {
+        (Some(_), ..) => Mark::Salvaged,
+        (None, true, _) => Mark::Recovered,
+        (None, false, _) if expected => Mark::Announced,
+        (None, false, 0) if elsewhere => Mark::Announced,
+        (None, false, 0) => Mark::Unannounced,
+        (None, false, _) => return Err(Refused::UnknownKey { valid: 0, needed: 1 }),
+    };
     let resumes = header.salvage.as_ref().and_then(|salvage| salvage.resumes.as_ref());
     let resumes = resumes.map(vouched).transpose()?;
-    Ok(Opened { header, signer, resumes })
+    Ok(Opened { header, signer, mark, before, resumes })
 }
 
 impl Opened {
-    /// Who signs the segment after this one, which has these records.
+    /// Who signs the segment after this one, which has these records. Whoever closed it later goes on with nothing.
     ///
     /// # Errors
     /// [`Refused::Malformed`] for a key that is announced and no newer.
     pub fn after(&self, records: &[Record]) -> Result<Signer, Refused> {
-        let mut next = self.signer;
+        let closed_later = match self.mark {
+            Mark::Announced | Mark::Unannounced => false,
+            Mark::Recovered | Mark::Salvaged => true,
+        };
+        let mut next = self.before.filter(|_| closed_later).unwrap_or(self.signer);
         for record in records {
-            if let Event::Trust(TrustChange::AuditKey { epoch, key }) = record.event {
-                // What a later start closed was written under an older key than it is signed with.
-                let closed_later = self.header.recovered && epoch <= next.epoch;
-                if !closed_later && epoch <= next.epoch {
-                    return Err(Refused::Malformed("an audit key is announced that is no newer"));
-                }
-                if !closed_later {
+            match record.event {
+                Event::Trust(TrustChange::AuditKey { epoch, key }) if epoch > next.epoch => {
                     next = Signer { epoch, key, ..next };
                 }
+                Event::Trust(TrustChange::AuditKey { .. }) if !closed_later => {
+                    return Err(Refused::Malformed("an audit key is announced that is no newer"));
+                }
+                Event::Decision(_)
+                | Event::Gap(_)
+                | Event::Grant(_)
+                | Event::Mode(_)
+                | Event::Refused(_)
+                | Event::Start(_)
+                | Event::Task(_)
+                | Event::Trust(_) => {}
             }
         }
         Ok(self.resumes.unwrap_or(next))
+    }
+
+    /// Whether an era begins with a key that is older than one which the device had, or has the number of one and is
+    /// another: then two have the device's keys, or its storage was restored.
+    pub fn is_fork(&self) -> bool {
+        let older = |before: Signer| self.signer.identity == before.identity && self.signer.epoch <= before.epoch;
+        self.mark == Mark::Unannounced && self.before.is_some_and(older)
     }
 }
 
@@ -185,8 +225,9 @@ mod tests {
             let mut header = header(segment);
             edit(&mut header);
             let signed = Signed::sign(&header, &acme(), &[&key(audit)]);
-            open(&signed, &acme(), &[public(2), public(1)], before).map(|opened| (opened.signer.epoch, opened.header))
+            open(&signed, &acme(), &[public(2), public(1)], before).map(|opened| opened.mark)
         };
+        use Mark::{Announced, Recovered, Unannounced};
         let plain = |_: &mut SegmentHeader| {};
         let certified = |identity, epoch, audit| {
             move |header: &mut SegmentHeader| header.signer = Some(certificate(identity, epoch, audit))
@@ -197,21 +238,27 @@ mod tests {
                 header.signer = Some(certificate(identity, epoch, audit));
             }
         };
-        assert!(with(&plain, 1, old, 40).is_ok());
-        assert!(with(&certified(1, 4, 40), 1, old, 40).is_ok(), "it may say who it is");
+        assert_eq!(with(&plain, 1, old, 40), Ok(Announced));
+        assert_eq!(with(&certified(1, 4, 40), 1, old, 40), Ok(Announced), "it may say who it is");
         assert!(with(&plain, 1, old, 50).is_err(), "a key that nobody announced");
         assert!(with(&certified(1, 5, 50), 1, old, 50).is_err(), "vouched for, and not announced");
         assert!(with(&certified(9, 4, 40), 1, old, 40).is_err(), "a stranger vouches");
-        assert!(with(&recovered(1, 5, 50), 1, old, 50).is_ok(), "closed by a later start");
-        assert!(with(&recovered(2, 5, 50), 1, old, 50).is_ok(), "after the device was enrolled again");
-        assert!(with(&recovered(1, 3, 30), 1, old, 30).is_err(), "a key that was forgotten before");
+        assert_eq!(with(&recovered(1, 5, 50), 1, old, 50), Ok(Recovered));
+        assert_eq!(with(&recovered(2, 5, 50), 1, old, 50), Ok(Recovered), "after the device was enrolled again");
         assert!(with(&plain, 0, None, 40).is_err(), "nobody vouches");
         assert!(with(&plain, 0, old, 40).is_err(), "nobody vouches");
-        assert!(with(&certified(1, 1, 40), 0, None, 40).is_ok());
-        assert!(with(&certified(1, 5, 50), 0, old, 50).is_ok());
-        assert!(with(&certified(1, 3, 30), 0, old, 30).is_err(), "an era later than a newer key");
-        assert!(with(&certified(2, 1, 60), 0, old, 60).is_ok(), "another gateway in its place");
+        assert_eq!(with(&certified(1, 1, 40), 0, None, 40), Ok(Announced));
+        assert_eq!(with(&certified(1, 4, 40), 0, old, 40), Ok(Announced));
+        assert_eq!(with(&certified(1, 5, 50), 0, old, 50), Ok(Unannounced), "whoever reads it is told");
+        assert_eq!(with(&certified(2, 1, 60), 0, old, 60), Ok(Announced), "another gateway in its place");
         assert!(with(&certified(1, 4, 40), 1, old, 41).is_err(), "signed by another than vouched for");
+        let forks = |epoch, audit| {
+            let mut header = header(0);
+            header.signer = Some(certificate(1, epoch, audit));
+            let signed = Signed::sign(&header, &acme(), &[&key(audit)]);
+            open(&signed, &acme(), &[public(1)], old).unwrap().is_fork()
+        };
+        assert_eq!([forks(3, 30), forks(4, 41), forks(4, 40), forks(5, 50)], [true, true, false, false]);
     }
 
     #[test]
@@ -220,18 +267,21 @@ mod tests {
             let event = Event::Trust(TrustChange::AuditKey { epoch, key: public(audit) });
             Record { index: 0, floor: Timestamp(1), powered: Timestamp(1), event }
         };
-        let opened = |edit: &dyn Fn(&mut SegmentHeader)| {
-            let mut header = header(1);
-            edit(&mut header);
-            Opened { signer: signer(1, 4, 40), resumes: None, header }
+        let opened = |mark, closer| Opened {
+            header: header(1),
+            signer: closer,
+            mark,
+            before: Some(signer(1, 4, 40)),
+            resumes: None,
         };
-        let plain = opened(&|_| {});
+        let plain = opened(Mark::Announced, signer(1, 4, 40));
         assert_eq!(plain.after(&[]), Ok(signer(1, 4, 40)));
         assert_eq!(plain.after(&[announce(5, 50)]), Ok(signer(1, 5, 50)));
         assert!(plain.after(&[announce(4, 50)]).is_err());
-        let late = opened(&|header| header.recovered = true);
-        assert_eq!(late.after(&[announce(4, 40)]), Ok(signer(1, 4, 40)), "it is signed with the key that it announces");
-        let resumes = Opened { resumes: Some(signer(1, 6, 60)), ..opened(&|_| {}) };
+        let late = opened(Mark::Recovered, signer(1, 6, 60));
+        assert_eq!(late.after(&[]), Ok(signer(1, 4, 40)), "whoever closed it goes on with nothing");
+        assert_eq!(late.after(&[announce(5, 50)]), Ok(signer(1, 5, 50)));
+        let resumes = Opened { resumes: Some(signer(1, 6, 60)), ..plain };
         assert_eq!(resumes.after(&[]), Ok(signer(1, 6, 60)));
     }
 

@@ -104,6 +104,17 @@ impl Outbox {
     }
 }
 
+/// What follows from an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// The collector stands further back than it had said.
+    Behind,
+    /// It says nothing new.
+    Nothing,
+    /// It holds every segment up to this one.
+    Released(u64),
+}
+
 /// What is signed into a segment's header beside the chain.
 pub struct Closing<'a> {
     /// The floor E.
@@ -419,27 +430,41 @@ impl Trail {
         earlier().skip(unmarked).map(mark).collect()
     }
 
-    /// The collector holds an era up to a place. Returns the last segment that was released by this, if any was.
+    /// The collector holds an era up to a place. Returns what follows from that.
     ///
     /// # Errors
     /// The place, when it lies ahead of what this device ever closed: the state here was rolled back, or somebody else
     /// writes under this name.
-    pub fn acknowledge(&mut self, ack: &EraAck, batch: &mut Batch) -> Result<Option<u64>, EraAck> {
+    pub fn acknowledge(&mut self, ack: &EraAck, batch: &mut Batch) -> Result<Acknowledged, EraAck> {
         if ack.era.number > self.era.number || (ack.era.number == self.era.number && ack.era.salt != self.era.salt) {
             return Err(*ack);
         }
-        let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(None) };
+        let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(Acknowledged::Nothing) };
         if ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole {
             return Err(*ack);
         }
-        let released = (ack.next_segment > outbox.acked.segment).then(|| ack.next_segment - 1);
+        let answer = match ack.next_segment.checked_sub(outbox.acked.segment) {
+            None => return Ok(Acknowledged::Behind),
+            Some(0) => Acknowledged::Nothing,
+            Some(_) => Acknowledged::Released(ack.next_segment - 1),
+        };
         outbox.stand_at(ack);
         self.in_flight.retain(|(era, segment), _| *era != ack.era || *segment >= ack.next_segment);
         if outbox.is_done() && ack.era != self.era {
             self.outbox.remove(&ack.era);
             batch.drop_eras.push(ack.era);
         }
-        Ok(released)
+        Ok(answer)
+    }
+
+    /// The collector has lost what it had: it is sent again from where it stands now. What is not here any more either is
+    /// counted as lost on the way.
+    pub fn rewind(&mut self, ack: &EraAck) {
+        if let Some(outbox) = self.outbox.get_mut(&ack.era) {
+            outbox.acked = Boundary { segment: ack.next_segment, index: ack.next_index, head: ack.head };
+            outbox.hole = None;
+            self.in_flight.retain(|(era, _), _| *era != ack.era);
+        }
     }
 
     /// A planted bug: what the broker has counts as delivered.

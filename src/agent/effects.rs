@@ -393,6 +393,13 @@ pub enum LogEvent {
         /// The last segment that is acknowledged.
         segment: u64,
     },
+    /// `audit.rewound`: the collector has lost what it had acknowledged; it is sent again from this segment on.
+    AuditRewound {
+        /// The era's number.
+        era: u64,
+        /// The segment.
+        segment: u64,
+    },
     /// `audit.sent`.
     AuditSent {
         /// The era's number.

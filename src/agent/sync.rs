@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use rand_core::RngCore;
 
+use super::audit::Acknowledged;
 use super::clock::Role;
 use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, Standing, StateFile};
 use super::feed::Wanted;
@@ -499,7 +500,7 @@ impl Agent {
             self.reconcile(now, effects);
         }
         for era in &ack.eras {
-            self.on_era_ack(era, payload, now, effects);
+            self.on_era_ack(era, round_trip, payload, now, effects);
         }
         self.named.bundle_version = self.named.bundle_version.max(ack.bundle_version);
         self.named.policy_version = self.named.policy_version.max(ack.policy_version);
@@ -595,13 +596,21 @@ impl Agent {
         self.anchor_due = true;
     }
 
-    fn on_era_ack(&mut self, ack: &EraAck, payload: &[u8], now: Now, effects: &mut Effects) {
+    fn on_era_ack(&mut self, ack: &EraAck, round_trip: bool, payload: &[u8], now: Now, effects: &mut Effects) {
         match self.trail.acknowledge(ack, &mut effects.batch) {
-            Ok(Some(segment)) => {
+            Ok(Acknowledged::Released(segment)) => {
                 self.counters.segments_released += 1;
                 effects.outgoing.logs.push(LogEvent::AuditReleased { era: ack.era.number, segment });
             }
-            Ok(None) => {}
+            Ok(Acknowledged::Behind) if round_trip => {
+                self.trail.rewind(ack);
+                let segment = ack.next_segment;
+                effects.outgoing.logs.push(LogEvent::AuditRewound { era: ack.era.number, segment });
+                self.anchor_due = true;
+            }
+            // It may be an old one, brought again.
+            Ok(Acknowledged::Behind) => self.uplink.ask_soon(now.boottime),
+            Ok(Acknowledged::Nothing) => {}
             Err(ahead) => match self.standing {
                 Standing::Known => {
                     let refused = Refused::RolledBack { offered: self.trail.era().number, known: ahead.era.number };

@@ -156,6 +156,13 @@ impl Uplink {
         self.link = Link::Online { hello: Millis(now.0.saturating_add(self.limits.hello_s * 1000)), out: None };
     }
 
+    /// There is something that only the answer to a `hello` can tell: the next goes out within a minute.
+    pub fn ask_soon(&mut self, now: Millis) {
+        if let Link::Online { hello, out: None } = &mut self.link {
+            *hello = (*hello).min(after(now, 60_000));
+        }
+    }
+
     /// Something newer was named than what is here.
     pub fn lagging(&mut self, missing: String, now: Millis) {
         // Long enough for what is on its way, short enough to ask again.

@@ -45,6 +45,7 @@ pub fn name_device(device: &DeviceId) {
 /// Writes down what the agent reports.
 pub fn tell(event: &LogEvent) {
     match event {
+        LogEvent::AuditRewound { era, segment } => tracing::warn!(event = "audit.rewound", era, segment),
         LogEvent::AuditReleased { era, segment } => tracing::info!(event = "audit.released", era, segment),
         LogEvent::AuditSent { era, segment } => tracing::info!(event = "audit.sent", era, segment),
         LogEvent::BundleApplied { version } => tracing::info!(event = "bundle.applied", version),

@@ -478,3 +478,25 @@ fn where_the_policy_asks_no_broker_reads_what_was_decided() {
         assert_eq!(check_accounted(&rig, &heard), Ids::new());
     }
 }
+
+#[test]
+fn a_collector_that_has_lost_what_it_acknowledged_gets_it_again() {
+    let (mut rig, mut heard) = (rig(), Ids::new());
+    decide(&mut rig, 70, &mut heard);
+    deliver(&mut rig, 200);
+    let (acked, signers, count) = (rig.acked.clone(), rig.signers.clone(), rig.collected.len());
+    decide(&mut rig, 70, &mut heard);
+    rig.pass(2);
+    rig.serve(Timestamp::from_secs(START_S + 210));
+    assert!(rig.collected.len() > count, "more was acknowledged");
+    // Its ledger is restored from a copy.
+    (rig.acked, rig.signers) = (acked.clone(), signers);
+    rig.collected.truncate(count);
+    let old: Vec<EraAck> = acked.into_values().collect();
+    let replayed = rig.ack(None, Timestamp(0), old);
+    rig.message(Topic::DownAck(rig.device.clone()).text(&rig.fleet), replayed);
+    rig.pass(70);
+    rig.serve(Timestamp::from_secs(START_S + 280));
+    deliver(&mut rig, 300);
+    assert_eq!(check_accounted(&rig, &heard), Ids::new(), "without a new connection, and without a start");
+}

@@ -37,7 +37,7 @@ const PROBLEMS_MAX: usize = 32;
 /// The first line of an export.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::cli) struct Head {
+pub struct Head {
     kind: String,
     format: String,
     fleet: FleetId,
@@ -54,7 +54,7 @@ struct Keys {
 
 impl Head {
     /// The first line for these devices.
-    pub(in crate::cli) fn of(signers: &Signers, only: Option<&DeviceId>) -> Self {
+    pub fn of(signers: &Signers, only: Option<&DeviceId>) -> Self {
         let wanted = signers.keys.iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
         let keys = |keys: &[PublicKey]| keys.iter().map(|key| hex(key.as_bytes())).collect();
         let devices = wanted.map(|(id, of)| Keys { id: id.clone(), keys: keys(of) });
@@ -65,7 +65,7 @@ impl Head {
 /// One record with its proof, and that of the record which names its credential, if that is another.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::cli) struct Proof {
+pub struct Proof {
     kind: String,
     format: String,
     fleet: FleetId,
@@ -95,7 +95,10 @@ struct Proved {
 
 impl Proof {
     /// The proof of a record, which `inclusion` holds, and of the one that names its credential.
-    pub(in crate::cli) fn of(
+    ///
+    /// # Errors
+    /// Those of [`Inclusion::open`]: what does not check out is no proof.
+    pub fn of(
         signers: &Signers,
         inclusion: &Inclusion,
         naming: Option<&Inclusion>,
@@ -449,7 +452,7 @@ fn opened(proof: &Proof, proved: &Proved, keys: &[PublicKey]) -> Result<(Segment
 }
 
 /// A line of an export for each record of a segment, in order.
-pub(in crate::cli) fn lines_of<'s>(
+pub fn lines_of<'s>(
     segment: &'s Segment,
     received: &'s str,
     checked: &'s Checked,

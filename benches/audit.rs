@@ -97,6 +97,7 @@ fn header(root: Hash, count: u32) -> Signed<SegmentHeader> {
         root,
         closed_at: START + Millis::from_secs(3601),
         recovered: false,
+        signer: None,
         feeds: vec![Position { feed: "main".parse().expect("valid"), era: 0, seq: 9000, digest: Hash([8; 32]) }],
         salvage: None,
     };

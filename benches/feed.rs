@@ -216,9 +216,27 @@ pub(super) fn as_device(file: &Path) {
     }
 }
 
-/// A day of the fleet that the targets are for: a head each quarter of an hour, tokens with serials.
+/// A day of the fleet that the targets are for, in one feed and in one of a hundred.
 pub(super) fn day() {
-    const DEVICES: u32 = 100_000;
+    let (all, book) = day_of(100_000);
+    line("feed_kb_per_day", all.bytes as f64 / 1e3, "KB", 45.0, "<= 45 KB a device and day");
+    let live = book.first().set().count();
+    println!("  {} messages, the largest {} B; {live} serials are revoked at the end", all.heads, all.largest);
+    catch_up(&book);
+    let (grouped, _) = day_of(1_000);
+    let single = all.bytes as f64 / 1e3;
+    line("grouped_kb_per_day", grouped.bytes as f64 / 1e3, "KB", single, "the same fleet in 100 groups; in one feed");
+}
+
+/// What comes to a device on its two standing subscriptions.
+struct Standing {
+    bytes: usize,
+    heads: usize,
+    largest: usize,
+}
+
+/// A day of a feed of so many devices: a head each quarter of an hour, tokens with serials.
+fn day_of(devices: u32) -> (Standing, Book) {
     const TOKENS_A_DAY: u32 = 20;
     const HEADS_A_DAY: u32 = 96;
     let interval = Millis::from_secs(900);
@@ -237,8 +255,8 @@ pub(super) fn day() {
     let mut rng = ChaCha20Rng::from_seed([2; 32]);
     let mut lives: Vec<Life> = Vec::new();
     let mut issued: BTreeMap<u32, u32> = BTreeMap::new();
-    let tokens = DEVICES * TOKENS_A_DAY / HEADS_A_DAY;
-    let (mut standing, mut heads, mut largest) = (0_usize, 0_usize, 0_usize);
+    let tokens = devices * TOKENS_A_DAY / HEADS_A_DAY;
+    let mut standing = Standing { bytes: 0, heads: 0, largest: 0 };
     // The first day fills the buckets, the second counts.
     for round in 0..2 * HEADS_A_DAY {
         let at = START + Millis(interval.0 * u64::from(round + 1));
@@ -277,16 +295,13 @@ pub(super) fn day() {
                 let text = topic.text(book.fleet());
                 // Type, length, length of the topic, packet id, no properties; and the acknowledgement.
                 let bytes = 3 + 2 + text.len() + 2 + 1 + payload.len() + 4;
-                standing += bytes;
-                heads += 1;
-                largest = largest.max(bytes);
+                standing.bytes += bytes;
+                standing.heads += 1;
+                standing.largest = standing.largest.max(bytes);
             }
         }
     }
-    let live = book.first().set().count();
-    line("feed_kb_per_day", standing as f64 / 1e3, "KB", 45.0, "<= 45 KB a device and day");
-    println!("  {heads} messages, the largest {largest} B; {live} serials are revoked at the end");
-    catch_up(&book);
+    (standing, book)
 }
 
 /// What a device reads that was away for longer than any token lives.

@@ -38,7 +38,7 @@ use hardtack::wire::revocation::serials::SerialBucket;
 use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::seal::SealingKey;
-use hardtack::wire::token::{child_block, mint_task, to_text, Held, TaskSpec};
+use hardtack::wire::token::{child_block, mint_task, to_text, Bearer, Held, TaskSpec};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -60,7 +60,7 @@ const GROUPS: [Group; 8] = [
         lines: &["snapshot_apply_ms", "delta_apply_ms", "snapshot_peak_mb", "delta_peak_mb"],
         measure: feed::applied,
     },
-    Group { lines: &["feed_kb_per_day", "catch_up_kb"], measure: feed::day },
+    Group { lines: &["feed_kb_per_day", "catch_up_kb", "grouped_kb_per_day"], measure: feed::day },
     Group { lines: &["revoke_p50_ms", "revoke_p99_ms"], measure: feed::latency },
     Group { lines: &["audit_wire_bytes", "audit_wire_step_bytes"], measure: audit::wire },
     Group { lines: &["audit_cpu"], measure: audit::cpu },
@@ -205,8 +205,9 @@ fn three_blocks(world: &World) -> Vec<u8> {
     let spec = TaskSpec {
         fleet: world.trust.fleet.clone(),
         grant: GrantId([1; 16]),
-        device: world.device.clone(),
+        bearer: Bearer::Device(world.device.clone()),
         owner: "ops@acme".into(),
+        audience: None,
         feed: Some("main".parse().expect("valid")),
         task: "t-1".parse().expect("valid"),
         issued: START,

@@ -66,7 +66,7 @@ pub(crate) struct Device {
     pub(crate) ordered_locked: bool,
     /// Credentials to try again once so much powered-on time has passed, and an agent runs.
     pub(crate) probes: Vec<Probe>,
-    keys: Box<[u8; 128]>,
+    keys: Box<[u8; 96]>,
     seeds: ChaCha8Rng,
     profile: Profile,
 }

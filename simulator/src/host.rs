@@ -635,9 +635,12 @@ fn in_flight_steps(process: &Option<Process>) -> &[Step] {
 fn feed_of(file: &StateFile) -> Option<FeedId> {
     match file {
         StateFile::Feed(feed) | StateFile::FeedSince(feed) => Some(feed.clone()),
-        StateFile::Bundle | StateFile::Emergency(_) | StateFile::Grant(_) | StateFile::Policy | StateFile::Task(_) => {
-            None
-        }
+        StateFile::AuditKey
+        | StateFile::Bundle
+        | StateFile::Emergency(_)
+        | StateFile::Grant(_)
+        | StateFile::Policy
+        | StateFile::Task(_) => None,
     }
 }
 
@@ -645,7 +648,8 @@ fn feed_of(file: &StateFile) -> Option<FeedId> {
 fn emergency_of(file: &StateFile) -> Option<KeyId> {
     match file {
         StateFile::Emergency(key) => Some(*key),
-        StateFile::Bundle
+        StateFile::AuditKey
+        | StateFile::Bundle
         | StateFile::Feed(_)
         | StateFile::FeedSince(_)
         | StateFile::Grant(_)

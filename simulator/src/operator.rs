@@ -8,9 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use biscuit_auth::builder::{Algorithm, BlockBuilder};
-use biscuit_auth::datalog::SymbolTable;
-use biscuit_auth::{BiscuitBuilder, KeyPair};
+use biscuit_auth::builder::BlockBuilder;
 use ed25519_dalek::SigningKey;
 use hardtack::agent::effects::Publish;
 use hardtack::agent::enrol::{accept, Accepted};
@@ -45,7 +43,7 @@ use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::Target;
 use hardtack::wire::seal::SealingKey;
 use hardtack::wire::time::{TimeFile, TimeReset};
-use hardtack::wire::token::{key_pair, mint_task, to_text, ClassRight, Held, TaskSpec};
+use hardtack::wire::token::{mint_task, to_text, Bearer, ClassRight, Held, TaskSpec};
 use hardtack::wire::MESSAGE_BYTES_MAX;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
@@ -830,9 +828,11 @@ impl Operator {
         let spec = TaskSpec {
             fleet: self.fleet().clone(),
             grant: GrantId(random),
-            device: device.clone(),
+            bearer: group.clone().map_or_else(|| Bearer::Device(device.clone()), Bearer::Group),
             owner: self.owner(),
-            feed: names_feed.then(|| self.feed_of(device)),
+            audience: None,
+            // The devices of a group may have several.
+            feed: (names_feed && group.is_none()).then(|| self.feed_of(device)),
             task: task.clone(),
             issued,
             expires: issued + CARRIED_LIFE,
@@ -841,43 +841,12 @@ impl Operator {
             uses_max: None,
             min_time_class: None,
         };
-        let token = match &group {
-            None => {
-                let Issuer { root_key_id, key } = &self.keys.issuer;
-                mint_task(&spec, key, *root_key_id, &mut self.thief).expect(HONEST)
-            }
-            Some(group) => self.mint_for(group, &spec),
-        };
+        let Issuer { root_key_id, key } = &self.keys.issuer;
+        let token = mint_task(&spec, key, *root_key_id, &mut self.thief).expect(HONEST);
         let chain = Held::from_bytes(&token).expect(HONEST).chain();
         let TaskSpec { grant, owner, issued, expires, .. } = spec;
         let life = Life { issued, expires, serial: None };
         Carried { text: to_text(&token), task, grant, owner, group, chain, life }
-    }
-
-    /// A task token for a group: hardtack's own issuer makes none, and any Biscuit library can.
-    fn mint_for(&mut self, group: &GroupId, spec: &TaskSpec) -> Vec<u8> {
-        let facts = format!(
-            r#"fleet("{}"); grant("{}"); kind("task"); owner("{}"); for_group("{group}"); for_task("{}");
-               issued({issued}); expires({expires}); check if time($t), $t <= {expires};"#,
-            spec.fleet,
-            spec.grant,
-            spec.owner,
-            spec.task,
-            issued = spec.issued,
-            expires = spec.expires,
-        );
-        let mut builder = BiscuitBuilder::new().root_key_id(self.keys.issuer.root_key_id).code(facts).expect(HONEST);
-        for Right { resource, action } in &spec.rights {
-            let right = match resource.strip_suffix('*') {
-                Some(prefix) => format!(r#"right_prefix("{prefix}", "{action}")"#),
-                None => format!(r#"right("{resource}", "{action}")"#),
-            };
-            builder = builder.fact(right.as_str()).expect(HONEST);
-        }
-        let root = key_pair(&self.keys.issuer.key);
-        let next = KeyPair::new_with_rng(Algorithm::Ed25519, &mut self.thief);
-        let token = builder.build_with_key_pair(&root, SymbolTable::new(), &next).expect(HONEST);
-        token.to_vec().expect(HONEST)
     }
 
     /// How a token of that kind is narrowed that was made then.
@@ -906,8 +875,9 @@ impl Operator {
         let spec = TaskSpec {
             fleet: self.fleet().clone(),
             grant: GrantId(random),
-            device: device.clone(),
+            bearer: Bearer::Device(device.clone()),
             owner: OWNER.into(),
+            audience: None,
             feed: Some(self.feed_of(device)),
             task: format!("t-{}", hardtack::ids::hex(&random[..8])).parse().expect(HONEST),
             issued: at - Millis(1000),

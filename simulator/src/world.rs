@@ -347,7 +347,7 @@ impl<'a> World<'a> {
             }
         }
         let keys: Vec<_> =
-            self.devices.iter().map(|device| (device.name.clone(), device.keys().public().audit)).collect();
+            self.devices.iter().map(|device| (device.name.clone(), device.keys().public().identity)).collect();
         audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
         let restored = |name: &DeviceId| self.devices.iter().any(|of| of.name == *name && of.restored == Restored::Yes);
         for (_, fork) in self.operator.forks().into_iter().filter(|(name, _)| !restored(name)) {

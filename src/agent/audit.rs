@@ -8,8 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use ed25519_dalek::SigningKey;
-
+use super::audit_key::AuditSigner;
 use super::effects::{Batch, Budget, Entry, EraMark, StoredRecord, StoredSegment, ERAS_MARKED_MAX};
 use super::naming::Names;
 use super::request::AuditRef;
@@ -29,7 +28,7 @@ use crate::wire::revocation::Position;
 pub struct Trail {
     fleet: FleetId,
     device: DeviceId,
-    key: SigningKey,
+    signer: AuditSigner,
     era: EraId,
     next_index: u64,
     /// Of the segments, extended by the records that no segment covers yet.
@@ -115,13 +114,13 @@ pub struct Closing<'a> {
 
 impl Trail {
     /// A trail that begins a new era.
-    pub fn begin(fleet: FleetId, device: DeviceId, key: SigningKey, era: EraId) -> Self {
+    pub fn begin(fleet: FleetId, device: DeviceId, signer: AuditSigner, era: EraId) -> Self {
         let head = genesis(&fleet, &device, era);
         let outbox = BTreeMap::from([(era, Outbox::begin(head))]);
         Self {
             fleet,
             device,
-            key,
+            signer,
             era,
             next_index: 0,
             head,
@@ -130,6 +129,17 @@ impl Trail {
             in_flight: BTreeMap::new(),
             names: Names::default(),
         }
+    }
+
+    /// The key that signs.
+    pub fn signer(&self) -> &AuditSigner {
+        &self.signer
+    }
+
+    /// From here on another key signs. The open segment must be closed before.
+    pub fn sign_with(&mut self, signer: AuditSigner) {
+        debug_assert!(self.open.is_none(), "a segment is signed by the key that it was written under");
+        self.signer = signer;
     }
 
     /// The era that is being written.
@@ -207,6 +217,7 @@ impl Trail {
                 root,
                 closed_at: closing.floor,
                 recovered: true,
+                signer: Some(self.signer.certificate().clone()),
                 feeds: closing.feeds.to_vec(),
                 salvage: None,
             };
@@ -219,14 +230,14 @@ impl Trail {
         EraEnd { era, next_index: outbox.closed.index, head: outbox.closed.head }
     }
 
-    fn sign(&self, header: &SegmentHeader) -> StoredSegment {
+    fn sign(&mut self, header: &SegmentHeader) -> StoredSegment {
         StoredSegment {
             era: header.era,
             segment: header.segment,
             first_index: header.first_index,
             count: header.count,
             head: header.head(),
-            header: Signed::sign(header, &self.fleet, &[&self.key]).to_bytes(),
+            header: Signed::sign(header, &self.fleet, &[self.signer.sign_with()]).to_bytes(),
         }
     }
 
@@ -287,6 +298,7 @@ impl Trail {
             root: merkle::root(&open.hashes),
             closed_at: closing.floor,
             recovered: false,
+            signer: (segment == 0).then(|| self.signer.certificate().clone()),
             feeds: closing.feeds.to_vec(),
             salvage: None,
         };
@@ -377,7 +389,7 @@ impl Trail {
     /// What is left of a segment, signed, if the collector still waits for it, and the ranges of lost records that no
     /// gap record has told yet.
     pub fn salvage(&mut self, hole: &Hole, remains: Remains, floor: Timestamp) -> Option<(Upload, Vec<(u64, u64)>)> {
-        let (header, leaves) = hole.header(&remains, &self.device, floor);
+        let (header, leaves) = hole.header(&remains, &self.device, &self.signer, floor);
         let outbox = self.outbox.get_mut(&hole.era).filter(|outbox| outbox.acked == hole.from)?;
         // What is cut into more pieces than there were segments goes on past their end.
         let more = u64::from(remains.next.index < outbox.closed.index);
@@ -386,7 +398,7 @@ impl Trail {
         outbox.told = told.max(remains.next.index);
         let lost = header.salvage.iter().flat_map(|salvage| &salvage.lost);
         let untold = lost.filter(|(_, end)| *end > told).map(|(first, end)| (*first.max(&told), *end)).collect();
-        Some((Upload { header: Signed::sign(&header, &self.fleet, &[&self.key]), leaves }, untold))
+        Some((Upload { header: Signed::sign(&header, &self.fleet, &[self.signer.sign_with()]), leaves }, untold))
     }
 
     /// Where each earlier era stands that is not released, for the anchor: the newest [`ERAS_MARKED_MAX`] of them.

@@ -59,7 +59,7 @@ impl Agent {
                     Err(refused) => {
                         let source = format!("file {name:?}: {part}");
                         agent.refuse(Source::File, &source, bytes, &refused, now, effects);
-                        (Outcome::Refused, Some(refused.to_string()))
+                        (Outcome::Refused, Some(reason_of(&refused)))
                     }
                 };
                 parts.push(ImportedPart { part, outcome, reason });
@@ -151,7 +151,8 @@ impl Agent {
     }
 
     /// What this device holds, for another one: its trust bundle, its policy, its complete sets, the newest statement of
-    /// each emergency key.
+    /// each emergency key that the bundle names. It may hold more, of keys that were taken away since; who has this bundle has
+    /// no use for what these said, and refuses it.
     pub(super) fn export_revocations(&self, only: Option<&FeedId>) -> Reply {
         let wanted = |id: &FeedId| only.is_none_or(|only| only == id);
         let mut feeds = Vec::new();
@@ -163,7 +164,10 @@ impl Agent {
                 listed.push(ExportedFeed { feed: id.clone(), seq: position.seq });
             }
         }
-        let all = self.revocations.emergencies.statements().filter(|_| only.is_none());
+        let named = |statement: &&Signed<Emergency>| {
+            statement.claim().is_ok_and(|said| self.trust.emergency_key(said.key).is_some())
+        };
+        let all = self.revocations.emergencies.statements().filter(|_| only.is_none()).filter(named);
         let emergencies: Vec<_> = all.take(EMERGENCIES_MAX).cloned().collect();
         if feeds.is_empty() && emergencies.is_empty() {
             let detail =
@@ -246,6 +250,16 @@ impl Agent {
     }
 }
 
+/// Why a part is refused, with what to do where that is another thing than to have the fleet write the same file anew.
+fn reason_of(refused: &Refused) -> String {
+    if let Refused::OtherFeed { own, .. } = refused {
+        return format!(
+            "{refused}: bring the file of that (`hardtack fleet revocations export --feed {own} --out FILE`)"
+        );
+    }
+    refused.to_string()
+}
+
 /// What a signed document claims to be: only for its name in the answer, and the place where it belongs.
 fn claimed<T: Document>(signed: &Signed<T>, what: &str, version: impl Fn(&T) -> u64) -> Option<(u64, String)> {
     let version = version(&signed.claim().ok()?);
@@ -317,4 +331,62 @@ fn rules(set: &RevocationSet) -> Vec<RuleStatus> {
         until: until.to_string(),
     };
     set.rules().map(rule).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::super::request::{Request, Socket};
+    use super::super::rig::{key, Rig};
+    use super::*;
+    use crate::ids::KeyId;
+    use crate::time::Millis;
+    use crate::wire::bundle::EmergencyKey;
+    use crate::wire::link::Topic;
+    use crate::wire::revocation::emergency::Rules;
+
+    /// A device in touch with a fleet that has given an operator an emergency key.
+    fn with_key(operator: &SigningKey) -> Rig {
+        let mut rig = Rig::new();
+        let named = EmergencyKey { operator: "ann".into(), key: operator.verifying_key().into() };
+        let (topic, bundle) = rig.bundle(|trust| trust.emergency.push(named));
+        rig.named.0 = 2;
+        rig.sync();
+        rig.message(topic, bundle);
+        assert_eq!(rig.agent.trust.version, 2);
+        rig
+    }
+
+    #[test]
+    fn what_a_key_said_that_is_named_no_more_is_kept_and_not_handed_on() {
+        let operator = key(40);
+        let target = Target::Task("t-1".parse().unwrap());
+        let mut one = with_key(&operator);
+        let said = Emergency {
+            key: KeyId::of(operator.verifying_key().as_bytes()),
+            counter: 1,
+            issued_at: one.truth,
+            bundle_version: 2,
+            reason: "stolen".into(),
+            rules: Rules::new([(Selector::of(&target).unwrap(), one.truth + Millis::from_secs(3600))]).unwrap(),
+        };
+        let place = Topic::FeedEmergency("main".parse().unwrap(), said.key).text(&one.fleet);
+        let payload = Signed::sign(&said, &one.fleet, &[&operator]).to_bytes();
+        one.message(place, payload);
+        let (topic, bundle) = one.bundle(|trust| trust.emergency.clear());
+        one.named.0 = 3;
+        one.message(topic, bundle);
+        assert_eq!(one.agent.trust.version, 3);
+        assert!(one.agent.revocations.names(&target, one.agent.clock.over()), "it holds to its end");
+
+        let Reply::Exported(exported) = one.ask(0, Socket::Admin, Request::ExportRevocations(None)) else { panic!() };
+        assert_eq!((exported.bundle_version, exported.emergencies), (3, 0));
+        let file = from_text(&exported.file, 1 << 20).unwrap();
+        let mut two = with_key(&operator);
+        let import = ImportRevocations { file, name: "stick".into() };
+        let Reply::Imported(imported) = two.ask(0, Socket::Admin, Request::ImportRevocations(import)) else { panic!() };
+        assert!(imported.ok, "{imported:?}");
+        assert_eq!(two.agent.trust.version, 3);
+    }
 }

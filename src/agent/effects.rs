@@ -79,6 +79,8 @@ pub struct FileWrite {
 /// Which file of the state folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StateFile {
+    /// `audit.key`: the key that signs the audit, [`super::audit_key::AuditSigner`].
+    AuditKey,
     /// `bundle`: the newest `Signed<TrustBundle>`.
     Bundle,
     /// `emergency/<key>`: what an emergency key has revoked, see [`super::emergency`].
@@ -99,6 +101,7 @@ impl StateFile {
     /// The path below the state folder.
     pub fn path(&self) -> String {
         match self {
+            Self::AuditKey => "audit.key".into(),
             Self::Bundle => "bundle".into(),
             Self::Emergency(key) => format!("emergency/{key}"),
             Self::Feed(feed) => format!("feed/{feed}"),
@@ -112,6 +115,7 @@ impl StateFile {
     /// The file of a path below the state folder, if it is one of these.
     pub fn parse(path: &str) -> Option<Self> {
         match path.split_once('/') {
+            None if path == "audit.key" => Some(Self::AuditKey),
             None if path == "bundle" => Some(Self::Bundle),
             None if path == "policy" => Some(Self::Policy),
             Some(("emergency", key)) => key.parse().ok().map(Self::Emergency),
@@ -234,6 +238,8 @@ pub struct Anchor {
     pub feed_files: Vec<(FeedId, u64)>,
     /// How far each emergency key has come.
     pub emergencies: Vec<EmergencyMark>,
+    /// The epoch of the audit key: no older one signs again.
+    pub audit_epoch: u64,
     /// Budgets.
     pub budgets: Vec<Budget>,
 }

@@ -11,6 +11,7 @@
 mod answer;
 pub mod attest;
 pub mod audit;
+pub mod audit_key;
 mod carry;
 pub mod clock;
 pub mod decide;
@@ -56,16 +57,17 @@ use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::segment::Upload;
-use crate::wire::audit::{Event, ModeChange};
+use crate::wire::audit::{Event, ModeChange, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
 use crate::wire::Refused;
 use audit::{Closing, Trail};
+use audit_key::Owner;
 use clock::{HintStanding, TrustedClock};
 use decide::{Judge, Room};
-use effects::{Budget, LogEvent, Standing, StateFile, StoredRecord};
+use effects::{Budget, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
@@ -139,6 +141,8 @@ pub enum Input {
         /// Bytes.
         used_bytes: u64,
     },
+    /// The program is about to end in order, and gives no input after this.
+    Leaving,
     /// The link says something.
     Link(LinkEvent),
     /// A program on the gateway asks something.
@@ -276,6 +280,8 @@ impl Agent {
         match input {
             Input::Deadline => {}
             Input::Disk { used_bytes } => self.used_bytes = used_bytes,
+            // Nothing is begun any more, and this stays the last word.
+            Input::Leaving => return self.say_gone(effects),
             Input::Link(event) => self.on_link(event, now, effects),
             Input::Request { id, evidence, request } => self.on_request(id, &evidence, request, now, effects),
             Input::Remains { hole, remains } => self.on_remains(&hole, remains, now, effects),
@@ -355,6 +361,7 @@ impl Agent {
             self.publish_state(effects);
         }
         self.mode_reasons = reasons;
+        self.renew_audit_key(now, effects);
         self.read_feeds(now, effects);
         self.pump(now, effects);
     }
@@ -510,6 +517,23 @@ impl Agent {
         self.trail.close(&Closing { floor: self.clock.floor(), feeds: &feeds }, &mut effects.batch);
     }
 
+    /// The next audit key, where this one has served its time: it is announced under the old one, whose last segment ends
+    /// with that. Replacing the file forgets the old one.
+    fn renew_audit_key(&mut self, now: Now, effects: &mut Effects) {
+        let powered = self.clock.powered();
+        if !self.trail.signer().is_due(powered) {
+            return;
+        }
+        let owner = Owner { fleet: &self.fleet, device: &self.device, identity: &self.keys.identity };
+        let next = self.trail.signer().next(owner, powered, &mut self.rng);
+        let announced = TrustChange::AuditKey { epoch: next.epoch(), key: next.public() };
+        self.write(Event::Trust(announced), Vec::new(), now, effects);
+        self.close_segment(effects);
+        effects.batch.files.push(FileWrite { file: StateFile::AuditKey, content: next.to_file() });
+        self.trail.sign_with(next);
+        self.anchor_due = true;
+    }
+
     /// A new era where this one is long enough, so that its space can be given back, or numbered lower than what the
     /// collector has. Only between commits: a commit writes to one era.
     fn roll_if_due(&mut self, effects: &mut Effects) {
@@ -576,6 +600,7 @@ impl Agent {
             feeds: self.revocations.known_positions(),
             feed_files: self.revocations.files(),
             emergencies: self.revocations.emergencies.marks(),
+            audit_epoch: self.trail.signer().epoch(),
             budgets: self.wallet.budgets(),
         }
     }

@@ -15,6 +15,7 @@ use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::segment::{Delivery, Upload};
+use crate::wire::audit::signer::{self, Signer};
 use crate::wire::audit::{genesis, Record};
 use crate::wire::bundle::{BrokerPins, Feed, Fingerprint, Issuer, TrustBundle};
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle};
@@ -143,7 +144,7 @@ pub(crate) struct Rig {
     pub(crate) root: SigningKey,
     pub(crate) issuer: SigningKey,
     pub(crate) service: SigningKey,
-    pub(crate) keys: [u8; 128],
+    pub(crate) keys: [u8; 96],
     /// What it was enrolled with.
     pub(crate) answer: EnrolAnswer,
     pub(crate) fingerprint: Fingerprint,
@@ -164,6 +165,8 @@ pub(crate) struct Rig {
     pub(crate) acked: BTreeMap<EraId, EraAck>,
     /// What the collector has.
     pub(crate) collected: Vec<(EraId, Record)>,
+    /// Who signs each era where the collector stands.
+    pub(crate) signers: BTreeMap<EraId, Signer>,
     /// What was published of the audit, as any broker reads it.
     pub(crate) uploads: Vec<Vec<u8>>,
     pub(crate) grant: GrantId,
@@ -290,6 +293,7 @@ impl Rig {
             set,
             acked: BTreeMap::new(),
             collected: Vec::new(),
+            signers: BTreeMap::new(),
             uploads: Vec::new(),
             grant,
             hard_stale: Millis::from_secs(90 * 86_400),
@@ -586,8 +590,20 @@ impl Rig {
             Topic::UpAudit(_) => {
                 self.uploads.push(payload.to_vec());
                 let upload = Delivery::from_bytes(payload).unwrap().open(&[SealingKey::from_bytes([9; 32])]).unwrap();
-                let header = upload.header.open(&self.fleet, [&keys.audit.verifying_key()], 1).unwrap();
-                let records = upload.check(&header).unwrap();
+                let claim = upload.header.claim().unwrap();
+                let before = self.signers.range(..=claim.era).next_back().map(|(_, signer)| *signer);
+                let ahead = self.acked.get(&claim.era).is_some_and(|ack| ack.next_segment != claim.segment);
+                let ack = self.acked.get(&claim.era).copied();
+                if let Some(ack) = ack.filter(|_| ahead) {
+                    let ack = self.ack(None, true_time, vec![ack]);
+                    self.message(Topic::DownAck(self.device.clone()).text(&self.fleet), ack);
+                    return;
+                }
+                let identity = keys.identity.verifying_key().into();
+                let opened = signer::open(&upload.header, &self.fleet, &[identity], before).unwrap();
+                let header = &opened.header;
+                let records = upload.check(header).unwrap();
+                self.signers.insert(header.era, opened.after(&records).unwrap());
                 let start = EraAck {
                     era: header.era,
                     next_segment: 0,
@@ -738,7 +754,7 @@ pub(crate) fn announce_with(
 fn boot_of(
     fleet: &FleetId,
     device: &DeviceId,
-    keys: [u8; 128],
+    keys: [u8; 96],
     profile: &Profile,
     boot: u8,
     disk: &Disk,

@@ -6,8 +6,9 @@
 //! record without naming it.
 //! Read next: `audit.rs`, which knows where the collector stands, and `wire/audit.rs` for [`Salvage`].
 
+use super::audit_key::AuditSigner;
 use super::effects::Entry;
-use crate::ids::{DeviceId, EraId, Hash};
+use crate::ids::{DeviceId, EraId, Hash, KeyId};
 use crate::time::Timestamp;
 use crate::wire::audit::segment::{grow, Salvage, SegmentHeader, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX};
 use crate::wire::audit::{extend, Record};
@@ -42,6 +43,8 @@ pub struct Remains {
     pub records: Vec<Record>,
     /// That place.
     pub next: Boundary,
+    /// The key that signed the segment there, if one can be read.
+    pub resumes: Option<KeyId>,
 }
 
 /// A row of the era that is looked for.
@@ -73,14 +76,21 @@ impl Hole {
             // The last number before a whole segment has to reach it.
             if full && whole.is_none_or(|whole| self.from.segment + 1 < whole.segment) {
                 let segment = self.from.segment.saturating_add(1);
-                return Ok(Remains { records, next: Boundary { segment, index, head } });
+                return Ok(Remains { records, next: Boundary { segment, index, head }, resumes: None });
             }
             if !full {
                 head = extend(head, &found.bytes);
                 records.push(record);
             }
         }
-        Ok(Remains { records, next: to })
+        let resumes = match read(Wanted::Segment(to.segment))? {
+            Some(Entry::Segment(row)) => {
+                let signed = Signed::<SegmentHeader>::from_bytes(&row.header);
+                signed.ok().and_then(|signed| signed.signed_by().next())
+            }
+            Some(Entry::Record(_)) | None => None,
+        };
+        Ok(Remains { records, next: to, resumes })
     }
 
     /// The end of the segment itself, if its own row is there, else the beginning of the next one whose row is.
@@ -108,6 +118,7 @@ impl Hole {
         &self,
         remains: &Remains,
         device: &DeviceId,
+        signer: &AuditSigner,
         closed_at: Timestamp,
     ) -> (SegmentHeader, Vec<Vec<u8>>) {
         let mut lost = Vec::new();
@@ -129,8 +140,14 @@ impl Hole {
             root,
             closed_at,
             recovered: true,
+            signer: Some(signer.certificate().clone()),
             feeds: Vec::new(),
-            salvage: Some(Salvage { next_segment: remains.next.segment, lost, head: remains.next.head }),
+            salvage: Some(Salvage {
+                next_segment: remains.next.segment,
+                lost,
+                head: remains.next.head,
+                resumes: remains.resumes.and_then(|key| signer.certificate_of(key)).cloned(),
+            }),
         };
         (header, leaves)
     }

@@ -11,8 +11,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::audit::{end_of, Closing, Condition, Trail};
+use super::audit_key::{AuditSigner, Owner};
 use super::clock::{Role, TrustedClock};
-use super::effects::{Anchor, Effects, LogEvent, Standing, StateFile, StoredRecord};
+use super::effects::{Anchor, Effects, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use super::emergency::{Emergencies, Moment};
 use super::policy::Policy;
 use super::request::Counters;
@@ -95,9 +96,14 @@ impl Agent {
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
         let newest = boot.eras.iter().map(|era| era.id.number).chain(anchor.era.map(|era| era.number)).max();
         let era = EraId { number: newest.map_or(1, |number| number.saturating_add(1)), salt: rng.next_u64() };
-        let audit_key = boot.keys.audit.clone();
+        let owner = Owner { fleet: &boot.fleet, device: &boot.device, identity: &boot.keys.identity };
+        let found = file(&boot, &StateFile::AuditKey)
+            .and_then(|bytes| AuditSigner::from_file(bytes, owner, anchor.audit_epoch));
+        let new_key = found.is_none();
+        let known = anchor.audit_epoch;
+        let signer = found.unwrap_or_else(|| AuditSigner::generate(known, owner, clock.powered(), &mut rng));
         let mut agent = Self {
-            trail: Trail::begin(boot.fleet.clone(), boot.device.clone(), audit_key, era),
+            trail: Trail::begin(boot.fleet.clone(), boot.device.clone(), signer, era),
             uplink: Uplink::new(boot.profile.link.clone(), now.boottime),
             cache: Cache::new(boot.profile.verify.cache_entries),
             fleet: boot.fleet,
@@ -145,6 +151,10 @@ impl Agent {
             profile: boot.profile,
         };
         let mut effects = Effects::default();
+        if new_key {
+            let content = agent.trail.signer().to_file();
+            effects.batch.files.push(FileWrite { file: StateFile::AuditKey, content });
+        }
         agent.begin(&boot.eras, &anchor, now, &mut effects);
         Ok((agent, effects))
     }
@@ -380,6 +390,7 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
             | StateFile::Emergency(_)
             | StateFile::Feed(_)
             | StateFile::FeedSince(_)
+            | StateFile::AuditKey
             | StateFile::Policy => {}
         }
     }

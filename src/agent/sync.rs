@@ -686,7 +686,7 @@ impl Agent {
         match &self.uplink.link {
             Link::Down { .. } if due => {
                 let filters = device_filters(&self.fleet, &self.device, &self.trust.feed_of(&self.device).id);
-                let will = Publish { topic: Topic::State(self.device.clone()), payload: self.state("gone") };
+                let will = Publish { topic: Topic::State(self.device.clone()), payload: self.state(State::GONE) };
                 effects.outgoing.link.push(LinkCommand::Connect { filters, will: Some(will) });
                 self.uplink.connecting(now.boottime);
             }
@@ -784,6 +784,14 @@ impl Agent {
     pub(super) fn publish_state(&mut self, effects: &mut Effects) {
         if self.uplink.is_online() {
             let payload = self.state(self.mode.name());
+            self.publish(Topic::State(self.device.clone()), payload, effects);
+        }
+    }
+
+    /// The last word before an end in order, whose DISCONNECT makes the broker forget the last will.
+    pub(super) fn say_gone(&mut self, effects: &mut Effects) {
+        if self.uplink.is_connected() {
+            let payload = self.state(State::GONE);
             self.publish(Topic::State(self.device.clone()), payload, effects);
         }
     }

@@ -1,24 +1,26 @@
 //! The agent from outside: requests and messages in, replies and a disk out.
 
+mod audit_keys;
 mod recovery;
 mod roots;
 mod rotation;
 
-use super::effects::{LinkCommand, StateFile};
+use super::effects::{LinkCommand, Publish, StateFile};
 use super::request::{
     Authorize, BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict,
 };
 use super::rig::{announce_with, key, right, set_of, Reboot, Rig, Rule, START_S};
 use super::{Input, LinkEvent};
-use crate::ids::{DeviceId, GrantId, Hash};
+use crate::ids::{GrantId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, GrantStep, TaskStep};
 use crate::wire::bundle::Feed;
-use crate::wire::link::{Ask, Topic};
+use crate::wire::envelope::Signed;
+use crate::wire::link::{Ask, State, Topic};
 use crate::wire::policy::TimeRule;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
-use crate::wire::token::{child_block, from_text, mint_task, to_text, Held, TaskSpec, AMBIENT};
+use crate::wire::token::{child_block, from_text, mint_task, to_text, Bearer, Held, TaskSpec, AMBIENT};
 
 fn rule(target: Target) -> Rule {
     Rule { target, until: Timestamp::from_secs(START_S + 30 * 86_400) }
@@ -37,6 +39,21 @@ fn check(rig: &mut Rig, token: &str, operation: &str, resource: &str, reason: Re
     });
     let (index, recorded) = last.expect("a decision is on disk before its answer");
     assert_eq!((index, recorded.reason.as_str()), (decision.audit.index, reason.name()));
+}
+
+#[test]
+fn a_device_that_ends_in_order_says_last_that_it_is_gone() {
+    let mut rig = Rig::new();
+    rig.sent.clear();
+    rig.input(Input::Leaving);
+    assert_eq!(rig.sent, [], "nobody would hear it");
+    rig.connect(Timestamp(0));
+    assert_eq!(rig.agent.mode(), Mode::Online);
+    rig.sent.clear();
+    rig.input(Input::Leaving);
+    let last = rig.sent.last();
+    let Some(LinkCommand::Publish(Publish { topic: Topic::State(_), payload })) = last else { panic!("{last:?}") };
+    assert_eq!(Signed::<State>::from_bytes(payload).unwrap().claim().unwrap().mode, State::GONE);
 }
 
 #[test]
@@ -75,8 +92,9 @@ fn spec(device: &str) -> TaskSpec {
     TaskSpec {
         fleet: "acme".parse().unwrap(),
         grant: GrantId([1; 16]),
-        device: device.parse::<DeviceId>().unwrap(),
+        bearer: Bearer::Device(device.parse().unwrap()),
         owner: "ops@acme".into(),
+        audience: None,
         feed: Some("main".parse().unwrap()),
         task: "t-x".parse().unwrap(),
         issued: Timestamp::from_secs(START_S),

@@ -39,7 +39,7 @@ pub enum AuditCommand {
 pub struct VerifyArgs {
     /// What `hardtack fleet audit export` or `hardtack fleet audit prove` wrote; `-` for stdin
     file: PathBuf,
-    /// A public audit key that counts, of this device or of every one; may be repeated [default: those that the file names]
+    /// A public identity key that counts, of this device or of every one; may be repeated [default: those that the file names]
     #[arg(long = "key", value_name = "[DEVICE=]HEX")]
     keys: Vec<TrustedKey>,
 }
@@ -91,7 +91,7 @@ impl Words {
         let mut unproved = Vec::new();
         if trusted.is_empty() {
             unproved.push(
-                "that the keys are the devices': they are the file's own; compare them with `hardtack fleet device show`, or \
+                "that the keys are the devices': they are the file's own; compare them with `hardtack fleet device show` (identity_keys), or \
                  name them with --key",
             );
         }

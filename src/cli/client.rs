@@ -16,8 +16,8 @@ use super::output::{show, Format};
 use super::token::token_argument;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::{
-    Authorize, Autonomy, BeginTask, DecisionReply, EndedReply, FinishedReply, Mode, Reason, StatusReply, TaskReply,
-    TaskSummary, Verdict, WhoamiReply,
+    Authorize, Autonomy, BeginTask, DecisionReply, Ended, EndedReply, FinishedReply, Mode, Reason, StatusReply,
+    TaskReply, TaskSummary, Verdict, WhoamiReply,
 };
 use crate::ids::{RiskClass, TaskClass, TaskId};
 use crate::shell::client::{Answer, Client, ClientError};
@@ -58,7 +58,7 @@ pub enum TaskCommand {
     },
     /// This user's live tasks
     List,
-    /// Wait until a task ends, and print how: expired, finished, lost or revoked
+    /// Wait until a task ends, and print how: finished (exits 0), expired (4), revoked (5), or lost track of by the agent (1)
     Wait {
         /// The task
         task: TaskId,
@@ -164,6 +164,7 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
                 }
             };
             show(globals.output, &ended, |ended| format!("{} {}", ended.task_id, how.name()))?;
+            return Ok(exit_of(how));
         }
         TaskCommand::List => {
             let tasks: Tasks = get(globals, Door::Agent, "/v1/tasks")?;
@@ -171,6 +172,16 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// How a task ended, in the numbers that a decision about its credential has.
+const fn exit_of(how: Ended) -> Exit {
+    match how {
+        Ended::Expired => Exit::Expired,
+        Ended::Finished => Exit::Done,
+        Ended::Lost => Exit::Failure,
+        Ended::Revoked => Exit::Revoked,
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -386,6 +397,12 @@ mod tests {
     fn check_socket(globals: &Globals, variable: Option<&str>, expected: &str) {
         let found = socket(globals, Door::Agent, variable.map(OsString::from)).unwrap();
         assert_eq!(found, PathBuf::from(expected));
+    }
+
+    #[test]
+    fn a_wait_tells_by_its_number_how_the_task_ended() {
+        let all = [Ended::Finished, Ended::Lost, Ended::Expired, Ended::Revoked];
+        assert_eq!(all.map(|how| exit_of(how) as u8), [0, 1, 4, 5]);
     }
 
     #[test]

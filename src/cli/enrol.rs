@@ -215,6 +215,7 @@ fn has_history(recovered: &Recovered) -> bool {
         | StateFile::Emergency(_)
         | StateFile::Feed(_)
         | StateFile::FeedSince(_)
+        | StateFile::AuditKey
         | StateFile::Policy => false,
     };
     !recovered.eras.is_empty()

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -55,7 +56,7 @@ pub struct CheckArgs {
     #[arg(value_name = "TOKEN|-")]
     token: Option<String>,
     /// An audience
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     audience: Option<String>,
     /// A block's id
     #[arg(long, value_name = "ID")]
@@ -70,7 +71,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "ID")]
     group: Option<GroupId>,
     /// An owner
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     owner: Option<String>,
     /// A root key's number
     #[arg(long, value_name = "ID")]
@@ -165,7 +166,10 @@ fn import(path: &Path, globals: &Globals) -> Result<Exit, Failure> {
     if imported.ok {
         return Ok(Exit::Done);
     }
-    tell("what was refused is on record; nothing that was known is lost\n  do: have the fleet write a new file");
+    tell(
+        "what was refused is on record; nothing that was known is lost\n  \
+         do: as is said there, or else have the fleet write a new file",
+    );
     Ok(Exit::Invalid)
 }
 

@@ -106,7 +106,8 @@ pub fn token_argument(argument: &str) -> Result<String, Failure> {
         None if argument == "-" => {
             read_bounded(std::io::stdin().lock()).map_err(|error| unreadable(Path::new("stdin"), error))?
         }
-        None if !Path::new(argument).is_file() => argument.as_bytes().to_vec(),
+        // No token has such a sign in it: a file is meant, or none of both.
+        None if !Path::new(argument).is_file() && !argument.contains(['/', '.']) => argument.as_bytes().to_vec(),
         path => {
             let path = path.unwrap_or_else(|| argument.into());
             let file = std::fs::File::open(&path).map_err(|error| unreadable(&path, error))?;

@@ -15,6 +15,7 @@ use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::{Document, Signed};
 use crate::wire::revocation::Target;
+use crate::wire::token::Bearer;
 use crate::wire::Refused;
 
 /// The most characters of an operator's name, an owner or a reason.
@@ -89,9 +90,11 @@ pub enum Deed {
     Issued {
         /// The task.
         task: TaskId,
-        /// The device.
-        device: DeviceId,
-        /// The grant that covers it.
+        /// For whom it is.
+        bearer: Bearer,
+        /// For which audience, if for one.
+        audience: Option<String>,
+        /// The grant that it names.
         grant: GrantId,
         /// Its only block.
         block: BlockId,
@@ -260,11 +263,14 @@ impl Deed {
     }
 }
 
-/// A text that may stand in an act or a token.
-pub(super) fn text(what: &str, text: &str) -> Result<String, FleetError> {
+/// A text that may stand in an act or a token, without the white space around it.
+///
+/// # Errors
+/// [`FleetError::Argument`].
+pub fn text(what: &str, text: &str) -> Result<String, FleetError> {
     if text.trim().is_empty() || text.chars().count() > TEXT_CHARS_MAX || text.chars().any(char::is_control) {
         let message = format!("{what} must have 1 to {TEXT_CHARS_MAX} characters and no control character");
-        return Err(FleetError::Invalid(message));
+        return Err(FleetError::Argument(message));
     }
     Ok(text.trim().to_owned())
 }

@@ -10,9 +10,11 @@ use super::service::Archive;
 use super::{Effects, FleetLog};
 use crate::ids::DeviceId;
 use crate::time::Timestamp;
-use crate::wire::audit::segment::{Delivery, SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::segment::{Delivery, SegmentHeader, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::signer::{self, Signer};
 use crate::wire::audit::Event;
 use crate::wire::bundle::PublicKey;
+use crate::wire::envelope::Signed;
 use crate::wire::link::EraAck;
 use crate::wire::seal::SealingKey;
 use crate::wire::Refused;
@@ -55,49 +57,42 @@ pub fn receive(
     if claim.device != *topic {
         return Err(Refused::WrongDevice);
     }
-    let key = key_of(book, &claim)?;
-    let header = delivery.header().open(book.fleet(), [key.verifying()], 1)?;
+    // Further than any device counts, and the ledger could not keep them in order.
+    if i64::try_from(claim.era.number).is_err() {
+        return Err(Refused::Malformed("an era number past 63 bits"));
+    }
+    let identities = identities(book, topic)?;
+    let held = era_ack(book, topic, claim.era);
+    if claim.segment > held.next_segment {
+        return Ok(Collected::TooEarly(held));
+    }
+    if claim.segment < held.next_segment {
+        return repeated(book, &delivery, &identities, held, archive, at, fx);
+    }
+    let opened = signer::open(delivery.header(), book.fleet(), &identities, before(book, &claim))?;
+    let header = &opened.header;
     let upload = delivery.open(keys)?;
     if upload.leaves.len() > SEGMENT_RECORDS_MAX as usize {
         return Err(Refused::Malformed("more records than a segment may have"));
     }
-    // Further than any device counts, and the ledger could not keep them in order.
-    if i64::try_from(header.era.number).is_err() {
-        return Err(Refused::Malformed("an era number past 63 bits"));
-    }
-    let records = upload.check(&header)?;
-    let held = era_ack(book, topic, header.era);
+    let records = upload.check(header)?;
     let digest = upload.header.digest();
-    if header.segment > held.next_segment {
-        return Ok(Collected::TooEarly(held));
-    }
-    if header.segment < held.next_segment {
-        let uncommitted = fx.segment(topic, header.era, header.segment);
-        return match uncommitted.or_else(|| archive(topic, header.era, header.segment)) {
-            Some(stored) if stored == digest => Ok(Collected::Held(held)),
-            // What a damaged disk has left is no other branch of what arrived before, nor the other way round.
-            Some(_) | None if header.salvage.is_some() || book.is_salvaged(topic, header.era, header.segment) => {
-                Ok(Collected::Held(held))
-            }
-            Some(_) => Ok(forked(book, &header, &upload, "another segment of this number is stored", held, at, fx)),
-            None => Err(Refused::Malformed("the collector lost the segment that this one repeats: restore its ledger")),
-        };
-    }
     let follows = header.first_index == held.next_index && header.previous == held.head;
     if !follows && header.salvage.is_some() {
         return Ok(Collected::TooEarly(held));
     }
     if !follows {
-        return Ok(forked(book, &header, &upload, "it does not follow the stored chain", held, at, fx));
+        return Ok(forked(book, header, &upload.header, "it does not follow the stored chain", held, at, fx));
     }
     // A gateway that was replaced begins at era 1 again, with keys of its own: that is no twin.
-    let same = |chain: &&EraChain| chain.key == key && chain.ack.era.number == header.era.number;
+    let own = |chain: &EraChain| chain.signers.iter().any(|known| known.identity == opened.signer.identity);
+    let same = |chain: &&EraChain| own(chain) && chain.ack.era.number == header.era.number;
     let twin = book.eras(topic).filter(same).find(|chain| chain.ack.era != header.era);
     if twin.is_some() && header.segment == 0 {
         forked(
             book,
-            &header,
-            &upload,
+            header,
+            &upload.header,
             "another era of this number is stored: a clone or a restored disk",
             held,
             at,
@@ -108,7 +103,14 @@ pub fn receive(
     let ack = EraAck { era: header.era, next_segment, next_index, head: header.head() };
     let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
     note_positions(book, topic, &header.feeds, Some(at), fx);
-    book.write(Write::Era(EraChain { device: topic.clone(), key, ack }), fx);
+    let mut signers = book.era(topic, header.era).map(|chain| chain.signers.clone()).unwrap_or_default();
+    for signer in [opened.signer, opened.after(&records)?] {
+        if signers.last() != Some(&signer) {
+            signers.push(signer);
+        }
+    }
+    signers.drain(..signers.len().saturating_sub(EraChain::SIGNERS_MAX));
+    book.write(Write::Era(EraChain { device: topic.clone(), signers, ack }), fx);
     if header.salvage.is_some() {
         let (device, segments) = (topic.clone(), (header.segment, next_segment));
         book.write(Write::Salvaged(Salvaged { device, era: header.era, segments }), fx);
@@ -134,16 +136,53 @@ pub fn receive(
     Ok(Collected::Held(ack))
 }
 
-/// The key that must have signed: the one that began the era, for a new era the device's present one.
-fn key_of(book: &Book, claim: &SegmentHeader) -> Result<PublicKey, Refused> {
-    let device = known(book, &claim.device)?;
-    Ok(book.era(&claim.device, claim.era).map_or(device.keys.audit, |chain| chain.key))
+/// A segment of a position that is held: the same again, or the proof of another branch.
+fn repeated(
+    book: &mut Book,
+    delivery: &Delivery,
+    identities: &[PublicKey],
+    held: EraAck,
+    archive: &Archive<'_>,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<Collected, Refused> {
+    let (signed, claim) = (delivery.header(), delivery.header().claim()?);
+    let uncommitted = fx.segment(&claim.device, claim.era, claim.segment);
+    let stored = uncommitted.or_else(|| archive(&claim.device, claim.era, claim.segment));
+    if stored == Some(signed.digest()) {
+        return Ok(Collected::Held(held));
+    }
+    let vouched = |certificate| Signer::of(certificate, book.fleet(), &claim.device, identities);
+    let own = claim.signer.as_ref().map(vouched).transpose()?;
+    let signers = book.era(&claim.device, claim.era).map(|chain| chain.signers.clone()).unwrap_or_default();
+    let keys: Vec<PublicKey> = signers.into_iter().chain(own).map(|signer| signer.key).collect();
+    let header = signed.open(book.fleet(), keys.iter().map(PublicKey::verifying), 1)?;
+    match stored {
+        // What a damaged disk has left is no other branch of what arrived before, nor the other way round.
+        Some(_) | None if header.salvage.is_some() || book.is_salvaged(&header.device, header.era, header.segment) => {
+            Ok(Collected::Held(held))
+        }
+        Some(_) => Ok(forked(book, &header, signed, "another segment of this number is stored", held, at, fx)),
+        None => Err(Refused::Malformed("the collector lost the segment that this one repeats: restore its ledger")),
+    }
+}
+
+/// The identity keys of a device, that of now first.
+fn identities(book: &Book, device: &DeviceId) -> Result<Vec<PublicKey>, Refused> {
+    let device = known(book, device)?;
+    Ok(std::iter::once(&device.keys).chain(&device.past).map(|keys| keys.identity).collect())
+}
+
+/// Who signs the era at the place where the collector stands; of a new era, who signed the one before.
+fn before(book: &Book, claim: &SegmentHeader) -> Option<Signer> {
+    let earlier = || book.eras(&claim.device).rev().find(|chain| chain.ack.era.number < claim.era.number);
+    book.era(&claim.device, claim.era).or_else(earlier).and_then(EraChain::signer)
 }
 
 fn forked(
     book: &mut Book,
     header: &SegmentHeader,
-    upload: &Upload,
+    signed: &Signed<SegmentHeader>,
     what: &str,
     held: EraAck,
     at: Timestamp,
@@ -153,7 +192,7 @@ fn forked(
         device: header.device.clone(),
         era: header.era,
         segment: header.segment,
-        header: upload.header.to_bytes(),
+        header: signed.to_bytes(),
         what: what.into(),
         at,
     };
@@ -175,7 +214,8 @@ fn forked(
 mod tests {
     use std::collections::BTreeMap;
 
-    use ed25519_dalek::SigningKey;
+    use crate::wire::audit::segment::Upload;
+    use crate::wire::enrol::DeviceKeys;
 
     use super::super::book::Device;
     use super::super::service::tests::{at, device_keys, one_device, salvaged, segment};
@@ -214,15 +254,15 @@ mod tests {
 
     const ERA: EraId = EraId { number: 1, salt: 77 };
 
-    fn audit_key() -> SigningKey {
-        device_keys(1).audit
+    fn mine() -> DeviceKeys {
+        device_keys(1)
     }
 
     #[test]
     fn segments_in_order_are_held_once() {
         let mut collector = Collector::new();
-        let first = segment(&audit_key(), ERA, None, 2, "a");
-        let second = segment(&audit_key(), ERA, Some(&first), 3, "b");
+        let first = segment(&mine(), ERA, None, 2, "a");
+        let second = segment(&mine(), ERA, Some(&first), 3, "b");
         let held = collector.take(&first).unwrap();
         assert!(matches!(held, Collected::Held(ack) if (ack.next_segment, ack.next_index) == (1, 2)));
         let held = collector.take(&second).unwrap();
@@ -235,8 +275,8 @@ mod tests {
     #[test]
     fn a_segment_out_of_order_is_told_where_to_go_on() {
         let mut collector = Collector::new();
-        let first = segment(&audit_key(), ERA, None, 2, "a");
-        let second = segment(&audit_key(), ERA, Some(&first), 3, "b");
+        let first = segment(&mine(), ERA, None, 2, "a");
+        let second = segment(&mine(), ERA, Some(&first), 3, "b");
         let early = collector.take(&second).unwrap();
         assert!(matches!(early, Collected::TooEarly(ack) if ack.next_segment == 0));
         assert!(collector.stored.is_empty());
@@ -245,15 +285,15 @@ mod tests {
     #[test]
     fn two_headers_for_one_position_are_kept_as_proof() {
         let mut collector = Collector::new();
-        let first = segment(&audit_key(), ERA, None, 2, "a");
-        let other = segment(&audit_key(), ERA, None, 2, "z");
-        let after = segment(&audit_key(), ERA, Some(&other), 1, "b");
+        let first = segment(&mine(), ERA, None, 2, "a");
+        let other = segment(&mine(), ERA, None, 2, "z");
+        let after = segment(&mine(), ERA, Some(&other), 1, "b");
         collector.take(&first).unwrap();
         assert!(matches!(collector.take(&other), Ok(Collected::Forked(ack)) if ack.next_segment == 1));
         assert!(matches!(collector.take(&other), Ok(Collected::Forked(_))));
         assert!(matches!(collector.take(&after), Ok(Collected::Forked(_))), "it follows the other branch");
         assert_eq!(collector.book.forks().count(), 2, "one proof per position");
-        let twin = segment(&audit_key(), EraId { salt: 78, ..ERA }, None, 1, "c");
+        let twin = segment(&mine(), EraId { salt: 78, ..ERA }, None, 1, "c");
         assert!(matches!(collector.take(&twin), Ok(Collected::Held(_))), "it is kept, and told as a fork");
         assert_eq!(collector.book.forks().count(), 3);
     }
@@ -261,10 +301,10 @@ mod tests {
     #[test]
     fn what_a_damaged_disk_has_left_takes_a_segments_place_and_forks_nothing() {
         let mut collector = Collector::new();
-        let first = segment(&audit_key(), ERA, None, 4, "a");
-        let second = segment(&audit_key(), ERA, Some(&first), 3, "b");
-        let third = segment(&audit_key(), ERA, Some(&second), 3, "c");
-        let left = salvaged(&audit_key(), &second, 1..2);
+        let first = segment(&mine(), ERA, None, 4, "a");
+        let second = segment(&mine(), ERA, Some(&first), 3, "b");
+        let third = segment(&mine(), ERA, Some(&second), 3, "c");
+        let left = salvaged(&mine(), &second, 1..2);
         assert!(matches!(collector.take(&left), Ok(Collected::TooEarly(ack)) if ack.next_segment == 0));
         collector.take(&first).unwrap();
         assert!(
@@ -275,10 +315,14 @@ mod tests {
             "the chain goes on"
         );
         assert!(matches!(collector.take(&second), Ok(Collected::Held(_))), "delayed: it was whole once");
-        let more = salvaged(&audit_key(), &second, 0..2);
+        let more = salvaged(&mine(), &second, 0..2);
         assert!(matches!(collector.take(&more), Ok(Collected::Held(_))), "it rots on");
         assert_eq!((collector.stored.len(), collector.book.forks().count()), (3, 0));
         let mut forged = left.clone();
+        forged.leaves.pop();
+        assert!(matches!(collector.take(&forged), Ok(Collected::Held(_))), "nobody looks into what is held");
+        let next = segment(&mine(), ERA, Some(&third), 2, "d");
+        let mut forged = salvaged(&mine(), &next, 1..2);
         forged.leaves.pop();
         assert_eq!(collector.take(&forged), Err(Refused::DigestMismatch));
     }
@@ -286,16 +330,16 @@ mod tests {
     #[test]
     fn a_replaced_gateway_that_begins_at_era_1_again_is_no_twin() {
         let mut collector = Collector::new();
-        collector.take(&segment(&audit_key(), ERA, None, 2, "a")).unwrap();
+        collector.take(&segment(&mine(), ERA, None, 2, "a")).unwrap();
         let gw: DeviceId = "gw-07".parse().unwrap();
         let device = collector.book.device(&gw).unwrap().clone();
         let replaced = Device { keys: device_keys(2).public(), past: vec![device.keys.clone()], ..device };
         collector.book.apply(Write::Device(Box::new(replaced)));
         let other = EraId { salt: 78, ..ERA };
-        let begun = segment(&device_keys(2).audit, other, None, 1, "c");
+        let begun = segment(&device_keys(2), other, None, 1, "c");
         assert!(matches!(collector.take(&begun), Ok(Collected::Held(_))));
         assert_eq!(collector.book.forks().count(), 0);
-        let twin = segment(&device_keys(2).audit, EraId { salt: 79, ..ERA }, None, 1, "d");
+        let twin = segment(&device_keys(2), EraId { salt: 79, ..ERA }, None, 1, "d");
         assert!(matches!(collector.take(&twin), Ok(Collected::Held(_))));
         assert_eq!(collector.book.forks().count(), 1, "under the same key it is one");
     }
@@ -303,8 +347,8 @@ mod tests {
     #[test]
     fn forged_and_foreign_segments_are_refused() {
         let mut collector = Collector::new();
-        let good = segment(&audit_key(), ERA, None, 2, "a");
-        let forged = segment(&SigningKey::from_bytes(&[99; 32]), ERA, None, 2, "a");
+        let good = segment(&mine(), ERA, None, 2, "a");
+        let forged = segment(&device_keys(99), ERA, None, 2, "a");
         assert!(matches!(collector.take(&forged), Err(Refused::UnknownKey { .. })));
         let mut damaged = good.clone();
         damaged.leaves[1][3] ^= 1;

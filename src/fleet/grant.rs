@@ -113,13 +113,14 @@ pub fn create(
 }
 
 fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
-    let invalid = |text: &str| Err(FleetError::Invalid(text.to_owned()));
+    let invalid = |text: &str| Err(FleetError::Argument(text.to_owned()));
     let device = book.device(&new.device).ok_or_else(|| FleetError::UnknownDevice(new.device.clone()))?;
     if device.status == Status::Retired {
         return Err(FleetError::Retired(new.device.clone()));
     }
     if book.outstanding_grants(&new.device, at).count() >= GRANTS_MAX {
-        return invalid("the device holds 16 grants already, which is all it has room for: withdraw one first");
+        let message = "the device holds 16 grants already, which is all it has room for: withdraw one first";
+        return Err(FleetError::Invalid(message.into()));
     }
     if new.may_begin.is_empty() || new.rights.is_empty() {
         return invalid("a grant needs at least one --may-begin SELECTOR=CLASS and one --right CLASS:ACTION:RESOURCE");
@@ -130,7 +131,10 @@ fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
         );
     }
     if let Some(idle) = new.rights.iter().find(|right| !new.may_begin.iter().any(|(_, class)| *class == right.class)) {
-        return Err(FleetError::Invalid(format!("nobody may begin a task of class {}: add a --may-begin", idle.class)));
+        return Err(FleetError::Argument(format!(
+            "nobody may begin a task of class {}: add a --may-begin",
+            idle.class
+        )));
     }
     if new.rights.iter().any(|right| right.right.action.starts_with(RESERVED)) {
         return invalid("actions that begin with `hardtack:` are the agent's own and cannot be granted");

@@ -183,7 +183,7 @@ fn remove_feed(next: &mut TrustBundle, id: &FeedId) -> Result<(), FleetError> {
 fn check_count(devices: usize) -> Result<(), FleetError> {
     if devices == 0 || devices > DEVICES_AT_ONCE_MAX {
         let message = format!("name 1 to {DEVICES_AT_ONCE_MAX} devices at once");
-        return Err(FleetError::Invalid(message));
+        return Err(FleetError::Argument(message));
     }
     Ok(())
 }

@@ -74,6 +74,7 @@ fn note(book: &mut Book, identity: &PublicKey, hello: &Hello, at: Timestamp, fx:
         device: hello.device.clone(),
         identity: *identity,
         at,
+        said: at,
         boot: hello.boot,
         era: hello.era,
         next_index: hello.next_index,
@@ -137,7 +138,10 @@ fn merge(
 pub fn eras_of(book: &Book, device: &Device, hello: &Hello) -> Vec<EraAck> {
     let mut eras: Vec<EraAck> =
         hello.pending.iter().chain([&hello.era]).map(|era| era_ack(book, &device.id, *era)).collect();
-    let own = book.eras(&device.id).rev().find(|chain| chain.key == device.keys.audit);
+    let own = book
+        .eras(&device.id)
+        .rev()
+        .find(|chain| chain.signer().is_some_and(|signer| signer.identity == device.keys.identity));
     eras.extend(
         own.map(|chain| chain.ack).filter(|newest| !hello.pending.contains(&newest.era) && newest.era != hello.era),
     );

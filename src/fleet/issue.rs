@@ -1,7 +1,8 @@
 //! Just-in-time task tokens, and what a device's requests are answered.
 //!
-//! Owns: whether a live grant covers a task, the limits of what is minted, the sealed answer.
-//! Never: mints what no live grant covers; answers a device that is not approved.
+//! Owns: whether live grants cover a task, the limits of what is minted, the sealed answer.
+//! Never: mints what no live grant covers, and for a group what not every device of it may do; answers a device that is not
+//! approved.
 //! Read next: `service.rs`, which calls it.
 
 use rand_core::{CryptoRng, RngCore};
@@ -11,11 +12,12 @@ use super::book::{Book, Device, Grant, Issued, Serials, Status, Write};
 use super::grant::{self, first_block};
 use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{Effects, FleetError, FleetLog, Operator};
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, FeedId, GrantId, GroupId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::{Ask, Reply, Request, Right, TaskAsk};
+use crate::wire::policy::TimeClass;
 use crate::wire::revocation::Target;
-use crate::wire::token::{self, covered, TaskSpec, RESERVED, RIGHTS_MAX};
+use crate::wire::token::{self, covered, Bearer, TaskSpec, RESERVED, RIGHTS_MAX};
 
 /// The most selectors that a request may name.
 const SELECTORS_MAX: usize = 32;
@@ -29,6 +31,17 @@ pub struct Minting<'a> {
     pub ttl_max: Millis,
     /// The present time.
     pub at: Timestamp,
+}
+
+/// What is to be minted, and for whom.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    /// For whom.
+    pub bearer: &'a Bearer,
+    /// For which audience, if for one. Devices ask for none.
+    pub audience: Option<&'a str>,
+    /// What.
+    pub ask: &'a TaskAsk,
 }
 
 /// Answers a request whose signature was checked. A refusal is final and says what to do.
@@ -56,7 +69,7 @@ pub(super) fn answer(
             fx.log(FleetLog::GrantsAnswered { device: id.clone(), count: tokens.len() as u64 });
             Reply::Grants(tokens)
         }
-        Ask::Task(ask) => match mint(book, id, ask, minting, rng, fx) {
+        Ask::Task(ask) => match mint(book, for_device(&Bearer::Device(id.clone()), ask), minting, rng, fx) {
             Ok((token, issued)) => {
                 fx.log(FleetLog::TaskIssued { device: id.clone(), task: issued.task, grant: issued.grant });
                 Reply::Task(token)
@@ -70,65 +83,76 @@ pub(super) fn answer(
     }
 }
 
-/// Mints a task token for an operator, who is bound by the device's grants as the device itself is.
+fn for_device<'a>(bearer: &'a Bearer, ask: &'a TaskAsk) -> Order<'a> {
+    Order { bearer, audience: None, ask }
+}
+
+/// Mints a task token for an operator. He is bound by the device's grants as the device itself is; for a group, by those of
+/// every device in it.
 ///
 /// # Errors
 /// Why no grant covers it.
 pub fn issue(
     book: &mut Book,
-    device: &DeviceId,
-    ask: &TaskAsk,
+    order: Order<'_>,
     minting: Minting<'_>,
     operator: Operator<'_>,
     rng: &mut (impl RngCore + CryptoRng),
     fx: &mut Effects,
 ) -> Result<(Vec<u8>, Issued), FleetError> {
-    match book.device(device) {
-        None => return Err(FleetError::UnknownDevice(device.clone())),
-        Some(known) if known.status == Status::Retired => return Err(FleetError::Retired(device.clone())),
-        Some(_) => {}
+    let audience = order.audience.map(|audience| acts::text("the audience", audience)).transpose()?;
+    if let Bearer::Device(device) = order.bearer {
+        match book.device(device) {
+            None => return Err(FleetError::UnknownDevice(device.clone())),
+            Some(known) if known.status == Status::Retired => return Err(FleetError::Retired(device.clone())),
+            Some(_) => {}
+        }
     }
-    let (token, issued) = mint(book, device, ask, minting, rng, fx)?;
-    let Issued { task, device, grant, block, expires, .. } = issued.clone();
-    acts::record(book, operator, Deed::Issued { task, device, grant, block, expires }, minting.at, fx)?;
+    let (token, issued) = mint(book, Order { audience: audience.as_deref(), ..order }, minting, rng, fx)?;
+    let Issued { task, bearer, grant, block, expires, .. } = issued.clone();
+    acts::record(book, operator, Deed::Issued { task, bearer, audience, grant, block, expires }, minting.at, fx)?;
     Ok((token, issued))
 }
 
 fn mint(
     book: &mut Book,
-    device: &DeviceId,
-    ask: &TaskAsk,
+    order: Order<'_>,
     minting: Minting<'_>,
     rng: &mut (impl RngCore + CryptoRng),
     fx: &mut Effects,
 ) -> Result<(Vec<u8>, Issued), FleetError> {
+    let Order { bearer, audience, ask } = order;
     check(ask)?;
     minting.issuer.check(book.trust())?;
-    let grant = covering(book, device, ask, minting.at)?;
+    let bounds = match bearer {
+        Bearer::Device(device) => Bounds::of(book, device, covering(book, device, ask, minting.at)?),
+        Bearer::Group(group) => of_group(book, group, ask, minting.at, rng)?,
+    };
     let at = minting.at;
-    let life = ask.ttl_ms.min(minting.ttl_max).min(grant.spec.task_ttl_max);
+    let life = ask.ttl_ms.min(minting.ttl_max).min(bounds.task_ttl_max);
     let mut spec = TaskSpec {
         fleet: book.fleet().clone(),
-        grant: grant.spec.grant,
-        device: device.clone(),
-        owner: grant.spec.owner.clone(),
-        feed: Some(grant::feed_to_name(book, device)),
+        grant: bounds.grant,
+        bearer: bearer.clone(),
+        owner: bounds.owner.clone(),
+        audience: audience.map(str::to_owned),
+        feed: bounds.feed.clone(),
         task: ask.task.clone(),
         issued: at - ISSUED_EARLIER,
-        expires: (at + life).min(grant.spec.expires),
+        expires: (at + life).min(bounds.expires),
         serial: None,
         rights: ask.rights.clone(),
-        uses_max: ask.uses.map(|uses| uses.min(grant.spec.uses_max)),
-        min_time_class: grant.spec.min_time_class,
+        uses_max: ask.uses.map(|uses| uses.min(bounds.uses_max)),
+        min_time_class: bounds.min_time_class,
     };
-    refuse_revoked(book, device, &spec, grant, minting)?;
+    refuse_revoked(book, &spec, minting)?;
     let slot = TaskSpec::slot(spec.issued, spec.expires);
     spec.serial = book.next_serial(slot);
     let malformed = FleetError::refused("the task");
     let token = token::mint_task(&spec, &minting.issuer.key, minting.issuer.root_key_id, rng).map_err(malformed)?;
     let block = first_block(&token)?;
-    let TaskSpec { task, device, grant, expires, serial, .. } = spec;
-    let issued = Issued { task, device, grant, block, at, expires, serial };
+    let TaskSpec { task, bearer, grant, expires, serial, .. } = spec;
+    let issued = Issued { task, bearer, grant, block, at, expires, serial };
     if let Some(serial) = serial {
         book.write(Write::Serials(Serials { slot, issued: serial + 1 }), fx);
     }
@@ -136,8 +160,87 @@ fn mint(
     Ok((token, issued))
 }
 
+/// What the grants that cover a task leave of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Bounds {
+    grant: GrantId,
+    owner: String,
+    /// The feed that every device which is shown the token holds. None where they hold several.
+    feed: Option<FeedId>,
+    expires: Timestamp,
+    task_ttl_max: Millis,
+    uses_max: u64,
+    min_time_class: Option<TimeClass>,
+}
+
+impl Bounds {
+    fn of(book: &Book, device: &DeviceId, grant: &Grant) -> Self {
+        Self {
+            grant: grant.spec.grant,
+            owner: grant.spec.owner.clone(),
+            feed: Some(grant::feed_to_name(book, device)),
+            expires: grant.spec.expires,
+            task_ttl_max: grant.spec.task_ttl_max,
+            uses_max: grant.spec.uses_max,
+            min_time_class: grant.spec.min_time_class,
+        }
+    }
+
+    /// What both leave.
+    fn and(self, other: Self) -> Self {
+        Self {
+            grant: self.grant,
+            feed: self.feed.filter(|feed| other.feed.as_ref() == Some(feed)),
+            expires: self.expires.min(other.expires),
+            task_ttl_max: self.task_ttl_max.min(other.task_ttl_max),
+            uses_max: self.uses_max.min(other.uses_max),
+            // The stricter, and any is stricter than none.
+            min_time_class: self.min_time_class.max(other.min_time_class),
+            owner: self.owner,
+        }
+    }
+}
+
+/// A token for a group is good on every device that is in it, so each of them has to be allowed what it says, and somebody
+/// has to answer for it on all of them. It is issued under no single grant, and its id is its own.
+fn of_group(
+    book: &Book,
+    group: &GroupId,
+    ask: &TaskAsk,
+    at: Timestamp,
+    rng: &mut impl RngCore,
+) -> Result<Bounds, FleetError> {
+    if ask.uses.is_some() {
+        let message = "uses are counted on one device: a token for a group is not bounded by uses, leave them out";
+        return Err(FleetError::Argument(message.into()));
+    }
+    let members = book.trust().groups.get(group).map_or(&[][..], Vec::as_slice);
+    let each = members.iter().map(|device| match covering(book, device, ask, at) {
+        Ok(grant) => Ok(Bounds::of(book, device, grant)),
+        Err(error) => Err(FleetError::Invalid(format!(
+            "not every device of group {group} may do that: {error}; or take {device} out of the group"
+        ))),
+    });
+    let each: Vec<Bounds> = each.collect::<Result<_, _>>()?;
+    let Some(all) = each.iter().cloned().reduce(Bounds::and) else {
+        let message = format!("there is no device in group {group}: `hardtack fleet group add {group} DEVICE…`");
+        return Err(FleetError::Invalid(message));
+    };
+    if let Some(other) = each.iter().find(|other| other.owner != all.owner) {
+        let message = format!(
+            "the grants of group {group} have several owners, {} and {} among them, and a token has one: give its devices \
+             grants of one owner (--owner)",
+            all.owner, other.owner
+        );
+        return Err(FleetError::Invalid(message));
+    }
+    let mut id = GrantId([0; 16]);
+    rng.fill_bytes(&mut id.0);
+    Ok(Bounds { grant: id, ..all })
+}
+
 fn check(ask: &TaskAsk) -> Result<(), FleetError> {
-    let invalid = |text: &str| Err(FleetError::Invalid(text.to_owned()));
+    let invalid = |text: &str| Err(FleetError::Argument(text.to_owned()));
     if ask.rights.is_empty() || ask.rights.len() > RIGHTS_MAX {
         return invalid("a task asks for 1 to 32 rights");
     }
@@ -193,24 +296,21 @@ fn issued_before(book: &Book, issued: Timestamp, at: Timestamp) -> bool {
     live.any(|rule| matches!(rule.target, Target::IssuedBefore(before) if issued < before))
 }
 
-/// A token that a rule covers from birth is not minted: the refusal says more than a denial would.
-fn refuse_revoked(
-    book: &Book,
-    device: &DeviceId,
-    spec: &TaskSpec,
-    grant: &Grant,
-    minting: Minting<'_>,
-) -> Result<(), FleetError> {
+/// A token that a rule covers from birth is not minted: the refusal says more than a denial would. A rule on a group covers
+/// what is for the group by name, and not what is for one device of it.
+fn refuse_revoked(book: &Book, spec: &TaskSpec, minting: Minting<'_>) -> Result<(), FleetError> {
     let mut targets = vec![
         Target::All,
-        Target::Device(device.clone()),
-        Target::Grant(grant.spec.grant),
+        match &spec.bearer {
+            Bearer::Device(device) => Target::Device(device.clone()),
+            Bearer::Group(group) => Target::Group(group.clone()),
+        },
+        Target::Grant(spec.grant),
         Target::Owner(spec.owner.clone()),
         Target::RootKey(minting.issuer.root_key_id),
         Target::Task(spec.task.clone()),
     ];
-    let groups = book.trust().groups.iter().filter(|(_, members)| members.contains(device));
-    targets.extend(groups.map(|(group, _)| Target::Group(group.clone())));
+    targets.extend(spec.audience.clone().map(Target::Audience));
     let rule = targets.iter().find_map(|target| book.live_rule(target, minting.at));
     if rule.is_some() || issued_before(book, spec.issued, minting.at) {
         let until = rule.map_or_else(String::new, |rule| format!(" until {}", rule.until));
@@ -222,9 +322,11 @@ fn refuse_revoked(
 #[cfg(test)]
 mod tests {
     use super::super::book::Restored;
+    use super::super::groups::{change, Change, Signing};
     use super::super::revoke::{life_of, revoke, Revocation};
-    use super::super::service::tests::{ask, at, new_grant, one_device};
+    use super::super::service::tests::{ask, at, new_grant, one_device, CADENCE};
     use super::*;
+    use crate::agent::token::admit;
     use crate::fleet::grant;
     use crate::profile::Profile;
     use crate::wire::biscuit::decode;
@@ -241,8 +343,76 @@ mod tests {
         let mut ask = ask();
         edit(&mut ask);
         let minting = Minting { issuer: &keys.issuer, ttl_max: Millis::from_secs(600), at: at(102) };
-        let gw: DeviceId = "gw-07".parse().unwrap();
-        issue(&mut book, &gw, &ask, minting, ann, &mut rng, &mut fx).map(|(_, issued)| issued)
+        let gw = Bearer::Device("gw-07".parse().unwrap());
+        issue(&mut book, for_device(&gw, &ask), minting, ann, &mut rng, &mut fx).map(|(_, issued)| issued)
+    }
+
+    /// What becomes of an order for a group of these devices, of which gw-07 has a grant of ops@acme.
+    fn try_group(
+        members: &[&str],
+        rule: Option<Target>,
+        edit: impl FnOnce(&mut TaskAsk, &mut Option<String>),
+        for_group: bool,
+    ) -> Result<(Vec<u8>, Issued, Book), FleetError> {
+        let (keys, mut book, _, mut rng) = one_device();
+        let fx = &mut Effects::default();
+        let ann = keys.operator("ann");
+        grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
+        let group: GroupId = "north".parse().unwrap();
+        let members = members.iter().map(|device| device.parse().unwrap()).collect();
+        let signing = Signing { root: &keys.root, feed: &keys.feed, cadence: CADENCE };
+        change(&mut book, &Change::Join(group.clone(), members), signing, ann, at(101), fx).unwrap();
+        if let Some(target) = rule {
+            let rule = Revocation { target, until: None, reason: "test".into(), life: None, device: None };
+            revoke(&mut book, rule, ann, at(101), fx).unwrap();
+        }
+        let (mut ask, mut audience) = (ask(), None);
+        ask.uses = None;
+        edit(&mut ask, &mut audience);
+        let bearer = if for_group { Bearer::Group(group) } else { Bearer::Device("gw-07".parse().unwrap()) };
+        let minting = Minting { issuer: &keys.issuer, ttl_max: Millis::from_secs(600), at: at(102) };
+        let order = Order { bearer: &bearer, audience: audience.as_deref(), ask: &ask };
+        issue(&mut book, order, minting, ann, &mut rng, fx).map(|(token, issued)| (token, issued, book))
+    }
+
+    #[test]
+    fn what_is_for_a_group_is_what_each_device_of_it_may_do() {
+        let (token, issued, book) = try_group(&["gw-07"], None, |_, _| {}, true).unwrap();
+        let verified = admit(&token, &Profile::default().verify, book.trust(), |_| false).unwrap();
+        let claims = &verified.claims;
+        assert_eq!((claims.group.as_deref(), &claims.device), (Some("north"), &None));
+        assert_eq!((claims.owner.as_str(), &claims.audience, claims.uses.len()), ("ops@acme", &None, 0));
+        assert!(book.grant(&issued.grant).is_none(), "no one grant covers it");
+        let refused = |members: &[&str], edit: fn(&mut TaskAsk, &mut Option<String>)| {
+            try_group(members, None, edit, true).unwrap_err().to_string()
+        };
+        let other = refused(&["gw-07", "gw-08"], |_, _| {});
+        assert!(other.contains("gw-08 has no live grant") && other.contains("take gw-08 out"), "{other}");
+        assert!(refused(&["gw-07"], |ask, _| ask.rights[0].action = "erase".into()).contains("no live grant covers"));
+        assert!(refused(&["gw-07"], |ask, _| ask.uses = Some(3)).contains("leave them out"));
+        assert!(refused(&["gw-07"], |_, audience| *audience = Some(" ".into())).contains("the audience must have"));
+    }
+
+    #[test]
+    fn a_revoked_group_or_audience_ends_what_names_it_and_nothing_else() {
+        let north = || Some(Target::Group("north".parse().unwrap()));
+        let scada = || Some(Target::Audience("scada".into()));
+        let named = |_: &mut TaskAsk, audience: &mut Option<String>| *audience = Some("scada".into());
+        let unnamed = |_: &mut TaskAsk, _: &mut Option<String>| {};
+        let is_revoked = |tried: Result<(Vec<u8>, Issued, Book), FleetError>| match tried {
+            Ok(_) => false,
+            Err(error) => {
+                assert!(error.to_string().contains("is revoked until"), "{error}");
+                true
+            }
+        };
+        assert!(is_revoked(try_group(&["gw-07"], north(), unnamed, true)));
+        assert!(!is_revoked(try_group(&["gw-07"], north(), unnamed, false)), "a token for one device names no group");
+        assert!(!is_revoked(try_group(&["gw-07"], north(), named, false)));
+        for for_group in [false, true] {
+            assert!(is_revoked(try_group(&["gw-07"], scada(), named, for_group)));
+            assert!(!is_revoked(try_group(&["gw-07"], scada(), unnamed, for_group)));
+        }
     }
 
     #[track_caller]
@@ -297,7 +467,8 @@ mod tests {
         grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
         let mut mint = |book: &mut Book, secs: u64| {
             let minting = Minting { issuer: &keys.issuer, ttl_max: Millis::from_secs(600), at: at(secs) };
-            let (token, issued) = mint(book, &"gw-07".parse().unwrap(), &ask(), minting, &mut rng, fx).unwrap();
+            let gw = Bearer::Device("gw-07".parse().unwrap());
+            let (token, issued) = mint(book, for_device(&gw, &ask()), minting, &mut rng, fx).unwrap();
             let token = decode(&token, &Profile::default().verify).unwrap();
             // The token itself says what the ledger has of it.
             assert_eq!(life_of(&token, &issued.block).map(|life| (life.slot(), life.serial)), {

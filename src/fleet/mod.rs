@@ -155,7 +155,10 @@ pub enum FleetError {
     /// No such grant.
     #[error("no grant {0}: `hardtack fleet grant list` shows those there are")]
     UnknownGrant(GrantId),
-    /// An argument that no such thing may have.
+    /// An argument that no such thing may have, in no ledger.
+    #[error("{0}")]
+    Argument(String),
+    /// Something that cannot be done as things stand.
     #[error("{0}")]
     Invalid(String),
     /// A device has seen a head that this ledger does not hold.

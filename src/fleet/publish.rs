@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
-use super::book::{Book, FeedBook, Publisher, Restored, Rule, Status, Write};
+use super::book::{Book, FeedBook, Publisher, Restored, Rule, ServedKeys, Status, Write};
+use super::rotate::KeyRole;
 use super::{keys, Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
-use crate::ids::{BlockId, FeedId, Hash};
+use crate::ids::{BlockId, FeedId, Hash, KeyId};
 use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::Feed;
@@ -70,10 +71,50 @@ impl Cadence {
 
 /// A publisher starts: whoever had the turn before signs no more. Gives the number of the turn, which the publisher brings
 /// to [`check_turn`] in every transaction.
-pub fn take_turn(book: &mut Book, holder: String, at: Timestamp, fx: &mut Effects) -> u64 {
+pub fn take_turn(book: &mut Book, holder: String, keys: ServedKeys, at: Timestamp, fx: &mut Effects) -> u64 {
     let turn = book.publisher().map_or(0, |before| before.turn) + 1;
-    book.write(Write::Publisher(Publisher { turn, holder, at }), fx);
+    book.write(Write::Publisher(Publisher { turn, holder, at, keys }), fx);
     turn
+}
+
+/// A key with which the last publisher began, and which is not the one in use any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replaced {
+    /// Its role.
+    pub role: KeyRole,
+    /// Whether devices believe it still. If not, nothing is done with it any more.
+    pub good: bool,
+}
+
+impl Replaced {
+    /// What the publisher does not do, and what to do about it. None as long as its key is good.
+    pub fn stalled(&self, bundle: u64) -> Option<String> {
+        let undone = match self.role {
+            KeyRole::Feed => "signs no head",
+            KeyRole::Service => "acknowledges nothing, so that no device can say what it has,",
+            KeyRole::Issuer => "mints no token",
+            KeyRole::Collector | KeyRole::Operator | KeyRole::Policy => return None,
+        };
+        let role = self.role.name();
+        (!self.good).then(|| {
+            format!(
+                "it {undone} for it began with a {role} key that trust bundle {bundle} names no more: start `hardtack fleet \
+                 serve` again, so that it takes the new one"
+            )
+        })
+    }
+}
+
+/// The keys of the last publisher that were replaced since it began. Whether it runs still, the ledger does not know.
+pub fn replaced(book: &Book) -> Vec<Replaced> {
+    let Some(keys) = book.publisher().map(|publisher| publisher.keys) else { return Vec::new() };
+    let roles = [(KeyRole::Feed, keys.feed), (KeyRole::Issuer, keys.issuer), (KeyRole::Service, keys.service)];
+    let standing = |(role, own): (KeyRole, KeyId)| {
+        let named: Vec<KeyId> = role.keys(book.trust()).iter().map(|key| KeyId::of(key)).collect();
+        let replaced = named.first() != Some(&own);
+        replaced.then(|| Replaced { role, good: named.contains(&own) })
+    };
+    roles.into_iter().filter_map(standing).collect()
 }
 
 /// Whether it is still this publisher's turn.
@@ -448,6 +489,13 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
     Ok(())
 }
 
+/// The feeds of a copy that was put back for which nobody has vouched, each with the number after which it can go on at the
+/// earliest. Nothing is signed as long as there is one.
+pub fn awaited(book: &Book) -> Vec<(FeedId, u64)> {
+    let waits = book.feeds().filter(|(_, feed)| feed.restored().is_some());
+    waits.map(|(id, feed)| (id.clone(), number_in_era(feed, highest_known(book, id)))).collect()
+}
+
 /// An operator vouches that a feed goes on after `after`: what the lost ledger had revoked is revoked again.
 ///
 /// # Errors
@@ -579,7 +627,9 @@ fn message(topic: Topic, payload: Vec<u8>) -> Publish {
 mod tests {
     use super::super::book::Life;
     use super::super::revoke::{revoke, Revocation};
+    use super::super::rotate::{rotate, Cause, NewKey, Rotation};
     use super::super::service::tests::{at, founded, CADENCE};
+    use super::super::FleetKeys;
     use super::*;
     use crate::agent::revocation::Revocations;
     use crate::wire::envelope::Signed;
@@ -758,13 +808,45 @@ mod tests {
         assert_eq!((book.first().head().unwrap().head.seq, is_current(&book, at(501))), (2, true));
     }
 
+    fn served(keys: &FleetKeys) -> ServedKeys {
+        let id = |key: &SigningKey| KeyId::of(key.verifying_key().as_bytes());
+        ServedKeys { feed: id(&keys.feed), issuer: id(&keys.issuer.key), service: id(&keys.service) }
+    }
+
+    #[test]
+    fn the_ledger_knows_a_publisher_whose_keys_were_replaced() {
+        let (keys, mut book) = founded();
+        let fx = &mut Effects::default();
+        assert_eq!(replaced(&book), [], "nobody has published");
+        take_turn(&mut book, "one".into(), served(&keys), at(1), fx);
+        assert_eq!(replaced(&book), []);
+        let give = |book: &mut Book, cause, seed, fx: &mut Effects| {
+            let key = NewKey::Signing(SigningKey::from_bytes(&[seed; 32]));
+            let rotation = Rotation { role: KeyRole::Feed, key: &key, cause, roots: &[&keys.root] };
+            rotate(book, rotation, CADENCE, keys.operator("ann"), at(2), fx).unwrap();
+        };
+        give(&mut book, Cause::Planned, 21, fx);
+        let kept = replaced(&book);
+        assert_eq!(kept, [Replaced { role: KeyRole::Feed, good: true }]);
+        assert_eq!(kept[0].stalled(2), None, "devices believe it until the next replacement");
+        give(&mut book, Cause::Compromised, 22, fx);
+        let gone = replaced(&book);
+        assert_eq!(gone, [Replaced { role: KeyRole::Feed, good: false }]);
+        let told = gone[0].stalled(3).unwrap();
+        assert!(told.contains("signs no head") && told.contains("start `hardtack fleet serve` again"), "{told}");
+        let new = SigningKey::from_bytes(&[22; 32]).verifying_key();
+        let keys = ServedKeys { feed: KeyId::of(new.as_bytes()), ..served(&keys) };
+        take_turn(&mut book, "two".into(), keys, at(3), fx);
+        assert_eq!(replaced(&book), [], "started again");
+    }
+
     #[test]
     fn whoever_took_the_turn_later_has_it() {
-        let (_, mut book) = founded();
+        let (keys, mut book) = founded();
         let fx = &mut Effects::default();
-        let first = take_turn(&mut book, "one".into(), at(1), fx);
+        let first = take_turn(&mut book, "one".into(), served(&keys), at(1), fx);
         assert_eq!(check_turn(&book, first), Ok(()));
-        let second = take_turn(&mut book, "two".into(), at(2), fx);
+        let second = take_turn(&mut book, "two".into(), served(&keys), at(2), fx);
         assert_eq!(check_turn(&book, second), Ok(()));
         assert_eq!(check_turn(&book, first), Err(FleetError::Superseded { holder: "two".into(), at: at(2) }));
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::book::{Book, Device, Segment};
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::wire::audit::segment::{SegmentHeader, Upload};
+use crate::wire::audit::signer::{self, Signer};
 use crate::wire::audit::{genesis, record_id, Credential, EraEnd, Event, Gap, Named, Record};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
@@ -69,6 +70,8 @@ struct Chain {
     next_segment: u64,
     next_index: u64,
     head: Hash,
+    /// Who signs the next segment.
+    signer: Signer,
     /// Records that salvaged segments say are lost.
     lost: Vec<(u64, u64)>,
     /// Whether it goes on by the device's word alone somewhere.
@@ -95,6 +98,15 @@ enum Made {
     Salvaged,
 }
 
+/// Where a segment has to stand.
+struct Place {
+    segment: u64,
+    index: u64,
+    head: Hash,
+    /// Who signs there; of an era's first segment, who signed the era before.
+    signer: Option<Signer>,
+}
+
 /// What is held of an era.
 struct Held {
     end: u64,
@@ -103,7 +115,8 @@ struct Held {
     made: Made,
 }
 
-/// The fleet, and the audit keys of its devices: those in use and those that they had before.
+/// The fleet, and the identity keys of its devices, which vouch for what they sign their audit with: those in use and those that
+/// they had before.
 #[derive(Clone, Debug)]
 pub struct Signers {
     /// The fleet.
@@ -115,14 +128,14 @@ pub struct Signers {
 impl Signers {
     /// Those that a ledger knows.
     pub fn of(book: &Book) -> Self {
-        let keys = book.devices().map(|device| (device.id.clone(), audit_keys(device)));
+        let keys = book.devices().map(|device| (device.id.clone(), identities(device)));
         Self { fleet: book.fleet().clone(), keys: keys.collect() }
     }
 }
 
-/// The keys with which a device has signed its audit, the one in use first.
-pub fn audit_keys(device: &Device) -> Vec<PublicKey> {
-    std::iter::once(&device.keys).chain(device.past.iter().rev()).map(|keys| keys.audit).collect()
+/// The identity keys of a device, the one in use first.
+pub fn identities(device: &Device) -> Vec<PublicKey> {
+    std::iter::once(&device.keys).chain(device.past.iter().rev()).map(|keys| keys.identity).collect()
 }
 
 /// Checks stored segments. They come per device, per era, by number.
@@ -160,10 +173,10 @@ impl Verifier {
             self.problem(device, format!("era {era} segment {number}: its era has come before, in another piece"));
             return None;
         }
-        match check(&self.signers, segment, place) {
-            Ok((header, records)) => {
+        match check(&self.signers, segment, &place) {
+            Ok((header, records, signer)) => {
                 self.count(&device, &header, &records);
-                self.go_on(device.clone(), &header);
+                self.go_on(device.clone(), &header, signer);
                 let records = records.into_iter().map(|record| (self.attribute(&device, &record), record));
                 let records = records.map(|(named, record)| (record, named)).collect();
                 Some(Checked { header, records })
@@ -212,19 +225,17 @@ impl Verifier {
     }
 
     /// Where the next segment of an era has to begin.
-    fn place(&mut self, device: &DeviceId, era: EraId) -> (u64, u64, Hash) {
-        match &self.chain {
-            Some(chain) if chain.device == *device && chain.era == era => {
-                (chain.next_segment, chain.next_index, chain.head)
-            }
-            Some(_) | None => {
-                self.end_chain();
-                (0, 0, genesis(&self.signers.fleet, device, era))
-            }
+    fn place(&mut self, device: &DeviceId, era: EraId) -> Place {
+        let own = self.chain.as_ref().filter(|chain| chain.device == *device);
+        let signer = own.map(|chain| chain.signer);
+        if let Some(chain) = own.filter(|chain| chain.era == era) {
+            return Place { segment: chain.next_segment, index: chain.next_index, head: chain.head, signer };
         }
+        self.end_chain();
+        Place { segment: 0, index: 0, head: genesis(&self.signers.fleet, device, era), signer }
     }
 
-    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader) {
+    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, signer: Signer) {
         let before = self.chain.take().map(|chain| (chain.lost, chain.made, chain.named));
         let (mut lost, mut made, named) = before.unwrap_or_else(|| (Vec::new(), Made::Whole, BTreeMap::new()));
         if let Some(salvage) = &header.salvage {
@@ -237,6 +248,7 @@ impl Verifier {
             next_segment: header.next_segment(),
             next_index: header.first_index.saturating_add(header.count.into()),
             head: header.head(),
+            signer,
             lost,
             made,
             named,
@@ -329,28 +341,26 @@ fn count_below(mut ranges: Vec<(u64, u64)>, end: u64) -> u64 {
     count
 }
 
-fn check(
-    signers: &Signers,
-    segment: Segment,
-    (next_segment, next_index, head): (u64, u64, Hash),
-) -> Result<(SegmentHeader, Vec<Record>), String> {
+fn check(signers: &Signers, segment: Segment, place: &Place) -> Result<(SegmentHeader, Vec<Record>, Signer), String> {
     let words = |refused: crate::wire::Refused| refused.to_string();
     let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(words)?;
-    let keys = signers.keys.get(&segment.device).ok_or("from a device of which no key is known")?;
-    let header = signed.open(&signers.fleet, keys.iter().map(PublicKey::verifying), 1).map_err(words)?;
+    let identities = signers.keys.get(&segment.device).ok_or("from a device of which no key is known")?;
+    let opened = signer::open(&signed, &signers.fleet, identities, place.signer).map_err(words)?;
+    let header = &opened.header;
     let stored_as = (&segment.device, segment.era, segment.segment);
     if (&header.device, header.era, header.segment) != stored_as {
         return Err("stored under another name than its own".into());
     }
-    if header.segment != next_segment || header.first_index != next_index {
-        return Err(format!("segment {next_segment} with record {next_index} was to be next"));
+    if header.segment != place.segment || header.first_index != place.index {
+        return Err(format!("segment {} with record {} was to be next", place.segment, place.index));
     }
-    if header.previous != head {
+    if header.previous != place.head {
         return Err("the chain before it ends otherwise".into());
     }
     let upload = Upload { header: signed, leaves: segment.leaves };
-    let records = upload.check(&header).map_err(words)?;
-    Ok((header, records))
+    let records = upload.check(header).map_err(words)?;
+    let next = opened.after(&records).map_err(words)?;
+    Ok((opened.header, records, next))
 }
 
 #[cfg(test)]
@@ -377,7 +387,7 @@ mod tests {
 
     fn verify(edit: impl FnOnce(&mut Vec<Segment>)) -> DeviceReport {
         let (_, book, _, _) = one_device();
-        let key = device_keys(1).audit;
+        let key = device_keys(1);
         let first = segment(&key, ERA, None, 2, "a");
         let second = segment(&key, ERA, Some(&first), 3, "b");
         let other = segment(&key, EraId { number: 2, salt: 1 }, None, 1, "c");
@@ -433,7 +443,7 @@ mod tests {
 
     #[track_caller]
     fn check_sums(gaps: &[Event], expected: (u64, u64, u64)) {
-        let key = device_keys(1).audit;
+        let key = device_keys(1);
         let report = verify(|segments| {
             let second =
                 Upload { header: Signed::from_bytes(&segments[1].header).unwrap(), leaves: segments[1].leaves.clone() };

@@ -77,7 +77,7 @@ pub fn coverage(book: &Book, target: &Target, now: Timestamp) -> Coverage {
         }
         Target::Block(_) => (Vec::new(), "every token that holds this block: its descendants, not its ancestors"),
         Target::Device(id) => (vec![id.clone()], "every token for this device; the device itself locks"),
-        Target::Grant(_) => (Vec::new(), "the grant, every credential narrowed from it and every task issued under it"),
+        Target::Grant(_) => (Vec::new(), "the grant, every credential narrowed from it and every task issued under it; a token for a group is issued under none"),
         Target::Group(group) => {
             let members = book.trust().groups.get(group).cloned().unwrap_or_default();
             (members, "every token minted for this group; tokens for one device of it, as grants are, are not: revoke the devices for those")
@@ -160,7 +160,7 @@ pub fn plan(book: &Book, revocation: Revocation, at: Timestamp) -> Result<Rule, 
         Target::Audience(name) | Target::Owner(name) => drop(acts::text("the name", name)?),
         Target::IssuedBefore(before) if *before > at + Millis::from_secs(60) => {
             let message = "an issued-before rule must not lie in the future: it would refuse tokens not yet minted";
-            return Err(FleetError::Invalid(message.into()));
+            return Err(FleetError::Argument(message.into()));
         }
         Target::All
         | Target::Block(_)

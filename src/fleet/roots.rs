@@ -55,11 +55,11 @@ pub fn reshape(
 /// Whether a fleet can have so many root keys, of which so many must sign.
 ///
 /// # Errors
-/// [`FleetError::Invalid`].
+/// [`FleetError::Argument`].
 pub fn check_shape(roots: usize, threshold: u8) -> Result<(), FleetError> {
     match roots {
         1..=ROOTS_MAX if (1..=roots).contains(&usize::from(threshold)) => Ok(()),
-        _ => Err(FleetError::Invalid(format!(
+        _ => Err(FleetError::Argument(format!(
             "{threshold} of {roots} root keys: a fleet has 1 to {ROOTS_MAX}, and as many of them must sign as there are at most"
         ))),
     }

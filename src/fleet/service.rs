@@ -10,7 +10,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use super::book::{Book, Presence, Write};
+use super::book::{Book, Presence, ServedKeys, Write};
 use super::hello::{ack, eras_of, Terms};
 use super::issue::Minting;
 use super::keys::{self, Issuer};
@@ -66,6 +66,12 @@ pub struct ServiceKeys {
 }
 
 impl ServiceKeys {
+    /// Their ids, for the ledger.
+    pub fn ids(&self) -> ServedKeys {
+        let id = |key: &SigningKey| KeyId::of(key.verifying_key().as_bytes());
+        ServedKeys { feed: id(&self.feed), issuer: id(&self.issuer.key), service: id(&self.service) }
+    }
+
     /// Whether all of them are believed.
     ///
     /// # Errors
@@ -555,6 +561,7 @@ pub(super) mod tests {
     use super::*;
     use crate::ids::{BootId, FleetId};
     use crate::wire::audit::segment::{grow, Delivery, Salvage, SegmentHeader, Upload};
+    use crate::wire::audit::signer::AuditKey;
     use crate::wire::audit::{genesis, Event, Evidence, Record};
     use crate::wire::bundle::BrokerPins;
     use crate::wire::enrol::{DeviceKeys, EnrolRequest};
@@ -667,9 +674,22 @@ pub(super) mod tests {
         }
     }
 
+    /// The audit key that a device with these keys has all along.
+    pub(crate) fn audit_key(keys: &DeviceKeys) -> SigningKey {
+        SigningKey::from_bytes(&Hash::of("audit", &[keys.identity.verifying_key().as_bytes()]).0)
+    }
+
+    /// Signs a segment, with the certificate of the key that does.
+    fn sign(mut header: SegmentHeader, keys: &DeviceKeys) -> Signed<SegmentHeader> {
+        let key = audit_key(keys);
+        let vouched = AuditKey { device: gw(), epoch: 1, key: key.verifying_key().into() };
+        header.signer = Some(Signed::sign(&vouched, &acme(), &[&keys.identity]));
+        Signed::sign(&header, &acme(), &[&key])
+    }
+
     /// A segment of gw-07 with `count` records marked `mark`, after `before` or at its era's genesis.
     pub(in crate::fleet) fn segment(
-        key: &SigningKey,
+        keys: &DeviceKeys,
         era: EraId,
         before: Option<&Upload>,
         count: u32,
@@ -695,14 +715,15 @@ pub(super) mod tests {
             root,
             closed_at: at(2),
             recovered: false,
+            signer: None,
             feeds: Vec::new(),
             salvage: None,
         };
-        Upload { header: Signed::sign(&header, &acme(), &[key]), leaves }
+        Upload { header: sign(header, keys), leaves }
     }
 
     /// What a damaged disk has left of a segment without its records at these places in it.
-    pub(crate) fn salvaged(key: &SigningKey, whole: &Upload, lost: std::ops::Range<u32>) -> Upload {
+    pub(crate) fn salvaged(keys: &DeviceKeys, whole: &Upload, lost: std::ops::Range<u32>) -> Upload {
         let mut header = whole.header.claim().unwrap();
         let (head, records) = (header.head(), whole.check(&header).unwrap());
         let left: Vec<Record> =
@@ -712,16 +733,16 @@ pub(super) mod tests {
         let lost = vec![(at(lost.start), at(lost.end))];
         let next_segment = header.segment + 1;
         header.root = root;
-        header.salvage = Some(Salvage { next_segment, lost, head });
-        Upload { header: Signed::sign(&header, &acme(), &[key]), leaves }
+        header.salvage = Some(Salvage { next_segment, lost, head, resumes: None });
+        Upload { header: sign(header, keys), leaves }
     }
 
     /// A segment of one record, which begins an era.
-    pub(crate) fn told(key: &SigningKey, era: EraId, event: Event) -> Upload {
-        let mut header = segment(key, era, None, 1, "x").header.claim().unwrap();
+    pub(crate) fn told(keys: &DeviceKeys, era: EraId, event: Event) -> Upload {
+        let mut header = segment(keys, era, None, 1, "x").header.claim().unwrap();
         let (leaves, root) = grow(&[Record { index: 0, floor: at(1), powered: at(1), event }]);
         header.root = root;
-        Upload { header: Signed::sign(&header, &acme(), &[key]), leaves }
+        Upload { header: sign(header, keys), leaves }
     }
 
     fn service(keys: FleetKeys, book: &Book) -> Service {
@@ -758,7 +779,7 @@ pub(super) mod tests {
         let ack = ack.open(&acme(), book.trust().service_keys(), 1).unwrap();
         assert_eq!((ack.nonce, ack.time), (Some(Nonce([9; 16])), at(5)));
         assert_eq!(ack.feeds, [book.first().head().unwrap().position.clone()]);
-        let upload = segment(&device_keys(1).audit, EraId { number: 1, salt: 5 }, None, 2, "a");
+        let upload = segment(&device_keys(1), EraId { number: 1, salt: 5 }, None, 2, "a");
         let out = send(&mut service, &mut book, &Topic::UpAudit(gw()), &Delivery::Open(upload).to_bytes(), 6);
         let ack = Signed::<Ack>::from_bytes(&out.publish[0].payload).unwrap().claim().unwrap();
         assert_eq!((ack.nonce, ack.eras[0].next_index), (None, 2));

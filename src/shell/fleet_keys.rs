@@ -208,6 +208,11 @@ impl KeyFolder {
         self.wait(&role_name(role), role, Label { root_key_id, fleet: None }, &self.file(like), like, rng)
     }
 
+    /// Where a key waits to take the place of a role's.
+    pub fn waiting_for(&self, role: Role) -> PathBuf {
+        self.waiting_file(&role_name(role))
+    }
+
     /// The key that waits to take the place of a role's, if one does.
     ///
     /// # Errors

@@ -92,7 +92,7 @@ impl DeviceKeyFile {
             return Err(malformed(why));
         }
         let keys =
-            private_bytes(&text.keys).ok_or_else(|| malformed("the keys are not 256 hexadecimal digits".into()))?;
+            private_bytes(&text.keys).ok_or_else(|| malformed("the keys are not 192 hexadecimal digits".into()))?;
         Ok(Self {
             device: text.device.clone(),
             nonce: text.nonce,
@@ -102,8 +102,8 @@ impl DeviceKeyFile {
     }
 }
 
-fn private_bytes(text: &str) -> Option<Zeroizing<[u8; 128]>> {
-    let mut bytes = Zeroizing::new([0; 128]);
+fn private_bytes(text: &str) -> Option<Zeroizing<[u8; 96]>> {
+    let mut bytes = Zeroizing::new([0; 96]);
     let fits = data_encoding::HEXLOWER.decode_len(text.len()) == Ok(bytes.len());
     let decoded = fits.then(|| data_encoding::HEXLOWER.decode_mut(text.as_bytes(), bytes.as_mut()).ok()).flatten();
     decoded.map(|_| bytes)
@@ -168,7 +168,7 @@ mod tests {
         let path = dir.path().join("device.key");
         let text = std::fs::read_to_string(&path).unwrap();
         let key = text.split('"').nth(5).unwrap().to_owned();
-        assert_eq!(key.len(), 256);
+        assert_eq!(key.len(), 192);
         let damaged = [
             text.replace("format = 1", "format = 2"),
             text.replace("gw-07", "gw 07"),

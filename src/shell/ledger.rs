@@ -28,6 +28,7 @@ use crate::time::Timestamp;
 use crate::wire::audit::segment::SegmentHeader;
 use crate::wire::audit::{Credential, Event};
 use crate::wire::envelope::Signed;
+use crate::wire::token::Bearer;
 use crate::wire::{decode, encode};
 
 /// The form of the tables.
@@ -55,8 +56,9 @@ CREATE TABLE records (
     PRIMARY KEY (device, era, salt, idx)
 ) WITHOUT ROWID;
 CREATE TABLE issued (
-    block BLOB PRIMARY KEY, task TEXT NOT NULL, device TEXT NOT NULL, grant_id BLOB NOT NULL,
-    issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, serial INTEGER
+    block BLOB PRIMARY KEY, task TEXT NOT NULL, device TEXT, for_group TEXT, grant_id BLOB NOT NULL,
+    issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, serial INTEGER,
+    CHECK ((device IS NULL) <> (for_group IS NULL))
 ) WITHOUT ROWID;
 CREATE INDEX issued_by_task ON issued (task);
 ";
@@ -334,27 +336,31 @@ impl Ledger {
 
     fn issued_where(&self, condition: &str, value: &dyn rusqlite::ToSql) -> Result<Vec<Issued>, LedgerError> {
         let mut statement = self.connection.prepare(&format!(
-            "SELECT block, task, device, grant_id, issued_ms, expires_ms, serial FROM issued WHERE {condition} \
+            "SELECT block, task, device, for_group, grant_id, issued_ms, expires_ms, serial FROM issued WHERE {condition} \
              ORDER BY issued_ms",
         ))?;
         let rows = statement.query_map([value], |row| {
             Ok((
                 row.get::<_, [u8; 32]>(0)?,
                 row.get::<_, String>(1)?,
-                row.get::<_, String>(2)?,
-                row.get::<_, [u8; 16]>(3)?,
-                row.get::<_, i64>(4)?,
+                (row.get::<_, Option<String>>(2)?, row.get::<_, Option<String>>(3)?),
+                row.get::<_, [u8; 16]>(4)?,
                 row.get::<_, i64>(5)?,
-                row.get::<_, Option<u32>>(6)?,
+                row.get::<_, i64>(6)?,
+                row.get::<_, Option<u32>>(7)?,
             ))
         })?;
         let mut issued = Vec::new();
         for row in rows {
-            let (block, task, device, grant, at, expires, serial) = row?;
+            let (block, task, bearer, grant, at, expires, serial) = row?;
             let damaged = || LedgerError::Damaged(format!("issued/{task}"));
             issued.push(Issued {
                 block: BlockId(block),
-                device: device.parse().map_err(|_| damaged())?,
+                bearer: match bearer {
+                    (Some(device), None) => Bearer::Device(device.parse().map_err(|_| damaged())?),
+                    (None, Some(group)) => Bearer::Group(group.parse().map_err(|_| damaged())?),
+                    (Some(_), Some(_)) | (None, None) => return Err(damaged()),
+                },
                 grant: GrantId(grant),
                 at: millis(at),
                 expires: millis(expires),
@@ -531,11 +537,15 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
 
 fn store_issued(connection: &Connection, issued: &Issued) -> Result<(), LedgerError> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO issued (block, task, device, grant_id, issued_ms, expires_ms, serial)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO issued (block, task, device, for_group, grant_id, issued_ms, expires_ms, serial)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
-    let Issued { task, device, grant, block, at, expires, serial } = issued;
-    statement.execute(params![block.0, task.as_str(), device.as_str(), grant.0, ms(*at), ms(*expires), serial])?;
+    let Issued { task, bearer, grant, block, at, expires, serial } = issued;
+    let (device, group) = match bearer {
+        Bearer::Device(device) => (Some(device.as_str()), None),
+        Bearer::Group(group) => (None, Some(group.as_str())),
+    };
+    statement.execute(params![block.0, task.as_str(), device, group, grant.0, ms(*at), ms(*expires), serial])?;
     Ok(())
 }
 

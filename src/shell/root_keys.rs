@@ -111,6 +111,11 @@ impl KeyFolder {
         Ok(SigningKey::from_bytes(&private))
     }
 
+    /// Where a root key waits for a number.
+    pub fn waiting_for_root(&self, number: usize, of: usize) -> PathBuf {
+        self.waiting_file(&root_name(number, of))
+    }
+
     /// The root key that waits for a number.
     ///
     /// # Errors

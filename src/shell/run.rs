@@ -297,9 +297,16 @@ impl Session {
             self.carry_out(effects)?;
             service::alive();
             if stop {
-                return Ok(());
+                return self.take_leave();
             }
         }
+    }
+
+    /// Lets the agent say that it goes, while there is a link still.
+    fn take_leave(&mut self) -> Result<(), StoreError> {
+        let mut effects = Effects::default();
+        self.agent.handle(Input::Leaving, clock::now(), &mut effects);
+        self.carry_out(effects)
     }
 
     fn patience(&self) -> Duration {

@@ -24,7 +24,7 @@ use super::mqtt::{BrokerUrl, Link, LinkConfig, LinkError, Security, TlsIdentity,
 use super::x509::SERVICE_NAME;
 use crate::agent::effects::LinkCommand;
 use crate::agent::LinkEvent;
-use crate::fleet::book::{Book, Status};
+use crate::fleet::book::{Book, ServedKeys, Status};
 use crate::fleet::publish::{self, FeedAt};
 use crate::fleet::service::ServiceKeys;
 use crate::fleet::{FleetError, FleetLog, Outgoing, Service, Settings};
@@ -112,8 +112,9 @@ impl Serving {
     ) -> Result<Self, ServeError> {
         ledger.refresh()?;
         now()?;
+        let served = keys.ids();
         let service = Service::start(keys, settings, entropy::seed(), ledger.book())?;
-        let turn = Turn::take(&mut ledger)?;
+        let turn = Turn::take(&mut ledger, served)?;
         let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
         let link = open_link(ledger.book(), uplink, inputs.clone(), runtime)?;
         let (tell, ended) = watch::channel(false);
@@ -164,11 +165,12 @@ struct Turn {
 }
 
 impl Turn {
-    fn take(ledger: &mut Ledger) -> Result<Self, ServeError> {
+    fn take(ledger: &mut Ledger, keys: ServedKeys) -> Result<Self, ServeError> {
         let held = fleet_lock::hold(&fleet_lock::publisher(ledger.path()))?;
         let lock = held.map_err(|holder| ServeError::Publishing { holder })?;
         let (at, holder) = (now()?, format!("process {}", std::process::id()));
-        let taken = ledger.transact::<_, ServeError>(|book, _, fx| Ok(publish::take_turn(book, holder, at, fx)))?;
+        let taken =
+            ledger.transact::<_, ServeError>(|book, _, fx| Ok(publish::take_turn(book, holder, keys, at, fx)))?;
         Ok(Self { number: taken.0, _lock: lock })
     }
 }
@@ -210,8 +212,9 @@ pub async fn publish_once(
     uplink: Uplink,
 ) -> Result<PublishedOnce, ServeError> {
     ledger.refresh()?;
+    let served = keys.ids();
     let mut service = Service::start(keys, settings, entropy::seed(), ledger.book())?;
-    let turn = match Turn::take(ledger) {
+    let turn = match Turn::take(ledger, served) {
         Ok(turn) => turn,
         Err(ServeError::Publishing { holder }) => {
             let messages = publish_beside(ledger, &holder, uplink).await?;
@@ -240,7 +243,10 @@ async fn publish_beside(ledger: &mut Ledger, holder: &str, uplink: Uplink) -> Re
     let deadline = clock::now().boottime.0 + SIGNED_WITHIN.as_millis() as u64;
     while !publish::is_current(ledger.book(), now()?) {
         if clock::now().boottime.0 > deadline {
-            let what = format!("process {holder} publishes from this ledger, but signs no new head: look at its log");
+            let trust = ledger.book().trust().version;
+            let stalled = publish::replaced(ledger.book()).iter().find_map(|key| key.stalled(trust));
+            let why = stalled.unwrap_or_else(|| "it signs no new head: look at its log".into());
+            let what = format!("process {holder} publishes from this ledger, but {why}");
             return Err(FleetError::Invalid(what).into());
         }
         tokio::time::sleep(POLL).await;

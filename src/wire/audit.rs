@@ -1,8 +1,8 @@
 //! The audit trail as both sides sign and read it.
 //!
 //! Owns: [`Record`] and its kinds, and the hash chain over the records that no signature covers yet. The modules below it:
-//! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent; [`proof`], one record
-//! of it.
+//! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent; [`signer`], by which
+//! key; [`proof`], one record of it.
 //! Never: numbers, stores or sends anything. `agent/audit.rs` does on the device, `fleet/collect.rs` checks.
 //! Read next: `audit/segment.rs`, then `agent/audit.rs`. `docs/audit-format.md` has every byte.
 
@@ -10,9 +10,11 @@ pub mod leaf;
 pub mod merkle;
 pub mod proof;
 pub mod segment;
+pub mod signer;
 
 use serde::{Deserialize, Serialize};
 
+use super::bundle::PublicKey;
 use super::revocation::Position;
 use super::{decode, encode, Refused};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, KeyId, RiskClass, TaskClass, TaskId};
@@ -318,6 +320,13 @@ pub enum TrustChange {
         /// P after.
         after: Timestamp,
     },
+    /// The audit key that signs from the next segment on.
+    AuditKey {
+        /// Its epoch.
+        epoch: u64,
+        /// The key.
+        key: PublicKey,
+    },
     /// What an operator revoked with a key of his own holds from here on.
     Emergency {
         /// The key.
@@ -354,6 +363,21 @@ impl Record {
             | Event::Start(_)
             | Event::Task(_)
             | Event::Trust(_) => None,
+        }
+    }
+
+    /// The audit key that it announces.
+    pub fn announces(&self) -> Option<PublicKey> {
+        match &self.event {
+            Event::Trust(TrustChange::AuditKey { key, .. }) => Some(*key),
+            Event::Trust(_)
+            | Event::Decision(_)
+            | Event::Gap(_)
+            | Event::Grant(_)
+            | Event::Mode(_)
+            | Event::Refused(_)
+            | Event::Start(_)
+            | Event::Task(_) => None,
         }
     }
 

@@ -25,12 +25,10 @@ fn no_fleet() -> FleetId {
     "none".parse().expect("the name is valid")
 }
 
-/// The four private keys of a device. They are made on it and never leave it.
+/// The private keys of a device but that of its audit, which changes. They are made on it and never leave it.
 pub struct DeviceKeys {
     /// Names the device: signs requests, `hello` and the other keys' certificate.
     pub identity: SigningKey,
-    /// Signs audit segments.
-    pub audit: SigningKey,
     /// The key of its TLS client certificate.
     pub tls: SigningKey,
     /// What is meant for the device is sealed to this.
@@ -40,36 +38,29 @@ pub struct DeviceKeys {
 impl DeviceKeys {
     /// New keys.
     pub fn generate(rng: &mut (impl RngCore + CryptoRng)) -> Self {
-        Self {
-            identity: SigningKey::generate(rng),
-            audit: SigningKey::generate(rng),
-            tls: SigningKey::generate(rng),
-            sealing: SealingKey::generate(rng),
-        }
+        Self { identity: SigningKey::generate(rng), tls: SigningKey::generate(rng), sealing: SealingKey::generate(rng) }
     }
 
     /// Their public halves.
     pub fn public(&self) -> DevicePublic {
         DevicePublic {
             identity: self.identity.verifying_key().into(),
-            audit: self.audit.verifying_key().into(),
             tls: self.tls.verifying_key().into(),
             sealing: self.sealing.public(),
         }
     }
 
-    /// The private bytes, for the key file: identity, audit, tls, sealing.
-    pub fn to_bytes(&self) -> Zeroizing<[u8; 128]> {
-        let mut bytes = Zeroizing::new([0; 128]);
+    /// The private bytes, for the key file: identity, tls, sealing.
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 96]> {
+        let mut bytes = Zeroizing::new([0; 96]);
         bytes[..32].copy_from_slice(self.identity.as_bytes());
-        bytes[32..64].copy_from_slice(self.audit.as_bytes());
-        bytes[64..96].copy_from_slice(self.tls.as_bytes());
-        bytes[96..].copy_from_slice(self.sealing.to_bytes().as_ref());
+        bytes[32..64].copy_from_slice(self.tls.as_bytes());
+        bytes[64..].copy_from_slice(self.sealing.to_bytes().as_ref());
         bytes
     }
 
     /// From the bytes of [`DeviceKeys::to_bytes`].
-    pub fn from_bytes(bytes: &[u8; 128]) -> Self {
+    pub fn from_bytes(bytes: &[u8; 96]) -> Self {
         let part = |i: usize| {
             let mut part = Zeroizing::new([0; 32]);
             part.copy_from_slice(&bytes[i * 32..(i + 1) * 32]);
@@ -77,9 +68,8 @@ impl DeviceKeys {
         };
         Self {
             identity: SigningKey::from_bytes(&part(0)),
-            audit: SigningKey::from_bytes(&part(1)),
-            tls: SigningKey::from_bytes(&part(2)),
-            sealing: SealingKey::from_bytes(*part(3)),
+            tls: SigningKey::from_bytes(&part(1)),
+            sealing: SealingKey::from_bytes(*part(2)),
         }
     }
 }
@@ -89,8 +79,6 @@ impl DeviceKeys {
 pub struct DevicePublic {
     /// Names the device.
     pub identity: PublicKey,
-    /// Verifies its audit segments.
-    pub audit: PublicKey,
     /// In its client certificate.
     pub tls: PublicKey,
     /// Sealed to.

@@ -103,6 +103,11 @@ impl<T: Document> Signed<T> {
         decode(&self.payload, T::BYTES_MAX)
     }
 
+    /// The keys whose signatures it carries, unchecked.
+    pub fn signed_by(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.signatures.iter().map(|(id, _)| *id)
+    }
+
     /// Adds a signature over the exact bytes. Whoever has signed already changes nothing.
     pub fn countersign(&mut self, fleet: &FleetId, key: &SigningKey) {
         let id = KeyId::of(key.verifying_key().as_bytes());

@@ -403,12 +403,13 @@ impl Answer {
     }
 }
 
-/// The retained word about a device, for operators. Signed by its identity key; the last will says `offline`.
+/// The retained word about a device, for operators. Signed by its identity key. The last will, and a device that
+/// ends in order, say [`State::GONE`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct State {
     /// The device.
     pub device: DeviceId,
-    /// `online`, `offline`, `stale` or `locked`, as the device saw it; `gone` in the last will.
+    /// `online`, `offline`, `stale` or `locked`, as the device saw it, or [`State::GONE`].
     pub mode: String,
     /// The floor E when it was signed.
     pub floor: Timestamp,
@@ -416,6 +417,11 @@ pub struct State {
     pub feeds: Vec<Position>,
     /// Records that the collector has not acknowledged.
     pub pending: u64,
+}
+
+impl State {
+    /// The mode of a device that is not connected: the connection broke, or it was stopped.
+    pub const GONE: &'static str = "gone";
 }
 
 impl Document for State {

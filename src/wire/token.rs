@@ -5,6 +5,8 @@
 //! Never: admits, verifies or evaluates a token; picks randomness or reads the time.
 //! Read next: `biscuit.rs`, which reads any token; `agent/token.rs`, which admits one.
 
+use std::fmt;
+
 use biscuit_auth::builder::{
     Binary, BlockBuilder, Check, CheckKind, Expression, Fact, Op, Predicate, Rule, Term, Unary,
 };
@@ -16,7 +18,7 @@ use super::link::Right;
 use super::policy::TimeClass;
 use super::revocation::slot::Slot;
 use super::Refused;
-use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, RiskClass, TaskClass, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, GroupId, RiskClass, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 
 /// Facts that only the agent adds, per decision. A block that states one, or makes one by a rule, is refused.
@@ -94,17 +96,48 @@ pub struct GrantSpec {
     pub min_time_class: Option<TimeClass>,
 }
 
+/// For whom a task token is.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bearer {
+    /// One device.
+    Device(DeviceId),
+    /// Every device of a group.
+    Group(GroupId),
+}
+
+impl Bearer {
+    fn fact(&self) -> Fact {
+        match self {
+            Self::Device(device) => fact("for_device", [text(device.as_str())]),
+            Self::Group(group) => fact("for_group", [text(group.as_str())]),
+        }
+    }
+}
+
+impl fmt::Display for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(device) => write!(f, "device {device}"),
+            Self::Group(group) => write!(f, "group {group}"),
+        }
+    }
+}
+
 /// What an issuer's task token says.
 #[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct TaskSpec {
     /// The fleet.
     pub fleet: FleetId,
-    /// The grant that the issuer found to cover it.
+    /// The grant that the issuer found to cover it. One for a group is covered by as many as the group has devices, and this is
+    /// an id of its own.
     pub grant: GrantId,
-    /// The device that it is for.
-    pub device: DeviceId,
+    /// For whom it is.
+    pub bearer: Bearer,
     /// Who answers for it.
     pub owner: String,
+    /// For which audience it is, if for one.
+    pub audience: Option<String>,
     /// The revocation feed that covers it.
     pub feed: Option<FeedId>,
     /// The task.
@@ -117,7 +150,7 @@ pub struct TaskSpec {
     pub serial: Option<u32>,
     /// What it may do.
     pub rights: Vec<Right>,
-    /// Uses, if bounded.
+    /// Uses, if bounded. They are counted on one device, so that one for a group has none.
     pub uses_max: Option<u64>,
     /// The least strict time class that it may be judged under, if it asks for one.
     pub min_time_class: Option<TimeClass>,
@@ -147,7 +180,8 @@ pub fn mint_grant(
     root_key_id: u32,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<Vec<u8>, Refused> {
-    let mut facts = common(&spec.fleet, spec.grant, "grant", &spec.owner, &spec.device, spec.feed.as_ref())?;
+    let mut facts = common(&spec.fleet, spec.grant, "grant", &spec.owner, spec.feed.as_ref())?;
+    facts.push(Bearer::Device(spec.device.clone()).fact());
     facts.push(fact("issued", [date(spec.issued.secs_floor())]));
     facts.push(fact("expires", [date(spec.expires.secs_floor())]));
     for (selector, class) in &spec.may_begin {
@@ -174,14 +208,18 @@ pub fn mint_grant(
 /// Mints a task token.
 ///
 /// # Errors
-/// As [`mint_grant`].
+/// As [`mint_grant`], and when one for a group is to be used so many times.
 pub fn mint_task(
     spec: &TaskSpec,
     root: &SigningKey,
     root_key_id: u32,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<Vec<u8>, Refused> {
-    let mut facts = common(&spec.fleet, spec.grant, "task", &spec.owner, &spec.device, spec.feed.as_ref())?;
+    let mut facts = common(&spec.fleet, spec.grant, "task", &spec.owner, spec.feed.as_ref())?;
+    facts.push(spec.bearer.fact());
+    if let Some(audience) = &spec.audience {
+        facts.push(fact("audience", [text(bounded(audience)?)]));
+    }
     facts.push(fact("for_task", [text(spec.task.as_str())]));
     facts.push(fact("issued", [date(spec.issued.secs_floor())]));
     facts.push(fact("expires", [date(spec.expires.secs_floor())]));
@@ -192,8 +230,10 @@ pub fn mint_task(
             Reach::Below(prefix) => fact("right_prefix", [text(prefix), action]),
         });
     }
-    if let Some(uses) = spec.uses_max {
-        facts.push(fact("uses_max", [integer(uses)?]));
+    match (spec.uses_max, &spec.bearer) {
+        (Some(uses), Bearer::Device(_)) => facts.push(fact("uses_max", [integer(uses)?])),
+        (Some(_), Bearer::Group(_)) => return Err(Refused::Malformed("uses that no one device can count")),
+        (None, _) => {}
     }
     if let Some(serial) = spec.serial {
         let slot = TaskSpec::slot(spec.issued, spec.expires);
@@ -212,7 +252,6 @@ fn common(
     grant: GrantId,
     kind: &str,
     owner: &str,
-    device: &DeviceId,
     feed: Option<&FeedId>,
 ) -> Result<Vec<Fact>, Refused> {
     let mut facts = vec![
@@ -220,7 +259,6 @@ fn common(
         fact("grant", [text(&grant.to_string())]),
         fact("kind", [text(kind)]),
         fact("owner", [text(bounded(owner)?)]),
-        fact("for_device", [text(device.as_str())]),
     ];
     facts.extend(feed.map(|feed| fact("feed", [text(feed.as_str())])));
     Ok(facts)

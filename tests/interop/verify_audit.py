@@ -307,6 +307,7 @@ def read_trust(r):
         "reset": lambda: {"floor": pair(), "powered": pair()},
         "told": lambda: {"before": r.number(), "after": r.number()},
         "time": lambda: {"before": r.number(), "after": r.number()},
+        "audit_key": lambda: {"epoch": r.number(), "key": list(r.take(32))},
         "emergency": lambda: {"key": r.hash(8), "counter": r.number(), "digest": r.hash()},
     }
     change = r.pick(list(changes))
@@ -455,29 +456,68 @@ def read_leaves(leaves, indexes):
 # Segments.
 
 
-def read_header(data, fleet, keys):
-    """The header, if one of the keys signed it for the fleet."""
-    need(len(data) <= 3 * 1024, "a header too large")
-    r = Reader(data)
-    payload = r.take(r.number())
-    signatures = r.list(lambda: (r.take(8), r.take(64)))
-    r.end("the signatures")
+def read_envelope(r):
+    """The payload, and who signed it with what."""
+    return r.take(r.number()), r.list(lambda: (r.take(8), r.take(64)))
+
+
+def read_certificate(r):
+    """The bytes of a certificate: they are looked into when it counts."""
+    begin = r.at
+    read_envelope(r)
+    return r.data[begin : r.at].hex()
+
+
+def need_signed(kind, fleet, payload, signatures, keys):
     need(len(signatures) <= 16, "too many signatures")
-    message, known = b"hardtack/segment/v1\0" + fleet.encode() + b"\0" + payload, {key_id(key): key for key in keys}
+    message, known = f"hardtack/{kind}/v1\0{fleet}\0".encode() + payload, {key_id(key): key for key in keys}
     fits = [signature_fits(known[who], message, signature) for who, signature in signatures if who in known]
     need(fits, "signed by a key that does not count")
     need(all(fits), "a signature that does not fit")
+
+
+def vouched(certificate, fleet, device, identities):
+    """(identity key, epoch, audit key) of a certificate."""
+    data = bytes.fromhex(certificate)
+    need(len(data) <= 512, "a certificate too large")
+    r = Reader(data)
+    payload, signatures = read_envelope(r)
+    r.end("the certificate")
+    who = [identity for identity in identities if key_id(identity) in [signer for signer, _ in signatures]]
+    need(who, "a certificate by a key that does not count")
+    need_signed("audit-key", fleet, payload, signatures, who[:1])
     r = Reader(payload)
+    need(r.name(48) == device, "a certificate of another device")
+    epoch, key = r.number(), r.take(32)
+    r.end("the certificate's content")
+    return who[0], epoch, key
+
+
+def parse_header(data):
+    """What a header claims, and its envelope."""
+    need(len(data) <= 4 * 1024, "a header too large")
+    r = Reader(data)
+    envelope = read_envelope(r)
+    r.end("the signatures")
+    r = Reader(envelope[0])
     header = {"device": r.name(48), "era": read_era(r), "segment": r.number(), "first_index": r.number()}
     header |= {"count": r.number(2**32), "previous": r.hash(), "root": r.hash(), "closed_at": r.number()}
-    header |= {"recovered": r.flag(), "feeds": r.list(lambda: read_position(r))}
-    header["salvage"] = r.option(lambda: read_salvage(r))
+    header |= {"recovered": r.flag(), "signer": r.option(lambda: read_certificate(r))}
+    header |= {"feeds": r.list(lambda: read_position(r)), "salvage": r.option(lambda: read_salvage(r))}
     r.end("the header")
+    return header, envelope
+
+
+def read_header(data, fleet, keys):
+    """The header, if one of these audit keys signed it for the fleet."""
+    header, envelope = parse_header(data)
+    need_signed("segment", fleet, *envelope, keys)
     return header
 
 
 def read_salvage(r):
-    return {"next_segment": r.number(), "lost": r.list(lambda: [r.number(), r.number()]), "head": r.hash()}
+    lost = {"next_segment": r.number(), "lost": r.list(lambda: [r.number(), r.number()]), "head": r.hash()}
+    return lost | {"resumes": r.option(lambda: read_certificate(r))}
 
 
 def kept(header):
@@ -512,14 +552,42 @@ def head_after(header):
 class Chain:
     """An era of a device, from its beginning."""
 
-    def __init__(self, fleet, device, era, salt):
+    def __init__(self, fleet, device, era, salt, signer=None):
+        # Who signs the next segment; at the beginning, who signed the era before.
+        self.signer = signer
         self.fleet, self.device, self.era = fleet, device, {"number": era, "salt": salt}
         self.segment = self.index = 0
         self.head = genesis(fleet, device, era, salt)
         self.held, self.lost, self.whole, self.named = [], [], True, {}
 
-    def follow(self, data, leaves, keys):
-        header = read_header(data, self.fleet, keys)
+    def open(self, data, identities):
+        """The header, who signed it, and who signs on where what was lost may have said so."""
+        header, envelope = parse_header(data)
+        before = self.signer
+
+        def of(certificate):
+            return vouched(certificate, self.fleet, header["device"], identities)
+
+        need(header["signer"] or (before and header["segment"] > 0), "a first segment without its key's certificate")
+        signer = of(header["signer"]) if header["signer"] else before
+        need_signed("segment", self.fleet, *envelope, [signer[2]])
+        begins = header["segment"] == 0 or header["recovered"] or header["salvage"]
+        if before and signer != before and not (begins and signer[1] >= before[1]):
+            need(header["segment"] == 0 and signer[0] != before[0], "signed with a key that was not announced")
+        resumes = header["salvage"] and header["salvage"]["resumes"]
+        return header, signer, of(resumes) if resumes else None
+
+    def after(self, header, signer, records):
+        for record in records:
+            told = record["event"].get("trust", {}).get("audit_key")
+            if told is None or (header["recovered"] and told["epoch"] <= signer[1]):
+                continue
+            need(told["epoch"] > signer[1], "announces an audit key that is no newer")
+            signer = signer[0], told["epoch"], bytes(told["key"])
+        return signer
+
+    def follow(self, data, leaves, identities):
+        header, signer, resumes = self.open(data, identities)
         need(header["device"] == self.device and header["era"] == self.era, "of another device or era")
         need(header["segment"] == self.segment, f"segment {self.segment} was to be next")
         need(header["first_index"] == self.index, f"record {self.index} was to be next")
@@ -527,6 +595,7 @@ class Chain:
         need(tree([leaf_hash(leaf) for leaf in leaves]).hex() == header["root"], "its leaves are not those that were signed")
         need(count_of(header) == len(leaves), "more or fewer leaves than numbers")
         records = read_leaves(leaves, indexes_of(header))
+        self.signer = resumes or self.after(header, signer, records)
         self.head = head_after(header)
         self.segment += 1
         self.index += header["count"]
@@ -580,6 +649,8 @@ def fields_of(device, era, segment, record, named):
     if kind == "trust":
         (change, inner), = told.items()
         told = inner | {"change": change}
+        if change == "audit_key":
+            told["key"] = bytes(inner["key"]).hex()
     for field, value in told.items():
         line[f"{kind}_{field}" if field in line else field] = value
     return line
@@ -629,7 +700,7 @@ def equal(ours, theirs):
 
 
 def counting(device, told, trusted):
-    """The keys that count for a device."""
+    """The identity keys that count for a device."""
     told = [unhex(key, 32) for key in told]
     return [key for owner, key in trusted if owner in (None, device)] if trusted else told
 
@@ -689,7 +760,8 @@ class Export:
             place = (device, era, salt)
             if self.chain is None or self.chain[0] != place:
                 need(place not in self.chains, "an era that is not in one piece")
-                self.chains[place] = Chain(self.fleet, device, era, salt)
+                signer = self.chain[1].signer if self.chain and self.chain[0][0] == device else None
+                self.chains[place] = Chain(self.fleet, device, era, salt, signer)
                 self.chain = place, self.chains[place]
             leaves = [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
             header, records = self.chain[1].follow(signed, leaves, self.keys[device])
@@ -789,9 +861,17 @@ def prove(data, trusted):
     text, end, rest = data.partition(b"\n")
     need(end and not rest, "not one line")
     proof = parse(text.decode())
-    need(set(proof) == {"kind", "format", "fleet", "device", "keys", "id", "records"}, "other fields")
+    fields = {"kind", "format", "fleet", "device", "keys", "id", "certificates", "announced", "records"}
+    need(set(proof) == fields, "other fields")
     need((proof["kind"], proof["format"]) == ("proof", PROOF), "of another form")
-    keys = counting(proof["device"], proof["keys"], trusted)
+    identities = counting(proof["device"], proof["keys"], trusted)
+    certificates = [unbase64(text).hex() for text in proof["certificates"]]
+    keys = [vouched(one, proof["fleet"], proof["device"], identities)[2] for one in certificates]
+    for proved in proof["announced"]:
+        header, record = open_record(proof, proved, keys)
+        made = fields_of(proof["device"], header["era"], header["segment"], record, None)
+        need(equal(made, proved["record"]), f"what it says of record {record['index']} is not what was signed")
+        keys.append(bytes(record["event"]["trust"]["audit_key"]["key"]))
     opened = [open_record(proof, proved, keys) for proved in proof["records"]]
     (header, record), *others = opened
     era, credential = header["era"], record["event"].get("decision", {}).get("credential", "nothing")
@@ -882,7 +962,7 @@ def check_vectors(folder):
 
 
 def check_chain(vectors, bad):
-    key, fleet, device = bytes.fromhex(vectors["key"]), vectors["fleet"], vectors["device"]
+    key, fleet, device = bytes.fromhex(vectors["identity"]), vectors["fleet"], vectors["device"]
     same("key id", key_id(key).hex(), vectors["key_id"])
     era = vectors["segments"][0]["fields"]["era"]
     begin = Chain(fleet, device, era["number"], era["salt"])
@@ -899,6 +979,7 @@ def check_chain(vectors, bad):
         same("indexes", [record["index"] for record in records], case["indexes"])
         same("head", begin.head.hex(), case["head"])
         same("next", [begin.segment, begin.index], case["next"])
+        same("signer", [begin.signer[1], begin.signer[2].hex()], case["signer"])
     for case in bad["leaves"]:
         refused(case["why"], lambda: read_leaves(unhexed(case["leaves"]), range(5, 100)))
     for case in bad["segments"]:

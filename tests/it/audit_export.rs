@@ -61,7 +61,7 @@ impl Rig {
 
     fn key(&self) -> String {
         let shown = self.fleet.run(&["device", "show", "gw-07"]).unwrap();
-        shown["audit_keys"][0].as_str().unwrap().to_owned()
+        shown["identity_keys"][0].as_str().unwrap().to_owned()
     }
 
     /// An allow of the device by the record that names its credential, and one that names it itself.

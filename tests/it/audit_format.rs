@@ -14,6 +14,7 @@ use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::leaf::read;
 use hardtack::wire::audit::merkle::{leaf_hash, path, root, root_from, root_from_first};
 use hardtack::wire::audit::segment::{grow, link, Delivery, Salvage, SegmentHeader, Upload};
+use hardtack::wire::audit::signer::AuditKey;
 use hardtack::wire::audit::{
     extend, genesis, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse, Known,
     ModeChange, Named, Record, Start, TaskEvent, TaskStep, TrustChange,
@@ -43,8 +44,23 @@ fn gateway() -> DeviceId {
     "gw-07".parse().unwrap()
 }
 
-fn key() -> SigningKey {
-    SigningKey::from_bytes(&[9; 32])
+/// Vouches for the audit keys.
+fn identity() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+/// The audit key of an epoch.
+fn key(epoch: u8) -> SigningKey {
+    SigningKey::from_bytes(&[100 + epoch; 32])
+}
+
+fn certificate(epoch: u8) -> Signed<AuditKey> {
+    vouched(epoch, &identity())
+}
+
+fn vouched(epoch: u8, identity: &SigningKey) -> Signed<AuditKey> {
+    let key = key(epoch).verifying_key().into();
+    Signed::sign(&AuditKey { device: gateway(), epoch: epoch.into(), key }, &acme(), &[identity])
 }
 
 #[test]
@@ -152,6 +168,7 @@ fn events() -> Vec<Event> {
         TrustChange::Reset { floor: (time(5), time(0)), powered: (time(7), time(1)) },
         TrustChange::Told { before: time(0), after: time(60_000) },
         TrustChange::Time { before: time(9), after: time(8) },
+        TrustChange::AuditKey { epoch: 2, key: key(2).verifying_key().into() },
         TrustChange::Emergency { key: KeyId([0xe1; 8]), counter: 300, digest: Hash([0xb2; 32]) },
     ];
     let previous = EraEnd { era: EraId { number: 11, salt: u64::MAX }, next_index: 300, head: Hash([0xaa; 32]) };
@@ -268,29 +285,33 @@ fn header(segment: u64, records: &[Record], previous: Hash) -> SegmentHeader {
         root: grow(records).1,
         closed_at: Timestamp(NOW + 1000),
         recovered: false,
+        signer: None,
         feeds: Vec::new(),
         salvage: None,
     }
 }
 
-fn sign(header: &SegmentHeader) -> Signed<SegmentHeader> {
-    Signed::sign(header, &acme(), &[&key()])
+/// Signs with the audit key of an epoch.
+fn sign(header: &SegmentHeader, epoch: u8) -> Signed<SegmentHeader> {
+    Signed::sign(header, &acme(), &[&key(epoch)])
 }
 
-/// A chain of six segments: three whole ones, one of which a later start has closed, what is left of one, one of which
-/// nothing is left, and the one after.
-fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>)> {
+/// A chain of six segments, each with the epoch of the key that signs it: three whole ones, one of which a later start has
+/// closed with a newer key, what is left of one, one of which nothing is left, and two of keys that were announced.
+fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
     let records = records();
     let begin = genesis(&acme(), &gateway(), ERA);
-    let first = header(0, &records[..20], begin);
+    let first = SegmentHeader { signer: Some(certificate(1)), ..header(0, &records[..20], begin) };
     let second = SegmentHeader { feeds: vec![position(300)], ..header(1, &records[20..21], first.head()) };
-    let third = SegmentHeader { recovered: true, ..header(2, &records[21..24], second.head()) };
+    let late = header(2, &records[21..24], second.head());
+    let third = SegmentHeader { recovered: true, signer: Some(certificate(2)), ..late };
     // Of records 24 to 29, in what were segments 3 and 4, 25, 26 and 29 are lost.
     let left = [records[24].clone(), records[27].clone(), records[28].clone()];
-    let salvage = Salvage { next_segment: 5, lost: vec![(25, 27), (29, 30)], head: Hash([0x5a; 32]) };
+    let salvage = Salvage { next_segment: 5, lost: vec![(25, 27), (29, 30)], head: Hash([0x5a; 32]), resumes: None };
     let salvaged =
         SegmentHeader { count: 6, salvage: Some(salvage), recovered: true, ..header(3, &left, third.head()) };
-    let nothing = Salvage { next_segment: 6, lost: vec![(30, 33)], head: Hash([0x5b; 32]) };
+    let resumes = Some(certificate(1));
+    let nothing = Salvage { next_segment: 6, lost: vec![(30, 33)], head: Hash([0x5b; 32]), resumes };
     let gone = SegmentHeader {
         first_index: 30,
         count: 3,
@@ -299,11 +320,18 @@ fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>)> {
         recovered: true,
         ..header(5, &left, salvaged.head())
     };
-    let last = header(6, &records[33..], gone.head());
+    let announcing = header(6, &records[33..36], gone.head());
+    let announced = header(7, &records[36..], announcing.head());
     let of = |records: &[Record]| grow(records).0;
-    let of_each =
-        [of(&records[..20]), of(&records[20..21]), of(&records[21..24]), of(&left), Vec::new(), of(&records[33..])];
-    [first, second, third, salvaged, gone, last].into_iter().zip(of_each).collect()
+    vec![
+        (first, of(&records[..20]), 1),
+        (second, of(&records[20..21]), 1),
+        (third, of(&records[21..24]), 2),
+        (salvaged, of(&left), 2),
+        (gone, Vec::new(), 2),
+        (announcing, of(&records[33..36]), 1),
+        (announced, of(&records[36..]), 2),
+    ]
 }
 
 fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
@@ -321,16 +349,23 @@ fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
 }
 
 fn verifier() -> Verifier {
-    let keys = [(gateway(), vec![key().verifying_key().into()])].into();
+    let keys = [(gateway(), vec![identity().verifying_key().into()])].into();
     Verifier::by(Signers { fleet: acme(), keys })
 }
 
 fn segments() -> Value {
     let mut verifier = verifier();
-    let segments: Vec<Value> = chain()
+    let chain = chain();
+    let segments: Vec<Value> = chain
         .iter()
-        .map(|(header, leaves)| {
-            let signed = sign(header);
+        .enumerate()
+        .map(|(at, (header, leaves, epoch))| {
+            let signed = sign(header, *epoch);
+            // Who signs after it; after the last one, whoever signed that.
+            let next = chain.get(at + 1).map_or(*epoch, |(_, _, epoch)| *epoch);
+            // Where the next one brings its certificate, nothing before says so.
+            let next =
+                if chain.get(at + 1).is_some_and(|(header, ..)| header.signer.is_some()) { *epoch } else { next };
             let checked = verifier.segment(stored(&signed, leaves)).expect("our own");
             let upload = Upload { header: signed.clone(), leaves: leaves.clone() };
             if header.salvage.is_none() {
@@ -338,7 +373,8 @@ fn segments() -> Value {
             }
             json!({
                 "header": hex(&signed.to_bytes()),
-                "fields": header,
+                "fields": told(header),
+                "signer": [next, hex(key(next).verifying_key().as_bytes())],
                 "leaves": hexes(leaves),
                 "message": hex(&Delivery::Open(upload).to_bytes()),
                 "indexes": checked.records.iter().map(|(record, _)| record.index).collect::<Vec<_>>(),
@@ -348,15 +384,26 @@ fn segments() -> Value {
         })
         .collect();
     assert!(verifier.finish().is_sound());
-    let public = key().verifying_key();
+    let public = identity().verifying_key();
     json!({
         "fleet": acme(),
         "device": gateway(),
-        "key": hex(public.as_bytes()),
+        "identity": hex(public.as_bytes()),
         "key_id": KeyId::of(public.as_bytes()),
         "genesis": genesis(&acme(), &gateway(), ERA),
         "segments": segments,
     })
+}
+
+/// What a header says, certificates as their bytes.
+fn told(header: &SegmentHeader) -> Value {
+    let bytes = |certificate: &Option<Signed<AuditKey>>| certificate.as_ref().map(|one| hex(&one.to_bytes()));
+    let mut fields = json!(header);
+    fields["signer"] = bytes(&header.signer).into();
+    if let Some(salvage) = &header.salvage {
+        fields["salvage"]["resumes"] = bytes(&salvage.resumes).into();
+    }
+    fields
 }
 
 /// What a reader refuses, each for one reason: leaves that are none, and segments in the place of the second one.
@@ -410,24 +457,33 @@ type Case<'c> = (&'c str, Signed<SegmentHeader>, &'c [Vec<u8>]);
 
 fn refused_segments() -> Vec<Value> {
     let chain = chain();
-    let (good, leaves) = &chain[1];
-    let (salvaged, left) = &chain[3];
-    let with = |edit: &dyn Fn(&mut SegmentHeader)| {
+    let (good, leaves, _) = &chain[1];
+    let (salvaged, left, _) = &chain[3];
+    let edited = |epoch: u8, edit: &dyn Fn(&mut SegmentHeader)| {
         let mut header = good.clone();
         edit(&mut header);
-        sign(&header)
+        sign(&header, epoch)
     };
+    let with = |edit: &dyn Fn(&mut SegmentHeader)| edited(1, edit);
     let mut changed = leaves.clone();
     changed[0][2] ^= 1;
     let in_place = |salvage: Salvage| {
         let numbers = (good.segment, good.first_index, good.previous);
         let (segment, first_index, previous) = numbers;
-        sign(&SegmentHeader { segment, first_index, previous, salvage: Some(salvage), ..salvaged.clone() })
+        sign(&SegmentHeader { segment, first_index, previous, salvage: Some(salvage), ..salvaged.clone() }, 1)
     };
-    let salvage = |next_segment, lost: &[(u64, u64)]| Salvage { next_segment, lost: lost.to_vec(), head: Hash::ZERO };
-    let mut forged = sign(good).to_bytes();
+    let salvage = |next_segment, lost: &[(u64, u64)]| Salvage {
+        next_segment,
+        lost: lost.to_vec(),
+        head: Hash::ZERO,
+        resumes: None,
+    };
+    let mut forged = sign(good, 1).to_bytes();
     let end = forged.len() - 1;
     forged[end] ^= 1;
+    let stranger = SigningKey::from_bytes(&[8; 32]);
+    let old = Event::Trust(TrustChange::AuditKey { epoch: 1, key: key(3).verifying_key().into() });
+    let (no_newer, no_newer_root) = grow(&[Record { event: old, ..records()[20].clone() }]);
     let cases: Vec<Case<'_>> = vec![
         ("another number", with(&|h| h.segment = 2), leaves),
         ("another first record", with(&|h| h.first_index += 1), leaves),
@@ -437,10 +493,19 @@ fn refused_segments() -> Vec<Value> {
         ("no records", with(&|h| h.count = 0), leaves),
         ("another era", with(&|h| h.era.salt ^= 1), leaves),
         ("another device", with(&|h| h.device = "gw-08".parse().unwrap()), leaves),
-        ("a leaf that was changed", sign(good), &changed),
-        ("a leaf too few", sign(good), &[]),
-        ("another fleet's signature", Signed::sign(good, &"evil".parse().unwrap(), &[&key()]), leaves),
-        ("another key's signature", Signed::sign(good, &acme(), &[&SigningKey::from_bytes(&[8; 32])]), leaves),
+        ("a leaf that was changed", sign(good, 1), &changed),
+        ("a leaf too few", sign(good, 1), &[]),
+        ("another fleet's signature", Signed::sign(good, &"evil".parse().unwrap(), &[&key(1)]), leaves),
+        ("another key's signature", Signed::sign(good, &acme(), &[&stranger]), leaves),
+        ("a key that nobody announced", sign(good, 2), leaves),
+        ("a key that is vouched for and was not announced", edited(2, &|h| h.signer = Some(certificate(2))), leaves),
+        ("a key for which a stranger vouches", with(&|h| h.signer = Some(vouched(1, &stranger))), leaves),
+        (
+            "closed by a later start with an older key",
+            edited(0, &|h| (h.recovered, h.signer) = (true, Some(certificate(0)))),
+            leaves,
+        ),
+        ("an audit key is announced that is no newer", with(&|h| h.root = no_newer_root), &no_newer),
         ("a signature that does not fit", Signed::from_bytes(&forged).unwrap(), leaves),
         ("no signature", Signed::sign(good, &acme(), &[]), leaves),
         ("lost records out of order", in_place(salvage(5, &[(24, 25), (21, 23)])), left),
@@ -451,7 +516,7 @@ fn refused_segments() -> Vec<Value> {
     ];
     let refuse = |(why, header, leaves): Case<'_>| {
         let mut verifier = verifier();
-        assert!(verifier.segment(stored(&sign(&chain[0].0), &chain[0].1)).is_some());
+        assert!(verifier.segment(stored(&sign(&chain[0].0, 1), &chain[0].1)).is_some());
         assert!(verifier.segment(stored(&header, leaves)).is_none(), "{why}");
         json!({"why": why, "header": hex(&header.to_bytes()), "leaves": hexes(leaves)})
     };

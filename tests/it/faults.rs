@@ -12,6 +12,7 @@ use hardtack::shell::clock;
 use hardtack::shell::proxy::{Proxy, Swallow};
 use hardtack::shell::x509::Validity;
 use hardtack::time::Millis;
+use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Value};
 
 use crate::support::mosquitto::Mosquitto;
@@ -382,17 +383,14 @@ fn a_revocation_is_waited_for_until_every_device_in_reach_has_it() {
     let (code, told, _) = site.wait_for("t-1", "20s");
     assert_eq!((code, &told["wait"]["complete"]), (Some(0), &true.into()), "{told}");
     assert_eq!(told["wait"]["have"], json!(["gw-07"]));
+    site.until("the list shows it online", |device| device["mode"] == "online");
     let applied = site.gateway.get("/v1/status").unwrap()["feed_seq"].as_u64();
     assert!(applied >= told["wait"]["head"].as_u64(), "the device says so too: {applied:?}");
     let shown = site.fleet.run(&["revocations"]).unwrap();
     assert_eq!(shown["convergence"], json!({"devices": 1, "at_newest": 1, "unreachable": 0}), "{shown}");
 
     site.gateway.agent.take().unwrap().kill();
-    let gone = |site: &Site| site.fleet.run(&["device", "list"]).unwrap()["devices"][0]["reachable"] == false;
-    let began = clock::now().boottime;
-    while !gone(&site) {
-        assert!(clock::now().boottime.0 < began.0 + 20_000, "its last will has not come");
-    }
+    site.until("its last will", |device| device["reachable"] == false);
     let (code, told, _) = site.wait_for("t-2", "20s");
     assert_eq!(code, Some(11), "{told}");
     let unreachable = &told["wait"]["unreachable"][0];
@@ -406,6 +404,20 @@ fn a_revocation_is_waited_for_until_every_device_in_reach_has_it() {
     site.online();
     let (code, told, _) = site.wait_for("t-3", "20s");
     assert_eq!(code, Some(0), "it came back: {told}");
+    site.until("it is online again", |device| device["mode"] == "online");
+
+    // Stopped in order, its connection ends in order as well, and the broker forgets the last will.
+    let mut agent = site.gateway.agent.take().unwrap();
+    let process = Pid::from_raw(agent.id().try_into().unwrap()).unwrap();
+    kill_process(process, Signal::TERM).unwrap();
+    agent.wait("agent.stopped", |_| true).unwrap();
+    let listed = site.until("it says that it goes", |device| device["mode"] == "gone");
+    assert_eq!((&listed["reachable"], listed["mode_age_s"].is_number()), (&false.into(), true), "{listed}");
+    let (code, told, _) = site.wait_for("t-3b", "20s");
+    let unreachable = &told["wait"]["unreachable"][0];
+    assert_eq!((code, &unreachable["mode"]), (Some(11), &"gone".into()), "at once, for nobody in reach: {told}");
+    site.gateway.start(&url, 0).unwrap();
+    site.online();
 
     site.serve.take().unwrap().kill();
     let (code, told, stderr) = site.wait_for("t-4", "1s");
@@ -414,6 +426,18 @@ fn a_revocation_is_waited_for_until_every_device_in_reach_has_it() {
 }
 
 impl Site {
+    /// Waits until the fleet lists the device so.
+    fn until(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let began = clock::now().boottime;
+        loop {
+            let listed = self.fleet.run(&["device", "list"]).unwrap();
+            if fits(&listed["devices"][0]) {
+                return listed["devices"][0].clone();
+            }
+            assert!(clock::now().boottime.0 < began.0 + 20_000, "{what} has not come: {listed}");
+        }
+    }
+
     /// Revokes a task and waits for it: the exit code, what is printed, what is told.
     fn wait_for(&self, task: &str, timeout: &str) -> (Option<i32>, Value, String) {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hardtack"));

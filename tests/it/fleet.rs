@@ -264,6 +264,122 @@ fn a_folder_that_is_open_to_others_or_broken_is_refused_with_advice() {
     assert!(operator.fail(&["device", "list"], 1).contains("fleet init"));
 }
 
+/// What no fleet could do, whatever its ledger holds, is a mistake in the arguments, and one and the same number.
+#[test]
+fn arguments_that_nothing_can_have_are_usage() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let grant = "grant create --device gw-07 --may-begin unix:uid:1=pump --right pump:read:a --boots-max 1";
+    let issue = "issue --device gw-07 --class pump --selector unix:uid:1 --right read:a";
+    let bad = [
+        "init --name x_y! --no-passphrase",
+        "init --name b --roots 0",
+        "init --name b --roots 9",
+        "init --name b --threshold 0",
+        "init --name b --roots 2 --threshold 3",
+        "key roots --roots 0 --threshold 1",
+        "key roots --roots 2 --threshold 3",
+        "key rotate root 0",
+        "key rotate feed 1",
+        "device list --operator _",
+        "device retire gw-07 --reason _",
+        "revoke owner _",
+        "revoke audience _",
+        "revoke task t-1 --reason _",
+        "revoke task t-1 --expires 0s",
+        "revoke task t-1 --expires soon",
+        "revoke issued-before 2999-01-01T00:00:00Z",
+        "revoke token /no/file",
+        "revoke token @/no/file",
+        "key sign /no/file --root /no/key",
+        "key submit /no/file",
+        "policy set /no/file",
+        "device approve /no/file --code AAAA-AAAA-AAAA-AAAA --out /no/bundle",
+    ];
+    let limits = ["--offline-max", "--task-ttl-max", "--expires", "--uses-max"].map(|zero| {
+        let value = |name: &str, value: &str| format!("{name} {}", if name == zero { "0" } else { value });
+        let [offline, ttl, life] = [("--offline-max", "1d"), ("--task-ttl-max", "1h"), ("--expires", "1d")]
+            .map(|(name, usual)| if name == zero { format!("{name} 0s") } else { value(name, usual) });
+        format!("{grant} {offline} {ttl} {life} {}", value("--uses-max", "5"))
+    });
+    let idle = format!("{grant} --right idle:read:a --offline-max 1d --task-ttl-max 1h --uses-max 1");
+    let issued = ["--ttl 0s", "--ttl 1m --uses 0"].map(|rest| format!("{issue} {rest}"));
+    let many = format!("group add g {}", (0..101).map(|n| format!("gw-{n}")).collect::<Vec<_>>().join(" "));
+    let generated = limits.iter().chain(&issued).chain([&idle, &many]).map(String::as_str);
+    for line in bad.into_iter().chain(generated) {
+        // A blank is what no name is.
+        let args: Vec<&str> = line.split(' ').map(|word| if word == "_" { " " } else { word }).collect();
+        let output = operator.output(&args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true), "{line}: {said}");
+        assert!(!line.contains("/no/") || said.contains("/no/file") && said.contains("name"), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_who_would_hear_of_it() {
+    let operator = Operator::new();
+    for (group, hears) in [("north", true), ("nowhere", false)] {
+        operator.run(&["group", "add", "north", "gw-07"]);
+        let dir = operator.dir();
+        let args = ["fleet", "revoke", "group", group, "--dry-run", "--dir", dir.to_str().unwrap()];
+        let said = hardtack_plain(&args);
+        assert_eq!(said.contains("are sent to each device"), hears, "{said}");
+        assert_eq!(said.contains("no device would hear of it"), !hears, "{said}");
+    }
+}
+
+/// As the README has it: the variable for the fleet's folder, and the folder as an argument beside it, mean one.
+#[test]
+fn a_new_fleet_goes_into_the_one_folder_that_is_named_however_often() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("fleet");
+    let init = |argument: &Path, name: &str| {
+        let mut command = hardtack(&["init", argument.to_str().unwrap(), "--name", name, "--no-passphrase"]);
+        command.current_dir(folder.path()).env("HARDTACK_FLEET_DIR", &dir).output().unwrap()
+    };
+    let refused = json(&init(&folder.path().join("other"), "acme"), 2)["do"].to_string();
+    assert!(refused.contains("leave DIR out"), "{refused}");
+    json(&init(Path::new("./fleet/"), "acme"), 0);
+    assert!(dir.join("fleet.toml").exists());
+}
+
+/// The commands that `restore` prints, as a shell takes them, for two feeds, with and without a broker in fleet.toml.
+#[test]
+fn what_a_restore_says_to_do_works_as_it_is_printed() {
+    let broker = Mosquitto::open();
+    let url = format!("mqtt://{}", broker.addr());
+    for brokers in [&["--broker", &url][..], &[]] {
+        let folder = tempfile::tempdir().unwrap();
+        // Where the shell has to be told what is one word.
+        let operator = Operator { fingerprint: String::new(), folder };
+        let dir = operator.folder.path().join("it's a fleet");
+        let at = |args: &[&str]| json(&hardtack(args).arg("--dir").arg(&dir).output().unwrap(), 0);
+        at(&[&["init", "--name", "acme", "--no-passphrase"], brokers].concat());
+        at(&["group", "add", "north", "gw-07"]);
+        at(&["feed", "add", "f-north", "--group", "north"]);
+        let copy = operator.folder.path().join("copy");
+        at(&["backup", "--out", copy.to_str().unwrap()]);
+        at(&["revoke", "task", "t-1"]);
+        at(&["publish", "--broker", &url]);
+        let restored = at(&["restore", copy.to_str().unwrap()]);
+        assert_eq!(restored["feeds"].as_array().unwrap().len(), 2, "{restored}");
+        at(&["revoke", "task", "t-1"]);
+
+        let path = Path::new(env!("CARGO_BIN_EXE_hardtack")).parent().unwrap();
+        let mut shell = Command::new("/bin/sh");
+        shell.env_clear().env("PATH", path).env("HOME", "/nonexistent").args(["-c", restored["do"].as_str().unwrap()]);
+        let ran = shell.output().unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let last = if brokers.is_empty() { "hardtack fleet serve --dir '" } else { "messages, the newest head is" };
+        assert!(said.contains("nothing is signed before the others") && said.contains(last), "{said}");
+        let shown = at(&["revocations"]);
+        assert_eq!((&shown["halted"], shown["heads"].as_array().unwrap().len()), (&Value::Null, 2), "{shown}");
+        assert_eq!(at(&["publish", "--broker", &url])["signed"], "here");
+    }
+}
+
 #[test]
 fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
     let operator = Operator::new();
@@ -315,6 +431,9 @@ fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
     let acts = operator.run(&["audit", "acts"]);
     let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
     assert_eq!(told, ["founded", "approved", "restored", "revoked", "resumed"]);
+
+    let literally = restored["do"].as_str().unwrap();
+    assert!(literally.contains(&format!("--dir {} --feed main --after 2", operator.dir().display())), "{literally}");
 
     std::fs::write(operator.dir().join("fleet.db"), "not a ledger at all").unwrap();
     assert!(operator.fail(&["device", "list"], 1).contains("hardtack fleet restore"));

@@ -98,3 +98,65 @@ fn a_device_hears_only_what_concerns_it_and_a_move_takes_nothing_back() {
     let acts = fleet.run(&["audit", "acts"]).unwrap().to_string();
     assert!(acts.contains("joined") && acts.contains("left") && acts.contains("feed_added"), "{acts}");
 }
+
+#[test]
+fn a_token_for_a_group_or_an_audience_is_minted_admitted_and_revoked_by_that_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
+    let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
+    fleet.run(&["group", "add", "north", "gw-07"]).unwrap();
+    fleet.run(&["feed", "add", "f-north", "--group", "north"]).unwrap();
+    let (_broker, addr) = stage.broker().unwrap();
+    let url = format!("mqtt://{addr}");
+    let _serve = fleet.serve(&url).unwrap();
+    let [mut north, mut other] = ["gw-07", "gw-08"].map(|id| {
+        let mut gateway = Gateway::new(&stage, id, folder.path());
+        fleet.enrol(&gateway, folder.path()).unwrap();
+        gateway.start(&url, 0).unwrap();
+        gateway.wait_mode("online").unwrap();
+        gateway
+    });
+    let selector = format!("unix:uid:{}", rustix::process::getuid().as_raw());
+    let issue = |bearer: &[&str]| {
+        let ask = ["issue", "--ttl", "10m", "--class", "pump", "--selector", &selector, "--right", "read:modbus/*"];
+        fleet.run(&[&ask[..], bearer].concat())
+    };
+    let token = |bearer: &[&str]| issue(bearer).unwrap()["token"].as_str().unwrap().to_owned();
+
+    let (grouped, own) = (token(&["--group", "north"]), token(&["--device", "gw-07"]));
+    assert_eq!((reason(&mut north, &grouped), reason(&mut other, &grouped)), ("allowed".into(), "wrong_device".into()));
+    assert_eq!(reason(&mut north, &own), "allowed");
+    let (heard, unheard) = (token(&["--device", "gw-08", "--audience", "scada"]), token(&["--device", "gw-08"]));
+    let both = token(&["--group", "north", "--audience", "scada"]);
+    assert_eq!((reason(&mut other, &heard), reason(&mut other, &unheard)), ("allowed".into(), "allowed".into()));
+    assert_eq!(reason(&mut north, &both), "allowed");
+
+    assert_eq!(revoke(&fleet, &["group", "north"]), "gw-07", "nobody else is shown such a token");
+    assert_eq!((reason(&mut north, &grouped), reason(&mut north, &own)), ("revoked".into(), "allowed".into()));
+    let refused = issue(&["--group", "north"]).unwrap_err().to_string();
+    assert!(refused.contains("is revoked until"), "{refused}");
+    // What is for one device of it goes on, by the operator's hand and when the device asks.
+    assert_eq!(reason(&mut north, &token(&["--device", "gw-07"])), "allowed");
+    let rights = serde_json::json!([{"resource": "modbus/*", "action": "read"}]);
+    let begun = north.post("/v1/tasks", &serde_json::json!({"task": "pump", "rights": rights, "ttl_s": 60})).unwrap();
+    assert_eq!(begun["origin"], "issued", "{begun}");
+
+    assert_eq!(revoke(&fleet, &["audience", "scada"]), "gw-07 gw-08");
+    assert_eq!((reason(&mut other, &heard), reason(&mut other, &unheard)), ("revoked".into(), "allowed".into()));
+    assert!(issue(&["--device", "gw-08", "--audience", "scada"]).unwrap_err().to_string().contains("is revoked until"));
+    assert_eq!(reason(&mut other, &token(&["--device", "gw-08", "--audience", "historian"])), "allowed");
+
+    // A task of a group is revoked in every feed; a device that may not do it keeps the group from having it.
+    fleet.run(&["group", "add", "south", "gw-08"]).unwrap();
+    let south = token(&["--group", "south", "--task", "t-south"]);
+    other.wait_status("the new bundle", |status| status["bundle_version"] == 4 && status["mode"] == "online").unwrap();
+    assert_eq!(reason(&mut other, &south), "allowed");
+    assert_eq!(revoke(&fleet, &["task", "t-south"]), "gw-07 gw-08");
+    assert_eq!(reason(&mut other, &south), "revoked");
+    fleet.run(&["group", "add", "south", "gw-09"]).unwrap();
+    let refused = issue(&["--group", "south"]).unwrap_err().to_string();
+    assert!(refused.contains("device gw-09 has no live grant") && refused.contains("take gw-09 out"), "{refused}");
+    let acts = fleet.run(&["audit", "acts"]).unwrap();
+    let issued = acts["acts"].as_array().unwrap().iter().find(|act| act["group"] == "north" && act["act"] == "issued");
+    assert_eq!(issued.map(|act| (&act["audience"], act["grant"].is_string())), Some((&Value::Null, true)), "{acts}");
+}

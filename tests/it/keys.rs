@@ -91,12 +91,25 @@ fn a_stolen_feed_key_is_replaced_while_a_device_is_in_touch() {
     assert!(told["good"] == false && told["action"].as_str().unwrap().contains("start `hardtack fleet serve` again"));
     site.reaches(2, 1);
     assert_eq!(site.head(), (era + 1, 1));
-    site.fleet.run(&["revoke", "task", "t-2"]).unwrap();
+    // And so does everybody else who asks.
+    let restarts = |told: &Value| {
+        let told = told["stalled"].as_str().unwrap_or_else(|| panic!("{told}"));
+        let process = format!("process {} publishes", serve.id());
+        assert!(told.starts_with(&process) && told.contains("start `hardtack fleet serve` again"), "{told}");
+    };
+    let mut waits = std::process::Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    waits.args(["-o", "json", "fleet", "revoke", "task", "t-2", "--wait", "--timeout", "1s", "--dir"]);
+    let waited = waits.arg(&site.fleet.dir).output().unwrap();
+    assert_eq!(waited.status.code(), Some(11), "{waited:?}");
+    restarts(&serde_json::from_slice::<Value>(&waited.stdout).unwrap()["wait"]);
+    assert!(String::from_utf8_lossy(&waited.stderr).contains("a feed key that trust bundle 2 names no more"));
     let halted = site.fleet.run(&["revocations"]).unwrap();
     assert_eq!(halted["head"]["seq"], 1, "{halted}");
+    restarts(&halted);
     drop(serve);
 
     let _serve = site.serve();
+    assert_eq!(site.fleet.run(&["revocations"]).unwrap()["stalled"], Value::Null);
     site.goes_on("t-3");
     site.reaches(2, site.head().1);
     let shown = site.fleet.run(&["key", "show"]).unwrap();
@@ -164,4 +177,28 @@ fn a_replacement_that_was_cut_off_is_ended_by_the_same_command() {
     }
     let next = site.rotate(&["feed"]);
     assert_eq!((&next["began_before"], next["bundle_version"].as_u64()), (&Value::Bool(false), Some(3)));
+}
+
+/// What cannot be done is known before a new key is made; and a new key that waits is told of.
+#[test]
+fn a_replacement_that_cannot_be_signed_leaves_nothing_behind_that_is_not_told() {
+    let site = Site::new();
+    for what in [&["rotate", "feed"][..], &["rotate", "root"], &["roots", "--roots", "3", "--threshold", "2"]] {
+        let args = [&["key"], what, &["--root", "/nonexistent"]].concat();
+        let refused = site.fleet.run(&args).unwrap_err().to_string();
+        assert!(refused.contains("cannot read /nonexistent") && refused.contains("name the key's file"), "{refused}");
+        let names = std::fs::read_dir(site.fleet.dir.join("keys")).unwrap();
+        let next = names.map(|entry| entry.unwrap().file_name()).find(|name| name.to_string_lossy().ends_with(".next"));
+        assert_eq!(next, None, "{what:?}");
+    }
+    // A file that holds another fleet's key shows what it is once it is opened.
+    let other = Site::new();
+    let root = other.key("root.key");
+    let args = ["key", "rotate", "feed", "--root", root.to_str().unwrap()];
+    let refused = site.fleet.run(&args).unwrap_err().to_string();
+    let waiting = site.key("feed.key.next");
+    assert!(refused.contains("is no root key of this fleet") && waiting.exists(), "{refused}");
+    assert!(refused.contains(&format!("the new key waits in {}", waiting.display())), "{refused}");
+    assert_eq!(site.rotate(&["feed"])["bundle_version"].as_u64(), Some(2));
+    assert!(!waiting.exists());
 }

@@ -217,7 +217,7 @@ proptest! {
         let (upload, header) = world.upload();
         let bytes = Delivery::Open(upload.clone()).to_bytes();
         if let Ok(changed) = Delivery::from_bytes(&apply(&bytes, &edits)).and_then(|changed| changed.open(&[])) {
-            let audit = world.keys.audit.verifying_key();
+            let audit = world.audit.verifying_key();
             if let Ok(opened) = changed.header.open(&world.fleet, [&audit], 1) {
                 prop_assert_eq!(&opened, &header);
                 if changed.check(&opened).is_ok() {

@@ -178,6 +178,23 @@ fn a_file_of_another_fleet_or_a_damaged_one_is_refused() {
     assert_eq!(rig.gateways[0].get("/v1/status").unwrap()["mode"], json!("offline"));
 }
 
+/// A file of another feed is refused, and the words about it name both, and the command that writes the right one.
+#[test]
+fn a_file_of_another_feed_says_which_one_is_needed() {
+    let rig = Rig::start();
+    for args in [&["group", "add", "south", "gw-09"][..], &["feed", "add", "f-south", "--group", "south"]] {
+        rig.fleet.run(args).unwrap();
+    }
+    let theirs = rig.path("theirs");
+    rig.fleet.run(&["revocations", "export", "--feed", "f-south", "--out", path(&theirs)]).unwrap();
+    let imported = rig.import("gw-07", &theirs, 12);
+    let refused = imported["parts"].as_array().unwrap().last().unwrap()["reason"].as_str().unwrap();
+    let advice = "`hardtack fleet revocations export --feed main --out FILE`";
+    assert!(refused.starts_with("of feed f-south,") && refused.contains(advice), "{refused}");
+    let ours = rig.export("ours");
+    rig.import("gw-07", &ours, 0);
+}
+
 #[test]
 fn whoever_waits_for_a_task_hears_as_soon_as_its_revocation_is_here() {
     let folder = tempfile::tempdir().unwrap();
@@ -205,6 +222,13 @@ fn whoever_waits_for_a_task_hears_as_soon_as_its_revocation_is_here() {
     gateway.post(&format!("/v1/tasks/{}/finish", tasks[1]), &json!({})).unwrap();
     let told = waits.map(|wait| serde_json::from_slice::<Value>(&wait.join().unwrap().body).unwrap());
     assert_eq!(told.map(|told| told["ended"].clone()), ["revoked", "finished"]);
+    let (state, run) = (folder.path().join("gw-07"), folder.path().join("run-gw-07"));
+    for (task, how, code) in [(&tasks[0], "revoked", 5), (&tasks[1], "finished", 0)] {
+        let waited = command(&["--state-dir", path(&state), "--run-dir", path(&run), "task", "wait", task]);
+        let waited = { waited }.output().unwrap();
+        assert_eq!(waited.status.code(), Some(code), "{waited:?}");
+        assert!(String::from_utf8_lossy(&waited.stdout).contains(how), "{waited:?}");
+    }
     let strange = gateway.get("/v1/tasks/t-strange/wait").unwrap();
     assert_eq!(strange["code"], "not_found", "{strange}");
 }

@@ -317,7 +317,7 @@ fn nothing_strange_is_signed() {
         let dir = ceremony.folder.path().join("none");
         let args = ["init", dir.to_str().unwrap(), "--name", "acme", "--no-passphrase"];
         let (code, _, error) = run(&[&args[..], &bad].concat());
-        assert!(code == 1 && !dir.exists(), "{code} {error}");
+        assert!(code == 2 && !dir.exists(), "{code} {error}");
     }
 }
 

@@ -13,6 +13,7 @@ use hardtack::ids::{BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, 
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::segment::{grow, SegmentHeader, Upload};
+use hardtack::wire::audit::signer::AuditKey;
 use hardtack::wire::audit::{self, Event, Evidence, Record};
 use hardtack::wire::bundle::{BrokerPins, Feed, Issuer, TrustBundle};
 use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
@@ -25,7 +26,7 @@ use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::set::{PartKey, RevocationSet};
 use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::seal::SealingKey;
-use hardtack::wire::token::{self, ClassRight, GrantSpec, TaskSpec};
+use hardtack::wire::token::{self, Bearer, ClassRight, GrantSpec, TaskSpec};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -48,6 +49,8 @@ pub(crate) struct World {
     pub(crate) fleet_key: SigningKey,
     /// The device's keys.
     pub(crate) keys: DeviceKeys,
+    /// Signs the device's audit.
+    pub(crate) audit: SigningKey,
     /// The trust bundle.
     pub(crate) trust: TrustBundle,
     /// The device's wallet.
@@ -82,7 +85,14 @@ impl World {
             not_after: LAPSES,
         };
         let keys = DeviceKeys::generate(&mut rng(1));
-        Self { fleet, device, fleet_key, keys, trust, wallet: Wallet::default(), profile: Profile::default() }
+        let audit = SigningKey::from_bytes(&[8; 32]);
+        Self { fleet, device, fleet_key, keys, audit, trust, wallet: Wallet::default(), profile: Profile::default() }
+    }
+
+    /// The device vouches for its audit key.
+    pub(crate) fn audit_certificate(&self) -> Signed<AuditKey> {
+        let vouched = AuditKey { device: self.device.clone(), epoch: 1, key: self.audit.verifying_key().into() };
+        Signed::sign(&vouched, &self.fleet, &[&self.keys.identity])
     }
 
     /// A document signed by the fleet.
@@ -124,8 +134,9 @@ impl World {
         TaskSpec {
             fleet: self.fleet.clone(),
             grant: GrantId([0x42; 16]),
-            device: self.device.clone(),
+            bearer: Bearer::Device(self.device.clone()),
             owner: "ops@acme".into(),
+            audience: None,
             feed: None,
             task: "t-2".parse().unwrap(),
             issued: ISSUED,
@@ -282,10 +293,11 @@ impl World {
             root,
             closed_at: NOW,
             recovered: false,
+            signer: Some(self.audit_certificate()),
             feeds: vec![self.head().position(Hash([2; 32]))],
             salvage: None,
         };
-        let signed = Signed::sign(&header, &self.fleet, &[&self.keys.audit]);
+        let signed = Signed::sign(&header, &self.fleet, &[&self.audit]);
         (Upload { header: signed, leaves }, header)
     }
 

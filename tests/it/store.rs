@@ -93,6 +93,7 @@ impl Writing {
             root: grow(&self.unsigned).1,
             closed_at: Timestamp(1),
             recovered: false,
+            signer: None,
             feeds: Vec::new(),
             salvage: None,
         };

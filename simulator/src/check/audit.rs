@@ -10,15 +10,17 @@ use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
 use hardtack::wire::audit::segment::{SegmentHeader, Upload};
+use hardtack::wire::audit::signer::{self, Signer};
 use hardtack::wire::audit::{genesis, Event, Gap, Record, TaskStep, TrustChange};
 use hardtack::wire::bundle::PublicKey;
+use hardtack::wire::Refused;
 
 use super::suspend::Lock;
 use super::{Id, Tally};
 use crate::disk::Medium;
 
-/// A segment that somebody signed, and its records: what is left of it, where a disk was damaged.
-type Candidate = (SegmentHeader, Vec<Record>);
+/// Who signs after a segment, its header, and its records: what is left of it, where a disk was damaged.
+type Candidate = (Signer, SegmentHeader, Vec<Record>);
 
 /// A decision as its caller saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,24 +231,25 @@ struct Chains {
     gaps: Vec<(u32, Gap)>,
 }
 
+fn invalid(name: &DeviceId, what: &dyn std::fmt::Display) -> String {
+    format!("a segment of {name} at the collector is not valid: {what}")
+}
+
 /// Verifies every chain anew: signatures, heads, numbers without a hole.
 fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Collected]) -> Result<Chains, String> {
-    let mut segments: BTreeMap<(u32, EraId), BTreeMap<u64, Vec<Candidate>>> = BTreeMap::new();
+    let mut segments: BTreeMap<(u32, EraId), BTreeMap<u64, Vec<&Upload>>> = BTreeMap::new();
     for stored in collected {
-        let (name, key) = &devices[stored.device as usize];
-        let say = |what: &dyn std::fmt::Display| format!("a segment of {name} at the collector is not valid: {what}");
-        let upload = &stored.upload;
-        let header = upload.header.open(fleet, [key.verifying()], 1).map_err(|refused| say(&refused))?;
-        if header.device != *name {
-            return Err(say(&"it is of another device"));
+        let name = &devices[stored.device as usize].0;
+        let claim = stored.upload.header.claim().map_err(|refused| invalid(name, &refused))?;
+        if claim.device != *name {
+            return Err(invalid(name, &"it is of another device"));
         }
-        let records = upload.check(&header).map_err(|refused| say(&refused))?;
-        let place = segments.entry((stored.device, header.era)).or_default().entry(header.segment).or_default();
-        place.push((header, records));
+        segments.entry((stored.device, claim.era)).or_default().entry(claim.segment).or_default().push(&stored.upload);
     }
     let mut chains = Chains { events: BTreeMap::new(), gaps: Vec::new() };
+    let mut signers: BTreeMap<u32, Signer> = BTreeMap::new();
     for ((device, era), era_segments) in segments {
-        let name = &devices[device as usize].0;
+        let (name, identity) = &devices[device as usize];
         let (mut head, mut next, mut floor) = (genesis(fleet, name, era), 0, None);
         let mut expected = 0;
         for (number, copies) in era_segments {
@@ -254,11 +257,19 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
             if number != expected {
                 return Err(broken("a segment before it is missing"));
             }
-            for (copy, (header, records)) in copies.iter().enumerate() {
+            let before = signers.get(&device).copied();
+            let open = |upload: &&Upload| {
+                let opened = signer::open(&upload.header, fleet, std::slice::from_ref(identity), before)?;
+                let records = upload.check(&opened.header)?;
+                Ok((opened.after(&records)?, opened.header, records))
+            };
+            let copies: Result<Vec<Candidate>, Refused> = copies.iter().map(open).collect();
+            let copies = copies.map_err(|refused| invalid(name, &refused))?;
+            for (copy, (_, header, records)) in copies.iter().enumerate() {
                 if header.previous != head || header.first_index != next {
                     return Err(broken("it does not follow the one before"));
                 }
-                if copy > 0 && *records != copies[0].1 {
+                if copy > 0 && *records != copies[0].2 {
                     return Err(broken("two segments of one number differ"));
                 }
                 for record in records {
@@ -275,7 +286,8 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
                     chains.events.entry((device, era.number, record.index)).or_default().push(record.event.clone());
                 }
             }
-            let first = &copies[0].0;
+            let (signer, first, _) = &copies[0];
+            signers.insert(device, *signer);
             (head, next, expected) = (first.head(), next + u64::from(first.count), first.next_segment());
         }
     }
@@ -288,6 +300,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
     use hardtack::time::Timestamp;
     use hardtack::wire::audit::segment::grow;
+    use hardtack::wire::audit::signer::AuditKey;
     use hardtack::wire::audit::{Credential, Decision, GapCause, Known};
     use hardtack::wire::envelope::Signed;
 
@@ -344,6 +357,7 @@ mod tests {
             root,
             closed_at: Timestamp(1),
             recovered: false,
+            signer: Some(certificate()),
             feeds: Vec::new(),
             salvage: None,
         };
@@ -353,6 +367,12 @@ mod tests {
 
     fn key() -> SigningKey {
         SigningKey::from_bytes(&[3; 32])
+    }
+
+    /// One key for everything.
+    fn certificate() -> Signed<AuditKey> {
+        let vouched = AuditKey { device: name(), epoch: 1, key: key().verifying_key().into() };
+        Signed::sign(&vouched, &fleet(), &[&key()])
     }
 
     fn observed(index: u64) -> AuditCheck {

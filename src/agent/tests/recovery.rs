@@ -16,14 +16,14 @@ use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::ladder::Step;
 use crate::wire::revocation::Target;
 
-type Ids = BTreeSet<(u64, u64)>;
+pub(super) type Ids = BTreeSet<(u64, u64)>;
 
-fn rig() -> Rig {
+pub(super) fn rig() -> Rig {
     Rig::with(|spec| spec.uses_max = 1_000_000)
 }
 
 /// So many decisions that callers hear.
-fn decide(rig: &mut Rig, count: usize, heard: &mut Ids) {
+pub(super) fn decide(rig: &mut Rig, count: usize, heard: &mut Ids) {
     let task = rig.begin(vec![right("modbus/*", "read")], None);
     for _ in 0..count {
         let decision = rig.authorize(&task.token, "read", "modbus/a");
@@ -32,7 +32,7 @@ fn decide(rig: &mut Rig, count: usize, heard: &mut Ids) {
 }
 
 /// Online until nothing is left to deliver.
-fn deliver(rig: &mut Rig, secs: u64) {
+pub(super) fn deliver(rig: &mut Rig, secs: u64) {
     let at = Timestamp::from_secs(START_S + secs);
     rig.connect(at);
     for _ in 0..20 {
@@ -55,7 +55,7 @@ fn gaps(rig: &Rig) -> Vec<Gap> {
 
 /// Each decision is collected once or counted in a collected gap. Returns those of which only the gap is left.
 #[track_caller]
-fn check_accounted(rig: &Rig, heard: &Ids) -> Ids {
+pub(super) fn check_accounted(rig: &Rig, heard: &Ids) -> Ids {
     let mut collected = BTreeMap::<(u64, u64), u32>::new();
     for (era, record) in &rig.collected {
         *collected.entry((era.number, record.index)).or_default() += 1;

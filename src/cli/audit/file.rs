@@ -20,9 +20,11 @@ use crate::ids::{hex, unhex, DeviceId, EraId, FleetId, Hash};
 use crate::time::Timestamp;
 use crate::wire::audit::proof::Inclusion;
 use crate::wire::audit::segment::{SegmentHeader, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::signer::{AuditKey, Signer};
 use crate::wire::audit::{record_id, Named, Record};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
+use crate::wire::Refused;
 
 /// The form of an export.
 pub(in crate::cli) const EXPORT: &str = "hardtack/audit-export/v1";
@@ -44,7 +46,7 @@ pub struct Head {
     devices: Vec<Keys>,
 }
 
-/// The audit keys of a device, in hexadecimal, the one in use first.
+/// The identity keys of a device, in hexadecimal, the one in use first.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Keys {
@@ -72,7 +74,24 @@ pub struct Proof {
     device: DeviceId,
     keys: Vec<String>,
     id: String,
+    /// In which an identity key vouches for an audit key.
+    certificates: Vec<String>,
+    /// Records that announce further audit keys, each signed with one that is known by then.
+    announced: Vec<Proved>,
     records: Vec<Proved>,
+}
+
+/// What a proof is made of.
+#[derive(Default)]
+pub struct Parts {
+    /// Certificates of audit keys.
+    pub certificates: Vec<Signed<AuditKey>>,
+    /// Records that announce further ones.
+    pub announced: Vec<Inclusion>,
+    /// The record.
+    pub record: Option<Inclusion>,
+    /// The one that names its credential, if that is another.
+    pub naming: Option<Inclusion>,
 }
 
 /// A record in a proof.
@@ -94,35 +113,72 @@ struct Proved {
 }
 
 impl Proof {
-    /// The proof of a record, which `inclusion` holds, and of the one that names its credential.
+    /// The proof of a record.
     ///
     /// # Errors
     /// Those of [`Inclusion::open`]: what does not check out is no proof.
-    pub fn of(
-        signers: &Signers,
-        inclusion: &Inclusion,
-        naming: Option<&Inclusion>,
-    ) -> Result<Self, crate::wire::Refused> {
-        let claim = inclusion.header.claim()?;
-        let keys = signers.keys.get(&claim.device).map_or(&[][..], Vec::as_slice);
-        let open = |inclusion: &Inclusion| inclusion.open(&signers.fleet, keys.iter().map(PublicKey::verifying));
-        let (header, record) = open(inclusion)?;
-        let other = naming.map(open).transpose()?;
+    pub fn of(signers: &Signers, parts: &Parts) -> Result<Self, Refused> {
+        let inclusion = parts.record.as_ref().ok_or(Refused::Malformed("a proof of no record"))?;
+        let device = inclusion.header.claim()?.device;
+        let identities = signers.keys.get(&device).map_or(&[][..], Vec::as_slice);
+        let mut ring = Ring { fleet: &signers.fleet, keys: Vec::new() };
+        for certificate in &parts.certificates {
+            ring.vouched(certificate, &device, identities)?;
+        }
+        let announced = parts.announced.iter().map(|inclusion| {
+            let (header, record) = ring.announced(inclusion)?;
+            proved(inclusion, &header, &record, None)
+        });
+        let announced: Vec<Proved> = announced.collect::<Result<_, _>>()?;
+        let (header, record) = ring.open(inclusion)?;
+        let other = parts.naming.as_ref().map(|inclusion| ring.open(inclusion)).transpose()?;
         let named = record.names().or(other.as_ref().and_then(|(_, other)| other.names()));
         let id = record_id(&header.device, header.era, record.index);
         let mut records = vec![proved(inclusion, &header, &record, named)?];
-        if let (Some(inclusion), Some((header, record))) = (naming, &other) {
+        if let (Some(inclusion), Some((header, record))) = (&parts.naming, &other) {
             records.push(proved(inclusion, header, record, record.names())?);
         }
         Ok(Self {
             kind: "proof".into(),
             format: PROOF.into(),
             fleet: signers.fleet.clone(),
-            device: header.device,
-            keys: keys.iter().map(|key| hex(key.as_bytes())).collect(),
+            device,
+            keys: identities.iter().map(|key| hex(key.as_bytes())).collect(),
             id,
+            certificates: parts.certificates.iter().map(|one| BASE64.encode(&one.to_bytes())).collect(),
+            announced,
             records,
         })
+    }
+}
+
+/// The audit keys that are vouched for.
+struct Ring<'f> {
+    fleet: &'f FleetId,
+    keys: Vec<PublicKey>,
+}
+
+impl Ring<'_> {
+    /// One for which an identity key vouches.
+    fn vouched(
+        &mut self,
+        certificate: &Signed<AuditKey>,
+        device: &DeviceId,
+        identities: &[PublicKey],
+    ) -> Result<(), Refused> {
+        self.keys.push(Signer::of(certificate, self.fleet, device, identities)?.key);
+        Ok(())
+    }
+
+    /// One that a record announces which is signed with one of these.
+    fn announced(&mut self, inclusion: &Inclusion) -> Result<(SegmentHeader, Record), Refused> {
+        let (header, record) = self.open(inclusion)?;
+        self.keys.push(record.announces().ok_or(Refused::Malformed("a record that announces no key"))?);
+        Ok((header, record))
+    }
+
+    fn open(&self, inclusion: &Inclusion) -> Result<(SegmentHeader, Record), Refused> {
+        inclusion.open(self.fleet, self.keys.iter().map(PublicKey::verifying))
     }
 }
 
@@ -131,7 +187,7 @@ fn proved(
     header: &SegmentHeader,
     record: &Record,
     named: Option<&Named>,
-) -> Result<Proved, crate::wire::Refused> {
+) -> Result<Proved, Refused> {
     Ok(Proved {
         record: fields(&header.device, header.era, header.segment, record, named),
         header: BASE64.encode(&inclusion.header.to_bytes()),
@@ -142,7 +198,7 @@ fn proved(
     })
 }
 
-/// A key that whoever checks a file trusts, of any device of the file or of this one only.
+/// An identity key that whoever checks a file trusts, of any device of the file or of this one only.
 #[derive(Clone, Debug)]
 pub struct TrustedKey {
     device: Option<DeviceId>,
@@ -400,9 +456,26 @@ fn check_proof(proof: &Proof, trusted: &[TrustedKey]) -> Result<Verdict, NoEvide
     Ok(verdict)
 }
 
-fn proof_holds(proof: &Proof, keys: &[PublicKey]) -> Result<(), String> {
-    let opened: Vec<(SegmentHeader, Record)> =
-        proof.records.iter().map(|proved| opened(proof, proved, keys)).collect::<Result<_, _>>()?;
+fn proof_holds(proof: &Proof, identities: &[PublicKey]) -> Result<(), String> {
+    let mut ring = Ring { fleet: &proof.fleet, keys: Vec::new() };
+    for text in &proof.certificates {
+        let certificate = Signed::from_bytes(&decoded(text)?).map_err(words)?;
+        ring.vouched(&certificate, &proof.device, identities)
+            .map_err(|refused| format!("nobody vouches for an audit key: {refused}"))?;
+    }
+    for proved in &proof.announced {
+        let (header, record) = ring.announced(&inclusion_of(proved)?).map_err(unsound)?;
+        stands(proof, proved, &header)?;
+        if fields(&header.device, header.era, header.segment, &record, None) != proved.record {
+            return Err(format!("what it says of record {} is not what was signed", record.index));
+        }
+    }
+    let mut opened: Vec<(SegmentHeader, Record)> = Vec::new();
+    for proved in &proof.records {
+        let (header, record) = ring.open(&inclusion_of(proved)?).map_err(unsound)?;
+        stands(proof, proved, &header)?;
+        opened.push((header, record));
+    }
     let [(header, record), others @ ..] = &opened[..] else { return Err("it holds no record".into()) };
     let id = record_id(&proof.device, header.era, record.index);
     if id != proof.id {
@@ -431,24 +504,36 @@ fn proof_holds(proof: &Proof, keys: &[PublicKey]) -> Result<(), String> {
     Ok(())
 }
 
-fn opened(proof: &Proof, proved: &Proved, keys: &[PublicKey]) -> Result<(SegmentHeader, Record), String> {
-    let bytes = |text: &String| BASE64.decode(text.as_bytes()).map_err(|error| format!("no base64: {error}"));
-    let signed = bytes(&proved.header)?;
-    let inclusion = Inclusion {
-        header: Signed::from_bytes(&signed).map_err(|refused| refused.to_string())?,
-        leaves: proved.leaves.iter().map(bytes).collect::<Result<_, _>>()?,
+fn words(refused: Refused) -> String {
+    refused.to_string()
+}
+
+fn unsound(refused: Refused) -> String {
+    format!("a record does not check out: {refused}")
+}
+
+fn decoded(text: &String) -> Result<Vec<u8>, String> {
+    BASE64.decode(text.as_bytes()).map_err(|error| format!("no base64: {error}"))
+}
+
+fn inclusion_of(proved: &Proved) -> Result<Inclusion, String> {
+    Ok(Inclusion {
+        header: Signed::from_bytes(&decoded(&proved.header)?).map_err(words)?,
+        leaves: proved.leaves.iter().map(decoded).collect::<Result<_, _>>()?,
         path: proved.path.clone(),
-    };
-    let opened = inclusion.open(&proof.fleet, keys.iter().map(PublicKey::verifying));
-    let (header, record) = opened.map_err(|refused| format!("a record does not check out: {refused}"))?;
-    let count: u64 = header.kept().map_err(|refused| refused.to_string())?.iter().map(|(first, end)| end - first).sum();
+    })
+}
+
+/// Whether a record that was opened is of the device and at the place that the proof says.
+fn stands(proof: &Proof, proved: &Proved, header: &SegmentHeader) -> Result<(), String> {
+    let count: u64 = header.kept().map_err(words)?.iter().map(|(first, end)| end - first).sum();
     if header.device != proof.device {
         return Err(format!("signed by {}, and said to be of {}", header.device, proof.device));
     }
     if (proved.place.saturating_add(1), proved.count) != (proved.leaves.len() as u64, count) {
         return Err("its place is another than its leaves have".into());
     }
-    Ok((header, record))
+    Ok(())
 }
 
 /// A line of an export for each record of a segment, in order.
@@ -475,8 +560,16 @@ mod tests {
     const ERA: EraId = EraId { number: 1, salt: 77 };
 
     fn signers() -> Signers {
-        let key = SigningKey::from_bytes(&[9; 32]).verifying_key();
+        let key = identity().verifying_key();
         Signers { fleet: "acme".parse().unwrap(), keys: [("gw-07".parse().unwrap(), vec![key.into()])].into() }
+    }
+
+    fn identity() -> SigningKey {
+        SigningKey::from_bytes(&[9; 32])
+    }
+
+    fn audit() -> SigningKey {
+        SigningKey::from_bytes(&[8; 32])
     }
 
     fn refusal() -> Event {
@@ -492,8 +585,10 @@ mod tests {
         let record = |(index, event): (u64, &Event)| Record { index, floor: time, powered: time, event: event.clone() };
         let (leaves, root) = grow(&(first_index..).zip(events).map(record).collect::<Vec<_>>());
         let previous = before.as_ref().map(SegmentHeader::head);
+        let vouched = AuditKey { device: device.clone(), epoch: 1, key: audit().verifying_key().into() };
         let header = SegmentHeader {
             era,
+            signer: Some(Signed::sign(&vouched, &signers().fleet, &[&identity()])),
             segment: before.as_ref().map_or(0, SegmentHeader::next_segment),
             first_index,
             count: events.len() as u32,
@@ -509,7 +604,7 @@ mod tests {
     }
 
     fn signed(header: SegmentHeader, leaves: Vec<Vec<u8>>) -> Segment {
-        let signed = Signed::sign(&header, &signers().fleet, &[&SigningKey::from_bytes(&[9; 32])]);
+        let signed = Signed::sign(&header, &signers().fleet, &[&audit()]);
         Segment {
             device: header.device,
             era: header.era,
@@ -526,7 +621,7 @@ mod tests {
     fn gone(whole: &Segment) -> Segment {
         let mut header = Signed::<SegmentHeader>::from_bytes(&whole.header).unwrap().claim().unwrap();
         let lost = vec![(header.first_index, header.next_index().unwrap())];
-        header.salvage = Some(Salvage { next_segment: header.segment + 1, lost, head: header.head() });
+        header.salvage = Some(Salvage { next_segment: header.segment + 1, lost, head: header.head(), resumes: None });
         header.root = root(&[]);
         signed(header, Vec::new())
     }

@@ -8,9 +8,9 @@
 use data_encoding::BASE64;
 use serde_json::{json, Map, Value};
 
-use crate::ids::{DeviceId, EraId};
+use crate::ids::{hex, DeviceId, EraId};
 use crate::wire::audit::segment::SegmentHeader;
-use crate::wire::audit::{record_id, Credential, Event, Named, Record};
+use crate::wire::audit::{record_id, Credential, Event, Named, Record, TrustChange};
 
 /// Where the line of a record comes from.
 #[derive(Clone, Copy)]
@@ -119,6 +119,9 @@ fn event_fields(event: &Event) -> (String, Map<String, Value>) {
         let (change, inner) = tagged(Value::Object(fields));
         fields = inner;
         fields.insert("change".into(), change.into());
+        if let Event::Trust(TrustChange::AuditKey { key, .. }) = event {
+            fields.insert("key".into(), hex(key.as_bytes()).into());
+        }
     }
     (kind, fields)
 }

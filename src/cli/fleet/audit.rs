@@ -12,7 +12,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::{json, Map, Value};
 
-use super::super::audit::file::{lines_of, Head, Proof};
+use super::super::audit::file::{lines_of, Head, Parts, Proof};
 use super::super::audit::line::{fields, tagged};
 use super::super::audit::{devices, summary};
 use super::super::output::{print, show};
@@ -25,9 +25,10 @@ use crate::fleet::FleetError;
 use crate::ids::{DeviceId, EraId};
 use crate::shell::files;
 use crate::wire::audit::proof::Inclusion;
-use crate::wire::bundle::PublicKey;
+use crate::wire::audit::segment::SegmentHeader;
 use crate::wire::envelope::Signed;
 use crate::wire::revocation::emergency::Emergency;
+use crate::wire::token::Bearer;
 use crate::wire::Refused;
 
 /// `hardtack fleet audit …`.
@@ -197,16 +198,18 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
 fn prove(args: &ProveArgs, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
     let signers = Signers::of(fleet.ledger.book());
-    let keys = signers.keys.get(&args.id.device).ok_or_else(|| FleetError::UnknownDevice(args.id.device.clone()))?;
-    let found = find(&fleet, &args.id, args.salt)?;
-    let record = found.open(&signers.fleet, keys.iter().map(PublicKey::verifying)).map_err(unsound)?;
-    let (header, record) = record;
-    let naming = record.named_by().map(|index| (header.era, index));
-    let naming = naming.map(|(era, index)| {
-        let id = RecordName { device: args.id.device.clone(), era: era.number, index };
-        find(&fleet, &id, Some(Salt(era.salt)))
+    if !signers.keys.contains_key(&args.id.device) {
+        return Err(FleetError::UnknownDevice(args.id.device.clone()).into());
+    }
+    let (era, inclusion) = find(&fleet, &args.id, args.salt)?;
+    // It is opened when the proof is made, and again by whoever is handed it.
+    let named_by = inclusion.record().map_err(unsound)?.named_by();
+    let naming = named_by.map(|index| {
+        let id = RecordName { index, ..args.id.clone() };
+        find(&fleet, &id, Some(Salt(era.salt))).map(|(_, inclusion)| inclusion)
     });
-    let proof = Proof::of(&signers, &found, naming.transpose()?.as_ref()).map_err(unsound)?;
+    let parts = Parts { record: Some(inclusion), naming: naming.transpose()?, ..Parts::default() };
+    let proof = Proof::of(&signers, &vouched(&fleet, &args.id.device, era, parts)?).map_err(unsound)?;
     let text = json(&proof)?;
     let Some(out) = &args.out else {
         print(&text)?;
@@ -225,8 +228,42 @@ fn unsound(refused: Refused) -> Failure {
     Failure::new(Exit::Invalid, what, "`hardtack fleet audit verify` says what else is wrong")
 }
 
+/// With what vouches for the keys that signed these records: for each, the last certificate before it in its era, and the keys
+/// that were announced from there on.
+fn vouched(fleet: &Fleet, device: &DeviceId, era: EraId, mut parts: Parts) -> Result<Parts, Failure> {
+    let claims = parts.record.iter().chain(&parts.naming).map(|inclusion| inclusion.header.claim().map_err(unsound));
+    let mut wanted: Vec<u64> = claims.map(|claim| Ok(claim?.segment)).collect::<Result<_, Failure>>()?;
+    wanted.sort_unstable();
+    wanted.dedup();
+    let (mut certificate, mut announced) = (None, Vec::new());
+    fleet.ledger.segments(Some(device), |segment: Segment| -> Result<(), Failure> {
+        if segment.era != era || wanted.last().is_none_or(|last| segment.segment > *last) {
+            return Ok(());
+        }
+        let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(unsound)?;
+        let header = signed.claim().map_err(unsound)?;
+        if header.signer.is_some() {
+            (certificate, announced) = (header.signer.clone(), Vec::new());
+        }
+        if wanted.contains(&segment.segment) {
+            parts.certificates.extend(certificate.take());
+            parts.announced.append(&mut announced);
+        }
+        for record in
+            header.read(&segment.leaves).map_err(unsound)?.iter().filter(|record| record.announces().is_some())
+        {
+            announced.extend(Inclusion::of(signed.clone(), &segment.leaves, record.index).map_err(unsound)?);
+        }
+        if let Some(resumes) = header.salvage.and_then(|salvage| salvage.resumes) {
+            (certificate, announced) = (Some(resumes), Vec::new());
+        }
+        Ok(())
+    })?;
+    Ok(parts)
+}
+
 /// The record of a name, as the ledger has it.
-fn find(fleet: &Fleet, id: &RecordName, salt: Option<Salt>) -> Result<Inclusion, Failure> {
+fn find(fleet: &Fleet, id: &RecordName, salt: Option<Salt>) -> Result<(EraId, Inclusion), Failure> {
     let mut found: Vec<(EraId, Inclusion)> = Vec::new();
     fleet.ledger.segments(Some(&id.device), |segment: Segment| -> Result<(), Failure> {
         if segment.era.number != id.era || salt.is_some_and(|salt| salt.0 != segment.era.salt) {
@@ -238,7 +275,7 @@ fn find(fleet: &Fleet, id: &RecordName, salt: Option<Salt>) -> Result<Inclusion,
         Ok(())
     })?;
     match &found[..] {
-        [(_, inclusion)] => Ok(inclusion.clone()),
+        [found] => Ok(found.clone()),
         [] => Err(Failure::new(
             Exit::Failure,
             format!("the collector has no record {id}"),
@@ -367,8 +404,16 @@ fn act_fields(act: &Act) -> Map<String, Value> {
     fields.insert("operator".into(), act.operator.clone().into());
     fields.insert("act".into(), kind.into());
     match &act.deed {
-        Deed::Granted { expires, .. } | Deed::Issued { expires, .. } => {
+        Deed::Granted { expires, .. } => {
             fields.insert("expires".into(), expires.to_string().into());
+        }
+        Deed::Issued { expires, bearer, .. } => {
+            fields.insert("expires".into(), expires.to_string().into());
+            fields.remove("bearer");
+            match bearer {
+                Bearer::Device(device) => fields.insert("device".into(), device.to_string().into()),
+                Bearer::Group(group) => fields.insert("group".into(), group.to_string().into()),
+            };
         }
         Deed::Revoked { target, until, .. } => {
             let (kind, value) = target_words(target);

@@ -12,9 +12,10 @@ use serde_json::json;
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
+use super::serve::go_on;
 use super::{now, operator, target_words, Session};
 use crate::fleet::{restore, Book, Effects};
-use crate::ids::{FeedId, Hash};
+use crate::ids::Hash;
 use crate::shell::fleet_dir::FleetDir;
 use crate::shell::fleet_keys::{KeyFolder, Role};
 use crate::shell::ledger::{Copied, Restoring};
@@ -83,6 +84,7 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
     let kept = free_name(&dir.path().join(format!("fleet.db.before-{}", at.to_string().replace(':', ""))));
     let mut moved = None;
     fx.commit(|writes| restoring.finish(&writes, &kept).map(|kept| moved = kept))?;
+    let commands: Vec<String> = leasts.iter().map(|least| go_on(session, least)).collect();
     let rules = lost.as_ref().map(|lost| lost.rules.iter().map(target_words).collect::<Vec<_>>());
     let value = json!({
         "sha256": digest,
@@ -98,7 +100,8 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
             "devices": lost.devices,
             "grants": lost.grants,
         })),
-        "do": leasts.iter().map(go_on).collect::<Vec<_>>().join(" && "),
+        // To be run in this order, once what was lost is done again.
+        "do": commands.join(" && "),
     });
     show(session.format, &value, |_| {
         // Writing to a string cannot fail.
@@ -125,22 +128,21 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
         }
         let _ = write!(
             text,
-            "nothing is signed until you say that this is done, for each feed: {}{}",
-            leasts.iter().map(go_on).collect::<Vec<_>>().join(" && "),
+            "nothing is signed until you say that this is done, for each feed{}:\n{}\n{}",
             match before.is_some() {
                 true => "",
                 false =>
-                    ", or the highest feed_seq that a device's `hardtack status` or the log of `fleet serve` names",
+                    ", with a higher number where a device's `hardtack status` or the log of `fleet serve` names one",
+            },
+            commands.join("\n"),
+            match dir.toml().brokers.is_empty() {
+                true => "and then: hardtack fleet serve --broker URL",
+                false => "the last of these publishes; then start `hardtack fleet serve` again",
             }
         );
         text
     })?;
     Ok(Exit::Done)
-}
-
-/// The command with which an operator says that a feed may go on.
-fn go_on((feed, least): &(FeedId, u64)) -> String {
-    format!("hardtack fleet publish --feed {feed} --after {least}")
 }
 
 /// The name itself, or with a number behind it where something has it already.

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 
+use super::super::client::age;
 use super::super::output::{self, show};
 use super::super::{Exit, Failure};
-use super::{file_failure, now, operator, Fleet, Session};
+use super::{file_failure, now, operator, worded, Fleet, Session};
 use crate::fleet::book::{Book, Device, Status};
 use crate::fleet::convergence::standing;
 use crate::fleet::enrol::{self, Approval, Replace};
-use crate::fleet::report::audit_keys;
+use crate::fleet::report::identities;
 use crate::fleet::FleetError;
 use crate::ids::{hex, DeviceId, KeyId};
 use crate::shell::fleet_keys::Role;
@@ -40,7 +41,7 @@ pub enum DeviceCommand {
         /// The device
         device: DeviceId,
         /// Why
-        #[arg(long, default_value = "retired")]
+        #[arg(long, default_value = "retired", value_parser = worded)]
         reason: String,
     },
     /// Let a device in again whose hardware or state folder was replaced: its old key never comes back
@@ -178,7 +179,7 @@ fn read_request(path: &Path) -> Result<Vec<u8>, Failure> {
         std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
     };
     let what = |error| format!("cannot read the request {}: {error}", path.display());
-    read.map_err(|error| Failure::new(Exit::Failure, what(error), "name the file that `enrol request` wrote"))?;
+    read.map_err(|error| Failure::new(Exit::Usage, what(error), "name the file that `hardtack enrol request` wrote"))?;
     Ok(bytes)
 }
 
@@ -193,8 +194,8 @@ fn list(session: &Session) -> Result<Exit, Failure> {
     let devices: Vec<Value> = book.devices().map(|device| summary(book, device, at)).collect();
     show(session.format, &json!({ "devices": devices }), |_| {
         let mut text = format!(
-            "{:24} {:9} {:8} {:>9} {:>6} {:20} grants\n",
-            "device", "status", "mode", "feed", "behind", "heard"
+            "{:24} {:9} {:8} {:16} {:>9} {:>6} {:16} grants\n",
+            "device", "status", "mode", "said", "feed", "behind", "heard"
         );
         for device in &devices {
             let field = |name: &str| match &device[name] {
@@ -205,14 +206,19 @@ fn list(session: &Session) -> Result<Exit, Failure> {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "{:24} {:9} {:8} {:>9} {:>6} {:20} {}",
+                "{:24} {:9} {:8} {:16} {:>9} {:>6} {:16} {}{}",
                 field("id"),
                 field("status"),
                 field("mode"),
+                past(&device["mode_age_s"]),
                 field("feed_seq"),
                 field("behind"),
-                field("seen"),
-                field("grants")
+                past(&device["silent_s"]),
+                field("grants"),
+                match device["unreachable_since"].as_str() {
+                    Some(since) => format!(", unreachable since {since}"),
+                    None => String::new(),
+                }
             );
         }
         text
@@ -220,8 +226,12 @@ fn list(session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// How long ago something was, by its seconds, in the two largest units.
+fn past(seconds: &Value) -> String {
+    seconds.as_u64().map_or_else(|| "-".into(), |seconds| format!("{} ago", age(seconds)))
+}
+
 fn summary(book: &Book, device: &Device, at: Timestamp) -> Value {
-    let seen = book.seen(&device.id);
     let standing = standing(book, device, at);
     json!({
         "id": device.id,
@@ -232,14 +242,16 @@ fn summary(book: &Book, device: &Device, at: Timestamp) -> Value {
         "silent_s": standing.heard.map(|heard| at.since(heard).secs()),
         "reachable": standing.is_reachable(),
         "unreachable_since": standing.unreachable.map(|since| since.to_string()),
-        // As it said itself when it was last heard of.
-        "mode": seen.map(|seen| &seen.mode),
+        // As it named it last, `gone` if it left, and how old that word is: what a device that is silent is in now, nobody knows.
+        "mode": standing.mode,
+        "mode_at": standing.mode_at.map(|at| at.to_string()),
+        "mode_age_s": standing.mode_at.map(|word| at.since(word).secs()),
         // The highest head of the feed that it said it has applied, and heads between that and the newest.
         "feed_seq": standing.applied.map(|(_, seq)| seq),
         "behind": standing.behind,
         "grants": book.live_grants(&device.id, at).count(),
         // The one in use first: whoever checks an export or a proof names these.
-        "audit_keys": audit_keys(device).iter().map(|key| hex(key.as_bytes())).collect::<Vec<_>>(),
+        "identity_keys": identities(device).iter().map(|key| hex(key.as_bytes())).collect::<Vec<_>>(),
     })
 }
 

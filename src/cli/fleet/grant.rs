@@ -8,23 +8,23 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{value_parser, Args, Subcommand};
 use rand_core::RngCore;
 use serde_json::{json, Value};
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
-use super::{millis, now, operator, Session};
+use super::{lasting, millis, now, operator, worded, Session};
 use crate::fleet::book::Grant;
 use crate::fleet::book::Renewal;
 use crate::fleet::grant::{self as core, NewGrant};
-use crate::fleet::issue::{self, Minting};
-use crate::ids::{hex, DeviceId, GrantId, RiskClass, TaskClass, TaskId};
+use crate::fleet::issue::{self, Minting, Order};
+use crate::ids::{hex, DeviceId, GrantId, GroupId, RiskClass, TaskClass, TaskId};
 use crate::shell::entropy;
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::{Right, TaskAsk};
 use crate::wire::policy::TimeClass;
-use crate::wire::token::{to_text, ClassRight};
+use crate::wire::token::{to_text, Bearer, ClassRight};
 
 /// `hardtack fleet grant …`.
 #[derive(Subcommand, Debug)]
@@ -45,7 +45,7 @@ pub enum GrantCommand {
         /// The grant
         grant: GrantId,
         /// Why
-        #[arg(long, default_value = "withdrawn")]
+        #[arg(long, default_value = "withdrawn", value_parser = worded)]
         reason: String,
     },
 }
@@ -63,22 +63,22 @@ pub struct CreateArgs {
     #[arg(long, value_name = "CLASS:ACTION:RESOURCE", required = true)]
     right: Vec<OfClass>,
     /// Longest powered-on time without contact
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     offline_max: Duration,
     /// Uses, all tasks together
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     uses_max: u64,
     /// Boots without contact
     #[arg(long, value_name = "N")]
     boots_max: u32,
     /// Longest life of a task
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     task_ttl_max: Duration,
     /// How long the grant lives
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30d")]
+    #[arg(long, value_name = "DURATION", value_parser = lasting, default_value = "30d")]
     expires: Duration,
     /// Who answers for it [default: the operator, at the fleet]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = worded)]
     owner: Option<String>,
     /// Oldest revocation list for a class of risk, for example high=1h. May be repeated
     #[arg(long, value_name = "RISK=DURATION")]
@@ -94,9 +94,11 @@ pub struct CreateArgs {
 /// Arguments of `hardtack fleet issue`.
 #[derive(Args, Debug)]
 pub struct IssueArgs {
-    /// The device
-    #[arg(long)]
-    device: DeviceId,
+    #[command(flatten)]
+    bearer: BearerArgs,
+    /// For which audience it is: `fleet revoke audience` covers those that name one
+    #[arg(long, value_name = "NAME", value_parser = worded)]
+    audience: Option<String>,
     /// The class of the task
     #[arg(long)]
     class: TaskClass,
@@ -107,14 +109,35 @@ pub struct IssueArgs {
     #[arg(long, value_name = "ACTION:RESOURCE", required = true)]
     right: Vec<Plain>,
     /// How long it lives
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     ttl: Duration,
-    /// How often it may be used
-    #[arg(long, value_name = "N")]
+    /// How often it may be used: counted on one device, so not with --group
+    #[arg(long, conflicts_with = "group", value_name = "N", value_parser = value_parser!(u64).range(1..))]
     uses: Option<u64>,
     /// The task's id [default: a random one]
     #[arg(long, value_name = "ID")]
     task: Option<TaskId>,
+}
+
+/// For whom a task token is: one of these.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct BearerArgs {
+    /// The device, whose grants have to allow it
+    #[arg(long, value_name = "ID")]
+    device: Option<DeviceId>,
+    /// Every device of this group, now and as long as the token lives. The grants of each device that is in it now have to
+    /// allow it, and to have one owner; the shortest and strictest of them bound it. It is issued under none of them: revoke
+    /// the group, the task or the token
+    #[arg(long, value_name = "ID")]
+    group: Option<GroupId>,
+}
+
+impl BearerArgs {
+    /// None only where clap let through what it must not.
+    fn bearer(self) -> Option<Bearer> {
+        self.device.map(Bearer::Device).or(self.group.map(Bearer::Group))
+    }
 }
 
 /// `SELECTOR=CLASS`.
@@ -296,13 +319,19 @@ pub(super) fn issue(args: IssueArgs, session: &Session) -> Result<Exit, Failure>
         uses: args.uses,
     };
     let minting = Minting { issuer: &issuer, ttl_max: fleet.dir.toml().settings().task_ttl_max, at };
-    let (device, by) = (args.device, operator(&name, &key));
-    let (token, issued) = fleet.act(|book, _, fx| issue::issue(book, &device, &ask, minting, by, rng, fx))?;
+    let by = operator(&name, &key);
+    let bearer = args.bearer.bearer();
+    let bearer =
+        bearer.ok_or_else(|| Failure::new(Exit::Usage, "nobody is named", "pass --device ID or --group ID"))?;
+    let order = Order { bearer: &bearer, audience: args.audience.as_deref(), ask: &ask };
+    let (token, issued) = fleet.act(|book, _, fx| issue::issue(book, order, minting, by, rng, fx))?;
     let token = to_text(&token);
     let value = json!({
         "token": token,
         "task": issued.task,
-        "device": issued.device,
+        "device": if let Bearer::Device(device) = &issued.bearer { Some(device) } else { None },
+        "group": if let Bearer::Group(group) = &issued.bearer { Some(group) } else { None },
+        "audience": args.audience,
         "grant": issued.grant,
         "expires": issued.expires.to_string(),
         "block": issued.block,

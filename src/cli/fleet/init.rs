@@ -6,11 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{value_parser, Args};
 use serde_json::json;
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
+use super::key::root_count;
 use super::{now, Session};
 use crate::fleet::enrol::{found, Founding};
 use crate::fleet::roots::check_shape;
@@ -21,7 +22,7 @@ use crate::shell::fleet_dir::{FleetDir, FleetToml};
 use crate::shell::fleet_keys::{ask, Asking, KeyFolder};
 use crate::shell::ledger::Ledger;
 use crate::shell::mqtt::BrokerUrl;
-use crate::wire::bundle::BrokerPins;
+use crate::wire::bundle::{BrokerPins, ROOTS_MAX};
 
 /// Arguments of `hardtack fleet init`.
 #[derive(Args, Debug)]
@@ -39,10 +40,10 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME", default_value = "main")]
     feed: FeedId,
     /// How many root keys there are: files that can be moved to other machines and media
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = root_count)]
     roots: usize,
     /// How many of them must sign a trust bundle [default: more than half]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = value_parser!(u8).range(1..=ROOTS_MAX as i64))]
     threshold: Option<u8>,
     /// Store the private keys without encryption, for tests
     #[arg(long)]
@@ -101,16 +102,25 @@ pub(super) fn run(args: &InitArgs, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// A folder that need not be there, however it is written.
+fn place(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.canonicalize().unwrap_or(absolute)
+}
+
 /// A new fleet goes where somebody said, and not into whatever folder the shell happens to be in.
 fn folder<'a>(argument: Option<&'a Path>, named: Option<&'a Path>) -> Result<&'a Path, Failure> {
     match (argument, named) {
-        (Some(argument), Some(named)) if argument != named => {
+        (Some(argument), Some(named)) if place(argument) != place(named) => {
             let what = format!(
                 "two folders are named: {} and, by --dir or its variable, {}",
                 argument.display(),
                 named.display()
             );
-            Err(Failure::new(Exit::Usage, what, "name one: `hardtack fleet init DIR`, or --dir, or HARDTACK_FLEET_DIR"))
+            let advice =
+                "name one: leave DIR out, or set HARDTACK_FLEET_DIR to the new folder, which the commands that come \
+                          after this go by as well";
+            Err(Failure::new(Exit::Usage, what, advice))
         }
         (Some(folder), _) | (None, Some(folder)) => Ok(folder),
         (None, None) => {
@@ -130,6 +140,8 @@ mod tests {
         assert_eq!(folder(Some(a), None).unwrap(), a);
         assert_eq!(folder(None, Some(b)).unwrap(), b);
         assert_eq!(folder(Some(a), Some(a)).unwrap(), a);
+        let spelt = std::env::current_dir().unwrap().join("./a/");
+        assert_eq!(folder(Some(a), Some(&spelt)).unwrap(), a, "another way to write the same");
         assert_eq!(folder(Some(a), Some(b)).unwrap_err().exit, Exit::Usage);
         assert_eq!(folder(None, None).unwrap_err().exit, Exit::Usage);
     }

@@ -10,7 +10,7 @@ pub(super) mod proposal;
 mod roots;
 mod sign;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -26,6 +26,7 @@ use crate::shell::entropy;
 use crate::shell::fleet_keys::{change_passphrase, Role};
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
+use crate::wire::bundle::ROOTS_MAX;
 
 /// `hardtack fleet key …`.
 #[derive(Subcommand, Debug)]
@@ -86,7 +87,7 @@ pub struct RotateArgs {
     /// Which key
     role: Role,
     /// Which of the root keys, where there are several
-    #[arg(value_name = "N")]
+    #[arg(value_name = "N", value_parser = root_count)]
     number: Option<usize>,
     /// Somebody else may have it: what it signs is believed no more once devices hear of it. Without this it stays good until
     /// the next replacement, but for a root key and the collector's, which go at once
@@ -94,6 +95,12 @@ pub struct RotateArgs {
     compromised: bool,
     #[command(flatten)]
     at_hand: RootArgs,
+}
+
+/// How many root keys a fleet has.
+pub(super) fn root_count(argument: &str) -> Result<usize, String> {
+    let number = argument.parse().ok().filter(|number| (1..=ROOTS_MAX).contains(number));
+    number.ok_or_else(|| format!("a fleet has 1 to {ROOTS_MAX} root keys"))
 }
 
 /// The file's role of a trust bundle's.
@@ -127,6 +134,7 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     let at = now()?;
     let mut fleet = session.open()?;
     fleet.operator_key()?;
+    args.at_hand.check()?;
     let root_key_id = (key_role == KeyRole::Issuer).then(|| next_root_key_id(fleet.ledger.book()));
     let private = fleet.keys.next(role, root_key_id, &mut entropy::rng())?;
     let public = NewKey::of(key_role, &private).public();
@@ -136,7 +144,8 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
         proposal::adopt(&mut fleet)?
     } else {
         let next = draft(fleet.ledger.book(), key_role, &public, cause, at)?;
-        match proposal::put(&mut fleet, &next, cause, &args.at_hand, at)? {
+        let put = proposal::put(&mut fleet, &next, cause, &args.at_hand, at);
+        match put.map_err(|failure| waits(failure, &fleet.keys.waiting_for(role)))? {
             Outcome::Asked(asked) => return asked.tell(session),
             Outcome::InForce(InForce { rotated, kept }) => {
                 (dropped, withdrawn) = (rotated.dropped, rotated.withdrawn);
@@ -163,6 +172,13 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     });
     output::show(session.format, &value, |value| words(value, key_role, &withdrawn.len()))?;
     Ok(Exit::Done)
+}
+
+/// Why a new key did not come into force, and what became of it.
+fn waits(failure: Failure, file: &Path) -> Failure {
+    let stays = format!("the new key waits in {}, and the same command goes on with it", file.display());
+    let advice = if failure.advice.is_empty() { stays } else { format!("{}; {stays}", failure.advice) };
+    Failure { advice, ..failure }
 }
 
 /// The process that publishes from this ledger.
@@ -208,6 +224,6 @@ fn after(restart: Option<&str>, withdrawn: usize) -> Vec<String> {
         Some(process) => format!("process {process} publishes with the keys that it began with: start it again now"),
         None => "if no `fleet serve` runs, start one, or bring it out: hardtack fleet publish --broker URL".into(),
     });
-    lines.push("make a copy of the ledger now: hardtack fleet backup".into());
+    lines.push("make a copy of the ledger now: hardtack fleet backup --out FILE".into());
     lines
 }

@@ -28,6 +28,7 @@ use clap::{Args, Subcommand};
 
 use super::output::Format;
 use super::{later, Exit, Failure, Globals, Later};
+use crate::fleet::acts::text;
 use crate::fleet::{Archive, Book, Effects, FleetError, Operator, Outgoing};
 use crate::shell::broker::BrokerError;
 use crate::shell::clock;
@@ -47,7 +48,7 @@ pub struct FleetArgs {
     #[arg(long, global = true, value_name = "DIR", env = "HARDTACK_FLEET_DIR")]
     dir: Option<PathBuf>,
     /// Who acts, as the signed record will tell it [default: the user of this process]
-    #[arg(long, global = true, value_name = "NAME", env = "HARDTACK_OPERATOR")]
+    #[arg(long, global = true, value_name = "NAME", env = "HARDTACK_OPERATOR", value_parser = worded)]
     operator: Option<String>,
     #[command(subcommand)]
     command: FleetCommand,
@@ -78,7 +79,7 @@ pub enum FleetCommand {
     Group(group::GroupCommand),
     /// Make a fleet in a folder
     Init(init::InitArgs),
-    /// Mint a task token, as a device's grants allow
+    /// Mint a task token, as a device's grants allow, or those of every device of a group
     Issue(grant::IssueArgs),
     /// Show the fleet's keys, replace one, or give operators keys of their own
     #[command(subcommand)]
@@ -208,6 +209,20 @@ fn now() -> Result<Timestamp, Failure> {
     clock::wall().ok_or_else(|| Failure::new(Exit::Failure, "the clock says a time before 1970", "set it"))
 }
 
+/// An argument that stands in a signed record or a token: a name, or a reason.
+fn worded(argument: &str) -> Result<String, String> {
+    text("it", argument).map_err(|error| error.to_string())
+}
+
+/// An argument that says how long something is to live.
+fn lasting(argument: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(argument).map_err(|error| error.to_string())?;
+    match duration.as_secs() {
+        0 => Err("it must be a second at least".into()),
+        _ => Ok(duration),
+    }
+}
+
 fn millis(duration: Duration) -> Millis {
     Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
@@ -231,6 +246,7 @@ fn target_words(target: &Target) -> (&'static str, String) {
 impl From<FleetError> for Failure {
     fn from(error: FleetError) -> Self {
         let exit = match &error {
+            FleetError::Argument(_) => Exit::Usage,
             FleetError::WrongCode | FleetError::RetiredKey(_) | FleetError::OtherKey(_) => Exit::Denied,
             FleetError::DeviceRevoked { .. } => Exit::Revoked,
             FleetError::Refused { refused: Refused::TooLarge { .. }, .. } => Exit::Denied,
@@ -285,7 +301,21 @@ impl From<FleetDirError> for Failure {
 
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
-        Self::new(Exit::Failure, error, "")
+        match &error {
+            KeyError::File(file) if file.is_missing() => {
+                let advice =
+                    "name the key's file, or bring it back from where it is kept: `hardtack fleet key list` shows \
+                              which keys there are, and whose file is here";
+                Self::new(Exit::Failure, error, advice)
+            }
+            KeyError::File(_)
+            | KeyError::Malformed { .. }
+            | KeyError::WrongPassphrase(_)
+            | KeyError::NoPassphrase(_)
+            | KeyError::NoRoot(_)
+            | KeyError::BadPassphrase(_)
+            | KeyError::Encryption(_) => Self::new(Exit::Failure, error, ""),
+        }
     }
 }
 
@@ -308,7 +338,15 @@ impl From<ServeError> for Failure {
     }
 }
 
-/// A file that an operator named could not be read or written.
+/// A file that an operator named could not be written.
 fn file_failure(error: FileError) -> Failure {
     Failure::new(Exit::Failure, error, "name another file, or free some space")
+}
+
+/// A file that an operator named could not be read; `advice` says which one is wanted.
+fn unread(error: FileError, advice: &str) -> Failure {
+    match error.is_missing() {
+        true => Failure::new(Exit::Usage, error, advice),
+        false => Failure::new(Exit::Failure, error, ""),
+    }
 }

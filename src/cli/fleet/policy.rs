@@ -68,7 +68,10 @@ fn put(file: &Path, session: &Session) -> Result<Exit, Failure> {
         let advice = "start from what `hardtack fleet policy show` prints";
         Failure::new(Exit::Usage, format!("{}: {why}", file.display()), advice)
     };
-    let text = read_text(file).map_err(|error| usage(error.to_string()))?;
+    let text = read_text(file).map_err(|error| {
+        let what = format!("cannot read the policy {}: {error}", file.display());
+        Failure::new(Exit::Usage, what, "name a file in the form that `hardtack fleet policy show` prints")
+    })?;
     let draft: Draft = toml::from_str(&text).map_err(|error| usage(error.to_string()))?;
     let document = document(draft, at).map_err(usage)?;
     let mut fleet = session.open()?;

@@ -13,7 +13,7 @@ use serde_json::{json, Value};
 use super::super::output::show;
 use super::super::token::{parsed, point_in_time, token_bytes};
 use super::super::{Exit, Failure};
-use super::{millis, now, operator, target_words, wait, Fleet, Session};
+use super::{lasting, millis, now, operator, target_words, wait, worded, Fleet, Session};
 use crate::fleet::book::{Book, FeedBook, Issued};
 use crate::fleet::convergence::{is_up_to_date, standings, Standing};
 use crate::fleet::emergency::Known;
@@ -26,6 +26,7 @@ use crate::time::Timestamp;
 use crate::wire::biscuit::Token;
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::Target;
+use crate::wire::token::Bearer;
 
 /// `hardtack fleet revoke …`.
 #[derive(Subcommand, Debug)]
@@ -35,6 +36,7 @@ pub enum RevokeCommand {
     /// Every token for an audience
     Audience {
         /// The audience
+        #[arg(value_parser = worded)]
         audience: String,
         #[command(flatten)]
         how: How,
@@ -60,7 +62,7 @@ pub enum RevokeCommand {
         #[command(flatten)]
         how: How,
     },
-    /// Every token for a group
+    /// Every token that was minted for a group by its name; what is minted for one of its devices goes on
     Group {
         /// The group
         group: GroupId,
@@ -78,6 +80,7 @@ pub enum RevokeCommand {
     /// Every token of an owner
     Owner {
         /// The owner, as the grant names him
+        #[arg(value_parser = worded)]
         owner: String,
         #[command(flatten)]
         how: How,
@@ -112,10 +115,10 @@ pub enum RevokeCommand {
 #[derive(Args, Debug)]
 pub struct How {
     /// Why
-    #[arg(long, value_name = "TEXT", default_value = "revoked")]
+    #[arg(long, value_name = "TEXT", default_value = "revoked", value_parser = worded)]
     reason: String,
     /// How long the rule stays [default: until all that it can cover has expired]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     expires: Option<Duration>,
     /// Only say what it would cover, what it costs and who would hear of it
     #[arg(long)]
@@ -244,8 +247,13 @@ fn whose(fleet: &Fleet, target: &Target, of_task: &[Issued]) -> Result<Option<De
         | Target::Owner(_)
         | Target::RootKey(_) => Vec::new(),
     };
-    let first = known.first().map(|issued| issued.device.clone());
-    Ok(first.filter(|first| known.iter().all(|issued| issued.device == *first)))
+    // One for a group is shown to each of its devices.
+    Ok(match known.first().map(|issued| &issued.bearer) {
+        Some(Bearer::Device(first)) if known.iter().all(|issued| issued.bearer == known[0].bearer) => {
+            Some(first.clone())
+        }
+        Some(Bearer::Device(_) | Bearer::Group(_)) | None => None,
+    })
 }
 
 /// What was done, for the words about it.
@@ -289,7 +297,10 @@ fn words(told: &Value, said: Said) -> String {
         }
         let cost = &told["cost"];
         let (before, after, sent) = (&cost["set_bytes_before"], &cost["set_bytes_after"], &cost["sent_to_each_device"]);
-        let _ = writeln!(text, "the set goes from {before} to {after} bytes; {sent} are sent to each device");
+        let _ = match before.is_null() {
+            true => writeln!(text, "no device would hear of it: it goes into no feed"),
+            false => writeln!(text, "the set goes from {before} to {after} bytes; {sent} are sent to each device"),
+        };
         for device in told["devices"].as_array().into_iter().flatten() {
             let reach = if device["reachable"] == true { "in reach" } else { "unreachable" };
             let silent = match &device["silent_s"] {
@@ -345,6 +356,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
     let unreachable = standings.iter().filter(|standing| !standing.is_reachable()).count();
     let emergency: Vec<Value> = book.emergencies().map(|known| emergency_of(book, known, at)).collect();
     let halted = publish::may_start(book).err().map(|error| error.to_string());
+    let stalled = wait::stalled(&fleet)?;
     let value = json!({
         // Of the first feed.
         "head": head(book.first()),
@@ -360,6 +372,8 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         "convergence": {"devices": standings.len(), "at_newest": up_to_date, "unreachable": unreachable},
         // Why no head can be signed, if so.
         "halted": halted,
+        // What the process that publishes does not do, and what to do about it, if a key with which it began was replaced.
+        "stalled": stalled,
     });
     show(session.format, &value, |_| {
         let mut text = String::new();
@@ -411,6 +425,9 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
         );
         if let Some(halted) = &halted {
             let _ = writeln!(text, "no head is signed: {halted}");
+        }
+        if let Some(stalled) = &stalled {
+            let _ = writeln!(text, "{stalled}");
         }
         text
     })?;

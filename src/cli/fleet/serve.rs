@@ -11,7 +11,7 @@ use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{now, operator, Fleet, Session};
 use crate::config::{LogConfig, LogFormat, LogLevel};
-use crate::fleet::publish::resume;
+use crate::fleet::publish::{awaited, resume};
 use crate::fleet::service::ServiceKeys;
 use crate::ids::FeedId;
 use crate::shell::fleet_keys::Role;
@@ -33,7 +33,8 @@ pub struct PublishArgs {
     /// Broker's address, may be repeated [default: those of fleet.toml]
     #[arg(long, value_name = "URL")]
     broker: Vec<BrokerUrl>,
-    /// The ledger was lost and restored from an old copy: go on after this head, once what it had revoked is revoked again
+    /// The ledger was lost and restored from an old copy: go on after this head, once what it had revoked is revoked again.
+    /// Nothing is published before each feed has been vouched for so, nor where no broker is named
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
     /// Which feed goes on after that head [default: the first one]
@@ -94,12 +95,58 @@ pub(super) fn serve(args: &ServeArgs, session: &Session) -> Result<Exit, Failure
     Ok(Exit::Done)
 }
 
+/// A feed may go on, and nothing can be published yet.
+fn vouched((feed, after): (&FeedId, u64), left: &[(FeedId, u64)], session: &Session) -> Result<Exit, Failure> {
+    let next: Vec<String> = left.iter().map(|left| go_on(session, left)).collect();
+    let value = json!({
+        "feed": feed,
+        "after": after,
+        "published": false,
+        // Feeds for which somebody has still to vouch, and the commands for that.
+        "left": left.iter().map(|(feed, least)| json!({"feed": feed, "after": least})).collect::<Vec<_>>(),
+        "do": next,
+    });
+    show(session.format, &value, |_| match next.is_empty() {
+        true => format!(
+            "feed {feed} goes on after head {after}; no broker is named, so nothing is published yet\n\
+             next: hardtack fleet serve{} --broker URL",
+            in_folder(session)
+        ),
+        false => format!(
+            "feed {feed} goes on after head {after}; nothing is signed before the others may go on as well:\n{}",
+            next.join("\n")
+        ),
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The command with which an operator says that a feed may go on after a head.
+pub(super) fn go_on(session: &Session, (feed, least): &(FeedId, u64)) -> String {
+    format!("hardtack fleet publish{} --feed {feed} --after {least}", in_folder(session))
+}
+
+/// The argument that names the fleet's folder in a command that is printed, if it has to.
+fn in_folder(session: &Session) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    session.named.as_ref().map_or(String::new(), |folder| {
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).display().to_string();
+        match folder.chars().all(plain) {
+            true => format!(" --dir {folder}"),
+            false => format!(" --dir '{}'", folder.replace('\'', r"'\''")),
+        }
+    })
+}
+
 pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Failure> {
     let mut fleet = session.open()?;
     if let Some(after) = args.after {
         let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
         let feed = args.feed.clone().unwrap_or_else(|| fleet.ledger.book().feed());
         fleet.act(|book, _, fx| resume(book, &feed, after, operator(&name, &key), at, fx))?;
+        let left = awaited(fleet.ledger.book());
+        if !left.is_empty() || (args.broker.is_empty() && fleet.dir.toml().brokers.is_empty()) {
+            return vouched((&feed, after), &left, session);
+        }
     }
     let (uplink, keys) = (uplink(&fleet, &args.broker)?, service_keys(&mut fleet)?);
     let settings = fleet.dir.toml().settings();

@@ -22,6 +22,7 @@ use crate::shell::clock;
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
 use crate::time::Timestamp;
+use crate::wire::link::State;
 
 /// How often the ledger is asked whether somebody else wrote: one read of its header.
 const POLL: Duration = Duration::from_millis(100);
@@ -29,8 +30,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How a wait ended.
 pub(super) struct Waited {
     /// For scripts: `heads` (for each feed to which the rule belongs, `feed`, `head` and `era` of the head that holds it, or
-    /// null), `head` and `era` of the first of them, `publisher` (whether one ran), `complete`, `have` (ids), `missing` (of
-    /// those in reach, and `unreachable`: each with `device`, `feed`, `applied`, `seen`, `silent_s`). Devices of other feeds
+    /// null), `head` and `era` of the first of them, `publisher` (whether one ran), `stalled` (what that does not do and what to
+    /// do about it, or null), `complete`, `have` (ids), `missing` (of
+    /// those in reach, and `unreachable`: each as [`told`] says). Devices of other feeds
     /// need not have it and are not told.
     pub(super) value: Value,
     /// For people.
@@ -42,7 +44,7 @@ pub(super) struct Waited {
 pub(super) fn wait(fleet: &mut Fleet, rule: &Rule, timeout: Duration) -> Result<Waited, Failure> {
     let deadline = clock::now().boottime.0.saturating_add(super::millis(timeout).0);
     let mut bar = Bar::new();
-    let (mut heads, mut told) = (Heads::new(), false);
+    let (mut heads, mut told, mut stands) = (Heads::new(), false, None);
     loop {
         fleet.ledger.refresh()?;
         let (book, at) = (fleet.ledger.book(), now()?);
@@ -54,13 +56,20 @@ pub(super) fn wait(fleet: &mut Fleet, rule: &Rule, timeout: Duration) -> Result<
         if !is_signed(&heads) && !told {
             told = tell_who_signs(fleet)?;
         }
+        let stalled = stalled(fleet)?;
+        if let Some(why) = stalled.as_ref().filter(|_| stalled != stands) {
+            bar.clear();
+            tell(why);
+        }
+        stands = stalled;
         let standings = of_feeds(fleet.ledger.book(), rule, at);
         let has = |standing: &&Standing| has(&heads, standing);
         let have = standings.iter().filter(has).count();
         let settled = standings.iter().filter(|standing| standing.is_reachable()).all(|standing| has(&standing));
         if (is_signed(&heads) && settled) || clock::now().boottime.0 >= deadline {
             bar.clear();
-            return Ok(ended(&heads, &standings, at, publisher_of(&fleet.ledger).map_err(super::file_failure)?));
+            let publisher = publisher_of(&fleet.ledger).map_err(super::file_failure)?;
+            return Ok(ended(&heads, &standings, at, (publisher, stands)));
         }
         bar.show(have, standings.len());
         std::thread::sleep(POLL);
@@ -83,7 +92,21 @@ fn tell_who_signs(fleet: &Fleet) -> Result<bool, Failure> {
     Ok(free)
 }
 
-fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken) -> Waited {
+/// What the process that publishes does not do, because a key with which it began was replaced. Nobody else sees that: it is
+/// there, and the broker has heads.
+pub(super) fn stalled(fleet: &Fleet) -> Result<Option<String>, Failure> {
+    let Taken::By(process) = publisher_of(&fleet.ledger).map_err(super::file_failure)? else { return Ok(None) };
+    let (book, bundle) = (fleet.ledger.book(), fleet.ledger.book().trust().version);
+    let undone: Vec<String> = publish::replaced(book).iter().filter_map(|key| key.stalled(bundle)).collect();
+    Ok((!undone.is_empty()).then(|| format!("process {process} publishes from this ledger, but {}", undone.join("; "))))
+}
+
+fn ended(
+    heads: &Heads,
+    standings: &[Standing],
+    at: Timestamp,
+    (publisher, stalled): (Taken, Option<String>),
+) -> Waited {
     let has = |standing: &&Standing| has(heads, standing);
     let have: Vec<&Standing> = standings.iter().filter(has).collect();
     let (missing, unreachable): (Vec<&Standing>, Vec<&Standing>) =
@@ -100,6 +123,7 @@ fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken)
         "head": head.map(|(_, seq)| seq),
         "era": head.map(|(era, _)| era),
         "publisher": publisher != Taken::Free,
+        "stalled": stalled,
         "complete": complete,
         "have": have.iter().map(|standing| &standing.device).collect::<Vec<_>>(),
         "missing": of(&missing),
@@ -113,6 +137,9 @@ fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken)
             None => writeln!(text, "no head of feed {feed} holds it yet"),
         };
     }
+    if let Some(stalled) = &stalled {
+        let _ = writeln!(text, "{stalled}");
+    }
     let _ = writeln!(text, "{} of {} devices have it", have.len(), standings.len());
     for standing in &have {
         let _ = writeln!(text, "  has it      {}", standing.device);
@@ -121,7 +148,8 @@ fn ended(heads: &Heads, standings: &[Standing], at: Timestamp, publisher: Taken)
         let _ = writeln!(text, "  not yet     {} last heard {}", standing.device, ago(standing, at));
     }
     for standing in &unreachable {
-        let _ = writeln!(text, "  unreachable {} last heard {}", standing.device, ago(standing, at));
+        let _ =
+            writeln!(text, "  unreachable {} {}last heard {}", standing.device, left(standing, at), ago(standing, at));
     }
     Waited { value, text, exit: if complete { Exit::Done } else { Exit::Partial } }
 }
@@ -143,8 +171,9 @@ pub(super) fn of_feeds(book: &Book, rule: &Rule, at: Timestamp) -> Vec<Standing>
     standings(book, at).into_iter().filter(|standing| feeds.contains(&&standing.feed)).collect()
 }
 
-/// A device's standing, for scripts: `device`, `feed`, `applied` and `era` (of a head), `behind` (heads), `seen` (its last sign of life),
-/// `silent_s` (how long ago that was), `reachable`, `unreachable_since`.
+/// A device's standing, for scripts: `device`, `feed`, `applied` and `era` (of a head), `behind` (heads), `mode` (that it named
+/// last, `gone` if it left) and `mode_age_s`, `seen` (its last sign of life), `silent_s` (how long ago that was), `reachable`,
+/// `unreachable_since`.
 pub(super) fn told(standing: &Standing, at: Timestamp) -> Value {
     json!({
         "device": standing.device,
@@ -152,11 +181,19 @@ pub(super) fn told(standing: &Standing, at: Timestamp) -> Value {
         "applied": standing.applied.map(|(_, seq)| seq),
         "era": standing.applied.map(|(era, _)| era),
         "behind": standing.behind,
+        "mode": standing.mode,
+        "mode_age_s": standing.mode_at.map(|word| at.since(word).secs()),
         "seen": standing.heard.map(|heard| heard.to_string()),
         "silent_s": standing.heard.map(|heard| at.since(heard).secs()),
         "reachable": standing.is_reachable(),
         "unreachable_since": standing.unreachable.map(|since| since.to_string()),
     })
+}
+
+/// Since when a device is gone, where it, or its last will, has said so.
+fn left(standing: &Standing, at: Timestamp) -> String {
+    let gone = standing.mode_at.filter(|_| standing.mode.as_deref() == Some(State::GONE));
+    gone.map_or(String::new(), |gone| format!("gone for {}, ", super::super::client::age(at.since(gone).secs())))
 }
 
 /// How long ago a device was heard of, for people.

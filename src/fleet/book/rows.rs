@@ -10,8 +10,9 @@ use super::super::acts::Act;
 use super::super::emergency::Kept;
 use super::super::keys::ISSUED_EARLIER;
 use super::feed::{feed_named, step_of};
-use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, Nonce, TaskId};
+use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
+use crate::wire::audit::signer::Signer;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::enrol::{DevicePublic, EnrolRequest};
 use crate::wire::envelope::Signed;
@@ -20,7 +21,7 @@ use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Head};
 use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::{Position, Target};
-use crate::wire::token::{GrantSpec, TaskSpec};
+use crate::wire::token::{Bearer, GrantSpec, TaskSpec};
 
 /// Heads whose digests are kept, so that a fork of the feed shows. At one head a minute: 17 hours.
 pub const HEADS_KEPT: u64 = 1024;
@@ -232,9 +233,9 @@ pub enum Renewal {
 pub struct Issued {
     /// The task.
     pub task: TaskId,
-    /// The device.
-    pub device: DeviceId,
-    /// The grant that covers it.
+    /// For whom it is.
+    pub bearer: Bearer,
+    /// The grant that it names.
     pub grant: GrantId,
     /// Its only block.
     pub block: BlockId,
@@ -309,10 +310,20 @@ pub struct Rule {
 pub struct EraChain {
     /// The device.
     pub device: DeviceId,
-    /// The audit key that began the era, and alone may go on with it.
-    pub key: PublicKey,
+    /// Who signed it, the last of them who signs the segment after it: at least one, at most [`EraChain::SIGNERS_MAX`].
+    pub signers: Vec<Signer>,
     /// The position.
     pub ack: EraAck,
+}
+
+impl EraChain {
+    /// The most signers that are remembered. One of before is refused where it would prove a fork.
+    pub const SIGNERS_MAX: usize = 64;
+
+    /// Who signs the segment after it.
+    pub fn signer(&self) -> Option<Signer> {
+        self.signers.last().copied()
+    }
 }
 
 /// Two signed headers for one position, or two eras of one number: proof of a clone or of a restored disk.
@@ -341,6 +352,8 @@ pub struct Seen {
     pub identity: PublicKey,
     /// When its last sign of life arrived here: this, or audit since.
     pub at: Timestamp,
+    /// When the hello arrived that said all this.
+    pub said: Timestamp,
     /// Its kernel boot.
     pub boot: BootId,
     /// Its era.
@@ -386,6 +399,19 @@ pub struct Publisher {
     pub holder: String,
     /// Since when.
     pub at: Timestamp,
+    /// The keys that it began with.
+    pub keys: ServedKeys,
+}
+
+/// The keys of a process that publishes, by their ids. It goes on with these until it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServedKeys {
+    /// Signs heads.
+    pub feed: KeyId,
+    /// Mints tokens.
+    pub issuer: KeyId,
+    /// Signs acknowledgements and answers.
+    pub service: KeyId,
 }
 
 /// The ledger is a copy that was put back: what it would sign of a feed may have been signed already.

@@ -18,7 +18,7 @@ use crate::wire::envelope::Signed;
 use crate::wire::link::{Right, Topic};
 use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::Target;
-use crate::wire::token::{mint_task, TaskSpec};
+use crate::wire::token::{mint_task, Bearer, TaskSpec};
 
 fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
@@ -76,7 +76,9 @@ fn what_makes_no_sense_is_refused_with_what_to_do_and_what_is_so_already_makes_n
         (Change::RemoveFeed(id("f-south")), "feed list"),
     ] {
         match try_one(wanted.clone()) {
-            Err(FleetError::Invalid(text)) => assert!(text.contains(hint), "{wanted:?}: {text}"),
+            Err(FleetError::Argument(text) | FleetError::Invalid(text)) => {
+                assert!(text.contains(hint), "{wanted:?}: {text}")
+            }
             other => panic!("{wanted:?}: {other:?}"),
         }
     }
@@ -233,11 +235,15 @@ impl World {
 
     fn mint(&mut self, number: u8) {
         let device: DeviceId = id(self.pick(&DEVICES));
+        let group = (number % 4 == 3).then(|| id::<GroupId>(self.pick(&GROUPS)));
+        let device = Some(device).filter(|_| group.is_none());
+        let bearer = device.clone().map(Bearer::Device).or(group.clone().map(Bearer::Group)).unwrap();
         let spec = TaskSpec {
             fleet: self.book.fleet().clone(),
             grant: GrantId([number; 16]),
-            device: device.clone(),
+            bearer,
             owner: format!("owner-{}", number % 3),
+            audience: None,
             feed: None,
             task: format!("t-{number}").parse().unwrap(),
             issued: at(u64::from(number)),
@@ -250,12 +256,7 @@ impl World {
         let issuer = &self.keys.issuer;
         let bytes = mint_task(&spec, &issuer.key, issuer.root_key_id, &mut self.rng).unwrap();
         let profile = crate::profile::Profile::default();
-        let mut verified = admit(&bytes, &profile.verify, self.book.trust(), |_| false).unwrap();
-        let group = (number % 4 == 3).then(|| id::<GroupId>(self.pick(&GROUPS)));
-        let device = Some(device).filter(|_| group.is_none());
-        // What no command mints yet: a token for a group.
-        verified.claims.device = device.as_ref().map(ToString::to_string);
-        verified.claims.group = group.as_ref().map(ToString::to_string);
+        let verified = admit(&bytes, &profile.verify, self.book.trust(), |_| false).unwrap();
         self.tokens.push(Shown { verified, device, group });
     }
 

@@ -3,7 +3,7 @@ use rand_core::SeedableRng;
 
 use super::super::book::Life;
 use super::super::hello;
-use super::super::issue::{issue, Minting};
+use super::super::issue::{issue, Minting, Order};
 use super::super::keys::Issuer as IssuerKey;
 use super::super::publish::{feed, is_current, may_sign, retained};
 use super::super::revoke::{revoke, Revocation};
@@ -23,6 +23,7 @@ use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
 use crate::wire::seal::SealingKey;
+use crate::wire::token::Bearer;
 use crate::wire::Refused;
 
 fn key(seed: u8) -> SigningKey {
@@ -303,7 +304,9 @@ fn tokens_of_a_replaced_issuer_are_good_until_the_next_and_its_grants_end_with_i
     let refused = grant::create(&mut book, new_grant(), &keys.issuer, ann, at(6), &mut rng, fx);
     assert!(matches!(refused, Err(FleetError::OtherKeys { role: "issuer", .. })), "{refused:?}");
     let minting = Minting { issuer: &keys.issuer, ttl_max: Millis(10_000), at: at(6) };
-    let refused = issue(&mut book, &"gw-07".parse().unwrap(), &ask(), minting, ann, &mut rng, fx);
+    let gw = Bearer::Device("gw-07".parse().unwrap());
+    let order = Order { bearer: &gw, audience: None, ask: &ask() };
+    let refused = issue(&mut book, order, minting, ann, &mut rng, fx);
     assert!(matches!(refused, Err(FleetError::OtherKeys { role: "issuer", .. })), "{refused:?}");
     let rotated = replace_key((&keys, &mut book), KeyRole::Issuer, &key(93), Cause::Compromised, 7);
     assert_eq!((rotated.dropped.len(), rotated.withdrawn.len()), (2, 1), "at once");

@@ -55,7 +55,7 @@ impl Folder {
 
     /// Every state file's content, in the order of their paths. One that cannot be read is told and left out.
     pub(super) fn read_files(&self, events: &mut Vec<Event>) -> Result<Vec<(StateFile, Vec<u8>)>, StoreError> {
-        let mut paths = vec!["bundle".to_owned(), "policy".to_owned()];
+        let mut paths = vec!["audit.key".to_owned(), "bundle".to_owned(), "policy".to_owned()];
         for sub in ["emergency", "feed", "wallet"] {
             for name in list(&self.join(sub))? {
                 let path = format!("{sub}/{name}");

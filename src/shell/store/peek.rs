@@ -59,7 +59,7 @@ fn image(anchor: &Anchor) -> Option<EraImage> {
 }
 
 fn files(state_dir: &Path, events: &mut Vec<Event>) -> Result<Vec<(StateFile, Vec<u8>)>, StoreError> {
-    let mut paths = vec!["bundle".to_owned(), "policy".to_owned()];
+    let mut paths = vec!["audit.key".to_owned(), "bundle".to_owned(), "policy".to_owned()];
     for sub in ["emergency", "feed", "wallet"].into_iter().filter(|sub| state_dir.join(sub).exists()) {
         let names = list(&state_dir.join(sub))?;
         paths.extend(names.iter().filter(|name| !is_temporary(name)).map(|name| format!("{sub}/{name}")));

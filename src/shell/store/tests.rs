@@ -65,6 +65,7 @@ impl Writing {
             root: grow(&self.open).1,
             closed_at: Timestamp(1),
             recovered: false,
+            signer: None,
             feeds: Vec::new(),
             salvage: None,
         };

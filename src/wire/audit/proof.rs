@@ -41,7 +41,20 @@ impl Inclusion {
         Ok(Some(Self { header, leaves: leaves[..=place].to_vec(), path: path(&hashes, place) }))
     }
 
-    /// The record, if one of `keys` signed for `fleet` that it is there.
+    /// The record, unverified: only for finding what else its proof takes.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] when header or leaves are none.
+    pub fn record(&self) -> Result<Record, Refused> {
+        self.last(self.header.claim()?.kept()?)
+    }
+
+    fn last(&self, kept: Vec<(u64, u64)>) -> Result<Record, Refused> {
+        let mut records = leaf::read(&self.leaves, kept.into_iter().flat_map(|(first, end)| first..end))?;
+        records.pop().ok_or(Refused::Malformed("no record"))
+    }
+
+    /// The record, if one of `keys`, which are audit keys, signed for `fleet` that it is there.
     ///
     /// # Errors
     /// Those of [`Signed::open`]; [`Refused::DigestMismatch`] when leaves and path do not lead to the signed root;
@@ -59,10 +72,7 @@ impl Inclusion {
         if root_from_first(&hashes, count, &self.path) != Some(header.root) {
             return Err(Refused::DigestMismatch);
         }
-        let mut records = leaf::read(&self.leaves, kept.into_iter().flat_map(|(first, end)| first..end))?;
-        // The root is that of one leaf or more, and each became a record.
-        let record = records.pop().ok_or(Refused::DigestMismatch)?;
-        Ok((header, record))
+        Ok((header, self.last(kept)?))
     }
 }
 
@@ -103,6 +113,7 @@ mod tests {
             root,
             closed_at: Timestamp(5),
             recovered: false,
+            signer: None,
             feeds: Vec::new(),
             salvage,
         };
@@ -138,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_damaged_segment_keeps_its_numbers() {
-        let salvage = Salvage { next_segment: 3, lost: vec![(6, 8), (10, 11)], head: Hash::ZERO };
+        let salvage = Salvage { next_segment: 3, lost: vec![(6, 8), (10, 11)], head: Hash::ZERO, resumes: None };
         let (header, leaves) = segment(&[5, 8, 9], 6, Some(salvage));
         let public = key().verifying_key();
         let proof = |index| Inclusion::of(header.clone(), &leaves, index).unwrap();

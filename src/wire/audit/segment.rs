@@ -9,6 +9,7 @@ use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use super::leaf::{self, Leaves};
+use super::signer::AuditKey;
 use super::{merkle, Record};
 use crate::ids::{DeviceId, EraId, Hash};
 use crate::time::Timestamp;
@@ -43,6 +44,8 @@ pub struct SegmentHeader {
     pub closed_at: Timestamp,
     /// Closed by a later start, over records that the era's own start left unsigned.
     pub recovered: bool,
+    /// The certificate of the key that signs: in an era's first segment, and wherever nothing before announced that key.
+    pub signer: Option<Signed<AuditKey>>,
     /// The revocation positions that the device held when it was closed.
     pub feeds: Vec<Position>,
     /// None for a whole segment. Else what a damaged store has left of it: `count` counts lost records too, and the
@@ -59,6 +62,8 @@ pub struct Salvage {
     pub lost: Vec<(u64, u64)>,
     /// The chain's head after it: the next whole segment follows that.
     pub head: Hash,
+    /// The certificate of the key that signed the segment that follows, as far as one is there.
+    pub resumes: Option<Signed<AuditKey>>,
 }
 
 /// Records as leaves, and the root over them.
@@ -126,7 +131,7 @@ impl SegmentHeader {
 
 impl Document for SegmentHeader {
     const KIND: &'static str = "segment";
-    const BYTES_MAX: usize = 3 * 1024;
+    const BYTES_MAX: usize = 4 * 1024;
 }
 
 /// A segment on its way to the collector.
@@ -278,6 +283,7 @@ mod tests {
                 root,
                 closed_at: Timestamp(5),
                 recovered: false,
+                signer: None,
                 feeds: Vec::new(),
                 salvage: None,
             };
@@ -321,6 +327,7 @@ mod tests {
                 root,
                 closed_at: Timestamp(5),
                 recovered: false,
+                signer: None,
                 feeds: Vec::new(),
                 salvage: None,
             };
@@ -355,8 +362,9 @@ mod tests {
             root,
             closed_at: Timestamp(5),
             recovered: true,
+            signer: None,
             feeds: Vec::new(),
-            salvage: Some(Salvage { next_segment: 3, lost: vec![(6, 8), (10, 11)], head: Hash::ZERO }),
+            salvage: Some(Salvage { next_segment: 3, lost: vec![(6, 8), (10, 11)], head: Hash::ZERO, resumes: None }),
         };
         let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[&SigningKey::from_bytes(&[1; 32])]);
         let upload = Upload { header: signed, leaves };

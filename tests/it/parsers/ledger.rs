@@ -6,15 +6,16 @@ use std::sync::OnceLock;
 use hardtack::fleet::acts::{Act, Deed};
 use hardtack::fleet::book::{
     Device, EraChain, Fork, Grant, Issued, Pending, Presence, Publisher, Renewal, Restored, Rule, Salvaged, Seen,
-    Segment, Serials, Status,
+    Segment, Serials, ServedKeys, Status,
 };
 use hardtack::fleet::publish::{self, Cadence};
 use hardtack::fleet::report::Verifier;
 use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::{Book, Operator, Write};
-use hardtack::ids::{BlockId, BootId, EraId, GrantId, Hash, Nonce};
+use hardtack::ids::{BlockId, BootId, EraId, GrantId, Hash, KeyId, Nonce};
 use hardtack::shell::ledger::{Ledger, LedgerError};
 use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::signer::Signer;
 use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::EraAck;
@@ -22,7 +23,7 @@ use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::announcement::Head;
 use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::revocation::Target;
-use hardtack::wire::token::GrantSpec;
+use hardtack::wire::token::{Bearer, GrantSpec};
 use proptest::prelude::*;
 use proptest::sample::{select, Index};
 use rusqlite::types::{Value, ValueRef};
@@ -31,6 +32,17 @@ use rusqlite::{Connection, Row};
 use super::{apply, cases, edits, Edit};
 use crate::samples::{World, ENDS, ISSUED, NOW};
 
+fn signer(world: &World) -> Signer {
+    let (identity, key) = (world.keys.public().identity, world.audit.verifying_key().into());
+    Signer { identity, epoch: 1, key }
+}
+
+/// The keys of a publisher.
+fn served() -> ServedKeys {
+    let id = KeyId::of(&[7; 32]);
+    ServedKeys { feed: id, issuer: id, service: id }
+}
+
 /// A row of every kind, as this program writes them.
 fn rows(world: &World) -> Vec<Write> {
     let device = world.device.clone();
@@ -38,6 +50,7 @@ fn rows(world: &World) -> Vec<Write> {
     let request = world.enrol_request().sign(&world.keys);
     let ack = EraAck { era: header.era, next_segment: 1, next_index: 3, head: header.head() };
     let hello = world.hello();
+    let signer = signer(world);
     vec![
         Write::Act(0, act(world, 0)),
         Write::Bundle(1, world.sign(&world.trust)),
@@ -52,7 +65,7 @@ fn rows(world: &World) -> Vec<Write> {
             approved_at: ISSUED,
             joined: true,
         })),
-        Write::Era(EraChain { device: device.clone(), key: world.keys.public().audit, ack }),
+        Write::Era(EraChain { device: device.clone(), signers: vec![signer], ack }),
         Write::Fork(Fork {
             device: device.clone(),
             era: EraId { number: 2, salt: 1 },
@@ -65,7 +78,7 @@ fn rows(world: &World) -> Vec<Write> {
         Write::Head(world.sign(&world.head())),
         Write::Issued(Issued {
             task: "t-2".parse().unwrap(),
-            device: device.clone(),
+            bearer: Bearer::Device(device.clone()),
             grant: GrantId([0x42; 16]),
             block: BlockId([5; 32]),
             at: ISSUED,
@@ -87,7 +100,7 @@ fn rows(world: &World) -> Vec<Write> {
         Write::Set("main".parse().unwrap(), world.set().to_bytes()),
         Write::Snapshot(world.sign(&world.head()), world.set().to_bytes()),
         Write::Step(world.announcement()),
-        Write::Publisher(Publisher { turn: 3, holder: "process 7".into(), at: NOW }),
+        Write::Publisher(Publisher { turn: 3, holder: "process 7".into(), at: NOW, keys: served() }),
         Write::Restored(Restored { feed: "main".parse().unwrap(), at: NOW, least: (1, 1), settled: true }),
         Write::Presence(Presence { device: device.clone(), word: Hash::ZERO, at: NOW, mode: "gone".into() }),
         Write::Salvaged(Salvaged { device: device.clone(), era: EraId { number: 1, salt: 1 }, segments: (3, 5) }),
@@ -95,6 +108,7 @@ fn rows(world: &World) -> Vec<Write> {
             device: device.clone(),
             identity: world.keys.public().identity,
             at: NOW,
+            said: NOW,
             boot: hello.boot,
             era: hello.era,
             next_index: hello.next_index,
@@ -360,15 +374,16 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         ..world.grant_spec()
     };
     let (_, mut header) = world.upload();
-    (header.era, header.segment, header.first_index, header.count) = (era, u64::MAX, u64::MAX, u32::MAX);
-    let header = Signed::sign(&header, &world.fleet, &[&world.keys.audit]);
+    let signer = Signer { epoch: u64::MAX, ..signer(&world) };
+    (header.era, header.segment, header.first_index) = (era, u64::MAX, u64::MAX - 3);
+    let header = Signed::sign(&header, &world.fleet, &[&world.audit]);
     let head = |seq| world.sign(&Head { era: u32::MAX, seq, issued_at: far, next_update_ms: endless, ..world.head() });
     let policy = PolicyDocument { version: u64::MAX, ..PolicyDocument::built_in(far) };
     let hello = world.hello();
     let largest = [
         Write::Act(u64::MAX, act(&world, u64::MAX)),
         Write::Bundle(u64::MAX, world.sign(&world.trust)),
-        Write::Era(EraChain { device: device.clone(), key: world.keys.public().audit, ack }),
+        Write::Era(EraChain { device: device.clone(), signers: vec![signer], ack }),
         Write::Fork(Fork {
             device: device.clone(),
             era,
@@ -391,13 +406,14 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
             life: None,
             device: None,
         }),
-        Write::Publisher(Publisher { turn: u64::MAX, holder: String::new(), at: far }),
+        Write::Publisher(Publisher { turn: u64::MAX, holder: String::new(), at: far, keys: served() }),
         Write::Restored(Restored { feed: "main".parse().unwrap(), at: far, least: (1, u64::MAX), settled: false }),
         Write::Salvaged(Salvaged { device: device.clone(), era, segments: (u64::MAX, u64::MAX) }),
         Write::Seen(Box::new(Seen {
             device: device.clone(),
             identity: world.keys.public().identity,
             at: far,
+            said: far,
             boot: BootId([0xff; 16]),
             era,
             next_index: u64::MAX,
@@ -413,7 +429,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
             device,
             era,
             segment: u64::MAX,
-            first_index: u64::MAX,
+            first_index: u64::MAX - 3,
             digest: header.digest(),
             header: header.to_bytes(),
             leaves: world.upload().0.leaves,

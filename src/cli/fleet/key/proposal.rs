@@ -13,14 +13,14 @@ use serde_json::{json, Value};
 
 use super::super::super::output::{show, tell};
 use super::super::super::{Exit, Failure};
-use super::super::{file_failure, now, operator, Fleet, Session};
+use super::super::{file_failure, now, operator, unread, Fleet, Session};
 use super::role_of;
 use crate::fleet::proposal::{self, changes, Hands, Standing};
 use crate::fleet::rotate::{is_in_use, Cause, KeyRole, NewKey, Rotated};
 use crate::fleet::FleetError;
 use crate::ids::KeyId;
 use crate::shell::files;
-use crate::shell::fleet_keys::Role;
+use crate::shell::fleet_keys::{is_encrypted, Role};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::proposal::{Opened, Proposal, Proposed, Subject, PROPOSAL_BYTES_MAX};
@@ -37,6 +37,11 @@ pub struct RootArgs {
 }
 
 impl RootArgs {
+    /// Whether the files that were named are there, before new keys are made. No passphrase is asked for.
+    pub(in super::super) fn check(&self) -> Result<(), Failure> {
+        Ok(self.files.iter().try_for_each(|file| is_encrypted(file).map(drop))?)
+    }
+
     /// Where the proposal goes, if somebody said.
     pub(in super::super) fn place(&self) -> Option<&Path> {
         self.proposal.as_deref()
@@ -248,7 +253,9 @@ pub(in super::super) fn adopt(fleet: &mut Fleet) -> Result<Vec<PathBuf>, Failure
 
 /// Reads a proposal that somebody brought.
 pub(super) fn read(path: &Path) -> Result<Proposal, Failure> {
-    let bytes = files::read_bounded(path, PROPOSAL_BYTES_MAX).map_err(file_failure)?;
+    let advice =
+        "name the proposal that `hardtack fleet key rotate`, `key roots`, `group` or `feed` wrote, or a copy of it";
+    let bytes = files::read_bounded(path, PROPOSAL_BYTES_MAX).map_err(|error| unread(error, advice))?;
     Proposal::from_bytes(&bytes).map_err(|refused| {
         Failure::new(Exit::Invalid, format!("{} is no proposal: {refused}", path.display()), "have it sent again")
     })

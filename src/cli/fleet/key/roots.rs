@@ -4,27 +4,28 @@
 //! Never: asks that a root key which is lost, or kept elsewhere, be here.
 //! Read next: `../../../fleet/roots.rs`; `proposal.rs`.
 
-use clap::Args;
+use clap::{value_parser, Args};
 use serde_json::json;
 
 use super::super::super::output::show;
 use super::super::super::{Exit, Failure};
 use super::super::{now, Fleet, Session};
 use super::proposal::{adopt, put, InForce, Outcome, RootArgs};
+use super::waits;
 use crate::fleet::roots::{check_shape, replace, reshape};
 use crate::fleet::rotate::Cause;
 use crate::ids::KeyId;
 use crate::shell::entropy;
-use crate::wire::bundle::PublicKey;
+use crate::wire::bundle::{PublicKey, ROOTS_MAX};
 
 /// Arguments of `hardtack fleet key roots`.
 #[derive(Args, Debug)]
 pub struct RootsArgs {
     /// How many root keys there are from now on
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::root_count)]
     roots: usize,
     /// How many of them must sign
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = value_parser!(u8).range(1..=ROOTS_MAX as i64))]
     threshold: u8,
     #[command(flatten)]
     at_hand: RootArgs,
@@ -40,12 +41,14 @@ pub(super) fn rotate_root(number: usize, cause: Cause, args: &RootArgs, session:
         return Err(Failure::new(Exit::Usage, what, format!("name one from 1 to {of}")));
     }
     fleet.operator_key()?;
+    args.check()?;
     let new = new_root(&mut fleet, number, of)?;
     if trust.roots.get(number - 1) == Some(&new) {
         return ended(&mut fleet, session);
     }
     let next = replace(fleet.ledger.book(), number, new, at)?;
-    let outcome = put(&mut fleet, &next, cause, args, at)?;
+    let outcome = put(&mut fleet, &next, cause, args, at);
+    let outcome = outcome.map_err(|failure| waits(failure, &fleet.keys.waiting_for_root(number, of)))?;
     tell(outcome, &fleet, session)
 }
 
@@ -58,6 +61,7 @@ pub(super) fn roots(args: &RootsArgs, session: &Session) -> Result<Exit, Failure
     if (known, threshold) == (of, args.threshold) {
         return ended(&mut fleet, session);
     }
+    args.at_hand.check()?;
     let new = (known + 1..=of).map(|number| new_root(&mut fleet, number, of)).collect::<Result<Vec<_>, _>>()?;
     let next = reshape(fleet.ledger.book(), (of, args.threshold), &new, at)?;
     let outcome = put(&mut fleet, &next, Cause::Planned, &args.at_hand, at)?;
@@ -118,7 +122,7 @@ fn tell(outcome: Outcome, fleet: &Fleet, session: &Session) -> Result<Exit, Fail
         if of > 1 && !here.is_empty() {
             lines.push(format!("root keys on this machine: {}; move them to where each is to be kept", here.join(" ")));
         }
-        lines.push("make a copy of the ledger now: hardtack fleet backup".into());
+        lines.push("make a copy of the ledger now: hardtack fleet backup --out FILE".into());
         lines.join("\n")
     })?;
     Ok(Exit::Done)

@@ -555,9 +555,11 @@ mod tests {
     use super::*;
     use crate::wire::audit::genesis;
     use crate::wire::audit::segment::{grow, root, Salvage};
-    use crate::wire::audit::{Event, Evidence as Refusal, Gap, GapCause};
+    use crate::wire::audit::{Event, Evidence as Refusal, Gap, GapCause, TrustChange};
 
     const ERA: EraId = EraId { number: 1, salt: 77 };
+
+    type Edit = fn(&mut Proof);
 
     fn signers() -> Signers {
         let key = identity().verifying_key();
@@ -667,6 +669,48 @@ mod tests {
         {
             assert!(!check(other.as_bytes(), &[]).unwrap().is_sound(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_proof_brings_what_vouches_for_the_key_that_signed_it() {
+        let next = SigningKey::from_bytes(&[7; 32]);
+        let announcement = TrustChange::AuditKey { epoch: 2, key: next.verifying_key().into() };
+        let first = segment(ERA, None, &[refusal(), Event::Trust(announcement), refusal()]);
+        let second = segment(ERA, Some(&first), &[refusal()]);
+        let header = |segment: &Segment| Signed::<SegmentHeader>::from_bytes(&segment.header).unwrap();
+        let unnamed = SegmentHeader { signer: None, ..header(&second).claim().unwrap() };
+        let signed = Signed::sign(&unnamed, &signers().fleet, &[&next]);
+        let parts = || Parts {
+            certificates: vec![header(&first).claim().unwrap().signer.unwrap()],
+            announced: vec![Inclusion::of(header(&first), &first.leaves, 1).unwrap().unwrap()],
+            record: Inclusion::of(signed.clone(), &second.leaves, 3).unwrap(),
+            naming: None,
+        };
+        let holds = |proof: &Proof| {
+            let text = format!("{}\n", serde_json::to_string(proof).unwrap());
+            check(text.as_bytes(), &[]).unwrap().is_sound()
+        };
+        let proof = || Proof::of(&signers(), &parts()).unwrap();
+        assert!(holds(&proof()));
+        let edits: [(&str, Edit); 5] = [
+            ("no certificate", |proof| proof.certificates.clear()),
+            ("no announcement", |proof| proof.announced.clear()),
+            ("no record", |proof| proof.records.clear()),
+            ("what is announced is said to be another", |proof| {
+                proof.announced[0].record.insert("epoch".into(), 3.into());
+            }),
+            ("a record that announces nothing", |proof| proof.announced.append(&mut proof.records)),
+        ];
+        for (what, edit) in edits {
+            let mut damaged = proof();
+            edit(&mut damaged);
+            assert!(!holds(&damaged), "{what}");
+        }
+        let without = Parts { announced: Vec::new(), ..parts() };
+        assert!(matches!(Proof::of(&signers(), &without), Err(Refused::UnknownKey { .. })));
+        let other =
+            Parts { announced: vec![Inclusion::of(header(&first), &first.leaves, 0).unwrap().unwrap()], ..parts() };
+        assert!(matches!(Proof::of(&signers(), &other), Err(Refused::Malformed(_))));
     }
 
     #[test]

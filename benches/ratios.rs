@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
+mod audit;
 mod feed;
 
 use std::hint::black_box;
@@ -49,7 +50,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 8] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -61,6 +62,8 @@ const GROUPS: [Group; 6] = [
     },
     Group { lines: &["feed_kb_per_day", "catch_up_kb", "grouped_kb_per_day"], measure: feed::day },
     Group { lines: &["revoke_p50_ms", "revoke_p99_ms"], measure: feed::latency },
+    Group { lines: &["audit_wire_bytes", "audit_wire_step_bytes"], measure: audit::wire },
+    Group { lines: &["audit_cpu"], measure: audit::cpu },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "agent")]
 pub mod agent;
+pub mod audit;
 #[cfg(feature = "fleet")]
 pub mod broker;
 pub mod client;
@@ -130,8 +131,9 @@ enum Command {
     #[cfg(feature = "agent")]
     #[command(subcommand)]
     Agent(agent::AgentCommand),
-    /// Read, check, export or salvage an audit trail (not in this version)
-    Audit(Later),
+    /// Check an export of audit trails, or the proof of one record
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Ask the running agent for a decision
     Authorize(client::AuthorizeArgs),
     /// Set up and probe a production broker
@@ -216,7 +218,7 @@ pub fn main() -> ExitCode {
     let ended = match cli.command {
         #[cfg(feature = "agent")]
         Command::Agent(command) => agent::run(command, globals),
-        Command::Audit(_) => later("audit"),
+        Command::Audit(command) => audit::run(command, globals),
         Command::Authorize(args) => client::authorize(&args, globals),
         #[cfg(feature = "fleet")]
         Command::Broker(command) => broker::report(&command).and_then(|report| show_report(report, globals)),

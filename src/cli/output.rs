@@ -8,6 +8,7 @@ use std::io::Write;
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{Exit, Failure};
 
@@ -33,6 +34,17 @@ pub fn show<T: Serialize>(format: Format, value: &T, human: impl FnOnce(&T) -> S
             Err(error) => Err(Failure::new(Exit::Failure, format!("the answer is no JSON: {error}"), "")),
         },
     }
+}
+
+/// An object's fields as `name value` lines.
+pub(super) fn lines(fields: &Map<String, Value>) -> String {
+    let line = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => format!("{name:16} {text}\n"),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            format!("{name:16} {value}\n")
+        }
+    };
+    fields.iter().map(line).collect()
 }
 
 /// Prints lines of data. The only way to stdout.

@@ -1,18 +1,19 @@
 //! What the stored audit proves, checked from its bytes.
 //!
-//! Owns: [`Verifier`], which takes stored segments in order and checks each signature, each chain and each hole;
-//! [`Report`], in which every record that ever was is collected, lost and counted in a gap record, or missing.
-//! Never: trusts the collector that stored them: nothing but the devices' public keys.
+//! Owns: [`Signers`], whose signatures count; [`Verifier`], which takes stored segments in order and checks each signature,
+//! each chain and each hole; [`Report`], in which every record that ever was is collected, lost and counted in a gap record, or missing.
+//! Never: trusts the collector that stored them, or a file: nothing but the devices' public keys.
 //! Read next: `collect.rs`, which checked it on arrival.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::book::{Book, Segment};
-use crate::ids::{DeviceId, EraId, Hash};
+use super::book::{Book, Device, Segment};
+use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::wire::audit::segment::{SegmentHeader, Upload};
 use crate::wire::audit::signer::{self, Mark, Signer};
 use crate::wire::audit::{genesis, record_id, Credential, EraEnd, Event, Gap, Named, Record};
+use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
 
 /// The most problems that a device's report lists.
@@ -120,9 +121,32 @@ struct Held {
     made: Made,
 }
 
+/// The fleet, and the identity keys of its devices, which vouch for what they sign their audit with: those in use and those that
+/// they had before.
+#[derive(Clone, Debug)]
+pub struct Signers {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Per device.
+    pub keys: BTreeMap<DeviceId, Vec<PublicKey>>,
+}
+
+impl Signers {
+    /// Those that a ledger knows.
+    pub fn of(book: &Book) -> Self {
+        let keys = book.devices().map(|device| (device.id.clone(), identities(device)));
+        Self { fleet: book.fleet().clone(), keys: keys.collect() }
+    }
+}
+
+/// The identity keys of a device, the one in use first.
+pub fn identities(device: &Device) -> Vec<PublicKey> {
+    std::iter::once(&device.keys).chain(device.past.iter().rev()).map(|keys| keys.identity).collect()
+}
+
 /// Checks stored segments. They come per device, per era, by number.
-pub struct Verifier<'b> {
-    book: &'b Book,
+pub struct Verifier {
+    signers: Signers,
     report: Report,
     chain: Option<Chain>,
     held: BTreeMap<(DeviceId, EraId), Held>,
@@ -130,24 +154,32 @@ pub struct Verifier<'b> {
     gaps: Vec<(DeviceId, Gap)>,
 }
 
-impl<'b> Verifier<'b> {
+impl Verifier {
     /// A verifier that knows the devices of `book` and the forks that were seen on arrival.
-    pub fn new(book: &'b Book) -> Self {
-        let mut report = Report::default();
-        for device in book.devices() {
-            report.devices.entry(device.id.clone()).or_default();
-        }
+    pub fn new(book: &Book) -> Self {
+        let mut verifier = Self::by(Signers::of(book));
         for fork in book.forks() {
-            report.devices.entry(fork.device.clone()).or_default().forks += 1;
+            verifier.report.devices.entry(fork.device.clone()).or_default().forks += 1;
         }
-        Self { book, report, chain: None, held: BTreeMap::new(), named: Vec::new(), gaps: Vec::new() }
+        verifier
+    }
+
+    /// A verifier that knows nothing but keys.
+    pub fn by(signers: Signers) -> Self {
+        let devices = signers.keys.keys().map(|device| (device.clone(), DeviceReport::default())).collect();
+        let report = Report { devices };
+        Self { signers, report, chain: None, held: BTreeMap::new(), named: Vec::new(), gaps: Vec::new() }
     }
 
     /// Checks one segment and returns it if it is sound.
     pub fn segment(&mut self, segment: Segment) -> Option<Checked> {
         let (device, era, number) = (segment.device.clone(), segment.era, segment.segment);
         let place = self.place(&device, era);
-        match check(self.book, segment, &place) {
+        if self.held.contains_key(&(device.clone(), era)) {
+            self.problem(device, format!("era {era} segment {number}: its era has come before, in another piece"));
+            return None;
+        }
+        match check(&self.signers, segment, &place) {
             Ok((header, records, signer, mark)) => {
                 let report = self.report.devices.entry(device.clone()).or_default();
                 match mark {
@@ -213,7 +245,7 @@ impl<'b> Verifier<'b> {
             return Place { segment: chain.next_segment, index: chain.next_index, head: chain.head, signer };
         }
         self.end_chain();
-        Place { segment: 0, index: 0, head: genesis(self.book.fleet(), device, era), signer }
+        Place { segment: 0, index: 0, head: genesis(&self.signers.fleet, device, era), signer }
     }
 
     fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, signer: Signer) {
@@ -324,12 +356,15 @@ fn count_below(mut ranges: Vec<(u64, u64)>, end: u64) -> u64 {
     count
 }
 
-fn check(book: &Book, segment: Segment, place: &Place) -> Result<(SegmentHeader, Vec<Record>, Signer, Mark), String> {
+fn check(
+    signers: &Signers,
+    segment: Segment,
+    place: &Place,
+) -> Result<(SegmentHeader, Vec<Record>, Signer, Mark), String> {
     let words = |refused: crate::wire::Refused| refused.to_string();
     let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(words)?;
-    let device = book.device(&segment.device).ok_or("from a device that the ledger does not know")?;
-    let identities: Vec<_> = std::iter::once(&device.keys).chain(&device.past).map(|keys| keys.identity).collect();
-    let opened = signer::open(&signed, book.fleet(), &identities, place.signer).map_err(words)?;
+    let identities = signers.keys.get(&segment.device).ok_or("from a device of which no key is known")?;
+    let opened = signer::open(&signed, &signers.fleet, identities, place.signer).map_err(words)?;
     let header = &opened.header;
     let stored_as = (&segment.device, segment.era, segment.segment);
     if (&header.device, header.era, header.segment) != stored_as {
@@ -400,6 +435,10 @@ mod tests {
         check_shown("a header changed", |s| s[0].header[40] ^= 1);
         check_shown("two segments exchanged", |s| s.swap(0, 1));
         check_shown("another's name", |s| s[2].era.number = 3);
+        check_shown("an era twice", |s| {
+            let again = s[..2].to_vec();
+            s.extend(again);
+        });
         check_shown("another device", |s| s[0].device = "gw-08".parse().unwrap());
     }
 

@@ -1,12 +1,14 @@
 //! The audit trail as both sides sign and read it.
 //!
 //! Owns: [`Record`] and its kinds, and the hash chain over the records that no signature covers yet. The modules below it:
-//! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent; [`signer`], by which key.
+//! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent; [`signer`], by which
+//! key; [`proof`], one record of it.
 //! Never: numbers, stores or sends anything. `agent/audit.rs` does on the device, `fleet/collect.rs` checks.
 //! Read next: `audit/segment.rs`, then `agent/audit.rs`. `docs/audit-format.md` has every byte.
 
 pub mod leaf;
 pub mod merkle;
+pub mod proof;
 pub mod segment;
 pub mod signer;
 
@@ -348,6 +350,51 @@ impl Record {
     /// [`Refused::TooLarge`] or [`Refused::Malformed`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refused> {
         decode(bytes, RECORD_BYTES_MAX)
+    }
+
+    /// Its decision, if it is one.
+    pub fn decision(&self) -> Option<&Decision> {
+        match &self.event {
+            Event::Decision(decision) => Some(decision),
+            Event::Gap(_)
+            | Event::Grant(_)
+            | Event::Mode(_)
+            | Event::Refused(_)
+            | Event::Start(_)
+            | Event::Task(_)
+            | Event::Trust(_) => None,
+        }
+    }
+
+    /// The audit key that it announces.
+    pub fn announces(&self) -> Option<PublicKey> {
+        match &self.event {
+            Event::Trust(TrustChange::AuditKey { key, .. }) => Some(*key),
+            Event::Trust(_)
+            | Event::Decision(_)
+            | Event::Gap(_)
+            | Event::Grant(_)
+            | Event::Mode(_)
+            | Event::Refused(_)
+            | Event::Start(_)
+            | Event::Task(_) => None,
+        }
+    }
+
+    /// Whom it names in full.
+    pub fn names(&self) -> Option<&Named> {
+        match &self.decision()?.credential {
+            Credential::Named(named) => Some(named),
+            Credential::Nothing | Credential::Same(_) => None,
+        }
+    }
+
+    /// The index of the record that names its credential in full, if that is another.
+    pub fn named_by(&self) -> Option<u64> {
+        match self.decision()?.credential {
+            Credential::Same(index) => Some(index),
+            Credential::Nothing | Credential::Named(_) => None,
+        }
     }
 }
 

@@ -61,7 +61,8 @@ fn mistakes_are_usage_and_say_so_on_stderr() {
 fn commands_of_later_versions_say_so() {
     for args in [
         &["audit", "tail"][..],
-        &["audit", "verify", "--all", "x"],
+        &["audit", "export", "--out", "x"],
+        &["audit", "salvage"],
         &["mcp", "proxy", "--upstream", "x"],
         &["run", "--task", "t", "--", "true"],
     ] {

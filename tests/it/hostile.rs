@@ -22,8 +22,8 @@ use hardtack::ids::{
 };
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
 use hardtack::time::Millis;
-use hardtack::wire::audit::segment::{Delivery, SegmentHeader};
-use hardtack::wire::audit::{leaf, Record};
+use hardtack::wire::audit::segment::{grow, Delivery, SegmentHeader};
+use hardtack::wire::audit::{leaf, Record, RECORD_BYTES_MAX};
 use hardtack::wire::biscuit;
 use hardtack::wire::bundle::{Fingerprint, TrustBundle};
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
@@ -104,6 +104,31 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let _ = (serde_json::from_slice::<Authorize>(bytes), serde_json::from_slice::<BeginTask>(bytes));
     revocation_sets(bytes);
     text(world, &String::from_utf8_lossy(bytes));
+}
+
+/// Leaves of an audit segment, each behind its length in two bytes. What is read says little more than the bytes that it
+/// came in, and comes back from the leaves that a device would make of it.
+pub(crate) fn leaves(data: &[u8]) {
+    let (mut leaves, mut rest) = (Vec::new(), data);
+    while let [low, high, tail @ ..] = rest {
+        let (leaf, after) = tail.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(tail.len()));
+        leaves.push(leaf.to_vec());
+        rest = after;
+    }
+    let Ok(records) = leaf::read(&leaves, 7..) else { return };
+    for record in &records {
+        assert!(record.to_bytes().len() < 16 * RECORD_BYTES_MAX);
+    }
+    let (again, _) = grow(&records);
+    if again.iter().all(|leaf| leaf.len() <= leaf::LEAF_BYTES_MAX) {
+        assert_eq!(leaf::read(&again, 7..), Ok(records));
+    }
+}
+
+/// Leaves as [`leaves`] takes them.
+pub(crate) fn framed<L: AsRef<[u8]>>(leaves: impl IntoIterator<Item = L>) -> Vec<u8> {
+    let frame = |leaf: &[u8]| [&(leaf.len() as u16).to_le_bytes()[..], leaf].concat();
+    leaves.into_iter().flat_map(|leaf| frame(leaf.as_ref())).collect()
 }
 
 /// Anybody can seal to a device whatever he likes. What opens these bytes afterwards says what is wrong with them, or

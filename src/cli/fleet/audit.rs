@@ -5,23 +5,31 @@
 //! Read next: `../../fleet/report.rs`.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::sync::Arc;
+use std::fmt::{Display, Formatter, Write as _};
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use data_encoding::BASE64;
 use serde_json::{json, Map, Value};
 
+use super::super::audit::file::{lines_of, Head, Parts, Proof};
+use super::super::audit::line::{fields, tagged};
+use super::super::audit::{devices, summary};
 use super::super::output::{print, show};
 use super::super::{Exit, Failure};
-use super::{tagged, target_words, Fleet, Session};
+use super::{file_failure, target_words, Fleet, Session};
 use crate::fleet::acts::{self, Act, Deed};
 use crate::fleet::book::Segment;
-use crate::fleet::report::{Checked, Report, Verifier};
-use crate::ids::DeviceId;
-use crate::wire::audit::{record_id, Credential, Event, Named, Record};
+use crate::fleet::report::{Checked, Report, Signers, Verifier};
+use crate::fleet::FleetError;
+use crate::ids::{DeviceId, EraId};
+use crate::shell::files;
+use crate::wire::audit::proof::Inclusion;
+use crate::wire::audit::segment::SegmentHeader;
+use crate::wire::envelope::Signed;
 use crate::wire::revocation::emergency::Emergency;
 use crate::wire::token::Bearer;
+use crate::wire::Refused;
 
 /// `hardtack fleet audit …`.
 #[derive(Subcommand, Debug)]
@@ -32,6 +40,8 @@ pub enum AuditCommand {
     Export(Which),
     /// The newest records
     List(ListArgs),
+    /// Write the proof of one record, for somebody who is to see no more than it takes
+    Prove(ProveArgs),
     /// Check every signature, chain and hole
     Verify(Which),
 }
@@ -57,11 +67,64 @@ pub struct ListArgs {
     kind: Option<String>,
 }
 
+/// Arguments of `hardtack fleet audit prove`.
+#[derive(Args, Debug)]
+pub struct ProveArgs {
+    /// The record: device/era/index, as `decision_id` has it
+    #[arg(value_name = "DECISION_ID")]
+    id: RecordName,
+    /// Where the proof goes [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The era's salt, where several have its number
+    #[arg(long, value_name = "HEX")]
+    salt: Option<Salt>,
+}
+
+/// A record's name.
+#[derive(Clone, Debug)]
+struct RecordName {
+    device: DeviceId,
+    era: u64,
+    index: u64,
+}
+
+impl FromStr for RecordName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let no_name = || "a record is named device/era/index, for example gw-07/12/3400".to_owned();
+        let [device, era, index] = text.split('/').collect::<Vec<_>>()[..] else { return Err(no_name()) };
+        let number = |text: &str| text.parse::<u64>().map_err(|_| no_name());
+        let device = device.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { device, era: number(era)?, index: number(index)? })
+    }
+}
+
+impl Display for RecordName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.device, self.era, self.index)
+    }
+}
+
+/// The 64 random bits of an era.
+#[derive(Clone, Copy, Debug)]
+struct Salt(u64);
+
+impl FromStr for Salt {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let salt = u64::from_str_radix(text, 16).ok().filter(|_| plain);
+        salt.map(Self).ok_or_else(|| "a salt is 16 hexadecimal digits, as an export has it".into())
+    }
+}
+
 pub(super) fn run(command: AuditCommand, session: &Session) -> Result<Exit, Failure> {
     match command {
         AuditCommand::Acts => operators(session),
         AuditCommand::Export(which) => export(&which, session),
         AuditCommand::List(args) => list(&args, session),
+        AuditCommand::Prove(args) => prove(&args, session),
         AuditCommand::Verify(which) => verify(&which, session),
     }
 }
@@ -90,29 +153,7 @@ fn walk(
 fn verify(which: &Which, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
     let report = walk(&fleet, which, |_, _| Ok(()))?;
-    let devices: Vec<Value> = report
-        .devices
-        .iter()
-        .map(|(id, device)| {
-            json!({
-                "id": id,
-                "decisions": device.decisions,
-                "records": device.records,
-                "gaps": device.gaps,
-                "lost": device.lost,
-                "unattributed": device.unattributed,
-                "recovered": device.recovered,
-                "salvaged": device.salvaged,
-                "unannounced": device.unannounced,
-                "forks": device.forks,
-                "first": device.first,
-                "last": device.last,
-                "missing": device.missing,
-                "problems": device.problems,
-            })
-        })
-        .collect();
-    let value = json!({"ok": report.is_sound(), "devices": devices});
+    let value = json!({"ok": report.is_sound(), "devices": devices(&report)});
     show(session.format, &value, |_| verdict(&report))?;
     Ok(match (report.is_sound(), report.has_gaps()) {
         (false, _) => Exit::Invalid,
@@ -122,32 +163,7 @@ fn verify(which: &Which, session: &Session) -> Result<Exit, Failure> {
 }
 
 fn verdict(report: &Report) -> String {
-    let mut text = String::new();
-    for (id, device) in &report.devices {
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{id}: {} decisions in {} records, {} gaps, {} lost in them, {} forks, {} not delivered",
-            device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
-        );
-        let marked = [
-            (device.recovered, "segments closed by a later start, with the audit key of then"),
-            (
-                device.salvaged,
-                "segments of which a damaged disk left a part: the device's word alone goes on over the rest",
-            ),
-            (device.unannounced, "eras begun with an audit key that nothing before announced"),
-        ];
-        for (count, what) in marked.into_iter().filter(|(count, _)| *count > 0) {
-            let _ = writeln!(text, "  {count} {what}");
-        }
-        if device.unattributed > 0 {
-            let _ = writeln!(text, "  {} decisions whose credential only a lost record names", device.unattributed);
-        }
-        for problem in &device.problems {
-            let _ = writeln!(text, "  WRONG {problem}");
-        }
-    }
+    let mut text = summary(report);
     text.push_str(match report.is_sound() {
         true => {
             "every stored record is signed by its device and follows the one before\n\
@@ -160,13 +176,13 @@ fn verdict(report: &Report) -> String {
 
 fn export(which: &Which, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
-    let report = walk(&fleet, which, |segment, checked| match checked {
-        Some(checked) => checked
-            .records
-            .iter()
-            .zip(&segment.leaves)
-            .try_for_each(|(record, leaf)| print(&Value::Object(line(segment, record, leaf)).to_string())),
-        None => Ok(()),
+    let head = Head::of(&Signers::of(fleet.ledger.book()), which.device.as_ref());
+    print(&json(&head)?)?;
+    let report = walk(&fleet, which, |segment, checked| {
+        let Some(checked) = checked else { return Ok(()) };
+        let received = segment.at.to_string();
+        let mut lines = lines_of(segment, &received, checked);
+        lines.try_for_each(|line| print(&Value::Object(line).to_string()))
     })?;
     if report.is_sound() {
         return Ok(Exit::Done);
@@ -175,76 +191,101 @@ fn export(which: &Which, session: &Session) -> Result<Exit, Failure> {
     Err(Failure::new(Exit::Invalid, "what does not check out was left out of the export", advice))
 }
 
-/// A record as one JSON object: its place, what happened, and the bytes that were signed.
-fn line(segment: &Segment, (record, named): &(Record, Option<Arc<Named>>), leaf: &[u8]) -> Map<String, Value> {
-    let id = record_id(&segment.device, segment.era, record.index);
-    let (kind, fields) = event_fields(&record.event);
-    let mut line = Map::new();
-    let mut put = |name: &str, value: Value| drop(line.insert(name.to_owned(), value));
-    put("id", id.clone().into());
-    if kind == "decision" {
-        put("decision_id", id.into());
-    }
-    put("kind", kind.clone().into());
-    put("device", segment.device.as_str().into());
-    put("era", segment.era.number.into());
-    put("salt", format!("{:016x}", segment.era.salt).into());
-    put("segment", segment.segment.into());
-    put("index", record.index.into());
-    put("floor", record.floor.to_string().into());
-    put("powered", record.powered.to_string().into());
-    put("received", segment.at.to_string().into());
-    put("leaf", BASE64.encode(leaf).into());
-    put("header", BASE64.encode(&segment.header).into());
-    // Of texts and lists.
-    if let Ok(Value::Object(named)) = serde_json::to_value(named.as_deref()) {
-        line.extend(named);
-    }
-    for (name, value) in fields {
-        // What a gap tells of another era must not hide where the gap itself stands.
-        let name = if line.contains_key(&name) { format!("{kind}_{name}") } else { name };
-        line.insert(name, value);
-    }
-    line
+fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|error| Failure::new(Exit::Failure, format!("this is no JSON: {error}"), ""))
 }
 
-/// The event's kind and its fields; what a decision rests on stands beside the rest of it.
-fn event_fields(event: &Event) -> (String, Map<String, Value>) {
-    // Of numbers, texts and lists: there is nothing that could not be written.
-    let mut value = serde_json::to_value(event).unwrap_or_default();
-    salts_as_text(&mut value);
-    let (kind, mut fields) = tagged(value);
-    if let Some(Value::Object(known)) = fields.remove("known") {
-        fields.extend(known);
+fn prove(args: &ProveArgs, session: &Session) -> Result<Exit, Failure> {
+    let fleet = session.open()?;
+    let signers = Signers::of(fleet.ledger.book());
+    if !signers.keys.contains_key(&args.id.device) {
+        return Err(FleetError::UnknownDevice(args.id.device.clone()).into());
     }
-    // What it names stands beside it, wherever it is named.
-    if let Event::Decision(decision) = event {
-        fields.remove("credential");
-        if let Credential::Same(index) = decision.credential {
-            fields.insert("named_by".into(), index.into());
-        }
-    }
-    if kind == "trust" {
-        let (change, inner) = tagged(Value::Object(fields));
-        fields = inner;
-        fields.insert("change".into(), change.into());
-    }
-    (kind, fields)
+    let (era, inclusion) = find(&fleet, &args.id, args.salt)?;
+    // It is opened when the proof is made, and again by whoever is handed it.
+    let named_by = inclusion.record().map_err(unsound)?.named_by();
+    let naming = named_by.map(|index| {
+        let id = RecordName { index, ..args.id.clone() };
+        find(&fleet, &id, Some(Salt(era.salt))).map(|(_, inclusion)| inclusion)
+    });
+    let parts = Parts { record: Some(inclusion), naming: naming.transpose()?, ..Parts::default() };
+    let proof = Proof::of(&signers, &vouched(&fleet, &args.id.device, era, parts)?).map_err(unsound)?;
+    let text = json(&proof)?;
+    let Some(out) = &args.out else {
+        print(&text)?;
+        return Ok(Exit::Done);
+    };
+    files::replace(out, format!("{text}\n").as_bytes()).map_err(file_failure)?;
+    let (file, bytes) = (out.display().to_string(), text.len() + 1);
+    show(session.format, &json!({"id": args.id.to_string(), "file": file, "bytes": bytes}), |_| {
+        format!("wrote {file}, {bytes} bytes\nwherever it is read: hardtack audit verify {file} --key HEX")
+    })?;
+    Ok(Exit::Done)
 }
 
-/// A salt has 64 random bits, and what reads JSON elsewhere keeps 53 of a number. As beside the record, it is text.
-fn salts_as_text(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for (name, inner) in fields {
-                match inner.as_u64().filter(|_| name == "salt") {
-                    Some(salt) => *inner = format!("{salt:016x}").into(),
-                    None => salts_as_text(inner),
-                }
-            }
+fn unsound(refused: Refused) -> Failure {
+    let what = format!("what is stored of this record does not check out: {refused}");
+    Failure::new(Exit::Invalid, what, "`hardtack fleet audit verify` says what else is wrong")
+}
+
+/// With what vouches for the keys that signed these records: for each, the last certificate before it in its era, and the keys
+/// that were announced from there on.
+fn vouched(fleet: &Fleet, device: &DeviceId, era: EraId, mut parts: Parts) -> Result<Parts, Failure> {
+    let claims = parts.record.iter().chain(&parts.naming).map(|inclusion| inclusion.header.claim().map_err(unsound));
+    let mut wanted: Vec<u64> = claims.map(|claim| Ok(claim?.segment)).collect::<Result<_, Failure>>()?;
+    wanted.sort_unstable();
+    wanted.dedup();
+    let (mut certificate, mut announced) = (None, Vec::new());
+    fleet.ledger.segments(Some(device), |segment: Segment| -> Result<(), Failure> {
+        if segment.era != era || wanted.last().is_none_or(|last| segment.segment > *last) {
+            return Ok(());
         }
-        Value::Array(items) => items.iter_mut().for_each(salts_as_text),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(unsound)?;
+        let header = signed.claim().map_err(unsound)?;
+        if header.signer.is_some() {
+            (certificate, announced) = (header.signer.clone(), Vec::new());
+        }
+        if wanted.contains(&segment.segment) {
+            parts.certificates.extend(certificate.take());
+            parts.announced.append(&mut announced);
+        }
+        for record in
+            header.read(&segment.leaves).map_err(unsound)?.iter().filter(|record| record.announces().is_some())
+        {
+            announced.extend(Inclusion::of(signed.clone(), &segment.leaves, record.index).map_err(unsound)?);
+        }
+        if let Some(resumes) = header.salvage.and_then(|salvage| salvage.resumes) {
+            (certificate, announced) = (Some(resumes), Vec::new());
+        }
+        Ok(())
+    })?;
+    Ok(parts)
+}
+
+/// The record of a name, as the ledger has it.
+fn find(fleet: &Fleet, id: &RecordName, salt: Option<Salt>) -> Result<(EraId, Inclusion), Failure> {
+    let mut found: Vec<(EraId, Inclusion)> = Vec::new();
+    fleet.ledger.segments(Some(&id.device), |segment: Segment| -> Result<(), Failure> {
+        if segment.era.number != id.era || salt.is_some_and(|salt| salt.0 != segment.era.salt) {
+            return Ok(());
+        }
+        let header = Signed::from_bytes(&segment.header).map_err(unsound)?;
+        let inclusion = Inclusion::of(header, &segment.leaves, id.index).map_err(unsound)?;
+        found.extend(inclusion.map(|inclusion| (segment.era, inclusion)));
+        Ok(())
+    })?;
+    match &found[..] {
+        [found] => Ok(found.clone()),
+        [] => Err(Failure::new(
+            Exit::Failure,
+            format!("the collector has no record {id}"),
+            "`hardtack fleet audit verify` says what was lost or is not delivered yet",
+        )),
+        several => {
+            let salts: Vec<String> = several.iter().map(|(era, _)| format!("{:016x}", era.salt)).collect();
+            let what = format!("{} eras have a record {id}: a clone, or a replaced device", several.len());
+            Err(Failure::new(Exit::Failure, what, format!("name one with --salt: {}", salts.join(", "))))
+        }
     }
 }
 
@@ -252,13 +293,12 @@ fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
     let mut newest: VecDeque<Map<String, Value>> = VecDeque::new();
     walk(&fleet, &args.which, |segment, checked| {
-        for (record, leaf) in checked.iter().flat_map(|checked| checked.records.iter().zip(&segment.leaves)) {
-            let mut row = line(segment, record, leaf);
+        for (record, named) in checked.into_iter().flat_map(|checked| &checked.records) {
+            let mut row = fields(&segment.device, segment.era, segment.segment, record, named.as_deref());
+            row.insert("received".into(), segment.at.to_string().into());
             if args.kind.as_ref().is_some_and(|kind| row["kind"] != kind.as_str()) {
                 continue;
             }
-            row.remove("leaf");
-            row.remove("header");
             newest.push_back(row);
             if newest.len() > args.limit {
                 newest.pop_front();
@@ -405,17 +445,7 @@ fn act_fields(act: &Act) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::EraId;
     use crate::time::Timestamp;
-    use crate::wire::audit::{Gap, GapCause};
-
-    #[test]
-    fn the_salt_of_an_era_inside_a_record_is_text() {
-        let era = EraId { number: 3, salt: u64::MAX - 1 };
-        let (kind, fields) = event_fields(&Event::Gap(Gap { era, first: 0, end: None, cause: GapCause::Damaged }));
-        assert_eq!(kind, "gap");
-        assert_eq!(fields["era"], json!({"number": 3, "salt": "fffffffffffffffe"}));
-    }
 
     #[test]
     fn a_reset_of_a_clock_is_told_with_its_time() {

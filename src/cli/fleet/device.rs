@@ -12,14 +12,15 @@ use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 
 use super::super::client::age;
-use super::super::output::show;
+use super::super::output::{self, show};
 use super::super::{Exit, Failure};
 use super::{file_failure, now, operator, worded, Fleet, Session};
 use crate::fleet::book::{Book, Device, Status};
 use crate::fleet::convergence::standing;
 use crate::fleet::enrol::{self, Approval, Replace};
+use crate::fleet::report::identities;
 use crate::fleet::FleetError;
-use crate::ids::{DeviceId, KeyId};
+use crate::ids::{hex, DeviceId, KeyId};
 use crate::shell::fleet_keys::Role;
 use crate::shell::{entropy, files};
 use crate::time::Timestamp;
@@ -249,6 +250,8 @@ fn summary(book: &Book, device: &Device, at: Timestamp) -> Value {
         "feed_seq": standing.applied.map(|(_, seq)| seq),
         "behind": standing.behind,
         "grants": book.live_grants(&device.id, at).count(),
+        // The one in use first: whoever checks an export or a proof names these.
+        "identity_keys": identities(device).iter().map(|key| hex(key.as_bytes())).collect::<Vec<_>>(),
     })
 }
 
@@ -296,14 +299,10 @@ fn show_one(id: &DeviceId, session: &Session) -> Result<Exit, Failure> {
 
 /// An object as `name value` lines.
 pub(super) fn lines(value: &Value) -> String {
-    let Value::Object(fields) = value else { return value.to_string() };
-    let line = |(name, value): (&String, &Value)| match value {
-        Value::String(text) => format!("{name:16} {text}\n"),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            format!("{name:16} {value}\n")
-        }
-    };
-    fields.iter().map(line).collect()
+    match value {
+        Value::Object(fields) => output::lines(fields),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => value.to_string(),
+    }
 }
 
 fn pending(args: &PendingArgs, session: &Session) -> Result<Exit, Failure> {

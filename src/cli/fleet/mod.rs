@@ -27,7 +27,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
 use super::output::Format;
 use super::{later, Exit, Failure, Globals, Later};
@@ -243,19 +242,6 @@ fn target_words(target: &Target) -> (&'static str, String) {
         Target::Owner(name) => ("owner", name.clone()),
         Target::RootKey(id) => ("root-key", id.to_string()),
         Target::Task(id) => ("task", id.to_string()),
-    }
-}
-
-/// Splits `{"kind": {fields}}`, as enums are written, into its kind and its fields.
-fn tagged(value: Value) -> (String, serde_json::Map<String, Value>) {
-    match value {
-        Value::Object(object) => match object.into_iter().next() {
-            Some((kind, Value::Object(fields))) => (kind, fields),
-            Some((kind, single)) => (kind, [("value".to_owned(), single)].into_iter().collect()),
-            None => Default::default(),
-        },
-        Value::String(kind) => (kind, serde_json::Map::new()),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => Default::default(),
     }
 }
 

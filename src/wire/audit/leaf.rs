@@ -9,12 +9,15 @@
 use std::collections::BTreeMap;
 
 use super::{Credential, Decision, Event, Known, Named, Record, RECORD_BYTES_MAX};
-use crate::ids::{BlockId, GrantId};
+use crate::ids::{BlockId, GrantId, RiskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::{encode, Refused};
 
 /// The most bytes of one leaf.
 pub const LEAF_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
+
+/// Bytes of a leaf that defines nothing: seldom more.
+const LEAF_BYTES_USUAL: usize = 32;
 
 /// The first byte of a leaf.
 mod tag {
@@ -62,7 +65,6 @@ type Caller = (Vec<u64>, Vec<u64>);
 type View = (u64, u64, u64, u64, u64, Option<u64>);
 
 /// A credential, its texts and blocks by number.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Token {
     Nothing,
     Same(u64),
@@ -89,12 +91,43 @@ struct Before {
 pub struct Leaves {
     texts: Table<String>,
     blocks: Table<BlockId>,
-    questions: Table<Question>,
-    callers: Table<Caller>,
-    credentials: Table<Token>,
-    views: Table<View>,
+    reasons: Seen<(String, u64)>,
+    questions: Seen<Asked>,
+    callers: Seen<(Vec<String>, Vec<String>)>,
+    credentials: Seen<Credential>,
+    views: Seen<Known>,
     before: Before,
     decided: bool,
+}
+
+/// What a question was made of.
+struct Asked {
+    operation: String,
+    resource: String,
+    destination: Option<String>,
+    risk: Option<RiskClass>,
+}
+
+/// What parts of decisions were defined, each at its number. A segment has so few that to look through them, and compare, is
+/// quicker than to take one apart and look for each of its texts.
+struct Seen<T>(Vec<T>);
+
+impl<T> Default for Seen<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Seen<T> {
+    fn find(&self, same: impl FnMut(&T) -> bool) -> Option<u64> {
+        self.0.iter().position(same).map(|place| place as u64)
+    }
+
+    /// The number of what is defined now.
+    fn add(&mut self, value: T) -> u64 {
+        self.0.push(value);
+        self.0.len() as u64 - 1
+    }
 }
 
 /// What has a number already.
@@ -159,7 +192,7 @@ impl Leaves {
     fn decision(&mut self, record: &Record, decision: &Decision) -> Vec<u8> {
         let mut new = Definitions::default();
         let ahead = record.powered.0.wrapping_sub(record.floor.0);
-        let reason = self.text(&decision.reason, &mut new);
+        let reason = self.reason(&decision.reason, &mut new);
         let question = self.question(decision, &mut new);
         let caller = self.caller(decision, &mut new);
         let credential = self.credential(&decision.credential, &mut new);
@@ -178,7 +211,8 @@ impl Leaves {
             | bit(has::CREDENTIAL, first || credential != before.credential)
             | bit(has::VIEW, first || view != before.view)
             | bit(has::AGE, (known.staleness_s, width) != (before.staleness_s, before.width));
-        let mut leaf = Writer(vec![if decision.allow { tag::ALLOW } else { tag::DENY }, mask]);
+        let mut leaf = Writer(Vec::with_capacity(LEAF_BYTES_USUAL + new.bytes.0.len()));
+        leaf.0.extend([if decision.allow { tag::ALLOW } else { tag::DENY }, mask]);
         leaf.difference(&mut before.floor, record.floor.0);
         if mask & has::DEFINITIONS != 0 {
             leaf.number(new.count);
@@ -218,59 +252,75 @@ impl Leaves {
         texts.iter().map(|text| self.text(text, new)).collect()
     }
 
+    fn reason(&mut self, reason: &str, new: &mut Definitions) -> u64 {
+        if let Some((_, number)) = self.reasons.0.iter().find(|(known, _)| known == reason) {
+            return *number;
+        }
+        let number = self.text(reason, new);
+        self.reasons.add((reason.to_owned(), number));
+        number
+    }
+
     fn question(&mut self, decision: &Decision, new: &mut Definitions) -> u64 {
-        let question = (
-            self.text(&decision.operation, new),
-            self.text(&decision.resource, new),
-            decision.destination.as_ref().map(|destination| self.text(destination, new)),
-            decision.risk.as_ref().map(|risk| self.text(risk.as_str(), new)),
-        );
-        self.questions.number(question, |(operation, resource, destination, risk)| {
-            let definition = new.begin(kind::QUESTION);
-            definition.number(*operation);
-            definition.number(*resource);
-            definition.optional(*destination);
-            definition.optional(*risk);
-        })
+        let Decision { operation, resource, destination, risk, .. } = decision;
+        let same = |known: &Asked| {
+            // What differs most often first.
+            known.resource == *resource
+                && known.operation == *operation
+                && known.destination == *destination
+                && known.risk == *risk
+        };
+        if let Some(number) = self.questions.find(same) {
+            return number;
+        }
+        let texts = (self.text(operation, new), self.text(resource, new));
+        let destination_number = destination.as_ref().map(|destination| self.text(destination, new));
+        let risk_number = risk.as_ref().map(|risk| self.text(risk.as_str(), new));
+        let definition = new.begin(kind::QUESTION);
+        definition.number(texts.0);
+        definition.number(texts.1);
+        definition.optional(destination_number);
+        definition.optional(risk_number);
+        let (operation, resource) = (operation.clone(), resource.clone());
+        self.questions.add(Asked { operation, resource, destination: destination.clone(), risk: risk.clone() })
     }
 
     fn caller(&mut self, decision: &Decision, new: &mut Definitions) -> u64 {
-        let caller = (self.texts(&decision.workload, new), self.texts(&decision.enforcer, new));
-        self.callers.number(caller, |(workload, enforcer)| {
-            let definition = new.begin(kind::CALLER);
-            definition.numbers(workload);
-            definition.numbers(enforcer);
-        })
+        let Decision { workload, enforcer, .. } = decision;
+        if let Some(number) = self.callers.find(|known| known.0 == *workload && known.1 == *enforcer) {
+            return number;
+        }
+        let (workload_numbers, enforcer_numbers) = (self.texts(workload, new), self.texts(enforcer, new));
+        let definition = new.begin(kind::CALLER);
+        definition.numbers(&workload_numbers);
+        definition.numbers(&enforcer_numbers);
+        self.callers.add((workload.clone(), enforcer.clone()))
     }
 
     fn credential(&mut self, credential: &Credential, new: &mut Definitions) -> u64 {
-        let token = match credential {
-            Credential::Nothing => Token::Nothing,
-            Credential::Same(index) => Token::Same(*index),
-            Credential::Named(named) => Token::All {
-                owner: self.text(&named.owner, new),
-                grant: named.grant,
-                task: named.task.as_ref().map(|task| self.text(task.as_str(), new)),
-                chain: named.chain.iter().map(|block| self.block(block, new)).collect(),
-            },
-        };
-        self.credentials.number(token, |token| {
-            let definition = new.begin(kind::CREDENTIAL);
-            match token {
-                Token::Nothing => definition.0.push(names::NOTHING),
-                Token::Same(index) => {
-                    definition.0.push(names::SAME);
-                    definition.number(*index);
-                }
-                Token::All { owner, grant, task, chain } => {
-                    definition.0.push(names::ALL);
-                    definition.number(*owner);
-                    definition.0.extend(grant.0);
-                    definition.optional(*task);
-                    definition.numbers(chain);
-                }
+        if let Some(number) = self.credentials.find(|known| is_same(known, credential)) {
+            return number;
+        }
+        match credential {
+            Credential::Nothing => new.begin(kind::CREDENTIAL).0.push(names::NOTHING),
+            Credential::Same(index) => {
+                let definition = new.begin(kind::CREDENTIAL);
+                definition.0.push(names::SAME);
+                definition.number(*index);
             }
-        })
+            Credential::Named(named) => {
+                let owner = self.text(&named.owner, new);
+                let task = named.task.as_ref().map(|task| self.text(task.as_str(), new));
+                let chain: Vec<u64> = named.chain.iter().map(|block| self.block(block, new)).collect();
+                let definition = new.begin(kind::CREDENTIAL);
+                definition.0.push(names::ALL);
+                definition.number(owner);
+                definition.0.extend(named.grant.0);
+                definition.optional(task);
+                definition.numbers(&chain);
+            }
+        }
+        self.credentials.add(credential.clone())
     }
 
     fn block(&mut self, block: &BlockId, new: &mut Definitions) -> u64 {
@@ -278,21 +328,32 @@ impl Leaves {
     }
 
     fn view(&mut self, known: &Known, new: &mut Definitions) -> u64 {
-        let view = (
-            self.text(&known.mode, new),
-            self.text(&known.freshness, new),
-            self.text(&known.time_class, new),
-            known.bundle_version,
-            known.policy_version,
-            known.feed_seq,
-        );
-        self.views.number(view, |(mode, freshness, class, bundle, policy, feed)| {
-            let definition = new.begin(kind::VIEW);
-            for number in [mode, freshness, class, bundle, policy] {
-                definition.number(*number);
-            }
-            definition.optional(*feed);
-        })
+        let same = |other: &Known| {
+            other.feed_seq == known.feed_seq
+                && other.policy_version == known.policy_version
+                && other.bundle_version == known.bundle_version
+                && other.mode == known.mode
+                && other.freshness == known.freshness
+                && other.time_class == known.time_class
+        };
+        if let Some(number) = self.views.find(same) {
+            return number;
+        }
+        let texts = [&known.mode, &known.freshness, &known.time_class].map(|text| self.text(text, new));
+        let definition = new.begin(kind::VIEW);
+        for number in texts.into_iter().chain([known.bundle_version, known.policy_version]) {
+            definition.number(number);
+        }
+        definition.optional(known.feed_seq);
+        self.views.add(known.clone())
+    }
+}
+
+/// Whether two decisions name one credential. Tokens of one task differ in their last block.
+fn is_same(a: &Credential, b: &Credential) -> bool {
+    match (a, b) {
+        (Credential::Named(a), Credential::Named(b)) => a.chain.last() == b.chain.last() && a == b,
+        (Credential::Nothing | Credential::Same(_) | Credential::Named(_), _) => a == b,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The Merkle tree over the leaves of a segment, as RFC 6962 section 2.1 has it.
 //!
-//! Owns: the root of a list of leaves, the path that proves one leaf to be among them, its check.
+//! Owns: the root of a list of leaves, the path that proves one leaf, or the first ones, to be among them, its check.
 //! Never: knows what a leaf says.
 //! Read next: `segment.rs`, whose header signs the root.
 
@@ -63,6 +63,26 @@ pub fn root_from(leaf: Hash, place: usize, count: usize, path: &[Hash]) -> Optio
     })
 }
 
+/// The root that the first leaves of `count` lead to by the path of the last of them; none if the path does not fit: too long,
+/// too short, or with other left siblings than these leaves have.
+pub fn root_from_first(leaves: &[Hash], count: usize, path: &[Hash]) -> Option<Hash> {
+    if leaves.is_empty() || leaves.len() > count || path.len() > PATH_MAX || count > 1 << PATH_MAX {
+        return None;
+    }
+    if count == 1 {
+        return path.is_empty().then_some(leaves[0]);
+    }
+    let (sibling, below) = path.split_last()?;
+    let middle = split(count);
+    Some(match leaves.split_at_checked(middle) {
+        Some((left, right)) if !right.is_empty() => {
+            let right = root_from_first(right, count - middle, below)?;
+            (root(left) == *sibling).then(|| node_hash(sibling, &right))?
+        }
+        Some(_) | None => node_hash(&root_from_first(leaves, middle, below)?, sibling),
+    })
+}
+
 /// The largest power of two below `count`, which is 2 or more.
 fn split(count: usize) -> usize {
     count.next_power_of_two() / 2
@@ -109,10 +129,20 @@ mod tests {
                     assert_ne!(root_from(leaves[place], place, count, short), Some(root));
                 }
                 let long = [&path[..], &[root]].concat();
+                let first = &leaves[..=place];
+                assert_eq!(root_from_first(first, count, &path), Some(root), "{place} of {count}");
+                assert_eq!(root_from_first(first, count, &long), None);
+                assert_ne!(root_from_first(&leaves[..place], count, &path), Some(root), "{place} of {count}");
+                for other in 0..place {
+                    let mut changed = first.to_vec();
+                    changed[other] = leaf_hash(b"x");
+                    assert_ne!(root_from_first(&changed, count, &path), Some(root), "{other} of {place} of {count}");
+                }
                 assert_ne!(root_from(leaves[place], place, count, &long), Some(root));
             }
         }
         assert_eq!(root_from(leaf_hash(b""), 0, 0, &[]), None);
         assert_eq!(root_from(leaf_hash(b""), 0, usize::MAX, &[Hash::ZERO; PATH_MAX + 1]), None);
+        assert_eq!(root_from_first(&[Hash::ZERO], usize::MAX, &[Hash::ZERO; PATH_MAX]), None);
     }
 }

@@ -104,16 +104,24 @@ impl SegmentHeader {
         self.first_index.checked_add(u64::from(self.count)).ok_or(Refused::Malformed("an index past 64 bits"))
     }
 
+    /// The indexes of the records that it has leaves of, as ranges in order: each the first, and the first after it.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] where its numbers contradict each other.
+    pub fn kept(&self) -> Result<Vec<(u64, u64)>, Refused> {
+        let end = self.next_index()?;
+        match &self.salvage {
+            Some(salvage) => kept(self, salvage, end),
+            None => Ok(vec![(self.first_index, end)]),
+        }
+    }
+
     /// The records of leaves whose root was checked.
     ///
     /// # Errors
     /// [`Refused::Malformed`] when a leaf is none, or there are more or fewer than numbers for them.
     pub fn read(&self, leaves: &[Vec<u8>]) -> Result<Vec<Record>, Refused> {
-        let end = self.next_index()?;
-        let kept = match &self.salvage {
-            Some(salvage) => kept(self, salvage, end)?,
-            None => vec![(self.first_index, end)],
-        };
+        let kept = self.kept()?;
         if kept.iter().map(|(first, end)| end - first).sum::<u64>() != leaves.len() as u64 {
             return Err(Refused::Malformed("more or fewer records than the header says"));
         }

@@ -13,7 +13,7 @@ mod samples;
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["agent", "announced", "bytes", "feed", "forge", "revocations", "sealed", "text"] {
+    for target in ["agent", "announced", "bytes", "feed", "forge", "leaves", "revocations", "sealed", "text"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     for (number, example) in hostile::examples(&samples::World::new()).iter().enumerate() {
@@ -36,6 +36,12 @@ fn main() -> std::io::Result<()> {
     }
     for (number, plaintext) in hostile::plaintexts(&samples::World::new()).iter().enumerate() {
         fs::write(corpus.join("sealed").join(format!("example-{number}")), plaintext)?;
+    }
+    let vectors: serde_json::Value = serde_json::from_str(include_str!("../../vectors/audit/leaves.json"))?;
+    let leaves = vectors["records"].as_array().into_iter().flatten().filter_map(|row| row["leaf"].as_str());
+    let leaves: Vec<Vec<u8>> = leaves.filter_map(hardtack::ids::unhex).collect();
+    for first in 0..leaves.len() {
+        fs::write(corpus.join("leaves").join(format!("example-{first}")), hostile::framed(&leaves[first..]))?;
     }
     for shipped in hardtack::profile::SHIPPED {
         fs::write(corpus.join("text").join(shipped.name), shipped.text)?;

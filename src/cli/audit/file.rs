@@ -1,0 +1,731 @@
+//! Files that carry a trail, or one record of it, to somebody who has nothing else: what `hardtack fleet audit export` and
+//! `prove` write.
+//!
+//! Owns: their form, and the check of one against nothing but public keys.
+//! Never: believes what stands beside the signed bytes: it is made again from them and compared.
+//! Read next: `../../fleet/report.rs`, which checks the chains; `../../wire/audit/proof.rs`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Read};
+use std::str::FromStr;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::line::{fields, line, nothing_left, Source};
+use crate::fleet::book::Segment;
+use crate::fleet::report::{Checked, Report, Signers, Verifier};
+use crate::ids::{hex, unhex, DeviceId, EraId, FleetId, Hash};
+use crate::time::Timestamp;
+use crate::wire::audit::proof::Inclusion;
+use crate::wire::audit::segment::{SegmentHeader, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::signer::{AuditKey, Signer};
+use crate::wire::audit::{record_id, Named, Record};
+use crate::wire::bundle::PublicKey;
+use crate::wire::envelope::Signed;
+use crate::wire::Refused;
+
+/// The form of an export.
+pub(in crate::cli) const EXPORT: &str = "hardtack/audit-export/v1";
+/// The form of a proof.
+pub(in crate::cli) const PROOF: &str = "hardtack/audit-proof/v1";
+
+/// The most bytes of a line. A proof is one line: two segments at most, their bytes told in text.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// The most problems that are listed.
+const PROBLEMS_MAX: usize = 32;
+
+/// The first line of an export.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    kind: String,
+    format: String,
+    fleet: FleetId,
+    devices: Vec<Keys>,
+}
+
+/// The identity keys of a device, in hexadecimal, the one in use first.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    id: DeviceId,
+    keys: Vec<String>,
+}
+
+impl Head {
+    /// The first line for these devices.
+    pub fn of(signers: &Signers, only: Option<&DeviceId>) -> Self {
+        let wanted = signers.keys.iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
+        let keys = |keys: &[PublicKey]| keys.iter().map(|key| hex(key.as_bytes())).collect();
+        let devices = wanted.map(|(id, of)| Keys { id: id.clone(), keys: keys(of) });
+        Self { kind: "export".into(), format: EXPORT.into(), fleet: signers.fleet.clone(), devices: devices.collect() }
+    }
+}
+
+/// One record with its proof, and that of the record which names its credential, if that is another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proof {
+    kind: String,
+    format: String,
+    fleet: FleetId,
+    device: DeviceId,
+    keys: Vec<String>,
+    id: String,
+    /// In which an identity key vouches for an audit key.
+    certificates: Vec<String>,
+    /// Records that announce further audit keys, each signed with one that is known by then.
+    announced: Vec<Proved>,
+    records: Vec<Proved>,
+}
+
+/// What a proof is made of.
+#[derive(Default)]
+pub struct Parts {
+    /// Certificates of audit keys.
+    pub certificates: Vec<Signed<AuditKey>>,
+    /// Records that announce further ones.
+    pub announced: Vec<Inclusion>,
+    /// The record.
+    pub record: Option<Inclusion>,
+    /// The one that names its credential, if that is another.
+    pub naming: Option<Inclusion>,
+}
+
+/// A record in a proof.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Proved {
+    /// As in a line of an export, without what only the collector says.
+    record: Map<String, Value>,
+    /// The signed header.
+    header: String,
+    /// The place of its leaf in the tree, from 0.
+    place: u64,
+    /// How many leaves the tree has.
+    count: u64,
+    /// The leaves from the first to its own.
+    leaves: Vec<String>,
+    /// The path of its own, from the leaf up.
+    path: Vec<Hash>,
+}
+
+impl Proof {
+    /// The proof of a record.
+    ///
+    /// # Errors
+    /// Those of [`Inclusion::open`]: what does not check out is no proof.
+    pub fn of(signers: &Signers, parts: &Parts) -> Result<Self, Refused> {
+        let inclusion = parts.record.as_ref().ok_or(Refused::Malformed("a proof of no record"))?;
+        let device = inclusion.header.claim()?.device;
+        let identities = signers.keys.get(&device).map_or(&[][..], Vec::as_slice);
+        let mut ring = Ring { fleet: &signers.fleet, keys: Vec::new() };
+        for certificate in &parts.certificates {
+            ring.vouched(certificate, &device, identities)?;
+        }
+        let announced = parts.announced.iter().map(|inclusion| {
+            let (header, record) = ring.announced(inclusion)?;
+            proved(inclusion, &header, &record, None)
+        });
+        let announced: Vec<Proved> = announced.collect::<Result<_, _>>()?;
+        let (header, record) = ring.open(inclusion)?;
+        let other = parts.naming.as_ref().map(|inclusion| ring.open(inclusion)).transpose()?;
+        let named = record.names().or(other.as_ref().and_then(|(_, other)| other.names()));
+        let id = record_id(&header.device, header.era, record.index);
+        let mut records = vec![proved(inclusion, &header, &record, named)?];
+        if let (Some(inclusion), Some((header, record))) = (&parts.naming, &other) {
+            records.push(proved(inclusion, header, record, record.names())?);
+        }
+        Ok(Self {
+            kind: "proof".into(),
+            format: PROOF.into(),
+            fleet: signers.fleet.clone(),
+            device,
+            keys: identities.iter().map(|key| hex(key.as_bytes())).collect(),
+            id,
+            certificates: parts.certificates.iter().map(|one| BASE64.encode(&one.to_bytes())).collect(),
+            announced,
+            records,
+        })
+    }
+}
+
+/// The audit keys that are vouched for.
+struct Ring<'f> {
+    fleet: &'f FleetId,
+    keys: Vec<PublicKey>,
+}
+
+impl Ring<'_> {
+    /// One for which an identity key vouches.
+    fn vouched(
+        &mut self,
+        certificate: &Signed<AuditKey>,
+        device: &DeviceId,
+        identities: &[PublicKey],
+    ) -> Result<(), Refused> {
+        self.keys.push(Signer::of(certificate, self.fleet, device, identities)?.key);
+        Ok(())
+    }
+
+    /// One that a record announces which is signed with one of these.
+    fn announced(&mut self, inclusion: &Inclusion) -> Result<(SegmentHeader, Record), Refused> {
+        let (header, record) = self.open(inclusion)?;
+        self.keys.push(record.announces().ok_or(Refused::Malformed("a record that announces no key"))?);
+        Ok((header, record))
+    }
+
+    fn open(&self, inclusion: &Inclusion) -> Result<(SegmentHeader, Record), Refused> {
+        inclusion.open(self.fleet, self.keys.iter().map(PublicKey::verifying))
+    }
+}
+
+fn proved(
+    inclusion: &Inclusion,
+    header: &SegmentHeader,
+    record: &Record,
+    named: Option<&Named>,
+) -> Result<Proved, Refused> {
+    Ok(Proved {
+        record: fields(&header.device, header.era, header.segment, record, named),
+        header: BASE64.encode(&inclusion.header.to_bytes()),
+        place: inclusion.leaves.len() as u64 - 1,
+        count: header.kept()?.iter().map(|(first, end)| end - first).sum(),
+        leaves: inclusion.leaves.iter().map(|leaf| BASE64.encode(leaf)).collect(),
+        path: inclusion.path.clone(),
+    })
+}
+
+/// An identity key that whoever checks a file trusts, of any device of the file or of this one only.
+#[derive(Clone, Debug)]
+pub struct TrustedKey {
+    device: Option<DeviceId>,
+    key: PublicKey,
+}
+
+impl FromStr for TrustedKey {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (device, key) = match text.split_once('=') {
+            Some((device, key)) => (Some(device.parse().map_err(|error| format!("{error}"))?), key),
+            None => (None, text),
+        };
+        Ok(Self { device, key: public(key)? })
+    }
+}
+
+fn public(text: &str) -> Result<PublicKey, String> {
+    let bytes: Option<[u8; 32]> = unhex(text).and_then(|bytes| bytes.try_into().ok());
+    let key = bytes.and_then(|bytes| PublicKey::try_from(bytes).ok());
+    key.ok_or_else(|| {
+        format!("{:?} is no public key: 64 hexadecimal digits", text.chars().take(80).collect::<String>())
+    })
+}
+
+/// What a file proves.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The fleet that it is of.
+    pub fleet: FleetId,
+    /// What it is.
+    pub evidence: Evidence,
+    /// What does not check out and belongs to no device.
+    pub problems: Vec<String>,
+}
+
+/// What a file is.
+#[derive(Debug)]
+pub enum Evidence {
+    /// Whole trails.
+    Export(Report),
+    /// One record, as a line of an export has it.
+    Proof(Map<String, Value>),
+}
+
+impl Verdict {
+    /// Whether all of it is what was signed.
+    pub fn is_sound(&self) -> bool {
+        let whole = match &self.evidence {
+            Evidence::Export(report) => report.is_sound(),
+            Evidence::Proof(_) => true,
+        };
+        whole && self.problems.is_empty()
+    }
+
+    fn problem(&mut self, problem: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// Why a file cannot be checked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum NoEvidence {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// It is something else.
+    #[error("it begins with no head of an export and holds no proof: {0}")]
+    Other(String),
+}
+
+/// Checks an export or a proof. With `trusted` keys only those count, without any the file's own.
+///
+/// # Errors
+/// [`NoEvidence`] for what is neither. What is wrong in an export or a proof stands in the verdict.
+pub fn check(mut file: impl BufRead, trusted: &[TrustedKey]) -> Result<Verdict, NoEvidence> {
+    let first = next_line(&mut file)?.ok_or_else(|| NoEvidence::Other("it is empty".into()))?;
+    let kind: Value = serde_json::from_str(&first).map_err(|error| NoEvidence::Other(error.to_string()))?;
+    if kind["kind"] == "proof" {
+        let proof: Proof = serde_json::from_str(&first).map_err(|error| NoEvidence::Other(error.to_string()))?;
+        let mut verdict = check_proof(&proof, trusted)?;
+        one_form(&proof, &first, &mut verdict);
+        if next_line(&mut file)?.is_some() {
+            verdict.problem("there is something after the proof".into());
+        }
+        return Ok(verdict);
+    }
+    let head: Head = serde_json::from_str(&first).map_err(|error| NoEvidence::Other(error.to_string()))?;
+    if head.kind != "export" || head.format != EXPORT {
+        return Err(NoEvidence::Other(format!("a {:?} of the form {:?}", head.kind, head.format)));
+    }
+    let evidence = Evidence::Export(Report::default());
+    let mut verdict = Verdict { fleet: head.fleet.clone(), evidence, problems: Vec::new() };
+    one_form(&head, &first, &mut verdict);
+    let mut signers = Signers { fleet: head.fleet, keys: BTreeMap::new() };
+    for Keys { id, keys } in head.devices {
+        let keys = counted(&id, &keys, trusted)?;
+        if signers.keys.insert(id.clone(), keys).is_some() {
+            return Err(NoEvidence::Other(format!("its head names {id} twice")));
+        }
+    }
+    verdict.evidence = Evidence::Export(check_export(file, signers, &mut verdict));
+    Ok(verdict)
+}
+
+/// What is read has one form: else another reader of the same file might read something else, where a name stands twice.
+fn one_form<T: Serialize>(read: &T, text: &str, verdict: &mut Verdict) {
+    if serde_json::to_string(read).ok().as_deref() != Some(text) {
+        verdict.problem("line 1 is written otherwise than hardtack writes it".into());
+    }
+}
+
+/// The keys of a device that count.
+fn counted(device: &DeviceId, told: &[String], trusted: &[TrustedKey]) -> Result<Vec<PublicKey>, NoEvidence> {
+    let one_form = |text: &String| {
+        let key = public(text)?;
+        (hex(key.as_bytes()) == *text).then_some(key).ok_or_else(|| format!("the key {text} in capitals"))
+    };
+    let told: Result<Vec<PublicKey>, String> = told.iter().map(one_form).collect();
+    let told = told.map_err(NoEvidence::Other)?;
+    if trusted.is_empty() {
+        return Ok(told);
+    }
+    let of = |key: &&TrustedKey| key.device.as_ref().is_none_or(|own| own == device);
+    Ok(trusted.iter().filter(of).map(|trusted| trusted.key).collect())
+}
+
+/// The next line without its end. What is too long or no text is an error of reading.
+fn next_line(file: &mut impl BufRead) -> Result<Option<String>, std::io::Error> {
+    let mut line = Vec::new();
+    file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.pop() != Some(b'\n') {
+        return Err(std::io::Error::other("a line without an end, or of more than 1 MiB"));
+    }
+    String::from_utf8(line).map(Some).map_err(|_| std::io::Error::other("a line that is no UTF-8"))
+}
+
+/// A line of an export, before anything of it is believed.
+struct Told {
+    number: usize,
+    text: String,
+    place: Claim,
+    received: String,
+    leaf: Option<Vec<u8>>,
+}
+
+/// Which segment a line says it is of.
+#[derive(PartialEq)]
+struct Claim {
+    device: DeviceId,
+    era: EraId,
+    segment: u64,
+    header: Vec<u8>,
+}
+
+impl Told {
+    fn parse(number: usize, text: String) -> Result<Self, String> {
+        let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let word = |name: &str| value[name].as_str().ok_or_else(|| format!("no text {name:?}"));
+        let count = |name: &str| value[name].as_u64().ok_or_else(|| format!("no number {name:?}"));
+        let bytes = |name: &str| {
+            BASE64.decode(word(name)?.as_bytes()).map_err(|error| format!("{name:?} is no base64: {error}"))
+        };
+        let salt = word("salt")?;
+        let salt = u64::from_str_radix(salt, 16).map_err(|error| format!("{salt:?} is no salt: {error}"))?;
+        let place = Claim {
+            device: word("device")?.parse().map_err(|error| format!("{error}"))?,
+            era: EraId { number: count("era")?, salt },
+            segment: count("segment")?,
+            header: bytes("header")?,
+        };
+        let received = word("received")?.to_owned();
+        let leaf = if word("kind")? == "lost" { None } else { Some(bytes("leaf")?) };
+        Ok(Self { number, text, place, received, leaf })
+    }
+}
+
+fn check_export(mut file: impl BufRead, signers: Signers, verdict: &mut Verdict) -> Report {
+    let mut verifier = Verifier::by(signers);
+    let mut together: Vec<Told> = Vec::new();
+    for number in 2.. {
+        let text = match next_line(&mut file) {
+            Ok(Some(text)) => text,
+            Ok(None) => break,
+            Err(error) => {
+                verdict.problem(format!("line {number} and all after it cannot be read: {error}"));
+                break;
+            }
+        };
+        match Told::parse(number, text) {
+            Ok(told) => {
+                let full = together.len() > SEGMENT_RECORDS_MAX as usize;
+                if full || together.first().is_some_and(|first| first.place != told.place) {
+                    check_lines(&mut verifier, &std::mem::take(&mut together), verdict);
+                }
+                together.push(told);
+            }
+            Err(why) => verdict.problem(format!("line {number} is no record: {why}")),
+        }
+    }
+    check_lines(&mut verifier, &together, verdict);
+    verifier.finish()
+}
+
+/// Checks the lines of one segment.
+fn check_lines(verifier: &mut Verifier, lines: &[Told], verdict: &mut Verdict) {
+    let Some(first) = lines.first() else { return };
+    let Claim { device, era, segment, header: signed } = &first.place;
+    let leaves: Vec<Vec<u8>> = lines.iter().filter_map(|line| line.leaf.clone()).collect();
+    let stored = Segment {
+        device: device.clone(),
+        era: *era,
+        segment: *segment,
+        first_index: 0,
+        digest: Hash::ZERO,
+        header: signed.clone(),
+        leaves,
+        at: Timestamp(0),
+    };
+    // What is wrong with it stands in the verifier's report.
+    let Some(Checked { header, records }) = verifier.segment(stored) else { return };
+    let mut expected = records.iter();
+    for told in lines {
+        let source = Source { received: &told.received, signed, header: &header };
+        let made = match (&told.leaf, records.is_empty()) {
+            (None, true) => Some(nothing_left(source)),
+            (None, false) => None,
+            (Some(leaf), _) => expected.next().map(|(record, named)| line(source, record, named.as_deref(), leaf)),
+        };
+        let made = made.map(|made| Value::Object(made).to_string());
+        if made.as_deref() != Some(told.text.as_str()) {
+            verdict.problem(format!("line {} says otherwise than what was signed", told.number));
+        }
+    }
+    if records.is_empty() && lines.len() > 1 {
+        verdict.problem(format!("line {} says again that nothing is left of a segment", lines[1].number));
+    }
+}
+
+fn check_proof(proof: &Proof, trusted: &[TrustedKey]) -> Result<Verdict, NoEvidence> {
+    if proof.format != PROOF {
+        return Err(NoEvidence::Other(format!("a proof of the form {:?}", proof.format)));
+    }
+    let keys = counted(&proof.device, &proof.keys, trusted)?;
+    let record = proof.records.first().map(|first| first.record.clone()).unwrap_or_default();
+    let mut verdict = Verdict { fleet: proof.fleet.clone(), evidence: Evidence::Proof(record), problems: Vec::new() };
+    if let Err(why) = proof_holds(proof, &keys) {
+        verdict.problem(why);
+    }
+    Ok(verdict)
+}
+
+fn proof_holds(proof: &Proof, identities: &[PublicKey]) -> Result<(), String> {
+    let mut ring = Ring { fleet: &proof.fleet, keys: Vec::new() };
+    for text in &proof.certificates {
+        let certificate = Signed::from_bytes(&decoded(text)?).map_err(words)?;
+        ring.vouched(&certificate, &proof.device, identities)
+            .map_err(|refused| format!("nobody vouches for an audit key: {refused}"))?;
+    }
+    for proved in &proof.announced {
+        let (header, record) = ring.announced(&inclusion_of(proved)?).map_err(unsound)?;
+        stands(proof, proved, &header)?;
+        if fields(&header.device, header.era, header.segment, &record, None) != proved.record {
+            return Err(format!("what it says of record {} is not what was signed", record.index));
+        }
+    }
+    let mut opened: Vec<(SegmentHeader, Record)> = Vec::new();
+    for proved in &proof.records {
+        let (header, record) = ring.open(&inclusion_of(proved)?).map_err(unsound)?;
+        stands(proof, proved, &header)?;
+        opened.push((header, record));
+    }
+    let [(header, record), others @ ..] = &opened[..] else { return Err("it holds no record".into()) };
+    let id = record_id(&proof.device, header.era, record.index);
+    if id != proof.id {
+        return Err(format!("it is said to prove {} and proves {id}", proof.id));
+    }
+    let named = match (record.named_by(), others) {
+        (None, []) => record.names(),
+        (Some(index), [(other_header, other)]) => {
+            if other.index != index
+                || other_header.era != header.era
+                || !other.decision().is_some_and(|decision| decision.allow)
+            {
+                return Err(format!("its credential is named by record {index}, and another one comes with it"));
+            }
+            Some(other.names().ok_or_else(|| format!("record {index} names no credential"))?)
+        }
+        (Some(index), _) => return Err(format!("record {index}, which names its credential, does not come with it")),
+        (None, _) => return Err("it brings records that nothing refers to".into()),
+    };
+    let named = [named].into_iter().chain(others.iter().map(|(_, other)| other.names()));
+    for (((header, record), named), proved) in opened.iter().zip(named).zip(&proof.records) {
+        if fields(&header.device, header.era, header.segment, record, named) != proved.record {
+            return Err(format!("what it says of record {} is not what was signed", record.index));
+        }
+    }
+    Ok(())
+}
+
+fn words(refused: Refused) -> String {
+    refused.to_string()
+}
+
+fn unsound(refused: Refused) -> String {
+    format!("a record does not check out: {refused}")
+}
+
+fn decoded(text: &String) -> Result<Vec<u8>, String> {
+    BASE64.decode(text.as_bytes()).map_err(|error| format!("no base64: {error}"))
+}
+
+fn inclusion_of(proved: &Proved) -> Result<Inclusion, String> {
+    Ok(Inclusion {
+        header: Signed::from_bytes(&decoded(&proved.header)?).map_err(words)?,
+        leaves: proved.leaves.iter().map(decoded).collect::<Result<_, _>>()?,
+        path: proved.path.clone(),
+    })
+}
+
+/// Whether a record that was opened is of the device and at the place that the proof says.
+fn stands(proof: &Proof, proved: &Proved, header: &SegmentHeader) -> Result<(), String> {
+    let count: u64 = header.kept().map_err(words)?.iter().map(|(first, end)| end - first).sum();
+    if header.device != proof.device {
+        return Err(format!("signed by {}, and said to be of {}", header.device, proof.device));
+    }
+    if (proved.place.saturating_add(1), proved.count) != (proved.leaves.len() as u64, count) {
+        return Err("its place is another than its leaves have".into());
+    }
+    Ok(())
+}
+
+/// A line of an export for each record of a segment, in order.
+pub fn lines_of<'s>(
+    segment: &'s Segment,
+    received: &'s str,
+    checked: &'s Checked,
+) -> impl Iterator<Item = Map<String, Value>> + 's {
+    let source = Source { received, signed: &segment.header, header: &checked.header };
+    let with_leaf = checked.records.iter().zip(&segment.leaves);
+    let lines = with_leaf.map(move |((record, named), leaf)| line(source, record, named.as_deref(), leaf));
+    lines.chain(checked.records.is_empty().then(|| nothing_left(source)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::wire::audit::genesis;
+    use crate::wire::audit::segment::{grow, root, Salvage};
+    use crate::wire::audit::{Event, Evidence as Refusal, Gap, GapCause, TrustChange};
+
+    const ERA: EraId = EraId { number: 1, salt: 77 };
+
+    type Edit = fn(&mut Proof);
+
+    fn signers() -> Signers {
+        let key = identity().verifying_key();
+        Signers { fleet: "acme".parse().unwrap(), keys: [("gw-07".parse().unwrap(), vec![key.into()])].into() }
+    }
+
+    fn identity() -> SigningKey {
+        SigningKey::from_bytes(&[9; 32])
+    }
+
+    fn audit() -> SigningKey {
+        SigningKey::from_bytes(&[8; 32])
+    }
+
+    fn refusal() -> Event {
+        Event::Refused(Refusal { source: "t".into(), reason: "r".into(), digest: Hash::ZERO, count: 1 })
+    }
+
+    /// A segment that follows `before`, with these events.
+    fn segment(era: EraId, before: Option<&Segment>, events: &[Event]) -> Segment {
+        let before = before.map(|before| Signed::<SegmentHeader>::from_bytes(&before.header).unwrap().claim().unwrap());
+        let device: DeviceId = "gw-07".parse().unwrap();
+        let first_index = before.as_ref().map_or(0, |before| before.next_index().unwrap());
+        let time = Timestamp(0);
+        let record = |(index, event): (u64, &Event)| Record { index, floor: time, powered: time, event: event.clone() };
+        let (leaves, root) = grow(&(first_index..).zip(events).map(record).collect::<Vec<_>>());
+        let previous = before.as_ref().map(SegmentHeader::head);
+        let vouched = AuditKey { device: device.clone(), epoch: 1, key: audit().verifying_key().into() };
+        let header = SegmentHeader {
+            era,
+            signer: Some(Signed::sign(&vouched, &signers().fleet, &[&identity()])),
+            segment: before.as_ref().map_or(0, SegmentHeader::next_segment),
+            first_index,
+            count: events.len() as u32,
+            previous: previous.unwrap_or_else(|| genesis(&signers().fleet, &device, era)),
+            root,
+            closed_at: time,
+            recovered: false,
+            feeds: Vec::new(),
+            salvage: None,
+            device,
+        };
+        signed(header, leaves)
+    }
+
+    fn signed(header: SegmentHeader, leaves: Vec<Vec<u8>>) -> Segment {
+        let signed = Signed::sign(&header, &signers().fleet, &[&audit()]);
+        Segment {
+            device: header.device,
+            era: header.era,
+            segment: header.segment,
+            first_index: header.first_index,
+            digest: signed.digest(),
+            header: signed.to_bytes(),
+            leaves,
+            at: Timestamp(0),
+        }
+    }
+
+    /// The same segment, of which nothing is left.
+    fn gone(whole: &Segment) -> Segment {
+        let mut header = Signed::<SegmentHeader>::from_bytes(&whole.header).unwrap().claim().unwrap();
+        let lost = vec![(header.first_index, header.next_index().unwrap())];
+        header.salvage = Some(Salvage { next_segment: header.segment + 1, lost, head: header.head(), resumes: None });
+        header.root = root(&[]);
+        signed(header, Vec::new())
+    }
+
+    fn export(segments: &[&Segment]) -> String {
+        let mut verifier = Verifier::by(signers());
+        let mut text = format!("{}\n", serde_json::to_string(&Head::of(&signers(), None)).unwrap());
+        for segment in segments {
+            let checked = verifier.segment(Segment::clone(segment)).unwrap();
+            for line in lines_of(segment, "then", &checked) {
+                text.push_str(&format!("{}\n", Value::Object(line)));
+            }
+        }
+        text
+    }
+
+    fn report(text: &str) -> Report {
+        let verdict = check(text.as_bytes(), &[]).unwrap();
+        assert!(verdict.is_sound(), "{verdict:?}");
+        match verdict.evidence {
+            Evidence::Export(report) => report,
+            Evidence::Proof(_) => panic!("it is an export"),
+        }
+    }
+
+    #[test]
+    fn a_segment_of_which_nothing_is_left_has_a_line_and_a_gap() {
+        let first = segment(ERA, None, &[refusal(), refusal()]);
+        let second = segment(ERA, Some(&first), &[refusal(), refusal(), refusal()]);
+        let third = segment(ERA, Some(&second), &[refusal()]);
+        let gone = gone(&second);
+        let whole = report(&export(&[&first, &second, &third]));
+        assert_eq!((whole.has_gaps(), whole.devices.values().map(|device| device.records).sum::<u64>()), (false, 6));
+        let text = export(&[&first, &gone, &third]);
+        assert!(report(&text).has_gaps(), "nobody counts what is lost");
+        assert!(text.contains(r#""kind":"lost""#));
+        let counted = Gap { era: ERA, first: 2, end: Some(5), cause: GapCause::Damaged };
+        let counted = segment(EraId { number: 2, salt: 1 }, None, &[Event::Gap(counted)]);
+        let report = report(&export(&[&first, &gone, &third, &counted]));
+        let device = report.devices.values().next().unwrap();
+        assert_eq!((device.gaps, device.lost, device.missing), (1, 3, 0));
+        for other in [text.replace(r#""count":3"#, r#""count":4"#), text.replace(r#""kind":"lost""#, r#""kind":"gap""#)]
+        {
+            assert!(!check(other.as_bytes(), &[]).unwrap().is_sound(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_proof_brings_what_vouches_for_the_key_that_signed_it() {
+        let next = SigningKey::from_bytes(&[7; 32]);
+        let announcement = TrustChange::AuditKey { epoch: 2, key: next.verifying_key().into() };
+        let first = segment(ERA, None, &[refusal(), Event::Trust(announcement), refusal()]);
+        let second = segment(ERA, Some(&first), &[refusal()]);
+        let header = |segment: &Segment| Signed::<SegmentHeader>::from_bytes(&segment.header).unwrap();
+        let unnamed = SegmentHeader { signer: None, ..header(&second).claim().unwrap() };
+        let signed = Signed::sign(&unnamed, &signers().fleet, &[&next]);
+        let parts = || Parts {
+            certificates: vec![header(&first).claim().unwrap().signer.unwrap()],
+            announced: vec![Inclusion::of(header(&first), &first.leaves, 1).unwrap().unwrap()],
+            record: Inclusion::of(signed.clone(), &second.leaves, 3).unwrap(),
+            naming: None,
+        };
+        let holds = |proof: &Proof| {
+            let text = format!("{}\n", serde_json::to_string(proof).unwrap());
+            check(text.as_bytes(), &[]).unwrap().is_sound()
+        };
+        let proof = || Proof::of(&signers(), &parts()).unwrap();
+        assert!(holds(&proof()));
+        let edits: [(&str, Edit); 5] = [
+            ("no certificate", |proof| proof.certificates.clear()),
+            ("no announcement", |proof| proof.announced.clear()),
+            ("no record", |proof| proof.records.clear()),
+            ("what is announced is said to be another", |proof| {
+                proof.announced[0].record.insert("epoch".into(), 3.into());
+            }),
+            ("a record that announces nothing", |proof| proof.announced.append(&mut proof.records)),
+        ];
+        for (what, edit) in edits {
+            let mut damaged = proof();
+            edit(&mut damaged);
+            assert!(!holds(&damaged), "{what}");
+        }
+        let without = Parts { announced: Vec::new(), ..parts() };
+        assert!(matches!(Proof::of(&signers(), &without), Err(Refused::UnknownKey { .. })));
+        let other =
+            Parts { announced: vec![Inclusion::of(header(&first), &first.leaves, 0).unwrap().unwrap()], ..parts() };
+        assert!(matches!(Proof::of(&signers(), &other), Err(Refused::Malformed(_))));
+    }
+
+    #[test]
+    fn what_is_no_evidence_says_so_and_a_line_has_an_end() {
+        let whole = export(&[]);
+        assert!(report(&whole).devices.values().all(|device| device.records == 0));
+        let other = |text: &str| matches!(check(text.as_bytes(), &[]), Err(NoEvidence::Other(_)));
+        assert!(other("") && other("{}\n") && other("[]\n") && other(&whole.replace("export/v1", "export/v2")));
+        assert!(matches!(check(&b"\xff\n"[..], &[]), Err(NoEvidence::Io(_))));
+        assert!(matches!(check(whole.trim_end().as_bytes(), &[]), Err(NoEvidence::Io(_))));
+        let long = format!("{whole}{}\n", " ".repeat(LINE_BYTES_MAX as usize));
+        for text in [format!("{whole}x\n"), format!("{whole}\n"), format!("{whole}{{}}"), long] {
+            assert!(!check(text.as_bytes(), &[]).unwrap().is_sound(), "{text}");
+        }
+        let twice = whole.replacen(r#"{"id":"#, r#"{"id":"gw-08","id":"#, 1);
+        assert!(check(twice.as_bytes(), &[]).is_err(), "a name that stands twice");
+    }
+}

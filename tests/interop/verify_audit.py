@@ -1,0 +1,1027 @@
+"""A second implementation of docs/audit-format.md, written from that page alone.
+
+    python3 tests/interop/verify_audit.py vectors tests/vectors/audit
+    python3 tests/interop/verify_audit.py export [--key [DEVICE=]HEX]… FILE…
+    python3 tests/interop/verify_audit.py prove [--key [DEVICE=]HEX]… FILE…
+
+`vectors` reads every vector anew and exits 1 at the first that differs. `export` and `prove` check files that
+`hardtack fleet audit export` and `hardtack fleet audit prove` wrote, say what each proves and what it does not, and exit 12 if
+something in one of them is not what was signed, 9 if something is gone. Without --key the file's own keys count. Plain and
+slow on purpose; the standard library is all it takes.
+"""
+
+import json
+import sys
+from base64 import b64decode, b64encode
+from datetime import datetime, timedelta, timezone
+from functools import cache
+from hashlib import sha256, sha512
+from pathlib import Path
+
+EXPORT, PROOF = "hardtack/audit-export/v1", "hardtack/audit-proof/v1"
+LEAF_BYTES_MAX, RECORD_BYTES_MAX, PATH_MAX = 4352, 4096, 16
+YEAR_10000 = 253402300800000
+U64 = 2**64
+
+
+class Refused(Exception):
+    pass
+
+
+def need(condition, why):
+    if not condition:
+        raise Refused(why)
+
+
+# Hashes and trees.
+
+
+def digest(domain, *parts):
+    framed = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    return sha256(domain.encode() + b"\0" + framed).digest()
+
+
+def genesis(fleet, device, era, salt):
+    numbers = era.to_bytes(8, "little"), salt.to_bytes(8, "little")
+    return digest("hardtack/era/v1", fleet.encode(), device.encode(), *numbers)
+
+
+def link(previous, root):
+    return digest("hardtack/link/v1", previous, root)
+
+
+def leaf_hash(leaf):
+    return sha256(b"\0" + leaf).digest()
+
+
+def node(left, right):
+    return sha256(b"\1" + left + right).digest()
+
+
+def split(count):
+    return 1 << (count - 1).bit_length() - 1
+
+
+def tree(hashes):
+    if len(hashes) < 2:
+        return hashes[0] if hashes else sha256(b"").digest()
+    left = split(len(hashes))
+    return node(tree(hashes[:left]), tree(hashes[left:]))
+
+
+def path_of(hashes, place):
+    if len(hashes) < 2:
+        return []
+    left = split(len(hashes))
+    if place < left:
+        return path_of(hashes[:left], place) + [tree(hashes[left:])]
+    return path_of(hashes[left:], place - left) + [tree(hashes[:left])]
+
+
+def root_from(leaf, place, count, path):
+    """Of one leaf, as RFC 6962 has it."""
+    need(place < count and len(path) <= PATH_MAX, "no such place")
+    if count == 1:
+        need(not path, "a path too long")
+        return leaf
+    need(path, "a path too short")
+    left = split(count)
+    if place < left:
+        return node(root_from(leaf, place, left, path[:-1]), path[-1])
+    return node(path[-1], root_from(leaf, place - left, count - left, path[:-1]))
+
+
+def root_from_first(hashes, count, path):
+    """Of all leaves up to one, with the path of that one."""
+    need(0 < len(hashes) <= count <= 2**PATH_MAX, "no such place")
+    if count == 1:
+        need(not path, "a path too long")
+        return hashes[0]
+    need(path, "a path too short")
+    left = split(count)
+    if len(hashes) <= left:
+        return node(root_from_first(hashes, left, path[:-1]), path[-1])
+    need(tree(hashes[:left]) == path[-1], "leaves that are not those of the path")
+    return node(path[-1], root_from_first(hashes[left:], count - left, path[:-1]))
+
+
+# Ed25519, RFC 8032, in extended coordinates.
+
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+
+
+def point_of(data):
+    y, sign = int.from_bytes(data, "little") & (2**255 - 1), data[31] >> 7
+    need(y < P, "no canonical point")
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if x * x % P != square:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    need(x * x % P == square and (x or not sign), "no point")
+    x = P - x if x % 2 != sign else x
+    return x, y, 1, x * y % P
+
+
+def add(a, b):
+    (x1, y1, z1, t1), (x2, y2, z2, t2) = a, b
+    u, v = (y1 - x1) * (y2 - x2) % P, (y1 + x1) * (y2 + x2) % P
+    c, d = 2 * t1 * t2 * D % P, 2 * z1 * z2 % P
+    e, f, g, h = v - u, d - c, d + c, v + u
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def times(k, point):
+    out = (0, 1, 1, 0)
+    while k:
+        out, point, k = (add(out, point) if k & 1 else out), add(point, point), k >> 1
+    return out
+
+
+def same_point(a, b):
+    return (a[0] * b[2] - b[0] * a[2]) % P == 0 and (a[1] * b[2] - b[1] * a[2]) % P == 0
+
+
+BASE = point_of((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+NEUTRAL = (0, 1, 1, 0)
+
+
+@cache
+def signature_fits(key, message, signature):
+    try:
+        a, r, s = point_of(key), point_of(signature[:32]), int.from_bytes(signature[32:], "little")
+    except Refused:
+        return False
+    small = any(same_point(times(8, point), NEUTRAL) for point in (a, r))
+    k = int.from_bytes(sha512(signature[:32] + key + message).digest(), "little") % L
+    return s < L and not small and same_point(times(s, BASE), add(r, times(k, a)))
+
+
+def key_id(key):
+    return sha256(key).digest()[:8]
+
+
+# Bytes.
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def end(self, why):
+        need(self.at == len(self.data), f"bytes after {why}")
+
+    def take(self, count):
+        need(self.at + count <= len(self.data), "ends too early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def byte(self):
+        return self.take(1)[0]
+
+    def number(self, below=U64):
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 127) << shift
+            need(value < below and shift < 70, "a number too large")
+            if byte < 128:
+                break
+            shift += 7
+        need(byte or not shift, "a number that is not in its shortest form")
+        return value
+
+    def text(self):
+        try:
+            return self.take(self.number()).decode()
+        except UnicodeDecodeError:
+            raise Refused("not UTF-8") from None
+
+    def name(self, most):
+        text = self.text()
+        need(is_name(text, most), "no name")
+        return text
+
+    def hash(self, size=32):
+        return self.take(size).hex()
+
+    def flag(self):
+        byte = self.byte()
+        need(byte < 2, "neither 0 nor 1")
+        return byte == 1
+
+    def option(self, read):
+        return read() if self.flag() else None
+
+    def list(self, read):
+        count = self.number()
+        need(count <= len(self.data), "a list longer than its bytes")
+        return [read() for _ in range(count)]
+
+    def pick(self, names):
+        number = self.number()
+        need(number < len(names), "of no kind")
+        return names[number]
+
+    # In leaves only.
+
+    def difference(self):
+        zigzag = self.number()
+        return zigzag >> 1 ^ -(zigzag & 1)
+
+    def number_or_none(self):
+        value = self.number()
+        return value - 1 if value else None
+
+
+def is_name(text, most):
+    plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in text)
+    return plain and 0 < len(text) <= most and text[0].isalnum()
+
+
+def read_era(reader):
+    return {"number": reader.number(), "salt": reader.number()}
+
+
+def read_position(reader):
+    feed = reader.name(32)
+    return {"feed": feed, "era": reader.number(2**32), "seq": reader.number(), "digest": reader.hash()}
+
+
+# Events, each as (kind, fields).
+
+
+def read_gap(r):
+    return {
+        "era": read_era(r),
+        "first": r.number(),
+        "end": r.option(r.number),
+        "cause": r.pick(["damaged", "anchor_lost"]),
+    }
+
+
+def read_grant(r):
+    step = ["activated", "reconciled", "wiped"]
+    return {"grant": r.hash(16), "step": r.pick(step), "used": r.number(), "offline": r.number()}
+
+
+def read_mode(r):
+    return {"from": r.text(), "to": r.text(), "reason": r.text()}
+
+
+def read_refused(r):
+    return {"source": r.text(), "reason": r.text(), "digest": r.hash(), "count": r.number()}
+
+
+def read_start(r):
+    def end():
+        return {"era": read_era(r), "next_index": r.number(), "head": r.hash()}
+
+    return {"boot": r.hash(16), "boots": r.number(2**32), "previous": r.option(end), "version": r.text()}
+
+
+def read_task(r):
+    steps = ["begun_fallback", "begun_issued", "ended", "finished", "refused", "renewed"]
+    return {
+        "task": r.option(lambda: r.name(48)),
+        "class": r.name(48),
+        "step": r.pick(steps),
+        "owner": r.option(r.text),
+        "grant": r.option(lambda: r.hash(16)),
+        "workload": r.list(r.text),
+        "reason": r.text(),
+        "chain": r.list(r.hash),
+    }
+
+
+def read_trust(r):
+    def pair():
+        return [r.number(), r.number()]
+
+    changes = {
+        "bundle": lambda: {"version": r.number(), "digest": r.hash()},
+        "feed": lambda: {"position": read_position(r)},
+        "revoked": lambda: {"newest": read_position(r)},
+        "grant": lambda: {"grant": r.hash(16), "expires": r.option(r.number)},
+        "policy": lambda: {"version": r.number(), "digest": r.hash()},
+        "reset": lambda: {"floor": pair(), "powered": pair()},
+        "told": lambda: {"before": r.number(), "after": r.number()},
+        "time": lambda: {"before": r.number(), "after": r.number()},
+        "audit_key": lambda: {"epoch": r.number(), "key": list(r.take(32))},
+        "emergency": lambda: {"key": r.hash(8), "counter": r.number(), "digest": r.hash()},
+    }
+    change = r.pick(list(changes))
+    return {change: changes[change]()}
+
+
+KINDS = {
+    "decision": None,
+    "gap": read_gap,
+    "grant": read_grant,
+    "mode": read_mode,
+    "refused": read_refused,
+    "start": read_start,
+    "task": read_task,
+    "trust": read_trust,
+}
+
+
+# Leaves.
+
+DEFINITIONS, AHEAD, REASON, QUESTION, CALLER, CREDENTIAL, VIEW, AGE = (1 << bit for bit in range(8))
+PARTS = {"reason": REASON, "question": QUESTION, "caller": CALLER, "credential": CREDENTIAL, "view": VIEW}
+FIRST = REASON | QUESTION | CALLER | CREDENTIAL | VIEW
+
+
+class Leaves:
+    def __init__(self):
+        self.defined = {kind: [] for kind in range(6)}
+        self.floor = self.ahead = self.staleness = self.width = 0
+        self.now = None
+
+    def at(self, kind, number):
+        need(number < len(self.defined[kind]), "names what was not defined before it")
+        return self.defined[kind][number]
+
+    def text(self, number):
+        return None if number is None else self.at(0, number)
+
+    def texts(self, numbers):
+        return [self.text(number) for number in numbers]
+
+    def read(self, data, index):
+        need(len(data) <= LEAF_BYTES_MAX, "a leaf too large")
+        r = Reader(data)
+        tag = r.byte()
+        need(tag < 3, "a leaf of no kind")
+        if tag:
+            event = {"decision": self.decision(r, tag == 2)}
+        else:
+            self.floor = (self.floor + r.difference()) % U64
+            self.ahead = (self.ahead + r.difference()) % U64
+            kind = r.pick(list(KINDS))
+            need(KINDS[kind], "a decision in the form of an event")
+            event = {kind: KINDS[kind](r)}
+        r.end("the leaf")
+        powered = (self.floor + self.ahead) % U64
+        return {"index": index, "floor": self.floor, "powered": powered, "event": event}
+
+    def decision(self, r, allow):
+        mask = r.byte()
+        need(self.now or mask & FIRST == FIRST, "the first decision leaves something out")
+        self.now = self.now or dict.fromkeys(PARTS)
+        self.floor = (self.floor + r.difference()) % U64
+        for _ in range(r.number() if mask & DEFINITIONS else 0):
+            self.define(r)
+        if mask & AHEAD:
+            self.ahead = (self.ahead + r.difference()) % U64
+        for part, bit in PARTS.items():
+            if mask & bit:
+                self.now[part] = r.number()
+        if mask & AGE:
+            self.staleness = (self.staleness + r.difference()) % U64
+            self.width = (self.width + r.difference()) % U64
+        operation, resource, destination, risk = self.at(2, self.now["question"])
+        workload, enforcer = self.at(3, self.now["caller"])
+        mode, freshness, time_class, bundle, policy, feed = self.at(5, self.now["view"])
+        risk = self.text(risk)
+        need(risk is None or is_name(risk, 24), "no class of risk")
+        return {
+            "allow": allow,
+            "reason": self.text(self.now["reason"]),
+            "operation": self.text(operation),
+            "resource": self.text(resource),
+            "destination": self.text(destination),
+            "risk": risk,
+            "credential": self.credential(self.at(4, self.now["credential"])),
+            "workload": self.texts(workload),
+            "enforcer": self.texts(enforcer),
+            "known": {
+                "mode": self.text(mode),
+                "freshness": self.text(freshness),
+                "staleness_s": self.staleness,
+                "time_class": self.text(time_class),
+                "width_ms": self.width - 1 if self.width else None,
+                "bundle_version": bundle,
+                "policy_version": policy,
+                "feed_seq": feed,
+            },
+        }
+
+    def credential(self, what):
+        if not isinstance(what, dict):
+            return "nothing" if what is None else {"same": what}
+        task = self.text(what["task"])
+        need(task is None or is_name(task, 48), "no task")
+        chain = [self.at(1, number) for number in what["chain"]]
+        return {"named": {"owner": self.text(what["owner"]), "grant": what["grant"], "task": task, "chain": chain}}
+
+    def define(self, r):
+        kind = r.byte()
+        need(kind < 6, "a definition of no kind")
+        self.defined[kind].append([self.new_text, self.new_block, self.question, self.caller, self.token, self.view][kind](r))
+
+    def new_text(self, r):
+        return r.text()
+
+    def new_block(self, r):
+        return r.hash()
+
+    def question(self, r):
+        return r.number(), r.number(), r.number_or_none(), r.number_or_none()
+
+    def caller(self, r):
+        lists = r.list(r.number), r.list(r.number)
+        need(sum(len(self.text(n).encode()) for n in lists[0] + lists[1]) <= RECORD_BYTES_MAX, "too many selectors")
+        return lists
+
+    def token(self, r):
+        how = r.byte()
+        need(how < 3, "a credential of no kind")
+        if how < 2:
+            return r.number() if how else None
+        what = {"owner": r.number(), "grant": r.hash(16), "task": r.number_or_none(), "chain": r.list(r.number)}
+        need(32 * len(what["chain"]) <= RECORD_BYTES_MAX, "too many blocks")
+        return what
+
+    def view(self, r):
+        return r.number(), r.number(), r.number(), r.number(), r.number(), r.number_or_none()
+
+
+def read_leaves(leaves, indexes):
+    reading = Leaves()
+    return [reading.read(leaf, index) for leaf, index in zip(leaves, indexes)]
+
+
+# Segments.
+
+
+def read_envelope(r):
+    """The payload, and who signed it with what."""
+    return r.take(r.number()), r.list(lambda: (r.take(8), r.take(64)))
+
+
+def read_certificate(r):
+    """The bytes of a certificate: they are looked into when it counts."""
+    begin = r.at
+    read_envelope(r)
+    return r.data[begin : r.at].hex()
+
+
+def need_signed(kind, fleet, payload, signatures, keys):
+    need(len(signatures) <= 16, "too many signatures")
+    message, known = f"hardtack/{kind}/v1\0{fleet}\0".encode() + payload, {key_id(key): key for key in keys}
+    fits = [signature_fits(known[who], message, signature) for who, signature in signatures if who in known]
+    need(fits, "signed by a key that does not count")
+    need(all(fits), "a signature that does not fit")
+
+
+def vouched(certificate, fleet, device, identities):
+    """(identity key, epoch, audit key) of a certificate."""
+    data = bytes.fromhex(certificate)
+    need(len(data) <= 512, "a certificate too large")
+    r = Reader(data)
+    payload, signatures = read_envelope(r)
+    r.end("the certificate")
+    who = [identity for identity in identities if key_id(identity) in [signer for signer, _ in signatures]]
+    need(who, "a certificate by a key that does not count")
+    need_signed("audit-key", fleet, payload, signatures, who[:1])
+    r = Reader(payload)
+    need(r.name(48) == device, "a certificate of another device")
+    epoch, key = r.number(), r.take(32)
+    r.end("the certificate's content")
+    return who[0], epoch, key
+
+
+def parse_header(data):
+    """What a header claims, and its envelope."""
+    need(len(data) <= 4 * 1024, "a header too large")
+    r = Reader(data)
+    envelope = read_envelope(r)
+    r.end("the signatures")
+    r = Reader(envelope[0])
+    header = {"device": r.name(48), "era": read_era(r), "segment": r.number(), "first_index": r.number()}
+    header |= {"count": r.number(2**32), "previous": r.hash(), "root": r.hash(), "closed_at": r.number()}
+    header |= {"recovered": r.flag(), "signer": r.option(lambda: read_certificate(r))}
+    header |= {"feeds": r.list(lambda: read_position(r)), "salvage": r.option(lambda: read_salvage(r))}
+    r.end("the header")
+    return header, envelope
+
+
+def read_header(data, fleet, keys):
+    """The header, if one of these audit keys signed it for the fleet."""
+    header, envelope = parse_header(data)
+    need_signed("segment", fleet, *envelope, keys)
+    return header
+
+
+def read_salvage(r):
+    lost = {"next_segment": r.number(), "lost": r.list(lambda: [r.number(), r.number()]), "head": r.hash()}
+    return lost | {"resumes": r.option(lambda: read_certificate(r))}
+
+
+def kept(header):
+    """The ranges of indexes that there are leaves of."""
+    first, end = header["first_index"], header["first_index"] + header["count"]
+    need(header["count"] > 0 and end < U64, "no numbers")
+    if header["salvage"] is None:
+        return [(first, end)]
+    need(header["salvage"]["next_segment"] > header["segment"], "salvage that leads nowhere")
+    ranges = []
+    for lost, after in header["salvage"]["lost"]:
+        need(first <= lost < after <= end, "lost records out of order")
+        ranges.append((first, lost))
+        first = after
+    return ranges + [(first, end)]
+
+
+def indexes_of(header):
+    return (index for first, end in kept(header) for index in range(first, end))
+
+
+def count_of(header):
+    return sum(end - first for first, end in kept(header))
+
+
+def head_after(header):
+    if header["salvage"]:
+        return bytes.fromhex(header["salvage"]["head"])
+    return link(bytes.fromhex(header["previous"]), bytes.fromhex(header["root"]))
+
+
+class Chain:
+    """An era of a device, from its beginning."""
+
+    def __init__(self, fleet, device, era, salt, signer=None):
+        # Who signs the next segment; at the beginning, who signed the era before.
+        self.signer = signer
+        self.fleet, self.device, self.era = fleet, device, {"number": era, "salt": salt}
+        self.segment = self.index = 0
+        self.head = genesis(fleet, device, era, salt)
+        self.held, self.lost, self.whole, self.named = [], [], True, {}
+        self.marks = {"announced": 0, "recovered": 0, "salvaged": 0, "unannounced": 0}
+
+    def open(self, data, identities):
+        """The header, who signed it, how that key follows, and who signs on where what was lost may have said so."""
+        header, envelope = parse_header(data)
+        before = self.signer
+
+        def of(certificate):
+            return vouched(certificate, self.fleet, header["device"], identities)
+
+        need(header["signer"] or (before and header["segment"] > 0), "a first segment without its key's certificate")
+        signer = of(header["signer"]) if header["signer"] else before
+        need_signed("segment", self.fleet, *envelope, [signer[2]])
+        if header["salvage"] or header["recovered"]:
+            mark = "salvaged" if header["salvage"] else "recovered"
+        elif before is None or signer == before or (header["segment"] == 0 and signer[0] != before[0]):
+            mark = "announced"
+        else:
+            need(header["segment"] == 0, "signed with a key that was not announced")
+            mark = "unannounced"
+        resumes = header["salvage"] and header["salvage"]["resumes"]
+        return header, signer, mark, of(resumes) if resumes else None
+
+    def after(self, signer, mark, records):
+        later = mark in ("recovered", "salvaged")
+        # Whoever closed it later goes on with nothing.
+        signer = self.signer or signer if later else signer
+        for record in records:
+            told = record["event"].get("trust", {}).get("audit_key")
+            if told and told["epoch"] > signer[1]:
+                signer = signer[0], told["epoch"], bytes(told["key"])
+            else:
+                need(told is None or later, "announces an audit key that is no newer")
+        return signer
+
+    def follow(self, data, leaves, identities):
+        header, signer, mark, resumes = self.open(data, identities)
+        need(header["device"] == self.device and header["era"] == self.era, "of another device or era")
+        need(header["segment"] == self.segment, f"segment {self.segment} was to be next")
+        need(header["first_index"] == self.index, f"record {self.index} was to be next")
+        need(header["previous"] == self.head.hex(), "the chain before it ends otherwise")
+        need(tree([leaf_hash(leaf) for leaf in leaves]).hex() == header["root"], "its leaves are not those that were signed")
+        need(count_of(header) == len(leaves), "more or fewer leaves than numbers")
+        records = read_leaves(leaves, indexes_of(header))
+        self.signer = resumes or self.after(signer, mark, records)
+        self.marks[mark] += 1
+        self.head = head_after(header)
+        self.segment += 1
+        self.index += header["count"]
+        self.held += kept(header)
+        if header["salvage"]:
+            self.segment, self.whole = header["salvage"]["next_segment"], False
+            self.lost += header["salvage"]["lost"]
+        return header, records
+
+    def attribute(self, record):
+        """What a decision's credential names; None where it names nothing, or only a lost record did."""
+        decision = record["event"].get("decision")
+        if decision is None or decision["credential"] == "nothing":
+            return None
+        if "named" in decision["credential"]:
+            if decision["allow"]:
+                self.named[record["index"]] = decision["credential"]["named"]
+            return decision["credential"]["named"]
+        index = decision["credential"]["same"]
+        gone = any(first <= index < after for first, after in self.lost)
+        need(index in self.named or gone, f"record {record['index']} refers to {index}, which names no credential")
+        return self.named.get(index)
+
+
+# Lines of an export.
+
+
+def date(millis):
+    millis = min(millis, YEAR_10000 - 1)
+    return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=millis // 1000)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def salts_as_text(value):
+    if isinstance(value, dict):
+        return {k: f"{v:016x}" if k == "salt" else salts_as_text(v) for k, v in value.items()}
+    return [salts_as_text(item) for item in value] if isinstance(value, list) else value
+
+
+def fields_of(device, era, segment, record, named):
+    (kind, told), name = next(iter(record["event"].items())), f"{device}/{era['number']}/{record['index']}"
+    line = {"id": name, "kind": kind, "device": device, "era": era["number"], "salt": f"{era['salt']:016x}"}
+    line |= {"segment": segment, "index": record["index"]}
+    line |= {"floor": date(record["floor"]), "powered": date(record["powered"])}
+    told = salts_as_text(told)
+    if kind == "decision":
+        line |= {"decision_id": name} | (named or {})
+        credential = told.pop("credential")
+        told |= told.pop("known")
+        if isinstance(credential, dict) and "same" in credential:
+            told["named_by"] = credential["same"]
+    if kind == "trust":
+        (change, inner), = told.items()
+        told = inner | {"change": change}
+        if change == "audit_key":
+            told["key"] = bytes(inner["key"]).hex()
+    for field, value in told.items():
+        line[f"{kind}_{field}" if field in line else field] = value
+    return line
+
+
+def lost_line(header):
+    era = header["era"]
+    line = {"kind": "lost", "device": header["device"], "era": era["number"], "salt": f"{era['salt']:016x}"}
+    return line | {"segment": header["segment"], "first": header["first_index"], "count": header["count"]}
+
+
+def once(pairs):
+    need(len(dict(pairs)) == len(pairs), "a name that stands twice")
+    return dict(pairs)
+
+
+def parse(text):
+    try:
+        value = json.loads(text, object_pairs_hook=once, parse_constant=lambda _: need(False, "no number"))
+    except (ValueError, RecursionError):
+        raise Refused("no JSON") from None
+    need(isinstance(value, dict), "no object")
+    return value
+
+
+def unbase64(text):
+    try:
+        data = b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        raise Refused("no base64") from None
+    need(b64encode(data).decode() == text, "base64 with bits left over")
+    return data
+
+
+def unhex(text, size):
+    try:
+        data = bytes.fromhex(text)
+    except (ValueError, TypeError):
+        raise Refused("not hexadecimal") from None
+    need(len(data) == size and data.hex() == text, "not hexadecimal of that length")
+    return data
+
+
+def equal(ours, theirs):
+    """JSON's true is no 1."""
+    return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+
+
+def counting(device, told, trusted):
+    """The identity keys that count for a device."""
+    told = [unhex(key, 32) for key in told]
+    return [key for owner, key in trusted if owner in (None, device)] if trusted else told
+
+
+class Export:
+    def __init__(self, trusted):
+        self.trusted, self.problems, self.keys, self.fleet = trusted, [], {}, ""
+        self.chains, self.gaps, self.ends, self.chain, self.unattributed = {}, [], [], None, 0
+        self.counts = {}
+
+    def wrong(self, where, why):
+        self.problems.append(f"{where}: {why}")
+
+    def read(self, data):
+        lines = data.split(b"\n")
+        if lines.pop():
+            self.wrong("the end", "a line that is cut off")
+        try:
+            need(lines, "nothing")
+            self.begin(parse(lines[0].decode()))
+        except (Refused, UnicodeDecodeError, KeyError, TypeError, AttributeError) as why:
+            return self.wrong("line 1", f"no head of an export: {why!r}")
+        together = []
+        for number, text in enumerate(lines[1:], 2):
+            try:
+                line = parse(text.decode())
+                place = tuple(line[name] for name in ("device", "era", "salt", "segment", "header"))
+                need([type(part) for part in place] == [str, int, str, int, str], "no place")
+                need(isinstance(line["received"], str), "not received")
+            except (Refused, UnicodeDecodeError, KeyError) as why:
+                self.wrong(f"line {number}", repr(why))
+                continue
+            if together and together[0][1] != place:
+                self.segment(together)
+                together = []
+            together.append((number, place, line))
+        if together:
+            self.segment(together)
+        self.finish()
+
+    def begin(self, head):
+        need(set(head) == {"kind", "format", "fleet", "devices"}, "other fields")
+        need((head["kind"], head["format"]) == ("export", EXPORT), "of another form")
+        need(is_name(head["fleet"], 32), "no fleet")
+        self.fleet = head["fleet"]
+        for device in head["devices"]:
+            need(set(device) == {"id", "keys"} and is_name(device["id"], 48), "no device")
+            need(device["id"] not in self.keys, "a device twice")
+            self.keys[device["id"]] = counting(device["id"], device["keys"], self.trusted)
+            self.counts[device["id"]] = {"records": 0, "decisions": 0, "gaps": 0}
+
+    def segment(self, lines):
+        (number, (device, era, salt, _, signed), _), where = lines[0], f"line {lines[0][0]}"
+        try:
+            signed, salt = unbase64(signed), int.from_bytes(unhex(salt, 8), "big")
+            need(device in self.keys, "of a device that the head does not name")
+            place = (device, era, salt)
+            if self.chain is None or self.chain[0] != place:
+                need(place not in self.chains, "an era that is not in one piece")
+                signer = self.chain[1].signer if self.chain and self.chain[0][0] == device else None
+                self.chains[place] = Chain(self.fleet, device, era, salt, signer)
+                self.chain = place, self.chains[place]
+            leaves = [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
+            header, records = self.chain[1].follow(signed, leaves, self.keys[device])
+        except (Refused, OverflowError, KeyError) as why:
+            return self.wrong(where, repr(why))
+        expected = [self.expected(header, record) for record in records] or [lost_line(header)]
+        if len(expected) != len(lines):
+            self.wrong(where, "more or fewer lines than the segment has records")
+        for (number, _, line), made in zip(lines, expected):
+            rest = {name: value for name, value in line.items() if name not in ("leaf", "header", "received")}
+            if not equal(rest, made):
+                self.wrong(f"line {number}", "says otherwise than what was signed")
+
+    def expected(self, header, record):
+        device, named = header["device"], None
+        try:
+            named = self.chain[1].attribute(record)
+            credential = record["event"].get("decision", {}).get("credential", "nothing")
+            self.unattributed += credential != "nothing" and named is None
+        except Refused as why:
+            self.wrong(f"{device}/{header['era']['number']}", str(why))
+        counts = self.counts[device]
+        counts["records"] += 1
+        counts["decisions"] += "decision" in record["event"]
+        if "gap" in record["event"]:
+            counts["gaps"] += 1
+            self.gaps.append((device, record["event"]["gap"]))
+        previous = record["event"].get("start", {}).get("previous")
+        if previous:
+            self.ends.append((device, previous))
+        return fields_of(device, header["era"], header["segment"], record, named)
+
+    def finish(self):
+        """What starts say of the eras before them, and how much of what is not here gap records count."""
+        reach = {place: chain.index for place, chain in self.chains.items()}
+        for device, end in self.ends:
+            place = (device, end["era"]["number"], end["era"]["salt"])
+            chain = self.chains.get(place)
+            if chain and chain.whole and 0 < chain.index == end["next_index"] and chain.head.hex() != end["head"]:
+                self.wrong(f"{device}/{place[1]}", "its end is not the one that the next start names")
+            reach[place] = max(reach.get(place, 0), end["next_index"])
+        for device, gap in self.gaps:
+            reach.setdefault((device, gap["era"]["number"], gap["era"]["salt"]), 0)
+        self.lost = self.missing = 0
+        for (device, era, salt), end in reach.items():
+            held = self.chains[device, era, salt].held if (device, era, salt) in self.chains else []
+            told = list(held)
+            for owner, gap in self.gaps:
+                if owner == device and gap["era"]["number"] == era and gap["era"]["salt"] in (0, salt):
+                    told.append((gap["first"], end if gap["end"] is None else gap["end"]))
+            self.lost += covered(told, U64) - covered(held, U64)
+            self.missing += end - covered(told, end)
+
+
+def covered(ranges, end):
+    count = after = 0
+    for first, last in sorted(ranges):
+        first, last = max(first, after), min(last, end)
+        if first < last:
+            count, after = count + last - first, last
+    return count
+
+
+def check_export(data, trusted):
+    export = Export(trusted)
+    export.read(data)
+    if export.problems:
+        return 12, [f"WRONG {problem}" for problem in export.problems[:20]]
+    said = []
+    for device, counts in export.counts.items():
+        said.append(f"{device}: {counts['decisions']} decisions in {counts['records']} records, {counts['gaps']} gap records")
+    said.append(f"{export.lost} records lost and counted, {export.missing} not delivered and not counted")
+    said.append(f"{export.unattributed} decisions whose credential only a lost record names")
+    for mark in ("recovered", "salvaged", "unannounced"):
+        count = sum(chain.marks[mark] for chain in export.chains.values())
+        said.append(f"{count} segments that are {mark}: what may have been made later, by whoever took the device's keys")
+    said += [
+        "proved: each record is signed by its device, stands at its number and follows the one before",
+        "proved: each field but `received` is what was signed",
+        "not proved: what is missing after the last record of an era, or whole eras, where no later start names them",
+        "not proved: what whoever held a device's key left out or made up before it was signed",
+    ]
+    if not trusted:
+        said.append("not proved: that the keys are the devices': they are the file's own")
+    gone = export.missing or any(counts["gaps"] for counts in export.counts.values())
+    return (9 if gone else 0), said
+
+
+# Proofs.
+
+
+def check_proof(data, trusted):
+    try:
+        return 0, prove(data, trusted)
+    except (Refused, UnicodeDecodeError, KeyError, TypeError, AttributeError, OverflowError) as why:
+        return 12, [f"WRONG {why!r}"]
+
+
+def prove(data, trusted):
+    text, end, rest = data.partition(b"\n")
+    need(end and not rest, "not one line")
+    proof = parse(text.decode())
+    fields = {"kind", "format", "fleet", "device", "keys", "id", "certificates", "announced", "records"}
+    need(set(proof) == fields, "other fields")
+    need((proof["kind"], proof["format"]) == ("proof", PROOF), "of another form")
+    identities = counting(proof["device"], proof["keys"], trusted)
+    certificates = [unbase64(text).hex() for text in proof["certificates"]]
+    keys = [vouched(one, proof["fleet"], proof["device"], identities)[2] for one in certificates]
+    for proved in proof["announced"]:
+        header, record = open_record(proof, proved, keys)
+        made = fields_of(proof["device"], header["era"], header["segment"], record, None)
+        need(equal(made, proved["record"]), f"what it says of record {record['index']} is not what was signed")
+        keys.append(bytes(record["event"]["trust"]["audit_key"]["key"]))
+    opened = [open_record(proof, proved, keys) for proved in proof["records"]]
+    (header, record), *others = opened
+    era, credential = header["era"], record["event"].get("decision", {}).get("credential", "nothing")
+    named = credential.get("named") if isinstance(credential, dict) else None
+    referred = credential.get("same") if isinstance(credential, dict) else None
+    need(len(others) == (referred is not None), "more or fewer records than are referred to")
+    names = []
+    for other_header, other in others:
+        decision = other["event"].get("decision", {})
+        need(other["index"] == referred and other_header["era"] == era, "another record than is referred to")
+        need(decision.get("allow") and isinstance(decision["credential"], dict), "no allow that names a credential")
+        named = decision["credential"]["named"]
+        names.append(named)
+    need(proof["id"] == f"{proof['device']}/{era['number']}/{record['index']}", "the proof of another record")
+    for (header, record), name, proved in zip(opened, [named] + names, proof["records"]):
+        made = fields_of(proof["device"], header["era"], header["segment"], record, name)
+        need(equal(made, proved["record"]), f"what it says of record {record['index']} is not what was signed")
+    said = [
+        f"{proof['id']}: {record['event']}" for _, record in opened[:1]
+    ] + [
+        "proved: its device signed it, at this number of this era",
+        "not proved: that the records before and after its segment are there",
+        "not proved: that the device did not sign another record under this number",
+    ]
+    return said + ([] if trusted else ["not proved: that the keys are the device's: they are the file's own"])
+
+
+def open_record(proof, proved, keys):
+    need(set(proved) == {"record", "header", "place", "count", "leaves", "path"}, "other fields")
+    header = read_header(unbase64(proved["header"]), proof["fleet"], keys)
+    need(header["device"] == proof["device"], "of another device")
+    leaves, path = [unbase64(leaf) for leaf in proved["leaves"]], [unhex(part, 32) for part in proved["path"]]
+    hashes, count = [leaf_hash(leaf) for leaf in leaves], count_of(header)
+    need((proved["place"], proved["count"]) == (len(leaves) - 1, count), "another place")
+    # Anybody can check the one leaf with RFC 6962; to read it, it takes those before it.
+    need(root_from(hashes[-1], len(leaves) - 1, count, path).hex() == header["root"], "its leaf is not in the signed tree")
+    need(root_from_first(hashes, count, path).hex() == header["root"], "leaves that are not in the signed tree")
+    return header, read_leaves(leaves, indexes_of(header))[-1]
+
+
+# Vectors.
+
+checked = 0
+
+
+def same(what, ours, theirs):
+    global checked
+    checked += 1
+    if ours != theirs:
+        sys.exit(f"{what}: {ours!r} here, {theirs!r} there")
+
+
+def refused(what, read):
+    try:
+        taken = read()
+    except Refused:
+        same(what, True, True)
+    else:
+        sys.exit(f"{what}: taken as {taken!r}")
+
+
+def unhexed(texts):
+    return [bytes.fromhex(text) for text in texts]
+
+
+def check_vectors(folder):
+    vectors = {file.stem: json.loads(file.read_text()) for file in Path(folder).glob("*.json")}
+    case = vectors["leaves"]
+    salt = int(case["era"]["salt"], 16)
+    head = genesis(case["fleet"], case["device"], case["era"]["number"], salt)
+    same("genesis", head.hex(), case["genesis"])
+    leaves = unhexed(row["leaf"] for row in case["records"])
+    for row, record in zip(case["records"], read_leaves(leaves, range(len(leaves))), strict=True):
+        same("record", record, row["record"])
+        head = digest("hardtack/chain/v1", head, bytes.fromhex(row["stored"]))
+        same("head", head.hex(), row["head"])
+    same("root", tree([leaf_hash(leaf) for leaf in leaves]).hex(), case["root"])
+    same("empty", tree([]).hex(), vectors["trees"]["empty"])
+    for case in vectors["trees"]["trees"]:
+        hashes = [leaf_hash(leaf) for leaf in unhexed(case["leaves"])]
+        same("root", tree(hashes).hex(), case["root"])
+        for way in case["paths"]:
+            place, path = way["place"], unhexed(way["path"])
+            same("path", path_of(hashes, place), path)
+            same("root", root_from(hashes[place], place, len(hashes), path).hex(), case["root"])
+            same("root", root_from_first(hashes[: place + 1], len(hashes), path).hex(), case["root"])
+    check_chain(vectors["segments"], vectors["refused"])
+
+
+def check_chain(vectors, bad):
+    key, fleet, device = bytes.fromhex(vectors["identity"]), vectors["fleet"], vectors["device"]
+    same("key id", key_id(key).hex(), vectors["key_id"])
+    era = vectors["segments"][0]["fields"]["era"]
+    begin = Chain(fleet, device, era["number"], era["salt"])
+    same("genesis", begin.head.hex(), vectors["genesis"])
+    for case in vectors["segments"]:
+        message = Reader(bytes.fromhex(case["message"]))
+        leaves = unhexed(case["leaves"])
+        need(message.pick(["open", "sealed"]) == "open", "sealed")
+        same("header", message.take(len(case["header"]) // 2).hex(), case["header"])
+        same("leaves", message.list(lambda: message.take(message.number())), leaves)
+        message.end("the message")
+        header, records = begin.follow(bytes.fromhex(case["header"]), leaves, [key])
+        same("fields", header, case["fields"])
+        same("indexes", [record["index"] for record in records], case["indexes"])
+        same("head", begin.head.hex(), case["head"])
+        same("next", [begin.segment, begin.index], case["next"])
+        same("signer", [begin.signer[1], begin.signer[2].hex()], case["signer"])
+    for case in bad["leaves"]:
+        refused(case["why"], lambda: read_leaves(unhexed(case["leaves"]), range(5, 100)))
+    for case in bad["segments"]:
+        chain, first = Chain(fleet, device, era["number"], era["salt"]), vectors["segments"][0]
+        chain.follow(bytes.fromhex(first["header"]), unhexed(first["leaves"]), [key])
+        refused(case["why"], lambda: chain.follow(bytes.fromhex(case["header"]), unhexed(case["leaves"]), [key]))
+
+
+def main():
+    task, *rest = sys.argv[1:] or ["help"]
+    if task == "vectors" and len(rest) == 1:
+        check_vectors(rest[0])
+        return print(f"{checked} vectors agree")
+    if task not in ("export", "prove"):
+        sys.exit(__doc__)
+    trusted, files = [], []
+    while rest:
+        word = rest.pop(0)
+        if word != "--key":
+            files.append(word)
+            continue
+        device, _, key = rest.pop(0).rpartition("=")
+        trusted.append((device or None, bytes.fromhex(key)))
+    worst = 0
+    for file in files:
+        code, said = {"export": check_export, "prove": check_proof}[task](Path(file).read_bytes(), trusted)
+        worst = max(worst, code)
+        print(f"{file}: {code}", *said, sep="\n  ")
+    sys.exit(worst)
+
+
+if __name__ == "__main__":
+    main()

@@ -152,13 +152,16 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     sync_parent(path)
 }
 
-/// Makes a folder that only its owner may enter, and those above it. One that exists is left as it is.
+/// Makes a folder that only its owner may enter, and those above it. One that exists is left as it is. The names of those
+/// that were made are durable on return, but for its own.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn create_dir(path: &Path) -> Result<(), FileError> {
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|above| !above.exists()).collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| FileError::io("make the folder", path, error))
+    made.map_err(|error| FileError::io("make the folder", path, error))?;
+    missing.into_iter().filter(|above| !above.as_os_str().is_empty()).try_for_each(sync_parent)
 }
 
 /// Closes a folder to everybody but its owner: what a person or a package made before there was anything in it.

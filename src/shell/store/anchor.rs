@@ -37,11 +37,18 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Reads both. The anchor is none if neither is usable.
-    pub(super) fn open(folder: &Folder, events: &mut Vec<Event>) -> (Self, Option<Anchor>) {
+    /// Reads both. The anchor is none if neither is usable. What is read is durable: a process that was killed may have
+    /// left the newest in memory only, and the next write goes over the other one.
+    ///
+    /// # Errors
+    /// When a slot cannot be synced: this disk keeps nothing.
+    pub(super) fn open(folder: &Folder, events: &mut Vec<Event>) -> Result<(Self, Option<Anchor>), StoreError> {
         let paths = [folder.join("anchor.0"), folder.join("anchor.1")];
         let mut best: Option<(usize, Anchor)> = None;
         for (slot, path) in paths.iter().enumerate() {
+            if let Ok(file) = File::open(path) {
+                file.sync_data().map_err(|error| FileError::io("sync", path, error))?;
+            }
             match read(path) {
                 Ok(None) => {}
                 Ok(Some(anchor)) if best.as_ref().is_some_and(|(_, other)| other.generation >= anchor.generation) => {}
@@ -50,7 +57,7 @@ impl Slots {
             }
         }
         let newest = best.as_ref().map(|(slot, anchor)| (*slot, anchor.generation));
-        (Self { paths, newest }, best.map(|(_, anchor)| anchor))
+        Ok((Self { paths, newest }, best.map(|(_, anchor)| anchor)))
     }
 
     /// Whether no slot was ever written.

@@ -186,7 +186,12 @@ impl Older {
             used_bytes,
         };
         match File::open(older.dir.join("db")) {
-            Ok(file) => older.file = Some(file),
+            Ok(file) => {
+                // A process that was killed may have left some of it in memory only. Whatever rests on what is read here
+                // must not outlive it.
+                older.unreadable = file.sync_data().err().map(|error| error.to_string());
+                older.file = Some(file);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => older.unreadable = Some(error.to_string()),
         }

@@ -41,10 +41,13 @@ impl Folder {
         // Before the lock: what a newer version means by its lock is not known here.
         check_format(path)?;
         let lock = lock(&path.join("lock"))?;
-        for sub in ["emergency", "eras", "feed", "quarantine", "wallet"] {
-            create_dir(&path.join(sub))?;
+        for sub in ["emergency", "eras", "feed", "quarantine", "wallet"].map(|sub| path.join(sub)) {
+            create_dir(&sub)?;
+            // A process that was killed may have left a file's new name in memory only: what is found here is to stay.
+            sync_dir(&sub)?;
         }
         sync_dir(path)?;
+        sync_own_name(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -78,9 +81,25 @@ impl Folder {
         Ok(files)
     }
 
-    /// Replaces a state file. Durable on return.
+    /// Replaces a state file. Durable on return. A folder that somebody put in its place goes to the quarantine.
     pub(super) fn replace(&self, file: &StateFile, content: &[u8]) -> Result<(), StoreError> {
-        Ok(replace(&self.join(&file.path()), content)?)
+        let path = self.join(&file.path());
+        match replace(&path, content) {
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::IsADirectory => {
+                self.set_aside(&path)?;
+                Ok(replace(&path, content)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn set_aside(&self, path: &Path) -> Result<(), FileError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let quarantine = self.join("quarantine");
+        let mut names = (0_u32..).map(|copy| quarantine.join(format!("{name}.{copy}")));
+        let target = names.find(|target| !target.exists()).unwrap_or_else(|| quarantine.join(&name));
+        fs::rename(path, &target).map_err(|error| FileError::io("move to quarantine", path, error))?;
+        sync_dir(&quarantine)
     }
 
     /// Removes a state file. One that is not there is none to remove.
@@ -91,6 +110,14 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(FileError::io("remove", &path, error).into()),
         }
+    }
+}
+
+/// Makes the folder's own name durable. Where somebody else made it in a folder that is closed to us, so is its name.
+fn sync_own_name(path: &Path) -> Result<(), FileError> {
+    match sync_parent(path) {
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
     }
 }
 

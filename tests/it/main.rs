@@ -7,6 +7,7 @@ mod api;
 mod broker;
 mod cli;
 mod clock;
+mod crash;
 mod daemon;
 mod emergency;
 mod faults;

@@ -85,7 +85,7 @@ impl FileError {
 /// When it cannot be read, is wider than 0600, is not ours, or is larger than a private file of ours can be.
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let failed = |error| FileError::io("read", path, error);
-    let file = File::open(path).map_err(failed)?;
+    let file = open_file(path).map_err(failed)?;
     check(path, &file.metadata().map_err(failed)?, 0o600)?;
     // Room for all of it at once: a vector that grows leaves copies behind.
     let mut content = Zeroizing::new(Vec::with_capacity(PRIVATE_BYTES_MAX as usize + 1));
@@ -112,6 +112,19 @@ pub fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FileError> {
         return Err(FileError::Malformed { path: path.to_owned(), why: format!("more than {limit} bytes") });
     }
     Ok(content)
+}
+
+/// Opens a file for reading. What is none is refused at once: a pipe that somebody put in its place would be waited for.
+///
+/// # Errors
+/// When it cannot be opened or is no file.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(at_once).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file")),
+    }
 }
 
 /// Writes a new file that holds a secret: mode 0600, durable on return.

@@ -381,6 +381,27 @@ fn a_folder_in_the_place_of_a_file_is_set_aside() {
     }
 }
 
+/// A pipe that nobody writes to would be waited for, and so would one that nobody reads.
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    use rustix::fs::{mknodat, FileType, Mode, CWD};
+    let temp = tempfile::tempdir().unwrap();
+    three_starts(temp.path());
+    for path in ["policy", "anchor.0", "anchor.1", "eras/00000000000000000003/db"] {
+        let path = temp.path().join(path);
+        let _ = fs::remove_file(&path);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+    let (mut writing, recovered) = Writing::start(temp.path());
+    assert!(recovered.events.contains(&Event::AnchorLost), "{:?}", recovered.events);
+    assert!(recovered.eras.iter().any(|era| era.damage.is_some()));
+    writing.begin().unwrap();
+    let anchor = writing.anchor();
+    writing.store.commit(Batch { anchor, ..Batch::default() }).unwrap();
+    drop(writing);
+    assert_eq!(open(temp.path()).unwrap().1.anchor.unwrap().era.unwrap().number, 4);
+}
+
 #[test]
 fn a_missing_damaged_or_hostile_era_folder_is_told() {
     let number = |n: u64| format!("{n:020}");

@@ -4,17 +4,17 @@
 //! Never: overwrites the newest slot that is valid.
 //! Read next: `../../agent/effects.rs` for what an [`Anchor`] holds.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::folder::Folder;
+use super::folder::{set_aside, Folder};
 use super::{Event, StoreError};
 use crate::agent::Anchor;
-use crate::shell::files::{sync_parent, FileError};
+use crate::shell::files::{open_file, sync_parent, FileError};
 use crate::wire::{decode, encode};
 
 /// Says what the file is, and in which format.
@@ -46,7 +46,7 @@ impl Slots {
         let paths = [folder.join("anchor.0"), folder.join("anchor.1")];
         let mut best: Option<(usize, Anchor)> = None;
         for (slot, path) in paths.iter().enumerate() {
-            if let Ok(file) = File::open(path) {
+            if let Ok(file) = open_file(path) {
                 file.sync_data().map_err(|error| FileError::io("sync", path, error))?;
             }
             match read(path) {
@@ -72,6 +72,10 @@ impl Slots {
         }
         let slot = self.newest.map_or(0, |(slot, _)| 1 - slot);
         let path = &self.paths[slot];
+        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+            // Whatever it is, it is no slot, and a write to it might never return.
+            set_aside(path.parent().unwrap_or(Path::new(".")), path)?;
+        }
         write(path, &to_bytes(anchor)).map_err(|error| FileError::io("write", path, error))?;
         // The first two writes make the names; the directory's sync costs nothing once it is clean.
         sync_parent(path)?;
@@ -99,7 +103,7 @@ fn to_bytes(anchor: &Anchor) -> Vec<u8> {
 /// The anchor of a slot, none if there is no such file.
 pub(super) fn read(path: &PathBuf) -> io::Result<Option<Anchor>> {
     let mut bytes = Vec::new();
-    match File::open(path) {
+    match open_file(path) {
         Ok(file) => file.take((ANCHOR_BYTES_MAX + 2 * PAGE_BYTES) as u64).read_to_end(&mut bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -16,7 +16,7 @@ const SYNCS: &str = "fsync,fdatasync";
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Refusal {
-    /// This call alone finds the disk full. The words of the test program itself are written by such calls too, which is why
+    /// This call of a thread finds the disk full, and no later one. The words of the test program itself are written by such calls too, which is why
     /// the others leave `write` alone.
     FullOnce,
     /// The disk is full from here on.

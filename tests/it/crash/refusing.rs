@@ -55,8 +55,9 @@ pub(crate) fn check(calls: &str, error: &str, call: u32, refuses: Refuses) -> Re
         }
         Refuses::Once => {
             daemon.wait_for("store.reopened");
-            let (code, decision) = device.authorize(&token, "read");
-            ensure!(code == Some(0), "it does not go on: {decision}");
+            // strace counts each thread's calls, so that another thread's may find the disk full again.
+            let answer = (0..20).map(|_| device.authorize(&token, "read")).find(|(code, _)| *code != Some(9));
+            let Some((Some(0), decision)) = answer else { return Err(format!("it does not go on: {answer:?}")) };
             told.extend(decision["decision_id"].as_str().map(str::to_owned));
         }
     }

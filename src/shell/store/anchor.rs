@@ -101,7 +101,7 @@ fn to_bytes(anchor: &Anchor) -> Vec<u8> {
 }
 
 /// The anchor of a slot, none if there is no such file.
-pub(super) fn read(path: &PathBuf) -> io::Result<Option<Anchor>> {
+pub(super) fn read(path: &Path) -> io::Result<Option<Anchor>> {
     let mut bytes = Vec::new();
     match open_file(path) {
         Ok(file) => file.take((ANCHOR_BYTES_MAX + 2 * PAGE_BYTES) as u64).read_to_end(&mut bytes)?,

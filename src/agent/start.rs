@@ -256,8 +256,9 @@ fn gaps(eras: &[EraImage], anchor: &Anchor) -> Vec<Gap> {
     for image in eras.iter().filter(|image| image.damage.is_some() && !marked(image)) {
         gaps.push(Gap { era: image.id, first: end_of(image).next_index, end: None, cause });
     }
-    // There is none, or it was written by an enrolment after the loss: it knows no era, and there are some.
-    if anchor.era.is_none() && (anchor.generation == 0 || !eras.is_empty()) {
+    // There is none, or it was written by an enrolment after the loss: it knows no era, and there are some. Those that a
+    // first enrolment's anchor does not know were begun by a first start that power cut short.
+    if anchor.era.is_none() && (anchor.generation == 0 || (!eras.is_empty() && anchor.standing != Standing::Known)) {
         let era = EraId { number: 0, salt: 0 };
         gaps.push(Gap { era, first: 0, end: None, cause: GapCause::AnchorLost });
     }

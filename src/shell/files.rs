@@ -85,7 +85,7 @@ impl FileError {
 /// When it cannot be read, is wider than 0600, is not ours, or is larger than a private file of ours can be.
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let failed = |error| FileError::io("read", path, error);
-    let file = File::open(path).map_err(failed)?;
+    let file = open_file(path).map_err(failed)?;
     check(path, &file.metadata().map_err(failed)?, 0o600)?;
     // Room for all of it at once: a vector that grows leaves copies behind.
     let mut content = Zeroizing::new(Vec::with_capacity(PRIVATE_BYTES_MAX as usize + 1));
@@ -112,6 +112,19 @@ pub fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FileError> {
         return Err(FileError::Malformed { path: path.to_owned(), why: format!("more than {limit} bytes") });
     }
     Ok(content)
+}
+
+/// Opens a file for reading. What is none is refused at once: a pipe that somebody put in its place would be waited for.
+///
+/// # Errors
+/// When it cannot be opened or is no file.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(at_once).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file")),
+    }
 }
 
 /// Writes a new file that holds a secret: mode 0600, durable on return.
@@ -152,13 +165,16 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     sync_parent(path)
 }
 
-/// Makes a folder that only its owner may enter, and those above it. One that exists is left as it is.
+/// Makes a folder that only its owner may enter, and those above it. One that exists is left as it is. The names of those
+/// that were made are durable on return, but for its own.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn create_dir(path: &Path) -> Result<(), FileError> {
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|above| !above.exists()).collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| FileError::io("make the folder", path, error))
+    made.map_err(|error| FileError::io("make the folder", path, error))?;
+    missing.into_iter().filter(|above| !above.as_os_str().is_empty()).try_for_each(sync_parent)
 }
 
 /// Closes a folder to everybody but its owner: what a person or a package made before there was anything in it.

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 pub use super::files::{read_private, write_private};
@@ -39,6 +40,7 @@ struct Text {
     nonce: Nonce,
     used: Option<Nonce>,
     keys: String,
+    check: String,
 }
 
 impl Drop for Text {
@@ -71,9 +73,23 @@ impl DeviceKeyFile {
         let used = self.used.map_or(String::new(), |used| format!("used = \"{used}\"\n"));
         Zeroizing::new(format!(
             "# The private keys of this device. They never leave it: do not copy or send this file.\n\
-             format = {FORMAT}\ndevice = \"{}\"\nnonce = \"{}\"\n{used}keys = \"{}\"\n",
-            self.device, self.nonce, *private
+             format = {FORMAT}\ndevice = \"{}\"\nnonce = \"{}\"\n{used}keys = \"{}\"\ncheck = \"{}\"\n",
+            self.device,
+            self.nonce,
+            *private,
+            self.check()
         ))
+    }
+
+    /// Tells a file in which a bit has flipped: any other bytes are keys too, and nobody would know them.
+    fn check(&self) -> String {
+        let mut digest = Sha256::new().chain_update("hardtack/device.key/v1\0").chain_update(self.device.as_str());
+        digest.update([0]);
+        digest.update(self.nonce.0);
+        digest.update([u8::from(self.used.is_some())]);
+        digest.update(self.used.unwrap_or(Nonce([0; 16])).0);
+        digest.update(self.keys.to_bytes().as_ref());
+        hex(&digest.finalize()[..8])
     }
 
     /// Reads `device.key` in the state folder.
@@ -93,12 +109,18 @@ impl DeviceKeyFile {
         }
         let keys =
             private_bytes(&text.keys).ok_or_else(|| malformed("the keys are not 192 hexadecimal digits".into()))?;
-        Ok(Self {
+        let file = Self {
             device: text.device.clone(),
             nonce: text.nonce,
             used: text.used,
             keys: DeviceKeys::from_bytes(&keys),
-        })
+        };
+        if file.check() != text.check {
+            let why = "what it holds is not what was written (its check differs): put back a copy of the folder, or \
+                       move the folder away and enrol again";
+            return Err(malformed(why.into()));
+        }
+        Ok(file)
     }
 }
 
@@ -172,6 +194,11 @@ mod tests {
         let damaged = [
             text.replace("format = 1", "format = 2"),
             text.replace("gw-07", "gw 07"),
+            text.replace("gw-07", "gw-17"),
+            text.replace("nonce = \"05", "nonce = \"07"),
+            text.replace(&key[..8], if key.starts_with("00000000") { "00000001" } else { "00000000" }),
+            text.replace("check = \"", "check = \"0"),
+            text.replace("check", "chock"),
             text.replace("keys = ", "keyz = "),
             text.replace(&key, &key[1..]),
             text.replace(&key, &key.replace(|c: char| c.is_ascii_digit(), "x")),

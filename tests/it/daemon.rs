@@ -33,7 +33,7 @@ use crate::support::strace::{self, Due, Moment};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A device's folders, and the fleet that answers it.
-struct Device {
+pub(crate) struct Device {
     folder: tempfile::TempDir,
 }
 
@@ -42,7 +42,7 @@ impl Device {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn enrolled() -> Self {
+    pub(crate) fn enrolled() -> Self {
         Self::enrolled_at(BrokerPins::default())
     }
 
@@ -58,7 +58,7 @@ impl Device {
         device
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -67,14 +67,14 @@ impl Device {
     }
 
     /// The same, of a program that runs the binary.
-    fn command_of(&self, mut command: Command, args: &[&str]) -> Command {
+    pub(crate) fn command_of(&self, mut command: Command, args: &[&str]) -> Command {
         command.args(args).env_clear().env("HOME", self.folder.path()).stdin(Stdio::null());
         command.env("HARDTACK_STATE_DIR", self.path("state")).env("HARDTACK_RUN_DIR", self.path("run"));
         command.env("HARDTACK_OUTPUT", "json");
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
@@ -93,11 +93,11 @@ impl Device {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    fn start(&self) -> Daemon {
+    pub(crate) fn start(&self) -> Daemon {
         Self::start_by(self.command(&["agent", "run"]))
     }
 
-    fn start_by(mut command: Command) -> Daemon {
+    pub(crate) fn start_by(mut command: Command) -> Daemon {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -107,13 +107,13 @@ impl Device {
         daemon
     }
 
-    fn begin(&self) -> String {
+    pub(crate) fn begin(&self) -> String {
         let task = self.ok(&["task", "begin", "pump", "--right", "read:meter/*"]);
         assert_eq!(task["origin"], "fallback");
         task["token"].as_str().unwrap().to_owned()
     }
 
-    fn authorize(&self, token: &str, operation: &str) -> (Option<i32>, Value) {
+    pub(crate) fn authorize(&self, token: &str, operation: &str) -> (Option<i32>, Value) {
         let args = ["authorize", "--token", token, "--operation", operation, "--resource", "meter/1"];
         let output = self.run(&args);
         (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
@@ -121,7 +121,7 @@ impl Device {
 }
 
 /// A running agent. Its log is read as it comes.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     lines: mpsc::Receiver<String>,
     log: Vec<String>,
@@ -129,7 +129,7 @@ struct Daemon {
 
 impl Daemon {
     #[track_caller]
-    fn wait_for(&mut self, event: &str) -> Value {
+    pub(crate) fn wait_for(&mut self, event: &str) -> Value {
         loop {
             let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("no {event} in {:#?}", self.log) };
             self.log.push(line.clone());
@@ -140,11 +140,11 @@ impl Daemon {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.signal(Signal::TERM);
         self.wait_for("agent.stopped");
         assert_eq!(self.child.wait().unwrap().code(), Some(0), "{:#?}", self.log);
@@ -325,7 +325,7 @@ fn a_store_that_refuses_gives_503_and_heals_without_a_restart() {
     daemon.stop();
 }
 
-fn http_status(socket: &Path, path: &str) -> u16 {
+pub(crate) fn http_status(socket: &Path, path: &str) -> u16 {
     hardtack::shell::client::Client::new(socket).get(path).unwrap().status
 }
 

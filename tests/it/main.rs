@@ -9,6 +9,7 @@ mod audit_format;
 mod broker;
 mod cli;
 mod clock;
+mod crash;
 mod daemon;
 mod emergency;
 mod faults;

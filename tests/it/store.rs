@@ -342,6 +342,77 @@ fn a_folder_that_is_not_fit_is_refused_with_what_to_do() {
     assert!(matches!(open(&file), Err(StoreError::File(FileError::Io { .. }))));
 }
 
+/// A cut while a folder is removed, and folders that somebody else made.
+#[test]
+fn rests_of_folders_and_strangers_are_no_eras() {
+    let temp = tempfile::tempdir().unwrap();
+    let told = three_starts(temp.path());
+    let eras = temp.path().join("eras");
+    let rest = eras.join(".00000000000000000001.tmp");
+    fs::create_dir_all(rest.join("blobs")).unwrap();
+    fs::write(rest.join("conf"), "half").unwrap();
+    for (number, is_file) in [(u64::MAX, true), (u64::MAX - 1, false), (i64::MAX as u64, true), (5000, true)] {
+        let stranger = eras.join(format!("{number:020}"));
+        if is_file {
+            fs::write(stranger, "a person's").unwrap();
+        } else {
+            fs::create_dir(&stranger).unwrap();
+            fs::write(stranger.join("db"), "a person's").unwrap();
+        }
+    }
+    let (mut store, recovered) = open(temp.path()).unwrap();
+    assert_eq!(recovered.events, []);
+    assert_eq!(served(&mut store, &recovered.eras), told);
+    assert!(!rest.exists());
+    drop(store);
+    let (mut writing, _) = Writing::start(temp.path());
+    assert_eq!(writing.era.number, 4, "no number is used up");
+    writing.begin().unwrap();
+    assert!(eras.join(format!("{:020}", u64::MAX - 1)).exists(), "strangers are left alone");
+}
+
+#[test]
+fn a_folder_in_the_place_of_a_file_is_set_aside() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(open(temp.path()).unwrap());
+    for content in ["one", "two"] {
+        fs::create_dir(temp.path().join("policy")).unwrap();
+        fs::write(temp.path().join("policy/notes"), content).unwrap();
+        let (mut store, recovered) = open(temp.path()).unwrap();
+        assert!(matches!(&recovered.events[..], [Event::FileUnreadable { path, .. }] if path == "policy"));
+        let files = vec![FileWrite { file: StateFile::Policy, content: content.into() }];
+        store.commit(Batch { files, ..Batch::default() }).unwrap();
+        drop(store);
+        assert_eq!(open(temp.path()).unwrap().1.files, [(StateFile::Policy, content.into())]);
+        fs::remove_file(temp.path().join("policy")).unwrap();
+    }
+    for (copy, content) in [("policy.0", "one"), ("policy.1", "two")] {
+        let kept = temp.path().join("quarantine").join(copy).join("notes");
+        assert_eq!(fs::read_to_string(kept).unwrap(), content);
+    }
+}
+
+/// A pipe that nobody writes to would be waited for, and so would one that nobody reads.
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    use rustix::fs::{mknodat, FileType, Mode, CWD};
+    let temp = tempfile::tempdir().unwrap();
+    three_starts(temp.path());
+    for path in ["policy", "anchor.0", "anchor.1", "eras/00000000000000000003/db"] {
+        let path = temp.path().join(path);
+        let _ = fs::remove_file(&path);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+    let (mut writing, recovered) = Writing::start(temp.path());
+    assert!(recovered.events.contains(&Event::AnchorLost), "{:?}", recovered.events);
+    assert!(recovered.eras.iter().any(|era| era.damage.is_some()));
+    writing.begin().unwrap();
+    let anchor = writing.anchor();
+    writing.store.commit(Batch { anchor, ..Batch::default() }).unwrap();
+    drop(writing);
+    assert_eq!(open(temp.path()).unwrap().1.anchor.unwrap().era.unwrap().number, 4);
+}
+
 #[test]
 fn a_missing_damaged_or_hostile_era_folder_is_told() {
     let number = |n: u64| format!("{n:020}");

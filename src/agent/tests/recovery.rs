@@ -209,6 +209,18 @@ fn an_era_that_was_released_is_never_counted_as_lost() {
     assert_eq!(gaps(&rig), []);
 }
 
+/// Its records were committed, the anchor that knows of an era was not: that was told to nobody, and is no loss.
+#[test]
+fn a_first_start_that_power_cut_short_lost_nothing() {
+    let mut rig = rig();
+    let anchor = rig.disk.anchor.take().unwrap();
+    rig.disk.anchor = Some(Anchor { generation: 1, era: None, next_index: 0, earlier: Vec::new(), ..anchor });
+    rig.restart(Reboot::Kernel);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+    deliver(&mut rig, 200);
+    assert_eq!((gaps(&rig), check_accounted(&rig, &Ids::new())), (Vec::new(), Ids::new()));
+}
+
 #[test]
 fn a_lost_anchor_stays_lost_over_restarts_and_is_cured_by_a_round_trip() {
     let mut rig = rig();

@@ -4,17 +4,17 @@
 //! Never: overwrites the newest slot that is valid.
 //! Read next: `../../agent/effects.rs` for what an [`Anchor`] holds.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::folder::Folder;
+use super::folder::{set_aside, Folder};
 use super::{Event, StoreError};
 use crate::agent::Anchor;
-use crate::shell::files::{sync_parent, FileError};
+use crate::shell::files::{open_file, sync_parent, FileError};
 use crate::wire::{decode, encode};
 
 /// Says what the file is, and in which format.
@@ -37,11 +37,18 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Reads both. The anchor is none if neither is usable.
-    pub(super) fn open(folder: &Folder, events: &mut Vec<Event>) -> (Self, Option<Anchor>) {
+    /// Reads both. The anchor is none if neither is usable. What is read is durable: a process that was killed may have
+    /// left the newest in memory only, and the next write goes over the other one.
+    ///
+    /// # Errors
+    /// When a slot cannot be synced: this disk keeps nothing.
+    pub(super) fn open(folder: &Folder, events: &mut Vec<Event>) -> Result<(Self, Option<Anchor>), StoreError> {
         let paths = [folder.join("anchor.0"), folder.join("anchor.1")];
         let mut best: Option<(usize, Anchor)> = None;
         for (slot, path) in paths.iter().enumerate() {
+            if let Ok(file) = open_file(path) {
+                file.sync_data().map_err(|error| FileError::io("sync", path, error))?;
+            }
             match read(path) {
                 Ok(None) => {}
                 Ok(Some(anchor)) if best.as_ref().is_some_and(|(_, other)| other.generation >= anchor.generation) => {}
@@ -50,7 +57,7 @@ impl Slots {
             }
         }
         let newest = best.as_ref().map(|(slot, anchor)| (*slot, anchor.generation));
-        (Self { paths, newest }, best.map(|(_, anchor)| anchor))
+        Ok((Self { paths, newest }, best.map(|(_, anchor)| anchor)))
     }
 
     /// Whether no slot was ever written.
@@ -65,6 +72,10 @@ impl Slots {
         }
         let slot = self.newest.map_or(0, |(slot, _)| 1 - slot);
         let path = &self.paths[slot];
+        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+            // Whatever it is, it is no slot, and a write to it might never return.
+            set_aside(path.parent().unwrap_or(Path::new(".")), path)?;
+        }
         write(path, &to_bytes(anchor)).map_err(|error| FileError::io("write", path, error))?;
         // The first two writes make the names; the directory's sync costs nothing once it is clean.
         sync_parent(path)?;
@@ -90,9 +101,9 @@ fn to_bytes(anchor: &Anchor) -> Vec<u8> {
 }
 
 /// The anchor of a slot, none if there is no such file.
-pub(super) fn read(path: &PathBuf) -> io::Result<Option<Anchor>> {
+pub(super) fn read(path: &Path) -> io::Result<Option<Anchor>> {
     let mut bytes = Vec::new();
-    match File::open(path) {
+    match open_file(path) {
         Ok(file) => file.take((ANCHOR_BYTES_MAX + 2 * PAGE_BYTES) as u64).read_to_end(&mut bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

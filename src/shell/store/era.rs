@@ -17,7 +17,7 @@ use super::row::{read, search, Commit, EntryKey, Found, Key, Row, FRAME_BYTES_MA
 use super::StoreError;
 use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
 use crate::ids::EraId;
-use crate::shell::files::{create_dir, sync_dir, sync_parent, FileError};
+use crate::shell::files::{create_dir, open_file, sync_dir, sync_parent, FileError};
 
 /// sled's segment. Large, because a page of more than a quarter of it goes to a file of its own that sled never syncs.
 const SLED_SEGMENT_BYTES: usize = 512 * 1024;
@@ -185,8 +185,13 @@ impl Older {
             number,
             used_bytes,
         };
-        match File::open(older.dir.join("db")) {
-            Ok(file) => older.file = Some(file),
+        match open_file(&older.dir.join("db")) {
+            Ok(file) => {
+                // A process that was killed may have left some of it in memory only. Whatever rests on what is read here
+                // must not outlive it.
+                older.unreadable = file.sync_data().err().map(|error| error.to_string());
+                older.file = Some(file);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => older.unreadable = Some(error.to_string()),
         }

@@ -15,11 +15,14 @@ use super::{Event, StoreError};
 use crate::agent::effects::StateFile;
 use crate::agent::feed::STORED_BYTES_MAX;
 use crate::shell::files::{
-    check_private_dir, create_dir, is_temporary, make_private, replace, sync_dir, sync_parent, FileError,
+    check_private_dir, create_dir, is_temporary, make_private, open_file, replace, sync_dir, sync_parent, FileError,
 };
 
 /// The format of the state folder that this program writes.
 pub(super) const FORMAT: u32 = 1;
+
+/// The most bytes of the file that says the format.
+const FORMAT_BYTES_MAX: u64 = 4096;
 
 /// The most bytes of a state file that are read: a feed's is the largest.
 pub(super) const FILE_BYTES_MAX: u64 = 64 + STORED_BYTES_MAX as u64;
@@ -41,10 +44,13 @@ impl Folder {
         // Before the lock: what a newer version means by its lock is not known here.
         check_format(path)?;
         let lock = lock(&path.join("lock"))?;
-        for sub in ["emergency", "eras", "feed", "quarantine", "wallet"] {
-            create_dir(&path.join(sub))?;
+        for sub in ["emergency", "eras", "feed", "quarantine", "wallet"].map(|sub| path.join(sub)) {
+            create_dir(&sub)?;
+            // A process that was killed may have left a file's new name in memory only: what is found here is to stay.
+            sync_dir(&sub)?;
         }
         sync_dir(path)?;
+        sync_own_name(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -78,9 +84,16 @@ impl Folder {
         Ok(files)
     }
 
-    /// Replaces a state file. Durable on return.
+    /// Replaces a state file. Durable on return. A folder that somebody put in its place goes to the quarantine.
     pub(super) fn replace(&self, file: &StateFile, content: &[u8]) -> Result<(), StoreError> {
-        Ok(replace(&self.join(&file.path()), content)?)
+        let path = self.join(&file.path());
+        match replace(&path, content) {
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::IsADirectory => {
+                set_aside(&self.path, &path)?;
+                Ok(replace(&path, content)?)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Removes a state file. One that is not there is none to remove.
@@ -91,6 +104,30 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(FileError::io("remove", &path, error).into()),
         }
+    }
+}
+
+/// Moves something out of the way that is no file of ours, and keeps it in the quarantine.
+pub(super) fn set_aside(folder: &Path, path: &Path) -> Result<(), FileError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let quarantine = folder.join("quarantine");
+    let mut names = (0_u32..).map(|copy| quarantine.join(format!("{name}.{copy}")));
+    let target = names.find(|target| !target.exists()).unwrap_or_else(|| quarantine.join(&name));
+    fs::rename(path, &target).map_err(|error| FileError::io("move to quarantine", path, error))?;
+    sync_dir(&quarantine)
+}
+
+/// Makes the folder's own name durable. Where it is closed to us or has nothing to sync (a file system that is mounted in
+/// one that cannot be written), somebody else made it, and its name stays.
+fn sync_own_name(path: &Path) -> Result<(), FileError> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    match sync_parent(path) {
+        Err(FileError::Io { source, .. })
+            if [InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported].contains(&source.kind()) =>
+        {
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -114,7 +151,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 
 pub(super) fn check_format(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join("format");
-    let text = match fs::read(&path) {
+    let text = match read_bounded(&path, FORMAT_BYTES_MAX) {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(replace(&path, format!("{FORMAT}\n").as_bytes())?);
@@ -152,7 +189,7 @@ pub(super) fn bytes_below(path: &Path) -> u64 {
 
 pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
+    open_file(path)?.take(limit + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limit {
         return Err(io::Error::other(format!("more than {limit} bytes")));
     }

@@ -6,9 +6,14 @@
 //! Read next: `row.rs`, `era.rs`, `recover.rs`, `anchor.rs`, `folder.rs`.
 //!
 //! The folder (0700): `format lock anchor.0 anchor.1 bundle policy feed/ wallet/ eras/<20 digits>/ quarantine/`, beside
-//! `device.key` and `certificate`, which `keys.rs` owns. Other files are left alone. `quarantine/` holds the folders of
+//! `device.key` and `certificate`, which `keys.rs` owns. A folder of `eras/` that goes is first `.<name>.tmp`. Other files
+//! are left alone. `quarantine/` holds the folders of
 //! damaged eras, whose readable rows have been copied to the newest era: evidence for a person, never read again. It
 //! keeps `QUARANTINE_MAX` of them and a tenth of the quota at most; the oldest go.
+//!
+//! What a start finds is synced before anything rests on it: a process that was killed may have left it in memory only,
+//! and a power cut later would take it back from under what was written since. What cannot be told apart: bytes cut off a
+//! file's end that held its last commit, and a power cut before that commit was durable.
 
 mod anchor;
 mod era;
@@ -26,7 +31,7 @@ use crate::agent::salvage::{Hole, Remains, Wanted};
 use crate::agent::{Anchor, Batch, EraImage};
 use crate::ids::EraId;
 use crate::profile::QueueLimits;
-use crate::shell::files::{sync_dir, FileError};
+use crate::shell::files::{is_temporary, sync_dir, temporary, FileError};
 use crate::wire::audit::segment::Upload;
 use crate::wire::envelope::Signed;
 use anchor::Slots;
@@ -43,6 +48,10 @@ const FOLDERS_MAX: usize = 32;
 const QUARANTINE_MAX: usize = 8;
 /// Rows of older eras whose places are remembered, 16 bytes each. Others are looked for again when they are needed.
 const PLACES_MAX: usize = 256 * 1024;
+/// The highest number of an era, half of what the collector takes.
+const ERA_NUMBER_MAX: u64 = 1 << 62;
+/// How far ahead of the anchor an era can be: each start writes one, and the older slot is one behind.
+const ERAS_AHEAD_MAX: u64 = 1024;
 /// Rows copied in one batch.
 const COPY_ROWS: usize = 64;
 
@@ -181,9 +190,9 @@ impl Store {
     pub fn open(state_dir: &Path, limits: &QueueLimits) -> Result<(Self, Recovered), StoreError> {
         let folder = Folder::open(state_dir)?;
         let mut events = Vec::new();
-        let (slots, anchor) = Slots::open(&folder, &mut events);
+        let (slots, anchor) = Slots::open(&folder, &mut events)?;
         let files = folder.read_files(&mut events)?;
-        let mut older = read_eras(&folder)?;
+        let mut older = read_eras(&folder, anchor.as_ref())?;
         let first_start = slots.never_written() && older.iter().all(|older| older.counts.is_empty());
         if anchor.is_none() && !first_start {
             events.push(Event::AnchorLost);
@@ -358,11 +367,20 @@ impl Store {
     }
 
     fn remove_folders(&mut self, numbers: &[u64]) -> Result<(), StoreError> {
+        let mut going = Vec::new();
         for older in numbers.iter().filter_map(|number| self.older.remove(number)) {
-            fs::remove_dir_all(&older.dir).map_err(|error| FileError::io("remove", &older.dir, error))?;
+            // First its name: a folder of which power left only some would look like one that lost something.
+            let gone = temporary(&older.dir);
+            fs::rename(&older.dir, &gone).map_err(|error| FileError::io("remove", &older.dir, error))?;
+            going.push(gone);
         }
-        if !numbers.is_empty() {
-            sync_dir(&self.folder.join("eras"))?;
+        if going.is_empty() {
+            return Ok(());
+        }
+        sync_dir(&self.folder.join("eras"))?;
+        self.step("renamed");
+        for gone in going {
+            fs::remove_dir_all(&gone).map_err(|error| FileError::io("remove", &gone, error))?;
         }
         Ok(())
     }
@@ -452,12 +470,26 @@ impl Drop for Store {
     }
 }
 
-/// Every era's folder. Names of another form are none of ours.
-fn read_eras(folder: &Folder) -> Result<Vec<Older>, StoreError> {
+/// Every era's folder. Names of another form, or of numbers that no agent has come to, are none of ours: whoever put one
+/// there must not use up the numbers that are left.
+fn read_eras(folder: &Folder, anchor: Option<&Anchor>) -> Result<Vec<Older>, StoreError> {
     let eras = folder.join("eras");
-    let number = |name: &String| name.parse::<u64>().ok().filter(|number| *name == format!("{number:020}"));
-    let open = |name: String| number(&name).map(|number| Older::open(eras.join(&name), number));
-    Ok(list(&eras)?.into_iter().filter_map(open).collect())
+    let newest = anchor.map(|anchor| anchor.era.map_or(0, |era| era.number));
+    let end = newest.map_or(ERA_NUMBER_MAX, |newest| newest.saturating_add(ERAS_AHEAD_MAX).min(ERA_NUMBER_MAX));
+    let number = |name: &String| {
+        let number = name.parse::<u64>().ok().filter(|number| *name == format!("{number:020}"));
+        number.filter(|number| *number <= end)
+    };
+    let mut older = Vec::new();
+    for name in list(&eras)? {
+        if is_temporary(&name) {
+            // It was on its way out when power went. If it cannot go now, it goes at another start.
+            let _ = fs::remove_dir_all(eras.join(&name));
+        } else if let Some(number) = number(&name) {
+            older.push(Older::open(eras.join(&name), number));
+        }
+    }
+    Ok(older)
 }
 
 fn copy_live(older: &mut Older, dropped: &BTreeSet<EraId>, writer: &mut Writer) -> Result<(), StoreError> {

@@ -43,6 +43,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
     };
     let mut eras = merge(folders, &picture.dropped);
     let mut damage = BTreeMap::<EraId, Vec<String>>::new();
+    let mut begun = Vec::new();
     let known = |eras: &BTreeMap<EraId, Merged>, picture: &Picture, era: &EraId| {
         eras.contains_key(era) || picture.dropped.contains(era) || picture.salvaged.contains(era)
     };
@@ -52,7 +53,11 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
         if known(&eras, &picture, &home) {
             // It has rows, or all that there is to say was said.
         } else if lost.is_empty() && folder.unreadable.is_none() && never_used(home, anchor) {
-            picture.empty.insert(folder.number);
+            match folder.live_rows(&picture.dropped) {
+                0 => drop(picture.empty.insert(folder.number)),
+                // Rows that were copied here may be nowhere else any more. Its number is taken.
+                _ => begun.push(home),
+            }
             continue;
         } else {
             damage.entry(home).or_default().push("nothing of it can be read".into());
@@ -70,7 +75,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
             damage.entry(era).or_default().push("its folder is gone".into());
         }
     }
-    for era in damage.keys() {
+    for era in damage.keys().chain(&begun) {
         eras.entry(*era).or_default();
     }
     for (era, merged) in &eras {

@@ -194,7 +194,7 @@ fn a_cut_at_any_step_loses_nothing_that_was_told() {
     }
     let cuts = cuts.take();
     let steps: BTreeSet<_> = cuts.iter().map(|cut| cut.step).collect();
-    let all = ["anchor", "begun", "file", "flushed", "folded", "marked", "removed", "retired", "synced"];
+    let all = ["anchor", "begun", "file", "flushed", "folded", "marked", "removed", "renamed", "retired", "synced"];
     assert_eq!(steps, BTreeSet::from(all));
     for cut in cuts {
         let (mut store, recovered) = Store::open(&cut.dir, &limits()).unwrap();
@@ -210,13 +210,51 @@ fn a_cut_at_any_step_loses_nothing_that_was_told() {
             assert_eq!(served.len() as u64, served.last().map_or(0, |last| last + 1), "{context}: no hole");
             found.insert(image.id.number, served.len() as u64);
         }
-        let may_be_dropped = cut.dropped || cut.step == "marked" || cut.step == "removed";
+        let last_start = cut.told.contains_key(&4);
+        let may_be_dropped = cut.dropped || (last_start && ["marked", "removed", "renamed"].contains(&cut.step));
         for (era, records) in &cut.told {
             let found = found.get(era).copied();
             let gone = found.is_none() && may_be_dropped && [1, 3].contains(era);
             assert!(gone || found >= Some(*records), "{context}: era {era} has {found:?} of {records}");
         }
     }
+}
+
+/// Power goes after the rows of an older folder were copied to a new era's, and then that older folder rots.
+#[test]
+fn rows_in_the_folder_of_an_era_that_never_came_to_be_are_kept() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, cut) = (temp.path().join("state"), temp.path().join("cut"));
+    let (mut store, _) = Store::open(&dir, &limits()).unwrap();
+    let mut first = Writing::start(1, 0);
+    let batch =
+        Batch { begin_era: Some(first.era), entries: first.records(9), anchor: first.anchor(), ..Batch::default() };
+    store.commit(batch).unwrap();
+    drop(store);
+    let (mut store, _) = Store::open(&dir, &limits()).unwrap();
+    store.at_step = Some(Box::new({
+        let (dir, cut) = (dir.clone(), cut.clone());
+        move |step| {
+            if step == "folded" {
+                copy_dir(&dir, &cut);
+            }
+        }
+    }));
+    let mut second = Writing::start(2, first.generation);
+    let batch =
+        Batch { begin_era: Some(second.era), entries: second.records(1), anchor: second.anchor(), ..Batch::default() };
+    store.commit(batch).unwrap();
+
+    fs::remove_dir_all(cut.join("eras/00000000000000000001")).unwrap();
+    let (mut store, recovered) = Store::open(&cut, &limits()).unwrap();
+    let numbers: Vec<_> = recovered.eras.iter().map(|image| (image.id.number, image.damage.clone())).collect();
+    assert_eq!(numbers, [(1, None), (2, None)], "the second is there with nothing in it, so that its number is taken");
+    assert_eq!(served(&mut store, &recovered.eras[0]).len(), 9);
+    let third = EraId { number: 3, salt: 3 };
+    store.commit(Batch { begin_era: Some(third), drop_eras: vec![second.era], ..Batch::default() }).unwrap();
+    drop(store);
+    let (mut store, recovered) = Store::open(&cut, &limits()).unwrap();
+    assert_eq!(served(&mut store, &recovered.eras[0]).len(), 9);
 }
 
 /// The disk keeps any of the sectors that were written since the last sync, and loses the others.

@@ -222,7 +222,7 @@ impl Hand {
         match self {
             Self::Fleet { fleet, id, .. } => {
                 let book = fleet.ledger.book();
-                Ok(statement(book.trust(), key, &before(book, *id, at), order, at)?)
+                Ok(statement(book.trust(), key, &before(book, *id), order, at)?)
             }
             Self::Kit(kit) => Ok(kit.progress()?.sign(kit.trust(), key, order, at)?),
         }

@@ -23,7 +23,6 @@ use crate::shell::entropy;
 use crate::shell::fleet_keys::Role;
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
-use crate::time::Timestamp;
 use crate::wire::bundle::PublicKey;
 
 /// `hardtack fleet key add …`.
@@ -101,7 +100,7 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
         Some(dir) => {
             // Before the kit is complete, so that there is never a moment at which both can sign.
             fleet.keys.give_away_emergency(name, &key)?;
-            let kit = complete(&mut fleet, name, id, dir, at)?;
+            let kit = complete(&mut fleet, name, id, dir)?;
             kit.path().join("emergency.key")
         }
         None => fleet.keys.emergency_file(name),
@@ -149,10 +148,10 @@ fn elsewhere(name: &str) -> Failure {
     Failure::new(Exit::Failure, what, advice)
 }
 
-fn complete(fleet: &mut Fleet, name: &str, id: KeyId, dir: &Path, at: Timestamp) -> Result<Kit, Failure> {
+fn complete(fleet: &mut Fleet, name: &str, id: KeyId, dir: &Path) -> Result<Kit, Failure> {
     // As the ledger is now: another command may have signed with the copy that is gone.
     let (before, newest) = fleet
-        .act(|book, _, _| Ok((before(book, id, at), book.emergency(id).map(|known| known.newest.statement.clone()))))?;
+        .act(|book, _, _| Ok((before(book, id), book.emergency(id).map(|known| known.newest.statement.clone()))))?;
     let book = fleet.ledger.book();
     let fingerprint = book.trusts().first().map(|first| first.fingerprint());
     let contents = Contents {
@@ -164,7 +163,7 @@ fn complete(fleet: &mut Fleet, name: &str, id: KeyId, dir: &Path, at: Timestamp)
         progress: Progress::new(id, before, newest),
     };
     let identity = || Ok(fleet.dir.broker().emergency_identity(id, &mut entropy::rng())?);
-    Ok(Kit::complete(dir, &contents, identity, at)?)
+    Ok(Kit::complete(dir, &contents, identity)?)
 }
 
 fn handed(name: &str, dir: &str) -> String {

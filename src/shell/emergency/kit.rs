@@ -221,7 +221,6 @@ impl Kit {
         path: &Path,
         contents: &Contents<'_>,
         identity: impl FnOnce() -> Result<TlsIdentity, KitError>,
-        at: Timestamp,
     ) -> Result<Self, KitError> {
         let Contents { fingerprint, operator, key, brokers, bundles, progress } = contents;
         let newest = bundles.last().and_then(|bundle| bundle.claim().ok());
@@ -234,7 +233,7 @@ impl Kit {
             let _alone = hold(path, LOCKS[0])?;
             let counter = path.join(COUNTER);
             let progress = match counter.exists() {
-                true => progress_of(path, *key)?.with(progress.clone(), at),
+                true => progress_of(path, *key)?.with(progress.clone()),
                 false => progress.clone(),
             };
             files::replace(&counter, &progress.to_bytes())?;
@@ -469,9 +468,11 @@ impl Kit {
 
     fn hear(&self, payload: &[u8], at: Timestamp) -> Result<Result<Heard, Refused>, KitError> {
         let _alone = self.hold(LOCKS[0])?;
-        let mut progress = self.progress()?;
+        let before = self.progress()?;
+        let mut progress = before.clone();
         let heard = progress.hear(payload, &self.trust, at);
-        if heard.as_ref().is_ok_and(|heard| *heard != Heard::Known) {
+        // Also what seems to have ended: this machine's clock may be wrong.
+        if progress != before {
             self.keep(&progress)?;
         }
         Ok(heard)
@@ -576,7 +577,7 @@ mod tests {
 
     fn order(task: &str) -> Order {
         let target = Target::Task(task.parse().unwrap());
-        Order { target, life: Millis::from_secs(3600), reason: "stolen".into() }
+        Order { target, life: Millis::from_secs(3600), reason: "stolen".into(), clock_is_right: false }
     }
 
     /// A fleet whose second trust bundle names ann's key, which lies in the folder `kit` as a kit that is complete.
@@ -631,14 +632,13 @@ mod tests {
                 key: self.id(),
                 brokers: &["mqtts://b:8883".to_owned()],
                 bundles: &self.bundles,
-                progress: Progress::new(self.id(), Before { counter, rules: Vec::new() }, None),
+                progress: Progress::new(self.id(), Before { counter, ..Before::default() }, None),
             };
             let broker = BrokerFolder::of(self.dir.path(), &self.trust.fleet);
             Kit::complete(
                 &self.path(),
                 &contents,
                 || Ok(broker.emergency_identity(self.id(), &mut entropy::rng())?),
-                AT,
             )
         }
 
@@ -675,6 +675,21 @@ mod tests {
         assert_eq!(made.sign("t-4").unwrap(), 10);
         // Nothing of the fleet's is in it: no authority's key, no key of another role.
         assert!(!made.path().join("ca.key").exists() && !made.path().join("keys").exists());
+    }
+
+    #[test]
+    fn what_a_kit_hears_by_a_wrong_clock_is_in_its_file() {
+        let made = Made::new();
+        let kit = Kit::open(&made.path()).unwrap();
+        let copy = kit.progress().unwrap();
+        for task in ["t-1", "t-2"] {
+            made.sign(task).unwrap();
+        }
+        let mut other = copy.clone();
+        let heard = other.sign(&made.trust, &made.key, &order("t-3"), AT).unwrap();
+        let years = Millis::from_secs(10 * 365 * 86_400);
+        assert_eq!(kit.hear(&heard.to_bytes(), AT + years).unwrap(), Ok(Heard::Known), "it seems to have ended");
+        assert_eq!(kit.progress().unwrap().in_force(AT).count(), 3);
     }
 
     #[test]

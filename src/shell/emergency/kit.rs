@@ -232,7 +232,8 @@ impl Kit {
         {
             let _alone = hold(path, LOCKS[0])?;
             let counter = path.join(COUNTER);
-            let progress = match counter.exists() {
+            // A kit with a label was complete, and may have signed what the fleet never heard of.
+            let progress = match counter.exists() || path.join(LABEL).exists() {
                 true => progress_of(path, *key)?.with(progress.clone()),
                 false => progress.clone(),
             };
@@ -675,6 +676,22 @@ mod tests {
         assert_eq!(made.sign("t-4").unwrap(), 10);
         // Nothing of the fleet's is in it: no authority's key, no key of another role.
         assert!(!made.path().join("ca.key").exists() && !made.path().join("keys").exists());
+    }
+
+    /// It may have signed for files alone, which the fleet never heard of: the ledger's number is not the next one.
+    #[test]
+    fn a_kit_that_lost_its_numbers_is_not_completed_again() {
+        let made = Made::new();
+        assert_eq!((made.sign("t-1").unwrap(), made.sign("t-2").unwrap()), (1, 2));
+        std::fs::remove_file(made.path().join(COUNTER)).unwrap();
+        let error = made.complete(0).unwrap_err();
+        assert!(matches!(&error, KitError::Damaged { path, .. } if *path == made.path().join(COUNTER)), "{error}");
+        assert!(error.to_string().contains("fleet key remove emergency"), "{error}");
+        assert!(!made.path().join(COUNTER).exists() && made.sign("t-3").is_err(), "nothing is signed either");
+        // One that was never complete has signed nothing.
+        std::fs::remove_file(made.path().join(LABEL)).unwrap();
+        made.complete(4).unwrap();
+        assert_eq!(made.sign("t-4").unwrap(), 5);
     }
 
     #[test]

@@ -220,6 +220,7 @@ fn three_blocks(world: &World) -> Vec<u8> {
             right("files/log/*", "append"),
         ],
         uses_max: None,
+        staleness_max: Vec::new(),
         min_time_class: None,
     };
     let token = mint_task(&spec, &key(2), 7, &mut rng).expect("our own token");

@@ -187,7 +187,7 @@ impl World<'_> {
         };
         let Some(target) = target.filter(|_| self.broker.is_up()) else { return };
         self.struck(what.name(), true);
-        let order = Order { target, life, reason: REASON.to_owned() };
+        let order = Order { target, life, reason: REASON.to_owned(), clock_is_right: true };
         let publish = self.operator.declare_emergency(&order, date(self.now));
         self.give_broker(publish);
     }

@@ -840,6 +840,7 @@ impl Operator {
             serial: None,
             rights: carried_rights().to_vec(),
             uses_max: None,
+            staleness_max: Vec::new(),
             min_time_class: None,
         };
         let Issuer { root_key_id, key } = &self.keys.issuer;
@@ -886,6 +887,7 @@ impl Operator {
             serial: None,
             rights: vec![Right { resource: "modbus/*".into(), action: "read".into() }],
             uses_max: None,
+            staleness_max: Vec::new(),
             min_time_class: None,
         };
         mint_task(&spec, key, self.keys.issuer.root_key_id, &mut self.thief).expect(HONEST)

@@ -102,6 +102,7 @@ fn spec(device: &str) -> TaskSpec {
         serial: None,
         rights: vec![right("door/1", "open")],
         uses_max: None,
+        staleness_max: Vec::new(),
         min_time_class: None,
     }
 }

@@ -29,7 +29,7 @@ use crate::wire::revocation::Target;
 use crate::wire::Refused;
 
 /// A statement says that it was signed this much earlier: the clock of the machine that signs it may be ahead, and what comes
-/// from the future is not believed.
+/// from the future is not believed. So much may that clock be behind whoever signed something else.
 const ISSUED_EARLIER: Millis = Millis::from_secs(300);
 /// Statements of one key that are kept.
 const STATEMENTS_KEPT: u64 = 64;
@@ -111,6 +111,8 @@ pub struct Order {
     pub life: Millis,
     /// Why.
     pub reason: String,
+    /// The operator has looked: the clock is right, though it does not fit what is known to be signed.
+    pub clock_is_right: bool,
 }
 
 /// Where a key stands: the next statement is numbered past it and repeats what is in force.
@@ -118,21 +120,54 @@ pub struct Order {
 pub struct Before {
     /// The highest counter.
     pub counter: u64,
-    /// What is in force.
+    /// When the newest statement says that it was signed, if there is one.
+    pub issued_at: Option<Timestamp>,
+    /// What was revoked, and until when; what has ended may be among it.
     pub rules: Vec<(Selector, Timestamp)>,
 }
 
 impl Before {
     /// What one statement says of it.
     pub fn of(said: &Emergency) -> Self {
-        Self { counter: said.counter, rules: said.rules.iter().collect() }
+        Self::new(said.counter, Some(said), std::iter::empty())
     }
+
+    /// By the newest statement, and what is known of earlier ones. What the newest says of a rule counts beside that: an end
+    /// that a clock told which was ahead is later than any that it can say, and hides none.
+    fn new(counter: u64, newest: Option<&Emergency>, rules: impl Iterator<Item = (Selector, Timestamp)>) -> Self {
+        let said = newest.into_iter().flat_map(|said| said.rules.iter());
+        Self { counter, issued_at: newest.map(|said| said.issued_at), rules: rules.chain(said).collect() }
+    }
+}
+
+/// By a clock that is behind, a statement has ended before a device sees it; by one that is ahead, it leaves out what is in
+/// force, and no device takes it.
+fn check_clock(trust: &TrustBundle, before: &Before, at: Timestamp) -> Result<(), FleetError> {
+    let bundle = (trust.issued_at, format!("trust bundle {}", trust.version));
+    let own = before.issued_at.map(|issued| (issued + ISSUED_EARLIER, "the newest statement of this key".to_owned()));
+    let (newest, what) = own.into_iter().chain([bundle]).max_by_key(|(signed, _)| *signed).unwrap_or_default();
+    if at + ISSUED_EARLIER < newest {
+        return Err(FleetError::Invalid(format!(
+            "the clock of this machine is behind, or that of another was ahead: it is {at} here, and {what} was signed at \
+             {newest}. Set the clock, or no device obeys for as long as was asked for. If you have looked and it is right: \
+             --clock-is-right"
+        )));
+    }
+    if before.issued_at.is_some() && at > newest + LIFE_MAX {
+        return Err(FleetError::Invalid(format!(
+            "look at a clock: it is {at} here, more than 72 h after anything that is known to be signed, which is {what}, of \
+             {newest}. If it is right, run this again with --clock-is-right. If not, set it: what this key has revoked \
+             would be left out, and no device takes what is dated ahead"
+        )));
+    }
+    Ok(())
 }
 
 /// The next statement of a key.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] for what such a key cannot say, and for a key that `trust` does not name.
+/// [`FleetError::Invalid`] for what such a key cannot say, for a key that `trust` does not name, and for a time that does not
+/// fit what is known to be signed, unless the order says that the clock is right.
 pub fn statement(
     trust: &TrustBundle,
     key: &SigningKey,
@@ -151,6 +186,9 @@ pub fn statement(
             trust.version
         ))
     })?;
+    if !order.clock_is_right {
+        check_clock(trust, before, at)?;
+    }
     if matches!(order.target, Target::IssuedBefore(time) if time > at) {
         return Err(invalid("the time before which tokens were issued lies in the future: it would cover what is minted from now on, and nothing takes that back".into()));
     }
@@ -170,8 +208,11 @@ pub fn statement(
         invalid(what.into())
     })?;
     let issued_at = at - ISSUED_EARLIER;
-    let until = (at + order.life).min(issued_at + LIFE_MAX);
-    let in_force = before.rules.iter().copied().filter(|(_, until)| *until >= at && *until <= issued_at + LIFE_MAX);
+    let latest = issued_at + LIFE_MAX;
+    let until = (at + order.life).min(latest);
+    // Those that end later yet are of a clock that was further ahead than two may differ.
+    let in_force = before.rules.iter().filter(|(_, until)| *until >= at && *until <= latest + ISSUED_EARLIER);
+    let in_force = in_force.map(|(selector, until)| (*selector, latest.min(*until)));
     let rules = Rules::new(in_force.chain([(selector, until)])).map_err(|_| {
         invalid("64 rules of this key are in force, and no more can be: one rule on owner, group, device or issued-before takes the place of many".into())
     })?;
@@ -183,12 +224,13 @@ pub fn statement(
 }
 
 /// Where a key stands by the ledger.
-pub fn before(book: &Book, key: KeyId, at: Timestamp) -> Before {
+pub fn before(book: &Book, key: KeyId) -> Before {
     let known = book.emergency(key);
     let restored = book.restored_at().filter(|restored| known.is_none_or(|known| known.newest.at <= *restored));
     let counter = known.map_or(0, |known| known.said.counter);
-    let rules = known.map(|known| known.in_force(at).map(|(rule, until, _)| (rule, until)).collect());
-    Before { counter: counter.saturating_add(restored.map_or(0, |_| LEAP)), rules: rules.unwrap_or_default() }
+    let counter = counter.saturating_add(restored.map_or(0, |_| LEAP));
+    let rules = known.into_iter().flat_map(|known| known.rules.iter().map(|(rule, (until, _))| (*rule, *until)));
+    Before::new(counter, known.map(|known| &known.said), rules)
 }
 
 /// Signs the next statement of a key and keeps it: nobody can sign its counter again once this is committed.
@@ -203,7 +245,7 @@ pub fn declare(
     fx: &mut Effects,
 ) -> Result<Signed<Emergency>, FleetError> {
     let id = KeyId::of(key.verifying_key().as_bytes());
-    let signed = statement(book.trust(), key, &before(book, id, at), order, at)?;
+    let signed = statement(book.trust(), key, &before(book, id), order, at)?;
     let operator = book.trust().emergency_key(id).map(|named| named.operator.clone()).unwrap_or_default();
     book.write(Write::Emergency(Box::new(Kept { operator, at, statement: signed.clone() })), fx);
     Ok(signed)

@@ -23,7 +23,7 @@ pub const GRANT_BYTES_MAX: usize = 2560;
 /// The most bytes of all grants of a device together: they travel in one sealed answer.
 const WALLET_BYTES_MAX: usize = 28 * 1024;
 /// The most selectors, rights and bounds of a grant: devices admit no more facts, and a task's labels must still fit.
-const LINES_MAX: usize = 48;
+pub(super) const LINES_MAX: usize = 48;
 
 /// What an operator grants.
 #[derive(Clone, PartialEq, Debug)]

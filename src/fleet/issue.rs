@@ -5,14 +5,16 @@
 //! approved.
 //! Read next: `service.rs`, which calls it.
 
+use std::collections::BTreeMap;
+
 use rand_core::{CryptoRng, RngCore};
 
 use super::acts::{self, Deed};
 use super::book::{Book, Device, Grant, Issued, Serials, Status, Write};
-use super::grant::{self, first_block};
+use super::grant::{self, first_block, LINES_MAX};
 use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{Effects, FleetError, FleetLog, Operator};
-use crate::ids::{DeviceId, FeedId, GrantId, GroupId};
+use crate::ids::{DeviceId, FeedId, GrantId, GroupId, RiskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::{Ask, Reply, Request, Right, TaskAsk};
 use crate::wire::policy::TimeClass;
@@ -128,6 +130,15 @@ fn mint(
         Bearer::Device(device) => Bounds::of(book, device, covering(book, device, ask, minting.at)?),
         Bearer::Group(group) => of_group(book, group, ask, minting.at, rng)?,
     };
+    if ask.rights.len() + bounds.staleness_max.len() > LINES_MAX {
+        let message = format!(
+            "{} rights, and {} bounds of the grants on the age of revocations, are more than the 48 that a token has room \
+             for: ask for less at once",
+            ask.rights.len(),
+            bounds.staleness_max.len()
+        );
+        return Err(FleetError::Invalid(message));
+    }
     let at = minting.at;
     let life = ask.ttl_ms.min(minting.ttl_max).min(bounds.task_ttl_max);
     let mut spec = TaskSpec {
@@ -143,6 +154,7 @@ fn mint(
         serial: None,
         rights: ask.rights.clone(),
         uses_max: ask.uses.map(|uses| uses.min(bounds.uses_max)),
+        staleness_max: bounds.staleness_max.into_iter().collect(),
         min_time_class: bounds.min_time_class,
     };
     refuse_revoked(book, &spec, minting)?;
@@ -170,6 +182,7 @@ struct Bounds {
     expires: Timestamp,
     task_ttl_max: Millis,
     uses_max: u64,
+    staleness_max: BTreeMap<RiskClass, Millis>,
     min_time_class: Option<TimeClass>,
 }
 
@@ -182,6 +195,7 @@ impl Bounds {
             expires: grant.spec.expires,
             task_ttl_max: grant.spec.task_ttl_max,
             uses_max: grant.spec.uses_max,
+            staleness_max: strictest(grant.spec.staleness_max.iter().cloned()),
             min_time_class: grant.spec.min_time_class,
         }
     }
@@ -194,11 +208,22 @@ impl Bounds {
             expires: self.expires.min(other.expires),
             task_ttl_max: self.task_ttl_max.min(other.task_ttl_max),
             uses_max: self.uses_max.min(other.uses_max),
+            staleness_max: strictest(self.staleness_max.into_iter().chain(other.staleness_max)),
             // The stricter, and any is stricter than none.
             min_time_class: self.min_time_class.max(other.min_time_class),
             owner: self.owner,
         }
     }
+}
+
+/// The shortest of each class of risk. Any is stricter than none.
+fn strictest(bounds: impl Iterator<Item = (RiskClass, Millis)>) -> BTreeMap<RiskClass, Millis> {
+    let mut all = BTreeMap::new();
+    for (risk, bound) in bounds {
+        let least = all.entry(risk).or_insert(bound);
+        *least = bound.min(*least);
+    }
+    all
 }
 
 /// A token for a group is good on every device that is in it, so each of them has to be allowed what it says, and somebody
@@ -354,10 +379,20 @@ mod tests {
         edit: impl FnOnce(&mut TaskAsk, &mut Option<String>),
         for_group: bool,
     ) -> Result<(Vec<u8>, Issued, Book), FleetError> {
+        try_granted(new_grant(), members, rule, edit, for_group)
+    }
+
+    fn try_granted(
+        grant: grant::NewGrant,
+        members: &[&str],
+        rule: Option<Target>,
+        edit: impl FnOnce(&mut TaskAsk, &mut Option<String>),
+        for_group: bool,
+    ) -> Result<(Vec<u8>, Issued, Book), FleetError> {
         let (keys, mut book, _, mut rng) = one_device();
         let fx = &mut Effects::default();
         let ann = keys.operator("ann");
-        grant::create(&mut book, new_grant(), &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
+        grant::create(&mut book, grant, &keys.issuer, ann, at(100), &mut rng, fx).unwrap();
         let group: GroupId = "north".parse().unwrap();
         let members = members.iter().map(|device| device.parse().unwrap()).collect();
         let signing = Signing { root: &keys.root, feed: &keys.feed, cadence: CADENCE };
@@ -391,6 +426,42 @@ mod tests {
         assert!(refused(&["gw-07"], |ask, _| ask.rights[0].action = "erase".into()).contains("no live grant covers"));
         assert!(refused(&["gw-07"], |ask, _| ask.uses = Some(3)).contains("leave them out"));
         assert!(refused(&["gw-07"], |_, audience| *audience = Some(" ".into())).contains("the audience must have"));
+    }
+
+    #[test]
+    fn a_task_bears_no_older_revocations_than_the_grants_that_cover_it() {
+        let said = |for_group: bool| {
+            let (token, _, book) = try_group(&["gw-07"], None, |_, _| {}, for_group).unwrap();
+            admit(&token, &Profile::default().verify, book.trust(), |_| false).unwrap().claims.staleness_max.clone()
+        };
+        let granted = new_grant().staleness_max;
+        assert!(!granted.is_empty() && said(false) == granted && said(true) == granted);
+        // As many as a token has room for, and one more.
+        let many = |count: usize| {
+            let classes = (0..40).map(|class| (format!("r-{class}").parse().unwrap(), Millis::from_secs(60)));
+            let grant = grant::NewGrant { staleness_max: classes.collect(), ..new_grant() };
+            let right = ask().rights[0].clone();
+            try_granted(grant, &["gw-07"], None, |ask, _| ask.rights = vec![right; count], true)
+        };
+        let (token, _, book) = many(8).unwrap();
+        assert!(admit(&token, &Profile::default().verify, book.trust(), |_| false).is_ok());
+        assert!(many(9).unwrap_err().to_string().contains("ask for less at once"));
+        let bounds = |all: &[(&str, u64)]| {
+            strictest(all.iter().map(|(risk, secs)| (risk.parse().unwrap(), Millis::from_secs(*secs))))
+        };
+        let of = |all: &[(&str, u64)]| Bounds {
+            grant: GrantId([1; 16]),
+            owner: "ops".into(),
+            feed: None,
+            expires: at(0),
+            task_ttl_max: Millis(1),
+            uses_max: 1,
+            staleness_max: bounds(all),
+            min_time_class: None,
+        };
+        let both = of(&[("high", 3600), ("low", 60)]).and(of(&[("high", 1800), ("mid", 5)]));
+        assert_eq!(both.staleness_max, bounds(&[("high", 1800), ("low", 60), ("mid", 5)]));
+        assert_eq!(bounds(&[("high", 5), ("high", 3)]), bounds(&[("high", 3)]));
     }
 
     #[test]

@@ -152,6 +152,8 @@ pub struct TaskSpec {
     pub rights: Vec<Right>,
     /// Uses, if bounded. They are counted on one device, so that one for a group has none.
     pub uses_max: Option<u64>,
+    /// Oldest revocation list per class of risk.
+    pub staleness_max: Vec<(RiskClass, Millis)>,
     /// The least strict time class that it may be judged under, if it asks for one.
     pub min_time_class: Option<TimeClass>,
 }
@@ -198,9 +200,7 @@ pub fn mint_grant(
     facts.push(fact("uses_max", [integer(spec.uses_max)?]));
     facts.push(fact("boots_max", [integer(u64::from(spec.boots_max))?]));
     facts.push(fact("task_ttl_max", [integer(spec.task_ttl_max.secs())?]));
-    for (risk, bound) in &spec.staleness_max {
-        facts.push(fact("staleness_max", [text(risk.as_str()), integer(bound.secs())?]));
-    }
+    facts.extend(staleness_max(&spec.staleness_max)?);
     facts.extend(spec.min_time_class.map(min_time_class));
     mint(facts, spec.expires, root, root_key_id, rng)
 }
@@ -235,12 +235,19 @@ pub fn mint_task(
         (Some(_), Bearer::Group(_)) => return Err(Refused::Malformed("uses that no one device can count")),
         (None, _) => {}
     }
+    facts.extend(staleness_max(&spec.staleness_max)?);
     if let Some(serial) = spec.serial {
         let slot = TaskSpec::slot(spec.issued, spec.expires);
         facts.push(fact("serial", [integer(slot.number().into())?, integer(serial.into())?]));
     }
     facts.extend(spec.min_time_class.map(min_time_class));
     mint(facts, spec.expires, root, root_key_id, rng)
+}
+
+fn staleness_max(bounds: &[(RiskClass, Millis)]) -> Result<Vec<Fact>, Refused> {
+    let said =
+        |(risk, bound): &(RiskClass, Millis)| Ok(fact("staleness_max", [text(risk.as_str()), integer(bound.secs())?]));
+    bounds.iter().map(said).collect()
 }
 
 fn min_time_class(class: TimeClass) -> Fact {

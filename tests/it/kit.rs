@@ -282,6 +282,40 @@ fn a_kit_walks_up_to_the_newest_trust_bundle_and_ends_with_its_key() {
     site.rules(1);
 }
 
+/// The authority's key is elsewhere: nothing is named, and nothing given away, that nobody could use then.
+#[test]
+fn a_key_stays_where_it_is_until_its_kit_can_be_completed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (fleet, authority) = (at("fleet"), at("ca.key"));
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+        command.args(["-o", "json", "fleet"]).args(args).env_clear().stdin(Stdio::null()).output().unwrap()
+    };
+    let add = |name: &str, kit: &Path| {
+        run(&["key", "add", "emergency", "--name", name, "--kit", path(kit), "--dir", path(&fleet)])
+    };
+    done(&run(&["init", path(&fleet), "--name", "acme", "--no-passphrase"]));
+    done(&run(&["key", "add", "emergency", "--name", "bob", "--dir", path(&fleet)]));
+    std::fs::rename(fleet.join("broker/ca.key"), &authority).unwrap();
+    for (name, kit) in [("ann", at("kit-ann")), ("bob", at("kit-bob"))] {
+        failed(&add(name, &kit), 1, "broker/ca.key");
+        failed(&emergency(&kit, &["all", "--reason", "x", "--dry-run"]), 1, "not complete");
+    }
+    let known = done(&emergency(&fleet, &["show"]));
+    assert_eq!((&known["bundle_version"], known["keys"].as_array().map(Vec::len)), (&json!(2), Some(1)), "{known}");
+    let file = fleet.join("keys/emergency.bob.key");
+    let sign = ["all", "--reason", "x", "--as", "bob", "--dry-run"];
+    assert!(file.exists() && done(&emergency(&fleet, &sign))["counter"] == 1, "bob can revoke still");
+    std::fs::rename(&authority, fleet.join("broker/ca.key")).unwrap();
+    assert_eq!(done(&add("bob", &at("kit-bob")))["bundle_version"], 2);
+    assert_eq!(done(&add("ann", &at("kit-ann")))["bundle_version"], 3);
+    assert!(!file.exists());
+    for name in ["kit-ann", "kit-bob"] {
+        assert_eq!(done(&emergency(&at(name), &["all", "--reason", "x", "--dry-run"]))["counter"], 1, "{name}");
+    }
+}
+
 /// The root keys are elsewhere and all keys have passphrases: the kit is begun, and completed by the same command.
 #[test]
 fn a_kit_waits_for_the_root_keys_and_has_a_passphrase() {

@@ -144,6 +144,7 @@ impl World {
             serial: None,
             rights: vec![right("modbus/pump1/speed", "write"), right("modbus/*", "read")],
             uses_max: Some(100),
+            staleness_max: Vec::new(),
             min_time_class: None,
         }
     }

@@ -59,6 +59,9 @@ pub struct How {
     /// Write it into a file instead, for `hardtack revocations import` on the devices
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Sign though this machine's clock does not fit what is known to be signed: you have looked at another clock
+    #[arg(long)]
+    clock_is_right: bool,
     /// Only say what it would revoke; no counter is used
     #[arg(long)]
     dry_run: bool,
@@ -113,7 +116,8 @@ pub(super) fn run(command: EmergencyCommand, session: &Session) -> Result<Exit, 
 fn revoke(target: Target, how: &How, session: &Session) -> Result<Exit, Failure> {
     let (mut hand, at) = (Hand::open(session, how.name.as_deref())?, now()?);
     let key = hand.key()?;
-    let order = Order { target, life: millis(how.expires), reason: how.reason.clone() };
+    let (life, reason) = (millis(how.expires), how.reason.clone());
+    let order = Order { target, life, reason, clock_is_right: how.clock_is_right };
     let mut brought = None;
     let signed = match (&how.out, how.dry_run) {
         (_, true) => hand.preview(&key, &order, at)?,

@@ -222,7 +222,7 @@ impl Hand {
         match self {
             Self::Fleet { fleet, id, .. } => {
                 let book = fleet.ledger.book();
-                Ok(statement(book.trust(), key, &before(book, *id, at), order, at)?)
+                Ok(statement(book.trust(), key, &before(book, *id), order, at)?)
             }
             Self::Kit(kit) => Ok(kit.progress()?.sign(kit.trust(), key, order, at)?),
         }
@@ -372,7 +372,6 @@ impl From<KitError> for Failure {
         match error {
             KitError::Fleet(error) => error.into(),
             KitError::Key(error) => error.into(),
-            KitError::Broker(error) => error.into(),
             KitError::InUse { .. } => Self::new(Exit::TryAgain, error, ""),
             KitError::NoBroker(_) => {
                 let advice =
@@ -380,7 +379,8 @@ impl From<KitError> for Failure {
                               carry: --out FILE";
                 Self::new(Exit::Failure, error, advice)
             }
-            KitError::Damaged { .. }
+            KitError::Broker(_)
+            | KitError::Damaged { .. }
             | KitError::File(_)
             | KitError::Foreign { .. }
             | KitError::Incomplete(_)

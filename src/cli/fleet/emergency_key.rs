@@ -1,7 +1,7 @@
 //! `hardtack fleet key add emergency` and `hardtack fleet key remove emergency`.
 //!
-//! Owns: the arguments; the order: the key's file, then the trust bundle that names it, then the end of the copy in the
-//! fleet's folder, then the rest of a kit.
+//! Owns: the arguments; the order: the key's file and all of a kit that can fail, then the trust bundle that names it, then the
+//! end of the copy in the fleet's folder, then the kit's numbers and its label.
 //! Never: prints a private key; deletes one.
 //! Read next: `../../fleet/emergency.rs`; `../../shell/emergency/kit.rs`; `../../shell/fleet_keys/emergency.rs`.
 
@@ -18,12 +18,11 @@ use super::{now, Fleet, Session};
 use crate::fleet::emergency::{before, check_name, draft_added, draft_removed, Progress};
 use crate::fleet::rotate::Cause;
 use crate::ids::{hex, KeyId};
-use crate::shell::emergency::kit::{Contents, Kit};
+use crate::shell::emergency::kit::{Contents, Kit, Prepared};
 use crate::shell::entropy;
 use crate::shell::fleet_keys::Role;
 use crate::shell::fleet_lock::Taken;
 use crate::shell::serve::publisher_of;
-use crate::time::Timestamp;
 use crate::wire::bundle::PublicKey;
 
 /// `hardtack fleet key add …`.
@@ -87,6 +86,7 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
     let public = PublicKey::from(key.verifying_key());
     let id = KeyId::of(public.as_bytes());
     let began_before = named.is_some_and(|known| known.id() == id);
+    let prepared = kit.as_ref().map(|dir| prepare(&fleet, id, dir)).transpose()?;
     if !began_before {
         let next = draft_added(fleet.ledger.book(), name, &public, at)?;
         if let Outcome::Asked(asked) = put(&mut fleet, &next, Cause::Planned, at_hand, at)? {
@@ -97,11 +97,11 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
             return Ok(exit);
         }
     }
-    let file = match kit {
-        Some(dir) => {
+    let file = match prepared {
+        Some(prepared) => {
             // Before the kit is complete, so that there is never a moment at which both can sign.
             fleet.keys.give_away_emergency(name, &key)?;
-            let kit = complete(&mut fleet, name, id, dir, at)?;
+            let kit = complete(&mut fleet, name, id, prepared)?;
             kit.path().join("emergency.key")
         }
         None => fleet.keys.emergency_file(name),
@@ -149,10 +149,15 @@ fn elsewhere(name: &str) -> Failure {
     Failure::new(Exit::Failure, what, advice)
 }
 
-fn complete(fleet: &mut Fleet, name: &str, id: KeyId, dir: &Path, at: Timestamp) -> Result<Kit, Failure> {
+fn prepare(fleet: &Fleet, id: KeyId, dir: &Path) -> Result<Prepared, Failure> {
+    let identity = || Ok(fleet.dir.broker().emergency_identity(id, &mut entropy::rng())?);
+    Ok(Kit::prepare(dir, fleet.ledger.book().bundles(), identity)?)
+}
+
+fn complete(fleet: &mut Fleet, name: &str, id: KeyId, prepared: Prepared) -> Result<Kit, Failure> {
     // As the ledger is now: another command may have signed with the copy that is gone.
     let (before, newest) = fleet
-        .act(|book, _, _| Ok((before(book, id, at), book.emergency(id).map(|known| known.newest.statement.clone()))))?;
+        .act(|book, _, _| Ok((before(book, id), book.emergency(id).map(|known| known.newest.statement.clone()))))?;
     let book = fleet.ledger.book();
     let fingerprint = book.trusts().first().map(|first| first.fingerprint());
     let contents = Contents {
@@ -163,8 +168,7 @@ fn complete(fleet: &mut Fleet, name: &str, id: KeyId, dir: &Path, at: Timestamp)
         bundles: book.bundles(),
         progress: Progress::new(id, before, newest),
     };
-    let identity = || Ok(fleet.dir.broker().emergency_identity(id, &mut entropy::rng())?);
-    Ok(Kit::complete(dir, &contents, identity, at)?)
+    Ok(prepared.complete(&contents)?)
 }
 
 fn handed(name: &str, dir: &str) -> String {

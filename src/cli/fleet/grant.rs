@@ -127,8 +127,8 @@ struct BearerArgs {
     #[arg(long, value_name = "ID")]
     device: Option<DeviceId>,
     /// Every device of this group, now and as long as the token lives. The grants of each device that is in it now have to
-    /// allow it, and to have one owner; the shortest and strictest of them bound it. It is issued under none of them: revoke
-    /// the group, the task or the token
+    /// allow it, and to have one owner; the shortest and strictest of them bound its life, its time class and the age of
+    /// revocations. Its uses are not counted. It is issued under none of them: revoke the group, the task or the token
     #[arg(long, value_name = "ID")]
     group: Option<GroupId>,
 }

@@ -1,7 +1,7 @@
 //! How far an emergency key has come that is with its operator alone, and in no ledger.
 //!
-//! Owns: [`Progress`]: the highest number that is known, what is in force, the newest statement; its bytes.
-//! Never: goes back; signs one number twice; forgets a rule that is in force.
+//! Owns: [`Progress`]: the highest number that is known, what was revoked, the newest statement; its bytes.
+//! Never: goes back; signs one number twice; forgets a rule because a clock says that it has ended.
 //! Read next: `../emergency.rs`; `shell/emergency/kit.rs`, which keeps it on a disk.
 
 use std::collections::BTreeMap;
@@ -88,11 +88,12 @@ impl Progress {
         if KeyId::of(key.verifying_key().as_bytes()) != self.key {
             return Err(FleetError::Invalid(format!("the key is not {}, whose numbers these are", self.key)));
         }
-        let before = Before { counter: self.counter, rules: self.in_force(at).collect() };
+        let newest = self.newest.as_ref().and_then(|newest| newest.claim().ok());
+        let before = Before::new(self.counter, newest.as_ref(), self.rules.iter().copied());
         let signed = statement(trust, key, &before, order, at)?;
         let said = signed.claim().map_err(FleetError::refused("the statement"))?;
         self.counter = said.counter;
-        self.remember(said.rules.iter(), at);
+        self.remember(said.rules.iter());
         self.newest = Some(signed.clone());
         Ok(signed)
     }
@@ -118,7 +119,7 @@ impl Progress {
         };
         let news = !said.rules.iter().all(known);
         let newest = self.newest.as_ref().and_then(|newest| newest.claim().ok()).map(|newest| newest.counter);
-        self.remember(said.rules.iter(), at);
+        self.remember(said.rules.iter());
         match held {
             Some(held) if newest == Some(counter) => return Ok(Heard::Twice { counter, held, offered }),
             Some(_) | None => {}
@@ -133,21 +134,22 @@ impl Progress {
 
     /// Takes in what somebody else knows of the same key: the higher number, the newer statement, the rules of both.
     #[must_use]
-    pub fn with(mut self, other: Self, at: Timestamp) -> Self {
+    pub fn with(mut self, other: Self) -> Self {
         let number = |newest: &Option<Signed<Emergency>>| {
             newest.as_ref().and_then(|newest| newest.claim().ok()).map_or(0, |newest| newest.counter)
         };
         self.counter = self.counter.max(other.counter);
-        self.remember(other.rules.iter().copied(), at);
+        self.remember(other.rules.iter().copied());
         if number(&other.newest) > number(&self.newest) {
             self.newest = other.newest;
         }
         self
     }
 
-    fn remember(&mut self, rules: impl Iterator<Item = (Selector, Timestamp)>, at: Timestamp) {
-        let mut all: BTreeMap<Selector, Timestamp> = self.in_force(at).collect();
-        for (selector, until) in rules.filter(|(_, until)| *until >= at) {
+    /// What has ended stays as well, until there is no room: no clock decides here, as one may be wrong.
+    fn remember(&mut self, rules: impl Iterator<Item = (Selector, Timestamp)>) {
+        let mut all: BTreeMap<Selector, Timestamp> = self.rules.iter().copied().collect();
+        for (selector, until) in rules {
             let end = all.entry(selector).or_insert(until);
             *end = until.max(*end);
         }
@@ -220,14 +222,14 @@ mod tests {
         let (trust, progress) = fresh();
         let ended = (Selector::RootKey(1), at(5));
         let lasting = (Selector::RootKey(2), at(3600));
-        let before = Before { counter: 41, rules: vec![ended, lasting] };
+        let before = Before { counter: 41, issued_at: None, rules: vec![ended, lasting] };
         let mut progress = Progress::new(progress.key, before, None);
         let said = progress.sign(&trust, &key(40), &order("t-1", 1), at(10)).unwrap().claim().unwrap();
         assert_eq!((said.counter, said.rules.count()), (42, 2));
         // Whichever of the two is taken into the other, nothing goes back.
-        let old =
-            Progress::new(progress.key, Before { counter: 7, rules: vec![(Selector::RootKey(3), at(3600))] }, None);
-        for both in [progress.clone().with(old.clone(), at(10)), old.with(progress.clone(), at(10))] {
+        let before = Before { counter: 7, issued_at: None, rules: vec![(Selector::RootKey(3), at(3600))] };
+        let old = Progress::new(progress.key, before, None);
+        for both in [progress.clone().with(old.clone()), old.with(progress.clone())] {
             assert_eq!((both.counter, both.in_force(at(10)).count(), &both.newest), (42, 3, &progress.newest));
         }
     }
@@ -257,6 +259,43 @@ mod tests {
         assert!(hear(&mut here, &forged).is_err() && here.hear(b"junk", &trust, at(20)).is_err());
     }
 
+    /// Four days ahead, a year ahead, and the statement that was signed by such a clock: the next by the right one says all.
+    #[test]
+    fn a_clock_that_was_ahead_loses_nothing_and_one_that_is_wrong_is_told() {
+        let (trust, mut progress) = fresh();
+        let hours = |hours: u64| at(hours * 3600);
+        let sign = |progress: &mut Progress, task, clock_is_right, when| {
+            let order = Order { clock_is_right, ..order(task, 72) };
+            progress.sign(&trust, &key(40), &order, when).map(|signed| (signed.clone(), signed.claim().unwrap()))
+        };
+        let told = |progress: &mut Progress, when, says: &str| {
+            let before = progress.clone();
+            let error = sign(progress, "t-9", false, when).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("--clock-is-right"), "{error}");
+            assert_eq!(*progress, before, "no number is used");
+        };
+        sign(&mut progress, "t-1", false, hours(100)).unwrap();
+        told(&mut progress, hours(4), "behind");
+        told(&mut progress, hours(173), "more than 72 h");
+        told(&mut progress, hours(9000), "more than 72 h");
+        // It is heard by that clock, and is there by the right one.
+        let mut copy = progress.clone();
+        let (heard, _) = sign(&mut copy, "t-2", false, hours(101)).unwrap();
+        assert_eq!(progress.hear(&heard.to_bytes(), &trust, hours(9000)), Ok(Heard::Elsewhere { counter: 2 }));
+        assert_eq!(progress.in_force(hours(102)).count(), 2);
+        // Signed all the same, for t-1 as well, and dated ahead: no device believes it.
+        let (_, ahead) = sign(&mut progress, "t-1", true, hours(9000)).unwrap();
+        assert_eq!((ahead.counter, ahead.rules.count()), (3, 1));
+        told(&mut progress, hours(103), "behind");
+        let (_, right) = sign(&mut progress, "t-3", true, hours(103)).unwrap();
+        assert_eq!((right.counter, right.rules.count()), (4, 2), "t-2 is said again: {right:?}");
+        let (_, again) = sign(&mut progress, "t-1", false, hours(104)).unwrap();
+        assert_eq!(again.rules.count(), 3, "that the clock is right was said once");
+        // What the wrong clock said of t-1 does not hide what the right one did.
+        let (_, next) = sign(&mut progress, "t-4", false, hours(105)).unwrap();
+        assert_eq!(next.rules.count(), 4);
+    }
+
     #[test]
     fn the_file_is_read_back_or_refused() {
         let (trust, mut progress) = fresh();
@@ -271,7 +310,7 @@ mod tests {
         }
         assert!(Progress::from_bytes(&bytes, KeyId([0; 8])).is_err());
         let many = (0..300).map(|id| (Selector::RootKey(id), at(0) + Millis::from_secs(id.into()) + LIFE_MAX));
-        progress.remember(many, at(0));
+        progress.remember(many);
         assert_eq!(progress.rules.len(), RULES_KEPT);
         assert!(progress.to_bytes().len() <= PROGRESS_BYTES_MAX);
     }

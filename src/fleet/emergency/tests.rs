@@ -29,7 +29,7 @@ pub(super) fn with_ann() -> (FleetKeys, Book) {
 
 pub(super) fn order(task: &str, hours: u64) -> Order {
     let target = Target::Task(task.parse().unwrap());
-    Order { target, life: Millis::from_secs(hours * 3600), reason: "stolen".into() }
+    Order { target, life: Millis::from_secs(hours * 3600), reason: "stolen".into(), clock_is_right: false }
 }
 
 fn declared(book: &mut Book, task: &str, secs: u64) -> Emergency {
@@ -72,11 +72,66 @@ fn what_such_a_key_cannot_say_is_told_before_anything_is_signed() {
     check(&key(40), &Order { target: block, ..order("t-1", 1) }, &none, "no single block");
     check(&key(41), &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
     check(&keys.feed, &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
-    check(&key(40), &order("t-1", 1), &Before { counter: u64::MAX, rules: Vec::new() }, "last counter");
+    check(&key(40), &order("t-1", 1), &Before { counter: u64::MAX, ..none.clone() }, "last counter");
     let rules = (0..64).map(|id| (Selector::RootKey(id), at(3600))).collect();
-    check(&key(40), &order("t-1", 1), &Before { counter: 7, rules }, "64 rules");
+    check(&key(40), &order("t-1", 1), &Before { counter: 7, rules, ..none.clone() }, "64 rules");
     let longest = statement(trust, &key(40), &none, &order("t-1", 72), at(10)).unwrap().claim().unwrap();
     assert_eq!(longest.rules.iter().next().unwrap().1, longest.issued_at + LIFE_MAX);
+}
+
+/// What the fleet's folder signs goes by the same: its ledger keeps what a wrong clock leaves out.
+#[test]
+fn a_clock_that_does_not_fit_what_is_signed_is_told_and_takes_nothing_away() {
+    let (_, mut book) = with_ann();
+    let bundle = book.trust().issued_at;
+    let sign = |book: &mut Book, when, clock_is_right| {
+        let order = Order { clock_is_right, ..order("t-1", 24) };
+        let signed = declare(book, &key(40), &order, when, &mut Effects::default());
+        signed.map(|signed| signed.claim().unwrap()).map_err(|error| error.to_string())
+    };
+    let early = Timestamp(bundle.0 - ISSUED_EARLIER.0 - 1);
+    let error = sign(&mut book, early, false).unwrap_err();
+    assert!(error.contains("trust bundle 2 was signed at") && error.contains("--clock-is-right"), "{error}");
+    assert_eq!(sign(&mut book.clone(), early, true).unwrap().counter, 1);
+    // Nothing was revoked yet, so nothing can be left out: a key may lie in a drawer for months.
+    assert!(sign(&mut book.clone(), bundle + LIFE_MAX + LIFE_MAX, false).is_ok());
+    let first = declared(&mut book, "t-2", 10);
+    let signed_at = first.issued_at + ISSUED_EARLIER;
+    let cases = [
+        (first.issued_at, None),
+        (Timestamp(first.issued_at.0 - 1), Some("behind")),
+        (signed_at + LIFE_MAX, None),
+        (signed_at + LIFE_MAX + Millis(1), Some("more than 72 h")),
+    ];
+    for (when, refused) in cases {
+        match (sign(&mut book.clone(), when, false), refused) {
+            (Ok(said), None) => assert_eq!(said.counter, 2, "{when}"),
+            (Err(error), Some(says)) => assert!(error.contains(says), "{when}: {error}"),
+            (got, refused) => panic!("{when}: {got:?}, {refused:?}"),
+        }
+    }
+    let ahead = sign(&mut book, at(90_000_000), true).unwrap();
+    assert_eq!((ahead.counter, ahead.rules.count()), (2, 1));
+    let right = Order { clock_is_right: true, ..order("t-3", 24) };
+    let right = declare(&mut book, &key(40), &right, at(20), &mut Effects::default()).unwrap().claim().unwrap();
+    assert_eq!((right.counter, right.rules.count()), (3, 2), "t-2 is said again");
+    assert_eq!(declared(&mut book, "t-1", 30).rules.count(), 3);
+    assert_eq!(declared(&mut book, "t-4", 40).rules.count(), 4, "what the right clock said of t-1 is said again");
+}
+
+/// The longest rule, and a clock that was set back by less than two clocks may differ.
+#[test]
+fn a_clock_that_is_set_back_a_little_leaves_nothing_out() {
+    let (_, mut book) = with_ann();
+    let mut sign = |task, hours, secs| {
+        let signed = declare(&mut book, &key(40), &order(task, hours), at(secs), &mut Effects::default());
+        signed.unwrap().claim().unwrap()
+    };
+    let first = sign("t-1", 72, 1000);
+    let next = sign("t-2", 1, 800);
+    let ends: Vec<Timestamp> = next.rules.iter().map(|(_, until)| until).collect();
+    assert_eq!(ends.iter().max(), Some(&(next.issued_at + LIFE_MAX)), "no later than a statement may say");
+    assert_eq!((ends.len(), next.issued_at < first.issued_at), (2, true));
 }
 
 #[test]

@@ -251,6 +251,7 @@ impl World {
             serial: (number % 2 == 0).then_some(number.into()),
             rights: vec![Right { resource: "a/b".into(), action: "read".into() }],
             uses_max: None,
+            staleness_max: Vec::new(),
             min_time_class: None,
         };
         let issuer = &self.keys.issuer;

@@ -106,8 +106,8 @@ pub enum KitError {
     /// Nothing was signed.
     #[error(transparent)]
     Fleet(#[from] FleetError),
-    /// The broker's folder of the fleet.
-    #[error(transparent)]
+    /// The broker's authority did not sign who the kit is at the broker.
+    #[error("the kit has no certificate for the broker yet, which the fleet's authority signs: {0}: have that key, broker/ca.key, in the fleet's folder for this command; no trust bundle was made, and the fleet's folder is as it was")]
     Broker(#[from] BrokerError),
     /// No broker could be asked.
     #[error("no broker answers: {0}")]
@@ -132,6 +132,12 @@ pub struct Label {
     pub key: KeyId,
     /// Brokers that are tried if neither the command nor a trust bundle names one.
     pub brokers: Vec<String>,
+}
+
+/// A kit whose files are all made, but for its numbers and its label: nothing that is kept elsewhere is needed any more.
+#[derive(Debug)]
+pub struct Prepared {
+    path: PathBuf,
 }
 
 /// What a kit is completed with.
@@ -212,48 +218,21 @@ impl Kit {
         Ok(path.join(KEY))
     }
 
-    /// Puts everything else into it. What is there of numbers and of the client's certificate stays: no number is taken back.
-    /// The label comes last; without it a kit is not complete, and signs nothing.
+    /// Puts into it what has to be there before a trust bundle names its key, so that no key is named that nobody can use. A
+    /// certificate of its own that it has stays.
     ///
     /// # Errors
     /// [`KitError`].
-    pub fn complete(
+    pub fn prepare(
         path: &Path,
-        contents: &Contents<'_>,
+        bundles: &[Signed<TrustBundle>],
         identity: impl FnOnce() -> Result<TlsIdentity, KitError>,
-        at: Timestamp,
-    ) -> Result<Self, KitError> {
-        let Contents { fingerprint, operator, key, brokers, bundles, progress } = contents;
-        let newest = bundles.last().and_then(|bundle| bundle.claim().ok());
-        let fleet = newest.map(|newest| newest.fleet).ok_or_else(|| damaged(path, "the fleet has no trust bundle"))?;
-        files::create_dir(&path.join(BUNDLES))?;
-        for (version, bundle) in (1..).zip(bundles.iter()) {
-            files::replace(&bundle_file(path, version), &bundle.to_bytes())?;
-        }
-        {
-            let _alone = hold(path, LOCKS[0])?;
-            let counter = path.join(COUNTER);
-            let progress = match counter.exists() {
-                true => progress_of(path, *key)?.with(progress.clone(), at),
-                false => progress.clone(),
-            };
-            files::replace(&counter, &progress.to_bytes())?;
-        }
+    ) -> Result<Prepared, KitError> {
+        write_bundles(path, bundles)?;
         if !path.join(CERTIFICATE).exists() || !path.join(CLIENT_KEY).exists() {
             write_identity(path, &identity()?)?;
         }
-        let label = Label {
-            format: FORMAT,
-            fleet,
-            fingerprint: fingerprint.to_string(),
-            operator: (*operator).to_owned(),
-            key: *key,
-            brokers: brokers.to_vec(),
-        };
-        // Of texts and numbers: there is nothing that could not be written.
-        let text = serde_json::to_vec_pretty(&label).map_err(|error| damaged(path, error))?;
-        files::replace(&path.join(LABEL), &text)?;
-        Self::open(path)
+        Ok(Prepared { path: path.to_owned() })
     }
 
     /// Opens a kit: every trust bundle follows from the fingerprint.
@@ -469,9 +448,11 @@ impl Kit {
 
     fn hear(&self, payload: &[u8], at: Timestamp) -> Result<Result<Heard, Refused>, KitError> {
         let _alone = self.hold(LOCKS[0])?;
-        let mut progress = self.progress()?;
+        let before = self.progress()?;
+        let mut progress = before.clone();
         let heard = progress.hear(payload, &self.trust, at);
-        if heard.as_ref().is_ok_and(|heard| *heard != Heard::Known) {
+        // Also what seems to have ended: this machine's clock may be wrong.
+        if progress != before {
             self.keep(&progress)?;
         }
         Ok(heard)
@@ -489,6 +470,43 @@ impl Kit {
         })?;
         let url = publish(config, at, &messages(&self.trust, self.label.key, newest)).await?;
         Ok((url, newest.claim().map_or(progress.counter(), |said| said.counter)))
+    }
+}
+
+impl Prepared {
+    /// Puts the rest into it. What is there of numbers stays: none is taken back. The label comes last; without it a kit is not
+    /// complete, and signs nothing.
+    ///
+    /// # Errors
+    /// [`KitError`], among others for a kit that was complete and has lost its numbers.
+    pub fn complete(self, contents: &Contents<'_>) -> Result<Kit, KitError> {
+        let path = self.path.as_path();
+        let Contents { fingerprint, operator, key, brokers, bundles, progress } = contents;
+        let newest = bundles.last().and_then(|bundle| bundle.claim().ok());
+        let fleet = newest.map(|newest| newest.fleet).ok_or_else(|| damaged(path, "the fleet has no trust bundle"))?;
+        write_bundles(path, bundles)?;
+        {
+            let _alone = hold(path, LOCKS[0])?;
+            let counter = path.join(COUNTER);
+            // A kit with a label was complete, and may have signed what the fleet never heard of.
+            let progress = match counter.exists() || path.join(LABEL).exists() {
+                true => progress_of(path, *key)?.with(progress.clone()),
+                false => progress.clone(),
+            };
+            files::replace(&counter, &progress.to_bytes())?;
+        }
+        let label = Label {
+            format: FORMAT,
+            fleet,
+            fingerprint: fingerprint.to_string(),
+            operator: (*operator).to_owned(),
+            key: *key,
+            brokers: brokers.to_vec(),
+        };
+        // Of texts and numbers: there is nothing that could not be written.
+        let text = serde_json::to_vec_pretty(&label).map_err(|error| damaged(path, error))?;
+        files::replace(&path.join(LABEL), &text)?;
+        Kit::open(path)
     }
 }
 
@@ -520,6 +538,14 @@ fn progress_of(path: &Path, key: KeyId) -> Result<Progress, KitError> {
 
 fn bundle_file(path: &Path, version: u64) -> PathBuf {
     path.join(BUNDLES).join(format!("{version:020}"))
+}
+
+fn write_bundles(path: &Path, bundles: &[Signed<TrustBundle>]) -> Result<(), KitError> {
+    files::create_dir(&path.join(BUNDLES))?;
+    for (version, bundle) in (1..).zip(bundles) {
+        files::replace(&bundle_file(path, version), &bundle.to_bytes())?;
+    }
+    Ok(())
 }
 
 fn read_bundle(path: &Path, version: u64) -> Result<Option<Signed<TrustBundle>>, KitError> {
@@ -576,7 +602,7 @@ mod tests {
 
     fn order(task: &str) -> Order {
         let target = Target::Task(task.parse().unwrap());
-        Order { target, life: Millis::from_secs(3600), reason: "stolen".into() }
+        Order { target, life: Millis::from_secs(3600), reason: "stolen".into(), clock_is_right: false }
     }
 
     /// A fleet whose second trust bundle names ann's key, which lies in the folder `kit` as a kit that is complete.
@@ -631,15 +657,11 @@ mod tests {
                 key: self.id(),
                 brokers: &["mqtts://b:8883".to_owned()],
                 bundles: &self.bundles,
-                progress: Progress::new(self.id(), Before { counter, rules: Vec::new() }, None),
+                progress: Progress::new(self.id(), Before { counter, ..Before::default() }, None),
             };
             let broker = BrokerFolder::of(self.dir.path(), &self.trust.fleet);
-            Kit::complete(
-                &self.path(),
-                &contents,
-                || Ok(broker.emergency_identity(self.id(), &mut entropy::rng())?),
-                AT,
-            )
+            let identity = || Ok(broker.emergency_identity(self.id(), &mut entropy::rng())?);
+            Kit::prepare(&self.path(), &self.bundles, identity)?.complete(&contents)
         }
 
         fn sign(&self, task: &str) -> Result<u64, KitError> {
@@ -675,6 +697,37 @@ mod tests {
         assert_eq!(made.sign("t-4").unwrap(), 10);
         // Nothing of the fleet's is in it: no authority's key, no key of another role.
         assert!(!made.path().join("ca.key").exists() && !made.path().join("keys").exists());
+    }
+
+    /// It may have signed for files alone, which the fleet never heard of: the ledger's number is not the next one.
+    #[test]
+    fn a_kit_that_lost_its_numbers_is_not_completed_again() {
+        let made = Made::new();
+        assert_eq!((made.sign("t-1").unwrap(), made.sign("t-2").unwrap()), (1, 2));
+        std::fs::remove_file(made.path().join(COUNTER)).unwrap();
+        let error = made.complete(0).unwrap_err();
+        assert!(matches!(&error, KitError::Damaged { path, .. } if *path == made.path().join(COUNTER)), "{error}");
+        assert!(error.to_string().contains("fleet key remove emergency"), "{error}");
+        assert!(!made.path().join(COUNTER).exists() && made.sign("t-3").is_err(), "nothing is signed either");
+        // One that was never complete has signed nothing.
+        std::fs::remove_file(made.path().join(LABEL)).unwrap();
+        made.complete(4).unwrap();
+        assert_eq!(made.sign("t-4").unwrap(), 5);
+    }
+
+    #[test]
+    fn what_a_kit_hears_by_a_wrong_clock_is_in_its_file() {
+        let made = Made::new();
+        let kit = Kit::open(&made.path()).unwrap();
+        let copy = kit.progress().unwrap();
+        for task in ["t-1", "t-2"] {
+            made.sign(task).unwrap();
+        }
+        let mut other = copy.clone();
+        let heard = other.sign(&made.trust, &made.key, &order("t-3"), AT).unwrap();
+        let years = Millis::from_secs(10 * 365 * 86_400);
+        assert_eq!(kit.hear(&heard.to_bytes(), AT + years).unwrap(), Ok(Heard::Known), "it seems to have ended");
+        assert_eq!(kit.progress().unwrap().in_force(AT).count(), 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DeviceId, FleetId, KeyId};
+use crate::ids::{DeviceId, FleetId, Hash, KeyId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::signer::AuditKey;
 use crate::wire::bundle::PublicKey;
@@ -24,7 +24,10 @@ const EARLIER_MAX: usize = 128;
 /// The most bytes of the file.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// The file `audit.key`.
+/// The domain of the digest that the file begins with: any 32 bytes are a key, and a flipped bit would make another.
+const DIGEST: &str = "hardtack/audit.key/v1";
+
+/// The file `audit.key`, after its digest.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     epoch: u64,
@@ -67,7 +70,11 @@ impl Owner<'_> {
 impl AuditSigner {
     /// The key of a file; none if that is none, or older than what the anchor knows.
     pub fn from_file(bytes: &[u8], owner: Owner<'_>, epoch_min: u64) -> Option<Self> {
-        let Stored { epoch, seed, since, earlier } = decode(bytes, FILE_BYTES_MAX).ok()?;
+        let (digest, content) = bytes.split_first_chunk()?;
+        if Hash(*digest) != Hash::of(DIGEST, &[content]) {
+            return None;
+        }
+        let Stored { epoch, seed, since, earlier } = decode(content, FILE_BYTES_MAX).ok()?;
         if epoch < epoch_min.max(1) {
             return None;
         }
@@ -93,7 +100,8 @@ impl AuditSigner {
     /// The content of its file. Replacing that unlinks the key before.
     pub fn to_file(&self) -> Vec<u8> {
         let (epoch, seed, since) = (self.epoch, self.key.to_bytes(), self.since);
-        encode(&Stored { epoch, seed, since, earlier: self.earlier.clone() })
+        let content = encode(&Stored { epoch, seed, since, earlier: self.earlier.clone() });
+        [&Hash::of(DIGEST, &[&content]).0[..], &content].concat()
     }
 
     /// Whether it has served its time at `powered`, by the clock P.
@@ -154,8 +162,11 @@ mod tests {
         assert_eq!(again.certificate_of(old), Some(first.certificate()), "what it signed can still be told");
         assert!(!file.windows(32).any(|window| window == first.key.as_bytes()), "nothing can be signed with it");
         assert!(AuditSigner::from_file(&file, owner, 3).is_none(), "older than what the anchor knows");
-        for end in 0..file.len() {
-            assert!(AuditSigner::from_file(&file[..end], owner, 1).is_none());
+        for at in 0..file.len() {
+            assert!(AuditSigner::from_file(&file[..at], owner, 1).is_none());
+            let mut flipped = file.clone();
+            flipped[at] ^= 1;
+            assert!(AuditSigner::from_file(&flipped, owner, 1).is_none());
         }
     }
 

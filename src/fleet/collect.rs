@@ -64,6 +64,8 @@ pub fn receive(
     let identities = identities(book, topic)?;
     let held = era_ack(book, topic, claim.era);
     if claim.segment > held.next_segment {
+        // Nobody but the device is told where the collector stands in an era: another's number would look like a twin.
+        authentic(book, delivery.header(), &claim, &identities)?;
         return Ok(Collected::TooEarly(held));
     }
     if claim.segment < held.next_segment {
@@ -156,11 +158,7 @@ fn repeated(
     if stored == Some(signed.digest()) {
         return Ok(Collected::Held(held));
     }
-    let vouched = |certificate| Signer::of(certificate, book.fleet(), &claim.device, identities);
-    let own = claim.signer.as_ref().map(vouched).transpose()?;
-    let signers = book.era(&claim.device, claim.era).map(|chain| chain.signers.clone()).unwrap_or_default();
-    let keys: Vec<PublicKey> = signers.into_iter().chain(own).map(|signer| signer.key).collect();
-    let header = signed.open(book.fleet(), keys.iter().map(PublicKey::verifying), 1)?;
+    let header = authentic(book, signed, &claim, identities)?;
     match stored {
         // What a damaged disk has left is no other branch of what arrived before, nor the other way round.
         Some(_) | None if header.salvage.is_some() || book.is_salvaged(&header.device, header.era, header.segment) => {
@@ -169,6 +167,20 @@ fn repeated(
         Some(_) => Ok(forked(book, &header, signed, "another segment of this number is stored", held, at, fx)),
         None => Err(Refused::Malformed("the collector lost the segment that this one repeats: restore its ledger")),
     }
+}
+
+/// A header that one of the device's keys signed, whichever was to sign there.
+fn authentic(
+    book: &Book,
+    signed: &Signed<SegmentHeader>,
+    claim: &SegmentHeader,
+    identities: &[PublicKey],
+) -> Result<SegmentHeader, Refused> {
+    let vouched = |certificate| Signer::of(certificate, book.fleet(), &claim.device, identities);
+    let own = claim.signer.as_ref().map(vouched).transpose()?;
+    let era = book.era(&claim.device, claim.era).map(|chain| chain.signers.clone()).unwrap_or_default();
+    let keys: Vec<PublicKey> = era.into_iter().chain(own).chain(before(book, claim)).map(|signer| signer.key).collect();
+    signed.open(book.fleet(), keys.iter().map(PublicKey::verifying), 1)
 }
 
 /// The identity keys of a device, that of now first.
@@ -284,6 +296,9 @@ mod tests {
         let early = collector.take(&second).unwrap();
         assert!(matches!(early, Collected::TooEarly(ack) if ack.next_segment == 0));
         assert!(collector.stored.is_empty());
+        let strange = EraId { salt: 78, ..ERA };
+        let forged = segment(&device_keys(99), strange, Some(&first), 3, "b");
+        assert!(collector.take(&forged).is_err(), "nobody is told of an era that the device never had");
     }
 
     #[test]

@@ -76,10 +76,14 @@ impl Operator {
     }
 
     fn grant(&self, id: &str) -> Value {
+        json(&self.try_grant(id), 0)
+    }
+
+    fn try_grant(&self, id: &str) -> Output {
         let mut args = vec!["grant", "create", "--device", id, "--may-begin", "unix:uid:1001=pump"];
         args.extend(["--right", "pump:write:modbus/pump1/speed", "--right", "pump:read:modbus/*"]);
         args.extend(["--offline-max", "3d", "--uses-max", "1000", "--boots-max", "20", "--task-ttl-max", "15m"]);
-        self.run(&args)
+        self.output(&args)
     }
 }
 
@@ -157,6 +161,32 @@ fn a_device_is_let_in_once_its_code_is_compared() {
     assert!(operator.fail(&another, 3).contains("retired"));
     let listed = operator.run(&["device", "list"]);
     assert_eq!((&listed["devices"][0]["status"], &listed["devices"][0]["grants"]), (&"retired".into(), &0.into()));
+}
+
+#[test]
+fn a_revoked_device_gets_nothing_and_is_listed_as_revoked() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    operator.grant("gw-07");
+    let state = || {
+        let device = operator.run(&["device", "list"])["devices"][0].clone();
+        (device["status"].as_str().unwrap().to_owned(), device["revoked"].clone())
+    };
+    assert_eq!(state(), ("approved".into(), Value::Null));
+    let until = operator.run(&["revoke", "device", "gw-07"])["until"].as_str().unwrap().to_owned();
+    let why = format!("device gw-07 is revoked until {until}");
+    assert_eq!(state(), ("revoked".into(), why.clone().into()));
+    let refused = json(&operator.try_grant("gw-07"), 5);
+    assert!(refused["error"].as_str().unwrap().starts_with(&why), "{refused}");
+    let ask = ["--class", "pump", "--selector", "unix:uid:1001", "--right", "read:modbus/a", "--ttl", "5m"];
+    let refused = operator.fail(&[&["issue", "--device", "gw-07"][..], &ask].concat(), 5);
+    assert!(refused.starts_with(&why), "{refused}");
+    // Its request was approved before.
+    let (request, code) = operator.request("gw-07", &keys(1));
+    let again = ["device", "approve", &request, "--code", &code, "--out", &operator.bundle()];
+    std::fs::remove_file(operator.bundle()).unwrap();
+    assert!(operator.fail(&again, 5).starts_with(&why));
+    assert!(!Path::new(&operator.bundle()).exists(), "and no bundle is written");
 }
 
 #[test]

@@ -221,7 +221,7 @@ const CADENCE: Cadence = Cadence::every(Millis(1000));
 fn look(book: &Book) {
     let devices: Vec<_> = book.devices().map(|device| device.id.clone()).collect();
     for device in &devices {
-        let _ = (book.live_grants(device, NOW).count(), book.outstanding_grants(device, NOW).count());
+        let _ = book.live_grants(device, NOW).count();
         let _ = (book.eras(device).count(), book.seen(device), book.request_of(device));
         let _ = book.is_salvaged(device, EraId { number: 1, salt: 1 }, 4);
     }

@@ -167,7 +167,13 @@ fn a_device_is_let_in_once_its_code_is_compared() {
 fn a_revoked_device_gets_nothing_and_is_listed_as_revoked() {
     let operator = Operator::new();
     operator.approve("gw-07", &keys(1));
-    operator.grant("gw-07");
+    let id = operator.grant("gw-07")["id"].clone();
+    let grants = || operator.run(&["grant", "list"])["grants"].clone();
+    assert_eq!((&grants()[0]["state"], &grants()[0]["revoked"]), (&"live".into(), &Value::Null));
+    operator.run(&["revoke", "grant", id.as_str().unwrap()]);
+    assert_eq!(grants()[0]["state"], "revoked");
+    let whole = grants()[0]["revoked"].as_str().unwrap().to_owned();
+    assert!(whole.starts_with(&format!("grant {} is revoked until ", id.as_str().unwrap())), "{whole}");
     let state = || {
         let device = operator.run(&["device", "list"])["devices"][0].clone();
         (device["status"].as_str().unwrap().to_owned(), device["revoked"].clone())
@@ -176,6 +182,7 @@ fn a_revoked_device_gets_nothing_and_is_listed_as_revoked() {
     let until = operator.run(&["revoke", "device", "gw-07"])["until"].as_str().unwrap().to_owned();
     let why = format!("device gw-07 is revoked until {until}");
     assert_eq!(state(), ("revoked".into(), why.clone().into()));
+    assert_eq!(grants()[0]["revoked"], why, "by what lasts longest");
     let refused = json(&operator.try_grant("gw-07"), 5);
     assert!(refused["error"].as_str().unwrap().starts_with(&why), "{refused}");
     let ask = ["--class", "pump", "--selector", "unix:uid:1001", "--right", "read:modbus/a", "--ttl", "5m"];
@@ -190,12 +197,40 @@ fn a_revoked_device_gets_nothing_and_is_listed_as_revoked() {
 }
 
 #[test]
+fn what_goes_into_no_feed_is_not_told_as_done() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let output = operator.output(&["revoke", "group", "nope", "--wait", "--timeout", "60s"]);
+    let told = json(&output, 11);
+    assert_eq!((&told["known"], &told["state"]), (&false.into(), &"nowhere".into()), "{told}");
+    assert_eq!(told["wait"]["complete"], false, "{told}");
+    let rules = operator.run(&["revocations"])["rules"].clone();
+    assert_eq!((&rules[0]["state"], &rules[0]["feeds"]), (&"nowhere".into(), &Value::Array(Vec::new())));
+    let mut human = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    human.args(["fleet", "revoke", "group", "nope", "--dir"]).arg(operator.dir());
+    let said = human.env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("no device hears of it") && !said.contains("publishes it at once"), "{said}");
+    // Once a device is in such a group it goes where that is.
+    operator.run(&["group", "add", "nope", "gw-07"]);
+    assert_eq!(operator.run(&["revocations"])["rules"][0]["state"], "signed");
+    assert_eq!(operator.run(&["revoke", "root-key", "99", "--dry-run"])["known"], false);
+    assert_eq!(operator.run(&["revoke", "root-key", "1", "--dry-run"])["known"], true);
+}
+
+#[test]
 fn what_operators_did_is_listed_and_checked() {
     let operator = Operator::new();
     operator.approve("gw-07", &keys(1));
     let id = operator.grant("gw-07")["id"].as_str().unwrap().to_owned();
     let issue = ["--class", "pump", "--selector", "unix:uid:1001", "--right", "read:modbus/a", "--ttl", "5m"];
     let token = operator.run(&[&["issue", "--device", "gw-07"][..], &issue].concat());
+    assert_eq!((&token["cut"], &token["grant"]), (&false.into(), &id.clone().into()));
+    let long = [&["issue", "--device", "gw-07"][..], &issue[..6], &["--ttl", "30d"]].concat();
+    let output = operator.output(&long);
+    let (cut, told) = (json(&output, 0), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(cut["cut"], true, "{cut}");
+    assert!(told.contains(&format!("ends at {}, sooner", cut["expires"].as_str().unwrap())), "{told}");
     let refused = operator.fail(
         &[
             "issue",
@@ -237,8 +272,8 @@ fn what_operators_did_is_listed_and_checked() {
 
     let acts = operator.run(&["audit", "acts"]);
     let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
-    assert_eq!(told, ["founded", "approved", "granted", "issued", "revoked"]);
-    assert_eq!((&acts["acts"][4]["operator"], &acts["acts"][4]["reason"]), (&"bob".into(), &"a test".into()));
+    assert_eq!(told, ["founded", "approved", "granted", "issued", "issued", "revoked"]);
+    assert_eq!((&acts["acts"][5]["operator"], &acts["acts"][5]["reason"]), (&"bob".into(), &"a test".into()));
 
     let ledger = rusqlite::Connection::open(operator.dir().join("fleet.db")).unwrap();
     let taken = "UPDATE book SET value = (SELECT value FROM book WHERE name LIKE 'act/%1') WHERE name LIKE 'act/%2'";

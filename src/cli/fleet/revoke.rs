@@ -15,7 +15,7 @@ use super::super::token::{parsed, token_bytes};
 use super::super::{Exit, Failure};
 use super::target::RuleCommand;
 use super::{lasting, millis, now, operator, target_words, wait, worded, Fleet, Session};
-use crate::fleet::book::{Book, FeedBook, Issued};
+use crate::fleet::book::{Book, FeedBook, Issued, Rule};
 use crate::fleet::convergence::{is_up_to_date, standings, Standing};
 use crate::fleet::emergency::Known;
 use crate::fleet::publish::{self, is_published};
@@ -110,7 +110,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     let mut told = json!({
         "target": {"kind": kind, "value": value},
         "dry_run": how.dry_run,
-        // Whether the fleet knows such a device, group or grant.
+        // Whether the fleet knows such a device, group, grant or root key.
         "known": is_known(fleet.ledger.book(), &target),
         "covers": {
             "what": covered.note,
@@ -156,6 +156,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         let revocation = Revocation { target, until, reason: how.reason.clone(), life, device };
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();
+        told["state"] = state(fleet.ledger.book(), &rule, at).into();
         if how.wait {
             let ended = wait::wait(&mut fleet, &rule, how.timeout)?;
             told["wait"] = ended.value.clone();
@@ -168,6 +169,19 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         None => words(told, Said::Revoked),
     })?;
     Ok(waited.map_or(Exit::Done, |waited| waited.exit))
+}
+
+/// How far a revocation is: `lapsed`, `waiting` for a head, `signed`, or `nowhere`: it goes into no feed, and no device hears of it.
+fn state(book: &Book, rule: &Rule, at: Timestamp) -> &'static str {
+    if rule.until < at {
+        "lapsed"
+    } else if book.routes().feeds(rule).is_empty() {
+        "nowhere"
+    } else if is_published(book, rule) {
+        "signed"
+    } else {
+        "waiting"
+    }
 }
 
 /// The one device for which a task or a block was minted, as far as the ledger knows. What a device made itself, offline, is
@@ -236,7 +250,9 @@ fn words(told: &Value, said: Said) -> String {
         let cost = &told["cost"];
         let (before, after, sent) = (&cost["set_bytes_before"], &cost["set_bytes_after"], &cost["sent_to_each_device"]);
         let _ = match before.is_null() {
-            true => writeln!(text, "no device would hear of it: it goes into no feed"),
+            true => {
+                writeln!(text, "no device would hear of it: it goes into no feed as long as no device is in the group")
+            }
             false => writeln!(text, "the set goes from {before} to {after} bytes; {sent} are sent to each device"),
         };
         for device in told["devices"].as_array().into_iter().flatten() {
@@ -250,7 +266,9 @@ fn words(told: &Value, said: Said) -> String {
             let _ = writeln!(text, "  {:24} {reach}, {silent}", word(&device["device"]));
         }
     }
-    if said == Said::Revoked {
+    if told["state"] == "nowhere" {
+        text.push_str("no device hears of it: it goes into no feed as long as no device is in the group\n");
+    } else if said == Said::Revoked {
         text.push_str("`fleet serve` signs and publishes it at once; without one: hardtack fleet publish --broker URL");
     }
     text
@@ -272,7 +290,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                 "reason": rule.reason,
                 // The feeds in which devices hear of it.
                 "feeds": book.routes().feeds(rule),
-                "state": if rule.until < at { "lapsed" } else if is_published(book, rule) { "signed" } else { "waiting" },
+                "state": state(book, rule, at),
             })
         })
         .collect();

@@ -151,8 +151,9 @@ fn mint(
     let malformed = FleetError::refused("the task");
     let token = token::mint_task(&spec, &minting.issuer.key, minting.issuer.root_key_id, rng).map_err(malformed)?;
     let block = first_block(&token)?;
-    let TaskSpec { task, bearer, grant, expires, serial, .. } = spec;
-    let issued = Issued { task, bearer, grant, block, at, expires, serial };
+    let TaskSpec { task, bearer, grant, owner, audience, expires, serial, .. } = spec;
+    let root_key_id = minting.issuer.root_key_id;
+    let issued = Issued { task, bearer, grant, owner, audience, root_key_id, block, at, expires, serial };
     if let Some(serial) = serial {
         book.write(Write::Serials(Serials { slot, issued: serial + 1 }), fx);
     }

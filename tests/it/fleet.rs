@@ -263,7 +263,30 @@ fn what_operators_did_is_listed_and_checked() {
     let cost = |name: &str| dry["cost"][name].as_u64().unwrap();
     assert!(cost("set_bytes_after") - cost("set_bytes_before") < 49 && cost("sent_to_each_device") > 0);
     assert_eq!((&dry["devices"][0]["device"], &dry["devices"][0]["reachable"]), (&"gw-07".into(), &false.into()));
+    let scada = [&["issue", "--device", "gw-07", "--audience", "scada", "--task", "t-scada"][..], &issue].concat();
+    let scada = operator.run(&scada)["block"].clone();
+    let every = [token["block"].clone(), cut["block"].clone(), scada.clone()];
+    for (what, count) in [
+        (&["all"][..], 3),
+        (&["device", "gw-07"], 3),
+        (&["grant", &id], 3),
+        (&["root-key", "1"], 3),
+        (&["issued-before", "2020-01-01T00:00:00Z"], 0),
+        (&["audience", "scada"], 1),
+        (&["task", "t-scada"], 1),
+        (&["owner", "mallory@acme"], 0),
+        (&["group", "north"], 0),
+        (&["device", "gw-08"], 0),
+    ] {
+        let covers = operator.run(&[&["revoke"][..], what, &["--dry-run"]].concat())["covers"].clone();
+        assert_eq!(covers["issued_count"], count, "{what:?}: {covers}");
+        let blocks = covers["issued_tokens"].as_array().unwrap();
+        let expected = if count == 1 { std::slice::from_ref(&scada) } else { &every[..count] };
+        assert!(blocks.len() == count && expected.iter().all(|block| blocks.contains(block)), "{what:?}: {covers}");
+    }
     let dry = operator.run(&["revoke", "grant", &id, "--dry-run"]);
+    let owner = operator.run(&["grant", "list"])["grants"][0]["owner"].as_str().unwrap().to_owned();
+    assert_eq!(operator.run(&["revoke", "owner", &owner, "--dry-run"])["covers"]["issued_count"], 3);
     assert_eq!(dry["covers"]["devices"][0], "gw-07");
     operator.run(&["--operator", "bob", "revoke", "grant", &id, "--reason", "a test"]);
     operator.fail(&["revoke", "grant", &id, "--expires", "1h"], 1);
@@ -272,8 +295,8 @@ fn what_operators_did_is_listed_and_checked() {
 
     let acts = operator.run(&["audit", "acts"]);
     let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
-    assert_eq!(told, ["founded", "approved", "granted", "issued", "issued", "revoked"]);
-    assert_eq!((&acts["acts"][5]["operator"], &acts["acts"][5]["reason"]), (&"bob".into(), &"a test".into()));
+    assert_eq!(told, ["founded", "approved", "granted", "issued", "issued", "issued", "revoked"]);
+    assert_eq!((&acts["acts"][6]["operator"], &acts["acts"][6]["reason"]), (&"bob".into(), &"a test".into()));
 
     let ledger = rusqlite::Connection::open(operator.dir().join("fleet.db")).unwrap();
     let taken = "UPDATE book SET value = (SELECT value FROM book WHERE name LIKE 'act/%1') WHERE name LIKE 'act/%2'";

@@ -54,6 +54,9 @@ pub enum RevokeCommand {
     },
 }
 
+/// The most task tokens that are named of those that a revocation covers.
+const ISSUED_SHOWN: u32 = 100;
+
 /// What every revocation takes.
 #[derive(Args, Debug)]
 pub struct How {
@@ -98,6 +101,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     if let Target::Task(task) = &target {
         issued = fleet.ledger.issued(task.as_str())?;
     }
+    let (live, count) = fleet.ledger.issued_under(&target, at, ISSUED_SHOWN)?;
     let mut life = None;
     if let Target::Block(block) = &target {
         life = match token.and_then(|token| life_of(token, block)) {
@@ -112,11 +116,13 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         "dry_run": how.dry_run,
         // Whether the fleet knows such a device, group, grant or root key.
         "known": is_known(fleet.ledger.book(), &target),
+        // Of the task tokens that were issued and live still the first so many, and how many there are.
         "covers": {
             "what": covered.note,
             "grants": covered.grants,
             "devices": covered.devices,
-            "issued_tokens": issued.iter().map(|issued| issued.block).collect::<Vec<_>>(),
+            "issued_tokens": live.iter().map(|issued| issued.block).collect::<Vec<_>>(),
+            "issued_count": count,
         },
     });
     if let Some(token) = token {
@@ -241,6 +247,12 @@ fn words(told: &Value, said: Said) -> String {
         if !known.is_empty() {
             let _ = writeln!(text, "{}: {}", name.replace('_', " "), known.join(" "));
         }
+    }
+    let shown = told["covers"]["issued_tokens"].as_array().map_or(0, Vec::len) as u64;
+    if let Some(more) =
+        told["covers"]["issued_count"].as_u64().and_then(|count| count.checked_sub(shown)).filter(|more| *more > 0)
+    {
+        let _ = writeln!(text, "and {more} issued tokens more");
     }
     if said == Said::DryRun {
         let _ = writeln!(text, "still good: {}", word(&told["remains"]["what"]));

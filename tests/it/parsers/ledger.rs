@@ -73,6 +73,9 @@ fn rows(world: &World) -> Vec<Write> {
             task: "t-2".parse().unwrap(),
             bearer: Bearer::Device(device.clone()),
             grant: GrantId([0x42; 16]),
+            owner: "ops@acme".into(),
+            audience: Some("scada".into()),
+            root_key_id: 1,
             block: BlockId([5; 32]),
             at: ISSUED,
             expires: ENDS,
@@ -189,6 +192,7 @@ fn use_all(path: &Path) -> Result<(), LedgerError> {
     look(ledger.book());
     let _ = hardtack::fleet::acts::verify(ledger.book().trusts(), &ledger.acts()?);
     ledger.issued("t-2")?;
+    ledger.issued_under(&Target::All, ISSUED, 9)?;
     let mut segments = Vec::new();
     ledger.segments(None, |segment| {
         segments.push(segment);

@@ -26,7 +26,7 @@ use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::rotate::Cause;
 use hardtack::fleet::service::ServiceKeys;
 use hardtack::fleet::time::{reset, Reading};
-use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
+use hardtack::fleet::{Book, Effects, FleetError, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{BlockId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, TaskId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
@@ -74,6 +74,8 @@ pub(crate) struct Operator {
     grants: GrantPlan,
     /// How many owners were revoked. Each has a successor.
     owners: u32,
+    /// Gateways whose grants were revoked, and that get others once no revocation covers those from birth.
+    owed: BTreeSet<DeviceId>,
     rng: ChaCha8Rng,
     /// Makes what thieves and forgers make, from a stream of its own.
     thief: ChaCha8Rng,
@@ -240,6 +242,7 @@ impl Operator {
             book,
             grants: scenario.grant.clone(),
             owners: 0,
+            owed: BTreeSet::new(),
             rng: stream(seed, "operator", "choices"),
             thief: stream(seed, "thief", "tokens"),
             emergencies: Holders::new(seed),
@@ -323,7 +326,7 @@ impl Operator {
         approve(&mut self.book, &signed, code, Replace::Keep, operator, at, &mut fx).expect(HONEST);
         self.commit(fx);
         self.numbers.insert(name.clone(), number);
-        self.grant(name, at);
+        assert!(self.grant(name, at), "nothing of it is revoked yet");
         let sealed = answer(&self.book, name, Vec::new(), &self.keys.service, at, &mut self.rng).expect(HONEST);
         let fingerprint = self.book.trusts()[0].fingerprint();
         accept(&sealed, keys, name, &fingerprint, nonce, profile, None).expect(HONEST)
@@ -375,7 +378,8 @@ impl Operator {
         self.book.trust().feed_of(device).id.clone()
     }
 
-    fn grant(&mut self, name: &DeviceId, at: Timestamp) {
+    /// Whether there is a grant more: what is revoked from birth is not made.
+    fn grant(&mut self, name: &DeviceId, at: Timestamp) -> bool {
         let plan = &self.grants;
         let (mut may_begin, mut class_rights) = (Vec::new(), Vec::new());
         for (selector, class, rights) in program_rights() {
@@ -399,8 +403,21 @@ impl Operator {
         };
         let mut fx = Effects::default();
         let operator = self.keys.operator("ada");
-        create(&mut self.book, new, &self.keys.issuer, operator, at, &mut self.rng, &mut fx).expect(HONEST);
+        match create(&mut self.book, new, &self.keys.issuer, operator, at, &mut self.rng, &mut fx) {
+            Err(FleetError::Revoked(_)) => return false,
+            made => drop(made.expect(HONEST)),
+        }
         self.commit(fx);
+        true
+    }
+
+    fn give_owed(&mut self, at: Timestamp) {
+        for device in std::mem::take(&mut self.owed) {
+            let revoked = self.book.live_rule(&Target::Device(device.clone()), at).is_some();
+            if revoked || !self.grant(&device, at) {
+                self.owed.insert(device);
+            }
+        }
     }
 
     /// The root keys say to a gateway what time it is, in answer to its nonce.
@@ -533,12 +550,8 @@ impl Operator {
             withdraw(&mut self.book, grant, "revoked", operator, at, &mut fx).expect(HONEST);
         }
         self.commit(fx);
-        let named: BTreeSet<DeviceId> = replaced.into_iter().map(|(_, device)| device).collect();
-        for device in named {
-            if self.book.live_rule(&Target::Device(device.clone()), at).is_none() {
-                self.grant(&device, at);
-            }
-        }
+        self.owed.extend(replaced.into_iter().map(|(_, device)| device));
+        self.give_owed(at);
         if self.running {
             self.ticks(at)
         } else {
@@ -650,6 +663,7 @@ impl Operator {
 
     /// The service looks at the clock.
     pub(crate) fn ticks(&mut self, at: Timestamp) -> Vec<Publish> {
+        self.give_owed(at);
         let mut fx = Effects::default();
         self.service.tick(&mut self.book, at, &mut fx);
         self.commit(fx)

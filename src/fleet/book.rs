@@ -425,13 +425,6 @@ impl Book {
             .any(|target| self.live_rule(target, at).is_some())
     }
 
-    /// The grants that a device should hold now or when a revocation has lapsed: it needs room for all of them.
-    pub fn outstanding_grants<'a>(&'a self, device: &'a DeviceId, now: Timestamp) -> impl Iterator<Item = &'a Grant> {
-        let own = self.grants.values().filter(move |grant| grant.spec.device == *device);
-        let unended = own.filter(move |grant| grant.withdrawn.is_none() && grant.spec.expires > now);
-        unended.filter(|grant| !self.is_ordered_gone(grant, grant.spec.expires))
-    }
-
     /// The digest over the grants that a device should hold now.
     pub fn live_grants_digest(&self, device: &DeviceId, now: Timestamp) -> Hash {
         grants_digest(self.live_grants(device, now).map(|grant| grant.spec.grant))

@@ -13,7 +13,7 @@ use rand_core::{CryptoRng, RngCore};
 use super::acts::{self, Deed};
 use super::book::{Book, Device, Pending, Status, Write};
 use super::publish::{self, Cadence};
-use super::{Effects, FleetError, FleetKeys, FleetLog, Operator};
+use super::{covered, Effects, FleetError, FleetKeys, FleetLog, Operator};
 use crate::ids::{DeviceId, FeedId, FleetId, KeyId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{BrokerPins, Feed, Issuer, PublicKey, TrustBundle};
@@ -131,15 +131,16 @@ pub fn approve(
         return Err(FleetError::WrongCode);
     }
     let (id, identity) = (opened.device.clone(), opened.keys.identity);
+    // Asked first: what was approved before the device was revoked is not given out again either.
+    if let Some(covered) = covered::covered(book, &[Target::Device(id.clone())], None, at) {
+        return Err(FleetError::DeviceRevoked(covered));
+    }
     let known = book.device(&id).cloned();
     if known.as_ref().is_some_and(|device| device.request == request.digest() && device.status == Status::Approved) {
         return Ok((id, Approval::Already));
     }
     if book.is_retired_key(&identity) {
         return Err(FleetError::RetiredKey(id));
-    }
-    if let Some(rule) = book.live_rule(&Target::Device(id.clone()), at) {
-        return Err(FleetError::DeviceRevoked { device: id, until: rule.until });
     }
     if book.devices().any(|other| other.id != id && other.keys.identity == identity) {
         return Err(FleetError::Invalid(format!(
@@ -331,10 +332,20 @@ mod tests {
             life: None,
             device: None,
         };
-        super::super::revoke::revoke(&mut book, rule, keys.operator("ann"), at(5), &mut fx).unwrap();
         let asked = request("gw-07", &device_keys(1), 1);
+        // Not even by the request that was approved before it was revoked.
+        let before = approve(&mut book, &asked, code(&asked), Replace::Keep, keys.operator("ann"), at(4), &mut fx);
+        assert_eq!(before.map(|(_, approval)| approval), Ok(Approval::Joined));
+        super::super::revoke::revoke(&mut book, rule, keys.operator("ann"), at(5), &mut fx).unwrap();
         let refused = approve(&mut book, &asked, code(&asked), Replace::Keep, keys.operator("ann"), at(10), &mut fx);
-        assert!(matches!(refused, Err(FleetError::DeviceRevoked { .. })));
+        assert!(matches!(refused, Err(FleetError::DeviceRevoked(_))));
+        let asked = request("gw-07", &device_keys(2), 2);
+        let other = approve(&mut book, &asked, code(&asked), Replace::Replace, keys.operator("ann"), at(10), &mut fx);
+        assert!(matches!(other, Err(FleetError::DeviceRevoked(_))), "nor with another key");
+        let asked = request("gw-08", &device_keys(3), 1);
+        super::covered::tests::declared(&mut book, &Target::Device("gw-08".parse().unwrap()), at(10));
+        let refused = approve(&mut book, &asked, code(&asked), Replace::Keep, keys.operator("ann"), at(11), &mut fx);
+        assert!(refused.is_err_and(|error| error.to_string().contains("by emergency key")));
     }
 
     #[test]

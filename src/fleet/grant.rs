@@ -1,7 +1,7 @@
 //! Fallback grants: what a device may do alone.
 //!
 //! Owns: minting, renewing and withdrawing them.
-//! Never: sends one; `issue.rs` seals them to the device that asks.
+//! Never: mints one that is revoked from birth; sends one; `issue.rs` seals them to the device that asks.
 //! Read next: `issue.rs`.
 
 use rand_core::{CryptoRng, RngCore};
@@ -9,11 +9,12 @@ use rand_core::{CryptoRng, RngCore};
 use super::acts::{self, Deed};
 use super::book::{Book, Device, Grant, Renewal, Status, Write};
 use super::keys::{Issuer, ISSUED_EARLIER};
-use super::{Effects, FleetError, FleetLog, Operator};
+use super::{covered, Effects, FleetError, FleetLog, Operator};
 use crate::ids::{DeviceId, FeedId, GrantId, RiskClass, TaskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Spent;
 use crate::wire::policy::TimeClass;
+use crate::wire::revocation::Target;
 use crate::wire::token::{self, ClassRight, GrantSpec, Held, RESERVED};
 
 /// The most grants that a device holds at once: profiles have room for no more.
@@ -57,7 +58,8 @@ pub struct NewGrant {
 /// Mints a grant. The device takes it the next time that it is in touch.
 ///
 /// # Errors
-/// [`FleetError::UnknownDevice`], [`FleetError::Retired`], [`FleetError::Invalid`], or what is wrong with a right.
+/// [`FleetError::UnknownDevice`], [`FleetError::Retired`], [`FleetError::Revoked`], [`FleetError::Invalid`], or what is wrong with
+/// a right.
 pub fn create(
     book: &mut Book,
     new: NewGrant,
@@ -89,6 +91,7 @@ pub fn create(
         staleness_max: new.staleness_max,
         min_time_class: new.min_time_class,
     };
+    refuse_revoked(book, &spec, issuer, at)?;
     let malformed = FleetError::refused("the grant");
     let token = token::mint_grant(&spec, &issuer.key, issuer.root_key_id, rng).map_err(malformed)?;
     if token.len() > GRANT_BYTES_MAX {
@@ -98,7 +101,7 @@ pub fn create(
         );
         return Err(FleetError::Invalid(message));
     }
-    let held: usize = book.outstanding_grants(&spec.device, at).map(|grant| grant.token.len()).sum();
+    let held: usize = book.live_grants(&spec.device, at).map(|grant| grant.token.len()).sum();
     if held + token.len() > WALLET_BYTES_MAX {
         return Err(FleetError::Invalid(
             "the device's grants together are too large for one answer: withdraw one".into(),
@@ -118,7 +121,7 @@ fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
     if device.status == Status::Retired {
         return Err(FleetError::Retired(new.device.clone()));
     }
-    if book.outstanding_grants(&new.device, at).count() >= GRANTS_MAX {
+    if book.live_grants(&new.device, at).count() >= GRANTS_MAX {
         let message = "the device holds 16 grants already, which is all it has room for: withdraw one first";
         return Err(FleetError::Invalid(message.into()));
     }
@@ -168,10 +171,7 @@ pub(super) fn renew(
         .filter(|grant| spent.iter().any(|spent| spent.grant == grant.spec.grant && is_due(grant, spent.used, at)))
         .cloned()
         .collect();
-    for old in due {
-        succeed(book, device, old, (issuer, at), rng, fx)?;
-    }
-    Ok(())
+    succeed_all(book, device, due, (issuer, at), rng, fx)
 }
 
 /// A device has said that it holds its feed: those of its grants that name another get successors that name this one. Until
@@ -192,10 +192,7 @@ pub(super) fn follow_feed(
     let feed = Some(feed_to_name(book, &device.id));
     let others = |grant: &&Grant| grant.renewal == Renewal::Automatic && grant.spec.feed != feed;
     let behind: Vec<Grant> = book.live_grants(&device.id, at).filter(others).cloned().collect();
-    for old in behind {
-        succeed(book, device, old, (issuer, at), rng, fx)?;
-    }
-    Ok(())
+    succeed_all(book, device, behind, (issuer, at), rng, fx)
 }
 
 /// The feed that tokens for a device name: its own, once it has said that it holds that; the newest that it has named
@@ -205,6 +202,33 @@ pub(super) fn feed_to_name(book: &Book, device: &DeviceId) -> FeedId {
     let held = book.seen(device).map_or(&[][..], |seen| &seen.feeds);
     let holds = held.is_empty() || held.iter().any(|position| position.feed == *own);
     held.last().filter(|_| !holds).map_or(own, |position| &position.feed).clone()
+}
+
+/// One that gets no successor keeps no other from its own.
+fn succeed_all(
+    book: &mut Book,
+    device: &Device,
+    grants: Vec<Grant>,
+    by: (&Issuer, Timestamp),
+    rng: &mut (impl RngCore + CryptoRng),
+    fx: &mut Effects,
+) -> Result<(), FleetError> {
+    let mut done = Ok(());
+    for old in grants {
+        done = done.and(succeed(book, device, old, by, rng, fx));
+    }
+    done
+}
+
+/// A grant that a revocation covers from birth is not minted: whoever asks for it would count on it in vain.
+fn refuse_revoked(book: &Book, spec: &GrantSpec, issuer: &Issuer, at: Timestamp) -> Result<(), FleetError> {
+    let targets = [
+        Target::All,
+        Target::Device(spec.device.clone()),
+        Target::Owner(spec.owner.clone()),
+        Target::RootKey(issuer.root_key_id),
+    ];
+    covered::covered(book, &targets, Some(spec.issued), at).map_or(Ok(()), |covered| Err(FleetError::Revoked(covered)))
 }
 
 fn succeed(
@@ -221,6 +245,7 @@ fn succeed(
     let feed = Some(feed_to_name(book, &device.id));
     let life = old.spec.expires.since(old.spec.issued + ISSUED_EARLIER);
     let spec = GrantSpec { grant: id, feed, issued: at - ISSUED_EARLIER, expires: at + life, ..old.spec.clone() };
+    refuse_revoked(book, &spec, issuer, at)?;
     let malformed = FleetError::refused("the grant's successor");
     let token = token::mint_grant(&spec, &issuer.key, issuer.root_key_id, rng).map_err(malformed)?;
     let block = first_block(&token)?;
@@ -271,11 +296,11 @@ pub(super) fn first_block(token: &[u8]) -> Result<crate::ids::BlockId, FleetErro
 
 #[cfg(test)]
 mod tests {
+    use super::super::covered::tests::declared;
     use super::super::revoke::{revoke, Revocation};
     use super::super::service::tests::{at, new_grant, one_device};
     use super::super::FleetKeys;
     use super::*;
-    use crate::wire::revocation::Target;
     use rand_chacha::ChaCha20Rng;
 
     #[test]
@@ -338,26 +363,67 @@ mod tests {
         assert_eq!(bytes(book, at(100 + 86_401)), before, "all of them are successors");
     }
 
-    /// What is revoked now and lives longer than its revocation comes back: the device needs room for it.
+    /// Each of these is the only revocation in force, by the feed or by an emergency key.
     #[test]
-    fn a_revocation_makes_no_room_for_more_than_a_device_can_hold() {
+    fn what_is_revoked_from_birth_is_neither_made_nor_renewed() {
+        for target in [
+            Target::All,
+            Target::Device("gw-07".parse().unwrap()),
+            Target::Owner("ops@acme".into()),
+            Target::RootKey(1),
+            Target::IssuedBefore(at(100)),
+        ] {
+            for by_key in [false, true] {
+                let (keys, book, _, rng) = &mut one_device();
+                let (ann, fx) = (keys.operator("ann"), &mut Effects::default());
+                let id = create(book, new_grant(), &keys.issuer, ann, at(40), rng, fx).unwrap();
+                let until = if by_key {
+                    declared(book, &target, at(100))
+                } else {
+                    let rule = Revocation {
+                        target: target.clone(),
+                        until: None,
+                        reason: "r".into(),
+                        life: None,
+                        device: None,
+                    };
+                    revoke(book, rule, ann, at(100), fx).unwrap().until
+                };
+                let refused = create(book, new_grant(), &keys.issuer, ann, at(101), rng, fx).unwrap_err();
+                let told = refused.to_string();
+                assert!(told.contains(&format!("is revoked until {until}")), "{told}");
+                assert_eq!(told.contains("by emergency key"), by_key, "{told}");
+                let device = book.device(&"gw-07".parse().unwrap()).unwrap().clone();
+                let grants = book.grants().count();
+                let late = if matches!(target, Target::IssuedBefore(_)) { at(101) } else { at(43_300) };
+                let old = book.grant(&id).unwrap().clone();
+                let renewed = succeed_all(book, &device, vec![old], (&keys.issuer, late), rng, fx);
+                assert!(matches!(renewed, Err(FleetError::Revoked(_))), "{target:?}");
+                assert_eq!(book.grants().count(), grants);
+                assert!(create(book, new_grant(), &keys.issuer, ann, until + Millis::from_secs(1), rng, fx).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_grant_that_is_not_renewed_keeps_no_other_from_it() {
         let (keys, book, _, rng) = &mut one_device();
         let (ann, fx) = (keys.operator("ann"), &mut Effects::default());
-        let rule = Revocation {
-            target: Target::All,
-            until: Some(at(90_000)),
-            reason: "a test".into(),
-            life: None,
-            device: None,
+        let mut made = |book: &mut Book, owner: &str| {
+            let new = NewGrant { owner: owner.into(), ..new_grant() };
+            create(book, new, &keys.issuer, ann, at(40), rng, fx).unwrap()
         };
-        revoke(book, rule, ann, at(50), fx).unwrap();
-        let long = || NewGrant { life: Millis::from_secs(200_000), ..new_grant() };
-        for _ in 0..GRANTS_MAX {
-            create(book, long(), &keys.issuer, ann, at(100), rng, fx).unwrap();
+        let mut ids = [made(book, "ops@acme"), made(book, "other@acme")];
+        declared(book, &Target::Owner("other@acme".into()), at(100));
+        let device = book.device(&"gw-07".parse().unwrap()).unwrap().clone();
+        for _ in 0..2 {
+            let before = book.grants().count();
+            let olds = ids.iter().map(|id| book.grant(id).unwrap().clone()).collect();
+            let renewed = succeed_all(book, &device, olds, (&keys.issuer, at(200)), rng, fx);
+            assert!(matches!(renewed, Err(FleetError::Revoked(_))));
+            assert_eq!(book.grants().count(), before + 1, "in whichever order they come");
+            ids.reverse();
         }
-        assert!(create(book, long(), &keys.issuer, ann, at(100), rng, fx).is_err());
-        assert_eq!(bytes(book, at(101)).0, 0);
-        assert_eq!(bytes(book, at(90_001)).0, GRANTS_MAX);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::acts::{self, Deed};
 use super::book::{Book, Device, Grant, Issued, Serials, Status, Write};
 use super::grant::{self, first_block, LINES_MAX};
 use super::keys::{Issuer, ISSUED_EARLIER};
-use super::{Effects, FleetError, FleetLog, Operator};
+use super::{covered, Effects, FleetError, FleetLog, Operator};
 use crate::ids::{DeviceId, FeedId, GrantId, GroupId, RiskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::{Ask, Reply, Request, Right, TaskAsk};
@@ -163,8 +163,9 @@ fn mint(
     let malformed = FleetError::refused("the task");
     let token = token::mint_task(&spec, &minting.issuer.key, minting.issuer.root_key_id, rng).map_err(malformed)?;
     let block = first_block(&token)?;
-    let TaskSpec { task, bearer, grant, expires, serial, .. } = spec;
-    let issued = Issued { task, bearer, grant, block, at, expires, serial };
+    let TaskSpec { task, bearer, grant, owner, audience, expires, serial, .. } = spec;
+    let root_key_id = minting.issuer.root_key_id;
+    let issued = Issued { task, bearer, grant, owner, audience, root_key_id, block, at, expires, serial };
     if let Some(serial) = serial {
         book.write(Write::Serials(Serials { slot, issued: serial + 1 }), fx);
     }
@@ -283,12 +284,20 @@ fn check(ask: &TaskAsk) -> Result<(), FleetError> {
 
 /// The live grant of the device that covers all that is asked, the longest-lived of several.
 fn covering<'b>(book: &'b Book, device: &'b DeviceId, ask: &TaskAsk, at: Timestamp) -> Result<&'b Grant, FleetError> {
-    let live: Vec<&Grant> = book.live_grants(device, at).filter(|grant| !is_revoked(book, grant, at)).collect();
+    let live: Vec<&Grant> =
+        book.live_grants(device, at).filter(|grant| covered::grant(book, grant, at).is_none()).collect();
     let begins = |grant: &&Grant| {
         let may_begin = &grant.spec.may_begin;
         may_begin.iter().any(|(selector, class)| *class == ask.class && ask.selectors.contains(selector))
     };
     if live.is_empty() {
+        // Where the device is revoked another grant is of no use, and where all that it has are, that is the reason.
+        let held = || book.grants().filter(|grant| grant.spec.device == *device && grant.spec.expires > at);
+        let held = || held().filter(|grant| grant.withdrawn.is_none());
+        let revoked = covered::device(book, device, at);
+        if let Some(revoked) = revoked.or_else(|| held().find_map(|grant| covered::grant(book, grant, at))) {
+            return Err(FleetError::Revoked(revoked));
+        }
         return Err(FleetError::Invalid(format!("device {device} has no live grant: an operator has to create one")));
     }
     if !live.iter().any(begins) {
@@ -311,16 +320,6 @@ fn covers_right(grant: &Grant, ask: &TaskAsk, right: &Right) -> bool {
     covered(right, held)
 }
 
-fn is_revoked(book: &Book, grant: &Grant, at: Timestamp) -> bool {
-    let targets = [Target::Block(grant.block), Target::RootKey(grant.root_key_id)];
-    targets.iter().any(|target| book.live_rule(target, at).is_some()) || issued_before(book, grant.spec.issued, at)
-}
-
-fn issued_before(book: &Book, issued: Timestamp, at: Timestamp) -> bool {
-    let mut live = book.rules().filter(|rule| rule.until >= at);
-    live.any(|rule| matches!(rule.target, Target::IssuedBefore(before) if issued < before))
-}
-
 /// A token that a rule covers from birth is not minted: the refusal says more than a denial would. A rule on a group covers
 /// what is for the group by name, and not what is for one device of it.
 fn refuse_revoked(book: &Book, spec: &TaskSpec, minting: Minting<'_>) -> Result<(), FleetError> {
@@ -336,17 +335,14 @@ fn refuse_revoked(book: &Book, spec: &TaskSpec, minting: Minting<'_>) -> Result<
         Target::Task(spec.task.clone()),
     ];
     targets.extend(spec.audience.clone().map(Target::Audience));
-    let rule = targets.iter().find_map(|target| book.live_rule(target, minting.at));
-    if rule.is_some() || issued_before(book, spec.issued, minting.at) {
-        let until = rule.map_or_else(String::new, |rule| format!(" until {}", rule.until));
-        return Err(FleetError::Invalid(format!("what was asked for is revoked{until}")));
-    }
-    Ok(())
+    let revoked = covered::covered(book, &targets, Some(spec.issued), minting.at);
+    revoked.map_or(Ok(()), |revoked| Err(FleetError::Revoked(revoked)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::book::Restored;
+    use super::super::covered::tests::declared;
     use super::super::groups::{change, Change, Signing};
     use super::super::revoke::{life_of, revoke, Revocation};
     use super::super::service::tests::{ask, at, new_grant, one_device, CADENCE};
@@ -357,6 +353,14 @@ mod tests {
     use crate::wire::biscuit::decode;
 
     fn try_mint(edit: impl FnOnce(&mut TaskAsk), rule: Option<Target>) -> Result<Issued, FleetError> {
+        try_mint_under(edit, rule, None)
+    }
+
+    fn try_mint_under(
+        edit: impl FnOnce(&mut TaskAsk),
+        rule: Option<Target>,
+        emergency: Option<Target>,
+    ) -> Result<Issued, FleetError> {
         let (keys, mut book, _, mut rng) = one_device();
         let mut fx = Effects::default();
         let ann = keys.operator("ann");
@@ -364,6 +368,9 @@ mod tests {
         if let Some(target) = rule {
             let rule = Revocation { target, until: None, reason: "test".into(), life: None, device: None };
             revoke(&mut book, rule, ann, at(101), &mut fx)?;
+        }
+        if let Some(target) = emergency {
+            declared(&mut book, &target, at(101));
         }
         let mut ask = ask();
         edit(&mut ask);
@@ -525,9 +532,15 @@ mod tests {
             Target::Task("t-1".parse().unwrap()),
             Target::IssuedBefore(at(101)),
         ] {
-            assert!(try_mint(|_| {}, Some(target.clone())).is_err(), "{target:?}");
+            let by_feed = try_mint(|_| {}, Some(target.clone())).unwrap_err().to_string();
+            assert!(by_feed.contains(" is revoked until ") && !by_feed.contains("emergency"), "{by_feed}");
+            let by_key = try_mint_under(|_| {}, None, Some(target)).unwrap_err().to_string();
+            assert!(by_key.contains(" is revoked until ") && by_key.contains(" by emergency key "), "{by_key}");
         }
-        assert!(try_mint(|_| {}, Some(Target::Task("t-2".parse().unwrap()))).is_ok());
+        for other in [Target::Task("t-2".parse().unwrap()), Target::Device("gw-08".parse().unwrap())] {
+            assert!(try_mint(|_| {}, Some(other.clone())).is_ok());
+            assert!(try_mint_under(|_| {}, None, Some(other)).is_ok());
+        }
         assert!(try_mint(|_| {}, Some(Target::IssuedBefore(at(50)))).is_ok());
     }
     #[test]

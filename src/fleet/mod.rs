@@ -1,7 +1,8 @@
 //! The operator's decisions. Pure: no SQL, no MQTT, no files, no clock, no global randomness.
 //!
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
-//! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint,
+//! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint what [`covered`]
+//! does not say is revoked,
 //! [`revoke`] and [`publish`] take back, by the feeds of [`route`] and [`groups`], [`emergency`] gives operators keys of their own
 //! for when all this is out of reach, [`rotate`] replaces a key, [`roots`] changes the root keys, [`proposal`] has their
 //! signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`]
@@ -15,6 +16,7 @@ pub mod book;
 pub mod carry;
 pub mod collect;
 pub mod convergence;
+pub mod covered;
 pub mod emergency;
 pub mod enrol;
 pub mod grant;
@@ -37,6 +39,8 @@ pub mod time;
 pub use book::{Book, Write};
 pub use keys::{FleetKeys, Operator};
 pub use service::{Archive, FleetLog, Service, Settings};
+
+use covered::Covered;
 
 use crate::agent::effects::Publish;
 use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash};
@@ -136,13 +140,11 @@ pub enum FleetError {
     #[error("the key of this request was retired: device {0} must make a new one (`hardtack enrol request` in an empty state folder)")]
     RetiredKey(DeviceId),
     /// The device is revoked.
-    #[error("device {device} is revoked until {until}: choose another id, or wait")]
-    DeviceRevoked {
-        /// The device.
-        device: DeviceId,
-        /// The end of the rule.
-        until: Timestamp,
-    },
+    #[error("{0}: choose another id, or wait")]
+    DeviceRevoked(Covered),
+    /// What was to be minted is revoked from birth.
+    #[error("{0}: devices would deny it, so that it is not minted. `hardtack fleet revocations` names the reason; what else it does not cover can be had, and all of it after its end")]
+    Revoked(Covered),
     /// The id belongs to another key.
     #[error("device {0} is enrolled with another key: pass --replace if its hardware or state folder was replaced")]
     OtherKey(DeviceId),

@@ -201,12 +201,15 @@ pub fn is_known(book: &Book, target: &Target) -> bool {
         Target::Device(id) => book.device(id).is_some(),
         Target::Group(id) => book.trust().groups.contains_key(id),
         Target::Grant(id) => book.grant(id).is_some(),
+        // Of any bundle: what a key signed that was replaced may live still.
+        Target::RootKey(id) => {
+            book.trusts().iter().flat_map(|trust| &trust.issuers).any(|issuer| issuer.root_key_id == *id)
+        }
         Target::All
         | Target::Audience(_)
         | Target::Block(_)
         | Target::IssuedBefore(_)
         | Target::Owner(_)
-        | Target::RootKey(_)
         | Target::Task(_) => true,
     }
 }
@@ -394,6 +397,16 @@ mod tests {
         let sent: usize = sent.map(|publish| publish.payload.len()).sum();
         // Numbers in the head may have become a byte longer.
         assert!(told.sent.abs_diff(sent) <= 16, "{told:?} {sent}");
+    }
+
+    #[test]
+    fn what_was_mistyped_is_not_known() {
+        let (_, book, ..) = one_device();
+        let known = |target: Target| is_known(&book, &target);
+        assert!(known(Target::RootKey(1)) && known(Target::Device("gw-07".parse().unwrap())));
+        assert!(known(Target::Owner("anybody".into())), "the ledger cannot know all that there are");
+        assert!(!known(Target::RootKey(99)) && !known(Target::Device("gw-70".parse().unwrap())));
+        assert!(!known(Target::Group("nope".parse().unwrap())) && !known(Target::Grant(GrantId([7; 16]))));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::types::Value;
 use rusqlite::{params, Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 pub use copy::{Copied, Restoring};
@@ -22,12 +23,14 @@ use super::fleet_lock::{self, Lock};
 use crate::fleet::acts::Act;
 use crate::fleet::book::{BrokenBook, Issued, Segment};
 use crate::fleet::emergency::Kept;
+use crate::fleet::keys::ISSUED_EARLIER;
 use crate::fleet::{Archive, Book, Effects, Outgoing, Write};
 use crate::ids::{BlockId, DeviceId, EraId, GrantId, Hash};
 use crate::time::Timestamp;
 use crate::wire::audit::segment::SegmentHeader;
 use crate::wire::audit::{Credential, Event};
 use crate::wire::envelope::Signed;
+use crate::wire::revocation::Target;
 use crate::wire::token::Bearer;
 use crate::wire::{decode, encode};
 
@@ -57,7 +60,7 @@ CREATE TABLE records (
 ) WITHOUT ROWID;
 CREATE TABLE issued (
     block BLOB PRIMARY KEY, task TEXT NOT NULL, device TEXT, for_group TEXT, grant_id BLOB NOT NULL,
-    issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, serial INTEGER,
+    owner TEXT NOT NULL, audience TEXT, root_key_id INTEGER NOT NULL, issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, serial INTEGER,
     CHECK ((device IS NULL) <> (for_group IS NULL))
 ) WITHOUT ROWID;
 CREATE INDEX issued_by_task ON issued (task);
@@ -323,7 +326,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn issued(&self, task: &str) -> Result<Vec<Issued>, LedgerError> {
-        self.issued_where("task = ?1", &task)
+        self.issued_where("task = ?1", &task, u32::MAX)
     }
 
     /// The task token that was minted with this block.
@@ -331,13 +334,45 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn issued_with(&self, block: &BlockId) -> Result<Option<Issued>, LedgerError> {
-        self.issued_where("block = ?1", &block.0).map(|mut issued| issued.pop())
+        self.issued_where("block = ?1", &block.0, 1).map(|mut issued| issued.pop())
     }
 
-    fn issued_where(&self, condition: &str, value: &dyn rusqlite::ToSql) -> Result<Vec<Issued>, LedgerError> {
+    /// Task tokens that live still and that a revocation of `target` covers, at most so many of them, and how many there are.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn issued_under(&self, target: &Target, now: Timestamp, most: u32) -> Result<(Vec<Issued>, u64), LedgerError> {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let (condition, value) = match target {
+            Target::All => ("?1 IS NULL", Value::Null),
+            Target::Audience(audience) => ("audience = ?1", text(audience)),
+            Target::Block(block) => ("block = ?1", Value::Blob(block.0.to_vec())),
+            Target::Device(device) => ("device = ?1", text(device.as_str())),
+            Target::Grant(grant) => ("grant_id = ?1", Value::Blob(grant.0.to_vec())),
+            Target::Group(group) => ("for_group = ?1", text(group.as_str())),
+            // They say that they were issued a little earlier than they were.
+            Target::IssuedBefore(time) => ("issued_ms < ?1", Value::Integer(ms(*time + ISSUED_EARLIER))),
+            Target::Owner(owner) => ("owner = ?1", text(owner)),
+            Target::RootKey(id) => ("root_key_id = ?1", Value::Integer(i64::from(*id))),
+            Target::Task(task) => ("task = ?1", text(task.as_str())),
+        };
+        let lives = format!("({condition}) AND expires_ms > {}", ms(now));
+        let count =
+            self.connection.query_row(&format!("SELECT COUNT(*) FROM issued WHERE {lives}"), [&value], |row| {
+                row.get::<_, i64>(0)
+            })?;
+        Ok((self.issued_where(&lives, &value, most)?, count.unsigned_abs()))
+    }
+
+    fn issued_where(
+        &self,
+        condition: &str,
+        value: &dyn rusqlite::ToSql,
+        most: u32,
+    ) -> Result<Vec<Issued>, LedgerError> {
         let mut statement = self.connection.prepare(&format!(
-            "SELECT block, task, device, for_group, grant_id, issued_ms, expires_ms, serial FROM issued WHERE {condition} \
-             ORDER BY issued_ms",
+            "SELECT block, task, device, for_group, grant_id, issued_ms, expires_ms, serial, owner, audience, root_key_id \
+             FROM issued WHERE {condition} ORDER BY issued_ms LIMIT {most}",
         ))?;
         let rows = statement.query_map([value], |row| {
             Ok((
@@ -348,11 +383,12 @@ impl Ledger {
                 row.get::<_, i64>(5)?,
                 row.get::<_, i64>(6)?,
                 row.get::<_, Option<u32>>(7)?,
+                (row.get::<_, String>(8)?, row.get::<_, Option<String>>(9)?, row.get::<_, u32>(10)?),
             ))
         })?;
         let mut issued = Vec::new();
         for row in rows {
-            let (block, task, bearer, grant, at, expires, serial) = row?;
+            let (block, task, bearer, grant, at, expires, serial, (owner, audience, root_key_id)) = row?;
             let damaged = || LedgerError::Damaged(format!("issued/{task}"));
             issued.push(Issued {
                 block: BlockId(block),
@@ -362,6 +398,9 @@ impl Ledger {
                     (Some(_), Some(_)) | (None, None) => return Err(damaged()),
                 },
                 grant: GrantId(grant),
+                owner,
+                audience,
+                root_key_id,
                 at: millis(at),
                 expires: millis(expires),
                 task: task.parse().map_err(|_| damaged())?,
@@ -537,15 +576,29 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
 
 fn store_issued(connection: &Connection, issued: &Issued) -> Result<(), LedgerError> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO issued (block, task, device, for_group, grant_id, issued_ms, expires_ms, serial)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO issued (block, task, device, for_group, grant_id, issued_ms, expires_ms, serial, owner, audience, root_key_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
-    let Issued { task, bearer, grant, block, at, expires, serial } = issued;
+    let Issued { task, bearer, grant, owner, audience, root_key_id, block, at, expires, serial } = issued;
     let (device, group) = match bearer {
         Bearer::Device(device) => (Some(device.as_str()), None),
         Bearer::Group(group) => (None, Some(group.as_str())),
     };
-    statement.execute(params![block.0, task.as_str(), device, group, grant.0, ms(*at), ms(*expires), serial])?;
+    let (at, expires) = (ms(*at), ms(*expires));
+    let task = task.as_str();
+    statement.execute(params![
+        block.0,
+        task,
+        device,
+        group,
+        grant.0,
+        at,
+        expires,
+        serial,
+        owner,
+        audience,
+        root_key_id
+    ])?;
     Ok(())
 }
 

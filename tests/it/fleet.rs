@@ -76,10 +76,14 @@ impl Operator {
     }
 
     fn grant(&self, id: &str) -> Value {
+        json(&self.try_grant(id), 0)
+    }
+
+    fn try_grant(&self, id: &str) -> Output {
         let mut args = vec!["grant", "create", "--device", id, "--may-begin", "unix:uid:1001=pump"];
         args.extend(["--right", "pump:write:modbus/pump1/speed", "--right", "pump:read:modbus/*"]);
         args.extend(["--offline-max", "3d", "--uses-max", "1000", "--boots-max", "20", "--task-ttl-max", "15m"]);
-        self.run(&args)
+        self.output(&args)
     }
 }
 
@@ -160,12 +164,73 @@ fn a_device_is_let_in_once_its_code_is_compared() {
 }
 
 #[test]
+fn a_revoked_device_gets_nothing_and_is_listed_as_revoked() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let id = operator.grant("gw-07")["id"].clone();
+    let grants = || operator.run(&["grant", "list"])["grants"].clone();
+    assert_eq!((&grants()[0]["state"], &grants()[0]["revoked"]), (&"live".into(), &Value::Null));
+    operator.run(&["revoke", "grant", id.as_str().unwrap()]);
+    assert_eq!(grants()[0]["state"], "revoked");
+    let whole = grants()[0]["revoked"].as_str().unwrap().to_owned();
+    assert!(whole.starts_with(&format!("grant {} is revoked until ", id.as_str().unwrap())), "{whole}");
+    let state = || {
+        let device = operator.run(&["device", "list"])["devices"][0].clone();
+        (device["status"].as_str().unwrap().to_owned(), device["revoked"].clone())
+    };
+    assert_eq!(state(), ("approved".into(), Value::Null));
+    let until = operator.run(&["revoke", "device", "gw-07"])["until"].as_str().unwrap().to_owned();
+    let why = format!("device gw-07 is revoked until {until}");
+    assert_eq!(state(), ("revoked".into(), why.clone().into()));
+    assert_eq!(grants()[0]["revoked"], why, "by what lasts longest");
+    let refused = json(&operator.try_grant("gw-07"), 5);
+    assert!(refused["error"].as_str().unwrap().starts_with(&why), "{refused}");
+    let ask = ["--class", "pump", "--selector", "unix:uid:1001", "--right", "read:modbus/a", "--ttl", "5m"];
+    let refused = operator.fail(&[&["issue", "--device", "gw-07"][..], &ask].concat(), 5);
+    assert!(refused.starts_with(&why), "{refused}");
+    // Its request was approved before.
+    let (request, code) = operator.request("gw-07", &keys(1));
+    let again = ["device", "approve", &request, "--code", &code, "--out", &operator.bundle()];
+    std::fs::remove_file(operator.bundle()).unwrap();
+    assert!(operator.fail(&again, 5).starts_with(&why));
+    assert!(!Path::new(&operator.bundle()).exists(), "and no bundle is written");
+}
+
+#[test]
+fn what_goes_into_no_feed_is_not_told_as_done() {
+    let operator = Operator::new();
+    operator.approve("gw-07", &keys(1));
+    let output = operator.output(&["revoke", "group", "nope", "--wait", "--timeout", "60s"]);
+    let told = json(&output, 11);
+    assert_eq!((&told["known"], &told["state"]), (&false.into(), &"nowhere".into()), "{told}");
+    assert_eq!(told["wait"]["complete"], false, "{told}");
+    let rules = operator.run(&["revocations"])["rules"].clone();
+    assert_eq!((&rules[0]["state"], &rules[0]["feeds"]), (&"nowhere".into(), &Value::Array(Vec::new())));
+    let mut human = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    human.args(["fleet", "revoke", "group", "nope", "--dir"]).arg(operator.dir());
+    let said = human.env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("no device hears of it") && !said.contains("publishes it at once"), "{said}");
+    // Once a device is in such a group it goes where that is.
+    operator.run(&["group", "add", "nope", "gw-07"]);
+    assert_eq!(operator.run(&["revocations"])["rules"][0]["state"], "signed");
+    assert_eq!(operator.run(&["revoke", "root-key", "99", "--dry-run"])["known"], false);
+    assert_eq!(operator.run(&["revoke", "root-key", "1", "--dry-run"])["known"], true);
+}
+
+#[test]
 fn what_operators_did_is_listed_and_checked() {
     let operator = Operator::new();
     operator.approve("gw-07", &keys(1));
     let id = operator.grant("gw-07")["id"].as_str().unwrap().to_owned();
     let issue = ["--class", "pump", "--selector", "unix:uid:1001", "--right", "read:modbus/a", "--ttl", "5m"];
     let token = operator.run(&[&["issue", "--device", "gw-07"][..], &issue].concat());
+    assert_eq!((&token["cut"], &token["grant"]), (&false.into(), &id.clone().into()));
+    let long = [&["issue", "--device", "gw-07"][..], &issue[..6], &["--ttl", "30d"]].concat();
+    let output = operator.output(&long);
+    let (cut, told) = (json(&output, 0), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(cut["cut"], true, "{cut}");
+    assert!(told.contains(&format!("ends at {}, sooner", cut["expires"].as_str().unwrap())), "{told}");
     let refused = operator.fail(
         &[
             "issue",
@@ -198,7 +263,30 @@ fn what_operators_did_is_listed_and_checked() {
     let cost = |name: &str| dry["cost"][name].as_u64().unwrap();
     assert!(cost("set_bytes_after") - cost("set_bytes_before") < 49 && cost("sent_to_each_device") > 0);
     assert_eq!((&dry["devices"][0]["device"], &dry["devices"][0]["reachable"]), (&"gw-07".into(), &false.into()));
+    let scada = [&["issue", "--device", "gw-07", "--audience", "scada", "--task", "t-scada"][..], &issue].concat();
+    let scada = operator.run(&scada)["block"].clone();
+    let every = [token["block"].clone(), cut["block"].clone(), scada.clone()];
+    for (what, count) in [
+        (&["all"][..], 3),
+        (&["device", "gw-07"], 3),
+        (&["grant", &id], 3),
+        (&["root-key", "1"], 3),
+        (&["issued-before", "2020-01-01T00:00:00Z"], 0),
+        (&["audience", "scada"], 1),
+        (&["task", "t-scada"], 1),
+        (&["owner", "mallory@acme"], 0),
+        (&["group", "north"], 0),
+        (&["device", "gw-08"], 0),
+    ] {
+        let covers = operator.run(&[&["revoke"][..], what, &["--dry-run"]].concat())["covers"].clone();
+        assert_eq!(covers["issued_count"], count, "{what:?}: {covers}");
+        let blocks = covers["issued_tokens"].as_array().unwrap();
+        let expected = if count == 1 { std::slice::from_ref(&scada) } else { &every[..count] };
+        assert!(blocks.len() == count && expected.iter().all(|block| blocks.contains(block)), "{what:?}: {covers}");
+    }
     let dry = operator.run(&["revoke", "grant", &id, "--dry-run"]);
+    let owner = operator.run(&["grant", "list"])["grants"][0]["owner"].as_str().unwrap().to_owned();
+    assert_eq!(operator.run(&["revoke", "owner", &owner, "--dry-run"])["covers"]["issued_count"], 3);
     assert_eq!(dry["covers"]["devices"][0], "gw-07");
     operator.run(&["--operator", "bob", "revoke", "grant", &id, "--reason", "a test"]);
     operator.fail(&["revoke", "grant", &id, "--expires", "1h"], 1);
@@ -207,8 +295,8 @@ fn what_operators_did_is_listed_and_checked() {
 
     let acts = operator.run(&["audit", "acts"]);
     let told: Vec<&str> = acts["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
-    assert_eq!(told, ["founded", "approved", "granted", "issued", "revoked"]);
-    assert_eq!((&acts["acts"][4]["operator"], &acts["acts"][4]["reason"]), (&"bob".into(), &"a test".into()));
+    assert_eq!(told, ["founded", "approved", "granted", "issued", "issued", "issued", "revoked"]);
+    assert_eq!((&acts["acts"][6]["operator"], &acts["acts"][6]["reason"]), (&"bob".into(), &"a test".into()));
 
     let ledger = rusqlite::Connection::open(operator.dir().join("fleet.db")).unwrap();
     let taken = "UPDATE book SET value = (SELECT value FROM book WHERE name LIKE 'act/%1') WHERE name LIKE 'act/%2'";

@@ -123,6 +123,10 @@ fn a_token_for_a_group_or_an_audience_is_minted_admitted_and_revoked_by_that_nam
     };
     let token = |bearer: &[&str]| issue(bearer).unwrap()["token"].as_str().unwrap().to_owned();
 
+    let made = issue(&["--group", "north"]).unwrap();
+    assert_eq!((&made["group"], &made["grant"]), (&"north".into(), &serde_json::Value::Null), "no grant that is known");
+    let dry = fleet.run(&["revoke", "group", "north", "--dry-run"]).unwrap();
+    assert_eq!(dry["covers"]["issued_tokens"], serde_json::json!([made["block"]]));
     let (grouped, own) = (token(&["--group", "north"]), token(&["--device", "gw-07"]));
     assert_eq!((reason(&mut north, &grouped), reason(&mut other, &grouped)), ("allowed".into(), "wrong_device".into()));
     assert_eq!(reason(&mut north, &own), "allowed");

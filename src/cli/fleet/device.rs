@@ -17,6 +17,7 @@ use super::super::{Exit, Failure};
 use super::{file_failure, now, operator, worded, Fleet, Session};
 use crate::fleet::book::{Book, Device, Status};
 use crate::fleet::convergence::standing;
+use crate::fleet::covered;
 use crate::fleet::enrol::{self, Approval, Replace};
 use crate::fleet::report::identities;
 use crate::fleet::FleetError;
@@ -233,9 +234,16 @@ fn past(seconds: &Value) -> String {
 
 fn summary(book: &Book, device: &Device, at: Timestamp) -> Value {
     let standing = standing(book, device, at);
+    let revoked = covered::device(book, &device.id, at);
     json!({
         "id": device.id,
-        "status": status(device.status),
+        "status": match device.status {
+            Status::Approved if revoked.is_some() => "revoked",
+            Status::Approved => "approved",
+            Status::Retired => "retired",
+        },
+        // The revocation in force that covers the device, in words.
+        "revoked": revoked.map(|revoked| revoked.to_string()),
         "joined": device.joined,
         // Its last sign of life, and how long ago that was.
         "seen": standing.heard.map(|heard| heard.to_string()),
@@ -253,13 +261,6 @@ fn summary(book: &Book, device: &Device, at: Timestamp) -> Value {
         // The one in use first: whoever checks an export or a proof names these.
         "identity_keys": identities(device).iter().map(|key| hex(key.as_bytes())).collect::<Vec<_>>(),
     })
-}
-
-fn status(status: Status) -> &'static str {
-    match status {
-        Status::Approved => "approved",
-        Status::Retired => "retired",
-    }
 }
 
 fn show_one(id: &DeviceId, session: &Session) -> Result<Exit, Failure> {

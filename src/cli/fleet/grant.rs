@@ -12,11 +12,11 @@ use clap::{value_parser, Args, Subcommand};
 use rand_core::RngCore;
 use serde_json::{json, Value};
 
-use super::super::output::show;
+use super::super::output::{show, tell};
 use super::super::{Exit, Failure};
 use super::{lasting, millis, now, operator, worded, Session};
-use crate::fleet::book::Grant;
-use crate::fleet::book::Renewal;
+use crate::fleet::book::{Book, Grant, Renewal};
+use crate::fleet::covered;
 use crate::fleet::grant::{self as core, NewGrant};
 use crate::fleet::issue::{self, Minting, Order};
 use crate::ids::{hex, DeviceId, GrantId, GroupId, RiskClass, TaskClass, TaskId};
@@ -228,25 +228,29 @@ fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
     };
     let rng = &mut entropy::rng();
     let id = fleet.act(|book, _, fx| core::create(book, new, &issuer, operator(&name, &key), at, rng, fx))?;
-    let grant = fleet.ledger.book().grant(&id).map(|grant| row(grant, at)).unwrap_or_default();
+    let grant = fleet.ledger.book().grant(&id).map(|grant| row(fleet.ledger.book(), grant, at)).unwrap_or_default();
     show(session.format, &grant, |grant| {
         format!("grant {id}\n{}it is taken when the device is next in touch", super::device::lines(grant))
     })?;
     Ok(Exit::Done)
 }
 
-fn row(grant: &Grant, at: Timestamp) -> Value {
+fn row(book: &Book, grant: &Grant, at: Timestamp) -> Value {
     let spec = &grant.spec;
-    let state = match grant.withdrawn {
-        Some(_) => "withdrawn",
-        None if spec.expires <= at => "ended",
-        None => "live",
+    let revoked = covered::grant(book, grant, at);
+    let state = match (grant.withdrawn, &revoked) {
+        (Some(_), _) => "withdrawn",
+        (None, _) if spec.expires <= at => "ended",
+        (None, Some(_)) => "revoked",
+        (None, None) => "live",
     };
     let right = |class: &ClassRight| format!("{}:{}:{}", class.class, class.right.action, class.right.resource);
     json!({
         "id": spec.grant,
         "device": spec.device,
         "state": state,
+        // The revocation in force that covers it, in words.
+        "revoked": revoked.map(|revoked| revoked.to_string()),
         "owner": spec.owner,
         "issued": spec.issued.to_string(),
         "expires": spec.expires.to_string(),
@@ -263,14 +267,12 @@ fn row(grant: &Grant, at: Timestamp) -> Value {
 
 fn list(device: Option<&DeviceId>, all: bool, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
-    let at = now()?;
-    let grants: Vec<Value> = fleet
-        .ledger
-        .book()
+    let (book, at) = (fleet.ledger.book(), now()?);
+    let grants: Vec<Value> = book
         .grants()
         .filter(|grant| device.is_none_or(|device| grant.spec.device == *device))
         .filter(|grant| all || (grant.withdrawn.is_none() && grant.spec.expires > at))
-        .map(|grant| row(grant, at))
+        .map(|grant| row(book, grant, at))
         .collect();
     show(session.format, &json!({ "grants": grants }), |_| {
         let mut text = format!("{:32} {:24} {:9} {:20} owner\n", "grant", "device", "state", "expires");
@@ -326,14 +328,25 @@ pub(super) fn issue(args: IssueArgs, session: &Session) -> Result<Exit, Failure>
     let order = Order { bearer: &bearer, audience: args.audience.as_deref(), ask: &ask };
     let (token, issued) = fleet.act(|book, _, fx| issue::issue(book, order, minting, by, rng, fx))?;
     let token = to_text(&token);
+    let cut = issued.expires < at + ask.ttl_ms;
+    if cut {
+        tell(&format!(
+            "the token ends at {}, sooner than --ttl asks: no task token outlives its grant, that grant's --task-ttl-max or \
+             the fleet's longest life of a task",
+            issued.expires
+        ));
+    }
     let value = json!({
         "token": token,
         "task": issued.task,
         "device": if let Bearer::Device(device) = &issued.bearer { Some(device) } else { None },
         "group": if let Bearer::Group(group) = &issued.bearer { Some(group) } else { None },
         "audience": args.audience,
-        "grant": issued.grant,
+        // The one that it is issued under. A token for a group is issued under none.
+        "grant": if let Bearer::Device(_) = &issued.bearer { Some(issued.grant) } else { None },
         "expires": issued.expires.to_string(),
+        // Whether that is sooner than was asked.
+        "cut": cut,
         "block": issued.block,
     });
     // The token alone is the data: it can be piped on.

@@ -250,7 +250,7 @@ impl From<FleetError> for Failure {
         let exit = match &error {
             FleetError::Argument(_) => Exit::Usage,
             FleetError::WrongCode | FleetError::RetiredKey(_) | FleetError::OtherKey(_) => Exit::Denied,
-            FleetError::DeviceRevoked { .. } => Exit::Revoked,
+            FleetError::DeviceRevoked(_) | FleetError::Revoked(_) => Exit::Revoked,
             FleetError::Refused { refused: Refused::TooLarge { .. }, .. } => Exit::Denied,
             FleetError::Refused { .. } => Exit::Invalid,
             FleetError::Unsigned(_) => Exit::Partial,

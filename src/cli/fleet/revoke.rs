@@ -15,7 +15,7 @@ use super::super::token::{parsed, token_bytes};
 use super::super::{Exit, Failure};
 use super::target::RuleCommand;
 use super::{lasting, millis, now, operator, target_words, wait, worded, Fleet, Session};
-use crate::fleet::book::{Book, FeedBook, Issued};
+use crate::fleet::book::{Book, FeedBook, Issued, Rule};
 use crate::fleet::convergence::{is_up_to_date, standings, Standing};
 use crate::fleet::emergency::Known;
 use crate::fleet::publish::{self, is_published};
@@ -53,6 +53,9 @@ pub enum RevokeCommand {
         how: How,
     },
 }
+
+/// The most task tokens that are named of those that a revocation covers.
+const ISSUED_SHOWN: u32 = 100;
 
 /// What every revocation takes.
 #[derive(Args, Debug)]
@@ -98,6 +101,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     if let Target::Task(task) = &target {
         issued = fleet.ledger.issued(task.as_str())?;
     }
+    let (live, count) = fleet.ledger.issued_under(&target, at, ISSUED_SHOWN)?;
     let mut life = None;
     if let Target::Block(block) = &target {
         life = match token.and_then(|token| life_of(token, block)) {
@@ -110,13 +114,15 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     let mut told = json!({
         "target": {"kind": kind, "value": value},
         "dry_run": how.dry_run,
-        // Whether the fleet knows such a device, group or grant.
+        // Whether the fleet knows such a device, group, grant or root key.
         "known": is_known(fleet.ledger.book(), &target),
+        // Of the task tokens that were issued and live still the first so many, and how many there are.
         "covers": {
             "what": covered.note,
             "grants": covered.grants,
             "devices": covered.devices,
-            "issued_tokens": issued.iter().map(|issued| issued.block).collect::<Vec<_>>(),
+            "issued_tokens": live.iter().map(|issued| issued.block).collect::<Vec<_>>(),
+            "issued_count": count,
         },
     });
     if let Some(token) = token {
@@ -156,6 +162,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         let revocation = Revocation { target, until, reason: how.reason.clone(), life, device };
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();
+        told["state"] = state(fleet.ledger.book(), &rule, at).into();
         if how.wait {
             let ended = wait::wait(&mut fleet, &rule, how.timeout)?;
             told["wait"] = ended.value.clone();
@@ -168,6 +175,19 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         None => words(told, Said::Revoked),
     })?;
     Ok(waited.map_or(Exit::Done, |waited| waited.exit))
+}
+
+/// How far a revocation is: `lapsed`, `waiting` for a head, `signed`, or `nowhere`: it goes into no feed, and no device hears of it.
+fn state(book: &Book, rule: &Rule, at: Timestamp) -> &'static str {
+    if rule.until < at {
+        "lapsed"
+    } else if book.routes().feeds(rule).is_empty() {
+        "nowhere"
+    } else if is_published(book, rule) {
+        "signed"
+    } else {
+        "waiting"
+    }
 }
 
 /// The one device for which a task or a block was minted, as far as the ledger knows. What a device made itself, offline, is
@@ -228,6 +248,12 @@ fn words(told: &Value, said: Said) -> String {
             let _ = writeln!(text, "{}: {}", name.replace('_', " "), known.join(" "));
         }
     }
+    let shown = told["covers"]["issued_tokens"].as_array().map_or(0, Vec::len) as u64;
+    if let Some(more) =
+        told["covers"]["issued_count"].as_u64().and_then(|count| count.checked_sub(shown)).filter(|more| *more > 0)
+    {
+        let _ = writeln!(text, "and {more} issued tokens more");
+    }
     if said == Said::DryRun {
         let _ = writeln!(text, "still good: {}", word(&told["remains"]["what"]));
         for instead in told["remains"]["instead"].as_array().into_iter().flatten() {
@@ -236,7 +262,9 @@ fn words(told: &Value, said: Said) -> String {
         let cost = &told["cost"];
         let (before, after, sent) = (&cost["set_bytes_before"], &cost["set_bytes_after"], &cost["sent_to_each_device"]);
         let _ = match before.is_null() {
-            true => writeln!(text, "no device would hear of it: it goes into no feed"),
+            true => {
+                writeln!(text, "no device would hear of it: it goes into no feed as long as no device is in the group")
+            }
             false => writeln!(text, "the set goes from {before} to {after} bytes; {sent} are sent to each device"),
         };
         for device in told["devices"].as_array().into_iter().flatten() {
@@ -250,7 +278,9 @@ fn words(told: &Value, said: Said) -> String {
             let _ = writeln!(text, "  {:24} {reach}, {silent}", word(&device["device"]));
         }
     }
-    if said == Said::Revoked {
+    if told["state"] == "nowhere" {
+        text.push_str("no device hears of it: it goes into no feed as long as no device is in the group\n");
+    } else if said == Said::Revoked {
         text.push_str("`fleet serve` signs and publishes it at once; without one: hardtack fleet publish --broker URL");
     }
     text
@@ -272,7 +302,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                 "reason": rule.reason,
                 // The feeds in which devices hear of it.
                 "feeds": book.routes().feeds(rule),
-                "state": if rule.until < at { "lapsed" } else if is_published(book, rule) { "signed" } else { "waiting" },
+                "state": state(book, rule, at),
             })
         })
         .collect();

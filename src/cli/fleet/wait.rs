@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Waited {
     /// For scripts: `heads` (for each feed to which the rule belongs, `feed`, `head` and `era` of the head that holds it, or
     /// null), `head` and `era` of the first of them, `publisher` (whether one ran), `stalled` (what that does not do and what to
-    /// do about it, or null), `complete`, `have` (ids), `missing` (of
+    /// do about it, or null), `complete` (never where there is no such feed), `have` (ids), `missing` (of
     /// those in reach, and `unreachable`: each as [`told`] says). Devices of other feeds
     /// need not have it and are not told.
     pub(super) value: Value,
@@ -111,7 +111,8 @@ fn ended(
     let have: Vec<&Standing> = standings.iter().filter(has).collect();
     let (missing, unreachable): (Vec<&Standing>, Vec<&Standing>) =
         standings.iter().filter(|standing| !has(standing)).partition(|standing| standing.is_reachable());
-    let complete = is_signed(heads) && have.len() == standings.len();
+    // What goes into no feed nobody hears of, and nobody has.
+    let complete = !heads.is_empty() && is_signed(heads) && have.len() == standings.len();
     let of = |standings: &[&Standing]| standings.iter().map(|standing| told(standing, at)).collect::<Vec<_>>();
     let head = heads.values().next().copied().flatten();
     let value = json!({
@@ -140,7 +141,9 @@ fn ended(
     if let Some(stalled) = &stalled {
         let _ = writeln!(text, "{stalled}");
     }
-    let _ = writeln!(text, "{} of {} devices have it", have.len(), standings.len());
+    if !heads.is_empty() {
+        let _ = writeln!(text, "{} of {} devices have it", have.len(), standings.len());
+    }
     for standing in &have {
         let _ = writeln!(text, "  has it      {}", standing.device);
     }

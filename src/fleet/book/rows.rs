@@ -237,6 +237,12 @@ pub struct Issued {
     pub bearer: Bearer,
     /// The grant that it names.
     pub grant: GrantId,
+    /// Who answers for it.
+    pub owner: String,
+    /// For which audience, if for one.
+    pub audience: Option<String>,
+    /// The root key that signed it.
+    pub root_key_id: u32,
     /// Its only block.
     pub block: BlockId,
     /// When it was minted.

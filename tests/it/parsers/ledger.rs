@@ -80,6 +80,9 @@ fn rows(world: &World) -> Vec<Write> {
             task: "t-2".parse().unwrap(),
             bearer: Bearer::Device(device.clone()),
             grant: GrantId([0x42; 16]),
+            owner: "ops@acme".into(),
+            audience: Some("scada".into()),
+            root_key_id: 1,
             block: BlockId([5; 32]),
             at: ISSUED,
             expires: ENDS,
@@ -196,6 +199,7 @@ fn use_all(path: &Path) -> Result<(), LedgerError> {
     look(ledger.book());
     let _ = hardtack::fleet::acts::verify(ledger.book().trusts(), &ledger.acts()?);
     ledger.issued("t-2")?;
+    ledger.issued_under(&Target::All, ISSUED, 9)?;
     let mut segments = Vec::new();
     ledger.segments(None, |segment| {
         segments.push(segment);
@@ -228,7 +232,7 @@ const CADENCE: Cadence = Cadence::every(Millis(1000));
 fn look(book: &Book) {
     let devices: Vec<_> = book.devices().map(|device| device.id.clone()).collect();
     for device in &devices {
-        let _ = (book.live_grants(device, NOW).count(), book.outstanding_grants(device, NOW).count());
+        let _ = book.live_grants(device, NOW).count();
         let _ = (book.eras(device).count(), book.seen(device), book.request_of(device));
         let _ = book.is_salvaged(device, EraId { number: 1, salt: 1 }, 4);
     }

@@ -18,6 +18,7 @@ mod hostile_feed;
 mod interop;
 mod keys;
 mod kit;
+mod lost;
 mod mqtt;
 mod parsers;
 mod publisher;

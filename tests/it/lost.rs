@@ -61,8 +61,7 @@ impl Site {
         self.fleet.run(&[&["restore", path(&self.copy)], more].concat()).unwrap()
     }
 
-    /// The newest of the trust bundles at the broker, each of which follows from the one before, and how often its feed began
-    /// anew.
+    /// The newest of the trust bundles at the broker, each of which follows from the one before, and the era of its first feed.
     fn at_broker(&self) -> (u64, u32) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -96,7 +95,7 @@ const SINCE: [&[&str]; 4] = [&["feed", "--compromised"], &["policy"], &["policy"
 #[test]
 fn an_old_copy_takes_its_trust_bundles_from_the_broker_before_it_makes_another() {
     let site = Site::new(&SINCE);
-    assert_eq!(site.at_broker(), (5, 1));
+    assert_eq!(site.at_broker(), (5, 2));
     let heads = site.fleet.run(&["revocations"]).unwrap()["heads"][0]["seq"].as_u64().unwrap();
     site.lose();
     let restored = site.restore(&[]);
@@ -128,7 +127,7 @@ fn an_old_copy_takes_its_trust_bundles_from_the_broker_before_it_makes_another()
     let rotated = site.fleet.run(&["key", "rotate", "service"]).unwrap();
     assert_eq!(rotated["bundle_version"], 6);
     site.fleet.run(&["publish", "--broker", &site.url]).unwrap();
-    assert_eq!(site.at_broker(), (6, 1));
+    assert_eq!(site.at_broker(), (6, 2));
     site.fleet.run(&["audit", "acts"]).unwrap();
     // Nothing is lost when it is closed and read again.
     assert_eq!(site.fleet.run(&["publish", "--broker", &site.url]).unwrap()["taken"], json!([]));
@@ -149,7 +148,7 @@ fn a_restore_asks_the_broker_and_serve_does_for_a_ledger_that_was_put_back_by_ha
     site.fleet.run(&["publish", "--broker", &site.url, "--after", &restored["after"].to_string()]).unwrap();
     assert_eq!(site.fleet.run(&["key", "rotate", "feed"]).unwrap()["bundle_version"], 5);
     site.fleet.run(&["publish", "--broker", &site.url]).unwrap();
-    assert_eq!(site.at_broker(), (5, 1));
+    assert_eq!(site.at_broker(), (5, 2));
     site.fleet.run(&["audit", "acts"]).unwrap();
 
     // Nobody told this one that it is a copy: the keys tell.
@@ -166,6 +165,15 @@ fn a_restore_asks_the_broker_and_serve_does_for_a_ledger_that_was_put_back_by_ha
     let after = site.after(&said);
     site.fleet.run(&["publish", "--broker", &site.url, "--after", &after]).unwrap();
     assert_eq!(site.fleet.run(&["key", "rotate", "feed"]).unwrap()["bundle_version"], 3);
+
+    // A kit has them too, and cannot tell that there are no others.
+    let kit = site.folder.path().join("kit");
+    site.fleet.run(&["key", "add", "emergency", "--name", "ann", "--kit", path(&kit)]).unwrap();
+    site.lose();
+    let restored = site.restore(&["--bundles", path(&kit.join("bundles"))]);
+    let bundles = json!({"newest": 4, "taken": [2, 3, 4], "known": false, "silent": "no broker is named"});
+    assert_eq!(restored["bundles"], bundles);
+    site.fails(&["key", "rotate", "feed"], "another one after 4");
 }
 
 #[test]
@@ -183,7 +191,7 @@ fn where_the_broker_is_gone_too_a_carried_file_has_them_and_somebody_vouches() {
     site.fails(&["publish", "--bundles", path(&site.copy)], "revocations export");
     let refusal = site.fails(&["publish", "--broker", &site.url], "signing on could fork feed main");
     site.fleet.run(&["publish", "--broker", &site.url, "--after", &site.after(&refusal)]).unwrap();
-    assert_eq!(site.at_broker(), (6, 1));
+    assert_eq!(site.at_broker(), (6, 2));
 }
 
 /// What a restore says to revoke again is taken by a shell, and says the same as what was lost.

@@ -150,19 +150,16 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
         if let Some(kept) = &moved {
             let _ = writeln!(text, "the ledger before lies in {}: audit since the copy is only there", kept.display());
         }
-        match &lost {
-            Some(lost) => {
-                for (_, command) in &again {
-                    let _ = writeln!(text, "revoke again: {command}");
-                }
-                for device in &lost.devices {
-                    let _ = writeln!(text, "look after device {device}: approved, replaced or retired since");
-                }
-                if !lost.grants.is_empty() {
-                    let _ = writeln!(text, "{} grants are newer than the copy", lost.grants.len());
-                }
+        if let Some(lost) = &lost {
+            for (_, command) in &again {
+                let _ = writeln!(text, "revoke again: {command}");
             }
-            None => {}
+            for device in &lost.devices {
+                let _ = writeln!(text, "look after device {device}: approved, replaced or retired since");
+            }
+            if !lost.grants.is_empty() {
+                let _ = writeln!(text, "{} grants are newer than the copy", lost.grants.len());
+            }
         }
         match (&lost, known) {
             (Some(_), true) => {}

@@ -144,7 +144,7 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     let kept = if began_before {
         proposal::adopt(&mut fleet)?
     } else {
-        check_known(&mut fleet, role, key_role)?;
+        check_known(&mut fleet, role, key_role).map_err(|failure| waits(failure, &fleet.keys.waiting_for(role)))?;
         let next = draft(fleet.ledger.book(), key_role, &public, cause, at)?;
         let put = proposal::put(&mut fleet, &next, cause, &args.at_hand, at);
         match put.map_err(|failure| waits(failure, &fleet.keys.waiting_for(role)))? {

@@ -114,17 +114,13 @@ pub(super) fn serve(args: &ServeArgs, session: &Session) -> Result<Exit, Failure
 /// nobody knows whether there are, a device has one, or the keys here are none of the newest. Gives their versions.
 fn take_in(fleet: &mut Fleet, keys: &ServiceKeys, uplink: &Uplink, runtime: &Runtime) -> Result<Vec<u64>, Failure> {
     let book = fleet.ledger.book();
-    let unknown = restore::may_follow(book);
-    if unknown.is_ok() && keys.check(book.trust()).is_ok() {
-        return Ok(Vec::new());
-    }
+    let Err(why) = restore::may_follow(book).and_then(|()| keys.check(book.trust())) else { return Ok(Vec::new()) };
     let at = now()?;
     let config = link_config(book.fleet(), uplink.clone());
     let asked = runtime.block_on(kept::at_broker(&config, book, at));
     let found = asked.map_err(|reason| {
         let what = format!("no broker tells which trust bundles this ledger has lost ({reason})");
-        let advice = unknown.as_ref().err().map_or_else(|| "try again".to_owned(), ToString::to_string);
-        Failure::new(Exit::TryAgain, what, advice)
+        Failure::new(Exit::TryAgain, what, why)
     })?;
     let taken = take(fleet, &found, at)?;
     restore::bundles_known(fleet.ledger.book()).map_err(|error| {

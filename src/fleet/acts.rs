@@ -227,7 +227,7 @@ pub enum Deed {
         /// Its digest.
         digest: Hash,
     },
-    /// Brought a trust bundle into force that replaces no key.
+    /// Brought a trust bundle into force that replaces no key, or took it into a ledger that had lost it.
     Trusted {
         /// Its version.
         bundle: u64,

@@ -479,6 +479,16 @@ impl Book {
         self.feeds().filter_map(|(_, feed)| feed.restored_at()).max()
     }
 
+    /// Every feed's row of the copy that was put back, those of feeds that no bundle names any more as well.
+    pub(super) fn restored_rows(&self) -> impl Iterator<Item = &Restored> {
+        self.feeds.values().filter_map(|feed| feed.restored.as_ref())
+    }
+
+    /// When the ledger was put back from a copy, if nobody has told since whether trust bundles came after its newest.
+    pub fn lacks_bundles_since(&self) -> Option<Timestamp> {
+        self.restored_rows().filter(|restored| !restored.bundles_known).map(|restored| restored.at).max()
+    }
+
     /// What is known of an emergency key.
     pub fn emergency(&self, key: KeyId) -> Option<&Known> {
         self.emergencies.get(&key)

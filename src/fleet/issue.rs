@@ -565,7 +565,13 @@ mod tests {
         let later = mint(&mut book, 3700);
         assert_eq!((later.0 == first[0].0, later.1), (false, Some(0)), "another hour, another slot");
         book.write(
-            Write::Restored(Restored { feed: book.feed(), at: at(3701), least: (1, 1), settled: true }),
+            Write::Restored(Restored {
+                feed: book.feed(),
+                at: at(3701),
+                least: (1, 1),
+                settled: true,
+                bundles_known: true,
+            }),
             &mut Effects::default(),
         );
         assert_eq!(mint(&mut book, 3702).1, None, "the ledger that was lost may have given out any number");

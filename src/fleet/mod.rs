@@ -176,7 +176,7 @@ pub enum FleetError {
         own: u64,
     },
     /// A device has a trust bundle that this ledger does not hold.
-    #[error("device {device} has trust bundle {seen}, this ledger ends at {own}: the ledger was restored from an old copy, and what it signs may be refused. Restore a copy that was made since. If only this device says so, revoke or retire it")]
+    #[error("device {device} has trust bundle {seen}, this ledger ends at {own}: the ledger was put back from an old copy, and another trust bundle after {own} would be refused for ever by every device that has the first. `hardtack fleet publish --broker URL` takes in those that the fleet's broker keeps; if it keeps none, restore a copy that was made since. If only this device says so, revoke or retire it")]
     BundleBehind {
         /// The device.
         device: DeviceId,
@@ -186,7 +186,7 @@ pub enum FleetError {
         own: u64,
     },
     /// A key that was replaced.
-    #[error("the {role} key is none of trust bundle {bundle}, so that nothing more is signed with it: it was replaced. Start `hardtack fleet serve` again with the keys of now; if {role}.key is still the old one, `hardtack fleet key rotate {role}` ends the replacement")]
+    #[error("the {role} key is none of trust bundle {bundle}, so that nothing more is signed with it: it was replaced. Start `hardtack fleet serve` again with the keys of now; if {role}.key is the old one and the new one still lies beside it as {role}.key.next, `hardtack fleet key rotate {role}` ends the replacement. If the ledger is an old copy, no key is to be replaced: `hardtack fleet publish --broker URL` takes in the trust bundles that name the keys of now")]
     OtherKeys {
         /// The key's role.
         role: &'static str,
@@ -223,6 +223,14 @@ pub enum FleetError {
         at: Timestamp,
         /// The highest number that is known to have been signed.
         least: u64,
+    },
+    /// The ledger is a copy that was put back, and trust bundles may have been signed since it was made.
+    #[error("the ledger was restored from a copy at {at}, and nobody has told yet whether trust bundles after {bundle} were signed since the copy was made: another one after {bundle} would be refused for ever by every device that has the first. `hardtack fleet publish --broker URL` takes in those that the fleet's broker keeps. Where that broker is gone, `hardtack fleet publish --bundles FOLDER` takes them from the folder `bundles` of an emergency kit, and `--last-bundle N` says that no device has one after N, as `hardtack status` on each tells")]
+    BundlesUnknown {
+        /// When it was restored.
+        at: Timestamp,
+        /// The newest here.
+        bundle: u64,
     },
     /// There are as many rules as there can be.
     #[error("there are {limit} rules in force, and no more can be: one rule on owner, group, device or issued-before takes the place of many; single tokens are revoked by `token`, of which there can be millions")]

@@ -19,8 +19,8 @@ use super::enrol::BUNDLE_LIFE;
 use super::publish::{self, Cadence};
 use super::rotate::{highest_policy, Cause, KeyRole, Rotated};
 use super::time::Reading;
-use super::{Effects, FleetError, Operator};
-use crate::ids::{hex, DeviceId, FeedId, GroupId, Hash, KeyId, Nonce};
+use super::{restore, Effects, FleetError, Operator};
+use crate::ids::{hex, DeviceId, FeedId, GrantId, GroupId, Hash, KeyId, Nonce};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{EmergencyKey, Feed, TrustBundle};
 use crate::wire::envelope::{Signed, SIGNATURES_MAX};
@@ -44,12 +44,13 @@ pub struct Hands<'a> {
 /// The next trust bundle: that in force, with another version and other dates, and whatever `change` makes of it.
 ///
 /// # Errors
-/// Those of `change`; [`FleetError::Refused`] when devices would not take it.
+/// Those of [`restore::may_follow`] and of `change`; [`FleetError::Refused`] when devices would not take it.
 pub fn draft(
     book: &Book,
     at: Timestamp,
     change: impl FnOnce(&mut TrustBundle) -> Result<(), FleetError>,
 ) -> Result<TrustBundle, FleetError> {
+    restore::may_follow(book)?;
     let before = book.trust();
     let mut next = before.clone();
     next.version += 1;
@@ -164,7 +165,7 @@ pub fn standing(book: &Book, proposal: &Proposal) -> Result<Standing, FleetError
 /// Brings a trust bundle into force that enough root keys have signed, and does what goes with it.
 ///
 /// # Errors
-/// Those of [`standing`]; [`FleetError::Invalid`] for one that is in force already or needs a key that is not at hand;
+/// Those of [`standing`] and [`restore::may_follow`]; [`FleetError::Invalid`] for one that is in force already or needs a key that is not at hand;
 /// [`FleetError::OtherKeys`] when it does not know the operator who would have to answer for it.
 pub fn submit_bundle(
     book: &mut Book,
@@ -176,6 +177,7 @@ pub fn submit_bundle(
     fx: &mut Effects,
 ) -> Result<Rotated, FleetError> {
     let in_force = || FleetError::Invalid("this trust bundle is in force already".into());
+    restore::may_follow(book)?;
     let Standing::Open(opened) = standing(book, proposal)? else { return Err(in_force()) };
     let (Proposed::Bundle { next: signed, compromised }, Subject::Bundle(next)) = (&proposal.proposed, opened.subject)
     else {
@@ -207,16 +209,7 @@ pub fn submit_bundle(
         book.write(Write::Policy(version, signed), fx);
         acts::record(book, operator, Deed::Policy { version, digest }, at, fx)?;
     }
-    let stays = |id: u32| next.issuers.iter().any(|issuer| issuer.root_key_id == id);
-    let ended = |grant: &&Grant| {
-        let named = before.issuers.iter().any(|issuer| issuer.root_key_id == grant.root_key_id);
-        grant.withdrawn.is_none() && grant.spec.expires > at && named && !stays(grant.root_key_id)
-    };
-    let ended: Vec<Grant> = book.grants().filter(ended).cloned().collect();
-    let withdrawn = ended.iter().map(|grant| grant.spec.grant).collect();
-    for grant in ended {
-        book.write(Write::Grant(Box::new(Grant { withdrawn: Some(at), ..grant })), fx);
-    }
+    let withdrawn = end_grants(book, &before, at, fx);
     let regrouped = before.groups != next.groups || before.feeds != next.feeds;
     if let Some(key) = feed.or(hands.feed.filter(|_| regrouped)) {
         // Whoever publishes now may not have the new key: devices are to find a head that they believe all the same. And a
@@ -225,6 +218,21 @@ pub fn submit_bundle(
         publish::advance(book, key, cadence, at, fx);
     }
     Ok(Rotated { bundle: next.version, dropped, withdrawn })
+}
+
+/// Ends the grants of issuers that `before` named and the newest trust bundle does not.
+pub(super) fn end_grants(book: &mut Book, before: &TrustBundle, at: Timestamp, fx: &mut Effects) -> Vec<GrantId> {
+    let names = |trust: &TrustBundle, id: u32| trust.issuers.iter().any(|issuer| issuer.root_key_id == id);
+    let ended = |grant: &&Grant| {
+        let gone = names(before, grant.root_key_id) && !names(book.trust(), grant.root_key_id);
+        grant.withdrawn.is_none() && grant.spec.expires > at && gone
+    };
+    let ended: Vec<Grant> = book.grants().filter(ended).cloned().collect();
+    let withdrawn = ended.iter().map(|grant| grant.spec.grant).collect();
+    for grant in ended {
+        book.write(Write::Grant(Box::new(Grant { withdrawn: Some(at), ..grant })), fx);
+    }
+    withdrawn
 }
 
 /// Brings a trust bundle into force that asks nobody else to sign anew, with all root keys that it takes at hand.

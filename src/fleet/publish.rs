@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
-use super::book::{Book, FeedBook, Publisher, Restored, Rule, ServedKeys, Status, Write};
+use super::book::{Book, Device, FeedBook, Publisher, Restored, Rule, Seen, ServedKeys, Status, Write};
 use super::rotate::KeyRole;
-use super::{keys, Effects, FleetError, FleetLog, Operator};
+use super::{keys, restore, Effects, FleetError, FleetLog, Operator};
 use crate::agent::effects::Publish;
 use crate::ids::{BlockId, FeedId, Hash, KeyId};
 use crate::mutant::{self, Mutant};
@@ -449,35 +449,30 @@ pub(super) fn number_in_era(feed: &FeedBook, (era, seq): (u32, u64)) -> u64 {
 /// # Errors
 /// Those of [`may_start`], and [`FleetError::OtherKeys`] when the trust bundle names another key.
 pub fn may_sign(book: &Book, key: &SigningKey) -> Result<(), FleetError> {
+    restore::may_follow(book)?;
     let named = |feed: &Feed| feed.keys.iter().any(|named| *named.verifying() == key.verifying_key());
     keys::check("feed", book.trust(), book.trust().feeds.iter().all(named))?;
     may_start(book)
 }
 
 /// Whether a publisher may sign: this ledger is no copy whose loss nobody has made up for, and no device of the fleet has
-/// seen a head that it does not hold. What a revoked device says does not count: it could keep its own revocation back.
+/// seen a head or a trust bundle that it does not hold.
 ///
 /// # Errors
-/// [`FleetError::Restored`], or [`FleetError::Behind`], naming the device.
+/// Those of [`restore::may_follow`]; [`FleetError::Restored`], or [`FleetError::Behind`], naming the device.
 pub fn may_start(book: &Book) -> Result<(), FleetError> {
     if mutant::active(Mutant::PositionReused) {
         return Ok(());
     }
+    restore::may_follow(book)?;
     for (id, feed) in book.feeds() {
         if let Some(Restored { at, .. }) = feed.restored() {
             let least = number_in_era(feed, highest_known(book, id));
             return Err(FleetError::Restored { feed: id.clone(), at: *at, least });
         }
     }
-    let counts = |device: &&super::book::Device| {
-        device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none()
-    };
-    let approved = book.devices().filter(counts);
-    for seen in approved.filter_map(|device| book.seen(&device.id)) {
-        let (device, version) = (&seen.device, book.trust().version);
-        if seen.bundle_version > version {
-            return Err(FleetError::BundleBehind { device: device.clone(), seen: seen.bundle_version, own: version });
-        }
+    for seen in believed(book) {
+        let device = &seen.device;
         // A feed that the bundle names no more gets no heads; were it to come back, it would be in a later era.
         let mut positions = seen.feeds.iter().filter(|position| book.trust().feed(&position.feed).is_some());
         let beyond = positions.find(|position| position.order() > own(book.of(&position.feed)));
@@ -487,6 +482,13 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
         }
     }
     Ok(())
+}
+
+/// What the devices said last whose word counts. That of a revoked one does not: it could keep its own revocation back.
+pub(super) fn believed(book: &Book) -> impl Iterator<Item = &Seen> {
+    let counts =
+        |device: &&Device| device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none();
+    book.devices().filter(counts).filter_map(|device| book.seen(&device.id))
 }
 
 /// The feeds of a copy that was put back for which nobody has vouched, each with the number after which it can go on at the
@@ -500,7 +502,7 @@ pub fn awaited(book: &Book) -> Vec<(FeedId, u64)> {
 ///
 /// # Errors
 /// [`FleetError::Invalid`] for a feed that there is not, when this ledger is that far already, or when more is known to have
-/// been signed.
+/// been signed; [`FleetError::BundlesUnknown`], for a later trust bundle may have begun another era, with numbers of its own.
 pub fn resume(
     book: &mut Book,
     id: &FeedId,
@@ -512,6 +514,7 @@ pub fn resume(
     if book.trust().feed(id).is_none() {
         return Err(FleetError::Invalid(format!("no feed {id}: `hardtack fleet feed list` shows those there are")));
     }
+    restore::bundles_known(book)?;
     let feed = book.of(id);
     let (era, head) = (feed.era(), number_in_era(feed, feed.order()));
     let restored = feed.restored().cloned();
@@ -772,7 +775,16 @@ mod tests {
         let (keys, mut book) = founded();
         let (fx, main) = (&mut Effects::default(), book.feed());
         let ann = keys.operator("ann");
-        book.write(Write::Restored(Restored { feed: book.feed(), at: at(5), least: (1, 30), settled: false }), fx);
+        book.write(
+            Write::Restored(Restored {
+                feed: book.feed(),
+                at: at(5),
+                least: (1, 30),
+                settled: false,
+                bundles_known: true,
+            }),
+            fx,
+        );
         assert!(matches!(may_start(&book), Err(FleetError::Restored { least: 30, .. })));
         assert!(!advance(&mut book, &keys.feed, CADENCE, at(500), fx));
         assert_eq!(due_in(&book, CADENCE, at(500)), CADENCE.interval, "nothing to wake up for");
@@ -780,7 +792,16 @@ mod tests {
         resume(&mut book, &main, 30, ann, at(501), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(502), fx));
         assert_eq!(book.first().head().unwrap().head.seq, 32, "and contradicts no head 31 that a device may have");
-        book.write(Write::Restored(Restored { feed: book.feed(), at: at(503), least: (1, 32), settled: false }), fx);
+        book.write(
+            Write::Restored(Restored {
+                feed: book.feed(),
+                at: at(503),
+                least: (1, 32),
+                settled: false,
+                bundles_known: true,
+            }),
+            fx,
+        );
         resume(&mut book, &main, 32, ann, at(504), fx).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(504), fx), "nothing was lost, and it is said");
         assert_eq!(book.first().head().unwrap().head.seq, 33);

@@ -16,7 +16,7 @@ use super::issue::Minting;
 use super::keys::{self, Issuer};
 use super::publish::{self, Cadence};
 use super::rotate::{is_in_use, KeyRole};
-use super::{collect, emergency, enrol, grant, hello, issue, Effects, FleetError};
+use super::{collect, emergency, enrol, grant, hello, issue, restore, Effects, FleetError};
 use crate::agent::effects::Publish;
 use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
@@ -76,7 +76,7 @@ impl ServiceKeys {
     ///
     /// # Errors
     /// [`FleetError::OtherKeys`] for one that the trust bundle names no more.
-    fn check(&self, trust: &TrustBundle) -> Result<(), FleetError> {
+    pub fn check(&self, trust: &TrustBundle) -> Result<(), FleetError> {
         self.standings(trust).into_iter().try_for_each(|(role, _, named)| keys::check(role, trust, named))
     }
 
@@ -289,6 +289,7 @@ impl Service {
     /// # Errors
     /// [`FleetError::Behind`] when this ledger is an old copy; [`FleetError::OtherKeys`] when a key was replaced.
     pub fn start(keys: ServiceKeys, settings: Settings, seed: [u8; 32], book: &Book) -> Result<Self, FleetError> {
+        restore::may_follow(book)?;
         keys.check(book.trust())?;
         publish::may_start(book)?;
         Ok(Self {

@@ -230,6 +230,14 @@ impl KeyFolder {
         self.load_if_there(&self.waiting_file(&role_name(role)), role)
     }
 
+    /// The private bytes of the key in a role's file, if that is here.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn here(&mut self, role: Role) -> Result<Option<Zeroizing<[u8; 32]>>, KeyError> {
+        self.load_if_there(&self.file(role), role)
+    }
+
     pub(super) fn load_if_there(&mut self, path: &Path, role: Role) -> Result<Option<Zeroizing<[u8; 32]>>, KeyError> {
         match self.load_from(path, role) {
             Ok(loaded) => Ok(Some(loaded.private)),

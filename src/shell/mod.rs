@@ -28,6 +28,8 @@ pub mod foresee;
 pub mod http;
 #[cfg(feature = "agent")]
 pub mod inbox;
+#[cfg(feature = "fleet")]
+pub mod kept;
 pub mod keys;
 #[cfg(feature = "fleet")]
 pub mod ledger;

@@ -28,7 +28,7 @@ use crate::fleet::book::{Book, ServedKeys, Status};
 use crate::fleet::publish::{self, FeedAt};
 use crate::fleet::service::ServiceKeys;
 use crate::fleet::{FleetError, FleetLog, Outgoing, Service, Settings};
-use crate::ids::{DeviceId, KeyId};
+use crate::ids::{DeviceId, FleetId, KeyId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::EmergencyKey;
 use crate::wire::link::service_filters;
@@ -299,18 +299,23 @@ struct Opened {
     administered: Administered,
 }
 
-fn open_link(book: &Book, uplink: Uplink, inputs: SyncSender<Input>, runtime: &Handle) -> Result<Opened, ServeError> {
-    let tls = uplink.urls.iter().all(|url| url.security == Security::Tls);
-    let config = LinkConfig {
-        fleet: book.fleet().clone(),
-        client_id: service_client_id(book.fleet(), &mut entropy::rng()),
+/// How the service reaches the broker.
+pub fn link_config(fleet: &FleetId, uplink: Uplink) -> LinkConfig {
+    LinkConfig {
+        fleet: fleet.clone(),
+        client_id: service_client_id(fleet, &mut entropy::rng()),
         user: SERVICE_NAME.into(),
         urls: uplink.urls,
         tls: uplink.tls,
         keepalive: Duration::from_secs(30),
         connect: Duration::from_secs(10),
         packet_bytes_max: LinkConfig::PACKET_BYTES_MAX,
-    };
+    }
+}
+
+fn open_link(book: &Book, uplink: Uplink, inputs: SyncSender<Input>, runtime: &Handle) -> Result<Opened, ServeError> {
+    let tls = uplink.urls.iter().all(|url| url.security == Security::Tls);
+    let config = link_config(book.fleet(), uplink);
     let _entered = runtime.enter();
     let trusted_time = || clock::wall().unwrap_or_default();
     // The receiver is gone once the service ends; what arrives then is for nobody.

@@ -21,6 +21,7 @@ mod hostile_feed;
 mod interop;
 mod keys;
 mod kit;
+mod lost;
 mod mqtt;
 mod parsers;
 mod publisher;

@@ -259,7 +259,7 @@ impl Hand {
     pub(super) fn link(&self, named: &[BrokerUrl]) -> Result<Link, Failure> {
         match self {
             Self::Fleet { fleet, .. } => {
-                let uplink = uplink(fleet, named)?;
+                let uplink = uplink(&fleet.dir, named)?;
                 let fleet = fleet.ledger.book().fleet();
                 let config = LinkConfig {
                     fleet: fleet.clone(),

@@ -20,6 +20,7 @@ use super::super::output;
 use super::super::{Exit, Failure};
 use super::emergency_key::{self, AddKey, RemoveKey};
 use super::{now, Fleet, Session};
+use crate::fleet::restore;
 use crate::fleet::rotate::{draft, is_in_use, next_root_key_id, Cause, KeyRole, NewKey};
 use crate::ids::KeyId;
 use crate::shell::entropy;
@@ -143,6 +144,7 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     let kept = if began_before {
         proposal::adopt(&mut fleet)?
     } else {
+        check_known(&mut fleet, role, key_role).map_err(|failure| waits(failure, &fleet.keys.waiting_for(role)))?;
         let next = draft(fleet.ledger.book(), key_role, &public, cause, at)?;
         let put = proposal::put(&mut fleet, &next, cause, &args.at_hand, at);
         match put.map_err(|failure| waits(failure, &fleet.keys.waiting_for(role)))? {
@@ -172,6 +174,27 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
     });
     output::show(session.format, &value, |value| words(value, key_role, &withdrawn.len()))?;
     Ok(Exit::Done)
+}
+
+/// A key that the ledger does not know is newer than the ledger, or was replaced long ago: of the first, another trust bundle
+/// of the same number would come that devices have already.
+fn check_known(fleet: &mut Fleet, role: Role, key_role: KeyRole) -> Result<(), Failure> {
+    restore::may_follow(fleet.ledger.book())?;
+    let Some(private) = fleet.keys.here(role)? else { return Ok(()) };
+    let trust = fleet.ledger.book().trust();
+    if key_role.keys(trust).contains(&NewKey::of(key_role, &private).public()) {
+        return Ok(());
+    }
+    let (file, version) = (fleet.keys.file(role), trust.version);
+    let what = format!(
+        "{} holds none of the {} keys of trust bundle {version}: nothing is replaced",
+        file.display(),
+        role.name()
+    );
+    let advice =
+        "if the ledger is an old copy, `hardtack fleet publish --broker URL` takes in the trust bundles that it \
+                  lacks; if it is that key which is old, move its file away and try again";
+    Err(Failure::new(Exit::Failure, what, advice))
 }
 
 /// Why a new key did not come into force, and what became of it.

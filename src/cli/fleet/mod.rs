@@ -117,26 +117,34 @@ pub enum FleetCommand {
 /// What is wrong with the folder, the arguments, or what the fleet says no to.
 pub fn run(args: FleetArgs, globals: &Globals) -> Result<Exit, Failure> {
     let session = Session { named: args.dir, operator: args.operator, format: globals.output };
-    match args.command {
-        FleetCommand::Audit(command) => audit::run(command, &session),
-        FleetCommand::Backup(args) => backup::backup(&args, &session),
-        FleetCommand::Device(command) => device::run(command, &session),
-        FleetCommand::Emergency(command) => emergency::run(command, &session),
-        FleetCommand::Feed(command) => group::feed(command, &session),
-        FleetCommand::Group(command) => group::group(command, &session),
-        FleetCommand::Grant(command) => grant::run(command, &session),
-        FleetCommand::Init(args) => init::run(&args, &session),
-        FleetCommand::Issue(args) => grant::issue(args, &session),
-        FleetCommand::Key(command) => key::run(command, &session),
-        FleetCommand::Policy(command) => policy::run(command, &session),
-        FleetCommand::Publish(args) => serve::publish(&args, &session),
+    carry_out(args.command, &session).map_err(|failure| Failure {
+        what: serve::placed(&failure.what, &session),
+        advice: serve::placed(&failure.advice, &session),
+        ..failure
+    })
+}
+
+fn carry_out(command: FleetCommand, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        FleetCommand::Audit(command) => audit::run(command, session),
+        FleetCommand::Backup(args) => backup::backup(&args, session),
+        FleetCommand::Device(command) => device::run(command, session),
+        FleetCommand::Emergency(command) => emergency::run(command, session),
+        FleetCommand::Feed(command) => group::feed(command, session),
+        FleetCommand::Group(command) => group::group(command, session),
+        FleetCommand::Grant(command) => grant::run(command, session),
+        FleetCommand::Init(args) => init::run(&args, session),
+        FleetCommand::Issue(args) => grant::issue(args, session),
+        FleetCommand::Key(command) => key::run(command, session),
+        FleetCommand::Policy(command) => policy::run(command, session),
+        FleetCommand::Publish(args) => serve::publish(&args, session),
         FleetCommand::Report(_) => later("fleet report"),
-        FleetCommand::Restore(args) => backup::restore(&args, &session),
-        FleetCommand::Revocations { command: None } => revoke::list(&session),
-        FleetCommand::Revocations { command: Some(command) } => carry::run(&command, &session),
-        FleetCommand::Revoke(command) => revoke::run(command, &session),
-        FleetCommand::Serve(args) => serve::serve(&args, &session),
-        FleetCommand::Time(command) => time::run(command, &session),
+        FleetCommand::Restore(args) => backup::restore(&args, session),
+        FleetCommand::Revocations { command: None } => revoke::list(session),
+        FleetCommand::Revocations { command: Some(command) } => carry::run(&command, session),
+        FleetCommand::Revoke(command) => revoke::run(command, session),
+        FleetCommand::Serve(args) => serve::serve(&args, session),
+        FleetCommand::Time(command) => time::run(command, session),
     }
 }
 
@@ -261,6 +269,7 @@ impl From<FleetError> for Failure {
             | FleetError::Invalid(_)
             | FleetError::Behind { .. }
             | FleetError::BundleBehind { .. }
+            | FleetError::BundlesUnknown { .. }
             | FleetError::OtherKeys { .. }
             | FleetError::Superseded { .. }
             | FleetError::Restored { .. }

@@ -13,6 +13,7 @@ use serde_json::{json, Value};
 use super::super::output::show;
 use super::super::token::{parsed, token_bytes};
 use super::super::{Exit, Failure};
+use super::serve::placed;
 use super::target::RuleCommand;
 use super::{lasting, millis, now, operator, target_words, wait, worded, Fleet, Session};
 use crate::fleet::book::{Book, FeedBook, Issued, Rule};
@@ -323,7 +324,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
     let up_to_date = standings.iter().filter(|standing| is_up_to_date(book, standing)).count();
     let unreachable = standings.iter().filter(|standing| !standing.is_reachable()).count();
     let emergency: Vec<Value> = book.emergencies().map(|known| emergency_of(book, known, at)).collect();
-    let halted = publish::may_start(book).err().map(|error| error.to_string());
+    let halted = publish::may_start(book).err().map(|error| placed(&error.to_string(), session));
     let stalled = wait::stalled(&fleet)?;
     let value = json!({
         // Of the first feed.

@@ -4,20 +4,26 @@
 //! Never: decides anything that the service decides.
 //! Read next: `../../shell/serve.rs`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{now, operator, Fleet, Session};
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::fleet::publish::{awaited, resume};
+use crate::fleet::restore::{self, Found};
 use crate::fleet::service::ServiceKeys;
 use crate::ids::FeedId;
+use crate::shell::fleet_dir::FleetDir;
 use crate::shell::fleet_keys::Role;
 use crate::shell::mqtt::{BrokerUrl, Security};
-use crate::shell::serve::{publish_once, Serving, SignedBy, Uplink};
-use crate::shell::{entropy, log, service};
+use crate::shell::serve::{link_config, publish_once, Serving, SignedBy, Uplink};
+use crate::shell::{entropy, kept, log, service};
+use crate::time::Timestamp;
 
 /// Arguments of `hardtack fleet serve`.
 #[derive(Args, Debug)]
@@ -40,19 +46,26 @@ pub struct PublishArgs {
     /// Which feed goes on after that head [default: the first one]
     #[arg(long, value_name = "FEED", requires = "after")]
     feed: Option<FeedId>,
+    /// Trust bundles that the ledger lost, where no broker keeps them: a file of `fleet revocations export`, or the folder
+    /// `bundles` of an emergency kit
+    #[arg(long, value_name = "PATH")]
+    bundles: Option<PathBuf>,
+    /// The ledger was lost and no broker can tell: no device has a trust bundle after this one, which is the ledger's newest
+    #[arg(long, value_name = "VERSION")]
+    last_bundle: Option<u64>,
 }
 
-pub(super) fn uplink(fleet: &Fleet, named: &[BrokerUrl]) -> Result<Uplink, Failure> {
+pub(super) fn uplink(dir: &FleetDir, named: &[BrokerUrl]) -> Result<Uplink, Failure> {
     let mut urls = named.to_vec();
     if urls.is_empty() {
         // They were checked when the file was read.
-        urls = fleet.dir.toml().brokers.iter().filter_map(|url| url.parse().ok()).collect();
+        urls = dir.toml().brokers.iter().filter_map(|url| url.parse().ok()).collect();
     }
     if urls.is_empty() {
         let advice = "pass --broker URL, or write `brokers = [\"mqtts://HOST:8883\"]` into fleet.toml";
         return Err(Failure::new(Exit::Usage, "no broker is named", advice));
     }
-    let folder = fleet.dir.broker();
+    let folder = dir.broker();
     let urls: Vec<BrokerUrl> = urls.iter().map(|url| folder.service_url(url)).collect();
     let tls = match urls.iter().any(|url| url.security == Security::Tls) {
         true => Some(folder.service_identity(&mut entropy::rng())?),
@@ -70,7 +83,7 @@ fn service_keys(fleet: &mut Fleet) -> Result<ServiceKeys, Failure> {
     })
 }
 
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<Runtime, Failure> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     built.map_err(|error| Failure::new(Exit::Failure, error, "raise the limit of open files"))
 }
@@ -78,9 +91,12 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 pub(super) fn serve(args: &ServeArgs, session: &Session) -> Result<Exit, Failure> {
     log::start(LogConfig { level: LogLevel::Info, format: LogFormat::Json });
     let mut fleet = session.open()?;
-    let (uplink, keys) = (uplink(&fleet, &args.broker)?, service_keys(&mut fleet)?);
+    let (uplink, keys) = (uplink(&fleet.dir, &args.broker)?, service_keys(&mut fleet)?);
     let settings = fleet.dir.toml().settings();
     let runtime = runtime()?;
+    for version in take_in(&mut fleet, &keys, &uplink, &runtime)? {
+        tracing::warn!(event = "bundle.taken", version, "the ledger had lost it");
+    }
     let mut serving = Serving::start(fleet.ledger, keys, settings, uplink, runtime.handle())?;
     service::ready();
     let asked = runtime.block_on(async {
@@ -93,6 +109,44 @@ pub(super) fn serve(args: &ServeArgs, session: &Session) -> Result<Exit, Failure
     serving.stop()?;
     asked.map_err(|error| Failure::new(Exit::Failure, error, "start it again"))?;
     Ok(Exit::Done)
+}
+
+/// Takes in the trust bundles that the broker keeps and this ledger has lost, where anything says that there may be such:
+/// nobody knows whether there are, a device has one, or the keys here are none of the newest. Gives their versions.
+fn take_in(fleet: &mut Fleet, keys: &ServiceKeys, uplink: &Uplink, runtime: &Runtime) -> Result<Vec<u64>, Failure> {
+    let book = fleet.ledger.book();
+    let Err(why) = restore::may_follow(book).and_then(|()| keys.check(book.trust())) else { return Ok(Vec::new()) };
+    let at = now()?;
+    let config = link_config(book.fleet(), uplink.clone());
+    let asked = runtime.block_on(kept::at_broker(&config, book, at));
+    let found = asked.map_err(|reason| {
+        let what = format!("no broker tells which trust bundles this ledger has lost ({reason})");
+        Failure::new(Exit::TryAgain, what, why)
+    })?;
+    let taken = take(fleet, &found, at)?;
+    restore::bundles_known(fleet.ledger.book()).map_err(|error| {
+        let own = fleet.ledger.book().trust().version;
+        let what =
+            format!("the broker keeps no trust bundle {own} of this fleet, so that it cannot tell which came after");
+        Failure::new(Exit::Failure, what, error.to_string())
+    })?;
+    Ok(taken)
+}
+
+/// Takes in what was found. Gives the versions of the trust bundles that were new.
+fn take(fleet: &mut Fleet, found: &Found, at: Timestamp) -> Result<Vec<u64>, Failure> {
+    let own = fleet.ledger.book().trust().version;
+    if found.bundles.iter().all(|signed| signed.claim().is_ok_and(|bundle| bundle.version <= own)) {
+        fleet.act(|book, _, fx| {
+            let taken = restore::take(book, found, at, fx)?;
+            restore::settle(book, &taken, &found.heads, at, fx);
+            Ok(())
+        })?;
+        return Ok(Vec::new());
+    }
+    // A bundle that is new is recorded.
+    let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
+    Ok(fleet.act(|book, _, fx| restore::learn(book, found, operator(&name, &key), at, fx))?.bundles)
 }
 
 /// A feed may go on, and nothing can be published yet.
@@ -126,31 +180,74 @@ pub(super) fn go_on(session: &Session, (feed, least): &(FeedId, u64)) -> String 
 }
 
 /// The argument that names the fleet's folder in a command that is printed, if it has to.
-fn in_folder(session: &Session) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+pub(super) fn in_folder(session: &Session) -> String {
     session.named.as_ref().map_or(String::new(), |folder| {
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).display().to_string();
-        match folder.chars().all(plain) {
-            true => format!(" --dir {folder}"),
-            false => format!(" --dir '{}'", folder.replace('\'', r"'\''")),
-        }
+        format!(" --dir {}", quoted(&folder))
     })
+}
+
+/// One word for a shell.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// What the fleet says about publishing, with the folder in the command, if it has to name it.
+pub(super) fn placed(said: &str, session: &Session) -> String {
+    said.replace("`hardtack fleet publish ", &format!("`hardtack fleet publish{} ", in_folder(session)))
 }
 
 pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Failure> {
     let mut fleet = session.open()?;
+    let mut taken = Vec::new();
+    if let Some(path) = &args.bundles {
+        let found =
+            kept::in_files(path, fleet.ledger.book()).map_err(|error| Failure::new(Exit::Invalid, error, ""))?;
+        taken.extend(take(&mut fleet, &found, now()?)?);
+    }
+    if let Some(last) = args.last_bundle {
+        let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
+        fleet.act(|book, _, fx| restore::vouch(book, last, operator(&name, &key), at, fx))?;
+    }
+    let reachable = !args.broker.is_empty() || !fleet.dir.toml().brokers.is_empty();
+    let only_kept = args.after.is_none() && (args.bundles.is_some() || args.last_bundle.is_some());
+    if only_kept && !reachable {
+        let newest = fleet.ledger.book().trust().version;
+        let value = json!({"published": false, "taken": taken, "bundle": newest});
+        show(session.format, &value, |_| {
+            format!(
+                "{}the newest trust bundle is {newest}; no broker is named, so nothing is published yet",
+                took(&taken)
+            )
+        })?;
+        return Ok(Exit::Done);
+    }
+    let runtime = runtime()?;
+    let mut link = None;
+    if reachable {
+        let (uplink, keys) = (uplink(&fleet.dir, &args.broker)?, service_keys(&mut fleet)?);
+        taken.extend(take_in(&mut fleet, &keys, &uplink, &runtime)?);
+        link = Some((uplink, keys));
+    }
     if let Some(after) = args.after {
         let (at, name, key) = (now()?, fleet.operator.clone(), fleet.operator_key()?);
         let feed = args.feed.clone().unwrap_or_else(|| fleet.ledger.book().feed());
         fleet.act(|book, _, fx| resume(book, &feed, after, operator(&name, &key), at, fx))?;
         let left = awaited(fleet.ledger.book());
-        if !left.is_empty() || (args.broker.is_empty() && fleet.dir.toml().brokers.is_empty()) {
+        if !left.is_empty() || !reachable {
             return vouched((&feed, after), &left, session);
         }
     }
-    let (uplink, keys) = (uplink(&fleet, &args.broker)?, service_keys(&mut fleet)?);
+    let (uplink, keys) = match link {
+        Some(link) => link,
+        None => (uplink(&fleet.dir, &args.broker)?, service_keys(&mut fleet)?),
+    };
     let settings = fleet.dir.toml().settings();
-    let published = runtime()?.block_on(publish_once(&mut fleet.ledger, keys, settings, uplink))?;
+    let published = runtime.block_on(publish_once(&mut fleet.ledger, keys, settings, uplink))?;
     let book = fleet.ledger.book();
     let (_, seq) = book.first().order();
     let feeds: serde_json::Map<String, serde_json::Value> =
@@ -159,7 +256,18 @@ pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Fai
         SignedBy::Us => (published.messages, "here"),
         SignedBy::Another => (published.messages, "by `fleet serve`"),
     };
-    let value = json!({"messages": messages, "feed_seq": seq, "feeds": feeds, "signed": signed});
-    show(session.format, &value, |_| format!("{messages} messages, the newest head is {seq}, signed {signed}"))?;
+    // Trust bundles that the ledger had lost.
+    let value = json!({"messages": messages, "feed_seq": seq, "feeds": feeds, "signed": signed, "taken": taken});
+    show(session.format, &value, |_| {
+        format!("{}{messages} messages, the newest head is {seq}, signed {signed}", took(&taken))
+    })?;
     Ok(Exit::Done)
+}
+
+/// A line about trust bundles that the ledger had lost.
+pub(super) fn took(taken: &[u64]) -> String {
+    match (taken.first(), taken.last()) {
+        (Some(first), Some(last)) => format!("took in trust bundles {first} to {last}, which the ledger had lost\n"),
+        (None, _) | (_, None) => String::new(),
+    }
 }

@@ -431,6 +431,8 @@ pub struct Restored {
     pub least: (u32, u64),
     /// Whether an operator has said after which number the feed goes on.
     pub settled: bool,
+    /// Whether it is known that no trust bundle was signed after this ledger's newest.
+    pub bundles_known: bool,
 }
 
 /// A verified segment of audit.

@@ -201,8 +201,13 @@ fn rows_make_the_same_book_in_any_order_and_a_restored_one_leaps_ahead() {
         let (one, two) = (again.emergency(id).unwrap(), signing.emergency(id).unwrap());
         assert_eq!((one.said.counter, &one.rules, &one.newest), (3, &two.rules, &two.newest));
     }
-    let restored =
-        super::super::book::Restored { feed: "main".parse().unwrap(), at: at(40), least: (1, 1), settled: true };
+    let restored = super::super::book::Restored {
+        feed: "main".parse().unwrap(),
+        at: at(40),
+        least: (1, 1),
+        settled: true,
+        bundles_known: true,
+    };
     let mut copy = reloaded(&book, vec![writes[0].clone(), Write::Restored(restored)]);
     let next = declared(&mut copy, "t-9", 50);
     assert!(next.counter > LEAP, "{}", next.counter);

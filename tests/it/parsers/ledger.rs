@@ -104,7 +104,13 @@ fn rows(world: &World) -> Vec<Write> {
         Write::Snapshot(world.sign(&world.head()), world.set().to_bytes()),
         Write::Step(world.announcement()),
         Write::Publisher(Publisher { turn: 3, holder: "process 7".into(), at: NOW, keys: served() }),
-        Write::Restored(Restored { feed: "main".parse().unwrap(), at: NOW, least: (1, 1), settled: true }),
+        Write::Restored(Restored {
+            feed: "main".parse().unwrap(),
+            at: NOW,
+            least: (1, 1),
+            settled: true,
+            bundles_known: true,
+        }),
         Write::Presence(Presence { device: device.clone(), word: Hash::ZERO, at: NOW, mode: "gone".into() }),
         Write::Salvaged(Salvaged { device: device.clone(), era: EraId { number: 1, salt: 1 }, segments: (3, 5) }),
         Write::Seen(Box::new(Seen {
@@ -411,7 +417,13 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
             device: None,
         }),
         Write::Publisher(Publisher { turn: u64::MAX, holder: String::new(), at: far, keys: served() }),
-        Write::Restored(Restored { feed: "main".parse().unwrap(), at: far, least: (1, u64::MAX), settled: false }),
+        Write::Restored(Restored {
+            feed: "main".parse().unwrap(),
+            at: far,
+            least: (1, u64::MAX),
+            settled: false,
+            bundles_known: true,
+        }),
         Write::Salvaged(Salvaged { device: device.clone(), era, segments: (u64::MAX, u64::MAX) }),
         Write::Seen(Box::new(Seen {
             device: device.clone(),

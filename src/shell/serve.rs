@@ -542,7 +542,9 @@ pub fn tell(log: &FleetLog) {
             tracing::info!(event = "device.state", %device, mode, pending);
         }
         FleetLog::EmergencyForked { key, operator, counter } => {
-            let action = "its key is in two hands: remove it (`hardtack fleet key remove emergency --compromised`)";
+            let action = format!(
+                "its key is in two hands: remove it (`hardtack fleet key remove emergency --name {operator} --compromised`)"
+            );
             tracing::error!(event = "emergency.forked", %key, operator, counter, action);
         }
         FleetLog::EmergencyHeard { key, operator, counter, rules } => {

@@ -137,7 +137,11 @@ fn revoke(target: Target, how: &How, session: &Session) -> Result<Exit, Failure>
     };
     let mut told = told(&hand, &order, &signed, how.dry_run, at)?;
     if let (Some(out), false) = (&how.out, how.dry_run) {
-        write(&hand, &signed, out)?;
+        write(&hand, &signed, out).map_err(|error| {
+            let advice = "it is signed, and every later statement repeats it: write it elsewhere with \
+                          `hardtack fleet emergency export --out FILE`";
+            Failure::new(Exit::Failure, error.what, advice)
+        })?;
         told["file"] = out.display().to_string().into();
     }
     brought.iter().for_each(|brought| tell_brought(&mut told, brought));

@@ -376,7 +376,7 @@ impl From<KitError> for Failure {
             KitError::NoBroker(_) => {
                 let advice =
                     "nothing was signed: name another broker with --broker, or write it into a file for somebody to \
-                              carry: --out FILE";
+                              carry: --out FILE. One that answers `not authorized` knows this key no more: it may have been removed";
                 Self::new(Exit::Failure, error, advice)
             }
             KitError::Broker(_)

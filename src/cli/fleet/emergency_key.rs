@@ -119,9 +119,16 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
         "began_before": began_before,
         "serving": serving(&fleet)?,
     });
+    let brokers = fleet.ledger.book().trust().broker.urls.len() + fleet.dir.toml().brokers.len();
     show(session.format, &value, |value| {
+        let unknown = match value["kit"].is_string() && brokers == 0 {
+            true => {
+                "neither fleet.toml nor the trust bundle names a broker: whoever uses the kit has to say --broker URL\n"
+            }
+            false => "",
+        };
         format!(
-            "emergency key {id} of {name} is named by trust bundle {}\nits file is {}\n{}{}",
+            "emergency key {id} of {name} is named by trust bundle {}\nits file is {}\n{}{unknown}{}",
             value["bundle_version"],
             value["file"].as_str().unwrap_or_default(),
             value["kit"].as_str().map_or(String::new(), |dir| handed(name, dir)),
@@ -223,5 +230,5 @@ fn brought(value: &Value) -> String {
         Some(process) => format!("process {process} publishes that bundle at once"),
         None => "no `fleet serve` runs: start one, or bring it out: hardtack fleet publish --broker URL".into(),
     };
-    format!("{next}\nmake a copy of the ledger now: hardtack fleet backup")
+    format!("{next}\nmake a copy of the ledger now: hardtack fleet backup --out FILE")
 }

@@ -7,7 +7,7 @@
 //!
 //! A step of level `l` holds what the `4^l` heads up to its end added. Additions are a union, so a step may reach back
 //! further than is needed. That makes the way short: it begins on the highest level that does not overshoot, and only
-//! descends. (Base 4: `protocols.md` A.4 bounds it by `3 · log4` of the gap.)
+//! descends. (With base 4 that is at most three steps on each level: `3 · log4` of the gap.)
 
 /// Steps of level 0 that the broker keeps: the newest heads.
 pub const DELTAS: u64 = 64;

@@ -78,6 +78,8 @@ pub fn receive(
         return Err(Refused::Malformed("more records than a segment may have"));
     }
     let records = upload.check(header)?;
+    // Before anything is written: what is refused leaves no evidence of a fork behind either.
+    let next = opened.after(&records)?;
     let digest = upload.header.digest();
     let follows = header.first_index == held.next_index && header.previous == held.head;
     if !follows && header.salvage.is_some() {
@@ -110,7 +112,7 @@ pub fn receive(
         forked(book, header, &upload.header, what, held, at, fx);
     }
     let mut signers = book.era(topic, header.era).map(|chain| chain.signers.clone()).unwrap_or_default();
-    for signer in [opened.signer, opened.after(&records)?] {
+    for signer in [opened.signer, next] {
         if signers.last() != Some(&signer) {
             signers.push(signer);
         }

@@ -441,6 +441,9 @@ impl Trail {
         }
         let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(Acknowledged::Nothing) };
         if ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole {
+            // It has all that is here of it, or has it otherwise: what is sent of it again only stands in the way.
+            outbox.acked = outbox.closed;
+            self.in_flight.retain(|(era, _), _| *era != ack.era);
             return Err(*ack);
         }
         let answer = match ack.next_segment.checked_sub(outbox.acked.segment) {

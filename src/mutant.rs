@@ -22,93 +22,103 @@ pub enum Mutant {
     CeilingKeptAfterBoot = 6,
     /// A new task sets every budget back.
     ChildResetsBudget = 7,
+    /// The collector acknowledges a segment that it has not written.
+    CollectorAcksFirst = 8,
     /// A use is charged in memory, and written down with the next anchor only.
-    CounterAfterAction = 8,
+    CounterAfterAction = 9,
     /// A token whose bucket was dropped is judged by the clock alone.
-    DroppedForgotten = 9,
+    DroppedForgotten = 10,
     /// A head is believed whoever signed it.
-    DroppedKeyAccepted = 10,
+    DroppedKeyAccepted = 11,
+    /// A segment that comes a second time is stored a second time.
+    DuplicateStored = 12,
     /// An emergency statement of a lower counter is taken.
-    EmergencyCounterLowered = 11,
+    EmergencyCounterLowered = 13,
     /// An emergency statement is taken whose rules live for longer than they may.
-    EmergencyLifeUnchecked = 12,
+    EmergencyLifeUnchecked = 14,
     /// An emergency statement lifts the rules that it leaves out.
-    EmergencyLiftsLeftOut = 13,
+    EmergencyLiftsLeftOut = 15,
     /// An emergency statement is acted on, and not written down.
-    EmergencyNotWritten = 14,
+    EmergencyNotWritten = 16,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
-    EmergencyOutlives = 15,
+    EmergencyOutlives = 17,
     /// An emergency rule on the device wipes its grants.
-    EmergencyWipes = 16,
+    EmergencyWipes = 18,
     /// A second head of a position that is held is taken for the first.
-    EquivocationUnnoticed = 17,
+    EquivocationUnnoticed = 19,
+    /// A start goes on under the number of the era before.
+    EraNotBumped = 20,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 18,
+    FeedPositionLowered = 21,
     /// A revocation that belongs to every feed is filed into the first alone.
-    FirstFeedAlone = 19,
+    FirstFeedAlone = 22,
     /// A start forgets the floor.
-    FloorNotPersisted = 20,
+    FloorNotPersisted = 23,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 21,
+    GapCountedComplete = 24,
     /// Additions wait until those before them are here.
-    GapIgnored = 22,
+    GapIgnored = 25,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 23,
+    HintBelieved = 26,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 24,
+    LateAllowGiven = 27,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 25,
+    LeaseNotCharged = 28,
+    /// A start that finds records gone says nothing of them.
+    LossUntold = 29,
     /// A device that a trust bundle moves forgets what its old feed revoked.
-    MovedForgets = 26,
+    MovedForgets = 30,
     /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
-    MovedNotFiled = 27,
+    MovedNotFiled = 31,
     /// A decision refers to the newest record that names a credential, whichever that is.
-    NamedByAnother = 28,
+    NamedByAnother = 32,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 29,
+    PendingDropped = 33,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 30,
+    PlaceNotChecked = 34,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 31,
+    PositionReused = 35,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 32,
+    ReleaseOnPuback = 36,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 33,
+    RenewalDropsFirst = 37,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 34,
+    ReplyBeforeCommit = 38,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 35,
+    ResetRevives = 39,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 36,
+    ResetUnbound = 40,
     /// A start forgets the revocation list.
-    RevocationForgotten = 37,
+    RevocationForgotten = 41,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 38,
+    RootNotCompared = 42,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
-    SinceIgnored = 39,
+    SinceIgnored = 43,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 40,
+    SnapshotOfDroppedKey = 44,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 41,
+    SnapshotRollsBack = 45,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 42,
+    StalenessByWaitingHead = 46,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 43,
+    SuccessorByNewAlone = 47,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 44,
+    SuccessorByOldAlone = 48,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 45,
+    SyncErrorIgnored = 49,
+    /// What no signature covers is taken as it is found.
+    TailNotChecked = 50,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 46,
+    TimeJudgedAtFloor = 51,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 47,
+    TwoTimeFacts = 52,
     /// The system clock is believed.
-    WallClockUsed = 48,
+    WallClockUsed = 53,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 53] = [
         Self::AckByAnyKey,
         Self::AncestorNotCharged,
         Self::AuditKeyUnannounced,
@@ -116,9 +126,11 @@ impl Mutant {
         Self::BudgetNotCharged,
         Self::CeilingKeptAfterBoot,
         Self::ChildResetsBudget,
+        Self::CollectorAcksFirst,
         Self::CounterAfterAction,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
+        Self::DuplicateStored,
         Self::EmergencyCounterLowered,
         Self::EmergencyLifeUnchecked,
         Self::EmergencyLiftsLeftOut,
@@ -126,6 +138,7 @@ impl Mutant {
         Self::EmergencyOutlives,
         Self::EmergencyWipes,
         Self::EquivocationUnnoticed,
+        Self::EraNotBumped,
         Self::FeedPositionLowered,
         Self::FirstFeedAlone,
         Self::FloorNotPersisted,
@@ -134,6 +147,7 @@ impl Mutant {
         Self::HintBelieved,
         Self::LateAllowGiven,
         Self::LeaseNotCharged,
+        Self::LossUntold,
         Self::MovedForgets,
         Self::MovedNotFiled,
         Self::NamedByAnother,
@@ -154,6 +168,7 @@ impl Mutant {
         Self::SuccessorByNewAlone,
         Self::SuccessorByOldAlone,
         Self::SyncErrorIgnored,
+        Self::TailNotChecked,
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,
         Self::WallClockUsed,

@@ -4,7 +4,6 @@
 //! Never: draws a random number; the plan's picks are all it has.
 //! Read next: `plan.rs`.
 
-use hardtack::agent::effects::Entry;
 use hardtack::fleet::book::Life;
 use hardtack::ids::GroupId;
 use hardtack::time::Millis;
@@ -13,9 +12,9 @@ use crate::check::feed::Owed;
 use crate::check::live;
 use crate::check::suspend::{Clause, Lock, Suspension};
 use crate::clocks::date;
-use crate::device::{Cut, Restored};
+use crate::device::{Cut, Device, Restored};
 use crate::event::Event;
-use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, RevokeWhat, WallAfter};
+use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, RevokeWhat, Sync, WallAfter};
 use crate::model::Standing;
 use crate::operator::Revoke;
 use crate::plan::{Act, Turn};
@@ -89,6 +88,7 @@ impl World<'_> {
                 self.struck("clock.step", moved);
                 self.probe_expired(device);
             }
+            Act::DiskClone { device, copy } => self.run_twin(device, copy),
             Act::DiskCopy { device, copy } => {
                 let device = &mut self.devices[device as usize];
                 device.copies.insert(copy, device.disk.image());
@@ -100,12 +100,14 @@ impl World<'_> {
                 }
                 self.damage(device, damage, copy);
             }
-            Act::DiskSync { device, part, turn } => {
+            Act::DiskSync { device, part, how, turn } => {
                 self.fault(turn);
-                let failing = &mut self.devices[device as usize].failing;
-                match turn {
-                    Turn::Begins => drop(failing.insert(part)),
-                    Turn::Ends => drop(failing.remove(&part)),
+                let Device { failing, disk, .. } = &mut self.devices[device as usize];
+                match (how, turn) {
+                    (Sync::Fails, Turn::Begins) => drop(failing.insert(part)),
+                    (Sync::Fails, Turn::Ends) => drop(failing.remove(&part)),
+                    (Sync::Lies, Turn::Begins) => disk.lie(part),
+                    (Sync::Lies, Turn::Ends) => disk.come_clean(part),
                 }
             }
             Act::Emergency { device, what, life, pick } => self.declare_emergency(device, what, Millis(life), pick),
@@ -232,11 +234,20 @@ impl World<'_> {
         let image = device.copies.remove(&copy);
         let changed = device.disk.damage(damage, image.as_ref());
         self.struck(damage.name(), changed);
-        let Some(suspension) = Suspension::of(damage.name()).filter(|_| changed) else { return };
+        if changed {
+            self.suspend(number, damage.name());
+        }
+    }
+
+    /// A fault broke what the proofs rest on: what the table says is not judged of that gateway as it was.
+    pub(crate) fn suspend(&mut self, number: u32, fault: &str) {
+        let Some(suspension) = Suspension::of(fault) else { return };
         let device = &mut self.devices[number as usize];
         device.in_doubt = None;
-        if suspension.lock == Lock::Final {
-            device.restored = Restored::Yes;
+        match suspension.lock {
+            Lock::Final => device.restored = Restored::Yes,
+            Lock::Possible if device.restored == Restored::No => device.restored = Restored::Partly,
+            Lock::Possible | Lock::Needed | Lock::None => {}
         }
         let Checks { audit, authority, clock, emergency, monotone, .. } = &mut self.checks;
         authority.damaged(number, &suspension);
@@ -248,12 +259,8 @@ impl World<'_> {
             audit.damaged(number, suspension.lock);
         }
         if suspension.covers(Clause::Monotone) {
-            let records = self.devices[number as usize].disk.durable().eras.values().flatten();
-            let places = records.filter_map(|entry| match entry {
-                Entry::Record(record) => Some((record.era.number, record.index)),
-                Entry::Segment(_) => None,
-            });
-            monotone.forget(number, places.max().unwrap_or_default());
+            let left = self.devices[number as usize].disk.durable().records().max();
+            monotone.forget(number, left.unwrap_or_default());
         }
         if suspension.covers(Clause::Generation) {
             let left = newest(self.devices[number as usize].disk.durable()).map_or(0, |anchor| anchor.generation);

@@ -127,6 +127,11 @@ impl Broker {
         retained
     }
 
+    /// What whoever subscribes to these filters is shown.
+    pub(crate) fn shown(&mut self, filters: &[String]) -> Vec<Delivery> {
+        self.retained_for(To::Service, filters)
+    }
+
     /// The service connects and subscribes.
     pub(crate) fn connect_service(&mut self, filters: Vec<String>) -> Vec<Delivery> {
         let retained = self.retained_for(To::Service, &filters);

@@ -365,8 +365,14 @@ impl World<'_> {
     }
 
     pub(crate) fn service_hears(&mut self, topic: &str, payload: &[u8]) {
+        let publish = self.service_takes(topic, payload);
+        self.service_publishes(publish);
+    }
+
+    /// The service takes a message in. Returns what it has to say to that.
+    pub(crate) fn service_takes(&mut self, topic: &str, payload: &[u8]) -> Vec<Publish> {
         if !self.operator.is_running() {
-            return;
+            return Vec::new();
         }
         self.tell(&Event::message(None, topic, payload));
         let before = self.operator.collected().len();
@@ -380,7 +386,7 @@ impl World<'_> {
             })
             .collect();
         stored.iter().for_each(|event| self.tell(event));
-        self.service_publishes(publish);
+        publish
     }
 
     pub(crate) fn service_ticks(&mut self) {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hardtack::agent::request::StatusReply;
 use hardtack::agent::{Agent, Boot, Input, Outgoing};
-use hardtack::ids::{DeviceId, FleetId};
+use hardtack::ids::{BootId, DeviceId, FleetId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::enrol::DeviceKeys;
@@ -81,7 +81,11 @@ pub(crate) enum Watched {
 /// Whether storage was restored from an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
+    /// A copy of it ran elsewhere, too old to be taken for the gateway.
+    Copied,
     No,
+    /// Some of it, and perhaps nothing that matters.
+    Partly,
     Yes,
 }
 
@@ -193,8 +197,13 @@ impl Device {
         self.disk.open();
         let mut seed = [0; 32];
         self.seeds.fill_bytes(&mut seed);
-        let found = recovery::read(self.disk.durable(), fleet, &self.name);
-        Some(Boot {
+        Some(self.boot_on(self.disk.durable(), fleet, boot, seed))
+    }
+
+    /// All that a start under its name needs, on whatever medium.
+    pub(crate) fn boot_on(&self, medium: &Medium, fleet: &FleetId, boot: BootId, seed: [u8; 32]) -> Boot {
+        let found = recovery::read(medium, fleet, &self.name);
+        Boot {
             fleet: fleet.clone(),
             device: self.name.clone(),
             keys: self.keys(),
@@ -204,8 +213,8 @@ impl Device {
             anchor: found.anchor,
             files: found.files,
             eras: found.eras,
-            used_bytes: self.disk.used_bytes(),
-        })
+            used_bytes: medium.bytes,
+        }
     }
 
     /// The supply fails, or the kernel goes down. Returns for how long no lease covered what an agent did.

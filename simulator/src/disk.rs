@@ -2,17 +2,19 @@
 //!
 //! Owns: the steps of a commit in the order of the real store, what each step leaves behind when it is the last one, and
 //! the reading of what is left.
-//! Never: loses what was synced. That is the assumption of the proofs; a disk that lies is another fault.
+//! Never: loses what was synced, unless a fault makes it lie: that syncs are honest is an assumption of the proofs.
 //! Read next: `recovery.rs`, which makes a start out of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::{Entry, StateFile};
 use hardtack::agent::{Anchor, Batch};
 use hardtack::ids::EraId;
+use hardtack::wire::audit::{Event, Record};
 use hardtack::wire::encode;
 
 use crate::fault::{Damage, Part};
+use crate::recovery;
 
 /// One step of a commit. A supply can fail between any two.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +122,70 @@ pub(crate) struct Medium {
     pub(crate) bytes: u64,
 }
 
+impl Medium {
+    /// Of the entries written since it was so, the first ones stay by chance; eras that went since are there again.
+    fn lose_entries_since(&mut self, before: &Self, mut fate: impl FnMut() -> Fate) {
+        let mut ended = false;
+        let shown = std::mem::replace(&mut self.eras, before.eras.clone());
+        for (era, log) in shown {
+            let kept = before.eras.get(&era).map_or(0, Vec::len);
+            for entry in log.into_iter().skip(kept) {
+                ended |= fate() == Fate::Lost;
+                if !ended {
+                    self.eras.entry(era).or_default().push(entry);
+                }
+            }
+        }
+        self.bytes = self.eras.values().flatten().map(|entry| encode(entry).len() as u64).sum();
+    }
+
+    /// Era number and index of every record.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.eras.values().flatten().filter_map(|entry| match entry {
+            Entry::Record(record) => Some((record.era.number, record.index)),
+            Entry::Segment(_) => None,
+        })
+    }
+
+    /// Somebody writes another resource into a decision that is past the last segment and before the anchor. None if there
+    /// is none.
+    fn forge_tail(&mut self) -> Option<()> {
+        let anchor = recovery::newest(self)?;
+        let (era, end) = (anchor.era?, anchor.next_index);
+        let log = self.eras.get_mut(&era)?;
+        let closed = |entry: &Entry| match entry {
+            Entry::Segment(segment) if segment.era == era => segment.first_index + u64::from(segment.count),
+            Entry::Segment(_) | Entry::Record(_) => 0,
+        };
+        let closed = log.iter().map(closed).max().unwrap_or(0);
+        let forged = log.iter_mut().find_map(|entry| match entry {
+            Entry::Record(stored) if stored.era == era && (closed..end).contains(&stored.index) => {
+                let mut record = Record::from_bytes(&stored.bytes).ok()?;
+                let Event::Decision(decision) = &mut record.event else { return None };
+                decision.resource = "forged/here".into();
+                Some((stored, record))
+            }
+            Entry::Record(_) | Entry::Segment(_) => None,
+        });
+        let (stored, record) = forged?;
+        stored.bytes = record.to_bytes();
+        Some(())
+    }
+
+    /// Each file is what it was, by chance.
+    fn lose_files_since(&mut self, before: BTreeMap<StateFile, Vec<u8>>, mut fate: impl FnMut() -> Fate) {
+        let names: BTreeSet<StateFile> = before.keys().chain(self.files.keys()).cloned().collect();
+        for name in names {
+            if fate() == Fate::Lost {
+                match before.get(&name) {
+                    Some(content) => drop(self.files.insert(name, content.clone())),
+                    None => drop(self.files.remove(&name)),
+                }
+            }
+        }
+    }
+}
+
 /// The state folder.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
@@ -129,9 +195,16 @@ pub(crate) struct Disk {
     current: Option<EraId>,
     /// What was done since and is not synced, oldest first.
     pending: Vec<Step>,
+    /// Parts whose syncs are a lie, and what was on the medium when that began.
+    lies: BTreeMap<Part, Medium>,
 }
 
 impl Disk {
+    /// A disk that holds this.
+    pub(crate) fn of(durable: Medium) -> Self {
+        Self { durable, ..Self::default() }
+    }
+
     /// One step of a commit.
     pub(crate) fn step(&mut self, step: Step) {
         match step {
@@ -179,6 +252,39 @@ impl Disk {
         self.current = None;
     }
 
+    /// From now on syncs of this part keep what was written in the drive's memory, and say that it is on the medium.
+    pub(crate) fn lie(&mut self, part: Part) {
+        self.lies.entry(part).or_insert_with(|| self.durable.clone());
+    }
+
+    /// What is in the drive's memory of this part is on the medium, and syncs are honest again.
+    pub(crate) fn come_clean(&mut self, part: Part) {
+        self.lies.remove(&part);
+    }
+
+    /// The supply failed, and what was in the drive's memory only met its fate. Returns the parts that lost something,
+    /// and the records of which nothing that is left speaks: those past the newest anchor.
+    pub(crate) fn forget_what_lies(&mut self, mut fate: impl FnMut() -> Fate) -> (Vec<Part>, Vec<(u64, u64)>) {
+        let mut lost = Vec::new();
+        let before = self.durable.clone();
+        for (part, before) in std::mem::take(&mut self.lies) {
+            let shown = self.durable.clone();
+            match part {
+                Part::Anchor => self.durable.slots = before.slots,
+                Part::Era => self.durable.lose_entries_since(&before, &mut fate),
+                Part::Files => self.durable.lose_files_since(before.files, &mut fate),
+            }
+            if self.durable != shown {
+                lost.push(part);
+            }
+            self.lies.insert(part, self.durable.clone());
+        }
+        let anchored = recovery::newest(&self.durable).and_then(|anchor| Some((anchor.era?.number, anchor.next_index)));
+        let left: BTreeSet<(u64, u64)> = self.durable.records().collect();
+        let unheard_of = |place: &(u64, u64)| !left.contains(place) && Some(*place) >= anchored;
+        (lost, before.records().filter(unheard_of).collect())
+    }
+
     /// A sync of this part failed. The kernel says so once, and may forget what it could not write.
     pub(crate) fn sync_failed(&mut self, part: Part, mut fate: impl FnMut() -> Fate) {
         let mut log_ended = false;
@@ -217,7 +323,7 @@ impl Disk {
 
     /// A disk that holds nothing but what is unsynced here: to see how a commit could end, not what it leaves.
     pub(crate) fn unsynced(&self) -> Self {
-        Self { durable: Medium::default(), current: self.current, pending: self.pending.clone() }
+        Self { durable: Medium::default(), current: self.current, pending: self.pending.clone(), lies: BTreeMap::new() }
     }
 
     /// A copy of the medium, for a fault to put back later.
@@ -238,6 +344,7 @@ impl Disk {
                 }
             }
             Damage::SlotsGone => self.durable.slots = [Slot::Empty, Slot::Empty],
+            Damage::TailForged => drop(self.durable.forge_tail()),
             Damage::ImageRolledBack => {
                 if let Some(image) = image {
                     self.durable = image.clone();

@@ -59,6 +59,7 @@ impl Window {
             | Act::ClockDrift { .. }
             | Act::ClockFreeze { .. }
             | Act::ClockStep { .. }
+            | Act::DiskClone { .. }
             | Act::DiskCopy { .. }
             | Act::DiskDamage { .. }
             | Act::DiskSync { .. }

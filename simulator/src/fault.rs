@@ -114,12 +114,19 @@ pub enum Kind {
         /// How old the copy is that is put back.
         age: u64,
     },
-    /// Syncs of one part of the state folder fail for a while, and say so.
+    /// Somebody copied a gateway's storage, and runs the copy elsewhere under its name until the fleet has its audit.
+    DiskClone {
+        /// How old the copy is.
+        age: u64,
+    },
+    /// Syncs of one part of the state folder do not do what they should for a while.
     DiskSync {
         /// How long.
         lasts: u64,
         /// Of which part.
         part: Part,
+        /// What they do.
+        how: Sync,
     },
     /// An operator revokes with his emergency key, past the service, and gives the statement to the broker.
     Emergency {
@@ -219,7 +226,8 @@ impl Kind {
             Self::ClockStep(_) => "clock.step",
             Self::ClockStrobe { .. } => "clock.strobe",
             Self::Disk { damage, .. } => damage.name(),
-            Self::DiskSync { part, .. } => part.name(),
+            Self::DiskClone { .. } => "image.clone",
+            Self::DiskSync { part, how, .. } => how.name(*part),
             Self::Emergency { what, .. } => what.name(),
             Self::EmergencyThief(theft) => theft.name(),
             Self::GroupMove(_) => "group.move",
@@ -269,6 +277,7 @@ impl Kind {
             | Self::BrokerRestore { .. }
             | Self::ClockDrift
             | Self::ClockStep(_)
+            | Self::DiskClone { .. }
             | Self::Emergency { .. }
             | Self::EmergencyThief(_)
             | Self::GroupMove(_)
@@ -317,6 +326,8 @@ pub enum Damage {
     SlotsCopiedBack,
     /// Both slots are gone.
     SlotsGone,
+    /// Somebody wrote another resource into a decision that no signature covers yet, and that the anchor has seen.
+    TailForged,
 }
 
 impl Damage {
@@ -329,6 +340,7 @@ impl Damage {
             Self::SlotTorn => "anchor.torn",
             Self::SlotsCopiedBack => "anchor.copied_back",
             Self::SlotsGone => "anchor.gone",
+            Self::TailForged => "tail.forged",
         }
     }
 
@@ -655,13 +667,28 @@ pub enum Part {
 impl Part {
     /// The names in scenario files, as `what`.
     pub const ALL: [(&'static str, Self); 3] = [("anchor", Self::Anchor), ("era", Self::Era), ("files", Self::Files)];
+}
 
+/// What a sync does that does not do what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    /// It fails, and says so.
+    Fails,
+    /// It says that all is well, and what was written stays in the drive's memory until power fails.
+    Lies,
+}
+
+impl Sync {
     /// The name under which its effects are counted.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Anchor => "disk.sync anchor",
-            Self::Era => "disk.sync era",
-            Self::Files => "disk.sync files",
+    pub const fn name(self, part: Part) -> &'static str {
+        match (self, part) {
+            (Self::Fails, Part::Anchor) => "disk.sync anchor",
+            (Self::Fails, Part::Era) => "disk.sync era",
+            (Self::Fails, Part::Files) => "disk.sync files",
+            (Self::Lies, Part::Anchor) => "disk.lies anchor",
+            (Self::Lies, Part::Era) => "disk.lies era",
+            (Self::Lies, Part::Files) => "disk.lies files",
         }
     }
 }
@@ -887,7 +914,8 @@ impl FaultText {
             "clock.freeze" => Kind::ClockFreeze { lasts: self.lasts()? },
             "clock.step" => Kind::ClockStep(self.by()?),
             "clock.strobe" => Kind::ClockStrobe { lasts: self.lasts()?, by: self.by()? },
-            "disk.sync" => Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(&Part::ALL)? },
+            "disk.lies" => self.sync(Sync::Lies)?,
+            "disk.sync" => self.sync(Sync::Fails)?,
             "emergency" => Kind::Emergency {
                 what: self.one_of(&EmergencyWhat::ALL)?,
                 life: self
@@ -899,6 +927,7 @@ impl FaultText {
             },
             "emergency.thief" => Kind::EmergencyThief(self.one_of(&EmergencyTheft::ALL)?),
             "group.move" => Kind::GroupMove(self.move_to()?),
+            "image.clone" => Kind::DiskClone { age: self.age.take().ok_or("needs `age`, of the copy that runs")?.0 },
             "image.rollback" => self.disk(Damage::ImageRolledBack)?,
             "key.rotate" => Kind::KeyRotate(self.one_of(&RotateWhat::ALL)?),
             "link.down" => Kind::LinkDown { lasts: self.lasts()?, direction: self.direction()? },
@@ -924,6 +953,7 @@ impl FaultText {
             }
             "service.stop" => Kind::ServiceStop { lasts: self.lasts()? },
             "suspend" => Kind::Suspend { lasts: self.lasts()? },
+            "tail.forged" => self.disk(Damage::TailForged)?,
             "time.reset" => Kind::TimeReset {
                 what: self.one_of(&ResetWhat::ALL)?,
                 late: self.late.take().ok_or("needs `late`, how long the file is on its way")?.0,
@@ -940,6 +970,10 @@ impl FaultText {
             (false, None) => 0,
         };
         Ok(Kind::Disk { lasts: self.lasts()?, damage, age })
+    }
+
+    fn sync(&mut self, how: Sync) -> Result<Kind, String> {
+        Ok(Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(&Part::ALL)?, how })
     }
 
     fn by(&mut self) -> Result<i64, String> {

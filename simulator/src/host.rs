@@ -25,7 +25,7 @@ use crate::clocks::date;
 use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN_MIN};
 use crate::disk::{steps, Fate, Medium, Step};
 use crate::event::Event;
-use crate::fault::{Direction, Part, WallAfter};
+use crate::fault::{Direction, Part, Sync, WallAfter};
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
 use crate::recovery;
@@ -295,7 +295,7 @@ impl World<'_> {
         let failing = steps.filter_map(|(step, done)| Some((step.syncs()?, done)));
         let failed = failing.into_iter().find(|(part, _)| device.failing.contains(part));
         if let Some((part, done)) = failed {
-            self.took_effect(part.name());
+            self.took_effect(Sync::Fails.name(part));
             if !active(Mutant::SyncErrorIgnored) {
                 self.sync_failed(number, part, done);
                 return;
@@ -555,10 +555,17 @@ impl World<'_> {
         self.disturbed();
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
-        device.disk.power_cut(fate);
+        device.disk.power_cut(&mut *fate);
+        let (lost, unheard_of) = device.disk.forget_what_lies(fate);
         let unleased = device.power_off(self.now);
         self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, steps: done });
+        self.checks.audit.forgive(number, unheard_of);
+        for part in lost {
+            let fault = Sync::Lies.name(part);
+            self.took_effect(fault);
+            self.suspend(number, fault);
+        }
         self.watch(number);
     }
 

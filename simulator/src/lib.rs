@@ -33,6 +33,7 @@ mod reset;
 pub mod scenario;
 pub mod soak;
 pub mod trace;
+mod twin;
 mod workload;
 mod world;
 
@@ -113,6 +114,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ClockFreeze { .. }
             | Kind::ClockStep(_)
             | Kind::Disk { .. }
+            | Kind::DiskClone { .. }
             | Kind::DiskSync { .. }
             | Kind::Emergency { .. }
             | Kind::EmergencyThief(_)

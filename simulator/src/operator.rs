@@ -767,6 +767,11 @@ impl Operator {
         &self.collected
     }
 
+    /// Whether the collector holds something of an era.
+    pub(crate) fn holds(&self, device: &DeviceId, era: EraId) -> bool {
+        self.book.era(device, era).is_some()
+    }
+
     /// Proofs of forks that the collector keeps, in words. Honest gateways give none.
     pub(crate) fn forks(&self) -> Vec<(DeviceId, String)> {
         self.book

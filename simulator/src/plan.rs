@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Forgotten,
-    Hostility, Kind, MoveTo, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, WallAfter, Who,
+    Hostility, Kind, MoveTo, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, Sync, WallAfter, Who,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -138,6 +138,13 @@ pub enum Act {
         /// By so many milliseconds.
         by: i64,
     },
+    /// Somebody runs a copy of a gateway's state folder elsewhere, under its name.
+    DiskClone {
+        /// The gateway.
+        device: u32,
+        /// Which copy.
+        copy: u32,
+    },
     /// Somebody copies a gateway's state folder.
     DiskCopy {
         /// The gateway.
@@ -158,12 +165,14 @@ pub enum Act {
         /// Picks the boundary and what becomes of unsynced writes.
         pick: u64,
     },
-    /// Syncs of a part of the state folder fail from now on, or work again.
+    /// Syncs of a part of the state folder fail or lie from now on, or work again.
     DiskSync {
         /// The gateway.
         device: u32,
         /// Which part.
         part: Part,
+        /// What they do instead.
+        how: Sync,
         /// Whether it begins.
         turn: Turn,
     },
@@ -503,10 +512,17 @@ fn acts(
                 push(at, Act::DiskDamage { device: *device, lasts, damage, copy, pick: pick(*device) });
             }
         }
-        Kind::DiskSync { lasts, part } => {
+        Kind::DiskClone { age } => {
             for device in targets {
-                push(at, Act::DiskSync { device: *device, part: *part, turn: Turn::Begins });
-                push(end(*lasts), Act::DiskSync { device: *device, part: *part, turn: Turn::Ends });
+                push(at.saturating_sub(*age), Act::DiskCopy { device: *device, copy: backup });
+                push(at, Act::DiskClone { device: *device, copy: backup });
+            }
+        }
+        Kind::DiskSync { lasts, part, how } => {
+            for device in targets {
+                let act = |turn| Act::DiskSync { device: *device, part: *part, how: *how, turn };
+                push(at, act(Turn::Begins));
+                push(end(*lasts), act(Turn::Ends));
             }
         }
         Kind::ClockStep(by) => targets.iter().for_each(|d| push(at, Act::ClockStep { device: *d, by: *by })),

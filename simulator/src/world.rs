@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use hardtack::agent::request::Mode;
 use hardtack::ids::{DeviceId, FleetId};
 use hardtack::time::Timestamp;
 use hardtack::wire::policy::TimeClass;
@@ -335,8 +336,13 @@ impl<'a> World<'a> {
         for ((number, device), newest) in (0..).zip(&self.devices).zip(&self.newest_owed) {
             let status = device.last_status.as_ref();
             match device.restored {
-                Restored::No if device.ordered_locked => live::obeyed(tally, at, &device.name, newest, status),
-                Restored::No => {
+                Restored::Copied | Restored::No if device.ordered_locked => {
+                    live::obeyed(tally, at, &device.name, newest, status)
+                }
+                Restored::Partly if status.is_some_and(|status| status.mode == Mode::Locked) => {
+                    live::delivered(tally, at, &device.name, status);
+                }
+                Restored::Copied | Restored::No | Restored::Partly => {
                     live::last_word(tally, at, &device.name, newest, status);
                     live::converged(tally, at, &device.name, feed.lacks(number, newest));
                     if let Some((key, counter)) = said {
@@ -349,7 +355,7 @@ impl<'a> World<'a> {
         let keys: Vec<_> =
             self.devices.iter().map(|device| (device.name.clone(), device.keys().public().identity)).collect();
         audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
-        let restored = |name: &DeviceId| self.devices.iter().any(|of| of.name == *name && of.restored == Restored::Yes);
+        let restored = |name: &DeviceId| self.devices.iter().any(|of| of.name == *name && of.restored != Restored::No);
         for (_, fork) in self.operator.forks().into_iter().filter(|(name, _)| !restored(name)) {
             tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));
         }

@@ -24,6 +24,7 @@ use super::uplink::Uplink;
 use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Marks, Now};
 use crate::ids::{EraId, FeedId, Hash};
+use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{extend, genesis, Event, Gap, GapCause, Record, Start, TrustChange};
 use crate::wire::bundle::TrustBundle;
@@ -95,7 +96,8 @@ impl Agent {
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
         let newest = boot.eras.iter().map(|era| era.id.number).chain(anchor.era.map(|era| era.number)).max();
-        let era = EraId { number: newest.map_or(1, |number| number.saturating_add(1)), salt: rng.next_u64() };
+        let step = u64::from(!active(Mutant::EraNotBumped));
+        let era = EraId { number: newest.map_or(1, |number| number.saturating_add(step)), salt: rng.next_u64() };
         let owner = Owner { fleet: &boot.fleet, device: &boot.device, identity: &boot.keys.identity };
         let found = file(&boot, &StateFile::AuditKey)
             .and_then(|bytes| AuditSigner::from_file(bytes, owner, anchor.audit_epoch));
@@ -194,7 +196,7 @@ impl Agent {
         let start =
             Start { boot: self.boot, boots: self.clock.boots(), previous, version: env!("CARGO_PKG_VERSION").into() };
         self.write(Event::Start(Box::new(start)), Vec::new(), now, effects);
-        for gap in gaps {
+        for gap in gaps.into_iter().filter(|_| !active(Mutant::LossUntold)) {
             let detail = format!("records from {} on are gone, to {:?}: counted in a gap record", gap.first, gap.end);
             effects.outgoing.logs.push(LogEvent::StoreRecovered { era: gap.era.number, detail });
             self.write(Event::Gap(gap), Vec::new(), now, effects);
@@ -226,6 +228,7 @@ impl Agent {
 fn check_tail(era: &mut EraImage, anchor: &Anchor) {
     // What was closed since the anchor was written is signed.
     let covered = anchor.era != Some(era.id) || era.closed_index >= anchor.next_index;
+    let covered = covered || active(Mutant::TailNotChecked);
     if covered || era.damage.is_some() {
         return;
     }

@@ -9,8 +9,9 @@ use super::hello::{era_ack, known, note_positions};
 use super::service::Archive;
 use super::{Effects, FleetLog};
 use crate::ids::DeviceId;
+use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
-use crate::wire::audit::segment::{Delivery, SegmentHeader, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::segment::{Delivery, SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
 use crate::wire::audit::signer::{self, Signer};
 use crate::wire::audit::Event;
 use crate::wire::bundle::PublicKey;
@@ -69,6 +70,11 @@ pub fn receive(
         return Ok(Collected::TooEarly(held));
     }
     if claim.segment < held.next_segment {
+        let again = archive(topic, claim.era, claim.segment) == Some(delivery.header().digest());
+        if again && active(Mutant::DuplicateStored) {
+            let upload = delivery.clone().open(keys)?;
+            book.write(Write::Segment(Box::new(segment_of(&claim, upload, at))), fx);
+        }
         return repeated(book, &delivery, &identities, held, archive, at, fx);
     }
     let opened = signer::open(delivery.header(), book.fleet(), &identities, before(book, &claim))?;
@@ -80,7 +86,6 @@ pub fn receive(
     let records = upload.check(header)?;
     // Before anything is written: what is refused leaves no evidence of a fork behind either.
     let next = opened.after(&records)?;
-    let digest = upload.header.digest();
     let follows = header.first_index == held.next_index && header.previous == held.head;
     if !follows && header.salvage.is_some() {
         return Ok(Collected::TooEarly(held));
@@ -123,17 +128,9 @@ pub fn receive(
         let (device, segments) = (topic.clone(), (header.segment, next_segment));
         book.write(Write::Salvaged(Salvaged { device, era: header.era, segments }), fx);
     }
-    let segment = Segment {
-        device: topic.clone(),
-        era: header.era,
-        segment: header.segment,
-        first_index: header.first_index,
-        digest,
-        header: upload.header.to_bytes(),
-        leaves: upload.leaves,
-        at,
-    };
-    book.write(Write::Segment(Box::new(segment)), fx);
+    if !active(Mutant::CollectorAcksFirst) {
+        book.write(Write::Segment(Box::new(segment_of(header, upload, at))), fx);
+    }
     fx.log(FleetLog::AuditStored {
         device: topic.clone(),
         era: header.era.number,
@@ -142,6 +139,19 @@ pub fn receive(
         gaps,
     });
     Ok(Collected::Held(ack))
+}
+
+fn segment_of(header: &SegmentHeader, upload: Upload, at: Timestamp) -> Segment {
+    Segment {
+        device: header.device.clone(),
+        era: header.era,
+        segment: header.segment,
+        first_index: header.first_index,
+        digest: upload.header.digest(),
+        header: upload.header.to_bytes(),
+        leaves: upload.leaves,
+        at,
+    }
 }
 
 /// A segment of a position that is held: the same again, or the proof of another branch.
@@ -232,7 +242,6 @@ fn forked(
 mod tests {
     use std::collections::BTreeMap;
 
-    use crate::wire::audit::segment::Upload;
     use crate::wire::enrol::DeviceKeys;
 
     use super::super::book::Device;

@@ -47,6 +47,10 @@ pub(crate) struct AuditCheck {
     damaged: BTreeSet<u32>,
     /// Gateways whose storage was restored from an image.
     restored: BTreeSet<u32>,
+    /// Eras that a copy of a gateway's storage wrote elsewhere.
+    of_twins: BTreeSet<(u32, EraId)>,
+    /// Eras that such a copy went on with, and the first index that it did not find in them.
+    branches: BTreeMap<(u32, u64), u64>,
     /// How often the clock of a gateway was reset.
     resets: BTreeMap<u32, usize>,
 }
@@ -140,6 +144,24 @@ impl AuditCheck {
         }
     }
 
+    /// Records that its disk said it had are gone, and nothing else that it has speaks of them: nobody can tell.
+    pub(crate) fn forgive(&mut self, device: u32, lost: impl IntoIterator<Item = (u64, u64)>) {
+        for (era, index) in lost {
+            self.observed.remove(&(device, era, index));
+        }
+    }
+
+    /// A copy of a gateway's storage ran elsewhere, and wrote this era under its name.
+    pub(crate) fn cloned(&mut self, device: u32, era: EraId) {
+        self.of_twins.insert((device, era));
+    }
+
+    /// It signed what it found of this era up to an index, which the gateway goes on with.
+    pub(crate) fn branched(&mut self, device: u32, era: u64, from: u64) {
+        let known = self.branches.entry((device, era)).or_insert(from);
+        *known = from.min(*known);
+    }
+
     /// A gateway's clock was reset: the collector must hear of it.
     pub(crate) fn was_reset(&mut self, device: u32) {
         *self.resets.entry(device).or_default() += 1;
@@ -154,7 +176,11 @@ impl AuditCheck {
         devices: &[(DeviceId, PublicKey)],
         collected: &[Collected],
     ) {
-        let chains = match verify(fleet, devices, collected) {
+        let own = |stored: &&Collected| {
+            let era = stored.upload.header.claim().map(|header| header.era);
+            !era.is_ok_and(|era| self.of_twins.contains(&(stored.device, era)))
+        };
+        let chains = match verify(fleet, devices, collected.iter().filter(own)) {
             Ok(chains) => chains,
             Err(problem) => {
                 tally.broken(Id::NothingLost, at, problem);
@@ -187,13 +213,20 @@ impl AuditCheck {
             let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && covers(gap, *era, *index));
             let broken = match found.as_slice() {
                 [event] if same(observed, event) => None,
+                [_] if chains.by_word_alone.contains(&(*device, *era, *index)) => None,
                 [_] => Some(format!("{name}/{era}/{index} is collected otherwise than its caller saw it")),
-                [] if in_gap => None,
+                [] if in_gap || self.is_past_branch(*device, *era, *index) => None,
                 [] => Some(format!("{name}/{era}/{index} was observed and is neither collected nor in a gap record")),
                 _ => Some(format!("{name}/{era}/{index} is collected {} times", found.len())),
             };
             tally.tried(Id::NothingLost, at, broken);
         }
+    }
+
+    /// Whether a twin went on with this era from an earlier place, and may have been heard first: two chains that contradict
+    /// each other the collector does not both take.
+    fn is_past_branch(&self, device: u32, era: u64, index: u64) -> bool {
+        self.branches.get(&(device, era)).is_some_and(|from| *from <= index)
     }
 
     /// How many decisions callers saw of a gateway.
@@ -238,6 +271,8 @@ fn durable_event(durable: &Medium, era: u64, index: u64) -> Option<Event> {
 struct Chains {
     events: BTreeMap<(u32, u64, u64), Vec<Event>>,
     gaps: Vec<(u32, Gap)>,
+    /// Records of salvaged segments: that they are what was written nobody can tell.
+    by_word_alone: BTreeSet<(u32, u64, u64)>,
 }
 
 impl Chains {
@@ -287,7 +322,11 @@ fn invalid(name: &DeviceId, what: &dyn std::fmt::Display) -> String {
 }
 
 /// Verifies every chain anew: signatures, heads, numbers without a hole.
-fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Collected]) -> Result<Chains, String> {
+fn verify<'a>(
+    fleet: &FleetId,
+    devices: &[(DeviceId, PublicKey)],
+    collected: impl Iterator<Item = &'a Collected>,
+) -> Result<Chains, String> {
     let mut segments: BTreeMap<(u32, EraId), BTreeMap<u64, Vec<&Upload>>> = BTreeMap::new();
     for stored in collected {
         let name = &devices[stored.device as usize].0;
@@ -297,7 +336,7 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
         }
         segments.entry((stored.device, claim.era)).or_default().entry(claim.segment).or_default().push(&stored.upload);
     }
-    let mut chains = Chains { events: BTreeMap::new(), gaps: Vec::new() };
+    let mut chains = Chains { events: BTreeMap::new(), gaps: Vec::new(), by_word_alone: BTreeSet::new() };
     let mut signers: BTreeMap<u32, Signer> = BTreeMap::new();
     for ((device, era), era_segments) in segments {
         let (name, identity) = &devices[device as usize];
@@ -334,7 +373,11 @@ fn verify(fleet: &FleetId, devices: &[(DeviceId, PublicKey)], collected: &[Colle
                     if let Event::Gap(gap) = &record.event {
                         chains.gaps.push((device, gap.clone()));
                     }
-                    chains.events.entry((device, era.number, record.index)).or_default().push(record.event.clone());
+                    let place = (device, era.number, record.index);
+                    chains.events.entry(place).or_default().push(record.event.clone());
+                    if header.salvage.is_some() {
+                        chains.by_word_alone.insert(place);
+                    }
                 }
             }
             let (signer, first, _) = &copies[0];

@@ -117,6 +117,13 @@ pub(crate) fn detected(tally: &mut Tally, at: u64, name: &DeviceId, status: Opti
     tally.tried(Id::Detected, at, broken);
 }
 
+/// The last word of a gateway that lost what the fleet has seen, and locked: it has handed over what it has.
+pub(crate) fn delivered(tally: &mut Tally, at: u64, name: &DeviceId, status: Option<&StatusReply>) {
+    let kept = status.map_or(u64::MAX, |status| status.pending);
+    let broken = (kept > ON_THE_WAY).then(|| format!("{name} is locked, and still keeps {kept} records"));
+    tally.tried(Id::Live, at, broken);
+}
+
 /// The world got stuck: events without end at one moment.
 pub(crate) fn stuck(tally: &mut Tally, at: u64, events: u64) {
     tally.tried(Id::Live, at, Some(format!("{events} events at one moment: something goes round in circles")));

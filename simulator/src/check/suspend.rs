@@ -57,6 +57,8 @@ pub(crate) enum Lock {
     Needed,
     /// Nothing.
     None,
+    /// Once in touch it may be locked for good: the fleet has seen what the device has lost.
+    Possible,
 }
 
 #[derive(Deserialize)]
@@ -95,6 +97,7 @@ mod tests {
             Damage::SlotTorn,
             Damage::SlotsCopiedBack,
             Damage::SlotsGone,
+            Damage::TailForged,
         ];
         for damage in all {
             assert!(Suspension::of(damage.name()).is_some(), "{}", damage.name());

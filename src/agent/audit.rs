@@ -36,8 +36,15 @@ pub struct Trail {
     open: Option<Open>,
     outbox: BTreeMap<EraId, Outbox>,
     in_flight: BTreeMap<(EraId, u64), Millis>,
+    /// Whose turn it is to be sent.
+    turn: u64,
     names: Names,
 }
+
+/// One in so many segments that are sent is of the open era, where older ones wait too.
+const NEW_EVERY: u64 = 4;
+/// So many segments that wait to be sent are a backlog: some 4,000 records.
+const BACKLOG_SEGMENTS: u64 = 64;
 
 /// The segment that records go into.
 struct Open {
@@ -138,6 +145,7 @@ impl Trail {
             open: None,
             outbox,
             in_flight: BTreeMap::new(),
+            turn: 0,
             names: Names::default(),
         }
     }
@@ -349,24 +357,39 @@ impl Trail {
         self.outbox.len()
     }
 
-    /// The next segments to send, oldest first, as far as the window allows, and marks them as in flight.
+    /// The next segments to send, as far as the window allows, and marks them as in flight: the oldest first, and every
+    /// fourth time one of the open era, so that what happens now does not wait until all that is old has arrived.
     pub fn take(&mut self, window: usize, now: Millis) -> Vec<(EraId, u64)> {
         let mut taken = Vec::new();
-        for (era, outbox) in &self.outbox {
-            for segment in outbox.acked.segment..outbox.closed.segment {
-                if self.in_flight.len() >= window {
-                    return taken;
-                }
-                if outbox.hole.is_some_and(|hole| outbox.acked.segment < hole && hole <= segment) {
-                    break;
-                }
-                if let std::collections::btree_map::Entry::Vacant(vacant) = self.in_flight.entry((*era, segment)) {
-                    vacant.insert(now);
-                    taken.push((*era, segment));
-                }
-            }
+        while self.in_flight.len() < window {
+            self.turn = self.turn.wrapping_add(1);
+            let new = self.next_of(self.era);
+            let old = self.pending_eras().find_map(|era| self.next_of(era));
+            let next = if self.turn % NEW_EVERY == 0 { new.or(old) } else { old.or(new) };
+            let Some(next) = next else { break };
+            self.in_flight.insert(next, now);
+            taken.push(next);
         }
         taken
+    }
+
+    /// The first segment of an era that is closed, that the collector does not have, that is not on its way, and that is
+    /// not behind a hole.
+    fn next_of(&self, era: EraId) -> Option<(EraId, u64)> {
+        let outbox = self.outbox.get(&era)?;
+        let first = outbox.acked.segment;
+        let end = outbox
+            .hole
+            .filter(|hole| *hole > first)
+            .map_or(outbox.closed.segment, |hole| hole.min(outbox.closed.segment));
+        (first..end).map(|segment| (era, segment)).find(|place| !self.in_flight.contains_key(place))
+    }
+
+    /// Whether so much of the open era waits to be sent that it had better become an older one: what comes now would have
+    /// to wait for all of it. Not where there are older ones already, whose turn is before it.
+    pub fn is_backlog(&self) -> bool {
+        let left = |outbox: &Outbox| outbox.closed.segment.saturating_sub(outbox.acked.segment);
+        self.outbox.len() == 1 && self.outbox.get(&self.era).is_some_and(|outbox| left(outbox) >= BACKLOG_SEGMENTS)
     }
 
     /// What is in flight since before `before` is to be sent again.

@@ -536,10 +536,11 @@ impl Agent {
         self.anchor_due = true;
     }
 
-    /// A new era where this one is long enough, so that its space can be given back, or numbered lower than what the
-    /// collector has. Only between commits: a commit writes to one era.
+    /// A new era where this one is long enough, so that its space can be given back; or numbered lower than what the
+    /// collector has; or so far behind that what happens now would be heard of last. Only between commits: a commit writes to one era.
     fn roll_if_due(&mut self, effects: &mut Effects) {
-        let due = self.trail.next_index() >= self.profile.queue.era_records_max || self.behind.is_some();
+        let long = self.trail.next_index() >= self.profile.queue.era_records_max;
+        let due = long || self.behind.is_some() || (self.uplink.is_online() && self.trail.is_backlog());
         if due && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
             self.close_segment(effects);
             if effects.batch.entries.is_empty() {

@@ -24,12 +24,12 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TrustChange};
 use crate::wire::bundle::{TrustBundle, EMERGENCY_KEYS_MAX};
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::emergency::{Emergency, LIFE_MAX, RULES_MAX};
+use crate::wire::revocation::emergency::{drop_superfluous, Emergency, LIFE_MAX, RULES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
-/// The most rules of one key that are held: those of its statement, and what earlier ones said and it leaves out. A statement
-/// that would take more is refused until older rules have ended.
+/// The most rules of one key that are held: those of its statement, and what earlier ones said and it leaves out. What another
+/// rule covers for as long needs no room; a statement that would take more all the same is refused until older rules have ended.
 pub const HELD_MAX: usize = 4 * RULES_MAX;
 /// The most keys whose counters are remembered, those among them that a trust bundle has dropped.
 pub const MARKS_MAX: usize = 4 * EMERGENCY_KEYS_MAX;
@@ -83,6 +83,11 @@ impl Life {
         let bounded = at.ticked < bound || mutant::active(Mutant::EmergencyOutlives);
         let lives = at.over <= self.until && bounded;
         lives.then(|| self.until.since(at.over).min(bound.since(at.ticked)))
+    }
+
+    /// Whether this holds whenever `other` does: by the floor, and by powered-on time.
+    fn lasts(&self, other: &Self) -> bool {
+        self.until >= other.until && self.seen >= other.seen
     }
 }
 
@@ -272,6 +277,7 @@ impl Emergencies {
                 rules.insert(selector, life);
             }
         }
+        drop_superfluous(&mut rules, Life::lasts);
         if rules.len() > HELD_MAX {
             return Err(Refused::Malformed("more rules of one emergency key than a device holds: older ones must end"));
         }
@@ -348,9 +354,9 @@ impl Emergencies {
         })
     }
 
-    /// The rule that is this very one.
+    /// The rule that is this very one, or one that stands for it.
     pub fn names(&self, wanted: Selector) -> Option<Hit> {
-        self.find(|selector| selector == wanted)
+        self.find(|selector| selector == wanted).or_else(|| self.find(|selector| selector.implies(&wanted)))
     }
 
     /// Why this device is locked, if it is by any of this. It unlocks when that has ended.
@@ -359,8 +365,9 @@ impl Emergencies {
             let Hit { key, operator, until, .. } = hit;
             format!("{what} is revoked by emergency key {key} of {operator}, until {until} at the latest")
         };
-        let here = self.names(Selector::device(device.as_str())).map(|hit| word("this device", hit));
-        let all = self.names(Selector::All).map(|hit| word("the whole fleet", hit));
+        let (device, everything) = (Selector::device(device.as_str()), Selector::All);
+        let here = self.find(|selector| selector == device).map(|hit| word("this device", hit));
+        let all = self.find(|selector| selector == everything).map(|hit| word("the whole fleet", hit));
         let lost = self.missing().map(|key| format!("what emergency key {key} has revoked is lost"));
         here.into_iter().chain(all).chain(lost).collect()
     }

@@ -23,7 +23,7 @@ use crate::wire::bundle::{EmergencyKey, PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
 use crate::wire::link::Topic;
 use crate::wire::revocation::carry::{Carried, BUNDLES_MAX};
-use crate::wire::revocation::emergency::{Emergency, Rules, LIFE_MAX, REASON_BYTES_MAX};
+use crate::wire::revocation::emergency::{drop_superfluous, Emergency, Rules, LIFE_MAX, REASON_BYTES_MAX, RULES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::Target;
 use crate::wire::Refused;
@@ -213,14 +213,42 @@ pub fn statement(
     // Those that end later yet are of a clock that was further ahead than two may differ.
     let in_force = before.rules.iter().filter(|(_, until)| *until >= at && *until <= latest + ISSUED_EARLIER);
     let in_force = in_force.map(|(selector, until)| (*selector, latest.min(*until)));
-    let rules = Rules::new(in_force.chain([(selector, until)])).map_err(|_| {
-        invalid("64 rules of this key are in force, and no more can be: one rule on owner, group, device or issued-before takes the place of many".into())
-    })?;
+    let mut rules: BTreeMap<Selector, Timestamp> = BTreeMap::new();
+    for (selector, until) in in_force.chain([(selector, until)]) {
+        let end = rules.entry(selector).or_insert(until);
+        *end = until.max(*end);
+    }
+    drop_superfluous(&mut rules, |its, life| its >= life);
+    if rules.len() > RULES_MAX {
+        return Err(full(&rules, selector, at));
+    }
+    let rules = Rules::new(rules).map_err(FleetError::refused("the statement"))?;
     let said = Emergency { key: id, counter, issued_at, bundle_version: trust.version, reason, rules };
     let signed = Signed::sign(&said, &trust.fleet, &[key]);
     // What devices will check is checked here first.
     Emergency::open(&signed, &trust.fleet, named).map_err(FleetError::refused("the statement"))?;
     Ok(signed)
+}
+
+/// Nothing of what is in force may be left out, and there is no room for more.
+fn full(rules: &BTreeMap<Selector, Timestamp>, asked: Selector, at: Timestamp) -> FleetError {
+    let others = || rules.iter().filter(|(selector, _)| **selector != asked).map(|(_, until)| *until);
+    let (first, last) = (others().min().unwrap_or(at), others().max().unwrap_or(at));
+    let hours = last.since(at).secs_ceil().div_ceil(3600).min(LIFE_MAX.secs_ceil() / 3600);
+    let instead = match asked {
+        Selector::All => "in the place of all of them stands `all` with an end that is no earlier than theirs:",
+        Selector::Audience(_)
+        | Selector::Device(_)
+        | Selector::Grant(_)
+        | Selector::Group(_)
+        | Selector::IssuedBefore(_)
+        | Selector::Owner(_)
+        | Selector::RootKey(_)
+        | Selector::Task(_) => "if it cannot wait, `all` takes the place of all of them, and locks every device:",
+    };
+    FleetError::Invalid(format!(
+        "{RULES_MAX} rules of this key are in force, a statement says no more, and may leave none out: the first of them ends at          {first}, the last at {last}. {instead} `hardtack fleet emergency all --expires {hours}h`. Else have an operator with another          emergency key revoke it, or the fleet's own feed: `hardtack fleet revoke`"
+    ))
 }
 
 /// Where a key stands by the ledger.

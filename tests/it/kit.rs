@@ -4,11 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use hardtack::fleet::emergency::Order;
 use hardtack::ids::KeyId;
 use hardtack::shell::cast::{path, Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
 use hardtack::shell::emergency::kit::Kit;
 use hardtack::shell::mqtt::probe::{Probe, Verdict};
+use hardtack::time::Millis;
+use hardtack::wire::revocation::Target;
 use serde_json::{json, Value};
 
 use crate::support::mosquitto::Mosquitto;
@@ -185,6 +188,35 @@ fn a_kit_revokes_while_the_fleets_folder_is_away_and_can_do_nothing_else() {
     let known = done(&emergency(&site.fleet.dir, &["show"]));
     assert_eq!((&known["kit"], &known["keys"][0]["operator"]), (&json!(false), &json!("ann")), "{known}");
     assert_eq!(known["keys"][0]["rules"], shown["keys"][0]["rules"], "{known}");
+}
+
+/// The kit is full, and an operator who needs more than one more rule can still stop everything.
+#[test]
+fn a_kit_with_64_rules_in_force_revokes_everything_in_their_place() {
+    let mut site = Site::start();
+    site.lose_the_fleet();
+    let kit = Kit::open(&site.kit).unwrap();
+    for task in 0..64 {
+        let target = Target::Task(format!("t-{task}").parse().unwrap());
+        let (life, reason) = (Millis::from_secs(30 * 3600), "laptop stolen".into());
+        let order = Order { target, life, reason, clock_is_right: false };
+        kit.sign(&kit.key().unwrap(), &order, clock::wall().unwrap()).unwrap();
+    }
+    assert_eq!(done(&emergency(&site.kit, &["publish", "--broker", &site.url]))["brought"], 64);
+    site.rules(64);
+    let sign = |what: &[&str]| emergency(&site.kit, &[what, &["--reason", "x", "--broker", &site.url]].concat());
+    failed(&sign(&["owner", "ops@acme"]), 1, "`hardtack fleet emergency all --expires 30h`");
+    failed(&sign(&["all"]), 1, "`hardtack fleet emergency all --expires 30h`");
+    assert_eq!(Kit::open(&site.kit).unwrap().progress().unwrap().counter(), 64, "no number is used");
+    let said = done(&sign(&["all", "--expires", "30h"]));
+    assert_eq!((&said["counter"], said["rules"].as_array().map(Vec::len)), (&json!(65), Some(1)), "{said}");
+    assert_eq!(said["stands_for"].as_array().map(Vec::len), Some(64), "{said}");
+    site.rules(1);
+    site.gateway.wait_status("the lock", |status| status["mode"] == "locked").unwrap();
+    let checked = site.gateway.command(&["revocations", "check", "--task", "t-63"]);
+    assert!(checked.is_err(), "it exits 5 for what is revoked, by whichever rule: {checked:?}");
+    let more = done(&sign(&["task", "t-1", "--expires", "1h"]));
+    assert_eq!((&more["covered_by"], &more["until"]), (&json!("all"), &said["until"]), "{more}");
 }
 
 #[test]

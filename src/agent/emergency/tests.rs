@@ -409,7 +409,7 @@ fn it_can_be_carried_from_device_to_device() {
 #[test]
 fn what_is_held_of_a_key_is_bounded() {
     let mut rig = rig();
-    for counter in 1..=6 {
+    for counter in 1..=5 {
         let rules: Vec<_> = (0..64).map(|at| (task(&format!("t-{counter}-{at}")), HOUR)).collect();
         say(&mut rig, counter, &rules);
     }
@@ -417,8 +417,39 @@ fn what_is_held_of_a_key_is_bounded() {
     assert!(refusals(&rig).pop().unwrap().reason.contains("older ones must end"));
     assert!(revoked(&rig, &task("t-4-63")) && !revoked(&rig, &task("t-5-0")));
     assert!(rig.disk.files[&StateFile::Emergency(id_of(&ann()))].len() <= STORED_BYTES_MAX);
+    // One rule that stands for all of them finds room, and so does what comes after it.
+    say(&mut rig, 6, &[(Target::All, HOUR)]);
+    assert_eq!((rig.agent.status().emergency.len(), rig.agent.mode()), (1, Mode::Locked));
+    for at in [task("t-1-0"), task("t-4-63"), task("t-5-0")] {
+        assert!(revoked(&rig, &at), "{at:?}");
+    }
     rig.pass(HOUR + 60);
     reconnect(&mut rig);
     say(&mut rig, 7, &[(task("t-7"), HOUR)]);
-    assert!(revoked(&rig, &task("t-7")));
+    assert!(revoked(&rig, &task("t-7")) && !revoked(&rig, &task("t-1-0")));
+}
+
+/// A rule goes only if another holds whenever it does: by its signed end, and by when it was first seen.
+#[test]
+fn what_another_rule_covers_for_as_long_is_not_held_beside_it() {
+    let held = |rig: &Rig| rig.agent.status().emergency.into_iter().map(|rule| rule.covers).collect::<Vec<_>>();
+    let mut rig = rig();
+    say(&mut rig, 1, &[(task("t-1"), 2 * HOUR), (task("t-2"), 4 * HOUR), (here(), HOUR)]);
+    say(&mut rig, 2, &[(Target::All, 3 * HOUR)]);
+    assert_eq!(held(&rig), ["all", "task t-2"]);
+    rig.restart(Reboot::Process);
+    assert_eq!(held(&rig), ["all", "task t-2"]);
+    // It stands for what it took the place of, for whoever asks.
+    let asked = CheckRevoked { token: None, target: Some(here()) };
+    let Reply::Checked(checked) = rig.ask(0, Socket::Admin, Request::CheckRevoked(asked)) else { panic!() };
+    assert!(checked.revoked && checked.by.unwrap().starts_with("all by emergency key"));
+    rig.pass(3 * HOUR + 60);
+    reconnect(&mut rig);
+    assert_eq!(held(&rig), ["task t-2"]);
+    let before = |secs| Target::IssuedBefore(rig.truth - Millis::from_secs(secs));
+    let (early, late) = (before(9), before(8));
+    say(&mut rig, 3, &[(early, HOUR), (task("t-2"), HOUR)]);
+    assert_eq!(held(&rig).len(), 2);
+    say(&mut rig, 4, &[(late.clone(), HOUR)]);
+    assert_eq!(held(&rig), [Selector::of(&late).unwrap().to_string(), "task t-2".into()]);
 }

@@ -237,7 +237,16 @@ fn told(
     at: Timestamp,
 ) -> Result<Value, Failure> {
     let (said, (kind, value)) = (claim(signed)?, target_words(&order.target));
-    let until = said.rules.iter().find(|(rule, _)| Selector::of(&order.target) == Some(*rule)).map(|(_, until)| until);
+    let asked = Selector::of(&order.target);
+    // The rule that was asked for, or one that was in force already and covers it for as long.
+    let covering = said.rules.iter().filter(|(rule, _)| asked.is_some_and(|asked| rule.implies(&asked)));
+    let rule = covering.max_by_key(|(rule, until)| (asked == Some(*rule), *until));
+    let (rule, until) = (rule.map(|(rule, _)| rule).filter(|rule| asked != Some(*rule)), rule.map(|(_, until)| until));
+    let stands_for = hand.in_force(at)?.into_iter().filter(|old| {
+        let named = said.rules.iter().any(|(rule, _)| rule == *old);
+        !named && said.rules.iter().any(|(rule, _)| rule.implies(old))
+    });
+    let stands_for: Vec<String> = stands_for.map(|old| old.to_string()).collect();
     let rules: Vec<Value> = said
         .rules
         .iter()
@@ -262,6 +271,10 @@ fn told(
         "digest": signed.digest(),
         "issued": said.issued_at.to_string(),
         "until": until.map(|until| until.to_string()),
+        // The rule in force that makes one of its own superfluous: it covers as much, for as long.
+        "covered_by": rule.map(|rule| rule.to_string()),
+        // What was in force and is not said any more, because one of the rules covers it for as long.
+        "stands_for": stands_for,
         // By how much it ends before what was asked for: 72 h count from when the statement says that it was signed.
         "shorter_s": until.map_or(0, |until| (at + order.life).since(until).secs_ceil()),
         "reason": said.reason,
@@ -306,6 +319,13 @@ fn words(told: &Value) -> String {
     }
     for rule in told["rules"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "  {} until {}", word(&rule["covers"]), word(&rule["until"]));
+    }
+    if let Some(rule) = told["covered_by"].as_str() {
+        let _ = writeln!(text, "`{rule}` covered it already, for as long, and needs no rule beside it");
+    }
+    let replaced = told["stands_for"].as_array().map_or(0, Vec::len);
+    if replaced > 0 {
+        let _ = writeln!(text, "stands for {replaced} more rules of this key, which end no later");
     }
     if told["shorter_s"] != 0 {
         let _ = writeln!(

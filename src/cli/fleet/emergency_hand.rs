@@ -28,6 +28,7 @@ use crate::time::Timestamp;
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::revocation::emergency::Emergency;
+use crate::wire::revocation::rules::Selector;
 
 /// Who holds the key, opened.
 pub(super) enum Hand {
@@ -241,6 +242,17 @@ impl Hand {
         }
     }
 
+    /// What this key is known to have revoked, as far as it has not ended.
+    pub(super) fn in_force(&self, at: Timestamp) -> Result<Vec<Selector>, Failure> {
+        Ok(match self {
+            Self::Fleet { fleet, id, .. } => {
+                let known = fleet.ledger.book().emergency(*id).into_iter();
+                known.flat_map(|known| known.in_force(at)).map(|(selector, ..)| selector).collect()
+            }
+            Self::Kit(kit) => kit.progress()?.in_force(at).map(|(selector, _)| selector).collect(),
+        })
+    }
+
     /// The newest statement.
     pub(super) fn newest(&self) -> Result<Signed<Emergency>, Failure> {
         let newest = match self {
@@ -339,7 +351,7 @@ fn shown(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-fn rule_of(selector: crate::wire::revocation::rules::Selector, until: Timestamp) -> Value {
+fn rule_of(selector: Selector, until: Timestamp) -> Value {
     json!({"covers": selector.to_string(), "until": until.to_string()})
 }
 

@@ -73,10 +73,66 @@ fn what_such_a_key_cannot_say_is_told_before_anything_is_signed() {
     check(&key(41), &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
     check(&keys.feed, &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
     check(&key(40), &order("t-1", 1), &Before { counter: u64::MAX, ..none.clone() }, "last counter");
-    let rules = (0..64).map(|id| (Selector::RootKey(id), at(3600))).collect();
-    check(&key(40), &order("t-1", 1), &Before { counter: 7, rules, ..none.clone() }, "64 rules");
     let longest = statement(trust, &key(40), &none, &order("t-1", 72), at(10)).unwrap().claim().unwrap();
     assert_eq!(longest.rules.iter().next().unwrap().1, longest.issued_at + LIFE_MAX);
+}
+
+/// With 64 rules in force there is room for what stands for some of them, and the advice for anything else can be followed.
+#[test]
+fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
+    let (_, book) = with_ann();
+    let (now, hour) = (at(100), |hours: u64| at(100 + hours * 3600));
+    let tasks = |count: u32, until| (0..count).map(move |id| (Selector::task(&format!("t-{id}")), until));
+    let says = |target: Target, hours: u64, rules: Vec<(Selector, Timestamp)>| {
+        let order = Order { target, ..order("t-1", hours) };
+        let before = Before { counter: 7, rules, ..Before::default() };
+        let signed = statement(book.trust(), &key(40), &before, &order, now);
+        signed.map(|signed| signed.claim().unwrap().rules).map_err(|error| error.to_string())
+    };
+    let (early, late) = (Target::IssuedBefore(at(10)), Target::IssuedBefore(at(20)));
+    let before = |target: &Target, until| (Selector::of(target).unwrap(), until);
+    let full = || tasks(64, hour(2)).collect::<Vec<_>>();
+    let with = |count, rule| tasks(count, hour(2)).chain([rule]).collect::<Vec<_>>();
+    let owner = || Target::Owner("ops@acme".into());
+    let cases: [(&str, Target, u64, Vec<_>, Result<usize, &str>); 11] = [
+        ("no room", owner(), 24, full(), Err("`hardtack fleet emergency all --expires 2h`")),
+        ("everything, for as long", Target::All, 2, full(), Ok(1)),
+        ("everything, for longer", Target::All, 72, full(), Ok(1)),
+        (
+            "everything, for less",
+            Target::All,
+            1,
+            full(),
+            Err("with an end that is no earlier than theirs: `hardtack fleet emergency all --expires 2h`"),
+        ),
+        ("everything, for less, where there is room", Target::All, 1, tasks(63, hour(2)).collect(), Ok(64)),
+        ("one that is there, for longer", Target::Task("t-9".parse().unwrap()), 72, full(), Ok(64)),
+        ("one has ended", owner(), 1, with(63, (Selector::RootKey(1), at(99))), Ok(64)),
+        ("a later time", late.clone(), 3, with(63, before(&early, hour(3))), Ok(64)),
+        ("a later time, for less", late.clone(), 1, with(63, before(&early, hour(3))), Err("64 rules")),
+        ("an earlier time", early, 1, with(63, before(&late, hour(2))), Ok(64)),
+        ("what everything covers", owner(), 1, with(0, (Selector::All, hour(2))), Ok(1)),
+    ];
+    for (what, target, hours, rules, expected) in cases {
+        match (says(target, hours, rules.clone()), expected) {
+            (Ok(said), Ok(count)) => {
+                assert_eq!(said.count(), count, "{what}");
+                // Nothing that was in force is left out: it is said, or stands behind what is.
+                for (selector, until) in rules.iter().filter(|(_, until)| *until >= now) {
+                    let said_so = said.iter().any(|(rule, end)| rule.implies(selector) && end >= *until);
+                    assert!(said_so, "{what}: {selector}");
+                }
+            }
+            (Err(error), Err(says)) => {
+                assert!(error.contains(says) && error.contains("`hardtack fleet revoke`"), "{what}: {error}")
+            }
+            (got, expected) => panic!("{what}: {got:?}, {expected:?}"),
+        }
+    }
+    // The longest that is in force ends a little later than what is signed now can: all of it fits all the same.
+    let longest: Vec<_> = tasks(64, now + LIFE_MAX).collect();
+    assert_eq!(says(Target::All, 72, longest.clone()).unwrap().count(), 1);
+    assert!(says(Target::All, 1, longest).unwrap_err().contains("--expires 72h"));
 }
 
 /// What the fleet's folder signs goes by the same: its ledger keeps what a wrong clock leaves out.

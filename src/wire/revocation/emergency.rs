@@ -1,8 +1,11 @@
 //! What an operator revokes with a key of his own, when the fleet's service or its feed key is out of reach.
 //!
-//! Owns: [`Emergency`], the statement, its bytes and their limits; what must hold of one whose signature is checked.
+//! Owns: [`Emergency`], the statement, its bytes and their limits; what must hold of one whose signature is checked; which rules
+//! are superfluous beside others ([`drop_superfluous`]).
 //! Never: lifts anything: a statement only adds. Says nothing of how new what is known is, or of what time it is.
 //! Read next: `agent/emergency.rs`, which takes it; `docs/revocation-format.md` for the bytes.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +98,7 @@ impl Rules {
     /// # Errors
     /// [`Refused::Malformed`] for none, or for more than [`RULES_MAX`].
     pub fn new(rules: impl IntoIterator<Item = (Selector, Timestamp)>) -> Result<Self, Refused> {
-        let mut sorted = std::collections::BTreeMap::new();
+        let mut sorted = BTreeMap::new();
         for (selector, until) in rules {
             let end = sorted.entry(selector).or_insert(until);
             *end = until.max(*end);
@@ -114,6 +117,19 @@ impl Rules {
     pub fn count(&self) -> usize {
         self.0.len()
     }
+}
+
+/// Drops every rule beside which another covers as much for as long. Whatever was revoked before, at any time, is revoked
+/// afterwards. `lasts` says whether its first holds at least as long as its second, wherever and whenever somebody asks.
+///
+/// Whoever signs makes room with it, and whoever obeys does too: a statement on everything is never one too many.
+pub fn drop_superfluous<L>(rules: &mut BTreeMap<Selector, L>, lasts: impl Fn(&L, &L) -> bool) {
+    let is_superfluous = |selector: &Selector, life: &L| {
+        rules.iter().any(|(other, its)| other != selector && other.implies(selector) && lasts(its, life))
+    };
+    let needed: Vec<bool> = rules.iter().map(|(selector, life)| !is_superfluous(selector, life)).collect();
+    let mut needed = needed.into_iter();
+    rules.retain(|_, _| needed.next().unwrap_or(true));
 }
 
 fn check_count(count: usize) -> Result<(), Refused> {
@@ -211,6 +227,30 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_is_superfluous_beside_one_that_covers_as_much_for_as_long() {
+        let (early, late) = (Selector::IssuedBefore(Timestamp(1)), Selector::IssuedBefore(Timestamp(2)));
+        let (task, device, owner) = (Selector::task("t-1"), Selector::device("gw-07"), Selector::owner("t-1"));
+        let digest = Selector::task(&"t".repeat(40));
+        let cases: [(&[(Selector, u64)], &[Selector]); 9] = [
+            (&[], &[]),
+            (&[(Selector::All, 5), (task, 5), (device, 4), (late, 5), (digest, 1)], &[Selector::All]),
+            (&[(Selector::All, 5), (task, 6), (device, 5)], &[Selector::All, task]),
+            (&[(early, 5), (late, 5)], &[late]),
+            (&[(early, 4), (late, 5)], &[late]),
+            (&[(early, 5), (late, 4)], &[early, late]),
+            (&[(early, 5), (late, 5), (Selector::All, 4)], &[Selector::All, late]),
+            // Only a ledger knows what of these is whose.
+            (&[(task, 1), (device, 5), (owner, 5)], &[device, owner, task]),
+            (&[(Selector::task("t-2"), 9), (task, 1)], &[task, Selector::task("t-2")]),
+        ];
+        for (rules, needed) in cases {
+            let mut left: BTreeMap<_, _> = rules.iter().copied().collect();
+            drop_superfluous(&mut left, |its, life| its >= life);
+            assert_eq!(left.into_keys().collect::<Vec<_>>(), needed, "{rules:?}");
+        }
+    }
+
+    #[test]
     fn rules_have_one_form() {
         let (a, b) = ((Selector::RootKey(1), AT), (Selector::RootKey(2), AT));
         let bytes = |rules: &[(Selector, Timestamp)]| -> Vec<u8> { Rules(rules.to_vec()).into() };
@@ -224,8 +264,49 @@ mod tests {
         assert_eq!(later.iter().collect::<Vec<_>>(), [(a.0, AT + Millis(1))]);
     }
 
+    fn selector() -> impl Strategy<Value = Selector> {
+        prop_oneof![
+            1 => Just(Selector::All),
+            3 => (0..4_u64).prop_map(|time| Selector::IssuedBefore(Timestamp(time))),
+            1 => (0..3_u32).prop_map(Selector::RootKey),
+            1 => "[ab]".prop_map(|name| Selector::task(&name)),
+            1 => "[ab]".prop_map(|name| Selector::device(&name)),
+        ]
+    }
+
+    /// Whether rules revoke a token with these names that was issued then, as a verifier does it.
+    fn revokes(rules: &BTreeMap<Selector, u64>, token: &[Selector], issued: u64, at: u64) -> bool {
+        rules.iter().any(|(selector, until)| {
+            let covers = match selector {
+                Selector::All => true,
+                Selector::IssuedBefore(time) => issued < time.0,
+                other => token.contains(other),
+            };
+            covers && at <= *until
+        })
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_dropped_as_superfluous_is_revoked_all_the_same(
+            before in prop::collection::btree_map(selector(), 0..6_u64, 0..12),
+            token in prop::collection::vec(selector(), 0..4),
+        ) {
+            let mut after = before.clone();
+            drop_superfluous(&mut after, |its, life| its >= life);
+            prop_assert!(after.iter().all(|(selector, until)| before.get(selector) == Some(until)), "nothing is added");
+            for (issued, at) in (0..5).flat_map(|issued| (0..7).map(move |at| (issued, at))) {
+                let was = revokes(&before, &token, issued, at);
+                prop_assert_eq!(revokes(&after, &token, issued, at), was, "issued {}, at {}", issued, at);
+            }
+            let once = after.clone();
+            drop_superfluous(&mut after, |its, life| its >= life);
+            prop_assert_eq!(&after, &once);
+            let longest = before.values().all(|until| before.get(&Selector::All).is_some_and(|end| end >= until));
+            prop_assert!(!longest || after.len() <= 1, "one rule on everything takes the place of all: {:?}", after);
+        }
 
         #[test]
         fn bytes_that_are_taken_are_the_only_ones_that_say_it(bytes in prop::collection::vec(any::<u8>(), 0..80), at in any::<u64>()) {

@@ -5,7 +5,7 @@
 //! Never: decides. Sends before the commit has returned. Signs when it is another's turn.
 //! Read next: `../fleet/service.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,9 +26,10 @@ use crate::agent::effects::LinkCommand;
 use crate::agent::LinkEvent;
 use crate::fleet::book::{Book, ServedKeys, Status};
 use crate::fleet::publish::{self, FeedAt};
+use crate::fleet::readers::{goes_by, readers, Reader};
 use crate::fleet::service::ServiceKeys;
 use crate::fleet::{FleetError, FleetLog, Outgoing, Service, Settings};
-use crate::ids::{DeviceId, FleetId, KeyId};
+use crate::ids::{DeviceId, FeedId, FleetId, KeyId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::EmergencyKey;
 use crate::wire::link::service_filters;
@@ -124,7 +125,7 @@ impl Serving {
             service,
             link: link.link,
             administered: link.administered,
-            admitted: BTreeSet::new(),
+            admitted: BTreeMap::new(),
             emergencies: None,
             connection: Connection::Down { retry: clock::now().boottime },
             failures: 0,
@@ -336,13 +337,21 @@ enum Ready {
     Said,
 }
 
+/// A device that the broker was told to let in.
+struct Admitted {
+    /// The oldest trust bundle by which it may go, and the newest.
+    by: (u64, u64),
+    /// The feeds that it reads.
+    feeds: BTreeSet<FeedId>,
+}
+
 struct Serve {
     ledger: Ledger,
     turn: Turn,
     service: Service,
     link: Link,
     administered: Administered,
-    admitted: BTreeSet<DeviceId>,
+    admitted: BTreeMap<DeviceId, Admitted>,
     /// Emergency keys whose holders may come in, none before the broker was told.
     emergencies: Option<BTreeSet<KeyId>>,
     connection: Connection,
@@ -476,26 +485,42 @@ impl Serve {
         tracing::warn!(event = "link.down", reason, retry_ms = wait);
     }
 
-    /// Devices that were approved since may come in, those that were retired may not any more.
+    /// Devices that were approved since may come in, those that were retired may not any more, and those that a trust bundle has
+    /// moved read their new feed, before that bundle is told to anybody.
     fn administer(&mut self) {
         if self.administered == Administered::Nowhere || self.connection != Connection::Up {
             return;
         }
         let book = self.ledger.book();
         let may = |status: Status| move |device: &&crate::fleet::book::Device| device.status == status;
-        let approved: BTreeSet<DeviceId> = book.devices().filter(may(Status::Approved)).map(|d| d.id.clone()).collect();
+        let newest = book.trust().version;
+        let approved: BTreeMap<DeviceId, (u64, u64)> = book
+            .devices()
+            .filter(may(Status::Approved))
+            .map(|device| (device.id.clone(), (goes_by(book, &device.id), newest)))
+            .collect();
         let retired: Vec<DeviceId> = book.devices().filter(may(Status::Retired)).map(|d| d.id.clone()).collect();
-        let joining: Vec<DeviceId> = approved.difference(&self.admitted).cloned().collect();
+        // What a device reads is a matter of the trust bundles by which it may go, and of nothing else.
+        let may_differ =
+            |(device, by): &(&DeviceId, &(u64, u64))| self.admitted.get(*device).is_none_or(|known| known.by != **by);
+        let changed = readers(book, approved.iter().filter(may_differ).map(|(device, _)| device.clone()));
+        let differs =
+            |reader: &&Reader| self.admitted.get(&reader.device).is_none_or(|known| known.feeds != reader.feeds);
+        let joining: Vec<Reader> = changed.iter().filter(differs).cloned().collect();
         // On a fresh connection nobody is known to be out, so all who must be are told to go.
         let leaving: Vec<DeviceId> = if self.admitted.is_empty() {
             retired
         } else {
-            retired.into_iter().filter(|device| self.admitted.contains(device)).collect()
+            retired.into_iter().filter(|device| self.admitted.contains_key(device)).collect()
         };
         for command in dynsec::admit(book.fleet(), &joining).into_iter().chain(dynsec::dismiss(&leaving)) {
             self.link.administer(command);
         }
-        self.admitted = approved;
+        self.admitted.retain(|device, _| approved.contains_key(device));
+        for Reader { device, feeds, .. } in changed {
+            let by = approved.get(&device).copied().unwrap_or_default();
+            self.admitted.insert(device, Admitted { by, feeds });
+        }
         let named: BTreeSet<KeyId> = book.trust().emergency.iter().map(EmergencyKey::id).collect();
         let before = self.emergencies.take();
         let ever = book.trusts().iter().flat_map(|trust| &trust.emergency).map(EmergencyKey::id);

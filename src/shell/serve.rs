@@ -21,6 +21,7 @@ use super::files::FileError;
 use super::fleet_lock::{self, Lock, Taken};
 use super::ledger::{Ledger, LedgerError};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, LinkError, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC};
+use super::place::Place;
 use super::x509::SERVICE_NAME;
 use crate::agent::effects::LinkCommand;
 use crate::agent::LinkEvent;
@@ -100,7 +101,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Starts the service on a thread of its own; the link lives on `runtime`.
+    /// Starts the service on a thread of its own; the link lives on `runtime`. What its log has people do names `place`.
     ///
     /// # Errors
     /// [`ServeError`].
@@ -109,6 +110,7 @@ impl Serving {
         keys: ServiceKeys,
         settings: Settings,
         uplink: Uplink,
+        place: Place,
         runtime: &Handle,
     ) -> Result<Self, ServeError> {
         ledger.refresh()?;
@@ -122,6 +124,7 @@ impl Serving {
         let serve = Serve {
             ledger,
             turn,
+            place,
             service,
             link: link.link,
             administered: link.administered,
@@ -348,6 +351,7 @@ struct Admitted {
 struct Serve {
     ledger: Ledger,
     turn: Turn,
+    place: Place,
     service: Service,
     link: Link,
     administered: Administered,
@@ -472,7 +476,7 @@ impl Serve {
         for publish in outgoing.publish {
             self.link.send(LinkCommand::Publish(publish));
         }
-        outgoing.logs.iter().for_each(tell);
+        outgoing.logs.iter().for_each(|log| tell(log, &self.place));
     }
 
     fn disconnected(&mut self, reason: &str) {
@@ -553,8 +557,8 @@ fn now() -> Result<Timestamp, ServeError> {
     clock::wall().ok_or(ServeError::Clock)
 }
 
-/// Writes down what the core reports.
-pub fn tell(log: &FleetLog) {
+/// Writes down what the core reports, of the fleet in a folder.
+pub fn tell(log: &FleetLog, place: &Place) {
     match log {
         FleetLog::AuditStored { device, era, segment, records, gaps } => {
             tracing::info!(event = "audit.stored", %device, era, segment, records, gaps);
@@ -568,7 +572,8 @@ pub fn tell(log: &FleetLog) {
         }
         FleetLog::EmergencyForked { key, operator, counter } => {
             let action = format!(
-                "its key is in two hands: remove it (`hardtack fleet key remove emergency --name {operator} --compromised`)"
+                "its key is in two hands: remove it (`hardtack fleet key remove emergency{} --name {operator} --compromised`)",
+                place.argument()
             );
             tracing::error!(event = "emergency.forked", %key, operator, counter, action);
         }
@@ -579,7 +584,7 @@ pub fn tell(log: &FleetLog) {
         FleetLog::FeedForked { device, feed, seq } => {
             tracing::error!(event = "feed.forked", %device, %feed, seq)
         }
-        FleetLog::FeedHalted { reason } => tracing::error!(event = "feed.halted", reason),
+        FleetLog::FeedHalted { reason } => tracing::error!(event = "feed.halted", reason = place.put_into(reason)),
         FleetLog::FeedSigned { feed, seq, rules } => tracing::info!(event = "feed.signed", %feed, seq, rules),
         FleetLog::GrantsAnswered { device, count } => tracing::info!(event = "grants.answered", %device, count),
         FleetLog::GrantNotRenewed { device, reason } => tracing::warn!(event = "grant.not_renewed", %device, reason),

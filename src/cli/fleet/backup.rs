@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
-use super::serve::{go_on, in_folder, quoted, runtime, took, uplink};
+use super::serve::{go_on, in_folder, runtime, took, uplink};
 use super::{now, operator, target_words, Session};
 use crate::fleet::book::Rule;
 use crate::fleet::restore::{Found, Taken};
@@ -23,6 +23,7 @@ use crate::shell::fleet_keys::{KeyFolder, Role};
 use crate::shell::kept;
 use crate::shell::ledger::{Copied, Restoring};
 use crate::shell::mqtt::BrokerUrl;
+use crate::shell::place::quoted;
 use crate::shell::serve::link_config;
 use crate::time::Timestamp;
 

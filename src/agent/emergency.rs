@@ -24,7 +24,7 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TrustChange};
 use crate::wire::bundle::{TrustBundle, EMERGENCY_KEYS_MAX};
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::emergency::{drop_superfluous, Emergency, LIFE_MAX, RULES_MAX};
+use crate::wire::revocation::emergency::{drop_superfluous, Declared, Emergency, LIFE_MAX, RULES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
@@ -34,7 +34,7 @@ pub const HELD_MAX: usize = 4 * RULES_MAX;
 /// The most keys whose counters are remembered, those among them that a trust bundle has dropped.
 pub const MARKS_MAX: usize = 4 * EMERGENCY_KEYS_MAX;
 /// The most bytes of a file.
-pub const STORED_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+pub const STORED_BYTES_MAX: usize = 3 * MESSAGE_BYTES_MAX;
 
 const SUM_BYTES: usize = 32;
 
@@ -69,16 +69,18 @@ impl Moment {
 }
 
 /// One rule as it is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Life {
     /// Its signed end.
     until: Timestamp,
     /// When it was first seen with that end, by [`Moment::ticked`].
     seen: Timestamp,
+    /// Why, as whoever signed that end says.
+    reason: String,
 }
 
 impl Life {
-    fn left(self, at: Moment) -> Option<Millis> {
+    fn left(&self, at: Moment) -> Option<Millis> {
         let bound = self.seen + LIFE_MAX;
         let bounded = at.ticked < bound || mutant::active(Mutant::EmergencyOutlives);
         let lives = at.over <= self.until && bounded;
@@ -270,11 +272,13 @@ impl Emergencies {
         let mut rules = self.held.get(&key).map(|held| held.rules.clone()).unwrap_or_default();
         let lifts = mutant::active(Mutant::EmergencyLiftsLeftOut);
         rules.retain(|_, life| life.left(at).is_some() && !lifts);
-        for (selector, until) in said.rules.iter() {
-            let known = rules.get(&selector).filter(|known| known.until >= until);
-            let life = known.copied().unwrap_or(Life { until, seen: at.ticked });
+        for Declared { selector, until, reason } in said.rules.declared() {
+            if rules.get(selector).is_some_and(|known| known.until >= *until) {
+                continue;
+            }
+            let life = Life { until: *until, seen: at.ticked, reason: reason.clone() };
             if life.left(at).is_some() {
-                rules.insert(selector, life);
+                rules.insert(*selector, life);
             }
         }
         drop_superfluous(&mut rules, Life::lasts);
@@ -284,8 +288,11 @@ impl Emergencies {
         if self.mark(key).is_none() {
             self.make_room(trust)?;
         }
-        let stored =
-            Stored { operator, signed, rules: rules.iter().map(|(selector, life)| (*selector, *life)).collect() };
+        let stored = Stored {
+            operator,
+            signed,
+            rules: rules.iter().map(|(selector, life)| (*selector, life.clone())).collect(),
+        };
         let mut bytes = encode(&stored);
         bytes.extend(sum(&bytes).0);
         let Stored { operator, signed, .. } = stored;
@@ -325,11 +332,11 @@ impl Emergencies {
         self.lost.values().filter(|mark| self.is_missed(mark)).map(|mark| mark.key)
     }
 
-    fn in_force(&self) -> impl Iterator<Item = (KeyId, &Held, Selector, Life, Millis)> {
+    fn in_force(&self) -> impl Iterator<Item = (KeyId, &Held, Selector, &Life, Millis)> {
         let at = self.at;
         self.held.iter().flat_map(move |(key, held)| {
             let lives =
-                move |(selector, life): (&Selector, &Life)| Some((*key, held, *selector, *life, life.left(at)?));
+                move |(selector, life): (&'_ Selector, _)| Some((*key, held, *selector, life, Life::left(life, at)?));
             held.rules.iter().filter_map(lives)
         })
     }
@@ -374,11 +381,12 @@ impl Emergencies {
 
     /// Every rule in force.
     pub(super) fn rules(&self) -> Vec<EmergencyRule> {
-        let rule = |(key, held, selector, life, left): (KeyId, &Held, Selector, Life, Millis)| EmergencyRule {
+        let rule = |(key, held, selector, life, left): (KeyId, &Held, Selector, &Life, Millis)| EmergencyRule {
             covers: selector.to_string(),
             key,
             operator: held.operator.clone(),
             until: life.until.to_string(),
+            reason: life.reason.clone(),
             left_s: left.secs_ceil(),
         };
         self.in_force().map(rule).collect()
@@ -394,7 +402,6 @@ impl Emergencies {
             counter: held.said.counter,
             digest: held.digest.to_string(),
             issued: held.said.issued_at.to_string(),
-            reason: held.said.reason.clone(),
             rules: rules.iter().filter(|rule| rule.key == *key).cloned().collect(),
         });
         held.collect()

@@ -8,7 +8,7 @@ use crate::agent::request::revocations::CheckRevoked;
 use crate::wire::audit::Evidence;
 use crate::wire::bundle::EmergencyKey;
 use crate::wire::link::Topic;
-use crate::wire::revocation::emergency::Rules;
+use crate::wire::revocation::emergency::{Rules, REASON_BYTES_MAX};
 use crate::wire::revocation::Target;
 
 const HOUR: u64 = 3600;
@@ -41,8 +41,8 @@ fn rig() -> Rig {
 fn said(rig: &Rig, counter: u64, rules: &[(Target, u64)]) -> Emergency {
     let rules =
         rules.iter().map(|(target, secs)| (Selector::of(target).unwrap(), rig.truth + Millis::from_secs(*secs)));
-    let rules = Rules::new(rules).unwrap();
-    Emergency { key: id_of(&ann()), counter, issued_at: rig.truth, bundle_version: 2, reason: "stolen".into(), rules }
+    let rules = Rules::new("stolen", rules).unwrap();
+    Emergency { key: id_of(&ann()), counter, issued_at: rig.truth, bundle_version: 2, rules }
 }
 
 fn signed(rig: &Rig, said: &Emergency, by: &SigningKey) -> Vec<u8> {
@@ -409,9 +409,12 @@ fn it_can_be_carried_from_device_to_device() {
 #[test]
 fn what_is_held_of_a_key_is_bounded() {
     let mut rig = rig();
+    // Names and reasons as long as they can be.
     for counter in 1..=5 {
         let rules: Vec<_> = (0..64).map(|at| (task(&format!("t-{counter}-{at}")), HOUR)).collect();
-        say(&mut rig, counter, &rules);
+        let told = said(&rig, counter, &rules);
+        let rules = Rules::new(&"r".repeat(REASON_BYTES_MAX), told.rules.iter()).unwrap();
+        hear(&mut rig, &Emergency { rules, ..told });
     }
     assert_eq!(rig.agent.status().emergency.len(), HELD_MAX);
     assert!(refusals(&rig).pop().unwrap().reason.contains("older ones must end"));
@@ -427,6 +430,25 @@ fn what_is_held_of_a_key_is_bounded() {
     reconnect(&mut rig);
     say(&mut rig, 7, &[(task("t-7"), HOUR)]);
     assert!(revoked(&rig, &task("t-7")) && !revoked(&rig, &task("t-1-0")));
+}
+
+#[test]
+fn the_reason_of_a_rule_is_shown_though_later_statements_leave_it_out() {
+    let mut rig = rig();
+    let say = |rig: &mut Rig, counter, reason: &str, rules: &[(Target, u64)]| {
+        let told = said(rig, counter, rules);
+        let rules = Rules::new(reason, told.rules.iter()).unwrap();
+        hear(rig, &Emergency { rules, ..told });
+    };
+    say(&mut rig, 1, "laptop stolen", &[(task("t-1"), HOUR), (task("t-2"), HOUR)]);
+    say(&mut rig, 2, "a mistake", &[(task("t-2"), 2 * HOUR), (task("t-3"), HOUR)]);
+    say(&mut rig, 3, "ends before", &[(task("t-3"), 60)]);
+    for restarted in [false, true] {
+        let status = rig.agent.status();
+        let shown: Vec<_> = status.emergency.iter().map(|rule| format!("{}: {}", rule.covers, rule.reason)).collect();
+        assert_eq!(shown, ["task t-1: laptop stolen", "task t-2: a mistake", "task t-3: a mistake"], "{restarted}");
+        rig.restart(Reboot::Process);
+    }
 }
 
 /// A rule goes only if another holds whenever it does: by its signed end, and by when it was first seen.

@@ -14,7 +14,7 @@ use serde_json::{json, Value};
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
-use super::emergency_hand::{signed_by, Brought, Hand};
+use super::emergency_hand::{rule_of, signed_by, Brought, Hand};
 use super::target::RuleCommand;
 use super::{file_failure, millis, now, target_words, Session};
 use crate::fleet::emergency::{carried, Order};
@@ -206,7 +206,7 @@ fn list(session: &Session) -> Result<Exit, Failure> {
             let (id, operator) = (word(&key["key"]), word(&key["operator"]));
             let _ = writeln!(text, "emergency key {id} of {operator}{gone}: {} statements", key["counter"]);
             for rule in key["rules"].as_array().into_iter().flatten() {
-                let _ = writeln!(text, "  {} until {}", word(&rule["covers"]), word(&rule["until"]));
+                let _ = writeln!(text, "  {}", rule_words(rule));
             }
         }
         match value["kit"] == true {
@@ -247,11 +247,8 @@ fn told(
         !named && said.rules.iter().any(|(rule, _)| rule.implies(old))
     });
     let stands_for: Vec<String> = stands_for.map(|old| old.to_string()).collect();
-    let rules: Vec<Value> = said
-        .rules
-        .iter()
-        .map(|(selector, until)| json!({"covers": selector.to_string(), "until": until.to_string()}))
-        .collect();
+    let rules: Vec<Value> =
+        said.rules.declared().map(|rule| rule_of(rule.selector, rule.until, &rule.reason)).collect();
     let covers = match hand.book() {
         Some(book) => {
             let covered = coverage(book, &order.target, at);
@@ -277,11 +274,16 @@ fn told(
         "stands_for": stands_for,
         // By how much it ends before what was asked for: 72 h count from when the statement says that it was signed.
         "shorter_s": until.map_or(0, |until| (at + order.life).since(until).secs_ceil()),
-        "reason": said.reason,
+        "reason": order.reason,
         "covers": covers,
         // All that this key has revoked and is in force.
         "rules": rules,
     }))
+}
+
+fn rule_words(rule: &Value) -> String {
+    let word = |name: &str| rule[name].as_str().unwrap_or_default();
+    format!("{} until {}: {}", word("covers"), word("until"), word("reason"))
 }
 
 fn warnings(told: &Value) -> String {
@@ -318,7 +320,7 @@ fn words(told: &Value) -> String {
             writeln!(text, "which grants and devices that is, and who has applied it, only the fleet's ledger knows");
     }
     for rule in told["rules"].as_array().into_iter().flatten() {
-        let _ = writeln!(text, "  {} until {}", word(&rule["covers"]), word(&rule["until"]));
+        let _ = writeln!(text, "  {}", rule_words(rule));
     }
     if let Some(rule) = told["covered_by"].as_str() {
         let _ = writeln!(text, "`{rule}` covered it already, for as long, and needs no rule beside it");

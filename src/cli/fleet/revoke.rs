@@ -370,7 +370,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                     word("key"),
                     word("operator"),
                     rule["counter"],
-                    word("reason")
+                    rule["reason"].as_str().unwrap_or_default()
                 );
             }
         }
@@ -404,7 +404,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
 }
 
 fn emergency_of(book: &Book, known: &Known, at: Timestamp) -> Value {
-    let rule = |(selector, until, counter): (Selector, Timestamp, u64)| json!({"covers": selector.to_string(), "until": until.to_string(), "counter": counter});
+    let rule = |(selector, until, counter, reason): (Selector, Timestamp, u64, &str)| json!({"covers": selector.to_string(), "until": until.to_string(), "counter": counter, "reason": reason});
     json!({
         "key": known.said.key,
         "operator": known.operator,
@@ -414,7 +414,6 @@ fn emergency_of(book: &Book, known: &Known, at: Timestamp) -> Value {
         "digest": known.newest.statement.digest(),
         "issued": known.said.issued_at.to_string(),
         "since": known.newest.at.to_string(),
-        "reason": known.said.reason,
         // All that is in force, also what the newest statement leaves out.
         "rules": known.in_force(at).map(rule).collect::<Vec<_>>(),
     })

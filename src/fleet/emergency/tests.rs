@@ -77,6 +77,28 @@ fn what_such_a_key_cannot_say_is_told_before_anything_is_signed() {
     assert_eq!(longest.rules.iter().next().unwrap().1, longest.issued_at + LIFE_MAX);
 }
 
+#[test]
+fn each_rule_keeps_the_reason_for_which_it_was_made() {
+    let (_, mut book) = with_ann();
+    let mut sign = |task, reason: &str, hours, secs| {
+        let order = Order { reason: reason.into(), ..order(task, hours) };
+        let signed = declare(&mut book, &key(40), &order, at(secs), &mut Effects::default()).unwrap();
+        let rules = signed.claim().unwrap().rules;
+        rules.declared().map(|rule| format!("{}: {}", rule.selector, rule.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(sign("t-1", "laptop stolen", 24, 10), ["task t-1: laptop stolen"]);
+    assert_eq!(sign("t-2", "a mistake", 24, 20), ["task t-1: laptop stolen", "task t-2: a mistake"]);
+    let shorter = sign("t-1", "it ends before", 1, 30);
+    assert_eq!(shorter, ["task t-1: laptop stolen", "task t-2: a mistake"], "its end is that of the first");
+    assert_eq!(sign("t-1", "still away", 48, 40), ["task t-1: still away", "task t-2: a mistake"]);
+    let known = book.emergencies().next().unwrap();
+    let told: Vec<_> = known.in_force(at(50)).map(|(rule, _, by, reason)| format!("{by} {rule}: {reason}")).collect();
+    assert_eq!(told, ["4 task t-1: still away", "4 task t-2: a mistake"]);
+    let long = Order { reason: "r".repeat(REASON_BYTES_MAX + 1), ..order("t-3", 1) };
+    let error = declare(&mut book, &key(40), &long, at(60), &mut Effects::default()).unwrap_err().to_string();
+    assert!(error.contains("at most 200 bytes"), "{error}");
+}
+
 /// With 64 rules in force there is room for what stands for some of them, and the advice for anything else can be followed.
 #[test]
 fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
@@ -85,6 +107,9 @@ fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
     let tasks = |count: u32, until| (0..count).map(move |id| (Selector::task(&format!("t-{id}")), until));
     let says = |target: Target, hours: u64, rules: Vec<(Selector, Timestamp)>| {
         let order = Order { target, ..order("t-1", hours) };
+        let rules =
+            latest(rules.into_iter().map(|(selector, until)| Declared { selector, until, reason: "old".into() }));
+        let rules = rules.into_values().collect();
         let before = Before { counter: 7, rules, ..Before::default() };
         let signed = statement(book.trust(), &key(40), &before, &order, now);
         signed.map(|signed| signed.claim().unwrap().rules).map_err(|error| error.to_string())
@@ -208,7 +233,8 @@ fn what_is_heard_is_kept_once_and_only_from_a_key_that_is_named() {
     check(&two, id, "heard", 0);
     check(&one, id, "heard", 0);
     check(&two, KeyId([1; 8]), "wrong_topic", 0);
-    let said = Emergency { reason: "another".into(), ..two.claim().unwrap() };
+    let rules = Rules::new("another", two.claim().unwrap().rules.iter()).unwrap();
+    let said = Emergency { rules, ..two.claim().unwrap() };
     check(&Signed::sign(&said, &"acme".parse().unwrap(), &[&key(40)]), id, "signed_twice", 1);
     check(&Signed::sign(&said, &"acme".parse().unwrap(), &[&key(41)]), id, "unknown_key", 0);
     // The next one here is numbered past what was heard, and repeats it.

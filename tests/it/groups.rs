@@ -130,7 +130,7 @@ fn a_moved_device_reads_its_new_feed_at_the_broker_and_the_old_one_no_more() {
     let reads = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let config = config("gw-07", &[url.clone()], Some(identity(&authority, "gw-07")));
+            let config = config("gw-07", std::slice::from_ref(&url), Some(identity(&authority, "gw-07")));
             let mut probe = Probe::connect(&config, clock::wall().unwrap(), None).await.unwrap();
             let mut readable = Vec::new();
             for feed in ["main", "f-north", "f-south", "+"] {

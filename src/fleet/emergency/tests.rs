@@ -94,7 +94,7 @@ fn each_rule_keeps_the_reason_for_which_it_was_made() {
     let known = book.emergencies().next().unwrap();
     let told: Vec<_> = known.in_force(at(50)).map(|(rule, _, by, reason)| format!("{by} {rule}: {reason}")).collect();
     assert_eq!(told, ["4 task t-1: still away", "4 task t-2: a mistake"]);
-    let long = Order { reason: "r".repeat(REASON_BYTES_MAX + 1), ..order("t-3", 1) };
+    let long = Order { reason: "ü".repeat(REASON_BYTES_MAX / 2 + 1), ..order("t-3", 1) };
     let error = declare(&mut book, &key(40), &long, at(60), &mut Effects::default()).unwrap_err().to_string();
     assert!(error.contains("at most 200 bytes"), "{error}");
 }
@@ -119,7 +119,8 @@ fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
     let full = || tasks(64, hour(2)).collect::<Vec<_>>();
     let with = |count, rule| tasks(count, hour(2)).chain([rule]).collect::<Vec<_>>();
     let owner = || Target::Owner("ops@acme".into());
-    let cases: [(&str, Target, u64, Vec<_>, Result<usize, &str>); 11] = [
+    type Case = (&'static str, Target, u64, Vec<(Selector, Timestamp)>, Result<usize, &'static str>);
+    let cases: [Case; 11] = [
         ("no room", owner(), 24, full(), Err("`hardtack fleet emergency all --expires 2h`")),
         ("everything, for as long", Target::All, 2, full(), Ok(1)),
         ("everything, for longer", Target::All, 72, full(), Ok(1)),

@@ -281,7 +281,8 @@ mod tests {
         let (early, late) = (Selector::IssuedBefore(Timestamp(1)), Selector::IssuedBefore(Timestamp(2)));
         let (task, device, owner) = (Selector::task("t-1"), Selector::device("gw-07"), Selector::owner("t-1"));
         let digest = Selector::task(&"t".repeat(40));
-        let cases: [(&[(Selector, u64)], &[Selector]); 9] = [
+        type Case<'c> = (&'c [(Selector, u64)], &'c [Selector]);
+        let cases: [Case<'_>; 9] = [
             (&[], &[]),
             (&[(Selector::All, 5), (task, 5), (device, 4), (late, 5), (digest, 1)], &[Selector::All]),
             (&[(Selector::All, 5), (task, 6), (device, 5)], &[Selector::All, task]),

@@ -98,6 +98,7 @@ impl Effects {
             | Write::Grant(_)
             | Write::Head(_)
             | Write::Issued(_)
+            | Write::Missed(_)
             | Write::Pending(_)
             | Write::Policy(..)
             | Write::Presence(_)

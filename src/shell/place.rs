@@ -7,7 +7,7 @@
 use std::path::Path;
 
 /// Commands of this folder. Others, `key sign` and `key list` among them, may be meant for another one.
-const OF_THE_FOLDER: [&str; 9] = [
+const OF_THE_FOLDER: [&str; 8] = [
     "device list",
     "emergency all",
     "emergency export",
@@ -16,7 +16,6 @@ const OF_THE_FOLDER: [&str; 9] = [
     "grant list",
     "group list",
     "publish",
-    "revocations",
 ];
 
 /// A folder, as an argument of a command: ` --dir DIR`, or nothing where it needs no name.
@@ -44,7 +43,8 @@ impl Place {
                 text = text.replace(&bare, &format!("`hardtack fleet {command}{placed}{end}"));
             }
         }
-        text
+        // `revocations export` is for whoever has a ledger to make a file of.
+        text.replace("`hardtack fleet revocations`", &format!("`hardtack fleet revocations{}`", self.argument()))
     }
 }
 
@@ -74,6 +74,7 @@ mod tests {
                 "`hardtack fleet publish` and `hardtack fleet feed list`",
                 "`hardtack fleet publish --dir '/srv/our fleet'` and `hardtack fleet feed list --dir '/srv/our fleet'`",
             ),
+            ("`hardtack fleet revocations export --out F`", "`hardtack fleet revocations export --out F`"),
             ("on the device: `hardtack status`", "on the device: `hardtack status`"),
             ("`hardtack fleet key sign PROPOSAL --root KEYFILE`", "`hardtack fleet key sign PROPOSAL --root KEYFILE`"),
         ] {

@@ -204,7 +204,12 @@ fn list(session: &Session) -> Result<Exit, Failure> {
         for key in value["keys"].as_array().into_iter().flatten() {
             let gone = if key["named"] == true { "" } else { ", which the trust bundle names no more" };
             let (id, operator) = (word(&key["key"]), word(&key["operator"]));
-            let _ = writeln!(text, "emergency key {id} of {operator}{gone}: {} statements", key["counter"]);
+            let _ = match key["counter"].as_u64() {
+                Some(0) => writeln!(text, "emergency key {id} of {operator}{gone}: no statement yet"),
+                _ => {
+                    writeln!(text, "emergency key {id} of {operator}{gone}: statement {} is the newest", key["counter"])
+                }
+            };
             for rule in key["rules"].as_array().into_iter().flatten() {
                 let _ = writeln!(text, "  {}", rule_words(rule));
             }

@@ -146,9 +146,8 @@ impl Holders {
             EmergencyTheft::Long | EmergencyTheft::Owner => (Selector::owner(OWNER), at - EARLIER),
             EmergencyTheft::LeftOut | EmergencyTheft::Old | EmergencyTheft::Twin => (nobody(), at - EARLIER),
         };
-        let rules = Rules::new([(selector, issued_at + life)]).expect(HONEST);
-        let reason = REASON.to_owned();
-        let said = Emergency { key: holder.id(), counter, issued_at, bundle_version: trust.version, reason, rules };
+        let rules = Rules::new(REASON, [(selector, issued_at + life)]).expect(HONEST);
+        let said = Emergency { key: holder.id(), counter, issued_at, bundle_version: trust.version, rules };
         let signed = Signed::sign(&said, &trust.fleet, &[&holder.key]);
         holder.says(signed.clone(), said, made);
         Some(messages(trust, holder.id(), &signed))

@@ -368,8 +368,8 @@ mod tests {
             counter: 1,
             issued_at: one.truth,
             bundle_version: 2,
-            reason: "stolen".into(),
-            rules: Rules::new([(Selector::of(&target).unwrap(), one.truth + Millis::from_secs(3600))]).unwrap(),
+            rules: Rules::new("stolen", [(Selector::of(&target).unwrap(), one.truth + Millis::from_secs(3600))])
+                .unwrap(),
         };
         let place = Topic::FeedEmergency("main".parse().unwrap(), said.key).text(&one.fleet);
         let payload = Signed::sign(&said, &one.fleet, &[&operator]).to_bytes();

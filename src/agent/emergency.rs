@@ -24,17 +24,17 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TrustChange};
 use crate::wire::bundle::{TrustBundle, EMERGENCY_KEYS_MAX};
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::emergency::{Emergency, LIFE_MAX, RULES_MAX};
+use crate::wire::revocation::emergency::{drop_superfluous, Declared, Emergency, LIFE_MAX, RULES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
-/// The most rules of one key that are held: those of its statement, and what earlier ones said and it leaves out. A statement
-/// that would take more is refused until older rules have ended.
+/// The most rules of one key that are held: those of its statement, and what earlier ones said and it leaves out. What another
+/// rule covers for as long needs no room; a statement that would take more all the same is refused until older rules have ended.
 pub const HELD_MAX: usize = 4 * RULES_MAX;
 /// The most keys whose counters are remembered, those among them that a trust bundle has dropped.
 pub const MARKS_MAX: usize = 4 * EMERGENCY_KEYS_MAX;
 /// The most bytes of a file.
-pub const STORED_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+pub const STORED_BYTES_MAX: usize = 3 * MESSAGE_BYTES_MAX;
 
 const SUM_BYTES: usize = 32;
 
@@ -69,20 +69,27 @@ impl Moment {
 }
 
 /// One rule as it is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Life {
     /// Its signed end.
     until: Timestamp,
     /// When it was first seen with that end, by [`Moment::ticked`].
     seen: Timestamp,
+    /// Why, as whoever signed that end says.
+    reason: String,
 }
 
 impl Life {
-    fn left(self, at: Moment) -> Option<Millis> {
+    fn left(&self, at: Moment) -> Option<Millis> {
         let bound = self.seen + LIFE_MAX;
         let bounded = at.ticked < bound || mutant::active(Mutant::EmergencyOutlives);
         let lives = at.over <= self.until && bounded;
         lives.then(|| self.until.since(at.over).min(bound.since(at.ticked)))
+    }
+
+    /// Whether this holds whenever `other` does: by the floor, and by powered-on time.
+    fn lasts(&self, other: &Self) -> bool {
+        self.until >= other.until && self.seen >= other.seen
     }
 }
 
@@ -265,21 +272,27 @@ impl Emergencies {
         let mut rules = self.held.get(&key).map(|held| held.rules.clone()).unwrap_or_default();
         let lifts = mutant::active(Mutant::EmergencyLiftsLeftOut);
         rules.retain(|_, life| life.left(at).is_some() && !lifts);
-        for (selector, until) in said.rules.iter() {
-            let known = rules.get(&selector).filter(|known| known.until >= until);
-            let life = known.copied().unwrap_or(Life { until, seen: at.ticked });
+        for Declared { selector, until, reason } in said.rules.declared() {
+            if rules.get(selector).is_some_and(|known| known.until >= *until) {
+                continue;
+            }
+            let life = Life { until: *until, seen: at.ticked, reason: reason.clone() };
             if life.left(at).is_some() {
-                rules.insert(selector, life);
+                rules.insert(*selector, life);
             }
         }
+        drop_superfluous(&mut rules, Life::lasts);
         if rules.len() > HELD_MAX {
             return Err(Refused::Malformed("more rules of one emergency key than a device holds: older ones must end"));
         }
         if self.mark(key).is_none() {
             self.make_room(trust)?;
         }
-        let stored =
-            Stored { operator, signed, rules: rules.iter().map(|(selector, life)| (*selector, *life)).collect() };
+        let stored = Stored {
+            operator,
+            signed,
+            rules: rules.iter().map(|(selector, life)| (*selector, life.clone())).collect(),
+        };
         let mut bytes = encode(&stored);
         bytes.extend(sum(&bytes).0);
         let Stored { operator, signed, .. } = stored;
@@ -319,11 +332,11 @@ impl Emergencies {
         self.lost.values().filter(|mark| self.is_missed(mark)).map(|mark| mark.key)
     }
 
-    fn in_force(&self) -> impl Iterator<Item = (KeyId, &Held, Selector, Life, Millis)> {
+    fn in_force(&self) -> impl Iterator<Item = (KeyId, &Held, Selector, &Life, Millis)> {
         let at = self.at;
         self.held.iter().flat_map(move |(key, held)| {
             let lives =
-                move |(selector, life): (&Selector, &Life)| Some((*key, held, *selector, *life, life.left(at)?));
+                move |(selector, life): (&'_ Selector, _)| Some((*key, held, *selector, life, Life::left(life, at)?));
             held.rules.iter().filter_map(lives)
         })
     }
@@ -348,9 +361,9 @@ impl Emergencies {
         })
     }
 
-    /// The rule that is this very one.
+    /// The rule that is this very one, or one that stands for it.
     pub fn names(&self, wanted: Selector) -> Option<Hit> {
-        self.find(|selector| selector == wanted)
+        self.find(|selector| selector == wanted).or_else(|| self.find(|selector| selector.implies(&wanted)))
     }
 
     /// Why this device is locked, if it is by any of this. It unlocks when that has ended.
@@ -359,19 +372,21 @@ impl Emergencies {
             let Hit { key, operator, until, .. } = hit;
             format!("{what} is revoked by emergency key {key} of {operator}, until {until} at the latest")
         };
-        let here = self.names(Selector::device(device.as_str())).map(|hit| word("this device", hit));
-        let all = self.names(Selector::All).map(|hit| word("the whole fleet", hit));
+        let (device, everything) = (Selector::device(device.as_str()), Selector::All);
+        let here = self.find(|selector| selector == device).map(|hit| word("this device", hit));
+        let all = self.find(|selector| selector == everything).map(|hit| word("the whole fleet", hit));
         let lost = self.missing().map(|key| format!("what emergency key {key} has revoked is lost"));
         here.into_iter().chain(all).chain(lost).collect()
     }
 
     /// Every rule in force.
     pub(super) fn rules(&self) -> Vec<EmergencyRule> {
-        let rule = |(key, held, selector, life, left): (KeyId, &Held, Selector, Life, Millis)| EmergencyRule {
+        let rule = |(key, held, selector, life, left): (KeyId, &Held, Selector, &Life, Millis)| EmergencyRule {
             covers: selector.to_string(),
             key,
             operator: held.operator.clone(),
             until: life.until.to_string(),
+            reason: life.reason.clone(),
             left_s: left.secs_ceil(),
         };
         self.in_force().map(rule).collect()
@@ -387,7 +402,6 @@ impl Emergencies {
             counter: held.said.counter,
             digest: held.digest.to_string(),
             issued: held.said.issued_at.to_string(),
-            reason: held.said.reason.clone(),
             rules: rules.iter().filter(|rule| rule.key == *key).cloned().collect(),
         });
         held.collect()

@@ -4,6 +4,7 @@
 //! Never: says who may do what. `shell/broker/dynsec.rs` does.
 //! Read next: `../shell/broker/mod.rs`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::profile::Report;
 use super::{Exit, Failure};
+use crate::fleet::readers::{readers, Reader};
 use crate::ids::{DeviceId, FleetId, KeyId};
 use crate::shell::broker::check::{self, CheckError, Expected, Finding};
 use crate::shell::broker::{BrokerError, BrokerFolder, Ports, Setup};
@@ -74,7 +76,7 @@ pub fn report(command: &BrokerCommand) -> Result<Report, Failure> {
         BrokerCommand::Check { dir, url } => ask(dir, url),
         BrokerCommand::Config { dir, host, port, service_port, days, plugin } => {
             let validity = Validity::days(now()?, *days);
-            let (devices, emergency) = (devices(dir), emergency_keys(dir)?);
+            let (devices, emergency) = known(dir)?;
             let ports = ports(*port, *service_port)?;
             let setup = Setup { hosts: host.clone(), ports, validity, plugin: plugin.clone(), devices, emergency };
             configure(dir, &setup)
@@ -198,13 +200,17 @@ fn fleet_name(dir: &Path) -> Result<FleetId, Failure> {
     toml::from_str::<Named>(&text).map(|named| named.name).map_err(|error| no_fleet(error.message().to_owned()))
 }
 
-/// Emergency keys that the newest trust bundle names. A folder whose fleet has no ledger yet has none.
-fn emergency_keys(dir: &Path) -> Result<Vec<KeyId>, Failure> {
-    let ledger = dir.join("fleet.db");
-    match ledger.exists() {
-        true => Ok(Ledger::open(&ledger)?.book().trust().emergency.iter().map(EmergencyKey::id).collect()),
-        false => Ok(Vec::new()),
+/// Devices that the folder knows and the feeds that they read, and emergency keys that the newest trust bundle names. A folder
+/// whose fleet has no ledger yet has neither keys nor feeds.
+fn known(dir: &Path) -> Result<(Vec<Reader>, Vec<KeyId>), Failure> {
+    let (ledger, devices) = (dir.join("fleet.db"), devices(dir));
+    if !ledger.exists() {
+        let blind = |device| Reader { device, feeds: BTreeSet::new(), former: BTreeSet::new() };
+        return Ok((devices.into_iter().map(blind).collect(), Vec::new()));
     }
+    let ledger = Ledger::open(&ledger)?;
+    let book = ledger.book();
+    Ok((readers(book, devices), book.trust().emergency.iter().map(EmergencyKey::id).collect()))
 }
 
 /// Devices that the folder knows, by the names of their entries.

@@ -17,7 +17,8 @@ use super::output::{show, tell};
 use super::token::token_argument;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::revocations::{
-    CheckRevoked, CheckedReply, EmergencyStatus, ExportedReply, FeedStatus, ImportedReply, Outcome, RevocationsReply,
+    CheckRevoked, CheckedReply, EmergencyRule, EmergencyStatus, ExportedReply, FeedStatus, ImportedReply, Outcome,
+    RevocationsReply,
 };
 use crate::ids::{BlockId, DeviceId, FeedId, GrantId, GroupId, TaskId};
 use crate::shell::files;
@@ -224,11 +225,12 @@ fn emergency_words(key: &EmergencyStatus, text: &mut String) {
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "emergency key {} of {}{named}: statement {}, signed {}: {}",
-        key.key, key.operator, key.counter, key.issued, key.reason
+        "emergency key {} of {}{named}: statement {}, signed {}",
+        key.key, key.operator, key.counter, key.issued
     );
     for rule in &key.rules {
-        let _ = writeln!(text, "  {} until {}, {} left at most", rule.covers, rule.until, age(rule.left_s));
+        let EmergencyRule { covers, until, reason, left_s, .. } = rule;
+        let _ = writeln!(text, "  {covers} until {until}, {} left at most: {reason}", age(*left_s));
     }
 }
 

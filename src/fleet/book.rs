@@ -14,6 +14,7 @@ pub use feed::{FeedBook, SignedHead};
 pub use rows::*;
 
 use super::emergency::{self, Known};
+use super::restore::Missed;
 use super::route::Routes;
 use super::{publish, Effects};
 use crate::ids::{DeviceId, EraId, FeedId, FleetId, GrantId, Hash, KeyId};
@@ -71,6 +72,7 @@ pub struct Book {
     /// By the first segment, the first after those that were salvaged.
     salvaged: BTreeMap<(DeviceId, EraId, u64), u64>,
     seen: BTreeMap<DeviceId, Seen>,
+    missed: Option<Missed>,
     presence: BTreeMap<DeviceId, Presence>,
     serials: BTreeMap<u32, Serials>,
     emergencies: BTreeMap<KeyId, Known>,
@@ -102,6 +104,7 @@ impl Book {
             forks: BTreeMap::new(),
             salvaged: BTreeMap::new(),
             seen: BTreeMap::new(),
+            missed: None,
             presence: BTreeMap::new(),
             emergencies: BTreeMap::new(),
             acts: (0, Hash::ZERO),
@@ -131,6 +134,7 @@ impl Book {
                 | Write::Grant(_)
                 | Write::Head(_)
                 | Write::Issued(_)
+                | Write::Missed(_)
                 | Write::Pending(_)
                 | Write::Presence(_)
                 | Write::Publisher(_)
@@ -212,6 +216,7 @@ impl Book {
                 }
             }
             Write::Issued(_) | Write::Segment(_) => {}
+            Write::Missed(missed) => self.missed = Some(*missed),
             Write::Pending(pending) => drop(self.pending.insert(pending.device.clone(), pending)),
             Write::Policy(version, signed) => {
                 if let Some(document) = signed.claim().ok().filter(|_| version > self.policy.1.version) {
@@ -482,6 +487,11 @@ impl Book {
     /// Every feed's row of the copy that was put back, those of feeds that no bundle names any more as well.
     pub(super) fn restored_rows(&self) -> impl Iterator<Item = &Restored> {
         self.feeds.values().filter_map(|feed| feed.restored.as_ref())
+    }
+
+    /// What this ledger was told that it lacks, when it was put back from a copy.
+    pub fn missed(&self) -> Option<&Missed> {
+        self.missed.as_ref()
     }
 
     /// When the ledger was put back from a copy, if nobody has told since whether trust bundles came after its newest.

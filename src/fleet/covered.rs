@@ -52,7 +52,7 @@ pub fn covered(book: &Book, targets: &[Target], issued: Option<Timestamp>, at: T
     let by_feed = by_feed.map(|rule| Covered { what: named(&rule.target), until: rule.until, emergency: None });
     let selectors: Vec<Selector> = targets.iter().filter_map(Selector::of).collect();
     let by_key = book.emergencies().flat_map(|known| {
-        known.in_force(at).map(move |(selector, until, _)| (selector, until, (known.said.key, known.operator.clone())))
+        known.in_force(at).map(move |(selector, until, ..)| (selector, until, (known.said.key, known.operator.clone())))
     });
     // What a thief dates into the future devices do not obey before: no rule lasts longer than that from now.
     let by_key = by_key.filter(|(_, until, _)| *until <= at + LIFE_MAX).filter(|(selector, ..)| match selector {
@@ -138,8 +138,7 @@ pub(in crate::fleet) mod tests {
             counter: 1,
             issued_at: at,
             bundle_version: 1,
-            reason: "stolen".into(),
-            rules: Rules::new([(Selector::of(target).unwrap(), until)]).unwrap(),
+            rules: Rules::new("stolen", [(Selector::of(target).unwrap(), until)]).unwrap(),
         };
         let statement = Signed::sign(&said, book.fleet(), &[&key]);
         let kept = Kept { operator: "ann".into(), at, statement };

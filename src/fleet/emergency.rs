@@ -23,7 +23,9 @@ use crate::wire::bundle::{EmergencyKey, PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
 use crate::wire::link::Topic;
 use crate::wire::revocation::carry::{Carried, BUNDLES_MAX};
-use crate::wire::revocation::emergency::{Emergency, Rules, LIFE_MAX, REASON_BYTES_MAX};
+use crate::wire::revocation::emergency::{
+    drop_superfluous, latest, Declared, Emergency, Rules, LIFE_MAX, REASON_BYTES_MAX, RULES_MAX,
+};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::Target;
 use crate::wire::Refused;
@@ -68,14 +70,15 @@ pub struct Known {
     pub newest: Kept,
     /// What that says.
     pub said: Emergency,
-    /// Every rule that any statement told, its end, and the counter of the statement that told that.
-    pub rules: BTreeMap<Selector, (Timestamp, u64)>,
+    /// Every rule that any statement told, its end, the counter of the statement that told that, and why.
+    pub rules: BTreeMap<Selector, (Timestamp, u64, String)>,
 }
 
 impl Known {
     /// Rules that are in force at a time.
-    pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = (Selector, Timestamp, u64)> + '_ {
-        self.rules.iter().filter(move |(_, (until, _))| *until >= at).map(|(rule, (until, by))| (*rule, *until, *by))
+    pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = (Selector, Timestamp, u64, &str)> + '_ {
+        let live = self.rules.iter().filter(move |(_, (until, ..))| *until >= at);
+        live.map(|(rule, (until, by, reason))| (*rule, *until, *by, reason.as_str()))
     }
 }
 
@@ -88,13 +91,15 @@ pub(super) fn apply(all: &mut BTreeMap<KeyId, Known>, kept: Kept) {
         said: said.clone(),
         rules: BTreeMap::new(),
     });
-    for (selector, until) in said.rules.iter() {
-        let rule = known.rules.entry(selector).or_insert((until, said.counter));
-        *rule = (*rule).max((until, said.counter));
+    for Declared { selector, until, reason } in said.rules.declared() {
+        let told = (*until, said.counter, reason.clone());
+        if known.rules.get(selector).is_none_or(|known| *known < told) {
+            known.rules.insert(*selector, told);
+        }
     }
     while known.rules.len() > RULES_KEPT {
         // Those that end first are the first to go.
-        let first = known.rules.iter().min_by_key(|(_, (until, _))| *until).map(|(selector, _)| *selector);
+        let first = known.rules.iter().min_by_key(|(_, (until, ..))| *until).map(|(selector, _)| *selector);
         first.map(|selector| known.rules.remove(&selector));
     }
     if said.counter >= known.said.counter {
@@ -122,8 +127,8 @@ pub struct Before {
     pub counter: u64,
     /// When the newest statement says that it was signed, if there is one.
     pub issued_at: Option<Timestamp>,
-    /// What was revoked, and until when; what has ended may be among it.
-    pub rules: Vec<(Selector, Timestamp)>,
+    /// What was revoked, until when and why; what has ended may be among it.
+    pub rules: Vec<Declared>,
 }
 
 impl Before {
@@ -134,8 +139,8 @@ impl Before {
 
     /// By the newest statement, and what is known of earlier ones. What the newest says of a rule counts beside that: an end
     /// that a clock told which was ahead is later than any that it can say, and hides none.
-    fn new(counter: u64, newest: Option<&Emergency>, rules: impl Iterator<Item = (Selector, Timestamp)>) -> Self {
-        let said = newest.into_iter().flat_map(|said| said.rules.iter());
+    fn new(counter: u64, newest: Option<&Emergency>, rules: impl Iterator<Item = Declared>) -> Self {
+        let said = newest.into_iter().flat_map(|said| said.rules.declared().cloned());
         Self { counter, issued_at: newest.map(|said| said.issued_at), rules: rules.chain(said).collect() }
     }
 }
@@ -208,19 +213,45 @@ pub fn statement(
         invalid(what.into())
     })?;
     let issued_at = at - ISSUED_EARLIER;
-    let latest = issued_at + LIFE_MAX;
-    let until = (at + order.life).min(latest);
+    let end = issued_at + LIFE_MAX;
+    let until = (at + order.life).min(end);
     // Those that end later yet are of a clock that was further ahead than two may differ.
-    let in_force = before.rules.iter().filter(|(_, until)| *until >= at && *until <= latest + ISSUED_EARLIER);
-    let in_force = in_force.map(|(selector, until)| (*selector, latest.min(*until)));
-    let rules = Rules::new(in_force.chain([(selector, until)])).map_err(|_| {
-        invalid("64 rules of this key are in force, and no more can be: one rule on owner, group, device or issued-before takes the place of many".into())
-    })?;
-    let said = Emergency { key: id, counter, issued_at, bundle_version: trust.version, reason, rules };
+    let in_force = before.rules.iter().filter(|rule| rule.until >= at && rule.until <= end + ISSUED_EARLIER);
+    let in_force = in_force.map(|rule| Declared { until: end.min(rule.until), ..rule.clone() });
+    let mut rules = latest(in_force.chain([Declared { selector, until, reason }]));
+    drop_superfluous(&mut rules, |its, rule| its.until >= rule.until);
+    if rules.len() > RULES_MAX {
+        return Err(full(&rules, selector, at));
+    }
+    let rules = Rules::of(rules.into_values()).map_err(FleetError::refused("the statement"))?;
+    let said = Emergency { key: id, counter, issued_at, bundle_version: trust.version, rules };
     let signed = Signed::sign(&said, &trust.fleet, &[key]);
     // What devices will check is checked here first.
     Emergency::open(&signed, &trust.fleet, named).map_err(FleetError::refused("the statement"))?;
     Ok(signed)
+}
+
+/// Nothing of what is in force may be left out, and there is no room for more.
+fn full(rules: &BTreeMap<Selector, Declared>, asked: Selector, at: Timestamp) -> FleetError {
+    let others = || rules.values().filter(|rule| rule.selector != asked).map(|rule| rule.until);
+    let (first, last) = (others().min().unwrap_or(at), others().max().unwrap_or(at));
+    let hours = last.since(at).secs_ceil().div_ceil(3600).min(LIFE_MAX.secs_ceil() / 3600);
+    let instead = match asked {
+        Selector::All => "in the place of all of them stands `all` with an end that is no earlier than theirs:",
+        Selector::Audience(_)
+        | Selector::Device(_)
+        | Selector::Grant(_)
+        | Selector::Group(_)
+        | Selector::IssuedBefore(_)
+        | Selector::Owner(_)
+        | Selector::RootKey(_)
+        | Selector::Task(_) => "if it cannot wait, `all` takes the place of all of them, and locks every device:",
+    };
+    FleetError::Invalid(format!(
+        "{RULES_MAX} rules of this key are in force, a statement says no more, and may leave none out: the first of them ends at \
+         {first}, the last at {last}. {instead} `hardtack fleet emergency all --expires {hours}h`. Else have an operator with another \
+         emergency key revoke it, or the fleet's own feed: `hardtack fleet revoke`"
+    ))
 }
 
 /// Where a key stands by the ledger.
@@ -229,7 +260,11 @@ pub fn before(book: &Book, key: KeyId) -> Before {
     let restored = book.restored_at().filter(|restored| known.is_none_or(|known| known.newest.at <= *restored));
     let counter = known.map_or(0, |known| known.said.counter);
     let counter = counter.saturating_add(restored.map_or(0, |_| LEAP));
-    let rules = known.into_iter().flat_map(|known| known.rules.iter().map(|(rule, (until, _))| (*rule, *until)));
+    let rules = known.into_iter().flat_map(|known| &known.rules).map(|(selector, (until, _, reason))| Declared {
+        selector: *selector,
+        until: *until,
+        reason: reason.clone(),
+    });
     Before::new(counter, known.map(|known| &known.said), rules)
 }
 

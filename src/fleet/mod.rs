@@ -7,7 +7,7 @@
 //! for when all this is out of reach, [`rotate`] replaces a key, [`roots`] changes the root keys, [`proposal`] has their
 //! signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`]
 //! prove what
-//! happened, [`convergence`] tells who has it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
+//! happened, [`convergence`] tells who has it, [`readers`] who may read what of it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
 //! Never: signs one feed position twice; acknowledges what is not stored; lets an unknown device leave state behind.
 //! Read next: `book.rs`, then `service.rs`.
 
@@ -27,6 +27,7 @@ pub mod keys;
 pub mod policy;
 pub mod proposal;
 pub mod publish;
+pub mod readers;
 pub mod report;
 pub mod restore;
 pub mod revoke;
@@ -97,6 +98,7 @@ impl Effects {
             | Write::Grant(_)
             | Write::Head(_)
             | Write::Issued(_)
+            | Write::Missed(_)
             | Write::Pending(_)
             | Write::Policy(..)
             | Write::Presence(_)

@@ -6,18 +6,21 @@
 //! that the one before does not vouch for.
 //! Read next: `publish.rs`.
 
+use serde::{Deserialize, Serialize};
+
 use super::acts::{self, Deed};
 use super::book::{Book, Restored, Rule, Write};
 use super::{proposal, publish, Effects, FleetError, Operator};
 use crate::ids::{DeviceId, FeedId, GrantId, Hash};
 use crate::time::Timestamp;
 use crate::wire::bundle::{PublicKey, TrustBundle};
+use crate::wire::encode;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::Head;
 
 /// What the ledger before knew, and the copy does not.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Lost {
     /// Revocations in force: they are to be made again before anything is signed.
     pub rules: Vec<Rule>,
@@ -43,6 +46,52 @@ pub fn lost(before: &Book, copy: &Book, at: Timestamp) -> Lost {
     }
 }
 
+/// What a ledger that was put back lacks until an operator says that it is done again, as the ledger itself keeps it: a second
+/// copy that takes its place, or one that was made of it, tells the same.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Missed {
+    /// What is known to be lost.
+    pub lost: Lost,
+    /// Whether that is all.
+    pub complete: bool,
+}
+
+/// What `copy` lacks when it takes the place of `before`, if that could be read, with what either of them was told that it
+/// lacks itself and that nobody has said is done again.
+pub fn missed(before: Option<&Book>, copy: &Book, at: Timestamp) -> Missed {
+    let untold = Missed::default();
+    let own = |book: &Book| match publish::awaited(book).is_empty() {
+        true => Missed { complete: true, ..Missed::default() },
+        false => book.missed().unwrap_or(&untold).clone(),
+    };
+    let (mut all, earlier) = match before {
+        Some(before) => (lost(before, copy, at), own(before)),
+        None => (Lost::default(), Missed::default()),
+    };
+    let complete = earlier.complete;
+    // A ledger for which somebody has vouched knows what there is, and what its copies lacked is no news.
+    let copied = if complete { Missed::default() } else { own(copy) };
+    for Lost { rules, devices, grants } in [earlier.lost, copied.lost] {
+        all.rules.extend(rules);
+        all.devices.extend(devices);
+        all.grants.extend(grants.into_iter().filter(|id| !is_over(copy, id, at)));
+    }
+    let lacks = |rule: &Rule| rule.until >= at && copy.rule(&rule.target).is_none_or(|known| known.until < rule.until);
+    all.rules.retain(lacks);
+    // Of two about the same, the one that lasts longer.
+    all.rules.sort_by(|a, b| (encode(&a.target), b.until).cmp(&(encode(&b.target), a.until)));
+    all.rules.dedup_by(|a, b| a.target == b.target);
+    all.devices.sort();
+    all.devices.dedup();
+    all.grants.sort();
+    all.grants.dedup();
+    Missed { lost: all, complete }
+}
+
+fn is_over(book: &Book, id: &GrantId, at: Timestamp) -> bool {
+    book.grant(id).is_some_and(|grant| grant.spec.expires <= at)
+}
+
 /// Tells a copy what it is. `before` is the ledger whose place it takes, if that could be read; `digest` the copy's. Gives
 /// the number after which each feed can go on at the earliest.
 ///
@@ -56,6 +105,7 @@ pub fn mark(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<Vec<(FeedId, u64)>, FleetError> {
+    let missed = missed(before, copy, at);
     if let Some(before) = before {
         carry_over(before, copy, fx);
     }
@@ -78,6 +128,7 @@ pub fn mark(
         let least = publish::number_in_era(copy.of(&feed), least);
         leasts.push((feed, least));
     }
+    copy.write(Write::Missed(Box::new(missed)), fx);
     let least = leasts.iter().map(|(_, least)| *least).max().unwrap_or(0);
     let bundle = copy.trust().version;
     acts::record(copy, operator, Deed::Restored { digest, least, bundle }, at, fx)?;
@@ -317,6 +368,63 @@ mod tests {
         assert!(mark(&mut copy, Some(&book), Hash::ZERO, other, at(10), fx).is_err());
         assert_eq!(mark(&mut copy, Some(&book), Hash::ZERO, ann, at(10), fx), Ok(vec![(copy.feed(), 1)]));
         assert!(matches!(publish::may_start(&copy), Err(FleetError::Restored { least: 1, .. })));
+    }
+
+    /// A copy takes the place of a copy for which nobody has vouched, whichever of the two was made first.
+    #[test]
+    fn what_a_copy_lacked_is_told_when_another_takes_its_place() {
+        let (keys, mut book, _, _) = one_device();
+        let (fx, ann) = (&mut Effects::default(), keys.operator("ann"));
+        let (oldest, task) = (book.clone(), |id: &str| Target::Task(id.parse().unwrap()));
+        let revoked = |book: &mut Book, id: &str, until, fx: &mut Effects| {
+            let (target, until) = (task(id), Some(at(until)));
+            revoke(book, Revocation { target, until, reason: "r".into(), life: None, device: None }, ann, at(9), fx)
+                .unwrap();
+        };
+        let restored = |before: Option<&Book>, copy: &Book, secs| {
+            let mut copy = copy.clone();
+            mark(&mut copy, before, Hash::ZERO, ann, at(secs), &mut Effects::default()).unwrap();
+            copy
+        };
+        let told = |book: &Book| {
+            let Missed { lost, complete } = book.missed().unwrap();
+            let rules: Vec<String> =
+                lost.rules.iter().map(|rule| format!("{:?} {}", rule.target, rule.until.0)).collect();
+            (rules, lost.devices.len(), *complete)
+        };
+        let line = |id: &str, until| format!("{:?} {}", task(id), at(until).0);
+        revoked(&mut book, "t-1", 500, fx);
+        revoked(&mut book, "t-2", 600, fx);
+        retire(&mut book, &"gw-07".parse().unwrap(), "sold", ann, at(9), fx).unwrap();
+        let mut first = restored(Some(&book), &oldest, 20);
+        let all = vec![line("t-1", 500), line("t-2", 600)];
+        assert_eq!(told(&first), (all.clone(), 1, true));
+        // One of it is done again, and something new is revoked; a copy is made, and put back, and the oldest one once more.
+        revoked(&mut first, "t-1", 700, fx);
+        let copy = first.clone();
+        revoked(&mut first, "t-3", 800, fx);
+        assert_eq!(told(&restored(Some(&first), &copy, 30)), (vec![line("t-2", 600), line("t-3", 800)], 1, true));
+        let again = restored(Some(&first), &oldest, 30);
+        assert_eq!(told(&again), (vec![line("t-1", 700), line("t-2", 600), line("t-3", 800)], 1, true));
+        assert_eq!(
+            told(&restored(Some(&again), &oldest, 550)).0,
+            [line("t-1", 700), line("t-2", 600), line("t-3", 800)]
+        );
+        assert_eq!(
+            told(&restored(Some(&again), &oldest, 650)).0,
+            [line("t-1", 700), line("t-3", 800)],
+            "one has lapsed"
+        );
+        // In an empty folder the copy tells what it lacked when it was made, and that there may be more.
+        let blind = restored(None, &copy, 30);
+        assert_eq!(told(&blind), (vec![line("t-2", 600)], 1, false));
+        assert_eq!(told(&restored(Some(&blind), &oldest, 40)), (vec![line("t-1", 700), line("t-2", 600)], 1, false));
+        assert_eq!(told(&restored(None, &oldest, 30)), (Vec::new(), 0, false));
+        // Somebody has vouched for it: it knows what there is, and nothing of before is told again.
+        let mut settled = restored(Some(&book), &oldest, 20);
+        let (feed, after) = publish::awaited(&settled).remove(0);
+        publish::resume(&mut settled, &feed, after, ann, at(25), fx).unwrap();
+        assert_eq!(told(&restored(Some(&settled), &oldest, 30)), (Vec::new(), 0, true));
     }
 
     fn rotated(book: &mut Book, keys: &FleetKeys, seed: u8) -> Result<u64, FleetError> {

@@ -556,6 +556,7 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Policy(..)
             | Write::Presence(_)
             | Write::Publisher(_)
+            | Write::Missed(_)
             | Write::Restored(_)
             | Write::Resumed(..)
             | Write::Rule(_)

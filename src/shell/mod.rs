@@ -39,6 +39,8 @@ pub mod metrics;
 pub mod mqtt;
 #[cfg(feature = "agent")]
 pub mod peer;
+#[cfg(feature = "fleet")]
+pub mod place;
 #[cfg(feature = "demo")]
 pub mod proxy;
 #[cfg(feature = "fleet")]

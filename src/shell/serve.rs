@@ -5,7 +5,7 @@
 //! Never: decides. Sends before the commit has returned. Signs when it is another's turn.
 //! Read next: `../fleet/service.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,14 +21,16 @@ use super::files::FileError;
 use super::fleet_lock::{self, Lock, Taken};
 use super::ledger::{Ledger, LedgerError};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, LinkError, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC};
+use super::place::Place;
 use super::x509::SERVICE_NAME;
 use crate::agent::effects::LinkCommand;
 use crate::agent::LinkEvent;
 use crate::fleet::book::{Book, ServedKeys, Status};
 use crate::fleet::publish::{self, FeedAt};
+use crate::fleet::readers::{goes_by, readers, Reader};
 use crate::fleet::service::ServiceKeys;
 use crate::fleet::{FleetError, FleetLog, Outgoing, Service, Settings};
-use crate::ids::{DeviceId, FleetId, KeyId};
+use crate::ids::{DeviceId, FeedId, FleetId, KeyId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::EmergencyKey;
 use crate::wire::link::service_filters;
@@ -99,7 +101,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Starts the service on a thread of its own; the link lives on `runtime`.
+    /// Starts the service on a thread of its own; the link lives on `runtime`. What its log has people do names `place`.
     ///
     /// # Errors
     /// [`ServeError`].
@@ -108,6 +110,7 @@ impl Serving {
         keys: ServiceKeys,
         settings: Settings,
         uplink: Uplink,
+        place: Place,
         runtime: &Handle,
     ) -> Result<Self, ServeError> {
         ledger.refresh()?;
@@ -121,10 +124,11 @@ impl Serving {
         let serve = Serve {
             ledger,
             turn,
+            place,
             service,
             link: link.link,
             administered: link.administered,
-            admitted: BTreeSet::new(),
+            admitted: BTreeMap::new(),
             emergencies: None,
             connection: Connection::Down { retry: clock::now().boottime },
             failures: 0,
@@ -336,13 +340,22 @@ enum Ready {
     Said,
 }
 
+/// A device that the broker was told to let in.
+struct Admitted {
+    /// The oldest trust bundle by which it may go, and the newest.
+    by: (u64, u64),
+    /// The feeds that it reads.
+    feeds: BTreeSet<FeedId>,
+}
+
 struct Serve {
     ledger: Ledger,
     turn: Turn,
+    place: Place,
     service: Service,
     link: Link,
     administered: Administered,
-    admitted: BTreeSet<DeviceId>,
+    admitted: BTreeMap<DeviceId, Admitted>,
     /// Emergency keys whose holders may come in, none before the broker was told.
     emergencies: Option<BTreeSet<KeyId>>,
     connection: Connection,
@@ -463,7 +476,7 @@ impl Serve {
         for publish in outgoing.publish {
             self.link.send(LinkCommand::Publish(publish));
         }
-        outgoing.logs.iter().for_each(tell);
+        outgoing.logs.iter().for_each(|log| tell(log, &self.place));
     }
 
     fn disconnected(&mut self, reason: &str) {
@@ -476,26 +489,42 @@ impl Serve {
         tracing::warn!(event = "link.down", reason, retry_ms = wait);
     }
 
-    /// Devices that were approved since may come in, those that were retired may not any more.
+    /// Devices that were approved since may come in, those that were retired may not any more, and those that a trust bundle has
+    /// moved read their new feed, before that bundle is told to anybody.
     fn administer(&mut self) {
         if self.administered == Administered::Nowhere || self.connection != Connection::Up {
             return;
         }
         let book = self.ledger.book();
         let may = |status: Status| move |device: &&crate::fleet::book::Device| device.status == status;
-        let approved: BTreeSet<DeviceId> = book.devices().filter(may(Status::Approved)).map(|d| d.id.clone()).collect();
+        let newest = book.trust().version;
+        let approved: BTreeMap<DeviceId, (u64, u64)> = book
+            .devices()
+            .filter(may(Status::Approved))
+            .map(|device| (device.id.clone(), (goes_by(book, &device.id), newest)))
+            .collect();
         let retired: Vec<DeviceId> = book.devices().filter(may(Status::Retired)).map(|d| d.id.clone()).collect();
-        let joining: Vec<DeviceId> = approved.difference(&self.admitted).cloned().collect();
+        // What a device reads is a matter of the trust bundles by which it may go, and of nothing else.
+        let may_differ =
+            |(device, by): &(&DeviceId, &(u64, u64))| self.admitted.get(*device).is_none_or(|known| known.by != **by);
+        let changed = readers(book, approved.iter().filter(may_differ).map(|(device, _)| device.clone()));
+        let differs =
+            |reader: &&Reader| self.admitted.get(&reader.device).is_none_or(|known| known.feeds != reader.feeds);
+        let joining: Vec<Reader> = changed.iter().filter(differs).cloned().collect();
         // On a fresh connection nobody is known to be out, so all who must be are told to go.
         let leaving: Vec<DeviceId> = if self.admitted.is_empty() {
             retired
         } else {
-            retired.into_iter().filter(|device| self.admitted.contains(device)).collect()
+            retired.into_iter().filter(|device| self.admitted.contains_key(device)).collect()
         };
         for command in dynsec::admit(book.fleet(), &joining).into_iter().chain(dynsec::dismiss(&leaving)) {
             self.link.administer(command);
         }
-        self.admitted = approved;
+        self.admitted.retain(|device, _| approved.contains_key(device));
+        for Reader { device, feeds, .. } in changed {
+            let by = approved.get(&device).copied().unwrap_or_default();
+            self.admitted.insert(device, Admitted { by, feeds });
+        }
         let named: BTreeSet<KeyId> = book.trust().emergency.iter().map(EmergencyKey::id).collect();
         let before = self.emergencies.take();
         let ever = book.trusts().iter().flat_map(|trust| &trust.emergency).map(EmergencyKey::id);
@@ -528,8 +557,8 @@ fn now() -> Result<Timestamp, ServeError> {
     clock::wall().ok_or(ServeError::Clock)
 }
 
-/// Writes down what the core reports.
-pub fn tell(log: &FleetLog) {
+/// Writes down what the core reports, of the fleet in a folder.
+pub fn tell(log: &FleetLog, place: &Place) {
     match log {
         FleetLog::AuditStored { device, era, segment, records, gaps } => {
             tracing::info!(event = "audit.stored", %device, era, segment, records, gaps);
@@ -543,7 +572,8 @@ pub fn tell(log: &FleetLog) {
         }
         FleetLog::EmergencyForked { key, operator, counter } => {
             let action = format!(
-                "its key is in two hands: remove it (`hardtack fleet key remove emergency --name {operator} --compromised`)"
+                "its key is in two hands: remove it (`hardtack fleet key remove emergency{} --name {operator} --compromised`)",
+                place.argument()
             );
             tracing::error!(event = "emergency.forked", %key, operator, counter, action);
         }
@@ -554,7 +584,7 @@ pub fn tell(log: &FleetLog) {
         FleetLog::FeedForked { device, feed, seq } => {
             tracing::error!(event = "feed.forked", %device, %feed, seq)
         }
-        FleetLog::FeedHalted { reason } => tracing::error!(event = "feed.halted", reason),
+        FleetLog::FeedHalted { reason } => tracing::error!(event = "feed.halted", reason = place.put_into(reason)),
         FleetLog::FeedSigned { feed, seq, rules } => tracing::info!(event = "feed.signed", %feed, seq, rules),
         FleetLog::GrantsAnswered { device, count } => tracing::info!(event = "grants.answered", %device, count),
         FleetLog::GrantNotRenewed { device, reason } => tracing::warn!(event = "grant.not_renewed", %device, reason),

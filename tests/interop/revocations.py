@@ -432,12 +432,12 @@ def check_emergency(vectors):
     for case in vectors["statements"]:
         said = read_emergency(bytes.fromhex(case["bytes"]), fleet, key)
         same("digest", said["digest"].hex(), case["digest"])
-        told = (said["counter"], said["issued_at"], said["bundle"], said["reason"].decode())
-        same("statement", told, (case["counter"], case["issued_at"], case["bundle_version"], case["reason"]))
-        rules = [[rule.hex(), until] for rule, until in said["rules"].items()]
-        same("rules", rules, [[rule["covers"], rule["until"]] for rule in case["rules"]])
+        told = (said["counter"], said["issued_at"], said["bundle"])
+        same("statement", told, (case["counter"], case["issued_at"], case["bundle_version"]))
+        rules = [[rule.hex(), until, reason] for rule, (until, reason) in said["rules"].items()]
+        same("rules", rules, [[rule["covers"], rule["until"], rule["reason"]] for rule in case["rules"]])
         # What is left out, or named with an earlier end, stays.
-        for rule, until in said["rules"].items():
+        for rule, (until, _) in said["rules"].items():
             held[rule] = max(until, held.get(rule, 0))
         same("held", [[rule.hex(), held[rule]] for rule in sorted(held)], case["held"])
     for case in vectors["refused"]:
@@ -454,10 +454,8 @@ def read_emergency(data, fleet, key):
     need(inner.take(8) == sha256(key).digest()[:8], "names another key")
     said = {"digest": digest("emergency", payload)}
     said["counter"], said["issued_at"], said["bundle"] = inner.number(), inner.number(), inner.number()
-    said["reason"], rules = text(inner), Reader(text(inner))
+    rules = Reader(text(inner))
     need(not inner.more(), "bytes after the statement")
-    reason = said["reason"].decode()
-    need(0 < len(said["reason"]) <= 400 and reason.strip() and reason.isprintable(), "no line of a reason")
     need(said["counter"] > 0, "number 0")
     said["rules"], before = {}, None
     while rules.more():
@@ -466,7 +464,11 @@ def read_emergency(data, fleet, key):
         rule, until = rules.data[begin : rules.at], rules.number()
         need(before is None or before < rule, "out of order")
         need(until <= said["issued_at"] + 72 * HOUR, "longer than 72 h")
-        said["rules"][rule], before = until, rule
+        data = text(rules)
+        need(len(data) <= 200, "a reason too long")
+        reason = data.decode()
+        need(reason.strip() and reason.isprintable(), "no line of a reason")
+        said["rules"][rule], before = (until, reason), rule
     need(0 < len(said["rules"]) <= 64, "too few or too many rules")
     return said
 

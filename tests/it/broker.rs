@@ -1,9 +1,12 @@
 //! A broker that is set up as `hardtack broker config` does it, asked as each role.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use hardtack::cli::broker::{report, BrokerCommand};
 use hardtack::cli::Exit;
+use hardtack::fleet::readers::Reader;
+use hardtack::ids::{DeviceId, FeedId};
 use hardtack::shell::broker::check::{self, Finding};
 use hardtack::shell::broker::{dynsec, BrokerFolder};
 use hardtack::shell::mqtt::probe::{Probe, Verdict};
@@ -109,6 +112,11 @@ async fn a_broker_that_is_set_up_wrongly_is_found_out() {
             act: "connect where the service does, by another device's client id",
         },
         Case {
+            mistake: "every device may read every feed",
+            change: |dir| edit(dir, "dynamic-security.json", "acme/policy/+", "acme/feed/#"),
+            act: "subscribe hardtack/1/acme/feed/#",
+        },
+        Case {
             mistake: "every device may read the others' answers",
             change: |dir| edit(dir, "dynamic-security.json", "acme/policy/+", "acme/dev/+/down/+"),
             act: "subscribe hardtack/1/acme/dev/+/down/+",
@@ -141,10 +149,42 @@ async fn devices_come_and_go_while_the_broker_runs() {
 
     let mut service = service(&broker, &folder).await;
     let devices = [device("gw-07"), device("gw-08")];
+    let feed = |id: &str| id.parse::<FeedId>().unwrap();
+    let admit = |feeds: &[&str], former: &[&str]| {
+        let all = |feeds: &[&str]| feeds.iter().map(|id| feed(id)).collect::<BTreeSet<_>>();
+        let reader = |device: &DeviceId| Reader { device: device.clone(), feeds: all(feeds), former: all(former) };
+        dynsec::admit(&fleet(), &devices.iter().map(reader).collect::<Vec<_>>())
+    };
     for _ in 0..2 {
-        assert_eq!(administer(&mut service, dynsec::admit(&fleet(), &devices)).await, Vec::<String>::new());
+        assert_eq!(administer(&mut service, admit(&["main"], &[])).await, Vec::<String>::new());
     }
+    // Its role had to learn of the feed before there was such a client: that disturbs nobody.
     assert_eq!(gateway.publish(hello, b"x").await, Verdict::Accepted, "admitted without a new connection");
+
+    // It is moved while it is connected: at first it reads both feeds, then the new one alone.
+    let filters = |feeds: &[&str]| -> Vec<String> {
+        let of =
+            |feed: &&str| ["+", "emergency/+", "delta/0"].map(|rest| format!("hardtack/1/acme/feed/{feed}/{rest}"));
+        feeds.iter().flat_map(of).collect()
+    };
+    let steps: [(&[&str], &[&str]); 3] =
+        [(&["main"], &["f-north"]), (&["main", "f-north"], &[]), (&["f-north"], &["main"])];
+    for (feeds, former) in steps {
+        for _ in 0..2 {
+            assert_eq!(administer(&mut service, admit(feeds, former)).await, Vec::<String>::new());
+        }
+        let mut gateway = connect(&broker, "gw-08", later.clone()).await;
+        for _ in 0..2 {
+            for filter in filters(feeds) {
+                assert_eq!(gateway.subscribe(&filter).await, Verdict::Accepted, "{feeds:?}: {filter}");
+            }
+            for filter in filters(former) {
+                assert!(matches!(gateway.subscribe(&filter).await, Verdict::Refused(_)), "{feeds:?}: {filter}");
+            }
+            // What is so already leaves it connected.
+            assert_eq!(administer(&mut service, admit(feeds, former)).await, Vec::<String>::new());
+        }
+    }
 
     // Admitting again disturbs nobody; what was admitted survives the broker.
     broker.kill();

@@ -181,8 +181,9 @@ fn a_thief_with_the_key_can_deny_and_no_more() {
     site.gateway.wait_status("one rule", |status| status["emergency"][0].is_object()).unwrap();
     let (key, now, fleet) = (site.stolen(), clock::wall().unwrap(), "acme".parse().unwrap());
     let statement = |counter: u64, issued_at: Timestamp, hours: u64| {
-        let rules = Rules::new([(Selector::task("t-2"), issued_at + Millis::from_secs(hours * 3600))]).unwrap();
-        let said = Emergency { key: id, counter, issued_at, bundle_version: 2, reason: "theft".into(), rules };
+        let rules =
+            Rules::new("theft", [(Selector::task("t-2"), issued_at + Millis::from_secs(hours * 3600))]).unwrap();
+        let said = Emergency { key: id, counter, issued_at, bundle_version: 2, rules };
         Signed::sign(&said, &fleet, &[&key]).to_bytes()
     };
     let first = statement(1, now, 1);

@@ -1,8 +1,14 @@
 //! Groups and feeds with real agents, a broker and `fleet serve`: a device hears only what could ever be shown to it, and
 //! loses nothing when it is moved.
 
+use hardtack::shell::broker::BrokerFolder;
 use hardtack::shell::cast::{Fleet, Gateway, Stage};
+use hardtack::shell::clock;
+use hardtack::shell::mqtt::probe::{Probe, Verdict};
 use serde_json::Value;
+
+use crate::mqtt::{config, identity};
+use crate::support::mosquitto::Mosquitto;
 
 /// A task token of the issuer's.
 fn issue(fleet: &Fleet, device: &str, task: &str) -> String {
@@ -97,6 +103,69 @@ fn a_device_hears_only_what_concerns_it_and_a_move_takes_nothing_back() {
     assert_eq!(reason(&mut north, &third), "allowed");
     let acts = fleet.run(&["audit", "acts"]).unwrap().to_string();
     assert!(acts.contains("joined") && acts.contains("left") && acts.contains("feed_added"), "{acts}");
+}
+
+/// At a broker as `hardtack broker config` sets it up, a device reads its own feed and no other, also when it was moved: while
+/// it is connected, and while it is away.
+#[test]
+fn a_moved_device_reads_its_new_feed_at_the_broker_and_the_old_one_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
+    let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
+    let change = |args: &[&str]| assert_eq!(fleet.run(args).unwrap()["changed"], true, "{args:?}");
+    change(&["group", "add", "north", "gw-07"]);
+    change(&["group", "add", "south", "gw-08"]);
+    change(&["feed", "add", "f-north", "--group", "north"]);
+    change(&["feed", "add", "f-south", "--group", "south"]);
+    let name = "acme".parse().unwrap();
+    let broker = Mosquitto::secured(&fleet.dir, &name, &[]);
+    let url = format!("mqtts://localhost:{}", broker.port);
+    let _serve = fleet.serve(&url).unwrap();
+    let mut gateway = Gateway::new(&stage, "gw-07", folder.path());
+    fleet.enrol(&gateway, folder.path()).unwrap();
+    gateway.start(&url, 0).unwrap();
+    gateway.wait_mode("online").unwrap();
+    let authority = BrokerFolder::of(&fleet.dir, &name).authority().unwrap();
+    // As the device, with its rights, which feeds the broker lets it read.
+    let reads = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = config("gw-07", std::slice::from_ref(&url), Some(identity(&authority, "gw-07")));
+            let mut probe = Probe::connect(&config, clock::wall().unwrap(), None).await.unwrap();
+            let mut readable = Vec::new();
+            for feed in ["main", "f-north", "f-south", "+"] {
+                if probe.subscribe(&format!("hardtack/1/acme/feed/{feed}/head")).await == Verdict::Accepted {
+                    readable.push(feed);
+                }
+            }
+            probe.leave().await;
+            readable
+        })
+    };
+    let away = |gateway: &mut Gateway| gateway.agent.take().unwrap().kill();
+    let follows = |gateway: &Gateway, feed: &str| {
+        let own = |status: &Value| {
+            status["mode"] == "online" && held(gateway).iter().any(|(id, retired, _)| id == feed && !retired)
+        };
+        gateway.wait_status(feed, own).unwrap();
+    };
+    away(&mut gateway);
+    assert_eq!(reads(), ["f-north"]);
+
+    gateway.start(&url, 0).unwrap();
+    gateway.wait_mode("online").unwrap();
+    change(&["group", "remove", "north", "gw-07"]);
+    change(&["group", "add", "south", "gw-07"]);
+    follows(&gateway, "f-south");
+    away(&mut gateway);
+    assert_eq!(reads(), ["f-south"], "it was moved while it was connected");
+
+    change(&["group", "remove", "south", "gw-07"]);
+    change(&["group", "add", "north", "gw-07"]);
+    gateway.start(&url, 0).unwrap();
+    follows(&gateway, "f-north");
+    away(&mut gateway);
+    assert_eq!(reads(), ["f-north"], "it was moved while it was away");
 }
 
 #[test]

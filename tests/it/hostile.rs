@@ -162,8 +162,7 @@ fn emergency() -> Emergency {
         counter: 3,
         issued_at: ISSUED,
         bundle_version: 2,
-        reason: "stolen".into(),
-        rules: Rules::new([(Selector::task("t-1"), ISSUED), (Selector::All, ISSUED)]).unwrap(),
+        rules: Rules::new("stolen", [(Selector::task("t-1"), ISSUED), (Selector::All, ISSUED)]).unwrap(),
     }
 }
 
@@ -204,7 +203,7 @@ pub(crate) fn revocation_sets(bytes: &[u8]) {
     }
     if let Ok(rules) = Rules::try_from(bytes.to_vec()) {
         assert_eq!(Vec::from(rules.clone()), bytes);
-        assert_eq!(Rules::new(rules.iter()), Ok(rules));
+        assert_eq!(Rules::of(rules.declared().cloned()), Ok(rules));
     }
     if let Ok(manifest) = Manifest::from_bytes(bytes) {
         assert_eq!(manifest.to_bytes(), bytes);

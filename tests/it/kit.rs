@@ -4,11 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use hardtack::fleet::emergency::Order;
 use hardtack::ids::KeyId;
 use hardtack::shell::cast::{path, Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
 use hardtack::shell::emergency::kit::Kit;
 use hardtack::shell::mqtt::probe::{Probe, Verdict};
+use hardtack::time::Millis;
+use hardtack::wire::revocation::Target;
 use serde_json::{json, Value};
 
 use crate::support::mosquitto::Mosquitto;
@@ -138,10 +141,17 @@ fn a_kit_revokes_while_the_fleets_folder_is_away_and_can_do_nothing_else() {
     assert_eq!(ended["ended"], "revoked", "{ended}");
     let denied = site.gateway.authorize(token, "read", "modbus/a").unwrap();
     assert_eq!((&denied["decision"], &denied["reason"]), (&json!("deny"), &json!("revoked")), "{denied}");
-    site.revoke(&site.kit, &["device", "gw-07", "--expires", "72h"]);
+    let whole = ["device", "gw-07", "--expires", "72h", "--reason", "gateway opened", "--broker", &site.url];
+    done(&emergency(&site.kit, &whole));
     site.gateway.wait_status("the lock", |status| status["mode"] == "locked").unwrap();
     let shown = done(&emergency(&site.kit, &["show"]));
-    assert_eq!(shown["keys"][0]["rules"].as_array().map(Vec::len), Some(2), "{shown}");
+    let reasons = |rules: &Value| -> Vec<Value> {
+        rules.as_array().into_iter().flatten().map(|rule| json!([rule["covers"], rule["reason"]])).collect()
+    };
+    let why = [json!(["device gw-07", "gateway opened"]), json!([format!("task {task}"), "laptop stolen"])];
+    assert_eq!(reasons(&shown["keys"][0]["rules"]), why, "{shown}");
+    let held = site.gateway.command(&["revocations", "show"]).unwrap();
+    assert_eq!(reasons(&held["emergency"][0]["rules"]), why, "{held}");
     let out = site.folder.path().join("statement");
     assert_eq!(done(&emergency(&site.kit, &["export", "--out", path(&out)]))["counter"], 2);
     let imported = site.gateway.command(&["revocations", "import", path(&out)]).unwrap();
@@ -185,6 +195,39 @@ fn a_kit_revokes_while_the_fleets_folder_is_away_and_can_do_nothing_else() {
     let known = done(&emergency(&site.fleet.dir, &["show"]));
     assert_eq!((&known["kit"], &known["keys"][0]["operator"]), (&json!(false), &json!("ann")), "{known}");
     assert_eq!(known["keys"][0]["rules"], shown["keys"][0]["rules"], "{known}");
+    let listed = site.fleet.run(&["revocations"]).unwrap();
+    assert_eq!(reasons(&listed["emergency"][0]["rules"]), why, "{listed}");
+}
+
+/// The kit is full, and an operator who needs more than one more rule can still stop everything.
+#[test]
+fn a_kit_with_64_rules_in_force_revokes_everything_in_their_place() {
+    let mut site = Site::start();
+    site.lose_the_fleet();
+    let kit = Kit::open(&site.kit).unwrap();
+    for task in 0..64 {
+        let target = Target::Task(format!("t-{task}").parse().unwrap());
+        let (life, reason) = (Millis::from_secs(30 * 3600), "laptop stolen".into());
+        let order = Order { target, life, reason, clock_is_right: false };
+        kit.sign(&kit.key().unwrap(), &order, clock::wall().unwrap()).unwrap();
+    }
+    assert_eq!(done(&emergency(&site.kit, &["publish", "--broker", &site.url]))["brought"], 64);
+    site.rules(64);
+    let sign = |what: &[&str]| emergency(&site.kit, &[what, &["--reason", "x", "--broker", &site.url]].concat());
+    // The command that is named runs as it is printed, but for the reason.
+    let place = format!("`hardtack fleet emergency all --dir {} --expires 30h`", path(&site.kit));
+    failed(&sign(&["owner", "ops@acme"]), 1, &place);
+    failed(&sign(&["all"]), 1, &place);
+    assert_eq!(Kit::open(&site.kit).unwrap().progress().unwrap().counter(), 64, "no number is used");
+    let said = done(&sign(&["all", "--expires", "30h"]));
+    assert_eq!((&said["counter"], said["rules"].as_array().map(Vec::len)), (&json!(65), Some(1)), "{said}");
+    assert_eq!(said["stands_for"].as_array().map(Vec::len), Some(64), "{said}");
+    site.rules(1);
+    site.gateway.wait_status("the lock", |status| status["mode"] == "locked").unwrap();
+    let checked = site.gateway.command(&["revocations", "check", "--task", "t-63"]);
+    assert!(checked.is_err(), "it exits 5 for what is revoked, by whichever rule: {checked:?}");
+    let more = done(&sign(&["task", "t-1", "--expires", "1h"]));
+    assert_eq!((&more["covered_by"], &more["until"]), (&json!("all"), &said["until"]), "{more}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::bundle::EmergencyKey;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::revocation::announcement::{Snapshot, Successor};
-use hardtack::wire::revocation::emergency::{Emergency, Rules};
+use hardtack::wire::revocation::emergency::{Declared, Emergency, Rules};
 use hardtack::wire::revocation::fingerprints::{file, FingerprintBucket, FingerprintKey, Salt, Width};
 use hardtack::wire::revocation::golomb::{divisor, Coded, Stream};
 use hardtack::wire::revocation::ladder::{steps, Step};
@@ -73,22 +73,35 @@ fn emergency() -> Value {
     let fleet: FleetId = "acme".parse().unwrap();
     let named = EmergencyKey { operator: "ann".into(), key: key.verifying_key().into() };
     let hours = |hours: u64| ISSUED + Millis::from_secs(hours * 3600);
-    let statement = |counter: u64, rules: &[(Selector, Timestamp)]| Emergency {
+    let saying = |counter: u64, rules: Rules| Emergency {
         key: named.id(),
         counter,
         issued_at: ISSUED,
         bundle_version: 2,
-        reason: "gestohlen – gw-07".into(),
-        rules: Rules::new(rules.iter().copied()).unwrap(),
+        rules,
+    };
+    let statement = |counter: u64, rules: &[(Selector, Timestamp)]| {
+        let reason =
+            |at: usize| if at == 0 { "gestohlen – gw-07".into() } else { format!("reason {at} of {counter}") };
+        let rules = rules.iter().enumerate().map(|(at, (selector, until))| Declared {
+            selector: *selector,
+            until: *until,
+            reason: reason(at),
+        });
+        saying(counter, Rules::of(rules).unwrap())
     };
     let (device, task) = (Selector::device("gw-07"), Selector::task("t-1"));
     let long = Selector::owner(&"o".repeat(40));
     let covers = |selector: Selector| hex(&Vec::from(selector));
+    let rule = |rule: &Declared| json!({"covers": covers(rule.selector), "until": rule.until, "reason": rule.reason});
     let mut held = std::collections::BTreeMap::new();
     let statements: Vec<Value> = [
         statement(1, &[(device, hours(24))]),
         statement(2, &[(device, hours(1)), (task, hours(72)), (long, hours(2))]),
-        statement(300, &[(Selector::All, hours(1)), (Selector::IssuedBefore(ISSUED), hours(3)), (Selector::RootKey(7), hours(4))]),
+        statement(
+            300,
+            &[(Selector::All, hours(1)), (Selector::IssuedBefore(ISSUED), hours(3)), (Selector::RootKey(7), hours(4))],
+        ),
     ]
     .iter()
     .map(|said| {
@@ -104,8 +117,7 @@ fn emergency() -> Value {
             "counter": said.counter,
             "issued_at": said.issued_at,
             "bundle_version": said.bundle_version,
-            "reason": said.reason,
-            "rules": said.rules.iter().map(|(rule, until)| json!({"covers": covers(rule), "until": until})).collect::<Vec<_>>(),
+            "rules": said.rules.declared().map(rule).collect::<Vec<_>>(),
             "held": held.iter().map(|(rule, until)| json!([covers(*rule), until])).collect::<Vec<_>>(),
         })
     })
@@ -118,9 +130,9 @@ fn emergency() -> Value {
         ),
         ("number 0", Emergency { counter: 0, ..fine() }),
         ("another key than signed it", Emergency { key: KeyId([1; 8]), ..fine() }),
-        ("no reason", Emergency { reason: String::new(), ..fine() }),
-        ("two lines", Emergency { reason: "a\nb".into(), ..fine() }),
-        ("a long reason", Emergency { reason: "r".repeat(401), ..fine() }),
+        ("no reason", saying(1, Rules::new("", [(device, hours(24))]).unwrap())),
+        ("two lines", saying(1, Rules::new("a\nb", [(device, hours(24))]).unwrap())),
+        ("a long reason", saying(1, Rules::new(&"r".repeat(201), [(device, hours(24))]).unwrap())),
     ];
     let mut refused: Vec<Value> = wrong
         .iter()

@@ -320,8 +320,8 @@ mod tests {
     const KEY: KeyId = KeyId([7; 8]);
 
     fn said(counter: u64, until: u64) -> Emergency {
-        let rules = Rules::new([(Selector::All, date(until))]).unwrap();
-        Emergency { key: KEY, counter, issued_at: date(0), bundle_version: 1, reason: "stolen".into(), rules }
+        let rules = Rules::new("stolen", [(Selector::All, date(until))]).unwrap();
+        Emergency { key: KEY, counter, issued_at: date(0), bundle_version: 1, rules }
     }
 
     fn moment(at: u64) -> Moment {
@@ -384,7 +384,7 @@ mod tests {
     fn what_was_durable_binds_until_its_end_and_may_be_denied_no_longer_than_72_hours() {
         let mut rig = Rig::new();
         rig.store(0, &said(1, 10 * HOUR), 1);
-        let other = Rules::new([(Selector::RootKey(1), date(0))]).unwrap();
+        let other = Rules::new("stolen", [(Selector::RootKey(1), date(0))]).unwrap();
         rig.store(HOUR, &Emergency { rules: other, ..said(2, 0) }, 2);
         assert!(rig.binds(9 * HOUR) && rig.may(9 * HOUR), "a later statement leaves it out");
         assert!(!rig.binds(11 * HOUR) && !rig.may(11 * HOUR));

@@ -8,7 +8,7 @@ use crate::agent::request::revocations::CheckRevoked;
 use crate::wire::audit::Evidence;
 use crate::wire::bundle::EmergencyKey;
 use crate::wire::link::Topic;
-use crate::wire::revocation::emergency::Rules;
+use crate::wire::revocation::emergency::{Rules, REASON_BYTES_MAX};
 use crate::wire::revocation::Target;
 
 const HOUR: u64 = 3600;
@@ -41,8 +41,8 @@ fn rig() -> Rig {
 fn said(rig: &Rig, counter: u64, rules: &[(Target, u64)]) -> Emergency {
     let rules =
         rules.iter().map(|(target, secs)| (Selector::of(target).unwrap(), rig.truth + Millis::from_secs(*secs)));
-    let rules = Rules::new(rules).unwrap();
-    Emergency { key: id_of(&ann()), counter, issued_at: rig.truth, bundle_version: 2, reason: "stolen".into(), rules }
+    let rules = Rules::new("stolen", rules).unwrap();
+    Emergency { key: id_of(&ann()), counter, issued_at: rig.truth, bundle_version: 2, rules }
 }
 
 fn signed(rig: &Rig, said: &Emergency, by: &SigningKey) -> Vec<u8> {
@@ -409,16 +409,69 @@ fn it_can_be_carried_from_device_to_device() {
 #[test]
 fn what_is_held_of_a_key_is_bounded() {
     let mut rig = rig();
-    for counter in 1..=6 {
+    // Names and reasons as long as they can be.
+    for counter in 1..=5 {
         let rules: Vec<_> = (0..64).map(|at| (task(&format!("t-{counter}-{at}")), HOUR)).collect();
-        say(&mut rig, counter, &rules);
+        let told = said(&rig, counter, &rules);
+        let rules = Rules::new(&"r".repeat(REASON_BYTES_MAX), told.rules.iter()).unwrap();
+        hear(&mut rig, &Emergency { rules, ..told });
     }
     assert_eq!(rig.agent.status().emergency.len(), HELD_MAX);
     assert!(refusals(&rig).pop().unwrap().reason.contains("older ones must end"));
     assert!(revoked(&rig, &task("t-4-63")) && !revoked(&rig, &task("t-5-0")));
     assert!(rig.disk.files[&StateFile::Emergency(id_of(&ann()))].len() <= STORED_BYTES_MAX);
+    // One rule that stands for all of them finds room, and so does what comes after it.
+    say(&mut rig, 6, &[(Target::All, HOUR)]);
+    assert_eq!((rig.agent.status().emergency.len(), rig.agent.mode()), (1, Mode::Locked));
+    for at in [task("t-1-0"), task("t-4-63"), task("t-5-0")] {
+        assert!(revoked(&rig, &at), "{at:?}");
+    }
     rig.pass(HOUR + 60);
     reconnect(&mut rig);
     say(&mut rig, 7, &[(task("t-7"), HOUR)]);
-    assert!(revoked(&rig, &task("t-7")));
+    assert!(revoked(&rig, &task("t-7")) && !revoked(&rig, &task("t-1-0")));
+}
+
+#[test]
+fn the_reason_of_a_rule_is_shown_though_later_statements_leave_it_out() {
+    let mut rig = rig();
+    let say = |rig: &mut Rig, counter, reason: &str, rules: &[(Target, u64)]| {
+        let told = said(rig, counter, rules);
+        let rules = Rules::new(reason, told.rules.iter()).unwrap();
+        hear(rig, &Emergency { rules, ..told });
+    };
+    say(&mut rig, 1, "laptop stolen", &[(task("t-1"), HOUR), (task("t-2"), HOUR)]);
+    say(&mut rig, 2, "a mistake", &[(task("t-2"), 2 * HOUR), (task("t-3"), HOUR)]);
+    say(&mut rig, 3, "ends before", &[(task("t-3"), 60)]);
+    for restarted in [false, true] {
+        let status = rig.agent.status();
+        let shown: Vec<_> = status.emergency.iter().map(|rule| format!("{}: {}", rule.covers, rule.reason)).collect();
+        assert_eq!(shown, ["task t-1: laptop stolen", "task t-2: a mistake", "task t-3: a mistake"], "{restarted}");
+        rig.restart(Reboot::Process);
+    }
+}
+
+/// A rule goes only if another holds whenever it does: by its signed end, and by when it was first seen.
+#[test]
+fn what_another_rule_covers_for_as_long_is_not_held_beside_it() {
+    let held = |rig: &Rig| rig.agent.status().emergency.into_iter().map(|rule| rule.covers).collect::<Vec<_>>();
+    let mut rig = rig();
+    say(&mut rig, 1, &[(task("t-1"), 2 * HOUR), (task("t-2"), 4 * HOUR), (here(), HOUR)]);
+    say(&mut rig, 2, &[(Target::All, 3 * HOUR)]);
+    assert_eq!(held(&rig), ["all", "task t-2"]);
+    rig.restart(Reboot::Process);
+    assert_eq!(held(&rig), ["all", "task t-2"]);
+    // It stands for what it took the place of, for whoever asks.
+    let asked = CheckRevoked { token: None, target: Some(here()) };
+    let Reply::Checked(checked) = rig.ask(0, Socket::Admin, Request::CheckRevoked(asked)) else { panic!() };
+    assert!(checked.revoked && checked.by.unwrap().starts_with("all by emergency key"));
+    rig.pass(3 * HOUR + 60);
+    reconnect(&mut rig);
+    assert_eq!(held(&rig), ["task t-2"]);
+    let before = |secs| Target::IssuedBefore(rig.truth - Millis::from_secs(secs));
+    let (early, late) = (before(9), before(8));
+    say(&mut rig, 3, &[(early, HOUR), (task("t-2"), HOUR)]);
+    assert_eq!(held(&rig).len(), 2);
+    say(&mut rig, 4, &[(late.clone(), HOUR)]);
+    assert_eq!(held(&rig), [Selector::of(&late).unwrap().to_string(), "task t-2".into()]);
 }

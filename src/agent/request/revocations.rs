@@ -59,8 +59,6 @@ pub struct EmergencyStatus {
     pub digest: String,
     /// When that was signed, RFC 3339.
     pub issued: String,
-    /// Why, as that says.
-    pub reason: String,
     /// Every rule of this key that is in force, also those that the newest statement leaves out.
     pub rules: Vec<EmergencyRule>,
 }
@@ -76,6 +74,8 @@ pub struct EmergencyRule {
     pub operator: String,
     /// Its signed end, RFC 3339.
     pub until: String,
+    /// Why, as its operator says.
+    pub reason: String,
     /// How long it holds here at most, in seconds: until that, and no longer than 72 h from when it was first seen.
     pub left_s: u64,
 }

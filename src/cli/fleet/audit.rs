@@ -27,7 +27,7 @@ use crate::shell::files;
 use crate::wire::audit::proof::Inclusion;
 use crate::wire::audit::segment::SegmentHeader;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::emergency::Emergency;
+use crate::wire::revocation::emergency::{Declared, Emergency};
 use crate::wire::token::Bearer;
 use crate::wire::Refused;
 
@@ -356,9 +356,10 @@ fn operators(session: &Session) -> Result<Exit, Failure> {
             let (counter, since, operator) = (&statement["counter"], word("since"), word("operator"));
             let _ = write!(text, "      {since} {operator:12} emergency key={} counter={counter}", word("key"));
             for rule in statement["rules"].as_array().into_iter().flatten() {
-                let _ = write!(text, " {}", rule["covers"].as_str().unwrap_or_default());
+                let word = |name: &str| rule[name].as_str().unwrap_or_default();
+                let _ = write!(text, " {} reason={}", word("covers"), word("reason"));
             }
-            let _ = writeln!(text, " reason={}", word("reason"));
+            text.push('\n');
         }
         let _ = write!(text, "{} acts, each signed and following the one before", rows.len());
         text
@@ -379,8 +380,8 @@ fn emergencies(fleet: &Fleet) -> Result<Vec<Value>, Failure> {
         })?;
         let rules = said
             .rules
-            .iter()
-            .map(|(selector, until)| json!({"covers": format!("{selector:?}"), "until": until.to_string()}));
+            .declared()
+            .map(|Declared { selector, until, reason }| json!({"covers": selector.to_string(), "until": until.to_string(), "reason": reason}));
         rows.push(json!({
             "key": said.key,
             "operator": kept.operator,
@@ -389,7 +390,6 @@ fn emergencies(fleet: &Fleet) -> Result<Vec<Value>, Failure> {
             "issued": said.issued_at.to_string(),
             // When it was made here, or was heard first.
             "since": kept.at.to_string(),
-            "reason": said.reason,
             "rules": rules.collect::<Vec<_>>(),
         }));
     }

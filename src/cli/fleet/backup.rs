@@ -12,10 +12,10 @@ use serde_json::{json, Value};
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
-use super::serve::{go_on, in_folder, quoted, runtime, took, uplink};
+use super::serve::{go_on, in_folder, runtime, took, uplink};
 use super::{now, operator, target_words, Session};
 use crate::fleet::book::Rule;
-use crate::fleet::restore::{Found, Taken};
+use crate::fleet::restore::{Found, Lost, Taken};
 use crate::fleet::{publish, restore, Book, Effects};
 use crate::ids::Hash;
 use crate::shell::fleet_dir::FleetDir;
@@ -23,6 +23,7 @@ use crate::shell::fleet_keys::{KeyFolder, Role};
 use crate::shell::kept;
 use crate::shell::ledger::{Copied, Restoring};
 use crate::shell::mqtt::BrokerUrl;
+use crate::shell::place::quoted;
 use crate::shell::serve::link_config;
 use crate::time::Timestamp;
 
@@ -115,9 +116,9 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
     restore::settle(&mut copy, &taken, &heads, at, &mut fx);
     let (leasts, newest) = (publish::awaited(&copy), copy.trust().version);
     let bundles_known = copy.lacks_bundles_since().is_none();
-    // What a copy in its place had lost already, nobody reads in it.
-    let known = before.as_ref().is_some_and(|before| publish::awaited(before).is_empty());
-    let lost = before.as_ref().map(|before| restore::lost(before, &copy, at));
+    let missed = copy.missed().cloned().unwrap_or_default();
+    let (known, nothing) = (missed.complete, missed.lost == Lost::default());
+    let lost = Some(missed.lost).filter(|_| before.is_some() || !nothing);
     let kept = free_name(&dir.path().join(format!("fleet.db.before-{}", at.to_string().replace(':', ""))));
     let mut moved = None;
     fx.commit(|writes| restoring.finish(&writes, &kept).map(|kept| moved = kept))?;
@@ -128,7 +129,8 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
     let value = json!({
         "sha256": digest,
         "feed_seq": seq,
-        // Whether the ledger before could be read: what was lost is told then, and `after` is sure to be enough.
+        // Whether what was lost is all told, and `after` sure to be enough: the ledger before could be read, and is no copy that
+        // nobody has vouched for, or one which knew all that it lacked.
         "known": known,
         "kept": moved,
         "after": leasts.first().map(|(_, least)| least),
@@ -161,13 +163,13 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
                 let _ = writeln!(text, "{} grants are newer than the copy", lost.grants.len());
             }
         }
-        match (&lost, known) {
-            (Some(_), true) => {}
+        match (&before, known) {
+            (_, true) => {}
             (Some(_), false) => text.push_str(
-                "the ledger before was a copy itself, for which nobody had vouched: what was lost when that one was put back \
-                 is to be done again as well\n",
+                "the ledger before was put back itself, where the one before it could not be read, and nobody had vouched for it: \
+                 what was lost then is to be done again as well\n",
             ),
-            (None, _) => text.push_str(
+            (None, false) => text.push_str(
                 "the ledger before could not be read: what was revoked, approved or retired since the copy was made is to \
                  be done again\n",
             ),
@@ -191,8 +193,8 @@ pub(super) fn restore(args: &RestoreArgs, session: &Session) -> Result<Exit, Fai
             },
             commands.join("\n"),
             match dir.toml().brokers.is_empty() {
-                true => "and then: hardtack fleet serve --broker URL",
-                false => "the last of these publishes; then start `hardtack fleet serve` again",
+                true => format!("and then: hardtack fleet serve{} --broker URL", in_folder(session)),
+                false => "the last of these publishes; then start `hardtack fleet serve` again".into(),
             }
         );
         text

@@ -14,7 +14,7 @@ use serde_json::{json, Value};
 
 use super::super::output::show;
 use super::super::{Exit, Failure};
-use super::emergency_hand::{signed_by, Brought, Hand};
+use super::emergency_hand::{rule_of, signed_by, Brought, Hand};
 use super::target::RuleCommand;
 use super::{file_failure, millis, now, target_words, Session};
 use crate::fleet::emergency::{carried, Order};
@@ -204,9 +204,14 @@ fn list(session: &Session) -> Result<Exit, Failure> {
         for key in value["keys"].as_array().into_iter().flatten() {
             let gone = if key["named"] == true { "" } else { ", which the trust bundle names no more" };
             let (id, operator) = (word(&key["key"]), word(&key["operator"]));
-            let _ = writeln!(text, "emergency key {id} of {operator}{gone}: {} statements", key["counter"]);
+            let _ = match key["counter"].as_u64() {
+                Some(0) => writeln!(text, "emergency key {id} of {operator}{gone}: no statement yet"),
+                _ => {
+                    writeln!(text, "emergency key {id} of {operator}{gone}: statement {} is the newest", key["counter"])
+                }
+            };
             for rule in key["rules"].as_array().into_iter().flatten() {
-                let _ = writeln!(text, "  {} until {}", word(&rule["covers"]), word(&rule["until"]));
+                let _ = writeln!(text, "  {}", rule_words(rule));
             }
         }
         match value["kit"] == true {
@@ -237,12 +242,18 @@ fn told(
     at: Timestamp,
 ) -> Result<Value, Failure> {
     let (said, (kind, value)) = (claim(signed)?, target_words(&order.target));
-    let until = said.rules.iter().find(|(rule, _)| Selector::of(&order.target) == Some(*rule)).map(|(_, until)| until);
-    let rules: Vec<Value> = said
-        .rules
-        .iter()
-        .map(|(selector, until)| json!({"covers": selector.to_string(), "until": until.to_string()}))
-        .collect();
+    let asked = Selector::of(&order.target);
+    // The rule that was asked for, or one that was in force already and covers it for as long.
+    let covering = said.rules.iter().filter(|(rule, _)| asked.is_some_and(|asked| rule.implies(&asked)));
+    let rule = covering.max_by_key(|(rule, until)| (asked == Some(*rule), *until));
+    let (rule, until) = (rule.map(|(rule, _)| rule).filter(|rule| asked != Some(*rule)), rule.map(|(_, until)| until));
+    let stands_for = hand.in_force(at)?.into_iter().filter(|old| {
+        let named = said.rules.iter().any(|(rule, _)| rule == *old);
+        !named && said.rules.iter().any(|(rule, _)| rule.implies(old))
+    });
+    let stands_for: Vec<String> = stands_for.map(|old| old.to_string()).collect();
+    let rules: Vec<Value> =
+        said.rules.declared().map(|rule| rule_of(rule.selector, rule.until, &rule.reason)).collect();
     let covers = match hand.book() {
         Some(book) => {
             let covered = coverage(book, &order.target, at);
@@ -262,13 +273,22 @@ fn told(
         "digest": signed.digest(),
         "issued": said.issued_at.to_string(),
         "until": until.map(|until| until.to_string()),
+        // The rule in force that makes one of its own superfluous: it covers as much, for as long.
+        "covered_by": rule.map(|rule| rule.to_string()),
+        // What was in force and is not said any more, because one of the rules covers it for as long.
+        "stands_for": stands_for,
         // By how much it ends before what was asked for: 72 h count from when the statement says that it was signed.
         "shorter_s": until.map_or(0, |until| (at + order.life).since(until).secs_ceil()),
-        "reason": said.reason,
+        "reason": order.reason,
         "covers": covers,
         // All that this key has revoked and is in force.
         "rules": rules,
     }))
+}
+
+fn rule_words(rule: &Value) -> String {
+    let word = |name: &str| rule[name].as_str().unwrap_or_default();
+    format!("{} until {}: {}", word("covers"), word("until"), word("reason"))
 }
 
 fn warnings(told: &Value) -> String {
@@ -305,7 +325,14 @@ fn words(told: &Value) -> String {
             writeln!(text, "which grants and devices that is, and who has applied it, only the fleet's ledger knows");
     }
     for rule in told["rules"].as_array().into_iter().flatten() {
-        let _ = writeln!(text, "  {} until {}", word(&rule["covers"]), word(&rule["until"]));
+        let _ = writeln!(text, "  {}", rule_words(rule));
+    }
+    if let Some(rule) = told["covered_by"].as_str() {
+        let _ = writeln!(text, "`{rule}` covered it already, for as long, and needs no rule beside it");
+    }
+    let replaced = told["stands_for"].as_array().map_or(0, Vec::len);
+    if replaced > 0 {
+        let _ = writeln!(text, "stands for {replaced} more rules of this key, which end no later");
     }
     if told["shorter_s"] != 0 {
         let _ = writeln!(

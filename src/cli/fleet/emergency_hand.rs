@@ -27,7 +27,8 @@ use crate::shell::x509::{emergency_name, SERVICE_NAME};
 use crate::time::Timestamp;
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::emergency::Emergency;
+use crate::wire::revocation::emergency::{Declared, Emergency};
+use crate::wire::revocation::rules::Selector;
 
 /// Who holds the key, opened.
 pub(super) enum Hand {
@@ -106,7 +107,7 @@ impl Hand {
         if Kit::is_at(path) {
             let kit = Kit::open(path)?;
             let (label, progress) = (kit.label(), kit.progress()?);
-            let rule = |(selector, until): (_, Timestamp)| rule_of(selector, until);
+            let rule = |rule: &Declared| rule_of(rule.selector, rule.until, &rule.reason);
             return Ok(json!({
                 "folder": shown(path),
                 "kit": true,
@@ -130,7 +131,7 @@ impl Hand {
         let silent = book.trust().emergency.iter().filter(|key| book.emergency(key.id()).is_none());
         let silent = silent
             .map(|key| json!({"key": key.id(), "operator": key.operator, "named": true, "counter": 0, "rules": []}));
-        let rule = |(selector, until, _)| rule_of(selector, until);
+        let rule = |(selector, until, _, reason): (_, _, _, &str)| rule_of(selector, until, reason);
         let spoken = book.emergencies().map(|known| {
             json!({
                 "key": known.said.key,
@@ -241,6 +242,17 @@ impl Hand {
         }
     }
 
+    /// What this key is known to have revoked, as far as it has not ended.
+    pub(super) fn in_force(&self, at: Timestamp) -> Result<Vec<Selector>, Failure> {
+        Ok(match self {
+            Self::Fleet { fleet, id, .. } => {
+                let known = fleet.ledger.book().emergency(*id).into_iter();
+                known.flat_map(|known| known.in_force(at)).map(|(selector, ..)| selector).collect()
+            }
+            Self::Kit(kit) => kit.progress()?.in_force(at).map(|rule| rule.selector).collect(),
+        })
+    }
+
     /// The newest statement.
     pub(super) fn newest(&self) -> Result<Signed<Emergency>, Failure> {
         let newest = match self {
@@ -339,8 +351,8 @@ fn shown(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-fn rule_of(selector: crate::wire::revocation::rules::Selector, until: Timestamp) -> Value {
-    json!({"covers": selector.to_string(), "until": until.to_string()})
+pub(super) fn rule_of(selector: Selector, until: Timestamp, reason: &str) -> Value {
+    json!({"covers": selector.to_string(), "until": until.to_string(), "reason": reason})
 }
 
 /// What of this key was signed elsewhere.

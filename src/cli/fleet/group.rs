@@ -12,6 +12,7 @@ use serde_json::{json, Value};
 use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::key::proposal::{put, Outcome, RootArgs};
+use super::serve::placed;
 use super::{now, Fleet, Session};
 use crate::fleet::groups::{draft, moved, Change};
 use crate::fleet::rotate::Cause;
@@ -120,8 +121,8 @@ fn carry_out(wanted: &Change, at_hand: &RootArgs, session: &Session) -> Result<E
         for device in &unknown {
             let _ = writeln!(text, "{device} is not enrolled yet");
         }
-        text.push_str("`fleet serve` brings it to the devices; without one: hardtack fleet publish --broker URL");
-        text
+        text.push_str("`fleet serve` brings it to the devices; without one: `hardtack fleet publish --broker URL`");
+        placed(&text, session)
     })?;
     Ok(Exit::Done)
 }

@@ -164,6 +164,9 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         let rule = fleet.act(|book, _, fx| revoke(book, revocation, operator(&name, &key), at, fx))?;
         told["until"] = rule.until.to_string().into();
         told["state"] = state(fleet.ledger.book(), &rule, at).into();
+        // Why no head can be signed, if so.
+        told["halted"] =
+            publish::may_start(fleet.ledger.book()).err().map(|error| placed(&error.to_string(), session)).into();
         if how.wait {
             let ended = wait::wait(&mut fleet, &rule, how.timeout)?;
             told["wait"] = ended.value.clone();
@@ -173,7 +176,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
     show(session.format, &told, |told| match &waited {
         Some(waited) => words(told, Said::Waited) + &waited.text,
         None if how.dry_run => words(told, Said::DryRun),
-        None => words(told, Said::Revoked),
+        None => placed(&words(told, Said::Revoked), session),
     })?;
     Ok(waited.map_or(Exit::Done, |waited| waited.exit))
 }
@@ -281,8 +284,12 @@ fn words(told: &Value, said: Said) -> String {
     }
     if told["state"] == "nowhere" {
         text.push_str("no device hears of it: it goes into no feed as long as no device is in the group\n");
+    } else if let (Said::Revoked, Some(halted)) = (said, told["halted"].as_str()) {
+        let _ = write!(text, "no device hears of it yet, for no head is signed: {halted}");
     } else if said == Said::Revoked {
-        text.push_str("`fleet serve` signs and publishes it at once; without one: hardtack fleet publish --broker URL");
+        text.push_str(
+            "`fleet serve` signs and publishes it at once; without one: `hardtack fleet publish --broker URL`",
+        );
     }
     text
 }
@@ -370,7 +377,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
                     word("key"),
                     word("operator"),
                     rule["counter"],
-                    word("reason")
+                    rule["reason"].as_str().unwrap_or_default()
                 );
             }
         }
@@ -404,7 +411,7 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
 }
 
 fn emergency_of(book: &Book, known: &Known, at: Timestamp) -> Value {
-    let rule = |(selector, until, counter): (Selector, Timestamp, u64)| json!({"covers": selector.to_string(), "until": until.to_string(), "counter": counter});
+    let rule = |(selector, until, counter, reason): (Selector, Timestamp, u64, &str)| json!({"covers": selector.to_string(), "until": until.to_string(), "counter": counter, "reason": reason});
     json!({
         "key": known.said.key,
         "operator": known.operator,
@@ -414,7 +421,6 @@ fn emergency_of(book: &Book, known: &Known, at: Timestamp) -> Value {
         "digest": known.newest.statement.digest(),
         "issued": known.said.issued_at.to_string(),
         "since": known.newest.at.to_string(),
-        "reason": known.said.reason,
         // All that is in force, also what the newest statement leaves out.
         "rules": known.in_force(at).map(rule).collect::<Vec<_>>(),
     })

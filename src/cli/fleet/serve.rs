@@ -21,6 +21,7 @@ use crate::ids::FeedId;
 use crate::shell::fleet_dir::FleetDir;
 use crate::shell::fleet_keys::Role;
 use crate::shell::mqtt::{BrokerUrl, Security};
+use crate::shell::place::Place;
 use crate::shell::serve::{link_config, publish_once, Serving, SignedBy, Uplink};
 use crate::shell::{entropy, kept, log, service};
 use crate::time::Timestamp;
@@ -97,7 +98,9 @@ pub(super) fn serve(args: &ServeArgs, session: &Session) -> Result<Exit, Failure
     for version in take_in(&mut fleet, &keys, &uplink, &runtime)? {
         tracing::warn!(event = "bundle.taken", version, "the ledger had lost it");
     }
-    let mut serving = Serving::start(fleet.ledger, keys, settings, uplink, runtime.handle())?;
+    // Whoever reads its log is in no folder.
+    let place = Place::named(fleet.dir.path());
+    let mut serving = Serving::start(fleet.ledger, keys, settings, uplink, place, runtime.handle())?;
     service::ready();
     let asked = runtime.block_on(async {
         tokio::select! {
@@ -181,24 +184,16 @@ pub(super) fn go_on(session: &Session, (feed, least): &(FeedId, u64)) -> String 
 
 /// The argument that names the fleet's folder in a command that is printed, if it has to.
 pub(super) fn in_folder(session: &Session) -> String {
-    session.named.as_ref().map_or(String::new(), |folder| {
-        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).display().to_string();
-        format!(" --dir {}", quoted(&folder))
-    })
+    place(session).argument().to_owned()
 }
 
-/// One word for a shell.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
+fn place(session: &Session) -> Place {
+    session.named.as_deref().map_or_else(Place::default, Place::named)
 }
 
-/// What the fleet says about publishing, with the folder in the command, if it has to name it.
+/// What the fleet says, with the folder in the commands, if it has to name it.
 pub(super) fn placed(said: &str, session: &Session) -> String {
-    said.replace("`hardtack fleet publish ", &format!("`hardtack fleet publish{} ", in_folder(session)))
+    place(session).put_into(said)
 }
 
 pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Failure> {

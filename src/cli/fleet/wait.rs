@@ -20,6 +20,7 @@ use crate::fleet::{publish, Book};
 use crate::ids::FeedId;
 use crate::shell::clock;
 use crate::shell::fleet_lock::Taken;
+use crate::shell::place::Place;
 use crate::shell::serve::publisher_of;
 use crate::time::Timestamp;
 use crate::wire::link::State;
@@ -79,7 +80,7 @@ pub(super) fn wait(fleet: &mut Fleet, rule: &Rule, timeout: Duration) -> Result<
 /// Says at once if no head can be expected. Whether it had to.
 fn tell_who_signs(fleet: &Fleet) -> Result<bool, Failure> {
     if let Err(error) = publish::may_start(fleet.ledger.book()) {
-        tell(&format!("no head is signed: {error}"));
+        tell(&Place::named(fleet.dir.path()).put_into(&format!("no head is signed: {error}")));
         return Ok(true);
     }
     let free = publisher_of(&fleet.ledger).map_err(super::file_failure)? == Taken::Free;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::acts::Act;
 use super::super::emergency::Kept;
 use super::super::keys::ISSUED_EARLIER;
+use super::super::restore::Missed;
 use super::feed::{feed_named, step_of};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
@@ -75,6 +76,8 @@ pub enum Write {
     Restored(Restored),
     /// A statement of an emergency key.
     Emergency(Box<Kept>),
+    /// What a copy that was put back lacks.
+    Missed(Box<Missed>),
 }
 
 impl Write {
@@ -99,6 +102,7 @@ impl Write {
                 Some(format!("head/{feed}/{:04}", seq % HEADS_KEPT))
             }
             Self::Issued(_) | Self::Segment(_) => None,
+            Self::Missed(_) => Some("missed".into()),
             Self::Pending(pending) => Some(format!("pending/{}", pending.device)),
             Self::Policy(version, _) => Some(format!("policy/{version:020}")),
             Self::Presence(presence) => Some(format!("presence/{}", presence.device)),
@@ -141,6 +145,7 @@ impl Write {
             | Self::Fork(_)
             | Self::Grant(_)
             | Self::Issued(_)
+            | Self::Missed(_)
             | Self::Pending(_)
             | Self::Presence(_)
             | Self::Rule(_)

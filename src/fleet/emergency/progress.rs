@@ -4,8 +4,6 @@
 //! Never: goes back; signs one number twice; forgets a rule because a clock says that it has ended.
 //! Read next: `../emergency.rs`; `shell/emergency/kit.rs`, which keeps it on a disk.
 
-use std::collections::BTreeMap;
-
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +13,12 @@ use crate::ids::{Hash, KeyId};
 use crate::time::Timestamp;
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
-use crate::wire::revocation::emergency::Emergency;
+use crate::wire::revocation::emergency::{latest, Declared, Emergency, REASON_BYTES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
-/// The most bytes of it: a statement, and rules of 48 bytes or less with their ends.
-pub(crate) const PROGRESS_BYTES_MAX: usize = MESSAGE_BYTES_MAX + RULES_KEPT * 72 + 64;
+/// The most bytes of it: a statement, and rules of 48 bytes or less with their ends and reasons.
+pub(crate) const PROGRESS_BYTES_MAX: usize = MESSAGE_BYTES_MAX + RULES_KEPT * (72 + REASON_BYTES_MAX) + 64;
 const DIGEST_BYTES: usize = 32;
 
 /// How far a key has come.
@@ -28,7 +26,7 @@ const DIGEST_BYTES: usize = 32;
 pub struct Progress {
     key: KeyId,
     counter: u64,
-    rules: Vec<(Selector, Timestamp)>,
+    rules: Vec<Declared>,
     newest: Option<Signed<Emergency>>,
 }
 
@@ -70,8 +68,8 @@ impl Progress {
     }
 
     /// What is in force at a time.
-    pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = (Selector, Timestamp)> + '_ {
-        self.rules.iter().copied().filter(move |(_, until)| *until >= at)
+    pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = &Declared> {
+        self.rules.iter().filter(move |rule| rule.until >= at)
     }
 
     /// Signs the next statement. It may be let go once this is durable, as it is then.
@@ -89,11 +87,11 @@ impl Progress {
             return Err(FleetError::Invalid(format!("the key is not {}, whose numbers these are", self.key)));
         }
         let newest = self.newest.as_ref().and_then(|newest| newest.claim().ok());
-        let before = Before::new(self.counter, newest.as_ref(), self.rules.iter().copied());
+        let before = Before::new(self.counter, newest.as_ref(), self.rules.iter().cloned());
         let signed = statement(trust, key, &before, order, at)?;
         let said = signed.claim().map_err(FleetError::refused("the statement"))?;
         self.counter = said.counter;
-        self.remember(said.rules.iter());
+        self.remember(said.rules.declared());
         self.newest = Some(signed.clone());
         Ok(signed)
     }
@@ -115,11 +113,11 @@ impl Progress {
             return Ok(Heard::Known);
         }
         let known = |(selector, until): (Selector, Timestamp)| {
-            until < at || self.rules.iter().any(|(rule, end)| *rule == selector && *end >= until)
+            until < at || self.rules.iter().any(|rule| rule.selector == selector && rule.until >= until)
         };
         let news = !said.rules.iter().all(known);
         let newest = self.newest.as_ref().and_then(|newest| newest.claim().ok()).map(|newest| newest.counter);
-        self.remember(said.rules.iter());
+        self.remember(said.rules.declared());
         match held {
             Some(held) if newest == Some(counter) => return Ok(Heard::Twice { counter, held, offered }),
             Some(_) | None => {}
@@ -139,7 +137,7 @@ impl Progress {
             newest.as_ref().and_then(|newest| newest.claim().ok()).map_or(0, |newest| newest.counter)
         };
         self.counter = self.counter.max(other.counter);
-        self.remember(other.rules.iter().copied());
+        self.remember(other.rules.iter());
         if number(&other.newest) > number(&self.newest) {
             self.newest = other.newest;
         }
@@ -147,15 +145,10 @@ impl Progress {
     }
 
     /// What has ended stays as well, until there is no room: no clock decides here, as one may be wrong.
-    fn remember(&mut self, rules: impl Iterator<Item = (Selector, Timestamp)>) {
-        let mut all: BTreeMap<Selector, Timestamp> = self.rules.iter().copied().collect();
-        for (selector, until) in rules {
-            let end = all.entry(selector).or_insert(until);
-            *end = until.max(*end);
-        }
-        let mut all: Vec<_> = all.into_iter().collect();
+    fn remember<'r>(&mut self, rules: impl Iterator<Item = &'r Declared>) {
+        let mut all: Vec<_> = latest(self.rules.iter().cloned().chain(rules.cloned())).into_values().collect();
         // Those that end first are the first to go.
-        all.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+        all.sort_by_key(|rule| std::cmp::Reverse(rule.until));
         all.truncate(RULES_KEPT);
         self.rules = all;
     }
@@ -220,14 +213,15 @@ mod tests {
     #[test]
     fn a_kit_goes_on_where_the_ledger_was() {
         let (trust, progress) = fresh();
-        let ended = (Selector::RootKey(1), at(5));
-        let lasting = (Selector::RootKey(2), at(3600));
+        let rule = |id, until| Declared { selector: Selector::RootKey(id), until, reason: format!("key {id}") };
+        let ended = rule(1, at(5));
+        let lasting = rule(2, at(3600));
         let before = Before { counter: 41, issued_at: None, rules: vec![ended, lasting] };
         let mut progress = Progress::new(progress.key, before, None);
         let said = progress.sign(&trust, &key(40), &order("t-1", 1), at(10)).unwrap().claim().unwrap();
         assert_eq!((said.counter, said.rules.count()), (42, 2));
         // Whichever of the two is taken into the other, nothing goes back.
-        let before = Before { counter: 7, issued_at: None, rules: vec![(Selector::RootKey(3), at(3600))] };
+        let before = Before { counter: 7, issued_at: None, rules: vec![rule(3, at(3600))] };
         let old = Progress::new(progress.key, before, None);
         for both in [progress.clone().with(old.clone()), old.with(progress.clone())] {
             assert_eq!((both.counter, both.in_force(at(10)).count(), &both.newest), (42, 3, &progress.newest));
@@ -309,8 +303,11 @@ mod tests {
             assert!(Progress::from_bytes(&changed, progress.key).is_err(), "{cut}");
         }
         assert!(Progress::from_bytes(&bytes, KeyId([0; 8])).is_err());
-        let many = (0..300).map(|id| (Selector::RootKey(id), at(0) + Millis::from_secs(id.into()) + LIFE_MAX));
-        progress.remember(many);
+        let until = |id: u32| at(0) + Millis::from_secs(id.into()) + LIFE_MAX;
+        let reason = || "r".repeat(REASON_BYTES_MAX);
+        let long =
+            |id: u32| Declared { selector: Selector::owner(&format!("{id:o>40}")), until: until(id), reason: reason() };
+        progress.remember((0..300).map(long).collect::<Vec<_>>().iter());
         assert_eq!(progress.rules.len(), RULES_KEPT);
         assert!(progress.to_bytes().len() <= PROGRESS_BYTES_MAX);
     }

@@ -73,10 +73,92 @@ fn what_such_a_key_cannot_say_is_told_before_anything_is_signed() {
     check(&key(41), &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
     check(&keys.feed, &order("t-1", 1), &none, "emergency key is none of trust bundle 2");
     check(&key(40), &order("t-1", 1), &Before { counter: u64::MAX, ..none.clone() }, "last counter");
-    let rules = (0..64).map(|id| (Selector::RootKey(id), at(3600))).collect();
-    check(&key(40), &order("t-1", 1), &Before { counter: 7, rules, ..none.clone() }, "64 rules");
     let longest = statement(trust, &key(40), &none, &order("t-1", 72), at(10)).unwrap().claim().unwrap();
     assert_eq!(longest.rules.iter().next().unwrap().1, longest.issued_at + LIFE_MAX);
+}
+
+#[test]
+fn each_rule_keeps_the_reason_for_which_it_was_made() {
+    let (_, mut book) = with_ann();
+    let mut sign = |task, reason: &str, hours, secs| {
+        let order = Order { reason: reason.into(), ..order(task, hours) };
+        let signed = declare(&mut book, &key(40), &order, at(secs), &mut Effects::default()).unwrap();
+        let rules = signed.claim().unwrap().rules;
+        rules.declared().map(|rule| format!("{}: {}", rule.selector, rule.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(sign("t-1", "laptop stolen", 24, 10), ["task t-1: laptop stolen"]);
+    assert_eq!(sign("t-2", "a mistake", 24, 20), ["task t-1: laptop stolen", "task t-2: a mistake"]);
+    let shorter = sign("t-1", "it ends before", 1, 30);
+    assert_eq!(shorter, ["task t-1: laptop stolen", "task t-2: a mistake"], "its end is that of the first");
+    assert_eq!(sign("t-1", "still away", 48, 40), ["task t-1: still away", "task t-2: a mistake"]);
+    let known = book.emergencies().next().unwrap();
+    let told: Vec<_> = known.in_force(at(50)).map(|(rule, _, by, reason)| format!("{by} {rule}: {reason}")).collect();
+    assert_eq!(told, ["4 task t-1: still away", "4 task t-2: a mistake"]);
+    let long = Order { reason: "ü".repeat(REASON_BYTES_MAX / 2 + 1), ..order("t-3", 1) };
+    let error = declare(&mut book, &key(40), &long, at(60), &mut Effects::default()).unwrap_err().to_string();
+    assert!(error.contains("at most 200 bytes"), "{error}");
+}
+
+/// With 64 rules in force there is room for what stands for some of them, and the advice for anything else can be followed.
+#[test]
+fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
+    let (_, book) = with_ann();
+    let (now, hour) = (at(100), |hours: u64| at(100 + hours * 3600));
+    let tasks = |count: u32, until| (0..count).map(move |id| (Selector::task(&format!("t-{id}")), until));
+    let says = |target: Target, hours: u64, rules: Vec<(Selector, Timestamp)>| {
+        let order = Order { target, ..order("t-1", hours) };
+        let rules =
+            latest(rules.into_iter().map(|(selector, until)| Declared { selector, until, reason: "old".into() }));
+        let rules = rules.into_values().collect();
+        let before = Before { counter: 7, rules, ..Before::default() };
+        let signed = statement(book.trust(), &key(40), &before, &order, now);
+        signed.map(|signed| signed.claim().unwrap().rules).map_err(|error| error.to_string())
+    };
+    let (early, late) = (Target::IssuedBefore(at(10)), Target::IssuedBefore(at(20)));
+    let before = |target: &Target, until| (Selector::of(target).unwrap(), until);
+    let full = || tasks(64, hour(2)).collect::<Vec<_>>();
+    let with = |count, rule| tasks(count, hour(2)).chain([rule]).collect::<Vec<_>>();
+    let owner = || Target::Owner("ops@acme".into());
+    type Case = (&'static str, Target, u64, Vec<(Selector, Timestamp)>, Result<usize, &'static str>);
+    let cases: [Case; 11] = [
+        ("no room", owner(), 24, full(), Err("`hardtack fleet emergency all --expires 2h`")),
+        ("everything, for as long", Target::All, 2, full(), Ok(1)),
+        ("everything, for longer", Target::All, 72, full(), Ok(1)),
+        (
+            "everything, for less",
+            Target::All,
+            1,
+            full(),
+            Err("with an end that is no earlier than theirs: `hardtack fleet emergency all --expires 2h`"),
+        ),
+        ("everything, for less, where there is room", Target::All, 1, tasks(63, hour(2)).collect(), Ok(64)),
+        ("one that is there, for longer", Target::Task("t-9".parse().unwrap()), 72, full(), Ok(64)),
+        ("one has ended", owner(), 1, with(63, (Selector::RootKey(1), at(99))), Ok(64)),
+        ("a later time", late.clone(), 3, with(63, before(&early, hour(3))), Ok(64)),
+        ("a later time, for less", late.clone(), 1, with(63, before(&early, hour(3))), Err("64 rules")),
+        ("an earlier time", early, 1, with(63, before(&late, hour(2))), Ok(64)),
+        ("what everything covers", owner(), 1, with(0, (Selector::All, hour(2))), Ok(1)),
+    ];
+    for (what, target, hours, rules, expected) in cases {
+        match (says(target, hours, rules.clone()), expected) {
+            (Ok(said), Ok(count)) => {
+                assert_eq!(said.count(), count, "{what}");
+                // Nothing that was in force is left out: it is said, or stands behind what is.
+                for (selector, until) in rules.iter().filter(|(_, until)| *until >= now) {
+                    let said_so = said.iter().any(|(rule, end)| rule.implies(selector) && end >= *until);
+                    assert!(said_so, "{what}: {selector}");
+                }
+            }
+            (Err(error), Err(says)) => {
+                assert!(error.contains(says) && error.contains("`hardtack fleet revoke`"), "{what}: {error}")
+            }
+            (got, expected) => panic!("{what}: {got:?}, {expected:?}"),
+        }
+    }
+    // The longest that is in force ends a little later than what is signed now can: all of it fits all the same.
+    let longest: Vec<_> = tasks(64, now + LIFE_MAX).collect();
+    assert_eq!(says(Target::All, 72, longest.clone()).unwrap().count(), 1);
+    assert!(says(Target::All, 1, longest).unwrap_err().contains("--expires 72h"));
 }
 
 /// What the fleet's folder signs goes by the same: its ledger keeps what a wrong clock leaves out.
@@ -152,7 +234,8 @@ fn what_is_heard_is_kept_once_and_only_from_a_key_that_is_named() {
     check(&two, id, "heard", 0);
     check(&one, id, "heard", 0);
     check(&two, KeyId([1; 8]), "wrong_topic", 0);
-    let said = Emergency { reason: "another".into(), ..two.claim().unwrap() };
+    let rules = Rules::new("another", two.claim().unwrap().rules.iter()).unwrap();
+    let said = Emergency { rules, ..two.claim().unwrap() };
     check(&Signed::sign(&said, &"acme".parse().unwrap(), &[&key(40)]), id, "signed_twice", 1);
     check(&Signed::sign(&said, &"acme".parse().unwrap(), &[&key(41)]), id, "unknown_key", 0);
     // The next one here is numbered past what was heard, and repeats it.

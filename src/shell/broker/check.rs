@@ -12,7 +12,8 @@ use rand_core::{CryptoRng, RngCore};
 use serde::Serialize;
 
 use super::{dynsec, service_client_id, BrokerError, BrokerFolder};
-use crate::ids::{DeviceId, FleetId, KeyId};
+use crate::fleet::readers::Reader;
+use crate::ids::{DeviceId, FeedId, FleetId, KeyId};
 use crate::shell::mqtt::probe::{Arrived, Probe, Verdict};
 use crate::shell::mqtt::{BrokerUrl, LinkConfig, Security, TlsIdentity, CONTROL_RESPONSE_TOPIC, CONTROL_TOPIC};
 use crate::shell::x509::{emergency_name, Authority, CertificateError, SERVICE_NAME};
@@ -80,7 +81,7 @@ pub async fn run(
 ) -> Result<Vec<Finding>, CheckError> {
     let mut check = Check::new(folder, url, now, rng)?;
     check.ask_about_two_services().await;
-    check.administer(&dynsec::admit(&folder.fleet, &check.devices())).await?;
+    check.administer(&dynsec::admit(&folder.fleet, &check.readers())).await?;
     check.administer(&[dynsec::admit_listener(&folder.fleet, &check.listener.0)]).await?;
     check.administer(&dynsec::admit_emergency(&folder.fleet, &check.emergency_keys())).await?;
     check.ask().await;
@@ -161,6 +162,16 @@ impl<'a> Check<'a> {
 
     fn devices(&self) -> [DeviceId; 2] {
         [self.asking.0.clone(), self.other.0.clone()]
+    }
+
+    /// Each of them reads a feed of its own name, which no device of the fleet has; the other one has read the first one's.
+    fn readers(&self) -> [Reader; 2] {
+        let feed = |device: &DeviceId| -> FeedId { device.as_str().parse().expect("the name is valid for a feed too") };
+        let (asking, other) = (&self.asking.0, &self.other.0);
+        [
+            Reader { device: asking.clone(), feeds: [feed(asking)].into(), former: [feed(other)].into() },
+            Reader { device: other.clone(), feeds: [feed(other)].into(), former: [].into() },
+        ]
     }
 
     fn emergency_keys(&self) -> [KeyId; 2] {
@@ -353,6 +364,12 @@ impl<'a> Check<'a> {
             self.topic(&format!("dev/{other}/down/+")),
             self.topic(&format!("dev/{other}/up/audit")),
             self.topic("enrol/+/up"),
+            self.topic("feed/#"),
+            self.topic("feed/+/head"),
+            self.topic("feed/+/emergency/+"),
+            self.topic(&format!("feed/{other}/+")),
+            self.topic(&format!("feed/{other}/delta/0")),
+            self.topic(&format!("feed/{other}/emergency/+")),
             format!("$share/thief/{}", self.topic("dev/+/up/audit")),
             format!("$share/thief/{}", self.topic(&format!("dev/{other}/down/+"))),
             "$SYS/#".to_owned(),
@@ -406,9 +423,9 @@ impl<'a> Check<'a> {
         let verdict = other.publish(&foreign, b"foreign").await;
         self.note("other device", format!("publish {foreign}"), Expected::Allowed, &verdict);
         let theirs = self.topic(&format!("dev/{others}/down/ack"));
-        let feed = self.topic(&format!("feed/{own}/head"));
+        let (feed, others_feed) = (self.topic(&format!("feed/{own}/head")), self.topic(&format!("feed/{others}/head")));
         let marker = self.topic(&format!("dev/{own}/down/ack"));
-        for topic in [&theirs, &feed, &marker] {
+        for topic in [&theirs, &others_feed, &feed, &marker] {
             let verdict = listener.publish(topic, topic.as_bytes()).await;
             self.note("service", format!("publish {topic}"), Expected::Allowed, &verdict);
         }
@@ -417,6 +434,7 @@ impl<'a> Check<'a> {
         for (topic, expected) in [
             (&marker, Expected::Allowed),
             (&feed, Expected::Allowed),
+            (&others_feed, Expected::Denied),
             (&foreign, Expected::Denied),
             (&theirs, Expected::Denied),
         ] {

@@ -1,7 +1,7 @@
 //! Who may do what at the broker, in the words of mosquitto's dynamic-security plugin.
 //!
 //! Owns: the roles, the plugin's initial configuration, and the commands that admit or dismiss a device while the broker
-//! runs. All pure.
+//! runs. All pure. A device reads the feeds that it follows, and no other.
 //! Never: sends a command. `fleet serve` does, over its link.
 //! Read next: `check.rs`, which probes that a live broker holds to this.
 //!
@@ -9,12 +9,17 @@
 //! name, so that each device needs a role of its own; with certificates as logins it is not asked when a client connects,
 //! neither for `clientid` nor for `disabled`, so that a device's client id is tied to its certificate by the listener
 //! (`conf.rs`), and a ban is the removal of the client; a change of a client's roles disconnects it, a creation that finds it there already
-//! changes nothing.
+//! changes nothing. An entry that is added to a role that has it, or taken from one that lacks it, is an error and changes
+//! nothing either, while to set a client's roles anew, or to take away one that it lacks, disconnects it: so what a device reads
+//! is told entry by entry, in its own role.
+
+use std::collections::BTreeSet;
 
 use serde_json::{json, Value};
 
-use crate::ids::{DeviceId, FleetId, KeyId};
-use crate::shell::x509::{emergency_name, SERVICE_NAME};
+use crate::fleet::readers::Reader;
+use crate::ids::{DeviceId, FeedId, FleetId, KeyId};
+use crate::shell::x509::{emergency_name, is_reserved, SERVICE_NAME};
 
 /// Role that every device has: it reads what all may read.
 pub const DEVICE_ROLE: &str = "device";
@@ -22,8 +27,8 @@ pub const DEVICE_ROLE: &str = "device";
 /// Role of the fleet's service.
 pub const SERVICE_ROLE: &str = "service";
 
-/// Clients in one message of commands. Some 1.5 KiB each.
-const CLIENTS_PER_MESSAGE: usize = 16;
+/// The most bytes of commands in one message.
+const COMMANDS_BYTES_MAX: usize = 32 * 1024;
 
 /// The role of one device.
 pub fn role_of(device: &DeviceId) -> String {
@@ -56,10 +61,18 @@ fn control(act: Act) -> Value {
     json!({"acltype": act.name(), "topic": "$CONTROL/dynamic-security/#", "priority": 0, "allow": true})
 }
 
-/// What every device may: read trust bundles, policies and revocations.
+/// What every device may: read trust bundles and policies.
 fn device_acls(fleet: &FleetId) -> Vec<Value> {
-    let shared = ["bundle/+", "policy/+", "feed/#"];
-    shared.iter().flat_map(|rest| [allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)]).collect()
+    ["bundle/+", "policy/+"].iter().flat_map(|rest| read(fleet, rest)).collect()
+}
+
+fn read(fleet: &FleetId, rest: &str) -> [Value; 2] {
+    [allow(fleet, Act::Subscribe, rest), allow(fleet, Act::Receive, rest)]
+}
+
+/// What whoever follows a feed may: read all of it.
+fn feed_acls(fleet: &FleetId, feed: &FeedId) -> [Value; 2] {
+    read(fleet, &format!("feed/{feed}/#"))
 }
 
 /// What one device may beside that: say its own, hear its own.
@@ -94,8 +107,15 @@ fn service_acls(fleet: &FleetId) -> Vec<Value> {
     acls
 }
 
+/// All that one device may beside what every device may.
+fn reader_acls(fleet: &FleetId, reader: &Reader) -> Vec<Value> {
+    let mut acls = own_acls(fleet, &reader.device);
+    acls.extend(reader.feeds.iter().flat_map(|feed| feed_acls(fleet, feed)));
+    acls
+}
+
 /// The plugin's configuration file: nothing is allowed but what a role allows.
-pub fn configuration(fleet: &FleetId, devices: &[DeviceId], emergency: &[KeyId]) -> Value {
+pub fn configuration(fleet: &FleetId, devices: &[Reader], emergency: &[KeyId]) -> Value {
     let mut clients = vec![json!({"username": SERVICE_NAME, "roles": [{"rolename": SERVICE_ROLE}]})];
     let mut service = service_acls(fleet);
     service.extend([control(Act::Send), control(Act::Subscribe), control(Act::Receive)]);
@@ -103,9 +123,10 @@ pub fn configuration(fleet: &FleetId, devices: &[DeviceId], emergency: &[KeyId])
         json!({"rolename": SERVICE_ROLE, "acls": service}),
         json!({"rolename": DEVICE_ROLE, "acls": device_acls(fleet)}),
     ];
-    for device in devices {
+    for reader in devices {
+        let device = &reader.device;
         clients.push(json!({"username": device.as_str(), "roles": roles_of(device)}));
-        roles.push(json!({"rolename": role_of(device), "acls": own_acls(fleet, device)}));
+        roles.push(json!({"rolename": role_of(device), "acls": reader_acls(fleet, reader)}));
     }
     for key in emergency {
         let name = emergency_name(*key);
@@ -129,14 +150,38 @@ fn roles_of(device: &DeviceId) -> Value {
     json!([{"rolename": DEVICE_ROLE}, {"rolename": role_of(device)}])
 }
 
-/// Messages for the plugin that admit `devices`. Devices that are there already are not touched, so that this can be said
-/// again at each start.
-pub fn admit(fleet: &FleetId, devices: &[DeviceId]) -> Vec<Vec<u8>> {
-    messages(devices, |device| {
-        vec![
-            json!({"command": "createRole", "rolename": role_of(device), "acls": own_acls(fleet, device)}),
-            json!({"command": "createClient", "username": device.as_str(), "roles": roles_of(device)}),
-        ]
+/// The devices that a configuration file admits, and the feeds that each of them reads. What is no such file admits none.
+pub(super) fn admitted(fleet: &FleetId, file: &[u8]) -> Vec<Reader> {
+    let file = serde_json::from_slice::<Value>(file).unwrap_or_default();
+    let all = |name: &str| file.get(name).and_then(Value::as_array).into_iter().flatten();
+    let before = format!("hardtack/1/{fleet}/feed/");
+    let feed =
+        |acl: &Value| acl.get("topic")?.as_str()?.strip_prefix(&before)?.strip_suffix("/#")?.parse::<FeedId>().ok();
+    let reader = |client: &Value| {
+        let device =
+            client.get("username")?.as_str()?.parse::<DeviceId>().ok().filter(|device| !is_reserved(device))?;
+        let role = all("roles").find(|role| role.get("rolename").and_then(Value::as_str) == Some(&role_of(&device)));
+        let acls = role.and_then(|role| role.get("acls")).and_then(Value::as_array);
+        Some(Reader { feeds: acls.into_iter().flatten().filter_map(feed).collect(), former: BTreeSet::new(), device })
+    };
+    all("clients").filter_map(reader).collect()
+}
+
+/// Messages for the plugin that admit `devices`, and have each read the feeds that it follows. A device for which nothing
+/// changes is not disturbed, so that this can be said again at each start; another is disconnected once.
+pub fn admit(fleet: &FleetId, devices: &[Reader]) -> Vec<Vec<u8>> {
+    messages(devices, |Reader { device, feeds, former }| {
+        let role = role_of(device);
+        let entry = |command: &str, acl: Value| {
+            let (kind, topic) = (&acl["acltype"], &acl["topic"]);
+            json!({"command": command, "rolename": role, "acltype": kind, "topic": topic, "priority": 0, "allow": true})
+        };
+        let of = |feed: &FeedId| feed_acls(fleet, feed);
+        let mut commands = vec![json!({"command": "createRole", "rolename": role, "acls": own_acls(fleet, device)})];
+        commands.extend(feeds.iter().flat_map(of).map(|acl| entry("addRoleACL", acl)));
+        commands.extend(former.iter().flat_map(of).map(|acl| entry("removeRoleACL", acl)));
+        commands.push(json!({"command": "createClient", "username": device.as_str(), "roles": roles_of(device)}));
+        commands
     })
 }
 
@@ -179,14 +224,20 @@ pub fn dismiss(devices: &[DeviceId]) -> Vec<Vec<u8>> {
     })
 }
 
+/// Commands keep their order, within messages and from one to the next.
 fn messages<T>(clients: &[T], commands: impl Fn(&T) -> Vec<Value>) -> Vec<Vec<u8>> {
-    clients
-        .chunks(CLIENTS_PER_MESSAGE)
-        .map(|some| {
-            let commands: Vec<Value> = some.iter().flat_map(&commands).collect();
-            json!({"commands": commands}).to_string().into_bytes()
-        })
-        .collect()
+    let mut messages: Vec<String> = Vec::new();
+    for command in clients.iter().flat_map(commands) {
+        let command = command.to_string();
+        match messages.last_mut() {
+            Some(last) if last.len() + command.len() < COMMANDS_BYTES_MAX => {
+                last.push(',');
+                last.push_str(&command);
+            }
+            Some(_) | None => messages.push(command),
+        }
+    }
+    messages.into_iter().map(|commands| format!("{{\"commands\":[{commands}]}}").into_bytes()).collect()
 }
 
 /// What the plugin complains of in an answer on its response topic. That something exists already, or is gone already, is
@@ -202,8 +253,9 @@ pub fn complaints(answer: &[u8]) -> Vec<String> {
         .filter_map(|response| {
             let error = response.get("error")?.as_str()?;
             let command = response.get("command").and_then(Value::as_str).unwrap_or("?");
-            let harmless = (command.starts_with("create") && error.ends_with("already exists"))
-                || (command.starts_with("delete") && error.ends_with("not found"));
+            let adds = command.starts_with("create") || command.starts_with("add");
+            let takes = command.starts_with("delete") || command.starts_with("remove");
+            let harmless = (adds && error.ends_with("already exists")) || (takes && error.ends_with("not found"));
             (!harmless).then(|| format!("{command}: {error}"))
         })
         .collect()
@@ -213,6 +265,7 @@ pub fn complaints(answer: &[u8]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::shell::mqtt::LinkConfig;
+    use crate::wire::bundle::FEEDS_MAX;
     use crate::wire::link::{device_filters, service_filters, Topic};
 
     fn fleet() -> FleetId {
@@ -221,6 +274,11 @@ mod tests {
 
     fn device(id: &str) -> DeviceId {
         id.parse().unwrap()
+    }
+
+    fn reader(id: &str, feeds: &[&str], former: &[&str]) -> Reader {
+        let all = |feeds: &[&str]| feeds.iter().map(|feed| feed.parse().unwrap()).collect();
+        Reader { device: device(id), feeds: all(feeds), former: all(former) }
     }
 
     /// Whether a list of entries allows an act on a topic or filter. Levels are compared one by one, as the plugin does.
@@ -247,7 +305,7 @@ mod tests {
     fn roles_cover_what_both_sides_do_and_nothing_of_others() {
         let (fleet, gateway) = (fleet(), device("gw-07"));
         let mut acls = device_acls(&fleet);
-        acls.extend(own_acls(&fleet, &gateway));
+        acls.extend(reader_acls(&fleet, &reader("gw-07", &["main"], &["old"])));
         for filter in device_filters(&fleet, &gateway, &"main".parse().unwrap()) {
             assert!(allows(&acls, Act::Subscribe, &filter), "{filter}");
         }
@@ -260,6 +318,11 @@ mod tests {
             assert!(allows(&acls, Act::Receive, &topic.text(&fleet)));
         }
         assert!(!allows(&acls, Act::Subscribe, "$share/thief/hardtack/1/acme/dev/gw-07/down/+"));
+        for filter in ["feed/#", "feed/+/head", "feed/other/head", "feed/old/+", "feed/mainly/+", "feed/+/emergency/+"]
+        {
+            assert!(!allows(&acls, Act::Subscribe, &format!("hardtack/1/acme/{filter}")), "{filter}");
+            assert!(!allows(&acls, Act::Receive, &format!("hardtack/1/acme/{filter}")), "{filter}");
+        }
         let key = KeyId([0xab; 8]);
         let own = Topic::FeedEmergency("main".parse().unwrap(), key).text(&fleet);
         let acls = emergency_acls(&fleet, key);
@@ -295,18 +358,33 @@ mod tests {
 
     #[test]
     fn a_message_of_commands_fits_into_a_packet() {
-        let longest = device(&"a".repeat(DeviceId::MAX));
+        // One that went through every feed there can be while it was away, and one of each name at its longest.
+        let feeds: Vec<String> = (0..FEEDS_MAX).map(|number| format!("{number:f>32}")).collect();
+        let feeds: Vec<&str> = feeds.iter().map(String::as_str).collect();
+        let longest = reader(&"a".repeat(DeviceId::MAX), &feeds, &feeds);
         let fleet = "f".repeat(FleetId::MAX).parse().unwrap();
-        let messages = admit(&fleet, &vec![longest; 100]);
-        assert_eq!(messages.len(), 7);
+        let messages = admit(&fleet, &vec![longest; 10]);
         assert!(messages.iter().all(|message| message.len() + 100 < LinkConfig::PACKET_BYTES_MAX as usize));
+        let of =
+            |message: &Vec<u8>| serde_json::from_slice::<Value>(message).unwrap()["commands"].as_array().unwrap().len();
+        assert_eq!(messages.iter().map(of).sum::<usize>(), 10 * (2 + 4 * FEEDS_MAX), "none is lost");
+        assert_eq!(admit(&fleet, &[]), Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn who_is_admitted_is_read_back_from_the_file() {
+        let readers = vec![reader("gw-07", &["main"], &[]), reader("gw-08", &["f-north", "main"], &[])];
+        let file = configuration(&fleet(), &readers, &[KeyId([1; 8])]).to_string();
+        assert_eq!(admitted(&fleet(), file.as_bytes()), readers);
+        assert_eq!(admitted(&fleet(), b"junk"), Vec::new());
     }
 
     #[test]
     fn only_true_complaints_are_told() {
         let answer = br#"{"responses":[{"command":"createRole","error":"Role already exists"},
             {"command":"deleteClient","error":"Client not found"},{"command":"createClient","error":"Role not found"},
-            {"command":"createClient"}]}"#;
+            {"command":"createClient"},{"command":"addRoleACL","error":"ACL with this topic already exists"},
+            {"command":"removeRoleACL","error":"ACL not found"}]}"#;
         // A role that is missing makes the creation of a client fail: that is a complaint.
         assert_eq!(complaints(answer), ["createClient: Role not found"]);
         assert_eq!(complaints(b"x").len(), 1);

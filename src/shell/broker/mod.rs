@@ -9,6 +9,7 @@ pub mod check;
 mod conf;
 pub mod dynsec;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -23,7 +24,8 @@ use zeroize::Zeroizing;
 use super::files::{self, FileError};
 use super::mqtt::{BrokerUrl, Security, TlsIdentity};
 use super::x509::{pem, Authority, CertificateError, Validity, SERVICE_NAME};
-use crate::ids::{hex, DeviceId, FleetId, KeyId};
+use crate::fleet::readers::Reader;
+use crate::ids::{hex, FleetId, KeyId};
 use crate::time::Timestamp;
 
 /// The certificate of the authority that signed the service's certificate and nothing else.
@@ -31,6 +33,9 @@ const SERVICE_CA: &str = "service-ca.pem";
 
 /// Which ports the set-up listens on, for the fleet's own programs.
 const PORTS: &str = "ports.json";
+
+/// Who may do what, which the plugin itself writes anew when it is told of a change.
+const ROLES: &str = "dynamic-security.json";
 
 /// Why the broker's folder could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +88,8 @@ pub struct Setup {
     pub validity: Validity,
     /// mosquitto's dynamic-security plugin; searched where it usually is if not named.
     pub plugin: Option<PathBuf>,
-    /// Devices that are admitted from the start. Those of an earlier set-up stay.
-    pub devices: Vec<DeviceId>,
+    /// Devices that are admitted from the start, and the feeds that they read. Those of an earlier set-up stay.
+    pub devices: Vec<Reader>,
     /// Emergency keys whose holders are admitted from the start, and no others: one that was taken away must not come back.
     pub emergency: Vec<KeyId>,
 }
@@ -228,16 +233,16 @@ impl BrokerFolder {
         hosts.retain(|host| seen.insert(host.clone()));
         let server = self.authority()?.issue_server(&hosts, setup.validity)?;
 
-        let mut devices = self.admitted();
-        devices.extend(setup.devices.iter().cloned());
-        devices.sort();
-        devices.dedup();
+        let before = std::fs::read(self.path.join(ROLES)).unwrap_or_default();
+        let before = dynsec::admitted(&self.fleet, &before).into_iter();
+        let all = before.chain(setup.devices.iter().cloned()).map(|reader| (reader.device.clone(), reader));
+        let devices: Vec<Reader> = all.collect::<BTreeMap<_, _>>().into_values().collect();
 
         files::create_dir(&self.path.join("data"))?;
         self.write("server.key", server.key.as_bytes())?;
         self.write("server.pem", server.certificate.as_bytes())?;
         let roles = dynsec::configuration(&self.fleet, &devices, &setup.emergency).to_string();
-        self.write("dynamic-security.json", roles.as_bytes())?;
+        self.write(ROLES, roles.as_bytes())?;
         self.write("mosquitto.conf", text.as_bytes())?;
         self.write(PORTS, serde_json::json!(setup.ports).to_string().as_bytes())?;
         Ok(Configured {
@@ -247,18 +252,6 @@ impl BrokerFolder {
             until: setup.validity.until,
             devices: devices.len(),
         })
-    }
-
-    /// Devices that the plugin's file names. What is no such file names none.
-    fn admitted(&self) -> Vec<DeviceId> {
-        let text = std::fs::read(self.path.join("dynamic-security.json")).unwrap_or_default();
-        let file = serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default();
-        let clients = file.get("clients").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
-        clients
-            .iter()
-            .filter_map(|client| client.get("username")?.as_str()?.parse::<DeviceId>().ok())
-            .filter(|device| !super::x509::is_reserved(device))
-            .collect()
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), BrokerError> {
@@ -292,13 +285,18 @@ mod tests {
         BrokerFolder::of(dir, &"acme".parse().unwrap())
     }
 
+    fn reader(device: &str, feed: &str) -> Reader {
+        let (device, feeds) = (device.parse().unwrap(), [feed.parse().unwrap()].into());
+        Reader { device, feeds, former: [].into() }
+    }
+
     fn setup() -> Setup {
         Setup {
             hosts: vec!["broker.example".into()],
             ports: Ports { devices: 8883, service: 8884 },
             validity: Validity::days(Timestamp::from_secs(1_800_000_000), 825),
             plugin: Some("/lib/plugin.so".into()),
-            devices: vec!["gw-07".parse().unwrap()],
+            devices: vec![reader("gw-07", "main")],
             emergency: Vec::new(),
         }
     }
@@ -314,9 +312,17 @@ mod tests {
         let service = std::fs::read(folder.path().join("service.pem")).unwrap();
         let server = std::fs::read(folder.path().join("server.pem")).unwrap();
 
-        let again = Setup { devices: vec!["gw-08".parse().unwrap()], ..setup() };
+        let again = Setup { devices: vec![reader("gw-08", "f-north")], ..setup() };
         let second = folder.configure(&again, &mut rng).unwrap();
         assert_eq!((first.devices, second.devices), (1, 2));
+        let roles = std::fs::read(folder.path().join(ROLES)).unwrap();
+        let admitted = dynsec::admitted(&folder.fleet, &roles);
+        assert_eq!(admitted, [reader("gw-07", "main"), reader("gw-08", "f-north")], "each reads what it read");
+        // A device that was moved reads its new feed alone.
+        let moved = Setup { devices: vec![reader("gw-07", "f-north")], ..setup() };
+        folder.configure(&moved, &mut rng).unwrap();
+        let roles = std::fs::read(folder.path().join(ROLES)).unwrap();
+        assert_eq!(dynsec::admitted(&folder.fleet, &roles)[0], reader("gw-07", "f-north"));
         assert_eq!(folder.make_authority().unwrap().der(), authority.der());
         assert_eq!(std::fs::read(folder.path().join("service.pem")).unwrap(), service);
         assert_ne!(std::fs::read(folder.path().join("server.pem")).unwrap(), server);

@@ -189,8 +189,7 @@ mod tests {
             counter: 1,
             issued_at: Timestamp(5),
             bundle_version: 1,
-            reason: "stolen".into(),
-            rules: Rules::new([(Selector::All, Timestamp(9))]).unwrap(),
+            rules: Rules::new("stolen", [(Selector::All, Timestamp(9))]).unwrap(),
         };
         let emergencies = vec![Signed::sign(&statement, &fleet, &[&key])];
         Carried { fleet, bundles: Vec::new(), policy: Some(policy), feeds, emergencies }

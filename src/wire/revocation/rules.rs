@@ -137,6 +137,22 @@ impl Selector {
         Self::Task(Name::of(TASK, text))
     }
 
+    /// Whether this covers all that `other` covers, by what the two say: everything covers all there is, a later time covers
+    /// what an earlier one does, and each covers itself. Which grants a device or an owner has is in a ledger, and no rule.
+    pub fn implies(&self, other: &Self) -> bool {
+        match self {
+            Self::All => true,
+            Self::IssuedBefore(time) => matches!(other, Self::IssuedBefore(earlier) if earlier <= time),
+            Self::Audience(_)
+            | Self::Device(_)
+            | Self::Grant(_)
+            | Self::Group(_)
+            | Self::Owner(_)
+            | Self::RootKey(_)
+            | Self::Task(_) => self == other,
+        }
+    }
+
     /// The compact form of a target, None for a block.
     pub fn of(target: &Target) -> Option<Self> {
         Some(match target {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use hardtack::fleet::readers::Reader;
 use hardtack::ids::{DeviceId, FleetId, KeyId};
 use hardtack::shell::broker::{BrokerFolder, Ports, Setup};
 use hardtack::shell::x509::Validity;
@@ -166,8 +167,12 @@ fn configure(
     (devices, keys): (&[DeviceId], &[KeyId]),
     validity: Validity,
 ) -> PathBuf {
-    let setup =
-        Setup { hosts: Vec::new(), ports, validity, plugin: None, devices: devices.to_vec(), emergency: keys.to_vec() };
+    let reader = |device: &DeviceId| {
+        let feeds = ["main".parse().unwrap()].into();
+        Reader { device: device.clone(), feeds, former: [].into() }
+    };
+    let devices = devices.iter().map(reader).collect();
+    let setup = Setup { hosts: Vec::new(), ports, validity, plugin: None, devices, emergency: keys.to_vec() };
     BrokerFolder::of(fleet_dir, fleet).configure(&setup, &mut entropy::rng()).unwrap().conf
 }
 

@@ -1,0 +1,115 @@
+//! Which revocation feeds a device has any business with at the broker.
+//!
+//! Owns: [`Reader`]: the feed that a device has by the newest trust bundle, and those by which it may still go.
+//! Never: cuts a device off from the way to the newest bundle: one that was away when it was moved asks for its old feed first.
+//! Read next: `../shell/broker/dynsec.rs`, which has the broker hold to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::book::Book;
+use crate::ids::{DeviceId, FeedId};
+
+/// A device and the feeds that it reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reader {
+    /// The device.
+    pub device: DeviceId,
+    /// Its feed by each trust bundle from the one that it said last that it has, or from the first if it said nothing yet.
+    pub feeds: BTreeSet<FeedId>,
+    /// Feeds that it had by earlier ones, and has no more.
+    pub former: BTreeSet<FeedId>,
+}
+
+/// From which trust bundle on a device may go by any: the one that it named last, and no later one than the newest. A ledger
+/// that was put back may have heard of less than the device knows.
+pub fn goes_by(book: &Book, device: &DeviceId) -> u64 {
+    book.seen(device).map_or(0, |seen| seen.bundle_version).min(book.trust().version)
+}
+
+/// What these devices read. Whether anybody knows them makes no difference.
+pub fn readers(book: &Book, devices: impl IntoIterator<Item = DeviceId>) -> Vec<Reader> {
+    let placed: Vec<_> =
+        book.trusts().iter().map(|trust| (trust.version, trust.feeds.first(), trust.placed())).collect();
+    let reader = |device: DeviceId| {
+        let since = goes_by(book, &device);
+        let mut sorted: BTreeMap<bool, BTreeSet<FeedId>> = BTreeMap::new();
+        for (version, first, placed) in &placed {
+            let feed = placed.get(&device).copied().or(first.map(|first| &first.id));
+            sorted.entry(*version >= since).or_default().extend(feed.cloned());
+        }
+        let feeds = sorted.remove(&true).unwrap_or_default();
+        let mut former = sorted.remove(&false).unwrap_or_default();
+        former.retain(|feed| !feeds.contains(feed));
+        Reader { device, feeds, former }
+    };
+    devices.into_iter().map(reader).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::super::book::{Seen, Write};
+    use super::super::groups::{change, Change, Signing};
+    use super::super::service::tests::{at, founded, CADENCE};
+    use super::super::Effects;
+    use super::*;
+    use crate::ids::{BootId, EraId, Hash};
+
+    fn says(book: &mut Book, device: &DeviceId, bundle_version: u64) {
+        let seen = Seen {
+            device: device.clone(),
+            identity: SigningKey::from_bytes(&[9; 32]).verifying_key().into(),
+            at: at(9),
+            said: at(9),
+            boot: BootId([0; 16]),
+            era: EraId { number: 1, salt: 1 },
+            next_index: 1,
+            bundle_version,
+            policy_version: 1,
+            feeds: Vec::new(),
+            grants: Hash::ZERO,
+            floor: at(9),
+            mode: "online".into(),
+            version: "1".into(),
+        };
+        book.write(Write::Seen(Box::new(seen)), &mut Effects::default());
+    }
+
+    #[test]
+    fn a_device_reads_its_feed_and_those_by_which_it_may_still_go() {
+        let (keys, mut book) = founded();
+        let device = |id: &str| id.parse::<DeviceId>().unwrap();
+        let (group, feed) = (|id: &str| id.parse().unwrap(), |id: &str| id.parse::<FeedId>().unwrap());
+        let changes = [
+            Change::Join(group("north"), vec![device("gw-1")]),
+            Change::AddFeed(feed("f-north"), vec![group("north")]),
+            Change::Join(group("south"), vec![device("gw-2")]),
+            Change::AddFeed(feed("f-south"), vec![group("south")]),
+            Change::Leave(group("north"), vec![device("gw-1")]),
+            Change::Join(group("south"), vec![device("gw-1")]),
+        ];
+        for wanted in changes {
+            let signing = Signing { root: &keys.root, feed: &keys.feed, cadence: CADENCE };
+            change(&mut book, &wanted, signing, keys.operator("ann"), at(2), &mut Effects::default()).unwrap();
+        }
+        let all = |feeds: &[&str]| feeds.iter().map(|id| feed(id)).collect::<BTreeSet<_>>();
+        let one = |book: &Book, id: &str| readers(book, [device(id)]).remove(0);
+        let cases: [(Option<u64>, &[&str], &[&str]); 6] = [
+            (None, &["main", "f-north", "f-south"], &[]),
+            (Some(3), &["main", "f-north", "f-south"], &[]),
+            // By the fifth it is in none, and has the first feed for a while.
+            (Some(6), &["main", "f-south"], &["f-north"]),
+            (Some(7), &["f-south"], &["main", "f-north"]),
+            (Some(9), &["f-south"], &["main", "f-north"]),
+            (Some(2), &["main", "f-north", "f-south"], &[]),
+        ];
+        for (named, feeds, former) in cases {
+            named.iter().for_each(|named| says(&mut book, &device("gw-1"), *named));
+            let reader = one(&book, "gw-1");
+            assert_eq!((reader.feeds, reader.former), (all(feeds), all(former)), "{named:?}");
+        }
+        assert_eq!(one(&book, "gw-2").feeds, all(&["main", "f-south"]), "it said nothing yet");
+        assert_eq!(one(&book, "gw-9").feeds, all(&["main"]), "nobody knows it");
+    }
+}

@@ -115,7 +115,7 @@ impl Agent {
         let budgets =
             if crate::mutant::active(crate::mutant::Mutant::CounterAfterAction) { Vec::new() } else { budgets };
         *self.counters.decisions.entry(reason).or_default() += 1;
-        // A credential is named once in an era: which one the record is in must be known before.
+        // A credential is referred to within one era only: which one the record is in must be known before.
         self.roll_if_due(effects);
         let decision = self.decision_of(ask, &judgement, reason, risk, enforcer);
         let audit = self.write(Event::Decision(Box::new(decision)), budgets, now, effects);

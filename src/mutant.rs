@@ -10,6 +10,8 @@
 pub enum Mutant {
     /// An acknowledgement is believed whoever signed it.
     AckByAnyKey = 1,
+    /// An allow that is as one before it is counted, and has no record.
+    AllowCounted = 49,
     /// A use is charged to the last block alone.
     AncestorNotCharged = 2,
     /// The next audit key signs, and no record says so.
@@ -22,6 +24,8 @@ pub enum Mutant {
     CeilingKeptAfterBoot = 6,
     /// A new task sets every budget back.
     ChildResetsBudget = 7,
+    /// Denials that were counted are forgotten when an era ends.
+    CountLostAtRoll = 50,
     /// A use is charged in memory, and written down with the next anchor only.
     CounterAfterAction = 8,
     /// A token whose bucket was dropped is judged by the clock alone.
@@ -70,6 +74,8 @@ pub enum Mutant {
     PlaceNotChecked = 30,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
     PositionReused = 31,
+    /// A denial that is as one before it has no record, and is not counted either.
+    RepeatedNotCounted = 51,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
     ReleaseOnPuback = 32,
     /// A renewal drops the working grant before its successor is there.
@@ -108,14 +114,16 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 51] = [
         Self::AckByAnyKey,
+        Self::AllowCounted,
         Self::AncestorNotCharged,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
         Self::BudgetNotCharged,
         Self::CeilingKeptAfterBoot,
         Self::ChildResetsBudget,
+        Self::CountLostAtRoll,
         Self::CounterAfterAction,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
@@ -141,6 +149,7 @@ impl Mutant {
         Self::PlaceNotChecked,
         Self::PositionReused,
         Self::ReleaseOnPuback,
+        Self::RepeatedNotCounted,
         Self::RenewalDropsFirst,
         Self::ReplyBeforeCommit,
         Self::ResetRevives,

@@ -75,12 +75,14 @@ mod mutants {
 
     const TABLE: [(Mutant, &str, &str); Mutant::ALL.len()] = [
         (Mutant::AckByAnyKey, "time-reset", "I5.evidence"),
+        (Mutant::AllowCounted, "denial-flood", "I2"),
         (Mutant::AncestorNotCharged, "small-box", "box.uses"),
         (Mutant::AuditKeyUnannounced, "week-offline-reboots", "live"),
         (Mutant::AuditNotSealed, "hostile-broker", "I8.sealed"),
         (Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),
         (Mutant::CeilingKeptAfterBoot, "clock-storm", "clock"),
         (Mutant::ChildResetsBudget, "small-box", "I5.budget"),
+        (Mutant::CountLostAtRoll, "denial-flood", "I2"),
         (Mutant::CounterAfterAction, "boot-loop", "I5.budget"),
         (Mutant::DroppedForgotten, "not-from-the-dead", "I4.dropped"),
         (Mutant::DroppedKeyAccepted, "key-rotation-in-the-dark", "I5.position"),
@@ -106,6 +108,7 @@ mod mutants {
         (Mutant::PlaceNotChecked, "feed-under-attack", "I5.evidence"),
         (Mutant::PositionReused, "revoked-in-the-dark", "I5.position"),
         (Mutant::ReleaseOnPuback, "hostile-broker", "I2"),
+        (Mutant::RepeatedNotCounted, "denial-flood", "I2"),
         (Mutant::RenewalDropsFirst, "small-box", "I7"),
         (Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1"),
         (Mutant::ResetRevives, "time-reset", "I4.ended"),

@@ -1,6 +1,7 @@
 //! The agent from outside: requests and messages in, replies and a disk out.
 
 mod audit_keys;
+mod denials;
 mod recovery;
 mod roots;
 mod rotation;

@@ -120,13 +120,15 @@ fn silence_is_broken_every_so_often_and_no_more_often() {
     rig.pass(40 * 3600);
     let heartbeat = Millis::from_secs(6 * 3600);
     let records = rig.disk.records();
+    // P is ahead by what the oscillator may lose.
+    let drift = 60_000;
     let mut said = 0;
     for pair in records.windows(2) {
         let silent = pair[1].powered.since(pair[0].powered);
-        assert!(silent.0 <= heartbeat.0 + 1000, "{silent:?} without a record: {pair:?}");
+        assert!(silent.0 <= heartbeat.0 + drift, "{silent:?} without a record: {pair:?}");
         if let Event::Alive(alive) = pair[1].event {
             assert_eq!(alive, Alive { next: Some(heartbeat) });
-            assert!(silent.0 + 1000 >= heartbeat.0, "{silent:?}, and something was said: {pair:?}");
+            assert!(silent.0 + drift >= heartbeat.0, "{silent:?}, and something was said: {pair:?}");
             said += 1;
         }
     }

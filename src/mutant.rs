@@ -10,116 +10,123 @@
 pub enum Mutant {
     /// An acknowledgement is believed whoever signed it.
     AckByAnyKey = 1,
+    /// An allow that is as one before it is counted, and has no record.
+    AllowCounted = 2,
     /// A use is charged to the last block alone.
-    AncestorNotCharged = 2,
+    AncestorNotCharged = 3,
     /// The next audit key signs, and no record says so.
-    AuditKeyUnannounced = 3,
+    AuditKeyUnannounced = 4,
     /// Audit travels open, whatever the policy asks.
-    AuditNotSealed = 4,
+    AuditNotSealed = 5,
     /// A decision charges no budget.
-    BudgetNotCharged = 5,
+    BudgetNotCharged = 6,
     /// The ceiling of another boot counts on.
-    CeilingKeptAfterBoot = 6,
+    CeilingKeptAfterBoot = 7,
     /// A new task sets every budget back.
-    ChildResetsBudget = 7,
+    ChildResetsBudget = 8,
     /// The collector acknowledges a segment that it has not written.
-    CollectorAcksFirst = 8,
+    CollectorAcksFirst = 9,
+    /// Denials that were counted are forgotten when an era ends.
+    CountLostAtRoll = 10,
     /// A use is charged in memory, and written down with the next anchor only.
-    CounterAfterAction = 9,
+    CounterAfterAction = 11,
     /// A token whose bucket was dropped is judged by the clock alone.
-    DroppedForgotten = 10,
+    DroppedForgotten = 12,
     /// A head is believed whoever signed it.
-    DroppedKeyAccepted = 11,
+    DroppedKeyAccepted = 13,
     /// A segment that comes a second time is stored a second time.
-    DuplicateStored = 12,
+    DuplicateStored = 14,
     /// An emergency statement of a lower counter is taken.
-    EmergencyCounterLowered = 13,
+    EmergencyCounterLowered = 15,
     /// An emergency statement is taken whose rules live for longer than they may.
-    EmergencyLifeUnchecked = 14,
+    EmergencyLifeUnchecked = 16,
     /// An emergency statement lifts the rules that it leaves out.
-    EmergencyLiftsLeftOut = 15,
+    EmergencyLiftsLeftOut = 17,
     /// An emergency statement is acted on, and not written down.
-    EmergencyNotWritten = 16,
+    EmergencyNotWritten = 18,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
-    EmergencyOutlives = 17,
+    EmergencyOutlives = 19,
     /// An emergency rule on the device wipes its grants.
-    EmergencyWipes = 18,
+    EmergencyWipes = 20,
     /// A second head of a position that is held is taken for the first.
-    EquivocationUnnoticed = 19,
+    EquivocationUnnoticed = 21,
     /// A start goes on under the number of the era before.
-    EraNotBumped = 20,
+    EraNotBumped = 22,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 21,
+    FeedPositionLowered = 23,
     /// A revocation that belongs to every feed is filed into the first alone.
-    FirstFeedAlone = 22,
+    FirstFeedAlone = 24,
     /// A start forgets the floor.
-    FloorNotPersisted = 23,
+    FloorNotPersisted = 25,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 24,
+    GapCountedComplete = 26,
     /// Additions wait until those before them are here.
-    GapIgnored = 25,
+    GapIgnored = 27,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 26,
+    HintBelieved = 28,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 27,
+    LateAllowGiven = 29,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 28,
+    LeaseNotCharged = 30,
     /// A start that finds records gone says nothing of them.
-    LossUntold = 29,
+    LossUntold = 31,
     /// A device that a trust bundle moves forgets what its old feed revoked.
-    MovedForgets = 30,
+    MovedForgets = 32,
     /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
-    MovedNotFiled = 31,
+    MovedNotFiled = 33,
     /// A decision refers to the newest record that names a credential, whichever that is.
-    NamedByAnother = 32,
+    NamedByAnother = 34,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 33,
+    PendingDropped = 35,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 34,
+    PlaceNotChecked = 36,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 35,
+    PositionReused = 37,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 36,
+    ReleaseOnPuback = 38,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 37,
+    RenewalDropsFirst = 39,
+    /// A denial that is as one before it has no record, and is not counted either.
+    RepeatedNotCounted = 40,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 38,
+    ReplyBeforeCommit = 41,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 39,
+    ResetRevives = 42,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 40,
+    ResetUnbound = 43,
     /// A start forgets the revocation list.
-    RevocationForgotten = 41,
+    RevocationForgotten = 44,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 42,
+    RootNotCompared = 45,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
-    SinceIgnored = 43,
+    SinceIgnored = 46,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 44,
+    SnapshotOfDroppedKey = 47,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 45,
+    SnapshotRollsBack = 48,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 46,
+    StalenessByWaitingHead = 49,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 47,
+    SuccessorByNewAlone = 50,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 48,
+    SuccessorByOldAlone = 51,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 49,
+    SyncErrorIgnored = 52,
     /// What no signature covers is taken as it is found.
-    TailNotChecked = 50,
+    TailNotChecked = 53,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 51,
+    TimeJudgedAtFloor = 54,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 52,
+    TwoTimeFacts = 55,
     /// The system clock is believed.
-    WallClockUsed = 53,
+    WallClockUsed = 56,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 56] = [
         Self::AckByAnyKey,
+        Self::AllowCounted,
         Self::AncestorNotCharged,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
@@ -127,6 +134,7 @@ impl Mutant {
         Self::CeilingKeptAfterBoot,
         Self::ChildResetsBudget,
         Self::CollectorAcksFirst,
+        Self::CountLostAtRoll,
         Self::CounterAfterAction,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
@@ -156,6 +164,7 @@ impl Mutant {
         Self::PositionReused,
         Self::ReleaseOnPuback,
         Self::RenewalDropsFirst,
+        Self::RepeatedNotCounted,
         Self::ReplyBeforeCommit,
         Self::ResetRevives,
         Self::ResetUnbound,

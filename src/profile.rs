@@ -151,6 +151,12 @@ pub struct QueueLimits {
     pub anchor_every_commits: u32,
     /// Memory for the store's page cache, in MiB.
     pub cache_mib: u64,
+    /// Denials that are the same and within one window are recorded one by one up to this many; the next are counted.
+    pub alike_max: u32,
+    /// How long a window is, from the first of them on, in milliseconds.
+    pub alike_window_ms: u64,
+    /// A sign of life is recorded when nothing else was for so long, in seconds of powered-on time.
+    pub heartbeat_s: u64,
 }
 
 /// Tasks and grants.

@@ -113,6 +113,7 @@ impl World<'_> {
             Act::Emergency { device, what, life, pick } => self.declare_emergency(device, what, Millis(life), pick),
             Act::EmergencyThief { device, theft } => self.steal_emergency(device, theft),
             Act::Finish { device, pick } => self.finish_task(device, pick),
+            Act::Flood { device, what, number, pick } => self.flood(device, what, number, pick),
             Act::GroupMove { device, to, pick } => self.move_device(device, &to, pick),
             Act::KeyRotate { what } => {
                 self.struck(what.name(), true);

@@ -66,6 +66,7 @@ impl Window {
             | Act::Emergency { .. }
             | Act::EmergencyThief { .. }
             | Act::Finish { .. }
+            | Act::Flood { .. }
             | Act::GroupMove { .. }
             | Act::KeyRotate { .. }
             | Act::LinkDown { .. }

@@ -137,6 +137,13 @@ pub enum Kind {
     },
     /// Somebody who stole another operator's emergency key gives the broker a statement.
     EmergencyThief(EmergencyTheft),
+    /// A program asks the same, or for something else each time, as fast as it can, for a while.
+    Flood {
+        /// How long.
+        lasts: u64,
+        /// For what.
+        what: FloodWhat,
+    },
     /// The operator moves a gateway into a group and out of all others.
     GroupMove(MoveTo),
     /// The root keys put a new key in the place of one.
@@ -230,6 +237,7 @@ impl Kind {
             Self::DiskSync { part, how, .. } => how.name(*part),
             Self::Emergency { what, .. } => what.name(),
             Self::EmergencyThief(theft) => theft.name(),
+            Self::Flood { what, .. } => what.name(),
             Self::GroupMove(_) => "group.move",
             Self::KeyRotate(what) => what.name(),
             Self::LinkHalfOpen => "link.half_open",
@@ -261,6 +269,7 @@ impl Kind {
             | Self::ClockStrobe { lasts, .. }
             | Self::Disk { lasts, .. }
             | Self::DiskSync { lasts, .. }
+            | Self::Flood { lasts, .. }
             | Self::LinkDown { lasts, .. }
             | Self::PowerCut { lasts, .. }
             | Self::ProcessRestart { lasts }
@@ -693,6 +702,33 @@ impl Sync {
     }
 }
 
+/// What a program asks for over and over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FloodWhat {
+    /// What it has a right to, the same each time.
+    Allowed,
+    /// What it has no right to, the same each time.
+    Same,
+    /// What it has no right to, something else each time.
+    Varied,
+}
+
+impl FloodWhat {
+    /// The names in scenario files, as `what`.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("allowed", Self::Allowed), ("same", Self::Same), ("varied", Self::Varied)];
+
+    /// The name under which its effects are counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "flood allowed",
+            Self::Same => "flood same",
+            Self::Varied => "flood varied",
+        }
+    }
+}
+
 /// How a broker treats messages, in so many of a hundred cases each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Hostility {
@@ -926,6 +962,7 @@ impl FaultText {
                     .0,
             },
             "emergency.thief" => Kind::EmergencyThief(self.one_of(&EmergencyTheft::ALL)?),
+            "flood" => Kind::Flood { lasts: self.lasts()?, what: self.one_of(&FloodWhat::ALL)? },
             "group.move" => Kind::GroupMove(self.move_to()?),
             "image.clone" => Kind::DiskClone { age: self.age.take().ok_or("needs `age`, of the copy that runs")?.0 },
             "image.rollback" => self.disk(Damage::ImageRolledBack)?,

@@ -571,6 +571,7 @@ impl World<'_> {
 
     /// The process is gone, so many steps into a commit; without a number, the commit is finished first.
     fn abandon(&mut self, number: u32, done: Option<u64>) -> u64 {
+        let killed = done.is_some();
         let device = &mut self.devices[number as usize];
         let Some(process) = device.process.take() else {
             device.watched = Watched::No;
@@ -582,6 +583,12 @@ impl World<'_> {
         steps.into_iter().take(done as usize).for_each(|step| device.disk.step(step));
         self.operator.nonces.remove(&number);
         self.nobody_answers(number);
+        if killed {
+            // Slept through, a count is written late.
+            let asleep = self.devices[number as usize].asleep.is_some();
+            let window = self.scenario.profile.queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
+            self.checks.audit.killed(number, if asleep { 0 } else { self.now.saturating_sub(window) });
+        }
         self.checks.evidence.stopped(number);
         self.checks.emergency.stopped(number);
         if let Some(conn) = process.conn {
@@ -624,14 +631,36 @@ impl World<'_> {
         }
     }
 
+    /// What an agent that runs still writes when it is told to end.
+    fn last_words(&mut self, number: u32) -> Vec<Step> {
+        let device = &mut self.devices[number as usize];
+        let clocks = device.clocks.read(self.now).filter(|_| device.asleep.is_none());
+        let (Some((_, clocks)), Some(process)) = (clocks, &mut device.process) else { return Vec::new() };
+        let (mut effects, mut batch) = (Effects::default(), Batch::default());
+        process.agent.handle(Input::Leaving, clocks, &mut effects);
+        let said = effects.commit(|written| {
+            batch = written;
+            Ok::<(), Infallible>(())
+        });
+        // Its connection goes with it.
+        match said {
+            Ok(_) => {}
+            Err(never) => match never {},
+        }
+        self.judge_times(number, &batch);
+        steps(batch)
+    }
+
     /// The kernel goes down in order: what is on its way to the disk arrives there.
     pub(crate) fn shut_down(&mut self, number: u32) {
         self.disturbed();
         if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
             self.send(conn, End::Broker, Packet::Closed);
         }
+        let last = self.last_words(number);
         let done = self.abandon(number, None);
         let device = &mut self.devices[number as usize];
+        last.into_iter().for_each(|step| device.disk.step(step));
         device.disk.open();
         let unleased = device.power_off(self.now);
         self.checks.clock.may_have_counted(number, unleased);

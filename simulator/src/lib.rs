@@ -118,6 +118,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::DiskSync { .. }
             | Kind::Emergency { .. }
             | Kind::EmergencyThief(_)
+            | Kind::Flood { .. }
             | Kind::GroupMove(_)
             | Kind::KeyRotate(_)
             | Kind::LinkDown { .. }

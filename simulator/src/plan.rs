@@ -8,8 +8,9 @@ use rand_core::RngCore;
 use serde::Serialize;
 
 use crate::fault::{
-    AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Forgotten,
-    Hostility, Kind, MoveTo, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, Sync, WallAfter, Who,
+    AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, FloodWhat,
+    Forgotten, Hostility, Kind, MoveTo, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, Sync, WallAfter,
+    Who,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -201,6 +202,17 @@ pub enum Act {
         /// Picks the task.
         pick: u64,
     },
+    /// A program asks once more.
+    Flood {
+        /// The gateway.
+        device: u32,
+        /// For what.
+        what: FloodWhat,
+        /// How often it has asked before.
+        number: u64,
+        /// Picks its credential.
+        pick: u64,
+    },
     /// The operator moves a gateway into a group and out of all others.
     GroupMove {
         /// The gateway.
@@ -369,6 +381,8 @@ const HOSTILE: [TokenChoice; 9] = [
     TokenChoice::Stranger,
     TokenChoice::Widened,
 ];
+/// How long a program that asks as fast as it can takes for it.
+const FLOOD_EVERY: u64 = 100;
 /// How often a strobing wall clock jumps.
 const STROBE: u64 = 700;
 
@@ -533,6 +547,14 @@ fn acts(
         }
         Kind::EmergencyThief(theft) => {
             targets.iter().for_each(|d| push(at, Act::EmergencyThief { device: *d, theft: *theft }));
+        }
+        Kind::Flood { lasts, what } => {
+            for device in targets {
+                let (device, what, pick) = (*device, *what, pick(*device));
+                for number in 0..lasts / FLOOD_EVERY {
+                    push(at + number * FLOOD_EVERY, Act::Flood { device, what, number, pick });
+                }
+            }
         }
         Kind::GroupMove(to) => {
             targets.iter().for_each(|d| push(at, Act::GroupMove { device: *d, to: to.clone(), pick: pick(*d) }));

@@ -149,6 +149,8 @@ pub struct FleetPlan {
     pub profile: String,
     /// The name of a shipped overlay for their link.
     pub overlay: Option<String>,
+    /// Records after which they begin another era, in place of the profile's.
+    pub era_records: Option<u64>,
     /// The shortest and the longest time that a message takes one way, in milliseconds.
     pub latency_ms: (u64, u64),
     /// The shortest and the longest time that a commit takes, in milliseconds.
@@ -167,8 +169,9 @@ impl FleetPlan {
             shipped(name, kind).ok_or_else(|| format!("no shipped {kind:?} is called {name:?}: see firmware-profiles/"))
         };
         let class = find(&self.profile, Kind::Class)?;
-        let profile = Profile::parse(class.name, class.text).map_err(|error| error.to_string())?;
-        let Some(overlay) = &self.overlay else { return Ok(profile) };
+        let mut profile = Profile::parse(class.name, class.text).map_err(|error| error.to_string())?;
+        profile.queue.era_records_max = self.era_records.unwrap_or(profile.queue.era_records_max);
+        let Some(overlay) = &self.overlay else { return profile.checked().map_err(|error| error.to_string()) };
         let link = find(overlay, Kind::Overlay)?;
         let overlay = Overlay::parse(link.name, link.text).map_err(|error| error.to_string())?;
         profile.with(&overlay).checked().map_err(|error| error.to_string())
@@ -183,6 +186,7 @@ impl Default for FleetPlan {
             drift_ppm: 100,
             profile: Profile::default().name,
             overlay: None,
+            era_records: None,
             latency_ms: (20, 120),
             commit_ms: (2, 12),
             head_every: Span(3_600_000),

@@ -28,7 +28,7 @@ use crate::check::Id;
 use crate::clocks::date;
 use crate::device::Probe;
 use crate::event::Event;
-use crate::fault::ResetWhat;
+use crate::fault::{FloodWhat, ResetWhat};
 use crate::model::Credential;
 use crate::operator::{Carried, Operator, Theft};
 use crate::plan::{TokenChoice, LAST_QUIET};
@@ -237,6 +237,29 @@ impl World<'_> {
         };
         let token = credential.text.clone();
         self.decide(device, (uid, token), what, Using { choice, credential: Some(number), narrowing: None, risk });
+    }
+
+    /// A hijacked program asks as fast as it can.
+    pub(crate) fn flood(&mut self, device: u32, what: FloodWhat, number: u64, pick: u64) {
+        if !self.is_running(device) {
+            return;
+        }
+        let risk = self.scenario.workload.risks[0].clone();
+        let choice = match what {
+            FloodWhat::Allowed => TokenChoice::Valid,
+            FloodWhat::Same | FloodWhat::Varied => TokenChoice::Foreign,
+        };
+        let Some(credential) = self.model.pick(choice, &self.moment(device), pick) else { return };
+        self.took_effect(what.name());
+        let (uid, token) = (self.model.get(credential).uid, self.model.get(credential).text.clone());
+        let varied = format!("files/{number}");
+        let asked = match what {
+            FloodWhat::Allowed => ("read", ONE_RESOURCE),
+            FloodWhat::Same => ("erase", ONE_RESOURCE),
+            FloodWhat::Varied => ("erase", varied.as_str()),
+        };
+        let using = Using { choice, credential: Some(credential), narrowing: None, risk };
+        self.decide(device, (uid, token), asked, using);
     }
 
     fn decide(&mut self, device: u32, (uid, token): (u32, String), (operation, resource): (&str, &str), using: Using) {

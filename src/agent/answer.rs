@@ -13,6 +13,7 @@ use super::request::{
 };
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
+use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
 use crate::wire::audit::{record_id, Credential, Decision, Event, Known, Named};
 
@@ -112,13 +113,16 @@ impl Agent {
             }
             Err(denial) => (denial.reason, shorten(&denial.explain, 512), Vec::new()),
         };
-        let budgets =
-            if crate::mutant::active(crate::mutant::Mutant::CounterAfterAction) { Vec::new() } else { budgets };
+        let budgets = if active(Mutant::CounterAfterAction) { Vec::new() } else { budgets };
         *self.counters.decisions.entry(reason).or_default() += 1;
-        // A credential is named once in an era: which one the record is in must be known before.
-        self.roll_if_due(effects);
+        self.write_ended_counts(now, effects);
+        // A credential is referred to within one era only: which one the record is in must be known before.
+        self.roll_if_due(now, effects);
         let decision = self.decision_of(ask, &judgement, reason, risk, enforcer);
-        let audit = self.write(Event::Decision(Box::new(decision)), budgets, now, effects);
+        let audit = match self.as_before(&decision, now) {
+            Some(before) => before,
+            None => self.record_decision(decision, budgets, now, effects),
+        };
         Reply::Decision(DecisionReply {
             decision: if reason == Reason::Allowed { Verdict::Allow } else { Verdict::Deny },
             reason,
@@ -142,8 +146,39 @@ impl Agent {
         record_id(&self.device, self.trail.era(), audit.index)
     }
 
-    fn decision_of(
+    /// The record that stands for a denial which is as one before it, and counted there. An allow has its own, always.
+    fn as_before(&mut self, decision: &Decision, now: Now) -> Option<AuditRef> {
+        // What is counted is written before an era ends, so that one which is to end counts no more.
+        let may = !decision.allow || active(Mutant::AllowCounted);
+        if !may || self.is_roll_due() {
+            return None;
+        }
+        let before = self.flood.count(decision, self.rate(), now.boottime, self.clock.floor())?;
+        self.counters.repeated += 1;
+        Some(before)
+    }
+
+    /// Writes a decision, whose credential is named in full until here.
+    fn record_decision(
         &mut self,
+        mut decision: Decision,
+        budgets: Vec<Budget>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> AuditRef {
+        let alike = (!decision.allow || active(Mutant::AllowCounted)).then(|| decision.clone());
+        decision.credential = match decision.credential {
+            Credential::Named(named) => self.trail.name(*named),
+            other @ (Credential::Nothing | Credential::Same(_)) => other,
+        };
+        let audit = self.write(Event::Decision(Box::new(decision)), budgets, now, effects);
+        let gone = alike.and_then(|decision| self.flood.recorded(&decision, audit, now.boottime));
+        self.write_counts(gone, now, effects);
+        audit
+    }
+
+    fn decision_of(
+        &self,
         ask: &Authorize,
         judgement: &Judgement,
         reason: Reason,
@@ -153,12 +188,12 @@ impl Agent {
         let credential = match &judgement.verified {
             Some(verified) => {
                 let label = || verified.claims.tasks.last().and_then(|task| task.parse().ok());
-                self.trail.name(Named {
+                Credential::Named(Box::new(Named {
                     owner: shorten(&verified.claims.owner, 256),
                     grant: verified.claims.grant,
                     task: judgement.task.as_ref().map(|task| task.id.clone()).or_else(label),
                     chain: verified.chain().copied().collect(),
-                })
+                }))
             }
             None => Credential::Nothing,
         };

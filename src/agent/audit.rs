@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::audit_key::AuditSigner;
 use super::effects::{Batch, Budget, Entry, EraMark, StoredRecord, StoredSegment, ERAS_MARKED_MAX};
-use super::naming::Names;
+use super::naming::{Names, Place};
 use super::request::AuditRef;
 use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
@@ -196,7 +196,7 @@ impl Trail {
 
     /// A credential as the next record of this era says it: in full, or by the record that did.
     pub fn name(&mut self, named: Named) -> Credential {
-        self.names.tell(named)
+        self.names.tell(named, self.segment())
     }
 
     /// Takes over an era of an earlier start: its closed segments as they are, and the records that were left unsigned
@@ -281,7 +281,7 @@ impl Trail {
         if self.open.as_ref().is_some_and(|open| open.bytes + LEAF_BYTES_MAX > SEGMENT_BYTES_MAX) {
             self.close(closing, batch);
         }
-        let segment = self.outbox.get(&self.era).map_or(0, |outbox| outbox.closed.segment);
+        let segment = self.segment();
         let open = self.open.get_or_insert_with(|| Open {
             first_index: self.next_index,
             previous: self.head,
@@ -291,7 +291,7 @@ impl Trail {
             since: now,
         });
         if let Event::Decision(decision) = &record.event {
-            self.names.written(decision, record.index);
+            self.names.written(decision, Place { index: record.index, segment });
         }
         let leaf = open.leaves.push(&record);
         open.hashes.push(leaf_hash(&leaf));
@@ -305,6 +305,11 @@ impl Trail {
             self.close(closing, batch);
         }
         place
+    }
+
+    /// The number of the segment that records go into.
+    fn segment(&self) -> u64 {
+        self.outbox.get(&self.era).map_or(0, |outbox| outbox.closed.segment)
     }
 
     /// Closes and signs the open segment, if there is one.

@@ -22,6 +22,7 @@ pub mod enrol;
 mod evaluate;
 mod evidence;
 pub mod feed;
+mod flood;
 mod grants;
 pub mod mode;
 mod naming;
@@ -57,7 +58,7 @@ use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::segment::Upload;
-use crate::wire::audit::{Event, ModeChange, TrustChange};
+use crate::wire::audit::{Alive, Event, ModeChange, Repeated, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
 use crate::wire::envelope::Signed;
@@ -69,6 +70,7 @@ use clock::{HintStanding, TrustedClock};
 use decide::{Judge, Room};
 use effects::{Budget, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
+use flood::{Flood, Rate};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Ended, Evidence, Mode, Request, RequestId};
@@ -245,6 +247,10 @@ pub struct Agent {
     anchor_due: bool,
     commits: u32,
     used_bytes: u64,
+    /// When the last record was written.
+    recorded: Millis,
+    /// Denials that are counted in place of a record each.
+    flood: Flood,
     refusals: Refusals,
     /// Keeps a link that comes and goes from moving the mode.
     damper: Damper,
@@ -281,7 +287,7 @@ impl Agent {
             Input::Deadline => {}
             Input::Disk { used_bytes } => self.used_bytes = used_bytes,
             // Nothing is begun any more, and this stays the last word.
-            Input::Leaving => return self.say_gone(effects),
+            Input::Leaving => return self.leave(now, effects),
             Input::Link(event) => self.on_link(event, now, effects),
             Input::Request { id, evidence, request } => self.on_request(id, &evidence, request, now, effects),
             Input::Remains { hole, remains } => self.on_remains(&hole, remains, now, effects),
@@ -305,6 +311,8 @@ impl Agent {
             in_a(Millis::from_secs(30)),
         ];
         deadlines.extend(self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms)));
+        deadlines.extend(self.flood.deadline(self.rate()));
+        deadlines.push(self.heartbeat_due());
         deadlines.extend(self.wants.values().map(|want| want.deadline));
         deadlines.extend(self.next_wait());
         deadlines.extend(self.damper.left(now).map(in_a));
@@ -328,9 +336,13 @@ impl Agent {
 
     /// What is due by the clock, whatever the input was.
     fn on_time(&mut self, now: Now, effects: &mut Effects) {
-        self.roll_if_due(effects);
+        self.roll_if_due(now, effects);
         if self.trail.open_since().is_some_and(|since| now.boottime.0 >= since.0 + self.profile.queue.segment_ms) {
             self.close_segment(effects);
+        }
+        self.write_ended_counts(now, effects);
+        if now.boottime >= self.heartbeat_due() {
+            self.write(Event::Alive(Alive { next: Some(self.heartbeat()) }), Vec::new(), now, effects);
         }
         self.expire_wants(now, effects);
         self.answer_waits(now, effects);
@@ -500,13 +512,57 @@ impl Agent {
         self.hint_behind = behind;
     }
 
+    /// The longest time from one record to the next.
+    fn heartbeat(&self) -> Millis {
+        Millis::from_secs(self.profile.queue.heartbeat_s)
+    }
+
+    /// When a record is due, if none comes before.
+    fn heartbeat_due(&self) -> Millis {
+        Millis(self.recorded.0.saturating_add(self.heartbeat().0))
+    }
+
+    /// The end in order: what was counted is written, the era says that this is its end, its last segment is closed, and
+    /// whoever is connected hears it.
+    fn leave(&mut self, now: Now, effects: &mut Effects) {
+        let counts = self.flood.all();
+        self.write_counts(counts, now, effects);
+        self.append(Event::Alive(Alive { next: None }), Vec::new(), now, effects);
+        self.close_segment(effects);
+        self.say_gone(effects);
+    }
+
+    fn rate(&self) -> Rate {
+        let queue = &self.profile.queue;
+        Rate { alike_max: queue.alike_max, window: Millis(queue.alike_window_ms) }
+    }
+
+    /// Denials that were counted in windows which are over.
+    fn write_ended_counts(&mut self, now: Now, effects: &mut Effects) {
+        let counts = self.flood.ended(self.rate(), now.boottime);
+        self.write_counts(counts, now, effects);
+    }
+
+    /// Of denials that were counted: into the era that holds the record which they were as.
+    fn write_counts(&mut self, counts: impl IntoIterator<Item = Repeated>, now: Now, effects: &mut Effects) {
+        for repeated in counts {
+            self.append(Event::Repeated(repeated), Vec::new(), now, effects);
+        }
+    }
+
     /// Writes a record.
     fn write(&mut self, event: Event, budgets: Vec<Budget>, now: Now, effects: &mut Effects) -> AuditRef {
-        self.roll_if_due(effects);
+        self.roll_if_due(now, effects);
+        self.append(event, budgets, now, effects)
+    }
+
+    /// Writes a record into the open era, however long that is by now.
+    fn append(&mut self, event: Event, budgets: Vec<Budget>, now: Now, effects: &mut Effects) -> AuditRef {
         let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
         let times = (self.clock.floor(), self.clock.powered());
         self.counters.records += 1;
+        self.recorded = now.boottime;
         // What the store makes of a record, roughly; the true figure comes with Input::Disk.
         self.used_bytes += 512;
         self.trail.record(event, budgets, times, now.boottime, &closing, &mut effects.batch)
@@ -536,12 +592,20 @@ impl Agent {
         self.anchor_due = true;
     }
 
+    fn is_roll_due(&self) -> bool {
+        let long = self.trail.next_index() >= self.profile.queue.era_records_max;
+        long || self.behind.is_some() || (self.uplink.is_online() && self.trail.is_backlog())
+    }
+
     /// A new era where this one is long enough, so that its space can be given back; or numbered lower than what the
     /// collector has; or so far behind that what happens now would be heard of last. Only between commits: a commit writes to one era.
-    fn roll_if_due(&mut self, effects: &mut Effects) {
-        let long = self.trail.next_index() >= self.profile.queue.era_records_max;
-        let due = long || self.behind.is_some() || (self.uplink.is_online() && self.trail.is_backlog());
-        if due && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
+    fn roll_if_due(&mut self, now: Now, effects: &mut Effects) {
+        if self.is_roll_due() && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
+            // They are of this era, and named by its records.
+            let counts = self.flood.all();
+            if !crate::mutant::active(crate::mutant::Mutant::CountLostAtRoll) {
+                self.write_counts(counts, now, effects);
+            }
             self.close_segment(effects);
             if effects.batch.entries.is_empty() {
                 let mut newest = self.trail.era().number;

@@ -645,6 +645,8 @@ pub struct Autonomy {
 pub struct Counters {
     /// Decisions by reason.
     pub decisions: std::collections::BTreeMap<Reason, u64>,
+    /// Denials among them that have no record of their own: they were as one before them, and are counted in one.
+    pub repeated: u64,
     /// Messages and files refused.
     pub refused: u64,
     /// Records written.

@@ -592,10 +592,15 @@ impl Rig {
                 let upload = Delivery::from_bytes(payload).unwrap().open(&[SealingKey::from_bytes([9; 32])]).unwrap();
                 let claim = upload.header.claim().unwrap();
                 let before = self.signers.range(..=claim.era).next_back().map(|(_, signer)| *signer);
-                let ahead = self.acked.get(&claim.era).is_some_and(|ack| ack.next_segment != claim.segment);
-                let ack = self.acked.get(&claim.era).copied();
-                if let Some(ack) = ack.filter(|_| ahead) {
-                    let ack = self.ack(None, true_time, vec![ack]);
+                let start = EraAck {
+                    era: claim.era,
+                    next_segment: 0,
+                    next_index: 0,
+                    head: genesis(&self.fleet, &self.device, claim.era),
+                };
+                let stands = self.acked.get(&claim.era).copied().unwrap_or(start);
+                if stands.next_segment != claim.segment {
+                    let ack = self.ack(None, true_time, vec![stands]);
                     self.message(Topic::DownAck(self.device.clone()).text(&self.fleet), ack);
                     return;
                 }
@@ -604,20 +609,12 @@ impl Rig {
                 let header = &opened.header;
                 let records = upload.check(header).unwrap();
                 self.signers.insert(header.era, opened.after(&records).unwrap());
-                let start = EraAck {
-                    era: header.era,
-                    next_segment: 0,
-                    next_index: 0,
-                    head: genesis(&self.fleet, &self.device, header.era),
-                };
                 let ack = self.acked.entry(header.era).or_insert(start);
-                if header.segment == ack.next_segment {
-                    assert_eq!((header.first_index, header.previous), (ack.next_index, ack.head));
-                    ack.next_segment = header.next_segment();
-                    ack.next_index += u64::from(header.count);
-                    ack.head = header.head();
-                    self.collected.extend(records.into_iter().map(|record| (header.era, record)));
-                }
+                assert_eq!((header.first_index, header.previous), (ack.next_index, ack.head));
+                ack.next_segment = header.next_segment();
+                ack.next_index += u64::from(header.count);
+                ack.head = header.head();
+                self.collected.extend(records.into_iter().map(|record| (header.era, record)));
                 (None, vec![*ack])
             }
             Topic::UpRequest(_) => {

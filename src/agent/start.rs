@@ -147,6 +147,8 @@ impl Agent {
             anchor_due: true,
             commits: 0,
             used_bytes: boot.used_bytes,
+            recorded: now.boottime,
+            flood: Default::default(),
             refusals: Default::default(),
             damper: Default::default(),
             reset_nonce: None,
@@ -193,8 +195,13 @@ impl Agent {
         }
         let gaps = gaps(eras, anchor);
         self.clock.renew_lease();
-        let start =
-            Start { boot: self.boot, boots: self.clock.boots(), previous, version: env!("CARGO_PKG_VERSION").into() };
+        let start = Start {
+            boot: self.boot,
+            boots: self.clock.boots(),
+            previous,
+            version: env!("CARGO_PKG_VERSION").into(),
+            heartbeat: self.heartbeat(),
+        };
         self.write(Event::Start(Box::new(start)), Vec::new(), now, effects);
         for gap in gaps.into_iter().filter(|_| !active(Mutant::LossUntold)) {
             let detail = format!("records from {} on are gone, to {:?}: counted in a gap record", gap.first, gap.end);

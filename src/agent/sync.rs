@@ -494,7 +494,7 @@ impl Agent {
             }
         };
         if round_trip {
-            self.restore_position(&ack, effects);
+            self.restore_position(&ack, now, effects);
         }
         if round_trip {
             self.reconcile(now, effects);
@@ -579,7 +579,7 @@ impl Agent {
 
     /// The collector knows how far this device had come: no number is used twice. Where a later era cannot begin within
     /// this commit, it begins with one of the next, and nothing is unlocked before.
-    fn restore_position(&mut self, ack: &Ack, effects: &mut Effects) {
+    fn restore_position(&mut self, ack: &Ack, now: Now, effects: &mut Effects) {
         match self.standing {
             Standing::Contradicted { .. } | Standing::Known => return,
             Standing::Lost | Standing::Renewed => {}
@@ -589,7 +589,7 @@ impl Agent {
         match others.map(|era| era.number).max().filter(|newest| *newest >= own.number) {
             Some(newest) => {
                 self.behind = Some(newest);
-                self.roll_if_due(effects);
+                self.roll_if_due(now, effects);
             }
             None => self.know_again(),
         }

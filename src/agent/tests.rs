@@ -2,6 +2,7 @@
 
 mod audit_keys;
 mod backlog;
+mod denials;
 mod recovery;
 mod roots;
 mod rotation;

@@ -19,6 +19,7 @@ use super::output::{lines, show};
 use super::{later, Exit, Failure, Globals, Later};
 use crate::fleet::report::{DeviceReport, Report};
 use crate::ids::DeviceId;
+use crate::time::Millis;
 use file::{check, Evidence, TrustedKey, Verdict};
 
 /// `hardtack audit …`.
@@ -176,6 +177,8 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
         json!({
             "id": id,
             "decisions": device.decisions,
+            "repeated": device.repeated,
+            "cut_short": device.cut_short,
             "records": device.records,
             "gaps": device.gaps,
             "lost": device.lost,
@@ -186,6 +189,8 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "forks": device.forks,
             "first": device.first,
             "last": device.last,
+            "heard": device.heard.map(|heard| heard.to_string()),
+            "next_within_s": device.next_within.map(Millis::secs),
             "missing": device.missing,
             "problems": device.problems,
         })
@@ -214,8 +219,19 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
         for (count, what) in marked.into_iter().filter(|(count, _)| *count > 0) {
             let _ = writeln!(text, "  {count} {what}");
         }
+        if device.repeated > 0 {
+            let _ = writeln!(text, "  {} of the decisions are denials that were as one before them", device.repeated);
+        }
+        if device.cut_short > 0 {
+            let what = "eras ended without a word: there were as many denials in them as are counted, or more";
+            let _ = writeln!(text, "  {} {what}", device.cut_short);
+        }
         if device.unattributed > 0 {
-            let _ = writeln!(text, "  {} decisions whose credential only a lost record names", device.unattributed);
+            let what = "decisions of which a lost record says whose they were";
+            let _ = writeln!(text, "  {} {what}", device.unattributed);
+        }
+        if let (Some(heard), Some(next)) = (device.heard, device.next_within) {
+            let _ = writeln!(text, "  last heard at {heard}: if it runs, it says something within {} s", next.secs());
         }
         for problem in &device.problems {
             let _ = writeln!(text, "  WRONG {problem}");

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use super::book::{Book, Device, Segment};
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
+use crate::time::{Millis, Timestamp};
 use crate::wire::audit::segment::{SegmentHeader, Upload};
 use crate::wire::audit::signer::{self, Mark, Signer};
-use crate::wire::audit::{genesis, record_id, Credential, EraEnd, Event, Gap, Named, Record};
+use crate::wire::audit::{genesis, record_id, Alive, Credential, EraEnd, Event, Gap, Named, Record};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
 
@@ -22,15 +23,17 @@ const PROBLEMS_MAX: usize = 32;
 /// What is proved about one device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DeviceReport {
-    /// Answers to `authorize`.
+    /// Answers to `authorize`, those that have no record of their own and were counted among them.
     pub decisions: u64,
+    /// Those: denials that were as one before them.
+    pub repeated: u64,
     /// Records of any kind.
     pub records: u64,
     /// Gap records: losses that the device counted and signed.
     pub gaps: u64,
     /// Records that they count, those that arrived all the same left out. Of what a torn end may have held, the most.
     pub lost: u64,
-    /// Decisions of which the record that names their credential is among the lost.
+    /// Decisions of which the record that names their credential, or that they were as, is among the lost.
     pub unattributed: u64,
     /// Segments that a later start closed, with the audit key of then.
     pub recovered: u64,
@@ -44,6 +47,14 @@ pub struct DeviceReport {
     pub first: Option<String>,
     /// The last record's name.
     pub last: Option<String>,
+    /// The floor E of that record.
+    pub heard: Option<Timestamp>,
+    /// Within so much powered-on time after it the device records something more, whatever happens: past that it is switched
+    /// off, cut off, or made silent. None where it ended in order, or began with nothing that says so.
+    pub next_within: Option<Millis>,
+    /// Eras that hold denials and ended without a word, but for the last one: what was being counted then is not counted,
+    /// so that there were as many denials or more.
+    pub cut_short: u64,
     /// What does not check out.
     pub problems: Vec<String>,
     /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap
@@ -82,8 +93,26 @@ struct Chain {
     lost: Vec<(u64, u64)>,
     /// Whether it goes on by the device's word alone somewhere.
     made: Made,
+    said: Said,
+}
+
+/// What records of an era say that later ones build on.
+#[derive(Default)]
+struct Said {
     /// Credentials by the record that names them in full.
     named: BTreeMap<u64, Arc<Named>>,
+    /// The denials, in order.
+    denials: Vec<u64>,
+    /// Whether the last record says that it ends in order.
+    over: bool,
+}
+
+/// The era that ended last.
+struct Past {
+    device: DeviceId,
+    number: u64,
+    /// It has denials, and does not say that all of them were counted.
+    open: bool,
 }
 
 /// A segment that is sound.
@@ -152,6 +181,7 @@ pub struct Verifier {
     held: BTreeMap<(DeviceId, EraId), Held>,
     named: Vec<(DeviceId, EraEnd)>,
     gaps: Vec<(DeviceId, Gap)>,
+    past: Option<Past>,
 }
 
 impl Verifier {
@@ -168,7 +198,8 @@ impl Verifier {
     pub fn by(signers: Signers) -> Self {
         let devices = signers.keys.keys().map(|device| (device.clone(), DeviceReport::default())).collect();
         let report = Report { devices };
-        Self { signers, report, chain: None, held: BTreeMap::new(), named: Vec::new(), gaps: Vec::new() }
+        let (held, named, gaps) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { signers, report, chain: None, held, named, gaps, past: None }
     }
 
     /// Checks one segment and returns it if it is sound.
@@ -188,9 +219,13 @@ impl Verifier {
                     Mark::Salvaged => report.salvaged += 1,
                     Mark::Unannounced => report.unannounced += 1,
                 }
+                self.look_back(&device, &header, &records);
                 self.count(&device, &header, &records);
                 self.go_on(device.clone(), &header, signer);
-                let records = records.into_iter().map(|record| (self.attribute(&device, &record), record));
+                let records = records.into_iter().map(|record| {
+                    self.count_denials(&device, &record);
+                    (self.attribute(&device, &record), record)
+                });
                 let records = records.map(|(named, record)| (record, named)).collect();
                 Some(Checked { header, records })
             }
@@ -217,15 +252,15 @@ impl Verifier {
             Credential::Named(named) => {
                 let named = Arc::new(Named::clone(named));
                 if decision.allow {
-                    chain.named.insert(record.index, named.clone());
+                    chain.said.named.insert(record.index, named.clone());
                 }
                 return Some(named);
             }
             Credential::Same(index) => *index,
         };
-        let named = chain.named.get(&index).cloned();
+        let named = chain.said.named.get(&index).cloned();
         if named.is_none() {
-            let lost = chain.lost.iter().any(|(first, end)| (first..end).contains(&&index));
+            let lost = chain.has_lost(index);
             let what = format!("{} refers to record {index} for its credential, which names none", {
                 record_id(device, chain.era, record.index)
             });
@@ -235,6 +270,48 @@ impl Verifier {
             }
         }
         named
+    }
+
+    /// Whether the era before ended with denials that nobody counts: it says nothing of an end, and a start came after it.
+    /// Where an era has grown long, all is counted before the next one begins.
+    fn look_back(&mut self, device: &DeviceId, header: &SegmentHeader, records: &[Record]) {
+        let Some(past) = self.past.take().filter(|past| past.device == *device && past.open) else { return };
+        let first = records.first().filter(|record| record.index == 0);
+        let went_on = first.is_some_and(|record| !matches!(record.event, Event::Start(_)));
+        if !(went_on && header.era.number == past.number.saturating_add(1)) {
+            self.report.devices.entry(device.clone()).or_default().cut_short += 1;
+        }
+    }
+
+    /// A denial that is counted in another record counts as one.
+    fn count_denials(&mut self, device: &DeviceId, record: &Record) {
+        let Some(chain) = self.chain.as_mut() else { return };
+        chain.said.over = matches!(record.event, Event::Alive(Alive { next: None }));
+        let repeated = match &record.event {
+            Event::Decision(decision) if !decision.allow => return chain.said.denials.push(record.index),
+            Event::Repeated(repeated) => *repeated,
+            Event::Alive(_)
+            | Event::Decision(_)
+            | Event::Gap(_)
+            | Event::Grant(_)
+            | Event::Mode(_)
+            | Event::Refused(_)
+            | Event::Start(_)
+            | Event::Task(_)
+            | Event::Trust(_) => return,
+        };
+        let (known, lost) = (chain.said.denials.binary_search(&repeated.of).is_ok(), chain.has_lost(repeated.of));
+        if !(known || lost) {
+            let id = record_id(device, chain.era, record.index);
+            return self
+                .problem(device.clone(), format!("{id} counts denials as record {}, which is none", repeated.of));
+        }
+        let report = self.report.devices.entry(device.clone()).or_default();
+        report.decisions = report.decisions.saturating_add(repeated.count);
+        report.repeated = report.repeated.saturating_add(repeated.count);
+        if !known {
+            report.unattributed = report.unattributed.saturating_add(repeated.count);
+        }
     }
 
     /// Where the next segment of an era has to begin.
@@ -249,8 +326,8 @@ impl Verifier {
     }
 
     fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, signer: Signer) {
-        let before = self.chain.take().map(|chain| (chain.lost, chain.made, chain.named));
-        let (mut lost, mut made, named) = before.unwrap_or_else(|| (Vec::new(), Made::Whole, BTreeMap::new()));
+        let before = self.chain.take().map(|chain| (chain.lost, chain.made, chain.said));
+        let (mut lost, mut made, said) = before.unwrap_or_else(|| (Vec::new(), Made::Whole, Said::default()));
         if let Some(salvage) = &header.salvage {
             lost.extend(&salvage.lost);
             made = Made::Salvaged;
@@ -264,12 +341,14 @@ impl Verifier {
             signer,
             lost,
             made,
-            named,
+            said,
         });
     }
 
     fn end_chain(&mut self) {
-        if let Some(Chain { device, era, next_index, head, lost, made, .. }) = self.chain.take() {
+        if let Some(Chain { device, era, next_index, head, lost, made, said, .. }) = self.chain.take() {
+            let open = !said.denials.is_empty() && !said.over;
+            self.past = Some(Past { device: device.clone(), number: era.number, open });
             self.held.insert((device, era), Held { end: next_index, head, lost, made });
         }
     }
@@ -284,9 +363,16 @@ impl Verifier {
                     report.gaps += 1;
                     self.gaps.push((device.clone(), gap.clone()));
                 }
-                Event::Start(start) => self.named.extend(start.previous.map(|end| (device.clone(), end))),
+                Event::Start(start) => {
+                    report.next_within = Some(start.heartbeat);
+                    self.named.extend(start.previous.map(|end| (device.clone(), end)));
+                }
+                Event::Alive(alive) => report.next_within = alive.next,
+                // Counted once it is known of what.
+                Event::Repeated(_) => {}
                 Event::Grant(_) | Event::Mode(_) | Event::Refused(_) | Event::Task(_) | Event::Trust(_) => {}
             }
+            report.heard = Some(record.floor);
             let id = record_id(device, header.era, record.index);
             report.first.get_or_insert_with(|| id.clone());
             report.last = Some(id);
@@ -330,6 +416,12 @@ impl Verifier {
         let of = |gap: &Gap| gap.era == era || (gap.era.salt == 0 && gap.era.number == era.number);
         let gaps = self.gaps.iter().filter(|(owner, gap)| owner == device && of(gap));
         gaps.map(|(_, gap)| (gap.first, gap.end.unwrap_or(end))).collect()
+    }
+}
+
+impl Chain {
+    fn has_lost(&self, index: u64) -> bool {
+        self.lost.iter().any(|(first, end)| (*first..*end).contains(&index))
     }
 }
 
@@ -384,9 +476,10 @@ fn check(
 
 #[cfg(test)]
 mod tests {
-    use super::super::service::tests::{at, device_keys, one_device, salvaged, segment, told};
+    use super::super::service::tests::{at, device_keys, one_device, salvaged, segment, told, told_all};
     use super::*;
-    use crate::wire::audit::GapCause;
+    use crate::ids::BootId;
+    use crate::wire::audit::{Decision, GapCause, Repeated, Start};
 
     const ERA: EraId = EraId { number: 1, salt: 77 };
 
@@ -473,5 +566,97 @@ mod tests {
         });
         assert_eq!(report.problems, Vec::<String>::new());
         assert_eq!((report.records, report.lost, report.missing), expected, "{gaps:?}");
+    }
+
+    fn decision(allow: bool) -> Event {
+        Event::Decision(Box::new(Decision {
+            allow,
+            reason: "no_right".into(),
+            operation: "read".into(),
+            resource: "a".into(),
+            destination: None,
+            risk: None,
+            credential: Credential::Nothing,
+            workload: Vec::new(),
+            enforcer: Vec::new(),
+            known: Default::default(),
+        }))
+    }
+
+    fn repeated(of: u64, count: u64) -> Event {
+        Event::Repeated(Repeated { of, count, since: at(1), until: at(1) })
+    }
+
+    fn start() -> Event {
+        let (boot, version) = (BootId([1; 16]), "1".into());
+        Event::Start(Box::new(Start { boot, boots: 1, previous: None, version, heartbeat: Millis(7000) }))
+    }
+
+    /// What comes of eras that tell these, by their numbers.
+    fn report(eras: &[(u64, &[Event])]) -> DeviceReport {
+        let (_, book, _, _) = one_device();
+        let mut verifier = Verifier::new(&book);
+        for (number, events) in eras {
+            verifier.segment(stored(&told_all(&device_keys(1), EraId { number: *number, salt: 1 }, events.to_vec())));
+        }
+        verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn denials_that_are_counted_in_one_record_count_as_many() {
+        let sums = |events: &[Event]| {
+            let report = report(&[(1, events)]);
+            (report.decisions, report.repeated, report.problems.len())
+        };
+        let denied = || decision(false);
+        assert_eq!(sums(&[denied(), repeated(0, 5)]), (6, 5, 0));
+        assert_eq!(sums(&[denied(), repeated(0, 5), denied(), repeated(2, 7), repeated(0, 1)]), (15, 13, 0));
+        assert_eq!(sums(&[denied(), repeated(0, u64::MAX)]).0, u64::MAX);
+        // An allow stands for itself alone, and nothing counts what comes later or is not there.
+        assert_eq!(sums(&[decision(true), repeated(0, 5)]), (1, 0, 1));
+        assert_eq!(sums(&[repeated(1, 5), denied()]), (1, 0, 1));
+        assert_eq!(sums(&[denied(), repeated(0, 2), repeated(1, 5)]), (3, 2, 1));
+        let eras = report(&[(1, &[denied()]), (2, &[decision(true), repeated(0, 5)])]);
+        assert_eq!((eras.decisions, eras.problems.len()), (2, 1), "another era's denial");
+    }
+
+    #[test]
+    fn counts_of_a_lost_denial_are_attributed_to_nobody() {
+        let (_, book, _, _) = one_device();
+        let whole = told_all(&device_keys(1), ERA, vec![start(), decision(false), repeated(1, 5)]);
+        let left = salvaged(&device_keys(1), &whole, 1..2);
+        let mut verifier = Verifier::new(&book);
+        assert!(verifier.segment(stored(&left)).is_some());
+        let report = verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap();
+        assert_eq!((report.decisions, report.unattributed, report.problems.len()), (5, 5, 0));
+    }
+
+    #[test]
+    fn an_era_that_ends_without_a_word_may_have_had_more_denials() {
+        let over = || Event::Alive(Alive { next: None });
+        let cut_short = |first: &[Event], then: &[Event]| report(&[(1, first), (2, then)]).cut_short;
+        assert_eq!(cut_short(&[start(), decision(false)], &[start()]), 1, "killed");
+        assert_eq!(cut_short(&[start(), decision(false), over()], &[start()]), 0, "in order");
+        assert_eq!(cut_short(&[start(), decision(false)], &[decision(true)]), 0, "it has grown long");
+        assert_eq!(cut_short(&[start(), decision(true)], &[start()]), 0, "no denials");
+        assert_eq!(report(&[(1, &[start(), decision(false)])]).cut_short, 0, "it may go on");
+        assert_eq!(
+            report(&[(1, &[decision(false)]), (3, &[decision(true)])]).cut_short,
+            1,
+            "the one between is missing"
+        );
+    }
+
+    #[test]
+    fn when_a_device_is_to_be_heard_again_is_in_its_trail() {
+        assert_eq!(report(&[(1, &[decision(true)])]).next_within, None);
+        let said = |events: &[Event]| {
+            let report = report(&[(1, events)]);
+            (report.heard, report.next_within)
+        };
+        let alive = |next| Event::Alive(Alive { next });
+        assert_eq!(said(&[start(), decision(true)]), (Some(at(1)), Some(Millis(7000))));
+        assert_eq!(said(&[start(), alive(Some(Millis(9)))]).1, Some(Millis(9)));
+        assert_eq!(said(&[start(), alive(None)]).1, None);
     }
 }

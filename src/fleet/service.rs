@@ -740,8 +740,14 @@ pub(super) mod tests {
 
     /// A segment of one record, which begins an era.
     pub(crate) fn told(keys: &DeviceKeys, era: EraId, event: Event) -> Upload {
-        let mut header = segment(keys, era, None, 1, "x").header.claim().unwrap();
-        let (leaves, root) = grow(&[Record { index: 0, floor: at(1), powered: at(1), event }]);
+        told_all(keys, era, vec![event])
+    }
+
+    /// A segment that begins an era, and tells these.
+    pub(crate) fn told_all(keys: &DeviceKeys, era: EraId, events: Vec<Event>) -> Upload {
+        let mut header = segment(keys, era, None, events.len() as u32, "x").header.claim().unwrap();
+        let record = |(event, index)| Record { index, floor: at(1), powered: at(1), event };
+        let (leaves, root) = grow(&events.into_iter().zip(0..).map(record).collect::<Vec<_>>());
         header.root = root;
         Upload { header: sign(header, keys), leaves }
     }

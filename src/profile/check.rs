@@ -157,6 +157,10 @@ impl Profile {
         problems.within("queue.era_records_max", self.queue.era_records_max, 64, 10_000_000);
         problems.within("queue.anchor_every_commits", u64::from(self.queue.anchor_every_commits), 1, 10_000);
         problems.within("queue.cache_mib", self.queue.cache_mib, 1, 1024);
+        problems.within("queue.alike_max", u64::from(self.queue.alike_max), 1, 1000);
+        // A kill takes the counts of one window with it.
+        problems.within("queue.alike_window_ms", self.queue.alike_window_ms, 1000, 60_000);
+        problems.within("queue.heartbeat_s", self.queue.heartbeat_s, 60, 7 * DAY_S);
         problems.within("wallet.tasks_per_uid_max", bytes(self.wallet.tasks_per_uid_max), 1, 65_536);
         problems.within("wallet.grants_max", bytes(self.wallet.grants_max), 1, 1024);
         problems.within("wallet.issuer_ms", self.wallet.issuer_ms, 100, 120_000);
@@ -285,6 +289,9 @@ mod tests {
         check(|p| p.verify.run_facts_max = 10, "verify.facts_max");
         check(|p| p.queue.reserve_percent = 90, "queue.reserve_percent");
         check(|p| p.queue.anchor_every_commits = 0, "queue.anchor_every_commits");
+        check(|p| p.queue.alike_max = 0, "queue.alike_max");
+        check(|p| p.queue.alike_window_ms = 600_000, "queue.alike_window_ms");
+        check(|p| p.queue.heartbeat_s = 0, "queue.heartbeat_s");
         check(|p| p.link.keepalive_s = 4, "link.keepalive_s");
         check(|p| p.link.backoff_ms_max = 10, "link.backoff_ms_min");
         check(|p| p.link.window = 0, "link.window");

@@ -697,6 +697,9 @@ impl<'r> Columns<'r> {
                 ..plain("task")
             },
             Event::Trust(_) => plain("trust"),
+            // Owner and task are those of the denial that it counts.
+            Event::Repeated(repeated) => Self { allow: Some(false), same: Some(repeated.of), ..plain("repeated") },
+            Event::Alive(_) => plain("alive"),
         }
     }
 }

@@ -74,6 +74,7 @@ pub fn render(status: &StatusReply) -> String {
     });
     count(&mut registry, "decisions", "Decisions since the process started", decisions);
     let mut plain = |name: &str, help: &str, value: u64| count(&mut registry, name, help, [(Labels::new(), value)]);
+    plain("repeated_denials", "Denials that were counted in place of a record each", counters.repeated);
     plain("refused_messages", "Messages and files refused since the process started", counters.refused);
     plain("audit_records", "Records written since the process started", counters.records);
     plain("audit_segments_released", "Segments that the collector acknowledged", counters.segments_released);

@@ -56,6 +56,10 @@ pub enum Event {
     Task(Box<TaskEvent>),
     /// A new trust bundle, policy, revocation list or grant is in force.
     Trust(TrustChange),
+    /// Denials that are just as one before them, counted.
+    Repeated(Repeated),
+    /// Nothing happened for long, or nothing will: silence without it is evidence.
+    Alive(Alive),
 }
 
 /// One answer to `authorize`, with all that it rests on.
@@ -201,6 +205,28 @@ pub struct Evidence {
     pub count: u64,
 }
 
+/// Denials that have no record of their own, because they were the same as one that has, and came too often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Repeated {
+    /// The record that they are as, but for their times, staleness and width: a denial of the same era, before this. Its
+    /// name was given as theirs.
+    pub of: u64,
+    /// How many, beside that record, since the last such count of it.
+    pub count: u64,
+    /// The floor E at the first of them.
+    pub since: Timestamp,
+    /// The floor E at the last.
+    pub until: Timestamp,
+}
+
+/// A sign of life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Alive {
+    /// Another record follows within so much powered-on time, whatever happens. None: the program ends in order, this is
+    /// the era's last record, and whatever was to be counted is.
+    pub next: Option<Millis>,
+}
+
 /// An era began.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Start {
@@ -212,6 +238,8 @@ pub struct Start {
     pub previous: Option<EraEnd>,
     /// The program's version.
     pub version: String,
+    /// The longest powered-on time from one record to the next, from here on.
+    pub heartbeat: Millis,
 }
 
 /// Where an era ended.
@@ -362,7 +390,9 @@ impl Record {
             | Event::Refused(_)
             | Event::Start(_)
             | Event::Task(_)
-            | Event::Trust(_) => None,
+            | Event::Trust(_)
+            | Event::Repeated(_)
+            | Event::Alive(_) => None,
         }
     }
 
@@ -377,7 +407,9 @@ impl Record {
             | Event::Mode(_)
             | Event::Refused(_)
             | Event::Start(_)
-            | Event::Task(_) => None,
+            | Event::Task(_)
+            | Event::Repeated(_)
+            | Event::Alive(_) => None,
         }
     }
 

@@ -277,7 +277,8 @@ def read_start(r):
     def end():
         return {"era": read_era(r), "next_index": r.number(), "head": r.hash()}
 
-    return {"boot": r.hash(16), "boots": r.number(2**32), "previous": r.option(end), "version": r.text()}
+    start = {"boot": r.hash(16), "boots": r.number(2**32), "previous": r.option(end), "version": r.text()}
+    return start | {"heartbeat": r.number()}
 
 
 def read_task(r):
@@ -314,6 +315,14 @@ def read_trust(r):
     return {change: changes[change]()}
 
 
+def read_repeated(r):
+    return {"of": r.number(), "count": r.number(), "since": r.number(), "until": r.number()}
+
+
+def read_alive(r):
+    return {"next": r.option(r.number)}
+
+
 KINDS = {
     "decision": None,
     "gap": read_gap,
@@ -323,6 +332,8 @@ KINDS = {
     "start": read_start,
     "task": read_task,
     "trust": read_trust,
+    "repeated": read_repeated,
+    "alive": read_alive,
 }
 
 
@@ -559,6 +570,8 @@ class Chain:
         self.segment = self.index = 0
         self.head = genesis(fleet, device, era, salt)
         self.held, self.lost, self.whole, self.named = [], [], True, {}
+        # The denials; whether the last record says that the era ends in order.
+        self.denials, self.over = set(), False
         self.marks = {"announced": 0, "recovered": 0, "salvaged": 0, "unannounced": 0}
 
     def open(self, data, identities):
@@ -614,6 +627,21 @@ class Chain:
             self.lost += header["salvage"]["lost"]
         return header, records
 
+    def gone(self, index):
+        return any(first <= index < after for first, after in self.lost)
+
+    def count(self, record):
+        """How many denials a record counts beside those that have one, and how many of them are as a lost one."""
+        event = record["event"]
+        self.over = event == {"alive": {"next": None}}
+        if "decision" in event and not event["decision"]["allow"]:
+            self.denials.add(record["index"])
+        if "repeated" not in event:
+            return 0, 0
+        of, count = event["repeated"]["of"], event["repeated"]["count"]
+        need(of in self.denials or self.gone(of), f"record {record['index']} counts denials as {of}, which is none")
+        return count, 0 if of in self.denials else count
+
     def attribute(self, record):
         """What a decision's credential names; None where it names nothing, or only a lost record did."""
         decision = record["event"].get("decision")
@@ -624,8 +652,7 @@ class Chain:
                 self.named[record["index"]] = decision["credential"]["named"]
             return decision["credential"]["named"]
         index = decision["credential"]["same"]
-        gone = any(first <= index < after for first, after in self.lost)
-        need(index in self.named or gone, f"record {record['index']} refers to {index}, which names no credential")
+        need(index in self.named or self.gone(index), f"record {record['index']} refers to {index}, which names no credential")
         return self.named.get(index)
 
 
@@ -718,7 +745,7 @@ class Export:
     def __init__(self, trusted):
         self.trusted, self.problems, self.keys, self.fleet = trusted, [], {}, ""
         self.chains, self.gaps, self.ends, self.chain, self.unattributed = {}, [], [], None, 0
-        self.counts = {}
+        self.counts, self.cut_short = {}, 0
 
     def wrong(self, where, why):
         self.problems.append(f"{where}: {why}")
@@ -759,7 +786,7 @@ class Export:
             need(set(device) == {"id", "keys"} and is_name(device["id"], 48), "no device")
             need(device["id"] not in self.keys, "a device twice")
             self.keys[device["id"]] = counting(device["id"], device["keys"], self.trusted)
-            self.counts[device["id"]] = {"records": 0, "decisions": 0, "gaps": 0}
+            self.counts[device["id"]] = {"records": 0, "decisions": 0, "repeated": 0, "gaps": 0}
 
     def segment(self, lines):
         (number, (device, era, salt, _, signed), _), where = lines[0], f"line {lines[0][0]}"
@@ -769,11 +796,16 @@ class Export:
             place = (device, era, salt)
             if self.chain is None or self.chain[0] != place:
                 need(place not in self.chains, "an era that is not in one piece")
-                signer = self.chain[1].signer if self.chain and self.chain[0][0] == device else None
+                before = self.chain if self.chain and self.chain[0][0] == device else None
+                signer = before[1].signer if before else None
                 self.chains[place] = Chain(self.fleet, device, era, salt, signer)
                 self.chain = place, self.chains[place]
             leaves = [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
             header, records = self.chain[1].follow(signed, leaves, self.keys[device])
+            if header["segment"] == 0 and before and before[1].denials and not before[1].over:
+                # An era that has grown long ends with everything counted, and the next one begins without a start.
+                grown = records and records[0]["index"] == 0 and "start" not in records[0]["event"]
+                self.cut_short += not (grown and era == before[0][1] + 1)
         except (Refused, OverflowError, KeyError) as why:
             return self.wrong(where, repr(why))
         expected = [self.expected(header, record) for record in records] or [lost_line(header)]
@@ -793,6 +825,13 @@ class Export:
         except Refused as why:
             self.wrong(f"{device}/{header['era']['number']}", str(why))
         counts = self.counts[device]
+        try:
+            count, unattributed = self.chain[1].count(record)
+            counts["decisions"] += count
+            counts["repeated"] += count
+            self.unattributed += unattributed
+        except Refused as why:
+            self.wrong(f"{device}/{header['era']['number']}", str(why))
         counts["records"] += 1
         counts["decisions"] += "decision" in record["event"]
         if "gap" in record["event"]:
@@ -842,8 +881,10 @@ def check_export(data, trusted):
     said = []
     for device, counts in export.counts.items():
         said.append(f"{device}: {counts['decisions']} decisions in {counts['records']} records, {counts['gaps']} gap records")
+        said.append(f"{counts['repeated']} of the decisions are denials that were as one before them")
     said.append(f"{export.lost} records lost and counted, {export.missing} not delivered and not counted")
-    said.append(f"{export.unattributed} decisions whose credential only a lost record names")
+    said.append(f"{export.cut_short} eras that ended without a word: as many denials as are counted, or more")
+    said.append(f"{export.unattributed} decisions of which a lost record says whose they were")
     for mark in ("recovered", "salvaged", "unannounced"):
         count = sum(chain.marks[mark] for chain in export.chains.values())
         said.append(f"{count} segments that are {mark}: what may have been made later, by whoever took the device's keys")

@@ -16,8 +16,8 @@ use hardtack::wire::audit::merkle::{leaf_hash, path, root, root_from, root_from_
 use hardtack::wire::audit::segment::{grow, link, Delivery, Salvage, SegmentHeader, Upload};
 use hardtack::wire::audit::signer::AuditKey;
 use hardtack::wire::audit::{
-    extend, genesis, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse, Known,
-    ModeChange, Named, Record, Start, TaskEvent, TaskStep, TrustChange,
+    extend, genesis, Alive, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse, Known,
+    ModeChange, Named, Record, Repeated, Start, TaskEvent, TaskStep, TrustChange,
 };
 use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
@@ -173,7 +173,8 @@ fn events() -> Vec<Event> {
     ];
     let previous = EraEnd { era: EraId { number: 11, salt: u64::MAX }, next_index: 300, head: Hash([0xaa; 32]) };
     let start = |previous| {
-        Event::Start(Box::new(Start { boot: BootId([0xbb; 16]), boots: 300, previous, version: "0.1.0".into() }))
+        let (boot, version, heartbeat) = (BootId([0xbb; 16]), "0.1.0".into(), Millis(21_600_000));
+        Event::Start(Box::new(Start { boot, boots: 300, previous, version, heartbeat }))
     };
     let gap = |end, cause| Event::Gap(Gap { era: EraId { number: 11, salt: 0 }, first: 7, end, cause });
     let mode = ModeChange { from: "online".into(), to: "offline".into(), reason: "the link is down".into() };
@@ -211,6 +212,10 @@ fn events() -> Vec<Event> {
     ];
     events.extend([GrantStep::Activated, GrantStep::Reconciled, GrantStep::Wiped].map(grant));
     events.extend(trust.map(Event::Trust));
+    // Of a denial that is there, and of one that the chain below has lost.
+    let repeated = |of| Event::Repeated(Repeated { of, count: 300, since: time(0), until: time(9000) });
+    events.extend([7, 25].map(repeated));
+    events.extend([Some(Millis(21_600_000)), None].map(|next| Event::Alive(Alive { next })));
     events
 }
 

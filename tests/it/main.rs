@@ -11,6 +11,7 @@ mod cli;
 mod clock;
 mod crash;
 mod daemon;
+mod denials;
 mod emergency;
 mod faults;
 mod fleet;

@@ -4,6 +4,7 @@
 //! Never: believes the collector: the chain is verified here once more, from the uploads' own bytes.
 //! Read next: `hardtack::wire::audit`.
 
+use std::collections::btree_map::Entry as Seen;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::Entry;
@@ -11,7 +12,9 @@ use hardtack::agent::request::{DecisionReply, Verdict};
 use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
 use hardtack::wire::audit::segment::{SegmentHeader, Upload};
 use hardtack::wire::audit::signer::{self, Signer};
-use hardtack::wire::audit::{genesis, Credential, Decision, Event, Gap, Named, Record, TaskStep, TrustChange};
+use hardtack::wire::audit::{
+    genesis, Credential, Decision, Event, Gap, Named, Record, Repeated, TaskStep, TrustChange,
+};
 use hardtack::wire::bundle::PublicKey;
 use hardtack::wire::Refused;
 
@@ -30,6 +33,10 @@ pub(crate) struct Observed {
     resource: String,
     /// What the credential names that was shown, where it was one that an agent handed out.
     named: Option<Named>,
+    /// When it was heard again: a denial that was counted with the record of the first.
+    again: Vec<u64>,
+    /// How many of these a killed process may have left uncounted.
+    unsure: u64,
 }
 
 /// A segment as the collector stored it.
@@ -62,6 +69,12 @@ pub(crate) enum Told {
     Finished,
 }
 
+impl Observed {
+    fn is_as(&self, other: &Self) -> bool {
+        (self.allow, &self.operation, &self.resource) == (other.allow, &other.operation, &other.resource)
+    }
+}
+
 impl Told {
     fn recorded_as(self, step: TaskStep) -> bool {
         match step {
@@ -88,6 +101,8 @@ impl AuditCheck {
             allow: reply.decision == Verdict::Allow,
             operation: operation.to_owned(),
             resource: resource.to_owned(),
+            again: Vec::new(),
+            unsure: 0,
         };
         let (era, index) = (reply.audit.era, reply.audit.index);
         let broken = if reply.decision_id == format!("{name}/{era}/{index}") {
@@ -102,9 +117,25 @@ impl AuditCheck {
             Some(format!("decision {} says that its record is at {era}/{index}", reply.decision_id))
         };
         tally.tried(Id::AuditedFirst, at, broken);
-        let again = self.observed.insert((device, era, index), observed).is_some();
-        if again && !self.restored.contains(&device) {
-            tally.broken(Id::NothingLost, at, format!("two decisions are called {}", reply.decision_id));
+        match self.observed.entry((device, era, index)) {
+            Seen::Vacant(new) => drop(new.insert(observed)),
+            Seen::Occupied(mut seen) if !observed.allow && seen.get().is_as(&observed) => {
+                seen.get_mut().again.push(at);
+            }
+            Seen::Occupied(mut seen) => {
+                seen.insert(observed);
+                if !self.restored.contains(&device) {
+                    tally.broken(Id::NothingLost, at, format!("two decisions are called {}", reply.decision_id));
+                }
+            }
+        }
+    }
+
+    /// A process ended without a word: what it counted since then may be written nowhere.
+    pub(crate) fn killed(&mut self, device: u32, since: u64) {
+        for (_, observed) in self.observed.range_mut((device, 0, 0)..(device + 1, 0, 0)) {
+            let unsure = observed.again.iter().filter(|at| **at >= since).count() as u64;
+            observed.unsure = observed.unsure.max(unsure);
         }
     }
 
@@ -125,7 +156,9 @@ impl AuditCheck {
                 | Event::Mode(_)
                 | Event::Refused(_)
                 | Event::Start(_)
-                | Event::Trust(_) => false,
+                | Event::Trust(_)
+                | Event::Repeated(_)
+                | Event::Alive(_) => false,
             }),
             Entry::Segment(_) => false,
         };
@@ -200,6 +233,15 @@ impl AuditCheck {
             let broken = (told != *count).then(|| format!("the clock of {name} was reset {count} times, told {told}"));
             tally.tried(Id::NothingLost, at, broken);
         }
+        for ((device, era, index), repeated) in chains.repeated() {
+            let of = chains.events.get(&(device, era, repeated.of)).into_iter().flatten();
+            let denied = of.filter(|event| matches!(event, Event::Decision(decision) if !decision.allow)).count() == 1;
+            let lost = || chains.gaps.iter().any(|(of, gap)| *of == device && covers(gap, era, repeated.of));
+            let sound = repeated.count > 0 && repeated.of < index && (denied || lost());
+            let name = &devices[device as usize].0;
+            let broken = (!sound).then(|| format!("{name}/{era}/{index} counts no denials: {repeated:?}"));
+            tally.tried(Id::NothingLost, at, broken);
+        }
         let judged = self.observed.iter().filter(|((device, ..), _)| !self.restored.contains(device));
         for ((device, era, index), observed) in judged {
             let name = &devices[*device as usize].0;
@@ -211,7 +253,14 @@ impl AuditCheck {
                 tally.tried(Id::Attributable, at, broken);
             }
             let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && covers(gap, *era, *index));
+            let heard = 1 + observed.again.len() as u64;
+            let counted = chains.counted(*device, *era, *index);
+            // What was counted can be lost as a record can.
+            let gone = || chains.gaps.iter().any(|(of, gap)| of == device && gap.era.number == *era);
             let broken = match found.as_slice() {
+                [event] if same(observed, event) && heard > counted + observed.unsure && !gone() => {
+                    Some(format!("{heard} answers are called {name}/{era}/{index}, and {counted} are counted"))
+                }
                 [event] if same(observed, event) => None,
                 [_] if chains.by_word_alone.contains(&(*device, *era, *index)) => None,
                 [_] => Some(format!("{name}/{era}/{index} is collected otherwise than its caller saw it")),
@@ -252,7 +301,9 @@ fn same(observed: &Observed, event: &Event) -> bool {
         | Event::Refused(_)
         | Event::Start(_)
         | Event::Task(_)
-        | Event::Trust(_) => false,
+        | Event::Trust(_)
+        | Event::Repeated(_)
+        | Event::Alive(_) => false,
     }
 }
 
@@ -273,9 +324,34 @@ struct Chains {
     gaps: Vec<(u32, Gap)>,
     /// Records of salvaged segments: that they are what was written nobody can tell.
     by_word_alone: BTreeSet<(u32, u64, u64)>,
+    /// Denials without a record of their own, by the record that they were as.
+    more: BTreeMap<(u32, u64, u64), u64>,
 }
 
 impl Chains {
+    /// Counts of denials, with where they stand.
+    fn repeated(&self) -> impl Iterator<Item = ((u32, u64, u64), Repeated)> + '_ {
+        let of = |event: &Event| match event {
+            Event::Repeated(repeated) => Some(*repeated),
+            Event::Alive(_)
+            | Event::Decision(_)
+            | Event::Gap(_)
+            | Event::Grant(_)
+            | Event::Mode(_)
+            | Event::Refused(_)
+            | Event::Start(_)
+            | Event::Task(_)
+            | Event::Trust(_) => None,
+        };
+        let all = self.events.iter().flat_map(|(place, events)| events.iter().map(move |event| (*place, event)));
+        all.filter_map(move |(place, event)| Some((place, of(event)?)))
+    }
+
+    /// How many answers a denial's record and the counts that name it come to.
+    fn counted(&self, device: u32, era: u64, index: u64) -> u64 {
+        self.more.get(&(device, era, index)).map_or(1, |more| more.saturating_add(1))
+    }
+
     /// How a decision says otherwise than expected who is accountable for it, if it does.
     fn attribution(
         &self,
@@ -300,7 +376,9 @@ impl Chains {
                         | Event::Refused(_)
                         | Event::Start(_)
                         | Event::Task(_)
-                        | Event::Trust(_) => None,
+                        | Event::Trust(_)
+                        | Event::Repeated(_)
+                        | Event::Alive(_) => None,
                     });
                 let lost = || self.gaps.iter().any(|(of, gap)| *of == device && covers(gap, era, *other));
                 match found {
@@ -336,7 +414,8 @@ fn verify<'a>(
         }
         segments.entry((stored.device, claim.era)).or_default().entry(claim.segment).or_default().push(&stored.upload);
     }
-    let mut chains = Chains { events: BTreeMap::new(), gaps: Vec::new(), by_word_alone: BTreeSet::new() };
+    let mut chains =
+        Chains { events: BTreeMap::new(), gaps: Vec::new(), by_word_alone: BTreeSet::new(), more: BTreeMap::new() };
     let mut signers: BTreeMap<u32, Signer> = BTreeMap::new();
     for ((device, era), era_segments) in segments {
         let (name, identity) = &devices[device as usize];
@@ -384,6 +463,10 @@ fn verify<'a>(
             signers.insert(device, *signer);
             (head, next, expected) = (first.head(), next + u64::from(first.count), first.next_segment());
         }
+    }
+    let counts: Vec<_> = chains.repeated().collect();
+    for ((device, era, _), repeated) in counts {
+        *chains.more.entry((device, era, repeated.of)).or_default() += repeated.count;
     }
     Ok(chains)
 }
@@ -470,7 +553,8 @@ mod tests {
     }
 
     fn observed(index: u64) -> AuditCheck {
-        let observed = Observed { allow: true, operation: "read".into(), resource: "a/b".into(), named: None };
+        let (operation, resource) = ("read".into(), "a/b".into());
+        let observed = Observed { allow: true, operation, resource, named: None, again: Vec::new(), unsure: 0 };
         AuditCheck { observed: BTreeMap::from([((0, 1, index), observed)]), ..AuditCheck::default() }
     }
 
@@ -501,6 +585,30 @@ mod tests {
         let mut damaged = segment(vec![decision(true)]);
         damaged.upload.leaves[0][3] ^= 1;
         check_fails(&observed(0), &[damaged], true);
+    }
+
+    #[test]
+    fn answers_of_one_name_are_counted_or_a_kill_explains_it() {
+        let heard = |again: &[u64]| {
+            let mut check = observed(0);
+            let first = check.observed.get_mut(&(0, 1, 0)).unwrap();
+            (first.allow, first.again) = (false, again.to_vec());
+            check
+        };
+        let repeated = |of, count| Event::Repeated(Repeated { of, count, since: Timestamp(1), until: Timestamp(1) });
+        let counted = |counts: &[Event]| [segment([&[decision(false)], counts].concat())];
+        check_fails(&heard(&[5, 6]), &counted(&[repeated(0, 2)]), false);
+        check_fails(&heard(&[5, 6]), &counted(&[repeated(0, 1), repeated(0, 1)]), false);
+        check_fails(&heard(&[5, 6]), &counted(&[repeated(0, 1)]), true);
+        check_fails(&heard(&[5, 6]), &counted(&[]), true);
+        check_fails(&heard(&[]), &counted(&[repeated(1, 2)]), true);
+        let mut killed = heard(&[5, 6]);
+        killed.killed(0, 6);
+        check_fails(&killed, &counted(&[repeated(0, 1)]), false);
+        check_fails(&killed, &counted(&[]), true);
+        killed.killed(0, 5);
+        check_fails(&killed, &counted(&[]), false);
+        check_fails(&observed(0), &[segment(vec![decision(true), repeated(0, 1)])], true);
     }
 
     #[test]

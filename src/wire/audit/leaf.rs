@@ -179,7 +179,9 @@ impl Leaves {
             | Event::Refused(_)
             | Event::Start(_)
             | Event::Task(_)
-            | Event::Trust(_) => {
+            | Event::Trust(_)
+            | Event::Repeated(_)
+            | Event::Alive(_) => {
                 let mut leaf = Writer(vec![tag::EVENT]);
                 leaf.difference(&mut self.before.floor, record.floor.0);
                 leaf.difference(&mut self.before.ahead, record.powered.0.wrapping_sub(record.floor.0));

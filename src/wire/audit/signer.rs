@@ -155,7 +155,9 @@ impl Opened {
                 | Event::Refused(_)
                 | Event::Start(_)
                 | Event::Task(_)
-                | Event::Trust(_) => {}
+                | Event::Trust(_)
+                | Event::Repeated(_)
+                | Event::Alive(_) => {}
             }
         }
         Ok(self.resumes.unwrap_or(next))

@@ -325,6 +325,11 @@ impl Trail {
         batch.entries.push(Entry::Segment(self.sign(&header)));
     }
 
+    /// Closed segments of the era that is being written.
+    pub fn closed_segments(&self) -> u64 {
+        self.outbox.get(&self.era).map_or(0, |outbox| outbox.closed.segment)
+    }
+
     /// When the open segment was begun.
     pub fn open_since(&self) -> Option<Millis> {
         self.open.as_ref().map(|open| open.since)

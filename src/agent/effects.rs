@@ -238,8 +238,8 @@ pub struct Anchor {
     pub feed_files: Vec<(FeedId, u64)>,
     /// How far each emergency key has come.
     pub emergencies: Vec<EmergencyMark>,
-    /// The epoch of the audit key: no older one signs again.
-    pub audit_epoch: u64,
+    /// The audit key, and what it has signed: no older one signs again.
+    pub audit_key: KeyUse,
     /// Budgets.
     pub budgets: Vec<Budget>,
 }
@@ -255,6 +255,17 @@ impl Anchor {
         let open = self.era.map(|era| EraMark { era, held_index: 0, next_index: self.next_index });
         self.earlier.iter().copied().chain(open)
     }
+}
+
+/// How much an audit key was used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUse {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Segments that it has signed.
+    pub segments: u64,
+    /// How many segments the open era had then: those that it has more were signed since.
+    pub closed: u64,
 }
 
 /// The most earlier eras that an anchor marks. Beyond it the oldest are not marked: what is lost of those shows at the

@@ -23,6 +23,7 @@ mod evaluate;
 mod evidence;
 pub mod feed;
 mod grants;
+mod intact;
 pub mod mode;
 mod naming;
 pub mod policy;
@@ -67,7 +68,7 @@ use audit::{Closing, Trail};
 use audit_key::Owner;
 use clock::{HintStanding, TrustedClock};
 use decide::{Judge, Room};
-use effects::{Budget, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
+use effects::{Budget, FileWrite, KeyUse, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
@@ -602,7 +603,11 @@ impl Agent {
             feeds: self.revocations.known_positions(),
             feed_files: self.revocations.files(),
             emergencies: self.revocations.emergencies.marks(),
-            audit_epoch: self.trail.signer().epoch(),
+            audit_key: KeyUse {
+                epoch: self.trail.signer().epoch(),
+                segments: self.trail.signer().segments(),
+                closed: self.trail.closed_segments(),
+            },
             budgets: self.wallet.budgets(),
         }
     }

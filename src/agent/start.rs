@@ -15,6 +15,7 @@ use super::audit_key::{AuditSigner, Owner};
 use super::clock::{Role, TrustedClock};
 use super::effects::{Anchor, Effects, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use super::emergency::{Emergencies, Moment};
+use super::evidence::Source;
 use super::policy::Policy;
 use super::request::Counters;
 use super::revocation::Revocations;
@@ -23,14 +24,14 @@ use super::token::{admit, Cache, Kind};
 use super::uplink::Uplink;
 use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Marks, Now};
-use crate::ids::{EraId, FeedId, Hash};
+use crate::ids::{EraId, FeedId, GrantId, Hash, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{extend, genesis, Event, Gap, GapCause, Record, Start, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::Position;
-use crate::wire::{decode, Refused};
+use crate::wire::Refused;
 
 /// Why an agent cannot even start locked.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +91,7 @@ impl Agent {
             // What contradicts was told when it came.
             let _ = clock.hear(Role::Feed, signed);
         }
-        let wallet = read_wallet(&boot, &trust, &anchor);
+        let (wallet, damaged) = read_wallet(&boot, &trust, &anchor);
         revocations.emergencies = read_emergencies(&boot, &anchor, &clock, &wallet);
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
@@ -98,14 +99,14 @@ impl Agent {
         let era = EraId { number: newest.map_or(1, |number| number.saturating_add(1)), salt: rng.next_u64() };
         let owner = Owner { fleet: &boot.fleet, device: &boot.device, identity: &boot.keys.identity };
         let found = file(&boot, &StateFile::AuditKey)
-            .and_then(|bytes| AuditSigner::from_file(bytes, owner, anchor.audit_epoch));
+            .and_then(|bytes| AuditSigner::from_file(bytes, owner, anchor.audit_key, signed_since(&boot.eras, &anchor)));
         // Where the device's place in its history is not known, its key may be one that it had before.
         let stale = anchor.standing != Standing::Known;
         let new_key = stale || found.is_none();
         let signer = match found {
             Some(found) if stale => found.next(owner, clock.powered(), &mut rng),
             Some(found) => found,
-            None => AuditSigner::generate(anchor.audit_epoch, owner, clock.powered(), &mut rng),
+            None => AuditSigner::generate(anchor.audit_key.epoch, owner, clock.powered(), &mut rng),
         };
         let mut agent = Self {
             trail: Trail::begin(boot.fleet.clone(), boot.device.clone(), signer, era),
@@ -161,6 +162,10 @@ impl Agent {
             effects.batch.files.push(FileWrite { file: StateFile::AuditKey, content });
         }
         agent.begin(&boot.eras, &anchor, now, &mut effects);
+        for (file, refused) in damaged {
+            let bytes = boot.files.iter().find(|(other, _)| *other == file).map_or(&[][..], |(_, bytes)| bytes);
+            agent.refuse(Source::Wallet, &file.path(), bytes, &refused, now, &mut effects);
+        }
         Ok((agent, effects))
     }
 
@@ -220,6 +225,16 @@ impl Agent {
             self.wallet.overcharge(anchor.leased_uses.max(1));
         }
     }
+}
+
+/// Segments that were signed after the anchor was written.
+fn signed_since(eras: &[EraImage], anchor: &Anchor) -> u64 {
+    let since = |image: &EraImage| match anchor.era {
+        Some(anchored) if image.id == anchored => image.segments.saturating_sub(anchor.audit_key.closed),
+        Some(anchored) if image.id.number < anchored.number => 0,
+        Some(_) | None => image.segments,
+    };
+    eras.iter().map(since).fold(0, u64::saturating_add)
 }
 
 /// Records that no signature covers yet are those that the anchor has seen, or damage.
@@ -375,23 +390,27 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
     Ok((Policy::parse(document)?, signed))
 }
 
-fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
+/// The wallet, and which of its files could not be read back.
+fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Vec<(StateFile, Refused)>) {
     let mut wallet = Wallet::default();
+    let mut damaged = Vec::new();
     wallet.restore_shift(anchor.shift);
     wallet.lose_counters(anchor.lost_until);
     for (file, bytes) in &boot.files {
         match file {
-            // A task's file that cannot be read back leaves its credential unknown, which denies.
-            StateFile::Task(_) => {
-                if let Ok(task) = decode::<StoredTask>(bytes, 64 * 1024) {
-                    wallet.put_task(task);
+            // A credential that was narrowed here is unknown without its task's file, which denies. One that an issuer
+            // minted is not: whether its task had ended is.
+            StateFile::Task(id) => match read_task(id, bytes) {
+                Ok(task) => wallet.put_task(task),
+                Err(refused) => {
+                    wallet.lose_task(id.clone());
+                    damaged.push((file.clone(), refused));
                 }
-            }
-            StateFile::Grant(_) => {
-                if let Some(grant) = read_grant(boot, trust, bytes) {
-                    wallet.put_grant(grant.claims.grant, grant);
-                }
-            }
+            },
+            StateFile::Grant(id) => match read_grant(boot, trust, id, bytes) {
+                Ok(grant) => wallet.put_grant(*id, grant),
+                Err(refused) => damaged.push((file.clone(), refused)),
+            },
             StateFile::Bundle
             | StateFile::Emergency(_)
             | StateFile::Feed(_)
@@ -414,7 +433,7 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
             wallet.lose_counters(Timestamp::MAX);
         }
     }
-    wallet
+    (wallet, damaged)
 }
 
 /// What emergency keys have revoked. A file that the anchor knows and that is not there, or is damaged, is lost.
@@ -438,10 +457,18 @@ fn read_emergencies(boot: &Boot, anchor: &Anchor, clock: &TrustedClock, wallet: 
     emergencies
 }
 
-fn read_grant(boot: &Boot, trust: &TrustBundle, bytes: &[u8]) -> Option<Grant> {
-    let stored = decode::<StoredGrant>(bytes, 64 * 1024).ok()?;
-    let grant = grant_of(stored.token, boot.device.as_str(), &boot.profile.verify, trust).ok()?;
-    Some(Grant { activation: stored.activation, ..grant })
+fn read_task(id: &TaskId, bytes: &[u8]) -> Result<StoredTask, Refused> {
+    let task = StoredTask::from_file(bytes)?;
+    (task.id == *id).then_some(task).ok_or(Refused::Malformed("a task under the name of another"))
+}
+
+fn read_grant(boot: &Boot, trust: &TrustBundle, id: &GrantId, bytes: &[u8]) -> Result<Grant, Refused> {
+    let stored = StoredGrant::from_file(bytes)?;
+    let grant = grant_of(stored.token, boot.device.as_str(), &boot.profile.verify, trust)?;
+    if grant.claims.grant != *id {
+        return Err(Refused::Malformed("a grant under the name of another"));
+    }
+    Ok(Grant { activation: stored.activation, ..grant })
 }
 
 /// A grant for this device from a token's bytes.

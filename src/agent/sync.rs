@@ -768,6 +768,8 @@ impl Agent {
             return;
         }
         let Some((upload, untold)) = self.trail.salvage(hole, remains, self.clock.floor()) else { return };
+        // What is signed now is in no era: only the anchor can count it.
+        self.anchor_due = true;
         for (first, end) in untold {
             let detail = format!("records {first} to {} are lost: counted in a gap record", end - 1);
             effects.outgoing.logs.push(LogEvent::StoreRecovered { era: hole.era.number, detail });

@@ -249,7 +249,8 @@ impl Judge<'_> {
         }
         let labelled: Vec<TaskId> = verified.claims.tasks.iter().filter_map(|task| task.parse().ok()).collect();
         if let Some(lost) = labelled.iter().find(|id| self.wallet.has_lost(id)) {
-            let explain = format!("what this device knew of task {lost} is damaged, so it counts as ended; begin another");
+            let explain =
+                format!("what this device knew of task {lost} is damaged, so it counts as ended; begin another");
             return Err(Denial::new(Reason::Revoked, explain));
         }
         let known = labelled.iter().filter_map(|id| self.wallet.task(id)).chain(task);

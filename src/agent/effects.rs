@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::emergency::EmergencyMark;
+use super::request::trail::{TrailAsk, TrailReply};
 use super::request::{Mode, Problem, ProblemCode, Reply, RequestId, Verdict};
 use super::salvage::Hole;
 use crate::ids::{BlockId, BootId, EraId, FeedId, GrantId, Hash, KeyId, TaskId};
@@ -314,6 +315,8 @@ pub struct Outgoing {
     pub loads: Vec<(EraId, u64)>,
     /// Segments that could not be loaded: what is left of them is to be gathered. Each comes back as an input.
     pub holes: Vec<Hole>,
+    /// Pages of the trail that somebody waits for: what is known of its eras. The store fills in the rest.
+    pub pages: Vec<(RequestId, TrailAsk, TrailReply)>,
     /// Log events.
     pub logs: Vec<LogEvent>,
 }
@@ -358,7 +361,7 @@ impl Outgoing {
     /// Whether nothing is to be sent.
     pub fn is_empty(&self) -> bool {
         let loads = self.loads.is_empty() && self.holes.is_empty();
-        self.replies.is_empty() && self.link.is_empty() && loads && self.logs.is_empty()
+        self.replies.is_empty() && self.link.is_empty() && loads && self.pages.is_empty() && self.logs.is_empty()
     }
 }
 

@@ -98,8 +98,9 @@ impl Agent {
         let newest = boot.eras.iter().map(|era| era.id.number).chain(anchor.era.map(|era| era.number)).max();
         let era = EraId { number: newest.map_or(1, |number| number.saturating_add(1)), salt: rng.next_u64() };
         let owner = Owner { fleet: &boot.fleet, device: &boot.device, identity: &boot.keys.identity };
-        let found = file(&boot, &StateFile::AuditKey)
-            .and_then(|bytes| AuditSigner::from_file(bytes, owner, anchor.audit_key, signed_since(&boot.eras, &anchor)));
+        let found = file(&boot, &StateFile::AuditKey).and_then(|bytes| {
+            AuditSigner::from_file(bytes, owner, anchor.audit_key, signed_since(&boot.eras, &anchor))
+        });
         // Where the device's place in its history is not known, its key may be one that it had before.
         let stale = anchor.standing != Standing::Known;
         let new_key = stale || found.is_none();

@@ -3,6 +3,7 @@
 mod audit_keys;
 mod recovery;
 mod roots;
+mod rot;
 mod rotation;
 
 use super::effects::{LinkCommand, Publish, StateFile};

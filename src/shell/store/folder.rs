@@ -15,7 +15,8 @@ use super::{Event, StoreError};
 use crate::agent::effects::StateFile;
 use crate::agent::feed::STORED_BYTES_MAX;
 use crate::shell::files::{
-    check_private_dir, create_dir, is_temporary, make_private, open_file, read_private, replace, sync_dir, sync_parent, FileError,
+    check_private_dir, create_dir, is_temporary, make_private, open_file, read_private, replace, sync_dir, sync_parent,
+    FileError,
 };
 
 /// The format of the state folder that this program writes.

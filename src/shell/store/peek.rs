@@ -33,7 +33,7 @@ pub fn peek(state_dir: &Path) -> Result<Option<Recovered>, StoreError> {
     Ok(Some(Recovered { eras: anchor.iter().filter_map(image).collect(), anchor, files, used_bytes, events }))
 }
 
-fn newest(state_dir: &Path, events: &mut Vec<Event>) -> Option<Anchor> {
+pub(super) fn newest(state_dir: &Path, events: &mut Vec<Event>) -> Option<Anchor> {
     let slots = ["anchor.0", "anchor.1"].map(|name| state_dir.join(name));
     let mut anchors = Vec::new();
     for (slot, path) in slots.iter().enumerate() {

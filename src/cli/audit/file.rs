@@ -435,8 +435,8 @@ impl Line {
 
 /// Whether a line is as hardtack writes it.
 fn same(made: Map<String, Value>, text: &str) -> Result<(), String> {
-    let told = Value::Object(made).to_string() == text;
-    told.then_some(()).ok_or_else(|| "it is written otherwise than hardtack writes it".into())
+    let made = Value::Object(made).to_string();
+    (made == text).then_some(()).ok_or_else(|| "it is written otherwise than hardtack writes it".into())
 }
 
 fn check_export(mut file: impl BufRead, signers: Signers, verdict: &mut Verdict) -> Report {

@@ -64,16 +64,31 @@ pub(super) fn run(args: &TailArgs, globals: &Globals) -> Result<Exit, Failure> {
     for row in newest(&trail, args, &device, &mut mark, &mut after)? {
         shown(globals.output, row)?;
     }
-    while args.follow {
+    if args.follow {
+        follow(&trail, args, globals.output, &mut mark, after)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Shows what is written from now on, until the agent is gone or somebody has seen enough.
+fn follow(
+    trail: &Trail<'_>,
+    args: &TailArgs,
+    format: Format,
+    mark: &mut Mark,
+    mut after: Option<PieceName>,
+) -> Result<(), Failure> {
+    let device = trail.whose().device.clone();
+    loop {
         std::thread::sleep(EVERY);
         let from = after.unwrap_or(PieceName { era: EraId { number: 0, salt: 0 }, segment: 0 });
         let page = trail.page(&TrailAsk { after: Some(from), pieces: PIECES_MAX })?;
         for piece in &page.pieces {
             for row in rows(piece, &device) {
-                if row.mark > mark {
-                    mark = row.mark;
+                if row.mark > *mark {
+                    *mark = row.mark;
                     if is_of(&row.fields, args) {
-                        shown(globals.output, row.fields)?;
+                        shown(format, row.fields)?;
                     }
                 }
             }
@@ -82,7 +97,6 @@ pub(super) fn run(args: &TailArgs, globals: &Globals) -> Result<Exit, Failure> {
             }
         }
     }
-    Ok(Exit::Done)
 }
 
 struct Row {

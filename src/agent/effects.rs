@@ -92,7 +92,7 @@ pub enum StateFile {
     FeedSince(FeedId),
     /// `wallet/grant-<id>`: a fallback grant, [`super::wallet::StoredGrant`].
     Grant(GrantId),
-    /// `policy`: the policy in force, `Signed<PolicyDocument>`.
+    /// `policy`: the policy in force, a `Signed<PolicyDocument>` behind a digest.
     Policy,
     /// `wallet/task-<id>`: a live or lately ended task, [`super::wallet::StoredTask`].
     Task(TaskId),

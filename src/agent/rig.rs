@@ -464,7 +464,7 @@ impl Rig {
         edit(&mut policy);
         self.named.1 = 2;
         let signed = Signed::sign(&policy, &self.fleet, &[&key(3)]);
-        self.disk.files.insert(StateFile::Policy, signed.to_bytes());
+        self.disk.files.insert(StateFile::Policy, super::policy::to_file(&signed.to_bytes()));
         self.restart(Reboot::Process);
     }
 

@@ -16,7 +16,7 @@ use super::clock::{Role, TrustedClock};
 use super::effects::{Anchor, Effects, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use super::emergency::{Emergencies, Moment};
 use super::evidence::Source;
-use super::policy::Policy;
+use super::policy::{self, Policy};
 use super::request::Counters;
 use super::revocation::Revocations;
 use super::sync::Named;
@@ -378,7 +378,7 @@ fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Signed<TrustBundle>), Unstar
 
 fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Policy, Signed<PolicyDocument>), Refused> {
     let bytes = file(boot, &StateFile::Policy).ok_or(Refused::Malformed("it is missing"))?;
-    let signed = Signed::<PolicyDocument>::from_bytes(bytes)?;
+    let signed = Signed::<PolicyDocument>::from_bytes(&policy::from_file(bytes)?)?;
     // What the anchor vouches for was verified when it came. Its key may have been rotated away since.
     let vouched = signed.digest() == anchor.policy.1;
     let document = if vouched { signed.claim() } else { signed.open(&trust.fleet, trust.policy_keys(), 1) }?;

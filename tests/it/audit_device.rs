@@ -128,10 +128,16 @@ fn what_is_left_of_a_damaged_store_is_told_and_saved_and_the_store_stays_as_it_i
     // Rows lie in frames, some in several copies: each with its checksum behind magic and length.
     let frames = whole.windows(16).enumerate().filter(|(_, bytes)| bytes[..4] == *b"\xff\xfeht");
     let frames: Vec<(usize, &[u8])> = frames.map(|(at, bytes)| (at, &bytes[8..])).collect();
-    let rows: BTreeSet<&[u8]> = frames.iter().map(|(_, sum)| *sum).collect();
+    // In the order in which they came: those after the first are of the first segment, whose header has the certificate.
+    let mut rows: Vec<&[u8]> = Vec::new();
+    for (_, sum) in &frames {
+        if !rows.contains(sum) {
+            rows.push(sum);
+        }
+    }
     for count in [1, 5, 40] {
         let mut damaged = whole.clone();
-        let hit: BTreeSet<&[u8]> = rows.iter().copied().take(count).collect();
+        let hit: BTreeSet<&[u8]> = rows.iter().copied().skip(10).take(count).collect();
         for (at, _) in frames.iter().filter(|(_, sum)| hit.contains(sum)) {
             damaged[at + 24] ^= 1;
         }

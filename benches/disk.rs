@@ -209,13 +209,13 @@ impl Bare {
         Self { file, at: 0, _folder: folder }
     }
 
-    fn write(&mut self, bytes: &[u8]) {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         if self.at + bytes.len() as u64 > BARE_BYTES {
             self.at = 0;
         }
-        self.file.write_all_at(bytes, self.at).expect("a write");
-        self.file.sync_data().expect("a sync");
+        self.file.write_all_at(bytes, self.at)?;
         self.at += bytes.len() as u64;
+        self.file.sync_data()
     }
 }
 
@@ -235,20 +235,19 @@ impl Sqlite {
         Self { connection, _folder: folder }
     }
 
-    fn write(&mut self, batch: &Batch) {
-        let transaction = self.connection.transaction().expect("a transaction");
+    fn write(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
         {
-            let mut insert =
-                transaction.prepare_cached("INSERT INTO rows VALUES (?1, ?2, ?3, ?4)").expect("a statement");
+            let mut insert = transaction.prepare_cached("INSERT INTO rows VALUES (?1, ?2, ?3, ?4)")?;
             for entry in &batch.entries {
                 let (era, number, kind) = match entry {
                     Entry::Record(record) => (record.era.number, record.index, 0),
                     Entry::Segment(segment) => (segment.era.number, segment.segment, 1),
                 };
-                insert.execute(rusqlite::params![era as i64, number as i64, kind, encode(entry)]).expect("a row");
+                insert.execute(rusqlite::params![era as i64, number as i64, kind, encode(entry)])?;
             }
         }
-        transaction.commit().expect("a commit");
+        transaction.commit()
     }
 }
 
@@ -269,12 +268,12 @@ pub(super) fn decisions() {
                     0 => real.decide_durably(&tokens),
                     1 => {
                         let effects = bare_agent.decide(&tokens);
-                        let done = effects.commit(|batch| Ok::<_, ()>(bare.write(&bytes_of(&batch))));
+                        let done = effects.commit(|batch| bare.write(&bytes_of(&batch)));
                         heard(done.expect("written").replies, callers);
                     }
                     _ => {
                         let effects = sqlite_agent.decide(&tokens);
-                        let done = effects.commit(|batch| Ok::<_, ()>(sqlite.write(&batch)));
+                        let done = effects.commit(|batch| sqlite.write(&batch));
                         heard(done.expect("written").replies, callers);
                     }
                 }
@@ -351,9 +350,8 @@ pub(super) fn flash() {
         let (written, taken) = (written_bytes() - before.0, blocks(&folder).saturating_sub(before.1));
         let (written, taken, logical) = (written as f64 / records, taken as f64 / records, logical as f64 / records);
         let what = if steps { ", each with a step credential" } else { "" };
-        match (group, steps) {
-            (64, false) => line("flash_bytes_per_record", written, "B", logical, "the rows' own bytes, groups of 64"),
-            (_, _) => {}
+        if (group, steps) == (64, false) {
+            line("flash_bytes_per_record", written, "B", logical, "the rows' own bytes, groups of 64");
         }
         println!(
             "  groups of {group:>3}{what}: {written:>7.0} B written, {taken:>7.0} B taken, rows {logical:.0} B each"

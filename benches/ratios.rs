@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 mod audit;
+mod disk;
 mod feed;
 
 use std::hint::black_box;
@@ -50,7 +51,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 11] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -64,6 +65,9 @@ const GROUPS: [Group; 8] = [
     Group { lines: &["revoke_p50_ms", "revoke_p99_ms"], measure: feed::latency },
     Group { lines: &["audit_wire_bytes", "audit_wire_step_bytes"], measure: audit::wire },
     Group { lines: &["audit_cpu"], measure: audit::cpu },
+    Group { lines: &["durable_decisions"], measure: disk::decisions },
+    Group { lines: &["flash_bytes_per_record"], measure: disk::flash },
+    Group { lines: &["reopen_1m"], measure: disk::reopen },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 
@@ -73,6 +77,9 @@ fn main() {
     if let [option, file] = &wanted[..] {
         if option == feed::AS_DEVICE {
             return feed::as_device(Path::new(file));
+        }
+        if option == disk::AS_OPENER {
+            return disk::as_opener(Path::new(file));
         }
     }
     println!("{:<21} {:>10} {:<5} {:>12} {:>8}  target", "name", "value", "unit", "reference", "ratio");
@@ -201,8 +208,17 @@ fn world() -> World {
 /// A token of three blocks with four rights.
 fn three_blocks(world: &World) -> Vec<u8> {
     let mut rng = ChaCha20Rng::from_seed([7; 32]);
+    let token = mint_task(&task_spec(world), &key(2), 7, &mut rng).expect("our own token");
+    let held = Held::from_bytes(&token).expect("our own token");
+    let block = || child_block(&["unix:uid:1001"], Some(&world.device)).expect("a valid block");
+    let held = held.append(block(), &mut rng).and_then(|held| held.append(block(), &mut rng)).expect("our own token");
+    held.to_bytes().expect("our own token")
+}
+
+/// A task with four rights.
+fn task_spec(world: &World) -> TaskSpec {
     let right = |resource: &str, action: &str| Right { resource: resource.into(), action: action.into() };
-    let spec = TaskSpec {
+    TaskSpec {
         fleet: world.trust.fleet.clone(),
         grant: GrantId([1; 16]),
         bearer: Bearer::Device(world.device.clone()),
@@ -222,12 +238,7 @@ fn three_blocks(world: &World) -> Vec<u8> {
         uses_max: None,
         staleness_max: Vec::new(),
         min_time_class: None,
-    };
-    let token = mint_task(&spec, &key(2), 7, &mut rng).expect("our own token");
-    let held = Held::from_bytes(&token).expect("our own token");
-    let block = || child_block(&["unix:uid:1001"], Some(&world.device)).expect("a valid block");
-    let held = held.append(block(), &mut rng).and_then(|held| held.append(block(), &mut rng)).expect("our own token");
-    held.to_bytes().expect("our own token")
+    }
 }
 
 fn token() {

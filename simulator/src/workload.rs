@@ -401,7 +401,8 @@ impl World<'_> {
                 | Asked::LastStatus
                 | Asked::Reset { .. }
                 | Asked::Status,
-                Reply::Challenge(_)
+                Reply::Audit(_)
+                | Reply::Challenge(_)
                 | Reply::Checked(_)
                 | Reply::Decision(_)
                 | Reply::Ended(_)

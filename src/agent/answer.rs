@@ -27,6 +27,7 @@ impl Agent {
         effects: &mut Effects,
     ) {
         let reply = match request {
+            Request::Audit(ask) => return effects.outgoing.pages.push((id, ask, self.trail_reply())),
             Request::Authorize(ask) => self.authorize(evidence, &ask, now, effects),
             Request::Begin(begin) => match self.begin_task(id, evidence, begin, None, now, effects) {
                 Some(reply) => reply,

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::audit_key::AuditSigner;
 use super::effects::{Batch, Budget, Entry, EraMark, StoredRecord, StoredSegment, ERAS_MARKED_MAX};
 use super::naming::{Names, Place};
+use super::request::trail::EraReply;
 use super::request::AuditRef;
 use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
@@ -336,6 +337,25 @@ impl Trail {
         let index = open.first_index + count as u64;
         outbox.closed = Boundary { segment: segment + 1, index, head: self.head };
         batch.entries.push(Entry::Segment(self.sign(&header)));
+    }
+
+    /// Closed segments of the era that is being written.
+    pub fn closed_segments(&self) -> u64 {
+        self.outbox.get(&self.era).map_or(0, |outbox| outbox.closed.segment)
+    }
+
+    /// How far each era goes that something is held of, oldest first.
+    pub fn stand(&self) -> Vec<EraReply> {
+        let era = |(id, outbox): (&EraId, &Outbox)| EraReply {
+            era: id.number,
+            salt: format!("{:016x}", id.salt),
+            segments: outbox.closed.segment,
+            signed: outbox.closed.index,
+            next: if *id == self.era { self.next_index } else { outbox.closed.index },
+            acknowledged: outbox.acked.index,
+            damaged: outbox.condition == Condition::Damaged,
+        };
+        self.outbox.iter().map(era).collect()
     }
 
     /// When the open segment was begun.

@@ -8,12 +8,13 @@ use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DeviceId, FleetId, Hash, KeyId};
+use super::effects::KeyUse;
+use super::intact;
+use crate::ids::{DeviceId, FleetId, KeyId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::signer::AuditKey;
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
-use crate::wire::{decode, encode};
 
 /// How long a key serves, in powered-on time,
 const LIFE: Millis = Millis::from_secs(86_400);
@@ -45,7 +46,7 @@ pub struct AuditSigner {
     earlier: Vec<Signed<AuditKey>>,
     /// The powered-on clock P when it was made.
     since: Timestamp,
-    /// Segments signed with it in this process.
+    /// Segments signed with it, in whatever process.
     segments: u64,
 }
 
@@ -68,18 +69,17 @@ impl Owner<'_> {
 }
 
 impl AuditSigner {
-    /// The key of a file; none if that is none, or older than what the anchor knows.
-    pub fn from_file(bytes: &[u8], owner: Owner<'_>, epoch_min: u64) -> Option<Self> {
-        let (digest, content) = bytes.split_first_chunk()?;
-        if Hash(*digest) != Hash::of(DIGEST, &[content]) {
-            return None;
-        }
-        let Stored { epoch, seed, since, earlier } = decode(content, FILE_BYTES_MAX).ok()?;
-        if epoch < epoch_min.max(1) {
+    /// The key of a file; none if that is none, or older than what the anchor knows. `since` says how many segments were
+    /// signed after the anchor was written; what the anchor counts is of the key that it knows.
+    pub fn from_file(bytes: &[u8], owner: Owner<'_>, anchored: KeyUse, since: u64) -> Option<Self> {
+        let Stored { epoch, seed, since: made, earlier } = intact::from_file(DIGEST, bytes, FILE_BYTES_MAX).ok()?;
+        if epoch < anchored.epoch.max(1) {
             return None;
         }
         let key = SigningKey::from_bytes(&seed);
-        Some(Self { certificate: owner.vouch(epoch, &key), key, epoch, earlier, since, segments: 0 })
+        let before = if epoch == anchored.epoch { anchored.segments } else { 0 };
+        let segments = before.saturating_add(since);
+        Some(Self { certificate: owner.vouch(epoch, &key), key, epoch, earlier, since: made, segments })
     }
 
     /// A new key of a later epoch than `after`. Where what is known of the keys before was lost, the clock P numbers it.
@@ -100,8 +100,7 @@ impl AuditSigner {
     /// The content of its file. Replacing that unlinks the key before.
     pub fn to_file(&self) -> Vec<u8> {
         let (epoch, seed, since) = (self.epoch, self.key.to_bytes(), self.since);
-        let content = encode(&Stored { epoch, seed, since, earlier: self.earlier.clone() });
-        [&Hash::of(DIGEST, &[&content]).0[..], &content].concat()
+        intact::to_file(DIGEST, &Stored { epoch, seed, since, earlier: self.earlier.clone() })
     }
 
     /// Whether it has served its time at `powered`, by the clock P.
@@ -114,6 +113,11 @@ impl AuditSigner {
     pub fn sign_with(&mut self) -> &SigningKey {
         self.segments += 1;
         &self.key
+    }
+
+    /// How many segments it has signed.
+    pub fn segments(&self) -> u64 {
+        self.segments
     }
 
     /// Its epoch.
@@ -147,6 +151,10 @@ mod tests {
 
     use super::*;
 
+    fn known(epoch: u64) -> KeyUse {
+        KeyUse { epoch, ..KeyUse::default() }
+    }
+
     #[test]
     fn a_key_comes_back_from_its_file_and_the_one_before_it_does_not() {
         let (fleet, device, identity) =
@@ -156,17 +164,17 @@ mod tests {
         let first = AuditSigner::generate(0, owner, Timestamp(5), &mut rng);
         let second = first.next(owner, Timestamp(9), &mut rng);
         let file = second.to_file();
-        let again = AuditSigner::from_file(&file, owner, 2).unwrap();
+        let again = AuditSigner::from_file(&file, owner, known(2), 0).unwrap();
         assert_eq!((again.epoch, again.public(), &again.certificate), (2, second.public(), second.certificate()));
         let old = KeyId::of(first.public().as_bytes());
         assert_eq!(again.certificate_of(old), Some(first.certificate()), "what it signed can still be told");
         assert!(!file.windows(32).any(|window| window == first.key.as_bytes()), "nothing can be signed with it");
-        assert!(AuditSigner::from_file(&file, owner, 3).is_none(), "older than what the anchor knows");
+        assert!(AuditSigner::from_file(&file, owner, known(3), 0).is_none(), "older than what the anchor knows");
         for at in 0..file.len() {
-            assert!(AuditSigner::from_file(&file[..at], owner, 1).is_none());
+            assert!(AuditSigner::from_file(&file[..at], owner, known(1), 0).is_none());
             let mut flipped = file.clone();
             flipped[at] ^= 1;
-            assert!(AuditSigner::from_file(&flipped, owner, 1).is_none());
+            assert!(AuditSigner::from_file(&flipped, owner, known(1), 0).is_none());
         }
     }
 
@@ -179,7 +187,15 @@ mod tests {
         let mut signer = AuditSigner::generate(0, owner, made, &mut ChaCha20Rng::from_seed([2; 32]));
         assert!(!signer.is_due(made + Millis(LIFE.0 - 1)) && signer.is_due(made + LIFE));
         assert!(signer.is_due(Timestamp(5)), "a clock that was reset does not keep it for ever");
-        for _ in 0..SEGMENTS_MAX {
+        for _ in 0..SEGMENTS_MAX - 10 {
+            signer.sign_with();
+        }
+        let anchored = KeyUse { epoch: signer.epoch(), segments: signer.segments(), closed: 0 };
+        let restarted = |anchored, since| AuditSigner::from_file(&signer.to_file(), owner, anchored, since).unwrap();
+        assert!(!restarted(anchored, 9).is_due(made) && restarted(anchored, 10).is_due(made), "a restart counts on");
+        let another = KeyUse { epoch: anchored.epoch - 1, ..anchored };
+        assert!(!restarted(another, 10).is_due(made), "what the key before signed is not counted to this one");
+        for _ in 0..10 {
             signer.sign_with();
         }
         assert!(signer.is_due(made));

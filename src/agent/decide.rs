@@ -13,7 +13,7 @@ use super::revocation::{Age, Revocations};
 use super::token::{admit, Cache, Denial, Kind, Verified};
 use super::wallet::{StoredTask, Wallet};
 use super::when::end_of_block;
-use crate::ids::{BlockId, DeviceId};
+use crate::ids::{BlockId, DeviceId, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
@@ -247,8 +247,13 @@ impl Judge<'_> {
             let explain = format!("revoked by the fleet: {covered}; ask for a new credential");
             return Err(Denial::new(Reason::Revoked, explain));
         }
-        let labelled = verified.claims.tasks.iter().filter_map(|task| task.parse().ok());
-        let known = labelled.filter_map(|id| self.wallet.task(&id)).chain(task);
+        let labelled: Vec<TaskId> = verified.claims.tasks.iter().filter_map(|task| task.parse().ok()).collect();
+        if let Some(lost) = labelled.iter().find(|id| self.wallet.has_lost(id)) {
+            let explain =
+                format!("what this device knew of task {lost} is damaged, so it counts as ended; begin another");
+            return Err(Denial::new(Reason::Revoked, explain));
+        }
+        let known = labelled.iter().filter_map(|id| self.wallet.task(id)).chain(task);
         if let Some(task) = known.into_iter().find(|task| task.finished) {
             return Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", task.id)));
         }

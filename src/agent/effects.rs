@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::emergency::EmergencyMark;
+use super::request::trail::{TrailAsk, TrailReply};
 use super::request::{Mode, Problem, ProblemCode, Reply, RequestId, Verdict};
 use super::salvage::Hole;
 use crate::ids::{BlockId, BootId, EraId, FeedId, GrantId, Hash, KeyId, TaskId};
@@ -91,7 +92,7 @@ pub enum StateFile {
     FeedSince(FeedId),
     /// `wallet/grant-<id>`: a fallback grant, [`super::wallet::StoredGrant`].
     Grant(GrantId),
-    /// `policy`: the policy in force, `Signed<PolicyDocument>`.
+    /// `policy`: the policy in force, a `Signed<PolicyDocument>` behind a digest.
     Policy,
     /// `wallet/task-<id>`: a live or lately ended task, [`super::wallet::StoredTask`].
     Task(TaskId),
@@ -238,8 +239,8 @@ pub struct Anchor {
     pub feed_files: Vec<(FeedId, u64)>,
     /// How far each emergency key has come.
     pub emergencies: Vec<EmergencyMark>,
-    /// The epoch of the audit key: no older one signs again.
-    pub audit_epoch: u64,
+    /// The audit key, and what it has signed: no older one signs again.
+    pub audit_key: KeyUse,
     /// Budgets.
     pub budgets: Vec<Budget>,
 }
@@ -255,6 +256,17 @@ impl Anchor {
         let open = self.era.map(|era| EraMark { era, held_index: 0, next_index: self.next_index });
         self.earlier.iter().copied().chain(open)
     }
+}
+
+/// How much an audit key was used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUse {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Segments that it has signed.
+    pub segments: u64,
+    /// How many segments the open era had then: those that it has more were signed since.
+    pub closed: u64,
 }
 
 /// The most earlier eras that an anchor marks. Beyond it the oldest are not marked: what is lost of those shows at the
@@ -303,6 +315,8 @@ pub struct Outgoing {
     pub loads: Vec<(EraId, u64)>,
     /// Segments that could not be loaded: what is left of them is to be gathered. Each comes back as an input.
     pub holes: Vec<Hole>,
+    /// Pages of the trail that somebody waits for: what is known of its eras. The store fills in the rest.
+    pub pages: Vec<(RequestId, TrailAsk, TrailReply)>,
     /// Log events.
     pub logs: Vec<LogEvent>,
 }
@@ -347,7 +361,7 @@ impl Outgoing {
     /// Whether nothing is to be sent.
     pub fn is_empty(&self) -> bool {
         let loads = self.loads.is_empty() && self.holes.is_empty();
-        self.replies.is_empty() && self.link.is_empty() && loads && self.logs.is_empty()
+        self.replies.is_empty() && self.link.is_empty() && loads && self.pages.is_empty() && self.logs.is_empty()
     }
 }
 

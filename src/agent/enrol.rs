@@ -8,7 +8,7 @@
 use super::clock::TrustedClock;
 use super::effects::{Anchor, Batch, FileWrite, Standing, StateFile};
 use super::feed::{Held, StoredFeed};
-use super::policy::Policy;
+use super::policy::{self, Policy};
 use super::revocation::Revocations;
 use super::start::{grant_of, known_time};
 use crate::ids::{BootId, DeviceId, FleetId, Nonce};
@@ -74,7 +74,7 @@ pub fn accept(
 
     let mut files = vec![
         FileWrite { file: StateFile::Bundle, content: newest.to_bytes() },
-        FileWrite { file: StateFile::Policy, content: bundle.policy.to_bytes() },
+        FileWrite { file: StateFile::Policy, content: policy::to_file(&bundle.policy.to_bytes()) },
     ];
     let mut revocations = Revocations::default();
     let mut times = vec![policy_issued];

@@ -29,6 +29,7 @@ pub(crate) enum Source {
     Grant,
     Policy,
     Unknown,
+    Wallet,
 }
 
 /// The same refusal from the same source is recorded at most this often; what comes between is counted.

@@ -24,6 +24,7 @@ mod evidence;
 pub mod feed;
 mod flood;
 mod grants;
+mod intact;
 pub mod mode;
 mod naming;
 pub mod policy;
@@ -68,7 +69,7 @@ use audit::{Closing, Trail};
 use audit_key::Owner;
 use clock::{HintStanding, TrustedClock};
 use decide::{Judge, Room};
-use effects::{Budget, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
+use effects::{Budget, FileWrite, KeyUse, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
 use flood::{Flood, Rate};
 use mode::{mode_of, Damper, Grounds, InTouch};
@@ -667,7 +668,11 @@ impl Agent {
             feeds: self.revocations.known_positions(),
             feed_files: self.revocations.files(),
             emergencies: self.revocations.emergencies.marks(),
-            audit_epoch: self.trail.signer().epoch(),
+            audit_key: KeyUse {
+                epoch: self.trail.signer().epoch(),
+                segments: self.trail.signer().segments(),
+                closed: self.trail.closed_segments(),
+            },
             budgets: self.wallet.budgets(),
         }
     }

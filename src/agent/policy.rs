@@ -12,11 +12,28 @@ use biscuit_auth::datalog::SymbolTable;
 use biscuit_auth::parser::{parse_source, SourceResult};
 use ed25519_dalek::SigningKey;
 
+use super::intact;
 use crate::profile::VerifyLimits;
 use crate::wire::biscuit::{self, Defect};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::token::key_pair;
-use crate::wire::Refused;
+use crate::wire::{Refused, MESSAGE_BYTES_MAX};
+
+/// The domain of the digest that the policy's file begins with: a signature is not looked at again once its key is replaced.
+const FILE: &str = "hardtack/policy-file/v1";
+
+/// The file of a signed policy.
+pub(super) fn to_file(signed: &[u8]) -> Vec<u8> {
+    intact::to_file(FILE, &signed)
+}
+
+/// The signed policy's bytes in its file.
+///
+/// # Errors
+/// [`Refused::DigestMismatch`] where it is not what was written, [`Refused::Malformed`], [`Refused::TooLarge`].
+pub(super) fn from_file(bytes: &[u8]) -> Result<Vec<u8>, Refused> {
+    intact::from_file(FILE, bytes, 2 * MESSAGE_BYTES_MAX)
+}
 
 /// A policy that can be evaluated.
 pub struct Policy {

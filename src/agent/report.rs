@@ -7,6 +7,7 @@
 use super::attest::selectors;
 use super::clock::Role;
 use super::decide::Room;
+use super::request::trail::TrailReply;
 use super::request::{
     AuditRoom, Autonomy, ClockStatus, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, SignedTime, Socket,
     StatusReply, TaskSummary, TimeClass, WhoamiReply,
@@ -14,7 +15,7 @@ use super::request::{
 use super::revocation::Age;
 use super::wallet::Grant;
 use super::Agent;
-use crate::ids::{RiskClass, TaskClass};
+use crate::ids::{hex, RiskClass, TaskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::policy::RiskLevel;
 
@@ -30,6 +31,17 @@ impl Agent {
         may_begin.sort();
         may_begin.dedup();
         WhoamiReply { device: self.device.to_string(), fleet: self.fleet.to_string(), selectors, may_begin }
+    }
+
+    /// What is known of the trail's eras, for a page of it.
+    pub(super) fn trail_reply(&self) -> TrailReply {
+        TrailReply {
+            device: self.device.to_string(),
+            fleet: self.fleet.to_string(),
+            identity: hex(self.keys.identity.verifying_key().as_bytes()),
+            eras: self.trail.stand(),
+            pieces: Vec::new(),
+        }
     }
 
     pub(super) fn list_tasks(&self, evidence: &Evidence) -> Vec<TaskSummary> {

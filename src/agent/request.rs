@@ -6,6 +6,7 @@
 //! Read next: `attest.rs`, then `decide.rs`.
 
 pub mod revocations;
+pub mod trail;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::ids::{FeedId, GrantId, RiskClass, TaskClass, TaskId};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
 use revocations::{CheckRevoked, CheckedReply, ExportedReply, ImportRevocations, ImportedReply, RevocationsReply};
+use trail::{TrailAsk, TrailReply};
 
 /// Names one waiting caller in the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -47,6 +49,8 @@ pub struct Evidence {
 /// A request of the local API.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Request {
+    /// `GET /v1/audit`.
+    Audit(TrailAsk),
     /// `POST /v1/authorize`.
     Authorize(Authorize),
     /// `POST /v1/tasks`.
@@ -127,6 +131,8 @@ pub struct Authorize {
 /// A reply of the local API.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
+    /// To [`Request::Audit`].
+    Audit(Box<TrailReply>),
     /// To [`Request::Challenge`].
     Challenge(ChallengeReply),
     /// To [`Request::CheckRevoked`].

@@ -10,7 +10,7 @@ use rand_core::{RngCore, SeedableRng};
 use super::effects::{Batch, Entry, LinkCommand, StateFile, StoredRecord, StoredSegment};
 use super::request::{Authorize, BeginTask, DecisionReply, Evidence, Reply, Request, RequestId, Socket, TaskReply};
 use super::salvage::{Hole, Remains, Wanted};
-use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgoing};
+use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgoing, Unstartable};
 use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
@@ -412,18 +412,24 @@ impl Rig {
 
     /// The process dies; in the same kernel boot, or in another that begins at zero.
     pub(crate) fn restart(&mut self, reboot: Reboot) {
+        self.try_restart(reboot).unwrap();
+    }
+
+    /// The same, where the disk may hold anything.
+    pub(crate) fn try_restart(&mut self, reboot: Reboot) -> Result<(), Unstartable> {
         if reboot == Reboot::Kernel {
             self.boot += 1;
             self.now.boottime = Millis(3000);
         }
         let images = self.disk.images(self);
-        self.starts += 1;
+        self.starts = self.starts.wrapping_add(1);
         let mut boot = boot_of(&self.fleet, &self.device, self.keys, &self.profile, self.boot, &self.disk, images);
         boot.seed[1] = self.starts;
-        let (agent, effects) = Agent::start(boot, self.now).unwrap();
+        let (agent, effects) = Agent::start(boot, self.now)?;
         self.agent = agent;
         self.sent.clear();
         self.carry_out(effects);
+        Ok(())
     }
 
     /// Publishes these rules, and no others, as the fleet would: the head with what it adds, then the whole set. Returns
@@ -458,7 +464,7 @@ impl Rig {
         edit(&mut policy);
         self.named.1 = 2;
         let signed = Signed::sign(&policy, &self.fleet, &[&key(3)]);
-        self.disk.files.insert(StateFile::Policy, signed.to_bytes());
+        self.disk.files.insert(StateFile::Policy, super::policy::to_file(&signed.to_bytes()));
         self.restart(Reboot::Process);
     }
 

@@ -15,7 +15,8 @@ use super::audit_key::{AuditSigner, Owner};
 use super::clock::{Role, TrustedClock};
 use super::effects::{Anchor, Effects, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use super::emergency::{Emergencies, Moment};
-use super::policy::Policy;
+use super::evidence::Source;
+use super::policy::{self, Policy};
 use super::request::Counters;
 use super::revocation::Revocations;
 use super::sync::Named;
@@ -23,7 +24,7 @@ use super::token::{admit, Cache, Kind};
 use super::uplink::Uplink;
 use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Marks, Now};
-use crate::ids::{EraId, FeedId, Hash};
+use crate::ids::{EraId, FeedId, GrantId, Hash, TaskId};
 use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{extend, genesis, Event, Gap, GapCause, Record, Start, TrustChange};
@@ -31,7 +32,7 @@ use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::Position;
-use crate::wire::{decode, Refused};
+use crate::wire::Refused;
 
 /// Why an agent cannot even start locked.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,7 @@ impl Agent {
             // What contradicts was told when it came.
             let _ = clock.hear(Role::Feed, signed);
         }
-        let wallet = read_wallet(&boot, &trust, &anchor);
+        let (wallet, damaged) = read_wallet(&boot, &trust, &anchor);
         revocations.emergencies = read_emergencies(&boot, &anchor, &clock, &wallet);
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
@@ -99,15 +100,16 @@ impl Agent {
         let step = u64::from(!active(Mutant::EraNotBumped));
         let era = EraId { number: newest.map_or(1, |number| number.saturating_add(step)), salt: rng.next_u64() };
         let owner = Owner { fleet: &boot.fleet, device: &boot.device, identity: &boot.keys.identity };
-        let found = file(&boot, &StateFile::AuditKey)
-            .and_then(|bytes| AuditSigner::from_file(bytes, owner, anchor.audit_epoch));
+        let found = file(&boot, &StateFile::AuditKey).and_then(|bytes| {
+            AuditSigner::from_file(bytes, owner, anchor.audit_key, signed_since(&boot.eras, &anchor))
+        });
         // Where the device's place in its history is not known, its key may be one that it had before.
         let stale = anchor.standing != Standing::Known;
         let new_key = stale || found.is_none();
         let signer = match found {
             Some(found) if stale => found.next(owner, clock.powered(), &mut rng),
             Some(found) => found,
-            None => AuditSigner::generate(anchor.audit_epoch, owner, clock.powered(), &mut rng),
+            None => AuditSigner::generate(anchor.audit_key.epoch, owner, clock.powered(), &mut rng),
         };
         let mut agent = Self {
             trail: Trail::begin(boot.fleet.clone(), boot.device.clone(), signer, era),
@@ -165,6 +167,10 @@ impl Agent {
             effects.batch.files.push(FileWrite { file: StateFile::AuditKey, content });
         }
         agent.begin(&boot.eras, &anchor, now, &mut effects);
+        for (file, refused) in damaged {
+            let bytes = boot.files.iter().find(|(other, _)| *other == file).map_or(&[][..], |(_, bytes)| bytes);
+            agent.refuse(Source::Wallet, &file.path(), bytes, &refused, now, &mut effects);
+        }
         Ok((agent, effects))
     }
 
@@ -229,6 +235,16 @@ impl Agent {
             self.wallet.overcharge(anchor.leased_uses.max(1));
         }
     }
+}
+
+/// Segments that were signed after the anchor was written.
+fn signed_since(eras: &[EraImage], anchor: &Anchor) -> u64 {
+    let since = |image: &EraImage| match anchor.era {
+        Some(anchored) if image.id == anchored => image.segments.saturating_sub(anchor.audit_key.closed),
+        Some(anchored) if image.id.number < anchored.number => 0,
+        Some(_) | None => image.segments,
+    };
+    eras.iter().map(since).fold(0, u64::saturating_add)
 }
 
 /// Records that no signature covers yet are those that the anchor has seen, or damage.
@@ -372,7 +388,7 @@ fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Signed<TrustBundle>), Unstar
 
 fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Policy, Signed<PolicyDocument>), Refused> {
     let bytes = file(boot, &StateFile::Policy).ok_or(Refused::Malformed("it is missing"))?;
-    let signed = Signed::<PolicyDocument>::from_bytes(bytes)?;
+    let signed = Signed::<PolicyDocument>::from_bytes(&policy::from_file(bytes)?)?;
     // What the anchor vouches for was verified when it came. Its key may have been rotated away since.
     let vouched = signed.digest() == anchor.policy.1;
     let document = if vouched { signed.claim() } else { signed.open(&trust.fleet, trust.policy_keys(), 1) }?;
@@ -385,23 +401,27 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
     Ok((Policy::parse(document)?, signed))
 }
 
-fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
+/// The wallet, and which of its files could not be read back.
+fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Vec<(StateFile, Refused)>) {
     let mut wallet = Wallet::default();
+    let mut damaged = Vec::new();
     wallet.restore_shift(anchor.shift);
     wallet.lose_counters(anchor.lost_until);
     for (file, bytes) in &boot.files {
         match file {
-            // A task's file that cannot be read back leaves its credential unknown, which denies.
-            StateFile::Task(_) => {
-                if let Ok(task) = decode::<StoredTask>(bytes, 64 * 1024) {
-                    wallet.put_task(task);
+            // A credential that was narrowed here is unknown without its task's file, which denies. One that an issuer
+            // minted is not: whether its task had ended is.
+            StateFile::Task(id) => match read_task(id, bytes) {
+                Ok(task) => wallet.put_task(task),
+                Err(refused) => {
+                    wallet.lose_task(id.clone());
+                    damaged.push((file.clone(), refused));
                 }
-            }
-            StateFile::Grant(_) => {
-                if let Some(grant) = read_grant(boot, trust, bytes) {
-                    wallet.put_grant(grant.claims.grant, grant);
-                }
-            }
+            },
+            StateFile::Grant(id) => match read_grant(boot, trust, id, bytes) {
+                Ok(grant) => wallet.put_grant(*id, grant),
+                Err(refused) => damaged.push((file.clone(), refused)),
+            },
             StateFile::Bundle
             | StateFile::Emergency(_)
             | StateFile::Feed(_)
@@ -424,7 +444,7 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Wallet {
             wallet.lose_counters(Timestamp::MAX);
         }
     }
-    wallet
+    (wallet, damaged)
 }
 
 /// What emergency keys have revoked. A file that the anchor knows and that is not there, or is damaged, is lost.
@@ -448,10 +468,18 @@ fn read_emergencies(boot: &Boot, anchor: &Anchor, clock: &TrustedClock, wallet: 
     emergencies
 }
 
-fn read_grant(boot: &Boot, trust: &TrustBundle, bytes: &[u8]) -> Option<Grant> {
-    let stored = decode::<StoredGrant>(bytes, 64 * 1024).ok()?;
-    let grant = grant_of(stored.token, boot.device.as_str(), &boot.profile.verify, trust).ok()?;
-    Some(Grant { activation: stored.activation, ..grant })
+fn read_task(id: &TaskId, bytes: &[u8]) -> Result<StoredTask, Refused> {
+    let task = StoredTask::from_file(bytes)?;
+    (task.id == *id).then_some(task).ok_or(Refused::Malformed("a task under the name of another"))
+}
+
+fn read_grant(boot: &Boot, trust: &TrustBundle, id: &GrantId, bytes: &[u8]) -> Result<Grant, Refused> {
+    let stored = StoredGrant::from_file(bytes)?;
+    let grant = grant_of(stored.token, boot.device.as_str(), &boot.profile.verify, trust)?;
+    if grant.claims.grant != *id {
+        return Err(Refused::Malformed("a grant under the name of another"));
+    }
+    Ok(Grant { activation: stored.activation, ..grant })
 }
 
 /// A grant for this device from a token's bytes.

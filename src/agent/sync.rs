@@ -14,7 +14,7 @@ use super::audit::Acknowledged;
 use super::clock::Role;
 use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, Standing, StateFile};
 use super::feed::Wanted;
-use super::policy::Policy;
+use super::policy::{self, Policy};
 use super::revocation::{Applied, Revocations};
 use super::salvage::{Hole, Remains};
 use super::uplink::{Link, NONCE_LIFE};
@@ -361,7 +361,7 @@ impl Agent {
         self.policy_signed = Some(signed);
         self.policy_fault = None;
         self.marks.policy = (version, self.policy_digest);
-        effects.batch.files.push(FileWrite { file: StateFile::Policy, content: payload.to_vec() });
+        effects.batch.files.push(FileWrite { file: StateFile::Policy, content: policy::to_file(payload) });
         let digest = self.policy_digest;
         self.write(Event::Trust(TrustChange::Policy { version, digest }), Vec::new(), now, effects);
         effects.outgoing.logs.push(LogEvent::PolicyApplied { version });
@@ -768,6 +768,8 @@ impl Agent {
             return;
         }
         let Some((upload, untold)) = self.trail.salvage(hole, remains, self.clock.floor()) else { return };
+        // What is signed now is in no era: only the anchor can count it.
+        self.anchor_due = true;
         for (first, end) in untold {
             let detail = format!("records {first} to {} are lost: counted in a gap record", end - 1);
             effects.outgoing.logs.push(LogEvent::StoreRecovered { era: hole.era.number, detail });

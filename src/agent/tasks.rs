@@ -17,7 +17,6 @@ use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, GrantId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
-use crate::wire::encode;
 use crate::wire::link::{Ask, TaskAsk};
 use crate::wire::seal::SealingKey;
 use crate::wire::token::{to_text, Reach, TaskBlock, RIGHTS_MAX};
@@ -365,7 +364,7 @@ impl Agent {
     pub(super) fn put_task_file(&self, task: &StoredTask, effects: &mut Effects) {
         let file = StateFile::Task(task.id.clone());
         effects.batch.remove.retain(|removed| *removed != file);
-        effects.batch.files.push(FileWrite { file, content: encode(task) });
+        effects.batch.files.push(FileWrite { file, content: task.to_file() });
     }
 
     pub(super) fn renew_task(

@@ -5,6 +5,7 @@ mod backlog;
 mod denials;
 mod recovery;
 mod roots;
+mod rot;
 mod rotation;
 
 use super::effects::{LinkCommand, Publish, StateFile};

@@ -12,13 +12,20 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use super::effects::Budget;
+use super::intact;
 use super::request::Origin;
 use super::token::Claims;
 use crate::ids::{BlockId, DeviceId, FeedId, GrantId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Right;
 use crate::wire::token::{child_block, covered, Held, TaskBlock};
-use crate::wire::{encode, Refused};
+use crate::wire::Refused;
+
+/// The most bytes of a grant's or a task's file.
+const FILE_BYTES_MAX: usize = 64 * 1024;
+/// The domains of the digests that the files begin with.
+const GRANT: &str = "hardtack/wallet-grant/v1";
+const TASK: &str = "hardtack/wallet-task/v1";
 
 /// The file of a grant.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -27,6 +34,16 @@ pub struct StoredGrant {
     pub token: Vec<u8>,
     /// Whether an outage has activated it.
     pub activation: Option<Activation>,
+}
+
+impl StoredGrant {
+    /// What a file holds.
+    ///
+    /// # Errors
+    /// [`Refused::DigestMismatch`] for a file that is damaged; [`Refused::Malformed`], [`Refused::TooLarge`].
+    pub fn from_file(bytes: &[u8]) -> Result<Self, Refused> {
+        intact::from_file(GRANT, bytes, FILE_BYTES_MAX)
+    }
 }
 
 /// A grant in use without the fleet.
@@ -103,6 +120,19 @@ impl Made {
 }
 
 impl StoredTask {
+    /// What a file holds.
+    ///
+    /// # Errors
+    /// As [`StoredGrant::from_file`].
+    pub fn from_file(bytes: &[u8]) -> Result<Self, Refused> {
+        intact::from_file(TASK, bytes, FILE_BYTES_MAX)
+    }
+
+    /// Its file.
+    pub fn to_file(&self) -> Vec<u8> {
+        intact::to_file(TASK, self)
+    }
+
     /// When its newest credential ends by P, after corrections that sum up to `shift`.
     pub fn end(&self, shift: Millis) -> Timestamp {
         self.made.first().map_or(Timestamp(0), |made| made.end(shift))
@@ -127,6 +157,8 @@ pub struct Grant {
 pub struct Wallet {
     grants: BTreeMap<GrantId, Grant>,
     tasks: BTreeMap<TaskId, StoredTask>,
+    /// Tasks whose files could not be read back: whether they had ended is not known any more.
+    unreadable: BTreeSet<TaskId>,
     /// Which task a block that this agent made belongs to.
     made: BTreeMap<BlockId, TaskId>,
     budgets: BTreeMap<BlockId, Budget>,
@@ -185,6 +217,16 @@ impl Wallet {
     /// One task.
     pub fn task(&self, id: &TaskId) -> Option<&StoredTask> {
         self.tasks.get(id)
+    }
+
+    /// What was known of a task is lost.
+    pub fn lose_task(&mut self, id: TaskId) {
+        self.unreadable.insert(id);
+    }
+
+    /// Whether what was known of a task is lost.
+    pub fn has_lost(&self, id: &TaskId) -> bool {
+        self.unreadable.contains(id)
     }
 
     /// Live tasks.
@@ -336,7 +378,7 @@ impl Wallet {
 impl Grant {
     /// Its file.
     pub fn stored(&self) -> Vec<u8> {
-        encode(&StoredGrant { token: self.token.clone(), activation: self.activation })
+        intact::to_file(GRANT, &StoredGrant { token: self.token.clone(), activation: self.activation })
     }
 
     /// The most special of the selectors that may begin a class of task, if one may.

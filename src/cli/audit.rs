@@ -4,8 +4,14 @@
 //! Never: needs a ledger, an agent or a network: whoever has a file and the devices' public keys can check it.
 //! Read next: `audit/file.rs`.
 
+#[cfg(feature = "agent")]
+mod device;
 pub mod file;
 pub(in crate::cli) mod line;
+#[cfg(feature = "agent")]
+mod salvage;
+#[cfg(feature = "agent")]
+mod tail;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -16,30 +22,35 @@ use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 
 use super::output::{lines, show};
-use super::{later, Exit, Failure, Globals, Later};
+use super::{Exit, Failure, Globals};
 use crate::fleet::report::{DeviceReport, Report};
 use crate::ids::DeviceId;
 use crate::time::Millis;
-use file::{check, Evidence, TrustedKey, Verdict};
+use file::{check, Evidence, Origin, TrustedKey, Verdict};
 
 /// `hardtack audit …`.
 #[derive(Subcommand, Debug)]
 pub enum AuditCommand {
-    /// Write this device's trail into a file (not in this version)
-    Export(Later),
-    /// Save what a damaged store has left (not in this version)
-    Salvage(Later),
-    /// Follow this device's records (not in this version)
-    Tail(Later),
-    /// Check an export or a proof: exits 12 if it is not what was signed, 9 if something is gone
+    /// Write what this device still holds of its trail, as JSON lines with the bytes that were signed: exits 9 if there are holes
+    #[cfg(feature = "agent")]
+    Export(device::ExportArgs),
+    /// Tell what can be read of a stopped agent's store, the quarantine with it, and save that: exits 9 if something is lost.
+    /// The store is left as it is: a start of the agent repairs what can be repaired
+    #[cfg(feature = "agent")]
+    Salvage(salvage::SalvageArgs),
+    /// The newest records of this device, and where each stands on its way to the collector
+    #[cfg(feature = "agent")]
+    Tail(tail::TailArgs),
+    /// Check an export or a proof, or what this device holds: exits 12 if it is not what was signed, 9 if something is gone
     Verify(VerifyArgs),
 }
 
 /// Arguments of `hardtack audit verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// What `hardtack fleet audit export` or `hardtack fleet audit prove` wrote; `-` for stdin
-    file: PathBuf,
+    /// What `hardtack fleet audit export` or `prove`, or `hardtack audit export` or `salvage` wrote; `-` for stdin [default:
+    /// what this device holds]
+    file: Option<PathBuf>,
     /// A public identity key that counts, of this device or of every one; may be repeated [default: those that the file names]
     #[arg(long = "key", value_name = "[DEVICE=]HEX")]
     keys: Vec<TrustedKey>,
@@ -51,34 +62,60 @@ pub struct VerifyArgs {
 /// [`Exit::Usage`] for a file that cannot be read, [`Exit::Invalid`] for one that is neither an export nor a proof.
 pub fn run(command: AuditCommand, globals: &Globals) -> Result<Exit, Failure> {
     match command {
-        AuditCommand::Export(_) => later("audit export"),
-        AuditCommand::Salvage(_) => later("audit salvage"),
-        AuditCommand::Tail(_) => later("audit tail"),
+        #[cfg(feature = "agent")]
+        AuditCommand::Export(args) => device::export(&args, globals),
+        #[cfg(feature = "agent")]
+        AuditCommand::Salvage(args) => salvage::run(&args, globals),
+        #[cfg(feature = "agent")]
+        AuditCommand::Tail(args) => tail::run(&args, globals),
         AuditCommand::Verify(args) => verify(&args, globals),
     }
 }
 
 fn verify(args: &VerifyArgs, globals: &Globals) -> Result<Exit, Failure> {
-    let verdict = if args.file == Path::new("-") {
+    let Some(file) = &args.file else { return verify_here(&args.keys, globals) };
+    let verdict = if file == Path::new("-") {
         check(std::io::stdin().lock(), &args.keys)
     } else {
-        let opened = File::open(&args.file).map_err(|error| {
-            let what = format!("cannot read {}: {error}", args.file.display());
+        let opened = File::open(file).map_err(|error| {
+            let what = format!("cannot read {}: {error}", file.display());
             Failure::new(Exit::Usage, what, "name the file that `hardtack fleet audit export` wrote")
         })?;
         check(BufReader::new(opened), &args.keys)
     };
     let verdict = verdict.map_err(|error| {
-        let what = format!("{} is no evidence: {error}", args.file.display());
+        let what = format!("{} is no evidence: {error}", file.display());
         Failure::new(Exit::Invalid, what, "write it again with `hardtack fleet audit export` or `prove`")
     })?;
     let words = Words::of(&verdict, &args.keys);
     show(globals.output, &words.json(&verdict), |_| words.text(&verdict))?;
-    Ok(match &verdict.evidence {
+    Ok(exit_of(&verdict))
+}
+
+/// What this device holds, and where it stands on its way to the collector.
+#[cfg(feature = "agent")]
+fn verify_here(keys: &[TrustedKey], globals: &Globals) -> Result<Exit, Failure> {
+    let trail = device::Trail::open(globals)?;
+    let verdict = device::verify(&trail, keys)?;
+    let words = Words::of(&verdict, keys);
+    let eras = trail.eras();
+    let mut value = words.json(&verdict);
+    value["eras"] = json!(eras);
+    show(globals.output, &value, |_| device::standing(&eras) + &words.text(&verdict))?;
+    Ok(exit_of(&verdict))
+}
+
+#[cfg(not(feature = "agent"))]
+fn verify_here(_: &[TrustedKey], _: &Globals) -> Result<Exit, Failure> {
+    Err(Failure::new(Exit::Usage, "this build is no device's", "name the file that is to be checked"))
+}
+
+fn exit_of(verdict: &Verdict) -> Exit {
+    match &verdict.evidence {
         Evidence::Export(_) | Evidence::Proof(_) if !verdict.is_sound() => Exit::Invalid,
         Evidence::Export(report) if report.has_gaps() => Exit::Audit,
         Evidence::Export(_) | Evidence::Proof(_) => Exit::Done,
-    })
+    }
 }
 
 /// What is proved and what is not, one sentence each.
@@ -99,11 +136,18 @@ impl Words {
         let proved: &[&str] = match (&verdict.evidence, verdict.is_sound()) {
             (_, false) => &[],
             (Evidence::Export(_), true) => {
-                unproved.extend([
-                    "that the file goes to the end of what was delivered, or holds every era: where it ends, something may \
-                     have been cut off",
-                    "what a device has not delivered yet",
-                ]);
+                unproved.extend(match verdict.from {
+                    None => [
+                        "that the file goes to the end of what was delivered, or holds every era: where it ends, something may \
+                         have been cut off",
+                        "what a device has not delivered yet",
+                    ],
+                    Some(Origin::Device) => [
+                        "what no signature covers yet: whoever has the disk can change it; it is signed within a second, or at \
+                         the next start, and marked recovered then",
+                        "what the device gave back when it was acknowledged, and that the collector has it: ask that for its export",
+                    ],
+                });
                 &[
                     "each record is signed by its device, over the device, the era and its number",
                     "none is missing, added, changed or moved between the first of an era and the last here, but those \
@@ -192,6 +236,8 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "heard": device.heard.map(|heard| heard.to_string()),
             "next_within_s": device.next_within.map(Millis::secs),
             "missing": device.missing,
+            "given_back": device.given_back,
+            "unsigned": device.unsigned,
             "problems": device.problems,
         })
     };
@@ -209,6 +255,11 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
             device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
         );
         let marked = [
+            (device.unsigned, "records that no signature covers yet: they prove nothing"),
+            (
+                device.given_back,
+                "records of earlier eras that were acknowledged and given back: the collector has them",
+            ),
             (device.recovered, "segments closed by a later start, with the audit key of then"),
             (
                 device.salvaged,

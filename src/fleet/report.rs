@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::book::{Book, Device, Segment};
+use crate::agent::salvage::Boundary;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::segment::{SegmentHeader, Upload};
-use crate::wire::audit::signer::{self, Mark, Signer};
+use crate::wire::audit::signer::{self, AuditKey, Mark, Signer};
 use crate::wire::audit::{genesis, record_id, Alive, Credential, EraEnd, Event, Gap, Named, Record};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
@@ -60,6 +61,11 @@ pub struct DeviceReport {
     /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap
     /// record counts.
     pub missing: u64,
+    /// Of a device's own export: records of eras before the first that is here. It gave them back when they were
+    /// acknowledged: the collector has them.
+    pub given_back: u64,
+    /// Of a device's own export: records that no signature covers yet. They prove nothing.
+    pub unsigned: u64,
 }
 
 /// What is proved about all devices.
@@ -87,8 +93,8 @@ struct Chain {
     next_segment: u64,
     next_index: u64,
     head: Hash,
-    /// Who signs the next segment.
-    signer: Signer,
+    /// Who signs the next segment, as far as that is known.
+    signer: Option<Signer>,
     /// Records that salvaged segments say are lost.
     lost: Vec<(u64, u64)>,
     /// Whether it goes on by the device's word alone somewhere.
@@ -182,6 +188,16 @@ pub struct Verifier {
     named: Vec<(DeviceId, EraEnd)>,
     gaps: Vec<(DeviceId, Gap)>,
     past: Option<Past>,
+    holder: Holder,
+}
+
+/// Who holds what is checked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// A collector: all that was delivered.
+    Collector,
+    /// A device: what it has not given back.
+    Device,
 }
 
 impl Verifier {
@@ -198,8 +214,47 @@ impl Verifier {
     pub fn by(signers: Signers) -> Self {
         let devices = signers.keys.keys().map(|device| (device.clone(), DeviceReport::default())).collect();
         let report = Report { devices };
-        let (held, named, gaps) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { signers, report, chain: None, held, named, gaps, past: None }
+        let (held, named, gaps, holder) = (BTreeMap::new(), Vec::new(), Vec::new(), Holder::Collector);
+        Self { signers, report, chain: None, held, named, gaps, past: None, holder }
+    }
+
+    /// A verifier of what a device itself still holds.
+    pub fn of_device(signers: Signers) -> Self {
+        Self { holder: Holder::Device, ..Self::by(signers) }
+    }
+
+    /// A device's disk has lost what comes before this place, by its unsigned word: what is lost is missing, unless a gap
+    /// record counts it. `certificate` is of the key that signs there, where another than the last one does.
+    pub fn hole(&mut self, device: &DeviceId, era: EraId, to: Boundary, certificate: Option<&Signed<AuditKey>>) {
+        let place = self.place(device, era);
+        let identities = self.signers.keys.get(device).map_or(&[][..], Vec::as_slice);
+        let vouched = certificate.map(|one| Signer::of(one, &self.signers.fleet, device, identities)).transpose();
+        let forward = to.index > place.index && to.segment >= place.segment;
+        let signer = match vouched {
+            Ok(vouched) if forward => vouched.or(place.signer),
+            Ok(_) => return self.problem(device.clone(), format!("era {era}: a hole that leads back")),
+            Err(refused) => return self.problem(device.clone(), format!("era {era}: a hole: {refused}")),
+        };
+        let before = self.chain.take().map(|chain| (chain.lost, chain.said));
+        let (mut lost, said) = before.unwrap_or_default();
+        lost.push((place.index, to.index));
+        self.chain = Some(Chain {
+            device: device.clone(),
+            era,
+            next_segment: to.segment,
+            next_index: to.index,
+            head: to.head,
+            signer,
+            lost,
+            made: Made::Salvaged,
+            said,
+        });
+    }
+
+    /// A record that no signature covers.
+    pub fn unsigned(&mut self, device: DeviceId) {
+        let report = self.report.devices.entry(device).or_default();
+        report.unsigned = report.unsigned.saturating_add(1);
     }
 
     /// Checks one segment and returns it if it is sound.
@@ -317,7 +372,7 @@ impl Verifier {
     /// Where the next segment of an era has to begin.
     fn place(&mut self, device: &DeviceId, era: EraId) -> Place {
         let own = self.chain.as_ref().filter(|chain| chain.device == *device);
-        let signer = own.map(|chain| chain.signer);
+        let signer = own.and_then(|chain| chain.signer);
         if let Some(chain) = own.filter(|chain| chain.era == era) {
             return Place { segment: chain.next_segment, index: chain.next_index, head: chain.head, signer };
         }
@@ -338,7 +393,7 @@ impl Verifier {
             next_segment: header.next_segment(),
             next_index: header.first_index.saturating_add(header.count.into()),
             head: header.head(),
-            signer,
+            signer: Some(signer),
             lost,
             made,
             said,
@@ -398,14 +453,21 @@ impl Verifier {
         for (device, gap) in &self.gaps {
             reach.entry((device.clone(), gap.era)).or_default();
         }
+        let mut first: BTreeMap<DeviceId, EraId> = BTreeMap::new();
+        for (device, era) in self.held.keys() {
+            first.entry(device.clone()).or_insert(*era);
+        }
         for ((device, era), end) in reach {
+            let given_back = self.holder == Holder::Device && first.get(&device).is_some_and(|first| era < *first);
             let held = self.held.get(&(device.clone(), era)).map_or_else(Vec::new, Held::ranges);
             let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end)).collect();
             let report = self.report.devices.entry(device).or_default();
             // A device may sign what it likes.
             let lost = count_below(told.clone(), u64::MAX) - count_below(held, u64::MAX);
             report.lost = report.lost.saturating_add(lost);
-            report.missing = report.missing.saturating_add(end - count_below(told, end));
+            let missing = end - count_below(told, end);
+            let sum = if given_back { &mut report.given_back } else { &mut report.missing };
+            *sum = sum.saturating_add(missing);
         }
         self.report
     }

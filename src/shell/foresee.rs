@@ -9,7 +9,7 @@ use std::path::Path;
 use super::clock;
 use super::keys::{self, DeviceKeyFile};
 use super::run::{boot, broker_problems, claimed_bundle, Machine, RunError};
-use super::store::{self, Event, Recovered};
+use super::store::{self, Recovered};
 use crate::agent::effects::StateFile;
 use crate::agent::request::{Mode, StatusReply};
 use crate::agent::{Agent, Effects, Input};
@@ -76,7 +76,7 @@ impl Foreseen {
 
     /// Starts an agent on paper: what it would write is thrown away.
     fn start(&mut self, machine: &Machine, identity: DeviceKeyFile, trust: TrustBundle, found: Recovered) {
-        self.notes.extend(found.events.iter().map(told));
+        self.notes.extend(found.events.iter().map(ToString::to_string));
         let boot_id = match clock::boot_id() {
             Ok(boot_id) => boot_id,
             Err(error) => return self.problems.push(format!("cannot read the kernel's boot id: {error}; mount /proc")),
@@ -93,14 +93,5 @@ impl Foreseen {
             }
             Err(error) => self.problems.push(error.to_string()),
         }
-    }
-}
-
-fn told(event: &Event) -> String {
-    match event {
-        Event::AnchorLost => "neither slot of the anchor is usable".into(),
-        Event::FileUnreadable { path, error } => format!("{path} cannot be read: {error}"),
-        Event::Quarantined { era, detail } => format!("era {era} is damaged: {detail}"),
-        Event::SlotUnusable { slot, error } => format!("slot {slot} of the anchor is not usable: {error}"),
     }
 }

@@ -399,6 +399,13 @@ impl Session {
         for command in outgoing.link {
             self.follow_ups.extend(self.link.send(command).map(Input::Link));
         }
+        for (id, ask, mut page) in outgoing.pages {
+            self.store.read_trail(&ask, &mut page)?;
+            if let Some(caller) = self.callers.remove(&id) {
+                // As above.
+                let _ = caller.send(Reply::Audit(Box::new(page)));
+            }
+        }
         for (era, segment) in outgoing.loads {
             let upload = self.store.load(era, segment)?;
             self.follow_ups.push_back(Input::Segment { era, segment, upload });

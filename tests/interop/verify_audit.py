@@ -5,7 +5,7 @@
     python3 tests/interop/verify_audit.py prove [--key [DEVICE=]HEX]… FILE…
 
 `vectors` reads every vector anew and exits 1 at the first that differs. `export` and `prove` check files that
-`hardtack fleet audit export` and `hardtack fleet audit prove` wrote, say what each proves and what it does not, and exit 12 if
+`hardtack fleet audit export`, `hardtack audit export` and `hardtack fleet audit prove` wrote, say what each proves and what it does not, and exit 12 if
 something in one of them is not what was signed, 9 if something is gone. Without --key the file's own keys count. Plain and
 slow on purpose; the standard library is all it takes.
 """
@@ -746,6 +746,7 @@ class Export:
         self.trusted, self.problems, self.keys, self.fleet = trusted, [], {}, ""
         self.chains, self.gaps, self.ends, self.chain, self.unattributed = {}, [], [], None, 0
         self.counts, self.cut_short = {}, 0
+        self.of_device, self.unsigned, self.given_back = False, 0, 0
 
     def wrong(self, where, why):
         self.problems.append(f"{where}: {why}")
@@ -763,10 +764,16 @@ class Export:
         for number, text in enumerate(lines[1:], 2):
             try:
                 line = parse(text.decode())
+                if line.get("kind") in ("hole", "unsigned"):
+                    if together:
+                        self.segment(together)
+                        together = []
+                    self.word_of_device(line)
+                    continue
                 place = tuple(line[name] for name in ("device", "era", "salt", "segment", "header"))
                 need([type(part) for part in place] == [str, int, str, int, str], "no place")
-                need(isinstance(line["received"], str), "not received")
-            except (Refused, UnicodeDecodeError, KeyError) as why:
+                need(isinstance(line["received"], (str, type(None))), "not received")
+            except (Refused, UnicodeDecodeError, KeyError, TypeError) as why:
                 self.wrong(f"line {number}", repr(why))
                 continue
             if together and together[0][1] != place:
@@ -778,7 +785,9 @@ class Export:
         self.finish()
 
     def begin(self, head):
-        need(set(head) == {"kind", "format", "fleet", "devices"}, "other fields")
+        need(set(head) - {"from"} == {"kind", "format", "fleet", "devices"}, "other fields")
+        need(head.get("from", "device") == "device", "from somebody else")
+        self.of_device = "from" in head
         need((head["kind"], head["format"]) == ("export", EXPORT), "of another form")
         need(is_name(head["fleet"], 32), "no fleet")
         self.fleet = head["fleet"]
@@ -788,20 +797,46 @@ class Export:
             self.keys[device["id"]] = counting(device["id"], device["keys"], self.trusted)
             self.counts[device["id"]] = {"records": 0, "decisions": 0, "repeated": 0, "gaps": 0}
 
+    def word_of_device(self, line):
+        """What nobody signed: a record that no segment has yet, or a place from which the disk goes on."""
+        need(self.of_device, "a line that only a device writes")
+        device, era, salt = line["device"], line["era"], int.from_bytes(unhex(line["salt"], 8), "big")
+        need(device in self.keys and type(era) is int, "of a device that the head does not name")
+        if line["kind"] == "unsigned":
+            fields = {"kind", "device", "era", "salt", "index", "record", "says"}
+            need(set(line) == fields and type(line["index"]) is int and unbase64(line["record"]), "no record")
+            self.unsigned += 1
+            return
+        fields = {"kind", "device", "era", "salt", "segment", "index", "head", "signer"}
+        need(set(line) == fields and all(type(line[name]) is int for name in ("segment", "index")), "no hole")
+        chain = self.chain_of(device, era, salt)
+        need(line["index"] > chain.index and line["segment"] >= chain.segment, "a hole that leads back")
+        chain.lost.append([chain.index, line["index"]])
+        chain.segment, chain.index, chain.whole = line["segment"], line["index"], False
+        chain.head = unhex(line["head"], 32)
+        if line["signer"] is not None:
+            chain.signer = vouched(unbase64(line["signer"]).hex(), self.fleet, device, self.keys[device])
+
+    def chain_of(self, device, era, salt):
+        place = (device, era, salt)
+        if self.chain is None or self.chain[0] != place:
+            need(place not in self.chains, "an era that is not in one piece")
+            signer = self.chain[1].signer if self.chain and self.chain[0][0] == device else None
+            self.chains[place] = Chain(self.fleet, device, era, salt, signer)
+            self.chain = place, self.chains[place]
+        return self.chain[1]
+
     def segment(self, lines):
         (number, (device, era, salt, _, signed), _), where = lines[0], f"line {lines[0][0]}"
         try:
             signed, salt = unbase64(signed), int.from_bytes(unhex(salt, 8), "big")
             need(device in self.keys, "of a device that the head does not name")
-            place = (device, era, salt)
-            if self.chain is None or self.chain[0] != place:
-                need(place not in self.chains, "an era that is not in one piece")
-                before = self.chain if self.chain and self.chain[0][0] == device else None
-                signer = before[1].signer if before else None
-                self.chains[place] = Chain(self.fleet, device, era, salt, signer)
-                self.chain = place, self.chains[place]
+            before = self.chain
+            chain = self.chain_of(device, era, salt)
+            if before and (before[0][0] != device or before[0] == (device, era, salt)):
+                before = None
             leaves = [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
-            header, records = self.chain[1].follow(signed, leaves, self.keys[device])
+            header, records = chain.follow(signed, leaves, self.keys[device])
             if header["segment"] == 0 and before and before[1].denials and not before[1].over:
                 # An era that has grown long ends with everything counted, and the next one begins without a start.
                 grown = records and records[0]["index"] == 0 and "start" not in records[0]["event"]
@@ -861,7 +896,12 @@ class Export:
                 if owner == device and gap["era"]["number"] == era and gap["era"]["salt"] in (0, salt):
                     told.append((gap["first"], end if gap["end"] is None else gap["end"]))
             self.lost += covered(told, U64) - covered(held, U64)
-            self.missing += end - covered(told, end)
+            held_eras = [place[1:] for place in self.chains if place[0] == device]
+            if self.of_device and held_eras and (era, salt) < min(held_eras):
+                # A device gives an era back when all of it is acknowledged.
+                self.given_back += end - covered(told, end)
+            else:
+                self.missing += end - covered(told, end)
 
 
 def covered(ranges, end):
@@ -885,6 +925,9 @@ def check_export(data, trusted):
     said.append(f"{export.lost} records lost and counted, {export.missing} not delivered and not counted")
     said.append(f"{export.cut_short} eras that ended without a word: as many denials as are counted, or more")
     said.append(f"{export.unattributed} decisions of which a lost record says whose they were")
+    if export.of_device:
+        said.append(f"{export.unsigned} records that no signature covers yet: they prove nothing")
+        said.append(f"{export.given_back} records of earlier eras, given back when the collector had them")
     for mark in ("recovered", "salvaged", "unannounced"):
         count = sum(chain.marks[mark] for chain in export.chains.values())
         said.append(f"{count} segments that are {mark}: what may have been made later, by whoever took the device's keys")

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hardtack::agent::request::trail::TrailReply;
 use hardtack::agent::request::{
     AuditRef, ChallengeReply, DecisionReply, FinishedReply, Freshness, Mode, Origin, Problem, ProblemCode, ReadyCheck,
     ReadyReply, Reason, Reply, Request, Socket, TaskReply, TimeClass, Verdict, WhoamiReply,
@@ -101,6 +102,13 @@ impl Drop for Rig {
 
 fn rote(socket: &Socket, request: Request) -> Reply {
     match request {
+        Request::Audit(_) => Reply::Audit(Box::new(TrailReply {
+            device: "gw-07".into(),
+            fleet: "acme".into(),
+            identity: String::new(),
+            eras: Vec::new(),
+            pieces: Vec::new(),
+        })),
         Request::Authorize(ask) if ask.token == "problem" => {
             Reply::Problem(Problem::new(ProblemCode::Denied(Reason::Locked), "locked"))
         }
@@ -264,7 +272,9 @@ fn every_documented_path_answers_on_its_sockets_and_on_no_other() {
     expect("POST", "/v1/tasks/-bad/finish", "", 400, 400, 404);
     expect("POST", "/v1/tasks/t-1/steps", "{}", 501, 501, 404);
     expect("POST", "/v1/attenuate", "{}", 501, 501, 404);
-    expect("GET", "/v1/audit", "", 501, 404, 404);
+    expect("GET", "/v1/audit", "", 200, 404, 404);
+    expect("GET", "/v1/audit?pieces=8&after=1.00000000000000ab.3", "", 200, 404, 404);
+    expect("GET", "/v1/audit?pieces=9", "", 400, 404, 404);
     expect("GET", "/v1/authorize", "", 405, 405, 405);
     expect("GET", "/../etc/passwd", "", 404, 404, 404);
 }

@@ -88,7 +88,7 @@ fn verdict(output: &Output, exit: i32) -> Value {
 }
 
 /// The other implementation's number for each of these files; none where there is no Python.
-fn peer(task: &str, key: Option<&str>, files: &[PathBuf]) -> Option<BTreeMap<PathBuf, i32>> {
+pub(crate) fn peer(task: &str, key: Option<&str>, files: &[PathBuf]) -> Option<BTreeMap<PathBuf, i32>> {
     let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/verify_audit.py");
     let mut command = Command::new(python);

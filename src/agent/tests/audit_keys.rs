@@ -37,7 +37,7 @@ fn each_day_has_its_key_and_the_collector_follows_from_one_to_the_next() {
     }
     assert_eq!(announced(&rig).len(), 2);
     assert_ne!(rig.disk.files[&StateFile::AuditKey], first, "what signed before is forgotten");
-    let epoch = rig.disk.anchor.as_ref().unwrap().audit_epoch;
+    let epoch = rig.disk.anchor.as_ref().unwrap().audit_key.epoch;
     rig.restart(Reboot::Kernel);
     decide(&mut rig, 5, &mut heard);
     deliver(&mut rig, 180_200);
@@ -71,7 +71,7 @@ fn a_lost_key_is_replaced_by_a_later_one() {
         rig.disk.files.remove(&StateFile::AuditKey);
         if !anchored {
             // As an anchor that knows nothing of it.
-            rig.disk.anchor.as_mut().unwrap().audit_epoch = 0;
+            rig.disk.anchor.as_mut().unwrap().audit_key.epoch = 0;
         }
         rig.pass(5);
         rig.restart(Reboot::Kernel);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::effects::{Effects, LinkCommand, Standing, StateFile};
+use super::super::policy;
 use super::super::request::{Evidence, Mode, Reason, Request, RequestId, Socket, Verdict};
 use super::super::rig::{right, Reboot, Rig, Rule, START_S};
 use super::super::{Anchor, Input, LinkEvent};
@@ -295,7 +296,7 @@ fn a_policy_that_cannot_be_used_lowers_no_mark_and_locks_until_the_right_one_com
     rig.message(topic, third.clone());
     let marked = rig.disk.anchor.as_ref().unwrap().policy;
     assert_eq!(marked.0, 3);
-    for content in [None, Some(vec![7; 30]), Some(rig.policy_message(2, start).1)] {
+    for content in [None, Some(vec![7; 30]), Some(policy::to_file(&rig.policy_message(2, start).1))] {
         match content {
             Some(content) => drop(rig.disk.files.insert(StateFile::Policy, content)),
             None => drop(rig.disk.files.remove(&StateFile::Policy)),
@@ -356,7 +357,8 @@ fn rotated_keys_lock_nobody_at_the_next_start() {
     rig.restart(Reboot::Kernel);
     assert_ne!(rig.agent.mode(), Mode::Locked);
     assert_eq!(rig.authorize(&task.token, "read", "modbus/a").decision, Verdict::Allow);
-    let policy = Signed::<PolicyDocument>::from_bytes(&rig.disk.files[&StateFile::Policy]).unwrap();
+    let policy = policy::from_file(&rig.disk.files[&StateFile::Policy]).unwrap();
+    let policy = Signed::<PolicyDocument>::from_bytes(&policy).unwrap();
     assert_eq!(rig.disk.anchor.as_ref().unwrap().policy.1, policy.digest());
 }
 

@@ -13,7 +13,8 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::line::{fields, line, nothing_left, Source};
+use super::line::{self, fields, line, nothing_left, Hole, Source};
+use crate::agent::salvage::Boundary;
 use crate::fleet::book::Segment;
 use crate::fleet::report::{Checked, Report, Signers, Verifier};
 use crate::ids::{hex, unhex, DeviceId, EraId, FleetId, Hash};
@@ -44,6 +45,17 @@ pub struct Head {
     format: String,
     fleet: FleetId,
     devices: Vec<Keys>,
+    /// None for what a collector holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<Origin>,
+}
+
+/// Who wrote an export, if it was not a collector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A device: what it still holds. What was acknowledged and given back is not in it.
+    Device,
 }
 
 /// The identity keys of a device, in hexadecimal, the one in use first.
@@ -60,7 +72,19 @@ impl Head {
         let wanted = signers.keys.iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
         let keys = |keys: &[PublicKey]| keys.iter().map(|key| hex(key.as_bytes())).collect();
         let devices = wanted.map(|(id, of)| Keys { id: id.clone(), keys: keys(of) });
-        Self { kind: "export".into(), format: EXPORT.into(), fleet: signers.fleet.clone(), devices: devices.collect() }
+        Self {
+            kind: "export".into(),
+            format: EXPORT.into(),
+            fleet: signers.fleet.clone(),
+            devices: devices.collect(),
+            from: None,
+        }
+    }
+
+    /// The first line of what a device itself holds.
+    pub fn of_device(fleet: FleetId, device: DeviceId, identity: &[PublicKey]) -> Self {
+        let signers = Signers { fleet, keys: [(device, identity.to_vec())].into() };
+        Self { from: Some(Origin::Device), ..Self::of(&signers, None) }
     }
 }
 
@@ -231,6 +255,8 @@ pub struct Verdict {
     pub fleet: FleetId,
     /// What it is.
     pub evidence: Evidence,
+    /// Who wrote it, if it was not a collector.
+    pub from: Option<Origin>,
     /// What does not check out and belongs to no device.
     pub problems: Vec<String>,
 }
@@ -293,7 +319,8 @@ pub fn check(mut file: impl BufRead, trusted: &[TrustedKey]) -> Result<Verdict, 
         return Err(NoEvidence::Other(format!("a {:?} of the form {:?}", head.kind, head.format)));
     }
     let evidence = Evidence::Export(Report::default());
-    let mut verdict = Verdict { fleet: head.fleet.clone(), evidence, problems: Vec::new() };
+    let from = head.from;
+    let mut verdict = Verdict { fleet: head.fleet.clone(), evidence, from, problems: Vec::new() };
     one_form(&head, &first, &mut verdict);
     let mut signers = Signers { fleet: head.fleet, keys: BTreeMap::new() };
     for Keys { id, keys } in head.devices {
@@ -342,11 +369,21 @@ fn next_line(file: &mut impl BufRead) -> Result<Option<String>, std::io::Error> 
 }
 
 /// A line of an export, before anything of it is believed.
+enum Line {
+    /// Of a device's: where its disk has lost something.
+    Hole(Hole),
+    /// Of a segment.
+    Signed(Told),
+    /// Of a device's: a record that no signature covers.
+    Unsigned(DeviceId),
+}
+
+/// A line of a segment.
 struct Told {
     number: usize,
     text: String,
     place: Claim,
-    received: String,
+    received: Option<String>,
     leaf: Option<Vec<u8>>,
 }
 
@@ -359,7 +396,7 @@ struct Claim {
     header: Vec<u8>,
 }
 
-impl Told {
+impl Line {
     fn parse(number: usize, text: String) -> Result<Self, String> {
         let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         let word = |name: &str| value[name].as_str().ok_or_else(|| format!("no text {name:?}"));
@@ -369,20 +406,44 @@ impl Told {
         };
         let salt = word("salt")?;
         let salt = u64::from_str_radix(salt, 16).map_err(|error| format!("{salt:?} is no salt: {error}"))?;
-        let place = Claim {
-            device: word("device")?.parse().map_err(|error| format!("{error}"))?,
-            era: EraId { number: count("era")?, salt },
-            segment: count("segment")?,
-            header: bytes("header")?,
-        };
-        let received = word("received")?.to_owned();
+        let device: DeviceId = word("device")?.parse().map_err(|error| format!("{error}"))?;
+        let era = EraId { number: count("era")?, salt };
+        match word("kind")? {
+            "hole" => {
+                let head = unhex(word("head")?).and_then(|head| head.try_into().ok()).map(Hash);
+                let head = head.ok_or("a head that is no hash")?;
+                let signer = if value["signer"].is_null() { None } else { Some(bytes("signer")?) };
+                let signer = signer.map(|bytes| Signed::from_bytes(&bytes)).transpose().map_err(words)?;
+                let hole = Hole { device, era, segment: count("segment")?, index: count("index")?, head, signer };
+                same(line::hole(&hole), &text)?;
+                return Ok(Self::Hole(hole));
+            }
+            "unsigned" => {
+                let bytes = bytes("record")?;
+                let record = Record::from_bytes(&bytes).map_err(words)?;
+                same(line::unsigned(&device, era, &record, &bytes), &text)?;
+                return Ok(Self::Unsigned(device));
+            }
+            _ => {}
+        }
+        let place = Claim { device, era, segment: count("segment")?, header: bytes("header")? };
+        let received = if value["received"].is_null() { None } else { Some(word("received")?.to_owned()) };
         let leaf = if word("kind")? == "lost" { None } else { Some(bytes("leaf")?) };
-        Ok(Self { number, text, place, received, leaf })
+        Ok(Self::Signed(Told { number, text, place, received, leaf }))
     }
 }
 
+/// Whether a line is as hardtack writes it.
+fn same(made: Map<String, Value>, text: &str) -> Result<(), String> {
+    let made = Value::Object(made).to_string();
+    (made == text).then_some(()).ok_or_else(|| "it is written otherwise than hardtack writes it".into())
+}
+
 fn check_export(mut file: impl BufRead, signers: Signers, verdict: &mut Verdict) -> Report {
-    let mut verifier = Verifier::by(signers);
+    let mut verifier = match verdict.from {
+        Some(Origin::Device) => Verifier::of_device(signers),
+        None => Verifier::by(signers),
+    };
     let mut together: Vec<Told> = Vec::new();
     for number in 2.. {
         let text = match next_line(&mut file) {
@@ -393,8 +454,19 @@ fn check_export(mut file: impl BufRead, signers: Signers, verdict: &mut Verdict)
                 break;
             }
         };
-        match Told::parse(number, text) {
-            Ok(told) => {
+        match Line::parse(number, text) {
+            Ok(Line::Hole(_) | Line::Unsigned(_)) if verdict.from.is_none() => {
+                verdict.problem(format!("line {number} is one that only a device writes"));
+            }
+            Ok(Line::Hole(Hole { device, era, segment, index, head, signer })) => {
+                check_lines(&mut verifier, &std::mem::take(&mut together), verdict);
+                verifier.hole(&device, era, Boundary { segment, index, head }, signer.as_ref());
+            }
+            Ok(Line::Unsigned(device)) => {
+                check_lines(&mut verifier, &std::mem::take(&mut together), verdict);
+                verifier.unsigned(device);
+            }
+            Ok(Line::Signed(told)) => {
                 let full = together.len() > SEGMENT_RECORDS_MAX as usize;
                 if full || together.first().is_some_and(|first| first.place != told.place) {
                     check_lines(&mut verifier, &std::mem::take(&mut together), verdict);
@@ -427,7 +499,7 @@ fn check_lines(verifier: &mut Verifier, lines: &[Told], verdict: &mut Verdict) {
     let Some(Checked { header, records }) = verifier.segment(stored) else { return };
     let mut expected = records.iter();
     for told in lines {
-        let source = Source { received: &told.received, signed, header: &header };
+        let source = Source { received: told.received.as_deref(), signed, header: &header };
         let made = match (&told.leaf, records.is_empty()) {
             (None, true) => Some(nothing_left(source)),
             (None, false) => None,
@@ -449,7 +521,8 @@ fn check_proof(proof: &Proof, trusted: &[TrustedKey]) -> Result<Verdict, NoEvide
     }
     let keys = counted(&proof.device, &proof.keys, trusted)?;
     let record = proof.records.first().map(|first| first.record.clone()).unwrap_or_default();
-    let mut verdict = Verdict { fleet: proof.fleet.clone(), evidence: Evidence::Proof(record), problems: Vec::new() };
+    let evidence = Evidence::Proof(record);
+    let mut verdict = Verdict { fleet: proof.fleet.clone(), evidence, from: None, problems: Vec::new() };
     if let Err(why) = proof_holds(proof, &keys) {
         verdict.problem(why);
     }
@@ -542,7 +615,7 @@ pub fn lines_of<'s>(
     received: &'s str,
     checked: &'s Checked,
 ) -> impl Iterator<Item = Map<String, Value>> + 's {
-    let source = Source { received, signed: &segment.header, header: &checked.header };
+    let source = Source { received: Some(received), signed: &segment.header, header: &checked.header };
     let with_leaf = checked.records.iter().zip(&segment.leaves);
     let lines = with_leaf.map(move |((record, named), leaf)| line(source, record, named.as_deref(), leaf));
     lines.chain(checked.records.is_empty().then(|| nothing_left(source)))

@@ -8,15 +8,17 @@
 use data_encoding::BASE64;
 use serde_json::{json, Map, Value};
 
-use crate::ids::{hex, DeviceId, EraId};
+use crate::ids::{hex, DeviceId, EraId, Hash};
 use crate::wire::audit::segment::SegmentHeader;
+use crate::wire::audit::signer::AuditKey;
 use crate::wire::audit::{record_id, Credential, Event, Named, Record, TrustChange};
+use crate::wire::envelope::Signed;
 
 /// Where the line of a record comes from.
 #[derive(Clone, Copy)]
 pub(in crate::cli) struct Source<'s> {
-    /// When the collector took it in.
-    pub received: &'s str,
+    /// When the collector took it in; none where a device wrote the file.
+    pub received: Option<&'s str>,
     /// The signed header's bytes.
     pub signed: &'s [u8],
     /// The header.
@@ -52,7 +54,59 @@ pub(in crate::cli) fn nothing_left(source: Source<'_>) -> Map<String, Value> {
         "received": source.received,
         "header": BASE64.encode(source.signed),
     });
-    match line {
+    object(line)
+}
+
+/// The line of a record that no signature covers: it proves nothing.
+pub(in crate::cli) fn unsigned(device: &DeviceId, era: EraId, record: &Record, bytes: &[u8]) -> Map<String, Value> {
+    let mut says = fields(device, era, 0, record, record.names());
+    // It is in none yet.
+    says.remove("segment");
+    let line = json!({
+        "kind": "unsigned",
+        "device": device,
+        "era": era.number,
+        "salt": salt(era),
+        "index": record.index,
+        "record": BASE64.encode(bytes),
+        "says": says,
+    });
+    object(line)
+}
+
+/// A place where a device's disk has lost segments.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Hole {
+    /// The device.
+    pub device: DeviceId,
+    /// The era.
+    pub era: EraId,
+    /// The next segment that is there.
+    pub segment: u64,
+    /// Its first record.
+    pub index: u64,
+    /// The chain's head before it, as it says itself.
+    pub head: Hash,
+    /// The certificate of the key that signed it, where the device has one.
+    pub signer: Option<Signed<AuditKey>>,
+}
+
+/// The line of a hole: nobody signed it.
+pub(in crate::cli) fn hole(hole: &Hole) -> Map<String, Value> {
+    object(json!({
+        "kind": "hole",
+        "device": hole.device,
+        "era": hole.era.number,
+        "salt": salt(hole.era),
+        "segment": hole.segment,
+        "index": hole.index,
+        "head": hole.head,
+        "signer": hole.signer.as_ref().map(|signer| BASE64.encode(&signer.to_bytes())),
+    }))
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
         Value::Object(line) => line,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
     }

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::body;
 use super::problem::HttpProblem;
 use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
+use crate::agent::request::trail::TrailAsk;
 use crate::agent::request::{
     Authorize, BeginTask, Evidence, Problem, ProblemCode, ReadyCheck, ReadyReply, Reply, Request, Socket,
 };
@@ -39,6 +40,8 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// What a path is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Endpoint {
+    /// `GET /v1/audit`.
+    Audit,
     /// `POST /v1/authorize`.
     Authorize,
     /// `POST /v1/tasks`.
@@ -112,7 +115,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::Get, "/openapi.json", Endpoint::Openapi, EVERYWHERE),
     route(Method::Get, "/readyz", Endpoint::Readyz, EVERYWHERE),
     route(Method::Post, "/v1/attenuate", Endpoint::Later, WORKLOADS),
-    route(Method::Get, "/v1/audit", Endpoint::Later, OPERATORS),
+    route(Method::Get, "/v1/audit", Endpoint::Audit, OPERATORS),
     route(Method::Post, "/v1/authorize", Endpoint::Authorize, EVERYWHERE),
     route(Method::Get, "/v1/revocations", Endpoint::Revocations, OPERATORS),
     route(Method::Post, "/v1/revocations/check", Endpoint::CheckRevoked, OPERATORS),
@@ -195,6 +198,12 @@ async fn answer(
     let evidence = head.extensions.get::<Evidence>().cloned();
     let evidence = evidence.ok_or_else(|| HttpProblem::invalid("the kernel did not say who is asking"))?;
     let asked = match endpoint {
+        Endpoint::Audit => {
+            let ask = TrailAsk::parse(head.uri.query());
+            let what =
+                || HttpProblem::invalid("the query is after=ERA.SALT.SEGMENT and pieces=1 to 8, each at most once");
+            Request::Audit(ask.ok_or_else(what)?)
+        }
         Endpoint::Authorize => Request::Authorize(body::parse::<Authorize>(&body::read(body, &api.limits).await?)?),
         Endpoint::Begin => Request::Begin(body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?),
         Endpoint::Challenge => {
@@ -258,6 +267,7 @@ async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, H
 
 fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProblem> {
     Ok(match reply {
+        Reply::Audit(page) => json(StatusCode::OK, &*page),
         Reply::Challenge(challenge) => json(StatusCode::OK, &challenge),
         Reply::Checked(checked) => json(StatusCode::OK, &checked),
         Reply::Ended(ended) => json(StatusCode::OK, &ended),

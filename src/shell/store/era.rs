@@ -145,6 +145,15 @@ pub(super) struct Places {
     pub(super) segments: Vec<Place>,
 }
 
+/// What somebody who reads a folder does with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Nothing.
+    AsItIs,
+    /// Syncs it first: something will rest on what is read.
+    Synced,
+}
+
 /// The folder of an era that is no longer written.
 pub(super) struct Older {
     pub(super) dir: PathBuf,
@@ -169,8 +178,13 @@ pub(super) struct Older {
 }
 
 impl Older {
-    /// Reads a folder once, from front to back.
+    /// Reads a folder once, from front to back. What is read is durable.
     pub(super) fn open(dir: PathBuf, number: u64) -> Self {
+        Self::read_from(dir, number, Reading::Synced)
+    }
+
+    /// Reads a folder once, from front to back.
+    pub(super) fn read_from(dir: PathBuf, number: u64, reading: Reading) -> Self {
         let used_bytes = bytes_below(&dir);
         let mut older = Self {
             file: None,
@@ -189,7 +203,10 @@ impl Older {
             Ok(file) => {
                 // A process that was killed may have left some of it in memory only. Whatever rests on what is read here
                 // must not outlive it.
-                older.unreadable = file.sync_data().err().map(|error| error.to_string());
+                older.unreadable = match reading {
+                    Reading::AsItIs => None,
+                    Reading::Synced => file.sync_data().err().map(|error| error.to_string()),
+                };
                 older.file = Some(file);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -15,7 +15,8 @@ use super::{Event, StoreError};
 use crate::agent::effects::StateFile;
 use crate::agent::feed::STORED_BYTES_MAX;
 use crate::shell::files::{
-    check_private_dir, create_dir, is_temporary, make_private, open_file, replace, sync_dir, sync_parent, FileError,
+    check_private_dir, create_dir, is_temporary, make_private, open_file, read_private, replace, sync_dir, sync_parent,
+    FileError,
 };
 
 /// The format of the state folder that this program writes.
@@ -73,15 +74,7 @@ impl Folder {
                 }
             }
         }
-        let mut files = Vec::new();
-        for (path, file) in paths.iter().filter_map(|path| Some((path, StateFile::parse(path)?))) {
-            match read_bounded(&self.join(path), FILE_BYTES_MAX) {
-                Ok(content) => files.push((file, content)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => events.push(Event::FileUnreadable { path: path.clone(), error: error.to_string() }),
-            }
-        }
-        Ok(files)
+        read_known(&self.path, &paths, events)
     }
 
     /// Replaces a state file. Durable on return. A folder that somebody put in its place goes to the quarantine.
@@ -105,6 +98,45 @@ impl Folder {
             Err(error) => Err(FileError::io("remove", &path, error).into()),
         }
     }
+}
+
+/// The content of those of these paths that are state files. One that cannot be read is told and left out.
+///
+/// # Errors
+/// When others can read or change the audit key: what it signed proves nothing then.
+pub(super) fn read_known(
+    folder: &Path,
+    paths: &[String],
+    events: &mut Vec<Event>,
+) -> Result<Vec<(StateFile, Vec<u8>)>, StoreError> {
+    let mut files = Vec::new();
+    for (path, file) in paths.iter().filter_map(|path| Some((path, StateFile::parse(path)?))) {
+        let at = folder.join(path);
+        let content = match file {
+            StateFile::AuditKey => read_private(&at).map(|content| content.to_vec()),
+            StateFile::Bundle
+            | StateFile::Emergency(_)
+            | StateFile::Feed(_)
+            | StateFile::FeedSince(_)
+            | StateFile::Grant(_)
+            | StateFile::Policy
+            | StateFile::Task(_) => {
+                read_bounded(&at, FILE_BYTES_MAX).map_err(|error| FileError::io("read", &at, error))
+            }
+        };
+        match content {
+            Ok(content) => files.push((file, content)),
+            Err(error) if error.is_missing() => {}
+            Err(error @ (FileError::TooOpen { .. } | FileError::NotOurs { .. })) => return Err(error.into()),
+            Err(FileError::Io { source, .. }) => {
+                events.push(Event::FileUnreadable { path: path.clone(), error: source.to_string() });
+            }
+            Err(error @ (FileError::Exists { .. } | FileError::Malformed { .. })) => {
+                events.push(Event::FileUnreadable { path: path.clone(), error: error.to_string() });
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Moves something out of the way that is no file of ours, and keeps it in the quarantine.

@@ -18,9 +18,11 @@
 mod anchor;
 mod era;
 mod folder;
+mod pages;
 mod peek;
 mod recover;
 mod row;
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -39,6 +41,7 @@ use era::{Older, Writer};
 use folder::{bytes_below, list, Folder};
 pub use peek::peek;
 use row::{EntryKey, Key, Row};
+pub use survey::{holder, EraNote, FolderNote, Survey};
 
 /// An older era with no more rows than this is copied into a new one, so that starts do not pile up folders.
 const FOLD_ROWS_MAX: usize = 512;
@@ -144,6 +147,17 @@ pub enum Event {
         /// Why.
         error: String,
     },
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AnchorLost => f.write_str("neither slot of the anchor is usable"),
+            Self::FileUnreadable { path, error } => write!(f, "{path} cannot be read: {error}"),
+            Self::Quarantined { era, detail } => write!(f, "era {era} is damaged: {detail}"),
+            Self::SlotUnusable { slot, error } => write!(f, "slot {slot} of the anchor is not usable: {error}"),
+        }
+    }
 }
 
 /// What a start found.

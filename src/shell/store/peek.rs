@@ -4,11 +4,10 @@
 //! Never: locks, makes, writes or removes anything.
 //! Read next: `folder.rs`, `anchor.rs`; `../foresee.rs`, which asks.
 
-use std::io;
 use std::path::Path;
 
 use super::anchor::read;
-use super::folder::{bytes_below, check_format, list, read_bounded, FILE_BYTES_MAX};
+use super::folder::{bytes_below, check_format, list, read_known};
 use super::{Event, Recovered, StoreError};
 use crate::agent::effects::StateFile;
 use crate::agent::{Anchor, EraImage};
@@ -34,7 +33,7 @@ pub fn peek(state_dir: &Path) -> Result<Option<Recovered>, StoreError> {
     Ok(Some(Recovered { eras: anchor.iter().filter_map(image).collect(), anchor, files, used_bytes, events }))
 }
 
-fn newest(state_dir: &Path, events: &mut Vec<Event>) -> Option<Anchor> {
+pub(super) fn newest(state_dir: &Path, events: &mut Vec<Event>) -> Option<Anchor> {
     let slots = ["anchor.0", "anchor.1"].map(|name| state_dir.join(name));
     let mut anchors = Vec::new();
     for (slot, path) in slots.iter().enumerate() {
@@ -64,13 +63,5 @@ fn files(state_dir: &Path, events: &mut Vec<Event>) -> Result<Vec<(StateFile, Ve
         let names = list(&state_dir.join(sub))?;
         paths.extend(names.iter().filter(|name| !is_temporary(name)).map(|name| format!("{sub}/{name}")));
     }
-    let mut files = Vec::new();
-    for (path, file) in paths.iter().filter_map(|path| Some((path, StateFile::parse(path)?))) {
-        match read_bounded(&state_dir.join(path), FILE_BYTES_MAX) {
-            Ok(content) => files.push((file, content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => events.push(Event::FileUnreadable { path: path.clone(), error: error.to_string() }),
-        }
-    }
-    Ok(files)
+    read_known(state_dir, &paths, events)
 }

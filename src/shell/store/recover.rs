@@ -29,9 +29,9 @@ pub(super) struct Picture {
 
 /// The rows of one era from all folders: number, folder, place in it; sorted, each number once.
 #[derive(Default)]
-struct Merged {
-    records: Vec<(u64, usize, Place)>,
-    segments: Vec<(u64, usize, Place)>,
+pub(super) struct Merged {
+    pub(super) records: Vec<(u64, usize, Place)>,
+    pub(super) segments: Vec<(u64, usize, Place)>,
 }
 
 /// Takes the picture.
@@ -120,7 +120,7 @@ fn never_used(era: EraId, anchor: Option<&Anchor>) -> bool {
     anchor.is_some_and(|anchor| !reached(anchor))
 }
 
-fn merge(folders: &mut [Older], dropped: &BTreeSet<EraId>) -> BTreeMap<EraId, Merged> {
+pub(super) fn merge(folders: &mut [Older], dropped: &BTreeSet<EraId>) -> BTreeMap<EraId, Merged> {
     let mut eras = BTreeMap::<EraId, Merged>::new();
     for (number, folder) in folders.iter_mut().enumerate() {
         let live: Vec<EraId> = folder.counts.keys().copied().filter(|era| !dropped.contains(era)).collect();
@@ -190,7 +190,7 @@ fn holes(what: &str, rows: &[(u64, usize, Place)]) -> Vec<String> {
 }
 
 /// Of the closed segments: how many there are, the index after the last one, and the chain's head there.
-fn closed(merged: &Merged, folders: &[Older]) -> (u64, u64, Hash) {
+pub(super) fn closed(merged: &Merged, folders: &[Older]) -> (u64, u64, Hash) {
     let last =
         merged.segments.last().and_then(|(number, folder, place)| Some((number, segment(&folders[*folder], *place)?)));
     last.map_or((0, 0, Hash::ZERO), |(number, last)| {
@@ -224,14 +224,14 @@ fn records(merged: &Merged, folders: &[Older], from: u64) -> Vec<StoredRecord> {
     rows.iter().filter_map(read).collect()
 }
 
-fn record(folder: &Older, place: Place) -> Option<StoredRecord> {
+pub(super) fn record(folder: &Older, place: Place) -> Option<StoredRecord> {
     match folder.row(place)? {
         Row::Entry(Entry::Record(record), _) => Some(record),
         Row::Entry(Entry::Segment(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
     }
 }
 
-fn segment(folder: &Older, place: Place) -> Option<StoredSegment> {
+pub(super) fn segment(folder: &Older, place: Place) -> Option<StoredSegment> {
     match folder.row(place)? {
         Row::Entry(Entry::Segment(segment), _) => Some(segment),
         Row::Entry(Entry::Record(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,

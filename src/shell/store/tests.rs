@@ -486,3 +486,25 @@ fn more_rows_than_memory_may_point_at_are_still_found() {
     store.older.values_mut().for_each(Older::forget_places);
     assert_eq!(served(&mut store, &recovered.eras[0]).len() as u64, written.next_index);
 }
+
+#[test]
+fn an_audit_key_that_others_may_read_signs_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.key");
+    let (mut store, _) = Store::open(dir.path(), &limits()).unwrap();
+    let files = vec![FileWrite { file: StateFile::AuditKey, content: b"key".to_vec() }];
+    store.commit(Batch { files, ..Batch::default() }).unwrap();
+    drop(store);
+    let open = || Store::open(dir.path(), &limits()).map(|(_, found)| found.files.len());
+    assert_eq!(open().unwrap(), 1);
+    for mode in [0o640, 0o604, 0o620, 0o666] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        for error in [open().unwrap_err(), peek(dir.path()).map(drop).unwrap_err()] {
+            let advice = format!("chmod 600 {}", path.display());
+            assert!(error.to_string().contains(&advice), "{mode:o}: {error}");
+        }
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(open().unwrap(), 1, "and nothing was lost by it");
+}

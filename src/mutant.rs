@@ -10,6 +10,8 @@
 pub enum Mutant {
     /// An acknowledgement is believed whoever signed it.
     AckByAnyKey = 1,
+    /// Allows and what is critical are given up when room is short, like denials.
+    AllowShed = 49,
     /// A use is charged to the last block alone.
     AncestorNotCharged = 2,
     /// The next audit key signs, and no record says so.
@@ -52,6 +54,8 @@ pub enum Mutant {
     GapCountedComplete = 21,
     /// Additions wait until those before them are here.
     GapIgnored = 22,
+    /// The gap record of what was given up leaves out the last of it.
+    GapTooShort = 50,
     /// The system clock makes decisions more lenient too.
     HintBelieved = 23,
     /// An allow is given however long its record took. Slept through, it outlives its token.
@@ -76,6 +80,8 @@ pub enum Mutant {
     RenewalDropsFirst = 33,
     /// Replies leave before the commit. Planted in the shell's loop.
     ReplyBeforeCommit = 34,
+    /// What is reserved for one class of records another one may use.
+    ReserveNotKept = 51,
     /// A reset of the clock leaves tasks and counters of before as they are.
     ResetRevives = 35,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
@@ -84,6 +90,8 @@ pub enum Mutant {
     RevocationForgotten = 37,
     /// What the ladder adds up to is not held against the head's root.
     RootNotCompared = 38,
+    /// What was given up for want of room is counted in no gap record.
+    ShedUntold = 52,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
     SinceIgnored = 39,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
@@ -108,8 +116,9 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 52] = [
         Self::AckByAnyKey,
+        Self::AllowShed,
         Self::AncestorNotCharged,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
@@ -131,6 +140,7 @@ impl Mutant {
         Self::FloorNotPersisted,
         Self::GapCountedComplete,
         Self::GapIgnored,
+        Self::GapTooShort,
         Self::HintBelieved,
         Self::LateAllowGiven,
         Self::LeaseNotCharged,
@@ -143,10 +153,12 @@ impl Mutant {
         Self::ReleaseOnPuback,
         Self::RenewalDropsFirst,
         Self::ReplyBeforeCommit,
+        Self::ReserveNotKept,
         Self::ResetRevives,
         Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::RootNotCompared,
+        Self::ShedUntold,
         Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,

@@ -62,6 +62,7 @@ impl Window {
             | Act::DiskCopy { .. }
             | Act::DiskDamage { .. }
             | Act::DiskSync { .. }
+            | Act::Distinct { .. }
             | Act::Emergency { .. }
             | Act::EmergencyThief { .. }
             | Act::Finish { .. }

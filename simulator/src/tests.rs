@@ -75,6 +75,7 @@ mod mutants {
 
     const TABLE: [(Mutant, &str, &str); Mutant::ALL.len()] = [
         (Mutant::AckByAnyKey, "time-reset", "I5.evidence"),
+        (Mutant::AllowShed, "small-queue", "I2"),
         (Mutant::AncestorNotCharged, "small-box", "box.uses"),
         (Mutant::AuditKeyUnannounced, "week-offline-reboots", "live"),
         (Mutant::AuditNotSealed, "hostile-broker", "I8.sealed"),
@@ -96,6 +97,7 @@ mod mutants {
         (Mutant::FloorNotPersisted, "boot-loop", "I5"),
         (Mutant::GapCountedComplete, "withheld", "I5.position"),
         (Mutant::GapIgnored, "feed-under-attack", "I4"),
+        (Mutant::GapTooShort, "small-queue", "I2"),
         (Mutant::HintBelieved, "clock-storm", "I3"),
         (Mutant::LateAllowGiven, "sleeper", "I3"),
         (Mutant::LeaseNotCharged, "boot-loop", "clock"),
@@ -108,10 +110,12 @@ mod mutants {
         (Mutant::ReleaseOnPuback, "hostile-broker", "I2"),
         (Mutant::RenewalDropsFirst, "small-box", "I7"),
         (Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1"),
+        (Mutant::ReserveNotKept, "small-queue", "live"),
         (Mutant::ResetRevives, "time-reset", "I4.ended"),
         (Mutant::ResetUnbound, "time-reset", "I5"),
         (Mutant::RevocationForgotten, "revoked-in-the-dark", "I5.position"),
         (Mutant::RootNotCompared, "feed-under-attack", "I5.position"),
+        (Mutant::ShedUntold, "small-queue", "I2"),
         (Mutant::SinceIgnored, "groups", "I4.stale"),
         (Mutant::SnapshotOfDroppedKey, "key-rotation-in-the-dark", "caught_up"),
         (Mutant::SnapshotRollsBack, "feed-under-attack", "I5"),

@@ -32,9 +32,11 @@ mod rescue;
 pub mod revocation;
 #[cfg(test)]
 pub(crate) mod rig;
+pub mod room;
 pub mod salvage;
 #[cfg(test)]
 mod schedules;
+mod shed;
 mod start;
 mod sync;
 mod tasks;
@@ -56,7 +58,7 @@ pub use start::Unstartable;
 use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::segment::Upload;
+use crate::wire::audit::segment::Loaded;
 use crate::wire::audit::{Event, ModeChange, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
@@ -66,13 +68,14 @@ use crate::wire::Refused;
 use audit::{Closing, Trail};
 use audit_key::Owner;
 use clock::{HintStanding, TrustedClock};
-use decide::{Judge, Room};
+use decide::Judge;
 use effects::{Budget, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Ended, Evidence, Mode, Request, RequestId};
 use revocation::Revocations;
+use room::{Class, Content};
 use salvage::{Hole, Remains};
 use sync::Named;
 use tasks::Want;
@@ -129,6 +132,8 @@ pub struct EraImage {
     /// What is or was wrong with it, told at every start until it is released: what is above is what could be salvaged.
     /// Segments of it may be missing too; loading them says so.
     pub damage: Option<String>,
+    /// What its rows weigh, and which of its closed segments may be given up.
+    pub content: Content,
 }
 
 /// Something that happens to an agent.
@@ -168,7 +173,7 @@ pub enum Input {
         /// Its number.
         segment: u64,
         /// What is to be sent.
-        upload: Option<Upload>,
+        upload: Option<Loaded>,
     },
 }
 
@@ -329,6 +334,7 @@ impl Agent {
     /// What is due by the clock, whatever the input was.
     fn on_time(&mut self, now: Now, effects: &mut Effects) {
         self.roll_if_due(effects);
+        self.make_room(now, effects);
         if self.trail.open_since().is_some_and(|since| now.boottime.0 >= since.0 + self.profile.queue.segment_ms) {
             self.close_segment(effects);
         }
@@ -375,8 +381,12 @@ impl Agent {
             locks.push("the whole fleet is revoked".into());
         }
         locks.extend(self.revocations.emergencies.locks(&self.device));
-        if self.room() == Room::None {
-            locks.push("the audit has no room for the most important records".into());
+        if !self.room().fits(Class::Critical) {
+            locks.push(
+                "the audit has no room for the most important records: let the device reach its collector, or raise the \
+                 quota of its profile"
+                    .into(),
+            );
         }
         locks.extend(self.revocations.missing().map(|feed| format!("the revocation list of feed {feed} is lost")));
         let offline_for = self.clock.offline_for();
@@ -503,6 +513,11 @@ impl Agent {
     /// Writes a record.
     fn write(&mut self, event: Event, budgets: Vec<Budget>, now: Now, effects: &mut Effects) -> AuditRef {
         self.roll_if_due(effects);
+        // So that a segment can be given up as a whole. Only then: each has a header.
+        let class = Class::of(&event);
+        if self.trail.differs(class) && self.room().is_half_full(Class::Denial) {
+            self.close_segment(effects);
+        }
         let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
         let times = (self.clock.floor(), self.clock.powered());
@@ -543,16 +558,22 @@ impl Agent {
         if due && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
             self.close_segment(effects);
             if effects.batch.entries.is_empty() {
-                let mut newest = self.trail.era().number;
-                if let Some(behind) = self.behind.take() {
-                    newest = newest.max(behind);
-                    self.know_again();
-                }
-                let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
-                self.trail.roll(era, &mut effects.batch);
-                self.anchor_due = true;
+                self.next_era(effects);
             }
         }
+    }
+
+    /// Begins another era. The last segment of the one before is signed in it, as a start does that.
+    fn next_era(&mut self, effects: &mut Effects) {
+        self.close_segment(effects);
+        let mut newest = self.trail.era().number;
+        if let Some(behind) = self.behind.take() {
+            newest = newest.max(behind);
+            self.know_again();
+        }
+        let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
+        self.trail.roll(era, &mut effects.batch);
+        self.anchor_due = true;
     }
 
     /// The place in the device's history is known again; what was counted before that stays lost.

@@ -124,7 +124,7 @@ impl Room {
     pub fn new(limits: &QueueLimits, used_bytes: u64, weights: &Shares) -> Self {
         let quota = limits.quota_mib.saturating_mul(1024 * 1024);
         let Reserves { critical, allow, denial, notice } = limits.reserve_percent;
-        let reserves = [critical, allow, denial, notice].map(|percent| quota / 100 * u64::from(percent));
+        let reserves = [critical, allow, denial, notice].map(|percent| (quota / 100).saturating_mul(percent.into()));
         let mut used = Shares::default();
         let total = weights.total();
         for class in Class::ALL {

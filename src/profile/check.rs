@@ -241,7 +241,7 @@ impl Profile {
             problems.add("queue.reserve_percent", format!("{kept} % are kept, of a quota of 100 %"));
         }
         // Until denials have half of their reserve, nothing keeps them apart so that they could be given up.
-        let denials = quota / 100 * u64::from(reserves.denial);
+        let denials = (quota / 100).saturating_mul(reserves.denial.into());
         let least = SHED_RECORDS_MIN * 2 * RECORD_FLASH_BYTES;
         if denials < least {
             let (kept, least) = (denials / MIB, least.div_ceil(MIB));
@@ -249,7 +249,7 @@ impl Profile {
                 format!("{kept} MiB are kept for denials: it takes {least} until older ones can give way to newer");
             problems.add("queue.reserve_percent.denial", what);
         }
-        let usable = quota / 100 * reserves.allows_may();
+        let usable = (quota / 100).saturating_mul(reserves.allows_may());
         if needed > usable {
             let (needed, usable) = (needed.div_ceil(MIB), usable / MIB);
             let what = format!(

@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use biscuit_auth::{Algorithm, Biscuit};
 use ed25519_dalek::SigningKey;
 use hardtack::agent::clock::TrustedClock;
-use hardtack::agent::decide::{Judge, Question, Room};
+use hardtack::agent::decide::{Judge, Question};
 use hardtack::agent::effects::Anchor;
 use hardtack::agent::feed::StoredFeed;
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::Mode;
 use hardtack::agent::revocation::Revocations;
+use hardtack::agent::room::{Room, Shares};
 use hardtack::agent::token::Cache;
 use hardtack::agent::wallet::Wallet;
 use hardtack::ids::{BlockId, BootId, DeviceId, FeedId, FleetId, GrantId, Hash};
@@ -134,7 +135,7 @@ impl World {
             wallet: &self.wallet,
             clock: &self.clock,
             mode: Mode::Offline,
-            room: Room::Allows,
+            room: Room::new(&self.profile.queue, 0, &Shares::default()),
             behind: None,
         }
     }

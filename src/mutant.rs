@@ -12,121 +12,130 @@ pub enum Mutant {
     AckByAnyKey = 1,
     /// An allow that is as one before it is counted, and has no record.
     AllowCounted = 2,
+    /// Allows and what is critical are given up when room is short, like denials.
+    AllowShed = 3,
     /// A use is charged to the last block alone.
-    AncestorNotCharged = 3,
+    AncestorNotCharged = 4,
     /// The next audit key signs, and no record says so.
-    AuditKeyUnannounced = 4,
+    AuditKeyUnannounced = 5,
     /// Audit travels open, whatever the policy asks.
-    AuditNotSealed = 5,
+    AuditNotSealed = 6,
     /// A decision charges no budget.
-    BudgetNotCharged = 6,
+    BudgetNotCharged = 7,
     /// The ceiling of another boot counts on.
-    CeilingKeptAfterBoot = 7,
+    CeilingKeptAfterBoot = 8,
     /// A new task sets every budget back.
-    ChildResetsBudget = 8,
+    ChildResetsBudget = 9,
     /// The collector acknowledges a segment that it has not written.
-    CollectorAcksFirst = 9,
+    CollectorAcksFirst = 10,
     /// Denials that were counted are forgotten when an era ends.
-    CountLostAtRoll = 10,
+    CountLostAtRoll = 11,
     /// A use is charged in memory, and written down with the next anchor only.
-    CounterAfterAction = 11,
+    CounterAfterAction = 12,
     /// A token whose bucket was dropped is judged by the clock alone.
-    DroppedForgotten = 12,
+    DroppedForgotten = 13,
     /// A head is believed whoever signed it.
-    DroppedKeyAccepted = 13,
+    DroppedKeyAccepted = 14,
     /// A segment that comes a second time is stored a second time.
-    DuplicateStored = 14,
+    DuplicateStored = 15,
     /// An emergency statement of a lower counter is taken.
-    EmergencyCounterLowered = 15,
+    EmergencyCounterLowered = 16,
     /// An emergency statement is taken whose rules live for longer than they may.
-    EmergencyLifeUnchecked = 16,
+    EmergencyLifeUnchecked = 17,
     /// An emergency statement lifts the rules that it leaves out.
-    EmergencyLiftsLeftOut = 17,
+    EmergencyLiftsLeftOut = 18,
     /// An emergency statement is acted on, and not written down.
-    EmergencyNotWritten = 18,
+    EmergencyNotWritten = 19,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
-    EmergencyOutlives = 19,
+    EmergencyOutlives = 20,
     /// An emergency rule on the device wipes its grants.
-    EmergencyWipes = 20,
+    EmergencyWipes = 21,
     /// A second head of a position that is held is taken for the first.
-    EquivocationUnnoticed = 21,
+    EquivocationUnnoticed = 22,
     /// A start goes on under the number of the era before.
-    EraNotBumped = 22,
+    EraNotBumped = 23,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 23,
+    FeedPositionLowered = 24,
     /// A revocation that belongs to every feed is filed into the first alone.
-    FirstFeedAlone = 24,
+    FirstFeedAlone = 25,
     /// A start forgets the floor.
-    FloorNotPersisted = 25,
+    FloorNotPersisted = 26,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 26,
+    GapCountedComplete = 27,
     /// Additions wait until those before them are here.
-    GapIgnored = 27,
+    GapIgnored = 28,
+    /// The gap record of what was given up leaves out the last of it.
+    GapTooShort = 29,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 28,
+    HintBelieved = 30,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 29,
+    LateAllowGiven = 31,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 30,
+    LeaseNotCharged = 32,
     /// A start that finds records gone says nothing of them.
-    LossUntold = 31,
+    LossUntold = 33,
     /// A device that a trust bundle moves forgets what its old feed revoked.
-    MovedForgets = 32,
+    MovedForgets = 34,
     /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
-    MovedNotFiled = 33,
+    MovedNotFiled = 35,
     /// A decision refers to the newest record that names a credential, whichever that is.
-    NamedByAnother = 34,
+    NamedByAnother = 36,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 35,
+    PendingDropped = 37,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 36,
+    PlaceNotChecked = 38,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 37,
+    PositionReused = 39,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 38,
+    ReleaseOnPuback = 40,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 39,
+    RenewalDropsFirst = 41,
     /// A denial that is as one before it has no record, and is not counted either.
-    RepeatedNotCounted = 40,
+    RepeatedNotCounted = 42,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 41,
+    ReplyBeforeCommit = 43,
+    /// What is reserved for one class of records another one may use.
+    ReserveNotKept = 44,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 42,
+    ResetRevives = 45,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 43,
+    ResetUnbound = 46,
     /// A start forgets the revocation list.
-    RevocationForgotten = 44,
+    RevocationForgotten = 47,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 45,
+    RootNotCompared = 48,
+    /// What was given up for want of room is counted in no gap record.
+    ShedUntold = 49,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
-    SinceIgnored = 46,
+    SinceIgnored = 50,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 47,
+    SnapshotOfDroppedKey = 51,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 48,
+    SnapshotRollsBack = 52,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 49,
+    StalenessByWaitingHead = 53,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 50,
+    SuccessorByNewAlone = 54,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 51,
+    SuccessorByOldAlone = 55,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 52,
+    SyncErrorIgnored = 56,
     /// What no signature covers is taken as it is found.
-    TailNotChecked = 53,
+    TailNotChecked = 57,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 54,
+    TimeJudgedAtFloor = 58,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 55,
+    TwoTimeFacts = 59,
     /// The system clock is believed.
-    WallClockUsed = 56,
+    WallClockUsed = 60,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 60] = [
         Self::AckByAnyKey,
         Self::AllowCounted,
+        Self::AllowShed,
         Self::AncestorNotCharged,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
@@ -152,6 +161,7 @@ impl Mutant {
         Self::FloorNotPersisted,
         Self::GapCountedComplete,
         Self::GapIgnored,
+        Self::GapTooShort,
         Self::HintBelieved,
         Self::LateAllowGiven,
         Self::LeaseNotCharged,
@@ -166,10 +176,12 @@ impl Mutant {
         Self::RenewalDropsFirst,
         Self::RepeatedNotCounted,
         Self::ReplyBeforeCommit,
+        Self::ReserveNotKept,
         Self::ResetRevives,
         Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::RootNotCompared,
+        Self::ShedUntold,
         Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,

@@ -141,8 +141,8 @@ pub struct VerifyLimits {
 pub struct QueueLimits {
     /// Bytes on disk for all eras together, in MiB.
     pub quota_mib: u64,
-    /// Share of the quota that only denials and events may use, in percent.
-    pub reserve_percent: u8,
+    /// Shares of the quota that are kept for each class of events, in percent. What is kept for none anyone may use.
+    pub reserve_percent: Reserves,
     /// Records after which a new era begins, so that the space of the old one can be given back.
     pub era_records_max: u64,
     /// How long a segment stays open after its first record, in milliseconds.
@@ -157,6 +157,28 @@ pub struct QueueLimits {
     pub alike_window_ms: u64,
     /// A sign of life is recorded when nothing else was for so long, in seconds of powered-on time.
     pub heartbeat_s: u64,
+}
+
+/// A share of the quota for each class of events, in percent.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reserves {
+    /// For starts, gaps, modes, grants in use, what is trusted. Without room for these the device locks.
+    pub critical: u8,
+    /// For allows, and for tasks that begin, are renewed or end.
+    pub allow: u8,
+    /// For denials, and for tasks that are refused.
+    pub denial: u8,
+    /// For messages that are refused.
+    pub notice: u8,
+}
+
+impl Reserves {
+    /// What of the quota allows may use, in percent: all that is kept for nobody else.
+    pub fn allows_may(&self) -> u64 {
+        let others = [self.critical, self.denial, self.notice].into_iter().map(u64::from).sum::<u64>();
+        100_u64.saturating_sub(others)
+    }
 }
 
 /// Tasks and grants.

@@ -166,6 +166,7 @@ impl World<'_> {
                 let behind = |(device, newest): &(u32, Owed)| self.checks.feed.lacks(*device, newest).is_some();
                 self.behind = (0..).zip(newest).filter(behind).collect();
             }
+            Act::Distinct { device, pick } => self.ask_for_something_new(device, pick),
             Act::Status { device } => self.ask_for_status(device),
             Act::Suspend { device, turn: Turn::Begins } => {
                 self.fault(Turn::Begins);

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hardtack::agent::effects::{Entry, StateFile};
+use hardtack::agent::effects::{Entry, Shed, StateFile, StoredRecord, StoredSegment};
+use hardtack::agent::room::Class;
 use hardtack::agent::{Anchor, Batch};
 use hardtack::ids::EraId;
 use hardtack::wire::audit::{Event, Record};
@@ -39,6 +40,8 @@ pub(crate) enum Step {
     Remove(StateFile),
     /// The folder of an era is removed, not synced.
     DropEra(EraId),
+    /// Segments lose their records, not synced: a file without them takes the place of the era's.
+    Shed(Vec<Shed>),
 }
 
 impl Step {
@@ -53,7 +56,8 @@ impl Step {
             | Self::Append(_)
             | Self::WriteAnchor(_)
             | Self::Remove(_)
-            | Self::DropEra(_) => None,
+            | Self::DropEra(_)
+            | Self::Shed(_) => None,
         }
     }
 
@@ -61,7 +65,12 @@ impl Step {
     fn writes(&self) -> Part {
         match self {
             Self::Replace(..) | Self::SyncFolder(_) | Self::Remove(_) => Part::Files,
-            Self::CreateEra(_) | Self::SyncEra | Self::Append(_) | Self::SyncEntries | Self::DropEra(_) => Part::Era,
+            Self::CreateEra(_)
+            | Self::SyncEra
+            | Self::Append(_)
+            | Self::SyncEntries
+            | Self::DropEra(_)
+            | Self::Shed(_) => Part::Era,
             Self::WriteAnchor(_) | Self::SyncAnchor => Part::Anchor,
         }
     }
@@ -86,6 +95,9 @@ pub(crate) fn steps(batch: Batch) -> Vec<Step> {
     }
     steps.extend(batch.remove.into_iter().map(Step::Remove));
     steps.extend(batch.drop_eras.into_iter().map(Step::DropEra));
+    if !batch.shed.is_empty() {
+        steps.extend([Step::Shed(batch.shed), Step::SyncEra]);
+    }
     steps
 }
 
@@ -118,8 +130,48 @@ pub(crate) struct Medium {
     pub(crate) files: BTreeMap<StateFile, Vec<u8>>,
     pub(crate) eras: BTreeMap<EraId, Vec<Entry>>,
     pub(crate) slots: [Slot; 2],
+    /// Segments that lost their records so that others have room.
+    pub(crate) shed: BTreeSet<Shed>,
     /// Bytes that all eras take.
     pub(crate) bytes: u64,
+    /// Of them, what records of each class take, and headers of segments without a more important one.
+    classes: [u64; Class::ALL.len()],
+    /// The most important of the records since the last segment of the log that is written.
+    most: Option<Class>,
+}
+
+impl Medium {
+    /// What a class of records takes, in bytes.
+    pub(crate) fn of_class(&self, class: Class) -> u64 {
+        Class::ALL.iter().zip(self.classes).filter(|(of, _)| **of == class).map(|(_, bytes)| bytes).sum()
+    }
+
+    fn weigh(&mut self, entry: &Entry) {
+        let class = match entry {
+            Entry::Record(stored) => {
+                let class = Class::of_bytes(&stored.bytes);
+                self.most = self.most.map_or(Some(class), |most| Some(most.min(class)));
+                class
+            }
+            Entry::Segment(_) => self.most.take().unwrap_or(Class::Denial),
+        };
+        let bytes = encode(entry).len() as u64;
+        self.bytes += bytes;
+        for (of, sum) in Class::ALL.iter().zip(&mut self.classes) {
+            *sum += if *of == class { bytes } else { 0 };
+        }
+    }
+
+    /// Some of it is gone.
+    fn weigh_again(&mut self) {
+        (self.bytes, self.classes) = Default::default();
+        let eras = std::mem::take(&mut self.eras);
+        for log in eras.values() {
+            self.most = None;
+            log.iter().for_each(|entry| self.weigh(entry));
+        }
+        self.eras = eras;
+    }
 }
 
 impl Medium {
@@ -209,14 +261,21 @@ impl Disk {
     pub(crate) fn step(&mut self, step: Step) {
         match step {
             Step::SyncFolder(file) => self.settle(|pending| same_folder(pending, &file)),
-            Step::SyncEra => self.settle(|pending| matches!(pending, Step::CreateEra(_) | Step::DropEra(_))),
+            Step::SyncEra => {
+                self.settle(|pending| matches!(pending, Step::CreateEra(_) | Step::DropEra(_) | Step::Shed(_)))
+            }
             Step::SyncEntries => self.settle(|pending| matches!(pending, Step::Append(_))),
             Step::SyncAnchor => self.settle(|pending| matches!(pending, Step::WriteAnchor(_))),
             Step::CreateEra(era) => {
                 self.current = Some(era);
                 self.pending.push(Step::CreateEra(era));
             }
-            Step::Replace(..) | Step::Append(_) | Step::WriteAnchor(_) | Step::Remove(_) | Step::DropEra(_) => {
+            Step::Replace(..)
+            | Step::Append(_)
+            | Step::WriteAnchor(_)
+            | Step::Remove(_)
+            | Step::DropEra(_)
+            | Step::Shed(_) => {
                 self.pending.push(step);
             }
         }
@@ -365,10 +424,9 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
         }
         Step::Append(entry) => {
             // An era whose folder never came to be takes its entries with it.
-            if let Some(log) = current.and_then(|era| medium.eras.get_mut(&era)) {
-                medium.bytes += encode(&entry).len() as u64;
-                log.push(entry);
-            }
+            let Some(era) = current.filter(|era| medium.eras.contains_key(era)) else { return };
+            medium.weigh(&entry);
+            medium.eras.entry(era).or_default().push(entry);
         }
         Step::WriteAnchor(anchor) => {
             let slot = older_slot(&medium.slots, &anchor);
@@ -378,8 +436,29 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
             medium.files.remove(&file);
         }
         Step::DropEra(era) => {
-            let gone = medium.eras.remove(&era).unwrap_or_default();
-            medium.bytes -= gone.iter().map(|entry| encode(entry).len() as u64).sum::<u64>();
+            // What it holds of others stays, as in the real store: rows are dead by their era, not by their folder.
+            for entry in medium.eras.remove(&era).unwrap_or_default() {
+                let (Entry::Record(StoredRecord { era: of, .. }) | Entry::Segment(StoredSegment { era: of, .. })) =
+                    &entry;
+                if let Some(log) = medium.eras.get_mut(of) {
+                    log.push(entry);
+                }
+            }
+            medium.weigh_again();
+        }
+        Step::Shed(shed) => {
+            let gone = |entry: &Entry| match entry {
+                Entry::Record(row) => {
+                    // In order, as the agent names them.
+                    let after = shed.partition_point(|range| (range.era, range.records.0) <= (row.era, row.index));
+                    let range = after.checked_sub(1).map(|last| shed[last]);
+                    range.is_some_and(|range| range.era == row.era && range.holds_record(row.index))
+                }
+                Entry::Segment(_) => false,
+            };
+            medium.eras.values_mut().for_each(|log| log.retain(|entry| !gone(entry)));
+            medium.weigh_again();
+            medium.shed.extend(shed);
         }
         Step::SyncFolder(_) | Step::SyncEra | Step::SyncEntries | Step::SyncAnchor => {}
     }
@@ -408,14 +487,15 @@ fn same_folder(step: &Step, other: &StateFile) -> bool {
         | Step::SyncEntries
         | Step::WriteAnchor(_)
         | Step::SyncAnchor
-        | Step::DropEra(_) => false,
+        | Step::DropEra(_)
+        | Step::Shed(_) => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hardtack::agent::effects::{FileWrite, StoredRecord};
+    use hardtack::agent::effects::FileWrite;
 
     const ERA: EraId = EraId { number: 1, salt: 7 };
 
@@ -435,6 +515,7 @@ mod tests {
             anchor: Some(anchor(1)),
             remove: vec![StateFile::Policy],
             drop_eras: Vec::new(),
+            shed: Vec::new(),
         }
     }
 
@@ -523,6 +604,20 @@ mod tests {
             assert_eq!(disk.pending.iter().filter(|step| step.writes() == part).count(), 1, "the first was kept");
             disk.open();
             assert_eq!(disk.durable().eras[&ERA].len(), 2 - left);
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_is_gone_or_there_as_a_whole() {
+        for fate in [Fate::Lost, Fate::Kept] {
+            let mut disk = disk_after(9);
+            let before = disk.used_bytes();
+            let shed = Shed { era: ERA, segments: (0, 1), records: (0, 1) };
+            disk.step(Step::Shed(vec![shed]));
+            disk.power_cut(|| fate);
+            let kept = if fate == Fate::Kept { vec![record(1)] } else { vec![record(0), record(1)] };
+            assert_eq!((&disk.durable().eras[&ERA], disk.durable().shed.contains(&shed)), (&kept, fate == Fate::Kept));
+            assert_eq!(disk.used_bytes() < before, fate == Fate::Kept);
         }
     }
 

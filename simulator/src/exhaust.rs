@@ -63,6 +63,7 @@ impl Window {
             | Act::DiskCopy { .. }
             | Act::DiskDamage { .. }
             | Act::DiskSync { .. }
+            | Act::Distinct { .. }
             | Act::Emergency { .. }
             | Act::EmergencyThief { .. }
             | Act::Finish { .. }

@@ -20,7 +20,7 @@ use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Topic;
 
 use crate::check::feed::Own;
-use crate::check::Id;
+use crate::check::{room, Id};
 use crate::clocks::date;
 use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN_MIN};
 use crate::disk::{steps, Fate, Medium, Step};
@@ -311,7 +311,7 @@ impl World<'_> {
         let count = in_flight.steps.len() as u64;
         let durable = Durable::of(&in_flight.steps);
         process.since_disk += 1;
-        let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_)));
+        let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_) | Step::Shed(_)));
         let look = drops || process.since_disk >= DISK_EVERY;
         if let Some(anchor) = &durable.anchor {
             let lease = anchor.powered_lease.since(anchor.powered).min(self.scenario.profile.time.lease());
@@ -321,6 +321,8 @@ impl World<'_> {
             device.watched = if prompt { Watched::Yes } else { Watched::No };
         }
         in_flight.steps.into_iter().for_each(|step| device.disk.step(step));
+        let (tally, limits) = (&mut self.checks.tally, &self.scenario.profile.queue);
+        room::committed(tally, self.now, &device.name, device.disk.durable(), limits);
         if look {
             process.since_disk = 0;
             let used_bytes = device.disk.used_bytes();
@@ -735,7 +737,8 @@ impl Durable {
                 | Step::SyncEntries
                 | Step::SyncAnchor
                 | Step::Remove(_)
-                | Step::DropEra(_) => {}
+                | Step::DropEra(_)
+                | Step::Shed(_) => {}
             }
         }
         durable

@@ -177,6 +177,13 @@ pub enum Act {
         /// Whether it begins.
         turn: Turn,
     },
+    /// A program asks for something that nobody asked for before, with a token that must be refused.
+    Distinct {
+        /// The gateway.
+        device: u32,
+        /// Says what.
+        pick: u64,
+    },
     /// An operator revokes with his emergency key.
     Emergency {
         /// Something of this gateway.
@@ -422,6 +429,9 @@ fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry
     };
     repeat("begin", plan.begin_every.0, 1, &mut |rng| Act::Begin { device, pick: rng.next_u64() });
     repeat("finish", plan.finish_every.0, 1, &mut |rng| Act::Finish { device, pick: rng.next_u64() });
+    if let Some(every) = plan.distinct_every {
+        repeat("distinct", every.0, plan.burst, &mut |rng| Act::Distinct { device, pick: rng.next_u64() });
+    }
     repeat("status", plan.status_every.0, 1, &mut |_| Act::Status { device });
     repeat("authorize", plan.authorize_every.0, plan.burst, &mut |mut rng| {
         let share = below(&mut rng, 100);

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use hardtack::agent::effects::{Entry, StateFile, StoredRecord, StoredSegment};
+use hardtack::agent::room::{Class, Content, SegmentPlace};
 use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::{Anchor, EraImage};
 use hardtack::ids::{DeviceId, EraId, FleetId};
 use hardtack::wire::audit::genesis;
-use hardtack::wire::audit::segment::Upload;
+use hardtack::wire::audit::segment::{Loaded, Upload};
 use hardtack::wire::envelope::Signed;
 
 use crate::disk::{Medium, Slot};
@@ -51,14 +52,27 @@ pub(crate) fn read(medium: &Medium, fleet: &FleetId, device: &DeviceId) -> Found
             Some(_) | None => closed_index,
         };
         let held = records.get(era).unwrap_or(&none);
-        let run = (from..).map_while(|index| held.get(&index)).map(|record| (*record).clone());
-        EraImage { id: *era, segments: count, closed_index, closed_head, records: run.collect(), damage: None }
+        // A log has no holes but for what was given up, which no budget and no clock hangs on.
+        let run = held.range(from..).map(|(_, record)| (*record).clone());
+        let content = content(held, segments.get(era).unwrap_or(&BTreeMap::new()));
+        EraImage { id: *era, segments: count, closed_index, closed_head, records: run.collect(), damage: None, content }
     });
     Found {
         eras: eras.collect(),
         anchor,
         files: medium.files.iter().map(|(file, content)| (file.clone(), content.clone())).collect(),
     }
+}
+
+fn content(records: &BTreeMap<u64, &StoredRecord>, segments: &BTreeMap<u64, &StoredSegment>) -> Content {
+    let records = records.iter().map(|(index, row)| (*index, Class::of_bytes(&row.bytes), row.bytes.len()));
+    let place = |row: &&StoredSegment| SegmentPlace {
+        segment: row.segment,
+        first_index: row.first_index,
+        count: row.count.into(),
+        header_bytes: row.header.len(),
+    };
+    Content::of(records, segments.values().map(place))
 }
 
 /// The anchor that counts.
@@ -70,8 +84,8 @@ pub(crate) fn newest(medium: &Medium) -> Option<&Anchor> {
     valid.max_by_key(|anchor| anchor.generation)
 }
 
-/// A segment for sending, if the store still has all of it.
-pub(crate) fn load(medium: &Medium, era: EraId, number: u64) -> Option<Upload> {
+/// A segment for sending, if the store still has all of it, or gave its records up.
+pub(crate) fn load(medium: &Medium, era: EraId, number: u64) -> Option<Loaded> {
     // A segment of an older era was closed by a later one. Its records are where they were written.
     let logs = || medium.eras.range(era..).map(|(_, log)| log);
     let segment = logs().find_map(|log| {
@@ -93,9 +107,13 @@ pub(crate) fn load(medium: &Medium, era: EraId, number: u64) -> Option<Upload> {
         })
         .collect();
     let whole = records.len() as u64 == u64::from(segment.count);
-    let header = Signed::from_bytes(&segment.header).ok().filter(|_| whole)?;
+    let header = Signed::from_bytes(&segment.header).ok()?;
+    if !whole {
+        let shed = medium.shed.iter().any(|shed| shed.era == era && shed.holds_segment(number));
+        return shed.then_some(Loaded::Shed(header));
+    }
     let rows: Vec<Vec<u8>> = records.into_values().collect();
-    Upload::of_rows(header, &rows)
+    Upload::of_rows(header, &rows).map(Loaded::Whole)
 }
 
 /// What is left where a segment could not be loaded.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 33] = [
+pub const PROPERTIES: [&str; 35] = [
     "I1",
     "I2",
     "I3",
@@ -30,6 +30,8 @@ pub const PROPERTIES: [&str; 33] = [
     "I7",
     "I8.sealed",
     "I9",
+    "I9.disk",
+    "I9.reserve",
     "I10",
     "I11",
     "available",

@@ -151,6 +151,8 @@ pub struct FleetPlan {
     pub overlay: Option<String>,
     /// Records after which they begin another era, in place of the profile's.
     pub era_records: Option<u64>,
+    /// How much their audit may take on disk, in MiB, in place of what the class of device says.
+    pub quota_mib: Option<u64>,
     /// The shortest and the longest time that a message takes one way, in milliseconds.
     pub latency_ms: (u64, u64),
     /// The shortest and the longest time that a commit takes, in milliseconds.
@@ -171,7 +173,9 @@ impl FleetPlan {
         let class = find(&self.profile, Kind::Class)?;
         let mut profile = Profile::parse(class.name, class.text).map_err(|error| error.to_string())?;
         profile.queue.era_records_max = self.era_records.unwrap_or(profile.queue.era_records_max);
-        let Some(overlay) = &self.overlay else { return profile.checked().map_err(|error| error.to_string()) };
+        // However little that is: a modelled disk holds a record in a tenth of what a real one takes for it.
+        profile.queue.quota_mib = self.quota_mib.unwrap_or(profile.queue.quota_mib);
+        let Some(overlay) = &self.overlay else { return Ok(profile) };
         let link = find(overlay, Kind::Overlay)?;
         let overlay = Overlay::parse(link.name, link.text).map_err(|error| error.to_string())?;
         profile.with(&overlay).checked().map_err(|error| error.to_string())
@@ -187,6 +191,7 @@ impl Default for FleetPlan {
             profile: Profile::default().name,
             overlay: None,
             era_records: None,
+            quota_mib: None,
             latency_ms: (20, 120),
             commit_ms: (2, 12),
             head_every: Span(3_600_000),
@@ -283,6 +288,8 @@ pub struct WorkloadPlan {
     pub authorize_every: Span,
     /// How many requests follow each other at once then.
     pub burst: u32,
+    /// How often a program asks for things that nobody asked for before, as many at once, with a token that must be refused.
+    pub distinct_every: Option<Span>,
     /// How many of a hundred requests carry a token that must be refused.
     pub hostile_percent: u32,
     /// How many of a hundred requests use a credential over again until its budget is gone.
@@ -303,6 +310,7 @@ impl Default for WorkloadPlan {
             task_uses: 40,
             authorize_every: Span(3 * 60_000),
             burst: 1,
+            distinct_every: None,
             hostile_percent: 25,
             spend_percent: 10,
             finish_every: Span(3_600_000),
@@ -378,7 +386,7 @@ impl Scenario {
             self.workload.status_every,
             self.fleet.head_every,
         ];
-        if spans.iter().any(|span| span.0 < 1000) {
+        if spans.iter().chain(&self.workload.distinct_every).any(|span| span.0 < 1000) {
             return Err("what happens `every` so often must leave at least 1s between".into());
         }
         if self.workload.risks.is_empty() || self.workload.hostile_percent + self.workload.spend_percent > 100 {

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use hardtack::agent::effects::ALLOW_WAIT_MAX;
 use hardtack::agent::request::{
-    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, ProblemCode, Reply, Request,
+    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, ProblemCode, Reason, Reply, Request,
     RequestId, Socket, TaskReply, Verdict,
 };
+use hardtack::agent::room::Class;
 use hardtack::agent::Input;
 use hardtack::fleet::book::Life;
 use hardtack::fleet::revoke::life_of;
@@ -24,7 +25,7 @@ use hardtack::wire::token::{from_text, Held};
 
 use crate::check::audit::{AuditCheck, Told};
 use crate::check::authority::{Moment, Narrowing, Presented, ONE_RESOURCE};
-use crate::check::Id;
+use crate::check::{room, Id};
 use crate::clocks::date;
 use crate::device::Probe;
 use crate::event::Event;
@@ -221,6 +222,24 @@ impl World<'_> {
         let resource = if pick % 2 == 0 { ONE_RESOURCE } else { "modbus/meter4/value" };
         let what = if write { ("write", PROGRAMS[0].writes) } else { ("read", resource) };
         self.decide(device, (PROGRAMS[0].uid, token), what, Using { choice, credential: None, narrowing, risk });
+    }
+
+    /// With a token that somebody forged, for something of its own.
+    pub(crate) fn ask_for_something_new(&mut self, device: u32, pick: u64) {
+        if !self.is_running(device) {
+            return;
+        }
+        let name = self.devices[device as usize].name.clone();
+        let (made, token) = self.operator.stolen(Theft::Forged, &name, date(self.now));
+        let narrowing = Operator::narrowing(Theft::Forged, made);
+        let (choice, risk) = (TokenChoice::Forged, self.scenario.workload.risks[0].clone());
+        let what = format!("modbus/unheard-of/{pick:016x}");
+        self.decide(
+            device,
+            (PROGRAMS[0].uid, token),
+            ("read", &what),
+            Using { choice, credential: None, narrowing, risk },
+        );
     }
 
     /// A credential is presented, by its program or by another, for what it has a right to or for something else.
@@ -569,7 +588,19 @@ impl World<'_> {
         let asked = (presented.operation.as_str(), presented.resource.as_str(), named);
         let who = (number, &device.name);
         checks.audit.decided(&mut checks.tally, moment.at, who, reply, asked, device.disk.durable());
-        checks.authority.decided(&mut checks.tally, &moment, &device.name, presented, credential, reply);
+        let full = reply.reason == Reason::AuditFull
+            && room::refused(
+                &mut checks.tally,
+                moment.at,
+                &device.name,
+                Class::Allow,
+                device.disk.durable(),
+                &device.profile().queue,
+            );
+        // Where allows have no room, a good request may be denied.
+        if !full {
+            checks.authority.decided(&mut checks.tally, &moment, &device.name, presented, credential, reply);
+        }
         if let Some(credential) = credential {
             checks.emergency.decided(&mut checks.tally, &moment, &device.name, credential, reply);
         }
@@ -584,9 +615,17 @@ impl World<'_> {
         self.tell(&Event::Decided { device: number, allow, reason: reply.reason.name(), era, index });
     }
 
+    /// Whether a gateway that says so has no room for another denial.
+    fn has_no_room(&mut self, device: u32, detail: &str) -> bool {
+        let (of, limits) = (&self.devices[device as usize], &self.scenario.profile.queue);
+        let said = detail.contains("no room for denials");
+        said && room::refused(&mut self.checks.tally, self.now, &of.name, Class::Denial, of.disk.durable(), limits)
+    }
+
     fn refused(&mut self, device: u32, asked: &Asked, since: u64, problem: &Problem) {
         // By the gateway's own clock it was longer than that, give or take its drift.
         let late = problem.code == ProblemCode::AuditUnavailable && self.now + 10 > since + ALLOW_WAIT_MAX.0;
+        let full = !late && problem.code == ProblemCode::AuditUnavailable && self.has_no_room(device, &problem.detail);
         self.judge_denial(device, &problem.detail);
         match asked {
             Asked::Finish { credential } => {
@@ -596,6 +635,8 @@ impl World<'_> {
             Asked::Decision(Presented { credential, .. }) if late => {
                 credential.iter().for_each(|number| self.unheard(*number));
             }
+            // Nor does a lack of room.
+            Asked::Decision(_) if full => {}
             Asked::Decision(presented) => {
                 let mut moment = self.moment(device);
                 let name = &self.devices[device as usize].name;

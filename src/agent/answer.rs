@@ -5,12 +5,13 @@
 //! Read next: `decide.rs`, `tasks.rs`, `report.rs`.
 
 use super::attest::selectors;
-use super::decide::{Judge, Judgement, Question, Room};
+use super::decide::{Judge, Judgement, Question};
 use super::effects::{Budget, Effects};
 use super::request::{
     AuditRef, Authorize, DecisionReply, Evidence, Mode, Problem, ProblemCode, Reason, Reply, Request, RequestId,
     Socket, TimeClass, Verdict,
 };
+use super::room::Class;
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::mutant::{active, Mutant};
@@ -56,27 +57,24 @@ impl Agent {
         effects.outgoing.reply(id, reply, now.boottime);
     }
 
-    pub(super) fn room(&self) -> Room {
-        let quota = self.profile.queue.quota_mib.saturating_mul(1024 * 1024);
-        let for_allows = quota / 100 * u64::from(100 - self.profile.queue.reserve_percent.min(100));
-        match self.used_bytes {
-            used if used >= quota => Room::None,
-            used if used >= for_allows => Room::Denials,
-            _ => Room::Allows,
-        }
-    }
-
-    pub(super) fn audit_problem() -> Reply {
-        Reply::Problem(Problem::new(
-            ProblemCode::AuditUnavailable,
-            "the audit queue has no room left, so nothing is decided; let the device reach its collector, or raise the quota",
-        ))
+    /// What is answered where the record of the answer has no room.
+    pub(super) fn audit_problem(class: Class) -> Reply {
+        let what = match class {
+            Class::Critical | Class::Notice => "the audit queue has no room left",
+            Class::Allow => "the audit queue has no room for allows",
+            Class::Denial => "this would be denied, and the audit queue has no room for denials",
+        };
+        let detail = format!(
+            "{what}, so nothing is decided; let the device reach its collector, or raise the quota of its profile"
+        );
+        Reply::Problem(Problem::new(ProblemCode::AuditUnavailable, detail))
     }
 
     fn authorize(&mut self, evidence: &Evidence, ask: &Authorize, now: Now, effects: &mut Effects) -> Reply {
+        self.make_room(now, effects);
         let room = self.room();
-        if room == Room::None {
-            return Self::audit_problem();
+        if !room.fits(Class::Critical) {
+            return Self::audit_problem(Class::Critical);
         }
         let peer = selectors(evidence);
         let level = self.policy.document.risk_of(&ask.operation, &ask.resource, ask.risk.as_ref());
@@ -105,6 +103,9 @@ impl Agent {
             behind: self.behind(),
         };
         let judgement = judge.judge(&question, &mut self.cache);
+        if judgement.verdict.is_err() && !room.fits(Class::Denial) {
+            return Self::audit_problem(Class::Denial);
+        }
         let enforcer = if evidence.socket == Socket::Agent { Vec::new() } else { peer };
         let (reason, explain, budgets) = match &judgement.verdict {
             Ok(charges) => {

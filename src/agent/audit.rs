@@ -9,17 +9,18 @@
 use std::collections::BTreeMap;
 
 use super::audit_key::AuditSigner;
-use super::effects::{Batch, Budget, Entry, EraMark, StoredRecord, StoredSegment, ERAS_MARKED_MAX};
+use super::effects::{Batch, Budget, Entry, EraMark, Shed, StoredRecord, StoredSegment, ERAS_MARKED_MAX};
 use super::naming::{Names, Place};
 use super::request::trail::EraReply;
 use super::request::AuditRef;
+use super::room::{Class, Content, Run, SegmentPlace, Shares, Tally, SHED_RECORDS_MIN};
 use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::leaf::{Leaves, LEAF_BYTES_MAX};
 use crate::wire::audit::merkle::{self, leaf_hash};
-use crate::wire::audit::segment::{grow, SegmentHeader, Upload, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::segment::{grow, Loaded, SegmentHeader, Upload, SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX};
 use crate::wire::audit::{extend, genesis, Credential, EraEnd, Event, Named, Record};
 use crate::wire::envelope::Signed;
 use crate::wire::link::EraAck;
@@ -58,10 +59,12 @@ struct Open {
     /// Of the leaves.
     bytes: usize,
     since: Millis,
+    /// What it holds.
+    tally: Tally,
 }
 
 /// What is left to send of one era.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Outbox {
     /// Where its closed segments end.
     closed: Boundary,
@@ -73,7 +76,14 @@ struct Outbox {
     told: u64,
     /// What was found of it.
     condition: Condition,
+    /// What it holds on disk, and what of that may be given up.
+    content: Content,
 }
+
+/// A run of fewer records stays: the gap record in its place would be as large.
+const SHED_RUN_MIN: u64 = 4;
+/// While there is some room left, what goes is at least one part in so many of its era: the rest is written anew.
+const SHED_PART: u64 = 3;
 
 /// What was found of an era at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +97,7 @@ pub enum Condition {
 impl Outbox {
     fn begin(genesis: Hash) -> Self {
         let acked = Boundary { segment: 0, index: 0, head: genesis };
-        Self { closed: acked, acked, hole: None, told: 0, condition: Condition::Whole }
+        Self { closed: acked, acked, hole: None, told: 0, condition: Condition::Whole, content: Content::default() }
     }
 
     fn is_done(&self) -> bool {
@@ -157,9 +167,9 @@ impl Trail {
     }
 
     /// Whether a segment says which key signed it, or this device can.
-    pub fn vouches(&self, upload: &Upload) -> bool {
-        let says = upload.header.claim().is_ok_and(|header| header.signer.is_some());
-        says || upload.header.signed_by().all(|key| self.signer.certificate_of(key).is_some())
+    pub fn vouches(&self, loaded: &Loaded) -> bool {
+        let says = loaded.header().claim().is_ok_and(|header| header.signer.is_some());
+        says || loaded.header().signed_by().all(|key| self.signer.certificate_of(key).is_some())
     }
 
     /// From here on another key signs. The open segment must be closed before.
@@ -212,6 +222,7 @@ impl Trail {
     ) -> EraEnd {
         let era = image.id;
         let mut outbox = Outbox::begin(genesis(&self.fleet, &self.device, era));
+        outbox.content = image.content.clone();
         outbox.closed = Boundary { segment: image.segments, index: image.closed_index, head: image.closed_head };
         let unsigned = image.records.iter().filter(|record| record.index >= image.closed_index);
         let unsigned: Option<Vec<(usize, Record)>> =
@@ -247,13 +258,18 @@ impl Trail {
                 feeds: closing.feeds.to_vec(),
                 salvage: None,
             };
-            batch.entries.push(Entry::Segment(self.sign(&header)));
+            let stored = self.sign(&header);
+            let mut tally = Tally::default();
+            rest[..count].iter().for_each(|(size, record)| tally.add(Class::of(&record.event), *size));
+            outbox.content.segment(place_of(&stored), &tally);
+            batch.entries.push(Entry::Segment(stored));
             let (segment, index) = (header.segment + 1, header.first_index + count as u64);
             outbox.closed = Boundary { segment, index, head: header.head() };
             rest = &rest[count..];
         }
+        let Boundary { index, head, .. } = outbox.closed;
         self.outbox.insert(era, outbox);
-        EraEnd { era, next_index: outbox.closed.index, head: outbox.closed.head }
+        EraEnd { era, next_index: index, head }
     }
 
     fn sign(&mut self, header: &SegmentHeader) -> StoredSegment {
@@ -290,6 +306,7 @@ impl Trail {
             hashes: Vec::new(),
             bytes: 0,
             since: now,
+            tally: Tally::default(),
         });
         if let Event::Decision(decision) = &record.event {
             self.names.written(decision, Place { index: record.index, segment });
@@ -297,6 +314,11 @@ impl Trail {
         let leaf = open.leaves.push(&record);
         open.hashes.push(leaf_hash(&leaf));
         open.bytes += leaf.len();
+        let class = Class::of(&record.event);
+        open.tally.add(class, bytes.len());
+        if let Some(outbox) = self.outbox.get_mut(&self.era) {
+            outbox.content.record(class, bytes.len());
+        }
         let full = open.hashes.len() >= SEGMENT_RECORDS_MAX as usize;
         let place = AuditRef { era: self.era.number, segment, index: self.next_index };
         self.head = extend(self.head, &bytes);
@@ -336,7 +358,75 @@ impl Trail {
         self.head = header.head();
         let index = open.first_index + count as u64;
         outbox.closed = Boundary { segment: segment + 1, index, head: self.head };
-        batch.entries.push(Entry::Segment(self.sign(&header)));
+        let stored = self.sign(&header);
+        if let Some(outbox) = self.outbox.get_mut(&self.era) {
+            outbox.content.segment(place_of(&stored), &open.tally);
+        }
+        batch.entries.push(Entry::Segment(stored));
+    }
+
+    /// Whether the open segment holds records of the other sort than a class: spare ones, or such as must stay.
+    pub fn differs(&self, class: Class) -> bool {
+        self.open.as_ref().is_some_and(|open| open.tally.differs(class))
+    }
+
+    /// What all eras hold, by class.
+    pub fn weights(&self) -> Shares {
+        let mut weights = Shares::default();
+        self.outbox.values().for_each(|outbox| weights.add_all(outbox.content.shares()));
+        weights
+    }
+
+    /// The oldest era that is no longer written gives up what it can, if that is worth it or `all` counts. Returns what
+    /// that is.
+    pub fn shed(&mut self, all: bool) -> Vec<Shed> {
+        let mut each = self.pending_eras().map(|era| self.spare_of(era, all));
+        let found = each.find(|shed| !shed.is_empty()).unwrap_or_default();
+        drop(each);
+        if let Some(outbox) = found.first().and_then(|first| self.outbox.get_mut(&first.era)) {
+            outbox.content.give_up(&found);
+        }
+        found
+    }
+
+    /// Whether the era that is being written could give up as much, once another has begun.
+    pub fn may_shed_next(&self, all: bool) -> bool {
+        !self.spare_of(self.era, all).is_empty()
+    }
+
+    /// What an era can give up: whole segments of spare records that are neither acknowledged nor on their way. Nothing
+    /// where that is not worth it, unless `all` counts.
+    fn spare_of(&self, era: EraId, all: bool) -> Vec<Shed> {
+        let Some(outbox) = self.outbox.get(&era).filter(|outbox| outbox.condition == Condition::Whole) else {
+            return Vec::new();
+        };
+        let flying = |run: &Run| {
+            self.in_flight.keys().any(|(of, at)| *of == era && (run.segments.0..run.segments.1).contains(at))
+        };
+        let free = |run: &&Run| run.segments.0 >= outbox.acked.segment && !flying(run);
+        let mut ranges: Vec<(Shed, u64)> = Vec::new();
+        for run in outbox.content.spare().iter().filter(free) {
+            match ranges.last_mut() {
+                Some((last, weight)) if last.segments.1 == run.segments.0 => {
+                    last.segments.1 = run.segments.1;
+                    last.records.1 = run.records.1;
+                    *weight = weight.saturating_add(run.weight.total());
+                }
+                Some(_) | None => {
+                    ranges.push((Shed { era, segments: run.segments, records: run.records }, run.weight.total()));
+                }
+            }
+        }
+        let count = |shed: &Shed| shed.records.1 - shed.records.0;
+        ranges.retain(|(shed, _)| count(shed) >= SHED_RUN_MIN);
+        let (records, weight) = ranges
+            .iter()
+            .fold((0, 0_u64), |(records, sum), (shed, weight)| (records + count(shed), sum.saturating_add(*weight)));
+        let worth = all || weight >= outbox.content.shares().total() / SHED_PART;
+        if records < SHED_RECORDS_MIN || !worth {
+            return Vec::new();
+        }
+        ranges.into_iter().map(|(shed, _)| shed).collect()
     }
 
     /// Closed segments of the era that is being written.
@@ -537,6 +627,15 @@ impl Trail {
             }
             keep
         });
+    }
+}
+
+fn place_of(stored: &StoredSegment) -> SegmentPlace {
+    SegmentPlace {
+        segment: stored.segment,
+        first_index: stored.first_index,
+        count: stored.count.into(),
+        header_bytes: stored.header.len(),
     }
 }
 

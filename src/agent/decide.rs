@@ -10,6 +10,7 @@ use super::clock::TrustedClock;
 use super::policy::Policy;
 use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
 use super::revocation::{Age, Revocations};
+use super::room::{Class, Room};
 use super::token::{admit, Cache, Denial, Kind, Verified};
 use super::wallet::{StoredTask, Wallet};
 use super::when::end_of_block;
@@ -43,17 +44,6 @@ pub struct Judge<'a> {
     pub room: Room,
     /// What this device knows to be newer than what it holds, if anything is: everything is stale then.
     pub behind: Option<String>,
-}
-
-/// How much room the audit has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Room {
-    /// Allows fit.
-    Allows,
-    /// Only denials and events fit.
-    Denials,
-    /// Nothing fits.
-    None,
 }
 
 /// What is asked.
@@ -169,13 +159,9 @@ impl Judge<'_> {
     }
 
     fn check_room(&self) -> Result<(), Denial> {
-        match self.room {
-            Room::Allows => Ok(()),
-            Room::Denials | Room::None => Err(Denial::new(
-                Reason::AuditFull,
-                "the audit has no room for an allow; let the device reach its collector",
-            )),
-        }
+        let full =
+            "the audit has no room for an allow; let the device reach its collector, or raise the quota of its profile";
+        self.room.fits(Class::Allow).then_some(()).ok_or_else(|| Denial::new(Reason::AuditFull, full))
     }
 
     fn check_lock(&self) -> Result<(), Denial> {

@@ -44,7 +44,7 @@ impl Effects {
 }
 
 /// What must be durable, in this order: files, the new era, entries with one data sync, the anchor, then what is no
-/// longer needed goes.
+/// longer needed goes: state files, eras, then what is shed.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Batch {
     /// Files to replace: temporary, sync, rename, directory sync.
@@ -59,6 +59,32 @@ pub struct Batch {
     pub remove: Vec<StateFile>,
     /// Eras whose every record is acknowledged: their space is given back.
     pub drop_eras: Vec<EraId>,
+    /// Segments that lose their records, and keep their headers. What of them lies in the era that is being written goes
+    /// when it lies in another. They may be back after a power cut: then they are there.
+    pub shed: Vec<Shed>,
+}
+
+/// Closed segments in a row that give up their records for want of room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shed {
+    /// Their era.
+    pub era: EraId,
+    /// The first one's number, and the first after the last.
+    pub segments: (u64, u64),
+    /// Their first record's index, and the first after the last.
+    pub records: (u64, u64),
+}
+
+impl Shed {
+    /// Whether a segment of the era is among them.
+    pub fn holds_segment(&self, segment: u64) -> bool {
+        (self.segments.0..self.segments.1).contains(&segment)
+    }
+
+    /// Whether a record of the era is among theirs.
+    pub fn holds_record(&self, index: u64) -> bool {
+        (self.records.0..self.records.1).contains(&index)
+    }
 }
 
 impl Batch {
@@ -413,6 +439,13 @@ pub enum LogEvent {
         era: u64,
         /// The segment.
         segment: u64,
+    },
+    /// `audit.shed`: denials were given up for want of room, and counted in gap records.
+    AuditShed {
+        /// The era's number.
+        era: u64,
+        /// How many records.
+        records: u64,
     },
     /// `audit.sent`.
     AuditSent {

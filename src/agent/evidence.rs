@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::decide::Room;
 use super::effects::{Effects, LogEvent};
+use super::room::Class;
 use super::{shorten, Agent, Now};
 use crate::ids::Hash;
 use crate::time::Millis;
@@ -103,7 +103,7 @@ impl Agent {
         let told = tally.recorded.is_some_and(recent);
         // Whoever has a key can sign two things; noise cannot, and must not crowd out the proof.
         let proof = matches!(refused, Refused::Equivocation { .. } | Refused::PostDated | Refused::SignedTwice { .. });
-        if told || self.room() == Room::None || !(proof || self.refusals.minute.one_more_record()) {
+        if told || !self.room().fits(Class::Notice) || !(proof || self.refusals.minute.one_more_record()) {
             return;
         }
         let Some(tally) = self.refusals.tallies.get_mut(&(source, refused.name())) else { return };

@@ -34,9 +34,11 @@ mod rescue;
 pub mod revocation;
 #[cfg(test)]
 pub(crate) mod rig;
+pub mod room;
 pub mod salvage;
 #[cfg(test)]
 mod schedules;
+mod shed;
 mod start;
 mod sync;
 mod tasks;
@@ -58,7 +60,7 @@ pub use start::Unstartable;
 use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::segment::Upload;
+use crate::wire::audit::segment::Loaded;
 use crate::wire::audit::{Alive, Event, ModeChange, Repeated, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::enrol::DeviceKeys;
@@ -68,7 +70,7 @@ use crate::wire::Refused;
 use audit::{Closing, Trail};
 use audit_key::Owner;
 use clock::{HintStanding, TrustedClock};
-use decide::{Judge, Room};
+use decide::Judge;
 use effects::{Budget, FileWrite, KeyUse, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
 use flood::{Flood, Rate};
@@ -76,6 +78,7 @@ use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Ended, Evidence, Mode, Request, RequestId};
 use revocation::Revocations;
+use room::{Class, Content};
 use salvage::{Hole, Remains};
 use sync::Named;
 use tasks::Want;
@@ -132,6 +135,8 @@ pub struct EraImage {
     /// What is or was wrong with it, told at every start until it is released: what is above is what could be salvaged.
     /// Segments of it may be missing too; loading them says so.
     pub damage: Option<String>,
+    /// What its rows weigh, and which of its closed segments may be given up.
+    pub content: Content,
 }
 
 /// Something that happens to an agent.
@@ -171,7 +176,7 @@ pub enum Input {
         /// Its number.
         segment: u64,
         /// What is to be sent.
-        upload: Option<Upload>,
+        upload: Option<Loaded>,
     },
 }
 
@@ -338,6 +343,7 @@ impl Agent {
     /// What is due by the clock, whatever the input was.
     fn on_time(&mut self, now: Now, effects: &mut Effects) {
         self.roll_if_due(now, effects);
+        self.make_room(now, effects);
         if self.trail.open_since().is_some_and(|since| now.boottime.0 >= since.0 + self.profile.queue.segment_ms) {
             self.close_segment(effects);
         }
@@ -388,8 +394,12 @@ impl Agent {
             locks.push("the whole fleet is revoked".into());
         }
         locks.extend(self.revocations.emergencies.locks(&self.device));
-        if self.room() == Room::None {
-            locks.push("the audit has no room for the most important records".into());
+        if !self.room().fits(Class::Critical) {
+            locks.push(
+                "the audit has no room for the most important records: let the device reach its collector, or raise the \
+                 quota of its profile"
+                    .into(),
+            );
         }
         locks.extend(self.revocations.missing().map(|feed| format!("the revocation list of feed {feed} is lost")));
         let offline_for = self.clock.offline_for();
@@ -559,6 +569,11 @@ impl Agent {
 
     /// Writes a record into the open era, however long that is by now.
     fn append(&mut self, event: Event, budgets: Vec<Budget>, now: Now, effects: &mut Effects) -> AuditRef {
+        // So that a segment can be given up as a whole. Only then: each has a header.
+        let class = Class::of(&event);
+        if self.trail.differs(class) && self.room().is_half_full(Class::Denial) {
+            self.close_segment(effects);
+        }
         let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
         let times = (self.clock.floor(), self.clock.powered());
@@ -609,16 +624,22 @@ impl Agent {
             }
             self.close_segment(effects);
             if effects.batch.entries.is_empty() {
-                let mut newest = self.trail.era().number;
-                if let Some(behind) = self.behind.take() {
-                    newest = newest.max(behind);
-                    self.know_again();
-                }
-                let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
-                self.trail.roll(era, &mut effects.batch);
-                self.anchor_due = true;
+                self.next_era(effects);
             }
         }
+    }
+
+    /// Begins another era. The last segment of the one before is signed in it, as a start does that.
+    fn next_era(&mut self, effects: &mut Effects) {
+        self.close_segment(effects);
+        let mut newest = self.trail.era().number;
+        if let Some(behind) = self.behind.take() {
+            newest = newest.max(behind);
+            self.know_again();
+        }
+        let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
+        self.trail.roll(era, &mut effects.batch);
+        self.anchor_due = true;
     }
 
     /// The place in the device's history is known again; what was counted before that stays lost.

@@ -6,13 +6,13 @@
 
 use super::attest::selectors;
 use super::clock::Role;
-use super::decide::Room;
 use super::request::trail::TrailReply;
 use super::request::{
-    AuditRoom, Autonomy, ClockStatus, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, SignedTime, Socket,
-    StatusReply, TaskSummary, TimeClass, WhoamiReply,
+    AuditRoom, Autonomy, ClassRoom, ClockStatus, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, SignedTime,
+    Socket, StatusReply, TaskSummary, TimeClass, WhoamiReply,
 };
 use super::revocation::Age;
+use super::room::Class;
 use super::wallet::Grant;
 use super::Agent;
 use crate::ids::{hex, RiskClass, TaskClass};
@@ -63,14 +63,14 @@ impl Agent {
     /// Offline is not unhealthy: ready means that decisions can be made and recorded.
     pub(super) fn ready(&self) -> ReadyReply {
         let check = |name: &str, ok: bool, detail: String| ReadyCheck { name: name.into(), ok, detail };
-        let room = match self.room() {
-            Room::Allows => "room for every record",
-            Room::Denials => "room for denials only",
-            Room::None => "no room",
+        let full = self.classes_without_room();
+        let room = match full.is_empty() {
+            true => "room for every record".to_owned(),
+            false => format!("no room for records of class {}", full.join(", ")),
         };
         let checks = vec![
             check("enrolled", true, format!("{} in fleet {}", self.device, self.fleet)),
-            check("audit", self.room() == Room::Allows, room.into()),
+            check("audit", full.iter().all(|class| *class == Class::Notice.name()), room),
             check("unlocked", self.mode != Mode::Locked, self.mode_reasons.join("; ")),
             check(
                 "revocations",
@@ -150,13 +150,21 @@ impl Agent {
     }
 
     fn audit_room(&self) -> AuditRoom {
-        let fits = match self.room() {
-            Room::Allows => "allows",
-            Room::Denials => "denials",
-            Room::None => "none",
-        };
+        let room = self.room();
         let quota_bytes = self.profile.queue.quota_mib.saturating_mul(1024 * 1024);
-        AuditRoom { used_bytes: self.used_bytes, quota_bytes, fits: fits.into() }
+        let classes = Class::ALL.map(|class| ClassRoom {
+            class,
+            used_bytes: room.used(class),
+            reserve_bytes: room.reserve(class),
+            max_bytes: room.may(class),
+        });
+        let fits = Class::ALL.into_iter().filter(|class| room.fits(*class)).collect();
+        AuditRoom { used_bytes: self.used_bytes, quota_bytes, fits, classes: classes.to_vec() }
+    }
+
+    fn classes_without_room(&self) -> Vec<&'static str> {
+        let room = self.room();
+        Class::ALL.into_iter().filter(|class| !room.fits(*class)).map(Class::name).collect()
     }
 
     fn uses_left(&self, grant: &Grant) -> Option<u64> {
@@ -210,7 +218,7 @@ impl Agent {
             bounds.push(Bound::new(Millis(0), &format!("locked: {}", self.mode_reasons.join("; "))));
         }
         bounds.extend(self.behind().map(|behind| Bound::new(Millis(0), &behind)));
-        if self.room() != Room::Allows {
+        if !self.room().fits(Class::Allow) {
             bounds.push(Bound::new(Millis(0), "no room to record an allow"));
         }
         bounds.extend(self.dead_man_left().map(|left| Bound::new(left, "the policy's dead-man window")));

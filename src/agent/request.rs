@@ -10,6 +10,7 @@ pub mod trail;
 
 use serde::{Deserialize, Serialize};
 
+use super::room::Class;
 use crate::ids::{FeedId, GrantId, RiskClass, TaskClass, TaskId};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
@@ -608,8 +609,23 @@ pub struct AuditRoom {
     pub used_bytes: u64,
     /// The most that they may take.
     pub quota_bytes: u64,
-    /// What still fits: `allows`, `denials` or `none`.
-    pub fits: String,
+    /// The classes of which another record fits.
+    pub fits: Vec<Class>,
+    /// Each class, the most important first.
+    pub classes: Vec<ClassRoom>,
+}
+
+/// How much room one class of records has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClassRoom {
+    /// The class.
+    pub class: Class,
+    /// Its share of the bytes that are used.
+    pub used_bytes: u64,
+    /// What is kept for it.
+    pub reserve_bytes: u64,
+    /// The most that it may use as things are.
+    pub max_bytes: u64,
 }
 
 /// One fallback grant.

@@ -7,14 +7,15 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use super::effects::{Batch, Entry, LinkCommand, StateFile, StoredRecord, StoredSegment};
+use super::effects::{Batch, Entry, LinkCommand, Shed, StateFile, StoredRecord, StoredSegment};
 use super::request::{Authorize, BeginTask, DecisionReply, Evidence, Reply, Request, RequestId, Socket, TaskReply};
+use super::room::{Class, Content, SegmentPlace};
 use super::salvage::{Hole, Remains, Wanted};
 use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgoing, Unstartable};
 use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::segment::{Delivery, Upload};
+use crate::wire::audit::segment::{Delivery, Loaded, Upload};
 use crate::wire::audit::signer::{self, Signer};
 use crate::wire::audit::{genesis, Record};
 use crate::wire::bundle::{BrokerPins, Feed, Fingerprint, Issuer, TrustBundle};
@@ -45,6 +46,19 @@ pub(crate) struct Disk {
     pub(crate) eras: BTreeMap<EraId, (Vec<StoredRecord>, Vec<StoredSegment>)>,
     /// Eras that were found damaged, as their image says.
     pub(crate) damaged: BTreeSet<EraId>,
+    /// What was given up.
+    pub(crate) shed: Vec<Shed>,
+}
+
+fn content(records: &[StoredRecord], segments: &[StoredSegment]) -> Content {
+    let records = records.iter().map(|row| (row.index, Class::of_bytes(&row.bytes), row.bytes.len()));
+    let place = |row: &StoredSegment| SegmentPlace {
+        segment: row.segment,
+        first_index: row.first_index,
+        count: row.count.into(),
+        header_bytes: row.header.len(),
+    };
+    Content::of(records, segments.iter().map(place))
 }
 
 impl Disk {
@@ -70,6 +84,12 @@ impl Disk {
         for era in batch.drop_eras {
             self.eras.remove(&era);
         }
+        for shed in batch.shed {
+            if let Some((records, _)) = self.eras.get_mut(&shed.era) {
+                records.retain(|record| !shed.holds_record(record.index));
+            }
+            self.shed.push(shed);
+        }
     }
 
     fn images(&self, rig: &Rig) -> Vec<EraImage> {
@@ -86,19 +106,24 @@ impl Disk {
                 closed_head: last.map_or_else(|| genesis(&rig.fleet, &rig.device, *id), |last| last.head),
                 records: records.iter().filter(|record| record.index >= from).cloned().collect(),
                 damage: self.damaged.contains(id).then(|| "rot".into()),
+                content: content(records, segments),
             }
         };
         self.eras.iter().map(image).collect()
     }
 
-    fn upload(&self, era: EraId, number: u64) -> Option<Upload> {
+    fn load(&self, era: EraId, number: u64) -> Option<Loaded> {
         let (records, segments) = self.eras.get(&era)?;
         let segment = segments.iter().find(|segment| segment.segment == number)?;
         let range = segment.first_index..segment.first_index + u64::from(segment.count);
         let records: Vec<_> =
             records.iter().filter(|record| range.contains(&record.index)).map(|r| r.bytes.clone()).collect();
         let header = Signed::from_bytes(&segment.header).unwrap();
-        (records.len() == segment.count as usize).then(|| Upload::of_rows(header, &records)).flatten()
+        if records.len() == segment.count as usize {
+            return Upload::of_rows(header, &records).map(Loaded::Whole);
+        }
+        let shed = self.shed.iter().any(|shed| shed.era == era && shed.holds_segment(number));
+        shed.then_some(Loaded::Shed(header))
     }
 
     fn gather(&self, hole: &Hole) -> Remains {
@@ -319,7 +344,7 @@ impl Rig {
         let now = self.now.boottime;
         self.replies.extend(std::mem::take(&mut outgoing.replies).into_iter().map(|answer| answer.at(now)));
         for (era, segment) in std::mem::take(&mut outgoing.loads) {
-            let upload = self.disk.upload(era, segment);
+            let upload = self.disk.load(era, segment);
             self.input(Input::Segment { era, segment, upload });
         }
         for hole in std::mem::take(&mut outgoing.holes) {
@@ -595,7 +620,10 @@ impl Rig {
             }
             Topic::UpAudit(_) => {
                 self.uploads.push(payload.to_vec());
-                let upload = Delivery::from_bytes(payload).unwrap().open(&[SealingKey::from_bytes([9; 32])]).unwrap();
+                let delivery = Delivery::from_bytes(payload).unwrap();
+                let identity = keys.identity.verifying_key().into();
+                let shed = delivery.is_shed(&self.fleet, &[identity]).unwrap();
+                let upload = delivery.open(&[SealingKey::from_bytes([9; 32])]).unwrap();
                 let claim = upload.header.claim().unwrap();
                 let before = self.signers.range(..=claim.era).next_back().map(|(_, signer)| *signer);
                 let start = EraAck {
@@ -610,10 +638,9 @@ impl Rig {
                     self.message(Topic::DownAck(self.device.clone()).text(&self.fleet), ack);
                     return;
                 }
-                let identity = keys.identity.verifying_key().into();
                 let opened = signer::open(&upload.header, &self.fleet, &[identity], before).unwrap();
                 let header = &opened.header;
-                let records = upload.check(header).unwrap();
+                let records = if shed { Vec::new() } else { upload.check(header).unwrap() };
                 self.signers.insert(header.era, opened.after(&records).unwrap());
                 let ack = self.acked.entry(header.era).or_insert(start);
                 assert_eq!((header.first_index, header.previous), (ack.next_index, ack.head));

@@ -21,7 +21,7 @@ use super::uplink::{Link, NONCE_LIFE};
 use super::{Agent, LinkEvent, Now, Source};
 use crate::ids::{EraId, FeedId, Hash, Nonce};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::segment::{Delivery, Upload};
+use crate::wire::audit::segment::{Delivery, GivenUp, Loaded};
 use crate::wire::audit::{Event, Gap, GapCause, TrustChange};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
@@ -744,7 +744,7 @@ impl Agent {
         &mut self,
         era: EraId,
         segment: u64,
-        upload: Option<Upload>,
+        upload: Option<Loaded>,
         now: Now,
         effects: &mut Effects,
     ) {
@@ -755,11 +755,11 @@ impl Agent {
             return;
         }
         // What nobody could tell to be of this device's key is as good as damaged.
-        let Some(upload) = upload.filter(|upload| self.trail.vouches(upload)) else {
+        let Some(loaded) = upload.filter(|loaded| self.trail.vouches(loaded)) else {
             effects.outgoing.holes.extend(self.trail.hole(era, segment));
             return;
         };
-        self.send_segment(era, segment, upload, now, effects);
+        self.send_segment(era, segment, loaded, now, effects);
     }
 
     /// What is left of a segment is sent in its place; what is lost of it is counted in gap records before.
@@ -776,14 +776,19 @@ impl Agent {
             let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged };
             self.write(Event::Gap(gap), Vec::new(), now, effects);
         }
-        self.send_segment(hole.era, hole.from.segment, upload, now, effects);
+        self.send_segment(hole.era, hole.from.segment, Loaded::Whole(upload), now, effects);
     }
 
-    fn send_segment(&mut self, era: EraId, segment: u64, upload: Upload, now: Now, effects: &mut Effects) {
+    fn send_segment(&mut self, era: EraId, segment: u64, loaded: Loaded, now: Now, effects: &mut Effects) {
         let sealed = self.policy.document.seal_audit && !crate::mutant::active(crate::mutant::Mutant::AuditNotSealed);
-        let delivery = match sealed {
-            true => Delivery::seal(upload, &self.trust.collector, &mut self.rng),
-            false => Ok(Delivery::Open(upload)),
+        let delivery = match loaded {
+            Loaded::Whole(upload) if sealed => Delivery::seal(upload, &self.trust.collector, &mut self.rng),
+            Loaded::Whole(upload) => Ok(Delivery::Open(upload)),
+            Loaded::Shed(header) => {
+                let said = GivenUp { device: self.device.clone(), header: header.digest() };
+                let word = Signed::sign(&said, &self.fleet, &[&self.keys.identity]);
+                Ok(Delivery::Shed { header, word })
+            }
         };
         let delivery = match delivery {
             Ok(delivery) => delivery,

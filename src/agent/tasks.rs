@@ -5,12 +5,12 @@
 //! Read next: `wallet.rs`, which narrows.
 
 use super::attest::selectors;
-use super::decide::Room;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
 use super::ending::Ending;
 use super::request::{
     BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
 };
+use super::room::Class;
 use super::token::{admit, Denial, Kind};
 use super::wallet::{child_of_issued, Dated, Grant, Made, Narrowed, StoredTask};
 use super::{shorten, Agent, Now};
@@ -62,8 +62,9 @@ impl Agent {
         now: Now,
         effects: &mut Effects,
     ) -> Option<Reply> {
-        if self.room() == Room::None {
-            return Some(Self::audit_problem());
+        self.make_room(now, effects);
+        if !self.room().fits(Class::Critical) {
+            return Some(Self::audit_problem(Class::Critical));
         }
         if let Err(problem) = check_begin(&begin) {
             return Some(Reply::Problem(problem));
@@ -109,8 +110,11 @@ impl Agent {
                 "this device is locked; `hardtack status` says why and what unlocks it",
             ));
         }
-        if self.room() != Room::Allows {
-            return Err(Denial::new(Reason::AuditFull, "the audit has no room for another task's records"));
+        if !self.room().fits(Class::Allow) {
+            let full =
+                "the audit has no room for another task's records; let the device reach its collector, or raise the \
+                        quota of its profile";
+            return Err(Denial::new(Reason::AuditFull, full));
         }
         Ok(())
     }
@@ -184,6 +188,9 @@ impl Agent {
 
     /// The issuer refused: that is final.
     pub(super) fn issuer_refused(&mut self, want: Want, text: &str, now: Now, effects: &mut Effects) {
+        if !self.room().fits(Class::Denial) {
+            return effects.outgoing.reply(want.id, Self::audit_problem(Class::Denial), now.boottime);
+        }
         let detail = format!("the issuer refused: {}", shorten(text, 256));
         let renews = want.renews.then(|| want.task.clone());
         self.record_task(renews, &want.begin, TaskStep::Refused, &want.selectors, None, &detail, now, effects);
@@ -412,8 +419,9 @@ impl Agent {
         if task.finished {
             return reply;
         }
-        if self.room() == Room::None {
-            return Self::audit_problem();
+        // Whatever allows have no room for: to end one makes the device safer.
+        if !self.room().fits(Class::Critical) {
+            return Self::audit_problem(Class::Critical);
         }
         self.end_task(task, Ending::Finished, now, effects);
         reply
@@ -428,6 +436,9 @@ impl Agent {
         now: Now,
         effects: &mut Effects,
     ) -> Reply {
+        if !self.room().fits(Class::Denial) {
+            return Self::audit_problem(Class::Denial);
+        }
         let detail = shorten(&denial.explain, 512);
         self.record_task(task, begin, TaskStep::Refused, selectors, None, denial.reason.name(), now, effects);
         let code = if denial.reason == Reason::Throttled {

@@ -7,6 +7,7 @@ mod recovery;
 mod roots;
 mod rot;
 mod rotation;
+mod shed;
 
 use super::effects::{LinkCommand, Publish, StateFile};
 use super::request::{
@@ -843,20 +844,6 @@ fn only_the_root_keys_turn_time_back_and_only_once_per_nonce() {
         .iter()
         .any(|record| matches!(record.event, Event::Trust(crate::wire::audit::TrustChange::Reset { .. })));
     assert!(audited);
-}
-
-#[test]
-fn a_full_audit_locks_and_room_unlocks() {
-    let mut rig = Rig::new();
-    let task = rig.begin(vec![right("modbus/*", "read")], None);
-    let quota = rig.profile.queue.quota_mib * 1024 * 1024;
-    rig.input(crate::agent::Input::Disk { used_bytes: quota / 100 * 80 });
-    check(&mut rig, &task.token, "read", "modbus/a", Reason::AuditFull);
-    rig.input(crate::agent::Input::Disk { used_bytes: quota });
-    assert_eq!(rig.agent.mode(), Mode::Locked);
-    rig.input(crate::agent::Input::Disk { used_bytes: 0 });
-    assert_eq!(rig.agent.mode(), Mode::Offline);
-    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
 }
 
 #[test]

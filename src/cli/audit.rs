@@ -229,6 +229,7 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "unattributed": device.unattributed,
             "recovered": device.recovered,
             "salvaged": device.salvaged,
+            "shed": device.shed,
             "unannounced": device.unannounced,
             "forks": device.forks,
             "first": device.first,
@@ -265,6 +266,7 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
                 device.salvaged,
                 "segments of which a damaged disk left a part: the device's word alone goes on over the rest",
             ),
+            (device.shed, "segments whose denials and notices the device gave up for want of room"),
             (device.unannounced, "eras begun with an audit key that nothing before announced"),
         ];
         for (count, what) in marked.into_iter().filter(|(count, _)| *count > 0) {

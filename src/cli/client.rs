@@ -239,6 +239,12 @@ fn status_for_a_person(status: &StatusReply) -> String {
         .push(format!("time      at least {}, {} by powered-on time, at most {ceiling}", status.floor, status.powered));
     let room = status.audit.used_bytes.saturating_mul(100) / status.audit.quota_bytes.max(1);
     lines.push(format!("audit     era {}, {} records not acknowledged, {room} % full", status.era, status.pending));
+    let percent = |bytes: u64| bytes.saturating_mul(100) / status.audit.quota_bytes.max(1);
+    let classes = status.audit.classes.iter().map(|room| {
+        let full = if status.audit.fits.contains(&room.class) { "" } else { ", FULL" };
+        format!("{} {} of {} %{full}", room.class.name(), percent(room.used_bytes), percent(room.max_bytes))
+    });
+    lines.push(format!("room      {}", classes.collect::<Vec<_>>().join("; ")));
     lines.push(format!("tasks     {} live", status.tasks));
     for grant in &status.grants {
         let left = |what: &str, left: Option<u64>| left.map(|left| format!(", {left} {what} left")).unwrap_or_default();

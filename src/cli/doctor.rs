@@ -10,6 +10,7 @@ use super::client::{age, alone, get, Door};
 use super::output::show;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::{AuditRoom, ClockStatus, Freshness, GrantStatus, Mode, SignedTime, StatusReply};
+use crate::agent::room::Class;
 use crate::shell::foresee::foresee;
 
 /// How a finding is to be taken.
@@ -280,13 +281,16 @@ fn audit(room: &AuditRoom, pending: u64) -> Finding {
         mib(room.used_bytes),
         mib(room.quota_bytes)
     );
-    match room.fits.as_str() {
-        "allows" => Finding::new("audit", Weight::Fine, says),
-        "denials" => Finding::new("audit", Weight::Problem, format!("{says}: no allow fits any more"))
-            .advise("let the device reach its collector, or raise the quota of its profile"),
-        _ => Finding::new("audit", Weight::Problem, format!("{says}: nothing fits, so nothing is decided"))
-            .advise("let the device reach its collector, or raise the quota of its profile"),
-    }
+    let full = |class: &Class| !room.fits.contains(class);
+    let lacking = match Class::ALL.iter().find(|class| full(class)) {
+        None => return Finding::new("audit", Weight::Fine, says),
+        Some(Class::Critical) => "the most important records do not fit, so nothing is decided",
+        Some(Class::Allow) => "no allow fits any more",
+        Some(Class::Denial) => "no denial fits any more: what would be denied gets no answer",
+        Some(Class::Notice) => "refused messages are only counted",
+    };
+    Finding::new("audit", Weight::Problem, format!("{says}: {lacking}"))
+        .advise("let the device reach its collector, or raise the quota of its profile")
 }
 
 fn link(status: &StatusReply) -> Finding {

@@ -79,11 +79,12 @@ pub fn receive(
     }
     let opened = signer::open(delivery.header(), book.fleet(), &identities, before(book, &claim))?;
     let header = &opened.header;
+    let shed = delivery.is_shed(book.fleet(), &identities)?;
     let upload = delivery.open(keys)?;
     if upload.leaves.len() > SEGMENT_RECORDS_MAX as usize {
         return Err(Refused::Malformed("more records than a segment may have"));
     }
-    let records = upload.check(header)?;
+    let records = if shed { Vec::new() } else { upload.check(header)? };
     // Before anything is written: what is refused leaves no evidence of a fork behind either.
     let next = opened.after(&records)?;
     let follows = header.first_index == held.next_index && header.previous == held.head;
@@ -242,6 +243,7 @@ fn forked(
 mod tests {
     use std::collections::BTreeMap;
 
+    use crate::wire::audit::segment::GivenUp;
     use crate::wire::enrol::DeviceKeys;
 
     use super::super::book::Device;
@@ -260,12 +262,15 @@ mod tests {
         }
 
         fn take(&mut self, upload: &Upload) -> Result<Collected, Refused> {
+            self.receive(&Delivery::Open(upload.clone()))
+        }
+
+        fn receive(&mut self, delivery: &Delivery) -> Result<Collected, Refused> {
             let mut fx = Effects::default();
             let stored = self.stored.clone();
             let archive = |device: &DeviceId, era, segment| stored.get(&(device.clone(), era, segment)).copied();
             let gw = "gw-07".parse().unwrap();
-            let collected =
-                receive(&mut self.book, &gw, &Delivery::Open(upload.clone()).to_bytes(), &[], &archive, at(9), &mut fx);
+            let collected = receive(&mut self.book, &gw, &delivery.to_bytes(), &[], &archive, at(9), &mut fx);
             fx.commit(|writes| {
                 for write in writes {
                     if let Write::Segment(segment) = write {
@@ -355,6 +360,35 @@ mod tests {
         let mut forged = salvaged(&mine(), &next, 1..2);
         forged.leaves.pop();
         assert_eq!(collector.take(&forged), Err(Refused::DigestMismatch));
+    }
+
+    #[test]
+    fn what_was_given_up_is_held_without_leaves_by_the_devices_word_alone() {
+        let mut collector = Collector::new();
+        let first = segment(&mine(), ERA, None, 2, "a");
+        let second = segment(&mine(), ERA, Some(&first), 3, "b");
+        let third = segment(&mine(), ERA, Some(&second), 3, "c");
+        let given_up = |of: &Upload, by: &DeviceKeys| {
+            let said = GivenUp { device: "gw-07".parse().unwrap(), header: of.header.digest() };
+            let word = Signed::sign(&said, &"acme".parse().unwrap(), &[&by.identity]);
+            Delivery::Shed { header: of.header.clone(), word }
+        };
+        collector.take(&first).unwrap();
+        let forged = collector.receive(&given_up(&second, &device_keys(99)));
+        assert!(matches!(forged, Err(Refused::UnknownKey { .. })), "whoever carries it cannot take its records out");
+        let stripped = Upload { leaves: Vec::new(), ..second.clone() };
+        assert_eq!(collector.take(&stripped), Err(Refused::DigestMismatch));
+        let early = collector.receive(&given_up(&third, &mine()));
+        assert!(matches!(early, Ok(Collected::TooEarly(ack)) if ack.next_segment == 1));
+        let held = collector.receive(&given_up(&second, &mine())).unwrap();
+        assert!(matches!(held, Collected::Held(ack) if (ack.next_segment, ack.next_index) == (2, 5)));
+        assert_eq!(collector.take(&second), Ok(held), "a whole one that was late is no fork");
+        assert!(matches!(collector.take(&third), Ok(Collected::Held(ack)) if ack.next_index == 8), "the chain goes on");
+        let late = collector.receive(&given_up(&third, &mine()));
+        assert!(matches!(late, Ok(Collected::Held(_))), "nor is one without records after the whole one");
+        let other = segment(&mine(), ERA, Some(&first), 2, "z");
+        assert!(matches!(collector.receive(&given_up(&other, &mine())), Ok(Collected::Forked(_))));
+        assert_eq!((collector.stored.len(), collector.book.forks().count()), (3, 1));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::segment::{SegmentHeader, Upload};
 use crate::wire::audit::signer::{self, AuditKey, Mark, Signer};
-use crate::wire::audit::{genesis, record_id, Alive, Credential, EraEnd, Event, Gap, Named, Record};
+use crate::wire::audit::{genesis, record_id, Alive, Credential, EraEnd, Event, Gap, GapCause, Named, Record};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
 
@@ -40,6 +40,8 @@ pub struct DeviceReport {
     pub recovered: u64,
     /// What was left of segments that a disk damaged: the chain goes on over what is lost by the device's word alone.
     pub salvaged: u64,
+    /// Segments whose records the device gave up for want of room: denials and notices. Their signed headers are here.
+    pub shed: u64,
     /// Eras that began with another audit key than the one before ended with.
     pub unannounced: u64,
     /// Proofs that its chain forked.
@@ -59,7 +61,7 @@ pub struct DeviceReport {
     /// What does not check out.
     pub problems: Vec<String>,
     /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap
-    /// record counts.
+    /// record counts. What was given up for want of room only a later gap record counts that says so.
     pub missing: u64,
     /// Of a device's own export: records of eras before the first that is here. It gave them back when they were
     /// acknowledged: the collector has them.
@@ -97,6 +99,8 @@ struct Chain {
     signer: Option<Signer>,
     /// Records that salvaged segments say are lost.
     lost: Vec<(u64, u64)>,
+    /// Records that were given up.
+    shed: Vec<(u64, u64)>,
     /// Whether it goes on by the device's word alone somewhere.
     made: Made,
     said: Said,
@@ -153,7 +157,16 @@ struct Held {
     end: u64,
     head: Hash,
     lost: Vec<(u64, u64)>,
+    shed: Vec<(u64, u64)>,
     made: Made,
+}
+
+/// A gap record, and where it stands.
+struct ToldGap {
+    device: DeviceId,
+    /// Its era's number, and its index.
+    place: (u64, u64),
+    gap: Gap,
 }
 
 /// The fleet, and the identity keys of its devices, which vouch for what they sign their audit with: those in use and those that
@@ -186,7 +199,7 @@ pub struct Verifier {
     chain: Option<Chain>,
     held: BTreeMap<(DeviceId, EraId), Held>,
     named: Vec<(DeviceId, EraEnd)>,
-    gaps: Vec<(DeviceId, Gap)>,
+    gaps: Vec<ToldGap>,
     past: Option<Past>,
     holder: Holder,
 }
@@ -235,8 +248,8 @@ impl Verifier {
             Ok(_) => return self.problem(device.clone(), format!("era {era}: a hole that leads back")),
             Err(refused) => return self.problem(device.clone(), format!("era {era}: a hole: {refused}")),
         };
-        let before = self.chain.take().map(|chain| (chain.lost, chain.said));
-        let (mut lost, said) = before.unwrap_or_default();
+        let before = self.chain.take().map(|chain| (chain.lost, chain.said, chain.shed));
+        let (mut lost, said, shed) = before.unwrap_or_default();
         lost.push((place.index, to.index));
         self.chain = Some(Chain {
             device: device.clone(),
@@ -246,6 +259,7 @@ impl Verifier {
             head: to.head,
             signer,
             lost,
+            shed,
             made: Made::Salvaged,
             said,
         });
@@ -276,7 +290,7 @@ impl Verifier {
                 }
                 self.look_back(&device, &header, &records);
                 self.count(&device, &header, &records);
-                self.go_on(device.clone(), &header, signer);
+                self.go_on(device.clone(), &header, signer, records.is_empty());
                 let records = records.into_iter().map(|record| {
                     self.count_denials(&device, &record);
                     (self.attribute(&device, &record), record)
@@ -315,6 +329,7 @@ impl Verifier {
         };
         let named = chain.said.named.get(&index).cloned();
         if named.is_none() {
+            // What was given up names nobody: allows are not among it.
             let lost = chain.has_lost(index);
             let what = format!("{} refers to record {index} for its credential, which names none", {
                 record_id(device, chain.era, record.index)
@@ -355,7 +370,7 @@ impl Verifier {
             | Event::Task(_)
             | Event::Trust(_) => return,
         };
-        let (known, lost) = (chain.said.denials.binary_search(&repeated.of).is_ok(), chain.has_lost(repeated.of));
+        let (known, lost) = (chain.said.denials.binary_search(&repeated.of).is_ok(), chain.is_gone(repeated.of));
         if !(known || lost) {
             let id = record_id(device, chain.era, record.index);
             return self
@@ -380,12 +395,20 @@ impl Verifier {
         Place { segment: 0, index: 0, head: genesis(&self.signers.fleet, device, era), signer }
     }
 
-    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, signer: Signer) {
-        let before = self.chain.take().map(|chain| (chain.lost, chain.made, chain.said));
-        let (mut lost, mut made, said) = before.unwrap_or_else(|| (Vec::new(), Made::Whole, Said::default()));
-        if let Some(salvage) = &header.salvage {
-            lost.extend(&salvage.lost);
-            made = Made::Salvaged;
+    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, signer: Signer, empty: bool) {
+        let before = self.chain.take().map(|chain| (chain.lost, chain.shed, chain.made, chain.said));
+        let (mut lost, mut shed, mut made, said) =
+            before.unwrap_or_else(|| (Vec::new(), Vec::new(), Made::Whole, Said::default()));
+        match &header.salvage {
+            Some(salvage) => {
+                lost.extend(&salvage.lost);
+                made = Made::Salvaged;
+            }
+            None if empty => {
+                shed.push((header.first_index, header.first_index.saturating_add(header.count.into())));
+                self.report.devices.entry(device.clone()).or_default().shed += 1;
+            }
+            None => {}
         }
         self.chain = Some(Chain {
             device,
@@ -395,16 +418,17 @@ impl Verifier {
             head: header.head(),
             signer: Some(signer),
             lost,
+            shed,
             made,
             said,
         });
     }
 
     fn end_chain(&mut self) {
-        if let Some(Chain { device, era, next_index, head, lost, made, said, .. }) = self.chain.take() {
+        if let Some(Chain { device, era, next_index, head, lost, shed, made, said, .. }) = self.chain.take() {
             let open = !said.denials.is_empty() && !said.over;
             self.past = Some(Past { device: device.clone(), number: era.number, open });
-            self.held.insert((device, era), Held { end: next_index, head, lost, made });
+            self.held.insert((device, era), Held { end: next_index, head, lost, shed, made });
         }
     }
 
@@ -416,7 +440,8 @@ impl Verifier {
                 Event::Decision(_) => report.decisions += 1,
                 Event::Gap(gap) => {
                     report.gaps += 1;
-                    self.gaps.push((device.clone(), gap.clone()));
+                    let place = (header.era.number, record.index);
+                    self.gaps.push(ToldGap { device: device.clone(), place, gap: gap.clone() });
                 }
                 Event::Start(start) => {
                     report.next_within = Some(start.heartbeat);
@@ -450,8 +475,8 @@ impl Verifier {
             let reached = reach.entry((device, end.era)).or_default();
             *reached = end.next_index.max(*reached);
         }
-        for (device, gap) in &self.gaps {
-            reach.entry((device.clone(), gap.era)).or_default();
+        for told in &self.gaps {
+            reach.entry((told.device.clone(), told.gap.era)).or_default();
         }
         let mut first: BTreeMap<DeviceId, EraId> = BTreeMap::new();
         for (device, era) in self.held.keys() {
@@ -459,8 +484,10 @@ impl Verifier {
         }
         for ((device, era), end) in reach {
             let given_back = self.holder == Holder::Device && first.get(&device).is_some_and(|first| era < *first);
-            let held = self.held.get(&(device.clone(), era)).map_or_else(Vec::new, Held::ranges);
-            let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end)).collect();
+            let of_era = self.held.get(&(device.clone(), era));
+            let held = of_era.map_or_else(Vec::new, Held::ranges);
+            let shed = of_era.map_or(&[][..], |held| &held.shed);
+            let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end, shed)).collect();
             let report = self.report.devices.entry(device).or_default();
             // A device may sign what it likes.
             let lost = count_below(told.clone(), u64::MAX) - count_below(held, u64::MAX);
@@ -472,12 +499,20 @@ impl Verifier {
         self.report
     }
 
-    /// What the device's gap records count of an era that reaches to `end`.
-    fn gaps_of(&self, device: &DeviceId, era: EraId, end: u64) -> Vec<(u64, u64)> {
+    /// What the device's gap records count of an era that reaches to `end` and has given up the records of `shed`: those
+    /// only by a record that came after them and says why.
+    fn gaps_of(&self, device: &DeviceId, era: EraId, end: u64, shed: &[(u64, u64)]) -> Vec<(u64, u64)> {
         // Of an era whose beginning is damaged, nobody knows the salt.
         let of = |gap: &Gap| gap.era == era || (gap.era.salt == 0 && gap.era.number == era.number);
-        let gaps = self.gaps.iter().filter(|(owner, gap)| owner == device && of(gap));
-        gaps.map(|(_, gap)| (gap.first, gap.end.unwrap_or(end))).collect()
+        let mut counted = Vec::new();
+        for ToldGap { place, gap, .. } in self.gaps.iter().filter(|told| told.device == *device && of(&told.gap)) {
+            let range = (gap.first, gap.end.unwrap_or(end));
+            match gap.cause == GapCause::Quota && *place >= (era.number, range.1) {
+                true => counted.push(range),
+                false => counted.extend(without(range, shed)),
+            }
+        }
+        counted
     }
 }
 
@@ -485,14 +520,30 @@ impl Chain {
     fn has_lost(&self, index: u64) -> bool {
         self.lost.iter().any(|(first, end)| (*first..*end).contains(&index))
     }
+
+    fn is_gone(&self, index: u64) -> bool {
+        self.has_lost(index) || self.shed.iter().any(|(first, end)| (*first..*end).contains(&index))
+    }
+}
+
+/// What is left of a range without others, which are in order.
+fn without((mut first, end): (u64, u64), others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    for (from, to) in others {
+        left.push((first, (*from).min(end)));
+        first = first.max(*to);
+    }
+    left.push((first, end));
+    left.retain(|(first, end)| first < end);
+    left
 }
 
 impl Held {
     /// The records that arrived.
     fn ranges(&self) -> Vec<(u64, u64)> {
-        let firsts = std::iter::once(0).chain(self.lost.iter().map(|(_, after)| *after));
-        let ends = self.lost.iter().map(|(first, _)| *first).chain([self.end]);
-        firsts.zip(ends).collect()
+        let mut gone: Vec<(u64, u64)> = self.lost.iter().chain(&self.shed).copied().collect();
+        gone.sort_unstable();
+        without((0, self.end), &gone)
     }
 }
 
@@ -531,7 +582,9 @@ fn check(
         return Err("the chain before it ends otherwise".into());
     }
     let upload = Upload { header: signed, leaves: segment.leaves };
-    let records = upload.check(header).map_err(words)?;
+    // The headers that stand for what was given up are here; what says that it was are gap records.
+    let shed = header.is_shed(&upload.leaves);
+    let records = if shed { Vec::new() } else { upload.check(header).map_err(words)? };
     let next = opened.after(&records).map_err(words)?;
     Ok((opened.header, records, next, opened.mark))
 }
@@ -613,6 +666,39 @@ mod tests {
         check_sums(&[gap(3, Some(4)), gap(3, Some(4))], (7, 1, 0));
         check_sums(&[gap(3, Some(4)), gap(5, Some(7))], (7, 3, 0));
         check_sums(&[gap(0, None)], (6, 1, 0));
+    }
+
+    #[test]
+    fn what_was_given_up_is_counted_by_a_later_gap_record_of_that_cause_alone() {
+        // Of 5 records of an era, 2, 3 and 4 were given up; another era has one record.
+        let gap = |first, end, cause| Event::Gap(Gap { era: ERA, first, end: Some(end), cause });
+        check_shed(&[], (3, 0, 3));
+        check_shed(&[gap(2, 5, GapCause::Quota)], (4, 3, 0));
+        check_shed(&[gap(2, 4, GapCause::Quota)], (4, 2, 1));
+        check_shed(&[gap(2, 5, GapCause::Damaged)], (4, 0, 3));
+        check_shed(&[gap(0, 9, GapCause::Damaged)], (4, 4, 3));
+        check_shed(&[gap(2, 3, GapCause::Quota), gap(3, 5, GapCause::Quota)], (5, 3, 0));
+    }
+
+    #[track_caller]
+    fn check_shed(gaps: &[Event], expected: (u64, u64, u64)) {
+        let key = device_keys(1);
+        let report = verify(|segments| {
+            segments[1].leaves.clear();
+            for (number, gap) in (10..).zip(gaps) {
+                segments.push(stored(&told(&key, EraId { number, salt: 1 }, gap.clone())));
+            }
+        });
+        assert_eq!((report.problems, report.shed), (Vec::<String>::new(), 1));
+        assert_eq!((report.records, report.lost, report.missing), expected, "{gaps:?}");
+    }
+
+    #[test]
+    fn a_range_without_others() {
+        assert_eq!(without((2, 9), &[]), [(2, 9)]);
+        assert_eq!(without((2, 9), &[(0, 1), (2, 3), (5, 6), (8, 12), (20, 30)]), [(3, 5), (6, 8)]);
+        assert_eq!(without((2, 9), &[(0, 30)]), []);
+        assert_eq!(without((2, 9), &[(30, 40)]), [(2, 9)]);
     }
 
     #[track_caller]

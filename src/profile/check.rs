@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::Profile;
 use crate::agent::feed::SET_BYTES_MAX;
+use crate::agent::room::SHED_RECORDS_MIN;
 use crate::wire::audit::segment::SEGMENT_BYTES_MAX;
 use crate::wire::MESSAGE_BYTES_MAX;
 
@@ -152,7 +153,11 @@ impl Profile {
         problems.within("verify.run_iterations_max", self.verify.run_iterations_max, 10, 10_000);
         problems.within("verify.run_ms_max", self.verify.run_ms_max, 10, 10_000);
         problems.within("verify.cache_entries", bytes(self.verify.cache_entries), 1, 65_536);
-        problems.within("queue.reserve_percent", u64::from(self.queue.reserve_percent), 5, 50);
+        let reserves = self.queue.reserve_percent;
+        problems.within("queue.reserve_percent.critical", reserves.critical.into(), 2, 50);
+        problems.within("queue.reserve_percent.allow", reserves.allow.into(), 5, 90);
+        problems.within("queue.reserve_percent.denial", reserves.denial.into(), 5, 50);
+        problems.within("queue.reserve_percent.notice", reserves.notice.into(), 1, 50);
         problems.within("queue.segment_ms", self.queue.segment_ms, 50, 600_000);
         problems.within("queue.era_records_max", self.queue.era_records_max, 64, 10_000_000);
         problems.within("queue.anchor_every_commits", u64::from(self.queue.anchor_every_commits), 1, 10_000);
@@ -233,12 +238,26 @@ impl Profile {
         }
         let outage = self.load.decisions_per_day.saturating_mul(self.load.offline_h) / 24;
         let needed = outage.saturating_mul(RECORD_FLASH_BYTES);
-        let reserve = u64::from(self.queue.reserve_percent.min(100));
-        let usable = quota / 100 * (100 - reserve);
+        let reserves = self.queue.reserve_percent;
+        let kept: u64 =
+            [reserves.critical, reserves.allow, reserves.denial, reserves.notice].into_iter().map(u64::from).sum();
+        if kept > 100 {
+            problems.add("queue.reserve_percent", format!("{kept} % are kept, of a quota of 100 %"));
+        }
+        // Until denials have half of their reserve, nothing keeps them apart so that they could be given up.
+        let denials = (quota / 100).saturating_mul(reserves.denial.into());
+        let least = SHED_RECORDS_MIN * 2 * RECORD_FLASH_BYTES;
+        if denials < least {
+            let (kept, least) = (denials / MIB, least.div_ceil(MIB));
+            let what =
+                format!("{kept} MiB are kept for denials: it takes {least} until older ones can give way to newer");
+            problems.add("queue.reserve_percent.denial", what);
+        }
+        let usable = (quota / 100).saturating_mul(reserves.allows_may());
         if needed > usable {
             let (needed, usable) = (needed.div_ceil(MIB), usable / MIB);
             let what = format!(
-                "{} h at {} decisions a day take {needed} MiB, {usable} are left beside the reserve",
+                "{} h at {} decisions a day take {needed} MiB, {usable} are left beside the other reserves",
                 self.load.offline_h, self.load.decisions_per_day
             );
             problems.add("queue.quota_mib", what);
@@ -278,7 +297,7 @@ fn bytes(count: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{shipped, Kind, Overlay, SHIPPED};
+    use super::super::{shipped, Kind, Overlay, Reserves, SHIPPED};
     use super::*;
 
     #[test]
@@ -287,7 +306,13 @@ mod tests {
         check(|p| p.time.lease_s = 1, "time.lease_s");
         check(|p| p.verify.blocks_max = 3, "verify.blocks_max");
         check(|p| p.verify.run_facts_max = 10, "verify.facts_max");
-        check(|p| p.queue.reserve_percent = 90, "queue.reserve_percent");
+        check(|p| p.queue.reserve_percent.critical = 1, "queue.reserve_percent.critical");
+        check(|p| p.queue.reserve_percent.allow = 4, "queue.reserve_percent.allow");
+        check(|p| p.queue.reserve_percent.denial = 51, "queue.reserve_percent.denial");
+        check(|p| p.queue.reserve_percent.notice = 0, "queue.reserve_percent.notice");
+        check(|p| p.queue.quota_mib = 8, "queue.reserve_percent.denial");
+        check(|p| p.queue.reserve_percent.allow = 76, "queue.reserve_percent");
+        check(|p| p.queue.reserve_percent.critical = 35, "queue.quota_mib");
         check(|p| p.queue.anchor_every_commits = 0, "queue.anchor_every_commits");
         check(|p| p.queue.alike_max = 0, "queue.alike_max");
         check(|p| p.queue.alike_window_ms = 600_000, "queue.alike_window_ms");
@@ -321,7 +346,8 @@ mod tests {
         profile.load.offline_h = u64::MAX;
         profile.queue.quota_mib = u64::MAX;
         profile.queue.cache_mib = u64::MAX;
-        profile.queue.reserve_percent = u8::MAX;
+        profile.queue.reserve_percent =
+            Reserves { critical: u8::MAX, allow: u8::MAX, denial: u8::MAX, notice: u8::MAX };
         profile.queue.era_records_max = u64::MAX;
         profile.verify.token_bytes_max = usize::MAX;
         profile.verify.cache_entries = usize::MAX;

@@ -47,6 +47,7 @@ pub fn tell(event: &LogEvent) {
     match event {
         LogEvent::AuditRewound { era, segment } => tracing::warn!(event = "audit.rewound", era, segment),
         LogEvent::AuditReleased { era, segment } => tracing::info!(event = "audit.released", era, segment),
+        LogEvent::AuditShed { era, records } => tracing::warn!(event = "audit.shed", era, records),
         LogEvent::AuditSent { era, segment } => tracing::info!(event = "audit.sent", era, segment),
         LogEvent::BundleApplied { version } => tracing::info!(event = "bundle.applied", version),
         LogEvent::EmergencyApplied { key, operator, counter, rules } => {

@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::agent::request::{GrantStatus, Mode, Reason, StatusReply};
+use crate::agent::request::{ClassRoom, GrantStatus, Mode, Reason, StatusReply};
 
 /// What [`render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,6 +43,14 @@ pub fn render(status: &StatusReply) -> String {
 
     plain("audit_used_bytes", "Bytes that the audit takes on disk", status.audit.used_bytes as f64);
     plain("audit_quota_bytes", "The most that it may take", status.audit.quota_bytes as f64);
+    let mut classes = |name: &str, help: &str, bytes: fn(&ClassRoom) -> u64| {
+        let of = |room: &ClassRoom| (vec![("class", room.class.name().to_owned())], bytes(room) as f64);
+        gauge(&mut registry, name, help, status.audit.classes.iter().map(of));
+    };
+    classes("audit_class_used_bytes", "Share of a class of records in what is used", |room| room.used_bytes);
+    classes("audit_class_reserve_bytes", "What is kept for it", |room| room.reserve_bytes);
+    classes("audit_class_max_bytes", "The most that it may use as things are", |room| room.max_bytes);
+    let mut plain = |name: &str, help: &str, value: f64| gauge(&mut registry, name, help, [(Labels::new(), value)]);
     plain("time_floor_timestamp_seconds", "The floor E: it is this time or later", status.clock.floor_s as f64);
     plain("time_powered_ahead_seconds", "By how much P is ahead of E", status.clock.powered_ahead_s as f64);
 
@@ -107,6 +115,7 @@ fn count(registry: &mut Registry, name: &str, help: &str, values: impl IntoItera
 pub(crate) mod tests {
     use super::*;
     use crate::agent::request::{AuditRoom, Autonomy, ClockStatus, Counters, Freshness, SignedTime};
+    use crate::agent::room::Class;
     use crate::ids::GrantId;
 
     /// A status in which nothing is absent.
@@ -145,7 +154,12 @@ pub(crate) mod tests {
             dead_man_left_s: Some(5),
             pending: 2,
             era: 3,
-            audit: AuditRoom { used_bytes: 10, quota_bytes: 100, fits: "allows".into() },
+            audit: AuditRoom {
+                used_bytes: 10,
+                quota_bytes: 100,
+                fits: vec![Class::Critical, Class::Allow],
+                classes: vec![ClassRoom { class: Class::Denial, used_bytes: 40, reserve_bytes: 15, max_bytes: 41 }],
+            },
             link: "down".into(),
             grants: vec![GrantStatus {
                 id: GrantId([7; 16]),
@@ -173,6 +187,9 @@ pub(crate) mod tests {
         let text = render(&status());
         for line in [
             "hardtack_time_floor_timestamp_seconds{} 1772323200.0",
+            "hardtack_audit_class_used_bytes{class=\"denial\"} 40.0",
+            "hardtack_audit_class_reserve_bytes{class=\"denial\"} 15.0",
+            "hardtack_audit_class_max_bytes{class=\"denial\"} 41.0",
             "hardtack_time_width_seconds{} 3.0",
             "hardtack_dead_man_left_seconds{} 5.0",
             "hardtack_autonomy_seconds{risk=\"low\"} 3600.0",

@@ -355,8 +355,10 @@ impl Session {
         let outgoing = effects.commit(|batch: Batch| {
             let floor = batch.anchor.as_ref().map(|anchor| anchor.floor);
             trust = newest_bundle(&batch);
+            // Space came back: the agent hears at once how much.
+            let freed = !batch.drop_eras.is_empty() || !batch.shed.is_empty();
             store.commit(batch)?;
-            disk.commits += 1;
+            disk.commits = if freed { DISK_EVERY_COMMITS } else { disk.commits + 1 };
             link.raise_floor(floor);
             Ok::<_, StoreError>(())
         })?;

@@ -154,6 +154,8 @@ pub enum GapCause {
     Damaged,
     /// Both slots of the anchor were unusable: what went before is not known here.
     AnchorLost,
+    /// They were given up for want of room: denials and notices only. Their segments' headers stay.
+    Quota,
 }
 
 /// A step in a grant's life on the device.

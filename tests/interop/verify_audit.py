@@ -256,7 +256,7 @@ def read_gap(r):
         "era": read_era(r),
         "first": r.number(),
         "end": r.option(r.number),
-        "cause": r.pick(["damaged", "anchor_lost"]),
+        "cause": r.pick(["damaged", "anchor_lost", "quota"]),
     }
 
 
@@ -554,6 +554,29 @@ def count_of(header):
     return sum(end - first for first, end in kept(header))
 
 
+def is_shed(header, leaves):
+    """Whether the device gave its records up, or somebody says so."""
+    return not leaves and header["count"] > 0 and header["salvage"] is None
+
+
+def need_given_up(message, fleet, header, identities):
+    """The header in a message without leaves, which the device says itself that it gave up."""
+    r = Reader(message)
+    need(r.number() == 2, "a message of another form")
+    begin = r.at
+    payload, _ = read_envelope(r)
+    need(r.data[begin : r.at] == header, "another header")
+    begin = r.at
+    said, signatures = read_envelope(r)
+    need(r.at - begin <= 512, "a word too large")
+    r.end("the word")
+    need_signed("given-up", fleet, said, signatures, identities)
+    r = Reader(said)
+    need(r.name(48) == parse_header(header)[0]["device"], "the word of another device")
+    need(r.take(32) == digest("segment", payload), "a word on another segment")
+    r.end("the word's content")
+
+
 def head_after(header):
     if header["salvage"]:
         return bytes.fromhex(header["salvage"]["head"])
@@ -569,7 +592,7 @@ class Chain:
         self.fleet, self.device, self.era = fleet, device, {"number": era, "salt": salt}
         self.segment = self.index = 0
         self.head = genesis(fleet, device, era, salt)
-        self.held, self.lost, self.whole, self.named = [], [], True, {}
+        self.held, self.lost, self.shed, self.whole, self.named = [], [], [], True, {}
         # The denials; whether the last record says that the era ends in order.
         self.denials, self.over = set(), False
         self.marks = {"announced": 0, "recovered": 0, "salvaged": 0, "unannounced": 0}
@@ -613,15 +636,20 @@ class Chain:
         need(header["segment"] == self.segment, f"segment {self.segment} was to be next")
         need(header["first_index"] == self.index, f"record {self.index} was to be next")
         need(header["previous"] == self.head.hex(), "the chain before it ends otherwise")
-        need(tree([leaf_hash(leaf) for leaf in leaves]).hex() == header["root"], "its leaves are not those that were signed")
-        need(count_of(header) == len(leaves), "more or fewer leaves than numbers")
+        shed = is_shed(header, leaves)
+        root = tree([leaf_hash(leaf) for leaf in leaves]).hex()
+        need(shed or root == header["root"], "its leaves are not those that were signed")
+        need(shed or count_of(header) == len(leaves), "more or fewer leaves than numbers")
         records = read_leaves(leaves, indexes_of(header))
         self.signer = resumes or self.after(signer, mark, records)
         self.marks[mark] += 1
         self.head = head_after(header)
         self.segment += 1
         self.index += header["count"]
-        self.held += kept(header)
+        if shed:
+            self.shed += kept(header)
+        else:
+            self.held += kept(header)
         if header["salvage"]:
             self.segment, self.whole = header["salvage"]["next_segment"], False
             self.lost += header["salvage"]["lost"]
@@ -639,7 +667,8 @@ class Chain:
         if "repeated" not in event:
             return 0, 0
         of, count = event["repeated"]["of"], event["repeated"]["count"]
-        need(of in self.denials or self.gone(of), f"record {record['index']} counts denials as {of}, which is none")
+        given_up = any(first <= of < after for first, after in self.shed)
+        need(of in self.denials or self.gone(of) or given_up, f"record {record['index']} counts denials as {of}, which is none")
         return count, 0 if of in self.denials else count
 
     def attribute(self, record):
@@ -692,9 +721,9 @@ def fields_of(device, era, segment, record, named):
     return line
 
 
-def lost_line(header):
+def empty_line(header):
     era = header["era"]
-    line = {"kind": "lost", "device": header["device"], "era": era["number"], "salt": f"{era['salt']:016x}"}
+    line = {"kind": "lost" if header["salvage"] else "shed", "device": header["device"], "era": era["number"], "salt": f"{era['salt']:016x}"}
     return line | {"segment": header["segment"], "first": header["first_index"], "count": header["count"]}
 
 
@@ -843,7 +872,7 @@ class Export:
                 self.cut_short += not (grown and era == before[0][1] + 1)
         except (Refused, OverflowError, KeyError) as why:
             return self.wrong(where, repr(why))
-        expected = [self.expected(header, record) for record in records] or [lost_line(header)]
+        expected = [self.expected(header, record) for record in records] or [empty_line(header)]
         if len(expected) != len(lines):
             self.wrong(where, "more or fewer lines than the segment has records")
         for (number, _, line), made in zip(lines, expected):
@@ -871,7 +900,7 @@ class Export:
         counts["decisions"] += "decision" in record["event"]
         if "gap" in record["event"]:
             counts["gaps"] += 1
-            self.gaps.append((device, record["event"]["gap"]))
+            self.gaps.append((device, record["event"]["gap"], (header["era"]["number"], record["index"])))
         previous = record["event"].get("start", {}).get("previous")
         if previous:
             self.ends.append((device, previous))
@@ -886,15 +915,19 @@ class Export:
             if chain and chain.whole and 0 < chain.index == end["next_index"] and chain.head.hex() != end["head"]:
                 self.wrong(f"{device}/{place[1]}", "its end is not the one that the next start names")
             reach[place] = max(reach.get(place, 0), end["next_index"])
-        for device, gap in self.gaps:
+        for device, gap, _ in self.gaps:
             reach.setdefault((device, gap["era"]["number"], gap["era"]["salt"]), 0)
         self.lost = self.missing = 0
         for (device, era, salt), end in reach.items():
-            held = self.chains[device, era, salt].held if (device, era, salt) in self.chains else []
+            chain = self.chains.get((device, era, salt))
+            held, shed = (chain.held, chain.shed) if chain else ([], [])
             told = list(held)
-            for owner, gap in self.gaps:
+            for owner, gap, place in self.gaps:
                 if owner == device and gap["era"]["number"] == era and gap["era"]["salt"] in (0, salt):
-                    told.append((gap["first"], end if gap["end"] is None else gap["end"]))
+                    counted = gap["first"], end if gap["end"] is None else gap["end"]
+                    # What was given up only a later record counts that says so.
+                    later = gap["cause"] == "quota" and place >= (era, counted[1])
+                    told += [counted] if later else without(counted, shed)
             self.lost += covered(told, U64) - covered(held, U64)
             held_eras = [place[1:] for place in self.chains if place[0] == device]
             if self.of_device and held_eras and (era, salt) < min(held_eras):
@@ -902,6 +935,15 @@ class Export:
                 self.given_back += end - covered(told, end)
             else:
                 self.missing += end - covered(told, end)
+
+
+def without(counted, others):
+    first, end = counted
+    left = []
+    for begin, after in others:
+        left.append((first, min(begin, end)))
+        first = max(first, after)
+    return left + [(first, end)]
 
 
 def covered(ranges, end):
@@ -928,6 +970,8 @@ def check_export(data, trusted):
     if export.of_device:
         said.append(f"{export.unsigned} records that no signature covers yet: they prove nothing")
         said.append(f"{export.given_back} records of earlier eras, given back when the collector had them")
+    shed = sum(after - first for chain in export.chains.values() for first, after in chain.shed)
+    said.append(f"{shed} records of which only the headers of their segments are here")
     for mark in ("recovered", "salvaged", "unannounced"):
         count = sum(chain.marks[mark] for chain in export.chains.values())
         said.append(f"{count} segments that are {mark}: what may have been made later, by whoever took the device's keys")
@@ -1066,10 +1110,14 @@ def check_chain(vectors, bad):
     for case in vectors["segments"]:
         message = Reader(bytes.fromhex(case["message"]))
         leaves = unhexed(case["leaves"])
-        need(message.pick(["open", "sealed"]) == "open", "sealed")
+        form = message.pick(["open", "sealed", "given up"])
         same("header", message.take(len(case["header"]) // 2).hex(), case["header"])
-        same("leaves", message.list(lambda: message.take(message.number())), leaves)
-        message.end("the message")
+        if form == "given up":
+            need_given_up(message.data, fleet, bytes.fromhex(case["header"]), [key])
+            same("leaves", [], leaves)
+        else:
+            same("leaves", message.list(lambda: message.take(message.number())), leaves)
+            message.end("the message")
         header, records = begin.follow(bytes.fromhex(case["header"]), leaves, [key])
         same("fields", header, case["fields"])
         same("indexes", [record["index"] for record in records], case["indexes"])
@@ -1078,6 +1126,9 @@ def check_chain(vectors, bad):
         same("signer", [begin.signer[1], begin.signer[2].hex()], case["signer"])
     for case in bad["leaves"]:
         refused(case["why"], lambda: read_leaves(unhexed(case["leaves"]), range(5, 100)))
+    for case in bad["given_up"]:
+        header = bytes.fromhex(case["header"])
+        refused(case["why"], lambda: need_given_up(bytes.fromhex(case["message"]), fleet, header, [key]))
     for case in bad["segments"]:
         chain, first = Chain(fleet, device, era["number"], era["salt"]), vectors["segments"][0]
         chain.follow(bytes.fromhex(first["header"]), unhexed(first["leaves"]), [key])

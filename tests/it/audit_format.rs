@@ -13,7 +13,7 @@ use hardtack::ids::{hex, BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Has
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::leaf::read;
 use hardtack::wire::audit::merkle::{leaf_hash, path, root, root_from, root_from_first};
-use hardtack::wire::audit::segment::{grow, link, Delivery, Salvage, SegmentHeader, Upload};
+use hardtack::wire::audit::segment::{grow, link, Delivery, GivenUp, Salvage, SegmentHeader, Upload};
 use hardtack::wire::audit::signer::AuditKey;
 use hardtack::wire::audit::{
     extend, genesis, Alive, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse, Known,
@@ -216,6 +216,7 @@ fn events() -> Vec<Event> {
     let repeated = |of| Event::Repeated(Repeated { of, count: 300, since: time(0), until: time(9000) });
     events.extend([7, 25].map(repeated));
     events.extend([Some(Millis(21_600_000)), None].map(|next| Event::Alive(Alive { next })));
+    events.push(gap(Some(9), GapCause::Quota));
     events
 }
 
@@ -301,8 +302,9 @@ fn sign(header: &SegmentHeader, epoch: u8) -> Signed<SegmentHeader> {
     Signed::sign(header, &acme(), &[&key(epoch)])
 }
 
-/// A chain of six segments, each with the epoch of the key that signs it: three whole ones, one of which a later start has
-/// closed with a newer key, what is left of one, one of which nothing is left, and two of keys that were announced.
+/// A chain of segments, each with the epoch of the key that signs it: three whole ones, one of which a later start has
+/// closed with a newer key, what is left of one, one of which nothing is left, two of keys that were announced, and one whose
+/// records were given up.
 fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
     let records = records();
     let begin = genesis(&acme(), &gateway(), ERA);
@@ -329,6 +331,8 @@ fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
     };
     let announcing = header(6, &records[33..36], gone.head());
     let announced = header(7, &records[36..], announcing.head());
+    let denials = [0, 1].map(|more| Record { index: (records.len() + more) as u64, ..records[7].clone() });
+    let given_up = header(8, &denials, announced.head());
     let of = |records: &[Record]| grow(records).0;
     vec![
         (first, of(&records[..20]), 1),
@@ -338,7 +342,13 @@ fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
         (gone, Vec::new(), 2),
         (announcing, of(&records[33..36]), 1),
         (announced, of(&records[36..]), 2),
+        (given_up, Vec::new(), 2),
     ]
+}
+
+/// The word of a device that it gave up the records of a segment.
+fn given_up(header: &Signed<SegmentHeader>, device: &str, by: &SigningKey) -> Signed<GivenUp> {
+    Signed::sign(&GivenUp { device: device.parse().unwrap(), header: header.digest() }, &acme(), &[by])
 }
 
 fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
@@ -369,9 +379,13 @@ fn segments() -> Value {
         .map(|(at, (header, leaves, epoch))| {
             let signed = sign(header, *epoch);
             // Whoever closed one later goes on with nothing; the sixth announces the key of epoch 2.
-            let next = [1, 1, 1, 1, 1, 2, 2][at];
+            let next = [1, 1, 1, 1, 1, 2, 2, 2][at];
             let checked = verifier.segment(stored(&signed, leaves)).expect("our own");
-            let upload = Upload { header: signed.clone(), leaves: leaves.clone() };
+            let message = match header.is_shed(leaves) {
+                true => Delivery::Shed { header: signed.clone(), word: given_up(&signed, "gw-07", &identity()) },
+                false => Delivery::Open(Upload { header: signed.clone(), leaves: leaves.clone() }),
+            };
+            assert_eq!(message.is_shed(&acme(), &[identity().verifying_key().into()]), Ok(header.is_shed(leaves)));
             if header.salvage.is_none() {
                 assert_eq!(header.head(), link(header.previous, header.root));
             }
@@ -380,7 +394,7 @@ fn segments() -> Value {
                 "fields": told(header),
                 "signer": [next, hex(key(next).verifying_key().as_bytes())],
                 "leaves": hexes(leaves),
-                "message": hex(&Delivery::Open(upload).to_bytes()),
+                "message": hex(&message.to_bytes()),
                 "indexes": checked.records.iter().map(|(record, _)| record.index).collect::<Vec<_>>(),
                 "head": header.head(),
                 "next": [header.next_segment(), header.next_index().unwrap()],
@@ -453,7 +467,29 @@ fn refused() -> Value {
             json!({"why": why, "leaves": hexes(leaves)})
         })
         .collect();
-    json!({"leaves": leaves, "segments": refused_segments()})
+    json!({"leaves": leaves, "segments": refused_segments(), "given_up": refused_words()})
+}
+
+/// Words on segments that were given up, of which the collector believes none.
+fn refused_words() -> Vec<Value> {
+    let chain = chain();
+    let header = sign(&chain.last().expect("it is given up").0, 2);
+    let other = sign(&chain[1].0, 1);
+    let cases = [
+        ("a word on another segment", given_up(&other, "gw-07", &identity())),
+        ("the word of another device", given_up(&header, "gw-08", &identity())),
+        ("the word of an audit key", given_up(&header, "gw-07", &key(2))),
+        (
+            "a word that nobody signed",
+            Signed::sign(&given_up(&header, "gw-07", &key(2)).claim().unwrap(), &acme(), &[]),
+        ),
+    ];
+    let refuse = |(why, word): (&str, Signed<GivenUp>)| {
+        let message = Delivery::Shed { header: header.clone(), word };
+        assert!(message.is_shed(&acme(), &[identity().verifying_key().into()]).is_err(), "{why}");
+        json!({"why": why, "header": hex(&header.to_bytes()), "message": hex(&message.to_bytes())})
+    };
+    cases.into_iter().map(refuse).collect()
 }
 
 /// Why it is refused, a header, and leaves.
@@ -471,6 +507,7 @@ fn refused_segments() -> Vec<Value> {
     let with = |edit: &dyn Fn(&mut SegmentHeader)| edited(1, edit);
     let mut changed = leaves.clone();
     changed[0][2] ^= 1;
+    let doubled = [leaves.clone(), leaves.clone()].concat();
     let in_place = |salvage: Salvage| {
         let numbers = (good.segment, good.first_index, good.previous);
         let (segment, first_index, previous) = numbers;
@@ -498,7 +535,7 @@ fn refused_segments() -> Vec<Value> {
         ("another era", with(&|h| h.era.salt ^= 1), leaves),
         ("another device", with(&|h| h.device = "gw-08".parse().unwrap()), leaves),
         ("a leaf that was changed", sign(good, 1), &changed),
-        ("a leaf too few", sign(good, 1), &[]),
+        ("a leaf too many", sign(good, 1), &doubled),
         ("another fleet's signature", Signed::sign(good, &"evil".parse().unwrap(), &[&key(1)]), leaves),
         ("another key's signature", Signed::sign(good, &acme(), &[&stranger]), leaves),
         ("a key that nobody announced", sign(good, 2), leaves),

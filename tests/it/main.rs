@@ -32,6 +32,7 @@ mod revocation;
 mod revocations;
 mod roots;
 mod samples;
+mod small_queue;
 mod store;
 mod story;
 mod support;

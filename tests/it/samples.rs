@@ -2,10 +2,11 @@
 
 use ed25519_dalek::SigningKey;
 use hardtack::agent::clock::TrustedClock;
-use hardtack::agent::decide::{Judge, Question, Room};
+use hardtack::agent::decide::{Judge, Question};
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::{Mode, Reason};
 use hardtack::agent::revocation::Revocations;
+use hardtack::agent::room::{Room, Shares};
 use hardtack::agent::token::{admit, Cache, Denial, Verified};
 use hardtack::agent::wallet::{Grant, Wallet};
 use hardtack::agent::Anchor;
@@ -198,7 +199,7 @@ impl World {
             wallet: &self.wallet,
             clock: &TrustedClock::start(self.profile.time.clone(), &anchor, boot, Millis(0)),
             mode: Mode::Online,
-            room: Room::Allows,
+            room: Room::new(&self.profile.queue, 0, &Shares::default()),
             behind: None,
         };
         let workload = ["unix:uid:1001".to_owned(), "unix:gid:1001".to_owned()];

@@ -15,7 +15,7 @@ use hardtack::profile::{Profile, QueueLimits};
 use hardtack::shell::files::FileError;
 use hardtack::shell::store::{Event, Recovered, Store, StoreError};
 use hardtack::time::Timestamp;
-use hardtack::wire::audit::segment::{grow, SegmentHeader};
+use hardtack::wire::audit::segment::{grow, Loaded, SegmentHeader};
 use hardtack::wire::audit::{self, extend, genesis, Evidence, Record};
 use hardtack::wire::envelope::Signed;
 
@@ -127,7 +127,7 @@ fn served(store: &mut Store, eras: &[EraImage]) -> BTreeMap<u64, u64> {
     for image in eras {
         let mut next = 0;
         for segment in 0..image.segments {
-            let upload = store.load(image.id, segment).unwrap().expect("a segment is missing");
+            let upload = store.load(image.id, segment).unwrap().and_then(Loaded::whole).expect("a segment is missing");
             let header = upload.header.claim().unwrap();
             assert_eq!((header.segment, header.first_index), (segment, next));
             assert_eq!(upload.check(&header).unwrap().len(), SEGMENT_RECORDS);

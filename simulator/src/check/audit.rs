@@ -13,7 +13,7 @@ use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
 use hardtack::wire::audit::segment::{SegmentHeader, Upload};
 use hardtack::wire::audit::signer::{self, Signer};
 use hardtack::wire::audit::{
-    genesis, Credential, Decision, Event, Gap, Named, Record, Repeated, TaskStep, TrustChange,
+    genesis, Credential, Decision, Event, Gap, GapCause, Named, Record, Repeated, TaskStep, TrustChange,
 };
 use hardtack::wire::bundle::PublicKey;
 use hardtack::wire::Refused;
@@ -220,7 +220,8 @@ impl AuditCheck {
                 return;
             }
         };
-        for (device, gap) in chains.gaps.iter().filter(|(device, _)| !self.damaged.contains(device)) {
+        let damage = |(device, gap): &&(u32, Gap)| !self.damaged.contains(device) && gap.cause != GapCause::Quota;
+        for (device, gap) in chains.gaps.iter().filter(damage) {
             let name = &devices[*device as usize].0;
             let how =
                 format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
@@ -252,7 +253,9 @@ impl AuditCheck {
                     chains.attribution(place, decision, expected).map(|how| format!("{name}/{era}/{index} {how}"));
                 tally.tried(Id::Attributable, at, broken);
             }
-            let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && covers(gap, *era, *index));
+            // Denials may have given way to newer ones. Allows never do.
+            let counts = |gap: &Gap| gap.cause != GapCause::Quota || !observed.allow;
+            let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && counts(gap) && covers(gap, *era, *index));
             let heard = 1 + observed.again.len() as u64;
             let counted = chains.counted(*device, *era, *index);
             // What was counted can be lost as a record can.
@@ -429,7 +432,8 @@ fn verify<'a>(
             let before = signers.get(&device).copied();
             let open = |upload: &&Upload| {
                 let opened = signer::open(&upload.header, fleet, std::slice::from_ref(identity), before)?;
-                let records = upload.check(&opened.header)?;
+                let shed = opened.header.is_shed(&upload.leaves);
+                let records = if shed { Vec::new() } else { upload.check(&opened.header)? };
                 Ok((opened.after(&records)?, opened.header, records))
             };
             let copies: Result<Vec<Candidate>, Refused> = copies.iter().map(open).collect();
@@ -581,6 +585,18 @@ mod tests {
         check_fails(&damaged(8), &[segment(vec![gap(5, Some(8))])], true);
         check_fails(&damaged(8), &[segment(vec![gap(5, None)])], false);
         check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], true);
+        let quota = Event::Gap(Gap { era: ERA, first: 5, end: Some(8), cause: GapCause::Quota });
+        check_fails(&observed(7), &[segment(vec![quota.clone()])], true);
+        let denied = |index| {
+            let mut check = observed(index);
+            check.observed.values_mut().for_each(|observed| observed.allow = false);
+            check
+        };
+        check_fails(&denied(7), &[segment(vec![quota.clone()])], false);
+        check_fails(&denied(8), &[segment(vec![quota])], true);
+        let mut given_up = segment(vec![decision(false)]);
+        given_up.upload.leaves.clear();
+        check_fails(&denied(0), &[given_up], true);
         check_fails(&observed(0), &[segment(vec![decision(true)]), segment(vec![decision(true)])], true);
         let mut damaged = segment(vec![decision(true)]);
         damaged.upload.leaves[0][3] ^= 1;

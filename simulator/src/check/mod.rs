@@ -14,6 +14,7 @@ pub(crate) mod evidence;
 pub(crate) mod feed;
 pub(crate) mod live;
 pub(crate) mod monotone;
+pub(crate) mod room;
 pub(crate) mod suspend;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub(crate) enum Id {
     FailClosed,
     Sealed,
     MessageBounded,
+    DiskBounded,
+    ReserveKept,
     ColdStart,
     Attributable,
     Available,
@@ -81,6 +84,8 @@ impl Id {
             Self::FailClosed => "I7",
             Self::Sealed => "I8.sealed",
             Self::MessageBounded => "I9",
+            Self::DiskBounded => "I9.disk",
+            Self::ReserveKept => "I9.reserve",
             Self::ColdStart => "I10",
             Self::Attributable => "I11",
             Self::Available => "available",

@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::EraId;
-use crate::wire::audit::segment::Upload;
+use crate::wire::audit::segment::Loaded;
 use crate::wire::audit::Record;
 
 /// The most pieces of a page: a piece has up to 64 records.
@@ -163,11 +163,14 @@ impl PieceReply {
     }
 
     /// A segment as the store loaded it; none where it cannot.
-    pub fn segment(name: PieceName, era: &EraReply, upload: Option<Upload>) -> Self {
-        let header = upload.as_ref().and_then(|upload| upload.header.claim().ok());
-        let (Some(upload), Some(header)) = (upload, header) else { return Self::empty(name, PieceState::Damaged) };
+    pub fn segment(name: PieceName, era: &EraReply, loaded: Option<Loaded>) -> Self {
+        let header = loaded.as_ref().and_then(|loaded| loaded.header().claim().ok());
+        let (Some(upload), Some(header)) = (loaded.map(Loaded::upload), header) else {
+            return Self::empty(name, PieceState::Damaged);
+        };
+        // Of what was given up there are none.
         let records = header.read(&upload.leaves).unwrap_or_default();
-        let end = records.last().map_or(0, |record| record.index.saturating_add(1));
+        let end = header.next_index().unwrap_or(u64::MAX);
         let state = if end <= era.acknowledged { PieceState::Acknowledged } else { PieceState::Pending };
         Self {
             header: Some(BASE64.encode(&upload.header.to_bytes())),

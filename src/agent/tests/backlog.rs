@@ -28,7 +28,8 @@ fn close(trail: &mut Trail, count: u64) -> Vec<Hash> {
     let closing = Closing { floor: Timestamp(1), feeds: &[] };
     let mut batch = Batch::default();
     for _ in 0..count {
-        let start = Start { boot: BootId([0; 16]), boots: 0, previous: None, heartbeat: Millis(0), version: "0".into() };
+        let start =
+            Start { boot: BootId([0; 16]), boots: 0, previous: None, heartbeat: Millis(0), version: "0".into() };
         let times = (Timestamp(1), Timestamp(1));
         trail.record(Event::Start(Box::new(start)), Vec::new(), times, Millis(0), &closing, &mut batch);
         trail.close(&closing, &mut batch);

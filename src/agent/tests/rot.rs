@@ -65,8 +65,7 @@ fn device() -> (Rig, Vec<(&'static str, String, bool)>) {
     let id = KeyId::of(ann.verifying_key().as_bytes());
     let selector = Selector::of(&Target::Task("by-ann".parse().unwrap())).unwrap();
     let rules = Rules::new("stolen", [(selector, rig.truth + Millis::from_secs(3600))]).unwrap();
-    let said =
-        Emergency { key: id, counter: 1, issued_at: rig.truth, bundle_version: 2, rules };
+    let said = Emergency { key: id, counter: 1, issued_at: rig.truth, bundle_version: 2, rules };
     let payload = Signed::sign(&said, &rig.fleet, &[&ann]).to_bytes();
     rig.message(format!("hardtack/1/{}/feed/main/emergency/{id}", rig.fleet), payload);
     rig.restart(Reboot::Process);

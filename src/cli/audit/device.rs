@@ -18,14 +18,14 @@ use super::super::client::{get, Door};
 use super::super::output::{print, show};
 use super::super::{Exit, Failure, Globals};
 use super::file::{check, Head, TrustedKey, Verdict};
-use super::line::{hole, line, unsigned, Hole, Source};
+use super::line::{hole, line, nothing_left, unsigned, Hole, Source};
 use crate::agent::audit_key::{AuditSigner, Owner};
 use crate::agent::effects::KeyUse;
 use crate::agent::request::trail::{EraReply, PieceName, PieceReply, TrailAsk, TrailReply, PIECES_MAX};
 use crate::ids::{unhex, DeviceId, EraId, FleetId};
 use crate::shell::keys::DeviceKeyFile;
 use crate::shell::store::{holder, StoreError, Survey};
-use crate::wire::audit::segment::{SegmentHeader, Upload};
+use crate::wire::audit::segment::{Loaded, SegmentHeader, Upload};
 use crate::wire::audit::{Named, Record};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
@@ -287,7 +287,7 @@ pub(super) fn walk_survey(
     for note in survey.eras() {
         let mut place = None;
         for number in survey.segments_of(note.era) {
-            let Some(upload) = survey.segment(note.era, number) else { continue };
+            let Some(upload) = survey.segment(note.era, number).map(Loaded::upload) else { continue };
             let Ok(header) = upload.header.claim() else { continue };
             let before = Place::of(&place, note.era);
             // What leads back is no part of this chain.
@@ -364,6 +364,10 @@ pub(super) fn write_lines(
                 }
                 let signed = upload.header.to_bytes();
                 let source = Source { received: None, signed: &signed, header: &header };
+                if header.is_shed(&upload.leaves) {
+                    let line = serde_json::to_string(&nothing_left(source)).map_err(|error| unwritable(&error))?;
+                    return writeln!(out, "{line}").map_err(|error| unwritable(&error));
+                }
                 let records = header.read(&upload.leaves);
                 let records =
                     records.map_err(|refused| Failure::new(Exit::Invalid, refused, "`hardtack audit salvage`"))?;

@@ -428,7 +428,7 @@ impl Line {
         }
         let place = Claim { device, era, segment: count("segment")?, header: bytes("header")? };
         let received = if value["received"].is_null() { None } else { Some(word("received")?.to_owned()) };
-        let leaf = if word("kind")? == "lost" { None } else { Some(bytes("leaf")?) };
+        let leaf = if matches!(word("kind")?, "lost" | "shed") { None } else { Some(bytes("leaf")?) };
         Ok(Self::Signed(Told { number, text, place, received, leaf }))
     }
 }
@@ -511,7 +511,7 @@ fn check_lines(verifier: &mut Verifier, lines: &[Told], verdict: &mut Verdict) {
         }
     }
     if records.is_empty() && lines.len() > 1 {
-        verdict.problem(format!("line {} says again that nothing is left of a segment", lines[1].number));
+        verdict.problem(format!("line {} says again that there is no record of a segment", lines[1].number));
     }
 }
 

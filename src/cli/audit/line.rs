@@ -40,11 +40,11 @@ pub(in crate::cli) fn line(
     line
 }
 
-/// The line of a segment of which a damaged disk has left no record.
+/// The line of a segment of which there is no record: a damaged disk has left none, or the device gave them up.
 pub(in crate::cli) fn nothing_left(source: Source<'_>) -> Map<String, Value> {
     let header = source.header;
     let line = json!({
-        "kind": "lost",
+        "kind": if header.salvage.is_some() { "lost" } else { "shed" },
         "device": header.device,
         "era": header.era.number,
         "salt": salt(header.era),

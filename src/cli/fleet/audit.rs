@@ -249,9 +249,10 @@ fn vouched(fleet: &Fleet, device: &DeviceId, era: EraId, mut parts: Parts) -> Re
             parts.certificates.extend(certificate.take());
             parts.announced.append(&mut announced);
         }
-        for record in
-            header.read(&segment.leaves).map_err(unsound)?.iter().filter(|record| record.announces().is_some())
-        {
+        // What was given up announced nothing.
+        let records =
+            if header.is_shed(&segment.leaves) { Vec::new() } else { header.read(&segment.leaves).map_err(unsound)? };
+        for record in records.iter().filter(|record| record.announces().is_some()) {
             announced.extend(Inclusion::of(signed.clone(), &segment.leaves, record.index).map_err(unsound)?);
         }
         if let Some(resumes) = header.salvage.and_then(|salvage| salvage.resumes) {
@@ -267,6 +268,9 @@ fn find(fleet: &Fleet, id: &RecordName, salt: Option<Salt>) -> Result<(EraId, In
     let mut found: Vec<(EraId, Inclusion)> = Vec::new();
     fleet.ledger.segments(Some(&id.device), |segment: Segment| -> Result<(), Failure> {
         if segment.era.number != id.era || salt.is_some_and(|salt| salt.0 != segment.era.salt) {
+            return Ok(());
+        }
+        if segment.leaves.is_empty() {
             return Ok(());
         }
         let header = Signed::from_bytes(&segment.header).map_err(unsound)?;

@@ -401,11 +401,14 @@ mod tests {
             ("Clock", &status["clock"]),
             ("SignedTime", &status["clock"]["source"]),
             ("AuditRoom", &status["audit"]),
+            ("ClassRoom", &status["audit"]["classes"][0]),
         ] {
             check_fields(schema, &schemas[schema], object);
         }
         check_fields("grants", &schemas["Status"]["properties"]["grants"]["items"], &status["grants"][0]);
         check_fields("autonomy", &schemas["Status"]["properties"]["autonomy"]["items"], &status["autonomy"][0]);
+        let classes = crate::agent::room::Class::ALL.map(crate::agent::room::Class::name);
+        assert_eq!(schemas["AuditClass"]["enum"], Value::from(classes.to_vec()));
         let classes = [TimeClass::Floor, TimeClass::Bounded, TimeClass::Strict].map(TimeClass::name);
         assert_eq!(schemas["TimeClass"]["enum"], Value::from(classes.to_vec()));
     }

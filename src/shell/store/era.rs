@@ -3,21 +3,24 @@
 //! Owns: [`Writer`], the only user of sled, and [`Older`], the rows of an era that is no longer written.
 //! Never: opens an older era for writing. Older eras are read frame by frame from sled's file, because sled gives up all
 //! of a file of which some is damaged (it panics, or opens it with fewer rows and no error), rewrites the file while it
-//! opens it, and keeps some 100 bytes of memory per row; a frame that is whole is whole, whatever is beside it.
+//! opens it, and keeps some 100 bytes of memory per row; a frame that is whole is whole, whatever is beside it. That is also
+//! why an older era that gives up records can be a plain file of the frames that stay.
 //! Read next: `recover.rs`, which makes one picture of all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use super::folder::bytes_below;
 use super::row::{read, search, Commit, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
 use super::StoreError;
-use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
+use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
+use crate::agent::room::Class;
 use crate::ids::EraId;
-use crate::shell::files::{create_dir, open_file, sync_dir, sync_parent, FileError};
+use crate::shell::files::{create_dir, open_file, sync_dir, sync_parent, temporary, FileError};
 
 /// sled's segment. Large, because a page of more than a quarter of it goes to a file of its own that sled never syncs.
 const SLED_SEGMENT_BYTES: usize = 512 * 1024;
@@ -136,6 +139,29 @@ pub(super) struct Place {
     pub(super) number: u64,
     /// Where its frame begins in the file.
     pub(super) offset: u64,
+    /// Of a record.
+    pub(super) class: Class,
+    /// Of a segment, how many records it has.
+    pub(super) count: u32,
+    /// Of the record, or of the segment's header.
+    pub(super) bytes: u16,
+}
+
+impl Place {
+    fn of(entry: &Entry, offset: u64) -> (EraId, Self) {
+        // No row is that large.
+        let short = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        match entry {
+            Entry::Record(StoredRecord { era, index, bytes, .. }) => {
+                let class = Class::of_bytes(bytes);
+                (*era, Self { number: *index, offset, class, count: 1, bytes: short(bytes) })
+            }
+            Entry::Segment(StoredSegment { era, segment, count, header, .. }) => {
+                let class = Class::Critical;
+                (*era, Self { number: *segment, offset, class, count: *count, bytes: short(header) })
+            }
+        }
+    }
 }
 
 /// The entries of one era in one folder, in the order of their numbers.
@@ -169,6 +195,7 @@ pub(super) struct Older {
     pub(super) begun: Option<EraId>,
     pub(super) dropped: BTreeSet<EraId>,
     pub(super) salvaged: BTreeSet<EraId>,
+    pub(super) shed: BTreeSet<Shed>,
     /// Keys of frames that are not whole. Most of them are rests of overwritten copies.
     pub(super) broken: BTreeSet<Option<Key>>,
     /// Why some of it could not be read at all.
@@ -180,6 +207,8 @@ pub(super) struct Older {
 impl Older {
     /// Reads a folder once, from front to back. What is read is durable.
     pub(super) fn open(dir: PathBuf, number: u64) -> Self {
+        // Power went while it was written anew. If it cannot go now, it goes with the folder.
+        let _ = fs::remove_file(temporary(&dir.join("db")));
         Self::read_from(dir, number, Reading::Synced)
     }
 
@@ -193,6 +222,7 @@ impl Older {
             begun: None,
             dropped: BTreeSet::new(),
             salvaged: BTreeSet::new(),
+            shed: BTreeSet::new(),
             broken: BTreeSet::new(),
             unreadable: None,
             dir,
@@ -227,18 +257,17 @@ impl Older {
         let searched = search(file, |found| match found {
             Found::Row(Row::Entry(entry, commit), offset) => {
                 last.see(&entry, commit);
+                let (era, place) = Place::of(&entry, offset);
+                let of_era = places.entry(era).or_default();
                 match entry {
-                    Entry::Record(StoredRecord { era, index: number, .. }) => {
-                        places.entry(era).or_default().records.push(Place { number, offset });
-                    }
-                    Entry::Segment(StoredSegment { era, segment: number, .. }) => {
-                        places.entry(era).or_default().segments.push(Place { number, offset });
-                    }
+                    Entry::Record(_) => of_era.records.push(place),
+                    Entry::Segment(_) => of_era.segments.push(place),
                 }
             }
             Found::Row(Row::Begun(era), _) => self.begun = Some(era),
             Found::Row(Row::Dropped(era), _) => drop(self.dropped.insert(era)),
             Found::Row(Row::Salvaged(era), _) => drop(self.salvaged.insert(era)),
+            Found::Row(Row::Shed(shed), _) => drop(self.shed.insert(shed)),
             Found::Broken(key) => drop(self.broken.insert(key)),
             Found::Unreadable(error) => self.unreadable = Some(error.to_string()),
         });
@@ -287,6 +316,59 @@ impl Older {
         };
         let place = places[places.binary_search_by_key(&number, |place| place.number).ok()?];
         self.row(place).filter(|row| row.key() == Key::Entry(key))
+    }
+
+    /// Whether it holds a record that these have given up.
+    pub(super) fn holds_any(&mut self, shed: &BTreeSet<Shed>) -> bool {
+        shed.iter().any(|range| {
+            let Some(places) = self.places(range.era) else { return false };
+            let first = places.records.partition_point(|place| place.number < range.records.0);
+            places.records.get(first).is_some_and(|place| range.holds_record(place.number))
+        })
+    }
+
+    /// Writes the folder's file anew, without the records that were given up, and without rows of `dead` eras. The old
+    /// file is there until the new one is durable. Where a row that is to stay cannot be read, all of it stays as it is:
+    /// what is left is found when it is sent.
+    ///
+    /// # Errors
+    /// When the new file cannot be written or take its place.
+    pub(super) fn without(&mut self, shed: &BTreeSet<Shed>, dead: &BTreeSet<EraId>) -> Result<(), StoreError> {
+        let (path, eras) = (self.dir.join("db"), self.counts.keys().copied().collect::<Vec<_>>());
+        let new = temporary(&path);
+        let failed = |error| StoreError::from(FileError::io("write anew", &path, error));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
+        let mut out = BufWriter::new(file);
+        let marks = self.begun.into_iter().map(Row::Begun);
+        let marks = marks.chain(self.dropped.iter().copied().map(Row::Dropped));
+        let marks = marks.chain(self.salvaged.iter().copied().map(Row::Salvaged));
+        let own = shed.iter().filter(|range| eras.contains(&range.era) && !dead.contains(&range.era));
+        for mark in marks.chain(own.copied().map(Row::Shed)) {
+            out.write_all(&mark.to_frame()).map_err(failed)?;
+        }
+        for era in eras.into_iter().filter(|era| !dead.contains(era)) {
+            for place in self.staying(era, shed) {
+                let Some(row) = self.row(place) else {
+                    drop(out);
+                    return fs::remove_file(&new).map_err(failed);
+                };
+                // What is missing of its commit is no sign of a torn one.
+                out.write_all(&row.copied().to_frame()).map_err(failed)?;
+            }
+        }
+        out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(failed)?;
+        fs::rename(&new, &path).map_err(failed)?;
+        sync_dir(&self.dir)?;
+        *self = Self::open(self.dir.clone(), self.number);
+        Ok(())
+    }
+
+    /// Where the rows of an era are that stay.
+    pub(super) fn staying(&mut self, era: EraId, shed: &BTreeSet<Shed>) -> Vec<Place> {
+        let gone = |place: &Place| shed.iter().any(|range| range.era == era && range.holds_record(place.number));
+        let Some(places) = self.places(era) else { return Vec::new() };
+        let records = places.records.iter().filter(|place| !gone(place));
+        records.chain(&places.segments).copied().collect()
     }
 
     /// Entries of eras that are not `dead`.

@@ -28,13 +28,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::agent::effects::{Entry, FileWrite, StateFile};
+use crate::agent::effects::{Entry, FileWrite, Shed, StateFile};
 use crate::agent::salvage::{Hole, Remains, Wanted};
 use crate::agent::{Anchor, Batch, EraImage};
 use crate::ids::EraId;
 use crate::profile::QueueLimits;
 use crate::shell::files::{is_temporary, sync_dir, temporary, FileError};
-use crate::wire::audit::segment::Upload;
+use crate::wire::audit::segment::{Loaded, Upload};
 use crate::wire::envelope::Signed;
 use anchor::Slots;
 use era::{Older, Writer};
@@ -49,7 +49,7 @@ const FOLD_ROWS_MAX: usize = 512;
 const FOLDERS_MAX: usize = 32;
 /// Damaged folders that are kept.
 const QUARANTINE_MAX: usize = 8;
-/// Rows of older eras whose places are remembered, 16 bytes each. Others are looked for again when they are needed.
+/// Rows of older eras whose places are remembered, 24 bytes each. Others are looked for again when they are needed.
 const PLACES_MAX: usize = 256 * 1024;
 /// The highest number of an era, half of what the collector takes.
 const ERA_NUMBER_MAX: u64 = 1 << 62;
@@ -191,6 +191,8 @@ pub struct Store {
     dropped: BTreeSet<EraId>,
     /// Eras whose damage this start, or one before, has told the agent of.
     salvaged: BTreeSet<EraId>,
+    /// Segments that have given up their records, of eras of which rows may be somewhere.
+    shed: BTreeSet<Shed>,
     failed: bool,
     #[cfg(test)]
     at_step: Option<Box<dyn FnMut(&'static str)>>,
@@ -225,6 +227,7 @@ impl Store {
             damaged: picture.damaged.into_keys().collect(),
             dropped: picture.dropped,
             salvaged: reported.chain(picture.salvaged).collect(),
+            shed: picture.shed,
             older: older.into_iter().map(|older| (older.number, older)).collect(),
             folder,
             slots,
@@ -258,6 +261,8 @@ impl Store {
             self.folder.replace(file, content)?;
             self.step("file");
         }
+        // What another era is begun with leaves them out. Where they were is there until all else is durable.
+        self.shed.extend(&batch.shed);
         let retired = batch.begin_era.map(|era| self.begin(era)).transpose()?;
         if !batch.entries.is_empty() {
             self.put_entries(batch.entries)?;
@@ -274,7 +279,24 @@ impl Store {
             self.folder.remove(file)?;
             self.step("removed");
         }
-        self.drop_eras(&batch.drop_eras)
+        self.drop_eras(&batch.drop_eras)?;
+        self.give_up(&batch.shed)
+    }
+
+    /// Records are given up: every folder that holds some is written anew without them. What counts them is durable by
+    /// now. The era that is being written is left alone; sled would give nothing back.
+    fn give_up(&mut self, shed: &[Shed]) -> Result<(), StoreError> {
+        if shed.is_empty() {
+            return Ok(());
+        }
+        let fresh: BTreeSet<Shed> = shed.iter().copied().collect();
+        for (number, older) in &mut self.older {
+            if !self.damaged.contains(number) && older.holds_any(&fresh) {
+                older.without(&self.shed, &self.dropped)?;
+            }
+        }
+        self.step("shed");
+        Ok(())
     }
 
     fn put_entries(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
@@ -299,12 +321,14 @@ impl Store {
         let retired = self.to_retire();
         for number in &retired {
             let Some(older) = self.older.get_mut(number) else { continue };
-            copy_live(older, &self.dropped, &mut writer)?;
+            copy_live(older, &self.dropped, &self.shed, &mut writer)?;
         }
         let somewhere = |era: &&EraId| self.older.values().any(|older| older.counts.contains_key(era));
         let dropped = self.dropped.iter().filter(somewhere).copied().map(Row::Dropped);
         let salvaged = self.salvaged.iter().copied().map(Row::Salvaged);
-        writer.put(dropped.chain(salvaged))?;
+        self.shed.retain(|shed| self.older.values().any(|older| older.counts.contains_key(&shed.era)));
+        let shed = self.shed.iter().copied().map(Row::Shed);
+        writer.put(dropped.chain(salvaged).chain(shed))?;
         writer.sync()?;
         self.current = Some(writer);
         self.step("folded");
@@ -399,11 +423,11 @@ impl Store {
         Ok(())
     }
 
-    /// A segment as it is sent; none if some of it is not there any more.
+    /// A segment as it is sent; none if some of it is not there any more and was not given up.
     ///
     /// # Errors
     /// When the era that is being written cannot be read. Nothing is said about the segment then.
-    pub fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Upload>, StoreError> {
+    pub fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, StoreError> {
         self.trim_places(Some(era));
         let Some(Row::Entry(Entry::Segment(stored), _)) = self.get(EntryKey::Segment(era, segment))? else {
             return Ok(None);
@@ -412,11 +436,12 @@ impl Store {
         let mut rows = Vec::new();
         for index in (stored.first_index..).take(stored.count as usize) {
             let Some(Row::Entry(Entry::Record(record), _)) = self.get(EntryKey::Record(era, index))? else {
-                return Ok(None);
+                let shed = self.shed.iter().any(|shed| shed.era == era && shed.holds_segment(segment));
+                return Ok(shed.then_some(Loaded::Shed(header)));
             };
             rows.push(record.bytes);
         }
-        Ok(Upload::of_rows(header, &rows))
+        Ok(Upload::of_rows(header, &rows).map(Loaded::Whole))
     }
 
     /// What is left where a segment could not be loaded.
@@ -506,11 +531,16 @@ fn read_eras(folder: &Folder, anchor: Option<&Anchor>) -> Result<Vec<Older>, Sto
     Ok(older)
 }
 
-fn copy_live(older: &mut Older, dropped: &BTreeSet<EraId>, writer: &mut Writer) -> Result<(), StoreError> {
+/// Copies what is live, and was not given up, to the era that is being written.
+fn copy_live(
+    older: &mut Older,
+    dropped: &BTreeSet<EraId>,
+    shed: &BTreeSet<Shed>,
+    writer: &mut Writer,
+) -> Result<(), StoreError> {
     let live: Vec<EraId> = older.counts.keys().copied().filter(|era| !dropped.contains(era)).collect();
     for era in live {
-        let Some(places) = older.places(era) else { continue };
-        let places = [&places.records[..], &places.segments[..]].concat();
+        let places = older.staying(era, shed);
         for places in places.chunks(COPY_ROWS) {
             writer.put(places.iter().filter_map(|place| older.row(*place)).map(Row::copied))?;
         }

@@ -6,7 +6,7 @@
 
 use crate::agent::request::trail::{page, PieceName, PieceReply, TrailAsk, TrailReply};
 use crate::ids::EraId;
-use crate::wire::audit::segment::{Upload, SEGMENT_RECORDS_MAX};
+use crate::wire::audit::segment::{Loaded, SEGMENT_RECORDS_MAX};
 
 use super::row::{EntryKey, Row};
 use super::{Store, StoreError};
@@ -15,7 +15,8 @@ use crate::agent::effects::Entry;
 /// What a page is read from.
 pub(super) trait Pages {
     type Error;
-    fn segment(&mut self, era: EraId, segment: u64) -> Result<Option<Upload>, Self::Error>;
+    /// A closed segment; none if some of it is damaged.
+    fn segment(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Self::Error>;
     fn record(&mut self, era: EraId, index: u64) -> Result<Option<Vec<u8>>, Self::Error>;
 }
 
@@ -49,7 +50,7 @@ fn unsigned<P: Pages>(
 impl Pages for Store {
     type Error = StoreError;
 
-    fn segment(&mut self, era: EraId, segment: u64) -> Result<Option<Upload>, StoreError> {
+    fn segment(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, StoreError> {
         self.load(era, segment)
     }
 

@@ -10,6 +10,7 @@ use super::anchor::read;
 use super::folder::{bytes_below, check_format, list, read_known};
 use super::{Event, Recovered, StoreError};
 use crate::agent::effects::StateFile;
+use crate::agent::room::Content;
 use crate::agent::{Anchor, EraImage};
 use crate::shell::files::{check_private_dir, is_temporary};
 
@@ -54,6 +55,7 @@ fn image(anchor: &Anchor) -> Option<EraImage> {
         closed_head: anchor.head,
         records: Vec::new(),
         damage: None,
+        content: Content::default(),
     })
 }
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::era::{Older, Place};
 use super::row::{EntryKey, Key, Row};
-use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
+use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
+use crate::agent::room::{Content, SegmentPlace};
 use crate::agent::{Anchor, EraImage};
 use crate::ids::{EraId, Hash};
 
@@ -25,6 +26,8 @@ pub(super) struct Picture {
     pub(super) dropped: BTreeSet<EraId>,
     /// Eras whose damage was reported before.
     pub(super) salvaged: BTreeSet<EraId>,
+    /// Segments that have given up their records.
+    pub(super) shed: BTreeSet<Shed>,
 }
 
 /// The rows of one era from all folders: number, folder, place in it; sorted, each number once.
@@ -39,6 +42,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
     let mut picture = Picture {
         dropped: folders.iter().flat_map(|folder| folder.dropped.iter().copied()).collect(),
         salvaged: folders.iter().flat_map(|folder| folder.salvaged.iter().copied()).collect(),
+        shed: folders.iter().flat_map(|folder| folder.shed.iter().copied()).collect(),
         ..Picture::default()
     };
     let mut eras = merge(folders, &picture.dropped);
@@ -49,7 +53,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
     };
     for folder in folders.iter() {
         let home = home(folder, anchor);
-        let lost = lost_rows(folder, &eras, &picture.dropped);
+        let lost = lost_rows(folder, &eras, &picture);
         if known(&eras, &picture, &home) {
             // It has rows, or all that there is to say was said.
         } else if lost.is_empty() && folder.unreadable.is_none() && never_used(home, anchor) {
@@ -84,7 +88,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
         match salvaged {
             // The agent has to know it for as long as some of it is left; its folder is in quarantine already.
             true => notes.push("it was found damaged at an earlier start".into()),
-            false => notes.extend(missing(*era, merged, folders, anchor)),
+            false => notes.extend(missing(*era, merged, folders, anchor, &picture.shed)),
         }
         let image = image(*era, merged, folders, anchor, notes);
         if let Some(damage) = image.damage.as_ref().filter(|_| !salvaged) {
@@ -139,11 +143,14 @@ pub(super) fn merge(folders: &mut [Older], dropped: &BTreeSet<EraId>) -> BTreeMa
 }
 
 /// Rows that a folder's broken frames say were there, and that are nowhere whole.
-fn lost_rows(folder: &Older, eras: &BTreeMap<EraId, Merged>, dropped: &BTreeSet<EraId>) -> Vec<String> {
+fn lost_rows(folder: &Older, eras: &BTreeMap<EraId, Merged>, picture: &Picture) -> Vec<String> {
+    let dropped = &picture.dropped;
+    let shed = |era: &EraId, index| picture.shed.iter().any(|shed| shed.era == *era && shed.holds_record(index));
     let whole = |rows: &[(u64, usize, Place)], number| rows.binary_search_by_key(&number, |(n, ..)| *n).is_ok();
     let lost = folder.broken.iter().filter_map(|key| match key {
         Some(Key::Entry(EntryKey::Record(era, index))) => {
-            let found = dropped.contains(era) || eras.get(era).is_some_and(|merged| whole(&merged.records, *index));
+            let gone = dropped.contains(era) || shed(era, *index);
+            let found = gone || eras.get(era).is_some_and(|merged| whole(&merged.records, *index));
             (!found).then(|| format!("record {era}/{index} is damaged"))
         }
         Some(Key::Entry(EntryKey::Segment(era, segment))) => {
@@ -151,7 +158,7 @@ fn lost_rows(folder: &Older, eras: &BTreeMap<EraId, Merged>, dropped: &BTreeSet<
             (!found).then(|| format!("segment {era}/{segment} is damaged"))
         }
         // Marks: what they said is said by the rows themselves, or by the gap that follows.
-        Some(Key::Begun(_) | Key::Dropped(_) | Key::Salvaged(_)) => None,
+        Some(Key::Begun(_) | Key::Dropped(_) | Key::Salvaged(_) | Key::Shed(..)) => None,
         None => Some("an entry is damaged".into()),
     });
     lost.take(NOTES_MAX).collect()
@@ -161,10 +168,19 @@ fn lost_rows(folder: &Older, eras: &BTreeMap<EraId, Merged>, dropped: &BTreeSet<
 const NOTES_MAX: usize = 4;
 
 /// What is missing of an era that should be whole.
-fn missing(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>) -> Vec<String> {
-    let mut notes = holes("records", &merged.records);
-    notes.extend(holes("segments", &merged.segments));
-    let end = merged.records.last().map_or(0, |(index, ..)| index.saturating_add(1));
+fn missing(
+    era: EraId,
+    merged: &Merged,
+    folders: &[Older],
+    anchor: Option<&Anchor>,
+    shed: &BTreeSet<Shed>,
+) -> Vec<String> {
+    // In their order, as their segments are.
+    let given_up: Vec<(u64, u64)> = shed.iter().filter(|shed| shed.era == era).map(|shed| shed.records).collect();
+    let mut notes = holes("records", &merged.records, &given_up);
+    notes.extend(holes("segments", &merged.segments, &[]));
+    let last = merged.records.last().map_or(0, |(index, ..)| index.saturating_add(1));
+    let end = past(last, &given_up);
     let mark = anchor.and_then(|anchor| anchor.marks().find(|mark| mark.era == era));
     let anchored = mark.map_or(0, |mark| mark.next_index);
     if end < anchored {
@@ -177,10 +193,16 @@ fn missing(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Ancho
     notes
 }
 
-fn holes(what: &str, rows: &[(u64, usize, Place)]) -> Vec<String> {
+/// The first number from this one on that is in none of the ranges, which are in order.
+fn past(number: u64, ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().fold(number, |number, (first, end)| if *first <= number { number.max(*end) } else { number })
+}
+
+fn holes(what: &str, rows: &[(u64, usize, Place)], given_up: &[(u64, u64)]) -> Vec<String> {
     let mut expected = 0;
     let mut notes = Vec::new();
     for (number, ..) in rows {
+        expected = past(expected, given_up);
         if *number > expected && notes.len() < NOTES_MAX {
             notes.push(format!("{what} {expected} to {} are missing", number - 1));
         }
@@ -212,7 +234,22 @@ fn image(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>
         closed_head,
         records: records(merged, folders, from),
         damage: (!notes.is_empty()).then(|| notes.join("; ")),
+        content: content(merged),
     }
+}
+
+/// What the rows of an era hold. Where a segment is missing, nobody knows where the next one begins; of an era that is
+/// damaged nothing is given up.
+fn content(merged: &Merged) -> Content {
+    let records = merged.records.iter().map(|(index, _, place)| (*index, place.class, place.bytes.into()));
+    let mut first_index = 0_u64;
+    let whole = merged.segments.iter().zip(0..).take_while(|((number, ..), expected)| number == expected);
+    let segments = whole.map(|((segment, _, place), _)| {
+        let (first, count) = (first_index, u64::from(place.count));
+        first_index = first_index.saturating_add(count);
+        SegmentPlace { segment: *segment, first_index: first, count, header_bytes: place.bytes.into() }
+    });
+    Content::of(records, segments)
 }
 
 /// The records from `from` on that can be read.
@@ -227,13 +264,13 @@ fn records(merged: &Merged, folders: &[Older], from: u64) -> Vec<StoredRecord> {
 pub(super) fn record(folder: &Older, place: Place) -> Option<StoredRecord> {
     match folder.row(place)? {
         Row::Entry(Entry::Record(record), _) => Some(record),
-        Row::Entry(Entry::Segment(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
+        Row::Entry(Entry::Segment(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) | Row::Shed(_) => None,
     }
 }
 
 pub(super) fn segment(folder: &Older, place: Place) -> Option<StoredSegment> {
     match folder.row(place)? {
         Row::Entry(Entry::Segment(segment), _) => Some(segment),
-        Row::Entry(Entry::Record(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) => None,
+        Row::Entry(Entry::Record(_), _) | Row::Begun(_) | Row::Dropped(_) | Row::Salvaged(_) | Row::Shed(_) => None,
     }
 }

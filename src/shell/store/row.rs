@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::agent::effects::Entry;
+use crate::agent::effects::{Entry, Shed};
 use crate::ids::EraId;
 use crate::wire::encode;
 
@@ -39,6 +39,8 @@ pub(super) enum Row {
     Dropped(EraId),
     /// This era was damaged and reported; the rows found here are what could be saved.
     Salvaged(EraId),
+    /// These segments gave up their records, here and elsewhere: that they are missing is no damage.
+    Shed(Shed),
 }
 
 /// What a row was committed with. The last commit to a folder may be torn: then it answered nobody, and is no damage.
@@ -62,6 +64,8 @@ pub(super) enum Key {
     Begun(EraId),
     Dropped(EraId),
     Salvaged(EraId),
+    /// By its first segment.
+    Shed(EraId, u64),
 }
 
 /// What names an entry: its era, then the record's index or the segment's number.
@@ -79,6 +83,7 @@ impl Row {
             Self::Begun(era) => Key::Begun(*era),
             Self::Dropped(era) => Key::Dropped(*era),
             Self::Salvaged(era) => Key::Salvaged(*era),
+            Self::Shed(shed) => Key::Shed(shed.era, shed.segments.0),
         }
     }
 
@@ -86,7 +91,7 @@ impl Row {
     pub(super) fn entry(self) -> Option<Entry> {
         match self {
             Self::Entry(entry, _) => Some(entry),
-            Self::Begun(_) | Self::Dropped(_) | Self::Salvaged(_) => None,
+            Self::Begun(_) | Self::Dropped(_) | Self::Salvaged(_) | Self::Shed(_) => None,
         }
     }
 
@@ -94,7 +99,7 @@ impl Row {
     pub(super) fn copied(self) -> Self {
         match self {
             Self::Entry(entry, _) => Self::Entry(entry, Commit::COPIED),
-            Self::Begun(_) | Self::Dropped(_) | Self::Salvaged(_) => self,
+            Self::Begun(_) | Self::Dropped(_) | Self::Salvaged(_) | Self::Shed(_) => self,
         }
     }
 
@@ -125,6 +130,7 @@ impl Key {
             Self::Begun(era) => (3, era, 0),
             Self::Dropped(era) => (4, era, 0),
             Self::Salvaged(era) => (5, era, 0),
+            Self::Shed(era, segment) => (6, era, segment),
         };
         let mut bytes = [kind; 25];
         bytes[1..9].copy_from_slice(&era.number.to_be_bytes());
@@ -270,6 +276,7 @@ mod tests {
             Row::Begun(ERA),
             Row::Dropped(ERA),
             Row::Salvaged(ERA),
+            Row::Shed(Shed { era: ERA, segments: (3, 300), records: (9, 900) }),
             Row::Entry(Entry::Segment(segment), Commit::COPIED),
         ];
         plain.into_iter().chain((0..300).map(|i| record(i, vec![i as u8; i as usize * 20]))).collect()

@@ -17,12 +17,12 @@ use super::pages::{fill, Pages};
 use super::peek::newest;
 use super::recover::{closed, merge, record, segment, Merged};
 use super::StoreError;
-use crate::agent::effects::StateFile;
+use crate::agent::effects::{Shed, StateFile};
 use crate::agent::request::trail::{EraReply, TrailAsk, TrailReply};
 use crate::agent::Anchor;
 use crate::ids::EraId;
 use crate::shell::files::{open_file, read_private, FileError};
-use crate::wire::audit::segment::Upload;
+use crate::wire::audit::segment::{Loaded, Upload};
 use crate::wire::envelope::Signed;
 
 /// The most folders that are looked at: a store keeps 41 at the most.
@@ -150,15 +150,25 @@ impl Survey {
             let (_, closed, _) = closed(merged, &self.opened);
             let end = next.max(closed).max(marks.get(&era).copied().unwrap_or_default());
             let (mut lost, mut expected) = (Vec::new(), 0);
-            for index in merged.records.iter().map(|(index, ..)| *index).chain([end]) {
-                if index > expected && lost.len() < RANGES_MAX {
-                    lost.push((expected, index));
+            // What was given up is told in gap records, and is no damage.
+            let given_up = self.shed_of(era).map(|shed| shed.records);
+            let held = merged.records.iter().map(|(index, ..)| (*index, index.saturating_add(1)));
+            let mut known: Vec<(u64, u64)> = held.chain(given_up).collect();
+            known.sort_unstable();
+            for (first, after) in known.into_iter().chain([(end, end)]) {
+                if first > expected && lost.len() < RANGES_MAX {
+                    lost.push((expected, first));
                 }
-                expected = index.saturating_add(1);
+                expected = after.max(expected);
             }
             EraNote { era, records: merged.records.len() as u64, segments: merged.segments.len() as u64, lost, next }
         };
         known.into_iter().filter(|era| !self.released.contains(era)).map(note).collect()
+    }
+
+    /// What of an era was given up for want of room.
+    fn shed_of(&self, era: EraId) -> impl Iterator<Item = &Shed> {
+        self.opened.iter().flat_map(|folder| &folder.shed).filter(move |shed| shed.era == era)
     }
 
     /// How far each era goes, as a page of the trail has it.
@@ -198,17 +208,21 @@ impl Survey {
         self.eras.get(&era).map_or_else(Vec::new, |merged| merged.segments.iter().map(|(number, ..)| *number).collect())
     }
 
-    /// A segment, if all of it can be read and its records are those that were signed.
-    pub fn segment(&self, era: EraId, number: u64) -> Option<Upload> {
+    /// A segment, if all of it can be read and its records are those that were signed, or if they were given up.
+    pub fn segment(&self, era: EraId, number: u64) -> Option<Loaded> {
         let merged = self.eras.get(&era)?;
         let (folder, place) = find(&merged.segments, number)?;
         let stored = segment(&self.opened[folder], place).filter(|row| (row.era, row.segment) == (era, number))?;
         let header = Signed::from_bytes(&stored.header).ok()?;
         let mut rows = Vec::new();
         for index in (stored.first_index..).take(stored.count as usize) {
-            rows.push(self.record_bytes(era, index)?);
+            let Some(bytes) = self.record_bytes(era, index) else {
+                let shed = self.shed_of(era).any(|shed| shed.holds_segment(number));
+                return shed.then_some(Loaded::Shed(header));
+            };
+            rows.push(bytes);
         }
-        Upload::of_rows(header, &rows)
+        Upload::of_rows(header, &rows).map(Loaded::Whole)
     }
 
     /// The numbers of an era's records that can be read, from `from` on and before `end`.
@@ -229,7 +243,7 @@ impl Survey {
 impl Pages for &Survey {
     type Error = std::convert::Infallible;
 
-    fn segment(&mut self, era: EraId, segment: u64) -> Result<Option<Upload>, Self::Error> {
+    fn segment(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Self::Error> {
         Ok(Survey::segment(self, era, segment))
     }
 

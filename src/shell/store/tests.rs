@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 use crate::wire::audit::segment::{grow, SegmentHeader};
 use crate::wire::audit::{extend, genesis, Event, Evidence, Record};
 
+mod shed;
+
 const SEGMENT_RECORDS: u32 = 4;
 /// The first record of the last commit of [`one_era`].
 const LAST_COMMIT: u64 = 290;
@@ -110,7 +112,7 @@ fn file(content: &str) -> Vec<FileWrite> {
 fn served(store: &mut Store, image: &EraImage) -> BTreeSet<u64> {
     let mut indexes: BTreeSet<u64> = image.records.iter().map(|record| record.index).collect();
     for segment in 0..image.segments {
-        if let Some(upload) = store.load(image.id, segment).unwrap() {
+        if let Some(upload) = store.load(image.id, segment).unwrap().and_then(Loaded::whole) {
             let header = upload.header.claim().unwrap();
             indexes.extend(upload.check(&header).unwrap().iter().map(|record| record.index));
         }
@@ -412,7 +414,7 @@ fn what_is_left_around_a_damaged_row_is_gathered_before_and_after_it_is_moved() 
     let image = &recovered.eras[0];
     assert!(image.damage.is_some());
     assert_eq!(store.load(image.id, 5).unwrap(), None);
-    let head = |store: &mut Store, segment| store.load(image.id, segment).unwrap().unwrap().header.claim().unwrap();
+    let head = |store: &mut Store, segment| store.load(image.id, segment).unwrap().unwrap().header().claim().unwrap();
     let (before, after) = (head(&mut store, 4).head(), head(&mut store, 6).previous);
     let end = Boundary { segment: image.segments, index: image.closed_index, head: image.closed_head };
     let hole = Hole { era: image.id, from: boundary(5, before), end };

@@ -1,7 +1,8 @@
 //! What a device signs and sends: a run of records.
 //!
 //! Owns: the signed [`SegmentHeader`] with the root over its leaves and the chain from segment to segment, the [`Upload`]
-//! that carries a segment to the collector, open or sealed to it, and what is left of one that a disk has damaged.
+//! that carries a segment to the collector, open or sealed to it, what is left of one that a disk has damaged, and the header
+//! of one whose records were given up ([`GivenUp`]).
 //! Never: numbers, stores or sends anything.
 //! Read next: `leaf.rs` for the records' bytes, `merkle.rs` for the root.
 
@@ -11,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::leaf::{self, Leaves};
 use super::signer::AuditKey;
 use super::{merkle, Record};
-use crate::ids::{DeviceId, EraId, Hash};
+use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::Timestamp;
+use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::{Document, Signed};
 use crate::wire::revocation::Position;
 use crate::wire::seal::{Sealed, SealingKey, SealingPublic};
@@ -116,6 +118,11 @@ impl SegmentHeader {
         }
     }
 
+    /// Whether nothing but the header is kept of it: the device gave its records up, and counts them in gap records.
+    pub fn is_shed(&self, leaves: &[Vec<u8>]) -> bool {
+        leaves.is_empty() && self.count > 0 && self.salvage.is_none()
+    }
+
     /// The records of leaves whose root was checked.
     ///
     /// # Errors
@@ -132,6 +139,56 @@ impl SegmentHeader {
 impl Document for SegmentHeader {
     const KIND: &'static str = "segment";
     const BYTES_MAX: usize = 4 * 1024;
+}
+
+/// A device says that it gave up the records of a segment, for want of room. Its identity key signs that: whoever only
+/// carries a segment cannot make one without records of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// The device.
+    pub device: DeviceId,
+    /// The digest of the segment's header.
+    pub header: Hash,
+}
+
+impl Document for GivenUp {
+    const KIND: &'static str = "given-up";
+    const BYTES_MAX: usize = 512;
+}
+
+/// A closed segment as a store has it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Loaded {
+    /// With its records.
+    Whole(Upload),
+    /// Without: they were given up.
+    Shed(Signed<SegmentHeader>),
+}
+
+impl Loaded {
+    /// As an upload, without leaves where they were given up.
+    pub fn upload(self) -> Upload {
+        match self {
+            Self::Whole(upload) => upload,
+            Self::Shed(header) => Upload { header, leaves: Vec::new() },
+        }
+    }
+
+    /// The signed header.
+    pub fn header(&self) -> &Signed<SegmentHeader> {
+        match self {
+            Self::Whole(upload) => &upload.header,
+            Self::Shed(header) => header,
+        }
+    }
+
+    /// The segment, if its records are there.
+    pub fn whole(self) -> Option<Upload> {
+        match self {
+            Self::Whole(upload) => Some(upload),
+            Self::Shed(_) => None,
+        }
+    }
 }
 
 /// A segment on its way to the collector.
@@ -152,7 +209,7 @@ impl Upload {
         (header.claim().ok()?.root == root).then_some(Self { header, leaves })
     }
 
-    /// The records, if they are the ones that `header` was signed over.
+    /// The records, if they are the ones that `header` was signed over. One without records does not pass.
     ///
     /// # Errors
     /// [`Refused::DigestMismatch`] when the root over the leaves is not the one that was signed; [`Refused::Malformed`]
@@ -176,6 +233,13 @@ pub enum Delivery {
         header: Signed<SegmentHeader>,
         /// The leaves, for the purpose `audit` and this header's digest.
         leaves: Sealed,
+    },
+    /// Without leaves.
+    Shed {
+        /// The signed header.
+        header: Signed<SegmentHeader>,
+        /// That its records were given up.
+        word: Signed<GivenUp>,
     },
 }
 
@@ -201,11 +265,29 @@ impl Delivery {
     pub fn header(&self) -> &Signed<SegmentHeader> {
         match self {
             Self::Open(upload) => &upload.header,
-            Self::Sealed { header, .. } => header,
+            Self::Sealed { header, .. } | Self::Shed { header, .. } => header,
         }
     }
 
-    /// The segment. Sealed leaves are opened with the first of `keys` that fits.
+    /// Whether it comes without records by the device's own word, which one of its identity keys signed.
+    ///
+    /// # Errors
+    /// Those of [`Signed::open`]; [`Refused::DigestMismatch`] where the word is on another segment, [`Refused::Malformed`]
+    /// where the header is none of a whole segment.
+    pub fn is_shed(&self, fleet: &FleetId, identities: &[PublicKey]) -> Result<bool, Refused> {
+        let (header, word) = match self {
+            Self::Open(_) | Self::Sealed { .. } => return Ok(false),
+            Self::Shed { header, word } => (header, word),
+        };
+        let (claim, said) = (header.claim()?, word.open(fleet, identities.iter().map(PublicKey::verifying), 1)?);
+        if (&said.device, said.header) != (&claim.device, header.digest()) {
+            return Err(Refused::DigestMismatch);
+        }
+        let whole = claim.is_shed(&[]) && claim.next_index().is_ok();
+        whole.then_some(true).ok_or(Refused::Malformed("records given up of what is no whole segment"))
+    }
+
+    /// The segment, without leaves where they were given up. Sealed leaves are opened with the first of `keys` that fits.
     ///
     /// # Errors
     /// [`Refused::CannotOpen`] where none fits, [`Refused::Malformed`] where no leaves were sealed.
@@ -218,6 +300,7 @@ impl Delivery {
                 let leaves = decode(&opened.ok_or(Refused::CannotOpen)?, MESSAGE_BYTES_MAX)?;
                 Ok(Upload { header, leaves })
             }
+            Self::Shed { header, .. } => Ok(Upload { header, leaves: Vec::new() }),
         }
     }
 
@@ -347,6 +430,55 @@ mod tests {
         let strange = Sealed::seal(b"no leaves", &keys[0].public(), PURPOSE, &signed(0).digest().0, &mut rng).unwrap();
         let strange = Delivery::Sealed { header: signed(0), leaves: strange };
         assert!(matches!(strange.open(&keys), Err(Refused::Malformed(_))));
+    }
+
+    #[test]
+    fn only_the_device_can_give_up_records() {
+        let (leaves, root) = grow(&[0, 1, 2].map(record));
+        let (acme, key) = ("acme".parse().unwrap(), SigningKey::from_bytes(&[1; 32]));
+        let device: DeviceId = "gw-07".parse().unwrap();
+        let signed = |segment, count, salvage| {
+            let header = SegmentHeader {
+                device: device.clone(),
+                era: EraId { number: 3, salt: 9 },
+                segment,
+                first_index: 5,
+                count,
+                previous: Hash::ZERO,
+                root,
+                closed_at: Timestamp(5),
+                recovered: false,
+                signer: None,
+                feeds: Vec::new(),
+                salvage,
+            };
+            Signed::sign(&header, &acme, &[&key])
+        };
+        let identities = [SigningKey::from_bytes(&[7; 32]), SigningKey::from_bytes(&[8; 32])];
+        let public: Vec<PublicKey> = identities.iter().map(|key| key.verifying_key().into()).collect();
+        let word = |of: &Signed<SegmentHeader>, by: &SigningKey, device: &str| {
+            let said = GivenUp { device: device.parse().unwrap(), header: of.digest() };
+            Signed::sign(&said, &acme, &[by])
+        };
+        let check = |header: &Signed<SegmentHeader>, word: Signed<GivenUp>| {
+            let sent = Delivery::Shed { header: header.clone(), word };
+            let parsed = Delivery::from_bytes(&sent.to_bytes()).unwrap();
+            assert_eq!(parsed.clone().open(&[]).unwrap().leaves, Vec::<Vec<u8>>::new());
+            parsed.is_shed(&acme, &public)
+        };
+        let good = signed(0, 3, None);
+        assert_eq!(check(&good, word(&good, &identities[1], "gw-07")), Ok(true));
+        assert_eq!(check(&good, word(&signed(1, 3, None), &identities[1], "gw-07")), Err(Refused::DigestMismatch));
+        assert_eq!(check(&good, word(&good, &identities[1], "gw-08")), Err(Refused::DigestMismatch));
+        assert!(matches!(check(&good, word(&good, &key, "gw-07")), Err(Refused::UnknownKey { .. })));
+        let salvage = Salvage { next_segment: 1, lost: Vec::new(), head: Hash::ZERO, resumes: None };
+        for bad in [signed(0, 0, None), signed(0, 3, Some(salvage))] {
+            assert!(matches!(check(&bad, word(&bad, &identities[0], "gw-07")), Err(Refused::Malformed(_))));
+        }
+        let whole = Upload { header: good.clone(), leaves };
+        assert_eq!(Delivery::Open(whole.clone()).is_shed(&acme, &public), Ok(false));
+        let stripped = Upload { leaves: Vec::new(), ..whole };
+        assert_eq!(stripped.check(&good.claim().unwrap()), Err(Refused::DigestMismatch));
     }
 
     #[test]

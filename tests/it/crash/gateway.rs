@@ -65,6 +65,8 @@ pub(crate) struct Gateway {
     follow_ups: VecDeque<Input>,
     /// The last message that was refused, and why.
     refused: String,
+    /// Records that were given up for want of room.
+    pub(crate) shed: u64,
     /// What the start found.
     pub(crate) events: Vec<Event>,
     pub(crate) eras: Vec<EraImage>,
@@ -150,6 +152,7 @@ impl Gateway {
             sent: Vec::new(),
             follow_ups: VecDeque::new(),
             refused: String::new(),
+            shed: 0,
             events: recovered.events,
             eras,
         };
@@ -165,8 +168,12 @@ impl Gateway {
         self.replies.extend(outgoing.replies.into_iter().map(|answer| answer.at(now).1));
         self.sent.extend(outgoing.link);
         for event in outgoing.logs {
-            if let LogEvent::MessageRefused { topic, reason } = event {
-                self.refused = format!("{topic} was refused: {reason}");
+            match event {
+                LogEvent::AuditShed { records, .. } => self.shed += records,
+                LogEvent::MessageRefused { topic, reason } => {
+                    self.refused = format!("{topic} was refused: {reason}");
+                }
+                _ => {}
             }
         }
         for (era, segment) in outgoing.loads {

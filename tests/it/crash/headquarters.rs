@@ -21,7 +21,7 @@ use hardtack::fleet::service::ServiceKeys;
 use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{unhex, DeviceId, EraId};
 use hardtack::time::{Millis, Timestamp};
-use hardtack::wire::audit::{Event, Gap, Record};
+use hardtack::wire::audit::{Event, Gap, GapCause, Record};
 use hardtack::wire::bundle::{BrokerPins, Fingerprint};
 use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::Signed;
@@ -72,6 +72,8 @@ pub(crate) struct Held {
     pub(crate) records: BTreeMap<(u64, u64), Option<bool>>,
     /// By the era's number: the first and the first after.
     pub(crate) gaps: Vec<(u64, u64, Option<u64>)>,
+    /// Of what was given up for want of room.
+    pub(crate) given_up: Vec<(u64, u64, u64)>,
 }
 
 pub(crate) fn device() -> DeviceId {
@@ -108,7 +110,15 @@ fn verdict(record: &Record) -> Option<bool> {
 /// What a record counts as lost, if it is a gap's.
 fn gap(record: &Record) -> Option<(u64, u64, Option<u64>)> {
     match &record.event {
-        Event::Gap(Gap { era, first, end, .. }) => Some((era.number, *first, *end)),
+        Event::Gap(Gap { era, first, end, cause }) if *cause != GapCause::Quota => Some((era.number, *first, *end)),
+        _ => None,
+    }
+}
+
+/// What a record counts as given up, if it does.
+fn given_up(record: &Record) -> Option<(u64, u64, u64)> {
+    match &record.event {
+        Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota }) => Some((era.number, *first, *end)),
         _ => None,
     }
 }
@@ -233,16 +243,17 @@ impl Headquarters {
     /// What is held of the device, checked from its bytes.
     pub(crate) fn held(&self) -> Held {
         let mut verifier = Verifier::new(&self.book);
-        let (mut records, mut gaps) = (BTreeMap::new(), Vec::new());
+        let (mut records, mut gaps, mut shed) = (BTreeMap::new(), Vec::new(), Vec::new());
         for segment in self.segments.values() {
             let Some(checked) = verifier.segment(segment.clone()) else { continue };
             for (record, _) in &checked.records {
                 gaps.extend(gap(record));
+                shed.extend(given_up(record));
                 records.insert((checked.header.era.number, record.index), verdict(record));
             }
         }
         let report = verifier.finish().devices.remove(&device()).unwrap_or_default();
-        Held { report, records, gaps }
+        Held { report, records, gaps, given_up: shed }
     }
 }
 

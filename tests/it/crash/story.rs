@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use hardtack::agent::request::{Reason, StatusReply, Verdict};
+use hardtack::agent::Input;
 use hardtack::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::gateway::{enrol, first_power, Gateway, Trouble};
+use super::gateway::{enrol, first_power, profile, Gateway, Trouble};
 use super::headquarters::{FleetEvent, Headquarters, START};
 
 /// Something that somebody outside of the device knows from here on.
@@ -159,6 +160,7 @@ pub(crate) fn run(chapter: u64, dir: &Path, fleet: &mut Headquarters, tell: Tell
             }
         }
         _ => {
+            give_up(&mut gateway, &task.token, tell)?;
             online(&mut gateway, fleet, tell)?;
             revoke(&mut gateway, fleet, tell)?;
             finish(&mut gateway, tell)?;
@@ -173,6 +175,22 @@ fn decide(gateway: &mut Gateway, token: &str, count: usize, tell: Tell<'_>) -> R
     for reply in gateway.decide(token, count)? {
         tell(Marker::Decision(reply.audit.era, reply.audit.index, reply.decision == Verdict::Allow));
     }
+    Ok(())
+}
+
+/// So many denials that older ones give way once the disk is as good as full.
+fn give_up(gateway: &mut Gateway, token: &str, tell: Tell<'_>) -> Result<(), Trouble> {
+    for _ in 0..12 {
+        decide(gateway, "no token", 50, tell)?;
+    }
+    let quota = profile().queue.quota_mib * 1024 * 1024;
+    gateway.input(Input::Disk { used_bytes: quota / 100 * 85 })?;
+    for _ in 0..3 {
+        decide(gateway, "no token", 2, tell)?;
+        decide(gateway, token, 1, tell)?;
+    }
+    assert!(gateway.shed > 500, "{} records gave way", gateway.shed);
+    gateway.input(Input::Disk { used_bytes: 0 })?;
     Ok(())
 }
 

@@ -1,0 +1,406 @@
+//! How much room the audit has, and for what.
+//!
+//! Owns: the four classes of events by how important they are ([`Class`]), what each of them may take of the quota
+//! ([`Room`]), and what an era holds of each ([`Content`]).
+//! Never: writes, or gives space back. `shed.rs` says what goes when room is short.
+//! Read next: `audit.rs`, which keeps the content of each era.
+
+use serde::{Deserialize, Serialize};
+
+use super::effects::Shed;
+use crate::profile::{QueueLimits, Reserves};
+use crate::wire::audit::{Event, Record, TaskStep};
+
+/// How important an event is. In the order of importance: whatever comes first goes on when what follows has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// What the others are understood by: starts, gaps, modes, grants in use, what is trusted.
+    Critical,
+    /// Allows, and tasks that begin, are renewed or end. Never given up.
+    Allow,
+    /// Denials, and tasks that were refused. They give way to newer ones, in gap records.
+    Denial,
+    /// Messages that were refused. They are counted, and told when there is room.
+    Notice,
+}
+
+impl Class {
+    /// Every class, the most important first.
+    pub const ALL: [Self; 4] = [Self::Critical, Self::Allow, Self::Denial, Self::Notice];
+
+    /// The name in JSON and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Allow => "allow",
+            Self::Denial => "denial",
+            Self::Notice => "notice",
+        }
+    }
+
+    /// The class of an event.
+    pub fn of(event: &Event) -> Self {
+        match event {
+            Event::Gap(_) | Event::Grant(_) | Event::Mode(_) | Event::Start(_) | Event::Trust(_) => Self::Critical,
+            Event::Decision(decision) if decision.allow => Self::Allow,
+            Event::Decision(_) | Event::Repeated(_) => Self::Denial,
+            Event::Alive(_) | Event::Refused(_) => Self::Notice,
+            Event::Task(task) => match task.step {
+                TaskStep::BegunFallback
+                | TaskStep::BegunIssued
+                | TaskStep::Ended
+                | TaskStep::Finished
+                | TaskStep::Renewed => Self::Allow,
+                TaskStep::Refused => Self::Denial,
+            },
+        }
+    }
+
+    /// The class of a record by its bytes. What cannot be read is kept as if it mattered most.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Record::from_bytes(bytes).map_or(Self::Critical, |record| Self::of(&record.event))
+    }
+
+    /// Whether it may be given up when room is short. Nothing later needs such a record: credentials are named by allows,
+    /// audit keys are announced in critical records.
+    pub const fn is_spare(self) -> bool {
+        match self {
+            Self::Critical | Self::Allow => false,
+            Self::Denial | Self::Notice => true,
+        }
+    }
+
+    const fn place(self) -> usize {
+        match self {
+            Self::Critical => 0,
+            Self::Allow => 1,
+            Self::Denial => 2,
+            Self::Notice => 3,
+        }
+    }
+}
+
+/// An amount of bytes for each class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shares([u64; 4]);
+
+impl Shares {
+    /// Of one class.
+    pub fn of(&self, class: Class) -> u64 {
+        self.0[class.place()]
+    }
+
+    /// Of all together.
+    pub fn total(&self) -> u64 {
+        self.0.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    fn add(&mut self, class: Class, bytes: u64) {
+        let share = &mut self.0[class.place()];
+        *share = share.saturating_add(bytes);
+    }
+
+    pub(super) fn add_all(&mut self, other: &Self) {
+        Class::ALL.iter().for_each(|class| self.add(*class, other.of(*class)));
+    }
+
+    pub(super) fn take(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(share, bytes)| *share = share.saturating_sub(bytes));
+    }
+}
+
+/// What each class takes of the quota, and what is kept for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    quota: u64,
+    reserves: Shares,
+    used: Shares,
+}
+
+impl Room {
+    /// The room where `used_bytes` are taken on disk, by records of these weights. What takes space and holds no record
+    /// yet counts as critical.
+    pub fn new(limits: &QueueLimits, used_bytes: u64, weights: &Shares) -> Self {
+        let quota = limits.quota_mib.saturating_mul(1024 * 1024);
+        let Reserves { critical, allow, denial, notice } = limits.reserve_percent;
+        let reserves = [critical, allow, denial, notice].map(|percent| (quota / 100).saturating_mul(percent.into()));
+        let mut used = Shares::default();
+        let total = weights.total();
+        for class in Class::ALL {
+            let scaled = u128::from(used_bytes) * u128::from(weights.of(class)) / u128::from(total.max(1));
+            used.add(class, u64::try_from(scaled).unwrap_or(u64::MAX));
+        }
+        used.add(Class::Critical, used_bytes.saturating_sub(used.total()));
+        Self { quota, reserves: Shares(reserves), used }
+    }
+
+    /// What a class takes on disk, in bytes.
+    pub fn used(&self, class: Class) -> u64 {
+        self.used.of(class)
+    }
+
+    /// What is kept for a class, in bytes.
+    pub fn reserve(&self, class: Class) -> u64 {
+        self.reserves.of(class)
+    }
+
+    /// The most that a class may take as things are, in bytes: its reserve, and what the others neither use nor have
+    /// reserved.
+    pub fn may(&self, class: Class) -> u64 {
+        if crate::mutant::active(crate::mutant::Mutant::ReserveNotKept) {
+            return self.quota.saturating_sub(self.used.total() - self.used(class));
+        }
+        let others = Class::ALL.into_iter().filter(|other| *other != class);
+        let taken = others.fold(0_u64, |sum, other| sum.saturating_add(self.used(other).max(self.reserve(other))));
+        self.quota.saturating_sub(taken).max(self.reserve(class))
+    }
+
+    /// Whether another record of a class fits.
+    pub fn fits(&self, class: Class) -> bool {
+        self.used(class) < self.may(class)
+    }
+
+    /// Whether less than an eighth of what a class may take is left. What makes room has to be done before none is left:
+    /// a commit may hold many records.
+    pub fn is_short(&self, class: Class) -> bool {
+        self.may(class).saturating_sub(self.used(class)) < self.may(class) / 8
+    }
+
+    /// Whether a class takes more than half of its reserve: from here on it is kept apart from what is never given up, so
+    /// that all that it borrows beyond the reserve can give way.
+    pub fn is_half_full(&self, class: Class) -> bool {
+        self.used(class) > self.reserve(class) / 2
+    }
+}
+
+/// So many records are given up at once, at least. An era that is shorter may have been copied into the one that is open,
+/// where nothing can be given back.
+pub const SHED_RECORDS_MIN: u64 = 512;
+
+/// What the store adds to a row, roughly: its frame, its key, its commit, in bytes.
+const ROW_BYTES: u64 = 64;
+
+/// Segments of spare records that are remembered as one run: what is sent or acknowledged in the middle of one keeps the
+/// rest of it.
+const RUN_SEGMENTS_MAX: u64 = 16;
+
+/// What an era holds, by class, and which of its closed segments hold nothing but what may be given up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    shares: Shares,
+    spare: Vec<Run>,
+}
+
+/// Closed segments in a row, without a record that must stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    /// The first segment's number, and the first after the last.
+    pub(super) segments: (u64, u64),
+    /// The first record's index, and the first after the last.
+    pub(super) records: (u64, u64),
+    /// What the records weigh.
+    pub(super) weight: Shares,
+}
+
+/// What one segment holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    weight: Shares,
+    records: u64,
+    /// The most important of its records.
+    most: Option<Class>,
+}
+
+impl Tally {
+    /// One more record, of so many bytes.
+    pub fn add(&mut self, class: Class, bytes: usize) {
+        self.weight.add(class, ROW_BYTES.saturating_add(bytes as u64));
+        self.records += 1;
+        self.most = self.most.map_or(Some(class), |most| Some(most.min(class)));
+    }
+
+    /// Whether it holds a record of the other sort, spare or not.
+    pub fn differs(&self, class: Class) -> bool {
+        self.most.is_some_and(|most| most.is_spare() != class.is_spare())
+    }
+}
+
+/// Where a segment stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentPlace {
+    /// Its number.
+    pub segment: u64,
+    /// Its first record's index.
+    pub first_index: u64,
+    /// How many records it has.
+    pub count: u64,
+    /// Bytes of its signed header.
+    pub header_bytes: usize,
+}
+
+impl Content {
+    /// What rows of an era hold: its records with index, class and bytes, and its closed segments, each in order.
+    pub fn of(
+        records: impl IntoIterator<Item = (u64, Class, usize)>,
+        segments: impl IntoIterator<Item = SegmentPlace>,
+    ) -> Self {
+        let mut content = Self::default();
+        let mut records = records.into_iter().peekable();
+        for place in segments {
+            let mut tally = Tally::default();
+            let end = place.first_index.saturating_add(place.count);
+            while let Some((index, class, bytes)) = records.next_if(|(index, ..)| *index < end) {
+                content.record(class, bytes);
+                if index >= place.first_index {
+                    tally.add(class, bytes);
+                }
+            }
+            content.segment(place, &tally);
+        }
+        records.for_each(|(_, class, bytes)| content.record(class, bytes));
+        content
+    }
+
+    /// What it weighs, by class.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// One more record, of so many bytes.
+    pub fn record(&mut self, class: Class, bytes: usize) {
+        self.shares.add(class, ROW_BYTES.saturating_add(bytes as u64));
+    }
+
+    /// One more closed segment, which holds these records. What its header takes counts as what is most important in it,
+    /// and as a denial where nothing is left of it.
+    pub fn segment(&mut self, place: SegmentPlace, tally: &Tally) {
+        let class = tally.most.unwrap_or(Class::Denial);
+        self.shares.add(class, ROW_BYTES.saturating_add(place.header_bytes as u64));
+        let whole = tally.records == place.count && place.count > 0;
+        if !(class.is_spare() || crate::mutant::active(crate::mutant::Mutant::AllowShed)) || !whole {
+            return;
+        }
+        let (next, end) = (place.segment.saturating_add(1), place.first_index.saturating_add(place.count));
+        match self.spare.last_mut() {
+            Some(run) if run.segments.1 == place.segment && next - run.segments.0 <= RUN_SEGMENTS_MAX => {
+                run.segments.1 = next;
+                run.records.1 = end;
+                run.weight.add_all(&tally.weight);
+            }
+            Some(_) | None => self.spare.push(Run {
+                segments: (place.segment, next),
+                records: (place.first_index, end),
+                weight: tally.weight,
+            }),
+        }
+    }
+
+    /// Runs of spare segments, in order.
+    pub(super) fn spare(&self) -> &[Run] {
+        &self.spare
+    }
+
+    /// These records are given up.
+    pub(super) fn give_up(&mut self, shed: &[Shed]) {
+        let Self { shares, spare } = self;
+        spare.retain(|run| {
+            let gone = shed.iter().any(|range| range.holds_segment(run.segments.0));
+            if gone {
+                shares.take(&run.weight);
+            }
+            !gone
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    const MIB: u64 = 1024 * 1024;
+
+    /// The room of a quota of 100 MiB where each class has these MiB.
+    fn room(used: [u64; 4]) -> Room {
+        let mut limits = Profile::default().queue;
+        limits.quota_mib = 100;
+        limits.reserve_percent = Reserves { critical: 5, allow: 50, denial: 15, notice: 5 };
+        let mut weights = Shares::default();
+        Class::ALL.iter().zip(used).for_each(|(class, used)| weights.add(*class, used));
+        Room::new(&limits, used.iter().sum::<u64>() * MIB, &weights)
+    }
+
+    #[track_caller]
+    fn check(used: [u64; 4], fits: &str) {
+        let room = room(used);
+        let names: Vec<&str> = Class::ALL.into_iter().filter(|c| room.fits(*c)).map(Class::name).collect();
+        assert_eq!(names.join(" "), fits, "{used:?}");
+        for class in Class::ALL {
+            assert_eq!(room.used(class), used[class.place()] * MIB);
+        }
+    }
+
+    #[test]
+    fn each_class_has_its_reserve_and_what_nobody_else_has_reserved() {
+        check([0, 0, 0, 0], "critical allow denial notice");
+        check([1, 74, 0, 0], "critical allow denial notice");
+        check([1, 75, 0, 0], "critical denial notice");
+        check([1, 0, 39, 0], "critical allow denial notice");
+        check([1, 0, 40, 0], "critical allow notice");
+        check([1, 49, 40, 0], "critical allow notice");
+        check([1, 50, 40, 4], "critical notice");
+        check([1, 50, 40, 5], "critical");
+        check([5, 50, 40, 5], "");
+        check([30, 0, 0, 0], "allow denial notice");
+        check([29, 20, 2, 0], "critical allow denial notice");
+    }
+
+    #[test]
+    fn space_without_records_is_critical_and_nothing_overflows() {
+        let mut limits = Profile::default().queue;
+        limits.quota_mib = u64::MAX;
+        let room = Room::new(&limits, u64::MAX, &Shares::default());
+        assert_eq!((room.used(Class::Critical), room.used(Class::Allow)), (u64::MAX, 0));
+        limits.quota_mib = 0;
+        let mut weights = Shares::default();
+        weights.add(Class::Denial, u64::MAX);
+        weights.add(Class::Notice, u64::MAX);
+        let room = Room::new(&limits, u64::MAX, &weights);
+        assert!(Class::ALL.into_iter().all(|class| !room.fits(class)));
+    }
+
+    #[test]
+    fn what_is_short_is_so_before_it_is_full() {
+        assert!(!room([1, 20, 34, 0]).is_short(Class::Denial));
+        assert!(room([1, 20, 36, 0]).is_short(Class::Denial) && room([1, 20, 36, 0]).fits(Class::Denial));
+        assert!(!room([1, 20, 7, 0]).is_half_full(Class::Denial) && room([1, 20, 8, 0]).is_half_full(Class::Denial));
+    }
+
+    fn place(segment: u64, first_index: u64, count: u64) -> SegmentPlace {
+        SegmentPlace { segment, first_index, count, header_bytes: 200 }
+    }
+
+    #[test]
+    fn segments_without_a_record_that_must_stay_are_spare() {
+        use Class::{Allow, Critical, Denial, Notice};
+        let classes = [Critical, Allow, Denial, Denial, Notice, Denial, Allow, Denial, Denial, Denial];
+        let records = (0..).zip(classes).map(|(index, class)| (index, class, 100));
+        // Of the last segment a record is missing; the last record is in no segment.
+        let segments = [place(0, 0, 2), place(1, 2, 2), place(2, 4, 2), place(3, 6, 2), place(4, 8, 1)];
+        let content = Content::of(records.clone(), segments);
+        let runs: Vec<_> = content.spare().iter().map(|run| (run.segments, run.records)).collect();
+        assert_eq!(runs, [((1, 3), (2, 6)), ((4, 5), (8, 9))]);
+        assert_eq!(content.shares().of(Denial), 6 * 164 + 3 * 264);
+        assert_eq!(content.shares().of(Notice), 164);
+        assert_eq!(content.shares().of(Allow), 2 * 164 + 264);
+        assert_eq!(content.shares().of(Critical), 164 + 264);
+        let holed = Content::of(records.filter(|(index, ..)| *index != 3), segments);
+        assert_eq!(holed.spare()[0].segments, (2, 3), "a segment that is not whole is none to give up");
+        let mut long = Content::default();
+        let mut tally = Tally::default();
+        tally.add(Denial, 100);
+        (0..40).for_each(|n| long.segment(place(n, n, 1), &tally));
+        assert_eq!(long.spare().iter().map(|run| run.segments).collect::<Vec<_>>(), [(0, 16), (16, 32), (32, 40)]);
+    }
+}

@@ -1,0 +1,55 @@
+//! Denials give way to newer ones when room is short.
+//!
+//! Owns: when that is due, and what is said of it. Whole segments go, the oldest first, of eras that are no longer
+//! written; their signed headers stay, so that the chain can be followed over them, and gap records count what is gone.
+//! Never: gives up an allow, or what the rest is understood by; anything that the collector may be about to hold.
+//! Read next: `room.rs` for the classes, `audit.rs` for what can go, [`Batch::shed`](super::Batch) for what the store does.
+
+use super::effects::{Effects, LogEvent};
+use super::room::{Class, Room};
+use super::{Agent, Now};
+use crate::wire::audit::{Event, Gap, GapCause};
+
+impl Agent {
+    /// How much room the audit has.
+    pub(super) fn room(&self) -> Room {
+        Room::new(&self.profile.queue, self.used_bytes, &self.trail.weights())
+    }
+
+    /// Makes room for denials where it is short. Only between commits: a commit writes to one era. One era at a time, so
+    /// that a commit has a bound: what stays of it is written anew.
+    pub(super) fn make_room(&mut self, now: Now, effects: &mut Effects) {
+        let fresh = effects.batch.entries.is_empty() && effects.batch.begin_era.is_none();
+        let room = self.room();
+        if !fresh || !effects.batch.shed.is_empty() || !room.is_short(Class::Denial) {
+            return;
+        }
+        // As long as there is some room, flash is not worn for little.
+        let all = !room.fits(Class::Denial);
+        let weighed = self.trail.weights().total();
+        let mut shed = self.trail.shed(all);
+        if shed.is_empty() && self.trail.may_shed_next(all) {
+            // What is being written can give nothing back.
+            self.next_era(effects);
+            shed = self.trail.shed(all);
+        }
+        if shed.is_empty() {
+            return;
+        }
+        // The true figure comes with Input::Disk.
+        let left = u128::from(self.used_bytes) * u128::from(self.trail.weights().total()) / u128::from(weighed.max(1));
+        self.used_bytes = u64::try_from(left).unwrap_or(self.used_bytes);
+        let records: u64 = shed.iter().map(|range| range.records.1 - range.records.0).sum();
+        let era = shed[0].era;
+        for range in &shed {
+            let (first, end) = range.records;
+            let end = if crate::mutant::active(crate::mutant::Mutant::GapTooShort) { end - 1 } else { end };
+            let gap = Gap { era, first, end: Some(end), cause: GapCause::Quota };
+            if !crate::mutant::active(crate::mutant::Mutant::ShedUntold) {
+                self.write(Event::Gap(gap), Vec::new(), now, effects);
+            }
+        }
+        effects.outgoing.logs.push(LogEvent::AuditShed { era: era.number, records });
+        effects.batch.shed = shed;
+    }
+}

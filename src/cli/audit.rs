@@ -5,6 +5,7 @@
 //! Read next: `audit/file.rs`.
 
 pub mod file;
+pub mod fork;
 pub(in crate::cli) mod line;
 
 use std::fmt::Write as _;
@@ -19,7 +20,9 @@ use super::output::{lines, show};
 use super::{later, Exit, Failure, Globals, Later};
 use crate::fleet::report::{DeviceReport, Report};
 use crate::ids::DeviceId;
+use crate::wire::audit::fork::Branch;
 use file::{check, Evidence, TrustedKey, Verdict};
+use fork::Proven;
 
 /// `hardtack audit …`.
 #[derive(Subcommand, Debug)]
@@ -30,14 +33,14 @@ pub enum AuditCommand {
     Salvage(Later),
     /// Follow this device's records (not in this version)
     Tail(Later),
-    /// Check an export or a proof: exits 12 if it is not what was signed, 9 if something is gone
+    /// Check an export, or a proof of a record or a fork: exits 12 if it is not what was signed, 9 if something is gone
     Verify(VerifyArgs),
 }
 
 /// Arguments of `hardtack audit verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// What `hardtack fleet audit export` or `hardtack fleet audit prove` wrote; `-` for stdin
+    /// What `hardtack fleet audit export`, `prove` or `gaps --proof` wrote; `-` for stdin
     file: PathBuf,
     /// A public identity key that counts, of this device or of every one; may be repeated [default: those that the file names]
     #[arg(long = "key", value_name = "[DEVICE=]HEX")]
@@ -74,9 +77,9 @@ fn verify(args: &VerifyArgs, globals: &Globals) -> Result<Exit, Failure> {
     let words = Words::of(&verdict, &args.keys);
     show(globals.output, &words.json(&verdict), |_| words.text(&verdict))?;
     Ok(match &verdict.evidence {
-        Evidence::Export(_) | Evidence::Proof(_) if !verdict.is_sound() => Exit::Invalid,
+        Evidence::Export(_) | Evidence::Proof(_) | Evidence::Fork(_) if !verdict.is_sound() => Exit::Invalid,
         Evidence::Export(report) if report.has_gaps() => Exit::Audit,
-        Evidence::Export(_) | Evidence::Proof(_) => Exit::Done,
+        Evidence::Export(_) | Evidence::Proof(_) | Evidence::Fork(_) => Exit::Done,
     })
 }
 
@@ -120,6 +123,13 @@ impl Words {
                     "each field is what was signed, and whose credential it was is said by the device too",
                 ]
             }
+            (Evidence::Fork(_), true) => {
+                unproved.push("which of the two is the device's own: a clone's, or that of a disk that was put back, looks the same");
+                &[
+                    "both headers are signed with audit keys for which one device's identity key vouches",
+                    "they cannot both stand in one trail: somebody used the device's keys twice",
+                ]
+            }
         };
         unproved.push("what whoever held a device's audit key left out, or made up, before it was signed");
         Self { proved: proved.to_vec(), unproved }
@@ -142,6 +152,11 @@ impl Words {
                 value["kind"] = "proof".into();
                 value["record"] = Value::Object(record.clone());
             }
+            Evidence::Fork(proven) => {
+                value["kind"] = "fork".into();
+                value["contradiction"] = proven.as_ref().map(|proven| proven.contradiction.name()).into();
+                value["headers"] = proven.as_ref().map(|proven| proven.branches()).into();
+            }
         }
         value
     }
@@ -152,6 +167,7 @@ impl Words {
             // What is not proved is not shown as if it were.
             Evidence::Proof(_) if !verdict.is_sound() => String::new(),
             Evidence::Proof(record) => lines(record),
+            Evidence::Fork(proven) => proven.as_deref().map(forked).unwrap_or_default(),
         };
         // Writing to a string cannot fail.
         for problem in &verdict.problems {
@@ -168,6 +184,27 @@ impl Words {
         }
         text
     }
+}
+
+/// What a fork's proof says, for a person.
+fn forked(proven: &Proven) -> String {
+    let mut text = format!("{}\n", proven.contradiction.words());
+    for Branch { header, digest, signer } in &proven.branches {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{} era {} (salt {}) segment {}, records {} to {}, closed at {}, audit key of epoch {}: {digest}",
+            header.device,
+            header.era,
+            line::salt_text(header.era),
+            header.segment,
+            header.first_index,
+            header.first_index.saturating_add(header.count.into()).saturating_sub(1),
+            header.closed_at,
+            signer.epoch,
+        );
+    }
+    text
 }
 
 /// What is proved of each device.

@@ -45,7 +45,7 @@ pub(in crate::cli) fn nothing_left(source: Source<'_>) -> Map<String, Value> {
         "kind": "lost",
         "device": header.device,
         "era": header.era.number,
-        "salt": salt(header.era),
+        "salt": salt_text(header.era),
         "segment": header.segment,
         "first": header.first_index,
         "count": header.count,
@@ -77,7 +77,7 @@ pub(in crate::cli) fn fields(
     put("kind", kind.clone().into());
     put("device", device.as_str().into());
     put("era", era.number.into());
-    put("salt", salt(era).into());
+    put("salt", salt_text(era).into());
     put("segment", segment.into());
     put("index", record.index.into());
     put("floor", record.floor.to_string().into());
@@ -95,7 +95,7 @@ pub(in crate::cli) fn fields(
 }
 
 /// A salt has 64 random bits, and what reads JSON elsewhere keeps 53 of a number.
-fn salt(era: EraId) -> String {
+pub(in crate::cli) fn salt_text(era: EraId) -> String {
     format!("{:016x}", era.salt)
 }
 

@@ -4,6 +4,7 @@
 //! Never: needs a ledger, an agent or a network: whoever has a file and the devices' public keys can check it.
 //! Read next: `audit/file.rs`.
 
+pub mod export;
 pub mod file;
 pub mod fork;
 pub(in crate::cli) mod line;

@@ -410,6 +410,18 @@ impl Ledger {
         Ok(issued)
     }
 
+    /// Of the eras of a device with this number, the one that arrived first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn first_era(&self, device: &DeviceId, number: u64) -> Result<Option<EraId>, LedgerError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT salt FROM segments WHERE device = ?1 AND era = ?2 AND first_index = 0 ORDER BY received_ms, salt LIMIT 1",
+        )?;
+        let first = statement.query_row(params![device.as_str(), number as i64], |row| row.get::<_, i64>(0));
+        Ok(first.optional()?.map(|salt| EraId { number, salt: salt as u64 }))
+    }
+
     /// Hands the stored segments to `visit`, per device, per era, by number; of all devices where none is named. What
     /// others write meanwhile is not among them.
     ///

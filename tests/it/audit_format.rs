@@ -33,14 +33,14 @@ use crate::hostile;
 use crate::support::cannot_run;
 
 /// 2026-03-01T10:00:00.250Z.
-const NOW: u64 = 1_772_359_200_250;
+pub(crate) const NOW: u64 = 1_772_359_200_250;
 const ERA: EraId = EraId { number: 12, salt: 0xfedc_ba98_7654_3210 };
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/audit")
 }
 
-fn acme() -> FleetId {
+pub(crate) fn acme() -> FleetId {
     "acme".parse().unwrap()
 }
 
@@ -302,13 +302,13 @@ fn header(segment: u64, records: &[Record], previous: Hash) -> SegmentHeader {
 }
 
 /// Signs with the audit key of an epoch.
-fn sign(header: &SegmentHeader, epoch: u8) -> Signed<SegmentHeader> {
+pub(crate) fn sign(header: &SegmentHeader, epoch: u8) -> Signed<SegmentHeader> {
     Signed::sign(header, &acme(), &[&key(epoch)])
 }
 
 /// A chain of six segments, each with the epoch of the key that signs it: three whole ones, one of which a later start has
 /// closed with a newer key, what is left of one, one of which nothing is left, and two of keys that were announced.
-fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
+pub(crate) fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
     let records = records();
     let begin = genesis(&acme(), &gateway(), ERA);
     let first = SegmentHeader { signer: Some(certificate(1)), ..header(0, &records[..20], begin) };
@@ -346,7 +346,7 @@ fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
     ]
 }
 
-fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
+pub(crate) fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
     let claim = header.claim().unwrap();
     Segment {
         device: claim.device,
@@ -360,7 +360,7 @@ fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
     }
 }
 
-fn verifier() -> Verifier {
+pub(crate) fn verifier() -> Verifier {
     let keys = [(gateway(), vec![identity().verifying_key().into()])].into();
     Verifier::by(Signers { fleet: acme(), keys })
 }

@@ -1,11 +1,14 @@
 //! The audit as its operator asks about it: one record whole, what is missing, and the proof that a device was cloned.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use hardtack::shell::cast::{path, Gateway};
 use serde_json::Value;
 
 use crate::audit_export::{flips, found_elsewhere, is_found, peer, verdict, verify, Rig};
+use crate::audit_forms::read_elsewhere;
 
 /// `hardtack fleet audit …`, whatever it exits with.
 fn audit(rig: &Rig, form: &str, args: &[&str]) -> Output {
@@ -101,7 +104,8 @@ fn a_clone_is_proved_to_two_programs_that_have_nothing_but_the_devices_key() {
     let forked = verdict(&audit(&rig, "json", &["gaps", "--proof", path(&proofs)]), 12);
     let fork = &forked["devices"][0]["forks"][0];
     assert_eq!((&forked["ok"], &fork["contradiction"]), (&false.into(), &"era".into()), "{forked}");
-    let file = std::path::PathBuf::from(fork["proof"].as_str().unwrap());
+    let file_of_proof = PathBuf::from(fork["proof"].as_str().unwrap());
+    let file = file_of_proof.clone();
     let key = rig.key();
     let proven = verdict(&verify(&file, &["--key", &key]), 0);
     assert_eq!((&proven["kind"], &proven["contradiction"]), (&"fork".into(), &"era".into()));
@@ -119,6 +123,23 @@ fn a_clone_is_proved_to_two_programs_that_have_nothing_but_the_devices_key() {
     }
     let sample: Vec<Vec<u8>> = bits.into_iter().step_by(20).collect();
     found_elsewhere(&rig, "fork", &sample);
+
+    // All of it in the forms of others: both branches, each record once, and the fork.
+    let plain = audit(&rig, "json", &["export"]);
+    assert_eq!(plain.status.code(), Some(12));
+    let records = String::from_utf8(plain.stdout).unwrap().lines().count() - 1;
+    for form in ["cloudevents", "ocsf", "otel"] {
+        let exported = audit(&rig, "json", &["export", "--format", form]);
+        assert_eq!(exported.status.code(), Some(12), "{form}");
+        let file = rig.file(form);
+        std::fs::write(&file, exported.stdout).unwrap();
+        let Some(read) = read_elsewhere(form, &file) else { break };
+        let ids: BTreeSet<&str> = read.iter().map(|told| told[0].as_str().unwrap()).collect();
+        assert_eq!((read.len(), ids.len()), (records + 1, records + 1), "{form}");
+        let forks: Vec<&Value> = read.iter().filter(|told| told[1] == "fork").collect();
+        let file: Value = serde_json::from_slice(&std::fs::read(&file_of_proof).unwrap()).unwrap();
+        assert_eq!(forks.iter().map(|told| &told[3]).collect::<Vec<_>>(), [&file["headers"]], "{form}");
+    }
 
     let era = &fork["era"];
     let id = format!("gw-07/{era}/0");

@@ -6,6 +6,7 @@
 mod api;
 mod audit_export;
 mod audit_format;
+mod audit_forms;
 mod audit_operator;
 mod broker;
 mod cli;

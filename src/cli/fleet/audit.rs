@@ -32,8 +32,8 @@ use crate::ids::DeviceId;
 pub enum AuditCommand {
     /// What operators did, checked
     Acts,
-    /// Every record as a JSON line, with the bytes that were signed
-    Export(Which),
+    /// Every record that checks out, with the bytes that were signed: JSON lines, CloudEvents, OCSF or OpenTelemetry
+    Export(export::ExportArgs),
     /// Everything that is missing or odd: exits 9 if something is gone, 12 if a trail is not what was signed
     Gaps(gaps::GapsArgs),
     /// The newest records
@@ -95,7 +95,7 @@ impl FromStr for Salt {
 pub(super) fn run(command: AuditCommand, session: &Session) -> Result<Exit, Failure> {
     match command {
         AuditCommand::Acts => acts::operators(session),
-        AuditCommand::Export(which) => export::export(&which, session),
+        AuditCommand::Export(args) => export::export(&args, session),
         AuditCommand::Gaps(args) => gaps::gaps(&args, session),
         AuditCommand::List(args) => list::list(&args, session),
         AuditCommand::Prove(args) => prove::prove(&args, session),

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 mod audit;
+mod collector;
 mod feed;
 
 use std::hint::black_box;
@@ -50,7 +51,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 9] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -64,6 +65,7 @@ const GROUPS: [Group; 8] = [
     Group { lines: &["revoke_p50_ms", "revoke_p99_ms"], measure: feed::latency },
     Group { lines: &["audit_wire_bytes", "audit_wire_step_bytes"], measure: audit::wire },
     Group { lines: &["audit_cpu"], measure: audit::cpu },
+    Group { lines: &["collector"], measure: collector::stored },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 

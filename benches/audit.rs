@@ -16,7 +16,7 @@ use super::{key, least, line, START};
 const TOKENS: u64 = 16;
 /// The first record of a batch: an era that has been written for a while.
 const FIRST: u64 = 20_000;
-const BATCH: u64 = SEGMENT_RECORDS_MAX as u64;
+pub(super) const BATCH: u64 = SEGMENT_RECORDS_MAX as u64;
 
 /// How a record says who is accountable.
 #[derive(Clone, Copy)]
@@ -119,7 +119,7 @@ fn credential(naming: Naming, at: u64) -> Credential {
 }
 
 /// A token of three blocks: the grant's, the task's, and one that the last of them is handed out with.
-fn named(task: u64, last: u64) -> Credential {
+pub(super) fn named(task: u64, last: u64) -> Credential {
     let block = |kind: u8, number: u64| {
         let mut id = [kind; 32];
         id[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
@@ -133,7 +133,7 @@ fn named(task: u64, last: u64) -> Credential {
     }))
 }
 
-fn record(at: u64, credential: Credential, count: u64) -> Record {
+pub(super) fn record(at: u64, credential: Credential, count: u64) -> Record {
     let token = at % TOKENS;
     let floor = START + Millis(3_600_000 + at * 1000 / count);
     // One in 16 asks for what it may not.

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 mod audit;
+mod collector;
 mod disk;
 mod feed;
 
@@ -52,7 +53,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -69,6 +70,7 @@ const GROUPS: [Group; 11] = [
     Group { lines: &["durable_decisions"], measure: disk::decisions },
     Group { lines: &["flash_bytes_per_record"], measure: disk::flash },
     Group { lines: &["reopen_1m"], measure: disk::reopen },
+    Group { lines: &["collector"], measure: collector::stored },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 

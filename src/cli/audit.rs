@@ -6,7 +6,9 @@
 
 #[cfg(feature = "agent")]
 mod device;
+pub mod export;
 pub mod file;
+pub mod fork;
 pub(in crate::cli) mod line;
 #[cfg(feature = "agent")]
 mod salvage;
@@ -26,7 +28,9 @@ use super::{Exit, Failure, Globals};
 use crate::fleet::report::{DeviceReport, Report};
 use crate::ids::DeviceId;
 use crate::time::Millis;
+use crate::wire::audit::fork::Branch;
 use file::{check, Evidence, Origin, TrustedKey, Verdict};
+use fork::Proven;
 
 /// `hardtack audit …`.
 #[derive(Subcommand, Debug)]
@@ -41,15 +45,15 @@ pub enum AuditCommand {
     /// The newest records of this device, and where each stands on its way to the collector
     #[cfg(feature = "agent")]
     Tail(tail::TailArgs),
-    /// Check an export or a proof, or what this device holds: exits 12 if it is not what was signed, 9 if something is gone
+    /// Check an export, a proof of a record or of a fork, or what this device holds: exits 12 if it is not what was signed, 9 if something is gone
     Verify(VerifyArgs),
 }
 
 /// Arguments of `hardtack audit verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// What `hardtack fleet audit export` or `prove`, or `hardtack audit export` or `salvage` wrote; `-` for stdin [default:
-    /// what this device holds]
+    /// What `hardtack fleet audit export`, `prove` or `gaps --proof`, or `hardtack audit export` or `salvage` wrote; `-` for
+    /// stdin [default: what this device holds]
     file: Option<PathBuf>,
     /// A public identity key that counts, of this device or of every one; may be repeated [default: those that the file names]
     #[arg(long = "key", value_name = "[DEVICE=]HEX")]
@@ -112,9 +116,9 @@ fn verify_here(_: &[TrustedKey], _: &Globals) -> Result<Exit, Failure> {
 
 fn exit_of(verdict: &Verdict) -> Exit {
     match &verdict.evidence {
-        Evidence::Export(_) | Evidence::Proof(_) if !verdict.is_sound() => Exit::Invalid,
+        Evidence::Export(_) | Evidence::Proof(_) | Evidence::Fork(_) if !verdict.is_sound() => Exit::Invalid,
         Evidence::Export(report) if report.has_gaps() => Exit::Audit,
-        Evidence::Export(_) | Evidence::Proof(_) => Exit::Done,
+        Evidence::Export(_) | Evidence::Proof(_) | Evidence::Fork(_) => Exit::Done,
     }
 }
 
@@ -165,6 +169,13 @@ impl Words {
                     "each field is what was signed, and whose credential it was is said by the device too",
                 ]
             }
+            (Evidence::Fork(_), true) => {
+                unproved.push("which of the two is the device's own: a clone's, or that of a disk that was put back, looks the same");
+                &[
+                    "both headers are signed with audit keys for which one device's identity key vouches",
+                    "they cannot both stand in one trail: somebody used the device's keys twice",
+                ]
+            }
         };
         unproved.push("what whoever held a device's audit key left out, or made up, before it was signed");
         Self { proved: proved.to_vec(), unproved }
@@ -187,6 +198,11 @@ impl Words {
                 value["kind"] = "proof".into();
                 value["record"] = Value::Object(record.clone());
             }
+            Evidence::Fork(proven) => {
+                value["kind"] = "fork".into();
+                value["contradiction"] = proven.as_ref().map(|proven| proven.contradiction.name()).into();
+                value["headers"] = proven.as_ref().map(|proven| proven.branches()).into();
+            }
         }
         value
     }
@@ -197,6 +213,7 @@ impl Words {
             // What is not proved is not shown as if it were.
             Evidence::Proof(_) if !verdict.is_sound() => String::new(),
             Evidence::Proof(record) => lines(record),
+            Evidence::Fork(proven) => proven.as_deref().map(forked).unwrap_or_default(),
         };
         // Writing to a string cannot fail.
         for problem in &verdict.problems {
@@ -213,6 +230,27 @@ impl Words {
         }
         text
     }
+}
+
+/// What a fork's proof says, for a person.
+fn forked(proven: &Proven) -> String {
+    let mut text = format!("{}\n", proven.contradiction.words());
+    for Branch { header, digest, signer } in &proven.branches {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{} era {} (salt {}) segment {}, records {} to {}, closed at {}, audit key of epoch {}: {digest}",
+            header.device,
+            header.era,
+            line::salt_text(header.era),
+            header.segment,
+            header.first_index,
+            header.first_index.saturating_add(header.count.into()).saturating_sub(1),
+            header.closed_at,
+            signer.epoch,
+        );
+    }
+    text
 }
 
 /// What is proved of each device.

@@ -377,7 +377,7 @@ fn problem(answer: &Answer) -> Failure {
 }
 
 /// A length of time in the two largest units.
-pub(super) fn age(seconds: u64) -> String {
+pub(in crate::cli) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),

@@ -37,7 +37,7 @@ pub fn show<T: Serialize>(format: Format, value: &T, human: impl FnOnce(&T) -> S
 }
 
 /// An object's fields as `name value` lines.
-pub(super) fn lines(fields: &Map<String, Value>) -> String {
+pub(in crate::cli) fn lines(fields: &Map<String, Value>) -> String {
     let line = |(name, value): (&String, &Value)| match value {
         Value::String(text) => format!("{name:16} {text}\n"),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {

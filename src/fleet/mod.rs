@@ -35,6 +35,7 @@ pub mod roots;
 pub mod rotate;
 pub mod route;
 pub mod service;
+pub mod silence;
 pub mod time;
 
 pub use book::{Book, Write};

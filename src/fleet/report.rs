@@ -3,10 +3,15 @@
 //! Owns: [`Signers`], whose signatures count; [`Verifier`], which takes stored segments in order and checks each signature,
 //! each chain and each hole; [`Report`], in which every record that ever was is collected, lost and counted in a gap record, or missing.
 //! Never: trusts the collector that stored them, or a file: nothing but the devices' public keys.
-//! Read next: `collect.rs`, which checked it on arrival.
+//! Read next: `report/holes.rs`, which names each hole; `collect.rs`, which checked it all on arrival.
+
+pub mod holes;
+pub mod lineage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use holes::{list, Arrived, Counted, Holes, Marked, Missing, Salvaged};
 
 use super::book::{Book, Device, Segment};
 use crate::agent::salvage::Boundary;
@@ -22,7 +27,7 @@ use crate::wire::envelope::Signed;
 const PROBLEMS_MAX: usize = 32;
 
 /// What is proved about one device.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct DeviceReport {
     /// Answers to `authorize`, those that have no record of their own and were counted among them.
     pub decisions: u64,
@@ -68,10 +73,12 @@ pub struct DeviceReport {
     pub given_back: u64,
     /// Of a device's own export: records that no signature covers yet. They prove nothing.
     pub unsigned: u64,
+    /// The holes one by one.
+    pub holes: Holes,
 }
 
 /// What is proved about all devices.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Report {
     /// Per device.
     pub devices: BTreeMap<DeviceId, DeviceReport>,
@@ -130,6 +137,10 @@ struct Past {
 pub struct Checked {
     /// Its header.
     pub header: SegmentHeader,
+    /// Who signed it.
+    pub signer: Signer,
+    /// How that key follows the one before.
+    pub mark: Mark,
     /// Its records, each with what its decision's credential names, as far as that is there.
     pub records: Vec<(Record, Option<Arc<Named>>)>,
 }
@@ -280,28 +291,43 @@ impl Verifier {
             return None;
         }
         match check(&self.signers, segment, &place) {
-            Ok((header, records, signer, mark)) => {
-                let report = self.report.devices.entry(device.clone()).or_default();
-                match mark {
-                    Mark::Announced => {}
-                    Mark::Recovered => report.recovered += 1,
-                    Mark::Salvaged => report.salvaged += 1,
-                    Mark::Unannounced => report.unannounced += 1,
-                }
+            Ok(Sound { header, records, signer, mark, next }) => {
+                self.note(&device, &header, mark);
                 self.look_back(&device, &header, &records);
                 self.count(&device, &header, &records);
-                self.go_on(device.clone(), &header, signer, records.is_empty());
+                self.go_on(device.clone(), &header, next, records.is_empty());
                 let records = records.into_iter().map(|record| {
                     self.count_denials(&device, &record);
                     (self.attribute(&device, &record), record)
                 });
                 let records = records.map(|(named, record)| (record, named)).collect();
-                Some(Checked { header, records })
+                Some(Checked { header, signer, mark, records })
             }
             Err(problem) => {
                 self.problem(device, format!("era {era} segment {number}: {problem}"));
                 None
             }
+        }
+    }
+
+    /// Counts a segment by its mark, and lists it where that is not the usual one.
+    fn note(&mut self, device: &DeviceId, header: &SegmentHeader, mark: Mark) {
+        let report = self.report.devices.entry(device.clone()).or_default();
+        let counted = match mark {
+            Mark::Announced => return,
+            Mark::Recovered => &mut report.recovered,
+            Mark::Salvaged => &mut report.salvaged,
+            Mark::Unannounced => &mut report.unannounced,
+        };
+        *counted += 1;
+        let Holes { salvaged, marked, left_out, .. } = &mut report.holes;
+        let (era, segment) = (header.era, header.segment);
+        match &header.salvage {
+            Some(left) => {
+                let (next_segment, lost) = (left.next_segment, left.lost.clone());
+                list(salvaged, left_out, Salvaged { era, segment, next_segment, lost });
+            }
+            None => list(marked, left_out, Marked { era, segment, mark }),
         }
     }
 
@@ -331,12 +357,14 @@ impl Verifier {
         if named.is_none() {
             // What was given up names nobody: allows are not among it.
             let lost = chain.has_lost(index);
-            let what = format!("{} refers to record {index} for its credential, which names none", {
-                record_id(device, chain.era, record.index)
-            });
-            match lost {
-                true => self.report.devices.entry(device.clone()).or_default().unattributed += 1,
-                false => self.problem(device.clone(), what),
+            let id = record_id(device, chain.era, record.index);
+            if lost {
+                let report = self.report.devices.entry(device.clone()).or_default();
+                report.unattributed += 1;
+                list(&mut report.holes.unattributed, &mut report.holes.left_out, id);
+            } else {
+                let what = format!("{id} refers to record {index} for its credential, which names none");
+                self.problem(device.clone(), what);
             }
         }
         named
@@ -440,6 +468,9 @@ impl Verifier {
                 Event::Decision(_) => report.decisions += 1,
                 Event::Gap(gap) => {
                     report.gaps += 1;
+                    let id = record_id(device, header.era, record.index);
+                    let counted = Counted { id, floor: record.floor, gap: gap.clone() };
+                    list(&mut report.holes.counted, &mut report.holes.left_out, counted);
                     let place = (header.era.number, record.index);
                     self.gaps.push(ToldGap { device: device.clone(), place, gap: gap.clone() });
                 }
@@ -488,13 +519,21 @@ impl Verifier {
             let held = of_era.map_or_else(Vec::new, Held::ranges);
             let shed = of_era.map_or(&[][..], |held| &held.shed);
             let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end, shed)).collect();
+            let arrived = if held.is_empty() { Arrived::Nothing } else { Arrived::APart };
             let report = self.report.devices.entry(device).or_default();
             // A device may sign what it likes.
             let lost = count_below(told.clone(), u64::MAX) - count_below(held, u64::MAX);
             report.lost = report.lost.saturating_add(lost);
-            let missing = end - count_below(told, end);
-            let sum = if given_back { &mut report.given_back } else { &mut report.missing };
-            *sum = sum.saturating_add(missing);
+            let missing = end - count_below(told.clone(), end);
+            if given_back {
+                report.given_back = report.given_back.saturating_add(missing);
+                continue;
+            }
+            report.missing = report.missing.saturating_add(missing);
+            for (first, end) in between(told, end) {
+                let Holes { missing, left_out, .. } = &mut report.holes;
+                list(missing, left_out, Missing { era, first, end, arrived });
+            }
         }
         self.report
     }
@@ -561,11 +600,30 @@ fn count_below(mut ranges: Vec<(u64, u64)>, end: u64) -> u64 {
     count
 }
 
-fn check(
-    signers: &Signers,
-    segment: Segment,
-    place: &Place,
-) -> Result<(SegmentHeader, Vec<Record>, Signer, Mark), String> {
+/// The numbers below `end` that lie in none of the ranges, as ranges in order.
+fn between(mut ranges: Vec<(u64, u64)>, end: u64) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let (mut between, mut next) = (Vec::new(), 0);
+    for (first, after) in ranges.into_iter().chain([(end, end)]) {
+        let first = first.min(end);
+        if next < first {
+            between.push((next, first));
+        }
+        next = next.max(after);
+    }
+    between
+}
+
+/// A segment that is sound, and who signs what follows it.
+struct Sound {
+    header: SegmentHeader,
+    records: Vec<Record>,
+    signer: Signer,
+    mark: Mark,
+    next: Signer,
+}
+
+fn check(signers: &Signers, segment: Segment, place: &Place) -> Result<Sound, String> {
     let words = |refused: crate::wire::Refused| refused.to_string();
     let signed = Signed::<SegmentHeader>::from_bytes(&segment.header).map_err(words)?;
     let identities = signers.keys.get(&segment.device).ok_or("from a device of which no key is known")?;
@@ -586,7 +644,7 @@ fn check(
     let shed = header.is_shed(&upload.leaves);
     let records = if shed { Vec::new() } else { upload.check(header).map_err(words)? };
     let next = opened.after(&records).map_err(words)?;
-    Ok((opened.header, records, next, opened.mark))
+    Ok(Sound { records, signer: opened.signer, mark: opened.mark, next, header: opened.header })
 }
 
 #[cfg(test)]
@@ -714,6 +772,47 @@ mod tests {
         });
         assert_eq!(report.problems, Vec::<String>::new());
         assert_eq!((report.records, report.lost, report.missing), expected, "{gaps:?}");
+        let holes = report.holes;
+        let listed = holes.missing.iter().map(|missing| missing.end - missing.first).sum::<u64>();
+        assert_eq!((holes.counted.len(), listed, holes.left_out), (gaps.len(), expected.2, 0), "{gaps:?}");
+        let lost = Salvaged { era: ERA, segment: 1, next_segment: 2, lost: vec![(3, 4)] };
+        assert_eq!((holes.salvaged, holes.marked), (vec![lost], Vec::new()));
+    }
+
+    #[test]
+    fn an_era_that_a_later_start_names_and_that_never_came_is_listed() {
+        let never = EraId { number: 3, salt: 9 };
+        let start = |era, next_index| {
+            let (boot, previous) = (BootId([0; 16]), Some(EraEnd { era, next_index, head: Hash::ZERO }));
+            Event::Start(Box::new(Start { boot, boots: 0, previous, version: "1".into(), heartbeat: Millis(0) }))
+        };
+        let (_, book, _, _) = one_device();
+        let key = device_keys(1);
+        let mut verifier = Verifier::new(&book);
+        for (number, event) in [(4, start(never, 7)), (5, start(ERA, 2)), (6, start(never, 5))] {
+            verifier.segment(stored(&told(&key, EraId { number, salt: 1 }, event))).unwrap();
+        }
+        let report = verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap();
+        let missing = |era, end| Missing { era, first: 0, end, arrived: Arrived::Nothing };
+        assert_eq!(report.holes.missing, [missing(ERA, 2), missing(never, 7)]);
+        assert_eq!(report.missing, 9);
+    }
+
+    #[test]
+    fn what_lies_between_ranges_is_what_they_do_not_count() {
+        check_between(&[], 0, &[]);
+        check_between(&[], 3, &[(0, 3)]);
+        check_between(&[(0, 3)], 3, &[]);
+        check_between(&[(4, 6), (1, 2)], 8, &[(0, 1), (2, 4), (6, 8)]);
+        check_between(&[(0, 5), (1, 2), (7, 20)], 9, &[(5, 7)]);
+        check_between(&[(30, 40)], 9, &[(0, 9)]);
+    }
+
+    #[track_caller]
+    fn check_between(ranges: &[(u64, u64)], end: u64, expected: &[(u64, u64)]) {
+        assert_eq!(between(ranges.to_vec(), end), expected);
+        let sum: u64 = expected.iter().map(|(first, after)| after - first).sum();
+        assert_eq!(sum, end - count_below(ranges.to_vec(), end));
     }
 
     fn decision(allow: bool) -> Event {

@@ -7,7 +7,7 @@
 
 mod copy;
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -410,6 +410,18 @@ impl Ledger {
         Ok(issued)
     }
 
+    /// Of the eras of a device with this number, the one that arrived first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn first_era(&self, device: &DeviceId, number: u64) -> Result<Option<EraId>, LedgerError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT salt FROM segments WHERE device = ?1 AND era = ?2 AND first_index = 0 ORDER BY received_ms, salt LIMIT 1",
+        )?;
+        let first = statement.query_row(params![device.as_str(), number as i64], |row| row.get::<_, i64>(0));
+        Ok(first.optional()?.map(|salt| EraId { number, salt: salt as u64 }))
+    }
+
     /// Hands the stored segments to `visit`, per device, per era, by number; of all devices where none is named. What
     /// others write meanwhile is not among them.
     ///
@@ -540,10 +552,11 @@ fn digest_of(connection: &Connection, device: &DeviceId, era: EraId, segment: u6
 }
 
 fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(), LedgerError> {
+    let mut attributed = Attributed::default();
     for write in writes {
         match write {
             Write::Issued(issued) => store_issued(connection, issued)?,
-            Write::Segment(segment) => store_segment(connection, segment)?,
+            Write::Segment(segment) => store_segment(connection, segment, &mut attributed)?,
             Write::Act(..)
             | Write::Bundle(..)
             | Write::Device(_)
@@ -603,7 +616,33 @@ fn store_issued(connection: &Connection, issued: &Issued) -> Result<(), LedgerEr
     Ok(())
 }
 
-fn store_segment(connection: &Connection, segment: &Segment) -> Result<(), LedgerError> {
+/// Owner and task.
+type Names = (Option<String>, Option<String>);
+
+/// Whom records of one commit name, by device and era: most decisions of an era refer to a few of its records, and to ask for
+/// these anew with each would cost as much as to store it.
+#[derive(Default)]
+struct Attributed {
+    eras: BTreeMap<(DeviceId, EraId), BTreeMap<u64, Names>>,
+    segments: usize,
+}
+
+impl Attributed {
+    /// Segments after which all is forgotten, each of which names no more than it has records.
+    const SEGMENTS_MAX: usize = 1024;
+
+    /// What is remembered of a segment's era.
+    fn of(&mut self, segment: &Segment) -> &mut BTreeMap<u64, Names> {
+        if self.segments == Self::SEGMENTS_MAX {
+            *self = Self::default();
+        }
+        self.segments += 1;
+        self.eras.entry((segment.device.clone(), segment.era)).or_default()
+    }
+}
+
+fn store_segment(connection: &Connection, segment: &Segment, attributed: &mut Attributed) -> Result<(), LedgerError> {
+    let attributed = attributed.of(segment);
     let (device, era, salt) = (segment.device.as_str(), segment.era.number as i64, segment.era.salt as i64);
     let mut statement = connection.prepare_cached(
         "INSERT INTO segments (device, era, salt, segment, first_index, count, digest, header, received_ms)
@@ -627,10 +666,15 @@ fn store_segment(connection: &Connection, segment: &Segment) -> Result<(), Ledge
     for (record, leaf) in records.iter().zip(&segment.leaves) {
         let mut row = Columns::of(&record.event);
         if let Some(index) = row.same {
-            let named = named_by
-                .query_row(params![device, era, salt, index as i64], |named| Ok((named.get(0)?, named.get(1)?)))
-                .optional()?;
-            (row.owner, row.task) = named.unwrap_or_default();
+            if !attributed.contains_key(&index) {
+                let place = params![device, era, salt, index as i64];
+                let named = named_by.query_row(place, |named| Ok((named.get(0)?, named.get(1)?))).optional()?;
+                // What is not there may come.
+                attributed.extend(named.map(|named| (index, named)));
+            }
+            if let Some((owner, task)) = attributed.get(&index) {
+                (row.owner, row.task) = (owner.as_deref(), task.as_deref());
+            }
         }
         statement.execute(params![
             device,
@@ -659,8 +703,8 @@ struct Columns<'r> {
     reason: Option<&'r str>,
     operation: Option<&'r str>,
     resource: Option<&'r str>,
-    owner: Option<Cow<'r, str>>,
-    task: Option<Cow<'r, str>>,
+    owner: Option<&'r str>,
+    task: Option<&'r str>,
     /// The record of the era that names owner and task.
     same: Option<u64>,
 }
@@ -681,8 +725,8 @@ impl<'r> Columns<'r> {
                     reason: Some(&decision.reason),
                     operation: Some(&decision.operation),
                     resource: Some(&decision.resource),
-                    owner: named.map(|named| named.owner.as_str().into()),
-                    task: named.and_then(|named| named.task.as_ref()).map(|task| task.as_str().into()),
+                    owner: named.map(|named| named.owner.as_str()),
+                    task: named.and_then(|named| named.task.as_ref()).map(|task| task.as_str()),
                     same,
                 }
             }
@@ -693,8 +737,8 @@ impl<'r> Columns<'r> {
             Event::Start(_) => plain("start"),
             Event::Task(task) => Self {
                 reason: Some(&task.reason),
-                owner: task.owner.as_deref().map(Cow::from),
-                task: task.task.as_ref().map(|task| task.as_str().into()),
+                owner: task.owner.as_deref(),
+                task: task.task.as_ref().map(|task| task.as_str()),
                 ..plain("task")
             },
             Event::Trust(_) => plain("trust"),

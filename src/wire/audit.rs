@@ -2,10 +2,11 @@
 //!
 //! Owns: [`Record`] and its kinds, and the hash chain over the records that no signature covers yet. The modules below it:
 //! [`leaf`], how records travel; [`merkle`], the tree over them; [`segment`], what is signed and sent; [`signer`], by which
-//! key; [`proof`], one record of it.
+//! key; [`proof`], one record of it; [`fork`], two segments of which one should not be.
 //! Never: numbers, stores or sends anything. `agent/audit.rs` does on the device, `fleet/collect.rs` checks.
 //! Read next: `audit/segment.rs`, then `agent/audit.rs`. `docs/audit-format.md` has every byte.
 
+pub mod fork;
 pub mod leaf;
 pub mod merkle;
 pub mod proof;

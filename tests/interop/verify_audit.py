@@ -3,9 +3,10 @@
     python3 tests/interop/verify_audit.py vectors tests/vectors/audit
     python3 tests/interop/verify_audit.py export [--key [DEVICE=]HEX]… FILE…
     python3 tests/interop/verify_audit.py prove [--key [DEVICE=]HEX]… FILE…
+    python3 tests/interop/verify_audit.py fork [--key [DEVICE=]HEX]… FILE…
 
-`vectors` reads every vector anew and exits 1 at the first that differs. `export` and `prove` check files that
-`hardtack fleet audit export`, `hardtack audit export` and `hardtack fleet audit prove` wrote, say what each proves and what it does not, and exit 12 if
+`vectors` reads every vector anew and exits 1 at the first that differs. `export`, `prove` and `fork` check files that
+`hardtack fleet audit export`, `prove` and `gaps --proof` and `hardtack audit export` wrote, say what each proves and what it does not, and exit 12 if
 something in one of them is not what was signed, 9 if something is gone. Without --key the file's own keys count. Plain and
 slow on purpose; the standard library is all it takes.
 """
@@ -18,7 +19,7 @@ from functools import cache
 from hashlib import sha256, sha512
 from pathlib import Path
 
-EXPORT, PROOF = "hardtack/audit-export/v1", "hardtack/audit-proof/v1"
+EXPORT, PROOF, FORK = "hardtack/audit-export/v1", "hardtack/audit-proof/v1", "hardtack/audit-fork/v1"
 LEAF_BYTES_MAX, RECORD_BYTES_MAX, PATH_MAX = 4352, 4096, 16
 YEAR_10000 = 253402300800000
 U64 = 2**64
@@ -1005,13 +1006,7 @@ def prove(data, trusted):
     need(set(proof) == fields, "other fields")
     need((proof["kind"], proof["format"]) == ("proof", PROOF), "of another form")
     identities = counting(proof["device"], proof["keys"], trusted)
-    certificates = [unbase64(text).hex() for text in proof["certificates"]]
-    keys = [vouched(one, proof["fleet"], proof["device"], identities)[2] for one in certificates]
-    for proved in proof["announced"]:
-        header, record = open_record(proof, proved, keys)
-        made = fields_of(proof["device"], header["era"], header["segment"], record, None)
-        need(equal(made, proved["record"]), f"what it says of record {record['index']} is not what was signed")
-        keys.append(bytes(record["event"]["trust"]["audit_key"]["key"]))
+    keys = [key for _, _, key in ring_of(proof, identities)]
     opened = [open_record(proof, proved, keys) for proved in proof["records"]]
     (header, record), *others = opened
     era, credential = header["era"], record["event"].get("decision", {}).get("credential", "nothing")
@@ -1039,6 +1034,27 @@ def prove(data, trusted):
     return said + ([] if trusted else ["not proved: that the keys are the device's: they are the file's own"])
 
 
+def ring_of(proof, identities):
+    """(identity key, epoch, audit key) of each audit key that a file vouches for."""
+    certificates = [unbase64(text).hex() for text in proof["certificates"]]
+    ring = [vouched(one, proof["fleet"], proof["device"], identities) for one in certificates]
+    for proved in proof["announced"]:
+        header, record = open_record(proof, proved, [key for _, _, key in ring])
+        made = fields_of(proof["device"], header["era"], header["segment"], record, None)
+        need(equal(made, proved["record"]), f"what it says of record {record['index']} is not what was signed")
+        told = record["event"]["trust"]["audit_key"]
+        ring.append((signer_of(unbase64(proved["header"]), ring)[0], told["epoch"], bytes(told["key"])))
+    return ring
+
+
+def signer_of(data, ring):
+    """Who signed a header first, of those that are known."""
+    known = {key_id(signer[2]): signer for signer in reversed(ring)}
+    signers = [known[who] for who, _ in parse_header(data)[1][1] if who in known]
+    need(signers, "signed by a key that does not count")
+    return signers[0]
+
+
 def open_record(proof, proved, keys):
     need(set(proved) == {"record", "header", "place", "count", "leaves", "path"}, "other fields")
     header = read_header(unbase64(proved["header"]), proof["fleet"], keys)
@@ -1050,6 +1066,58 @@ def open_record(proof, proved, keys):
     need(root_from(hashes[-1], len(leaves) - 1, count, path).hex() == header["root"], "its leaf is not in the signed tree")
     need(root_from_first(hashes, count, path).hex() == header["root"], "leaves that are not in the signed tree")
     return header, read_leaves(leaves, indexes_of(header))[-1]
+
+
+# Forks.
+
+
+def check_fork(data, trusted):
+    try:
+        return 0, fork(data, trusted)
+    except (Refused, UnicodeDecodeError, KeyError, TypeError, AttributeError, OverflowError, ValueError) as why:
+        return 12, [f"WRONG {why!r}"]
+
+
+def fork(data, trusted):
+    text, end, rest = data.partition(b"\n")
+    need(end and not rest, "not one line")
+    proof = parse(text.decode())
+    fields = {"kind", "format", "fleet", "device", "keys", "contradiction", "certificates", "announced", "headers"}
+    need(set(proof) == fields, "other fields")
+    need((proof["kind"], proof["format"]) == ("fork", FORK), "of another form")
+    ring = ring_of(proof, counting(proof["device"], proof["keys"], trusted))
+    first, second = [branch(proof, unbase64(header), ring) for header in proof["headers"]]
+    need(contradiction(first, second) == proof["contradiction"], "the two do not contradict each other so")
+    said = [f"{proof['device']}: both were signed, and cannot both stand in one trail ({proof['contradiction']})"]
+    for header, _, (_, epoch, _) in (first, second):
+        era = f"era {header['era']['number']} (salt {header['era']['salt']:016x})"
+        said.append(f"{era} segment {header['segment']}, closed at {date(header['closed_at'])}, audit key of epoch {epoch}")
+    said.append("not proved: which of the two is the device's own")
+    return said + ([] if trusted else ["not proved: that the keys are the device's: they are the file's own"])
+
+
+def branch(proof, data, ring):
+    header = read_header(data, proof["fleet"], [key for _, _, key in ring])
+    need(header["device"] == proof["device"], "of another device")
+    return header, digest("segment", parse_header(data)[1][0]), signer_of(data, ring)
+
+
+def contradiction(first, second):
+    (a, digest_a, (identity_a, epoch_a, key_a)), (b, digest_b, (identity_b, epoch_b, key_b)) = first, second
+    whole = not a["salvage"] and not b["salvage"]
+    if a["era"] == b["era"] and whole:
+        if a["segment"] == b["segment"]:
+            return "segment" if digest_a != digest_b else None
+        follows = b["previous"] == head_after(a).hex() and b["first_index"] == a["first_index"] + a["count"]
+        return "chain" if b["segment"] == a["segment"] + 1 and not follows else None
+    same_identity = identity_a == identity_b
+    if a["era"]["number"] == b["era"]["number"]:
+        both_begin = a["segment"] == b["segment"] == 0 and a["era"] != b["era"]
+        return "era" if both_begin and same_identity else None
+    in_time = whole and not a["recovered"] and not b["recovered"]
+    begins_later = a["era"]["number"] < b["era"]["number"] and b["segment"] == 0
+    back = epoch_b < epoch_a or (epoch_b == epoch_a and key_b != key_a)
+    return "key" if in_time and begins_later and same_identity and back else None
 
 
 # Vectors.
@@ -1099,6 +1167,8 @@ def check_vectors(folder):
             same("root", root_from(hashes[place], place, len(hashes), path).hex(), case["root"])
             same("root", root_from_first(hashes[: place + 1], len(hashes), path).hex(), case["root"])
     check_chain(vectors["segments"], vectors["refused"])
+    for case in vectors["forks"]:
+        same(case["why"], check_fork(case["file"].encode(), [])[0], 0 if case["holds"] else 12)
 
 
 def check_chain(vectors, bad):
@@ -1140,7 +1210,7 @@ def main():
     if task == "vectors" and len(rest) == 1:
         check_vectors(rest[0])
         return print(f"{checked} vectors agree")
-    if task not in ("export", "prove"):
+    if task not in ("export", "prove", "fork"):
         sys.exit(__doc__)
     trusted, files = [], []
     while rest:
@@ -1152,7 +1222,7 @@ def main():
         trusted.append((device or None, bytes.fromhex(key)))
     worst = 0
     for file in files:
-        code, said = {"export": check_export, "prove": check_proof}[task](Path(file).read_bytes(), trusted)
+        code, said = {"export": check_export, "prove": check_proof, "fork": check_fork}[task](Path(file).read_bytes(), trusted)
         worst = max(worst, code)
         print(f"{file}: {code}", *said, sep="\n  ")
     sys.exit(worst)

@@ -11,16 +11,18 @@ use serde_json::{json, Value};
 use crate::support::cannot_run;
 
 /// A fleet whose device has delivered two eras, the first of which ended with a kill.
-struct Rig {
+pub(crate) struct Rig {
     folder: tempfile::TempDir,
-    fleet: Fleet,
-    gateway: Gateway,
+    pub(crate) stage: Stage,
+    pub(crate) fleet: Fleet,
+    pub(crate) gateway: Gateway,
+    pub(crate) url: String,
+    pub(crate) serve: Player,
     _broker: Player,
-    _serve: Player,
 }
 
 impl Rig {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
         let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
@@ -35,10 +37,10 @@ impl Rig {
         let rights = json!([{"resource": "modbus/*", "action": "read"}]);
         let task = gateway.post("/v1/tasks", &json!({"task": "pump", "rights": rights, "ttl_s": 600})).unwrap();
         let token = task["token"].as_str().unwrap().to_owned();
-        let mut rig = Self { folder, fleet, gateway, _broker: broker, _serve: serve };
+        let mut rig = Self { folder, stage, fleet, gateway, url, serve, _broker: broker };
         rig.decide(&token);
         rig.gateway.agent.take().unwrap().kill();
-        rig.gateway.start(&url, 0).unwrap();
+        rig.gateway.start(&rig.url, 0).unwrap();
         rig.decide(&token);
         rig.gateway.wait_status("all delivered", |status| status["pending"] == 0).unwrap();
         rig
@@ -51,21 +53,21 @@ impl Rig {
         self.gateway.authorize("AAAA", "read", "modbus/a").unwrap();
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn export(&self) -> String {
+    pub(crate) fn export(&self) -> String {
         self.fleet.run(&["audit", "export"]).unwrap().as_str().unwrap().to_owned()
     }
 
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         let shown = self.fleet.run(&["device", "show", "gw-07"]).unwrap();
         shown["identity_keys"][0].as_str().unwrap().to_owned()
     }
 
     /// An allow of the device by the record that names its credential, and one that names it itself.
-    fn decisions(&self, export: &str) -> (String, String) {
+    pub(crate) fn decisions(&self, export: &str) -> (String, String) {
         let records = || export.lines().skip(1).map(|line| serde_json::from_str::<Value>(line).unwrap());
         let id = |record: Value| record["id"].as_str().unwrap().to_owned();
         let refers = records().find(|record| record["named_by"].is_u64()).unwrap();
@@ -75,14 +77,14 @@ impl Rig {
     }
 }
 
-fn verify(file: &Path, more: &[&str]) -> Output {
+pub(crate) fn verify(file: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
     command.args(["-o", "json", "audit", "verify", path(file)]).args(more);
     command.env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).output().unwrap()
 }
 
 #[track_caller]
-fn verdict(output: &Output, exit: i32) -> Value {
+pub(crate) fn verdict(output: &Output, exit: i32) -> Value {
     assert_eq!(output.status.code(), Some(exit), "{output:?}");
     serde_json::from_slice(if output.stdout.is_empty() { &output.stderr } else { &output.stdout }).unwrap()
 }
@@ -107,7 +109,7 @@ pub(crate) fn peer(task: &str, key: Option<&str>, files: &[PathBuf]) -> Option<B
 }
 
 /// Whether the change of a file is found.
-fn is_found(text: &[u8]) -> bool {
+pub(crate) fn is_found(text: &[u8]) -> bool {
     check(text, &[]).map_or(true, |verdict| {
         let gone = matches!(&verdict.evidence, Evidence::Export(report) if report.has_gaps());
         !verdict.is_sound() || gone
@@ -115,7 +117,7 @@ fn is_found(text: &[u8]) -> bool {
 }
 
 /// Copies of a text, each with another bit changed, but for those in values that nobody signed.
-fn flips(text: &str, step: usize) -> Vec<Vec<u8>> {
+pub(crate) fn flips(text: &str, step: usize) -> Vec<Vec<u8>> {
     let unsigned: Vec<std::ops::Range<usize>> = text
         .match_indices("\"received\":\"")
         .map(|(at, name)| at + name.len()..at + name.len() + "2026-03-01T10:00:00Z".len())
@@ -130,7 +132,7 @@ fn flips(text: &str, step: usize) -> Vec<Vec<u8>> {
 }
 
 /// Writes each damaged copy and asks the other implementation, which finds what is wrong with each.
-fn found_elsewhere(rig: &Rig, task: &str, damaged: &[Vec<u8>]) {
+pub(crate) fn found_elsewhere(rig: &Rig, task: &str, damaged: &[Vec<u8>]) {
     let files: Vec<PathBuf> = (0..damaged.len()).map(|number| rig.file(&format!("{task}-damaged-{number}"))).collect();
     files.iter().zip(damaged).for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
     for (file, code) in peer(task, None, &files).into_iter().flatten() {

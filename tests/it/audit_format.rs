@@ -6,8 +6,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use data_encoding::BASE64;
 use ed25519_dalek::SigningKey;
+use hardtack::cli::audit::file::check;
+use hardtack::cli::audit::fork::ForkProof;
 use hardtack::fleet::book::Segment;
+use hardtack::fleet::report::lineage::{Lineage, Vouching};
 use hardtack::fleet::report::{Signers, Verifier};
 use hardtack::ids::{hex, BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, KeyId};
 use hardtack::time::{Millis, Timestamp};
@@ -29,14 +33,14 @@ use crate::hostile;
 use crate::support::cannot_run;
 
 /// 2026-03-01T10:00:00.250Z.
-const NOW: u64 = 1_772_359_200_250;
+pub(crate) const NOW: u64 = 1_772_359_200_250;
 const ERA: EraId = EraId { number: 12, salt: 0xfedc_ba98_7654_3210 };
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/audit")
 }
 
-fn acme() -> FleetId {
+pub(crate) fn acme() -> FleetId {
     "acme".parse().unwrap()
 }
 
@@ -65,7 +69,13 @@ fn vouched(epoch: u8, identity: &SigningKey) -> Signed<AuditKey> {
 
 #[test]
 fn the_vectors_are_current() {
-    let all = [("leaves", leaves()), ("trees", trees()), ("segments", segments()), ("refused", refused())];
+    let all = [
+        ("leaves", leaves()),
+        ("trees", trees()),
+        ("segments", segments()),
+        ("refused", refused()),
+        ("forks", forks()),
+    ];
     for (name, value) in all {
         let path = folder().join(format!("{name}.json"));
         let text = format!("{}\n", serde_json::to_string_pretty(&value).unwrap());
@@ -298,14 +308,14 @@ fn header(segment: u64, records: &[Record], previous: Hash) -> SegmentHeader {
 }
 
 /// Signs with the audit key of an epoch.
-fn sign(header: &SegmentHeader, epoch: u8) -> Signed<SegmentHeader> {
+pub(crate) fn sign(header: &SegmentHeader, epoch: u8) -> Signed<SegmentHeader> {
     Signed::sign(header, &acme(), &[&key(epoch)])
 }
 
 /// A chain of segments, each with the epoch of the key that signs it: three whole ones, one of which a later start has
 /// closed with a newer key, what is left of one, one of which nothing is left, two of keys that were announced, and one whose
 /// records were given up.
-fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
+pub(crate) fn chain() -> Vec<(SegmentHeader, Vec<Vec<u8>>, u8)> {
     let records = records();
     let begin = genesis(&acme(), &gateway(), ERA);
     let first = SegmentHeader { signer: Some(certificate(1)), ..header(0, &records[..20], begin) };
@@ -351,7 +361,7 @@ fn given_up(header: &Signed<SegmentHeader>, device: &str, by: &SigningKey) -> Si
     Signed::sign(&GivenUp { device: device.parse().unwrap(), header: header.digest() }, &acme(), &[by])
 }
 
-fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
+pub(crate) fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
     let claim = header.claim().unwrap();
     Segment {
         device: claim.device,
@@ -365,7 +375,7 @@ fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segment {
     }
 }
 
-fn verifier() -> Verifier {
+pub(crate) fn verifier() -> Verifier {
     let keys = [(gateway(), vec![identity().verifying_key().into()])].into();
     Verifier::by(Signers { fleet: acme(), keys })
 }
@@ -490,6 +500,105 @@ fn refused_words() -> Vec<Value> {
         json!({"why": why, "header": hex(&header.to_bytes()), "message": hex(&message.to_bytes())})
     };
     cases.into_iter().map(refuse).collect()
+}
+
+/// Proofs of forks, those that hold and those that do not.
+fn forks() -> Value {
+    let [first, second, _, _, _, announcing, announced] = &chain()[..] else { panic!("the chain has seven segments") };
+    let (first, second, announced) = (&first.0, &second.0, &announced.0);
+    let edited = |header: &SegmentHeader, epoch: u8, edit: &dyn Fn(&mut SegmentHeader)| {
+        let mut header = header.clone();
+        edit(&mut header);
+        sign(&header, epoch)
+    };
+    let signers = Signers { fleet: acme(), keys: [(gateway(), vec![identity().verifying_key().into()])].into() };
+    let certified =
+        |epochs: &[u8]| Vouching { certificates: epochs.iter().copied().map(certificate).collect(), announced: vec![] };
+    let mut lineage = Lineage::default();
+    lineage.note(&stored(&sign(first, 1), &chain()[0].1)).unwrap();
+    lineage.note(&stored(&sign(&announcing.0, 1), &announcing.1)).unwrap();
+    let by_announcement = lineage.of(sign(announced, 2).signed_by());
+    assert_eq!((by_announcement.certificates.len(), by_announcement.announced.len()), (1, 1));
+    let plain = |header: &SegmentHeader, epoch| edited(header, epoch, &|_| {});
+    let other_root = |h: &mut SegmentHeader| h.root = Hash::ZERO;
+    let pairs = [
+        ("two segments of one number", certified(&[1]), plain(second, 1), edited(second, 1, &other_root)),
+        ("a key that was announced", by_announcement, plain(announced, 2), edited(announced, 2, &other_root)),
+        (
+            "a segment that follows another",
+            certified(&[1]),
+            plain(first, 1),
+            edited(second, 1, &|h| h.previous = Hash::ZERO),
+        ),
+        (
+            "a segment that begins at another record",
+            certified(&[1]),
+            plain(first, 1),
+            edited(second, 1, &|h| h.first_index += 1),
+        ),
+        ("two eras of one number", certified(&[1]), plain(first, 1), edited(first, 1, &|h| h.era.salt = 1)),
+        (
+            "a later era with an older key",
+            certified(&[1, 2]),
+            edited(first, 2, &|h| h.signer = Some(certificate(2))),
+            edited(first, 1, &|h| h.era = EraId { number: 13, salt: 1 }),
+        ),
+    ];
+    let names =
+        ["kind", "format", "fleet", "device", "keys", "contradiction", "certificates", "announced", "headers", "more"];
+    // In the order in which hardtack writes it: else that alone would be refused.
+    let text = |proof: &Value| {
+        let fields = names.iter().filter_map(|name| proof.get(*name).map(|value| format!("\"{name}\":{value}")));
+        format!("{{{}}}\n", fields.collect::<Vec<_>>().join(","))
+    };
+    let verdict = |text: &str| check(text.as_bytes(), &[]).map(|verdict| verdict.is_sound()).unwrap_or(false);
+    let mut rows: Vec<Value> = Vec::new();
+    for (why, vouching, one, other) in &pairs {
+        let (proof, _) = ForkProof::of(&signers, vouching, [one, other]).unwrap().expect(why);
+        let file = format!("{}\n", serde_json::to_string(&proof).unwrap());
+        assert!(verdict(&file), "{why}");
+        rows.push(json!({"why": why, "holds": true, "file": file}));
+    }
+    let good = rows[0]["file"].as_str().unwrap().to_owned();
+    let with = |edit: &dyn Fn(&mut Value)| {
+        let mut proof: Value = serde_json::from_str(&good).unwrap();
+        edit(&mut proof);
+        text(&proof)
+    };
+    assert_eq!(with(&|_| {}), good);
+    let headers = |one: Signed<SegmentHeader>, other: Signed<SegmentHeader>| {
+        let headers = json!([one, other].map(|header| BASE64.encode(&header.to_bytes())));
+        with(&|proof| proof["headers"] = headers.clone())
+    };
+    let salvage = Salvage { next_segment: 2, lost: vec![(20, 21)], head: Hash::ZERO, resumes: None };
+    let bad = [
+        ("it is said to prove something else", with(&|proof| proof["contradiction"] = "chain".into())),
+        ("nobody vouches for the key", with(&|proof| proof["certificates"] = json!([]))),
+        ("another fleet", with(&|proof| proof["fleet"] = "evil".into())),
+        ("another device", with(&|proof| proof["device"] = "gw-08".into())),
+        (
+            "a stranger's identity key",
+            with(&|proof| {
+                proof["keys"] = json!([hex(SigningKey::from_bytes(&[8; 32]).verifying_key().as_bytes())]);
+            }),
+        ),
+        ("one header", with(&|proof| drop(proof["headers"].as_array_mut().unwrap().pop()))),
+        ("a field more", with(&|proof| proof["more"] = 1.into())),
+        ("another form", with(&|proof| proof["format"] = "hardtack/audit-fork/v2".into())),
+        ("one segment twice", headers(plain(second, 1), plain(second, 1))),
+        ("a segment and the one that follows it", headers(plain(first, 1), plain(second, 1))),
+        ("what a damaged disk left of the same segment", {
+            headers(plain(second, 1), edited(second, 1, &|h| h.salvage = Some(salvage.clone())))
+        }),
+        ("a key that nothing vouches for", headers(plain(second, 1), edited(second, 2, &other_root))),
+        ("segments of two numbers", headers(plain(first, 1), edited(second, 1, &|h| h.segment = 5))),
+        ("something after it", format!("{good}{good}")),
+    ];
+    for (why, file) in bad {
+        assert!(!verdict(&file), "{why}");
+        rows.push(json!({"why": why, "holds": false, "file": file}));
+    }
+    rows.into()
 }
 
 /// Why it is refused, a header, and leaves.

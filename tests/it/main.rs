@@ -7,6 +7,8 @@ mod api;
 mod audit_device;
 mod audit_export;
 mod audit_format;
+mod audit_forms;
+mod audit_operator;
 mod broker;
 mod cli;
 mod clock;

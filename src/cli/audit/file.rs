@@ -1,5 +1,5 @@
 //! Files that carry a trail, or one record of it, to somebody who has nothing else: what `hardtack fleet audit export` and
-//! `prove` write.
+//! `prove` write. `fork.rs` has the third kind.
 //!
 //! Owns: their form, and the check of one against nothing but public keys.
 //! Never: believes what stands beside the signed bytes: it is made again from them and compared.
@@ -13,16 +13,18 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::fork::{ForkProof, Proven};
 use super::line::{self, fields, line, nothing_left, Hole, Source};
 use crate::agent::salvage::Boundary;
 use crate::fleet::book::Segment;
+use crate::fleet::report::lineage::Vouching;
 use crate::fleet::report::{Checked, Report, Signers, Verifier};
-use crate::ids::{hex, unhex, DeviceId, EraId, FleetId, Hash};
+use crate::ids::{hex, unhex, DeviceId, EraId, FleetId, Hash, KeyId};
 use crate::time::Timestamp;
 use crate::wire::audit::proof::Inclusion;
 use crate::wire::audit::segment::{SegmentHeader, SEGMENT_RECORDS_MAX};
 use crate::wire::audit::signer::{AuditKey, Signer};
-use crate::wire::audit::{record_id, Named, Record};
+use crate::wire::audit::{record_id, Event, Named, Record, TrustChange};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
 use crate::wire::Refused;
@@ -108,10 +110,8 @@ pub struct Proof {
 /// What a proof is made of.
 #[derive(Default)]
 pub struct Parts {
-    /// Certificates of audit keys.
-    pub certificates: Vec<Signed<AuditKey>>,
-    /// Records that announce further ones.
-    pub announced: Vec<Inclusion>,
+    /// What vouches for the keys that signed them.
+    pub vouching: Vouching,
     /// The record.
     pub record: Option<Inclusion>,
     /// The one that names its credential, if that is another.
@@ -121,7 +121,7 @@ pub struct Parts {
 /// A record in a proof.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Proved {
+pub(super) struct Proved {
     /// As in a line of an export, without what only the collector says.
     record: Map<String, Value>,
     /// The signed header.
@@ -145,15 +145,8 @@ impl Proof {
         let inclusion = parts.record.as_ref().ok_or(Refused::Malformed("a proof of no record"))?;
         let device = inclusion.header.claim()?.device;
         let identities = signers.keys.get(&device).map_or(&[][..], Vec::as_slice);
-        let mut ring = Ring { fleet: &signers.fleet, keys: Vec::new() };
-        for certificate in &parts.certificates {
-            ring.vouched(certificate, &device, identities)?;
-        }
-        let announced = parts.announced.iter().map(|inclusion| {
-            let (header, record) = ring.announced(inclusion)?;
-            proved(inclusion, &header, &record, None)
-        });
-        let announced: Vec<Proved> = announced.collect::<Result<_, _>>()?;
+        let mut ring = Ring::of(&signers.fleet, &device, identities);
+        let (certificates, announced) = told(&mut ring, &parts.vouching)?;
         let (header, record) = ring.open(inclusion)?;
         let other = parts.naming.as_ref().map(|inclusion| ring.open(inclusion)).transpose()?;
         let named = record.names().or(other.as_ref().and_then(|(_, other)| other.names()));
@@ -169,41 +162,89 @@ impl Proof {
             device,
             keys: identities.iter().map(|key| hex(key.as_bytes())).collect(),
             id,
-            certificates: parts.certificates.iter().map(|one| BASE64.encode(&one.to_bytes())).collect(),
+            certificates,
             announced,
             records,
         })
     }
 }
 
-/// The audit keys that are vouched for.
-struct Ring<'f> {
+/// The audit keys of a device that are vouched for.
+pub(super) struct Ring<'f> {
     fleet: &'f FleetId,
-    keys: Vec<PublicKey>,
+    device: &'f DeviceId,
+    identities: &'f [PublicKey],
+    signers: Vec<Signer>,
 }
 
-impl Ring<'_> {
+impl<'f> Ring<'f> {
+    pub(super) fn of(fleet: &'f FleetId, device: &'f DeviceId, identities: &'f [PublicKey]) -> Self {
+        Self { fleet, device, identities, signers: Vec::new() }
+    }
+
     /// One for which an identity key vouches.
-    fn vouched(
-        &mut self,
-        certificate: &Signed<AuditKey>,
-        device: &DeviceId,
-        identities: &[PublicKey],
-    ) -> Result<(), Refused> {
-        self.keys.push(Signer::of(certificate, self.fleet, device, identities)?.key);
+    fn vouched(&mut self, certificate: &Signed<AuditKey>) -> Result<(), Refused> {
+        self.signers.push(Signer::of(certificate, self.fleet, self.device, self.identities)?);
         Ok(())
     }
 
     /// One that a record announces which is signed with one of these.
     fn announced(&mut self, inclusion: &Inclusion) -> Result<(SegmentHeader, Record), Refused> {
-        let (header, record) = self.open(inclusion)?;
-        self.keys.push(record.announces().ok_or(Refused::Malformed("a record that announces no key"))?);
+        let keys = self.signers.iter().map(|signer| signer.key.verifying());
+        let (header, record) = inclusion.open(self.fleet, keys)?;
+        let signer = self.signer(&inclusion.header)?;
+        let Event::Trust(TrustChange::AuditKey { epoch, key }) = record.event else {
+            return Err(Refused::Malformed("a record that announces no key"));
+        };
+        self.signers.push(Signer { epoch, key, ..signer });
         Ok((header, record))
     }
 
     fn open(&self, inclusion: &Inclusion) -> Result<(SegmentHeader, Record), Refused> {
-        inclusion.open(self.fleet, self.keys.iter().map(PublicKey::verifying))
+        inclusion.open(self.fleet, self.signers.iter().map(|signer| signer.key.verifying()))
     }
+
+    /// A header alone, and who signed it.
+    pub(super) fn header(&self, signed: &Signed<SegmentHeader>) -> Result<(SegmentHeader, Signer), Refused> {
+        let header = signed.open(self.fleet, self.signers.iter().map(|signer| signer.key.verifying()), 1)?;
+        Ok((header, self.signer(signed)?))
+    }
+
+    /// Whose signature comes first, of those that are known.
+    fn signer(&self, signed: &Signed<SegmentHeader>) -> Result<Signer, Refused> {
+        let known = |id: KeyId| self.signers.iter().find(|signer| KeyId::of(signer.key.as_bytes()) == id);
+        let signer = signed.signed_by().find_map(known).copied();
+        signer.ok_or(Refused::UnknownKey { valid: 0, needed: 1 })
+    }
+}
+
+/// What vouches for audit keys, as files tell it; each part of it is checked, and its keys are in the ring from there on.
+pub(super) fn told(ring: &mut Ring<'_>, vouching: &Vouching) -> Result<(Vec<String>, Vec<Proved>), Refused> {
+    for certificate in &vouching.certificates {
+        ring.vouched(certificate)?;
+    }
+    let announced = vouching.announced.iter().map(|inclusion| {
+        let (header, record) = ring.announced(inclusion)?;
+        proved(inclusion, &header, &record, None)
+    });
+    let announced = announced.collect::<Result<_, _>>()?;
+    Ok((vouching.certificates.iter().map(|one| BASE64.encode(&one.to_bytes())).collect(), announced))
+}
+
+/// Takes what a file says of audit keys into the ring.
+pub(super) fn take(ring: &mut Ring<'_>, certificates: &[String], announced: &[Proved]) -> Result<(), String> {
+    for text in certificates {
+        let certificate = Signed::from_bytes(&decoded(text)?).map_err(words)?;
+        ring.vouched(&certificate).map_err(|refused| format!("nobody vouches for an audit key: {refused}"))?;
+    }
+    for proved in announced {
+        let (header, record) = ring.announced(&inclusion_of(proved)?).map_err(unsound)?;
+        stands(ring.device, proved, &header)?;
+        if fields(&header.device, header.era, header.segment, &record, None) != proved.record {
+            return Err(format!("what it says of record {} is not what was signed", record.index));
+        }
+    }
+    Ok(())
 }
 
 fn proved(
@@ -268,6 +309,8 @@ pub enum Evidence {
     Export(Report),
     /// One record, as a line of an export has it.
     Proof(Map<String, Value>),
+    /// Two headers that cannot both stand in one trail; none where the file does not check out.
+    Fork(Option<Box<Proven>>),
 }
 
 impl Verdict {
@@ -275,12 +318,12 @@ impl Verdict {
     pub fn is_sound(&self) -> bool {
         let whole = match &self.evidence {
             Evidence::Export(report) => report.is_sound(),
-            Evidence::Proof(_) => true,
+            Evidence::Proof(_) | Evidence::Fork(_) => true,
         };
         whole && self.problems.is_empty()
     }
 
-    fn problem(&mut self, problem: String) {
+    pub(super) fn problem(&mut self, problem: String) {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(problem);
         }
@@ -314,6 +357,15 @@ pub fn check(mut file: impl BufRead, trusted: &[TrustedKey]) -> Result<Verdict, 
         }
         return Ok(verdict);
     }
+    if kind["kind"] == "fork" {
+        let fork: ForkProof = serde_json::from_str(&first).map_err(|error| NoEvidence::Other(error.to_string()))?;
+        let mut verdict = fork.check(trusted)?;
+        one_form(&fork, &first, &mut verdict);
+        if next_line(&mut file)?.is_some() {
+            verdict.problem("there is something after the proof".into());
+        }
+        return Ok(verdict);
+    }
     let head: Head = serde_json::from_str(&first).map_err(|error| NoEvidence::Other(error.to_string()))?;
     if head.kind != "export" || head.format != EXPORT {
         return Err(NoEvidence::Other(format!("a {:?} of the form {:?}", head.kind, head.format)));
@@ -341,7 +393,11 @@ fn one_form<T: Serialize>(read: &T, text: &str, verdict: &mut Verdict) {
 }
 
 /// The keys of a device that count.
-fn counted(device: &DeviceId, told: &[String], trusted: &[TrustedKey]) -> Result<Vec<PublicKey>, NoEvidence> {
+pub(super) fn counted(
+    device: &DeviceId,
+    told: &[String],
+    trusted: &[TrustedKey],
+) -> Result<Vec<PublicKey>, NoEvidence> {
     let one_form = |text: &String| {
         let key = public(text)?;
         (hex(key.as_bytes()) == *text).then_some(key).ok_or_else(|| format!("the key {text} in capitals"))
@@ -496,7 +552,7 @@ fn check_lines(verifier: &mut Verifier, lines: &[Told], verdict: &mut Verdict) {
         at: Timestamp(0),
     };
     // What is wrong with it stands in the verifier's report.
-    let Some(Checked { header, records }) = verifier.segment(stored) else { return };
+    let Some(Checked { header, records, .. }) = verifier.segment(stored) else { return };
     let mut expected = records.iter();
     for told in lines {
         let source = Source { received: told.received.as_deref(), signed, header: &header };
@@ -530,23 +586,12 @@ fn check_proof(proof: &Proof, trusted: &[TrustedKey]) -> Result<Verdict, NoEvide
 }
 
 fn proof_holds(proof: &Proof, identities: &[PublicKey]) -> Result<(), String> {
-    let mut ring = Ring { fleet: &proof.fleet, keys: Vec::new() };
-    for text in &proof.certificates {
-        let certificate = Signed::from_bytes(&decoded(text)?).map_err(words)?;
-        ring.vouched(&certificate, &proof.device, identities)
-            .map_err(|refused| format!("nobody vouches for an audit key: {refused}"))?;
-    }
-    for proved in &proof.announced {
-        let (header, record) = ring.announced(&inclusion_of(proved)?).map_err(unsound)?;
-        stands(proof, proved, &header)?;
-        if fields(&header.device, header.era, header.segment, &record, None) != proved.record {
-            return Err(format!("what it says of record {} is not what was signed", record.index));
-        }
-    }
+    let mut ring = Ring::of(&proof.fleet, &proof.device, identities);
+    take(&mut ring, &proof.certificates, &proof.announced)?;
     let mut opened: Vec<(SegmentHeader, Record)> = Vec::new();
     for proved in &proof.records {
         let (header, record) = ring.open(&inclusion_of(proved)?).map_err(unsound)?;
-        stands(proof, proved, &header)?;
+        stands(&proof.device, proved, &header)?;
         opened.push((header, record));
     }
     let [(header, record), others @ ..] = &opened[..] else { return Err("it holds no record".into()) };
@@ -577,7 +622,7 @@ fn proof_holds(proof: &Proof, identities: &[PublicKey]) -> Result<(), String> {
     Ok(())
 }
 
-fn words(refused: Refused) -> String {
+pub(super) fn words(refused: Refused) -> String {
     refused.to_string()
 }
 
@@ -585,7 +630,7 @@ fn unsound(refused: Refused) -> String {
     format!("a record does not check out: {refused}")
 }
 
-fn decoded(text: &String) -> Result<Vec<u8>, String> {
+pub(super) fn decoded(text: &String) -> Result<Vec<u8>, String> {
     BASE64.decode(text.as_bytes()).map_err(|error| format!("no base64: {error}"))
 }
 
@@ -598,10 +643,10 @@ fn inclusion_of(proved: &Proved) -> Result<Inclusion, String> {
 }
 
 /// Whether a record that was opened is of the device and at the place that the proof says.
-fn stands(proof: &Proof, proved: &Proved, header: &SegmentHeader) -> Result<(), String> {
+fn stands(device: &DeviceId, proved: &Proved, header: &SegmentHeader) -> Result<(), String> {
     let count: u64 = header.kept().map_err(words)?.iter().map(|(first, end)| end - first).sum();
-    if header.device != proof.device {
-        return Err(format!("signed by {}, and said to be of {}", header.device, proof.device));
+    if header.device != *device {
+        return Err(format!("signed by {}, and said to be of {device}", header.device));
     }
     if (proved.place.saturating_add(1), proved.count) != (proved.leaves.len() as u64, count) {
         return Err("its place is another than its leaves have".into());
@@ -626,9 +671,10 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
+    use crate::fleet::report::lineage::Lineage;
     use crate::wire::audit::genesis;
     use crate::wire::audit::segment::{grow, root, Salvage};
-    use crate::wire::audit::{Event, Evidence as Refusal, Gap, GapCause, TrustChange};
+    use crate::wire::audit::{Evidence as Refusal, Gap, GapCause};
 
     const ERA: EraId = EraId { number: 1, salt: 77 };
 
@@ -718,7 +764,7 @@ mod tests {
         assert!(verdict.is_sound(), "{verdict:?}");
         match verdict.evidence {
             Evidence::Export(report) => report,
-            Evidence::Proof(_) => panic!("it is an export"),
+            Evidence::Proof(_) | Evidence::Fork(_) => panic!("it is an export"),
         }
     }
 
@@ -754,8 +800,10 @@ mod tests {
         let unnamed = SegmentHeader { signer: None, ..header(&second).claim().unwrap() };
         let signed = Signed::sign(&unnamed, &signers().fleet, &[&next]);
         let parts = || Parts {
-            certificates: vec![header(&first).claim().unwrap().signer.unwrap()],
-            announced: vec![Inclusion::of(header(&first), &first.leaves, 1).unwrap().unwrap()],
+            vouching: Vouching {
+                certificates: vec![header(&first).claim().unwrap().signer.unwrap()],
+                announced: vec![Inclusion::of(header(&first), &first.leaves, 1).unwrap().unwrap()],
+            },
             record: Inclusion::of(signed.clone(), &second.leaves, 3).unwrap(),
             naming: None,
         };
@@ -779,11 +827,18 @@ mod tests {
             edit(&mut damaged);
             assert!(!holds(&damaged), "{what}");
         }
-        let without = Parts { announced: Vec::new(), ..parts() };
+        let with = |announced| Parts { vouching: Vouching { announced, ..parts().vouching }, ..parts() };
+        let without = with(Vec::new());
         assert!(matches!(Proof::of(&signers(), &without), Err(Refused::UnknownKey { .. })));
-        let other =
-            Parts { announced: vec![Inclusion::of(header(&first), &first.leaves, 0).unwrap().unwrap()], ..parts() };
+        let other = with(vec![Inclusion::of(header(&first), &first.leaves, 0).unwrap().unwrap()]);
         assert!(matches!(Proof::of(&signers(), &other), Err(Refused::Malformed(_))));
+        let mut lineage = Lineage::default();
+        lineage.note(&first).unwrap();
+        lineage.note(&Segment { header: signed.to_bytes(), ..second.clone() }).unwrap();
+        assert_eq!(lineage.of(signed.signed_by()), parts().vouching, "what leads to the key that signed");
+        let certified = Vouching { announced: Vec::new(), ..parts().vouching };
+        assert_eq!(lineage.of(header(&first).signed_by()), certified);
+        assert_eq!(lineage.of([KeyId([9; 8])]), Vouching::default());
     }
 
     #[test]

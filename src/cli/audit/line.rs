@@ -47,7 +47,7 @@ pub(in crate::cli) fn nothing_left(source: Source<'_>) -> Map<String, Value> {
         "kind": if header.salvage.is_some() { "lost" } else { "shed" },
         "device": header.device,
         "era": header.era.number,
-        "salt": salt(header.era),
+        "salt": salt_text(header.era),
         "segment": header.segment,
         "first": header.first_index,
         "count": header.count,
@@ -66,7 +66,7 @@ pub(in crate::cli) fn unsigned(device: &DeviceId, era: EraId, record: &Record, b
         "kind": "unsigned",
         "device": device,
         "era": era.number,
-        "salt": salt(era),
+        "salt": salt_text(era),
         "index": record.index,
         "record": BASE64.encode(bytes),
         "says": says,
@@ -97,7 +97,7 @@ pub(in crate::cli) fn hole(hole: &Hole) -> Map<String, Value> {
         "kind": "hole",
         "device": hole.device,
         "era": hole.era.number,
-        "salt": salt(hole.era),
+        "salt": salt_text(hole.era),
         "segment": hole.segment,
         "index": hole.index,
         "head": hole.head,
@@ -131,7 +131,7 @@ pub(in crate::cli) fn fields(
     put("kind", kind.clone().into());
     put("device", device.as_str().into());
     put("era", era.number.into());
-    put("salt", salt(era).into());
+    put("salt", salt_text(era).into());
     put("segment", segment.into());
     put("index", record.index.into());
     put("floor", record.floor.to_string().into());
@@ -149,7 +149,7 @@ pub(in crate::cli) fn fields(
 }
 
 /// A salt has 64 random bits, and what reads JSON elsewhere keeps 53 of a number.
-fn salt(era: EraId) -> String {
+pub(in crate::cli) fn salt_text(era: EraId) -> String {
     format!("{:016x}", era.salt)
 }
 

@@ -6,6 +6,8 @@ use crate::fleet::revoke::{revoke, Revocation};
 use crate::fleet::{publish, FleetError, FleetKeys};
 use crate::ids::Nonce;
 use crate::time::Millis;
+use crate::wire::audit::segment::grow;
+use crate::wire::audit::{Decision, Known, Named, Record};
 use crate::wire::bundle::BrokerPins;
 use crate::wire::enrol::{DeviceKeys, EnrolRequest};
 use crate::wire::revocation::Target;
@@ -183,4 +185,87 @@ fn a_newer_missing_or_damaged_ledger_is_refused_with_advice() {
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99, .. })));
     std::fs::write(world.folder.path().join("junk.db"), "not a database at all, not even a little").unwrap();
     assert!(matches!(Ledger::open(&world.folder.path().join("junk.db")), Err(LedgerError::Unreadable(_))));
+}
+
+/// A segment of decisions by these credentials, the first of them at `first_index`. The ledger looks at no signature.
+fn decisions(device: &str, segment: u64, first_index: u64, credentials: &[Credential]) -> Write {
+    let record = |(index, credential): (u64, &Credential)| {
+        let decision = Decision {
+            allow: true,
+            reason: "allowed".into(),
+            operation: "read".into(),
+            resource: "modbus/a".into(),
+            destination: None,
+            risk: None,
+            credential: credential.clone(),
+            workload: Vec::new(),
+            enforcer: Vec::new(),
+            known: Known::default(),
+        };
+        Record { index, floor: at(1), powered: at(1), event: Event::Decision(Box::new(decision)) }
+    };
+    let records: Vec<Record> = (first_index..).zip(credentials).map(record).collect();
+    let (leaves, root) = grow(&records);
+    let header = SegmentHeader {
+        device: device.parse().unwrap(),
+        era: EraId { number: 1, salt: 7 },
+        segment,
+        first_index,
+        count: records.len() as u32,
+        previous: Hash::ZERO,
+        root,
+        closed_at: at(1),
+        recovered: false,
+        signer: None,
+        feeds: Vec::new(),
+        salvage: None,
+    };
+    let signed = Signed::sign(&header, &"acme".parse().unwrap(), &[]);
+    Write::Segment(Box::new(Segment {
+        device: header.device,
+        era: header.era,
+        segment,
+        first_index,
+        digest: signed.digest(),
+        header: signed.to_bytes(),
+        leaves,
+        at: at(2),
+    }))
+}
+
+#[test]
+fn whom_a_decision_is_attributed_to_is_found_in_its_own_era_whichever_commit_named_it() {
+    let world = World::new();
+    let connection = connect(&world.path()).unwrap();
+    let named = |owner: &str, task: Option<&str>| {
+        let (grant, task) = (GrantId([1; 16]), task.map(|task| task.parse().unwrap()));
+        Credential::Named(Box::new(Named { owner: owner.into(), grant, task, chain: Vec::new() }))
+    };
+    let same = Credential::Same;
+    let first = [
+        decisions("gw-07", 0, 0, &[named("ann", Some("t-1")), same(0), named("bob", None)]),
+        decisions("gw-08", 0, 0, &[named("eve", Some("t-1")), same(0), same(9)]),
+        decisions("gw-07", 1, 3, &[same(2), same(0), Credential::Nothing]),
+    ];
+    store(&connection, 2, &first).unwrap();
+    store(&connection, 3, &[decisions("gw-08", 1, 3, &[same(0)]), decisions("gw-07", 2, 6, &[same(0)])]).unwrap();
+    let mut statement =
+        connection.prepare("SELECT device, idx, owner, task FROM records ORDER BY device, idx").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+    let rows: Vec<(String, i64, Option<String>, Option<String>)> = rows.collect::<Result<_, _>>().unwrap();
+    let expected = [
+        ("gw-07", 0, Some("ann"), Some("t-1")),
+        ("gw-07", 1, Some("ann"), Some("t-1")),
+        ("gw-07", 2, Some("bob"), None),
+        ("gw-07", 3, Some("bob"), None),
+        ("gw-07", 4, Some("ann"), Some("t-1")),
+        ("gw-07", 5, None, None),
+        ("gw-07", 6, Some("ann"), Some("t-1")),
+        ("gw-08", 0, Some("eve"), Some("t-1")),
+        ("gw-08", 1, Some("eve"), Some("t-1")),
+        ("gw-08", 2, None, None),
+        ("gw-08", 3, Some("eve"), Some("t-1")),
+    ];
+    let told: Vec<_> = rows.iter().map(|row| (row.0.as_str(), row.1, row.2.as_deref(), row.3.as_deref())).collect();
+    assert_eq!(told, expected);
 }

@@ -504,7 +504,9 @@ fn refused_words() -> Vec<Value> {
 
 /// Proofs of forks, those that hold and those that do not.
 fn forks() -> Value {
-    let [first, second, _, _, _, announcing, announced, _] = &chain()[..] else { panic!("the chain has eight segments") };
+    let [first, second, _, _, _, announcing, announced, _] = &chain()[..] else {
+        panic!("the chain has eight segments")
+    };
     let (first, second, announced) = (&first.0, &second.0, &announced.0);
     let edited = |header: &SegmentHeader, epoch: u8, edit: &dyn Fn(&mut SegmentHeader)| {
         let mut header = header.clone();

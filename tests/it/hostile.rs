@@ -88,7 +88,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
     let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
     let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
-    let _ = (decode::<StoredGrant>(bytes, MESSAGE_BYTES_MAX), decode::<StoredTask>(bytes, MESSAGE_BYTES_MAX));
+    let _ = (StoredGrant::from_file(bytes), StoredTask::from_file(bytes));
     let _ = Emergencies::default().load(KeyId([0xab; 8]), bytes, None);
     let feed = "main".parse().unwrap();
     let mut revocations = Revocations::default();

@@ -18,7 +18,6 @@ use crate::agent::wallet::StoredTask;
 use crate::shell::cast::{failed, path, Fleet, Gateway, Player, Stage};
 use crate::shell::entropy;
 use crate::shell::proxy::{Direction, Passed, Proxy};
-use crate::wire::decode;
 use crate::wire::token::{from_text, to_text, Held};
 
 /// What this fleet asks of time: proof for valves, nothing but the floor for the log.
@@ -345,7 +344,7 @@ fn origin(task: &Value) -> String {
 
 /// Takes the wallet's own credential from the disk and gives it a right that it does not have.
 fn widen(gateway: &Gateway, task_id: &str) -> Result<String, Failure> {
-    let tasks = gateway.wallet_files()?.into_iter().filter_map(|bytes| decode::<StoredTask>(&bytes, 1 << 20).ok());
+    let tasks = gateway.wallet_files()?.into_iter().filter_map(|bytes| StoredTask::from_file(&bytes).ok());
     let stolen = tasks
         .into_iter()
         .find(|task| task.id.as_str() == task_id)

@@ -50,6 +50,8 @@ pub(crate) struct Power {
 pub(crate) fn profile() -> Profile {
     let mut profile = Profile::default();
     profile.queue.anchor_every_commits = 4;
+    // Each denial has a record: that is what is told, and what gives way.
+    profile.queue.alike_max = u32::MAX;
     profile
 }
 

@@ -30,6 +30,7 @@ use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 
 /// The most rules of one key that are held: those of its statement, and what earlier ones said and it leaves out. What another
 /// rule covers for as long needs no room; a statement that would take more all the same is refused until older rules have ended.
+/// One on everything always has a place beside them.
 pub const HELD_MAX: usize = 4 * RULES_MAX;
 /// The most keys whose counters are remembered, those among them that a trust bundle has dropped.
 pub const MARKS_MAX: usize = 4 * EMERGENCY_KEYS_MAX;
@@ -187,7 +188,7 @@ impl Emergencies {
     pub fn load(&mut self, key: KeyId, bytes: &[u8], known: Option<&EmergencyMark>) -> Result<(), Refused> {
         let Stored { operator, signed, rules } = Stored::read(bytes)?;
         let (said, digest) = (signed.claim()?, signed.digest());
-        if said.key != key || rules.len() > HELD_MAX {
+        if said.key != key || rules.len() > HELD_MAX + 1 {
             return Err(Refused::Malformed("the file of another key"));
         }
         if let Some(known) = known {
@@ -282,7 +283,7 @@ impl Emergencies {
             }
         }
         drop_superfluous(&mut rules, Life::lasts);
-        if rules.len() > HELD_MAX {
+        if rules.keys().filter(|selector| **selector != Selector::All).count() > HELD_MAX {
             return Err(Refused::Malformed("more rules of one emergency key than a device holds: older ones must end"));
         }
         if self.mark(key).is_none() {

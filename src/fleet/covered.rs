@@ -57,8 +57,9 @@ pub fn covered(book: &Book, targets: &[Target], issued: Option<Timestamp>, at: T
     // What a thief dates into the future devices do not obey before: no rule lasts longer than that from now.
     let by_key = by_key.filter(|(_, until, _)| *until <= at + LIFE_MAX).filter(|(selector, ..)| match selector {
         Selector::IssuedBefore(time) => before(*time),
-        Selector::All
-        | Selector::Audience(_)
+        // It may stand for a narrower one, which its statement has no place for.
+        Selector::All => !selectors.is_empty(),
+        Selector::Audience(_)
         | Selector::Device(_)
         | Selector::Grant(_)
         | Selector::Group(_)
@@ -143,6 +144,16 @@ pub(in crate::fleet) mod tests {
         let statement = Signed::sign(&said, book.fleet(), &[&key]);
         let kept = Kept { operator: "ann".into(), at, statement };
         book.write(Write::Emergency(Box::new(kept)), &mut Effects::default());
+    }
+
+    /// A rule on everything may stand for one that its statement has no place for.
+    #[test]
+    fn an_emergency_rule_on_everything_covers_whatever_is_asked() {
+        let (_, book, ..) = &mut one_device();
+        let until = declared(book, &Target::All, at(100));
+        let gw = Target::Device("gw-07".parse().unwrap());
+        let told = covered(book, &[gw], None, at(100)).unwrap();
+        assert_eq!((told.until, told.emergency.map(|(_, operator)| operator)), (until, Some("ann".into())));
     }
 
     #[test]

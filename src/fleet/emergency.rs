@@ -219,9 +219,16 @@ pub fn statement(
     let in_force = before.rules.iter().filter(|rule| rule.until >= at && rule.until <= end + ISSUED_EARLIER);
     let in_force = in_force.map(|rule| Declared { until: end.min(rule.until), ..rule.clone() });
     let mut rules = latest(in_force.chain([Declared { selector, until, reason }]));
-    drop_superfluous(&mut rules, |its, rule| its.until >= rule.until);
     if rules.len() > RULES_MAX {
-        return Err(full(&rules, selector, at));
+        // Only then: a device may hold to one for longer than to another with the same end, which it has seen before.
+        let asked = rules.get(&selector).cloned();
+        drop_superfluous(&mut rules, |its, rule| its.until >= rule.until);
+        if rules.len() < RULES_MAX {
+            rules.extend(asked.map(|asked| (selector, asked)));
+        }
+    }
+    if rules.len() > RULES_MAX {
+        return Err(full(&rules, selector, &named.operator, at));
     }
     let rules = Rules::of(rules.into_values()).map_err(FleetError::refused("the statement"))?;
     let said = Emergency { key: id, counter, issued_at, bundle_version: trust.version, rules };
@@ -232,7 +239,7 @@ pub fn statement(
 }
 
 /// Nothing of what is in force may be left out, and there is no room for more.
-fn full(rules: &BTreeMap<Selector, Declared>, asked: Selector, at: Timestamp) -> FleetError {
+fn full(rules: &BTreeMap<Selector, Declared>, asked: Selector, operator: &str, at: Timestamp) -> FleetError {
     let others = || rules.values().filter(|rule| rule.selector != asked).map(|rule| rule.until);
     let (first, last) = (others().min().unwrap_or(at), others().max().unwrap_or(at));
     let hours = last.since(at).secs_ceil().div_ceil(3600).min(LIFE_MAX.secs_ceil() / 3600);
@@ -249,8 +256,8 @@ fn full(rules: &BTreeMap<Selector, Declared>, asked: Selector, at: Timestamp) ->
     };
     FleetError::Invalid(format!(
         "{RULES_MAX} rules of this key are in force, a statement says no more, and may leave none out: the first of them ends at \
-         {first}, the last at {last}. {instead} `hardtack fleet emergency all --expires {hours}h`. Else have an operator with another \
-         emergency key revoke it, or the fleet's own feed: `hardtack fleet revoke`"
+         {first}, the last at {last}. {instead} `hardtack fleet emergency all --as {operator} --expires {hours}h --reason WHY`. Else have \
+         an operator with another emergency key revoke it, or the fleet's own feed: `hardtack fleet revoke`"
     ))
 }
 

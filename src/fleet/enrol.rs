@@ -349,6 +349,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_approved_while_an_emergency_key_has_revoked_everything() {
+        let (keys, mut book) = founded();
+        let ends = super::covered::tests::declared(&mut book, &Target::All, at(10));
+        let asked = request("gw-08", &device_keys(3), 1);
+        let mut approved = |when| {
+            approve(&mut book, &asked, code(&asked), Replace::Keep, keys.operator("ann"), when, &mut Effects::default())
+        };
+        assert!(matches!(approved(at(11)), Err(FleetError::DeviceRevoked(_))));
+        assert!(approved(ends + crate::time::Millis(1)).is_ok());
+    }
+
+    #[test]
     fn requests_over_the_broker_wait_within_a_bound() {
         let (_, mut book) = founded();
         let mut fx = Effects::default();

@@ -28,6 +28,11 @@ pub fn goes_by(book: &Book, device: &DeviceId) -> u64 {
 
 /// What these devices read. Whether anybody knows them makes no difference.
 pub fn readers(book: &Book, devices: impl IntoIterator<Item = DeviceId>) -> Vec<Reader> {
+    let mut devices = devices.into_iter().peekable();
+    // Where every device has its feed by every bundle is much to find out, and mostly nobody is asked about.
+    if devices.peek().is_none() {
+        return Vec::new();
+    }
     let placed: Vec<_> =
         book.trusts().iter().map(|trust| (trust.version, trust.feeds.first(), trust.placed())).collect();
     let reader = |device: DeviceId| {
@@ -42,7 +47,7 @@ pub fn readers(book: &Book, devices: impl IntoIterator<Item = DeviceId>) -> Vec<
         former.retain(|feed| !feeds.contains(feed));
         Reader { device, feeds, former }
     };
-    devices.into_iter().map(reader).collect()
+    devices.map(reader).collect()
 }
 
 #[cfg(test)]

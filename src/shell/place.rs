@@ -34,14 +34,23 @@ impl Place {
         &self.0
     }
 
-    /// The text, with the argument in each of its commands that is one of this folder.
+    /// The text, with the argument in each of its commands that is one of this folder and names none yet.
     pub fn put_into(&self, said: &str) -> String {
         let mut text = said.to_owned();
         for command in OF_THE_FOLDER {
-            for end in [" ", "`"] {
-                let (bare, placed) = (format!("`hardtack fleet {command}{end}"), self.argument());
-                text = text.replace(&bare, &format!("`hardtack fleet {command}{placed}{end}"));
+            let bare = format!("`hardtack fleet {command}");
+            let mut parts = text.split(bare.as_str());
+            let mut placed = parts.next().unwrap_or_default().to_owned();
+            for rest in parts {
+                let arguments = rest.split('`').next().unwrap_or_default();
+                let is_whole = rest.starts_with([' ', '`']);
+                placed.push_str(&bare);
+                if is_whole && !arguments.contains(" --dir ") {
+                    placed.push_str(self.argument());
+                }
+                placed.push_str(rest);
             }
+            text = placed;
         }
         // `revocations export` is for whoever has a ledger to make a file of.
         text.replace("`hardtack fleet revocations`", &format!("`hardtack fleet revocations{}`", self.argument()))
@@ -79,6 +88,7 @@ mod tests {
             ("`hardtack fleet key sign PROPOSAL --root KEYFILE`", "`hardtack fleet key sign PROPOSAL --root KEYFILE`"),
         ] {
             assert_eq!(place.put_into(said), told);
+            assert_eq!(place.put_into(told), told, "once is enough");
             assert_eq!(Place::default().put_into(said), said);
         }
     }

@@ -188,12 +188,14 @@ pub fn publisher_of(ledger: &Ledger) -> Result<Taken, FileError> {
 }
 
 /// What was published once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PublishedOnce {
     /// Messages that were sent.
     pub messages: usize,
     /// Who signed the head.
     pub signed: SignedBy,
+    /// What kept the broker from letting in every device that may come, if something did.
+    pub complaints: Vec<String>,
 }
 
 /// Who signs heads.
@@ -221,11 +223,12 @@ pub async fn publish_once(
     let turn = match Turn::take(ledger, served) {
         Ok(turn) => turn,
         Err(ServeError::Publishing { holder }) => {
-            let messages = publish_beside(ledger, &holder, uplink).await?;
-            return Ok(PublishedOnce { messages, signed: SignedBy::Another });
+            let (messages, complaints) = publish_beside(ledger, &holder, uplink).await?;
+            return Ok(PublishedOnce { messages, signed: SignedBy::Another, complaints });
         }
         Err(error) => return Err(error),
     };
+    let complaints = let_in(ledger.book(), uplink.clone()).await?;
     let link = open_once(ledger.book(), uplink).await?;
     let at = now()?;
     let ((), outgoing) = ledger.transact::<_, ServeError>(|book, _, fx| {
@@ -238,12 +241,12 @@ pub async fn publish_once(
         link.send(LinkCommand::Publish(publish));
     }
     link.finish().await;
-    Ok(PublishedOnce { messages, signed: SignedBy::Us })
+    Ok(PublishedOnce { messages, signed: SignedBy::Us, complaints })
 }
 
 /// Brings what another process has signed to a broker. Whatever that one signs meanwhile is brought as well: a head that
 /// lands here after its successor would hide it.
-async fn publish_beside(ledger: &mut Ledger, holder: &str, uplink: Uplink) -> Result<usize, ServeError> {
+async fn publish_beside(ledger: &mut Ledger, holder: &str, uplink: Uplink) -> Result<(usize, Vec<String>), ServeError> {
     let deadline = clock::now().boottime.0 + SIGNED_WITHIN.as_millis() as u64;
     while !publish::is_current(ledger.book(), now()?) {
         if clock::now().boottime.0 > deadline {
@@ -256,8 +259,9 @@ async fn publish_beside(ledger: &mut Ledger, holder: &str, uplink: Uplink) -> Re
         tokio::time::sleep(POLL).await;
         ledger.refresh()?;
     }
-    let mut messages = 0;
+    let (mut messages, mut complaints) = (0, Vec::new());
     for _ in 0..ROUNDS_MAX {
+        complaints = let_in(ledger.book(), uplink.clone()).await?;
         let link = open_once(ledger.book(), uplink.clone()).await?;
         let (feeds, retained) = (FeedAt::all(ledger.book()), publish::retained(ledger.book()));
         messages += retained.len();
@@ -270,23 +274,72 @@ async fn publish_beside(ledger: &mut Ledger, holder: &str, uplink: Uplink) -> Re
             break;
         }
     }
-    Ok(messages)
+    Ok((messages, complaints))
 }
 
 async fn open_once(book: &Book, uplink: Uplink) -> Result<Link, ServeError> {
     let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
     let link = open_link(book, uplink, inputs, &Handle::current())?.link;
     link.send(LinkCommand::Connect { filters: Vec::new(), will: None });
-    let first = tokio::task::spawn_blocking(move || arrived.recv_timeout(Duration::from_secs(15))).await;
-    match first {
-        Ok(Ok(Input::Link(LinkEvent::Connected))) => Ok(link),
-        Ok(Ok(Input::Link(LinkEvent::Disconnected { reason }))) => {
+    match next(arrived).await {
+        (Some(Input::Link(LinkEvent::Connected)), _) => Ok(link),
+        (Some(Input::Link(LinkEvent::Disconnected { reason })), _) => {
             Err(FleetError::Invalid(format!("the broker cannot be reached ({reason}): try again")).into())
         }
-        Ok(Ok(Input::Link(LinkEvent::Message { .. }) | Input::Stop) | Err(_)) | Err(_) => {
+        (Some(Input::Link(LinkEvent::Message { .. }) | Input::Stop) | None, _) => {
             Err(FleetError::Invalid("the broker did not answer within 15 s: try again".into()).into())
         }
     }
+}
+
+/// What arrives next, if something does in time.
+async fn next(arrived: Receiver<Input>) -> (Option<Input>, Option<Receiver<Input>>) {
+    let waited =
+        tokio::task::spawn_blocking(move || (arrived.recv_timeout(Duration::from_secs(15)).ok(), Some(arrived)));
+    waited.await.unwrap_or((None, None))
+}
+
+/// Before a trust bundle that moves devices is at the broker, that lets in all that may come, and each read the feeds by which it
+/// may go. Nothing is taken back: that is for whoever serves. One message after the other, so that the broker sets the pace. What
+/// it complains of is given back, and keeps nobody from publishing: a device that is shut out of its feed hears of bundles all the
+/// same.
+async fn let_in(book: &Book, uplink: Uplink) -> Result<Vec<String>, ServeError> {
+    let (inputs, arrived) = mpsc::sync_channel(WAITING_MAX);
+    let Opened { link, administered } = open_link(book, uplink, inputs, &Handle::current())?;
+    if administered == Administered::Nowhere {
+        return Ok(Vec::new());
+    }
+    let approved = book.devices().filter(|device| device.status == Status::Approved);
+    let devices = readers(book, approved.map(|device| device.id.clone()));
+    let keys: Vec<KeyId> = book.trust().emergency.iter().map(EmergencyKey::id).collect();
+    let commands =
+        dynsec::admit(book.fleet(), &devices).into_iter().chain(dynsec::admit_emergency(book.fleet(), &keys));
+    link.send(LinkCommand::Connect { filters: vec![CONTROL_RESPONSE_TOPIC.to_owned()], will: None });
+    let mut complaints = Vec::new();
+    // The first answer is that there is a connection.
+    let mut waiting = Some(arrived);
+    for command in std::iter::once(None).chain(commands.map(Some)) {
+        let Some(arrived) = waiting.take() else { break };
+        if let Some(command) = command {
+            link.administer(command);
+        }
+        let (answer, left) = next(arrived).await;
+        let ended = match answer {
+            Some(Input::Link(LinkEvent::Connected)) => None,
+            Some(Input::Link(LinkEvent::Message { payload, .. })) => {
+                complaints.extend(dynsec::complaints(&payload));
+                None
+            }
+            Some(Input::Link(LinkEvent::Disconnected { reason })) => Some(reason),
+            Some(Input::Stop) | None => Some("it did not answer within 15 s".into()),
+        };
+        match ended {
+            None => waiting = left,
+            Some(reason) => complaints.push(format!("it was not told of every device: {reason}")),
+        }
+    }
+    link.finish().await;
+    Ok(complaints)
 }
 
 /// Who tells the broker which devices may come in.
@@ -461,8 +514,12 @@ impl Serve {
                 return Ok(next);
             }
         };
-        self.administer();
+        let moved = self.administer();
         self.send(outgoing);
+        // Whoever is disconnected by this has been sent what there was to say to him.
+        for command in dynsec::withdraw(self.ledger.book().fleet(), &moved) {
+            self.link.administer(command);
+        }
         if connected && self.ready == Ready::NotYet {
             self.ready = Ready::Said;
             let head = self.ledger.book().first().order().1;
@@ -490,10 +547,10 @@ impl Serve {
     }
 
     /// Devices that were approved since may come in, those that were retired may not any more, and those that a trust bundle has
-    /// moved read their new feed, before that bundle is told to anybody.
-    fn administer(&mut self) {
+    /// moved read their new feed, before that bundle is told to anybody. Gives those whose former feeds are to be withdrawn.
+    fn administer(&mut self) -> Vec<Reader> {
         if self.administered == Administered::Nowhere || self.connection != Connection::Up {
-            return;
+            return Vec::new();
         }
         let book = self.ledger.book();
         let may = |status: Status| move |device: &&crate::fleet::book::Device| device.status == status;
@@ -510,14 +567,14 @@ impl Serve {
         let changed = readers(book, approved.iter().filter(may_differ).map(|(device, _)| device.clone()));
         let differs =
             |reader: &&Reader| self.admitted.get(&reader.device).is_none_or(|known| known.feeds != reader.feeds);
-        let joining: Vec<Reader> = changed.iter().filter(differs).cloned().collect();
+        let moved: Vec<Reader> = changed.iter().filter(differs).cloned().collect();
         // On a fresh connection nobody is known to be out, so all who must be are told to go.
         let leaving: Vec<DeviceId> = if self.admitted.is_empty() {
             retired
         } else {
             retired.into_iter().filter(|device| self.admitted.contains_key(device)).collect()
         };
-        for command in dynsec::admit(book.fleet(), &joining).into_iter().chain(dynsec::dismiss(&leaving)) {
+        for command in dynsec::admit(book.fleet(), &moved).into_iter().chain(dynsec::dismiss(&leaving)) {
             self.link.administer(command);
         }
         self.admitted.retain(|device, _| approved.contains_key(device));
@@ -537,6 +594,7 @@ impl Serve {
             self.link.administer(command);
         }
         self.emergencies = Some(named);
+        moved
     }
 }
 

@@ -189,6 +189,12 @@ pub fn device_filters(fleet: &FleetId, device: &DeviceId, feed: &FeedId) -> Vec<
     rests.into_iter().map(|rest| format!("hardtack/1/{fleet}/{rest}")).collect()
 }
 
+/// The feed that a filter is of, if it is of one alone.
+pub fn feed_of_filter(fleet: &FleetId, filter: &str) -> Option<FeedId> {
+    let rest = filter.strip_prefix("hardtack/1/")?.strip_prefix(fleet.as_str())?.strip_prefix("/feed/")?;
+    rest.split_once('/')?.0.parse().ok()
+}
+
 /// What the fleet's service subscribes to, as filters.
 pub fn service_filters(fleet: &FleetId) -> Vec<String> {
     ["dev/+/up/hello", "dev/+/up/audit", "dev/+/up/request", "dev/+/state", "enrol/+/up", "feed/+/emergency/+"]
@@ -459,6 +465,17 @@ mod tests {
             Topic::EnrolDown(device),
         ] {
             assert_eq!(Topic::parse(&topic.text(&fleet), &fleet), Some(topic));
+        }
+        let main = "main".parse().unwrap();
+        let of_feed = device_filters(&fleet, &"gw-07".parse().unwrap(), &main)
+            .iter()
+            .map(|filter| feed_of_filter(&fleet, filter))
+            .collect::<Vec<_>>();
+        assert_eq!(of_feed, [None, None, Some(main.clone()), Some(main), None, None]);
+        for other in
+            service_filters(&fleet).iter().map(String::as_str).chain(["hardtack/1/other/feed/main/+", "feed/main"])
+        {
+            assert_eq!(feed_of_filter(&fleet, other), None, "{other}");
         }
         for stranger in ["", "hardtack/1/other/bundle/1", "hardtack/1/acme/bundle/x", "hardtack/1/acme/dev/+/state"] {
             assert_eq!(Topic::parse(stranger, &fleet), None, "{stranger}");

@@ -10,6 +10,7 @@ import json
 import sys
 from hashlib import sha256, sha512
 from pathlib import Path
+from unicodedata import category
 
 LAST = 253402300800000
 HOUR, DAY = 3600_000, 86_400_000
@@ -467,10 +468,14 @@ def read_emergency(data, fleet, key):
         data = text(rules)
         need(len(data) <= 200, "a reason too long")
         reason = data.decode()
-        need(reason.strip() and reason.isprintable(), "no line of a reason")
+        need(reason.strip() and not any(map(bends, reason)), "no line of a reason")
         said["rules"][rule], before = (until, reason), rule
     need(0 < len(said["rules"]) <= 64, "too few or too many rules")
     return said
+
+
+def bends(c):
+    return category(c) in ("Cc", "Zl", "Zp") or c in "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def way(a, b):

@@ -153,7 +153,8 @@ async fn devices_come_and_go_while_the_broker_runs() {
     let admit = |feeds: &[&str], former: &[&str]| {
         let all = |feeds: &[&str]| feeds.iter().map(|id| feed(id)).collect::<BTreeSet<_>>();
         let reader = |device: &DeviceId| Reader { device: device.clone(), feeds: all(feeds), former: all(former) };
-        dynsec::admit(&fleet(), &devices.iter().map(reader).collect::<Vec<_>>())
+        let readers: Vec<_> = devices.iter().map(reader).collect();
+        [dynsec::admit(&fleet(), &readers), dynsec::withdraw(&fleet(), &readers)].concat()
     };
     for _ in 0..2 {
         assert_eq!(administer(&mut service, admit(&["main"], &[])).await, Vec::<String>::new());

@@ -2,7 +2,7 @@
 //! loses nothing when it is moved.
 
 use hardtack::shell::broker::BrokerFolder;
-use hardtack::shell::cast::{Fleet, Gateway, Stage};
+use hardtack::shell::cast::{Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
 use hardtack::shell::mqtt::probe::{Probe, Verdict};
 use serde_json::Value;
@@ -166,6 +166,108 @@ fn a_moved_device_reads_its_new_feed_at_the_broker_and_the_old_one_no_more() {
     follows(&gateway, "f-north");
     away(&mut gateway);
     assert_eq!(reads(), ["f-north"], "it was moved while it was away");
+}
+
+/// A fleet with a feed for each of two groups, a broker as `hardtack broker config` sets it up, and a gateway of the first group
+/// in touch.
+struct Secured {
+    folder: tempfile::TempDir,
+    fleet: Fleet,
+    serve: Option<Player>,
+    gateway: Gateway,
+    url: String,
+    broker: Mosquitto,
+}
+
+impl Secured {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
+        let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
+        let broker = Mosquitto::secured(&fleet.dir, &"acme".parse().unwrap(), &[]);
+        let url = format!("mqtts://localhost:{}", broker.port);
+        let gateway = Gateway::new(&stage, "gw-07", folder.path());
+        let mut site = Self { folder, fleet, serve: None, gateway, url, broker };
+        site.change(&["group", "add", "north", "gw-07"]);
+        site.change(&["group", "add", "south", "gw-08"]);
+        site.change(&["feed", "add", "f-north", "--group", "north"]);
+        site.change(&["feed", "add", "f-south", "--group", "south"]);
+        site.serve = Some(site.fleet.serve(&site.url).unwrap());
+        site.fleet.enrol(&site.gateway, site.folder.path()).unwrap();
+        site.gateway.start(&site.url, 0).unwrap();
+        site.gateway.wait_mode("online").unwrap();
+        site
+    }
+
+    fn change(&self, args: &[&str]) {
+        assert_eq!(self.fleet.run(args).unwrap()["changed"], true, "{args:?}");
+    }
+
+    fn move_to(&self, old: &str, new: &str) {
+        self.change(&["group", "remove", old, "gw-07"]);
+        self.change(&["group", "add", new, "gw-07"]);
+    }
+
+    /// The gateway holds a feed with so many rules as its own.
+    fn follows(&self, feed: &str, rules: usize) {
+        let own = (feed.to_owned(), false, rules);
+        self.gateway.wait_status(feed, |_| held(&self.gateway).contains(&own)).unwrap();
+    }
+}
+
+/// Nobody serves: whoever publishes the trust bundle that moves a device has the broker let it read its new feed first.
+#[test]
+fn a_device_that_is_moved_while_nobody_serves_comes_up_once_its_bundle_is_published() {
+    let mut site = Secured::start();
+    site.serve.take().unwrap().kill();
+    let publish = |site: &Secured| {
+        let published = site.fleet.run(&["publish", "--broker", &site.url]).unwrap();
+        assert_eq!(published["complaints"], serde_json::json!([]), "{published}");
+    };
+    site.move_to("north", "south");
+    site.fleet.run(&["revoke", "owner", "mallory@acme"]).unwrap();
+    publish(&site);
+    site.follows("f-south", 1);
+
+    site.gateway.agent.take().unwrap().kill();
+    site.move_to("south", "north");
+    site.fleet.run(&["revoke", "owner", "eve@acme"]).unwrap();
+    publish(&site);
+    let url = site.url.clone();
+    site.gateway.start(&url, 0).unwrap();
+    site.follows("f-north", 2);
+}
+
+/// The broker has gone back to before a move, and nobody serves who would tell it.
+#[test]
+fn a_device_that_is_shut_out_of_its_feed_stays_in_touch_and_hears_of_trust_bundles() {
+    let mut site = Secured::start();
+    let roles = BrokerFolder::of(&site.fleet.dir, &"acme".parse().unwrap()).path().join("dynamic-security.json");
+    let before = std::fs::read(&roles).unwrap();
+    site.move_to("north", "south");
+    site.follows("f-south", 0);
+    site.gateway.wait_mode("online").unwrap();
+    site.gateway.agent.take().unwrap().kill();
+    let newest = site.fleet.run(&["group", "add", "east", "gw-09"]).unwrap()["bundle_version"].as_u64().unwrap();
+    site.fleet.run(&["revoke", "owner", "mallory@acme"]).unwrap();
+    // The broker has acknowledged it all when this returns.
+    site.fleet.run(&["publish", "--broker", &site.url]).unwrap();
+    site.serve.take().unwrap().kill();
+    site.broker.stop();
+    std::fs::write(&roles, before).unwrap();
+    site.broker.restart();
+
+    let url = site.url.clone();
+    site.gateway.start(&url, 0).unwrap();
+    let told = site.gateway.agent.as_mut().unwrap().wait("feed.shut_out", |line| line["feed"] == "f-south").unwrap();
+    assert!(told["reason"] == "not authorized" && told["action"].as_str().unwrap().contains("fleet publish"), "{told}");
+    site.gateway.wait_status("the newest bundle", |status| status["bundle_version"] == newest).unwrap();
+    let own = ("f-south".to_owned(), false, 0);
+    assert!(held(&site.gateway).contains(&own), "{:?}", held(&site.gateway));
+    // Whoever serves again tells the broker, and the device asks again.
+    site.serve = Some(site.fleet.serve(&url).unwrap());
+    site.follows("f-south", 1);
+    site.gateway.wait_mode("online").unwrap();
 }
 
 #[test]

@@ -279,7 +279,8 @@ async fn a_hostile_broker_is_left_with_a_reason() {
         (vec![0x20, 5, 0, 0, 2, 0x25, 0], "no retained messages"),
         (vec![0x20, 5, 0, 0, 2, 0x24, 0], "no QoS 1"),
         ([CONNACK, &[0x90, 4, 0, 1, 0, 1]].concat(), "another number"),
-        ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 0x87, 1, 1, 1]].concat(), "feed/main/emergency/+: not authorized"),
+        ([CONNACK, &[0x90, 9, 0, 1, 0, 0x87, 1, 1, 1, 1, 1]].concat(), "acme/bundle/+: not authorized"),
+        ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 0x87, 0x87, 0x87, 1]].concat(), "dev/gw-07/down/ack: not authorized"),
         ([CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 1, 1, 1, 0]].concat(), "without acknowledgements"),
         ([CONNACK, &[0x30, 7, 0, 1, b't', 3, 0x23, 0, 1]].concat(), "topic aliases"),
         ([CONNACK, &[0xe0, 2, 0x8e, 0]].concat(), "took over"),
@@ -301,6 +302,18 @@ async fn a_hostile_broker_is_left_with_a_reason() {
         };
         assert!(reason.to_lowercase().contains(&expected.to_lowercase()), "{line:02x?}: {reason}");
     }
+}
+
+/// A device that may not read its feed is in touch all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_is_refused_costs_nothing_else() {
+    let message = [0x30, 4, 0, 1, b't', 0];
+    let line = [CONNACK, &[0x90, 9, 0, 1, 0, 1, 1, 0x87, 0x87, 1, 1], &message].concat();
+    let url = scripted(vec![(line, Then::Listen)]).await;
+    let gateway = Party::device(&url, "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    assert!(matches!(gateway.next(), LinkEvent::Message { topic, .. } if topic == "t"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,8 @@ fn emergency() -> Value {
         ("another key than signed it", Emergency { key: KeyId([1; 8]), ..fine() }),
         ("no reason", saying(1, Rules::new("", [(device, hours(24))]).unwrap())),
         ("two lines", saying(1, Rules::new("a\nb", [(device, hours(24))]).unwrap())),
+        ("a line's end", saying(1, Rules::new("a\n", [(device, hours(24))]).unwrap())),
+        ("a turned order", saying(1, Rules::new("a\u{202e}b", [(device, hours(24))]).unwrap())),
         ("a long reason", saying(1, Rules::new(&"r".repeat(201), [(device, hours(24))]).unwrap())),
     ];
     let mut refused: Vec<Value> = wrong

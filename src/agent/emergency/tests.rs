@@ -420,6 +420,15 @@ fn what_is_held_of_a_key_is_bounded() {
     assert!(refusals(&rig).pop().unwrap().reason.contains("older ones must end"));
     assert!(revoked(&rig, &task("t-4-63")) && !revoked(&rig, &task("t-5-0")));
     assert!(rig.disk.files[&StateFile::Emergency(id_of(&ann()))].len() <= STORED_BYTES_MAX);
+    // One on everything has a place even where it ends before them and stands for none.
+    let told = said(&rig, 5, &[(Target::All, HOUR / 2)]);
+    let rules = Rules::new(&"r".repeat(REASON_BYTES_MAX), told.rules.iter()).unwrap();
+    hear(&mut rig, &Emergency { rules, ..told });
+    assert_eq!((rig.agent.status().emergency.len(), rig.agent.mode()), (HELD_MAX + 1, Mode::Locked));
+    assert!(rig.disk.files[&StateFile::Emergency(id_of(&ann()))].len() <= STORED_BYTES_MAX);
+    rig.restart(Reboot::Process);
+    assert_eq!((rig.agent.status().emergency.len(), rig.agent.mode()), (HELD_MAX + 1, Mode::Locked));
+    rig.sync();
     // One rule that stands for all of them finds room, and so does what comes after it.
     say(&mut rig, 6, &[(Target::All, HOUR)]);
     assert_eq!((rig.agent.status().emergency.len(), rig.agent.mode()), (1, Mode::Locked));
@@ -449,6 +458,35 @@ fn the_reason_of_a_rule_is_shown_though_later_statements_leave_it_out() {
         assert_eq!(shown, ["task t-1: laptop stolen", "task t-2: a mistake", "task t-3: a mistake"], "{restarted}");
         rig.restart(Reboot::Process);
     }
+}
+
+/// By its signed end this would be covered for as long; but the one that covers it was seen before it, and is over before it.
+#[test]
+fn a_rule_stays_as_long_as_its_own_first_sight_says_beside_one_that_was_seen_before() {
+    let mut rig = rig();
+    // Nobody can tell after a boot that this is of the future: what ends it is powered-on time.
+    rig.restart(Reboot::Kernel);
+    rig.connect_only();
+    let (began, days) = (rig.truth, 20 * 86_400);
+    let until = began + Millis::from_secs(days + 10 * HOUR);
+    let told = |rig: &Rig, counter, targets: &[Target]| {
+        let rules = targets.iter().map(|target| (Selector::of(target).unwrap(), until));
+        let rules = Rules::new("stolen", rules).unwrap();
+        Emergency { issued_at: began + Millis::from_secs(days), rules, ..said(rig, counter, &[(Target::All, 1)]) }
+    };
+    let first = told(&rig, 1, &[Target::All]);
+    hear(&mut rig, &first);
+    rig.pass(5 * HOUR);
+    reconnect(&mut rig);
+    let both = told(&rig, 2, &[Target::All, task("t-1")]);
+    hear(&mut rig, &both);
+    let held = |rig: &Rig| rig.agent.status().emergency.into_iter().map(|rule| rule.covers).collect::<Vec<_>>();
+    assert_eq!(held(&rig), ["all", "task t-1"]);
+    rig.pass(67 * HOUR + 60);
+    assert_eq!(held(&rig), ["task t-1"], "the first sight of `all` is 72 h ago");
+    assert!(revoked(&rig, &task("t-1")) && rig.agent.mode() != Mode::Locked);
+    rig.pass(5 * HOUR);
+    assert!(!revoked(&rig, &task("t-1")));
 }
 
 /// A rule goes only if another holds whenever it does: by its signed end, and by when it was first seen.

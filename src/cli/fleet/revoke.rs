@@ -425,3 +425,39 @@ fn emergency_of(book: &Book, known: &Known, at: Timestamp) -> Value {
         "rules": known.in_force(at).map(rule).collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::super::Cli;
+    use super::*;
+    use crate::cli::output::Format;
+    use crate::fleet::FleetError;
+
+    #[test]
+    fn the_commands_that_a_revocation_prints_can_be_run() {
+        let session = Session { named: Some("/srv/our-fleet".into()), operator: None, format: Format::default() };
+        let restored = FleetError::Restored { feed: "main".parse().unwrap(), at: Timestamp(1), least: 3 };
+        let told = json!({
+            "target": {"kind": "task", "value": "t-1"},
+            "covers": {"what": "it"},
+            "until": "then",
+            "state": "waiting",
+            "halted": placed(&restored.to_string(), &session),
+        });
+        let going = json!({"target": told["target"], "covers": told["covers"], "until": "then", "state": "waiting"});
+        for (told, what) in [
+            (told, "hardtack fleet publish --dir /srv/our-fleet --feed main --after 3"),
+            (going, "hardtack fleet publish --dir /srv/our-fleet --broker URL"),
+        ] {
+            let text = placed(&words(&told, Said::Revoked), &session);
+            let printed: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|text| text.contains(' ')).collect();
+            assert!(printed.contains(&what), "{text}");
+            for command in printed.iter().filter(|command| command.starts_with("hardtack")) {
+                let words = command.split(' ').map(|word| if word == "URL" { "mqtts://broker:8883" } else { word });
+                assert!(Cli::try_parse_from(words).is_ok(), "{command}");
+            }
+        }
+    }
+}

@@ -252,9 +252,19 @@ pub(super) fn publish(args: &PublishArgs, session: &Session) -> Result<Exit, Fai
         SignedBy::Another => (published.messages, "by `fleet serve`"),
     };
     // Trust bundles that the ledger had lost.
-    let value = json!({"messages": messages, "feed_seq": seq, "feeds": feeds, "signed": signed, "taken": taken});
+    // What kept the broker from being told which devices may read what.
+    let complaints = published.complaints;
+    let value = json!({
+        "messages": messages,
+        "feed_seq": seq,
+        "feeds": feeds,
+        "signed": signed,
+        "taken": taken,
+        "complaints": complaints,
+    });
     show(session.format, &value, |_| {
-        format!("{}{messages} messages, the newest head is {seq}, signed {signed}", took(&taken))
+        let complaints: String = complaints.iter().map(|what| format!("\nthe broker complains: {what}")).collect();
+        format!("{}{messages} messages, the newest head is {seq}, signed {signed}{complaints}", took(&taken))
     })?;
     Ok(Exit::Done)
 }

@@ -120,8 +120,8 @@ fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
     let with = |count, rule| tasks(count, hour(2)).chain([rule]).collect::<Vec<_>>();
     let owner = || Target::Owner("ops@acme".into());
     type Case = (&'static str, Target, u64, Vec<(Selector, Timestamp)>, Result<usize, &'static str>);
-    let cases: [Case; 11] = [
-        ("no room", owner(), 24, full(), Err("`hardtack fleet emergency all --expires 2h`")),
+    let cases: [Case; 14] = [
+        ("no room", owner(), 24, full(), Err("`hardtack fleet emergency all --as ann --expires 2h --reason WHY`")),
         ("everything, for as long", Target::All, 2, full(), Ok(1)),
         ("everything, for longer", Target::All, 72, full(), Ok(1)),
         (
@@ -129,7 +129,7 @@ fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
             Target::All,
             1,
             full(),
-            Err("with an end that is no earlier than theirs: `hardtack fleet emergency all --expires 2h`"),
+            Err("with an end that is no earlier than theirs: `hardtack fleet emergency all --as ann --expires 2h --reason WHY`"),
         ),
         ("everything, for less, where there is room", Target::All, 1, tasks(63, hour(2)).collect(), Ok(64)),
         ("one that is there, for longer", Target::Task("t-9".parse().unwrap()), 72, full(), Ok(64)),
@@ -137,12 +137,24 @@ fn a_key_with_64_rules_in_force_can_still_say_a_wider_one() {
         ("a later time", late.clone(), 3, with(63, before(&early, hour(3))), Ok(64)),
         ("a later time, for less", late.clone(), 1, with(63, before(&early, hour(3))), Err("64 rules")),
         ("an earlier time", early, 1, with(63, before(&late, hour(2))), Ok(64)),
-        ("what everything covers", owner(), 1, with(0, (Selector::All, hour(2))), Ok(1)),
+        ("what everything covers", owner(), 1, with(0, (Selector::All, hour(2))), Ok(2)),
+        ("what everything covers, with no room beside", owner(), 1, with(63, (Selector::All, hour(2))), Ok(2)),
+        ("everything, with room beside", Target::All, 2, tasks(63, hour(2)).collect(), Ok(64)),
+        (
+            "what everything covers, with no room at all",
+            owner(),
+            1,
+            tasks(63, hour(3)).chain([(Selector::All, hour(2))]).collect(),
+            Ok(64),
+        ),
     ];
     for (what, target, hours, rules, expected) in cases {
-        match (says(target, hours, rules.clone()), expected) {
+        match (says(target.clone(), hours, rules.clone()), expected) {
             (Ok(said), Ok(count)) => {
                 assert_eq!(said.count(), count, "{what}");
+                let asked = Selector::of(&target).unwrap();
+                let told = said.iter().any(|(rule, _)| rule == asked);
+                assert!(told || count == RULES_MAX, "{what}: what was asked for is said where it fits");
                 // Nothing that was in force is left out: it is said, or stands behind what is.
                 for (selector, until) in rules.iter().filter(|(_, until)| *until >= now) {
                     let said_so = said.iter().any(|(rule, end)| rule.implies(selector) && end >= *until);

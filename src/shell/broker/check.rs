@@ -82,6 +82,7 @@ pub async fn run(
     let mut check = Check::new(folder, url, now, rng)?;
     check.ask_about_two_services().await;
     check.administer(&dynsec::admit(&folder.fleet, &check.readers())).await?;
+    check.administer(&dynsec::withdraw(&folder.fleet, &check.readers())).await?;
     check.administer(&[dynsec::admit_listener(&folder.fleet, &check.listener.0)]).await?;
     check.administer(&dynsec::admit_emergency(&folder.fleet, &check.emergency_keys())).await?;
     check.ask().await;

@@ -167,21 +167,35 @@ pub(super) fn admitted(fleet: &FleetId, file: &[u8]) -> Vec<Reader> {
     all("clients").filter_map(reader).collect()
 }
 
-/// Messages for the plugin that admit `devices`, and have each read the feeds that it follows. A device for which nothing
+/// Messages for the plugin that admit `devices`, and let each read the feeds that it follows. A device for which nothing
 /// changes is not disturbed, so that this can be said again at each start; another is disconnected once.
 pub fn admit(fleet: &FleetId, devices: &[Reader]) -> Vec<Vec<u8>> {
-    messages(devices, |Reader { device, feeds, former }| {
-        let role = role_of(device);
-        let entry = |command: &str, acl: Value| {
-            let (kind, topic) = (&acl["acltype"], &acl["topic"]);
-            json!({"command": command, "rolename": role, "acltype": kind, "topic": topic, "priority": 0, "allow": true})
-        };
-        let of = |feed: &FeedId| feed_acls(fleet, feed);
-        let mut commands = vec![json!({"command": "createRole", "rolename": role, "acls": own_acls(fleet, device)})];
-        commands.extend(feeds.iter().flat_map(of).map(|acl| entry("addRoleACL", acl)));
-        commands.extend(former.iter().flat_map(of).map(|acl| entry("removeRoleACL", acl)));
+    messages(devices, |Reader { device, feeds, former: _ }| {
+        let mut commands =
+            vec![json!({"command": "createRole", "rolename": role_of(device), "acls": own_acls(fleet, device)})];
+        commands.extend(entries("addRoleACL", fleet, device, feeds));
         commands.push(json!({"command": "createClient", "username": device.as_str(), "roles": roles_of(device)}));
         commands
+    })
+}
+
+/// Messages for the plugin that keep each of `devices` from the feeds that it had before and follows no more. One that could read
+/// such a feed until now is disconnected, and what waits for it is lost with that: so this comes last.
+pub fn withdraw(fleet: &FleetId, devices: &[Reader]) -> Vec<Vec<u8>> {
+    messages(devices, |Reader { device, feeds: _, former }| entries("removeRoleACL", fleet, device, former).collect())
+}
+
+/// The command for each entry of feeds in the role of a device.
+fn entries<'a>(
+    command: &'a str,
+    fleet: &'a FleetId,
+    device: &DeviceId,
+    feeds: &'a BTreeSet<FeedId>,
+) -> impl Iterator<Item = Value> + 'a {
+    let role = role_of(device);
+    feeds.iter().flat_map(|feed| feed_acls(fleet, feed)).map(move |acl| {
+        let (kind, topic) = (&acl["acltype"], &acl["topic"]);
+        json!({"command": command, "rolename": role, "acltype": kind, "topic": topic, "priority": 0, "allow": true})
     })
 }
 
@@ -363,12 +377,17 @@ mod tests {
         let feeds: Vec<&str> = feeds.iter().map(String::as_str).collect();
         let longest = reader(&"a".repeat(DeviceId::MAX), &feeds, &feeds);
         let fleet = "f".repeat(FleetId::MAX).parse().unwrap();
-        let messages = admit(&fleet, &vec![longest; 10]);
-        assert!(messages.iter().all(|message| message.len() + 100 < LinkConfig::PACKET_BYTES_MAX as usize));
+        let devices = vec![longest; 10];
         let of =
             |message: &Vec<u8>| serde_json::from_slice::<Value>(message).unwrap()["commands"].as_array().unwrap().len();
-        assert_eq!(messages.iter().map(of).sum::<usize>(), 10 * (2 + 4 * FEEDS_MAX), "none is lost");
+        for (messages, count) in
+            [(admit(&fleet, &devices), 2 + 2 * FEEDS_MAX), (withdraw(&fleet, &devices), 2 * FEEDS_MAX)]
+        {
+            assert!(messages.iter().all(|message| message.len() + 100 < LinkConfig::PACKET_BYTES_MAX as usize));
+            assert_eq!(messages.iter().map(of).sum::<usize>(), 10 * count, "none is lost");
+        }
         assert_eq!(admit(&fleet, &[]), Vec::<Vec<u8>>::new());
+        assert_eq!(withdraw(&fleet, &[reader("gw-07", &["main"], &[])]), Vec::<Vec<u8>>::new());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! takes.
 //! Read next: `tls.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,9 @@ use super::reasons::{describe, publish_refusal, refusal};
 use super::{BrokerUrl, Connect, Inbox, LinkConfig, Next, Outbound, Said, Security, CONTROL_TOPIC};
 use crate::agent::effects::Publish;
 use crate::agent::LinkEvent;
+use crate::ids::FeedId;
 use crate::time::Timestamp;
-use crate::wire::link::Topic;
+use crate::wire::link::{feed_of_filter, Topic};
 
 /// Messages handed to the client and not acknowledged. The client's own table is this long.
 const IN_FLIGHT_MAX: u16 = 32;
@@ -84,6 +85,8 @@ pub(super) struct Session<'a> {
     filters: Vec<String>,
     /// Subscriptions that the broker has not answered, in the order in which they were asked for.
     asked: VecDeque<Vec<String>>,
+    /// Feeds of which the broker lets nothing be read.
+    shut_out: BTreeSet<FeedId>,
     client: AsyncClient,
     polled: mpsc::Receiver<Polled>,
     polling: JoinHandle<()>,
@@ -124,6 +127,7 @@ impl<'a> Session<'a> {
             events,
             filters: connect.filters,
             asked: VecDeque::new(),
+            shut_out: BTreeSet::new(),
             client,
             polled,
             polling: tokio::spawn(poll(event_loop, said)),
@@ -333,13 +337,28 @@ impl<'a> Session<'a> {
             return Err(End::Lost("the broker answered another number of subscriptions than it was asked for".into()));
         }
         for (filter, code) in asked.iter().zip(&suback.return_codes) {
-            if let Some(reason) = refusal(*code) {
-                return Err(End::Lost(format!("the broker refused the subscription to {filter}: {reason}")));
+            let Some(reason) = refusal(*code) else { continue };
+            // A broker that has not heard of a move yet, or has forgotten it: trust bundles and answers come all the same,
+            // and the next connection asks again.
+            match feed_of_filter(&self.config.fleet, filter) {
+                Some(feed) => self.shut_out(feed, reason),
+                None => return Err(End::Lost(format!("the broker refused the subscription to {filter}: {reason}"))),
             }
         }
         match self.stage {
             Stage::Subscribing => self.up().await,
             Stage::Connecting | Stage::Up | Stage::Draining | Stage::Leaving => Ok(()),
+        }
+    }
+
+    /// Told once in a connection.
+    fn shut_out(&mut self, feed: FeedId, reason: &'static str) {
+        let action = "nothing that is revoked comes from there: have `hardtack fleet serve` run, or run `hardtack fleet publish` \
+                      once, so that the broker learns which feed this device has; until then carry it a file \
+                      (`hardtack fleet revocations export`)";
+        if !self.shut_out.contains(&feed) {
+            tracing::warn!(event = "feed.shut_out", %feed, reason, action);
+            self.shut_out.insert(feed);
         }
     }
 

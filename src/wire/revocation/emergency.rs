@@ -98,8 +98,15 @@ pub struct Declared {
 impl Declared {
     fn has_reason(&self) -> bool {
         let Self { reason, .. } = self;
-        !reason.trim().is_empty() && reason.len() <= REASON_BYTES_MAX && !reason.trim().chars().any(char::is_control)
+        !reason.trim().is_empty() && reason.len() <= REASON_BYTES_MAX && !reason.chars().any(bends)
     }
+}
+
+/// Whether a character ends a line, or has what stands beside it shown in another order: whoever steals a key must not be able to
+/// make a reason look like something else.
+fn bends(c: char) -> bool {
+    let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || reorders
 }
 
 /// One to [`RULES_MAX`] rules in the order of their bytes, each selector once.
@@ -255,7 +262,10 @@ mod tests {
         let long = "r".repeat(REASON_BYTES_MAX);
         let why = |reason: &str| Rules::new(reason, [(Selector::task("t-1"), AT)]).unwrap();
         check(|said| said.rules = why(&long), 7, "taken");
-        for reason in ["", "  ", "two\nlines", &format!("{long}r")] {
+        check(|said| said.rules = why(" gestohlen\u{a0}– \u{202f}gw-07\u{2065}"), 7, "taken");
+        let shown_otherwise = ["\u{200e}r", "r\u{200f}", "a\u{202a}b", "a\u{202e}b", "a\u{2066}b", "a\u{2069}b"];
+        let no_line = ["", "  ", "two\nlines", "line\n", "\tline", "r\u{85}", "r\u{2028}", "\u{2029}r"];
+        for reason in no_line.into_iter().chain(shown_otherwise).chain([format!("{long}r").as_str()]) {
             check(|said| said.rules = why(reason), 7, "malformed");
             // One such rule among others is enough.
             let fine = Declared { selector: Selector::All, until: AT, reason: "stolen".into() };

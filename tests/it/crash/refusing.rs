@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use hardtack::profile::Profile;
 use hardtack::shell::store::Store;
@@ -13,8 +12,8 @@ use rustix::process::Signal;
 use super::oracle::ensure;
 use crate::daemon::{http_status, Device};
 
-/// How long a daemon may take to go on.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is asked whether it goes on. Each question is a process.
+const QUESTIONS_MAX: usize = 600;
 
 /// Whether the disk goes on refusing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +60,7 @@ pub(crate) fn check(calls: &str, error: &str, call: u32, refuses: Refuses) -> Re
             daemon.wait_for("store.reopened");
             // strace counts each thread's calls, so that another thread's may find the disk full again, and the store is
             // opened once more, after a wait that is longer than a few questions take.
-            let patience = Instant::now() + PATIENCE;
-            let mut answers =
-                std::iter::from_fn(|| (Instant::now() < patience).then(|| device.authorize(&token, "read")));
+            let mut answers = (0..QUESTIONS_MAX).map(|_| device.authorize(&token, "read"));
             let answer = answers.find(|(code, _)| *code != Some(9));
             let Some((Some(0), decision)) = answer else { return Err(format!("it does not go on: {answer:?}")) };
             told.extend(decision["decision_id"].as_str().map(str::to_owned));

@@ -152,7 +152,7 @@ impl Agent {
     fn as_before(&mut self, decision: &Decision, now: Now) -> Option<AuditRef> {
         // What is counted is written before an era ends, so that one which is to end counts no more.
         let may = !decision.allow || active(Mutant::AllowCounted);
-        if !may || self.is_roll_due() {
+        if !may || self.ending || self.is_roll_due() {
             return None;
         }
         let before = self.flood.count(decision, self.rate(), now.boottime, self.clock.floor())?;

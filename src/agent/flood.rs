@@ -114,6 +114,11 @@ impl Flood {
         counts
     }
 
+    /// Whether nothing is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
     /// When the next count is to be written.
     pub(super) fn deadline(&self, rate: Rate) -> Option<Millis> {
         self.kinds.values().filter(|kind| kind.counted.is_some()).map(|kind| kind.ends(rate)).min()

@@ -257,6 +257,8 @@ pub struct Agent {
     recorded: Millis,
     /// Denials that are counted in place of a record each.
     flood: Flood,
+    /// The era is about to end: no more denials are counted in it.
+    ending: bool,
     refusals: Refusals,
     /// Keeps a link that comes and goes from moving the mode.
     damper: Damper,
@@ -631,6 +633,8 @@ impl Agent {
 
     /// Begins another era. The last segment of the one before is signed in it, as a start does that.
     fn next_era(&mut self, effects: &mut Effects) {
+        debug_assert!(self.flood.is_empty(), "what was counted is of the era that ends");
+        self.ending = false;
         self.close_segment(effects);
         let mut newest = self.trail.era().number;
         if let Some(behind) = self.behind.take() {

@@ -21,7 +21,11 @@ impl Agent {
     pub(super) fn make_room(&mut self, now: Now, effects: &mut Effects) {
         let fresh = effects.batch.entries.is_empty() && effects.batch.begin_era.is_none();
         let room = self.room();
-        if !fresh || !effects.batch.shed.is_empty() || !room.is_short(Class::Denial) {
+        if !room.is_short(Class::Denial) {
+            self.ending = false;
+            return;
+        }
+        if !fresh || !effects.batch.shed.is_empty() {
             return;
         }
         // As long as there is some room, flash is not worn for little.
@@ -29,7 +33,12 @@ impl Agent {
         let weighed = self.trail.weights().total();
         let mut shed = self.trail.shed(all);
         if shed.is_empty() && self.trail.may_shed_next(all) {
-            // What is being written can give nothing back.
+            // What is being written can give nothing back. What was counted is of this era, and written into it first.
+            let counts = self.flood.all();
+            if !counts.is_empty() {
+                self.ending = true;
+                return self.write_counts(counts, now, effects);
+            }
             self.next_era(effects);
             shed = self.trail.shed(all);
         }

@@ -151,6 +151,7 @@ impl Agent {
             used_bytes: boot.used_bytes,
             recorded: now.boottime,
             flood: Default::default(),
+            ending: false,
             refusals: Default::default(),
             damper: Default::default(),
             reset_nonce: None,

@@ -173,6 +173,52 @@ fn denials_give_way_to_newer_ones_and_allows_never_do() {
     assert_eq!(ask(&mut rig, &task.token, "modbus/a", &mut answers), Some(Reason::Allowed));
 }
 
+/// The era and index that a denial is answered with.
+fn denied(rig: &mut Rig, resource: &str) -> (u64, u64) {
+    let mut answers = Answers::new();
+    assert_eq!(ask(rig, "nonsense", resource, &mut answers), Some(Reason::Malformed));
+    answers.into_keys().next().unwrap()
+}
+
+#[test]
+fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
+    let mut rig = small();
+    let mut named = BTreeSet::new();
+    for round in 0..200 {
+        for number in 0..20 {
+            named.insert(denied(&mut rig, &format!("modbus/r{round}-{number}")));
+        }
+        // Many that are the same: most of them are counted.
+        for _ in 0..12 {
+            named.insert(denied(&mut rig, "modbus/same"));
+        }
+        look_at_disk(&mut rig);
+    }
+    let gone = given_up(&rig);
+    assert!(gone.len() > 1, "room was made");
+    rig.connect(Timestamp::from_secs(START_S + 600));
+    for _ in 0..300 {
+        rig.pass(5);
+        rig.serve(Timestamp(0));
+        if rig.agent.status().pending == 0 {
+            break;
+        }
+    }
+    let (report, collected) = report(&rig);
+    assert_eq!((report.problems, report.missing), (Vec::<String>::new(), 0));
+    assert!(report.repeated > 0, "some were counted");
+    let denials: BTreeSet<(u64, u64)> = (collected.iter())
+        .filter(|(_, record)| matches!(&record.event, Event::Decision(decision) if !decision.allow))
+        .map(|(era, record)| (era.number, record.index))
+        .collect();
+    let in_gap = |(number, index): (u64, u64)| {
+        gone.iter().any(|(era, first, end)| era.number == number && (*first..*end).contains(&index))
+    };
+    for place in named {
+        assert!(denials.contains(&place) || in_gap(place), "{place:?} was answered and is no denial");
+    }
+}
+
 #[test]
 fn each_class_that_is_full_says_so_and_the_others_go_on() {
     let mut rig = small();
@@ -261,7 +307,7 @@ fn what_is_given_up_holds_nothing_that_others_need() {
             ask(&mut rig, "nonsense", &format!("modbus/r{round}n{number}"), &mut answers);
         }
         // A denial of a token that fits names its credential by an allow, or in full.
-        ask(&mut rig, &task.token, "elsewhere/a", &mut answers);
+        ask(&mut rig, &task.token, &format!("elsewhere/r{round}"), &mut answers);
         rig.input(Input::Deadline);
         look_at_disk(&mut rig);
         for (era, (records, _)) in &rig.disk.eras {

@@ -1,6 +1,6 @@
 //! The audit in the forms that other systems read.
 //!
-//! Owns: [`Form`], and what of a record each of them takes: [`Item`].
+//! Owns: [`Form`], and what of a record each of them takes.
 //! Never: takes a record that was not checked; leaves out the bytes that were signed, so that whoever gets it in any form can
 //! check it again.
 //! Read next: `export/cloudevents.rs`, `export/ocsf.rs`, `export/otel.rs`.

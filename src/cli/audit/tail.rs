@@ -45,7 +45,7 @@ pub struct TailArgs {
 type Mark = (EraId, u64);
 
 pub(super) fn run(args: &TailArgs, globals: &Globals) -> Result<Exit, Failure> {
-    let kinds = ["decision", "gap", "grant", "mode", "refused", "start", "task", "trust"];
+    let kinds = ["alive", "decision", "gap", "grant", "mode", "refused", "repeated", "start", "task", "trust"];
     if let Some(kind) = args.kind.as_ref().filter(|kind| !kinds.contains(&kind.as_str())) {
         let what = format!("there are no records of the kind {kind:?}");
         return Err(Failure::new(Exit::Usage, what, format!("name one of {}", kinds.join(", "))));

@@ -265,7 +265,7 @@ impl AuditCheck {
                     Some(format!("{heard} answers are called {name}/{era}/{index}, and {counted} are counted"))
                 }
                 [event] if same(observed, event) => None,
-                [_] if chains.by_word_alone.contains(&(*device, *era, *index)) => None,
+                [_] if self.damaged.contains(device) && chains.by_word_alone.contains(&(*device, *era, *index)) => None,
                 [_] => Some(format!("{name}/{era}/{index} is collected otherwise than its caller saw it")),
                 [] if in_gap || self.is_past_branch(*device, *era, *index) => None,
                 [] => Some(format!("{name}/{era}/{index} was observed and is neither collected nor in a gap record")),

@@ -82,6 +82,11 @@ impl Broker {
         }
     }
 
+    /// From now on its whims are drawn with another seed.
+    pub(crate) fn draw_anew(&mut self, seed: u64) {
+        self.rng = stream(seed, "broker", "hostility");
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.up
     }

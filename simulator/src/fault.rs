@@ -306,7 +306,7 @@ impl Fault {
 }
 
 /// A kind of signed statement that a broker can keep back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Statement {
     /// Acknowledgements for gateways.
@@ -320,7 +320,7 @@ pub enum Statement {
 }
 
 /// What befalls a disk that was written honestly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Damage {
     /// The whole state folder is what it was a while ago.
@@ -360,7 +360,7 @@ impl Damage {
 }
 
 /// Which group a gateway is moved to.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MoveTo {
     /// One of the scenario's or none, by chance.
@@ -372,7 +372,7 @@ pub enum MoveTo {
 }
 
 /// What a broker does to the acknowledgement of a `hello`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AckTrick {
     /// Before it comes another with its nonce, signed for another fleet by the very key that signs for this one.
@@ -402,7 +402,7 @@ impl AckTrick {
 }
 
 /// What a broker gives out on a topic of the feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedTrick {
     /// The next head, signed by the feed's key of before the last rotation.
@@ -453,7 +453,7 @@ impl FeedTrick {
 }
 
 /// What an operator revokes with his emergency key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EmergencyWhat {
     /// Everything: every gateway locks.
@@ -491,7 +491,7 @@ impl EmergencyWhat {
 }
 
 /// What somebody signs with an emergency key that he stole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EmergencyTheft {
     /// A rule on the owner, dated as far ahead as a gateway without a ceiling believes.
@@ -541,7 +541,7 @@ impl EmergencyTheft {
 }
 
 /// What a broker keeps at the place of an operator's emergency key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EmergencyTrick {
     /// The newest statement of another key, and his at the place of that.
@@ -564,7 +564,7 @@ impl EmergencyTrick {
 }
 
 /// What a broker loses of what it has retained of the feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Forgotten {
     /// All of it.
@@ -598,7 +598,7 @@ impl Forgotten {
 }
 
 /// Which key is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RotateWhat {
     /// The feed's.
@@ -624,7 +624,7 @@ impl RotateWhat {
 }
 
 /// Which reset of the clock is carried to a gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResetWhat {
     /// One that the root keys signed for another gateway.
@@ -662,7 +662,7 @@ impl ResetWhat {
 }
 
 /// A part of the state folder that is synced by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The slots of the anchor.
@@ -679,7 +679,7 @@ impl Part {
 }
 
 /// What a sync does that does not do what it should.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sync {
     /// It fails, and says so.
@@ -703,7 +703,7 @@ impl Sync {
 }
 
 /// What a program asks for over and over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FloodWhat {
     /// What it has a right to, the same each time.
@@ -730,7 +730,7 @@ impl FloodWhat {
 }
 
 /// How a broker treats messages, in so many of a hundred cases each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, Deserialize)]
 pub struct Hostility {
     /// Acknowledged and thrown away.
     pub drop: u32,
@@ -756,7 +756,7 @@ impl Hostility {
 }
 
 /// What a broker has after its restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retained {
     /// All that it had.
@@ -766,7 +766,7 @@ pub enum Retained {
 }
 
 /// Which way nothing goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// Neither way.
@@ -778,7 +778,7 @@ pub enum Direction {
 }
 
 /// At which point of a commit the supply fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Boundary {
     /// Within the next commit, at a boundary drawn by chance.
@@ -794,7 +794,7 @@ pub enum Boundary {
 }
 
 /// What the wall clock shows after a start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WallAfter {
     /// 1970.
@@ -806,7 +806,7 @@ pub enum WallAfter {
 }
 
 /// What the operator revokes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevokeWhat {
     /// Everything, in the whole fleet: every gateway locks, and wipes what it could work with.

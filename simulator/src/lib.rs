@@ -4,24 +4,28 @@
 //! the code, the scenario and the seed. The map, in reading order:
 //!
 //! - [`scenario`] and [`fault`]: what an author writes.
-//! - [`plan`]: that and a seed, resolved into single acts.
+//! - [`plan`]: that and a seed, resolved into single acts; [`case`]: both, as they are written down.
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row.
+//! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row; [`shrink`]: few acts of many.
 
 mod acts;
+pub mod bisect;
 mod broker;
 mod carry;
+pub mod case;
 mod check;
 mod clocks;
 mod device;
+pub mod diff;
 mod disk;
 mod emergency;
 pub mod event;
 mod exhaust;
 pub mod fault;
 mod host;
+pub mod menu;
 mod model;
 mod network;
 mod operator;
@@ -31,9 +35,11 @@ mod recovery;
 pub mod report;
 mod reset;
 pub mod scenario;
+pub mod shrink;
 pub mod soak;
 pub mod trace;
 mod twin;
+mod words;
 mod workload;
 mod world;
 
@@ -43,6 +49,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use case::{Anew, Case};
 use check::authority;
 use check::clock::Synced;
 use check::Tally;
@@ -57,13 +64,17 @@ use world::{Outcome, World};
 
 /// Runs a scenario with a seed. `lines` takes the trace as JSON lines, of the first run if there are many.
 pub fn run(scenario: &Scenario, seed: u64, lines: Option<Box<dyn Write>>) -> Report {
-    let plan = Plan::new(scenario, seed);
-    run_plan(scenario, &plan, seed, lines)
+    run_plan(scenario, &Plan::new(scenario, seed), seed, None, lines)
+}
+
+/// Runs a case. `lines` as in [`run`].
+pub fn run_case(case: &Case, lines: Option<Box<dyn Write>>) -> Report {
+    run_plan(case.scenario(), case.plan(), case.seed(), case.anew(), lines)
 }
 
 /// Runs a plan. The seed still makes keys, latencies and the like, each from a stream of its own.
-pub fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, lines: Option<Box<dyn Write>>) -> Report {
-    let one = |trace: Trace, cut: Option<NthCut>| World::new(scenario, plan, seed, trace, cut).run();
+fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, lines: Option<Box<dyn Write>>) -> Report {
+    let one = |trace: Trace, cut: Option<NthCut>| World::new(scenario, plan, seed, trace, cut).drawn_anew(anew).run();
     let mut sum = Sum::default();
     let first = one(Trace::new(lines), None);
     let boundaries = first.boundaries.clone();
@@ -88,6 +99,15 @@ pub fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, lines: Option<Box<d
         effects: sum.effects,
         trace_hash: sum.hashes.finish(),
     }
+}
+
+/// Whether a case breaks a property. Its run ends as soon as it does.
+pub(crate) fn breaks(case: &Case, property: &str) -> bool {
+    let run =
+        |cut| World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), cut).run_until(Some(property));
+    let first = run(None);
+    let cuts = || Window::of(case.plan()).into_iter().flat_map(|window| first.boundaries.cuts(window.device));
+    first.tally.is_broken(property) || cuts().any(|cut| run(Some(cut)).tally.is_broken(property))
 }
 
 fn share_of(class: TimeClass, synced: Synced, share: authority::Share) -> Share {

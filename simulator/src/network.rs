@@ -97,6 +97,13 @@ impl Network {
         Self { links: (0..devices).map(link).collect(), conns: BTreeMap::new(), next: 0 }
     }
 
+    /// From now on latencies are drawn with another seed.
+    pub(crate) fn draw_anew(&mut self, seed: u64) {
+        for (device, link) in self.links.iter_mut().enumerate() {
+            link.rng = stream(seed, &format!("gw-{device}"), "latency");
+        }
+    }
+
     /// A gateway opens a socket.
     pub(crate) fn open(&mut self, device: u32) -> ConnId {
         self.next += 1;

@@ -261,7 +261,7 @@ impl Operator {
             stolen: BTreeMap::new(),
         };
         operator.commit(fx);
-        if scenario.faults.iter().any(|fault| fault.kind.needs_emergency_keys()) {
+        if scenario.needs_emergency_keys() {
             operator.name_emergency_keys(start);
         }
         for (group, plan) in &scenario.groups {

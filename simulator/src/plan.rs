@@ -5,7 +5,7 @@
 //! Read next: `world.rs`, which carries it out.
 
 use rand_core::RngCore;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, FloodWhat,
@@ -23,17 +23,30 @@ pub struct Plan {
 }
 
 /// An act and its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Milliseconds since the start, in true time.
+    /// Milliseconds after 2026-03-01, in true time.
     pub at: u64,
+    /// Which fault of the scenario it is part of; what programs do is part of none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub of: Option<Occurrence>,
     /// What happens.
     #[serde(flatten)]
     pub act: Act,
 }
 
+/// One time that a fault happens. With the gateway, where it is about one, this is what belongs together: what goes away
+/// and comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Occurrence {
+    /// The fault's place in the file, from 1.
+    pub fault: u32,
+    /// How often it has happened before.
+    pub time: u32,
+}
+
 /// One thing that happens. Where it is about a gateway, `device` is its number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "snake_case")]
 pub enum Act {
     /// A program asks for a decision.
@@ -45,6 +58,7 @@ pub enum Act {
         /// The class of risk that it names.
         risk: String,
         /// Picks among the tokens of that kind.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// A program begins a task.
@@ -52,6 +66,7 @@ pub enum Act {
         /// The gateway.
         device: u32,
         /// Picks the program and its task.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The broker tampers with the next acknowledgement of a `hello`.
@@ -80,6 +95,7 @@ pub enum Act {
         /// Which.
         trick: EmergencyTrick,
         /// Picks among old ones.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The broker gives a gateway something on a topic of the feed that it must refuse.
@@ -104,6 +120,7 @@ pub enum Act {
         /// To this gateway.
         device: u32,
         /// Picks which.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The broker goes back to a backup.
@@ -123,6 +140,7 @@ pub enum Act {
         /// The gateway.
         device: u32,
         /// Picks the rate.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// A wall clock stands still, or goes on.
@@ -164,6 +182,7 @@ pub enum Act {
         /// The copy that is put back.
         copy: u32,
         /// Picks the boundary and what becomes of unsynced writes.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// Syncs of a part of the state folder fail or lie from now on, or work again.
@@ -182,6 +201,7 @@ pub enum Act {
         /// The gateway.
         device: u32,
         /// Says what.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// An operator revokes with his emergency key.
@@ -193,6 +213,7 @@ pub enum Act {
         /// For how long.
         life: u64,
         /// Picks which.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// Somebody signs with an emergency key that he stole.
@@ -207,6 +228,7 @@ pub enum Act {
         /// The gateway.
         device: u32,
         /// Picks the task.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// A program asks once more.
@@ -218,6 +240,7 @@ pub enum Act {
         /// How often it has asked before.
         number: u64,
         /// Picks its credential.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The operator moves a gateway into a group and out of all others.
@@ -227,6 +250,7 @@ pub enum Act {
         /// Where to.
         to: MoveTo,
         /// Picks the group, where that is by chance.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The root keys put a new key in the place of one.
@@ -264,6 +288,7 @@ pub enum Act {
         /// What the wall clock shows after it.
         wall: WallAfter,
         /// Picks the boundary and what becomes of unsynced writes.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The agent is killed.
@@ -273,6 +298,7 @@ pub enum Act {
         /// How long until it runs again.
         lasts: u64,
         /// Picks how far a commit in progress came.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The kernel goes down in order.
@@ -291,6 +317,7 @@ pub enum Act {
         /// What.
         what: RevokeWhat,
         /// Picks which.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The operator revokes many tokens at once.
@@ -300,6 +327,7 @@ pub enum Act {
         /// How long each lives.
         life: u64,
         /// Picks their blocks.
+        #[serde(with = "draw")]
         pick: u64,
     },
     /// The service that answers a gateway has a clock that is ahead, or right again.
@@ -338,8 +366,104 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// The gateway that it is about, if it is about one.
+    pub const fn device(&self) -> Option<u32> {
+        match self {
+            Self::Authorize { device, .. }
+            | Self::Begin { device, .. }
+            | Self::BrokerAck { device, .. }
+            | Self::BrokerFeed { device, .. }
+            | Self::BrokerReplay { device, .. }
+            | Self::ClockDrift { device, .. }
+            | Self::ClockFreeze { device, .. }
+            | Self::ClockStep { device, .. }
+            | Self::DiskClone { device, .. }
+            | Self::DiskCopy { device, .. }
+            | Self::DiskDamage { device, .. }
+            | Self::DiskSync { device, .. }
+            | Self::Distinct { device, .. }
+            | Self::Emergency { device, .. }
+            | Self::EmergencyThief { device, .. }
+            | Self::Finish { device, .. }
+            | Self::Flood { device, .. }
+            | Self::GroupMove { device, .. }
+            | Self::LinkDown { device, .. }
+            | Self::LinkHalfOpen { device, .. }
+            | Self::LinkUp { device, .. }
+            | Self::PowerCut { device, .. }
+            | Self::ProcessRestart { device, .. }
+            | Self::Reboot { device, .. }
+            | Self::Revoke { device, .. }
+            | Self::ServiceAhead { device, .. }
+            | Self::Status { device, .. }
+            | Self::Suspend { device, .. }
+            | Self::TimeReset { device, .. } => Some(*device),
+            Self::BrokerDelay { .. }
+            | Self::BrokerBackup { .. }
+            | Self::BrokerEmergency { .. }
+            | Self::BrokerForget { .. }
+            | Self::BrokerHostile { .. }
+            | Self::BrokerRestore { .. }
+            | Self::BrokerStart
+            | Self::BrokerStop { .. }
+            | Self::KeyRotate { .. }
+            | Self::RevokeStorm { .. }
+            | Self::ServiceStart
+            | Self::ServiceStop => None,
+        }
+    }
+
+    /// The same for another gateway.
+    pub(crate) const fn device_mut(&mut self) -> Option<&mut u32> {
+        match self {
+            Self::Authorize { device, .. }
+            | Self::Begin { device, .. }
+            | Self::BrokerAck { device, .. }
+            | Self::BrokerFeed { device, .. }
+            | Self::BrokerReplay { device, .. }
+            | Self::ClockDrift { device, .. }
+            | Self::ClockFreeze { device, .. }
+            | Self::ClockStep { device, .. }
+            | Self::DiskClone { device, .. }
+            | Self::DiskCopy { device, .. }
+            | Self::DiskDamage { device, .. }
+            | Self::DiskSync { device, .. }
+            | Self::Distinct { device, .. }
+            | Self::Emergency { device, .. }
+            | Self::EmergencyThief { device, .. }
+            | Self::Finish { device, .. }
+            | Self::Flood { device, .. }
+            | Self::GroupMove { device, .. }
+            | Self::LinkDown { device, .. }
+            | Self::LinkHalfOpen { device, .. }
+            | Self::LinkUp { device, .. }
+            | Self::PowerCut { device, .. }
+            | Self::ProcessRestart { device, .. }
+            | Self::Reboot { device, .. }
+            | Self::Revoke { device, .. }
+            | Self::ServiceAhead { device, .. }
+            | Self::Status { device, .. }
+            | Self::Suspend { device, .. }
+            | Self::TimeReset { device, .. } => Some(device),
+            Self::BrokerDelay { .. }
+            | Self::BrokerBackup { .. }
+            | Self::BrokerEmergency { .. }
+            | Self::BrokerForget { .. }
+            | Self::BrokerHostile { .. }
+            | Self::BrokerRestore { .. }
+            | Self::BrokerStart
+            | Self::BrokerStop { .. }
+            | Self::KeyRotate { .. }
+            | Self::RevokeStorm { .. }
+            | Self::ServiceStart
+            | Self::ServiceStop => None,
+        }
+    }
+}
+
 /// Whether something that lasts begins or ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Turn {
     /// It begins.
@@ -349,7 +473,7 @@ pub enum Turn {
 }
 
 /// Which token a program presents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenChoice {
     /// One whose holder narrowed it further.
@@ -406,6 +530,7 @@ impl Plan {
         for (fault, number) in scenario.faults.iter().zip(0..) {
             expand(fault, number, scenario, seed, &mut entries);
         }
+        entries.extend(scenario.acts.iter().cloned());
         entries.iter_mut().for_each(|entry| entry.at += scenario.start);
         // Stable: acts of one time stay in the order in which they were made.
         entries.sort_by_key(|entry| entry.at);
@@ -416,13 +541,16 @@ impl Plan {
 /// What the programs on one gateway do. They go on after `heal`: availability is judged by them.
 fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry>) {
     let plan = &scenario.workload;
+    if plan.quiet {
+        return;
+    }
     let name = format!("gw-{device}");
     let mut repeat = |purpose: &str, every: u64, burst: u32, make: &mut dyn FnMut(&mut dyn RngCore) -> Act| {
         let mut rng = stream(seed, &name, purpose);
         let mut at = below(&mut rng, every);
         while at < scenario.duration - LAST_QUIET {
             for _ in 0..burst {
-                entries.push(Entry { at, act: make(&mut rng) });
+                entries.push(Entry { at, of: None, act: make(&mut rng) });
             }
             at += between(&mut rng, every / 2, every + every / 2).max(1);
         }
@@ -462,7 +590,8 @@ fn expand(fault: &Fault, number: u32, scenario: &Scenario, seed: u64, entries: &
             Who::These(list) => list.clone(),
         };
         let backup = number * 1000 + occurrence % 1000;
-        acts(fault, at, &targets, backup, scenario.heal, seed, number, entries);
+        let of = Occurrence { fault: number + 1, time: occurrence };
+        acts(fault, at, &targets, backup, scenario.heal, seed, of, entries);
         match fault.when.every {
             Some(every) if due + every <= fault.when.until => due += every,
             Some(_) | None => break,
@@ -478,10 +607,11 @@ fn acts(
     backup: u32,
     heal: u64,
     seed: u64,
-    number: u32,
+    of: Occurrence,
     entries: &mut Vec<Entry>,
 ) {
-    let mut push = |at: u64, act: Act| entries.push(Entry { at, act });
+    let number = of.fault - 1;
+    let mut push = |at: u64, act: Act| entries.push(Entry { at, of: Some(of), act });
     // Whatever is down is up again when faults stop.
     let end = |lasts: u64| (at + lasts).min(heal);
     let pick = |device: u32| stream(seed, &format!("fault-{number}/gw-{device}"), &at.to_string()).next_u64();
@@ -616,6 +746,34 @@ fn acts(
         }
         Kind::TimeReset { what, late } => {
             targets.iter().for_each(|d| push(at, Act::TimeReset { device: *d, what: *what, late: *late }));
+        }
+    }
+}
+
+/// A number drawn by chance: as text where TOML has no number for it.
+mod draw {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(draw: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        match i64::try_from(*draw) {
+            Ok(number) => serializer.serialize_i64(number),
+            Err(_) => serializer.serialize_str(&draw.to_string()),
+        }
+    }
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Draw {
+        Number(u64),
+        Text(String),
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        match Draw::deserialize(deserializer)? {
+            Draw::Number(number) => Ok(number),
+            Draw::Text(text) => {
+                text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is no whole number")))
+            }
         }
     }
 }

@@ -144,6 +144,13 @@ impl Report {
         }
     }
 
+    /// The property that was broken first, if any was.
+    pub fn broken_first(&self) -> Option<&Property> {
+        // A witness begins with the time, in figures of fixed width but for the days.
+        let when = |property: &&Property| property.witness.as_ref().map(|witness| (witness.find('d'), witness.clone()));
+        self.properties.iter().filter(|property| property.status == Status::Fail).min_by_key(when)
+    }
+
     /// Simulated device-hours.
     pub fn device_hours(&self) -> f64 {
         self.device_ms as f64 / 3_600_000.0

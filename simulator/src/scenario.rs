@@ -14,11 +14,12 @@ use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
 
 use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo};
+use crate::plan::{Act, Entry, Occurrence};
 
 /// The only form of scenario files there is so far.
 const SCHEMA: u32 = 1;
 /// The least time from when faults stop to the end.
-const HEALING: u64 = 20 * 60_000;
+pub(crate) const HEALING: u64 = 20 * 60_000;
 
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,19 @@ impl TryFrom<String> for Span {
         parse_span(&text).map(Span).ok_or_else(|| {
             format!("{text:?} is no length of time: write whole numbers with d, h, m, s or ms, like \"1h30m\"")
         })
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut rest = self.0;
+        for (unit, ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+            if rest >= ms || (self.0 == 0 && unit == "s") {
+                write!(f, "{}{unit}", rest / ms)?;
+            }
+            rest %= ms;
+        }
+        Ok(())
     }
 }
 
@@ -105,6 +119,8 @@ pub struct Scenario {
     pub workload: WorkloadPlan,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// Single acts, for whoever wants them exactly: a plan that was made small is written as these.
+    pub acts: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +149,18 @@ struct ScenarioText {
     workload: WorkloadPlan,
     #[serde(default)]
     fault: Vec<FaultText>,
+    #[serde(default)]
+    act: Vec<ActText>,
+}
+
+/// An act as the file has it: like a line of a plan, its time written as lengths of time are.
+#[derive(Deserialize)]
+struct ActText {
+    at: Span,
+    #[serde(default)]
+    of: Option<Occurrence>,
+    #[serde(flatten)]
+    act: Act,
 }
 
 /// The fleet that a scenario runs.
@@ -278,6 +306,8 @@ pub struct PolicyPlan {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkloadPlan {
+    /// They do only what single acts say.
+    pub quiet: bool,
     /// How often a task begins.
     pub begin_every: Span,
     /// How long it asks to live.
@@ -305,6 +335,7 @@ pub struct WorkloadPlan {
 impl Default for WorkloadPlan {
     fn default() -> Self {
         Self {
+            quiet: false,
             begin_every: Span(20 * 60_000),
             task_ttl: Span(30 * 60_000),
             task_uses: 40,
@@ -350,6 +381,7 @@ impl Scenario {
             heal: text.heal.0,
             require: text.require,
             faults: faults.collect::<Result<_, _>>()?,
+            acts: text.act.into_iter().map(|ActText { at, of, act }| Entry { at: at.0, of, act }).collect(),
             profile: text.fleet.profile().map_err(ScenarioError::Value)?,
             fleet: text.fleet,
             grant: text.grant,
@@ -399,11 +431,43 @@ impl Scenario {
                 }
             }
         }
+        self.check_acts(&self.acts, 0)?;
         if let Some(late) = self.faults.iter().find(|fault| fault.over() > self.heal) {
             let name = late.kind.name();
             return Err(format!(
                 "{name} can go on after `heal`: `until`, `jitter` and `for` together must end by then"
             ));
+        }
+        Ok(())
+    }
+}
+
+impl Scenario {
+    /// Whether it needs operators with emergency keys.
+    pub(crate) fn needs_emergency_keys(&self) -> bool {
+        let of_act = |entry: &Entry| {
+            matches!(entry.act, Act::BrokerEmergency { .. } | Act::Emergency { .. } | Act::EmergencyThief { .. })
+        };
+        self.faults.iter().any(|fault| fault.kind.needs_emergency_keys()) || self.acts.iter().any(of_act)
+    }
+
+    /// Whether acts that begin at `start` can happen in this world.
+    ///
+    /// # Errors
+    /// What is wrong with the first that cannot.
+    pub(crate) fn check_acts(&self, acts: &[Entry], start: u64) -> Result<(), String> {
+        for (Entry { at, act, .. }, number) in acts.iter().zip(1..) {
+            let problem = if act.device().is_some_and(|device| device >= self.fleet.devices) {
+                "is about a gateway that there is not: their numbers begin with 0"
+            } else if !(start..=start + self.duration).contains(at) {
+                "is not between start and end"
+            } else if matches!(act, Act::GroupMove { to: MoveTo::Group(group), .. } if !self.groups.contains_key(group))
+            {
+                "moves a gateway to no group here: name it under `[groups]`"
+            } else {
+                continue;
+            };
+            return Err(format!("act {number} {problem}"));
         }
         Ok(())
     }
@@ -440,6 +504,15 @@ mod tests {
     #[track_caller]
     fn check_span(text: &str, ms: Option<u64>) {
         assert_eq!(parse_span(text), ms, "{text:?}");
+        if let Some(ms) = ms {
+            assert_eq!(parse_span(&Span(ms).to_string()), Some(ms), "{text:?} as it is written");
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_as_they_are_written() {
+        let written = [0, 1, 90_000, 86_400_000, 129_600_250].map(|ms| Span(ms).to_string());
+        assert_eq!(written, ["0s", "1ms", "1m30s", "1d", "1d12h250ms"]);
     }
 
     #[test]

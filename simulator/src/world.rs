@@ -13,6 +13,7 @@ use hardtack::time::Timestamp;
 use hardtack::wire::policy::TimeClass;
 
 use crate::broker::{Broker, Delivery};
+use crate::case::Anew;
 use crate::check::audit::AuditCheck;
 use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
 use crate::check::clock::{ClockCheck, Synced};
@@ -164,6 +165,8 @@ pub(crate) struct World<'a> {
     pub(crate) cut: Option<NthCut>,
     /// Boundaries that could be cut at.
     pub(crate) boundaries: Boundaries,
+    /// From when on latencies and the broker's whims are drawn with another seed.
+    anew: Option<Anew>,
     /// Per gateway the newest head that it must hold in the end.
     newest_owed: Vec<Owed>,
     queue: BinaryHeap<Reverse<Scheduled>>,
@@ -229,6 +232,7 @@ impl<'a> World<'a> {
             effects: BTreeMap::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
+            anew: None,
             newest_owed: Vec::new(),
             queue: BinaryHeap::new(),
             order: 0,
@@ -243,8 +247,18 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The same world, in which from a time on latencies and the broker's whims are drawn with another seed.
+    pub(crate) fn drawn_anew(self, anew: Option<Anew>) -> Self {
+        Self { anew, ..self }
+    }
+
     /// Runs from start to end.
-    pub(crate) fn run(mut self) -> Outcome {
+    pub(crate) fn run(self) -> Outcome {
+        self.run_until(None)
+    }
+
+    /// Runs to the end, or until a property is broken.
+    pub(crate) fn run_until(mut self, property: Option<&str>) -> Outcome {
         self.enrol_all();
         let acts: Vec<u64> = self.plan.entries.iter().map(|entry| entry.at).collect();
         acts.into_iter().enumerate().for_each(|(number, at)| self.schedule(at, Happening::Act(number)));
@@ -258,6 +272,10 @@ impl<'a> World<'a> {
             if next.at > end {
                 break;
             }
+            if let Some(Anew { seed, .. }) = self.anew.take_if(|anew| next.at >= anew.from) {
+                self.network.draw_anew(seed);
+                self.broker.draw_anew(seed);
+            }
             events = if next.at == moment { events + 1 } else { 0 };
             moment = next.at;
             self.now = next.at;
@@ -266,6 +284,9 @@ impl<'a> World<'a> {
                 break;
             }
             self.happen(next.what);
+            if property.is_some_and(|id| self.checks.tally.is_broken(id)) {
+                break;
+            }
         }
         self.finish()
     }

@@ -137,6 +137,11 @@ impl Tally {
         self.unsound
     }
 
+    /// Whether a property is broken.
+    pub(crate) fn is_broken(&self, id: &str) -> bool {
+        self.witnesses.contains_key(id)
+    }
+
     /// How often anything was broken.
     #[cfg(test)]
     pub(crate) fn broken_count(&self) -> u64 {

@@ -1,0 +1,107 @@
+//! What the commands share: reading a case, printing, telling how a long run goes on.
+//!
+//! Owns: files, standard output and standard error of this program.
+//! Never: decides what a run comes to.
+//! Read next: `run.rs`.
+
+pub(crate) mod bisect;
+pub(crate) mod diff;
+pub(crate) mod list;
+pub(crate) mod run;
+pub(crate) mod shrink;
+pub(crate) mod soak;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use clap::ValueEnum;
+use hardtack_simulator::case::Case;
+use hardtack_simulator::menu;
+
+/// How to tell what came out.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For a person.
+    Text,
+    /// One JSON object per case and line.
+    Json,
+}
+
+/// The case at a path or of a name.
+pub(crate) fn case(place: &Path, seed: Option<u64>) -> Result<Case, String> {
+    let named = || place.to_str().and_then(menu::find);
+    let text = match std::fs::read_to_string(place) {
+        Ok(text) => text,
+        Err(error) => match named() {
+            Some(text) => text.to_owned(),
+            None => {
+                let name = place.display();
+                return Err(format!(
+                    "cannot read {name}: {error}. `hardtack-sim list` shows the scenarios that have a name"
+                ));
+            }
+        },
+    };
+    Case::parse(&text, seed).map_err(|error| format!("{}: {error}", place.display()))
+}
+
+/// The property that is meant: the one that is named, else the first that a case breaks.
+pub(crate) fn property_of(case: &Case, named: Option<&str>) -> Result<String, String> {
+    let known = hardtack_simulator::report::PROPERTIES;
+    match named {
+        Some(id) if known.contains(&id) => Ok(id.to_owned()),
+        Some(id) => Err(format!("property {id:?} is not known: use one of {}", known.join(" "))),
+        None => {
+            let report = case.run();
+            let broken = report.broken_first();
+            broken.map(|property| property.id.to_owned()).ok_or_else(|| {
+                format!(
+                    "{} breaks no property with seed {}: there is nothing to look for",
+                    report.scenario, report.seed
+                )
+            })
+        }
+    }
+}
+
+/// Says how a long run goes on, where somebody watches: one line that is written over.
+pub(crate) fn progress(line: &str) {
+    let mut out = std::io::stderr();
+    if out.is_terminal() {
+        // Nobody is helped by an error about a line that is gone the next moment.
+        let _gone = write!(out, "\r\x1b[2K{line}").and_then(|()| out.flush());
+    }
+}
+
+/// Takes the line away again.
+pub(crate) fn progress_over() {
+    progress("");
+}
+
+/// Writes a file that somebody asked for.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a run took is for the operator; nothing depends on it")]
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let began = std::time::Instant::now();
+    let done = work();
+    (done, began.elapsed().as_secs_f64())
+}
+
+#[expect(clippy::print_stdout, reason = "the one place where this program prints")]
+pub(crate) fn print(text: &str) {
+    println!("{text}");
+}
+
+/// Plants a bug, to see whether it is caught.
+#[cfg(feature = "mutants")]
+pub(crate) fn plant(name: Option<&str>) -> Result<(), String> {
+    use hardtack::mutant::{plant, Mutant};
+    let Some(name) = name else { return Ok(()) };
+    let mutant = Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name);
+    let known = || Mutant::ALL.map(|mutant| format!("{mutant:?}")).join(" ");
+    plant(Some(mutant.ok_or_else(|| format!("no mutant {name:?}: use one of {}", known()))?));
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! `hardtack-sim run`, `expand` and `replay`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use hardtack_simulator::case::Case;
+use hardtack_simulator::report::{Report, Share, Status};
+
+use super::{case, print, timed, write, Output};
+
+#[derive(clap::Args)]
+pub(crate) struct RunArgs {
+    /// Scenario files, plans, or names from `list`.
+    #[arg(required = true, value_name = "CASE")]
+    cases: Vec<PathBuf>,
+    /// Take this seed in place of the scenarios' own.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How to tell what came out.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Write the trace here as JSON lines; with one case only.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Plant a bug, to see whether it is caught.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ExpandArgs {
+    /// A scenario file, or a name from `list`.
+    #[arg(value_name = "CASE")]
+    case: PathBuf,
+    /// Take this seed in place of the scenario's own.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write it here.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ReplayArgs {
+    /// A plan, as `expand` or `shrink` wrote it.
+    #[arg(value_name = "PLAN")]
+    plan: PathBuf,
+    /// The hash of the trace that it came to before; another is a failure.
+    #[arg(long, value_name = "HEX")]
+    hash: Option<String>,
+    /// How to tell what came out.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
+    // All first: a typing error in the last must not cost the time of the others.
+    let cases: Vec<Case> = args.cases.iter().map(|place| case(place, args.seed)).collect::<Result<_, _>>()?;
+    if args.trace.is_some() && cases.len() > 1 {
+        return Err("--trace takes one case".into());
+    }
+    #[cfg(feature = "mutants")]
+    super::plant(args.mutant.as_deref())?;
+    let mut all_pass = true;
+    for case in &cases {
+        let lines = match &args.trace {
+            Some(path) => {
+                let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+                Some(Box::new(BufWriter::new(file)) as Box<dyn Write>)
+            }
+            None => None,
+        };
+        all_pass &= tell(case, lines, args.output).verdict() == Status::Pass;
+    }
+    Ok(if all_pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(crate) fn expand(args: &ExpandArgs) -> Result<ExitCode, String> {
+    let lines = case(&args.case, args.seed)?.to_lines();
+    match &args.out {
+        Some(path) => write(path, &lines)?,
+        None => print(lines.trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode, String> {
+    let report = tell(&case(&args.plan, None)?, None, args.output);
+    let hash = hardtack::ids::hex(&report.trace_hash);
+    if let Some(before) = args.hash.as_deref().filter(|before| !before.eq_ignore_ascii_case(&hash)) {
+        return Err(format!("the trace's hash is {hash}, and it was {before}: this is another program, or another plan. `hardtack-sim diff` shows where two runs part"));
+    }
+    Ok(if report.verdict() == Status::Pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a case and prints what came out.
+fn tell(case: &Case, lines: Option<Box<dyn Write>>, output: Output) -> Report {
+    let (report, seconds) = timed(|| hardtack_simulator::run_case(case, lines));
+    print(&match output {
+        Output::Json => report.to_json(seconds).to_string(),
+        Output::Text => table(&report, seconds),
+    });
+    report
+}
+
+fn table(report: &Report, seconds: f64) -> String {
+    let mut text = format!(
+        "{:<24} {:<8} seed {}  {:.1} device-hours in {:.2} s  {} runs  {}\n",
+        report.scenario,
+        report.verdict().name(),
+        report.seed,
+        report.device_hours(),
+        seconds,
+        report.runs,
+        &hardtack::ids::hex(&report.trace_hash)[..16],
+    );
+    for property in &report.properties {
+        let required = if report.require.iter().any(|id| id == property.id) { "required" } else { "" };
+        let line = format!("  {:<12} {:<8} {:>9}  {required}", property.id, property.status.name(), property.checked);
+        text.push_str(line.trim_end());
+        text.push('\n');
+        if let Some(witness) = &property.witness {
+            text.push_str(&format!("             {witness}\n"));
+        }
+    }
+    text.push_str(&shares(&report.shares));
+    if !report.idle.is_empty() {
+        text.push_str(&format!("  faults without effect: {}\n", report.idle.join(" ")));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+pub(crate) fn shares(shares: &[Share]) -> String {
+    let line = |Share { class, synced, good, allowed, denied }: &Share| {
+        let percent = 100.0 * *allowed as f64 / (*good).max(1) as f64;
+        let denied = denied.iter().map(|first| format!("             {first}\n")).collect::<String>();
+        format!("  good requests, {class}, {synced}: {allowed} of {good} allowed, {percent:.3} %\n{denied}")
+    };
+    shares.iter().map(line).collect()
+}

@@ -1,0 +1,89 @@
+//! `hardtack-sim shrink`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use hardtack_simulator::scenario::Span;
+use hardtack_simulator::shrink::{shrink as smallest, size, Shrunk, Size};
+
+use super::{case, print, progress, progress_over, property_of, timed, write, Output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A scenario file, a plan, or a name from `list`, which breaks something.
+    #[arg(value_name = "CASE")]
+    case: PathBuf,
+    /// Take this seed in place of the scenario's own.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The property that it must go on breaking; without this, the one that it breaks first.
+    #[arg(long, value_name = "ID")]
+    property: Option<String>,
+    /// Stop after so many runs.
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    runs: u64,
+    /// Write the smallest as a scenario file here.
+    #[arg(long, value_name = "FILE", default_value = "minimal.toml")]
+    out: PathBuf,
+    /// How to tell what came out.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Plant a bug, to have something that breaks.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
+}
+
+pub(crate) fn shrink(args: &Args) -> Result<ExitCode, String> {
+    let case = case(&args.case, args.seed)?;
+    #[cfg(feature = "mutants")]
+    super::plant(args.mutant.as_deref())?;
+    let property = property_of(&case, args.property.as_deref())?;
+    let mut said = |runs: u64, left: usize| progress(&format!("{property}: {runs} runs, {left} acts left"));
+    let (found, seconds) = timed(|| smallest(&case, &property, args.runs, &mut said));
+    progress_over();
+    let Some(found) = found else {
+        let Size { faults, requests, .. } = size(&case);
+        return Err(format!(
+            "this case does not break {property} ({faults} faults, {requests} requests): try another seed"
+        ));
+    };
+    write(&args.out, &found.case.to_toml())?;
+    print(&match args.output {
+        Output::Text => text(&found, args, seconds),
+        Output::Json => serde_json::json!({
+            "property": found.property,
+            "from": found.from,
+            "to": found.to,
+            "runs": found.runs,
+            "minimal": found.minimal,
+            "story": found.story(),
+            "out": args.out,
+            "seconds": seconds,
+        })
+        .to_string(),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(found: &Shrunk, args: &Args, seconds: f64) -> String {
+    let size = |Size { faults, requests, devices, duration }: Size| {
+        format!("{faults} faults, {requests} requests, {devices} gateways, {}", Span(duration))
+    };
+    let mut text = format!(
+        "{} breaks still. From {} to {}, in {} runs and {seconds:.1} s.\n",
+        found.property,
+        size(found.from),
+        size(found.to),
+        found.runs
+    );
+    if !found.minimal {
+        text.push_str("All runs were used up: more (--runs) may make it smaller.\n");
+    }
+    for line in found.story() {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text.push_str(&format!("Run it again: hardtack-sim run {}", args.out.display()));
+    text
+}

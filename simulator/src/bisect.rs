@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::case::Case;
 use crate::plan::{Entry, Occurrence, Plan};
+use crate::report::Breach;
 use crate::scenario::Span;
 use crate::words;
 
@@ -35,11 +36,11 @@ pub struct Bisected {
 }
 
 /// Looks at `moments` moments of a run, `futures` futures each. `progress` hears after each moment.
-pub fn bisect(case: &Case, property: &str, moments: u32, futures: u32, progress: &mut dyn FnMut(Moment)) -> Bisected {
+pub fn bisect(case: &Case, breach: &Breach, moments: u32, futures: u32, progress: &mut dyn FnMut(Moment)) -> Bisected {
     let duration = case.scenario().duration;
     let at = |number: u32| duration / u64::from(moments.max(1)) * u64::from(number);
     let look = |at: u64| {
-        let broken = (1..=futures).filter(|number| future(case, at, u64::from(*number)).breaks(property));
+        let broken = (1..=futures).filter(|number| future(case, at, u64::from(*number)).breaks(breach));
         Moment { at, broken: broken.count() as u32, futures }
     };
     let moments: Vec<Moment> = (0..=moments)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::plan::{Entry, Plan};
-use crate::report::Report;
+use crate::report::{Breach, Report};
 use crate::scenario::{Scenario, ScenarioError, Span};
 
 /// The only form of plans there is so far.
@@ -112,9 +112,9 @@ impl Case {
         crate::run_case(self, None)
     }
 
-    /// Whether a property is broken in it. The run ends as soon as it is.
-    pub fn breaks(&self, property: &str) -> bool {
-        crate::breaks(self, property)
+    /// Whether a property is broken in it, and in the same way. The run ends as soon as it is.
+    pub fn breaks(&self, breach: &Breach) -> bool {
+        crate::breaks(self, breach)
     }
 
     /// The same with another plan.

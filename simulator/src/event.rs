@@ -98,6 +98,23 @@ impl Event {
         Self::Message { device, topic: topic.to_owned(), digest }
     }
 
+    /// What it is in a word, where it is an answer to a program or something that an agent logs.
+    pub(crate) fn word(&self) -> Option<String> {
+        match self {
+            Self::Decided { reason, .. } => Some((*reason).to_owned()),
+            Self::Logged { line: text, .. } | Self::Replied { what: text, .. } => {
+                Some(text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+            }
+            Self::AgentStarted { .. }
+            | Self::Committed { .. }
+            | Self::Message { .. }
+            | Self::PlanStep { .. }
+            | Self::Revoked { .. }
+            | Self::Stopped { .. }
+            | Self::Stored { .. } => None,
+        }
+    }
+
     pub(crate) fn fold(&self, fold: &mut Fold) {
         match self {
             Self::AgentStarted { device, start } => fold.number(1).number(u64::from(*device)).number(*start),

@@ -254,11 +254,6 @@ impl Kind {
         }
     }
 
-    /// Whether it needs operators with emergency keys.
-    pub(crate) const fn needs_emergency_keys(&self) -> bool {
-        matches!(self, Self::BrokerEmergency(_) | Self::Emergency { .. } | Self::EmergencyThief(_))
-    }
-
     /// How long it lasts.
     const fn lasts(&self) -> u64 {
         match self {

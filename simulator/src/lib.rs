@@ -24,6 +24,7 @@ mod emergency;
 pub mod event;
 mod exhaust;
 pub mod fault;
+pub mod fuzz;
 mod host;
 pub mod menu;
 mod model;
@@ -37,6 +38,7 @@ mod reset;
 pub mod scenario;
 pub mod shrink;
 pub mod soak;
+pub mod swarm;
 pub mod trace;
 mod twin;
 mod words;
@@ -57,9 +59,9 @@ use exhaust::{NthCut, Window};
 use fault::Kind;
 use hardtack::wire::policy::TimeClass;
 use plan::Plan;
-use report::{Report, Share};
+use report::{Breach, Report, Share};
 use scenario::Scenario;
-use trace::{Fold, Trace};
+use trace::{Coverage, Fold, Trace};
 use world::{Outcome, World};
 
 /// Runs a scenario with a seed. `lines` takes the trace as JSON lines, of the first run if there are many.
@@ -74,9 +76,20 @@ pub fn run_case(case: &Case, lines: Option<Box<dyn Write>>) -> Report {
 
 /// Runs a plan. The seed still makes keys, latencies and the like, each from a stream of its own.
 fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, lines: Option<Box<dyn Write>>) -> Report {
+    sum(scenario, plan, seed, anew, Trace::new(lines)).0
+}
+
+/// Runs a case, and notes what followed upon which fault.
+pub(crate) fn explore(case: &Case) -> (Report, Coverage) {
+    sum(case.scenario(), case.plan(), case.seed(), case.anew(), Trace::with_coverage())
+}
+
+/// The run, or the sum of all that there are: one for each boundary that the power is to be cut at.
+fn sum(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, trace: Trace) -> (Report, Coverage) {
     let one = |trace: Trace, cut: Option<NthCut>| World::new(scenario, plan, seed, trace, cut).drawn_anew(anew).run();
     let mut sum = Sum::default();
-    let first = one(Trace::new(lines), None);
+    let mut first = one(trace, None);
+    let coverage = std::mem::take(&mut first.coverage);
     let boundaries = first.boundaries.clone();
     sum.add(first);
     if let Some(window) = Window::of(plan) {
@@ -84,7 +97,7 @@ fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, lin
             sum.add(one(Trace::new(None), Some(cut)));
         }
     }
-    Report {
+    let report = Report {
         scenario: scenario.name.clone(),
         seed,
         idle: idle(scenario, &sum.effects),
@@ -98,16 +111,17 @@ fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, lin
         shares: sum.shares.into_iter().map(|((class, synced), share)| share_of(class, synced, share)).collect(),
         effects: sum.effects,
         trace_hash: sum.hashes.finish(),
-    }
+    };
+    (report, coverage)
 }
 
-/// Whether a case breaks a property. Its run ends as soon as it does.
-pub(crate) fn breaks(case: &Case, property: &str) -> bool {
+/// Whether a case breaks a property in this way. Its run ends as soon as it does.
+pub(crate) fn breaks(case: &Case, breach: &Breach) -> bool {
     let run =
-        |cut| World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), cut).run_until(Some(property));
+        |cut| World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), cut).run_until(Some(breach));
     let first = run(None);
     let cuts = || Window::of(case.plan()).into_iter().flat_map(|window| first.boundaries.cuts(window.device));
-    first.tally.is_broken(property) || cuts().any(|cut| run(Some(cut)).tally.is_broken(property))
+    first.tally.is_broken(breach) || cuts().any(|cut| run(Some(cut)).tally.is_broken(breach))
 }
 
 fn share_of(class: TimeClass, synced: Synced, share: authority::Share) -> Share {

@@ -26,6 +26,9 @@ enum Command {
     /// Print what a scenario and a seed come to: a plan, one act per line, which `replay` runs.
     #[command(alias = "plan")]
     Expand(cli::run::ExpandArgs),
+    /// Run worlds drawn by chance, each with some kinds of faults and without the others; exit 0 only if none breaks
+    /// anything. What breaks something is made small.
+    Fuzz(cli::fuzz::Args),
     /// Show the scenarios that ship, and what each is about.
     List(cli::list::Args),
     /// Run a plan again; exit 0 only if it passes, and comes to the same as was recorded.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Bisect(args) => cli::bisect::bisect(&args),
         Command::Diff(args) => cli::diff::diff(&args),
         Command::Expand(args) => cli::run::expand(&args),
+        Command::Fuzz(args) => cli::fuzz::fuzz(&args),
         Command::List(args) => cli::list::list(&args),
         Command::Replay(args) => cli::run::replay(&args),
         Command::Run(args) => cli::run::run(&args),

@@ -54,6 +54,7 @@ use crate::check::feed::Owed;
 use crate::clocks::date;
 use crate::emergency::Holders;
 use crate::fault::{AckTrick, EmergencyTheft, FeedTrick, RotateWhat};
+use crate::plan::Plan;
 use crate::random::{below, bytes, stream};
 use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
@@ -207,7 +208,7 @@ pub(crate) enum Revoke {
 
 impl Operator {
     /// A fleet is founded.
-    pub(crate) fn found(scenario: &Scenario, seed: u64) -> Self {
+    pub(crate) fn found(scenario: &Scenario, plan: &Plan, seed: u64) -> Self {
         let mut rng = stream(seed, "operator", "keys");
         let roots = (usize::from(scenario.fleet.roots), scenario.fleet.threshold);
         let keys = FleetKeys::generate_with(roots, &mut rng).expect(HONEST);
@@ -261,7 +262,7 @@ impl Operator {
             stolen: BTreeMap::new(),
         };
         operator.commit(fx);
-        if scenario.needs_emergency_keys() {
+        if plan.needs_emergency_keys() {
             operator.name_emergency_keys(start);
         }
         for (group, plan) in &scenario.groups {

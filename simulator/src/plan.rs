@@ -536,6 +536,14 @@ impl Plan {
         entries.sort_by_key(|entry| entry.at);
         Self { entries }
     }
+
+    /// Whether it needs operators with emergency keys.
+    pub(crate) fn needs_emergency_keys(&self) -> bool {
+        let needs = |entry: &Entry| {
+            matches!(entry.act, Act::BrokerEmergency { .. } | Act::Emergency { .. } | Act::EmergencyThief { .. })
+        };
+        self.entries.iter().any(needs)
+    }
 }
 
 /// What the programs on one gateway do. They go on after `heal`: availability is judged by them.

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub use crate::check::Breach;
+
 /// Every property that is judged.
 pub const PROPERTIES: [&str; 35] = [
     "I1",
@@ -142,6 +144,11 @@ impl Report {
             (false, true) => Status::Pass,
             (false, false) => Status::Vacuous,
         }
+    }
+
+    /// How a property was broken, if it was.
+    pub fn breach(&self, id: &str) -> Option<Breach> {
+        self.properties.iter().find(|property| property.id == id).and_then(Breach::of)
     }
 
     /// The property that was broken first, if any was.

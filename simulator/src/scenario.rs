@@ -443,14 +443,6 @@ impl Scenario {
 }
 
 impl Scenario {
-    /// Whether it needs operators with emergency keys.
-    pub(crate) fn needs_emergency_keys(&self) -> bool {
-        let of_act = |entry: &Entry| {
-            matches!(entry.act, Act::BrokerEmergency { .. } | Act::Emergency { .. } | Act::EmergencyThief { .. })
-        };
-        self.faults.iter().any(|fault| fault.kind.needs_emergency_keys()) || self.acts.iter().any(of_act)
-    }
-
     /// Whether acts that begin at `start` can happen in this world.
     ///
     /// # Errors

@@ -12,8 +12,12 @@ use toml::Table;
 
 use crate::case::Case;
 use crate::plan::{Act, Entry, Occurrence, LAST_QUIET};
+use crate::report::Breach;
 use crate::scenario::{Span, HEALING};
 use crate::words;
+
+/// How many acts a story tells.
+const STORY: usize = 40;
 
 /// What happens in a case, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -33,8 +37,8 @@ pub struct Size {
 pub struct Shrunk {
     /// The smallest that was found.
     pub case: Case,
-    /// The property that it breaks.
-    pub property: String,
+    /// The property that it breaks, and in which way.
+    pub breach: Breach,
     /// How big it was.
     pub from: Size,
     /// How big it is.
@@ -46,19 +50,18 @@ pub struct Shrunk {
 }
 
 impl Shrunk {
-    /// What happens in it, in plain words, a line each, and how it ends.
+    /// What happens in it, in plain words, a line each, and how it ends. The last acts only, where there are too many.
     pub fn story(&self) -> Vec<String> {
         let start = self.case.scenario().start;
-        let acts = self.case.plan().entries.iter();
-        let mut lines: Vec<String> = acts
-            .map(|entry| format!("{:>12}  {}", Span(entry.at - start).to_string(), words::of(&entry.act)))
-            .collect();
+        let entries = &self.case.plan().entries;
+        let before = entries.len().saturating_sub(STORY);
+        let earlier = (before > 0).then(|| format!("{:>12}  {before} acts that are not shown here", "earlier"));
+        let acts = entries.iter().skip(before);
+        let acts = acts.map(|entry| format!("{:>12}  {}", Span(entry.at - start).to_string(), words::of(&entry.act)));
+        let id = self.breach.property();
         let report = self.case.run();
-        let broken = report.properties.into_iter().find(|property| property.id == self.property);
-        lines.extend(
-            broken.and_then(|property| property.witness).map(|witness| format!("{:>12}  {witness}", self.property)),
-        );
-        lines
+        let end = report.properties.into_iter().filter(|property| property.id == id).filter_map(|found| found.witness);
+        earlier.into_iter().chain(acts).chain(end.map(|witness| format!("{id:>12}  {witness}"))).collect()
     }
 }
 
@@ -70,11 +73,11 @@ pub fn size(case: &Case) -> Size {
     Size { faults, requests, devices: scenario.fleet.devices, duration: scenario.duration }
 }
 
-/// The smallest case that breaks `property` as `case` does, found in `runs_max` runs at most; none where that one does
-/// not. `progress` hears after each run how many there were and how many acts are left.
-pub fn shrink(case: &Case, property: &str, runs_max: u64, progress: &mut dyn FnMut(u64, usize)) -> Option<Shrunk> {
-    let mut search = Search { best: case.clone(), property, runs: 0, runs_max, progress };
-    if !case.breaks(property) {
+/// The smallest case that breaks what `case` breaks, in the same way, found in `runs_max` runs at most; none where that
+/// one does not. `progress` hears after each run how many there were and how many acts are left.
+pub fn shrink(case: &Case, breach: &Breach, runs_max: u64, progress: &mut dyn FnMut(u64, usize)) -> Option<Shrunk> {
+    let mut search = Search { best: case.clone(), breach, runs: 0, runs_max, progress };
+    if !case.breaks(breach) {
         return None;
     }
     search.cut_short();
@@ -89,7 +92,7 @@ pub fn shrink(case: &Case, property: &str, runs_max: u64, progress: &mut dyn FnM
     search.cut_short();
     let minimal = search.may_go_on();
     let Search { best, runs, .. } = search;
-    Some(Shrunk { property: property.to_owned(), from: size(case), to: size(&best), case: best, runs, minimal })
+    Some(Shrunk { breach: breach.clone(), from: size(case), to: size(&best), case: best, runs, minimal })
 }
 
 /// What belongs together of the entries that `of_them` takes: their places.
@@ -109,7 +112,7 @@ fn units(entries: &[Entry], of_them: impl Fn(&Entry) -> bool) -> Vec<Vec<usize>>
 
 struct Search<'a> {
     best: Case,
-    property: &'a str,
+    breach: &'a Breach,
     runs: u64,
     runs_max: u64,
     progress: &'a mut dyn FnMut(u64, usize),
@@ -124,7 +127,7 @@ impl Search<'_> {
     fn take(&mut self, other: Option<Case>) -> bool {
         let Some(other) = other.filter(|_| self.may_go_on()) else { return false };
         self.runs += 1;
-        let taken = other.breaks(self.property);
+        let taken = other.breaks(self.breach);
         if taken {
             self.best = other;
         }
@@ -338,7 +341,34 @@ mod tests {
 
     #[test]
     fn nothing_comes_of_a_case_that_breaks_nothing() {
+        use crate::report::{Property, Status};
         let case = Case::parse(include_str!("../scenarios/flappy-link.toml"), None).unwrap();
-        assert!(shrink(&case, "I2", 10, &mut |_, _| ()).is_none());
+        let witness = Some("at 0d00:00:01.000: nobody knows how".to_owned());
+        let breach = Breach::of(&Property { id: "I2", status: Status::Fail, checked: 1, witness }).unwrap();
+        assert!(shrink(&case, &breach, 10, &mut |_, _| ()).is_none());
+    }
+
+    /// Whatever is left out of a plan, or whoever writes one by hand: a world carries it out.
+    #[test]
+    fn no_part_of_a_plan_makes_a_world_panic() {
+        use crate::random::{happens, stream};
+        let world = "schema = 1\nname = \"x\"\nabout = \"x\"\nseed = 1\nduration = \"50m\"\nheal = \"25m\"\nrequire = []\n\
+            [fleet]\ndevices = 3\n[groups.a]\nmembers = \"0\"\nfeed = true\n[groups.b]\nmembers = \"1\"\n[workload]\nquiet = true\n";
+        let world = Case::parse(world, None).unwrap();
+        let end = world.scenario().start + 45 * 60_000;
+        for (name, text) in crate::menu::MENU {
+            let case = Case::parse(text, None).unwrap();
+            let mut rng = stream(1, name, "parts");
+            // Halves of what belongs together too, anywhere, about gateways that are there.
+            let part = |entry: &&Entry| happens(&mut rng, if entry.of.is_some() { 30 } else { 1 });
+            let mut entries: Vec<Entry> = case.plan().entries.iter().filter(part).take(60).cloned().collect();
+            let apart = (end - world.scenario().start) / (entries.len() as u64 + 1);
+            for (entry, number) in entries.iter_mut().zip(1..) {
+                entry.at = world.scenario().start + number * apart;
+                entry.act.device_mut().into_iter().for_each(|device| *device %= 3);
+            }
+            entries.retain(|entry| !matches!(&entry.act, Act::GroupMove { to: crate::fault::MoveTo::Group(_), .. }));
+            world.with_entries(entries).run();
+        }
     }
 }

@@ -191,4 +191,27 @@ mod mutants {
         let failed: Vec<_> = names.iter().zip(failed).filter(|(_, failed)| !failed.is_empty()).collect();
         assert!(failed.is_empty(), "{failed:#?}");
     }
+
+    /// Long stories become short, and stay true.
+    #[test]
+    fn each_story_that_is_made_small_breaks_the_same() {
+        let text =
+            std::fs::read_to_string(format!("{}/scenarios/flappy-link.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let case = Case::parse(&text, None).unwrap();
+        plant(Some(Mutant::BudgetNotCharged));
+        let breach = case.run().breach("I5.budget").expect("the bug is there");
+        let small = shrink::shrink(&case, &breach, 1000, &mut |_, _| ());
+        let written = small.as_ref().map(|small| Case::parse(&small.case.to_toml(), None).unwrap());
+        let broken = written.as_ref().is_some_and(|case| case.breaks(&breach));
+        let found = bisect::bisect(&case, &breach, 1, 2, &mut |_| ());
+        plant(None);
+        let small = small.expect("the bug is there");
+        assert!(broken, "as it is written it breaks the same");
+        assert!(small.minimal, "{} runs", small.runs);
+        assert_eq!((small.to.faults, small.to.devices), (0, 1), "no fault has a part in it");
+        assert!(small.from.requests > 1000 && small.to.requests <= 12, "{:?} to {:?}", small.from, small.to);
+        assert!(!small.case.breaks(&breach), "without the bug nothing is broken");
+        let last = found.moments.last().unwrap();
+        assert_eq!(last.broken, last.futures, "in the end it has happened in every future");
+    }
 }

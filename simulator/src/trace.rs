@@ -5,6 +5,7 @@
 //! Never: holds a float, a path, an address, or a secret. Payloads go in as digests.
 //! Read next: `event.rs`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use sha2::{Digest, Sha256};
@@ -35,17 +36,33 @@ impl Fold {
     }
 }
 
+/// What followed upon which fault: the fault's name, then the reason of an answer, or the first word of a log event.
+pub type Coverage = BTreeSet<(&'static str, String)>;
+
 /// What has happened so far.
 pub struct Trace {
     fold: Fold,
     events: u64,
     lines: Option<Box<dyn Write>>,
+    coverage: Option<Coverage>,
+    /// The last fault that had an effect.
+    fault: &'static str,
 }
 
 impl Trace {
     /// A trace that goes nowhere but into its hash, and into `lines` where they are wanted.
     pub fn new(lines: Option<Box<dyn Write>>) -> Self {
-        Self { fold: Fold::default(), events: 0, lines }
+        Self { fold: Fold::default(), events: 0, lines, coverage: None, fault: "" }
+    }
+
+    /// A trace that also notes what follows upon which fault.
+    pub(crate) fn with_coverage() -> Self {
+        Self { coverage: Some(Coverage::new()), ..Self::new(None) }
+    }
+
+    /// A fault had an effect.
+    pub(crate) fn fault(&mut self, name: &'static str) {
+        self.fault = name;
     }
 
     /// One more event.
@@ -56,15 +73,18 @@ impl Trace {
         self.events += 1;
         self.fold.number(at);
         event.fold(&mut self.fold);
+        if let (Some(coverage), Some(word)) = (&mut self.coverage, event.word()) {
+            coverage.insert((self.fault, word));
+        }
         if let Some(lines) = &mut self.lines {
             let line = serde_json::json!({ "at": at, "event": event });
             writeln!(lines, "{line}").expect("the trace file takes lines");
         }
     }
 
-    /// How many events, and the hash over them.
-    pub(crate) fn finish(self) -> (u64, [u8; 32]) {
-        (self.events, self.fold.finish())
+    /// How many events, the hash over them, and what followed upon which fault, where that was noted.
+    pub(crate) fn finish(self) -> (u64, [u8; 32], Coverage) {
+        (self.events, self.fold.finish(), self.coverage.unwrap_or_default())
     }
 }
 

@@ -31,9 +31,10 @@ use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
 use crate::plan::{Plan, LAST_QUIET};
+use crate::report::Breach;
 use crate::reset::{Carried, Errand};
 use crate::scenario::Scenario;
-use crate::trace::Trace;
+use crate::trace::{Coverage, Trace};
 use crate::workload::Waiting;
 
 /// More events than this at one moment, and something goes round in circles.
@@ -178,6 +179,7 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) events: u64,
     pub(crate) hash: [u8; 32],
+    pub(crate) coverage: Coverage,
     pub(crate) boundaries: Boundaries,
     /// How often each fault had an effect.
     pub(crate) effects: BTreeMap<&'static str, u64>,
@@ -190,7 +192,7 @@ impl<'a> World<'a> {
     pub(crate) fn new(scenario: &'a Scenario, plan: &'a Plan, seed: u64, trace: Trace, cut: Option<NthCut>) -> Self {
         let count = scenario.fleet.devices;
         let devices: Vec<Device> = (0..count).map(|number| Device::new(scenario, seed, number)).collect();
-        let operator = Operator::found(scenario, seed);
+        let operator = Operator::found(scenario, plan, seed);
         let levels = operator.policy().risks.iter();
         let bounds = Bounds {
             staleness: levels
@@ -257,8 +259,8 @@ impl<'a> World<'a> {
         self.run_until(None)
     }
 
-    /// Runs to the end, or until a property is broken.
-    pub(crate) fn run_until(mut self, property: Option<&str>) -> Outcome {
+    /// Runs to the end, or until a property is broken in this way.
+    pub(crate) fn run_until(mut self, breach: Option<&Breach>) -> Outcome {
         self.enrol_all();
         let acts: Vec<u64> = self.plan.entries.iter().map(|entry| entry.at).collect();
         acts.into_iter().enumerate().for_each(|(number, at)| self.schedule(at, Happening::Act(number)));
@@ -284,7 +286,7 @@ impl<'a> World<'a> {
                 break;
             }
             self.happen(next.what);
-            if property.is_some_and(|id| self.checks.tally.is_broken(id)) {
+            if breach.is_some_and(|breach| self.checks.tally.is_broken(breach)) {
                 break;
             }
         }
@@ -330,6 +332,7 @@ impl<'a> World<'a> {
     /// A fault had an effect.
     pub(crate) fn took_effect(&mut self, fault: &'static str) {
         *self.effects.entry(fault).or_default() += 1;
+        self.trace.fault(fault);
     }
 
     /// A fault is at work now.
@@ -388,9 +391,9 @@ impl<'a> World<'a> {
         self.herd.finish(tally, at, self.scenario.fleet.devices);
         evidence.finish(tally, at, |device| self.devices[device as usize].name.clone());
         let shares = authority.shares().clone();
-        let (events, hash) = self.trace.finish();
+        let (events, hash, coverage) = self.trace.finish();
         self.effects.extend(self.broker.done());
         let Self { effects, boundaries, .. } = self;
-        Outcome { tally: self.checks.tally, events, hash, boundaries, effects, shares, decisions }
+        Outcome { tally: self.checks.tally, events, hash, coverage, boundaries, effects, shares, decisions }
     }
 }

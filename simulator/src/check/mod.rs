@@ -137,9 +137,9 @@ impl Tally {
         self.unsound
     }
 
-    /// Whether a property is broken.
-    pub(crate) fn is_broken(&self, id: &str) -> bool {
-        self.witnesses.contains_key(id)
+    /// Whether a property is broken in this way.
+    pub(crate) fn is_broken(&self, breach: &Breach) -> bool {
+        self.witnesses.get(breach.property.as_str()).is_some_and(|witness| way(witness) == breach.way)
     }
 
     /// How often anything was broken.
@@ -176,6 +176,32 @@ impl Tally {
     }
 }
 
+/// A property that is broken, and in which way. One property can be broken in many ways, and another one is another story.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breach {
+    property: String,
+    way: String,
+}
+
+impl Breach {
+    /// How a property is broken by a witness.
+    pub fn of(property: &Property) -> Option<Self> {
+        let way = way(property.witness.as_deref()?);
+        Some(Self { property: property.id.to_owned(), way })
+    }
+
+    /// The property's id.
+    pub fn property(&self) -> &str {
+        &self.property
+    }
+}
+
+/// What a witness says beside when, to whom and how much: its words, without those that hold figures.
+fn way(witness: &str) -> String {
+    let words = witness.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// A moment as a person reads it: days, hours, minutes, seconds since the start.
 pub(crate) fn clock(at: u64) -> String {
     let (seconds, ms) = (at / 1000, at % 1000);
@@ -186,6 +212,13 @@ pub(crate) fn clock(at: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_way_to_break_a_property_is_not_another() {
+        let one = way("at 0d00:00:00.002: gw-1 allowed gw-1/1/21: its 8 uses were spent");
+        assert_eq!(one, way("at 3d00:10:00.002: gw-0 allowed gw-0/7/2: its 40 uses were spent"));
+        assert_ne!(one, way("at 0d00:00:00.002: gw-1 allowed gw-1/1/21: it was finished"));
+    }
 
     #[test]
     fn untried_is_vacuous_and_the_first_witness_stays() {

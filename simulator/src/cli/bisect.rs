@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use hardtack_simulator::bisect::{bisect as look, Bisected, Moment};
 use hardtack_simulator::scenario::Span;
 
-use super::{case, print, progress, progress_over, property_of, Output};
+use super::{breach_of, case, print, progress, progress_over, Output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -38,15 +38,15 @@ pub(crate) fn bisect(args: &Args) -> Result<ExitCode, String> {
     let case = case(&args.case, args.seed)?;
     #[cfg(feature = "mutants")]
     super::plant(args.mutant.as_deref())?;
-    let property = property_of(&case, args.property.as_deref())?;
+    let breach = breach_of(&case, args.property.as_deref())?;
     let mut said = |Moment { at, broken, futures }: Moment| progress(&format!("{}: {broken} of {futures}", Span(at)));
-    let found = look(&case, &property, args.moments, args.futures, &mut said);
+    let found = look(&case, &breach, args.moments, args.futures, &mut said);
     progress_over();
     print(&match args.output {
-        Output::Text => text(&property, &found),
+        Output::Text => text(breach.property(), &found),
         Output::Json => {
             let mut all = serde_json::json!(found);
-            all["property"] = property.into();
+            all["property"] = breach.property().into();
             all.to_string()
         }
     });

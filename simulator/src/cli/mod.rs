@@ -6,6 +6,7 @@
 
 pub(crate) mod bisect;
 pub(crate) mod diff;
+pub(crate) mod fuzz;
 pub(crate) mod list;
 pub(crate) mod run;
 pub(crate) mod shrink;
@@ -13,10 +14,12 @@ pub(crate) mod soak;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use hardtack_simulator::case::Case;
 use hardtack_simulator::menu;
+use hardtack_simulator::report::Breach;
 
 /// How to tell what came out.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,23 +48,21 @@ pub(crate) fn case(place: &Path, seed: Option<u64>) -> Result<Case, String> {
     Case::parse(&text, seed).map_err(|error| format!("{}: {error}", place.display()))
 }
 
-/// The property that is meant: the one that is named, else the first that a case breaks.
-pub(crate) fn property_of(case: &Case, named: Option<&str>) -> Result<String, String> {
+/// What is meant: how the property that is named is broken, else the one that a case breaks first.
+pub(crate) fn breach_of(case: &Case, named: Option<&str>) -> Result<Breach, String> {
     let known = hardtack_simulator::report::PROPERTIES;
-    match named {
-        Some(id) if known.contains(&id) => Ok(id.to_owned()),
-        Some(id) => Err(format!("property {id:?} is not known: use one of {}", known.join(" "))),
-        None => {
-            let report = case.run();
-            let broken = report.broken_first();
-            broken.map(|property| property.id.to_owned()).ok_or_else(|| {
-                format!(
-                    "{} breaks no property with seed {}: there is nothing to look for",
-                    report.scenario, report.seed
-                )
-            })
-        }
+    if let Some(id) = named.filter(|id| !known.contains(id)) {
+        return Err(format!("property {id:?} is not known: use one of {}", known.join(" ")));
     }
+    let report = case.run();
+    let breach = match named {
+        Some(id) => report.breach(id),
+        None => report.broken_first().and_then(Breach::of),
+    };
+    breach.ok_or_else(|| {
+        let (name, seed) = (&report.scenario, report.seed);
+        format!("{name} does not break {} with seed {seed}: try another", named.unwrap_or("anything"))
+    })
 }
 
 /// Says how a long run goes on, where somebody watches: one line that is written over.
@@ -83,11 +84,17 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), String> {
     std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long a run took is for the operator; nothing depends on it")]
-pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+/// How long it is since now.
+#[expect(clippy::disallowed_methods, reason = "how long a run took is for the operator; no run depends on it")]
+pub(crate) fn clock() -> impl Fn() -> Duration {
     let began = std::time::Instant::now();
+    move || began.elapsed()
+}
+
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let since = clock();
     let done = work();
-    (done, began.elapsed().as_secs_f64())
+    (done, since().as_secs_f64())
 }
 
 #[expect(clippy::print_stdout, reason = "the one place where this program prints")]

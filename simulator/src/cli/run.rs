@@ -1,8 +1,9 @@
 //! `hardtack-sim run`, `expand` and `replay`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hardtack_simulator::case::Case;
@@ -24,6 +25,12 @@ pub(crate) struct RunArgs {
     /// Write the trace here as JSON lines; with one case only.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Compare the hash of each trace with the one in this file, a line `NAME HASH` each; another is a failure.
+    #[arg(long, value_name = "FILE")]
+    golden: Option<PathBuf>,
+    /// Write what came out into the file in place of comparing.
+    #[arg(long, requires = "golden")]
+    bless: bool,
     /// Plant a bug, to see whether it is caught.
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
@@ -64,6 +71,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
     }
     #[cfg(feature = "mutants")]
     super::plant(args.mutant.as_deref())?;
+    let mut golden = Golden::read(args)?;
     let mut all_pass = true;
     for case in &cases {
         let lines = match &args.trace {
@@ -73,9 +81,58 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
             }
             None => None,
         };
-        all_pass &= tell(case, lines, args.output).verdict() == Status::Pass;
+        let report = tell(case, lines, args.output);
+        all_pass &= report.verdict() == Status::Pass;
+        if let Some(golden) = &mut golden {
+            all_pass &= golden.compare(&report);
+        }
+    }
+    if let Some(golden) = golden.filter(|_| args.bless) {
+        golden.write()?;
     }
     Ok(if all_pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The hashes that traces had before.
+struct Golden<'a> {
+    path: &'a Path,
+    bless: bool,
+    hashes: BTreeMap<String, String>,
+}
+
+impl<'a> Golden<'a> {
+    fn read(args: &'a RunArgs) -> Result<Option<Self>, String> {
+        let Some(path) = args.golden.as_deref() else { return Ok(None) };
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && args.bless => String::new(),
+            read => read.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
+        };
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let hashes = lines.map(|(name, hash)| (name.to_owned(), hash.trim().to_owned())).collect();
+        Ok(Some(Self { path, bless: args.bless, hashes }))
+    }
+
+    /// Whether a run came to what it did before. Tells where it did not.
+    fn compare(&mut self, report: &Report) -> bool {
+        let hash = hardtack::ids::hex(&report.trace_hash);
+        if self.bless {
+            self.hashes.insert(report.scenario.clone(), hash);
+            return true;
+        }
+        let (name, file) = (&report.scenario, self.path.display());
+        let differs = match self.hashes.get(name) {
+            Some(before) if *before == hash => return true,
+            Some(before) => format!("{name}: the trace's hash is {hash}, in {file} it is {before}"),
+            None => format!("{name}: there is no hash of it in {file}"),
+        };
+        eprintln!("{differs}. If what devices or the fleet do was meant to change, run it again with --bless");
+        false
+    }
+
+    fn write(&self) -> Result<(), String> {
+        let lines: String = self.hashes.iter().map(|(name, hash)| format!("{name} {hash}\n")).collect();
+        write(self.path, &lines)
+    }
 }
 
 pub(crate) fn expand(args: &ExpandArgs) -> Result<ExitCode, String> {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use hardtack_simulator::scenario::Span;
-use hardtack_simulator::shrink::{shrink as smallest, size, Shrunk, Size};
+use hardtack_simulator::shrink::{shrink as smallest, Shrunk, Size};
 
-use super::{case, print, progress, progress_over, property_of, timed, write, Output};
+use super::{breach_of, case, print, progress, progress_over, timed, write, Output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -38,21 +38,17 @@ pub(crate) fn shrink(args: &Args) -> Result<ExitCode, String> {
     let case = case(&args.case, args.seed)?;
     #[cfg(feature = "mutants")]
     super::plant(args.mutant.as_deref())?;
-    let property = property_of(&case, args.property.as_deref())?;
+    let breach = breach_of(&case, args.property.as_deref())?;
+    let property = breach.property();
     let mut said = |runs: u64, left: usize| progress(&format!("{property}: {runs} runs, {left} acts left"));
-    let (found, seconds) = timed(|| smallest(&case, &property, args.runs, &mut said));
+    let (found, seconds) = timed(|| smallest(&case, &breach, args.runs, &mut said));
     progress_over();
-    let Some(found) = found else {
-        let Size { faults, requests, .. } = size(&case);
-        return Err(format!(
-            "this case does not break {property} ({faults} faults, {requests} requests): try another seed"
-        ));
-    };
+    let found = found.ok_or_else(|| format!("this case does not break {property} each time that it is run"))?;
     write(&args.out, &found.case.to_toml())?;
     print(&match args.output {
         Output::Text => text(&found, args, seconds),
         Output::Json => serde_json::json!({
-            "property": found.property,
+            "property": property,
             "from": found.from,
             "to": found.to,
             "runs": found.runs,
@@ -72,7 +68,7 @@ fn text(found: &Shrunk, args: &Args, seconds: f64) -> String {
     };
     let mut text = format!(
         "{} breaks still. From {} to {}, in {} runs and {seconds:.1} s.\n",
-        found.property,
+        found.breach.property(),
         size(found.from),
         size(found.to),
         found.runs

@@ -1,0 +1,108 @@
+//! `hardtack-sim fuzz`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use hardtack_simulator::case::Case;
+use hardtack_simulator::fuzz::{fuzz as search, Found, Until};
+use hardtack_simulator::shrink::shrink;
+use hardtack_simulator::swarm;
+
+use super::{clock, print, progress, progress_over, timed, write, Output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The first world's seed; each further world takes the next.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Stop after so many worlds.
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    worlds: u64,
+    /// Stop when so many worlds in a row have brought nothing new.
+    #[arg(long, value_name = "N")]
+    until_plateau: Option<u64>,
+    /// Begin no further world after so many seconds.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+    /// Make what is found as small as so many runs can, and write it here; the first three that are found.
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    out: PathBuf,
+    /// How many runs to make it small.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    runs: u64,
+    /// How to tell what came out.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// How many of the worlds that break something are made small.
+const SMALL: usize = 3;
+
+pub(crate) fn fuzz(args: &Args) -> Result<ExitCode, String> {
+    let until = Until { worlds: args.worlds, plateau: args.until_plateau };
+    if args.worlds == u64::MAX && args.until_plateau.is_none() && args.seconds.is_none() {
+        return Err("say when to stop: --worlds, --until-plateau or --seconds".into());
+    }
+    let since = clock();
+    let go_on = |found: &Found| {
+        progress(&format!(
+            "{} worlds, {} pairs seen, {} failures",
+            found.worlds,
+            found.coverage.len(),
+            found.failures.len()
+        ));
+        args.seconds.is_none_or(|seconds| since() < Duration::from_secs(seconds))
+    };
+    let (found, seconds) = timed(|| search(args.seed, until, || (), &go_on));
+    progress_over();
+    let small = found.failures.iter().take(SMALL).map(|failure| {
+        let case = Case::parse(&swarm::draw(failure.seed), None).map_err(|error| error.to_string())?;
+        let mut said =
+            |runs: u64, left: usize| progress(&format!("seed {}: {runs} runs, {left} acts left", failure.seed));
+        let breach = case.run().breach(failure.property);
+        let small = breach.and_then(|breach| shrink(&case, &breach, args.runs, &mut said));
+        progress_over();
+        let path = args.out.join(format!("swarm-{}.toml", failure.seed));
+        write(&path, &small.as_ref().map_or_else(|| case.to_toml(), |small| small.case.to_toml()))?;
+        Ok((path, small.map_or_else(Vec::new, |small| small.story())))
+    });
+    let small: Vec<(PathBuf, Vec<String>)> = small.collect::<Result<_, String>>()?;
+    print(&match args.output {
+        Output::Text => text(&found, &small, seconds),
+        Output::Json => {
+            let mut all = serde_json::json!(found);
+            all["coverage"] = found.coverage.len().into();
+            all["verdict"] = if found.failures.is_empty() { "pass" } else { "fail" }.into();
+            all["seconds"] = seconds.into();
+            all.to_string()
+        }
+    });
+    Ok(if found.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn text(found: &Found, small: &[(PathBuf, Vec<String>)], seconds: f64) -> String {
+    let hours = found.device_ms as f64 / 3_600_000.0;
+    let mut text = format!(
+        "{} worlds, {hours:.0} device-hours, {} decisions in {seconds:.1} s\n{} pairs of a fault and what followed upon it; nothing new in the last {} worlds\n",
+        found.worlds,
+        found.decisions,
+        found.coverage.len(),
+        found.stale,
+    );
+    let faults: Vec<String> = found.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
+    text += &format!("faults: {}\n", faults.join(", "));
+    let untried: Vec<&str> = found.untried().into_iter().collect();
+    if !untried.is_empty() {
+        text += &format!("properties that no world tried: {}\n", untried.join(" "));
+    }
+    for failure in &found.failures {
+        text += &format!("seed {}: {} {}\n", failure.seed, failure.property, failure.witness);
+    }
+    for (path, story) in small {
+        text += &format!("{} holds the smallest that was found:\n", path.display());
+        text.extend(story.iter().flat_map(|line| [line.as_str(), "\n"]));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}

@@ -1,0 +1,225 @@
+//! Scenarios drawn by chance, each with some kinds of faults and without the others: what nobody thought of to write down.
+//!
+//! Owns: what is drawn. Half of all kinds are left out of each (Groce and others, "Swarm Testing", 2012): a fault that is
+//! always there hides what only happens without it. Rates and lengths are drawn from their orders of magnitude.
+//! Never: draws what the form of scenarios does not have: what comes out is a scenario's text.
+//! Read next: `fuzz.rs`, `fault.rs`.
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::random::{below, between, happens, stream};
+use crate::scenario::Span;
+
+const MINUTE: u64 = 60_000;
+/// How long it takes at most until the last fault is over, once it begins.
+const LASTS_MAX: u64 = 40 * MINUTE;
+
+/// Draws one thing after another.
+struct Draw {
+    rng: ChaCha8Rng,
+    heal: u64,
+    devices: u32,
+}
+
+impl Draw {
+    fn one_of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[below(&mut self.rng, all.len() as u64) as usize]
+    }
+
+    /// A number between two, small ones as likely as large ones.
+    fn scale(&mut self, low: u64, high: u64) -> u64 {
+        let doublings = u64::from((high / low.max(1)).max(1).ilog2());
+        let about = low << below(&mut self.rng, doublings + 1);
+        between(&mut self.rng, about, about * 2).clamp(low, high)
+    }
+
+    fn span(&mut self, low: u64, high: u64) -> Span {
+        // Whole seconds: whoever reads it does not want more.
+        Span(self.scale(low, high) / 1000 * 1000)
+    }
+
+    /// How long it lasts.
+    fn lasts(&mut self) -> String {
+        format!("for = \"{}\"\n", self.span(1000, LASTS_MAX))
+    }
+
+    fn wall(&mut self) -> String {
+        let step = self.signed(90 * MINUTE);
+        match below(&mut self.rng, 3) {
+            0 => "wall = \"1970\"\n".into(),
+            1 => format!("wall = \"{step}\"\n"),
+            _ => String::new(),
+        }
+    }
+
+    fn signed(&mut self, most: u64) -> String {
+        let sign = self.one_of(&["+", "-"]);
+        format!("{sign}{}", self.span(1000, most))
+    }
+
+    fn what(&mut self, all: &[&str]) -> String {
+        format!("what = \"{}\"\n", self.one_of(all))
+    }
+
+    /// When and to whom: anywhere before all heals, once or over and over.
+    fn when(&mut self) -> String {
+        let last = self.heal - LASTS_MAX - MINUTE;
+        let at = Span(between(&mut self.rng, 5 * MINUTE, last) / 1000 * 1000);
+        let number = below(&mut self.rng, u64::from(self.devices)).to_string();
+        let who = match below(&mut self.rng, 4) {
+            0 => "all",
+            1 => &number,
+            _ => "one",
+        };
+        let mut text = format!("at = \"{at}\"\nwho = \"{who}\"\n");
+        if happens(&mut self.rng, 60) {
+            let every = self.span(3 * MINUTE, 120 * MINUTE);
+            text += &format!("every = \"{every}\"\nuntil = \"{}\"\n", Span(last.max(at.0)));
+        }
+        text
+    }
+}
+
+/// A kind of fault, and what its text says beside when and to whom.
+type Kind = (&'static str, fn(&mut Draw) -> String);
+
+/// Faults under which everything must hold.
+const KINDS: &[Kind] = &[
+    ("broker.ack", |draw| draw.what(&["foreign", "late", "twice", "wrong_key"])),
+    ("broker.delay", |draw| {
+        let late = draw.span(1000, 20 * MINUTE);
+        draw.lasts() + &draw.what(&["acks", "answers", "heads", "lists"]) + &format!("late = \"{late}\"\n")
+    }),
+    ("broker.feed", |draw| draw.what(&["endless", "foreign", "misplaced", "new_roots_alone"])),
+    ("broker.forget", |draw| draw.what(&["feed", "ladder", "snapshot", "to_first_snapshot"])),
+    ("broker.hostile", |draw| {
+        let mut percent = || draw.scale(1, 30);
+        let (drop, duplicate, delay, forge) = (percent(), percent(), percent(), percent());
+        draw.lasts() + &format!("drop = {drop}\nduplicate = {duplicate}\ndelay = {delay}\nforge = {forge}\n")
+    }),
+    ("broker.lose", Draw::lasts),
+    ("broker.replay", |_| String::new()),
+    ("broker.restart", Draw::lasts),
+    ("broker.restore", |draw| format!("age = \"{}\"\n", draw.span(MINUTE, 120 * MINUTE))),
+    ("broker.withhold", |draw| draw.lasts() + &draw.what(&["acks", "answers", "heads", "lists"])),
+    ("clock.drift", |_| String::new()),
+    ("clock.freeze", Draw::lasts),
+    ("clock.step", |draw| format!("by = \"{}\"\n", draw.signed(7 * 86_400_000))),
+    ("clock.strobe", |draw| {
+        let lasts = draw.span(1000, MINUTE);
+        format!("for = \"{lasts}\"\nby = \"{}\"\n", draw.signed(10 * MINUTE))
+    }),
+    ("disk.sync", |draw| draw.lasts() + &draw.what(&["anchor", "era", "files"])),
+    ("emergency", |draw| {
+        let life = draw.span(5 * MINUTE, 71 * 60 * MINUTE);
+        draw.what(&["grant", "task"]) + &format!("life = \"{life}\"\n")
+    }),
+    ("flood", |draw| {
+        let lasts = draw.span(1000, MINUTE);
+        format!("for = \"{lasts}\"\n") + &draw.what(&["allowed", "same", "varied"])
+    }),
+    ("key.rotate", |draw| draw.what(&["feed", "root", "service"])),
+    ("link.down", |draw| draw.lasts() + &format!("dir = \"{}\"\n", draw.one_of(&["both", "down", "up"]))),
+    ("link.half_open", |_| String::new()),
+    ("power.cut", |draw| draw.lasts() + &draw.wall() + &format!("boundary = \"{}\"\n", draw.one_of(&["any", "now"]))),
+    ("process.restart", Draw::lasts),
+    ("reboot", |draw| draw.lasts() + &draw.wall()),
+    ("revoke", |draw| draw.what(&["block", "carried", "grant", "owner", "task", "token"])),
+    ("revoke.storm", |draw| {
+        let life = draw.span(10 * MINUTE, 30 * 86_400_000);
+        format!("count = {}\nlife = \"{life}\"\n", draw.scale(1, 2000))
+    }),
+    ("service.stop", Draw::lasts),
+    ("suspend", Draw::lasts),
+];
+
+/// Faults that break an assumption, each in few scenarios only: what they suspend is not judged there.
+const RARE: &[Kind] = &[
+    ("anchor.deleted", Draw::lasts),
+    ("anchor.rotten", Draw::lasts),
+    ("anchor.torn", Draw::lasts),
+    ("revoke", |_| "what = \"device\"\n".into()),
+];
+
+/// The text of the scenario that `seed` comes to.
+pub fn draw(seed: u64) -> String {
+    let mut rng = stream(seed, "swarm", "world");
+    let devices = between(&mut rng, 1, 4) as u32;
+    let heal = between(&mut rng, 90, 360) * MINUTE;
+    let mut draw = Draw { rng, heal, devices };
+    let (duration, without_rtc) = (Span(heal + 30 * MINUTE), below(&mut draw.rng, u64::from(devices) + 1));
+    let heal = Span(heal);
+    let head_every = draw.span(5 * MINUTE, 60 * MINUTE);
+    let profile = draw.one_of(&["generic-x86_64", "energy-armv7-1g"]);
+    let (roots, threshold) = if happens(&mut draw.rng, 30) { (3, 2) } else { (1, 1) };
+    let era_records = draw.scale(200, 20_000);
+    let (begin, ttl) = (draw.span(MINUTE, 30 * MINUTE), draw.span(2 * MINUTE, 60 * MINUTE));
+    let (authorize, burst) = (draw.span(10_000, 5 * MINUTE), draw.scale(1, 8));
+    let (uses, hostile) = (draw.scale(2, 200), below(&mut draw.rng, 60));
+    let seal_audit = happens(&mut draw.rng, 30);
+    let mut text = format!(
+        r#"schema = 1
+name = "swarm-{seed}"
+about = "Drawn by chance."
+seed = {seed}
+duration = "{duration}"
+heal = "{heal}"
+require = []
+
+[fleet]
+devices = {devices}
+without_rtc = {without_rtc}
+profile = "{profile}"
+head_every = "{head_every}"
+era_records = {era_records}
+roots = {roots}
+threshold = {threshold}
+
+[policy]
+seal_audit = {seal_audit}
+
+[workload]
+begin_every = "{begin}"
+task_ttl = "{ttl}"
+task_uses = {uses}
+authorize_every = "{authorize}"
+burst = {burst}
+hostile_percent = {hostile}
+"#
+    );
+    for (kinds, percent) in [(KINDS, 50), (RARE, 5)] {
+        for (name, rest) in kinds {
+            if happens(&mut draw.rng, percent) {
+                let rest = rest(&mut draw);
+                text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when());
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn whatever_is_drawn_is_a_scenario_and_every_kind_is_drawn() {
+        let mut kinds = BTreeSet::new();
+        for seed in 0..400 {
+            let text = draw(seed);
+            let scenario = Scenario::parse(&text).unwrap_or_else(|error| panic!("seed {seed}: {error}\n{text}"));
+            kinds.extend(scenario.faults.iter().map(|fault| fault.kind.name().split(' ').next().unwrap().to_owned()));
+        }
+        // One name stands for several kinds in a few cases.
+        assert!(kinds.len() >= KINDS.len() + 3, "{kinds:?}");
+    }
+
+    #[test]
+    fn equal_seeds_equal_scenarios() {
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+}

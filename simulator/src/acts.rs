@@ -64,10 +64,13 @@ impl World<'_> {
             }
             Act::BrokerStart => {
                 self.fault(Turn::Ends);
-                self.broker_starts();
+                if self.broker_away.ends() {
+                    self.broker_starts();
+                }
             }
             Act::BrokerStop { retained } => {
                 self.fault(Turn::Begins);
+                self.broker_away.begins();
                 self.struck(Kind::BrokerRestart { lasts: 0, retained }.name(), self.broker.is_up());
                 self.broker_stops(retained);
             }
@@ -152,14 +155,19 @@ impl World<'_> {
             }
             Act::ServiceAhead { device, by, turn } => self.service_ahead(device, by, turn),
             Act::ServiceStart => {
-                self.judge_catching_up();
                 self.fault(Turn::Ends);
-                self.operator.start();
-                self.schedule(self.now + 1, Happening::ServiceConnect);
+                if self.service_away.ends() {
+                    self.judge_catching_up();
+                    self.operator.start();
+                    self.schedule(self.now + 1, Happening::ServiceConnect);
+                }
             }
             Act::ServiceStop => {
                 self.fault(Turn::Begins);
                 self.struck("service.stop", self.operator.is_running());
+                if !self.service_away.begins() {
+                    return;
+                }
                 self.operator.stop();
                 self.broker.disconnect_service();
                 let newest = self.devices.iter().map(|device| self.operator.newest(&device.name));
@@ -172,11 +180,15 @@ impl World<'_> {
                 self.fault(Turn::Begins);
                 let awake = self.devices[device as usize].is_awake();
                 self.struck("suspend", awake);
-                self.fall_asleep(device);
+                if self.devices[device as usize].suspended.begins() {
+                    self.fall_asleep(device);
+                }
             }
             Act::Suspend { device, turn: Turn::Ends } => {
                 self.fault(Turn::Ends);
-                self.wake_up(device);
+                if self.devices[device as usize].suspended.ends() {
+                    self.wake_up(device);
+                }
             }
             Act::TimeReset { device, what, late } => {
                 self.disturbed();

@@ -24,7 +24,7 @@ use crate::operator::device_name;
 use crate::random::{below, stream};
 use crate::recovery;
 use crate::scenario::Scenario;
-use crate::world::Happening;
+use crate::world::{Away, Happening};
 
 /// First and longest wait before the store is opened again, as the real shell waits.
 pub(crate) const REOPEN_MIN: u64 = 250;
@@ -50,6 +50,8 @@ pub(crate) struct Device {
     pub(crate) anchored: Option<u64>,
     /// Whether an agent has been awake since that anchor, to renew the lease in time.
     pub(crate) watched: Watched,
+    /// Faults that suspend it now.
+    pub(crate) suspended: Away,
     /// Nothing runs; what falls due waits here.
     pub(crate) asleep: Option<Vec<Happening>>,
     /// An answer to a nonce, taken in by a commit that a cut interrupted.
@@ -169,6 +171,7 @@ impl Device {
             last_status: None,
             anchored: None,
             watched: Watched::No,
+            suspended: Away::default(),
             asleep: None,
             in_doubt: None,
             failing: BTreeSet::new(),

@@ -109,6 +109,25 @@ impl Ord for Scheduled {
     }
 }
 
+/// Something that several faults at once can take away: it is there again when the last of them is over.
+#[derive(Debug, Default)]
+pub(crate) struct Away(u32);
+
+impl Away {
+    /// It is taken away: whether it was there.
+    pub(crate) fn begins(&mut self) -> bool {
+        self.0 += 1;
+        self.0 == 1
+    }
+
+    /// One of the faults is over: whether it was the last. Whoever gives back what nobody took gives nothing.
+    pub(crate) fn ends(&mut self) -> bool {
+        let was_last = self.0 == 1;
+        self.0 = self.0.saturating_sub(1);
+        was_last
+    }
+}
+
 /// All that checkers keep.
 pub(crate) struct Checks {
     pub(crate) tally: Tally,
@@ -155,6 +174,8 @@ pub(crate) struct World<'a> {
     pub(crate) ahead: BTreeMap<u32, u64>,
     /// What was carried to each gateway to reset its clock.
     pub(crate) carried: BTreeMap<u32, Carried>,
+    pub(crate) broker_away: Away,
+    pub(crate) service_away: Away,
     /// Faults that last now, and when the last one began or ended.
     pub(crate) faults_at_work: u32,
     pub(crate) last_fault: u64,
@@ -229,6 +250,8 @@ impl<'a> World<'a> {
             herd: live::Herd::default(),
             ahead: BTreeMap::new(),
             carried: BTreeMap::new(),
+            broker_away: Away::default(),
+            service_away: Away::default(),
             faults_at_work: 0,
             last_fault: scenario.start,
             effects: BTreeMap::new(),
@@ -395,5 +418,20 @@ impl<'a> World<'a> {
         self.effects.extend(self.broker.done());
         let Self { effects, boundaries, .. } = self;
         Outcome { tally: self.checks.tally, events, hash, coverage, boundaries, effects, shares, decisions }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_faults_take_away_is_there_when_both_are_over() {
+        let mut away = Away::default();
+        assert!(!away.ends(), "it was there");
+        assert!(away.begins());
+        assert!(!away.begins());
+        assert!(!away.ends());
+        assert!(away.ends());
     }
 }

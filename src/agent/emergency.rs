@@ -57,8 +57,8 @@ pub struct EmergencyMark {
 pub struct Moment {
     /// E: what ended before this is over.
     pub over: Timestamp,
-    /// P without all that it was ever corrected by, down or up: powered-on time, which only goes forward. Who lay in a drawer
-    /// has not had a rule for that long.
+    /// P without all that it was ever corrected by, down or up, and without what boots were charged: powered-on time, which only
+    /// goes forward. Who lay in a drawer has not had a rule for that long, and who holds the power switch ends none with it.
     pub ticked: Timestamp,
 }
 
@@ -90,7 +90,8 @@ impl Life {
 
     /// Whether this holds whenever `other` does: by the floor, and by powered-on time.
     fn lasts(&self, other: &Self) -> bool {
-        self.until >= other.until && self.seen >= other.seen
+        let seen = self.seen >= other.seen || mutant::active(Mutant::EmergencyCoveredBriefly);
+        self.until >= other.until && seen
     }
 }
 

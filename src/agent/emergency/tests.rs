@@ -460,6 +460,29 @@ fn the_reason_of_a_rule_is_shown_though_later_statements_leave_it_out() {
     }
 }
 
+/// Each boot is charged to tokens. Were it charged to rules as well, whoever holds the power switch could end one in an afternoon.
+#[test]
+fn boots_end_no_rule() {
+    let mut rig = rig();
+    rig.restart(Reboot::Kernel);
+    rig.connect_only();
+    // What ends this is powered-on time alone.
+    let (later, days) = (rig.truth + Millis::from_secs(20 * 86_400), 20 * 86_400);
+    let ahead = Emergency { issued_at: later, ..said(&rig, 1, &[(here(), days + 71 * HOUR)]) };
+    hear(&mut rig, &ahead);
+    let (seen, on, boots) = (rig.agent.clock.powered(), rig.powered, 240);
+    for _ in 0..boots {
+        rig.restart(Reboot::Kernel);
+        rig.pass(1);
+    }
+    assert!(rig.agent.clock.powered().since(seen) > Millis::from_secs(boots * 60), "tokens are charged with all of it");
+    rig.pass(72 * HOUR - 60 - (rig.powered.0 - on.0) / 1000);
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    // What was not written down at a boot counts for nothing: no more than a lease each.
+    rig.pass(60 + boots * 61);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+}
+
 /// By its signed end this would be covered for as long; but the one that covers it was seen before it, and is over before it.
 #[test]
 fn a_rule_stays_as_long_as_its_own_first_sight_says_beside_one_that_was_seen_before() {

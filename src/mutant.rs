@@ -40,99 +40,103 @@ pub enum Mutant {
     DuplicateStored = 15,
     /// An emergency statement of a lower counter is taken.
     EmergencyCounterLowered = 16,
+    /// A rule of an emergency key is dropped beside one with as late a signed end, though that was first seen before it.
+    EmergencyCoveredBriefly = 17,
     /// An emergency statement is taken whose rules live for longer than they may.
-    EmergencyLifeUnchecked = 17,
+    EmergencyLifeUnchecked = 18,
     /// An emergency statement lifts the rules that it leaves out.
-    EmergencyLiftsLeftOut = 18,
+    EmergencyLiftsLeftOut = 19,
     /// An emergency statement is acted on, and not written down.
-    EmergencyNotWritten = 19,
+    EmergencyNotWritten = 20,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
-    EmergencyOutlives = 20,
+    EmergencyOutlives = 21,
     /// An emergency rule on the device wipes its grants.
-    EmergencyWipes = 21,
+    EmergencyWipes = 22,
     /// A second head of a position that is held is taken for the first.
-    EquivocationUnnoticed = 22,
+    EquivocationUnnoticed = 23,
     /// A start goes on under the number of the era before.
-    EraNotBumped = 23,
+    EraNotBumped = 24,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 24,
+    FeedPositionLowered = 25,
     /// A revocation that belongs to every feed is filed into the first alone.
-    FirstFeedAlone = 25,
+    FirstFeedAlone = 26,
     /// A start forgets the floor.
-    FloorNotPersisted = 26,
+    FloorNotPersisted = 27,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 27,
+    GapCountedComplete = 28,
     /// Additions wait until those before them are here.
-    GapIgnored = 28,
+    GapIgnored = 29,
     /// The gap record of what was given up leaves out the last of it.
-    GapTooShort = 29,
+    GapTooShort = 30,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 30,
+    HintBelieved = 31,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 31,
+    LateAllowGiven = 32,
+    /// What a boot is charged counts as powered-on time in which a rule of an emergency key was obeyed.
+    LeaseEndsEmergency = 33,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 32,
+    LeaseNotCharged = 34,
     /// A start that finds records gone says nothing of them.
-    LossUntold = 33,
+    LossUntold = 35,
     /// A device that a trust bundle moves forgets what its old feed revoked.
-    MovedForgets = 34,
+    MovedForgets = 36,
     /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
-    MovedNotFiled = 35,
+    MovedNotFiled = 37,
     /// A decision refers to the newest record that names a credential, whichever that is.
-    NamedByAnother = 36,
+    NamedByAnother = 38,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 37,
+    PendingDropped = 39,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 38,
+    PlaceNotChecked = 40,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 39,
+    PositionReused = 41,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 40,
+    ReleaseOnPuback = 42,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 41,
+    RenewalDropsFirst = 43,
     /// A denial that is as one before it has no record, and is not counted either.
-    RepeatedNotCounted = 42,
+    RepeatedNotCounted = 44,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 43,
+    ReplyBeforeCommit = 45,
     /// What is reserved for one class of records another one may use.
-    ReserveNotKept = 44,
+    ReserveNotKept = 46,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 45,
+    ResetRevives = 47,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 46,
+    ResetUnbound = 48,
     /// A start forgets the revocation list.
-    RevocationForgotten = 47,
+    RevocationForgotten = 49,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 48,
+    RootNotCompared = 50,
     /// What was given up for want of room is counted in no gap record.
-    ShedUntold = 49,
+    ShedUntold = 51,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
-    SinceIgnored = 50,
+    SinceIgnored = 52,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 51,
+    SnapshotOfDroppedKey = 53,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 52,
+    SnapshotRollsBack = 54,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 53,
+    StalenessByWaitingHead = 55,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 54,
+    SuccessorByNewAlone = 56,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 55,
+    SuccessorByOldAlone = 57,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 56,
+    SyncErrorIgnored = 58,
     /// What no signature covers is taken as it is found.
-    TailNotChecked = 57,
+    TailNotChecked = 59,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 58,
+    TimeJudgedAtFloor = 60,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 59,
+    TwoTimeFacts = 61,
     /// The system clock is believed.
-    WallClockUsed = 60,
+    WallClockUsed = 62,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 62] = [
         Self::AckByAnyKey,
         Self::AllowCounted,
         Self::AllowShed,
@@ -149,6 +153,7 @@ impl Mutant {
         Self::DroppedKeyAccepted,
         Self::DuplicateStored,
         Self::EmergencyCounterLowered,
+        Self::EmergencyCoveredBriefly,
         Self::EmergencyLifeUnchecked,
         Self::EmergencyLiftsLeftOut,
         Self::EmergencyNotWritten,
@@ -164,6 +169,7 @@ impl Mutant {
         Self::GapTooShort,
         Self::HintBelieved,
         Self::LateAllowGiven,
+        Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
         Self::LossUntold,
         Self::MovedForgets,

@@ -37,6 +37,8 @@ const EARLIER: Millis = Millis::from_secs(300);
 /// How far ahead a thief dates what a gateway may believe, and what it cannot.
 const AHEAD: Millis = Millis::from_secs(20 * 86_400);
 const FAR_AHEAD: Millis = Millis::from_secs(60 * 86_400);
+/// How much sooner than one on everything his rule on the owner ends that is dated ahead.
+const SOONER: Millis = Millis::from_secs(24 * 3600);
 /// By how much a rule of a thief's lives too long.
 const TOO_LONG: Millis = Millis::from_secs(30 * 3600);
 /// Why anything is revoked.
@@ -129,7 +131,8 @@ impl Holders {
             EmergencyTheft::Old => (holder.counter.checked_sub(1)?, LIFE_MAX, Made::Well),
             EmergencyTheft::Twin => (holder.counter, LIFE_MAX, Made::Well),
             EmergencyTheft::Long => (holder.counter + 1, Millis(LIFE_MAX.0 + TOO_LONG.0), Made::TooLong),
-            EmergencyTheft::Ahead
+            EmergencyTheft::Ahead => (holder.counter + 1, Millis(LIFE_MAX.0 - SOONER.0), Made::Well),
+            EmergencyTheft::AheadAll
             | EmergencyTheft::Device
             | EmergencyTheft::FarAhead
             | EmergencyTheft::LeftOut
@@ -141,6 +144,7 @@ impl Holders {
         let nobody = || Selector::task(&format!("t-{theft:?}-{at}"));
         let (selector, issued_at) = match theft {
             EmergencyTheft::Ahead => (Selector::owner(OWNER), at + AHEAD),
+            EmergencyTheft::AheadAll => (Selector::All, at + AHEAD),
             EmergencyTheft::FarAhead => (Selector::owner(OWNER), at + FAR_AHEAD),
             EmergencyTheft::Device => (Selector::device(device), at - EARLIER),
             EmergencyTheft::Long | EmergencyTheft::Owner => (Selector::owner(OWNER), at - EARLIER),

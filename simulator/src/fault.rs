@@ -491,6 +491,8 @@ impl EmergencyWhat {
 pub enum EmergencyTheft {
     /// A rule on the owner, dated as far ahead as a gateway without a ceiling believes.
     Ahead,
+    /// A rule on everything, dated as far ahead, that ends later than those on the owner do.
+    AheadAll,
     /// A rule on the gateway, which leaves out all that he said before.
     Device,
     /// A rule on the owner, dated further ahead than time is believed to jump.
@@ -509,8 +511,9 @@ pub enum EmergencyTheft {
 
 impl EmergencyTheft {
     /// The names in scenario files, as `what`.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("ahead", Self::Ahead),
+        ("ahead_all", Self::AheadAll),
         ("device", Self::Device),
         ("far_ahead", Self::FarAhead),
         ("left_out", Self::LeftOut),
@@ -524,6 +527,7 @@ impl EmergencyTheft {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ahead => "emergency.thief ahead",
+            Self::AheadAll => "emergency.thief ahead_all",
             Self::Device => "emergency.thief device",
             Self::FarAhead => "emergency.thief far_ahead",
             Self::LeftOut => "emergency.thief left_out",

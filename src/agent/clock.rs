@@ -72,7 +72,7 @@ pub struct TrustedClock {
     hint: Option<Timestamp>,
     /// By how much the last round trip of this start proved E to be ahead.
     ahead: Option<Millis>,
-    /// The sum of all corrections of P upwards.
+    /// The sum of all corrections of P upwards, and of what leases charged at boots.
     raised: Millis,
 }
 
@@ -160,7 +160,13 @@ impl TrustedClock {
         } else {
             clock.at = now;
             if !crate::mutant::active(crate::mutant::Mutant::LeaseNotCharged) {
-                clock.powered = clock.powered.max(anchor.powered_lease);
+                // Tokens are charged with the whole of it. Nobody knows how much of it went by: what is to last for so much
+                // powered-on time must not end because somebody holds the switch.
+                let charged = anchor.powered_lease.since(clock.powered);
+                clock.powered = clock.powered + charged;
+                if !crate::mutant::active(crate::mutant::Mutant::LeaseEndsEmergency) {
+                    clock.raised = Millis(clock.raised.0.saturating_add(charged.0));
+                }
             }
             clock.ceiling =
                 anchor.ceiling.filter(|_| crate::mutant::active(crate::mutant::Mutant::CeilingKeptAfterBoot));
@@ -271,7 +277,8 @@ impl TrustedClock {
         self.powered
     }
 
-    /// The sum of all corrections of P upwards, for the anchor. No powered-on time went by in them.
+    /// The sum of all corrections of P upwards and of what leases charged at boots, for the anchor. No powered-on time went by
+    /// in the first, and nobody knows how much in the second.
     pub fn raised(&self) -> Millis {
         self.raised
     }
@@ -505,6 +512,25 @@ mod tests {
         assert_eq!(other.floor(), Timestamp::from_secs(1_000_000));
         assert_eq!(other.boots(), 1);
         assert_eq!(other.ceiling(), None);
+    }
+
+    /// As many boots as would end a rule of 72 h, were they charged to it.
+    #[test]
+    fn what_boots_cost_a_token_is_no_powered_on_time() {
+        let begun = Timestamp::from_secs(1_000_000);
+        let (limits, boots) = (Profile::default().time, 4400);
+        let mut at = anchor(0, 0, 1_000_000, 1_000_000);
+        for boot in 1..=boots {
+            let id = BootId(u128::from(boot).to_be_bytes());
+            let mut clock = TrustedClock::start(limits.clone(), &at, id, Millis(0));
+            clock.advance(Millis::from_secs(1));
+            clock.renew_lease();
+            let (powered, powered_lease, raised) = (clock.powered(), clock.lease(), clock.raised());
+            at = Anchor { boot: Some(id), boottime: clock.at, powered, powered_lease, raised, ..at };
+        }
+        assert!(at.powered.since(begun) >= Millis::from_secs(boots * 61), "each is charged with a lease");
+        let powered_on = (at.powered - at.raised).since(begun);
+        assert!((boots..boots + 10).contains(&powered_on.secs()), "{} s", powered_on.secs());
     }
 
     #[test]

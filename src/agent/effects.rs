@@ -245,7 +245,7 @@ pub struct Anchor {
     pub boots: u32,
     /// The sum of all corrections of P downwards,
     pub shift: Millis,
-    /// and of all upwards, in which no powered-on time went by.
+    /// and of all upwards, in which no powered-on time went by, with what boots were charged, of which nobody knows how much did.
     pub raised: Millis,
     /// Counters of tokens that were issued up to here are lost with an anchor: their budgets count as spent.
     pub lost_until: Timestamp,

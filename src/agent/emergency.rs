@@ -2,7 +2,8 @@
 //!
 //! Owns: [`Emergencies`]: per key the newest statement and every rule that is in force, by whomever it was left out since;
 //! when a rule ends; what is lost of them; the order in which a statement is judged, kept and obeyed.
-//! Never: lifts a rule before its end; takes a lower counter, or another content for one; moves a clock; wipes anything.
+//! Never: lifts a rule before its end; takes a lower counter, or another content for one; moves a clock; wipes anything; takes
+//! what is lost for found because a later statement says something.
 //! Read next: `wire/revocation/emergency.rs` for the statement; `revocation.rs`, whose feeds stand beside this.
 //!
 //! Whoever steals such a key may deny, and that ends: a rule holds until E has passed its signed end, and no longer than 72 h
@@ -48,6 +49,9 @@ pub struct EmergencyMark {
     pub counter: u64,
     /// The digest of that.
     pub digest: Hash,
+    /// Whether it alone says all that was in force here, so that it brings back what its file held. What earlier statements
+    /// revoked and it leaves out only the file says.
+    pub alone: bool,
     /// Since when it is known that the file is lost, by [`Moment::ticked`]; none while it is there.
     pub lost: Option<Timestamp>,
 }
@@ -57,8 +61,8 @@ pub struct EmergencyMark {
 pub struct Moment {
     /// E: what ended before this is over.
     pub over: Timestamp,
-    /// P without all that it was ever corrected by, down or up: powered-on time, which only goes forward. Who lay in a drawer
-    /// has not had a rule for that long.
+    /// P without all that it was ever corrected by, down or up, and without what boots were charged: powered-on time, which only
+    /// goes forward. Who lay in a drawer has not had a rule for that long, and who holds the power switch ends none with it.
     pub ticked: Timestamp,
 }
 
@@ -90,7 +94,8 @@ impl Life {
 
     /// Whether this holds whenever `other` does: by the floor, and by powered-on time.
     fn lasts(&self, other: &Self) -> bool {
-        self.until >= other.until && self.seen >= other.seen
+        let seen = self.seen >= other.seen || mutant::active(Mutant::EmergencyCoveredBriefly);
+        self.until >= other.until && seen
     }
 }
 
@@ -100,6 +105,7 @@ struct Stored {
     operator: String,
     signed: Signed<Emergency>,
     rules: Vec<(Selector, Life)>,
+    lacks: Option<Timestamp>,
 }
 
 impl Stored {
@@ -128,6 +134,28 @@ struct Held {
     said: Emergency,
     digest: Hash,
     rules: BTreeMap<Selector, Life>,
+    /// Since when it is known that rules beside these are lost, by [`Moment::ticked`].
+    lacks: Option<Timestamp>,
+}
+
+impl Held {
+    fn in_force(&self, at: Moment) -> impl Iterator<Item = (Selector, &Life, Millis)> {
+        self.rules.iter().filter_map(move |(selector, life)| Some((*selector, life, life.left(at)?)))
+    }
+
+    fn mark(&self, at: Moment) -> EmergencyMark {
+        let says = |selector: Selector, life: &Life| {
+            self.said.rules.iter().any(|(said, until)| said == selector && until >= life.until)
+        };
+        let all = self.in_force(at).all(|(selector, life, _)| says(selector, life));
+        let Emergency { key, counter, .. } = self.said;
+        EmergencyMark { key, counter, digest: self.digest, alone: all && !is_missed(self.lacks, at), lost: None }
+    }
+}
+
+/// Whether what was lost then may be in force still.
+fn is_missed(lost: Option<Timestamp>, at: Moment) -> bool {
+    lost.is_some_and(|since| at.ticked < since + LIFE_MAX)
 }
 
 /// What emergency keys have revoked.
@@ -186,7 +214,7 @@ impl Emergencies {
     /// [`Refused::DigestMismatch`] for one that is damaged, or is not what `known` says; [`Refused::RolledBack`] for an older
     /// one.
     pub fn load(&mut self, key: KeyId, bytes: &[u8], known: Option<&EmergencyMark>) -> Result<(), Refused> {
-        let Stored { operator, signed, rules } = Stored::read(bytes)?;
+        let Stored { operator, signed, rules, lacks } = Stored::read(bytes)?;
         let (said, digest) = (signed.claim()?, signed.digest());
         if said.key != key || rules.len() > HELD_MAX + 1 {
             return Err(Refused::Malformed("the file of another key"));
@@ -200,12 +228,16 @@ impl Emergencies {
             }
         }
         self.lost.remove(&key);
-        self.held.insert(key, Held { operator, signed, said, digest, rules: rules.into_iter().collect() });
+        self.held.insert(key, Held { operator, signed, said, digest, rules: rules.into_iter().collect(), lacks });
         Ok(())
     }
 
-    /// A file that was here and cannot be read back. Nothing is allowed until its statement has come again, or everything
-    /// that it can have held has ended.
+    /// A file that was here and cannot be read back. Nothing is allowed until everything that it can have held has ended, or its
+    /// statement has come again and the mark vouches that it is all that was in force.
+    ///
+    /// A later statement is no way back, whatever it says: only a digest is left of what it would have to say, and whoever stole
+    /// the key could lift his victim's rules with one that leaves them out, on each device whose file is damaged. An operator who
+    /// must have the device sooner has to look after it all the same, for its disk is failing.
     pub fn lose(&mut self, mark: EmergencyMark) {
         let lost = mark.lost.or(Some(self.at.ticked));
         self.lost.insert(mark.key, EmergencyMark { lost, ..mark });
@@ -216,13 +248,7 @@ impl Emergencies {
         if mutant::active(Mutant::EmergencyNotWritten) {
             return Vec::new();
         }
-        let marks = self.held.iter().map(|(key, held)| EmergencyMark {
-            key: *key,
-            counter: held.said.counter,
-            digest: held.digest,
-            lost: None,
-        });
-        marks.chain(self.lost.values().copied()).collect()
+        self.held.values().map(|held| held.mark(self.at)).chain(self.lost.values().copied()).collect()
     }
 
     fn mark(&self, key: KeyId) -> Option<(u64, Hash)> {
@@ -263,14 +289,18 @@ impl Emergencies {
         Ok(Some(Judged { operator, signed, said }))
     }
 
-    /// Takes a statement: what it says is added to what is held. Gives the file.
+    /// Takes a statement: what it says is added to what is held. What is lost stays lost unless this is known to say it. Gives
+    /// the file.
     ///
     /// # Errors
     /// [`Refused::Malformed`] where it is more than can be held.
     pub fn take(&mut self, judged: Judged, trust: &TrustBundle) -> Result<Vec<u8>, Refused> {
         let Judged { operator, signed, said } = judged;
-        let (key, at) = (said.key, self.at);
-        let mut rules = self.held.get(&key).map(|held| held.rules.clone()).unwrap_or_default();
+        let (key, at, digest) = (said.key, self.at, signed.digest());
+        let held = self.held.get(&key);
+        let mut rules = held.map(|held| held.rules.clone()).unwrap_or_default();
+        let lost = self.lost.get(&key).filter(|mark| !(mark.alone && mark.digest == digest)).and_then(|mark| mark.lost);
+        let lacks = held.and_then(|held| held.lacks).or(lost).filter(|since| is_missed(Some(*since), at));
         let lifts = mutant::active(Mutant::EmergencyLiftsLeftOut);
         rules.retain(|_, life| life.left(at).is_some() && !lifts);
         for Declared { selector, until, reason } in said.rules.declared() {
@@ -293,13 +323,13 @@ impl Emergencies {
             operator,
             signed,
             rules: rules.iter().map(|(selector, life)| (*selector, life.clone())).collect(),
+            lacks,
         };
         let mut bytes = encode(&stored);
         bytes.extend(sum(&bytes).0);
         let Stored { operator, signed, .. } = stored;
         self.lost.remove(&key);
-        let digest = signed.digest();
-        self.held.insert(key, Held { operator, signed, said, digest, rules });
+        self.held.insert(key, Held { operator, signed, said, digest, rules, lacks });
         Ok(bytes)
     }
 
@@ -309,7 +339,7 @@ impl Emergencies {
             return Ok(());
         }
         let at = self.at;
-        let over = |held: &Held| held.rules.values().all(|life| life.left(at).is_none());
+        let over = |held: &Held| held.in_force(at).next().is_none() && !is_missed(held.lacks, at);
         let gone = self.held.iter().find(|(key, held)| trust.emergency_key(**key).is_none() && over(held));
         let gone = gone.map(|(key, _)| *key).or(self.ended_losses().find(|key| trust.emergency_key(*key).is_none()));
         let gone =
@@ -320,25 +350,25 @@ impl Emergencies {
     }
 
     fn ended_losses(&self) -> impl Iterator<Item = KeyId> + '_ {
-        self.lost.values().filter(|mark| !self.is_missed(mark)).map(|mark| mark.key)
+        self.lost.values().filter(|mark| !is_missed(mark.lost, self.at)).map(|mark| mark.key)
     }
 
-    /// Whether what is lost may be in force still.
-    fn is_missed(&self, mark: &EmergencyMark) -> bool {
-        mark.lost.is_none_or(|since| self.at.ticked < since + LIFE_MAX)
-    }
-
-    /// Keys whose rules are lost and may be in force.
+    /// Keys of whose rules some are lost and may be in force.
     pub fn missing(&self) -> impl Iterator<Item = KeyId> + '_ {
-        self.lost.values().filter(|mark| self.is_missed(mark)).map(|mark| mark.key)
+        self.missed().map(|(key, _)| key)
+    }
+
+    /// The same, and whether the newest statement of the key brings all of them back.
+    fn missed(&self) -> impl Iterator<Item = (KeyId, bool)> + '_ {
+        let gone = self.lost.values().map(|mark| (mark.key, mark.lost, mark.alone));
+        let lacking = self.held.iter().map(|(key, held)| (*key, held.lacks, false));
+        gone.chain(lacking).filter(|(_, since, _)| is_missed(*since, self.at)).map(|(key, _, alone)| (key, alone))
     }
 
     fn in_force(&self) -> impl Iterator<Item = (KeyId, &Held, Selector, &Life, Millis)> {
         let at = self.at;
         self.held.iter().flat_map(move |(key, held)| {
-            let lives =
-                move |(selector, life): (&'_ Selector, _)| Some((*key, held, *selector, life, Life::left(life, at)?));
-            held.rules.iter().filter_map(lives)
+            held.in_force(at).map(move |(selector, life, left)| (*key, held, selector, life, left))
         })
     }
 
@@ -376,7 +406,10 @@ impl Emergencies {
         let (device, everything) = (Selector::device(device.as_str()), Selector::All);
         let here = self.find(|selector| selector == device).map(|hit| word("this device", hit));
         let all = self.find(|selector| selector == everything).map(|hit| word("the whole fleet", hit));
-        let lost = self.missing().map(|key| format!("what emergency key {key} has revoked is lost"));
+        let lost = self.missed().map(|(key, alone)| {
+            let sooner = if alone { ", or once its newest statement is here again" } else { "" };
+            format!("what emergency key {key} has revoked is lost: this ends after 72 h of powered-on time{sooner}")
+        });
         here.into_iter().chain(all).chain(lost).collect()
     }
 

@@ -313,19 +313,22 @@ fn replay_time(boot: &Boot, anchor: &mut Anchor) -> Timestamp {
             // The one way back: what was proven before counts for nothing.
             proven = Timestamp(0);
             anchor.floor = Timestamp(0);
+            // Up to there P went since the anchor, and how much of that was powered-on time is in no record.
+            let since = before.since(anchor.powered);
             anchor.powered = record.powered;
             anchor.powered_lease = record.powered;
             anchor.ceiling = None;
             anchor.synced = after - before.since(anchor.synced);
             anchor.lost_until = after;
             anchor.shift = Millis(anchor.shift.0.saturating_add(before.since(after).0));
-            anchor.raised = Millis(anchor.raised.0.saturating_add(after.since(before).0));
+            anchor.raised = Millis(anchor.raised.0.saturating_add(since.0).saturating_add(after.since(before).0));
         }
         proven = proven.max(record.floor);
         if anchor.boot != Some(boot.boot) {
-            // Past its lease P was corrected: no powered-on time went by in that.
+            // Past its lease P was corrected: no powered-on time went by in that. What is leased is charged at the start.
             let past = record.powered.since(anchor.powered_lease);
             anchor.raised = Millis(anchor.raised.0.saturating_add(past.0));
+            anchor.powered = anchor.powered + past;
             anchor.powered_lease = anchor.powered_lease.max(record.powered);
         }
     }

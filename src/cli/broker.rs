@@ -201,7 +201,7 @@ fn fleet_name(dir: &Path) -> Result<FleetId, Failure> {
 }
 
 /// Devices that the folder knows and the feeds that they read, and emergency keys that the newest trust bundle names. A folder
-/// whose fleet has no ledger yet has neither keys nor feeds.
+/// whose fleet has no ledger yet, or none any more, knows of neither keys nor feeds.
 fn known(dir: &Path) -> Result<(Vec<Reader>, Vec<KeyId>), Failure> {
     let (ledger, devices) = (dir.join("fleet.db"), devices(dir));
     if !ledger.exists() {

@@ -20,10 +20,16 @@ pub struct Reader {
     pub former: BTreeSet<FeedId>,
 }
 
-/// From which trust bundle on a device may go by any: the one that it named last, and no later one than the newest. A ledger
-/// that was put back may have heard of less than the device knows.
+/// From which trust bundle on a device may go by any: the one that it named last. One that names a later one than this ledger
+/// has may go by any at all: the ledger was put back, and a bundle that it lost may have moved the device to a feed that it had
+/// before. Nothing is taken from it until the ledger knows that bundle.
 pub fn goes_by(book: &Book, device: &DeviceId) -> u64 {
-    book.seen(device).map_or(0, |seen| seen.bundle_version).min(book.trust().version)
+    let named = book.seen(device).map_or(0, |seen| seen.bundle_version);
+    if named > book.trust().version {
+        0
+    } else {
+        named
+    }
 }
 
 /// What these devices read. Whether anybody knows them makes no difference.
@@ -106,7 +112,8 @@ mod tests {
             // By the fifth it is in none, and has the first feed for a while.
             (Some(6), &["main", "f-south"], &["f-north"]),
             (Some(7), &["f-south"], &["main", "f-north"]),
-            (Some(9), &["f-south"], &["main", "f-north"]),
+            // The ledger was put back: in the eighth or ninth it may have gone north again.
+            (Some(9), &["main", "f-north", "f-south"], &[]),
             (Some(2), &["main", "f-north", "f-south"], &[]),
         ];
         for (named, feeds, former) in cases {

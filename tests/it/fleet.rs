@@ -468,6 +468,34 @@ fn what_a_restore_says_to_do_works_as_it_is_printed() {
     }
 }
 
+/// Whoever named the folder is in another one: what he is told to run next has to name it too.
+#[test]
+fn what_is_to_be_run_next_names_the_folder_that_was_named() {
+    let fleet = Operator::new();
+    let place = format!(" --dir {}", fleet.dir().display());
+    for (args, exit, next) in [
+        (&["key", "add", "emergency", "--name", "ann"][..], 0, &["publish", "backup"][..]),
+        (&["key", "remove", "emergency", "--name", "ann"], 0, &["publish", "backup"]),
+        (&["key", "rotate", "policy"], 0, &["publish", "backup"]),
+        (&["key", "roots", "--roots", "2", "--threshold", "2"], 0, &["backup"]),
+        (&["revoke", "all", "--wait", "--timeout", "0s"], 11, &["serve"]),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+        command.arg("fleet").args(args).arg("--dir").arg(fleet.dir());
+        let output = command.env_clear().stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(exit), "{args:?}: {said}");
+        for next in next {
+            assert!(said.contains(&format!("hardtack fleet {next}{place}")), "{args:?}: {said}");
+        }
+        let commands = said.match_indices("hardtack fleet ").filter(|(at, _)| !said[..*at].ends_with(['`', '/']));
+        for (at, _) in commands {
+            let line = said[at..].lines().next().unwrap_or_default();
+            assert!(line.contains(&place), "{args:?}: {line}");
+        }
+    }
+}
+
 #[test]
 fn a_ledger_comes_back_from_a_copy_and_signs_only_when_somebody_vouches() {
     let operator = Operator::new();

@@ -56,10 +56,10 @@ struct Rule {
     until: Timestamp,
     /// and until then at the latest.
     latest: Timestamp,
-    /// Powered-on time, and how often the kernel had started, when it can first have been seen with that end,
-    first: (u64, u32),
-    /// and powered-on time when it had been.
-    last: u64,
+    /// Powered-on time when it can first have been seen with that end,
+    first: u64,
+    /// and powered-on time, and how often the kernel had started, when it had been.
+    last: (u64, u32),
 }
 
 /// A statement that arrived, and of which nobody knows what became.
@@ -76,7 +76,7 @@ struct Known {
     held: BTreeMap<KeyId, (u64, Hash)>,
     rules: BTreeMap<(KeyId, Selector), Rule>,
     /// When each statement first arrived, by its digest.
-    arrived: BTreeMap<Hash, (u64, u32)>,
+    arrived: BTreeMap<Hash, u64>,
     /// By the digest under which a refusal would name it.
     undecided: BTreeMap<Hash, Undecided>,
     boots: u32,
@@ -142,7 +142,7 @@ impl EmergencyCheck {
         if refused || held.is_some_and(|(counter, _)| counter >= said.counter) {
             return if calm { Arrival::Refuse } else { Arrival::RefuseAgain };
         }
-        known.arrived.entry(digest).or_insert((powered, known.boots));
+        known.arrived.entry(digest).or_insert(powered);
         let rules = said.rules.iter().map(|(selector, _)| selector).collect();
         let undecided = Undecided { key: said.key, counter: said.counter, rules };
         known.undecided.insert(Hash::of("hardtack/evidence/v1", &[bytes]), undecided);
@@ -157,7 +157,7 @@ impl EmergencyCheck {
         (device, name): (u32, &DeviceId),
         (said, digest, made): (&Emergency, Hash, Option<Made>),
     ) {
-        let (drift_ppm, boot_cost) = (self.drift_ppm, self.boot_cost);
+        let drift_ppm = self.drift_ppm;
         let known = &mut self.known[device as usize];
         let stands = (said.counter, digest);
         let before = known.held.insert(said.key, stands);
@@ -176,11 +176,11 @@ impl EmergencyCheck {
         let how = |what| format!("{name} took statement {} of emergency key {}, {what}", said.counter, said.key);
         tally.tried(Id::EmergencyEnds, at, broken.map(how));
         known.undecided.retain(|_, of| of.key != said.key || of.counter > said.counter);
-        let first = known.arrived.remove(&digest).unwrap_or((powered, known.boots));
+        let first = known.arrived.remove(&digest).unwrap_or(powered);
         for (selector, until) in said.rules.iter() {
-            let new = Rule { until, latest: until, first, last: powered };
+            let new = Rule { until, latest: until, first, last: (powered, known.boots) };
             let rule = known.rules.entry((said.key, selector)).or_insert(new);
-            let kept = rule.until >= until && rule.binds((date(at), powered, known.boots), (drift_ppm, boot_cost));
+            let kept = rule.until >= until && rule.binds((date(at), powered), drift_ppm);
             if !kept {
                 *rule = Rule { latest: until.max(rule.latest), ..new };
             }
@@ -214,8 +214,8 @@ impl EmergencyCheck {
             return;
         }
         let known = &self.known[moment.device as usize];
-        let now = (date(moment.at).max(moment.know.misled), moment.powered, known.boots);
-        let binds = |rule: &Rule| rule.binds(now, (self.drift_ppm, self.boot_cost));
+        let now = (date(moment.at).max(moment.know.misled), moment.powered);
+        let binds = |rule: &Rule| rule.binds(now, self.drift_ppm);
         let rule = known.rules.iter().find(|((_, selector), rule)| binds(rule) && covers(*selector, name, credential));
         if let Some(((key, selector), rule)) = rule {
             let allowed = reply.decision == Verdict::Allow;
@@ -259,7 +259,10 @@ impl EmergencyCheck {
         let longest = LIFE_MAX.0 + self.drift(LIFE_MAX.0) + SLACK + moment.know.grace;
         let may = move |rule: &Rule| {
             let proven_over = moment.know.proven > rule.latest + Millis(SLACK);
-            !proven_over && moment.powered.saturating_sub(rule.last) <= longest
+            let (last, before) = rule.last;
+            // Nobody on a gateway knows how much of what was leased had gone by at a boot.
+            let unknown = u64::from(known.boots.saturating_sub(before)) * self.boot_cost;
+            !proven_over && moment.powered.saturating_sub(last) <= longest + unknown
         };
         let rules = known.rules.iter().filter(move |(_, rule)| may(rule)).map(|(of, _)| *of);
         let undecided = known.undecided.values();
@@ -279,12 +282,10 @@ impl EmergencyCheck {
 }
 
 impl Rule {
-    /// Whether it must be obeyed: by E, which is not past the time, and by powered-on time as the gateway reckons it.
-    fn binds(&self, (time, powered, boots): (Timestamp, u64, u32), (drift_ppm, boot_cost): (u64, u64)) -> bool {
-        let (first, before) = self.first;
-        let elapsed = powered.saturating_sub(first);
-        let cost = u64::from(boots.saturating_sub(before)) * boot_cost;
-        time <= self.until && elapsed + drifted(elapsed, drift_ppm) + cost + SLACK < LIFE_MAX.0
+    /// Whether it must be obeyed: by E, which is not past the time, and by powered-on time, of which boots are none.
+    fn binds(&self, (time, powered): (Timestamp, u64), drift_ppm: u64) -> bool {
+        let elapsed = powered.saturating_sub(self.first);
+        time <= self.until && elapsed + drifted(elapsed, drift_ppm) + SLACK < LIFE_MAX.0
     }
 }
 
@@ -355,8 +356,7 @@ mod tests {
 
         fn binds(&self, at: u64) -> bool {
             let known = &self.check.known[0];
-            let when = (date(at), at, known.boots);
-            known.rules.values().any(|rule| rule.binds(when, (self.check.drift_ppm, self.check.boot_cost)))
+            known.rules.values().any(|rule| rule.binds((date(at), at), self.check.drift_ppm))
         }
 
         fn may(&self, at: u64) -> bool {
@@ -394,6 +394,16 @@ mod tests {
         assert!(!rig.binds(73 * HOUR) && !rig.may(73 * HOUR), "whatever it says of time");
         rig.store(74 * HOUR, &said(2, 501 * HOUR), 2);
         assert!(rig.binds(100 * HOUR) && rig.may(100 * HOUR), "said anew");
+    }
+
+    #[test]
+    fn boots_end_no_rule_and_let_one_last_for_as_long_as_they_may_have_hidden() {
+        let mut rig = Rig::new();
+        rig.store(0, &said(1, 500 * HOUR), 1);
+        (0..60).for_each(|_| rig.check.power_on(0));
+        assert!(rig.binds(71 * HOUR));
+        assert!(!rig.binds(73 * HOUR) && rig.may(73 * HOUR));
+        assert!(!rig.may(74 * HOUR));
     }
 
     #[test]

@@ -241,6 +241,7 @@ mod tests {
             bundle: (2, hardtack::ids::Hash::ZERO),
             feeds: vec![position],
             emergencies: vec![EmergencyMark {
+                alone: true,
                 key: KeyId([7; 8]),
                 counter: 3,
                 digest: hardtack::ids::Hash::ZERO,

@@ -354,6 +354,45 @@ fn a_damaged_or_older_file_fails_closed_and_its_counter_is_kept() {
     assert!(!revoked(&rig, &task("t-1")), "the counter outlives the rules");
 }
 
+/// Its newest statement leaves out what an earlier one revoked, and whoever has the key may say anything after it.
+#[test]
+fn what_only_a_damaged_file_said_is_found_by_no_statement() {
+    let second = |rig: &Rig| said(rig, 2, &[(task("t-2"), 2 * HOUR)]);
+    let later = |rig: &Rig| said(rig, 3, &[(task("t-1"), 2 * HOUR), (task("t-2"), 2 * HOUR)]);
+    for newest in [second, later] {
+        let mut rig = rig();
+        say(&mut rig, 1, &[(task("t-1"), 2 * HOUR)]);
+        let told = second(&rig);
+        hear(&mut rig, &told);
+        assert!(!rig.agent.revocations.emergencies.marks()[0].alone);
+        let file = StateFile::Emergency(id_of(&ann()));
+        rig.disk.files.insert(file.clone(), vec![0; 90]);
+        rig.restart(Reboot::Process);
+        rig.sync();
+        rig.pass(HOUR);
+        reconnect(&mut rig);
+        let told = if newest(&rig).counter == 2 { told } else { newest(&rig) };
+        hear(&mut rig, &told);
+        assert!(revoked(&rig, &task("t-2")), "what it says is obeyed");
+        for reboot in [None, Some(Reboot::Process), Some(Reboot::Kernel)] {
+            reboot.into_iter().for_each(|reboot| rig.restart(reboot));
+            assert_eq!(rig.agent.mode(), Mode::Locked);
+            assert!(rig.agent.status().reasons.join("; ").contains("is lost: this ends after 72 h"));
+        }
+        rig.pass(70 * HOUR);
+        assert_eq!(rig.agent.mode(), Mode::Locked);
+        rig.pass(HOUR + 120);
+        assert_ne!(rig.agent.mode(), Mode::Locked);
+        // What is lost a second time is lost from then on.
+        rig.disk.files.insert(file, Vec::new());
+        rig.restart(Reboot::Process);
+        rig.pass(71 * HOUR);
+        assert_eq!(rig.agent.mode(), Mode::Locked);
+        let mark = rig.agent.revocations.emergencies.marks()[0];
+        assert_eq!((mark.counter, mark.lost.is_some()), (told.counter, true));
+    }
+}
+
 #[track_caller]
 fn check_lost(rig: &mut Rig, file: &StateFile, content: Option<Vec<u8>>, newest: &Emergency, whole: &[u8]) {
     match content {
@@ -458,6 +497,30 @@ fn the_reason_of_a_rule_is_shown_though_later_statements_leave_it_out() {
         assert_eq!(shown, ["task t-1: laptop stolen", "task t-2: a mistake", "task t-3: a mistake"], "{restarted}");
         rig.restart(Reboot::Process);
     }
+}
+
+/// Each boot is charged to tokens. Were it charged to rules as well, whoever holds the power switch could end one in an afternoon.
+#[test]
+fn boots_end_no_rule() {
+    let mut rig = rig();
+    rig.restart(Reboot::Kernel);
+    rig.connect_only();
+    // What ends this is powered-on time alone.
+    let (later, days) = (rig.truth + Millis::from_secs(20 * 86_400), 20 * 86_400);
+    let ahead = Emergency { issued_at: later, ..said(&rig, 1, &[(here(), days + 71 * HOUR)]) };
+    hear(&mut rig, &ahead);
+    let (seen, on, boots) = (rig.agent.clock.powered(), rig.powered, 240);
+    for _ in 0..boots {
+        rig.restart(Reboot::Kernel);
+        rig.pass(1);
+    }
+    let charged = rig.agent.clock.powered().since(seen);
+    assert!(charged > Millis::from_secs((boots - 1) * 60), "tokens are charged with all of it: {charged:?}");
+    rig.pass(72 * HOUR - 60 - (rig.powered.0 - on.0) / 1000);
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+    // What was not written down at a boot counts for nothing: no more than a lease each.
+    rig.pass(60 + boots * 61);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
 }
 
 /// By its signed end this would be covered for as long; but the one that covers it was seen before it, and is over before it.

@@ -13,7 +13,9 @@ use serde_json::{json, Value};
 
 use super::super::output::{show, tell};
 use super::super::{Exit, Failure};
+use super::key::copy;
 use super::key::proposal::{put, Outcome, RootArgs};
+use super::serve::in_folder;
 use super::{now, Fleet, Session};
 use crate::fleet::emergency::{before, check_name, draft_added, draft_removed, Progress};
 use crate::fleet::rotate::Cause;
@@ -22,6 +24,7 @@ use crate::shell::emergency::kit::{Contents, Kit, Prepared};
 use crate::shell::entropy;
 use crate::shell::fleet_keys::Role;
 use crate::shell::fleet_lock::Taken;
+use crate::shell::place::Place;
 use crate::shell::serve::publisher_of;
 use crate::wire::bundle::PublicKey;
 
@@ -79,7 +82,7 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
         // It is there from before, here or with him alone: no other is made.
         (None, Some(_)) => {
             let here = fleet.keys.emergency(name);
-            here.map_err(|error| if error.is_missing() { elsewhere(name) } else { error.into() })?
+            here.map_err(|error| if error.is_missing() { elsewhere(&fleet, name) } else { error.into() })?
         }
         (None, None) => fleet.keys.make_emergency(name, &mut entropy::rng())?,
     };
@@ -119,7 +122,8 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
         "began_before": began_before,
         "serving": serving(&fleet)?,
     });
-    let brokers = fleet.ledger.book().trust().broker.urls.len() + fleet.dir.toml().brokers.len();
+    let (folder, brokers) =
+        (in_folder(session), fleet.ledger.book().trust().broker.urls.len() + fleet.dir.toml().brokers.len());
     show(session.format, &value, |value| {
         let unknown = match value["kit"].is_string() && brokers == 0 {
             true => {
@@ -131,8 +135,8 @@ pub(super) fn add(command: &AddKey, session: &Session) -> Result<Exit, Failure> 
             "emergency key {id} of {name} is named by trust bundle {}\nits file is {}\n{}{unknown}{}",
             value["bundle_version"],
             value["file"].as_str().unwrap_or_default(),
-            value["kit"].as_str().map_or(String::new(), |dir| handed(name, dir)),
-            brought(value)
+            value["kit"].as_str().map_or(String::new(), |dir| handed(name, dir, &folder)),
+            brought(value, &folder)
         )
     })?;
     Ok(Exit::Done)
@@ -143,15 +147,16 @@ fn key_of_kit(fleet: &mut Fleet, name: &str, dir: &Path, named: bool) -> Result<
     let file = Kit::begin(dir, fleet.ledger.book().trust(), name)?;
     // A second key under his name would be none of the trust bundle's, and a second kit would sign numbers twice.
     if named && !file.exists() && !fleet.keys.emergency_file(name).exists() {
-        return Err(elsewhere(name));
+        return Err(elsewhere(fleet, name));
     }
     Ok(fleet.keys.hand_emergency(name, &file, &mut entropy::rng())?)
 }
 
-fn elsewhere(name: &str) -> Failure {
+fn elsewhere(fleet: &Fleet, name: &str) -> Failure {
     let what = format!("the emergency key of {name} is in the kit that was made for {name}, and not in this folder");
     let advice = format!(
-        "if that is lost, take the key away and give another: hardtack fleet key remove emergency --name {name} --compromised"
+        "if that is lost, take the key away and give another: hardtack fleet key remove emergency{} --name {name} --compromised",
+        Place::named(fleet.dir.path()).argument()
     );
     Failure::new(Exit::Failure, what, advice)
 }
@@ -178,12 +183,12 @@ fn complete(fleet: &mut Fleet, name: &str, id: KeyId, prepared: Prepared) -> Res
     Ok(prepared.complete(&contents)?)
 }
 
-fn handed(name: &str, dir: &str) -> String {
+fn handed(name: &str, dir: &str, folder: &str) -> String {
     format!(
         "{dir} is all that {name} needs, and the only place of the key: move it to {name}'s machine, mode 0700, and keep no copy\n\
          {name} revokes there with: hardtack fleet emergency device ID --reason TEXT --dir {dir}\n\
          a passphrase of its own, if it has the fleet's: hardtack fleet key passphrase emergency {dir}/emergency.key\n\
-         the broker lets {name} in once `fleet serve` has told it, or after `hardtack broker config`\n"
+         the broker lets {name} in once `fleet serve` has told it, or after `hardtack broker config{folder}`\n"
     )
 }
 
@@ -212,7 +217,7 @@ pub(super) fn remove(command: &RemoveKey, session: &Session) -> Result<Exit, Fai
         format!(
             "emergency key {id} of {name} is named no more from trust bundle {bundle} on: devices that hear of it take \
              nothing new of it, and what it revoked holds until its end, 72 h at most\n{}",
-            brought(value)
+            brought(value, &in_folder(session))
         )
     })?;
     Ok(Exit::Done)
@@ -225,10 +230,12 @@ fn serving(fleet: &Fleet) -> Result<Option<String>, Failure> {
     })
 }
 
-fn brought(value: &Value) -> String {
+fn brought(value: &Value, folder: &str) -> String {
     let next = match value["serving"].as_str() {
         Some(process) => format!("process {process} publishes that bundle at once"),
-        None => "no `fleet serve` runs: start one, or bring it out: hardtack fleet publish --broker URL".into(),
+        None => {
+            format!("no `fleet serve` runs: start one, or bring it out: hardtack fleet publish{folder} --broker URL")
+        }
     };
-    format!("{next}\nmake a copy of the ledger now: hardtack fleet backup --out FILE")
+    format!("{next}\n{}", copy(folder))
 }

@@ -19,6 +19,7 @@ use self::proposal::{InForce, Outcome, RootArgs};
 use super::super::output;
 use super::super::{Exit, Failure};
 use super::emergency_key::{self, AddKey, RemoveKey};
+use super::serve::in_folder;
 use super::{now, Fleet, Session};
 use crate::fleet::restore;
 use crate::fleet::rotate::{draft, is_in_use, next_root_key_id, Cause, KeyRole, NewKey};
@@ -172,7 +173,8 @@ fn rotate_key(args: &RotateArgs, session: &Session) -> Result<Exit, Failure> {
         // The process that publishes, and has the old key until it is started again.
         "restart": serving(&fleet)?,
     });
-    output::show(session.format, &value, |value| words(value, key_role, &withdrawn.len()))?;
+    let folder = in_folder(session);
+    output::show(session.format, &value, |value| words(value, key_role, withdrawn.len(), &folder))?;
     Ok(Exit::Done)
 }
 
@@ -212,7 +214,7 @@ fn serving(fleet: &Fleet) -> Result<Option<String>, Failure> {
     }
 }
 
-fn words(value: &serde_json::Value, role: KeyRole, withdrawn: &usize) -> String {
+fn words(value: &serde_json::Value, role: KeyRole, withdrawn: usize, folder: &str) -> String {
     let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
     let (name, bundle) = (role.name(), &value["bundle_version"]);
     let mut lines = vec![format!("{name} key {} is in use by trust bundle {bundle}", word("key_id"))];
@@ -229,24 +231,32 @@ fn words(value: &serde_json::Value, role: KeyRole, withdrawn: &usize) -> String 
     }
     match role {
         // Nobody who serves has these.
-        KeyRole::Policy | KeyRole::Operator | KeyRole::Collector => lines.extend(after(None, *withdrawn)),
+        KeyRole::Policy | KeyRole::Operator | KeyRole::Collector => lines.extend(after(None, withdrawn, folder)),
         KeyRole::Feed | KeyRole::Issuer | KeyRole::Service => {
-            lines.extend(after(value["restart"].as_str(), *withdrawn));
+            lines.extend(after(value["restart"].as_str(), withdrawn, folder));
         }
     }
     lines.join("\n")
 }
 
-/// What is to be done once a trust bundle is in force.
-fn after(restart: Option<&str>, withdrawn: usize) -> Vec<String> {
+/// Says how the ledger is copied, after what must not be lost. `folder` as in [`after`].
+pub(super) fn copy(folder: &str) -> String {
+    format!("make a copy of the ledger now: hardtack fleet backup{folder} --out FILE")
+}
+
+/// What is to be done once a trust bundle is in force. `folder` is the argument that names the fleet's folder, if it has to be
+/// named.
+fn after(restart: Option<&str>, withdrawn: usize, folder: &str) -> Vec<String> {
     let mut lines = Vec::new();
     if withdrawn > 0 {
-        lines.push(format!("{withdrawn} grants ended with it: give them anew (`hardtack fleet grant create`)"));
+        lines.push(format!("{withdrawn} grants ended with it: give them anew (`hardtack fleet grant create{folder}`)"));
     }
     lines.push(match restart {
         Some(process) => format!("process {process} publishes with the keys that it began with: start it again now"),
-        None => "if no `fleet serve` runs, start one, or bring it out: hardtack fleet publish --broker URL".into(),
+        None => {
+            format!("if no `fleet serve` runs, start one, or bring it out: hardtack fleet publish{folder} --broker URL")
+        }
     });
-    lines.push("make a copy of the ledger now: hardtack fleet backup --out FILE".into());
+    lines.push(copy(folder));
     lines
 }

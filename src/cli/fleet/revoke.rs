@@ -174,7 +174,7 @@ fn carry_out(target: Target, how: &How, token: Option<&Token>, session: &Session
         }
     }
     show(session.format, &told, |told| match &waited {
-        Some(waited) => words(told, Said::Waited) + &waited.text,
+        Some(waited) => placed(&(words(told, Said::Waited) + &waited.text), session),
         None if how.dry_run => words(told, Said::DryRun),
         None => placed(&words(told, Said::Revoked), session),
     })?;

@@ -79,16 +79,18 @@ pub(super) fn wait(fleet: &mut Fleet, rule: &Rule, timeout: Duration) -> Result<
 
 /// Says at once if no head can be expected. Whether it had to.
 fn tell_who_signs(fleet: &Fleet) -> Result<bool, Failure> {
+    let place = Place::named(fleet.dir.path());
     if let Err(error) = publish::may_start(fleet.ledger.book()) {
-        tell(&Place::named(fleet.dir.path()).put_into(&format!("no head is signed: {error}")));
+        tell(&place.put_into(&format!("no head is signed: {error}")));
         return Ok(true);
     }
     let free = publisher_of(&fleet.ledger).map_err(super::file_failure)? == Taken::Free;
     if free {
-        tell(
+        tell(&format!(
             "no `fleet serve` runs on this ledger: the rule is in it, but nobody signs a head and no device hears of it. \
-             Start one, here: hardtack fleet serve --broker URL",
-        );
+             Start one, here: hardtack fleet serve{} --broker URL",
+            place.argument()
+        ));
     }
     Ok(free)
 }

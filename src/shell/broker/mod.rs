@@ -88,7 +88,8 @@ pub struct Setup {
     pub validity: Validity,
     /// mosquitto's dynamic-security plugin; searched where it usually is if not named.
     pub plugin: Option<PathBuf>,
-    /// Devices that are admitted from the start, and the feeds that they read. Those of an earlier set-up stay.
+    /// Devices that are admitted from the start, and the feeds that they read: none where that is not known. Those of an
+    /// earlier set-up stay, as does what one of them read of which nothing else is known.
     pub devices: Vec<Reader>,
     /// Emergency keys whose holders are admitted from the start, and no others: one that was taken away must not come back.
     pub emergency: Vec<KeyId>,
@@ -235,8 +236,15 @@ impl BrokerFolder {
 
         let before = std::fs::read(self.path.join(ROLES)).unwrap_or_default();
         let before = dynsec::admitted(&self.fleet, &before).into_iter();
-        let all = before.chain(setup.devices.iter().cloned()).map(|reader| (reader.device.clone(), reader));
-        let devices: Vec<Reader> = all.collect::<BTreeMap<_, _>>().into_values().collect();
+        let mut devices: BTreeMap<_, _> = before.map(|reader| (reader.device.clone(), reader)).collect();
+        for reader in &setup.devices {
+            let known = devices.entry(reader.device.clone()).or_insert_with(|| reader.clone());
+            // By a ledger every device has a feed. Where there is none, nobody knows better than the set-up of before.
+            if !reader.feeds.is_empty() {
+                known.clone_from(reader);
+            }
+        }
+        let devices: Vec<Reader> = devices.into_values().collect();
 
         files::create_dir(&self.path.join("data"))?;
         self.write("server.key", server.key.as_bytes())?;
@@ -323,6 +331,13 @@ mod tests {
         folder.configure(&moved, &mut rng).unwrap();
         let roles = std::fs::read(folder.path().join(ROLES)).unwrap();
         assert_eq!(dynsec::admitted(&folder.fleet, &roles)[0], reader("gw-07", "f-north"));
+        // Of devices whose feeds nobody knows only those read none that are new.
+        let blind = |device: &str| Reader { feeds: [].into(), ..reader(device, "main") };
+        let blind = Setup { devices: vec![blind("gw-07"), blind("gw-09")], ..setup() };
+        folder.configure(&blind, &mut rng).unwrap();
+        let roles = std::fs::read(folder.path().join(ROLES)).unwrap();
+        let read: Vec<_> = dynsec::admitted(&folder.fleet, &roles).into_iter().map(|reader| reader.feeds).collect();
+        assert_eq!(read, [["f-north".parse().unwrap()].into(), ["f-north".parse().unwrap()].into(), [].into()]);
         assert_eq!(folder.make_authority().unwrap().der(), authority.der());
         assert_eq!(std::fs::read(folder.path().join("service.pem")).unwrap(), service);
         assert_ne!(std::fs::read(folder.path().join("server.pem")).unwrap(), server);

@@ -13,6 +13,7 @@ use serde_json::{json, Value};
 
 use super::super::super::output::{show, tell};
 use super::super::super::{Exit, Failure};
+use super::super::serve::in_folder;
 use super::super::{file_failure, now, operator, unread, Fleet, Session};
 use super::role_of;
 use crate::fleet::proposal::{self, changes, Hands, Standing};
@@ -166,7 +167,8 @@ impl Asked {
                 "whoever keeps one of these keys, on any machine: hardtack fleet key sign {file} --root KEYFILE"
             ));
             lines.push(format!(
-                "then here: hardtack fleet key submit {file}, and the copies of it that others have signed"
+                "then here: hardtack fleet key submit{} {file}, and the copies of it that others have signed",
+                in_folder(session)
             ));
             lines.join("\n")
         })?;
@@ -306,7 +308,7 @@ pub(super) fn submit(args: &SubmitArgs, session: &Session) -> Result<Exit, Failu
         let mut lines = words.clone();
         lines.push("it is in force".into());
         lines.extend(kept.iter().map(|file| format!("a key that was replaced is kept as {}", file.display())));
-        lines.extend(super::after(restart.as_deref(), rotated.withdrawn.len()));
+        lines.extend(super::after(restart.as_deref(), rotated.withdrawn.len(), &in_folder(session)));
         lines.join("\n")
     })?;
     Ok(Exit::Done)

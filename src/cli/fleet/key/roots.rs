@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::super::super::output::show;
 use super::super::super::{Exit, Failure};
+use super::super::serve::in_folder;
 use super::super::{now, Fleet, Session};
 use super::proposal::{adopt, put, InForce, Outcome, RootArgs};
-use super::waits;
+use super::{copy, waits};
 use crate::fleet::roots::{check_shape, replace, reshape};
 use crate::fleet::rotate::Cause;
 use crate::ids::KeyId;
@@ -122,7 +123,7 @@ fn tell(outcome: Outcome, fleet: &Fleet, session: &Session) -> Result<Exit, Fail
         if of > 1 && !here.is_empty() {
             lines.push(format!("root keys on this machine: {}; move them to where each is to be kept", here.join(" ")));
         }
-        lines.push("make a copy of the ledger now: hardtack fleet backup --out FILE".into());
+        lines.push(copy(&in_folder(session)));
         lines.join("\n")
     })?;
     Ok(Exit::Done)

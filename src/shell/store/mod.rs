@@ -343,7 +343,7 @@ impl Store {
         let dir = self.folder.join("eras").join(format!("{:020}", era.number));
         let mut writer = Writer::create(dir, era, self.cache_bytes)?;
         self.step("begun");
-        let retired = self.to_retire(fresh);
+        let retired = self.retiring(fresh);
         for number in &retired {
             let Some(older) = self.older.get_mut(number) else { continue };
             copy_live(older, &self.dropped, &self.given, &mut writer)?;
@@ -361,7 +361,7 @@ impl Store {
 
     /// Damaged folders, small ones, and the smallest of too many. One that gives up `fresh` records in this very commit
     /// goes with a later era: what counts them is not durable yet, so that a copy could not leave them out.
-    fn to_retire(&mut self, fresh: &Given) -> Vec<u64> {
+    fn retiring(&mut self, fresh: &Given) -> Vec<u64> {
         let (dropped, damaged) = (&self.dropped, &self.damaged);
         let spare = self.older.len().saturating_sub(FOLDERS_MAX);
         let of = |older: &mut Older| {

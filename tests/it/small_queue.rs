@@ -155,8 +155,8 @@ fn under_a_flood_allows_go_on_old_denials_give_way_and_all_is_collected_or_count
     gateway.wait_status("its space back", room).unwrap();
 }
 
-/// A gateway away from its fleet that allows until no allow has room. Then it says so, and goes on denying; where nothing
-/// that matters most has room, it locks.
+/// A gateway away from its fleet. Where nothing that matters most has room, it locks; it allows until no allow has room,
+/// then it says so, and goes on denying.
 #[test]
 fn a_full_class_is_told_with_the_exit_code_for_it() {
     const TINY_QUOTA_MIB: u64 = 5;
@@ -183,8 +183,6 @@ fn a_full_class_is_told_with_the_exit_code_for_it() {
     gateway.wait_status("a grant", granted).unwrap();
     gateway.agent.take().unwrap().kill();
     drop(serve);
-    gateway.start(NOWHERE, 0).unwrap();
-    let token = gateway.post("/v1/tasks", &task()).unwrap()["token"].as_str().unwrap().to_owned();
 
     // What the command line says of it: its exit code, and the answer.
     let (state, run) = (gateway.state.clone(), folder.path().join("run-gw-07"));
@@ -197,42 +195,44 @@ fn a_full_class_is_told_with_the_exit_code_for_it() {
         let told = [answered.stdout, answered.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         (answered.status.code(), told.concat())
     };
+
+    // What somebody put beside the audit takes its room. All that is held so far is critical: nothing of that fits.
+    let beside = state.join("quarantine/beside");
+    std::fs::write(&beside, vec![1; (TINY_QUOTA_MIB * MIB) as usize]).unwrap();
+    gateway.start(NOWHERE, 0).unwrap();
+    let (code, told) = asked("nonsense");
+    assert!(code == Some(9) && told.contains("audit_unavailable"), "{code:?} {told}");
+    let status = gateway.get("/v1/status").unwrap();
+    assert_eq!(status["mode"], "locked", "{status}");
+    assert!(status["reasons"].to_string().contains("no room for the most important records"), "{status}");
+    gateway.agent.take().unwrap().kill();
+    std::fs::remove_file(&beside).unwrap();
+
+    gateway.start(NOWHERE, 0).unwrap();
+    let token = gateway.post("/v1/tasks", &task()).unwrap()["token"].as_str().unwrap().to_owned();
     assert_eq!(asked(&token).0, Some(0), "there is room");
     let mut allowed = 0;
-    let full = loop {
-        let decision = gateway.authorize(&token, "read", "modbus/pump1/pressure").unwrap();
-        if decision["reason"] != "allowed" {
-            break decision;
-        }
-        allowed += 1;
-        assert!(allowed < 60_000, "it never fills");
-    };
-    assert_eq!((&full["decision"], &full["reason"]), (&json!("deny"), &json!("audit_full")), "after {allowed}: {full}");
-    let (code, told) = asked(&token);
-    assert!(code == Some(9) && told.contains("audit_full"), "{code:?} {told}");
-    let status = gateway.get("/v1/status").unwrap();
-    assert_eq!(status["audit"]["fits"], json!(["critical", "denial", "notice"]), "{status}");
-    assert_eq!(gateway.client().get("/readyz").unwrap().status, 503);
+    // A denial has its own weight: at the very edge another allow may fit after it.
+    let is_told = (0..100).any(|_| {
+        let full = loop {
+            let decision = gateway.authorize(&token, "read", "modbus/pump1/pressure").unwrap();
+            if decision["reason"] != "allowed" {
+                break decision;
+            }
+            allowed += 1;
+            assert!(allowed < 60_000, "it never fills");
+        };
+        assert_eq!((&full["decision"], &full["reason"]), (&json!("deny"), &json!("audit_full")), "{full}");
+        let (code, told) = asked(&token);
+        let fits = gateway.get("/v1/status").unwrap()["audit"]["fits"].clone();
+        let ready = gateway.client().get("/readyz").unwrap().status;
+        let full = fits == json!(["critical", "denial", "notice"]) && ready == 503;
+        full && code == Some(9) && told.contains("audit_full")
+    });
+    assert!(is_told, "after {allowed}: {}", gateway.get("/v1/status").unwrap());
     assert_eq!(asked("nonsense").0, Some(12), "denials have room of their own");
     let held = hardtack(&["-o", "json", "--state-dir", path(&state), "--run-dir", path(&run), "audit", "verify"]);
     let held: Value = serde_json::from_slice(&held.stdout).unwrap();
     assert_eq!(held["ok"], true, "{held}");
     assert!(held["devices"][0]["decisions"].as_u64() >= Some(allowed), "none of them is dropped: {held}");
-
-    // Not even what is critical has room: what somebody put beside the audit counts as it does.
-    gateway.agent.take().unwrap().kill();
-    let beside = state.join("quarantine/beside");
-    std::fs::write(&beside, vec![1; (TINY_QUOTA_MIB * MIB) as usize]).unwrap();
-    gateway.start(NOWHERE, 0).unwrap();
-    let (code, told) = asked(&token);
-    assert!(code == Some(9) && told.contains("audit_unavailable"), "{code:?} {told}");
-    let status = gateway.get("/v1/status").unwrap();
-    assert_eq!(status["mode"], "locked", "{status}");
-    assert!(status["reasons"].to_string().contains("no room for the most important records"), "{status}");
-    // It decides again once there is room for them.
-    gateway.agent.take().unwrap().kill();
-    std::fs::remove_file(&beside).unwrap();
-    gateway.start(NOWHERE, 0).unwrap();
-    assert_eq!(gateway.get("/v1/status").unwrap()["mode"], "offline");
-    assert_eq!(asked("nonsense").0, Some(12));
 }

@@ -173,11 +173,15 @@ pub struct Reserves {
     pub notice: u8,
 }
 
+/// What of the quota folders in quarantine may take, in percent. They hold what no record is told from, so that they count
+/// against all classes: the reserves leave so much free.
+pub const QUARANTINE_PERCENT: u64 = 10;
+
 impl Reserves {
-    /// What of the quota allows may use, in percent: all that is kept for nobody else.
+    /// What of the quota allows may use, in percent: all that is kept for nobody else, whatever is in quarantine.
     pub fn allows_may(&self) -> u64 {
         let others = [self.critical, self.denial, self.notice].into_iter().map(u64::from).sum::<u64>();
-        100_u64.saturating_sub(others)
+        100_u64.saturating_sub(others).saturating_sub(QUARANTINE_PERCENT)
     }
 }
 

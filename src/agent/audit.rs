@@ -13,7 +13,7 @@ use super::effects::{Batch, Budget, Entry, EraMark, Shed, StoredRecord, StoredSe
 use super::naming::{Names, Place};
 use super::request::trail::EraReply;
 use super::request::AuditRef;
-use super::room::{Class, Content, Run, SegmentPlace, Shares, Tally, SHED_RECORDS_MIN};
+use super::room::{Class, Content, Run, SegmentPlace, Shares, Tally, SHED_RECORDS_MIN, SHED_RUNS_MAX};
 use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
@@ -426,7 +426,7 @@ impl Trail {
         if records < SHED_RECORDS_MIN || !worth {
             return Vec::new();
         }
-        ranges.into_iter().map(|(shed, _)| shed).collect()
+        ranges.into_iter().map(|(shed, _)| shed).take(SHED_RUNS_MAX).collect()
     }
 
     /// Closed segments of the era that is being written.

@@ -178,6 +178,9 @@ impl Room {
 /// where nothing can be given back.
 pub const SHED_RECORDS_MIN: u64 = 512;
 
+/// So many ranges are given up at once, at most: each takes a gap record in the same commit. The rest goes with the next.
+pub const SHED_RUNS_MAX: usize = 1024;
+
 /// What the store adds to a row, roughly: its frame, its key, its commit, in bytes.
 const ROW_BYTES: u64 = 64;
 
@@ -301,11 +304,13 @@ impl Content {
         &self.spare
     }
 
-    /// These records are given up.
+    /// These records are given up: ranges in order, as the runs are.
     pub(super) fn give_up(&mut self, shed: &[Shed]) {
         let Self { shares, spare } = self;
+        let mut shed = shed.iter().peekable();
         spare.retain(|run| {
-            let gone = shed.iter().any(|range| range.holds_segment(run.segments.0));
+            while shed.next_if(|range| range.segments.1 <= run.segments.0).is_some() {}
+            let gone = shed.peek().is_some_and(|range| range.holds_segment(run.segments.0));
             if gone {
                 shares.take(&run.weight);
             }
@@ -402,5 +407,30 @@ mod tests {
         tally.add(Denial, 100);
         (0..40).for_each(|n| long.segment(place(n, n, 1), &tally));
         assert_eq!(long.spare().iter().map(|run| run.segments).collect::<Vec<_>>(), [(0, 16), (16, 32), (32, 40)]);
+    }
+
+    /// Steps grow with the runs, not with their square.
+    #[test]
+    fn very_many_runs_give_way_in_any_portion() {
+        const RUNS: u64 = 40_000;
+        let mut tally = Tally::default();
+        tally.add(Class::Denial, 100);
+        let mut content = Content::default();
+        // Every other segment holds a record that stays.
+        for run in 0..RUNS {
+            content.record(Class::Denial, 100);
+            content.segment(place(2 * run, 2 * run, 1), &tally);
+        }
+        let era = crate::ids::EraId { number: 1, salt: 1 };
+        let shed: Vec<Shed> = (0..RUNS)
+            .filter(|run| run % 4 != 3)
+            .map(|run| Shed { era, segments: (2 * run, 2 * run + 1), records: (2 * run, 2 * run + 1) })
+            .collect();
+        let (some, rest) = shed.split_at(RUNS as usize / 2);
+        content.give_up(some);
+        content.give_up(rest);
+        let left: Vec<u64> = content.spare().iter().map(|run| run.segments.0).collect();
+        assert_eq!(left, (0..RUNS).filter(|run| run % 4 == 3).map(|run| 2 * run).collect::<Vec<_>>());
+        assert_eq!(content.shares().of(Class::Denial), RUNS / 4 * 164 + RUNS * 264);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::Profile;
+use super::{Profile, QUARANTINE_PERCENT};
 use crate::agent::feed::SET_BYTES_MAX;
 use crate::agent::room::SHED_RECORDS_MIN;
 use crate::wire::audit::segment::SEGMENT_BYTES_MAX;
@@ -241,8 +241,12 @@ impl Profile {
         let reserves = self.queue.reserve_percent;
         let kept: u64 =
             [reserves.critical, reserves.allow, reserves.denial, reserves.notice].into_iter().map(u64::from).sum();
-        if kept > 100 {
-            problems.add("queue.reserve_percent", format!("{kept} % are kept, of a quota of 100 %"));
+        // Else damaged folders could take what is kept for the most important records, and the device would lock.
+        if kept > 100 - QUARANTINE_PERCENT {
+            let what = format!(
+                "{kept} % are kept; with {QUARANTINE_PERCENT} % for folders in quarantine that is more than the quota"
+            );
+            problems.add("queue.reserve_percent", what);
         }
         // Until denials have half of their reserve, nothing keeps them apart so that they could be given up.
         let denials = (quota / 100).saturating_mul(reserves.denial.into());
@@ -299,6 +303,7 @@ fn bytes(count: usize) -> u64 {
 mod tests {
     use super::super::{shipped, Kind, Overlay, Reserves, SHIPPED};
     use super::*;
+    use crate::agent::room::{Class, Room, Shares};
 
     #[test]
     fn each_impossible_number_is_named() {
@@ -311,7 +316,7 @@ mod tests {
         check(|p| p.queue.reserve_percent.denial = 51, "queue.reserve_percent.denial");
         check(|p| p.queue.reserve_percent.notice = 0, "queue.reserve_percent.notice");
         check(|p| p.queue.quota_mib = 8, "queue.reserve_percent.denial");
-        check(|p| p.queue.reserve_percent.allow = 76, "queue.reserve_percent");
+        check(|p| p.queue.reserve_percent.allow = 66, "queue.reserve_percent");
         check(|p| p.queue.reserve_percent.critical = 35, "queue.quota_mib");
         check(|p| p.queue.anchor_every_commits = 0, "queue.anchor_every_commits");
         check(|p| p.queue.alike_max = 0, "queue.alike_max");
@@ -358,6 +363,22 @@ mod tests {
         profile.link.kib_per_hour = 1;
         profile.time.lease_s = 0;
         assert!(profile.problems().len() > 5);
+    }
+
+    /// What is in quarantine never takes the room of the most important records, in any profile that is not refused.
+    #[test]
+    fn the_quarantine_leaves_the_critical_reserve() {
+        for allow in 5..=90 {
+            let mut profile = Profile::default();
+            profile.load.decisions_per_day = 1000;
+            profile.queue.reserve_percent = Reserves { critical: 2, allow, denial: 15, notice: 3 };
+            let quarantine = profile.queue.quota_mib * MIB / 100 * QUARANTINE_PERCENT;
+            // Nothing else is left: the audit has all been delivered.
+            let room = Room::new(&profile.queue, quarantine, &Shares::default());
+            let refused = profile.problems().iter().any(|problem| problem.key == "queue.reserve_percent");
+            assert_eq!(refused, allow > 70, "{allow} %");
+            assert!(refused || room.fits(Class::Critical), "{allow} %: {room:?}");
+        }
     }
 
     #[track_caller]

@@ -80,6 +80,8 @@ pub fn tell_found(event: &super::store::Event) {
         Event::AnchorLost => tracing::error!(event = "store.anchor_lost"),
         Event::FileUnreadable { path, error } => tracing::error!(event = "store.unreadable", path, error),
         Event::Quarantined { era, detail } => tracing::error!(event = "store.quarantined", era, detail),
+        // The audit goes on: less room comes back than was hoped for.
+        Event::NotRewritten { era, error } => tracing::warn!(event = "store.not_rewritten", era, error),
         // Ordinary after a power cut: the other slot counts.
         Event::SlotUnusable { slot, error } => tracing::warn!(event = "store.slot_unusable", slot, error),
     }

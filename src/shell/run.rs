@@ -358,6 +358,7 @@ impl Session {
             // Space came back: the agent hears at once how much.
             let freed = !batch.drop_eras.is_empty() || !batch.shed.is_empty();
             store.commit(batch)?;
+            store.take_events().iter().for_each(log::tell_found);
             disk.commits = if freed { DISK_EVERY_COMMITS } else { disk.commits + 1 };
             link.raise_floor(floor);
             Ok::<_, StoreError>(())

@@ -2,6 +2,7 @@
 //! read from what is left of a damaged store.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -42,10 +43,15 @@ impl Rig {
     }
 
     fn audit(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let (state, run) = (&self.gateway.state, self.folder.path().join("run-gw-07"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
         command.args(["-o", "json", "--state-dir", path(state), "--run-dir", path(&run), "audit"]).args(args);
-        command.env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).output().unwrap()
+        command.env_clear().env("HOME", "/nonexistent").stdin(Stdio::null());
+        command
     }
 
     fn stop(&mut self) {
@@ -118,6 +124,55 @@ fn a_device_shows_and_exports_what_it_holds_whether_its_agent_runs_or_not() {
     }
     assert_eq!(rig.audit(&["tail", "--follow"]).status.code(), Some(7), "nothing is written any more");
     assert_eq!(rig.audit(&["tail", "--kind", "nonsense"]).status.code(), Some(2));
+}
+
+/// What a program prints, line by line as it comes. It ends with its owner.
+struct Following {
+    child: std::process::Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Following {
+    fn next(&mut self) -> Option<Value> {
+        self.lines.next().map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn whoever_follows_the_trail_sees_each_record_once_as_it_is_written() {
+    let mut rig = Rig::start();
+    let mut child = rig.command(&["tail", "--follow", "-n", "3", "--kind", "decision"]);
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut following = Following { child, lines };
+    // What was there already: the newest three.
+    let mut seen: Vec<String> = Vec::new();
+    let id = |line: &Value| line["decision_id"].as_str().unwrap().to_owned();
+    seen.extend((0..3).map(|_| id(&following.next().unwrap())));
+    assert_eq!(seen, rig.gateway.decisions[147..].iter().map(id).collect::<Vec<_>>());
+    // More than a segment has, so that some of them are signed before they are seen, and one by one.
+    for number in 0..100 {
+        rig.gateway.authorize("AAAA", "read", &format!("modbus/later/{number}")).unwrap();
+    }
+    seen.extend((0..100).map(|_| id(&following.next().unwrap())));
+    for number in 0..3 {
+        rig.gateway.authorize("AAAA", "read", &format!("modbus/last/{number}")).unwrap();
+        let line = following.next().unwrap();
+        assert_eq!(line["resource"], format!("modbus/last/{number}"), "{line}");
+        seen.push(id(&line));
+    }
+    let answered: Vec<String> = rig.gateway.decisions[147..].iter().map(id).collect();
+    assert_eq!(seen, answered, "each once, in order");
+    rig.stop();
+    assert_eq!(following.next(), None, "nothing is written any more");
+    assert_eq!(following.child.wait().unwrap().code(), Some(7));
 }
 
 #[test]

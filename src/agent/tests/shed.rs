@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::agent::audit::{Closing, Condition, Trail};
+use crate::agent::audit_key::{AuditSigner, Owner};
 use crate::agent::effects::Shed;
-use crate::agent::room::Class;
+use crate::agent::room::{Class, Content, SegmentPlace, SHED_RUNS_MAX};
+use crate::agent::{Batch, EraImage};
 use crate::fleet::book::Segment;
 use crate::fleet::report::{DeviceReport, Signers, Verifier};
 use crate::ids::EraId;
@@ -322,4 +325,40 @@ fn what_is_given_up_holds_nothing_that_others_need() {
         let record = Record::from_bytes(bytes).unwrap();
         assert!(Class::of(&record.event).is_spare() && record.announces().is_none(), "{place:?} {record:?}");
     }
+}
+
+/// A commit has a bound, and so have the gap records in it.
+#[test]
+fn very_many_runs_give_way_a_portion_at_a_time() {
+    let mut rig = Rig::new();
+    let identity = DeviceKeys::from_bytes(&rig.keys).identity;
+    let owner = Owner { fleet: &rig.fleet, device: &rig.device, identity: &identity };
+    let signer = AuditSigner::generate(1, owner, Timestamp(0), &mut rig.rng);
+    let (old, open) = (EraId { number: 1, salt: 1 }, EraId { number: 2, salt: 2 });
+    let mut trail = Trail::begin(rig.fleet.clone(), rig.device.clone(), signer, open);
+    // A segment of four denials, then one of an allow, and so on.
+    let runs = 2 * SHED_RUNS_MAX as u64 + 200;
+    let class = |index| if index % 5 < 4 { Class::Denial } else { Class::Allow };
+    let place = |segment, first_index, count| SegmentPlace { segment, first_index, count, header_bytes: 200 };
+    let segments = (0..runs).flat_map(|run| [place(2 * run, 5 * run, 4), place(2 * run + 1, 5 * run + 4, 1)]);
+    let content = Content::of((0..5 * runs).map(|index| (index, class(index), 100)), segments);
+    let image = EraImage {
+        id: old,
+        segments: 2 * runs,
+        closed_index: 5 * runs,
+        closed_head: Hash::ZERO,
+        records: Vec::new(),
+        damage: None,
+        content,
+    };
+    let closing = Closing { floor: Timestamp(0), feeds: &[] };
+    trail.adopt(&image, Condition::Whole, &closing, &mut Batch::default());
+    let mut gone = Vec::new();
+    for expected in [SHED_RUNS_MAX, SHED_RUNS_MAX, 200, 0] {
+        let shed = trail.shed(true);
+        assert_eq!(shed.len(), expected);
+        gone.extend(shed);
+    }
+    let all = (0..runs).map(|run| Shed { era: old, segments: (2 * run, 2 * run + 1), records: (5 * run, 5 * run + 4) });
+    assert_eq!(gone, all.collect::<Vec<_>>(), "each of them once, the oldest first");
 }

@@ -6,6 +6,7 @@
 //! Read next: `../../shell/store/survey.rs`, `../../agent/request/trail.rs`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use crate::wire::audit::segment::{Loaded, SegmentHeader, Upload};
 use crate::wire::audit::{Named, Record};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
+use crate::wire::Refused;
 
 /// Arguments of `hardtack audit export`.
 #[derive(Args, Debug)]
@@ -58,8 +60,10 @@ pub(super) enum Trail<'g> {
 pub(super) enum Piece {
     /// Segments are missing before the next one.
     Hole(Hole),
-    /// A whole segment.
-    Segment(Box<SegmentHeader>, Upload),
+    /// A segment whose header contradicts itself or its records: it is passed over, and why.
+    Odd(EraId, u64, Refused),
+    /// A whole segment, and its records.
+    Segment(Box<SegmentHeader>, Upload, Vec<Record>),
     /// A record that no signature covers here.
     Unsigned(EraId, Record, Vec<u8>),
 }
@@ -189,6 +193,14 @@ fn whose(reply: &TrailReply) -> Result<Whose, Failure> {
     })
 }
 
+/// The records of a segment, none of one that gave them up.
+fn records_of(header: &SegmentHeader, upload: &Upload) -> Result<Vec<Record>, Refused> {
+    match header.is_shed(&upload.leaves) {
+        true => Ok(Vec::new()),
+        false => header.read(&upload.leaves),
+    }
+}
+
 /// Goes through a trail from its beginning.
 ///
 /// # Errors
@@ -245,10 +257,17 @@ fn walk_running(
         for piece in &reply.pieces {
             match parts(piece)? {
                 (Some((header, upload)), _) => {
+                    let records = match records_of(&header, &upload) {
+                        Ok(records) => records,
+                        Err(refused) => {
+                            visit(Piece::Odd(header.era, header.segment, refused))?;
+                            continue;
+                        }
+                    };
                     let hole = hole_before(&header, Place::of(&place, header.era), device);
                     hole.map(Piece::Hole).map(&mut *visit).transpose()?;
                     place = Some(Place::after(&header));
-                    visit(Piece::Segment(Box::new(header), upload))?;
+                    visit(Piece::Segment(Box::new(header), upload, records))?;
                 }
                 (None, rows) => {
                     for row in rows {
@@ -295,6 +314,14 @@ pub(super) fn walk_survey(
             if !forward || (header.era, header.segment) != (note.era, number) {
                 continue;
             }
+            let records = match records_of(&header, &upload) {
+                Ok(records) => records,
+                // Its records are told one by one, as they are.
+                Err(refused) => {
+                    visit(Piece::Odd(note.era, number, refused))?;
+                    continue;
+                }
+            };
             if let Some(mut hole) = hole_before(&header, before, device) {
                 loose(survey, note.era, (before.1, header.first_index), visit)?;
                 let key = upload.header.signed_by().next();
@@ -302,7 +329,7 @@ pub(super) fn walk_survey(
                 visit(Piece::Hole(hole))?;
             }
             place = Some(Place::after(&header));
-            visit(Piece::Segment(Box::new(header), upload))?;
+            visit(Piece::Segment(Box::new(header), upload, records))?;
         }
         loose(survey, note.era, (Place::of(&place, note.era).1, u64::MAX), visit)?;
     }
@@ -326,11 +353,39 @@ fn loose(
 }
 
 /// What was written.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Written {
     pub(super) signed: u64,
     pub(super) unsigned: u64,
     pub(super) holes: u64,
+    /// Segments that were passed over, with why: the first [`ODD_MAX`] of them.
+    pub(super) odd: Vec<String>,
+}
+
+/// The most segments that are named as passed over.
+const ODD_MAX: usize = 64;
+
+impl Written {
+    /// What was written and passed over, in lines.
+    pub(super) fn words(&self, file: &str) -> String {
+        let Self { signed, unsigned, holes, odd } = self;
+        let mut text: String = odd.iter().map(|odd| format!("passed over: {odd}\n")).collect();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "wrote {file}: {signed} signed records, {unsigned} that no signature covers, {holes} holes\nwherever it is read: hardtack audit verify {file} --key HEX"
+        );
+        text
+    }
+
+    /// The same as members of an object.
+    pub(super) fn add_to(&self, value: &mut Value, file: &str) {
+        value["file"] = file.into();
+        value["signed"] = self.signed.into();
+        value["unsigned"] = self.unsigned.into();
+        value["holes"] = self.holes.into();
+        value["odd"] = self.odd.clone().into();
+    }
 }
 
 /// Writes an export of a trail: its head, then its lines.
@@ -358,7 +413,13 @@ pub(super) fn write_lines(
                 written.unsigned += 1;
                 vec![unsigned(&whose.device, era, &record, &bytes)]
             }
-            Piece::Segment(header, upload) => {
+            Piece::Odd(era, segment, refused) => {
+                if written.odd.len() < ODD_MAX {
+                    written.odd.push(format!("era {}, segment {segment}: {refused}", era.number));
+                }
+                Vec::new()
+            }
+            Piece::Segment(header, upload, records) => {
                 if named.0 != Some(header.era) {
                     named = (Some(header.era), BTreeMap::new());
                 }
@@ -368,9 +429,6 @@ pub(super) fn write_lines(
                     let line = serde_json::to_string(&nothing_left(source)).map_err(|error| unwritable(&error))?;
                     return writeln!(out, "{line}").map_err(|error| unwritable(&error));
                 }
-                let records = header.read(&upload.leaves);
-                let records =
-                    records.map_err(|refused| Failure::new(Exit::Invalid, refused, "`hardtack audit salvage`"))?;
                 written.signed += records.len() as u64;
                 let lines = records.iter().zip(&upload.leaves).map(|(record, leaf)| {
                     let allow = record.decision().is_some_and(|decision| decision.allow);
@@ -424,16 +482,11 @@ pub(super) fn export(args: &ExportArgs, globals: &Globals) -> Result<Exit, Failu
     let written = write_out(out, |out| write_lines(trail.whose(), out, |visit| walk(&trail, visit)))?;
     if let Some(path) = out {
         let file = path.display().to_string();
-        let value =
-            json!({"file": file, "signed": written.signed, "unsigned": written.unsigned, "holes": written.holes});
-        show(globals.output, &value, |_| {
-            format!(
-                "wrote {file}: {} signed records, {} that no signature covers, {} holes\nwherever it is read: hardtack audit verify {file} --key HEX",
-                written.signed, written.unsigned, written.holes
-            )
-        })?;
+        let mut value = json!({});
+        written.add_to(&mut value, &file);
+        show(globals.output, &value, |_| written.words(&file))?;
     }
-    Ok(if written.holes > 0 { Exit::Audit } else { Exit::Done })
+    Ok(if written.holes > 0 || !written.odd.is_empty() { Exit::Audit } else { Exit::Done })
 }
 
 /// Checks what this device holds, as an export of it would be checked.
@@ -463,4 +516,77 @@ pub(super) fn standing(eras: &[EraReply]) -> String {
 /// Prints one object per line.
 pub(super) fn print_line(value: Map<String, Value>) -> Result<(), Failure> {
     print(&Value::Object(value).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
+    use crate::agent::Batch;
+    use crate::ids::Hash;
+    use crate::profile::Profile;
+    use crate::shell::store::Store;
+    use crate::time::Timestamp;
+    use crate::wire::audit::segment::grow;
+    use crate::wire::audit::{Event, Evidence};
+
+    /// Three segments of two records each. The header of the second is signed, and speaks of three.
+    fn store(dir: &Path, fleet: &FleetId, device: &DeviceId) {
+        let era = EraId { number: 1, salt: 7 };
+        let mut entries = Vec::new();
+        for segment in 0..3 {
+            let record = |index| {
+                let event =
+                    Event::Refused(Evidence { source: "s".into(), reason: "r".into(), digest: Hash::ZERO, count: 1 });
+                Record { index, floor: Timestamp(0), powered: Timestamp(0), event }
+            };
+            let records = [record(2 * segment), record(2 * segment + 1)];
+            let header = SegmentHeader {
+                device: device.clone(),
+                era,
+                segment,
+                first_index: 2 * segment,
+                count: if segment == 1 { 3 } else { 2 },
+                previous: Hash::ZERO,
+                root: grow(&records).1,
+                closed_at: Timestamp(0),
+                recovered: false,
+                signer: None,
+                feeds: Vec::new(),
+                salvage: None,
+            };
+            let row = |record: &Record| {
+                Entry::Record(StoredRecord { era, index: record.index, bytes: record.to_bytes(), budgets: Vec::new() })
+            };
+            entries.extend(records.iter().map(row));
+            entries.push(Entry::Segment(StoredSegment {
+                era,
+                segment,
+                first_index: 2 * segment,
+                count: 2,
+                head: header.head(),
+                header: Signed::sign(&header, fleet, &[&ed25519_dalek::SigningKey::from_bytes(&[3; 32])]).to_bytes(),
+            }));
+        }
+        let (mut store, _) = Store::open(dir, &Profile::default().queue).unwrap();
+        store.commit(Batch { begin_era: Some(era), entries, ..Batch::default() }).unwrap();
+    }
+
+    #[test]
+    fn an_odd_segment_is_named_and_all_that_is_around_it_is_saved() {
+        let temp = tempfile::tempdir().unwrap();
+        let whose = Whose { fleet: "acme".parse().unwrap(), device: "gw-07".parse().unwrap(), identity: Vec::new() };
+        store(temp.path(), &whose.fleet, &whose.device);
+        let survey = Survey::look(temp.path()).unwrap();
+        let mut out = Vec::new();
+        let written = write_lines(&whose, &mut out, |visit| walk_survey(&survey, &whose.device, None, visit)).unwrap();
+        assert_eq!((written.signed, written.unsigned, written.holes), (4, 2, 1));
+        assert_eq!(written.odd.len(), 1);
+        assert!(written.odd[0].starts_with("era 1, segment 1: "), "{:?}", written.odd);
+        assert!(written.words("f").starts_with("passed over: era 1, segment 1: "));
+        let lines: Vec<Value> =
+            out.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let kinds: Vec<&str> = lines[1..].iter().map(|line| line["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["refused", "refused", "unsigned", "unsigned", "hole", "refused", "refused"]);
+    }
 }

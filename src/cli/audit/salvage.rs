@@ -48,7 +48,7 @@ pub(super) fn run(args: &SalvageArgs, globals: &Globals) -> Result<Exit, Failure
         }
     };
     let eras = survey.eras();
-    let lost =
+    let mut lost =
         eras.iter().any(|era| !era.lost.is_empty()) || survey.folders.iter().any(|folder| folder.unreadable.is_some());
     let mut value = json!({
         "notes": survey.notes,
@@ -66,15 +66,10 @@ pub(super) fn run(args: &SalvageArgs, globals: &Globals) -> Result<Exit, Failure
         })?;
         let file = out.display().to_string();
         // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "wrote {file}: {} signed records, {} that no signature covers, {} holes\nwherever it is read: hardtack audit verify {file} --key HEX",
-            written.signed, written.unsigned, written.holes
-        );
-        value["file"] = file.into();
-        value["signed"] = written.signed.into();
-        value["unsigned"] = written.unsigned.into();
-        value["holes"] = written.holes.into();
+        let _ = writeln!(text, "{}", written.words(&file));
+        written.add_to(&mut value, &file);
+        lost |= !written.odd.is_empty();
+        value["lost"] = lost.into();
     }
     show(globals.output, &value, |_| text)?;
     Ok(if lost { Exit::Audit } else { Exit::Done })

@@ -15,6 +15,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use super::folder::bytes_below;
+use super::given::Given;
 use super::row::{read, search, Commit, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
 use super::StoreError;
 use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
@@ -200,8 +201,21 @@ pub(super) struct Older {
     pub(super) broken: BTreeSet<Option<Key>>,
     /// Why some of it could not be read at all.
     pub(super) unreadable: Option<String>,
+    /// Some of it that should stay cannot be read, so that it cannot be written anew.
+    stays: bool,
     /// Bytes on disk.
     pub(super) used_bytes: u64,
+}
+
+/// What became of a folder that was to be written anew.
+#[derive(Debug)]
+pub(super) enum Rewritten {
+    /// It is.
+    Done,
+    /// It cannot be read. It is as it was, for as long as this process runs.
+    Stays,
+    /// It is as it was, and can be tried again.
+    Failed(FileError),
 }
 
 impl Older {
@@ -225,6 +239,7 @@ impl Older {
             shed: BTreeSet::new(),
             broken: BTreeSet::new(),
             unreadable: None,
+            stays: false,
             dir,
             number,
             used_bytes,
@@ -269,7 +284,11 @@ impl Older {
             Found::Row(Row::Salvaged(era), _) => drop(self.salvaged.insert(era)),
             Found::Row(Row::Shed(shed), _) => drop(self.shed.insert(shed)),
             Found::Broken(key) => drop(self.broken.insert(key)),
-            Found::Unreadable(error) => self.unreadable = Some(error.to_string()),
+            Found::Unreadable(error) => {
+                self.unreadable = Some(error.to_string());
+                // Whatever was there.
+                self.broken.insert(None);
+            }
         });
         if let Err(error) = searched {
             self.unreadable = Some(error.to_string());
@@ -318,57 +337,85 @@ impl Older {
         self.row(place).filter(|row| row.key() == Key::Entry(key))
     }
 
-    /// Whether it holds a record that these have given up.
-    pub(super) fn holds_any(&mut self, shed: &BTreeSet<Shed>) -> bool {
-        shed.iter().any(|range| {
-            let Some(places) = self.places(range.era) else { return false };
-            let first = places.records.partition_point(|place| place.number < range.records.0);
-            places.records.get(first).is_some_and(|place| range.holds_record(place.number))
-        })
+    /// Whether it holds a record of those that were given up, and could be written without it.
+    pub(super) fn holds_any(&mut self, given: &Given) -> bool {
+        let eras: Vec<EraId> = self.counts.keys().copied().filter(|era| !given.of(*era).is_empty()).collect();
+        !self.stays
+            && eras.into_iter().any(|era| {
+                let Some(places) = self.places(era) else { return false };
+                given.of(era).iter().any(|range| {
+                    let first = places.records.partition_point(|place| place.number < range.records.0);
+                    places.records.get(first).is_some_and(|place| range.holds_record(place.number))
+                })
+            })
     }
 
     /// Writes the folder's file anew, without the records that were given up, and without rows of `dead` eras. The old
-    /// file is there until the new one is durable. Where a row that is to stay cannot be read, all of it stays as it is:
-    /// what is left is found when it is sent.
+    /// file is there until the new one is durable, and goes on being used where there is no room for a new one. Where a
+    /// row that is to stay cannot be read, all of it stays as it is: what is left is found when it is sent.
     ///
     /// # Errors
-    /// When the new file cannot be written or take its place.
-    pub(super) fn without(&mut self, shed: &BTreeSet<Shed>, dead: &BTreeSet<EraId>) -> Result<(), StoreError> {
-        let (path, eras) = (self.dir.join("db"), self.counts.keys().copied().collect::<Vec<_>>());
+    /// When the new file's name cannot be made durable.
+    pub(super) fn without(&mut self, given: &Given, dead: &BTreeSet<EraId>) -> Result<Rewritten, StoreError> {
+        let path = self.dir.join("db");
         let new = temporary(&path);
-        let failed = |error| StoreError::from(FileError::io("write anew", &path, error));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
+        let written = self.write_without(&new, given, dead).and_then(|whole| {
+            if whole {
+                fs::rename(&new, &path)?;
+            }
+            Ok(whole)
+        });
+        if !matches!(written, Ok(true)) {
+            // Where the disk refuses that too, a start removes it.
+            let _ = fs::remove_file(&new);
+        }
+        match written {
+            Ok(true) => {
+                sync_dir(&self.dir)?;
+                *self = Self::open(self.dir.clone(), self.number);
+                Ok(Rewritten::Done)
+            }
+            Ok(false) => {
+                self.stays = true;
+                Ok(Rewritten::Stays)
+            }
+            Err(error) => Ok(Rewritten::Failed(FileError::io("write anew", &path, error))),
+        }
+    }
+
+    /// Writes what stays into a new file. False where some of it cannot be read.
+    fn write_without(&mut self, new: &Path, given: &Given, dead: &BTreeSet<EraId>) -> io::Result<bool> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)?;
         let mut out = BufWriter::new(file);
+        let eras: Vec<EraId> = self.counts.keys().copied().filter(|era| !dead.contains(era)).collect();
         let marks = self.begun.into_iter().map(Row::Begun);
         let marks = marks.chain(self.dropped.iter().copied().map(Row::Dropped));
         let marks = marks.chain(self.salvaged.iter().copied().map(Row::Salvaged));
-        let own = shed.iter().filter(|range| eras.contains(&range.era) && !dead.contains(&range.era));
-        for mark in marks.chain(own.copied().map(Row::Shed)) {
-            out.write_all(&mark.to_frame()).map_err(failed)?;
+        let own = eras.iter().flat_map(|era| given.of(*era)).copied();
+        for mark in marks.chain(own.map(Row::Shed)) {
+            out.write_all(&mark.to_frame())?;
         }
-        for era in eras.into_iter().filter(|era| !dead.contains(era)) {
-            for place in self.staying(era, shed) {
-                let Some(row) = self.row(place) else {
-                    drop(out);
-                    return fs::remove_file(&new).map_err(failed);
-                };
+        for era in eras {
+            for place in self.staying(era, given) {
+                let Some(row) = self.row(place) else { return Ok(false) };
                 // What is missing of its commit is no sign of a torn one.
-                out.write_all(&row.copied().to_frame()).map_err(failed)?;
+                out.write_all(&row.copied().to_frame())?;
             }
         }
-        out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(failed)?;
-        fs::rename(&new, &path).map_err(failed)?;
-        sync_dir(&self.dir)?;
-        *self = Self::open(self.dir.clone(), self.number);
-        Ok(())
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        Ok(true)
     }
 
     /// Where the rows of an era are that stay.
-    pub(super) fn staying(&mut self, era: EraId, shed: &BTreeSet<Shed>) -> Vec<Place> {
-        let gone = |place: &Place| shed.iter().any(|range| range.era == era && range.holds_record(place.number));
+    pub(super) fn staying(&mut self, era: EraId, given: &Given) -> Vec<Place> {
         let Some(places) = self.places(era) else { return Vec::new() };
-        let records = places.records.iter().filter(|place| !gone(place));
-        records.chain(&places.segments).copied().collect()
+        // Both are in order: they are gone through side by side.
+        let mut ranges = given.of(era).iter().peekable();
+        let stays = |place: &&Place| {
+            while ranges.next_if(|range| range.records.1 <= place.number).is_some() {}
+            ranges.peek().is_none_or(|range| !range.holds_record(place.number))
+        };
+        places.records.iter().filter(stays).chain(&places.segments).copied().collect()
     }
 
     /// Entries of eras that are not `dead`.

@@ -18,6 +18,7 @@
 mod anchor;
 mod era;
 mod folder;
+mod given;
 mod pages;
 mod peek;
 mod recover;
@@ -28,17 +29,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::agent::effects::{Entry, FileWrite, Shed, StateFile};
+use crate::agent::effects::{Entry, FileWrite, StateFile};
 use crate::agent::salvage::{Hole, Remains, Wanted};
 use crate::agent::{Anchor, Batch, EraImage};
 use crate::ids::EraId;
-use crate::profile::QueueLimits;
+use crate::profile::{QueueLimits, QUARANTINE_PERCENT};
 use crate::shell::files::{is_temporary, sync_dir, temporary, FileError};
 use crate::wire::audit::segment::{Loaded, Upload};
 use crate::wire::envelope::Signed;
 use anchor::Slots;
-use era::{Older, Writer};
+use era::{Older, Rewritten, Writer};
 use folder::{bytes_below, list, Folder};
+use given::Given;
 pub use peek::peek;
 use row::{EntryKey, Key, Row};
 pub use survey::{holder, EraNote, FolderNote, Survey};
@@ -120,7 +122,7 @@ pub enum StoreError {
     Failed,
 }
 
-/// What a start found that the log should tell.
+/// What a start or a commit found that the log should tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Neither slot of the anchor is usable, and this is no first start.
@@ -140,6 +142,14 @@ pub enum Event {
         /// What is wrong with it.
         detail: String,
     },
+    /// `store.not_rewritten`: a folder of which records gave way could not be written without them. It stays as it was,
+    /// with the room that it takes, and is tried again when more gives way.
+    NotRewritten {
+        /// Its number.
+        era: u64,
+        /// Why.
+        error: String,
+    },
     /// A slot of the anchor is torn or damaged. The other one counts.
     SlotUnusable {
         /// Which.
@@ -155,6 +165,7 @@ impl std::fmt::Display for Event {
             Self::AnchorLost => f.write_str("neither slot of the anchor is usable"),
             Self::FileUnreadable { path, error } => write!(f, "{path} cannot be read: {error}"),
             Self::Quarantined { era, detail } => write!(f, "era {era} is damaged: {detail}"),
+            Self::NotRewritten { era, error } => write!(f, "era {era} keeps what gave way: {error}"),
             Self::SlotUnusable { slot, error } => write!(f, "slot {slot} of the anchor is not usable: {error}"),
         }
     }
@@ -192,7 +203,9 @@ pub struct Store {
     /// Eras whose damage this start, or one before, has told the agent of.
     salvaged: BTreeSet<EraId>,
     /// Segments that have given up their records, of eras of which rows may be somewhere.
-    shed: BTreeSet<Shed>,
+    given: Given,
+    /// What happened since somebody asked.
+    events: Vec<Event>,
     failed: bool,
     #[cfg(test)]
     at_step: Option<Box<dyn FnMut(&'static str)>>,
@@ -221,13 +234,14 @@ impl Store {
         let reported = picture.images.iter().filter(|image| image.damage.is_some()).map(|image| image.id);
         let mut store = Self {
             cache_bytes: limits.cache_mib.saturating_mul(1 << 20),
-            quarantine_bytes_max: limits.quota_mib.saturating_mul(1 << 20) / 10,
+            quarantine_bytes_max: (limits.quota_mib.saturating_mul(1 << 20) / 100).saturating_mul(QUARANTINE_PERCENT),
             quarantine_bytes: bytes_below(&folder.join("quarantine")),
             current: None,
             damaged: picture.damaged.into_keys().collect(),
             dropped: picture.dropped,
             salvaged: reported.chain(picture.salvaged).collect(),
-            shed: picture.shed,
+            given: picture.given,
+            events: Vec::new(),
             older: older.into_iter().map(|older| (older.number, older)).collect(),
             folder,
             slots,
@@ -261,12 +275,14 @@ impl Store {
             self.folder.replace(file, content)?;
             self.step("file");
         }
-        // What another era is begun with leaves them out. Where they were is there until all else is durable.
-        self.shed.extend(&batch.shed);
-        let retired = batch.begin_era.map(|era| self.begin(era)).transpose()?;
+        let fresh: Given = batch.shed.into_iter().collect();
+        let retired = batch.begin_era.map(|era| self.begin(era, &fresh)).transpose()?;
         if !batch.entries.is_empty() {
             self.put_entries(batch.entries)?;
         }
+        // Only now: before what counts it is durable, nothing on disk may say that something was given up.
+        let sheds = fresh.iter().next().is_some();
+        self.given.extend(fresh.iter());
         if let Some(anchor) = &batch.anchor {
             self.slots.write(anchor)?;
             self.step("anchor");
@@ -280,19 +296,28 @@ impl Store {
             self.step("removed");
         }
         self.drop_eras(&batch.drop_eras)?;
-        self.give_up(&batch.shed)
+        if sheds {
+            self.give_up()?;
+        }
+        Ok(())
+    }
+
+    /// What happened since this was last asked that the log should tell.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     /// Records are given up: every folder that holds some is written anew without them. What counts them is durable by
     /// now. The era that is being written is left alone; sled would give nothing back.
-    fn give_up(&mut self, shed: &[Shed]) -> Result<(), StoreError> {
-        if shed.is_empty() {
-            return Ok(());
-        }
-        let fresh: BTreeSet<Shed> = shed.iter().copied().collect();
+    fn give_up(&mut self) -> Result<(), StoreError> {
         for (number, older) in &mut self.older {
-            if !self.damaged.contains(number) && older.holds_any(&fresh) {
-                older.without(&self.shed, &self.dropped)?;
+            if !self.damaged.contains(number) && older.holds_any(&self.given) {
+                match older.without(&self.given, &self.dropped)? {
+                    Rewritten::Done | Rewritten::Stays => {}
+                    Rewritten::Failed(error) => {
+                        self.events.push(Event::NotRewritten { era: *number, error: error.to_string() });
+                    }
+                }
             }
         }
         self.step("shed");
@@ -310,7 +335,7 @@ impl Store {
     }
 
     /// Begins an era, and copies into it what the folders hold that are to go. Says which these are.
-    fn begin(&mut self, era: EraId) -> Result<Vec<u64>, StoreError> {
+    fn begin(&mut self, era: EraId, fresh: &Given) -> Result<Vec<u64>, StoreError> {
         if let Some(writer) = self.current.take() {
             let (number, dir) = (writer.id.number, writer.close());
             self.older.insert(number, Older::open(dir, number));
@@ -318,31 +343,35 @@ impl Store {
         let dir = self.folder.join("eras").join(format!("{:020}", era.number));
         let mut writer = Writer::create(dir, era, self.cache_bytes)?;
         self.step("begun");
-        let retired = self.to_retire();
+        let retired = self.retiring(fresh);
         for number in &retired {
             let Some(older) = self.older.get_mut(number) else { continue };
-            copy_live(older, &self.dropped, &self.shed, &mut writer)?;
+            copy_live(older, &self.dropped, &self.given, &mut writer)?;
         }
         let somewhere = |era: &&EraId| self.older.values().any(|older| older.counts.contains_key(era));
         let dropped = self.dropped.iter().filter(somewhere).copied().map(Row::Dropped);
         let salvaged = self.salvaged.iter().copied().map(Row::Salvaged);
-        self.shed.retain(|shed| self.older.values().any(|older| older.counts.contains_key(&shed.era)));
-        let shed = self.shed.iter().copied().map(Row::Shed);
-        writer.put(dropped.chain(salvaged).chain(shed))?;
+        self.given.retain(|era| self.older.values().any(|older| older.counts.contains_key(era)));
+        writer.put(dropped.chain(salvaged).chain(self.given.iter().map(Row::Shed)))?;
         writer.sync()?;
         self.current = Some(writer);
         self.step("folded");
         Ok(retired)
     }
 
-    /// Damaged folders, small ones, and the smallest of too many.
-    fn to_retire(&self) -> Vec<u64> {
-        let mut by_size: Vec<(usize, u64)> =
-            self.older.values().map(|older| (older.live_rows(&self.dropped), older.number)).collect();
-        by_size.sort_unstable();
+    /// Damaged folders, small ones, and the smallest of too many. One that gives up `fresh` records in this very commit
+    /// goes with a later era: what counts them is not durable yet, so that a copy could not leave them out.
+    fn retiring(&mut self, fresh: &Given) -> Vec<u64> {
+        let (dropped, damaged) = (&self.dropped, &self.damaged);
         let spare = self.older.len().saturating_sub(FOLDERS_MAX);
+        let of = |older: &mut Older| {
+            let stays = !damaged.contains(&older.number) && older.holds_any(fresh);
+            (!stays).then(|| (older.live_rows(dropped), older.number))
+        };
+        let mut by_size: Vec<(usize, u64)> = self.older.values_mut().filter_map(of).collect();
+        by_size.sort_unstable();
         let goes = |(rank, (rows, number)): (usize, (usize, u64))| {
-            (rank < spare || rows <= FOLD_ROWS_MAX || self.damaged.contains(&number)).then_some(number)
+            (rank < spare || rows <= FOLD_ROWS_MAX || damaged.contains(&number)).then_some(number)
         };
         by_size.into_iter().enumerate().filter_map(goes).collect()
     }
@@ -436,8 +465,7 @@ impl Store {
         let mut rows = Vec::new();
         for index in (stored.first_index..).take(stored.count as usize) {
             let Some(Row::Entry(Entry::Record(record), _)) = self.get(EntryKey::Record(era, index))? else {
-                let shed = self.shed.iter().any(|shed| shed.era == era && shed.holds_segment(segment));
-                return Ok(shed.then_some(Loaded::Shed(header)));
+                return Ok(self.given.holds_segment(era, segment).then_some(Loaded::Shed(header)));
             };
             rows.push(record.bytes);
         }
@@ -535,12 +563,12 @@ fn read_eras(folder: &Folder, anchor: Option<&Anchor>) -> Result<Vec<Older>, Sto
 fn copy_live(
     older: &mut Older,
     dropped: &BTreeSet<EraId>,
-    shed: &BTreeSet<Shed>,
+    given: &Given,
     writer: &mut Writer,
 ) -> Result<(), StoreError> {
     let live: Vec<EraId> = older.counts.keys().copied().filter(|era| !dropped.contains(era)).collect();
     for era in live {
-        let places = older.staying(era, shed);
+        let places = older.staying(era, given);
         for places in places.chunks(COPY_ROWS) {
             writer.put(places.iter().filter_map(|place| older.row(*place)).map(Row::copied))?;
         }

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::era::{Older, Place};
+use super::given::Given;
 use super::row::{EntryKey, Key, Row};
-use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
+use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
 use crate::agent::room::{Content, SegmentPlace};
 use crate::agent::{Anchor, EraImage};
 use crate::ids::{EraId, Hash};
@@ -27,7 +28,7 @@ pub(super) struct Picture {
     /// Eras whose damage was reported before.
     pub(super) salvaged: BTreeSet<EraId>,
     /// Segments that have given up their records.
-    pub(super) shed: BTreeSet<Shed>,
+    pub(super) given: Given,
 }
 
 /// The rows of one era from all folders: number, folder, place in it; sorted, each number once.
@@ -42,7 +43,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
     let mut picture = Picture {
         dropped: folders.iter().flat_map(|folder| folder.dropped.iter().copied()).collect(),
         salvaged: folders.iter().flat_map(|folder| folder.salvaged.iter().copied()).collect(),
-        shed: folders.iter().flat_map(|folder| folder.shed.iter().copied()).collect(),
+        given: folders.iter().flat_map(|folder| folder.shed.iter().copied()).collect(),
         ..Picture::default()
     };
     let mut eras = merge(folders, &picture.dropped);
@@ -53,22 +54,22 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
     };
     for folder in folders.iter() {
         let home = home(folder, anchor);
-        let lost = lost_rows(folder, &eras, &picture);
+        let lost = lost_rows(folder, home, anchor, &eras, &picture);
         if known(&eras, &picture, &home) {
             // It has rows, or all that there is to say was said.
-        } else if lost.is_empty() && folder.unreadable.is_none() && never_used(home, anchor) {
+        } else if !lost.contains_key(&home) && folder.unreadable.is_none() && never_used(home, anchor) {
             match folder.live_rows(&picture.dropped) {
-                0 => drop(picture.empty.insert(folder.number)),
+                0 if lost.is_empty() => drop(picture.empty.insert(folder.number)),
                 // Rows that were copied here may be nowhere else any more. Its number is taken.
                 _ => begun.push(home),
             }
-            continue;
         } else {
             damage.entry(home).or_default().push("nothing of it can be read".into());
         }
-        if !lost.is_empty() && !picture.salvaged.contains(&home) {
-            damage.entry(home).or_default().push(lost.join(", "));
-            picture.damaged.insert(folder.number, lost.join(", "));
+        for (era, what) in lost.into_iter().filter(|(era, _)| !picture.salvaged.contains(era)) {
+            let what = what.join(", ");
+            picture.damaged.entry(folder.number).or_insert_with(|| what.clone());
+            damage.entry(era).or_default().push(what);
         }
         if let Some(error) = &folder.unreadable {
             picture.damaged.insert(folder.number, error.clone());
@@ -88,7 +89,7 @@ pub(super) fn picture(folders: &mut [Older], anchor: Option<&Anchor>) -> Picture
         match salvaged {
             // The agent has to know it for as long as some of it is left; its folder is in quarantine already.
             true => notes.push("it was found damaged at an earlier start".into()),
-            false => notes.extend(missing(*era, merged, folders, anchor, &picture.shed)),
+            false => notes.extend(missing(*era, merged, folders, anchor, &picture.given)),
         }
         let image = image(*era, merged, folders, anchor, notes);
         if let Some(damage) = image.damage.as_ref().filter(|_| !salvaged) {
@@ -142,67 +143,100 @@ pub(super) fn merge(folders: &mut [Older], dropped: &BTreeSet<EraId>) -> BTreeMa
     eras
 }
 
-/// Rows that a folder's broken frames say were there, and that are nowhere whole.
-fn lost_rows(folder: &Older, eras: &BTreeMap<EraId, Merged>, picture: &Picture) -> Vec<String> {
-    let dropped = &picture.dropped;
-    let shed = |era: &EraId, index| picture.shed.iter().any(|shed| shed.era == *era && shed.holds_record(index));
-    let whole = |rows: &[(u64, usize, Place)], number| rows.binary_search_by_key(&number, |(n, ..)| *n).is_ok();
-    let lost = folder.broken.iter().filter_map(|key| match key {
-        Some(Key::Entry(EntryKey::Record(era, index))) => {
-            let gone = dropped.contains(era) || shed(era, *index);
-            let found = gone || eras.get(era).is_some_and(|merged| whole(&merged.records, *index));
-            (!found).then(|| format!("record {era}/{index} is damaged"))
+/// Rows that a folder's broken frames say were there, and that are nowhere whole, by the era that has lost them: it may
+/// be an older one than the folder's own, of which rows were copied here, or closed here. Where nobody can say whose a row
+/// was, it may have been of any era that the folder holds.
+fn lost_rows(
+    folder: &Older,
+    home: EraId,
+    anchor: Option<&Anchor>,
+    eras: &BTreeMap<EraId, Merged>,
+    picture: &Picture,
+) -> BTreeMap<EraId, Vec<String>> {
+    let marked = |era: EraId| anchor.is_some_and(|anchor| anchor.marks().any(|mark| mark.era == era));
+    let here = || folder.counts.keys().copied().filter(|era| !picture.dropped.contains(era));
+    let mut lost = BTreeMap::<EraId, Vec<String>>::new();
+    for key in &folder.broken {
+        let (era, what) = match key {
+            Some(Key::Entry(entry)) if is_whole(*entry, eras, picture) => continue,
+            Some(Key::Entry(EntryKey::Record(era, index))) => (Some(*era), format!("record {era}/{index} is damaged")),
+            Some(Key::Entry(EntryKey::Segment(era, segment))) => {
+                (Some(*era), format!("segment {era}/{segment} is damaged"))
+            }
+            // Marks: what they said is said by the rows themselves, or by the gap that follows.
+            Some(Key::Begun(_) | Key::Dropped(_) | Key::Salvaged(_) | Key::Shed(..)) => continue,
+            None => (None, "an entry is damaged".into()),
+        };
+        // A number that is damaged itself must not make an era that never was.
+        let of = era.filter(|era| *era == home || eras.contains_key(era) || marked(*era));
+        let charged = match of {
+            Some(era) => vec![era],
+            None => here().chain([home]).collect(),
+        };
+        for era in charged {
+            let notes = lost.entry(era).or_default();
+            if notes.len() < NOTES_MAX {
+                notes.push(what.clone());
+            }
         }
-        Some(Key::Entry(EntryKey::Segment(era, segment))) => {
-            let found = dropped.contains(era) || eras.get(era).is_some_and(|merged| whole(&merged.segments, *segment));
-            (!found).then(|| format!("segment {era}/{segment} is damaged"))
+    }
+    lost
+}
+
+/// Whether a row is whole somewhere, or needs to be nowhere.
+fn is_whole(key: EntryKey, eras: &BTreeMap<EraId, Merged>, picture: &Picture) -> bool {
+    let (EntryKey::Record(era, _) | EntryKey::Segment(era, _)) = key;
+    let held = |rows: &[(u64, usize, Place)], number| rows.binary_search_by_key(&number, |(n, ..)| *n).is_ok();
+    picture.dropped.contains(&era)
+        || match key {
+            EntryKey::Record(era, index) => {
+                picture.given.holds_record(era, index)
+                    || eras.get(&era).is_some_and(|merged| held(&merged.records, index))
+            }
+            EntryKey::Segment(era, segment) => eras.get(&era).is_some_and(|merged| held(&merged.segments, segment)),
         }
-        // Marks: what they said is said by the rows themselves, or by the gap that follows.
-        Some(Key::Begun(_) | Key::Dropped(_) | Key::Salvaged(_) | Key::Shed(..)) => None,
-        None => Some("an entry is damaged".into()),
-    });
-    lost.take(NOTES_MAX).collect()
 }
 
 /// The most that is said about one era: the rest is like it.
 const NOTES_MAX: usize = 4;
 
 /// What is missing of an era that should be whole.
-fn missing(
-    era: EraId,
-    merged: &Merged,
-    folders: &[Older],
-    anchor: Option<&Anchor>,
-    shed: &BTreeSet<Shed>,
-) -> Vec<String> {
-    // In their order, as their segments are.
-    let given_up: Vec<(u64, u64)> = shed.iter().filter(|shed| shed.era == era).map(|shed| shed.records).collect();
-    let mut notes = holes("records", &merged.records, &given_up);
-    notes.extend(holes("segments", &merged.segments, &[]));
+fn missing(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>, given: &Given) -> Vec<String> {
+    let mut notes = holes("records", &merged.records, |index| given.past(era, index));
+    notes.extend(holes("segments", &merged.segments, |segment| segment));
     let last = merged.records.last().map_or(0, |(index, ..)| index.saturating_add(1));
-    let end = past(last, &given_up);
+    let end = given.past(era, last);
     let mark = anchor.and_then(|anchor| anchor.marks().find(|mark| mark.era == era));
     let anchored = mark.map_or(0, |mark| mark.next_index);
     if end < anchored {
         notes.push(format!("it ends before record {end}, the anchor has seen {anchored}"));
     }
-    let (_, closed_index, _) = closed(merged, folders);
+    let (segments, closed_index, _) = closed(merged, folders);
     if end < closed_index {
         notes.push(format!("it ends before record {end}, its segments before {closed_index}"));
+    }
+    // Closed again, records would be signed twice, and otherwise. An era that has ended is closed up to its end by the
+    // start that the anchor is of.
+    let open = anchor.filter(|anchor| anchor.era == Some(era));
+    let signed = if open.is_some() { 0 } else { anchored };
+    if closed_index < signed {
+        notes.push(format!("its segments end before record {closed_index}, the anchor has seen {signed} signed"));
+    }
+    let closed = open.map_or(0, |anchor| anchor.audit_key.closed);
+    if segments < closed {
+        notes.push(format!("it ends before segment {segments}, the anchor has seen {closed}"));
     }
     notes
 }
 
-/// The first number from this one on that is in none of the ranges, which are in order.
-fn past(number: u64, ranges: &[(u64, u64)]) -> u64 {
-    ranges.iter().fold(number, |number, (first, end)| if *first <= number { number.max(*end) } else { number })
-}
-
-fn holes(what: &str, rows: &[(u64, usize, Place)], given_up: &[(u64, u64)]) -> Vec<String> {
+/// Numbers that are missing before the last one. `past` skips what need not be there.
+fn holes(what: &str, rows: &[(u64, usize, Place)], past: impl Fn(u64) -> u64) -> Vec<String> {
     let mut expected = 0;
     let mut notes = Vec::new();
     for (number, ..) in rows {
-        expected = past(expected, given_up);
+        if *number > expected {
+            expected = past(expected);
+        }
         if *number > expected && notes.len() < NOTES_MAX {
             notes.push(format!("{what} {expected} to {} are missing", number - 1));
         }

@@ -13,11 +13,12 @@ use rustix::fs::{flock, FlockOperation};
 
 use super::era::{Older, Place, Reading};
 use super::folder::{list, read_bounded, FILE_BYTES_MAX};
+use super::given::Given;
 use super::pages::{fill, Pages};
 use super::peek::newest;
 use super::recover::{closed, merge, record, segment, Merged};
 use super::StoreError;
-use crate::agent::effects::{Shed, StateFile};
+use crate::agent::effects::StateFile;
 use crate::agent::request::trail::{EraReply, TrailAsk, TrailReply};
 use crate::agent::Anchor;
 use crate::ids::EraId;
@@ -45,6 +46,8 @@ pub struct Survey {
     /// Eras of which every record is acknowledged: their rows are no longer told.
     pub released: BTreeSet<EraId>,
     opened: Vec<Older>,
+    /// What was given up for want of room.
+    given: Given,
     eras: BTreeMap<EraId, Merged>,
 }
 
@@ -134,8 +137,9 @@ impl Survey {
             }
         }
         let released: BTreeSet<EraId> = opened.iter().flat_map(|folder| folder.dropped.iter().copied()).collect();
+        let given = opened.iter().flat_map(|folder| folder.shed.iter().copied()).collect();
         let eras = merge(&mut opened, &released);
-        Ok(Self { anchor, bundle, audit_key, notes, folders, released, opened, eras })
+        Ok(Self { anchor, bundle, audit_key, notes, folders, released, opened, given, eras })
     }
 
     /// The eras that something can be read of, or that the anchor knows, oldest first.
@@ -151,7 +155,7 @@ impl Survey {
             let end = next.max(closed).max(marks.get(&era).copied().unwrap_or_default());
             let (mut lost, mut expected) = (Vec::new(), 0);
             // What was given up is told in gap records, and is no damage.
-            let given_up = self.shed_of(era).map(|shed| shed.records);
+            let given_up = self.given.of(era).iter().map(|shed| shed.records);
             let held = merged.records.iter().map(|(index, ..)| (*index, index.saturating_add(1)));
             let mut known: Vec<(u64, u64)> = held.chain(given_up).collect();
             known.sort_unstable();
@@ -164,11 +168,6 @@ impl Survey {
             EraNote { era, records: merged.records.len() as u64, segments: merged.segments.len() as u64, lost, next }
         };
         known.into_iter().filter(|era| !self.released.contains(era)).map(note).collect()
-    }
-
-    /// What of an era was given up for want of room.
-    fn shed_of(&self, era: EraId) -> impl Iterator<Item = &Shed> {
-        self.opened.iter().flat_map(|folder| &folder.shed).filter(move |shed| shed.era == era)
     }
 
     /// How far each era goes, as a page of the trail has it.
@@ -217,8 +216,7 @@ impl Survey {
         let mut rows = Vec::new();
         for index in (stored.first_index..).take(stored.count as usize) {
             let Some(bytes) = self.record_bytes(era, index) else {
-                let shed = self.shed_of(era).any(|shed| shed.holds_segment(number));
-                return shed.then_some(Loaded::Shed(header));
+                return self.given.holds_segment(era, number).then_some(Loaded::Shed(header));
             };
             rows.push(bytes);
         }

@@ -14,6 +14,7 @@ use crate::time::Timestamp;
 use crate::wire::audit::segment::{grow, SegmentHeader};
 use crate::wire::audit::{extend, genesis, Event, Evidence, Record};
 
+mod loss;
 mod shed;
 
 const SEGMENT_RECORDS: u32 = 4;
@@ -58,13 +59,15 @@ impl Writing {
         entries
     }
 
+    /// Closes what is open, full or not.
     fn close(&mut self) -> Entry {
+        let count = self.open.len() as u32;
         let header = SegmentHeader {
             device: "gw-07".parse().unwrap(),
             era: self.era,
             segment: self.segments,
-            first_index: self.next_index - u64::from(SEGMENT_RECORDS),
-            count: SEGMENT_RECORDS,
+            first_index: self.next_index - u64::from(count),
+            count,
             previous: self.previous,
             root: grow(&self.open).1,
             closed_at: Timestamp(1),

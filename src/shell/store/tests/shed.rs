@@ -1,7 +1,9 @@
 //! Records that are given up for want of room, and power that goes meanwhile.
 
 use super::*;
+use crate::agent::effects::Shed;
 use crate::agent::room::Class;
+use crate::shell::store::Event as Found;
 
 /// An era of so many records in its own folder, and a store that has begun another one.
 fn two_eras(dir: &Path, records: usize) -> (Store, Writing, Writing) {
@@ -125,7 +127,25 @@ fn a_power_cut_between_any_two_steps_loses_nothing_that_stays() {
             assert!(recovered.eras.iter().all(|image| image.damage.is_none()), "{context}: {:?}", recovered.eras);
             let without = check_segments(&mut store, &first, &shed, &context);
             assert!(without.is_empty() || without == shed_of(&shed), "{context}: {without:?}");
+            // Nothing was given up but what a record counts, by a start that gives up nothing too.
+            let told = recovered.eras.iter().filter(|image| image.id == second.era);
+            let told = told.flat_map(|image| &image.records).any(|record| record.index + 1 == second.next_index);
+            assert!(told || without.is_empty(), "{context}: {without:?} are gone and nothing counts them");
+            drop(store);
+            let beside = cuts.join(format!("{cut}, started"));
+            copy_dir(&cuts.join(&cut), &beside);
+            let (mut store, _) = Store::open(&beside, &limits()).unwrap();
+            for number in 7..9 {
+                begin(&mut store, &mut Writing::start(number, 80 + number), Vec::new());
+                let without = check_segments(&mut store, &first, &shed, &context);
+                assert!(
+                    told || without.is_empty(),
+                    "{context}: {without:?} go with era {number}, and nothing counts them"
+                );
+            }
+            drop(store);
             // It goes on: the same may be given up again.
+            let (mut store, _) = Store::open(&cuts.join(&cut), &limits()).unwrap();
             let mut third = Writing::start(9, 100);
             begin(&mut store, &mut third, shed.clone());
             assert_eq!(check_segments(&mut store, &first, &shed, &context), shed_of(&shed), "{context}");
@@ -165,4 +185,80 @@ fn where_something_that_stays_cannot_be_read_nothing_is_written_anew() {
     assert_eq!(fs::read(&db).unwrap().len(), bytes.len());
     assert!(store.load(first.era, 50).unwrap().is_some_and(|loaded| loaded.whole().is_some()));
     assert_eq!(store.load(first.era, 1).unwrap(), None);
+}
+
+/// There is no room for a folder's new file: what the commit is for goes on, and the folder stays as it was.
+#[test]
+fn a_folder_that_cannot_be_written_anew_stays_and_fails_no_commit() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut store, first, mut second) = two_eras(temp.path(), 800);
+    begin(&mut store, &mut second, Vec::new());
+    let (db, new) = ("eras/00000000000000000001/db", "eras/00000000000000000001/.db.tmp");
+    let (db, new) = (temp.path().join(db), temp.path().join(new));
+    let before = fs::read(&db).unwrap();
+    // Whatever is written there is refused.
+    fs::create_dir(&new).unwrap();
+    let shed = [range(&first, (3, 90)), range(&first, (120, 140)), range(&first, (150, 199))];
+    for shed in &shed[..2] {
+        store.commit(Batch { entries: second.records(3), shed: vec![*shed], ..Batch::default() }).unwrap();
+        let events = store.take_events();
+        assert!(matches!(&events[..], [Found::NotRewritten { era: 1, .. }]), "{events:?}");
+        assert_eq!(fs::read(&db).unwrap(), before);
+        assert_eq!(check_segments(&mut store, &first, &[], "refused"), BTreeSet::new());
+    }
+    // There is room again, and more gives way: so does what should have.
+    fs::remove_dir(&new).unwrap();
+    store.commit(Batch { shed: vec![shed[2]], ..Batch::default() }).unwrap();
+    assert_eq!((store.take_events(), new.exists()), (vec![], false));
+    assert_eq!(check_segments(&mut store, &first, &shed, "with room"), shed_of(&shed));
+    drop(store);
+    let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
+    assert_eq!(recovered.events, []);
+    assert_eq!(check_segments(&mut store, &first, &shed, "after a start"), shed_of(&shed));
+}
+
+/// Steps grow with the runs, not with their square: that would take this test from seconds to an hour.
+#[test]
+fn very_many_short_runs_give_way() {
+    const RUNS: u64 = 20_000;
+    let temp = tempfile::tempdir().unwrap();
+    drop(Store::open(temp.path(), &limits()).unwrap());
+    // Segments of one record each, in a plain file of frames. What they say is the same: nobody reads it here.
+    let mut first = Writing::start(1, 0);
+    let (Some(Entry::Record(record)), Entry::Segment(segment)) = (first.records(1).pop(), first.close()) else {
+        panic!("no record and its segment")
+    };
+    let copied = |entry| row::Row::Entry(entry, row::Commit::COPIED);
+    let rows = (0..2 * RUNS).flat_map(|index| {
+        let segment = StoredSegment { segment: index, first_index: index, ..segment.clone() };
+        [Entry::Record(StoredRecord { index, ..record.clone() }), Entry::Segment(segment)].map(copied)
+    });
+    let frames = [row::Row::Begun(first.era)].into_iter().chain(rows).flat_map(|row| row.to_frame());
+    let dir = temp.path().join("eras/00000000000000000001");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("db"), frames.collect::<Vec<u8>>()).unwrap();
+
+    let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
+    assert_eq!(recovered.eras[0].segments, 2 * RUNS);
+    let mut second = Writing::start(2, 0);
+    begin(&mut store, &mut second, Vec::new());
+    let every_other = (0..RUNS).map(|run| (2 * run, 2 * run + 1));
+    let shed = every_other.map(|at| Shed { era: first.era, segments: at, records: at }).collect();
+    store.commit(Batch { shed, ..Batch::default() }).unwrap();
+    let check = |store: &mut Store, context: &str| {
+        assert_eq!(store.older[&1].counts[&first.era] as u64, 3 * RUNS, "{context}");
+        for segment in 0..2 * RUNS {
+            let given = store.given.holds_segment(first.era, segment);
+            assert_eq!(given, segment % 2 == 0, "{context}: {segment}");
+        }
+        let loaded = store.load(first.era, RUNS).unwrap();
+        assert!(matches!(loaded, Some(Loaded::Shed(_))), "{context}: {loaded:?}");
+    };
+    check(&mut store, "at once");
+    drop(store);
+    let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
+    assert_eq!((recovered.events, recovered.eras[0].damage.clone()), (vec![], None));
+    check(&mut store, "after a start");
+    let survey = Survey::look(temp.path()).unwrap();
+    assert_eq!(survey.eras()[0].lost, []);
 }

@@ -30,6 +30,8 @@ pub enum Mutant {
     CollectorAcksFirst = 10,
     /// Denials that were counted are forgotten when an era ends.
     CountLostAtRoll = 11,
+    /// What counts stood for that are given up for want of room is said nowhere.
+    CountsShedUntold = 61,
     /// A use is charged in memory, and written down with the next anchor only.
     CounterAfterAction = 12,
     /// A token whose bucket was dropped is judged by the clock alone.
@@ -50,6 +52,8 @@ pub enum Mutant {
     EmergencyOutlives = 20,
     /// An emergency rule on the device wipes its grants.
     EmergencyWipes = 21,
+    /// An era that begins because the last had grown long does not say where that one ended.
+    EndUnnamed = 62,
     /// A second head of a position that is held is taken for the first.
     EquivocationUnnoticed = 22,
     /// A start goes on under the number of the era before.
@@ -132,7 +136,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 62] = [
         Self::AckByAnyKey,
         Self::AllowCounted,
         Self::AllowShed,
@@ -144,6 +148,7 @@ impl Mutant {
         Self::ChildResetsBudget,
         Self::CollectorAcksFirst,
         Self::CountLostAtRoll,
+        Self::CountsShedUntold,
         Self::CounterAfterAction,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
@@ -154,6 +159,7 @@ impl Mutant {
         Self::EmergencyNotWritten,
         Self::EmergencyOutlives,
         Self::EmergencyWipes,
+        Self::EndUnnamed,
         Self::EquivocationUnnoticed,
         Self::EraNotBumped,
         Self::FeedPositionLowered,

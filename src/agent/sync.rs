@@ -773,7 +773,7 @@ impl Agent {
         for (first, end) in untold {
             let detail = format!("records {first} to {} are lost: counted in a gap record", end - 1);
             effects.outgoing.logs.push(LogEvent::StoreRecovered { era: hole.era.number, detail });
-            let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged };
+            let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged, repeated: 0 };
             self.write(Event::Gap(gap), Vec::new(), now, effects);
         }
         self.send_segment(hole.era, hole.from.segment, Loaded::Whole(upload), now, effects);

@@ -745,6 +745,7 @@ impl<'r> Columns<'r> {
             // Owner and task are those of the denial that it counts.
             Event::Repeated(repeated) => Self { allow: Some(false), same: Some(repeated.of), ..plain("repeated") },
             Event::Alive(_) => plain("alive"),
+            Event::Ended(_) => plain("ended"),
         }
     }
 }

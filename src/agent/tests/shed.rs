@@ -127,7 +127,7 @@ fn denials_give_way_to_newer_ones_and_allows_never_do() {
         .collect();
     let gaps: BTreeSet<(EraId, u64, u64)> = (stored.iter())
         .filter_map(|(_, record)| match &record.event {
-            Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota }) => Some((*era, *first, *end)),
+            Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota, .. }) => Some((*era, *first, *end)),
             _ => None,
         })
         .collect();
@@ -183,7 +183,7 @@ fn denied(rig: &mut Rig, resource: &str) -> (u64, u64) {
 #[test]
 fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
     let mut rig = small();
-    let mut named = BTreeSet::new();
+    let (mut named, mut answered) = (BTreeSet::new(), 0);
     for round in 0..200 {
         for number in 0..20 {
             named.insert(denied(&mut rig, &format!("modbus/r{round}-{number}")));
@@ -192,6 +192,7 @@ fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
         for _ in 0..12 {
             named.insert(denied(&mut rig, "modbus/same"));
         }
+        answered += 32;
         look_at_disk(&mut rig);
     }
     let gone = given_up(&rig);
@@ -207,6 +208,12 @@ fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
     let (report, collected) = report(&rig);
     assert_eq!((report.problems, report.missing), (Vec::<String>::new(), 0));
     assert!(report.repeated > 0, "some were counted");
+    assert!(report.repeated_lost > 0, "some counts were given up");
+    assert_eq!(
+        named.len() as u64 + report.repeated + report.repeated_lost,
+        answered,
+        "and told with what they counted"
+    );
     let denials: BTreeSet<(u64, u64)> = (collected.iter())
         .filter(|(_, record)| matches!(&record.event, Event::Decision(decision) if !decision.allow))
         .map(|(era, record)| (era.number, record.index))

@@ -779,7 +779,7 @@ mod tests {
         let text = export(&[&first, &gone, &third]);
         assert!(report(&text).has_gaps(), "nobody counts what is lost");
         assert!(text.contains(r#""kind":"lost""#));
-        let counted = Gap { era: ERA, first: 2, end: Some(5), cause: GapCause::Damaged };
+        let counted = Gap { era: ERA, first: 2, end: Some(5), cause: GapCause::Damaged, repeated: 0 };
         let counted = segment(EraId { number: 2, salt: 1 }, None, &[Event::Gap(counted)]);
         let report = report(&export(&[&first, &gone, &third, &counted]));
         let device = report.devices.values().next().unwrap();

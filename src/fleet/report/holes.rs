@@ -19,6 +19,8 @@ pub struct Holes {
     pub counted: Vec<Counted>,
     /// What later records prove to exist, and neither arrived nor is counted.
     pub missing: Vec<Missing>,
+    /// Era numbers of which nothing is here or said.
+    pub unheard: Vec<Unheard>,
     /// What a damaged disk has left of segments.
     pub salvaged: Vec<Salvaged>,
     /// Decisions whose credential only a lost record names.
@@ -53,10 +55,19 @@ pub struct Missing {
     pub arrived: Arrived,
 }
 
+/// Numbers of eras in a row of which nothing arrived, and of which nothing says that they ended, were lost, or held nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unheard {
+    /// The first.
+    pub first: u64,
+    /// The first after them.
+    pub end: u64,
+}
+
 /// What there is of an era.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrived {
-    /// Nothing: a later start names it, and it never came.
+    /// Nothing: the era after it names it, and it never came.
     Nothing,
     /// Other records of it.
     APart,

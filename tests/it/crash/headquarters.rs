@@ -110,7 +110,7 @@ fn verdict(record: &Record) -> Option<bool> {
 /// What a record counts as lost, if it is a gap's.
 fn gap(record: &Record) -> Option<(u64, u64, Option<u64>)> {
     match &record.event {
-        Event::Gap(Gap { era, first, end, cause }) if *cause != GapCause::Quota => Some((era.number, *first, *end)),
+        Event::Gap(Gap { era, first, end, cause, .. }) if *cause != GapCause::Quota => Some((era.number, *first, *end)),
         _ => None,
     }
 }
@@ -118,7 +118,7 @@ fn gap(record: &Record) -> Option<(u64, u64, Option<u64>)> {
 /// What a record counts as given up, if it does.
 fn given_up(record: &Record) -> Option<(u64, u64, u64)> {
     match &record.event {
-        Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota }) => Some((era.number, *first, *end)),
+        Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota, .. }) => Some((era.number, *first, *end)),
         _ => None,
     }
 }

@@ -20,7 +20,7 @@ use crate::cli::client::age;
 use crate::cli::fleet::{file_failure, now, Session};
 use crate::cli::output::show;
 use crate::cli::{Exit, Failure};
-use crate::fleet::report::holes::{Arrived, Counted, Holes, Marked, Missing, Salvaged};
+use crate::fleet::report::holes::{Arrived, Counted, Holes, Marked, Missing, Salvaged, Unheard};
 use crate::fleet::report::DeviceReport;
 use crate::fleet::silence::{silences, Silence};
 use crate::ids::{DeviceId, EraId};
@@ -109,12 +109,12 @@ fn arrived_name(arrived: Arrived) -> &'static str {
 }
 
 fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
-    let Holes { counted, missing, salvaged, unattributed, marked, left_out } = &told.report.holes;
+    let Holes { counted, missing, unheard, salvaged, unattributed, marked, left_out } = &told.report.holes;
     let count = |Counted { id, floor, gap }: &Counted| {
         json!({
             "id": id, "floor": floor.to_string(), "era": gap.era.number, "salt": salt_text(gap.era),
             "first": gap.first, "end": gap.end, "count": gap.end.map(|end| end.saturating_sub(gap.first)),
-            "cause": cause_name(gap.cause),
+            "cause": cause_name(gap.cause), "repeated": gap.repeated,
         })
     };
     let gone = |Missing { era, first, end, arrived }: &Missing| {
@@ -149,6 +149,7 @@ fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
         "id": device,
         "gaps": counted.iter().map(count).collect::<Vec<_>>(),
         "missing": missing.iter().map(gone).collect::<Vec<_>>(),
+        "unheard": unheard.iter().map(|Unheard { first, end }| json!({"first": first, "end": end})).collect::<Vec<_>>(),
         "salvaged": salvaged.iter().map(left).collect::<Vec<_>>(),
         "unattributed": unattributed,
         "marked": marked.iter().map(odd).collect::<Vec<_>>(),
@@ -176,7 +177,7 @@ fn era_words(era: EraId) -> String {
 }
 
 fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
-    let Holes { counted, missing, salvaged, unattributed, marked, left_out } = &told.report.holes;
+    let Holes { counted, missing, unheard, salvaged, unattributed, marked, left_out } = &told.report.holes;
     let mut rows: Vec<String> = Vec::new();
     rows.extend(told.report.problems.iter().map(|problem| format!("WRONG {problem}")));
     rows.extend(told.forks.iter().map(|(Found { fork, proof }, file)| {
@@ -191,16 +192,27 @@ fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
     }));
     rows.extend(counted.iter().map(|Counted { id, floor, gap }| {
         let which = gap.end.map_or_else(|| format!("records from {} on", gap.first), |end| records(gap.first, end));
-        format!("gap {}: {which}, since {}; signed as {id}, {floor}", era_words(gap.era), cause_words(gap.cause))
+        let more = match gap.repeated {
+            0 => String::new(),
+            more => format!(", and with them the counts of {more} denials that had none"),
+        };
+        format!("gap {}: {which}{more}, since {}; signed as {id}, {floor}", era_words(gap.era), cause_words(gap.cause))
     }));
     rows.extend(missing.iter().map(|Missing { era, first, end, arrived }| {
         let which = records(*first, *end);
         match arrived {
             Arrived::Nothing => {
-                format!("missing {}: it never came; a later start says that it had {which}", era_words(*era))
+                format!("missing {}: it never came; the era after it says that it had {which}", era_words(*era))
             }
             Arrived::APart => format!("missing {}: {which}, which later records prove to exist", era_words(*era)),
         }
+    }));
+    rows.extend(unheard.iter().map(|Unheard { first, end }| {
+        let which = match end.saturating_sub(1) {
+            last if last == *first => format!("era {first}"),
+            last => format!("eras {first} to {last}"),
+        };
+        format!("unheard of {which}: nothing of it is here, and nothing says what it held")
     }));
     rows.extend(salvaged.iter().map(|Salvaged { era, segment, next_segment, lost }| {
         let lost: Vec<String> = lost.iter().map(|(first, end)| records(*first, *end)).collect();

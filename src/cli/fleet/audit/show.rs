@@ -123,6 +123,7 @@ fn describe(id: &RecordName, checked: &Checked, record: &Record, named: Option<&
     match &record.event {
         Event::Decision(decision) => decided(&mut text, &row, decision, named),
         Event::Alive(_)
+        | Event::Ended(_)
         | Event::Gap(_)
         | Event::Grant(_)
         | Event::Mode(_)
@@ -272,7 +273,7 @@ fn unknown(id: &RecordName, reached: &BTreeMap<EraId, Reach>, device: &DeviceRep
         let last = missing.end - 1;
         return plain(match missing.arrived {
             Arrived::Nothing => {
-                format!("era {} never came: a later start says that it ended with record {last}, and no gap record counts it", id.era)
+                format!("era {} never came: the era after it says that it ended with record {last}, and no gap record counts it", id.era)
             }
             Arrived::APart => {
                 format!("{id} is missing: records {} to {last} are known to exist, never came, and no gap record counts them", missing.first)

@@ -630,9 +630,6 @@ impl Trail {
         }
         let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(Acknowledged::Nothing) };
         if ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole {
-            // It has all that is here of it, or has it otherwise: what is sent of it again only stands in the way.
-            outbox.acked = outbox.closed;
-            self.in_flight.retain(|(era, _), _| *era != ack.era);
             return Err(*ack);
         }
         let answer = match ack.next_segment.checked_sub(outbox.acked.segment) {
@@ -647,6 +644,15 @@ impl Trail {
             batch.drop_eras.push(ack.era);
         }
         Ok(answer)
+    }
+
+    /// The collector answered a segment of an era by saying that it holds the era further than it was ever closed here: on
+    /// this very branch, so that it has all that is here of it.
+    pub fn surpassed(&mut self, era: EraId) {
+        if let Some(outbox) = self.outbox.get_mut(&era) {
+            outbox.acked = outbox.closed;
+            self.in_flight.retain(|(of, _), _| *of != era);
+        }
     }
 
     /// The collector has lost what it had: it is sent again from where it stands now. What is not here any more either is

@@ -272,6 +272,7 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "shed": device.shed,
             "unannounced": device.unannounced,
             "forks": device.forks,
+            "aside": device.aside,
             "first": device.first,
             "last": device.last,
             "heard": device.heard.map(|heard| heard.to_string()),
@@ -296,6 +297,7 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
             device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
         );
         let marked = [
+            (device.aside, "records of other branches of eras that forked, set aside: `hardtack fleet audit gaps`"),
             (device.unsigned, "records that no signature covers yet: they prove nothing"),
             (
                 device.given_back,

@@ -11,7 +11,7 @@ pub mod lineage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use holes::{list, Arrived, Counted, Holes, Marked, Missing, Salvaged, Unheard};
+use holes::{list, Arrived, Aside, Counted, Holes, Marked, Missing, Salvaged, Unheard};
 
 use super::book::{Book, Device, Segment};
 use crate::agent::salvage::Boundary;
@@ -51,6 +51,8 @@ pub struct DeviceReport {
     pub unannounced: u64,
     /// Proofs that its chain forked.
     pub forks: u64,
+    /// Records of other branches of its eras than those that arrived first: they are set aside, and not among the records.
+    pub aside: u64,
     /// The first record's name.
     pub first: Option<String>,
     /// The last record's name.
@@ -240,6 +242,17 @@ impl Verifier {
         let mut verifier = Self::by(Signers::of(book));
         for fork in book.forks() {
             verifier.report.devices.entry(fork.device.clone()).or_default().forks += 1;
+        }
+        for forked in book.branched() {
+            let report = verifier.report.devices.entry(forked.device.clone()).or_default();
+            for branch in &forked.branches {
+                report.aside = report.aside.saturating_add(branch.records);
+                let segments = (branch.from, branch.ack.next_segment);
+                let indexes = (branch.first_index, branch.ack.next_index);
+                let (era, records, at) = (forked.era, branch.records, branch.at);
+                let Holes { aside, left_out, .. } = &mut report.holes;
+                list(aside, left_out, Aside { era, segments, indexes, records, at });
+            }
         }
         verifier
     }
@@ -718,6 +731,7 @@ mod tests {
             header: upload.header.to_bytes(),
             leaves: upload.leaves.clone(),
             at: at(1),
+            read: None,
         }
     }
 

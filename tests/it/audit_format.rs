@@ -376,6 +376,7 @@ pub(crate) fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segm
         header: header.to_bytes(),
         leaves: leaves.to_vec(),
         at: Timestamp(NOW),
+        read: None,
     }
 }
 

@@ -96,6 +96,7 @@ fn report(rig: &Rig) -> (DeviceReport, Vec<(EraId, Record)>) {
             header: upload.header.to_bytes(),
             leaves: upload.leaves,
             at: Timestamp(0),
+            read: None,
         };
         segments.entry((segment.era, segment.segment)).or_insert(segment);
     }

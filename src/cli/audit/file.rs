@@ -550,6 +550,7 @@ fn check_lines(verifier: &mut Verifier, lines: &[Told], verdict: &mut Verdict) {
         header: signed.clone(),
         leaves,
         at: Timestamp(0),
+        read: None,
     };
     // What is wrong with it stands in the verifier's report.
     let Some(Checked { header, records, .. }) = verifier.segment(stored) else { return };
@@ -735,6 +736,7 @@ mod tests {
             header: signed.to_bytes(),
             leaves,
             at: Timestamp(0),
+            read: None,
         }
     }
 

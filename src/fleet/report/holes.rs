@@ -27,6 +27,8 @@ pub struct Holes {
     pub unattributed: Vec<String>,
     /// Segments that a later start closed, and eras that began with a key that nothing announced.
     pub marked: Vec<Marked>,
+    /// Branches of eras beside the ones that arrived first.
+    pub aside: Vec<Aside>,
     /// What no list had room for.
     pub left_out: u64,
 }
@@ -84,6 +86,21 @@ pub struct Salvaged {
     pub next_segment: u64,
     /// The lost records: each range's first, and the first after it.
     pub lost: Vec<(u64, u64)>,
+}
+
+/// A branch of an era beside the one that arrived first. Which of them is the device's own nobody can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Aside {
+    /// The era.
+    pub era: EraId,
+    /// Its segments: the first, and the first after them.
+    pub segments: (u64, u64),
+    /// Its record numbers, likewise.
+    pub indexes: (u64, u64),
+    /// Records of it that are here.
+    pub records: u64,
+    /// When it began to arrive.
+    pub at: Timestamp,
 }
 
 /// A segment that was signed with another key than was to sign there.

@@ -230,6 +230,7 @@ fn decisions(device: &str, segment: u64, first_index: u64, credentials: &[Creden
         header: signed.to_bytes(),
         leaves,
         at: at(2),
+        read: None,
     }))
 }
 

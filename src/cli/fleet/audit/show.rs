@@ -94,6 +94,10 @@ pub(super) fn one(args: &ShowArgs, session: &Session) -> Result<Exit, Failure> {
     for fork in &forks {
         let _ = writeln!(text, "FORKED          {}", fork["what"].as_str().unwrap_or_default());
     }
+    for aside in device.holes.aside.iter().filter(|aside| aside.era.number == era.number) {
+        let (first, last) = (aside.indexes.0, aside.indexes.1.saturating_sub(1));
+        let _ = writeln!(text, "set aside       another branch of this era: records {first} to {last}");
+    }
     if !device.problems.is_empty() {
         let _ = writeln!(
             text,
@@ -261,6 +265,14 @@ fn unknown(id: &RecordName, reached: &BTreeMap<EraId, Reach>, device: &DeviceRep
         let what = format!("{id} is lost: {by} counts record {} to {end} as gone, since {}", gap.first, {
             cause_words(gap.cause)
         });
+        return plain(what);
+    }
+    let beside =
+        device.holes.aside.iter().find(|aside| of(aside.era) && covers(aside.indexes.0, Some(aside.indexes.1)));
+    if let Some(aside) = beside {
+        let (first, last) = (aside.indexes.0, aside.indexes.1.saturating_sub(1));
+        let what =
+            format!("{id} is in no trail: records {first} to {last} of its era are of another branch, set aside");
         return plain(what);
     }
     let lost = reached.values().flat_map(|reach| &reach.lost).find(|(first, end)| covers(*first, Some(*end)));

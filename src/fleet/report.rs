@@ -480,7 +480,8 @@ impl Verifier {
 
     fn end_chain(&mut self) {
         if let Some(Chain { device, era, next_index, head, lost, shed, made, said, signer, .. }) = self.chain.take() {
-            let open = !(said.denials.is_empty() && shed.is_empty()) && !said.over;
+            let silent = said.denials.is_empty() && shed.is_empty();
+            let open = !silent && !said.over;
             let torn = !lost.is_empty();
             self.past = Some(Past { device: device.clone(), era, open, torn });
             let identity = signer.map(|signer| signer.identity);
@@ -973,9 +974,10 @@ mod tests {
         let named = Event::Ended(EraEnd { era: ERA, next_index: 2, head: Hash::ZERO });
         let shed = |upload: &Upload| Upload { leaves: Vec::new(), ..upload.clone() };
         let torn = |upload: &Upload| salvaged(&device_keys(1), upload, 1..2);
-        assert_eq!([of(&Upload::clone, &[start()]), of(&Upload::clone, &[named.clone()])], [0, 0], "no denials");
-        assert_eq!([of(&shed, &[start()]), of(&shed, &[named.clone()])], [1, 0], "it may have had denials");
-        assert_eq!([of(&torn, &[start()]), of(&torn, &[named])], [1, 1], "counts may have been among what is lost");
+        let named = [named];
+        assert_eq!([of(&Upload::clone, &[start()]), of(&Upload::clone, &named)], [0, 0], "no denials");
+        assert_eq!([of(&shed, &[start()]), of(&shed, &named)], [1, 0], "it may have had denials");
+        assert_eq!([of(&torn, &[start()]), of(&torn, &named)], [1, 1], "counts may have been among what is lost");
     }
 
     #[test]

@@ -299,8 +299,8 @@ fn clone_story(
     let forks = shown["forks"].as_u64().unwrap_or(0);
     story.expect(
         "The collector keeps both trails, and what proves that there are two",
-        "a fork",
-        format!("{forks} forks"),
+        "1 proved, or more",
+        format!("{forks} proved"),
         delivered && forks > 0,
     );
     if let Some(agent) = clone.agent.take() {

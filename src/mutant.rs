@@ -32,111 +32,115 @@ pub enum Mutant {
     CountLostAtRoll = 11,
     /// A use is charged in memory, and written down with the next anchor only.
     CounterAfterAction = 12,
+    /// What counts stood for that are given up for want of room is said nowhere.
+    CountsShedUntold = 13,
     /// A token whose bucket was dropped is judged by the clock alone.
-    DroppedForgotten = 13,
+    DroppedForgotten = 14,
     /// A head is believed whoever signed it.
-    DroppedKeyAccepted = 14,
+    DroppedKeyAccepted = 15,
     /// A segment that comes a second time is stored a second time.
-    DuplicateStored = 15,
+    DuplicateStored = 16,
     /// An emergency statement of a lower counter is taken.
-    EmergencyCounterLowered = 16,
+    EmergencyCounterLowered = 17,
     /// A rule of an emergency key is dropped beside one with as late a signed end, though that was first seen before it.
-    EmergencyCoveredBriefly = 17,
+    EmergencyCoveredBriefly = 18,
     /// An emergency statement is taken whose rules live for longer than they may.
-    EmergencyLifeUnchecked = 18,
+    EmergencyLifeUnchecked = 19,
     /// An emergency statement lifts the rules that it leaves out.
-    EmergencyLiftsLeftOut = 19,
+    EmergencyLiftsLeftOut = 20,
     /// An emergency statement is acted on, and not written down.
-    EmergencyNotWritten = 20,
+    EmergencyNotWritten = 21,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
-    EmergencyOutlives = 21,
+    EmergencyOutlives = 22,
     /// An emergency rule on the device wipes its grants.
-    EmergencyWipes = 22,
+    EmergencyWipes = 23,
+    /// An era that begins because the last had grown long does not say where that one ended.
+    EndUnnamed = 24,
     /// A second head of a position that is held is taken for the first.
-    EquivocationUnnoticed = 23,
+    EquivocationUnnoticed = 25,
     /// A start goes on under the number of the era before.
-    EraNotBumped = 24,
+    EraNotBumped = 26,
     /// An older head is taken as if it were new.
-    FeedPositionLowered = 25,
+    FeedPositionLowered = 27,
     /// A revocation that belongs to every feed is filed into the first alone.
-    FirstFeedAlone = 26,
+    FirstFeedAlone = 28,
     /// A start forgets the floor.
-    FloorNotPersisted = 27,
+    FloorNotPersisted = 29,
     /// A position counts as reached though additions before it are missing.
-    GapCountedComplete = 28,
+    GapCountedComplete = 30,
     /// Additions wait until those before them are here.
-    GapIgnored = 29,
+    GapIgnored = 31,
     /// The gap record of what was given up leaves out the last of it.
-    GapTooShort = 30,
+    GapTooShort = 32,
     /// The system clock makes decisions more lenient too.
-    HintBelieved = 31,
+    HintBelieved = 33,
     /// An allow is given however long its record took. Slept through, it outlives its token.
-    LateAllowGiven = 32,
+    LateAllowGiven = 34,
     /// What a boot is charged counts as powered-on time in which a rule of an emergency key was obeyed.
-    LeaseEndsEmergency = 33,
+    LeaseEndsEmergency = 35,
     /// A boot is not charged what was leased.
-    LeaseNotCharged = 34,
+    LeaseNotCharged = 36,
     /// A start that finds records gone says nothing of them.
-    LossUntold = 35,
+    LossUntold = 37,
     /// A device that a trust bundle moves forgets what its old feed revoked.
-    MovedForgets = 36,
+    MovedForgets = 38,
     /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
-    MovedNotFiled = 37,
+    MovedNotFiled = 39,
     /// A decision refers to the newest record that names a credential, whichever that is.
-    NamedByAnother = 38,
+    NamedByAnother = 40,
     /// What does not fit into one head is forgotten once that head is signed.
-    PendingDropped = 39,
+    PendingDropped = 41,
     /// A step of the ladder is taken from any place.
-    PlaceNotChecked = 40,
+    PlaceNotChecked = 42,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
-    PositionReused = 41,
+    PositionReused = 43,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
-    ReleaseOnPuback = 42,
+    ReleaseOnPuback = 44,
     /// A renewal drops the working grant before its successor is there.
-    RenewalDropsFirst = 43,
+    RenewalDropsFirst = 45,
     /// A denial that is as one before it has no record, and is not counted either.
-    RepeatedNotCounted = 44,
+    RepeatedNotCounted = 46,
     /// Replies leave before the commit. Planted in the shell's loop.
-    ReplyBeforeCommit = 45,
+    ReplyBeforeCommit = 47,
     /// What is reserved for one class of records another one may use.
-    ReserveNotKept = 46,
+    ReserveNotKept = 48,
     /// A reset of the clock leaves tasks and counters of before as they are.
-    ResetRevives = 47,
+    ResetRevives = 49,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
-    ResetUnbound = 48,
+    ResetUnbound = 50,
     /// A start forgets the revocation list.
-    RevocationForgotten = 49,
+    RevocationForgotten = 51,
     /// What the ladder adds up to is not held against the head's root.
-    RootNotCompared = 50,
+    RootNotCompared = 52,
     /// What was given up for want of room is counted in no gap record.
-    ShedUntold = 51,
+    ShedUntold = 53,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
-    SinceIgnored = 52,
+    SinceIgnored = 54,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
-    SnapshotOfDroppedKey = 53,
+    SnapshotOfDroppedKey = 55,
     /// A snapshot is taken though it is no newer than what is complete.
-    SnapshotRollsBack = 54,
+    SnapshotRollsBack = 56,
     /// A head whose list is not complete makes what is known of revocations fresher.
-    StalenessByWaitingHead = 55,
+    StalenessByWaitingHead = 57,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
-    SuccessorByNewAlone = 56,
+    SuccessorByNewAlone = 58,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
-    SuccessorByOldAlone = 57,
+    SuccessorByOldAlone = 59,
     /// A sync that failed counts as one that did not. Planted in the shell's loop.
-    SyncErrorIgnored = 58,
+    SyncErrorIgnored = 60,
     /// What no signature covers is taken as it is found.
-    TailNotChecked = 59,
+    TailNotChecked = 61,
     /// Every class is judged at the floor alone.
-    TimeJudgedAtFloor = 60,
+    TimeJudgedAtFloor = 62,
     /// Evaluation sees two times at once, and passes where either would.
-    TwoTimeFacts = 61,
+    TwoTimeFacts = 63,
     /// The system clock is believed.
-    WallClockUsed = 62,
+    WallClockUsed = 64,
 }
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 64] = [
         Self::AckByAnyKey,
         Self::AllowCounted,
         Self::AllowShed,
@@ -149,6 +153,7 @@ impl Mutant {
         Self::CollectorAcksFirst,
         Self::CountLostAtRoll,
         Self::CounterAfterAction,
+        Self::CountsShedUntold,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
         Self::DuplicateStored,
@@ -159,6 +164,7 @@ impl Mutant {
         Self::EmergencyNotWritten,
         Self::EmergencyOutlives,
         Self::EmergencyWipes,
+        Self::EndUnnamed,
         Self::EquivocationUnnoticed,
         Self::EraNotBumped,
         Self::FeedPositionLowered,

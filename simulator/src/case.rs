@@ -36,6 +36,7 @@ pub enum CaseError {
 pub struct Case {
     table: Table,
     scenario: Scenario,
+    /// At most [`i64::MAX`], so that both forms have it.
     seed: u64,
     plan: Plan,
     anew: Option<Anew>,
@@ -70,6 +71,11 @@ impl Case {
             let table: Table = text.parse().map_err(ScenarioError::from)?;
             let scenario = Scenario::parse(text)?;
             let seed = seed.unwrap_or(scenario.seed);
+            if i64::try_from(seed).is_err() {
+                return Err(
+                    ScenarioError::Value("seeds go up to 9223372036854775807, as numbers do in TOML".into()).into()
+                );
+            }
             Ok(Self { plan: Plan::new(&scenario, seed), table, scenario, seed, anew: None })
         }
     }
@@ -86,6 +92,9 @@ impl Case {
         let entries = lines.map(|(text, number)| serde_json::from_str(text).map_err(|error| line(number, error)));
         let mut entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
         entries.sort_by_key(|entry| entry.at);
+        if i64::try_from(head.seed).is_err() {
+            return Err(CaseError::Line { number, problem: "seeds go up to 9223372036854775807".into() });
+        }
         let scenario = Scenario::parse(&head.scenario)?;
         let table = head.scenario.parse().map_err(ScenarioError::from)?;
         scenario.check_acts(&entries, scenario.start).map_err(ScenarioError::Value)?;
@@ -160,7 +169,7 @@ impl Case {
     pub fn to_toml(&self) -> String {
         let mut table = self.table.clone();
         table.remove("fault");
-        table.insert("seed".into(), Value::Integer(self.seed.cast_signed()));
+        table.insert("seed".into(), Value::Integer(self.seed as i64));
         let workload = table.entry("workload").or_insert_with(|| Value::Table(Table::new()));
         if let Value::Table(workload) = workload {
             workload.insert("quiet".into(), Value::Boolean(true));

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::{Entry, Shed, StateFile, StoredRecord, StoredSegment};
-use hardtack::agent::room::Class;
+use hardtack::agent::room::{Class, Weighed};
 use hardtack::agent::{Anchor, Batch};
 use hardtack::ids::EraId;
 use hardtack::wire::audit::{Event, Record};
@@ -149,7 +149,7 @@ impl Medium {
     fn weigh(&mut self, entry: &Entry) {
         let class = match entry {
             Entry::Record(stored) => {
-                let class = Class::of_bytes(&stored.bytes);
+                let class = Weighed::of_bytes(&stored.bytes).class;
                 self.most = self.most.map_or(Some(class), |most| Some(most.min(class)));
                 class
             }

@@ -26,7 +26,7 @@ use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::rotate::Cause;
 use hardtack::fleet::service::ServiceKeys;
 use hardtack::fleet::time::{reset, Reading};
-use hardtack::fleet::{Book, Effects, FleetError, FleetKeys, Service, Settings, Write};
+use hardtack::fleet::{Book, Digests, Effects, FleetError, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{BlockId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, TaskId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
@@ -85,6 +85,8 @@ pub(crate) struct Operator {
     numbers: BTreeMap<DeviceId, u32>,
     collected: Vec<Collected>,
     archive: BTreeMap<(DeviceId, EraId, u64), Hash>,
+    /// Segments of other branches.
+    aside: BTreeSet<(DeviceId, EraId, u64, Hash)>,
     /// Per gateway the nonce of its last `hello`, if it was not answered yet.
     pub(crate) nonces: BTreeMap<u32, Asked>,
     /// The ledger's rows, as a service that starts reads them.
@@ -250,6 +252,7 @@ impl Operator {
             numbers: BTreeMap::new(),
             collected: Vec::new(),
             archive: BTreeMap::new(),
+            aside: BTreeSet::new(),
             nonces: BTreeMap::new(),
             rows: BTreeMap::new(),
             settings,
@@ -655,9 +658,12 @@ impl Operator {
     /// A message for the service.
     pub(crate) fn hears(&mut self, topic: &str, payload: &[u8], at: Timestamp) -> Vec<Publish> {
         let mut fx = Effects::default();
-        let stored = &self.archive;
-        let archive =
-            |device: &DeviceId, era: EraId, segment: u64| stored.get(&(device.clone(), era, segment)).copied();
+        let (stored, aside) = (&self.archive, &self.aside);
+        let archive = |device: &DeviceId, era: EraId, segment: u64| {
+            let range = (device.clone(), era, segment, Hash([0; 32]))..=(device.clone(), era, segment, Hash([255; 32]));
+            let aside = aside.range(range).map(|(.., digest)| *digest).collect();
+            Digests { trail: stored.get(&(device.clone(), era, segment)).copied(), aside }
+        };
         self.service.message(&mut self.book, topic, payload, &archive, at, &mut fx);
         self.commit(fx)
     }
@@ -672,6 +678,7 @@ impl Operator {
 
     fn commit(&mut self, fx: Effects) -> Vec<Publish> {
         let (collected, archive, numbers) = (&mut self.collected, &mut self.archive, &self.numbers);
+        let aside = &mut self.aside;
         let (rows, heads) = (&mut self.rows, &mut self.signed);
         let known = heads.len();
         let committed = fx.commit(|writes| {
@@ -681,6 +688,9 @@ impl Operator {
                 }
                 if let Write::Head(signed) = &write {
                     heads.extend(signed.claim().ok().map(|head| (signed.clone(), head)));
+                }
+                if let Write::Aside(segment) = &write {
+                    aside.insert((segment.device.clone(), segment.era, segment.segment, segment.digest));
                 }
                 let Write::Segment(segment) = write else { continue };
                 let stored = Signed::from_bytes(&segment.header);

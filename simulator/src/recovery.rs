@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use hardtack::agent::effects::{Entry, StateFile, StoredRecord, StoredSegment};
-use hardtack::agent::room::{Class, Content, SegmentPlace};
+use hardtack::agent::room::{Content, SegmentPlace, Weighed};
 use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::{Anchor, EraImage};
 use hardtack::ids::{DeviceId, EraId, FleetId};
@@ -65,7 +65,7 @@ pub(crate) fn read(medium: &Medium, fleet: &FleetId, device: &DeviceId) -> Found
 }
 
 fn content(records: &BTreeMap<u64, &StoredRecord>, segments: &BTreeMap<u64, &StoredSegment>) -> Content {
-    let records = records.iter().map(|(index, row)| (*index, Class::of_bytes(&row.bytes), row.bytes.len()));
+    let records = records.iter().map(|(index, row)| (*index, Weighed::of_bytes(&row.bytes)));
     let place = |row: &&StoredSegment| SegmentPlace {
         segment: row.segment,
         first_index: row.first_index,

@@ -13,7 +13,7 @@ use super::effects::{Batch, Budget, Entry, EraMark, Shed, StoredRecord, StoredSe
 use super::naming::{Names, Place};
 use super::request::trail::EraReply;
 use super::request::AuditRef;
-use super::room::{Class, Content, Run, SegmentPlace, Shares, Tally, SHED_RECORDS_MIN, SHED_RUNS_MAX};
+use super::room::{Class, Content, Run, SegmentPlace, Shares, Tally, Weighed, SHED_RECORDS_MIN, SHED_RUNS_MAX};
 use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
@@ -47,6 +47,9 @@ pub struct Trail {
 const NEW_EVERY: u64 = 4;
 /// So many segments that wait to be sent are a backlog: some 4,000 records.
 const BACKLOG_SEGMENTS: u64 = 64;
+/// What is most important begins an era of its own behind a backlog, so that it need not wait for that. Each era takes some
+/// space: with so many there is no further one for that reason.
+const URGENT_ERAS_MAX: usize = 8;
 
 /// The segment that records go into.
 struct Open {
@@ -84,6 +87,15 @@ struct Outbox {
 const SHED_RUN_MIN: u64 = 4;
 /// While there is some room left, what goes is at least one part in so many of its era: the rest is written anew.
 const SHED_PART: u64 = 3;
+
+/// What is given up at once, and how many denials go with it that only counts spoke of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The segments.
+    pub shed: Shed,
+    /// What their records had counted beside the denials that have one.
+    pub repeated: u64,
+}
 
 /// What was found of an era at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +195,11 @@ impl Trail {
         self.era
     }
 
+    /// Where the era that is being written would end.
+    pub fn end(&self) -> EraEnd {
+        EraEnd { era: self.era, next_index: self.next_index, head: self.head }
+    }
+
     /// The next record's index.
     pub fn next_index(&self) -> u64 {
         self.next_index
@@ -260,7 +277,7 @@ impl Trail {
             };
             let stored = self.sign(&header);
             let mut tally = Tally::default();
-            rest[..count].iter().for_each(|(size, record)| tally.add(Class::of(&record.event), *size));
+            rest[..count].iter().for_each(|(size, record)| tally.add(Weighed::of(&record.event, *size)));
             outbox.content.segment(place_of(&stored), &tally);
             batch.entries.push(Entry::Segment(stored));
             let (segment, index) = (header.segment + 1, header.first_index + count as u64);
@@ -314,10 +331,10 @@ impl Trail {
         let leaf = open.leaves.push(&record);
         open.hashes.push(leaf_hash(&leaf));
         open.bytes += leaf.len();
-        let class = Class::of(&record.event);
-        open.tally.add(class, bytes.len());
+        let weighed = Weighed::of(&record.event, bytes.len());
+        open.tally.add(weighed);
         if let Some(outbox) = self.outbox.get_mut(&self.era) {
-            outbox.content.record(class, bytes.len());
+            outbox.content.record(weighed);
         }
         let full = open.hashes.len() >= SEGMENT_RECORDS_MAX as usize;
         let place = AuditRef { era: self.era.number, segment, index: self.next_index };
@@ -379,12 +396,12 @@ impl Trail {
 
     /// The oldest era that is no longer written gives up what it can, if that is worth it or `all` counts. Returns what
     /// that is.
-    pub fn shed(&mut self, all: bool) -> Vec<Shed> {
+    pub fn shed(&mut self, all: bool) -> Vec<GivenUp> {
         let mut each = self.pending_eras().map(|era| self.spare_of(era, all));
-        let found = each.find(|shed| !shed.is_empty()).unwrap_or_default();
+        let found = each.find(|spare| !spare.is_empty()).unwrap_or_default();
         drop(each);
-        if let Some(outbox) = found.first().and_then(|first| self.outbox.get_mut(&first.era)) {
-            outbox.content.give_up(&found);
+        if let Some(outbox) = found.first().and_then(|first| self.outbox.get_mut(&first.shed.era)) {
+            outbox.content.give_up(&found.iter().map(|given| given.shed).collect::<Vec<_>>());
         }
         found
     }
@@ -396,7 +413,7 @@ impl Trail {
 
     /// What an era can give up: whole segments of spare records that are neither acknowledged nor on their way. Nothing
     /// where that is not worth it, unless `all` counts.
-    fn spare_of(&self, era: EraId, all: bool) -> Vec<Shed> {
+    fn spare_of(&self, era: EraId, all: bool) -> Vec<GivenUp> {
         let Some(outbox) = self.outbox.get(&era).filter(|outbox| outbox.condition == Condition::Whole) else {
             return Vec::new();
         };
@@ -404,29 +421,31 @@ impl Trail {
             self.in_flight.keys().any(|(of, at)| *of == era && (run.segments.0..run.segments.1).contains(at))
         };
         let free = |run: &&Run| run.segments.0 >= outbox.acked.segment && !flying(run);
-        let mut ranges: Vec<(Shed, u64)> = Vec::new();
+        let mut ranges: Vec<(GivenUp, u64)> = Vec::new();
         for run in outbox.content.spare().iter().filter(free) {
             match ranges.last_mut() {
-                Some((last, weight)) if last.segments.1 == run.segments.0 => {
-                    last.segments.1 = run.segments.1;
-                    last.records.1 = run.records.1;
+                Some((last, weight)) if last.shed.segments.1 == run.segments.0 => {
+                    last.shed.segments.1 = run.segments.1;
+                    last.shed.records.1 = run.records.1;
+                    last.repeated = last.repeated.saturating_add(run.repeated);
                     *weight = weight.saturating_add(run.weight.total());
                 }
                 Some(_) | None => {
-                    ranges.push((Shed { era, segments: run.segments, records: run.records }, run.weight.total()));
+                    let shed = Shed { era, segments: run.segments, records: run.records };
+                    ranges.push((GivenUp { shed, repeated: run.repeated }, run.weight.total()));
                 }
             }
         }
-        let count = |shed: &Shed| shed.records.1 - shed.records.0;
-        ranges.retain(|(shed, _)| count(shed) >= SHED_RUN_MIN);
+        let count = |given: &GivenUp| given.shed.records.1 - given.shed.records.0;
+        ranges.retain(|(given, _)| count(given) >= SHED_RUN_MIN);
         let (records, weight) = ranges
             .iter()
-            .fold((0, 0_u64), |(records, sum), (shed, weight)| (records + count(shed), sum.saturating_add(*weight)));
+            .fold((0, 0_u64), |(records, sum), (given, weight)| (records + count(given), sum.saturating_add(*weight)));
         let worth = all || weight >= outbox.content.shares().total() / SHED_PART;
         if records < SHED_RECORDS_MIN || !worth {
             return Vec::new();
         }
-        ranges.into_iter().map(|(shed, _)| shed).take(SHED_RUNS_MAX).collect()
+        ranges.into_iter().map(|(given, _)| given).take(SHED_RUNS_MAX).collect()
     }
 
     /// Closed segments of the era that is being written.
@@ -472,20 +491,34 @@ impl Trail {
         self.outbox.len()
     }
 
-    /// The next segments to send, as far as the window allows, and marks them as in flight: the oldest first, and every
-    /// fourth time one of the open era, so that what happens now does not wait until all that is old has arrived.
+    /// The next segments to send, as far as the window allows, and marks them as in flight. Of each era one comes after the
+    /// other, so it is eras that go before others: first the one in which what is most important comes soonest, of several
+    /// the oldest; and every fourth time the open one, so that what happens now does not wait until all that is old has
+    /// arrived.
     pub fn take(&mut self, window: usize, now: Millis) -> Vec<(EraId, u64)> {
         let mut taken = Vec::new();
         while self.in_flight.len() < window {
             self.turn = self.turn.wrapping_add(1);
             let new = self.next_of(self.era);
-            let old = self.pending_eras().find_map(|era| self.next_of(era));
+            let old = self.most_urgent();
             let next = if self.turn % NEW_EVERY == 0 { new.or(old) } else { old.or(new) };
             let Some(next) = next else { break };
             self.in_flight.insert(next, now);
             taken.push(next);
         }
         taken
+    }
+
+    /// The next segment of the era in which what is most important comes soonest. The open one is among them only where
+    /// that is next: what is common in it has its own share.
+    fn most_urgent(&self) -> Option<(EraId, u64)> {
+        let waits = |era: &EraId| {
+            let next = self.next_of(*era)?;
+            let urgent = self.outbox.get(era).and_then(|outbox| outbox.content.urgent_from(next.1));
+            let segments = urgent.map_or(u64::MAX, |urgent| urgent - next.1);
+            (*era != self.era || segments == 0).then_some((segments, next))
+        };
+        self.outbox.keys().filter_map(waits).min_by_key(|(segments, _)| *segments).map(|(_, next)| next)
     }
 
     /// The first segment of an era that is closed, that the collector does not have, that is not on its way, and that is
@@ -503,8 +536,17 @@ impl Trail {
     /// Whether so much of the open era waits to be sent that it had better become an older one: what comes now would have
     /// to wait for all of it. Not where there are older ones already, whose turn is before it.
     pub fn is_backlog(&self) -> bool {
+        self.outbox.len() == 1 && self.is_long()
+    }
+
+    /// Whether so much of the open era waits to be sent that what is most important had better begin another one.
+    pub fn keeps_waiting(&self) -> bool {
+        self.outbox.len() < URGENT_ERAS_MAX && self.is_long()
+    }
+
+    fn is_long(&self) -> bool {
         let left = |outbox: &Outbox| outbox.closed.segment.saturating_sub(outbox.acked.segment);
-        self.outbox.len() == 1 && self.outbox.get(&self.era).is_some_and(|outbox| left(outbox) >= BACKLOG_SEGMENTS)
+        self.outbox.get(&self.era).is_some_and(|outbox| left(outbox) >= BACKLOG_SEGMENTS)
     }
 
     /// What is in flight since before `before` is to be sent again.
@@ -556,16 +598,25 @@ impl Trail {
         Some((Upload { header: Signed::sign(&header, &self.fleet, &[self.signer.sign_with()]), leaves }, untold))
     }
 
-    /// Where each earlier era stands that is not released, for the anchor: the newest [`ERAS_MARKED_MAX`] of them.
+    /// Where each earlier era stands that is not released, for the anchor: [`ERAS_MARKED_MAX`] of them. Where there are more,
+    /// those without an allow are left out first, then the oldest.
     pub fn marks(&self) -> Vec<EraMark> {
         let earlier = || self.outbox.iter().filter(|(era, _)| **era != self.era);
-        let unmarked = earlier().count().saturating_sub(ERAS_MARKED_MAX);
+        let mut unmarked = earlier().count().saturating_sub(ERAS_MARKED_MAX);
+        let poor = |outbox: &Outbox| outbox.content.shares().of(Class::Allow) == 0;
+        let mut rich_unmarked = unmarked.saturating_sub(earlier().filter(|(_, outbox)| poor(outbox)).count());
+        let marked = |(_, outbox): &(&EraId, &Outbox)| {
+            let left = if poor(outbox) { &mut unmarked } else { &mut rich_unmarked };
+            let left_out = *left > 0;
+            *left -= usize::from(left_out);
+            !left_out
+        };
         let mark = |(era, outbox): (&EraId, &Outbox)| EraMark {
             era: *era,
             held_index: outbox.acked.index,
             next_index: outbox.closed.index,
         };
-        earlier().skip(unmarked).map(mark).collect()
+        earlier().filter(marked).map(mark).collect()
     }
 
     /// The collector holds an era up to a place. Returns what follows from that.
@@ -579,9 +630,6 @@ impl Trail {
         }
         let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(Acknowledged::Nothing) };
         if ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole {
-            // It has all that is here of it, or has it otherwise: what is sent of it again only stands in the way.
-            outbox.acked = outbox.closed;
-            self.in_flight.retain(|(era, _), _| *era != ack.era);
             return Err(*ack);
         }
         let answer = match ack.next_segment.checked_sub(outbox.acked.segment) {
@@ -596,6 +644,15 @@ impl Trail {
             batch.drop_eras.push(ack.era);
         }
         Ok(answer)
+    }
+
+    /// The collector answered a segment of an era by saying that it holds the era further than it was ever closed here: on
+    /// this very branch, so that it has all that is here of it.
+    pub fn surpassed(&mut self, era: EraId) {
+        if let Some(outbox) = self.outbox.get_mut(&era) {
+            outbox.acked = outbox.closed;
+            self.in_flight.retain(|(of, _), _| *of != era);
+        }
     }
 
     /// The collector has lost what it had: it is sent again from where it stands now. What is not here any more either is

@@ -295,8 +295,8 @@ pub struct KeyUse {
     pub closed: u64,
 }
 
-/// The most earlier eras that an anchor marks. Beyond it the oldest are not marked: what is lost of those shows at the
-/// collector, as records that a later start has named and that never arrive.
+/// The most earlier eras that an anchor marks. Beyond it those without an allow are not marked, then the oldest: what is
+/// lost of those shows at the collector, as records that the era after it has named and that never arrive.
 pub const ERAS_MARKED_MAX: usize = 256;
 
 /// How far an era reaches: what is not there of it any more is counted as lost.

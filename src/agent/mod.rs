@@ -565,7 +565,9 @@ impl Agent {
 
     /// Writes a record.
     fn write(&mut self, event: Event, budgets: Vec<Budget>, now: Now, effects: &mut Effects) -> AuditRef {
-        self.roll_if_due(now, effects);
+        // So that it goes before all that waits.
+        let urgent = Class::of(&event) == Class::Critical && self.trail.keeps_waiting();
+        self.roll_if(urgent || self.is_roll_due(), now, effects);
         self.append(event, budgets, now, effects)
     }
 
@@ -618,21 +620,26 @@ impl Agent {
     /// A new era where this one is long enough, so that its space can be given back; or numbered lower than what the
     /// collector has; or so far behind that what happens now would be heard of last. Only between commits: a commit writes to one era.
     fn roll_if_due(&mut self, now: Now, effects: &mut Effects) {
-        if self.is_roll_due() && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
+        self.roll_if(self.is_roll_due(), now, effects);
+    }
+
+    fn roll_if(&mut self, due: bool, now: Now, effects: &mut Effects) {
+        if due && effects.batch.entries.is_empty() && effects.batch.begin_era.is_none() {
             // They are of this era, and named by its records.
             let counts = self.flood.all();
-            if !crate::mutant::active(crate::mutant::Mutant::CountLostAtRoll) {
+            // With counts to be written it is this commit's turn to write those: from here on nothing is counted, so that the
+            // next one begins the era, however soon it comes.
+            if counts.is_empty() || crate::mutant::active(crate::mutant::Mutant::CountLostAtRoll) {
+                self.next_era(now, effects);
+            } else {
                 self.write_counts(counts, now, effects);
-            }
-            self.close_segment(effects);
-            if effects.batch.entries.is_empty() {
-                self.next_era(effects);
             }
         }
     }
 
-    /// Begins another era. The last segment of the one before is signed in it, as a start does that.
-    fn next_era(&mut self, effects: &mut Effects) {
+    /// Begins another era. The last segment of the one before is signed in it, as a start does that, and its first record
+    /// names where that one ended: were all of it lost, this would show.
+    fn next_era(&mut self, now: Now, effects: &mut Effects) {
         debug_assert!(self.flood.is_empty(), "what was counted is of the era that ends");
         self.ending = false;
         self.close_segment(effects);
@@ -642,8 +649,12 @@ impl Agent {
             self.know_again();
         }
         let era = EraId { number: newest.saturating_add(1), salt: self.rng.next_u64() };
+        let ended = self.trail.end();
         self.trail.roll(era, &mut effects.batch);
         self.anchor_due = true;
+        if !crate::mutant::active(crate::mutant::Mutant::EndUnnamed) {
+            self.append(Event::Ended(ended), Vec::new(), now, effects);
+        }
     }
 
     /// The place in the device's history is known again; what was counted before that stays lost.

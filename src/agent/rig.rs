@@ -9,7 +9,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::effects::{Batch, Entry, LinkCommand, Shed, StateFile, StoredRecord, StoredSegment};
 use super::request::{Authorize, BeginTask, DecisionReply, Evidence, Reply, Request, RequestId, Socket, TaskReply};
-use super::room::{Class, Content, SegmentPlace};
+use super::room::{Content, SegmentPlace, Weighed};
 use super::salvage::{Hole, Remains, Wanted};
 use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgoing, Unstartable};
 use crate::ids::{BootId, DeviceId, EraId, FleetId, GrantId, Hash, Nonce};
@@ -51,7 +51,7 @@ pub(crate) struct Disk {
 }
 
 fn content(records: &[StoredRecord], segments: &[StoredSegment]) -> Content {
-    let records = records.iter().map(|row| (row.index, Class::of_bytes(&row.bytes), row.bytes.len()));
+    let records = records.iter().map(|row| (row.index, Weighed::of_bytes(&row.bytes)));
     let place = |row: &StoredSegment| SegmentPlace {
         segment: row.segment,
         first_index: row.first_index,

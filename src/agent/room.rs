@@ -42,7 +42,9 @@ impl Class {
     /// The class of an event.
     pub fn of(event: &Event) -> Self {
         match event {
-            Event::Gap(_) | Event::Grant(_) | Event::Mode(_) | Event::Start(_) | Event::Trust(_) => Self::Critical,
+            Event::Ended(_) | Event::Gap(_) | Event::Grant(_) | Event::Mode(_) | Event::Start(_) | Event::Trust(_) => {
+                Self::Critical
+            }
             Event::Decision(decision) if decision.allow => Self::Allow,
             Event::Decision(_) | Event::Repeated(_) => Self::Denial,
             Event::Alive(_) | Event::Refused(_) => Self::Notice,
@@ -55,11 +57,6 @@ impl Class {
                 TaskStep::Refused => Self::Denial,
             },
         }
-    }
-
-    /// The class of a record by its bytes. What cannot be read is kept as if it mattered most.
-    pub fn of_bytes(bytes: &[u8]) -> Self {
-        Record::from_bytes(bytes).map_or(Self::Critical, |record| Self::of(&record.event))
     }
 
     /// Whether it may be given up when room is short. Nothing later needs such a record: credentials are named by allows,
@@ -78,6 +75,43 @@ impl Class {
             Self::Denial => 2,
             Self::Notice => 3,
         }
+    }
+}
+
+/// A record, as far as room is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weighed {
+    /// Its class.
+    pub class: Class,
+    /// Its bytes.
+    pub bytes: usize,
+    /// How many denials it counts that have no record of their own: they are gone with it.
+    pub repeated: u64,
+}
+
+impl Weighed {
+    /// A record of so many bytes that tells this.
+    pub fn of(event: &Event, bytes: usize) -> Self {
+        let repeated = match event {
+            Event::Repeated(repeated) => repeated.count,
+            Event::Alive(_)
+            | Event::Decision(_)
+            | Event::Ended(_)
+            | Event::Gap(_)
+            | Event::Grant(_)
+            | Event::Mode(_)
+            | Event::Refused(_)
+            | Event::Start(_)
+            | Event::Task(_)
+            | Event::Trust(_) => 0,
+        };
+        Self { class: Class::of(event), bytes, repeated }
+    }
+
+    /// A record by its bytes. What cannot be read is kept as if it mattered most.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let unread = Self { class: Class::Critical, bytes: bytes.len(), repeated: 0 };
+        Record::from_bytes(bytes).map_or(unread, |record| Self::of(&record.event, bytes.len()))
     }
 }
 
@@ -188,11 +222,16 @@ const ROW_BYTES: u64 = 64;
 /// rest of it.
 const RUN_SEGMENTS_MAX: u64 = 16;
 
-/// What an era holds, by class, and which of its closed segments hold nothing but what may be given up.
+/// So many segments of an era are remembered for what is most important in them. Those after them are sent as they come.
+const URGENT_MAX: usize = 4096;
+
+/// What an era holds, by class, which of its closed segments hold nothing but what may be given up, and which of them hold
+/// what is most important.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
     shares: Shares,
     spare: Vec<Run>,
+    urgent: Vec<u64>,
 }
 
 /// Closed segments in a row, without a record that must stay.
@@ -204,6 +243,8 @@ pub(super) struct Run {
     pub(super) records: (u64, u64),
     /// What the records weigh.
     pub(super) weight: Shares,
+    /// Denials that its records count beside those that have one.
+    pub(super) repeated: u64,
 }
 
 /// What one segment holds.
@@ -211,15 +252,18 @@ pub(super) struct Run {
 pub struct Tally {
     weight: Shares,
     records: u64,
+    repeated: u64,
     /// The most important of its records.
     most: Option<Class>,
 }
 
 impl Tally {
-    /// One more record, of so many bytes.
-    pub fn add(&mut self, class: Class, bytes: usize) {
-        self.weight.add(class, ROW_BYTES.saturating_add(bytes as u64));
+    /// One more record.
+    pub fn add(&mut self, record: Weighed) {
+        let class = record.class;
+        self.weight.add(class, ROW_BYTES.saturating_add(record.bytes as u64));
         self.records += 1;
+        self.repeated = self.repeated.saturating_add(record.repeated);
         self.most = self.most.map_or(Some(class), |most| Some(most.min(class)));
     }
 
@@ -243,9 +287,9 @@ pub struct SegmentPlace {
 }
 
 impl Content {
-    /// What rows of an era hold: its records with index, class and bytes, and its closed segments, each in order.
+    /// What rows of an era hold: its records with their index, and its closed segments, each in order.
     pub fn of(
-        records: impl IntoIterator<Item = (u64, Class, usize)>,
+        records: impl IntoIterator<Item = (u64, Weighed)>,
         segments: impl IntoIterator<Item = SegmentPlace>,
     ) -> Self {
         let mut content = Self::default();
@@ -253,15 +297,15 @@ impl Content {
         for place in segments {
             let mut tally = Tally::default();
             let end = place.first_index.saturating_add(place.count);
-            while let Some((index, class, bytes)) = records.next_if(|(index, ..)| *index < end) {
-                content.record(class, bytes);
+            while let Some((index, record)) = records.next_if(|(index, _)| *index < end) {
+                content.record(record);
                 if index >= place.first_index {
-                    tally.add(class, bytes);
+                    tally.add(record);
                 }
             }
             content.segment(place, &tally);
         }
-        records.for_each(|(_, class, bytes)| content.record(class, bytes));
+        records.for_each(|(_, record)| content.record(record));
         content
     }
 
@@ -270,9 +314,9 @@ impl Content {
         &self.shares
     }
 
-    /// One more record, of so many bytes.
-    pub fn record(&mut self, class: Class, bytes: usize) {
-        self.shares.add(class, ROW_BYTES.saturating_add(bytes as u64));
+    /// One more record.
+    pub fn record(&mut self, record: Weighed) {
+        self.shares.add(record.class, ROW_BYTES.saturating_add(record.bytes as u64));
     }
 
     /// One more closed segment, which holds these records. What its header takes counts as what is most important in it,
@@ -280,6 +324,9 @@ impl Content {
     pub fn segment(&mut self, place: SegmentPlace, tally: &Tally) {
         let class = tally.most.unwrap_or(Class::Denial);
         self.shares.add(class, ROW_BYTES.saturating_add(place.header_bytes as u64));
+        if class == Class::Critical && self.urgent.len() < URGENT_MAX {
+            self.urgent.push(place.segment);
+        }
         let whole = tally.records == place.count && place.count > 0;
         if !(class.is_spare() || crate::mutant::active(crate::mutant::Mutant::AllowShed)) || !whole {
             return;
@@ -290,11 +337,13 @@ impl Content {
                 run.segments.1 = next;
                 run.records.1 = end;
                 run.weight.add_all(&tally.weight);
+                run.repeated = run.repeated.saturating_add(tally.repeated);
             }
             Some(_) | None => self.spare.push(Run {
                 segments: (place.segment, next),
                 records: (place.first_index, end),
                 weight: tally.weight,
+                repeated: tally.repeated,
             }),
         }
     }
@@ -304,9 +353,14 @@ impl Content {
         &self.spare
     }
 
+    /// The first segment from this one on that holds what is most important.
+    pub(super) fn urgent_from(&self, segment: u64) -> Option<u64> {
+        self.urgent.get(self.urgent.partition_point(|urgent| *urgent < segment)).copied()
+    }
+
     /// These records are given up: ranges in order, as the runs are.
     pub(super) fn give_up(&mut self, shed: &[Shed]) {
-        let Self { shares, spare } = self;
+        let Self { shares, spare, urgent: _ } = self;
         let mut shed = shed.iter().peekable();
         spare.retain(|run| {
             while shed.next_if(|range| range.segments.1 <= run.segments.0).is_some() {}
@@ -390,21 +444,23 @@ mod tests {
     fn segments_without_a_record_that_must_stay_are_spare() {
         use Class::{Allow, Critical, Denial, Notice};
         let classes = [Critical, Allow, Denial, Denial, Notice, Denial, Allow, Denial, Denial, Denial];
-        let records = (0..).zip(classes).map(|(index, class)| (index, class, 100));
+        let records = (0..).zip(classes).map(|(index, class)| (index, Weighed { class, bytes: 100, repeated: index }));
         // Of the last segment a record is missing; the last record is in no segment.
         let segments = [place(0, 0, 2), place(1, 2, 2), place(2, 4, 2), place(3, 6, 2), place(4, 8, 1)];
         let content = Content::of(records.clone(), segments);
         let runs: Vec<_> = content.spare().iter().map(|run| (run.segments, run.records)).collect();
         assert_eq!(runs, [((1, 3), (2, 6)), ((4, 5), (8, 9))]);
+        assert_eq!(content.spare().iter().map(|run| run.repeated).collect::<Vec<_>>(), [2 + 3 + 4 + 5, 8]);
+        assert_eq!([0, 1, 3].map(|from| content.urgent_from(from)), [Some(0), None, None]);
         assert_eq!(content.shares().of(Denial), 6 * 164 + 3 * 264);
         assert_eq!(content.shares().of(Notice), 164);
         assert_eq!(content.shares().of(Allow), 2 * 164 + 264);
         assert_eq!(content.shares().of(Critical), 164 + 264);
-        let holed = Content::of(records.filter(|(index, ..)| *index != 3), segments);
+        let holed = Content::of(records.filter(|(index, _)| *index != 3), segments);
         assert_eq!(holed.spare()[0].segments, (2, 3), "a segment that is not whole is none to give up");
         let mut long = Content::default();
         let mut tally = Tally::default();
-        tally.add(Denial, 100);
+        tally.add(Weighed { class: Denial, bytes: 100, repeated: 0 });
         (0..40).for_each(|n| long.segment(place(n, n, 1), &tally));
         assert_eq!(long.spare().iter().map(|run| run.segments).collect::<Vec<_>>(), [(0, 16), (16, 32), (32, 40)]);
     }
@@ -414,11 +470,12 @@ mod tests {
     fn very_many_runs_give_way_in_any_portion() {
         const RUNS: u64 = 40_000;
         let mut tally = Tally::default();
-        tally.add(Class::Denial, 100);
+        let denial = Weighed { class: Class::Denial, bytes: 100, repeated: 0 };
+        tally.add(denial);
         let mut content = Content::default();
         // Every other segment holds a record that stays.
         for run in 0..RUNS {
-            content.record(Class::Denial, 100);
+            content.record(denial);
             content.segment(place(2 * run, 2 * run, 1), &tally);
         }
         let era = crate::ids::EraId { number: 1, salt: 1 };

@@ -39,7 +39,7 @@ impl Agent {
                 self.ending = true;
                 return self.write_counts(counts, now, effects);
             }
-            self.next_era(effects);
+            self.next_era(now, effects);
             shed = self.trail.shed(all);
         }
         if shed.is_empty() {
@@ -48,17 +48,20 @@ impl Agent {
         // The true figure comes with Input::Disk.
         let left = u128::from(self.used_bytes) * u128::from(self.trail.weights().total()) / u128::from(weighed.max(1));
         self.used_bytes = u64::try_from(left).unwrap_or(self.used_bytes);
-        let records: u64 = shed.iter().map(|range| range.records.1 - range.records.0).sum();
-        let era = shed[0].era;
-        for range in &shed {
-            let (first, end) = range.records;
+        let records: u64 = shed.iter().map(|given| given.shed.records.1 - given.shed.records.0).sum();
+        let era = shed[0].shed.era;
+        for given in &shed {
+            let (first, end) = given.shed.records;
             let end = if crate::mutant::active(crate::mutant::Mutant::GapTooShort) { end - 1 } else { end };
-            let gap = Gap { era, first, end: Some(end), cause: GapCause::Quota };
+            // What counts stood for is gone with them.
+            let forgotten = crate::mutant::active(crate::mutant::Mutant::CountsShedUntold);
+            let repeated = if forgotten { 0 } else { given.repeated };
+            let gap = Gap { era, first, end: Some(end), cause: GapCause::Quota, repeated };
             if !crate::mutant::active(crate::mutant::Mutant::ShedUntold) {
                 self.write(Event::Gap(gap), Vec::new(), now, effects);
             }
         }
         effects.outgoing.logs.push(LogEvent::AuditShed { era: era.number, records });
-        effects.batch.shed = shed;
+        effects.batch.shed = shed.into_iter().map(|given| given.shed).collect();
     }
 }

@@ -179,7 +179,7 @@ impl Agent {
         effects.batch.begin_era = Some(self.trail.era());
         let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
-        let mut previous = None;
+        let mut ends = Vec::new();
         for image in eras {
             if let Some(damage) = &image.damage {
                 self.overcharge(image, anchor);
@@ -194,7 +194,7 @@ impl Agent {
                     }
                 };
                 let end = self.trail.adopt(image, condition, &closing, &mut effects.batch);
-                previous = Some(end).filter(|end| end.era.salt != 0).or(previous);
+                ends.extend(Some(end).filter(|end| end.era.salt != 0));
             }
         }
         if anchor.era.is_some_and(|era| !eras.iter().any(|image| image.id.number == era.number)) {
@@ -205,11 +205,17 @@ impl Agent {
         let start = Start {
             boot: self.boot,
             boots: self.clock.boots(),
-            previous,
+            previous: ends.pop(),
             version: env!("CARGO_PKG_VERSION").into(),
             heartbeat: self.heartbeat(),
         };
+        // Of an era that power cut short before its first record, nothing will come that says where the one before it ended.
+        let mut empty = start.previous.is_some_and(|end| end.next_index == 0);
         self.write(Event::Start(Box::new(start)), Vec::new(), now, effects);
+        while let Some(end) = ends.pop().filter(|_| empty) {
+            empty = end.next_index == 0;
+            self.write(Event::Ended(end), Vec::new(), now, effects);
+        }
         for gap in gaps.into_iter().filter(|_| !active(Mutant::LossUntold)) {
             let detail = format!("records from {} on are gone, to {:?}: counted in a gap record", gap.first, gap.end);
             effects.outgoing.logs.push(LogEvent::StoreRecovered { era: gap.era.number, detail });
@@ -266,7 +272,7 @@ fn check_tail(era: &mut EraImage, anchor: &Anchor) {
 /// Records that should be there and are not, from the end of what can be read on. Holes before that end are counted
 /// when what is left around them is sent: only the collector knows which of it arrived long ago.
 fn gaps(eras: &[EraImage], anchor: &Anchor) -> Vec<Gap> {
-    let cause = GapCause::Damaged;
+    let (cause, repeated) = (GapCause::Damaged, 0);
     let mut gaps = Vec::new();
     for mark in anchor.marks() {
         let open = anchor.era == Some(mark.era);
@@ -276,18 +282,18 @@ fn gaps(eras: &[EraImage], anchor: &Anchor) -> Vec<Gap> {
         let torn = image.is_none_or(|image| image.damage.is_some());
         let end = if open && torn { anchor.leased_index } else { mark.next_index };
         if first < end {
-            gaps.push(Gap { era: mark.era, first, end: Some(end), cause });
+            gaps.push(Gap { era: mark.era, first, end: Some(end), cause, repeated });
         }
     }
     let marked = |image: &&EraImage| anchor.marks().any(|mark| mark.era.number == image.id.number);
     for image in eras.iter().filter(|image| image.damage.is_some() && !marked(image)) {
-        gaps.push(Gap { era: image.id, first: end_of(image).next_index, end: None, cause });
+        gaps.push(Gap { era: image.id, first: end_of(image).next_index, end: None, cause, repeated });
     }
     // There is none, or it was written by an enrolment after the loss: it knows no era, and there are some. Those that a
     // first enrolment's anchor does not know were begun by a first start that power cut short.
     if anchor.era.is_none() && (anchor.generation == 0 || (!eras.is_empty() && anchor.standing != Standing::Known)) {
         let era = EraId { number: 0, salt: 0 };
-        gaps.push(Gap { era, first: 0, end: None, cause: GapCause::AnchorLost });
+        gaps.push(Gap { era, first: 0, end: None, cause: GapCause::AnchorLost, repeated });
     }
     gaps
 }

@@ -611,16 +611,27 @@ impl Agent {
             // It may be an old one, brought again.
             Ok(Acknowledged::Behind) => self.uplink.ask_soon(now.boottime),
             Ok(Acknowledged::Nothing) => {}
-            Err(ahead) => match self.standing {
-                Standing::Known => {
-                    let refused = Refused::RolledBack { offered: self.trail.era().number, known: ahead.era.number };
-                    self.refuse(Source::Ack, "acknowledgement", payload, &refused, now, effects);
-                    self.standing = Standing::Contradicted { era: ahead.era.number, segment: ahead.next_segment };
-                    self.anchor_due = true;
+            Err(ahead) => {
+                // What a round trip says may be of another branch, which a clone wrote: then what is here goes on being sent,
+                // and is set aside there.
+                if !round_trip {
+                    self.trail.surpassed(ahead.era);
                 }
-                // Nothing new, or only what a round trip is waited for to say.
-                Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => {}
-            },
+                self.contradicted(ahead, payload, now, effects);
+            }
+        }
+    }
+
+    fn contradicted(&mut self, ahead: EraAck, payload: &[u8], now: Now, effects: &mut Effects) {
+        match self.standing {
+            Standing::Known => {
+                let refused = Refused::RolledBack { offered: self.trail.era().number, known: ahead.era.number };
+                self.refuse(Source::Ack, "acknowledgement", payload, &refused, now, effects);
+                self.standing = Standing::Contradicted { era: ahead.era.number, segment: ahead.next_segment };
+                self.anchor_due = true;
+            }
+            // Nothing new, or only what a round trip is waited for to say.
+            Standing::Contradicted { .. } | Standing::Lost | Standing::Renewed => {}
         }
     }
 
@@ -773,7 +784,7 @@ impl Agent {
         for (first, end) in untold {
             let detail = format!("records {first} to {} are lost: counted in a gap record", end - 1);
             effects.outgoing.logs.push(LogEvent::StoreRecovered { era: hole.era.number, detail });
-            let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged };
+            let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged, repeated: 0 };
             self.write(Event::Gap(gap), Vec::new(), now, effects);
         }
         self.send_segment(hole.era, hole.from.segment, Loaded::Whole(upload), now, effects);

@@ -3,6 +3,7 @@
 mod audit_keys;
 mod backlog;
 mod denials;
+mod eras;
 mod recovery;
 mod roots;
 mod rot;

@@ -261,6 +261,8 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "decisions": device.decisions,
             "repeated": device.repeated,
             "cut_short": device.cut_short,
+            "repeated_lost": device.repeated_lost,
+            "unheard": device.unheard,
             "records": device.records,
             "gaps": device.gaps,
             "lost": device.lost,
@@ -270,6 +272,7 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "shed": device.shed,
             "unannounced": device.unannounced,
             "forks": device.forks,
+            "aside": device.aside,
             "first": device.first,
             "last": device.last,
             "heard": device.heard.map(|heard| heard.to_string()),
@@ -294,6 +297,7 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
             device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
         );
         let marked = [
+            (device.aside, "records of other branches of eras that forked, set aside: `hardtack fleet audit gaps`"),
             (device.unsigned, "records that no signature covers yet: they prove nothing"),
             (
                 device.given_back,
@@ -314,8 +318,17 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
             let _ = writeln!(text, "  {} of the decisions are denials that were as one before them", device.repeated);
         }
         if device.cut_short > 0 {
-            let what = "eras ended without a word: there were as many denials in them as are counted, or more";
+            let what =
+                "eras ended without a word or are torn: there were as many denials in them as are counted, or more";
             let _ = writeln!(text, "  {} {what}", device.cut_short);
+        }
+        if device.repeated_lost > 0 {
+            let what = "denials more were counted in records that the device gave up for want of room";
+            let _ = writeln!(text, "  {} {what}", device.repeated_lost);
+        }
+        if device.unheard > 0 {
+            let what = "eras by their numbers of which nothing came, and nothing says that they held nothing";
+            let _ = writeln!(text, "  {} {what}", device.unheard);
         }
         if device.unattributed > 0 {
             let what = "decisions of which a lost record says whose they were";

@@ -71,6 +71,7 @@ pub struct Book {
     forks: BTreeMap<(DeviceId, EraId, u64), Fork>,
     /// By the first segment, the first after those that were salvaged.
     salvaged: BTreeMap<(DeviceId, EraId, u64), u64>,
+    branches: BTreeMap<(DeviceId, EraId), Branches>,
     seen: BTreeMap<DeviceId, Seen>,
     missed: Option<Missed>,
     presence: BTreeMap<DeviceId, Presence>,
@@ -103,6 +104,7 @@ impl Book {
             eras: BTreeMap::new(),
             forks: BTreeMap::new(),
             salvaged: BTreeMap::new(),
+            branches: BTreeMap::new(),
             seen: BTreeMap::new(),
             missed: None,
             presence: BTreeMap::new(),
@@ -127,6 +129,8 @@ impl Book {
                 Write::Bundle(version, signed) => drop(bundles.insert(version, signed)),
                 Write::Policy(version, signed) => drop(policies.insert(version, signed)),
                 Write::Act(..)
+                | Write::Aside(_)
+                | Write::Branches(_)
                 | Write::Device(_)
                 | Write::Emergency(_)
                 | Write::Era(_)
@@ -178,7 +182,33 @@ impl Book {
 
     /// Changes the book and notes that the ledger must hold it.
     pub(super) fn write(&mut self, write: Write, fx: &mut Effects) {
-        self.apply(write.clone());
+        match &write {
+            // Only the ledger keeps these, and they are large.
+            Write::Aside(_) | Write::Issued(_) | Write::Segment(_) => {}
+            Write::Act(..)
+            | Write::Branches(_)
+            | Write::Bundle(..)
+            | Write::Device(_)
+            | Write::Emergency(_)
+            | Write::Era(_)
+            | Write::Fork(_)
+            | Write::Grant(_)
+            | Write::Head(_)
+            | Write::Missed(_)
+            | Write::Pending(_)
+            | Write::Policy(..)
+            | Write::Presence(_)
+            | Write::Publisher(_)
+            | Write::Restored(_)
+            | Write::Resumed(..)
+            | Write::Rule(_)
+            | Write::Salvaged(_)
+            | Write::Seen(_)
+            | Write::Serials(_)
+            | Write::Set(..)
+            | Write::Snapshot(..)
+            | Write::Step(_) => self.apply(write.clone()),
+        }
         fx.writes.push(write);
     }
 
@@ -215,7 +245,8 @@ impl Book {
                     self.feeds.entry(head.feed.clone()).or_default().put_head(signed, head);
                 }
             }
-            Write::Issued(_) | Write::Segment(_) => {}
+            Write::Aside(_) | Write::Issued(_) | Write::Segment(_) => {}
+            Write::Branches(forked) => drop(self.branches.insert((forked.device.clone(), forked.era), forked)),
             Write::Missed(missed) => self.missed = Some(*missed),
             Write::Pending(pending) => drop(self.pending.insert(pending.device.clone(), pending)),
             Write::Policy(version, signed) => {
@@ -535,6 +566,16 @@ impl Book {
     /// Proofs of forks.
     pub fn forks(&self) -> impl Iterator<Item = &Fork> {
         self.forks.values()
+    }
+
+    /// The other branches of an era.
+    pub fn branches(&self, device: &DeviceId, era: EraId) -> Option<&Branches> {
+        self.branches.get(&(device.clone(), era))
+    }
+
+    /// Every era that has other branches.
+    pub fn branched(&self) -> impl Iterator<Item = &Branches> {
+        self.branches.values()
     }
 
     /// What a device said last.

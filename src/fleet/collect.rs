@@ -1,19 +1,20 @@
 //! Audit arrives.
 //!
-//! Owns: the check of an uploaded segment against its device's chain, idempotence, evidence of forks.
+//! Owns: the check of an uploaded segment against its device's chain, idempotence, evidence of forks, and the other branches
+//! of an era that forked, which are set aside: whichever is the device's own, nothing of it is lost.
 //! Never: acknowledges what the caller has not stored; stores what is not signed by the key that began the era.
 //! Read next: `report.rs`, which checks it all again from what is stored.
 
-use super::book::{Book, EraChain, Fork, Salvaged, Segment, Write};
+use super::book::{Book, Branch, Branches, EraChain, Fork, Salvaged, Segment, Write};
 use super::hello::{era_ack, known, note_positions};
-use super::service::Archive;
+use super::service::{Archive, Digests};
 use super::{Effects, FleetLog};
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, EraId, KeyId};
 use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
 use crate::wire::audit::segment::{Delivery, SegmentHeader, Upload, SEGMENT_RECORDS_MAX};
 use crate::wire::audit::signer::{self, Signer};
-use crate::wire::audit::Event;
+use crate::wire::audit::{genesis, Event, Record};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
 use crate::wire::link::EraAck;
@@ -23,7 +24,8 @@ use crate::wire::Refused;
 /// What became of an upload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Collected {
-    /// It contradicts what is stored under its position. The evidence is kept.
+    /// It is of another branch than the one that arrived first. The evidence is kept, and the segment set aside: this is
+    /// where its branch stands.
     Forked(EraAck),
     /// It is held now, or was before.
     Held(EraAck),
@@ -64,27 +66,27 @@ pub fn receive(
     }
     let identities = identities(book, topic)?;
     let held = era_ack(book, topic, claim.era);
+    if let Some(ack) = go_on_aside(book, &delivery, &claim, &identities, keys, archive, at, fx)? {
+        return Ok(Collected::Forked(ack));
+    }
     if claim.segment > held.next_segment {
         // Nobody but the device is told where the collector stands in an era: another's number would look like a twin.
         authentic(book, delivery.header(), &claim, &identities)?;
-        return Ok(Collected::TooEarly(held));
+        return Ok(Collected::TooEarly(told(book, topic, claim.era)));
     }
     if claim.segment < held.next_segment {
-        let again = archive(topic, claim.era, claim.segment) == Some(delivery.header().digest());
+        let again = archive(topic, claim.era, claim.segment).trail == Some(delivery.header().digest());
         if again && active(Mutant::DuplicateStored) {
             let upload = delivery.clone().open(keys)?;
-            book.write(Write::Segment(Box::new(segment_of(&claim, upload, at))), fx);
+            book.write(Write::Segment(Box::new(segment_of(&claim, upload, None, at))), fx);
         }
-        return repeated(book, &delivery, &identities, held, archive, at, fx);
+        return repeated(book, delivery, &identities, held, keys, archive, at, fx);
     }
     let opened = signer::open(delivery.header(), book.fleet(), &identities, before(book, &claim))?;
     let header = &opened.header;
     let shed = delivery.is_shed(book.fleet(), &identities)?;
     let upload = delivery.open(keys)?;
-    if upload.leaves.len() > SEGMENT_RECORDS_MAX as usize {
-        return Err(Refused::Malformed("more records than a segment may have"));
-    }
-    let records = if shed { Vec::new() } else { upload.check(header)? };
+    let records = records_of(header, &upload, shed)?;
     // Before anything is written: what is refused leaves no evidence of a fork behind either.
     let next = opened.after(&records)?;
     let follows = header.first_index == held.next_index && header.previous == held.head;
@@ -92,7 +94,8 @@ pub fn receive(
         return Ok(Collected::TooEarly(held));
     }
     if !follows {
-        return Ok(forked(book, header, &upload.header, "it does not follow the stored chain", held, at, fx));
+        forked(book, header, &upload.header, "it does not follow the stored chain", at, fx);
+        return set_aside(book, Opened { header, signer: next, upload, records }, None, at, fx).map(Collected::Forked);
     }
     // A gateway that was replaced begins at era 1 again, with keys of its own: that is no twin.
     let own = |chain: &EraChain| chain.signers.iter().any(|known| known.identity == opened.signer.identity);
@@ -104,7 +107,6 @@ pub fn receive(
             header,
             &upload.header,
             "another era of this number is stored: a clone or a restored disk",
-            held,
             at,
             fx,
         );
@@ -115,7 +117,7 @@ pub fn receive(
     note_positions(book, topic, &header.feeds, Some(at), fx);
     if opened.is_fork() {
         let what = "an era begins with an older audit key than the device had: a clone or a restored disk";
-        forked(book, header, &upload.header, what, held, at, fx);
+        forked(book, header, &upload.header, what, at, fx);
     }
     let mut signers = book.era(topic, header.era).map(|chain| chain.signers.clone()).unwrap_or_default();
     for signer in [opened.signer, next] {
@@ -129,20 +131,161 @@ pub fn receive(
         let (device, segments) = (topic.clone(), (header.segment, next_segment));
         book.write(Write::Salvaged(Salvaged { device, era: header.era, segments }), fx);
     }
+    let count = records.len() as u64;
     if !active(Mutant::CollectorAcksFirst) {
-        book.write(Write::Segment(Box::new(segment_of(header, upload, at))), fx);
+        book.write(Write::Segment(Box::new(segment_of(header, upload, Some(records), at))), fx);
     }
     fx.log(FleetLog::AuditStored {
         device: topic.clone(),
         era: header.era.number,
         segment: header.segment,
-        records: records.len() as u64,
+        records: count,
         gaps,
     });
     Ok(Collected::Held(ack))
 }
 
-fn segment_of(header: &SegmentHeader, upload: Upload, at: Timestamp) -> Segment {
+/// The records of an upload. Of what was given up there are none.
+fn records_of(header: &SegmentHeader, upload: &Upload, shed: bool) -> Result<Vec<Record>, Refused> {
+    if upload.leaves.len() > SEGMENT_RECORDS_MAX as usize {
+        return Err(Refused::Malformed("more records than a segment may have"));
+    }
+    if shed {
+        return Ok(Vec::new());
+    }
+    upload.check(header)
+}
+
+/// A segment of another branch that is sound in itself.
+struct Opened<'h> {
+    header: &'h SegmentHeader,
+    /// Who signs the segment after it.
+    signer: Signer,
+    upload: Upload,
+    records: Vec<Record>,
+}
+
+impl<'h> Opened<'h> {
+    /// Takes a delivery apart. `signed_by` is who was to sign it.
+    fn of(
+        book: &Book,
+        delivery: Delivery,
+        header: &'h SegmentHeader,
+        signed_by: Option<Signer>,
+        identities: &[PublicKey],
+        keys: &[SealingKey],
+    ) -> Result<Self, Refused> {
+        let opened = signer::open(delivery.header(), book.fleet(), identities, signed_by)?;
+        let shed = delivery.is_shed(book.fleet(), identities)?;
+        let upload = delivery.open(keys)?;
+        let records = records_of(header, &upload, shed)?;
+        let signer = opened.after(&records)?;
+        Ok(Self { header, signer, upload, records })
+    }
+}
+
+/// What an era's acknowledgement says to a device of which nobody knows on which of its branches it is: as far as all of them
+/// are held, so that nothing counts as delivered that is not. What it sends once more is recognized.
+pub(super) fn told(book: &Book, device: &DeviceId, era: EraId) -> EraAck {
+    let held = era_ack(book, device, era);
+    let Some(forked) = book.branches(device, era) else { return held };
+    let astray =
+        forked.astray.map(|_| EraAck { era, next_segment: 0, next_index: 0, head: genesis(book.fleet(), device, era) });
+    let branches = forked.branches.iter().map(|branch| branch.ack);
+    branches.chain(astray).chain([held]).min_by_key(|ack| ack.next_segment).unwrap_or(held)
+}
+
+/// In an era that forked: the segment that goes on another branch, or is held as part of one, or of what all have in common.
+/// Returns how far its branch is held, if it is any of these.
+#[expect(clippy::too_many_arguments, reason = "all that an upload is judged by")]
+fn go_on_aside(
+    book: &mut Book,
+    delivery: &Delivery,
+    claim: &SegmentHeader,
+    identities: &[PublicKey],
+    keys: &[SealingKey],
+    archive: &Archive<'_>,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<Option<EraAck>, Refused> {
+    let Some(forked) = book.branches(&claim.device, claim.era) else { return Ok(None) };
+    let (digest, number) = (delivery.header().digest(), claim.segment);
+    let kept = kept(claim, archive, fx);
+    if kept.aside.contains(&digest) {
+        let branch = forked.branches.iter().find(|branch| (branch.from..branch.ack.next_segment).contains(&number));
+        let ack = branch.map(|branch| branch.ack);
+        if forked.astray == Some(number) {
+            // It has come back to where it had left off.
+            book.write(Write::Branches(Branches { astray: None, ..forked.clone() }), fx);
+        }
+        return Ok(ack);
+    }
+    if kept.trail == Some(digest) {
+        // On whichever branch its device goes on, it has delivered it up to here.
+        let (next_segment, next_index) = (claim.next_segment(), claim.next_index()?);
+        return Ok(Some(EraAck { era: claim.era, next_segment, next_index, head: claim.head() }));
+    }
+    let follows = |branch: &&Branch| {
+        let EraAck { next_segment, next_index, head, .. } = branch.ack;
+        (next_segment, next_index, head) == (number, claim.first_index, claim.previous)
+    };
+    let Some((place, branch)) = forked.branches.iter().enumerate().find(|(_, branch)| follows(branch)) else {
+        return Ok(None);
+    };
+    let opened = Opened::of(book, delivery.clone(), claim, Some(branch.signer), identities, keys)?;
+    set_aside(book, opened, Some(place), at, fx).map(Some)
+}
+
+/// Keeps a segment beside the branch that arrived first: as the next one of another branch, or as the first of one.
+fn set_aside(
+    book: &mut Book,
+    opened: Opened<'_>,
+    place: Option<usize>,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> Result<EraAck, Refused> {
+    let Opened { header, signer, upload, records } = opened;
+    let (device, era, from) = (header.device.clone(), header.era, header.segment);
+    let (next_segment, next_index) = (header.next_segment(), header.next_index()?);
+    let ack = EraAck { era, next_segment, next_index, head: header.head() };
+    let known = book.branches(&device, era).cloned();
+    let mut forked = known.unwrap_or(Branches { device: device.clone(), era, astray: None, branches: Vec::new() });
+    let full = forked.branches.len() >= Branches::MAX;
+    match place.and_then(|place| forked.branches.get_mut(place)) {
+        Some(branch) => {
+            branch.records = branch.records.saturating_add(records.len() as u64);
+            (branch.signer, branch.ack) = (signer, ack);
+        }
+        None if full => {
+            return Err(Refused::Malformed(
+                "one more branch of an era that has forked too often: enrol the device again",
+            ));
+        }
+        None => {
+            let first_index = header.first_index;
+            forked.branches.push(Branch { from, first_index, records: records.len() as u64, signer, ack, at });
+            let held = era_ack(book, &device, era);
+            // What was to be before it has never come where it goes on after the end of what is held.
+            forked.astray = match forked.astray {
+                Some(astray) if from < astray => None,
+                None if from == held.next_segment && from > 0 => Some(from),
+                other => other,
+            };
+        }
+    }
+    fx.log(FleetLog::AuditSetAside { device, era: era.number, segment: from, records: records.len() as u64 });
+    book.write(Write::Branches(forked), fx);
+    book.write(Write::Aside(Box::new(segment_of(header, upload, Some(records), at))), fx);
+    Ok(ack)
+}
+
+/// What is stored under a segment's position, or is to be.
+fn kept(claim: &SegmentHeader, archive: &Archive<'_>, fx: &Effects) -> Digests {
+    let (device, era, number) = (&claim.device, claim.era, claim.segment);
+    archive(device, era, number).and(fx.segments(device, era, number))
+}
+
+fn segment_of(header: &SegmentHeader, upload: Upload, read: Option<Vec<Record>>, at: Timestamp) -> Segment {
     Segment {
         device: header.device.clone(),
         era: header.era,
@@ -152,22 +295,24 @@ fn segment_of(header: &SegmentHeader, upload: Upload, at: Timestamp) -> Segment 
         header: upload.header.to_bytes(),
         leaves: upload.leaves,
         at,
+        read,
     }
 }
 
 /// A segment of a position that is held: the same again, or the proof of another branch.
+#[expect(clippy::too_many_arguments, reason = "all that an upload is judged by")]
 fn repeated(
     book: &mut Book,
-    delivery: &Delivery,
+    delivery: Delivery,
     identities: &[PublicKey],
     held: EraAck,
+    keys: &[SealingKey],
     archive: &Archive<'_>,
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<Collected, Refused> {
     let (signed, claim) = (delivery.header(), delivery.header().claim()?);
-    let uncommitted = fx.segment(&claim.device, claim.era, claim.segment);
-    let stored = uncommitted.or_else(|| archive(&claim.device, claim.era, claim.segment));
+    let stored = kept(&claim, archive, fx).trail;
     if stored == Some(signed.digest()) {
         return Ok(Collected::Held(held));
     }
@@ -177,7 +322,13 @@ fn repeated(
         Some(_) | None if header.salvage.is_some() || book.is_salvaged(&header.device, header.era, header.segment) => {
             Ok(Collected::Held(held))
         }
-        Some(_) => Ok(forked(book, &header, signed, "another segment of this number is stored", held, at, fx)),
+        Some(_) => {
+            let signed_by = signer_of(book, signed, &claim);
+            let signed = signed.clone();
+            let opened = Opened::of(book, delivery, &header, signed_by, identities, keys)?;
+            forked(book, &header, &signed, "another segment of this number is stored", at, fx);
+            set_aside(book, opened, None, at, fx).map(Collected::Forked)
+        }
         None => Err(Refused::Malformed("the collector lost the segment that this one repeats: restore its ledger")),
     }
 }
@@ -194,6 +345,13 @@ fn authentic(
     let era = book.era(&claim.device, claim.era).map(|chain| chain.signers.clone()).unwrap_or_default();
     let keys: Vec<PublicKey> = era.into_iter().chain(own).chain(before(book, claim)).map(|signer| signer.key).collect();
     signed.open(book.fleet(), keys.iter().map(PublicKey::verifying), 1)
+}
+
+/// Whichever of those who signed the era signed this one too: of another branch, nobody knows who was to.
+fn signer_of(book: &Book, signed: &Signed<SegmentHeader>, claim: &SegmentHeader) -> Option<Signer> {
+    let era = book.era(&claim.device, claim.era).map(|chain| chain.signers.clone()).unwrap_or_default();
+    let by = |signer: &Signer| signed.signed_by().any(|key| key == KeyId::of(signer.key.as_bytes()));
+    era.into_iter().rev().chain(before(book, claim)).find(by)
 }
 
 /// The identity keys of a device, that of now first.
@@ -213,10 +371,9 @@ fn forked(
     header: &SegmentHeader,
     signed: &Signed<SegmentHeader>,
     what: &str,
-    held: EraAck,
     at: Timestamp,
     fx: &mut Effects,
-) -> Collected {
+) {
     let fork = Fork {
         device: header.device.clone(),
         era: header.era,
@@ -236,12 +393,11 @@ fn forked(
         });
         book.write(Write::Fork(fork), fx);
     }
-    Collected::Forked(held)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use crate::wire::audit::segment::GivenUp;
     use crate::wire::enrol::DeviceKeys;
@@ -249,16 +405,17 @@ mod tests {
     use super::super::book::Device;
     use super::super::service::tests::{at, device_keys, one_device, salvaged, segment};
     use super::*;
-    use crate::ids::{EraId, Hash};
+    use crate::ids::Hash;
 
     struct Collector {
         book: Book,
         stored: BTreeMap<(DeviceId, EraId, u64), Hash>,
+        aside: BTreeSet<(EraId, u64, Hash)>,
     }
 
     impl Collector {
         fn new() -> Self {
-            Self { book: one_device().1, stored: BTreeMap::new() }
+            Self { book: one_device().1, stored: BTreeMap::new(), aside: BTreeSet::new() }
         }
 
         fn take(&mut self, upload: &Upload) -> Result<Collected, Refused> {
@@ -267,14 +424,24 @@ mod tests {
 
         fn receive(&mut self, delivery: &Delivery) -> Result<Collected, Refused> {
             let mut fx = Effects::default();
-            let stored = self.stored.clone();
-            let archive = |device: &DeviceId, era, segment| stored.get(&(device.clone(), era, segment)).copied();
+            let (stored, aside) = (self.stored.clone(), self.aside.clone());
+            let archive = |device: &DeviceId, era, segment| {
+                let range = (era, segment, Hash([0; 32]))..=(era, segment, Hash([255; 32]));
+                let aside = aside.range(range).map(|(.., digest)| *digest).collect();
+                Digests { trail: stored.get(&(device.clone(), era, segment)).copied(), aside }
+            };
             let gw = "gw-07".parse().unwrap();
             let collected = receive(&mut self.book, &gw, &delivery.to_bytes(), &[], &archive, at(9), &mut fx);
             fx.commit(|writes| {
                 for write in writes {
-                    if let Write::Segment(segment) = write {
-                        self.stored.insert((segment.device.clone(), segment.era, segment.segment), segment.digest);
+                    match write {
+                        Write::Segment(segment) => {
+                            self.stored.insert((segment.device.clone(), segment.era, segment.segment), segment.digest);
+                        }
+                        Write::Aside(segment) => {
+                            self.aside.insert((segment.era, segment.segment, segment.digest));
+                        }
+                        _ => {}
                     }
                 }
                 Ok::<(), ()>(())
@@ -327,10 +494,87 @@ mod tests {
         assert!(matches!(collector.take(&other), Ok(Collected::Forked(ack)) if ack.next_segment == 1));
         assert!(matches!(collector.take(&other), Ok(Collected::Forked(_))));
         assert!(matches!(collector.take(&after), Ok(Collected::Forked(_))), "it follows the other branch");
-        assert_eq!(collector.book.forks().count(), 2, "one proof per position");
+        assert_eq!(collector.book.forks().count(), 1, "one proof is enough: it goes on another branch, set aside");
         let twin = segment(&mine(), EraId { salt: 78, ..ERA }, None, 1, "c");
         assert!(matches!(collector.take(&twin), Ok(Collected::Held(_))), "it is kept, and told as a fork");
-        assert_eq!(collector.book.forks().count(), 3);
+        assert_eq!(collector.book.forks().count(), 2);
+    }
+
+    /// Where a collector says that a branch stands.
+    fn aside(collected: Result<Collected, Refused>) -> (u64, u64) {
+        match collected {
+            Ok(Collected::Forked(ack)) => (ack.next_segment, ack.next_index),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_on_another_branch_is_set_aside_and_the_device_is_told_how_far() {
+        let mut collector = Collector::new();
+        let gw: DeviceId = "gw-07".parse().unwrap();
+        let first = segment(&mine(), ERA, None, 2, "a");
+        let clones = segment(&mine(), ERA, Some(&first), 1, "clone");
+        let clones_next = segment(&mine(), ERA, Some(&clones), 1, "clone");
+        let own = segment(&mine(), ERA, Some(&first), 3, "own");
+        let own_next = segment(&mine(), ERA, Some(&own), 3, "own");
+        let own_last = segment(&mine(), ERA, Some(&own_next), 3, "own");
+        for upload in [&first, &clones, &clones_next] {
+            assert!(matches!(collector.take(upload), Ok(Collected::Held(_))));
+        }
+        assert_eq!(aside(collector.take(&own)), (2, 5));
+        assert_eq!(aside(collector.take(&own)), (2, 5), "again");
+        assert_eq!(aside(collector.take(&own_next)), (3, 8));
+        assert_eq!(told(&collector.book, &gw, ERA).next_segment, 3);
+        assert_eq!(aside(collector.take(&own_last)), (4, 11));
+        assert_eq!(aside(collector.take(&first)), (1, 2), "what both have, no further than it goes");
+        assert_eq!(told(&collector.book, &gw, ERA).next_segment, 3, "nobody is told more than is held of his branch");
+        let later = segment(&mine(), ERA, Some(&clones_next), 1, "clone");
+        assert!(
+            matches!(collector.take(&later), Ok(Collected::Held(ack)) if ack.next_segment == 4),
+            "that goes on too"
+        );
+        assert_eq!((collector.stored.len(), collector.aside.len(), collector.book.forks().count()), (4, 3, 1));
+        let [branch] = &collector.book.branches(&gw, ERA).unwrap().branches[..] else { panic!() };
+        assert_eq!((branch.from, branch.first_index, branch.records), (1, 2, 9));
+    }
+
+    #[test]
+    fn a_branch_whose_beginning_counted_as_delivered_is_asked_for_once_more() {
+        let mut collector = Collector::new();
+        let gw: DeviceId = "gw-07".parse().unwrap();
+        let first = segment(&mine(), ERA, None, 2, "a");
+        let clones = segment(&mine(), ERA, Some(&first), 1, "clone");
+        let own = segment(&mine(), ERA, Some(&first), 3, "own");
+        let own_next = segment(&mine(), ERA, Some(&own), 3, "own");
+        let own_last = segment(&mine(), ERA, Some(&own_next), 3, "own");
+        collector.take(&first).unwrap();
+        collector.take(&clones).unwrap();
+        // The device was told that two segments are held, and took the second for its own.
+        assert_eq!(aside(collector.take(&own_next)), (3, 8));
+        assert_eq!(told(&collector.book, &gw, ERA).next_segment, 0, "from the beginning");
+        for (upload, next) in [(&first, (1, 2)), (&own, (2, 5)), (&own_next, (3, 8)), (&own_last, (4, 11))] {
+            assert_eq!(aside(collector.take(upload)), next);
+        }
+        assert_eq!(told(&collector.book, &gw, ERA).next_segment, 2, "as far as all branches are held");
+        assert_eq!((collector.stored.len(), collector.aside.len()), (2, 3));
+    }
+
+    #[test]
+    fn branches_are_bounded_and_forged_ones_are_none() {
+        let mut collector = Collector::new();
+        collector.take(&segment(&mine(), ERA, None, 2, "a")).unwrap();
+        let forged = segment(&device_keys(99), ERA, None, 2, "z");
+        assert!(collector.take(&forged).is_err());
+        let mut damaged = segment(&mine(), ERA, None, 2, "z");
+        damaged.leaves[1][3] ^= 1;
+        assert_eq!(collector.take(&damaged), Err(Refused::DigestMismatch));
+        assert!(collector.aside.is_empty() && collector.book.branched().next().is_none());
+        for number in 0..Branches::MAX {
+            aside(collector.take(&segment(&mine(), ERA, None, 1, &format!("b{number}"))));
+        }
+        let refused = collector.take(&segment(&mine(), ERA, None, 1, "one more"));
+        assert!(matches!(refused, Err(Refused::Malformed(_))), "{refused:?}");
+        assert_eq!(collector.aside.len(), Branches::MAX);
     }
 
     #[test]
@@ -421,7 +665,7 @@ mod tests {
         short.leaves.pop();
         assert_eq!(collector.take(&short), Err(Refused::DigestMismatch));
         let mut fx = Effects::default();
-        let archive = |_: &DeviceId, _, _| None;
+        let archive = |_: &DeviceId, _, _| Digests::default();
         let bytes = Delivery::Open(good).to_bytes();
         let elsewhere = receive(&mut collector.book, &"gw-08".parse().unwrap(), &bytes, &[], &archive, at(9), &mut fx);
         assert_eq!(elsewhere, Err(Refused::WrongDevice));

@@ -5,6 +5,7 @@
 //! Read next: `collect.rs`, which acknowledges audit.
 
 use super::book::{Book, Device, Seen, Write};
+use super::collect::told;
 use super::{Effects, FleetLog};
 use crate::ids::{DeviceId, EraId, Nonce};
 use crate::time::{Millis, Timestamp};
@@ -137,7 +138,7 @@ fn merge(
 /// began, which tells a restored disk what it is.
 pub fn eras_of(book: &Book, device: &Device, hello: &Hello) -> Vec<EraAck> {
     let mut eras: Vec<EraAck> =
-        hello.pending.iter().chain([&hello.era]).map(|era| era_ack(book, &device.id, *era)).collect();
+        hello.pending.iter().chain([&hello.era]).map(|era| told(book, &device.id, *era)).collect();
     let own = book
         .eras(&device.id)
         .rev()

@@ -40,12 +40,12 @@ pub mod time;
 
 pub use book::{Book, Write};
 pub use keys::{FleetKeys, Operator};
-pub use service::{Archive, FleetLog, Service, Settings};
+pub use service::{Archive, Digests, FleetLog, Service, Settings};
 
 use covered::Covered;
 
 use crate::agent::effects::Publish;
-use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash};
+use crate::ids::{DeviceId, EraId, FeedId, GrantId};
 use crate::time::Timestamp;
 use crate::wire::Refused;
 
@@ -83,14 +83,18 @@ impl Effects {
         !self.writes.is_empty()
     }
 
-    /// The digest of a segment that is to be written.
-    fn segment(&self, device: &DeviceId, era: EraId, number: u64) -> Option<Hash> {
-        self.writes.iter().find_map(|write| match write {
-            Write::Segment(segment) => {
-                let same = segment.device == *device && segment.era == era && segment.segment == number;
-                same.then_some(segment.digest)
-            }
+    /// The digests of the segments of a number that are to be written.
+    fn segments(&self, device: &DeviceId, era: EraId, number: u64) -> Digests {
+        let mut kept = Digests::default();
+        let of = |segment: &book::Segment| {
+            let same = segment.device == *device && segment.era == era && segment.segment == number;
+            same.then_some(segment.digest)
+        };
+        self.writes.iter().for_each(|write| match write {
+            Write::Aside(segment) => kept.aside.extend(of(segment)),
+            Write::Segment(segment) => kept.trail = kept.trail.or(of(segment)),
             Write::Act(..)
+            | Write::Branches(_)
             | Write::Bundle(..)
             | Write::Device(_)
             | Write::Emergency(_)
@@ -112,8 +116,9 @@ impl Effects {
             | Write::Seen(_)
             | Write::Set(..)
             | Write::Snapshot(..)
-            | Write::Step(_) => None,
-        })
+            | Write::Step(_) => {}
+        });
+        kept
     }
 
     fn log(&mut self, log: FleetLog) {

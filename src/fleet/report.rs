@@ -8,10 +8,10 @@
 pub mod holes;
 pub mod lineage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use holes::{list, Arrived, Counted, Holes, Marked, Missing, Salvaged};
+use holes::{list, Arrived, Aside, Counted, Holes, Marked, Missing, Salvaged, Unheard};
 
 use super::book::{Book, Device, Segment};
 use crate::agent::salvage::Boundary;
@@ -51,6 +51,8 @@ pub struct DeviceReport {
     pub unannounced: u64,
     /// Proofs that its chain forked.
     pub forks: u64,
+    /// Records of other branches of its eras than those that arrived first: they are set aside, and not among the records.
+    pub aside: u64,
     /// The first record's name.
     pub first: Option<String>,
     /// The last record's name.
@@ -60,9 +62,15 @@ pub struct DeviceReport {
     /// Within so much powered-on time after it the device records something more, whatever happens: past that it is switched
     /// off, cut off, or made silent. None where it ended in order, or began with nothing that says so.
     pub next_within: Option<Millis>,
-    /// Eras that hold denials and ended without a word, but for the last one: what was being counted then is not counted,
-    /// so that there were as many denials or more.
+    /// Eras of which there were as many denials as are counted, or more: those that have denials, or had some that were
+    /// given up, and ended without a word, but for the last one, because what was being counted then is not counted; and
+    /// those of which a damaged disk has lost a part, where counts may have been.
     pub cut_short: u64,
+    /// Denials that were counted in records which were given up, by what gap records say: beside `decisions`.
+    pub repeated_lost: u64,
+    /// Numbers of eras below the highest one that is here of which nothing is here, and of which nothing says that they
+    /// ended, were lost, or held nothing.
+    pub unheard: u64,
     /// What does not check out.
     pub problems: Vec<String>,
     /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap
@@ -92,7 +100,7 @@ impl Report {
 
     /// Whether something is gone or has not arrived.
     pub fn has_gaps(&self) -> bool {
-        self.devices.values().any(|device| device.gaps > 0 || device.missing > 0)
+        self.devices.values().any(|device| device.gaps > 0 || device.missing > 0 || device.unheard > 0)
     }
 }
 
@@ -127,9 +135,11 @@ struct Said {
 /// The era that ended last.
 struct Past {
     device: DeviceId,
-    number: u64,
-    /// It has denials, and does not say that all of them were counted.
+    era: EraId,
+    /// It has denials, or had some, and does not say that all of them were counted.
     open: bool,
+    /// Counts may have been among what a damaged disk has lost of it.
+    torn: bool,
 }
 
 /// A segment that is sound.
@@ -170,6 +180,8 @@ struct Held {
     lost: Vec<(u64, u64)>,
     shed: Vec<(u64, u64)>,
     made: Made,
+    /// Who vouches for the key that signed its last segment.
+    identity: Option<PublicKey>,
 }
 
 /// A gap record, and where it stands.
@@ -230,6 +242,17 @@ impl Verifier {
         let mut verifier = Self::by(Signers::of(book));
         for fork in book.forks() {
             verifier.report.devices.entry(fork.device.clone()).or_default().forks += 1;
+        }
+        for forked in book.branched() {
+            let report = verifier.report.devices.entry(forked.device.clone()).or_default();
+            for branch in &forked.branches {
+                report.aside = report.aside.saturating_add(branch.records);
+                let segments = (branch.from, branch.ack.next_segment);
+                let indexes = (branch.first_index, branch.ack.next_index);
+                let (era, records, at) = (forked.era, branch.records, branch.at);
+                let Holes { aside, left_out, .. } = &mut report.holes;
+                list(aside, left_out, Aside { era, segments, indexes, records, at });
+            }
         }
         verifier
     }
@@ -293,7 +316,7 @@ impl Verifier {
         match check(&self.signers, segment, &place) {
             Ok(Sound { header, records, signer, mark, next }) => {
                 self.note(&device, &header, mark);
-                self.look_back(&device, &header, &records);
+                self.look_back(&device, &records);
                 self.count(&device, &header, &records);
                 self.go_on(device.clone(), &header, next, records.is_empty());
                 let records = records.into_iter().map(|record| {
@@ -370,13 +393,15 @@ impl Verifier {
         named
     }
 
-    /// Whether the era before ended with denials that nobody counts: it says nothing of an end, and a start came after it.
-    /// Where an era has grown long, all is counted before the next one begins.
-    fn look_back(&mut self, device: &DeviceId, header: &SegmentHeader, records: &[Record]) {
-        let Some(past) = self.past.take().filter(|past| past.device == *device && past.open) else { return };
+    /// Whether the era before ended with denials that nobody counts: it says nothing of an end, and the next one does not
+    /// say that it had grown long, before which all is counted. What was lost with a part of it nobody counts either.
+    fn look_back(&mut self, device: &DeviceId, records: &[Record]) {
+        let Some(past) = self.past.take().filter(|past| past.device == *device && (past.open || past.torn)) else {
+            return;
+        };
         let first = records.first().filter(|record| record.index == 0);
-        let went_on = first.is_some_and(|record| !matches!(record.event, Event::Start(_)));
-        if !(went_on && header.era.number == past.number.saturating_add(1)) {
+        let went_on = first.is_some_and(|record| matches!(record.event, Event::Ended(end) if end.era == past.era));
+        if past.torn || !went_on {
             self.report.devices.entry(device.clone()).or_default().cut_short += 1;
         }
     }
@@ -390,6 +415,7 @@ impl Verifier {
             Event::Repeated(repeated) => *repeated,
             Event::Alive(_)
             | Event::Decision(_)
+            | Event::Ended(_)
             | Event::Gap(_)
             | Event::Grant(_)
             | Event::Mode(_)
@@ -453,10 +479,13 @@ impl Verifier {
     }
 
     fn end_chain(&mut self) {
-        if let Some(Chain { device, era, next_index, head, lost, shed, made, said, .. }) = self.chain.take() {
-            let open = !said.denials.is_empty() && !said.over;
-            self.past = Some(Past { device: device.clone(), number: era.number, open });
-            self.held.insert((device, era), Held { end: next_index, head, lost, shed, made });
+        if let Some(Chain { device, era, next_index, head, lost, shed, made, said, signer, .. }) = self.chain.take() {
+            let silent = said.denials.is_empty() && shed.is_empty();
+            let open = !silent && !said.over;
+            let torn = !lost.is_empty();
+            self.past = Some(Past { device: device.clone(), era, open, torn });
+            let identity = signer.map(|signer| signer.identity);
+            self.held.insert((device, era), Held { end: next_index, head, lost, shed, made, identity });
         }
     }
 
@@ -468,6 +497,7 @@ impl Verifier {
                 Event::Decision(_) => report.decisions += 1,
                 Event::Gap(gap) => {
                     report.gaps += 1;
+                    report.repeated_lost = report.repeated_lost.saturating_add(gap.repeated);
                     let id = record_id(device, header.era, record.index);
                     let counted = Counted { id, floor: record.floor, gap: gap.clone() };
                     list(&mut report.holes.counted, &mut report.holes.left_out, counted);
@@ -478,6 +508,7 @@ impl Verifier {
                     report.next_within = Some(start.heartbeat);
                     self.named.extend(start.previous.map(|end| (device.clone(), end)));
                 }
+                Event::Ended(end) => self.named.push((device.clone(), *end)),
                 Event::Alive(alive) => report.next_within = alive.next,
                 // Counted once it is known of what.
                 Event::Repeated(_) => {}
@@ -490,18 +521,19 @@ impl Verifier {
         }
     }
 
-    /// The report. What a start said about the era before it is compared with what is held of that era, and what is not
+    /// The report. What was said about where an era ended is compared with what is held of that era, and what is not
     /// held with what gap records count.
     pub fn finish(mut self) -> Report {
         self.end_chain();
         let mut reach: BTreeMap<(DeviceId, EraId), u64> =
             self.held.iter().map(|(place, held)| (place.clone(), held.end)).collect();
+        self.find_unheard();
         for (device, end) in std::mem::take(&mut self.named) {
             let held =
                 self.held.get(&(device.clone(), end.era)).filter(|held| held.made == Made::Whole && held.end > 0);
             if held.is_some_and(|held| held.end == end.next_index && held.head != end.head) {
                 let report = self.report.devices.entry(device.clone()).or_default();
-                report.problems.push(format!("era {}: its end is not the one that the next start names", end.era));
+                report.problems.push(format!("era {}: its end is not the one that the next era names", end.era));
             }
             let reached = reach.entry((device, end.era)).or_default();
             *reached = end.next_index.max(*reached);
@@ -509,13 +541,10 @@ impl Verifier {
         for told in &self.gaps {
             reach.entry((told.device.clone(), told.gap.era)).or_default();
         }
-        let mut first: BTreeMap<DeviceId, EraId> = BTreeMap::new();
-        for (device, era) in self.held.keys() {
-            first.entry(device.clone()).or_insert(*era);
-        }
         for ((device, era), end) in reach {
-            let given_back = self.holder == Holder::Device && first.get(&device).is_some_and(|first| era < *first);
             let of_era = self.held.get(&(device.clone(), era));
+            // Which era is delivered first is not a matter of age alone.
+            let given_back = self.holder == Holder::Device && of_era.is_none();
             let held = of_era.map_or_else(Vec::new, Held::ranges);
             let shed = of_era.map_or(&[][..], |held| &held.shed);
             let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end, shed)).collect();
@@ -536,6 +565,42 @@ impl Verifier {
             }
         }
         self.report
+    }
+
+    /// Era numbers that a device must have given, for it numbers one after the other, and of which nothing is here or said.
+    /// One that begins anew, because it was replaced, has another identity key. A device's own file says nothing of what
+    /// it gave back.
+    fn find_unheard(&mut self) {
+        if self.holder == Holder::Device {
+            return;
+        }
+        let mut held: BTreeMap<(&DeviceId, [u8; 32]), Vec<u64>> = BTreeMap::new();
+        let mut keys: BTreeMap<&DeviceId, BTreeSet<[u8; 32]>> = BTreeMap::new();
+        let mut known: BTreeMap<&DeviceId, Vec<(u64, u64)>> = BTreeMap::new();
+        let one = |number: u64| (number, number.saturating_add(1));
+        for ((device, era), held_era) in &self.held {
+            let key = held_era.identity.map_or([0; 32], |identity| *identity.as_bytes());
+            held.entry((device, key)).or_default().push(era.number);
+            keys.entry(device).or_default().insert(key);
+            known.entry(device).or_default().push(one(era.number));
+        }
+        let ends = self.named.iter().map(|(device, end)| (device, end.era.number));
+        let told = self.gaps.iter().map(|told| (&told.device, told.gap.era.number));
+        for (device, number) in ends.chain(told) {
+            known.entry(device).or_default().push(one(number));
+        }
+        for ((device, _), numbers) in held {
+            let alone = keys.get(device).is_some_and(|keys| keys.len() == 1);
+            let first = if alone { 1 } else { numbers.first().copied().unwrap_or(1) };
+            let end = numbers.last().copied().unwrap_or(0);
+            let before = [(0, first)].into_iter().chain(known.get(device).into_iter().flatten().copied());
+            for (first, end) in between(before.collect(), end) {
+                let Some(report) = self.report.devices.get_mut(device) else { continue };
+                report.unheard = report.unheard.saturating_add(end - first);
+                let Holes { unheard, left_out, .. } = &mut report.holes;
+                list(unheard, left_out, Unheard { first, end });
+            }
+        }
     }
 
     /// What the device's gap records count of an era that reaches to `end` and has given up the records of `shed`: those
@@ -667,6 +732,7 @@ mod tests {
             header: upload.header.to_bytes(),
             leaves: upload.leaves.clone(),
             at: at(1),
+            read: None,
         }
     }
 
@@ -717,7 +783,7 @@ mod tests {
     #[test]
     fn every_record_is_collected_lost_or_missing() {
         // Of 5 records of an era, record 3 is lost; another era has one record.
-        let gap = |first, end| Event::Gap(Gap { era: ERA, first, end, cause: GapCause::Damaged });
+        let gap = |first, end| Event::Gap(Gap { era: ERA, first, end, cause: GapCause::Damaged, repeated: 0 });
         check_sums(&[], (5, 0, 1));
         check_sums(&[gap(3, Some(4))], (6, 1, 0));
         check_sums(&[gap(2, Some(5))], (6, 1, 0));
@@ -729,7 +795,7 @@ mod tests {
     #[test]
     fn what_was_given_up_is_counted_by_a_later_gap_record_of_that_cause_alone() {
         // Of 5 records of an era, 2, 3 and 4 were given up; another era has one record.
-        let gap = |first, end, cause| Event::Gap(Gap { era: ERA, first, end: Some(end), cause });
+        let gap = |first, end, cause| Event::Gap(Gap { era: ERA, first, end: Some(end), cause, repeated: 0 });
         check_shed(&[], (3, 0, 3));
         check_shed(&[gap(2, 5, GapCause::Quota)], (4, 3, 0));
         check_shed(&[gap(2, 4, GapCause::Quota)], (4, 2, 1));
@@ -884,14 +950,64 @@ mod tests {
         let cut_short = |first: &[Event], then: &[Event]| report(&[(1, first), (2, then)]).cut_short;
         assert_eq!(cut_short(&[start(), decision(false)], &[start()]), 1, "killed");
         assert_eq!(cut_short(&[start(), decision(false), over()], &[start()]), 0, "in order");
-        assert_eq!(cut_short(&[start(), decision(false)], &[decision(true)]), 0, "it has grown long");
+        assert_eq!(cut_short(&[start(), decision(false)], &[ended(1, 2)]), 0, "it has grown long");
+        assert_eq!(cut_short(&[start(), decision(false)], &[decision(true)]), 1, "nothing says that it has grown long");
         assert_eq!(cut_short(&[start(), decision(true)], &[start()]), 0, "no denials");
         assert_eq!(report(&[(1, &[start(), decision(false)])]).cut_short, 0, "it may go on");
+        assert_eq!(report(&[(1, &[decision(false)]), (3, &[ended(2, 9)])]).cut_short, 1, "the one between is missing");
+    }
+
+    fn ended(number: u64, next_index: u64) -> Event {
+        Event::Ended(EraEnd { era: EraId { number, salt: 1 }, next_index, head: Hash::ZERO })
+    }
+
+    #[test]
+    fn of_an_era_that_gave_something_up_or_lost_it_the_end_is_as_open() {
+        let of = |edit: &dyn Fn(&Upload) -> Upload, then: &[Event]| {
+            let (_, book, _, _) = one_device();
+            let whole = told_all(&device_keys(1), ERA, vec![start(), decision(true)]);
+            let mut verifier = Verifier::new(&book);
+            verifier.segment(stored(&edit(&whole))).unwrap();
+            verifier.segment(stored(&told_all(&device_keys(1), EraId { number: 2, salt: 1 }, then.to_vec()))).unwrap();
+            verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap().cut_short
+        };
+        let named = Event::Ended(EraEnd { era: ERA, next_index: 2, head: Hash::ZERO });
+        let shed = |upload: &Upload| Upload { leaves: Vec::new(), ..upload.clone() };
+        let torn = |upload: &Upload| salvaged(&device_keys(1), upload, 1..2);
+        let named = [named];
+        assert_eq!([of(&Upload::clone, &[start()]), of(&Upload::clone, &named)], [0, 0], "no denials");
+        assert_eq!([of(&shed, &[start()]), of(&shed, &named)], [1, 0], "it may have had denials");
+        assert_eq!([of(&torn, &[start()]), of(&torn, &named)], [1, 1], "counts may have been among what is lost");
+    }
+
+    #[test]
+    fn an_era_that_the_one_after_it_names_or_whose_number_is_passed_over_does_not_go_unseen() {
+        let holes = |eras: &[(u64, &[Event])]| {
+            let report = report(eras);
+            let unheard: Vec<_> = report.holes.unheard.iter().map(|unheard| (unheard.first, unheard.end)).collect();
+            assert_eq!(unheard.iter().map(|(first, end)| end - first).sum::<u64>(), report.unheard);
+            (report.missing, unheard)
+        };
+        let allow = || decision(true);
+        assert_eq!(holes(&[(1, &[start()]), (2, &[ended(1, 1)])]), (0, vec![]));
+        assert_eq!(holes(&[(1, &[start()]), (3, &[ended(2, 70)])]), (70, vec![]), "named");
+        assert_eq!(holes(&[(1, &[start()]), (3, &[ended(2, 0)])]), (0, vec![]), "it held nothing");
         assert_eq!(
-            report(&[(1, &[decision(false)]), (3, &[decision(true)])]).cut_short,
-            1,
-            "the one between is missing"
+            holes(&[(1, &[start()]), (4, &[ended(3, 70)])]),
+            (70, vec![(2, 3)]),
+            "the one before is named by nobody"
         );
+        assert_eq!(holes(&[(3, &[allow()]), (7, &[allow()])]), (0, vec![(1, 3), (4, 7)]));
+        let era = EraId { number: 5, salt: 0 };
+        let gap = Event::Gap(Gap { era, first: 0, end: Some(9), cause: GapCause::Damaged, repeated: 0 });
+        assert_eq!(holes(&[(3, &[allow()]), (7, &[gap])]), (0, vec![(1, 3), (4, 5), (6, 7)]), "counted as lost");
+    }
+
+    #[test]
+    fn what_counts_stood_for_that_were_given_up_is_summed() {
+        let gap = |repeated| Event::Gap(Gap { era: ERA, first: 0, end: Some(1), cause: GapCause::Quota, repeated });
+        assert_eq!(report(&[(2, &[gap(3), gap(0), gap(4)])]).repeated_lost, 7);
+        assert_eq!(report(&[(2, &[gap(u64::MAX), gap(4)])]).repeated_lost, u64::MAX);
     }
 
     #[test]

@@ -29,8 +29,30 @@ use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 /// The nonces of a device's newest requests: a broker that delivers one twice gets no second token.
 const NONCES_KEPT: usize = 64;
 
-/// Digest of the signed header of a stored segment, none where none is stored.
-pub type Archive<'a> = dyn Fn(&DeviceId, EraId, u64) -> Option<Hash> + 'a;
+/// What is stored of the segments of one number: of a device, an era.
+pub type Archive<'a> = dyn Fn(&DeviceId, EraId, u64) -> Digests + 'a;
+
+/// The digests of what is stored under one position.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Digests {
+    /// Of the branch that arrived first.
+    pub trail: Option<Hash>,
+    /// Of the others.
+    pub aside: Vec<Hash>,
+}
+
+impl Digests {
+    /// Of one position of an era that never forked.
+    pub fn one(trail: Option<Hash>) -> Self {
+        Self { trail, aside: Vec::new() }
+    }
+
+    /// With what else is to be written there.
+    pub(super) fn and(mut self, uncommitted: Self) -> Self {
+        self.aside.extend(uncommitted.aside);
+        Self { trail: self.trail.or(uncommitted.trail), aside: self.aside }
+    }
+}
 
 /// What an operator chooses for the service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,6 +136,17 @@ pub enum FleetLog {
         records: u64,
         /// Gap records among them.
         gaps: u64,
+    },
+    /// A segment of another branch of its era than the one that arrived first is kept beside that.
+    AuditSetAside {
+        /// The device.
+        device: DeviceId,
+        /// The era's number.
+        era: u64,
+        /// The segment.
+        segment: u64,
+        /// How many records.
+        records: u64,
     },
     /// `chain.forked`: proof that a device's chain forked.
     ChainForked {
@@ -766,7 +799,7 @@ pub(super) mod tests {
         secs: u64,
     ) -> super::super::Outgoing {
         let mut fx = Effects::default();
-        let archive = |_: &DeviceId, _, _| None;
+        let archive = |_: &DeviceId, _, _| Digests::default();
         service.message(book, &topic.text(&acme()), payload, &archive, at(secs), &mut fx);
         fx.commit(|_| Ok::<(), ()>(())).unwrap()
     }
@@ -861,7 +894,7 @@ pub(super) mod tests {
         ] {
             for payload in [&b""[..], b"x", &[0xff; 300], &[0; 40_000]] {
                 let mut fx = Effects::default();
-                let archive = |_: &DeviceId, _, _| None;
+                let archive = |_: &DeviceId, _, _| Digests::default();
                 service.message(&mut book, &topic.text(&acme()), payload, &archive, at(5), &mut fx);
                 assert!(!fx.has_writes(), "{topic} {} bytes", payload.len());
             }

@@ -7,7 +7,8 @@
 
 mod copy;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use crate::fleet::acts::Act;
 use crate::fleet::book::{BrokenBook, Issued, Segment};
 use crate::fleet::emergency::Kept;
 use crate::fleet::keys::ISSUED_EARLIER;
-use crate::fleet::{Archive, Book, Effects, Outgoing, Write};
+use crate::fleet::{Archive, Book, Digests, Effects, Outgoing, Write};
 use crate::ids::{BlockId, DeviceId, EraId, GrantId, Hash};
 use crate::time::Timestamp;
 use crate::wire::audit::segment::SegmentHeader;
@@ -35,7 +36,7 @@ use crate::wire::token::Bearer;
 use crate::wire::{decode, encode};
 
 /// The form of the tables.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// The most bytes of one row of the book. A revocation list is the largest.
 const ROW_BYTES_MAX: usize = 1 << 20;
 /// How long another process may hold the ledger.
@@ -51,6 +52,11 @@ CREATE TABLE segments (
     first_index INTEGER NOT NULL, count INTEGER NOT NULL, digest BLOB NOT NULL, header BLOB NOT NULL,
     received_ms INTEGER NOT NULL,
     PRIMARY KEY (device, era, salt, segment)
+) WITHOUT ROWID;
+CREATE TABLE aside (
+    device TEXT NOT NULL, era INTEGER NOT NULL, salt INTEGER NOT NULL, segment INTEGER NOT NULL,
+    digest BLOB NOT NULL, header BLOB NOT NULL, leaves BLOB NOT NULL, received_ms INTEGER NOT NULL,
+    PRIMARY KEY (device, era, salt, segment, digest)
 ) WITHOUT ROWID;
 CREATE TABLE records (
     device TEXT NOT NULL, era INTEGER NOT NULL, salt INTEGER NOT NULL, idx INTEGER NOT NULL,
@@ -264,7 +270,7 @@ impl Ledger {
         let transaction = begun.map_err(LedgerError::from)?;
         catch_up(&transaction, book, revision, ahead)?;
         let mut fx = Effects::default();
-        let archive = |device: &DeviceId, era: EraId, segment: u64| digest_of(&transaction, device, era, segment);
+        let archive = |device: &DeviceId, era: EraId, segment: u64| digests_of(&transaction, device, era, segment);
         // Whatever happens from here on, the book may be ahead of the disk until the commit has returned.
         *ahead = true;
         let decided = decide(book, &archive, &mut fx);
@@ -469,6 +475,7 @@ fn segment_of(row: &rusqlite::Row<'_>, records: &mut rusqlite::Statement<'_>) ->
         header: row.get(7)?,
         leaves: bytes.collect::<Result<_, _>>()?,
         at: millis(row.get(8)?),
+        read: None,
     })
 }
 
@@ -542,6 +549,21 @@ fn catch_up(
     Ok(changed)
 }
 
+fn digests_of(connection: &Connection, device: &DeviceId, era: EraId, segment: u64) -> Digests {
+    let trail = digest_of(connection, device, era, segment);
+    let aside = aside_of(connection, device, era, segment).unwrap_or_default();
+    Digests { trail, aside }
+}
+
+fn aside_of(connection: &Connection, device: &DeviceId, era: EraId, segment: u64) -> rusqlite::Result<Vec<Hash>> {
+    let place = params![device.as_str(), era.number as i64, era.salt as i64, segment as i64];
+    let mut statement = connection
+        .prepare_cached("SELECT digest FROM aside WHERE device = ?1 AND era = ?2 AND salt = ?3 AND segment = ?4")?;
+    // A failure here leaves the duplicate unacknowledged, and the commit tells why.
+    let rows = statement.query_map(place, |row| row.get::<_, [u8; 32]>(0).map(Hash))?;
+    rows.collect()
+}
+
 fn digest_of(connection: &Connection, device: &DeviceId, era: EraId, segment: u64) -> Option<Hash> {
     let place = params![device.as_str(), era.number as i64, era.salt as i64, segment as i64];
     let mut statement = connection
@@ -553,11 +575,18 @@ fn digest_of(connection: &Connection, device: &DeviceId, era: EraId, segment: u6
 
 fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(), LedgerError> {
     let mut attributed = Attributed::default();
-    for write in writes {
+    // Of rows of one name the last stays: those before it need not be written.
+    let mut named = BTreeSet::new();
+    let names: Vec<Option<String>> = writes.iter().map(Write::row).collect();
+    let last: Vec<bool> =
+        names.iter().rev().map(|name| name.as_ref().is_none_or(|name| named.insert(name.as_str()))).collect();
+    for ((write, name), last) in writes.iter().zip(&names).zip(last.into_iter().rev()) {
         match write {
+            Write::Aside(segment) => store_aside(connection, segment)?,
             Write::Issued(issued) => store_issued(connection, issued)?,
             Write::Segment(segment) => store_segment(connection, segment, &mut attributed)?,
             Write::Act(..)
+            | Write::Branches(_)
             | Write::Bundle(..)
             | Write::Device(_)
             | Write::Emergency(_)
@@ -579,9 +608,12 @@ fn store(connection: &Connection, revision: i64, writes: &[Write]) -> Result<(),
             | Write::Set(..)
             | Write::Snapshot(..)
             | Write::Step(_) => {
+                if !last {
+                    continue;
+                }
                 let mut statement = connection
                     .prepare_cached("INSERT OR REPLACE INTO book (name, revision, value) VALUES (?1, ?2, ?3)")?;
-                statement.execute(params![write.row(), revision, encode(write)])?;
+                statement.execute(params![name, revision, encode(write)])?;
             }
         }
     }
@@ -613,6 +645,17 @@ fn store_issued(connection: &Connection, issued: &Issued) -> Result<(), LedgerEr
         audience,
         root_key_id
     ])?;
+    Ok(())
+}
+
+fn store_aside(connection: &Connection, segment: &Segment) -> Result<(), LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "INSERT OR IGNORE INTO aside (device, era, salt, segment, digest, header, leaves, received_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    let (device, era, salt) = (segment.device.as_str(), segment.era.number as i64, segment.era.salt as i64);
+    let (number, digest, leaves) = (segment.segment as i64, segment.digest.0, encode(&segment.leaves));
+    statement.execute(params![device, era, salt, number, digest, segment.header, leaves, ms(segment.at)])?;
     Ok(())
 }
 
@@ -659,8 +702,11 @@ fn store_segment(connection: &Connection, segment: &Segment, attributed: &mut At
          bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     // They were read when they were verified. Of what the device gave up there are none.
-    let records = if header.is_shed(&segment.leaves) { Ok(Vec::new()) } else { header.read(&segment.leaves) };
-    let records = records.map_err(|_| LedgerError::Damaged("a record on its way in".into()))?;
+    let read = || if header.is_shed(&segment.leaves) { Ok(Vec::new()) } else { header.read(&segment.leaves) };
+    let records = match &segment.read {
+        Some(records) => Cow::Borrowed(&records[..]),
+        None => Cow::Owned(read().map_err(|_| LedgerError::Damaged("a record on its way in".into()))?),
+    };
     let mut named_by = connection
         .prepare_cached("SELECT owner, task FROM records WHERE device = ?1 AND era = ?2 AND salt = ?3 AND idx = ?4")?;
     for (record, leaf) in records.iter().zip(&segment.leaves) {
@@ -745,6 +791,7 @@ impl<'r> Columns<'r> {
             // Owner and task are those of the denial that it counts.
             Event::Repeated(repeated) => Self { allow: Some(false), same: Some(repeated.of), ..plain("repeated") },
             Event::Alive(_) => plain("alive"),
+            Event::Ended(_) => plain("ended"),
         }
     }
 }

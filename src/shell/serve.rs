@@ -621,6 +621,9 @@ pub fn tell(log: &FleetLog, place: &Place) {
         FleetLog::AuditStored { device, era, segment, records, gaps } => {
             tracing::info!(event = "audit.stored", %device, era, segment, records, gaps);
         }
+        FleetLog::AuditSetAside { device, era, segment, records } => {
+            tracing::warn!(event = "audit.set_aside", %device, era, segment, records);
+        }
         FleetLog::ChainForked { device, era, segment, what } => {
             tracing::error!(event = "chain.forked", %device, era, segment, what);
         }

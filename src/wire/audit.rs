@@ -51,7 +51,7 @@ pub enum Event {
     Mode(ModeChange),
     /// Something that arrived was refused: evidence.
     Refused(Evidence),
-    /// An era began. Always index 0.
+    /// The agent started. Always index 0.
     Start(Box<Start>),
     /// A task began, was renewed, was refused or ended.
     Task(Box<TaskEvent>),
@@ -61,6 +61,8 @@ pub enum Event {
     Repeated(Repeated),
     /// Nothing happened for long, or nothing will: silence without it is evidence.
     Alive(Alive),
+    /// An era is over, and this is where: of one that had grown long, index 0 of the next. A start names one itself.
+    Ended(EraEnd),
 }
 
 /// One answer to `authorize`, with all that it rests on.
@@ -145,6 +147,9 @@ pub struct Gap {
     pub end: Option<u64>,
     /// Why.
     pub cause: GapCause,
+    /// What [`Repeated`] records that were given up had counted: so many denials are gone beside those that had a record.
+    /// What a damaged disk held of such counts nobody knows, and it is 0.
+    pub repeated: u64,
 }
 
 /// Why records are gone.
@@ -395,7 +400,8 @@ impl Record {
             | Event::Task(_)
             | Event::Trust(_)
             | Event::Repeated(_)
-            | Event::Alive(_) => None,
+            | Event::Alive(_)
+            | Event::Ended(_) => None,
         }
     }
 
@@ -412,7 +418,8 @@ impl Record {
             | Event::Start(_)
             | Event::Task(_)
             | Event::Repeated(_)
-            | Event::Alive(_) => None,
+            | Event::Alive(_)
+            | Event::Ended(_) => None,
         }
     }
 

@@ -258,6 +258,7 @@ def read_gap(r):
         "first": r.number(),
         "end": r.option(r.number),
         "cause": r.pick(["damaged", "anchor_lost", "quota"]),
+        "repeated": r.number(),
     }
 
 
@@ -274,11 +275,13 @@ def read_refused(r):
     return {"source": r.text(), "reason": r.text(), "digest": r.hash(), "count": r.number()}
 
 
-def read_start(r):
-    def end():
-        return {"era": read_era(r), "next_index": r.number(), "head": r.hash()}
+def read_end(r):
+    return {"era": read_era(r), "next_index": r.number(), "head": r.hash()}
 
-    start = {"boot": r.hash(16), "boots": r.number(2**32), "previous": r.option(end), "version": r.text()}
+
+def read_start(r):
+    boot = {"boot": r.hash(16), "boots": r.number(2**32)}
+    start = boot | {"previous": r.option(lambda: read_end(r)), "version": r.text()}
     return start | {"heartbeat": r.number()}
 
 
@@ -335,6 +338,7 @@ KINDS = {
     "trust": read_trust,
     "repeated": read_repeated,
     "alive": read_alive,
+    "ended": read_end,
 }
 
 
@@ -775,7 +779,7 @@ class Export:
     def __init__(self, trusted):
         self.trusted, self.problems, self.keys, self.fleet = trusted, [], {}, ""
         self.chains, self.gaps, self.ends, self.chain, self.unattributed = {}, [], [], None, 0
-        self.counts, self.cut_short = {}, 0
+        self.counts, self.cut_short, self.repeated_lost, self.unheard = {}, 0, 0, 0
         self.of_device, self.unsigned, self.given_back = False, 0, 0
 
     def wrong(self, where, why):
@@ -867,10 +871,13 @@ class Export:
                 before = None
             leaves = [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
             header, records = chain.follow(signed, leaves, self.keys[device])
-            if header["segment"] == 0 and before and before[1].denials and not before[1].over:
-                # An era that has grown long ends with everything counted, and the next one begins without a start.
-                grown = records and records[0]["index"] == 0 and "start" not in records[0]["event"]
-                self.cut_short += not (grown and era == before[0][1] + 1)
+            if header["segment"] == 0 and before:
+                # An era that has grown long ends with everything counted, and the next one names it first.
+                (_, number, past), ended = before[0], before[1]
+                first = records[0] if records and records[0]["index"] == 0 else {"event": {}}
+                grown = first["event"].get("ended", {}).get("era") == {"number": number, "salt": past}
+                open_end = (ended.denials or ended.shed) and not ended.over and not grown
+                self.cut_short += bool(ended.lost or open_end)
         except (Refused, OverflowError, KeyError) as why:
             return self.wrong(where, repr(why))
         expected = [self.expected(header, record) for record in records] or [empty_line(header)]
@@ -901,20 +908,20 @@ class Export:
         counts["decisions"] += "decision" in record["event"]
         if "gap" in record["event"]:
             counts["gaps"] += 1
+            self.repeated_lost += record["event"]["gap"]["repeated"]
             self.gaps.append((device, record["event"]["gap"], (header["era"]["number"], record["index"])))
-        previous = record["event"].get("start", {}).get("previous")
-        if previous:
-            self.ends.append((device, previous))
+        ends = record["event"].get("ended"), record["event"].get("start", {}).get("previous")
+        self.ends += [(device, end) for end in ends if end]
         return fields_of(device, header["era"], header["segment"], record, named)
 
     def finish(self):
-        """What starts say of the eras before them, and how much of what is not here gap records count."""
+        """What eras say of those before them, and how much of what is not here gap records count."""
         reach = {place: chain.index for place, chain in self.chains.items()}
         for device, end in self.ends:
             place = (device, end["era"]["number"], end["era"]["salt"])
             chain = self.chains.get(place)
             if chain and chain.whole and 0 < chain.index == end["next_index"] and chain.head.hex() != end["head"]:
-                self.wrong(f"{device}/{place[1]}", "its end is not the one that the next start names")
+                self.wrong(f"{device}/{place[1]}", "its end is not the one that the next era names")
             reach[place] = max(reach.get(place, 0), end["next_index"])
         for device, gap, _ in self.gaps:
             reach.setdefault((device, gap["era"]["number"], gap["era"]["salt"]), 0)
@@ -930,12 +937,30 @@ class Export:
                     later = gap["cause"] == "quota" and place >= (era, counted[1])
                     told += [counted] if later else without(counted, shed)
             self.lost += covered(told, U64) - covered(held, U64)
-            held_eras = [place[1:] for place in self.chains if place[0] == device]
-            if self.of_device and held_eras and (era, salt) < min(held_eras):
+            if self.of_device and chain is None:
                 # A device gives an era back when all of it is acknowledged.
                 self.given_back += end - covered(told, end)
             else:
                 self.missing += end - covered(told, end)
+        if not self.of_device:
+            for device in self.keys:
+                self.unheard += self.unheard_of(device)
+
+    def unheard_of(self, device):
+        """How many era numbers are passed over: nothing is here of them or said."""
+        held = {}
+        for (owner, era, _), chain in self.chains.items():
+            if owner == device:
+                held.setdefault(chain.signer and chain.signer[0], []).append(era)
+        known = [(era, era + 1) for eras in held.values() for era in eras]
+        known += [(end["era"]["number"], end["era"]["number"] + 1) for owner, end in self.ends if owner == device]
+        known += [(gap["era"]["number"], gap["era"]["number"] + 1) for owner, gap, _ in self.gaps if owner == device]
+        count = 0
+        for eras in held.values():
+            # Whoever was replaced began anew, with another identity.
+            first, end = 1 if len(held) == 1 else min(eras), max(eras)
+            count += end - covered(known + [(0, first)], end)
+        return count
 
 
 def without(counted, others):
@@ -966,7 +991,10 @@ def check_export(data, trusted):
         said.append(f"{device}: {counts['decisions']} decisions in {counts['records']} records, {counts['gaps']} gap records")
         said.append(f"{counts['repeated']} of the decisions are denials that were as one before them")
     said.append(f"{export.lost} records lost and counted, {export.missing} not delivered and not counted")
-    said.append(f"{export.cut_short} eras that ended without a word: as many denials as are counted, or more")
+    said.append(f"{export.cut_short} eras that ended without a word or are torn: as many denials as are counted, or more")
+    said.append(f"{export.repeated_lost} denials more were counted in records that were given up")
+    if not export.of_device:
+        said.append(f"{export.unheard} eras by their numbers of which nothing is here or said")
     said.append(f"{export.unattributed} decisions of which a lost record says whose they were")
     if export.of_device:
         said.append(f"{export.unsigned} records that no signature covers yet: they prove nothing")
@@ -979,12 +1007,12 @@ def check_export(data, trusted):
     said += [
         "proved: each record is signed by its device, stands at its number and follows the one before",
         "proved: each field but `received` is what was signed",
-        "not proved: what is missing after the last record of an era, or whole eras, where no later start names them",
+        "not proved: what is missing after the last record of an era, or whole eras, where no later era names them",
         "not proved: what whoever held a device's key left out or made up before it was signed",
     ]
     if not trusted:
         said.append("not proved: that the keys are the devices': they are the file's own")
-    gone = export.missing or any(counts["gaps"] for counts in export.counts.values())
+    gone = export.missing or export.unheard or any(counts["gaps"] for counts in export.counts.values())
     return (9 if gone else 0), said
 
 

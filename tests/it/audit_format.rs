@@ -186,7 +186,10 @@ fn events() -> Vec<Event> {
         let (boot, version, heartbeat) = (BootId([0xbb; 16]), "0.1.0".into(), Millis(21_600_000));
         Event::Start(Box::new(Start { boot, boots: 300, previous, version, heartbeat }))
     };
-    let gap = |end, cause| Event::Gap(Gap { era: EraId { number: 11, salt: 0 }, first: 7, end, cause });
+    let gap = |end, cause| {
+        let repeated = if cause == GapCause::Quota { 300 } else { 0 };
+        Event::Gap(Gap { era: EraId { number: 11, salt: 0 }, first: 7, end, cause, repeated })
+    };
     let mode = ModeChange { from: "online".into(), to: "offline".into(), reason: "the link is down".into() };
     let evidence = Evidence {
         source: "feed/main/head".into(),
@@ -227,6 +230,7 @@ fn events() -> Vec<Event> {
     events.extend([7, 25].map(repeated));
     events.extend([Some(Millis(21_600_000)), None].map(|next| Event::Alive(Alive { next })));
     events.push(gap(Some(9), GapCause::Quota));
+    events.push(Event::Ended(previous));
     events
 }
 
@@ -372,6 +376,7 @@ pub(crate) fn stored(header: &Signed<SegmentHeader>, leaves: &[Vec<u8>]) -> Segm
         header: header.to_bytes(),
         leaves: leaves.to_vec(),
         at: Timestamp(NOW),
+        read: None,
     }
 }
 

@@ -158,7 +158,8 @@ impl AuditCheck {
                 | Event::Start(_)
                 | Event::Trust(_)
                 | Event::Repeated(_)
-                | Event::Alive(_) => false,
+                | Event::Alive(_)
+                | Event::Ended(_) => false,
             }),
             Entry::Segment(_) => false,
         };
@@ -200,7 +201,8 @@ impl AuditCheck {
         *self.resets.entry(device).or_default() += 1;
     }
 
-    /// In the end: every decision that was observed is in the collector's chain once, or counted in a gap.
+    /// In the end: every decision that was observed is in the collector's chain once, or counted in a gap; and each era names
+    /// the one before it.
     pub(crate) fn finish(
         &self,
         tally: &mut Tally,
@@ -209,6 +211,22 @@ impl AuditCheck {
         devices: &[(DeviceId, PublicKey)],
         collected: &[Collected],
     ) {
+        let Some(chains) = self.conserved(tally, at, fleet, devices, collected) else { return };
+        for (device, problem) in chains.unnamed().filter(|(device, _)| !self.restored.contains(device)) {
+            let name = &devices[device as usize].0;
+            tally.tried(Id::NothingLost, at, problem.map(|problem| format!("{name}/{problem}")));
+        }
+    }
+
+    /// Decided is collected, or in a gap. Returns what is collected, where that is sound.
+    fn conserved(
+        &self,
+        tally: &mut Tally,
+        at: u64,
+        fleet: &FleetId,
+        devices: &[(DeviceId, PublicKey)],
+        collected: &[Collected],
+    ) -> Option<Chains> {
         let own = |stored: &&Collected| {
             let era = stored.upload.header.claim().map(|header| header.era);
             !era.is_ok_and(|era| self.of_twins.contains(&(stored.device, era)))
@@ -217,7 +235,7 @@ impl AuditCheck {
             Ok(chains) => chains,
             Err(problem) => {
                 tally.broken(Id::NothingLost, at, problem);
-                return;
+                return None;
             }
         };
         let damage = |(device, gap): &&(u32, Gap)| !self.damaged.contains(device) && gap.cause != GapCause::Quota;
@@ -243,6 +261,8 @@ impl AuditCheck {
             let broken = (!sound).then(|| format!("{name}/{era}/{index} counts no denials: {repeated:?}"));
             tally.tried(Id::NothingLost, at, broken);
         }
+        // Answers that no count which is there stands for, by era.
+        let mut uncounted: BTreeMap<(u32, u64), u64> = BTreeMap::new();
         let judged = self.observed.iter().filter(|((device, ..), _)| !self.restored.contains(device));
         for ((device, era, index), observed) in judged {
             let name = &devices[*device as usize].0;
@@ -258,12 +278,14 @@ impl AuditCheck {
             let in_gap = chains.gaps.iter().any(|(of, gap)| of == device && counts(gap) && covers(gap, *era, *index));
             let heard = 1 + observed.again.len() as u64;
             let counted = chains.counted(*device, *era, *index);
-            // What was counted can be lost as a record can.
-            let gone = || chains.gaps.iter().any(|(of, gap)| of == device && gap.era.number == *era);
+            // A damaged disk takes counts with it, which stand after the denial, and nobody knows of how many.
+            let torn = |gap: &Gap| gap.cause != GapCause::Quota && gap.end.is_none_or(|end| end > *index);
+            let gone = chains.gaps.iter().any(|(of, gap)| of == device && gap.era.number == *era && torn(gap));
+            let short = heard.saturating_sub(counted + observed.unsure);
+            if short > 0 && !gone {
+                *uncounted.entry((*device, *era)).or_default() += short;
+            }
             let broken = match found.as_slice() {
-                [event] if same(observed, event) && heard > counted + observed.unsure && !gone() => {
-                    Some(format!("{heard} answers are called {name}/{era}/{index}, and {counted} are counted"))
-                }
                 [event] if same(observed, event) => None,
                 [_] if self.damaged.contains(device) && chains.by_word_alone.contains(&(*device, *era, *index)) => None,
                 [_] => Some(format!("{name}/{era}/{index} is collected otherwise than its caller saw it")),
@@ -273,6 +295,17 @@ impl AuditCheck {
             };
             tally.tried(Id::NothingLost, at, broken);
         }
+        // What counts stood for that were given up is in the gap records of the era, and nothing else is.
+        for ((device, era), short) in uncounted {
+            let told = chains.gaps.iter().filter(|(of, gap)| *of == device && gap.era.number == era);
+            let told: u64 = told.map(|(_, gap)| gap.repeated).sum();
+            let name = &devices[device as usize].0;
+            let broken = (short > told).then(|| {
+                format!("{short} answers of {name}/{era} are counted nowhere, and gap records tell of {told}")
+            });
+            tally.tried(Id::NothingLost, at, broken);
+        }
+        Some(chains)
     }
 
     /// Whether a twin went on with this era from an earlier place, and may have been heard first: two chains that contradict
@@ -306,7 +339,8 @@ fn same(observed: &Observed, event: &Event) -> bool {
         | Event::Task(_)
         | Event::Trust(_)
         | Event::Repeated(_)
-        | Event::Alive(_) => false,
+        | Event::Alive(_)
+        | Event::Ended(_) => false,
     }
 }
 
@@ -329,6 +363,8 @@ struct Chains {
     by_word_alone: BTreeSet<(u32, u64, u64)>,
     /// Denials without a record of their own, by the record that they were as.
     more: BTreeMap<(u32, u64, u64), u64>,
+    /// Where each era that another one follows ends, but for what a damaged disk has left.
+    ends: BTreeMap<(u32, EraId), u64>,
 }
 
 impl Chains {
@@ -337,6 +373,7 @@ impl Chains {
         let of = |event: &Event| match event {
             Event::Repeated(repeated) => Some(*repeated),
             Event::Alive(_)
+            | Event::Ended(_)
             | Event::Decision(_)
             | Event::Gap(_)
             | Event::Grant(_)
@@ -348,6 +385,36 @@ impl Chains {
         };
         let all = self.events.iter().flat_map(|(place, events)| events.iter().map(move |event| (*place, event)));
         all.filter_map(move |(place, event)| Some((place, of(event)?)))
+    }
+
+    /// The first record of each era that has one, and how it fails to say which era was before it: a start may know of none,
+    /// an era that begins for any other reason names the one that is over, and where that ended.
+    fn unnamed(&self) -> impl Iterator<Item = (u32, Option<String>)> + '_ {
+        let firsts = self.events.iter().filter(|((.., index), _)| *index == 0);
+        firsts.flat_map(|((device, era, _), events)| events.iter().map(move |event| (*device, *era, event))).map(
+            |(device, era, event)| {
+                let named = match event {
+                    Event::Start(start) => start.previous,
+                    Event::Ended(end) => Some(*end),
+                    Event::Alive(_)
+                    | Event::Decision(_)
+                    | Event::Gap(_)
+                    | Event::Grant(_)
+                    | Event::Mode(_)
+                    | Event::Refused(_)
+                    | Event::Repeated(_)
+                    | Event::Task(_)
+                    | Event::Trust(_) => {
+                        return (device, Some(format!("{era} begins with {event:?}, which names no era before it")));
+                    }
+                };
+                let otherwise =
+                    named.filter(|end| self.ends.get(&(device, end.era)).is_some_and(|at| *at != end.next_index));
+                let problem =
+                    otherwise.map(|end| format!("{era} says that era {} ended at {}", end.era, end.next_index));
+                (device, problem)
+            },
+        )
     }
 
     /// How many answers a denial's record and the counts that name it come to.
@@ -381,7 +448,8 @@ impl Chains {
                         | Event::Task(_)
                         | Event::Trust(_)
                         | Event::Repeated(_)
-                        | Event::Alive(_) => None,
+                        | Event::Alive(_)
+                        | Event::Ended(_) => None,
                     });
                 let lost = || self.gaps.iter().any(|(of, gap)| *of == device && covers(gap, era, *other));
                 match found {
@@ -417,13 +485,18 @@ fn verify<'a>(
         }
         segments.entry((stored.device, claim.era)).or_default().entry(claim.segment).or_default().push(&stored.upload);
     }
-    let mut chains =
-        Chains { events: BTreeMap::new(), gaps: Vec::new(), by_word_alone: BTreeSet::new(), more: BTreeMap::new() };
+    let mut chains = Chains {
+        events: BTreeMap::new(),
+        gaps: Vec::new(),
+        by_word_alone: BTreeSet::new(),
+        more: BTreeMap::new(),
+        ends: BTreeMap::new(),
+    };
     let mut signers: BTreeMap<u32, Signer> = BTreeMap::new();
     for ((device, era), era_segments) in segments {
         let (name, identity) = &devices[device as usize];
         let (mut head, mut next, mut floor) = (genesis(fleet, name, era), 0, None);
-        let mut expected = 0;
+        let (mut expected, mut salvaged) = (0, false);
         for (number, copies) in era_segments {
             let broken = |what: &str| format!("the chain of {name} breaks at era {era}, segment {number}: {what}");
             if number != expected {
@@ -465,7 +538,11 @@ fn verify<'a>(
             }
             let (signer, first, _) = &copies[0];
             signers.insert(device, *signer);
+            salvaged |= first.salvage.is_some();
             (head, next, expected) = (first.head(), next + u64::from(first.count), first.next_segment());
+        }
+        if !salvaged {
+            chains.ends.insert((device, era), next);
         }
     }
     let counts: Vec<_> = chains.repeated().collect();
@@ -482,7 +559,7 @@ mod tests {
     use hardtack::time::Timestamp;
     use hardtack::wire::audit::segment::grow;
     use hardtack::wire::audit::signer::AuditKey;
-    use hardtack::wire::audit::{GapCause, Known};
+    use hardtack::wire::audit::{EraEnd, Known};
     use hardtack::wire::envelope::Signed;
 
     const ERA: EraId = EraId { number: 1, salt: 9 };
@@ -570,14 +647,19 @@ mod tests {
     fn check_fails(check: &AuditCheck, collected: &[Collected], fails: bool) {
         let mut tally = Tally::default();
         let devices = [(name(), key().verifying_key().into())];
-        check.finish(&mut tally, 5, &fleet(), &devices, collected);
+        check.conserved(&mut tally, 5, &fleet(), &devices, collected);
+        check_broken(&tally, fails);
+    }
+
+    #[track_caller]
+    fn check_broken(tally: &Tally, fails: bool) {
         let property = tally.properties().into_iter().find(|property| property.id == "I2").unwrap();
         assert_eq!(property.witness.is_some(), fails, "{property:?}");
     }
 
     #[test]
     fn collected_once_or_in_a_gap_passes_and_nothing_else() {
-        let gap = |first, end| Event::Gap(Gap { era: ERA, first, end, cause: GapCause::Damaged });
+        let gap = |first, end| Event::Gap(Gap { era: ERA, first, end, cause: GapCause::Damaged, repeated: 0 });
         check_fails(&observed(0), &[segment(vec![decision(true)])], false);
         check_fails(&observed(0), &[segment(vec![decision(false)])], true);
         check_fails(&observed(1), &[segment(vec![decision(true)])], true);
@@ -585,7 +667,7 @@ mod tests {
         check_fails(&damaged(8), &[segment(vec![gap(5, Some(8))])], true);
         check_fails(&damaged(8), &[segment(vec![gap(5, None)])], false);
         check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], true);
-        let quota = Event::Gap(Gap { era: ERA, first: 5, end: Some(8), cause: GapCause::Quota });
+        let quota = Event::Gap(Gap { era: ERA, first: 5, end: Some(8), cause: GapCause::Quota, repeated: 0 });
         check_fails(&observed(7), &[segment(vec![quota.clone()])], true);
         let denied = |index| {
             let mut check = observed(index);
@@ -625,6 +707,36 @@ mod tests {
         killed.killed(0, 5);
         check_fails(&killed, &counted(&[]), false);
         check_fails(&observed(0), &[segment(vec![decision(true), repeated(0, 1)])], true);
+        // A gap record excuses as many as it tells of, of the era that it is of; what a damaged disk lost, all after it.
+        let gap = |era, first, cause, repeated| {
+            Event::Gap(Gap { era: EraId { number: era, salt: 9 }, first, end: Some(first + 4), cause, repeated })
+        };
+        check_fails(&heard(&[5, 6]), &counted(&[gap(1, 8, GapCause::Quota, 2)]), false);
+        check_fails(&heard(&[5, 6]), &counted(&[gap(1, 8, GapCause::Quota, 1), repeated(0, 1)]), false);
+        check_fails(&heard(&[5, 6]), &counted(&[gap(1, 8, GapCause::Quota, 1)]), true);
+        check_fails(&heard(&[5, 6]), &counted(&[gap(2, 8, GapCause::Quota, 2)]), true);
+        let torn = |check: AuditCheck| AuditCheck { damaged: BTreeSet::from([0]), ..check };
+        check_fails(&torn(heard(&[5, 6])), &counted(&[gap(1, 8, GapCause::Damaged, 0)]), false);
+        check_fails(&torn(heard(&[5, 6])), &counted(&[gap(2, 8, GapCause::Damaged, 0)]), true);
+    }
+
+    #[test]
+    fn an_era_begins_with_a_start_or_names_the_one_before_it() {
+        let ended = |number, next_index| {
+            Event::Ended(EraEnd { era: EraId { number, salt: 9 }, next_index, head: hardtack::ids::Hash::ZERO })
+        };
+        for (events, fails) in [
+            (vec![ended(0, 7)], false),
+            (vec![decision(true)], true),
+            // Of an era that is here it is known where it ends.
+            (vec![ended(1, 2), decision(true)], false),
+            (vec![ended(1, 3), decision(true)], true),
+        ] {
+            let mut tally = Tally::default();
+            let devices = [(name(), key().verifying_key().into())];
+            AuditCheck::default().finish(&mut tally, 5, &fleet(), &devices, &[segment(events)]);
+            check_broken(&tally, fails);
+        }
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::agent::audit::{Closing, Condition, Trail};
+use crate::agent::audit::{Closing, Condition, GivenUp, Trail};
 use crate::agent::audit_key::{AuditSigner, Owner};
 use crate::agent::effects::Shed;
-use crate::agent::room::{Class, Content, SegmentPlace, SHED_RUNS_MAX};
+use crate::agent::room::{Class, Content, SegmentPlace, Weighed, SHED_RUNS_MAX};
 use crate::agent::{Batch, EraImage};
 use crate::fleet::book::Segment;
 use crate::fleet::report::{DeviceReport, Signers, Verifier};
@@ -99,6 +99,7 @@ fn report(rig: &Rig) -> (DeviceReport, Vec<(EraId, Record)>) {
             header: upload.header.to_bytes(),
             leaves: upload.leaves,
             at: Timestamp(0),
+            read: None,
         };
         segments.entry((segment.era, segment.segment)).or_insert(segment);
     }
@@ -130,7 +131,7 @@ fn denials_give_way_to_newer_ones_and_allows_never_do() {
         .collect();
     let gaps: BTreeSet<(EraId, u64, u64)> = (stored.iter())
         .filter_map(|(_, record)| match &record.event {
-            Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota }) => Some((*era, *first, *end)),
+            Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota, .. }) => Some((*era, *first, *end)),
             _ => None,
         })
         .collect();
@@ -186,7 +187,7 @@ fn denied(rig: &mut Rig, resource: &str) -> (u64, u64) {
 #[test]
 fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
     let mut rig = small();
-    let mut named = BTreeSet::new();
+    let (mut named, mut answered) = (BTreeSet::new(), 0);
     for round in 0..200 {
         for number in 0..20 {
             named.insert(denied(&mut rig, &format!("modbus/r{round}-{number}")));
@@ -195,6 +196,7 @@ fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
         for _ in 0..12 {
             named.insert(denied(&mut rig, "modbus/same"));
         }
+        answered += 32;
         look_at_disk(&mut rig);
     }
     let gone = given_up(&rig);
@@ -210,6 +212,12 @@ fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
     let (report, collected) = report(&rig);
     assert_eq!((report.problems, report.missing), (Vec::<String>::new(), 0));
     assert!(report.repeated > 0, "some were counted");
+    assert!(report.repeated_lost > 0, "some counts were given up");
+    assert_eq!(
+        named.len() as u64 + report.repeated + report.repeated_lost,
+        answered,
+        "and told with what they counted"
+    );
     let denials: BTreeSet<(u64, u64)> = (collected.iter())
         .filter(|(_, record)| matches!(&record.event, Event::Decision(decision) if !decision.allow))
         .map(|(era, record)| (era.number, record.index))
@@ -341,7 +349,8 @@ fn very_many_runs_give_way_a_portion_at_a_time() {
     let class = |index| if index % 5 < 4 { Class::Denial } else { Class::Allow };
     let place = |segment, first_index, count| SegmentPlace { segment, first_index, count, header_bytes: 200 };
     let segments = (0..runs).flat_map(|run| [place(2 * run, 5 * run, 4), place(2 * run + 1, 5 * run + 4, 1)]);
-    let content = Content::of((0..5 * runs).map(|index| (index, class(index), 100)), segments);
+    let weighed = |index| Weighed { class: class(index), bytes: 100, repeated: u64::from(index % 5 == 0) };
+    let content = Content::of((0..5 * runs).map(|index| (index, weighed(index))), segments);
     let image = EraImage {
         id: old,
         segments: 2 * runs,
@@ -359,6 +368,7 @@ fn very_many_runs_give_way_a_portion_at_a_time() {
         assert_eq!(shed.len(), expected);
         gone.extend(shed);
     }
-    let all = (0..runs).map(|run| Shed { era: old, segments: (2 * run, 2 * run + 1), records: (5 * run, 5 * run + 4) });
+    let shed = |run| Shed { era: old, segments: (2 * run, 2 * run + 1), records: (5 * run, 5 * run + 4) };
+    let all = (0..runs).map(|run| GivenUp { shed: shed(run), repeated: 1 });
     assert_eq!(gone, all.collect::<Vec<_>>(), "each of them once, the oldest first");
 }

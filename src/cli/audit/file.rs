@@ -550,6 +550,7 @@ fn check_lines(verifier: &mut Verifier, lines: &[Told], verdict: &mut Verdict) {
         header: signed.clone(),
         leaves,
         at: Timestamp(0),
+        read: None,
     };
     // What is wrong with it stands in the verifier's report.
     let Some(Checked { header, records, .. }) = verifier.segment(stored) else { return };
@@ -735,6 +736,7 @@ mod tests {
             header: signed.to_bytes(),
             leaves,
             at: Timestamp(0),
+            read: None,
         }
     }
 
@@ -779,7 +781,7 @@ mod tests {
         let text = export(&[&first, &gone, &third]);
         assert!(report(&text).has_gaps(), "nobody counts what is lost");
         assert!(text.contains(r#""kind":"lost""#));
-        let counted = Gap { era: ERA, first: 2, end: Some(5), cause: GapCause::Damaged };
+        let counted = Gap { era: ERA, first: 2, end: Some(5), cause: GapCause::Damaged, repeated: 0 };
         let counted = segment(EraId { number: 2, salt: 1 }, None, &[Event::Gap(counted)]);
         let report = report(&export(&[&first, &gone, &third, &counted]));
         let device = report.devices.values().next().unwrap();

@@ -217,7 +217,8 @@ mod tests {
     #[test]
     fn the_salt_of_an_era_inside_a_record_is_text() {
         let era = EraId { number: 3, salt: u64::MAX - 1 };
-        let (kind, fields) = event_fields(&Event::Gap(Gap { era, first: 0, end: None, cause: GapCause::Damaged }));
+        let (kind, fields) =
+            event_fields(&Event::Gap(Gap { era, first: 0, end: None, cause: GapCause::Damaged, repeated: 0 }));
         assert_eq!(kind, "gap");
         assert_eq!(fields["era"], json!({"number": 3, "salt": "fffffffffffffffe"}));
     }

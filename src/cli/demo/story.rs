@@ -157,6 +157,7 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     let decision = gateway.authorize(&brief, "read", "modbus/pump1/pressure")?;
     story.decision("The clock was turned back by a year: expired stays expired", "expired", &decision);
 
+    burst(&mut story, &mut gateway, &narrowed)?;
     clock_story(&mut story, &mut gateway, &format!("mqtt://{}", proxy.addr()), &narrowed)?;
 
     // Revoked in the dark.
@@ -217,6 +218,7 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     );
 
     let decisions = seen.len();
+    clone_story(&mut story, &stage, &fleet, &mut gateway, (folder, &format!("mqtt://{}", proxy.addr())))?;
     serve.kill();
     month_away(&mut story, &fleet, &mut other, (&broker_url, &format!("mqtt://{}", other_proxy.addr())))?;
 
@@ -231,6 +233,96 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
         steps: story.steps,
         seconds: 0.0,
     })
+}
+
+/// The power fails while one question comes after the other. The reboot that follows is the next chapter's.
+fn burst(story: &mut Story, gateway: &mut Gateway, token: &str) -> Result<(), Failure> {
+    const BEFORE_IT_FAILS: usize = 40;
+    let id = gateway.agent.as_ref().and_then(|agent| rustix::process::Pid::from_raw(agent.id() as i32));
+    let agent = id.ok_or_else(|| failed("no agent runs", &gateway.id))?;
+    let answered = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while answered.load(std::sync::atomic::Ordering::Acquire) < BEFORE_IT_FAILS {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            // In whatever the agent is about.
+            let _ = rustix::process::kill_process(agent, rustix::process::Signal::KILL);
+        });
+        // Each question is another one, so that none is counted with one before it.
+        for number in 0..100 * BEFORE_IT_FAILS {
+            if gateway.authorize(token, "read", &format!("elsewhere/{number}")).is_err() {
+                break;
+            }
+            answered.fetch_add(1, std::sync::atomic::Ordering::Release);
+        }
+        answered.fetch_add(BEFORE_IT_FAILS, std::sync::atomic::Ordering::Release);
+    });
+    let heard = answered.into_inner() - BEFORE_IT_FAILS;
+    story.expect(
+        "The power fails in the middle of a burst of questions",
+        "answers, and then none; the trail at the end has each of them",
+        format!("{heard} answers, and then none"),
+        (BEFORE_IT_FAILS..100 * BEFORE_IT_FAILS).contains(&heard),
+    );
+    Ok(())
+}
+
+/// Somebody copies a gateway's disk. The gateway goes on; then the copy shows up under its name.
+fn clone_story(
+    story: &mut Story,
+    stage: &Stage,
+    fleet: &Fleet,
+    gateway: &mut Gateway,
+    (folder, broker): (&Path, &str),
+) -> Result<(), Failure> {
+    if let Some(agent) = gateway.agent.take() {
+        agent.kill();
+    }
+    let mut clone = Gateway::new(stage, &gateway.id, &folder.join("clone"));
+    copy_folder(&gateway.state, &clone.state).map_err(|error| failed("the disk cannot be copied", error))?;
+    gateway.start(broker, 0)?;
+    let went_on = gateway.wait_status("an empty queue", |status| status["mode"] == "online" && status["pending"] == 0);
+    if let Some(agent) = gateway.agent.take() {
+        agent.kill();
+    }
+    clone.start(broker, 0)?;
+    let locked = went_on.is_ok() && clone.wait_status("a lock", |status| status["mode"] == "locked").is_ok();
+    story.expect(
+        "A copy of its disk shows up under its name: the collector holds more than the copy ever wrote",
+        "mode locked",
+        if locked { "mode locked" } else { "it goes on" },
+        locked,
+    );
+    let delivered = clone.wait_status("an empty queue", |status| status["pending"] == 0).is_ok();
+    let shown = fleet.run(&["device", "show", &gateway.id])?;
+    let forks = shown["forks"].as_u64().unwrap_or(0);
+    story.expect(
+        "The collector keeps both trails, and what proves that there are two",
+        "1 proved, or more",
+        format!("{forks} proved"),
+        delivered && forks > 0,
+    );
+    if let Some(agent) = clone.agent.take() {
+        agent.kill();
+    }
+    Ok(())
+}
+
+/// Copies a folder with all that is in it.
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    std::fs::set_permissions(to, std::fs::metadata(from)?.permissions())?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_folder(&entry.path(), &to)?;
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reboots without a network, under clocks that are wrong both ways.

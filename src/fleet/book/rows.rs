@@ -14,6 +14,7 @@ use super::feed::{feed_named, step_of};
 use crate::ids::{BlockId, BootId, DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::signer::Signer;
+use crate::wire::audit::Record;
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::enrol::{DevicePublic, EnrolRequest};
 use crate::wire::envelope::Signed;
@@ -78,6 +79,10 @@ pub enum Write {
     Emergency(Box<Kept>),
     /// What a copy that was put back lacks.
     Missed(Box<Missed>),
+    /// A verified segment of another branch of an era than the one that arrived first. Only the ledger keeps it.
+    Aside(Box<Segment>),
+    /// How far the other branches of an era are held.
+    Branches(Branches),
 }
 
 impl Write {
@@ -101,7 +106,10 @@ impl Write {
                 let (feed, seq) = signed.claim().map_or((String::new(), 0), |head| (head.feed.to_string(), head.seq));
                 Some(format!("head/{feed}/{:04}", seq % HEADS_KEPT))
             }
-            Self::Issued(_) | Self::Segment(_) => None,
+            Self::Aside(_) | Self::Issued(_) | Self::Segment(_) => None,
+            Self::Branches(forked) => {
+                Some(format!("branches/{}/{:020}/{:016x}", forked.device, forked.era.number, forked.era.salt))
+            }
             Self::Missed(_) => Some("missed".into()),
             Self::Pending(pending) => Some(format!("pending/{}", pending.device)),
             Self::Policy(version, _) => Some(format!("policy/{version:020}")),
@@ -137,7 +145,9 @@ impl Write {
             Self::Policy(_, signed) => signed.claim().map_or(0, |document| document.version),
             Self::Publisher(publisher) => publisher.turn,
             Self::Restored(restored) => restored.least.1,
-            Self::Bundle(..)
+            Self::Aside(_)
+            | Self::Branches(_)
+            | Self::Bundle(..)
             | Self::Device(_)
             // The last counter is one that a thief has signed, and is kept as such.
             | Self::Emergency(_)
@@ -337,6 +347,41 @@ impl EraChain {
     }
 }
 
+/// The branches of an era beside the one that arrived first. Which of them is the device's own nobody can tell: all are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Branches {
+    /// The device.
+    pub device: DeviceId,
+    /// The era.
+    pub era: EraId,
+    /// A branch that begins here follows a segment which never came: its device is asked for the whole era once more.
+    pub astray: Option<u64>,
+    /// Each of them, at most [`Branches::MAX`].
+    pub branches: Vec<Branch>,
+}
+
+impl Branches {
+    /// The most branches of one era that are kept.
+    pub const MAX: usize = 8;
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Branch {
+    /// Its first segment.
+    pub from: u64,
+    /// The first record in that.
+    pub first_index: u64,
+    /// How many records it has.
+    pub records: u64,
+    /// Who signs the segment after it.
+    pub signer: Signer,
+    /// The position.
+    pub ack: EraAck,
+    /// When it began to arrive.
+    pub at: Timestamp,
+}
+
 /// Two signed headers for one position, or two eras of one number: proof of a clone or of a restored disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Fork {
@@ -459,6 +504,9 @@ pub struct Segment {
     pub leaves: Vec<Vec<u8>>,
     /// When it arrived.
     pub at: Timestamp,
+    /// What they say, where somebody has read them a moment ago: whoever stores it need not do so again.
+    #[serde(skip)]
+    pub read: Option<Vec<Record>>,
 }
 
 /// Segments that arrived as what a damaged disk had left of them: the same may have been on its way whole.

@@ -19,12 +19,16 @@ pub struct Holes {
     pub counted: Vec<Counted>,
     /// What later records prove to exist, and neither arrived nor is counted.
     pub missing: Vec<Missing>,
+    /// Era numbers of which nothing is here or said.
+    pub unheard: Vec<Unheard>,
     /// What a damaged disk has left of segments.
     pub salvaged: Vec<Salvaged>,
     /// Decisions whose credential only a lost record names.
     pub unattributed: Vec<String>,
     /// Segments that a later start closed, and eras that began with a key that nothing announced.
     pub marked: Vec<Marked>,
+    /// Branches of eras beside the ones that arrived first.
+    pub aside: Vec<Aside>,
     /// What no list had room for.
     pub left_out: u64,
 }
@@ -53,10 +57,19 @@ pub struct Missing {
     pub arrived: Arrived,
 }
 
+/// Numbers of eras in a row of which nothing arrived, and of which nothing says that they ended, were lost, or held nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unheard {
+    /// The first.
+    pub first: u64,
+    /// The first after them.
+    pub end: u64,
+}
+
 /// What there is of an era.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrived {
-    /// Nothing: a later start names it, and it never came.
+    /// Nothing: the era after it names it, and it never came.
     Nothing,
     /// Other records of it.
     APart,
@@ -73,6 +86,21 @@ pub struct Salvaged {
     pub next_segment: u64,
     /// The lost records: each range's first, and the first after it.
     pub lost: Vec<(u64, u64)>,
+}
+
+/// A branch of an era beside the one that arrived first. Which of them is the device's own nobody can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Aside {
+    /// The era.
+    pub era: EraId,
+    /// Its segments: the first, and the first after them.
+    pub segments: (u64, u64),
+    /// Its record numbers, likewise.
+    pub indexes: (u64, u64),
+    /// Records of it that are here.
+    pub records: u64,
+    /// When it began to arrive.
+    pub at: Timestamp,
 }
 
 /// A segment that was signed with another key than was to sign there.

@@ -353,7 +353,14 @@ fn a_running_service_says_that_its_keys_were_replaced_and_signs_nothing_with_the
     let mut fx = Effects::default();
     running.tick(&mut book, at(6), &mut fx);
     let signed = Signed::sign(&hello_of(1), book.fleet(), &[&device_keys(1).identity]).to_bytes();
-    running.message(&mut book, "hardtack/1/acme/dev/gw-07/up/hello", &signed, &|_, _, _| None, at(6), &mut fx);
+    running.message(
+        &mut book,
+        "hardtack/1/acme/dev/gw-07/up/hello",
+        &signed,
+        &|_, _, _| Default::default(),
+        at(6),
+        &mut fx,
+    );
     let outgoing = done(fx);
     assert!(outgoing.publish.is_empty() && outgoing.logs.is_empty(), "said once, and nothing signed: {outgoing:?}");
     assert!(running.due_in(&book, at(500)) > Millis(0), "and nothing keeps it busy");

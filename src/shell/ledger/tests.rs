@@ -230,7 +230,27 @@ fn decisions(device: &str, segment: u64, first_index: u64, credentials: &[Creden
         header: signed.to_bytes(),
         leaves,
         at: at(2),
+        read: None,
     }))
+}
+
+#[test]
+fn what_is_set_aside_stands_beside_the_trail_once_and_under_its_own_digest() {
+    let world = World::new();
+    let connection = connect(&world.path()).unwrap();
+    let segment = |write: Write| match write {
+        Write::Segment(segment) => segment,
+        other => panic!("{other:?}"),
+    };
+    let first = segment(decisions("gw-07", 0, 0, &[Credential::Nothing]));
+    let other = segment(decisions("gw-07", 0, 0, &[Credential::Nothing, Credential::Nothing]));
+    let writes = [Write::Segment(first.clone()), Write::Aside(other.clone()), Write::Aside(other.clone())];
+    store(&connection, 2, &writes).unwrap();
+    let found = digests_of(&connection, &first.device, first.era, 0);
+    assert_eq!(found, Digests { trail: Some(first.digest), aside: vec![other.digest] });
+    assert_eq!(digests_of(&connection, &first.device, first.era, 1), Digests::default());
+    let trail: i64 = connection.query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap();
+    assert_eq!(trail, 1, "a record of another branch is none of the trail");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::given::Given;
 use super::row::{read, search, Commit, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
 use super::StoreError;
 use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
-use crate::agent::room::Class;
+use crate::agent::room::{Class, Weighed};
 use crate::ids::EraId;
 use crate::shell::files::{create_dir, open_file, sync_dir, sync_parent, temporary, FileError};
 
@@ -142,7 +142,7 @@ pub(super) struct Place {
     pub(super) offset: u64,
     /// Of a record.
     pub(super) class: Class,
-    /// Of a segment, how many records it has.
+    /// Of a segment, how many records it has; of a record, how many denials it counts.
     pub(super) count: u32,
     /// Of the record, or of the segment's header.
     pub(super) bytes: u16,
@@ -154,8 +154,10 @@ impl Place {
         let short = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         match entry {
             Entry::Record(StoredRecord { era, index, bytes, .. }) => {
-                let class = Class::of_bytes(bytes);
-                (*era, Self { number: *index, offset, class, count: 1, bytes: short(bytes) })
+                let Weighed { class, repeated, .. } = Weighed::of_bytes(bytes);
+                // In one window there are fewer.
+                let count = u32::try_from(repeated).unwrap_or(u32::MAX);
+                (*era, Self { number: *index, offset, class, count, bytes: short(bytes) })
             }
             Entry::Segment(StoredSegment { era, segment, count, header, .. }) => {
                 let class = Class::Critical;

@@ -10,7 +10,7 @@ use super::era::{Older, Place};
 use super::given::Given;
 use super::row::{EntryKey, Key, Row};
 use crate::agent::effects::{Entry, StoredRecord, StoredSegment};
-use crate::agent::room::{Content, SegmentPlace};
+use crate::agent::room::{Content, SegmentPlace, Weighed};
 use crate::agent::{Anchor, EraImage};
 use crate::ids::{EraId, Hash};
 
@@ -275,7 +275,9 @@ fn image(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Anchor>
 /// What the rows of an era hold. Where a segment is missing, nobody knows where the next one begins; of an era that is
 /// damaged nothing is given up.
 fn content(merged: &Merged) -> Content {
-    let records = merged.records.iter().map(|(index, _, place)| (*index, place.class, place.bytes.into()));
+    let record =
+        |place: &Place| Weighed { class: place.class, bytes: place.bytes.into(), repeated: place.count.into() };
+    let records = merged.records.iter().map(|(index, _, place)| (*index, record(place)));
     let mut first_index = 0_u64;
     let whole = merged.segments.iter().zip(0..).take_while(|((number, ..), expected)| number == expected);
     let segments = whole.map(|((segment, _, place), _)| {

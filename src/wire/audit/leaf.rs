@@ -181,7 +181,8 @@ impl Leaves {
             | Event::Task(_)
             | Event::Trust(_)
             | Event::Repeated(_)
-            | Event::Alive(_) => {
+            | Event::Alive(_)
+            | Event::Ended(_) => {
                 let mut leaf = Writer(vec![tag::EVENT]);
                 leaf.difference(&mut self.before.floor, record.floor.0);
                 leaf.difference(&mut self.before.ahead, record.powered.0.wrapping_sub(record.floor.0));

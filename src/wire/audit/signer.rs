@@ -157,7 +157,8 @@ impl Opened {
                 | Event::Task(_)
                 | Event::Trust(_)
                 | Event::Repeated(_)
-                | Event::Alive(_) => {}
+                | Event::Alive(_)
+                | Event::Ended(_) => {}
             }
         }
         Ok(self.resumes.unwrap_or(next))

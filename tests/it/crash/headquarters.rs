@@ -18,7 +18,7 @@ use hardtack::fleet::publish::Cadence;
 use hardtack::fleet::report::{DeviceReport, Verifier};
 use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::service::ServiceKeys;
-use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
+use hardtack::fleet::{Book, Digests, Effects, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{unhex, DeviceId, EraId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::{Event, Gap, GapCause, Record};
@@ -110,7 +110,7 @@ fn verdict(record: &Record) -> Option<bool> {
 /// What a record counts as lost, if it is a gap's.
 fn gap(record: &Record) -> Option<(u64, u64, Option<u64>)> {
     match &record.event {
-        Event::Gap(Gap { era, first, end, cause }) if *cause != GapCause::Quota => Some((era.number, *first, *end)),
+        Event::Gap(Gap { era, first, end, cause, .. }) if *cause != GapCause::Quota => Some((era.number, *first, *end)),
         _ => None,
     }
 }
@@ -118,7 +118,7 @@ fn gap(record: &Record) -> Option<(u64, u64, Option<u64>)> {
 /// What a record counts as given up, if it does.
 fn given_up(record: &Record) -> Option<(u64, u64, u64)> {
     match &record.event {
-        Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota }) => Some((era.number, *first, *end)),
+        Event::Gap(Gap { era, first, end: Some(end), cause: GapCause::Quota, .. }) => Some((era.number, *first, *end)),
         _ => None,
     }
 }
@@ -199,7 +199,8 @@ impl Headquarters {
             }
             FleetEvent::Up(topic, payload) => {
                 let segments = &self.segments;
-                let archive = |_: &DeviceId, era, segment| Some(segments.get(&(era, segment))?.digest);
+                let archive =
+                    |_: &DeviceId, era, segment| Digests::one(segments.get(&(era, segment)).map(|held| held.digest));
                 let payload = unhex(payload).unwrap();
                 self.service.message(&mut self.book, topic, &payload, &archive, at, &mut fx);
             }

@@ -16,7 +16,7 @@ use hardtack::fleet::policy;
 use hardtack::fleet::publish::Cadence;
 use hardtack::fleet::revoke::{revoke, Revocation};
 use hardtack::fleet::service::ServiceKeys;
-use hardtack::fleet::{Book, Effects, FleetKeys, Service, Settings, Write};
+use hardtack::fleet::{Book, Digests, Effects, FleetKeys, Service, Settings, Write};
 use hardtack::ids::{BlockId, DeviceId, EraId, Hash};
 use hardtack::shell::cast::{path, Gateway, Stage};
 use hardtack::shell::clock;
@@ -136,8 +136,9 @@ impl Fleet {
     fn hear(&mut self, topic: &str, payload: &[u8]) -> Vec<Message> {
         let (at, mut fx) = (self.at(), Effects::default());
         let segments = &self.segments;
-        let archive =
-            |device: &DeviceId, era: EraId, number: u64| segments.get(&(device.clone(), era, number)).copied();
+        let archive = |device: &DeviceId, era: EraId, number: u64| {
+            Digests::one(segments.get(&(device.clone(), era, number)).copied())
+        };
         self.service.message(&mut self.book, topic, payload, &archive, at, &mut fx);
         self.commit(fx)
     }

@@ -138,6 +138,7 @@ fn rows(world: &World) -> Vec<Write> {
             header: upload.header.to_bytes(),
             leaves: upload.leaves,
             at: NOW,
+            read: None,
         })),
     ]
 }
@@ -450,6 +451,7 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
             header: header.to_bytes(),
             leaves: world.upload().0.leaves,
             at: far,
+            read: None,
         })),
     ];
     for row in largest {

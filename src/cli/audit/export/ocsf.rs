@@ -63,6 +63,7 @@ pub(super) fn event(item: &Item<'_>) -> Map<String, Value> {
     let (class, activity, severity, own) = match item.event {
         Some(Event::Alive(_)) => alive(),
         Some(Event::Decision(decision)) => decided(item, decision),
+        Some(Event::Ended(_)) => ended(),
         Some(Event::Gap(_)) | None => lost(),
         Some(Event::Grant(grant)) => granted(grant),
         Some(Event::Mode(mode)) => changed_mode(mode),
@@ -219,6 +220,11 @@ fn decided(item: &Item<'_>, decision: &Decision) -> Mapped {
 /// Nothing else happened.
 fn alive() -> Mapped {
     (Class::EventLog, Activity::Other("Sign of life"), Severity::Informational, json!({"log_name": "hardtack audit"}))
+}
+
+/// An era has grown long, or held nothing.
+fn ended() -> Mapped {
+    (Class::EventLog, Activity::Other("Era ended"), Severity::Informational, json!({"log_name": "hardtack audit"}))
 }
 
 /// Denials without records of their own. The schema counts in 32 bits.

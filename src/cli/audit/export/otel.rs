@@ -38,7 +38,13 @@ impl Severity {
             Some(Event::Decision(_) | Event::Refused(_) | Event::Repeated(_)) => Self::Warn,
             Some(Event::Gap(_)) | None => Self::Error,
             Some(
-                Event::Alive(_) | Event::Grant(_) | Event::Mode(_) | Event::Start(_) | Event::Task(_) | Event::Trust(_),
+                Event::Alive(_)
+                | Event::Ended(_)
+                | Event::Grant(_)
+                | Event::Mode(_)
+                | Event::Start(_)
+                | Event::Task(_)
+                | Event::Trust(_),
             ) => Self::Info,
         }
     }

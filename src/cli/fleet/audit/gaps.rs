@@ -20,7 +20,7 @@ use crate::cli::client::age;
 use crate::cli::fleet::{file_failure, now, Session};
 use crate::cli::output::show;
 use crate::cli::{Exit, Failure};
-use crate::fleet::report::holes::{Arrived, Counted, Holes, Marked, Missing, Salvaged};
+use crate::fleet::report::holes::{Arrived, Aside, Counted, Holes, Marked, Missing, Salvaged, Unheard};
 use crate::fleet::report::DeviceReport;
 use crate::fleet::silence::{silences, Silence};
 use crate::ids::{DeviceId, EraId};
@@ -109,12 +109,12 @@ fn arrived_name(arrived: Arrived) -> &'static str {
 }
 
 fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
-    let Holes { counted, missing, salvaged, unattributed, marked, left_out } = &told.report.holes;
+    let Holes { counted, missing, unheard, salvaged, unattributed, marked, aside, left_out } = &told.report.holes;
     let count = |Counted { id, floor, gap }: &Counted| {
         json!({
             "id": id, "floor": floor.to_string(), "era": gap.era.number, "salt": salt_text(gap.era),
             "first": gap.first, "end": gap.end, "count": gap.end.map(|end| end.saturating_sub(gap.first)),
-            "cause": cause_name(gap.cause),
+            "cause": cause_name(gap.cause), "repeated": gap.repeated,
         })
     };
     let gone = |Missing { era, first, end, arrived }: &Missing| {
@@ -129,6 +129,12 @@ fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
         })
     };
     let odd = |Marked { era, segment, mark }: &Marked| json!({"era": era.number, "salt": salt_text(*era), "segment": segment, "mark": mark_name(*mark)});
+    let beside = |Aside { era, segments, indexes, records, at }: &Aside| {
+        json!({
+            "era": era.number, "salt": salt_text(*era), "segment": segments.0, "next_segment": segments.1,
+            "first": indexes.0, "end": indexes.1, "records": records, "received": at.to_string(),
+        })
+    };
     let forked = |(Found { fork, proof }, file): &(Found, Option<PathBuf>)| {
         json!({
             "era": fork.era.number, "salt": salt_text(fork.era), "segment": fork.segment, "what": fork.what,
@@ -149,9 +155,11 @@ fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
         "id": device,
         "gaps": counted.iter().map(count).collect::<Vec<_>>(),
         "missing": missing.iter().map(gone).collect::<Vec<_>>(),
+        "unheard": unheard.iter().map(|Unheard { first, end }| json!({"first": first, "end": end})).collect::<Vec<_>>(),
         "salvaged": salvaged.iter().map(left).collect::<Vec<_>>(),
         "unattributed": unattributed,
         "marked": marked.iter().map(odd).collect::<Vec<_>>(),
+        "aside": aside.iter().map(beside).collect::<Vec<_>>(),
         "forks": told.forks.iter().map(forked).collect::<Vec<_>>(),
         "silent": silent,
         "problems": told.report.problems,
@@ -176,7 +184,7 @@ fn era_words(era: EraId) -> String {
 }
 
 fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
-    let Holes { counted, missing, salvaged, unattributed, marked, left_out } = &told.report.holes;
+    let Holes { counted, missing, unheard, salvaged, unattributed, marked, aside, left_out } = &told.report.holes;
     let mut rows: Vec<String> = Vec::new();
     rows.extend(told.report.problems.iter().map(|problem| format!("WRONG {problem}")));
     rows.extend(told.forks.iter().map(|(Found { fork, proof }, file)| {
@@ -191,16 +199,27 @@ fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
     }));
     rows.extend(counted.iter().map(|Counted { id, floor, gap }| {
         let which = gap.end.map_or_else(|| format!("records from {} on", gap.first), |end| records(gap.first, end));
-        format!("gap {}: {which}, since {}; signed as {id}, {floor}", era_words(gap.era), cause_words(gap.cause))
+        let more = match gap.repeated {
+            0 => String::new(),
+            more => format!(", and with them the counts of {more} denials that had none"),
+        };
+        format!("gap {}: {which}{more}, since {}; signed as {id}, {floor}", era_words(gap.era), cause_words(gap.cause))
     }));
     rows.extend(missing.iter().map(|Missing { era, first, end, arrived }| {
         let which = records(*first, *end);
         match arrived {
             Arrived::Nothing => {
-                format!("missing {}: it never came; a later start says that it had {which}", era_words(*era))
+                format!("missing {}: it never came; the era after it says that it had {which}", era_words(*era))
             }
             Arrived::APart => format!("missing {}: {which}, which later records prove to exist", era_words(*era)),
         }
+    }));
+    rows.extend(unheard.iter().map(|Unheard { first, end }| {
+        let which = match end.saturating_sub(1) {
+            last if last == *first => format!("era {first}"),
+            last => format!("eras {first} to {last}"),
+        };
+        format!("unheard of {which}: nothing of it is here, and nothing says what it held")
     }));
     rows.extend(salvaged.iter().map(|Salvaged { era, segment, next_segment, lost }| {
         let lost: Vec<String> = lost.iter().map(|(first, end)| records(*first, *end)).collect();
@@ -210,6 +229,15 @@ fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
     rows.extend(unattributed.iter().map(|id| format!("unattributed {id}: only a lost record names its credential")));
     rows.extend(marked.iter().map(|Marked { era, segment, mark }| {
         format!("{} {} segment {segment}: {}", mark_name(*mark), era_words(*era), mark_words(*mark))
+    }));
+    rows.extend(aside.iter().map(|Aside { era, segments, indexes, records: count, at }| {
+        let (segments, which) = (segments.0..segments.1, records(indexes.0, indexes.1));
+        format!(
+            "set aside {} segments {} to {}, {which}: {count} records of another branch than the one that arrived first, since {at}",
+            era_words(*era),
+            segments.start,
+            segments.end.saturating_sub(1)
+        )
     }));
     rows.extend((*left_out > 0).then(|| format!("and {left_out} more, which no list has room for")));
     rows.extend(told.silence.as_ref().map(|silence| {

@@ -94,6 +94,10 @@ pub(super) fn one(args: &ShowArgs, session: &Session) -> Result<Exit, Failure> {
     for fork in &forks {
         let _ = writeln!(text, "FORKED          {}", fork["what"].as_str().unwrap_or_default());
     }
+    for aside in device.holes.aside.iter().filter(|aside| aside.era.number == era.number) {
+        let (first, last) = (aside.indexes.0, aside.indexes.1.saturating_sub(1));
+        let _ = writeln!(text, "set aside       another branch of this era: records {first} to {last}");
+    }
     if !device.problems.is_empty() {
         let _ = writeln!(
             text,
@@ -123,6 +127,7 @@ fn describe(id: &RecordName, checked: &Checked, record: &Record, named: Option<&
     match &record.event {
         Event::Decision(decision) => decided(&mut text, &row, decision, named),
         Event::Alive(_)
+        | Event::Ended(_)
         | Event::Gap(_)
         | Event::Grant(_)
         | Event::Mode(_)
@@ -262,6 +267,14 @@ fn unknown(id: &RecordName, reached: &BTreeMap<EraId, Reach>, device: &DeviceRep
         });
         return plain(what);
     }
+    let beside =
+        device.holes.aside.iter().find(|aside| of(aside.era) && covers(aside.indexes.0, Some(aside.indexes.1)));
+    if let Some(aside) = beside {
+        let (first, last) = (aside.indexes.0, aside.indexes.1.saturating_sub(1));
+        let what =
+            format!("{id} is in no trail: records {first} to {last} of its era are of another branch, set aside");
+        return plain(what);
+    }
     let lost = reached.values().flat_map(|reach| &reach.lost).find(|(first, end)| covers(*first, Some(*end)));
     if let Some((first, end)) = lost {
         return plain(format!("{id} is lost: a damaged disk left nothing of records {first} to {}", end - 1));
@@ -272,7 +285,7 @@ fn unknown(id: &RecordName, reached: &BTreeMap<EraId, Reach>, device: &DeviceRep
         let last = missing.end - 1;
         return plain(match missing.arrived {
             Arrived::Nothing => {
-                format!("era {} never came: a later start says that it ended with record {last}, and no gap record counts it", id.era)
+                format!("era {} never came: the era after it says that it ended with record {last}, and no gap record counts it", id.era)
             }
             Arrived::APart => {
                 format!("{id} is missing: records {} to {last} are known to exist, never came, and no gap record counts them", missing.first)

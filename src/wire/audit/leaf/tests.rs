@@ -62,7 +62,7 @@ fn decision() -> impl Strategy<Value = Event> {
 
 fn event() -> impl Strategy<Value = Event> {
     let gap = (number(), prop::option::of(number())).prop_map(|(first, end)| {
-        Event::Gap(Gap { era: EraId { number: first, salt: 7 }, first, end, cause: GapCause::Damaged })
+        Event::Gap(Gap { era: EraId { number: first, salt: 7 }, first, end, cause: GapCause::Damaged, repeated: 0 })
     });
     let refused =
         text().prop_map(|source| Event::Refused(Evidence { source, reason: "r".into(), digest: Hash::ZERO, count: 1 }));

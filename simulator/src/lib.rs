@@ -8,7 +8,7 @@
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row.
+//! - [`event`], [`trace`], [`fleet_answers`], [`report`]: what comes out; [`soak`]: many runs in a row.
 
 mod acts;
 mod broker;
@@ -21,6 +21,7 @@ mod emergency;
 pub mod event;
 mod exhaust;
 pub mod fault;
+pub mod fleet_answers;
 mod host;
 mod model;
 mod network;
@@ -52,7 +53,7 @@ use hardtack::wire::policy::TimeClass;
 use plan::Plan;
 use report::{Report, Share};
 use scenario::Scenario;
-use trace::{Fold, Trace};
+use trace::{Fold, Trace, Watcher};
 use world::{Outcome, World};
 
 /// Runs a scenario with a seed. `lines` takes the trace as JSON lines, of the first run if there are many.
@@ -63,10 +64,22 @@ pub fn run(scenario: &Scenario, seed: u64, lines: Option<Box<dyn Write>>) -> Rep
 
 /// Runs a plan. The seed still makes keys, latencies and the like, each from a stream of its own.
 pub fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, lines: Option<Box<dyn Write>>) -> Report {
+    run_watched(scenario, plan, seed, lines, None)
+}
+
+/// Runs a plan, and `watcher` is told of everything that happens, in the first run if there are many.
+pub fn run_watched(
+    scenario: &Scenario,
+    plan: &Plan,
+    seed: u64,
+    lines: Option<Box<dyn Write>>,
+    watcher: Option<Watcher>,
+) -> Report {
     let one = |trace: Trace, cut: Option<NthCut>| World::new(scenario, plan, seed, trace, cut).run();
     let mut sum = Sum::default();
-    let first = one(Trace::new(lines), None);
+    let first = one(Trace::new(lines).watched_by(watcher), None);
     let boundaries = first.boundaries.clone();
+    let answers = first.answers.clone();
     sum.add(first);
     if let Some(window) = Window::of(plan) {
         for cut in boundaries.cuts(window.device) {
@@ -86,6 +99,7 @@ pub fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, lines: Option<Box<d
         unsound: sum.tally.unsound_count(),
         shares: sum.shares.into_iter().map(|((class, synced), share)| share_of(class, synced, share)).collect(),
         effects: sum.effects,
+        answers,
         trace_hash: sum.hashes.finish(),
     }
 }

@@ -35,17 +35,27 @@ impl Fold {
     }
 }
 
+/// Is told of each event and when it happened.
+pub type Watcher = Box<dyn FnMut(u64, &Event)>;
+
 /// What has happened so far.
 pub struct Trace {
     fold: Fold,
     events: u64,
     lines: Option<Box<dyn Write>>,
+    watcher: Option<Watcher>,
 }
 
 impl Trace {
     /// A trace that goes nowhere but into its hash, and into `lines` where they are wanted.
     pub fn new(lines: Option<Box<dyn Write>>) -> Self {
-        Self { fold: Fold::default(), events: 0, lines }
+        Self { fold: Fold::default(), events: 0, lines, watcher: None }
+    }
+
+    /// The same, and `watcher` is told of everything. The hash does not depend on that.
+    #[must_use]
+    pub fn watched_by(self, watcher: Option<Watcher>) -> Self {
+        Self { watcher, ..self }
     }
 
     /// One more event.
@@ -59,6 +69,9 @@ impl Trace {
         if let Some(lines) = &mut self.lines {
             let line = serde_json::json!({ "at": at, "event": event });
             writeln!(lines, "{line}").expect("the trace file takes lines");
+        }
+        if let Some(watcher) = &mut self.watcher {
+            watcher(at, event);
         }
     }
 

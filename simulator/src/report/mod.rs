@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::fleet_answers::Answers;
+
 /// Every property that is judged.
 pub const PROPERTIES: [&str; 35] = [
     "I1",
@@ -125,6 +127,8 @@ pub struct Report {
     pub shares: Vec<Share>,
     /// How often each fault had an effect.
     pub effects: BTreeMap<&'static str, u64>,
+    /// What the run came to for whoever operates such a fleet; of the first run if there are many.
+    pub answers: Answers,
     /// Faults that the scenario declares and that had none: what was not injected was not survived.
     pub idle: Vec<String>,
     /// The hash over everything that happened.
@@ -164,6 +168,7 @@ impl Report {
             "shares": self.shares,
             "faults": self.effects,
             "faults_without_effect": self.idle,
+            "answers": self.answers,
             "runs": self.runs,
             "trace_hash": hardtack::ids::hex(&self.trace_hash),
         })
@@ -185,6 +190,7 @@ pub(crate) fn empty(scenario: &str, seed: u64) -> Report {
         unsound: 0,
         shares: Vec::new(),
         effects: BTreeMap::new(),
+        answers: Answers::default(),
         idle: Vec::new(),
         trace_hash: [0; 32],
     }

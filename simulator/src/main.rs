@@ -1,5 +1,7 @@
 //! `hardtack-sim`: argv in, exit code out.
 
+mod cli_report;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ enum Command {
     Run(Run),
     /// Print what a scenario and a seed come to, one act per line.
     Plan(One),
+    /// Run a scenario and make something to look at; exit 0 only if it passes.
+    Report(cli_report::ReportArgs),
     /// Run short worlds with all clock and power faults on until so many decisions were made; exit 0 only if all pass.
     Soak(SoakArgs),
 }
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(run) => run_all(&run),
         Command::Plan(one) => print_plan(&one),
+        Command::Report(args) => cli_report::report(&args),
         Command::Soak(args) => Ok(soak(&args)),
     };
     done.unwrap_or_else(|problem| {

@@ -81,7 +81,9 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode, String> {
         }
         Format::Perfetto => perfetto::trace(&first),
         Format::Junit => junit::suite(&first.report, seconds),
-        Format::Jsonl => format!("{}{}\n", trace.text()?, serde_json::json!({ "report": first.report.to_json(seconds) })),
+        Format::Jsonl => {
+            format!("{}{}\n", trace.text()?, serde_json::json!({ "report": first.report.to_json(seconds) }))
+        }
         Format::Lanes => lanes::text(&first, columns()),
     };
     deliver(args, &scenario, &made, verdict)?;
@@ -120,7 +122,13 @@ fn other(args: &ReportArgs, scenario: &Scenario, text: &str) -> Result<Option<(S
             from.fleet.devices
         ));
     }
-    let other = Scenario { fleet: from.fleet, profile: from.profile, grant: from.grant, policy: from.policy, ..scenario.clone() };
+    let other = Scenario {
+        fleet: from.fleet,
+        profile: from.profile,
+        grant: from.grant,
+        policy: from.policy,
+        ..scenario.clone()
+    };
     let label = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     Ok(Some((other, label)))
 }
@@ -177,8 +185,11 @@ fn deliver(args: &ReportArgs, scenario: &Scenario, made: &str, verdict: Status) 
         (None, Format::Perfetto | Format::Junit | Format::Jsonl | Format::Lanes) => PathBuf::from("-"),
     };
     if path.as_os_str() == "-" {
-        super::print(made.trim_end_matches('\n'));
-        return Ok(());
+        let mut out = std::io::stdout().lock();
+        return out
+            .write_all(made.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(|error| format!("cannot print: {error}"));
     }
     let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
     let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
@@ -190,7 +201,8 @@ fn deliver(args: &ReportArgs, scenario: &Scenario, made: &str, verdict: Status) 
 
 /// A scenario's name as a file may have it.
 fn file_name(name: &str) -> String {
-    let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    let safe: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     match safe.trim_start_matches(['.', '-']) {
         "" => "report".to_owned(),
         name => name.to_owned(),
@@ -232,7 +244,8 @@ mod tests {
 
     #[test]
     fn another_profile_in_the_same_text() {
-        let text = "schema = 1\nname = \"x\"\nabout = \" why \"\nseed = 1\nduration = \"2h\"\nheal = \"1h\"\nrequire = []\n";
+        let text =
+            "schema = 1\nname = \"x\"\nabout = \" why \"\nseed = 1\nduration = \"2h\"\nheal = \"1h\"\nrequire = []\n";
         assert_eq!(about(text), "why");
         let other = Scenario::parse(&with_profile(text, "energy-armv7-1g").unwrap()).unwrap();
         assert_eq!(other.profile.name, "energy-armv7-1g");

@@ -178,12 +178,9 @@ impl Event {
             Self::Stored { device, era, segment, backlog } => {
                 fold.number(10).number(u64::from(*device)).number(*era).number(*segment).number(*backlog)
             }
-            Self::Applied { device, feed, era, seq } => fold
-                .number(11)
-                .number(u64::from(*device))
-                .bytes(feed.as_bytes())
-                .number(u64::from(*era))
-                .number(*seq),
+            Self::Applied { device, feed, era, seq } => {
+                fold.number(11).number(u64::from(*device)).bytes(feed.as_bytes()).number(u64::from(*era)).number(*seq)
+            }
             Self::Asleep { device, asleep } => fold.number(12).number(u64::from(*device)).number(u64::from(*asleep)),
             Self::Link { device, up, down } => {
                 fold.number(13).number(u64::from(*device)).number(u64::from(*up)).number(u64::from(*down))

@@ -30,6 +30,8 @@ pub struct Answers {
     pub legitimate: u64,
     /// how many of them were denied.
     pub denied_legitimate: u64,
+    /// How often the operator revoked.
+    pub revocations: u64,
     /// Decisions that allowed what the operator had revoked by then, where word of it had not come.
     pub allowed_revoked: u64,
     /// For how long, in milliseconds over all gateways, one ran that held a token which was revoked, had not ended, and of
@@ -80,6 +82,9 @@ pub struct Peak {
     pub at_ms: u64,
 }
 
+/// A feed's position: era and number.
+type Order = (u32, u64);
+
 /// A revoked token in a program's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Open {
@@ -102,7 +107,7 @@ struct Gateway {
     open: Vec<Open>,
     exposed: u64,
     /// The complete position of each feed on its disk.
-    holds: BTreeMap<FeedId, (u32, u64)>,
+    holds: BTreeMap<FeedId, Order>,
     /// Per era the index after the last record that is durable here, and after the last that the collector has stored.
     eras: BTreeMap<EraId, (u64, u64)>,
     connected: bool,
@@ -161,7 +166,7 @@ impl Spread {
 pub(crate) struct Ledger {
     gateways: Vec<Gateway>,
     /// Per feed the position that tells of each revocation, and when the operator revoked.
-    revocations: BTreeMap<FeedId, Vec<((u32, u64), u64)>>,
+    revocations: BTreeMap<FeedId, Vec<(Order, u64)>>,
     spread: Spread,
     second: Peak,
     peak: Option<Peak>,
@@ -194,6 +199,7 @@ impl Ledger {
 
     /// The operator revoked something, and the position is known that tells of it.
     pub(crate) fn revoked(&mut self, at: u64, owed: &Owed) {
+        self.so_far.revocations += 1;
         self.revocations.entry(owed.feed.clone()).or_default().push((owed.order, at));
     }
 
@@ -215,7 +221,7 @@ impl Ledger {
     }
 
     /// A feed's files are durable on a gateway. Returns its position if that is a newer one.
-    pub(crate) fn holds(&mut self, at: u64, device: u32, feed: &FeedId, held: &Held) -> Option<(u32, u64)> {
+    pub(crate) fn holds(&mut self, at: u64, device: u32, feed: &FeedId, held: &Held) -> Option<Order> {
         let head = held.head.as_ref()?.claim().ok()?;
         let order = (head.era, head.seq);
         let gateway = &mut self.gateways[device as usize];
@@ -326,11 +332,12 @@ impl Ledger {
     /// In the end.
     pub(crate) fn finish(mut self, at: u64, shares: &BTreeMap<(TimeClass, Synced), Share>) -> Answers {
         self.gateways.iter_mut().for_each(|gateway| gateway.settle(at));
-        let behind = |feed: &FeedId, order: (u32, u64)| {
+        let behind = |feed: &FeedId, order: Order| {
             let holds = self.gateways.iter().filter_map(|gateway| gateway.holds.get(feed));
             holds.filter(|held| **held < order).count() as u64
         };
-        let revocations = self.revocations.iter().flat_map(|(feed, of)| of.iter().map(move |(order, _)| (feed, *order)));
+        let revocations =
+            self.revocations.iter().flat_map(|(feed, of)| of.iter().map(move |(order, _)| (feed, *order)));
         let revocations_pending = revocations.map(|(feed, order)| behind(feed, order)).sum();
         let sum = |of: &dyn Fn(&Share) -> u64| shares.values().map(of).sum();
         Answers {
@@ -339,7 +346,9 @@ impl Ledger {
             exposure_ms: self.gateways.iter().map(|gateway| gateway.exposed).sum(),
             revocation_latency: self.spread.latency(),
             revocations_pending,
-            peak_reconnects: self.peak.map(|Peak { count, at_ms }| Peak { count, at_ms: at_ms.saturating_sub(self.start) }),
+            peak_reconnects: self
+                .peak
+                .map(|Peak { count, at_ms }| Peak { count, at_ms: at_ms.saturating_sub(self.start) }),
             audit_pending: self.gateways.iter().map(Gateway::backlog).sum(),
             ..self.so_far
         }
@@ -385,7 +394,7 @@ mod tests {
         check_exposure(&[open(1, 60 * MINUTE, 60 * MINUTE), open(2, 60 * MINUTE, 60 * MINUTE)], 30);
         check_exposure(&[open(1, 25 * MINUTE, 60 * MINUTE)], 15);
         check_exposure(&[open(1, 60 * MINUTE, 12 * MINUTE)], 12);
-        check_exposure(&[open(1, 60 * MINUTE, 12 * MINUTE), open(2, 35 * MINUTE, 60 * MINUTE)], 20);
+        check_exposure(&[open(1, 60 * MINUTE, 12 * MINUTE), open(2, 35 * MINUTE, 60 * MINUTE)], 25);
         check_exposure(&[], 0);
     }
 

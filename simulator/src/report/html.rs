@@ -87,7 +87,10 @@ fn header(body: &mut String, source: &Source, first: &Shown) {
     let status = report.verdict();
     let (headline, sentence) = verdict(report, scenario.fleet.devices, scenario.duration);
     put!(body, "<header class=\"top\"><p class=\"brand\"><b>hardtack</b> fleet simulation</p>");
-    put!(body, "<button type=\"button\" id=\"theme\" title=\"Light, dark, or as the system is\">Theme</button></header>\n");
+    put!(
+        body,
+        "<button type=\"button\" id=\"theme\" title=\"Light, dark, or as the system is\">Theme</button></header>\n"
+    );
     put!(body, "<main>\n<h1>{}</h1>\n", escape(&scenario.name));
     if !source.about.trim().is_empty() {
         put!(body, "<p class=\"about\">{}</p>\n", escape(source.about.trim()));
@@ -149,8 +152,8 @@ fn figures(shown: &[Shown]) -> Vec<Figure> {
             "Time in which a running gateway held a revoked token that had not ended, and had not heard. An upper bound.",
             &|of| {
                 let answers = &of.report.answers;
-                let used = plural(answers.allowed_revoked, "allow");
-                Some((format!("{} device-min", minutes(answers.exposure_ms)), format!("{used} in that time")))
+                let sub = format!("{} allowed in that time", plural(answers.allowed_revoked, "request"));
+                (answers.revocations > 0).then(|| (format!("{} device-min", minutes(answers.exposure_ms)), sub))
             },
         ),
         figure("Revocation latency", "From the operator's word to the gateway's disk: half of them, and 99 of 100.", &|of| {
@@ -174,7 +177,7 @@ fn figures(shown: &[Shown]) -> Vec<Figure> {
         }),
         figure("Peak reconnect rate", "Gateways that connected again within one second.", &|of| {
             of.report.answers.peak_reconnects.map(|peak| {
-                let share = format!("of {} · {} in", plural(u64::from(of.scenario.fleet.devices), "gateway"), span(peak.at_ms));
+                let share = format!("of {} · at {}", plural(u64::from(of.scenario.fleet.devices), "gateway"), span(peak.at_ms));
                 (format!("{} / s", grouped(u64::from(peak.count))), share)
             })
         }),
@@ -227,6 +230,14 @@ fn numbers(body: &mut String, shown: &[Shown]) {
             );
         }
         put!(body, "</ul>\n");
+    }
+    if let Some(many) = shown.iter().map(|of| of.report.runs).find(|runs| *runs > 1) {
+        put!(
+            body,
+            "<p class=\"note\">This scenario is {} runs, each with the power cut at another point. Promises are judged over \
+            all of them; numbers and pictures are of the first, in which it is not cut there.</p>\n",
+            grouped(many)
+        );
     }
     put!(body, "<div class=\"cards\">");
     for Figure { name, values, means } in figures(shown) {
@@ -364,12 +375,17 @@ fn plan(body: &mut String, source: &Source, first: &Shown) {
             put!(body, "<p class=\"note\">And {} more, in the text below.</p>\n", grouped(more as u64));
         }
     }
-    let effects: Vec<String> = report.effects.iter().map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
+    let effects: Vec<String> =
+        report.effects.iter().map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
     if !effects.is_empty() {
         put!(body, "<p class=\"effects\"><b>Took effect:</b> {}</p>\n", escape(&effects.join(", ")));
     }
     if !report.idle.is_empty() {
-        put!(body, "<p class=\"effects idle\"><b>Planned, and without any effect:</b> {}</p>\n", escape(&report.idle.join(", ")));
+        put!(
+            body,
+            "<p class=\"effects idle\"><b>Planned, and without any effect:</b> {}</p>\n",
+            escape(&report.idle.join(", "))
+        );
     }
     if !source.text.is_empty() {
         let end = source.text.char_indices().nth(TEXT_MAX).map_or(source.text.len(), |(at, _)| at);
@@ -386,7 +402,10 @@ fn facts(body: &mut String, shown: &[Shown]) {
         let facts = [
             ("Profile", of.label.clone()),
             ("Seed", report.seed.to_string()),
-            ("Simulated", format!("{} h of devices in {}", grouped(report.device_ms / 3_600_000), plural(report.runs, "run"))),
+            (
+                "Simulated",
+                format!("{} h of devices in {}", grouped(report.device_ms / 3_600_000), plural(report.runs, "run")),
+            ),
             ("Events", grouped(report.events)),
             ("Trace", hardtack::ids::hex(&report.trace_hash)[..32].to_owned()),
             ("Version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -486,15 +505,21 @@ fn chosen(shown: &[Shown]) -> Vec<usize> {
     numbers
 }
 
+/// What of a lane is drawn as bands.
+struct Drawn {
+    state: Changes<State>,
+    link: Changes<Link>,
+}
+
 fn side(of: &Shown, numbers: &[usize], sides: usize, kinds: &mut Vec<&'static str>) -> Value {
     let recording = &of.recording;
     let start = recording.start;
     let lanes: Vec<&Lane> = numbers.iter().map(|number| &recording.lanes[*number]).collect();
     let changes = |grain: u64| {
-        let both = lanes.iter().map(|lane| (thin(&lane.state, grain), thin(&lane.link, grain)));
-        both.collect::<Vec<(Changes<State>, Changes<Link>)>>()
+        let both = lanes.iter().map(|lane| Drawn { state: thin(&lane.state, grain), link: thin(&lane.link, grain) });
+        both.collect::<Vec<Drawn>>()
     };
-    let count = |all: &[(Changes<State>, Changes<Link>)]| all.iter().map(|(a, b)| a.len() + b.len()).sum::<usize>();
+    let count = |all: &[Drawn]| all.iter().map(|of| of.state.len() + of.link.len()).sum::<usize>();
     let mut grain = 0;
     let mut drawn = changes(grain);
     for coarser in GRAINS {
@@ -517,7 +542,7 @@ fn side(of: &Shown, numbers: &[usize], sides: usize, kinds: &mut Vec<&'static st
         .copied()
         .collect();
     let own = thinned(&own, MARKS_MAX / sides);
-    let lane = |(number, (lane, (state, link))): (&usize, (&&Lane, &(Changes<State>, Changes<Link>)))| {
+    let lane = |((number, lane), Drawn { state, link }): ((&usize, &&Lane), &Drawn)| {
         let whom = Whom::Gateway(*number as u32);
         let marks: Vec<Mark> = own.iter().filter(|mark| mark.whom == whom).copied().collect();
         let unaware: Vec<u64> = lane.unaware.iter().map(|at| (at - start) / TICK).collect();
@@ -536,7 +561,7 @@ fn side(of: &Shown, numbers: &[usize], sides: usize, kinds: &mut Vec<&'static st
         }
         value
     };
-    let lanes: Vec<Value> = numbers.iter().zip(lanes.iter().zip(&drawn)).map(lane).collect();
+    let lanes: Vec<Value> = numbers.iter().zip(&lanes).zip(&drawn).map(lane).collect();
     let curves = &recording.curves;
     json!({
         "label": of.label,

@@ -44,8 +44,12 @@ pub fn suite(report: &Report, seconds: f64) -> String {
     let inside = if incomplete {
         let tried = |id: &&String| report.properties.iter().any(|p| p.id == **id && p.status == Status::Pass);
         let untried: Vec<&str> = report.require.iter().filter(|id| !tried(id)).map(String::as_str).collect();
-        let why = format!("required and never tried: {}; faults without effect: {}", listed(&untried), listed(&report.idle));
-        format!("<failure message=\"not everything that the scenario asks for was tried\" type=\"vacuous\">{}</failure>", attribute(&why))
+        let why =
+            format!("required and never tried: {}; faults without effect: {}", listed(&untried), listed(&report.idle));
+        format!(
+            "<failure message=\"not everything that the scenario asks for was tried\" type=\"vacuous\">{}</failure>",
+            attribute(&why)
+        )
     } else {
         String::new()
     };

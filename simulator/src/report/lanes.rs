@@ -49,7 +49,9 @@ pub fn text(of: &Shown, width: usize) -> String {
         text.push_str(&format!("and {more} more gateways\n"));
     }
     text.push_str("\n━ online  ─ offline, within bounds  ╌ stale  × locked  z asleep  . no agent  (blank) off\n");
-    text.push_str("# link down  < no way in  > no way out  │ a moment  ▒ a while  ▁▂▃▄▅▆▇█ decisions  ! allowed though revoked\n");
+    text.push_str(
+        "# link down  < no way in  > no way out  │ a moment  ▒ a while  ▁▂▃▄▅▆▇█ decisions  ! allowed though revoked\n",
+    );
     for property in of.report.properties.iter().filter(|property| property.status == Status::Fail) {
         text.push_str(&format!("{}: {}\n", property.id, property.witness.as_deref().unwrap_or_default()));
     }
@@ -142,8 +144,18 @@ impl Time {
     /// Marks of time, as many as there is room for.
     fn axis(&self) -> String {
         const STEPS: [u64; 12] = [
-            60_000, 300_000, 900_000, 1_800_000, 3_600_000, 7_200_000, 21_600_000, 43_200_000, 86_400_000, 172_800_000,
-            604_800_000, 2_592_000_000,
+            60_000,
+            300_000,
+            900_000,
+            1_800_000,
+            3_600_000,
+            7_200_000,
+            21_600_000,
+            43_200_000,
+            86_400_000,
+            172_800_000,
+            604_800_000,
+            2_592_000_000,
         ];
         const ROOM: u64 = 12;
         let fits = |step: &u64| self.duration / step * ROOM <= self.columns as u64;

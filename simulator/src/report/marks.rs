@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn what_begins_and_ends_is_one_mark() {
-        let text = "schema = 1\nname = \"x\"\nabout = \"x\"\nseed = 1\nduration = \"3h\"\nheal = \"2h\"\nrequire = []\n\
+        let text =
+            "schema = 1\nname = \"x\"\nabout = \"x\"\nseed = 1\nduration = \"3h\"\nheal = \"2h\"\nrequire = []\n\
             [[fault]]\ndo = \"link.down\"\nat = \"1h\"\nfor = \"10m\"\nwho = \"1\"\n\
             [[fault]]\ndo = \"broker.restart\"\nat = \"90m\"\nfor = \"1m\"\n\
             [[fault]]\ndo = \"reboot\"\nat = \"30m\"\nfor = \"40s\"\nwho = \"0\"\n";

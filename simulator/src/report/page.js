@@ -101,19 +101,18 @@
   function build() {
     const root = $("curves");
     const kinds = [
-      { name: "Faults at work", note: "by family; the darker, the more gateways", height: () => 10 + D.shades.length * 16, draw: drawShades, if: () => D.shades.length },
+      { name: "Faults at work", note: "by family; the darker, the more gateways", height: () => 10 + D.shades.length * 16, draw: drawShades, if: () => D.shades.length, empty: "No fault of this plan lasts for a while." },
       { name: "What gateways are doing", note: "share of the fleet", height: () => 150, draw: drawStates },
-      { name: "Decisions a minute", note: "allowed above, denied below the line", height: () => 120, draw: drawDecisions },
-      { name: "Hold the newest revocation", note: "share of gateways", height: () => 84, draw: drawCurrent, if: (side) => side.revocations.length, empty: "The operator revokes nothing in this run." },
+      { name: "Decisions a minute", note: "allowed above, denied below the line; square-root scale", height: () => 120, draw: drawDecisions },
+      { name: "Hold the newest revocation", note: "share of gateways", height: () => 84, draw: drawCurrent, if: () => D.sides.some((side) => side.revocations.length), empty: "The operator revokes nothing in this run." },
       { name: "Audit that waits on gateways", note: "records that the collector does not have", height: () => 84, draw: drawBacklog },
     ];
     for (const kind of kinds) D.sides.forEach((side, number) => {
       const name = D.sides.length > 1 ? kind.name + " — " + "AB"[number] + " " + side.label : kind.name;
       const figure = make("figure", { className: "curve" }, make("figcaption", {}, name, make("span", { textContent: kind.note })));
       if (kind.if && !kind.if(side)) {
-        if (!kind.empty) { if (!D.shades.length && !number) figure.append(make("p", { className: "note", textContent: "No fault lasts for a while in this run." })); else return; }
-        else figure.append(make("p", { className: "note", textContent: kind.empty }));
-        root.append(figure);
+        // Of both runs or of none: it is the same plan.
+        if (!number) { figure.classList.add("wide"); figure.firstChild.textContent = kind.name; figure.append(make("p", { className: "note", textContent: kind.empty })); root.append(figure); }
         return;
       }
       const canvas = make("canvas", { role: "img" });
@@ -150,7 +149,7 @@
     const per = D.duration / bins();
     const first = Math.max(0, Math.floor(view.from / per)), last = Math.min(bins() - 1, Math.floor(view.to / per));
     const x = scale(left, width);
-    for (let bin = first; bin <= last; bin++) each(bin, Math.max(left, x(bin * per)), Math.min(width, x((bin + 1) * per)));
+    for (let bin = first; bin <= last; bin++) each(bin, Math.max(left, Math.floor(x(bin * per))), Math.min(width, Math.floor(x((bin + 1) * per))));
   }
   function ylabel(g, left, y, text) { g.fillStyle = C.soft; g.textAlign = "right"; g.fillText(text, left - 7, y); }
   function drawShades(g, width, height, side) {
@@ -181,7 +180,7 @@
       for (const state of STACK) {
         const part = side.curves.states[STATES.indexOf(state)][bin] / all * h;
         if (part <= 0) continue;
-        g.fillStyle = C[state]; g.fillRect(a, y - part, b - a + 0.5, part + 0.3); y -= part;
+        g.fillStyle = C[state]; g.fillRect(a, y - part, Math.max(1, b - a), part + 0.3); y -= part;
       }
     });
     for (const share of [0, 0.5, 1]) { const y = bottom - share * h; ylabel(g, left, Math.max(7, y), share * 100 + " %"); g.fillStyle = C.line; g.globalAlpha = 0.6; g.fillRect(left, y, width - left, 1); g.globalAlpha = 1; }
@@ -189,16 +188,17 @@
   }
   function drawDecisions(g, width, height, side) {
     const bottom = height - 18, [left, x] = frame(g, width, height, bottom), per = D.duration / bins() / 600;
-    const up = Math.max(...side.curves.allowed) / per, down = Math.max(...side.curves.denied) / per, most = Math.max(up + down, 1e-9);
-    const middle = 4 + (bottom - 8) * up / most, unit = (bottom - 8) / most;
+    // Floods and quiet hours in one picture.
+    const up = Math.max(...side.curves.allowed) / per, down = Math.max(...side.curves.denied) / per, most = Math.max(Math.sqrt(up) + Math.sqrt(down), 1e-9);
+    const middle = 4 + (bottom - 8) * Math.sqrt(up) / most, unit = (bottom - 8) / most;
     columns(left, width, (bin, a, b) => {
-      const w = Math.max(1, b - a - (b - a > 4 ? 1 : 0)), allow = side.curves.allowed[bin] / per * unit, deny = side.curves.denied[bin] / per * unit;
+      const w = Math.max(1, b - a - (b - a > 4 ? 1 : 0)), allow = Math.sqrt(side.curves.allowed[bin] / per) * unit, deny = Math.sqrt(side.curves.denied[bin] / per) * unit;
       g.fillStyle = C.allow; g.fillRect(a, middle - allow, w, allow);
       g.fillStyle = C.deny; g.fillRect(a, middle, w, deny);
     });
     g.fillStyle = C.ink; g.globalAlpha = 0.4; g.fillRect(left, middle, width - left, 1); g.globalAlpha = 1;
     const round = (n) => n >= 10 ? group(n) : n.toFixed(n >= 1 ? 1 : 2);
-    ylabel(g, left, 9, round(up)); if (down * unit > 12) ylabel(g, left, bottom - 5, round(down));
+    ylabel(g, left, 9, round(up)); if (Math.sqrt(down) * unit > 12) ylabel(g, left, bottom - 5, round(down));
     axis(g, width, height, x); cursor(g, x, bottom);
   }
   function area(g, width, height, values, most, colour, text) {
@@ -490,7 +490,9 @@
     if (button.dataset.gateway) { const row = side().lanes.findIndex((lane) => lane.n === Number(button.dataset.gateway)); if (row >= 0) view.row = row; }
     show(t - half, t + half);
     box.scrollIntoView({ block: "center", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-    box.focus({ preventScroll: true }); reveal(); announce(t);
+    box.focus({ preventScroll: true });
+    box.scrollTop = Math.round((view.row - (canvas.clientHeight - rowsTop()) / ROW / 2) + 0.5) * ROW;
+    announce(t);
   });
 
   // ---- Legend, theme, copying --------------------------------------------------------------------------------------

@@ -36,8 +36,11 @@ pub fn trace(of: &Shown) -> String {
         let curves = &recording.curves;
         let of = |curve: &Vec<u64>| curve.get(bin as usize).copied().unwrap_or(0);
         let mean = |curve: &Vec<u64>| of(curve) as f64 / 1000.0;
-        let states: serde_json::Map<String, Value> =
-            State::NAMES.iter().zip(&curves.states).map(|(name, curve)| ((*name).to_owned(), mean(curve).into())).collect();
+        let states: serde_json::Map<String, Value> = State::NAMES
+            .iter()
+            .zip(&curves.states)
+            .map(|(name, curve)| ((*name).to_owned(), mean(curve).into()))
+            .collect();
         let counters = [
             ("gateways", Value::Object(states)),
             ("audit backlog", json!({ "records": mean(&curves.backlog) })),
@@ -114,6 +117,8 @@ fn befalls(events: &mut Vec<Value>, mark: &Mark, id: u64) {
         Whom::Service => (FLEET, "service"),
     };
     for (phase, at) in [("b", mark.at), ("e", mark.at + mark.lasts)] {
-        events.push(json!({ "ph": phase, "id": id, "name": mark.name, "cat": cat, "pid": pid, "tid": 0, "ts": at * 1000 }));
+        events.push(
+            json!({ "ph": phase, "id": id, "name": mark.name, "cat": cat, "pid": pid, "tid": 0, "ts": at * 1000 }),
+        );
     }
 }

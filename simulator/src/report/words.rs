@@ -13,18 +13,30 @@ pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
         "I1" => ("Written down before it is answered", "A caller heard a decision that a power cut could have erased."),
         "I2" => ("No decision is lost silently", "A decision never reached the collector, and no signed gap says so."),
         "I3" => ("No token outlives its life", "A token was honoured for longer than it was made for."),
-        "I3.floor" => ("Past its proven end a token is refused", "A token was allowed although its end was proven past."),
+        "I3.floor" => {
+            ("Past its proven end a token is refused", "A token was allowed although its end was proven past.")
+        }
         "I3.strict" => ("Strict requests end on the dot", "A strict request was allowed after its token's true end."),
         "I4" => ("What a device knows to be revoked stays refused", "A device allowed what it knew to be revoked."),
-        "I4.bounded" => ("Word of a revocation may lag only so far", "A device allowed for longer than the policy lets it go without word."),
-        "I4.dropped" => ("What was dropped from the list stays over", "A token came back once its revocation was dropped from the list."),
+        "I4.bounded" => (
+            "Word of a revocation may lag only so far",
+            "A device allowed for longer than the policy lets it go without word.",
+        ),
+        "I4.dropped" => (
+            "What was dropped from the list stays over",
+            "A token came back once its revocation was dropped from the list.",
+        ),
         "I4.emergency" => ("Emergency revocations hold", "A device allowed what an emergency key had revoked."),
         "I4.ended" => ("Finished tasks stay finished", "A token was allowed after its task had ended."),
-        "I4.stale" => ("A stale list stops risky requests", "A risky request was allowed on a revocation list that was too old."),
+        "I4.stale" => {
+            ("A stale list stops risky requests", "A risky request was allowed on a revocation list that was too old.")
+        }
         "I5" => ("Nothing goes back in time", "A device's version, time or position went back."),
         "I5.budget" => ("Spent uses stay spent", "A token was used more often than it may be."),
         "I5.evidence" => ("Old and forged messages leave evidence", "A device refused a message and recorded nothing."),
-        "I5.position" => ("Every device stands where the fleet signed", "A device holds a list that the fleet did not sign."),
+        "I5.position" => {
+            ("Every device stands where the fleet signed", "A device holds a list that the fleet did not sign.")
+        }
         "I6" => ("Nobody gets more than they were given", "A token allowed what it has no right to."),
         "I6.child" => ("Narrowed tokens are narrower", "A narrowed token allowed more than its parent."),
         "I7" => ("In doubt a device denies, and keeps what works", "A device dropped its only credential."),
@@ -37,14 +49,19 @@ pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
         "available" => ("Good requests are allowed", "Good requests were denied."),
         "box.boots" => ("The fallback ends after its boots", "A fallback grant served more boots than it may."),
         "box.life" => ("Fallback tasks end in time", "A task outlived what its fallback grant lets it have."),
-        "box.offline" => ("The fallback ends after its time alone", "A fallback grant served for longer without contact than it may."),
+        "box.offline" => (
+            "The fallback ends after its time alone",
+            "A fallback grant served for longer without contact than it may.",
+        ),
         "box.uses" => ("The fallback ends after its uses", "A fallback grant was used more often than it may be."),
         "caught_up" => ("The broker alone brings a device up to date", "With the service away a device stayed behind."),
         "clock" => ("The device's time is right within its bounds", "A device believed a time that cannot be."),
         "detected" => ("Damage is noticed and locks", "A device went on after its storage was damaged or restored."),
         "emergency.ends" => ("Emergencies end", "An emergency rule was in force past its end."),
         "herd" => ("A fleet comes back in an orderly way", "Too many devices connected within one second."),
-        "live" => ("After the faults everything recovers", "A device did not come back to work once the faults were over."),
+        "live" => {
+            ("After the faults everything recovers", "A device did not come back to work once the faults were over.")
+        }
         _ => ("", ""),
     }
 }
@@ -136,8 +153,7 @@ pub(crate) fn fault_line(of: &Fault) -> String {
 pub(crate) fn verdict(report: &Report, devices: u32, duration: u64) -> (String, String) {
     let count = |status: Status| report.properties.iter().filter(|property| property.status == status).count();
     let (passed, vacuous) = (count(Status::Pass), count(Status::Vacuous));
-    let broken: Vec<&Property> =
-        report.properties.iter().filter(|property| property.status == Status::Fail).collect();
+    let broken: Vec<&Property> = report.properties.iter().filter(|property| property.status == Status::Fail).collect();
     let world = format!(
         "{}, {} of simulated time, {} decisions",
         plural(u64::from(devices), "gateway"),

@@ -248,7 +248,20 @@ fn numbers(body: &mut String, shown: &[Shown]) {
         }
         put!(body, "<p class=\"means\">{}</p></article>", escape(means));
     }
-    put!(body, "</div></section>\n");
+    put!(body, "</div>\n");
+    for (of, letter) in shown.iter().zip(["A", "B"]) {
+        let mut denied: Vec<_> = of.recording.reasons.iter().filter(|(_, allow, _)| !allow).collect();
+        denied.sort_by_key(|(name, _, count)| (std::cmp::Reverse(*count), *name));
+        if !denied.is_empty() {
+            let letter = if shown.len() > 1 { format!("<b class=\"letter\">{letter}</b> ") } else { String::new() };
+            let reason = |(name, _, count): &&(&str, bool, u64)| {
+                format!("<span>{} {}</span>", escape(&name.replace('_', " ")), grouped(*count))
+            };
+            let reasons: Vec<String> = denied.iter().map(reason).collect();
+            put!(body, "<p class=\"why\">{letter}<b>Why requests were denied:</b> {}</p>\n", reasons.join(" · "));
+        }
+    }
+    put!(body, "</section>\n");
 }
 
 fn timeline(body: &mut String, shown: &[Shown]) {

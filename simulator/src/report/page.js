@@ -369,17 +369,18 @@
   function draw() {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => {
-      asked = false;
-      for (const { canvas, kind, side } of curves) { const height = kind.height(), [g, width] = sized(canvas, height); kind.draw(g, width, height, side); }
-      drawLanes();
-      $("range").textContent = view.from <= 0 && view.to >= D.duration ? "Whole run, " + span(D.duration) : clock(view.from, true) + " to " + clock(view.to, true) + " (" + span(view.to - view.from) + ")";
-    });
+    requestAnimationFrame(paint);
+  }
+  function paint() {
+    asked = false;
+    for (const { canvas, kind, side } of curves) { const height = kind.height(), [g, width] = sized(canvas, height); kind.draw(g, width, height, side); }
+    drawLanes();
   }
   function show(from, to) {
     const least = Math.min(D.duration, 100), length = Math.min(D.duration, Math.max(least, to - from));
     const begin = Math.max(0, Math.min(D.duration - length, from + (to - from - length) / 2));
     view.from = begin; view.to = begin + length;
+    $("range").textContent = begin <= 0 && view.to >= D.duration ? "Whole run, " + span(D.duration) : clock(begin, true) + " to " + clock(view.to, true) + " (" + span(length) + ")";
     draw();
   }
   const pan = (share) => { const step = (view.to - view.from) * share; const from = Math.max(0, Math.min(D.duration - (view.to - view.from), view.from + step)); show(from, from + (view.to - view.from)); };
@@ -538,6 +539,7 @@
   choose(0);
   show(0, D.duration);
   repaint();
+  paint();
   new ResizeObserver(repaint).observe(document.body);
   window.addEventListener("beforeprint", repaint);
 })();

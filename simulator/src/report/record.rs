@@ -360,7 +360,7 @@ pub(crate) fn thin<T: Copy + Ord>(changes: &[(u64, T)], grain: u64) -> Changes<T
     let Some((first, mut value)) = rest.next().copied() else { return thinned };
     put(&mut thinned, first, value);
     while let Some((at, _)) = rest.peek().copied() {
-        let begins = (at / grain * grain).max(first);
+        let begins = first + (at - first) / grain * grain;
         let mut least = value;
         while let Some((_, next)) = rest.next_if(|(of, _)| *of < begins + grain) {
             value = *next;
@@ -381,6 +381,12 @@ mod tests {
         let flaps = [(0, State::Online), (13, State::Locked), (14, State::Online), (25, State::Offline)];
         let due = vec![(0, State::Online), (10, State::Locked), (20, State::Offline)];
         assert_eq!(thin(&flaps, 10), due);
+        let late = [(7, State::Online), (13, State::Locked), (18, State::Online)];
+        assert_eq!(
+            thin(&late, 10),
+            vec![(7, State::Locked), (27, State::Online)],
+            "stretches are counted from the first"
+        );
         assert_eq!(thin(&flaps, 0), flaps.to_vec());
         let many: Changes<State> =
             (0..1000).map(|at| (at, if at % 2 == 0 { State::Online } else { State::Stale })).collect();

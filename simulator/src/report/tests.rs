@@ -323,13 +323,7 @@ mod shown {
         let file = folder.join("page.html");
         std::fs::write(&file, page.replace("</body>", probe)).unwrap();
         let output = std::process::Command::new(browser)
-            .args([
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--virtual-time-budget=6000",
-                "--window-size=1200,1800",
-            ])
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1800"])
             .arg(format!("--user-data-dir={}", folder.join("profile").display()))
             .arg("--dump-dom")
             .arg(format!("file://{}", file.display()))

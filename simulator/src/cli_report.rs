@@ -66,7 +66,8 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode, String> {
     if other.is_some() && args.format != Format::Html {
         return Err("two runs side by side are a picture: leave --format out, or the comparison".into());
     }
-    let label = scenario.profile.name.clone();
+    // Beside another file its name tells it apart, beside another class of device that.
+    let label = if args.compare_file.is_some() { stem(&args.file) } else { scenario.profile.name.clone() };
     let trace = Lines::default();
     let lines = (args.format == Format::Jsonl).then(|| Box::new(trace.clone()) as Box<dyn Write>);
     let (first, seconds) = super::timed(|| Shown::run((&scenario, &label), &plan, seed, lines, progress(&label)));
@@ -129,8 +130,11 @@ fn other(args: &ReportArgs, scenario: &Scenario, text: &str) -> Result<Option<(S
         policy: from.policy,
         ..scenario.clone()
     };
-    let label = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    Ok(Some((other, label)))
+    Ok(Some((other, stem(path))))
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }
 
 /// A scenario's text with another class of device in it.

@@ -15,7 +15,8 @@ use crate::clocks::date;
 use crate::device::{Cut, Device, Restored};
 use crate::event::Event;
 use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, RevokeWhat, Sync, WallAfter};
-use crate::model::Standing;
+use crate::fleet_answers::Open;
+use crate::model::{Credential, Standing};
 use crate::operator::Revoke;
 use crate::plan::{Act, Turn};
 use crate::recovery::newest;
@@ -149,8 +150,7 @@ impl World<'_> {
             Act::RevokeStorm { count, life, pick } => {
                 *self.effects.entry("revoke.storm").or_default() += u64::from(count);
                 let publish = self.operator.storm(count, Millis(life), pick, date(self.now));
-                let newest = self.operator.newest(&self.devices[0].name);
-                self.tell(&Event::Revoked { seq: newest.order.1 });
+                self.note_revocation(0);
                 self.service_publishes(publish);
             }
             Act::ServiceAhead { device, by, turn } => self.service_ahead(device, by, turn),
@@ -445,11 +445,36 @@ impl World<'_> {
         }
     }
 
+    /// The operator revoked something just now. A service that is away signs no head with it until it is there again.
+    fn note_revocation(&mut self, device: u32) {
+        let now = self.now;
+        let waits = u64::from(!self.operator.is_running());
+        let owed = |of: &Device| {
+            let Owed { feed, order } = self.operator.newest(&of.name);
+            Owed { feed, order: (order.0, order.1 + waits) }
+        };
+        let just_now = |of: &Credential| of.revoked == Some(now) && of.finish_asked.is_none();
+        let held: Vec<usize> =
+            (0..).zip(self.model.iter_mut()).filter(|(_, of)| just_now(of)).map(|(number, _)| number).collect();
+        for number in held {
+            let credential = self.model.get(number);
+            let device = credential.device;
+            let left = credential.limit().saturating_sub(credential.honoured(&self.moment(device)));
+            let until = now + credential.expires.since(date(now)).0;
+            let open = Open { number, until, left, owed: owed(&self.devices[device as usize]) };
+            self.ledger.exposed(now, device, open);
+        }
+        let owed = owed(&self.devices[device as usize]);
+        self.ledger.revoked(now, &owed);
+        let Owed { feed, order } = owed;
+        self.tell(&Event::Revoked { feed: feed.to_string(), era: order.0, seq: order.1 });
+    }
+
     fn sign_revocation(&mut self, device: u32, revoke: Revoke) {
         let now = self.now;
         let name = self.devices[device as usize].name.clone();
         let publish = self.operator.revoke(revoke, &name, date(now));
-        self.tell(&Event::Revoked { seq: self.operator.newest(&name).order.1 });
+        self.note_revocation(device);
         self.service_publishes(publish);
     }
 }

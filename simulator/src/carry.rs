@@ -65,6 +65,7 @@ impl World<'_> {
         match packet {
             Packet::Connect { filters, will } => {
                 self.herd.knock(self.now, device);
+                self.ledger.knocks(self.now, device);
                 let wills = match self.broker.session_of(device) {
                     Some(older) => {
                         self.send(older, End::Device, Packet::Closed);
@@ -83,6 +84,7 @@ impl World<'_> {
                 self.deliver_all(retained);
             }
             Packet::Publish { topic, payload, retain } => {
+                self.ledger.sent_up(topic.len() + payload.len());
                 if self.broker.knows(conn) {
                     let segment = self.segment_of(&topic, &payload);
                     self.send(conn, End::Device, Packet::Acknowledged { segment });
@@ -119,6 +121,7 @@ impl World<'_> {
             Packet::Accepted => self.give(device, Input::Link(LinkEvent::Connected)),
             Packet::Publish { topic, payload, .. } => {
                 self.tell(&Event::message(Some(device), &topic, &payload));
+                self.ledger.sent_down(topic.len() + payload.len());
                 let powered = self.devices[device as usize].powered(self.now);
                 self.checks.clock.hear(device, self.now, powered);
                 if let Some(trick) = self.planted.remove(&payload) {
@@ -313,6 +316,7 @@ impl World<'_> {
 
     pub(crate) fn block(&mut self, device: u32, direction: Direction) {
         self.network.block(device, direction);
+        self.tell_link(device);
         self.watch(device);
     }
 
@@ -321,7 +325,13 @@ impl World<'_> {
             let at = self.network.arrival(conn, to, self.now);
             self.schedule(at, Happening::Flush { conn, to });
         }
+        self.tell_link(device);
         self.watch(device);
+    }
+
+    fn tell_link(&mut self, device: u32) {
+        let (up, down) = self.network.passes(device);
+        self.tell(&Event::Link { device, up, down });
     }
 
     /// What was stuck arrives.
@@ -382,7 +392,9 @@ impl World<'_> {
             .iter()
             .filter_map(|stored| {
                 let header = stored.upload.header.claim().ok()?;
-                Some(Event::Stored { device: stored.device, era: header.era.number, segment: header.segment })
+                self.ledger.stored(stored.device, &header);
+                let backlog = self.ledger.backlog(stored.device);
+                Some(Event::Stored { device: stored.device, era: header.era.number, segment: header.segment, backlog })
             })
             .collect();
         stored.iter().for_each(|event| self.tell(event));

@@ -101,6 +101,11 @@ impl Case {
         Ok(Self { table, scenario, seed: head.seed, plan: Plan { entries }, anew: None })
     }
 
+    /// The scenario as a file has it, without what its author says in comments.
+    pub fn scenario_text(&self) -> String {
+        self.table.to_string()
+    }
+
     /// The scenario.
     pub fn scenario(&self) -> &Scenario {
         &self.scenario

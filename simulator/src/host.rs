@@ -8,10 +8,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 
-use hardtack::agent::effects::{Answer, Entry, LinkCommand, StateFile, StoredRecord};
+use hardtack::agent::effects::{Answer, Entry, LinkCommand, LogEvent, StateFile, StoredRecord};
 use hardtack::agent::feed::Held;
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
-use hardtack::ids::{FeedId, GrantId, KeyId};
+use hardtack::ids::{EraId, FeedId, GrantId, KeyId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::wire::audit::segment::Delivery;
 use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
@@ -26,6 +26,7 @@ use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN
 use crate::disk::{steps, Fate, Medium, Step};
 use crate::event::Event;
 use crate::fault::{Direction, Part, Sync, WallAfter};
+use crate::fleet_answers;
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
 use crate::recovery;
@@ -47,6 +48,7 @@ struct Durable {
     /// Whether a trust bundle was written.
     bundle: bool,
     grants_removed: Vec<GrantId>,
+    eras_dropped: Vec<EraId>,
     records: Vec<StoredRecord>,
     anchor: Option<Box<Anchor>>,
 }
@@ -77,6 +79,7 @@ impl World<'_> {
             return;
         }
         device.clocks.power_on(now, wall);
+        self.tell(&Event::PowerOn { device: number });
         self.checks.clock.power_on(number);
         self.checks.emergency.power_on(number);
         self.schedule(now + BOOT_MS, Happening::StartProcess { device: number, powered_on: now });
@@ -103,7 +106,7 @@ impl World<'_> {
             }
         };
         device.starts += 1;
-        let start = device.starts;
+        let (start, mode) = (device.starts, agent.mode().name());
         device.process = Some(Process {
             agent,
             start,
@@ -120,6 +123,8 @@ impl World<'_> {
         }
         self.disturbed();
         self.tell(&Event::AgentStarted { device: number, start });
+        self.tell(&Event::Mode { device: number, mode });
+        self.note_running(number);
         self.commit(number, effects);
         self.pump(number);
         self.probe_start(number);
@@ -133,6 +138,7 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         let in_doubt = device.in_doubt.take();
         let medium = device.disk.durable();
+        self.ledger.found(number, medium);
         let records = medium.eras.values().flatten().filter_map(|entry| match entry {
             Entry::Record(record) if (record.era.number, record.index) > place => Some(record.clone()),
             Entry::Record(_) | Entry::Segment(_) => None,
@@ -143,6 +149,7 @@ impl World<'_> {
             feeds_removed: Vec::new(),
             bundle: medium.files.contains_key(&StateFile::Bundle),
             grants_removed: Vec::new(),
+            eras_dropped: Vec::new(),
             records: records.collect(),
             anchor: recovery::newest(medium).filter(|anchor| unknown(anchor)).cloned().map(Box::new),
         };
@@ -160,6 +167,12 @@ impl World<'_> {
         let Contact { at, powered, time, radius, trip } = contact;
         self.checks.clock.contact(number, at, powered, (time, radius, trip));
         self.checks.authority.contact(number);
+    }
+
+    /// Whether an agent runs and is awake, for the fleet's answers.
+    fn note_running(&mut self, number: u32) {
+        let awake = self.devices[number as usize].is_awake();
+        self.ledger.runs(self.now, number, awake);
     }
 
     /// Something is for an agent.
@@ -310,6 +323,7 @@ impl World<'_> {
         let Some(process) = &mut device.process else { return };
         let count = in_flight.steps.len() as u64;
         let durable = Durable::of(&in_flight.steps);
+        let bytes = in_flight.steps.iter().map(fleet_answers::bytes_of).sum();
         process.since_disk += 1;
         let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_) | Step::Shed(_)));
         let look = drops || process.since_disk >= DISK_EVERY;
@@ -328,7 +342,9 @@ impl World<'_> {
             let used_bytes = device.disk.used_bytes();
             process.inbox.push_back(Input::Disk { used_bytes });
         }
-        self.tell(&Event::Committed { device: number, steps: count });
+        self.ledger.written(bytes);
+        self.ledger.recorded(number, &durable.records, &durable.eras_dropped);
+        self.tell(&Event::Committed { device: number, steps: count, backlog: self.ledger.backlog(number) });
         // Callers are answered on what was durable before; only then does this commit count as known.
         let mut outgoing = in_flight.outgoing;
         self.answer(number, std::mem::take(&mut outgoing.replies));
@@ -349,20 +365,27 @@ impl World<'_> {
         for id in &durable.feeds_removed {
             self.checks.feed.let_go(number, id);
             self.checks.authority.let_go(number, id);
+            self.ledger.let_go(now, number, id);
         }
         let device = &self.devices[number as usize];
+        let mut applied = Vec::new();
         for id in &durable.feeds {
             // What a fault has damaged the gateway cannot read either.
             let Some(held) = held(device.disk.durable(), id) else { continue };
             let Checks { tally, authority, feed, .. } = &mut self.checks;
             authority.feed_durable(number, (id, &held), powered);
             feed.durable(tally, now, (number, &device.name), (id, &held));
+            if let Some(order) = self.ledger.holds(now, number, id, &held) {
+                applied.push(Event::Applied { device: number, feed: id.to_string(), era: order.0, seq: order.1 });
+            }
         }
+        applied.iter().for_each(|event| self.tell(event));
         durable.emergencies.iter().for_each(|key| self.emergency_durable(number, *key));
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
         for record in records {
             self.checks.evidence.durable(&mut self.checks.tally, now, number, &record);
             self.emergency_recorded(number, &record);
+            self.ledger.admitted(&record);
             if let AuditEvent::Trust(TrustChange::Reset { floor, .. }) = record.event {
                 self.reset_durable(number, floor);
             }
@@ -412,6 +435,9 @@ impl World<'_> {
     fn release(&mut self, number: u32, outgoing: Outgoing) {
         self.answer(number, outgoing.replies);
         for log in outgoing.logs {
+            if let LogEvent::ModeChanged { to, .. } = &log {
+                self.tell(&Event::Mode { device: number, mode: to.name() });
+            }
             self.tell(&Event::Logged { device: number, line: format!("{log:?}") });
         }
         for command in outgoing.link {
@@ -526,15 +552,22 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         device.asleep = Some(Vec::new());
         device.watched = Watched::No;
+        self.tell(&Event::Asleep { device: number, asleep: true });
+        self.note_running(number);
         self.block(number, Direction::Both);
     }
 
     /// It runs again: what fell due in the meantime happens now. If the supply failed, there is nothing to wake.
     pub(crate) fn wake_up(&mut self, number: u32) {
         self.unblock(number, Direction::Both);
-        for waiting in self.devices[number as usize].asleep.take().into_iter().flatten() {
+        let waiting = self.devices[number as usize].asleep.take();
+        if waiting.is_some() {
+            self.tell(&Event::Asleep { device: number, asleep: false });
+        }
+        for waiting in waiting.into_iter().flatten() {
             self.schedule(self.now, waiting);
         }
+        self.note_running(number);
         self.pump(number);
     }
 
@@ -561,7 +594,7 @@ impl World<'_> {
         let (lost, unheard_of) = device.disk.forget_what_lies(fate);
         let unleased = device.power_off(self.now);
         self.checks.clock.may_have_counted(number, unleased);
-        self.tell(&Event::Stopped { device: number, steps: done });
+        self.tell(&Event::Stopped { device: number, off: true, steps: done });
         self.checks.audit.forgive(number, unheard_of);
         for part in lost {
             let fault = Sync::Lies.name(part);
@@ -591,6 +624,7 @@ impl World<'_> {
             let window = self.scenario.profile.queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
             self.checks.audit.killed(number, if asleep { 0 } else { self.now.saturating_sub(window) });
         }
+        self.note_running(number);
         self.checks.evidence.stopped(number);
         self.checks.emergency.stopped(number);
         if let Some(conn) = process.conn {
@@ -609,7 +643,7 @@ impl World<'_> {
         }
         let done = self.abandon(number, Some(pick % (steps + 1)));
         self.devices[number as usize].watched = Watched::No;
-        self.tell(&Event::Stopped { device: number, steps: done });
+        self.tell(&Event::Stopped { device: number, off: false, steps: done });
     }
 
     /// A sync failed, so many steps into a commit: nobody is answered, and the store is opened again after a while, by an
@@ -627,7 +661,7 @@ impl World<'_> {
         let wait = device.reopen;
         device.reopen = (wait * 2).min(REOPEN_MAX);
         let powered_on = device.clocks.began();
-        self.tell(&Event::Stopped { device: number, steps: done });
+        self.tell(&Event::Stopped { device: number, off: false, steps: done });
         if let Some(powered_on) = powered_on {
             self.schedule(self.now + wait, Happening::StartProcess { device: number, powered_on });
         }
@@ -666,7 +700,7 @@ impl World<'_> {
         device.disk.open();
         let unleased = device.power_off(self.now);
         self.checks.clock.may_have_counted(number, unleased);
-        self.tell(&Event::Stopped { device: number, steps: done });
+        self.tell(&Event::Stopped { device: number, off: true, steps: done });
     }
 }
 
@@ -716,6 +750,7 @@ impl Durable {
             feeds_removed: Vec::new(),
             bundle: false,
             grants_removed: Vec::new(),
+            eras_dropped: Vec::new(),
             records: Vec::new(),
             anchor: None,
         };
@@ -730,6 +765,7 @@ impl Durable {
                 Step::Remove(StateFile::Grant(grant)) => durable.grants_removed.push(*grant),
                 Step::Append(Entry::Record(record)) => durable.records.push(record.clone()),
                 Step::WriteAnchor(anchor) => durable.anchor = Some(anchor.clone()),
+                Step::DropEra(era) => durable.eras_dropped.push(*era),
                 Step::Append(Entry::Segment(_))
                 | Step::SyncFolder(_)
                 | Step::CreateEra(_)
@@ -737,7 +773,6 @@ impl Durable {
                 | Step::SyncEntries
                 | Step::SyncAnchor
                 | Step::Remove(_)
-                | Step::DropEra(_)
                 | Step::Shed(_) => {}
             }
         }

@@ -8,7 +8,8 @@
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`report`]: what comes out; [`soak`]: many runs in a row; [`shrink`]: few acts of many.
+//! - [`event`], [`trace`], [`fleet_answers`], [`report`]: what comes out.
+//! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others.
 
 mod acts;
 pub mod bisect;
@@ -24,6 +25,7 @@ mod emergency;
 pub mod event;
 mod exhaust;
 pub mod fault;
+pub mod fleet_answers;
 pub mod fuzz;
 mod host;
 pub mod menu;
@@ -61,7 +63,7 @@ use hardtack::wire::policy::TimeClass;
 use plan::Plan;
 use report::{Breach, Report, Share};
 use scenario::Scenario;
-use trace::{Coverage, Fold, Trace};
+use trace::{Coverage, Fold, Trace, Watcher};
 use world::{Outcome, World};
 
 /// Runs a scenario with a seed. `lines` takes the trace as JSON lines, of the first run if there are many.
@@ -79,6 +81,17 @@ fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, lin
     sum(scenario, plan, seed, anew, Trace::new(lines)).0
 }
 
+/// Runs a plan, and `watcher` is told of everything that happens, in the first run if there are many.
+pub fn run_watched(
+    scenario: &Scenario,
+    plan: &Plan,
+    seed: u64,
+    lines: Option<Box<dyn Write>>,
+    watcher: Option<Watcher>,
+) -> Report {
+    sum(scenario, plan, seed, None, Trace::new(lines).watched_by(watcher)).0
+}
+
 /// Runs a case, and notes what followed upon which fault.
 pub(crate) fn explore(case: &Case) -> (Report, Coverage) {
     sum(case.scenario(), case.plan(), case.seed(), case.anew(), Trace::with_coverage())
@@ -91,6 +104,7 @@ fn sum(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, trace: T
     let mut first = one(trace, None);
     let coverage = std::mem::take(&mut first.coverage);
     let boundaries = first.boundaries.clone();
+    let answers = first.answers.clone();
     sum.add(first);
     if let Some(window) = Window::of(plan) {
         for cut in boundaries.cuts(window.device) {
@@ -110,6 +124,7 @@ fn sum(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, trace: T
         unsound: sum.tally.unsound_count(),
         shares: sum.shares.into_iter().map(|((class, synced), share)| share_of(class, synced, share)).collect(),
         effects: sum.effects,
+        answers,
         trace_hash: sum.hashes.finish(),
     };
     (report, coverage)

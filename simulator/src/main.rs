@@ -35,6 +35,8 @@ enum Command {
     Replay(cli::run::ReplayArgs),
     /// Run scenarios; exit 0 only if all pass.
     Run(cli::run::RunArgs),
+    /// Run a case and make something to look at; exit 0 only if it passes.
+    Report(cli::report::Args),
     /// Find the smallest plan that breaks the same property as a case does, and tell its story.
     Shrink(cli::shrink::Args),
     /// Run short worlds with all clock and power faults on until so many decisions were made; exit 0 only if all pass.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => cli::fuzz::fuzz(&args),
         Command::List(args) => cli::list::list(&args),
         Command::Replay(args) => cli::run::replay(&args),
+        Command::Report(args) => cli::report::report(&args),
         Command::Run(args) => cli::run::run(&args),
         Command::Shrink(args) => cli::shrink::shrink(&args),
         Command::Soak(args) => Ok(cli::soak::soak(&args)),

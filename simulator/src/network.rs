@@ -158,6 +158,12 @@ impl Network {
         Some(packet)
     }
 
+    /// Whether something goes through from a gateway, and to it.
+    pub(crate) fn passes(&self, device: u32) -> (bool, bool) {
+        let link = &self.links[device as usize];
+        (!link.blocks(End::Broker), !link.blocks(End::Device))
+    }
+
     /// A direction of a link is blocked, by one fault more.
     pub(crate) fn block(&mut self, device: u32, direction: Direction) {
         self.links[device as usize].count(direction, |count| count + 1);

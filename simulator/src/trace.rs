@@ -39,6 +39,9 @@ impl Fold {
 /// What followed upon which fault: the fault's name, then the reason of an answer, or the first word of a log event.
 pub type Coverage = BTreeSet<(&'static str, String)>;
 
+/// Is told of each event and when it happened.
+pub type Watcher = Box<dyn FnMut(u64, &Event)>;
+
 /// What has happened so far.
 pub struct Trace {
     fold: Fold,
@@ -47,17 +50,24 @@ pub struct Trace {
     coverage: Option<Coverage>,
     /// The last fault that had an effect.
     fault: &'static str,
+    watcher: Option<Watcher>,
 }
 
 impl Trace {
     /// A trace that goes nowhere but into its hash, and into `lines` where they are wanted.
     pub fn new(lines: Option<Box<dyn Write>>) -> Self {
-        Self { fold: Fold::default(), events: 0, lines, coverage: None, fault: "" }
+        Self { fold: Fold::default(), events: 0, lines, coverage: None, fault: "", watcher: None }
     }
 
     /// A trace that also notes what follows upon which fault.
     pub(crate) fn with_coverage() -> Self {
         Self { coverage: Some(Coverage::new()), ..Self::new(None) }
+    }
+
+    /// The same, and `watcher` is told of everything. The hash does not depend on that.
+    #[must_use]
+    pub fn watched_by(self, watcher: Option<Watcher>) -> Self {
+        Self { watcher, ..self }
     }
 
     /// A fault had an effect.
@@ -79,6 +89,9 @@ impl Trace {
         if let Some(lines) = &mut self.lines {
             let line = serde_json::json!({ "at": at, "event": event });
             writeln!(lines, "{line}").expect("the trace file takes lines");
+        }
+        if let Some(watcher) = &mut self.watcher {
+            watcher(at, event);
         }
     }
 

@@ -559,6 +559,7 @@ impl World<'_> {
 
     fn task_finished(&mut self, device: u32, credential: usize, reply: &FinishedReply) {
         self.told_of_task(device, &reply.task_id, Told::Finished);
+        self.ledger.over(self.now, device, credential);
         if reply.finished {
             self.model.get_mut(credential).finished = Some(self.now);
         }
@@ -577,6 +578,7 @@ impl World<'_> {
         if let Some(credential) = credential {
             moment.revoked = self.checks.emergency.may_revoke(&moment, &device.name, credential);
         }
+        let revoked = credential.is_some_and(|credential| credential.revoked.is_some_and(|since| since < moment.at));
         let checks = &mut self.checks;
         // A denial may be of a token that is no more what was handed out.
         let named = credential.filter(|_| reply.decision == Verdict::Allow).map(|credential| Named {
@@ -612,7 +614,8 @@ impl World<'_> {
             self.model.get_mut(credential).allows += 1;
         }
         let (era, index) = (reply.audit.era, reply.audit.index);
-        self.tell(&Event::Decided { device: number, allow, reason: reply.reason.name(), era, index });
+        self.ledger.decided(allow, revoked);
+        self.tell(&Event::Decided { device: number, allow, reason: reply.reason.name(), revoked, era, index });
     }
 
     /// Whether a gateway that says so has no room for another denial.

@@ -27,6 +27,7 @@ use crate::device::{Device, Probe, Restored};
 use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
 use crate::fault::{AckTrick, FeedTrick, WallAfter};
+use crate::fleet_answers::{Answers, Ledger};
 use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
@@ -170,6 +171,7 @@ pub(crate) struct World<'a> {
     /// When each gateway's link was last mended, if it was not cut since.
     pub(crate) link_up: BTreeMap<u32, u64>,
     pub(crate) herd: live::Herd,
+    pub(crate) ledger: Ledger,
     /// Gateways that a service answers whose clock is ahead, and by how much.
     pub(crate) ahead: BTreeMap<u32, u64>,
     /// What was carried to each gateway to reset its clock.
@@ -207,6 +209,7 @@ pub(crate) struct Outcome {
     pub(crate) shares: BTreeMap<(TimeClass, Synced), Share>,
     /// Decisions that callers saw.
     pub(crate) decisions: u64,
+    pub(crate) answers: Answers,
 }
 
 impl<'a> World<'a> {
@@ -248,6 +251,7 @@ impl<'a> World<'a> {
             behind: Vec::new(),
             link_up: BTreeMap::new(),
             herd: live::Herd::default(),
+            ledger: Ledger::new(count, scenario.start),
             ahead: BTreeMap::new(),
             carried: BTreeMap::new(),
             broker_away: Away::default(),
@@ -417,7 +421,8 @@ impl<'a> World<'a> {
         let (events, hash, coverage) = self.trace.finish();
         self.effects.extend(self.broker.done());
         let Self { effects, boundaries, .. } = self;
-        Outcome { tally: self.checks.tally, events, hash, coverage, boundaries, effects, shares, decisions }
+        let answers = self.ledger.finish(at, &shares);
+        Outcome { tally: self.checks.tally, events, hash, coverage, boundaries, effects, shares, decisions, answers }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod bisect;
 pub(crate) mod diff;
 pub(crate) mod fuzz;
 pub(crate) mod list;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod shrink;
 pub(crate) mod soak;

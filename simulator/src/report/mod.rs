@@ -1,14 +1,26 @@
 //! What a run found.
 //!
-//! Owns: [`Report`] with its properties and verdict, and its JSON line.
+//! Owns: [`Report`] with its properties and verdict, and its JSON line; below, the forms in which a run is shown.
 //! Never: prints.
-//! Read next: `check/mod.rs`, where properties are judged.
+//! Read next: `check/mod.rs`, where properties are judged; `shown.rs` and `html.rs` for what people look at.
+
+pub mod html;
+pub mod junit;
+pub mod lanes;
+mod marks;
+pub mod perfetto;
+mod record;
+pub mod shown;
+#[cfg(test)]
+mod tests;
+mod words;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 pub use crate::check::Breach;
+use crate::fleet_answers::Answers;
 
 /// Every property that is judged.
 pub const PROPERTIES: [&str; 35] = [
@@ -127,6 +139,8 @@ pub struct Report {
     pub shares: Vec<Share>,
     /// How often each fault had an effect.
     pub effects: BTreeMap<&'static str, u64>,
+    /// What the run came to for whoever operates such a fleet; of the first run if there are many.
+    pub answers: Answers,
     /// Faults that the scenario declares and that had none: what was not injected was not survived.
     pub idle: Vec<String>,
     /// The hash over everything that happened.
@@ -178,6 +192,7 @@ impl Report {
             "shares": self.shares,
             "faults": self.effects,
             "faults_without_effect": self.idle,
+            "answers": self.answers,
             "runs": self.runs,
             "trace_hash": hardtack::ids::hex(&self.trace_hash),
         })
@@ -199,34 +214,8 @@ pub(crate) fn empty(scenario: &str, seed: u64) -> Report {
         unsound: 0,
         shares: Vec::new(),
         effects: BTreeMap::new(),
+        answers: Answers::default(),
         idle: Vec::new(),
         trace_hash: [0; 32],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vacuous_is_no_pass_and_fail_outweighs_it() {
-        check_verdict(&[("I1", Status::Pass), ("I2", Status::Vacuous)], &["I1"], Status::Pass);
-        check_verdict(&[("I1", Status::Pass), ("I2", Status::Vacuous)], &["I1", "I2"], Status::Vacuous);
-        check_verdict(&[("I1", Status::Fail), ("I2", Status::Vacuous)], &["I2"], Status::Fail);
-        check_verdict(&[("I1", Status::Fail)], &[], Status::Fail);
-    }
-
-    #[track_caller]
-    fn check_verdict(properties: &[(&'static str, Status)], require: &[&str], expected: Status) {
-        let property =
-            |(id, status): &(&'static str, Status)| Property { id, status: *status, checked: 1, witness: None };
-        let report = Report {
-            properties: properties.iter().map(property).collect(),
-            require: require.iter().map(|id| (*id).to_owned()).collect(),
-            ..empty("x", 1)
-        };
-        assert_eq!(report.verdict(), expected);
-        let idle = Report { idle: vec!["suspend".into()], ..report };
-        assert_eq!(idle.verdict(), if expected == Status::Fail { Status::Fail } else { Status::Vacuous });
     }
 }

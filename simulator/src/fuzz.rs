@@ -1,8 +1,8 @@
-//! Scenario after scenario drawn by chance, until nothing new turns up.
+//! Scenario after scenario, drawn by chance or from a grid, until nothing new turns up.
 //!
 //! Owns: what counts as new: an answer, or a word in a log, that followed upon a fault after which it had not been seen.
 //! Never: shares anything between worlds; lets the order in which threads finish change what is found.
-//! Read next: `swarm.rs`, `shrink.rs`.
+//! Read next: `swarm.rs`, `grid.rs`, `shrink.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,6 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::case::Case;
 use crate::report::{Report, Status};
-use crate::swarm;
 use crate::trace::Coverage;
 
 const THREADS: usize = 2;
@@ -27,8 +26,8 @@ pub struct Until {
 /// A world that broke something.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Failure {
-    /// The seed that it was drawn with.
-    pub seed: u64,
+    /// Its number.
+    pub world: u64,
     /// The property that it broke first.
     pub property: &'static str,
     /// How.
@@ -56,12 +55,18 @@ pub struct Found {
     pub failures: Vec<Failure>,
 }
 
-/// Runs worlds from `seed` on. With `plant`, each thread begins with that. `progress` hears after each world; when it
-/// says no, no further one begins.
+/// Runs worlds from number `first` on, of which `draw` gives the texts. With `plant`, each thread begins with that.
+/// `progress` hears after each world; when it says no, no further one begins.
 ///
 /// # Panics
-/// When what was drawn is no scenario. A test draws many.
-pub fn fuzz(seed: u64, until: Until, plant: fn(), progress: &(dyn Fn(&Found) -> bool + Sync)) -> Found {
+/// When what was drawn is no scenario. Tests draw many.
+pub fn fuzz(
+    draw: &(dyn Fn(u64) -> String + Sync),
+    first: u64,
+    until: Until,
+    plant: fn(),
+    progress: &(dyn Fn(&Found) -> bool + Sync),
+) -> Found {
     let next = AtomicU64::new(0);
     let enough = AtomicBool::new(false);
     let done: Mutex<BTreeMap<u64, (Report, Coverage)>> = Mutex::default();
@@ -70,14 +75,15 @@ pub fn fuzz(seed: u64, until: Until, plant: fn(), progress: &(dyn Fn(&Found) -> 
         plant();
         while !enough.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let case = Case::parse(&swarm::draw(seed.wrapping_add(number)), None).expect("what is drawn is a scenario");
+            let case = Case::parse(&draw(first.wrapping_add(number)), None).expect("what is drawn is a scenario");
             let outcome = crate::explore(&case);
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             done.insert(number, outcome);
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
             // In the order of seeds, whoever finishes first.
             while let Some((report, coverage)) = done.remove(&sum.worlds).filter(|_| !sum.is_enough(until)) {
-                sum.add(&report, coverage);
+                let world = first.wrapping_add(sum.worlds);
+                sum.add(world, &report, coverage);
             }
             if sum.is_enough(until) || !progress(&sum) {
                 enough.store(true, Ordering::Relaxed);
@@ -97,7 +103,7 @@ impl Found {
         self.worlds >= until.worlds || until.plateau.is_some_and(|worlds| self.stale >= worlds)
     }
 
-    fn add(&mut self, report: &Report, coverage: Coverage) {
+    fn add(&mut self, world: u64, report: &Report, coverage: Coverage) {
         self.worlds += 1;
         self.device_ms += report.device_ms;
         self.decisions += report.decisions;
@@ -112,7 +118,7 @@ impl Found {
         self.stale = if self.coverage.len() > known { 0 } else { self.stale + 1 };
         if let Some(broken) = report.broken_first().filter(|_| report.verdict() == Status::Fail) {
             let witness = broken.witness.clone().unwrap_or_default();
-            self.failures.push(Failure { seed: report.seed, property: broken.id, witness });
+            self.failures.push(Failure { world, property: broken.id, witness });
         }
     }
 
@@ -125,19 +131,20 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::swarm;
 
     #[test]
     fn equal_seeds_find_the_same_on_two_threads() {
         let until = Until { worlds: 4, plateau: None };
-        let first = fuzz(1, until, || (), &|_| true);
-        assert_eq!(first, fuzz(1, until, || (), &|_| true));
+        let first = fuzz(&swarm::draw, 1, until, || (), &|_| true);
+        assert_eq!(first, fuzz(&swarm::draw, 1, until, || (), &|_| true));
         assert_eq!(first.worlds, 4);
         assert!(first.coverage.len() > 10, "{:?}", first.coverage);
     }
 
     #[test]
     fn a_plateau_ends_it() {
-        let found = fuzz(1, Until { worlds: 50, plateau: Some(0) }, || (), &|_| true);
+        let found = fuzz(&swarm::draw, 1, Until { worlds: 50, plateau: Some(0) }, || (), &|_| true);
         assert_eq!(found.worlds, 0);
     }
 }

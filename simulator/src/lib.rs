@@ -27,6 +27,7 @@ mod exhaust;
 pub mod fault;
 pub mod fleet_answers;
 pub mod fuzz;
+pub mod grid;
 mod host;
 pub mod menu;
 mod model;

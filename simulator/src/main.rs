@@ -29,6 +29,8 @@ enum Command {
     /// Run worlds drawn by chance, each with some kinds of faults and without the others; exit 0 only if none breaks
     /// anything. What breaks something is made small.
     Fuzz(cli::fuzz::Args),
+    /// Run all combinations of a few faults on a grid of times; exit 0 only if none breaks anything.
+    Grid(cli::fuzz::GridArgs),
     /// Show the scenarios that ship, and what each is about.
     List(cli::list::Args),
     /// Run a plan again; exit 0 only if it passes, and comes to the same as was recorded.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => cli::diff::diff(&args),
         Command::Expand(args) => cli::run::expand(&args),
         Command::Fuzz(args) => cli::fuzz::fuzz(&args),
+        Command::Grid(args) => cli::fuzz::grid(&args),
         Command::List(args) => cli::list::list(&args),
         Command::Replay(args) => cli::run::replay(&args),
         Command::Report(args) => cli::report::report(&args),

@@ -1,11 +1,12 @@
-//! `hardtack-sim fuzz`.
+//! `hardtack-sim fuzz` and `grid`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use hardtack_simulator::case::Case;
-use hardtack_simulator::fuzz::{fuzz as search, Found, Until};
+use hardtack_simulator::fuzz::{fuzz as search, Failure, Found, Until};
+use hardtack_simulator::grid;
 use hardtack_simulator::shrink::shrink;
 use hardtack_simulator::swarm;
 
@@ -25,6 +26,27 @@ pub(crate) struct Args {
     /// Begin no further world after so many seconds.
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct GridArgs {
+    /// How many faults at once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(grid::SIZE_MAX)))]
+    size: u32,
+    /// The number of the first combination.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first: u64,
+    /// Begin no further world after so many seconds.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+struct Common {
     /// Make what is found as small as so many runs can, and write it here; the first three that are found.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     out: PathBuf,
@@ -44,30 +66,34 @@ pub(crate) fn fuzz(args: &Args) -> Result<ExitCode, String> {
     if args.worlds == u64::MAX && args.until_plateau.is_none() && args.seconds.is_none() {
         return Err("say when to stop: --worlds, --until-plateau or --seconds".into());
     }
+    run(&swarm::draw, args.seed, until, args.seconds, &args.common)
+}
+
+pub(crate) fn grid(args: &GridArgs) -> Result<ExitCode, String> {
+    let worlds = grid::count(args.size).checked_sub(args.first).filter(|worlds| *worlds > 0);
+    let worlds = worlds
+        .ok_or_else(|| format!("there are {} such combinations: --first is below that", grid::count(args.size)))?;
+    let draw = |number| grid::draw(args.size, number);
+    run(&draw, args.first, Until { worlds, plateau: None }, args.seconds, &args.common)
+}
+
+fn run(
+    draw: &(dyn Fn(u64) -> String + Sync),
+    first: u64,
+    until: Until,
+    limit: Option<u64>,
+    args: &Common,
+) -> Result<ExitCode, String> {
     let since = clock();
     let go_on = |found: &Found| {
-        progress(&format!(
-            "{} worlds, {} pairs seen, {} failures",
-            found.worlds,
-            found.coverage.len(),
-            found.failures.len()
-        ));
-        args.seconds.is_none_or(|seconds| since() < Duration::from_secs(seconds))
+        let (worlds, pairs, failures) = (found.worlds, found.coverage.len(), found.failures.len());
+        progress(&format!("{worlds} worlds, {pairs} pairs seen, {failures} failures"));
+        limit.is_none_or(|seconds| since() < Duration::from_secs(seconds))
     };
-    let (found, seconds) = timed(|| search(args.seed, until, || (), &go_on));
+    let (found, seconds) = timed(|| search(draw, first, until, || (), &go_on));
     progress_over();
-    let small = found.failures.iter().take(SMALL).map(|failure| {
-        let case = Case::parse(&swarm::draw(failure.seed), None).map_err(|error| error.to_string())?;
-        let mut said =
-            |runs: u64, left: usize| progress(&format!("seed {}: {runs} runs, {left} acts left", failure.seed));
-        let breach = case.run().breach(failure.property);
-        let small = breach.and_then(|breach| shrink(&case, &breach, args.runs, &mut said));
-        progress_over();
-        let path = args.out.join(format!("swarm-{}.toml", failure.seed));
-        write(&path, &small.as_ref().map_or_else(|| case.to_toml(), |small| small.case.to_toml()))?;
-        Ok((path, small.map_or_else(Vec::new, |small| small.story())))
-    });
-    let small: Vec<(PathBuf, Vec<String>)> = small.collect::<Result<_, String>>()?;
+    let small = found.failures.iter().take(SMALL).map(|failure| small(draw, failure, args));
+    let small: Vec<(PathBuf, Vec<String>)> = small.collect::<Result<_, _>>()?;
     print(&match args.output {
         Output::Text => text(&found, &small, seconds),
         Output::Json => {
@@ -79,6 +105,23 @@ pub(crate) fn fuzz(args: &Args) -> Result<ExitCode, String> {
         }
     });
     Ok(if found.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes a world that broke something small: where it is written, and its story.
+fn small(
+    draw: &(dyn Fn(u64) -> String + Sync),
+    failure: &Failure,
+    args: &Common,
+) -> Result<(PathBuf, Vec<String>), String> {
+    let case = Case::parse(&draw(failure.world), None).map_err(|error| error.to_string())?;
+    let mut said =
+        |runs: u64, left: usize| progress(&format!("world {}: {runs} runs, {left} acts left", failure.world));
+    let breach = case.run().breach(failure.property);
+    let small = breach.and_then(|breach| shrink(&case, &breach, args.runs, &mut said));
+    progress_over();
+    let path = args.out.join(format!("{}.toml", case.scenario().name));
+    write(&path, &small.as_ref().map_or_else(|| case.to_toml(), |small| small.case.to_toml()))?;
+    Ok((path, small.map_or_else(Vec::new, |small| small.story())))
 }
 
 fn text(found: &Found, small: &[(PathBuf, Vec<String>)], seconds: f64) -> String {
@@ -97,7 +140,7 @@ fn text(found: &Found, small: &[(PathBuf, Vec<String>)], seconds: f64) -> String
         text += &format!("properties that no world tried: {}\n", untried.join(" "));
     }
     for failure in &found.failures {
-        text += &format!("seed {}: {} {}\n", failure.seed, failure.property, failure.witness);
+        text += &format!("world {}: {} {}\n", failure.world, failure.property, failure.witness);
     }
     for (path, story) in small {
         text += &format!("{} holds the smallest that was found:\n", path.display());

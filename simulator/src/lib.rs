@@ -133,11 +133,18 @@ fn sum(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, trace: T
 
 /// Whether a case breaks a property in this way. Its run ends as soon as it does.
 pub(crate) fn breaks(case: &Case, breach: &Breach) -> bool {
-    let run =
-        |cut| World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), cut).run_until(Some(breach));
+    comes_to(case, |tally| tally.is_broken(breach))
+}
+
+/// Whether what is judged in a case comes to this at any time, in any of the runs that there are.
+pub(crate) fn comes_to(case: &Case, this: impl Fn(&Tally) -> bool) -> bool {
+    let run = |cut| {
+        let world = World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), cut);
+        world.drawn_anew(case.anew()).run_until(&this)
+    };
     let first = run(None);
     let cuts = || Window::of(case.plan()).into_iter().flat_map(|window| first.boundaries.cuts(window.device));
-    first.tally.is_broken(breach) || cuts().any(|cut| run(Some(cut)).tally.is_broken(breach))
+    this(&first.tally) || cuts().any(|cut| this(&run(Some(cut)).tally))
 }
 
 fn share_of(class: TimeClass, synced: Synced, share: authority::Share) -> Share {

@@ -32,7 +32,6 @@ use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
 use crate::plan::{Plan, LAST_QUIET};
-use crate::report::Breach;
 use crate::reset::{Carried, Errand};
 use crate::scenario::Scenario;
 use crate::trace::{Coverage, Trace};
@@ -283,11 +282,11 @@ impl<'a> World<'a> {
 
     /// Runs from start to end.
     pub(crate) fn run(self) -> Outcome {
-        self.run_until(None)
+        self.run_until(|_| false)
     }
 
-    /// Runs to the end, or until a property is broken in this way.
-    pub(crate) fn run_until(mut self, breach: Option<&Breach>) -> Outcome {
+    /// Runs to the end, or until what was judged so far is enough.
+    pub(crate) fn run_until(mut self, enough: impl Fn(&Tally) -> bool) -> Outcome {
         self.enrol_all();
         let acts: Vec<u64> = self.plan.entries.iter().map(|entry| entry.at).collect();
         acts.into_iter().enumerate().for_each(|(number, at)| self.schedule(at, Happening::Act(number)));
@@ -313,7 +312,7 @@ impl<'a> World<'a> {
                 break;
             }
             self.happen(next.what);
-            if breach.is_some_and(|breach| self.checks.tally.is_broken(breach)) {
+            if enough(&self.checks.tally) {
                 break;
             }
         }

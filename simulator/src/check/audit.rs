@@ -212,7 +212,9 @@ impl AuditCheck {
         collected: &[Collected],
     ) {
         let Some(chains) = self.conserved(tally, at, fleet, devices, collected) else { return };
-        for (device, problem) in chains.unnamed().filter(|(device, _)| !self.restored.contains(device)) {
+        // A damaged disk forgets where an era ended that the collector has more of.
+        let spoiled = |device: &u32| self.restored.contains(device) || self.damaged.contains(device);
+        for (device, problem) in chains.unnamed().filter(|(device, _)| !spoiled(device)) {
             let name = &devices[device as usize].0;
             tally.tried(Id::NothingLost, at, problem.map(|problem| format!("{name}/{problem}")));
         }

@@ -137,6 +137,12 @@ impl Tally {
         self.unsound
     }
 
+    /// Whether a property is broken.
+    #[cfg(all(test, feature = "mutants"))]
+    pub(crate) fn has_broken(&self, id: &str) -> bool {
+        self.witnesses.contains_key(id)
+    }
+
     /// Whether a property is broken in this way.
     pub(crate) fn is_broken(&self, breach: &Breach) -> bool {
         self.witnesses.get(breach.property.as_str()).is_some_and(|witness| way(witness) == breach.way)

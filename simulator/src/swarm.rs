@@ -147,9 +147,10 @@ pub fn draw(seed: u64) -> String {
     let devices = between(&mut rng, 1, 4) as u32;
     let heal = between(&mut rng, 90, 360) * MINUTE;
     let mut draw = Draw { rng, heal, devices };
-    let (duration, without_rtc) = (Span(heal + 30 * MINUTE), below(&mut draw.rng, u64::from(devices) + 1));
-    let heal = Span(heal);
+    let without_rtc = below(&mut draw.rng, u64::from(devices) + 1);
     let head_every = draw.span(5 * MINUTE, 60 * MINUTE);
+    // What a broker lost without a word is there again when the next head is published.
+    let (duration, heal) = (Span(heal + head_every.0 + 30 * MINUTE), Span(heal));
     let profile = draw.one_of(&["generic-x86_64", "energy-armv7-1g"]);
     let (roots, threshold) = if happens(&mut draw.rng, 30) { (3, 2) } else { (1, 1) };
     let era_records = draw.scale(200, 20_000);

@@ -143,9 +143,9 @@ impl Device {
         heard(effects.commit(|batch| store.commit(batch)).expect("a commit").replies, tokens.len());
         self.commits += 1;
         if self.commits % 256 == 0 {
-            let used_bytes = self.store.used_bytes();
+            let taken = self.store.taken();
             let mut effects = Effects::default();
-            self.agent.handle(Input::Disk { used_bytes }, clock::now(), &mut effects);
+            self.agent.handle(Input::Disk(taken), clock::now(), &mut effects);
             effects.commit(|batch| self.store.commit(batch)).expect("a commit");
         }
     }

@@ -25,7 +25,7 @@ use hardtack::agent::feed::StoredFeed;
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::Mode;
 use hardtack::agent::revocation::Revocations;
-use hardtack::agent::room::{Room, Shares};
+use hardtack::agent::room::{Room, Shares, Taken};
 use hardtack::agent::token::Cache;
 use hardtack::agent::wallet::Wallet;
 use hardtack::ids::{BlockId, BootId, DeviceId, FeedId, FleetId, GrantId, Hash};
@@ -137,7 +137,7 @@ impl World {
             wallet: &self.wallet,
             clock: &self.clock,
             mode: Mode::Offline,
-            room: Room::new(&self.profile.queue, 0, &Shares::default()),
+            room: Room::new(&self.profile.queue, Taken::default(), &Shares::default()),
             behind: None,
         }
     }

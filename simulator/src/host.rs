@@ -10,6 +10,7 @@ use std::convert::Infallible;
 
 use hardtack::agent::effects::{Answer, Entry, LinkCommand, LogEvent, StateFile, StoredRecord};
 use hardtack::agent::feed::Held;
+use hardtack::agent::room::Taken;
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
 use hardtack::ids::{EraId, FeedId, GrantId, KeyId};
 use hardtack::mutant::{active, Mutant};
@@ -339,8 +340,8 @@ impl World<'_> {
         room::committed(tally, self.now, &device.name, device.disk.durable(), limits);
         if look {
             process.since_disk = 0;
-            let used_bytes = device.disk.used_bytes();
-            process.inbox.push_back(Input::Disk { used_bytes });
+            let taken = Taken::of(device.disk.used_bytes());
+            process.inbox.push_back(Input::Disk(taken));
         }
         self.ledger.written(bytes);
         self.ledger.recorded(number, &durable.records, &durable.eras_dropped);

@@ -71,6 +71,8 @@ struct Open {
 struct Outbox {
     /// Where its closed segments end.
     closed: Boundary,
+    /// How many of the records before that end no segment on disk covers.
+    unsigned: u64,
     /// Where the collector stands.
     acked: Boundary,
     /// A segment that could not be loaded: nothing from it on is sent before the collector waits for it.
@@ -109,7 +111,15 @@ pub enum Condition {
 impl Outbox {
     fn begin(genesis: Hash) -> Self {
         let acked = Boundary { segment: 0, index: 0, head: genesis };
-        Self { closed: acked, acked, hole: None, told: 0, condition: Condition::Whole, content: Content::default() }
+        Self {
+            closed: acked,
+            unsigned: 0,
+            acked,
+            hole: None,
+            told: 0,
+            condition: Condition::Whole,
+            content: Content::default(),
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -248,6 +258,7 @@ impl Trail {
             let end = end_of(image);
             let segment = image.segments.saturating_add(u64::from(end.next_index > image.closed_index));
             outbox.closed = Boundary { segment, index: end.next_index, head: end.head };
+            outbox.unsigned = end.next_index.saturating_sub(image.closed_index);
             outbox.condition = Condition::Damaged;
             self.outbox.insert(era, outbox);
             return end;
@@ -614,6 +625,7 @@ impl Trail {
         let mark = |(era, outbox): (&EraId, &Outbox)| EraMark {
             era: *era,
             held_index: outbox.acked.index,
+            signed_index: outbox.closed.index.saturating_sub(outbox.unsigned),
             next_index: outbox.closed.index,
         };
         earlier().filter(marked).map(mark).collect()

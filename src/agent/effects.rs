@@ -279,7 +279,7 @@ impl Anchor {
 
     /// Every era of which something should be there, the open one last.
     pub fn marks(&self) -> impl Iterator<Item = EraMark> + '_ {
-        let open = self.era.map(|era| EraMark { era, held_index: 0, next_index: self.next_index });
+        let open = self.era.map(|era| EraMark { era, held_index: 0, signed_index: 0, next_index: self.next_index });
         self.earlier.iter().copied().chain(open)
     }
 }
@@ -306,6 +306,9 @@ pub struct EraMark {
     pub era: EraId,
     /// The collector has every record below this.
     pub held_index: u64,
+    /// Its segments on disk cover every record below this. Of an era that was taken for damaged that is less than all: what
+    /// follows is signed only as it is sent.
+    pub signed_index: u64,
     /// The next record's index.
     pub next_index: u64,
 }

@@ -143,6 +143,19 @@ impl Held {
         self.rules.iter().filter_map(move |(selector, life)| Some((*selector, life, life.left(at)?)))
     }
 
+    /// The file.
+    fn to_file(&self) -> Vec<u8> {
+        let stored = Stored {
+            operator: self.operator.clone(),
+            signed: self.signed.clone(),
+            rules: self.rules.iter().map(|(selector, life)| (*selector, life.clone())).collect(),
+            lacks: self.lacks,
+        };
+        let mut bytes = encode(&stored);
+        bytes.extend(sum(&bytes).0);
+        bytes
+    }
+
     fn mark(&self, at: Moment) -> EmergencyMark {
         let says = |selector: Selector, life: &Life| {
             self.said.rules.iter().any(|(said, until)| said == selector && until >= life.until)
@@ -208,12 +221,19 @@ impl Emergencies {
         self.at = at;
     }
 
-    /// Takes what a file says.
+    /// Takes what a file says. Where no anchor knows it, nobody knows of which powered-on clock its times are: with an anchor
+    /// the sums are lost by which that goes forward alone, and it may have jumped past them. So its rules count as first seen
+    /// now, which lets them last and ends none. Gives the file that says so, to be written before an anchor knows the key.
     ///
     /// # Errors
     /// [`Refused::DigestMismatch`] for one that is damaged, or is not what `known` says; [`Refused::RolledBack`] for an older
     /// one.
-    pub fn load(&mut self, key: KeyId, bytes: &[u8], known: Option<&EmergencyMark>) -> Result<(), Refused> {
+    pub fn load(
+        &mut self,
+        key: KeyId,
+        bytes: &[u8],
+        known: Option<&EmergencyMark>,
+    ) -> Result<Option<Vec<u8>>, Refused> {
         let Stored { operator, signed, rules, lacks } = Stored::read(bytes)?;
         let (said, digest) = (signed.claim()?, signed.digest());
         if said.key != key || rules.len() > HELD_MAX + 1 {
@@ -227,9 +247,15 @@ impl Emergencies {
                 return Err(Refused::DigestMismatch);
             }
         }
+        let mut held = Held { operator, signed, said, digest, rules: rules.into_iter().collect(), lacks };
+        let seen_now = known.is_none().then(|| {
+            held.rules.values_mut().for_each(|life| life.seen = self.at.ticked);
+            held.lacks = held.lacks.map(|_| self.at.ticked);
+            held.to_file()
+        });
         self.lost.remove(&key);
-        self.held.insert(key, Held { operator, signed, said, digest, rules: rules.into_iter().collect(), lacks });
-        Ok(())
+        self.held.insert(key, held);
+        Ok(seen_now)
     }
 
     /// A file that was here and cannot be read back. Nothing is allowed until everything that it can have held has ended, or its
@@ -319,17 +345,10 @@ impl Emergencies {
         if self.mark(key).is_none() {
             self.make_room(trust)?;
         }
-        let stored = Stored {
-            operator,
-            signed,
-            rules: rules.iter().map(|(selector, life)| (*selector, life.clone())).collect(),
-            lacks,
-        };
-        let mut bytes = encode(&stored);
-        bytes.extend(sum(&bytes).0);
-        let Stored { operator, signed, .. } = stored;
+        let held = Held { operator, signed, said, digest, rules, lacks };
+        let bytes = held.to_file();
         self.lost.remove(&key);
-        self.held.insert(key, Held { operator, signed, said, digest, rules, lacks });
+        self.held.insert(key, held);
         Ok(bytes)
     }
 

@@ -78,7 +78,7 @@ use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Ended, Evidence, Mode, Request, RequestId};
 use revocation::Revocations;
-use room::{Class, Content};
+use room::{Class, Content, Taken};
 use salvage::{Hole, Remains};
 use sync::Named;
 use tasks::Want;
@@ -144,11 +144,8 @@ pub struct EraImage {
 pub enum Input {
     /// The time that [`Agent::poll_deadline`] named has come.
     Deadline,
-    /// How many bytes all eras take on disk now.
-    Disk {
-        /// Bytes.
-        used_bytes: u64,
-    },
+    /// What all eras take on disk now.
+    Disk(Taken),
     /// The program is about to end in order, and gives no input after this.
     Leaving,
     /// The link says something.
@@ -252,7 +249,7 @@ pub struct Agent {
     generation: u64,
     anchor_due: bool,
     commits: u32,
-    used_bytes: u64,
+    taken: Taken,
     /// When the last record was written.
     recorded: Millis,
     /// Denials that are counted in place of a record each.
@@ -293,7 +290,7 @@ impl Agent {
         let entries = effects.batch.entries.len();
         match input {
             Input::Deadline => {}
-            Input::Disk { used_bytes } => self.used_bytes = used_bytes,
+            Input::Disk(taken) => self.taken = taken,
             // Nothing is begun any more, and this stays the last word.
             Input::Leaving => return self.leave(now, effects),
             Input::Link(event) => self.on_link(event, now, effects),
@@ -584,7 +581,7 @@ impl Agent {
         self.counters.records += 1;
         self.recorded = now.boottime;
         // What the store makes of a record, roughly; the true figure comes with Input::Disk.
-        self.used_bytes += 512;
+        self.taken.used_bytes += 512;
         self.trail.record(event, budgets, times, now.boottime, &closing, &mut effects.batch)
     }
 

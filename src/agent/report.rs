@@ -159,7 +159,7 @@ impl Agent {
             max_bytes: room.may(class),
         });
         let fits = Class::ALL.into_iter().filter(|class| room.fits(*class)).collect();
-        AuditRoom { used_bytes: self.used_bytes, quota_bytes, fits, classes: classes.to_vec() }
+        AuditRoom { used_bytes: self.taken.used_bytes, quota_bytes, fits, classes: classes.to_vec() }
     }
 
     fn classes_without_room(&self) -> Vec<&'static str> {

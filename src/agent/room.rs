@@ -144,6 +144,22 @@ impl Shares {
     }
 }
 
+/// What the audit takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// Bytes of all eras.
+    pub used_bytes: u64,
+    /// Of these, bytes of records that gave way, in folders that could not be written anew without them.
+    pub dead_bytes: u64,
+}
+
+impl Taken {
+    /// So many bytes, and none of what gave way.
+    pub fn of(used_bytes: u64) -> Self {
+        Self { used_bytes, dead_bytes: 0 }
+    }
+}
+
 /// What each class takes of the quota, and what is kept for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -153,19 +169,23 @@ pub struct Room {
 }
 
 impl Room {
-    /// The room where `used_bytes` are taken on disk, by records of these weights. What takes space and holds no record
-    /// yet counts as critical.
-    pub fn new(limits: &QueueLimits, used_bytes: u64, weights: &Shares) -> Self {
+    /// The room where so much is taken on disk, by records of these weights. What takes space and holds no record yet
+    /// counts as critical. What gave way and could not be taken off the disk weighs nothing any more, and counts as denials:
+    /// nobody else has to make room for it.
+    pub fn new(limits: &QueueLimits, taken: Taken, weights: &Shares) -> Self {
         let quota = limits.quota_mib.saturating_mul(1024 * 1024);
         let Reserves { critical, allow, denial, notice } = limits.reserve_percent;
         let reserves = [critical, allow, denial, notice].map(|percent| (quota / 100).saturating_mul(percent.into()));
         let mut used = Shares::default();
         let total = weights.total();
+        let dead_bytes = taken.dead_bytes.min(taken.used_bytes);
+        let used_bytes = taken.used_bytes - dead_bytes;
         for class in Class::ALL {
             let scaled = u128::from(used_bytes) * u128::from(weights.of(class)) / u128::from(total.max(1));
             used.add(class, u64::try_from(scaled).unwrap_or(u64::MAX));
         }
         used.add(Class::Critical, used_bytes.saturating_sub(used.total()));
+        used.add(Class::Denial, dead_bytes);
         Self { quota, reserves: Shares(reserves), used }
     }
 
@@ -216,7 +236,7 @@ pub const SHED_RECORDS_MIN: u64 = 512;
 pub const SHED_RUNS_MAX: usize = 1024;
 
 /// What the store adds to a row, roughly: its frame, its key, its commit, in bytes.
-const ROW_BYTES: u64 = 64;
+pub const ROW_BYTES: u64 = 64;
 
 /// Segments of spare records that are remembered as one run: what is sent or acknowledged in the middle of one keeps the
 /// rest of it.
@@ -387,7 +407,7 @@ mod tests {
         limits.reserve_percent = Reserves { critical: 5, allow: 50, denial: 15, notice: 5 };
         let mut weights = Shares::default();
         Class::ALL.iter().zip(used).for_each(|(class, used)| weights.add(*class, used));
-        Room::new(&limits, used.iter().sum::<u64>() * MIB, &weights)
+        Room::new(&limits, Taken::of(used.iter().sum::<u64>() * MIB), &weights)
     }
 
     #[track_caller]
@@ -419,14 +439,34 @@ mod tests {
     fn space_without_records_is_critical_and_nothing_overflows() {
         let mut limits = Profile::default().queue;
         limits.quota_mib = u64::MAX;
-        let room = Room::new(&limits, u64::MAX, &Shares::default());
+        let room = Room::new(&limits, Taken::of(u64::MAX), &Shares::default());
         assert_eq!((room.used(Class::Critical), room.used(Class::Allow)), (u64::MAX, 0));
         limits.quota_mib = 0;
         let mut weights = Shares::default();
         weights.add(Class::Denial, u64::MAX);
         weights.add(Class::Notice, u64::MAX);
-        let room = Room::new(&limits, u64::MAX, &weights);
+        let room = Room::new(&limits, Taken::of(u64::MAX), &weights);
         assert!(Class::ALL.into_iter().all(|class| !room.fits(class)));
+    }
+
+    /// A folder could not be written anew: what gave way in it is there still, and is nobody's fault but the denials'.
+    #[test]
+    fn what_gave_way_and_is_there_still_takes_the_room_of_denials_alone() {
+        let mut limits = Profile::default().queue;
+        limits.quota_mib = 100;
+        limits.reserve_percent = Reserves { critical: 10, allow: 50, denial: 15, notice: 5 };
+        let mut weights = Shares::default();
+        for (class, used) in [(Class::Critical, 8), (Class::Allow, 2), (Class::Denial, 5)] {
+            weights.add(class, used);
+        }
+        let taken = Taken { used_bytes: 80 * MIB, dead_bytes: 65 * MIB };
+        let room = Room::new(&limits, taken, &weights);
+        assert_eq!(Class::ALL.map(|class| room.used(class) / MIB), [8, 2, 70, 0]);
+        assert_eq!(Class::ALL.map(|class| room.fits(class)), [true, true, false, true]);
+        // Were it of all classes alike, what is most important would have no room, and the device would lock.
+        assert!(!Room::new(&limits, Taken::of(80 * MIB), &weights).fits(Class::Critical));
+        let beyond = Taken { used_bytes: MIB, dead_bytes: u64::MAX };
+        assert_eq!(Room::new(&limits, beyond, &weights).used(Class::Denial), MIB, "no more than there is");
     }
 
     #[test]

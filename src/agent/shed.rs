@@ -6,14 +6,14 @@
 //! Read next: `room.rs` for the classes, `audit.rs` for what can go, [`Batch::shed`](super::Batch) for what the store does.
 
 use super::effects::{Effects, LogEvent};
-use super::room::{Class, Room};
+use super::room::{Class, Room, Taken};
 use super::{Agent, Now};
 use crate::wire::audit::{Event, Gap, GapCause};
 
 impl Agent {
     /// How much room the audit has.
     pub(super) fn room(&self) -> Room {
-        Room::new(&self.profile.queue, self.used_bytes, &self.trail.weights())
+        Room::new(&self.profile.queue, self.taken, &self.trail.weights())
     }
 
     /// Makes room for denials where it is short. Only between commits: a commit writes to one era. One era at a time, so
@@ -46,8 +46,10 @@ impl Agent {
             return;
         }
         // The true figure comes with Input::Disk.
-        let left = u128::from(self.used_bytes) * u128::from(self.trail.weights().total()) / u128::from(weighed.max(1));
-        self.used_bytes = u64::try_from(left).unwrap_or(self.used_bytes);
+        let Taken { used_bytes, dead_bytes } = self.taken;
+        let live = u128::from(used_bytes.saturating_sub(dead_bytes));
+        let left = live * u128::from(self.trail.weights().total()) / u128::from(weighed.max(1));
+        self.taken.used_bytes = u64::try_from(left).map_or(used_bytes, |left| left.saturating_add(dead_bytes));
         let records: u64 = shed.iter().map(|given| given.shed.records.1 - given.shed.records.0).sum();
         let era = shed[0].shed.era;
         for given in &shed {

@@ -19,6 +19,7 @@ use super::evidence::Source;
 use super::policy::{self, Policy};
 use super::request::Counters;
 use super::revocation::Revocations;
+use super::room::Taken;
 use super::sync::Named;
 use super::token::{admit, Cache, Kind};
 use super::uplink::Uplink;
@@ -93,7 +94,8 @@ impl Agent {
             let _ = clock.hear(Role::Feed, signed);
         }
         let (wallet, damaged) = read_wallet(&boot, &trust, &anchor);
-        revocations.emergencies = read_emergencies(&boot, &anchor, &clock, &wallet);
+        let (emergencies, rewritten) = read_emergencies(&boot, &anchor, &clock, &wallet);
+        revocations.emergencies = emergencies;
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
         let newest = boot.eras.iter().map(|era| era.id.number).chain(anchor.era.map(|era| era.number)).max();
@@ -148,7 +150,7 @@ impl Agent {
             generation: anchor.generation,
             anchor_due: true,
             commits: 0,
-            used_bytes: boot.used_bytes,
+            taken: Taken::of(boot.used_bytes),
             recorded: now.boottime,
             flood: Default::default(),
             ending: false,
@@ -167,6 +169,7 @@ impl Agent {
             let content = agent.trail.signer().to_file();
             effects.batch.files.push(FileWrite { file: StateFile::AuditKey, content });
         }
+        effects.batch.files.extend(rewritten);
         agent.begin(&boot.eras, &anchor, now, &mut effects);
         for (file, refused) in damaged {
             let bytes = boot.files.iter().find(|(other, _)| *other == file).map_or(&[][..], |(_, bytes)| bytes);
@@ -180,6 +183,9 @@ impl Agent {
         let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
         let mut ends = Vec::new();
+        // Closed once more, the end of such an era would be signed twice: what is left of it may have been sent.
+        let salvaged =
+            |era: EraId| anchor.earlier.iter().any(|mark| mark.era == era && mark.signed_index < mark.next_index);
         for image in eras {
             if let Some(damage) = &image.damage {
                 self.overcharge(image, anchor);
@@ -187,7 +193,11 @@ impl Agent {
             }
             if image.id.salt != 0 || image.damage.is_none() {
                 let condition = match self.standing {
-                    Standing::Contradicted { .. } | Standing::Known if image.damage.is_none() => Condition::Whole,
+                    Standing::Contradicted { .. } | Standing::Known
+                        if image.damage.is_none() && !salvaged(image.id) =>
+                    {
+                        Condition::Whole
+                    }
                     // Of a lost or renewed place in its history the collector knows more.
                     Standing::Contradicted { .. } | Standing::Known | Standing::Lost | Standing::Renewed => {
                         Condition::Damaged
@@ -457,10 +467,17 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Ve
     (wallet, damaged)
 }
 
-/// What emergency keys have revoked. A file that the anchor knows and that is not there, or is damaged, is lost.
-fn read_emergencies(boot: &Boot, anchor: &Anchor, clock: &TrustedClock, wallet: &Wallet) -> Emergencies {
+/// What emergency keys have revoked, and the files that are to be written anew. A file that the anchor knows and that is not
+/// there, or is damaged, is lost.
+fn read_emergencies(
+    boot: &Boot,
+    anchor: &Anchor,
+    clock: &TrustedClock,
+    wallet: &Wallet,
+) -> (Emergencies, Vec<FileWrite>) {
     let mut emergencies = Emergencies::default();
     emergencies.advance(Moment::of(clock, wallet));
+    let mut rewritten = Vec::new();
     for known in &anchor.emergencies {
         let bytes = file(boot, &StateFile::Emergency(known.key)).unwrap_or_default();
         if emergencies.load(known.key, bytes, Some(known)).is_err() {
@@ -470,12 +487,14 @@ fn read_emergencies(boot: &Boot, anchor: &Anchor, clock: &TrustedClock, wallet: 
     for (file, bytes) in &boot.files {
         if let StateFile::Emergency(key) = file {
             if !anchor.emergencies.iter().any(|known| known.key == *key) {
-                // Written before the anchor that would have named it: it is whole, or is not there.
-                let _ = emergencies.load(*key, bytes, None);
+                // Written before the anchor that would have named it, or the anchor is lost: it is whole, or is not there.
+                if let Ok(Some(content)) = emergencies.load(*key, bytes, None) {
+                    rewritten.push(FileWrite { file: file.clone(), content });
+                }
             }
         }
     }
-    emergencies
+    (emergencies, rewritten)
 }
 
 fn read_task(id: &TaskId, bytes: &[u8]) -> Result<StoredTask, Refused> {

@@ -484,11 +484,14 @@ pub fn may_start(book: &Book) -> Result<(), FleetError> {
     Ok(())
 }
 
-/// What the devices said last whose word counts. That of a revoked one does not: it could keep its own revocation back.
+/// What the devices said last whose word counts.
 pub(super) fn believed(book: &Book) -> impl Iterator<Item = &Seen> {
-    let counts =
-        |device: &&Device| device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none();
-    book.devices().filter(counts).filter_map(|device| book.seen(&device.id))
+    book.devices().filter(|device| is_believed(book, device)).filter_map(|device| book.seen(&device.id))
+}
+
+/// Whether the word of a device counts. That of a revoked one does not: it could keep its own revocation back.
+pub(super) fn is_believed(book: &Book, device: &Device) -> bool {
+    device.status == Status::Approved && book.rule(&Target::Device(device.id.clone())).is_none()
 }
 
 /// The feeds of a copy that was put back for which nobody has vouched, each with the number after which it can go on at the

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::Book;
+use super::publish::is_believed;
 use crate::ids::{DeviceId, FeedId};
 
 /// A device and the feeds that it reads.
@@ -23,12 +24,19 @@ pub struct Reader {
 /// From which trust bundle on a device may go by any: the one that it named last. One that names a later one than this ledger
 /// has may go by any at all: the ledger was put back, and a bundle that it lost may have moved the device to a feed that it had
 /// before. Nothing is taken from it until the ledger knows that bundle.
+///
+/// So does a device whose word stops the fleet, [`restore::may_follow`](super::restore::may_follow): whoever names a bundle
+/// that never was keeps its feeds for as long as nothing is signed, with its name on that. Once it is revoked or retired for
+/// it, its word counts for neither, and it has its feed by the newest bundle.
 pub fn goes_by(book: &Book, device: &DeviceId) -> u64 {
+    let newest = book.trust().version;
     let named = book.seen(device).map_or(0, |seen| seen.bundle_version);
-    if named > book.trust().version {
+    if named <= newest {
+        named
+    } else if book.device(device).is_some_and(|device| is_believed(book, device)) {
         0
     } else {
-        named
+        newest
     }
 }
 
@@ -61,11 +69,16 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::super::book::{Seen, Write};
+    use super::super::enrol::{approve, retire, Replace};
     use super::super::groups::{change, Change, Signing};
-    use super::super::service::tests::{at, founded, CADENCE};
-    use super::super::Effects;
+    use super::super::restore::may_follow;
+    use super::super::revoke::{revoke, Revocation};
+    use super::super::service::tests::{at, device_keys, founded, request, CADENCE};
+    use super::super::{Effects, FleetError};
     use super::*;
     use crate::ids::{BootId, EraId, Hash};
+    use crate::wire::enrol::EnrolRequest;
+    use crate::wire::revocation::Target;
 
     fn says(book: &mut Book, device: &DeviceId, bundle_version: u64) {
         let seen = Seen {
@@ -104,6 +117,9 @@ mod tests {
             let signing = Signing { root: &keys.root, feed: &keys.feed, cadence: CADENCE };
             change(&mut book, &wanted, signing, keys.operator("ann"), at(2), &mut Effects::default()).unwrap();
         }
+        let asked = request("gw-1", &device_keys(1), 1);
+        let code = EnrolRequest::code(&asked);
+        approve(&mut book, &asked, code, Replace::Keep, keys.operator("ann"), at(3), &mut Effects::default()).unwrap();
         let all = |feeds: &[&str]| feeds.iter().map(|id| feed(id)).collect::<BTreeSet<_>>();
         let one = |book: &Book, id: &str| readers(book, [device(id)]).remove(0);
         let cases: [(Option<u64>, &[&str], &[&str]); 6] = [
@@ -120,6 +136,22 @@ mod tests {
             named.iter().for_each(|named| says(&mut book, &device("gw-1"), *named));
             let reader = one(&book, "gw-1");
             assert_eq!((reader.feeds, reader.former), (all(feeds), all(former)), "{named:?}");
+        }
+        // One that keeps its feeds by naming what never was stops the fleet, and is found by that.
+        says(&mut book, &device("gw-1"), u64::MAX);
+        assert_eq!(one(&book, "gw-1").feeds, all(&["main", "f-north", "f-south"]));
+        assert!(matches!(may_follow(&book), Err(FleetError::BundleBehind { seen: u64::MAX, .. })));
+        let target = Target::Device(device("gw-1"));
+        let rule = Revocation { target, until: None, reason: "it lies".into(), life: None, device: None };
+        let mut revoked = book.clone();
+        revoke(&mut revoked, rule, keys.operator("ann"), at(4), &mut Effects::default()).unwrap();
+        let mut retired = book.clone();
+        let fx = &mut Effects::default();
+        retire(&mut retired, &device("gw-1"), "it lies", keys.operator("ann"), at(4), fx).unwrap();
+        for book in [revoked, retired] {
+            let reader = one(&book, "gw-1");
+            assert_eq!((reader.feeds, reader.former), (all(&["f-south"]), all(&["main", "f-north"])));
+            assert!(may_follow(&book).is_ok());
         }
         assert_eq!(one(&book, "gw-2").feeds, all(&["main", "f-south"]), "it said nothing yet");
         assert_eq!(one(&book, "gw-9").feeds, all(&["main"]), "nobody knows it");

@@ -303,7 +303,7 @@ fn bytes(count: usize) -> u64 {
 mod tests {
     use super::super::{shipped, Kind, Overlay, Reserves, SHIPPED};
     use super::*;
-    use crate::agent::room::{Class, Room, Shares};
+    use crate::agent::room::{Class, Room, Shares, Taken};
 
     #[test]
     fn each_impossible_number_is_named() {
@@ -374,7 +374,7 @@ mod tests {
             profile.queue.reserve_percent = Reserves { critical: 2, allow, denial: 15, notice: 3 };
             let quarantine = profile.queue.quota_mib * MIB / 100 * QUARANTINE_PERCENT;
             // Nothing else is left: the audit has all been delivered.
-            let room = Room::new(&profile.queue, quarantine, &Shares::default());
+            let room = Room::new(&profile.queue, Taken::of(quarantine), &Shares::default());
             let refused = profile.problems().iter().any(|problem| problem.key == "queue.reserve_percent");
             assert_eq!(refused, allow > 70, "{allow} %");
             assert!(refused || room.fits(Class::Critical), "{allow} %: {room:?}");

@@ -8,6 +8,7 @@
 mod copy;
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -91,6 +92,20 @@ pub enum LedgerError {
         /// The newest known here.
         known: i64,
     },
+    /// Made by an earlier version of this program.
+    #[error(
+        "{} has format {found}, this program knows only {known}, and reads no older one: nothing was changed and nothing is \
+         damaged; use the older hardtack that made it, or make a new fleet with `hardtack fleet init`",
+        path.display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The only one known here.
+        known: i64,
+    },
     /// The rows make no book.
     #[error(transparent)]
     Broken(#[from] BrokenBook),
@@ -136,6 +151,18 @@ pub enum LedgerError {
     /// Whatever SQLite finds, it is not what this program wrote.
     #[error("the ledger is damaged ({0}): restore fleet.db from a copy (`hardtack fleet restore`)")]
     Unreadable(rusqlite::Error),
+}
+
+/// Whether a ledger of this format can be read.
+fn check_format(found: i64, path: &Path) -> Result<(), LedgerError> {
+    let (path, known) = (path.to_owned(), SCHEMA_VERSION);
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(LedgerError::Newer { path, found, known }),
+        // `create` writes version and tables in one transaction: without them it never ended.
+        Ordering::Less if found == 0 => Err(BrokenBook::Missing("tables").into()),
+        Ordering::Less => Err(LedgerError::Older { path, found, known }),
+    }
 }
 
 fn who(holder: &str) -> String {
@@ -220,13 +247,7 @@ impl Ledger {
             return Err(LedgerError::CutShort(path.to_owned()));
         }
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if found > SCHEMA_VERSION {
-            return Err(LedgerError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
-        }
-        if found < SCHEMA_VERSION {
-            // `create` writes version and tables in one transaction: without them it never ended.
-            return Err(BrokenBook::Missing("tables").into());
-        }
+        check_format(found, path)?;
         let data_version = data_version(&connection)?;
         let (book, revision) = read_all(&connection)?;
         Ok(Self { connection, _shared: shared, path: path.to_owned(), book, revision, data_version, ahead: false })

@@ -344,7 +344,7 @@ impl Session {
         let due = self.disk.commits >= DISK_EVERY_COMMITS || now.0.saturating_sub(self.disk.at.0) >= DISK_EVERY.0;
         due.then(|| {
             self.disk = DiskReport { commits: 0, at: now };
-            Input::Disk { used_bytes: self.store.used_bytes() }
+            Input::Disk(self.store.taken())
         })
     }
 

@@ -6,7 +6,7 @@ use hardtack::agent::decide::{Judge, Question};
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::{Mode, Reason};
 use hardtack::agent::revocation::Revocations;
-use hardtack::agent::room::{Room, Shares};
+use hardtack::agent::room::{Room, Shares, Taken};
 use hardtack::agent::token::{admit, Cache, Denial, Verified};
 use hardtack::agent::wallet::{Grant, Wallet};
 use hardtack::agent::Anchor;
@@ -199,7 +199,7 @@ impl World {
             wallet: &self.wallet,
             clock: &TrustedClock::start(self.profile.time.clone(), &anchor, boot, Millis(0)),
             mode: Mode::Online,
-            room: Room::new(&self.profile.queue, 0, &Shares::default()),
+            room: Room::new(&self.profile.queue, Taken::default(), &Shares::default()),
             behind: None,
         };
         let workload = ["unix:uid:1001".to_owned(), "unix:gid:1001".to_owned()];

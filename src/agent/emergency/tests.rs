@@ -261,6 +261,38 @@ fn who_was_off_for_longer_than_a_rule_lives_holds_it_for_as_long_as_anybody() {
     assert!(!revoked(&rig, &task("t-1")));
 }
 
+/// With the anchor go the sums by which powered-on time is told from jumps, so that the clock begins again far past what the
+/// file says of when its rules were seen.
+#[test]
+fn with_a_lost_anchor_no_rule_ends_before_its_time() {
+    let mut rig = rig();
+    rig.restart(Reboot::Kernel);
+    rig.connect_only();
+    rig.truth = rig.truth + Millis::from_secs(20 * 86_400);
+    let nonce = rig.hello_nonce();
+    let ack = rig.ack(Some(nonce), rig.truth, vec![]);
+    rig.message(Topic::DownAck(rig.device.clone()).text(&rig.fleet), ack);
+    let now = rig.truth;
+    let (topic, bundle) = rig.bundle(|trust| trust.issued_at = now);
+    rig.message(topic, bundle);
+    assert_eq!(rig.agent.trust.issued_at, now);
+    say(&mut rig, 1, &[(task("t-1"), 60 * HOUR)]);
+    let seen = Moment::of(&rig.agent.clock, &rig.agent.wallet).ticked;
+    rig.disk.anchor = None;
+    // The second start has an anchor, which knows the file.
+    for reboot in [Reboot::Process, Reboot::Process, Reboot::Kernel] {
+        rig.restart(reboot);
+        let ticked = Moment::of(&rig.agent.clock, &rig.agent.wallet).ticked;
+        assert!(ticked > seen + LIFE_MAX, "it jumped");
+        assert!(revoked(&rig, &task("t-1")));
+    }
+    assert_eq!(rig.disk.anchor.as_ref().unwrap().emergencies.len(), 1);
+    rig.pass(59 * HOUR);
+    assert!(revoked(&rig, &task("t-1")));
+    rig.pass(15 * HOUR);
+    assert!(!revoked(&rig, &task("t-1")));
+}
+
 #[test]
 fn what_lies_further_ahead_than_time_is_believed_to_jump_waits_for_a_round_trip() {
     let mut rig = rig();

@@ -241,6 +241,29 @@ fn a_lost_anchor_stays_lost_over_restarts_and_is_cured_by_a_round_trip() {
     assert_eq!(rig.agent.status().grants[0].uses_left, Some(0), "and nothing is refunded to what they came from");
 }
 
+/// What such a start left unsigned may have been sent, signed as it was: signed once more, it would look like a fork.
+#[test]
+fn an_end_that_was_unsigned_with_a_lost_anchor_is_closed_by_no_later_start() {
+    let mut rig = rig();
+    let first = *rig.disk.eras.keys().next().unwrap();
+    rig.authorize("none", "read", "modbus/a");
+    let segments = rig.disk.eras[&first].1.len();
+    rig.disk.anchor = None;
+    rig.restart(Reboot::Process);
+    let mark = |rig: &Rig| rig.disk.anchor.as_ref().unwrap().earlier[0];
+    assert_eq!(mark(&rig).era, first);
+    assert!(mark(&rig).signed_index < mark(&rig).next_index, "{:?}", mark(&rig));
+    let before = mark(&rig);
+    // A round trip, after which all is known again but what the collector has of this.
+    rig.disk.anchor.as_mut().unwrap().standing = Standing::Known;
+    for _ in 0..2 {
+        rig.restart(Reboot::Process);
+        assert_eq!((rig.disk.eras[&first].1.len(), mark(&rig)), (segments, before));
+    }
+    deliver(&mut rig, 300);
+    assert!(!rig.disk.eras.contains_key(&first), "it is delivered all the same");
+}
+
 /// The nonce of the hello that is out.
 fn hello(rig: &mut Rig) -> crate::ids::Nonce {
     rig.input(Input::Link(LinkEvent::Disconnected { reason: "cut".into() }));

@@ -6,7 +6,7 @@ use super::*;
 use crate::agent::audit::{Closing, Condition, GivenUp, Trail};
 use crate::agent::audit_key::{AuditSigner, Owner};
 use crate::agent::effects::Shed;
-use crate::agent::room::{Class, Content, SegmentPlace, Weighed, SHED_RUNS_MAX};
+use crate::agent::room::{Class, Content, SegmentPlace, Taken, Weighed, SHED_RUNS_MAX};
 use crate::agent::{Batch, EraImage};
 use crate::fleet::book::Segment;
 use crate::fleet::report::{DeviceReport, Signers, Verifier};
@@ -34,7 +34,7 @@ fn used_bytes(rig: &Rig) -> u64 {
 
 fn look_at_disk(rig: &mut Rig) {
     let used_bytes = used_bytes(rig);
-    rig.input(Input::Disk { used_bytes });
+    rig.input(Input::Disk(Taken::of(used_bytes)));
 }
 
 /// What was answered: allowed, denied, or no decision, and its place.
@@ -297,12 +297,15 @@ fn nothing_locks_but_a_lack_of_room_for_what_is_critical() {
     let mut rig = Rig::new();
     let task = rig.begin(vec![right("modbus/*", "read")], None);
     let quota = rig.profile.queue.quota_mib * 1024 * 1024;
-    rig.input(Input::Disk { used_bytes: quota });
+    rig.input(Input::Disk(Taken::of(quota)));
     assert_eq!(rig.agent.mode(), Mode::Locked);
     assert!(rig.agent.status().reasons.iter().any(|reason| reason.contains("no room for the most important records")));
     let mut answers = Answers::new();
     assert_eq!(ask(&mut rig, &task.token, "modbus/a", &mut answers), None);
-    rig.input(Input::Disk { used_bytes: 0 });
+    // What gave way before and is on the disk still is for denials to make room for.
+    rig.input(Input::Disk(Taken { used_bytes: quota, dead_bytes: quota / 100 * 99 }));
+    assert_eq!(rig.agent.mode(), Mode::Offline);
+    rig.input(Input::Disk(Taken::of(0)));
     assert_eq!(rig.agent.mode(), Mode::Offline);
     assert_eq!(ask(&mut rig, &task.token, "modbus/a", &mut answers), Some(Reason::Allowed));
 }

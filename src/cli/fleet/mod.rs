@@ -293,6 +293,7 @@ impl From<LedgerError> for Failure {
             LedgerError::Missing(_)
             | LedgerError::Exists(_)
             | LedgerError::Newer { .. }
+            | LedgerError::Older { .. }
             | LedgerError::Broken(_)
             | LedgerError::CutShort(_)
             | LedgerError::Damaged(_)

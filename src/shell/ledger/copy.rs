@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest, Sha256};
 
-use super::{connect, read_all, store, LedgerError, SCHEMA_VERSION};
+use super::{check_format, connect, read_all, store, LedgerError};
 use crate::fleet::{Book, Write};
 use crate::ids::Hash;
 use crate::shell::files::{self, FileError};
@@ -172,8 +172,9 @@ fn check(path: &Path, name: &Path) -> Result<Book, LedgerError> {
     if verdict != "ok" {
         return Err(unusable(name, &verdict));
     }
-    if version > SCHEMA_VERSION {
-        return Err(LedgerError::Newer { path: name.to_owned(), found: version, known: SCHEMA_VERSION });
+    // One that was never made says so itself.
+    if version != 0 {
+        check_format(version, name)?;
     }
     read_all(&connection).map(|(book, _)| book).map_err(|error| unusable(name, &error.to_string()))
 }

@@ -181,6 +181,15 @@ fn a_newer_missing_or_damaged_ledger_is_refused_with_advice() {
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Damaged(_))));
     raw.execute("DELETE FROM book WHERE name LIKE 'bundle/%' OR name LIKE 'head/%'", []).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Broken(BrokenBook::Missing(_)))));
+    raw.pragma_update(None, "user_version", 1).unwrap();
+    let older = Ledger::open(&path).err().unwrap();
+    assert!(matches!(older, LedgerError::Older { found: 1, .. }));
+    let text = older.to_string();
+    assert!(text.contains("format 1") && text.contains("the older hardtack that made it"), "{text}");
+    raw.pragma_update(None, "user_version", 0).unwrap();
+    assert!(matches!(Ledger::open(&path), Err(LedgerError::Broken(BrokenBook::Missing("tables")))), "never made");
+    raw.pragma_update(None, "user_version", -1).unwrap();
+    assert!(matches!(Ledger::open(&path), Err(LedgerError::Older { found: -1, .. })), "nobody's, and no panic");
     raw.pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99, .. })));
     std::fs::write(world.folder.path().join("junk.db"), "not a database at all, not even a little").unwrap();

@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn every_torn_or_flipped_slot_is_refused() {
         let era = EraId { number: 300, salt: u64::MAX };
-        let mark = EraMark { era, held_index: 1000, next_index: 70_000 };
+        let mark = EraMark { era, held_index: 1000, signed_index: 70_000, next_index: 70_000 };
         let anchor = Anchor { generation: 7, next_index: 9, earlier: vec![mark; 20], ..Anchor::default() };
         let bytes = to_bytes(&anchor);
         assert_eq!(bytes.len(), PAGE_BYTES);

@@ -19,7 +19,7 @@ use super::given::Given;
 use super::row::{read, search, Commit, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
 use super::StoreError;
 use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
-use crate::agent::room::{Class, Weighed};
+use crate::agent::room::{Class, Weighed, ROW_BYTES};
 use crate::ids::EraId;
 use crate::shell::files::{create_dir, open_file, sync_dir, sync_parent, temporary, FileError};
 
@@ -205,6 +205,8 @@ pub(super) struct Older {
     pub(super) unreadable: Option<String>,
     /// Some of it that should stay cannot be read, so that it cannot be written anew.
     stays: bool,
+    /// Its share of what gave way and is there still, since it could not be written anew, in bytes.
+    pub(super) dead_bytes: u64,
     /// Bytes on disk.
     pub(super) used_bytes: u64,
 }
@@ -242,6 +244,7 @@ impl Older {
             broken: BTreeSet::new(),
             unreadable: None,
             stays: false,
+            dead_bytes: 0,
             dir,
             number,
             used_bytes,
@@ -339,17 +342,30 @@ impl Older {
         self.row(place).filter(|row| row.key() == Key::Entry(key))
     }
 
-    /// Whether it holds a record of those that were given up, and could be written without it.
+    /// Whether it holds a record of those that were given up.
     pub(super) fn holds_any(&mut self, given: &Given) -> bool {
         let eras: Vec<EraId> = self.counts.keys().copied().filter(|era| !given.of(*era).is_empty()).collect();
-        !self.stays
-            && eras.into_iter().any(|era| {
-                let Some(places) = self.places(era) else { return false };
-                given.of(era).iter().any(|range| {
-                    let first = places.records.partition_point(|place| place.number < range.records.0);
-                    places.records.get(first).is_some_and(|place| range.holds_record(place.number))
-                })
+        eras.into_iter().any(|era| {
+            let Some(places) = self.places(era) else { return false };
+            given.of(era).iter().any(|range| {
+                let first = places.records.partition_point(|place| place.number < range.records.0);
+                places.records.get(first).is_some_and(|place| range.holds_record(place.number))
             })
+        })
+    }
+
+    /// What the records that were given up take of its bytes on disk: their share by what rows weigh.
+    fn share_of(&mut self, given: &Given) -> u64 {
+        let eras: Vec<EraId> = self.counts.keys().copied().collect();
+        let weigh = |place: &Place| ROW_BYTES + u64::from(place.bytes);
+        let (mut all, mut staying) = (0_u64, 0_u64);
+        for era in eras {
+            let Some(places) = self.places(era) else { continue };
+            all += places.records.iter().chain(&places.segments).map(weigh).sum::<u64>();
+            staying += self.staying(era, given).iter().map(weigh).sum::<u64>();
+        }
+        let share = u128::from(self.used_bytes) * u128::from(all - staying) / u128::from(all.max(1));
+        u64::try_from(share).unwrap_or(self.used_bytes)
     }
 
     /// Writes the folder's file anew, without the records that were given up, and without rows of `dead` eras. The old
@@ -359,6 +375,10 @@ impl Older {
     /// # Errors
     /// When the new file's name cannot be made durable.
     pub(super) fn without(&mut self, given: &Given, dead: &BTreeSet<EraId>) -> Result<Rewritten, StoreError> {
+        if self.stays {
+            self.dead_bytes = self.share_of(given);
+            return Ok(Rewritten::Stays);
+        }
         let path = self.dir.join("db");
         let new = temporary(&path);
         let written = self.write_without(&new, given, dead).and_then(|whole| {
@@ -379,9 +399,13 @@ impl Older {
             }
             Ok(false) => {
                 self.stays = true;
+                self.dead_bytes = self.share_of(given);
                 Ok(Rewritten::Stays)
             }
-            Err(error) => Ok(Rewritten::Failed(FileError::io("write anew", &path, error))),
+            Err(error) => {
+                self.dead_bytes = self.share_of(given);
+                Ok(Rewritten::Failed(FileError::io("write anew", &path, error)))
+            }
         }
     }
 

@@ -30,6 +30,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::agent::effects::{Entry, FileWrite, StateFile};
+use crate::agent::room::Taken;
 use crate::agent::salvage::{Hole, Remains, Wanted};
 use crate::agent::{Anchor, Batch, EraImage};
 use crate::ids::EraId;
@@ -57,6 +58,10 @@ const PLACES_MAX: usize = 256 * 1024;
 const ERA_NUMBER_MAX: u64 = 1 << 62;
 /// How far ahead of the anchor an era can be: each start writes one, and the older slot is one behind.
 const ERAS_AHEAD_MAX: u64 = 1024;
+/// So many commits after a folder could not be written anew it is tried again; each time twice as many,
+const RETRY_COMMITS_MIN: u32 = 16;
+/// and at most so many.
+const RETRY_COMMITS_MAX: u32 = 256;
 /// Rows copied in one batch.
 const COPY_ROWS: usize = 64;
 
@@ -143,7 +148,7 @@ pub enum Event {
         detail: String,
     },
     /// `store.not_rewritten`: a folder of which records gave way could not be written without them. It stays as it was,
-    /// with the room that it takes, and is tried again when more gives way.
+    /// with the room that it takes, and is tried again when more gives way, or some commits later.
     NotRewritten {
         /// Its number.
         era: u64,
@@ -204,11 +209,22 @@ pub struct Store {
     salvaged: BTreeSet<EraId>,
     /// Segments that have given up their records, of eras of which rows may be somewhere.
     given: Given,
+    /// A folder could not be written anew.
+    retry: Option<Retry>,
     /// What happened since somebody asked.
     events: Vec<Event>,
     failed: bool,
     #[cfg(test)]
     at_step: Option<Box<dyn FnMut(&'static str)>>,
+}
+
+/// When folders are tried again that could not be written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Retry {
+    /// After so many commits.
+    left: u32,
+    /// It took so many to get here.
+    waited: u32,
 }
 
 impl Store {
@@ -241,6 +257,7 @@ impl Store {
             dropped: picture.dropped,
             salvaged: reported.chain(picture.salvaged).collect(),
             given: picture.given,
+            retry: None,
             events: Vec::new(),
             older: older.into_iter().map(|older| (older.number, older)).collect(),
             folder,
@@ -296,10 +313,17 @@ impl Store {
             self.step("removed");
         }
         self.drop_eras(&batch.drop_eras)?;
-        if sheds {
+        if sheds || self.retries() {
             self.give_up()?;
         }
         Ok(())
+    }
+
+    /// Whether it is time to try again what failed.
+    fn retries(&mut self) -> bool {
+        let Some(retry) = &mut self.retry else { return false };
+        retry.left = retry.left.saturating_sub(1);
+        retry.left == 0
     }
 
     /// What happened since this was last asked that the log should tell.
@@ -308,18 +332,24 @@ impl Store {
     }
 
     /// Records are given up: every folder that holds some is written anew without them. What counts them is durable by
-    /// now. The era that is being written is left alone; sled would give nothing back.
+    /// now. The era that is being written is left alone; sled would give nothing back. Where there is no room for that, it is
+    /// tried again later: nobody tells when there is some.
     fn give_up(&mut self) -> Result<(), StoreError> {
+        let mut failed = false;
         for (number, older) in &mut self.older {
             if !self.damaged.contains(number) && older.holds_any(&self.given) {
                 match older.without(&self.given, &self.dropped)? {
                     Rewritten::Done | Rewritten::Stays => {}
                     Rewritten::Failed(error) => {
+                        failed = true;
                         self.events.push(Event::NotRewritten { era: *number, error: error.to_string() });
                     }
                 }
             }
         }
+        let waited =
+            self.retry.map_or(RETRY_COMMITS_MIN, |retry| retry.waited.saturating_mul(2).min(RETRY_COMMITS_MAX));
+        self.retry = failed.then_some(Retry { left: waited, waited });
         self.step("shed");
         Ok(())
     }
@@ -502,6 +532,12 @@ impl Store {
     pub fn used_bytes(&self) -> u64 {
         let older: u64 = self.older.values().map(|older| older.used_bytes).sum();
         older + self.quarantine_bytes + self.current.as_ref().map_or(0, Writer::used_bytes)
+    }
+
+    /// What the agent is told of it: how much there is, and how much of that gave way and could not be taken away.
+    pub fn taken(&self) -> Taken {
+        let dead_bytes = self.older.values().map(|older| older.dead_bytes).sum();
+        Taken { used_bytes: self.used_bytes(), dead_bytes }
     }
 
     /// Forgets where rows are when they are too many, those of `needed` last.

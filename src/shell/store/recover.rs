@@ -171,7 +171,7 @@ fn lost_rows(
         let of = era.filter(|era| *era == home || eras.contains_key(era) || marked(*era));
         let charged = match of {
             Some(era) => vec![era],
-            None => here().chain([home]).collect(),
+            None => here().chain(Some(home).filter(|home| !picture.dropped.contains(home))).collect(),
         };
         for era in charged {
             let notes = lost.entry(era).or_default();
@@ -216,9 +216,9 @@ fn missing(era: EraId, merged: &Merged, folders: &[Older], anchor: Option<&Ancho
         notes.push(format!("it ends before record {end}, its segments before {closed_index}"));
     }
     // Closed again, records would be signed twice, and otherwise. An era that has ended is closed up to its end by the
-    // start that the anchor is of.
+    // start that the anchor is of, but for one whose end that start left to be signed as it is sent.
     let open = anchor.filter(|anchor| anchor.era == Some(era));
-    let signed = if open.is_some() { 0 } else { anchored };
+    let signed = mark.map_or(0, |mark| mark.signed_index);
     if closed_index < signed {
         notes.push(format!("its segments end before record {closed_index}, the anchor has seen {signed} signed"));
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use hardtack::agent::request::{Reason, StatusReply, Verdict};
+use hardtack::agent::room::Taken;
 use hardtack::agent::Input;
 use hardtack::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -184,13 +185,13 @@ fn give_up(gateway: &mut Gateway, token: &str, tell: Tell<'_>) -> Result<(), Tro
         decide(gateway, "no token", 50, tell)?;
     }
     let quota = profile().queue.quota_mib * 1024 * 1024;
-    gateway.input(Input::Disk { used_bytes: quota / 100 * 85 })?;
+    gateway.input(Input::Disk(Taken::of(quota / 100 * 85)))?;
     for _ in 0..3 {
         decide(gateway, "no token", 2, tell)?;
         decide(gateway, token, 1, tell)?;
     }
     assert!(gateway.shed > 500, "{} records gave way", gateway.shed);
-    gateway.input(Input::Disk { used_bytes: 0 })?;
+    gateway.input(Input::Disk(Taken::of(0)))?;
     Ok(())
 }
 

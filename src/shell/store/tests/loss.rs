@@ -18,7 +18,8 @@ fn closed_by_a_later_start(dir: &Path, records: usize) -> Writing {
     let mut entries = vec![first.close()];
     entries.extend(second.records(9));
     let mut anchor = second.anchor().unwrap();
-    anchor.earlier = vec![EraMark { era: first.era, held_index: 0, next_index: first.next_index }];
+    anchor.earlier =
+        vec![EraMark { era: first.era, held_index: 0, signed_index: first.next_index, next_index: first.next_index }];
     let batch = Batch { begin_era: Some(second.era), entries, anchor: Some(anchor), ..Batch::default() };
     store.commit(batch).unwrap();
     first
@@ -90,6 +91,54 @@ fn with_a_folder_goes_what_an_older_era_was_closed_with() {
     let damage = |at: usize| recovered.eras[at].damage.clone().unwrap_or_default();
     assert_eq!(damage(0), "its segments end before record 800, the anchor has seen 802 signed");
     assert!(damage(1).starts_with("its folder is gone"), "{}", damage(1));
+}
+
+/// An era that a start took for damaged, because it knew nothing of before, ends as it did: that is no damage.
+#[test]
+fn an_end_that_was_left_to_be_signed_as_it_is_sent_is_no_damage() {
+    for (left, damaged) in [(true, vec![]), (false, vec![1])] {
+        let temp = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(temp.path(), &limits()).unwrap();
+        let mut first = Writing::start(1, 0);
+        let entries = first.records(802);
+        store
+            .commit(Batch { begin_era: Some(first.era), entries, anchor: first.anchor(), ..Batch::default() })
+            .unwrap();
+        let mut second = Writing::start(2, first.generation);
+        let entries = second.records(9);
+        let mut anchor = second.anchor().unwrap();
+        let signed_index = if left { 800 } else { 802 };
+        anchor.earlier = vec![EraMark { era: first.era, held_index: 0, signed_index, next_index: 802 }];
+        let batch = Batch { begin_era: Some(second.era), entries, anchor: Some(anchor), ..Batch::default() };
+        store.commit(batch).unwrap();
+        drop(store);
+        assert_eq!(found(temp.path()), damaged);
+    }
+}
+
+/// Whatever a damaged entry was of, it was not of an era of which nothing is waited for any more.
+#[test]
+fn nothing_is_a_loss_of_a_dropped_era() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(temp.path(), &limits()).unwrap();
+    let mut eras = [1, 2, 3].map(|number| Writing::start(number, 10 * number));
+    for (writing, records) in eras.iter_mut().zip([12, 802, 1]) {
+        let entries = writing.records(records);
+        let batch = Batch { begin_era: Some(writing.era), entries, anchor: writing.anchor(), ..Batch::default() };
+        store.commit(batch).unwrap();
+    }
+    store.commit(Batch { drop_eras: vec![eras[1].era], ..Batch::default() }).unwrap();
+    drop(store);
+    let db = temp.path().join("eras/00000000000000000002/db");
+    let mut bytes = fs::read(&db).unwrap();
+    // A row of the first era, and some of the second: their keys, and what follows them.
+    let row = letter(9).repeat(150);
+    let places: Vec<usize> = (0..bytes.len() - 150).filter(|at| bytes[*at..].starts_with(row.as_bytes())).collect();
+    places.iter().for_each(|at| bytes[at - 40..*at].fill(0xff));
+    fs::write(&db, bytes).unwrap();
+    let (_, recovered) = Store::open(temp.path(), &limits()).unwrap();
+    let damaged: Vec<(u64, bool)> = recovered.eras.iter().map(|i| (i.id.number, i.damage.is_some())).collect();
+    assert_eq!(damaged, [(1, true), (3, false)]);
 }
 
 /// Whose it was cannot be read: it may have been of any era that is there.

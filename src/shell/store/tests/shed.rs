@@ -183,6 +183,10 @@ fn where_something_that_stays_cannot_be_read_nothing_is_written_anew() {
     let shed = vec![range(&first, (3, 90))];
     store.commit(Batch { shed, ..Batch::default() }).unwrap();
     assert_eq!(fs::read(&db).unwrap().len(), bytes.len());
+    let dead = store.taken().dead_bytes;
+    assert!(dead > 0, "it takes its room still");
+    store.commit(Batch { shed: vec![range(&first, (100, 150))], ..Batch::default() }).unwrap();
+    assert!(store.taken().dead_bytes > dead && store.retry.is_none(), "and is not tried again");
     assert!(store.load(first.era, 50).unwrap().is_some_and(|loaded| loaded.whole().is_some()));
     assert_eq!(store.load(first.era, 1).unwrap(), None);
 }
@@ -215,6 +219,38 @@ fn a_folder_that_cannot_be_written_anew_stays_and_fails_no_commit() {
     let (mut store, recovered) = Store::open(temp.path(), &limits()).unwrap();
     assert_eq!(recovered.events, []);
     assert_eq!(check_segments(&mut store, &first, &shed, "after a start"), shed_of(&shed));
+}
+
+/// Nothing more gives way, and the device does not start again: the folder is tried again all the same, after so many commits,
+/// and what is dead in it is told until then.
+#[test]
+fn a_folder_that_could_not_be_written_anew_is_tried_again_some_commits_later() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut store, first, mut second) = two_eras(temp.path(), 800);
+    begin(&mut store, &mut second, Vec::new());
+    let new = temp.path().join("eras/00000000000000000001/.db.tmp");
+    fs::create_dir(&new).unwrap();
+    let shed = range(&first, (0, 100));
+    store.commit(Batch { shed: vec![shed], ..Batch::default() }).unwrap();
+    let folder = store.older[&1].used_bytes;
+    let Taken { used_bytes, dead_bytes } = store.taken();
+    assert_eq!(used_bytes, store.used_bytes());
+    assert!((folder / 3..folder * 2 / 3).contains(&dead_bytes), "some half of it: {dead_bytes} of {folder}");
+    assert!(matches!(&store.take_events()[..], [Found::NotRewritten { era: 1, .. }]));
+    let mut tries = Vec::new();
+    for commit in 1..=200 {
+        store.commit(Batch { entries: second.records(1), ..Batch::default() }).unwrap();
+        tries.extend(store.take_events().iter().map(|_| commit));
+    }
+    assert_eq!(tries, [16, 48, 112], "each time it waits for twice as long");
+    assert_eq!(store.taken().dead_bytes, dead_bytes);
+    fs::remove_dir(&new).unwrap();
+    for _ in 0..RETRY_COMMITS_MAX {
+        store.commit(Batch { entries: second.records(1), ..Batch::default() }).unwrap();
+    }
+    assert_eq!((store.take_events(), store.taken().dead_bytes, store.retry), (vec![], 0, None));
+    assert!(store.older[&1].used_bytes < folder * 2 / 3, "{} of {folder}", store.older[&1].used_bytes);
+    assert_eq!(check_segments(&mut store, &first, &[shed], "tried again"), shed_of(&[shed]));
 }
 
 /// Steps grow with the runs, not with their square: that would take this test from seconds to an hour.

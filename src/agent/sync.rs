@@ -610,15 +610,9 @@ impl Agent {
             }
             // It may be an old one, brought again.
             Ok(Acknowledged::Behind) => self.uplink.ask_soon(now.boottime),
-            Ok(Acknowledged::Nothing) => {}
-            Err(ahead) => {
-                // What a round trip says may be of another branch, which a clone wrote: then what is here goes on being sent,
-                // and is set aside there.
-                if !round_trip {
-                    self.trail.surpassed(ahead.era);
-                }
-                self.contradicted(ahead, payload, now, effects);
-            }
+            Ok(Acknowledged::Elsewhere | Acknowledged::Nothing) => {}
+            // What is here goes on being sent, and is set aside there where it is of another branch.
+            Err(ahead) => self.contradicted(ahead, payload, now, effects),
         }
     }
 
@@ -770,7 +764,14 @@ impl Agent {
             effects.outgoing.holes.extend(self.trail.hole(era, segment));
             return;
         };
-        self.send_segment(era, segment, loaded, now, effects);
+        if self.trail.goes_on(&loaded) {
+            self.send_segment(era, segment, loaded, now, effects);
+        } else {
+            // What the collector had said was of another branch of the era, and nothing counts as delivered by that.
+            let from = self.trail.stands_at(era);
+            effects.outgoing.logs.push(LogEvent::AuditRewound { era: era.number, segment: from });
+            self.anchor_due = true;
+        }
     }
 
     /// What is left of a segment is sent in its place; what is lost of it is counted in gap records before.

@@ -590,24 +590,27 @@ impl Trail {
         self.heads.insert((era, segment), head);
     }
 
-    /// Whether a segment goes on where the collector said that it stands. Where it does not, that was said of another branch:
-    /// it is taken back, and what is to be sent comes after the last place on this chain.
-    pub fn goes_on(&mut self, loaded: &Loaded) -> bool {
-        let Ok(header) = loaded.header().claim() else { return true };
+    /// Looks whether a segment goes on where the collector said that it stands.
+    ///
+    /// # Errors
+    /// That place, where it does not: it is of another branch, and is taken back. What is to be sent comes after the last place
+    /// on this chain.
+    pub fn goes_on(&mut self, loaded: &Loaded) -> Result<(), EraAck> {
+        let Ok(header) = loaded.header().claim() else { return Ok(()) };
         let (era, segment) = (header.era, header.segment);
         self.know(era, segment, header.previous);
         self.know(era, header.next_segment(), header.head());
-        let Some(outbox) = self.outbox.get_mut(&era) else { return true };
+        let Some(outbox) = self.outbox.get_mut(&era) else { return Ok(()) };
         if segment != outbox.acked.segment || !outbox.is_unproven() {
-            return true;
+            return Ok(());
         }
         if header.previous == outbox.acked.head || active(Mutant::ReleaseOnPuback) {
             outbox.own = outbox.acked;
-            return true;
+            return Ok(());
         }
-        outbox.acked = outbox.own;
+        let Boundary { index, head, .. } = std::mem::replace(&mut outbox.acked, outbox.own);
         self.in_flight.retain(|(of, _), _| *of != era);
-        false
+        Err(EraAck { era, next_segment: segment, next_index: index, head })
     }
 
     /// The next segment of an era that the collector is to have.

@@ -610,8 +610,9 @@ impl Agent {
             }
             // It may be an old one, brought again.
             Ok(Acknowledged::Behind) => self.uplink.ask_soon(now.boottime),
-            Ok(Acknowledged::Elsewhere | Acknowledged::Nothing) => {}
+            Ok(Acknowledged::Nothing) => {}
             // What is here goes on being sent, and is set aside there where it is of another branch.
+            Ok(Acknowledged::Elsewhere) => self.contradicted(*ack, payload, now, effects),
             Err(ahead) => self.contradicted(ahead, payload, now, effects),
         }
     }
@@ -764,13 +765,15 @@ impl Agent {
             effects.outgoing.holes.extend(self.trail.hole(era, segment));
             return;
         };
-        if self.trail.goes_on(&loaded) {
-            self.send_segment(era, segment, loaded, now, effects);
-        } else {
-            // What the collector had said was of another branch of the era, and nothing counts as delivered by that.
-            let from = self.trail.stands_at(era);
-            effects.outgoing.logs.push(LogEvent::AuditRewound { era: era.number, segment: from });
-            self.anchor_due = true;
+        match self.trail.goes_on(&loaded) {
+            Ok(()) => self.send_segment(era, segment, loaded, now, effects),
+            Err(elsewhere) => {
+                // What the collector said was of another branch of the era, and nothing counts as delivered by that.
+                let from = self.trail.stands_at(era);
+                effects.outgoing.logs.push(LogEvent::AuditRewound { era: era.number, segment: from });
+                self.anchor_due = true;
+                self.contradicted(elsewhere, &[], now, effects);
+            }
         }
     }
 

@@ -584,12 +584,11 @@ mod tests {
         let first = segment(&mine(), ERA, None, 2, "a");
         let branch = |collector: &mut Collector, name: &str, records| {
             let mut last = first.clone();
-            let uploads = [0, 1].map(|_| {
+            [0, 1].map(|_| {
                 last = segment(&mine(), ERA, Some(&last), records, name);
                 collector.take(&last).unwrap();
                 last.clone()
-            });
-            uploads
+            })
         };
         collector.take(&first).unwrap();
         branch(&mut collector, "clone", 1);

@@ -287,10 +287,10 @@ fn what_a_clone_delivered_releases_nothing() {
     let foreign = elsewhere(writer.at(11));
     assert_eq!(writer.trail.acknowledge(&foreign, &mut batch), Ok(Acknowledged::Released(10)));
     assert_eq!(writer.next(4), [11]);
-    assert!(!writer.trail.goes_on(&writer.loaded(11)));
+    assert_eq!(writer.trail.goes_on(&writer.loaded(11)), Err(foreign));
     assert_eq!(writer.next(4), [0, 1, 2, 3], "all of it is to be sent");
     for segment in 0..4 {
-        assert!(writer.trail.goes_on(&writer.loaded(segment)));
+        assert_eq!(writer.trail.goes_on(&writer.loaded(segment)), Ok(()));
         let told = writer.at(segment + 1);
         assert_eq!(writer.trail.acknowledge(&elsewhere(told), &mut batch), Ok(Acknowledged::Elsewhere));
         assert_eq!(writer.trail.acknowledge(&told, &mut batch), Ok(Acknowledged::Released(segment)));
@@ -310,12 +310,12 @@ fn a_clones_place_rewinds_nobody_and_a_collector_that_lost_something_gets_it_aga
     let stand = writer.at(30);
     writer.trail.acknowledge(&stand, &mut batch).unwrap();
     assert_eq!(writer.next(4), [30], "after a start");
-    assert!(writer.trail.goes_on(&writer.loaded(30)));
+    assert_eq!(writer.trail.goes_on(&writer.loaded(30)), Ok(()));
     for (back, next) in [(elsewhere(writer.at(11)), [30, 31, 32, 33]), (writer.at(11), [11, 12, 13, 14])] {
         assert_eq!(writer.trail.acknowledge(&back, &mut batch), Ok(Acknowledged::Behind));
         writer.trail.rewind(&back);
         assert_eq!(writer.next(4), [11]);
-        writer.trail.goes_on(&writer.loaded(11));
+        assert_eq!(writer.trail.goes_on(&writer.loaded(11)).is_ok(), next[0] == 11);
         assert_eq!(writer.next(4), next);
     }
 }

@@ -84,6 +84,8 @@ pub(crate) struct Operator {
     pub(crate) emergencies: Holders,
     numbers: BTreeMap<DeviceId, u32>,
     collected: Vec<Collected>,
+    /// Segments of other branches of an era.
+    beside: Vec<Collected>,
     archive: BTreeMap<(DeviceId, EraId, u64), Hash>,
     /// Segments of other branches.
     aside: BTreeSet<(DeviceId, EraId, u64, Hash)>,
@@ -251,6 +253,7 @@ impl Operator {
             emergencies: Holders::new(seed),
             numbers: BTreeMap::new(),
             collected: Vec::new(),
+            beside: Vec::new(),
             archive: BTreeMap::new(),
             aside: BTreeSet::new(),
             nonces: BTreeMap::new(),
@@ -678,7 +681,7 @@ impl Operator {
 
     fn commit(&mut self, fx: Effects) -> Vec<Publish> {
         let (collected, archive, numbers) = (&mut self.collected, &mut self.archive, &self.numbers);
-        let aside = &mut self.aside;
+        let (aside, beside) = (&mut self.aside, &mut self.beside);
         let (rows, heads) = (&mut self.rows, &mut self.signed);
         let known = heads.len();
         let committed = fx.commit(|writes| {
@@ -689,13 +692,16 @@ impl Operator {
                 if let Write::Head(signed) = &write {
                     heads.extend(signed.claim().ok().map(|head| (signed.clone(), head)));
                 }
-                if let Write::Aside(segment) = &write {
-                    aside.insert((segment.device.clone(), segment.era, segment.segment, segment.digest));
-                }
-                let Write::Segment(segment) = write else { continue };
+                let is_aside = matches!(write, Write::Aside(_));
+                let (Write::Segment(segment) | Write::Aside(segment)) = write else { continue };
                 let stored = Signed::from_bytes(&segment.header);
-                if let (Some(number), Ok(header)) = (numbers.get(&segment.device), stored) {
-                    collected.push(Collected { device: *number, upload: Upload { header, leaves: segment.leaves } });
+                let (Some(number), Ok(header)) = (numbers.get(&segment.device), stored) else { continue };
+                let kept = Collected { device: *number, upload: Upload { header, leaves: segment.leaves } };
+                if is_aside {
+                    beside.push(kept);
+                    aside.insert((segment.device, segment.era, segment.segment, segment.digest));
+                } else {
+                    collected.push(kept);
                     archive.insert((segment.device, segment.era, segment.segment), segment.digest);
                 }
             }
@@ -776,6 +782,11 @@ impl Operator {
     /// Everything that the collector stored, in order.
     pub(crate) fn collected(&self) -> &[Collected] {
         &self.collected
+    }
+
+    /// What it set aside: other branches of eras that it has.
+    pub(crate) fn beside(&self) -> &[Collected] {
+        &self.beside
     }
 
     /// Whether the collector holds something of an era.

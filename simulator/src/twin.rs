@@ -85,9 +85,6 @@ impl World<'_> {
         let began = eras.iter().map(|era| era.number).max().unwrap_or(0);
         let arrived = eras.iter().filter(|era| self.operator.holds(&name, **era)).count();
         eras.into_iter().for_each(|era| self.checks.audit.cloned(number, era));
-        if let Some((era, last)) = image.records().max() {
-            self.checks.audit.branched(number, era, last + 1);
-        }
         self.took_effect("image.clone");
         if arrived == 0 {
             return;

@@ -404,7 +404,7 @@ impl<'a> World<'a> {
         }
         let keys: Vec<_> =
             self.devices.iter().map(|device| (device.name.clone(), device.keys().public().identity)).collect();
-        audit.finish(tally, at, &self.fleet, &keys, self.operator.collected());
+        audit.finish(tally, at, &self.fleet, &keys, (self.operator.collected(), self.operator.beside()));
         let restored = |name: &DeviceId| self.devices.iter().any(|of| of.name == *name && of.restored != Restored::No);
         for (_, fork) in self.operator.forks().into_iter().filter(|(name, _)| !restored(name)) {
             tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));

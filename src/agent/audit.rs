@@ -17,6 +17,7 @@ use super::room::{Class, Content, Run, SegmentPlace, Shares, Tally, Weighed, SHE
 use super::salvage::{Boundary, Hole, Remains};
 use super::EraImage;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
+use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::leaf::{Leaves, LEAF_BYTES_MAX};
 use crate::wire::audit::merkle::{self, leaf_hash};
@@ -38,6 +39,8 @@ pub struct Trail {
     open: Option<Open>,
     outbox: BTreeMap<EraId, Outbox>,
     in_flight: BTreeMap<(EraId, u64), Millis>,
+    /// The chain's head before a segment, as far as it was seen in what was sent and is not acknowledged.
+    heads: BTreeMap<(EraId, u64), Hash>,
     /// Whose turn it is to be sent.
     turn: u64,
     names: Names,
@@ -75,6 +78,8 @@ struct Outbox {
     unsigned: u64,
     /// Where the collector stands.
     acked: Boundary,
+    /// The last place where it stood on this very chain, and not on another branch of the era, which a clone wrote.
+    own: Boundary,
     /// A segment that could not be loaded: nothing from it on is sent before the collector waits for it.
     hole: Option<u64>,
     /// Lost records below this have been told in gap records since the start.
@@ -111,19 +116,18 @@ pub enum Condition {
 impl Outbox {
     fn begin(genesis: Hash) -> Self {
         let acked = Boundary { segment: 0, index: 0, head: genesis };
-        Self {
-            closed: acked,
-            unsigned: 0,
-            acked,
-            hole: None,
-            told: 0,
-            condition: Condition::Whole,
-            content: Content::default(),
-        }
+        let (condition, content) = (Condition::Whole, Content::default());
+        Self { closed: acked, unsigned: 0, acked, own: acked, hole: None, told: 0, condition, content }
     }
 
     fn is_done(&self) -> bool {
         self.acked.segment >= self.closed.segment
+    }
+
+    /// Whether nobody knows yet that the collector stands on this very chain: the next segment tells. Of a damaged era nothing
+    /// can.
+    fn is_unproven(&self) -> bool {
+        self.condition == Condition::Whole && self.acked != self.own
     }
 
     /// The collector stands here.
@@ -149,6 +153,8 @@ impl Outbox {
 pub enum Acknowledged {
     /// The collector stands further back than it had said.
     Behind,
+    /// It is of another branch of the era, which somebody else wrote: it counts for nothing here.
+    Elsewhere,
     /// It says nothing new.
     Nothing,
     /// It holds every segment up to this one.
@@ -178,6 +184,7 @@ impl Trail {
             open: None,
             outbox,
             in_flight: BTreeMap::new(),
+            heads: BTreeMap::new(),
             turn: 0,
             names: Names::default(),
         }
@@ -537,10 +544,8 @@ impl Trail {
     fn next_of(&self, era: EraId) -> Option<(EraId, u64)> {
         let outbox = self.outbox.get(&era)?;
         let first = outbox.acked.segment;
-        let end = outbox
-            .hole
-            .filter(|hole| *hole > first)
-            .map_or(outbox.closed.segment, |hole| hole.min(outbox.closed.segment));
+        let known = if outbox.is_unproven() { first.saturating_add(1) } else { u64::MAX };
+        let end = outbox.hole.filter(|hole| *hole > first).unwrap_or(u64::MAX).min(outbox.closed.segment).min(known);
         (first..end).map(|segment| (era, segment)).find(|place| !self.in_flight.contains_key(place))
     }
 
@@ -580,6 +585,47 @@ impl Trail {
     /// Nothing is in flight any more: the connection is gone.
     pub fn ground(&mut self) {
         self.in_flight.clear();
+        self.heads.clear();
+    }
+
+    /// The chain's head before a segment of this device.
+    pub fn know(&mut self, era: EraId, segment: u64, head: Hash) {
+        self.heads.insert((era, segment), head);
+    }
+
+    /// Looks whether a segment goes on where the collector said that it stands.
+    ///
+    /// # Errors
+    /// That place, where it does not: it is of another branch, and is taken back. What is to be sent comes after the last place
+    /// on this chain.
+    pub fn goes_on(&mut self, loaded: &Loaded) -> Result<(), EraAck> {
+        let Ok(header) = loaded.header().claim() else { return Ok(()) };
+        let (era, segment) = (header.era, header.segment);
+        self.know(era, segment, header.previous);
+        self.know(era, header.next_segment(), header.head());
+        let Some(outbox) = self.outbox.get_mut(&era) else { return Ok(()) };
+        if segment != outbox.acked.segment || !outbox.is_unproven() {
+            return Ok(());
+        }
+        if header.previous == outbox.acked.head || active(Mutant::ReleaseOnPuback) {
+            outbox.own = outbox.acked;
+            return Ok(());
+        }
+        let Boundary { index, head, .. } = std::mem::replace(&mut outbox.acked, outbox.own);
+        self.in_flight.retain(|(of, _), _| *of != era);
+        Err(EraAck { era, next_segment: segment, next_index: index, head })
+    }
+
+    /// The next segment of an era that the collector is to have.
+    pub fn stands_at(&self, era: EraId) -> u64 {
+        self.outbox.get(&era).map_or(0, |outbox| outbox.acked.segment)
+    }
+
+    /// Whether what the collector said of an era is of another branch than what is here, as far as that is known.
+    fn is_elsewhere(&self, ack: &EraAck, outbox: &Outbox) -> bool {
+        let end = (ack.next_segment == outbox.closed.segment).then_some(outbox.closed.head);
+        let known = end.or_else(|| self.heads.get(&(ack.era, ack.next_segment)).copied());
+        outbox.condition == Condition::Whole && known.is_some_and(|head| head != ack.head)
     }
 
     /// The store cannot load a segment. Says what to ask it for once the collector waits for this very segment; before
@@ -602,6 +648,7 @@ impl Trail {
         // What is cut into more pieces than there were segments goes on past their end.
         let more = u64::from(remains.next.index < outbox.closed.index);
         outbox.closed.segment = outbox.closed.segment.max(remains.next.segment.saturating_add(more));
+        self.heads.insert((hole.era, header.next_segment()), header.head());
         let told = outbox.told;
         outbox.told = told.max(remains.next.index);
         let lost = header.salvage.iter().flat_map(|salvage| &salvage.lost);
@@ -624,33 +671,46 @@ impl Trail {
         };
         let mark = |(era, outbox): (&EraId, &Outbox)| EraMark {
             era: *era,
-            held_index: outbox.acked.index,
+            held_index: if outbox.is_unproven() { outbox.own.index } else { outbox.acked.index },
             signed_index: outbox.closed.index.saturating_sub(outbox.unsigned),
             next_index: outbox.closed.index,
         };
         earlier().filter(marked).map(mark).collect()
     }
 
-    /// The collector holds an era up to a place. Returns what follows from that.
+    /// The collector holds an era up to a place. Returns what follows from that. What is said of another branch, which a clone
+    /// wrote, releases nothing: where the place is none that is known here, the next segment tells, and none but that is sent
+    /// before.
     ///
     /// # Errors
-    /// The place, when it lies ahead of what this device ever closed: the state here was rolled back, or somebody else
-    /// writes under this name.
+    /// The place, when it lies ahead of what this device ever closed, or at its end and is another: the state here was rolled
+    /// back, or somebody else writes under this name.
     pub fn acknowledge(&mut self, ack: &EraAck, batch: &mut Batch) -> Result<Acknowledged, EraAck> {
         if ack.era.number > self.era.number || (ack.era.number == self.era.number && ack.era.salt != self.era.salt) {
             return Err(*ack);
         }
-        let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(Acknowledged::Nothing) };
-        if ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole {
+        let Some(outbox) = self.outbox.get(&ack.era) else { return Ok(Acknowledged::Nothing) };
+        let elsewhere = self.is_elsewhere(ack, outbox);
+        let is_ahead = ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole;
+        if is_ahead || (elsewhere && ack.next_segment == outbox.closed.segment) {
             return Err(*ack);
         }
+        if elsewhere {
+            return Ok(Acknowledged::Elsewhere);
+        }
+        let known = ack.next_segment == outbox.closed.segment || self.heads.contains_key(&(ack.era, ack.next_segment));
+        let Some(outbox) = self.outbox.get_mut(&ack.era) else { return Ok(Acknowledged::Nothing) };
         let answer = match ack.next_segment.checked_sub(outbox.acked.segment) {
             None => return Ok(Acknowledged::Behind),
             Some(0) => Acknowledged::Nothing,
             Some(_) => Acknowledged::Released(ack.next_segment - 1),
         };
         outbox.stand_at(ack);
+        if known {
+            outbox.own = outbox.acked;
+        }
         self.in_flight.retain(|(era, segment), _| *era != ack.era || *segment >= ack.next_segment);
+        self.heads.retain(|(era, segment), _| *era != ack.era || *segment >= ack.next_segment);
         if outbox.is_done() && ack.era != self.era {
             self.outbox.remove(&ack.era);
             batch.drop_eras.push(ack.era);
@@ -658,17 +718,8 @@ impl Trail {
         Ok(answer)
     }
 
-    /// The collector answered a segment of an era by saying that it holds the era further than it was ever closed here: on
-    /// this very branch, so that it has all that is here of it.
-    pub fn surpassed(&mut self, era: EraId) {
-        if let Some(outbox) = self.outbox.get_mut(&era) {
-            outbox.acked = outbox.closed;
-            self.in_flight.retain(|(of, _), _| *of != era);
-        }
-    }
-
-    /// The collector has lost what it had: it is sent again from where it stands now. What is not here any more either is
-    /// counted as lost on the way.
+    /// The collector has lost what it had: it is sent again from where it stands now, if the next segment tells that this is
+    /// on the chain that is here. What is not here any more either is counted as lost on the way.
     pub fn rewind(&mut self, ack: &EraAck) {
         if let Some(outbox) = self.outbox.get_mut(&ack.era) {
             outbox.acked = Boundary { segment: ack.next_segment, index: ack.next_index, head: ack.head };
@@ -680,7 +731,7 @@ impl Trail {
     /// A planted bug: what the broker has counts as delivered.
     pub fn release_unacknowledged(&mut self, era: EraId, segment: u64, batch: &mut Batch) {
         let Some(outbox) = self.outbox.get(&era) else { return };
-        let head = Hash::ZERO;
+        let head = if segment + 1 == outbox.closed.segment { outbox.closed.head } else { Hash::ZERO };
         let ack = EraAck { era, next_segment: segment + 1, next_index: outbox.closed.index, head };
         // The bug is planted where nothing can be ahead, so there is nothing to report.
         let _ = self.acknowledge(&ack, batch);

@@ -611,14 +611,9 @@ impl Agent {
             // It may be an old one, brought again.
             Ok(Acknowledged::Behind) => self.uplink.ask_soon(now.boottime),
             Ok(Acknowledged::Nothing) => {}
-            Err(ahead) => {
-                // What a round trip says may be of another branch, which a clone wrote: then what is here goes on being sent,
-                // and is set aside there.
-                if !round_trip {
-                    self.trail.surpassed(ahead.era);
-                }
-                self.contradicted(ahead, payload, now, effects);
-            }
+            // What is here goes on being sent, and is set aside there where it is of another branch.
+            Ok(Acknowledged::Elsewhere) => self.contradicted(*ack, payload, now, effects),
+            Err(ahead) => self.contradicted(ahead, payload, now, effects),
         }
     }
 
@@ -770,7 +765,16 @@ impl Agent {
             effects.outgoing.holes.extend(self.trail.hole(era, segment));
             return;
         };
-        self.send_segment(era, segment, loaded, now, effects);
+        match self.trail.goes_on(&loaded) {
+            Ok(()) => self.send_segment(era, segment, loaded, now, effects),
+            Err(elsewhere) => {
+                // What the collector said was of another branch of the era, and nothing counts as delivered by that.
+                let from = self.trail.stands_at(era);
+                effects.outgoing.logs.push(LogEvent::AuditRewound { era: era.number, segment: from });
+                self.anchor_due = true;
+                self.contradicted(elsewhere, &[], now, effects);
+            }
+        }
     }
 
     /// What is left of a segment is sent in its place; what is lost of it is counted in gap records before.

@@ -111,8 +111,7 @@ pub fn receive(
             fx,
         );
     }
-    let (next_segment, next_index) = (header.next_segment(), header.next_index()?);
-    let ack = EraAck { era: header.era, next_segment, next_index, head: header.head() };
+    let ack = after(header)?;
     let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
     note_positions(book, topic, &header.feeds, Some(at), fx);
     if opened.is_fork() {
@@ -126,6 +125,7 @@ pub fn receive(
         }
     }
     signers.drain(..signers.len().saturating_sub(EraChain::SIGNERS_MAX));
+    let next_segment = ack.next_segment;
     book.write(Write::Era(EraChain { device: topic.clone(), signers, ack }), fx);
     if header.salvage.is_some() {
         let (device, segments) = (topic.clone(), (header.segment, next_segment));
@@ -189,14 +189,23 @@ impl<'h> Opened<'h> {
 pub(super) fn told(book: &Book, device: &DeviceId, era: EraId) -> EraAck {
     let held = era_ack(book, device, era);
     let Some(forked) = book.branches(device, era) else { return held };
-    let astray =
-        forked.astray.map(|_| EraAck { era, next_segment: 0, next_index: 0, head: genesis(book.fleet(), device, era) });
+    let astray = forked.is_astray(u64::MAX).then(|| beginning(book, device, era));
     let branches = forked.branches.iter().map(|branch| branch.ack);
     branches.chain(astray).chain([held]).min_by_key(|ack| ack.next_segment).unwrap_or(held)
 }
 
+fn beginning(book: &Book, device: &DeviceId, era: EraId) -> EraAck {
+    EraAck { era, next_segment: 0, next_index: 0, head: genesis(book.fleet(), device, era) }
+}
+
+/// What a segment itself says of where its chain stands after it.
+fn after(header: &SegmentHeader) -> Result<EraAck, Refused> {
+    let (next_segment, next_index) = (header.next_segment(), header.next_index()?);
+    Ok(EraAck { era: header.era, next_segment, next_index, head: header.head() })
+}
+
 /// In an era that forked: the segment that goes on another branch, or is held as part of one, or of what all have in common.
-/// Returns how far its branch is held, if it is any of these.
+/// Returns how far its branch is held up to it, if it is any of these.
 #[expect(clippy::too_many_arguments, reason = "all that an upload is judged by")]
 fn go_on_aside(
     book: &mut Book,
@@ -211,19 +220,16 @@ fn go_on_aside(
     let Some(forked) = book.branches(&claim.device, claim.era) else { return Ok(None) };
     let (digest, number) = (delivery.header().digest(), claim.segment);
     let kept = kept(claim, archive, fx);
-    if kept.aside.contains(&digest) {
-        let branch = forked.branches.iter().find(|branch| (branch.from..branch.ack.next_segment).contains(&number));
-        let ack = branch.map(|branch| branch.ack);
-        if forked.astray == Some(number) {
-            // It has come back to where it had left off.
-            book.write(Write::Branches(Branches { astray: None, ..forked.clone() }), fx);
+    let (is_aside, is_first) = (kept.aside.contains(&digest), kept.trail == Some(digest));
+    if is_aside || is_first {
+        // On whichever branch its device goes on, it has delivered it up to here, unless one that is held at this place lacks
+        // its beginning.
+        let (mut known, own) = (forked.clone(), after(claim)?);
+        if known.joins(own.head) {
+            book.write(Write::Branches(known.clone()), fx);
         }
-        return Ok(ack);
-    }
-    if kept.trail == Some(digest) {
-        // On whichever branch its device goes on, it has delivered it up to here.
-        let (next_segment, next_index) = (claim.next_segment(), claim.next_index()?);
-        return Ok(Some(EraAck { era: claim.era, next_segment, next_index, head: claim.head() }));
+        let lacks = is_aside && known.is_astray(number);
+        return Ok(Some(if lacks { beginning(book, &claim.device, claim.era) } else { own }));
     }
     let follows = |branch: &&Branch| {
         let EraAck { next_segment, next_index, head, .. } = branch.ack;
@@ -236,7 +242,8 @@ fn go_on_aside(
     set_aside(book, opened, Some(place), at, fx).map(Some)
 }
 
-/// Keeps a segment beside the branch that arrived first: as the next one of another branch, or as the first of one.
+/// Keeps a segment beside the branch that arrived first: as the next one of another branch, or as the first of one. Returns
+/// where that stands; at the era's beginning, if what was to be before it is missing.
 fn set_aside(
     book: &mut Book,
     opened: Opened<'_>,
@@ -246,10 +253,10 @@ fn set_aside(
 ) -> Result<EraAck, Refused> {
     let Opened { header, signer, upload, records } = opened;
     let (device, era, from) = (header.device.clone(), header.era, header.segment);
-    let (next_segment, next_index) = (header.next_segment(), header.next_index()?);
-    let ack = EraAck { era, next_segment, next_index, head: header.head() };
+    let ack = after(header)?;
     let known = book.branches(&device, era).cloned();
-    let mut forked = known.unwrap_or(Branches { device: device.clone(), era, astray: None, branches: Vec::new() });
+    let mut forked = known.unwrap_or(Branches { device: device.clone(), era, branches: Vec::new() });
+    forked.joins(ack.head);
     let full = forked.branches.len() >= Branches::MAX;
     match place.and_then(|place| forked.branches.get_mut(place)) {
         Some(branch) => {
@@ -263,20 +270,18 @@ fn set_aside(
         }
         None => {
             let first_index = header.first_index;
-            forked.branches.push(Branch { from, first_index, records: records.len() as u64, signer, ack, at });
-            let held = era_ack(book, &device, era);
             // What was to be before it has never come where it goes on after the end of what is held.
-            forked.astray = match forked.astray {
-                Some(astray) if from < astray => None,
-                None if from == held.next_segment && from > 0 => Some(from),
-                other => other,
-            };
+            let held = era_ack(book, &device, era);
+            let missing = (from == held.next_segment && from > 0).then_some(header.previous);
+            let records = records.len() as u64;
+            forked.branches.push(Branch { from, first_index, missing, records, signer, ack, at });
         }
     }
+    let answer = if forked.is_astray(from) { beginning(book, &device, era) } else { ack };
     fx.log(FleetLog::AuditSetAside { device, era: era.number, segment: from, records: records.len() as u64 });
     book.write(Write::Branches(forked), fx);
     book.write(Write::Aside(Box::new(segment_of(header, upload, Some(records), at))), fx);
-    Ok(ack)
+    Ok(answer)
 }
 
 /// What is stored under a segment's position, or is to be.
@@ -313,14 +318,17 @@ fn repeated(
 ) -> Result<Collected, Refused> {
     let (signed, claim) = (delivery.header(), delivery.header().claim()?);
     let stored = kept(&claim, archive, fx).trail;
+    // As far as it goes itself: what is held after it may be of another branch than its device is on.
     if stored == Some(signed.digest()) {
-        return Ok(Collected::Held(held));
+        return after(&claim).map(Collected::Held);
     }
     let header = authentic(book, signed, &claim, identities)?;
     match stored {
-        // What a damaged disk has left is no other branch of what arrived before, nor the other way round.
-        Some(_) | None if header.salvage.is_some() || book.is_salvaged(&header.device, header.era, header.segment) => {
-            Ok(Collected::Held(held))
+        // What a damaged disk has left is no other branch of what arrived before, nor the other way round. It may be cut
+        // otherwise than what is held: its device is told where to go on.
+        Some(_) | None if header.salvage.is_some() => Ok(Collected::Held(held)),
+        Some(_) | None if book.is_salvaged(&header.device, header.era, header.segment) => {
+            after(&header).map(Collected::Held)
         }
         Some(_) => {
             let signed_by = signer_of(book, signed, &claim);
@@ -466,7 +474,12 @@ mod tests {
         assert!(matches!(held, Collected::Held(ack) if (ack.next_segment, ack.next_index) == (1, 2)));
         let held = collector.take(&second).unwrap();
         assert!(matches!(held, Collected::Held(ack) if (ack.next_segment, ack.next_index) == (2, 5)));
-        assert_eq!(collector.take(&first), Ok(held), "a duplicate is acknowledged again");
+        let again = collector.take(&first).unwrap();
+        assert!(
+            matches!(again, Collected::Held(ack) if (ack.next_segment, ack.next_index) == (1, 2)),
+            "a duplicate is acknowledged again, and nothing else by it: {again:?}"
+        );
+        assert_eq!(collector.take(&second), Ok(held));
         assert_eq!(collector.stored.len(), 2);
         assert_eq!(collector.book.forks().count(), 0);
     }
@@ -550,13 +563,44 @@ mod tests {
         collector.take(&first).unwrap();
         collector.take(&clones).unwrap();
         // The device was told that two segments are held, and took the second for its own.
-        assert_eq!(aside(collector.take(&own_next)), (3, 8));
-        assert_eq!(told(&collector.book, &gw, ERA).next_segment, 0, "from the beginning");
+        for _ in 0..3 {
+            assert_eq!(
+                aside(collector.take(&own_next)),
+                (0, 0),
+                "what is before it is missing, however often it comes"
+            );
+            assert_eq!(told(&collector.book, &gw, ERA).next_segment, 0, "from the beginning");
+        }
         for (upload, next) in [(&first, (1, 2)), (&own, (2, 5)), (&own_next, (3, 8)), (&own_last, (4, 11))] {
             assert_eq!(aside(collector.take(upload)), next);
         }
         assert_eq!(told(&collector.book, &gw, ERA).next_segment, 2, "as far as all branches are held");
         assert_eq!((collector.stored.len(), collector.aside.len()), (2, 3));
+    }
+
+    #[test]
+    fn of_branches_that_cover_one_number_each_is_told_of_its_own() {
+        let mut collector = Collector::new();
+        let first = segment(&mine(), ERA, None, 2, "a");
+        let branch = |collector: &mut Collector, name: &str, records| {
+            let mut last = first.clone();
+            [0, 1].map(|_| {
+                last = segment(&mine(), ERA, Some(&last), records, name);
+                collector.take(&last).unwrap();
+                last.clone()
+            })
+        };
+        collector.take(&first).unwrap();
+        branch(&mut collector, "clone", 1);
+        let long = branch(&mut collector, "own", 3);
+        let short = branch(&mut collector, "copy", 2);
+        collector.take(&segment(&mine(), ERA, Some(&long[1]), 3, "own")).unwrap();
+        for (uploads, after) in [(&long, [(2, 5), (3, 8)]), (&short, [(2, 4), (3, 6)])] {
+            let told = uploads.iter().map(|upload| aside(collector.take(upload)));
+            assert_eq!(told.collect::<Vec<_>>(), after);
+            let Ok(Collected::Forked(ack)) = collector.take(&uploads[1]) else { panic!() };
+            assert_eq!(ack.head, uploads[1].header.claim().unwrap().head());
+        }
     }
 
     #[test]

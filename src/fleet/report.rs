@@ -186,7 +186,6 @@ struct Held {
 
 /// A gap record, and where it stands.
 struct ToldGap {
-    device: DeviceId,
     /// Its era's number, and its index.
     place: (u64, u64),
     gap: Gap,
@@ -222,7 +221,8 @@ pub struct Verifier {
     chain: Option<Chain>,
     held: BTreeMap<(DeviceId, EraId), Held>,
     named: Vec<(DeviceId, EraEnd)>,
-    gaps: Vec<ToldGap>,
+    /// Per device and number of the era that they speak of.
+    gaps: BTreeMap<(DeviceId, u64), Vec<ToldGap>>,
     past: Option<Past>,
     holder: Holder,
 }
@@ -261,7 +261,7 @@ impl Verifier {
     pub fn by(signers: Signers) -> Self {
         let devices = signers.keys.keys().map(|device| (device.clone(), DeviceReport::default())).collect();
         let report = Report { devices };
-        let (held, named, gaps, holder) = (BTreeMap::new(), Vec::new(), Vec::new(), Holder::Collector);
+        let (held, named, gaps, holder) = (BTreeMap::new(), Vec::new(), BTreeMap::new(), Holder::Collector);
         Self { signers, report, chain: None, held, named, gaps, past: None, holder }
     }
 
@@ -424,8 +424,8 @@ impl Verifier {
             | Event::Task(_)
             | Event::Trust(_) => return,
         };
-        let (known, lost) = (chain.said.denials.binary_search(&repeated.of).is_ok(), chain.is_gone(repeated.of));
-        if !(known || lost) {
+        let known = chain.said.denials.binary_search(&repeated.of).is_ok();
+        if !known && !chain.is_gone(repeated.of) {
             let id = record_id(device, chain.era, record.index);
             return self
                 .problem(device.clone(), format!("{id} counts denials as record {}, which is none", repeated.of));
@@ -497,12 +497,11 @@ impl Verifier {
                 Event::Decision(_) => report.decisions += 1,
                 Event::Gap(gap) => {
                     report.gaps += 1;
-                    report.repeated_lost = report.repeated_lost.saturating_add(gap.repeated);
                     let id = record_id(device, header.era, record.index);
                     let counted = Counted { id, floor: record.floor, gap: gap.clone() };
                     list(&mut report.holes.counted, &mut report.holes.left_out, counted);
-                    let place = (header.era.number, record.index);
-                    self.gaps.push(ToldGap { device: device.clone(), place, gap: gap.clone() });
+                    let told = ToldGap { place: (header.era.number, record.index), gap: gap.clone() };
+                    self.gaps.entry((device.clone(), gap.era.number)).or_default().push(told);
                 }
                 Event::Start(start) => {
                     report.next_within = Some(start.heartbeat);
@@ -532,14 +531,17 @@ impl Verifier {
             let held =
                 self.held.get(&(device.clone(), end.era)).filter(|held| held.made == Made::Whole && held.end > 0);
             if held.is_some_and(|held| held.end == end.next_index && held.head != end.head) {
-                let report = self.report.devices.entry(device.clone()).or_default();
-                report.problems.push(format!("era {}: its end is not the one that the next era names", end.era));
+                let what = format!("era {}: its end is not the one that the next era names", end.era);
+                self.problem(device.clone(), what);
             }
             let reached = reach.entry((device, end.era)).or_default();
             *reached = end.next_index.max(*reached);
         }
-        for told in &self.gaps {
-            reach.entry((told.device.clone(), told.gap.era)).or_default();
+        self.refuse_counts();
+        for ((device, _), told) in &self.gaps {
+            for ToldGap { gap, .. } in told {
+                reach.entry((device.clone(), gap.era)).or_default();
+            }
         }
         for ((device, era), end) in reach {
             let of_era = self.held.get(&(device.clone(), era));
@@ -549,10 +551,12 @@ impl Verifier {
             let shed = of_era.map_or(&[][..], |held| &held.shed);
             let told: Vec<(u64, u64)> = held.iter().copied().chain(self.gaps_of(&device, era, end, shed)).collect();
             let arrived = if held.is_empty() { Arrived::Nothing } else { Arrived::APart };
+            let repeated = self.repeated_of(&device, era, &held);
             let report = self.report.devices.entry(device).or_default();
             // A device may sign what it likes.
             let lost = count_below(told.clone(), u64::MAX) - count_below(held, u64::MAX);
             report.lost = report.lost.saturating_add(lost);
+            report.repeated_lost = report.repeated_lost.saturating_add(repeated);
             let missing = end - count_below(told.clone(), end);
             if given_back {
                 report.given_back = report.given_back.saturating_add(missing);
@@ -585,7 +589,7 @@ impl Verifier {
             known.entry(device).or_default().push(one(era.number));
         }
         let ends = self.named.iter().map(|(device, end)| (device, end.era.number));
-        let told = self.gaps.iter().map(|told| (&told.device, told.gap.era.number));
+        let told = self.gaps.keys().map(|(device, number)| (device, *number));
         for (device, number) in ends.chain(told) {
             known.entry(device).or_default().push(one(number));
         }
@@ -603,13 +607,45 @@ impl Verifier {
         }
     }
 
+    /// Only what was given up for want of room had counts of which it is known how much they stood for.
+    fn refuse_counts(&mut self) {
+        let told = self.gaps.iter().flat_map(|((device, _), told)| told.iter().map(move |told| (device, told)));
+        let wrong = told.filter(|(_, told)| told.gap.repeated > 0 && told.gap.cause != GapCause::Quota);
+        let wrong: Vec<(DeviceId, String)> = wrong
+            .map(|(device, told)| {
+                let (era, index) = told.place;
+                let what = "knows how many denials were counted in records that nobody gave up";
+                (device.clone(), format!("{device}/{era}/{index} {what}"))
+            })
+            .take(PROBLEMS_MAX)
+            .collect();
+        for (device, what) in wrong {
+            self.problem(device, what);
+        }
+    }
+
+    /// How many denials were counted in records of an era that were given up, those of one place once. Of records that are
+    /// `held` all the same nothing is lost.
+    fn repeated_of(&self, device: &DeviceId, era: EraId, held: &[(u64, u64)]) -> u64 {
+        let mut places = BTreeMap::new();
+        let told = self.gaps.get(&(device.clone(), era.number)).into_iter().flatten();
+        for ToldGap { place, gap } in told.filter(|told| told.gap.era == era && told.gap.cause == GapCause::Quota) {
+            let range = (gap.first, gap.end.unwrap_or(u64::MAX));
+            if *place >= (era.number, range.1) && !without(range, held).is_empty() {
+                places.entry(gap.first).or_insert(gap.repeated);
+            }
+        }
+        places.values().fold(0, |sum, repeated| sum.saturating_add(*repeated))
+    }
+
     /// What the device's gap records count of an era that reaches to `end` and has given up the records of `shed`: those
     /// only by a record that came after them and says why.
     fn gaps_of(&self, device: &DeviceId, era: EraId, end: u64, shed: &[(u64, u64)]) -> Vec<(u64, u64)> {
         // Of an era whose beginning is damaged, nobody knows the salt.
         let of = |gap: &Gap| gap.era == era || (gap.era.salt == 0 && gap.era.number == era.number);
         let mut counted = Vec::new();
-        for ToldGap { place, gap, .. } in self.gaps.iter().filter(|told| told.device == *device && of(&told.gap)) {
+        let told = self.gaps.get(&(device.clone(), era.number)).into_iter().flatten();
+        for ToldGap { place, gap } in told.filter(|told| of(&told.gap)) {
             let range = (gap.first, gap.end.unwrap_or(end));
             match gap.cause == GapCause::Quota && *place >= (era.number, range.1) {
                 true => counted.push(range),
@@ -818,6 +854,50 @@ mod tests {
     }
 
     #[test]
+    fn what_counts_had_stood_for_is_counted_once_and_only_of_what_is_gone() {
+        let key = device_keys(1);
+        let check = |gone: bool, gaps: &[(u64, u64, GapCause, u64)]| {
+            let report = verify(|segments| {
+                if gone {
+                    segments[1].leaves.clear();
+                }
+                for (number, (first, end, cause, repeated)) in (10..).zip(gaps) {
+                    let gap = Gap { era: ERA, first: *first, end: Some(*end), cause: *cause, repeated: *repeated };
+                    segments.push(stored(&told(&key, EraId { number, salt: 1 }, Event::Gap(gap))));
+                }
+            });
+            (report.repeated_lost, report.problems.len())
+        };
+        let quota = |first, end, repeated| (first, end, GapCause::Quota, repeated);
+        for (gone, gaps, expected) in [
+            (true, vec![quota(2, 5, 4)], 4),
+            (true, vec![quota(2, 5, 4), quota(2, 5, 4)], 4),
+            (true, vec![quota(2, 3, 4), quota(3, 5, 1)], 5),
+            (true, vec![quota(0, 2, 7)], 0),
+            (false, vec![quota(2, 5, 4)], 0),
+            (false, vec![quota(7, 9, 4)], 4),
+        ] {
+            assert_eq!(check(gone, &gaps), (expected, 0), "{gaps:?}");
+        }
+        assert_eq!(check(true, &[quota(2, 5, u64::MAX), quota(3, 5, 2)]), (u64::MAX, 0));
+        for cause in [GapCause::Damaged, GapCause::AnchorLost] {
+            assert_eq!(check(true, &[(2, 5, cause, 1)]), (0, 1), "{cause:?}");
+            assert_eq!(check(true, &[(2, 5, cause, 0)]), (0, 0), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn problems_with_what_eras_name_are_bounded_too() {
+        let ended = |number| {
+            let end = EraEnd { era: ERA, next_index: 5, head: Hash::ZERO };
+            stored(&told(&device_keys(1), EraId { number, salt: 1 }, Event::Ended(end)))
+        };
+        let report = verify(|segments| segments.extend((10..10 + 2 * PROBLEMS_MAX as u64).map(ended)));
+        assert_eq!(report.problems.len(), PROBLEMS_MAX);
+        assert!(report.problems.iter().all(|problem| problem.contains("its end is not the one")), "{report:?}");
+    }
+
+    #[test]
     fn a_range_without_others() {
         assert_eq!(without((2, 9), &[]), [(2, 9)]);
         assert_eq!(without((2, 9), &[(0, 1), (2, 3), (5, 6), (8, 12), (20, 30)]), [(3, 5), (6, 8)]);
@@ -1001,13 +1081,6 @@ mod tests {
         let era = EraId { number: 5, salt: 0 };
         let gap = Event::Gap(Gap { era, first: 0, end: Some(9), cause: GapCause::Damaged, repeated: 0 });
         assert_eq!(holes(&[(3, &[allow()]), (7, &[gap])]), (0, vec![(1, 3), (4, 5), (6, 7)]), "counted as lost");
-    }
-
-    #[test]
-    fn what_counts_stood_for_that_were_given_up_is_summed() {
-        let gap = |repeated| Event::Gap(Gap { era: ERA, first: 0, end: Some(1), cause: GapCause::Quota, repeated });
-        assert_eq!(report(&[(2, &[gap(3), gap(0), gap(4)])]).repeated_lost, 7);
-        assert_eq!(report(&[(2, &[gap(u64::MAX), gap(4)])]).repeated_lost, u64::MAX);
     }
 
     #[test]

@@ -908,7 +908,8 @@ class Export:
         counts["decisions"] += "decision" in record["event"]
         if "gap" in record["event"]:
             counts["gaps"] += 1
-            self.repeated_lost += record["event"]["gap"]["repeated"]
+            if record["event"]["gap"]["repeated"] and record["event"]["gap"]["cause"] != "quota":
+                self.wrong(f"{device}/{header['era']['number']}", "counts of records that nobody gave up")
             self.gaps.append((device, record["event"]["gap"], (header["era"]["number"], record["index"])))
         ends = record["event"].get("ended"), record["event"].get("start", {}).get("previous")
         self.ends += [(device, end) for end in ends if end]
@@ -929,13 +930,18 @@ class Export:
         for (device, era, salt), end in reach.items():
             chain = self.chains.get((device, era, salt))
             held, shed = (chain.held, chain.shed) if chain else ([], [])
-            told = list(held)
+            told, counts = list(held), {}
             for owner, gap, place in self.gaps:
                 if owner == device and gap["era"]["number"] == era and gap["era"]["salt"] in (0, salt):
                     counted = gap["first"], end if gap["end"] is None else gap["end"]
                     # What was given up only a later record counts that says so.
                     later = gap["cause"] == "quota" and place >= (era, counted[1])
                     told += [counted] if later else without(counted, shed)
+                    # Of what is here all the same nothing is lost, and one place is counted once.
+                    gone = any(first < after for first, after in without(counted, sorted(held)))
+                    if later and gone and gap["end"] is not None and gap["era"]["salt"] == salt:
+                        counts.setdefault(gap["first"], gap["repeated"])
+            self.repeated_lost += sum(counts.values())
             self.lost += covered(told, U64) - covered(held, U64)
             if self.of_device and chain is None:
                 # A device gives an era back when all of it is acknowledged.

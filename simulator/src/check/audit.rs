@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
-use hardtack::ids::{DeviceId, EraId, FleetId, TaskId};
+use hardtack::ids::{DeviceId, EraId, FleetId, Hash, TaskId};
 use hardtack::wire::audit::segment::{SegmentHeader, Upload};
 use hardtack::wire::audit::signer::{self, Signer};
 use hardtack::wire::audit::{
@@ -24,6 +24,9 @@ use crate::disk::Medium;
 
 /// Who signs after a segment, its header, and its records: what is left of it, where a disk was damaged.
 type Candidate = (Signer, SegmentHeader, Vec<Record>);
+
+/// The gateway, its era, the number of the segment that comes next, and the chain's head before it.
+type Between = (u32, EraId, u64, Hash);
 
 /// A decision as its caller saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +59,6 @@ pub(crate) struct AuditCheck {
     restored: BTreeSet<u32>,
     /// Eras that a copy of a gateway's storage wrote elsewhere.
     of_twins: BTreeSet<(u32, EraId)>,
-    /// Eras that such a copy went on with, and the first index that it did not find in them.
-    branches: BTreeMap<(u32, u64), u64>,
     /// How often the clock of a gateway was reset.
     resets: BTreeMap<u32, usize>,
 }
@@ -190,28 +191,22 @@ impl AuditCheck {
         self.of_twins.insert((device, era));
     }
 
-    /// It signed what it found of this era up to an index, which the gateway goes on with.
-    pub(crate) fn branched(&mut self, device: u32, era: u64, from: u64) {
-        let known = self.branches.entry((device, era)).or_insert(from);
-        *known = from.min(*known);
-    }
-
     /// A gateway's clock was reset: the collector must hear of it.
     pub(crate) fn was_reset(&mut self, device: u32) {
         *self.resets.entry(device).or_default() += 1;
     }
 
-    /// In the end: every decision that was observed is in the collector's chain once, or counted in a gap; and each era names
-    /// the one before it.
+    /// In the end: every decision that was observed is once in the collector's chain, or in what it set aside beside that, or
+    /// counted in a gap; and each era names the one before it.
     pub(crate) fn finish(
         &self,
         tally: &mut Tally,
         at: u64,
         fleet: &FleetId,
         devices: &[(DeviceId, PublicKey)],
-        collected: &[Collected],
+        stored: (&[Collected], &[Collected]),
     ) {
-        let Some(chains) = self.conserved(tally, at, fleet, devices, collected) else { return };
+        let Some(chains) = self.conserved(tally, at, fleet, devices, stored) else { return };
         // A damaged disk forgets where an era ended that the collector has more of.
         let spoiled = |device: &u32| self.restored.contains(device) || self.damaged.contains(device);
         for (device, problem) in chains.unnamed().filter(|(device, _)| !spoiled(device)) {
@@ -227,13 +222,17 @@ impl AuditCheck {
         at: u64,
         fleet: &FleetId,
         devices: &[(DeviceId, PublicKey)],
-        collected: &[Collected],
+        (collected, beside): (&[Collected], &[Collected]),
     ) -> Option<Chains> {
         let own = |stored: &&Collected| {
             let era = stored.upload.header.claim().map(|header| header.era);
             !era.is_ok_and(|era| self.of_twins.contains(&(stored.device, era)))
         };
-        let chains = match verify(fleet, devices, collected.iter().filter(own)) {
+        let verified = verify(fleet, devices, collected.iter().filter(own)).and_then(|mut chains| {
+            chains.add(fleet, devices, beside.iter().filter(own))?;
+            Ok(chains)
+        });
+        let chains = match verified {
             Ok(chains) => chains,
             Err(problem) => {
                 tally.broken(Id::NothingLost, at, problem);
@@ -291,16 +290,31 @@ impl AuditCheck {
                 [event] if same(observed, event) => None,
                 [_] if self.damaged.contains(device) && chains.by_word_alone.contains(&(*device, *era, *index)) => None,
                 [_] => Some(format!("{name}/{era}/{index} is collected otherwise than its caller saw it")),
-                [] if in_gap || self.is_past_branch(*device, *era, *index) => None,
+                [] if in_gap => None,
                 [] => Some(format!("{name}/{era}/{index} was observed and is neither collected nor in a gap record")),
                 _ => Some(format!("{name}/{era}/{index} is collected {} times", found.len())),
             };
             tally.tried(Id::NothingLost, at, broken);
         }
         // What counts stood for that were given up is in the gap records of the era, and nothing else is.
+        let mut told: BTreeMap<(u32, u64), BTreeMap<u64, u64>> = BTreeMap::new();
+        for (device, gap) in chains.gaps.iter().filter(|(device, _)| !self.restored.contains(device)) {
+            told.entry((*device, gap.era.number)).or_default().insert(gap.first, gap.repeated);
+        }
+        for ((device, era), told) in &told {
+            uncounted.entry((*device, *era)).or_default();
+            // A collector may have what was given up all the same, and those that a kill left uncounted may be among it.
+            let of_era = self.observed.range((*device, *era, 0)..(*device, era + 1, 0));
+            let heard: u64 = of_era.map(|(_, observed)| observed.again.len() as u64).sum();
+            let told: u64 = told.values().sum();
+            let name = &devices[*device as usize].0;
+            let broken = (told > heard).then(|| {
+                format!("gap records tell of {told} answers of {name}/{era} that were counted, and {heard} were heard")
+            });
+            tally.tried(Id::NothingLost, at, broken);
+        }
         for ((device, era), short) in uncounted {
-            let told = chains.gaps.iter().filter(|(of, gap)| *of == device && gap.era.number == era);
-            let told: u64 = told.map(|(_, gap)| gap.repeated).sum();
+            let told: u64 = told.get(&(device, era)).map_or(0, |told| told.values().sum());
             let name = &devices[device as usize].0;
             let broken = (short > told).then(|| {
                 format!("{short} answers of {name}/{era} are counted nowhere, and gap records tell of {told}")
@@ -308,12 +322,6 @@ impl AuditCheck {
             tally.tried(Id::NothingLost, at, broken);
         }
         Some(chains)
-    }
-
-    /// Whether a twin went on with this era from an earlier place, and may have been heard first: two chains that contradict
-    /// each other the collector does not both take.
-    fn is_past_branch(&self, device: u32, era: u64, index: u64) -> bool {
-        self.branches.get(&(device, era)).is_some_and(|from| *from <= index)
     }
 
     /// How many decisions callers saw of a gateway.
@@ -365,11 +373,75 @@ struct Chains {
     by_word_alone: BTreeSet<(u32, u64, u64)>,
     /// Denials without a record of their own, by the record that they were as.
     more: BTreeMap<(u32, u64, u64), u64>,
-    /// Where each era that another one follows ends, but for what a damaged disk has left.
-    ends: BTreeMap<(u32, EraId), u64>,
+    /// Where each era that another one follows ends, but for what a damaged disk has left; each branch of it, where it forked.
+    ends: BTreeMap<(u32, EraId), BTreeSet<u64>>,
+    /// The places between segments, by the head there: the next index, and who signs there.
+    places: BTreeMap<Between, (u64, Option<Signer>)>,
 }
 
 impl Chains {
+    /// What was set aside: each segment goes on from the trail, or from another one of them. What the trail has is there
+    /// already.
+    fn add<'a>(
+        &mut self,
+        fleet: &FleetId,
+        devices: &[(DeviceId, PublicKey)],
+        beside: impl Iterator<Item = &'a Collected>,
+    ) -> Result<(), String> {
+        let mut segments = Vec::new();
+        for Collected { device, upload } in beside {
+            let claim = upload.header.claim().map_err(|refused| invalid(&devices[*device as usize].0, &refused))?;
+            segments.push(((*device, claim.era, claim.segment), claim, upload));
+        }
+        segments.sort_by_key(|(place, ..)| *place);
+        let mut found: BTreeMap<(u32, u64, u64), Vec<Event>> = BTreeMap::new();
+        for ((device, era, number), claim, upload) in segments {
+            let (name, identity) = &devices[device as usize];
+            let Some((next, before)) = self.places.get(&(device, era, number, claim.previous)).copied() else {
+                return Err(format!("what {name} has beside era {era} begins in the air at segment {number}"));
+            };
+            let opened = signer::open(&upload.header, fleet, std::slice::from_ref(identity), before)
+                .map_err(|refused| invalid(name, &refused))?;
+            let header = &opened.header;
+            let shed = header.is_shed(&upload.leaves);
+            let records = if shed { Vec::new() } else { upload.check(header).map_err(|what| invalid(name, &what))? };
+            let after = opened.after(&records).map_err(|refused| invalid(name, &refused))?;
+            if header.device != *name || header.first_index != next {
+                return Err(format!("what {name} has beside era {era} does not follow at segment {number}"));
+            }
+            let end = header.first_index + u64::from(header.count);
+            self.places.insert((device, era, header.next_segment(), header.head()), (end, Some(after)));
+            self.ends.entry((device, era)).or_default().insert(end);
+            for record in records {
+                let events = found.entry((device, era.number, record.index)).or_default();
+                if !events.contains(&record.event) {
+                    events.push(record.event);
+                }
+            }
+        }
+        for (place, events) in found {
+            let Seen::Vacant(new) = self.events.entry(place) else { continue };
+            for event in new.insert(events) {
+                match event {
+                    Event::Gap(gap) => self.gaps.push((place.0, gap.clone())),
+                    Event::Repeated(repeated) => {
+                        *self.more.entry((place.0, place.1, repeated.of)).or_default() += repeated.count;
+                    }
+                    Event::Alive(_)
+                    | Event::Decision(_)
+                    | Event::Ended(_)
+                    | Event::Grant(_)
+                    | Event::Mode(_)
+                    | Event::Refused(_)
+                    | Event::Start(_)
+                    | Event::Task(_)
+                    | Event::Trust(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Counts of denials, with where they stand.
     fn repeated(&self) -> impl Iterator<Item = ((u32, u64, u64), Repeated)> + '_ {
         let of = |event: &Event| match event {
@@ -410,8 +482,8 @@ impl Chains {
                         return (device, Some(format!("{era} begins with {event:?}, which names no era before it")));
                     }
                 };
-                let otherwise =
-                    named.filter(|end| self.ends.get(&(device, end.era)).is_some_and(|at| *at != end.next_index));
+                let otherwise = named
+                    .filter(|end| self.ends.get(&(device, end.era)).is_some_and(|at| !at.contains(&end.next_index)));
                 let problem =
                     otherwise.map(|end| format!("{era} says that era {} ended at {}", end.era, end.next_index));
                 (device, problem)
@@ -493,6 +565,7 @@ fn verify<'a>(
         by_word_alone: BTreeSet::new(),
         more: BTreeMap::new(),
         ends: BTreeMap::new(),
+        places: BTreeMap::new(),
     };
     let mut signers: BTreeMap<u32, Signer> = BTreeMap::new();
     for ((device, era), era_segments) in segments {
@@ -505,6 +578,7 @@ fn verify<'a>(
                 return Err(broken("a segment before it is missing"));
             }
             let before = signers.get(&device).copied();
+            chains.places.insert((device, era, number, head), (next, before));
             let open = |upload: &&Upload| {
                 let opened = signer::open(&upload.header, fleet, std::slice::from_ref(identity), before)?;
                 let shed = opened.header.is_shed(&upload.leaves);
@@ -543,8 +617,9 @@ fn verify<'a>(
             salvaged |= first.salvage.is_some();
             (head, next, expected) = (first.head(), next + u64::from(first.count), first.next_segment());
         }
+        chains.places.insert((device, era, expected, head), (next, signers.get(&device).copied()));
         if !salvaged {
-            chains.ends.insert((device, era), next);
+            chains.ends.entry((device, era)).or_default().insert(next);
         }
     }
     let counts: Vec<_> = chains.repeated().collect();
@@ -647,9 +722,14 @@ mod tests {
 
     #[track_caller]
     fn check_fails(check: &AuditCheck, collected: &[Collected], fails: bool) {
+        check_fails_beside(check, collected, &[], fails);
+    }
+
+    #[track_caller]
+    fn check_fails_beside(check: &AuditCheck, collected: &[Collected], beside: &[Collected], fails: bool) {
         let mut tally = Tally::default();
         let devices = [(name(), key().verifying_key().into())];
-        check.conserved(&mut tally, 5, &fleet(), &devices, collected);
+        check.conserved(&mut tally, 5, &fleet(), &devices, (collected, beside));
         check_broken(&tally, fails);
     }
 
@@ -688,6 +768,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_set_aside_is_there_if_it_goes_on_from_the_trail() {
+        let (short, long) = (|| segment(vec![decision(true)]), || segment(vec![decision(true), decision(true)]));
+        check_fails(&observed(1), &[short()], true);
+        check_fails_beside(&observed(1), &[short()], &[long()], false);
+        check_fails_beside(&observed(2), &[short()], &[long()], true);
+        let denied = segment(vec![decision(true), decision(false)]);
+        check_fails_beside(&observed(1), &[short()], &[denied], true);
+        let mut damaged = long();
+        damaged.upload.leaves[0][3] ^= 1;
+        check_fails_beside(&observed(1), &[short()], &[damaged], true);
+        let mut elsewhere = long().upload.header.claim().unwrap();
+        elsewhere.previous = Hash::ZERO;
+        let header = Signed::sign(&elsewhere, &fleet(), &[&key()]);
+        let in_the_air = Collected { device: 0, upload: Upload { header, ..long().upload } };
+        check_fails_beside(&observed(0), &[short()], &[in_the_air], true);
+    }
+
+    #[test]
     fn answers_of_one_name_are_counted_or_a_kill_explains_it() {
         let heard = |again: &[u64]| {
             let mut check = observed(0);
@@ -717,6 +815,9 @@ mod tests {
         check_fails(&heard(&[5, 6]), &counted(&[gap(1, 8, GapCause::Quota, 1), repeated(0, 1)]), false);
         check_fails(&heard(&[5, 6]), &counted(&[gap(1, 8, GapCause::Quota, 1)]), true);
         check_fails(&heard(&[5, 6]), &counted(&[gap(2, 8, GapCause::Quota, 2)]), true);
+        check_fails(&heard(&[5, 6]), &counted(&[gap(1, 8, GapCause::Quota, 3)]), true);
+        let twice = [gap(1, 8, GapCause::Quota, 1), gap(1, 8, GapCause::Quota, 1)];
+        check_fails(&heard(&[5, 6]), &counted(&twice), true);
         let torn = |check: AuditCheck| AuditCheck { damaged: BTreeSet::from([0]), ..check };
         check_fails(&torn(heard(&[5, 6])), &counted(&[gap(1, 8, GapCause::Damaged, 0)]), false);
         check_fails(&torn(heard(&[5, 6])), &counted(&[gap(2, 8, GapCause::Damaged, 0)]), true);
@@ -736,7 +837,7 @@ mod tests {
         ] {
             let mut tally = Tally::default();
             let devices = [(name(), key().verifying_key().into())];
-            AuditCheck::default().finish(&mut tally, 5, &fleet(), &devices, &[segment(events)]);
+            AuditCheck::default().finish(&mut tally, 5, &fleet(), &devices, (&[segment(events)], &[]));
             check_broken(&tally, fails);
         }
     }

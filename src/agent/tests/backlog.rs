@@ -56,6 +56,7 @@ fn every_fourth_segment_is_a_new_one_whatever_the_window() {
                 sent.push(of.number);
                 let head = if of == era(1) { heads[segment as usize] } else { new[segment as usize] };
                 let ack = EraAck { era: of, next_segment: segment + 1, next_index: segment + 1, head };
+                trail.know(of, segment + 1, head);
                 assert_eq!(trail.acknowledge(&ack, &mut batch), Ok(Acknowledged::Released(segment)));
             }
         }

@@ -7,9 +7,11 @@ use super::super::audit_key::{AuditSigner, Owner};
 use super::super::effects::{Batch, Entry, ERAS_MARKED_MAX};
 use super::*;
 use crate::agent::room::Class;
-use crate::ids::EraId;
+use crate::ids::{EraId, Hash};
+use crate::wire::audit::segment::Loaded;
 use crate::wire::audit::{Credential, Decision, EraEnd, Event, Known, ModeChange, Record};
 use crate::wire::enrol::DeviceKeys;
+use crate::wire::envelope::Signed;
 use crate::wire::link::EraAck;
 use rand_core::SeedableRng;
 
@@ -237,4 +239,83 @@ fn beyond_what_an_anchor_marks_eras_without_an_allow_are_left_out_first() {
     writer.roll(eras + 2);
     let left_out: Vec<u64> = (1..=eras + 1).filter(|number| !marked(&writer).contains(number)).collect();
     assert_eq!(left_out, [1, 2, eras - 2, eras - 1], "then the oldest");
+}
+
+impl Writer {
+    /// So many segments.
+    fn close_many(&mut self, count: u64) {
+        (0..count).for_each(|_| self.close(&decision(true)));
+    }
+
+    /// What the collector says of era 1, which stands on this chain.
+    fn at(&self, segment: u64) -> EraAck {
+        let head = self.loaded(segment).header().claim().unwrap().previous;
+        EraAck { era: era(1), next_segment: segment, next_index: segment, head }
+    }
+
+    fn loaded(&self, segment: u64) -> Loaded {
+        let header = self.batch.entries.iter().find_map(|entry| match entry {
+            Entry::Segment(stored) if (stored.era, stored.segment) == (era(1), segment) => Some(&stored.header),
+            Entry::Segment(_) | Entry::Record(_) => None,
+        });
+        Loaded::Shed(Signed::from_bytes(header.unwrap()).unwrap())
+    }
+
+    /// What is to be sent next, so many at most.
+    fn next(&mut self, window: usize) -> Vec<u64> {
+        self.trail.ground();
+        self.trail.take(window, Millis(0)).into_iter().map(|(_, segment)| segment).collect()
+    }
+}
+
+/// The same place on the branch of another.
+fn elsewhere(ack: EraAck) -> EraAck {
+    EraAck { head: Hash([9; 32]), ..ack }
+}
+
+#[test]
+fn what_a_clone_delivered_releases_nothing() {
+    let mut writer = Writer::new();
+    writer.close_many(13);
+    let end = writer.trail.end();
+    writer.roll(2);
+    let mut batch = Batch::default();
+    let last = EraAck { era: era(1), next_segment: 13, next_index: 13, head: end.head };
+    let refused = writer.trail.acknowledge(&elsewhere(last), &mut batch);
+    assert_eq!(refused, Err(elsewhere(last)), "as far as this one goes, but another");
+    // Further back nobody knows before the next segment has been loaded, and none but that is.
+    let foreign = elsewhere(writer.at(11));
+    assert_eq!(writer.trail.acknowledge(&foreign, &mut batch), Ok(Acknowledged::Released(10)));
+    assert_eq!(writer.next(4), [11]);
+    assert_eq!(writer.trail.goes_on(&writer.loaded(11)), Err(foreign));
+    assert_eq!(writer.next(4), [0, 1, 2, 3], "all of it is to be sent");
+    for segment in 0..4 {
+        assert_eq!(writer.trail.goes_on(&writer.loaded(segment)), Ok(()));
+        let told = writer.at(segment + 1);
+        assert_eq!(writer.trail.acknowledge(&elsewhere(told), &mut batch), Ok(Acknowledged::Elsewhere));
+        assert_eq!(writer.trail.acknowledge(&told, &mut batch), Ok(Acknowledged::Released(segment)));
+    }
+    assert_eq!(writer.next(4), [4, 5, 6, 7], "its own are told from them at once");
+    assert!(batch.drop_eras.is_empty());
+    assert_eq!(writer.trail.acknowledge(&last, &mut batch), Ok(Acknowledged::Released(12)));
+    assert_eq!(batch.drop_eras, [era(1)]);
+}
+
+#[test]
+fn a_clones_place_rewinds_nobody_and_a_collector_that_lost_something_gets_it_again() {
+    let mut writer = Writer::new();
+    writer.close_many(40);
+    writer.roll(2);
+    let mut batch = Batch::default();
+    let stand = writer.at(30);
+    writer.trail.acknowledge(&stand, &mut batch).unwrap();
+    assert_eq!(writer.next(4), [30], "after a start");
+    assert_eq!(writer.trail.goes_on(&writer.loaded(30)), Ok(()));
+    for (back, next) in [(elsewhere(writer.at(11)), [30, 31, 32, 33]), (writer.at(11), [11, 12, 13, 14])] {
+        assert_eq!(writer.trail.acknowledge(&back, &mut batch), Ok(Acknowledged::Behind));
+        writer.trail.rewind(&back);
+        assert_eq!(writer.next(4), [11]);
+        assert_eq!(writer.trail.goes_on(&writer.loaded(11)).is_ok(), next[0] == 11);
+        assert_eq!(writer.next(4), next);
+    }
 }

@@ -354,8 +354,6 @@ pub struct Branches {
     pub device: DeviceId,
     /// The era.
     pub era: EraId,
-    /// A branch that begins here follows a segment which never came: its device is asked for the whole era once more.
-    pub astray: Option<u64>,
     /// Each of them, at most [`Branches::MAX`].
     pub branches: Vec<Branch>,
 }
@@ -363,6 +361,17 @@ pub struct Branches {
 impl Branches {
     /// The most branches of one era that are kept.
     pub const MAX: usize = 8;
+
+    /// Whether a branch that has begun at this segment, or before it, lacks what was to be before it.
+    pub fn is_astray(&self, segment: u64) -> bool {
+        self.branches.iter().any(|branch| branch.missing.is_some() && branch.from <= segment)
+    }
+
+    /// The segment after which the chain's head is this one is held. Returns whether that is news.
+    pub fn joins(&mut self, head: Hash) -> bool {
+        let joined = self.branches.iter_mut().filter(|branch| branch.missing == Some(head));
+        joined.map(|branch| branch.missing = None).count() > 0
+    }
 }
 
 /// One of them.
@@ -372,6 +381,8 @@ pub struct Branch {
     pub from: u64,
     /// The first record in that.
     pub first_index: u64,
+    /// The head before it, where the segment that leads to it never came: its device is asked for the whole era once more.
+    pub missing: Option<Hash>,
     /// How many records it has.
     pub records: u64,
     /// Who signs the segment after it.

@@ -686,7 +686,9 @@ impl Trail {
     /// The place, when it lies ahead of what this device ever closed, or at its end and is another: the state here was rolled
     /// back, or somebody else writes under this name.
     pub fn acknowledge(&mut self, ack: &EraAck, batch: &mut Batch) -> Result<Acknowledged, EraAck> {
-        if ack.era.number > self.era.number || (ack.era.number == self.era.number && ack.era.salt != self.era.salt) {
+        // A number that was given here to another era: somebody else began one under this name.
+        let is_twin = |era: &EraId| era.number == ack.era.number && era.salt != ack.era.salt && era.salt != 0;
+        if ack.era.number > self.era.number || is_twin(&self.era) || self.outbox.keys().any(is_twin) {
             return Err(*ack);
         }
         let Some(outbox) = self.outbox.get(&ack.era) else { return Ok(Acknowledged::Nothing) };

@@ -4,6 +4,8 @@
 //! Never: lowers what a device once named; believes a device about anything but itself.
 //! Read next: `collect.rs`, which acknowledges audit.
 
+use std::collections::BTreeMap;
+
 use super::book::{Book, Device, Seen, Write};
 use super::collect::told;
 use super::{Effects, FleetLog};
@@ -25,6 +27,8 @@ pub struct Terms {
     pub clock_error: Millis,
 }
 
+/// Of how many eras that share a number with one of its own a device is told.
+const TWINS_MAX: usize = 8;
 /// A sign of life that says nothing else is noted this often at most.
 const NOTED_EVERY: Millis = Millis::from_secs(5);
 
@@ -134,19 +138,20 @@ fn merge(
     known
 }
 
-/// The eras that the acknowledgement of a hello speaks of: those it names, and the newest that the device's present key
-/// began, which tells a restored disk what it is.
+/// The eras that the acknowledgement of a hello speaks of: those it names, the newest that the device's present key began,
+/// which tells a restored disk what it is, and those of that key whose numbers it names for other eras, which tell that there
+/// are two of it.
 pub fn eras_of(book: &Book, device: &Device, hello: &Hello) -> Vec<EraAck> {
-    let mut eras: Vec<EraAck> =
-        hello.pending.iter().chain([&hello.era]).map(|era| told(book, &device.id, *era)).collect();
-    let own = book
-        .eras(&device.id)
-        .rev()
-        .find(|chain| chain.signer().is_some_and(|signer| signer.identity == device.keys.identity));
-    eras.extend(
-        own.map(|chain| chain.ack).filter(|newest| !hello.pending.contains(&newest.era) && newest.era != hello.era),
-    );
-    eras
+    let named = || hello.pending.iter().chain([&hello.era]);
+    let own = || {
+        let eras = book.eras(&device.id).rev();
+        eras.filter(|chain| chain.signer().is_some_and(|signer| signer.identity == device.keys.identity))
+    };
+    let newest = own().next().map(|chain| chain.ack);
+    let twins = own().map(|chain| chain.ack).filter(|ack| named().any(|era| era.number == ack.era.number));
+    let others: BTreeMap<EraId, EraAck> = twins.take(TWINS_MAX).chain(newest).map(|ack| (ack.era, ack)).collect();
+    let others = others.into_values().filter(|ack| !named().any(|era| *era == ack.era));
+    named().map(|era| told(book, &device.id, *era)).chain(others).collect()
 }
 
 /// How far the collector holds an era; one that it has never seen stands at its genesis.

@@ -184,13 +184,22 @@ impl<'h> Opened<'h> {
     }
 }
 
-/// What an era's acknowledgement says to a device of which nobody knows on which of its branches it is: the furthest of all
-/// places. Who is on another branch finds it foreign, and locks; it releases nothing by it, goes on sending, and is told of its
+/// What the answer to a hello says of an era: the furthest place of all its branches. Who is on another branch finds it foreign, and locks; it releases nothing by it, goes on sending, and is told of its
 /// own place with what it sends.
-pub(super) fn told(book: &Book, device: &DeviceId, era: EraId) -> EraAck {
+pub(super) fn furthest(book: &Book, device: &DeviceId, era: EraId) -> EraAck {
     let held = era_ack(book, device, era);
     let branches = book.branches(device, era).into_iter().flat_map(|forked| &forked.branches);
     branches.map(|branch| branch.ack).chain([held]).max_by_key(|ack| ack.next_segment).unwrap_or(held)
+}
+
+/// Where a device of which nobody knows on which branch of an era it is goes on from after a segment that came too early: as far as all of them
+/// are held, so that nothing counts as delivered that is not. What it sends once more is recognized.
+fn told(book: &Book, device: &DeviceId, era: EraId) -> EraAck {
+    let held = era_ack(book, device, era);
+    let Some(forked) = book.branches(device, era) else { return held };
+    let astray = forked.is_astray(u64::MAX).then(|| beginning(book, device, era));
+    let branches = forked.branches.iter().map(|branch| branch.ack);
+    branches.chain(astray).chain([held]).min_by_key(|ack| ack.next_segment).unwrap_or(held)
 }
 
 fn beginning(book: &Book, device: &DeviceId, era: EraId) -> EraAck {

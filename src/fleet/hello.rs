@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::book::{Book, Device, Seen, Write};
-use super::collect::told;
+use super::collect::furthest;
 use super::{Effects, FleetLog};
 use crate::ids::{DeviceId, EraId, Nonce};
 use crate::time::{Millis, Timestamp};
@@ -151,7 +151,7 @@ pub fn eras_of(book: &Book, device: &Device, hello: &Hello) -> Vec<EraAck> {
     let twins = own().map(|chain| chain.ack).filter(|ack| named().any(|era| era.number == ack.era.number));
     let others: BTreeMap<EraId, EraAck> = twins.take(TWINS_MAX).chain(newest).map(|ack| (ack.era, ack)).collect();
     let others = others.into_values().filter(|ack| !named().any(|era| *era == ack.era));
-    named().map(|era| told(book, &device.id, *era)).chain(others).collect()
+    named().map(|era| furthest(book, &device.id, *era)).chain(others).collect()
 }
 
 /// How far the collector holds an era; one that it has never seen stands at its genesis.
@@ -189,6 +189,9 @@ pub fn ack(
 mod tests {
     use super::super::service::tests::{at, device_keys, one_device};
     use super::*;
+    use crate::fleet::book::EraChain;
+    use crate::ids::Hash;
+    use crate::wire::audit::signer::Signer;
     use crate::wire::enrol::DeviceKeys;
 
     fn sign(hello: &Hello, keys: &DeviceKeys, fleet: &str) -> Vec<u8> {
@@ -242,5 +245,25 @@ mod tests {
         assert_eq!(eras.len(), 1);
         assert_eq!((eras[0].next_segment, eras[0].next_index), (0, 0));
         assert_eq!(eras[0].head, genesis(book.fleet(), &device.id, eras[0].era));
+    }
+
+    #[test]
+    fn an_acknowledgement_names_the_eras_that_share_a_number_with_one_of_the_device() {
+        let (_, mut book, hello, _) = one_device();
+        let device = book.device(&"gw-07".parse().unwrap()).unwrap().clone();
+        let own = hello(1).era;
+        let signer = |identity: PublicKey| Signer { key: identity, epoch: 1, identity };
+        let chain = |era: EraId, signer: Signer| {
+            let ack = EraAck { era, next_segment: 3, next_index: 9, head: Hash([1; 32]) };
+            EraChain { device: device.id.clone(), ack, signers: vec![signer] }
+        };
+        let (twin, later) = (EraId { salt: own.salt + 1, ..own }, EraId { number: own.number + 2, salt: 5 });
+        let stranger = EraId { salt: own.salt + 2, ..own };
+        let fx = &mut Effects::default();
+        book.write(Write::Era(chain(twin, signer(device.keys.identity))), fx);
+        book.write(Write::Era(chain(stranger, signer(device_keys(2).public().identity))), fx);
+        book.write(Write::Era(chain(later, signer(device.keys.identity))), fx);
+        let named: Vec<EraId> = eras_of(&book, &device, &hello(1)).into_iter().map(|ack| ack.era).collect();
+        assert_eq!(named, [own, twin, later], "and nothing that another key began");
     }
 }

@@ -319,3 +319,17 @@ fn a_clones_place_rewinds_nobody_and_a_collector_that_lost_something_gets_it_aga
         assert_eq!(writer.next(4), next);
     }
 }
+
+#[test]
+fn an_era_that_somebody_else_began_under_a_number_of_this_device_contradicts_it() {
+    let mut writer = Writer::new();
+    writer.close_many(2);
+    writer.roll(2);
+    let told =
+        |number, salt| EraAck { era: EraId { number, salt }, next_segment: 1, next_index: 1, head: Hash([1; 32]) };
+    for (number, salt) in [(1, 8), (2, 8), (3, 7)] {
+        let ack = told(number, salt);
+        assert_eq!(writer.trail.acknowledge(&ack, &mut Batch::default()), Err(ack), "{number} {salt}");
+    }
+    assert_eq!(writer.next(4), [0, 1], "it goes on being sent");
+}

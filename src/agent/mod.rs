@@ -139,6 +139,13 @@ pub struct EraImage {
     pub content: Content,
 }
 
+impl EraImage {
+    /// Whether it holds records that no segment covers.
+    fn is_unsigned(&self) -> bool {
+        self.records.iter().any(|record| record.index >= self.closed_index)
+    }
+}
+
 /// Something that happens to an agent.
 #[derive(Debug)]
 pub enum Input {

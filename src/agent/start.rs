@@ -13,7 +13,7 @@ use rand_core::{RngCore, SeedableRng};
 use super::audit::{end_of, Closing, Condition, Trail};
 use super::audit_key::{AuditSigner, Owner};
 use super::clock::{Role, TrustedClock};
-use super::effects::{Anchor, Effects, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
+use super::effects::{Anchor, Effects, EraMark, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
 use super::emergency::{Emergencies, Moment};
 use super::evidence::Source;
 use super::policy::{self, Policy};
@@ -183,9 +183,13 @@ impl Agent {
         let feeds = self.revocations.told();
         let closing = Closing { floor: self.clock.floor(), feeds: &feeds };
         let mut ends = Vec::new();
-        // Closed once more, the end of such an era would be signed twice: what is left of it may have been sent.
-        let salvaged =
-            |era: EraId| anchor.earlier.iter().any(|mark| mark.era == era && mark.signed_index < mark.next_index);
+        // Closed once more, the end of such an era would be signed twice: what is left of it may have been sent. Without a
+        // mark it was sent and given back, and is here again because power was cut before that was durable.
+        let salvaged = |image: &EraImage| {
+            let before = anchor.era.is_some_and(|era| image.id.number < era.number);
+            let is_marked = |mark: &EraMark| mark.era == image.id && mark.signed_index < mark.next_index;
+            anchor.earlier.iter().any(is_marked) || (before && image.is_unsigned())
+        };
         for image in eras {
             if let Some(damage) = &image.damage {
                 self.overcharge(image, anchor);
@@ -193,9 +197,7 @@ impl Agent {
             }
             if image.id.salt != 0 || image.damage.is_none() {
                 let condition = match self.standing {
-                    Standing::Contradicted { .. } | Standing::Known
-                        if image.damage.is_none() && !salvaged(image.id) =>
-                    {
+                    Standing::Contradicted { .. } | Standing::Known if image.damage.is_none() && !salvaged(image) => {
                         Condition::Whole
                     }
                     // Of a lost or renewed place in its history the collector knows more.

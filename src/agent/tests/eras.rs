@@ -281,9 +281,8 @@ fn what_a_clone_delivered_releases_nothing() {
     writer.roll(2);
     let mut batch = Batch::default();
     let last = EraAck { era: era(1), next_segment: 13, next_index: 13, head: end.head };
-    let other = EraAck { next_index: 12, ..elsewhere(last) };
-    let refused = writer.trail.acknowledge(&other, &mut batch);
-    assert_eq!(refused, Err(other), "as far as this one goes, but another");
+    let refused = writer.trail.acknowledge(&elsewhere(last), &mut batch);
+    assert_eq!(refused, Err(elsewhere(last)), "as far as this one goes, but another");
     // Further back nobody knows before the next segment has been loaded, and none but that is.
     let foreign = elsewhere(writer.at(11));
     assert_eq!(writer.trail.acknowledge(&foreign, &mut batch), Ok(Acknowledged::Released(10)));

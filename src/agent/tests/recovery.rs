@@ -264,6 +264,31 @@ fn an_end_that_was_unsigned_with_a_lost_anchor_is_closed_by_no_later_start() {
     assert!(!rig.disk.eras.contains_key(&first), "it is delivered all the same");
 }
 
+/// That it was given back need not be durable when power is cut. Its end was signed as it was sent, and only there.
+#[test]
+fn an_era_that_comes_back_with_an_end_that_was_salvaged_is_no_fork() {
+    let (mut rig, mut heard) = (rig(), Ids::new());
+    decide(&mut rig, 20, &mut heard);
+    rig.agent.anchor_due = true;
+    decide(&mut rig, 1, &mut heard);
+    let first = *rig.disk.eras.keys().next().unwrap();
+    let records = &mut rig.disk.eras.get_mut(&first).unwrap().0;
+    let mut record = Record::from_bytes(&records[15].bytes).unwrap();
+    record.floor = record.floor + Millis(1);
+    records[15].bytes = record.to_bytes();
+    rig.restart(Reboot::Process);
+    let rows = rig.disk.eras[&first].clone();
+    deliver(&mut rig, 300);
+    assert!(!rig.disk.eras.contains_key(&first), "it is released");
+    disconnect(&mut rig);
+    rig.disk.eras.insert(first, rows);
+    rig.restart(Reboot::Process);
+    deliver(&mut rig, 300);
+    assert_eq!(rig.agent.mode(), Mode::Online);
+    assert!(!rig.disk.eras.contains_key(&first), "it is released once more");
+    assert_eq!(check_accounted(&rig, &heard), Ids::new());
+}
+
 /// The nonce of the hello that is out.
 fn hello(rig: &mut Rig) -> crate::ids::Nonce {
     rig.input(Input::Link(LinkEvent::Disconnected { reason: "cut".into() }));

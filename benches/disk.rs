@@ -23,6 +23,7 @@ use hardtack::shell::keys::DeviceKeyFile;
 use hardtack::shell::run::{self, Machine};
 use hardtack::shell::store::Store;
 use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::bundle::Fingerprint;
 use hardtack::wire::encode;
 use hardtack::wire::enrol::{DeviceKeys, EnrolAnswer, EnrolBundle};
 use hardtack::wire::envelope::Signed;
@@ -43,7 +44,7 @@ const RECORDS: u64 = 1_000_000;
 /// What a bare file has room for before it is written again from its front.
 const BARE_BYTES: u64 = 32 << 20;
 
-fn keys() -> DeviceKeys {
+pub(super) fn keys() -> DeviceKeys {
     DeviceKeys::generate(&mut ChaCha20Rng::from_seed([21; 32]))
 }
 
@@ -81,33 +82,40 @@ fn enrolled() -> tempfile::TempDir {
     };
     let mut rng = ChaCha20Rng::from_seed([22; 32]);
     let answer = EnrolAnswer::seal(&bundle, &fleet, &key(5), &keys.sealing.public(), &mut rng).expect("our own");
-    let fingerprint = world.trust.fingerprint();
-    let accepted = accept(&answer, &keys, &world.device, &fingerprint, nonce, &profile(), None).expect("our own");
-    let (mut store, _) = Store::open(folder.path(), &profile().queue).expect("an empty folder");
-    store.commit(accepted.batch).expect("an enrolment");
-    let file = DeviceKeyFile { device: world.device, nonce, used: None, keys };
-    file.create(folder.path()).expect("the keys");
+    settle(folder.path(), &answer, keys, nonce, &world.trust.fingerprint());
     folder
 }
 
+/// What `enrol import` leaves of an answer.
+pub(super) fn settle(folder: &Path, answer: &EnrolAnswer, keys: DeviceKeys, nonce: Nonce, trust: &Fingerprint) {
+    let device = world().device;
+    let accepted = accept(answer, &keys, &device, trust, nonce, &profile(), None).expect("our own");
+    let (mut store, _) = Store::open(folder, &profile().queue).expect("an empty folder");
+    store.commit(accepted.batch).expect("an enrolment");
+    DeviceKeyFile { device, nonce, used: None, keys }.create(folder).expect("the keys");
+}
+
 /// Room for all that is measured.
-fn profile() -> Profile {
+pub(super) fn profile() -> Profile {
     let mut profile = Profile::default();
     profile.queue.quota_mib = 16 * 1024;
     profile
 }
 
 /// An agent, and its store where it has one.
-struct Device {
+pub(super) struct Device {
     agent: Agent,
-    store: Store,
+    pub(super) store: Store,
     commits: u32,
-    folder: tempfile::TempDir,
+    pub(super) folder: tempfile::TempDir,
 }
 
 impl Device {
     fn start() -> Self {
-        let folder = enrolled();
+        Self::of(enrolled())
+    }
+
+    pub(super) fn of(folder: tempfile::TempDir) -> Self {
         let (mut store, found) = Store::open(folder.path(), &profile().queue).expect("the folder");
         let boot = Boot {
             fleet: world().trust.fleet,
@@ -137,7 +145,7 @@ impl Device {
     }
 
     /// The same, durably, as the loop does it.
-    fn decide_durably(&mut self, tokens: &[String]) {
+    pub(super) fn decide_durably(&mut self, tokens: &[String]) {
         let effects = self.decide(tokens);
         let store = &mut self.store;
         heard(effects.commit(|batch| store.commit(batch)).expect("a commit").replies, tokens.len());
@@ -160,7 +168,7 @@ fn heard(replies: Vec<hardtack::agent::effects::Answer>, count: usize) {
     }
 }
 
-fn caller() -> Evidence {
+pub(super) fn caller() -> Evidence {
     Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: Some(1), path: None }
 }
 
@@ -177,7 +185,7 @@ fn ask(token: &str) -> Request {
 }
 
 /// Tokens of one task whose uses are counted, each with a last block of its own where they are to differ.
-fn tokens(count: usize, each_its_own: bool) -> Vec<String> {
+pub(super) fn tokens(count: usize, each_its_own: bool) -> Vec<String> {
     let mut rng = ChaCha20Rng::from_seed([24; 32]);
     // The system clock of whoever runs this is a hint that is heard: it must not lie past the end.
     let expires = START + Millis::from_secs(20 * 365 * 86_400);

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -32,6 +31,7 @@ use hardtack::wire::revocation::Target;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use super::mosquitto::Mosquitto;
 use super::{bucket_key, fingerprints, key, least_of, line, world, START};
 
 /// The option by which this bench runs itself as a device whose memory is measured.
@@ -441,42 +441,4 @@ fn times(told: &Receiver<(Kind, Instant)>, wanted: Kind, count: usize) -> Option
         }
     }
     Some(times)
-}
-
-/// A mosquitto of the bench's own.
-struct Mosquitto {
-    process: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Mosquitto {
-    /// None if it is not installed.
-    fn start() -> Option<Self> {
-        let folder = tempfile::tempdir().ok()?;
-        let conf: PathBuf = folder.path().join("mosquitto.conf");
-        let port = TcpListener::bind(("127.0.0.1", 0)).ok()?.local_addr().ok()?.port();
-        let text = format!("user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n");
-        std::fs::write(&conf, text).ok()?;
-        // Debian keeps it where not every user's path leads.
-        let process = ["mosquitto", "/usr/sbin/mosquitto"].iter().find_map(|program| {
-            let mut command = Command::new(program);
-            command.arg("-c").arg(&conf).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()
-        })?;
-        let broker = Self { process, url: format!("mqtt://127.0.0.1:{port}"), _folder: folder };
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Some(broker);
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        None
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

@@ -9,7 +9,9 @@
 mod audit;
 mod collector;
 mod disk;
+mod drain;
 mod feed;
+mod mosquitto;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -53,7 +55,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -71,6 +73,7 @@ const GROUPS: [Group; 12] = [
     Group { lines: &["flash_bytes_per_record"], measure: disk::flash },
     Group { lines: &["reopen_1m"], measure: disk::reopen },
     Group { lines: &["collector"], measure: collector::stored },
+    Group { lines: &["drain"], measure: drain::drained },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 

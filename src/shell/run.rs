@@ -212,6 +212,8 @@ struct Session {
     inbox: Arc<Inbox>,
     callers: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     requests: u64,
+    /// How many asked what was last handled together.
+    group: usize,
     /// What the last commit led to: loaded segments, a link that cannot be made.
     follow_ups: VecDeque<Input>,
     disk: DiskReport,
@@ -278,6 +280,7 @@ impl Session {
             inbox: inbox.clone(),
             callers: BTreeMap::new(),
             requests: 0,
+            group: 0,
             follow_ups: VecDeque::new(),
             disk: DiskReport { commits: 0, at: now.boottime },
         };
@@ -291,7 +294,11 @@ impl Session {
     /// A commit that failed.
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
+            if self.group > 1 {
+                self.inbox.gather(self.group);
+            }
             let haul = self.inbox.take(self.patience());
+            self.group = haul.calls.len();
             let stop = haul.stop;
             let effects = self.handle(haul);
             self.carry_out(effects)?;

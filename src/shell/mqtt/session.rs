@@ -16,7 +16,7 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
-use rumqttc::{valid_filter, Outgoing, TlsConfiguration, Transport};
+use rumqttc::{valid_filter, NetworkOptions, Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, Sleep};
@@ -470,6 +470,10 @@ pub(super) fn options(
     options.set_max_packet_size(Some(config.packet_bytes_max));
     options.set_receive_maximum(Some(RECEIVE_MAX));
     options.set_outgoing_inflight_upper_limit(IN_FLIGHT_MAX);
+    // Small packets go both ways: kept back for company, each waits for the other side's delayed acknowledgement.
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
     if let Some(will) = &connect.will {
         let topic = will.topic.text(&config.fleet);
         options.set_last_will(LastWill::new(

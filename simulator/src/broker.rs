@@ -5,7 +5,7 @@
 //! Never: breaks a signature or opens what is sealed. It can only reorder, change, keep and repeat bytes.
 //! Read next: `world.rs`, which carries its deliveries.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
@@ -46,12 +46,50 @@ struct Session {
     will: Option<(String, Vec<u8>)>,
 }
 
+/// Who reads what: a thousand gateways have the same few filters, or one of their own.
+#[derive(Debug, Default)]
+struct Readers {
+    /// By topic.
+    of_topics: BTreeMap<String, BTreeSet<ConnId>>,
+    /// By filter, of those that cover several topics.
+    of_filters: BTreeMap<String, BTreeSet<ConnId>>,
+}
+
+impl Readers {
+    fn add(&mut self, conn: ConnId, filter: &str) {
+        self.side_of(filter).entry(filter.to_owned()).or_default().insert(conn);
+    }
+
+    fn remove(&mut self, conn: ConnId, filter: &str) {
+        let side = self.side_of(filter);
+        let Some(readers) = side.get_mut(filter) else { return };
+        readers.remove(&conn);
+        if readers.is_empty() {
+            side.remove(filter);
+        }
+    }
+
+    fn side_of(&mut self, filter: &str) -> &mut BTreeMap<String, BTreeSet<ConnId>> {
+        if filter.contains('+') {
+            &mut self.of_filters
+        } else {
+            &mut self.of_topics
+        }
+    }
+
+    fn of(&self, topic: &str) -> BTreeSet<ConnId> {
+        let covering = self.of_filters.iter().filter(|(filter, _)| matches(filter, topic)).map(|(_, readers)| readers);
+        self.of_topics.get(topic).into_iter().chain(covering).flatten().copied().collect()
+    }
+}
+
 /// The broker.
 #[derive(Debug)]
 pub(crate) struct Broker {
     up: bool,
     retained: BTreeMap<String, Vec<u8>>,
     sessions: BTreeMap<ConnId, Session>,
+    readers: Readers,
     service: Option<Vec<String>>,
     backups: BTreeMap<u32, BTreeMap<String, Vec<u8>>>,
     history: VecDeque<(String, Vec<u8>)>,
@@ -71,6 +109,7 @@ impl Broker {
             up: true,
             retained: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            readers: Readers::default(),
             service: None,
             backups: BTreeMap::new(),
             history: VecDeque::new(),
@@ -98,6 +137,7 @@ impl Broker {
         if retained == Retained::Lost {
             self.retained.clear();
         }
+        self.readers = Readers::default();
         std::mem::take(&mut self.sessions).into_keys().collect()
     }
 
@@ -119,6 +159,7 @@ impl Broker {
         will: Option<(String, Vec<u8>)>,
     ) -> Vec<Delivery> {
         let retained = self.retained_for(To::Conn(conn), &filters);
+        filters.iter().for_each(|filter| self.readers.add(conn, filter));
         self.sessions.insert(conn, Session { device, filters, will });
         retained
     }
@@ -127,6 +168,8 @@ impl Broker {
     pub(crate) fn read(&mut self, conn: ConnId, places: Vec<String>, left: &[String]) -> Vec<Delivery> {
         let retained = self.retained_for(To::Conn(conn), &places);
         let Some(session) = self.sessions.get_mut(&conn) else { return Vec::new() };
+        left.iter().for_each(|filter| self.readers.remove(conn, filter));
+        places.iter().for_each(|filter| self.readers.add(conn, filter));
         session.filters.retain(|filter| !left.contains(filter));
         session.filters.extend(places);
         retained
@@ -154,7 +197,9 @@ impl Broker {
 
     /// A connection is gone without a word: its last will is published.
     pub(crate) fn drop_session(&mut self, conn: ConnId) -> Vec<Delivery> {
-        match self.sessions.remove(&conn).and_then(|session| session.will) {
+        let Some(session) = self.sessions.remove(&conn) else { return Vec::new() };
+        session.filters.iter().for_each(|filter| self.readers.remove(conn, filter));
+        match session.will {
             Some((topic, payload)) => self.publish(&topic, payload, Retain::Yes),
             None => Vec::new(),
         }
@@ -187,10 +232,9 @@ impl Broker {
                 self.retained.insert(topic.to_owned(), payload.clone());
             }
         }
-        let service = self.service.iter().map(|filters| (To::Service, filters));
-        let subscribers = self.sessions.iter().map(|(conn, session)| (To::Conn(*conn), &session.filters));
-        let matching = subscribers.chain(service).filter(|(_, filters)| filters.iter().any(|f| matches(f, topic)));
-        let targets: Vec<To> = matching.map(|(to, _)| to).collect();
+        let service = self.service.iter().filter(|filters| filters.iter().any(|filter| matches(filter, topic)));
+        let service = service.map(|_| To::Service);
+        let targets: Vec<To> = self.readers.of(topic).into_iter().map(To::Conn).chain(service).collect();
         targets.into_iter().flat_map(|to| self.mistreat(to, topic, payload.clone())).collect()
     }
 
@@ -320,7 +364,9 @@ impl Broker {
     fn retained_for(&self, to: To, filters: &[String]) -> Vec<Delivery> {
         let of_filter = |filter: &String| {
             let filter = filter.clone();
-            self.retained.iter().filter(move |(topic, _)| matches(&filter, topic))
+            let begin = filter.split('+').next().unwrap_or_default().to_owned();
+            let near = self.retained.range(begin.clone()..).take_while(move |(topic, _)| topic.starts_with(&begin));
+            near.filter(move |(topic, _)| matches(&filter, topic))
         };
         let deliver = |(topic, payload): (&String, &Vec<u8>)| Delivery {
             to,

@@ -12,6 +12,7 @@ mod disk;
 mod drain;
 mod feed;
 mod mosquitto;
+mod simulated;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 13] = [
+const GROUPS: [Group; 14] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -74,6 +75,7 @@ const GROUPS: [Group; 13] = [
     Group { lines: &["reopen_1m"], measure: disk::reopen },
     Group { lines: &["collector"], measure: collector::stored },
     Group { lines: &["drain"], measure: drain::drained },
+    Group { lines: &["sim_model"], measure: simulated::model },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 

@@ -13,9 +13,10 @@ use hardtack::time::Millis;
 use hardtack::wire::audit::segment;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
-use hardtack::wire::MESSAGE_BYTES_MAX;
+use hardtack::wire::{Refused, MESSAGE_BYTES_MAX};
 
 use crate::broker::{Delivery, To};
+use crate::check::evidence::Alike;
 use crate::check::suspend::{Clause, Suspension};
 use crate::check::Id;
 use crate::clocks::date;
@@ -127,7 +128,7 @@ impl World<'_> {
                 self.checks.clock.hear(device, self.now, powered);
                 if let Some(trick) = self.planted.remove(&payload) {
                     self.took_effect(trick.name());
-                    self.checks.evidence.expect(device, &payload);
+                    self.expect_refusal(device, trick, &topic, &payload);
                 }
                 self.watch_planted(device, &topic, &payload);
                 self.watch_bundle(device, &topic, &payload);
@@ -145,6 +146,17 @@ impl World<'_> {
             }
             Packet::Connect { .. } | Packet::Read { .. } | Packet::Acknowledged { segment: None } => {}
         }
+    }
+
+    /// An acknowledgement that a hostile broker made or kept back is to be refused, for a reason that the trick says.
+    fn expect_refusal(&mut self, device: u32, trick: AckTrick, topic: &str, payload: &[u8]) {
+        let refused = match trick {
+            AckTrick::Late | AckTrick::Twice => Refused::UnknownNonce,
+            AckTrick::Foreign => Refused::BadSignature,
+            AckTrick::WrongKey => Refused::UnknownKey { valid: 0, needed: 1 },
+        };
+        let alike = Alike { source: topic.to_owned(), reason: refused.to_string() };
+        self.checks.evidence.expect_or_counted(self.now, device, payload, alike);
     }
 
     /// Whether a topic is one on which a gateway speaks to the service.

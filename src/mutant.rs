@@ -88,6 +88,8 @@ pub enum Mutant {
     MovedNotFiled = 39,
     /// A decision refers to the newest record that names a credential, whichever that is.
     NamedByAnother = 40,
+    /// What a broker threw away goes out with the next connection, and not before.
+    NeverPublishedAgain = 65,
     /// What does not fit into one head is forgotten once that head is signed.
     PendingDropped = 41,
     /// A step of the ladder is taken from any place.
@@ -140,7 +142,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 65] = [
         Self::AckByAnyKey,
         Self::AllowCounted,
         Self::AllowShed,
@@ -181,6 +183,7 @@ impl Mutant {
         Self::MovedForgets,
         Self::MovedNotFiled,
         Self::NamedByAnother,
+        Self::NeverPublishedAgain,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PositionReused,

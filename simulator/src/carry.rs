@@ -13,15 +13,17 @@ use hardtack::time::Millis;
 use hardtack::wire::audit::segment;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
-use hardtack::wire::MESSAGE_BYTES_MAX;
+use hardtack::wire::{Refused, MESSAGE_BYTES_MAX};
 
 use crate::broker::{Delivery, To};
+use crate::check::evidence::Alike;
 use crate::check::suspend::{Clause, Suspension};
 use crate::check::Id;
 use crate::clocks::date;
 use crate::device::Contact;
 use crate::event::Event;
 use crate::fault::{AckTrick, Direction, FeedTrick, Retained};
+use crate::followed::Followed;
 use crate::network::{ConnId, End, Packet, Retain};
 use crate::operator::Asked;
 use crate::random::{below, stream};
@@ -126,9 +128,10 @@ impl World<'_> {
                 self.checks.clock.hear(device, self.now, powered);
                 if let Some(trick) = self.planted.remove(&payload) {
                     self.took_effect(trick.name());
-                    self.checks.evidence.expect(device, &payload);
+                    self.expect_refusal(device, trick, &topic, &payload);
                 }
                 self.watch_planted(device, &topic, &payload);
+                self.watch_bundle(device, &topic, &payload);
                 self.watch_ack(device, &topic, &payload);
                 self.watch_feed(device, &topic, &payload);
                 self.watch_emergency(device, &topic, &payload);
@@ -143,6 +146,17 @@ impl World<'_> {
             }
             Packet::Connect { .. } | Packet::Read { .. } | Packet::Acknowledged { segment: None } => {}
         }
+    }
+
+    /// An acknowledgement that a hostile broker made or kept back is to be refused, for a reason that the trick says.
+    fn expect_refusal(&mut self, device: u32, trick: AckTrick, topic: &str, payload: &[u8]) {
+        let refused = match trick {
+            AckTrick::Late | AckTrick::Twice => Refused::UnknownNonce,
+            AckTrick::Foreign => Refused::BadSignature,
+            AckTrick::WrongKey => Refused::UnknownKey { valid: 0, needed: 1 },
+        };
+        let alike = Alike { source: topic.to_owned(), reason: refused.to_string() };
+        self.checks.evidence.expect_or_counted(self.now, device, payload, alike);
     }
 
     /// Whether a topic is one on which a gateway speaks to the service.
@@ -478,10 +492,41 @@ impl World<'_> {
         self.operator.nonces.insert(device, Asked { nonce: hello.nonce, sent: self.now });
     }
 
+    /// A gateway hears a trust bundle: what comes after it is judged by that.
+    fn watch_bundle(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        let Some(Topic::Bundle(version)) = Topic::parse(topic, &self.fleet) else { return };
+        let genuine = self.operator.bundle(version).is_some_and(|signed| signed.to_bytes() == payload);
+        if let Some(followed) = self.followed(device) {
+            followed.hear(version, genuine);
+        }
+    }
+
+    /// The trust bundle that a gateway goes by, as of what arrived. With nothing to do, it goes by that on its disk: what
+    /// came while it hung up it has not heard.
+    fn followed(&mut self, device: u32) -> Option<&mut Followed> {
+        let held = self.bundle_held(device);
+        let process = self.devices[device as usize].process.as_mut()?;
+        if let Some(held) = held.filter(|_| process.in_flight.is_none() && process.inbox.is_empty()) {
+            process.followed.idle(held.version);
+        }
+        Some(&mut process.followed)
+    }
+
+    /// An acknowledgement that a gateway believes. One that the newest service key signed is none where a broker keeps back
+    /// the trust bundle that names that key, and one that the key before signed is: the clock of a gateway goes by neither
+    /// the first nor past the second.
+    fn believed(&mut self, device: u32, signed: &Signed<Ack>) -> Option<Ack> {
+        let version = self.followed(device)?.version();
+        let trust = self.operator.trust_of(version)?;
+        signed.open(&self.fleet, trust.service_keys(), 1).ok()
+    }
+
     /// What a service signed whose clock is ahead is believed.
     fn watch_time(&mut self, device: u32, signed: &Signed<Ack>) {
-        let Ok(ack) = signed.open(&self.fleet, [self.operator.service_key()].iter(), 1) else { return };
-        if ack.time > date(self.now) {
+        if signed.claim().map_or(true, |ack| ack.time <= date(self.now)) {
+            return;
+        }
+        if let Some(ack) = self.believed(device, signed) {
             let powered = self.devices[device as usize].powered(self.now);
             self.checks.clock.mislead(device, self.now, powered, ack.time);
             self.took_effect("service.ahead");
@@ -498,7 +543,7 @@ impl World<'_> {
         if signed.claim().ok().and_then(|ack| ack.nonce) != Some(asked.nonce) {
             return;
         }
-        let Ok(ack) = signed.open(&self.fleet, [self.operator.service_key()].iter(), 1) else { return };
+        let Some(ack) = self.believed(device, &signed) else { return };
         self.operator.nonces.remove(&device);
         self.checks.authority.named(device, ack.bundle_version);
         let trip = self.now - asked.sent;

@@ -19,6 +19,7 @@ use rand_core::RngCore;
 use crate::clocks::{Battery, Clocks};
 use crate::disk::{Disk, Medium, Step};
 use crate::fault::{Part, WallAfter};
+use crate::followed::Followed;
 use crate::network::ConnId;
 use crate::operator::device_name;
 use crate::random::{below, stream};
@@ -126,6 +127,8 @@ pub(crate) struct Process {
     pub(crate) contact: Option<Contact>,
     /// What signed heads that wait in the inbox add.
     pub(crate) heard: Vec<RevocationSet>,
+    /// The trust bundle by which it takes in what waits in the inbox.
+    pub(crate) followed: Followed,
 }
 
 /// A commit on its way to the disk, and what may be sent after it.

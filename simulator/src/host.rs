@@ -28,6 +28,7 @@ use crate::disk::{steps, Fate, Medium, Step};
 use crate::event::Event;
 use crate::fault::{Direction, Part, Sync, WallAfter};
 use crate::fleet_answers;
+use crate::followed::Followed;
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
 use crate::recovery;
@@ -106,6 +107,8 @@ impl World<'_> {
                 return;
             }
         };
+        let held = self.bundle_held(number);
+        let device = &mut self.devices[number as usize];
         device.starts += 1;
         let (start, mode) = (device.starts, agent.mode().name());
         device.process = Some(Process {
@@ -118,6 +121,7 @@ impl World<'_> {
             since_disk: 0,
             contact: None,
             heard: Vec::new(),
+            followed: Followed::new(held.map_or(0, |held| held.version)),
         });
         if device.anchored.is_none() {
             self.checks.authority.started(number);
@@ -412,12 +416,16 @@ impl World<'_> {
         }
     }
 
+    /// The trust bundle on a gateway's disk.
+    pub(crate) fn bundle_held(&self, number: u32) -> Option<TrustBundle> {
+        let bytes = self.devices[number as usize].disk.durable().files.get(&StateFile::Bundle)?;
+        Signed::<TrustBundle>::from_bytes(bytes).ok()?.claim().ok()
+    }
+
     /// The trust bundle on a gateway's disk gives it a feed.
     fn note_followed(&mut self, number: u32) {
-        let device = &self.devices[number as usize];
-        let bytes = device.disk.durable().files.get(&StateFile::Bundle);
-        let Some(Ok(trust)) = bytes.map(|bytes| Signed::<TrustBundle>::from_bytes(bytes)?.claim()) else { return };
-        let own = Own::of(&trust, &device.name);
+        let Some(trust) = self.bundle_held(number) else { return };
+        let own = Own::of(&trust, &self.devices[number as usize].name);
         self.checks.monotone.followed(number, own.id.clone());
         self.checks.authority.followed(number, own.clone());
         self.checks.feed.followed(number, own);

@@ -6,7 +6,7 @@
 //! - [`scenario`] and [`fault`]: what an author writes.
 //! - [`plan`]: that and a seed, resolved into single acts; [`case`]: both, as they are written down.
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
-//! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
+//! - `device`, `disk`, `recovery`, `clocks`, `followed`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
 //! - [`event`], [`trace`], [`fleet_answers`], [`report`]: what comes out.
 //! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others.
@@ -26,6 +26,7 @@ pub mod event;
 mod exhaust;
 pub mod fault;
 pub mod fleet_answers;
+mod followed;
 pub mod fuzz;
 pub mod grid;
 mod host;

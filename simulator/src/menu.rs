@@ -41,6 +41,7 @@ menu! {
     "small-box"
     "small-queue"
     "tampered-tail"
+    "thrown-away"
     "time-reset"
     "week-offline-reboots"
     "withheld"

@@ -773,6 +773,21 @@ impl Operator {
         self.book.trust().version
     }
 
+    /// A trust bundle, as it was signed.
+    pub(crate) fn bundle(&self, version: u64) -> Option<&Signed<TrustBundle>> {
+        self.place_of(version).and_then(|place| self.book.bundles().get(place))
+    }
+
+    /// A trust bundle.
+    pub(crate) fn trust_of(&self, version: u64) -> Option<&TrustBundle> {
+        self.place_of(version).and_then(|place| self.book.trusts().get(place))
+    }
+
+    /// The first bundle has version 1.
+    fn place_of(&self, version: u64) -> Option<usize> {
+        version.checked_sub(1)?.try_into().ok()
+    }
+
     /// What a message on a feed's topic says, if it is a head that the feed's key signed.
     pub(crate) fn open_announcement(&self, feed: &FeedId, payload: &[u8]) -> Option<Believed> {
         let trust = self.book.trust();
@@ -814,10 +829,6 @@ impl Operator {
 
     pub(crate) fn fleet(&self) -> &FleetId {
         self.book.fleet()
-    }
-
-    pub(crate) fn service_key(&self) -> ed25519_dalek::VerifyingKey {
-        self.keys.service.verifying_key()
     }
 
     /// A token of that kind for a gateway, and when it was made.

@@ -114,6 +114,7 @@ mod mutants {
         (Mutant::MovedForgets, "groups", "I4"),
         (Mutant::MovedNotFiled, "groups", "I4.bounded"),
         (Mutant::NamedByAnother, "flappy-link", "I11"),
+        (Mutant::NeverPublishedAgain, "thrown-away", "live"),
         (Mutant::PendingDropped, "revocation-storm", "live"),
         (Mutant::PlaceNotChecked, "feed-under-attack", "I5.evidence"),
         (Mutant::PositionReused, "revoked-in-the-dark", "I5.position"),

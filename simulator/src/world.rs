@@ -237,7 +237,7 @@ impl<'a> World<'a> {
                 authority: AuthorityCheck::new(count, bounds),
                 clock: ClockCheck::new(count, scenario.profile.time.clone(), scenario.start),
                 emergency: EmergencyCheck::new(count, &scenario.profile.time),
-                evidence: EvidenceCheck::default(),
+                evidence: EvidenceCheck::new(scenario.fleet.commit_ms.1),
                 feed: FeedCheck::new(count),
                 monotone: MonotoneCheck::new(count),
             },

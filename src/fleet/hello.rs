@@ -43,7 +43,22 @@ pub fn receive(
     at: Timestamp,
     fx: &mut Effects,
 ) -> Result<Hello, Refused> {
+    let hello = open(book, topic, payload)?;
     let device = known(book, topic)?.clone();
+    if !device.joined {
+        book.write(Write::Device(Box::new(Device { joined: true, ..device.clone() })), fx);
+        fx.log(FleetLog::DeviceJoined { device: topic.clone() });
+    }
+    note(book, &device.keys.identity, &hello, at, fx);
+    Ok(hello)
+}
+
+/// A hello that the device has signed under whose topic it came.
+///
+/// # Errors
+/// Why it is none.
+pub(super) fn open(book: &Book, topic: &DeviceId, payload: &[u8]) -> Result<Hello, Refused> {
+    let device = known(book, topic)?;
     let signed = Signed::<Hello>::from_bytes(payload)?;
     let hello = signed.open(book.fleet(), [device.keys.identity.verifying()], 1)?;
     if hello.device != *topic {
@@ -52,11 +67,6 @@ pub fn receive(
     if hello.pending.len() > PENDING_ERAS_MAX {
         return Err(Refused::Malformed("more pending eras than a hello may name"));
     }
-    if !device.joined {
-        book.write(Write::Device(Box::new(Device { joined: true, ..device.clone() })), fx);
-        fx.log(FleetLog::DeviceJoined { device: topic.clone() });
-    }
-    note(book, &device.keys.identity, &hello, at, fx);
     Ok(hello)
 }
 

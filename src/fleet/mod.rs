@@ -3,7 +3,7 @@
 //! Owns: [`Effects`], whose messages can only be had by writing what they rest on, and the map of what is below:
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint what [`covered`]
 //! does not say is revoked,
-//! [`revoke`] and [`publish`] take back, by the feeds of [`route`] and [`groups`], [`emergency`] gives operators keys of their own
+//! [`revoke`] and [`publish`] take back, by the feeds of [`route`] and [`groups`], [`again`] says what of it goes out once more, [`emergency`] gives operators keys of their own
 //! for when all this is out of reach, [`rotate`] replaces a key, [`roots`] changes the root keys, [`proposal`] has their
 //! signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`]
 //! prove what
@@ -12,6 +12,7 @@
 //! Read next: `book.rs`, then `service.rs`.
 
 pub mod acts;
+pub mod again;
 pub mod book;
 pub mod carry;
 pub mod collect;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 
 use super::acts::{self, Deed};
+use super::again::{Order, Thing};
 use super::book::{Book, Device, FeedBook, Publisher, Restored, Rule, Seen, ServedKeys, Status, Write};
 use super::rotate::KeyRole;
 use super::{keys, restore, Effects, FleetError, FleetLog, Operator};
@@ -543,13 +544,38 @@ pub fn resume(
 
 /// All that the broker keeps, in the order in which a device needs it: bundles, policy, then feed by feed, its head last.
 pub fn retained(book: &Book) -> Vec<Publish> {
-    let bundles = book.trusts().iter().zip(book.bundles());
-    let mut messages: Vec<Publish> =
-        bundles.map(|(trust, signed)| message(Topic::Bundle(trust.version), signed.to_bytes())).collect();
-    let (policy, document) = book.policy();
-    messages.push(message(Topic::Policy(document.version), policy.to_bytes()));
+    let mut messages: Vec<Publish> = bundles(book).map(|(_, bundle)| bundle).collect();
+    messages.push(policy(book));
     messages.extend(book.feeds().flat_map(|(id, known)| feed(id, known, None)));
     messages
+}
+
+/// Of something that the broker keeps, what leads on from there to the newest.
+pub(super) fn after(book: &Book, thing: &Thing, order: Order) -> Vec<Publish> {
+    match thing {
+        Thing::Bundles => {
+            bundles(book).filter(|(version, _)| (0, *version) > order).map(|(_, bundle)| bundle).collect()
+        }
+        Thing::Policy => vec![policy(book)],
+        Thing::Feed(id) => {
+            let known = book.of(id);
+            // Whoever is past the snapshot has no use for it.
+            let of =
+                known.snapshot().and_then(|(head, _)| head.claim().ok()).map_or((0, 0), |head| (head.era, head.seq));
+            let snapshot = if of > order { Hash::ZERO } else { FeedAt::of(known).snapshot };
+            feed(id, known, Some(FeedAt { head: order, rules: Hash::ZERO, snapshot }))
+        }
+    }
+}
+
+fn bundles(book: &Book) -> impl Iterator<Item = (u64, Publish)> + '_ {
+    let bundles = book.trusts().iter().zip(book.bundles());
+    bundles.map(|(trust, signed)| (trust.version, message(Topic::Bundle(trust.version), signed.to_bytes())))
+}
+
+fn policy(book: &Book) -> Publish {
+    let (policy, document) = book.policy();
+    message(Topic::Policy(document.version), policy.to_bytes())
 }
 
 /// What was published of a feed.

@@ -10,6 +10,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use super::again::{Again, Order, Thing};
 use super::book::{Book, Presence, ServedKeys, Write};
 use super::hello::{ack, eras_of, Terms};
 use super::issue::Minting;
@@ -22,7 +23,8 @@ use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
-use crate::wire::link::{grants_digest, Ack, Answer, EraAck, Request, State, Topic};
+use crate::wire::link::{grants_digest, Ack, Answer, EraAck, Hello, Request, State, Topic};
+use crate::wire::revocation::Position;
 use crate::wire::seal::SealingKey;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
@@ -271,6 +273,15 @@ pub enum FleetLog {
         /// Why.
         reason: String,
     },
+    /// `published.again`: a device lacks what went out long ago, so that a broker must have lost it.
+    PublishedAgain {
+        /// The device.
+        device: DeviceId,
+        /// What it lacks.
+        what: String,
+        /// How many messages went out.
+        messages: usize,
+    },
     /// `task.issued`.
     TaskIssued {
         /// The device.
@@ -299,6 +310,14 @@ struct Published {
     feeds: BTreeMap<FeedId, publish::FeedAt>,
 }
 
+impl Published {
+    fn things(&self) -> BTreeMap<Thing, Order> {
+        let feeds = self.feeds.iter().map(|(feed, at)| (Thing::Feed(feed.clone()), at.head));
+        let documents = [(Thing::Bundles, (0, self.bundle)), (Thing::Policy, (0, self.policy))];
+        feeds.chain(documents).collect()
+    }
+}
+
 /// Issuer, publisher and collector.
 pub struct Service {
     keys: ServiceKeys,
@@ -306,6 +325,8 @@ pub struct Service {
     rng: ChaCha20Rng,
     /// None while there is no connection.
     published: Option<Published>,
+    /// What of that devices lack.
+    again: Again,
     /// What the broker keeps of emergency keys.
     told_of_emergencies: emergency::Told,
     /// Why no head can be signed, as it was logged.
@@ -330,6 +351,7 @@ impl Service {
             settings,
             rng: ChaCha20Rng::from_seed(seed),
             published: None,
+            again: Again::default(),
             told_of_emergencies: emergency::Told::default(),
             halted: None,
             judged: 0,
@@ -342,7 +364,8 @@ impl Service {
     pub fn connected(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
         self.sign(book, at, fx);
         fx.outgoing.publish.extend(publish::retained(book));
-        self.published = Some(present(book));
+        self.again = Again::default();
+        self.note_published(present(book), at);
         self.told_of_emergencies = emergency::Told::connected(at);
     }
 
@@ -369,8 +392,41 @@ impl Service {
             let news = book.feeds().flat_map(|(id, feed)| publish::feed(id, feed, published.feeds.get(id).copied()));
             fx.outgoing.publish.extend(news);
         }
-        self.published = Some(now);
+        self.note_published(now, at);
         self.tell_grants(book, at, fx);
+    }
+
+    /// What is new in `now` has gone out.
+    fn note_published(&mut self, now: Published, at: Timestamp) {
+        let before = self.published.take().map(|before| before.things()).unwrap_or_default();
+        for (thing, order) in now.things() {
+            if before.get(&thing) != Some(&order) {
+                self.again.published(thing, order, at);
+            }
+        }
+        self.published = Some(now);
+    }
+
+    /// What a device lacks though it went out a while ago goes out again. A revoked device's word counts here: what it lacks
+    /// may be its revocation, and a lie costs one more publication at most.
+    fn publish_again(&mut self, book: &Book, hello: &Hello, at: Timestamp, fx: &mut Effects) {
+        if self.published.is_none() {
+            return;
+        }
+        let feed = book.routes().feed_of(&hello.device);
+        let own = hello.feeds.iter().find(|position| position.feed == *feed).map_or((0, 0), Position::order);
+        let mut said = vec![(Thing::Bundles, (0, hello.bundle_version)), (Thing::Policy, (0, hello.policy_version))];
+        if hello.bundle_version >= book.trust().version {
+            // Before that it may follow another feed, or know none of this one's keys.
+            said.push((Thing::Feed(feed.clone()), own));
+        }
+        for (thing, has) in said {
+            let Some(after) = self.again.lacks(&thing, has, at) else { continue };
+            let messages = publish::after(book, &thing, after);
+            let (device, what) = (hello.device.clone(), thing.to_string());
+            fx.log(FleetLog::PublishedAgain { device, what, messages: messages.len() });
+            messages.into_iter().for_each(|message| fx.publish(message));
+        }
     }
 
     /// Signs a head if one is due, or tells once why none can be.
@@ -440,8 +496,13 @@ impl Service {
             return Err(Refused::TooLarge { bytes: payload.len(), limit: MESSAGE_BYTES_MAX });
         }
         match Topic::parse(topic, book.fleet()).ok_or(Refused::WrongTopic)? {
-            // Whoever has the new key answers when the device asks again.
-            Topic::UpHello(_) | Topic::UpAudit(_) | Topic::UpRequest(_) if !self.is_believed(book.trust()) => Ok(()),
+            // Whoever has the new key answers when the device asks again; but the bundle that names it may be what it lacks.
+            Topic::UpHello(id) if !self.is_believed(book.trust()) => {
+                let hello = hello::open(book, &id, payload)?;
+                self.publish_again(book, &hello, at, fx);
+                Ok(())
+            }
+            Topic::UpAudit(_) | Topic::UpRequest(_) if !self.is_believed(book.trust()) => Ok(()),
             Topic::UpHello(id) => self.on_hello(book, &id, payload, at, fx),
             Topic::UpAudit(id) => {
                 let collected = collect::receive(book, &id, payload, &self.keys.collectors, archive, at, fx)?;
@@ -492,6 +553,8 @@ impl Service {
             fx.log(FleetLog::GrantNotRenewed { device: id.clone(), reason: error.to_string() });
         }
         let eras = eras_of(book, &device, &hello);
+        // First, for without the newest trust bundle it may not believe what comes then.
+        self.publish_again(book, &hello, at, fx);
         self.acknowledge(book, id, Some(hello.nonce), eras, at, fx);
         fx.log(FleetLog::HelloAnswered { device: id.clone(), mode: hello.mode, floor: hello.floor });
         Ok(())
@@ -591,6 +654,7 @@ fn on_state(book: &mut Book, id: &DeviceId, payload: &[u8], at: Timestamp, fx: &
 pub(super) mod tests {
     use super::super::enrol::{approve, found, Founding, Replace};
     use super::super::grant::NewGrant;
+    use super::super::rotate::{rotate, Cause, NewKey, Rotation};
     use super::super::FleetKeys;
     use super::*;
     use crate::ids::{BootId, FleetId};
@@ -599,8 +663,7 @@ pub(super) mod tests {
     use crate::wire::audit::{genesis, Event, Evidence, Record};
     use crate::wire::bundle::BrokerPins;
     use crate::wire::enrol::{DeviceKeys, EnrolRequest};
-    use crate::wire::link::{Ask, Hello, Reply, Right, TaskAsk};
-    use crate::wire::revocation::Position;
+    use crate::wire::link::{Ask, Reply, Right, TaskAsk};
     use crate::wire::token::ClassRight;
 
     pub(in crate::fleet) const CADENCE: Cadence = Cadence::every(Millis::from_secs(60));
@@ -877,6 +940,53 @@ pub(super) mod tests {
         assert!(tick(&mut service, &mut book, 64).is_empty());
         service.disconnected();
         assert!(tick(&mut service, &mut book, 200).is_empty());
+    }
+
+    /// The topics on which a service answers what gw-07 says at this many seconds.
+    fn answers(service: &mut Service, book: &mut Book, hello: &Hello, secs: u64) -> Vec<String> {
+        let payload = Signed::sign(hello, &acme(), &[&device_keys(1).identity]).to_bytes();
+        let out = send(service, book, &Topic::UpHello(gw()), &payload, secs);
+        out.publish.iter().map(|publish| publish.topic.to_string()).collect()
+    }
+
+    #[test]
+    fn what_a_device_lacks_goes_out_again_before_it_is_answered() {
+        let (keys, mut book, hello, _) = one_device();
+        let mut service = service(keys, &book);
+        let ack = "dev/gw-07/down/ack";
+        let bare = Hello { bundle_version: 0, policy_version: 0, feeds: Vec::new(), ..hello(1) };
+        let bundle = Hello { bundle_version: 1, ..bare.clone() };
+        assert_eq!(answers(&mut service, &mut book, &bare, 600), [ack], "with the next connection all of it goes out");
+        service.connected(&mut book, at(1000), &mut Effects::default());
+        assert_eq!(answers(&mut service, &mut book, &bare, 1060), [ack], "it may be on its way");
+        assert_eq!(answers(&mut service, &mut book, &bare, 1120), ["bundle/1", "policy/1", ack]);
+        assert_eq!(answers(&mut service, &mut book, &bare, 1180), [ack]);
+        let out = answers(&mut service, &mut book, &bundle, 1180);
+        assert_eq!(out.last().map(String::as_str), Some(ack));
+        assert!(out.contains(&"feed/main/head".into()) && out.contains(&"feed/main/rules".into()), "{out:?}");
+        assert!(!out.contains(&"policy/1".into()), "{out:?}");
+        assert_eq!(answers(&mut service, &mut book, &bundle, 1240), [ack]);
+        service.disconnected();
+        assert_eq!(answers(&mut service, &mut book, &bare, 5000), [ack]);
+    }
+
+    #[test]
+    fn a_service_whose_key_was_replaced_answers_nobody_and_brings_the_bundle_that_says_so_again() {
+        let (keys, mut book, hello, _) = one_device();
+        let again = FleetKeys::generate(&mut rng(200));
+        let mut service = service(keys, &book);
+        let (fx, at_two) = (&mut Effects::default(), at(2));
+        service.connected(&mut book, at_two, fx);
+        let key = NewKey::Signing(SigningKey::from_bytes(&[21; 32]));
+        let rotation = Rotation { role: KeyRole::Service, key: &key, cause: Cause::Compromised, roots: &[&again.root] };
+        rotate(&mut book, rotation, CADENCE, again.operator("ann"), at_two, fx).unwrap();
+        service.tick(&mut book, at(3), fx);
+        assert_eq!(answers(&mut service, &mut book, &hello(1), 100), Vec::<String>::new());
+        assert_eq!(answers(&mut service, &mut book, &hello(1), 200), ["bundle/2"]);
+        assert!(book.seen(&gw()).is_none(), "whoever has the new key takes it in");
+        let mut forged = hello(1);
+        forged.device = "gw-08".parse().unwrap();
+        assert_eq!(answers(&mut service, &mut book, &forged, 5000), Vec::<String>::new());
     }
 
     #[test]

@@ -664,6 +664,9 @@ pub fn tell(log: &FleetLog, place: &Place) {
             tracing::error!(event = "key.replaced", role, bundle, good = false, action);
         }
         FleetLog::MessageRefused { topic, reason } => tracing::warn!(event = "message.refused", topic, reason),
+        FleetLog::PublishedAgain { device, what, messages } => {
+            tracing::warn!(event = "published.again", %device, what, messages);
+        }
         FleetLog::TaskIssued { device, task, grant } => tracing::info!(event = "task.issued", %device, %task, %grant),
         FleetLog::TaskRefused { device, task, reason } => {
             tracing::info!(event = "task.refused", %device, %task, reason);

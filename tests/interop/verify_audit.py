@@ -1332,6 +1332,11 @@ def check_vectors(folder):
     check_chain(vectors["segments"], vectors["refused"])
     for case in vectors["forks"]:
         same(case["why"], check_fork(case["file"].encode(), [])[0], 0 if case["holds"] else 12)
+    for case in vectors["branches"]["cases"]:
+        lines = [line if isinstance(line, str) else vectors["branches"]["lines"][line] for line in case["file"]]
+        code, said = check_export("".join(line + "\n" for line in lines).encode(), [])
+        wrong = any(line.startswith("WRONG") for line in said)
+        same(case["why"], [code, not wrong], [case["code"], case["signed"]])
 
 
 def check_chain(vectors, bad):

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use ed25519_dalek::SigningKey;
-use hardtack::cli::audit::file::check;
+use hardtack::cli::audit::file::{check, lines_of, Evidence, Head};
+use hardtack::fleet::book::Segment;
 use hardtack::fleet::collect::{receive, Collected};
-use hardtack::ids::{EraId, GrantId};
+use hardtack::fleet::report::branch::Parting;
+use hardtack::fleet::report::{Checked, Signers};
+use hardtack::ids::{EraId, GrantId, Hash};
 use hardtack::shell::cast::{path, Fleet, Gateway, Stage};
 use hardtack::shell::keys::DeviceKeyFile;
 use hardtack::shell::ledger::{Ledger, LedgerError};
@@ -19,6 +22,7 @@ use hardtack::wire::envelope::Signed;
 use serde_json::{json, Value};
 
 use crate::audit_export::{flips, verdict, verify};
+use crate::audit_format::{acme, chain, sign, stored, verifier};
 use crate::support::cannot_run;
 
 const NOW: Timestamp = Timestamp(1_772_323_200_000);
@@ -360,4 +364,140 @@ fn what_was_set_aside_is_read_anew_from_the_ledgers_bytes() {
     tampered("UPDATE aside SET segment = 9 WHERE segment = 3", "another name than its own");
     tampered("UPDATE aside SET era = 7", "nothing of its trail is here");
     assert_eq!(forked.problems(), Vec::<String>::new());
+}
+
+/// Exports with branches, of the chain that the vectors of segments are; and the same with one thing wrong in each.
+fn branches() -> Value {
+    let chain = chain();
+    let (second, leaves) = (&chain[1].0, &chain[1].1);
+    let (third, last) = (&chain[2].0, &chain[7].0);
+    let beside = |edit: &dyn Fn(&mut SegmentHeader)| {
+        let mut header = second.clone();
+        edit(&mut header);
+        sign(&header, 1)
+    };
+    let at = |place: (u64, u64), previous: Hash| {
+        beside(&move |header| {
+            (header.segment, header.first_index) = place;
+            header.previous = previous;
+        })
+    };
+    let early = beside(&|header| header.closed_at = Timestamp(0));
+    let mended = at((3, 24), third.head());
+    let mended_next = at((4, 25), mended.claim().unwrap().head());
+    let astray = at((last.next_segment(), last.next_index().unwrap()), Hash([9; 32]));
+    let mut lines: Vec<Value> = Vec::new();
+    let identity = SigningKey::from_bytes(&[7; 32]).verifying_key().into();
+    let signers = Signers { fleet: acme(), keys: [("gw-07".parse().unwrap(), vec![identity])].into() };
+    let head = serde_json::to_string(&Head::of(&signers, None)).unwrap();
+    let mut verifier = verifier();
+    let tell = |lines: &mut Vec<Value>, segment: &Segment, checked: &Checked, branch: Option<Hash>| {
+        for mut line in lines_of(segment, "2026-03-01T10:00:05Z", checked) {
+            line.extend(branch.map(|id| ("branch".to_owned(), json!(id))));
+            lines.push(Value::Object(line));
+        }
+    };
+    for (header, leaves, epoch) in &chain {
+        let segment = stored(&sign(header, *epoch), leaves);
+        let checked = verifier.segment(segment.clone()).unwrap();
+        tell(&mut lines, &segment, &checked, None);
+    }
+    let trail = lines.len();
+    let mut starts = Vec::new();
+    for segments in [vec![&early], vec![&mended, &mended_next], vec![&astray]] {
+        let mut parted = verifier.part(segments[0]).unwrap();
+        let (from, after) = match parted.parting {
+            Parting::Trail(after) => (Some("trail".to_owned()), after),
+            Parting::Branch(other, after) => (Some(other.to_string()), Some(after)),
+            Parting::Unknown => (None, None),
+        };
+        starts.push(lines.len());
+        lines.push(json!({
+            "kind": "branch", "device": "gw-07", "era": parted.era.number, "salt": format!("{:016x}", parted.era.salt),
+            "branch": parted.id, "from": from, "after": after, "segment": parted.first, "first": parted.first_index,
+            "segments": segments.len(),
+        }));
+        for header in segments {
+            let segment = stored(header, leaves);
+            let checked = parted.segment(segment.clone()).unwrap();
+            tell(&mut lines, &segment, &checked, Some(parted.id));
+        }
+        verifier.join(parted);
+    }
+    let file = |lines: &[Value]| {
+        let lines = lines.iter().map(|line| format!("{line}\n"));
+        format!("{head}\n{}", lines.collect::<String>())
+    };
+    let one = |edit: &dyn Fn(&mut Vec<Value>)| {
+        let mut edited = lines.clone();
+        edit(&mut edited);
+        file(&edited)
+    };
+    let (begins, whole) = (starts[1], file(&lines));
+    let cases = [
+        ("branches from the trail, beside what a damaged disk left, and after what never came", one(&|_| {})),
+        (
+            "a branch beside what a damaged disk left contradicts nothing",
+            one(&|lines| {
+                lines.drain(starts[2]..);
+                lines.drain(starts[0]..starts[1]);
+            }),
+        ),
+        ("another parent", one(&|lines| lines[begins]["after"] = 1.into())),
+        ("no parent", one(&|lines| (lines[begins]["from"], lines[begins]["after"]) = (Value::Null, Value::Null))),
+        ("another number", one(&|lines| lines[begins]["segment"] = 4.into())),
+        ("another name", one(&|lines| lines[begins]["branch"] = json!(Hash([1; 32])))),
+        ("fewer segments than it says", one(&|lines| lines[begins]["segments"] = 3.into())),
+        ("without its first segment", one(&|lines| drop(lines.remove(begins + 1)))),
+        ("nothing of it", one(&|lines| drop(lines.drain(begins + 1..starts[2])))),
+        (
+            "the trail goes on after it",
+            one(&|lines| {
+                let last = lines.remove(trail - 1);
+                lines.push(last);
+            }),
+        ),
+        ("of no branch that began", one(&|lines| drop(lines.remove(begins)))),
+        (
+            "twice",
+            one(&|lines| {
+                let again = lines[begins..starts[2]].to_vec();
+                lines.extend(again);
+            }),
+        ),
+        (
+            "one record of it is said to be of the trail",
+            one(&|lines| {
+                lines[begins + 1].as_object_mut().unwrap().remove("branch");
+            }),
+        ),
+        ("another leaf", one(&|lines| lines[begins + 1]["leaf"] = lines[0]["leaf"].clone())),
+    ];
+    let rows = cases.into_iter().map(|(why, text)| {
+        let verdict = check(text.as_bytes(), &[]).unwrap();
+        let gone = matches!(&verdict.evidence, Evidence::Export(report) if report.has_gaps());
+        let code = if verdict.is_sound() { 9 * i32::from(gone) } else { 12 };
+        // Most lines are those of the first file.
+        let told =
+            text.lines().map(|line| whole.lines().position(|kept| kept == line).map_or(json!(line), |at| json!(at)));
+        let told: Vec<Value> = told.collect();
+        json!({"why": why, "code": code, "signed": verdict.is_signed(), "file": told})
+    });
+    let rows: Vec<Value> = rows.collect();
+    let told = rows.iter().map(|row| (row["code"].as_i64().unwrap(), row["signed"].as_bool().unwrap()));
+    let told: Vec<(i64, bool)> = told.collect();
+    assert_eq!(told[..2], [(12, true), (9, true)], "a fork, and none");
+    assert!(told[2..].iter().all(|told| *told == (12, false)), "{told:?}");
+    json!({"lines": whole.lines().collect::<Vec<_>>(), "cases": rows})
+}
+
+#[test]
+fn the_vectors_of_branches_are_current() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/audit/branches.json");
+    let text = format!("{}\n", serde_json::to_string_pretty(&branches()).unwrap());
+    if std::env::var_os("HARDTACK_WRITE_VECTORS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == text, "{} is not what this code writes; has the format changed?", path.display());
 }

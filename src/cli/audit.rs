@@ -25,6 +25,8 @@ use serde_json::{json, Value};
 
 use super::output::{lines, show};
 use super::{Exit, Failure, Globals};
+use crate::fleet::report::branch::{short, Parting};
+use crate::fleet::report::holes::Aside;
 use crate::fleet::report::{DeviceReport, Report};
 use crate::ids::DeviceId;
 use crate::time::Millis;
@@ -137,8 +139,9 @@ impl Words {
                  name them with --key",
             );
         }
-        let proved: &[&str] = match (&verdict.evidence, verdict.is_sound()) {
-            (_, false) => &[],
+        let signed = verdict.is_signed();
+        let mut proved: Vec<&str> = match (&verdict.evidence, signed) {
+            (_, false) => Vec::new(),
             (Evidence::Export(_), true) => {
                 unproved.extend(match verdict.from {
                     None => [
@@ -152,7 +155,7 @@ impl Words {
                         "what the device gave back when it was acknowledged, and that the collector has it: ask that for its export",
                     ],
                 });
-                &[
+                vec![
                     "each record is signed by its device, over the device, the era and its number",
                     "none is missing, added, changed or moved between the first of an era and the last here, but those \
                      counted as lost or not delivered",
@@ -164,21 +167,26 @@ impl Words {
                     "that the records before and after its segment are there: that takes an export",
                     "that the device did not sign another record under this number: that takes the collector",
                 ]);
-                &[
+                vec![
                     "the record is in a segment that its device signed, at this number of this era",
                     "each field is what was signed, and whose credential it was is said by the device too",
                 ]
             }
             (Evidence::Fork(_), true) => {
                 unproved.push("which of the two is the device's own: a clone's, or that of a disk that was put back, looks the same");
-                &[
+                vec![
                     "both headers are signed with audit keys for which one device's identity key vouches",
                     "they cannot both stand in one trail: somebody used the device's keys twice",
                 ]
             }
         };
+        if let (Evidence::Export(report), true) = (&verdict.evidence, signed) {
+            let (more, less) = of_branches(report);
+            proved.extend(more);
+            unproved.extend(less);
+        }
         unproved.push("what whoever held a device's audit key left out, or made up, before it was signed");
-        Self { proved: proved.to_vec(), unproved }
+        Self { proved, unproved }
     }
 
     fn json(&self, verdict: &Verdict) -> Value {
@@ -219,9 +227,11 @@ impl Words {
         for problem in &verdict.problems {
             let _ = writeln!(text, "  WRONG {problem}");
         }
-        if !verdict.is_sound() {
-            text.push_str("this is NOT what the devices signed\n");
-        }
+        text.push_str(match (verdict.is_sound(), verdict.is_signed()) {
+            (true, _) => "",
+            (false, true) => "all of it was signed, and there is MORE than one trail of a device\n",
+            (false, false) => "this is NOT what the devices signed\n",
+        });
         for proved in &self.proved {
             let _ = writeln!(text, "proved: {proved}");
         }
@@ -230,6 +240,66 @@ impl Words {
         }
         text
     }
+}
+
+/// What the branches in an export prove, and what they do not.
+fn of_branches(report: &Report) -> (Vec<&'static str>, Vec<&'static str>) {
+    let branches: Vec<&Aside> = report.devices.values().flat_map(|device| &device.holes.aside).collect();
+    let (mut proved, mut unproved) = (Vec::new(), Vec::new());
+    if branches.is_empty() {
+        return (proved, unproved);
+    }
+    if branches.iter().any(|branch| branch.parting != Parting::Unknown) {
+        proved.push("the same of each branch, which follows the trail up to where it parts from it");
+    }
+    if branches.iter().any(|branch| branch.proves.is_some()) {
+        proved.push(
+            "somebody used a device's keys twice: two signed headers stand in one place, and no device signs both; \
+             whoever has this file and the device's key can show it",
+        );
+        unproved
+            .push("which branch is the device's own: a clone's, or that of a disk that was put back, looks the same");
+    }
+    if branches.iter().any(|branch| branch.parting == Parting::Unknown) {
+        unproved.push("what comes before a branch whose beginning never came: it may be another trail altogether");
+    }
+    (proved, unproved)
+}
+
+/// A branch beside a trail, for scripts.
+pub(in crate::cli) fn branch_value(branch: &Aside) -> Value {
+    let Aside { era, id, parting, segments, indexes, records, decisions, proves, at: _ } = branch;
+    let (from, after) = line::parting(*parting);
+    json!({
+        "era": era.number, "salt": line::salt_text(*era), "branch": id, "from": from, "after": after,
+        "segment": segments.0, "next_segment": segments.1, "first": indexes.0, "end": indexes.1,
+        "records": records, "decisions": decisions,
+        "contradiction": proves.map(|proves| proves.name()),
+    })
+}
+
+/// The same for a person.
+pub(in crate::cli) fn branch_words(branch: &Aside) -> String {
+    let Aside { era, id, parting, segments, indexes, records, decisions: _, proves, at: _ } = branch;
+    let parts = match parting {
+        Parting::Trail(None) => "parts from the trail at the era's beginning".into(),
+        Parting::Trail(Some(after)) => format!("parts from the trail after segment {after}"),
+        Parting::Branch(other, after) => format!("parts from branch {} after segment {after}", short(*other)),
+        Parting::Unknown => "follows what never came".into(),
+    };
+    let proof = match proves {
+        Some(proves) => format!("PROVED, {}", proves.words()),
+        None => "no two headers here prove a fork".into(),
+    };
+    format!(
+        "branch {} of era {era} (salt {}) {parts}: segments {} to {}, records {} to {}, {records} of them here; {proof}",
+        short(*id),
+        line::salt_text(*era),
+        segments.0,
+        segments.1.saturating_sub(1),
+        indexes.0,
+        indexes.1.saturating_sub(1),
+    )
 }
 
 /// What a fork's proof says, for a person.
@@ -273,6 +343,7 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "unannounced": device.unannounced,
             "forks": device.forks,
             "aside": device.aside,
+            "branches": device.holes.aside.iter().map(branch_value).collect::<Vec<_>>(),
             "first": device.first,
             "last": device.last,
             "heard": device.heard.map(|heard| heard.to_string()),
@@ -297,7 +368,7 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
             device.decisions, device.records, device.gaps, device.lost, device.forks, device.missing
         );
         let marked = [
-            (device.aside, "records of other branches of eras that forked, set aside: `hardtack fleet audit gaps`"),
+            (device.aside, "records of other branches of eras that forked, beside the trail"),
             (device.unsigned, "records that no signature covers yet: they prove nothing"),
             (
                 device.given_back,
@@ -336,6 +407,9 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
         }
         if let (Some(heard), Some(next)) = (device.heard, device.next_within) {
             let _ = writeln!(text, "  last heard at {heard}: if it runs, it says something within {} s", next.secs());
+        }
+        for branch in &device.holes.aside {
+            let _ = writeln!(text, "  {}", branch_words(branch));
         }
         for problem in &device.problems {
             let _ = writeln!(text, "  WRONG {problem}");

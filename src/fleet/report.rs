@@ -5,13 +5,15 @@
 //! Never: trusts the collector that stored them, or a file: nothing but the devices' public keys.
 //! Read next: `report/holes.rs`, which names each hole; `collect.rs`, which checked it all on arrival.
 
+pub mod branch;
 pub mod holes;
 pub mod lineage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use holes::{list, Arrived, Aside, Counted, Holes, Marked, Missing, Salvaged, Unheard};
+use branch::{Limb, Point};
+use holes::{list, Arrived, Counted, Holes, Marked, Missing, Salvaged, Unheard};
 
 use super::book::{Book, Device, Segment};
 use crate::agent::salvage::Boundary;
@@ -98,6 +100,11 @@ impl Report {
         self.devices.values().all(|device| device.problems.is_empty() && device.forks == 0)
     }
 
+    /// Whether all that is here is what was signed, on one branch of a trail or on several.
+    pub fn is_signed(&self) -> bool {
+        self.devices.values().all(|device| device.problems.is_empty())
+    }
+
     /// Whether something is gone or has not arrived.
     pub fn has_gaps(&self) -> bool {
         self.devices.values().any(|device| device.gaps > 0 || device.missing > 0 || device.unheard > 0)
@@ -119,6 +126,8 @@ struct Chain {
     /// Whether it goes on by the device's word alone somewhere.
     made: Made,
     said: Said,
+    /// Its beginning, and the end of each segment of it that is here: where another branch may part.
+    points: Vec<Point>,
 }
 
 /// What records of an era say that later ones build on.
@@ -225,6 +234,12 @@ pub struct Verifier {
     gaps: BTreeMap<(DeviceId, u64), Vec<ToldGap>>,
     past: Option<Past>,
     holder: Holder,
+    /// Branches of the era at hand beside its trail.
+    beside: Vec<Limb>,
+    /// Whether one has come, or was to: the trail is over.
+    parted: bool,
+    /// Whether the forks that were seen on arrival are known.
+    forks_told: bool,
 }
 
 /// Who holds what is checked.
@@ -243,17 +258,7 @@ impl Verifier {
         for fork in book.forks() {
             verifier.report.devices.entry(fork.device.clone()).or_default().forks += 1;
         }
-        for forked in book.branched() {
-            let report = verifier.report.devices.entry(forked.device.clone()).or_default();
-            for branch in &forked.branches {
-                report.aside = report.aside.saturating_add(branch.records);
-                let segments = (branch.from, branch.ack.next_segment);
-                let indexes = (branch.first_index, branch.ack.next_index);
-                let (era, records, at) = (forked.era, branch.records, branch.at);
-                let Holes { aside, left_out, .. } = &mut report.holes;
-                list(aside, left_out, Aside { era, segments, indexes, records, at });
-            }
-        }
+        verifier.forks_told = true;
         verifier
     }
 
@@ -262,7 +267,8 @@ impl Verifier {
         let devices = signers.keys.keys().map(|device| (device.clone(), DeviceReport::default())).collect();
         let report = Report { devices };
         let (held, named, gaps, holder) = (BTreeMap::new(), Vec::new(), BTreeMap::new(), Holder::Collector);
-        Self { signers, report, chain: None, held, named, gaps, past: None, holder }
+        let (beside, parted, forks_told) = (Vec::new(), false, false);
+        Self { signers, report, chain: None, held, named, gaps, past: None, holder, beside, parted, forks_told }
     }
 
     /// A verifier of what a device itself still holds.
@@ -282,8 +288,8 @@ impl Verifier {
             Ok(_) => return self.problem(device.clone(), format!("era {era}: a hole that leads back")),
             Err(refused) => return self.problem(device.clone(), format!("era {era}: a hole: {refused}")),
         };
-        let before = self.chain.take().map(|chain| (chain.lost, chain.said, chain.shed));
-        let (mut lost, said, shed) = before.unwrap_or_default();
+        let before = self.chain.take().map(|chain| (chain.lost, chain.said, chain.shed, chain.points));
+        let (mut lost, said, shed, points) = before.unwrap_or_default();
         lost.push((place.index, to.index));
         self.chain = Some(Chain {
             device: device.clone(),
@@ -296,6 +302,7 @@ impl Verifier {
             shed,
             made: Made::Salvaged,
             said,
+            points,
         });
     }
 
@@ -313,12 +320,17 @@ impl Verifier {
             self.problem(device, format!("era {era} segment {number}: its era has come before, in another piece"));
             return None;
         }
+        if self.parted {
+            self.problem(device, format!("era {era} segment {number}: its trail goes on after its other branches"));
+            return None;
+        }
         match check(&self.signers, segment, &place) {
-            Ok(Sound { header, records, signer, mark, next }) => {
+            Ok(Sound { header, records, signer, mark, next, digest }) => {
                 self.note(&device, &header, mark);
                 self.look_back(&device, &records);
                 self.count(&device, &header, &records);
-                self.go_on(device.clone(), &header, next, records.is_empty());
+                let point = Point::after(&header, digest, signer, next);
+                self.go_on(device.clone(), &header, (&place, point), records.is_empty());
                 let records = records.into_iter().map(|record| {
                     self.count_denials(&device, &record);
                     (self.attribute(&device, &record), record)
@@ -446,13 +458,17 @@ impl Verifier {
             return Place { segment: chain.next_segment, index: chain.next_index, head: chain.head, signer };
         }
         self.end_chain();
+        self.beside.clear();
+        self.parted = false;
         Place { segment: 0, index: 0, head: genesis(&self.signers.fleet, device, era), signer }
     }
 
-    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, signer: Signer, empty: bool) {
-        let before = self.chain.take().map(|chain| (chain.lost, chain.shed, chain.made, chain.said));
-        let (mut lost, mut shed, mut made, said) =
-            before.unwrap_or_else(|| (Vec::new(), Vec::new(), Made::Whole, Said::default()));
+    /// From the place where a segment was to stand to the one after it.
+    fn go_on(&mut self, device: DeviceId, header: &SegmentHeader, (from, to): (&Place, Point), empty: bool) {
+        let before = self.chain.take().map(|chain| (chain.lost, chain.shed, chain.made, chain.said, chain.points));
+        let begin = || (Vec::new(), Vec::new(), Made::Whole, Said::default(), vec![Point::beginning(from)]);
+        let (mut lost, mut shed, mut made, said, mut points) = before.unwrap_or_else(begin);
+        points.push(to);
         match &header.salvage {
             Some(salvage) => {
                 lost.extend(&salvage.lost);
@@ -470,11 +486,12 @@ impl Verifier {
             next_segment: header.next_segment(),
             next_index: header.first_index.saturating_add(header.count.into()),
             head: header.head(),
-            signer: Some(signer),
+            signer: to.signer(),
             lost,
             shed,
             made,
             said,
+            points,
         });
     }
 
@@ -722,6 +739,7 @@ struct Sound {
     signer: Signer,
     mark: Mark,
     next: Signer,
+    digest: Hash,
 }
 
 fn check(signers: &Signers, segment: Segment, place: &Place) -> Result<Sound, String> {
@@ -740,12 +758,13 @@ fn check(signers: &Signers, segment: Segment, place: &Place) -> Result<Sound, St
     if header.previous != place.head {
         return Err("the chain before it ends otherwise".into());
     }
+    let digest = signed.digest();
     let upload = Upload { header: signed, leaves: segment.leaves };
     // The headers that stand for what was given up are here; what says that it was are gap records.
     let shed = header.is_shed(&upload.leaves);
     let records = if shed { Vec::new() } else { upload.check(header).map_err(words)? };
     let next = opened.after(&records).map_err(words)?;
-    Ok(Sound { records, signer: opened.signer, mark: opened.mark, next, header: opened.header })
+    Ok(Sound { records, signer: opened.signer, mark: opened.mark, next, header: opened.header, digest })
 }
 
 #[cfg(test)]

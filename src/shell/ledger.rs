@@ -6,6 +6,7 @@
 //! Read next: `../fleet/book.rs`.
 
 mod copy;
+mod trail;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -19,6 +20,7 @@ use rusqlite::types::Value;
 use rusqlite::{params, Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 pub use copy::{Copied, Restoring};
+pub use trail::{Beside, Snapshot};
 
 use super::files::{self, FileError};
 use super::fleet_lock::{self, Lock};
@@ -457,27 +459,9 @@ impl Ledger {
     pub fn segments<E: From<LedgerError>>(
         &self,
         device: Option<&DeviceId>,
-        mut visit: impl FnMut(Segment) -> Result<(), E>,
+        visit: impl FnMut(Segment) -> Result<(), E>,
     ) -> Result<(), E> {
-        let sql = |error: rusqlite::Error| LedgerError::from(error);
-        let snapshot = self.connection.unchecked_transaction().map_err(sql)?;
-        let mut statement = snapshot
-            .prepare(
-                "SELECT device, era, salt, segment, first_index, count, digest, header, received_ms FROM segments
-                 WHERE ?1 IS NULL OR device = ?1 ORDER BY device, era, salt, segment",
-            )
-            .map_err(sql)?;
-        let mut records = snapshot
-            .prepare(
-                "SELECT bytes FROM records WHERE device = ?1 AND era = ?2 AND salt = ?3 AND idx >= ?4 AND idx < ?4 + ?5
-                 ORDER BY idx",
-            )
-            .map_err(sql)?;
-        let mut rows = statement.query([device.map(DeviceId::as_str)]).map_err(sql)?;
-        while let Some(row) = rows.next().map_err(sql)? {
-            visit(segment_of(row, &mut records)?)?;
-        }
-        Ok(())
+        self.snapshot()?.segments(device, visit)
     }
 }
 

@@ -601,6 +601,18 @@ class Chain:
         # The denials; whether the last record says that the era ends in order.
         self.denials, self.over = set(), False
         self.marks = {"announced": 0, "recovered": 0, "salvaged": 0, "unannounced": 0}
+        # Where another branch may part: before it (number, digest, whether it is whole, who signed it), and what comes next.
+        self.points = [(None, 0, 0, self.head, signer)]
+
+    def cut(self, point):
+        """The same as it stood there, whatever came after."""
+        before, segment, index, head, signer = point
+        part = Chain(self.fleet, self.device, self.era["number"], self.era["salt"], signer)
+        part.segment, part.index, part.head, part.whole, part.points = segment, index, head, self.whole, []
+        part.lost, part.shed = ([[a, min(b, index)] for a, b in ranges if a < index] for ranges in (self.lost, self.shed))
+        part.named = {at: named for at, named in self.named.items() if at < index}
+        part.denials = {at for at in self.denials if at < index}
+        return part
 
     def open(self, data, identities):
         """The header, who signed it, how that key follows, and who signs on where what was lost may have said so."""
@@ -658,6 +670,8 @@ class Chain:
         if header["salvage"]:
             self.segment, self.whole = header["salvage"]["next_segment"], False
             self.lost += header["salvage"]["lost"]
+        before = header["segment"], digest("segment", parse_header(data)[1][0]).hex(), not header["salvage"], signer
+        self.points.append((before, self.segment, self.index, self.head, self.signer))
         return header, records
 
     def gone(self, index):
@@ -781,6 +795,8 @@ class Export:
         self.chains, self.gaps, self.ends, self.chain, self.unattributed = {}, [], [], None, 0
         self.counts, self.cut_short, self.repeated_lost, self.unheard = {}, 0, 0, 0
         self.of_device, self.unsigned, self.given_back = False, 0, 0
+        # Of the era at hand: its other branches by their ids, the one at hand, whether one has come; and all that they prove.
+        self.limbs, self.branch, self.parted, self.branches, self.forks = {}, None, False, [], 0
 
     def wrong(self, where, why):
         self.problems.append(f"{where}: {why}")
@@ -798,25 +814,130 @@ class Export:
         for number, text in enumerate(lines[1:], 2):
             try:
                 line = parse(text.decode())
-                if line.get("kind") in ("hole", "unsigned"):
+                if line.get("kind") in ("hole", "unsigned", "branch"):
                     if together:
                         self.segment(together)
                         together = []
-                    self.word_of_device(line)
+                    self.end_branch()
+                    if line["kind"] == "branch":
+                        self.begin_branch(number, line)
+                    else:
+                        self.word_of_device(line)
                     continue
                 place = tuple(line[name] for name in ("device", "era", "salt", "segment", "header"))
                 need([type(part) for part in place] == [str, int, str, int, str], "no place")
                 need(isinstance(line["received"], (str, type(None))), "not received")
+                begun = self.branch and self.branch["line"]["branch"]
+                need("branch" not in line or line["branch"] == begun, "of a branch that did not begin before it")
             except (Refused, UnicodeDecodeError, KeyError, TypeError) as why:
                 self.wrong(f"line {number}", repr(why))
                 continue
-            if together and together[0][1] != place:
+            leaves_branch = self.branch is not None and "branch" not in line
+            if together and (together[0][1] != place or leaves_branch):
                 self.segment(together)
                 together = []
+            if leaves_branch:
+                self.end_branch()
             together.append((number, place, line))
         if together:
             self.segment(together)
+        self.end_branch()
         self.finish()
+
+    def begin_branch(self, number, line):
+        need(not self.of_device, "a line that only a collector writes")
+        unhex(line["branch"], 32)
+        need(type(line["segments"]) is int, "no branch")
+        self.branch = {"number": number, "line": line, "chain": None, "came": 0, "refused": False}
+
+    def end_branch(self):
+        """Of the branch at hand nothing more comes."""
+        branch, self.branch = self.branch, None
+        if branch is None or branch["refused"]:
+            return
+        where = f"line {branch['number']}"
+        if branch["chain"] is None:
+            return self.wrong(where, "a branch of which nothing is here")
+        if branch["came"] != branch["line"]["segments"]:
+            self.wrong(where, f"a branch of {branch['line']['segments']} segments, of which {branch['came']} are here")
+        self.limbs[branch["line"]["branch"]] = branch["chain"]
+        self.branches.append(branch)
+
+    def part(self, signed):
+        """Where the branch at hand goes its own way follows from its first header."""
+        branch = self.branch
+        claim, (payload, signatures) = parse_header(signed)
+        era, name = claim["era"], digest("segment", payload).hex()
+        place = (claim["device"], era["number"], era["salt"])
+        need(self.chain and self.chain[0] == place, "a branch whose trail is not before it")
+        need(len(self.limbs) < 8, "more branches than a collector keeps")
+        need(name not in self.limbs, "a branch twice")
+        points = [(None, self.chain[1], point) for point in self.chain[1].points]
+        points += [(limb, chain, point) for limb, chain in self.limbs.items() for point in chain.points]
+        wanted = claim["segment"], claim["first_index"], bytes.fromhex(claim["previous"])
+        parted = next(((limb, chain, point) for limb, chain, point in points if point[1:4] == wanted), None)
+        found = set()
+        for _, _, (before, segment, index, head, _) in points:
+            if before is None or not before[2] or claim["salvage"]:
+                continue
+            if before[0] == claim["segment"] and before[1] != name:
+                found.add("segment")
+            elif before[0] != claim["segment"] and segment == claim["segment"] and (segment, index, head) != wanted:
+                found.add("chain")
+        branch["proves"] = "segment" if "segment" in found else next(iter(found), None)
+        if parted:
+            limb, chain, point = parted
+            begins, after = limb or "trail", point[0] and point[0][0]
+            branch["chain"] = chain.cut(point)
+        else:
+            # Whoever of those that signed the era signed this too.
+            ids = {who for who, _ in signatures}
+            known = [signer for _, _, point in points for signer in (point[0] and point[0][3], point[4]) if signer]
+            signer = next((signer for signer in known if key_id(signer[2]) in ids), None)
+            chain = Chain(self.fleet, *place, signer)
+            chain.segment, chain.index, chain.head = wanted
+            chain.lost, chain.points, chain.whole = [[0, chain.index]], [], False
+            begins, after, branch["chain"] = None, None, chain
+        made = {"kind": "branch", "device": place[0], "era": place[1], "salt": f"{place[2]:016x}", "branch": name}
+        made |= {"from": begins, "after": after, "segment": claim["segment"], "first": claim["first_index"]}
+        if not equal(made | {"segments": branch["line"]["segments"]}, branch["line"]):
+            self.wrong(f"line {branch['number']}", "says otherwise than what was signed")
+
+    def beside(self, lines):
+        """A segment of the branch at hand."""
+        branch, where = self.branch, f"line {lines[0][0]}"
+        self.parted = True
+        if branch["refused"]:
+            return
+        try:
+            signed = unbase64(lines[0][1][4])
+            if branch["chain"] is None:
+                self.part(signed)
+            chain, leaves = branch["chain"], [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
+            branch["came"] += 1
+            header, records = chain.follow(signed, leaves, self.keys[chain.device])
+        except (Refused, OverflowError, KeyError) as why:
+            branch["refused"] = branch["chain"] is None
+            return self.wrong(where, repr(why))
+        self.forks += branch["came"] == 1 and branch["proves"] is not None
+        made = []
+        for record in records:
+            try:
+                named = chain.attribute(record)
+                chain.count(record)
+            except Refused as why:
+                self.wrong(where, str(why))
+                named = None
+            made.append(fields_of(chain.device, header["era"], header["segment"], record, named))
+        self.compare(lines, [line | {"branch": branch["line"]["branch"]} for line in made or [empty_line(header)]])
+
+    def compare(self, lines, expected):
+        if len(expected) != len(lines):
+            self.wrong(f"line {lines[0][0]}", "more or fewer lines than the segment has records")
+        for (number, _, line), made in zip(lines, expected):
+            rest = {name: value for name, value in line.items() if name not in ("leaf", "header", "received")}
+            if not equal(rest, made):
+                self.wrong(f"line {number}", "says otherwise than what was signed")
 
     def begin(self, head):
         need(set(head) - {"from"} == {"kind", "format", "fleet", "devices"}, "other fields")
@@ -857,10 +978,13 @@ class Export:
             need(place not in self.chains, "an era that is not in one piece")
             signer = self.chain[1].signer if self.chain and self.chain[0][0] == device else None
             self.chains[place] = Chain(self.fleet, device, era, salt, signer)
+            self.limbs, self.parted = {}, False
             self.chain = place, self.chains[place]
         return self.chain[1]
 
     def segment(self, lines):
+        if self.branch is not None:
+            return self.beside(lines)
         (number, (device, era, salt, _, signed), _), where = lines[0], f"line {lines[0][0]}"
         try:
             signed, salt = unbase64(signed), int.from_bytes(unhex(salt, 8), "big")
@@ -869,6 +993,7 @@ class Export:
             chain = self.chain_of(device, era, salt)
             if before and (before[0][0] != device or before[0] == (device, era, salt)):
                 before = None
+            need(not self.parted, "a trail that goes on after its other branches")
             leaves = [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
             header, records = chain.follow(signed, leaves, self.keys[device])
             if header["segment"] == 0 and before:
@@ -881,12 +1006,7 @@ class Export:
         except (Refused, OverflowError, KeyError) as why:
             return self.wrong(where, repr(why))
         expected = [self.expected(header, record) for record in records] or [empty_line(header)]
-        if len(expected) != len(lines):
-            self.wrong(where, "more or fewer lines than the segment has records")
-        for (number, _, line), made in zip(lines, expected):
-            rest = {name: value for name, value in line.items() if name not in ("leaf", "header", "received")}
-            if not equal(rest, made):
-                self.wrong(f"line {number}", "says otherwise than what was signed")
+        self.compare(lines, expected)
 
     def expected(self, header, record):
         device, named = header["device"], None
@@ -1016,8 +1136,17 @@ def check_export(data, trusted):
         "not proved: what is missing after the last record of an era, or whole eras, where no later era names them",
         "not proved: what whoever held a device's key left out or made up before it was signed",
     ]
+    for branch in export.branches:
+        line = branch["line"]
+        parts = f"after segment {line['after']} of {line['from']}" if line["from"] else "from what never came"
+        said.append(f"{line['device']}: a branch of era {line['era']} that parts {parts}, {branch['came']} segments: {branch['proves'] or 'no fork is proved'}")
+    if export.forks:
+        said.append("proved: somebody used a device's keys twice: two signed headers stand in one place")
+        said.append("not proved: which branch is the device's own")
     if not trusted:
         said.append("not proved: that the keys are the devices': they are the file's own")
+    if export.forks:
+        return 12, said
     gone = export.missing or export.unheard or any(counts["gaps"] for counts in export.counts.values())
     return (9 if gone else 0), said
 
@@ -1203,6 +1332,11 @@ def check_vectors(folder):
     check_chain(vectors["segments"], vectors["refused"])
     for case in vectors["forks"]:
         same(case["why"], check_fork(case["file"].encode(), [])[0], 0 if case["holds"] else 12)
+    for case in vectors["branches"]["cases"]:
+        lines = [line if isinstance(line, str) else vectors["branches"]["lines"][line] for line in case["file"]]
+        code, said = check_export("".join(line + "\n" for line in lines).encode(), [])
+        wrong = any(line.startswith("WRONG") for line in said)
+        same(case["why"], [code, not wrong], [case["code"], case["signed"]])
 
 
 def check_chain(vectors, bad):

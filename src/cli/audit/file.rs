@@ -17,6 +17,7 @@ use super::fork::{ForkProof, Proven};
 use super::line::{self, fields, line, nothing_left, Hole, Source};
 use crate::agent::salvage::Boundary;
 use crate::fleet::book::Segment;
+use crate::fleet::report::branch::Parted;
 use crate::fleet::report::lineage::Vouching;
 use crate::fleet::report::{Checked, Report, Signers, Verifier};
 use crate::ids::{hex, unhex, DeviceId, EraId, FleetId, Hash, KeyId};
@@ -323,6 +324,15 @@ impl Verdict {
         whole && self.problems.is_empty()
     }
 
+    /// Whether all of it is what was signed, though it may be of two trails of one device.
+    pub fn is_signed(&self) -> bool {
+        let whole = match &self.evidence {
+            Evidence::Export(report) => report.is_signed(),
+            Evidence::Proof(_) | Evidence::Fork(_) => true,
+        };
+        whole && self.problems.is_empty()
+    }
+
     pub(super) fn problem(&mut self, problem: String) {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(problem);
@@ -426,6 +436,8 @@ fn next_line(file: &mut impl BufRead) -> Result<Option<String>, std::io::Error> 
 
 /// A line of an export, before anything of it is believed.
 enum Line {
+    /// With which another branch of an era begins.
+    Branch(BranchLine),
     /// Of a device's: where its disk has lost something.
     Hole(Hole),
     /// Of a segment.
@@ -441,6 +453,15 @@ struct Told {
     place: Claim,
     received: Option<String>,
     leaf: Option<Vec<u8>>,
+    /// The branch that it says it is of; none for the trail.
+    branch: Option<Hash>,
+}
+
+/// A line with which a branch begins.
+struct BranchLine {
+    text: String,
+    id: Hash,
+    segments: u64,
 }
 
 /// Which segment a line says it is of.
@@ -464,10 +485,17 @@ impl Line {
         let salt = u64::from_str_radix(salt, 16).map_err(|error| format!("{salt:?} is no salt: {error}"))?;
         let device: DeviceId = word("device")?.parse().map_err(|error| format!("{error}"))?;
         let era = EraId { number: count("era")?, salt };
+        let hash = |name: &str| {
+            let bytes = unhex(word(name)?).and_then(|bytes| bytes.try_into().ok());
+            bytes.map(Hash).ok_or_else(|| format!("{name:?} is no hash"))
+        };
         match word("kind")? {
+            "branch" => {
+                let (id, segments) = (hash("branch")?, count("segments")?);
+                return Ok(Self::Branch(BranchLine { text, id, segments }));
+            }
             "hole" => {
-                let head = unhex(word("head")?).and_then(|head| head.try_into().ok()).map(Hash);
-                let head = head.ok_or("a head that is no hash")?;
+                let head = hash("head")?;
                 let signer = if value["signer"].is_null() { None } else { Some(bytes("signer")?) };
                 let signer = signer.map(|bytes| Signed::from_bytes(&bytes)).transpose().map_err(words)?;
                 let hole = Hole { device, era, segment: count("segment")?, index: count("index")?, head, signer };
@@ -485,7 +513,8 @@ impl Line {
         let place = Claim { device, era, segment: count("segment")?, header: bytes("header")? };
         let received = if value["received"].is_null() { None } else { Some(word("received")?.to_owned()) };
         let leaf = if matches!(word("kind")?, "lost" | "shed") { None } else { Some(bytes("leaf")?) };
-        Ok(Self::Signed(Told { number, text, place, received, leaf }))
+        let branch = if value["branch"].is_null() { None } else { Some(hash("branch")?) };
+        Ok(Self::Signed(Told { number, text, place, received, leaf, branch }))
     }
 }
 
@@ -495,80 +524,172 @@ fn same(made: Map<String, Value>, text: &str) -> Result<(), String> {
     (made == text).then_some(()).ok_or_else(|| "it is written otherwise than hardtack writes it".into())
 }
 
+/// An export that is read line by line.
+struct Reading<'v> {
+    verifier: Verifier,
+    verdict: &'v mut Verdict,
+    /// Lines of one segment.
+    together: Vec<Told>,
+    /// The branch that they are of, if it is not the trail.
+    branch: Option<Open>,
+}
+
+/// A branch whose line has come.
+struct Open {
+    number: usize,
+    line: BranchLine,
+    /// None before its first segment, or if there is none such.
+    parted: Option<Parted>,
+    refused: bool,
+}
+
 fn check_export(mut file: impl BufRead, signers: Signers, verdict: &mut Verdict) -> Report {
-    let mut verifier = match verdict.from {
+    let verifier = match verdict.from {
         Some(Origin::Device) => Verifier::of_device(signers),
         None => Verifier::by(signers),
     };
-    let mut together: Vec<Told> = Vec::new();
+    let mut reading = Reading { verifier, verdict, together: Vec::new(), branch: None };
     for number in 2.. {
         let text = match next_line(&mut file) {
             Ok(Some(text)) => text,
             Ok(None) => break,
             Err(error) => {
-                verdict.problem(format!("line {number} and all after it cannot be read: {error}"));
+                reading.verdict.problem(format!("line {number} and all after it cannot be read: {error}"));
                 break;
             }
         };
         match Line::parse(number, text) {
-            Ok(Line::Hole(_) | Line::Unsigned(_)) if verdict.from.is_none() => {
-                verdict.problem(format!("line {number} is one that only a device writes"));
-            }
-            Ok(Line::Hole(Hole { device, era, segment, index, head, signer })) => {
-                check_lines(&mut verifier, &std::mem::take(&mut together), verdict);
-                verifier.hole(&device, era, Boundary { segment, index, head }, signer.as_ref());
-            }
-            Ok(Line::Unsigned(device)) => {
-                check_lines(&mut verifier, &std::mem::take(&mut together), verdict);
-                verifier.unsigned(device);
-            }
-            Ok(Line::Signed(told)) => {
-                let full = together.len() > SEGMENT_RECORDS_MAX as usize;
-                if full || together.first().is_some_and(|first| first.place != told.place) {
-                    check_lines(&mut verifier, &std::mem::take(&mut together), verdict);
-                }
-                together.push(told);
-            }
-            Err(why) => verdict.problem(format!("line {number} is no record: {why}")),
+            Ok(line) => reading.take(number, line),
+            Err(why) => reading.verdict.problem(format!("line {number} is no record: {why}")),
         }
     }
-    check_lines(&mut verifier, &together, verdict);
-    verifier.finish()
+    reading.close();
+    reading.verifier.finish()
 }
 
-/// Checks the lines of one segment.
-fn check_lines(verifier: &mut Verifier, lines: &[Told], verdict: &mut Verdict) {
-    let Some(first) = lines.first() else { return };
-    let Claim { device, era, segment, header: signed } = &first.place;
-    let leaves: Vec<Vec<u8>> = lines.iter().filter_map(|line| line.leaf.clone()).collect();
-    let stored = Segment {
-        device: device.clone(),
-        era: *era,
-        segment: *segment,
-        first_index: 0,
-        digest: Hash::ZERO,
-        header: signed.clone(),
-        leaves,
-        at: Timestamp(0),
-        read: None,
-    };
-    // What is wrong with it stands in the verifier's report.
-    let Some(Checked { header, records, .. }) = verifier.segment(stored) else { return };
-    let mut expected = records.iter();
-    for told in lines {
-        let source = Source { received: told.received.as_deref(), signed, header: &header };
-        let made = match (&told.leaf, records.is_empty()) {
-            (None, true) => Some(nothing_left(source)),
-            (None, false) => None,
-            (Some(leaf), _) => expected.next().map(|(record, named)| line(source, record, named.as_deref(), leaf)),
-        };
-        let made = made.map(|made| Value::Object(made).to_string());
-        if made.as_deref() != Some(told.text.as_str()) {
-            verdict.problem(format!("line {} says otherwise than what was signed", told.number));
+impl Reading<'_> {
+    fn take(&mut self, number: usize, line: Line) {
+        match line {
+            Line::Hole(_) | Line::Unsigned(_) if self.verdict.from.is_none() => {
+                self.verdict.problem(format!("line {number} is one that only a device writes"));
+            }
+            Line::Hole(Hole { device, era, segment, index, head, signer }) => {
+                self.close();
+                self.verifier.hole(&device, era, Boundary { segment, index, head }, signer.as_ref());
+            }
+            Line::Unsigned(device) => {
+                self.close();
+                self.verifier.unsigned(device);
+            }
+            Line::Branch(line) => {
+                self.close();
+                self.branch = Some(Open { number, line, parted: None, refused: false });
+            }
+            Line::Signed(told) => {
+                let open = self.branch.as_ref().map(|open| open.line.id);
+                match (told.branch, open) {
+                    (Some(own), open) if open != Some(own) => {
+                        return self
+                            .verdict
+                            .problem(format!("line {number} is of a branch that did not begin before it"));
+                    }
+                    (None, Some(_)) => self.close(),
+                    (Some(_) | None, _) => {}
+                }
+                let full = self.together.len() > SEGMENT_RECORDS_MAX as usize;
+                if full || self.together.first().is_some_and(|first| first.place != told.place) {
+                    self.segment();
+                }
+                self.together.push(told);
+            }
         }
     }
-    if records.is_empty() && lines.len() > 1 {
-        verdict.problem(format!("line {} says again that there is no record of a segment", lines[1].number));
+
+    /// Of the segment at hand, and of the branch if there is one, nothing more comes.
+    fn close(&mut self) {
+        self.segment();
+        let Some(Open { number, line, parted, refused }) = self.branch.take() else { return };
+        match parted {
+            Some(parted) => {
+                if parted.segments != line.segments {
+                    let (here, all) = (parted.segments, line.segments);
+                    self.verdict
+                        .problem(format!("line {number} begins a branch of {all} segments, of which {here} are here"));
+                }
+                self.verifier.join(parted);
+            }
+            None if refused => {}
+            None => self.verdict.problem(format!("line {number} begins a branch of which nothing is here")),
+        }
+    }
+
+    /// Checks the lines of one segment.
+    fn segment(&mut self) {
+        let lines = std::mem::take(&mut self.together);
+        let Some(first) = lines.first() else { return };
+        let Claim { device, era, segment, header: signed } = &first.place;
+        let leaves: Vec<Vec<u8>> = lines.iter().filter_map(|line| line.leaf.clone()).collect();
+        let stored = Segment {
+            device: device.clone(),
+            era: *era,
+            segment: *segment,
+            first_index: 0,
+            digest: Hash::ZERO,
+            header: signed.clone(),
+            leaves,
+            at: Timestamp(0),
+            read: None,
+        };
+        // What is wrong with it stands in the verifier's report.
+        let (branch, checked) = match &mut self.branch {
+            None => (None, self.verifier.segment(stored)),
+            Some(open) => {
+                open.begin(signed, &mut self.verifier, self.verdict);
+                let checked = open.parted.as_mut().and_then(|parted| parted.segment(stored));
+                (Some(open.line.id), checked)
+            }
+        };
+        let Some(Checked { header, records, .. }) = checked else { return };
+        let mut expected = records.iter();
+        for told in &lines {
+            let source = Source { received: told.received.as_deref(), signed, header: &header };
+            let made = match (&told.leaf, records.is_empty()) {
+                (None, true) => Some(nothing_left(source)),
+                (None, false) => None,
+                (Some(leaf), _) => expected.next().map(|(record, named)| line(source, record, named.as_deref(), leaf)),
+            };
+            let made = made.map(|made| branch.into_iter().fold(made, line::of_branch));
+            let made = made.map(|made| Value::Object(made).to_string());
+            if made.as_deref() != Some(told.text.as_str()) {
+                self.verdict.problem(format!("line {} says otherwise than what was signed", told.number));
+            }
+        }
+        if records.is_empty() && lines.len() > 1 {
+            self.verdict.problem(format!("line {} says again that there is no record of a segment", lines[1].number));
+        }
+    }
+}
+
+impl Open {
+    /// With its first segment it is known where the branch parts, and whether its line says so.
+    fn begin(&mut self, header: &[u8], verifier: &mut Verifier, verdict: &mut Verdict) {
+        if self.parted.is_some() || self.refused {
+            return;
+        }
+        let begun = Signed::from_bytes(header).map_err(words).and_then(|first| verifier.part(&first));
+        match begun {
+            Ok(parted) => {
+                let made = Value::Object(line::branch(&parted, self.line.segments)).to_string();
+                if made != self.line.text {
+                    verdict.problem(format!("line {} says otherwise than what was signed", self.number));
+                }
+                self.parted = Some(parted);
+            }
+            Err(why) => {
+                verdict.problem(format!("line {} begins no branch: {why}", self.number));
+                self.refused = true;
+            }
+        }
     }
 }
 

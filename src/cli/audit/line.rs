@@ -8,6 +8,7 @@
 use data_encoding::BASE64;
 use serde_json::{json, Map, Value};
 
+use crate::fleet::report::branch::{Parted, Parting};
 use crate::ids::{hex, DeviceId, EraId, Hash};
 use crate::wire::audit::segment::SegmentHeader;
 use crate::wire::audit::signer::AuditKey;
@@ -55,6 +56,38 @@ pub(in crate::cli) fn nothing_left(source: Source<'_>) -> Map<String, Value> {
         "header": BASE64.encode(source.signed),
     });
     object(line)
+}
+
+/// The line with which another branch of an era begins, that has so many segments by the collector's word.
+pub(in crate::cli) fn branch(parted: &Parted, segments: u64) -> Map<String, Value> {
+    let (from, after) = parting(parted.parting);
+    object(json!({
+        "kind": "branch",
+        "device": parted.device,
+        "era": parted.era.number,
+        "salt": salt_text(parted.era),
+        "branch": parted.id,
+        "from": from,
+        "after": after,
+        "segment": parted.first,
+        "first": parted.first_index,
+        "segments": segments,
+    }))
+}
+
+/// What a branch parts from, none if that is not here, and after which segment of it, none at the era's beginning.
+pub(in crate::cli) fn parting(parting: Parting) -> (Option<String>, Option<u64>) {
+    match parting {
+        Parting::Trail(after) => (Some("trail".into()), after),
+        Parting::Branch(other, after) => (Some(other.to_string()), Some(after)),
+        Parting::Unknown => (None, None),
+    }
+}
+
+/// The line of a record of another branch than the trail.
+pub(in crate::cli) fn of_branch(mut line: Map<String, Value>, branch: Hash) -> Map<String, Value> {
+    line.insert("branch".into(), branch.to_string().into());
+    line
 }
 
 /// The line of a record that no signature covers: it proves nothing.

@@ -5,6 +5,7 @@
 //! Read next: `../../fleet/report.rs`.
 
 mod acts;
+mod beside;
 mod export;
 mod forks;
 mod gaps;
@@ -23,6 +24,7 @@ use super::super::output::show;
 use super::super::{Exit, Failure};
 use super::{Fleet, Session};
 use crate::fleet::book::Segment;
+use crate::fleet::report::branch::Parted;
 use crate::fleet::report::{Checked, Report, Verifier};
 use crate::fleet::FleetError;
 use crate::ids::DeviceId;
@@ -104,20 +106,48 @@ pub(super) fn run(command: AuditCommand, session: &Session) -> Result<Exit, Fail
     }
 }
 
-/// Walks through the stored segments, checks each, and hands its records to `visit`, with the exact bytes.
+/// What a walk through the ledger meets, with the exact bytes.
+enum Met<'m> {
+    /// A segment of a trail.
+    Trail(&'m Segment, Option<&'m Checked>),
+    /// Another branch of the era whose trail was met last begins, and has so many segments.
+    Branch(&'m Parted, u64),
+    /// A segment of that branch.
+    Beside(&'m Parted, &'m Segment, Option<&'m Checked>),
+}
+
+/// Walks through the stored trails, checks each segment, and hands its records to `visit`, with the exact bytes. What was set
+/// aside is checked too.
 fn walk(
     fleet: &Fleet,
     which: &Which,
     mut visit: impl FnMut(&Segment, Option<&Checked>) -> Result<(), Failure>,
 ) -> Result<Report, Failure> {
+    walk_all(fleet, which, |met| match met {
+        Met::Trail(segment, checked) => visit(segment, checked),
+        Met::Branch(..) | Met::Beside(..) => Ok(()),
+    })
+}
+
+/// The same, with what was set aside: the other branches of an era come after its trail.
+fn walk_all(
+    fleet: &Fleet,
+    which: &Which,
+    mut visit: impl FnMut(Met<'_>) -> Result<(), Failure>,
+) -> Result<Report, Failure> {
     if let Some(device) = which.device.as_ref().filter(|device| fleet.ledger.book().device(device).is_none()) {
         return Err(FleetError::UnknownDevice(device.clone()).into());
     }
+    let only = which.device.as_ref();
     let mut verifier = Verifier::new(fleet.ledger.book());
-    fleet.ledger.segments(which.device.as_ref(), |segment: Segment| -> Result<(), Failure> {
+    let snapshot = fleet.ledger.snapshot()?;
+    let mut beside = beside::Walk::of(&snapshot, fleet.ledger.book(), only)?;
+    snapshot.segments(only, |segment: Segment| -> Result<(), Failure> {
+        beside.after(&segment, &mut verifier, &mut visit)?;
         let checked = verifier.segment(segment.clone());
-        visit(&segment, checked.as_ref())
+        visit(Met::Trail(&segment, checked.as_ref()))
     })?;
+    beside.finish(&mut verifier, &mut visit)?;
     let mut report = verifier.finish();
     if let Some(device) = &which.device {
         report.devices.retain(|id, _| id == device);

@@ -4,8 +4,10 @@
 //! Never: counts. The report does, over all there is, whatever no list has room for.
 //! Read next: `../report.rs`, which finds them.
 
-use crate::ids::EraId;
+use super::branch::Parting;
+use crate::ids::{EraId, Hash};
 use crate::time::Timestamp;
+use crate::wire::audit::fork::Contradiction;
 use crate::wire::audit::signer::Mark;
 use crate::wire::audit::Gap;
 
@@ -93,12 +95,20 @@ pub struct Salvaged {
 pub struct Aside {
     /// The era.
     pub era: EraId,
+    /// Its name: the digest of its first segment's header.
+    pub id: Hash,
+    /// After what it goes its own way.
+    pub parting: Parting,
     /// Its segments: the first, and the first after them.
     pub segments: (u64, u64),
     /// Its record numbers, likewise.
     pub indexes: (u64, u64),
-    /// Records of it that are here.
+    /// Records of it that are here and check out.
     pub records: u64,
+    /// The decisions that these tell of.
+    pub decisions: u64,
+    /// How it contradicts the trail, or another branch: proof that somebody signed both.
+    pub proves: Option<Contradiction>,
     /// When it began to arrive.
     pub at: Timestamp,
 }

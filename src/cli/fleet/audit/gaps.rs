@@ -16,6 +16,7 @@ use super::prove::json;
 use super::show::{cause_words, mark_name, mark_words};
 use super::{walk, Which};
 use crate::cli::audit::line::salt_text;
+use crate::cli::audit::{branch_value, branch_words};
 use crate::cli::client::age;
 use crate::cli::fleet::{file_failure, now, Session};
 use crate::cli::output::show;
@@ -129,11 +130,10 @@ fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
         })
     };
     let odd = |Marked { era, segment, mark }: &Marked| json!({"era": era.number, "salt": salt_text(*era), "segment": segment, "mark": mark_name(*mark)});
-    let beside = |Aside { era, segments, indexes, records, at }: &Aside| {
-        json!({
-            "era": era.number, "salt": salt_text(*era), "segment": segments.0, "next_segment": segments.1,
-            "first": indexes.0, "end": indexes.1, "records": records, "received": at.to_string(),
-        })
+    let beside = |aside: &Aside| {
+        let mut value = branch_value(aside);
+        value["received"] = aside.at.to_string().into();
+        value
     };
     let forked = |(Found { fork, proof }, file): &(Found, Option<PathBuf>)| {
         json!({
@@ -230,14 +230,9 @@ fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
     rows.extend(marked.iter().map(|Marked { era, segment, mark }| {
         format!("{} {} segment {segment}: {}", mark_name(*mark), era_words(*era), mark_words(*mark))
     }));
-    rows.extend(aside.iter().map(|Aside { era, segments, indexes, records: count, at }| {
-        let (segments, which) = (segments.0..segments.1, records(indexes.0, indexes.1));
-        format!(
-            "set aside {} segments {} to {}, {which}: {count} records of another branch than the one that arrived first, since {at}",
-            era_words(*era),
-            segments.start,
-            segments.end.saturating_sub(1)
-        )
+    rows.extend(aside.iter().map(|aside| {
+        let more = "`hardtack fleet audit export --aside` has it";
+        format!("set aside {}; since {}, {more}", branch_words(aside), aside.at)
     }));
     rows.extend((*left_out > 0).then(|| format!("and {left_out} more, which no list has room for")));
     rows.extend(told.silence.as_ref().map(|silence| {

@@ -110,19 +110,25 @@ pub(super) fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> 
     show(session.format, &json!({ "records": records }), |_| {
         let mut text = String::new();
         for row in &records {
-            let word = |name: &str| row[name].as_str().unwrap_or_default();
             // Writing to a string cannot fail.
-            let _ = write!(text, "{} {:24} {:8}", word("floor"), word("id"), word("kind"));
-            for name in ["reason", "operation", "resource", "change", "step", "to", "task", "owner"] {
-                if !word(name).is_empty() {
-                    let _ = write!(text, " {name}={}", word(name));
-                }
-            }
-            text.push('\n');
+            let _ = writeln!(text, "{}", row.as_object().map(row_words).unwrap_or_default());
         }
         text
     })?;
     Ok(Exit::Done)
+}
+
+/// A record in one line, for a person.
+pub(super) fn row_words(row: &Map<String, Value>) -> String {
+    let word = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
+    let mut text = format!("{} {:24} {:8}", word("floor"), word("id"), word("kind"));
+    for name in ["reason", "operation", "resource", "change", "step", "to", "task", "owner"] {
+        if !word(name).is_empty() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, " {name}={}", word(name));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::{json, Map, Value};
 
-use super::{walk, RecordName, Salt, Which};
+use super::{beside, walk, RecordName, Salt, Which};
 use crate::cli::audit::line::{fields, salt_text};
 use crate::cli::client::age;
 use crate::cli::fleet::{Fleet, Session};
@@ -18,7 +18,7 @@ use crate::cli::output::{lines, show};
 use crate::cli::{Exit, Failure};
 use crate::fleet::report::holes::{Arrived, Counted};
 use crate::fleet::report::{Checked, DeviceReport};
-use crate::ids::{hex, EraId, KeyId};
+use crate::ids::{hex, DeviceId, EraId, KeyId};
 use crate::wire::audit::signer::Mark;
 use crate::wire::audit::{record_id, Credential, Decision, Event, GapCause, Named, Record};
 
@@ -26,11 +26,25 @@ use crate::wire::audit::{record_id, Credential, Decision, Event, GapCause, Named
 #[derive(Args, Debug)]
 pub struct ShowArgs {
     /// The record: device/era/index, as `decision_id` has it
-    #[arg(value_name = "DECISION_ID")]
-    id: RecordName,
+    #[arg(value_name = "DECISION_ID", required_unless_present = "aside")]
+    id: Option<RecordName>,
     /// The era's salt, where several have its number
     #[arg(long, value_name = "HEX")]
     salt: Option<Salt>,
+    /// The records that were set aside: other branches of eras that forked; of this name only where one is given
+    #[arg(long)]
+    aside: bool,
+    /// How many of these
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "aside")]
+    limit: usize,
+}
+
+impl ShowArgs {
+    /// Whether a record that was set aside is asked for.
+    pub(super) fn wants(&self, device: &DeviceId, era: EraId, index: u64) -> bool {
+        let named = self.id.as_ref().is_none_or(|id| (&id.device, id.era, id.index) == (device, era.number, index));
+        named && self.salt.is_none_or(|salt| salt.0 == era.salt)
+    }
 }
 
 /// A record that was found, with all that is shown of it.
@@ -53,7 +67,9 @@ struct Reach {
 
 pub(super) fn one(args: &ShowArgs, session: &Session) -> Result<Exit, Failure> {
     let fleet = session.open()?;
-    let id = &args.id;
+    let Some(id) = args.id.as_ref().filter(|_| !args.aside) else {
+        return beside::show_aside(args, args.id.as_ref().map(|id| &id.device), args.limit, &fleet, session);
+    };
     let wanted = |era: EraId| era.number == id.era && args.salt.is_none_or(|salt| salt.0 == era.salt);
     let mut found: Vec<Found> = Vec::new();
     let mut reached: BTreeMap<EraId, Reach> = BTreeMap::new();
@@ -96,7 +112,10 @@ pub(super) fn one(args: &ShowArgs, session: &Session) -> Result<Exit, Failure> {
     }
     for aside in device.holes.aside.iter().filter(|aside| aside.era.number == era.number) {
         let (first, last) = (aside.indexes.0, aside.indexes.1.saturating_sub(1));
-        let _ = writeln!(text, "set aside       another branch of this era: records {first} to {last}");
+        let _ = writeln!(
+            text,
+            "set aside       another branch of this era: records {first} to {last}, `hardtack fleet audit show --aside {id}`"
+        );
     }
     if !device.problems.is_empty() {
         let _ = writeln!(
@@ -272,7 +291,7 @@ fn unknown(id: &RecordName, reached: &BTreeMap<EraId, Reach>, device: &DeviceRep
     if let Some(aside) = beside {
         let (first, last) = (aside.indexes.0, aside.indexes.1.saturating_sub(1));
         let what =
-            format!("{id} is in no trail: records {first} to {last} of its era are of another branch, set aside");
+            format!("{id} is in no trail: records {first} to {last} of its era are of another branch, set aside: --aside shows it");
         return plain(what);
     }
     let lost = reached.values().flat_map(|reach| &reach.lost).find(|(first, end)| covers(*first, Some(*end)));

@@ -8,7 +8,8 @@
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`fleet_answers`], [`report`]: what comes out.
+//! - [`event`], [`trace`], [`fleet_answers`], [`script`], [`report`]: what comes out.
+//! - `live`, behind a feature of its name: the same plan on real processes.
 //! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others.
 
 mod acts;
@@ -29,6 +30,8 @@ pub mod fleet_answers;
 pub mod fuzz;
 pub mod grid;
 mod host;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod menu;
 mod model;
 mod network;
@@ -39,6 +42,7 @@ mod recovery;
 pub mod report;
 mod reset;
 pub mod scenario;
+pub mod script;
 pub mod shrink;
 pub mod soak;
 pub mod swarm;

@@ -34,6 +34,7 @@ use crate::operator::Operator;
 use crate::plan::{Plan, LAST_QUIET};
 use crate::reset::{Carried, Errand};
 use crate::scenario::Scenario;
+use crate::script::Script;
 use crate::trace::{Coverage, Trace};
 use crate::workload::Waiting;
 
@@ -188,6 +189,12 @@ pub(crate) struct World<'a> {
     pub(crate) cut: Option<NthCut>,
     /// Boundaries that could be cut at.
     pub(crate) boundaries: Boundaries,
+    /// The act of a program that is carried out now.
+    pub(crate) acting: Option<usize>,
+    /// What the acts came to.
+    pub(crate) script: Script,
+    /// What they came to in another run, whose choices are made again here.
+    pub(crate) follow: Option<&'a Script>,
     /// From when on latencies and the broker's whims are drawn with another seed.
     anew: Option<Anew>,
     /// Per gateway the newest head that it must hold in the end.
@@ -209,6 +216,7 @@ pub(crate) struct Outcome {
     /// Decisions that callers saw.
     pub(crate) decisions: u64,
     pub(crate) answers: Answers,
+    pub(crate) script: Script,
 }
 
 impl<'a> World<'a> {
@@ -260,6 +268,9 @@ impl<'a> World<'a> {
             effects: BTreeMap::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
+            acting: None,
+            script: Script::default(),
+            follow: None,
             anew: None,
             newest_owed: Vec::new(),
             queue: BinaryHeap::new(),
@@ -278,6 +289,11 @@ impl<'a> World<'a> {
     /// The same world, in which from a time on latencies and the broker's whims are drawn with another seed.
     pub(crate) fn drawn_anew(self, anew: Option<Anew>) -> Self {
         Self { anew, ..self }
+    }
+
+    /// The same world, in which programs and the operator choose what they chose in another run of the plan.
+    pub(crate) fn following(self, script: &'a Script) -> Self {
+        Self { follow: Some(script), ..self }
     }
 
     /// Runs from start to end.
@@ -419,9 +435,10 @@ impl<'a> World<'a> {
         let shares = authority.shares().clone();
         let (events, hash, coverage) = self.trace.finish();
         self.effects.extend(self.broker.done());
-        let Self { effects, boundaries, .. } = self;
+        let Self { effects, boundaries, script, .. } = self;
         let answers = self.ledger.finish(at, &shares);
-        Outcome { tally: self.checks.tally, events, hash, coverage, boundaries, effects, shares, decisions, answers }
+        let tally = self.checks.tally;
+        Outcome { tally, events, hash, coverage, boundaries, effects, shares, decisions, answers, script }
     }
 }
 

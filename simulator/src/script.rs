@@ -1,0 +1,315 @@
+//! What the acts of a plan came to: which credential each was about, and what a program was answered.
+//!
+//! Owns: [`Script`], the vector of answers that levels are compared by; the same plan run a little otherwise, so that it
+//! is known which answers hang on when exactly something happens.
+//! Never: judges an answer.
+//! Read next: `workload.rs`, which asks.
+
+use std::collections::BTreeMap;
+
+use hardtack::agent::request::{Origin, Reply, Request, TaskReply};
+use hardtack::wire::link::Right;
+
+use crate::case::Case;
+use crate::fault::RevokeWhat;
+use crate::plan::{Act, Plan, Turn};
+use crate::trace::Trace;
+use crate::workload::Asked;
+use crate::world::World;
+
+/// What an act was, once it was known what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Did {
+    /// A program asked for a decision.
+    Authorize {
+        /// With which token.
+        token: Shown,
+        /// Whose user was so.
+        uid: u32,
+        /// What it wanted to do,
+        operation: String,
+        /// and with what.
+        resource: String,
+        /// The class of risk that it named.
+        risk: Option<String>,
+    },
+    /// A program began a task.
+    Begin {
+        /// Whose user was so.
+        uid: u32,
+        /// Its class.
+        class: String,
+        /// What it wanted to be allowed.
+        rights: Vec<Right>,
+        /// For how many seconds.
+        ttl_s: u64,
+        /// How often.
+        uses: Option<u64>,
+    },
+    /// A program finished the task that this act began.
+    Finish {
+        /// The act's place in the plan.
+        begun: usize,
+    },
+    /// The operator revoked something of the task that this act began, or of its gateway where no task is meant.
+    Revoke {
+        /// What.
+        what: RevokeWhat,
+        /// The act's place in the plan.
+        begun: Option<usize>,
+    },
+    /// An operator asked for the status.
+    Status,
+}
+
+/// A token that a program presents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// The one that this act of the plan got.
+    Begun(usize),
+    /// One that no agent handed out.
+    Made,
+}
+
+/// An act, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The gateway.
+    pub device: u32,
+    /// What was done.
+    pub did: Did,
+    /// What was answered in a word: a reason, where a credential came from, a problem's code. None where nobody answered.
+    pub said: Option<String>,
+}
+
+/// What the acts of a plan came to, by their places in it. An act that nobody could carry out, because nothing ran there
+/// or nothing fitted, is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Script {
+    /// The acts.
+    pub lines: BTreeMap<usize, Line>,
+}
+
+/// How a plan is run otherwise than it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shift {
+    /// What comes back does so this much earlier.
+    Early(u64),
+    /// All that is not done by a program happens this much later.
+    Late(u64),
+    /// What restarts takes this much longer.
+    Slow(u64),
+}
+
+/// What kind of thing an act is, in view of when it happens.
+enum Kind {
+    Begins,
+    Ends,
+    OfProgram,
+    Restarts,
+}
+
+impl Script {
+    /// What a case comes to.
+    pub fn of(case: &Case) -> Self {
+        let world = World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), None);
+        world.drawn_anew(case.anew()).run().script
+    }
+
+    /// What becomes of the same requests, with the same credentials, where something else happens a little sooner or later.
+    #[must_use]
+    pub fn shifted(&self, case: &Case, how: Shift) -> Self {
+        let plan = how.of(case.plan());
+        let world = World::new(case.scenario(), &plan, case.seed(), Trace::new(None), None);
+        world.drawn_anew(case.anew()).following(self).run().script
+    }
+
+    pub(crate) fn asked(&mut self, act: usize, device: u32, did: Did) {
+        self.lines.insert(act, Line { device, did, said: None });
+    }
+
+    pub(crate) fn answered(&mut self, act: usize, reply: &Reply) {
+        if let Some(line) = self.lines.get_mut(&act) {
+            line.said = Some(word(reply).to_owned());
+        }
+    }
+}
+
+/// An answer in a word.
+fn word(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::Decision(decision) => decision.reason.name(),
+        Reply::Finished(finished) if finished.finished => "finished",
+        Reply::Finished(_) => "unfinished",
+        Reply::Problem(problem) => problem.code.name(),
+        Reply::Task(TaskReply { origin: Origin::Fallback, .. }) => "fallback",
+        Reply::Task(TaskReply { origin: Origin::Issued, .. }) => "issued",
+        Reply::Audit(_)
+        | Reply::Challenge(_)
+        | Reply::Checked(_)
+        | Reply::Ended(_)
+        | Reply::Exported(_)
+        | Reply::Imported(_)
+        | Reply::Ready(_)
+        | Reply::Revocations(_)
+        | Reply::Status(_)
+        | Reply::Tasks(_)
+        | Reply::Time(_)
+        | Reply::Whoami(_) => "answered",
+    }
+}
+
+impl Shift {
+    fn of(self, plan: &Plan) -> Plan {
+        let mut plan = plan.clone();
+        let mut begun: BTreeMap<_, u64> = BTreeMap::new();
+        for entry in &mut plan.entries {
+            let of = (entry.of, entry.act.device());
+            match (self, kind(&entry.act)) {
+                // Not before it went away.
+                (Self::Early(by), Kind::Ends) => {
+                    let earliest = begun.get(&of).map_or(0, |at| at + 1);
+                    entry.at = entry.at.saturating_sub(by).max(earliest).min(entry.at);
+                }
+                (_, Kind::Begins) if matches!(self, Self::Early(_)) => drop(begun.insert(of, entry.at)),
+                (Self::Late(by), Kind::Begins | Kind::Ends | Kind::Restarts) => entry.at += by,
+                (Self::Slow(by), Kind::Restarts) => lengthen(&mut entry.act, by),
+                (Self::Early(_) | Self::Slow(_), Kind::Begins | Kind::Ends | Kind::Restarts) | (_, Kind::OfProgram) => {
+                }
+            }
+        }
+        plan
+    }
+}
+
+fn lengthen(act: &mut Act, by: u64) {
+    if let Act::DiskDamage { lasts, .. }
+    | Act::PowerCut { lasts, .. }
+    | Act::ProcessRestart { lasts, .. }
+    | Act::Reboot { lasts, .. } = act
+    {
+        *lasts += by;
+    }
+}
+
+fn kind(act: &Act) -> Kind {
+    let turn = |turn: &Turn| match turn {
+        Turn::Begins => Kind::Begins,
+        Turn::Ends => Kind::Ends,
+    };
+    match act {
+        Act::Authorize { .. }
+        | Act::Begin { .. }
+        | Act::Distinct { .. }
+        | Act::Finish { .. }
+        | Act::Flood { .. }
+        | Act::Status { .. } => Kind::OfProgram,
+        Act::BrokerStart | Act::LinkUp { .. } | Act::ServiceStart => Kind::Ends,
+        Act::BrokerDelay { turn: at, .. }
+        | Act::ClockFreeze { turn: at, .. }
+        | Act::DiskSync { turn: at, .. }
+        | Act::ServiceAhead { turn: at, .. }
+        | Act::Suspend { turn: at, .. } => turn(at),
+        Act::DiskDamage { .. } | Act::PowerCut { .. } | Act::ProcessRestart { .. } | Act::Reboot { .. } => {
+            Kind::Restarts
+        }
+        Act::BrokerAck { .. }
+        | Act::BrokerBackup { .. }
+        | Act::BrokerEmergency { .. }
+        | Act::BrokerFeed { .. }
+        | Act::BrokerForget { .. }
+        | Act::BrokerHostile { .. }
+        | Act::BrokerReplay { .. }
+        | Act::BrokerRestore { .. }
+        | Act::BrokerStop { .. }
+        | Act::ClockDrift { .. }
+        | Act::ClockStep { .. }
+        | Act::DiskClone { .. }
+        | Act::DiskCopy { .. }
+        | Act::Emergency { .. }
+        | Act::EmergencyThief { .. }
+        | Act::GroupMove { .. }
+        | Act::KeyRotate { .. }
+        | Act::LinkDown { .. }
+        | Act::LinkHalfOpen { .. }
+        | Act::Revoke { .. }
+        | Act::RevokeStorm { .. }
+        | Act::ServiceStop
+        | Act::TimeReset { .. } => Kind::Begins,
+    }
+}
+
+/// Whether it is a program, or a person at a gateway, that asks.
+pub(crate) fn is_of_program(act: &Act) -> bool {
+    match kind(act) {
+        Kind::OfProgram => true,
+        Kind::Begins | Kind::Ends | Kind::Restarts => false,
+    }
+}
+
+impl World<'_> {
+    /// A program asks something for an act of the plan.
+    pub(crate) fn note_asked(&mut self, device: u32, uid: u32, request: &Request, asked: &Asked) {
+        let Some(act) = self.acting.filter(|act| is_of_program(&self.plan.entries[*act].act)) else { return };
+        let begun = |credential: usize| self.model.get(credential).begun;
+        let did = match (request, asked) {
+            (Request::Authorize(ask), Asked::Decision(presented)) => Did::Authorize {
+                token: presented.credential.and_then(begun).map_or(Shown::Made, Shown::Begun),
+                uid,
+                operation: ask.operation.clone(),
+                resource: ask.resource.clone(),
+                risk: ask.risk.as_ref().map(ToString::to_string),
+            },
+            (Request::Begin(begin), _) => Did::Begin {
+                uid,
+                class: begin.task.to_string(),
+                rights: begin.rights.clone(),
+                ttl_s: begin.ttl_s,
+                uses: begin.uses,
+            },
+            (_, Asked::Finish { credential }) => match begun(*credential) {
+                Some(begun) => Did::Finish { begun },
+                None => return,
+            },
+            (_, Asked::Status) => Did::Status,
+            (_, _) => return,
+        };
+        self.script.asked(act, device, did);
+    }
+
+    /// The operator revokes something for an act of the plan.
+    pub(crate) fn note_revoked(&mut self, device: u32, what: RevokeWhat, begun: Option<usize>) {
+        if let Some(act) = self.acting {
+            self.script.asked(act, device, Did::Revoke { what, begun });
+        }
+    }
+
+    /// The same as another run did at this place of the plan, if it did anything.
+    pub(crate) fn repeat(&mut self, act: usize) -> Option<()> {
+        let Line { device, did, .. } = self.follow?.lines.get(&act)?;
+        let device = *device;
+        match did {
+            Did::Authorize { token: Shown::Begun(begun), uid, operation, resource, .. } => {
+                let Act::Authorize { token, risk, .. } = &self.plan.entries[act].act else { return None };
+                if let Some(credential) =
+                    self.model.begun_by(*begun).filter(|_| self.devices[device as usize].is_awake())
+                {
+                    self.show(device, credential, (*uid, operation, resource), *token, risk.clone());
+                }
+            }
+            Did::Finish { begun } => {
+                let credential = self.model.begun_by(*begun)?;
+                self.finish_this(device, credential);
+            }
+            Did::Revoke { what, begun: Some(begun) } => {
+                let credential = self.model.begun_by(*begun)?;
+                self.revoke_this(device, *what, credential);
+            }
+            Did::Authorize { token: Shown::Made, .. }
+            | Did::Begin { .. }
+            | Did::Revoke { begun: None, .. }
+            | Did::Status => return None,
+        }
+        Some(())
+    }
+}

@@ -6,7 +6,7 @@
 //! - [`scenario`] and [`fault`]: what an author writes.
 //! - [`plan`]: that and a seed, resolved into single acts; [`case`]: both, as they are written down.
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
-//! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
+//! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`, [`theft`]: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
 //! - [`event`], [`trace`], [`fleet_answers`], [`script`], [`report`]: what comes out.
 //! - `live`, behind a feature of its name: the same plan on real processes.
@@ -46,6 +46,7 @@ pub mod script;
 pub mod shrink;
 pub mod soak;
 pub mod swarm;
+pub mod theft;
 pub mod trace;
 mod twin;
 mod words;

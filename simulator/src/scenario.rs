@@ -331,6 +331,10 @@ pub struct PolicyPlan {
 pub struct WorkloadPlan {
     /// They do only what single acts say.
     pub quiet: bool,
+    /// From when on they do anything,
+    pub from: Span,
+    /// and until when. Where it is not said, until shortly before the end.
+    pub until: Option<Span>,
     /// How often a task begins.
     pub begin_every: Span,
     /// How long it asks to live.
@@ -359,6 +363,8 @@ impl Default for WorkloadPlan {
     fn default() -> Self {
         Self {
             quiet: false,
+            from: Span(0),
+            until: None,
             begin_every: Span(20 * 60_000),
             task_ttl: Span(30 * 60_000),
             task_uses: 40,

@@ -11,8 +11,10 @@ use hardtack::agent::request::{Origin, Reply, Request, TaskReply};
 use hardtack::wire::link::Right;
 
 use crate::case::Case;
+use crate::check::authority::{Narrowing, Presented};
 use crate::fault::RevokeWhat;
-use crate::plan::{Act, Plan, Turn};
+use crate::plan::{Act, Plan, TokenChoice, Turn};
+use crate::theft::Theft;
 use crate::trace::Trace;
 use crate::workload::Asked;
 use crate::world::World;
@@ -62,13 +64,26 @@ pub enum Did {
     Status,
 }
 
+impl Did {
+    /// The act that began the task which it is about, if it is about one.
+    pub fn begun(&self) -> Option<usize> {
+        match self {
+            Self::Authorize { token: Shown::Begun(begun), .. } | Self::Finish { begun } => Some(*begun),
+            Self::Revoke { begun, .. } => *begun,
+            Self::Authorize { token: Shown::Made(_) | Shown::Carried, .. } | Self::Begin { .. } | Self::Status => None,
+        }
+    }
+}
+
 /// A token that a program presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
     /// The one that this act of the plan got.
     Begun(usize),
-    /// One that no agent handed out.
-    Made,
+    /// One that a thief or a forger made.
+    Made(Theft),
+    /// One that somebody carried there.
+    Carried,
 }
 
 /// An act, and what came of it.
@@ -93,18 +108,19 @@ pub struct Script {
 /// How a plan is run otherwise than it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shift {
-    /// What comes back does so this much earlier.
+    /// What comes back does so this much earlier, and what becomes of a link shows as much earlier.
     Early(u64),
     /// All that is not done by a program happens this much later.
     Late(u64),
-    /// What restarts takes this much longer.
-    Slow(u64),
+    /// What is away stays away this much longer.
+    Long(u64),
 }
 
 /// What kind of thing an act is, in view of when it happens.
 enum Kind {
     Begins,
     Ends,
+    OfLink,
     OfProgram,
     Restarts,
 }
@@ -171,11 +187,17 @@ impl Shift {
                     let earliest = begun.get(&of).map_or(0, |at| at + 1);
                     entry.at = entry.at.saturating_sub(by).max(earliest).min(entry.at);
                 }
-                (_, Kind::Begins) if matches!(self, Self::Early(_)) => drop(begun.insert(of, entry.at)),
-                (Self::Late(by), Kind::Begins | Kind::Ends | Kind::Restarts) => entry.at += by,
-                (Self::Slow(by), Kind::Restarts) => lengthen(&mut entry.act, by),
-                (Self::Early(_) | Self::Slow(_), Kind::Begins | Kind::Ends | Kind::Restarts) | (_, Kind::OfProgram) => {
+                (Self::Early(by), Kind::OfLink) => {
+                    entry.at = entry.at.saturating_sub(by);
+                    begun.insert(of, entry.at);
                 }
+                (Self::Early(_), Kind::Begins) => drop(begun.insert(of, entry.at)),
+                (Self::Late(by), Kind::Begins | Kind::Ends | Kind::OfLink | Kind::Restarts)
+                | (Self::Long(by), Kind::Ends) => entry.at += by,
+                (Self::Long(by), Kind::Restarts) => lengthen(&mut entry.act, by),
+                (Self::Early(_), Kind::Restarts)
+                | (Self::Long(_), Kind::Begins | Kind::OfLink)
+                | (_, Kind::OfProgram) => {}
             }
         }
         plan
@@ -205,6 +227,8 @@ fn kind(act: &Act) -> Kind {
         | Act::Flood { .. }
         | Act::Status { .. } => Kind::OfProgram,
         Act::BrokerStart | Act::LinkUp { .. } | Act::ServiceStart => Kind::Ends,
+        // It shows once somebody notices.
+        Act::LinkDown { .. } | Act::LinkHalfOpen { .. } => Kind::OfLink,
         Act::BrokerDelay { turn: at, .. }
         | Act::ClockFreeze { turn: at, .. }
         | Act::DiskSync { turn: at, .. }
@@ -230,8 +254,6 @@ fn kind(act: &Act) -> Kind {
         | Act::EmergencyThief { .. }
         | Act::GroupMove { .. }
         | Act::KeyRotate { .. }
-        | Act::LinkDown { .. }
-        | Act::LinkHalfOpen { .. }
         | Act::Revoke { .. }
         | Act::RevokeStorm { .. }
         | Act::ServiceStop
@@ -239,11 +261,43 @@ fn kind(act: &Act) -> Kind {
     }
 }
 
+fn shown(presented: &Presented, begun: impl Fn(usize) -> Option<usize>) -> Shown {
+    match (presented.credential, presented.narrowing) {
+        (Some(credential), _) => begun(credential).map_or(Shown::Carried, Shown::Begun),
+        (None, Some(Narrowing::OneResource)) => Shown::Made(Theft::OneResource),
+        (None, Some(Narrowing::OnlyWrite)) => Shown::Made(Theft::OnlyWrite),
+        (None, Some(Narrowing::Until(_))) => Shown::Made(Theft::Until),
+        (None, None) if presented.choice == TokenChoice::Widened => Shown::Made(Theft::Widened),
+        (None, None) => Shown::Made(Theft::Forged),
+    }
+}
+
+/// What an act changes for gateways, as far as it matters when that shows.
+#[cfg(feature = "live")]
+pub(crate) enum Change {
+    /// A link does not work any more, which is noticed when nothing is heard for long enough.
+    Breaks,
+    /// Something is there again, for whoever tries again.
+    Mends,
+    /// Anything else: at once.
+    Other,
+}
+
+/// What an act that is none of a program changes.
+#[cfg(feature = "live")]
+pub(crate) fn change(act: &Act) -> Change {
+    match kind(act) {
+        Kind::OfLink => Change::Breaks,
+        Kind::Ends | Kind::Restarts => Change::Mends,
+        Kind::Begins | Kind::OfProgram => Change::Other,
+    }
+}
+
 /// Whether it is a program, or a person at a gateway, that asks.
 pub(crate) fn is_of_program(act: &Act) -> bool {
     match kind(act) {
         Kind::OfProgram => true,
-        Kind::Begins | Kind::Ends | Kind::Restarts => false,
+        Kind::Begins | Kind::Ends | Kind::OfLink | Kind::Restarts => false,
     }
 }
 
@@ -254,7 +308,7 @@ impl World<'_> {
         let begun = |credential: usize| self.model.get(credential).begun;
         let did = match (request, asked) {
             (Request::Authorize(ask), Asked::Decision(presented)) => Did::Authorize {
-                token: presented.credential.and_then(begun).map_or(Shown::Made, Shown::Begun),
+                token: shown(presented, begun),
                 uid,
                 operation: ask.operation.clone(),
                 resource: ask.resource.clone(),
@@ -305,11 +359,65 @@ impl World<'_> {
                 let credential = self.model.begun_by(*begun)?;
                 self.revoke_this(device, *what, credential);
             }
-            Did::Authorize { token: Shown::Made, .. }
+            Did::Authorize { token: Shown::Made(_) | Shown::Carried, .. }
             | Did::Begin { .. }
             | Did::Revoke { begun: None, .. }
             | Did::Status => return None,
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case() -> Case {
+        Case::parse(include_str!("../scenarios/live-dark.toml"), None).unwrap()
+    }
+
+    #[track_caller]
+    fn at(plan: &Plan, start: &Case, fits: impl Fn(&Act) -> bool) -> i64 {
+        let find = |plan: &Plan| plan.entries.iter().find(|entry| fits(&entry.act)).unwrap().at as i64;
+        find(plan) - find(start.plan())
+    }
+
+    #[test]
+    fn what_is_shifted_and_what_is_not() {
+        let case = case();
+        let down = |act: &Act| matches!(act, Act::LinkDown { .. });
+        let up = |act: &Act| matches!(act, Act::LinkUp { .. });
+        let revoke = |act: &Act| matches!(act, Act::Revoke { .. });
+        let begin = |act: &Act| matches!(act, Act::Begin { .. });
+        for (how, expected) in [
+            (Shift::Early(2000), [-2000, -2000, 0, 0]),
+            (Shift::Late(2000), [2000, 2000, 2000, 0]),
+            (Shift::Long(2000), [0, 2000, 0, 0]),
+        ] {
+            let plan = how.of(case.plan());
+            let moved =
+                [at(&plan, &case, down), at(&plan, &case, up), at(&plan, &case, revoke), at(&plan, &case, begin)];
+            assert_eq!(moved, expected, "{how:?}");
+        }
+        let soonest = Shift::Early(60_000).of(case.plan());
+        let when = |fits: &dyn Fn(&Act) -> bool| soonest.entries.iter().find(|entry| fits(&entry.act)).unwrap().at;
+        assert!(when(&up) > when(&down), "nothing comes back before it went away");
+    }
+
+    /// Both ends of what can be: revoked in the dark, and not a moment before the link is back.
+    #[test]
+    fn the_same_requests_with_the_same_credentials_are_asked_otherwise() {
+        let case = case();
+        let script = Script::of(&case);
+        let said = |script: &Script| script.lines.values().map(|line| line.said.clone()).collect::<Vec<_>>();
+        let last_revoked =
+            script.lines.iter().rev().find(|(_, line)| line.said.as_deref() == Some("revoked")).unwrap().0;
+        let asked: Vec<&Did> = script.lines.values().map(|line| &line.did).collect();
+        let late = script.shifted(&case, Shift::Late(30_000));
+        assert_eq!(late.lines.values().map(|line| &line.did).collect::<Vec<_>>(), asked);
+        assert_ne!(said(&late), said(&script));
+        assert!(late.lines[last_revoked].said.is_some());
+        // What comes a little later than nothing at all is the same.
+        assert_eq!(script.shifted(&case, Shift::Late(0)), script);
     }
 }

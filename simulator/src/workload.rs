@@ -31,8 +31,9 @@ use crate::device::Probe;
 use crate::event::Event;
 use crate::fault::{FloodWhat, ResetWhat};
 use crate::model::Credential;
-use crate::operator::{Carried, Operator, Theft};
+use crate::operator::Carried;
 use crate::plan::{TokenChoice, LAST_QUIET};
+use crate::theft::Theft;
 use crate::world::{Checks, Happening, World};
 
 /// Longest token that a program keeps.
@@ -228,7 +229,7 @@ impl World<'_> {
         };
         let name = self.devices[device as usize].name.clone();
         let (made, token) = self.operator.stolen(theft, &name, date(self.now));
-        let narrowing = Operator::narrowing(theft, made);
+        let narrowing = theft.narrowing(made);
         let write = choice == TokenChoice::Widened || pick % 5 == 0;
         let resource = if pick % 2 == 0 { ONE_RESOURCE } else { "modbus/meter4/value" };
         let what = if write { ("write", PROGRAMS[0].writes) } else { ("read", resource) };
@@ -242,7 +243,7 @@ impl World<'_> {
         }
         let name = self.devices[device as usize].name.clone();
         let (made, token) = self.operator.stolen(Theft::Forged, &name, date(self.now));
-        let narrowing = Operator::narrowing(Theft::Forged, made);
+        let narrowing = Theft::Forged.narrowing(made);
         let (choice, risk) = (TokenChoice::Forged, self.scenario.workload.risks[0].clone());
         let what = format!("modbus/unheard-of/{pick:016x}");
         self.decide(

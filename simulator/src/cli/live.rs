@@ -94,11 +94,16 @@ fn binary(args: &Args) -> Result<PathBuf, String> {
 }
 
 fn json(findings: &Findings, seconds: f64) -> String {
-    let counts = [Verdict::Same, Verdict::EitherOr, Verdict::Different].map(|verdict| findings.count(verdict));
+    let count = |verdict| findings.count(verdict);
     let mut value = serde_json::to_value(findings).unwrap_or_default();
     value["level"] = "live".into();
     value["verdict"] = findings.verdict().name().into();
-    value["compared"] = serde_json::json!({"same": counts[0], "either_or": counts[1], "different": counts[2]});
+    value["compared"] = serde_json::json!({
+        "same": count(Verdict::Same),
+        "either_or": count(Verdict::EitherOr),
+        "different": count(Verdict::Different),
+        "follows": count(Verdict::Follows),
+    });
     value["seconds"] = seconds.into();
     value.to_string()
 }
@@ -118,16 +123,22 @@ fn table(findings: &Findings, seconds: f64) -> String {
     let faults = findings.faults.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
     text.push_str(&format!("  faults carried out: {}\n", faults.join(", ")));
     text.push_str(&format!(
-        "  requests: {} answered as the model says, {} as it says of a moment sooner or later (within {} ms of a change), {} otherwise; {} could not be made\n",
+        "  requests: {} answered as the model says, {} as it says where a change shows sooner or later (settling {} ms),\n            {} otherwise, {} otherwise for that reason; {} could not be made in the model\n",
         findings.count(Verdict::Same),
         findings.count(Verdict::EitherOr),
         findings.settle_ms,
         findings.count(Verdict::Different),
+        findings.count(Verdict::Follows),
         findings.not_asked,
     ));
-    for row in findings.requests.iter().filter(|row| row.verdict != Verdict::Same) {
+    for row in &findings.requests {
         let said = |said: &Option<String>| said.clone().unwrap_or_else(|| "no answer".into());
-        let mark = if row.verdict == Verdict::Different { "DIFFERENT" } else { "either-or" };
+        let mark = match row.verdict {
+            Verdict::Same => continue,
+            Verdict::EitherOr => "either-or",
+            Verdict::Different => "DIFFERENT",
+            Verdict::Follows => "follows  ",
+        };
         text.push_str(&format!(
             "  {mark}  act {} at {:.1} s, gw-{}, {}: the model said {}, live said {}\n",
             row.act,

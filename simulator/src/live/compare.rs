@@ -32,14 +32,16 @@ pub(crate) struct Edge {
     pub(crate) due: u64,
     pub(crate) begun: u64,
     pub(crate) done: u64,
+    /// How long it may take until all that follows from it shows.
+    pub(crate) settle: u64,
 }
 
 impl Edge {
     /// Whether it cannot be said that a request came before it, or after all that followed from it.
-    fn blurs(&self, device: u32, heard: &Heard, settle: u64) -> bool {
+    fn blurs(&self, device: u32, heard: &Heard) -> bool {
         let concerned = self.device.is_none_or(|own| own == device);
-        let planned = heard.due >= self.due && heard.due <= self.due + settle;
-        let real = heard.done >= self.begun && heard.sent <= self.done + settle;
+        let planned = heard.due >= self.due && heard.due <= self.due + self.settle;
+        let real = heard.done >= self.begun && heard.sent <= self.done + self.settle;
         let swapped = (heard.due < self.due) != (heard.sent < self.begun);
         concerned && (planned || real || swapped)
     }
@@ -55,6 +57,8 @@ pub enum Verdict {
     EitherOr,
     /// They are not.
     Different,
+    /// They are not, but the credential is of a task whose beginning was answered otherwise already.
+    Follows,
 }
 
 /// One request, and what each level said to it.
@@ -81,33 +85,34 @@ pub struct Row {
 
 /// Compares what programs heard with what the model says. `others` are the model's answers to the same requests where
 /// something else happens a little sooner or later.
-pub(crate) fn compare(model: &Script, others: &[Script], heard: &[Heard], edges: &[Edge], settle: u64) -> Vec<Row> {
-    let row = |heard: &Heard| {
-        let line = model.lines.get(&heard.act)?;
-        let blurred = edges.iter().any(|edge| edge.blurs(line.device, heard, settle));
-        let other = others.iter().filter_map(|other| other.lines.get(&heard.act)).map(|other| other.said.clone());
-        // Who does not run answers nothing, and is asked nothing in the model.
-        let silent = others.iter().any(|other| !other.lines.contains_key(&heard.act)).then_some(None);
-        let or: BTreeSet<Option<String>> = other.chain(silent).filter(|other| *other != line.said).collect();
-        let verdict = match (heard.said == line.said, blurred) {
-            (true, _) => Verdict::Same,
-            (false, true) if or.contains(&heard.said) => Verdict::EitherOr,
-            (false, _) => Verdict::Different,
-        };
-        let (model, live) = (line.said.clone(), heard.said.clone());
-        let or = if blurred { or } else { BTreeSet::new() };
-        Some(Row {
-            act: heard.act,
-            at: heard.due,
-            device: line.device,
-            asked: asked(&line.did),
-            model,
-            live,
-            or,
-            verdict,
-        })
+pub(crate) fn compare(model: &Script, others: &[Script], heard: &[Heard], edges: &[Edge]) -> Vec<Row> {
+    let mut rows: Vec<Row> = heard.iter().filter_map(|heard| row(model, others, heard, edges)).collect();
+    // A task that came from elsewhere has another credential, of which other things are true.
+    let other: BTreeSet<usize> = rows.iter().filter(|row| row.verdict != Verdict::Same).map(|row| row.act).collect();
+    for row in rows.iter_mut().filter(|row| row.verdict == Verdict::Different) {
+        let of = model.lines.get(&row.act).and_then(|line| line.did.begun());
+        if of.is_some_and(|begun| other.contains(&begun)) {
+            row.verdict = Verdict::Follows;
+        }
+    }
+    rows
+}
+
+fn row(model: &Script, others: &[Script], heard: &Heard, edges: &[Edge]) -> Option<Row> {
+    let line = model.lines.get(&heard.act)?;
+    let blurred = edges.iter().any(|edge| edge.blurs(line.device, heard));
+    let other = others.iter().filter_map(|other| other.lines.get(&heard.act)).map(|other| other.said.clone());
+    // Who does not run answers nothing, and is asked nothing in the model.
+    let silent = others.iter().any(|other| !other.lines.contains_key(&heard.act)).then_some(None);
+    let or: BTreeSet<Option<String>> = other.chain(silent).filter(|other| *other != line.said).collect();
+    let verdict = match (heard.said == line.said, blurred) {
+        (true, _) => Verdict::Same,
+        (false, true) if or.contains(&heard.said) => Verdict::EitherOr,
+        (false, _) => Verdict::Different,
     };
-    heard.iter().filter_map(row).collect()
+    let (model, live) = (line.said.clone(), heard.said.clone());
+    let or = if blurred { or } else { BTreeSet::new() };
+    Some(Row { act: heard.act, at: heard.due, device: line.device, asked: asked(&line.did), model, live, or, verdict })
 }
 
 fn asked(did: &Did) -> String {
@@ -115,7 +120,10 @@ fn asked(did: &Did) -> String {
         Did::Authorize { token: Shown::Begun(begun), operation, resource, .. } => {
             format!("{operation} {resource} with the token of act {begun}")
         }
-        Did::Authorize { token: Shown::Made, operation, resource, .. } => format!("{operation} {resource}"),
+        Did::Authorize { token: Shown::Made(theft), operation, resource, .. } => {
+            format!("{operation} {resource} with a token that is {theft:?}").to_lowercase()
+        }
+        Did::Authorize { token: Shown::Carried, operation, resource, .. } => format!("{operation} {resource}"),
         Did::Begin { class, ttl_s, .. } => format!("begin {class} for {ttl_s} s"),
         Did::Finish { begun } => format!("finish the task of act {begun}"),
         Did::Revoke { what, .. } => format!("revoke {what:?}").to_lowercase(),
@@ -139,13 +147,13 @@ mod tests {
     }
 
     fn edge(device: Option<u32>, at: u64) -> Edge {
-        Edge { device, due: at, begun: at + 2, done: at + 50 }
+        Edge { device, due: at, begun: at + 2, done: at + 50, settle: 1000 }
     }
 
     #[track_caller]
     fn check(live: Option<&str>, at: u64, edges: &[Edge], expected: Verdict) {
         let others = [script(Some("allowed")), script(Some("revoked"))];
-        let rows = compare(&script(Some("revoked")), &others, &[heard(live, at)], edges, 1000);
+        let rows = compare(&script(Some("revoked")), &others, &[heard(live, at)], edges);
         assert_eq!(rows.iter().map(|row| row.verdict).collect::<Vec<_>>(), [expected], "{rows:?}");
     }
 
@@ -164,8 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_from_another_difference_is_no_other_one() {
+        let begin = Did::Begin { uid: 0, class: "pump".into(), rights: Vec::new(), ttl_s: 1, uses: None };
+        let mut model = script(Some("finished"));
+        model.lines.insert(0, Line { device: 1, did: begin, said: Some("issued".into()) });
+        let begun = |said: &str| Heard { act: 0, ..heard(Some(said), 1000) };
+        let verdicts = |said: &str| {
+            let rows = compare(&model, &[], &[begun(said), heard(Some("not_found"), 2000)], &[]);
+            rows.iter().map(|row| row.verdict).collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts("issued"), [Verdict::Same, Verdict::Different]);
+        assert_eq!(verdicts("fallback"), [Verdict::Different, Verdict::Follows]);
+    }
+
+    #[test]
     fn what_came_before_a_change_that_it_should_come_after_may_be_either() {
-        let late = Edge { device: None, due: 1000, begun: 9000, done: 9100 };
+        let late = Edge { device: None, due: 1000, begun: 9000, done: 9100, settle: 1000 };
         check(Some("allowed"), 3000, &[late], Verdict::EitherOr);
     }
 }

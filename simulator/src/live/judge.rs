@@ -11,7 +11,7 @@ use hardtack::shell::cast::failed;
 use hardtack::shell::clock;
 use serde_json::Value;
 
-use super::play::{Begun, Decided, Revoked, Seen};
+use super::play::{Decided, Revoked, Seen};
 use super::site::Site;
 use crate::check::{Id, Tally};
 use crate::fault::RevokeWhat;
@@ -86,27 +86,14 @@ pub(crate) fn judge(site: &Site, seen: &Seen, tally: &mut Tally, at: u64) -> Res
 
 /// Nothing that a gateway knew to be revoked was allowed there.
 fn revocation(seen: &Seen, decided: &Decided, tally: &mut Tally) {
-    let Some(begun) = seen.begun.get(&decided.begun) else { return };
+    let Some((act, begun)) = decided.begun.and_then(|act| Some((act, seen.begun.get(&act)?))) else { return };
     let known = |revoked: &&Revoked| revoked.head.is_some_and(|head| decided.applied >= head);
-    for revoked in seen.revoked.iter().filter(known).filter(|revoked| covers(seen, revoked, begun, decided.begun)) {
+    for revoked in seen.revoked.iter().filter(known).filter(|revoked| revoked.covers(seen, begun, act)) {
         let allowed = (decided.body["decision"] == "allow").then(|| {
             let (device, id, head) = (decided.device, &decided.body["decision_id"], revoked.head.unwrap_or(0));
             format!("gw-{device} allowed {id} of act {}, which head {head} revokes and it had applied", decided.act)
         });
         tally.tried(Id::RevocationHolds, decided.sent, allowed);
-    }
-}
-
-/// Whether a revocation is about a credential.
-fn covers(seen: &Seen, revoked: &Revoked, begun: &Begun, act: usize) -> bool {
-    let of = revoked.begun.and_then(|act| seen.begun.get(&act));
-    match revoked.what {
-        RevokeWhat::All => true,
-        RevokeWhat::Device => revoked.device == begun.device,
-        RevokeWhat::Grant => of.is_some_and(|of| of.grant == begun.grant),
-        RevokeWhat::Task => of.is_some_and(|of| of.task == begun.task),
-        RevokeWhat::Block | RevokeWhat::Token => revoked.begun == Some(act),
-        RevokeWhat::Carried | RevokeWhat::Group | RevokeWhat::Owner => false,
     }
 }
 

@@ -97,7 +97,7 @@ pub fn play(
     tell: &dyn Fn(&str),
     lines: Option<Box<dyn Write>>,
 ) -> Result<Findings, Failure> {
-    let timeline = Timeline::of(case, options.speed.max(1));
+    let timeline = Timeline::of(case, options.speed.max(1), options.settle);
     for (name, count) in &timeline.not_applied {
         tell(&format!("not applied here: {name} ({count})"));
     }
@@ -111,11 +111,14 @@ pub fn play(
     if !["agent", "fleet", "demo", "test-clock"].iter().all(|needed| features.iter().any(|has| has == needed)) {
         return Err(failed("this hardtack is built without what is needed", "build it with --features demo"));
     }
-    let (kept, settle) = (&timeline.case, options.settle * options.speed.max(1));
-    let script = Script::of(kept);
-    let others = [Shift::Early(settle), Shift::Late(settle), Shift::Slow(settle)].map(|how| script.shifted(kept, how));
+    let kept = &timeline.case;
     tell(&format!("founding a fleet of {} gateways", kept.scenario().fleet.devices));
-    let mut site = Site::found(kept.scenario(), kept.seed(), options.binary.clone())?;
+    let (mut site, script, others) = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask_the_model(&timeline, options));
+        let site = Site::found(kept.scenario(), kept.seed(), options.binary.clone())?;
+        let (script, others) = asked.join().map_err(|_| failed("the model", "it panicked"))?;
+        Ok::<_, Failure>((site, script, others))
+    })?;
     if options.keep {
         site.folder.disable_cleanup(true);
         tell(&format!("its folder, which stays: {}", site.folder.path().display()));
@@ -127,7 +130,7 @@ pub fn play(
     judge::converge(&mut site, &seen, &mut tally, end)?;
     judge::judge(&site, &seen, &mut tally, end)?;
     write(lines, &seen).map_err(|error| failed("the trace cannot be written", error))?;
-    let requests = compare::compare(&script, &others, &seen.heard, &seen.edges, options.settle);
+    let requests = compare::compare(&script, &others, &seen.heard, &seen.edges);
     let planned: usize = timeline.requests.values().map(Vec::len).sum();
     let tried = |property: &Property| property.status != Status::Vacuous;
     Ok(Findings {
@@ -143,6 +146,15 @@ pub fn play(
         late_ms: seen.late,
         folder: options.keep.then(|| site.folder.path().to_owned()),
     })
+}
+
+/// What the model says to the plan, and what it says where something happens a little sooner or later.
+fn ask_the_model(timeline: &Timeline, options: &Options) -> (Script, Vec<Script>) {
+    let script = Script::of(&timeline.case);
+    let whole = options.settle * options.speed.max(1);
+    let shifts = [whole / 2, whole].map(|by| [Shift::Early(by), Shift::Late(by), Shift::Long(by)]);
+    let others = shifts.into_iter().flatten().map(|how| script.shifted(&timeline.case, how)).collect();
+    (script, others)
 }
 
 fn write(lines: Option<Box<dyn Write>>, seen: &play::Seen) -> std::io::Result<()> {

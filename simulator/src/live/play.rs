@@ -16,6 +16,7 @@ use hardtack::ids::BlockId;
 use hardtack::shell::cast::failed;
 use hardtack::shell::client::Client;
 use hardtack::shell::clock;
+use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held};
 use serde_json::{json, Value};
 
@@ -26,6 +27,7 @@ use crate::event::Event;
 use crate::fault::{RevokeWhat, WallAfter};
 use crate::plan::{Act, Turn};
 use crate::script::{Did, Line, Script, Shown};
+use crate::theft::Theft;
 
 /// How often the agents' logs are looked at, in milliseconds.
 const LOOK: u64 = 20;
@@ -49,8 +51,8 @@ pub(crate) struct Begun {
 pub(crate) struct Decided {
     pub(crate) act: usize,
     pub(crate) device: u32,
-    /// The act that began the task whose token was shown.
-    pub(crate) begun: usize,
+    /// The act that began the task whose token was shown, if an agent handed that out.
+    pub(crate) begun: Option<usize>,
     pub(crate) sent: u64,
     /// The highest head that the gateway was known to have applied when it was asked.
     pub(crate) applied: u64,
@@ -60,12 +62,26 @@ pub(crate) struct Decided {
 /// Something that the operator revoked.
 #[derive(Debug, Clone)]
 pub(crate) struct Revoked {
-    pub(crate) at: u64,
     pub(crate) device: u32,
     pub(crate) what: RevokeWhat,
     pub(crate) begun: Option<usize>,
     /// A head that certainly holds it, once one was signed.
     pub(crate) head: Option<u64>,
+}
+
+impl Revoked {
+    /// Whether it is about a credential, which this act began.
+    pub(crate) fn covers(&self, seen: &Seen, begun: &Begun, act: usize) -> bool {
+        let of = self.begun.and_then(|act| seen.begun.get(&act));
+        match self.what {
+            RevokeWhat::All => true,
+            RevokeWhat::Device => self.device == begun.device,
+            RevokeWhat::Grant => of.is_some_and(|of| of.grant == begun.grant),
+            RevokeWhat::Task => of.is_some_and(|of| of.task == begun.task),
+            RevokeWhat::Block | RevokeWhat::Token => self.begun == Some(act),
+            RevokeWhat::Carried | RevokeWhat::Group | RevokeWhat::Owner => false,
+        }
+    }
 }
 
 /// What was seen.
@@ -83,7 +99,7 @@ pub(crate) struct Seen {
     pub(crate) starts: BTreeMap<u32, u64>,
     /// How often each fault was carried out.
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// By how much the latest act was late, in milliseconds.
+    /// By how much the latest act that is none of a program was late, in milliseconds.
     pub(crate) late: u64,
 }
 
@@ -148,9 +164,15 @@ pub(crate) fn play(site: &mut Site, timeline: &Timeline, script: &Script) -> Res
     let played = std::thread::scope(|scope| {
         for (device, requests) in &timeline.requests {
             let of = &site.devices[*device as usize];
-            let (client, shared) = (of.gateway.client(), Arc::clone(&of.shared));
-            let (stage, requests, device) = (&stage, requests.clone(), *device);
-            scope.spawn(move || programs(stage, script, device, &client, &shared, &requests));
+            let programs = Programs {
+                stage: &stage,
+                script,
+                device: *device,
+                client: of.gateway.client(),
+                shared: Arc::clone(&of.shared),
+                stolen: of.stolen.clone(),
+            };
+            scope.spawn(move || programs.ask_all(requests));
         }
         let mut play = Play { site, timeline, script, stage: &stage };
         let played = play.world(scope);
@@ -166,56 +188,86 @@ pub(crate) fn play(site: &mut Site, timeline: &Timeline, script: &Script) -> Res
     Ok(seen)
 }
 
-/// The programs of one gateway: one request after the other.
-fn programs(stage: &Stage, script: &Script, device: u32, client: &Client, shared: &Shared, requests: &[(u64, usize)]) {
-    for (due, act) in requests {
-        if !stage.wait_until(*due) {
-            return;
-        }
-        let Some(Line { did, .. }) = script.lines.get(act) else { continue };
-        let (sent, applied) = (stage.now(), shared.applied.load(Ordering::Acquire));
-        // Where nothing runs, nobody asks.
-        let answer = match question(stage, did) {
-            Some((route, body)) if !shared.asleep.load(Ordering::Acquire) => ask(client, &route, body),
-            Some(_) | None => None,
-        };
-        let done = stage.now();
-        let said = answer.as_ref().map(word);
-        let mut seen = stage.seen();
-        seen.late = seen.late.max(sent.saturating_sub(*due));
-        seen.heard.push(Heard { act: *act, said: said.clone(), due: *due, sent, done });
-        let Some(body) = answer else { continue };
-        seen.events.push((done, event_of(device, said.unwrap_or_default(), &body)));
-        match did {
-            Did::Authorize { token: Shown::Begun(begun), .. } => {
-                seen.decided.push(Decided { act: *act, device, begun: *begun, sent, applied, body });
-            }
-            Did::Begin { .. } => {
-                seen.begun.extend(begun(device, &body).map(|begun| (*act, begun)));
-            }
-            Did::Authorize { token: Shown::Made, .. } | Did::Finish { .. } | Did::Revoke { .. } | Did::Status => {}
-        }
-    }
+/// The programs of one gateway.
+struct Programs<'a> {
+    stage: &'a Stage,
+    script: &'a Script,
+    device: u32,
+    client: Client,
+    shared: Arc<Shared>,
+    stolen: BTreeMap<Theft, String>,
 }
 
-/// The route and the body that ask for it. None where there is nothing to show.
-fn question(stage: &Stage, did: &Did) -> Option<(String, Option<Value>)> {
-    let begun = |act: &usize| stage.seen().begun.get(act).cloned();
-    match did {
-        Did::Authorize { token: Shown::Begun(act), operation, resource, risk, .. } => {
-            let token = begun(act)?.token;
-            let ask = json!({"token": token, "operation": operation, "resource": resource, "risk": risk});
-            Some(("/v1/authorize".into(), Some(ask)))
+impl Programs<'_> {
+    /// One request after the other.
+    fn ask_all(&self, requests: &[(u64, usize)]) {
+        for (due, act) in requests {
+            if !self.stage.wait_until(*due) {
+                return;
+            }
+            if let Some(Line { did, .. }) = self.script.lines.get(act) {
+                self.ask(*due, *act, did);
+            }
         }
-        Did::Begin { class, rights, ttl_s, uses, .. } => {
-            let rights: Vec<Value> =
-                rights.iter().map(|right| json!({"resource": right.resource, "action": right.action})).collect();
-            let ask = json!({"task": class, "rights": rights, "ttl_s": ttl_s, "uses": uses});
-            Some(("/v1/tasks".into(), Some(ask)))
+    }
+
+    fn ask(&self, due: u64, act: usize, did: &Did) {
+        let (sent, applied) = (self.stage.now(), self.shared.applied.load(Ordering::Acquire));
+        // Where nothing runs, nobody asks.
+        let answer = match self.question(did) {
+            Some((route, body)) if !self.shared.asleep.load(Ordering::Acquire) => ask(&self.client, &route, body),
+            Some(_) | None => None,
+        };
+        let done = self.stage.now();
+        let said = answer.as_ref().map(word);
+        let mut seen = self.stage.seen();
+        seen.heard.push(Heard { act, said: said.clone(), due, sent, done });
+        let Some(body) = answer else { return };
+        let begun_by = match did {
+            Did::Authorize { token: Shown::Begun(begun), .. } => Some(*begun),
+            Did::Authorize { token: Shown::Made(_) | Shown::Carried, .. }
+            | Did::Begin { .. }
+            | Did::Finish { .. }
+            | Did::Revoke { .. }
+            | Did::Status => None,
+        };
+        let device = self.device;
+        let of = begun_by.and_then(|act| Some((act, seen.begun.get(&act)?)));
+        let revoked = of.is_some_and(|(act, of)| seen.revoked.iter().any(|revoked| revoked.covers(&seen, of, act)));
+        let event = event_of(device, said.unwrap_or_default(), &body, revoked);
+        seen.events.push((done, event));
+        match did {
+            Did::Authorize { .. } => {
+                seen.decided.push(Decided { act, device, begun: begun_by, sent, applied, body });
+            }
+            Did::Begin { .. } => seen.begun.extend(begun(device, &body).map(|begun| (act, begun))),
+            Did::Finish { .. } | Did::Revoke { .. } | Did::Status => {}
         }
-        Did::Finish { begun: act } => Some((format!("/v1/tasks/{}/finish", begun(act)?.task), Some(json!({})))),
-        Did::Status => Some(("/v1/status".into(), None)),
-        Did::Authorize { token: Shown::Made, .. } | Did::Revoke { .. } => None,
+    }
+
+    /// The route and the body that ask for it. None where there is nothing to show.
+    fn question(&self, did: &Did) -> Option<(String, Option<Value>)> {
+        let begun = |act: &usize| self.stage.seen().begun.get(act).cloned();
+        match did {
+            Did::Authorize { token, operation, resource, risk, .. } => {
+                let token = match token {
+                    Shown::Begun(act) => begun(act)?.token,
+                    Shown::Made(theft) => self.stolen.get(theft)?.clone(),
+                    Shown::Carried => return None,
+                };
+                let ask = json!({"token": token, "operation": operation, "resource": resource, "risk": risk});
+                Some(("/v1/authorize".into(), Some(ask)))
+            }
+            Did::Begin { class, rights, ttl_s, uses, .. } => {
+                let right = |right: &Right| json!({"resource": right.resource, "action": right.action});
+                let rights: Vec<Value> = rights.iter().map(right).collect();
+                let ask = json!({"task": class, "rights": rights, "ttl_s": ttl_s, "uses": uses});
+                Some(("/v1/tasks".into(), Some(ask)))
+            }
+            Did::Finish { begun: act } => Some((format!("/v1/tasks/{}/finish", begun(act)?.task), Some(json!({})))),
+            Did::Status => Some(("/v1/status".into(), None)),
+            Did::Revoke { .. } => None,
+        }
     }
 }
 
@@ -250,13 +302,13 @@ fn begun(device: u32, body: &Value) -> Option<Begun> {
     Some(Begun { device, task: text("task_id")?, grant: text("grant_id")?, token, chain })
 }
 
-fn event_of(device: u32, said: String, body: &Value) -> Event {
+fn event_of(device: u32, said: String, body: &Value, revoked: bool) -> Event {
     let (era, index) = (body["audit"]["era"].as_u64(), body["audit"]["index"].as_u64());
     let reason = Reason::ALL.into_iter().find(|reason| reason.name() == said);
     match (reason, era, index) {
         (Some(reason), Some(era), Some(index)) => {
             let allow = reason == Reason::Allowed;
-            Event::Decided { device, allow, reason: reason.name(), revoked: reason == Reason::Revoked, era, index }
+            Event::Decided { device, allow, reason: reason.name(), revoked, era, index }
         }
         (Some(_) | None, _, _) => Event::Replied { device, what: said },
     }
@@ -344,17 +396,12 @@ impl<'a> Play<'a> {
         'a: 'scope,
     {
         let begun = self.stage.now();
-        let edge = |device: Option<u32>, stage: &Stage| {
-            let done = stage.now();
-            let mut seen = stage.seen();
-            seen.late = seen.late.max(begun.saturating_sub(at));
-            seen.edges.push(Edge { device, due: at, begun, done });
-        };
-        let (number, later) = match what {
+        let (device, settle, later) = match what {
             Due::Act(number) => {
                 self.stage.tell(Event::PlanStep { number: number as u64 });
                 let act = self.timeline.case.plan().entries[number].act.clone();
-                (act.device(), self.act(at, number, &act, scope)?)
+                let settle = self.timeline.settle(&act);
+                (act.device(), settle, self.act(at, number, &act, scope)?)
             }
             Due::PowerOn(device, wall) => {
                 let later = at + self.timeline.boot();
@@ -362,7 +409,7 @@ impl<'a> Play<'a> {
                 of.power_on(wall)?;
                 let boots = of.boots;
                 self.stage.tell(Event::PowerOn { device });
-                (Some(device), vec![(later, Due::Start(device, boots))])
+                (Some(device), self.timeline.mended(), vec![(later, Due::Start(device, boots))])
             }
             Due::Start(device, boots) => {
                 let of = &mut self.site.devices[device as usize];
@@ -376,10 +423,13 @@ impl<'a> Play<'a> {
                     };
                     self.stage.tell(Event::AgentStarted { device, start: start + 1 });
                 }
-                (Some(device), Vec::new())
+                (Some(device), self.timeline.mended(), Vec::new())
             }
         };
-        edge(number, self.stage);
+        let done = self.stage.now();
+        let mut seen = self.stage.seen();
+        seen.late = seen.late.max(begun.saturating_sub(at));
+        seen.edges.push(Edge { device, due: at, begun, done, settle });
         Ok(later)
     }
 
@@ -538,7 +588,7 @@ impl<'a> Play<'a> {
         let at = self.stage.now();
         let place = {
             let mut seen = self.stage.seen();
-            seen.revoked.push(Revoked { at, device, what: *what, begun: *begun, head: None });
+            seen.revoked.push(Revoked { device, what: *what, begun: *begun, head: None });
             seen.revoked.len() - 1
         };
         let (stage, fleet, script) = (self.stage, self.site.fleet.clone(), target);

@@ -4,15 +4,18 @@
 //! Never: leaves a process behind: each is killed when its handle is dropped.
 //! Read next: `play.rs`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hardtack::cli::Failure;
+use hardtack::fleet::keys::Issuer;
 use hardtack::profile::{shipped, Kind};
 use hardtack::shell::cast::{failed, path, user, Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
+use hardtack::shell::fleet_keys::KeyFolder;
 use hardtack::shell::proxy::{Proxy, Swallow};
 use serde_json::Value as Json;
 use tokio::runtime::Runtime;
@@ -20,11 +23,15 @@ use toml::{Table, Value};
 
 use super::broker::Mosquitto;
 use crate::fault::{Direction, Retained, WallAfter};
-use crate::operator::device_name;
+use crate::operator::{device_name, OWNER};
 use crate::random::{between, stream};
 use crate::scenario::{PolicyPlan, Scenario, Span};
+use crate::theft::{Theft, Victim};
 use crate::workload::program_rights;
 use crate::world::Away;
+
+/// The fleet's name.
+const FLEET: &str = "sim";
 
 /// What a gateway's programs and the play both look at.
 #[derive(Debug, Default)]
@@ -52,6 +59,8 @@ pub(crate) struct Device {
     /// Which boot of its kernel this is, and how much of the machine's own had passed when it began.
     pub(crate) boots: u8,
     booted_s: i64,
+    /// Tokens that thieves and forgers made for it.
+    pub(crate) stolen: BTreeMap<Theft, String>,
     /// Whether the supply is on.
     pub(crate) is_on: bool,
     /// Whether an end without a warning may have cost counts of equal denials.
@@ -79,11 +88,12 @@ impl Site {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| failed("no runtime for the links", error))?;
         let stage = Stage::new(binary);
-        let fleet = Fleet::init(&stage, folder.path().join("fleet"), "sim")?;
+        let fleet = Fleet::init(&stage, folder.path().join("fleet"), FLEET)?;
         set_policy(&scenario.policy, &fleet, folder.path())?;
         let broker = Mosquitto::start(&stage, &fleet.dir)?;
         let serve = Some(fleet.serve(&format!("mqtts://127.0.0.1:{}", broker.addr().port()))?);
         let settings = profile(scenario, folder.path())?;
+        let issuer = KeyFolder::of(&fleet.dir).issuer().map_err(|error| failed("no issuer's key", error))?;
         let mut devices = Vec::new();
         for number in 0..scenario.fleet.devices {
             let proxy = runtime.block_on(Proxy::start(broker.addr()));
@@ -111,6 +121,7 @@ impl Site {
                 rtc_ms: has_rtc.then_some(0),
                 boots: 0,
                 booted_s: 0,
+                stolen: steal(FLEET, &name, &issuer, seed)?,
                 is_on: true,
                 killed: false,
             };
@@ -328,6 +339,21 @@ fn profile(scenario: &Scenario, folder: &Path) -> Result<Vec<(&'static str, Stri
         write("HARDTACK_OVERLAY", "overlay.toml", text)?;
     }
     Ok(settings)
+}
+
+/// Tokens as thieves and forgers make them for a gateway.
+fn steal(fleet: &str, device: &str, issuer: &Issuer, seed: u64) -> Result<BTreeMap<Theft, String>, Failure> {
+    let broken = |error: &dyn std::fmt::Display| failed("no name", error);
+    let victim = Victim {
+        fleet: fleet.parse().map_err(|error| broken(&error))?,
+        device: device.parse().map_err(|error| broken(&error))?,
+        owner: OWNER.into(),
+        feed: "main".parse().map_err(|error| broken(&error))?,
+        issuer,
+    };
+    let now = clock::wall().ok_or_else(|| failed("the clock says a time before 1970", "set it"))?;
+    let mut thief = stream(seed, device, "live thief");
+    Ok(Theft::ALL.map(|theft| (theft, victim.steal(theft, now, &mut thief))).into())
 }
 
 /// The gateway's fallback grant, as the scenario has it, for programs of this process's user.

@@ -10,7 +10,7 @@ use crate::case::Case;
 use crate::fault::{Boundary, RevokeWhat};
 use crate::host::BOOT_MS;
 use crate::plan::{Act, Entry, TokenChoice};
-use crate::script::is_of_program;
+use crate::script::{change, is_of_program, Change};
 
 /// How long before its first act a plan begins here, in milliseconds.
 const LEAD: u64 = 500;
@@ -27,10 +27,12 @@ pub(crate) struct Timeline {
     pub(crate) world: Vec<(u64, usize)>,
     /// How many times faster than its plan it runs.
     speed: u64,
+    /// How long what changed takes to show, in real milliseconds, where nobody has to notice or to try again.
+    settle: u64,
 }
 
 impl Timeline {
-    pub(crate) fn of(case: &Case, speed: u64) -> Self {
+    pub(crate) fn of(case: &Case, speed: u64, settle: u64) -> Self {
         let (mut entries, mut not_applied) = (Vec::new(), BTreeMap::new());
         for entry in &case.plan().entries {
             match unapplied(&entry.act) {
@@ -38,7 +40,6 @@ impl Timeline {
                 None => entries.push(entry.clone()),
             }
         }
-        // A plan can take away what it gives back later, or only one of the two.
         let first = entries.first().map_or(0, |entry| entry.at);
         let real = |entry: &Entry| LEAD + (entry.at - first) / speed;
         let (mut requests, mut world) = (BTreeMap::<u32, Vec<_>>::new(), Vec::new());
@@ -48,12 +49,27 @@ impl Timeline {
                 None => world.push((real(entry), act)),
             }
         }
-        Self { case: case.with_entries(entries), not_applied, requests, world, speed }
+        Self { case: case.with_entries(entries), not_applied, requests, world, speed, settle }
     }
 
     /// A length of time of the plan in real milliseconds.
     pub(crate) fn lasts(&self, ms: u64) -> u64 {
         ms / self.speed
+    }
+
+    /// How long it may take until all that follows from an act shows, in real milliseconds.
+    pub(crate) fn settle(&self, act: &Act) -> u64 {
+        match change(act) {
+            // A side that hears nothing gives up after twice the keep-alive at the latest.
+            Change::Breaks => 2 * self.case.scenario().profile.link.keepalive_s * 1000 + self.mended(),
+            Change::Mends => self.mended(),
+            Change::Other => self.settle,
+        }
+    }
+
+    /// The same, of something that is there again and that gateways find when they try next.
+    pub(crate) fn mended(&self) -> u64 {
+        self.settle + self.case.scenario().profile.link.backoff_ms_max
     }
 
     /// How long a kernel takes from its start to the agent's.
@@ -92,17 +108,18 @@ fn unapplied(act: &Act) -> Option<String> {
         | Act::Status { .. }
         | Act::Suspend { .. } => None,
         Act::Authorize { token, .. } => match token {
-            TokenChoice::Expired
+            TokenChoice::Attenuated
+            | TokenChoice::Expired
             | TokenChoice::Finished
             | TokenChoice::Foreign
+            | TokenChoice::Forged
             | TokenChoice::Revoked
             | TokenChoice::Spend
             | TokenChoice::Stolen
-            | TokenChoice::Valid => None,
-            // Made by hand in the model, or by another user's program.
-            TokenChoice::Attenuated | TokenChoice::Forged | TokenChoice::Stranger | TokenChoice::Widened => {
-                Some(format!("token.{}", word(token)))
-            }
+            | TokenChoice::Valid
+            | TokenChoice::Widened => None,
+            // All programs here are of one user.
+            TokenChoice::Stranger => Some("token.stranger".into()),
         },
         Act::PowerCut { boundary, .. } => match boundary {
             Boundary::Any | Boundary::Now => None,

@@ -815,7 +815,9 @@ impl Operator {
 
     fn steal(&mut self, theft: Theft, device: &DeviceId, at: Timestamp) -> String {
         let (fleet, feed) = (self.fleet().clone(), self.feed_of(device));
-        let victim = Victim { fleet, device: device.clone(), owner: OWNER.into(), feed, issuer: &self.keys.issuer };
+        let Issuer { root_key_id, key } = &self.keys.issuer;
+        let (root_key_id, key) = (*root_key_id, key.clone());
+        let victim = Victim { fleet, device: device.clone(), owner: OWNER.into(), feed, root_key_id, key };
         victim.steal(theft, at, &mut self.thief)
     }
 

@@ -19,6 +19,9 @@ use crate::trace::Trace;
 use crate::workload::Asked;
 use crate::world::World;
 
+/// The longest that an answer takes, in milliseconds, where nothing sleeps.
+const ANSWERED_WITHIN: u64 = 60_000;
+
 /// What an act was, once it was known what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Did {
@@ -129,7 +132,7 @@ impl Script {
     /// What a case comes to.
     pub fn of(case: &Case) -> Self {
         let world = World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), None);
-        world.drawn_anew(case.anew()).run().script
+        world.drawn_anew(case.anew()).script(ANSWERED_WITHIN)
     }
 
     /// What becomes of the same requests, with the same credentials, where something else happens a little sooner or later.
@@ -137,7 +140,7 @@ impl Script {
     pub fn shifted(&self, case: &Case, how: Shift) -> Self {
         let plan = how.of(case.plan());
         let world = World::new(case.scenario(), &plan, case.seed(), Trace::new(None), None);
-        world.drawn_anew(case.anew()).following(self).run().script
+        world.drawn_anew(case.anew()).following(self).script(ANSWERED_WITHIN)
     }
 
     pub(crate) fn asked(&mut self, act: usize, device: u32, did: Did) {

@@ -6,7 +6,6 @@
 
 use biscuit_auth::builder::BlockBuilder;
 use ed25519_dalek::SigningKey;
-use hardtack::fleet::keys::Issuer;
 use hardtack::ids::{DeviceId, FeedId, FleetId, GrantId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::link::Right;
@@ -36,9 +35,6 @@ pub enum Theft {
 const UNTIL: Millis = Millis::from_secs(120);
 
 impl Theft {
-    /// Each of them.
-    pub const ALL: [Self; 5] = [Self::Forged, Self::OneResource, Self::OnlyWrite, Self::Until, Self::Widened];
-
     /// How a token of that kind is narrowed that was made then.
     pub(crate) fn narrowing(self, made: Timestamp) -> Option<Narrowing> {
         match self {
@@ -51,20 +47,23 @@ impl Theft {
 }
 
 /// For which gateway a token is made, and whose is used for it.
-pub(crate) struct Victim<'a> {
+#[derive(Clone)]
+pub(crate) struct Victim {
     pub(crate) fleet: FleetId,
     pub(crate) device: DeviceId,
     pub(crate) owner: String,
     pub(crate) feed: FeedId,
-    pub(crate) issuer: &'a Issuer,
+    /// The issuer's number and key.
+    pub(crate) root_key_id: u32,
+    pub(crate) key: SigningKey,
 }
 
-impl Victim<'_> {
+impl Victim {
     /// Makes one.
     pub(crate) fn steal(&self, theft: Theft, at: Timestamp, thief: &mut ChaCha8Rng) -> String {
         let key = match theft {
             Theft::Forged => SigningKey::generate(thief),
-            Theft::OneResource | Theft::OnlyWrite | Theft::Until | Theft::Widened => self.issuer.key.clone(),
+            Theft::OneResource | Theft::OnlyWrite | Theft::Until | Theft::Widened => self.key.clone(),
         };
         let token = self.mint(at, &key, thief);
         let plain = BlockBuilder::new;
@@ -103,6 +102,6 @@ impl Victim<'_> {
             staleness_max: Vec::new(),
             min_time_class: None,
         };
-        mint_task(&spec, key, self.issuer.root_key_id, thief).expect(HONEST)
+        mint_task(&spec, key, self.root_key_id, thief).expect(HONEST)
     }
 }

@@ -195,6 +195,8 @@ pub(crate) struct World<'a> {
     pub(crate) script: Script,
     /// What they came to in another run, whose choices are made again here.
     pub(crate) follow: Option<&'a Script>,
+    /// Where a run ends before its time, for whoever does not judge it.
+    stop: u64,
     /// From when on latencies and the broker's whims are drawn with another seed.
     anew: Option<Anew>,
     /// Per gateway the newest head that it must hold in the end.
@@ -271,6 +273,7 @@ impl<'a> World<'a> {
             acting: None,
             script: Script::default(),
             follow: None,
+            stop: u64::MAX,
             anew: None,
             newest_owed: Vec::new(),
             queue: BinaryHeap::new(),
@@ -296,6 +299,12 @@ impl<'a> World<'a> {
         Self { follow: Some(script), ..self }
     }
 
+    /// Runs until so long after the last act, and gives what the acts came to.
+    pub(crate) fn script(mut self, after: u64) -> Script {
+        self.stop = self.plan.entries.iter().map(|entry| entry.at).max().unwrap_or(0).saturating_add(after);
+        self.run().script
+    }
+
     /// Runs from start to end.
     pub(crate) fn run(self) -> Outcome {
         self.run_until(|_| false)
@@ -313,7 +322,7 @@ impl<'a> World<'a> {
         self.schedule(end - LAST_STATUS, Happening::LastStatus);
         let (mut moment, mut events) = (0, 0u64);
         while let Some(Reverse(next)) = self.queue.pop() {
-            if next.at > end {
+            if next.at > end.min(self.stop) {
                 break;
             }
             if let Some(Anew { seed, .. }) = self.anew.take_if(|anew| next.at >= anew.from) {

@@ -59,3 +59,12 @@ fn real_agents_answer_as_the_model_says_in_the_dark_and_after_it() {
     let judged = |id: &str| findings.properties.iter().any(|p| p.id == id && p.status == Status::Pass);
     assert!(["I1", "I2", "I4", "I10", "live"].into_iter().all(judged), "{:#?}", findings.properties);
 }
+
+#[test]
+fn a_plan_that_would_take_too_long_is_refused_before_anything_is_started() {
+    let case = Case::parse(include_str!("../scenarios/flappy-link.toml"), None).unwrap();
+    let nowhere = PathBuf::from("/nonexistent/hardtack");
+    let options = Options { binary: nowhere, speed: 100, settle: 2000, longest: 60_000, keep: false };
+    let refused = play(&case, &options, &|_| (), None).unwrap_err();
+    assert!(refused.what.contains("this plan lasts"), "{}", refused.what);
+}

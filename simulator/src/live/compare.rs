@@ -105,10 +105,14 @@ fn row(model: &Script, others: &[Script], heard: &Heard, edges: &[Edge]) -> Opti
     // Who does not run answers nothing, and is asked nothing in the model.
     let silent = others.iter().any(|other| !other.lines.contains_key(&heard.act)).then_some(None);
     let or: BTreeSet<Option<String>> = other.chain(silent).filter(|other| *other != line.said).collect();
-    let verdict = match (heard.said == line.said, blurred) {
+    // Whether the issuer was asked and answered in time hangs on more than when something changed: on how long a gateway took
+    // to be in touch again, or to notice that it is not.
+    let began = |said: &Option<String>| matches!(said.as_deref(), Some("issued" | "fallback"));
+    let either = or.contains(&heard.said) || (began(&line.said) && began(&heard.said));
+    let verdict = match (heard.said == line.said, blurred && either) {
         (true, _) => Verdict::Same,
-        (false, true) if or.contains(&heard.said) => Verdict::EitherOr,
-        (false, _) => Verdict::Different,
+        (false, true) => Verdict::EitherOr,
+        (false, false) => Verdict::Different,
     };
     let (model, live) = (line.said.clone(), heard.said.clone());
     let or = if blurred { or } else { BTreeSet::new() };
@@ -181,8 +185,20 @@ mod tests {
             let rows = compare(&model, &[], &[begun(said), heard(Some("not_found"), 2000)], &[]);
             rows.iter().map(|row| row.verdict).collect::<Vec<_>>()
         };
+        assert_eq!(verdicts("refused"), [Verdict::Different, Verdict::Follows]);
         assert_eq!(verdicts("issued"), [Verdict::Same, Verdict::Different]);
         assert_eq!(verdicts("fallback"), [Verdict::Different, Verdict::Follows]);
+    }
+
+    #[test]
+    fn whether_the_issuer_was_reached_is_not_said_near_a_change() {
+        let did = Did::Begin { uid: 0, class: "pump".into(), rights: Vec::new(), ttl_s: 1, uses: None };
+        let model = Script { lines: [(7, Line { device: 1, did, said: Some("issued".into()) })].into() };
+        let verdict =
+            |said: &str, at: u64| compare(&model, &[], &[heard(Some(said), at)], &[edge(Some(1), 4000)])[0].verdict;
+        assert_eq!(verdict("fallback", 4500), Verdict::EitherOr);
+        assert_eq!(verdict("fallback", 9000), Verdict::Different);
+        assert_eq!(verdict("locked", 4500), Verdict::Different);
     }
 
     #[test]

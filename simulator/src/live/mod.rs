@@ -131,6 +131,11 @@ pub fn play(
     judge::judge(&site, &seen, &mut tally, end)?;
     write(lines, &seen).map_err(|error| failed("the trace cannot be written", error))?;
     let requests = compare::compare(&script, &others, &seen.heard, &seen.edges);
+    let mut not_applied = timeline.not_applied;
+    for (name, count) in seen.skipped {
+        tell(&format!("not applied here: {name} ({count})"));
+        not_applied.insert(name, count);
+    }
     let planned: usize = timeline.requests.values().map(Vec::len).sum();
     let tried = |property: &Property| property.status != Status::Vacuous;
     Ok(Findings {
@@ -141,7 +146,7 @@ pub fn play(
         properties: tally.properties().into_iter().filter(tried).collect(),
         not_asked: planned - requests.len(),
         requests,
-        not_applied: timeline.not_applied,
+        not_applied,
         faults: seen.faults,
         late_ms: seen.late,
         folder: options.keep.then(|| site.folder.path().to_owned()),
@@ -152,7 +157,8 @@ pub fn play(
 fn ask_the_model(timeline: &Timeline, options: &Options) -> (Script, Vec<Script>) {
     let script = Script::of(&timeline.case);
     let whole = options.settle * options.speed.max(1);
-    let shifts = [whole / 2, whole].map(|by| [Shift::Early(by), Shift::Late(by), Shift::Long(by)]);
+    let shifts =
+        [16, 8, 4, 2, 1].map(|part| whole / part).map(|by| [Shift::Early(by), Shift::Late(by), Shift::Long(by)]);
     let others = shifts.into_iter().flatten().map(|how| script.shifted(&timeline.case, how)).collect();
     (script, others)
 }

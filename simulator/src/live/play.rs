@@ -21,13 +21,12 @@ use hardtack::wire::token::{from_text, Held};
 use serde_json::{json, Value};
 
 use super::compare::{Edge, Heard};
-use super::site::{Shared, Site};
+use super::site::{Shared, Site, Thief};
 use super::timeline::Timeline;
 use crate::event::Event;
 use crate::fault::{RevokeWhat, WallAfter};
 use crate::plan::{Act, Turn};
 use crate::script::{Did, Line, Script, Shown};
-use crate::theft::Theft;
 
 /// How often the agents' logs are looked at, in milliseconds.
 const LOOK: u64 = 20;
@@ -99,6 +98,8 @@ pub(crate) struct Seen {
     pub(crate) starts: BTreeMap<u32, u64>,
     /// How often each fault was carried out.
     pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// Acts that could not be carried out after all: why, and how often.
+    pub(crate) skipped: BTreeMap<String, u64>,
     /// By how much the latest act that is none of a program was late, in milliseconds.
     pub(crate) late: u64,
 }
@@ -164,13 +165,13 @@ pub(crate) fn play(site: &mut Site, timeline: &Timeline, script: &Script) -> Res
     let played = std::thread::scope(|scope| {
         for (device, requests) in &timeline.requests {
             let of = &site.devices[*device as usize];
-            let programs = Programs {
+            let mut programs = Programs {
                 stage: &stage,
                 script,
                 device: *device,
                 client: of.gateway.client(),
                 shared: Arc::clone(&of.shared),
-                stolen: of.stolen.clone(),
+                thief: of.thief.clone(),
             };
             scope.spawn(move || programs.ask_all(requests));
         }
@@ -195,12 +196,12 @@ struct Programs<'a> {
     device: u32,
     client: Client,
     shared: Arc<Shared>,
-    stolen: BTreeMap<Theft, String>,
+    thief: Thief,
 }
 
 impl Programs<'_> {
     /// One request after the other.
-    fn ask_all(&self, requests: &[(u64, usize)]) {
+    fn ask_all(&mut self, requests: &[(u64, usize)]) {
         for (due, act) in requests {
             if !self.stage.wait_until(*due) {
                 return;
@@ -211,7 +212,7 @@ impl Programs<'_> {
         }
     }
 
-    fn ask(&self, due: u64, act: usize, did: &Did) {
+    fn ask(&mut self, due: u64, act: usize, did: &Did) {
         let (sent, applied) = (self.stage.now(), self.shared.applied.load(Ordering::Acquire));
         // Where nothing runs, nobody asks.
         let answer = match self.question(did) {
@@ -246,13 +247,13 @@ impl Programs<'_> {
     }
 
     /// The route and the body that ask for it. None where there is nothing to show.
-    fn question(&self, did: &Did) -> Option<(String, Option<Value>)> {
+    fn question(&mut self, did: &Did) -> Option<(String, Option<Value>)> {
         let begun = |act: &usize| self.stage.seen().begun.get(act).cloned();
         match did {
             Did::Authorize { token, operation, resource, risk, .. } => {
                 let token = match token {
                     Shown::Begun(act) => begun(act)?.token,
-                    Shown::Made(theft) => self.stolen.get(theft)?.clone(),
+                    Shown::Made(theft) => self.thief.steal(*theft)?,
                     Shown::Carried => return None,
                 };
                 let ask = json!({"token": token, "operation": operation, "resource": resource, "risk": risk});
@@ -569,16 +570,22 @@ impl<'a> Play<'a> {
         let Some(Line { did: Did::Revoke { what, begun }, .. }) = self.script.lines.get(&number) else { return Ok(()) };
         let task = begun.as_ref().and_then(|act| self.stage.seen().begun.get(act).cloned());
         let name = &self.site.devices[device as usize].gateway.id;
-        let of_task = || task.clone().ok_or_else(|| failed("nothing was begun that could be revoked in act", number));
-        let block = |begun: &Begun| begun.chain.last().map(ToString::to_string).unwrap_or_default();
-        let target: Vec<String> = match what {
-            RevokeWhat::All => vec!["all".into()],
-            RevokeWhat::Block => vec!["block".into(), block(&of_task()?)],
-            RevokeWhat::Device => vec!["device".into(), name.clone()],
-            RevokeWhat::Grant => vec!["grant".into(), of_task()?.grant],
-            RevokeWhat::Task => vec!["task".into(), of_task()?.task],
-            RevokeWhat::Token => vec!["token".into(), of_task()?.token],
-            RevokeWhat::Carried | RevokeWhat::Group | RevokeWhat::Owner => return Ok(()),
+        let target = match (what, task) {
+            (RevokeWhat::All, _) => vec!["all".into()],
+            (RevokeWhat::Device, _) => vec!["device".into(), name.clone()],
+            (RevokeWhat::Block, Some(task)) => {
+                let block = task.chain.last().map(ToString::to_string);
+                vec!["block".into(), block.ok_or_else(|| failed("a token has no block in act", number))?]
+            }
+            (RevokeWhat::Grant, Some(task)) => vec!["grant".into(), task.grant],
+            (RevokeWhat::Task, Some(task)) => vec!["task".into(), task.task],
+            (RevokeWhat::Token, Some(task)) => vec!["token".into(), task.token],
+            (RevokeWhat::Block | RevokeWhat::Grant | RevokeWhat::Task | RevokeWhat::Token, None) => {
+                let name = "revoke: its task was not begun here".to_owned();
+                *self.stage.seen().skipped.entry(name).or_default() += 1;
+                return Ok(());
+            }
+            (RevokeWhat::Carried | RevokeWhat::Group | RevokeWhat::Owner, _) => return Ok(()),
         };
         let mut args = vec!["revoke"];
         args.extend(target.iter().map(String::as_str));

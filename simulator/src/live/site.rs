@@ -17,6 +17,7 @@ use hardtack::shell::cast::{failed, path, user, Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
 use hardtack::shell::fleet_keys::KeyFolder;
 use hardtack::shell::proxy::{Proxy, Swallow};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
 use tokio::runtime::Runtime;
 use toml::{Table, Value};
@@ -59,8 +60,8 @@ pub(crate) struct Device {
     /// Which boot of its kernel this is, and how much of the machine's own had passed when it began.
     pub(crate) boots: u8,
     booted_s: i64,
-    /// Tokens that thieves and forgers made for it.
-    pub(crate) stolen: BTreeMap<Theft, String>,
+    /// Makes what thieves and forgers make for it.
+    pub(crate) thief: Thief,
     /// Whether the supply is on.
     pub(crate) is_on: bool,
     /// Whether an end without a warning may have cost counts of equal denials.
@@ -121,7 +122,7 @@ impl Site {
                 rtc_ms: has_rtc.then_some(0),
                 boots: 0,
                 booted_s: 0,
-                stolen: steal(FLEET, &name, &issuer, seed)?,
+                thief: Thief::of(&name, &issuer, seed)?,
                 is_on: true,
                 killed: false,
             };
@@ -341,19 +342,34 @@ fn profile(scenario: &Scenario, folder: &Path) -> Result<Vec<(&'static str, Stri
     Ok(settings)
 }
 
-/// Tokens as thieves and forgers make them for a gateway.
-fn steal(fleet: &str, device: &str, issuer: &Issuer, seed: u64) -> Result<BTreeMap<Theft, String>, Failure> {
-    let broken = |error: &dyn std::fmt::Display| failed("no name", error);
-    let victim = Victim {
-        fleet: fleet.parse().map_err(|error| broken(&error))?,
-        device: device.parse().map_err(|error| broken(&error))?,
-        owner: OWNER.into(),
-        feed: "main".parse().map_err(|error| broken(&error))?,
-        issuer,
-    };
-    let now = clock::wall().ok_or_else(|| failed("the clock says a time before 1970", "set it"))?;
-    let mut thief = stream(seed, device, "live thief");
-    Ok(Theft::ALL.map(|theft| (theft, victim.steal(theft, now, &mut thief))).into())
+/// Makes tokens as thieves and forgers do, for one gateway. Each is made when it is used first.
+#[derive(Clone)]
+pub(crate) struct Thief {
+    victim: Victim,
+    rng: ChaCha8Rng,
+    made: BTreeMap<Theft, String>,
+}
+
+impl Thief {
+    fn of(device: &str, issuer: &Issuer, seed: u64) -> Result<Self, Failure> {
+        let broken = |error: &dyn std::fmt::Display| failed("no name", error);
+        let victim = Victim {
+            fleet: FLEET.parse().map_err(|error| broken(&error))?,
+            device: device.parse().map_err(|error| broken(&error))?,
+            owner: OWNER.into(),
+            feed: "main".parse().map_err(|error| broken(&error))?,
+            root_key_id: issuer.root_key_id,
+            key: issuer.key.clone(),
+        };
+        Ok(Self { victim, rng: stream(seed, device, "live thief"), made: BTreeMap::new() })
+    }
+
+    /// A token of that kind. None while the machine's clock shows a time before 1970.
+    pub(crate) fn steal(&mut self, theft: Theft) -> Option<String> {
+        let Self { victim, rng, made } = self;
+        let now = clock::wall()?;
+        Some(made.entry(theft).or_insert_with(|| victim.steal(theft, now, rng)).clone())
+    }
 }
 
 /// The gateway's fallback grant, as the scenario has it, for programs of this process's user.

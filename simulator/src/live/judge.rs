@@ -74,7 +74,7 @@ pub(crate) fn judge(site: &Site, seen: &Seen, tally: &mut Tally, at: u64) -> Res
             tally.tried(Id::Monotone, at, back);
         }
     }
-    for (_, starts) in &seen.starts {
+    for starts in seen.starts.values() {
         // Each was waited for until the agent decided, with whatever link it had.
         (0..*starts).for_each(|_| tally.tried(Id::ColdStart, at, None));
     }

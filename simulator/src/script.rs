@@ -12,7 +12,7 @@ use hardtack::wire::link::Right;
 
 use crate::case::Case;
 use crate::check::authority::{Narrowing, Presented};
-use crate::fault::RevokeWhat;
+use crate::fault::{FloodWhat, RevokeWhat};
 use crate::plan::{Act, Plan, TokenChoice, Turn};
 use crate::theft::Theft;
 use crate::trace::Trace;
@@ -296,6 +296,18 @@ pub(crate) fn change(act: &Act) -> Change {
     }
 }
 
+/// Which token a request presents, if it is one for a decision.
+fn choice(act: &Act) -> Option<TokenChoice> {
+    if let Act::Authorize { token, .. } = act {
+        return Some(*token);
+    }
+    let Act::Flood { what, .. } = act else { return None };
+    Some(match what {
+        FloodWhat::Allowed => TokenChoice::Valid,
+        FloodWhat::Same | FloodWhat::Varied => TokenChoice::Foreign,
+    })
+}
+
 /// Whether it is a program, or a person at a gateway, that asks.
 pub(crate) fn is_of_program(act: &Act) -> bool {
     match kind(act) {
@@ -346,12 +358,12 @@ impl World<'_> {
         let Line { device, did, .. } = self.follow?.lines.get(&act)?;
         let device = *device;
         match did {
-            Did::Authorize { token: Shown::Begun(begun), uid, operation, resource, .. } => {
-                let Act::Authorize { token, risk, .. } = &self.plan.entries[act].act else { return None };
-                if let Some(credential) =
-                    self.model.begun_by(*begun).filter(|_| self.devices[device as usize].is_awake())
-                {
-                    self.show(device, credential, (*uid, operation, resource), *token, risk.clone());
+            Did::Authorize { token: Shown::Begun(begun), uid, operation, resource, risk } => {
+                let choice = choice(&self.plan.entries[act].act)?;
+                let awake = self.devices[device as usize].is_awake();
+                if let Some(credential) = self.model.begun_by(*begun).filter(|_| awake) {
+                    let risk = risk.clone().unwrap_or_default();
+                    self.show(device, credential, (*uid, operation, resource), choice, risk);
                 }
             }
             Did::Finish { begun } => {

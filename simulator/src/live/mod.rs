@@ -2,12 +2,14 @@
 //!
 //! Owns: [`play`], and [`Findings`], what it came to.
 //! Never: is part of the model, or of a build without the feature `live`. Says of an act that it happened if it did not.
-//! Read next: `timeline.rs`, `site.rs`, `play.rs`, `compare.rs`, `judge.rs`.
+//! Read next: `timeline.rs`, `site.rs`, `play.rs`, `programs.rs`, `compare.rs`,
+//! `judge.rs`.
 
 pub mod broker;
 mod compare;
 mod judge;
 mod play;
+mod programs;
 mod site;
 mod timeline;
 

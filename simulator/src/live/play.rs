@@ -10,28 +10,23 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::Duration;
 
-use hardtack::agent::request::Reason;
 use hardtack::cli::Failure;
 use hardtack::ids::BlockId;
-use hardtack::shell::cast::failed;
-use hardtack::shell::client::Client;
+use hardtack::shell::cast::{failed, Player};
 use hardtack::shell::clock;
-use hardtack::wire::link::Right;
-use hardtack::wire::token::{from_text, Held};
-use serde_json::{json, Value};
+use serde_json::Value;
 
 use super::compare::{Edge, Heard};
-use super::site::{Shared, Site, Thief};
+use super::programs::Programs;
+use super::site::{Shared, Site};
 use super::timeline::Timeline;
 use crate::event::Event;
-use crate::fault::{RevokeWhat, WallAfter};
+use crate::fault::{Direction, Kind, RevokeWhat, WallAfter};
 use crate::plan::{Act, Turn};
-use crate::script::{Did, Line, Script, Shown};
+use crate::script::{Did, Line, Script};
 
 /// How often the agents' logs are looked at, in milliseconds.
 const LOOK: u64 = 20;
-/// Longest token that a program keeps.
-const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// How long is waited for a head that holds a revocation, in milliseconds.
 const SIGNED_WITHIN: u64 = 10_000;
 
@@ -41,7 +36,7 @@ pub(crate) struct Begun {
     pub(crate) device: u32,
     pub(crate) task: String,
     pub(crate) grant: String,
-    token: String,
+    pub(crate) token: String,
     pub(crate) chain: Vec<BlockId>,
 }
 
@@ -127,7 +122,7 @@ impl Stage {
     }
 
     /// Milliseconds since the start.
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         clock::now().boottime.0.saturating_sub(self.began)
     }
 
@@ -141,7 +136,7 @@ impl Stage {
     }
 
     /// Waits until a moment: false if all is over before.
-    fn wait_until(&self, at: u64) -> bool {
+    pub(crate) fn wait_until(&self, at: u64) -> bool {
         let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
         while !*over {
             let left = at.saturating_sub(self.now());
@@ -184,150 +179,22 @@ pub(crate) fn play(site: &mut Site, timeline: &Timeline, script: &Script) -> Res
     });
     played?;
     let mut seen = stage.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-    look_at_logs(site, &mut seen, u64::MAX);
+    look_at_logs(site, &mut seen, timeline.last());
     seen.heard.sort_by_key(|heard| (heard.due, heard.act));
     Ok(seen)
-}
-
-/// The programs of one gateway.
-struct Programs<'a> {
-    stage: &'a Stage,
-    script: &'a Script,
-    device: u32,
-    client: Client,
-    shared: Arc<Shared>,
-    thief: Thief,
-}
-
-impl Programs<'_> {
-    /// One request after the other.
-    fn ask_all(&mut self, requests: &[(u64, usize)]) {
-        for (due, act) in requests {
-            if !self.stage.wait_until(*due) {
-                return;
-            }
-            if let Some(Line { did, .. }) = self.script.lines.get(act) {
-                self.ask(*due, *act, did);
-            }
-        }
-    }
-
-    fn ask(&mut self, due: u64, act: usize, did: &Did) {
-        let (sent, applied) = (self.stage.now(), self.shared.applied.load(Ordering::Acquire));
-        // Where nothing runs, nobody asks.
-        let answer = match self.question(did) {
-            Some((route, body)) if !self.shared.asleep.load(Ordering::Acquire) => ask(&self.client, &route, body),
-            Some(_) | None => None,
-        };
-        let done = self.stage.now();
-        let said = answer.as_ref().map(word);
-        let mut seen = self.stage.seen();
-        seen.heard.push(Heard { act, said: said.clone(), due, sent, done });
-        let Some(body) = answer else { return };
-        let begun_by = match did {
-            Did::Authorize { token: Shown::Begun(begun), .. } => Some(*begun),
-            Did::Authorize { token: Shown::Made(_) | Shown::Carried, .. }
-            | Did::Begin { .. }
-            | Did::Finish { .. }
-            | Did::Revoke { .. }
-            | Did::Status => None,
-        };
-        let device = self.device;
-        let of = begun_by.and_then(|act| Some((act, seen.begun.get(&act)?)));
-        let revoked = of.is_some_and(|(act, of)| seen.revoked.iter().any(|revoked| revoked.covers(&seen, of, act)));
-        let event = event_of(device, said.unwrap_or_default(), &body, revoked);
-        seen.events.push((done, event));
-        match did {
-            Did::Authorize { .. } => {
-                seen.decided.push(Decided { act, device, begun: begun_by, sent, applied, body });
-            }
-            Did::Begin { .. } => seen.begun.extend(begun(device, &body).map(|begun| (act, begun))),
-            Did::Finish { .. } | Did::Revoke { .. } | Did::Status => {}
-        }
-    }
-
-    /// The route and the body that ask for it. None where there is nothing to show.
-    fn question(&mut self, did: &Did) -> Option<(String, Option<Value>)> {
-        let begun = |act: &usize| self.stage.seen().begun.get(act).cloned();
-        match did {
-            Did::Authorize { token, operation, resource, risk, .. } => {
-                let token = match token {
-                    Shown::Begun(act) => begun(act)?.token,
-                    Shown::Made(theft) => self.thief.steal(*theft)?,
-                    Shown::Carried => return None,
-                };
-                let ask = json!({"token": token, "operation": operation, "resource": resource, "risk": risk});
-                Some(("/v1/authorize".into(), Some(ask)))
-            }
-            Did::Begin { class, rights, ttl_s, uses, .. } => {
-                let right = |right: &Right| json!({"resource": right.resource, "action": right.action});
-                let rights: Vec<Value> = rights.iter().map(right).collect();
-                let ask = json!({"task": class, "rights": rights, "ttl_s": ttl_s, "uses": uses});
-                Some(("/v1/tasks".into(), Some(ask)))
-            }
-            Did::Finish { begun: act } => Some((format!("/v1/tasks/{}/finish", begun(act)?.task), Some(json!({})))),
-            Did::Status => Some(("/v1/status".into(), None)),
-            Did::Revoke { .. } => None,
-        }
-    }
-}
-
-/// Asks the agent. None where nobody answers.
-fn ask(client: &Client, route: &str, body: Option<Value>) -> Option<Value> {
-    let answer = match body {
-        Some(body) => client.post(route, body.to_string().into_bytes()),
-        None => client.get(route),
-    };
-    // An agent that was killed over it has said nothing; whether it should have is for the comparison.
-    serde_json::from_slice(&answer.ok()?.body).ok()
-}
-
-/// An answer in a word, as the model has them.
-fn word(body: &Value) -> String {
-    let text = |name: &str| body[name].as_str().map(str::to_owned);
-    let finished = || match body["finished"].as_bool()? {
-        true => Some("finished".to_owned()),
-        false => Some("unfinished".to_owned()),
-    };
-    let code = || text("code");
-    let of_task = || text("origin");
-    let decided = if body["decision"].is_string() { text("reason") } else { None };
-    decided.or_else(of_task).or_else(finished).or_else(code).unwrap_or_else(|| "answered".into())
-}
-
-fn begun(device: u32, body: &Value) -> Option<Begun> {
-    let text = |name: &str| body[name].as_str().map(str::to_owned);
-    let token = text("token")?;
-    let bytes = from_text(&token, TOKEN_BYTES_MAX).ok()?;
-    let chain = Held::from_bytes(&bytes).ok()?.chain();
-    Some(Begun { device, task: text("task_id")?, grant: text("grant_id")?, token, chain })
-}
-
-fn event_of(device: u32, said: String, body: &Value, revoked: bool) -> Event {
-    let (era, index) = (body["audit"]["era"].as_u64(), body["audit"]["index"].as_u64());
-    let reason = Reason::ALL.into_iter().find(|reason| reason.name() == said);
-    match (reason, era, index) {
-        (Some(reason), Some(era), Some(index)) => {
-            let allow = reason == Reason::Allowed;
-            Event::Decided { device, allow, reason: reason.name(), revoked, era, index }
-        }
-        (Some(_) | None, _, _) => Event::Replied { device, what: said },
-    }
 }
 
 /// Takes what agents have logged.
 fn look_at_logs(site: &mut Site, seen: &mut Seen, now: u64) {
     for (number, device) in (0..).zip(&mut site.devices) {
-        let news = device.gateway.agent.as_mut().map(hardtack::shell::cast::Player::news).unwrap_or_default();
+        let news = device.gateway.agent.as_mut().map(Player::news).unwrap_or_default();
         for line in news {
             take_line(number, &line, &device.shared, seen, now);
         }
     }
 }
 
-fn take_line(number: u32, line: &Value, shared: &Shared, seen: &mut Seen, now: u64) {
-    let last = seen.events.last().map_or(0, |(at, _)| *at);
-    let at = now.min(last.max(if now == u64::MAX { last } else { now }));
+fn take_line(number: u32, line: &Value, shared: &Shared, seen: &mut Seen, at: u64) {
     let event = line["event"].as_str().unwrap_or_default();
     let name = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
     let seen_event = match event {
@@ -335,6 +202,7 @@ fn take_line(number: u32, line: &Value, shared: &Shared, seen: &mut Seen, now: u
             let seq = line["seq"].as_u64().unwrap_or(0);
             shared.applied.fetch_max(seq, Ordering::AcqRel);
             seen.applied.entry(number).or_default().push(seq);
+            // The log has no era; nothing that is carried out here begins another.
             Event::Applied { device: number, feed: name("feed"), era: 1, seq }
         }
         "mode.changed" => {
@@ -420,9 +288,10 @@ impl<'a> Play<'a> {
                         let mut seen = self.stage.seen();
                         let starts = seen.starts.entry(device).or_default();
                         *starts += 1;
-                        *starts
+                        // The first was before the plan.
+                        *starts + 1
                     };
-                    self.stage.tell(Event::AgentStarted { device, start: start + 1 });
+                    self.stage.tell(Event::AgentStarted { device, start });
                 }
                 (Some(device), self.timeline.mended(), Vec::new())
             }
@@ -453,7 +322,7 @@ impl<'a> Play<'a> {
         match act {
             Act::BrokerStart => self.site.start_broker()?,
             Act::BrokerStop { retained } => {
-                self.did("broker.restart");
+                self.did(Kind::BrokerRestart { lasts: 0, retained: *retained }.name());
                 self.site.stop_broker(*retained)?;
             }
             Act::ClockStep { device, by } => {
@@ -555,7 +424,7 @@ impl<'a> Play<'a> {
         self.stage.tell(Event::Stopped { device, off, steps: 0 });
     }
 
-    fn block(&mut self, device: u32, direction: crate::fault::Direction, count: impl Fn(u32) -> u32) {
+    fn block(&mut self, device: u32, direction: Direction, count: impl Fn(u32) -> u32) {
         let of = &mut self.site.devices[device as usize];
         of.block(direction, count);
         let (up, down) = of.passes();

@@ -97,7 +97,9 @@ fn unapplied(act: &Act) -> Option<String> {
         | Act::BrokerStart
         | Act::BrokerStop { .. }
         | Act::ClockStep { .. }
+        | Act::Distinct { .. }
         | Act::Finish { .. }
+        | Act::Flood { .. }
         | Act::LinkDown { .. }
         | Act::LinkHalfOpen { .. }
         | Act::LinkUp { .. }
@@ -148,14 +150,43 @@ fn unapplied(act: &Act) -> Option<String> {
         Act::DiskClone { .. } | Act::DiskCopy { .. } => Some("disk.copy".into()),
         Act::DiskDamage { damage, .. } => Some(damage.name().into()),
         Act::DiskSync { part, how, .. } => Some(how.name(*part).into()),
-        Act::Distinct { .. } => Some("distinct".into()),
         Act::Emergency { what, .. } => Some(what.name().into()),
         Act::EmergencyThief { theft, .. } => Some(theft.name().into()),
-        Act::Flood { what, .. } => Some(what.name().into()),
         Act::GroupMove { .. } => Some("group.move".into()),
         Act::KeyRotate { what } => Some(what.name().into()),
         Act::RevokeStorm { .. } => Some("revoke.storm".into()),
         Act::ServiceAhead { .. } => Some("service.ahead".into()),
         Act::TimeReset { what, .. } => Some(what.name().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeline(faults: &str, speed: u64) -> Timeline {
+        let brief = include_str!("../../scenarios/live-brief.toml");
+        Timeline::of(&Case::parse(&format!("{brief}\n{faults}"), None).unwrap(), speed, 1000)
+    }
+
+    #[test]
+    fn what_is_not_carried_out_has_a_name_and_is_left_out_for_the_model_as_well() {
+        let whole = timeline("", 1);
+        assert!(whole.not_applied.is_empty());
+        let faults = "[[fault]]\ndo = \"clock.drift\"\nat = \"12s\"\n[[fault]]\ndo = \"revoke\"\nwhat = \"owner\"\nat = \"13s\"\n";
+        let some = timeline(faults, 1);
+        let names: Vec<(&str, u64)> = some.not_applied.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        assert_eq!(names, [("clock.drift", 2), ("revoke.owner", 1)]);
+        assert_eq!(some.case.plan(), whole.case.plan());
+        assert_eq!((some.requests, some.world), (whole.requests, whole.world));
+    }
+
+    #[test]
+    fn speed_shortens_what_lies_between_acts() {
+        let (slow, quick) = (timeline("", 1), timeline("", 10));
+        assert_eq!((slow.last(), quick.last()), (LEAD + 8500, LEAD + 850));
+        assert_eq!((slow.lasts(500), quick.lasts(500)), (500, 50));
+        // A back-off is as long as it is.
+        assert_eq!((slow.mended(), quick.mended()), (2000, 2000));
     }
 }

@@ -30,6 +30,14 @@ impl World<'_> {
     pub(crate) fn act(&mut self, number: usize) {
         self.tell(&Event::PlanStep { number: number as u64 });
         let act = self.plan.entries[number].act.clone();
+        self.acting = Some(number);
+        if self.repeat(number).is_none() {
+            self.carry_out(act);
+        }
+        self.acting = None;
+    }
+
+    fn carry_out(&mut self, act: Act) {
         match act {
             Act::Authorize { device, token, risk, pick } => self.ask_for_decision(device, token, risk, pick),
             Act::Begin { device, pick } => self.begin_task(device, pick),
@@ -334,18 +342,19 @@ impl World<'_> {
             RevokeWhat::Owner => return self.revoke_owner(device),
             RevokeWhat::Block | RevokeWhat::Grant | RevokeWhat::Task | RevokeWhat::Token => {}
         }
-        let (now, moment) = (self.now, self.moment(device));
+        let moment = self.moment(device);
         let live = |standing: Standing| matches!(standing, Standing::Good | Standing::Unclear);
-        let mut recent: Vec<_> = self
-            .model
-            .iter_mut()
-            .rev()
-            .filter(|credential| credential.device == device && credential.revoked.is_none())
-            .filter(|credential| live(credential.standing(&moment)))
-            .take(RECENT)
-            .collect();
+        let fits = |credential: &Credential| {
+            credential.device == device && credential.revoked.is_none() && live(credential.standing(&moment))
+        };
+        let recent: Vec<usize> = self.model.newest_where(fits).take(RECENT).collect();
         let Some(index) = pick.checked_rem(recent.len() as u64) else { return };
-        let chosen = &mut recent[index as usize];
+        self.revoke_this(device, what, recent[index as usize]);
+    }
+
+    /// The operator revokes a credential of a gateway, or what it comes from.
+    pub(crate) fn revoke_this(&mut self, device: u32, what: RevokeWhat, number: usize) {
+        let (now, chosen) = (self.now, self.model.get(number));
         let revoke = match what {
             RevokeWhat::Block => chosen.chain.last().copied().map(Revoke::Block),
             RevokeWhat::All | RevokeWhat::Carried | RevokeWhat::Device | RevokeWhat::Group | RevokeWhat::Owner => None,
@@ -360,8 +369,8 @@ impl World<'_> {
         };
         let Some(revoke) = revoke else { return };
         *self.effects.entry("revoke").or_default() += 1;
-        let (task, grant) = (chosen.task.clone(), chosen.grant);
-        let covered = |of: &crate::model::Credential| match &revoke {
+        let (task, grant, begun) = (chosen.task.clone(), chosen.grant, chosen.begun);
+        let covered = |of: &Credential| match &revoke {
             Revoke::All => true,
             Revoke::Group(group) => of.group.as_ref() == Some(group),
             Revoke::Owner(owner) => of.owner == *owner,
@@ -374,6 +383,7 @@ impl World<'_> {
         if let Revoke::Grant(grant) = &revoke {
             self.model.revoke(*grant);
         }
+        self.note_revoked(device, what, begun);
         self.sign_revocation(device, revoke);
     }
 
@@ -382,6 +392,7 @@ impl World<'_> {
         let (now, device) = (self.now, &mut self.devices[number as usize]);
         device.ordered_locked = true;
         let name = device.name.clone();
+        self.note_revoked(number, RevokeWhat::Device, None);
         *self.effects.entry("revoke").or_default() += 1;
         let own = self.model.iter_mut().filter(|of| of.device == number);
         own.for_each(|of| of.revoked = of.revoked.or(Some(now)));
@@ -392,6 +403,7 @@ impl World<'_> {
     fn revoke_all(&mut self) {
         let now = self.now;
         self.devices.iter_mut().for_each(|device| device.ordered_locked = true);
+        self.note_revoked(0, RevokeWhat::All, None);
         *self.effects.entry("revoke").or_default() += 1;
         self.model.iter_mut().for_each(|of| of.revoked = of.revoked.or(Some(now)));
         self.sign_revocation(0, Revoke::All);
@@ -400,6 +412,7 @@ impl World<'_> {
     /// The operator revokes the owner of all grants, and makes others.
     fn revoke_owner(&mut self, number: u32) {
         let (now, owner) = (self.now, self.operator.owner());
+        self.note_revoked(number, RevokeWhat::Owner, None);
         *self.effects.entry("revoke").or_default() += 1;
         let own = self.model.iter_mut().filter(|of| of.owner == owner);
         own.for_each(|of| of.revoked = of.revoked.or(Some(now)));

@@ -35,7 +35,7 @@ use crate::recovery;
 use crate::world::{Checks, Happening, World};
 
 /// Between the kernel's start and the agent's.
-const BOOT_MS: u64 = 4000;
+pub(crate) const BOOT_MS: u64 = 4000;
 /// Commits after which the agent is told how full the disk is.
 const DISK_EVERY: u32 = 64;
 

@@ -6,9 +6,11 @@
 //! - [`scenario`] and [`fault`]: what an author writes.
 //! - [`plan`]: that and a seed, resolved into single acts; [`case`]: both, as they are written down.
 //! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
-//! - `device`, `disk`, `recovery`, `clocks`, `followed`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
+//! - `device`, `disk`, `recovery`, `clocks`, `followed`: a gateway and what it stands on; `network`, `broker`, `operator`,
+//!   [`theft`]: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
-//! - [`event`], [`trace`], [`fleet_answers`], [`report`]: what comes out.
+//! - [`event`], [`trace`], [`fleet_answers`], [`script`], [`report`]: what comes out.
+//! - `live`, behind a feature of its name: the same plan on real processes.
 //! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others.
 
 mod acts;
@@ -30,6 +32,8 @@ mod followed;
 pub mod fuzz;
 pub mod grid;
 mod host;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod menu;
 mod model;
 mod network;
@@ -40,9 +44,11 @@ mod recovery;
 pub mod report;
 mod reset;
 pub mod scenario;
+pub mod script;
 pub mod shrink;
 pub mod soak;
 pub mod swarm;
+pub mod theft;
 pub mod trace;
 mod twin;
 mod words;

@@ -33,6 +33,16 @@ enum Command {
     Grid(cli::fuzz::GridArgs),
     /// Show the scenarios that ship, and what each is about.
     List(cli::list::Args),
+    /// Play a short plan on real agents, a real mosquitto and real links, beside the model; exit 0 only if all that was
+    /// judged held, and programs were answered what the model says.
+    ///
+    /// Founds a fleet in a temporary folder, with a broker as `hardtack broker config` sets one up, the fleet's service, and
+    /// for each gateway an agent behind a proxy of its own, all on the loopback interface. Links are stalled each way, cut
+    /// open and mended, agents are killed, stopped and restarted, broker and service too, wall clocks jump, the operator
+    /// revokes. What a plan holds and this level cannot do is named as `not applied here`, and left out of the model's run
+    /// as well. Needs mosquitto with its dynamic-security plugin.
+    #[cfg(feature = "live")]
+    Live(cli::live::Args),
     /// Run a plan again; exit 0 only if it passes, and comes to the same as was recorded.
     Replay(cli::run::ReplayArgs),
     /// Run scenarios; exit 0 only if all pass.
@@ -53,6 +63,8 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => cli::fuzz::fuzz(&args),
         Command::Grid(args) => cli::fuzz::grid(&args),
         Command::List(args) => cli::list::list(&args),
+        #[cfg(feature = "live")]
+        Command::Live(args) => cli::live::live(&args),
         Command::Replay(args) => cli::run::replay(&args),
         Command::Report(args) => cli::report::report(&args),
         Command::Run(args) => cli::run::run(&args),

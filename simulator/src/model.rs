@@ -29,6 +29,8 @@ const LOOK_BACK: usize = 64;
 pub(crate) struct Credential {
     /// The gateway whose agent handed it out.
     pub(crate) device: u32,
+    /// The act of the plan that its program began its task with, by its place, if one did.
+    pub(crate) begun: Option<usize>,
     pub(crate) uid: u32,
     pub(crate) text: String,
     pub(crate) task: TaskId,
@@ -171,6 +173,19 @@ impl Model {
         &mut self.credentials[number]
     }
 
+    /// The numbers of all credentials that are like this, newest first.
+    pub(crate) fn newest_where<'a>(
+        &'a self,
+        fits: impl Fn(&Credential) -> bool + 'a,
+    ) -> impl Iterator<Item = usize> + 'a {
+        (0..self.credentials.len()).rev().filter(move |number| fits(&self.credentials[*number]))
+    }
+
+    /// The credential that an act of the plan got, if it got one.
+    pub(crate) fn begun_by(&self, act: usize) -> Option<usize> {
+        self.credentials.iter().position(|credential| credential.begun == Some(act))
+    }
+
     /// All credentials with their numbers.
     pub(crate) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Credential> {
         self.credentials.iter_mut()
@@ -234,6 +249,7 @@ mod tests {
     fn credential(life: u64, uses: u64) -> Credential {
         Credential {
             device: 0,
+            begun: None,
             uid: 1001,
             text: String::new(),
             task: "t-1".parse().unwrap(),

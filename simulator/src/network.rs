@@ -233,9 +233,7 @@ impl Network {
             End::Broker => std::mem::replace(&mut conn.broker_open, false),
             End::Device => std::mem::replace(&mut conn.device_open, false),
         };
-        if open {
-            conn.mark += 1;
-        }
+        // The other end's patience runs on: it is not told, and heard nothing before that either.
         let attempt_given_up = end == End::Device && !conn.reached;
         if attempt_given_up || (!conn.broker_open && !conn.device_open) {
             self.conns.remove(&id);
@@ -333,9 +331,14 @@ mod tests {
         assert_eq!(network.arrive(conn, End::Broker, note(1)), None);
         let (impaired, mark) = network.impaired(0)[0];
         assert!(network.still_impaired(impaired, mark));
+        assert!(network.close(conn, End::Broker));
+        assert!(
+            network.still_impaired(impaired, mark),
+            "who is not told that the other gave up does not begin to wait anew"
+        );
         assert!(network.close(conn, End::Device));
         let fresh = network.open(0);
         assert_eq!(network.arrive(fresh, End::Broker, note(2)), Some(note(2)));
-        assert!(!network.still_impaired(impaired, mark), "its end closed meanwhile");
+        assert!(!network.still_impaired(impaired, mark), "both ends closed meanwhile");
     }
 }

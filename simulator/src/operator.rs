@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use biscuit_auth::builder::BlockBuilder;
 use ed25519_dalek::SigningKey;
 use hardtack::agent::effects::Publish;
 use hardtack::agent::enrol::{accept, Accepted};
@@ -34,7 +33,7 @@ use hardtack::wire::audit::segment::Upload;
 use hardtack::wire::bundle::{BrokerPins, Feed, TrustBundle};
 use hardtack::wire::enrol::{DeviceKeys, EnrolRequest};
 use hardtack::wire::envelope::Signed;
-use hardtack::wire::link::{Right, Topic};
+use hardtack::wire::link::Topic;
 use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::announcement::{Announcement, Believed, Head, Successor};
 use hardtack::wire::revocation::ladder::Step;
@@ -49,7 +48,6 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
 use crate::check::audit::Collected;
-use crate::check::authority::{Narrowing, ONE_RESOURCE};
 use crate::check::feed::Owed;
 use crate::clocks::date;
 use crate::emergency::Holders;
@@ -58,6 +56,7 @@ use crate::plan::Plan;
 use crate::random::{below, bytes, stream};
 use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
+use crate::theft::{Theft, Victim};
 use crate::workload::{carried_rights, program_rights};
 
 /// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
@@ -155,25 +154,8 @@ pub(crate) struct Asked {
     pub(crate) sent: u64,
 }
 
-/// What only somebody with a key of his own, or with an open token in hand, can make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Theft {
-    /// A task token signed by somebody who is not the issuer, with the issuer's number on it.
-    Forged,
-    /// An honest token to read, which its holder narrowed to one resource,
-    OneResource,
-    /// or to writing,
-    OnlyWrite,
-    /// or to the next two minutes, in a check that only evaluation can tell.
-    Until,
-    /// An honest token to read, into which its holder wrote the right to write.
-    Widened,
-}
-
 /// A token of [`Theft`] is used for this long before another is made.
 const STOLEN_LIFE: Millis = Millis::from_secs(600);
-/// What [`Theft::Until`] narrows to.
-const UNTIL: Millis = Millis::from_secs(120);
 
 /// A token that the issuer minted and that somebody carries to a gateway.
 #[derive(Debug, Clone)]
@@ -843,26 +825,11 @@ impl Operator {
     }
 
     fn steal(&mut self, theft: Theft, device: &DeviceId, at: Timestamp) -> String {
-        let key = match theft {
-            Theft::Forged => SigningKey::generate(&mut self.thief),
-            Theft::OneResource | Theft::OnlyWrite | Theft::Until | Theft::Widened => self.keys.issuer.key.clone(),
-        };
-        let token = self.mint(device, at, &key);
-        let plain = BlockBuilder::new;
-        let block = match theft {
-            Theft::Forged => return to_text(&token),
-            Theft::OneResource => plain().check(format!("check if resource(\"{ONE_RESOURCE}\")").as_str()),
-            Theft::OnlyWrite => plain().check(r#"check if operation("write")"#),
-            Theft::Until => {
-                let end = at + UNTIL;
-                plain().check(format!("check if time($t), $t <= {end} or operation(\"none\")").as_str())
-            }
-            Theft::Widened => plain()
-                .fact(r#"right("modbus/pump1/speed", "write")"#)
-                .and_then(|block| block.fact(r#"right_prefix("modbus/", "write")"#)),
-        };
-        let held = Held::from_bytes(&token).and_then(|held| held.append(block.expect(HONEST), &mut self.thief));
-        to_text(&held.and_then(|held| held.to_bytes()).expect(HONEST))
+        let (fleet, feed) = (self.fleet().clone(), self.feed_of(device));
+        let Issuer { root_key_id, key } = &self.keys.issuer;
+        let (root_key_id, key) = (*root_key_id, key.clone());
+        let victim = Victim { fleet, device: device.clone(), owner: OWNER.into(), feed, root_key_id, key };
+        victim.steal(theft, at, &mut self.thief)
     }
 
     /// A token to be carried to a gateway, for that alone or for a group. It may name the gateway's feed; one that does not is
@@ -903,16 +870,6 @@ impl Operator {
         Carried { text: to_text(&token), task, grant, owner, group, chain, life }
     }
 
-    /// How a token of that kind is narrowed that was made then.
-    pub(crate) fn narrowing(theft: Theft, made: Timestamp) -> Option<Narrowing> {
-        match theft {
-            Theft::Forged | Theft::Widened => None,
-            Theft::OneResource => Some(Narrowing::OneResource),
-            Theft::OnlyWrite => Some(Narrowing::OnlyWrite),
-            Theft::Until => Some(Narrowing::Until(made + UNTIL)),
-        }
-    }
-
     /// Whether the fleet wants a gateway to hold a grant now.
     pub(crate) fn wants_grant(&self, device: &DeviceId, at: Timestamp) -> bool {
         self.book.live_grants(device, at).next().is_some()
@@ -921,27 +878,5 @@ impl Operator {
     /// The policy in force.
     pub(crate) fn policy(&self) -> &PolicyDocument {
         self.book.policy().1
-    }
-
-    fn mint(&mut self, device: &DeviceId, at: Timestamp, key: &SigningKey) -> Vec<u8> {
-        let mut random = [0; 16];
-        self.thief.fill_bytes(&mut random);
-        let spec = TaskSpec {
-            fleet: self.fleet().clone(),
-            grant: GrantId(random),
-            bearer: Bearer::Device(device.clone()),
-            owner: OWNER.into(),
-            audience: None,
-            feed: Some(self.feed_of(device)),
-            task: format!("t-{}", hardtack::ids::hex(&random[..8])).parse().expect(HONEST),
-            issued: at - Millis(1000),
-            expires: at + Millis::from_secs(3600),
-            serial: None,
-            rights: vec![Right { resource: "modbus/*".into(), action: "read".into() }],
-            uses_max: None,
-            staleness_max: Vec::new(),
-            min_time_class: None,
-        };
-        mint_task(&spec, key, self.keys.issuer.root_key_id, &mut self.thief).expect(HONEST)
     }
 }

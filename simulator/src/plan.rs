@@ -553,10 +553,12 @@ fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry
         return;
     }
     let name = format!("gw-{device}");
+    let end = scenario.duration - LAST_QUIET;
+    let end = plan.until.map_or(end, |until| until.0.min(end));
     let mut repeat = |purpose: &str, every: u64, burst: u32, make: &mut dyn FnMut(&mut dyn RngCore) -> Act| {
         let mut rng = stream(seed, &name, purpose);
-        let mut at = below(&mut rng, every);
-        while at < scenario.duration - LAST_QUIET {
+        let mut at = plan.from.0 + below(&mut rng, every);
+        while at < end {
             for _ in 0..burst {
                 entries.push(Entry { at, of: None, act: make(&mut rng) });
             }

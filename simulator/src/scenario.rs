@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use hardtack::fleet::groups::DEVICES_AT_ONCE_MAX;
 use hardtack::fleet::roots::check_shape;
 use hardtack::ids::GroupId;
-use hardtack::profile::{shipped, Kind, Overlay, Profile};
+use hardtack::profile::{shipped, Kind, Overlay, Profile, Shipped};
 use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
+use toml::{Table, Value};
 
 use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo};
 use crate::plan::{Act, Entry, Occurrence};
@@ -177,6 +178,8 @@ pub struct FleetPlan {
     pub profile: String,
     /// The name of a shipped overlay for their link.
     pub overlay: Option<String>,
+    /// Numbers of their link in place of what class and overlay say, as `[link]` of an overlay file has them.
+    pub link: Table,
     /// Records after which they begin another era, in place of the profile's.
     pub era_records: Option<u64>,
     /// How much their audit may take on disk, in MiB, in place of what the class of device says.
@@ -193,20 +196,39 @@ pub struct FleetPlan {
     pub threshold: u8,
 }
 
+fn find(name: &str, kind: Kind) -> Result<&'static Shipped, String> {
+    shipped(name, kind).ok_or_else(|| format!("no shipped {kind:?} is called {name:?}: see firmware-profiles/"))
+}
+
 impl FleetPlan {
     fn profile(&self) -> Result<Profile, String> {
-        let find = |name: &str, kind: Kind| {
-            shipped(name, kind).ok_or_else(|| format!("no shipped {kind:?} is called {name:?}: see firmware-profiles/"))
-        };
         let class = find(&self.profile, Kind::Class)?;
         let mut profile = Profile::parse(class.name, class.text).map_err(|error| error.to_string())?;
         profile.queue.era_records_max = self.era_records.unwrap_or(profile.queue.era_records_max);
         // However little that is: a modelled disk holds a record in a tenth of what a real one takes for it.
         profile.queue.quota_mib = self.quota_mib.unwrap_or(profile.queue.quota_mib);
-        let Some(overlay) = &self.overlay else { return Ok(profile) };
-        let link = find(overlay, Kind::Overlay)?;
-        let overlay = Overlay::parse(link.name, link.text).map_err(|error| error.to_string())?;
+        let Some((name, text)) = self.overlay_text()? else { return Ok(profile) };
+        let overlay = Overlay::parse(&name, &text).map_err(|error| error.to_string())?;
         profile.with(&overlay).checked().map_err(|error| error.to_string())
+    }
+
+    /// The overlay of the gateways' link with its name, as a file has it: the shipped one, in which the scenario's own numbers
+    /// take the place of others. None where there is neither.
+    pub(crate) fn overlay_text(&self) -> Result<Option<(String, String)>, String> {
+        let (name, mut table) = match &self.overlay {
+            Some(overlay) => {
+                let shipped = find(overlay, Kind::Overlay)?;
+                (overlay.clone(), shipped.text.parse::<Table>().map_err(|error| error.to_string())?)
+            }
+            None if self.link.is_empty() => return Ok(None),
+            None => ("of-the-scenario".into(), Table::new()),
+        };
+        table.insert("overlay".into(), name.clone().into());
+        let link = table.entry("link").or_insert_with(|| Table::new().into());
+        if let Value::Table(link) = link {
+            link.extend(self.link.clone());
+        }
+        Ok(Some((name, table.to_string())))
     }
 }
 
@@ -218,6 +240,7 @@ impl Default for FleetPlan {
             drift_ppm: 100,
             profile: Profile::default().name,
             overlay: None,
+            link: Table::new(),
             era_records: None,
             quota_mib: None,
             latency_ms: (20, 120),
@@ -308,6 +331,10 @@ pub struct PolicyPlan {
 pub struct WorkloadPlan {
     /// They do only what single acts say.
     pub quiet: bool,
+    /// From when on they do anything,
+    pub from: Span,
+    /// and until when. Where it is not said, until shortly before the end.
+    pub until: Option<Span>,
     /// How often a task begins.
     pub begin_every: Span,
     /// How long it asks to live.
@@ -336,6 +363,8 @@ impl Default for WorkloadPlan {
     fn default() -> Self {
         Self {
             quiet: false,
+            from: Span(0),
+            until: None,
             begin_every: Span(20 * 60_000),
             task_ttl: Span(30 * 60_000),
             task_uses: 40,

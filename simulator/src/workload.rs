@@ -31,8 +31,9 @@ use crate::device::Probe;
 use crate::event::Event;
 use crate::fault::{FloodWhat, ResetWhat};
 use crate::model::Credential;
-use crate::operator::{Carried, Operator, Theft};
+use crate::operator::Carried;
 use crate::plan::{TokenChoice, LAST_QUIET};
+use crate::theft::Theft;
 use crate::world::{Checks, Happening, World};
 
 /// Longest token that a program keeps.
@@ -81,6 +82,8 @@ pub(crate) struct Waiting {
     device: u32,
     since: u64,
     asked: Asked,
+    /// The act of the plan that it is for, if it is for one.
+    act: Option<usize>,
 }
 
 /// A kind of program: its user, its task's class, what it may write. Every program may read below `modbus/`.
@@ -120,9 +123,10 @@ impl World<'_> {
         if !self.is_running(device) {
             return;
         }
+        self.note_asked(device, uid, &request, &asked);
         self.next_request += 1;
         let id = RequestId(self.next_request);
-        self.asked.insert(id.0, Waiting { device, since: self.now, asked });
+        self.asked.insert(id.0, Waiting { device, since: self.now, asked, act: self.acting });
         let evidence = Evidence { socket, ..evidence(uid) };
         self.give(device, Input::Request { id, evidence, request });
     }
@@ -156,6 +160,14 @@ impl World<'_> {
         }
         let moment = self.moment(device);
         let Some(number) = self.model.pick(TokenChoice::Valid, &moment, pick) else { return };
+        self.finish_this(device, number);
+    }
+
+    /// The program that holds a credential finishes its task.
+    pub(crate) fn finish_this(&mut self, device: u32, number: usize) {
+        if !self.is_running(device) {
+            return;
+        }
         let now = self.now;
         let credential = self.model.get_mut(number);
         credential.finish_asked = Some(now);
@@ -217,7 +229,7 @@ impl World<'_> {
         };
         let name = self.devices[device as usize].name.clone();
         let (made, token) = self.operator.stolen(theft, &name, date(self.now));
-        let narrowing = Operator::narrowing(theft, made);
+        let narrowing = theft.narrowing(made);
         let write = choice == TokenChoice::Widened || pick % 5 == 0;
         let resource = if pick % 2 == 0 { ONE_RESOURCE } else { "modbus/meter4/value" };
         let what = if write { ("write", PROGRAMS[0].writes) } else { ("read", resource) };
@@ -231,7 +243,7 @@ impl World<'_> {
         }
         let name = self.devices[device as usize].name.clone();
         let (made, token) = self.operator.stolen(Theft::Forged, &name, date(self.now));
-        let narrowing = Operator::narrowing(Theft::Forged, made);
+        let narrowing = Theft::Forged.narrowing(made);
         let (choice, risk) = (TokenChoice::Forged, self.scenario.workload.risks[0].clone());
         let what = format!("modbus/unheard-of/{pick:016x}");
         self.decide(
@@ -254,8 +266,21 @@ impl World<'_> {
             (_, 0) => ("write", PROGRAMS[own].writes),
             (_, _) => ("read", ONE_RESOURCE),
         };
-        let token = credential.text.clone();
-        self.decide(device, (uid, token), what, Using { choice, credential: Some(number), narrowing: None, risk });
+        self.show(device, number, (uid, what.0, what.1), choice, risk);
+    }
+
+    /// A credential is presented by somebody for something.
+    pub(crate) fn show(
+        &mut self,
+        device: u32,
+        number: usize,
+        (uid, operation, resource): (u32, &str, &str),
+        choice: TokenChoice,
+        risk: String,
+    ) {
+        let token = self.model.get(number).text.clone();
+        let using = Using { choice, credential: Some(number), narrowing: None, risk };
+        self.decide(device, (uid, token), (operation, resource), using);
     }
 
     /// A hijacked program asks as fast as it can.
@@ -393,12 +418,17 @@ impl World<'_> {
 
     /// A reply left the agent.
     pub(crate) fn replied(&mut self, device: u32, id: RequestId, reply: Reply) {
-        let Some(Waiting { asked, since, .. }) = self.asked.remove(&id.0) else { return };
+        let Some(Waiting { asked, since, act, .. }) = self.asked.remove(&id.0) else { return };
+        if let Some(act) = act {
+            self.script.answered(act, &reply);
+        }
         if self.reset_answered(device, &asked, &reply).is_some() {
             return;
         }
         match (asked, reply) {
-            (Asked::Begin { uid, life, uses }, Reply::Task(reply)) => self.task_begun(device, (uid, life, uses), reply),
+            (Asked::Begin { uid, life, uses }, Reply::Task(reply)) => {
+                self.task_begun(device, (uid, life, uses, act), reply)
+            }
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
             (Asked::Finish { credential }, Reply::Finished(reply)) => self.task_finished(device, credential, &reply),
             (Asked::Status, Reply::Status(status)) => {
@@ -442,7 +472,7 @@ impl World<'_> {
         }
     }
 
-    fn task_begun(&mut self, device: u32, (uid, life, uses): (u32, u64, u64), reply: TaskReply) {
+    fn task_begun(&mut self, device: u32, (uid, life, uses, begun): (u32, u64, u64, Option<usize>), reply: TaskReply) {
         self.told_of_task(device, &reply.task_id, Told::Begun);
         let bytes = from_text(&reply.token, TOKEN_BYTES_MAX).unwrap_or_default();
         let chain = Held::from_bytes(&bytes).map(|held| held.chain()).unwrap_or_default();
@@ -461,6 +491,7 @@ impl World<'_> {
         let revoked = (over || self.model.is_revoked(&reply.grant_id)).then_some(self.now);
         let number = self.model.hand_out(Credential {
             device,
+            begun,
             uid,
             text: reply.token,
             task: reply.task_id,
@@ -501,6 +532,7 @@ impl World<'_> {
         let know = self.checks.clock.knowledge(device, powered);
         let credential = self.model.hand_out(Credential {
             device,
+            begun: None,
             uid: PROGRAMS[0].uid,
             text: carried.text.clone(),
             task: carried.task.clone(),

@@ -34,6 +34,7 @@ use crate::operator::Operator;
 use crate::plan::{Plan, LAST_QUIET};
 use crate::reset::{Carried, Errand};
 use crate::scenario::Scenario;
+use crate::script::Script;
 use crate::trace::{Coverage, Trace};
 use crate::workload::Waiting;
 
@@ -188,6 +189,14 @@ pub(crate) struct World<'a> {
     pub(crate) cut: Option<NthCut>,
     /// Boundaries that could be cut at.
     pub(crate) boundaries: Boundaries,
+    /// The act of a program that is carried out now.
+    pub(crate) acting: Option<usize>,
+    /// What the acts came to.
+    pub(crate) script: Script,
+    /// What they came to in another run, whose choices are made again here.
+    pub(crate) follow: Option<&'a Script>,
+    /// Where a run ends before its time, for whoever does not judge it.
+    stop: u64,
     /// From when on latencies and the broker's whims are drawn with another seed.
     anew: Option<Anew>,
     /// Per gateway the newest head that it must hold in the end.
@@ -209,6 +218,7 @@ pub(crate) struct Outcome {
     /// Decisions that callers saw.
     pub(crate) decisions: u64,
     pub(crate) answers: Answers,
+    pub(crate) script: Script,
 }
 
 impl<'a> World<'a> {
@@ -260,6 +270,10 @@ impl<'a> World<'a> {
             effects: BTreeMap::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
+            acting: None,
+            script: Script::default(),
+            follow: None,
+            stop: u64::MAX,
             anew: None,
             newest_owed: Vec::new(),
             queue: BinaryHeap::new(),
@@ -280,6 +294,17 @@ impl<'a> World<'a> {
         Self { anew, ..self }
     }
 
+    /// The same world, in which programs and the operator choose what they chose in another run of the plan.
+    pub(crate) fn following(self, script: &'a Script) -> Self {
+        Self { follow: Some(script), ..self }
+    }
+
+    /// Runs until so long after the last act, and gives what the acts came to.
+    pub(crate) fn script(mut self, after: u64) -> Script {
+        self.stop = self.plan.entries.iter().map(|entry| entry.at).max().unwrap_or(0).saturating_add(after);
+        self.run().script
+    }
+
     /// Runs from start to end.
     pub(crate) fn run(self) -> Outcome {
         self.run_until(|_| false)
@@ -297,7 +322,7 @@ impl<'a> World<'a> {
         self.schedule(end - LAST_STATUS, Happening::LastStatus);
         let (mut moment, mut events) = (0, 0u64);
         while let Some(Reverse(next)) = self.queue.pop() {
-            if next.at > end {
+            if next.at > end.min(self.stop) {
                 break;
             }
             if let Some(Anew { seed, .. }) = self.anew.take_if(|anew| next.at >= anew.from) {
@@ -419,9 +444,10 @@ impl<'a> World<'a> {
         let shares = authority.shares().clone();
         let (events, hash, coverage) = self.trace.finish();
         self.effects.extend(self.broker.done());
-        let Self { effects, boundaries, .. } = self;
+        let Self { effects, boundaries, script, .. } = self;
         let answers = self.ledger.finish(at, &shares);
-        Outcome { tally: self.checks.tally, events, hash, coverage, boundaries, effects, shares, decisions, answers }
+        let tally = self.checks.tally;
+        Outcome { tally, events, hash, coverage, boundaries, effects, shares, decisions, answers, script }
     }
 }
 

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
 
 use super::client::Client;
@@ -66,7 +67,7 @@ impl Stage {
                 }
             }
         });
-        Ok(Player { child, log, seen: Vec::new() })
+        Ok(Player { child, log, seen: Vec::new(), told: 0 })
     }
 
     /// Runs a command to its end and reads the JSON that it prints; the text itself where that is no single value.
@@ -169,12 +170,8 @@ impl Fleet {
     /// # Errors
     /// What the commands say.
     pub fn enrol(&self, gateway: &Gateway, folder: &Path) -> Result<(), Failure> {
-        let at = |ending: &str| folder.join(format!("{}.{ending}", gateway.id));
-        let (request, bundle) = (at("req"), at("bundle"));
-        let asked = gateway.command(&["enrol", "request", "--id", &gateway.id, "--out", path(&request)])?;
-        let code = asked["code"].as_str().ok_or_else(|| failed("enrol request gave no code", &asked))?;
-        self.run(&["device", "approve", path(&request), "--code", code, "--out", path(&bundle)])?;
-        let selector = format!("unix:uid:{}=pump", rustix::process::getuid().as_raw());
+        self.admit(gateway, folder)?;
+        let selector = format!("unix:uid:{}=pump", user());
         let grant = [
             "grant",
             "create",
@@ -195,7 +192,19 @@ impl Fleet {
             "--task-ttl-max",
             "15m",
         ];
-        self.run(&grant)?;
+        self.run(&grant).map(drop)
+    }
+
+    /// Enrols a gateway as people do. It may do nothing yet.
+    ///
+    /// # Errors
+    /// What the commands say.
+    pub fn admit(&self, gateway: &Gateway, folder: &Path) -> Result<(), Failure> {
+        let at = |ending: &str| folder.join(format!("{}.{ending}", gateway.id));
+        let (request, bundle) = (at("req"), at("bundle"));
+        let asked = gateway.command(&["enrol", "request", "--id", &gateway.id, "--out", path(&request)])?;
+        let code = asked["code"].as_str().ok_or_else(|| failed("enrol request gave no code", &asked))?;
+        self.run(&["device", "approve", path(&request), "--code", code, "--out", path(&bundle)])?;
         gateway.command(&["enrol", "import", path(&bundle), "--fleet", &self.fingerprint]).map(drop)
     }
 
@@ -223,6 +232,8 @@ pub struct Player {
     child: Child,
     log: Receiver<Value>,
     seen: Vec<Value>,
+    /// How much of that was asked for as news.
+    told: usize,
 }
 
 impl Player {
@@ -253,9 +264,44 @@ impl Player {
         self.seen.iter().filter_map(|line| line["event"].as_str().map(str::to_owned)).collect()
     }
 
+    /// What it has logged since this was asked last.
+    pub fn news(&mut self) -> Vec<Value> {
+        self.seen.extend(self.log.try_iter());
+        let told = std::mem::replace(&mut self.told, self.seen.len());
+        self.seen[told..].to_vec()
+    }
+
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// SIGSTOP: it does nothing until [`Player::thaw`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn freeze(&self) -> Result<(), Failure> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn thaw(&self) -> Result<(), Failure> {
+        self.signal(Signal::CONT)
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        finish(&mut self.child)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        tell(&self.child, signal)
     }
 
     /// SIGKILL, and gone.
@@ -392,6 +438,25 @@ impl Gateway {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// SIGTERM, and waits until the process has ended.
+///
+/// # Errors
+/// When it is gone already.
+pub fn finish(child: &mut Child) -> Result<(), Failure> {
+    tell(child, Signal::TERM)?;
+    child.wait().map(drop).map_err(|error| failed("a child process cannot be waited for", error))
+}
+
+fn tell(child: &Child, signal: Signal) -> Result<(), Failure> {
+    kill_process(Pid::from_child(child), signal)
+        .map_err(|error| failed(format!("process {} cannot be told", child.id()), error))
+}
+
+/// The user of this process, whose programs ask.
+pub fn user() -> u32 {
+    rustix::process::getuid().as_raw()
 }
 
 /// A path below a temporary folder, which is UTF-8 where that is.

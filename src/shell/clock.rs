@@ -85,15 +85,22 @@ mod test {
     }
 }
 
-/// Shifts for tests, read at each call: another wall time, a later point of the same boot, another boot.
+/// Shifts for tests, read at each call: another wall time, a later point of the same boot, another boot. A wall clock can
+/// also jump under a process that runs: by as many milliseconds as a file says. A file that says nothing is a clock that
+/// shows nothing.
 #[cfg(feature = "test-clock")]
 mod test {
+    fn jump(millis: u64) -> Option<u64> {
+        let Ok(path) = std::env::var("HARDTACK_TEST_CLOCK_FILE") else { return Some(millis) };
+        let by = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        millis.checked_add_signed(by)
+    }
     fn shift(millis: u64, variable: &str) -> Option<u64> {
         let secs = std::env::var(variable).ok().and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
         millis.checked_add_signed(secs.saturating_mul(1000))
     }
     pub(super) fn shift_wall(millis: u64) -> Option<u64> {
-        shift(millis, "HARDTACK_TEST_CLOCK_OFFSET_S")
+        shift(millis, "HARDTACK_TEST_CLOCK_OFFSET_S").and_then(jump)
     }
     pub(super) fn shift_boottime(millis: u64) -> Option<u64> {
         shift(millis, "HARDTACK_TEST_BOOTTIME_OFFSET_S")

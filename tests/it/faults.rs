@@ -208,6 +208,29 @@ fn a_device_whose_clock_says_1970_works_like_any_other() {
     site.all_recorded();
 }
 
+/// The test clock's file is read at each look at the clock: a wall clock that jumps under an agent that runs.
+#[test]
+fn a_wall_clock_that_jumps_while_the_agent_runs_may_only_tighten() {
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    let mut site = Site::open();
+    let clock = site.folder.path().join("clock");
+    let jump = |by: i64| std::fs::write(&clock, by.to_string()).unwrap();
+    jump(0);
+    site.gateway.settings.push(("HARDTACK_TEST_CLOCK_FILE", clock.to_str().unwrap().to_owned()));
+    site.start();
+    let token = site.begin();
+    // Another boot, which has no proof of the time: only there a hint counts.
+    site.broker.kill();
+    site.gateway.agent.take().unwrap().kill();
+    let url = site.url.clone();
+    site.gateway.start_rebooted(&url, 0, 1).unwrap();
+    for (by, reason) in [(0, "allowed"), (YEAR_MS, "expired"), (-YEAR_MS, "allowed")] {
+        jump(by);
+        let decision = site.gateway.authorize(&token, "read", "modbus/a").unwrap();
+        assert_eq!(decision["reason"], reason, "{by}: {decision}");
+    }
+}
+
 /// How a broker goes down.
 #[derive(Clone, Copy, Debug)]
 enum Outage {

@@ -475,6 +475,48 @@ async fn a_half_open_link_is_noticed() {
     gateway.expect_connected();
 }
 
+/// As under TCP: what is stalled arrives later, whole and in order, and who gave up meanwhile was never there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_proxy_stalls_arrives_later() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let gateway = Party::device(&format!("mqtt://{}", proxy.addr()), "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    proxy.stall(Swallow::Up);
+    let before = proxy.log().len();
+    (0..50_u32).for_each(|i| gateway.send(Topic::UpAudit(device("gw-07")), &i.to_be_bytes()));
+    service.send(Topic::DownAck(device("gw-07")), b"ack");
+    gateway.expect_message(Topic::DownAck(device("gw-07")), b"ack");
+    let went_up = |from: usize| proxy.log().split_off(from).iter().any(|passed| passed.direction == Direction::Up);
+    assert!(!went_up(before), "one way only");
+    // Somebody else's socket, closed before it is heard of.
+    drop(tokio::net::TcpStream::connect(proxy.addr()).await.unwrap());
+    proxy.heal();
+    for i in 0..50_u32 {
+        service.expect_message(Topic::UpAudit(device("gw-07")), &i.to_be_bytes());
+    }
+    assert!(proxy.log().iter().all(|passed| passed.connection == 1), "the link was never lost");
+}
+
+/// Only what is open is lost, and nobody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranded_link_is_noticed_and_a_new_one_works() {
+    let broker = Mosquitto::open();
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let [first, second] = ["gw-07", "gw-08"].map(|id| (id, Party::device(&format!("mqtt://{}", proxy.addr()), id)));
+    first.1.connect(first.0);
+    first.1.expect_connected();
+    proxy.strand();
+    second.1.connect(second.0);
+    second.1.expect_connected();
+    let reason = first.1.expect_lost();
+    assert!(reason.contains("half-open"), "{reason}");
+    first.1.connect(first.0);
+    first.1.expect_connected();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_tells_the_order_of_a_reconnect() {
     let broker = Mosquitto::open();

@@ -8,6 +8,8 @@ pub(crate) mod bisect;
 pub(crate) mod diff;
 pub(crate) mod fuzz;
 pub(crate) mod list;
+#[cfg(feature = "live")]
+pub(crate) mod live;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod shrink;

@@ -1,6 +1,6 @@
 //! A TCP proxy that breaks links on purpose and notes what passes.
 //!
-//! Owns: [`Proxy`]: cut, half-open, slow and healed links in front of one server; the log of MQTT packets that passed.
+//! Owns: [`Proxy`]: cut, half-open, stalled, slow and healed links in front of one server; the log of MQTT packets that passed.
 //! Never: changes, repeats or reorders a byte. Never in a build that is shipped.
 //! Read next: `packets.rs`, which finds the packets in the bytes.
 
@@ -9,10 +9,11 @@ mod packets;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -39,7 +40,7 @@ pub enum Direction {
     Down,
 }
 
-/// Which directions a half-open link swallows.
+/// Which directions of a link do not work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swallow {
     /// What the client says does not arrive.
@@ -84,12 +85,15 @@ enum Weather {
     Fair,
     Cut,
     HalfOpen(Swallow),
+    Stalled(Swallow),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct State {
     weather: Weather,
     delay: Duration,
+    /// Connections up to this one swallow everything, whatever the weather.
+    stranded: u64,
     /// Rises with each cut: connections from before are closed, however short it was.
     cuts: u64,
 }
@@ -99,6 +103,8 @@ struct State {
 pub struct Proxy {
     addr: SocketAddr,
     state: watch::Sender<State>,
+    /// How many connections there were.
+    count: Arc<AtomicU64>,
     log: Arc<Mutex<VecDeque<Passed>>>,
     accepting: JoinHandle<()>,
 }
@@ -111,10 +117,11 @@ impl Proxy {
     pub async fn start(upstream: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
-        let (state, watched) = watch::channel(State { weather: Weather::Fair, delay: Duration::ZERO, cuts: 0 });
-        let log = Arc::new(Mutex::new(VecDeque::new()));
-        let accepting = tokio::spawn(accept(listener, upstream, watched, Arc::clone(&log)));
-        Ok(Self { addr, state, log, accepting })
+        let fair = State { weather: Weather::Fair, delay: Duration::ZERO, stranded: 0, cuts: 0 };
+        let (state, watched) = watch::channel(fair);
+        let (log, count) = (Arc::new(Mutex::new(VecDeque::new())), Arc::new(AtomicU64::new(0)));
+        let accepting = tokio::spawn(accept(listener, upstream, watched, Arc::clone(&count), Arc::clone(&log)));
+        Ok(Self { addr, state, count, log, accepting })
     }
 
     /// Where clients connect to.
@@ -134,6 +141,18 @@ impl Proxy {
     /// connection.
     pub fn half_open(&self, swallow: Swallow) {
         self.state.send_modify(|state| state.weather = Weather::HalfOpen(swallow));
+    }
+
+    /// Keeps connections open and takes new ones, but nothing of the directions named goes through: it waits until it can, as
+    /// under TCP, and so does the end of a connection. Who gave up before the server heard of him was never there.
+    pub fn stall(&self, ways: Swallow) {
+        self.state.send_modify(|state| state.weather = Weather::Stalled(ways));
+    }
+
+    /// Every connection that is open now swallows everything from now on, and nobody is told. New ones are as the weather is.
+    pub fn strand(&self) {
+        let count = self.count.load(Ordering::Acquire);
+        self.state.send_modify(|state| state.stranded = count);
     }
 
     /// Lets everything pass again. A connection that lost bytes is closed: nothing could make sense of the rest.
@@ -162,10 +181,10 @@ async fn accept(
     listener: TcpListener,
     upstream: SocketAddr,
     state: watch::Receiver<State>,
+    count: Arc<AtomicU64>,
     log: Arc<Mutex<VecDeque<Passed>>>,
 ) {
     let mut open = JoinSet::new();
-    let mut count = 0;
     loop {
         while open.try_join_next().is_some() {}
         let Ok((client, _)) = listener.accept().await else {
@@ -176,8 +195,8 @@ async fn accept(
         if state.borrow().weather == Weather::Cut {
             continue;
         }
-        count += 1;
-        open.spawn(carry(client, upstream, count, state.clone(), Arc::clone(&log)));
+        let number = count.fetch_add(1, Ordering::AcqRel) + 1;
+        open.spawn(carry(client, upstream, number, state.clone(), Arc::clone(&log)));
     }
 }
 
@@ -196,9 +215,10 @@ async fn carry(
     client: TcpStream,
     upstream: SocketAddr,
     connection: u64,
-    state: watch::Receiver<State>,
+    mut state: watch::Receiver<State>,
     log: Arc<Mutex<VecDeque<Passed>>>,
 ) -> io::Result<()> {
+    arrive(&client, &mut state).await?;
     let server = TcpStream::connect(upstream).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -213,9 +233,29 @@ async fn carry(
     Ok(())
 }
 
+fn over() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
+}
+
+/// Waits until a client that came while nothing went up can be heard, if it has not given up by then.
+async fn arrive(client: &TcpStream, state: &mut watch::Receiver<State>) -> io::Result<()> {
+    let stalls = |state: &State| match state.weather {
+        Weather::Stalled(ways) => ways.takes(Direction::Up),
+        Weather::Cut | Weather::Fair | Weather::HalfOpen(_) => false,
+    };
+    if !stalls(&state.borrow()) {
+        return Ok(());
+    }
+    state.wait_for(|state| !stalls(state)).await.map_err(|_| over())?;
+    // What it said still waits here, and so its end can only be seen behind that.
+    if client.ready(Interest::READABLE).await?.is_read_closed() {
+        return Err(over());
+    }
+    Ok(())
+}
+
 /// Carries one direction until it ends, or the connection must.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut trip: Trip) -> io::Result<()> {
-    let over = || io::Error::from(io::ErrorKind::ConnectionAborted);
     let mut packets = Packets::new(direction);
     let mut chunk = vec![0; CHUNK];
     // Bytes, or the end of the connection, were swallowed.
@@ -223,10 +263,12 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
     let mut ended = false;
     loop {
         let now = *trip.state.borrow_and_update();
-        let swallows = match now.weather {
+        let stranded = trip.connection <= now.stranded;
+        let (swallows, stalls) = match now.weather {
             Weather::Cut => return Err(over()),
-            Weather::Fair => false,
-            Weather::HalfOpen(swallow) => swallow.takes(direction),
+            Weather::Fair => (stranded, false),
+            Weather::HalfOpen(swallow) => (stranded || swallow.takes(direction), false),
+            Weather::Stalled(ways) => (stranded, ways.takes(direction)),
         };
         if now.cuts != trip.cuts || (torn && !swallows) {
             return Err(over());
@@ -237,7 +279,8 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
                 changed.map_err(|_| over())?;
                 continue;
             }
-            read = from.read(&mut chunk), if !ended => read,
+            // What is stalled waits at its sender.
+            read = from.read(&mut chunk), if !ended && (swallows || !stalls) => read,
         };
         let bytes = match read {
             Ok(0) | Err(_) if swallows => {
@@ -256,8 +299,10 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
         if !now.delay.is_zero() {
             tokio::time::sleep(now.delay).await;
         }
-        let weather = trip.state.borrow().weather;
-        if weather == now.weather || weather == Weather::Fair {
+        let then = trip.state.borrow().weather;
+        // Bytes that were on their way when it stalled arrive, as if they had been a moment earlier.
+        let passes = matches!(then, Weather::Fair | Weather::Stalled(_)) || then == now.weather;
+        if passes && trip.connection > trip.state.borrow().stranded {
             to.write_all(bytes).await?;
             note(&trip, direction, packets.feed(bytes));
         } else {

@@ -1,0 +1,156 @@
+//! What is judged when a plan was played: the same promises as in the model, as far as they can be seen from outside.
+//!
+//! Owns: the checks over what programs heard, what agents logged and what the collector exports.
+//! Never: counts what was never tried as held.
+//! Read next: `../check/mod.rs`.
+
+use std::collections::BTreeMap;
+
+use hardtack::cli::Failure;
+use hardtack::shell::cast::failed;
+use hardtack::shell::clock;
+use serde_json::Value;
+
+use super::play::{Decided, Revoked, Seen};
+use super::site::Site;
+use crate::check::{Id, Tally};
+use crate::fault::RevokeWhat;
+
+/// How long gateways may take until all is delivered and applied, in milliseconds: the longest back-off that a profile has, and
+/// a connection.
+const CONVERGED_WITHIN: u64 = 90_000;
+/// How often they are asked meanwhile.
+const ASK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Waits until every gateway has applied the newest head and delivered its audit.
+pub(crate) fn converge(site: &mut Site, seen: &Seen, tally: &mut Tally, at: u64) -> Result<(), Failure> {
+    let newest = site.newest_head()?;
+    let deadline = clock::now().boottime.0 + CONVERGED_WITHIN;
+    for (number, device) in (0..).zip(&site.devices) {
+        let locked = seen.revoked.iter().any(|revoked| match revoked.what {
+            RevokeWhat::All => true,
+            RevokeWhat::Device => revoked.device == number,
+            RevokeWhat::Block
+            | RevokeWhat::Carried
+            | RevokeWhat::Grant
+            | RevokeWhat::Group
+            | RevokeWhat::Owner
+            | RevokeWhat::Task
+            | RevokeWhat::Token => false,
+        });
+        let wanted = if locked { "locked" } else { "online" };
+        let done = |status: &Value| {
+            status["mode"] == wanted && status["pending"] == 0 && status["feed_seq"].as_u64() >= Some(newest)
+        };
+        let (mut status, mut ok) = (Value::Null, false);
+        while !ok && clock::now().boottime.0 < deadline {
+            // An agent that does not answer now may answer soon; one that never does is told of below.
+            status = device.gateway.get("/v1/status").unwrap_or_default();
+            ok = done(&status);
+            if !ok {
+                std::thread::sleep(ASK_EVERY);
+            }
+        }
+        let name = &device.gateway.id;
+        let how = || {
+            let shown = ["mode", "pending", "feed_seq", "reasons"].map(|field| format!("{field} {}", status[field]));
+            format!("{name} is not {wanted} with everything delivered and head {newest} applied: {}", shown.join(", "))
+        };
+        tally.tried(Id::Live, at, (!ok).then(how));
+    }
+    Ok(())
+}
+
+/// Judges all that was seen.
+pub(crate) fn judge(site: &Site, seen: &Seen, tally: &mut Tally, at: u64) -> Result<(), Failure> {
+    audit(site, seen, tally, at)?;
+    for decided in &seen.decided {
+        revocation(seen, decided, tally);
+    }
+    for (device, positions) in &seen.applied {
+        for pair in positions.windows(2) {
+            let back =
+                (pair[1] < pair[0]).then(|| format!("gw-{device} went back from head {} to {}", pair[0], pair[1]));
+            tally.tried(Id::Monotone, at, back);
+        }
+    }
+    for starts in seen.starts.values() {
+        // Each was waited for until the agent decided, with whatever link it had.
+        (0..*starts).for_each(|_| tally.tried(Id::ColdStart, at, None));
+    }
+    if seen.decided.is_empty() {
+        tally.tried(Id::Live, at, Some("no program got a single decision".into()));
+    }
+    Ok(())
+}
+
+/// Nothing that a gateway knew to be revoked was allowed there.
+fn revocation(seen: &Seen, decided: &Decided, tally: &mut Tally) {
+    let Some((act, begun)) = decided.begun.and_then(|act| Some((act, seen.begun.get(&act)?))) else { return };
+    let known = |revoked: &&Revoked| revoked.head.is_some_and(|head| decided.applied >= head);
+    for revoked in seen.revoked.iter().filter(known).filter(|revoked| revoked.covers(seen, begun, act)) {
+        let allowed = (decided.body["decision"] == "allow").then(|| {
+            let (device, id, head) = (decided.device, &decided.body["decision_id"], revoked.head.unwrap_or(0));
+            format!("gw-{device} allowed {id} of act {}, which head {head} revokes and it had applied", decided.act)
+        });
+        tally.tried(Id::RevocationHolds, decided.sent, allowed);
+    }
+}
+
+/// Every decision that a program heard is in the collector's verified trail once, as it was heard.
+fn audit(site: &Site, seen: &Seen, tally: &mut Tally, at: u64) -> Result<(), Failure> {
+    let verified = site.fleet.run(&["audit", "verify"])?;
+    tally.tried(
+        Id::NothingLost,
+        at,
+        (verified["ok"] != true).then(|| format!("the trail does not verify: {verified}")),
+    );
+    let chains = verified["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for chain in chains {
+        let torn = chain["gaps"] != 0 || chain["forks"] != 0;
+        let how = || format!("the trail of {} has gaps or forks: {chain}", chain["id"]);
+        tally.tried(Id::NothingLost, at, torn.then(how));
+    }
+    let export = site.fleet.run(&["audit", "export"])?;
+    let lines = export.as_str().map_or_else(|| export.to_string(), str::to_owned);
+    let mut recorded: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut repeated: BTreeMap<String, u64> = BTreeMap::new();
+    for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+        let line: Value = serde_json::from_str(line).map_err(|error| failed("the export is no JSON lines", error))?;
+        match line["kind"].as_str() {
+            Some("repeated") => {
+                let of = format!("{}/{}/{}", line["device"].as_str().unwrap_or_default(), line["era"], line["of"]);
+                *repeated.entry(of).or_default() += line["count"].as_u64().unwrap_or(0);
+            }
+            Some(_) | None => {
+                if let Some(id) = line["decision_id"].as_str().map(str::to_owned) {
+                    recorded.entry(id).or_default().push(line);
+                }
+            }
+        }
+    }
+    let mut heard: BTreeMap<&str, Vec<&Decided>> = BTreeMap::new();
+    for decided in &seen.decided {
+        if let Some(id) = decided.body["decision_id"].as_str() {
+            heard.entry(id).or_default().push(decided);
+        }
+    }
+    for (id, decided) in heard {
+        let first = decided[0];
+        let of = recorded.get(id).map(Vec::as_slice).unwrap_or_default();
+        let once = (of.len() != 1).then(|| format!("{id} was heard and is {} times in the trail", of.len()));
+        tally.tried(Id::AuditedFirst, first.sent, once);
+        let said = |line: &&Value| line["reason"] == first.body["reason"];
+        let other = of.iter().find(|line| !said(line));
+        let how =
+            other.map(|line| format!("{id} was heard as {} and recorded as {}", first.body["reason"], line["reason"]));
+        tally.tried(Id::NothingLost, first.sent, how);
+        // Equal denials are counted; an end without a warning may cost the last count.
+        let counted = of.len() as u64 + repeated.get(id).copied().unwrap_or(0);
+        let killed = site.devices[first.device as usize].killed;
+        let few = counted < decided.len() as u64 && !killed;
+        let how = || format!("{id} was heard {} times and is counted {counted} times", decided.len());
+        tally.tried(Id::NothingLost, first.sent, few.then(how));
+    }
+    Ok(())
+}

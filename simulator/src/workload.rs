@@ -394,6 +394,7 @@ impl World<'_> {
     /// A reply left the agent.
     pub(crate) fn replied(&mut self, device: u32, id: RequestId, reply: Reply) {
         let Some(Waiting { asked, since, .. }) = self.asked.remove(&id.0) else { return };
+        self.note_answer(device, since, &asked, &reply);
         if self.reset_answered(device, &asked, &reply).is_some() {
             return;
         }

@@ -12,6 +12,7 @@ use hardtack::ids::{DeviceId, FleetId};
 use hardtack::time::Timestamp;
 use hardtack::wire::policy::TimeClass;
 
+use crate::agree::Answered;
 use crate::broker::{Broker, Delivery};
 use crate::case::Anew;
 use crate::check::audit::AuditCheck;
@@ -28,6 +29,7 @@ use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
 use crate::fault::{AckTrick, FeedTrick, WallAfter};
 use crate::fleet_answers::{Answers, Ledger};
+use crate::level::Links;
 use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
@@ -149,6 +151,8 @@ pub(crate) struct World<'a> {
     pub(crate) fleet: FleetId,
     pub(crate) devices: Vec<Device>,
     pub(crate) network: Network,
+    /// The ends of connections, where bytes go over them.
+    pub(crate) links: Option<Box<dyn Links>>,
     pub(crate) broker: Broker,
     pub(crate) operator: Operator,
     pub(crate) model: Model,
@@ -182,6 +186,10 @@ pub(crate) struct World<'a> {
     pub(crate) last_fault: u64,
     /// How often each fault had an effect.
     pub(crate) effects: BTreeMap<&'static str, u64>,
+    /// What programs were answered.
+    pub(crate) answered: Vec<Answered>,
+    /// Faults that this level cannot do.
+    pub(crate) not_applied: BTreeSet<&'static str>,
     /// The window in which each boundary is tried, if the plan has one.
     pub(crate) window: Option<Window>,
     /// Where to cut the power, in a run that tries one boundary of many.
@@ -205,6 +213,8 @@ pub(crate) struct Outcome {
     pub(crate) boundaries: Boundaries,
     /// How often each fault had an effect.
     pub(crate) effects: BTreeMap<&'static str, u64>,
+    pub(crate) answered: Vec<Answered>,
+    pub(crate) not_applied: BTreeSet<&'static str>,
     pub(crate) shares: BTreeMap<(TimeClass, Synced), Share>,
     /// Decisions that callers saw.
     pub(crate) decisions: u64,
@@ -229,6 +239,7 @@ impl<'a> World<'a> {
         Self {
             fleet: operator.fleet().clone(),
             network: Network::new(seed, count, scenario.fleet.latency_ms),
+            links: None,
             broker: Broker::new(seed),
             model: Model::default(),
             checks: Checks {
@@ -258,6 +269,8 @@ impl<'a> World<'a> {
             faults_at_work: 0,
             last_fault: scenario.start,
             effects: BTreeMap::new(),
+            answered: Vec::new(),
+            not_applied: BTreeSet::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
             anew: None,
@@ -419,9 +432,22 @@ impl<'a> World<'a> {
         let shares = authority.shares().clone();
         let (events, hash, coverage) = self.trace.finish();
         self.effects.extend(self.broker.done());
-        let Self { effects, boundaries, .. } = self;
+        let Self { effects, answered, not_applied, boundaries, .. } = self;
         let answers = self.ledger.finish(at, &shares);
-        Outcome { tally: self.checks.tally, events, hash, coverage, boundaries, effects, shares, decisions, answers }
+        let tally = self.checks.tally;
+        Outcome {
+            tally,
+            events,
+            hash,
+            coverage,
+            boundaries,
+            effects,
+            answered,
+            not_applied,
+            shares,
+            decisions,
+            answers,
+        }
     }
 }
 

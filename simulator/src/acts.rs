@@ -102,6 +102,7 @@ impl World<'_> {
             }
             Act::DiskClone { device, copy } => self.run_twin(device, copy),
             Act::DiskCopy { device, copy } => {
+                self.really(device, |real| real.copy(copy));
                 let device = &mut self.devices[device as usize];
                 device.copies.insert(copy, device.disk.image());
             }
@@ -111,6 +112,9 @@ impl World<'_> {
                     self.cut_power(device, cut);
                 }
                 self.damage(device, damage, copy);
+            }
+            Act::DiskSync { device, part, how, .. } if self.devices[device as usize].real.is_some() => {
+                self.not_applied(how.name(part));
             }
             Act::DiskSync { device, part, how, turn } => {
                 self.fault(turn);
@@ -252,6 +256,10 @@ impl World<'_> {
 
     /// The disk is no longer what was written. What the proofs rest on and this takes away is suspended, by the table.
     fn damage(&mut self, number: u32, damage: Damage, copy: u32) {
+        if self.really(number, |real| real.damage(damage, copy)) == Some(false) {
+            self.not_applied(damage.name());
+            return;
+        }
         let device = &mut self.devices[number as usize];
         let image = device.copies.remove(&copy);
         let changed = device.disk.damage(damage, image.as_ref());

@@ -205,6 +205,13 @@ impl Broker {
         }
     }
 
+    /// A connection ends in order: its last will is not published.
+    pub(crate) fn forget_will(&mut self, conn: ConnId) {
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.will = None;
+        }
+    }
+
     /// Whether a connection was accepted and lives.
     pub(crate) fn knows(&self, conn: ConnId) -> bool {
         self.sessions.contains_key(&conn)

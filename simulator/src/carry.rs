@@ -24,6 +24,7 @@ use crate::device::Contact;
 use crate::event::Event;
 use crate::fault::{AckTrick, Direction, FeedTrick, Retained};
 use crate::followed::Followed;
+use crate::level::Does;
 use crate::network::{ConnId, End, Packet, Retain};
 use crate::operator::Asked;
 use crate::random::{below, stream};
@@ -43,6 +44,21 @@ const DECEIT: Millis = Millis::from_secs(3600);
 impl World<'_> {
     /// Sends a packet over a connection.
     pub(crate) fn send(&mut self, conn: ConnId, to: End, packet: Packet) {
+        let from = to.other();
+        match &mut self.links {
+            // The kernel says that a socket was closed, whoever wrote to it.
+            Some(links) if packet != Packet::Closed => {
+                if self.network.is_open(conn, from) {
+                    let does = links.send(conn, from, packet);
+                    self.does(conn, from, does);
+                }
+            }
+            Some(_) | None => self.put(conn, to, packet),
+        }
+    }
+
+    /// A packet, or bytes, set out as they are.
+    fn put(&mut self, conn: ConnId, to: End, packet: Packet) {
         if let Some(at) = self.network.send(conn, to, self.now) {
             self.schedule(at, Happening::Arrive { conn, to, packet });
         }
@@ -52,9 +68,50 @@ impl World<'_> {
     pub(crate) fn arrive(&mut self, conn: ConnId, to: End, packet: Packet) {
         let Some(device) = self.network.device_of(conn) else { return };
         let Some(packet) = self.network.arrive(conn, to, packet) else { return };
-        match to {
+        match (packet, &mut self.links) {
+            (Packet::Bytes(_), Some(_)) if to == End::Broker && !self.broker.is_up() => {
+                self.send(conn, End::Device, Packet::Closed);
+                self.close(conn, End::Broker);
+            }
+            (Packet::Bytes(bytes), Some(links)) => {
+                let does = links.receive(conn, to, &bytes);
+                self.does(conn, to, does);
+            }
+            (packet, _) => self.receives(conn, to, device, packet),
+        }
+    }
+
+    fn receives(&mut self, conn: ConnId, at: End, device: u32, packet: Packet) {
+        match at {
             End::Broker => self.broker_receives(conn, device, packet),
             End::Device => self.device_receives(conn, device, packet),
+        }
+    }
+
+    /// An end of a connection does something, at a level where bytes go over it.
+    pub(crate) fn does(&mut self, conn: ConnId, end: End, does: Does) {
+        let Some(device) = self.network.device_of(conn) else { return };
+        for bytes in does.writes {
+            self.put(conn, end.other(), Packet::Bytes(bytes));
+        }
+        for packet in does.hears {
+            self.receives(conn, end, device, packet);
+        }
+        if let Some(reason) = does.ends.filter(|_| self.network.is_open(conn, end)) {
+            self.send(conn, end.other(), Packet::Closed);
+            self.close(conn, end);
+            match end {
+                End::Broker => {
+                    let wills = self.broker.drop_session(conn);
+                    self.deliver_all(wills);
+                }
+                End::Device => {
+                    let process = self.devices[device as usize].process.as_ref();
+                    if process.is_some_and(|process| process.conn == Some(conn)) {
+                        self.disconnected(device, &reason);
+                    }
+                }
+            }
         }
     }
 
@@ -100,7 +157,8 @@ impl World<'_> {
                 let wills = self.broker.drop_session(conn);
                 self.deliver_all(wills);
             }
-            Packet::Accepted | Packet::Acknowledged { .. } => {}
+            Packet::Leaving => self.broker.forget_will(conn),
+            Packet::Accepted | Packet::Acknowledged { .. } | Packet::Bytes(_) => {}
         }
     }
 
@@ -144,7 +202,11 @@ impl World<'_> {
             Packet::Acknowledged { segment: Some((era, segment)) } => {
                 self.give(device, Input::Segment { era, segment, upload: None });
             }
-            Packet::Connect { .. } | Packet::Read { .. } | Packet::Acknowledged { segment: None } => {}
+            Packet::Acknowledged { segment: None }
+            | Packet::Bytes(_)
+            | Packet::Connect { .. }
+            | Packet::Leaving
+            | Packet::Read { .. } => {}
         }
     }
 
@@ -286,6 +348,9 @@ impl World<'_> {
     /// An end closes its socket. The other end may have to find out by itself.
     pub(crate) fn close(&mut self, conn: ConnId, end: End) {
         let device = self.network.device_of(conn);
+        if let Some(links) = &mut self.links {
+            links.closed(conn, end);
+        }
         if self.network.close(conn, end) {
             device.into_iter().for_each(|device| self.watch(device));
         }

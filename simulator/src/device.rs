@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hardtack::agent::request::StatusReply;
-use hardtack::agent::{Agent, Boot, Input, Outgoing};
+use hardtack::agent::{Agent, Batch, Boot, Input, Outgoing};
 use hardtack::ids::{BootId, DeviceId, FleetId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
@@ -20,9 +20,11 @@ use crate::clocks::{Battery, Clocks};
 use crate::disk::{Disk, Medium, Step};
 use crate::fault::{Part, WallAfter};
 use crate::followed::Followed;
+use crate::level::{Broke, RealDisk};
 use crate::network::ConnId;
 use crate::operator::device_name;
 use crate::random::{below, stream};
+use crate::real::CutShort;
 use crate::recovery;
 use crate::scenario::Scenario;
 use crate::world::{Away, Happening};
@@ -36,6 +38,10 @@ pub(crate) struct Device {
     pub(crate) name: DeviceId,
     pub(crate) clocks: Clocks,
     pub(crate) disk: Disk,
+    /// A real disk beside it, if this level has them.
+    pub(crate) real: Option<Box<dyn RealDisk>>,
+    /// The commit in which an agent on it was interrupted.
+    pub(crate) cut_short: Option<CutShort>,
     pub(crate) process: Option<Process>,
     /// How often its agent has started.
     pub(crate) starts: u64,
@@ -134,6 +140,8 @@ pub(crate) struct Process {
 /// A commit on its way to the disk, and what may be sent after it.
 pub(crate) struct InFlight {
     pub(crate) steps: Vec<Step>,
+    /// The same as the real disk takes it, if there is one.
+    pub(crate) batch: Option<Batch>,
     pub(crate) outgoing: Outgoing,
     /// When it was made.
     pub(crate) made: u64,
@@ -166,6 +174,8 @@ impl Device {
             name: device_name(number),
             clocks: Clocks::new(drift, rtc, stream(seed, &entity, "boots")),
             disk: Disk::default(),
+            real: None,
+            cut_short: None,
             process: None,
             starts: 0,
             armed: None,
@@ -198,12 +208,23 @@ impl Device {
     }
 
     /// All that a start needs, read from the disk. None without power.
-    pub(crate) fn boot(&mut self, fleet: &FleetId, at: u64) -> Option<Boot> {
-        let (boot, _) = self.clocks.read(at)?;
+    ///
+    /// # Errors
+    /// When a real disk cannot be read.
+    pub(crate) fn boot(&mut self, fleet: &FleetId, at: u64) -> Result<Option<Boot>, Broke> {
+        let Some((boot, _)) = self.clocks.read(at) else { return Ok(None) };
         self.disk.open();
         let mut seed = [0; 32];
         self.seeds.fill_bytes(&mut seed);
-        Some(self.boot_on(self.disk.durable(), fleet, boot, seed))
+        let mut start = self.boot_on(self.disk.durable(), fleet, boot, seed);
+        if let Some(real) = &mut self.real {
+            let found = real.open()?;
+            self.disk.follow(Vec::new(), &found);
+            // What all of it takes stays with the model, which scenarios give so much less room than a real store needs.
+            start.used_bytes = self.disk.used_bytes();
+            (start.anchor, start.files, start.eras) = (found.anchor, found.files, found.eras);
+        }
+        Ok(Some(start))
     }
 
     /// All that a start under its name needs, on whatever medium.

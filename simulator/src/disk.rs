@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::{Entry, Shed, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::room::{Class, Weighed};
-use hardtack::agent::{Anchor, Batch};
+use hardtack::agent::{Anchor, Batch, EraImage};
 use hardtack::ids::EraId;
 use hardtack::wire::audit::{Event, Record};
 use hardtack::wire::encode;
 
 use crate::fault::{Damage, Part};
-use crate::recovery;
+use crate::recovery::{self, Found};
 
 /// One step of a commit. A supply can fail between any two.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,6 +199,18 @@ impl Medium {
         })
     }
 
+    /// The newest slot is what was found; of the others that there are, the older one is the newest before that.
+    fn keep_slots(&mut self, found: Option<&Anchor>, on_their_way: Vec<Box<Anchor>>) {
+        let Some(newest) = found else {
+            let is_empty = |slot: &Slot| *slot == Slot::Empty;
+            self.slots = if self.slots.iter().all(is_empty) { Default::default() } else { [Slot::Torn, Slot::Torn] };
+            return;
+        };
+        let known = std::mem::take(&mut self.slots).into_iter().chain(on_their_way.into_iter().map(Slot::Valid));
+        let older = known.filter(|slot| generation(slot).is_some_and(|known| known < newest.generation));
+        self.slots = [Slot::Valid(Box::new(newest.clone())), older.max_by_key(generation).unwrap_or_default()];
+    }
+
     /// Somebody writes another resource into a decision that is past the last segment and before the anchor. None if there
     /// is none.
     fn forge_tail(&mut self) -> Option<()> {
@@ -358,6 +370,56 @@ impl Disk {
     pub(crate) fn open(&mut self) {
         self.settle(|_| true);
         self.current = None;
+    }
+
+    /// What is on the medium is what a real store found on one: that, and no more, of what was durable and of what was on
+    /// its way.
+    pub(crate) fn follow(&mut self, on_its_way: Vec<Step>, found: &Found) {
+        self.settle(|_| true);
+        let mut current = self.current.take();
+        let mut anchors: Vec<Box<Anchor>> = Vec::new();
+        for step in on_its_way {
+            match step {
+                Step::CreateEra(era) => current = Some(era),
+                Step::Append(entry) => {
+                    if let Some(era) = current {
+                        self.durable.eras.entry(era).or_default().push(entry);
+                    }
+                }
+                Step::WriteAnchor(anchor) => anchors.push(anchor),
+                Step::Replace(..)
+                | Step::SyncFolder(_)
+                | Step::SyncEra
+                | Step::SyncEntries
+                | Step::SyncAnchor
+                | Step::Remove(_)
+                | Step::DropEra(_)
+                | Step::Shed(_) => {}
+            }
+        }
+        let of: BTreeMap<EraId, &EraImage> = found.eras.iter().map(|image| (image.id, image)).collect();
+        let mut eras: BTreeMap<EraId, Vec<Entry>> = of.keys().map(|era| (*era, Vec::new())).collect();
+        for (era, log) in std::mem::take(&mut self.durable.eras) {
+            for entry in log {
+                let (Entry::Record(StoredRecord { era: own, .. }) | Entry::Segment(StoredSegment { era: own, .. })) =
+                    &entry;
+                let Some(image) = of.get(own) else { continue };
+                let held = match &entry {
+                    Entry::Record(record) => {
+                        record.index < image.closed_index || image.records.iter().any(|left| left == record)
+                    }
+                    Entry::Segment(segment) => segment.segment < image.segments,
+                };
+                if held {
+                    let home = if of.contains_key(&era) { era } else { *own };
+                    eras.entry(home).or_default().push(entry);
+                }
+            }
+        }
+        self.durable.eras = eras;
+        self.durable.files = found.files.iter().cloned().collect();
+        self.durable.keep_slots(found.anchor.as_ref(), anchors);
+        self.durable.weigh_again();
     }
 
     /// What survives whatever happens.

@@ -29,8 +29,10 @@ use crate::event::Event;
 use crate::fault::{Direction, Part, Sync, WallAfter};
 use crate::fleet_answers;
 use crate::followed::Followed;
+use crate::level::Broke;
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
+use crate::real::CutShort;
 use crate::recovery;
 use crate::world::{Checks, Happening, World};
 
@@ -59,8 +61,15 @@ impl World<'_> {
     /// Every gateway is enrolled, writes that down, and is switched on.
     pub(crate) fn enrol_all(&mut self) {
         for number in 0..self.devices.len() as u32 {
-            let device = &mut self.devices[number as usize];
+            let device = &self.devices[number as usize];
             let accepted = self.operator.enrol(number, &device.name, &device.keys(), device.profile(), date(self.now));
+            self.really(number, |real| {
+                real.open()?;
+                real.commit(accepted.batch.clone())?;
+                real.close();
+                Ok(())
+            });
+            let device = &mut self.devices[number as usize];
             let steps = steps(accepted.batch);
             let durable = Durable::of(&steps);
             steps.into_iter().for_each(|step| device.disk.step(step));
@@ -94,7 +103,15 @@ impl World<'_> {
         if device.process.is_some() || device.clocks.began() != Some(powered_on) {
             return;
         }
-        let Some(boot) = device.boot(&fleet, now) else { return };
+        let boot = match device.boot(&fleet, now) {
+            Ok(Some(boot)) => boot,
+            Ok(None) => return,
+            Err(Broke(why)) => {
+                let how = format!("the store of {} cannot be opened: {why}", device.name);
+                self.checks.tally.broken(Id::Live, now, how);
+                return;
+            }
+        };
         self.note_found(number);
         let device = &mut self.devices[number as usize];
         let Some((_, clocks)) = device.clocks.read(now) else { return };
@@ -235,6 +252,7 @@ impl World<'_> {
             self.checks.clock.expect_contact(number, powered, (time, radius, trip));
         }
         self.judge_times(number, &batch);
+        let for_real = self.devices[number as usize].real.is_some().then(|| batch.clone());
         let steps = steps(batch);
         if steps.is_empty() {
             contact.into_iter().for_each(|contact| self.contact(number, contact));
@@ -246,7 +264,7 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         let Some(process) = &mut device.process else { return };
         let start = process.start;
-        process.in_flight = Some(InFlight { steps, outgoing, made: now, contact, heard });
+        process.in_flight = Some(InFlight { steps, batch: for_real, outgoing, made: now, contact, heard });
         let takes = between(&mut device.commit_times, low, high);
         if let Some(cut) = device.armed.take() {
             self.took_effect("power.cut");
@@ -325,6 +343,8 @@ impl World<'_> {
         if failed.is_some() {
             in_flight.steps.retain(|step| step.syncs().is_none_or(|part| !device.failing.contains(&part)));
         }
+        self.really_commit(number, in_flight.batch.take());
+        let device = &mut self.devices[number as usize];
         let Some(process) = &mut device.process else { return };
         let count = in_flight.steps.len() as u64;
         let durable = Durable::of(&in_flight.steps);
@@ -453,29 +473,30 @@ impl World<'_> {
             self.command(number, command);
         }
         for (era, segment) in outgoing.loads {
-            let device = &mut self.devices[number as usize];
-            let upload = recovery::load(device.disk.durable(), era, segment);
-            if let Some(process) = &mut device.process {
-                process.inbox.push_back(Input::Segment { era, segment, upload });
-            }
+            self.load_segment(number, era, segment);
         }
         for hole in outgoing.holes {
-            let device = &mut self.devices[number as usize];
-            let remains = recovery::gather(device.disk.durable(), &hole);
-            if let Some(process) = &mut device.process {
-                process.inbox.push_back(Input::Remains { hole, remains });
-            }
+            self.gather_remains(number, hole);
         }
     }
 
     fn command(&mut self, number: u32, command: LinkCommand) {
         let fleet = self.fleet.clone();
         match command {
-            LinkCommand::Close => self.hang_up(number),
+            LinkCommand::Close => {
+                let conn = self.devices[number as usize].process.as_ref().and_then(|process| process.conn);
+                if let Some(conn) = conn.filter(|_| self.links.is_some()) {
+                    self.send(conn, End::Broker, Packet::Leaving);
+                }
+                self.hang_up(number);
+            }
             LinkCommand::Connect { filters, will } => {
                 self.hang_up(number);
                 self.operator.nonces.remove(&number);
                 let conn = self.network.open(number);
+                if let Some(links) = &mut self.links {
+                    links.open(conn, number);
+                }
                 if let Some(process) = &mut self.devices[number as usize].process {
                     process.conn = Some(conn);
                 }
@@ -599,8 +620,14 @@ impl World<'_> {
         self.disturbed();
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
-        device.disk.power_cut(&mut *fate);
-        let (lost, unheard_of) = device.disk.forget_what_lies(fate);
+        let (lost, unheard_of) = if device.real.is_some() {
+            self.really_stop(number, Some(fate));
+            Default::default()
+        } else {
+            device.disk.power_cut(&mut *fate);
+            device.disk.forget_what_lies(fate)
+        };
+        let device = &mut self.devices[number as usize];
         let unleased = device.power_off(self.now);
         self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, off: true, steps: done });
@@ -622,9 +649,17 @@ impl World<'_> {
             return 0;
         };
         device.in_doubt = process.in_flight.as_ref().and_then(|in_flight| in_flight.contact);
-        let steps = process.in_flight.map_or_else(Vec::new, |in_flight| in_flight.steps);
+        let (steps, batch) =
+            process.in_flight.map_or_else(Default::default, |in_flight| (in_flight.steps, in_flight.batch));
         let done = done.unwrap_or(steps.len() as u64).min(steps.len() as u64);
-        steps.into_iter().take(done as usize).for_each(|step| device.disk.step(step));
+        match batch {
+            Some(batch) if killed => device.cut_short = Some(CutShort { steps, batch, done }),
+            batch => {
+                self.really_commit(number, batch);
+                let disk = &mut self.devices[number as usize].disk;
+                steps.into_iter().take(done as usize).for_each(|step| disk.step(step));
+            }
+        }
         self.operator.nonces.remove(&number);
         self.nobody_answers(number);
         if killed {
@@ -651,6 +686,7 @@ impl World<'_> {
             self.send(conn, End::Broker, Packet::Closed);
         }
         let done = self.abandon(number, Some(pick % (steps + 1)));
+        self.really_stop(number, None);
         self.devices[number as usize].watched = Watched::No;
         self.tell(&Event::Stopped { device: number, off: false, steps: done });
     }
@@ -677,10 +713,10 @@ impl World<'_> {
     }
 
     /// What an agent that runs still writes when it is told to end.
-    fn last_words(&mut self, number: u32) -> Vec<Step> {
+    fn last_words(&mut self, number: u32) -> Batch {
         let device = &mut self.devices[number as usize];
         let clocks = device.clocks.read(self.now).filter(|_| device.asleep.is_none());
-        let (Some((_, clocks)), Some(process)) = (clocks, &mut device.process) else { return Vec::new() };
+        let (Some((_, clocks)), Some(process)) = (clocks, &mut device.process) else { return Batch::default() };
         let (mut effects, mut batch) = (Effects::default(), Batch::default());
         process.agent.handle(Input::Leaving, clocks, &mut effects);
         let said = effects.commit(|written| {
@@ -693,7 +729,7 @@ impl World<'_> {
             Err(never) => match never {},
         }
         self.judge_times(number, &batch);
-        steps(batch)
+        batch
     }
 
     /// The kernel goes down in order: what is on its way to the disk arrives there.
@@ -704,8 +740,10 @@ impl World<'_> {
         }
         let last = self.last_words(number);
         let done = self.abandon(number, None);
+        self.really_commit(number, Some(last.clone()));
+        self.really_stop(number, None);
         let device = &mut self.devices[number as usize];
-        last.into_iter().for_each(|step| device.disk.step(step));
+        steps(last).into_iter().for_each(|step| device.disk.step(step));
         device.disk.open();
         let unleased = device.power_off(self.now);
         self.checks.clock.may_have_counted(number, unleased);

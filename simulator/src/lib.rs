@@ -10,10 +10,13 @@
 //!   [`theft`]: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
 //! - [`event`], [`trace`], [`fleet_answers`], [`script`], [`report`]: what comes out.
-//! - `live`, behind a feature of its name: the same plan on real processes.
-//! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others.
+//! - [`Level`], how much of the world is real; `wire`, behind a feature of its name: bytes on links, stores on disk; `live`,
+//!   behind another: the same plan on real processes.
+//! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others; [`agree`]: one
+//!   level beside another.
 
 mod acts;
+pub mod agree;
 pub mod bisect;
 mod broker;
 mod carry;
@@ -32,6 +35,7 @@ mod followed;
 pub mod fuzz;
 pub mod grid;
 mod host;
+mod level;
 #[cfg(feature = "live")]
 pub mod live;
 pub mod menu;
@@ -40,6 +44,7 @@ mod network;
 mod operator;
 pub mod plan;
 mod random;
+mod real;
 mod recovery;
 pub mod report;
 mod reset;
@@ -51,6 +56,8 @@ pub mod swarm;
 pub mod theft;
 pub mod trace;
 mod twin;
+#[cfg(feature = "wire")]
+mod wire;
 mod words;
 mod workload;
 mod world;
@@ -58,9 +65,10 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
+use agree::Answered;
 use case::{Anew, Case};
 use check::authority;
 use check::clock::Synced;
@@ -68,6 +76,7 @@ use check::Tally;
 use exhaust::{NthCut, Window};
 use fault::Kind;
 use hardtack::wire::policy::TimeClass;
+pub use level::Level;
 use plan::Plan;
 use report::{Breach, Report, Share};
 use scenario::Scenario;
@@ -81,12 +90,18 @@ pub fn run(scenario: &Scenario, seed: u64, lines: Option<Box<dyn Write>>) -> Rep
 
 /// Runs a case. `lines` as in [`run`].
 pub fn run_case(case: &Case, lines: Option<Box<dyn Write>>) -> Report {
-    run_plan(case.scenario(), case.plan(), case.seed(), case.anew(), lines)
+    run_case_at(Level::Model, case, lines, None)
+}
+
+/// Runs a case at a level that this program can run. `lines` as in [`run`]; `watcher` as in [`run_watched`].
+pub fn run_case_at(level: Level, case: &Case, lines: Option<Box<dyn Write>>, watcher: Option<Watcher>) -> Report {
+    let trace = Trace::new(lines).watched_by(watcher);
+    sum(level, case.scenario(), case.plan(), case.seed(), case.anew(), trace).0
 }
 
 /// Runs a plan. The seed still makes keys, latencies and the like, each from a stream of its own.
 fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, lines: Option<Box<dyn Write>>) -> Report {
-    sum(scenario, plan, seed, anew, Trace::new(lines)).0
+    sum(Level::Model, scenario, plan, seed, anew, Trace::new(lines)).0
 }
 
 /// Runs a plan, and `watcher` is told of everything that happens, in the first run if there are many.
@@ -97,20 +112,32 @@ pub fn run_watched(
     lines: Option<Box<dyn Write>>,
     watcher: Option<Watcher>,
 ) -> Report {
-    sum(scenario, plan, seed, None, Trace::new(lines).watched_by(watcher)).0
+    sum(Level::Model, scenario, plan, seed, None, Trace::new(lines).watched_by(watcher)).0
 }
 
 /// Runs a case, and notes what followed upon which fault.
 pub(crate) fn explore(case: &Case) -> (Report, Coverage) {
-    sum(case.scenario(), case.plan(), case.seed(), case.anew(), Trace::with_coverage())
+    let trace = Trace::with_coverage();
+    let (report, coverage, _) = sum(Level::Model, case.scenario(), case.plan(), case.seed(), case.anew(), trace);
+    (report, coverage)
 }
 
 /// The run, or the sum of all that there are: one for each boundary that the power is to be cut at.
-fn sum(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, trace: Trace) -> (Report, Coverage) {
-    let one = |trace: Trace, cut: Option<NthCut>| World::new(scenario, plan, seed, trace, cut).drawn_anew(anew).run();
+fn sum(
+    level: Level,
+    scenario: &Scenario,
+    plan: &Plan,
+    seed: u64,
+    anew: Option<Anew>,
+    trace: Trace,
+) -> (Report, Coverage, Vec<Answered>) {
+    let one = |trace: Trace, cut: Option<NthCut>| {
+        level.of(World::new(scenario, plan, seed, trace, cut)).drawn_anew(anew).run()
+    };
     let mut sum = Sum::default();
     let mut first = one(trace, None);
     let coverage = std::mem::take(&mut first.coverage);
+    let answered = std::mem::take(&mut first.answered);
     let boundaries = first.boundaries.clone();
     let answers = first.answers.clone();
     sum.add(first);
@@ -123,6 +150,7 @@ fn sum(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, trace: T
         scenario: scenario.name.clone(),
         seed,
         idle: idle(scenario, &sum.effects),
+        not_applied: sum.not_applied.into_iter().map(str::to_owned).collect(),
         properties: sum.tally.properties(),
         require: scenario.require.clone(),
         device_ms: sum.runs * scenario.duration * u64::from(scenario.fleet.devices),
@@ -135,7 +163,7 @@ fn sum(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, trace: T
         answers,
         trace_hash: sum.hashes.finish(),
     };
-    (report, coverage)
+    (report, coverage, answered)
 }
 
 /// Whether a case breaks a property in this way. Its run ends as soon as it does.
@@ -213,6 +241,7 @@ struct Sum {
     decisions: u64,
     effects: BTreeMap<&'static str, u64>,
     shares: BTreeMap<(TimeClass, Synced), authority::Share>,
+    not_applied: BTreeSet<&'static str>,
     hashes: Fold,
 }
 
@@ -225,6 +254,7 @@ impl Sum {
         for (fault, count) in outcome.effects {
             *self.effects.entry(fault).or_default() += count;
         }
+        self.not_applied.extend(outcome.not_applied);
         for (of, share) in &outcome.shares {
             self.shares.entry(*of).or_default().add(share);
         }

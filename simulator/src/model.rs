@@ -165,6 +165,12 @@ impl Model {
         self.revoked.contains(grant)
     }
 
+    /// A credential's gateway, and which of those that were handed out there it is.
+    pub(crate) fn place(&self, number: usize) -> Option<(u32, usize)> {
+        let device = self.credentials.get(number)?.device;
+        Some((device, self.of_device.get(&device)?.binary_search(&number).ok()?))
+    }
+
     pub(crate) fn get(&self, number: usize) -> &Credential {
         &self.credentials[number]
     }

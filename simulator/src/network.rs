@@ -21,6 +21,15 @@ pub(crate) enum End {
     Device,
 }
 
+impl End {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Broker => Self::Device,
+            Self::Device => Self::Broker,
+        }
+    }
+}
+
 /// What goes over a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Packet {
@@ -36,6 +45,10 @@ pub(crate) enum Packet {
     Acknowledged { segment: Option<(EraId, u64)> },
     /// The other end closed the socket.
     Closed,
+    /// DISCONNECT: the last will is not to be published. Only the wire level says it.
+    Leaving,
+    /// Some of what an end wrote, where bytes go over links.
+    Bytes(Vec<u8>),
 }
 
 /// Whether a broker keeps the message.

@@ -422,6 +422,7 @@ impl World<'_> {
         if let Some(act) = act {
             self.script.answered(act, &reply);
         }
+        self.note_answer(device, since, &asked, &reply);
         if self.reset_answered(device, &asked, &reply).is_some() {
             return;
         }

@@ -12,6 +12,7 @@ use hardtack::ids::{DeviceId, FleetId};
 use hardtack::time::Timestamp;
 use hardtack::wire::policy::TimeClass;
 
+use crate::agree::Answered;
 use crate::broker::{Broker, Delivery};
 use crate::case::Anew;
 use crate::check::audit::AuditCheck;
@@ -28,6 +29,7 @@ use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
 use crate::fault::{AckTrick, FeedTrick, WallAfter};
 use crate::fleet_answers::{Answers, Ledger};
+use crate::level::Links;
 use crate::model::Model;
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
@@ -150,6 +152,8 @@ pub(crate) struct World<'a> {
     pub(crate) fleet: FleetId,
     pub(crate) devices: Vec<Device>,
     pub(crate) network: Network,
+    /// The ends of connections, where bytes go over them.
+    pub(crate) links: Option<Box<dyn Links>>,
     pub(crate) broker: Broker,
     pub(crate) operator: Operator,
     pub(crate) model: Model,
@@ -183,6 +187,10 @@ pub(crate) struct World<'a> {
     pub(crate) last_fault: u64,
     /// How often each fault had an effect.
     pub(crate) effects: BTreeMap<&'static str, u64>,
+    /// What programs were answered.
+    pub(crate) answered: Vec<Answered>,
+    /// Faults that this level cannot do.
+    pub(crate) not_applied: BTreeSet<&'static str>,
     /// The window in which each boundary is tried, if the plan has one.
     pub(crate) window: Option<Window>,
     /// Where to cut the power, in a run that tries one boundary of many.
@@ -214,6 +222,8 @@ pub(crate) struct Outcome {
     pub(crate) boundaries: Boundaries,
     /// How often each fault had an effect.
     pub(crate) effects: BTreeMap<&'static str, u64>,
+    pub(crate) answered: Vec<Answered>,
+    pub(crate) not_applied: BTreeSet<&'static str>,
     pub(crate) shares: BTreeMap<(TimeClass, Synced), Share>,
     /// Decisions that callers saw.
     pub(crate) decisions: u64,
@@ -239,6 +249,7 @@ impl<'a> World<'a> {
         Self {
             fleet: operator.fleet().clone(),
             network: Network::new(seed, count, scenario.fleet.latency_ms),
+            links: None,
             broker: Broker::new(seed),
             model: Model::default(),
             checks: Checks {
@@ -268,6 +279,8 @@ impl<'a> World<'a> {
             faults_at_work: 0,
             last_fault: scenario.start,
             effects: BTreeMap::new(),
+            answered: Vec::new(),
+            not_applied: BTreeSet::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
             acting: None,
@@ -444,10 +457,23 @@ impl<'a> World<'a> {
         let shares = authority.shares().clone();
         let (events, hash, coverage) = self.trace.finish();
         self.effects.extend(self.broker.done());
-        let Self { effects, boundaries, script, .. } = self;
+        let Self { effects, answered, not_applied, boundaries, script, .. } = self;
         let answers = self.ledger.finish(at, &shares);
         let tally = self.checks.tally;
-        Outcome { tally, events, hash, coverage, boundaries, effects, shares, decisions, answers, script }
+        Outcome {
+            tally,
+            events,
+            hash,
+            coverage,
+            boundaries,
+            effects,
+            answered,
+            not_applied,
+            shares,
+            decisions,
+            answers,
+            script,
+        }
     }
 }
 

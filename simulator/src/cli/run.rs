@@ -6,8 +6,10 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use hardtack_simulator::agree::{agree, Agreement, Difference};
 use hardtack_simulator::case::Case;
 use hardtack_simulator::report::{Report, Share, Status};
+use hardtack_simulator::Level;
 
 use super::{case, print, timed, write, Output};
 
@@ -19,6 +21,9 @@ pub(crate) struct RunArgs {
     /// Take this seed in place of the scenarios' own.
     #[arg(long)]
     seed: Option<u64>,
+    /// How much of the world is real.
+    #[arg(long, value_enum, default_value_t = LevelName::Model)]
+    level: LevelName,
     /// How to tell what came out.
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -35,6 +40,27 @@ pub(crate) struct RunArgs {
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+}
+
+/// How much of the world is real.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LevelName {
+    /// The core and its tokens.
+    Model,
+    /// The bytes on the links too, and the store on the disks.
+    Wire,
+    /// First the one, then the other: whether programs were answered the same.
+    Both,
+}
+
+impl LevelName {
+    fn level(self) -> Result<Level, String> {
+        let level = match self {
+            Self::Model => Level::Model,
+            Self::Wire | Self::Both => Level::Wire,
+        };
+        level.available().map(|()| level)
+    }
 }
 
 #[derive(clap::Args)]
@@ -64,8 +90,12 @@ pub(crate) struct ReplayArgs {
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
+    let level = args.level.level()?;
     // All first: a typing error in the last must not cost the time of the others.
     let cases: Vec<Case> = args.cases.iter().map(|place| case(place, args.seed)).collect::<Result<_, _>>()?;
+    if args.level == LevelName::Both && (args.trace.is_some() || args.golden.is_some()) {
+        return Err("--trace and --golden take one level".into());
+    }
     if args.trace.is_some() && cases.len() > 1 {
         return Err("--trace takes one case".into());
     }
@@ -81,7 +111,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
             }
             None => None,
         };
-        let report = tell(case, lines, args.output);
+        if args.level == LevelName::Both {
+            all_pass &= tell_both(level, case, args.output);
+            continue;
+        }
+        let report = tell(level, case, lines, args.output);
         all_pass &= report.verdict() == Status::Pass;
         if let Some(golden) = &mut golden {
             all_pass &= golden.compare(&report);
@@ -145,7 +179,7 @@ pub(crate) fn expand(args: &ExpandArgs) -> Result<ExitCode, String> {
 }
 
 pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode, String> {
-    let report = tell(&case(&args.plan, None)?, None, args.output);
+    let report = tell(Level::Model, &case(&args.plan, None)?, None, args.output);
     let hash = hardtack::ids::hex(&report.trace_hash);
     if let Some(before) = args.hash.as_deref().filter(|before| !before.eq_ignore_ascii_case(&hash)) {
         return Err(format!("the trace's hash is {hash}, and it was {before}: this is another program, or another plan. `hardtack-sim diff` shows where two runs part"));
@@ -154,13 +188,37 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode, String> {
 }
 
 /// Runs a case and prints what came out.
-fn tell(case: &Case, lines: Option<Box<dyn Write>>, output: Output) -> Report {
-    let (report, seconds) = timed(|| hardtack_simulator::run_case(case, lines));
+fn tell(level: Level, case: &Case, lines: Option<Box<dyn Write>>, output: Output) -> Report {
+    let (report, seconds) = timed(|| hardtack_simulator::run_case_at(level, case, lines, None));
     print(&match output {
         Output::Json => report.to_json(seconds).to_string(),
         Output::Text => table(&report, seconds),
     });
     report
+}
+
+/// Runs a case at both levels and prints how they agree. Whether they do, and the run at the other level holds.
+fn tell_both(level: Level, case: &Case, output: Output) -> bool {
+    let ((report, agreement), seconds) = timed(|| agree(case, level));
+    print(&match output {
+        Output::Json => serde_json::json!({ "report": report.to_json(seconds), "agreement": agreement }).to_string(),
+        Output::Text => format!("{}\n{}", table(&report, seconds), agreed(&agreement)),
+    });
+    agreement.holds() && report.verdict() == Status::Pass
+}
+
+fn agreed(agreement: &Agreement) -> String {
+    let Agreement { settle_ms, same, excused, parted, alone, differences, .. } = agreement;
+    let mut text = format!(
+        "  both levels: {same} answers are the same; {excused} differ within {} s of a fault or an operator's act, {parted} by a \
+         credential whose use parted there, {alone} requests only one level made; {} differ without a reason",
+        settle_ms / 1000,
+        differences.len(),
+    );
+    for Difference { at, device, request, model, wire } in differences {
+        text.push_str(&format!("\n    {at} gateway {device}: {request}: the model says {model}, the wire {wire}"));
+    }
+    text
 }
 
 fn table(report: &Report, seconds: f64) -> String {
@@ -186,6 +244,9 @@ fn table(report: &Report, seconds: f64) -> String {
     text.push_str(&shares(&report.shares));
     if !report.idle.is_empty() {
         text.push_str(&format!("  faults without effect: {}\n", report.idle.join(" ")));
+    }
+    if !report.not_applied.is_empty() {
+        text.push_str(&format!("  not applied at this level: {}\n", report.not_applied.join(", ")));
     }
     text.truncate(text.trim_end().len());
     text

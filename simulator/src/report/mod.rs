@@ -143,6 +143,8 @@ pub struct Report {
     pub answers: Answers,
     /// Faults that the scenario declares and that had none: what was not injected was not survived.
     pub idle: Vec<String>,
+    /// Faults that this level cannot do, and that were left out.
+    pub not_applied: Vec<String>,
     /// The hash over everything that happened.
     pub trace_hash: [u8; 32],
 }
@@ -192,6 +194,7 @@ impl Report {
             "shares": self.shares,
             "faults": self.effects,
             "faults_without_effect": self.idle,
+            "faults_not_applied_at_this_level": self.not_applied,
             "answers": self.answers,
             "runs": self.runs,
             "trace_hash": hardtack::ids::hex(&self.trace_hash),
@@ -216,6 +219,7 @@ pub(crate) fn empty(scenario: &str, seed: u64) -> Report {
         effects: BTreeMap::new(),
         answers: Answers::default(),
         idle: Vec::new(),
+        not_applied: Vec::new(),
         trace_hash: [0; 32],
     }
 }

@@ -214,7 +214,7 @@ pub struct Store {
     /// What happened since somebody asked.
     events: Vec<Event>,
     failed: bool,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "crash-points"))]
     at_step: Option<Box<dyn FnMut(&'static str)>>,
 }
 
@@ -263,7 +263,7 @@ impl Store {
             folder,
             slots,
             failed: false,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "crash-points"))]
             at_step: None,
         };
         store.remove_folders(&store.dead_folders(&picture.empty))?;
@@ -553,14 +553,20 @@ impl Store {
         }
     }
 
-    #[cfg(test)]
+    /// From now on this is told of each step of a commit: what came before it is durable, and power may fail after it.
+    #[cfg(feature = "crash-points")]
+    pub fn at_each_step(&mut self, look: impl FnMut(&'static str) + 'static) {
+        self.at_step = Some(Box::new(look));
+    }
+
+    #[cfg(any(test, feature = "crash-points"))]
     fn step(&mut self, name: &'static str) {
         if let Some(at_step) = &mut self.at_step {
             at_step(name);
         }
     }
 
-    #[cfg(not(test))]
+    #[cfg(not(any(test, feature = "crash-points")))]
     #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "tests look at the disk at each step")]
     fn step(&mut self, _name: &'static str) {}
 }

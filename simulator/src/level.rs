@@ -1,0 +1,115 @@
+//! What a run can put in the place of modelled links and disks: the hooks of the wire level.
+//!
+//! Owns: [`Level`], and the traits that the world knows other links and disks by.
+//! Never: does any I/O, or names anything of the wire level but its door, which is there with the feature `wire` alone.
+//! Read next: `carry.rs` and `real.rs`, which ask; `wire/mod.rs`, behind the feature `wire`, which answers.
+
+use hardtack::agent::salvage::{Hole, Remains};
+use hardtack::agent::Batch;
+use hardtack::ids::EraId;
+use hardtack::wire::audit::segment::Loaded;
+
+use crate::disk::Fate;
+use crate::fault::Damage;
+use crate::network::{ConnId, End, Packet};
+use crate::recovery::Found;
+use crate::world::World;
+
+/// How much of the world is real.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// The core and its tokens; links and disks are models.
+    #[default]
+    Model,
+    /// Links and disks too: the bytes of the MQTT client that ships, the store that ships on folders of its own. Needs the
+    /// feature `wire`.
+    Wire,
+}
+
+impl Level {
+    /// Whether this program can run it.
+    ///
+    /// # Errors
+    /// When it was built without; says how to build it.
+    pub fn available(self) -> Result<(), String> {
+        match self {
+            Self::Wire if !cfg!(feature = "wire") => {
+                Err("this program was built without the wire level: build it with \
+                 `cargo build --profile sim -p hardtack-simulator --features wire`"
+                    .into())
+            }
+            Self::Model | Self::Wire => Ok(()),
+        }
+    }
+
+    /// The same world at this level. Where this program was built without it, at the level of the model.
+    pub(crate) fn of(self, world: World<'_>) -> World<'_> {
+        match self {
+            #[cfg(feature = "wire")]
+            Self::Wire => crate::wire::equip(world),
+            #[cfg(not(feature = "wire"))]
+            Self::Wire => world,
+            Self::Model => world,
+        }
+    }
+}
+
+/// What an end of a connection does: because something is to be sent, or because something arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Does {
+    /// It writes this to the other end, in this order.
+    pub(crate) writes: Vec<Vec<u8>>,
+    /// It hands this in where it is, in this order.
+    pub(crate) hears: Vec<Packet>,
+    /// It gives the connection up, for this reason.
+    pub(crate) ends: Option<String>,
+}
+
+/// The two ends of all connections, where bytes are what goes over them.
+pub(crate) trait Links {
+    /// A gateway opens a socket.
+    fn open(&mut self, conn: ConnId, device: u32);
+
+    /// The end `from` is to send a packet.
+    fn send(&mut self, conn: ConnId, from: End, packet: Packet) -> Does;
+
+    /// Bytes are at the end `at`.
+    fn receive(&mut self, conn: ConnId, at: End, bytes: &[u8]) -> Does;
+
+    /// An end closed its socket.
+    fn closed(&mut self, conn: ConnId, end: End);
+}
+
+/// A real disk did not do what it was asked: what it said.
+#[derive(Debug)]
+pub(crate) struct Broke(pub(crate) String);
+
+/// A gateway's state folder, where a real store is on one beside the model of it.
+pub(crate) trait RealDisk {
+    /// An agent starts: what it finds. Whatever was open before is closed.
+    fn open(&mut self) -> Result<Found, Broke>;
+
+    /// The agent is gone, and no commit was on its way.
+    fn close(&mut self);
+
+    /// A commit, all of it.
+    fn commit(&mut self, batch: Batch) -> Result<(), Broke>;
+
+    /// The process is killed in a commit, with so many of so many steps done.
+    fn killed(&mut self, batch: Batch, done: (u64, u64)) -> Result<(), Broke>;
+
+    /// The supply fails there. What was not synced meets its fate.
+    fn power_cut(&mut self, batch: Batch, done: (u64, u64), fate: &mut dyn FnMut() -> Fate) -> Result<(), Broke>;
+
+    /// A segment for sending.
+    fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Broke>;
+
+    /// What is left where a segment could not be loaded.
+    fn gather(&mut self, hole: &Hole) -> Result<Remains, Broke>;
+
+    /// A copy of the folder, by number, for a fault to put back later.
+    fn copy(&mut self, number: u32) -> Result<(), Broke>;
+
+    /// Something befalls the folder while no power is on. Whether that can be done to a real one.
+    fn damage(&mut self, damage: Damage, copy: u32) -> Result<bool, Broke>;
+}

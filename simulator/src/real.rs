@@ -1,0 +1,108 @@
+//! Gateways on real disks: each commit goes to the real store and to the model of it, and the model follows what the real
+//! one holds.
+//!
+//! Owns: what a commit, a cut, a kill and a fault do where there is a real disk; which faults cannot be done to one.
+//! Never: is needed at the level of the model, where there is none.
+//! Read next: `level.rs` for the trait, `host.rs` for the loop that calls this.
+
+use hardtack::agent::salvage::{Hole, Remains};
+use hardtack::agent::{Batch, Input};
+use hardtack::ids::EraId;
+
+use crate::check::Id;
+use crate::disk::{Fate, Step};
+use crate::level::{Broke, RealDisk};
+use crate::recovery;
+use crate::world::World;
+
+/// A commit that did not come to its end.
+pub(crate) struct CutShort {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) batch: Batch,
+    /// So many of its steps were done.
+    pub(crate) done: u64,
+}
+
+impl World<'_> {
+    /// Something of a gateway's real disk, if it has one. What the disk does not do is a breach: all of it can be done.
+    pub(crate) fn really<T>(
+        &mut self,
+        number: u32,
+        what: impl FnOnce(&mut dyn RealDisk) -> Result<T, Broke>,
+    ) -> Option<T> {
+        let device = &mut self.devices[number as usize];
+        match what(device.real.as_deref_mut()?) {
+            Ok(done) => Some(done),
+            Err(Broke(why)) => {
+                let how = format!("the store of {} failed: {why}", device.name);
+                self.checks.tally.broken(Id::Live, self.now, how);
+                None
+            }
+        }
+    }
+
+    /// A commit is durable on the real disk too.
+    pub(crate) fn really_commit(&mut self, number: u32, batch: Option<Batch>) {
+        if let Some(batch) = batch {
+            self.really(number, |real| real.commit(batch));
+        }
+    }
+
+    /// The process is gone; with a fate for what was not synced, the supply as well. The model of the disk follows.
+    pub(crate) fn really_stop(&mut self, number: u32, fate: Option<&mut dyn FnMut() -> Fate>) {
+        let cut = self.devices[number as usize].cut_short.take();
+        let Some(CutShort { steps, batch, done }) = cut else {
+            self.really(number, |real| {
+                real.close();
+                Ok(())
+            });
+            return;
+        };
+        let done = (done, steps.len() as u64);
+        let found = self.really(number, |real| {
+            match fate {
+                Some(fate) => real.power_cut(batch, done, fate)?,
+                None => real.killed(batch, done)?,
+            }
+            let found = real.open()?;
+            real.close();
+            Ok(found)
+        });
+        if let Some(found) = found {
+            self.devices[number as usize].disk.follow(steps, &found);
+        }
+    }
+
+    /// A fault that cannot be done to real disks is not done, and is said to be missing.
+    pub(crate) fn not_applied(&mut self, fault: &'static str) {
+        self.not_applied.insert(fault);
+    }
+
+    /// A segment is loaded for sending.
+    pub(crate) fn load_segment(&mut self, number: u32, era: EraId, segment: u64) {
+        let upload = if self.devices[number as usize].real.is_some() {
+            let Some(upload) = self.really(number, |real| real.load(era, segment)) else { return };
+            upload
+        } else {
+            recovery::load(self.devices[number as usize].disk.durable(), era, segment)
+        };
+        self.hand_in(number, Input::Segment { era, segment, upload });
+    }
+
+    /// What is left where a segment could not be loaded.
+    pub(crate) fn gather_remains(&mut self, number: u32, hole: Hole) {
+        let remains: Remains = if self.devices[number as usize].real.is_some() {
+            let Some(remains) = self.really(number, |real| real.gather(&hole)) else { return };
+            remains
+        } else {
+            recovery::gather(self.devices[number as usize].disk.durable(), &hole)
+        };
+        self.hand_in(number, Input::Remains { hole, remains });
+    }
+
+    fn hand_in(&mut self, number: u32, input: Input) {
+        if let Some(process) = &mut self.devices[number as usize].process {
+            process.inbox.push_back(input);
+        }
+    }
+}

@@ -74,6 +74,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_every_scenario_that_ships_it_is_written_down_what_it_came_to() {
+        let lines = include_str!("../golden.txt").lines().filter_map(|line| line.split_once(' '));
+        let golden: Vec<&str> = lines.filter(|(_, hash)| hash.len() == 64).map(|(name, _)| name).collect();
+        let mut menu: Vec<&str> = MENU.iter().map(|(name, _)| *name).collect();
+        menu.sort_unstable();
+        assert_eq!(golden, menu);
+    }
+
+    #[test]
     fn every_scenario_that_ships_is_on_the_menu_under_its_own_name() {
         let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios")).unwrap();
         let files: BTreeSet<String> =

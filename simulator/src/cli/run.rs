@@ -154,12 +154,15 @@ impl<'a> Golden<'a> {
             return true;
         }
         let (name, file) = (&report.scenario, self.path.display());
-        let differs = match self.hashes.get(name) {
+        match self.hashes.get(name) {
             Some(before) if *before == hash => return true,
-            Some(before) => format!("{name}: the trace's hash is {hash}, in {file} it is {before}"),
-            None => format!("{name}: there is no hash of it in {file}"),
-        };
-        eprintln!("{differs}. If what devices or the fleet do was meant to change, run it again with --bless");
+            Some(before) => eprintln!(
+                "{name}: the trace's hash is {hash}, in {file} it is {before}: with the same seed something else happened. If \
+                 what devices or the fleet do was meant to change, run it again with --bless. If not, write the trace of both \
+                 programs (`hardtack-sim run --trace FILE {name}`); `hardtack-sim diff` shows the first event in which they part"
+            ),
+            None => eprintln!("{name}: there is no hash of it in {file}. If it is new, run it again with --bless"),
+        }
         false
     }
 

@@ -9,6 +9,7 @@
 //! - `device`, `disk`, `recovery`, `clocks`: a gateway and what it stands on; `network`, `broker`, `operator`: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
 //! - [`event`], [`trace`], [`fleet_answers`], [`report`]: what comes out.
+//! - [`export`]: what comes in from a real fleet, and its verdict; [`import`]: its outages, as a scenario.
 //! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others.
 
 mod acts;
@@ -24,11 +25,13 @@ mod disk;
 mod emergency;
 pub mod event;
 mod exhaust;
+pub mod export;
 pub mod fault;
 pub mod fleet_answers;
 pub mod fuzz;
 pub mod grid;
 mod host;
+pub mod import;
 pub mod menu;
 mod model;
 mod network;

@@ -10,6 +10,7 @@
 //!   [`theft`]: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
 //! - [`event`], [`trace`], [`fleet_answers`], [`script`], [`report`]: what comes out.
+//! - [`export`]: what comes in from a real fleet, and its verdict; [`import`]: its outages, as a scenario.
 //! - [`Level`], how much of the world is real; `wire`, behind a feature of its name: bytes on links, stores on disk; `live`,
 //!   behind another: the same plan on real processes.
 //! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others; [`agree`]: one
@@ -29,12 +30,14 @@ mod disk;
 mod emergency;
 pub mod event;
 mod exhaust;
+pub mod export;
 pub mod fault;
 pub mod fleet_answers;
 mod followed;
 pub mod fuzz;
 pub mod grid;
 mod host;
+pub mod import;
 mod level;
 #[cfg(feature = "live")]
 pub mod live;

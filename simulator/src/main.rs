@@ -21,6 +21,9 @@ struct Cli {
 enum Command {
     /// Show when it was decided: how often a broken property breaks if the world goes on otherwise from each moment on.
     Bisect(cli::bisect::Args),
+    /// Judge what a real fleet left behind: exports of its audit (`hardtack fleet audit export`), or traces of runs; exit 0 only
+    /// if all pass.
+    Check(cli::check::Args),
     /// Show the first event in which two runs, or two traces, differ; exit 0 only if there is none.
     Diff(cli::diff::Args),
     /// Print what a scenario and a seed come to: a plan, one act per line, which `replay` runs.
@@ -31,6 +34,8 @@ enum Command {
     Fuzz(cli::fuzz::Args),
     /// Run all combinations of a few faults on a grid of times; exit 0 only if none breaks anything.
     Grid(cli::fuzz::GridArgs),
+    /// Make a scenario of a log of real outages (CSV): what the fleet's links went through.
+    Import(cli::import::Args),
     /// Show the scenarios that ship, and what each is about.
     List(cli::list::Args),
     /// Play a short plan on real agents, a real mosquitto and real links, beside the model; exit 0 only if all that was
@@ -58,10 +63,12 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Bisect(args) => cli::bisect::bisect(&args),
+        Command::Check(args) => cli::check::check(&args),
         Command::Diff(args) => cli::diff::diff(&args),
         Command::Expand(args) => cli::run::expand(&args),
         Command::Fuzz(args) => cli::fuzz::fuzz(&args),
         Command::Grid(args) => cli::fuzz::grid(&args),
+        Command::Import(args) => cli::import::import(&args),
         Command::List(args) => cli::list::list(&args),
         #[cfg(feature = "live")]
         Command::Live(args) => cli::live::live(&args),

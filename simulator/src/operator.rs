@@ -781,6 +781,12 @@ impl Operator {
         &self.collected
     }
 
+    /// What was revoked, as somebody would carry it.
+    #[cfg(test)]
+    pub(crate) fn carried(&self) -> Vec<u8> {
+        hardtack::fleet::carry::export(&self.book, &self.trust().feeds[0].id).expect("a head was signed")
+    }
+
     /// What it set aside: other branches of eras that it has.
     pub(crate) fn beside(&self) -> &[Collected] {
         &self.beside

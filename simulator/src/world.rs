@@ -10,12 +10,16 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use hardtack::agent::request::Mode;
 use hardtack::ids::{DeviceId, FleetId};
 use hardtack::time::Timestamp;
+#[cfg(test)]
+use hardtack::wire::bundle::PublicKey;
 use hardtack::wire::policy::TimeClass;
 
 use crate::agree::Answered;
 use crate::broker::{Broker, Delivery};
 use crate::case::Anew;
 use crate::check::audit::AuditCheck;
+#[cfg(test)]
+use crate::check::audit::Collected;
 use crate::check::authority::{AuthorityCheck, Bounds, Quiet, Share};
 use crate::check::clock::{ClockCheck, Synced};
 use crate::check::emergency::EmergencyCheck;
@@ -229,6 +233,19 @@ pub(crate) struct Outcome {
     pub(crate) decisions: u64,
     pub(crate) answers: Answers,
     pub(crate) script: Script,
+    #[cfg(test)]
+    pub(crate) collector: Collector,
+}
+
+/// What a collector has.
+#[cfg(test)]
+pub(crate) struct Collector {
+    pub(crate) fleet: FleetId,
+    /// The gateways with their identity keys.
+    pub(crate) devices: Vec<(DeviceId, PublicKey)>,
+    pub(crate) trails: Vec<Collected>,
+    /// What was revoked, as a file.
+    pub(crate) revocations: Vec<u8>,
 }
 
 impl<'a> World<'a> {
@@ -447,6 +464,13 @@ impl<'a> World<'a> {
         for (_, fork) in self.operator.forks().into_iter().filter(|(name, _)| !restored(name)) {
             tally.broken(Id::NothingLost, at, format!("an honest gateway's chain forked: {fork}"));
         }
+        #[cfg(test)]
+        let collector = Collector {
+            fleet: self.fleet.clone(),
+            devices: keys,
+            trails: self.operator.collected().to_vec(),
+            revocations: self.operator.carried(),
+        };
         let decisions = audit.seen() as u64;
         if decisions == 0 {
             tally.tried(Id::Live, at, Some("no program got a single decision".into()));
@@ -459,9 +483,8 @@ impl<'a> World<'a> {
         self.effects.extend(self.broker.done());
         let Self { effects, answered, not_applied, boundaries, script, .. } = self;
         let answers = self.ledger.finish(at, &shares);
-        let tally = self.checks.tally;
         Outcome {
-            tally,
+            tally: self.checks.tally,
             events,
             hash,
             coverage,
@@ -473,6 +496,8 @@ impl<'a> World<'a> {
             decisions,
             answers,
             script,
+            #[cfg(test)]
+            collector,
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod evidence;
 pub(crate) mod feed;
 pub(crate) mod live;
 pub(crate) mod monotone;
+pub(crate) mod outside;
 pub(crate) mod room;
 pub(crate) mod suspend;
 

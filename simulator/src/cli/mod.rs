@@ -5,8 +5,10 @@
 //! Read next: `run.rs`.
 
 pub(crate) mod bisect;
+pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod fuzz;
+pub(crate) mod import;
 pub(crate) mod list;
 #[cfg(feature = "live")]
 pub(crate) mod live;

@@ -12,8 +12,9 @@ use hardtack::wire::link::Right;
 
 use crate::case::Case;
 use crate::check::authority::{Narrowing, Presented};
-use crate::fault::{FloodWhat, RevokeWhat};
-use crate::plan::{Act, Plan, TokenChoice, Turn};
+use crate::fault::{Direction, FloodWhat, RevokeWhat};
+use crate::host::BOOT_MS;
+use crate::plan::{Act, Entry, Plan, TokenChoice, Turn};
 use crate::theft::Theft;
 use crate::trace::Trace;
 use crate::workload::Asked;
@@ -111,6 +112,8 @@ pub struct Script {
 /// How a plan is run otherwise than it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shift {
+    /// Word of anything takes this much longer: the operator is that much later, and what restarts is out of touch for longer.
+    Deaf(u64),
     /// What comes back does so this much earlier, and what becomes of a link shows as much earlier.
     Early(u64),
     /// All that is not done by a program happens this much later.
@@ -124,6 +127,7 @@ enum Kind {
     Begins,
     Ends,
     OfLink,
+    OfOperator,
     OfProgram,
     Restarts,
 }
@@ -182,6 +186,7 @@ impl Shift {
     fn of(self, plan: &Plan) -> Plan {
         let mut plan = plan.clone();
         let mut begun: BTreeMap<_, u64> = BTreeMap::new();
+        let mut more = Vec::new();
         for entry in &mut plan.entries {
             let of = (entry.of, entry.act.device());
             match (self, kind(&entry.act)) {
@@ -198,13 +203,35 @@ impl Shift {
                 (Self::Late(by), Kind::Begins | Kind::Ends | Kind::OfLink | Kind::Restarts)
                 | (Self::Long(by), Kind::Ends) => entry.at += by,
                 (Self::Long(by), Kind::Restarts) => lengthen(&mut entry.act, by),
+                (Self::Deaf(by), Kind::Restarts) => more.extend(deaf(entry, by)),
+                (Self::Deaf(by) | Self::Late(by), Kind::OfOperator) => entry.at += by,
                 (Self::Early(_), Kind::Restarts)
                 | (Self::Long(_), Kind::Begins | Kind::OfLink)
+                | (Self::Early(_) | Self::Long(_), Kind::OfOperator)
+                | (Self::Deaf(_), Kind::Begins | Kind::Ends | Kind::OfLink)
                 | (_, Kind::OfProgram) => {}
             }
         }
+        // Behind all others, whose places stay what they are.
+        plan.entries.extend(more.into_iter().flatten());
         plan
     }
+}
+
+/// Nothing goes through to something that restarts, until so long after it is there again.
+fn deaf(entry: &Entry, by: u64) -> Option<[Entry; 2]> {
+    let device = entry.act.device()?;
+    let away = if let Act::ProcessRestart { lasts, .. } = entry.act {
+        lasts
+    } else if let Act::DiskDamage { lasts, .. } | Act::PowerCut { lasts, .. } | Act::Reboot { lasts, .. } = entry.act {
+        lasts + BOOT_MS
+    } else {
+        return None;
+    };
+    let direction = Direction::Both;
+    let act = |at: u64, act: Act| Entry { at, of: None, act };
+    let up = act(entry.at + away + by, Act::LinkUp { device, direction });
+    Some([act(entry.at, Act::LinkDown { device, direction }), up])
 }
 
 fn lengthen(act: &mut Act, by: u64) {
@@ -230,6 +257,9 @@ fn kind(act: &Act) -> Kind {
         | Act::Flood { .. }
         | Act::Status { .. } => Kind::OfProgram,
         Act::BrokerStart | Act::LinkUp { .. } | Act::ServiceStart => Kind::Ends,
+        Act::GroupMove { .. } | Act::KeyRotate { .. } | Act::Revoke { .. } | Act::RevokeStorm { .. } => {
+            Kind::OfOperator
+        }
         // It shows once somebody notices.
         Act::LinkDown { .. } | Act::LinkHalfOpen { .. } => Kind::OfLink,
         Act::BrokerDelay { turn: at, .. }
@@ -255,10 +285,6 @@ fn kind(act: &Act) -> Kind {
         | Act::DiskCopy { .. }
         | Act::Emergency { .. }
         | Act::EmergencyThief { .. }
-        | Act::GroupMove { .. }
-        | Act::KeyRotate { .. }
-        | Act::Revoke { .. }
-        | Act::RevokeStorm { .. }
         | Act::ServiceStop
         | Act::TimeReset { .. } => Kind::Begins,
     }
@@ -292,7 +318,7 @@ pub(crate) fn change(act: &Act) -> Change {
     match kind(act) {
         Kind::OfLink => Change::Breaks,
         Kind::Ends | Kind::Restarts => Change::Mends,
-        Kind::Begins | Kind::OfProgram => Change::Other,
+        Kind::Begins | Kind::OfOperator | Kind::OfProgram => Change::Other,
     }
 }
 
@@ -312,7 +338,7 @@ fn choice(act: &Act) -> Option<TokenChoice> {
 pub(crate) fn is_of_program(act: &Act) -> bool {
     match kind(act) {
         Kind::OfProgram => true,
-        Kind::Begins | Kind::Ends | Kind::OfLink | Kind::Restarts => false,
+        Kind::Begins | Kind::Ends | Kind::OfLink | Kind::OfOperator | Kind::Restarts => false,
     }
 }
 
@@ -414,6 +440,14 @@ mod tests {
                 [at(&plan, &case, down), at(&plan, &case, up), at(&plan, &case, revoke), at(&plan, &case, begin)];
             assert_eq!(moved, expected, "{how:?}");
         }
+        let deaf = Shift::Deaf(2000).of(case.plan());
+        let (same, more) = deaf.entries.split_at(case.plan().entries.len());
+        let (operator, rest): (Vec<_>, Vec<_>) =
+            same.iter().zip(&case.plan().entries).partition(|(a, _)| revoke(&a.act));
+        assert!(operator.iter().all(|(late, entry)| late.at == entry.at + 2000) && operator.len() == 1);
+        assert!(rest.iter().all(|(same, entry)| same == entry));
+        let restart = same.iter().find(|entry| matches!(entry.act, Act::ProcessRestart { .. })).unwrap().at;
+        assert_eq!(more.iter().map(|entry| entry.at - restart).collect::<Vec<_>>(), [0, 3000]);
         let soonest = Shift::Early(60_000).of(case.plan());
         let when = |fits: &dyn Fn(&Act) -> bool| soonest.entries.iter().find(|entry| fits(&entry.act)).unwrap().at;
         assert!(when(&up) > when(&down), "nothing comes back before it went away");

@@ -63,9 +63,9 @@ pub fn mode_of(grounds: &Grounds) -> (Mode, Vec<String>) {
 /// A link must hold this long before its loss is a new one and not the same again.
 const CALM: Millis = Millis::from_secs(600);
 /// The first wait of a link that came and went; each further time doubles it.
-const HOLD_MIN: Millis = Millis::from_secs(10);
+pub const HOLD_MIN: Millis = Millis::from_secs(10);
 /// The longest wait.
-const HOLD_MAX: Millis = Millis::from_secs(300);
+pub const HOLD_MAX: Millis = Millis::from_secs(300);
 
 /// Holds `online` back after a link was lost soon after it came. The first return after a calm time is taken at once.
 #[derive(Debug, Clone, Default)]

@@ -34,14 +34,16 @@ pub(crate) struct Edge {
     pub(crate) done: u64,
     /// How long it may take until all that follows from it shows.
     pub(crate) settle: u64,
+    /// How much longer a gateway may hold back from saying that it is in touch, after a link that came and went.
+    pub(crate) hold: u64,
 }
 
 impl Edge {
-    /// Whether it cannot be said that a request came before it, or after all that followed from it.
-    fn blurs(&self, device: u32, heard: &Heard) -> bool {
+    /// Whether it cannot be said that a request came before it, or after all that followed from it, which takes so long.
+    fn blurs(&self, device: u32, heard: &Heard, settle: u64) -> bool {
         let concerned = self.device.is_none_or(|own| own == device);
-        let planned = heard.due >= self.due && heard.due <= self.due + self.settle;
-        let real = heard.done >= self.begun && heard.sent <= self.done + self.settle;
+        let planned = heard.due >= self.due && heard.due <= self.due + settle;
+        let real = heard.done >= self.begun && heard.sent <= self.done + settle;
         let swapped = (heard.due < self.due) != (heard.sent < self.begun);
         concerned && (planned || real || swapped)
     }
@@ -84,14 +86,20 @@ pub struct Row {
 }
 
 /// Compares what programs heard with what the model says. `others` are the model's answers to the same requests where
-/// something else happens a little sooner or later.
-pub(crate) fn compare(model: &Script, others: &[Script], heard: &[Heard], edges: &[Edge]) -> Vec<Row> {
+/// something else happens a little sooner or later, `unlike` the acts whose tasks did not fare here as they did there.
+pub(crate) fn compare(
+    model: &Script,
+    others: &[Script],
+    heard: &[Heard],
+    edges: &[Edge],
+    mut unlike: BTreeSet<usize>,
+) -> Vec<Row> {
     let mut rows: Vec<Row> = heard.iter().filter_map(|heard| row(model, others, heard, edges)).collect();
     // A task that came from elsewhere has another credential, of which other things are true.
-    let other: BTreeSet<usize> = rows.iter().filter(|row| row.verdict != Verdict::Same).map(|row| row.act).collect();
-    for row in rows.iter_mut().filter(|row| row.verdict == Verdict::Different) {
+    unlike.extend(rows.iter().filter(|row| row.verdict != Verdict::Same).map(|row| row.act));
+    for row in rows.iter_mut().filter(|row| row.verdict != Verdict::Same) {
         let of = model.lines.get(&row.act).and_then(|line| line.did.begun());
-        if of.is_some_and(|begun| other.contains(&begun)) {
+        if of.is_some_and(|begun| unlike.contains(&begun)) {
             row.verdict = Verdict::Follows;
         }
     }
@@ -100,7 +108,8 @@ pub(crate) fn compare(model: &Script, others: &[Script], heard: &[Heard], edges:
 
 fn row(model: &Script, others: &[Script], heard: &Heard, edges: &[Edge]) -> Option<Row> {
     let line = model.lines.get(&heard.act)?;
-    let blurred = edges.iter().any(|edge| edge.blurs(line.device, heard));
+    let blurred = edges.iter().any(|edge| edge.blurs(line.device, heard, edge.settle));
+    let held = edges.iter().any(|edge| edge.blurs(line.device, heard, edge.settle + edge.hold));
     let other = others.iter().filter_map(|other| other.lines.get(&heard.act)).map(|other| other.said.clone());
     // Who does not run answers nothing, and is asked nothing in the model.
     let silent = others.iter().any(|other| !other.lines.contains_key(&heard.act)).then_some(None);
@@ -108,8 +117,8 @@ fn row(model: &Script, others: &[Script], heard: &Heard, edges: &[Edge]) -> Opti
     // Whether the issuer was asked and answered in time hangs on more than when something changed: on how long a gateway took
     // to be in touch again, or to notice that it is not.
     let began = |said: &Option<String>| matches!(said.as_deref(), Some("issued" | "fallback"));
-    let either = or.contains(&heard.said) || (began(&line.said) && began(&heard.said));
-    let verdict = match (heard.said == line.said, blurred && either) {
+    let either = (blurred && or.contains(&heard.said)) || (held && began(&line.said) && began(&heard.said));
+    let verdict = match (heard.said == line.said, either) {
         (true, _) => Verdict::Same,
         (false, true) => Verdict::EitherOr,
         (false, false) => Verdict::Different,
@@ -151,13 +160,13 @@ mod tests {
     }
 
     fn edge(device: Option<u32>, at: u64) -> Edge {
-        Edge { device, due: at, begun: at + 2, done: at + 50, settle: 1000 }
+        Edge { device, due: at, begun: at + 2, done: at + 50, settle: 1000, hold: 0 }
     }
 
     #[track_caller]
     fn check(live: Option<&str>, at: u64, edges: &[Edge], expected: Verdict) {
         let others = [script(Some("allowed")), script(Some("revoked"))];
-        let rows = compare(&script(Some("revoked")), &others, &[heard(live, at)], edges);
+        let rows = compare(&script(Some("revoked")), &others, &[heard(live, at)], edges, BTreeSet::new());
         assert_eq!(rows.iter().map(|row| row.verdict).collect::<Vec<_>>(), [expected], "{rows:?}");
     }
 
@@ -182,11 +191,13 @@ mod tests {
         model.lines.insert(0, Line { device: 1, did: begin, said: Some("issued".into()) });
         let begun = |said: &str| Heard { act: 0, ..heard(Some(said), 1000) };
         let verdicts = |said: &str| {
-            let rows = compare(&model, &[], &[begun(said), heard(Some("not_found"), 2000)], &[]);
+            let rows = compare(&model, &[], &[begun(said), heard(Some("not_found"), 2000)], &[], BTreeSet::new());
             rows.iter().map(|row| row.verdict).collect::<Vec<_>>()
         };
         assert_eq!(verdicts("refused"), [Verdict::Different, Verdict::Follows]);
         assert_eq!(verdicts("issued"), [Verdict::Same, Verdict::Different]);
+        let skipped = compare(&model, &[], &[heard(Some("not_found"), 2000)], &[], [0].into());
+        assert_eq!(skipped[0].verdict, Verdict::Follows);
         assert_eq!(verdicts("fallback"), [Verdict::Different, Verdict::Follows]);
     }
 
@@ -194,16 +205,20 @@ mod tests {
     fn whether_the_issuer_was_reached_is_not_said_near_a_change() {
         let did = Did::Begin { uid: 0, class: "pump".into(), rights: Vec::new(), ttl_s: 1, uses: None };
         let model = Script { lines: [(7, Line { device: 1, did, said: Some("issued".into()) })].into() };
-        let verdict =
-            |said: &str, at: u64| compare(&model, &[], &[heard(Some(said), at)], &[edge(Some(1), 4000)])[0].verdict;
+        let verdict = |said: &str, at: u64| {
+            compare(&model, &[], &[heard(Some(said), at)], &[edge(Some(1), 4000)], BTreeSet::new())[0].verdict
+        };
         assert_eq!(verdict("fallback", 4500), Verdict::EitherOr);
         assert_eq!(verdict("fallback", 9000), Verdict::Different);
         assert_eq!(verdict("locked", 4500), Verdict::Different);
+        let flapped = [Edge { hold: 10_000, ..edge(Some(1), 4000) }];
+        let row = |said: &str| compare(&model, &[], &[heard(Some(said), 9000)], &flapped, BTreeSet::new())[0].verdict;
+        assert_eq!((row("fallback"), row("refused")), (Verdict::EitherOr, Verdict::Different));
     }
 
     #[test]
     fn what_came_before_a_change_that_it_should_come_after_may_be_either() {
-        let late = Edge { device: None, due: 1000, begun: 9000, done: 9100, settle: 1000 };
+        let late = Edge { device: None, due: 1000, begun: 9000, done: 9100, settle: 1000, hold: 0 };
         check(Some("allowed"), 3000, &[late], Verdict::EitherOr);
     }
 }

@@ -132,9 +132,10 @@ pub fn play(
     judge::converge(&mut site, &seen, &mut tally, end)?;
     judge::judge(&site, &seen, &mut tally, end)?;
     write(lines, &seen).map_err(|error| failed("the trace cannot be written", error))?;
-    let requests = compare::compare(&script, &others, &seen.heard, &seen.edges);
+    let requests = compare::compare(&script, &others, &seen.heard, &seen.edges, seen.unrevoked.clone());
     let mut not_applied = timeline.not_applied;
-    for (name, count) in seen.skipped {
+    if !seen.unrevoked.is_empty() {
+        let (name, count) = ("revoke: its task was not begun here".to_owned(), seen.unrevoked.len() as u64);
         tell(&format!("not applied here: {name} ({count})"));
         not_applied.insert(name, count);
     }
@@ -159,8 +160,9 @@ pub fn play(
 fn ask_the_model(timeline: &Timeline, options: &Options) -> (Script, Vec<Script>) {
     let script = Script::of(&timeline.case);
     let whole = options.settle * options.speed.max(1);
-    let shifts =
-        [16, 8, 4, 2, 1].map(|part| whole / part).map(|by| [Shift::Early(by), Shift::Late(by), Shift::Long(by)]);
+    let shifts = [16, 8, 4, 2, 1]
+        .map(|part| whole / part)
+        .map(|by| [Shift::Deaf(by), Shift::Early(by), Shift::Late(by), Shift::Long(by)]);
     let others = shifts.into_iter().flatten().map(|how| script.shifted(&timeline.case, how)).collect();
     (script, others)
 }

@@ -4,12 +4,13 @@
 //! Never: judges.
 //! Read next: `compare.rs` and `judge.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::Duration;
 
+use hardtack::agent::mode::{HOLD_MAX, HOLD_MIN};
 use hardtack::cli::Failure;
 use hardtack::ids::BlockId;
 use hardtack::shell::cast::{failed, Player};
@@ -27,6 +28,8 @@ use crate::script::{Did, Line, Script};
 
 /// How often the agents' logs are looked at, in milliseconds.
 const LOOK: u64 = 20;
+/// How long is waited for a task that is to be revoked, in milliseconds: past the longest that an issuer is waited for.
+const BEGUN_WITHIN: u64 = 4000;
 /// How long is waited for a head that holds a revocation, in milliseconds.
 const SIGNED_WITHIN: u64 = 10_000;
 
@@ -93,8 +96,8 @@ pub(crate) struct Seen {
     pub(crate) starts: BTreeMap<u32, u64>,
     /// How often each fault was carried out.
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// Acts that could not be carried out after all: why, and how often.
-    pub(crate) skipped: BTreeMap<String, u64>,
+    /// Acts whose tasks should have been revoked, and were never begun here.
+    pub(crate) unrevoked: BTreeSet<usize>,
     /// By how much the latest act that is none of a program was late, in milliseconds.
     pub(crate) late: u64,
 }
@@ -170,7 +173,7 @@ pub(crate) fn play(site: &mut Site, timeline: &Timeline, script: &Script) -> Res
             };
             scope.spawn(move || programs.ask_all(requests));
         }
-        let mut play = Play { site, timeline, script, stage: &stage };
+        let mut play = Play { site, timeline, script, stage: &stage, losses: BTreeMap::new() };
         let played = play.world(scope);
         if played.is_err() {
             stage.end();
@@ -221,6 +224,8 @@ struct Play<'a> {
     timeline: &'a Timeline,
     script: &'a Script,
     stage: &'a Stage,
+    /// How often each gateway can have lost its link since its agent started.
+    losses: BTreeMap<u32, u32>,
 }
 
 impl<'a> Play<'a> {
@@ -270,6 +275,7 @@ impl<'a> Play<'a> {
                 self.stage.tell(Event::PlanStep { number: number as u64 });
                 let act = self.timeline.case.plan().entries[number].act.clone();
                 let settle = self.timeline.settle(&act);
+                self.note_loss(&act);
                 (act.device(), settle, self.act(at, number, &act, scope)?)
             }
             Due::PowerOn(device, wall) => {
@@ -284,6 +290,7 @@ impl<'a> Play<'a> {
                 let of = &mut self.site.devices[device as usize];
                 if of.gateway.agent.is_none() && of.is_on && of.boots == boots {
                     of.start()?;
+                    self.losses.remove(&device);
                     let start = {
                         let mut seen = self.stage.seen();
                         let starts = seen.starts.entry(device).or_default();
@@ -296,11 +303,30 @@ impl<'a> Play<'a> {
                 (Some(device), self.timeline.mended(), Vec::new())
             }
         };
-        let done = self.stage.now();
+        let (done, hold) = (self.stage.now(), self.hold(device));
         let mut seen = self.stage.seen();
         seen.late = seen.late.max(begun.saturating_sub(at));
-        seen.edges.push(Edge { device, due: at, begun, done, settle });
+        seen.edges.push(Edge { device, due: at, begun, done, settle, hold });
         Ok(later)
+    }
+
+    fn note_loss(&mut self, act: &Act) {
+        let lost = if let Act::LinkDown { device, .. } | Act::LinkHalfOpen { device } = act {
+            *device..device + 1
+        } else if let Act::BrokerStop { .. } = act {
+            0..self.site.devices.len() as u32
+        } else {
+            return;
+        };
+        lost.for_each(|device| *self.losses.entry(device).or_default() += 1);
+    }
+
+    /// How long a gateway may hold back from being online, by how often it can have lost its link: as `agent/mode.rs` has it.
+    fn hold(&self, device: Option<u32>) -> u64 {
+        let of = self.losses.iter().filter(|(of, _)| device.is_none_or(|device| device == **of));
+        let losses = of.map(|(_, losses)| *losses).max().unwrap_or(0);
+        let doubled = losses.checked_sub(2).map(|doublings| HOLD_MIN.0.saturating_mul(1 << doublings.min(16)));
+        doubled.unwrap_or(0).min(HOLD_MAX.0)
     }
 
     fn did(&self, fault: &'static str) {
@@ -431,13 +457,33 @@ impl<'a> Play<'a> {
         self.stage.tell(Event::Link { device, up, down });
     }
 
+    /// The task that an act began. Waits for the answer, if one is still to come.
+    fn wait_begun(&mut self, act: usize) -> Option<Begun> {
+        let patience = self.stage.now() + BEGUN_WITHIN;
+        loop {
+            {
+                let seen = self.stage.seen();
+                let begun = seen.begun.get(&act).cloned();
+                if begun.is_some() || seen.heard.iter().any(|heard| heard.act == act) {
+                    return begun;
+                }
+            }
+            let now = self.stage.now();
+            if now >= patience {
+                return None;
+            }
+            self.wait_until(now + LOOK);
+        }
+    }
+
     /// The operator revokes what the model says is meant. Beside what goes on, the head that holds it is waited for.
     fn revoke<'scope>(&mut self, number: usize, device: u32, scope: &'scope Scope<'scope, '_>) -> Result<(), Failure>
     where
         'a: 'scope,
     {
-        let Some(Line { did: Did::Revoke { what, begun }, .. }) = self.script.lines.get(&number) else { return Ok(()) };
-        let task = begun.as_ref().and_then(|act| self.stage.seen().begun.get(act).cloned());
+        let script = self.script;
+        let Some(Line { did: Did::Revoke { what, begun }, .. }) = script.lines.get(&number) else { return Ok(()) };
+        let task = begun.and_then(|act| self.wait_begun(act));
         let name = &self.site.devices[device as usize].gateway.id;
         let target = match (what, task) {
             (RevokeWhat::All, _) => vec!["all".into()],
@@ -450,8 +496,7 @@ impl<'a> Play<'a> {
             (RevokeWhat::Task, Some(task)) => vec!["task".into(), task.task],
             (RevokeWhat::Token, Some(task)) => vec!["token".into(), task.token],
             (RevokeWhat::Block | RevokeWhat::Grant | RevokeWhat::Task | RevokeWhat::Token, None) => {
-                let name = "revoke: its task was not begun here".to_owned();
-                *self.stage.seen().skipped.entry(name).or_default() += 1;
+                self.stage.seen().unrevoked.extend(*begun);
                 return Ok(());
             }
             (RevokeWhat::Carried | RevokeWhat::Group | RevokeWhat::Owner, _) => return Ok(()),

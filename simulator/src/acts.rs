@@ -58,6 +58,7 @@ impl World<'_> {
                 self.struck("broker.replay", !deliveries.is_empty());
                 self.broker_says(deliveries);
             }
+            Act::Wire { device, trick, pick } => self.trick_on_wire(device, trick, pick),
             Act::BrokerRestore { backup } => {
                 let deliveries = self.broker.restore(backup);
                 self.struck("broker.restore", !deliveries.is_empty());
@@ -344,16 +345,13 @@ impl World<'_> {
         }
         let (now, moment) = (self.now, self.moment(device));
         let live = |standing: Standing| matches!(standing, Standing::Good | Standing::Unclear);
-        let mut recent: Vec<_> = self
-            .model
-            .iter_mut()
-            .rev()
-            .filter(|credential| credential.device == device && credential.revoked.is_none())
-            .filter(|credential| live(credential.standing(&moment)))
-            .take(RECENT)
-            .collect();
-        let Some(index) = pick.checked_rem(recent.len() as u64) else { return };
-        let chosen = &mut recent[index as usize];
+        let fits = |credential: &Credential| {
+            credential.device == device && credential.revoked.is_none() && live(credential.standing(&moment))
+        };
+        let recent: Vec<usize> = self.model.newest_where(fits).take(RECENT).collect();
+        let index = pick.checked_rem(recent.len() as u64).map_or(0, |index| index as usize);
+        let Some(number) = self.model.choose((now, device, pick), recent.get(index).copied()) else { return };
+        let chosen = self.model.get(number);
         let revoke = match what {
             RevokeWhat::Block => chosen.chain.last().copied().map(Revoke::Block),
             RevokeWhat::All | RevokeWhat::Carried | RevokeWhat::Device | RevokeWhat::Group | RevokeWhat::Owner => None,

@@ -66,6 +66,7 @@ impl World<'_> {
                 self.struck("broker.replay", !deliveries.is_empty());
                 self.broker_says(deliveries);
             }
+            Act::Wire { device, trick, pick } => self.trick_on_wire(device, trick, pick),
             Act::BrokerRestore { backup } => {
                 let deliveries = self.broker.restore(backup);
                 self.struck("broker.restore", !deliveries.is_empty());
@@ -356,8 +357,9 @@ impl World<'_> {
             credential.device == device && credential.revoked.is_none() && live(credential.standing(&moment))
         };
         let recent: Vec<usize> = self.model.newest_where(fits).take(RECENT).collect();
-        let Some(index) = pick.checked_rem(recent.len() as u64) else { return };
-        self.revoke_this(device, what, recent[index as usize]);
+        let index = pick.checked_rem(recent.len() as u64).map_or(0, |index| index as usize);
+        let Some(number) = self.model.choose((self.now, device, pick), recent.get(index).copied()) else { return };
+        self.revoke_this(device, what, number);
     }
 
     /// The operator revokes a credential of a gateway, or what it comes from.

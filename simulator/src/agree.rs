@@ -6,8 +6,9 @@
 //!
 //! Levels differ in time: a handshake takes more round trips where bytes go over the links, waits are drawn anew, and so a
 //! gateway may be in touch a little sooner here than there. So a difference soon after a fault began or ended, or an
-//! operator did something, is counted and excused; so is one about a credential whose use has parted before, for that reason.
-//! Nothing else is.
+//! operator did something, or while a broker does to messages what it likes by chance, is counted and excused. So is one after
+//! a cut, until the gateway has been in touch with its fleet again: what a cut leaves of a commit is drawn here, and torn from
+//! a real disk there. And so is one about a credential whose use has parted by any of that. Nothing else is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,28 +17,40 @@ use serde::Serialize;
 
 use crate::case::Case;
 use crate::check::clock;
-use crate::plan::{Act, Plan};
+use crate::fault::Hostility;
+use crate::plan::{Act, Entry, Plan};
 use crate::report::Report;
 use crate::trace::Trace;
 use crate::workload::Asked;
 use crate::world::World;
 use crate::Level;
 
-/// How long after a fault's edge or an operator's act an answer may be the one of before, beside what the keep-alive makes
-/// of it, in milliseconds.
+/// How long after a fault's edge or an operator's act an answer may be the one of before, beside what it takes until both
+/// ends of a connection have noticed, and the gateway has tried again: in milliseconds.
 const SETTLE: u64 = 60_000;
-/// So many keep-alives, at most, until either end has noticed, and the gateway waited, and is in touch again.
-const KEEP_ALIVES: u64 = 3;
+/// So many keep-alives, at most, until either end has noticed.
+const KEEP_ALIVES: u64 = 2;
+
+/// What one run has shown.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// What programs were answered.
+    answered: Vec<Answered>,
+    /// Credentials of which nobody knows whether a use was charged: the answer met a cut.
+    unheard: BTreeSet<(u32, usize)>,
+    /// When gateways were in touch with their fleet.
+    contacts: BTreeSet<(u32, u64)>,
+}
 
 /// A request of a program, and what it was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answered {
-    device: u32,
-    /// When it was asked.
-    at: u64,
-    what: Request,
+struct Answered {
+    /// When it was asked, where, and what.
+    key: Key,
     /// The reason of a decision, where a credential came from, or a problem's code.
     said: &'static str,
+    /// The credential that was handed out.
+    gives: Option<(u32, usize)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,9 +95,11 @@ pub struct Agreement {
     pub same: u64,
     /// Answered otherwise soon after an edge.
     pub excused: u64,
+    /// Answered otherwise after a cut, before the gateway was in touch again.
+    pub cut: u64,
     /// Answered otherwise because the use of their credential had parted before.
     pub parted: u64,
-    /// Requests that only one of the levels came to make, or could answer: what fits to be asked hangs on time as well.
+    /// Requests that only one of the levels could answer: nothing ran at the other, or nothing fitted.
     pub alone: u64,
     /// All others.
     pub differences: Vec<Difference>,
@@ -97,76 +112,138 @@ impl Agreement {
     }
 }
 
-/// Runs a case at the level of the model and at another one: the report of the other, and how they agree.
+/// Runs a case at the level of the model and at another one, which follows its choices: the report of the other, and how they
+/// agree. Both leave out what the other level cannot do.
 pub fn agree(case: &Case, level: Level) -> (Report, Agreement) {
-    let model =
-        World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), None).drawn_anew(case.anew()).run();
-    let trace = Trace::new(None);
-    let (report, _, wire) = crate::sum(level, case.scenario(), case.plan(), case.seed(), case.anew(), trace);
-    (report, compare(case, &model.answered, &wire))
+    let mut plan = case.plan().clone();
+    let mut left_out = BTreeSet::new();
+    plan.entries.retain(|entry| match level.cannot(&entry.act) {
+        Some(fault) => {
+            left_out.insert(fault.to_owned());
+            false
+        }
+        None => true,
+    });
+    let (scenario, seed) = (case.scenario(), case.seed());
+    let model = World::new(scenario, &plan, seed, Trace::new(None), None).drawn_anew(case.anew()).run();
+    let follow = |world| level.of(world).following(model.choices.clone());
+    let (mut report, _, seen) = crate::sum(follow, scenario, &plan, seed, case.anew(), Trace::new(None));
+    report.not_applied.extend(left_out);
+    (report, compare(case, &plan, &model.seen, &seen))
 }
 
-fn compare(case: &Case, model: &[Answered], wire: &[Answered]) -> Agreement {
-    let settle = SETTLE + KEEP_ALIVES * case.scenario().profile.link.keepalive_s * 1000;
+fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
+    let link = &case.scenario().profile.link;
+    let settle = SETTLE + KEEP_ALIVES * link.keepalive_s * 1000 + link.backoff_ms_max;
     let mut agreement = Agreement {
         scenario: case.scenario().name.clone(),
         seed: case.seed(),
         settle_ms: settle,
         same: 0,
         excused: 0,
+        cut: 0,
         parted: 0,
         alone: 0,
         differences: Vec::new(),
     };
-    let edges = Edges::of(case.plan(), case.scenario().start);
-    let mut parted = BTreeSet::new();
-    let mut wire = by_request(wire);
-    let mut pairs: Vec<_> =
-        by_request(model).into_iter().map(|(key, said)| (key.clone(), Some(said), wire.remove(&key))).collect();
-    pairs.extend(wire.into_iter().map(|(key, said)| (key, None, Some(said))));
-    pairs.sort();
-    for ((at, device, what), model, wire) in pairs {
-        let (Some(model), Some(wire)) = (model, wire) else {
+    let edges = Edges::of(plan, case, settle);
+    let mut parted: BTreeSet<_> = model.unheard.union(&wire.unheard).copied().collect();
+    let asked: BTreeSet<(u64, u32)> = plan.entries.iter().filter_map(of_program).collect();
+    let (mut left, right) = (by_request(model, &asked), by_request(wire, &asked));
+    let mut pairs: BTreeMap<_, _> =
+        right.into_iter().map(|(key, said)| (key, (left.remove(key), Some(said)))).collect();
+    pairs.extend(left.into_iter().map(|(key, said)| (key, (Some(said), None))));
+    for ((at, device, what), said) in pairs {
+        let touched = what.credential();
+        let (Some(model_said), Some(wire_said)) = said else {
             agreement.alone += 1;
-            parted.extend(what.credential());
+            let given = [said.0, said.1].into_iter().flatten().filter_map(|answered| answered.gives);
+            parted.extend(touched.into_iter().chain(given));
             continue;
         };
-        if model == wire {
+        if model_said.said == wire_said.said {
             agreement.same += 1;
             continue;
         }
-        let known = what.credential().is_some_and(|credential| parted.contains(&credential));
-        if edges.is_near(device, at, settle) {
-            agreement.excused += 1;
-            parted.extend(what.credential());
-        } else if known {
-            agreement.parted += 1;
-        } else {
-            let at = clock(at);
-            agreement.differences.push(Difference { at, device, request: what.to_string(), model, wire });
+        let known = touched.is_some_and(|credential| parted.contains(&credential));
+        let cut = edges.last_cut(*device, *at).is_some_and(|cut| {
+            let in_touch = |seen: &Seen| seen.contacts.range((*device, cut + 1)..=(*device, *at)).next().is_some();
+            !in_touch(model) || !in_touch(wire)
+        });
+        match (edges.is_near(*device, *at), cut, known) {
+            (true, _, _) => agreement.excused += 1,
+            (false, true, _) => agreement.cut += 1,
+            (false, false, true) => agreement.parted += 1,
+            (false, false, false) => {
+                let (model, wire) = (model_said.said, wire_said.said);
+                let (at, request) = (clock(*at), what.to_string());
+                agreement.differences.push(Difference { at, device: *device, request, model, wire });
+                continue;
+            }
         }
+        parted.extend(touched.into_iter().chain(model_said.gives).chain(wire_said.gives));
     }
     agreement
 }
 
-/// By time, gateway and request. Of several that are alike in all of that, the last answer counts.
-fn by_request(answered: &[Answered]) -> BTreeMap<(u64, u32, Request), &'static str> {
-    answered.iter().map(|answered| ((answered.at, answered.device, answered.what.clone()), answered.said)).collect()
+type Key = (u64, u32, Request);
+
+/// Requests of the plan, by time, gateway and what was asked; the oracle asks for itself as well, at times that hang on
+/// answers. Of several that are alike in all of that, the last answer counts.
+fn by_request<'a>(seen: &'a Seen, asked: &BTreeSet<(u64, u32)>) -> BTreeMap<&'a Key, &'a Answered> {
+    let planned = |answered: &&Answered| asked.contains(&(answered.key.0, answered.key.1));
+    seen.answered.iter().filter(planned).map(|answered| (&answered.key, answered)).collect()
+}
+
+fn of_program(entry: &Entry) -> Option<(u64, u32)> {
+    concerns(&entry.act).is_none().then_some((entry.at, entry.act.device()?))
 }
 
 /// When faults began or ended and operators did something: of one gateway, or of all.
-struct Edges(BTreeSet<(Option<u32>, u64)>);
+struct Edges {
+    settle: u64,
+    at: BTreeSet<(Option<u32>, u64)>,
+    cuts: BTreeSet<(u32, u64)>,
+    /// Times in which the broker was hostile, with what it takes until all that it kept back is said again.
+    hostile: Vec<(u64, u64)>,
+}
 
 impl Edges {
-    fn of(plan: &Plan, start: u64) -> Self {
-        let all = plan.entries.iter().filter_map(|entry| Some((concerns(&entry.act)?, entry.at)));
-        // And everybody starts.
-        Self(all.chain([(None, start)]).collect())
+    fn of(plan: &Plan, case: &Case, settle: u64) -> Self {
+        let mut edges = Self { settle, at: BTreeSet::new(), cuts: BTreeSet::new(), hostile: Vec::new() };
+        // Everybody starts.
+        edges.at.insert((None, case.scenario().start));
+        let mut hostile_since = None;
+        for entry in &plan.entries {
+            edges.at.extend(concerns(&entry.act).map(|whom| (whom, entry.at)));
+            if let Act::DiskDamage { device, .. } | Act::PowerCut { device, .. } | Act::ProcessRestart { device, .. } =
+                entry.act
+            {
+                edges.cuts.insert((device, entry.at));
+            }
+            if let Act::BrokerHostile { how } = entry.act {
+                let since = hostile_since.take();
+                match how == Hostility::default() {
+                    true => {
+                        edges.hostile.extend(since.map(|since| (since, entry.at + case.scenario().fleet.head_every.0)))
+                    }
+                    false => hostile_since = since.or(Some(entry.at)),
+                }
+            }
+        }
+        edges.hostile.extend(hostile_since.map(|since| (since, u64::MAX)));
+        edges
     }
 
-    fn is_near(&self, device: u32, at: u64, settle: u64) -> bool {
-        let near = |of| self.0.range((of, at.saturating_sub(settle))..=(of, at)).next().is_some();
-        near(None) || near(Some(device))
+    fn is_near(&self, device: u32, at: u64) -> bool {
+        let near = |of| self.at.range((of, at.saturating_sub(self.settle))..=(of, at)).next().is_some();
+        let hostile = |(began, ended): &(u64, u64)| (*began..ended.saturating_add(self.settle)).contains(&at);
+        near(None) || near(Some(device)) || self.hostile.iter().any(hostile)
+    }
+
+    /// When power or process went away last, if they did.
+    fn last_cut(&self, device: u32, at: u64) -> Option<u64> {
+        self.cuts.range((device, 0)..=(device, at)).next_back().map(|(_, at)| *at)
     }
 }
 
@@ -197,7 +274,8 @@ fn concerns(act: &Act) -> Option<Option<u32>> {
         | Act::Reboot { device, .. }
         | Act::ServiceAhead { device, .. }
         | Act::Suspend { device, .. }
-        | Act::TimeReset { device, .. } => Some(Some(*device)),
+        | Act::TimeReset { device, .. }
+        | Act::Wire { device, .. } => Some(Some(*device)),
         Act::BrokerBackup { .. }
         | Act::BrokerDelay { .. }
         | Act::BrokerEmergency { .. }
@@ -277,6 +355,18 @@ impl World<'_> {
             | Reply::Time(_)
             | Reply::Whoami(_) => "something else",
         };
-        self.answered.push(Answered { device, at, what, said });
+        let handed_out = matches!(reply, Reply::Task(_));
+        let gives = handed_out.then(|| (device, self.model.handed_out(device)));
+        self.seen.answered.push(Answered { key: (at, device, what), said, gives });
+    }
+
+    /// Nobody hears whether a use of a credential was charged.
+    pub(crate) fn note_unheard(&mut self, credential: usize) {
+        self.seen.unheard.extend(self.model.place(credential));
+    }
+
+    /// A gateway was in touch with its fleet.
+    pub(crate) fn note_contact(&mut self, device: u32) {
+        self.seen.contacts.insert((device, self.now));
     }
 }

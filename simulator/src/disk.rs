@@ -200,13 +200,15 @@ impl Medium {
     }
 
     /// The newest slot is what was found; of the others that there are, the older one is the newest before that.
-    fn keep_slots(&mut self, found: Option<&Anchor>, on_their_way: Vec<Box<Anchor>>) {
+    fn keep_slots(&mut self, found: Option<&Anchor>, on_their_way: Vec<Anchor>) {
         let Some(newest) = found else {
             let is_empty = |slot: &Slot| *slot == Slot::Empty;
             self.slots = if self.slots.iter().all(is_empty) { Default::default() } else { [Slot::Torn, Slot::Torn] };
             return;
         };
-        let known = std::mem::take(&mut self.slots).into_iter().chain(on_their_way.into_iter().map(Slot::Valid));
+        let known = std::mem::take(&mut self.slots)
+            .into_iter()
+            .chain(on_their_way.into_iter().map(|anchor| Slot::Valid(Box::new(anchor))));
         let older = known.filter(|slot| generation(slot).is_some_and(|known| known < newest.generation));
         self.slots = [Slot::Valid(Box::new(newest.clone())), older.max_by_key(generation).unwrap_or_default()];
     }
@@ -377,7 +379,7 @@ impl Disk {
     pub(crate) fn follow(&mut self, on_its_way: Vec<Step>, found: &Found) {
         self.settle(|_| true);
         let mut current = self.current.take();
-        let mut anchors: Vec<Box<Anchor>> = Vec::new();
+        let mut anchors = Vec::new();
         for step in on_its_way {
             match step {
                 Step::CreateEra(era) => current = Some(era),
@@ -386,7 +388,7 @@ impl Disk {
                         self.durable.eras.entry(era).or_default().push(entry);
                     }
                 }
-                Step::WriteAnchor(anchor) => anchors.push(anchor),
+                Step::WriteAnchor(anchor) => anchors.push(*anchor),
                 Step::Replace(..)
                 | Step::SyncFolder(_)
                 | Step::SyncEra

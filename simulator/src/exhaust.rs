@@ -52,6 +52,7 @@ impl Window {
             | Act::BrokerFeed { .. }
             | Act::BrokerForget { .. }
             | Act::BrokerHostile { .. }
+            | Act::Wire { .. }
             | Act::BrokerReplay { .. }
             | Act::BrokerRestore { .. }
             | Act::BrokerStart

@@ -77,6 +77,8 @@ pub enum Kind {
     },
     /// The broker sends old messages again.
     BrokerReplay,
+    /// The broker does something to the bytes on a connection.
+    Wire(WireTrick),
     /// The broker is away for a while; then it has what it had, or nothing.
     BrokerRestart {
         /// How long.
@@ -225,6 +227,7 @@ impl Kind {
             Self::BrokerForget(what) => what.name(),
             Self::BrokerHostile { .. } => "broker.hostile",
             Self::BrokerReplay => "broker.replay",
+            Self::Wire(trick) => trick.name(),
             Self::BrokerRestart { retained: Retained::Kept, .. } => "broker.restart",
             Self::BrokerRestart { retained: Retained::Lost, .. } => "broker.lose",
             Self::BrokerRestore { .. } => "broker.restore",
@@ -288,7 +291,8 @@ impl Kind {
             | Self::KeyRotate(_)
             | Self::LinkHalfOpen
             | Self::Revoke(_)
-            | Self::RevokeStorm { .. } => 0,
+            | Self::RevokeStorm { .. }
+            | Self::Wire(_) => 0,
         }
     }
 }
@@ -392,6 +396,35 @@ impl AckTrick {
             Self::Late => "broker.ack late",
             Self::Twice => "broker.ack twice",
             Self::WrongKey => "broker.ack wrong_key",
+        }
+    }
+}
+
+/// What a broker does to the bytes on a gateway's connection. Only the wire level has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireTrick {
+    /// It acknowledges a message by a packet id, whether or not one is in flight by it.
+    Acknowledge,
+    /// It writes bytes that are no packet between two.
+    Garbage,
+    /// It grants a subscription that nobody asked for.
+    Grant,
+    /// It writes a packet that is larger than the gateway said it takes.
+    Large,
+    /// It gives two messages at once the same packet id.
+    Reuse,
+}
+
+impl WireTrick {
+    /// The name in scenario files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "wire.acknowledge",
+            Self::Garbage => "wire.garbage",
+            Self::Grant => "wire.grant",
+            Self::Large => "wire.large",
+            Self::Reuse => "wire.reuse",
         }
     }
 }
@@ -942,6 +975,11 @@ impl FaultText {
             },
             "broker.lose" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Lost },
             "broker.replay" => Kind::BrokerReplay,
+            "wire.acknowledge" => Kind::Wire(WireTrick::Acknowledge),
+            "wire.garbage" => Kind::Wire(WireTrick::Garbage),
+            "wire.grant" => Kind::Wire(WireTrick::Grant),
+            "wire.large" => Kind::Wire(WireTrick::Large),
+            "wire.reuse" => Kind::Wire(WireTrick::Reuse),
             "broker.restart" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Kept },
             "broker.restore" => Kind::BrokerRestore { age: self.age.take().ok_or("needs `age`, of the backup")?.0 },
             "broker.withhold" => Kind::BrokerDelay { lasts: self.lasts()?, what: self.statement()?, late: None },

@@ -10,8 +10,9 @@ use hardtack::ids::EraId;
 use hardtack::wire::audit::segment::Loaded;
 
 use crate::disk::Fate;
-use crate::fault::Damage;
+use crate::fault::{Damage, WireTrick};
 use crate::network::{ConnId, End, Packet};
+use crate::plan::Act;
 use crate::recovery::Found;
 use crate::world::World;
 
@@ -39,6 +40,16 @@ impl Level {
                     .into())
             }
             Self::Model | Self::Wire => Ok(()),
+        }
+    }
+
+    /// The name of the fault that an act is, if this level cannot do it.
+    pub(crate) fn cannot(self, act: &Act) -> Option<&'static str> {
+        match (self, act) {
+            (Self::Wire, Act::DiskSync { part, how, .. }) => Some(how.name(*part)),
+            (Self::Wire, Act::DiskDamage { damage: Damage::TailForged, .. }) => Some(Damage::TailForged.name()),
+            (Self::Model, Act::Wire { trick, .. }) => Some(trick.name()),
+            (Self::Model | Self::Wire, _) => None,
         }
     }
 
@@ -75,6 +86,9 @@ pub(crate) trait Links {
 
     /// Bytes are at the end `at`.
     fn receive(&mut self, conn: ConnId, at: End, bytes: &[u8]) -> Does;
+
+    /// A hostile broker does something to the bytes of a connection that was accepted: none where it cannot.
+    fn trick(&mut self, conn: ConnId, trick: WireTrick, pick: u64) -> Option<Does>;
 
     /// An end closed its socket.
     fn closed(&mut self, conn: ConnId, end: End);

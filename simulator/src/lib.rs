@@ -71,7 +71,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-use agree::Answered;
+use agree::Seen;
 use case::{Anew, Case};
 use check::authority;
 use check::clock::Synced;
@@ -99,12 +99,12 @@ pub fn run_case(case: &Case, lines: Option<Box<dyn Write>>) -> Report {
 /// Runs a case at a level that this program can run. `lines` as in [`run`]; `watcher` as in [`run_watched`].
 pub fn run_case_at(level: Level, case: &Case, lines: Option<Box<dyn Write>>, watcher: Option<Watcher>) -> Report {
     let trace = Trace::new(lines).watched_by(watcher);
-    sum(level, case.scenario(), case.plan(), case.seed(), case.anew(), trace).0
+    sum(|world| level.of(world), case.scenario(), case.plan(), case.seed(), case.anew(), trace).0
 }
 
 /// Runs a plan. The seed still makes keys, latencies and the like, each from a stream of its own.
 fn run_plan(scenario: &Scenario, plan: &Plan, seed: u64, anew: Option<Anew>, lines: Option<Box<dyn Write>>) -> Report {
-    sum(Level::Model, scenario, plan, seed, anew, Trace::new(lines)).0
+    sum(|world| world, scenario, plan, seed, anew, Trace::new(lines)).0
 }
 
 /// Runs a plan, and `watcher` is told of everything that happens, in the first run if there are many.
@@ -115,32 +115,32 @@ pub fn run_watched(
     lines: Option<Box<dyn Write>>,
     watcher: Option<Watcher>,
 ) -> Report {
-    sum(Level::Model, scenario, plan, seed, None, Trace::new(lines).watched_by(watcher)).0
+    sum(|world| world, scenario, plan, seed, None, Trace::new(lines).watched_by(watcher)).0
 }
 
 /// Runs a case, and notes what followed upon which fault.
 pub(crate) fn explore(case: &Case) -> (Report, Coverage) {
     let trace = Trace::with_coverage();
-    let (report, coverage, _) = sum(Level::Model, case.scenario(), case.plan(), case.seed(), case.anew(), trace);
+    let (report, coverage, _) = sum(|world| world, case.scenario(), case.plan(), case.seed(), case.anew(), trace);
     (report, coverage)
 }
 
-/// The run, or the sum of all that there are: one for each boundary that the power is to be cut at.
-fn sum(
-    level: Level,
-    scenario: &Scenario,
-    plan: &Plan,
+/// The run, or the sum of all that there are: one for each boundary that the power is to be cut at. Each world is made into
+/// the one that is meant by `equip`.
+fn sum<'a>(
+    equip: impl Fn(World<'a>) -> World<'a>,
+    scenario: &'a Scenario,
+    plan: &'a Plan,
     seed: u64,
     anew: Option<Anew>,
     trace: Trace,
-) -> (Report, Coverage, Vec<Answered>) {
-    let one = |trace: Trace, cut: Option<NthCut>| {
-        level.of(World::new(scenario, plan, seed, trace, cut)).drawn_anew(anew).run()
-    };
+) -> (Report, Coverage, Seen) {
+    let one =
+        |trace: Trace, cut: Option<NthCut>| equip(World::new(scenario, plan, seed, trace, cut)).drawn_anew(anew).run();
     let mut sum = Sum::default();
     let mut first = one(trace, None);
     let coverage = std::mem::take(&mut first.coverage);
-    let answered = std::mem::take(&mut first.answered);
+    let seen = std::mem::take(&mut first.seen);
     let boundaries = first.boundaries.clone();
     let answers = first.answers.clone();
     sum.add(first);
@@ -166,7 +166,7 @@ fn sum(
         answers,
         trace_hash: sum.hashes.finish(),
     };
-    (report, coverage, answered)
+    (report, coverage, seen)
 }
 
 /// Whether a case breaks a property in this way. Its run ends as soon as it does.
@@ -226,7 +226,8 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ServiceAhead { .. }
             | Kind::ServiceStop { .. }
             | Kind::Suspend { .. }
-            | Kind::TimeReset { .. }) => declared.push(other.name().into()),
+            | Kind::TimeReset { .. }
+            | Kind::Wire(_)) => declared.push(other.name().into()),
         }
     }
     declared.sort();

@@ -75,7 +75,16 @@ pub(crate) struct Model {
     of_device: BTreeMap<u32, Vec<usize>>,
     /// Grants that the operator revoked: in the dark they still give tasks.
     revoked: BTreeSet<GrantId>,
+    /// What was picked.
+    pub(crate) choices: Choices,
+    /// What another run picked, to be picked again.
+    pub(crate) told: Option<Choices>,
 }
+
+/// Which credential was picked, by when, on which gateway and with which draw: the gateway that handed it out, and its place
+/// there; none where none fitted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Choices(BTreeMap<(u64, u32, u64), Option<(u32, usize)>>);
 
 /// What the account says about using a credential on its own gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +180,11 @@ impl Model {
         Some((device, self.of_device.get(&device)?.binary_search(&number).ok()?))
     }
 
+    /// How many were handed out on a gateway.
+    pub(crate) fn handed_out(&self, device: u32) -> usize {
+        self.of_device.get(&device).map_or(0, Vec::len)
+    }
+
     pub(crate) fn get(&self, number: usize) -> &Credential {
         &self.credentials[number]
     }
@@ -199,7 +213,7 @@ impl Model {
 
     /// One of the credentials that are what `choice` wants on a gateway, newest first within the last few, picked by
     /// chance.
-    pub(crate) fn pick(&self, choice: TokenChoice, moment: &Moment, pick: u64) -> Option<usize> {
+    pub(crate) fn pick(&mut self, choice: TokenChoice, moment: &Moment, pick: u64) -> Option<usize> {
         let count = match choice {
             // The same one over and over, until it is used up.
             TokenChoice::Spend => 1,
@@ -215,8 +229,18 @@ impl Model {
             | TokenChoice::Widened => RECENT,
         };
         let found = self.newest(choice, moment, count);
-        let index = pick.checked_rem(found.len() as u64)? as usize;
-        found.get(index).copied()
+        let index = pick.checked_rem(found.len() as u64).map_or(0, |index| index as usize);
+        self.choose((moment.at, moment.device, pick), found.get(index).copied())
+    }
+
+    /// What was picked here, or in its place what another run picked, if this one follows it and has that too.
+    pub(crate) fn choose(&mut self, key: (u64, u32, u64), own: Option<usize>) -> Option<usize> {
+        let chosen = match self.told.as_ref().and_then(|told| told.0.get(&key)) {
+            Some(place) => place.and_then(|(device, place)| self.of_device.get(&device)?.get(place).copied()),
+            None => own,
+        };
+        self.choices.0.insert(key, chosen.and_then(|number| self.place(number)));
+        chosen
     }
 
     /// The newest credentials that are what `choice` wants on a gateway.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, FloodWhat,
     Forgotten, Hostility, Kind, MoveTo, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, Sync, WallAfter,
-    Who,
+    Who, WireTrick,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -120,6 +120,16 @@ pub enum Act {
         /// To this gateway.
         device: u32,
         /// Picks which.
+        #[serde(with = "draw")]
+        pick: u64,
+    },
+    /// The broker does something to the bytes on a connection.
+    Wire {
+        /// This gateway's.
+        device: u32,
+        /// What.
+        trick: WireTrick,
+        /// Picks which bytes.
         #[serde(with = "draw")]
         pick: u64,
     },
@@ -398,7 +408,8 @@ impl Act {
             | Self::ServiceAhead { device, .. }
             | Self::Status { device, .. }
             | Self::Suspend { device, .. }
-            | Self::TimeReset { device, .. } => Some(*device),
+            | Self::TimeReset { device, .. }
+            | Self::Wire { device, .. } => Some(*device),
             Self::BrokerDelay { .. }
             | Self::BrokerBackup { .. }
             | Self::BrokerEmergency { .. }
@@ -445,7 +456,8 @@ impl Act {
             | Self::ServiceAhead { device, .. }
             | Self::Status { device, .. }
             | Self::Suspend { device, .. }
-            | Self::TimeReset { device, .. } => Some(device),
+            | Self::TimeReset { device, .. }
+            | Self::Wire { device, .. } => Some(device),
             Self::BrokerDelay { .. }
             | Self::BrokerBackup { .. }
             | Self::BrokerEmergency { .. }
@@ -641,6 +653,9 @@ fn acts(
         Kind::BrokerHostile { lasts, how } => {
             push(at, Act::BrokerHostile { how: *how });
             push(end(*lasts), Act::BrokerHostile { how: Hostility::default() });
+        }
+        Kind::Wire(trick) => {
+            targets.iter().for_each(|d| push(at, Act::Wire { device: *d, trick: *trick, pick: pick(*d) }));
         }
         Kind::BrokerReplay => targets.iter().for_each(|d| push(at, Act::BrokerReplay { device: *d, pick: pick(*d) })),
         Kind::BrokerRestart { lasts, retained } => {

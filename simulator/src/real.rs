@@ -1,7 +1,7 @@
 //! Gateways on real disks: each commit goes to the real store and to the model of it, and the model follows what the real
 //! one holds.
 //!
-//! Owns: what a commit, a cut, a kill and a fault do where there is a real disk; which faults cannot be done to one.
+//! Owns: what a commit, a cut, a kill and a fault do where there is a real disk; which faults cannot be done at a level.
 //! Never: is needed at the level of the model, where there is none.
 //! Read next: `level.rs` for the trait, `host.rs` for the loop that calls this.
 
@@ -11,7 +11,9 @@ use hardtack::ids::EraId;
 
 use crate::check::Id;
 use crate::disk::{Fate, Step};
+use crate::fault::WireTrick;
 use crate::level::{Broke, RealDisk};
+use crate::network::End;
 use crate::recovery;
 use crate::world::World;
 
@@ -73,7 +75,20 @@ impl World<'_> {
         }
     }
 
-    /// A fault that cannot be done to real disks is not done, and is said to be missing.
+    /// The broker does something to the bytes on a gateway's connection, where bytes go over it.
+    pub(crate) fn trick_on_wire(&mut self, device: u32, trick: WireTrick, pick: u64) {
+        if self.links.is_none() {
+            return self.not_applied(trick.name());
+        }
+        self.disturbed();
+        let Some(conn) = self.broker.session_of(device) else { return };
+        if let Some(does) = self.links.as_mut().and_then(|links| links.trick(conn, trick, pick)) {
+            self.took_effect(trick.name());
+            self.does(conn, End::Broker, does);
+        }
+    }
+
+    /// A fault that cannot be done at this level is not done, and is said to be missing.
     pub(crate) fn not_applied(&mut self, fault: &'static str) {
         self.not_applied.insert(fault);
     }

@@ -144,7 +144,7 @@ impl Script {
     pub fn shifted(&self, case: &Case, how: Shift) -> Self {
         let plan = how.of(case.plan());
         let world = World::new(case.scenario(), &plan, case.seed(), Trace::new(None), None);
-        world.drawn_anew(case.anew()).following(self).script(ANSWERED_WITHIN)
+        world.drawn_anew(case.anew()).following_script(self).script(ANSWERED_WITHIN)
     }
 
     pub(crate) fn asked(&mut self, act: usize, device: u32, did: Did) {
@@ -286,7 +286,8 @@ fn kind(act: &Act) -> Kind {
         | Act::Emergency { .. }
         | Act::EmergencyThief { .. }
         | Act::ServiceStop
-        | Act::TimeReset { .. } => Kind::Begins,
+        | Act::TimeReset { .. }
+        | Act::Wire { .. } => Kind::Begins,
     }
 }
 

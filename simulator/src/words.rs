@@ -38,6 +38,7 @@ pub(crate) fn of(act: &Act) -> String {
             how.drop, how.duplicate, how.delay, how.forge
         ),
         Act::BrokerReplay { device, .. } => format!("the broker sends an old message to gw-{device} again"),
+        Act::Wire { device, trick, .. } => format!("the broker does {} to the bytes for gw-{device}", trick.name()),
         Act::BrokerRestore { .. } => "the broker is restored from a backup".into(),
         Act::BrokerStart => "the broker is there again".into(),
         Act::BrokerStop { retained: Retained::Kept } => "the broker goes away".into(),

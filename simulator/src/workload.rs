@@ -402,6 +402,7 @@ impl World<'_> {
 
     /// Nobody hears whether a use of it was allowed and charged.
     fn unheard(&mut self, number: usize) {
+        self.note_unheard(number);
         let credential = self.model.get_mut(number);
         credential.unheard += 1;
         self.checks.authority.unheard(credential);

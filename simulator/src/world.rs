@@ -14,7 +14,7 @@ use hardtack::time::Timestamp;
 use hardtack::wire::bundle::PublicKey;
 use hardtack::wire::policy::TimeClass;
 
-use crate::agree::Answered;
+use crate::agree::Seen;
 use crate::broker::{Broker, Delivery};
 use crate::case::Anew;
 use crate::check::audit::AuditCheck;
@@ -34,7 +34,7 @@ use crate::exhaust::{Boundaries, NthCut, Window};
 use crate::fault::{AckTrick, FeedTrick, WallAfter};
 use crate::fleet_answers::{Answers, Ledger};
 use crate::level::Links;
-use crate::model::Model;
+use crate::model::{Choices, Model};
 use crate::network::{ConnId, End, Network, Packet};
 use crate::operator::Operator;
 use crate::plan::{Plan, LAST_QUIET};
@@ -191,8 +191,8 @@ pub(crate) struct World<'a> {
     pub(crate) last_fault: u64,
     /// How often each fault had an effect.
     pub(crate) effects: BTreeMap<&'static str, u64>,
-    /// What programs were answered.
-    pub(crate) answered: Vec<Answered>,
+    /// What levels are compared by.
+    pub(crate) seen: Seen,
     /// Faults that this level cannot do.
     pub(crate) not_applied: BTreeSet<&'static str>,
     /// The window in which each boundary is tried, if the plan has one.
@@ -226,7 +226,9 @@ pub(crate) struct Outcome {
     pub(crate) boundaries: Boundaries,
     /// How often each fault had an effect.
     pub(crate) effects: BTreeMap<&'static str, u64>,
-    pub(crate) answered: Vec<Answered>,
+    pub(crate) seen: Seen,
+    /// Which credentials were picked for what.
+    pub(crate) choices: Choices,
     pub(crate) not_applied: BTreeSet<&'static str>,
     pub(crate) shares: BTreeMap<(TimeClass, Synced), Share>,
     /// Decisions that callers saw.
@@ -296,7 +298,7 @@ impl<'a> World<'a> {
             faults_at_work: 0,
             last_fault: scenario.start,
             effects: BTreeMap::new(),
-            answered: Vec::new(),
+            seen: Seen::default(),
             not_applied: BTreeSet::new(),
             window: Window::of(plan),
             boundaries: Boundaries::default(),
@@ -325,7 +327,7 @@ impl<'a> World<'a> {
     }
 
     /// The same world, in which programs and the operator choose what they chose in another run of the plan.
-    pub(crate) fn following(self, script: &'a Script) -> Self {
+    pub(crate) fn following_script(self, script: &'a Script) -> Self {
         Self { follow: Some(script), ..self }
     }
 
@@ -333,6 +335,12 @@ impl<'a> World<'a> {
     pub(crate) fn script(mut self, after: u64) -> Script {
         self.stop = self.plan.entries.iter().map(|entry| entry.at).max().unwrap_or(0).saturating_add(after);
         self.run().script
+    }
+
+    /// The same world, in which programs and the operator pick what another run of the plan picked.
+    pub(crate) fn following(mut self, choices: Choices) -> Self {
+        self.model.told = Some(choices);
+        self
     }
 
     /// Runs from start to end.
@@ -481,7 +489,8 @@ impl<'a> World<'a> {
         let shares = authority.shares().clone();
         let (events, hash, coverage) = self.trace.finish();
         self.effects.extend(self.broker.done());
-        let Self { effects, answered, not_applied, boundaries, script, .. } = self;
+        let Self { effects, seen, not_applied, boundaries, script, model, .. } = self;
+        let choices = model.choices;
         let answers = self.ledger.finish(at, &shares);
         Outcome {
             tally: self.checks.tally,
@@ -490,7 +499,8 @@ impl<'a> World<'a> {
             coverage,
             boundaries,
             effects,
-            answered,
+            seen,
+            choices,
             not_applied,
             shares,
             decisions,

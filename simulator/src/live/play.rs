@@ -440,7 +440,8 @@ impl<'a> Play<'a> {
             | Act::RevokeStorm { .. }
             | Act::ServiceAhead { .. }
             | Act::Status { .. }
-            | Act::TimeReset { .. } => {}
+            | Act::TimeReset { .. }
+            | Act::Wire { .. } => {}
         }
         Ok(none)
     }

@@ -137,6 +137,7 @@ fn unapplied(act: &Act) -> Option<String> {
             RevokeWhat::Carried | RevokeWhat::Group | RevokeWhat::Owner => Some(format!("revoke.{}", word(what))),
         },
         Act::BrokerAck { .. } => Some("broker.ack".into()),
+        Act::Wire { trick, .. } => Some(trick.name().into()),
         Act::BrokerBackup { .. } | Act::BrokerRestore { .. } => Some("broker.restore".into()),
         Act::BrokerDelay { late: Some(_), .. } => Some("broker.delay".into()),
         Act::BrokerDelay { late: None, .. } => Some("broker.withhold".into()),

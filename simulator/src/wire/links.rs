@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::client::Client;
 use super::server::Server;
+use crate::fault::WireTrick;
 use crate::level::{Does, Links};
 use crate::network::{ConnId, End, Packet};
 use crate::random::{below, stream};
@@ -54,6 +55,11 @@ impl Links for Wire {
             End::Device => self.clients.get_mut(&conn).map(|(end, rng)| in_pieces(end.receive(bytes), rng)),
         }
         .unwrap_or_default()
+    }
+
+    fn trick(&mut self, conn: ConnId, trick: WireTrick, pick: u64) -> Option<Does> {
+        let (end, rng) = self.servers.get_mut(&conn)?;
+        Some(in_pieces(end.trick(trick, pick)?, rng))
     }
 
     fn closed(&mut self, conn: ConnId, end: End) {

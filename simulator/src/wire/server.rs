@@ -14,14 +14,20 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::mqttbytes::QoS;
 
 use super::{bytes_of, next_packet};
+use crate::fault::WireTrick;
 use crate::level::Does;
 use crate::network::{Packet as Message, Retain};
+use crate::random::{below, stream};
 use hardtack::shell::mqtt::LinkConfig;
+use rand_core::RngCore;
 
 /// `max_inflight_messages` of the fleet's broker.
 const RECEIVE_MAX: u16 = 32;
 /// DISCONNECT without a reason has no length, which rumqttc's codec reads as a packet that lacks something.
 const DISCONNECT: [u8; 2] = [0xE0, 0x00];
+
+/// The most bytes of garbage at once.
+const GARBAGE_MAX: u64 = 64;
 
 /// The end.
 #[derive(Default)]
@@ -33,6 +39,8 @@ pub(super) struct Server {
     in_flight: BTreeSet<u16>,
     last_id: u16,
     waiting: VecDeque<Publish>,
+    /// Topic and payload of the last delivery.
+    last: Option<(String, Vec<u8>)>,
     arrived: BytesMut,
 }
 
@@ -47,6 +55,7 @@ impl Server {
                 None => Ok(()),
             },
             Message::Publish { topic, payload, .. } => {
+                self.last = Some((topic.clone(), payload.clone()));
                 self.waiting.push_back(Publish::new(topic, QoS::AtLeastOnce, payload, None));
                 self.deliver(&mut does)
             }
@@ -79,6 +88,36 @@ impl Server {
             }
         }
         does
+    }
+
+    /// Something that no broker may do. None where there is nothing to do it with.
+    pub(super) fn trick(&mut self, trick: WireTrick, pick: u64) -> Option<Does> {
+        let mut rng = stream(pick, "wire", trick.name());
+        let id = below(&mut rng, u64::from(2 * RECEIVE_MAX)) as u16 + 1;
+        let packets = match trick {
+            WireTrick::Acknowledge => vec![Packet::PubAck(PubAck::new(id, None))],
+            WireTrick::Garbage => {
+                let mut bytes = vec![0; below(&mut rng, GARBAGE_MAX) as usize + 1];
+                rng.fill_bytes(&mut bytes);
+                return Some(Does { writes: vec![bytes], ..Does::default() });
+            }
+            WireTrick::Grant => {
+                let return_codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
+                vec![Packet::SubAck(SubAck { pkid: id, return_codes, properties: None })]
+            }
+            WireTrick::Large => {
+                let payload = vec![0x5a; LinkConfig::PACKET_BYTES_MAX as usize + 1];
+                vec![numbered(Publish::new(self.last.as_ref()?.0.clone(), QoS::AtLeastOnce, payload, None), id)]
+            }
+            WireTrick::Reuse => {
+                let (topic, payload) = self.last.clone()?;
+                let publish = |payload| numbered(Publish::new(&topic, QoS::AtLeastOnce, payload, None), id);
+                vec![publish(payload.clone()), publish(payload.into_iter().rev().collect())]
+            }
+        };
+        let mut does = Does::default();
+        packets.iter().try_for_each(|packet| write(packet, &mut does)).ok()?;
+        Some(does)
     }
 
     fn take(&mut self, packet: Packet, does: &mut Does) -> Result<(), String> {
@@ -156,6 +195,11 @@ impl Server {
             }
         }
     }
+}
+
+fn numbered(mut publish: Publish, id: u16) -> Packet {
+    publish.pkid = id;
+    Packet::Publish(publish)
 }
 
 /// CONNACK of the fleet's broker.

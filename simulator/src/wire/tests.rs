@@ -1,1 +1,184 @@
+//! Both ends of a connection, and a store through all that may befall it; then whole runs.
 
+use std::cell::Cell;
+
+use hardtack::agent::effects::{Entry, FileWrite, StateFile, StoredRecord};
+use hardtack::agent::{Anchor, Batch};
+use hardtack::ids::EraId;
+use hardtack::profile::Profile;
+
+use super::client::{Client, IN_FLIGHT_MAX};
+use super::disks::Store;
+use super::server::Server;
+use super::*;
+use crate::agree::agree;
+use crate::case::Case;
+use crate::disk::Fate;
+use crate::fault::WireTrick;
+use crate::level::{Does, RealDisk};
+use crate::menu;
+use crate::network::{Packet as Message, Retain};
+use crate::report::Status;
+use crate::{run_case_at, Level};
+
+/// What an end hands in when the other end's bytes arrive, and what it writes to that.
+fn carried(does: &Does, mut receive: impl FnMut(&[u8]) -> Does) -> Does {
+    let mut sum = Does::default();
+    for bytes in &does.writes {
+        let next = receive(bytes);
+        sum.writes.extend(next.writes);
+        sum.hears.extend(next.hears);
+        sum.ends = sum.ends.or(next.ends);
+    }
+    sum
+}
+
+fn message(number: u8) -> Message {
+    Message::Publish { topic: "f/d/up/hello".into(), payload: vec![number; 40], retain: Retain::No }
+}
+
+/// A connection that was accepted, with one subscription.
+fn connected() -> (Client, Server) {
+    let (mut client, mut server) = (Client::new("gw-0".into(), 30), Server::default());
+    let will = Some(("f/d/state".into(), b"gone".to_vec()));
+    let connect = client.send(Message::Connect { filters: vec!["f/d/down/+".into()], will: will.clone() });
+    let asked = carried(&connect, |bytes| server.receive(bytes));
+    assert_eq!(asked.hears, [Message::Connect { filters: Vec::new(), will }], "subscriptions come after CONNACK");
+    let subscribe = carried(&server.send(Message::Accepted), |bytes| client.receive(bytes));
+    assert!(subscribe.hears.is_empty(), "up once the subscriptions are granted: {:?}", subscribe.hears);
+    let granted = carried(&subscribe, |bytes| server.receive(bytes));
+    assert_eq!(granted.hears, [Message::Read { places: vec!["f/d/down/+".into()], left: Vec::new() }]);
+    let up = carried(&granted, |bytes| client.receive(bytes));
+    assert_eq!((up.hears, up.ends), (vec![Message::Accepted], None));
+    (client, server)
+}
+
+#[test]
+fn bytes_come_to_the_same_however_they_are_cut() {
+    let (mut client, mut server) = connected();
+    let writes = client.send(message(1)).writes.concat();
+    let heard: Vec<Message> = writes.iter().flat_map(|byte| server.receive(&[*byte]).hears).collect();
+    assert_eq!(heard, [message(1)]);
+}
+
+#[test]
+fn neither_end_has_more_in_flight_than_the_other_takes() {
+    let (mut client, mut server) = connected();
+    let written: Vec<Does> = (0..40).map(|number| client.send(message(number))).collect();
+    assert_eq!(written.iter().filter(|does| !does.writes.is_empty()).count(), usize::from(IN_FLIGHT_MAX));
+    let heard: Vec<Message> =
+        written.iter().flat_map(|does| carried(does, |bytes| server.receive(bytes)).hears).collect();
+    assert_eq!(heard.len(), usize::from(IN_FLIGHT_MAX));
+    let acknowledged = server.send(Message::Acknowledged { segment: None });
+    let next = carried(&acknowledged, |bytes| client.receive(bytes));
+    assert_eq!(carried(&next, |bytes| server.receive(bytes)).hears, [message(32)], "in the place of the first");
+    let given: Vec<Does> = (0..40).map(|number| server.send(message(number))).collect();
+    assert_eq!(given.iter().filter(|does| !does.writes.is_empty()).count(), usize::from(IN_FLIGHT_MAX));
+}
+
+#[test]
+fn what_a_broker_must_not_do_ends_the_connection_or_is_borne() {
+    let ends = |trick| {
+        let (mut client, mut server) = connected();
+        carried(&server.send(message(1)), |bytes| client.receive(bytes));
+        let does = server.trick(trick, 3).unwrap();
+        let heard = carried(&does, |bytes| client.receive(bytes));
+        (heard.ends.is_some(), heard.hears.len())
+    };
+    assert_eq!(ends(WireTrick::Acknowledge), (true, 0));
+    assert_eq!(ends(WireTrick::Grant), (true, 0));
+    assert_eq!(ends(WireTrick::Large), (true, 0));
+    assert_eq!(ends(WireTrick::Reuse), (false, 2), "QoS 1 may come twice anyway");
+}
+
+#[test]
+fn garbage_never_panics() {
+    for pick in 0..20_000 {
+        let (mut client, mut server) = connected();
+        let does = server.trick(WireTrick::Garbage, pick).unwrap();
+        carried(&does, |bytes| client.receive(bytes));
+        server.receive(&does.writes.concat());
+    }
+}
+
+#[test]
+fn disconnect_makes_the_broker_forget_the_will() {
+    let (mut client, mut server) = connected();
+    let does = client.send(Message::Leaving);
+    assert_eq!(carried(&does, |bytes| server.receive(bytes)).hears, [Message::Leaving]);
+}
+
+const ERA: EraId = EraId { number: 1, salt: 7 };
+
+fn batch(generation: u64, records: std::ops::Range<u64>) -> Batch {
+    let row =
+        |index| Entry::Record(StoredRecord { era: ERA, index, bytes: vec![index as u8; 300], budgets: Vec::new() });
+    Batch {
+        files: vec![FileWrite { file: StateFile::Policy, content: vec![generation as u8; 2000] }],
+        begin_era: (generation == 1).then_some(ERA),
+        entries: records.clone().map(row).collect(),
+        anchor: Some(Box::new(Anchor { generation, era: Some(ERA), next_index: records.end, ..Anchor::default() })),
+        ..Batch::default()
+    }
+}
+
+/// Through every fate of every cut of a commit what was durable before stays, and nothing is there that nobody wrote.
+#[test]
+fn what_was_committed_before_a_cut_stays() {
+    let place = Rc::new(place().unwrap());
+    let mut kept = [0; 2];
+    for done in 0..=10 {
+        for pick in 0..6 {
+            let device = done * 6 + pick;
+            let mut store = Store::new(place.clone(), u64::from(device), device, Profile::default().queue);
+            store.open().unwrap();
+            store.commit(batch(1, 0..4)).unwrap();
+            let turn = Cell::new(pick);
+            let mut fate = || {
+                turn.set(turn.get() + 1);
+                [Fate::Lost, Fate::Torn, Fate::Kept][turn.get() as usize % 3]
+            };
+            match pick {
+                5 => store.killed(batch(2, 4..8), (done.into(), 10)).unwrap(),
+                _ => store.power_cut(batch(2, 4..8), (done.into(), 10), &mut fate).unwrap(),
+            }
+            let found = store.open().unwrap();
+            let generation = found.anchor.map(|anchor| anchor.generation);
+            let records = found.eras.first().map_or(0, |era| era.records.len());
+            let policy = found.files.iter().find(|(file, _)| *file == StateFile::Policy).map(|(_, content)| content);
+            assert!(records >= 4, "done {done}, pick {pick}: {records} records are left");
+            assert!(matches!(generation, Some(1 | 2)), "done {done}, pick {pick}: {generation:?}");
+            assert!(generation == Some(1) || records == 8, "the anchor is ahead of what it has seen");
+            assert!(policy.is_some_and(|content| content.len() == 2000 && content.iter().all(|b| *b == content[0])));
+            assert!(found.eras.first().is_some_and(|era| era.damage.is_none()));
+            kept[usize::from(records == 8)] += 1;
+        }
+    }
+    assert!(kept[0] > 5 && kept[1] > 5, "{kept:?}: cuts come too early or too late");
+}
+
+fn case(text: &str) -> Case {
+    Case::parse(text, None).unwrap()
+}
+
+#[test]
+fn both_levels_answer_the_same() {
+    for name in ["flappy-link", "revoked-in-the-dark"] {
+        let case = case(menu::find(name).unwrap());
+        let (report, agreement) = agree(&case, Level::Wire);
+        assert_eq!(report.verdict(), Status::Pass, "{name}: {:#?}", report.properties);
+        assert!(agreement.holds(), "{name}: {agreement:#?}");
+        assert!(agreement.same > 10 * (agreement.excused + agreement.parted), "{name}: {agreement:#?}");
+    }
+}
+
+#[test]
+fn a_broker_that_breaks_the_protocol_costs_connections_and_nothing_else() {
+    let case = case(include_str!("../../wire/hostile-wire.toml"));
+    let first = run_case_at(Level::Wire, &case, None, None);
+    assert_eq!(first.verdict(), Status::Pass, "{:?} {:#?}", first.idle, first.properties);
+    assert_eq!(first, run_case_at(Level::Wire, &case, None, None), "the same seed, and another run");
+    let model = run_case_at(Level::Model, &case, None, None);
+    assert_eq!(model.not_applied.len(), 5);
+    assert_eq!(model.verdict(), Status::Vacuous, "what was not done was not survived");
+}

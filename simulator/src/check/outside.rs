@@ -10,7 +10,7 @@ use std::io::BufRead;
 
 use hardtack::fleet::report::holes::Arrived;
 use hardtack::fleet::report::Report;
-use hardtack::ids::{DeviceId, FeedId, GrantId};
+use hardtack::ids::{DeviceId, EraId, FeedId, GrantId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::{record_id, Decision, Event as Told, GapCause, Named, Record, TrustChange};
 use hardtack::wire::bundle::PublicKey;
@@ -112,6 +112,7 @@ pub fn judge(file: impl BufRead, revocations: &Revocations) -> Result<Verdict, N
 #[derive(Default)]
 struct High {
     identity: Option<PublicKey>,
+    era: Option<EraId>,
     floor: Timestamp,
     powered: Timestamp,
     bundle: u64,
@@ -158,15 +159,36 @@ impl Judge for Outside<'_> {
                 | Told::Trust(_) => false,
             };
             let replaced = high.identity != identity;
+            let era = header.era;
+            let twin = high.era.filter(|last| !replaced && last.number == era.number && *last != era);
             // What a damaged disk lost may have held what rises; a gateway in the place of another begins anew.
-            if replaced || header.salvage.is_some() || sound.checked.records.iter().any(|(record, _)| damaged(record)) {
+            // Of two trails with one number neither goes on from the other.
+            if replaced
+                || twin.is_some()
+                || header.salvage.is_some()
+                || sound.checked.records.iter().any(|(record, _)| damaged(record))
+            {
                 let grants = if replaced { BTreeMap::new() } else { std::mem::take(&mut high.grants) };
-                *high = High { identity, grants, holds: vec![false; self.revocations.0.len()], ..High::default() };
-                if replaced {
+                *high = High {
+                    identity,
+                    era: None,
+                    grants,
+                    holds: vec![false; self.revocations.0.len()],
+                    ..High::default()
+                };
+                if replaced || twin.is_some() {
                     self.places.remove(&sound.number);
                     self.starts.remove(&sound.number);
                 }
                 self.feeds.retain(|(number, _), _| *number != sound.number);
+            }
+            high.era = Some(era);
+            let broken = twin.map(|_| {
+                let device = &header.device;
+                format!("{device}/{era}/0: two eras have this number under one identity key: a clone, or a disk that was put back")
+            });
+            if broken.is_some() {
+                self.tried(Id::Monotone, broken);
             }
         }
         for (record, named) in &sound.checked.records {

@@ -155,7 +155,10 @@ impl Hand {
 
     /// One more segment: of the era that is last, or of another.
     fn tell(&mut self, era: u64, records: Vec<(u64, u64, Told)>) {
-        let era = EraId { number: era, salt: era };
+        self.tell_as(EraId { number: era, salt: era }, records);
+    }
+
+    fn tell_as(&mut self, era: EraId, records: Vec<(u64, u64, Told)>) {
         let before = self.segments.last().map(|upload| upload.header.claim().unwrap());
         let before = before.filter(|before| before.era == era);
         let first_index = before.as_ref().map_or(0, |before| before.next_index().unwrap());
@@ -321,6 +324,13 @@ fn each_violation_that_is_planted_in_an_export_is_found() {
     let turned = planted(vec![(NOW - 5000, NOW - 5000, reset), (NOW - 5000, NOW - 5000, allow(|_| {}))]);
     check_sound(&turned, &none);
     check_broken(&planted(vec![(later, later, feed(4))]), &none, "I5", "feed main went back");
+
+    let mut cloned = planted(Vec::new());
+    cloned.tell(2, vec![(later, later, start()), (later, later, allow(|_| {}))]);
+    let mut twin = Hand { segments: Vec::new(), ..planted(Vec::new()) };
+    twin.tell_as(EraId { number: 2, salt: 9 }, vec![(NOW, NOW, start()), (NOW, NOW, allow(|_| {}))]);
+    cloned.segments.append(&mut twin.segments);
+    check_broken(&cloned, &none, "I5", "gw-07/2/0: two eras have this number under one identity key");
 
     // Numbers without a hole but for gap records.
     let mut hole = planted(Vec::new());

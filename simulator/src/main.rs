@@ -42,8 +42,8 @@ enum Command {
     /// judged held, and programs were answered what the model says.
     ///
     /// Founds a fleet in a temporary folder, with a broker as `hardtack broker config` sets one up, the fleet's service, and
-    /// for each gateway an agent behind a proxy of its own, all on the loopback interface. Links are stalled each way, cut
-    /// open and mended, agents are killed, stopped and restarted, broker and service too, wall clocks jump, the operator
+    /// for each gateway an agent behind a proxy of its own, all on the loopback interface. Links are stalled each way,
+    /// stranded and mended, agents are killed, stopped and restarted, broker and service too, wall clocks jump, the operator
     /// revokes. What a plan holds and this level cannot do is named as `not applied here`, and left out of the model's run
     /// as well. Needs mosquitto with its dynamic-security plugin.
     #[cfg(feature = "live")]

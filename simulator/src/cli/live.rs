@@ -27,7 +27,8 @@ pub(crate) struct Args {
     /// grants, bounds of staleness, keep-alives, back-offs. Where a plan waits for one of them, answers will differ.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     speed: u64,
-    /// For so long after something changed, a request may be answered as before or as after.
+    /// For so long after something changed, a request may be answered as before or as after. After what is mended the longest
+    /// back-off of the gateways' profile comes on top, after what broke two keep-alives more: it has to be noticed.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
     settle: Span,
     /// Refuse a plan that would last longer.

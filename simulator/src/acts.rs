@@ -66,7 +66,6 @@ impl World<'_> {
                 self.struck("broker.replay", !deliveries.is_empty());
                 self.broker_says(deliveries);
             }
-            Act::Wire { device, trick, pick } => self.trick_on_wire(device, trick, pick),
             Act::BrokerRestore { backup } => {
                 let deliveries = self.broker.restore(backup);
                 self.struck("broker.restore", !deliveries.is_empty());
@@ -207,6 +206,7 @@ impl World<'_> {
                 self.disturbed();
                 self.carry_reset(device, what, late);
             }
+            Act::Wire { device, trick, pick } => self.trick_on_wire(device, trick, pick),
         }
     }
 

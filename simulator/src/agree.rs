@@ -1,14 +1,15 @@
 //! What programs were answered at one level, held against another.
 //!
-//! Owns: [`Answered`], a request and its answer; which differences a plan excuses, and which it does not.
+//! Owns: [`Seen`], what a run has shown of requests and their answers; which differences a plan excuses, and which it does not.
 //! Never: judges an answer by itself; checkers do.
 //! Read next: `workload.rs`, which asks.
 //!
 //! Levels differ in time: a handshake takes more round trips where bytes go over the links, waits are drawn anew, and so a
 //! gateway may be in touch a little sooner here than there. So a difference soon after a fault began or ended, or an
-//! operator did something, or while a broker does to messages what it likes by chance, is counted and excused. So is one after
-//! a cut, until the gateway has been in touch with its fleet again: what a cut leaves of a commit is drawn here, and torn from
-//! a real disk there. And so is one about a credential whose use has parted by any of that. Nothing else is.
+//! operator did something, or while a broker does to messages what it likes by chance, is counted and excused. So is one
+//! after power or process went away, until the gateway has been in touch with its fleet again: what is left of a commit is
+//! drawn here, and is what a real disk holds there, and its clock hangs on that and on milliseconds. And so is one about a
+//! credential whose use has parted by any of that. Nothing else is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,7 +96,7 @@ pub struct Agreement {
     pub same: u64,
     /// Answered otherwise soon after an edge.
     pub excused: u64,
-    /// Answered otherwise after a cut, before the gateway was in touch again.
+    /// Answered otherwise after power or process went away, before the gateway was in touch again.
     pub cut: u64,
     /// Answered otherwise because the use of their credential had parted before.
     pub parted: u64,
@@ -113,11 +114,11 @@ impl Agreement {
 }
 
 /// Runs a case at the level of the model and at another one, which follows its choices: the report of the other, and how they
-/// agree. Both leave out what the other level cannot do.
+/// agree. Both leave out what either cannot do.
 pub fn agree(case: &Case, level: Level) -> (Report, Agreement) {
     let mut plan = case.plan().clone();
     let mut left_out = BTreeSet::new();
-    plan.entries.retain(|entry| match level.cannot(&entry.act) {
+    plan.entries.retain(|entry| match level.cannot(&entry.act).or_else(|| Level::Model.cannot(&entry.act)) {
         Some(fault) => {
             left_out.insert(fault.to_owned());
             false
@@ -216,8 +217,10 @@ impl Edges {
         let mut hostile_since = None;
         for entry in &plan.entries {
             edges.at.extend(concerns(&entry.act).map(|whom| (whom, entry.at)));
-            if let Act::DiskDamage { device, .. } | Act::PowerCut { device, .. } | Act::ProcessRestart { device, .. } =
-                entry.act
+            if let Act::DiskDamage { device, .. }
+            | Act::PowerCut { device, .. }
+            | Act::ProcessRestart { device, .. }
+            | Act::Reboot { device, .. } = entry.act
             {
                 edges.cuts.insert((device, entry.at));
             }
@@ -368,5 +371,88 @@ impl World<'_> {
     /// A gateway was in touch with its fleet.
     pub(crate) fn note_contact(&mut self, device: u32) {
         self.seen.contacts.insert((device, self.now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    const PLAN: &str = r#"
+        schema = 1
+        name = "two-levels"
+        about = "A link that fails, then a supply that does."
+        seed = 1
+        duration = "6h"
+        heal = "4h"
+        require = []
+        [fleet]
+        devices = 1
+        [workload]
+        authorize_every = "30s"
+        [[fault]]
+        do = "link.down"
+        at = "1h"
+        for = "1m"
+        [[fault]]
+        do = "power.cut"
+        at = "2h"
+        for = "5s"
+        boundary = "now"
+    "#;
+
+    /// Of a request that was made in the minutes after this time, what the model and the other level said.
+    fn compared(after: u64, said: [&'static str; 2], also: impl Fn(&mut Seen, u64)) -> Agreement {
+        let case = Case::parse(PLAN, None).unwrap();
+        let after = case.scenario().start + after;
+        let entries = case.plan().entries.iter().filter_map(of_program);
+        let (at, device) = entries.filter(|(at, _)| *at >= after).min().unwrap();
+        let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
+        let what = Request::Decide { credential: Some((0, 3)), operation, resource, risk };
+        let seen = said.map(|said| {
+            let key = (at, device, what.clone());
+            let mut seen = Seen { answered: vec![Answered { key, said, gives: None }], ..Seen::default() };
+            also(&mut seen, at);
+            seen
+        });
+        compare(&case, case.plan(), &seen[0], &seen[1])
+    }
+
+    #[test]
+    fn a_difference_without_a_reason_is_one() {
+        let nothing = |_: &mut Seen, _| {};
+        let same = compared(30 * MINUTE, ["allowed", "allowed"], nothing);
+        assert!(same.holds() && same.same == 1);
+        let differs = compared(30 * MINUTE, ["allowed", "revoked"], nothing);
+        assert!(!differs.holds());
+        assert_eq!((differs.differences[0].model, differs.differences[0].wire), ("allowed", "revoked"));
+    }
+
+    #[test]
+    fn each_excuse_holds_for_its_reason_and_no_longer() {
+        let said = ["allowed", "revoked"];
+        let nothing = |_: &mut Seen, _| {};
+        assert_eq!(compared(60 * MINUTE, said, nothing).excused, 1, "the link is cut");
+        assert_eq!(compared(75 * MINUTE, said, nothing).differences.len(), 1, "it has long been there again");
+        assert_eq!(compared(150 * MINUTE, said, nothing).cut, 1, "not in touch since the cut");
+        let in_touch = |seen: &mut Seen, at| seen.contacts.extend([(0, at - 10 * MINUTE)]);
+        assert_eq!(compared(150 * MINUTE, said, in_touch).differences.len(), 1, "in touch since then");
+        let unheard = |seen: &mut Seen, _| seen.unheard.extend([(0, 3)]);
+        assert_eq!(compared(30 * MINUTE, said, unheard).parted, 1, "nobody knows what was charged");
+    }
+
+    #[test]
+    fn what_only_one_level_answers_is_counted() {
+        let calls = std::cell::Cell::new(0);
+        let alone = compared(30 * MINUTE, ["allowed", "allowed"], |seen, _| {
+            calls.set(calls.get() + 1);
+            if calls.get() == 2 {
+                seen.answered.clear();
+            }
+        });
+        assert_eq!((alone.same, alone.alone), (0, 1));
+        assert!(!alone.holds(), "nothing was compared");
     }
 }

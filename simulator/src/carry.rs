@@ -289,7 +289,12 @@ impl World<'_> {
             return;
         };
         let topic = topic.text(&self.fleet);
-        self.planted_on_feed.insert((device, topic.clone(), payload.clone()), trick);
+        if trick == FeedTrick::Endless && self.links.is_some() {
+            // No client takes so much: the connection ends by it, and the agent never has to refuse it.
+            self.took_effect(trick.name());
+        } else {
+            self.planted_on_feed.insert((device, topic.clone(), payload.clone()), trick);
+        }
         self.deliver_now(Delivery { to: To::Conn(conn), topic, payload, after: 0 });
     }
 

@@ -216,14 +216,19 @@ impl Device {
         self.disk.open();
         let mut seed = [0; 32];
         self.seeds.fill_bytes(&mut seed);
+        let Some(real) = &mut self.real else {
+            return Ok(Some(self.boot_on(self.disk.durable(), fleet, boot, seed)));
+        };
+        let mut found = real.open()?;
+        self.disk.follow(Vec::new(), &found);
         let mut start = self.boot_on(self.disk.durable(), fleet, boot, seed);
-        if let Some(real) = &mut self.real {
-            let found = real.open()?;
-            self.disk.follow(Vec::new(), &found);
-            // What all of it takes stays with the model, which scenarios give so much less room than a real store needs.
-            start.used_bytes = self.disk.used_bytes();
-            (start.anchor, start.files, start.eras) = (found.anchor, found.files, found.eras);
+        // How full it is stays with the model, which scenarios give so much less room than a real store needs.
+        for image in &mut found.eras {
+            if let Some(modelled) = start.eras.iter_mut().find(|modelled| modelled.id == image.id) {
+                image.content = std::mem::take(&mut modelled.content);
+            }
         }
+        (start.anchor, start.files, start.eras) = (found.anchor, found.files, found.eras);
         Ok(Some(start))
     }
 

@@ -52,7 +52,6 @@ impl Window {
             | Act::BrokerFeed { .. }
             | Act::BrokerForget { .. }
             | Act::BrokerHostile { .. }
-            | Act::Wire { .. }
             | Act::BrokerReplay { .. }
             | Act::BrokerRestore { .. }
             | Act::BrokerStart
@@ -84,7 +83,8 @@ impl Window {
             | Act::ServiceStop
             | Act::Status { .. }
             | Act::Suspend { .. }
-            | Act::TimeReset { .. } => None,
+            | Act::TimeReset { .. }
+            | Act::Wire { .. } => None,
         })
     }
 

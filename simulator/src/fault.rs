@@ -77,8 +77,6 @@ pub enum Kind {
     },
     /// The broker sends old messages again.
     BrokerReplay,
-    /// The broker does something to the bytes on a connection.
-    Wire(WireTrick),
     /// The broker is away for a while; then it has what it had, or nothing.
     BrokerRestart {
         /// How long.
@@ -213,6 +211,8 @@ pub enum Kind {
         /// How long it takes from the gateway's nonce to the file that answers it.
         late: u64,
     },
+    /// The broker does something to the bytes on a connection.
+    Wire(WireTrick),
 }
 
 impl Kind {
@@ -227,7 +227,6 @@ impl Kind {
             Self::BrokerForget(what) => what.name(),
             Self::BrokerHostile { .. } => "broker.hostile",
             Self::BrokerReplay => "broker.replay",
-            Self::Wire(trick) => trick.name(),
             Self::BrokerRestart { retained: Retained::Kept, .. } => "broker.restart",
             Self::BrokerRestart { retained: Retained::Lost, .. } => "broker.lose",
             Self::BrokerRestore { .. } => "broker.restore",
@@ -254,6 +253,7 @@ impl Kind {
             Self::ServiceStop { .. } => "service.stop",
             Self::Suspend { .. } => "suspend",
             Self::TimeReset { what, .. } => what.name(),
+            Self::Wire(trick) => trick.name(),
         }
     }
 
@@ -975,11 +975,6 @@ impl FaultText {
             },
             "broker.lose" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Lost },
             "broker.replay" => Kind::BrokerReplay,
-            "wire.acknowledge" => Kind::Wire(WireTrick::Acknowledge),
-            "wire.garbage" => Kind::Wire(WireTrick::Garbage),
-            "wire.grant" => Kind::Wire(WireTrick::Grant),
-            "wire.large" => Kind::Wire(WireTrick::Large),
-            "wire.reuse" => Kind::Wire(WireTrick::Reuse),
             "broker.restart" => Kind::BrokerRestart { lasts: self.lasts()?, retained: Retained::Kept },
             "broker.restore" => Kind::BrokerRestore { age: self.age.take().ok_or("needs `age`, of the backup")?.0 },
             "broker.withhold" => Kind::BrokerDelay { lasts: self.lasts()?, what: self.statement()?, late: None },
@@ -1032,6 +1027,11 @@ impl FaultText {
                 what: self.one_of(&ResetWhat::ALL)?,
                 late: self.late.take().ok_or("needs `late`, how long the file is on its way")?.0,
             },
+            "wire.acknowledge" => Kind::Wire(WireTrick::Acknowledge),
+            "wire.garbage" => Kind::Wire(WireTrick::Garbage),
+            "wire.grant" => Kind::Wire(WireTrick::Grant),
+            "wire.large" => Kind::Wire(WireTrick::Large),
+            "wire.reuse" => Kind::Wire(WireTrick::Reuse),
             _ => return Err(format!("no such fault: {:?}", self.name)),
         })
     }

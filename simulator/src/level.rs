@@ -90,6 +90,9 @@ pub(crate) trait Links {
     /// A hostile broker does something to the bytes of a connection that was accepted: none where it cannot.
     fn trick(&mut self, conn: ConnId, trick: WireTrick, pick: u64) -> Option<Does>;
 
+    /// What a gateway's end waits for the rest of, if it waits for something: how many packets it has heard before.
+    fn waits_after(&self, conn: ConnId) -> Option<u64>;
+
     /// An end closed its socket.
     fn closed(&mut self, conn: ConnId, end: End);
 }

@@ -123,16 +123,6 @@ pub enum Act {
         #[serde(with = "draw")]
         pick: u64,
     },
-    /// The broker does something to the bytes on a connection.
-    Wire {
-        /// This gateway's.
-        device: u32,
-        /// What.
-        trick: WireTrick,
-        /// Picks which bytes.
-        #[serde(with = "draw")]
-        pick: u64,
-    },
     /// The broker goes back to a backup.
     BrokerRestore {
         /// Which.
@@ -373,6 +363,16 @@ pub enum Act {
         what: ResetWhat,
         /// How long it is on its way.
         late: u64,
+    },
+    /// The broker does something to the bytes on a connection.
+    Wire {
+        /// This gateway's.
+        device: u32,
+        /// What.
+        trick: WireTrick,
+        /// Picks which bytes.
+        #[serde(with = "draw")]
+        pick: u64,
     },
 }
 
@@ -654,9 +654,6 @@ fn acts(
             push(at, Act::BrokerHostile { how: *how });
             push(end(*lasts), Act::BrokerHostile { how: Hostility::default() });
         }
-        Kind::Wire(trick) => {
-            targets.iter().for_each(|d| push(at, Act::Wire { device: *d, trick: *trick, pick: pick(*d) }));
-        }
         Kind::BrokerReplay => targets.iter().for_each(|d| push(at, Act::BrokerReplay { device: *d, pick: pick(*d) })),
         Kind::BrokerRestart { lasts, retained } => {
             push(at, Act::BrokerStop { retained: *retained });
@@ -771,6 +768,9 @@ fn acts(
         }
         Kind::TimeReset { what, late } => {
             targets.iter().for_each(|d| push(at, Act::TimeReset { device: *d, what: *what, late: *late }));
+        }
+        Kind::Wire(trick) => {
+            targets.iter().for_each(|d| push(at, Act::Wire { device: *d, trick: *trick, pick: pick(*d) }));
         }
     }
 }

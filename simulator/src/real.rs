@@ -12,10 +12,13 @@ use hardtack::ids::EraId;
 use crate::check::Id;
 use crate::disk::{Fate, Step};
 use crate::fault::WireTrick;
-use crate::level::{Broke, RealDisk};
-use crate::network::End;
+use crate::level::{Broke, Does, RealDisk};
+use crate::network::{ConnId, End};
 use crate::recovery;
-use crate::world::World;
+use crate::world::{Happening, World};
+
+/// What a gateway adds to one and a half keep-alives, for a slow answer.
+const SLOW_ANSWER: u64 = 2000;
 
 /// A commit that did not come to its end.
 pub(crate) struct CutShort {
@@ -85,6 +88,23 @@ impl World<'_> {
         if let Some(does) = self.links.as_mut().and_then(|links| links.trick(conn, trick, pick)) {
             self.took_effect(trick.name());
             self.does(conn, End::Broker, does);
+            self.listen(conn, None);
+        }
+    }
+
+    /// What a broker wrote may have begun a packet that never ends, and that takes in whatever comes after it, the answers
+    /// to pings included: a gateway that hears no packet for one and a half keep-alives gives the connection up.
+    pub(crate) fn listen(&mut self, conn: ConnId, before: Option<u64>) {
+        let Some(links) = &self.links else { return };
+        let waits = links.waits_after(conn);
+        if before.is_some() && waits == before {
+            let why = "half-open: nothing was heard of the broker for too long".to_owned();
+            self.does(conn, End::Device, Does { ends: Some(why), ..Does::default() });
+        } else if before.is_none() || waits.is_some() {
+            let patience = self.scenario.profile.link.keepalive_s * 1500 + SLOW_ANSWER;
+            // The first time what was written may not be there yet.
+            let heard = waits.or(before);
+            self.schedule(self.now + patience, Happening::Listen { conn, heard: heard.unwrap_or(u64::MAX) });
         }
     }
 

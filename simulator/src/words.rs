@@ -38,7 +38,6 @@ pub(crate) fn of(act: &Act) -> String {
             how.drop, how.duplicate, how.delay, how.forge
         ),
         Act::BrokerReplay { device, .. } => format!("the broker sends an old message to gw-{device} again"),
-        Act::Wire { device, trick, .. } => format!("the broker does {} to the bytes for gw-{device}", trick.name()),
         Act::BrokerRestore { .. } => "the broker is restored from a backup".into(),
         Act::BrokerStart => "the broker is there again".into(),
         Act::BrokerStop { retained: Retained::Kept } => "the broker goes away".into(),
@@ -104,6 +103,7 @@ pub(crate) fn of(act: &Act) -> String {
         Act::TimeReset { device, what, late } => {
             format!("a reset of the clock is carried to gw-{device} in {}: {}", span(late), name(what))
         }
+        Act::Wire { device, trick, .. } => format!("the broker does {} to the bytes for gw-{device}", trick.name()),
     }
 }
 

@@ -67,6 +67,8 @@ pub(crate) enum Happening {
     Flush { conn: ConnId, to: End },
     /// An end of a connection has heard nothing for too long, if nothing changed since.
     KeepAlive { conn: ConnId, end: End, mark: u64 },
+    /// A gateway looks whether it has heard a packet since then.
+    Listen { conn: ConnId, heard: u64 },
     /// The operator's newest list is what gateways must hold in the end.
     NoteNewest,
     /// A token that was carried to a gateway and revoked is tried again.
@@ -392,6 +394,7 @@ impl<'a> World<'a> {
             Happening::Deliver(delivery) => self.deliver_now(delivery),
             Happening::Flush { conn, to } => self.flush(conn, to),
             Happening::KeepAlive { conn, end, mark } => self.keep_alive_ran_out(conn, end, mark),
+            Happening::Listen { conn, heard } => self.listen(conn, Some(heard)),
             Happening::NoteNewest => {
                 self.newest_owed = self.devices.iter().map(|device| self.operator.newest(&device.name)).collect();
             }

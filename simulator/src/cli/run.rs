@@ -214,7 +214,7 @@ fn agreed(agreement: &Agreement) -> String {
     let Agreement { settle_ms, same, excused, cut, parted, alone, differences, .. } = agreement;
     let mut text = format!(
         "  both levels: {same} answers are the same; differing within {} s of a fault or an operator's act {excused}, \
-         after a cut and before the next round trip {cut}, by a credential whose use had parted so {parted}, \
+         after power or process went away and before the next round trip {cut}, by a credential whose use had parted so {parted}, \
          answered at one level only {alone}; without such a reason {}",
         settle_ms / 1000,
         differences.len(),

@@ -100,7 +100,6 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
             (Whom::Broker, "broker.hostile", if begins { Shape::Begins } else { Shape::Ends })
         }
         Act::BrokerReplay { device, .. } => (at(device), "broker.replay", ONCE),
-        Act::Wire { device, trick, .. } => (at(device), trick.name(), ONCE),
         Act::BrokerRestore { .. } => (Whom::Broker, "broker.restore", ONCE),
         Act::BrokerStop { .. } => (Whom::Broker, "broker.away", Shape::Begins),
         Act::BrokerStart => (Whom::Broker, "broker.away", Shape::Ends),
@@ -133,6 +132,7 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
         Act::ServiceStop => (Whom::Service, "service.stop", Shape::Begins),
         Act::Suspend { device, turn } => (at(device), "suspend", (*turn).into()),
         Act::TimeReset { device, what, late } => (at(device), what.name(), Shape::Whole(*late)),
+        Act::Wire { device, trick, .. } => (at(device), trick.name(), ONCE),
     };
     Some(part)
 }

@@ -46,6 +46,8 @@ pub(super) struct Client {
     window: u16,
     bytes_max: usize,
     arrived: BytesMut,
+    /// Packets so far.
+    heard: u64,
 }
 
 impl Client {
@@ -61,6 +63,7 @@ impl Client {
             window: IN_FLIGHT_MAX,
             bytes_max: LinkConfig::PACKET_BYTES_MAX as usize,
             arrived: BytesMut::new(),
+            heard: 0,
         }
     }
 
@@ -99,7 +102,10 @@ impl Client {
         let mut does = Does::default();
         loop {
             let done = match next_packet(&mut self.arrived, LinkConfig::PACKET_BYTES_MAX) {
-                Ok(Some(packet)) => self.take(packet, &mut does),
+                Ok(Some(packet)) => {
+                    self.heard += 1;
+                    self.take(packet, &mut does)
+                }
                 Ok(None) => break,
                 Err(error) => Err(error.to_string()),
             };
@@ -109,6 +115,11 @@ impl Client {
             }
         }
         does
+    }
+
+    /// Some of a packet is here, and not all of it: how many were before.
+    pub(super) fn waits_after(&self) -> Option<u64> {
+        (!self.arrived.is_empty()).then_some(self.heard)
     }
 
     fn connect(&self, will: Option<(String, Vec<u8>)>, does: &mut Does) -> Result<(), String> {

@@ -62,6 +62,10 @@ impl Links for Wire {
         Some(in_pieces(end.trick(trick, pick)?, rng))
     }
 
+    fn waits_after(&self, conn: ConnId) -> Option<u64> {
+        self.clients.get(&conn).and_then(|(end, _)| end.waits_after())
+    }
+
     fn closed(&mut self, conn: ConnId, end: End) {
         match end {
             End::Broker => drop(self.servers.remove(&conn)),

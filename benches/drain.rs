@@ -161,10 +161,9 @@ fn of_the_daemon(runtime: &Runtime, state: &Path, url: config::BrokerUrl) -> Opt
 fn pending(runtime: &Runtime, inbox: &Inbox) -> u64 {
     let (answer, answered) = oneshot::channel();
     inbox.call(Call { evidence: caller(), request: Request::Status, answer }).expect("room");
-    match runtime.block_on(answered).expect("an answer") {
-        Reply::Status(status) => status.pending,
-        other => panic!("{other:?}"),
-    }
+    let reply = runtime.block_on(answered).expect("an answer");
+    let Reply::Status(status) = reply else { panic!("{reply:?}") };
+    status.pending
 }
 
 /// Seconds for messages of these lengths from one client to another, as many in flight as a device has.

@@ -1,6 +1,6 @@
 //! What programs were answered at one level, held against another.
 //!
-//! Owns: [`Seen`], what a run has shown of requests and their answers; which differences a plan excuses, and which it does not.
+//! Owns: `Seen`, what a run has shown of requests and their answers; which differences a plan excuses, and which it does not.
 //! Never: judges an answer by itself; checkers do.
 //! Read next: `workload.rs`, which asks.
 //!

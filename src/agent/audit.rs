@@ -623,7 +623,6 @@ impl Trail {
 
     /// Whether what the collector said of an era is of another branch than what is here, as far as that is known.
     fn is_elsewhere(&self, ack: &EraAck, outbox: &Outbox) -> bool {
-        // Of as many records: a tail that two starts signed, of which the first was cut short after it was sent.
         let is_end = ack.next_segment == outbox.closed.segment;
         let end = is_end.then_some(outbox.closed.head);
         let known = end.or_else(|| self.heads.get(&(ack.era, ack.next_segment)).copied());

@@ -1,6 +1,6 @@
 //! What a broker acknowledged and threw away goes out again once a device says that it lacks it.
 //!
-//! Owns: how long something may be on its way before it counts as lacking ([`GRACE`]), and how often it goes out again, and
+//! Owns: how long something may be on its way before it counts as lacking (`GRACE`), and how often it goes out again, and
 //! from where on.
 //! Never: publishes; remembers anything of a single device. However many lag, lie or are stuck, a thing goes out again once
 //! per wait, and each wait is twice as long as the one before.

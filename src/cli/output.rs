@@ -28,7 +28,7 @@ pub enum Format {
 /// When stdout takes nothing, which is not so for a reader that left.
 pub fn show<T: Serialize>(format: Format, value: &T, human: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     match format {
-        Format::Human => print(&human(value)),
+        Format::Human => print(&page(&human(value))),
         Format::Json => match serde_json::to_string(value) {
             Ok(json) => print(&json),
             Err(error) => Err(Failure::new(Exit::Failure, format!("the answer is no JSON: {error}"), "")),
@@ -39,12 +39,35 @@ pub fn show<T: Serialize>(format: Format, value: &T, human: impl FnOnce(&T) -> S
 /// An object's fields as `name value` lines.
 pub(in crate::cli) fn lines(fields: &Map<String, Value>) -> String {
     let line = |(name, value): (&String, &Value)| match value {
-        Value::String(text) => format!("{name:16} {text}\n"),
+        Value::String(text) => format!("{name:16} {}\n", visible(text)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             format!("{name:16} {value}\n")
         }
     };
     fields.iter().map(line).collect()
+}
+
+/// What somebody else may have written, in a line for a terminal: nothing of it moves a cursor, ends the line, hides or turns
+/// what is around it.
+pub(in crate::cli) fn visible(text: &str) -> String {
+    let hides = |character: char| {
+        let turns = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        character.is_control() || turns
+    };
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if hides(character) {
+            shown.extend(character.escape_debug());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// The same for several lines.
+fn page(text: &str) -> String {
+    text.split('\n').map(visible).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints lines of data. The only way to stdout.
@@ -66,7 +89,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Tells a person something that is not data.
 pub fn tell(text: &str) {
     // A closed stderr is no reason to fail.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", page(text));
 }
 
 /// Tells what went wrong, and gives the number to exit with.
@@ -81,4 +104,26 @@ pub fn fail(format: Format, failure: &Failure) -> Exit {
         }
     }
     failure.exit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_somebody_wrote_reaches_a_terminal_as_more_than_text() {
+        let cases = [
+            ("plain, größer, 測試, \"quoted\" C:\\pump", "plain, größer, 測試, \"quoted\" C:\\pump"),
+            ("re\u{1b}[2Jad", "re\\u{1b}[2Jad"),
+            ("read\nproved: everything", "read\\nproved: everything"),
+            ("a\rb\tc\u{7f}\u{9b}31m", "a\\rb\\tc\\u{7f}\\u{9b}31m"),
+            ("gpj\u{202e}exe\u{200b}", "gpj\\u{202e}exe\\u{200b}"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(visible(text), expected);
+        }
+        assert_eq!(page("one\n\u{1b}two\n"), "one\n\\u{1b}two\n");
+        let fields = serde_json::json!({ "operation": "read\nallow" });
+        assert_eq!(lines(fields.as_object().unwrap()), "operation        read\\nallow\n");
+    }
 }

@@ -359,6 +359,7 @@ fn what_was_set_aside_is_read_anew_from_the_ledgers_bytes() {
         "another name than its own",
     );
     tampered("UPDATE aside SET leaves = X'00' WHERE segment = 1", "7 records were set aside, and 5 of them are here");
+    tampered("UPDATE aside SET leaves = X'FFFF' WHERE segment = 1", "what is stored as its records is not that");
     tampered("DELETE FROM aside WHERE segment = 1", "7 records were set aside, and 5 of them are here");
     tampered("DELETE FROM aside WHERE segment = 3", "is not whole here");
     tampered("UPDATE aside SET segment = 9 WHERE segment = 3", "another name than its own");

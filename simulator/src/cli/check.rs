@@ -79,7 +79,10 @@ fn text(path: &Path, verdict: &Verdict) -> String {
         }
     }
     text.push_str(match *evidence {
-        "export" => "  by the keys that the file names: `hardtack audit verify --key` holds it to others",
+        "export" => {
+            "  by what is signed, under the keys that the file names; what is written beside it in plain, and other keys:\n  \
+             `hardtack audit verify --key`"
+        }
         _ => "  a trace does not tell which faults suspend which clause: after a storage that was put back, what went back is its doing",
     });
     text

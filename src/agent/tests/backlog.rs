@@ -3,6 +3,7 @@
 use super::super::audit::{Acknowledged, Closing, Trail};
 use super::super::audit_key::{AuditSigner, Owner};
 use super::super::effects::{Batch, Entry};
+use super::recovery::{check_accounted, decide, rig, Ids};
 use super::*;
 use crate::ids::{BootId, EraId, Hash};
 use crate::wire::audit::{Event, Start};
@@ -75,4 +76,26 @@ fn what_is_on_its_way_or_behind_a_hole_is_not_taken() {
     assert_eq!(trail.take(8, Millis(0)), [(era(1), 2)], "nothing from the hole on");
     trail.ground();
     assert_eq!(trail.take(8, Millis(0)), [(era(1), 0), (era(1), 1), (era(1), 2)]);
+}
+
+#[test]
+fn an_hour_sends_what_its_bytes_hold_and_the_rest_waits_for_the_next() {
+    let (mut rig, mut heard) = (rig(), Ids::new());
+    let link = &mut rig.profile.link;
+    (link.kib_per_hour, link.window, link.hello_s) = (4, 1, 3600);
+    rig.restart(Reboot::Process);
+    decide(&mut rig, 1500, &mut heard);
+    rig.connect(Timestamp(0));
+    let mut by_hour = Vec::new();
+    for _ in 0..12 {
+        for _ in 0..12 {
+            rig.pass(300);
+            rig.serve(Timestamp(0));
+        }
+        by_hour.push(rig.collected.len());
+    }
+    // Some 1,200 bytes for 64 records that are much alike.
+    assert!((64..=400).contains(&by_hour[0]), "{by_hour:?}");
+    assert!(by_hour.windows(2).take(3).all(|hours| (64..=400).contains(&(hours[1] - hours[0]))), "{by_hour:?}");
+    assert_eq!(check_accounted(&rig, &heard), Ids::new(), "{by_hour:?}");
 }

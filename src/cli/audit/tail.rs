@@ -12,7 +12,7 @@ use clap::Args;
 use data_encoding::BASE64;
 use serde_json::{Map, Value};
 
-use super::super::output::{print, Format};
+use super::super::output::{print, visible, Format};
 use super::super::{Exit, Failure, Globals};
 use super::device::{print_line, Trail};
 use super::line::fields;
@@ -202,7 +202,7 @@ fn words(row: &Map<String, Value>) -> String {
     for name in ["reason", "operation", "resource", "change", "step", "from", "to", "source", "task", "owner"] {
         if !word(name).is_empty() {
             // Writing to a string cannot fail.
-            let _ = write!(text, " {name}={}", word(name).escape_debug());
+            let _ = write!(text, " {name}={}", visible(word(name)));
         }
     }
     text

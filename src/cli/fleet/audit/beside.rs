@@ -22,7 +22,7 @@ use crate::fleet::report::branch::branches;
 use crate::fleet::report::holes::Aside;
 use crate::fleet::report::Verifier;
 use crate::ids::{DeviceId, EraId};
-use crate::shell::ledger::{Beside, Snapshot};
+use crate::shell::ledger::{Beside, LedgerError, Snapshot};
 use crate::wire::audit::segment::SegmentHeader;
 use crate::wire::envelope::Signed;
 
@@ -112,13 +112,27 @@ impl<'w> Walk<'w> {
                 }
             };
             visit(Met::Branch(&parted, rows.len() as u64))?;
+            let mut unreadable = Vec::new();
             for row in rows {
-                let segment = self.snapshot.aside_whole(device, era, &row.beside)?;
+                let segment = match self.snapshot.aside_whole(device, era, &row.beside) {
+                    Err(LedgerError::Damaged(_)) => {
+                        unreadable.push(row.beside.segment);
+                        continue;
+                    }
+                    other => other?,
+                };
                 let checked = parted.segment(segment.clone());
                 records += checked.as_ref().map_or(0, |checked| checked.records.len() as u64);
                 visit(Met::Beside(&parted, &segment, checked.as_ref()))?;
             }
             verifier.join(parted);
+            for segment in unreadable {
+                verifier.wrong_aside(
+                    device,
+                    era,
+                    &format!("segment {segment}: what is stored as its records is not that"),
+                );
+            }
         }
         let told = || self.book.branches(device, era).into_iter().flat_map(|forked| &forked.branches);
         let known = told().fold(0_u64, |sum, branch| sum.saturating_add(branch.records));

@@ -14,7 +14,7 @@ use super::{beside, walk, RecordName, Salt, Which};
 use crate::cli::audit::line::{fields, salt_text};
 use crate::cli::client::age;
 use crate::cli::fleet::{Fleet, Session};
-use crate::cli::output::{lines, show};
+use crate::cli::output::{lines, show, visible};
 use crate::cli::{Exit, Failure};
 use crate::fleet::report::holes::{Arrived, Counted};
 use crate::fleet::report::{Checked, DeviceReport};
@@ -196,7 +196,7 @@ fn describe(id: &RecordName, checked: &Checked, record: &Record, named: Option<&
 /// A decision in words: who is accountable, who asked what, the answer, and what was known.
 fn decided(text: &mut String, row: &Map<String, Value>, decision: &Decision, named: Option<&Named>) {
     let answer = if decision.allow { "allowed" } else { "denied" };
-    let mut line = |name: &str, value: String| text.push_str(&format!("{name:16}{value}\n"));
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:16}{}\n", visible(&value)));
     let id = row.get("id").and_then(Value::as_str).unwrap_or_default();
     line("decision", format!("{id}: {answer}, {}", decision.reason));
     match named {

@@ -26,6 +26,8 @@ pub enum Mutant {
     CeilingKeptAfterBoot = 8,
     /// A new task sets every budget back.
     ChildResetsBudget = 9,
+    /// What tells a gateway that its storage was restored, or copied, counts for nothing.
+    CloneUnnoticed = 66,
     /// The collector acknowledges a segment that it has not written.
     CollectorAcksFirst = 10,
     /// Denials that were counted are forgotten when an era ends.
@@ -142,7 +144,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 66] = [
         Self::AckByAnyKey,
         Self::AllowCounted,
         Self::AllowShed,
@@ -152,6 +154,7 @@ impl Mutant {
         Self::BudgetNotCharged,
         Self::CeilingKeptAfterBoot,
         Self::ChildResetsBudget,
+        Self::CloneUnnoticed,
         Self::CollectorAcksFirst,
         Self::CountLostAtRoll,
         Self::CounterAfterAction,

@@ -83,6 +83,7 @@ mod mutants {
         (Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),
         (Mutant::CeilingKeptAfterBoot, "clock-storm", "clock"),
         (Mutant::ChildResetsBudget, "small-box", "I5.budget"),
+        (Mutant::CloneUnnoticed, "cloned", "detected"),
         (Mutant::CollectorAcksFirst, "flappy-link", "I2"),
         (Mutant::CountLostAtRoll, "denial-flood", "I2"),
         (Mutant::CounterAfterAction, "boot-loop", "I5.budget"),

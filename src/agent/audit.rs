@@ -690,13 +690,13 @@ impl Trail {
         // A number that was given here to another era: somebody else began one under this name.
         let is_twin = |era: &EraId| era.number == ack.era.number && era.salt != ack.era.salt && era.salt != 0;
         if ack.era.number > self.era.number || is_twin(&self.era) || self.outbox.keys().any(is_twin) {
-            return Err(*ack);
+            return not_alone(ack);
         }
         let Some(outbox) = self.outbox.get(&ack.era) else { return Ok(Acknowledged::Nothing) };
         let elsewhere = self.is_elsewhere(ack, outbox);
         let is_ahead = ack.next_segment > outbox.closed.segment && outbox.condition == Condition::Whole;
         if is_ahead || (elsewhere && ack.next_segment == outbox.closed.segment) {
-            return Err(*ack);
+            return not_alone(ack);
         }
         if elsewhere {
             return Ok(Acknowledged::Elsewhere);
@@ -751,6 +751,14 @@ impl Trail {
             keep
         });
     }
+}
+
+/// What comes of an acknowledgement that this device alone cannot have led to.
+fn not_alone(ack: &EraAck) -> Result<Acknowledged, EraAck> {
+    if active(Mutant::CloneUnnoticed) {
+        return Ok(Acknowledged::Nothing);
+    }
+    Err(*ack)
 }
 
 fn place_of(stored: &StoredSegment) -> SegmentPlace {

@@ -27,10 +27,11 @@ use super::output::{lines, show};
 use super::{Exit, Failure, Globals};
 use crate::fleet::report::branch::{short, Parting};
 use crate::fleet::report::holes::Aside;
+use crate::fleet::report::twins::Twin;
 use crate::fleet::report::{DeviceReport, Report};
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, EraId};
 use crate::time::Millis;
-use crate::wire::audit::fork::Branch;
+use crate::wire::audit::fork::{Branch, Contradiction};
 use file::{check, Evidence, Origin, TrustedKey, Verdict};
 use fork::Proven;
 
@@ -181,9 +182,10 @@ impl Words {
             }
         };
         if let (Evidence::Export(report), true) = (&verdict.evidence, signed) {
-            let (more, less) = of_branches(report);
-            proved.extend(more);
-            unproved.extend(less);
+            for (more, less) in [of_branches(report), of_twins(report)] {
+                proved.extend(more);
+                unproved.extend(less);
+            }
         }
         unproved.push("what whoever held a device's audit key left out, or made up, before it was signed");
         Self { proved, unproved }
@@ -266,6 +268,45 @@ fn of_branches(report: &Report) -> (Vec<&'static str>, Vec<&'static str>) {
     (proved, unproved)
 }
 
+/// What eras prove that contradict earlier ones, and what they do not.
+fn of_twins(report: &Report) -> (Vec<&'static str>, Vec<&'static str>) {
+    if report.devices.values().all(|device| device.holes.twins.is_empty()) {
+        return (Vec::new(), Vec::new());
+    }
+    let proved =
+        "somebody used a device's keys twice: no device begins an era under a number that it gave, or with an older audit \
+         key than it had; whoever has this file and the device's key can show it";
+    let unproved =
+        "which of two eras that contradict each other is the device's own: a clone's, or that of a disk that was put back, \
+         looks the same";
+    (vec![proved], vec![unproved])
+}
+
+/// An era that contradicts an earlier one, for scripts.
+pub(in crate::cli) fn twin_value(twin: &Twin) -> Value {
+    let Twin { era, epoch, other, other_epoch, proves } = twin;
+    let one = |era: EraId, epoch: u64| json!({"era": era.number, "salt": line::salt_text(era), "epoch": epoch});
+    json!({"contradiction": proves.name(), "eras": [one(*other, *other_epoch), one(*era, *epoch)]})
+}
+
+/// The same for a person.
+pub(in crate::cli) fn twin_words(twin: &Twin) -> String {
+    let Twin { era, epoch, other, other_epoch, proves } = twin;
+    let salts = [*other, *era].map(line::salt_text);
+    let what = match proves {
+        Contradiction::Era => {
+            format!("was begun twice under this device's identity: with the salts {} and {}", salts[0], salts[1])
+        }
+        Contradiction::Key => format!(
+            "(salt {}) was begun with an audit key of epoch {epoch}, and era {other} (salt {}) was signed with another of epoch \
+             {other_epoch}",
+            salts[1], salts[0]
+        ),
+        Contradiction::Segment | Contradiction::Chain => format!("(salt {}) has two trails", salts[1]),
+    };
+    format!("era {era} {what}; PROVED, {}", proves.words())
+}
+
 /// A branch beside a trail, for scripts.
 pub(in crate::cli) fn branch_value(branch: &Aside) -> Value {
     let Aside { era, id, parting, segments, indexes, records, decisions, proves, at: _ } = branch;
@@ -344,6 +385,7 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "forks": device.forks,
             "aside": device.aside,
             "branches": device.holes.aside.iter().map(branch_value).collect::<Vec<_>>(),
+            "twins": device.holes.twins.iter().map(twin_value).collect::<Vec<_>>(),
             "first": device.first,
             "last": device.last,
             "heard": device.heard.map(|heard| heard.to_string()),
@@ -407,6 +449,9 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
         }
         if let (Some(heard), Some(next)) = (device.heard, device.next_within) {
             let _ = writeln!(text, "  last heard at {heard}: if it runs, it says something within {} s", next.secs());
+        }
+        for twin in &device.holes.twins {
+            let _ = writeln!(text, "  FORKED {}", twin_words(twin));
         }
         for branch in &device.holes.aside {
             let _ = writeln!(text, "  {}", branch_words(branch));

@@ -8,17 +8,20 @@
 pub mod branch;
 pub mod holes;
 pub mod lineage;
+pub mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use branch::{Limb, Point};
 use holes::{list, Arrived, Counted, Holes, Marked, Missing, Salvaged, Unheard};
+use twins::{Begun, Twin};
 
 use super::book::{Book, Device, Segment};
 use crate::agent::salvage::Boundary;
 use crate::ids::{DeviceId, EraId, FleetId, Hash};
 use crate::time::{Millis, Timestamp};
+use crate::wire::audit::fork::Contradiction;
 use crate::wire::audit::segment::{SegmentHeader, Upload};
 use crate::wire::audit::signer::{self, AuditKey, Mark, Signer};
 use crate::wire::audit::{genesis, record_id, Alive, Credential, EraEnd, Event, Gap, GapCause, Named, Record};
@@ -240,6 +243,9 @@ pub struct Verifier {
     parted: bool,
     /// Whether the forks that were seen on arrival are known.
     forks_told: bool,
+    /// Those of them at which an era begins.
+    told: BTreeSet<(DeviceId, EraId)>,
+    begun: Begun,
 }
 
 /// Who holds what is checked.
@@ -257,6 +263,9 @@ impl Verifier {
         let mut verifier = Self::by(Signers::of(book));
         for fork in book.forks() {
             verifier.report.devices.entry(fork.device.clone()).or_default().forks += 1;
+            if fork.segment == 0 {
+                verifier.told.insert((fork.device.clone(), fork.era));
+            }
         }
         verifier.forks_told = true;
         verifier
@@ -268,7 +277,22 @@ impl Verifier {
         let report = Report { devices };
         let (held, named, gaps, holder) = (BTreeMap::new(), Vec::new(), BTreeMap::new(), Holder::Collector);
         let (beside, parted, forks_told) = (Vec::new(), false, false);
-        Self { signers, report, chain: None, held, named, gaps, past: None, holder, beside, parted, forks_told }
+        let (told, begun) = (BTreeSet::new(), Begun::default());
+        Self {
+            signers,
+            report,
+            chain: None,
+            held,
+            named,
+            gaps,
+            past: None,
+            holder,
+            beside,
+            parted,
+            forks_told,
+            told,
+            begun,
+        }
     }
 
     /// A verifier of what a device itself still holds.
@@ -327,6 +351,7 @@ impl Verifier {
         match check(&self.signers, segment, &place) {
             Ok(Sound { header, records, signer, mark, next, digest }) => {
                 self.note(&device, &header, mark);
+                self.begun.note(&header, digest, signer);
                 self.look_back(&device, &records);
                 self.count(&device, &header, &records);
                 let point = Point::after(&header, digest, signer, next);
@@ -555,6 +580,9 @@ impl Verifier {
             *reached = end.next_index.max(*reached);
         }
         self.refuse_counts();
+        for (device, twin) in std::mem::take(&mut self.begun).twins() {
+            self.forked(device, twin);
+        }
         for ((device, _), told) in &self.gaps {
             for ToldGap { gap, .. } in told {
                 reach.entry((device.clone(), gap.era)).or_default();
@@ -586,6 +614,18 @@ impl Verifier {
             }
         }
         self.report
+    }
+
+    /// Counts and lists a fork at which an era begins, if it is not known from its arrival. Of two eras of one number that is
+    /// the one which came second.
+    fn forked(&mut self, device: DeviceId, twin: Twin) {
+        let either = (twin.proves == Contradiction::Era).then_some(twin.other);
+        if [twin.era].into_iter().chain(either).any(|era| self.told.remove(&(device.clone(), era))) {
+            return;
+        }
+        let report = self.report.devices.entry(device).or_default();
+        report.forks = report.forks.saturating_add(1);
+        list(&mut report.holes.twins, &mut report.holes.left_out, twin);
     }
 
     /// Era numbers that a device must have given, for it numbers one after the other, and of which nothing is here or said.

@@ -236,6 +236,8 @@ class Reader:
 
 
 def is_name(text, most):
+    if not isinstance(text, str):
+        return False
     plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in text)
     return plain and 0 < len(text) <= most and text[0].isalnum()
 
@@ -780,12 +782,25 @@ def unhex(text, size):
 
 def equal(ours, theirs):
     """JSON's true is no 1."""
-    return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+    try:
+        return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+    except RecursionError:
+        return False
+
+
+def is_number(value):
+    """JSON's true is no number, nor is what 64 bits cannot hold."""
+    return type(value) is int and 0 <= value < U64
+
+
+def listed(value):
+    need(isinstance(value, list), "no list")
+    return value
 
 
 def counting(device, told, trusted):
     """The identity keys that count for a device."""
-    told = [unhex(key, 32) for key in told]
+    told = [unhex(key, 32) for key in listed(told)]
     return [key for owner, key in trusted if owner in (None, device)] if trusted else told
 
 
@@ -797,6 +812,8 @@ class Export:
         self.of_device, self.unsigned, self.given_back = False, 0, 0
         # Of the era at hand: its other branches by their ids, the one at hand, whether one has come; and all that they prove.
         self.limbs, self.branch, self.parted, self.branches, self.forks = {}, None, False, [], 0
+        # Per device and era of a trail, the headers that a later era may contradict; and what does.
+        self.begun, self.twins = {}, []
 
     def wrong(self, where, why):
         self.problems.append(f"{where}: {why}")
@@ -826,6 +843,7 @@ class Export:
                     continue
                 place = tuple(line[name] for name in ("device", "era", "salt", "segment", "header"))
                 need([type(part) for part in place] == [str, int, str, int, str], "no place")
+                need(is_number(place[1]) and is_number(place[3]), "no place")
                 need(isinstance(line["received"], (str, type(None))), "not received")
                 begun = self.branch and self.branch["line"]["branch"]
                 need("branch" not in line or line["branch"] == begun, "of a branch that did not begin before it")
@@ -847,7 +865,7 @@ class Export:
     def begin_branch(self, number, line):
         need(not self.of_device, "a line that only a collector writes")
         unhex(line["branch"], 32)
-        need(type(line["segments"]) is int, "no branch")
+        need(is_number(line["segments"]), "no branch")
         self.branch = {"number": number, "line": line, "chain": None, "came": 0, "refused": False}
 
     def end_branch(self):
@@ -946,8 +964,8 @@ class Export:
         need((head["kind"], head["format"]) == ("export", EXPORT), "of another form")
         need(is_name(head["fleet"], 32), "no fleet")
         self.fleet = head["fleet"]
-        for device in head["devices"]:
-            need(set(device) == {"id", "keys"} and is_name(device["id"], 48), "no device")
+        for device in listed(head["devices"]):
+            need(isinstance(device, dict) and set(device) == {"id", "keys"} and is_name(device["id"], 48), "no device")
             need(device["id"] not in self.keys, "a device twice")
             self.keys[device["id"]] = counting(device["id"], device["keys"], self.trusted)
             self.counts[device["id"]] = {"records": 0, "decisions": 0, "repeated": 0, "gaps": 0}
@@ -956,14 +974,15 @@ class Export:
         """What nobody signed: a record that no segment has yet, or a place from which the disk goes on."""
         need(self.of_device, "a line that only a device writes")
         device, era, salt = line["device"], line["era"], int.from_bytes(unhex(line["salt"], 8), "big")
-        need(device in self.keys and type(era) is int, "of a device that the head does not name")
+        need(device in self.keys, "of a device that the head does not name")
+        need(is_number(era), "no era")
         if line["kind"] == "unsigned":
             fields = {"kind", "device", "era", "salt", "index", "record", "says"}
-            need(set(line) == fields and type(line["index"]) is int and unbase64(line["record"]), "no record")
+            need(set(line) == fields and is_number(line["index"]) and unbase64(line["record"]), "no record")
             self.unsigned += 1
             return
         fields = {"kind", "device", "era", "salt", "segment", "index", "head", "signer"}
-        need(set(line) == fields and all(type(line[name]) is int for name in ("segment", "index")), "no hole")
+        need(set(line) == fields and is_number(line["segment"]) and is_number(line["index"]), "no hole")
         chain = self.chain_of(device, era, salt)
         need(line["index"] > chain.index and line["segment"] >= chain.segment, "a hole that leads back")
         chain.lost.append([chain.index, line["index"]])
@@ -996,6 +1015,7 @@ class Export:
             need(not self.parted, "a trail that goes on after its other branches")
             leaves = [unbase64(line["leaf"]) for _, _, line in lines if "leaf" in line]
             header, records = chain.follow(signed, leaves, self.keys[device])
+            self.remember(header, signed, chain.points[-1][0][3])
             if header["segment"] == 0 and before:
                 # An era that has grown long ends with everything counted, and the next one names it first.
                 (_, number, past), ended = before[0], before[1]
@@ -1007,6 +1027,24 @@ class Export:
             return self.wrong(where, repr(why))
         expected = [self.expected(header, record) for record in records] or [empty_line(header)]
         self.compare(lines, expected)
+
+    def remember(self, header, signed, signer):
+        """An era's first header, and one of each key that signed in it in time."""
+        kept = self.begun.setdefault(header["device"], {}).setdefault((header["era"]["number"], header["era"]["salt"]), [])
+        if header["segment"] == 0 or (in_time(header) and not any(in_time(old) and by == signer for old, _, by in kept)):
+            kept.append((header, digest("segment", parse_header(signed)[1][0]), signer))
+
+    def find_twins(self):
+        """Each era that contradicts an earlier one, or one of its number, once."""
+        for device, eras in self.begun.items():
+            for place, kept in sorted(eras.items(), key=lambda era: era[0]):
+                first = next((branch for branch in kept if branch[0]["segment"] == 0), None)
+                twins = [other for other in eras if other[0] == place[0] and other < place]
+                earlier = twins + [other for other in eras if other[0] < place[0]]
+                branches = (branch for other in earlier for branch in eras[other])
+                found = first and next((other for other in branches if contradiction(other, first)), None)
+                if found:
+                    self.twins.append((device, contradiction(found, first), found, first))
 
     def expected(self, header, record):
         device, named = header["device"], None
@@ -1068,6 +1106,7 @@ class Export:
                 self.given_back += end - covered(told, end)
             else:
                 self.missing += end - covered(told, end)
+        self.find_twins()
         if not self.of_device:
             for device in self.keys:
                 self.unheard += self.unheard_of(device)
@@ -1140,15 +1179,30 @@ def check_export(data, trusted):
         line = branch["line"]
         parts = f"after segment {line['after']} of {line['from']}" if line["from"] else "from what never came"
         said.append(f"{line['device']}: a branch of era {line['era']} that parts {parts}, {branch['came']} segments: {branch['proves'] or 'no fork is proved'}")
+    said += [twin_words(*twin) for twin in export.twins]
     if export.forks:
         said.append("proved: somebody used a device's keys twice: two signed headers stand in one place")
         said.append("not proved: which branch is the device's own")
+    if export.twins:
+        said.append("proved: somebody used a device's keys twice: no device begins two such eras")
+        said.append("not proved: which of the two is the device's own")
     if not trusted:
         said.append("not proved: that the keys are the devices': they are the file's own")
-    if export.forks:
+    if export.forks or export.twins:
         return 12, said
     gone = export.missing or export.unheard or any(counts["gaps"] for counts in export.counts.values())
     return (9 if gone else 0), said
+
+
+def twin_words(device, how, other, first):
+    (a, _, (_, epoch_a, _)), (b, _, (_, epoch_b, _)) = other, first
+    era, (salt_a, salt_b) = b["era"]["number"], (f"{header['era']['salt']:016x}" for header in (a, b))
+    if how == "era":
+        return f"{device}: era {era} was begun twice under this device's identity: with the salts {salt_a} and {salt_b}"
+    return (
+        f"{device}: era {era} (salt {salt_b}) was begun with an audit key of epoch {epoch_b}, and era {a['era']['number']} "
+        f"(salt {salt_a}) was signed with another of epoch {epoch_a}"
+    )
 
 
 # Proofs.
@@ -1157,7 +1211,7 @@ def check_export(data, trusted):
 def check_proof(data, trusted):
     try:
         return 0, prove(data, trusted)
-    except (Refused, UnicodeDecodeError, KeyError, TypeError, AttributeError, OverflowError) as why:
+    except (Refused, KeyError, TypeError, AttributeError, OverflowError, ValueError) as why:
         return 12, [f"WRONG {why!r}"]
 
 
@@ -1166,11 +1220,12 @@ def prove(data, trusted):
     need(end and not rest, "not one line")
     proof = parse(text.decode())
     fields = {"kind", "format", "fleet", "device", "keys", "id", "certificates", "announced", "records"}
-    need(set(proof) == fields, "other fields")
+    need(set(proof) == fields and is_name(proof["fleet"], 32) and is_name(proof["device"], 48), "other fields")
     need((proof["kind"], proof["format"]) == ("proof", PROOF), "of another form")
     identities = counting(proof["device"], proof["keys"], trusted)
     keys = [key for _, _, key in ring_of(proof, identities)]
-    opened = [open_record(proof, proved, keys) for proved in proof["records"]]
+    opened = [open_record(proof, proved, keys) for proved in listed(proof["records"])]
+    need(opened, "a proof of no record")
     (header, record), *others = opened
     era, credential = header["era"], record["event"].get("decision", {}).get("credential", "nothing")
     named = credential.get("named") if isinstance(credential, dict) else None
@@ -1199,9 +1254,9 @@ def prove(data, trusted):
 
 def ring_of(proof, identities):
     """(identity key, epoch, audit key) of each audit key that a file vouches for."""
-    certificates = [unbase64(text).hex() for text in proof["certificates"]]
+    certificates = [unbase64(text).hex() for text in listed(proof["certificates"])]
     ring = [vouched(one, proof["fleet"], proof["device"], identities) for one in certificates]
-    for proved in proof["announced"]:
+    for proved in listed(proof["announced"]):
         header, record = open_record(proof, proved, [key for _, _, key in ring])
         made = fields_of(proof["device"], header["era"], header["segment"], record, None)
         need(equal(made, proved["record"]), f"what it says of record {record['index']} is not what was signed")
@@ -1219,10 +1274,12 @@ def signer_of(data, ring):
 
 
 def open_record(proof, proved, keys):
-    need(set(proved) == {"record", "header", "place", "count", "leaves", "path"}, "other fields")
+    fields = {"record", "header", "place", "count", "leaves", "path"}
+    need(isinstance(proved, dict) and set(proved) == fields, "other fields")
+    need(is_number(proved["place"]) and is_number(proved["count"]), "another place")
     header = read_header(unbase64(proved["header"]), proof["fleet"], keys)
     need(header["device"] == proof["device"], "of another device")
-    leaves, path = [unbase64(leaf) for leaf in proved["leaves"]], [unhex(part, 32) for part in proved["path"]]
+    leaves, path = [unbase64(leaf) for leaf in listed(proved["leaves"])], [unhex(part, 32) for part in listed(proved["path"])]
     hashes, count = [leaf_hash(leaf) for leaf in leaves], count_of(header)
     need((proved["place"], proved["count"]) == (len(leaves) - 1, count), "another place")
     # Anybody can check the one leaf with RFC 6962; to read it, it takes those before it.
@@ -1237,7 +1294,7 @@ def open_record(proof, proved, keys):
 def check_fork(data, trusted):
     try:
         return 0, fork(data, trusted)
-    except (Refused, UnicodeDecodeError, KeyError, TypeError, AttributeError, OverflowError, ValueError) as why:
+    except (Refused, KeyError, TypeError, AttributeError, OverflowError, ValueError) as why:
         return 12, [f"WRONG {why!r}"]
 
 
@@ -1246,9 +1303,10 @@ def fork(data, trusted):
     need(end and not rest, "not one line")
     proof = parse(text.decode())
     fields = {"kind", "format", "fleet", "device", "keys", "contradiction", "certificates", "announced", "headers"}
-    need(set(proof) == fields, "other fields")
+    need(set(proof) == fields and is_name(proof["fleet"], 32) and is_name(proof["device"], 48), "other fields")
     need((proof["kind"], proof["format"]) == ("fork", FORK), "of another form")
     ring = ring_of(proof, counting(proof["device"], proof["keys"], trusted))
+    need(len(listed(proof["headers"])) == 2, "not two headers")
     first, second = [branch(proof, unbase64(header), ring) for header in proof["headers"]]
     need(contradiction(first, second) == proof["contradiction"], "the two do not contradict each other so")
     said = [f"{proof['device']}: both were signed, and cannot both stand in one trail ({proof['contradiction']})"]
@@ -1277,10 +1335,14 @@ def contradiction(first, second):
     if a["era"]["number"] == b["era"]["number"]:
         both_begin = a["segment"] == b["segment"] == 0 and a["era"] != b["era"]
         return "era" if both_begin and same_identity else None
-    in_time = whole and not a["recovered"] and not b["recovered"]
     begins_later = a["era"]["number"] < b["era"]["number"] and b["segment"] == 0
     back = epoch_b < epoch_a or (epoch_b == epoch_a and key_b != key_a)
-    return "key" if in_time and begins_later and same_identity and back else None
+    return "key" if in_time(a) and in_time(b) and begins_later and same_identity and back else None
+
+
+def in_time(header):
+    """Not what a later start closed, or a damaged disk left: that was signed with the key of then."""
+    return not header["salvage"] and not header["recovered"]
 
 
 # Vectors.
@@ -1332,11 +1394,13 @@ def check_vectors(folder):
     check_chain(vectors["segments"], vectors["refused"])
     for case in vectors["forks"]:
         same(case["why"], check_fork(case["file"].encode(), [])[0], 0 if case["holds"] else 12)
-    for case in vectors["branches"]["cases"]:
-        lines = [line if isinstance(line, str) else vectors["branches"]["lines"][line] for line in case["file"]]
-        code, said = check_export("".join(line + "\n" for line in lines).encode(), [])
-        wrong = any(line.startswith("WRONG") for line in said)
-        same(case["why"], [code, not wrong], [case["code"], case["signed"]])
+    for name in ("branches", "twins"):
+        for case in vectors[name]["cases"]:
+            lines = [line if isinstance(line, str) else vectors[name]["lines"][line] for line in case["file"]]
+            code, said = check_export("".join(line + "\n" for line in lines).encode(), [])
+            wrong = any(line.startswith("WRONG") for line in said)
+            twins = ["era" if "twice under" in line else "key" for line in said if " was begun " in line]
+            same(case["why"], [code, not wrong, twins], [case["code"], case["signed"], case.get("twins", [])])
 
 
 def check_chain(vectors, bad):

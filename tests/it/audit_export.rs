@@ -232,7 +232,32 @@ fn one_record_is_proved_to_two_programs_without_the_rest() {
     for bytes in &bits {
         assert!(is_found(bytes), "not found in {}", String::from_utf8_lossy(bytes));
     }
-    let sample: Vec<Vec<u8>> = bits.into_iter().step_by(30).collect();
+    let mut sample: Vec<Vec<u8>> = bits.into_iter().step_by(30).collect();
+    let whole: Value = serde_json::from_str(&text).unwrap();
+    let one = &whole["records"][0];
+    let hostile = [
+        ("records", json!([])),
+        ("records", json!({"0": one})),
+        ("records", json!([[]])),
+        (
+            "records",
+            json!([{"record": {}, "header": one["header"], "place": -1, "count": one["count"], "leaves": [], "path": []}]),
+        ),
+        ("fleet", json!(["a"])),
+        ("device", json!(1)),
+        ("keys", json!({"0": one})),
+        ("certificates", json!(1)),
+        ("announced", json!([1])),
+    ];
+    for (name, value) in hostile {
+        let mut edited = whole.clone();
+        edited[name] = value;
+        let bytes = format!("{edited}\n").into_bytes();
+        assert!(is_found(&bytes), "not found in {edited}");
+        sample.push(bytes);
+    }
+    sample.push(text.replacen("\"fleet\":\"acme\"", "\"fleet\":\"\\ud800\"", 1).into_bytes());
+    assert!(is_found(&sample[sample.len() - 1]), "half of a surrogate pair");
     found_elsewhere(&rig, "prove", &sample);
 
     let mut alone: Value = serde_json::from_str(&text).unwrap();

@@ -1,11 +1,11 @@
 //! The audit as its operator asks about it: one record whole, what is missing, and the proof that a device was cloned.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use hardtack::shell::cast::{path, Gateway};
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use crate::audit_export::{flips, found_elsewhere, is_found, peer, verdict, verify, Rig};
 use crate::audit_forms::read_elsewhere;
@@ -20,6 +20,13 @@ fn audit(rig: &Rig, form: &str, args: &[&str]) -> Output {
 fn text(rig: &Rig, args: &[&str]) -> String {
     let output = audit(rig, "human", args);
     assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a person is told of a file.
+fn text_of(file: &Path) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
+    let output = command.args(["-o", "human", "audit", "verify", path(file)]).env_clear().output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -127,7 +134,25 @@ fn a_clone_is_proved_to_two_programs_that_have_nothing_but_the_devices_key() {
     // All of it in the forms of others: both branches, each record once, and the fork.
     let plain = audit(&rig, "json", &["export"]);
     assert_eq!(plain.status.code(), Some(12));
-    let records = String::from_utf8(plain.stdout).unwrap().lines().count() - 1;
+    let plain = String::from_utf8(plain.stdout).unwrap();
+    let records = plain.lines().count() - 1;
+    // The file alone proves it: it holds both beginnings.
+    let file = rig.file("both");
+    std::fs::write(&file, plain).unwrap();
+    let both = verdict(&verify(&file, &["--key", &key]), 12);
+    let device = &both["devices"][0];
+    assert_eq!((&both["ok"], &both["problems"], &device["problems"]), (&json!(false), &json!([]), &json!([])));
+    assert_eq!((&device["forks"], &device["twins"][0]["contradiction"]), (&json!(1), &json!("era")), "{both}");
+    let salts = |headers: &Value| BTreeSet::from([0_usize, 1].map(|at| headers[at]["salt"].to_string()));
+    assert_eq!(salts(&device["twins"][0]["eras"]), salts(&proven["headers"]));
+    assert!(both["proved"].to_string().contains("used a device's keys twice"), "{both}");
+    let told = text_of(&file);
+    assert!(told.contains("was begun twice under this device's identity"), "{told}");
+    let codes = peer("export", Some(&key), std::slice::from_ref(&file));
+    assert!(codes.is_none_or(|codes| codes[&file] == 12));
+    // Where the ledger tells of the fork itself, it is counted once.
+    let stored = verdict(&audit(&rig, "json", &["verify"]), 12);
+    assert_eq!((&stored["devices"][0]["forks"], &stored["devices"][0]["twins"]), (&json!(1), &json!([])), "{stored}");
     for form in ["cloudevents", "ocsf", "otel"] {
         let exported = audit(&rig, "json", &["export", "--format", form]);
         assert_eq!(exported.status.code(), Some(12), "{form}");

@@ -10,6 +10,7 @@ mod audit_export;
 mod audit_format;
 mod audit_forms;
 mod audit_operator;
+mod audit_twins;
 mod broker;
 mod cli;
 mod clock;

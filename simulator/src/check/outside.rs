@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 
 use hardtack::fleet::report::holes::Arrived;
+use hardtack::fleet::report::twins::Twin;
 use hardtack::fleet::report::Report;
 use hardtack::ids::{DeviceId, EraId, FeedId, GrantId};
 use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::fork::Contradiction;
 use hardtack::wire::audit::{record_id, Decision, Event as Told, GapCause, Named, Record, TrustChange};
 use hardtack::wire::bundle::PublicKey;
 use hardtack::wire::revocation::announcement::BelievedSet;
@@ -415,6 +417,14 @@ impl<'r> Outside<'r> {
                 let what = format!(
                     "{id}/{era}/{}: its keys signed two trails, which part at segment {segment}",
                     branch.indexes.0
+                );
+                self.tried(Id::Monotone, Some(what));
+            }
+            // Two eras of one number are seen where the second begins.
+            for twin in device.holes.twins.iter().filter(|twin| twin.proves == Contradiction::Key) {
+                let Twin { era, epoch, other, other_epoch, proves: _ } = twin;
+                let what = format!(
+                    "{id}/{era}/0: it begins with an audit key of epoch {epoch}, and era {other} was signed with another of epoch {other_epoch}: a clone, or a disk that was put back"
                 );
                 self.tried(Id::Monotone, Some(what));
             }

@@ -332,6 +332,17 @@ fn each_violation_that_is_planted_in_an_export_is_found() {
     cloned.segments.append(&mut twin.segments);
     check_broken(&cloned, &none, "I5", "gw-07/2/0: two eras have this number under one identity key");
 
+    let mut stolen = planted(Vec::new());
+    let mut other = Hand { audit: SigningKey::from_bytes(&[9; 32]), ..Hand::new() };
+    other.tell(2, vec![(later, later, start())]);
+    stolen.segments.append(&mut other.segments);
+    check_broken(
+        &stolen,
+        &none,
+        "I5",
+        "gw-07/2/0: it begins with an audit key of epoch 1, and era 1 was signed with another of epoch 1",
+    );
+
     // Numbers without a hole but for gap records.
     let mut hole = planted(Vec::new());
     let ended = EraEnd { era: EraId { number: 2, salt: 2 }, next_index: 7, head: Hash::ZERO };

@@ -5,6 +5,7 @@
 //! Read next: `../report.rs`, which finds them.
 
 use super::branch::Parting;
+use super::twins::Twin;
 use crate::ids::{EraId, Hash};
 use crate::time::Timestamp;
 use crate::wire::audit::fork::Contradiction;
@@ -31,6 +32,8 @@ pub struct Holes {
     pub marked: Vec<Marked>,
     /// Branches of eras beside the ones that arrived first.
     pub aside: Vec<Aside>,
+    /// Eras that contradict an earlier one, but for those of which a ledger tells that they forked.
+    pub twins: Vec<Twin>,
     /// What no list had room for.
     pub left_out: u64,
 }

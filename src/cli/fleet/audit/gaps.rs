@@ -16,7 +16,7 @@ use super::prove::json;
 use super::show::{cause_words, mark_name, mark_words};
 use super::{walk, Which};
 use crate::cli::audit::line::salt_text;
-use crate::cli::audit::{branch_value, branch_words};
+use crate::cli::audit::{branch_value, branch_words, twin_value, twin_words};
 use crate::cli::client::age;
 use crate::cli::fleet::{file_failure, now, Session};
 use crate::cli::output::show;
@@ -110,7 +110,8 @@ fn arrived_name(arrived: Arrived) -> &'static str {
 }
 
 fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
-    let Holes { counted, missing, unheard, salvaged, unattributed, marked, aside, left_out } = &told.report.holes;
+    let Holes { counted, missing, unheard, salvaged, unattributed, marked, aside, twins, left_out } =
+        &told.report.holes;
     let count = |Counted { id, floor, gap }: &Counted| {
         json!({
             "id": id, "floor": floor.to_string(), "era": gap.era.number, "salt": salt_text(gap.era),
@@ -161,6 +162,7 @@ fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
         "marked": marked.iter().map(odd).collect::<Vec<_>>(),
         "aside": aside.iter().map(beside).collect::<Vec<_>>(),
         "forks": told.forks.iter().map(forked).collect::<Vec<_>>(),
+        "twins": twins.iter().map(twin_value).collect::<Vec<_>>(),
         "silent": silent,
         "problems": told.report.problems,
         "left_out": left_out,
@@ -184,7 +186,8 @@ fn era_words(era: EraId) -> String {
 }
 
 fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
-    let Holes { counted, missing, unheard, salvaged, unattributed, marked, aside, left_out } = &told.report.holes;
+    let Holes { counted, missing, unheard, salvaged, unattributed, marked, aside, twins, left_out } =
+        &told.report.holes;
     let mut rows: Vec<String> = Vec::new();
     rows.extend(told.report.problems.iter().map(|problem| format!("WRONG {problem}")));
     rows.extend(told.forks.iter().map(|(Found { fork, proof }, file)| {
@@ -197,6 +200,7 @@ fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
         };
         format!("FORKED {} segment {}, seen {}: {}; {proven}", era_words(fork.era), fork.segment, fork.at, fork.what)
     }));
+    rows.extend(twins.iter().map(|twin| format!("FORKED {}; not seen when it came", twin_words(twin))));
     rows.extend(counted.iter().map(|Counted { id, floor, gap }| {
         let which = gap.end.map_or_else(|| format!("records from {} on", gap.first), |end| records(gap.first, end));
         let more = match gap.repeated {

@@ -142,8 +142,11 @@ mod tests {
         Signer { identity: public(identity), epoch, key: public(key) }
     }
 
-    /// Era, the earlier one and how, for headers that come in this order; those at `late` were closed by a later start.
-    fn found(told: &[Told], late: &[usize]) -> Vec<((u64, u64), (u64, u64), Contradiction)> {
+    /// An era, the earlier one, and how.
+    type Found = ((u64, u64), (u64, u64), Contradiction);
+
+    /// What contradicts what, for headers that come in this order; those at `late` were closed by a later start.
+    fn found(told: &[Told], late: &[usize]) -> Vec<Found> {
         let mut begun = Begun::default();
         for (at, told) in told.iter().enumerate() {
             let header = SegmentHeader { recovered: late.contains(&at), ..header(*told) };

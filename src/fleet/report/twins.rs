@@ -1,6 +1,6 @@
 //! Eras of one device that were signed with its keys and that it cannot have begun both.
 //!
-//! Owns: what is remembered of each era for that ([`Begun`]); which era contradicts which earlier one ([`Twin`]).
+//! Owns: what is remembered of each era for that (`Begun`); which era contradicts which earlier one (`Twin`).
 //! Never: asks in which order they came; looks at branches beside a trail: `branch.rs` does.
 //! Read next: `../../wire/audit/fork.rs`, which says what contradicts what.
 

@@ -102,11 +102,19 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
     (done, since().as_secs_f64())
 }
 
-/// The only way to stdout.
+/// The only way to stdout. Ends the program where that takes nothing, which is not so for a reader that left.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    // `head` has what it wanted, and nobody else is left to be told.
-    let _gone = writeln!(out, "{text}").and_then(|()| out.flush());
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => {}
+        // `head` has what it wanted.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            // Without stdout and stderr there is nobody to tell but by the number.
+            let _ = writeln!(std::io::stderr(), "cannot write to stdout: {error}; free some space");
+            std::process::exit(2);
+        }
+    }
 }
 
 /// Plants a bug, to see whether it is caught.

@@ -68,6 +68,8 @@ pub enum Mutant {
     FirstFeedAlone = 28,
     /// A start forgets the floor.
     FloorNotPersisted = 29,
+    /// The collector sets a branch of a trail aside, and tells no operator.
+    ForkUntold = 67,
     /// A position counts as reached though additions before it are missing.
     GapCountedComplete = 30,
     /// Additions wait until those before them are here.
@@ -144,7 +146,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 66] = [
+    pub const ALL: [Self; 67] = [
         Self::AckByAnyKey,
         Self::AllowCounted,
         Self::AllowShed,
@@ -175,6 +177,7 @@ impl Mutant {
         Self::FeedPositionLowered,
         Self::FirstFeedAlone,
         Self::FloorNotPersisted,
+        Self::ForkUntold,
         Self::GapCountedComplete,
         Self::GapIgnored,
         Self::GapTooShort,

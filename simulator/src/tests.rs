@@ -104,6 +104,7 @@ mod mutants {
         (Mutant::FeedPositionLowered, "hostile-broker", "I5"),
         (Mutant::FirstFeedAlone, "groups", "I4.bounded"),
         (Mutant::FloorNotPersisted, "boot-loop", "I5"),
+        (Mutant::ForkUntold, "cloned", "detected"),
         (Mutant::GapCountedComplete, "withheld", "I5.position"),
         (Mutant::GapIgnored, "feed-under-attack", "I4"),
         (Mutant::GapTooShort, "small-queue", "I2"),

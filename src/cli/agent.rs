@@ -109,6 +109,8 @@ fn failure(error: &RunError) -> Failure {
     let exit = match error {
         RunError::NotEnrolled => Exit::NotEnrolled,
         RunError::Store(StoreError::Locked { .. }) => Exit::TryAgain,
+        #[cfg(feature = "crash-points")]
+        RunError::Supply(_) => Exit::Failure,
         RunError::BootId(_)
         | RunError::Keys(_)
         | RunError::Panicked

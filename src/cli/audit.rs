@@ -143,6 +143,10 @@ impl Words {
         let signed = verdict.is_signed();
         let mut proved: Vec<&str> = match (&verdict.evidence, signed) {
             (_, false) => Vec::new(),
+            (Evidence::Export(report), true) if report.is_empty() => {
+                unproved.push("anything: it holds no record");
+                Vec::new()
+            }
             (Evidence::Export(_), true) => {
                 unproved.extend(match verdict.from {
                     None => [
@@ -195,7 +199,7 @@ impl Words {
         let mut value = json!({
             "ok": verdict.is_sound(),
             "fleet": verdict.fleet,
-            "problems": verdict.problems,
+            "problems": verdict.problems.words(),
             "proved": self.proved,
             "not_proved": self.unproved,
         });
@@ -226,7 +230,7 @@ impl Words {
             Evidence::Fork(proven) => proven.as_deref().map(forked).unwrap_or_default(),
         };
         // Writing to a string cannot fail.
-        for problem in &verdict.problems {
+        for problem in verdict.problems.words() {
             let _ = writeln!(text, "  WRONG {problem}");
         }
         text.push_str(match (verdict.is_sound(), verdict.is_signed()) {
@@ -393,7 +397,7 @@ pub(in crate::cli) fn devices(report: &Report) -> Vec<Value> {
             "missing": device.missing,
             "given_back": device.given_back,
             "unsigned": device.unsigned,
-            "problems": device.problems,
+            "problems": device.problems.words(),
         })
     };
     report.devices.iter().map(device).collect()
@@ -456,7 +460,7 @@ pub(in crate::cli) fn summary(report: &Report) -> String {
         for branch in &device.holes.aside {
             let _ = writeln!(text, "  {}", branch_words(branch));
         }
-        for problem in &device.problems {
+        for problem in device.problems.words() {
             let _ = writeln!(text, "  WRONG {problem}");
         }
     }

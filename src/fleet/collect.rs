@@ -400,7 +400,7 @@ fn forked(
     };
     // One proof per position is enough, and a device that goes on sending others must not fill the ledger.
     let known = book.forks().any(|old| old.device == fork.device && old.era == fork.era && old.segment == fork.segment);
-    if !known {
+    if !known && !active(Mutant::ForkUntold) {
         fx.log(FleetLog::ChainForked {
             device: header.device.clone(),
             era: header.era.number,

@@ -8,6 +8,7 @@
 pub mod branch;
 pub mod holes;
 pub mod lineage;
+pub mod problems;
 pub mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use branch::{Limb, Point};
 use holes::{list, Arrived, Counted, Holes, Marked, Missing, Salvaged, Unheard};
+use problems::Problems;
 use twins::{Begun, Twin};
 
 use super::book::{Book, Device, Segment};
@@ -27,9 +29,6 @@ use crate::wire::audit::signer::{self, AuditKey, Mark, Signer};
 use crate::wire::audit::{genesis, record_id, Alive, Credential, EraEnd, Event, Gap, GapCause, Named, Record};
 use crate::wire::bundle::PublicKey;
 use crate::wire::envelope::Signed;
-
-/// The most problems that a device's report lists.
-const PROBLEMS_MAX: usize = 32;
 
 /// What is proved about one device.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -77,7 +76,7 @@ pub struct DeviceReport {
     /// ended, were lost, or held nothing.
     pub unheard: u64,
     /// What does not check out.
-    pub problems: Vec<String>,
+    pub problems: Problems,
     /// Records that a later segment or a later era's start proves to exist, that have not arrived, and that no gap
     /// record counts. What was given up for want of room only a later gap record counts that says so.
     pub missing: u64,
@@ -106,6 +105,11 @@ impl Report {
     /// Whether all that is here is what was signed, on one branch of a trail or on several.
     pub fn is_signed(&self) -> bool {
         self.devices.values().all(|device| device.problems.is_empty())
+    }
+
+    /// Whether nothing is here of which anything could be proved.
+    pub fn is_empty(&self) -> bool {
+        self.devices.values().all(|device| (device.records, device.aside, device.shed, device.salvaged) == (0, 0, 0, 0))
     }
 
     /// Whether something is gone or has not arrived.
@@ -392,10 +396,7 @@ impl Verifier {
     }
 
     fn problem(&mut self, device: DeviceId, problem: String) {
-        let report = self.report.devices.entry(device).or_default();
-        if report.problems.len() < PROBLEMS_MAX {
-            report.problems.push(problem);
-        }
+        self.report.devices.entry(device).or_default().problems.push(problem);
     }
 
     /// Who is accountable for a decision: what its own record names, or the one that it refers to.
@@ -674,7 +675,6 @@ impl Verifier {
                 let what = "knows how many denials were counted in records that nobody gave up";
                 (device.clone(), format!("{device}/{era}/{index} {what}"))
             })
-            .take(PROBLEMS_MAX)
             .collect();
         for (device, what) in wrong {
             self.problem(device, what);
@@ -849,7 +849,7 @@ mod tests {
     #[test]
     fn a_sound_chain_is_counted() {
         let report = verify(|_| {});
-        assert_eq!((report.records, report.decisions, report.problems.len()), (6, 0, 0));
+        assert_eq!((report.records, report.decisions, report.problems.count()), (6, 0, 0));
         assert_eq!(report.first.as_deref(), Some("gw-07/1/0"));
         assert_eq!(report.last.as_deref(), Some("gw-07/2/0"));
     }
@@ -908,7 +908,7 @@ mod tests {
                 segments.push(stored(&told(&key, EraId { number, salt: 1 }, gap.clone())));
             }
         });
-        assert_eq!((report.problems, report.shed), (Vec::<String>::new(), 1));
+        assert_eq!((report.problems, report.shed), (Problems::default(), 1));
         assert_eq!((report.records, report.lost, report.missing), expected, "{gaps:?}");
     }
 
@@ -925,7 +925,7 @@ mod tests {
                     segments.push(stored(&told(&key, EraId { number, salt: 1 }, Event::Gap(gap))));
                 }
             });
-            (report.repeated_lost, report.problems.len())
+            (report.repeated_lost, report.problems.count())
         };
         let quota = |first, end, repeated| (first, end, GapCause::Quota, repeated);
         for (gone, gaps, expected) in [
@@ -951,9 +951,11 @@ mod tests {
             let end = EraEnd { era: ERA, next_index: 5, head: Hash::ZERO };
             stored(&told(&device_keys(1), EraId { number, salt: 1 }, Event::Ended(end)))
         };
-        let report = verify(|segments| segments.extend((10..10 + 2 * PROBLEMS_MAX as u64).map(ended)));
-        assert_eq!(report.problems.len(), PROBLEMS_MAX);
-        assert!(report.problems.iter().all(|problem| problem.contains("its end is not the one")), "{report:?}");
+        let report = verify(|segments| segments.extend((10..10 + 2 * Problems::MAX as u64).map(ended)));
+        assert_eq!(report.problems.count(), 2 * Problems::MAX as u64);
+        let words = report.problems.words();
+        let listed = words.iter().take(Problems::MAX);
+        assert!(listed.into_iter().all(|problem| problem.contains("its end is not the one")), "{report:?}");
     }
 
     #[test]
@@ -975,7 +977,7 @@ mod tests {
                 segments.push(stored(&told(&key, EraId { number, salt: 1 }, gap.clone())));
             }
         });
-        assert_eq!(report.problems, Vec::<String>::new());
+        assert_eq!(report.problems, Problems::default());
         assert_eq!((report.records, report.lost, report.missing), expected, "{gaps:?}");
         let holes = report.holes;
         let listed = holes.missing.iter().map(|missing| missing.end - missing.first).sum::<u64>();
@@ -1058,7 +1060,7 @@ mod tests {
     fn denials_that_are_counted_in_one_record_count_as_many() {
         let sums = |events: &[Event]| {
             let report = report(&[(1, events)]);
-            (report.decisions, report.repeated, report.problems.len())
+            (report.decisions, report.repeated, report.problems.count())
         };
         let denied = || decision(false);
         assert_eq!(sums(&[denied(), repeated(0, 5)]), (6, 5, 0));
@@ -1069,7 +1071,7 @@ mod tests {
         assert_eq!(sums(&[repeated(1, 5), denied()]), (1, 0, 1));
         assert_eq!(sums(&[denied(), repeated(0, 2), repeated(1, 5)]), (3, 2, 1));
         let eras = report(&[(1, &[denied()]), (2, &[decision(true), repeated(0, 5)])]);
-        assert_eq!((eras.decisions, eras.problems.len()), (2, 1), "another era's denial");
+        assert_eq!((eras.decisions, eras.problems.count()), (2, 1), "another era's denial");
     }
 
     #[test]
@@ -1080,7 +1082,7 @@ mod tests {
         let mut verifier = Verifier::new(&book);
         assert!(verifier.segment(stored(&left)).is_some());
         let report = verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap();
-        assert_eq!((report.decisions, report.unattributed, report.problems.len()), (5, 5, 0));
+        assert_eq!((report.decisions, report.unattributed, report.problems.count()), (5, 5, 0));
     }
 
     #[test]

@@ -18,8 +18,6 @@ use crate::agent::LinkEvent;
 pub const CALLS_MAX: usize = 256;
 /// The most link events that wait: 64 messages of 32 KiB are 2 MiB.
 pub const LINK_EVENTS_MAX: usize = 64;
-/// When so long nobody has called, no more callers are on their way.
-const LULL: Duration = Duration::from_micros(100);
 
 /// A program that waits for an answer.
 #[derive(Debug)]
@@ -64,8 +62,6 @@ struct Waiting {
     calls: VecDeque<Call>,
     link: VecDeque<LinkEvent>,
     epoch: u64,
-    /// The loop is not to be woken for fewer calls.
-    wanted: usize,
     stop: bool,
 }
 
@@ -80,9 +76,7 @@ impl Inbox {
             return Err(Full);
         }
         waiting.calls.push_back(call);
-        if waiting.calls.len() >= waiting.wanted {
-            self.filled.notify_one();
-        }
+        self.filled.notify_one();
         Ok(())
     }
 
@@ -112,22 +106,6 @@ impl Inbox {
         self.lock().stop = true;
         self.filled.notify_all();
         self.drained.notify_all();
-    }
-
-    /// Waits until so many calls are here, for as long as they keep coming: programs that were answered together ask again
-    /// one after the other, and what they ask is to be made durable together again.
-    pub fn gather(&self, callers: usize) {
-        let mut waiting = self.lock();
-        waiting.wanted = callers;
-        let (mut before, mut keep_coming) = (waiting.calls.len(), true);
-        while keep_coming && before < callers {
-            let short = |waiting: &mut Waiting| waiting.calls.len() < callers && !waiting.stop;
-            let waited = self.filled.wait_timeout_while(waiting, LULL, short);
-            (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            keep_coming = waiting.calls.len() > before && !waiting.stop;
-            before = waiting.calls.len();
-        }
-        waiting.wanted = 0;
     }
 
     /// Takes everything that waits; waits at most `patience` for the first.
@@ -174,30 +152,6 @@ mod tests {
         assert!(inbox.call(call()).is_err());
         let last = inbox.take(Duration::ZERO);
         assert_eq!((last.calls.len(), last.stop), (1, true));
-    }
-
-    #[test]
-    fn callers_are_waited_for_as_long_as_they_keep_coming() {
-        let inbox = Arc::new(Inbox::default());
-        inbox.gather(8);
-        assert!(inbox.take(Duration::ZERO).calls.is_empty(), "nobody came");
-        inbox.call(call()).unwrap();
-        inbox.gather(2);
-        assert_eq!(inbox.take(Duration::ZERO).calls.len(), 1, "nobody else came");
-        let caller = std::thread::spawn({
-            let inbox = inbox.clone();
-            move || (0..CALLS_MAX).for_each(|_| inbox.call(call()).unwrap())
-        });
-        inbox.gather(CALLS_MAX);
-        // However the threads took turns, a call that the gathering did not wait for wakes the taker.
-        let mut taken = 0;
-        while taken < CALLS_MAX {
-            taken += inbox.take(Duration::from_secs(60)).calls.len();
-        }
-        caller.join().unwrap();
-        inbox.stop();
-        inbox.gather(8);
-        assert!(inbox.take(Duration::ZERO).stop);
     }
 
     #[test]

@@ -54,5 +54,7 @@ pub mod service;
 pub mod sources;
 #[cfg(feature = "agent")]
 pub mod store;
+#[cfg(all(feature = "agent", feature = "crash-points"))]
+pub mod supply;
 #[cfg(feature = "fleet")]
 pub mod x509;

@@ -71,6 +71,10 @@ pub enum RunError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is synced was to be kept, for a test.
+    #[cfg(feature = "crash-points")]
+    #[error("cannot keep what is synced: {0}")]
+    Supply(std::io::Error),
     /// The system gave no thread.
     #[error("cannot start the agent's thread: {0}")]
     Thread(std::io::Error),
@@ -212,8 +216,6 @@ struct Session {
     inbox: Arc<Inbox>,
     callers: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     requests: u64,
-    /// How many asked what was last handled together.
-    group: usize,
     /// What the last commit led to: loaded segments, a link that cannot be made.
     follow_ups: VecDeque<Input>,
     disk: DiskReport,
@@ -261,6 +263,8 @@ impl Session {
         };
         log::name_device(&identity.device);
         let (store, recovered) = Store::open(&machine.state_dir, &machine.profile.queue)?;
+        #[cfg(feature = "crash-points")]
+        let store = super::supply::watch(store, &machine.state_dir).map_err(RunError::Supply)?;
         for event in &recovered.events {
             log::tell_found(event);
         }
@@ -280,7 +284,6 @@ impl Session {
             inbox: inbox.clone(),
             callers: BTreeMap::new(),
             requests: 0,
-            group: 0,
             follow_ups: VecDeque::new(),
             disk: DiskReport { commits: 0, at: now.boottime },
         };
@@ -294,11 +297,7 @@ impl Session {
     /// A commit that failed.
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            if self.group > 1 {
-                self.inbox.gather(self.group);
-            }
             let haul = self.inbox.take(self.patience());
-            self.group = haul.calls.len();
             let stop = haul.stop;
             let effects = self.handle(haul);
             self.carry_out(effects)?;

@@ -331,6 +331,7 @@ fn what_was_set_aside_is_read_anew_from_the_ledgers_bytes() {
     let one = verdict(&forked.audit("json", &["show", "--aside", "gw-07/1/2"]), 0);
     assert_eq!((&one["records"][0]["resource"], one["records"].as_array().unwrap().len()), (&json!("clone/c"), 1));
     assert_eq!(one["records"][0]["owner"], "ops@acme", "named before it parts");
+    assert_eq!(forked.audit("json", &["show", "--aside", "gw-07/1/99"]).status.code(), Some(1));
     let few = verdict(&forked.audit("json", &["show", "--aside", "--limit", "2"]), 0);
     assert_eq!((few["records"].as_array().unwrap().len(), &few["left_out"]), (2, &json!(5)));
     let human = String::from_utf8(forked.audit("human", &["show", "--aside"]).stdout).unwrap();

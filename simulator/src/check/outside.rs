@@ -391,7 +391,7 @@ impl<'r> Outside<'r> {
     /// Decided is collected, or in a gap, and the chain is what was signed.
     fn conserved(&mut self, report: &Report) {
         for (id, device) in &report.devices {
-            for problem in &device.problems {
+            for problem in device.problems.words() {
                 self.tried(Id::NothingLost, Some(format!("{id}: {problem}")));
             }
             for missing in &device.holes.missing {

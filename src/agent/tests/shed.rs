@@ -9,6 +9,7 @@ use crate::agent::effects::Shed;
 use crate::agent::room::{Class, Content, SegmentPlace, Taken, Weighed, SHED_RUNS_MAX};
 use crate::agent::{Batch, EraImage};
 use crate::fleet::book::Segment;
+use crate::fleet::report::problems::Problems;
 use crate::fleet::report::{DeviceReport, Signers, Verifier};
 use crate::ids::EraId;
 use crate::wire::audit::segment::Delivery;
@@ -163,7 +164,7 @@ fn denials_give_way_to_newer_ones_and_allows_never_do() {
     }
     assert_eq!(rig.agent.status().pending, 0);
     let (report, collected) = report(&rig);
-    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.problems, Problems::default());
     let lost: u64 = gone.iter().map(|(_, first, end)| end - first).sum();
     assert_eq!((report.missing, report.lost, report.gaps), (0, lost, gone.len() as u64));
     assert!(report.shed > 0);
@@ -210,7 +211,7 @@ fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
         }
     }
     let (report, collected) = report(&rig);
-    assert_eq!((report.problems, report.missing), (Vec::<String>::new(), 0));
+    assert_eq!((report.problems, report.missing), (Problems::default(), 0));
     assert!(report.repeated > 0, "some were counted");
     assert!(report.repeated_lost > 0, "some counts were given up");
     assert_eq!(

@@ -19,6 +19,7 @@ use crate::agent::salvage::Boundary;
 use crate::fleet::book::Segment;
 use crate::fleet::report::branch::Parted;
 use crate::fleet::report::lineage::Vouching;
+use crate::fleet::report::problems::Problems;
 use crate::fleet::report::{Checked, Report, Signers, Verifier};
 use crate::ids::{hex, unhex, DeviceId, EraId, FleetId, Hash, KeyId};
 use crate::time::Timestamp;
@@ -37,8 +38,6 @@ pub(in crate::cli) const PROOF: &str = "hardtack/audit-proof/v1";
 
 /// The most bytes of a line. A proof is one line: two segments at most, their bytes told in text.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
-/// The most problems that are listed.
-const PROBLEMS_MAX: usize = 32;
 
 /// The first line of an export.
 #[derive(Debug, Serialize, Deserialize)]
@@ -300,7 +299,7 @@ pub struct Verdict {
     /// Who wrote it, if it was not a collector.
     pub from: Option<Origin>,
     /// What does not check out and belongs to no device.
-    pub problems: Vec<String>,
+    pub problems: Problems,
 }
 
 /// What a file is.
@@ -334,9 +333,7 @@ impl Verdict {
     }
 
     pub(super) fn problem(&mut self, problem: String) {
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(problem);
-        }
+        self.problems.push(problem);
     }
 }
 
@@ -382,7 +379,7 @@ pub fn check(mut file: impl BufRead, trusted: &[TrustedKey]) -> Result<Verdict, 
     }
     let evidence = Evidence::Export(Report::default());
     let from = head.from;
-    let mut verdict = Verdict { fleet: head.fleet.clone(), evidence, from, problems: Vec::new() };
+    let mut verdict = Verdict { fleet: head.fleet.clone(), evidence, from, problems: Problems::default() };
     one_form(&head, &first, &mut verdict);
     let mut signers = Signers { fleet: head.fleet, keys: BTreeMap::new() };
     for Keys { id, keys } in head.devices {
@@ -700,7 +697,7 @@ fn check_proof(proof: &Proof, trusted: &[TrustedKey]) -> Result<Verdict, NoEvide
     let keys = counted(&proof.device, &proof.keys, trusted)?;
     let record = proof.records.first().map(|first| first.record.clone()).unwrap_or_default();
     let evidence = Evidence::Proof(record);
-    let mut verdict = Verdict { fleet: proof.fleet.clone(), evidence, from: None, problems: Vec::new() };
+    let mut verdict = Verdict { fleet: proof.fleet.clone(), evidence, from: None, problems: Problems::default() };
     if let Err(why) = proof_holds(proof, &keys) {
         verdict.problem(why);
     }

@@ -11,6 +11,7 @@ use serde_json::{json, Value};
 use super::file::{counted, decoded, take, told, words, Evidence, NoEvidence, Proved, Ring, TrustedKey, Verdict};
 use super::line::salt_text;
 use crate::fleet::report::lineage::Vouching;
+use crate::fleet::report::problems::Problems;
 use crate::fleet::report::Signers;
 use crate::ids::{hex, DeviceId, FleetId};
 use crate::wire::audit::fork::{contradiction, Branch, Contradiction};
@@ -115,8 +116,12 @@ impl ForkProof {
         let identities = counted(&self.device, &self.keys, trusted)?;
         let mut ring = Ring::of(&self.fleet, &self.device, &identities);
         let proven = take(&mut ring, &self.certificates, &self.announced).and_then(|()| self.holds(&ring));
-        let mut verdict =
-            Verdict { fleet: self.fleet.clone(), evidence: Evidence::Fork(None), from: None, problems: Vec::new() };
+        let mut verdict = Verdict {
+            fleet: self.fleet.clone(),
+            evidence: Evidence::Fork(None),
+            from: None,
+            problems: Problems::default(),
+        };
         match proven {
             Ok(proven) => verdict.evidence = Evidence::Fork(Some(Box::new(proven))),
             Err(problem) => verdict.problem(problem),

@@ -18,6 +18,7 @@ use crate::agent::wallet::StoredTask;
 use crate::shell::cast::{failed, path, Fleet, Gateway, Player, Stage};
 use crate::shell::entropy;
 use crate::shell::proxy::{Direction, Passed, Proxy};
+use crate::shell::supply::{copy_folder, lose_unsynced, SYNCED_DIR};
 use crate::wire::token::{from_text, to_text, Held};
 
 /// What this fleet asks of time: proof for valves, nothing but the floor for the log.
@@ -151,13 +152,16 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     if let Some(agent) = gateway.agent.take() {
         agent.kill();
     }
+    let synced = folder.join("synced");
+    gateway.settings.push((SYNCED_DIR, path(&synced).into()));
     gateway.start(&format!("mqtt://{}", proxy.addr()), -YEAR_S)?;
+    gateway.settings.clear();
     let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
     story.decision("Killed with SIGKILL, started without a network: it decides again", "allowed", &decision);
     let decision = gateway.authorize(&brief, "read", "modbus/pump1/pressure")?;
     story.decision("The clock was turned back by a year: expired stays expired", "expired", &decision);
 
-    burst(&mut story, &mut gateway, &narrowed)?;
+    burst(&mut story, &mut gateway, &narrowed, &synced)?;
     clock_story(&mut story, &mut gateway, &format!("mqtt://{}", proxy.addr()), &narrowed)?;
 
     // Revoked in the dark.
@@ -235,10 +239,10 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     })
 }
 
-/// Killed while one question comes after the other: an answer that left before its record would be missing from the trail. What
-/// a failing supply takes besides, writes that the kernel had not synced, nobody can take from a running kernel here; the tests
-/// of the store do. The reboot that follows is the next chapter's.
-fn burst(story: &mut Story, gateway: &mut Gateway, token: &str) -> Result<(), Failure> {
+/// The power fails while one question comes after the other: the agent is killed, and what it had written and not synced is
+/// gone. An answer that left before its record was synced would be missing from the trail. The reboot that follows is the next
+/// chapter's.
+fn burst(story: &mut Story, gateway: &mut Gateway, token: &str, synced: &Path) -> Result<(), Failure> {
     const BEFORE_IT_FAILS: usize = 40;
     let id = gateway.agent.as_ref().and_then(|agent| rustix::process::Pid::from_raw(agent.id() as i32));
     let agent = id.ok_or_else(|| failed("no agent runs", &gateway.id))?;
@@ -261,10 +265,14 @@ fn burst(story: &mut Story, gateway: &mut Gateway, token: &str) -> Result<(), Fa
         answered.fetch_add(BEFORE_IT_FAILS, std::sync::atomic::Ordering::Release);
     });
     let heard = answered.into_inner() - BEFORE_IT_FAILS;
+    if let Some(agent) = gateway.agent.take() {
+        agent.kill();
+    }
+    let lost = lose_unsynced(&gateway.state, synced).map_err(|error| failed("the power cannot be cut", error))?;
     story.expect(
-        "Killed in the middle of a burst of questions, then rebooted",
+        "The power fails in the middle of a burst of questions: what was not synced is gone",
         "answers, and then none; the trail at the end has each of them",
-        format!("{heard} answers, and then none"),
+        format!("{heard} answers, and then none; {} of {} files fell back to what was synced", lost.0, lost.1),
         (BEFORE_IT_FAILS..100 * BEFORE_IT_FAILS).contains(&heard),
     );
     Ok(())
@@ -307,22 +315,6 @@ fn clone_story(
     );
     if let Some(agent) = clone.agent.take() {
         agent.kill();
-    }
-    Ok(())
-}
-
-/// Copies a folder with all that is in it.
-fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    std::fs::set_permissions(to, std::fs::metadata(from)?.permissions())?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
-        if kind.is_dir() {
-            copy_folder(&entry.path(), &to)?;
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), to)?;
-        }
     }
     Ok(())
 }

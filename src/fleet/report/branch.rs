@@ -220,11 +220,9 @@ impl Verifier {
     pub fn join(&mut self, mut parted: Parted) {
         let found = parted.verifier.report.devices.remove(&parted.device).unwrap_or_default();
         let (device, era, proves) = (parted.device.clone(), parted.era, parted.proves());
-        for problem in found.problems {
-            self.problem(device.clone(), format!("branch {}: {problem}", short(parted.id)));
-        }
-        let Some(chain) = parted.verifier.chain.take() else { return };
         let report = self.report.devices.entry(device).or_default();
+        report.problems.join(&format!("branch {}", short(parted.id)), found.problems);
+        let Some(chain) = parted.verifier.chain.take() else { return };
         report.aside = report.aside.saturating_add(found.records);
         // A ledger tells its forks itself.
         if proves.is_some() && !self.forks_told {
@@ -314,6 +312,7 @@ pub fn branches(headers: &[SegmentHeader]) -> Vec<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::super::super::service::tests::{at, device_keys, one_device, segment};
+    use super::super::problems::Problems;
     use super::*;
     use crate::wire::audit::segment::Upload;
 
@@ -371,7 +370,7 @@ mod tests {
             verifier.join(parted);
             let report = verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap();
             assert_eq!((report.forks, report.aside), (u64::from(proves.is_some()), 2));
-            assert_eq!(report.problems, Vec::<String>::new());
+            assert_eq!(report.problems, Problems::default());
         }
     }
 
@@ -396,7 +395,7 @@ mod tests {
         assert!(verifier.part(&branch(99).header).is_err(), "one too many");
         assert!(verifier.segment(stored(&next(Some(&first), "a"))).is_none(), "the trail is over");
         let report = verifier.finish().devices.remove(&"gw-07".parse().unwrap()).unwrap();
-        assert_eq!((report.records, report.aside, report.problems.len()), (2, 16, Branches::MAX + 1));
+        assert_eq!((report.records, report.aside, report.problems.count()), (2, 16, Branches::MAX as u64 + 1));
     }
 
     #[test]

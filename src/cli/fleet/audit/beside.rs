@@ -225,9 +225,15 @@ pub(super) fn show_aside(
         };
         text
     })?;
-    match report.is_signed() {
-        true => Ok(Exit::Done),
-        false => Err(Failure::new(
+    let unmet = args.id.as_ref().filter(|_| rows.is_empty() && limit > 0);
+    match (report.is_signed(), unmet) {
+        (true, None) => Ok(Exit::Done),
+        (true, Some(id)) => Err(Failure::new(
+            Exit::Failure,
+            format!("no record {id} was set aside"),
+            "`hardtack fleet audit gaps` lists what was, `hardtack fleet audit show` has the trail's own",
+        )),
+        (false, _) => Err(Failure::new(
             Exit::Invalid,
             "what does not check out is not shown",
             "`hardtack fleet audit verify` says what is wrong",

@@ -164,7 +164,7 @@ fn value(device: &DeviceId, told: &Told, at: Timestamp) -> Value {
         "forks": told.forks.iter().map(forked).collect::<Vec<_>>(),
         "twins": twins.iter().map(twin_value).collect::<Vec<_>>(),
         "silent": silent,
-        "problems": told.report.problems,
+        "problems": told.report.problems.words(),
         "left_out": left_out,
     })
 }
@@ -189,7 +189,7 @@ fn words(device: &DeviceId, told: &Told, at: Timestamp) -> String {
     let Holes { counted, missing, unheard, salvaged, unattributed, marked, aside, twins, left_out } =
         &told.report.holes;
     let mut rows: Vec<String> = Vec::new();
-    rows.extend(told.report.problems.iter().map(|problem| format!("WRONG {problem}")));
+    rows.extend(told.report.problems.words().into_iter().map(|problem| format!("WRONG {problem}")));
     rows.extend(told.forks.iter().map(|(Found { fork, proof }, file)| {
         let proven = match (file, proof) {
             (Some(file), _) => format!("proof in {}", file.display()),

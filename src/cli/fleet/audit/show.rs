@@ -27,7 +27,7 @@ use crate::wire::audit::{record_id, Credential, Decision, Event, GapCause, Named
 pub struct ShowArgs {
     /// The record: device/era/index, as `decision_id` has it
     #[arg(value_name = "DECISION_ID", required_unless_present = "aside")]
-    id: Option<RecordName>,
+    pub(super) id: Option<RecordName>,
     /// The era's salt, where several have its number
     #[arg(long, value_name = "HEX")]
     salt: Option<Salt>,
@@ -104,13 +104,14 @@ pub(super) fn one(args: &ShowArgs, session: &Session) -> Result<Exit, Failure> {
         }
     };
     let forks = forks(&fleet, id, era);
-    value["trail"] = json!({"ok": device.problems.is_empty() && device.forks == 0, "problems": device.problems});
+    value["trail"] =
+        json!({"ok": device.problems.is_empty() && device.forks == 0, "problems": device.problems.words()});
     value["forks"] = forks.clone().into();
     // Writing to a string cannot fail.
     for fork in &forks {
         let _ = writeln!(text, "FORKED          {}", fork["what"].as_str().unwrap_or_default());
     }
-    for aside in device.holes.aside.iter().filter(|aside| aside.era.number == era.number) {
+    for aside in device.holes.aside.iter().filter(|aside| aside.era == era) {
         let (first, last) = (aside.indexes.0, aside.indexes.1.saturating_sub(1));
         let _ = writeln!(
             text,
@@ -121,7 +122,7 @@ pub(super) fn one(args: &ShowArgs, session: &Session) -> Result<Exit, Failure> {
         let _ = writeln!(
             text,
             "elsewhere       {} things in this device's trail do NOT check out: `hardtack fleet audit verify`",
-            device.problems.len()
+            device.problems.count()
         );
     }
     let _ = writeln!(text, "prove it        hardtack fleet audit prove {}", record_id(&id.device, era, record.index));

@@ -10,10 +10,12 @@ pub mod export;
 pub mod file;
 pub mod fork;
 pub(in crate::cli) mod line;
+pub mod proof;
 #[cfg(feature = "agent")]
 mod salvage;
 #[cfg(feature = "agent")]
 mod tail;
+pub mod trails;
 
 use std::fmt::Write as _;
 use std::fs::File;

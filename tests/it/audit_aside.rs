@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use ed25519_dalek::SigningKey;
-use hardtack::cli::audit::file::{check, lines_of, Evidence, Head};
+use hardtack::cli::audit::file::{check, Evidence, Head};
+use hardtack::cli::audit::trails::lines_of;
 use hardtack::fleet::book::Segment;
 use hardtack::fleet::collect::{receive, Collected};
 use hardtack::fleet::report::branch::Parting;

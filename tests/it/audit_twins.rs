@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use ed25519_dalek::SigningKey;
-use hardtack::cli::audit::file::{check, lines_of, Evidence, Head};
+use hardtack::cli::audit::file::{check, Evidence, Head};
+use hardtack::cli::audit::trails::lines_of;
 use hardtack::fleet::report::{Signers, Verifier};
 use hardtack::ids::{DeviceId, EraId};
 use hardtack::time::Timestamp;

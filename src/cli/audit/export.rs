@@ -12,9 +12,9 @@ mod otel;
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use super::file::lines_of;
 use super::fork::{ForkProof, Proven};
 use super::line::salt_text;
+use super::trails::lines_of;
 use crate::fleet::book::{Fork, Segment};
 use crate::fleet::report::Checked;
 use crate::ids::{DeviceId, EraId, FleetId};

@@ -8,8 +8,9 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::file::{counted, decoded, take, told, words, Evidence, NoEvidence, Proved, Ring, TrustedKey, Verdict};
+use super::file::{counted, decoded, words, Evidence, NoEvidence, TrustedKey, Verdict};
 use super::line::salt_text;
+use super::proof::{take, told, Proved, Ring};
 use crate::fleet::report::lineage::Vouching;
 use crate::fleet::report::problems::Problems;
 use crate::fleet::report::Signers;

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{RecordName, Salt};
-use crate::cli::audit::file::{Parts, Proof};
+use crate::cli::audit::proof::{Parts, Proof};
 use crate::cli::fleet::{file_failure, Fleet, Session};
 use crate::cli::output::{print, show};
 use crate::cli::{Exit, Failure};

@@ -17,6 +17,8 @@ pub const SYNCED_DIR: &str = "HARDTACK_TEST_SYNCED_DIR";
 const UNSYNCED: &str = "flushed";
 /// A copy that is not whole yet.
 const NEXT: &str = "next";
+/// Beside the copy: the supply fails as soon as something is written that is not synced.
+const FAILS: &str = "fails";
 
 /// Keeps what is synced of a state folder, where the environment asks for that.
 ///
@@ -31,6 +33,9 @@ pub(super) fn watch(mut store: Store, state_dir: &Path) -> io::Result<Store> {
     store.at_each_step(move |step| {
         number += 1;
         if step == UNSYNCED {
+            if kept.join(FAILS).exists() {
+                std::process::abort();
+            }
             return;
         }
         if let Err(error) = keep(&state, &kept, number) {
@@ -60,7 +65,15 @@ fn newest(kept: &Path) -> io::Result<Option<u64>> {
     Ok(newest)
 }
 
-/// Takes from a state folder what its agent, which was killed, had written and not synced. Returns the files that are others
+/// Cuts the power at the next commit, between its write and its sync.
+///
+/// # Errors
+/// When the agent that keeps its copies here cannot be told.
+pub fn cut(kept: &Path) -> io::Result<()> {
+    fs::write(kept.join(FAILS), "")
+}
+
+/// Takes from a state folder what its agent, whose power was cut, had written and not synced. Returns the files that are others
 /// now, of how many.
 ///
 /// # Errors

@@ -38,53 +38,12 @@ pub(crate) struct Window {
 impl Window {
     /// The window of a plan whose power cut is to fall at each boundary.
     pub(crate) fn of(plan: &Plan) -> Option<Self> {
-        plan.entries.iter().find_map(|entry| match &entry.act {
-            Act::PowerCut { device, lasts, boundary: Boundary::Each { window }, wall, .. } => {
-                let (device, off, wall) = (*device, *lasts, *wall);
-                Some(Self { device, from: entry.at, until: entry.at + window, off, wall })
-            }
-            Act::Authorize { .. }
-            | Act::Begin { .. }
-            | Act::BrokerAck { .. }
-            | Act::BrokerBackup { .. }
-            | Act::BrokerDelay { .. }
-            | Act::BrokerEmergency { .. }
-            | Act::BrokerFeed { .. }
-            | Act::BrokerForget { .. }
-            | Act::BrokerHostile { .. }
-            | Act::BrokerReplay { .. }
-            | Act::BrokerRestore { .. }
-            | Act::BrokerStart
-            | Act::BrokerStop { .. }
-            | Act::ClockDrift { .. }
-            | Act::ClockFreeze { .. }
-            | Act::ClockStep { .. }
-            | Act::DiskClone { .. }
-            | Act::DiskCopy { .. }
-            | Act::DiskDamage { .. }
-            | Act::DiskSync { .. }
-            | Act::Distinct { .. }
-            | Act::Emergency { .. }
-            | Act::EmergencyThief { .. }
-            | Act::Finish { .. }
-            | Act::Flood { .. }
-            | Act::GroupMove { .. }
-            | Act::KeyRotate { .. }
-            | Act::LinkDown { .. }
-            | Act::LinkHalfOpen { .. }
-            | Act::LinkUp { .. }
-            | Act::PowerCut { .. }
-            | Act::ProcessRestart { .. }
-            | Act::Reboot { .. }
-            | Act::Revoke { .. }
-            | Act::RevokeStorm { .. }
-            | Act::ServiceAhead { .. }
-            | Act::ServiceStart
-            | Act::ServiceStop
-            | Act::Status { .. }
-            | Act::Suspend { .. }
-            | Act::TimeReset { .. }
-            | Act::Wire { .. } => None,
+        plan.entries.iter().find_map(|entry| {
+            let Act::PowerCut { device, lasts, boundary: Boundary::Each { window }, wall, .. } = &entry.act else {
+                return None;
+            };
+            let (device, off, wall) = (*device, *lasts, *wall);
+            Some(Self { device, from: entry.at, until: entry.at + window, off, wall })
         })
     }
 

@@ -376,101 +376,68 @@ pub enum Act {
     },
 }
 
+/// The gateway that an act is about, if it is about one, as it is borrowed.
+macro_rules! device_of {
+    ($act:expr) => {
+        match $act {
+            Act::Authorize { device, .. }
+            | Act::Begin { device, .. }
+            | Act::BrokerAck { device, .. }
+            | Act::BrokerFeed { device, .. }
+            | Act::BrokerReplay { device, .. }
+            | Act::ClockDrift { device, .. }
+            | Act::ClockFreeze { device, .. }
+            | Act::ClockStep { device, .. }
+            | Act::DiskClone { device, .. }
+            | Act::DiskCopy { device, .. }
+            | Act::DiskDamage { device, .. }
+            | Act::DiskSync { device, .. }
+            | Act::Distinct { device, .. }
+            | Act::Emergency { device, .. }
+            | Act::EmergencyThief { device, .. }
+            | Act::Finish { device, .. }
+            | Act::Flood { device, .. }
+            | Act::GroupMove { device, .. }
+            | Act::LinkDown { device, .. }
+            | Act::LinkHalfOpen { device, .. }
+            | Act::LinkUp { device, .. }
+            | Act::PowerCut { device, .. }
+            | Act::ProcessRestart { device, .. }
+            | Act::Reboot { device, .. }
+            | Act::Revoke { device, .. }
+            | Act::ServiceAhead { device, .. }
+            | Act::Status { device, .. }
+            | Act::Suspend { device, .. }
+            | Act::TimeReset { device, .. }
+            | Act::Wire { device, .. } => Some(device),
+            Act::BrokerDelay { .. }
+            | Act::BrokerBackup { .. }
+            | Act::BrokerEmergency { .. }
+            | Act::BrokerForget { .. }
+            | Act::BrokerHostile { .. }
+            | Act::BrokerRestore { .. }
+            | Act::BrokerStart
+            | Act::BrokerStop { .. }
+            | Act::KeyRotate { .. }
+            | Act::RevokeStorm { .. }
+            | Act::ServiceStart
+            | Act::ServiceStop => None,
+        }
+    };
+}
+
 impl Act {
     /// The gateway that it is about, if it is about one.
     pub const fn device(&self) -> Option<u32> {
-        match self {
-            Self::Authorize { device, .. }
-            | Self::Begin { device, .. }
-            | Self::BrokerAck { device, .. }
-            | Self::BrokerFeed { device, .. }
-            | Self::BrokerReplay { device, .. }
-            | Self::ClockDrift { device, .. }
-            | Self::ClockFreeze { device, .. }
-            | Self::ClockStep { device, .. }
-            | Self::DiskClone { device, .. }
-            | Self::DiskCopy { device, .. }
-            | Self::DiskDamage { device, .. }
-            | Self::DiskSync { device, .. }
-            | Self::Distinct { device, .. }
-            | Self::Emergency { device, .. }
-            | Self::EmergencyThief { device, .. }
-            | Self::Finish { device, .. }
-            | Self::Flood { device, .. }
-            | Self::GroupMove { device, .. }
-            | Self::LinkDown { device, .. }
-            | Self::LinkHalfOpen { device, .. }
-            | Self::LinkUp { device, .. }
-            | Self::PowerCut { device, .. }
-            | Self::ProcessRestart { device, .. }
-            | Self::Reboot { device, .. }
-            | Self::Revoke { device, .. }
-            | Self::ServiceAhead { device, .. }
-            | Self::Status { device, .. }
-            | Self::Suspend { device, .. }
-            | Self::TimeReset { device, .. }
-            | Self::Wire { device, .. } => Some(*device),
-            Self::BrokerDelay { .. }
-            | Self::BrokerBackup { .. }
-            | Self::BrokerEmergency { .. }
-            | Self::BrokerForget { .. }
-            | Self::BrokerHostile { .. }
-            | Self::BrokerRestore { .. }
-            | Self::BrokerStart
-            | Self::BrokerStop { .. }
-            | Self::KeyRotate { .. }
-            | Self::RevokeStorm { .. }
-            | Self::ServiceStart
-            | Self::ServiceStop => None,
+        match device_of!(self) {
+            Some(device) => Some(*device),
+            None => None,
         }
     }
 
     /// The same for another gateway.
     pub(crate) const fn device_mut(&mut self) -> Option<&mut u32> {
-        match self {
-            Self::Authorize { device, .. }
-            | Self::Begin { device, .. }
-            | Self::BrokerAck { device, .. }
-            | Self::BrokerFeed { device, .. }
-            | Self::BrokerReplay { device, .. }
-            | Self::ClockDrift { device, .. }
-            | Self::ClockFreeze { device, .. }
-            | Self::ClockStep { device, .. }
-            | Self::DiskClone { device, .. }
-            | Self::DiskCopy { device, .. }
-            | Self::DiskDamage { device, .. }
-            | Self::DiskSync { device, .. }
-            | Self::Distinct { device, .. }
-            | Self::Emergency { device, .. }
-            | Self::EmergencyThief { device, .. }
-            | Self::Finish { device, .. }
-            | Self::Flood { device, .. }
-            | Self::GroupMove { device, .. }
-            | Self::LinkDown { device, .. }
-            | Self::LinkHalfOpen { device, .. }
-            | Self::LinkUp { device, .. }
-            | Self::PowerCut { device, .. }
-            | Self::ProcessRestart { device, .. }
-            | Self::Reboot { device, .. }
-            | Self::Revoke { device, .. }
-            | Self::ServiceAhead { device, .. }
-            | Self::Status { device, .. }
-            | Self::Suspend { device, .. }
-            | Self::TimeReset { device, .. }
-            | Self::Wire { device, .. } => Some(device),
-            Self::BrokerDelay { .. }
-            | Self::BrokerBackup { .. }
-            | Self::BrokerEmergency { .. }
-            | Self::BrokerForget { .. }
-            | Self::BrokerHostile { .. }
-            | Self::BrokerRestore { .. }
-            | Self::BrokerStart
-            | Self::BrokerStop { .. }
-            | Self::KeyRotate { .. }
-            | Self::RevokeStorm { .. }
-            | Self::ServiceStart
-            | Self::ServiceStop => None,
-        }
+        device_of!(self)
     }
 }
 

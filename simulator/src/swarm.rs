@@ -3,7 +3,7 @@
 //! Owns: what is drawn. Half of all kinds are left out of each (Groce and others, "Swarm Testing", 2012): a fault that is
 //! always there hides what only happens without it. Rates and lengths are drawn from their orders of magnitude.
 //! Never: draws what the form of scenarios does not have: what comes out is a scenario's text.
-//! Read next: `fuzz.rs`, `fault.rs`.
+//! Read next: `fuzz.rs`, `fault/mod.rs`.
 
 use rand_chacha::ChaCha8Rng;
 

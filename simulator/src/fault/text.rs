@@ -1,0 +1,157 @@
+//! A fault as a scenario file has it.
+//!
+//! Owns: the keys of a `[[fault]]`; the check that a file says all that a fault needs and nothing that it does not use.
+//! Never: knows one fault from another.
+//! Read next: the families beside it, each of which reads its own.
+
+use serde::Deserialize;
+
+use super::{Fault, Kind, When, Who, CATALOGUE};
+use crate::scenario::Span;
+
+/// A fault as the file has it: every key that any fault uses.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct FaultText {
+    #[serde(rename = "do")]
+    name: String,
+    at: Option<Span>,
+    every: Option<Span>,
+    until: Option<Span>,
+    jitter: Option<Span>,
+    who: Option<String>,
+    #[serde(rename = "for")]
+    lasts: Option<Span>,
+    pub(super) dir: Option<String>,
+    pub(super) boundary: Option<String>,
+    pub(super) window: Option<Span>,
+    pub(super) wall: Option<String>,
+    by: Option<String>,
+    pub(super) age: Option<Span>,
+    late: Option<Span>,
+    pub(super) to: Option<String>,
+    what: Option<String>,
+    pub(super) drop: Option<u32>,
+    pub(super) duplicate: Option<u32>,
+    pub(super) delay: Option<u32>,
+    pub(super) forge: Option<u32>,
+    pub(super) count: Option<u32>,
+    pub(super) life: Option<Span>,
+}
+
+impl FaultText {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The fault, if the file says all that it needs and nothing more.
+    pub(crate) fn check(mut self, devices: u32) -> Result<Fault, String> {
+        let when = self.when()?;
+        let who = self.who(devices)?;
+        let kind = self.kind()?;
+        self.name.clear();
+        if self == Self::default() {
+            Ok(Fault { when, who, kind })
+        } else {
+            Err(format!("has a key that it does not use: {}", self.left_over()))
+        }
+    }
+
+    fn when(&mut self) -> Result<When, String> {
+        let at = self.at.take().ok_or("needs `at`, the time since the start")?.0;
+        let every = self.every.take().map(|span| span.0);
+        let until = self.until.take().map(|span| span.0);
+        match (every, until) {
+            (None, None) => Ok(When { at, every, until: at, jitter: self.jitter.take().map_or(0, |span| span.0) }),
+            (Some(gap), Some(until)) if gap >= 1000 && until >= at => {
+                Ok(When { at, every, until, jitter: self.jitter.take().map_or(0, |span| span.0) })
+            }
+            (Some(_), Some(_)) => Err("`every` must be 1s or more, `until` not before `at`".into()),
+            (Some(_), None) | (None, Some(_)) => Err("`every` and `until` go together".into()),
+        }
+    }
+
+    fn who(&mut self, devices: u32) -> Result<Who, String> {
+        match self.who.take().as_deref() {
+            None | Some("all") => Ok(Who::All),
+            Some("one") => Ok(Who::One),
+            Some(list) => {
+                let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < devices);
+                let numbers = list.split(',').map(|text| {
+                    number(text)
+                        .ok_or_else(|| format!("`who` is \"all\", \"one\" or numbers below {devices}, not {text:?}"))
+                });
+                numbers.collect::<Result<_, _>>().map(Who::These)
+            }
+        }
+    }
+
+    fn kind(&mut self) -> Result<Kind, String> {
+        let named = CATALOGUE.iter().flat_map(|family| family.iter()).find(|(name, ..)| *name == self.name);
+        let (_, _, read) = named.ok_or_else(|| format!("no such fault: {:?}", self.name))?;
+        read(self)
+    }
+
+    pub(super) fn by(&mut self) -> Result<i64, String> {
+        signed(&self.by.take().ok_or("needs `by`, like \"-7h\" or \"+2d\"")?)
+    }
+
+    /// What `what` names, of these.
+    pub(super) fn one_of<T: Copy>(&mut self, names: &[(&str, T)]) -> Result<T, String> {
+        let what = self.what.take();
+        let named = names.iter().find(|(name, _)| what.as_deref() == Some(*name)).map(|(_, value)| *value);
+        named.ok_or_else(|| {
+            let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            format!("needs `what`, one of: {}", names.join(" "))
+        })
+    }
+
+    pub(super) fn lasts(&mut self) -> Result<u64, String> {
+        self.lasts.take().map(|span| span.0).ok_or_else(|| "needs `for`, how long it lasts".into())
+    }
+
+    /// `late`, which is `what`.
+    pub(super) fn late(&mut self, what: &str) -> Result<u64, String> {
+        self.late.take().map(|span| span.0).ok_or_else(|| format!("needs `late`, {what}"))
+    }
+
+    /// `age`, which is that `what`.
+    pub(super) fn age(&mut self, what: &str) -> Result<u64, String> {
+        self.age.take().map(|span| span.0).ok_or_else(|| format!("needs `age`, {what}"))
+    }
+
+    fn left_over(&self) -> String {
+        let keys = [
+            ("jitter", self.jitter.is_some()),
+            ("for", self.lasts.is_some()),
+            ("dir", self.dir.is_some()),
+            ("boundary", self.boundary.is_some()),
+            ("window", self.window.is_some()),
+            ("wall", self.wall.is_some()),
+            ("by", self.by.is_some()),
+            ("age", self.age.is_some()),
+            ("late", self.late.is_some()),
+            ("to", self.to.is_some()),
+            ("what", self.what.is_some()),
+            ("drop", self.drop.is_some()),
+            ("duplicate", self.duplicate.is_some()),
+            ("delay", self.delay.is_some()),
+            ("forge", self.forge.is_some()),
+            ("count", self.count.is_some()),
+            ("life", self.life.is_some()),
+        ];
+        let names: Vec<&str> = keys.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect();
+        names.join(" ")
+    }
+}
+
+/// A length of time with a sign, in milliseconds.
+pub(super) fn signed(text: &str) -> Result<i64, String> {
+    let (sign, length) = match text.split_at_checked(1) {
+        Some(("-", length)) => (-1, length),
+        Some(("+", length)) => (1, length),
+        Some(_) | None => return Err(format!("{text:?} needs a sign, like \"-7h\" or \"+2d\"")),
+    };
+    let span = Span::try_from(length.to_owned())?;
+    i64::try_from(span.0).map(|ms| sign * ms).map_err(|_| format!("{text:?} is too long"))
+}

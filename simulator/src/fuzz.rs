@@ -99,7 +99,8 @@ pub fn fuzz(
 }
 
 impl Found {
-    fn is_enough(&self, until: Until) -> bool {
+    /// Whether it went as far as it should.
+    pub fn is_enough(&self, until: Until) -> bool {
         self.worlds >= until.worlds || until.plateau.is_some_and(|worlds| self.stale >= worlds)
     }
 

@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 
 /// Partitions, reboots, robs and deceives a fleet of hardtack agents until it breaks.
 ///
-/// A CASE is a scenario file (TOML), a plan (JSON lines, as `expand` writes it), or the name of a scenario that `list`
-/// shows.
+/// A CASE is a scenario file (TOML), a plan (JSON lines, as `expand` writes it), or a name: of a scenario that `list` shows,
+/// or of a world that `fuzz` or `grid` draws (`swarm-10`, `grid-2-1234`).
 #[derive(Parser)]
 #[command(name = "hardtack-sim", version)]
 struct Cli {

@@ -15,6 +15,7 @@ macro_rules! menu {
 menu! {
     "90-days-offline"
     "anchor-damage"
+    "bad-day"
     "boot-loop"
     "clock-storm"
     "cloned"

@@ -9,18 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use hardtack::fleet::groups::DEVICES_AT_ONCE_MAX;
 use hardtack::fleet::roots::check_shape;
 use hardtack::ids::GroupId;
-use hardtack::profile::{shipped, Kind, Overlay, Profile, Shipped};
+use hardtack::profile::{shipped, Kind, Overlay, Profile, Shipped, SHIPPED};
 use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo};
-use crate::plan::{Act, Entry, Occurrence};
+use crate::plan::{Act, Entry, Occurrence, LAST_QUIET};
 
 /// The only form of scenario files there is so far.
 const SCHEMA: u32 = 1;
 /// The least time from when faults stop to the end.
 pub(crate) const HEALING: u64 = 20 * 60_000;
+
+/// The latest end: a hundred years.
+const END_MAX: u64 = 36_500 * 86_400_000;
 
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,13 @@ impl TryFrom<String> for Span {
         parse_span(&text).map(Span).ok_or_else(|| {
             format!("{text:?} is no length of time: write whole numbers with d, h, m, s or ms, like \"1h30m\"")
         })
+    }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.to_owned().try_into()
     }
 }
 
@@ -174,8 +184,11 @@ pub struct FleetPlan {
     pub without_rtc: u32,
     /// Oscillators are off by up to this, in parts per million either way.
     pub drift_ppm: u32,
-    /// What they can bear: the name of a shipped class of device.
+    /// What they can bear: the name of a shipped class of device. A program that reads the scenario may also take the path of
+    /// a profile file, whose text it then puts into `class`.
     pub profile: String,
+    /// A class of device that is not shipped, as its file has it, in place of what `profile` names.
+    pub class: Table,
     /// The name of a shipped overlay for their link.
     pub overlay: Option<String>,
     /// Numbers of their link in place of what class and overlay say, as `[link]` of an overlay file has them.
@@ -197,19 +210,36 @@ pub struct FleetPlan {
 }
 
 fn find(name: &str, kind: Kind) -> Result<&'static Shipped, String> {
-    shipped(name, kind).ok_or_else(|| format!("no shipped {kind:?} is called {name:?}: see firmware-profiles/"))
+    shipped(name, kind).ok_or_else(|| {
+        let names = SHIPPED.iter().filter(|shipped| shipped.kind == kind).map(|shipped| shipped.name);
+        let names = names.collect::<Vec<_>>().join(", ");
+        let (what, own) = match kind {
+            Kind::Class => ("profile", ", or the path of a profile file of your own, which ends in .toml"),
+            Kind::Overlay => ("overlay", ""),
+        };
+        format!("no {what} that ships is called {name:?}: use {names}{own}")
+    })
 }
 
 impl FleetPlan {
     fn profile(&self) -> Result<Profile, String> {
-        let class = find(&self.profile, Kind::Class)?;
-        let mut profile = Profile::parse(class.name, class.text).map_err(|error| error.to_string())?;
+        let class = self.class_table()?.to_string();
+        let profile = Profile::parse(&self.profile, &class).map_err(|error| error.to_string())?;
+        let mut profile = profile.checked().map_err(|error| error.to_string())?;
         profile.queue.era_records_max = self.era_records.unwrap_or(profile.queue.era_records_max);
         // However little that is: a modelled disk holds a record in a tenth of what a real one takes for it.
         profile.queue.quota_mib = self.quota_mib.unwrap_or(profile.queue.quota_mib);
         let Some((name, text)) = self.overlay_text()? else { return Ok(profile) };
         let overlay = Overlay::parse(&name, &text).map_err(|error| error.to_string())?;
         profile.with(&overlay).checked().map_err(|error| error.to_string())
+    }
+
+    /// The class of the gateways as a file has it.
+    pub(crate) fn class_table(&self) -> Result<Table, String> {
+        if !self.class.is_empty() {
+            return Ok(self.class.clone());
+        }
+        find(&self.profile, Kind::Class)?.text.parse().map_err(|error: toml::de::Error| error.to_string())
     }
 
     /// The overlay of the gateways' link with its name, as a file has it: the shipped one, in which the scenario's own numbers
@@ -239,6 +269,7 @@ impl Default for FleetPlan {
             without_rtc: 0,
             drift_ppm: 100,
             profile: Profile::default().name,
+            class: Table::new(),
             overlay: None,
             link: Table::new(),
             era_records: None,
@@ -426,6 +457,9 @@ impl Scenario {
         if let Some(stranger) = self.require.iter().find(|id| !known.contains(&id.as_str())) {
             return Err(format!("property {stranger:?} in `require` is not known: use one of {}", known.join(" ")));
         }
+        if self.start.saturating_add(self.duration) > END_MAX {
+            return Err("`start` and `duration` together can be 36500d at the most".into());
+        }
         if self.heal.saturating_add(HEALING) > self.duration {
             return Err("the end must come 20m or more after `heal`, or liveness could not be judged".into());
         }
@@ -450,7 +484,9 @@ impl Scenario {
         if spans.iter().chain(&self.workload.distinct_every).any(|span| span.0 < 1000) {
             return Err("what happens `every` so often must leave at least 1s between".into());
         }
-        if self.workload.risks.is_empty() || self.workload.hostile_percent + self.workload.spend_percent > 100 {
+        if self.workload.risks.is_empty()
+            || self.workload.hostile_percent.saturating_add(self.workload.spend_percent) > 100
+        {
             return Err("`workload.risks` needs one class, and the percentages must leave room in 100".into());
         }
         for fault in &self.faults {
@@ -482,6 +518,8 @@ impl Scenario {
                 "is about a gateway that there is not: their numbers begin with 0"
             } else if !(start..=start + self.duration).contains(at) {
                 "is not between start and end"
+            } else if *at > start + self.duration.saturating_sub(LAST_QUIET) {
+                "is in the last 5m, which are there for the last records to arrive: move it, or make `duration` longer"
             } else if matches!(act, Act::GroupMove { to: MoveTo::Group(group), .. } if !self.groups.contains_key(group))
             {
                 "moves a gateway to no group here: name it under `[groups]`"
@@ -564,12 +602,29 @@ mod tests {
     }
 
     #[test]
+    fn a_class_of_device_can_be_ones_own() {
+        let text = shipped("generic-x86_64", Kind::Class).unwrap().text.replace("generic-x86_64", "ours");
+        let with = |class: &str| {
+            let class = Value::Table(class.parse().unwrap());
+            Scenario::parse(&format!("{PLAIN}\n[fleet]\nclass = {class}"))
+        };
+        assert_eq!(with(&text).unwrap().profile.name, "ours");
+        let error = with(&text.replace("lease_s = 60", "lease_s = 1")).unwrap_err().to_string();
+        assert!(error.contains("time.lease_s"), "{error}");
+    }
+
+    #[test]
     fn what_nobody_could_run_is_refused_with_a_reason() {
         check_refused("surprise = 1", "surprise");
         check_refused("[fleet]\ndevices = 0", "fleet.devices");
-        check_refused("[fleet]\nprofile = \"abacus\"", "abacus");
+        check_refused("[fleet]\nprofile = \"abacus\"", "use generic-x86_64, energy-armv7-1g, or the path");
+        check_refused("[fleet]\noverlay = \"abacus\"", "use link-lte-metered");
+        check_refused("[fleet]\nclass = { name = \"ours\" }", "missing field");
         check_refused("[fleet]\ndrift_ppm = 5000", "drift_ppm");
         check_refused("[workload]\nhostile_percent = 99\nspend_percent = 99", "percentages");
+        check_refused("[workload]\nhostile_percent = 4294967295\nspend_percent = 1", "percentages");
+        check_refused("[[act]]\nat = \"1h56m\"\nact = \"status\"\ndevice = 0", "the last 5m");
+        check_refused("[[act]]\nat = \"2h1m\"\nact = \"status\"\ndevice = 0", "between start and end");
         check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"", "`for`");
         check_refused("[groups.north]\nmembers = \"0,7\"", "members");
         check_refused("[groups.main]\nmembers = \"0\"", "main");
@@ -589,5 +644,16 @@ mod tests {
     fn check_refused(extra: &str, names: &str) {
         let error = Scenario::parse(&format!("{PLAIN}\n{extra}")).unwrap_err().to_string();
         assert!(error.contains(names), "{error}");
+    }
+
+    #[test]
+    fn no_world_goes_on_for_longer_than_times_can_say() {
+        for (key, value) in [("duration", "213503982334d"), ("start", "213503982334d"), ("duration", "36501d")] {
+            let line = format!("{key} = \"{value}\"");
+            let text =
+                if key == "start" { format!("{PLAIN}\n{line}") } else { PLAIN.replace("duration = \"2h\"", &line) };
+            let error = Scenario::parse(&text).unwrap_err().to_string();
+            assert!(error.contains("36500d"), "{line}: {error}");
+        }
     }
 }

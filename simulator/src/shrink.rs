@@ -32,6 +32,15 @@ pub struct Size {
     pub duration: u64,
 }
 
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let Self { faults, requests, devices, duration } = self;
+        let (faults, requests) = (count(*faults, "fault"), count(*requests, "request"));
+        write!(f, "{faults}, {requests}, {}, {}", count(*devices as usize, "gateway"), Span(*duration))
+    }
+}
+
 /// What became of a case.
 #[derive(Debug, Clone)]
 pub struct Shrunk {
@@ -50,14 +59,34 @@ pub struct Shrunk {
 }
 
 impl Shrunk {
+    /// The case as a scenario file, which says of itself what it is.
+    pub fn to_toml(&self) -> String {
+        let about = format!(
+            "The smallest plan that was found to break {} as {} with seed {} does.",
+            self.breach.property(),
+            self.case.scenario().name,
+            self.case.seed()
+        );
+        let entries = self.case.plan().entries.clone();
+        let named = self.case.changed(|table| drop(table.insert("about".into(), about.into())), entries);
+        named.as_ref().unwrap_or(&self.case).to_toml()
+    }
+
     /// What happens in it, in plain words, a line each, and how it ends. The last acts only, where there are too many.
     pub fn story(&self) -> Vec<String> {
+        self.story_of(STORY)
+    }
+
+    /// The same in few lines: the last acts, so many at the most.
+    pub fn story_of(&self, most: usize) -> Vec<String> {
         let start = self.case.scenario().start;
         let entries = &self.case.plan().entries;
-        let before = entries.len().saturating_sub(STORY);
+        let before = entries.len().saturating_sub(most);
         let earlier = (before > 0).then(|| format!("{:>12}  {before} acts that are not shown here", "earlier"));
         let acts = entries.iter().skip(before);
-        let acts = acts.map(|entry| format!("{:>12}  {}", Span(entry.at - start).to_string(), words::of(&entry.act)));
+        // To the second, after the first minute: nobody reads on for the rest.
+        let when = |at: u64| Span(if at < 60_000 { at } else { at / 1000 * 1000 }).to_string();
+        let acts = acts.map(|entry| format!("{:>12}  {}", when(entry.at - start), words::of(&entry.act)));
         let id = self.breach.property();
         let report = self.case.run();
         let end = report.properties.into_iter().filter(|property| property.id == id).filter_map(|found| found.witness);
@@ -74,8 +103,14 @@ pub fn size(case: &Case) -> Size {
 }
 
 /// The smallest case that breaks what `case` breaks, in the same way, found in `runs_max` runs at most; none where that
-/// one does not. `progress` hears after each run how many there were and how many acts are left.
-pub fn shrink(case: &Case, breach: &Breach, runs_max: u64, progress: &mut dyn FnMut(u64, usize)) -> Option<Shrunk> {
+/// one does not. `progress` hears after each run how many there were and how many acts are left; when it says no, what was
+/// found so far is the answer.
+pub fn shrink(
+    case: &Case,
+    breach: &Breach,
+    runs_max: u64,
+    progress: &mut dyn FnMut(u64, usize) -> bool,
+) -> Option<Shrunk> {
     let mut search = Search { best: case.clone(), breach, runs: 0, runs_max, progress };
     if !case.breaks(breach) {
         return None;
@@ -115,7 +150,7 @@ struct Search<'a> {
     breach: &'a Breach,
     runs: u64,
     runs_max: u64,
-    progress: &'a mut dyn FnMut(u64, usize),
+    progress: &'a mut dyn FnMut(u64, usize) -> bool,
 }
 
 impl Search<'_> {
@@ -131,7 +166,9 @@ impl Search<'_> {
         if taken {
             self.best = other;
         }
-        (self.progress)(self.runs, self.best.plan().entries.len());
+        if !(self.progress)(self.runs, self.best.plan().entries.len()) {
+            self.runs_max = self.runs;
+        }
         taken
     }
 
@@ -232,7 +269,8 @@ fn except(entries: &[Entry], left_out: &[Vec<usize>]) -> Vec<Entry> {
 }
 
 fn ends(case: &Case, heal: u64, duration: u64) -> Option<Case> {
-    let end = case.scenario().start + duration;
+    // What is asked later would be on its way in the end, and look as if it were lost: that is another story.
+    let end = case.scenario().start + duration - LAST_QUIET;
     let entries = case.plan().entries.iter().filter(|entry| entry.at <= end).cloned().collect();
     let change = |table: &mut Table| {
         table.insert("heal".into(), Span(heal).to_string().into());
@@ -331,6 +369,17 @@ mod tests {
     }
 
     #[test]
+    fn what_ends_sooner_ends_as_quietly() {
+        let case = Case::parse(include_str!("../scenarios/flappy-link.toml"), None).unwrap();
+        let scenario = case.scenario();
+        let other = ends(&case, scenario.heal, scenario.heal + HEALING).unwrap();
+        let last = |case: &Case| case.plan().entries.iter().map(|entry| entry.at).max().unwrap();
+        let end = |case: &Case| case.scenario().start + case.scenario().duration;
+        assert!(last(&other) < last(&case) && last(&other) + LAST_QUIET <= end(&other));
+        assert!(last(&other) + 2 * LAST_QUIET > end(&other), "and not sooner");
+    }
+
+    #[test]
     fn simpler_numbers_are_simpler() {
         assert_eq!(simpler("pick", 900), [0, 1, 2, 3]);
         assert_eq!(simpler("pick", 1), [0]);
@@ -345,7 +394,7 @@ mod tests {
         let case = Case::parse(include_str!("../scenarios/flappy-link.toml"), None).unwrap();
         let witness = Some("at 0d00:00:01.000: nobody knows how".to_owned());
         let breach = Breach::of(&Property { id: "I2", status: Status::Fail, checked: 1, witness }).unwrap();
-        assert!(shrink(&case, &breach, 10, &mut |_, _| ()).is_none());
+        assert!(shrink(&case, &breach, 10, &mut |_, _| true).is_none());
     }
 
     /// Whatever is left out of a plan, or whoever writes one by hand: a world carries it out.

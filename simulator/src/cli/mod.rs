@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use hardtack_simulator::case::Case;
-use hardtack_simulator::menu;
 use hardtack_simulator::report::Breach;
+use hardtack_simulator::{grid, menu, swarm};
 
 /// How to tell what came out.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,20 +37,59 @@ pub(crate) enum Output {
 
 /// The case at a path or of a name.
 pub(crate) fn case(place: &Path, seed: Option<u64>) -> Result<Case, String> {
-    let named = || place.to_str().and_then(menu::find);
     let text = match std::fs::read_to_string(place) {
         Ok(text) => text,
-        Err(error) => match named() {
-            Some(text) => text.to_owned(),
+        Err(error) => match place.to_str().and_then(named) {
+            Some(text) => text,
             None => {
                 let name = place.display();
                 return Err(format!(
-                    "cannot read {name}: {error}. `hardtack-sim list` shows the scenarios that have a name"
+                    "cannot read {name}: {error}. Give a scenario file, a plan, or a name: `hardtack-sim list` shows them"
                 ));
             }
         },
     };
+    let text = with_own_class(text, place.parent()).map_err(|problem| format!("{}: {problem}", place.display()))?;
     Case::parse(&text, seed).map_err(|error| format!("{}: {error}", place.display()))
+}
+
+/// A scenario's text, with the profile file in it that it names. A name that ships, and what is no scenario, stays as it is.
+fn with_own_class(text: String, beside: Option<&Path>) -> Result<String, String> {
+    let Ok(mut table) = text.parse::<toml::Table>() else { return Ok(text) };
+    let own = |table: &toml::Table| {
+        let profile = table.get("fleet")?.as_table()?.get("profile")?.as_str()?;
+        profile.ends_with(".toml").then(|| profile.to_owned())
+    };
+    let Some(profile) = own(&table) else { return Ok(text) };
+    put_class(&mut table, &beside.unwrap_or(Path::new("")).join(profile))?;
+    Ok(table.to_string())
+}
+
+/// Puts the class of device of a profile file into a scenario.
+pub(crate) fn put_class(table: &mut toml::Table, file: &Path) -> Result<(), String> {
+    let wrong = |problem: String| format!("profile {}: {problem}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let class: toml::Table = text.parse().map_err(|error| wrong(format!("is no TOML: {error}")))?;
+    let name = class.get("name").and_then(toml::Value::as_str).unwrap_or_default().to_owned();
+    let fleet = table.entry("fleet").or_insert_with(|| toml::Table::new().into());
+    let fleet = fleet.as_table_mut().ok_or("`fleet` is no table")?;
+    fleet.insert("profile".into(), name.into());
+    fleet.insert("class".into(), class.into());
+    Ok(())
+}
+
+/// The text of a case that has a name: one that ships, or a world that `fuzz` or `grid` draws.
+fn named(name: &str) -> Option<String> {
+    let drawn = || {
+        if let Some(seed) = name.strip_prefix("swarm-") {
+            return Some(swarm::draw(seed.parse().ok()?));
+        }
+        let (size, number) = name.strip_prefix("grid-")?.split_once('-')?;
+        let size = size.parse().ok().filter(|size| (1..=grid::SIZE_MAX).contains(size))?;
+        let number = number.parse().ok().filter(|number| *number < grid::count(size))?;
+        Some(grid::draw(size, number))
+    };
+    menu::find(name).map(str::to_owned).or_else(drawn)
 }
 
 /// What is meant: how the property that is named is broken, else the one that a case breaks first.

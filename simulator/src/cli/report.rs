@@ -8,16 +8,21 @@ use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::ValueEnum;
-use hardtack_simulator::report::shown::{Shown, Source};
-use hardtack_simulator::report::{html, junit, lanes, perfetto, Status};
-use hardtack_simulator::scenario::Scenario;
+use hardtack_simulator::case::Case;
+use hardtack_simulator::report::shown::{Shown, Small, Source};
+use hardtack_simulator::report::{html, junit, lanes, perfetto, Breach, Report, Status};
+use hardtack_simulator::scenario::{Scenario, Span};
+use hardtack_simulator::shrink::shrink;
 
 use super::case;
 
 /// Characters in a row of lanes where the terminal does not say.
 const COLUMNS: usize = 120;
+/// Acts that the story of a smallest plan tells.
+const ACTS: usize = 9;
 /// A terminal is told how far the run is every so many hundredths.
 const PROGRESS_STEP: u64 = 5;
 
@@ -36,12 +41,20 @@ pub(crate) struct Args {
     /// In which form.
     #[arg(long, value_enum, default_value_t = Format::Html)]
     format: Format,
-    /// Run the same plan beside it on devices of this shipped class.
+    /// Run the same plan beside it on devices of this class: one that ships, or a profile file, which ends in .toml.
     #[arg(long, value_name = "PROFILE", conflicts_with = "compare_file")]
     compare: Option<String>,
     /// Run the same plan beside it with the fleet, the grants and the policy of another scenario file.
     #[arg(long, value_name = "FILE")]
     compare_file: Option<PathBuf>,
+    /// Where something broke, look for so long for the smallest plan that breaks the same; it is on the page, and written
+    /// beside it. `0s` leaves that out.
+    #[arg(long, value_name = "SPAN", default_value = "1m")]
+    shrink_for: Span,
+    /// Plant a bug, to have something that breaks.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +76,8 @@ pub(crate) fn report(args: &Args) -> Result<ExitCode, String> {
     let case = case(&args.file, args.seed)?;
     let (text, scenario, plan, seed) = (case.scenario_text(), case.scenario().clone(), case.plan(), case.seed());
     let other = other(args, &scenario, &text)?;
+    #[cfg(feature = "mutants")]
+    super::plant(args.mutant.as_deref())?;
     if other.is_some() && args.format != Format::Html {
         return Err("two runs side by side are a picture: leave --format out, or the comparison".into());
     }
@@ -72,13 +87,18 @@ pub(crate) fn report(args: &Args) -> Result<ExitCode, String> {
     let lines = (args.format == Format::Jsonl).then(|| Box::new(trace.clone()) as Box<dyn Write>);
     let (first, seconds) = super::timed(|| Shown::run((&scenario, &label), plan, seed, lines, progress(&label)));
     let verdict = first.report.verdict();
+    let path = place(args, &scenario);
+    let mut said = vec![(label.clone(), verdict)];
     let made = match args.format {
         Format::Html => {
+            let small = small(args, &case, &first.report, &path)?;
             let mut shown = vec![first];
             if let Some((scenario, label)) = &other {
-                shown.push(Shown::run((scenario, label), plan, seed, None, progress(label)));
+                let second = Shown::run((scenario, label), plan, seed, None, progress(label));
+                said.push((label.clone(), second.report.verdict()));
+                shown.push(second);
             }
-            html::page(&Source { about: about(&text), text, command: command(args, seed) }, &shown)
+            html::page(&Source { about: about(&text), text, command: command(args, seed) }, &shown, small.as_ref())
         }
         Format::Perfetto => perfetto::trace(&first),
         Format::Junit => junit::suite(&first.report, seconds),
@@ -87,7 +107,7 @@ pub(crate) fn report(args: &Args) -> Result<ExitCode, String> {
         }
         Format::Lanes => lanes::text(&first, columns()),
     };
-    deliver(args, &scenario, &made, verdict)?;
+    deliver(&path, &scenario, &made, &said)?;
     Ok(if verdict == Status::Pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -102,7 +122,8 @@ fn other(args: &Args, scenario: &Scenario, text: &str) -> Result<Option<(Scenari
     if let Some(profile) = &args.compare {
         let changed = with_profile(text, profile)?;
         let other = Scenario::parse(&changed).map_err(|error| format!("--compare {profile}: {error}"))?;
-        return Ok(Some((other, profile.clone())));
+        let label = other.profile.name.clone();
+        return Ok(Some((other, label)));
     }
     let Some(path) = &args.compare_file else { return Ok(None) };
     let from = case(path, None)?;
@@ -133,10 +154,15 @@ fn stem(path: &Path) -> String {
 /// A scenario's text with another class of device in it.
 fn with_profile(text: &str, profile: &str) -> Result<String, String> {
     let mut table: toml::Table = text.parse().map_err(|error| format!("not a scenario: {error}"))?;
+    if profile.ends_with(".toml") {
+        super::put_class(&mut table, Path::new(profile)).map_err(|problem| format!("--compare: {problem}"))?;
+        return Ok(table.to_string());
+    }
     let fleet = table.entry("fleet").or_insert_with(|| toml::Table::new().into());
     let fleet = fleet.as_table_mut().ok_or("`fleet` is no table")?;
     fleet.insert("profile".into(), profile.into());
-    toml::to_string(&table).map_err(|error| error.to_string())
+    fleet.remove("class");
+    Ok(table.to_string())
 }
 
 /// The command that makes the same report again.
@@ -148,7 +174,19 @@ fn command(args: &Args, seed: u64) -> String {
     if let Some(path) = &args.compare_file {
         command.push_str(&format!(" --compare-file {}", quoted(&path.to_string_lossy())));
     }
+    command.push_str(&planted(args));
     command
+}
+
+/// What a command says of a planted bug.
+#[cfg(feature = "mutants")]
+fn planted(args: &Args) -> String {
+    args.mutant.as_ref().map_or_else(String::new, |name| format!(" --mutant {name}"))
+}
+
+#[cfg(not(feature = "mutants"))]
+fn planted(_args: &Args) -> String {
+    String::new()
 }
 
 /// A word as a shell takes it.
@@ -175,12 +213,38 @@ fn progress(label: &str) -> impl FnMut(u64) + 'static {
     }
 }
 
-fn deliver(args: &Args, scenario: &Scenario, made: &str, verdict: Status) -> Result<(), String> {
-    let path = match (&args.out, args.format) {
+/// Where the report goes; `-` is stdout.
+fn place(args: &Args, scenario: &Scenario) -> PathBuf {
+    match (&args.out, args.format) {
         (Some(path), _) => path.clone(),
         (None, Format::Html) => PathBuf::from(format!("{}.html", file_name(&scenario.name))),
         (None, Format::Perfetto | Format::Junit | Format::Jsonl | Format::Lanes) => PathBuf::from("-"),
+    }
+}
+
+/// What a run breaks first, made small, and written beside the page.
+fn small(args: &Args, case: &Case, report: &Report, page: &Path) -> Result<Option<Small>, String> {
+    let Some(breach) = report.broken_first().and_then(Breach::of).filter(|_| args.shrink_for.0 > 0) else {
+        return Ok(None);
     };
+    let (property, since) = (breach.property(), super::clock());
+    let mut go_on = |runs: u64, left: usize| {
+        super::progress(&format!("{property} is broken. Made small: {runs} runs, {left} acts left"));
+        since() < Duration::from_millis(args.shrink_for.0)
+    };
+    let found = shrink(case, &breach, u64::MAX, &mut go_on);
+    super::progress_over();
+    let Some(found) = found else { return Ok(None) };
+    let path =
+        if page.as_os_str() == "-" { PathBuf::from("minimal.toml") } else { page.with_extension("minimal.toml") };
+    if page.as_os_str() != "-" {
+        super::write(&path, &found.to_toml())?;
+    }
+    let command = format!("hardtack-sim report {}{}", quoted(&path.to_string_lossy()), planted(args));
+    Ok(Some(Small { story: found.story_of(ACTS), found, command }))
+}
+
+fn deliver(path: &Path, scenario: &Scenario, made: &str, said: &[(String, Status)]) -> Result<(), String> {
     if path.as_os_str() == "-" {
         let mut out = std::io::stdout().lock();
         return out
@@ -189,10 +253,14 @@ fn deliver(args: &Args, scenario: &Scenario, made: &str, verdict: Status) -> Res
             .map_err(|error| format!("cannot print: {error}"));
     }
     let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-    let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
     file.write_all(made.as_bytes()).and_then(|()| file.flush()).map_err(failed)?;
     let size = made.len().div_ceil(1024);
-    super::print(&format!("{}: {}, {size} KiB in {}", scenario.name, verdict.name(), path.display()));
+    let verdicts: Vec<String> = match said {
+        [(_, one)] => vec![one.name().to_owned()],
+        many => many.iter().map(|(label, verdict)| format!("{} with {label}", verdict.name())).collect(),
+    };
+    super::print(&format!("{}: {}; {size} KiB in {}", scenario.name, verdicts.join(", "), path.display()));
     Ok(())
 }
 

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use hardtack_simulator::scenario::Span;
-use hardtack_simulator::shrink::{shrink as smallest, Shrunk, Size};
+use hardtack_simulator::shrink::{shrink as smallest, Shrunk};
 
 use super::{breach_of, case, print, progress, progress_over, timed, write, Output};
 
@@ -40,11 +39,14 @@ pub(crate) fn shrink(args: &Args) -> Result<ExitCode, String> {
     super::plant(args.mutant.as_deref())?;
     let breach = breach_of(&case, args.property.as_deref())?;
     let property = breach.property();
-    let mut said = |runs: u64, left: usize| progress(&format!("{property}: {runs} runs, {left} acts left"));
+    let mut said = |runs: u64, left: usize| {
+        progress(&format!("{property}: {runs} runs, {left} acts left"));
+        true
+    };
     let (found, seconds) = timed(|| smallest(&case, &breach, args.runs, &mut said));
     progress_over();
     let found = found.ok_or_else(|| format!("this case does not break {property} each time that it is run"))?;
-    write(&args.out, &found.case.to_toml())?;
+    write(&args.out, &found.to_toml())?;
     print(&match args.output {
         Output::Text => text(&found, args, seconds),
         Output::Json => serde_json::json!({
@@ -63,14 +65,11 @@ pub(crate) fn shrink(args: &Args) -> Result<ExitCode, String> {
 }
 
 fn text(found: &Shrunk, args: &Args, seconds: f64) -> String {
-    let size = |Size { faults, requests, devices, duration }: Size| {
-        format!("{faults} faults, {requests} requests, {devices} gateways, {}", Span(duration))
-    };
     let mut text = format!(
         "{} breaks still. From {} to {}, in {} runs and {seconds:.1} s.\n",
         found.breach.property(),
-        size(found.from),
-        size(found.to),
+        found.from,
+        found.to,
         found.runs
     );
     if !found.minimal {

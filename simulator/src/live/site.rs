@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use hardtack::cli::Failure;
 use hardtack::fleet::keys::Issuer;
-use hardtack::profile::{shipped, Kind};
 use hardtack::shell::cast::{failed, path, user, Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
 use hardtack::shell::fleet_keys::KeyFolder;
@@ -318,8 +317,7 @@ fn set_policy(plan: &PolicyPlan, fleet: &Fleet, folder: &Path) -> Result<(), Fai
 fn profile(scenario: &Scenario, folder: &Path) -> Result<Vec<(&'static str, String)>, Failure> {
     let plan = &scenario.fleet;
     let broken = |error: &dyn std::fmt::Display| failed("the profile cannot be written", error);
-    let class = shipped(&plan.profile, Kind::Class).ok_or_else(|| failed("no such profile", &plan.profile))?;
-    let mut table: Table = class.text.parse().map_err(|error: toml::de::Error| broken(&error))?;
+    let mut table = plan.class_table().map_err(|error| broken(&error))?;
     if let Some(Value::Table(queue)) = table.get_mut("queue") {
         let own = [("era_records_max", plan.era_records), ("quota_mib", plan.quota_mib)];
         for (name, value) in own {

@@ -10,7 +10,7 @@ use serde_json::{json, Value};
 
 use super::marks::{shade, Mark, Whom};
 use super::record::{thin, Changes, Lane, Link, State};
-use super::shown::{Shown, Source};
+use super::shown::{Shown, Small, Source};
 use super::words::{bytes, fault_line, grouped, place_of, plural, property, span, verdict};
 use super::{Property, Status};
 
@@ -30,11 +30,15 @@ const GRAINS: [u64; 9] = [0, 1000, 10_000, 60_000, 300_000, 900_000, 3_600_000, 
 /// The page's times are in tenths of a second.
 const TICK: u64 = 100;
 
-/// The page. The first of `shown` is the run, and a second the same plan under another profile.
-pub fn page(source: &Source, shown: &[Shown]) -> String {
+/// The page. The first of `shown` is the run, and a second the same plan under another profile; `small` is what the first
+/// breaks, made small.
+pub fn page(source: &Source, shown: &[Shown], small: Option<&Small>) -> String {
     let Some(first) = shown.first() else { return String::new() };
     let mut body = String::new();
     header(&mut body, source, first);
+    if let Some(small) = small {
+        smallest(&mut body, small);
+    }
     numbers(&mut body, shown);
     timeline(&mut body, shown);
     properties(&mut body, shown);
@@ -104,14 +108,54 @@ fn header(body: &mut String, source: &Source, first: &Shown) {
         }
     }
     if !source.command.is_empty() {
-        put!(
-            body,
-            "<div class=\"command\"><span>See it again</span><code id=\"command\">{}</code>\
-            <button type=\"button\" id=\"copy\">Copy</button></div>",
-            escape(&source.command)
-        );
+        put!(body, "{}", command("See it again", &source.command));
     }
     put!(body, "</div></section>\n");
+}
+
+/// A command that can be copied.
+fn command(what: &str, command: &str) -> String {
+    let command = escape(command);
+    format!(
+        "<div class=\"command\"><span>{what}</span><code>{command}</code>\
+        <button type=\"button\" class=\"copy\">Copy</button></div>"
+    )
+}
+
+/// What is left of the plan when all that has no part in it is gone.
+fn smallest(body: &mut String, small: &Small) {
+    let Small { found, story, command: again } = small;
+    let id = found.breach.property();
+    put!(body, "<section class=\"smallest\" aria-labelledby=\"smallest\">");
+    put!(body, "<h2 id=\"smallest\">The smallest plan that breaks it</h2>\n");
+    let (from, to, runs) = (found.from, found.to, grouped(found.runs));
+    let end = if found.minimal {
+        "Nothing more can be left out."
+    } else {
+        "The time was up; with a longer --shrink-for more of it may go."
+    };
+    put!(
+        body,
+        "<p class=\"note\">All that <code>{}</code> does not need was left out and tried again, {runs} times: \
+        from {from} to <b>{to}</b>. {}</p>\n",
+        escape(id),
+        escape(end)
+    );
+    put!(body, "<ol class=\"story\">");
+    for line in story {
+        let (when, what) = line.trim_start().split_once("  ").unwrap_or(("", line));
+        let end = if when == id { " class=\"end\"" } else { "" };
+        put!(body, "<li{end}><span>{}</span> {}</li>", escape(when), escape(what));
+    }
+    put!(body, "</ol>\n{}", command("Run it", again));
+    put!(body, "<details><summary>As TOML</summary><pre>{}</pre></details></section>\n", cut(&found.to_toml()));
+}
+
+/// A file's text, as much of it as a page holds, as it may stand in an element.
+fn cut(text: &str) -> String {
+    let end = text.char_indices().nth(TEXT_MAX).map_or(text.len(), |(at, _)| at);
+    let rest = if end < text.len() { "\n# … the rest is in the file" } else { "" };
+    format!("{}{rest}", escape(&text[..end]))
 }
 
 const fn seal(status: Status) -> &'static str {
@@ -401,9 +445,7 @@ fn plan(body: &mut String, source: &Source, first: &Shown) {
         );
     }
     if !source.text.is_empty() {
-        let end = source.text.char_indices().nth(TEXT_MAX).map_or(source.text.len(), |(at, _)| at);
-        let cut = if end < source.text.len() { "\n# … the rest is in the file" } else { "" };
-        put!(body, "<details><summary>As TOML</summary><pre>{}{cut}</pre></details>\n", escape(&source.text[..end]));
+        put!(body, "<details><summary>As TOML</summary><pre>{}</pre></details>\n", cut(&source.text));
     }
     put!(body, "</section>\n");
 }

@@ -96,7 +96,7 @@
   const label = (t, step) => step < 600 ? clock(t, true) : D.duration > 864000 && step >= 864000 ? Math.round(t / 864000) + "d" : clock(t);
 
   // ---- The fleet's curves ------------------------------------------------------------------------------------------
-  const LEFT = () => narrow() ? 40 : 64;
+  const LEFT = () => narrow() ? 50 : 64;
   const curves = [];
   function build() {
     const root = $("curves");
@@ -524,13 +524,13 @@
     repaint();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
-  $("copy")?.addEventListener("click", async () => {
-    const text = $("command").textContent;
-    try { await navigator.clipboard.writeText(text); $("copy").textContent = "Copied"; } catch {
-      const range = document.createRange(); range.selectNodeContents($("command"));
-      getSelection().removeAllRanges(); getSelection().addRange(range); $("copy").textContent = "Selected: Ctrl + C";
+  for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", async () => {
+    const command = button.previousElementSibling;
+    try { await navigator.clipboard.writeText(command.textContent); button.textContent = "Copied"; } catch {
+      const range = document.createRange(); range.selectNodeContents(command);
+      getSelection().removeAllRanges(); getSelection().addRange(range); button.textContent = "Selected: Ctrl + C";
     }
-    setTimeout(() => { $("copy").textContent = "Copy"; }, 2500);
+    setTimeout(() => { button.textContent = "Copy"; }, 2500);
   });
 
   colours();

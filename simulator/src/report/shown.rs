@@ -1,6 +1,6 @@
 //! A run that is to be shown: the report with what was recorded, and where it came from.
 //!
-//! Owns: [`Shown`], [`Source`].
+//! Owns: [`Shown`], [`Small`], [`Source`].
 //! Never: decides how it looks.
 //! Read next: `html.rs`.
 
@@ -13,6 +13,7 @@ use super::record::{Recorder, Recording};
 use super::Report;
 use crate::plan::Plan;
 use crate::scenario::Scenario;
+use crate::shrink::Shrunk;
 use crate::trace::Watcher;
 
 /// Where a run came from, for whoever would repeat it.
@@ -23,6 +24,17 @@ pub struct Source {
     /// The scenario's text.
     pub text: String,
     /// The command that repeats it.
+    pub command: String,
+}
+
+/// The smallest plan that was found to break what a run broke.
+#[derive(Debug, Clone)]
+pub struct Small {
+    /// What was found.
+    pub found: Shrunk,
+    /// What happens in it, a line each.
+    pub story: Vec<String>,
+    /// The command that runs it, and where it must be for that.
     pub command: String,
 }
 

@@ -28,13 +28,15 @@ mod shown {
 
     use serde_json::Value;
 
+    use crate::case::Case;
     use crate::event::Event;
     use crate::plan::Plan;
     use crate::report::marks::marks;
     use crate::report::record::Recorder;
-    use crate::report::shown::{Shown, Source};
+    use crate::report::shown::{Shown, Small, Source};
     use crate::report::{html, junit, lanes, perfetto, Status};
     use crate::scenario::Scenario;
+    use crate::shrink::{self, Shrunk, Size};
 
     /// A name that would end the page's script and begin another, had it the chance.
     const EVIL: &str = "x</script><script>document.title='taken'</script><img src=x onerror=alert(1)>&\"'";
@@ -112,7 +114,7 @@ mod shown {
     #[test]
     fn nothing_from_a_scenario_or_a_trace_becomes_markup() {
         let shown = broken(EVIL);
-        let page = html::page(&source(&shown), &[shown]);
+        let page = html::page(&source(&shown), &[shown], None);
         let lower = page.to_lowercase();
         let count = |what: &str| lower.matches(what).count();
         assert_eq!((count("<script"), count("</script>"), count("<img")), (2, 2, 0));
@@ -124,7 +126,7 @@ mod shown {
     #[test]
     fn a_page_says_what_broke_and_what_was_never_tried() {
         let shown = broken("x");
-        let page = html::page(&source(&shown), &[shown, small("x")]);
+        let page = html::page(&source(&shown), &[shown, small("x")], None);
         for due in [
             "Your fleet broke 2 promises",
             "A device allowed what it knew to be revoked.",
@@ -138,6 +140,38 @@ mod shown {
         let json = page.split("id=\"data\">").nth(1).and_then(|rest| rest.split("</script>").next()).unwrap();
         let data: Value = serde_json::from_str(json).unwrap();
         assert_eq!(data["sides"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_page_tells_the_smallest_plan_that_breaks_the_same() {
+        let name = toml::Value::from(EVIL);
+        let text = format!(
+            "schema = 1\nname = {name}\nabout = \"x\"\nseed = 4\nduration = \"70m\"\nheal = \"45m\"\nrequire = []\n\
+            [[fault]]\ndo = \"link.down\"\nat = \"12m\"\nfor = \"10m\"\nwho = \"1\"\n"
+        );
+        let case = Case::parse(&text, None).unwrap();
+        let shown = broken("x");
+        let breach = shown.report.breach("I4").unwrap();
+        let from = shrink::size(&case);
+        let to = Size { faults: 1, requests: 2, devices: 1, duration: 4_200_000 };
+        let found = Shrunk { case, breach, from, to, runs: 1234, minimal: true };
+        let story = found.story_of(3);
+        assert_eq!(story.len(), 4, "so many acts, and what came before them: {story:?}");
+        let story = [story, vec![format!("{:>12}  at 0d00:20:00.000: gw-1 allowed {EVIL}", "I4")]].concat();
+        let small = Small { found, story, command: "hardtack-sim report x.minimal.toml".into() };
+        let page = html::page(&source(&shown), &[shown], Some(&small));
+        for due in [
+            "The smallest plan that breaks it",
+            "1,234 times",
+            "<b>1 fault, 2 requests, 1 gateway, 1h10m</b>",
+            "Nothing more can be left out.",
+            "<li class=\"end\"><span>I4</span> at 0d00:20:00.000: gw-1 allowed x&lt;/script&gt;",
+            "<code>hardtack-sim report x.minimal.toml</code>",
+            "[[act]]",
+        ] {
+            assert!(page.contains(due), "{due}");
+        }
+        assert_eq!(page.to_lowercase().matches("<script").count(), 2, "nothing in it becomes markup");
     }
 
     #[test]
@@ -173,7 +207,7 @@ mod shown {
                 marks: marks(&scenario, &plan),
             }
         };
-        let page = html::page(&Source::default(), &[shown(), shown()]);
+        let page = html::page(&Source::default(), &[shown(), shown()], None);
         assert!(page.len() < 2_000_000, "{} bytes", page.len());
         assert!(page.len() > 300_000, "{} bytes: there is something in it", page.len());
     }
@@ -310,7 +344,7 @@ mod shown {
             return;
         };
         let shown = broken(EVIL);
-        let page = html::page(&source(&shown), &[shown, small(EVIL)]);
+        let page = html::page(&source(&shown), &[shown, small(EVIL)], None);
         // What a person would do, and what came of it, left in the title.
         let probe = "<script>const box = document.getElementById('lanes'); document.querySelector('.jump').click(); \
             for (const key of ['+', 'n']) box.dispatchEvent(new KeyboardEvent('keydown', { key })); \

@@ -622,8 +622,8 @@ impl World<'_> {
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         let (lost, unheard_of) = if device.real.is_some() {
-            self.really_stop(number, Some(fate));
-            Default::default()
+            self.really_stop(number, Some(&mut *fate));
+            self.really_forget(number, fate)
         } else {
             device.disk.power_cut(&mut *fate);
             device.disk.forget_what_lies(fate)
@@ -701,8 +701,13 @@ impl World<'_> {
         }
         let done = self.abandon(number, Some(done));
         let mut rng = stream(self.seed, &format!("gw-{number}"), &format!("sync-{}", self.now));
+        let mut fate = || if below(&mut rng, 2) == 0 { Fate::Lost } else { Fate::Kept };
+        if self.devices[number as usize].real.is_some() {
+            self.really_sync_failed(number, part, &mut fate);
+        } else {
+            self.devices[number as usize].disk.sync_failed(part, fate);
+        }
         let device = &mut self.devices[number as usize];
-        device.disk.sync_failed(part, || if below(&mut rng, 2) == 0 { Fate::Lost } else { Fate::Kept });
         device.watched = Watched::No;
         let wait = device.reopen;
         device.reopen = (wait * 2).min(REOPEN_MAX);

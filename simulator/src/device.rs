@@ -129,6 +129,8 @@ pub(crate) struct Process {
     pub(crate) deadline: Option<u64>,
     /// Commits since the agent was told how full the disk is.
     pub(crate) since_disk: u32,
+    /// When it was told last because it had not been for long, by its clock.
+    pub(crate) disk_at: Millis,
     /// An answer to a nonce that waits in the inbox.
     pub(crate) contact: Option<Contact>,
     /// What signed heads that wait in the inbox add.

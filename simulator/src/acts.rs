@@ -113,11 +113,12 @@ impl World<'_> {
                 }
                 self.damage(device, damage, copy);
             }
-            Act::DiskSync { device, part, how, .. } if self.devices[device as usize].real.is_some() => {
-                self.not_applied(how.name(part));
-            }
             Act::DiskSync { device, part, how, turn } => {
                 self.fault(turn);
+                if how == Sync::Lies && self.devices[device as usize].real.is_some() {
+                    self.really_lie(device, part, turn);
+                    return;
+                }
                 let Device { failing, disk, .. } = &mut self.devices[device as usize];
                 match (how, turn) {
                     (Sync::Fails, Turn::Begins) => drop(failing.insert(part)),
@@ -257,13 +258,10 @@ impl World<'_> {
 
     /// The disk is no longer what was written. What the proofs rest on and this takes away is suspended, by the table.
     fn damage(&mut self, number: u32, damage: Damage, copy: u32) {
-        if self.really(number, |real| real.damage(damage, copy)) == Some(false) {
-            self.not_applied(damage.name());
-            return;
-        }
         let device = &mut self.devices[number as usize];
         let image = device.copies.remove(&copy);
         let changed = device.disk.damage(damage, image.as_ref());
+        let changed = self.really_damage(number, damage, copy).unwrap_or(changed);
         self.struck(damage.name(), changed);
         if changed {
             self.suspend(number, damage.name());

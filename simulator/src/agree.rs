@@ -119,8 +119,8 @@ pub fn agree(case: &Case, level: Level) -> (Report, Agreement) {
     let mut plan = case.plan().clone();
     let mut left_out = BTreeSet::new();
     plan.entries.retain(|entry| match level.cannot(&entry.act).or_else(|| Level::Model.cannot(&entry.act)) {
-        Some(fault) => {
-            left_out.insert(fault.to_owned());
+        Some((fault, why)) => {
+            left_out.insert(format!("{fault} ({why})"));
             false
         }
         None => true,

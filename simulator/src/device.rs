@@ -129,6 +129,8 @@ pub(crate) struct Process {
     pub(crate) deadline: Option<u64>,
     /// Commits since the agent was told how full the disk is.
     pub(crate) since_disk: u32,
+    /// When it was told last because it had not been for long, by its clock.
+    pub(crate) disk_at: Millis,
     /// An answer to a nonce that waits in the inbox.
     pub(crate) contact: Option<Contact>,
     /// What signed heads that wait in the inbox add.
@@ -219,17 +221,11 @@ impl Device {
         let Some(real) = &mut self.real else {
             return Ok(Some(self.boot_on(self.disk.durable(), fleet, boot, seed)));
         };
-        let mut found = real.open()?;
-        self.disk.follow(Vec::new(), &found);
-        let mut start = self.boot_on(self.disk.durable(), fleet, boot, seed);
-        // How full it is stays with the model, which scenarios give so much less room than a real store needs.
-        for image in &mut found.eras {
-            if let Some(modelled) = start.eras.iter_mut().find(|modelled| modelled.id == image.id) {
-                image.content = std::mem::take(&mut modelled.content);
-            }
-        }
-        (start.anchor, start.files, start.eras) = (found.anchor, found.files, found.eras);
-        Ok(Some(start))
+        let found = real.open()?;
+        let eras = found.eras.clone();
+        self.disk.follow(Vec::new(), found);
+        // How much room it takes stays with the model: scenarios give so much less than a real store needs.
+        Ok(Some(Boot { eras, ..self.boot_on(self.disk.durable(), fleet, boot, seed) }))
     }
 
     /// All that a start under its name needs, on whatever medium.

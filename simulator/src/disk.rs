@@ -352,10 +352,14 @@ impl Disk {
             }
             self.lies.insert(part, self.durable.clone());
         }
+        (lost, self.unheard_of(before.records()))
+    }
+
+    /// Of these records those that are gone and of which nothing that is left speaks: they are past the newest anchor.
+    pub(crate) fn unheard_of(&self, before: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
         let anchored = recovery::newest(&self.durable).and_then(|anchor| Some((anchor.era?.number, anchor.next_index)));
         let left: BTreeSet<(u64, u64)> = self.durable.records().collect();
-        let unheard_of = |place: &(u64, u64)| !left.contains(place) && Some(*place) >= anchored;
-        (lost, before.records().filter(unheard_of).collect())
+        before.filter(|place| !left.contains(place) && Some(*place) >= anchored).collect()
     }
 
     /// A sync of this part failed. The kernel says so once, and may forget what it could not write.
@@ -374,53 +378,27 @@ impl Disk {
         self.current = None;
     }
 
-    /// What is on the medium is what a real store found on one: that, and no more, of what was durable and of what was on
-    /// its way.
-    pub(crate) fn follow(&mut self, on_its_way: Vec<Step>, found: &Found) {
+    /// What is on the medium is what a real store found on one: that, and no more. Of what was on its way only the anchors
+    /// count, for the older slot: which of them it is nobody finds.
+    pub(crate) fn follow(&mut self, on_its_way: Vec<Step>, found: Found) {
         self.settle(|_| true);
-        let mut current = self.current.take();
-        let mut anchors = Vec::new();
-        for step in on_its_way {
-            match step {
-                Step::CreateEra(era) => current = Some(era),
-                Step::Append(entry) => {
-                    if let Some(era) = current {
-                        self.durable.eras.entry(era).or_default().push(entry);
-                    }
-                }
-                Step::WriteAnchor(anchor) => anchors.push(*anchor),
-                Step::Replace(..)
-                | Step::SyncFolder(_)
-                | Step::SyncEra
-                | Step::SyncEntries
-                | Step::SyncAnchor
-                | Step::Remove(_)
-                | Step::DropEra(_)
-                | Step::Shed(_) => {}
-            }
-        }
-        let of: BTreeMap<EraId, &EraImage> = found.eras.iter().map(|image| (image.id, image)).collect();
-        let mut eras: BTreeMap<EraId, Vec<Entry>> = of.keys().map(|era| (*era, Vec::new())).collect();
-        for (era, log) in std::mem::take(&mut self.durable.eras) {
-            for entry in log {
-                let (Entry::Record(StoredRecord { era: own, .. }) | Entry::Segment(StoredSegment { era: own, .. })) =
-                    &entry;
-                let Some(image) = of.get(own) else { continue };
-                let held = match &entry {
-                    Entry::Record(record) => {
-                        record.index < image.closed_index || image.records.iter().any(|left| left == record)
-                    }
-                    Entry::Segment(segment) => segment.segment < image.segments,
-                };
-                if held {
-                    let home = if of.contains_key(&era) { era } else { *own };
-                    eras.entry(home).or_default().push(entry);
-                }
-            }
-        }
-        self.durable.eras = eras;
-        self.durable.files = found.files.iter().cloned().collect();
-        self.durable.keep_slots(found.anchor.as_ref(), anchors);
+        self.current = None;
+        let anchors = on_its_way.into_iter().filter_map(|step| match step {
+            Step::WriteAnchor(anchor) => Some(*anchor),
+            Step::CreateEra(_)
+            | Step::Append(_)
+            | Step::Replace(..)
+            | Step::SyncFolder(_)
+            | Step::SyncEra
+            | Step::SyncEntries
+            | Step::SyncAnchor
+            | Step::Remove(_)
+            | Step::DropEra(_)
+            | Step::Shed(_) => None,
+        });
+        self.durable.keep_slots(found.anchor.as_ref(), anchors.collect());
+        self.durable.files = found.files.into_iter().collect();
+        self.durable.eras = logs(&found.eras, found.entries);
         self.durable.weigh_again();
     }
 
@@ -476,6 +454,44 @@ impl Disk {
         }
         self.durable != before
     }
+}
+
+/// What a real store holds, as the model of it keeps that: the entries that are found by a start, by era, in the order in
+/// which they were written.
+fn logs(eras: &[EraImage], entries: Vec<Entry>) -> BTreeMap<EraId, Vec<Entry>> {
+    let of: BTreeMap<EraId, &EraImage> = eras.iter().map(|image| (image.id, image)).collect();
+    let mut records: BTreeMap<EraId, BTreeMap<u64, Entry>> = BTreeMap::new();
+    let mut segments: BTreeMap<EraId, BTreeMap<u64, StoredSegment>> = BTreeMap::new();
+    for entry in entries {
+        match entry {
+            Entry::Record(record) => {
+                let Some(image) = of.get(&record.era) else { continue };
+                let found = || image.records.binary_search_by_key(&record.index, |left| left.index).is_ok();
+                // What a start leaves out lies past the first record that is missing of the last commit.
+                if record.index < image.closed_index || found() {
+                    records.entry(record.era).or_default().insert(record.index, Entry::Record(record));
+                }
+            }
+            Entry::Segment(segment) if of.get(&segment.era).is_some_and(|image| segment.segment < image.segments) => {
+                segments.entry(segment.era).or_default().insert(segment.segment, segment);
+            }
+            Entry::Segment(_) => {}
+        }
+    }
+    let log = |era: &EraId| {
+        let mut records = records.remove(era).unwrap_or_default();
+        let mut log = Vec::new();
+        for segment in segments.remove(era).unwrap_or_default().into_values() {
+            let after = records.split_off(&(segment.first_index + u64::from(segment.count)));
+            log.extend(std::mem::replace(&mut records, after).into_values());
+            log.push(Entry::Segment(segment));
+        }
+        log.extend(records.into_values());
+        log
+    };
+    let ids: Vec<EraId> = of.into_keys().collect();
+    let logs: Vec<Vec<Entry>> = ids.iter().map(log).collect();
+    ids.into_iter().zip(logs).collect()
 }
 
 fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {

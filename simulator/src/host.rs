@@ -38,8 +38,11 @@ use crate::world::{Checks, Happening, World};
 
 /// Between the kernel's start and the agent's.
 pub(crate) const BOOT_MS: u64 = 4000;
-/// Commits after which the agent is told how full the disk is.
-const DISK_EVERY: u32 = 64;
+/// The agent is told how full the disk is after so many commits,
+const DISK_EVERY_COMMITS: u32 = 64;
+/// and before it takes in anything later than this after it was told last, in milliseconds by its clock: as the shell does.
+/// In between it guesses, and a guess must not keep it locked.
+const DISK_EVERY: u64 = 10_000;
 
 /// What a commit made durable, for the checkers.
 struct Durable {
@@ -136,6 +139,7 @@ impl World<'_> {
             conn: None,
             deadline: None,
             since_disk: 0,
+            disk_at: clocks.boottime,
             contact: None,
             heard: Vec::new(),
             followed: Followed::new(held.map_or(0, |held| held.version)),
@@ -222,6 +226,10 @@ impl World<'_> {
             if process.inbox.is_empty() {
                 self.schedule_deadline(number);
                 return;
+            }
+            if clocks.boottime.0.saturating_sub(process.disk_at.0) >= DISK_EVERY {
+                (process.since_disk, process.disk_at) = (0, clocks.boottime);
+                process.inbox.push_front(Input::Disk(Taken::of(device.disk.used_bytes())));
             }
             let mut effects = Effects::default();
             for input in process.inbox.drain(..) {
@@ -352,7 +360,7 @@ impl World<'_> {
         let bytes = in_flight.steps.iter().map(fleet_answers::bytes_of).sum();
         process.since_disk += 1;
         let drops = in_flight.steps.iter().any(|step| matches!(step, Step::DropEra(_) | Step::Shed(_)));
-        let look = drops || process.since_disk >= DISK_EVERY;
+        let look = drops || process.since_disk >= DISK_EVERY_COMMITS;
         if let Some(anchor) = &durable.anchor {
             let lease = anchor.powered_lease.since(anchor.powered).min(self.scenario.profile.time.lease());
             device.anchored = Some(in_flight.made + lease.0);
@@ -622,8 +630,8 @@ impl World<'_> {
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         let (lost, unheard_of) = if device.real.is_some() {
-            self.really_stop(number, Some(fate));
-            Default::default()
+            self.really_stop(number, Some(&mut *fate));
+            self.really_forget(number, fate)
         } else {
             device.disk.power_cut(&mut *fate);
             device.disk.forget_what_lies(fate)
@@ -701,8 +709,13 @@ impl World<'_> {
         }
         let done = self.abandon(number, Some(done));
         let mut rng = stream(self.seed, &format!("gw-{number}"), &format!("sync-{}", self.now));
+        let mut fate = || if below(&mut rng, 2) == 0 { Fate::Lost } else { Fate::Kept };
+        if self.devices[number as usize].real.is_some() {
+            self.really_sync_failed(number, part, &mut fate);
+        } else {
+            self.devices[number as usize].disk.sync_failed(part, fate);
+        }
         let device = &mut self.devices[number as usize];
-        device.disk.sync_failed(part, || if below(&mut rng, 2) == 0 { Fate::Lost } else { Fate::Kept });
         device.watched = Watched::No;
         let wait = device.reopen;
         device.reopen = (wait * 2).min(REOPEN_MAX);

@@ -10,7 +10,7 @@ use hardtack::ids::EraId;
 use hardtack::wire::audit::segment::Loaded;
 
 use crate::disk::Fate;
-use crate::fault::{Damage, WireTrick};
+use crate::fault::{Damage, Part, WireTrick};
 use crate::network::{ConnId, End, Packet};
 use crate::plan::Act;
 use crate::recovery::Found;
@@ -43,12 +43,10 @@ impl Level {
         }
     }
 
-    /// The name of the fault that an act is, if this level cannot do it.
-    pub(crate) fn cannot(self, act: &Act) -> Option<&'static str> {
+    /// The name of the fault that an act is, if this level cannot do it, and why not.
+    pub(crate) fn cannot(self, act: &Act) -> Option<(&'static str, &'static str)> {
         match (self, act) {
-            (Self::Wire, Act::DiskSync { part, how, .. }) => Some(how.name(*part)),
-            (Self::Wire, Act::DiskDamage { damage: Damage::TailForged, .. }) => Some(Damage::TailForged.name()),
-            (Self::Model, Act::Wire { trick, .. }) => Some(trick.name()),
+            (Self::Model, Act::Wire { trick, .. }) => Some((trick.name(), NO_BYTES)),
             (Self::Model | Self::Wire, _) => None,
         }
     }
@@ -64,6 +62,9 @@ impl Level {
         }
     }
 }
+
+/// Why the model cannot do what is done to bytes.
+pub(crate) const NO_BYTES: &str = "messages go over the model's links whole, there are no bytes to do it to";
 
 /// What an end of a connection does: because something is to be sent, or because something arrived.
 #[derive(Debug, Default)]
@@ -118,6 +119,18 @@ pub(crate) trait RealDisk {
     /// The supply fails there. What was not synced meets its fate.
     fn power_cut(&mut self, batch: Batch, done: (u64, u64), fate: &mut dyn FnMut() -> Fate) -> Result<(), Broke>;
 
+    /// A sync of this part fails in a commit, and the process ends. What the kernel could not write meets its fate.
+    fn sync_fails(&mut self, batch: Batch, part: Part, fate: &mut dyn FnMut() -> Fate) -> Result<(), Broke>;
+
+    /// From now on what is synced of this part stays in the drive's memory.
+    fn lie(&mut self, part: Part) -> Result<(), Broke>;
+
+    /// What is in the drive's memory of this part is on the medium, and syncs are honest again.
+    fn come_clean(&mut self, part: Part);
+
+    /// The supply failed, and what was in the drive's memory only may be gone: the parts that lost something.
+    fn forget_what_lies(&mut self, fate: &mut dyn FnMut() -> Fate) -> Result<Vec<Part>, Broke>;
+
     /// A segment for sending.
     fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Broke>;
 
@@ -127,6 +140,6 @@ pub(crate) trait RealDisk {
     /// A copy of the folder, by number, for a fault to put back later.
     fn copy(&mut self, number: u32) -> Result<(), Broke>;
 
-    /// Something befalls the folder while no power is on. Whether that can be done to a real one.
+    /// Something befalls the folder while no power is on. Whether it changed.
     fn damage(&mut self, damage: Damage, copy: u32) -> Result<bool, Broke>;
 }

@@ -153,7 +153,7 @@ fn sum<'a>(
         scenario: scenario.name.clone(),
         seed,
         idle: idle(scenario, &sum.effects),
-        not_applied: sum.not_applied.into_iter().map(str::to_owned).collect(),
+        not_applied: sum.not_applied.into_iter().map(|(fault, why)| format!("{fault} ({why})")).collect(),
         properties: sum.tally.properties(),
         require: scenario.require.clone(),
         device_ms: sum.runs * scenario.duration * u64::from(scenario.fleet.devices),
@@ -245,7 +245,7 @@ struct Sum {
     decisions: u64,
     effects: BTreeMap<&'static str, u64>,
     shares: BTreeMap<(TimeClass, Synced), authority::Share>,
-    not_applied: BTreeSet<&'static str>,
+    not_applied: BTreeSet<(&'static str, &'static str)>,
     hashes: Fold,
 }
 

@@ -11,10 +11,11 @@ use hardtack::ids::EraId;
 
 use crate::check::Id;
 use crate::disk::{Fate, Step};
-use crate::fault::WireTrick;
-use crate::level::{Broke, Does, RealDisk};
+use crate::fault::{Damage, Part, WireTrick};
+use crate::level::{Broke, Does, RealDisk, NO_BYTES};
 use crate::network::{ConnId, End};
-use crate::recovery;
+use crate::plan::Turn;
+use crate::recovery::{self, Found};
 use crate::world::{Happening, World};
 
 /// What a gateway adds to one and a half keep-alives, for a slow answer.
@@ -26,6 +27,13 @@ pub(crate) struct CutShort {
     pub(crate) batch: Batch,
     /// So many of its steps were done.
     pub(crate) done: u64,
+}
+
+/// What a start would find, looked at while nobody runs.
+fn looked_at(real: &mut dyn RealDisk) -> Result<Found, Broke> {
+    let found = real.open()?;
+    real.close();
+    Ok(found)
 }
 
 impl World<'_> {
@@ -69,19 +77,67 @@ impl World<'_> {
                 Some(fate) => real.power_cut(batch, done, fate)?,
                 None => real.killed(batch, done)?,
             }
-            let found = real.open()?;
-            real.close();
-            Ok(found)
+            looked_at(real)
         });
         if let Some(found) = found {
-            self.devices[number as usize].disk.follow(steps, &found);
+            self.devices[number as usize].disk.follow(steps, found);
         }
+    }
+
+    /// A sync failed in a commit: so says the real store. The model of the disk follows what is left.
+    pub(crate) fn really_sync_failed(&mut self, number: u32, part: Part, fate: &mut dyn FnMut() -> Fate) {
+        let Some(CutShort { steps, batch, .. }) = self.devices[number as usize].cut_short.take() else { return };
+        let found = self.really(number, |real| {
+            real.sync_fails(batch, part, fate)?;
+            looked_at(real)
+        });
+        if let Some(found) = found {
+            self.devices[number as usize].disk.follow(steps, found);
+        }
+    }
+
+    /// Syncs of a part of a gateway's real disk become a lie, or are honest again.
+    pub(crate) fn really_lie(&mut self, number: u32, part: Part, turn: Turn) {
+        self.really(number, |real| match turn {
+            Turn::Begins => real.lie(part),
+            Turn::Ends => {
+                real.come_clean(part);
+                Ok(())
+            }
+        });
+    }
+
+    /// The supply failed: what a real disk kept in its memory only may be gone. The parts that lost something, and the
+    /// records of which nothing that is left speaks.
+    pub(crate) fn really_forget(
+        &mut self,
+        number: u32,
+        fate: &mut dyn FnMut() -> Fate,
+    ) -> (Vec<Part>, Vec<(u64, u64)>) {
+        let left = self.really(number, |real| match real.forget_what_lies(fate)? {
+            lost if lost.is_empty() => Ok(None),
+            lost => Ok(Some((lost, looked_at(real)?))),
+        });
+        let Some(Some((lost, found))) = left else { return Default::default() };
+        let disk = &mut self.devices[number as usize].disk;
+        let before: Vec<(u64, u64)> = disk.durable().records().collect();
+        disk.follow(Vec::new(), found);
+        (lost, disk.unheard_of(before.into_iter()))
+    }
+
+    /// Something befalls a gateway's real disk, if it has one: whether it changed. The same has befallen the model of it,
+    /// which follows what is left.
+    pub(crate) fn really_damage(&mut self, number: u32, damage: Damage, copy: u32) -> Option<bool> {
+        let (changed, found) = self.really(number, |real| Ok((real.damage(damage, copy)?, looked_at(real)?)))?;
+        self.devices[number as usize].disk.follow(Vec::new(), found);
+        Some(changed)
     }
 
     /// The broker does something to the bytes on a gateway's connection, where bytes go over it.
     pub(crate) fn trick_on_wire(&mut self, device: u32, trick: WireTrick, pick: u64) {
         if self.links.is_none() {
-            return self.not_applied(trick.name());
+            self.not_applied.insert((trick.name(), NO_BYTES));
+            return;
         }
         self.disturbed();
         let Some(conn) = self.broker.session_of(device) else { return };
@@ -106,11 +162,6 @@ impl World<'_> {
             let heard = waits.or(before);
             self.schedule(self.now + patience, Happening::Listen { conn, heard: heard.unwrap_or(u64::MAX) });
         }
-    }
-
-    /// A fault that cannot be done at this level is not done, and is said to be missing.
-    pub(crate) fn not_applied(&mut self, fault: &'static str) {
-        self.not_applied.insert(fault);
     }
 
     /// A segment is loaded for sending.

@@ -23,6 +23,8 @@ pub(crate) struct Found {
     pub(crate) anchor: Option<Anchor>,
     pub(crate) files: Vec<(StateFile, Vec<u8>)>,
     pub(crate) eras: Vec<EraImage>,
+    /// Every entry that a real disk holds, in any order and perhaps more than once. None where the disk is a model.
+    pub(crate) entries: Vec<Entry>,
 }
 
 /// Reads a medium.
@@ -61,6 +63,7 @@ pub(crate) fn read(medium: &Medium, fleet: &FleetId, device: &DeviceId) -> Found
         eras: eras.collect(),
         anchor,
         files: medium.files.iter().map(|(file, content)| (file.clone(), content.clone())).collect(),
+        entries: Vec::new(),
     }
 }
 

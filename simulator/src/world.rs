@@ -195,8 +195,8 @@ pub(crate) struct World<'a> {
     pub(crate) effects: BTreeMap<&'static str, u64>,
     /// What levels are compared by.
     pub(crate) seen: Seen,
-    /// Faults that this level cannot do.
-    pub(crate) not_applied: BTreeSet<&'static str>,
+    /// Faults that this level cannot do, and why not.
+    pub(crate) not_applied: BTreeSet<(&'static str, &'static str)>,
     /// The window in which each boundary is tried, if the plan has one.
     pub(crate) window: Option<Window>,
     /// Where to cut the power, in a run that tries one boundary of many.
@@ -231,7 +231,7 @@ pub(crate) struct Outcome {
     pub(crate) seen: Seen,
     /// Which credentials were picked for what.
     pub(crate) choices: Choices,
-    pub(crate) not_applied: BTreeSet<&'static str>,
+    pub(crate) not_applied: BTreeSet<(&'static str, &'static str)>,
     pub(crate) shares: BTreeMap<(TimeClass, Synced), Share>,
     /// Decisions that callers saw.
     pub(crate) decisions: u64,

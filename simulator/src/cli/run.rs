@@ -250,7 +250,8 @@ fn table(report: &Report, seconds: f64) -> String {
         text.push_str(&format!("  faults without effect: {}\n", report.idle.join(" ")));
     }
     if !report.not_applied.is_empty() {
-        text.push_str(&format!("  not applied at this level: {}\n", report.not_applied.join(", ")));
+        let lines = report.not_applied.iter().map(|fault| format!("  not applied at this level: {fault}\n"));
+        text.extend(lines);
     }
     text.truncate(text.trim_end().len());
     text

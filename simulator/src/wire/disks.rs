@@ -5,24 +5,30 @@
 //! Read next: `image.rs`, what a cut leaves; `../disk.rs`, the model that it goes with.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use hardtack::agent::effects::{Entry, StoredRecord};
 use hardtack::agent::salvage::{Hole, Remains};
 use hardtack::agent::Batch;
 use hardtack::ids::EraId;
 use hardtack::profile::QueueLimits;
-use hardtack::shell::store;
+use hardtack::shell::store::{self, StoreError};
 use hardtack::wire::audit::segment::Loaded;
+use hardtack::wire::audit::{Event, Record};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 use super::image::Image;
 use crate::disk::Fate;
-use crate::fault::Damage;
+use crate::fault::{Damage, Part};
 use crate::level::{Broke, RealDisk};
 use crate::random::{below, stream};
 use crate::recovery::Found;
+
+/// Of a part whose syncs are a lie so many states are kept, at most.
+const MEDIA_MAX: usize = 8;
 
 /// The store of one gateway.
 pub(super) struct Store {
@@ -32,6 +38,8 @@ pub(super) struct Store {
     limits: QueueLimits,
     opened: Option<store::Store>,
     copies: Vec<(u32, Image)>,
+    /// Parts whose syncs are a lie: what was on the medium when that began, and after commits since, oldest first.
+    lies: BTreeMap<Part, Vec<Image>>,
     torn: ChaCha8Rng,
 }
 
@@ -39,11 +47,53 @@ impl Store {
     pub(super) fn new(place: Rc<TempDir>, seed: u64, device: u32, limits: QueueLimits) -> Self {
         let folder = place.path().join(format!("gw-{device}"));
         let torn = stream(seed, &format!("gw-{device}"), "torn");
-        Self { _place: place, folder, limits, opened: None, copies: Vec::new(), torn }
+        Self { _place: place, folder, limits, opened: None, copies: Vec::new(), lies: BTreeMap::new(), torn }
     }
 
     fn image(&self) -> Result<Image, Broke> {
         Image::of(&self.folder).map_err(broke)
+    }
+
+    /// Of the parts whose syncs are a lie, how they are after a commit. Of too many every other one is forgotten.
+    fn note_what_lies(&mut self) -> Result<(), Broke> {
+        if self.lies.is_empty() {
+            return Ok(());
+        }
+        let image = self.image()?;
+        for (part, media) in &mut self.lies {
+            media.push(Image::default().with(*part, &image));
+            if media.len() > MEDIA_MAX {
+                let mut odd = false;
+                media.retain(|_| {
+                    odd = !odd;
+                    odd
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody writes another resource into a decision that is past the last segment and before the anchor, so that its
+    /// row is whole. Whether there was one.
+    fn forge_tail(&mut self) -> Result<bool, Broke> {
+        let found = self.open()?;
+        self.opened = None;
+        let Some((era, end)) = found.anchor.and_then(|anchor| Some((anchor.era?, anchor.next_index))) else {
+            return Ok(false);
+        };
+        let image = found.eras.into_iter().find(|image| image.id == era);
+        let forged = image.and_then(|image| {
+            let tail = image.closed_index..end;
+            image.records.into_iter().filter(|stored| tail.contains(&stored.index)).find_map(forged)
+        });
+        let Some(forged) = forged else { return Ok(false) };
+        let other = |entry: &Entry| match entry {
+            Entry::Record(record) if (record.era, record.index) == (era, forged.index) => {
+                Some(Entry::Record(forged.clone()))
+            }
+            Entry::Record(_) | Entry::Segment(_) => None,
+        };
+        Ok(store::rows(&self.folder, other).map_err(broke)? > 0)
     }
 
     /// The commit is made, and the folder looked at before it and after each of its steps.
@@ -59,10 +109,29 @@ impl Store {
     }
 }
 
+/// The steps of a commit that end with a sync of a part.
+const fn syncs_of(part: Part) -> &'static [&'static str] {
+    match part {
+        Part::Anchor => &["anchor"],
+        Part::Era => &["begun", "folded", "synced"],
+        Part::Files => &["file"],
+    }
+}
+
 /// Of so many steps, the one that is as far as `done` of `of`.
 fn as_far(steps: usize, (done, of): (u64, u64)) -> usize {
     let steps = steps as u64;
     (done * steps / of.max(1)).min(steps) as usize
+}
+
+/// A decision with another resource, in as many bytes.
+fn forged(mut stored: StoredRecord) -> Option<StoredRecord> {
+    let mut record = Record::from_bytes(&stored.bytes).ok()?;
+    let Event::Decision(decision) = &mut record.event else { return None };
+    let length = decision.resource.len();
+    decision.resource = "forged/here".chars().cycle().take(length).collect();
+    let before = std::mem::replace(&mut stored.bytes, record.to_bytes());
+    (before != stored.bytes).then_some(stored)
 }
 
 /// The generation that a slot of the anchor says: 64 bits after its magic, little endian.
@@ -81,12 +150,19 @@ impl RealDisk for Store {
         self.opened = None;
         let (opened, found) = store::Store::open(&self.folder, &self.limits).map_err(broke)?;
         self.opened = Some(opened);
-        Ok(Found { anchor: found.anchor, files: found.files, eras: found.eras })
+        let mut entries = Vec::new();
+        let note = |entry: &Entry| {
+            entries.push(entry.clone());
+            None
+        };
+        store::rows(&self.folder, note).map_err(broke)?;
+        Ok(Found { anchor: found.anchor, files: found.files, eras: found.eras, entries })
     }
 
     fn commit(&mut self, batch: Batch) -> Result<(), Broke> {
         let opened = self.opened.as_mut().ok_or_else(|| broke("a commit without a store"))?;
-        opened.commit(batch).map_err(broke)
+        opened.commit(batch).map_err(broke)?;
+        self.note_what_lies()
     }
 
     fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Broke> {
@@ -116,6 +192,57 @@ impl RealDisk for Store {
         left.lay_out(&self.folder).map_err(broke)
     }
 
+    fn sync_fails(&mut self, batch: Batch, part: Part, fate: &mut dyn FnMut() -> Fate) -> Result<(), Broke> {
+        let before = self.image()?;
+        let mut opened = self.opened.take().ok_or_else(|| broke("a commit without a store"))?;
+        opened.fail_syncs(syncs_of(part));
+        let Err(StoreError::File(_)) = opened.commit(batch) else {
+            return Err(broke("a sync failed, and the commit was taken for durable"));
+        };
+        let Err(StoreError::Failed) = opened.commit(Batch::default()) else {
+            return Err(broke("a sync failed, and the store took another commit"));
+        };
+        drop(opened);
+        let shown = self.image()?;
+        let left = shown.with(part, &before).cut_on_the_way_to(&shown, fate, &mut self.torn);
+        left.lay_out(&self.folder).map_err(broke)
+    }
+
+    fn lie(&mut self, part: Part) -> Result<(), Broke> {
+        let medium = Image::default().with(part, &self.image()?);
+        self.lies.entry(part).or_insert_with(|| vec![medium]);
+        Ok(())
+    }
+
+    fn come_clean(&mut self, part: Part) {
+        self.lies.remove(&part);
+    }
+
+    fn forget_what_lies(&mut self, fate: &mut dyn FnMut() -> Fate) -> Result<Vec<Part>, Broke> {
+        if self.lies.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.opened = None;
+        let (mut left, mut lost) = (self.image()?, Vec::new());
+        for (part, media) in &mut self.lies {
+            let earlier = &media[below(&mut self.torn, media.len() as u64) as usize];
+            let medium = match part {
+                // Each of them is in the drive's memory by itself.
+                Part::Files => left.with(*part, earlier).or_by_file(&left, fate),
+                Part::Anchor | Part::Era => left.with(*part, earlier),
+            };
+            if !medium.reads_like(&left) {
+                lost.push(*part);
+            }
+            *media = vec![Image::default().with(*part, &medium)];
+            left = medium;
+        }
+        if !lost.is_empty() {
+            left.lay_out(&self.folder).map_err(broke)?;
+        }
+        Ok(lost)
+    }
+
     fn copy(&mut self, number: u32) -> Result<(), Broke> {
         let image = self.image()?;
         self.copies.push((number, image));
@@ -125,7 +252,8 @@ impl RealDisk for Store {
     fn damage(&mut self, damage: Damage, copy: u32) -> Result<bool, Broke> {
         self.opened = None;
         let copy = self.copies.iter().position(|(number, _)| *number == copy).map(|at| self.copies.remove(at).1);
-        let mut image = self.image()?;
+        let before = self.image()?;
+        let mut image = before.clone();
         let slots = ["anchor.0", "anchor.1"].map(Path::new);
         let slot =
             slots.into_iter().filter(|slot| image.file(slot).is_some()).max_by_key(|slot| generation(&image, slot));
@@ -147,7 +275,7 @@ impl RealDisk for Store {
             }
             (Damage::SlotsGone, _, _) => slots.iter().for_each(|slot| image.set(slot, None)),
             (Damage::ImageRolledBack, _, Some(copy)) => image = copy,
-            (Damage::TailForged, _, _) => return Ok(false),
+            (Damage::TailForged, _, _) => return self.forge_tail(),
             (
                 Damage::SlotDeleted
                 | Damage::SlotRotten
@@ -156,7 +284,10 @@ impl RealDisk for Store {
                 | Damage::ImageRolledBack,
                 _,
                 _,
-            ) => return Ok(true),
+            ) => return Ok(false),
+        }
+        if image.reads_like(&before) {
+            return Ok(false);
         }
         image.lay_out(&self.folder).map_err(broke)?;
         Ok(true)

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rand_chacha::ChaCha8Rng;
 
 use crate::disk::Fate;
+use crate::fault::Part;
 use crate::random::below;
 
 /// What a disk writes whole or not at all, in bytes.
@@ -98,6 +99,38 @@ impl Image {
         }
     }
 
+    /// This, and in place of a part of it the same part of another.
+    pub(super) fn with(&self, part: Part, of: &Self) -> Self {
+        let is_in = |path: &Path| part_of(path) == part;
+        let folders = self.folders.iter().filter(|path| !is_in(path));
+        let files = self.files.iter().filter(|(path, _)| !is_in(path));
+        let own = files.chain(of.files.iter().filter(|(path, _)| is_in(path)));
+        Self {
+            folders: folders.chain(of.folders.iter().filter(|path| is_in(path))).cloned().collect(),
+            files: own.map(|(path, file)| (path.clone(), file.clone())).collect(),
+        }
+    }
+
+    /// Each file as it is here or in another, or there or not there as here or in the other.
+    pub(super) fn or_by_file(&self, other: &Self, fate: &mut dyn FnMut() -> Fate) -> Self {
+        let paths: BTreeSet<&PathBuf> = self.files.keys().chain(other.files.keys()).collect();
+        let pick = |path: &PathBuf| {
+            let (own, others) = (self.file(path), other.file(path));
+            let of = if own == others || fate() == Fate::Lost { self } else { other };
+            Some((path.clone(), of.files.get(path)?.clone()))
+        };
+        let files = paths.into_iter().filter_map(pick).collect();
+        Self { folders: self.folders.union(&other.folders).cloned().collect(), files }
+    }
+
+    /// Whether all files are there with the same content.
+    pub(super) fn reads_like(&self, other: &Self) -> bool {
+        let alike = |((path, file), (other_path, other)): ((&PathBuf, &File), (&PathBuf, &File))| {
+            path == other_path && file.content == other.content
+        };
+        self.files.len() == other.files.len() && self.files.iter().zip(&other.files).all(alike)
+    }
+
     /// What a cut leaves after this and on the way to `next`.
     pub(super) fn cut_on_the_way_to(&self, next: &Self, fate: &mut dyn FnMut() -> Fate, torn: &mut ChaCha8Rng) -> Self {
         let mut left = Self { folders: self.folders.intersection(&next.folders).cloned().collect(), ..Self::default() };
@@ -172,6 +205,17 @@ impl File {
             content.truncate(content.len() - below(rng, grown as u64 + 1) as usize * SECTOR);
         }
         Self { inode: self.inode, content }
+    }
+}
+
+/// The part of the state folder that a path is in.
+fn part_of(path: &Path) -> Part {
+    if is_slot(path) {
+        Part::Anchor
+    } else if path.starts_with("eras") || path.starts_with("quarantine") {
+        Part::Era
+    } else {
+        Part::Files
     }
 }
 

@@ -17,6 +17,8 @@
 
 mod anchor;
 mod era;
+#[cfg(feature = "crash-points")]
+mod faults;
 mod folder;
 mod given;
 mod pages;
@@ -40,6 +42,8 @@ use crate::wire::audit::segment::{Loaded, Upload};
 use crate::wire::envelope::Signed;
 use anchor::Slots;
 use era::{Older, Rewritten, Writer};
+#[cfg(feature = "crash-points")]
+pub use faults::rows;
 use folder::{bytes_below, list, Folder};
 use given::Given;
 pub use peek::peek;
@@ -216,6 +220,8 @@ pub struct Store {
     failed: bool,
     #[cfg(any(test, feature = "crash-points"))]
     at_step: Option<Box<dyn FnMut(&'static str)>>,
+    #[cfg(feature = "crash-points")]
+    failing: &'static [&'static str],
 }
 
 /// When folders are tried again that could not be written anew.
@@ -265,6 +271,8 @@ impl Store {
             failed: false,
             #[cfg(any(test, feature = "crash-points"))]
             at_step: None,
+            #[cfg(feature = "crash-points")]
+            failing: &[],
         };
         store.remove_folders(&store.dead_folders(&picture.empty))?;
         store.trim_places(None);
@@ -290,7 +298,7 @@ impl Store {
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
         for FileWrite { file, content } in &batch.files {
             self.folder.replace(file, content)?;
-            self.step("file");
+            self.synced("file")?;
         }
         let fresh: Given = batch.shed.into_iter().collect();
         let retired = batch.begin_era.map(|era| self.begin(era, &fresh)).transpose()?;
@@ -302,7 +310,7 @@ impl Store {
         self.given.extend(fresh.iter());
         if let Some(anchor) = &batch.anchor {
             self.slots.write(anchor)?;
-            self.step("anchor");
+            self.synced("anchor")?;
         }
         for number in retired.into_iter().flatten() {
             self.retire(number)?;
@@ -360,8 +368,7 @@ impl Store {
         writer.flush()?;
         self.step("flushed");
         self.current.as_ref().ok_or(StoreError::NoEra)?.sync()?;
-        self.step("synced");
-        Ok(())
+        self.synced("synced")
     }
 
     /// Begins an era, and copies into it what the folders hold that are to go. Says which these are.
@@ -372,7 +379,7 @@ impl Store {
         }
         let dir = self.folder.join("eras").join(format!("{:020}", era.number));
         let mut writer = Writer::create(dir, era, self.cache_bytes)?;
-        self.step("begun");
+        self.synced("begun")?;
         let retired = self.retiring(fresh);
         for number in &retired {
             let Some(older) = self.older.get_mut(number) else { continue };
@@ -385,7 +392,7 @@ impl Store {
         writer.put(dropped.chain(salvaged).chain(self.given.iter().map(Row::Shed)))?;
         writer.sync()?;
         self.current = Some(writer);
-        self.step("folded");
+        self.synced("folded")?;
         Ok(retired)
     }
 
@@ -569,6 +576,14 @@ impl Store {
     #[cfg(not(any(test, feature = "crash-points")))]
     #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "tests look at the disk at each step")]
     fn step(&mut self, _name: &'static str) {}
+
+    /// A step that ends with a sync.
+    #[cfg(not(feature = "crash-points"))]
+    #[expect(clippy::unnecessary_wraps, reason = "tests let it fail")]
+    fn synced(&mut self, name: &'static str) -> Result<(), StoreError> {
+        self.step(name);
+        Ok(())
+    }
 }
 
 impl Drop for Store {

@@ -10,6 +10,8 @@
 pub enum Mutant {
     /// An acknowledgement is believed whoever signed it.
     AckByAnyKey = 1,
+    /// What revokes everything revokes nothing.
+    AllUnrevoked = 68,
     /// An allow that is as one before it is counted, and has no record.
     AllowCounted = 2,
     /// Allows and what is critical are given up when room is short, like denials.
@@ -22,6 +24,8 @@ pub enum Mutant {
     AuditNotSealed = 6,
     /// A decision charges no budget.
     BudgetNotCharged = 7,
+    /// A next trust bundle is not taken.
+    BundleNotFollowed = 69,
     /// The ceiling of another boot counts on.
     CeilingKeptAfterBoot = 8,
     /// A new task sets every budget back.
@@ -36,6 +40,10 @@ pub enum Mutant {
     CounterAfterAction = 12,
     /// What counts stood for that are given up for want of room is said nowhere.
     CountsShedUntold = 13,
+    /// What revokes this device revokes nothing.
+    DeviceUnrevoked = 70,
+    /// The oscillator counts as exact.
+    DriftIgnored = 71,
     /// A token whose bucket was dropped is judged by the clock alone.
     DroppedForgotten = 14,
     /// A head is believed whoever signed it.
@@ -54,12 +62,18 @@ pub enum Mutant {
     EmergencyNotWritten = 21,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
     EmergencyOutlives = 22,
+    /// A statement of an emergency key counts at whichever place it is found.
+    EmergencyPlaceUnchecked = 72,
+    /// A second statement of an emergency key under a counter that is known is taken.
+    EmergencyTwinTaken = 73,
     /// An emergency rule on the device wipes its grants.
     EmergencyWipes = 23,
     /// An era that begins because the last had grown long does not say where that one ended.
     EndUnnamed = 24,
     /// A second head of a position that is held is taken for the first.
     EquivocationUnnoticed = 25,
+    /// A start counts eras on from the anchor's, whatever it finds of later ones.
+    EraByAnchorAlone = 74,
     /// A start goes on under the number of the era before.
     EraNotBumped = 26,
     /// An older head is taken as if it were new.
@@ -70,12 +84,16 @@ pub enum Mutant {
     FloorNotPersisted = 29,
     /// The collector sets a branch of a trail aside, and tells no operator.
     ForkUntold = 67,
+    /// A head counts as new from when it came, not from when it was signed.
+    FreshByArrival = 75,
     /// A position counts as reached though additions before it are missing.
     GapCountedComplete = 30,
     /// Additions wait until those before them are here.
     GapIgnored = 31,
     /// The gap record of what was given up leaves out the last of it.
     GapTooShort = 32,
+    /// What revokes a group revokes nothing.
+    GroupUnrevoked = 76,
     /// The system clock makes decisions more lenient too.
     HintBelieved = 33,
     /// An allow is given however long its record took. Slept through, it outlives its token.
@@ -94,6 +112,12 @@ pub enum Mutant {
     NamedByAnother = 40,
     /// What a broker threw away goes out with the next connection, and not before.
     NeverPublishedAgain = 65,
+    /// A connection that is lost is not made again.
+    NeverReconnects = 77,
+    /// An acknowledgement of a nonce that is not out counts as one of none.
+    NonceUnchecked = 78,
+    /// What is larger than any message is dropped, and no record says so.
+    OversizedUntold = 79,
     /// What does not fit into one head is forgotten once that head is signed.
     PendingDropped = 41,
     /// A step of the ladder is taken from any place.
@@ -118,6 +142,10 @@ pub enum Mutant {
     RevocationForgotten = 51,
     /// What the ladder adds up to is not held against the head's root.
     RootNotCompared = 52,
+    /// A segment is released once it is sent.
+    SentIsDelivered = 80,
+    /// A serial that is revoked by itself counts on.
+    SerialUnrevoked = 81,
     /// What was given up for want of room is counted in no gap record.
     ShedUntold = 53,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
@@ -136,6 +164,8 @@ pub enum Mutant {
     SyncErrorIgnored = 60,
     /// What no signature covers is taken as it is found.
     TailNotChecked = 61,
+    /// What revokes a task revokes nothing.
+    TaskUnrevoked = 82,
     /// Every class is judged at the floor alone.
     TimeJudgedAtFloor = 62,
     /// Evaluation sees two times at once, and passes where either would.
@@ -146,14 +176,16 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 67] = [
+    pub const ALL: [Self; 82] = [
         Self::AckByAnyKey,
+        Self::AllUnrevoked,
         Self::AllowCounted,
         Self::AllowShed,
         Self::AncestorNotCharged,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
         Self::BudgetNotCharged,
+        Self::BundleNotFollowed,
         Self::CeilingKeptAfterBoot,
         Self::ChildResetsBudget,
         Self::CloneUnnoticed,
@@ -161,6 +193,8 @@ impl Mutant {
         Self::CountLostAtRoll,
         Self::CounterAfterAction,
         Self::CountsShedUntold,
+        Self::DeviceUnrevoked,
+        Self::DriftIgnored,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
         Self::DuplicateStored,
@@ -170,17 +204,22 @@ impl Mutant {
         Self::EmergencyLiftsLeftOut,
         Self::EmergencyNotWritten,
         Self::EmergencyOutlives,
+        Self::EmergencyPlaceUnchecked,
+        Self::EmergencyTwinTaken,
         Self::EmergencyWipes,
         Self::EndUnnamed,
         Self::EquivocationUnnoticed,
+        Self::EraByAnchorAlone,
         Self::EraNotBumped,
         Self::FeedPositionLowered,
         Self::FirstFeedAlone,
         Self::FloorNotPersisted,
         Self::ForkUntold,
+        Self::FreshByArrival,
         Self::GapCountedComplete,
         Self::GapIgnored,
         Self::GapTooShort,
+        Self::GroupUnrevoked,
         Self::HintBelieved,
         Self::LateAllowGiven,
         Self::LeaseEndsEmergency,
@@ -190,6 +229,9 @@ impl Mutant {
         Self::MovedNotFiled,
         Self::NamedByAnother,
         Self::NeverPublishedAgain,
+        Self::NeverReconnects,
+        Self::NonceUnchecked,
+        Self::OversizedUntold,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PositionReused,
@@ -202,6 +244,8 @@ impl Mutant {
         Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::RootNotCompared,
+        Self::SentIsDelivered,
+        Self::SerialUnrevoked,
         Self::ShedUntold,
         Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
@@ -211,6 +255,7 @@ impl Mutant {
         Self::SuccessorByOldAlone,
         Self::SyncErrorIgnored,
         Self::TailNotChecked,
+        Self::TaskUnrevoked,
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,
         Self::WallClockUsed,

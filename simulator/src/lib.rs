@@ -15,10 +15,13 @@
 //!   behind another: the same plan on real processes.
 //! - [`soak`], [`fuzz`]: many runs in a row; [`shrink`]: few acts of many; [`bisect`], [`diff`]: one run beside others; [`agree`]: one
 //!   level beside another.
+//! - `mutants`, `bites`, behind the feature `mutants`: planted bugs, where each is caught, and which fault reveals it.
 
 mod acts;
 pub mod agree;
 pub mod bisect;
+#[cfg(feature = "mutants")]
+mod bites;
 mod broker;
 mod carry;
 pub mod case;
@@ -43,6 +46,8 @@ mod level;
 pub mod live;
 pub mod menu;
 mod model;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod network;
 mod operator;
 pub mod plan;

@@ -48,6 +48,9 @@ enum Command {
     /// as well. Needs mosquitto with its dynamic-security plugin.
     #[cfg(feature = "live")]
     Live(cli::live::Args),
+    /// Plant bugs, each in the world that is to catch it, under some seeds; exit 0 only if each is caught under one of them.
+    #[cfg(feature = "mutants")]
+    Mutants(cli::mutants::Args),
     /// Run a plan again; exit 0 only if it passes, and comes to the same as was recorded.
     Replay(cli::run::ReplayArgs),
     /// Run scenarios; exit 0 only if all pass.
@@ -72,6 +75,8 @@ fn main() -> ExitCode {
         Command::List(args) => cli::list::list(&args),
         #[cfg(feature = "live")]
         Command::Live(args) => cli::live::live(&args),
+        #[cfg(feature = "mutants")]
+        Command::Mutants(args) => cli::mutants::mutants(&args),
         Command::Replay(args) => cli::run::replay(&args),
         Command::Report(args) => cli::report::report(&args),
         Command::Run(args) => cli::run::run(&args),

@@ -222,6 +222,9 @@ pub(crate) struct World<'a> {
 /// What a run came to.
 pub(crate) struct Outcome {
     pub(crate) tally: Tally,
+    /// When it ended.
+    #[cfg(feature = "mutants")]
+    pub(crate) ended: u64,
     pub(crate) events: u64,
     pub(crate) hash: [u8; 32],
     pub(crate) coverage: Coverage,
@@ -497,6 +500,8 @@ impl<'a> World<'a> {
         let answers = self.ledger.finish(at, &shares);
         Outcome {
             tally: self.checks.tally,
+            #[cfg(feature = "mutants")]
+            ended: at,
             events,
             hash,
             coverage,

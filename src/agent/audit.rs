@@ -607,7 +607,7 @@ impl Trail {
         if segment != outbox.acked.segment || !outbox.is_unproven() {
             return Ok(());
         }
-        if header.previous == outbox.acked.head || active(Mutant::ReleaseOnPuback) {
+        if header.previous == outbox.acked.head || active(Mutant::ReleaseOnPuback) || active(Mutant::SentIsDelivered) {
             outbox.own = outbox.acked;
             return Ok(());
         }

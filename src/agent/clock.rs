@@ -190,7 +190,7 @@ impl TrustedClock {
     pub fn advance(&mut self, now: Millis) {
         self.at = self.at.max(now);
         let elapsed = Millis(self.at.0.saturating_sub(self.base.at.0));
-        let ppm = self.limits.drift_ppm;
+        let ppm = if crate::mutant::active(crate::mutant::Mutant::DriftIgnored) { 0 } else { self.limits.drift_ppm };
         self.floor = self.base.floor + elapsed.slowed(ppm);
         self.powered = (self.base.powered + elapsed.stretched(ppm)).max(self.floor);
         self.ceiling = self.base.ceiling.map(|ceiling| ceiling + elapsed.stretched(ppm.saturating_mul(2)));

@@ -478,6 +478,10 @@ impl Revocations {
     pub fn note_taken(&mut self, clock: &TrustedClock) {
         for feed in self.feeds.values_mut() {
             let Some(issued_at) = feed.head().map(|head| head.issued_at) else { continue };
+            if mutant::active(Mutant::FreshByArrival) {
+                feed.take(if feed.taken() < issued_at { clock.floor() } else { feed.taken() });
+                continue;
+            }
             if clock.has_taken(issued_at) {
                 feed.take(issued_at);
             } else if !clock.has_taken(feed.taken()) {
@@ -529,13 +533,15 @@ impl Revocations {
         selectors.extend(claims.device.as_deref().map(Selector::device));
         selectors.extend(claims.group.as_deref().map(Selector::group));
         selectors.extend(claims.tasks.iter().map(|task| Selector::task(task)));
+        selectors.retain(|selector| !is_unheard(selector));
         let slot = Slot::of(claims.issued, claims.expires);
         let by_feed = self.feeds.iter().find_map(|(id, feed)| {
             let rule = feed.covers_by_rule(selectors.iter().copied(), claims.issued, floor).map(Covered::Rule);
             let block = || verified.chain().find(|block| feed.covers_block(slot, block)).copied().map(Covered::Block);
             let serial = || {
                 let (slot, serial) = claims.serial?;
-                feed.covers_serial(slot, serial).then_some(Covered::Serial(slot, serial))
+                let covered = feed.covers_serial(slot, serial) && !mutant::active(Mutant::SerialUnrevoked);
+                covered.then_some(Covered::Serial(slot, serial))
             };
             Some((Some(id), rule.or_else(block).or_else(serial)?))
         });
@@ -575,7 +581,7 @@ impl Revocations {
 
     /// Whether a live rule of a feed names this very target: then its grants are wiped, which no emergency key can order.
     pub fn is_ordered(&self, target: &Target, floor: Timestamp) -> bool {
-        let Some(selector) = Selector::of(target) else { return false };
+        let Some(selector) = Selector::of(target).filter(|selector| !is_unheard(selector)) else { return false };
         // No token is as late as this, so that no rule on issuing times is meant.
         let covered = |feed: &Feed| feed.covers_by_rule([selector], Timestamp(u64::MAX), floor).is_some();
         let wipes = mutant::active(Mutant::EmergencyWipes) && self.emergencies.names(selector).is_some();
@@ -593,6 +599,21 @@ impl Revocations {
             return Timestamp(0);
         }
         self.feeds.values().filter_map(Feed::head).map(|head| head.dropped_before).max().unwrap_or_default()
+    }
+}
+
+/// Whether a planted bug makes nothing of a rule on this.
+fn is_unheard(selector: &Selector) -> bool {
+    match selector {
+        Selector::All => mutant::active(Mutant::AllUnrevoked),
+        Selector::Device(_) => mutant::active(Mutant::DeviceUnrevoked),
+        Selector::Group(_) => mutant::active(Mutant::GroupUnrevoked),
+        Selector::Task(_) => mutant::active(Mutant::TaskUnrevoked),
+        Selector::Audience(_)
+        | Selector::Grant(_)
+        | Selector::IssuedBefore(_)
+        | Selector::Owner(_)
+        | Selector::RootKey(_) => false,
     }
 }
 

@@ -98,7 +98,8 @@ impl Agent {
         revocations.emergencies = emergencies;
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
-        let newest = boot.eras.iter().map(|era| era.id.number).chain(anchor.era.map(|era| era.number)).max();
+        let found = boot.eras.iter().map(|era| era.id.number).filter(|_| !active(Mutant::EraByAnchorAlone));
+        let newest = found.chain(anchor.era.map(|era| era.number)).max();
         let step = u64::from(!active(Mutant::EraNotBumped));
         let era = EraId { number: newest.map_or(1, |number| number.saturating_add(step)), salt: rng.next_u64() };
         let owner = Owner { fleet: &boot.fleet, device: &boot.device, identity: &boot.keys.identity };

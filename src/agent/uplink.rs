@@ -8,6 +8,7 @@
 use rand_core::RngCore;
 
 use crate::ids::Nonce;
+use crate::mutant::{active, Mutant};
 use crate::profile::LinkLimits;
 use crate::time::Millis;
 
@@ -97,7 +98,8 @@ impl Uplink {
         let wait = doubled.min(self.limits.backoff_ms_max).max(1);
         let jittered = wait / 2 + rng.next_u64() % wait;
         self.failures = self.failures.saturating_add(1);
-        self.link = Link::Down { retry: Millis(now.0.saturating_add(jittered)), reason };
+        let wait = if active(Mutant::NeverReconnects) { u64::MAX } else { jittered };
+        self.link = Link::Down { retry: Millis(now.0.saturating_add(wait)), reason };
     }
 
     /// The connection was cut from here, for another one: nobody has failed, and the next try comes soon.

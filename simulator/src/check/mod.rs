@@ -139,7 +139,7 @@ impl Tally {
     }
 
     /// Whether a property is broken.
-    #[cfg(all(test, feature = "mutants"))]
+    #[cfg(feature = "mutants")]
     pub(crate) fn has_broken(&self, id: &str) -> bool {
         self.witnesses.contains_key(id)
     }

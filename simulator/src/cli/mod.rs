@@ -12,6 +12,8 @@ pub(crate) mod import;
 pub(crate) mod list;
 #[cfg(feature = "live")]
 pub(crate) mod live;
+#[cfg(feature = "mutants")]
+pub(crate) mod mutants;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod shrink;

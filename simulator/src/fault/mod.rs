@@ -29,6 +29,20 @@ type Named = (&'static str, &'static [&'static str], fn(&mut FaultText) -> Resul
 const CATALOGUE: [&[Named]; 7] =
     [network::NAMES, broker::NAMES, clock::NAMES, disk::NAMES, process::NAMES, identity::NAMES, load::NAMES];
 
+/// Every kind that a file can name: with its `what`, its direction, or what a hostile broker does, where it has one.
+#[cfg(all(test, feature = "mutants"))]
+pub(crate) fn kinds() -> impl Iterator<Item = String> {
+    CATALOGUE.iter().flat_map(|family| family.iter()).flat_map(|(name, whats, _)| {
+        let more: &[&str] = match *name {
+            "broker.hostile" => &["drop", "duplicate", "delay", "forge"],
+            "link.down" => &["both", "down", "up"],
+            _ => whats,
+        };
+        let alone = more.is_empty().then(|| (*name).to_owned());
+        alone.into_iter().chain(more.iter().map(move |more| format!("{name} {more}")))
+    })
+}
+
 /// What `what` can be, of these.
 const fn whats<T: Copy, const N: usize>(all: &[(&'static str, T); N]) -> [&'static str; N] {
     let mut names = [""; N];

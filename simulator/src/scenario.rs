@@ -497,10 +497,11 @@ impl Scenario {
             }
         }
         self.check_acts(&self.acts, 0)?;
-        if let Some(late) = self.faults.iter().find(|fault| fault.over() > self.heal) {
-            let name = late.kind.name();
+        if let Some((late, number)) = self.faults.iter().zip(1..).find(|(fault, _)| fault.over() > self.heal) {
+            let (name, over, heal) = (late.kind.name(), Span(late.over()), Span(self.heal));
             return Err(format!(
-                "{name} can go on after `heal`: `until`, `jitter` and `for` together must end by then"
+                "fault {number} ({name}): can go on until {over}, which is after `heal`, {heal}: `at` or `until`, `jitter` and \
+                 `for` together must end by then; make it shorter, or `heal` and `duration` later"
             ));
         }
         Ok(())

@@ -55,6 +55,9 @@ struct Common {
     /// How many runs to make it small.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     runs: u64,
+    /// How long to make each small at the most.
+    #[arg(long, value_name = "SPAN", default_value = "2m")]
+    shrink_for: Span,
     /// How to tell what came out.
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -128,9 +131,10 @@ fn small(
     args: &Common,
 ) -> Result<(PathBuf, Vec<String>), String> {
     let case = Case::parse(&draw(failure.world), None).map_err(|error| error.to_string())?;
+    let since = clock();
     let mut said = |runs: u64, left: usize| {
         progress(&format!("world {}: {runs} runs, {left} acts left", failure.world));
-        true
+        since() < Duration::from_millis(args.shrink_for.0)
     };
     let breach = case.run().breach(failure.property);
     let small = breach.and_then(|breach| shrink(&case, &breach, args.runs, &mut said));

@@ -76,6 +76,11 @@ pub(crate) fn report(args: &Args) -> Result<ExitCode, String> {
     let case = case(&args.file, args.seed)?;
     let (text, scenario, plan, seed) = (case.scenario_text(), case.scenario().clone(), case.plan(), case.seed());
     let other = other(args, &scenario, &text)?;
+    let path = place(args, &scenario);
+    // First: a typing error must not cost the time of a run.
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        return Err(format!("cannot write {}: there is no folder {}; make it first", path.display(), folder.display()));
+    }
     #[cfg(feature = "mutants")]
     super::plant(args.mutant.as_deref())?;
     if other.is_some() && args.format != Format::Html {
@@ -87,7 +92,6 @@ pub(crate) fn report(args: &Args) -> Result<ExitCode, String> {
     let lines = (args.format == Format::Jsonl).then(|| Box::new(trace.clone()) as Box<dyn Write>);
     let (first, seconds) = super::timed(|| Shown::run((&scenario, &label), plan, seed, lines, progress(&label)));
     let verdict = first.report.verdict();
-    let path = place(args, &scenario);
     let mut said = vec![(label.clone(), verdict)];
     let made = match args.format {
         Format::Html => {

@@ -22,20 +22,22 @@ struct Text {
 /// A fault, a planted bug that it reveals, and the property that then breaks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Bite {
+pub struct Bite {
     /// Its name, and that of its world.
-    pub(crate) name: String,
+    pub name: String,
+    /// The planted bug.
     #[serde(deserialize_with = "mutant")]
-    pub(crate) weakness: Mutant,
-    pub(crate) breaks: String,
+    pub weakness: Mutant,
+    /// The property that it breaks.
+    pub breaks: String,
     /// The fault, as a scenario file has it.
-    pub(crate) fault: Table,
+    pub fault: Table,
     /// Other faults that the story needs, and that reveal nothing by themselves.
     #[serde(default)]
     beside: Vec<Table>,
     /// Faults that reveal nothing in its place: the other direction, the other gateway.
     #[serde(default)]
-    pub(crate) instead: Vec<Table>,
+    pub instead: Vec<Table>,
     /// What is otherwise in its world than in all.
     #[serde(default)]
     world: Table,
@@ -51,7 +53,7 @@ fn mutant<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Mutant, D
 ///
 /// # Panics
 /// Never: a test reads it.
-pub(crate) fn all() -> Vec<Bite> {
+pub fn all() -> Vec<Bite> {
     read().bite
 }
 
@@ -60,28 +62,28 @@ fn read() -> Text {
 }
 
 /// The world of a row by its name, with its fault, as the text of a scenario.
-pub(crate) fn world(name: &str) -> Option<String> {
+pub fn world(name: &str) -> Option<String> {
     all().into_iter().find(|bite| bite.name == name).map(|bite| bite.with())
 }
 
 impl Bite {
     /// The world with the fault.
-    pub(crate) fn with(&self) -> String {
+    pub fn with(&self) -> String {
         self.text(Some(&self.fault))
     }
 
     /// The same without it.
-    pub(crate) fn without(&self) -> String {
+    pub fn without(&self) -> String {
         self.text(None)
     }
 
     /// The same with others in its place, one in each.
-    pub(crate) fn with_others(&self) -> Vec<String> {
+    pub fn with_others(&self) -> Vec<String> {
         self.instead.iter().map(|other| self.text(Some(other))).collect()
     }
 
     /// What a fault says under a key.
-    pub(crate) fn says(&self, key: &str) -> Option<&str> {
+    pub fn says(&self, key: &str) -> Option<&str> {
         self.fault.get(key).and_then(Value::as_str)
     }
 

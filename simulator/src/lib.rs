@@ -21,7 +21,7 @@ mod acts;
 pub mod agree;
 pub mod bisect;
 #[cfg(feature = "mutants")]
-mod bites;
+pub mod bites;
 mod broker;
 mod carry;
 pub mod case;

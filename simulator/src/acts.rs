@@ -292,6 +292,7 @@ impl World<'_> {
             monotone.forget(number, left.unwrap_or_default());
         }
         if suspension.covers(Clause::Generation) {
+            audit.lost_slot(number);
             let left = newest(self.devices[number as usize].disk.durable()).map_or(0, |anchor| anchor.generation);
             monotone.forget_slot(number, left);
         }

@@ -620,7 +620,7 @@ mod tests {
         check_refused("[fleet]\ndevices = 0", "fleet.devices");
         check_refused("[fleet]\nprofile = \"abacus\"", "use generic-x86_64, energy-armv7-1g, or the path");
         check_refused("[fleet]\noverlay = \"abacus\"", "use link-lte-metered");
-        check_refused("[fleet]\nclass = { name = \"ours\" }", "missing field");
+        check_refused("[fleet]\nclass = { name = \"ours\" }", "missing key");
         check_refused("[fleet]\ndrift_ppm = 5000", "drift_ppm");
         check_refused("[workload]\nhostile_percent = 99\nspend_percent = 99", "percentages");
         check_refused("[workload]\nhostile_percent = 4294967295\nspend_percent = 1", "percentages");

@@ -55,6 +55,8 @@ pub(crate) struct AuditCheck {
     observed: BTreeMap<(u32, u64, u64), Observed>,
     /// Gateways whose disks a fault damaged.
     damaged: BTreeSet<u32>,
+    /// Gateways that lost one of their anchor's two slots.
+    half_anchored: BTreeSet<u32>,
     /// Gateways whose storage was restored from an image.
     restored: BTreeSet<u32>,
     /// Eras that a copy of a gateway's storage wrote elsewhere.
@@ -179,6 +181,12 @@ impl AuditCheck {
         }
     }
 
+    /// A gateway lost one of its anchor's two slots. The other may be from before an era was handed over and given back, and a
+    /// gap that tells of such an era says nothing that is not so: its records are not there.
+    pub(crate) fn lost_slot(&mut self, device: u32) {
+        self.half_anchored.insert(device);
+    }
+
     /// Records that its disk said it had are gone, and nothing else that it has speaks of them: nobody can tell.
     pub(crate) fn forgive(&mut self, device: u32, lost: impl IntoIterator<Item = (u64, u64)>) {
         for (era, index) in lost {
@@ -239,7 +247,10 @@ impl AuditCheck {
                 return None;
             }
         };
-        let damage = |(device, gap): &&(u32, Gap)| !self.damaged.contains(device) && gap.cause != GapCause::Quota;
+        let damage = |(device, gap): &&(u32, Gap)| {
+            let handed_over = self.half_anchored.contains(device) && chains.has_all_of(*device, gap);
+            !self.damaged.contains(device) && gap.cause != GapCause::Quota && !handed_over
+        };
         for (device, gap) in chains.gaps.iter().filter(damage) {
             let name = &devices[*device as usize].0;
             let how =
@@ -489,6 +500,13 @@ impl Chains {
                 (device, problem)
             },
         )
+    }
+
+    /// Whether all that a gap covers is there: each record up to where its era ends.
+    fn has_all_of(&self, device: u32, gap: &Gap) -> bool {
+        let end = self.ends.get(&(device, gap.era)).and_then(|ends| ends.last().copied());
+        let known = |index| self.events.contains_key(&(device, gap.era.number, index));
+        end.zip(gap.end).is_some_and(|(end, until)| (gap.first..end.min(until)).all(known))
     }
 
     /// How many answers a denial's record and the counts that name it come to.
@@ -872,5 +890,23 @@ mod tests {
         assert!(!status(&durable, &reply));
         assert!(status(&durable, &DecisionReply { decision: Verdict::Deny, ..reply.clone() }), "recorded otherwise");
         assert!(status(&durable, &DecisionReply { decision_id: "gw-0/1/1".into(), ..reply }), "another name");
+    }
+
+    /// The newest slot of the anchor is deleted after a start whose era before was all handed over: the other slot tells of that
+    /// era as of one that is open.
+    #[test]
+    fn an_era_that_was_handed_over_may_be_told_of_once_more_by_half_an_anchor() {
+        let text = "schema = 1\nname = \"half\"\nabout = \"x\"\nseed = 28\nduration = \"1h45m\"\nheal = \"1h25m\"\nrequire = []\n\
+            [fleet]\ndevices = 1\nera_records = 4781\nhead_every = \"14m18s\"\nprofile = \"energy-armv7-1g\"\nroots = 3\n\
+            threshold = 2\n[workload]\nquiet = true\n\
+            [[act]]\nact = \"begin\"\nat = \"1h9m7s188ms\"\ndevice = 0\npick = 0\n\
+            [[act]]\nact = \"process_restart\"\nat = \"1h21m24s\"\ndevice = 0\nlasts = 120000\npick = 0\n\
+            [[act]]\nact = \"authorize\"\nat = \"1h30m\"\ndevice = 0\npick = 0\nrisk = \"low\"\ntoken = \"forged\"\n\
+            [[act]]\nact = \"disk_damage\"\nat = \"1h24m15s\"\ncopy = 1\ndamage = \"slot_deleted\"\ndevice = 0\n\
+            lasts = 1\npick = 0\n";
+        let report = crate::case::Case::parse(text, None).unwrap().run();
+        let lost = report.properties.iter().find(|property| property.id == "I2").unwrap();
+        assert_eq!((lost.status, lost.witness.as_deref()), (crate::report::Status::Pass, None));
+        assert!(report.answers.audit_lost > 0, "there is such a gap");
     }
 }

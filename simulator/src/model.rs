@@ -90,8 +90,8 @@ pub(crate) struct Model {
 pub(crate) struct Choices(BTreeMap<usize, Option<Which>>);
 
 /// A credential, so that another run of the same plan finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Which {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Which {
     /// The one that this act of the plan got.
     Begun(usize),
     /// Of those that a gateway handed out, the one at this place.
@@ -192,12 +192,6 @@ impl Model {
         self.revoked.contains(grant)
     }
 
-    /// A credential's gateway, and which of those that were handed out there it is.
-    pub(crate) fn place(&self, number: usize) -> Option<(u32, usize)> {
-        let device = self.credentials.get(number)?.device;
-        Some((device, self.of_device.get(&device)?.binary_search(&number).ok()?))
-    }
-
     /// How many were handed out on a gateway.
     pub(crate) fn handed_out(&self, device: u32) -> usize {
         self.of_device.get(&device).map_or(0, Vec::len)
@@ -264,10 +258,14 @@ impl Model {
         chosen
     }
 
-    fn which(&self, number: usize) -> Option<Which> {
+    /// A credential, so that another run finds it.
+    pub(crate) fn which(&self, number: usize) -> Option<Which> {
         match self.credentials.get(number)?.begun {
             Some(act) => Some(Which::Begun(act)),
-            None => self.place(number).map(|(device, place)| Which::Nth(device, place)),
+            None => {
+                let device = self.credentials.get(number)?.device;
+                Some(Which::Nth(device, self.of_device.get(&device)?.binary_search(&number).ok()?))
+            }
         }
     }
 

@@ -420,7 +420,7 @@ impl World<'_> {
         if let Some(act) = act {
             self.script.answered(act, &reply);
         }
-        self.note_answer(device, since, &asked, &reply);
+        self.note_answer(device, since, (&asked, act), &reply);
         if self.reset_answered(device, &asked, &reply).is_some() {
             return;
         }
@@ -589,7 +589,10 @@ impl World<'_> {
     }
 
     fn task_finished(&mut self, device: u32, credential: usize, reply: &FinishedReply) {
-        self.told_of_task(device, &reply.task_id, Told::Finished);
+        // That it had ended before is in a record that a damaged disk may have lost.
+        if reply.finished || !self.checks.audit.is_damaged(device) {
+            self.told_of_task(device, &reply.task_id, Told::Finished);
+        }
         self.ledger.over(self.now, device, credential);
         if reply.finished {
             self.model.get_mut(credential).finished = Some(self.now);

@@ -31,9 +31,7 @@ impl World<'_> {
         self.tell(&Event::PlanStep { number: number as u64 });
         let act = self.plan.entries[number].act.clone();
         self.acting = Some(number);
-        if self.repeat(number).is_none() {
-            self.carry_out(act);
-        }
+        self.carry_out(act);
         self.acting = None;
     }
 
@@ -357,12 +355,12 @@ impl World<'_> {
         };
         let recent: Vec<usize> = self.model.newest_where(fits).take(RECENT).collect();
         let index = pick.checked_rem(recent.len() as u64).map_or(0, |index| index as usize);
-        let Some(number) = self.model.choose((self.now, device, pick), recent.get(index).copied()) else { return };
+        let Some(number) = self.model.choose(self.acting, recent.get(index).copied()) else { return };
         self.revoke_this(device, what, number);
     }
 
     /// The operator revokes a credential of a gateway, or what it comes from.
-    pub(crate) fn revoke_this(&mut self, device: u32, what: RevokeWhat, number: usize) {
+    fn revoke_this(&mut self, device: u32, what: RevokeWhat, number: usize) {
         let (now, chosen) = (self.now, self.model.get(number));
         let revoke = match what {
             RevokeWhat::Block => chosen.chain.last().copied().map(Revoke::Block),

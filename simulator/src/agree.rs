@@ -2,23 +2,33 @@
 //!
 //! Owns: `Seen`, what a run has shown of requests and their answers; which differences a plan excuses, and which it does not.
 //! Never: judges an answer by itself; checkers do.
-//! Read next: `workload.rs`, which asks.
 //!
 //! Levels differ in time: a handshake takes more round trips where bytes go over the links, waits are drawn anew, and so a
-//! gateway may be in touch a little sooner here than there. So a difference soon after a fault began or ended, or an
-//! operator did something, or while a broker does to messages what it likes by chance, is counted and excused. So is one
-//! after power or process went away, until the gateway has been in touch with its fleet again: what is left of a commit is
-//! drawn here, and is what a real disk holds there, and its clock hangs on that and on milliseconds. And so is one about a
-//! credential whose use has parted by any of that. Nothing else is.
+//! gateway may be in touch a little sooner here than there. And what a cut leaves of a commit is drawn here, and is what a
+//! real disk holds there. So some answers may differ, and each such excuse has bounds: of which gateway it is, from when
+//! until when, and which answers it covers (`Hangs`). What hangs on nothing but the token and the request, a signature, a
+//! right, a check, a structure, is never excused.
+//!
+//! | excuse | of | from, until | what it covers |
+//! |---|---|---|---|
+//! | edge | one gateway or all | a fault's edge or an operator's act, so long after it | word, touch, time, room |
+//! | hostile | all | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
+//! | cut | one gateway | power or process that went, until it was in touch since | word, touch, time, room, use |
+//! | parted | one credential | an answer to it that differed, or that nobody heard, until its end | use; all of these if it is another one |
+//!
+//! That word of something is known here and not there is no excuse where both had heard the same by then: with an edge or a
+//! hostile broker a difference about what the fleet said counts, unless what the gateway held then differs.
+//! Read next: `workload.rs`, which asks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hardtack::agent::request::{Origin, Reply};
+use hardtack::agent::request::{Origin, ProblemCode, Reason, Reply};
 use serde::Serialize;
 
 use crate::case::Case;
 use crate::check::clock;
 use crate::fault::Hostility;
+use crate::model::Which;
 use crate::plan::{Act, Entry, Plan};
 use crate::report::Report;
 use crate::trace::Trace;
@@ -29,6 +39,8 @@ use crate::Level;
 /// How long after a fault's edge or an operator's act an answer may be the one of before, beside what it takes until both
 /// ends of a connection have noticed, and the gateway has tried again: in milliseconds.
 const SETTLE: u64 = 60_000;
+/// Within this an answer is given, in milliseconds.
+const ANSWERED: u64 = 5_000;
 /// So many keep-alives, at most, until either end has noticed.
 const KEEP_ALIVES: u64 = 2;
 
@@ -38,9 +50,11 @@ pub(crate) struct Seen {
     /// What programs were answered.
     answered: Vec<Answered>,
     /// Credentials of which nobody knows whether a use was charged: the answer met a cut.
-    unheard: BTreeSet<(u32, usize)>,
+    unheard: BTreeSet<Which>,
     /// When gateways were in touch with their fleet.
     contacts: BTreeSet<(u32, u64)>,
+    /// What gateways held of what the fleet says, from when on: places in feeds, counters of emergency keys, bundles.
+    held: BTreeMap<(u32, u64), BTreeMap<String, (u64, u64)>>,
 }
 
 /// A request of a program, and what it was answered.
@@ -50,8 +64,45 @@ struct Answered {
     key: Key,
     /// The reason of a decision, where a credential came from, or a problem's code.
     said: &'static str,
+    /// What that hangs on.
+    hangs: Hangs,
     /// The credential that was handed out.
-    gives: Option<(u32, usize)>,
+    gives: Option<Which>,
+}
+
+/// What an answer hangs on, beside the token and the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hangs {
+    /// On nothing.
+    Nothing,
+    /// On how much room there is, and whether the disk does what it should.
+    Room,
+    /// On what is known of the time.
+    Time,
+    /// On whether the gateway is in touch, and for how long it was not.
+    Touch,
+    /// On how often something was used.
+    Use,
+    /// On what the gateway has heard of what the fleet says, or a program of its task.
+    Word,
+}
+
+/// Why an answer may differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Excuse {
+    Edge,
+    Hostile,
+    Cut,
+    Parted,
+}
+
+/// By what a credential has parted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Parted {
+    /// It was charged for something here and not there.
+    ByUse,
+    /// It is another one.
+    Other,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,8 +111,8 @@ enum Request {
         uid: u32,
     },
     Decide {
-        /// Which of the credentials handed out on the gateways, if it is one of theirs: the gateway, and its place there.
-        credential: Option<(u32, usize)>,
+        /// Which of the credentials handed out on the gateways, if it is one of theirs.
+        credential: Option<Which>,
         operation: String,
         resource: String,
         risk: String,
@@ -95,7 +146,9 @@ pub struct Agreement {
     /// Requests that were answered alike.
     pub same: u64,
     /// Answered otherwise soon after an edge.
-    pub excused: u64,
+    pub edge: u64,
+    /// Answered otherwise while a broker did to messages what it liked, or before the gateway was in touch after that.
+    pub hostile: u64,
     /// Answered otherwise after power or process went away, before the gateway was in touch again.
     pub cut: u64,
     /// Answered otherwise because the use of their credential had parted before.
@@ -116,6 +169,11 @@ impl Agreement {
 /// Runs a case at the level of the model and at another one, which follows its choices: the report of the other, and how they
 /// agree. Both leave out what either cannot do.
 pub fn agree(case: &Case, level: Level) -> (Report, Agreement) {
+    agree_but_for(case, level, || ())
+}
+
+/// The same. `between` the two runs something may be done to the second one.
+pub fn agree_but_for(case: &Case, level: Level, between: impl FnOnce()) -> (Report, Agreement) {
     let mut plan = case.plan().clone();
     let mut left_out = BTreeSet::new();
     plan.entries.retain(|entry| match level.cannot(&entry.act).or_else(|| Level::Model.cannot(&entry.act)) {
@@ -127,6 +185,7 @@ pub fn agree(case: &Case, level: Level) -> (Report, Agreement) {
     });
     let (scenario, seed) = (case.scenario(), case.seed());
     let model = World::new(scenario, &plan, seed, Trace::new(None), None).drawn_anew(case.anew()).run();
+    between();
     let follow = |world| level.of(world).following(model.choices.clone());
     let (mut report, _, seen) = crate::sum(follow, scenario, &plan, seed, case.anew(), Trace::new(None));
     report.not_applied.extend(left_out);
@@ -141,14 +200,16 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         seed: case.seed(),
         settle_ms: settle,
         same: 0,
-        excused: 0,
+        edge: 0,
+        hostile: 0,
         cut: 0,
         parted: 0,
         alone: 0,
         differences: Vec::new(),
     };
     let edges = Edges::of(plan, case, settle);
-    let mut parted: BTreeSet<_> = model.unheard.union(&wire.unheard).copied().collect();
+    let unheard = model.unheard.union(&wire.unheard).map(|credential| (*credential, Parted::ByUse));
+    let mut parted: BTreeMap<Which, Parted> = unheard.collect();
     let asked: BTreeSet<(u64, u32)> = plan.entries.iter().filter_map(of_program).collect();
     let (mut left, right) = (by_request(model, &asked), by_request(wire, &asked));
     let mut pairs: BTreeMap<_, _> =
@@ -159,30 +220,49 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let (Some(model_said), Some(wire_said)) = said else {
             agreement.alone += 1;
             let given = [said.0, said.1].into_iter().flatten().filter_map(|answered| answered.gives);
-            parted.extend(touched.into_iter().chain(given));
+            parted.extend(given.map(|credential| (credential, Parted::Other)));
+            if let Some(credential) = touched {
+                parted.entry(credential).or_insert(Parted::ByUse);
+            }
             continue;
         };
         if model_said.said == wire_said.said {
             agreement.same += 1;
             continue;
         }
-        let known = touched.is_some_and(|credential| parted.contains(&credential));
-        let cut = edges.last_cut(*device, *at).is_some_and(|cut| {
-            let in_touch = |seen: &Seen| seen.contacts.range((*device, cut + 1)..=(*device, *at)).next().is_some();
-            !in_touch(model) || !in_touch(wire)
+        let covered = |by: &[Hangs]| by.contains(&model_said.hangs) || by.contains(&wire_said.hangs);
+        let heard_other_word = model.held_about(*device, *at) != wire.held_about(*device, *at);
+        let in_touch = |since: u64| [model, wire].iter().all(|seen| seen.in_touch(*device, since, *at));
+        let excused = edges.excuses(*device, *at, in_touch).find(|excuse| match excuse {
+            Excuse::Edge => {
+                covered(&[Hangs::Room, Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
+            }
+            Excuse::Hostile => covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
+            Excuse::Cut => covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
+            Excuse::Parted => false,
         });
-        match (edges.is_near(*device, *at), cut, known) {
-            (true, _, _) => agreement.excused += 1,
-            (false, true, _) => agreement.cut += 1,
-            (false, false, true) => agreement.parted += 1,
-            (false, false, false) => {
+        let by = touched.and_then(|credential| parted.get(&credential));
+        let parted_so = by.filter(|by| match by {
+            Parted::ByUse => covered(&[Hangs::Use]),
+            Parted::Other => covered(&[Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
+        });
+        match excused.or(parted_so.map(|_| Excuse::Parted)) {
+            Some(Excuse::Edge) => agreement.edge += 1,
+            Some(Excuse::Hostile) => agreement.hostile += 1,
+            Some(Excuse::Cut) => agreement.cut += 1,
+            Some(Excuse::Parted) => agreement.parted += 1,
+            None => {
                 let (model, wire) = (model_said.said, wire_said.said);
                 let (at, request) = (clock(*at), what.to_string());
                 agreement.differences.push(Difference { at, device: *device, request, model, wire });
                 continue;
             }
         }
-        parted.extend(touched.into_iter().chain(model_said.gives).chain(wire_said.gives));
+        if let Some(credential) = touched {
+            parted.entry(credential).or_insert(Parted::ByUse);
+        }
+        let given = model_said.gives.into_iter().chain(wire_said.gives);
+        parted.extend(given.map(|credential| (credential, Parted::Other)));
     }
     agreement
 }
@@ -205,8 +285,8 @@ struct Edges {
     settle: u64,
     at: BTreeSet<(Option<u32>, u64)>,
     cuts: BTreeSet<(u32, u64)>,
-    /// Times in which the broker was hostile, with what it takes until all that it kept back is said again.
-    hostile: Vec<(u64, u64)>,
+    /// When the broker began and ceased to be hostile, and when all that it kept back has been said again at the latest.
+    hostile: Vec<(u64, u64, u64)>,
 }
 
 impl Edges {
@@ -228,25 +308,42 @@ impl Edges {
                 let since = hostile_since.take();
                 match how == Hostility::default() {
                     true => {
-                        edges.hostile.extend(since.map(|since| (since, entry.at + case.scenario().fleet.head_every.0)))
+                        let last = entry.at + case.scenario().fleet.head_every.0 + settle;
+                        edges.hostile.extend(since.map(|since| (since, entry.at, last)));
                     }
                     false => hostile_since = since.or(Some(entry.at)),
                 }
             }
         }
-        edges.hostile.extend(hostile_since.map(|since| (since, u64::MAX)));
+        edges.hostile.extend(hostile_since.map(|since| (since, u64::MAX, u64::MAX)));
         edges
     }
 
-    fn is_near(&self, device: u32, at: u64) -> bool {
+    /// What excuses a gateway's answer at a time. `in_touch`: whether it has been in touch since some time.
+    fn excuses(&self, device: u32, at: u64, in_touch: impl Fn(u64) -> bool) -> impl Iterator<Item = Excuse> {
         let near = |of| self.at.range((of, at.saturating_sub(self.settle))..=(of, at)).next().is_some();
-        let hostile = |(began, ended): &(u64, u64)| (*began..ended.saturating_add(self.settle)).contains(&at);
-        near(None) || near(Some(device)) || self.hostile.iter().any(hostile)
+        let hostile = |(began, ended, last): &(u64, u64, u64)| (*began..*last).contains(&at) && !in_touch(*ended);
+        let cut = self.last_cut(device, at).is_some_and(|cut| !in_touch(cut));
+        let edge = (near(None) || near(Some(device))).then_some(Excuse::Edge);
+        let hostile = self.hostile.iter().any(hostile).then_some(Excuse::Hostile);
+        edge.into_iter().chain(hostile).chain(cut.then_some(Excuse::Cut))
     }
 
     /// When power or process went away last, if they did.
     fn last_cut(&self, device: u32, at: u64) -> Option<u64> {
         self.cuts.range((device, 0)..=(device, at)).next_back().map(|(_, at)| *at)
+    }
+}
+
+impl Seen {
+    /// Whether a gateway was in touch after some time and until another.
+    fn in_touch(&self, device: u32, after: u64, until: u64) -> bool {
+        after < until && self.contacts.range((device, after + 1)..=(device, until)).next().is_some()
+    }
+
+    /// What a gateway held of what the fleet says when it was asked, and until it answered.
+    fn held_about(&self, device: u32, at: u64) -> [Option<&BTreeMap<String, (u64, u64)>>; 2] {
+        [at, at + ANSWERED].map(|at| self.held.range((device, 0)..=(device, at)).next_back().map(|(_, held)| held))
     }
 }
 
@@ -298,8 +395,46 @@ fn concerns(act: &Act) -> Option<Option<u32>> {
     }
 }
 
+/// What a reason hangs on.
+fn hangs(reason: Reason) -> Hangs {
+    match reason {
+        Reason::Allowed
+        | Reason::BadSignature
+        | Reason::CheckFailed
+        | Reason::EngineTimeout
+        | Reason::Malformed
+        | Reason::NoRight
+        | Reason::TooComplex
+        | Reason::TooLarge
+        | Reason::WrongAlgorithm
+        | Reason::WrongFleet
+        | Reason::WrongWorkload => Hangs::Nothing,
+        Reason::AuditFull | Reason::Throttled => Hangs::Room,
+        Reason::Expired | Reason::NotYetValid | Reason::TimeUntrusted => Hangs::Time,
+        Reason::OfflineSpent | Reason::Stale => Hangs::Touch,
+        Reason::BootsSpent | Reason::UsesSpent => Hangs::Use,
+        Reason::DeniedByPolicy
+        | Reason::FeedUnknown
+        | Reason::Locked
+        | Reason::Revoked
+        | Reason::UnknownRoot
+        | Reason::WrongDevice => Hangs::Word,
+    }
+}
+
+fn hangs_of(code: ProblemCode) -> Hangs {
+    match code {
+        ProblemCode::AuditUnavailable | ProblemCode::Throttled => Hangs::Room,
+        ProblemCode::Denied(reason) => hangs(reason),
+        ProblemCode::IssuerRefused => Hangs::Touch,
+        ProblemCode::InvalidRequest | ProblemCode::NotFound | ProblemCode::Refused | ProblemCode::Unsupported => {
+            Hangs::Nothing
+        }
+    }
+}
+
 impl Request {
-    fn credential(&self) -> Option<(u32, usize)> {
+    fn credential(&self) -> Option<Which> {
         match self {
             Self::Begin { .. } => None,
             Self::Decide { credential, .. } => *credential,
@@ -311,7 +446,10 @@ impl std::fmt::Display for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Begin { uid } => write!(f, "user {uid} begins a task"),
-            Self::Decide { credential: Some((device, number)), operation, resource, .. } => {
+            Self::Decide { credential: Some(Which::Begun(act)), operation, resource, .. } => {
+                write!(f, "{operation} {resource} with the credential that act {act} of the plan got")
+            }
+            Self::Decide { credential: Some(Which::Nth(device, number)), operation, resource, .. } => {
                 write!(f, "{operation} {resource} with credential {number} of gateway {device}")
             }
             Self::Decide { credential: None, operation, resource, .. } => {
@@ -323,11 +461,11 @@ impl std::fmt::Display for Request {
 
 impl World<'_> {
     /// A program was answered, for whoever compares levels.
-    pub(crate) fn note_answer(&mut self, device: u32, at: u64, asked: &Asked, reply: &Reply) {
+    pub(crate) fn note_answer(&mut self, device: u32, at: u64, (asked, act): (&Asked, Option<usize>), reply: &Reply) {
         let what = match asked {
             Asked::Begin { uid, .. } => Request::Begin { uid: *uid },
             Asked::Decision(presented) => Request::Decide {
-                credential: presented.credential.and_then(|number| self.model.place(number)),
+                credential: presented.credential.and_then(|number| self.model.which(number)),
                 operation: presented.operation.clone(),
                 resource: presented.resource.clone(),
                 risk: presented.risk.clone(),
@@ -339,11 +477,11 @@ impl World<'_> {
             | Asked::Reset { .. }
             | Asked::Status => return,
         };
-        let said = match reply {
-            Reply::Decision(decision) => decision.reason.name(),
-            Reply::Problem(problem) => problem.code.name(),
-            Reply::Task(task) if task.origin == Origin::Issued => "issued",
-            Reply::Task(_) => "narrowed",
+        let (said, hangs) = match reply {
+            Reply::Decision(decision) => (decision.reason.name(), hangs(decision.reason)),
+            Reply::Problem(problem) => (problem.code.name(), hangs_of(problem.code)),
+            Reply::Task(task) if task.origin == Origin::Issued => ("issued", Hangs::Touch),
+            Reply::Task(_) => ("narrowed", Hangs::Touch),
             Reply::Audit(_)
             | Reply::Challenge(_)
             | Reply::Checked(_)
@@ -356,16 +494,26 @@ impl World<'_> {
             | Reply::Status(_)
             | Reply::Tasks(_)
             | Reply::Time(_)
-            | Reply::Whoami(_) => "something else",
+            | Reply::Whoami(_) => ("something else", Hangs::Nothing),
         };
         let handed_out = matches!(reply, Reply::Task(_));
-        let gives = handed_out.then(|| (device, self.model.handed_out(device)));
-        self.seen.answered.push(Answered { key: (at, device, what), said, gives });
+        let nth = Which::Nth(device, self.model.handed_out(device));
+        let gives = handed_out.then(|| act.map_or(nth, Which::Begun));
+        self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives });
     }
 
     /// Nobody hears whether a use of a credential was charged.
     pub(crate) fn note_unheard(&mut self, credential: usize) {
-        self.seen.unheard.extend(self.model.place(credential));
+        self.seen.unheard.extend(self.model.which(credential));
+    }
+
+    /// A gateway holds something newer of what the fleet says.
+    pub(crate) fn note_held(&mut self, device: u32, what: String, place: (u64, u64)) {
+        let held = self.seen.held.range((device, 0)..=(device, self.now)).next_back();
+        let mut held = held.map(|(_, held)| held.clone()).unwrap_or_default();
+        if held.insert(what, place) != Some(place) {
+            self.seen.held.insert((device, self.now), held);
+        }
     }
 
     /// A gateway was in touch with its fleet.
@@ -404,16 +552,17 @@ mod tests {
     "#;
 
     /// Of a request that was made in the minutes after this time, what the model and the other level said.
-    fn compared(after: u64, said: [&'static str; 2], also: impl Fn(&mut Seen, u64)) -> Agreement {
+    fn compared(after: u64, said: [Reason; 2], also: impl Fn(&mut Seen, u64)) -> Agreement {
         let case = Case::parse(PLAN, None).unwrap();
         let after = case.scenario().start + after;
         let entries = case.plan().entries.iter().filter_map(of_program);
         let (at, device) = entries.filter(|(at, _)| *at >= after).min().unwrap();
         let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
-        let what = Request::Decide { credential: Some((0, 3)), operation, resource, risk };
+        let what = Request::Decide { credential: Some(Which::Nth(0, 3)), operation, resource, risk };
         let seen = said.map(|said| {
             let key = (at, device, what.clone());
-            let mut seen = Seen { answered: vec![Answered { key, said, gives: None }], ..Seen::default() };
+            let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None };
+            let mut seen = Seen { answered: vec![answered], ..Seen::default() };
             also(&mut seen, at);
             seen
         });
@@ -423,30 +572,51 @@ mod tests {
     #[test]
     fn a_difference_without_a_reason_is_one() {
         let nothing = |_: &mut Seen, _| {};
-        let same = compared(30 * MINUTE, ["allowed", "allowed"], nothing);
+        let same = compared(30 * MINUTE, [Reason::Allowed, Reason::Allowed], nothing);
         assert!(same.holds() && same.same == 1);
-        let differs = compared(30 * MINUTE, ["allowed", "revoked"], nothing);
+        let differs = compared(30 * MINUTE, [Reason::Allowed, Reason::Stale], nothing);
         assert!(!differs.holds());
-        assert_eq!((differs.differences[0].model, differs.differences[0].wire), ("allowed", "revoked"));
+        assert_eq!((differs.differences[0].model, differs.differences[0].wire), ("allowed", "stale"));
     }
 
     #[test]
     fn each_excuse_holds_for_its_reason_and_no_longer() {
-        let said = ["allowed", "revoked"];
+        let (edge, since, cut) = (60 * MINUTE, 75 * MINUTE, 150 * MINUTE);
         let nothing = |_: &mut Seen, _| {};
-        assert_eq!(compared(60 * MINUTE, said, nothing).excused, 1, "the link is cut");
-        assert_eq!(compared(75 * MINUTE, said, nothing).differences.len(), 1, "it has long been there again");
-        assert_eq!(compared(150 * MINUTE, said, nothing).cut, 1, "not in touch since the cut");
-        let in_touch = |seen: &mut Seen, at| seen.contacts.extend([(0, at - 10 * MINUTE)]);
-        assert_eq!(compared(150 * MINUTE, said, in_touch).differences.len(), 1, "in touch since then");
-        let unheard = |seen: &mut Seen, _| seen.unheard.extend([(0, 3)]);
-        assert_eq!(compared(30 * MINUTE, said, unheard).parted, 1, "nobody knows what was charged");
+        let differ = |after, reason, also: &dyn Fn(&mut Seen, u64)| {
+            let Agreement { edge, hostile, cut, parted, differences, .. } =
+                compared(after, [Reason::Allowed, reason], also);
+            [edge, hostile, cut, parted, differences.len() as u64]
+        };
+        let (by_edge, by_cut, by_use, not) = ([1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]);
+        assert_eq!(differ(edge, Reason::Stale, &nothing), by_edge, "the link is cut");
+        assert_eq!(differ(since, Reason::Stale, &nothing), not, "it has long been there again");
+        assert_eq!(differ(edge, Reason::UsesSpent, &nothing), not, "nothing is used by a link");
+        assert_eq!(differ(edge, Reason::Revoked, &nothing), not, "both have heard the same");
+        let turn = std::cell::Cell::new(0);
+        let one_heard = |seen: &mut Seen, at: u64| {
+            turn.set(turn.get() + 1);
+            let held = BTreeMap::from([("main".to_owned(), (1, turn.get()))]);
+            seen.held.insert((0, at - MINUTE), held);
+        };
+        assert_eq!(differ(edge, Reason::Revoked, &one_heard), by_edge, "one has heard more");
+        assert_eq!(differ(cut, Reason::UsesSpent, &nothing), by_cut, "not in touch since the cut");
+        let in_touch = |seen: &mut Seen, at: u64| seen.contacts.extend([(0, at - 10 * MINUTE)]);
+        assert_eq!(differ(cut, Reason::UsesSpent, &in_touch), not, "in touch since then");
+        let unheard = |seen: &mut Seen, _: u64| seen.unheard.extend([Which::Nth(0, 3)]);
+        assert_eq!(differ(30 * MINUTE, Reason::UsesSpent, &unheard), by_use, "nobody knows what was charged");
+        assert_eq!(differ(30 * MINUTE, Reason::Revoked, &unheard), not, "use has nothing to do with that");
+        for never in [Reason::BadSignature, Reason::NoRight, Reason::CheckFailed, Reason::TooComplex] {
+            for after in [edge, cut] {
+                assert_eq!(differ(after, never, &unheard), not, "{never:?} hangs on nothing");
+            }
+        }
     }
 
     #[test]
     fn what_only_one_level_answers_is_counted() {
         let calls = std::cell::Cell::new(0);
-        let alone = compared(30 * MINUTE, ["allowed", "allowed"], |seen, _| {
+        let alone = compared(30 * MINUTE, [Reason::Allowed, Reason::Allowed], |seen, _| {
             calls.set(calls.get() + 1);
             if calls.get() == 2 {
                 seen.answered.clear();

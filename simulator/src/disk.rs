@@ -38,7 +38,7 @@ pub(crate) enum Step {
     SyncAnchor,
     /// A file is unlinked, not synced.
     Remove(StateFile),
-    /// The folder of an era is removed, not synced.
+    /// The folder of an era is removed.
     DropEra(EraId),
     /// Segments lose their records, not synced: a file without them takes the place of the era's.
     Shed(Vec<Shed>),
@@ -275,21 +275,16 @@ impl Disk {
     pub(crate) fn step(&mut self, step: Step) {
         match step {
             Step::SyncFolder(file) => self.settle(|pending| same_folder(pending, &file)),
-            Step::SyncEra => {
-                self.settle(|pending| matches!(pending, Step::CreateEra(_) | Step::DropEra(_) | Step::Shed(_)))
-            }
+            Step::SyncEra => self.settle(|pending| matches!(pending, Step::CreateEra(_) | Step::Shed(_))),
             Step::SyncEntries => self.settle(|pending| matches!(pending, Step::Append(_))),
             Step::SyncAnchor => self.settle(|pending| matches!(pending, Step::WriteAnchor(_))),
             Step::CreateEra(era) => {
                 self.current = Some(era);
                 self.pending.push(Step::CreateEra(era));
             }
-            Step::Replace(..)
-            | Step::Append(_)
-            | Step::WriteAnchor(_)
-            | Step::Remove(_)
-            | Step::DropEra(_)
-            | Step::Shed(_) => {
+            // The store gives the folder another name, and syncs that, before it goes on: its room is there at once.
+            Step::DropEra(_) => apply(&mut self.durable, self.current, step),
+            Step::Replace(..) | Step::Append(_) | Step::WriteAnchor(_) | Step::Remove(_) | Step::Shed(_) => {
                 self.pending.push(step);
             }
         }
@@ -699,6 +694,17 @@ mod tests {
             assert_eq!((&disk.durable().eras[&ERA], disk.durable().shed.contains(&shed)), (&kept, fate == Fate::Kept));
             assert_eq!(disk.used_bytes() < before, fate == Fate::Kept);
         }
+    }
+
+    /// That it is told what is free is what an agent rests on that has no room.
+    #[test]
+    fn what_is_dropped_is_gone_at_once() {
+        let mut disk = disk_after(9);
+        assert!(disk.used_bytes() > 0);
+        disk.step(Step::DropEra(ERA));
+        assert_eq!(disk.used_bytes(), 0);
+        disk.power_cut(|| Fate::Lost);
+        assert!(!disk.durable().eras.contains_key(&ERA));
     }
 
     #[test]

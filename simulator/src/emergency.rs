@@ -267,6 +267,7 @@ impl World<'_> {
         let made = self.operator.emergencies.made(digest).map(|(_, made)| made);
         let Checks { tally, emergency, .. } = &mut self.checks;
         emergency.durable(tally, when, (number, &device.name), (&said, digest, made));
+        self.note_held(number, format!("emergency {key:?}"), (said.counter, 0));
         self.may_be_revoked(number, &said);
     }
 

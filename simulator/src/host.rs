@@ -410,10 +410,13 @@ impl World<'_> {
             authority.feed_durable(number, (id, &held), powered);
             feed.durable(tally, now, (number, &device.name), (id, &held));
             if let Some(order) = self.ledger.holds(now, number, id, &held) {
-                applied.push(Event::Applied { device: number, feed: id.to_string(), era: order.0, seq: order.1 });
+                applied.push((id.to_string(), order));
             }
         }
-        applied.iter().for_each(|event| self.tell(event));
+        for (feed, (era, seq)) in applied {
+            self.note_held(number, format!("feed {feed}"), (u64::from(era), seq));
+            self.tell(&Event::Applied { device: number, feed, era, seq });
+        }
         durable.emergencies.iter().for_each(|key| self.emergency_durable(number, *key));
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
         for record in records {
@@ -454,6 +457,7 @@ impl World<'_> {
     /// The trust bundle on a gateway's disk gives it a feed.
     fn note_followed(&mut self, number: u32) {
         let Some(trust) = self.bundle_held(number) else { return };
+        self.note_held(number, "bundle".into(), (trust.version, 0));
         let own = Own::of(&trust, &self.devices[number as usize].name);
         self.checks.monotone.followed(number, own.id.clone());
         self.checks.authority.followed(number, own.clone());

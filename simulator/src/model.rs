@@ -73,18 +73,30 @@ pub(crate) struct Model {
     credentials: Vec<Credential>,
     /// Numbers of the credentials of each gateway, oldest first.
     of_device: BTreeMap<u32, Vec<usize>>,
+    /// The credential that an act of the plan got.
+    begun: BTreeMap<usize, usize>,
     /// Grants that the operator revoked: in the dark they still give tasks.
     revoked: BTreeSet<GrantId>,
     /// What was picked.
     pub(crate) choices: Choices,
     /// What another run picked, to be picked again.
-    pub(crate) told: Option<Choices>,
+    told: Option<Choices>,
 }
 
-/// Which credential was picked, by when, on which gateway and with which draw: the gateway that handed it out, and its place
-/// there; none where none fitted.
+/// Which credential each act of the plan was about, by the act's place in the plan; none where none fitted. A run that
+/// follows it is about the same requests with the same credentials, at another level, or where something else happens
+/// earlier or later.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Choices(BTreeMap<(u64, u32, u64), Option<(u32, usize)>>);
+pub(crate) struct Choices(BTreeMap<usize, Option<Which>>);
+
+/// A credential, so that another run of the same plan finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Which {
+    /// The one that this act of the plan got.
+    Begun(usize),
+    /// Of those that a gateway handed out, the one at this place.
+    Nth(u32, usize),
+}
 
 /// What the account says about using a credential on its own gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,10 +168,16 @@ impl Credential {
 }
 
 impl Model {
+    /// From now on what another run picked is picked again.
+    pub(crate) fn follow(&mut self, choices: Choices) {
+        self.told = Some(choices);
+    }
+
     /// A credential was handed out. Returns its number.
     pub(crate) fn hand_out(&mut self, credential: Credential) -> usize {
         let number = self.credentials.len();
         self.of_device.entry(credential.device).or_default().push(number);
+        self.begun.extend(credential.begun.map(|act| (act, number)));
         self.credentials.push(credential);
         number
     }
@@ -172,12 +190,6 @@ impl Model {
     /// Whether the operator revoked a grant.
     pub(crate) fn is_revoked(&self, grant: &GrantId) -> bool {
         self.revoked.contains(grant)
-    }
-
-    /// A credential's gateway, and which of those that were handed out there it is.
-    pub(crate) fn place(&self, number: usize) -> Option<(u32, usize)> {
-        let device = self.credentials.get(number)?.device;
-        Some((device, self.of_device.get(&device)?.binary_search(&number).ok()?))
     }
 
     /// How many were handed out on a gateway.
@@ -201,11 +213,6 @@ impl Model {
         (0..self.credentials.len()).rev().filter(move |number| fits(&self.credentials[*number]))
     }
 
-    /// The credential that an act of the plan got, if it got one.
-    pub(crate) fn begun_by(&self, act: usize) -> Option<usize> {
-        self.credentials.iter().position(|credential| credential.begun == Some(act))
-    }
-
     /// All credentials with their numbers.
     pub(crate) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Credential> {
         self.credentials.iter_mut()
@@ -213,7 +220,13 @@ impl Model {
 
     /// One of the credentials that are what `choice` wants on a gateway, newest first within the last few, picked by
     /// chance.
-    pub(crate) fn pick(&mut self, choice: TokenChoice, moment: &Moment, pick: u64) -> Option<usize> {
+    pub(crate) fn pick(
+        &mut self,
+        act: Option<usize>,
+        choice: TokenChoice,
+        moment: &Moment,
+        pick: u64,
+    ) -> Option<usize> {
         let count = match choice {
             // The same one over and over, until it is used up.
             TokenChoice::Spend => 1,
@@ -230,17 +243,37 @@ impl Model {
         };
         let found = self.newest(choice, moment, count);
         let index = pick.checked_rem(found.len() as u64).map_or(0, |index| index as usize);
-        self.choose((moment.at, moment.device, pick), found.get(index).copied())
+        self.choose(act, found.get(index).copied())
     }
 
-    /// What was picked here, or in its place what another run picked, if this one follows it and has that too.
-    pub(crate) fn choose(&mut self, key: (u64, u32, u64), own: Option<usize>) -> Option<usize> {
-        let chosen = match self.told.as_ref().and_then(|told| told.0.get(&key)) {
-            Some(place) => place.and_then(|(device, place)| self.of_device.get(&device)?.get(place).copied()),
+    /// What was picked for an act, or in its place what another run picked for it, if this one follows that: none where it
+    /// has no such credential.
+    pub(crate) fn choose(&mut self, act: Option<usize>, own: Option<usize>) -> Option<usize> {
+        let Some(act) = act else { return own };
+        let chosen = match self.told.as_ref().and_then(|told| told.0.get(&act)) {
+            Some(which) => which.and_then(|which| self.find(which)),
             None => own,
         };
-        self.choices.0.insert(key, chosen.and_then(|number| self.place(number)));
+        self.choices.0.insert(act, chosen.and_then(|number| self.which(number)));
         chosen
+    }
+
+    /// A credential, so that another run finds it.
+    pub(crate) fn which(&self, number: usize) -> Option<Which> {
+        match self.credentials.get(number)?.begun {
+            Some(act) => Some(Which::Begun(act)),
+            None => {
+                let device = self.credentials.get(number)?.device;
+                Some(Which::Nth(device, self.of_device.get(&device)?.binary_search(&number).ok()?))
+            }
+        }
+    }
+
+    fn find(&self, which: Which) -> Option<usize> {
+        match which {
+            Which::Begun(act) => self.begun.get(&act).copied(),
+            Which::Nth(device, place) => self.of_device.get(&device)?.get(place).copied(),
+        }
     }
 
     /// The newest credentials that are what `choice` wants on a gateway.
@@ -346,9 +379,35 @@ mod tests {
         let finished = model.hand_out(Credential { finished: Some(1), ..credential(10 * MINUTE, 2) });
         let good = model.hand_out(credential(10 * MINUTE, 2));
         let soon = moment(2000, 1500);
-        assert_eq!(model.pick(TokenChoice::Valid, &soon, 7), Some(good));
-        assert_eq!(model.pick(TokenChoice::Finished, &soon, 7), Some(finished));
-        assert_eq!(model.pick(TokenChoice::Stolen, &soon, 7), Some(0));
-        assert_eq!(model.pick(TokenChoice::Expired, &soon, 7), None);
+        assert_eq!(model.pick(None, TokenChoice::Valid, &soon, 7), Some(good));
+        assert_eq!(model.pick(None, TokenChoice::Finished, &soon, 7), Some(finished));
+        assert_eq!(model.pick(None, TokenChoice::Stolen, &soon, 7), Some(0));
+        assert_eq!(model.pick(None, TokenChoice::Expired, &soon, 7), None);
+    }
+
+    /// By the act that got it a credential is found where others came before it, and nothing is picked in its place.
+    #[test]
+    fn a_run_that_follows_another_picks_the_same_or_nothing() {
+        let of = |begun| Credential { begun, ..credential(10 * MINUTE, 2) };
+        let soon = moment(2000, 1500);
+        let mut first = Model::default();
+        for credential in [of(Some(3)), of(None), of(Some(5))] {
+            first.hand_out(credential);
+        }
+        let picked = [(7, 0), (8, 1), (9, 2)].map(|(act, pick)| first.pick(Some(act), TokenChoice::Valid, &soon, pick));
+        assert_eq!(picked, [Some(2), Some(1), Some(0)]);
+        assert_eq!(first.pick(Some(10), TokenChoice::Expired, &soon, 0), None);
+        let mut second = Model::default();
+        second.follow(std::mem::take(&mut first.choices));
+        for credential in [of(Some(5)), of(None), of(Some(6))] {
+            second.hand_out(credential);
+        }
+        let picked = [7, 8, 9, 10].map(|act| second.pick(Some(act), TokenChoice::Valid, &soon, 0));
+        assert_eq!(
+            picked,
+            [Some(0), Some(1), None, None],
+            "act 3 got nothing here, and act 10 was about nothing there"
+        );
+        assert_eq!(second.pick(Some(11), TokenChoice::Valid, &soon, 0), Some(2), "of act 11 nothing is known");
     }
 }

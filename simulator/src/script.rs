@@ -12,8 +12,9 @@ use hardtack::wire::link::Right;
 
 use crate::case::Case;
 use crate::check::authority::{Narrowing, Presented};
-use crate::fault::{Direction, FloodWhat, RevokeWhat};
+use crate::fault::{Direction, RevokeWhat};
 use crate::host::BOOT_MS;
+use crate::model::Choices;
 use crate::plan::{Act, Entry, Plan, TokenChoice, Turn};
 use crate::theft::Theft;
 use crate::trace::Trace;
@@ -103,10 +104,12 @@ pub struct Line {
 
 /// What the acts of a plan came to, by their places in it. An act that nobody could carry out, because nothing ran there
 /// or nothing fitted, is missing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Script {
     /// The acts.
     pub lines: BTreeMap<usize, Line>,
+    /// Which credentials they were about, for another run to follow.
+    pub(crate) choices: Choices,
 }
 
 /// How a plan is run otherwise than it says.
@@ -144,7 +147,7 @@ impl Script {
     pub fn shifted(&self, case: &Case, how: Shift) -> Self {
         let plan = how.of(case.plan());
         let world = World::new(case.scenario(), &plan, case.seed(), Trace::new(None), None);
-        world.drawn_anew(case.anew()).following_script(self).script(ANSWERED_WITHIN)
+        world.drawn_anew(case.anew()).following(self.choices.clone()).script(ANSWERED_WITHIN)
     }
 
     pub(crate) fn asked(&mut self, act: usize, device: u32, did: Did) {
@@ -323,18 +326,6 @@ pub(crate) fn change(act: &Act) -> Change {
     }
 }
 
-/// Which token a request presents, if it is one for a decision.
-fn choice(act: &Act) -> Option<TokenChoice> {
-    if let Act::Authorize { token, .. } = act {
-        return Some(*token);
-    }
-    let Act::Flood { what, .. } = act else { return None };
-    Some(match what {
-        FloodWhat::Allowed => TokenChoice::Valid,
-        FloodWhat::Same | FloodWhat::Varied => TokenChoice::Foreign,
-    })
-}
-
 /// Whether it is a program, or a person at a gateway, that asks.
 pub(crate) fn is_of_program(act: &Act) -> bool {
     match kind(act) {
@@ -378,35 +369,6 @@ impl World<'_> {
         if let Some(act) = self.acting {
             self.script.asked(act, device, Did::Revoke { what, begun });
         }
-    }
-
-    /// The same as another run did at this place of the plan, if it did anything.
-    pub(crate) fn repeat(&mut self, act: usize) -> Option<()> {
-        let Line { device, did, .. } = self.follow?.lines.get(&act)?;
-        let device = *device;
-        match did {
-            Did::Authorize { token: Shown::Begun(begun), uid, operation, resource, risk } => {
-                let choice = choice(&self.plan.entries[act].act)?;
-                let awake = self.devices[device as usize].is_awake();
-                if let Some(credential) = self.model.begun_by(*begun).filter(|_| awake) {
-                    let risk = risk.clone().unwrap_or_default();
-                    self.show(device, credential, (*uid, operation, resource), choice, risk);
-                }
-            }
-            Did::Finish { begun } => {
-                let credential = self.model.begun_by(*begun)?;
-                self.finish_this(device, credential);
-            }
-            Did::Revoke { what, begun: Some(begun) } => {
-                let credential = self.model.begun_by(*begun)?;
-                self.revoke_this(device, *what, credential);
-            }
-            Did::Authorize { token: Shown::Made(_) | Shown::Carried, .. }
-            | Did::Begin { .. }
-            | Did::Revoke { begun: None, .. }
-            | Did::Status => return None,
-        }
-        Some(())
     }
 }
 
@@ -468,6 +430,6 @@ mod tests {
         assert_ne!(said(&late), said(&script));
         assert!(late.lines[last_revoked].said.is_some());
         // What comes a little later than nothing at all is the same.
-        assert_eq!(script.shifted(&case, Shift::Late(0)), script);
+        assert_eq!(script.shifted(&case, Shift::Late(0)).lines, script.lines);
     }
 }

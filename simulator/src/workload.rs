@@ -159,15 +159,12 @@ impl World<'_> {
             return;
         }
         let moment = self.moment(device);
-        let Some(number) = self.model.pick(TokenChoice::Valid, &moment, pick) else { return };
+        let Some(number) = self.model.pick(self.acting, TokenChoice::Valid, &moment, pick) else { return };
         self.finish_this(device, number);
     }
 
     /// The program that holds a credential finishes its task.
-    pub(crate) fn finish_this(&mut self, device: u32, number: usize) {
-        if !self.is_running(device) {
-            return;
-        }
+    fn finish_this(&mut self, device: u32, number: usize) {
         let now = self.now;
         let credential = self.model.get_mut(number);
         credential.finish_asked = Some(now);
@@ -222,7 +219,7 @@ impl World<'_> {
             | TokenChoice::Stolen
             | TokenChoice::Stranger
             | TokenChoice::Valid => {
-                let picked = self.model.pick(choice, &self.moment(device), pick);
+                let picked = self.model.pick(self.acting, choice, &self.moment(device), pick);
                 picked.into_iter().for_each(|number| self.present(device, number, choice, risk.clone(), pick));
                 return;
             }
@@ -270,7 +267,7 @@ impl World<'_> {
     }
 
     /// A credential is presented by somebody for something.
-    pub(crate) fn show(
+    fn show(
         &mut self,
         device: u32,
         number: usize,
@@ -293,7 +290,7 @@ impl World<'_> {
             FloodWhat::Allowed => TokenChoice::Valid,
             FloodWhat::Same | FloodWhat::Varied => TokenChoice::Foreign,
         };
-        let Some(credential) = self.model.pick(choice, &self.moment(device), pick) else { return };
+        let Some(credential) = self.model.pick(self.acting, choice, &self.moment(device), pick) else { return };
         self.took_effect(what.name());
         let (uid, token) = (self.model.get(credential).uid, self.model.get(credential).text.clone());
         let varied = format!("files/{number}");
@@ -423,7 +420,7 @@ impl World<'_> {
         if let Some(act) = act {
             self.script.answered(act, &reply);
         }
-        self.note_answer(device, since, &asked, &reply);
+        self.note_answer(device, since, (&asked, act), &reply);
         if self.reset_answered(device, &asked, &reply).is_some() {
             return;
         }
@@ -592,7 +589,10 @@ impl World<'_> {
     }
 
     fn task_finished(&mut self, device: u32, credential: usize, reply: &FinishedReply) {
-        self.told_of_task(device, &reply.task_id, Told::Finished);
+        // That it had ended before is in a record that a damaged disk may have lost.
+        if reply.finished || !self.checks.audit.is_damaged(device) {
+            self.told_of_task(device, &reply.task_id, Told::Finished);
+        }
         self.ledger.over(self.now, device, credential);
         if reply.finished {
             self.model.get_mut(credential).finished = Some(self.now);

@@ -207,8 +207,6 @@ pub(crate) struct World<'a> {
     pub(crate) acting: Option<usize>,
     /// What the acts came to.
     pub(crate) script: Script,
-    /// What they came to in another run, whose choices are made again here.
-    pub(crate) follow: Option<&'a Script>,
     /// Where a run ends before its time, for whoever does not judge it.
     stop: u64,
     /// From when on latencies and the broker's whims are drawn with another seed.
@@ -309,7 +307,6 @@ impl<'a> World<'a> {
             boundaries: Boundaries::default(),
             acting: None,
             script: Script::default(),
-            follow: None,
             stop: u64::MAX,
             anew: None,
             newest_owed: Vec::new(),
@@ -331,20 +328,16 @@ impl<'a> World<'a> {
         Self { anew, ..self }
     }
 
-    /// The same world, in which programs and the operator choose what they chose in another run of the plan.
-    pub(crate) fn following_script(self, script: &'a Script) -> Self {
-        Self { follow: Some(script), ..self }
-    }
-
-    /// Runs until so long after the last act, and gives what the acts came to.
+    /// Runs until so long after the last act, and gives what the acts came to, and which credentials they were about.
     pub(crate) fn script(mut self, after: u64) -> Script {
         self.stop = self.plan.entries.iter().map(|entry| entry.at).max().unwrap_or(0).saturating_add(after);
-        self.run().script
+        let Outcome { script, choices, .. } = self.run();
+        Script { choices, ..script }
     }
 
     /// The same world, in which programs and the operator pick what another run of the plan picked.
     pub(crate) fn following(mut self, choices: Choices) -> Self {
-        self.model.told = Some(choices);
+        self.model.follow(choices);
         self
     }
 

@@ -6,7 +6,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use hardtack_simulator::agree::{agree, Agreement, Difference};
+use hardtack_simulator::agree::{agree_but_for, Agreement, Difference};
 use hardtack_simulator::case::Case;
 use hardtack_simulator::report::{Report, Share, Status};
 use hardtack_simulator::Level;
@@ -36,10 +36,31 @@ pub(crate) struct RunArgs {
     /// Write what came out into the file in place of comparing.
     #[arg(long, requires = "golden")]
     bless: bool,
-    /// Plant a bug, to see whether it is caught.
+    /// Plant a bug, to see whether it is caught; with `--level both` in the second run only.
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+}
+
+impl RunArgs {
+    #[cfg(feature = "mutants")]
+    fn plant(&self) -> Result<(), String> {
+        super::plant(self.mutant.as_deref())
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "there is nothing to plant")]
+    fn plant(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Runs a case at both levels; what is planted is planted in the second run.
+    fn both(&self, level: Level, case: &Case) -> (Report, Agreement) {
+        #[cfg(feature = "mutants")]
+        hardtack::mutant::plant(None);
+        // That there is such a mutant was seen before.
+        agree_but_for(case, level, || drop(self.plant()))
+    }
 }
 
 /// How much of the world is real.
@@ -99,8 +120,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
     if args.trace.is_some() && cases.len() > 1 {
         return Err("--trace takes one case".into());
     }
-    #[cfg(feature = "mutants")]
-    super::plant(args.mutant.as_deref())?;
+    args.plant()?;
     let mut golden = Golden::read(args)?;
     let mut all_pass = true;
     for case in &cases {
@@ -112,7 +132,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
             None => None,
         };
         if args.level == LevelName::Both {
-            all_pass &= tell_both(level, case, args.output);
+            all_pass &= tell_both(args, level, case);
             continue;
         }
         let report = tell(level, case, lines, args.output);
@@ -201,9 +221,9 @@ fn tell(level: Level, case: &Case, lines: Option<Box<dyn Write>>, output: Output
 }
 
 /// Runs a case at both levels and prints how they agree. Whether they do, and the run at the other level holds.
-fn tell_both(level: Level, case: &Case, output: Output) -> bool {
-    let ((report, agreement), seconds) = timed(|| agree(case, level));
-    print(&match output {
+fn tell_both(args: &RunArgs, level: Level, case: &Case) -> bool {
+    let ((report, agreement), seconds) = timed(|| args.both(level, case));
+    print(&match args.output {
         Output::Json => serde_json::json!({ "report": report.to_json(seconds), "agreement": agreement }).to_string(),
         Output::Text => format!("{}\n{}", table(&report, seconds), agreed(&agreement)),
     });
@@ -211,10 +231,10 @@ fn tell_both(level: Level, case: &Case, output: Output) -> bool {
 }
 
 fn agreed(agreement: &Agreement) -> String {
-    let Agreement { settle_ms, same, excused, cut, parted, alone, differences, .. } = agreement;
+    let Agreement { settle_ms, same, edge, hostile, cut, parted, alone, differences, .. } = agreement;
     let mut text = format!(
-        "  both levels: {same} answers are the same; differing within {} s of a fault or an operator's act {excused}, \
-         after power or process went away and before the next round trip {cut}, by a credential whose use had parted so {parted}, \
+        "  both levels: {same} answers are the same; differing within {} s of a fault or an operator's act {edge}, \
+         while a broker was hostile or before a round trip after that {hostile}, after power or process went away and before the next round trip {cut}, by a credential whose use had parted so {parted}, \
          answered at one level only {alone}; without such a reason {}",
         settle_ms / 1000,
         differences.len(),

@@ -152,7 +152,7 @@ mod tests {
 
     fn script(said: Option<&str>) -> Script {
         let did = Did::Finish { begun: 0 };
-        Script { lines: [(7, Line { device: 1, did, said: said.map(str::to_owned) })].into() }
+        Script { lines: [(7, Line { device: 1, did, said: said.map(str::to_owned) })].into(), ..Script::default() }
     }
 
     fn heard(said: Option<&str>, at: u64) -> Heard {
@@ -204,7 +204,8 @@ mod tests {
     #[test]
     fn whether_the_issuer_was_reached_is_not_said_near_a_change() {
         let did = Did::Begin { uid: 0, class: "pump".into(), rights: Vec::new(), ttl_s: 1, uses: None };
-        let model = Script { lines: [(7, Line { device: 1, did, said: Some("issued".into()) })].into() };
+        let model =
+            Script { lines: [(7, Line { device: 1, did, said: Some("issued".into()) })].into(), ..Script::default() };
         let verdict = |said: &str, at: u64| {
             compare(&model, &[], &[heard(Some(said), at)], &[edge(Some(1), 4000)], BTreeSet::new())[0].verdict
         };

@@ -56,7 +56,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 14] = [
+const GROUPS: [Group; 18] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -76,6 +76,10 @@ const GROUPS: [Group; 14] = [
     Group { lines: &["collector"], measure: collector::stored },
     Group { lines: &["drain"], measure: drain::drained },
     Group { lines: &["sim_model"], measure: simulated::model },
+    Group { lines: &["sim_wire"], measure: simulated::wire },
+    Group { lines: &["sim_seeds"], measure: simulated::seeds },
+    Group { lines: &["sim_shrink"], measure: simulated::shrink },
+    Group { lines: &["sim_tokio", "sim_turmoil"], measure: simulated::peers },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 

@@ -1,23 +1,31 @@
 //! How much fleet the simulator gets through in a second of one core: worlds without faults, so that nothing but the fleet
-//! itself is weighed, with real tokens, real signatures and all checkers.
+//! itself is weighed, with real tokens, real signatures and all checkers; the same world written plainly on what others
+//! simulate with beside it.
+//!
+//! Figures are per second of processor time, user and system, which a busy machine leaves alone better than wall time.
 
-use std::io::Read;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::line;
 
-/// Each gateway decides four times an hour, over a metered link.
-fn world(devices: u32, hours: u32) -> String {
+/// Each gateway decides four times an hour, over a metered link. Somebody always holds a task, and one request in four is
+/// one that must be refused. A world ends with its faults' time, and there are none.
+fn world(devices: u32, hours: u32, seed: u32) -> String {
+    let heal = hours * 60 - 20;
     format!(
         r#"
 schema = 1
 name = "bench"
 about = "Gateways with nothing in their way."
-seed = 1
+seed = {seed}
 duration = "{hours}h"
-heal = "{hours}h"
+heal = "{heal}m"
 require = []
 
 [fleet]
@@ -26,9 +34,11 @@ overlay = "link-lte-metered"
 
 [grant]
 uses_max = 1000000
+task_ttl_max = "12h"
 
 [workload]
-begin_every = "8h"
+begin_every = "4h"
+finish_every = "24h"
 task_ttl = "12h"
 task_uses = 1000
 authorize_every = "15m"
@@ -36,67 +46,225 @@ authorize_every = "15m"
     )
 }
 
-/// What came out of a run.
+/// Two hundred faults, one of which takes the broker away; and gateways that wait for nobody, so that all of them come at
+/// once when it is there again: what holds with the shipped waits cannot hold with these.
+const BROKEN: &str = r#"
+schema = 1
+name = "impatient"
+about = "Gateways that all come at once."
+seed = 1
+duration = "8h"
+heal = "7h"
+require = ["herd"]
+
+[fleet]
+devices = 24
+
+[fleet.link]
+backoff_ms_min = 500
+backoff_ms_max = 500
+
+[[fault]]
+do = "link.down"
+at = "10m"
+every = "2m"
+until = "6h30m"
+for = "1m"
+jitter = "30s"
+who = "one"
+
+[[fault]]
+do = "reboot"
+at = "30m"
+every = "30m"
+until = "6h30m"
+for = "1m"
+who = "one"
+
+[[fault]]
+do = "broker.restart"
+at = "4h"
+for = "3m"
+"#;
+
+/// What a program was given, and what it took.
 struct Ran {
-    device_hours_per_s: f64,
-    decisions: f64,
+    lines: Vec<Value>,
+    cpu_s: f64,
+    wall_s: f64,
     peak_mb: f64,
 }
 
-/// Device-hours per second, and how that grows with the fleet.
+impl Ran {
+    /// The sum over all lines.
+    fn sum(&self, name: &str) -> f64 {
+        self.lines.iter().filter_map(|line| line[name].as_f64()).sum()
+    }
+
+    fn device_hours_per_s(&self) -> f64 {
+        self.sum("device_hours") / self.cpu_s
+    }
+
+    fn say(&self, what: &str) {
+        let per_hour = self.sum("decisions") / self.sum("device_hours");
+        let (rate, cpu, wall, peak) = (self.device_hours_per_s(), self.cpu_s, self.wall_s, self.peak_mb);
+        println!(
+            "  {what}: {rate:.0} dh/s; {cpu:.1} s CPU, {wall:.1} s wall, {peak:.0} MB, {per_hour:.1} decisions/dh"
+        );
+    }
+}
+
+/// Device-hours per second of one core, and how that and the memory grow with the fleet.
 pub(super) fn model() {
-    let Some(binary) = simulator() else {
-        println!("sim_model: the simulator did not build, see above");
-        return;
-    };
-    let Some(day) = run(&binary, &world(1000, 24), &[]) else { return };
-    line("sim_model", day.device_hours_per_s, "dh/s", 1500.0, ">= 1,500: 1,000 devices for 24 h");
-    println!("  {:.0} decisions, {:.1} MB at its peak", day.decisions, day.peak_mb);
-    for devices in [20, 100, 1000, 10_000] {
-        let Some(ran) = run(&binary, &world(devices, 2), &[]) else { return };
-        println!("  {devices:>6} devices for 2 h: {:>6.0} dh/s, {:.1} MB", ran.device_hours_per_s, ran.peak_mb);
+    told(try_model());
+}
+
+fn try_model() -> Result<(), String> {
+    let day = worlds("model", 1000, 24, 1)?;
+    line("sim_model", day.device_hours_per_s(), "dh/s", 1500.0, ">= 1,500: 1,000 devices for 24 h, per CPU second");
+    day.say("1,000 devices for 24 h");
+    // Of small fleets as many worlds as it takes to measure them.
+    for (devices, seeds) in [(20, 50), (100, 10), (1000, 1), (10_000, 1)] {
+        worlds("model", devices, 2, seeds)?.say(&format!("{devices} devices for 2 h"));
     }
+    Ok(())
 }
 
-/// Builds the simulator as it is run.
-fn simulator() -> Option<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let folder = std::env::temp_dir().join("hardtack-bench-simulator");
-    let status = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--profile", "sim", "-p", "hardtack-simulator", "--bin", "hardtack-sim"])
-        .arg("--target-dir")
-        .arg(&folder)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdout(Stdio::null())
-        .status()
-        .ok()?;
-    status.success().then(|| folder.join("sim/hardtack-sim"))
+/// The same with bytes on the links and stores on disks.
+pub(super) fn wire() {
+    told(try_wire());
 }
 
-/// Runs a world, and says why where that fails.
-fn run(binary: &Path, text: &str, options: &[&str]) -> Option<Ran> {
-    match try_run(binary, text, options) {
-        Ok(ran) => Some(ran),
-        Err(why) => {
-            println!("  the simulator: {why}");
-            None
-        }
-    }
+fn try_wire() -> Result<(), String> {
+    let ran = worlds("wire", 1000, WIRE_HOURS, 1)?;
+    let target = format!(">= 500: 1,000 devices for {WIRE_HOURS} h at the wire level, per CPU second");
+    line("sim_wire", ran.device_hours_per_s(), "dh/s", 500.0, &target);
+    ran.say(&format!("1,000 devices for {WIRE_HOURS} h"));
+    Ok(())
 }
 
-fn try_run(binary: &Path, text: &str, options: &[&str]) -> Result<Ran, String> {
+/// At the wire level a shorter day, or the line alone would take many minutes.
+const WIRE_HOURS: u32 = 4;
+
+/// Worlds per second for who looks for bugs: many small ones in one process.
+pub(super) fn seeds() {
+    told(try_seeds());
+}
+
+fn try_seeds() -> Result<(), String> {
+    let ran = worlds("model", 20, 6, 40)?;
+    let per_s = ran.lines.len() as f64 / ran.cpu_s;
+    line(
+        "sim_seeds",
+        per_s,
+        "1/s",
+        1500.0 / 120.0,
+        "worlds of 20 devices for 6 h; sim_model's target is the reference",
+    );
+    ran.say("40 worlds");
+    Ok(())
+}
+
+/// How long it takes until a failure among two hundred faults is down to what it needs.
+pub(super) fn shrink() {
+    told(try_shrink());
+}
+
+fn try_shrink() -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let file = folder.path().join("bench.toml");
-    std::fs::write(&file, text).map_err(|error| error.to_string())?;
-    let mut child = Command::new(binary)
-        .args(["run", "-o", "json"])
-        .args(options)
-        .arg(&file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
+    let (case, out) = (folder.path().join("impatient.toml"), folder.path().join("minimal.toml"));
+    std::fs::write(&case, BROKEN).map_err(|error| error.to_string())?;
+    let ran = run(Command::new(simulator()?).args(["shrink", "-o", "json", "--out"]).arg(out).arg(case))?;
+    let (from, to) = (&ran.lines[0]["from"], &ran.lines[0]["to"]);
+    let (runs, property) = (ran.sum("runs"), &ran.lines[0]["property"]);
+    line("sim_shrink", ran.cpu_s, "s", 60.0, "a minute of CPU for a failing plan of 200 faults");
+    println!("  {property}: {runs} runs, {:.1} s wall, {:.0} MB; from {from}\n  to {to}", ran.wall_s, ran.peak_mb);
+    Ok(())
+}
+
+/// The same world on tokio with paused time, and on turmoil, without checkers, faults, disks or a trace.
+pub(super) fn peers() {
+    told(try_peers());
+}
+
+fn try_peers() -> Result<(), String> {
+    let peers = peers_built()?;
+    let peer = |on: &str, devices: u32, hours: u32| {
+        run(Command::new(&peers).args([on, &devices.to_string(), &hours.to_string()]))
+    };
+    let (own, tokio) = (worlds("model", 100, 24, 1)?, peer("tokio", 100, 24)?);
+    let about = "100 devices for 24 h; tokio, paused, has no checkers, faults, disks";
+    line("sim_tokio", own.device_hours_per_s(), "dh/s", tokio.device_hours_per_s(), about);
+    own.say("here");
+    tokio.say("tokio");
+    for (devices, hours) in [(10, 24), (100, 2), (1000, 1)] {
+        let (own, turmoil) = (worlds("model", devices, hours, 1)?, peer("turmoil", devices, hours)?);
+        let about = format!("{devices} devices for {hours} h; turmoil, steps of 100 ms, has no checkers, disks");
+        line("sim_turmoil", own.device_hours_per_s(), "dh/s", turmoil.device_hours_per_s(), &about);
+        own.say("here");
+        turmoil.say("turmoil");
+    }
+    Ok(())
+}
+
+fn told(tried: Result<(), String>) {
+    if let Err(why) = tried {
+        println!("  the simulator: {why}");
+    }
+}
+
+/// The simulator as it is run, built once.
+fn simulator() -> Result<&'static Path, String> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let arguments = ["--profile", "sim", "-p", "hardtack-simulator", "--features", "wire", "--bin", "hardtack-sim"];
+    let built = BUILT.get_or_init(|| build(".", &arguments));
+    built.as_deref().map_err(Clone::clone)
+}
+
+fn peers_built() -> Result<PathBuf, String> {
+    build("benches/peers", &["--release", "--bin", "hardtack-peers"])
+}
+
+/// Builds a program, and says where cargo put it.
+fn build(package: &str, arguments: &[&str]) -> Result<PathBuf, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--locked", "--message-format", "json"])
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(package))
+        .stderr(Stdio::inherit())
+        .output()
         .map_err(|error| error.to_string())?;
+    let executable =
+        |line: &[u8]| serde_json::from_slice::<Value>(line).ok()?["executable"].as_str().map(PathBuf::from);
+    let built = output.stdout.split(|byte| *byte == b'\n').filter_map(executable).next_back();
+    built.filter(|_| output.status.success()).ok_or_else(|| format!("it did not build: {}, see above", output.status))
+}
+
+/// Runs the bench's world under so many seeds in one process. All of them must hold.
+fn worlds(level: &str, devices: u32, hours: u32, seeds: u32) -> Result<Ran, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let files: Vec<PathBuf> = (1..=seeds).map(|seed| folder.path().join(format!("bench-{seed}.toml"))).collect();
+    for (file, seed) in files.iter().zip(1..) {
+        std::fs::write(file, world(devices, hours, seed)).map_err(|error| error.to_string())?;
+    }
+    let ran = run(Command::new(simulator()?).args(["run", "-o", "json", "--level", level]).args(files))?;
+    let failed = |line: &&Value| line["properties"].as_array().into_iter().flatten().any(|one| one["status"] == "fail");
+    match ran.lines.iter().find(failed) {
+        Some(line) => Err(format!("a world without faults failed: {line}")),
+        None => Ok(ran),
+    }
+}
+
+/// Runs a program that tells of itself in lines of JSON.
+#[expect(clippy::disallowed_methods, reason = "a bench measures wall time")]
+fn run(command: &mut Command) -> Result<Ran, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let said = folder.path().join("said");
+    let into = std::fs::File::create(&said).map_err(|error| error.to_string())?;
+    let (began, before) = (Instant::now(), children_cpu_s()?);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(into).stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
     let mut peak_mb = 0.0_f64;
     let status = loop {
         peak_mb = peak_mb.max(peak_of(child.id()).unwrap_or(0.0));
@@ -105,13 +273,27 @@ fn try_run(binary: &Path, text: &str, options: &[&str]) -> Result<Ran, String> {
             None => std::thread::sleep(Duration::from_millis(20)),
         }
     };
-    let mut output = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut output).map_err(|error| error.to_string())?;
+    let (wall_s, cpu_s) = (began.elapsed().as_secs_f64(), children_cpu_s()? - before);
+    let said = std::fs::File::open(said).map_err(|error| error.to_string())?;
+    let lines: Result<Vec<Value>, String> = std::io::BufReader::new(said)
+        .lines()
+        .map(|line| line.map_err(|error| error.to_string()))
+        .map(|line| serde_json::from_str(&line?).map_err(|error| format!("{status}: {error}")))
+        .collect();
+    match lines? {
+        lines if lines.is_empty() => Err(format!("{command:?} ended with {status} and said nothing")),
+        lines => Ok(Ran { lines, cpu_s, wall_s, peak_mb }),
     }
-    let told: serde_json::Value = serde_json::from_str(&output).map_err(|_| format!("{status}: {output}"))?;
-    let number = |name: &str| told[name].as_f64().ok_or_else(|| format!("{status}: no {name} in {output}"));
-    Ok(Ran { device_hours_per_s: number("device_hours_per_s")?, decisions: number("decisions")?, peak_mb })
+}
+
+/// Processor time of all programs that were run so far and waited for, in user and system mode.
+fn children_cpu_s() -> Result<f64, String> {
+    // The kernel counts in hundredths of a second for whoever reads this.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(|error| error.to_string())?;
+    let (_, after_name) = stat.rsplit_once(')').ok_or("/proc/self/stat holds no name")?;
+    let waited_for = after_name.split_whitespace().skip(13).take(2).map(|field| field.parse::<f64>().unwrap_or(0.0));
+    Ok(waited_for.sum::<f64>() / TICKS)
 }
 
 /// The most memory that a process had, while it lives.

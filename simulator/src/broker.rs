@@ -89,6 +89,8 @@ pub(crate) struct Broker {
     up: bool,
     retained: BTreeMap<String, Vec<u8>>,
     sessions: BTreeMap<ConnId, Session>,
+    /// Each gateway has one.
+    session_of: BTreeMap<u32, ConnId>,
     readers: Readers,
     service: Option<Vec<String>>,
     backups: BTreeMap<u32, BTreeMap<String, Vec<u8>>>,
@@ -109,6 +111,7 @@ impl Broker {
             up: true,
             retained: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            session_of: BTreeMap::new(),
             readers: Readers::default(),
             service: None,
             backups: BTreeMap::new(),
@@ -138,6 +141,7 @@ impl Broker {
             self.retained.clear();
         }
         self.readers = Readers::default();
+        self.session_of.clear();
         std::mem::take(&mut self.sessions).into_keys().collect()
     }
 
@@ -147,7 +151,7 @@ impl Broker {
 
     /// The connection that a gateway has, which a new one takes over.
     pub(crate) fn session_of(&self, device: u32) -> Option<ConnId> {
-        self.sessions.iter().find(|(_, session)| session.device == device).map(|(id, _)| *id)
+        self.session_of.get(&device).copied()
     }
 
     /// A gateway connects and subscribes: what is retained for it.
@@ -161,6 +165,7 @@ impl Broker {
         let retained = self.retained_for(To::Conn(conn), &filters);
         filters.iter().for_each(|filter| self.readers.add(conn, filter));
         self.sessions.insert(conn, Session { device, filters, will });
+        self.session_of.insert(device, conn);
         retained
     }
 
@@ -198,6 +203,9 @@ impl Broker {
     /// A connection is gone without a word: its last will is published.
     pub(crate) fn drop_session(&mut self, conn: ConnId) -> Vec<Delivery> {
         let Some(session) = self.sessions.remove(&conn) else { return Vec::new() };
+        if self.session_of(session.device) == Some(conn) {
+            self.session_of.remove(&session.device);
+        }
         session.filters.iter().for_each(|filter| self.readers.remove(conn, filter));
         match session.will {
             Some((topic, payload)) => self.publish(&topic, payload, Retain::Yes),
@@ -352,9 +360,8 @@ impl Broker {
 
     /// Sends a gateway a run of old messages that it was once meant to get.
     pub(crate) fn replay(&mut self, device: u32, pick: u64) -> Vec<Delivery> {
-        let Some((conn, session)) = self.sessions.iter().find(|(_, session)| session.device == device) else {
-            return Vec::new();
-        };
+        let current = self.session_of(device).and_then(|conn| self.sessions.get_key_value(&conn));
+        let Some((conn, session)) = current else { return Vec::new() };
         let wanted = |topic: &str| session.filters.iter().any(|filter| matches(filter, topic));
         let old: Vec<&(String, Vec<u8>)> = self.history.iter().filter(|(topic, _)| wanted(topic)).collect();
         let start = (pick % (old.len() as u64).max(1)) as usize;

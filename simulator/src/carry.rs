@@ -574,10 +574,10 @@ impl World<'_> {
     /// The trust bundle that a gateway goes by, as of what arrived. With nothing to do, it goes by that on its disk: what
     /// came while it hung up it has not heard.
     fn followed(&mut self, device: u32) -> Option<&mut Followed> {
-        let held = self.bundle_held(device);
+        let held = self.version_held(device);
         let process = self.devices[device as usize].process.as_mut()?;
         if let Some(held) = held.filter(|_| process.in_flight.is_none() && process.inbox.is_empty()) {
-            process.followed.idle(held.version);
+            process.followed.idle(held);
         }
         Some(&mut process.followed)
     }

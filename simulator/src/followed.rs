@@ -7,8 +7,33 @@
 
 use std::collections::BTreeMap;
 
+use hardtack::wire::bundle::TrustBundle;
+use hardtack::wire::envelope::Signed;
+
 /// Bundles that a gateway lets wait for the one before them.
 const AHEAD_MAX: usize = 8;
+
+/// The versions of trust bundles, by their files: a fleet holds few different ones, and each is read at every message that
+/// arrives anywhere.
+#[derive(Debug, Default)]
+pub(crate) struct Versions(BTreeMap<Vec<u8>, Option<u64>>);
+
+impl Versions {
+    /// The version of the trust bundle in a file. None where the file is none.
+    pub(crate) fn of(&mut self, file: &[u8]) -> Option<u64> {
+        if let Some(known) = self.0.get(file) {
+            return *known;
+        }
+        let version = read(file).map(|trust| trust.version);
+        self.0.insert(file.to_vec(), version);
+        version
+    }
+}
+
+/// The trust bundle in a file, unchecked.
+pub(crate) fn read(file: &[u8]) -> Option<TrustBundle> {
+    Signed::<TrustBundle>::from_bytes(file).ok()?.claim().ok()
+}
 
 /// What a running agent knows of trust bundles.
 #[derive(Debug)]

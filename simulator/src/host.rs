@@ -17,7 +17,6 @@ use hardtack::mutant::{active, Mutant};
 use hardtack::wire::audit::segment::Delivery;
 use hardtack::wire::audit::{Event as AuditEvent, Record, TrustChange};
 use hardtack::wire::bundle::TrustBundle;
-use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::Topic;
 
 use crate::check::feed::Own;
@@ -28,7 +27,7 @@ use crate::disk::{steps, Fate, Medium, Step};
 use crate::event::Event;
 use crate::fault::{Direction, Part, Sync, WallAfter};
 use crate::fleet_answers;
-use crate::followed::Followed;
+use crate::followed::{self, Followed};
 use crate::level::Broke;
 use crate::network::{End, Packet, Retain};
 use crate::random::{below, between, stream};
@@ -127,7 +126,7 @@ impl World<'_> {
                 return;
             }
         };
-        let held = self.bundle_held(number);
+        let held = self.version_held(number);
         let device = &mut self.devices[number as usize];
         device.starts += 1;
         let (start, mode) = (device.starts, agent.mode().name());
@@ -142,7 +141,7 @@ impl World<'_> {
             disk_at: clocks.boottime,
             contact: None,
             heard: Vec::new(),
-            followed: Followed::new(held.map_or(0, |held| held.version)),
+            followed: Followed::new(held.unwrap_or(0)),
         });
         if device.anchored.is_none() {
             self.checks.authority.started(number);
@@ -449,9 +448,13 @@ impl World<'_> {
     }
 
     /// The trust bundle on a gateway's disk.
-    pub(crate) fn bundle_held(&self, number: u32) -> Option<TrustBundle> {
-        let bytes = self.devices[number as usize].disk.durable().files.get(&StateFile::Bundle)?;
-        Signed::<TrustBundle>::from_bytes(bytes).ok()?.claim().ok()
+    fn bundle_held(&self, number: u32) -> Option<TrustBundle> {
+        followed::read(self.devices[number as usize].disk.durable().files.get(&StateFile::Bundle)?)
+    }
+
+    /// The version of the trust bundle on a gateway's disk.
+    pub(crate) fn version_held(&mut self, number: u32) -> Option<u64> {
+        self.versions.of(self.devices[number as usize].disk.durable().files.get(&StateFile::Bundle)?)
     }
 
     /// The trust bundle on a gateway's disk gives it a feed.

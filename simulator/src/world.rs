@@ -13,6 +13,7 @@ use hardtack::time::Timestamp;
 #[cfg(test)]
 use hardtack::wire::bundle::PublicKey;
 use hardtack::wire::policy::TimeClass;
+use hardtack::wire::verified;
 
 use crate::agree::Seen;
 use crate::broker::{Broker, Delivery};
@@ -33,6 +34,7 @@ use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
 use crate::fault::{AckTrick, FeedTrick, WallAfter};
 use crate::fleet_answers::{Answers, Ledger};
+use crate::followed::Versions;
 use crate::level::Links;
 use crate::model::{Choices, Model};
 use crate::network::{ConnId, End, Network, Packet};
@@ -182,6 +184,8 @@ pub(crate) struct World<'a> {
     pub(crate) link_up: BTreeMap<u32, u64>,
     pub(crate) herd: live::Herd,
     pub(crate) ledger: Ledger,
+    /// Of the trust bundles on gateways' disks.
+    pub(crate) versions: Versions,
     /// Gateways that a service answers whose clock is ahead, and by how much.
     pub(crate) ahead: BTreeMap<u32, u64>,
     /// What was carried to each gateway to reset its clock.
@@ -214,7 +218,16 @@ pub(crate) struct World<'a> {
     /// Per gateway the newest head that it must hold in the end.
     newest_owed: Vec<Owed>,
     queue: BinaryHeap<Reverse<Scheduled>>,
+    /// The acts of the plan that are to come, the next one last: a plan of a large fleet would make the queue deep.
+    acts: Vec<PlannedAct>,
     order: u64,
+}
+
+/// An act of the plan, and its place in the order of all that happens.
+struct PlannedAct {
+    at: u64,
+    order: u64,
+    number: usize,
 }
 
 /// What a run came to.
@@ -294,6 +307,7 @@ impl<'a> World<'a> {
             link_up: BTreeMap::new(),
             herd: live::Herd::default(),
             ledger: Ledger::new(count, scenario.start),
+            versions: Versions::default(),
             ahead: BTreeMap::new(),
             carried: BTreeMap::new(),
             broker_away: Away::default(),
@@ -311,6 +325,7 @@ impl<'a> World<'a> {
             anew: None,
             newest_owed: Vec::new(),
             queue: BinaryHeap::new(),
+            acts: Vec::new(),
             order: 0,
             now: scenario.start,
             scenario,
@@ -348,16 +363,16 @@ impl<'a> World<'a> {
 
     /// Runs to the end, or until what was judged so far is enough.
     pub(crate) fn run_until(mut self, enough: impl Fn(&Tally) -> bool) -> Outcome {
+        verified::remember();
         self.enrol_all();
-        let acts: Vec<u64> = self.plan.entries.iter().map(|entry| entry.at).collect();
-        acts.into_iter().enumerate().for_each(|(number, at)| self.schedule(at, Happening::Act(number)));
+        self.schedule_acts();
         self.schedule(self.scenario.start + 1, Happening::ServiceConnect);
         self.schedule(self.scenario.start + 1000, Happening::ServiceTick);
         let end = self.scenario.start + self.scenario.duration;
         self.schedule(end - LAST_QUIET, Happening::NoteNewest);
         self.schedule(end - LAST_STATUS, Happening::LastStatus);
         let (mut moment, mut events) = (0, 0u64);
-        while let Some(Reverse(next)) = self.queue.pop() {
+        while let Some(next) = self.next() {
             if next.at > end.min(self.stop) {
                 break;
             }
@@ -405,6 +420,29 @@ impl<'a> World<'a> {
             Happening::SignReset { device, errand } => self.sign_reset(device, errand),
             Happening::CarryReset { device, errand, file, time } => self.import_reset(device, errand, file, time),
         }
+    }
+
+    /// What happens next.
+    fn next(&mut self) -> Option<Scheduled> {
+        let due = self.acts.last().map(|act| (act.at, act.order));
+        let first = self.queue.peek().map(|Reverse(next)| (next.at, next.order));
+        match due {
+            Some(due) if first.is_none_or(|first| due < first) => {
+                let PlannedAct { at, order, number } = self.acts.pop()?;
+                Some(Scheduled { at, order, what: Happening::Act(number) })
+            }
+            Some(_) | None => self.queue.pop().map(|Reverse(next)| next),
+        }
+    }
+
+    fn schedule_acts(&mut self) {
+        let before = self.order;
+        let entries = (0..).zip(&self.plan.entries);
+        self.acts = entries
+            .map(|(number, entry)| PlannedAct { at: entry.at, order: before + 1 + number as u64, number })
+            .collect();
+        self.acts.sort_unstable_by_key(|act| Reverse((act.at, act.order)));
+        self.order += self.acts.len() as u64;
     }
 
     /// Something will happen.

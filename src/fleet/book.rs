@@ -59,6 +59,8 @@ pub struct Book {
     retired_keys: BTreeSet<[u8; 32]>,
     pending: BTreeMap<DeviceId, Pending>,
     grants: BTreeMap<GrantId, Grant>,
+    /// Which of them were made for a device.
+    made_for: BTreeMap<DeviceId, BTreeSet<GrantId>>,
     rules: BTreeMap<Target, Rule>,
     /// Every feed that a trust bundle ever named.
     feeds: BTreeMap<FeedId, FeedBook>,
@@ -95,6 +97,7 @@ impl Book {
             retired_keys: BTreeSet::new(),
             pending: BTreeMap::new(),
             grants: BTreeMap::new(),
+            made_for: BTreeMap::new(),
             rules: BTreeMap::new(),
             feeds: BTreeMap::new(),
             nothing: FeedBook::default(),
@@ -239,7 +242,10 @@ impl Book {
             Write::Fork(fork) => {
                 self.forks.entry((fork.device.clone(), fork.era, fork.segment)).or_insert(fork);
             }
-            Write::Grant(grant) => drop(self.grants.insert(grant.spec.grant, *grant)),
+            Write::Grant(grant) => {
+                self.made_for.entry(grant.spec.device.clone()).or_default().insert(grant.spec.grant);
+                self.grants.insert(grant.spec.grant, *grant);
+            }
             Write::Head(signed) => {
                 if let Ok(head) = signed.claim() {
                     self.feeds.entry(head.feed.clone()).or_default().put_head(signed, head);
@@ -446,8 +452,8 @@ impl Book {
     /// The grants that a device should hold now.
     pub fn live_grants<'a>(&'a self, device: &'a DeviceId, now: Timestamp) -> impl Iterator<Item = &'a Grant> {
         let approved = self.device(device).is_some_and(|device| device.status == Status::Approved);
-        let own = move |grant: &&Grant| grant.spec.device == *device;
-        self.grants.values().filter(move |_| approved).filter(own).filter(move |grant| self.is_live(grant, now))
+        let own = self.made_for.get(device).filter(|_| approved).into_iter().flatten();
+        own.filter_map(|id| self.grants.get(id)).filter(move |grant| self.is_live(grant, now))
     }
 
     /// Whether a device should hold a grant. One that a device wipes when it hears of the revocation is not sent again.
@@ -456,24 +462,15 @@ impl Book {
     }
 
     fn is_ordered_gone(&self, grant: &Grant, at: Timestamp) -> bool {
-        [Target::All, Target::Device(grant.spec.device.clone()), Target::Grant(grant.spec.grant)]
-            .iter()
-            .any(|target| self.live_rule(target, at).is_some())
+        !self.rules.is_empty()
+            && [Target::All, Target::Device(grant.spec.device.clone()), Target::Grant(grant.spec.grant)]
+                .iter()
+                .any(|target| self.live_rule(target, at).is_some())
     }
 
     /// The digest over the grants that a device should hold now.
     pub fn live_grants_digest(&self, device: &DeviceId, now: Timestamp) -> Hash {
         grants_digest(self.live_grants(device, now).map(|grant| grant.spec.grant))
-    }
-
-    /// The digest over the grants of each device that should hold any now.
-    pub fn live_grants_digests(&self, now: Timestamp) -> BTreeMap<&DeviceId, Hash> {
-        let mut ids: BTreeMap<&DeviceId, Vec<GrantId>> = BTreeMap::new();
-        for grant in self.grants.values().filter(|grant| self.is_live(grant, now)) {
-            ids.entry(&grant.spec.device).or_default().push(grant.spec.grant);
-        }
-        let approved = self.devices.values().filter(|device| device.status == Status::Approved);
-        approved.filter_map(|device| Some((&device.id, grants_digest(ids.remove(&device.id)?)))).collect()
     }
 
     /// All revocations, lapsed ones too.

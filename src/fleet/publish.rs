@@ -133,9 +133,17 @@ pub fn check_turn(book: &Book, turn: u64) -> Result<(), FleetError> {
 /// Says whether there was one. Many revocations make several heads, so that what each adds fits into a message. A ledger
 /// that is behind what devices have seen signs nothing.
 pub fn advance(book: &mut Book, key: &SigningKey, cadence: Cadence, at: Timestamp, fx: &mut Effects) -> bool {
-    if may_sign(book, key).is_err() {
-        return false;
-    }
+    may_sign(book, key).is_ok() && advance_checked(book, key, cadence, at, fx)
+}
+
+/// The same for whoever has just asked whether it [`may_sign`].
+pub(super) fn advance_checked(
+    book: &mut Book,
+    key: &SigningKey,
+    cadence: Cadence,
+    at: Timestamp,
+    fx: &mut Effects,
+) -> bool {
     let feeds: Vec<FeedId> = book.feeds().map(|(feed, _)| feed.clone()).collect();
     let mut signed = false;
     for feed in feeds {
@@ -453,7 +461,7 @@ pub fn may_sign(book: &Book, key: &SigningKey) -> Result<(), FleetError> {
     restore::may_follow(book)?;
     let named = |feed: &Feed| feed.keys.iter().any(|named| *named.verifying() == key.verifying_key());
     keys::check("feed", book.trust(), book.trust().feeds.iter().all(named))?;
-    may_start(book)
+    knows_what_devices_know(book)
 }
 
 /// Whether a publisher may sign: this ledger is no copy whose loss nobody has made up for, and no device of the fleet has
@@ -462,10 +470,17 @@ pub fn may_sign(book: &Book, key: &SigningKey) -> Result<(), FleetError> {
 /// # Errors
 /// Those of [`restore::may_follow`]; [`FleetError::Restored`], or [`FleetError::Behind`], naming the device.
 pub fn may_start(book: &Book) -> Result<(), FleetError> {
+    if !mutant::active(Mutant::PositionReused) {
+        restore::may_follow(book)?;
+    }
+    knows_what_devices_know(book)
+}
+
+/// Whether this ledger holds every head that a device has seen.
+fn knows_what_devices_know(book: &Book) -> Result<(), FleetError> {
     if mutant::active(Mutant::PositionReused) {
         return Ok(());
     }
-    restore::may_follow(book)?;
     for (id, feed) in book.feeds() {
         if let Some(Restored { at, .. }) = feed.restored() {
             let least = number_in_era(feed, highest_known(book, id));

@@ -23,7 +23,7 @@ use crate::ids::{DeviceId, EraId, FeedId, GrantId, Hash, KeyId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
-use crate::wire::link::{grants_digest, Ack, Answer, EraAck, Hello, Request, State, Topic};
+use crate::wire::link::{Ack, Answer, EraAck, Hello, Request, State, Topic};
 use crate::wire::revocation::Position;
 use crate::wire::seal::SealingKey;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
@@ -437,7 +437,9 @@ impl Service {
             fx.log(FleetLog::FeedHalted { reason: error.to_string() });
         }
         self.halted = halted;
-        publish::advance(book, &self.keys.feed, self.settings.cadence, at, fx);
+        if self.halted.is_none() {
+            publish::advance_checked(book, &self.keys.feed, self.settings.cadence, at, fx);
+        }
     }
 
     /// A key that was replaced while this runs is told of once.
@@ -610,13 +612,11 @@ impl Service {
         if !self.is_believed(book.trust()) {
             return;
         }
-        let digests = book.live_grants_digests(at);
-        let none = grants_digest([]);
         let changed: Vec<DeviceId> = book
             .devices()
             .filter(|device| device.joined)
             .filter(|device| {
-                let should = digests.get(&device.id).copied().unwrap_or(none);
+                let should = book.live_grants_digest(&device.id, at);
                 let told = self.told.get(&device.id).copied().or(book.seen(&device.id).map(|seen| seen.grants));
                 told != Some(should)
             })
@@ -663,7 +663,7 @@ pub(super) mod tests {
     use crate::wire::audit::{genesis, Event, Evidence, Record};
     use crate::wire::bundle::BrokerPins;
     use crate::wire::enrol::{DeviceKeys, EnrolRequest};
-    use crate::wire::link::{Ask, Reply, Right, TaskAsk};
+    use crate::wire::link::{grants_digest, Ask, Reply, Right, TaskAsk};
     use crate::wire::token::ClassRight;
 
     pub(in crate::fleet) const CADENCE: Cadence = Cadence::every(Millis::from_secs(60));

@@ -8,11 +8,11 @@
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{decode, encode, Refused};
+use super::{decode, encode, verified, Refused};
 use crate::ids::{ByteArray, FleetId, Hash, KeyId};
 
 /// The most signatures that an envelope carries.
@@ -94,7 +94,7 @@ impl<T: Document> Signed<T> {
         for (id, signature) in &self.signatures {
             let known = keys.clone().into_iter().find(|key| KeyId::of(key.as_bytes()) == *id);
             let Some(key) = known else { continue };
-            key.verify_strict(&message, &Signature::from_bytes(&signature.0)).map_err(|_| Refused::BadSignature)?;
+            verified::strictly(key, &message, &signature.0)?;
             valid.insert(*id);
         }
         if valid.len() < threshold.max(1) {

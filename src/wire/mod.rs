@@ -18,6 +18,7 @@ pub mod revocation;
 pub mod seal;
 pub mod time;
 pub mod token;
+pub mod verified;
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;

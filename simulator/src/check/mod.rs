@@ -107,7 +107,7 @@ impl Id {
 /// The account of all properties.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Tally {
-    counts: BTreeMap<&'static str, u64>,
+    counts: BTreeMap<Id, u64>,
     witnesses: BTreeMap<&'static str, String>,
     broken: u64,
     unsound: u64,
@@ -116,7 +116,7 @@ pub(crate) struct Tally {
 impl Tally {
     /// A property was tried. `broken` says how it failed, if it did.
     pub(crate) fn tried(&mut self, id: Id, at: u64, broken: Option<String>) {
-        *self.counts.entry(id.name()).or_default() += 1;
+        *self.counts.entry(id).or_default() += 1;
         if let Some(broken) = broken {
             self.broken(id, at, broken);
         }
@@ -170,7 +170,7 @@ impl Tally {
     /// Every property as it stands.
     pub(crate) fn properties(&self) -> Vec<Property> {
         let property = |id: &'static str| {
-            let checked = self.counts.get(id).copied().unwrap_or(0);
+            let checked = self.counts.iter().find(|(of, _)| of.name() == id).map_or(0, |(_, count)| *count);
             let witness = self.witnesses.get(id).cloned();
             let status = match (checked, &witness) {
                 (_, Some(_)) => Status::Fail,

@@ -5,7 +5,7 @@
 //! Read next: `hardtack::agent::Anchor`, where most of them stand.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 
 use hardtack::agent::effects::{Budget, StoredRecord};
 use hardtack::agent::emergency::EmergencyMark;
@@ -172,9 +172,9 @@ impl MonotoneCheck {
     }
 }
 
-fn rise<T: PartialOrd + Debug>(name: &DeviceId, what: &str, high: &mut T, now: T) -> Option<String> {
+fn rise<T: PartialOrd + Debug>(name: &DeviceId, what: impl Display, high: &mut T, now: T) -> Option<String> {
     if now < *high {
-        return Some(went_back(name, what, high, &now));
+        return Some(went_back(name, &what.to_string(), high, &now));
     }
     *high = now;
     None
@@ -192,15 +192,18 @@ fn feeds(
 ) -> Option<String> {
     high.retain(|id, _| own == Some(id) || now.iter().any(|position| position.feed == *id));
     now.iter().find_map(|position| {
-        let known = high.entry(position.feed.clone()).or_insert_with(|| position.order());
-        rise(name, &format!("feed {}", position.feed), known, position.order())
+        let Some(known) = high.get_mut(&position.feed) else {
+            high.insert(position.feed.clone(), position.order());
+            return None;
+        };
+        rise(name, format_args!("feed {}", position.feed), known, position.order())
     })
 }
 
 fn emergencies(name: &DeviceId, high: &mut BTreeMap<KeyId, u64>, now: &[EmergencyMark]) -> Option<String> {
     now.iter().find_map(|mark| {
         let known = high.entry(mark.key).or_insert(mark.counter);
-        rise(name, &format!("the counter of emergency key {}", mark.key), known, mark.counter)
+        rise(name, format_args!("the counter of emergency key {}", mark.key), known, mark.counter)
     })
 }
 

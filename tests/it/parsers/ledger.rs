@@ -239,11 +239,11 @@ const CADENCE: Cadence = Cadence::every(Millis(1000));
 fn look(book: &Book) {
     let devices: Vec<_> = book.devices().map(|device| device.id.clone()).collect();
     for device in &devices {
-        let _ = book.live_grants(device, NOW).count();
+        let _ = (book.live_grants(device, NOW).count(), book.live_grants_digest(device, NOW));
         let _ = (book.eras(device).count(), book.seen(device), book.request_of(device));
         let _ = book.is_salvaged(device, EraId { number: 1, salt: 1 }, 4);
     }
-    let _ = (book.live_grants_digests(NOW), book.horizon(NOW), book.pending().count(), book.rules().count());
+    let _ = (book.horizon(NOW), book.pending().count(), book.rules().count());
     let _ = (publish::may_start(book), publish::due_in(book, CADENCE, NOW), publish::retained(book));
 }
 

@@ -589,10 +589,7 @@ impl World<'_> {
     }
 
     fn task_finished(&mut self, device: u32, credential: usize, reply: &FinishedReply) {
-        // That it had ended before is in a record that a damaged disk may have lost.
-        if reply.finished || !self.checks.audit.is_damaged(device) {
-            self.told_of_task(device, &reply.task_id, Told::Finished);
-        }
+        self.told_of_task(device, &reply.task_id, Told::Finished);
         self.ledger.over(self.now, device, credential);
         if reply.finished {
             self.model.get_mut(credential).finished = Some(self.now);

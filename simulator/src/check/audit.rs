@@ -172,11 +172,6 @@ impl AuditCheck {
         tally.tried(Id::AuditedFirst, at, broken);
     }
 
-    /// Whether a gateway's disk was damaged so that records are missing.
-    pub(crate) fn is_damaged(&self, device: u32) -> bool {
-        self.damaged.contains(&device)
-    }
-
     /// A gateway's disk was damaged by a fault that the proofs do not cover: from here on gaps are what is owed, and
     /// nothing of one whose storage was restored, because it numbers records a second time.
     pub(crate) fn damaged(&mut self, device: u32, lock: Lock) {

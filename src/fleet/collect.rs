@@ -60,10 +60,7 @@ pub fn receive(
     if claim.device != *topic {
         return Err(Refused::WrongDevice);
     }
-    // Further than any device counts, and the ledger could not keep them in order.
-    if i64::try_from(claim.era.number).is_err() {
-        return Err(Refused::Malformed("an era number past 63 bits"));
-    }
+    claim.countable()?;
     let identities = identities(book, topic)?;
     let held = era_ack(book, topic, claim.era);
     if let Some(ack) = go_on_aside(book, &delivery, &claim, &identities, keys, archive, at, fx)? {
@@ -94,13 +91,18 @@ pub fn receive(
         return Ok(Collected::TooEarly(held));
     }
     if !follows {
-        forked(book, header, &upload.header, "it does not follow the stored chain", at, fx);
-        return set_aside(book, Opened { header, signer: next, upload, records }, None, at, fx).map(Collected::Forked);
+        let signed = upload.header.clone();
+        let ack = set_aside(book, Opened { header, signer: next, upload, records }, None, at, fx)?;
+        forked(book, header, &signed, "it does not follow the stored chain", at, fx);
+        return Ok(Collected::Forked(ack));
     }
     // A gateway that was replaced begins at era 1 again, with keys of its own: that is no twin.
     let own = |chain: &EraChain| chain.signers.iter().any(|known| known.identity == opened.signer.identity);
     let same = |chain: &&EraChain| own(chain) && chain.ack.era.number == header.era.number;
     let twin = book.eras(topic).filter(same).find(|chain| chain.ack.era != header.era);
+    if twin.is_some() || opened.is_fork() {
+        may_fork(book, header)?;
+    }
     if twin.is_some() && header.segment == 0 {
         forked(
             book,
@@ -260,6 +262,9 @@ fn set_aside(
     fx: &mut Effects,
 ) -> Result<EraAck, Refused> {
     let Opened { header, signer, upload, records } = opened;
+    if place.is_none() {
+        may_fork(book, header)?;
+    }
     let (device, era, from) = (header.device.clone(), header.era, header.segment);
     let ack = after(header)?;
     let known = book.branches(&device, era).cloned();
@@ -342,8 +347,9 @@ fn repeated(
             let signed_by = signer_of(book, signed, &claim);
             let signed = signed.clone();
             let opened = Opened::of(book, delivery, &header, signed_by, identities, keys)?;
+            let ack = set_aside(book, opened, None, at, fx)?;
             forked(book, &header, &signed, "another segment of this number is stored", at, fx);
-            set_aside(book, opened, None, at, fx).map(Collected::Forked)
+            Ok(Collected::Forked(ack))
         }
         None => Err(Refused::Malformed("the collector lost the segment that this one repeats: restore its ledger")),
     }
@@ -382,6 +388,25 @@ fn before(book: &Book, claim: &SegmentHeader) -> Option<Signer> {
     book.era(&claim.device, claim.era).or_else(earlier).and_then(EraChain::signer)
 }
 
+/// The most places at which a device's trail is told to fork.
+const FORKS_MAX: usize = 64;
+
+/// Whether one more place is kept at which a device's trail forks. Whoever has its keys finds new ones without end, and must
+/// not fill the ledger.
+fn may_fork(book: &Book, header: &SegmentHeader) -> Result<(), Refused> {
+    let own = book.forks().filter(|fork| fork.device == header.device).count();
+    if is_told(book, header) || own < FORKS_MAX {
+        return Ok(());
+    }
+    Err(Refused::Malformed("a trail that forked at too many places: enrol the device again"))
+}
+
+/// Whether a fork is known at a segment's place.
+fn is_told(book: &Book, header: &SegmentHeader) -> bool {
+    let place = (&header.device, header.era, header.segment);
+    book.forks().any(|fork| (&fork.device, fork.era, fork.segment) == place)
+}
+
 fn forked(
     book: &mut Book,
     header: &SegmentHeader,
@@ -398,9 +423,8 @@ fn forked(
         what: what.into(),
         at,
     };
-    // One proof per position is enough, and a device that goes on sending others must not fill the ledger.
-    let known = book.forks().any(|old| old.device == fork.device && old.era == fork.era && old.segment == fork.segment);
-    if !known && !active(Mutant::ForkUntold) {
+    // One proof per position is enough.
+    if !is_told(book, header) && !active(Mutant::ForkUntold) {
         fx.log(FleetLog::ChainForked {
             device: header.device.clone(),
             era: header.era.number,
@@ -415,11 +439,11 @@ fn forked(
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use crate::wire::audit::segment::GivenUp;
+    use crate::wire::audit::segment::{GivenUp, Salvage, NUMBER_MAX};
     use crate::wire::enrol::DeviceKeys;
 
     use super::super::book::Device;
-    use super::super::service::tests::{at, device_keys, one_device, salvaged, segment};
+    use super::super::service::tests::{at, device_keys, one_device, salvaged, segment, sign};
     use super::*;
     use crate::ids::Hash;
 
@@ -627,6 +651,39 @@ mod tests {
         let refused = collector.take(&segment(&mine(), ERA, None, 1, "one more"));
         assert!(matches!(refused, Err(Refused::Malformed(_))), "{refused:?}");
         assert_eq!(collector.aside.len(), Branches::MAX);
+    }
+
+    #[test]
+    fn places_at_which_a_trail_forks_are_bounded() {
+        let mut collector = Collector::new();
+        let twin = |number, salt| segment(&mine(), EraId { number, salt }, None, 1, "t");
+        collector.take(&twin(1, 1000)).unwrap();
+        for salt in 1..=FORKS_MAX as u64 {
+            assert!(matches!(collector.take(&twin(1, salt)), Ok(Collected::Held(_))));
+        }
+        assert_eq!(collector.book.forks().count(), FORKS_MAX);
+        assert!(matches!(collector.take(&twin(1, 99)), Err(Refused::Malformed(_))), "one more era of that number");
+        assert!(matches!(collector.take(&twin(2, 1)), Ok(Collected::Held(_))), "the next one is no fork");
+        let branch = segment(&mine(), EraId { number: 2, salt: 1 }, None, 1, "other");
+        assert!(matches!(collector.take(&branch), Err(Refused::Malformed(_))), "nor another branch");
+        assert_eq!((collector.book.forks().count(), collector.aside.len()), (FORKS_MAX, 0));
+    }
+
+    #[test]
+    fn numbers_that_no_device_comes_to_are_refused() {
+        let mut collector = Collector::new();
+        let first = segment(&mine(), ERA, None, 2, "a");
+        collector.take(&first).unwrap();
+        let far = |next_segment| {
+            let left = salvaged(&mine(), &segment(&mine(), ERA, Some(&first), 3, "b"), 1..2);
+            let mut header = left.header.claim().unwrap();
+            header.salvage = header.salvage.map(|salvage| Salvage { next_segment, ..salvage });
+            Upload { header: sign(header, &mine()), leaves: left.leaves }
+        };
+        for next_segment in [u64::MAX, NUMBER_MAX + 1] {
+            assert!(matches!(collector.take(&far(next_segment)), Err(Refused::Malformed(_))), "{next_segment}");
+        }
+        assert!(matches!(collector.take(&far(NUMBER_MAX)), Ok(Collected::Held(_))), "the last that there is");
     }
 
     #[test]

@@ -777,7 +777,7 @@ pub(super) mod tests {
     }
 
     /// Signs a segment, with the certificate of the key that does.
-    fn sign(mut header: SegmentHeader, keys: &DeviceKeys) -> Signed<SegmentHeader> {
+    pub(in crate::fleet) fn sign(mut header: SegmentHeader, keys: &DeviceKeys) -> Signed<SegmentHeader> {
         let key = audit_key(keys);
         let vouched = AuditKey { device: gw(), epoch: 1, key: key.verifying_key().into() };
         header.signer = Some(Signed::sign(&vouched, &acme(), &[&keys.identity]));

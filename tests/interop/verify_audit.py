@@ -541,7 +541,9 @@ def read_salvage(r):
 def kept(header):
     """The ranges of indexes that there are leaves of."""
     first, end = header["first_index"], header["first_index"] + header["count"]
-    need(header["count"] > 0 and end < U64, "no numbers")
+    after = header["salvage"]["next_segment"] if header["salvage"] else header["segment"] + 1
+    need(header["count"] > 0, "no numbers")
+    need(max(header["era"]["number"], header["segment"], after, end) < 2**63, "a number past 63 bits")
     if header["salvage"] is None:
         return [(first, end)]
     need(header["salvage"]["next_segment"] > header["segment"], "salvage that leads nowhere")

@@ -665,6 +665,7 @@ fn refused_segments() -> Vec<Value> {
         ("an empty range of lost records", in_place(salvage(5, &[(21, 24), (25, 25)])), left),
         ("salvage that leads nowhere", in_place(salvage(1, &[(21, 23), (25, 26)])), left),
         ("more left than leaves", in_place(salvage(5, &[(21, 23)])), left),
+        ("a next number past 63 bits", in_place(salvage(1 << 63, &[(21, 23), (25, 26)])), left),
     ];
     let refuse = |(why, header, leaves): Case<'_>| {
         let mut verifier = verifier();

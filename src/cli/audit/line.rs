@@ -26,6 +26,10 @@ pub(in crate::cli) struct Source<'s> {
     pub header: &'s SegmentHeader,
 }
 
+/// The kinds of records, as their lines name them: those of [`Event`](crate::wire::audit::Event).
+pub(in crate::cli) const KINDS: [&str; 11] =
+    ["alive", "decision", "ended", "gap", "grant", "mode", "refused", "repeated", "start", "task", "trust"];
+
 /// The line of a record: what happened, its place, and the bytes that were signed.
 pub(in crate::cli) fn line(
     source: Source<'_>,

@@ -75,14 +75,27 @@ pub(super) fn run(args: &SalvageArgs, globals: &Globals) -> Result<Exit, Failure
     Ok(if lost { Exit::Audit } else { Exit::Done })
 }
 
+/// What the folder says, else what whoever asks says. Where both say something it is the same.
+fn agreed<T: PartialEq + std::fmt::Display>(own: Option<T>, said: Option<T>, flag: &str) -> Result<Option<T>, Failure> {
+    match (own, said) {
+        (Some(own), Some(said)) if own != said => Err(Failure::new(
+            Exit::Usage,
+            format!("the folder is of {own}, not of {said}"),
+            format!("leave out {flag}"),
+        )),
+        (own, said) => Ok(own.or(said)),
+    }
+}
+
 /// Whose trail it is: what the folder says, else what whoever asks says.
 fn whose(args: &SalvageArgs, survey: &Survey, keys: Option<&DeviceKeyFile>) -> Result<Whose, Failure> {
     let missing = |what: &str, flag: &str| {
         let what = format!("the folder does not say which {what} it was of");
         Failure::new(Exit::Usage, what, format!("name it with {flag}"))
     };
-    let fleet = args.fleet.clone().or_else(|| fleet_of(survey)).ok_or_else(|| missing("fleet", "--fleet NAME"))?;
-    let device = args.device.clone().or_else(|| keys.map(|keys| keys.device.clone()));
+    let fleet =
+        agreed(fleet_of(survey), args.fleet.clone(), "--fleet")?.ok_or_else(|| missing("fleet", "--fleet NAME"))?;
+    let device = agreed(keys.map(|keys| keys.device.clone()), args.device.clone(), "--device")?;
     let device = device.ok_or_else(|| missing("device", "--device ID"))?;
     let identity = keys.map(|keys| keys.keys.identity.verifying_key().into());
     Ok(Whose { fleet, device, identity: identity.into_iter().collect() })

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::super::output::{print, visible, Format};
 use super::super::{Exit, Failure, Globals};
 use super::device::{print_line, Trail};
-use super::line::fields;
+use super::line::{fields, KINDS};
 use crate::agent::request::trail::{PieceName, PieceReply, PieceState, TrailAsk, PIECES_MAX};
 use crate::ids::{DeviceId, EraId};
 use crate::wire::audit::segment::SegmentHeader;
@@ -36,8 +36,8 @@ pub struct TailArgs {
     /// Go on with what is written from now on
     #[arg(short, long)]
     follow: bool,
-    /// Of this kind only: decision, gap, grant, mode, refused, start, task or trust
-    #[arg(long)]
+    /// Of this kind only
+    #[arg(long, value_name = "KIND", value_parser = KINDS)]
     kind: Option<String>,
 }
 
@@ -45,11 +45,6 @@ pub struct TailArgs {
 type Mark = (EraId, u64);
 
 pub(super) fn run(args: &TailArgs, globals: &Globals) -> Result<Exit, Failure> {
-    let kinds = ["alive", "decision", "gap", "grant", "mode", "refused", "repeated", "start", "task", "trust"];
-    if let Some(kind) = args.kind.as_ref().filter(|kind| !kinds.contains(&kind.as_str())) {
-        let what = format!("there are no records of the kind {kind:?}");
-        return Err(Failure::new(Exit::Usage, what, format!("name one of {}", kinds.join(", "))));
-    }
     let trail = Trail::open(globals)?;
     let device = trail.whose().device.clone();
     if args.follow && !trail.runs() {

@@ -24,6 +24,8 @@ use crate::wire::{decode, encode, Refused, MESSAGE_BYTES_MAX};
 pub const SEGMENT_BYTES_MAX: usize = 28 * 1024;
 /// The most records in one segment.
 pub const SEGMENT_RECORDS_MAX: u32 = 64;
+/// The highest number of an era, a segment or a record: no device counts so far, and ledgers keep signed numbers in order.
+pub const NUMBER_MAX: u64 = i64::MAX as u64;
 
 /// A run of records, signed by the device's audit key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -106,11 +108,22 @@ impl SegmentHeader {
         self.first_index.checked_add(u64::from(self.count)).ok_or(Refused::Malformed("an index past 64 bits"))
     }
 
+    /// Whether its numbers are those that a device can come to: its era's, and those of the segment and the index after it.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] past [`NUMBER_MAX`].
+    pub fn countable(&self) -> Result<(), Refused> {
+        let furthest = [self.era.number, self.segment, self.next_segment(), self.next_index()?];
+        let countable = furthest.iter().all(|number| *number <= NUMBER_MAX);
+        countable.then_some(()).ok_or(Refused::Malformed("a number past 63 bits"))
+    }
+
     /// The indexes of the records that it has leaves of, as ranges in order: each the first, and the first after it.
     ///
     /// # Errors
     /// [`Refused::Malformed`] where its numbers contradict each other.
     pub fn kept(&self) -> Result<Vec<(u64, u64)>, Refused> {
+        self.countable()?;
         let end = self.next_index()?;
         match &self.salvage {
             Some(salvage) => kept(self, salvage, end),

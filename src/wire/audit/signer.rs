@@ -106,6 +106,7 @@ pub fn open(
     before: Option<Signer>,
 ) -> Result<Opened, Refused> {
     let claim = signed.claim()?;
+    claim.countable()?;
     let vouched = |certificate: &Signed<AuditKey>| Signer::of(certificate, fleet, &claim.device, identities);
     let signer = match (&claim.signer, before) {
         (Some(certificate), _) => vouched(certificate)?,

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use serde_json::{json, Map, Value};
 
-use super::list::row_words;
+use super::list::{row_words, unsound};
 use super::show::ShowArgs;
 use super::{walk_all, Met, Which};
 use crate::cli::audit::line::{fields, of_branch};
@@ -233,10 +233,6 @@ pub(super) fn show_aside(
             format!("no record {id} was set aside"),
             "`hardtack fleet audit gaps` lists what was, `hardtack fleet audit show` has the trail's own",
         )),
-        (false, _) => Err(Failure::new(
-            Exit::Invalid,
-            "what does not check out is not shown",
-            "`hardtack fleet audit verify` says what is wrong",
-        )),
+        (false, _) => Err(unsound()),
     }
 }

@@ -4,14 +4,14 @@
 //! Never: shows one that does not check out.
 //! Read next: `../../audit/line.rs`, which has the fields.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
 use serde_json::{json, Map, Value};
 
 use super::{walk, Which};
-use crate::cli::audit::line::fields;
+use crate::cli::audit::line::{fields, KINDS};
 use crate::cli::fleet::{millis, now, Session};
 use crate::cli::output::{show, visible};
 use crate::cli::{Exit, Failure};
@@ -25,8 +25,8 @@ pub struct ListArgs {
     /// How many
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
-    /// Of this kind only: decision, gap, grant, mode, refused, start, task or trust
-    #[arg(long)]
+    /// Of this kind only
+    #[arg(long, value_name = "KIND", value_parser = KINDS)]
     kind: Option<String>,
     /// With this reason only, as decisions, tasks, modes and refusals have one: for instance `revoked`
     #[arg(long)]
@@ -88,8 +88,10 @@ impl ListArgs {
 pub(super) fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
     let since = args.since.map(Since::date).transpose()?.unwrap_or_default();
     let fleet = session.open()?;
-    let mut newest: VecDeque<Map<String, Value>> = VecDeque::new();
-    walk(&fleet, &args.which, |segment, checked| {
+    // By when they arrived, then as they stand in the trails.
+    let mut newest: BTreeMap<(Timestamp, u64), Map<String, Value>> = BTreeMap::new();
+    let mut place = 0_u64;
+    let report = walk(&fleet, &args.which, |segment, checked| {
         for (record, named) in checked.into_iter().flat_map(|checked| &checked.records) {
             if record.floor < since {
                 continue;
@@ -99,15 +101,16 @@ pub(super) fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> 
             if !args.wants(&row) {
                 continue;
             }
-            newest.push_back(row);
+            place += 1;
+            newest.insert((segment.at, place), row);
             if newest.len() > args.limit {
-                newest.pop_front();
+                newest.pop_first();
             }
         }
         Ok(())
     })?;
-    let records: Vec<Value> = newest.into_iter().map(Value::Object).collect();
-    show(session.format, &json!({ "records": records }), |_| {
+    let records: Vec<Value> = newest.into_values().map(Value::Object).collect();
+    show(session.format, &json!({ "ok": report.is_signed(), "records": records }), |_| {
         let mut text = String::new();
         for row in &records {
             // Writing to a string cannot fail.
@@ -115,7 +118,16 @@ pub(super) fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> 
         }
         text
     })?;
-    Ok(Exit::Done)
+    match report.is_signed() {
+        true => Ok(Exit::Done),
+        false => Err(unsound()),
+    }
+}
+
+/// Something is left out of what is shown.
+pub(super) fn unsound() -> Failure {
+    let advice = "`hardtack fleet audit verify` says what is wrong";
+    Failure::new(Exit::Invalid, "what does not check out is not shown", advice)
 }
 
 /// A record in one line, for a person.

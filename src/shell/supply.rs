@@ -1,8 +1,8 @@
 //! A power supply that can fail: what the disk surely holds, kept beside the state folder.
 //!
 //! Owns: the copy that is taken at each step of a commit of what is synced by then, and putting it in the folder's place.
-//! Never: is part of a build that is shipped. Files torn within, and writes that came in another order, are not its own: the tests
-//! of the store have those.
+//! Never: is part of a build that is shipped; asks the kernel what is synced: it goes by the steps that the store names. Whether
+//! these sync, what is torn and what comes in another order, the crash tests of the store see, by its system calls.
 //! Read next: `store/mod.rs`, whose steps it follows; `../cli/demo/story.rs`, which cuts the power.
 
 use std::fs;

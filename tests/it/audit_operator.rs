@@ -80,7 +80,17 @@ fn one_record_is_shown_whole_and_lists_can_be_narrowed() {
     assert_eq!(rows(&["--since", "2000-01-01"]).len(), lines.len());
     assert_eq!(rows(&["--since", "9999-01-01"]).len(), 0);
     assert!(!rows(&["--since", "1d"]).is_empty());
+    assert_eq!(rows(&["--kind", "task"]).len(), count(&|line| line["kind"] == "task"));
     assert_eq!(audit(&rig, "json", &["list", "--since", "soon"]).status.code(), Some(2));
+    assert_eq!(audit(&rig, "json", &["list", "--kind", "nonsense"]).status.code(), Some(2));
+
+    // What does not check out is left out, and that is said.
+    let ledger = rusqlite::Connection::open(rig.fleet.dir.join("fleet.db")).unwrap();
+    let changed =
+        "UPDATE records SET bytes = CAST(substr(bytes, 1, 2) || X'7A' || substr(bytes, 4) AS BLOB) WHERE idx = 1";
+    assert!(ledger.execute(changed, []).unwrap() > 0);
+    let listed = verdict(&audit(&rig, "json", &["list", "--limit", "1000"]), 12);
+    assert!(listed["ok"] == false && listed["records"].as_array().unwrap().len() < lines.len(), "{listed}");
 }
 
 #[test]

@@ -85,12 +85,28 @@ impl ListArgs {
     }
 }
 
+/// What arrived last, of all that is met device by device.
+struct Newest<R> {
+    limit: usize,
+    met: u64,
+    /// By when they arrived, then as they were met.
+    rows: BTreeMap<(Timestamp, u64), R>,
+}
+
+impl<R> Newest<R> {
+    fn add(&mut self, received: Timestamp, row: R) {
+        self.met += 1;
+        self.rows.insert((received, self.met), row);
+        if self.rows.len() > self.limit {
+            self.rows.pop_first();
+        }
+    }
+}
+
 pub(super) fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
     let since = args.since.map(Since::date).transpose()?.unwrap_or_default();
     let fleet = session.open()?;
-    // By when they arrived, then as they stand in the trails.
-    let mut newest: BTreeMap<(Timestamp, u64), Map<String, Value>> = BTreeMap::new();
-    let mut place = 0_u64;
+    let mut newest = Newest { limit: args.limit, met: 0, rows: BTreeMap::new() };
     let report = walk(&fleet, &args.which, |segment, checked| {
         for (record, named) in checked.into_iter().flat_map(|checked| &checked.records) {
             if record.floor < since {
@@ -101,15 +117,11 @@ pub(super) fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> 
             if !args.wants(&row) {
                 continue;
             }
-            place += 1;
-            newest.insert((segment.at, place), row);
-            if newest.len() > args.limit {
-                newest.pop_first();
-            }
+            newest.add(segment.at, row);
         }
         Ok(())
     })?;
-    let records: Vec<Value> = newest.into_values().map(Value::Object).collect();
+    let records: Vec<Value> = newest.rows.into_values().map(Value::Object).collect();
     show(session.format, &json!({ "ok": report.is_signed(), "records": records }), |_| {
         let mut text = String::new();
         for row in &records {
@@ -146,6 +158,17 @@ pub(super) fn row_words(row: &Map<String, Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_arrived_last_is_kept_whichever_device_it_is_of() {
+        let mut newest = Newest { limit: 3, met: 0, rows: BTreeMap::new() };
+        let all = [(1, "a/0"), (5, "a/1"), (5, "a/2"), (2, "b/0"), (3, "b/1"), (6, "b/2")];
+        all.into_iter().for_each(|(at, row)| newest.add(Timestamp(at), row));
+        assert_eq!(newest.rows.into_values().collect::<Vec<_>>(), ["a/1", "a/2", "b/2"]);
+        let mut none = Newest { limit: 0, met: 0, rows: BTreeMap::new() };
+        none.add(Timestamp(1), "a/0");
+        assert_eq!(none.rows.len(), 0);
+    }
 
     #[test]
     fn since_is_a_length_of_time_or_a_date() {

@@ -66,7 +66,15 @@ impl Case {
     /// [`CaseError`], with what to change.
     pub fn parse(text: &str, seed: Option<u64>) -> Result<Self, CaseError> {
         if text.starts_with('{') {
-            Self::parse_plan(text)
+            let case = Self::parse_plan(text)?;
+            match seed.filter(|seed| *seed != case.seed) {
+                None => Ok(case),
+                Some(seed) => Err(ScenarioError::Value(format!(
+                    "this plan is that of seed {}: run the scenario with seed {seed} instead",
+                    case.seed
+                ))
+                .into()),
+            }
         } else {
             let table: Table = text.parse().map_err(ScenarioError::from)?;
             let scenario = Scenario::parse(text)?;

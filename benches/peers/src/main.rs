@@ -3,7 +3,7 @@
 //!
 //! Owns: the command line, and one line of output: device-hours, decisions, and how many of them allowed.
 //! Never: checks anything, breaks anything, or hashes anything. Neither do the worlds: that is the simulator's.
-//! Read next: `party.rs` for who takes part, `plain.rs` and `turmoil.rs` for the two worlds.
+//! Read next: `party.rs` for who takes part, `plain.rs` and `storm.rs` for the two worlds.
 
 #![expect(clippy::print_stdout, reason = "it prints what came out")]
 
@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         eprintln!("hardtack-peers: {devices:?} and {hours:?} must be whole numbers");
         return ExitCode::from(2);
     };
+    // As the simulator does.
+    hardtack::wire::verified::remember();
     let size = Size { devices, duration: Duration::from_secs(u64::from(hours) * 3600) };
     let run = match on.as_str() {
         "tokio" => plain::run(size),

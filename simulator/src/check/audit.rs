@@ -248,7 +248,10 @@ impl AuditCheck {
             }
         };
         let damage = |(device, gap): &&(u32, Gap)| {
-            let handed_over = self.half_anchored.contains(device) && chains.has_all_of(*device, gap);
+            let arrived = |place: &&(u32, u64, u64)| chains.events.contains_key(place);
+            let mut inside = self.observed.keys().filter(|(of, era, index)| of == device && covers(gap, *era, *index));
+            let whole = chains.has_all_of(*device, gap) && inside.all(|place| arrived(&place));
+            let handed_over = self.half_anchored.contains(device) && whole;
             !self.damaged.contains(device) && gap.cause != GapCause::Quota && !handed_over
         };
         for (device, gap) in chains.gaps.iter().filter(damage) {
@@ -767,6 +770,9 @@ mod tests {
         check_fails(&damaged(8), &[segment(vec![gap(5, Some(8))])], true);
         check_fails(&damaged(8), &[segment(vec![gap(5, None)])], false);
         check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], true);
+        // Half an anchor is no excuse where something is gone.
+        let half = AuditCheck { half_anchored: [0].into(), ..observed(7) };
+        check_fails(&half, &[segment(vec![gap(5, Some(8))])], true);
         let quota = Event::Gap(Gap { era: ERA, first: 5, end: Some(8), cause: GapCause::Quota, repeated: 0 });
         check_fails(&observed(7), &[segment(vec![quota.clone()])], true);
         let denied = |index| {

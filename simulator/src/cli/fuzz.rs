@@ -14,13 +14,16 @@ use hardtack_simulator::swarm;
 
 use super::{clock, print, progress, progress_over, timed, write, Output};
 
+/// Seeds go up to twice that, as numbers do in TOML: nobody comes to the end of those that are left.
+const SEED_MAX: u64 = 1 << 62;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The first world's seed; each further world takes the next.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=SEED_MAX))]
     seed: u64,
     /// Stop after so many worlds.
-    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true, value_parser = clap::value_parser!(u64).range(1..))]
     worlds: u64,
     /// Stop when so many worlds in a row have brought nothing new; without a number, 200.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "200")]

@@ -10,7 +10,7 @@ use super::{print, timed, Output};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// How many decisions.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     decisions: u64,
     /// The first world's seed; each further world takes the next.
     #[arg(long, default_value_t = 1)]

@@ -122,10 +122,10 @@ impl Clocks {
         self.boot.map(|boot| boot.began)
     }
 
-    /// An agent runs. What was before in this boot it cannot know of.
-    pub(crate) fn count_from(&mut self, at: u64) {
+    /// An agent runs. What was before in this boot it cannot know of, but where it goes on from an anchor of this boot.
+    pub(crate) fn count_from(&mut self, at: u64, anchor: Option<BootId>) {
         if let Some(boot) = &mut self.boot {
-            boot.counted.get_or_insert(at);
+            boot.counted = boot.counted.filter(|_| anchor == Some(boot.id)).or(Some(at));
         }
     }
 
@@ -181,18 +181,23 @@ mod tests {
     fn boottime_begins_anew_and_powered_time_does_not() {
         let mut clocks = clocks(0, Battery::Present);
         let first = clocks.power_on(1000, WallAfter::Kept);
-        clocks.count_from(1000);
+        clocks.count_from(1000, None);
         assert_eq!(clocks.read(4000).unwrap().1.boottime, Millis(3000));
         clocks.power_off(5000, u64::MAX);
         assert!(clocks.read(6000).is_none());
         let second = clocks.power_on(9000, WallAfter::Kept);
         assert_eq!(clocks.powered(9400), 4000, "no agent runs yet");
-        clocks.count_from(9000);
+        clocks.count_from(9000, None);
         assert_ne!(first, second);
         let (boot, now) = clocks.read(9500).unwrap();
         assert_eq!((boot, now.boottime), (second, Millis(500)));
         assert_eq!(clocks.powered(9500), 4500);
         assert_eq!(now.wall, Some(date(9500)));
+        // Another agent starts: on an anchor of this boot it goes on, else what the one before it saw is not counted.
+        clocks.count_from(9600, Some(second));
+        assert_eq!(clocks.powered(9700), 4700);
+        clocks.count_from(9800, Some(first));
+        assert_eq!(clocks.powered(9900), 4100);
     }
 
     #[test]
@@ -213,11 +218,11 @@ mod tests {
     fn only_what_was_leased_counts_once_the_supply_fails() {
         let mut clocks = clocks(0, Battery::Present);
         clocks.power_on(1000, WallAfter::Kept);
-        clocks.count_from(1000);
+        clocks.count_from(1000, None);
         assert_eq!(clocks.power_off(9000, 4000), 5000);
         assert_eq!(clocks.powered(9000), 3000);
         clocks.power_on(10_000, WallAfter::Kept);
-        clocks.count_from(10_000);
+        clocks.count_from(10_000, None);
         clocks.power_off(11_000, 0);
         assert_eq!(clocks.powered(11_000), 3000, "no agent ran in this boot");
     }

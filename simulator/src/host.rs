@@ -117,7 +117,7 @@ impl World<'_> {
         self.note_found(number);
         let device = &mut self.devices[number as usize];
         let Some((_, clocks)) = device.clocks.read(now) else { return };
-        device.clocks.count_from(now);
+        device.clocks.count_from(now, boot.anchor.as_ref().and_then(|anchor| anchor.boot));
         let (agent, effects) = match Agent::start(boot, clocks) {
             Ok(started) => started,
             Err(problem) => {

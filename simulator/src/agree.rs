@@ -16,6 +16,8 @@
 //! | cut | one gateway | power or process that went, until it was in touch since | word, touch, time, room, use |
 //! | parted | one credential | an answer to it that differed, or that nobody heard, until its end | use; all of these if it is another one |
 //!
+//! What was asked, or answered, at one level alone is counted by itself; where that is more than a few, the levels do not agree.
+//!
 //! That word of something is known here and not there is no excuse where both had heard the same by then: with an edge or a
 //! hostile broker a difference about what the fleet said counts, unless what the gateway held then differs.
 //! Read next: `workload.rs`, which asks.
@@ -43,6 +45,9 @@ const SETTLE: u64 = 60_000;
 const ANSWERED: u64 = 5_000;
 /// So many keep-alives, at most, until either end has noticed.
 const KEEP_ALIVES: u64 = 2;
+
+/// What was answered at one level alone cannot be compared: for each such answer this many must be the same at both.
+const ALONE_MAX: u64 = 3;
 
 /// What one run has shown.
 #[derive(Debug, Clone, Default)]
@@ -162,7 +167,7 @@ pub struct Agreement {
 impl Agreement {
     /// Whether every difference is excused, and there was something to compare.
     pub fn holds(&self) -> bool {
-        self.differences.is_empty() && self.same > 0
+        self.differences.is_empty() && self.same > ALONE_MAX * self.alone
     }
 }
 

@@ -1,6 +1,6 @@
 //! One record with its proof: what `hardtack fleet audit prove` writes.
 //!
-//! Owns: its form, the [`Ring`] of audit keys that its identity keys vouch for, and its check against nothing but these.
+//! Owns: its form, the ring of audit keys that its identity keys vouch for, and its check against nothing but these.
 //! Never: believes what stands beside the signed bytes: it is made again from them and compared.
 //! Read next: `../../wire/audit/proof.rs`; `fork.rs`, the other file whose audit keys are in a ring.
 

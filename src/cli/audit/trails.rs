@@ -1,6 +1,6 @@
 //! An export, read line by line.
 //!
-//! Owns: its lines ([`Line`]), how they belong together, and the check of each against what was signed.
+//! Owns: its lines, how they belong together, and the check of each against what was signed.
 //! Never: holds more than the lines of one segment; believes a line of what comes after it.
 //! Read next: `line.rs`, which makes the lines; `../../fleet/report.rs`, which checks the chains.
 

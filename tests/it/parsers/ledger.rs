@@ -15,6 +15,7 @@ use hardtack::fleet::{Book, Operator, Write};
 use hardtack::ids::{BlockId, BootId, EraId, GrantId, Hash, KeyId, Nonce};
 use hardtack::shell::ledger::{Ledger, LedgerError};
 use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::segment::NUMBER_MAX;
 use hardtack::wire::audit::signer::Signer;
 use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
@@ -386,7 +387,9 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
     };
     let (_, mut header) = world.upload();
     let signer = Signer { epoch: u64::MAX, ..signer(&world) };
-    (header.era, header.segment, header.first_index) = (era, u64::MAX, u64::MAX - 3);
+    // The last ones that a device can come to: any further ones are refused before they are stored.
+    let (last, segment, first_index) = (EraId { number: NUMBER_MAX, ..era }, NUMBER_MAX - 1, NUMBER_MAX - 3);
+    (header.era, header.segment, header.first_index) = (last, segment, first_index);
     let header = Signed::sign(&header, &world.fleet, &[&world.audit]);
     let head = |seq| world.sign(&Head { era: u32::MAX, seq, issued_at: far, next_update_ms: endless, ..world.head() });
     let policy = PolicyDocument { version: u64::MAX, ..PolicyDocument::built_in(far) };
@@ -444,9 +447,9 @@ fn the_largest_numbers_are_taken_or_refused_with_advice() {
         })),
         Write::Segment(Box::new(Segment {
             device,
-            era,
-            segment: u64::MAX,
-            first_index: u64::MAX - 3,
+            era: last,
+            segment,
+            first_index,
             digest: header.digest(),
             header: header.to_bytes(),
             leaves: world.upload().0.leaves,

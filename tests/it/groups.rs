@@ -1,6 +1,8 @@
 //! Groups and feeds with real agents, a broker and `fleet serve`: a device hears only what could ever be shown to it, and
 //! loses nothing when it is moved.
 
+use std::path::Path;
+
 use hardtack::shell::broker::BrokerFolder;
 use hardtack::shell::cast::{Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
@@ -208,6 +210,21 @@ impl Secured {
         self.change(&["group", "add", new, "gw-07"]);
     }
 
+    /// The broker's roles, once all of the gateway's are written down: it may do what they say a moment before.
+    fn written(&self, roles: &Path) -> Vec<u8> {
+        let is_whole = || {
+            let told: Value = serde_json::from_slice(&std::fs::read(roles).unwrap()).unwrap_or_default();
+            let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
+            let own = list(&told["clients"]).into_iter().find(|client| client["username"] == "gw-07");
+            let reads = list(&told["roles"])
+                .iter()
+                .any(|role| list(&role["acls"]).iter().any(|acl| acl["topic"] == "hardtack/1/acme/feed/f-north/#"));
+            own.is_some_and(|client| list(&client["roles"]).len() == 2) && reads
+        };
+        self.gateway.wait_status("its roles written down", |_| is_whole()).unwrap();
+        std::fs::read(roles).unwrap()
+    }
+
     /// The gateway holds a feed with so many rules as its own.
     fn follows(&self, feed: &str, rules: usize) {
         let own = (feed.to_owned(), false, rules);
@@ -243,7 +260,7 @@ fn a_device_that_is_moved_while_nobody_serves_comes_up_once_its_bundle_is_publis
 fn a_device_that_is_shut_out_of_its_feed_stays_in_touch_and_hears_of_trust_bundles() {
     let mut site = Secured::start();
     let roles = BrokerFolder::of(&site.fleet.dir, &"acme".parse().unwrap()).path().join("dynamic-security.json");
-    let before = std::fs::read(&roles).unwrap();
+    let before = site.written(&roles);
     site.move_to("north", "south");
     site.follows("f-south", 0);
     site.gateway.wait_mode("online").unwrap();

@@ -100,10 +100,11 @@ pub fn receive(
     let own = |chain: &EraChain| chain.signers.iter().any(|known| known.identity == opened.signer.identity);
     let same = |chain: &&EraChain| own(chain) && chain.ack.era.number == header.era.number;
     let twin = book.eras(topic).filter(same).find(|chain| chain.ack.era != header.era);
-    if twin.is_some() || opened.is_fork() {
+    let begins_a_twin = twin.is_some() && header.segment == 0;
+    if begins_a_twin || opened.is_fork() {
         may_fork(book, header)?;
     }
-    if twin.is_some() && header.segment == 0 {
+    if begins_a_twin {
         forked(
             book,
             header,
@@ -663,6 +664,8 @@ mod tests {
         }
         assert_eq!(collector.book.forks().count(), FORKS_MAX);
         assert!(matches!(collector.take(&twin(1, 99)), Err(Refused::Malformed(_))), "one more era of that number");
+        let next = segment(&mine(), EraId { number: 1, salt: 7 }, Some(&twin(1, 7)), 1, "u");
+        assert!(matches!(collector.take(&next), Ok(Collected::Held(_))), "those that are known go on");
         assert!(matches!(collector.take(&twin(2, 1)), Ok(Collected::Held(_))), "the next one is no fork");
         let branch = segment(&mine(), EraId { number: 2, salt: 1 }, None, 1, "other");
         assert!(matches!(collector.take(&branch), Err(Refused::Malformed(_))), "nor another branch");

@@ -182,7 +182,7 @@ fn caddy_asks_before_it_lets_through() {
     ]);
     let app = app.display();
     let text = format!(
-        "{{\n    admin off\n    auto_https off\n    persist_config off\n}}\n{site}\nhttp:// {{\n    bind unix/{app}\n    \
+        "{{\n    admin off\n    auto_https off\n}}\n{site}\nhttp:// {{\n    bind unix/{app}\n    \
          respond reading\n}}\n"
     );
     let file = device.path("Caddyfile");

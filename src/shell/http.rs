@@ -5,6 +5,7 @@
 //! Read next: `http/routes.rs` for the paths, `inbox.rs` for what is behind them.
 
 pub mod body;
+pub mod enforce;
 pub mod limits;
 pub mod problem;
 pub mod routes;
@@ -250,12 +251,16 @@ impl Server {
     }
 
     async fn respond(&self, mut request: hyper::Request<Incoming>, evidence: Evidence) -> Response {
+        let refused = |problem: HttpProblem| match self.socket {
+            Socket::Pep if enforce::is_proxys(request.uri().path()) => enforce::unanswered(&problem),
+            Socket::Admin | Socket::Agent | Socket::Pep => problem.into_response(),
+        };
         if head_bytes(&request) > self.limits.header_bytes_max {
-            return HttpProblem::headers_too_large(self.limits.header_bytes_max).into_response();
+            return refused(HttpProblem::headers_too_large(self.limits.header_bytes_max));
         }
         let _permit = match self.gate.request(evidence.uid, clock::now().boottime) {
             Ok(permit) => permit,
-            Err(refusal) => return HttpProblem::from(refusal).into_response(),
+            Err(refusal) => return refused(refusal.into()),
         };
         request.extensions_mut().insert(evidence);
         let answered = self.router.clone().oneshot(request.map(axum::body::Body::new)).await;

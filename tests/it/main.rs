@@ -18,6 +18,7 @@ mod crash;
 mod daemon;
 mod denials;
 mod emergency;
+mod enforce;
 mod faults;
 mod fleet;
 mod groups;

@@ -12,13 +12,14 @@ use axum::extract::RawPathParams;
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
-use axum::routing::{on, MethodFilter};
+use axum::routing::{any, on, MethodFilter};
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::body;
+use super::enforce::{Evaluation, Form};
 use super::problem::HttpProblem;
+use super::{body, enforce};
 use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
 use crate::agent::request::trail::TrailAsk;
 use crate::agent::request::{
@@ -50,6 +51,8 @@ pub enum Endpoint {
     Challenge,
     /// `POST /v1/revocations/check`.
     CheckRevoked,
+    /// `POST /access/v1/evaluation`.
+    Evaluate,
     /// `GET /v1/revocations/export`.
     ExportRevocations,
     /// `POST /v1/tasks/{id}/finish`.
@@ -107,9 +110,11 @@ pub enum Method {
 const EVERYWHERE: &[Socket] = &[Socket::Admin, Socket::Agent, Socket::Pep];
 const WORKLOADS: &[Socket] = &[Socket::Admin, Socket::Agent];
 const OPERATORS: &[Socket] = &[Socket::Admin];
+const ENFORCERS: &[Socket] = &[Socket::Pep];
 
 /// Every path there is.
 pub const ROUTES: &[Route] = &[
+    route(Method::Post, "/access/v1/evaluation", Endpoint::Evaluate, ENFORCERS),
     route(Method::Get, "/healthz", Endpoint::Healthz, EVERYWHERE),
     route(Method::Get, "/metrics", Endpoint::Metrics, WORKLOADS),
     route(Method::Get, "/openapi.json", Endpoint::Openapi, EVERYWHERE),
@@ -183,6 +188,15 @@ pub fn router(socket: Socket, api: &Arc<Api>) -> Router {
         };
         router.route(route.path, on(filter, handler))
     });
+    let proxys: &[(&str, Form)] = match socket {
+        Socket::Admin | Socket::Agent => &[],
+        Socket::Pep => &enforce::PATHS,
+    };
+    // A proxy may ask with the method of the request that it asks about.
+    let router = proxys.iter().fold(router, |router, (path, form)| {
+        let (api, form) = (api.clone(), *form);
+        router.route(path, any(move |request| async move { ask_for_proxy(&api, form, request).await }))
+    });
     router.method_not_allowed_fallback(|| async { HttpProblem::wrong_method() }).fallback(|| async {
         HttpProblem::no_such_path("no such path on this socket: GET /openapi.json lists what there is and where")
     })
@@ -196,7 +210,7 @@ async fn answer(
 ) -> Result<Response<Body>, HttpProblem> {
     let (head, body) = request.into_parts();
     let evidence = head.extensions.get::<Evidence>().cloned();
-    let evidence = evidence.ok_or_else(|| HttpProblem::invalid("the kernel did not say who is asking"))?;
+    let evidence = evidence.ok_or_else(nobody)?;
     let asked = match endpoint {
         Endpoint::Audit => {
             let ask = TrailAsk::parse(head.uri.query());
@@ -212,6 +226,10 @@ async fn answer(
         }
         Endpoint::CheckRevoked => {
             Request::CheckRevoked(body::parse::<CheckRevoked>(&body::read(body, &api.limits).await?)?)
+        }
+        Endpoint::Evaluate => {
+            let evaluation = body::parse::<Evaluation>(&body::read(body, &api.limits).await?)?;
+            Request::Authorize(evaluation.asked(&head.headers)?)
         }
         Endpoint::ExportRevocations => Request::ExportRevocations(feed_asked(head.uri.query())?),
         Endpoint::ImportRevocations => {
@@ -256,6 +274,22 @@ async fn answer(
     }
 }
 
+/// What a proxy asks is answered in one of three statuses, whatever happens.
+async fn ask_for_proxy(api: &Api, form: Form, request: axum::extract::Request) -> Response<Body> {
+    let (head, _) = request.into_parts();
+    let (evidence, asked) = match (head.extensions.get::<Evidence>(), enforce::asked(form, &head)) {
+        (Some(evidence), Ok(asked)) => (evidence.clone(), asked),
+        (None, _) => return enforce::unanswered(&nobody()),
+        (_, Err(turned)) => return enforce::turned(&turned),
+    };
+    let reply = ask(api, evidence, Request::Authorize(asked.authorize.clone())).await;
+    enforce::answer(&asked, reply)
+}
+
+fn nobody() -> HttpProblem {
+    HttpProblem::invalid("the kernel did not say who is asking")
+}
+
 async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, HttpProblem> {
     let (answer, waiting) = oneshot::channel();
     api.inbox.call(Call { evidence, request, answer }).map_err(|_| HttpProblem::queue_full())?;
@@ -274,6 +308,9 @@ fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProbl
         Reply::Exported(exported) => json(StatusCode::OK, &exported),
         Reply::Imported(imported) => json(StatusCode::OK, &imported),
         Reply::Revocations(revocations) => json(StatusCode::OK, &*revocations),
+        Reply::Decision(decision) if endpoint == Endpoint::Evaluate => {
+            json(StatusCode::OK, &enforce::evaluated(&decision))
+        }
         Reply::Decision(decision) => json(StatusCode::OK, &decision),
         Reply::Finished(finished) => json(StatusCode::OK, &finished),
         Reply::Problem(problem) => return Err(problem.into()),
@@ -312,7 +349,7 @@ fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
     }
 }
 
-fn text(content_type: &'static str, body: String) -> Response<Body> {
+pub(super) fn text(content_type: &'static str, body: String) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -348,7 +385,7 @@ fn no_fields(bytes: &[u8]) -> Result<(), HttpProblem> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::Value;
+    use serde_json::{json, Value};
 
     use super::*;
     use crate::agent::request::TimeClass;
@@ -377,6 +414,8 @@ mod tests {
                 let sockets: Vec<_> = route.sockets.iter().map(name).collect();
                 (route.path.to_owned(), method(route).to_owned(), Value::from(sockets))
             })
+            // One method stands for all in the description.
+            .chain(enforce::PATHS.iter().map(|(path, _)| (path.replace("{*", "{"), "get".into(), json!(["pep"]))))
             .collect();
         described.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         served.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));

@@ -1,0 +1,607 @@
+//! Enforcement points: what reverse proxies and AuthZEN clients ask, each in its own form.
+//!
+//! Owns: where each form carries the request that is asked about and the token; the resource and the operation that an
+//! HTTP request stands for; the three statuses that proxies understand.
+//! Never: decides; believes a forwarded header that came twice; answers a proxy anything but 200, 401 or 403.
+//! Read next: `routes.rs`, which serves these on `pep.sock` alone; `agent/decide.rs`.
+//!
+//! An HTTP request stands for an operation (`GET`, `HEAD`, `OPTIONS`: `read`; `POST`, `PUT`, `PATCH`: `write`; `DELETE`:
+//! `delete`; others their own names in lower case) on the resource `http/HOST/PATH`: the host in lower case, with a port if
+//! it says one, the path decoded once, without a slash at its end and without the query. Where the proxy's own configuration names a `base` in the query of the path that it asks, that
+//! takes the place of `http/HOST`.
+
+use axum::body::Body;
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{json, Map, Value};
+
+use super::problem::HttpProblem;
+use super::routes::text;
+use crate::agent::request::{Authorize, DecisionReply, Reason, Reply, Verdict};
+use crate::ids::RiskClass;
+use crate::wire::token::canonical;
+
+/// Where the paths for proxies begin.
+const PROXIES: &str = "/authz/";
+
+/// What Envoy puts before the path of the request that it asks about.
+const EXT_AUTHZ: &str = "/authz/ext-authz";
+
+/// The paths that proxies ask, with any method.
+pub const PATHS: [(&str, Form); 5] = [
+    ("/authz/auth-request", Form::AuthRequest),
+    ("/authz/ext-authz", Form::ExtAuthz),
+    ("/authz/ext-authz/", Form::ExtAuthz),
+    ("/authz/ext-authz/{*path}", Form::ExtAuthz),
+    ("/authz/forward-auth", Form::ForwardAuth),
+];
+
+/// The longest host name that is looked at: 253 bytes by RFC 1035, brackets and a port beside.
+const HOST_BYTES_MAX: usize = 262;
+
+/// The form in which a proxy asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// nginx `auth_request`: `X-Original-Method`, and `X-Original-URL` or `X-Original-URI`.
+    AuthRequest,
+    /// Envoy's HTTP `ext_authz`: method, host and path are the request's own, behind [`EXT_AUTHZ`].
+    ExtAuthz,
+    /// Traefik `forwardAuth`, Caddy `forward_auth`: `X-Forwarded-Method`, `-Host` and `-Uri`.
+    ForwardAuth,
+}
+
+/// What a proxy wants to know.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Asked {
+    /// For the agent.
+    pub authorize: Authorize,
+    /// Whether the resource has the form of one: if it has not, no token helps.
+    pub canonical: bool,
+}
+
+/// Why a proxy is answered without a decision.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Turned {
+    status: StatusCode,
+    /// As RFC 6750 calls it; none where nobody presented anything.
+    error: Option<&'static str>,
+    code: &'static str,
+    detail: String,
+}
+
+impl Turned {
+    /// The proxy, or what passes through it, does not say clearly what is asked.
+    fn unclear(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::FORBIDDEN, error: None, code: "invalid_request", detail: detail.into() }
+    }
+
+    fn token(error: Option<&'static str>, code: &'static str, detail: &str) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, error, code, detail: detail.into() }
+    }
+}
+
+/// Whether a path is one that a proxy asks.
+pub fn is_proxys(path: &str) -> bool {
+    path.starts_with(PROXIES)
+}
+
+/// What a proxy asks about.
+///
+/// # Errors
+/// [`Turned`] where it is not clear, or nobody presents a token.
+pub fn asked(form: Form, head: &Parts) -> Result<Asked, Turned> {
+    let original = match form {
+        Form::AuthRequest => Original::of_nginx(head)?,
+        Form::ExtAuthz => Original::of_envoy(head)?,
+        Form::ForwardAuth => Original::forwarded(head)?,
+    };
+    let token = presented(&head.headers)?;
+    let token = token.ok_or_else(|| Turned::token(None, "no_token", "no token: send `Authorization: Bearer TOKEN`"))?;
+    let host = host(original.host)?;
+    let base = match form {
+        // The query is that of the request that is asked about.
+        Form::ExtAuthz => None,
+        Form::AuthRequest | Form::ForwardAuth => base(head.uri.query())?,
+    };
+    let resource = resource(&base.unwrap_or_else(|| format!("http/{host}")), original.path);
+    Ok(Asked {
+        canonical: canonical(&resource).is_ok(),
+        authorize: Authorize {
+            token: token.to_owned(),
+            operation: operation(original.method)?,
+            resource,
+            destination: Some(host),
+            risk: None,
+            task: None,
+            step: None,
+        },
+    })
+}
+
+/// The request that is asked about.
+struct Original<'a> {
+    method: &'a str,
+    host: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Original<'a> {
+    fn of_nginx(head: &'a Parts) -> Result<Self, Turned> {
+        let named = [header_once(&head.headers, "x-original-url")?, header_once(&head.headers, "x-original-uri")?];
+        let target = match named {
+            [Some(target), None] | [None, Some(target)] => target,
+            [None, None] => {
+                return Err(Turned::unclear("set X-Original-URL to $scheme://$http_host$request_uri in nginx"))
+            }
+            [Some(_), Some(_)] => return Err(Turned::unclear("X-Original-URL and X-Original-URI are both there")),
+        };
+        let method = needed(head, "x-original-method")?;
+        let Some((_, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+            return Ok(Self { method, host: needed(head, "host")?, path: target });
+        };
+        let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        Ok(Self { method, host, path })
+    }
+
+    fn of_envoy(head: &'a Parts) -> Result<Self, Turned> {
+        let path = head.uri.path().strip_prefix(EXT_AUTHZ).unwrap_or_default();
+        Ok(Self { method: head.method.as_str(), host: needed(head, "host")?, path })
+    }
+
+    fn forwarded(head: &'a Parts) -> Result<Self, Turned> {
+        let [method, host, path] = ["x-forwarded-method", "x-forwarded-host", "x-forwarded-uri"];
+        Ok(Self { method: needed(head, method)?, host: needed(head, host)?, path: needed(head, path)? })
+    }
+}
+
+/// A header that says one thing. One that is there twice may have come from a client.
+fn header_once<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Turned> {
+    let mut all = headers.get_all(name).iter();
+    let Some(value) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        return Err(Turned::unclear(format!(
+            "{name} is there more than once: the proxy must replace what clients send"
+        )));
+    }
+    let text = value.to_str().map_err(|_| Turned::unclear(format!("{name} is not plain ASCII")))?;
+    Ok(Some(text))
+}
+
+fn needed<'a>(head: &'a Parts, name: &str) -> Result<&'a str, Turned> {
+    let found = header_once(&head.headers, name)?.filter(|value| !value.is_empty());
+    found.ok_or_else(|| Turned::unclear(format!("{name} is not there: the proxy must set it")))
+}
+
+/// The token, from the one place that has it.
+fn presented(headers: &HeaderMap) -> Result<Option<&str>, Turned> {
+    let twice = || Turned::token(Some("invalid_request"), "invalid_request", "more than one token: present one, once");
+    if headers.get_all(header::AUTHORIZATION).iter().count() > 1 {
+        return Err(twice());
+    }
+    let bearer = header_once(headers, "authorization")?.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        let ours = ["bearer", "biscuit"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+        ours.then_some(token.trim())
+    });
+    match (bearer, header_once(headers, "hardtack-token")?) {
+        (Some(_), Some(_)) => Err(twice()),
+        (token, other) => Ok(token.or(other).filter(|token| !token.is_empty())),
+    }
+}
+
+/// The operation that a method stands for.
+fn operation(method: &str) -> Result<String, Turned> {
+    if method.is_empty() || method.len() > 20 || !method.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
+    {
+        return Err(Turned::unclear("the method has letters and dashes only, 20 at the most"));
+    }
+    Ok(match method {
+        "GET" | "HEAD" | "OPTIONS" => "read".into(),
+        "PATCH" | "POST" | "PUT" => "write".into(),
+        other => other.to_ascii_lowercase(),
+    })
+}
+
+/// The host as a segment of a resource.
+fn host(host: &str) -> Result<String, Turned> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.is_empty() || name.len() > HOST_BYTES_MAX || !name.bytes().all(known) || name.starts_with('.') {
+        return Err(Turned::unclear("the host is a name or an address, with a port or none, and nothing else"));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+/// The `base` of a query of the proxy's own, if it has one.
+fn base(query: Option<&str>) -> Result<Option<String>, Turned> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
+    let base = query.strip_prefix("base=").filter(|base| canonical(base).is_ok());
+    let base = base.ok_or_else(|| Turned::unclear("the query of this path is base=RESOURCE, or none"))?;
+    Ok(Some(base.to_owned()))
+}
+
+/// The resource that a path stands for. What cannot be decoded stays as it is: the agent refuses it, and writes it down.
+fn resource(base: &str, path: &str) -> String {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let decoded: Option<Vec<String>> = path.split('/').map(decoded).collect();
+    let path = decoded.map_or_else(|| path.to_owned(), |segments| segments.join("/"));
+    // What begins with no slash is no path: with a percent sign before it, it is refused.
+    let between = if path.is_empty() || path.starts_with('/') { "" } else { "/%" };
+    format!("{base}{between}{path}")
+}
+
+/// A segment of a path, decoded once. None if it would have another meaning then: a slash, or something that an upstream
+/// may decode once more.
+fn decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.contains(['/', '%', '\\']))
+}
+
+/// What a proxy is answered to a decision, or to what came in place of one.
+pub fn answer(asked: &Asked, reply: Result<Reply, HttpProblem>) -> Response<Body> {
+    match reply {
+        Ok(Reply::Decision(decision)) => decided(asked, &decision),
+        Ok(Reply::Problem(problem)) => unanswered(&problem.into()),
+        Err(problem) => unanswered(&problem),
+        Ok(other) => unanswered(&HttpProblem::invalid(format!("{other:?} is no answer to this"))),
+    }
+}
+
+fn decided(asked: &Asked, decision: &DecisionReply) -> Response<Body> {
+    let mut response = match decision.decision {
+        Verdict::Allow => with_status(StatusCode::OK, String::new()),
+        Verdict::Deny => {
+            let (status, error) = challenge(decision.reason, asked.canonical);
+            let body = problem(status, decision.reason.name(), &decision.explain);
+            let mut response = with_status(status, body);
+            let scope = format!("{}:{}", asked.authorize.operation, asked.authorize.resource);
+            let scope = (error == Some("insufficient_scope")).then_some(scope.as_str());
+            challenged(&mut response, error, decision.reason.name(), scope);
+            response
+        }
+    };
+    let told = [
+        ("hardtack-reason", decision.reason.name().to_owned()),
+        ("hardtack-decision-id", decision.decision_id.clone()),
+        ("hardtack-mode", decision.mode.name().to_owned()),
+        ("hardtack-freshness", decision.freshness.name().to_owned()),
+        ("hardtack-staleness", decision.staleness_s.to_string()),
+        ("hardtack-expires-in", decision.expires_in_s.map(|seconds| seconds.to_string()).unwrap_or_default()),
+    ];
+    for (name, value) in told {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}
+
+/// What a proxy is answered where nothing was asked of the agent.
+pub fn turned(turned: &Turned) -> Response<Body> {
+    let mut response = with_status(turned.status, problem(turned.status, turned.code, &turned.detail));
+    reason(&mut response, turned.code);
+    if turned.status == StatusCode::UNAUTHORIZED {
+        challenged(&mut response, turned.error, turned.code, None);
+    }
+    response
+}
+
+/// What a proxy is answered where nothing could be decided: the status is 403, the code is the problem's.
+pub fn unanswered(what: &HttpProblem) -> Response<Body> {
+    let mut response = with_status(StatusCode::FORBIDDEN, problem(StatusCode::FORBIDDEN, what.code, &what.detail));
+    reason(&mut response, what.code);
+    response
+}
+
+fn with_status(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = text("application/problem+json", body);
+    *response.status_mut() = status;
+    response
+}
+
+fn problem(status: StatusCode, code: &'static str, detail: &str) -> String {
+    let (status, title) = (status.as_u16(), code.replace('_', " "));
+    json!({"type": format!("urn:hardtack:problem:{code}"), "title": title, "status": status, "detail": detail, "code": code})
+        .to_string()
+}
+
+fn reason(response: &mut Response<Body>, code: &'static str) {
+    response.headers_mut().insert(HeaderName::from_static("hardtack-reason"), HeaderValue::from_static(code));
+}
+
+/// The status of a denial, and the error as RFC 6750 (3.1) calls it: 401 where another token helps.
+fn challenge(reason: Reason, canonical: bool) -> (StatusCode, Option<&'static str>) {
+    match reason {
+        Reason::Malformed if !canonical => (StatusCode::FORBIDDEN, None),
+        Reason::Malformed
+        | Reason::TooLarge
+        | Reason::TooComplex
+        | Reason::WrongAlgorithm
+        | Reason::BadSignature
+        | Reason::UnknownRoot
+        | Reason::WrongFleet
+        | Reason::WrongDevice
+        | Reason::FeedUnknown
+        | Reason::Revoked
+        | Reason::NotYetValid
+        | Reason::Expired
+        | Reason::OfflineSpent
+        | Reason::BootsSpent
+        | Reason::UsesSpent => (StatusCode::UNAUTHORIZED, Some("invalid_token")),
+        Reason::WrongWorkload | Reason::CheckFailed | Reason::NoRight | Reason::DeniedByPolicy => {
+            (StatusCode::FORBIDDEN, Some("insufficient_scope"))
+        }
+        Reason::TimeUntrusted
+        | Reason::Stale
+        | Reason::AuditFull
+        | Reason::Locked
+        | Reason::EngineTimeout
+        | Reason::Throttled
+        | Reason::Allowed => (StatusCode::FORBIDDEN, None),
+    }
+}
+
+/// Says in `WWW-Authenticate` what would help (RFC 6750, 3).
+fn challenged(response: &mut Response<Body>, error: Option<&str>, why: &str, scope: Option<&str>) {
+    if error.is_none() && response.status() != StatusCode::UNAUTHORIZED {
+        return;
+    }
+    let mut value = String::from("Bearer realm=\"hardtack\"");
+    if let Some(error) = error {
+        value += &format!(", error=\"{error}\", error_description=\"{why}\"");
+    }
+    // What RFC 6749 (3.3) lets stand in a scope; other resources go without.
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+    if let Some(scope) = scope.filter(|scope| scope.bytes().all(plain)) {
+        value += &format!(", scope=\"{scope}\"");
+    }
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
+}
+
+/// Body of `POST /access/v1/evaluation` (OpenID AuthZEN Authorization API 1.0, 6). What else is in it does not count: the
+/// token says who asks.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Evaluation {
+    /// Who, as the enforcement point calls him: nothing hangs on it.
+    pub subject: Entity,
+    /// What he does.
+    pub action: Action,
+    /// To what.
+    pub resource: Entity,
+    /// What else is known.
+    #[serde(default)]
+    pub context: Context,
+}
+
+/// A subject or a resource.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Entity {
+    /// Of which kind: of a resource, its first segment.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Which.
+    pub id: String,
+}
+
+/// An action.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Action {
+    /// The operation.
+    pub name: String,
+}
+
+/// What of a context counts.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct Context {
+    /// The token, where no header presents one.
+    pub token: Option<String>,
+    /// Where the effect goes.
+    pub destination: Option<String>,
+    /// The class of risk.
+    pub risk: Option<RiskClass>,
+}
+
+impl Evaluation {
+    /// For the agent. Without a token the decision is that of an empty one.
+    ///
+    /// # Errors
+    /// 400 if there is more than one token.
+    pub fn asked(self, headers: &HeaderMap) -> Result<Authorize, HttpProblem> {
+        let header = presented(headers).map_err(|turned| HttpProblem::invalid(turned.detail))?;
+        let Context { token, destination, risk } = self.context;
+        if header.is_some() && token.is_some() {
+            return Err(HttpProblem::invalid("more than one token: present one, once"));
+        }
+        let token = token.or(header.map(str::to_owned)).unwrap_or_default();
+        let resource = format!("{}/{}", self.resource.kind, self.resource.id);
+        Ok(Authorize { token, operation: self.action.name, resource, destination, risk, task: None, step: None })
+    }
+}
+
+/// The answer to an evaluation: `decision`, and all that the agent says in `context`.
+pub fn evaluated(decision: &DecisionReply) -> Value {
+    let context = serde_json::to_value(decision).unwrap_or_else(|_| Value::Object(Map::new()));
+    json!({"decision": decision.decision == Verdict::Allow, "context": context})
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let request = Request::builder().method(method).uri(uri);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    const TOKEN: (&str, &str) = ("authorization", "Bearer En0K");
+
+    /// Operation and resource, or the code of what is answered at once.
+    fn told(form: Form, head: &Parts) -> String {
+        match asked(form, head) {
+            Ok(Asked { authorize, .. }) => format!("{} {}", authorize.operation, authorize.resource),
+            Err(turned) => format!("{} {}", turned.status.as_u16(), turned.code),
+        }
+    }
+
+    #[test]
+    fn each_form_says_what_is_asked_about_in_its_own_headers() {
+        let nginx = |headers: &[(&str, &str)]| {
+            told(Form::AuthRequest, &head("GET", "/authz/auth-request", &[&[TOKEN], headers].concat()))
+        };
+        let (method, url) = (("x-original-method", "POST"), "x-original-url");
+        assert_eq!(nginx(&[method, (url, "https://HMI.local:8443/a/b?c=d")]), "write http/hmi.local:8443/a/b");
+        assert_eq!(nginx(&[method, (url, "http://hmi")]), "write http/hmi");
+        assert_eq!(nginx(&[method, ("x-original-uri", "/a"), ("host", "hmi")]), "write http/hmi/a");
+        assert_eq!(nginx(&[method, (url, "http://hmi/a"), ("x-original-uri", "/b")]), "403 invalid_request");
+        assert_eq!(nginx(&[method, (url, "http://hmi/a"), (url, "http://hmi/b")]), "403 invalid_request");
+        assert_eq!(nginx(&[(url, "http://hmi/a")]), "403 invalid_request");
+        // What a client may have sent on counts for nothing here.
+        assert_eq!(nginx(&[("x-forwarded-uri", "/a"), ("x-forwarded-host", "hmi")]), "403 invalid_request");
+
+        let forwarded = |uri: &str, path: &str, more: &[(&str, &str)]| {
+            let said =
+                [TOKEN, ("x-forwarded-method", "DELETE"), ("x-forwarded-host", "hmi"), ("x-forwarded-uri", path)];
+            told(Form::ForwardAuth, &head("GET", uri, &[&said[..], more].concat()))
+        };
+        let path = "/authz/forward-auth";
+        assert_eq!(forwarded(path, "/a/?x", &[]), "delete http/hmi/a");
+        assert_eq!(forwarded("/authz/forward-auth?base=modbus/plc1", "/pump", &[]), "delete modbus/plc1/pump");
+        assert_eq!(forwarded("/authz/forward-auth?base=a%2Fb", "/pump", &[]), "403 invalid_request");
+        assert_eq!(forwarded("/authz/forward-auth?risk=low", "/pump", &[]), "403 invalid_request");
+        assert_eq!(forwarded(path, "/a", &[("x-forwarded-method", "GET")]), "403 invalid_request");
+        assert_eq!(forwarded(path, "/a", &[("x-original-url", "http://other/b")]), "delete http/hmi/a");
+
+        let envoy = |method: &str, path: &str| {
+            told(Form::ExtAuthz, &head(method, path, &[TOKEN, ("host", "hmi"), ("x-forwarded-uri", "/other")]))
+        };
+        assert_eq!(envoy("HEAD", "/authz/ext-authz/a/b?base=c"), "read http/hmi/a/b");
+        assert_eq!(envoy("PURGE", "/authz/ext-authz"), "purge http/hmi");
+    }
+
+    #[test]
+    fn a_path_is_decoded_once_and_what_may_mean_something_else_is_left_to_be_refused() {
+        for (path, expected) in [
+            ("", "b"),
+            ("/", "b"),
+            ("/a/", "b/a"),
+            ("/a%20b/c%C3%A9", "b/a b/c\u{e9}"),
+            ("/%61?x=/../y", "b/a"),
+            ("/a;v=1", "b/a;v=1"),
+        ] {
+            assert_eq!(resource("b", path), expected);
+            assert!(canonical(expected).is_ok());
+        }
+        for path in [
+            "//",
+            "/a//b",
+            "/../a",
+            "/a/..",
+            "/%2e%2e/a",
+            "/%2E./a",
+            "/a%2fb",
+            "/a%5cb",
+            "/a\\b",
+            "/%252e",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/%ff",
+            "/%00",
+            "/a%0ab",
+            "/*",
+            "*",
+            "a",
+            "http://other/a",
+        ] {
+            assert!(canonical(&resource("b", path)).is_err(), "{path}: {}", resource("b", path));
+        }
+    }
+
+    #[test]
+    fn a_token_comes_from_one_place() {
+        let found = |headers: &[(&str, &str)]| {
+            let head = head("GET", "/", headers);
+            presented(&head.headers).map(|token| token.map(str::to_owned)).map_err(|turned| turned.status.as_u16())
+        };
+        assert_eq!(found(&[]), Ok(None));
+        assert_eq!(found(&[("authorization", "Bearer  a ")]), Ok(Some("a".into())));
+        assert_eq!(found(&[("authorization", "biscuit a")]), Ok(Some("a".into())));
+        assert_eq!(found(&[("hardtack-token", "a")]), Ok(Some("a".into())));
+        assert_eq!(found(&[("authorization", "Basic eDp5"), ("hardtack-token", "a")]), Ok(Some("a".into())));
+        for nothing in ["Basic eDp5", "Bearer", "Bearer ", "a"] {
+            assert_eq!(found(&[("authorization", nothing)]), Ok(None), "{nothing}");
+        }
+        assert_eq!(found(&[("authorization", "Bearer a"), ("authorization", "Bearer a")]), Err(401));
+        assert_eq!(found(&[("authorization", "Bearer a"), ("hardtack-token", "a")]), Err(401));
+        assert_eq!(found(&[("hardtack-token", "a"), ("hardtack-token", "b")]), Err(403));
+    }
+
+    #[test]
+    fn hosts_that_could_be_more_than_a_name_are_refused() {
+        for (name, expected) in [("HMI.", "hmi"), ("[::1]:80", "[::1]:80"), ("10.0.0.1", "10.0.0.1"), ("a_b", "a_b")] {
+            assert_eq!(host(name).unwrap(), expected);
+        }
+        for name in ["", ".", "..", "a/b", "a b", "a@b", "a%2f", "caf\u{e9}", "a\\b", &"a".repeat(263)] {
+            assert!(host(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_one_of_three_statuses() {
+        for reason in Reason::ALL {
+            let (status, error) = challenge(reason, true);
+            assert!([401, 403].contains(&status.as_u16()), "{reason:?}");
+            assert_eq!(error == Some("invalid_token"), status == StatusCode::UNAUTHORIZED, "{reason:?}");
+        }
+        assert_eq!(challenge(Reason::Malformed, false).0, StatusCode::FORBIDDEN, "no token helps");
+        assert_eq!(unanswered(&HttpProblem::audit_unavailable()).status(), StatusCode::FORBIDDEN);
+        assert_eq!(unanswered(&HttpProblem::queue_full()).headers()["hardtack-reason"], "throttled");
+    }
+
+    #[test]
+    fn a_scope_that_could_not_be_quoted_is_left_out() {
+        let value = |scope: &str| {
+            let mut response = with_status(StatusCode::FORBIDDEN, String::new());
+            challenged(&mut response, Some("insufficient_scope"), "no_right", Some(scope));
+            response.headers()[header::WWW_AUTHENTICATE].to_str().unwrap().to_owned()
+        };
+        let plain = "Bearer realm=\"hardtack\", error=\"insufficient_scope\", error_description=\"no_right\"";
+        assert_eq!(value("read:a/b"), format!("{plain}, scope=\"read:a/b\""));
+        for odd in ["read:a b", "read:\"", "read:caf\u{e9}", "read:a\r\nx: y"] {
+            assert_eq!(value(odd), plain, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn an_evaluation_is_a_decision_by_the_token_alone() {
+        let text = r#"{"subject":{"type":"user","id":"eve","properties":{}},"action":{"name":"read"},
+            "resource":{"type":"modbus","id":"pump1/speed"},"context":{"token":"a","time":1}}"#;
+        let asked = |text: &str, headers: &[(&str, &str)]| {
+            let evaluation: Evaluation = serde_json::from_str(text).unwrap();
+            evaluation.asked(&head("POST", "/", headers).headers).map_err(|problem| problem.status.as_u16())
+        };
+        let of = asked(text, &[]).unwrap();
+        assert_eq!((&*of.token, &*of.operation, &*of.resource), ("a", "read", "modbus/pump1/speed"));
+        assert_eq!(asked(text, &[TOKEN]), Err(400));
+        assert_eq!(asked(&text.replace("\"token\":\"a\",", ""), &[TOKEN]).unwrap().token, "En0K");
+        assert_eq!(asked(&text.replace("\"token\":\"a\",", ""), &[]).unwrap().token, "");
+    }
+}

@@ -1,0 +1,268 @@
+//! Enforcement points against a real agent: a real nginx and a real Caddy as `docs/enforcement-points.md` sets them up, and
+//! what Traefik and Envoy send, byte by byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::daemon::Device;
+use crate::support::cannot_run;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const DOCUMENT: &str = include_str!("../../docs/enforcement-points.md");
+
+/// The block of a language in the document.
+fn snippet(language: &str) -> String {
+    let begin = format!("```{language}\n");
+    let block = DOCUMENT.split_once(&begin).and_then(|(_, rest)| rest.split_once("```"));
+    block.unwrap_or_else(|| panic!("no {language} in the document")).0.to_owned()
+}
+
+/// The snippet with other places in it: each must be there.
+fn moved(language: &str, places: &[(&str, String)]) -> String {
+    places.iter().fold(snippet(language), |text, (from, to)| {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text.replace(from, to)
+    })
+}
+
+/// What came back over a socket.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    /// The value of a header that is there once.
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.head.lines().filter_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        });
+        let value = found.next();
+        assert_eq!(found.next(), None, "{name} twice in {}", self.head);
+        value
+    }
+}
+
+/// Sends these bytes, and reads all that comes back. They ask that the connection is closed.
+fn send(socket: &Path, bytes: &str) -> Answer {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes.as_bytes()).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    let text = String::from_utf8(all).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {bytes:?}: {text:?}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head}"));
+    Answer { status, head: head.into(), body: body.into() }
+}
+
+fn ask(socket: &Path, method: &str, path: &str, headers: &[&str]) -> Answer {
+    let lines: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: hmi.local\r\nConnection: close\r\n{lines}\r\n");
+    send(socket, &request)
+}
+
+/// A server that says on stderr when it serves. It ends with the test.
+struct Server(Child);
+
+impl Server {
+    fn start(mut command: Command, ready: &str) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let said: Vec<String> = lines.by_ref().take_while(|line| !line.contains(ready)).collect();
+        assert!(child.try_wait().unwrap().is_none(), "{said:?}");
+        // What it says from now on must go somewhere.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+fn is_there(program: &str) -> bool {
+    let found = Command::new(program).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if found.is_err() {
+        cannot_run(&format!("{program} is not installed"));
+    }
+    found.is_ok()
+}
+
+/// What every proxy must do, in front of an application that says `reading`.
+fn check(proxy: &Path, token: &str) {
+    let bearer = format!("Authorization: Bearer {token}");
+    let get = |path: &str, headers: &[&str]| ask(proxy, "GET", path, headers);
+
+    let allowed = get("/1?unit=bar", &[&bearer]);
+    assert_eq!((allowed.status, allowed.body.trim()), (200, "reading"), "{}", allowed.head);
+    assert_eq!(get("/1", &[&format!("Hardtack-Token: {token}")]).status, 200);
+
+    let nobody = get("/1", &[]);
+    assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, Some("Bearer realm=\"hardtack\"")));
+    let broken = get("/1", &["Authorization: Bearer AAAA"]);
+    assert_eq!(broken.status, 401);
+    assert!(broken.header("www-authenticate").unwrap().contains("error=\"invalid_token\""), "{}", broken.head);
+
+    for (method, path) in [("POST", "/1"), ("DELETE", "/1"), ("GET", "/%2e%2e/secret"), ("GET", "/a%252fb"), ("GET", "/a%00")] {
+        let refused = ask(proxy, method, path, &[&bearer, "Content-Length: 0"]);
+        // A proxy may refuse some paths by itself.
+        assert!([400, 403].contains(&refused.status), "{method} {path}: {}", refused.head);
+    }
+    let smuggled = ["X-Original-URL: http://h/1", "X-Original-URI: /1", "X-Forwarded-Uri: /1", "X-Original-Method: GET"];
+    for header in smuggled {
+        let refused = ask(proxy, "POST", "/1", &[&bearer, header, "Content-Length: 0"]);
+        assert_eq!(refused.status, 403, "{header}: {}", refused.head);
+    }
+    let both = get("/1", &[&bearer, &format!("Hardtack-Token: {token}")]);
+    assert_eq!(both.status, 401, "{}", both.head);
+}
+
+#[test]
+fn nginx_asks_before_it_lets_through() {
+    if !is_there("nginx") {
+        return;
+    }
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let token = device.begin();
+    let (proxy, app) = (device.path("nginx.sock"), device.path("app.sock"));
+    let servers = moved("nginx", &[
+        ("/run/hardtack/pep.sock", device.path("run/pep.sock").display().to_string()),
+        ("listen 80", format!("listen unix:{}", proxy.display())),
+        ("http://127.0.0.1:8080", format!("http://unix:{}:", app.display())),
+        ("/authz/auth-request", "/authz/auth-request?base=meter".into()),
+    ]);
+    let (folder, app) = (device.path("").display().to_string(), app.display());
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("{kind}_temp_path {folder}{kind};\n"))
+        .collect();
+    let user = if rustix::process::getuid().is_root() { "user root;\n" } else { "" };
+    let text = format!(
+        "{user}daemon off;\npid {folder}nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\naccess_log off;\n\
+         {temporary}server {{ listen unix:{app}; return 200 \"reading\\n\"; }}\n{servers}}}\n"
+    );
+    let file = device.path("nginx.conf");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(&file).args(["-e", "stderr"]);
+    let server = Server::start(command, "start worker process ");
+    check(&proxy, &token);
+    daemon.stop();
+    let bearer = format!("Authorization: Bearer {token}");
+    assert_eq!(ask(&proxy, "GET", "/1", &[&bearer]).status, 500, "who cannot ask lets nobody through");
+    drop(server);
+}
+
+#[test]
+fn caddy_asks_before_it_lets_through() {
+    if !is_there("caddy") {
+        return;
+    }
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let token = device.begin();
+    let (proxy, app) = (device.path("caddy.sock"), device.path("app.sock"));
+    let site = moved("caddy", &[
+        ("unix//run/hardtack/pep.sock", format!("unix/{}", device.path("run/pep.sock").display())),
+        ("hmi.local {", format!("http://hmi.local {{\n    bind unix/{}", proxy.display())),
+        ("127.0.0.1:8080", format!("unix/{}", app.display())),
+        ("/authz/forward-auth", "/authz/forward-auth?base=meter".into()),
+    ]);
+    let app = app.display();
+    let text = format!(
+        "{{\n    admin off\n    auto_https off\n}}\n{site}\nhttp:// {{\n    bind unix/{app}\n    \
+         respond reading\n}}\n"
+    );
+    let file = device.path("Caddyfile");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new("caddy");
+    command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&file);
+    command.env("HOME", device.path("")).env("XDG_DATA_HOME", device.path("")).env("XDG_CONFIG_HOME", device.path(""));
+    let server = Server::start(command, "serving initial configuration");
+    check(&proxy, &token);
+    daemon.stop();
+    let bearer = format!("Authorization: Bearer {token}");
+    assert_eq!(ask(&proxy, "GET", "/1", &[&bearer]).status, 502, "who cannot ask lets nobody through");
+    drop(server);
+}
+
+#[test]
+fn what_traefik_and_envoy_send_is_understood() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let (token, pep) = (device.begin(), device.path("run/pep.sock"));
+    // Traefik 3: the headers of the request that is asked about, and its own X-Forwarded-*, sorted.
+    let traefik = |method: &str, uri: &str| {
+        format!(
+            "GET /authz/forward-auth?base=meter HTTP/1.1\r\nHost: hardtack\r\nUser-Agent: curl/7.88.1\r\n\
+             Connection: close\r\nAccept: */*\r\nAuthorization: Bearer {token}\r\nX-Forwarded-For: 10.0.0.9\r\n\
+             X-Forwarded-Host: hmi.local\r\nX-Forwarded-Method: {method}\r\nX-Forwarded-Port: 443\r\n\
+             X-Forwarded-Proto: https\r\nX-Forwarded-Server: traefik\r\nX-Forwarded-Uri: {uri}\r\n\
+             X-Real-Ip: 10.0.0.9\r\nAccept-Encoding: gzip\r\n\r\n"
+        )
+    };
+    let allowed = send(&pep, &traefik("GET", "/1?unit=bar"));
+    assert_eq!((allowed.status, allowed.header("hardtack-reason")), (200, Some("allowed")), "{}", allowed.head);
+    assert!(allowed.header("hardtack-decision-id").unwrap().starts_with("gw-07/"));
+    assert!(allowed.header("hardtack-expires-in").unwrap().parse::<u64>().unwrap() > 0);
+    let refused = send(&pep, &traefik("PUT", "/1"));
+    assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")));
+    let challenge = refused.header("www-authenticate").unwrap();
+    assert!(challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"write:meter/1\""));
+    let body: Value = serde_json::from_str(&refused.body).unwrap();
+    assert_eq!((&body["code"], &body["status"]), (&"no_right".into(), &403.into()));
+
+    // Envoy 1.3x: method, path and host are the request's own.
+    let envoy = |method: &str, path: &str| {
+        format!(
+            "{method} /authz/ext-authz{path} HTTP/1.1\r\nhost: hmi.local\r\ncontent-length: 0\r\n\
+             authorization: Bearer {token}\r\nx-envoy-internal: true\r\nx-forwarded-for: 10.0.0.9\r\n\
+             x-envoy-expected-rq-timeout-ms: 1000\r\nconnection: close\r\n\r\n"
+        )
+    };
+    for (method, path) in [("GET", "/trends"), ("POST", "/trends?x=1"), ("GET", ""), ("GET", "/"), ("DELETE", "/a/b")] {
+        let refused = send(&pep, &envoy(method, path));
+        assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")), "{method} {path}");
+    }
+    for path in ["//", "/%ff", "/..", "/%2F", "/a%00"] {
+        let refused = send(&pep, &envoy("GET", path));
+        assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("malformed")), "{path}");
+    }
+    let large = send(&pep, &envoy("GET", "/a").replace("x-envoy-internal: true", &format!("x: {}", "a".repeat(17_000))));
+    assert_eq!((large.status, large.header("hardtack-reason")), (403, Some("headers_too_large")));
+
+    // AuthZEN: the token decides, whoever the subject claims to be.
+    let evaluation = |token: &str, id: &str| {
+        let body = format!(
+            r#"{{"subject":{{"type":"user","id":"root"}},"action":{{"name":"read"}},"resource":{{"type":"meter","id":"{id}"}},"context":{{"token":"{token}"}}}}"#
+        );
+        let length = body.len();
+        let head = "POST /access/v1/evaluation HTTP/1.1\r\nHost: hardtack\r\nConnection: close\r\n";
+        let answer = send(&pep, &format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str::<Value>(&answer.body).unwrap()
+    };
+    let allowed = evaluation(&token, "1");
+    assert_eq!((&allowed["decision"], &allowed["context"]["reason"]), (&true.into(), &"allowed".into()));
+    let refused = evaluation(&token, "../1");
+    assert_eq!((&refused["decision"], &refused["context"]["reason"]), (&false.into(), &"malformed".into()));
+    assert_eq!(evaluation("", "1")["decision"], false);
+
+    // Where workloads ask there is none of this.
+    for socket in ["run/agent.sock", "run/admin.sock"] {
+        assert_eq!(ask(&device.path(socket), "GET", "/authz/auth-request", &[]).status, 404);
+    }
+    daemon.stop();
+}

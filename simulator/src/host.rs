@@ -756,7 +756,8 @@ impl World<'_> {
     /// The file system refused a step of a commit, and the same follows as after a sync that failed. Where there was no room,
     /// there may have been some for the first of the entries, and for a piece of the one after them.
     fn write_refused(&mut self, number: u32, Refused { how, done, more }: Refused) {
-        let mut rng = stream(self.seed, &format!("gw-{number}"), &format!("room-{}", self.devices[number as usize].starts));
+        let mut rng =
+            stream(self.seed, &format!("gw-{number}"), &format!("room-{}", self.devices[number as usize].starts));
         let (whole, torn) = (below(&mut rng, more + 1), below(&mut rng, 100));
         let in_flight = self.devices[number as usize].process.as_mut().and_then(|process| process.in_flight.as_mut());
         let batch = in_flight.and_then(|in_flight| in_flight.batch.take());

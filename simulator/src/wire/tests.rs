@@ -218,10 +218,14 @@ fn a_full_disk_takes_as_much_as_there_is_room_for_and_the_next_start_goes_on() {
 fn on_a_full_disk_what_is_there_can_be_written_over() {
     let place = Rc::new(place().unwrap());
     let mut store = store(&place, 0);
-    let over = Batch { files: Vec::new(), entries: Vec::new(), ..batch(2, 4..4) };
-    let Err(Broke(why)) = store.refused(over, Refusal::NoRoom, (0, 0)) else { panic!("it was refused") };
+    let over = |generation| Batch { anchor: batch(generation, 4..4).anchor, ..Batch::default() };
+    // The second slot is a new file.
+    store.refused(over(2), Refusal::NoRoom, (0, 0)).unwrap();
+    store.open().unwrap();
+    store.commit(over(2)).unwrap();
+    let Err(Broke(why)) = store.refused(over(3), Refusal::NoRoom, (0, 0)) else { panic!("it was refused") };
     assert!(why.contains("taken for durable"), "{why}");
-    assert_eq!(held(&mut store), (4, Some(2), 1));
+    assert_eq!(held(&mut store), (4, Some(3), 1));
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub enum Mutant {
     GroupUnrevoked = 76,
     /// The system clock makes decisions more lenient too.
     HintBelieved = 33,
+    /// What a hole in an era lost is named where the rest of it is sent, and counted in no gap record.
+    HoleUntold = 90,
     /// An allow is given however long its record took. Slept through, it outlives its token.
     LateAllowGiven = 34,
     /// What a boot is charged counts as powered-on time in which a rule of an emergency key was obeyed.
@@ -114,6 +116,8 @@ pub enum Mutant {
     NeverPublishedAgain = 65,
     /// A connection that is lost is not made again.
     NeverReconnects = 77,
+    /// A write for which there was no room counts as one that was made. Planted in the shell's loop.
+    NoRoomIgnored = 91,
     /// An acknowledgement of a nonce that is not out counts as one of none.
     NonceUnchecked = 78,
     /// What is larger than any message is dropped, and no record says so.
@@ -124,6 +128,8 @@ pub enum Mutant {
     PlaceNotChecked = 42,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
     PositionReused = 43,
+    /// A write that a read-only file system refused counts as one that was made. Planted in the shell's loop.
+    ReadOnlyIgnored = 92,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
     ReleaseOnPuback = 44,
     /// A renewal drops the working grant before its successor is there.
@@ -176,7 +182,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 85] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -221,6 +227,7 @@ impl Mutant {
         Self::GapTooShort,
         Self::GroupUnrevoked,
         Self::HintBelieved,
+        Self::HoleUntold,
         Self::LateAllowGiven,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
@@ -230,11 +237,13 @@ impl Mutant {
         Self::NamedByAnother,
         Self::NeverPublishedAgain,
         Self::NeverReconnects,
+        Self::NoRoomIgnored,
         Self::NonceUnchecked,
         Self::OversizedUntold,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PositionReused,
+        Self::ReadOnlyIgnored,
         Self::ReleaseOnPuback,
         Self::RenewalDropsFirst,
         Self::RepeatedNotCounted,

@@ -109,7 +109,15 @@ impl World<'_> {
                 if self.devices[device as usize].clocks.began().is_some() {
                     self.cut_power(device, cut);
                 }
-                self.damage(device, damage, copy);
+                self.damage(device, damage, copy, pick);
+            }
+            Act::DiskRefuses { device, how, turn } => {
+                self.fault(turn);
+                let refusing = &mut self.devices[device as usize].refusing;
+                match turn {
+                    Turn::Begins => drop(refusing.insert(how)),
+                    Turn::Ends => drop(refusing.remove(&how)),
+                }
             }
             Act::DiskSync { device, part, how, turn } => {
                 self.fault(turn);
@@ -255,14 +263,18 @@ impl World<'_> {
     }
 
     /// The disk is no longer what was written. What the proofs rest on and this takes away is suspended, by the table.
-    fn damage(&mut self, number: u32, damage: Damage, copy: u32) {
+    fn damage(&mut self, number: u32, damage: Damage, copy: u32, pick: u64) {
         let device = &mut self.devices[number as usize];
         let image = device.copies.remove(&copy);
-        let changed = device.disk.damage(damage, image.as_ref());
-        let changed = self.really_damage(number, damage, copy).unwrap_or(changed);
+        let row = device.disk.durable().row(pick);
+        let changed = device.disk.damage(damage, image.as_ref(), row);
+        let changed = self.really_damage(number, damage, copy, row).unwrap_or(changed);
         self.struck(damage.name(), changed);
         if changed {
             self.suspend(number, damage.name());
+        }
+        if let (Damage::RowRotten, true, Some((era, _))) = (damage, changed, row) {
+            self.checks.audit.rotten(number, era.number);
         }
     }
 

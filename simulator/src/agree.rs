@@ -370,6 +370,7 @@ fn concerns(act: &Act) -> Option<Option<u32>> {
         | Act::DiskClone { device, .. }
         | Act::DiskCopy { device, .. }
         | Act::DiskDamage { device, .. }
+        | Act::DiskRefuses { device, .. }
         | Act::DiskSync { device, .. }
         | Act::LinkDown { device, .. }
         | Act::LinkHalfOpen { device }

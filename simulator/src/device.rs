@@ -18,7 +18,7 @@ use rand_core::RngCore;
 
 use crate::clocks::{Battery, Clocks};
 use crate::disk::{Disk, Medium, Step};
-use crate::fault::{Part, WallAfter};
+use crate::fault::{Part, Refusal, WallAfter};
 use crate::followed::Followed;
 use crate::level::{Broke, RealDisk};
 use crate::network::ConnId;
@@ -65,6 +65,8 @@ pub(crate) struct Device {
     pub(crate) in_doubt: Option<Contact>,
     /// Parts of its state folder whose syncs fail.
     pub(crate) failing: BTreeSet<Part>,
+    /// What the file system of its state folder refuses.
+    pub(crate) refusing: BTreeSet<Refusal>,
     /// How long it waits before it opens its store again after the next such failure.
     pub(crate) reopen: u64,
     /// Copies of its state folder, by name.
@@ -153,6 +155,16 @@ pub(crate) struct InFlight {
     pub(crate) heard: Vec<RevocationSet>,
 }
 
+/// How a commit meets a file system that refuses one of its steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refused {
+    pub(crate) how: Refusal,
+    /// So many of its steps can be done.
+    pub(crate) done: u64,
+    /// Where room is short there may be some for the first of the entries: for as many more at the most.
+    pub(crate) more: u64,
+}
+
 /// A failure of the supply that waits for a commit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
@@ -190,6 +202,7 @@ impl Device {
             asleep: None,
             in_doubt: None,
             failing: BTreeSet::new(),
+            refusing: BTreeSet::new(),
             reopen: REOPEN_MIN,
             copies: BTreeMap::new(),
             restored: Restored::No,
@@ -255,7 +268,29 @@ impl Device {
         };
         self.watched = Watched::No;
         self.asleep = None;
+        // The next boot mounts it anew.
+        self.refusing.remove(&Refusal::ReadOnly);
         self.clocks.power_off(at, leased_to)
+    }
+
+    /// Where these steps of a commit meet a file system that refuses one of them, if they do.
+    pub(crate) fn refused(&self, steps: &[Step]) -> Option<Refused> {
+        // Where nothing may change, nobody asks for room.
+        let how = self.refusing.last().copied()?;
+        let done = steps.iter().position(|step| step.is_refused(how))?;
+        let entries = steps[done..].iter().take_while(|step| matches!(step, Step::Append(_))).count();
+        let more = match how {
+            Refusal::NoRoom => entries.saturating_sub(1) as u64,
+            Refusal::ReadOnly => 0,
+        };
+        Some(Refused { how, done: done as u64, more })
+    }
+
+    /// How long it waits before it opens its store again: each time twice as long.
+    pub(crate) fn wait_to_reopen(&mut self) -> u64 {
+        let wait = self.reopen;
+        self.reopen = (wait * 2).min(REOPEN_MAX);
+        wait
     }
 
     /// Whether an agent runs and is awake.

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::{Entry, Shed, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::room::{Class, Weighed};
+use hardtack::agent::salvage::Wanted;
 use hardtack::agent::{Anchor, Batch, EraImage};
 use hardtack::ids::EraId;
 use hardtack::wire::audit::{Event, Record};
 use hardtack::wire::encode;
 
-use crate::fault::{Damage, Part};
+use crate::fault::{Damage, Part, Refusal};
 use crate::recovery::{self, Found};
 
 /// One step of a commit. A supply can fail between any two.
@@ -58,6 +59,27 @@ impl Step {
             | Self::Remove(_)
             | Self::DropEra(_)
             | Self::Shed(_) => None,
+        }
+    }
+
+    /// Whether a file system that refuses so much refuses this. A slot of the anchor is written over where it is, and what
+    /// is synced has its room. An era is dropped with a mark that is written first.
+    pub(crate) fn is_refused(&self, how: Refusal) -> bool {
+        match (how, self) {
+            (Refusal::ReadOnly, _) => true,
+            (
+                Refusal::NoRoom,
+                Self::Replace(..) | Self::CreateEra(_) | Self::Append(_) | Self::DropEra(_) | Self::Shed(_),
+            ) => true,
+            (
+                Refusal::NoRoom,
+                Self::SyncFolder(_)
+                | Self::SyncEra
+                | Self::SyncEntries
+                | Self::WriteAnchor(_)
+                | Self::SyncAnchor
+                | Self::Remove(_),
+            ) => false,
         }
     }
 
@@ -132,6 +154,8 @@ pub(crate) struct Medium {
     pub(crate) slots: [Slot; 2],
     /// Segments that lost their records so that others have room.
     pub(crate) shed: BTreeSet<Shed>,
+    /// Eras of which a row can be read no more. They stay damaged, as long as something of them is left.
+    pub(crate) rotten: BTreeSet<EraId>,
     /// Bytes that all eras take.
     pub(crate) bytes: u64,
     /// Of them, what records of each class take, and headers of segments without a more important one.
@@ -189,6 +213,20 @@ impl Medium {
             }
         }
         self.bytes = self.eras.values().flatten().map(|entry| encode(entry).len() as u64).sum();
+    }
+
+    /// One of all rows, if there are some.
+    pub(crate) fn row(&self, pick: u64) -> Option<(EraId, Wanted)> {
+        let count = self.eras.values().map(Vec::len).sum::<usize>() as u64;
+        let at = pick.checked_rem(count)? as usize;
+        self.eras.values().flatten().nth(at).map(name)
+    }
+
+    /// A bit of a row flips.
+    fn rot(&mut self, (era, row): (EraId, Wanted)) {
+        self.eras.values_mut().for_each(|log| log.retain(|entry| name(entry) != (era, row)));
+        self.rotten.insert(era);
+        self.weigh_again();
     }
 
     /// Era number and index of every record.
@@ -393,6 +431,8 @@ impl Disk {
         });
         self.durable.keep_slots(found.anchor.as_ref(), anchors.collect());
         self.durable.files = found.files.into_iter().collect();
+        let damaged = found.eras.iter().filter(|image| image.damage.is_some());
+        self.durable.rotten = damaged.map(|image| image.id).collect();
         self.durable.eras = logs(&found.eras, found.entries);
         self.durable.weigh_again();
     }
@@ -427,11 +467,12 @@ impl Disk {
         self.durable.clone()
     }
 
-    /// Something befalls the medium while no power is on. Returns whether it changed.
-    pub(crate) fn damage(&mut self, damage: Damage, image: Option<&Medium>) -> bool {
+    /// Something befalls the medium while no power is on: perhaps this row. Returns whether it changed.
+    pub(crate) fn damage(&mut self, damage: Damage, image: Option<&Medium>, row: Option<(EraId, Wanted)>) -> bool {
         let before = self.durable.clone();
         let newest = usize::from(generation(&self.durable.slots[1]) > generation(&self.durable.slots[0]));
         match damage {
+            Damage::RowRotten => row.into_iter().for_each(|row| self.durable.rot(row)),
             Damage::SlotDeleted => self.durable.slots[newest] = Slot::Empty,
             Damage::SlotRotten | Damage::SlotTorn => self.durable.slots[newest] = Slot::Torn,
             Damage::SlotsCopiedBack => {
@@ -511,6 +552,7 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
             medium.files.remove(&file);
         }
         Step::DropEra(era) => {
+            medium.rotten.remove(&era);
             // What it holds of others stays, as in the real store: rows are dead by their era, not by their folder.
             for entry in medium.eras.remove(&era).unwrap_or_default() {
                 let (Entry::Record(StoredRecord { era: of, .. }) | Entry::Segment(StoredSegment { era: of, .. })) =
@@ -536,6 +578,14 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
             medium.shed.extend(shed);
         }
         Step::SyncFolder(_) | Step::SyncEra | Step::SyncEntries | Step::SyncAnchor => {}
+    }
+}
+
+/// What names an entry.
+fn name(entry: &Entry) -> (EraId, Wanted) {
+    match entry {
+        Entry::Record(record) => (record.era, Wanted::Record(record.index)),
+        Entry::Segment(segment) => (segment.era, Wanted::Segment(segment.segment)),
     }
 }
 
@@ -657,15 +707,15 @@ mod tests {
         }
         let image = disk.image();
         let newest = |disk: &Disk| disk.durable.slots.iter().filter_map(generation).max();
-        assert!(disk.damage(Damage::SlotTorn, None));
+        assert!(disk.damage(Damage::SlotTorn, None, None));
         assert_eq!(newest(&disk), Some(3));
-        assert!(disk.damage(Damage::SlotDeleted, None));
+        assert!(disk.damage(Damage::SlotDeleted, None, None));
         assert_eq!(newest(&disk), None);
-        assert!(!disk.damage(Damage::SlotsCopiedBack, None), "without a copy nothing can be put back");
-        assert!(disk.damage(Damage::SlotsCopiedBack, Some(&image)));
+        assert!(!disk.damage(Damage::SlotsCopiedBack, None, None), "without a copy nothing can be put back");
+        assert!(disk.damage(Damage::SlotsCopiedBack, Some(&image), None));
         assert_eq!(newest(&disk), Some(4));
-        assert!(disk.damage(Damage::SlotsGone, None));
-        assert!(disk.damage(Damage::ImageRolledBack, Some(&image)));
+        assert!(disk.damage(Damage::SlotsGone, None, None));
+        assert!(disk.damage(Damage::ImageRolledBack, Some(&image), None));
         assert_eq!(disk.durable, image);
     }
 
@@ -694,6 +744,28 @@ mod tests {
             assert_eq!((&disk.durable().eras[&ERA], disk.durable().shed.contains(&shed)), (&kept, fate == Fate::Kept));
             assert_eq!(disk.used_bytes() < before, fate == Fate::Kept);
         }
+    }
+
+    #[test]
+    fn what_is_refused_is_what_needs_room_and_on_a_read_only_disk_all() {
+        let dropped = [Step::DropEra(ERA), Step::Shed(Vec::new())];
+        let all: Vec<Step> = steps(batch()).into_iter().chain(dropped).collect();
+        let refused = |how| all.iter().map(|step| step.is_refused(how)).collect::<Vec<bool>>();
+        let (no, yes) = (false, true);
+        assert_eq!(refused(Refusal::NoRoom), [yes, no, yes, no, yes, yes, no, no, no, no, yes, yes]);
+        assert!(refused(Refusal::ReadOnly).iter().all(|refused| *refused));
+    }
+
+    #[test]
+    fn a_row_that_rots_is_gone_and_its_era_is_damaged_until_it_is_dropped() {
+        let mut disk = disk_after(9);
+        assert_eq!(disk.durable().row(5), Some((ERA, Wanted::Record(1))));
+        assert!(disk.damage(Damage::RowRotten, None, disk.durable().row(0)));
+        assert_eq!(disk.durable().eras[&ERA], vec![record(1)]);
+        assert!(disk.durable().rotten.contains(&ERA));
+        disk.step(Step::DropEra(ERA));
+        assert_eq!((disk.durable().row(0), disk.durable().rotten.len()), (None, 0));
+        assert!(!disk.damage(Damage::RowRotten, None, None), "there is none");
     }
 
     /// That it is told what is free is what an agent rests on that has no room.

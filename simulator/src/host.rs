@@ -22,10 +22,10 @@ use hardtack::wire::link::Topic;
 use crate::check::feed::Own;
 use crate::check::{room, Id};
 use crate::clocks::date;
-use crate::device::{Contact, Cut, InFlight, Process, Watched, REOPEN_MAX, REOPEN_MIN};
+use crate::device::{Contact, Cut, InFlight, Process, Refused, Watched, REOPEN_MIN};
 use crate::disk::{steps, Fate, Medium, Step};
 use crate::event::Event;
-use crate::fault::{Direction, Part, Sync, WallAfter};
+use crate::fault::{Direction, Part, Refusal, Sync, WallAfter};
 use crate::fleet_answers;
 use crate::followed::{self, Followed};
 use crate::level::Broke;
@@ -105,6 +105,10 @@ impl World<'_> {
         if device.process.is_some() || device.clocks.began() != Some(powered_on) {
             return;
         }
+        if device.refusing.contains(&Refusal::ReadOnly) {
+            self.store_stays_shut(number, powered_on);
+            return;
+        }
         let boot = match device.boot(&fleet, now) {
             Ok(Some(boot)) => boot,
             Ok(None) => return,
@@ -153,6 +157,14 @@ impl World<'_> {
         self.commit(number, effects);
         self.pump(number);
         self.probe_start(number);
+    }
+
+    /// The store takes its lock before it reads, and a lock is written to: where nothing can be, it does not open.
+    fn store_stays_shut(&mut self, number: u32, powered_on: u64) {
+        self.took_effect(Refusal::ReadOnly.name());
+        self.really(number, |real| real.stays_shut());
+        let wait = self.devices[number as usize].wait_to_reopen();
+        self.schedule(self.now + wait, Happening::StartProcess { device: number, powered_on });
     }
 
     /// What a start finds is durable, whatever a cut did to the commit that wrote it.
@@ -345,11 +357,27 @@ impl World<'_> {
                 return;
             }
         }
+        let device = &self.devices[number as usize];
+        let refused = device.refused(in_flight_steps(&device.process));
+        if let Some(refused) = refused {
+            self.took_effect(refused.how.name());
+            let ignored = match refused.how {
+                Refusal::NoRoom => Mutant::NoRoomIgnored,
+                Refusal::ReadOnly => Mutant::ReadOnlyIgnored,
+            };
+            if !active(ignored) {
+                self.write_refused(number, refused);
+                return;
+            }
+        }
         let device = &mut self.devices[number as usize];
         device.reopen = REOPEN_MIN;
         let Some(mut in_flight) = device.process.as_mut().and_then(|process| process.in_flight.take()) else { return };
         if failed.is_some() {
             in_flight.steps.retain(|step| step.syncs().is_none_or(|part| !device.failing.contains(&part)));
+        }
+        if let Some(Refused { how, .. }) = refused {
+            in_flight.steps.retain(|step| !step.is_refused(how));
         }
         self.really_commit(number, in_flight.batch.take());
         let device = &mut self.devices[number as usize];
@@ -667,9 +695,13 @@ impl World<'_> {
         device.in_doubt = process.in_flight.as_ref().and_then(|in_flight| in_flight.contact);
         let (steps, batch) =
             process.in_flight.map_or_else(Default::default, |in_flight| (in_flight.steps, in_flight.batch));
-        let done = done.unwrap_or(steps.len() as u64).min(steps.len() as u64);
+        // What is refused does not come about, however the process ends.
+        let refused = device.refused(&steps);
+        let possible = refused.map_or(u64::MAX, |refused| refused.done + refused.more);
+        let done = done.unwrap_or(steps.len() as u64).min(steps.len() as u64).min(possible);
         match batch {
-            Some(batch) if killed => device.cut_short = Some(CutShort { steps, batch, done }),
+            Some(_) if possible == 0 => {}
+            Some(batch) if killed || refused.is_some() => device.cut_short = Some(CutShort { steps, batch, done }),
             batch => {
                 self.really_commit(number, batch);
                 let disk = &mut self.devices[number as usize].disk;
@@ -710,11 +742,7 @@ impl World<'_> {
     /// A sync failed, so many steps into a commit: nobody is answered, and the store is opened again after a while, by an
     /// agent that starts from what it finds. The one that was is ahead of its disk.
     fn sync_failed(&mut self, number: u32, part: Part, done: u64) {
-        self.disturbed();
-        if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
-            self.send(conn, End::Broker, Packet::Closed);
-        }
-        let done = self.abandon(number, Some(done));
+        let done = self.give_up(number, done);
         let mut rng = stream(self.seed, &format!("gw-{number}"), &format!("sync-{}", self.now));
         let mut fate = || if below(&mut rng, 2) == 0 { Fate::Lost } else { Fate::Kept };
         if self.devices[number as usize].real.is_some() {
@@ -722,10 +750,37 @@ impl World<'_> {
         } else {
             self.devices[number as usize].disk.sync_failed(part, fate);
         }
+        self.reopen_later(number, done);
+    }
+
+    /// The file system refused a step of a commit, and the same follows as after a sync that failed. Where there was no room,
+    /// there may have been some for the first of the entries, and for a piece of the one after them.
+    fn write_refused(&mut self, number: u32, Refused { how, done, more }: Refused) {
+        let mut rng =
+            stream(self.seed, &format!("gw-{number}"), &format!("room-{}", self.devices[number as usize].starts));
+        let (whole, torn) = (below(&mut rng, more + 1), below(&mut rng, 100));
+        let in_flight = self.devices[number as usize].process.as_mut().and_then(|process| process.in_flight.as_mut());
+        let batch = in_flight.and_then(|in_flight| in_flight.batch.take());
+        let done = self.give_up(number, done + whole);
+        if let Some(batch) = batch {
+            self.really_refused(number, batch, how, (whole, torn));
+        }
+        self.reopen_later(number, done);
+    }
+
+    /// The process is at the end of what it can do, so many steps into a commit: its connection goes with it.
+    fn give_up(&mut self, number: u32, done: u64) -> u64 {
+        self.disturbed();
+        if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
+            self.send(conn, End::Broker, Packet::Closed);
+        }
+        self.abandon(number, Some(done))
+    }
+
+    fn reopen_later(&mut self, number: u32, done: u64) {
         let device = &mut self.devices[number as usize];
         device.watched = Watched::No;
-        let wait = device.reopen;
-        device.reopen = (wait * 2).min(REOPEN_MAX);
+        let wait = device.wait_to_reopen();
         let powered_on = device.clocks.began();
         self.tell(&Event::Stopped { device: number, off: false, steps: done });
         if let Some(powered_on) = powered_on {
@@ -759,7 +814,12 @@ impl World<'_> {
         if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
             self.send(conn, End::Broker, Packet::Closed);
         }
-        let last = self.last_words(number);
+        let mut last = self.last_words(number);
+        let device = &self.devices[number as usize];
+        let refused = |of: &[Step]| device.refused(of).is_some();
+        if refused(in_flight_steps(&device.process)) || refused(&steps(last.clone())) {
+            last = Batch::default();
+        }
         let done = self.abandon(number, None);
         self.really_commit(number, Some(last.clone()));
         self.really_stop(number, None);

@@ -4,13 +4,13 @@
 //! Never: does any I/O, or names anything of the wire level but its door, which is there with the feature `wire` alone.
 //! Read next: `carry.rs` and `real.rs`, which ask; `wire/mod.rs`, behind the feature `wire`, which answers.
 
-use hardtack::agent::salvage::{Hole, Remains};
+use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::Batch;
 use hardtack::ids::EraId;
 use hardtack::wire::audit::segment::Loaded;
 
 use crate::disk::Fate;
-use crate::fault::{Damage, Part, WireTrick};
+use crate::fault::{Damage, Part, Refusal, WireTrick};
 use crate::network::{ConnId, End, Packet};
 use crate::plan::Act;
 use crate::recovery::Found;
@@ -122,6 +122,13 @@ pub(crate) trait RealDisk {
     /// A sync of this part fails in a commit, and the process ends. What the kernel could not write meets its fate.
     fn sync_fails(&mut self, batch: Batch, part: Part, fate: &mut dyn FnMut() -> Fate) -> Result<(), Broke>;
 
+    /// The file system refuses a step of a commit, and the process ends. Where it has no room, it had some for so many of the
+    /// entries, and for so many hundredths of the next.
+    fn refused(&mut self, batch: Batch, how: Refusal, room: (u64, u64)) -> Result<(), Broke>;
+
+    /// An agent starts, and the file system is read-only: it does not come to anything.
+    fn stays_shut(&mut self) -> Result<(), Broke>;
+
     /// From now on what is synced of this part stays in the drive's memory.
     fn lie(&mut self, part: Part) -> Result<(), Broke>;
 
@@ -140,6 +147,6 @@ pub(crate) trait RealDisk {
     /// A copy of the folder, by number, for a fault to put back later.
     fn copy(&mut self, number: u32) -> Result<(), Broke>;
 
-    /// Something befalls the folder while no power is on. Whether it changed.
-    fn damage(&mut self, damage: Damage, copy: u32) -> Result<bool, Broke>;
+    /// Something befalls the folder while no power is on: perhaps this row. Whether it changed.
+    fn damage(&mut self, damage: Damage, copy: u32, row: Option<(EraId, Wanted)>) -> Result<bool, Broke>;
 }

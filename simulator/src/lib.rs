@@ -215,6 +215,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::ClockStep(_)
             | Kind::Disk { .. }
             | Kind::DiskClone { .. }
+            | Kind::DiskRefuses { .. }
             | Kind::DiskSync { .. }
             | Kind::Emergency { .. }
             | Kind::EmergencyThief(_)

@@ -22,6 +22,7 @@ menu! {
     "cut-lockdown"
     "cut-reset"
     "denial-flood"
+    "disk-full"
     "drawer"
     "emergency"
     "failing-disk"

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, FloodWhat,
-    Forgotten, Hostility, Kind, MoveTo, Part, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, Sync, WallAfter,
-    Who, WireTrick,
+    Forgotten, Hostility, Kind, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, Sync,
+    WallAfter, Who, WireTrick,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -184,6 +184,15 @@ pub enum Act {
         /// Picks the boundary and what becomes of unsynced writes.
         #[serde(with = "draw")]
         pick: u64,
+    },
+    /// The file system that the state folder is on refuses writes from now on, or no longer.
+    DiskRefuses {
+        /// The gateway.
+        device: u32,
+        /// Which.
+        how: Refusal,
+        /// Whether it begins.
+        turn: Turn,
     },
     /// Syncs of a part of the state folder fail or lie from now on, or work again.
     DiskSync {
@@ -391,6 +400,7 @@ macro_rules! device_of {
             | Act::DiskClone { device, .. }
             | Act::DiskCopy { device, .. }
             | Act::DiskDamage { device, .. }
+            | Act::DiskRefuses { device, .. }
             | Act::DiskSync { device, .. }
             | Act::Distinct { device, .. }
             | Act::Emergency { device, .. }
@@ -659,6 +669,13 @@ fn acts(
             for device in targets {
                 push(at.saturating_sub(*age), Act::DiskCopy { device: *device, copy: backup });
                 push(at, Act::DiskClone { device: *device, copy: backup });
+            }
+        }
+        Kind::DiskRefuses { lasts, how } => {
+            for device in targets {
+                let act = |turn| Act::DiskRefuses { device: *device, how: *how, turn };
+                push(at, act(Turn::Begins));
+                push(end(*lasts), act(Turn::Ends));
             }
         }
         Kind::DiskSync { lasts, part, how } => {

@@ -5,13 +5,13 @@
 //! Never: is needed at the level of the model, where there is none.
 //! Read next: `level.rs` for the trait, `host.rs` for the loop that calls this.
 
-use hardtack::agent::salvage::{Hole, Remains};
+use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::{Batch, Input};
 use hardtack::ids::EraId;
 
 use crate::check::Id;
 use crate::disk::{Fate, Step};
-use crate::fault::{Damage, Part, WireTrick};
+use crate::fault::{Damage, Part, Refusal, WireTrick};
 use crate::level::{Broke, Does, RealDisk, NO_BYTES};
 use crate::network::{ConnId, End};
 use crate::plan::Turn;
@@ -96,6 +96,18 @@ impl World<'_> {
         }
     }
 
+    /// The file system refused a step of a commit: so says the real store. Of its entries so many were written, and so many
+    /// hundredths of the next. The model of the disk follows what is left.
+    pub(crate) fn really_refused(&mut self, number: u32, batch: Batch, how: Refusal, room: (u64, u64)) {
+        let found = self.really(number, |real| {
+            real.refused(batch, how, room)?;
+            looked_at(real)
+        });
+        if let Some(found) = found {
+            self.devices[number as usize].disk.follow(Vec::new(), found);
+        }
+    }
+
     /// Syncs of a part of a gateway's real disk become a lie, or are honest again.
     pub(crate) fn really_lie(&mut self, number: u32, part: Part, turn: Turn) {
         self.really(number, |real| match turn {
@@ -127,8 +139,14 @@ impl World<'_> {
 
     /// Something befalls a gateway's real disk, if it has one: whether it changed. The same has befallen the model of it,
     /// which follows what is left.
-    pub(crate) fn really_damage(&mut self, number: u32, damage: Damage, copy: u32) -> Option<bool> {
-        let (changed, found) = self.really(number, |real| Ok((real.damage(damage, copy)?, looked_at(real)?)))?;
+    pub(crate) fn really_damage(
+        &mut self,
+        number: u32,
+        damage: Damage,
+        copy: u32,
+        row: Option<(EraId, Wanted)>,
+    ) -> Option<bool> {
+        let (changed, found) = self.really(number, |real| Ok((real.damage(damage, copy, row)?, looked_at(real)?)))?;
         self.devices[number as usize].disk.follow(Vec::new(), found);
         Some(changed)
     }

@@ -57,7 +57,8 @@ pub(crate) fn read(medium: &Medium, fleet: &FleetId, device: &DeviceId) -> Found
         // A log has no holes but for what was given up, which no budget and no clock hangs on.
         let run = held.range(from..).map(|(_, record)| (*record).clone());
         let content = content(held, segments.get(era).unwrap_or(&BTreeMap::new()));
-        EraImage { id: *era, segments: count, closed_index, closed_head, records: run.collect(), damage: None, content }
+        let damage = medium.rotten.contains(era).then(|| "a row is damaged".to_owned());
+        EraImage { id: *era, segments: count, closed_index, closed_head, records: run.collect(), damage, content }
     });
     Found {
         eras: eras.collect(),

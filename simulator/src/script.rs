@@ -267,6 +267,7 @@ fn kind(act: &Act) -> Kind {
         Act::LinkDown { .. } | Act::LinkHalfOpen { .. } => Kind::OfLink,
         Act::BrokerDelay { turn: at, .. }
         | Act::ClockFreeze { turn: at, .. }
+        | Act::DiskRefuses { turn: at, .. }
         | Act::DiskSync { turn: at, .. }
         | Act::ServiceAhead { turn: at, .. }
         | Act::Suspend { turn: at, .. } => turn(at),

@@ -4,7 +4,7 @@
 //! Never: says what came of it.
 //! Read next: `shrink.rs`, which tells a story with them.
 
-use crate::fault::{Boundary, Direction, Retained, Sync, WallAfter};
+use crate::fault::{Boundary, Direction, Refusal, Retained, Sync, WallAfter};
 use crate::plan::{Act, Turn};
 use crate::scenario::Span;
 
@@ -51,6 +51,12 @@ pub(crate) fn of(act: &Act) -> String {
         Act::DiskCopy { device, .. } => format!("gw-{device}: its storage is copied"),
         Act::DiskDamage { device, lasts, damage, .. } => {
             format!("gw-{device}: the supply fails for {}, and the disk suffers: {}", span(lasts), damage.name())
+        }
+        Act::DiskRefuses { device, how: Refusal::NoRoom, turn } => {
+            format!("gw-{device}: its file system is full, {}", from_now(*turn))
+        }
+        Act::DiskRefuses { device, how: Refusal::ReadOnly, turn } => {
+            format!("gw-{device}: its file system is read-only, {}", from_now(*turn))
         }
         Act::DiskSync { device, part, how, turn } => {
             let what = match how {
@@ -159,6 +165,9 @@ mod tests {
         let fails = |turn| Act::DiskSync { device: 2, part: Part::Era, how: Sync::Fails, turn };
         check(fails(Turn::Begins), "gw-2: syncs of era fail, from now on");
         check(fails(Turn::Ends), "gw-2: syncs of era fail, no longer");
+        let refuses = |how, turn| Act::DiskRefuses { device: 1, how, turn };
+        check(refuses(Refusal::NoRoom, Turn::Begins), "gw-1: its file system is full, from now on");
+        check(refuses(Refusal::ReadOnly, Turn::Ends), "gw-1: its file system is read-only, no longer");
         let cut = Act::PowerCut { device: 0, lasts: 20_000, boundary: Boundary::Any, wall: WallAfter::Epoch, pick: 7 };
         check(cut, "gw-0: the supply fails for 20s, within its next commit; its wall clock shows 1970 after it");
     }

@@ -792,7 +792,7 @@ impl Agent {
         let Some((upload, untold)) = self.trail.salvage(hole, remains, self.clock.floor()) else { return };
         // What is signed now is in no era: only the anchor can count it.
         self.anchor_due = true;
-        for (first, end) in untold {
+        for (first, end) in untold.into_iter().filter(|_| !mutant::active(Mutant::HoleUntold)) {
             let detail = format!("records {first} to {} are lost: counted in a gap record", end - 1);
             effects.outgoing.logs.push(LogEvent::StoreRecovered { era: hole.era.number, detail });
             let gap = Gap { era: hole.era, first, end: Some(end), cause: GapCause::Damaged, repeated: 0 };

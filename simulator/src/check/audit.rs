@@ -55,6 +55,8 @@ pub(crate) struct AuditCheck {
     observed: BTreeMap<(u32, u64, u64), Observed>,
     /// Gateways whose disks a fault damaged.
     damaged: BTreeSet<u32>,
+    /// Eras, by their numbers, of which a row of a gateway's disk rotted: what they lost is counted, and nothing of others.
+    rotten: BTreeSet<(u32, u64)>,
     /// Gateways that lost one of their anchor's two slots.
     half_anchored: BTreeSet<u32>,
     /// Gateways whose storage was restored from an image.
@@ -181,6 +183,11 @@ impl AuditCheck {
         }
     }
 
+    /// A row of an era on a gateway's disk can be read no more: gaps of that era are what is owed.
+    pub(crate) fn rotten(&mut self, device: u32, era: u64) {
+        self.rotten.insert((device, era));
+    }
+
     /// A gateway lost one of its anchor's two slots. The other may be from before an era was handed over and given back, and a
     /// gap that tells of such an era says nothing that is not so: its records are not there.
     pub(crate) fn lost_slot(&mut self, device: u32) {
@@ -216,7 +223,8 @@ impl AuditCheck {
     ) {
         let Some(chains) = self.conserved(tally, at, fleet, devices, stored) else { return };
         // A damaged disk forgets where an era ended that the collector has more of.
-        let spoiled = |device: &u32| self.restored.contains(device) || self.damaged.contains(device);
+        let rotten = |device: u32| self.rotten.range((device, 0)..(device + 1, 0)).next().is_some();
+        let spoiled = |device: &u32| self.restored.contains(device) || self.damaged.contains(device) || rotten(*device);
         for (device, problem) in chains.unnamed().filter(|(device, _)| !spoiled(device)) {
             let name = &devices[device as usize].0;
             tally.tried(Id::NothingLost, at, problem.map(|problem| format!("{name}/{problem}")));
@@ -252,7 +260,8 @@ impl AuditCheck {
             let mut inside = self.observed.keys().filter(|(of, era, index)| of == device && covers(gap, *era, *index));
             let whole = chains.has_all_of(*device, gap) && inside.all(|place| arrived(&place));
             let handed_over = self.half_anchored.contains(device) && whole;
-            !self.damaged.contains(device) && gap.cause != GapCause::Quota && !handed_over
+            let rotten = self.rotten.contains(&(*device, gap.era.number));
+            !self.damaged.contains(device) && !rotten && gap.cause != GapCause::Quota && !handed_over
         };
         for (device, gap) in chains.gaps.iter().filter(damage) {
             let name = &devices[*device as usize].0;

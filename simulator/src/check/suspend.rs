@@ -92,6 +92,7 @@ mod tests {
         use crate::fault::Damage;
         let all = [
             Damage::ImageRolledBack,
+            Damage::RowRotten,
             Damage::SlotDeleted,
             Damage::SlotRotten,
             Damage::SlotTorn,
@@ -107,5 +108,7 @@ mod tests {
         assert!(Suspension::of("broker.feed substitute").is_some());
         assert!(Suspension::of("broker.feed twin").is_none());
         assert!(Suspension::of("power.cut").is_none());
+        assert!(Suspension::of("disk.full").is_none());
+        assert!(Suspension::of("disk.readonly").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Faults of storage: damage, syncs that are none, copies.
+//! Faults of storage: damage, syncs that are none, writes that are refused, copies.
 //!
 //! Owns: what befalls a disk, and which part of it.
 //! Never: makes anything happen.
@@ -16,8 +16,11 @@ pub(super) const NAMES: &[Named] = &[
     ("anchor.gone", &[], |text| text.disk(Damage::SlotsGone)),
     ("anchor.rotten", &[], |text| text.disk(Damage::SlotRotten)),
     ("anchor.torn", &[], |text| text.disk(Damage::SlotTorn)),
+    ("disk.full", &[], |text| text.refusal(Refusal::NoRoom)),
     ("disk.lies", &whats(&Part::ALL), |text| text.sync(Sync::Lies)),
+    ("disk.readonly", &[], |text| text.refusal(Refusal::ReadOnly)),
     ("disk.sync", &whats(&Part::ALL), |text| text.sync(Sync::Fails)),
+    ("era.rotten", &[], |text| text.disk(Damage::RowRotten)),
     ("image.clone", &[], |text| Ok(Kind::DiskClone { age: text.age("of the copy that runs")? })),
     ("image.rollback", &[], |text| text.disk(Damage::ImageRolledBack)),
     ("tail.forged", &[], |text| text.disk(Damage::TailForged)),
@@ -29,6 +32,8 @@ pub(super) const NAMES: &[Named] = &[
 pub enum Damage {
     /// The whole state folder is what it was a while ago.
     ImageRolledBack,
+    /// A bit of a row of the audit flipped.
+    RowRotten,
     /// The newest slot of the anchor is deleted.
     SlotDeleted,
     /// A bit of the newest slot flipped.
@@ -48,6 +53,7 @@ impl Damage {
     pub const fn name(self) -> &'static str {
         match self {
             Self::ImageRolledBack => "image.rollback",
+            Self::RowRotten => "era.rotten",
             Self::SlotDeleted => "anchor.deleted",
             Self::SlotRotten => "anchor.rotten",
             Self::SlotTorn => "anchor.torn",
@@ -78,6 +84,26 @@ pub enum Part {
 impl Part {
     /// The names in scenario files, as `what`.
     pub const ALL: [(&'static str, Self); 3] = [("anchor", Self::Anchor), ("era", Self::Era), ("files", Self::Files)];
+}
+
+/// What a file system does not let anybody do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// To write what needs room: there is none left. What is there can be written over, renamed and deleted.
+    NoRoom,
+    /// To change anything: it was mounted read-only because of an error, until somebody or a reboot mounts it anew.
+    ReadOnly,
+}
+
+impl Refusal {
+    /// The name in scenario files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoRoom => "disk.full",
+            Self::ReadOnly => "disk.readonly",
+        }
+    }
 }
 
 /// What a sync does that does not do what it should.
@@ -113,6 +139,10 @@ impl FaultText {
             (false, None) => 0,
         };
         Ok(Kind::Disk { lasts: self.lasts()?, damage, age })
+    }
+
+    fn refusal(&mut self, how: Refusal) -> Result<Kind, String> {
+        Ok(Kind::DiskRefuses { lasts: self.lasts()?, how })
     }
 
     fn sync(&mut self, how: Sync) -> Result<Kind, String> {

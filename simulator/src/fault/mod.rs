@@ -15,7 +15,7 @@ mod text;
 
 pub use broker::{AckTrick, EmergencyTrick, FeedTrick, Forgotten, Hostility, Retained, Statement, WireTrick};
 pub use clock::ResetWhat;
-pub use disk::{Damage, Part, Sync};
+pub use disk::{Damage, Part, Refusal, Sync};
 pub use identity::{EmergencyTheft, EmergencyWhat, MoveTo, RevokeWhat, RotateWhat};
 pub use load::FloodWhat;
 pub use network::Direction;
@@ -160,6 +160,13 @@ pub enum Kind {
         /// How old the copy is.
         age: u64,
     },
+    /// The file system that the state folder is on refuses writes for a while.
+    DiskRefuses {
+        /// How long.
+        lasts: u64,
+        /// Which.
+        how: Refusal,
+    },
     /// Syncs of one part of the state folder do not do what they should for a while.
     DiskSync {
         /// How long.
@@ -277,6 +284,7 @@ impl Kind {
             Self::ClockStrobe { .. } => "clock.strobe",
             Self::Disk { damage, .. } => damage.name(),
             Self::DiskClone { .. } => "image.clone",
+            Self::DiskRefuses { how, .. } => how.name(),
             Self::DiskSync { part, how, .. } => how.name(*part),
             Self::Emergency { what, .. } => what.name(),
             Self::EmergencyThief(theft) => theft.name(),
@@ -307,6 +315,7 @@ impl Kind {
             | Self::ClockFreeze { lasts }
             | Self::ClockStrobe { lasts, .. }
             | Self::Disk { lasts, .. }
+            | Self::DiskRefuses { lasts, .. }
             | Self::DiskSync { lasts, .. }
             | Self::Flood { lasts, .. }
             | Self::LinkDown { lasts, .. }

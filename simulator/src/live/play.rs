@@ -429,6 +429,7 @@ impl<'a> Play<'a> {
             | Act::DiskClone { .. }
             | Act::DiskCopy { .. }
             | Act::DiskDamage { .. }
+            | Act::DiskRefuses { .. }
             | Act::DiskSync { .. }
             | Act::Distinct { .. }
             | Act::Emergency { .. }

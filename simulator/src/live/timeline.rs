@@ -150,6 +150,7 @@ fn unapplied(act: &Act) -> Option<String> {
         Act::ClockFreeze { .. } => Some("clock.freeze".into()),
         Act::DiskClone { .. } | Act::DiskCopy { .. } => Some("disk.copy".into()),
         Act::DiskDamage { damage, .. } => Some(damage.name().into()),
+        Act::DiskRefuses { how, .. } => Some(how.name().into()),
         Act::DiskSync { part, how, .. } => Some(how.name(*part).into()),
         Act::Emergency { what, .. } => Some(what.name().into()),
         Act::EmergencyThief { theft, .. } => Some(theft.name().into()),

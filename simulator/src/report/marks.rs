@@ -108,6 +108,7 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
         Act::ClockStep { device, .. } => (at(device), "clock.step", ONCE),
         Act::DiskClone { device, .. } => (at(device), "image.clone", ONCE),
         Act::DiskDamage { device, lasts, damage, .. } => (at(device), damage.name(), Shape::Whole(*lasts)),
+        Act::DiskRefuses { device, how, turn } => (at(device), how.name(), (*turn).into()),
         Act::DiskSync { device, part, how, turn } => {
             let how: &Sync = how;
             (at(device), how.name(*part), (*turn).into())

@@ -85,6 +85,9 @@ fn fault(name: &str) -> &'static str {
         "clock.freeze" => "the wall clock stands still",
         "clock.step" => "the wall clock jumps",
         "clock.strobe" => "the wall clock jumps to and fro all the time",
+        "disk.full" => "its file system is full",
+        "disk.readonly" => "its file system is read-only",
+        "era.rotten" => "a bit of its audit flips",
         "group.move" => "the operator moves it to another group",
         "image.clone" => "a copy of its storage runs elsewhere",
         "image.rollback" => "its storage is restored from an old image",
@@ -111,7 +114,7 @@ fn fault(name: &str) -> &'static str {
         ("emergency", "an operator revokes with an emergency key"),
         ("flood", "a program asks as fast as it can"),
         ("key.", "the root keys put a new key in the place of one"),
-        ("sync.", "syncs do not do what they should"),
+        ("disk.", "syncs do not do what they should"),
         ("time", "somebody carries a clock reset to it"),
     ];
     match exact {

@@ -6,23 +6,26 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use hardtack::agent::effects::{Entry, StoredRecord};
-use hardtack::agent::salvage::{Hole, Remains};
+use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::Batch;
 use hardtack::ids::EraId;
 use hardtack::profile::QueueLimits;
+use hardtack::shell::files::FileError;
 use hardtack::shell::store::{self, StoreError};
 use hardtack::wire::audit::segment::Loaded;
 use hardtack::wire::audit::{Event, Record};
 use rand_chacha::ChaCha8Rng;
+use rand_core::RngCore;
 use tempfile::TempDir;
 
 use super::image::Image;
 use crate::disk::Fate;
-use crate::fault::{Damage, Part};
+use crate::fault::{Damage, Part, Refusal};
 use crate::level::{Broke, RealDisk};
 use crate::random::{below, stream};
 use crate::recovery::Found;
@@ -208,6 +211,48 @@ impl RealDisk for Store {
         left.lay_out(&self.folder).map_err(broke)
     }
 
+    fn refused(&mut self, batch: Batch, how: Refusal, (whole, torn): (u64, u64)) -> Result<(), Broke> {
+        let mut opened = self.opened.take().ok_or_else(|| broke("a commit without a store"))?;
+        let before = self.image()?;
+        let refusal = match how {
+            Refusal::NoRoom => store::Refusal::Full { whole: whole as usize, torn: torn as usize },
+            Refusal::ReadOnly => store::Refusal::ReadOnly,
+        };
+        store::refuse(&self.folder, Some(refusal));
+        let (first, second) = (opened.commit(batch), opened.commit(Batch::default()));
+        drop(opened);
+        store::refuse(&self.folder, None);
+        let Err(StoreError::File(_) | StoreError::Engine { .. }) = first else {
+            return Err(broke("a write was refused, and the commit was taken for durable"));
+        };
+        let Err(StoreError::Failed) = second else {
+            return Err(broke("a write was refused, and the store took another commit"));
+        };
+        let left = self.image()?;
+        match how {
+            Refusal::ReadOnly if !left.with(Part::Era, &before).reads_like(&before) => {
+                Err(broke("what is read-only was changed"))
+            }
+            // The engine's last words are not asked about, and would be refused as well.
+            Refusal::ReadOnly if !left.reads_like(&before) => before.lay_out(&self.folder).map_err(broke),
+            Refusal::NoRoom | Refusal::ReadOnly => Ok(()),
+        }
+    }
+
+    fn stays_shut(&mut self) -> Result<(), Broke> {
+        self.opened = None;
+        store::refuse(&self.folder, Some(store::Refusal::ReadOnly));
+        let opened = store::Store::open(&self.folder, &self.limits);
+        store::refuse(&self.folder, None);
+        match opened {
+            Err(StoreError::File(FileError::Io { source, .. })) if source.kind() == ErrorKind::ReadOnlyFilesystem => {
+                Ok(())
+            }
+            Err(other) => Err(broke(other)),
+            Ok(_) => Err(broke("a store on a read-only file system opened")),
+        }
+    }
+
     fn lie(&mut self, part: Part) -> Result<(), Broke> {
         let medium = Image::default().with(part, &self.image()?);
         self.lies.entry(part).or_insert_with(|| vec![medium]);
@@ -249,7 +294,7 @@ impl RealDisk for Store {
         Ok(())
     }
 
-    fn damage(&mut self, damage: Damage, copy: u32) -> Result<bool, Broke> {
+    fn damage(&mut self, damage: Damage, copy: u32, row: Option<(EraId, Wanted)>) -> Result<bool, Broke> {
         self.opened = None;
         let copy = self.copies.iter().position(|(number, _)| *number == copy).map(|at| self.copies.remove(at).1);
         let before = self.image()?;
@@ -276,6 +321,10 @@ impl RealDisk for Store {
             (Damage::SlotsGone, _, _) => slots.iter().for_each(|slot| image.set(slot, None)),
             (Damage::ImageRolledBack, _, Some(copy)) => image = copy,
             (Damage::TailForged, _, _) => return self.forge_tail(),
+            (Damage::RowRotten, _, _) => {
+                let Some(row) = row else { return Ok(false) };
+                return Ok(store::rot(&self.folder, row, self.torn.next_u64()).map_err(broke)? > 0);
+            }
             (
                 Damage::SlotDeleted
                 | Damage::SlotRotten

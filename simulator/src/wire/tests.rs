@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use hardtack::agent::effects::{Entry, FileWrite, StateFile, StoredRecord};
+use hardtack::agent::salvage::Wanted;
 use hardtack::agent::{Anchor, Batch};
 use hardtack::ids::EraId;
 use hardtack::profile::Profile;
@@ -16,8 +17,8 @@ use crate::agree::agree;
 use crate::agree::agree_but_for;
 use crate::case::Case;
 use crate::disk::Fate;
-use crate::fault::{Part, WireTrick};
-use crate::level::{Does, RealDisk};
+use crate::fault::{Damage, Part, Refusal, WireTrick};
+use crate::level::{Broke, Does, RealDisk};
 use crate::menu;
 use crate::network::{Packet as Message, Retain};
 use crate::report::Status;
@@ -193,6 +194,84 @@ fn a_sync_that_fails_takes_back_what_it_was_of_and_nothing_else() {
 }
 
 #[test]
+fn a_full_disk_takes_as_much_as_there_is_room_for_and_the_next_start_goes_on() {
+    let place = Rc::new(place().unwrap());
+    for (device, (whole, torn)) in (0..).zip([(0, 0), (0, 99), (2, 50), (3, 99)]) {
+        let mut store = store(&place, device);
+        let entries = Batch { files: Vec::new(), ..batch(2, 4..8) };
+        store.refused(entries, Refusal::NoRoom, (whole, torn)).unwrap();
+        assert_eq!(held(&mut store), (4 + whole as usize, Some(1), 1), "{whole} and {torn} hundredths");
+        let next = EraId { number: 2, salt: 7 };
+        let begin = Batch { begin_era: Some(next), ..Batch::default() };
+        store.refused(begin.clone(), Refusal::NoRoom, (0, 0)).unwrap();
+        held(&mut store);
+        store.commit(begin).unwrap();
+        store.commit(Batch { entries: Vec::new(), ..batch(2, 0..4) }).unwrap();
+        assert_eq!(held(&mut store), (4 + whole as usize, Some(2), 2));
+        // A file is the old one, whatever there is of the new one.
+        store.refused(batch(3, 0..0), Refusal::NoRoom, (0, 0)).unwrap();
+        assert_eq!(held(&mut store), (4 + whole as usize, Some(2), 2));
+    }
+}
+
+#[test]
+fn on_a_full_disk_what_is_there_can_be_written_over() {
+    let place = Rc::new(place().unwrap());
+    let mut store = store(&place, 0);
+    let over = |generation| Batch { anchor: batch(generation, 4..4).anchor, ..Batch::default() };
+    // The second slot is a new file.
+    store.refused(over(2), Refusal::NoRoom, (0, 0)).unwrap();
+    store.open().unwrap();
+    store.commit(over(2)).unwrap();
+    let Err(Broke(why)) = store.refused(over(3), Refusal::NoRoom, (0, 0)) else { panic!("it was refused") };
+    assert!(why.contains("taken for durable"), "{why}");
+    assert_eq!(held(&mut store), (4, Some(3), 1));
+}
+
+#[test]
+fn nothing_changes_on_a_read_only_disk_and_no_store_opens_there() {
+    let place = Rc::new(place().unwrap());
+    let mut store = store(&place, 0);
+    let one = |batch: fn(Batch) -> Batch| batch(self::batch(2, 4..8));
+    let parts = [
+        one(|all| all),
+        one(|all| Batch { entries: all.entries, ..Batch::default() }),
+        one(|all| Batch { anchor: all.anchor, ..Batch::default() }),
+        one(|_| Batch { remove: vec![StateFile::Policy], ..Batch::default() }),
+        one(|_| Batch { drop_eras: vec![ERA], ..Batch::default() }),
+        one(|_| Batch { begin_era: Some(EraId { number: 2, salt: 7 }), ..Batch::default() }),
+    ];
+    for batch in parts {
+        // An era is begun first: without one there is nowhere to write to.
+        store.open().unwrap();
+        store.commit(Batch { begin_era: Some(EraId { number: 9, salt: 9 }), ..Batch::default() }).unwrap();
+        store.refused(batch.clone(), Refusal::ReadOnly, (0, 0)).unwrap_or_else(|Broke(why)| panic!("{why}: {batch:?}"));
+        store.stays_shut().unwrap();
+        assert_eq!(held(&mut store), (4, Some(1), 1), "{batch:?}");
+    }
+}
+
+#[test]
+fn a_row_that_rots_damages_its_era_and_no_other() {
+    let place = Rc::new(place().unwrap());
+    for device in 0..8 {
+        let mut store = store(&place, device);
+        let next = EraId { number: 2, salt: 7 };
+        let record = |index| StoredRecord { era: next, index, bytes: vec![9; 300], budgets: Vec::new() };
+        store.commit(Batch { begin_era: Some(next), ..Batch::default() }).unwrap();
+        store.commit(Batch { entries: vec![Entry::Record(record(0))], ..Batch::default() }).unwrap();
+        store.close();
+        let row = Some((ERA, Wanted::Record(u64::from(device % 4))));
+        assert!(store.damage(Damage::RowRotten, 0, row).unwrap());
+        assert!(!store.damage(Damage::RowRotten, 0, row).unwrap(), "it is gone already");
+        let found = store.open().unwrap();
+        let of = |era| found.eras.iter().find(|image| image.id == era).unwrap();
+        assert_eq!((of(ERA).records.len(), of(ERA).damage.is_some()), (3, true), "{:?}", of(ERA));
+        assert_eq!((of(next).records.len(), of(next).damage.is_some()), (1, false), "{:?}", of(next));
+    }
+}
+
+#[test]
 fn a_drive_that_lies_forgets_what_it_was_given_since_and_one_that_does_not_forgets_nothing() {
     let place = Rc::new(place().unwrap());
     let mut seen = std::collections::BTreeSet::new();
@@ -227,6 +306,11 @@ fn check_agreement(name: &str) {
 #[test]
 fn both_levels_answer_the_same_on_a_flappy_link() {
     check_agreement("flappy-link");
+}
+
+#[test]
+fn both_levels_answer_the_same_on_bad_disks() {
+    check_agreement("disk-full");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::folder::{set_aside, Folder};
-use super::{Event, StoreError};
+use super::{allowed, Event, Needs, StoreError};
 use crate::agent::Anchor;
 use crate::shell::files::{open_file, sync_parent, FileError};
 use crate::wire::{decode, encode};
@@ -76,7 +76,11 @@ impl Slots {
             // Whatever it is, it is no slot, and a write to it might never return.
             set_aside(path.parent().unwrap_or(Path::new(".")), path)?;
         }
-        write(path, &to_bytes(anchor)).map_err(|error| FileError::io("write", path, error))?;
+        let bytes = to_bytes(anchor);
+        let fits = path.metadata().is_ok_and(|meta| meta.len() >= bytes.len() as u64);
+        let needs = if fits { Needs::Leave } else { Needs::Room };
+        let allowed = allowed(path.parent().unwrap_or(Path::new("")), needs);
+        allowed.and_then(|()| write(path, &bytes)).map_err(|error| FileError::io("write", path, error))?;
         // The first two writes make the names; the directory's sync costs nothing once it is clean.
         sync_parent(path)?;
         self.newest = Some((slot, anchor.generation));

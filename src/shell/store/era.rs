@@ -33,13 +33,13 @@ const _: () = assert!(SLED_LEAF_ROWS * (FRAME_BYTES_MAX + 64) < SLED_SEGMENT_BYT
 pub(super) struct Writer {
     /// The era that its folder is named for.
     pub(super) id: EraId,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     db: sled::Db,
     /// sled's file once more: sled's own flush leaves the data in the disk's cache.
     file: File,
     /// Eras of which it holds entries.
     pub(super) eras: BTreeSet<EraId>,
-    commits: u64,
+    pub(super) commits: u64,
 }
 
 impl Writer {
@@ -118,6 +118,11 @@ impl Writer {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
         dir
     }
+}
+
+/// What sled says where the operating system refuses it something.
+pub(super) fn engine_failed(dir: &Path, error: io::Error) -> StoreError {
+    StoreError::Engine { path: dir.to_owned(), why: sled::Error::Io(error).to_string() }
 }
 
 /// Runs sled, which may panic where a disk fails.

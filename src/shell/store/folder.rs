@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{flock, FlockOperation};
 
-use super::{Event, StoreError};
+use super::{allowed, Event, Needs, StoreError};
 use crate::agent::effects::StateFile;
 use crate::agent::feed::STORED_BYTES_MAX;
 use crate::shell::files::{
@@ -44,7 +44,7 @@ impl Folder {
         check_private_dir(path)?;
         // Before the lock: what a newer version means by its lock is not known here.
         check_format(path)?;
-        let lock = lock(&path.join("lock"))?;
+        let lock = lock(path, &path.join("lock"))?;
         for sub in ["emergency", "eras", "feed", "quarantine", "wallet"].map(|sub| path.join(sub)) {
             create_dir(&sub)?;
             // A process that was killed may have left a file's new name in memory only: what is found here is to stay.
@@ -53,6 +53,11 @@ impl Folder {
         sync_dir(path)?;
         sync_own_name(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Its path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of something inside.
@@ -80,6 +85,8 @@ impl Folder {
     /// Replaces a state file. Durable on return. A folder that somebody put in its place goes to the quarantine.
     pub(super) fn replace(&self, file: &StateFile, content: &[u8]) -> Result<(), StoreError> {
         let path = self.join(&file.path());
+        #[cfg(feature = "crash-points")]
+        super::faults::replace_refused(&self.path, &path, content)?;
         match replace(&path, content) {
             Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::IsADirectory => {
                 set_aside(&self.path, &path)?;
@@ -92,7 +99,7 @@ impl Folder {
     /// Removes a state file. One that is not there is none to remove.
     pub(super) fn remove(&self, file: &StateFile) -> Result<(), StoreError> {
         let path = self.join(&file.path());
-        match fs::remove_file(&path) {
+        match allowed(&self.path, Needs::Leave).and_then(|()| fs::remove_file(&path)) {
             Ok(()) => Ok(sync_parent(&path)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(FileError::io("remove", &path, error).into()),
@@ -163,10 +170,11 @@ fn sync_own_name(path: &Path) -> Result<(), FileError> {
     }
 }
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+fn lock(folder: &Path, path: &Path) -> Result<File, StoreError> {
     let failed = |error| FileError::io("lock", path, error);
     let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let opened = allowed(folder, Needs::Leave).and_then(|()| options.open(path));
     let mut file = opened.map_err(failed)?;
     if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
         if error != rustix::io::Errno::WOULDBLOCK {

@@ -41,9 +41,11 @@ use crate::shell::files::{is_temporary, sync_dir, temporary, FileError};
 use crate::wire::audit::segment::{Loaded, Upload};
 use crate::wire::envelope::Signed;
 use anchor::Slots;
-use era::{Older, Rewritten, Writer};
+use era::{engine_failed, Older, Rewritten, Writer};
 #[cfg(feature = "crash-points")]
-pub use faults::rows;
+use faults::allowed;
+#[cfg(feature = "crash-points")]
+pub use faults::{refuse, rot, rows, Refusal};
 use folder::{bytes_below, list, Folder};
 use given::Given;
 pub use peek::peek;
@@ -224,6 +226,22 @@ pub struct Store {
     failing: &'static [&'static str],
 }
 
+/// What somebody who writes to the state folder needs of its file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// That it can be changed.
+    Leave,
+    /// That, and room.
+    Room,
+}
+
+/// Whether the file system of the state folder lets anybody do that: where it is asked by itself, always.
+#[cfg(not(feature = "crash-points"))]
+#[expect(clippy::unnecessary_wraps, reason = "tests refuse it")]
+const fn allowed(_state_dir: &Path, _needs: Needs) -> std::io::Result<()> {
+    Ok(())
+}
+
 /// When folders are tried again that could not be written anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Retry {
@@ -364,6 +382,8 @@ impl Store {
 
     fn put_entries(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let writer = self.current.as_mut().ok_or(StoreError::NoEra)?;
+        #[cfg(feature = "crash-points")]
+        writer.put_refused(self.folder.path(), &entries)?;
         writer.put_commit(entries)?;
         writer.flush()?;
         self.step("flushed");
@@ -378,6 +398,8 @@ impl Store {
             self.older.insert(number, Older::open(dir, number));
         }
         let dir = self.folder.join("eras").join(format!("{:020}", era.number));
+        #[cfg(feature = "crash-points")]
+        faults::begin_refused(self.folder.path(), &dir)?;
         let mut writer = Writer::create(dir, era, self.cache_bytes)?;
         self.synced("begun")?;
         let retired = self.retiring(fresh);
@@ -452,6 +474,7 @@ impl Store {
         }
         self.dropped.extend(eras);
         if let Some(writer) = &mut self.current {
+            allowed(self.folder.path(), Needs::Room).map_err(|error| engine_failed(&writer.dir, error))?;
             // So that no start takes the rows for live that other folders go on holding.
             writer.put(eras.iter().copied().map(Row::Dropped))?;
             writer.sync()?;

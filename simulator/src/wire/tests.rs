@@ -227,13 +227,20 @@ fn short(name: &str, duration: &str, heal: &str) -> Case {
     table.insert("duration".into(), duration.into());
     table.insert("heal".into(), heal.into());
     table.insert("require".into(), toml::Value::Array(Vec::new()));
-    let span = |text: &str| text.parse::<Span>().unwrap();
+    // No fault lasts for more than an hour, and all are over by then.
     let faults = table["fault"].as_array_mut().unwrap();
-    faults.retain(|fault| span(fault["at"].as_str().unwrap()) < span(heal));
-    for fault in faults.iter_mut().filter_map(toml::Value::as_table_mut) {
-        let until = fault.get_mut("until").filter(|until| span(until.as_str().unwrap()) > span(heal));
-        until.into_iter().for_each(|until| *until = heal.into());
-    }
+    faults.retain_mut(|fault| {
+        let fault = fault.as_table_mut().unwrap();
+        let span = |name: &str| fault.get(name).map(|value| value.as_str().unwrap().parse::<Span>().unwrap().0);
+        let lasts = span("for").map(|lasts| lasts.min(3_600_000));
+        let last = heal.parse::<Span>().unwrap().0 - lasts.unwrap_or(0) - span("jitter").unwrap_or(0);
+        let (at, until) = (span("at").unwrap(), span("until").map(|until| until.min(last)));
+        for (name, value) in [("for", lasts), ("until", until)] {
+            let value = value.map(|value| toml::Value::from(Span(value).to_string()));
+            value.into_iter().for_each(|value| drop(fault.insert(name.into(), value)));
+        }
+        at <= last
+    });
     case(&table.to_string())
 }
 

@@ -18,6 +18,8 @@ pub enum Mutant {
     AllowShed = 3,
     /// A use is charged to the last block alone.
     AncestorNotCharged = 4,
+    /// A broker's answer to a subscription is taken whether or not anybody asked.
+    AnyGrantTaken = 100,
     /// The next audit key signs, and no record says so.
     AuditKeyUnannounced = 5,
     /// Audit travels open, whatever the policy asks.
@@ -50,20 +52,34 @@ pub enum Mutant {
     DroppedKeyAccepted = 15,
     /// A segment that comes a second time is stored a second time.
     DuplicateStored = 16,
+    /// An emergency statement that is dated further ahead than time can have gone by is taken at once.
+    EmergencyAheadTaken = 101,
+    /// What an emergency key revokes of everything revokes nothing.
+    EmergencyAllUnheeded = 102,
     /// An emergency statement of a lower counter is taken.
     EmergencyCounterLowered = 17,
     /// A rule of an emergency key is dropped beside one with as late a signed end, though that was first seen before it.
     EmergencyCoveredBriefly = 18,
+    /// What an emergency key revokes of this device revokes nothing.
+    EmergencyDeviceUnheeded = 103,
+    /// What an emergency key revokes of a grant revokes nothing.
+    EmergencyGrantUnheeded = 104,
     /// An emergency statement is taken whose rules live for longer than they may.
     EmergencyLifeUnchecked = 19,
     /// An emergency statement lifts the rules that it leaves out.
     EmergencyLiftsLeftOut = 20,
+    /// An emergency key that revokes everything locks a device until the signed end, however long that takes here.
+    EmergencyLockOutlives = 105,
     /// An emergency statement is acted on, and not written down.
     EmergencyNotWritten = 21,
     /// A rule of an emergency key holds until its signed end, however long that takes here.
     EmergencyOutlives = 22,
+    /// What an emergency key revokes of an owner revokes nothing.
+    EmergencyOwnerUnheeded = 106,
     /// A statement of an emergency key counts at whichever place it is found.
     EmergencyPlaceUnchecked = 72,
+    /// What an emergency key revokes of a task revokes nothing.
+    EmergencyTaskUnheeded = 107,
     /// A second statement of an emergency key under a counter that is known is taken.
     EmergencyTwinTaken = 73,
     /// An emergency rule on the device wipes its grants.
@@ -98,14 +114,20 @@ pub enum Mutant {
     HintBelieved = 33,
     /// What a hole in an era lost is named where the rest of it is sent, and counted in no gap record.
     HoleUntold = 90,
+    /// Whoever begins a task waits for the issuer for as long as the connection lasts.
+    IssuerWaitedFor = 108,
     /// An allow is given however long its record took. Slept through, it outlives its token.
     LateAllowGiven = 34,
+    /// An answer that nobody waits for any more is dropped, and no record says so.
+    LateAnswerUntold = 109,
     /// What a boot is charged counts as powered-on time in which a rule of an emergency key was obeyed.
     LeaseEndsEmergency = 35,
     /// A boot is not charged what was leased.
     LeaseNotCharged = 36,
     /// A start that finds records gone says nothing of them.
     LossUntold = 37,
+    /// What cannot be read is dropped, and no record says so.
+    MalformedUntold = 110,
     /// A device that a trust bundle moves forgets what its old feed revoked.
     MovedForgets = 38,
     /// A trust bundle moves devices, and what had been revoked for them is not filed into their new feed.
@@ -122,6 +144,8 @@ pub enum Mutant {
     NonceUnchecked = 78,
     /// What is larger than any message is dropped, and no record says so.
     OversizedUntold = 79,
+    /// A packet of the broker's may be as large as the protocol allows.
+    PacketUnlimited = 111,
     /// What does not fit into one head is forgotten once that head is signed.
     PendingDropped = 41,
     /// A step of the ladder is taken from any place.
@@ -140,6 +164,8 @@ pub enum Mutant {
     ReplyBeforeCommit = 47,
     /// What is reserved for one class of records another one may use.
     ReserveNotKept = 48,
+    /// A reset of the clock is believed whoever signed it.
+    ResetByAnyKey = 112,
     /// A reset of the clock leaves tasks and counters of before as they are.
     ResetRevives = 49,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
@@ -182,12 +208,13 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 85] = [
+    pub const ALL: [Self; 98] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
         Self::AllowShed,
         Self::AncestorNotCharged,
+        Self::AnyGrantTaken,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
         Self::BudgetNotCharged,
@@ -204,13 +231,20 @@ impl Mutant {
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
         Self::DuplicateStored,
+        Self::EmergencyAheadTaken,
+        Self::EmergencyAllUnheeded,
         Self::EmergencyCounterLowered,
         Self::EmergencyCoveredBriefly,
+        Self::EmergencyDeviceUnheeded,
+        Self::EmergencyGrantUnheeded,
         Self::EmergencyLifeUnchecked,
         Self::EmergencyLiftsLeftOut,
+        Self::EmergencyLockOutlives,
         Self::EmergencyNotWritten,
         Self::EmergencyOutlives,
+        Self::EmergencyOwnerUnheeded,
         Self::EmergencyPlaceUnchecked,
+        Self::EmergencyTaskUnheeded,
         Self::EmergencyTwinTaken,
         Self::EmergencyWipes,
         Self::EndUnnamed,
@@ -228,10 +262,13 @@ impl Mutant {
         Self::GroupUnrevoked,
         Self::HintBelieved,
         Self::HoleUntold,
+        Self::IssuerWaitedFor,
         Self::LateAllowGiven,
+        Self::LateAnswerUntold,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
         Self::LossUntold,
+        Self::MalformedUntold,
         Self::MovedForgets,
         Self::MovedNotFiled,
         Self::NamedByAnother,
@@ -240,6 +277,7 @@ impl Mutant {
         Self::NoRoomIgnored,
         Self::NonceUnchecked,
         Self::OversizedUntold,
+        Self::PacketUnlimited,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PositionReused,
@@ -249,6 +287,7 @@ impl Mutant {
         Self::RepeatedNotCounted,
         Self::ReplyBeforeCommit,
         Self::ReserveNotKept,
+        Self::ResetByAnyKey,
         Self::ResetRevives,
         Self::ResetUnbound,
         Self::RevocationForgotten,

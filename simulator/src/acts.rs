@@ -289,17 +289,22 @@ impl World<'_> {
             Lock::Possible | Lock::Needed | Lock::None => {}
         }
         let Checks { audit, authority, clock, emergency, monotone, .. } = &mut self.checks;
-        authority.damaged(number, &suspension);
+        authority.damaged(number, self.now, &suspension);
         emergency.damaged(number, &suspension);
         if suspension.covers(Clause::Clock) {
             clock.forget(number, suspension.grace_s * 1000);
         }
         if suspension.covers(Clause::NothingLost) {
-            audit.damaged(number, suspension.lock);
+            audit.damaged(number, monotone.place(number).0, suspension.lock);
         }
         if suspension.covers(Clause::Monotone) {
-            let left = self.devices[number as usize].disk.durable().records().max();
-            monotone.forget(number, left.unwrap_or_default());
+            let left = self.devices[number as usize].disk.durable().records().max().unwrap_or_default();
+            // Anchor and files say what they said where a fault is of neither.
+            if suspension.covers(Clause::Generation) || suspension.covers(Clause::RevocationHolds) {
+                monotone.forget(number, left);
+            } else {
+                monotone.forget_records(number, left);
+            }
         }
         if suspension.covers(Clause::Generation) {
             audit.lost_slot(number);

@@ -8,6 +8,8 @@ use hardtack::mutant::Mutant;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::Level;
+
 /// The table, part of the program.
 const TABLE: &str = include_str!("../bites.toml");
 
@@ -30,6 +32,9 @@ pub struct Bite {
     pub weakness: Mutant,
     /// The property that it breaks.
     pub breaks: String,
+    /// At which level it does: what befalls bytes only the wire level has.
+    #[serde(default)]
+    pub level: Level,
     /// The fault, as a scenario file has it.
     pub fault: Table,
     /// Other faults that the story needs, and that reveal nothing by themselves.
@@ -61,9 +66,9 @@ fn read() -> Text {
     toml::from_str(TABLE).unwrap_or_else(|error| panic!("bites.toml: {error}"))
 }
 
-/// The world of a row by its name, with its fault, as the text of a scenario.
-pub fn world(name: &str) -> Option<String> {
-    all().into_iter().find(|bite| bite.name == name).map(|bite| bite.with())
+/// The world of a row by its name, with its fault, as the text of a scenario, and its level.
+pub fn world(name: &str) -> Option<(String, Level)> {
+    all().into_iter().find(|bite| bite.name == name).map(|bite| (bite.with(), bite.level))
 }
 
 impl Bite {

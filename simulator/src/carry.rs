@@ -12,7 +12,7 @@ use hardtack::mutant::{active, Mutant};
 use hardtack::time::Millis;
 use hardtack::wire::audit::segment;
 use hardtack::wire::envelope::Signed;
-use hardtack::wire::link::{service_filters, Ack, Hello, Topic};
+use hardtack::wire::link::{service_filters, Ack, Answer, Ask, Hello, Request, Topic};
 use hardtack::wire::{Refused, MESSAGE_BYTES_MAX};
 
 use crate::broker::{Delivery, To};
@@ -38,6 +38,10 @@ const SERVICE_RETRY_MS: u64 = 1500;
 const SERVICE_TICK_MS: u64 = 30_000;
 /// How much later a hostile broker sends what was answered or is over.
 const LATER: u64 = 7000;
+/// So long after it was asked for nobody remembers an answer, in milliseconds.
+const FORGOTTEN: u64 = 24 * 3_600_000;
+/// How much longer than the issuer is waited for an answer takes that comes too late for sure, in milliseconds.
+const NOBODY_WAITS: u64 = 5000;
 /// How far ahead an acknowledgement is that a hostile broker makes: taken, it would show.
 const DECEIT: Millis = Millis::from_secs(3600);
 
@@ -182,6 +186,7 @@ impl World<'_> {
             Packet::Publish { topic, payload, .. } => {
                 self.tell(&Event::message(Some(device), &topic, &payload));
                 self.ledger.sent_down(topic.len() + payload.len());
+                self.judge_size(device, topic.len() + payload.len());
                 let powered = self.devices[device as usize].powered(self.now);
                 self.checks.clock.hear(device, self.now, powered);
                 if let Some(trick) = self.planted.remove(&payload) {
@@ -191,6 +196,8 @@ impl World<'_> {
                 self.watch_planted(device, &topic, &payload);
                 self.watch_bundle(device, &topic, &payload);
                 self.watch_ack(device, &topic, &payload);
+                self.watch_answer(device, &topic, &payload);
+                self.watch_noise(device, &topic, &payload);
                 self.watch_feed(device, &topic, &payload);
                 self.watch_emergency(device, &topic, &payload);
                 self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
@@ -353,6 +360,9 @@ impl World<'_> {
     /// An end closes its socket. The other end may have to find out by itself.
     pub(crate) fn close(&mut self, conn: ConnId, end: End) {
         let device = self.network.device_of(conn);
+        if end == End::Device && self.must_end.remove(&conn).is_some() {
+            self.checks.tally.tried(Id::FailClosed, self.now, None);
+        }
         if let Some(links) = &mut self.links {
             links.closed(conn, end);
         }
@@ -560,6 +570,54 @@ impl World<'_> {
     pub(crate) fn note_nonce(&mut self, device: u32, payload: &[u8]) {
         let Ok(hello) = Signed::<Hello>::from_bytes(payload).and_then(|signed| signed.claim()) else { return };
         self.operator.nonces.insert(device, Asked { nonce: hello.nonce, sent: self.now });
+    }
+
+    /// A gateway asks for a task's token: who waits for it does not wait for long.
+    pub(crate) fn note_request(&mut self, device: u32, payload: &[u8]) {
+        let Ok(request) = Signed::<Request>::from_bytes(payload).and_then(|signed| signed.claim()) else { return };
+        if let Ask::Task(_) = request.ask {
+            let now = self.now;
+            self.tokens_asked.retain(|_, since| now < *since + FORGOTTEN);
+            self.tokens_asked.insert((device, request.nonce), now);
+        }
+    }
+
+    /// A gateway hears an answer. One that comes when nobody waits for it any more is refused, and recorded.
+    fn watch_answer(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        let Some(Topic::DownAnswer(_)) = Topic::parse(topic, &self.fleet) else { return };
+        let Ok(signed) = Signed::<Answer>::from_bytes(payload) else { return };
+        let Ok(answer) = signed.open(&self.fleet, self.operator.trust().service_keys(), 1) else { return };
+        let Some(since) = self.tokens_asked.remove(&(device, answer.nonce)) else { return };
+        let late = self.now > since + self.scenario.profile.wallet.issuer_ms + NOBODY_WAITS;
+        if late && self.checks.monotone.bundle(device) == self.operator.bundle_version() {
+            let alike = Alike { source: topic.to_owned(), reason: Refused::UnknownNonce.to_string() };
+            self.checks.evidence.expect_or_counted(self.now, device, payload, alike);
+        }
+    }
+
+    /// A gateway hears what a broker made of bytes: what is no acknowledgement or answer at all is refused, and recorded.
+    fn watch_noise(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        if !self.noise.remove(&(device, topic.to_owned(), payload.to_vec())) {
+            return;
+        }
+        let refused = match Topic::parse(topic, &self.fleet) {
+            Some(Topic::DownAck(_)) => Signed::<Ack>::from_bytes(payload).err(),
+            Some(Topic::DownAnswer(_)) => Signed::<Answer>::from_bytes(payload).err(),
+            Some(_) | None => None,
+        };
+        if let Some(refused) = refused {
+            let alike = Alike { source: topic.to_owned(), reason: refused.to_string() };
+            self.checks.evidence.expect_or_counted(self.now, device, payload, alike);
+        }
+    }
+
+    /// Where bytes go over the links: what a client hands in is no larger than it said that it takes.
+    fn judge_size(&mut self, device: u32, bytes: usize) {
+        if let Some(max) = self.links.as_ref().map(|links| links.bytes_max()) {
+            let name = &self.devices[device as usize].name;
+            let how = || format!("{name} took in a message of {bytes} bytes, of {max} at most");
+            self.checks.tally.tried(Id::MessageBounded, self.now, (bytes > max).then(how));
+        }
     }
 
     /// A gateway hears a trust bundle: what comes after it is judged by that.

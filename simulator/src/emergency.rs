@@ -233,7 +233,9 @@ impl World<'_> {
         let digest = signed.digest();
         // What nobody signed is a hostile broker's, which changes messages as well.
         let Some((said, made)) = self.operator.emergencies.made(digest) else { return };
-        let when = (self.now, self.devices[device as usize].powered(self.now));
+        let powered = self.devices[device as usize].powered(self.now);
+        let know = self.checks.clock.knowledge(device, powered);
+        let when = (self.now, powered, &know);
         let arrival = self.checks.emergency.arrives(device, when, (place, payload), (said, digest, made));
         match arrival {
             Arrival::Refuse => self.checks.evidence.expect(device, payload),
@@ -263,7 +265,9 @@ impl World<'_> {
         let file = device.disk.durable().files.get(&StateFile::Emergency(key));
         let Some(signed) = file.and_then(|bytes| stored_statement(bytes).ok()) else { return };
         let Ok(said) = signed.claim() else { return };
-        let (when, digest) = ((self.now, device.powered(self.now)), signed.digest());
+        let (powered, digest) = (device.powered(self.now), signed.digest());
+        let know = self.checks.clock.knowledge(number, powered);
+        let when = (self.now, powered, &know);
         let made = self.operator.emergencies.made(digest).map(|(_, made)| made);
         let Checks { tally, emergency, .. } = &mut self.checks;
         emergency.durable(tally, when, (number, &device.name), (&said, digest, made));

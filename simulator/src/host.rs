@@ -197,6 +197,7 @@ impl World<'_> {
             self.checks.clock.power_on(number);
         }
         self.note_durable(number, durable);
+        self.checks.emergency.found(number);
     }
 
     /// A round trip counts.
@@ -204,7 +205,7 @@ impl World<'_> {
         self.note_contact(number);
         let Contact { at, powered, time, radius, trip } = contact;
         self.checks.clock.contact(number, at, powered, (time, radius, trip));
-        self.checks.authority.contact(number);
+        self.checks.authority.contact(number, self.now);
     }
 
     /// Whether an agent runs and is awake, for the fleet's answers.
@@ -434,7 +435,7 @@ impl World<'_> {
             // What a fault has damaged the gateway cannot read either.
             let Some(held) = held(device.disk.durable(), id) else { continue };
             let Checks { tally, authority, feed, .. } = &mut self.checks;
-            authority.feed_durable(number, (id, &held), powered);
+            authority.feed_durable(number, (id, &held), (now, powered));
             feed.durable(tally, now, (number, &device.name), (id, &held));
             if let Some(order) = self.ledger.holds(now, number, id, &held) {
                 applied.push((id.to_string(), order));
@@ -551,6 +552,9 @@ impl World<'_> {
                 let conn = self.devices[number as usize].process.as_ref().and_then(|process| process.conn);
                 if let Topic::UpHello(_) = publish.topic {
                     self.note_nonce(number, &publish.payload);
+                }
+                if let Topic::UpRequest(_) = publish.topic {
+                    self.note_request(number, &publish.payload);
                 }
                 if let (Topic::UpAudit(_), true) = (&publish.topic, self.operator.policy().seal_audit) {
                     let sealed = matches!(Delivery::from_bytes(&publish.payload), Ok(Delivery::Sealed { .. }));

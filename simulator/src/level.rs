@@ -8,6 +8,7 @@ use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::Batch;
 use hardtack::ids::EraId;
 use hardtack::wire::audit::segment::Loaded;
+use serde::Deserialize;
 
 use crate::disk::Fate;
 use crate::fault::{Damage, Part, Refusal, WireTrick};
@@ -17,7 +18,8 @@ use crate::recovery::Found;
 use crate::world::World;
 
 /// How much of the world is real.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// The core and its tokens; links and disks are models.
     #[default]
@@ -73,12 +75,17 @@ pub(crate) struct Does {
     pub(crate) writes: Vec<Vec<u8>>,
     /// It hands this in where it is, in this order.
     pub(crate) hears: Vec<Packet>,
+    /// It makes the other end hear this, which is to be refused there: topic and payload.
+    pub(crate) makes_hear: Option<(String, Vec<u8>)>,
     /// It gives the connection up, for this reason.
     pub(crate) ends: Option<String>,
 }
 
 /// The two ends of all connections, where bytes are what goes over them.
 pub(crate) trait Links {
+    /// How many bytes of topic and payload a client may hand in.
+    fn bytes_max(&self) -> usize;
+
     /// A gateway opens a socket.
     fn open(&mut self, conn: ConnId, device: u32);
 

@@ -12,6 +12,7 @@ use crate::exhaust::Window;
 use crate::menu;
 use crate::trace::Trace;
 use crate::world::World;
+use crate::Level;
 
 /// Where a planted bug is to be caught, and by which property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::AllowCounted, "denial-flood", "I2"),
     row(Mutant::AllowShed, "small-queue", "I2"),
     row(Mutant::AncestorNotCharged, "small-box", "box.uses"),
+    row(Mutant::AnyGrantTaken, "wire.grant", "I7"),
     row(Mutant::AuditKeyUnannounced, "week-offline-reboots", "live"),
     row(Mutant::AuditNotSealed, "hostile-broker", "I8.sealed"),
     row(Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),
@@ -51,13 +53,20 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::DroppedForgotten, "not-from-the-dead", "I4.dropped"),
     row(Mutant::DroppedKeyAccepted, "key-rotation-in-the-dark", "I5.position"),
     row(Mutant::DuplicateStored, "hostile-broker", "I2"),
+    row(Mutant::EmergencyAheadTaken, "emergency.thief far_ahead", "emergency.ends"),
+    row(Mutant::EmergencyAllUnheeded, "emergency all", "I4.emergency"),
     row(Mutant::EmergencyCounterLowered, "emergency", "I5"),
     row(Mutant::EmergencyCoveredBriefly, "emergency", "I4.emergency"),
+    row(Mutant::EmergencyDeviceUnheeded, "emergency device", "I4.emergency"),
+    row(Mutant::EmergencyGrantUnheeded, "emergency grant", "I4.emergency"),
     row(Mutant::EmergencyLifeUnchecked, "emergency", "emergency.ends"),
     row(Mutant::EmergencyLiftsLeftOut, "emergency", "I4.emergency"),
+    row(Mutant::EmergencyLockOutlives, "emergency.thief ahead_all", "live"),
     row(Mutant::EmergencyNotWritten, "emergency", "I5"),
     row(Mutant::EmergencyOutlives, "emergency", "emergency.ends"),
+    row(Mutant::EmergencyOwnerUnheeded, "emergency owner", "I4.emergency"),
     row(Mutant::EmergencyPlaceUnchecked, "broker.emergency mixed", "I5"),
+    row(Mutant::EmergencyTaskUnheeded, "emergency task", "I4.emergency"),
     row(Mutant::EmergencyTwinTaken, "emergency.thief twin", "I5"),
     row(Mutant::EmergencyWipes, "emergency", "I7"),
     row(Mutant::EndUnnamed, "denial-flood", "I2"),
@@ -75,10 +84,13 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::GroupUnrevoked, "revoke group", "I4"),
     row(Mutant::HintBelieved, "clock-storm", "I3"),
     row(Mutant::HoleUntold, "era.rotten", "I2"),
+    row(Mutant::IssuerWaitedFor, "broker.withhold answers", "live"),
     row(Mutant::LateAllowGiven, "sleeper", "I3"),
+    row(Mutant::LateAnswerUntold, "broker.delay answers", "I5.evidence"),
     row(Mutant::LeaseEndsEmergency, "emergency", "I4.emergency"),
     row(Mutant::LeaseNotCharged, "boot-loop", "clock"),
     row(Mutant::LossUntold, "lying-disk", "I2"),
+    row(Mutant::MalformedUntold, "wire.reuse", "I5.evidence"),
     row(Mutant::MovedForgets, "groups", "I4"),
     row(Mutant::MovedNotFiled, "groups", "I4.bounded"),
     row(Mutant::NamedByAnother, "flappy-link", "I11"),
@@ -87,6 +99,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::NoRoomIgnored, "disk.full", "I1"),
     row(Mutant::NonceUnchecked, "broker.ack twice", "I5.evidence"),
     row(Mutant::OversizedUntold, "broker.feed endless", "I5.evidence"),
+    row(Mutant::PacketUnlimited, "wire.large", "I9"),
     row(Mutant::PendingDropped, "revocation-storm", "live"),
     row(Mutant::PlaceNotChecked, "feed-under-attack", "I5.evidence"),
     row(Mutant::PositionReused, "revoked-in-the-dark", "I5.position"),
@@ -96,6 +109,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::RepeatedNotCounted, "denial-flood", "I2"),
     row(Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1"),
     row(Mutant::ReserveNotKept, "small-queue", "live"),
+    row(Mutant::ResetByAnyKey, "time.reset forged", "I5"),
     row(Mutant::ResetRevives, "time-reset", "I4.ended"),
     row(Mutant::ResetUnbound, "time-reset", "I5"),
     row(Mutant::RevocationForgotten, "revoked-in-the-dark", "I5.position"),
@@ -123,26 +137,36 @@ impl Row {
     /// # Panics
     /// Where the table names a world that there is not: a test runs all.
     pub fn case(&self, seed: Option<u64>) -> Case {
-        let text = menu::find(self.world).map(str::to_owned).or_else(|| bites::world(self.world));
-        let text = text.unwrap_or_else(|| panic!("no world is called {:?}", self.world));
+        let text = self.world().0;
         Case::parse(&text, seed).unwrap_or_else(|error| panic!("{}: {error}", self.world))
+    }
+
+    fn world(&self) -> (String, Level) {
+        let shipped = menu::find(self.world).map(|text| (text.to_owned(), Level::Model));
+        let world = shipped.or_else(|| bites::world(self.world));
+        world.unwrap_or_else(|| panic!("no world is called {:?}", self.world))
+    }
+
+    /// At which level it is caught.
+    pub fn level(&self) -> Level {
+        self.world().1
     }
 
     /// When the property breaks with the bug planted, in milliseconds since the world began, if it does. The run ends there.
     pub fn caught(&self, seed: Option<u64>) -> Option<u64> {
         let case = self.case(seed);
         plant(Some(self.mutant));
-        let caught = broken(&case, self.property);
+        let caught = broken(&case, self.level(), self.property);
         plant(None);
         caught
     }
 }
 
-/// When a case breaks a property, in any of the runs that there are, in milliseconds since it began.
-pub(crate) fn broken(case: &Case, property: &str) -> Option<u64> {
+/// When a case breaks a property at a level, in any of the runs that there are, in milliseconds since it began.
+pub(crate) fn broken(case: &Case, level: Level, property: &str) -> Option<u64> {
     let run = |cut| {
         let world = World::new(case.scenario(), case.plan(), case.seed(), Trace::new(None), cut);
-        world.drawn_anew(case.anew()).run_until(|tally| tally.has_broken(property))
+        level.of(world).drawn_anew(case.anew()).run_until(|tally| tally.has_broken(property))
     };
     let first = run(None);
     let since = |at: u64| at - case.scenario().start;

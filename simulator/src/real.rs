@@ -159,8 +159,13 @@ impl World<'_> {
         }
         self.disturbed();
         let Some(conn) = self.broker.session_of(device) else { return };
-        if let Some(does) = self.links.as_mut().and_then(|links| links.trick(conn, trick, pick)) {
+        if let Some(mut does) = self.links.as_mut().and_then(|links| links.trick(conn, trick, pick)) {
             self.took_effect(trick.name());
+            self.noise.extend(does.makes_hear.take().map(|(topic, payload)| (device, topic, payload)));
+            // Whatever else it does a gateway may bear: an acknowledgement of what is in flight, bytes that are a packet.
+            if matches!(trick, WireTrick::Grant | WireTrick::Large) && self.network.is_open(conn, End::Device) {
+                self.must_end.insert(conn, (self.now, trick));
+            }
             self.does(conn, End::Broker, does);
             self.listen(conn, None);
         }
@@ -179,6 +184,19 @@ impl World<'_> {
             // The first time what was written may not be there yet.
             let heard = waits.or(before);
             self.schedule(self.now + patience, Happening::Listen { conn, heard: heard.unwrap_or(u64::MAX) });
+        }
+    }
+
+    /// In the end: whatever broke the protocol has no connection any more.
+    pub(crate) fn judge_tricks(&mut self) {
+        let patience = self.scenario.profile.link.keepalive_s * 3000 + SLOW_ANSWER;
+        for (conn, (since, trick)) in std::mem::take(&mut self.must_end) {
+            let kept = self.now > since + patience && self.network.is_open(conn, End::Device);
+            let name = self.network.device_of(conn).map(|device| &self.devices[device as usize].name);
+            if let Some(name) = name.filter(|_| kept) {
+                let how = format!("{name} kept the connection over which {} was done to it", trick.name());
+                self.checks.tally.tried(Id::FailClosed, since, Some(how));
+            }
         }
     }
 

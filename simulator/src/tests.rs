@@ -93,8 +93,14 @@ fn side_by_side<W: Sync, R: Send>(work: &[W], each: impl Fn(&W) -> R + Sync) -> 
 /// What a case breaks under a planted bug, or under none.
 #[cfg(feature = "mutants")]
 fn broken_by(case: &Case, mutant: Option<hardtack::mutant::Mutant>) -> Vec<String> {
+    broken_by_at(Level::Model, case, mutant)
+}
+
+/// The same at a level.
+#[cfg(feature = "mutants")]
+fn broken_by_at(level: Level, case: &Case, mutant: Option<hardtack::mutant::Mutant>) -> Vec<String> {
     hardtack::mutant::plant(mutant);
-    let report = case.run();
+    let report = run_case_at(level, case, None, None);
     hardtack::mutant::plant(None);
     witnesses(&report)
 }

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use hardtack::agent::request::Mode;
-use hardtack::ids::{DeviceId, FleetId};
+use hardtack::ids::{DeviceId, FleetId, Nonce};
 use hardtack::time::Timestamp;
 #[cfg(test)]
 use hardtack::wire::bundle::PublicKey;
@@ -32,7 +32,7 @@ use crate::clocks::date;
 use crate::device::{Device, Probe, Restored};
 use crate::event::Event;
 use crate::exhaust::{Boundaries, NthCut, Window};
-use crate::fault::{AckTrick, FeedTrick, WallAfter};
+use crate::fault::{AckTrick, FeedTrick, WallAfter, WireTrick};
 use crate::fleet_answers::{Answers, Ledger};
 use crate::followed::Versions;
 use crate::level::Links;
@@ -176,6 +176,12 @@ pub(crate) struct World<'a> {
     pub(crate) planted: BTreeMap<Vec<u8>, AckTrick>,
     /// What gateways must refuse on topics of the feed when it arrives there.
     pub(crate) planted_on_feed: BTreeMap<(u32, String, Vec<u8>), FeedTrick>,
+    /// Since when a gateway waits for the issuer's answer, by its nonce.
+    pub(crate) tokens_asked: BTreeMap<(u32, Nonce), u64>,
+    /// What a broker makes of bytes on connections, and nobody said.
+    pub(crate) noise: BTreeSet<(u32, String, Vec<u8>)>,
+    /// Connections over which a broker broke the protocol, and since when they are to end.
+    pub(crate) must_end: BTreeMap<ConnId, (u64, WireTrick)>,
     /// Gateways that are to be given another head than the fleet's next one.
     pub(crate) substitutes: BTreeSet<u32>,
     /// Gateways that were behind when the service went away, and the newest head that the broker had for them.
@@ -302,6 +308,9 @@ impl<'a> World<'a> {
             tricks: BTreeMap::new(),
             planted: BTreeMap::new(),
             planted_on_feed: BTreeMap::new(),
+            tokens_asked: BTreeMap::new(),
+            noise: BTreeSet::new(),
+            must_end: BTreeMap::new(),
             substitutes: BTreeSet::new(),
             behind: Vec::new(),
             link_up: BTreeMap::new(),
@@ -478,6 +487,7 @@ impl<'a> World<'a> {
     fn finish(mut self) -> Outcome {
         let at = self.now;
         self.judge_waiting();
+        self.judge_tricks();
         if self.operator.is_running() {
             live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
         }

@@ -393,7 +393,8 @@ impl Emergencies {
     }
 
     fn find(&self, covers: impl Fn(Selector) -> bool) -> Option<Hit> {
-        let (key, held, selector, life, _) = self.in_force().find(|(_, _, selector, ..)| covers(*selector))?;
+        let heeded = |selector: Selector| !is_unheeded(&selector) && covers(selector);
+        let (key, held, selector, life, _) = self.in_force().find(|(_, _, selector, ..)| heeded(*selector))?;
         Some(Hit { selector, key, operator: held.operator.clone(), until: life.until })
     }
 
@@ -425,12 +426,22 @@ impl Emergencies {
         };
         let (device, everything) = (Selector::device(device.as_str()), Selector::All);
         let here = self.find(|selector| selector == device).map(|hit| word("this device", hit));
-        let all = self.find(|selector| selector == everything).map(|hit| word("the whole fleet", hit));
+        let all = self.find(|selector| selector == everything).or_else(|| self.outlived());
+        let all = all.map(|hit| word("the whole fleet", hit));
         let lost = self.missed().map(|(key, alone)| {
             let sooner = if alone { ", or once its newest statement is here again" } else { "" };
             format!("what emergency key {key} has revoked is lost: this ends after 72 h of powered-on time{sooner}")
         });
         here.into_iter().chain(all).chain(lost).collect()
+    }
+
+    /// What a planted bug takes for a rule on everything that is in force.
+    fn outlived(&self) -> Option<Hit> {
+        let rule = |(key, held): (&KeyId, &Held)| {
+            let life = held.rules.get(&Selector::All).filter(|life| self.at.over <= life.until)?;
+            Some(Hit { selector: Selector::All, key: *key, operator: held.operator.clone(), until: life.until })
+        };
+        mutant::active(Mutant::EmergencyLockOutlives).then(|| self.held.iter().find_map(rule)).flatten()
     }
 
     /// Every rule in force.
@@ -464,6 +475,18 @@ impl Emergencies {
     /// The newest statements, for whoever they are carried to.
     pub fn statements(&self) -> impl Iterator<Item = &Signed<Emergency>> {
         self.held.values().map(|held| &held.signed)
+    }
+}
+
+/// Whether a planted bug makes nothing of a rule on this.
+fn is_unheeded(selector: &Selector) -> bool {
+    match selector {
+        Selector::All => mutant::active(Mutant::EmergencyAllUnheeded),
+        Selector::Device(_) => mutant::active(Mutant::EmergencyDeviceUnheeded),
+        Selector::Grant(_) => mutant::active(Mutant::EmergencyGrantUnheeded),
+        Selector::Owner(_) => mutant::active(Mutant::EmergencyOwnerUnheeded),
+        Selector::Task(_) => mutant::active(Mutant::EmergencyTaskUnheeded),
+        Selector::Audience(_) | Selector::Group(_) | Selector::IssuedBefore(_) | Selector::RootKey(_) => false,
     }
 }
 
@@ -516,6 +539,7 @@ impl Agent {
             Placed::Possible => {}
             // It is no clock role: what it says about time is disbelieved, and nothing else changes.
             Placed::PastCeiling => return Err(Refused::PostDated),
+            Placed::Ahead if mutant::active(Mutant::EmergencyAheadTaken) => {}
             Placed::Ahead => {
                 self.keep_waiting(key, payload);
                 return Ok(false);

@@ -325,7 +325,8 @@ impl Agent {
         deadlines.extend(self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms)));
         deadlines.extend(self.flood.deadline(self.rate()));
         deadlines.push(self.heartbeat_due());
-        deadlines.extend(self.wants.values().map(|want| want.deadline));
+        let patient = crate::mutant::active(crate::mutant::Mutant::IssuerWaitedFor);
+        deadlines.extend(self.wants.values().filter(|_| !patient).map(|want| want.deadline));
         deadlines.extend(self.next_wait());
         deadlines.extend(self.damper.left(now).map(in_a));
         deadlines.extend(self.reading.since.map(|since| Millis(since.0.saturating_add(sync::READ_PATIENCE.0))));

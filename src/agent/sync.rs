@@ -91,7 +91,11 @@ impl Agent {
                 if !self.uplink.is_connected() {
                     return;
                 }
-                if let Err(refused) = self.on_message(&topic, &payload, now, effects) {
+                let refused = self.on_message(&topic, &payload, now, effects).err();
+                let untold = |refused: &Refused| {
+                    matches!(refused, Refused::Malformed(_)) && mutant::active(Mutant::MalformedUntold)
+                };
+                if let Some(refused) = refused.filter(|refused| !untold(refused)) {
                     self.refuse(self.source_of(&topic), &topic, &payload, &refused, now, effects);
                 }
             }
@@ -694,7 +698,11 @@ impl Agent {
             }
             return Ok(());
         }
-        let asked = self.grants_asked.take_if(|asked| asked.nonce == answer.nonce).ok_or(Refused::UnknownNonce)?;
+        let asked = self.grants_asked.take_if(|asked| asked.nonce == answer.nonce);
+        if asked.is_none() && mutant::active(Mutant::LateAnswerUntold) {
+            return Ok(());
+        }
+        let asked = asked.ok_or(Refused::UnknownNonce)?;
         match answer.open(&asked.key)? {
             Reply::Grants(tokens) => self.take_grants(tokens, payload, now, effects),
             Reply::Refused(_) => Ok(()),

@@ -201,10 +201,11 @@ impl Agent {
     /// Who waited long enough gets what the fallback grant gives.
     pub(super) fn expire_wants(&mut self, now: Now, effects: &mut Effects) {
         let connected = self.uplink.is_connected();
+        let patient = crate::mutant::active(crate::mutant::Mutant::IssuerWaitedFor);
         let due: Vec<Nonce> = self
             .wants
             .iter()
-            .filter(|(_, want)| !connected || want.deadline <= now.boottime)
+            .filter(|(_, want)| !connected || want.deadline <= now.boottime && !patient)
             .map(|(nonce, _)| *nonce)
             .collect();
         for nonce in due {

@@ -53,8 +53,8 @@ pub(crate) struct Collected {
 #[derive(Debug, Default)]
 pub(crate) struct AuditCheck {
     observed: BTreeMap<(u32, u64, u64), Observed>,
-    /// Gateways whose disks a fault damaged.
-    damaged: BTreeSet<u32>,
+    /// Gateways whose disks a fault damaged, and the last era that any of it can be of.
+    damaged: BTreeMap<u32, u64>,
     /// Eras, by their numbers, of which a row of a gateway's disk rotted: what they lost is counted, and nothing of others.
     rotten: BTreeSet<(u32, u64)>,
     /// Gateways that lost one of their anchor's two slots.
@@ -174,10 +174,12 @@ impl AuditCheck {
         tally.tried(Id::AuditedFirst, at, broken);
     }
 
-    /// A gateway's disk was damaged by a fault that the proofs do not cover: from here on gaps are what is owed, and
-    /// nothing of one whose storage was restored, because it numbers records a second time.
-    pub(crate) fn damaged(&mut self, device: u32, lock: Lock) {
-        self.damaged.insert(device);
+    /// A gateway's disk was damaged by a fault that the proofs do not cover: of what it had by then, up to `era` or one that
+    /// it had just begun, gaps are what is owed, and nothing of one whose storage was restored, because it numbers records a
+    /// second time.
+    pub(crate) fn damaged(&mut self, device: u32, era: u64, lock: Lock) {
+        let last = self.damaged.entry(device).or_default();
+        *last = (era + 1).max(*last);
         if lock == Lock::Final {
             self.restored.insert(device);
         }
@@ -224,7 +226,8 @@ impl AuditCheck {
         let Some(chains) = self.conserved(tally, at, fleet, devices, stored) else { return };
         // A damaged disk forgets where an era ended that the collector has more of.
         let rotten = |device: u32| self.rotten.range((device, 0)..(device + 1, 0)).next().is_some();
-        let spoiled = |device: &u32| self.restored.contains(device) || self.damaged.contains(device) || rotten(*device);
+        let spoiled =
+            |device: &u32| self.restored.contains(device) || self.damaged.contains_key(device) || rotten(*device);
         for (device, problem) in chains.unnamed().filter(|(device, _)| !spoiled(device)) {
             let name = &devices[device as usize].0;
             tally.tried(Id::NothingLost, at, problem.map(|problem| format!("{name}/{problem}")));
@@ -260,8 +263,9 @@ impl AuditCheck {
             let mut inside = self.observed.keys().filter(|(of, era, index)| of == device && covers(gap, *era, *index));
             let whole = chains.has_all_of(*device, gap) && inside.all(|place| arrived(&place));
             let handed_over = self.half_anchored.contains(device) && whole;
+            let touched = self.damaged.get(device).is_some_and(|last| gap.era.number <= *last);
             let rotten = self.rotten.contains(&(*device, gap.era.number));
-            !self.damaged.contains(device) && !rotten && gap.cause != GapCause::Quota && !handed_over
+            !touched && !rotten && gap.cause != GapCause::Quota && !handed_over
         };
         for (device, gap) in chains.gaps.iter().filter(damage) {
             let name = &devices[*device as usize].0;
@@ -269,7 +273,7 @@ impl AuditCheck {
                 format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
             tally.tried(Id::NothingLost, at, Some(how));
         }
-        for (device, count) in self.resets.iter().filter(|(device, _)| !self.damaged.contains(device)) {
+        for (device, count) in self.resets.iter().filter(|(device, _)| !self.damaged.contains_key(device)) {
             let told = chains.events.range((*device, 0, 0)..(*device + 1, 0, 0)).flat_map(|(_, events)| events);
             let told = told.filter(|event| matches!(event, Event::Trust(TrustChange::Reset { .. }))).count();
             let name = &devices[*device as usize].0;
@@ -311,7 +315,9 @@ impl AuditCheck {
             }
             let broken = match found.as_slice() {
                 [event] if same(observed, event) => None,
-                [_] if self.damaged.contains(device) && chains.by_word_alone.contains(&(*device, *era, *index)) => None,
+                [_] if self.damaged.contains_key(device) && chains.by_word_alone.contains(&(*device, *era, *index)) => {
+                    None
+                }
                 [_] => Some(format!("{name}/{era}/{index} is collected otherwise than its caller saw it")),
                 [] if in_gap => None,
                 [] => Some(format!("{name}/{era}/{index} was observed and is neither collected nor in a gap record")),
@@ -747,7 +753,7 @@ mod tests {
     }
 
     fn damaged(index: u64) -> AuditCheck {
-        AuditCheck { damaged: BTreeSet::from([0]), ..observed(index) }
+        AuditCheck { damaged: BTreeMap::from([(0, 1)]), ..observed(index) }
     }
 
     #[track_caller]
@@ -779,6 +785,9 @@ mod tests {
         check_fails(&damaged(8), &[segment(vec![gap(5, Some(8))])], true);
         check_fails(&damaged(8), &[segment(vec![gap(5, None)])], false);
         check_fails(&observed(7), &[segment(vec![gap(5, Some(8))])], true);
+        // An era that began after the damage has no part in it.
+        let before = AuditCheck { damaged: BTreeMap::from([(0, 0)]), ..observed(7) };
+        check_fails(&before, &[segment(vec![gap(5, Some(8))])], true);
         // Half an anchor is no excuse where something is gone.
         let half = AuditCheck { half_anchored: [0].into(), ..observed(7) };
         check_fails(&half, &[segment(vec![gap(5, Some(8))])], true);
@@ -851,7 +860,7 @@ mod tests {
         check_fails(&heard(&[5, 6]), &counted(&[gap(1, 8, GapCause::Quota, 3)]), true);
         let twice = [gap(1, 8, GapCause::Quota, 1), gap(1, 8, GapCause::Quota, 1)];
         check_fails(&heard(&[5, 6]), &counted(&twice), true);
-        let torn = |check: AuditCheck| AuditCheck { damaged: BTreeSet::from([0]), ..check };
+        let torn = |check: AuditCheck| AuditCheck { damaged: BTreeMap::from([(0, 9)]), ..check };
         check_fails(&torn(heard(&[5, 6])), &counted(&[gap(1, 8, GapCause::Damaged, 0)]), false);
         check_fails(&torn(heard(&[5, 6])), &counted(&[gap(2, 8, GapCause::Damaged, 0)]), true);
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use hardtack::agent::feed::Held;
-use hardtack::agent::request::{DecisionReply, Verdict};
+use hardtack::agent::request::{DecisionReply, Reason, Verdict};
 use hardtack::ids::{BlockId, DeviceId, FeedId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::policy::TimeClass;
@@ -133,6 +133,39 @@ struct Stand {
     durable: u64,
 }
 
+/// What is in doubt by faults that the proofs do not cover: everything, until the gateway is in touch and holds a list that is
+/// no older than what it had; from then on what they can have touched, which is from before that.
+#[derive(Debug, Default)]
+struct Doubt {
+    open: bool,
+    /// When the last of them was.
+    fault: Option<u64>,
+    /// What was issued until then may be touched.
+    touched: Timestamp,
+}
+
+impl Doubt {
+    fn arises(&mut self, at: u64) {
+        *self = Self { open: true, fault: Some(at), touched: Timestamp::MAX };
+    }
+
+    fn settles(&mut self, at: u64) {
+        if std::mem::take(&mut self.open) {
+            self.touched = date(at);
+        }
+    }
+
+    /// Whether what is known of what was issued then is in doubt.
+    fn covers(&self, issued: Timestamp) -> bool {
+        self.fault.is_some() && issued <= self.touched
+    }
+
+    /// Whether something that happened then may be undone.
+    fn undoes(&self, at: u64) -> bool {
+        self.fault.is_some_and(|fault| at <= fault)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// Every rule that was ever durable here, with the latest end that was signed for it.
@@ -156,11 +189,17 @@ struct Known {
     /// A fault took away what the proofs rest on: nothing may be allowed until a round trip.
     must_lock: bool,
     /// After a fault that the proofs do not cover what is good may be denied,
-    excused: bool,
+    excused: Doubt,
     /// and budgets, boots and time offline may start anew,
-    unboxed: bool,
+    unboxed: Doubt,
     /// and what was revoked or ended may be forgotten.
-    forgiven: bool,
+    forgiven: Doubt,
+    /// There was a round trip since the last of them.
+    in_touch: bool,
+    /// By such a fault the gateway may be locked for good, once it is in touch.
+    may_lock: bool,
+    /// The newest heads that it may have lost by it: what is older it need not believe.
+    lost: BTreeMap<FeedId, (u32, u64)>,
 }
 
 impl Known {
@@ -169,6 +208,19 @@ impl Known {
     fn head(&self) -> Option<Stand> {
         let own = self.own.as_ref()?;
         self.heads.get(&own.id).copied().filter(|head| own.counts(head.order.0, head.bundle))
+    }
+
+    /// The gateway is in touch, or holds another list: what was in doubt is not, if both are so.
+    fn settle(&mut self, at: u64) {
+        let own = self.own.as_ref();
+        let older = own.is_some_and(|own| {
+            let held = self.heads.get(&own.id).map(|head| head.order);
+            self.lost.get(&own.id).is_some_and(|lost| held.is_none_or(|held| held < *lost))
+        });
+        if self.in_touch && !older {
+            self.lost.clear();
+            [&mut self.excused, &mut self.unboxed, &mut self.forgiven].into_iter().for_each(|doubt| doubt.settles(at));
+        }
     }
 
     /// What a set revokes is known from now on.
@@ -265,7 +317,7 @@ impl AuthorityCheck {
     }
 
     /// A feed's files are durable.
-    pub(crate) fn feed_durable(&mut self, device: u32, (feed, held): (&FeedId, &Held), powered: u64) {
+    pub(crate) fn feed_durable(&mut self, device: u32, (feed, held): (&FeedId, &Held), (at, powered): (u64, u64)) {
         let known = &mut self.known[device as usize];
         // What is beyond the complete set counts as well, from the moment that it is on disk.
         known.learn(&held.set);
@@ -276,6 +328,7 @@ impl AuthorityCheck {
         if known.heads.get(feed).is_none_or(|newest| order > newest.order) {
             let bundle = head.bundle_version;
             known.heads.insert(feed.clone(), Stand { order, bundle, issued_at: head.issued_at, durable: powered });
+            known.settle(at);
         }
     }
 
@@ -298,23 +351,35 @@ impl AuthorityCheck {
     }
 
     /// A fault that the proofs do not cover befell the disk.
-    pub(crate) fn damaged(&mut self, device: u32, suspension: &Suspension) {
+    pub(crate) fn damaged(&mut self, device: u32, at: u64, suspension: &Suspension) {
         let known = &mut self.known[device as usize];
-        known.excused |= suspension.covers(Clause::Available);
+        known.in_touch = false;
         known.must_lock |= suspension.lock == Lock::Needed;
-        known.unboxed |= suspension.covers(Clause::Box);
+        known.may_lock |= matches!(suspension.lock, Lock::Final | Lock::Possible);
+        if suspension.covers(Clause::Available) {
+            known.excused.arises(at);
+        }
+        if suspension.covers(Clause::Box) {
+            known.unboxed.arises(at);
+        }
         if suspension.covers(Clause::RevocationHolds) {
             known.rules.clear();
             known.buckets = RevocationSet::default();
             known.dropped_before = Timestamp(0);
-            known.heads.clear();
-            known.forgiven = true;
+            for (feed, head) in std::mem::take(&mut known.heads) {
+                let lost = known.lost.entry(feed).or_default();
+                *lost = head.order.max(*lost);
+            }
+            known.forgiven.arises(at);
         }
     }
 
     /// A round trip: whatever was to be locked until then is not any more.
-    pub(crate) fn contact(&mut self, device: u32) {
-        self.known[device as usize].must_lock = false;
+    pub(crate) fn contact(&mut self, device: u32, at: u64) {
+        let known = &mut self.known[device as usize];
+        known.must_lock = false;
+        known.in_touch = true;
+        known.settle(at);
     }
 
     /// A decision reached its caller. The disk as it was before this commit is what the gateway knew.
@@ -346,11 +411,13 @@ impl AuthorityCheck {
         self.check_revocation(&mut judge, moment, name, credential);
         self.check_staleness(&mut judge, moment, presented);
         self.check_bounded(&mut judge, moment, name, presented, credential);
-        if credential.allows >= credential.uses && !self.known[moment.device as usize].unboxed {
+        if credential.allows >= credential.uses && !self.known[moment.device as usize].unboxed.covers(credential.issued)
+        {
             judge.tried(Id::MonotoneBudget, || format!("its {} uses were spent", credential.uses));
         }
         let outcome = format!("{}: {} ({})", reply.decision_id, reply.reason.name(), reply.explain);
-        self.check_available(tally, moment, name, presented, credential, (allowed, outcome));
+        let denied = (!allowed).then_some((reply.reason.name(), outcome));
+        self.check_available(tally, moment, name, presented, credential, denied);
         if let Some(block) = credential.grant_block().filter(|_| allowed) {
             self.known[moment.device as usize].used.entry(block).or_default().0 += 1;
         }
@@ -365,7 +432,7 @@ impl AuthorityCheck {
         presented: &Presented,
         (credential, problem): (&Credential, &str),
     ) {
-        self.check_available(tally, moment, name, presented, credential, (false, problem.to_owned()));
+        self.check_available(tally, moment, name, presented, credential, Some((problem, problem.to_owned())));
     }
 
     fn check_kind(&self, judge: &mut Judge<'_>, moment: &Moment, presented: &Presented) {
@@ -428,18 +495,16 @@ impl AuthorityCheck {
     fn check_box(&self, judge: &mut Judge<'_>, moment: &Moment, credential: &Credential) {
         let Some(block) = credential.grant_block() else { return };
         let known = &self.known[moment.device as usize];
-        if known.unboxed {
-            return;
-        }
         let know = &moment.know;
-        if know.alone > self.bounds.offline_max + SLACK + know.alone / 100_000 + know.grace {
+        let open = known.unboxed.open;
+        if !open && know.alone > self.bounds.offline_max + SLACK + know.alone / 100_000 + know.grace {
             judge.tried(Id::BoxOffline, || format!("from a grant, after {} s without contact", know.alone / 1000));
         }
-        if know.boots > self.bounds.boots_max {
+        if !open && know.boots > self.bounds.boots_max {
             judge.tried(Id::BoxBoots, || format!("from a grant, after {} boots without contact", know.boots));
         }
         let used = known.used.get(&block).map_or(0, |(used, _)| *used);
-        if used >= self.bounds.uses_max {
+        if used >= self.bounds.uses_max && !known.unboxed.covers(credential.issued) {
             judge.tried(Id::BoxUses, || format!("from a grant whose {used} uses were spent"));
         }
     }
@@ -463,7 +528,7 @@ impl AuthorityCheck {
             let how = || format!("its token ended {end}, and its head had dropped all up to {before}");
             judge.tried(Id::RevocationDropped, how);
         }
-        if credential.finished.is_some() && !self.known[moment.device as usize].forgiven {
+        if credential.finished.is_some_and(|finished| !known.forgiven.undoes(finished)) {
             judge.tried(Id::RevocationEnded, || format!("task {} had ended", credential.task));
         }
     }
@@ -488,7 +553,7 @@ impl AuthorityCheck {
         credential: &Credential,
     ) {
         let Some(bound) = self.bounds.staleness.get(&presented.risk) else { return };
-        if self.known[moment.device as usize].forgiven {
+        if self.known[moment.device as usize].forgiven.open {
             return;
         }
         let past = |signed: Timestamp| moment.know.least.since(signed).0 > bound + SLACK;
@@ -505,10 +570,8 @@ impl AuthorityCheck {
     /// How old the newest list is at the least: since it was signed, and powered-on time since it became durable.
     fn least_age(&self, moment: &Moment) -> u64 {
         let known = &self.known[moment.device as usize];
-        if known.forgiven {
-            return 0;
-        }
-        known.head().map_or(u64::MAX, |head| {
+        let none = if known.forgiven.open { 0 } else { u64::MAX };
+        known.head().map_or(none, |head| {
             let held = moment.powered.saturating_sub(head.durable).saturating_sub(SLACK);
             moment.know.least.since(head.issued_at).0.max(held)
         })
@@ -536,7 +599,8 @@ impl AuthorityCheck {
             let given = known.given.as_ref().is_none_or(|given| *given == own.id);
             given && own.bundle >= known.named
         });
-        fresh && told && !boxed && provable && !misled && !moment.revoked && !known.must_lock && !known.excused
+        let excused = known.excused.covers(credential.issued);
+        fresh && told && !boxed && provable && !misled && !moment.revoked && !known.must_lock && !excused
     }
 
     /// What nothing speaks against must be allowed where nothing is wrong, and mostly where something is.
@@ -547,10 +611,16 @@ impl AuthorityCheck {
         name: &DeviceId,
         presented: &Presented,
         credential: &Credential,
-        (allowed, outcome): (bool, String),
+        denied: Option<(&str, String)>,
     ) {
         let good = credential.standing(moment) == Standing::Good;
         if presented.choice != TokenChoice::Valid || !good || !self.is_fair(moment, presented, credential) {
+            return;
+        }
+        let (allowed, may_lock) = (denied.is_none(), self.known[moment.device as usize].may_lock);
+        let (said, outcome) = denied.unwrap_or_default();
+        // What has lost what the fleet has seen is to be locked.
+        if may_lock && said == Reason::Locked.name() {
             return;
         }
         let share = self.shares.entry((presented.class, moment.know.synced)).or_default();
@@ -605,5 +675,62 @@ impl Judge<'_> {
             self.tally.unsound();
         }
         self.tally.tried(id, self.at, broken);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: u32 = 0;
+
+    fn feed() -> FeedId {
+        "main".parse().unwrap()
+    }
+
+    fn check() -> AuthorityCheck {
+        let bounds = Bounds { staleness: BTreeMap::new(), offline_max: 1, boots_max: 1, uses_max: 1, lease: 1 };
+        let mut check = AuthorityCheck::new(1, bounds);
+        check.followed(DEVICE, Own { id: feed(), era: 1, since: 1, bundle: 1 });
+        check
+    }
+
+    fn holds(check: &mut AuthorityCheck, seq: u64, at: u64) {
+        let known = &mut check.known[DEVICE as usize];
+        let stand = Stand { order: (1, seq), bundle: 1, issued_at: date(at), durable: at };
+        known.heads.insert(feed(), stand);
+        known.settle(at);
+    }
+
+    /// Whether what was issued and ended then is in doubt: what may be denied, what may be forgotten, what may be undone.
+    fn doubts(check: &AuthorityCheck, issued: u64) -> [bool; 3] {
+        let known = &check.known[DEVICE as usize];
+        [known.excused.covers(date(issued)), known.forgiven.open, known.forgiven.undoes(issued)]
+    }
+
+    #[test]
+    fn a_doubt_ends_in_touch_and_stays_for_what_was_there_before() {
+        let mut check = check();
+        check.damaged(DEVICE, 1000, &Suspension::of("anchor.torn").unwrap());
+        assert_eq!(doubts(&check, 5000), [true, false, false], "nobody told it anything since");
+        check.contact(DEVICE, 2000);
+        assert_eq!(doubts(&check, 2000), [true, false, false], "its budget may have been lost");
+        assert_eq!(doubts(&check, 2001), [false, false, false]);
+        check.damaged(DEVICE, 9000, &Suspension::of("anchor.torn").unwrap());
+        assert_eq!(doubts(&check, 20_000), [true, false, false], "and again");
+    }
+
+    #[test]
+    fn where_the_list_may_be_lost_a_doubt_ends_with_one_that_is_no_older() {
+        let mut check = check();
+        holds(&mut check, 7, 500);
+        check.damaged(DEVICE, 1000, &Suspension::of("disk.lies files").unwrap());
+        holds(&mut check, 5, 1100);
+        check.contact(DEVICE, 2000);
+        assert_eq!(doubts(&check, 3000), [true, true, false], "an older list is on its disk");
+        holds(&mut check, 7, 4000);
+        assert_eq!(doubts(&check, 4001), [false, false, false]);
+        assert_eq!(doubts(&check, 1000), [true, false, true], "a task that ended before may be back");
+        assert_eq!(doubts(&check, 1001), [true, false, false]);
     }
 }

@@ -16,6 +16,7 @@ use hardtack::wire::revocation::emergency::{Emergency, LIFE_MAX};
 use hardtack::wire::revocation::rules::Selector;
 
 use super::authority::Moment;
+use super::clock::{Knowledge, Synced};
 use super::suspend::{Clause, Suspension};
 use super::{Id, Tally};
 use crate::clocks::date;
@@ -26,6 +27,8 @@ use crate::operator::OWNER;
 const BOOT_COST: u64 = 1000;
 /// Refusals of one kind are recorded a minute apart; closer together than this, nobody can say which one is.
 const APART: u64 = 90_000;
+/// By how much less P can have become since it took something in, in seconds.
+const CORRECTED: u64 = 86_400;
 /// How an agent names what covers something, in its words for people.
 const NAMED: &str = "emergency key";
 
@@ -82,7 +85,7 @@ struct Known {
     boots: u32,
     /// When a statement arrived last that was not known.
     told: Option<u64>,
-    /// A fault that the proofs do not cover took away what was known.
+    /// A fault that the proofs do not cover took away what was known, and no agent has started since on what is left.
     forgiven: bool,
 }
 
@@ -92,6 +95,10 @@ pub(crate) struct EmergencyCheck {
     known: Vec<Known>,
     drift_ppm: u64,
     boot_cost: u64,
+    /// How far ahead of what it can be somewhere else something may be dated that a key signed.
+    error: Millis,
+    /// How much more a gateway believes that does not know the time.
+    allowance: Millis,
 }
 
 impl EmergencyCheck {
@@ -100,6 +107,8 @@ impl EmergencyCheck {
             known: (0..devices).map(|_| Known::default()).collect(),
             drift_ppm: u64::from(limits.drift_ppm),
             boot_cost: limits.lease().0 + BOOT_COST,
+            error: Millis(limits.issuer_error_ms + SLACK),
+            allowance: Millis::from_secs(limits.jump_allowance_days * 86_400 + CORRECTED),
         }
     }
 
@@ -111,6 +120,11 @@ impl EmergencyCheck {
     /// The agent is gone, and what it had not written down.
     pub(crate) fn stopped(&mut self, device: u32) {
         self.known[device as usize].undecided.clear();
+    }
+
+    /// An agent starts: what its disk holds was told before.
+    pub(crate) fn found(&mut self, device: u32) {
+        self.known[device as usize].forgiven = false;
     }
 
     /// A fault that the proofs do not cover befell the disk.
@@ -128,7 +142,7 @@ impl EmergencyCheck {
     pub(crate) fn arrives(
         &mut self,
         device: u32,
-        (at, powered): (u64, u64),
+        (at, powered, know): (u64, u64, &Knowledge),
         (place, bytes): (KeyId, &[u8]),
         (said, digest, made): (&Emergency, Hash, Made),
     ) -> Arrival {
@@ -138,7 +152,10 @@ impl EmergencyCheck {
             return Arrival::Known;
         }
         let calm = known.told.replace(at).is_none_or(|before| at >= before + APART);
-        let refused = place != said.key || made == Made::TooLong;
+        // With a finite L it knows that it cannot be so late.
+        let synced = know.synced == Synced::Yes && know.misled == Timestamp(0);
+        let ahead = synced && said.issued_at > know.most + self.error;
+        let refused = place != said.key || made == Made::TooLong || ahead;
         if refused || held.is_some_and(|(counter, _)| counter >= said.counter) {
             return if calm { Arrival::Refuse } else { Arrival::RefuseAgain };
         }
@@ -153,11 +170,12 @@ impl EmergencyCheck {
     pub(crate) fn durable(
         &mut self,
         tally: &mut Tally,
-        (at, powered): (u64, u64),
+        (at, powered, know): (u64, u64, &Knowledge),
         (device, name): (u32, &DeviceId),
         (said, digest, made): (&Emergency, Hash, Option<Made>),
     ) {
         let drift_ppm = self.drift_ppm;
+        let believable = know.most.max(know.misled) + self.allowance;
         let known = &mut self.known[device as usize];
         let stands = (said.counter, digest);
         let before = known.held.insert(said.key, stands);
@@ -168,7 +186,11 @@ impl EmergencyCheck {
         if before == Some(stands) {
             return;
         }
+        let arrived = known.arrived.remove(&digest);
         let broken = match made {
+            Some(Made::Well) if arrived.is_some() && said.issued_at > believable => {
+                Some("which is dated further ahead than time can have gone by")
+            }
             Some(Made::Well) => None,
             Some(Made::TooLong) => Some("whose rules live for too long"),
             None => Some("which nobody signed"),
@@ -176,7 +198,7 @@ impl EmergencyCheck {
         let how = |what| format!("{name} took statement {} of emergency key {}, {what}", said.counter, said.key);
         tally.tried(Id::EmergencyEnds, at, broken.map(how));
         known.undecided.retain(|_, of| of.key != said.key || of.counter > said.counter);
-        let first = known.arrived.remove(&digest).unwrap_or(powered);
+        let first = arrived.unwrap_or(powered);
         for (selector, until) in said.rules.iter() {
             let new = Rule { until, latest: until, first, last: (powered, known.boots) };
             let rule = known.rules.entry((said.key, selector)).or_insert(new);
@@ -314,7 +336,6 @@ mod tests {
 
     use super::*;
     use crate::check::authority::Quiet;
-    use crate::check::clock::{Knowledge, Synced};
     use crate::report::Status;
 
     const HOUR: u64 = 3_600_000;
@@ -347,11 +368,11 @@ mod tests {
         fn store(&mut self, at: u64, said: &Emergency, digest: u8) {
             let who = (0, &self.name);
             let of = (said, Hash([digest; 32]), Some(Made::Well));
-            self.check.durable(&mut self.tally, (at, at), who, of);
+            self.check.durable(&mut self.tally, (at, at, &moment(at).know), who, of);
         }
 
         fn arrives(&mut self, at: u64, said: &Emergency, digest: u8) -> Arrival {
-            self.check.arrives(0, (at, at), (KEY, &[digest]), (said, Hash([digest; 32]), Made::Well))
+            self.check.arrives(0, (at, at, &moment(at).know), (KEY, &[digest]), (said, Hash([digest; 32]), Made::Well))
         }
 
         fn binds(&self, at: u64) -> bool {
@@ -418,6 +439,23 @@ mod tests {
         assert_eq!(rig.arrives(4, &said(1, HOUR), 1), Arrival::RefuseAgain);
         assert_eq!(rig.arrives(4 + APART, &said(2, HOUR), 3), Arrival::Refuse);
         assert_eq!(rig.arrives(4 + 2 * APART, &said(3, HOUR), 4), Arrival::Open);
+    }
+
+    #[test]
+    fn what_is_dated_ahead_is_refused_in_touch_and_taken_nowhere_if_it_is_too_far() {
+        const DAY: u64 = 24 * HOUR;
+        let dated = |days: u64| Emergency { issued_at: date(days * DAY), ..said(1, (days + 1) * DAY) };
+        let mut rig = Rig::new();
+        assert_eq!(rig.arrives(0, &dated(20), 1), Arrival::Refuse);
+        for (days, expected) in [(20, Status::Pass), (60, Status::Fail)] {
+            let mut rig = Rig::new();
+            let know = Knowledge { synced: Synced::No, ..moment(0).know };
+            let (said, of) = (dated(days), Hash([1; 32]));
+            let arrival = rig.check.arrives(0, (0, 0, &know), (KEY, &[1]), (&said, of, Made::Well));
+            assert_eq!(arrival, Arrival::Open);
+            rig.store(1, &said, 1);
+            assert_eq!(rig.status("emergency.ends"), expected, "{days} days");
+        }
     }
 
     #[test]

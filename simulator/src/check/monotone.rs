@@ -123,6 +123,14 @@ impl MonotoneCheck {
         *high = High { place, own: high.own.take(), ..High::default() };
     }
 
+    /// The gateway's disk lost records, and nothing else: what its anchor says stands. It goes on from `place`, and what the
+    /// records had charged nobody knows.
+    pub(crate) fn forget_records(&mut self, device: u32, place: (u64, u64)) {
+        let high = &mut self.high[device as usize];
+        (high.place, high.wire_place) = (place, (0, 0));
+        high.budgets.clear();
+    }
+
     /// A slot of its anchor is lost: the other one, with this number, counts, and E may start from there.
     pub(crate) fn forget_slot(&mut self, device: u32, left: u64) {
         let high = &mut self.high[device as usize];
@@ -274,6 +282,26 @@ mod tests {
         };
         check("north", Status::Pass);
         check("main", Status::Fail);
+    }
+
+    #[test]
+    fn what_an_anchor_says_stands_though_records_are_lost() {
+        let check = |edit: &dyn Fn(&mut Anchor), expected: Status| {
+            let (mut tally, mut check) = (Tally::default(), MonotoneCheck::new(1));
+            let name: DeviceId = "gw-0".parse().unwrap();
+            check.anchor_durable(&mut tally, (1, date(1)), (0, &name), &anchor(1));
+            check.forget_records(0, (0, 0));
+            let mut second = anchor(2);
+            edit(&mut second);
+            check.anchor_durable(&mut tally, (2, date(2)), (0, &name), &second);
+            let property = tally.properties().into_iter().find(|property| property.id == "I5").unwrap();
+            assert_eq!(property.status, expected, "{property:?}");
+        };
+        check(&|anchor| anchor.budgets.clear(), Status::Pass);
+        check(&|anchor| anchor.feeds[0].seq = 4, Status::Fail);
+        check(&|anchor| anchor.bundle.0 = 1, Status::Fail);
+        check(&|anchor| anchor.floor = Timestamp(9), Status::Fail);
+        check(&|anchor| anchor.emergencies[0].counter = 2, Status::Fail);
     }
 
     #[track_caller]

@@ -29,6 +29,7 @@ pub(crate) fn mutants(args: &Args) -> Result<ExitCode, String> {
         return Err(format!("no planted bug is called {unknown:?}: use one of {}", known.join(" ")));
     }
     let rows: Vec<&Row> = TABLE.iter().filter(named).collect();
+    rows.iter().try_for_each(|row| row.level().available())?;
     let mut all = Vec::new();
     for (row, number) in rows.iter().zip(1..) {
         progress(&format!("{number} of {}: {:?} in {}", rows.len(), row.mutant, row.world));

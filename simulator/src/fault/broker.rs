@@ -235,7 +235,7 @@ pub enum Retained {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WireTrick {
-    /// It acknowledges a message by a packet id, whether or not one is in flight by it.
+    /// It acknowledges the message after the last that it has heard, whether or not there is one.
     Acknowledge,
     /// It writes bytes that are no packet between two.
     Garbage,

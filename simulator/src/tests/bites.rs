@@ -11,28 +11,13 @@ use crate::bites::{self, Bite};
 use crate::mutants::broken;
 
 /// Kinds of which no row shows that they bite, and why.
-const NOT_SHOWN: [(&str, &str); 10] = [
-    (
-        "broker.delay answers",
-        "what comes late answers no question that is out; asking again heals it, and nothing is judged by when",
-    ),
-    ("broker.delay lists", "who lacks a list connects anew, and reads what the broker keeps: that is not late"),
-    (
-        "broker.withhold answers",
-        "grants outlast what a small world withholds, and nothing that is judged needs a successor by a time",
-    ),
-    ("emergency.thief far_ahead", "a bug that takes it changes nothing that is judged here"),
-    ("time.reset forged", "no planted bug believes a reset whoever signed it"),
-    ("wire.acknowledge", "the model has no bytes on its links, and no planted bug is in how they are read"),
-    ("wire.garbage", "the model has no bytes on its links, and no planted bug is in how they are read"),
-    ("wire.grant", "the model has no bytes on its links, and no planted bug is in how they are read"),
-    ("wire.large", "the model has no bytes on its links, and no planted bug is in how they are read"),
-    ("wire.reuse", "the model has no bytes on its links, and no planted bug is in how they are read"),
-];
+const NOT_SHOWN: [(&str, &str); 1] =
+    [("broker.delay lists", "who lacks a list connects anew, and reads what the broker keeps: that is not late")];
 
 #[test]
 fn each_fault_reveals_what_it_alone_can() {
-    let (all, known) = (bites::all(), Known::default());
+    let known = Known::default();
+    let all: Vec<Bite> = bites::all().into_iter().filter(|bite| bite.level.available().is_ok()).collect();
     let wrong = side_by_side(&all, |bite| wrong_with(bite, &known));
     let wrong: BTreeMap<&str, Vec<String>> =
         all.iter().map(|bite| bite.name.as_str()).zip(wrong).filter(|(_, wrong)| !wrong.is_empty()).collect();
@@ -44,12 +29,12 @@ fn each_fault_reveals_what_it_alone_can() {
 struct Known(Mutex<BTreeMap<(String, String), Vec<String>>>);
 
 impl Known {
-    fn broken_by(&self, text: &str, mutant: Option<Mutant>) -> Vec<String> {
-        let key = (text.to_owned(), format!("{mutant:?}"));
+    fn broken_by(&self, text: &str, level: Level, mutant: Option<Mutant>) -> Vec<String> {
+        let key = (text.to_owned(), format!("{level:?} {mutant:?}"));
         if let Some(broken) = self.0.lock().unwrap().get(&key) {
             return broken.clone();
         }
-        let broken = broken_by(&case(text), mutant);
+        let broken = broken_by_at(level, &case(text), mutant);
         self.0.lock().unwrap().insert(key, broken.clone());
         broken
     }
@@ -61,16 +46,16 @@ fn case(text: &str) -> Case {
 
 /// What is not as a row says.
 fn wrong_with(bite: &Bite, known: &Known) -> Vec<String> {
-    let (with, without) = (case(&bite.with()), bite.without());
+    let (level, with, without) = (bite.level, case(&bite.with()), bite.without());
     let mut wrong = Vec::new();
     hardtack::mutant::plant(Some(bite.weakness));
-    let revealed = broken(&with, &bite.breaks).is_some();
+    let revealed = broken(&with, level, &bite.breaks).is_some();
     hardtack::mutant::plant(None);
     if !revealed {
-        let instead = broken_by(&with, Some(bite.weakness));
+        let instead = broken_by_at(level, &with, Some(bite.weakness));
         wrong.push(format!("with fault and bug {} holds: {instead:?}", bite.breaks));
     }
-    let report = with.run();
+    let report = run_case_at(level, &with, None, None);
     let property = report.properties.iter().find(|property| property.id == bite.breaks);
     if property.map(|property| property.status) != Some(report::Status::Pass) {
         wrong.push(format!("with the fault alone {}: {property:?}", bite.breaks));
@@ -82,10 +67,11 @@ fn wrong_with(bite: &Bite, known: &Known) -> Vec<String> {
         |place: &str, broken: Vec<String>| broken.into_iter().map(|broken| format!("{place} {broken}")).collect();
     let alone: Vec<String> = said("with the fault alone", witnesses(&report));
     wrong.extend(alone);
-    let unrevealed: Vec<String> = said("without the fault", known.broken_by(&without, Some(bite.weakness)));
+    let unrevealed: Vec<String> = said("without the fault", known.broken_by(&without, level, Some(bite.weakness)));
     wrong.extend(unrevealed);
     for other in bite.with_others() {
-        let elsewhere: Vec<String> = said("with another in its place", known.broken_by(&other, Some(bite.weakness)));
+        let elsewhere: Vec<String> =
+            said("with another in its place", known.broken_by(&other, level, Some(bite.weakness)));
         wrong.extend(elsewhere);
     }
     wrong

@@ -5,7 +5,7 @@
 //! Never: has a rule of its own beside those of `hardtack::shell::mqtt`.
 //! Read next: `server.rs`, the other end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
@@ -17,7 +17,10 @@ use rumqttc::v5::{MqttState, Request};
 use super::{bytes_of, next_packet};
 use crate::level::Does;
 use crate::network::{Packet as Message, Retain};
-use hardtack::shell::mqtt::LinkConfig;
+use hardtack::ids::EraId;
+use hardtack::mutant::{active, Mutant};
+use hardtack::shell::mqtt::{terms, LinkConfig};
+use hardtack::wire::audit::segment::Delivery;
 
 /// As the shell's session has it: messages that are not acknowledged, either way.
 pub(super) const IN_FLIGHT_MAX: u16 = 32;
@@ -45,6 +48,8 @@ pub(super) struct Client {
     /// The most that may be unacknowledged at once: less than ours if the broker says so.
     window: u16,
     bytes_max: usize,
+    /// For the planted bug that takes the broker's word for the collector's: segments by the packet id of their message.
+    segments: BTreeMap<u16, (EraId, u64)>,
     arrived: BytesMut,
     /// Packets so far.
     heard: u64,
@@ -62,6 +67,7 @@ impl Client {
             requests: VecDeque::new(),
             window: IN_FLIGHT_MAX,
             bytes_max: LinkConfig::PACKET_BYTES_MAX as usize,
+            segments: BTreeMap::new(),
             arrived: BytesMut::new(),
             heard: 0,
         }
@@ -101,7 +107,7 @@ impl Client {
         self.arrived.extend_from_slice(bytes);
         let mut does = Does::default();
         loop {
-            let done = match next_packet(&mut self.arrived, LinkConfig::PACKET_BYTES_MAX) {
+            let done = match next_packet(&mut self.arrived, bytes_max()) {
                 Ok(Some(packet)) => {
                     self.heard += 1;
                     self.take(packet, &mut does)
@@ -125,7 +131,7 @@ impl Client {
     fn connect(&self, will: Option<(String, Vec<u8>)>, does: &mut Does) -> Result<(), String> {
         let mut properties = ConnectProperties::new();
         properties.session_expiry_interval = Some(0);
-        properties.max_packet_size = Some(LinkConfig::PACKET_BYTES_MAX);
+        properties.max_packet_size = Some(bytes_max());
         properties.receive_maximum = Some(IN_FLIGHT_MAX);
         let connect = Connect {
             keep_alive: u16::try_from(self.keepalive_s).unwrap_or(u16::MAX),
@@ -160,19 +166,21 @@ impl Client {
                 self.subscribe(&filters);
             }
             Packet::SubAck(suback) => {
-                let Some(asked) = self.asked.pop_front() else {
-                    return Err("the broker granted what nobody asked for".into());
-                };
-                if suback.return_codes.len() != asked {
-                    return Err("the broker answered another number of subscriptions than it was asked for".into());
-                }
+                terms::answers(self.asked.pop_front(), suback.return_codes.len())?;
                 if self.stage == Stage::Subscribing {
                     self.stage = Stage::Up;
                     does.hears.push(Message::Accepted);
                 }
             }
-            Packet::PubAck(_) => does.hears.push(Message::Acknowledged { segment: None }),
-            Packet::Publish(publish) => does.hears.extend(delivered(&publish)?),
+            Packet::PubAck(puback) => {
+                let segment = self.segments.remove(&puback.pkid);
+                does.hears.push(Message::Acknowledged { segment });
+            }
+            Packet::Publish(publish) => {
+                let message = terms::handed_in(&publish)?;
+                let message = message.map(|(topic, payload)| Message::Publish { topic, payload, retain: Retain::No });
+                does.hears.extend(message);
+            }
             Packet::Auth(_)
             | Packet::Connect(..)
             | Packet::Disconnect(_)
@@ -208,8 +216,18 @@ impl Client {
     fn ask(&mut self, request: Request, does: &mut Does) -> Result<(), String> {
         let packet = self.state.handle_outgoing_packet(request).map_err(|error| error.to_string());
         self.state.events.clear();
-        packet?.map_or(Ok(()), |packet| write(&packet, does))
+        let Some(packet) = packet? else { return Ok(()) };
+        if let (Packet::Publish(publish), true) = (&packet, active(Mutant::ReleaseOnPuback)) {
+            self.segments.extend(segment_of(publish).map(|segment| (publish.pkid, segment)));
+        }
+        write(&packet, does)
     }
+}
+
+/// Which segment a message carries, if it carries one.
+fn segment_of(publish: &Publish) -> Option<(EraId, u64)> {
+    let header = Delivery::from_bytes(&publish.payload).ok()?.header().claim().ok()?;
+    publish.topic.ends_with(b"/up/audit").then_some((header.era, header.segment))
 }
 
 fn write(packet: &Packet, does: &mut Does) -> Result<(), String> {
@@ -217,11 +235,7 @@ fn write(packet: &Packet, does: &mut Does) -> Result<(), String> {
     Ok(())
 }
 
-/// A message as the session hands it in. A topic that is no text is told in the log, and not handed in.
-fn delivered(publish: &Publish) -> Result<Option<Message>, String> {
-    if publish.properties.as_ref().is_some_and(|properties| properties.topic_alias.is_some()) {
-        return Err("the broker uses topic aliases without permission".into());
-    }
-    let topic = String::from_utf8(publish.topic.to_vec()).ok();
-    Ok(topic.map(|topic| Message::Publish { topic, payload: publish.payload.to_vec(), retain: Retain::No }))
+/// What a packet of the broker's may have, as the session tells the client.
+fn bytes_max() -> u32 {
+    terms::packet_bytes_max(LinkConfig::PACKET_BYTES_MAX)
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use hardtack::shell::mqtt::LinkConfig;
 use rand_chacha::ChaCha8Rng;
 
 use super::client::Client;
@@ -34,6 +35,10 @@ impl Wire {
 }
 
 impl Links for Wire {
+    fn bytes_max(&self) -> usize {
+        LinkConfig::PACKET_BYTES_MAX as usize
+    }
+
     fn open(&mut self, conn: ConnId, device: u32) {
         let name = self.names.get(device as usize).cloned().unwrap_or_default();
         let pieces = |end: &str| stream(self.seed, &format!("conn-{conn}"), end);

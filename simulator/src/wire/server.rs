@@ -36,6 +36,9 @@ pub(super) struct Server {
     window: u16,
     /// Packet ids of what the client published and nobody has acknowledged, oldest first.
     owed: VecDeque<u16>,
+    /// The last of these, and the last that was acknowledged since without one.
+    heard: u16,
+    acknowledged: u16,
     in_flight: BTreeSet<u16>,
     last_id: u16,
     waiting: VecDeque<Publish>,
@@ -94,8 +97,14 @@ impl Server {
     pub(super) fn trick(&mut self, trick: WireTrick, pick: u64) -> Option<Does> {
         let mut rng = stream(pick, "wire", trick.name());
         let id = below(&mut rng, u64::from(2 * RECEIVE_MAX)) as u16 + 1;
+        let mut makes_hear = None;
         let packets = match trick {
-            WireTrick::Acknowledge => vec![Packet::PubAck(PubAck::new(id, None))],
+            WireTrick::Acknowledge => {
+                // What the client publishes next, or has published and nobody has heard yet: with that it can do the most.
+                let last = if self.acknowledged > 0 { self.acknowledged } else { self.heard };
+                self.acknowledged = last % RECEIVE_MAX + 1;
+                vec![Packet::PubAck(PubAck::new(self.acknowledged, None))]
+            }
             WireTrick::Garbage => {
                 let mut bytes = vec![0; below(&mut rng, GARBAGE_MAX) as usize + 1];
                 rng.fill_bytes(&mut bytes);
@@ -112,10 +121,12 @@ impl Server {
             WireTrick::Reuse => {
                 let (topic, payload) = self.last.clone()?;
                 let publish = |payload| numbered(Publish::new(&topic, QoS::AtLeastOnce, payload, None), id);
-                vec![publish(payload.clone()), publish(payload.into_iter().rev().collect())]
+                let noise: Vec<u8> = payload.iter().rev().copied().collect();
+                makes_hear = Some((topic.clone(), noise.clone()));
+                vec![publish(payload), publish(noise)]
             }
         };
-        let mut does = Does::default();
+        let mut does = Does { makes_hear, ..Does::default() };
         packets.iter().try_for_each(|packet| write(packet, &mut does)).ok()?;
         Some(does)
     }
@@ -135,6 +146,7 @@ impl Server {
                     return Err(format!("more than {RECEIVE_MAX} messages without an acknowledgement"));
                 }
                 let retain = if publish.retain { Retain::Yes } else { Retain::No };
+                (self.heard, self.acknowledged) = (publish.pkid, 0);
                 self.owed.push_back(publish.pkid);
                 let (topic, payload) = (text(&publish.topic), publish.payload.to_vec());
                 does.hears.push(Message::Publish { topic, payload, retain });

@@ -10,6 +10,7 @@
 pub mod probe;
 mod reasons;
 mod session;
+pub mod terms;
 mod tls;
 mod url;
 

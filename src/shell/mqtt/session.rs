@@ -23,7 +23,7 @@ use tokio::time::{sleep, Sleep};
 
 use super::super::clock;
 use super::reasons::{describe, publish_refusal, refusal};
-use super::{BrokerUrl, Connect, Inbox, LinkConfig, Next, Outbound, Said, Security, CONTROL_TOPIC};
+use super::{terms, BrokerUrl, Connect, Inbox, LinkConfig, Next, Outbound, Said, Security, CONTROL_TOPIC};
 use crate::agent::effects::Publish;
 use crate::agent::LinkEvent;
 use crate::ids::FeedId;
@@ -330,13 +330,9 @@ impl<'a> Session<'a> {
 
     /// The broker answered the subscriptions, one by one.
     async fn granted(&mut self, suback: &SubAck) -> Result<(), End> {
-        let Some(asked) = self.asked.pop_front() else {
-            return Err(End::Lost("the broker granted what nobody asked for".into()));
-        };
-        if suback.return_codes.len() != asked.len() {
-            return Err(End::Lost("the broker answered another number of subscriptions than it was asked for".into()));
-        }
-        for (filter, code) in asked.iter().zip(&suback.return_codes) {
+        let asked = self.asked.pop_front();
+        terms::answers(asked.as_ref().map(Vec::len), suback.return_codes.len()).map_err(|why| End::Lost(why.into()))?;
+        for (filter, code) in asked.iter().flatten().zip(&suback.return_codes) {
             let Some(reason) = refusal(*code) else { continue };
             // A broker that has not heard of a move yet, or has forgotten it: trust bundles and answers come all the same,
             // and the next connection asks again.
@@ -380,13 +376,9 @@ impl<'a> Session<'a> {
 
     /// A message arrived.
     async fn deliver(&mut self, message: Incoming) -> Result<(), End> {
-        if message.properties.as_ref().is_some_and(|properties| properties.topic_alias.is_some()) {
-            // This side allows none. The client would keep a table of them for as long as the broker likes.
-            return Err(End::Lost("the broker uses topic aliases without permission".into()));
-        }
-        match String::from_utf8(message.topic.to_vec()) {
-            Ok(topic) => self.hand_in(LinkEvent::Message { topic, payload: message.payload.to_vec() }).await,
-            Err(_) => {
+        match terms::handed_in(&message).map_err(|why| End::Lost(why.into()))? {
+            Some((topic, payload)) => self.hand_in(LinkEvent::Message { topic, payload }).await,
+            None => {
                 tracing::warn!(event = "message.refused", topic = "", reason = "its topic is not UTF-8");
                 Ok(())
             }
@@ -467,7 +459,7 @@ pub(super) fn options(
     options.set_keep_alive(keepalive(config));
     // The session has its own, finer limit; this one must not come first.
     options.set_connection_timeout(config.connect.as_secs().saturating_add(2));
-    options.set_max_packet_size(Some(config.packet_bytes_max));
+    options.set_max_packet_size(Some(terms::packet_bytes_max(config.packet_bytes_max)));
     options.set_receive_maximum(Some(RECEIVE_MAX));
     options.set_outgoing_inflight_upper_limit(IN_FLIGHT_MAX);
     // Small packets go both ways: kept back for company, each waits for the other side's delayed acknowledgement.

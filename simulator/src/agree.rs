@@ -373,6 +373,7 @@ fn concerns(act: &Act) -> Option<Option<u32>> {
         | Act::DiskSync { device, .. }
         | Act::LinkDown { device, .. }
         | Act::LinkHalfOpen { device }
+        | Act::LinkSlow { device, .. }
         | Act::LinkUp { device, .. }
         | Act::PowerCut { device, .. }
         | Act::ProcessRestart { device, .. }

@@ -223,6 +223,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::KeyRotate(_)
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen
+            | Kind::LinkSlow { .. }
             | Kind::PowerCut { .. }
             | Kind::ProcessRestart { .. }
             | Kind::Reboot { .. }

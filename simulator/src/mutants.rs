@@ -35,6 +35,8 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::AllowCounted, "denial-flood", "I2"),
     row(Mutant::AllowShed, "small-queue", "I2"),
     row(Mutant::AncestorNotCharged, "small-box", "box.uses"),
+    row(Mutant::AnswerTakesNoTime, "slow-link", "clock"),
+    row(Mutant::AnsweredWhenAsked, "slow-link", "clock"),
     row(Mutant::AuditKeyUnannounced, "week-offline-reboots", "live"),
     row(Mutant::AuditNotSealed, "hostile-broker", "I8.sealed"),
     row(Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),

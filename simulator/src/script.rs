@@ -268,6 +268,7 @@ fn kind(act: &Act) -> Kind {
         Act::BrokerDelay { turn: at, .. }
         | Act::ClockFreeze { turn: at, .. }
         | Act::DiskSync { turn: at, .. }
+        | Act::LinkSlow { turn: at, .. }
         | Act::ServiceAhead { turn: at, .. }
         | Act::Suspend { turn: at, .. } => turn(at),
         Act::DiskDamage { .. } | Act::PowerCut { .. } | Act::ProcessRestart { .. } | Act::Reboot { .. } => {

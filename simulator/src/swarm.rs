@@ -121,6 +121,10 @@ const KINDS: &[Kind] = &[
     ("key.rotate", |draw| draw.what(&["feed", "root", "service"])),
     ("link.down", |draw| draw.lasts() + &format!("dir = \"{}\"\n", draw.one_of(&["both", "down", "up"]))),
     ("link.half_open", |_| String::new()),
+    ("link.slow", |draw| {
+        let by = draw.scale(100, 13_000);
+        draw.lasts() + &format!("by = \"+{}\"\ndir = \"{}\"\n", Span(by), draw.one_of(&["both", "down", "up"]))
+    }),
     ("power.cut", |draw| draw.lasts() + &draw.wall() + &format!("boundary = \"{}\"\n", draw.one_of(&["any", "now"]))),
     ("process.restart", Draw::lasts),
     ("reboot", |draw| draw.lasts() + &draw.wall()),

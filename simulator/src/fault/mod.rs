@@ -35,7 +35,7 @@ pub(crate) fn kinds() -> impl Iterator<Item = String> {
     CATALOGUE.iter().flat_map(|family| family.iter()).flat_map(|(name, whats, _)| {
         let more: &[&str] = match *name {
             "broker.hostile" => &["drop", "duplicate", "delay", "forge"],
-            "link.down" => &["both", "down", "up"],
+            "link.down" | "link.slow" => &["both", "down", "up"],
             _ => whats,
         };
         let alone = more.is_empty().then(|| (*name).to_owned());
@@ -198,6 +198,15 @@ pub enum Kind {
         /// Which way.
         direction: Direction,
     },
+    /// What goes in this direction takes longer for a while. Of several at once the slowest counts.
+    LinkSlow {
+        /// How long.
+        lasts: u64,
+        /// Which way.
+        direction: Direction,
+        /// How much longer, on top of what it takes anyway.
+        by: u64,
+    },
     /// The supply fails.
     PowerCut {
         /// How long it is away.
@@ -285,6 +294,7 @@ impl Kind {
             Self::KeyRotate(what) => what.name(),
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
+            Self::LinkSlow { .. } => "link.slow",
             Self::PowerCut { .. } => "power.cut",
             Self::ProcessRestart { .. } => "process.restart",
             Self::Reboot { .. } => "reboot",
@@ -310,6 +320,7 @@ impl Kind {
             | Self::DiskSync { lasts, .. }
             | Self::Flood { lasts, .. }
             | Self::LinkDown { lasts, .. }
+            | Self::LinkSlow { lasts, .. }
             | Self::PowerCut { lasts, .. }
             | Self::ProcessRestart { lasts }
             | Self::Reboot { lasts, .. }

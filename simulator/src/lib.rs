@@ -60,6 +60,7 @@ pub mod scenario;
 pub mod script;
 pub mod shrink;
 pub mod soak;
+mod story;
 pub mod swarm;
 pub mod theft;
 pub mod trace;

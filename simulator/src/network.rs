@@ -419,11 +419,11 @@ mod tests {
         network.send(conn, End::Broker, 0);
         assert_eq!(network.newly_felt(), 0, "it is stuck");
         network.unblock(0, Direction::Up);
-        network.send(conn, End::Broker, 0);
+        network.send(conn, End::Broker, 5000);
         assert_eq!(network.newly_felt(), 1);
         network.slow(0, Direction::Up, 1000, Turn::Ends);
         network.slow(0, Direction::Up, 1, Turn::Begins);
-        network.send(conn, End::Broker, 0);
+        network.send(conn, End::Broker, 5000);
         assert_eq!(network.newly_felt(), 0, "it waits behind the one before in any case");
     }
 

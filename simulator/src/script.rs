@@ -327,6 +327,14 @@ pub(crate) fn change(act: &Act) -> Change {
     }
 }
 
+/// Whether an act is the end of what another began.
+pub(crate) fn ends(act: &Act) -> bool {
+    match kind(act) {
+        Kind::Ends => true,
+        Kind::Begins | Kind::OfLink | Kind::OfOperator | Kind::OfProgram | Kind::Restarts => false,
+    }
+}
+
 /// Whether it is a program, or a person at a gateway, that asks.
 pub(crate) fn is_of_program(act: &Act) -> bool {
     match kind(act) {

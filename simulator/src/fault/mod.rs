@@ -30,7 +30,7 @@ const CATALOGUE: [&[Named]; 7] =
     [network::NAMES, broker::NAMES, clock::NAMES, disk::NAMES, process::NAMES, identity::NAMES, load::NAMES];
 
 /// Every kind that a file can name: with its `what`, its direction, or what a hostile broker does, where it has one.
-#[cfg(all(test, feature = "mutants"))]
+#[cfg(test)]
 pub(crate) fn kinds() -> impl Iterator<Item = String> {
     CATALOGUE.iter().flat_map(|family| family.iter()).flat_map(|(name, whats, _)| {
         let more: &[&str] = match *name {
@@ -41,6 +41,21 @@ pub(crate) fn kinds() -> impl Iterator<Item = String> {
         let alone = more.is_empty().then(|| (*name).to_owned());
         alone.into_iter().chain(more.iter().map(move |more| format!("{name} {more}")))
     })
+}
+
+/// What a fault in a file is called among [`kinds`]: a hostile broker is of several.
+#[cfg(test)]
+pub(crate) fn kinds_of(fault: &toml::Table) -> Vec<String> {
+    let says = |key: &str| fault.get(key).and_then(toml::Value::as_str);
+    let name = says("do").unwrap_or_default();
+    let both = ["link.down", "link.slow"].contains(&name).then_some("both");
+    let whims = ["drop", "duplicate", "delay", "forge"].into_iter().filter(|whim| fault.contains_key(*whim));
+    let whims: Vec<String> = whims.map(|whim| format!("{name} {whim}")).collect();
+    match says("what").or(says("dir")).or(both) {
+        Some(what) => vec![format!("{name} {what}")],
+        None if whims.is_empty() => vec![name.to_owned()],
+        None => whims,
+    }
 }
 
 /// What `what` can be, of these.

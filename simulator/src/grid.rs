@@ -1,13 +1,13 @@
 //! All small combinations of faults on a grid of times: what chance would take long to meet.
 //!
-//! Owns: the faults, one at least of each kind that can happen to the model; the times; the numbering of all combinations of
+//! Owns: the faults, one at least of nearly each kind of the catalogue; the times; the numbering of all combinations of
 //! one, two or three. Neighbours in it are other faults at one time: a stretch as long as there are faults has each of them.
 //! Never: leaves a combination out; tries other lengths, numbers or gateways than one of each: `swarm.rs` does.
 //! Read next: `fuzz.rs`, which runs them.
 
-/// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. Of what the catalogue
-/// has only what needs bytes is missing, for which the model has none; a test compares.
-const KINDS: [&str; 100] = [
+/// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
+/// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
+const KINDS: [&str; 98] = [
     r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
     r#"do = "anchor.deleted", for = "20s", who = "0""#,
     r#"do = "anchor.gone", for = "20s", who = "0""#,
@@ -29,7 +29,6 @@ const KINDS: [&str; 100] = [
     r#"do = "broker.feed", what = "misplaced", who = "0""#,
     r#"do = "broker.feed", what = "new_roots_alone", who = "0""#,
     r#"do = "broker.feed", what = "old_roots_alone", who = "0""#,
-    r#"do = "broker.feed", what = "substitute", who = "0""#,
     r#"do = "broker.feed", what = "twin", who = "0""#,
     r#"do = "broker.forget", what = "feed""#,
     r#"do = "broker.forget", what = "ladder""#,
@@ -62,7 +61,6 @@ const KINDS: [&str; 100] = [
     r#"do = "emergency", what = "task", life = "8m", who = "0""#,
     r#"do = "emergency.thief", what = "ahead", who = "0""#,
     r#"do = "emergency.thief", what = "ahead_all", who = "0""#,
-    r#"do = "emergency.thief", what = "device", who = "0""#,
     r#"do = "emergency.thief", what = "far_ahead", who = "0""#,
     r#"do = "emergency.thief", what = "left_out", who = "0""#,
     r#"do = "emergency.thief", what = "long", who = "0""#,
@@ -198,15 +196,27 @@ mod tests {
         assert_eq!(combination(3, count(3) - 1), [ONES - 1, ONES - 2, ONES - 3]);
     }
 
-    /// What needs bytes on links, which the model does not have.
-    const NOT_OF_THE_MODEL: [&str; 5] = ["wire.acknowledge", "wire.garbage", "wire.grant", "wire.large", "wire.reuse"];
+    /// What is not here, and why.
+    const NOT_HERE: [(&str, &str); 7] = [
+        (
+            "broker.feed substitute",
+            "who took it comes back with a snapshot, tens of heads later: these worlds end before",
+        ),
+        ("emergency.thief device", "it locks a gateway for three days: these worlds end before"),
+        ("wire.acknowledge", "the model has no bytes on its links"),
+        ("wire.garbage", "the model has no bytes on its links"),
+        ("wire.grant", "the model has no bytes on its links"),
+        ("wire.large", "the model has no bytes on its links"),
+        ("wire.reuse", "the model has no bytes on its links"),
+    ];
 
     #[test]
     fn of_each_kind_of_fault_there_is_one() {
         let tables = KINDS.iter().map(|kind| kind.replace(", ", "\n").parse::<toml::Table>().unwrap());
         let here = tables.flat_map(|table| crate::fault::kinds_of(&table));
-        let here: BTreeSet<String> = here.chain(NOT_OF_THE_MODEL.map(str::to_owned)).collect();
-        assert_eq!(here, crate::fault::kinds().collect());
+        let not_here = NOT_HERE.iter().map(|(kind, _)| (*kind).to_owned());
+        let all: BTreeSet<String> = here.chain(not_here).collect();
+        assert_eq!(all, crate::fault::kinds().collect());
         let first: BTreeSet<String> = (0..KINDS.len() as u64).map(|number| named(&draw(1, number))).collect();
         assert_eq!(first.len(), KINDS.len(), "in a stretch of them each is once");
     }

@@ -184,7 +184,9 @@ impl Network {
                 // Whoever wrote the plan by hand may have said another number at the end.
                 let like = slow.iter().position(|slow| (slow.direction, slow.by) == (direction, by));
                 let like = like.or_else(|| slow.iter().position(|slow| slow.direction == direction));
-                like.into_iter().for_each(|place| drop(slow.remove(place)));
+                if let Some(place) = like {
+                    slow.remove(place);
+                }
             }
         }
     }

@@ -218,7 +218,7 @@ pub fn draw(seed: u64) -> String {
     let crowd = devices.div_ceil(4);
     let heal = between(&mut rng, 90, 360) * MINUTE;
     let mut draw = Draw { rng, heal, devices: devices as u32, groups: Vec::new() };
-    let without_rtc = below(&mut draw.rng, u64::from(devices) + 1);
+    let without_rtc = below(&mut draw.rng, devices + 1);
     let head_every = draw.span(5 * MINUTE, 60 * MINUTE);
     // What a broker lost without a word is there again when the next head is published.
     let (duration, heal) = (Span(heal + head_every.0 + 30 * MINUTE), Span(heal));

@@ -263,7 +263,9 @@ impl Device {
             Turn::Begins => self.slow.push((direction, by)),
             Turn::Ends => {
                 let like = self.slow.iter().position(|slow| *slow == (direction, by));
-                like.into_iter().for_each(|place| drop(self.slow.remove(place)));
+                if let Some(place) = like {
+                    self.slow.remove(place);
+                }
             }
         }
         let slowest = |way: fn((bool, bool)) -> bool| {

@@ -22,6 +22,10 @@ pub enum Mutant {
     AnyGrantTaken = 100,
     /// The next audit key signs, and no record says so.
     AuditKeyUnannounced = 5,
+    /// The way back of an acknowledgement, and that of the question, count as no time.
+    AnswerTakesNoTime = 91,
+    /// What an acknowledgement says of time counts from when it was asked for.
+    AnsweredWhenAsked = 92,
     /// Audit travels open, whatever the policy asks.
     AuditNotSealed = 6,
     /// A decision charges no budget.
@@ -208,13 +212,15 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 98] = [
+    pub const ALL: [Self; 100] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
         Self::AllowShed,
         Self::AncestorNotCharged,
         Self::AnyGrantTaken,
+        Self::AnswerTakesNoTime,
+        Self::AnsweredWhenAsked,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
         Self::BudgetNotCharged,

@@ -139,26 +139,34 @@ impl World<'_> {
             Act::Flood { device, what, number, pick } => self.flood(device, what, number, pick),
             Act::GroupMove { device, to, pick } => self.move_device(device, &to, pick),
             Act::KeyRotate { what } => {
-                self.struck(what.name(), true);
+                let before = self.operator.bundle_version();
                 self.operator.rotate(what, date(self.now));
+                self.struck(what.name(), self.operator.bundle_version() > before);
                 self.broker.disconnect_service();
                 self.schedule(self.now + 1, Happening::ServiceConnect);
             }
             Act::LinkDown { device, direction } => {
                 self.fault(Turn::Begins);
-                self.struck("link.down", true);
-                self.link_up.remove(&device);
+                let before = self.network.passes(device);
                 self.block(device, direction);
+                let after = self.network.passes(device);
+                self.cuts.push((device, (before.0 && !after.0, before.1 && !after.1)));
+                self.note_link(device);
             }
             Act::LinkHalfOpen { device } => {
                 let connected = self.broker.session_of(device).is_some();
                 self.struck("link.half_open", connected);
                 self.half_open(device);
             }
+            Act::LinkSlow { device, direction, by, turn } => {
+                self.fault(turn);
+                self.network.slow(device, direction, by, turn);
+                self.note_link(device);
+            }
             Act::LinkUp { device, direction } => {
                 self.fault(Turn::Ends);
-                self.link_up.insert(device, self.now);
                 self.unblock(device, direction);
+                self.note_link(device);
             }
             Act::PowerCut { device, lasts, boundary, wall, pick } => {
                 self.fail_supply(device, boundary, Cut { lasts, wall, pick });
@@ -225,6 +233,16 @@ impl World<'_> {
             if calm && device.is_awake() {
                 let lacks = self.checks.feed.lacks(number, &newest);
                 live::caught_up(&mut self.checks.tally, self.now, &device.name, lacks);
+            }
+        }
+    }
+
+    /// Time goes by: links that were cut in the moment that is over, and still are, nothing goes through now.
+    pub(crate) fn cuts_last(&mut self) {
+        for (device, (up, down)) in std::mem::take(&mut self.cuts) {
+            let passes = self.network.passes(device);
+            if (up && !passes.0) || (down && !passes.1) {
+                self.took_effect("link.down");
             }
         }
     }

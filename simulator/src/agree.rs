@@ -411,6 +411,7 @@ fn concerns(act: &Act) -> Concerns {
         | Act::DiskSync { device, .. }
         | Act::LinkDown { device, .. }
         | Act::LinkHalfOpen { device }
+        | Act::LinkSlow { device, .. }
         | Act::LinkUp { device, .. }
         | Act::PowerCut { device, .. }
         | Act::ProcessRestart { device, .. }

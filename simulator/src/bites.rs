@@ -87,11 +87,6 @@ impl Bite {
         self.instead.iter().map(|other| self.text(Some(other))).collect()
     }
 
-    /// What a fault says under a key.
-    pub fn says(&self, key: &str) -> Option<&str> {
-        self.fault.get(key).and_then(Value::as_str)
-    }
-
     fn text(&self, fault: Option<&Table>) -> String {
         let mut world = read().world;
         merge(&mut world, &self.world);

@@ -154,6 +154,11 @@ impl Broker {
         self.session_of.get(&device).copied()
     }
 
+    /// Whether this is what it has retained there.
+    pub(crate) fn retains(&self, topic: &str, payload: &[u8]) -> bool {
+        self.retained.get(topic).is_some_and(|known| known == payload)
+    }
+
     /// A gateway connects and subscribes: what is retained for it.
     pub(crate) fn connect(
         &mut self,

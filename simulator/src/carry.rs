@@ -64,7 +64,15 @@ impl World<'_> {
     /// A packet, or bytes, set out as they are.
     fn put(&mut self, conn: ConnId, to: End, packet: Packet) {
         if let Some(at) = self.network.send(conn, to, self.now) {
+            self.note_slow();
             self.schedule(at, Happening::Arrive { conn, to, packet });
+        }
+    }
+
+    /// Something set out over a link that is slow.
+    fn note_slow(&mut self) {
+        for _ in 0..self.network.newly_felt() {
+            self.took_effect("link.slow");
         }
     }
 
@@ -417,10 +425,19 @@ impl World<'_> {
     pub(crate) fn unblock(&mut self, device: u32, direction: Direction) {
         for (conn, to) in self.network.unblock(device, direction) {
             let at = self.network.arrival(conn, to, self.now);
+            self.note_slow();
             self.schedule(at, Happening::Flush { conn, to });
         }
         self.tell_link(device);
         self.watch(device);
+    }
+
+    /// Since when everything goes through in time, if it does.
+    pub(crate) fn note_link(&mut self, device: u32) {
+        match self.network.is_clear(device) {
+            true => drop(self.link_up.insert(device, self.now)),
+            false => drop(self.link_up.remove(&device)),
+        }
     }
 
     fn tell_link(&mut self, device: u32) {
@@ -437,6 +454,8 @@ impl World<'_> {
 
     pub(crate) fn half_open(&mut self, device: u32) {
         self.network.half_open(device);
+        // Until that is noticed it hears nothing.
+        self.link_up.entry(device).and_modify(|since| *since = self.now);
         self.watch(device);
     }
 

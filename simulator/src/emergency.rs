@@ -189,10 +189,9 @@ impl World<'_> {
             EmergencyWhat::Task => chosen.map(|chosen| Target::Task(chosen.task.clone())),
         };
         let Some(target) = target.filter(|_| self.broker.is_up()) else { return };
-        self.struck(what.name(), true);
         let order = Order { target, life, reason: REASON.to_owned(), clock_is_right: true };
         let publish = self.operator.declare_emergency(&order, date(self.now));
-        self.give_broker(publish);
+        self.give_broker(what.name(), publish);
     }
 
     /// Somebody uses the key that he stole.
@@ -202,8 +201,7 @@ impl World<'_> {
         }
         let name = self.devices[device as usize].name.clone();
         if let Some(publish) = self.operator.steal_emergency(theft, name.as_str(), date(self.now)) {
-            self.struck(theft.name(), true);
-            self.give_broker(publish);
+            self.give_broker(theft.name(), publish);
         }
     }
 
@@ -211,12 +209,15 @@ impl World<'_> {
     pub(crate) fn trick_with_emergencies(&mut self, trick: EmergencyTrick, pick: u64) {
         let publish = self.operator.emergencies.trick(self.operator.trust(), trick, pick);
         if let Some(publish) = publish.filter(|_| self.broker.is_up()) {
-            self.struck(trick.name(), true);
-            self.give_broker(publish);
+            self.give_broker(trick.name(), publish);
         }
     }
 
-    fn give_broker(&mut self, publish: Vec<Publish>) {
+    /// Gives the broker something to keep. Where it has just that already, nothing comes of it.
+    fn give_broker(&mut self, fault: &'static str, publish: Vec<Publish>) {
+        let news =
+            publish.iter().any(|Publish { topic, payload }| !self.broker.retains(&topic.text(&self.fleet), payload));
+        self.struck(fault, news);
         for Publish { topic, payload } in publish {
             let bytes = payload.len();
             let large = (bytes > MESSAGE_BYTES_MAX).then(|| format!("{topic} has {bytes} bytes"));

@@ -1,35 +1,111 @@
 //! All small combinations of faults on a grid of times: what chance would take long to meet.
 //!
-//! Owns: the kinds of faults, the times, and the numbering of all combinations of one, two or three.
-//! Never: leaves a combination out.
+//! Owns: the faults, one at least of nearly each kind of the catalogue; the times; the numbering of all combinations of
+//! one, two or three. Neighbours in it are other faults at one time: a stretch as long as there are faults has each of them.
+//! Never: leaves a combination out; tries other lengths, numbers or gateways than one of each: `swarm.rs` does.
 //! Read next: `fuzz.rs`, which runs them.
 
-/// A fault on a gateway or on what all share, as a scenario file says it, without its time.
-const KINDS: [&str; 24] = [
-    "do = \"broker.forget\"\nwhat = \"feed\"",
-    "do = \"broker.hostile\"\nfor = \"4m\"\ndrop = 30\nduplicate = 30\ndelay = 20\nforge = 20",
-    "do = \"broker.lose\"\nfor = \"90s\"",
-    "do = \"broker.replay\"\nwho = \"0\"",
-    "do = \"broker.restart\"\nfor = \"90s\"",
-    "do = \"broker.restore\"\nage = \"6m\"",
-    "do = \"broker.withhold\"\nfor = \"5m\"\nwhat = \"acks\"",
-    "do = \"broker.withhold\"\nfor = \"5m\"\nwhat = \"lists\"",
-    "do = \"clock.freeze\"\nfor = \"5m\"\nwho = \"0\"",
-    "do = \"clock.step\"\nby = \"-3h\"\nwho = \"0\"",
-    "do = \"clock.step\"\nby = \"+3h\"\nwho = \"0\"",
-    "do = \"disk.sync\"\nfor = \"20s\"\nwhat = \"anchor\"\nwho = \"0\"",
-    "do = \"disk.sync\"\nfor = \"20s\"\nwhat = \"era\"\nwho = \"0\"",
-    "do = \"key.rotate\"\nwhat = \"feed\"",
-    "do = \"key.rotate\"\nwhat = \"service\"",
-    "do = \"link.down\"\nfor = \"6m\"\nwho = \"0\"",
-    "do = \"link.down\"\nfor = \"6m\"\ndir = \"down\"\nwho = \"0\"",
-    "do = \"link.half_open\"\nwho = \"0\"",
-    "do = \"power.cut\"\nfor = \"20s\"\nboundary = \"any\"\nwho = \"0\"",
-    "do = \"power.cut\"\nfor = \"7m\"\nwall = \"1970\"\nwho = \"0\"",
-    "do = \"process.restart\"\nfor = \"2s\"\nwho = \"0\"",
-    "do = \"revoke\"\nwhat = \"grant\"\nwho = \"0\"",
-    "do = \"revoke\"\nwhat = \"task\"\nwho = \"0\"",
-    "do = \"suspend\"\nfor = \"6m\"\nwho = \"0\"",
+/// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
+/// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
+const KINDS: [&str; 98] = [
+    r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
+    r#"do = "anchor.deleted", for = "20s", who = "0""#,
+    r#"do = "anchor.gone", for = "20s", who = "0""#,
+    r#"do = "anchor.rotten", for = "20s", who = "0""#,
+    r#"do = "anchor.torn", for = "20s", who = "0""#,
+    r#"do = "broker.ack", what = "foreign", who = "0""#,
+    r#"do = "broker.ack", what = "late", who = "0""#,
+    r#"do = "broker.ack", what = "twice", who = "0""#,
+    r#"do = "broker.ack", what = "wrong_key", who = "0""#,
+    r#"do = "broker.delay", for = "5m", late = "90s", what = "acks""#,
+    r#"do = "broker.delay", for = "5m", late = "90s", what = "answers""#,
+    r#"do = "broker.delay", for = "5m", late = "90s", what = "heads""#,
+    r#"do = "broker.delay", for = "5m", late = "90s", what = "lists""#,
+    r#"do = "broker.emergency", what = "mixed""#,
+    r#"do = "broker.emergency", what = "old""#,
+    r#"do = "broker.feed", what = "dropped_key", who = "0""#,
+    r#"do = "broker.feed", what = "endless", who = "0""#,
+    r#"do = "broker.feed", what = "foreign", who = "0""#,
+    r#"do = "broker.feed", what = "misplaced", who = "0""#,
+    r#"do = "broker.feed", what = "new_roots_alone", who = "0""#,
+    r#"do = "broker.feed", what = "old_roots_alone", who = "0""#,
+    r#"do = "broker.feed", what = "twin", who = "0""#,
+    r#"do = "broker.forget", what = "feed""#,
+    r#"do = "broker.forget", what = "ladder""#,
+    r#"do = "broker.forget", what = "snapshot""#,
+    r#"do = "broker.forget", what = "to_first_snapshot""#,
+    r#"do = "broker.hostile", for = "4m", drop = 30, duplicate = 30, delay = 20, forge = 20"#,
+    r#"do = "broker.lose", for = "90s""#,
+    r#"do = "broker.replay", who = "0""#,
+    r#"do = "broker.restart", for = "90s""#,
+    r#"do = "broker.restore", age = "6m""#,
+    r#"do = "broker.withhold", for = "5m", what = "acks""#,
+    r#"do = "broker.withhold", for = "5m", what = "answers""#,
+    r#"do = "broker.withhold", for = "5m", what = "heads""#,
+    r#"do = "broker.withhold", for = "5m", what = "lists""#,
+    r#"do = "clock.drift", who = "0""#,
+    r#"do = "clock.freeze", for = "5m", who = "0""#,
+    r#"do = "clock.step", by = "-3h", who = "0""#,
+    r#"do = "clock.step", by = "+3h", who = "0""#,
+    r#"do = "clock.strobe", for = "30s", by = "+10m", who = "0""#,
+    r#"do = "disk.lies", for = "3m", what = "anchor", who = "0""#,
+    r#"do = "disk.lies", for = "3m", what = "era", who = "0""#,
+    r#"do = "disk.lies", for = "3m", what = "files", who = "0""#,
+    r#"do = "disk.sync", for = "20s", what = "anchor", who = "0""#,
+    r#"do = "disk.sync", for = "20s", what = "era", who = "0""#,
+    r#"do = "disk.sync", for = "20s", what = "files", who = "0""#,
+    r#"do = "emergency", what = "all", life = "8m", who = "0""#,
+    r#"do = "emergency", what = "device", life = "8m", who = "0""#,
+    r#"do = "emergency", what = "grant", life = "8m", who = "0""#,
+    r#"do = "emergency", what = "owner", life = "8m", who = "0""#,
+    r#"do = "emergency", what = "task", life = "8m", who = "0""#,
+    r#"do = "emergency.thief", what = "ahead", who = "0""#,
+    r#"do = "emergency.thief", what = "ahead_all", who = "0""#,
+    r#"do = "emergency.thief", what = "far_ahead", who = "0""#,
+    r#"do = "emergency.thief", what = "left_out", who = "0""#,
+    r#"do = "emergency.thief", what = "long", who = "0""#,
+    r#"do = "emergency.thief", what = "old", who = "0""#,
+    r#"do = "emergency.thief", what = "owner", who = "0""#,
+    r#"do = "emergency.thief", what = "twin", who = "0""#,
+    r#"do = "flood", for = "20s", what = "allowed", who = "0""#,
+    r#"do = "flood", for = "20s", what = "same", who = "0""#,
+    r#"do = "flood", for = "20s", what = "varied", who = "0""#,
+    r#"do = "group.move", to = "any", who = "0""#,
+    r#"do = "image.clone", age = "3m", who = "0""#,
+    r#"do = "image.rollback", for = "20s", age = "3m", who = "0""#,
+    r#"do = "key.rotate", what = "feed""#,
+    r#"do = "key.rotate", what = "root""#,
+    r#"do = "key.rotate", what = "service""#,
+    r#"do = "link.down", for = "6m", who = "0""#,
+    r#"do = "link.down", for = "6m", dir = "down", who = "0""#,
+    r#"do = "link.down", for = "6m", dir = "up", who = "0""#,
+    r#"do = "link.half_open", who = "0""#,
+    r#"do = "link.slow", for = "6m", by = "+4s", who = "0""#,
+    r#"do = "link.slow", for = "6m", by = "+4s", dir = "down", who = "0""#,
+    r#"do = "link.slow", for = "6m", by = "+4s", dir = "up", who = "0""#,
+    r#"do = "power.cut", for = "20s", boundary = "any", who = "0""#,
+    r#"do = "power.cut", for = "7m", wall = "1970", who = "0""#,
+    r#"do = "process.restart", for = "2s", who = "0""#,
+    r#"do = "reboot", for = "30s", wall = "-40m", who = "0""#,
+    r#"do = "revoke", what = "all", who = "0""#,
+    r#"do = "revoke", what = "block", who = "0""#,
+    r#"do = "revoke", what = "carried", who = "0""#,
+    r#"do = "revoke", what = "device", who = "0""#,
+    r#"do = "revoke", what = "grant", who = "0""#,
+    r#"do = "revoke", what = "group", who = "0""#,
+    r#"do = "revoke", what = "owner", who = "0""#,
+    r#"do = "revoke", what = "task", who = "0""#,
+    r#"do = "revoke", what = "token", who = "0""#,
+    r#"do = "revoke.storm", count = 300, life = "1h""#,
+    r#"do = "service.ahead", for = "5m", by = "+3h", who = "0""#,
+    r#"do = "service.stop", for = "5m""#,
+    r#"do = "suspend", for = "6m", who = "0""#,
+    r#"do = "tail.forged", for = "20s", who = "0""#,
+    r#"do = "time.reset", what = "foreign", late = "40s", who = "0""#,
+    r#"do = "time.reset", what = "forged", late = "40s", who = "0""#,
+    r#"do = "time.reset", what = "needed", late = "40s", who = "0""#,
+    r#"do = "time.reset", what = "replayed", late = "40s", who = "0""#,
+    r#"do = "time.reset", what = "stale", late = "40s", who = "0""#,
 ];
 /// When, in minutes.
 const TIMES: [u64; 4] = [8, 11, 14, 17];
@@ -62,6 +138,12 @@ require = []
 devices = 2
 without_rtc = 1
 head_every = "3m"
+roots = 3
+threshold = 2
+
+[groups.north]
+members = "0"
+feed = true
 
 [workload]
 begin_every = "2m"
@@ -74,8 +156,9 @@ status_every = "10m"
         seed = number + 1
     );
     for one in combination(size, number) {
-        let (kind, time) = (KINDS[(one / TIMES.len() as u64) as usize], TIMES[(one % TIMES.len() as u64) as usize]);
-        text += &format!("\n[[fault]]\n{kind}\nat = \"{time}m\"\n");
+        let (kind, time) = (KINDS[(one % KINDS.len() as u64) as usize], TIMES[(one / KINDS.len() as u64) as usize]);
+        let lines = kind.replace(", ", "\n");
+        text += &format!("\n[[fault]]\n{lines}\nat = \"{time}m\"\n");
     }
     text
 }
@@ -111,6 +194,37 @@ mod tests {
             assert!(all.iter().all(|one| one.windows(2).all(|pair| pair[0] > pair[1]) && one[0] < ONES));
         }
         assert_eq!(combination(3, count(3) - 1), [ONES - 1, ONES - 2, ONES - 3]);
+    }
+
+    /// What is not here, and why.
+    const NOT_HERE: [(&str, &str); 7] = [
+        (
+            "broker.feed substitute",
+            "who took it comes back with a snapshot, tens of heads later: these worlds end before",
+        ),
+        ("emergency.thief device", "it locks a gateway for three days: these worlds end before"),
+        ("wire.acknowledge", "the model has no bytes on its links"),
+        ("wire.garbage", "the model has no bytes on its links"),
+        ("wire.grant", "the model has no bytes on its links"),
+        ("wire.large", "the model has no bytes on its links"),
+        ("wire.reuse", "the model has no bytes on its links"),
+    ];
+
+    #[test]
+    fn of_each_kind_of_fault_there_is_one() {
+        let tables = KINDS.iter().map(|kind| kind.replace(", ", "\n").parse::<toml::Table>().unwrap());
+        let here = tables.flat_map(|table| crate::fault::kinds_of(&table));
+        let not_here = NOT_HERE.iter().map(|(kind, _)| (*kind).to_owned());
+        let all: BTreeSet<String> = here.chain(not_here).collect();
+        assert_eq!(all, crate::fault::kinds().collect());
+        let first: BTreeSet<String> = (0..KINDS.len() as u64).map(|number| named(&draw(1, number))).collect();
+        assert_eq!(first.len(), KINDS.len(), "in a stretch of them each is once");
+    }
+
+    /// A world's fault, without its time.
+    fn named(text: &str) -> String {
+        let fault = text.split("[[fault]]").nth(1).unwrap();
+        fault.lines().filter(|line| !line.starts_with("at = ")).collect()
     }
 
     #[test]

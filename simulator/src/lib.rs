@@ -60,6 +60,7 @@ pub mod scenario;
 pub mod script;
 pub mod shrink;
 pub mod soak;
+mod story;
 pub mod swarm;
 pub mod theft;
 pub mod trace;
@@ -224,6 +225,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::KeyRotate(_)
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen
+            | Kind::LinkSlow { .. }
             | Kind::PowerCut { .. }
             | Kind::ProcessRestart { .. }
             | Kind::Reboot { .. }

@@ -43,6 +43,7 @@ menu! {
     "revocation-storm"
     "revoked-in-the-dark"
     "sleeper"
+    "slow-link"
     "small-box"
     "small-queue"
     "tampered-tail"

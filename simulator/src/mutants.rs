@@ -37,6 +37,8 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::AllowShed, "small-queue", "I2"),
     row(Mutant::AncestorNotCharged, "small-box", "box.uses"),
     row(Mutant::AnyGrantTaken, "wire.grant", "I7"),
+    row(Mutant::AnswerTakesNoTime, "slow-link", "clock"),
+    row(Mutant::AnsweredWhenAsked, "slow-link", "clock"),
     row(Mutant::AuditKeyUnannounced, "week-offline-reboots", "live"),
     row(Mutant::AuditNotSealed, "hostile-broker", "I8.sealed"),
     row(Mutant::BudgetNotCharged, "flappy-link", "I5.budget"),

@@ -1,6 +1,7 @@
 //! Links between gateways and broker, and the connections over them.
 //!
 //! Owns: what goes through in which direction, how long it takes, what is stuck, what a half-open connection swallows.
+//! Of what slows a direction down the slowest counts.
 //! As under TCP nothing is lost, doubled or swapped while a connection lives; what is stuck arrives when it goes through
 //! again, unless either end gave up before.
 //! Never: reads a message.
@@ -12,6 +13,7 @@ use hardtack::ids::EraId;
 use rand_chacha::ChaCha8Rng;
 
 use crate::fault::Direction;
+use crate::plan::Turn;
 use crate::random::{between, stream};
 
 /// One end of a connection.
@@ -66,8 +68,19 @@ struct Link {
     /// How many faults block each direction now.
     blocked_up: u32,
     blocked_down: u32,
+    /// What slows it down now, in the order in which that began.
+    slow: Vec<Slow>,
     latency: (u64, u64),
     rng: ChaCha8Rng,
+}
+
+/// Something that makes a direction slower.
+#[derive(Debug)]
+struct Slow {
+    direction: Direction,
+    by: u64,
+    /// Something was later for it.
+    felt: bool,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +110,8 @@ pub(crate) struct Network {
     links: Vec<Link>,
     conns: BTreeMap<ConnId, Conn>,
     next: ConnId,
+    /// How many of what slows links down was felt for the first time since somebody asked.
+    felt: u64,
 }
 
 impl Network {
@@ -104,10 +119,11 @@ impl Network {
         let link = |device: u32| Link {
             blocked_up: 0,
             blocked_down: 0,
+            slow: Vec::new(),
             latency,
             rng: stream(seed, &format!("gw-{device}"), "latency"),
         };
-        Self { links: (0..devices).map(link).collect(), conns: BTreeMap::new(), next: 0 }
+        Self { links: (0..devices).map(link).collect(), conns: BTreeMap::new(), next: 0, felt: 0 }
     }
 
     /// From now on latencies are drawn with another seed.
@@ -148,9 +164,41 @@ impl Network {
     pub(crate) fn arrival(&mut self, id: ConnId, to: End, now: u64) -> u64 {
         let Some(conn) = self.conns.get_mut(&id) else { return now };
         let link = &mut self.links[conn.device as usize];
+        let drawn = now + between(&mut link.rng, link.latency.0, link.latency.1);
+        let goes = !conn.half_open && !link.blocks(to);
         let lane = conn.lane(to);
-        lane.last_arrival = lane.last_arrival.max(now + between(&mut link.rng, link.latency.0, link.latency.1));
+        let in_time = lane.last_arrival.max(drawn);
+        lane.last_arrival = in_time.max(drawn + link.slower_by(to));
+        if goes && lane.last_arrival > in_time {
+            self.felt += link.feel(to);
+        }
         lane.last_arrival
+    }
+
+    /// Something slows a direction down, or does no longer.
+    pub(crate) fn slow(&mut self, device: u32, direction: Direction, by: u64, turn: Turn) {
+        let slow = &mut self.links[device as usize].slow;
+        match turn {
+            Turn::Begins => slow.push(Slow { direction, by, felt: false }),
+            Turn::Ends => {
+                // Whoever wrote the plan by hand may have said another number at the end.
+                let like = slow.iter().position(|slow| (slow.direction, slow.by) == (direction, by));
+                let like = like.or_else(|| slow.iter().position(|slow| slow.direction == direction));
+                if let Some(place) = like {
+                    slow.remove(place);
+                }
+            }
+        }
+    }
+
+    /// How many of what slows links down was felt for the first time since this was asked last.
+    pub(crate) fn newly_felt(&mut self) -> u64 {
+        std::mem::take(&mut self.felt)
+    }
+
+    /// Whether everything goes through from a gateway and to it, as soon as it should.
+    pub(crate) fn is_clear(&self, device: u32) -> bool {
+        self.passes(device) == (true, true) && self.links[device as usize].slow.is_empty()
     }
 
     /// A packet would arrive now: it does, or it is stuck, or swallowed.
@@ -281,6 +329,24 @@ impl Link {
         }
     }
 
+    fn slower(&mut self, to: End) -> impl Iterator<Item = &mut Slow> {
+        self.slow.iter_mut().filter(move |slow| match (to, slow.direction.ways()) {
+            (End::Broker, (up, _)) => up,
+            (End::Device, (_, down)) => down,
+        })
+    }
+
+    fn slower_by(&mut self, to: End) -> u64 {
+        self.slower(to).map(|slow| slow.by).max().unwrap_or(0)
+    }
+
+    /// Something is later: how many of what makes it so had not been felt before.
+    fn feel(&mut self, to: End) -> u64 {
+        let most = self.slower_by(to);
+        let new = self.slower(to).filter(|slow| slow.by == most && !slow.felt);
+        new.map(|slow| slow.felt = true).count() as u64
+    }
+
     fn count(&mut self, direction: Direction, change: impl Fn(u32) -> u32) {
         match direction {
             Direction::Both => {
@@ -325,6 +391,42 @@ mod tests {
         assert_eq!(network.arrive(conn, End::Broker, note(4)), None, "behind what is stuck");
         assert_eq!(network.flush(conn, End::Broker), vec![note(1), note(2), note(4)]);
         assert_eq!(network.arrive(conn, End::Broker, note(5)), Some(note(5)));
+    }
+
+    #[test]
+    fn of_what_slows_a_direction_down_the_slowest_counts_and_order_stays() {
+        let (mut network, conn) = network();
+        network.slow(0, Direction::Up, 1000, Turn::Begins);
+        network.slow(0, Direction::Both, 400, Turn::Begins);
+        let up = network.send(conn, End::Broker, 0).unwrap();
+        assert!((1010..=1050).contains(&up), "{up}");
+        let down = network.send(conn, End::Device, 0).unwrap();
+        assert!((410..=450).contains(&down), "{down}");
+        assert_eq!(network.newly_felt(), 2, "each once");
+        network.slow(0, Direction::Up, 1000, Turn::Ends);
+        assert!(network.send(conn, End::Broker, 1).unwrap() >= up, "behind what set out before it");
+        let later = network.send(conn, End::Broker, 2000).unwrap();
+        assert!((2410..=2450).contains(&later), "{later}");
+        assert_eq!(network.newly_felt(), 0, "they were felt before");
+        network.slow(0, Direction::Both, 400, Turn::Ends);
+        assert!(network.is_clear(0));
+        assert!(network.send(conn, End::Broker, 5000).unwrap() <= 5050);
+    }
+
+    #[test]
+    fn nothing_is_later_where_nothing_arrives_or_what_went_before_is_as_late() {
+        let (mut network, conn) = network();
+        network.block(0, Direction::Up);
+        network.slow(0, Direction::Up, 1000, Turn::Begins);
+        network.send(conn, End::Broker, 0);
+        assert_eq!(network.newly_felt(), 0, "it is stuck");
+        network.unblock(0, Direction::Up);
+        network.send(conn, End::Broker, 5000);
+        assert_eq!(network.newly_felt(), 1);
+        network.slow(0, Direction::Up, 1000, Turn::Ends);
+        network.slow(0, Direction::Up, 1, Turn::Begins);
+        network.send(conn, End::Broker, 5000);
+        assert_eq!(network.newly_felt(), 0, "it waits behind the one before in any case");
     }
 
     #[test]

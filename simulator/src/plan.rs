@@ -279,6 +279,17 @@ pub enum Act {
         /// The gateway.
         device: u32,
     },
+    /// What goes through takes longer, or no longer.
+    LinkSlow {
+        /// The gateway.
+        device: u32,
+        /// Which way.
+        direction: Direction,
+        /// How much longer.
+        by: u64,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// It goes through again.
     LinkUp {
         /// The gateway.
@@ -410,6 +421,7 @@ macro_rules! device_of {
             | Act::GroupMove { device, .. }
             | Act::LinkDown { device, .. }
             | Act::LinkHalfOpen { device, .. }
+            | Act::LinkSlow { device, .. }
             | Act::LinkUp { device, .. }
             | Act::PowerCut { device, .. }
             | Act::ProcessRestart { device, .. }
@@ -711,6 +723,13 @@ fn acts(
             for device in targets {
                 push(at, Act::LinkDown { device: *device, direction: *direction });
                 push(end(*lasts), Act::LinkUp { device: *device, direction: *direction });
+            }
+        }
+        Kind::LinkSlow { lasts, direction, by } => {
+            for device in targets {
+                let act = |turn| Act::LinkSlow { device: *device, direction: *direction, by: *by, turn };
+                push(at, act(Turn::Begins));
+                push(end(*lasts), act(Turn::Ends));
             }
         }
         Kind::PowerCut { lasts, boundary, wall } => {

@@ -489,7 +489,10 @@ impl Scenario {
         {
             return Err("`workload.risks` needs one class, and the percentages must leave room in 100".into());
         }
-        for fault in &self.faults {
+        for (fault, number) in self.faults.iter().zip(1..) {
+            if let FaultKind::LinkSlow { by, .. } = fault.kind {
+                self.check_slow(by).map_err(|problem| format!("fault {number} (link.slow): {problem}"))?;
+            }
             if let FaultKind::GroupMove(MoveTo::Group(group)) = &fault.kind {
                 if !self.groups.contains_key(group) {
                     return Err(format!("{group} is no group here: name it under `[groups]`"));
@@ -509,12 +512,27 @@ impl Scenario {
 }
 
 impl Scenario {
+    /// Whether a link can be slower by so much, and still be one.
+    fn check_slow(&self, by: u64) -> Result<(), String> {
+        let keepalive = self.profile.link.keepalive_s;
+        if by.saturating_add(self.fleet.latency_ms.1).saturating_mul(2) < keepalive.saturating_mul(1000) {
+            return Ok(());
+        }
+        Err(format!(
+            "`by` and the longest `latency_ms` must come to less than half the keep-alive, {keepalive}s: an end that waits \
+             longer than that for an answer takes the other for gone, which is link.down"
+        ))
+    }
+
     /// Whether acts that begin at `start` can happen in this world.
     ///
     /// # Errors
     /// What is wrong with the first that cannot.
     pub(crate) fn check_acts(&self, acts: &[Entry], start: u64) -> Result<(), String> {
         for (Entry { at, act, .. }, number) in acts.iter().zip(1..) {
+            if let Act::LinkSlow { by, .. } = act {
+                self.check_slow(*by).map_err(|problem| format!("act {number}: {problem}"))?;
+            }
             let problem = if act.device().is_some_and(|device| device >= self.fleet.devices) {
                 "is about a gateway that there is not: their numbers begin with 0"
             } else if !(start..=start + self.duration).contains(at) {
@@ -627,6 +645,13 @@ mod tests {
         check_refused("[[act]]\nat = \"1h56m\"\nact = \"status\"\ndevice = 0", "the last 5m");
         check_refused("[[act]]\nat = \"2h1m\"\nact = \"status\"\ndevice = 0", "between start and end");
         check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"", "`for`");
+        let slow = "[[fault]]\ndo = \"link.slow\"\nat = \"5m\"\nfor = \"2m\"";
+        check_refused(slow, "`by`");
+        check_refused(&format!("{slow}\nby = \"-2s\""), "plus");
+        check_refused(&format!("{slow}\nby = \"+2s\"\ndir = \"left\""), "`dir`");
+        check_refused(&format!("{slow}\nby = \"+15s\""), "keep-alive, 30s");
+        let slow = "[[act]]\nat = \"5m\"\nact = \"link_slow\"\ndevice = 0\ndirection = \"up\"\nturn = \"begins\"";
+        check_refused(&format!("{slow}\nby = 15000"), "keep-alive, 30s");
         check_refused("[groups.north]\nmembers = \"0,7\"", "members");
         check_refused("[groups.main]\nmembers = \"0\"", "main");
         check_refused("[[fault]]\ndo = \"group.move\"\nat = \"5m\"\nto = \"north\"", "north");

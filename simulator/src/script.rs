@@ -269,6 +269,7 @@ fn kind(act: &Act) -> Kind {
         | Act::ClockFreeze { turn: at, .. }
         | Act::DiskRefuses { turn: at, .. }
         | Act::DiskSync { turn: at, .. }
+        | Act::LinkSlow { turn: at, .. }
         | Act::ServiceAhead { turn: at, .. }
         | Act::Suspend { turn: at, .. } => turn(at),
         Act::DiskDamage { .. } | Act::PowerCut { .. } | Act::ProcessRestart { .. } | Act::Reboot { .. } => {
@@ -324,6 +325,14 @@ pub(crate) fn change(act: &Act) -> Change {
         Kind::OfLink => Change::Breaks,
         Kind::Ends | Kind::Restarts => Change::Mends,
         Kind::Begins | Kind::OfOperator | Kind::OfProgram => Change::Other,
+    }
+}
+
+/// Whether an act is the end of what another began.
+pub(crate) fn ends(act: &Act) -> bool {
+    match kind(act) {
+        Kind::Ends => true,
+        Kind::Begins | Kind::OfLink | Kind::OfOperator | Kind::OfProgram | Kind::Restarts => false,
     }
 }
 

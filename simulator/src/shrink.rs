@@ -14,10 +14,7 @@ use crate::case::Case;
 use crate::plan::{Act, Entry, Occurrence, LAST_QUIET};
 use crate::report::Breach;
 use crate::scenario::{Span, HEALING};
-use crate::words;
-
-/// How many acts a story tells.
-const STORY: usize = 40;
+use crate::story;
 
 /// What happens in a case, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -72,25 +69,13 @@ impl Shrunk {
         named.as_ref().unwrap_or(&self.case).to_toml()
     }
 
-    /// What happens in it, in plain words, a line each, and how it ends. The last acts only, where there are too many.
+    /// What happens in it and how it ends, in ten lines of plain words at the most.
     pub fn story(&self) -> Vec<String> {
-        self.story_of(STORY)
-    }
-
-    /// The same in few lines: the last acts, so many at the most.
-    pub fn story_of(&self, most: usize) -> Vec<String> {
-        let start = self.case.scenario().start;
-        let entries = &self.case.plan().entries;
-        let before = entries.len().saturating_sub(most);
-        let earlier = (before > 0).then(|| format!("{:>12}  {before} acts that are not shown here", "earlier"));
-        let acts = entries.iter().skip(before);
-        // To the second, after the first minute: nobody reads on for the rest.
-        let when = |at: u64| Span(if at < 60_000 { at } else { at / 1000 * 1000 }).to_string();
-        let acts = acts.map(|entry| format!("{:>12}  {}", when(entry.at - start), words::of(&entry.act)));
+        let acts = story::of(&self.case.plan().entries, self.case.scenario().start, story::LINES);
         let id = self.breach.property();
         let report = self.case.run();
         let end = report.properties.into_iter().filter(|property| property.id == id).filter_map(|found| found.witness);
-        earlier.into_iter().chain(acts).chain(end.map(|witness| format!("{id:>12}  {witness}"))).collect()
+        acts.into_iter().chain(end.map(|witness| format!("{id:>12}  {witness}"))).collect()
     }
 }
 
@@ -246,9 +231,17 @@ impl Search<'_> {
                     let entry = &self.best.plan().entries[place];
                     let Some(number) = number(entry, field) else { break };
                     let others = simpler(field, number).into_iter().map(|simple| {
-                        let mut entries = self.best.plan().entries.clone();
-                        entries[place] = with_number(entry, field, simple);
-                        self.best.with_entries(entries)
+                        let entries = self.best.plan().entries.iter();
+                        let entries = entries.enumerate().map(|(other, also)| {
+                            let like =
+                                other == place || (belong(entry, also) && self::number(also, field) == Some(number));
+                            if like {
+                                with_number(also, field, simple)
+                            } else {
+                                also.clone()
+                            }
+                        });
+                        self.best.with_entries(entries.collect())
                     });
                     if !others.collect::<Vec<_>>().into_iter().any(|other| self.take(Some(other))) {
                         break;
@@ -257,6 +250,12 @@ impl Search<'_> {
             }
         }
     }
+}
+
+/// Whether one of two acts ends what the other begins, or says the same again: they name the same numbers.
+fn belong(one: &Entry, other: &Entry) -> bool {
+    let together = one.of.is_some() && one.of == other.of && one.act.device() == other.act.device();
+    together && std::mem::discriminant(&one.act) == std::mem::discriminant(&other.act)
 }
 
 /// The fields of acts that hold numbers.
@@ -377,6 +376,18 @@ mod tests {
         let end = |case: &Case| case.scenario().start + case.scenario().duration;
         assert!(last(&other) < last(&case) && last(&other) + LAST_QUIET <= end(&other));
         assert!(last(&other) + 2 * LAST_QUIET > end(&other), "and not sooner");
+    }
+
+    #[test]
+    fn what_ends_something_names_the_numbers_of_what_began_it() {
+        let case = Case::parse(include_str!("../scenarios/slow-link.toml"), None).unwrap();
+        let entries = &case.plan().entries;
+        let slow: Vec<&Entry> = entries.iter().filter(|entry| matches!(entry.act, Act::LinkSlow { .. })).collect();
+        for entry in &slow {
+            let with = |other: &&&Entry| belong(entry, other) && number(entry, "by") == number(other, "by");
+            assert_eq!(slow.iter().filter(with).count(), 2, "itself and the other end: {entry:?}");
+        }
+        assert!(!belong(&entries[0], &entries[0]), "what programs ask stands alone");
     }
 
     #[test]

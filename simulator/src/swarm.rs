@@ -1,7 +1,8 @@
 //! Scenarios drawn by chance, each with some kinds of faults and without the others: what nobody thought of to write down.
 //!
 //! Owns: what is drawn. Half of all kinds are left out of each (Groce and others, "Swarm Testing", 2012): a fault that is
-//! always there hides what only happens without it. Rates and lengths are drawn from their orders of magnitude.
+//! always there hides what only happens without it. Rates and lengths are drawn from their orders of magnitude. The larger a
+//! fleet is, the less often its programs ask, so that no world takes much longer than another.
 //! Never: draws what the form of scenarios does not have: what comes out is a scenario's text.
 //! Read next: `fuzz.rs`, `fault/mod.rs`.
 
@@ -14,11 +15,16 @@ const MINUTE: u64 = 60_000;
 /// How long it takes at most until the last fault is over, once it begins.
 const LASTS_MAX: u64 = 40 * MINUTE;
 
+/// The largest fleet.
+const DEVICES_MAX: u64 = 12;
+
 /// Draws one thing after another.
 struct Draw {
     rng: ChaCha8Rng,
     heal: u64,
     devices: u32,
+    /// Its groups.
+    groups: Vec<&'static str>,
 }
 
 impl Draw {
@@ -59,6 +65,61 @@ impl Draw {
 
     fn what(&mut self, all: &[&str]) -> String {
         format!("what = \"{}\"\n", self.one_of(all))
+    }
+
+    /// Classes of risk, and how old what is known of revocations may be for each: the higher, the less. Else those that are
+    /// built in.
+    fn risks(&mut self, head_every: Span) -> String {
+        if happens(&mut self.rng, 50) {
+            return String::new();
+        }
+        let mut bound = self.scale(4 * head_every.0, 24 * 60 * MINUTE);
+        let mut text = String::new();
+        for class in ["low", "medium", "high"] {
+            text += &format!("\n[[policy.risks]]\nclass = \"{class}\"\n");
+            // What may be done however old that is comes first.
+            if class != "low" || happens(&mut self.rng, 50) {
+                text += &format!("staleness_max_ms = {bound}\n");
+                bound = self.scale((bound / 4).max(head_every.0 / 2), bound);
+            }
+        }
+        text
+    }
+
+    /// The box of every grant: each side of it is narrow in some worlds, and wide as it is by default in the others.
+    fn boxes(&mut self) -> String {
+        let mut text = String::from("\n[grant]\n");
+        let mut side = |draw: &mut Self, name: &str, value: fn(&mut Self) -> String| {
+            if happens(&mut draw.rng, 30) {
+                text += &format!("{name} = {}\n", value(draw));
+            }
+        };
+        side(self, "life", |draw| format!("\"{}\"", draw.span(60 * MINUTE, 3 * 1440 * MINUTE)));
+        side(self, "offline_max", |draw| format!("\"{}\"", draw.span(10 * MINUTE, 360 * MINUTE)));
+        side(self, "uses_max", |draw| draw.scale(20, 2000).to_string());
+        side(self, "boots_max", |draw| draw.scale(1, 20).to_string());
+        side(self, "task_ttl_max", |draw| format!("\"{}\"", draw.span(2 * MINUTE, 60 * MINUTE)));
+        text
+    }
+
+    /// Groups of gateways, each in one at the most. One with a feed of its own, and one perhaps without.
+    fn groups(&mut self) -> String {
+        if happens(&mut self.rng, 60) {
+            return String::new();
+        }
+        let mut members = [Vec::new(), Vec::new()];
+        for device in 0..self.devices {
+            if let Some(own) = members.get_mut(below(&mut self.rng, 3) as usize) {
+                own.push(device.to_string());
+            }
+        }
+        let mut text = String::new();
+        for (name, members) in ["north", "south"].into_iter().zip(members).filter(|(_, members)| !members.is_empty()) {
+            let feed = name == "north" || happens(&mut self.rng, 50);
+            text += &format!("\n[groups.{name}]\nmembers = \"{}\"\nfeed = {feed}\n", members.join(","));
+            self.groups.push(name);
+        }
+        text
     }
 
     /// When and to whom: anywhere before all heals, once or over and over.
@@ -118,13 +179,22 @@ const KINDS: &[Kind] = &[
         let lasts = draw.span(1000, MINUTE);
         format!("for = \"{lasts}\"\n") + &draw.what(&["allowed", "same", "varied"])
     }),
+    ("group.move", |draw| {
+        let groups: Vec<&str> = draw.groups.clone();
+        let to = draw.one_of(&[&["any", "none"][..], &groups].concat());
+        format!("to = \"{to}\"\n")
+    }),
     ("key.rotate", |draw| draw.what(&["feed", "root", "service"])),
     ("link.down", |draw| draw.lasts() + &format!("dir = \"{}\"\n", draw.one_of(&["both", "down", "up"]))),
     ("link.half_open", |_| String::new()),
+    ("link.slow", |draw| {
+        let by = draw.scale(100, 13_000);
+        draw.lasts() + &format!("by = \"+{}\"\ndir = \"{}\"\n", Span(by), draw.one_of(&["both", "down", "up"]))
+    }),
     ("power.cut", |draw| draw.lasts() + &draw.wall() + &format!("boundary = \"{}\"\n", draw.one_of(&["any", "now"]))),
     ("process.restart", Draw::lasts),
     ("reboot", |draw| draw.lasts() + &draw.wall()),
-    ("revoke", |draw| draw.what(&["block", "carried", "grant", "owner", "task", "token"])),
+    ("revoke", |draw| draw.what(&["block", "carried", "grant", "group", "owner", "task", "token"])),
     ("revoke.storm", |draw| {
         let life = draw.span(10 * MINUTE, 30 * 86_400_000);
         format!("count = {}\nlife = \"{life}\"\n", draw.scale(1, 2000))
@@ -144,18 +214,19 @@ const RARE: &[Kind] = &[
 /// The text of the scenario that `seed` comes to.
 pub fn draw(seed: u64) -> String {
     let mut rng = stream(seed, "swarm", "world");
-    let devices = between(&mut rng, 1, 4) as u32;
+    let devices = if happens(&mut rng, 20) { between(&mut rng, 5, DEVICES_MAX) } else { between(&mut rng, 1, 4) };
+    let crowd = devices.div_ceil(4);
     let heal = between(&mut rng, 90, 360) * MINUTE;
-    let mut draw = Draw { rng, heal, devices };
-    let without_rtc = below(&mut draw.rng, u64::from(devices) + 1);
+    let mut draw = Draw { rng, heal, devices: devices as u32, groups: Vec::new() };
+    let without_rtc = below(&mut draw.rng, devices + 1);
     let head_every = draw.span(5 * MINUTE, 60 * MINUTE);
     // What a broker lost without a word is there again when the next head is published.
     let (duration, heal) = (Span(heal + head_every.0 + 30 * MINUTE), Span(heal));
     let profile = draw.one_of(&["generic-x86_64", "energy-armv7-1g"]);
     let (roots, threshold) = if happens(&mut draw.rng, 30) { (3, 2) } else { (1, 1) };
     let era_records = draw.scale(200, 20_000);
-    let (begin, ttl) = (draw.span(MINUTE, 30 * MINUTE), draw.span(2 * MINUTE, 60 * MINUTE));
-    let (authorize, burst) = (draw.span(10_000, 5 * MINUTE), draw.scale(1, 8));
+    let (begin, ttl) = (draw.span(crowd * MINUTE, 30 * MINUTE), draw.span(2 * MINUTE, 60 * MINUTE));
+    let (authorize, burst) = (draw.span(crowd * 10_000, 5 * MINUTE), draw.scale(1, 8));
     let (uses, hostile) = (draw.scale(2, 200), below(&mut draw.rng, 60));
     let seal_audit = happens(&mut draw.rng, 30);
     let mut text = format!(
@@ -186,8 +257,12 @@ task_uses = {uses}
 authorize_every = "{authorize}"
 burst = {burst}
 hostile_percent = {hostile}
+risks = ["low", "medium", "high"]
 "#
     );
+    text += &draw.risks(head_every);
+    text += &draw.boxes();
+    text += &draw.groups();
     for (kinds, percent) in [(KINDS, 50), (RARE, 5)] {
         for (name, rest) in kinds {
             if happens(&mut draw.rng, percent) {
@@ -214,6 +289,20 @@ mod tests {
             let scenario = Scenario::parse(&text).unwrap_or_else(|error| panic!("seed {seed}: {error}\n{text}"));
             kinds.extend(scenario.faults.iter().map(|fault| fault.kind.name().split(' ').next().unwrap().to_owned()));
         }
+        let (mut largest, mut groups, mut risks, mut boxes) = (0, 0, 0, 0);
+        for seed in 0..400 {
+            let scenario = Scenario::parse(&draw(seed)).unwrap();
+            largest = largest.max(scenario.fleet.devices);
+            groups += usize::from(!scenario.groups.is_empty());
+            risks += usize::from(!scenario.policy.risks.is_empty());
+            let (drawn, wide) = (&scenario.grant, crate::scenario::GrantPlan::default());
+            boxes += usize::from(drawn.offline_max != wide.offline_max || drawn.uses_max != wide.uses_max);
+        }
+        assert_eq!(u64::from(largest), DEVICES_MAX);
+        assert!(
+            [groups, risks, boxes].into_iter().all(|worlds| (100..300).contains(&worlds)),
+            "{groups} {risks} {boxes}"
+        );
         // One name stands for several kinds in a few cases.
         assert!(kinds.len() >= KINDS.len() + 3, "{kinds:?}");
     }

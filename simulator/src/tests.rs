@@ -57,6 +57,16 @@ fn equal_seeds_equal_traces_and_other_seeds_others() {
     assert_ne!(first.trace_hash, run(&scenario, 5, None).trace_hash);
 }
 
+/// `tests/run` runs this in a build that is not optimised, and all scenarios in one that is.
+#[test]
+fn golden_hashes_are_met_however_the_code_is_built() {
+    for name in ["live-brief", "live-dark", "live-rough"] {
+        let case = Case::parse(menu::find(name).unwrap(), None).unwrap();
+        let golden = include_str!("../golden.txt").lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        assert_eq!(golden, Some(hardtack::ids::hex(&case.run().trace_hash).as_str()), "{name}");
+    }
+}
+
 #[test]
 fn each_boundary_is_cut_in_a_run_of_its_own() {
     let text = SMALL.replace("boundary = \"any\"", "boundary = \"each\"\nwindow = \"1m\"");

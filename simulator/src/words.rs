@@ -78,6 +78,9 @@ pub(crate) fn of(act: &Act) -> String {
         Act::KeyRotate { what } => format!("a key is replaced: {}", name(what)),
         Act::LinkDown { device, direction } => format!("gw-{device}: the link is cut{}", way(*direction)),
         Act::LinkHalfOpen { device } => format!("gw-{device}: the open connection swallows everything from now on"),
+        Act::LinkSlow { device, direction, by, turn } => {
+            format!("gw-{device}: the link is slower by {}{}, {}", span(by), way(*direction), from_now(*turn))
+        }
         Act::LinkUp { device, direction } => format!("gw-{device}: the link works again{}", way(*direction)),
         Act::PowerCut { device, lasts, boundary, wall, .. } => {
             let when = match boundary {
@@ -159,6 +162,12 @@ mod tests {
         check(Act::ClockStep { device: 1, by: -3_600_000 }, "gw-1: the wall clock jumps by -1h");
         check(Act::ClockFreeze { device: 0, turn: Turn::Begins }, "gw-0: the wall clock stands still, from now on");
         check(Act::ClockFreeze { device: 0, turn: Turn::Ends }, "gw-0: the wall clock stands still, no longer");
+        let slow = |direction, turn| Act::LinkSlow { device: 0, direction, by: 4500, turn };
+        check(
+            slow(Direction::Up, Turn::Begins),
+            "gw-0: the link is slower by 4s500ms, towards the broker, from now on",
+        );
+        check(slow(Direction::Both, Turn::Ends), "gw-0: the link is slower by 4s500ms, no longer");
         let keeps = |turn| Act::BrokerDelay { what: Statement::Heads, late: None, turn };
         check(keeps(Turn::Begins), "the broker keeps heads back, from now on");
         check(keeps(Turn::Ends), "the broker keeps heads back, no longer");

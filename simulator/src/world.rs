@@ -186,8 +186,10 @@ pub(crate) struct World<'a> {
     pub(crate) substitutes: BTreeSet<u32>,
     /// Gateways that were behind when the service went away, and the newest head that the broker had for them.
     pub(crate) behind: Vec<(u32, Owed)>,
-    /// When each gateway's link was last mended, if it was not cut since.
+    /// When each gateway's link was last mended, if nothing was wrong with it since.
     pub(crate) link_up: BTreeMap<u32, u64>,
+    /// Links that were cut in this moment, and whether each way had been open.
+    pub(crate) cuts: Vec<(u32, (bool, bool))>,
     pub(crate) herd: live::Herd,
     pub(crate) ledger: Ledger,
     /// Of the trust bundles on gateways' disks.
@@ -314,6 +316,7 @@ impl<'a> World<'a> {
             substitutes: BTreeSet::new(),
             behind: Vec::new(),
             link_up: BTreeMap::new(),
+            cuts: Vec::new(),
             herd: live::Herd::default(),
             ledger: Ledger::new(count, scenario.start),
             versions: Versions::default(),
@@ -388,6 +391,9 @@ impl<'a> World<'a> {
             if let Some(Anew { seed, .. }) = self.anew.take_if(|anew| next.at >= anew.from) {
                 self.network.draw_anew(seed);
                 self.broker.draw_anew(seed);
+            }
+            if next.at > moment {
+                self.cuts_last();
             }
             events = if next.at == moment { events + 1 } else { 0 };
             moment = next.at;

@@ -45,11 +45,14 @@ fn real_agents_answer_as_the_model_says_in_the_dark_and_after_it() {
         return;
     }
     // A fault that nothing here can carry out is named, and nobody is asked about it.
-    let text = format!("{BRIEF}\n[[fault]]\ndo = \"clock.drift\"\nat = \"12s\"\nwho = \"1\"\n");
+    let drift = "[[fault]]\ndo = \"clock.drift\"\nat = \"12s\"\nwho = \"1\"\n";
+    let slow =
+        "[[fault]]\ndo = \"link.slow\"\nby = \"+300ms\"\ndir = \"down\"\nat = \"12500ms\"\nfor = \"5s\"\nwho = \"1\"\n";
+    let text = format!("{BRIEF}\n{drift}{slow}");
     let findings = played(&text);
     assert_eq!(findings.verdict(), Status::Pass, "{findings:#?}");
     assert_eq!(findings.not_applied, [("clock.drift".to_owned(), 1)].into());
-    let carried_out = [("link.down", 1), ("process.restart", 1), ("revoke", 1)];
+    let carried_out = [("link.down", 1), ("link.slow", 1), ("process.restart", 1), ("revoke", 1)];
     assert_eq!(findings.faults, carried_out.into());
     let said: Vec<Option<&str>> = findings.requests.iter().map(|row| row.live.as_deref()).collect();
     let expected =

@@ -10,6 +10,7 @@
 //! device never been switched off since it was last told.
 
 use crate::ids::BootId;
+use crate::mutant::{active, Mutant};
 use crate::profile::{Hint, TimeLimits};
 use crate::time::{Millis, Timestamp};
 use crate::wire::policy::TimeClass;
@@ -406,8 +407,12 @@ impl TrustedClock {
         now: Millis,
     ) -> Result<Millis, Refused> {
         self.advance(now);
-        self.hear(Role::Service, time - radius)?;
-        let trip = Millis(now.0.saturating_sub(sent.0)).stretched(self.limits.drift_ppm.saturating_mul(2));
+        let mut trip = Millis(now.0.saturating_sub(sent.0)).stretched(self.limits.drift_ppm.saturating_mul(2));
+        let on_its_way = if active(Mutant::AnsweredWhenAsked) { trip } else { Millis(0) };
+        self.hear(Role::Service, time - radius + on_its_way)?;
+        if active(Mutant::AnswerTakesNoTime) {
+            trip = Millis(0);
+        }
         let ceiling = time + radius + trip + Millis(self.limits.issuer_error_ms);
         self.ahead = Some(self.floor.since(ceiling)).filter(|ahead| *ahead > Millis(0));
         let ceiling = self.ceiling.map_or(ceiling, |known| known.min(ceiling)).max(self.floor);

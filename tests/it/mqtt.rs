@@ -500,6 +500,37 @@ async fn what_the_proxy_stalls_arrives_later() {
     assert!(proxy.log().iter().all(|passed| passed.connection == 1), "the link was never lost");
 }
 
+/// What goes one way is later, and what goes the other overtakes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_proxy_slows_down_one_way_is_later_that_way() {
+    let broker = Mosquitto::open();
+    let service = service(&plain(&broker));
+    let proxy = Proxy::start(broker.addr()).await.unwrap();
+    let gateway = Party::device(&format!("mqtt://{}", proxy.addr()), "gw-07");
+    gateway.connect("gw-07");
+    gateway.expect_connected();
+    for (slow, delay) in [(Direction::Down, (0, 1000)), (Direction::Up, (1000, 0))] {
+        let before = proxy.log().len();
+        proxy.delay(Duration::from_millis(delay.0), Duration::from_millis(delay.1));
+        let (up, down) = (Topic::UpAudit(device("gw-07")), Topic::DownAck(device("gw-07")));
+        match slow {
+            Direction::Down => {
+                service.send(down.clone(), b"ack");
+                gateway.send(up.clone(), b"audit");
+            }
+            Direction::Up => {
+                gateway.send(up.clone(), b"audit");
+                service.send(down.clone(), b"ack");
+            }
+        }
+        gateway.expect_message(down, b"ack");
+        service.expect_message(up, b"audit");
+        let said = proxy.log().split_off(before);
+        let first = said.iter().find(|passed| passed.kind == PacketKind::Publish).unwrap();
+        assert_ne!(first.direction, slow, "{said:?}");
+    }
+}
+
 /// Only what is open is lost, and nobody is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranded_link_is_noticed_and_a_new_one_works() {

@@ -21,8 +21,6 @@ use super::case;
 
 /// Characters in a row of lanes where the terminal does not say.
 const COLUMNS: usize = 120;
-/// Acts that the story of a smallest plan tells.
-const ACTS: usize = 9;
 /// A terminal is told how far the run is every so many hundredths.
 const PROGRESS_STEP: u64 = 5;
 
@@ -245,7 +243,7 @@ fn small(args: &Args, case: &Case, report: &Report, page: &Path) -> Result<Optio
         super::write(&path, &found.to_toml())?;
     }
     let command = format!("hardtack-sim report {}{}", quoted(&path.to_string_lossy()), planted(args));
-    Ok(Some(Small { story: found.story_of(ACTS), found, command }))
+    Ok(Some(Small { story: found.story(), found, command }))
 }
 
 fn deliver(path: &Path, scenario: &Scenario, made: &str, said: &[(String, Status)]) -> Result<(), String> {

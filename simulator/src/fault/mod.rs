@@ -30,17 +30,32 @@ const CATALOGUE: [&[Named]; 7] =
     [network::NAMES, broker::NAMES, clock::NAMES, disk::NAMES, process::NAMES, identity::NAMES, load::NAMES];
 
 /// Every kind that a file can name: with its `what`, its direction, or what a hostile broker does, where it has one.
-#[cfg(all(test, feature = "mutants"))]
+#[cfg(test)]
 pub(crate) fn kinds() -> impl Iterator<Item = String> {
     CATALOGUE.iter().flat_map(|family| family.iter()).flat_map(|(name, whats, _)| {
         let more: &[&str] = match *name {
             "broker.hostile" => &["drop", "duplicate", "delay", "forge"],
-            "link.down" => &["both", "down", "up"],
+            "link.down" | "link.slow" => &["both", "down", "up"],
             _ => whats,
         };
         let alone = more.is_empty().then(|| (*name).to_owned());
         alone.into_iter().chain(more.iter().map(move |more| format!("{name} {more}")))
     })
+}
+
+/// What a fault in a file is called among [`kinds`]: a hostile broker is of several.
+#[cfg(test)]
+pub(crate) fn kinds_of(fault: &toml::Table) -> Vec<String> {
+    let says = |key: &str| fault.get(key).and_then(toml::Value::as_str);
+    let name = says("do").unwrap_or_default();
+    let both = ["link.down", "link.slow"].contains(&name).then_some("both");
+    let whims = ["drop", "duplicate", "delay", "forge"].into_iter().filter(|whim| fault.contains_key(*whim));
+    let whims: Vec<String> = whims.map(|whim| format!("{name} {whim}")).collect();
+    match says("what").or(says("dir")).or(both) {
+        Some(what) => vec![format!("{name} {what}")],
+        None if whims.is_empty() => vec![name.to_owned()],
+        None => whims,
+    }
 }
 
 /// What `what` can be, of these.
@@ -205,6 +220,15 @@ pub enum Kind {
         /// Which way.
         direction: Direction,
     },
+    /// What goes in this direction takes longer for a while. Of several at once the slowest counts.
+    LinkSlow {
+        /// How long.
+        lasts: u64,
+        /// Which way.
+        direction: Direction,
+        /// How much longer, on top of what it takes anyway.
+        by: u64,
+    },
     /// The supply fails.
     PowerCut {
         /// How long it is away.
@@ -293,6 +317,7 @@ impl Kind {
             Self::KeyRotate(what) => what.name(),
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
+            Self::LinkSlow { .. } => "link.slow",
             Self::PowerCut { .. } => "power.cut",
             Self::ProcessRestart { .. } => "process.restart",
             Self::Reboot { .. } => "reboot",
@@ -319,6 +344,7 @@ impl Kind {
             | Self::DiskSync { lasts, .. }
             | Self::Flood { lasts, .. }
             | Self::LinkDown { lasts, .. }
+            | Self::LinkSlow { lasts, .. }
             | Self::PowerCut { lasts, .. }
             | Self::ProcessRestart { lasts }
             | Self::Reboot { lasts, .. }

@@ -1,6 +1,6 @@
 //! Faults of links.
 //!
-//! Owns: which way nothing goes through.
+//! Owns: which way nothing goes through, or what does later.
 //! Never: makes anything happen.
 //! Read next: `network.rs` of the world, which lets through or not.
 
@@ -13,18 +13,34 @@ use super::{Kind, Named};
 pub(super) const NAMES: &[Named] = &[
     ("link.down", &[], |text| Ok(Kind::LinkDown { lasts: text.lasts()?, direction: text.direction()? })),
     ("link.half_open", &[], |_| Ok(Kind::LinkHalfOpen)),
+    ("link.slow", &[], |text| {
+        let by = u64::try_from(text.by()?).ok().filter(|by| *by > 0);
+        let by = by.ok_or("takes longer: `by` needs a plus, like \"+2s\"")?;
+        Ok(Kind::LinkSlow { lasts: text.lasts()?, direction: text.direction()?, by })
+    }),
 ];
 
-/// Which way nothing goes through.
+/// Which way nothing goes through, or later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// Neither way.
+    /// Either way.
     Both,
     /// From the broker to the gateway.
     Down,
     /// From the gateway to the broker.
     Up,
+}
+
+impl Direction {
+    /// Whether it is about what goes from the gateway to the broker, and about what comes back.
+    pub(crate) const fn ways(self) -> (bool, bool) {
+        match self {
+            Self::Both => (true, true),
+            Self::Down => (false, true),
+            Self::Up => (true, false),
+        }
+    }
 }
 
 impl FaultText {

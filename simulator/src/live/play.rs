@@ -363,6 +363,12 @@ impl<'a> Play<'a> {
                 self.did("link.half_open");
                 self.site.devices[*device as usize].strand();
             }
+            Act::LinkSlow { device, direction, by, turn } => {
+                if *turn == Turn::Begins {
+                    self.did("link.slow");
+                }
+                self.site.devices[*device as usize].slow(*direction, *by, *turn);
+            }
             Act::LinkUp { device, direction } => self.block(*device, *direction, |count| count.saturating_sub(1)),
             Act::PowerCut { device, lasts: away, wall, .. } => {
                 let later = at + lasts(away);

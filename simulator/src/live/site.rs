@@ -24,6 +24,7 @@ use toml::{Table, Value};
 use super::broker::Mosquitto;
 use crate::fault::{Direction, Retained, WallAfter};
 use crate::operator::{device_name, OWNER};
+use crate::plan::Turn;
 use crate::random::{between, stream};
 use crate::scenario::{PolicyPlan, Scenario, Span};
 use crate::theft::{Theft, Victim};
@@ -50,6 +51,9 @@ pub(crate) struct Device {
     url: String,
     /// How many faults block each direction.
     blocked: [u32; 2],
+    /// How long bytes take each way, and what makes that longer now, in milliseconds.
+    latency: u64,
+    slow: Vec<(Direction, u64)>,
     suspended: Away,
     /// Says by how much its wall clock is off.
     clock: PathBuf,
@@ -101,7 +105,7 @@ impl Site {
             let (low, high) = scenario.fleet.latency_ms;
             let name = device_name(number).to_string();
             let latency = between(&mut stream(seed, &name, "live latency"), low, high);
-            proxy.delay(Duration::from_millis(latency));
+            proxy.delay(Duration::from_millis(latency), Duration::from_millis(latency));
             let mut gateway = Gateway::new(&stage, &name, folder.path());
             let clock = folder.path().join(format!("{name}.clock"));
             gateway.settings = settings.clone();
@@ -115,6 +119,8 @@ impl Site {
                 url: format!("mqtts://127.0.0.1:{}", proxy.addr().port()),
                 proxy,
                 blocked: [0, 0],
+                latency,
+                slow: Vec::new(),
                 suspended: Away::default(),
                 clock,
                 wall_ms: 0,
@@ -239,11 +245,7 @@ impl Device {
 
     /// One fault more blocks the link, or one less.
     pub(crate) fn block(&mut self, direction: Direction, count: impl Fn(u32) -> u32) {
-        let (up, down) = match direction {
-            Direction::Both => (true, true),
-            Direction::Down => (false, true),
-            Direction::Up => (true, false),
-        };
+        let (up, down) = direction.ways();
         for (blocked, concerned) in self.blocked.iter_mut().zip([up, down]) {
             *blocked = if concerned { count(*blocked) } else { *blocked };
         }
@@ -253,6 +255,24 @@ impl Device {
             (false, true) => self.proxy.stall(Swallow::Up),
             (false, false) => self.proxy.stall(Swallow::Both),
         }
+    }
+
+    /// What goes in a direction takes longer, or no longer. Of several at once the slowest counts.
+    pub(crate) fn slow(&mut self, direction: Direction, by: u64, turn: Turn) {
+        match turn {
+            Turn::Begins => self.slow.push((direction, by)),
+            Turn::Ends => {
+                let like = self.slow.iter().position(|slow| *slow == (direction, by));
+                if let Some(place) = like {
+                    self.slow.remove(place);
+                }
+            }
+        }
+        let slowest = |way: fn((bool, bool)) -> bool| {
+            let own = self.slow.iter().filter(|(direction, _)| way(direction.ways()));
+            Duration::from_millis(self.latency + own.map(|(_, by)| *by).max().unwrap_or(0))
+        };
+        self.proxy.delay(slowest(|(up, _)| up), slowest(|(_, down)| down));
     }
 
     /// Whether something goes through from the gateway, and to it.

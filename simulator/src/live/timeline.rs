@@ -14,6 +14,8 @@ use crate::script::{change, is_of_program, Change};
 
 /// How long before its first act a plan begins here, in milliseconds.
 const LEAD: u64 = 500;
+/// How many round trips it takes at the most until a gateway that connects is in touch.
+const ROUND_TRIPS: u64 = 6;
 
 /// A plan in real time.
 pub(crate) struct Timeline {
@@ -49,6 +51,9 @@ impl Timeline {
                 None => world.push((real(entry), act)),
             }
         }
+        // What must go to and fro to show does so over a slow link: the connection, TLS, MQTT, and what is said over them.
+        let slow = |entry: &Entry| if let Act::LinkSlow { by, .. } = entry.act { by } else { 0 };
+        let settle = settle + ROUND_TRIPS * 2 * entries.iter().map(slow).max().unwrap_or(0);
         Self { case: case.with_entries(entries), not_applied, requests, world, speed, settle }
     }
 
@@ -102,6 +107,7 @@ fn unapplied(act: &Act) -> Option<String> {
         | Act::Flood { .. }
         | Act::LinkDown { .. }
         | Act::LinkHalfOpen { .. }
+        | Act::LinkSlow { .. }
         | Act::LinkUp { .. }
         | Act::ProcessRestart { .. }
         | Act::Reboot { .. }

@@ -122,6 +122,7 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
         Act::KeyRotate { what } => (Whom::Operator, what.name(), ONCE),
         Act::LinkDown { device, .. } => (at(device), "link.down", Shape::Begins),
         Act::LinkHalfOpen { device } => (at(device), "link.half_open", ONCE),
+        Act::LinkSlow { device, turn, .. } => (at(device), "link.slow", (*turn).into()),
         Act::LinkUp { device, .. } => (at(device), "link.down", Shape::Ends),
         Act::PowerCut { device, lasts, .. } => (at(device), "power.cut", Shape::Whole(*lasts)),
         Act::ProcessRestart { device, lasts, .. } => (at(device), "process.restart", Shape::Whole(*lasts)),

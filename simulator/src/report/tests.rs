@@ -155,8 +155,8 @@ mod shown {
         let from = shrink::size(&case);
         let to = Size { faults: 1, requests: 2, devices: 1, duration: 4_200_000 };
         let found = Shrunk { case, breach, from, to, runs: 1234, minimal: true };
-        let story = found.story_of(3);
-        assert_eq!(story.len(), 4, "so many acts, and what came before them: {story:?}");
+        let story = found.story();
+        assert!((3..=9).contains(&story.len()), "nothing breaks in this one, so no line says how: {story:?}");
         let story = [story, vec![format!("{:>12}  at 0d00:20:00.000: gw-1 allowed {EVIL}", "I4")]].concat();
         let small = Small { found, story, command: "hardtack-sim report x.minimal.toml".into() };
         let page = html::page(&source(&shown), &[shown], Some(&small));

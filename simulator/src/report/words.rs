@@ -93,6 +93,7 @@ fn fault(name: &str) -> &'static str {
         "image.rollback" => "its storage is restored from an old image",
         "link.down" => "the link is down",
         "link.half_open" => "open connections swallow everything, and nobody is told",
+        "link.slow" => "what goes over the link takes longer",
         "power.cut" => "the power fails",
         "process.restart" => "the agent is killed",
         "reboot" => "it reboots",

@@ -79,23 +79,11 @@ fn wrong_with(bite: &Bite, known: &Known) -> Vec<String> {
 
 #[test]
 fn each_kind_of_fault_has_a_row() {
-    let shown: BTreeSet<String> = bites::all().iter().flat_map(kinds).collect();
+    let shown: BTreeSet<String> = bites::all().iter().flat_map(|bite| fault::kinds_of(&bite.fault)).collect();
     let not_shown: BTreeSet<String> = NOT_SHOWN.iter().map(|(kind, _)| (*kind).to_owned()).collect();
     let known: BTreeSet<String> = fault::kinds().collect();
     assert_eq!(shown.union(&not_shown).cloned().collect::<BTreeSet<_>>(), known);
     assert_eq!(shown.intersection(&not_shown).count(), 0, "what is shown needs no excuse");
-}
-
-/// What a row's fault is called in the catalogue.
-fn kinds(bite: &Bite) -> Vec<String> {
-    let name = bite.says("do").unwrap_or_default();
-    let whims = ["drop", "duplicate", "delay", "forge"].into_iter().filter(|whim| bite.fault.contains_key(*whim));
-    let whims: Vec<String> = whims.map(|whim| format!("{name} {whim}")).collect();
-    match bite.says("what").or(bite.says("dir")) {
-        Some(what) => vec![format!("{name} {what}")],
-        None if whims.is_empty() => vec![name.to_owned()],
-        None => whims,
-    }
 }
 
 #[test]

@@ -58,12 +58,15 @@ fn each_story_that_is_made_small_breaks_the_same() {
     let written = small.as_ref().map(|small| Case::parse(&small.case.to_toml(), None).unwrap());
     let broken = written.as_ref().is_some_and(|case| case.breaks(&breach));
     let found = bisect::bisect(&case, &breach, 1, 2, &mut |_| ());
+    let story = small.as_ref().map(shrink::Shrunk::story).unwrap_or_default();
     plant(None);
     let small = small.expect("the bug is there");
     assert!(broken, "as it is written it breaks the same");
     assert!(small.minimal, "{} runs", small.runs);
     assert_eq!((small.to.faults, small.to.devices), (0, 1), "no fault has a part in it");
     assert!(small.from.requests > 1000 && small.to.requests <= 12, "{:?} to {:?}", small.from, small.to);
+    assert!((2..=10).contains(&story.len()), "{story:#?}");
+    assert!(story.last().unwrap().contains("I5.budget"), "{story:#?}");
     assert!(!small.case.breaks(&breach), "without the bug nothing is broken");
     let last = found.moments.last().unwrap();
     assert_eq!(last.broken, last.futures, "in the end it has happened in every future");

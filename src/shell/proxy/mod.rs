@@ -91,7 +91,8 @@ enum Weather {
 #[derive(Clone, Copy, Debug)]
 struct State {
     weather: Weather,
-    delay: Duration,
+    /// How long each piece of bytes waits, upwards and downwards.
+    delay: (Duration, Duration),
     /// Connections up to this one swallow everything, whatever the weather.
     stranded: u64,
     /// Rises with each cut: connections from before are closed, however short it was.
@@ -117,7 +118,7 @@ impl Proxy {
     pub async fn start(upstream: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
-        let fair = State { weather: Weather::Fair, delay: Duration::ZERO, stranded: 0, cuts: 0 };
+        let fair = State { weather: Weather::Fair, delay: (Duration::ZERO, Duration::ZERO), stranded: 0, cuts: 0 };
         let (state, watched) = watch::channel(fair);
         let (log, count) = (Arc::new(Mutex::new(VecDeque::new())), Arc::new(AtomicU64::new(0)));
         let accepting = tokio::spawn(accept(listener, upstream, watched, Arc::clone(&count), Arc::clone(&log)));
@@ -160,9 +161,10 @@ impl Proxy {
         self.state.send_modify(|state| state.weather = Weather::Fair);
     }
 
-    /// Makes each piece of bytes wait, in both directions, from now on.
-    pub fn delay(&self, delay: Duration) {
-        self.state.send_modify(|state| state.delay = delay);
+    /// Makes each piece of bytes wait for so long from now on, upwards and downwards. What comes meanwhile waits behind it, and
+    /// then is a piece.
+    pub fn delay(&self, up: Duration, down: Duration) {
+        self.state.send_modify(|state| state.delay = (up, down));
     }
 
     /// The packets that passed, in order. Of connections that are not plain MQTT there are none.
@@ -296,8 +298,12 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
             torn = true;
             continue;
         }
-        if !now.delay.is_zero() {
-            tokio::time::sleep(now.delay).await;
+        let delay = match direction {
+            Direction::Up => now.delay.0,
+            Direction::Down => now.delay.1,
+        };
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         let then = trip.state.borrow().weather;
         // Bytes that were on their way when it stalled arrive, as if they had been a moment earlier.

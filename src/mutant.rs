@@ -114,8 +114,14 @@ pub enum Mutant {
     NeverPublishedAgain = 65,
     /// A connection that is lost is not made again.
     NeverReconnects = 77,
+    /// A state folder in a newer format is emptied, and begun anew. Planted in the shell's loop.
+    NewerFormatBegun = 90,
+    /// A state folder in a newer format is read as far as it can be, and the rest dropped.
+    NewerFormatRead = 91,
     /// An acknowledgement of a nonce that is not out counts as one of none.
     NonceUnchecked = 78,
+    /// A start whose audit takes more than it may drops the oldest of it, and no gap record says so.
+    OverfullDropped = 92,
     /// What is larger than any message is dropped, and no record says so.
     OversizedUntold = 79,
     /// What does not fit into one head is forgotten once that head is signed.
@@ -176,7 +182,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 85] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -230,7 +236,10 @@ impl Mutant {
         Self::NamedByAnother,
         Self::NeverPublishedAgain,
         Self::NeverReconnects,
+        Self::NewerFormatBegun,
+        Self::NewerFormatRead,
         Self::NonceUnchecked,
+        Self::OverfullDropped,
         Self::OversizedUntold,
         Self::PendingDropped,
         Self::PlaceNotChecked,

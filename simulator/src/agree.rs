@@ -304,7 +304,9 @@ impl Edges {
             edges.at.extend(concerns(&entry.act).map(|whom| (whom, entry.at)));
             if let Act::DiskDamage { device, .. }
             | Act::PowerCut { device, .. }
+            | Act::ProcessDowngrade { device, .. }
             | Act::ProcessRestart { device, .. }
+            | Act::ProcessUpgrade { device, .. }
             | Act::Reboot { device, .. } = entry.act
             {
                 edges.cuts.insert((device, entry.at));
@@ -375,7 +377,10 @@ fn concerns(act: &Act) -> Option<Option<u32>> {
         | Act::LinkHalfOpen { device }
         | Act::LinkUp { device, .. }
         | Act::PowerCut { device, .. }
+        | Act::ProcessDowngrade { device, .. }
         | Act::ProcessRestart { device, .. }
+        | Act::ProcessStop { device, .. }
+        | Act::ProcessUpgrade { device, .. }
         | Act::Reboot { device, .. }
         | Act::ServiceAhead { device, .. }
         | Act::Suspend { device, .. }

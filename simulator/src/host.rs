@@ -622,9 +622,11 @@ impl World<'_> {
     pub(crate) fn halt(&mut self, number: u32) {
         let now = self.now;
         let device = &mut self.devices[number as usize];
+        // Whatever is started later is another process.
+        let Some(process) = &device.process else { return };
+        let conn = process.conn;
         device.asleep.get_or_insert_default();
         (device.halted, device.watched) = (Some(now), Watched::No);
-        let conn = device.process.as_ref().and_then(|process| process.conn);
         self.tell(&Event::Asleep { device: number, asleep: true });
         self.note_running(number);
         if let Some(conn) = conn {
@@ -640,7 +642,7 @@ impl World<'_> {
         if !device.stopped.is_away() {
             device.halted = None;
         }
-        if device.stopped.is_away() || device.suspended.is_away() {
+        if device.halted.is_some() || device.suspended.is_away() {
             return;
         }
         let waiting = device.asleep.take();
@@ -718,7 +720,8 @@ impl World<'_> {
         if killed {
             // Slept through, a count is written late.
             let asleep = self.devices[number as usize].asleep.is_some();
-            let window = self.devices[number as usize].profile().queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
+            let window =
+                self.devices[number as usize].profile().queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
             self.checks.audit.killed(number, if asleep { 0 } else { self.now.saturating_sub(window) });
         }
         self.note_running(number);
@@ -796,9 +799,10 @@ impl World<'_> {
         if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
             self.send(conn, End::Broker, Packet::Closed);
         }
+        let runs = self.devices[number as usize].process.is_some();
         let last = self.last_words(number);
         let done = self.abandon(number, None);
-        self.really_commit(number, Some(last.clone()));
+        self.really_commit(number, runs.then(|| last.clone()));
         self.really_stop(number, None);
         let device = &mut self.devices[number as usize];
         device.watched = Watched::No;

@@ -288,7 +288,7 @@ impl<'a> Play<'a> {
             }
             Due::Start(device, boots) => {
                 let of = &mut self.site.devices[device as usize];
-                if of.gateway.agent.is_none() && of.is_on && of.boots == boots {
+                if of.gateway.agent.is_none() && of.is_on && of.boots == boots && !of.is_newer() {
                     of.start()?;
                     self.losses.remove(&device);
                     let start = {

@@ -208,6 +208,11 @@ impl Device {
         }
     }
 
+    /// Whether a newer version's format is what its folder says: what is started ends.
+    pub(crate) fn is_newer(&self) -> bool {
+        self.format.is_some()
+    }
+
     /// The newer version is there again. Whether it was awaited.
     pub(crate) fn take_back(&mut self) -> Result<bool, Failure> {
         if !self.downgraded.ends() {

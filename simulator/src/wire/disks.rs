@@ -52,7 +52,16 @@ impl Store {
     pub(super) fn new(place: Rc<TempDir>, seed: u64, device: u32, limits: QueueLimits) -> Self {
         let folder = place.path().join(format!("gw-{device}"));
         let torn = stream(seed, &format!("gw-{device}"), "torn");
-        Self { _place: place, folder, limits, opened: None, copies: Vec::new(), lies: BTreeMap::new(), torn, newer: None }
+        Self {
+            _place: place,
+            folder,
+            limits,
+            opened: None,
+            copies: Vec::new(),
+            lies: BTreeMap::new(),
+            torn,
+            newer: None,
+        }
     }
 
     fn image(&self) -> Result<Image, Broke> {

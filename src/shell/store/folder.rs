@@ -209,7 +209,9 @@ pub(super) fn check_format(folder: &Path) -> Result<Format, StoreError> {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return match held(folder)? {
-                Some(state) => Err(StoreError::UnknownFormat { path, why: format!("it is gone, and there is {state}") }),
+                Some(state) => {
+                    Err(StoreError::UnknownFormat { path, why: format!("it is gone, and there is {state}") })
+                }
                 None => Ok(Format::Unwritten),
             };
         }
@@ -230,7 +232,8 @@ pub(super) fn check_format(folder: &Path) -> Result<Format, StoreError> {
 
 /// Something in a folder that only a store writes, if there is anything.
 fn held(folder: &Path) -> Result<Option<String>, StoreError> {
-    let is_state = |path: &String| StateFile::parse(path).is_some() || ["anchor.0", "anchor.1"].contains(&path.as_str());
+    let is_state =
+        |path: &String| StateFile::parse(path).is_some() || ["anchor.0", "anchor.1"].contains(&path.as_str());
     if let Some(path) = list(folder)?.into_iter().find(is_state) {
         return Ok(Some(path));
     }

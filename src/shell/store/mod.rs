@@ -44,9 +44,9 @@ use anchor::Slots;
 use era::{Older, Rewritten, Writer};
 #[cfg(feature = "crash-points")]
 pub use faults::rows;
+pub use folder::FORMAT;
 use folder::{bytes_below, list, Folder};
 use given::Given;
-pub use folder::FORMAT;
 pub use peek::peek;
 use row::{EntryKey, Key, Row};
 pub use survey::{holder, EraNote, FolderNote, Survey};

@@ -479,7 +479,8 @@ fn a_change_of_format_counts_from_its_name_on() {
         assert_eq!((recovered.events, recovered.eras.len()), (Vec::new(), 1), "{half:?}");
     }
     fs::rename(temp.path().join(".format.tmp"), temp.path().join("format")).unwrap();
-    for error in [Store::open(temp.path(), &limits()).map(drop).unwrap_err(), peek(temp.path()).map(drop).unwrap_err()] {
+    for error in [Store::open(temp.path(), &limits()).map(drop).unwrap_err(), peek(temp.path()).map(drop).unwrap_err()]
+    {
         assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error}");
     }
 }

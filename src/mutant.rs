@@ -144,8 +144,14 @@ pub enum Mutant {
     NeverReconnects = 77,
     /// A write for which there was no room counts as one that was made. Planted in the shell's loop.
     NoRoomIgnored = 91,
+    /// A state folder in a newer format is emptied, and begun anew. Planted in the shell's loop.
+    NewerFormatBegun = 120,
+    /// A state folder in a newer format is read as far as it can be, and the rest dropped.
+    NewerFormatRead = 121,
     /// An acknowledgement of a nonce that is not out counts as one of none.
     NonceUnchecked = 78,
+    /// A start whose audit takes more than it may drops the oldest of it, and no gap record says so.
+    OverfullDropped = 122,
     /// What is larger than any message is dropped, and no record says so.
     OversizedUntold = 79,
     /// A packet of the broker's may be as large as the protocol allows.
@@ -212,7 +218,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 100] = [
+    pub const ALL: [Self; 103] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -281,7 +287,10 @@ impl Mutant {
         Self::NeverPublishedAgain,
         Self::NeverReconnects,
         Self::NoRoomIgnored,
+        Self::NewerFormatBegun,
+        Self::NewerFormatRead,
         Self::NonceUnchecked,
+        Self::OverfullDropped,
         Self::OversizedUntold,
         Self::PacketUnlimited,
         Self::PendingDropped,

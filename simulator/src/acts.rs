@@ -16,6 +16,7 @@ use crate::device::{Cut, Device, Restored};
 use crate::event::Event;
 use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, RevokeWhat, Sync, WallAfter};
 use crate::fleet_answers::Open;
+use crate::host::BOOT_MS;
 use crate::model::{Credential, Standing};
 use crate::operator::Revoke;
 use crate::plan::{Act, Turn};
@@ -99,6 +100,8 @@ impl World<'_> {
                 self.probe_expired(device);
             }
             Act::DiskClone { device, copy } => self.run_twin(device, copy),
+            // A copy of what a newer version left would have to be read by that.
+            Act::DiskCopy { device, .. } if self.devices[device as usize].disk.is_newer() => {}
             Act::DiskCopy { device, copy } => {
                 self.really(device, |real| real.copy(copy));
                 let device = &mut self.devices[device as usize];
@@ -121,6 +124,15 @@ impl World<'_> {
             }
             Act::DiskSync { device, part, how, turn } => {
                 self.fault(turn);
+                let bad_syncs = &mut self.devices[device as usize].bad_syncs;
+                match turn {
+                    Turn::Begins => bad_syncs.begins(),
+                    Turn::Ends => bad_syncs.ends(),
+                };
+                // Nothing is written there, and a lie that begins takes in what a newer version left.
+                if turn == Turn::Begins && self.devices[device as usize].disk.is_newer() {
+                    return;
+                }
                 if how == Sync::Lies && self.devices[device as usize].real.is_some() {
                     self.really_lie(device, part, turn);
                     return;
@@ -170,6 +182,25 @@ impl World<'_> {
             }
             Act::PowerCut { device, lasts, boundary, wall, pick } => {
                 self.fail_supply(device, boundary, Cut { lasts, wall, pick });
+            }
+            Act::ProcessDowngrade { device, turn } => self.downgrade(device, turn),
+            Act::ProcessStop { device, turn: Turn::Begins } => {
+                self.fault(Turn::Begins);
+                let awake = self.devices[device as usize].is_awake();
+                self.struck("process.stop", awake);
+                if self.devices[device as usize].stopped.begins() {
+                    self.halt(device);
+                }
+            }
+            Act::ProcessStop { device, turn: Turn::Ends } => {
+                self.fault(Turn::Ends);
+                if self.devices[device as usize].stopped.ends() {
+                    self.go_on(device);
+                }
+            }
+            Act::ProcessUpgrade { device, lasts, to, cut, pick } => {
+                let cut = cut.then_some(Cut { lasts: BOOT_MS, wall: WallAfter::Kept, pick });
+                self.upgrade(device, lasts, to, cut);
             }
             Act::ProcessRestart { device, lasts, pick } => self.restart_process(device, lasts, pick),
             Act::Reboot { device, lasts, wall } => self.reboot(device, lasts, wall),
@@ -283,6 +314,10 @@ impl World<'_> {
     /// The disk is no longer what was written. What the proofs rest on and this takes away is suspended, by the table.
     fn damage(&mut self, number: u32, damage: Damage, copy: u32, pick: u64) {
         let device = &mut self.devices[number as usize];
+        if device.disk.is_newer() {
+            // It is for the newer version to bear, which is not here.
+            return self.disturbed();
+        }
         let image = device.copies.remove(&copy);
         let row = device.disk.durable().row(pick);
         let changed = device.disk.damage(damage, image.as_ref(), row);
@@ -331,7 +366,8 @@ impl World<'_> {
         }
     }
 
-    fn fault(&mut self, turn: Turn) {
+    /// A fault begins or ends.
+    pub(crate) fn fault(&mut self, turn: Turn) {
         self.disturbed();
         self.faults_at_work = match turn {
             Turn::Begins => self.faults_at_work + 1,

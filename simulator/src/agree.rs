@@ -319,7 +319,9 @@ impl Edges {
             }
             if let Act::DiskDamage { device, .. }
             | Act::PowerCut { device, .. }
+            | Act::ProcessDowngrade { device, .. }
             | Act::ProcessRestart { device, .. }
+            | Act::ProcessUpgrade { device, .. }
             | Act::Reboot { device, .. } = entry.act
             {
                 edges.cuts.insert((device, entry.at));
@@ -414,7 +416,10 @@ fn concerns(act: &Act) -> Concerns {
         | Act::LinkSlow { device, .. }
         | Act::LinkUp { device, .. }
         | Act::PowerCut { device, .. }
+        | Act::ProcessDowngrade { device, .. }
         | Act::ProcessRestart { device, .. }
+        | Act::ProcessStop { device, .. }
+        | Act::ProcessUpgrade { device, .. }
         | Act::Reboot { device, .. }
         | Act::ServiceAhead { device, .. }
         | Act::Suspend { device, .. }

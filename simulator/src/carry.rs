@@ -79,6 +79,13 @@ impl World<'_> {
     /// A packet is at the other end, if it goes through.
     pub(crate) fn arrive(&mut self, conn: ConnId, to: End, packet: Packet) {
         let Some(device) = self.network.device_of(conn) else { return };
+        if to == End::Device && self.devices[device as usize].halted.is_some() {
+            // The kernel takes it, and keeps it for whoever reads the socket next.
+            if let Some(waiting) = &mut self.devices[device as usize].asleep {
+                waiting.push(Happening::Arrive { conn, to, packet });
+                return;
+            }
+        }
         let Some(packet) = self.network.arrive(conn, to, packet) else { return };
         match (packet, &mut self.links) {
             (Packet::Bytes(_), Some(_)) if to == End::Broker && !self.broker.is_up() => {
@@ -379,18 +386,40 @@ impl World<'_> {
         }
     }
 
+    /// When an end that hears nothing over a connection from now on has lost its patience: after one and a half to two
+    /// keep-alives. `mark` tells one such silence from another.
+    pub(crate) fn patience_ends(&self, conn: ConnId, mark: u64) -> u64 {
+        let keepalive = self.scenario.profile.link.keepalive_s * 1000;
+        let mut rng = stream(self.seed, &format!("conn-{conn}/{mark}"), "keep-alive");
+        self.now + keepalive + keepalive / 2 + below(&mut rng, keepalive / 2 + 1)
+    }
+
     /// Whoever holds a connection that does not work any more notices after one and a half to two keep-alives.
     pub(crate) fn watch(&mut self, device: u32) {
-        let keepalive = self.scenario.profile.link.keepalive_s * 1000;
         for (conn, mark) in self.network.impaired(device) {
             for end in [End::Broker, End::Device] {
                 if self.network.is_open(conn, end) {
-                    let mut rng = stream(self.seed, &format!("conn-{conn}/{mark}"), "keep-alive");
-                    let patience = keepalive + keepalive / 2 + below(&mut rng, keepalive / 2 + 1);
-                    self.schedule(self.now + patience, Happening::KeepAlive { conn, end, mark });
+                    let at = self.patience_ends(conn, mark);
+                    self.schedule(at, Happening::KeepAlive { conn, end, mark });
                 }
             }
         }
+    }
+
+    /// The broker has heard nothing over a connection of a gateway whose process has been stopped since some time: it gives
+    /// the connection up.
+    pub(crate) fn nothing_heard(&mut self, conn: ConnId, since: u64) {
+        let Some(device) = self.network.device_of(conn) else { return };
+        if self.devices[device as usize].halted == Some(since) && self.network.is_open(conn, End::Broker) {
+            self.broker_hangs_up(conn);
+        }
+    }
+
+    fn broker_hangs_up(&mut self, conn: ConnId) {
+        self.send(conn, End::Device, Packet::Closed);
+        self.close(conn, End::Broker);
+        let wills = self.broker.drop_session(conn);
+        self.deliver_all(wills);
     }
 
     pub(crate) fn keep_alive_ran_out(&mut self, conn: ConnId, end: End, mark: u64) {
@@ -399,12 +428,7 @@ impl World<'_> {
             return;
         }
         match end {
-            End::Broker => {
-                self.send(conn, End::Device, Packet::Closed);
-                self.close(conn, End::Broker);
-                let wills = self.broker.drop_session(conn);
-                self.deliver_all(wills);
-            }
+            End::Broker => self.broker_hangs_up(conn),
             End::Device => {
                 self.send(conn, End::Broker, Packet::Closed);
                 self.close(conn, End::Device);

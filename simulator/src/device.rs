@@ -59,7 +59,15 @@ pub(crate) struct Device {
     pub(crate) watched: Watched,
     /// Faults that suspend it now.
     pub(crate) suspended: Away,
-    /// Nothing runs; what falls due waits here.
+    /// Faults that stop its agent's process now.
+    pub(crate) stopped: Away,
+    /// Since when the process is stopped, by the first of them.
+    pub(crate) halted: Option<u64>,
+    /// Faults that give it to another version now.
+    pub(crate) downgraded: Away,
+    /// Faults now that let syncs fail or lie.
+    pub(crate) bad_syncs: Away,
+    /// Nothing runs, or at least no agent; what falls due waits here.
     pub(crate) asleep: Option<Vec<Happening>>,
     /// An answer to a nonce, taken in by a commit that a cut interrupted.
     pub(crate) in_doubt: Option<Contact>,
@@ -80,6 +88,16 @@ pub(crate) struct Device {
     keys: Box<[u8; 96]>,
     seeds: ChaCha8Rng,
     profile: Profile,
+    /// Bytes that its audit took when it was given a quota that is smaller than that.
+    held_over: u64,
+}
+
+/// The profile as agents here take it: a busy host must not change what is decided, and structure and iterations bound the
+/// work.
+fn on_a_busy_host(profile: &Profile) -> Profile {
+    let mut profile = profile.clone();
+    profile.verify.run_ms_max = 60_000;
+    profile
 }
 
 /// Whether an agent was there all the time since the last durable anchor.
@@ -181,9 +199,6 @@ impl Device {
         let bare = number >= scenario.fleet.devices - scenario.fleet.without_rtc;
         let rtc = if bare { Battery::Missing } else { Battery::Present };
         let keys = DeviceKeys::generate(&mut stream(seed, &entity, "keys"));
-        let mut profile = scenario.profile.clone();
-        // A busy host must not change what is decided: structure and iterations bound the work.
-        profile.verify.run_ms_max = 60_000;
         Self {
             name: device_name(number),
             clocks: Clocks::new(drift, rtc, stream(seed, &entity, "boots")),
@@ -199,6 +214,10 @@ impl Device {
             anchored: None,
             watched: Watched::No,
             suspended: Away::default(),
+            stopped: Away::default(),
+            halted: None,
+            downgraded: Away::default(),
+            bad_syncs: Away::default(),
             asleep: None,
             in_doubt: None,
             failing: BTreeSet::new(),
@@ -210,7 +229,8 @@ impl Device {
             probes: Vec::new(),
             keys: Box::new(*keys.to_bytes()),
             seeds: stream(seed, &entity, "starts"),
-            profile,
+            profile: on_a_busy_host(&scenario.profile),
+            held_over: 0,
         }
     }
 
@@ -220,6 +240,23 @@ impl Device {
 
     pub(crate) fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// From the next start on it has another profile. Whether that says anything else.
+    pub(crate) fn give_profile(&mut self, profile: &Profile) -> bool {
+        let next = on_a_busy_host(profile);
+        let changed = self.profile != next;
+        self.profile = next;
+        self.held_over = self.disk.used_bytes();
+        changed
+    }
+
+    /// What its audit may take beside its quota: what it took when that became smaller, until it has once been within it.
+    pub(crate) fn held_over(&mut self) -> u64 {
+        if self.disk.used_bytes() <= self.profile.queue.quota_mib * 1024 * 1024 {
+            self.held_over = 0;
+        }
+        self.held_over
     }
 
     /// All that a start needs, read from the disk. None without power.
@@ -267,7 +304,7 @@ impl Device {
             (None, Watched::No | Watched::Yes) => 0,
         };
         self.watched = Watched::No;
-        self.asleep = None;
+        (self.asleep, self.halted) = (None, None);
         // The next boot mounts it anew.
         self.refusing.remove(&Refusal::ReadOnly);
         self.clocks.power_off(at, leased_to)

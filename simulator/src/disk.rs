@@ -152,6 +152,9 @@ pub(crate) struct Medium {
     pub(crate) files: BTreeMap<StateFile, Vec<u8>>,
     pub(crate) eras: BTreeMap<EraId, Vec<Entry>>,
     pub(crate) slots: [Slot; 2],
+    /// A newer version has left all of it in its own format, and these of the files in forms of which this one knows
+    /// nothing: what they are for whoever can read them.
+    pub(crate) newer: Option<BTreeMap<StateFile, Vec<u8>>>,
     /// Segments that lost their records so that others have room.
     pub(crate) shed: BTreeSet<Shed>,
     /// Eras of which a row can be read no more. They stay damaged, as long as something of them is left.
@@ -435,6 +438,28 @@ impl Disk {
         self.durable.rotten = damaged.map(|image| image.id).collect();
         self.durable.eras = logs(&found.eras, found.entries);
         self.durable.weigh_again();
+    }
+
+    /// A newer version ran over it, and leaves it in its format: what was revoked and the wallet are in forms of its own.
+    pub(crate) fn hand_over(&mut self) {
+        let is_in_its_form = |file: &StateFile| match file {
+            StateFile::Feed(_) | StateFile::FeedSince(_) | StateFile::Grant(_) | StateFile::Task(_) => true,
+            StateFile::AuditKey | StateFile::Bundle | StateFile::Emergency(_) | StateFile::Policy => false,
+        };
+        let files = std::mem::take(&mut self.durable.files);
+        let (theirs, ours) = files.into_iter().partition(|(file, _)| is_in_its_form(file));
+        self.durable.files = ours;
+        self.durable.newer = Some(theirs);
+    }
+
+    /// The newer version runs again, and reads what it wrote.
+    pub(crate) fn take_back(&mut self) {
+        self.durable.files.extend(self.durable.newer.take().into_iter().flatten());
+    }
+
+    /// Whether it is in the format of a newer version.
+    pub(crate) fn is_newer(&self) -> bool {
+        self.durable.newer.is_some()
     }
 
     /// What survives whatever happens.

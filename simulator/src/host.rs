@@ -109,6 +109,10 @@ impl World<'_> {
             self.store_stays_shut(number, powered_on);
             return;
         }
+        if device.disk.is_newer() && self.refuses_newer(number) {
+            return;
+        }
+        let device = &mut self.devices[number as usize];
         let boot = match device.boot(&fleet, now) {
             Ok(Some(boot)) => boot,
             Ok(None) => return,
@@ -397,11 +401,15 @@ impl World<'_> {
             device.watched = if prompt { Watched::Yes } else { Watched::No };
         }
         in_flight.steps.into_iter().for_each(|step| device.disk.step(step));
-        let (tally, limits) = (&mut self.checks.tally, &self.scenario.profile.queue);
-        room::committed(tally, self.now, &device.name, device.disk.durable(), limits);
-        if look {
+        let (tally, held_over) = (&mut self.checks.tally, device.held_over());
+        if device.disk.is_newer() {
+            let how = format!("{} wrote to a state folder of a newer format", device.name);
+            tally.broken(Id::FailClosed, self.now, how);
+        }
+        room::committed(tally, self.now, &device.name, device.disk.durable(), &device.profile().queue, held_over);
+        let taken = Taken::of(device.disk.used_bytes());
+        if let Some(process) = device.process.as_mut().filter(|_| look) {
             process.since_disk = 0;
-            let taken = Taken::of(device.disk.used_bytes());
             process.inbox.push_back(Input::Disk(taken));
         }
         self.ledger.written(bytes);
@@ -628,17 +636,48 @@ impl World<'_> {
     /// Nothing runs from now on; nobody on the gateway notices.
     pub(crate) fn fall_asleep(&mut self, number: u32) {
         let device = &mut self.devices[number as usize];
-        device.asleep = Some(Vec::new());
+        device.asleep.get_or_insert_default();
         device.watched = Watched::No;
         self.tell(&Event::Asleep { device: number, asleep: true });
         self.note_running(number);
         self.block(number, Direction::Both);
     }
 
-    /// It runs again: what fell due in the meantime happens now. If the supply failed, there is nothing to wake.
+    /// It runs again.
     pub(crate) fn wake_up(&mut self, number: u32) {
         self.unblock(number, Direction::Both);
-        let waiting = self.devices[number as usize].asleep.take();
+        self.go_on(number);
+    }
+
+    /// The process gets no time from now on. The kernel goes on: it takes what comes over the link, and the broker hears
+    /// nothing.
+    pub(crate) fn halt(&mut self, number: u32) {
+        let now = self.now;
+        let device = &mut self.devices[number as usize];
+        // Whatever is started later is another process.
+        let Some(process) = &device.process else { return };
+        let conn = process.conn;
+        device.asleep.get_or_insert_default();
+        (device.halted, device.watched) = (Some(now), Watched::No);
+        self.tell(&Event::Asleep { device: number, asleep: true });
+        self.note_running(number);
+        if let Some(conn) = conn {
+            let at = self.patience_ends(conn, now);
+            self.schedule(at, Happening::Unheard { conn, since: now });
+        }
+    }
+
+    /// What fell due while nothing ran happens now, unless another fault still keeps it from that. If the supply failed,
+    /// there is nothing to wake.
+    pub(crate) fn go_on(&mut self, number: u32) {
+        let device = &mut self.devices[number as usize];
+        if !device.stopped.is_away() {
+            device.halted = None;
+        }
+        if device.halted.is_some() || device.suspended.is_away() {
+            return;
+        }
+        let waiting = device.asleep.take();
         if waiting.is_some() {
             self.tell(&Event::Asleep { device: number, asleep: false });
         }
@@ -717,7 +756,8 @@ impl World<'_> {
         if killed {
             // Slept through, a count is written late.
             let asleep = self.devices[number as usize].asleep.is_some();
-            let window = self.scenario.profile.queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
+            let window =
+                self.devices[number as usize].profile().queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
             self.checks.audit.killed(number, if asleep { 0 } else { self.now.saturating_sub(window) });
         }
         self.note_running(number);
@@ -812,12 +852,13 @@ impl World<'_> {
         batch
     }
 
-    /// The kernel goes down in order: what is on its way to the disk arrives there.
-    pub(crate) fn shut_down(&mut self, number: u32) {
+    /// The agent ends in order: what is on its way to the disk arrives there. Returns how many steps that took.
+    pub(crate) fn end_process(&mut self, number: u32) -> u64 {
         self.disturbed();
         if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
             self.send(conn, End::Broker, Packet::Closed);
         }
+        let runs = self.devices[number as usize].process.is_some();
         let mut last = self.last_words(number);
         let device = &self.devices[number as usize];
         let refused = |of: &[Step]| device.refused(of).is_some();
@@ -825,11 +866,21 @@ impl World<'_> {
             last = Batch::default();
         }
         let done = self.abandon(number, None);
-        self.really_commit(number, Some(last.clone()));
+        self.really_commit(number, runs.then(|| last.clone()));
         self.really_stop(number, None);
         let device = &mut self.devices[number as usize];
+        device.watched = Watched::No;
         steps(last).into_iter().for_each(|step| device.disk.step(step));
         device.disk.open();
+        done
+    }
+
+    /// The kernel goes down in order.
+    pub(crate) fn shut_down(&mut self, number: u32) {
+        let watched = self.devices[number as usize].watched;
+        let done = self.end_process(number);
+        let device = &mut self.devices[number as usize];
+        device.watched = watched;
         let unleased = device.power_off(self.now);
         self.checks.clock.may_have_counted(number, unleased);
         self.tell(&Event::Stopped { device: number, off: true, steps: done });

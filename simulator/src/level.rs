@@ -7,6 +7,7 @@
 use hardtack::agent::salvage::{Hole, Remains, Wanted};
 use hardtack::agent::Batch;
 use hardtack::ids::EraId;
+use hardtack::profile::QueueLimits;
 use hardtack::wire::audit::segment::Loaded;
 use serde::Deserialize;
 
@@ -153,6 +154,18 @@ pub(crate) trait RealDisk {
 
     /// A copy of the folder, by number, for a fault to put back later.
     fn copy(&mut self, number: u32) -> Result<(), Broke>;
+
+    /// A newer version runs over the folder, and leaves it in its format.
+    fn hand_over(&mut self) -> Result<(), Broke>;
+
+    /// This version is started over that: it must refuse, and leave all as it is.
+    fn refuses(&mut self) -> Result<(), Broke>;
+
+    /// The newer version runs again: what it left must be there, and it reads that.
+    fn take_back(&mut self) -> Result<(), Broke>;
+
+    /// Another firmware's agent is to be started, with these limits.
+    fn upgrade(&mut self, limits: QueueLimits) -> Result<(), Broke>;
 
     /// Something befalls the folder while no power is on: perhaps this row. Whether it changed.
     fn damage(&mut self, damage: Damage, copy: u32, row: Option<(EraId, Wanted)>) -> Result<bool, Broke>;

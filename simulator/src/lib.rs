@@ -5,7 +5,8 @@
 //!
 //! - [`scenario`] and [`fault`]: what an author writes.
 //! - [`plan`]: that and a seed, resolved into single acts; [`case`]: both, as they are written down.
-//! - `world`: the events in order of time; `acts`, `host`, `carry`, `workload`, `reset`, `emergency`: what happens in it.
+//! - `world`: the events in order of time; `acts`, `host`, `versions`, `carry`, `workload`, `reset`, `emergency`: what
+//!   happens in it.
 //! - `device`, `disk`, `recovery`, `clocks`, `followed`: a gateway and what it stands on; `network`, `broker`, `operator`,
 //!   [`theft`]: the rest.
 //! - `model`: what ought to be; `check`: whether it is.
@@ -65,6 +66,7 @@ pub mod swarm;
 pub mod theft;
 pub mod trace;
 mod twin;
+mod versions;
 #[cfg(feature = "wire")]
 mod wire;
 mod words;
@@ -227,7 +229,10 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::LinkHalfOpen
             | Kind::LinkSlow { .. }
             | Kind::PowerCut { .. }
+            | Kind::ProcessDowngrade { .. }
             | Kind::ProcessRestart { .. }
+            | Kind::ProcessStop { .. }
+            | Kind::ProcessUpgrade { .. }
             | Kind::Reboot { .. }
             | Kind::Revoke(_)
             | Kind::RevokeStorm { .. }

@@ -49,6 +49,7 @@ menu! {
     "tampered-tail"
     "thrown-away"
     "time-reset"
+    "upgrade-and-back"
     "week-offline-reboots"
     "withheld"
 }

@@ -8,8 +8,9 @@ use rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{
-    AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, FloodWhat,
-    Forgotten, Hostility, Kind, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement, Sync,
+    AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Firmware,
+    FloodWhat, Forgotten, Hostility, Kind, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement,
+    Sync,
     WallAfter, Who, WireTrick,
 };
 use crate::random::{below, between, stream};
@@ -311,6 +312,13 @@ pub enum Act {
         #[serde(with = "draw")]
         pick: u64,
     },
+    /// A newer version leaves the state folder in its format and this one is started, or the newer one runs again.
+    ProcessDowngrade {
+        /// The gateway.
+        device: u32,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// The agent is killed.
     ProcessRestart {
         /// The gateway.
@@ -318,6 +326,27 @@ pub enum Act {
         /// How long until it runs again.
         lasts: u64,
         /// Picks how far a commit in progress came.
+        #[serde(with = "draw")]
+        pick: u64,
+    },
+    /// The agent's process gets no time, or it does again.
+    ProcessStop {
+        /// The gateway.
+        device: u32,
+        /// Whether it begins.
+        turn: Turn,
+    },
+    /// The agent ends in order, and another firmware's is started.
+    ProcessUpgrade {
+        /// The gateway.
+        device: u32,
+        /// How long until it runs again.
+        lasts: u64,
+        /// Which.
+        to: Firmware,
+        /// Whether the supply fails within its first commit.
+        cut: bool,
+        /// Picks the boundary and what becomes of unsynced writes.
         #[serde(with = "draw")]
         pick: u64,
     },
@@ -424,7 +453,10 @@ macro_rules! device_of {
             | Act::LinkSlow { device, .. }
             | Act::LinkUp { device, .. }
             | Act::PowerCut { device, .. }
+            | Act::ProcessDowngrade { device, .. }
             | Act::ProcessRestart { device, .. }
+            | Act::ProcessStop { device, .. }
+            | Act::ProcessUpgrade { device, .. }
             | Act::Reboot { device, .. }
             | Act::Revoke { device, .. }
             | Act::ServiceAhead { device, .. }
@@ -736,6 +768,24 @@ fn acts(
             for device in targets {
                 let (lasts, boundary, wall) = (*lasts, *boundary, *wall);
                 push(at, Act::PowerCut { device: *device, lasts, boundary, wall, pick: pick(*device) });
+            }
+        }
+        Kind::ProcessDowngrade { lasts } => {
+            for device in targets {
+                push(at, Act::ProcessDowngrade { device: *device, turn: Turn::Begins });
+                push(end(*lasts), Act::ProcessDowngrade { device: *device, turn: Turn::Ends });
+            }
+        }
+        Kind::ProcessStop { lasts } => {
+            for device in targets {
+                push(at, Act::ProcessStop { device: *device, turn: Turn::Begins });
+                push(end(*lasts), Act::ProcessStop { device: *device, turn: Turn::Ends });
+            }
+        }
+        Kind::ProcessUpgrade { lasts, to, cut } => {
+            for device in targets {
+                let (lasts, to, cut) = (*lasts, *to, *cut);
+                push(at, Act::ProcessUpgrade { device: *device, lasts, to, cut, pick: pick(*device) });
             }
         }
         Kind::ProcessRestart { lasts } => {

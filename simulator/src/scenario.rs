@@ -120,6 +120,8 @@ pub struct Scenario {
     pub fleet: FleetPlan,
     /// What its gateways can bear, overlay merged in.
     pub profile: Profile,
+    /// The same with what the next firmware ships, if there is one.
+    pub next: Option<Profile>,
     /// Groups of its gateways, as it begins with them.
     pub groups: BTreeMap<GroupId, GroupPlan>,
     /// The fallback grants.
@@ -197,6 +199,9 @@ pub struct FleetPlan {
     pub era_records: Option<u64>,
     /// How much their audit may take on disk, in MiB, in place of what the class of device says.
     pub quota_mib: Option<u64>,
+    /// Numbers of the profile that the next firmware ships, in place of what this one says: `[fleet.upgrade.queue]` and the
+    /// like.
+    pub upgrade: Table,
     /// The shortest and the longest time that a message takes one way, in milliseconds.
     pub latency_ms: (u64, u64),
     /// The shortest and the longest time that a commit takes, in milliseconds.
@@ -232,6 +237,27 @@ impl FleetPlan {
         let Some((name, text)) = self.overlay_text()? else { return Ok(profile) };
         let overlay = Overlay::parse(&name, &text).map_err(|error| error.to_string())?;
         profile.with(&overlay).checked().map_err(|error| error.to_string())
+    }
+
+    /// What the next firmware ships, if there is one. However small its numbers are: a firmware that nobody could run is to
+    /// be borne as well.
+    fn next(&self, profile: &Profile) -> Result<Option<Profile>, String> {
+        if self.upgrade.is_empty() {
+            return Ok(None);
+        }
+        let wrong = |error: &dyn std::fmt::Display| format!("`fleet.upgrade`: {error}");
+        let mut table = Table::try_from(profile).map_err(|error| wrong(&error))?;
+        for (section, numbers) in &self.upgrade {
+            match (table.get_mut(section), numbers) {
+                (Some(Value::Table(section)), Value::Table(numbers)) => section.extend(numbers.clone()),
+                (Some(_) | None, _) => return Err(wrong(&format!("{section:?} is no table of a profile's"))),
+            }
+        }
+        let next: Profile = table.try_into().map_err(|error| wrong(&error))?;
+        if next.time != profile.time || next.link != profile.link {
+            return Err(wrong(&"`time` and `link` stay as they are: all gateways are judged by the same"));
+        }
+        Ok(Some(next))
     }
 
     /// The class of the gateways as a file has it.
@@ -274,6 +300,7 @@ impl Default for FleetPlan {
             link: Table::new(),
             era_records: None,
             quota_mib: None,
+            upgrade: Table::new(),
             latency_ms: (20, 120),
             commit_ms: (2, 12),
             head_every: Span(3_600_000),
@@ -432,6 +459,7 @@ impl Scenario {
             plan.map(|plan| (name, plan)).map_err(ScenarioError::Value)
         });
         let groups: BTreeMap<GroupId, GroupPlan> = groups.collect::<Result<_, _>>()?;
+        let profile = text.fleet.profile().map_err(ScenarioError::Value)?;
         let scenario = Self {
             groups,
             name: text.name,
@@ -442,7 +470,8 @@ impl Scenario {
             require: text.require,
             faults: faults.collect::<Result<_, _>>()?,
             acts: text.act.into_iter().map(|ActText { at, of, act }| Entry { at: at.0, of, act }).collect(),
-            profile: text.fleet.profile().map_err(ScenarioError::Value)?,
+            next: text.fleet.next(&profile).map_err(ScenarioError::Value)?,
+            profile,
             fleet: text.fleet,
             grant: text.grant,
             policy: text.policy,
@@ -499,6 +528,10 @@ impl Scenario {
                 }
             }
         }
+        let upgrades = |fault: &Fault| matches!(fault.kind, FaultKind::ProcessUpgrade { .. });
+        if self.next.is_none() && self.faults.iter().any(upgrades) {
+            return Err("there is no next firmware: say under `[fleet.upgrade]` which limits it ships".into());
+        }
         self.check_acts(&self.acts, 0)?;
         if let Some((late, number)) = self.faults.iter().zip(1..).find(|(fault, _)| fault.over() > self.heal) {
             let (name, over, heal) = (late.kind.name(), Span(late.over()), Span(self.heal));
@@ -539,6 +572,8 @@ impl Scenario {
                 "is not between start and end"
             } else if *at > start + self.duration.saturating_sub(LAST_QUIET) {
                 "is in the last 5m, which are there for the last records to arrive: move it, or make `duration` longer"
+            } else if matches!(act, Act::ProcessUpgrade { .. }) && self.next.is_none() {
+                "upgrades a gateway to nothing: say under `[fleet.upgrade]` which limits the next firmware ships"
             } else if matches!(act, Act::GroupMove { to: MoveTo::Group(group), .. } if !self.groups.contains_key(group))
             {
                 "moves a gateway to no group here: name it under `[groups]`"
@@ -663,6 +698,10 @@ mod tests {
         check_refused("[[fault]]\ndo = \"anchor.copied_back\"\nat = \"5m\"\nfor = \"2m\"", "`age`");
         check_refused("[[fault]]\ndo = \"anchor.torn\"\nat = \"5m\"\nfor = \"2m\"\nage = \"1m\"", "`age`");
         check_refused("[[fault]]\ndo = \"broker.withhold\"\nat = \"5m\"\nfor = \"2m\"\nwhat = \"wine\"", "`what`");
+        check_refused("[[fault]]\ndo = \"process.upgrade\"\nat = \"5m\"\nfor = \"2s\"", "[fleet.upgrade]");
+        check_refused("[fleet.upgrade]\nqueues = 1", "queues");
+        check_refused("[fleet.upgrade.queue]\nquota_gib = 1", "quota_gib");
+        check_refused("[fleet.upgrade.time]\nlease_s = 30", "judged");
         check_refused("[[fault]]\ndo = \"reboot\"\nat = \"5m\"\nfor = \"1m\"\nwho = \"7\"", "7");
     }
 

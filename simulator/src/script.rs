@@ -224,7 +224,7 @@ impl Shift {
 /// Nothing goes through to something that restarts, until so long after it is there again.
 fn deaf(entry: &Entry, by: u64) -> Option<[Entry; 2]> {
     let device = entry.act.device()?;
-    let away = if let Act::ProcessRestart { lasts, .. } = entry.act {
+    let away = if let Act::ProcessRestart { lasts, .. } | Act::ProcessUpgrade { lasts, .. } = entry.act {
         lasts
     } else if let Act::DiskDamage { lasts, .. } | Act::PowerCut { lasts, .. } | Act::Reboot { lasts, .. } = entry.act {
         lasts + BOOT_MS
@@ -241,6 +241,7 @@ fn lengthen(act: &mut Act, by: u64) {
     if let Act::DiskDamage { lasts, .. }
     | Act::PowerCut { lasts, .. }
     | Act::ProcessRestart { lasts, .. }
+    | Act::ProcessUpgrade { lasts, .. }
     | Act::Reboot { lasts, .. } = act
     {
         *lasts += by;
@@ -270,11 +271,15 @@ fn kind(act: &Act) -> Kind {
         | Act::DiskRefuses { turn: at, .. }
         | Act::DiskSync { turn: at, .. }
         | Act::LinkSlow { turn: at, .. }
+        | Act::ProcessDowngrade { turn: at, .. }
+        | Act::ProcessStop { turn: at, .. }
         | Act::ServiceAhead { turn: at, .. }
         | Act::Suspend { turn: at, .. } => turn(at),
-        Act::DiskDamage { .. } | Act::PowerCut { .. } | Act::ProcessRestart { .. } | Act::Reboot { .. } => {
-            Kind::Restarts
-        }
+        Act::DiskDamage { .. }
+        | Act::PowerCut { .. }
+        | Act::ProcessRestart { .. }
+        | Act::ProcessUpgrade { .. }
+        | Act::Reboot { .. } => Kind::Restarts,
         Act::BrokerAck { .. }
         | Act::BrokerBackup { .. }
         | Act::BrokerEmergency { .. }

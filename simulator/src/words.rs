@@ -4,7 +4,7 @@
 //! Never: says what came of it.
 //! Read next: `shrink.rs`, which tells a story with them.
 
-use crate::fault::{Boundary, Direction, Refusal, Retained, Sync, WallAfter};
+use crate::fault::{Boundary, Direction, Firmware, Refusal, Retained, Sync, WallAfter};
 use crate::plan::{Act, Turn};
 use crate::scenario::Span;
 
@@ -90,8 +90,24 @@ pub(crate) fn of(act: &Act) -> String {
             };
             format!("gw-{device}: the supply fails for {}{when}{}", span(lasts), after(*wall))
         }
+        Act::ProcessDowngrade { device, turn: Turn::Begins } => {
+            format!("gw-{device}: a newer version leaves its own format in the state folder, and this one is started")
+        }
+        Act::ProcessDowngrade { device, turn: Turn::Ends } => {
+            format!("gw-{device}: the newer version runs again")
+        }
         Act::ProcessRestart { device, lasts, .. } => {
             format!("gw-{device}: the agent is killed, and started after {}", span(lasts))
+        }
+        Act::ProcessStop { device, turn: Turn::Begins } => format!("gw-{device}: the agent's process is stopped"),
+        Act::ProcessStop { device, turn: Turn::Ends } => format!("gw-{device}: the agent's process goes on"),
+        Act::ProcessUpgrade { device, lasts, to, cut, .. } => {
+            let which = match to {
+                Firmware::Before => "the firmware of before",
+                Firmware::Next => "the next firmware",
+            };
+            let how = if *cut { "; the supply fails within its first commit" } else { "" };
+            format!("gw-{device}: the agent ends, and {which} starts after {}{how}", span(lasts))
         }
         Act::Reboot { device, lasts, wall } => format!("gw-{device}: a reboot of {}{}", span(lasts), after(*wall)),
         Act::Revoke { device, what, .. } => format!("the operator revokes: {} of gw-{device}", name(what)),

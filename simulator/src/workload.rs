@@ -651,7 +651,8 @@ impl World<'_> {
 
     /// Whether a gateway that says so has no room for another denial.
     fn has_no_room(&mut self, device: u32, detail: &str) -> bool {
-        let (of, limits) = (&self.devices[device as usize], &self.scenario.profile.queue);
+        let of = &self.devices[device as usize];
+        let limits = &of.profile().queue;
         let said = detail.contains("no room for denials");
         said && room::refused(&mut self.checks.tally, self.now, &of.name, Class::Denial, of.disk.durable(), limits)
     }

@@ -69,6 +69,8 @@ pub(crate) enum Happening {
     Flush { conn: ConnId, to: End },
     /// An end of a connection has heard nothing for too long, if nothing changed since.
     KeepAlive { conn: ConnId, end: End, mark: u64 },
+    /// The broker has heard nothing of a gateway for too long, if its process has been stopped since then.
+    Unheard { conn: ConnId, since: u64 },
     /// A gateway looks whether it has heard a packet since then.
     Listen { conn: ConnId, heard: u64 },
     /// The operator's newest list is what gateways must hold in the end.
@@ -129,6 +131,11 @@ impl Away {
     pub(crate) fn begins(&mut self) -> bool {
         self.0 += 1;
         self.0 == 1
+    }
+
+    /// Whether a fault keeps it away now.
+    pub(crate) fn is_away(&self) -> bool {
+        self.0 > 0
     }
 
     /// One of the faults is over: whether it was the last. Whoever gives back what nobody took gives nothing.
@@ -420,6 +427,7 @@ impl<'a> World<'a> {
             Happening::Deliver(delivery) => self.deliver_now(delivery),
             Happening::Flush { conn, to } => self.flush(conn, to),
             Happening::KeepAlive { conn, end, mark } => self.keep_alive_ran_out(conn, end, mark),
+            Happening::Unheard { conn, since } => self.nothing_heard(conn, since),
             Happening::Listen { conn, heard } => self.listen(conn, Some(heard)),
             Happening::NoteNewest => {
                 self.newest_owed = self.devices.iter().map(|device| self.operator.newest(&device.name)).collect();
@@ -578,6 +586,8 @@ mod tests {
         assert!(away.begins());
         assert!(!away.begins());
         assert!(!away.ends());
+        assert!(away.is_away());
         assert!(away.ends());
+        assert!(!away.is_away());
     }
 }

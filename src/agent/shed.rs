@@ -16,6 +16,11 @@ impl Agent {
         Room::new(&self.profile.queue, self.taken, &self.trail.weights())
     }
 
+    /// Whether the audit takes more than it may: it was written when it might take more.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.taken.used_bytes > self.profile.queue.quota_mib.saturating_mul(1024 * 1024)
+    }
+
     /// Makes room for denials where it is short. Only between commits: a commit writes to one era. One era at a time, so
     /// that a commit has a bound: what stays of it is written anew.
     pub(super) fn make_room(&mut self, now: Now, effects: &mut Effects) {

@@ -191,7 +191,12 @@ impl Agent {
             let is_marked = |mark: &EraMark| mark.era == image.id && mark.signed_index < mark.next_index;
             anchor.earlier.iter().any(is_marked) || (before && image.is_unsigned())
         };
-        for image in eras {
+        let overfull = active(Mutant::OverfullDropped) && eras.len() > 1 && self.is_overfull();
+        for (image, number) in eras.iter().zip(0..) {
+            if overfull && number == 0 {
+                effects.batch.drop_eras.push(image.id);
+                continue;
+            }
             if let Some(damage) = &image.damage {
                 self.overcharge(image, anchor);
                 effects.outgoing.logs.push(LogEvent::StoreRecovered { era: image.id.number, detail: damage.clone() });

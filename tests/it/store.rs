@@ -328,13 +328,23 @@ fn a_folder_that_is_not_fit_is_refused_with_what_to_do() {
     assert!(refusal(&wide).contains(&format!("chmod 700 {}", wide.display())), "{}", refusal(&wide));
     fs::set_permissions(&wide, fs::Permissions::from_mode(0o700)).unwrap();
 
-    for (format, part) in
-        [("2\n", "has format 2"), ("18446744073709551616", "damaged"), ("", "damaged"), ("0", "damaged")]
-    {
-        fs::write(wide.join("format"), format).unwrap();
-        assert!(refusal(&wide).contains(part), "{format:?}: {}", refusal(&wide));
+    let format = wide.join("format");
+    for (said, part) in [
+        (Some("2\n"), "has format 2, this version reads formats up to 1"),
+        (Some("18446744073709551616"), "no format's number"),
+        (Some(""), "no format's number"),
+        (Some("0"), "no format's number"),
+        (None, "it is gone, and there is anchor.0"),
+    ] {
+        match said {
+            Some(said) => fs::write(&format, said).unwrap(),
+            None => fs::remove_file(&format).unwrap(),
+        }
+        assert!(refusal(&wide).contains(part), "{said:?}: {}", refusal(&wide));
+        assert_eq!(fs::read_to_string(&format).ok().as_deref(), said, "it is left as it is");
     }
-    fs::write(wide.join("format"), "1\n").unwrap();
+    // What the refusal says to do.
+    fs::write(&format, "1\n").unwrap();
     assert!(open(&wide).is_ok());
 
     let file = temp.path().join("file");

@@ -18,9 +18,17 @@ const SLACK_BYTES: u64 = 32 * 1024;
 /// disk it can only guess.
 const TAKEN_PERCENT: u64 = 80;
 
-/// A commit is durable.
-pub(crate) fn committed(tally: &mut Tally, at: u64, name: &DeviceId, medium: &Medium, limits: &QueueLimits) {
-    let quota = quota_bytes(limits);
+/// A commit is durable. `held_over` is what a smaller quota found there, in bytes.
+pub(crate) fn committed(
+    tally: &mut Tally,
+    at: u64,
+    name: &DeviceId,
+    medium: &Medium,
+    limits: &QueueLimits,
+    held_over: u64,
+) {
+    // Each class may come to have its reserve beside what another one holds, and never gives up.
+    let quota = quota_bytes(limits) + held_over;
     // A roomy disk proves nothing.
     if medium.bytes < quota / 2 {
         return;

@@ -19,7 +19,7 @@ pub use disk::{Damage, Part, Refusal, Sync};
 pub use identity::{EmergencyTheft, EmergencyWhat, MoveTo, RevokeWhat, RotateWhat};
 pub use load::FloodWhat;
 pub use network::Direction;
-pub use process::{Boundary, WallAfter};
+pub use process::{Boundary, Firmware, WallAfter};
 pub(crate) use text::FaultText;
 
 /// A fault as files name it: its name, what its `what` can be if it has one, and how the rest of it is read.
@@ -238,10 +238,30 @@ pub enum Kind {
         /// What the wall clock shows after it.
         wall: WallAfter,
     },
+    /// A newer version ran over the state folder and left it in its own format, and this one is started over that. After a
+    /// while the newer one runs again.
+    ProcessDowngrade {
+        /// How long this version is what is started.
+        lasts: u64,
+    },
     /// The agent's process is killed; the kernel keeps what was written.
     ProcessRestart {
         /// How long until it runs again.
         lasts: u64,
+    },
+    /// The agent's process gets no time for a while; the kernel, its clocks and its sockets go on.
+    ProcessStop {
+        /// How long.
+        lasts: u64,
+    },
+    /// The agent ends in order, and another firmware's is started over its state.
+    ProcessUpgrade {
+        /// How long until it runs again.
+        lasts: u64,
+        /// Which.
+        to: Firmware,
+        /// Whether the supply fails within the first commit of what is started.
+        cut: bool,
     },
     /// The kernel goes down in order and comes up again.
     Reboot {
@@ -319,7 +339,10 @@ impl Kind {
             Self::LinkDown { .. } => "link.down",
             Self::LinkSlow { .. } => "link.slow",
             Self::PowerCut { .. } => "power.cut",
+            Self::ProcessDowngrade { .. } => "process.downgrade",
             Self::ProcessRestart { .. } => "process.restart",
+            Self::ProcessStop { .. } => "process.stop",
+            Self::ProcessUpgrade { .. } => "process.upgrade",
             Self::Reboot { .. } => "reboot",
             Self::Revoke(_) => "revoke",
             Self::RevokeStorm { .. } => "revoke.storm",
@@ -346,7 +369,10 @@ impl Kind {
             | Self::LinkDown { lasts, .. }
             | Self::LinkSlow { lasts, .. }
             | Self::PowerCut { lasts, .. }
+            | Self::ProcessDowngrade { lasts }
             | Self::ProcessRestart { lasts }
+            | Self::ProcessStop { lasts }
+            | Self::ProcessUpgrade { lasts, .. }
             | Self::Reboot { lasts, .. }
             | Self::ServiceAhead { lasts, .. }
             | Self::ServiceStop { lasts }

@@ -1,8 +1,9 @@
 //! Faults of power and of processes.
 //!
-//! Owns: at which point of a commit the supply fails, and what the wall clock shows after a start.
+//! Owns: at which point of a commit the supply fails, what the wall clock shows after a start, which firmware it is that
+//! starts.
 //! Never: makes anything happen.
-//! Read next: `host.rs`, which stops and starts gateways.
+//! Read next: `host.rs`, which stops and starts gateways; `versions.rs`, which gives them other programs.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,12 @@ pub(super) const NAMES: &[Named] = &[
     ("power.cut", &[], |text| {
         Ok(Kind::PowerCut { lasts: text.lasts()?, boundary: text.boundary()?, wall: text.wall_after()? })
     }),
+    ("process.downgrade", &[], |text| Ok(Kind::ProcessDowngrade { lasts: text.lasts()? })),
     ("process.restart", &[], |text| Ok(Kind::ProcessRestart { lasts: text.lasts()? })),
+    ("process.stop", &[], |text| Ok(Kind::ProcessStop { lasts: text.lasts()? })),
+    ("process.upgrade", &[], |text| {
+        Ok(Kind::ProcessUpgrade { lasts: text.lasts()?, to: text.firmware()?, cut: text.cut()? })
+    }),
     ("reboot", &[], |text| Ok(Kind::Reboot { lasts: text.lasts()?, wall: text.wall_after()? })),
     ("service.stop", &[], |text| Ok(Kind::ServiceStop { lasts: text.lasts()? })),
     ("suspend", &[], |text| Ok(Kind::Suspend { lasts: text.lasts()? })),
@@ -48,7 +54,35 @@ pub enum WallAfter {
     Stepped(i64),
 }
 
+/// Which firmware runs on a gateway: they differ in the limits that its profile says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    /// The one that the scenario begins with.
+    Before,
+    /// The one with the limits under `[fleet.upgrade]`.
+    Next,
+}
+
 impl FaultText {
+    fn firmware(&mut self) -> Result<Firmware, String> {
+        match self.to.take().as_deref() {
+            None | Some("next") => Ok(Firmware::Next),
+            Some("before") => Ok(Firmware::Before),
+            Some(other) => Err(format!("`to` is \"next\" or \"before\", not {other:?}")),
+        }
+    }
+
+    fn cut(&mut self) -> Result<bool, String> {
+        match self.boundary.take().as_deref() {
+            None => Ok(false),
+            Some("any") => Ok(true),
+            Some(other) => Err(format!(
+                "`boundary` is \"any\", for a supply that fails within the first commit, or is left out; not {other:?}"
+            )),
+        }
+    }
+
     fn boundary(&mut self) -> Result<Boundary, String> {
         match self.boundary.take().as_deref() {
             None | Some("now") => Ok(Boundary::Now),

@@ -288,7 +288,7 @@ impl<'a> Play<'a> {
             }
             Due::Start(device, boots) => {
                 let of = &mut self.site.devices[device as usize];
-                if of.gateway.agent.is_none() && of.is_on && of.boots == boots {
+                if of.gateway.agent.is_none() && of.is_on && of.boots == boots && !of.is_newer() {
                     of.start()?;
                     self.losses.remove(&device);
                     let start = {
@@ -406,7 +406,19 @@ impl<'a> Play<'a> {
                 self.did("service.stop");
                 self.site.stop_service();
             }
-            Act::Suspend { device, turn } => {
+            Act::ProcessDowngrade { device, turn: Turn::Begins } => {
+                let of = &mut self.site.devices[*device as usize];
+                if of.hand_over()? {
+                    self.stopped("process.downgrade", *device, false);
+                }
+            }
+            Act::ProcessDowngrade { device, turn: Turn::Ends } => {
+                let of = &mut self.site.devices[*device as usize];
+                if of.take_back()? && of.is_on {
+                    return Ok(vec![(at, Due::Start(*device, of.boots))]);
+                }
+            }
+            Act::ProcessStop { device, turn } | Act::Suspend { device, turn } => {
                 let of = &mut self.site.devices[*device as usize];
                 match turn {
                     Turn::Begins => of.fall_asleep()?,
@@ -414,7 +426,7 @@ impl<'a> Play<'a> {
                 }
                 let asleep = of.is_asleep();
                 if *turn == Turn::Begins {
-                    self.did("suspend");
+                    self.did(if let Act::Suspend { .. } = act { "suspend" } else { "process.stop" });
                 }
                 self.stage.tell(Event::Asleep { device: *device, asleep });
             }
@@ -444,6 +456,7 @@ impl<'a> Play<'a> {
             | Act::Flood { .. }
             | Act::GroupMove { .. }
             | Act::KeyRotate { .. }
+            | Act::ProcessUpgrade { .. }
             | Act::RevokeStorm { .. }
             | Act::ServiceAhead { .. }
             | Act::Status { .. }

@@ -16,6 +16,7 @@ use hardtack::shell::cast::{failed, path, user, Fleet, Gateway, Player, Stage};
 use hardtack::shell::clock;
 use hardtack::shell::fleet_keys::KeyFolder;
 use hardtack::shell::proxy::{Proxy, Swallow};
+use hardtack::shell::store::FORMAT;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
 use tokio::runtime::Runtime;
@@ -55,6 +56,9 @@ pub(crate) struct Device {
     latency: u64,
     slow: Vec<(Direction, u64)>,
     suspended: Away,
+    downgraded: Away,
+    /// What its folder says of its format, while that says that a newer version wrote it.
+    format: Option<Vec<u8>>,
     /// Says by how much its wall clock is off.
     clock: PathBuf,
     wall_ms: i64,
@@ -122,6 +126,8 @@ impl Site {
                 latency,
                 slow: Vec::new(),
                 suspended: Away::default(),
+                downgraded: Away::default(),
+                format: None,
                 clock,
                 wall_ms: 0,
                 rtc_ms: has_rtc.then_some(0),
@@ -187,6 +193,42 @@ impl Site {
 }
 
 impl Device {
+    /// The agent ends, a newer version's format is what its folder says, and the same agent is started over that: it must
+    /// end with the reason. Whether any of it could be done.
+    pub(crate) fn hand_over(&mut self) -> Result<bool, Failure> {
+        if !self.downgraded.begins() || !self.is_on || self.is_asleep() || self.gateway.agent.is_none() {
+            return Ok(false);
+        }
+        self.shut_down()?;
+        let path = self.gateway.state.join("format");
+        let failed_to = |error: std::io::Error| failed("the folder's format cannot be changed", error);
+        let said = std::fs::read(&path).map_err(failed_to)?;
+        let newer = FORMAT + 1;
+        std::fs::write(&path, format!("{newer}\n")).map_err(failed_to)?;
+        self.format = Some(said);
+        let reason = format!("has format {newer}");
+        match self.start() {
+            Ok(()) => Err(failed("an agent runs over the folder of a newer version", self.gateway.state.display())),
+            Err(refused) if refused.to_string().contains(&reason) => Ok(true),
+            Err(other) => Err(failed("an agent ended over the folder of a newer version, and did not say why", other)),
+        }
+    }
+
+    /// Whether a newer version's format is what its folder says: what is started ends.
+    pub(crate) fn is_newer(&self) -> bool {
+        self.format.is_some()
+    }
+
+    /// The newer version is there again. Whether it was awaited.
+    pub(crate) fn take_back(&mut self) -> Result<bool, Failure> {
+        if !self.downgraded.ends() {
+            return Ok(false);
+        }
+        let Some(said) = self.format.take() else { return Ok(false) };
+        let written = std::fs::write(self.gateway.state.join("format"), said);
+        written.map(|()| true).map_err(|error| failed("the folder's format cannot be changed", error))
+    }
+
     /// Starts the agent and waits until it decides.
     pub(crate) fn start(&mut self) -> Result<(), Failure> {
         let mut env = Vec::new();

@@ -109,7 +109,9 @@ fn unapplied(act: &Act) -> Option<String> {
         | Act::LinkHalfOpen { .. }
         | Act::LinkSlow { .. }
         | Act::LinkUp { .. }
+        | Act::ProcessDowngrade { .. }
         | Act::ProcessRestart { .. }
+        | Act::ProcessStop { .. }
         | Act::Reboot { .. }
         | Act::ServiceStart
         | Act::ServiceStop
@@ -129,6 +131,8 @@ fn unapplied(act: &Act) -> Option<String> {
             // All programs here are of one user.
             TokenChoice::Stranger => Some("token.stranger".into()),
         },
+        // A real agent refuses a profile that nobody could run, and others differ in nothing that a short plan comes to.
+        Act::ProcessUpgrade { .. } => Some("process.upgrade".into()),
         Act::PowerCut { boundary, .. } => match boundary {
             Boundary::Any | Boundary::Now => None,
             Boundary::Each { .. } => Some("power.cut at each boundary".into()),

@@ -44,13 +44,27 @@ pub(super) struct Store {
     /// Parts whose syncs are a lie: what was on the medium when that began, and after commits since, oldest first.
     lies: BTreeMap<Part, Vec<Image>>,
     torn: ChaCha8Rng,
+    /// The folder before a newer version changed its format, and as that left it.
+    newer: Option<[Image; 2]>,
 }
+
+/// What a newer version writes where this one has its own forms.
+const OF_A_NEWER: &[u8] = b"\xff\xffa form that nobody knows yet";
 
 impl Store {
     pub(super) fn new(place: Rc<TempDir>, seed: u64, device: u32, limits: QueueLimits) -> Self {
         let folder = place.path().join(format!("gw-{device}"));
         let torn = stream(seed, &format!("gw-{device}"), "torn");
-        Self { _place: place, folder, limits, opened: None, copies: Vec::new(), lies: BTreeMap::new(), torn }
+        Self {
+            _place: place,
+            folder,
+            limits,
+            opened: None,
+            copies: Vec::new(),
+            lies: BTreeMap::new(),
+            torn,
+            newer: None,
+        }
     }
 
     fn image(&self) -> Result<Image, Broke> {
@@ -292,6 +306,50 @@ impl RealDisk for Store {
         let image = self.image()?;
         self.copies.push((number, image));
         Ok(())
+    }
+
+    fn hand_over(&mut self) -> Result<(), Broke> {
+        self.opened = None;
+        let before = self.image()?;
+        let mut left = before.clone();
+        left.set(Path::new("format"), Some(format!("{}\n", store::FORMAT + 1).into_bytes()));
+        for path in before.paths().filter(|path| path.starts_with("feed") || path.starts_with("wallet")) {
+            left.set(path, Some(OF_A_NEWER.to_vec()));
+        }
+        left.set(Path::new("feed/of-a-newer.2"), Some(OF_A_NEWER.to_vec()));
+        left.lay_out(&self.folder).map_err(broke)?;
+        self.newer = Some([before, left]);
+        Ok(())
+    }
+
+    fn refuses(&mut self) -> Result<(), Broke> {
+        self.opened = None;
+        let Some([_, left]) = &self.newer else { return Err(broke("no newer version was here")) };
+        match store::Store::open(&self.folder, &self.limits) {
+            Err(StoreError::NewerFormat { found, .. }) if found == store::FORMAT + 1 => {}
+            Err(other) => return Err(broke(format!("it is refused for something else: {other}"))),
+            Ok(_) => return Err(broke("it is opened")),
+        }
+        match self.image()?.reads_like(left) {
+            true => Ok(()),
+            false => Err(broke("it is refused, and was changed")),
+        }
+    }
+
+    fn take_back(&mut self) -> Result<(), Broke> {
+        self.opened = None;
+        let Some([before, left]) = self.newer.take() else { return Err(broke("no newer version was here")) };
+        if !self.image()?.reads_like(&left) {
+            return Err(broke("what a newer version had left was changed"));
+        }
+        before.lay_out(&self.folder).map_err(broke)
+    }
+
+    fn upgrade(&mut self, limits: QueueLimits) -> Result<(), Broke> {
+        self.opened = None;
+        self.limits = limits;
+        // A change of format that power cut short before it was named.
+        std::fs::write(self.folder.join(".format.tmp"), format!("{}\n", store::FORMAT + 1)).map_err(broke)
     }
 
     fn damage(&mut self, damage: Damage, copy: u32, row: Option<(EraId, Wanted)>) -> Result<bool, Broke> {

@@ -86,6 +86,11 @@ impl Image {
         Ok(())
     }
 
+    /// The paths of all files.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(PathBuf::as_path)
+    }
+
     /// The content of a file.
     pub(super) fn file(&self, path: &Path) -> Option<&[u8]> {
         self.files.get(path).map(|file| file.content.as_slice())

@@ -8,7 +8,8 @@
 //! Real: the client's state machine and codec, both of rumqttc as it ships, driven as `hardtack::shell::mqtt` drives them;
 //! the bytes of every packet, in pieces as TCP may hand them on; packet ids, acknowledgements, windows; what a start finds,
 //! what is loaded for sending, what a cut leaves of a commit; syncs that fail, in the store that ships; what a drive that
-//! lied has forgotten, slots that rot and rows that somebody wrote over, in its files.
+//! lied has forgotten, slots that rot and rows that somebody wrote over, in its files; that a folder of a newer format is
+//! refused and left as it is.
 //! Still modelled: when an end notices that a connection is dead (no PINGREQ is sent; the keep-alive runs out when the
 //! model says so), TLS, the connection between broker and service, how full a disk is (a modelled one holds a record in a
 //! tenth of what a real one takes for it, and scenarios count on that), what a twin starts from.

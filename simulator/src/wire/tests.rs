@@ -357,6 +357,26 @@ fn both_levels_answer_the_same_on_a_disk_that_fails() {
     check_case_agreement("failing-disk", &short("failing-disk", "3h", "2h"));
 }
 
+#[test]
+fn both_levels_bear_other_versions_over_their_state() {
+    check_agreement("upgrade-and-back");
+}
+
+/// The real store refuses what a newer version left; where it does not, that shows.
+#[test]
+fn a_folder_that_a_newer_version_left_is_refused_as_it_is_and_taken_up_again() {
+    let place = Rc::new(place().unwrap());
+    let mut store = store(&place, 0);
+    store.hand_over().unwrap();
+    store.refuses().unwrap();
+    assert!(store.open().is_err());
+    store.take_back().unwrap();
+    assert_eq!(held(&mut store), (4, Some(1), 1));
+    assert!(store.refuses().is_err() && store.take_back().is_err(), "there is no newer version any more");
+    store.upgrade(Profile::default().queue).unwrap();
+    assert_eq!(held(&mut store), (4, Some(1), 1), "a format that was never named says nothing");
+}
+
 /// What is wrong at one level only is no excuse's business, whatever else goes on.
 #[cfg(feature = "mutants")]
 #[test]

@@ -3,6 +3,12 @@
 //! Owns: the folder's layout outside `eras/` and the anchor.
 //! Never: knows what is in a file; touches one that it does not know.
 //! Read next: `mod.rs`.
+//!
+//! `format` is the first file of a folder, durable before any other of the store's, and it is replaced as a whole. So state
+//! without it, or with one that holds no number, was made by no start and by no power cut: nobody knows what wrote that
+//! state, and it is neither read nor begun anew. Whoever brings a folder to a newer format says so in `format` before
+//! anything else changes: a version that does not know it then refuses all of it, and a `.format.tmp` that a power cut left
+//! says nothing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,13 +20,14 @@ use rustix::fs::{flock, FlockOperation};
 use super::{allowed, Event, Needs, StoreError};
 use crate::agent::effects::StateFile;
 use crate::agent::feed::STORED_BYTES_MAX;
+use crate::mutant::{active, Mutant};
 use crate::shell::files::{
     check_private_dir, create_dir, is_temporary, make_private, open_file, read_private, replace, sync_dir, sync_parent,
     FileError,
 };
 
-/// The format of the state folder that this program writes.
-pub(super) const FORMAT: u32 = 1;
+/// The format of the state folder that this program reads and writes.
+pub const FORMAT: u32 = 1;
 
 /// The most bytes of the file that says the format.
 const FORMAT_BYTES_MAX: u64 = 4096;
@@ -43,7 +50,9 @@ impl Folder {
         }
         check_private_dir(path)?;
         // Before the lock: what a newer version means by its lock is not known here.
-        check_format(path)?;
+        if check_format(path)? == Format::Unwritten {
+            replace(&path.join("format"), format!("{FORMAT}\n").as_bytes())?;
+        }
         let lock = lock(path, &path.join("lock"))?;
         for sub in ["emergency", "eras", "feed", "quarantine", "wallet"].map(|sub| path.join(sub)) {
             create_dir(&sub)?;
@@ -189,23 +198,65 @@ fn lock(folder: &Path, path: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-pub(super) fn check_format(folder: &Path) -> Result<(), StoreError> {
+/// The format of a folder that a start may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// The one that this program reads.
+    Ours,
+    /// None is written down, and there is no state that could be in one.
+    Unwritten,
+}
+
+/// The format of a folder. Changes nothing.
+///
+/// # Errors
+/// When this program does not know it, or nobody could: it is not written down, and there is state.
+pub(super) fn check_format(folder: &Path) -> Result<Format, StoreError> {
     let path = folder.join("format");
-    let text = match read_bounded(&path, FORMAT_BYTES_MAX) {
+    let found = match read_bounded(&path, FORMAT_BYTES_MAX) {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(replace(&path, format!("{FORMAT}\n").as_bytes())?);
+            return match held(folder)? {
+                Some(state) => {
+                    Err(StoreError::UnknownFormat { path, why: format!("it is gone, and there is {state}") })
+                }
+                None => Ok(Format::Unwritten),
+            };
         }
         Err(error) => return Err(FileError::io("read", &path, error).into()),
     };
-    match text.trim().parse::<u32>() {
-        Ok(FORMAT) => Ok(()),
-        Ok(found) if found > FORMAT => Err(StoreError::NewerFormat { path: folder.to_owned(), found }),
+    match found.trim().parse::<u32>() {
+        Ok(FORMAT) => Ok(Format::Ours),
+        Ok(found) if found > FORMAT && !active(Mutant::NewerFormatRead) => {
+            Err(StoreError::NewerFormat { path: folder.to_owned(), found })
+        }
+        Ok(found) if found > FORMAT => Ok(Format::Ours),
         Ok(_) | Err(_) => {
-            let why = format!("it says {:?}, not the number of a format", text.chars().take(40).collect::<String>());
-            Err(FileError::Malformed { path, why }.into())
+            let said: String = found.chars().take(40).collect();
+            Err(StoreError::UnknownFormat { path, why: format!("it says {said:?}, which is no format's number") })
         }
     }
+}
+
+/// Something in a folder that only a store writes, if there is anything.
+fn held(folder: &Path) -> Result<Option<String>, StoreError> {
+    let is_state =
+        |path: &String| StateFile::parse(path).is_some() || ["anchor.0", "anchor.1"].contains(&path.as_str());
+    if let Some(path) = list(folder)?.into_iter().find(is_state) {
+        return Ok(Some(path));
+    }
+    for sub in ["emergency", "eras", "feed", "quarantine", "wallet"] {
+        let names = match list(&folder.join(sub)) {
+            Err(StoreError::File(error)) if error.is_missing() => continue,
+            other => other?,
+        };
+        let of_eras = ["eras", "quarantine"].contains(&sub);
+        let mut paths = names.into_iter().map(|name| format!("{sub}/{name}"));
+        if let Some(path) = paths.find(|path| of_eras || is_state(path)) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// The names in a folder, sorted. Those that are no text are none of ours.

@@ -46,6 +46,7 @@ use era::{engine_failed, Older, Rewritten, Writer};
 use faults::allowed;
 #[cfg(feature = "crash-points")]
 pub use faults::{refuse, rot, rows, Refusal};
+pub use folder::FORMAT;
 use folder::{bytes_below, list, Folder};
 use given::Given;
 pub use peek::peek;
@@ -96,6 +97,20 @@ pub enum StoreError {
         path: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// Nobody can tell which version wrote it.
+    #[error(
+        "{} does not say in which format the state beside it is ({why}), and nothing of it was touched: restore the folder; \
+         if this version wrote it, put that file back with `echo {} > {}`",
+        path.display(),
+        folder::FORMAT,
+        path.display()
+    )]
+    UnknownFormat {
+        /// The file that says it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// An anchor that is no newer than the one on disk: another copy of this agent wrote it, or a bug.
     #[error("an anchor of generation {offered} would replace one of generation {newest}: nothing was written")]
@@ -255,7 +270,7 @@ impl Store {
     /// Opens the state folder, makes it if it is missing, and reads what is there. Nothing that is damaged stops it.
     ///
     /// # Errors
-    /// When the folder is not private, not ours, not writable, in use, or of a newer format.
+    /// When the folder is not private, not ours, not writable, in use, or of a newer format or one that is not known.
     pub fn open(state_dir: &Path, limits: &QueueLimits) -> Result<(Self, Recovered), StoreError> {
         let folder = Folder::open(state_dir)?;
         let mut events = Vec::new();

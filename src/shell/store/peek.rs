@@ -24,9 +24,7 @@ pub fn peek(state_dir: &Path) -> Result<Option<Recovered>, StoreError> {
     }
     check_private_dir(state_dir)?;
     // One that is not there yet is written at a start.
-    if state_dir.join("format").exists() {
-        check_format(state_dir)?;
-    }
+    check_format(state_dir)?;
     let mut events = Vec::new();
     let anchor = newest(state_dir, &mut events);
     let files = files(state_dir, &mut events)?;

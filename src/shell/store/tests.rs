@@ -441,6 +441,64 @@ fn what_is_left_around_a_damaged_row_is_gathered_before_and_after_it_is_moved() 
     }
 }
 
+/// A folder whose format is gone is new only where there is nothing that a store writes.
+#[test]
+fn state_without_a_format_is_neither_read_nor_begun_anew() {
+    let temp = tempfile::tempdir().unwrap();
+    let none = [".bundle.tmp", ".format.tmp", "certificate", "device.key", "lock", "notes.txt", "wallet/notes.txt"];
+    let state = ["anchor.0", "audit.key", "bundle", "eras/00000000000000000001/db", "feed/main", "policy"];
+    let state = state.into_iter().chain(["quarantine/00000000000000000001/db", "wallet/task-t-1"]);
+    let all = none.map(|path| (path, true)).into_iter().chain(state.map(|path| (path, false)));
+    for ((path, is_new), number) in all.zip(0..) {
+        let dir = temp.path().join(number.to_string());
+        let file = dir.join(path);
+        crate::shell::files::create_dir(file.parent().unwrap()).unwrap();
+        fs::write(&file, "something").unwrap();
+        let before = names(&dir);
+        let looked = peek(&dir).map(drop);
+        assert_eq!(names(&dir), before, "{path}: looking changes nothing");
+        let opened = Store::open(&dir, &limits()).map(drop);
+        assert_eq!((opened.is_ok(), looked.is_ok()), (is_new, is_new), "{path}: {opened:?}");
+        if let Err(error) = opened {
+            assert!(matches!(error, StoreError::UnknownFormat { .. }), "{path}: {error}");
+            assert!(error.to_string().contains(&format!("echo 1 > {}", dir.join("format").display())), "{error}");
+            assert_eq!(names(&dir), before, "{path}: nothing is made beside it");
+        }
+    }
+}
+
+/// A change of format that power cut short before it was named changed nothing, and one of which only the name is there
+/// is refused whatever else there is.
+#[test]
+fn a_change_of_format_counts_from_its_name_on() {
+    let temp = tempfile::tempdir().unwrap();
+    one_era(temp.path());
+    for half in ["", "2", "2\n"] {
+        fs::write(temp.path().join(".format.tmp"), half).unwrap();
+        let (_, recovered) = Store::open(temp.path(), &limits()).unwrap();
+        assert_eq!((recovered.events, recovered.eras.len()), (Vec::new(), 1), "{half:?}");
+    }
+    fs::rename(temp.path().join(".format.tmp"), temp.path().join("format")).unwrap();
+    for error in [Store::open(temp.path(), &limits()).map(drop).unwrap_err(), peek(temp.path()).map(drop).unwrap_err()]
+    {
+        assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error}");
+    }
+}
+
+/// All paths in a folder.
+fn names(dir: &Path) -> Vec<PathBuf> {
+    let mut names = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            names.push(entry.path());
+            open.extend(entry.path().is_dir().then(|| entry.path()));
+        }
+    }
+    names.sort();
+    names
+}
+
 #[test]
 fn a_healthy_file_of_many_rewrites_shows_no_damage() {
     let temp = tempfile::tempdir().unwrap();

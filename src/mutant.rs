@@ -143,7 +143,7 @@ pub enum Mutant {
     /// A connection that is lost is not made again.
     NeverReconnects = 77,
     /// A write for which there was no room counts as one that was made. Planted in the shell's loop.
-    NoRoomIgnored = 91,
+    NoRoomIgnored = 123,
     /// A state folder in a newer format is emptied, and begun anew. Planted in the shell's loop.
     NewerFormatBegun = 120,
     /// A state folder in a newer format is read as far as it can be, and the rest dropped.
@@ -163,7 +163,7 @@ pub enum Mutant {
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
     PositionReused = 43,
     /// A write that a read-only file system refused counts as one that was made. Planted in the shell's loop.
-    ReadOnlyIgnored = 92,
+    ReadOnlyIgnored = 124,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
     ReleaseOnPuback = 44,
     /// A renewal drops the working grant before its successor is there.

@@ -242,10 +242,10 @@ fn nothing_changes_on_a_read_only_disk_and_no_store_opens_there() {
         one(|_| Batch { drop_eras: vec![ERA], ..Batch::default() }),
         one(|_| Batch { begin_era: Some(EraId { number: 2, salt: 7 }), ..Batch::default() }),
     ];
-    for batch in parts {
+    for (number, batch) in (9..).zip(parts) {
         // An era is begun first: without one there is nowhere to write to.
         store.open().unwrap();
-        store.commit(Batch { begin_era: Some(EraId { number: 9, salt: 9 }), ..Batch::default() }).unwrap();
+        store.commit(Batch { begin_era: Some(EraId { number, salt: 9 }), ..Batch::default() }).unwrap();
         store.refused(batch.clone(), Refusal::ReadOnly, (0, 0)).unwrap_or_else(|Broke(why)| panic!("{why}: {batch:?}"));
         store.stays_shut().unwrap();
         assert_eq!(held(&mut store), (4, Some(1), 1), "{batch:?}");

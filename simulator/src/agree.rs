@@ -11,15 +11,16 @@
 //!
 //! | excuse | of | from, until | what it covers |
 //! |---|---|---|---|
-//! | edge | one gateway or all | a fault's edge or an operator's act, so long after it | word, touch, time, room |
+//! | edge | one gateway or all | a fault's edge, so long after it | word, touch, time, room |
+//! | act | all | an operator's act, so long after it | word; and touch, where gateways connect anew for it |
 //! | hostile | all | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
 //! | cut | one gateway | power or process that went, until it was in touch since | word, touch, time, room, use |
 //! | parted | one credential | an answer to it that differed, or that nobody heard, until its end | use; all of these if it is another one |
 //!
 //! What was asked, or answered, at one level alone is counted by itself; where that is more than a few, the levels do not agree.
 //!
-//! That word of something is known here and not there is no excuse where both had heard the same by then: with an edge or a
-//! hostile broker a difference about what the fleet said counts, unless what the gateway held then differs.
+//! That word of something is known here and not there is no excuse where both had heard the same by then: with an edge, an act
+//! or a hostile broker a difference about what the fleet said counts, unless what the gateway held then differs.
 //! Read next: `workload.rs`, which asks.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +97,7 @@ enum Hangs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Excuse {
     Edge,
+    Act(Moves),
     Hostile,
     Cut,
     Parted,
@@ -152,6 +154,8 @@ pub struct Agreement {
     pub same: u64,
     /// Answered otherwise soon after an edge.
     pub edge: u64,
+    /// Answered otherwise soon after an operator's act.
+    pub act: u64,
     /// Answered otherwise while a broker did to messages what it liked, or before the gateway was in touch after that.
     pub hostile: u64,
     /// Answered otherwise after power or process went away, before the gateway was in touch again.
@@ -206,6 +210,7 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         settle_ms: settle,
         same: 0,
         edge: 0,
+        act: 0,
         hostile: 0,
         cut: 0,
         parted: 0,
@@ -242,6 +247,8 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
             Excuse::Edge => {
                 covered(&[Hangs::Room, Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
             }
+            Excuse::Act(Moves::Nobody) => heard_other_word && covered(&[Hangs::Word]),
+            Excuse::Act(Moves::Gateways) => covered(&[Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Hostile => covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Cut => covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
             Excuse::Parted => false,
@@ -253,6 +260,7 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         });
         match excused.or(parted_so.map(|_| Excuse::Parted)) {
             Some(Excuse::Edge) => agreement.edge += 1,
+            Some(Excuse::Act(_)) => agreement.act += 1,
             Some(Excuse::Hostile) => agreement.hostile += 1,
             Some(Excuse::Cut) => agreement.cut += 1,
             Some(Excuse::Parted) => agreement.parted += 1,
@@ -282,13 +290,14 @@ fn by_request<'a>(seen: &'a Seen, asked: &BTreeSet<(u64, u32)>) -> BTreeMap<&'a 
 }
 
 fn of_program(entry: &Entry) -> Option<(u64, u32)> {
-    concerns(&entry.act).is_none().then_some((entry.at, entry.act.device()?))
+    (concerns(&entry.act) == Concerns::Program).then_some((entry.at, entry.act.device()?))
 }
 
-/// When faults began or ended and operators did something: of one gateway, or of all.
+/// When faults began or ended, of one gateway or of all, and when operators did something.
 struct Edges {
     settle: u64,
     at: BTreeSet<(Option<u32>, u64)>,
+    acts: BTreeSet<(Moves, u64)>,
     cuts: BTreeSet<(u32, u64)>,
     /// When the broker began and ceased to be hostile, and when all that it kept back has been said again at the latest.
     hostile: Vec<(u64, u64, u64)>,
@@ -296,12 +305,18 @@ struct Edges {
 
 impl Edges {
     fn of(plan: &Plan, case: &Case, settle: u64) -> Self {
-        let mut edges = Self { settle, at: BTreeSet::new(), cuts: BTreeSet::new(), hostile: Vec::new() };
+        let (at, acts, cuts) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut edges = Self { settle, at, acts, cuts, hostile: Vec::new() };
         // Everybody starts.
         edges.at.insert((None, case.scenario().start));
         let mut hostile_since = None;
         for entry in &plan.entries {
-            edges.at.extend(concerns(&entry.act).map(|whom| (whom, entry.at)));
+            match concerns(&entry.act) {
+                Concerns::Program => {}
+                Concerns::Gateway(device) => drop(edges.at.insert((Some(device), entry.at))),
+                Concerns::All => drop(edges.at.insert((None, entry.at))),
+                Concerns::Word(moves) => drop(edges.acts.insert((moves, entry.at))),
+            }
             if let Act::DiskDamage { device, .. }
             | Act::PowerCut { device, .. }
             | Act::ProcessRestart { device, .. }
@@ -326,12 +341,15 @@ impl Edges {
 
     /// What excuses a gateway's answer at a time. `in_touch`: whether it has been in touch since some time.
     fn excuses(&self, device: u32, at: u64, in_touch: impl Fn(u64) -> bool) -> impl Iterator<Item = Excuse> {
-        let near = |of| self.at.range((of, at.saturating_sub(self.settle))..=(of, at)).next().is_some();
+        let soon = at.saturating_sub(self.settle);
+        let near = |of| self.at.range((of, soon)..=(of, at)).next().is_some();
+        let acted = |moves| self.acts.range((moves, soon)..=(moves, at)).next().map(|_| Excuse::Act(moves));
         let hostile = |(began, ended, last): &(u64, u64, u64)| (*began..*last).contains(&at) && !in_touch(*ended);
         let cut = self.last_cut(device, at).is_some_and(|cut| !in_touch(cut));
         let edge = (near(None) || near(Some(device))).then_some(Excuse::Edge);
         let hostile = self.hostile.iter().any(hostile).then_some(Excuse::Hostile);
-        edge.into_iter().chain(hostile).chain(cut.then_some(Excuse::Cut))
+        let acts = [Moves::Gateways, Moves::Nobody].map(acted).into_iter().flatten();
+        edge.into_iter().chain(acts).chain(hostile).chain(cut.then_some(Excuse::Cut))
     }
 
     /// When power or process went away last, if they did.
@@ -352,15 +370,34 @@ impl Seen {
     }
 }
 
-/// Whom an act concerns that is no program's: one gateway, or all (`Some(None)`).
-fn concerns(act: &Act) -> Option<Option<u32>> {
+/// Whom an act concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concerns {
+    /// It is a program's.
+    Program,
+    /// A fault of one gateway,
+    Gateway(u32),
+    /// or of what all of them need.
+    All,
+    /// It is word of an operator's, true or stolen.
+    Word(Moves),
+}
+
+/// Whether gateways connect anew when they have heard of an operator's act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moves {
+    Nobody,
+    Gateways,
+}
+
+fn concerns(act: &Act) -> Concerns {
     match act {
         Act::Authorize { .. }
         | Act::Begin { .. }
         | Act::Distinct { .. }
         | Act::Finish { .. }
         | Act::Flood { .. }
-        | Act::Status { .. } => None,
+        | Act::Status { .. } => Concerns::Program,
         Act::BrokerAck { device, .. }
         | Act::BrokerFeed { device, .. }
         | Act::BrokerReplay { device, .. }
@@ -380,7 +417,7 @@ fn concerns(act: &Act) -> Option<Option<u32>> {
         | Act::ServiceAhead { device, .. }
         | Act::Suspend { device, .. }
         | Act::TimeReset { device, .. }
-        | Act::Wire { device, .. } => Some(Some(*device)),
+        | Act::Wire { device, .. } => Concerns::Gateway(*device),
         Act::BrokerBackup { .. }
         | Act::BrokerDelay { .. }
         | Act::BrokerEmergency { .. }
@@ -389,14 +426,12 @@ fn concerns(act: &Act) -> Option<Option<u32>> {
         | Act::BrokerRestore { .. }
         | Act::BrokerStart
         | Act::BrokerStop { .. }
-        | Act::Emergency { .. }
-        | Act::EmergencyThief { .. }
-        | Act::GroupMove { .. }
-        | Act::KeyRotate { .. }
-        | Act::Revoke { .. }
-        | Act::RevokeStorm { .. }
         | Act::ServiceStart
-        | Act::ServiceStop => Some(None),
+        | Act::ServiceStop => Concerns::All,
+        Act::Emergency { .. } | Act::EmergencyThief { .. } | Act::Revoke { .. } | Act::RevokeStorm { .. } => {
+            Concerns::Word(Moves::Nobody)
+        }
+        Act::GroupMove { .. } | Act::KeyRotate { .. } => Concerns::Word(Moves::Gateways),
     }
 }
 
@@ -554,6 +589,10 @@ mod tests {
         at = "2h"
         for = "5s"
         boundary = "now"
+        [[fault]]
+        do = "revoke"
+        what = "task"
+        at = "3h15m"
     "#;
 
     /// Of a request that was made in the minutes after this time, what the model and the other level said.
@@ -589,11 +628,12 @@ mod tests {
         let (edge, since, cut) = (60 * MINUTE, 75 * MINUTE, 150 * MINUTE);
         let nothing = |_: &mut Seen, _| {};
         let differ = |after, reason, also: &dyn Fn(&mut Seen, u64)| {
-            let Agreement { edge, hostile, cut, parted, differences, .. } =
+            let Agreement { edge, act, hostile, cut, parted, differences, .. } =
                 compared(after, [Reason::Allowed, reason], also);
-            [edge, hostile, cut, parted, differences.len() as u64]
+            [edge, act + hostile, cut, parted, differences.len() as u64]
         };
-        let (by_edge, by_cut, by_use, not) = ([1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]);
+        let (by_edge, by_act) = ([1, 0, 0, 0, 0], [0, 1, 0, 0, 0]);
+        let (by_cut, by_use, not) = ([0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]);
         assert_eq!(differ(edge, Reason::Stale, &nothing), by_edge, "the link is cut");
         assert_eq!(differ(since, Reason::Stale, &nothing), not, "it has long been there again");
         assert_eq!(differ(edge, Reason::UsesSpent, &nothing), not, "nothing is used by a link");
@@ -608,6 +648,18 @@ mod tests {
         assert_eq!(differ(cut, Reason::UsesSpent, &nothing), by_cut, "not in touch since the cut");
         let in_touch = |seen: &mut Seen, at: u64| seen.contacts.extend([(0, at - 10 * MINUTE)]);
         assert_eq!(differ(cut, Reason::UsesSpent, &in_touch), not, "in touch since then");
+        let act = 195 * MINUTE;
+        let touched = |reason, also: &dyn Fn(&mut Seen, u64)| {
+            differ(act, reason, &|seen: &mut Seen, at: u64| {
+                seen.contacts.extend([(0, at - MINUTE)]);
+                also(seen, at);
+            })
+        };
+        assert_eq!(touched(Reason::Revoked, &one_heard), by_act, "one has heard what was revoked");
+        assert_eq!(touched(Reason::Revoked, &nothing), not, "both have heard the same");
+        for other in [Reason::Stale, Reason::Expired, Reason::AuditFull] {
+            assert_eq!(touched(other, &one_heard), not, "{other:?} is not what an operator says");
+        }
         let unheard = |seen: &mut Seen, _: u64| seen.unheard.extend([Which::Nth(0, 3)]);
         assert_eq!(differ(30 * MINUTE, Reason::UsesSpent, &unheard), by_use, "nobody knows what was charged");
         assert_eq!(differ(30 * MINUTE, Reason::Revoked, &unheard), not, "use has nothing to do with that");

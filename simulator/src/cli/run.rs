@@ -231,9 +231,9 @@ fn tell_both(args: &RunArgs, level: Level, case: &Case) -> bool {
 }
 
 fn agreed(agreement: &Agreement) -> String {
-    let Agreement { settle_ms, same, edge, hostile, cut, parted, alone, differences, .. } = agreement;
+    let Agreement { settle_ms, same, edge, act, hostile, cut, parted, alone, differences, .. } = agreement;
     let mut text = format!(
-        "  both levels: {same} answers are the same; differing within {} s of a fault or an operator's act {edge}, \
+        "  both levels: {same} answers are the same; differing within {} s of a fault {edge}, as soon after an operator's act by word of it {act}, \
          while a broker was hostile or before a round trip after that {hostile}, after power or process went away and before the next round trip {cut}, by a credential whose use had parted so {parted}, \
          answered at one level only {alone}; without such a reason {}",
         settle_ms / 1000,

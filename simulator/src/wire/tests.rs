@@ -220,7 +220,7 @@ fn check_agreement(name: &str) {
     let (report, agreement) = agree(&case(menu::find(name).unwrap()), Level::Wire);
     assert_eq!(report.verdict(), Status::Pass, "{name}: {:#?}", report.properties);
     assert!(agreement.holds(), "{name}: {agreement:#?}");
-    let excused = agreement.edge + agreement.hostile + agreement.cut + agreement.parted;
+    let excused = agreement.edge + agreement.act + agreement.hostile + agreement.cut + agreement.parted;
     assert!(agreement.same > 10 * excused, "{name}: {agreement:#?}");
 }
 

@@ -479,7 +479,9 @@ impl World<'_> {
     pub(crate) fn half_open(&mut self, device: u32) {
         self.network.half_open(device);
         // Until that is noticed it hears nothing.
-        self.link_up.entry(device).and_modify(|since| *since = self.now);
+        if let Some(since) = self.link_up.get_mut(&device) {
+            *since = self.now;
+        }
         self.watch(device);
     }
 

@@ -22,7 +22,10 @@ impl Agent {
             return "this device holds no grant: have the operator make one with `hardtack fleet grant create`".into();
         }
         if !may(class) {
-            return shorten(&format!("no grant here is for class {class:?}; `hardtack whoami` lists what you may begin"), BYTES_MAX);
+            return shorten(
+                &format!("no grant here is for class {class:?}; `hardtack whoami` lists what you may begin"),
+                BYTES_MAX,
+            );
         }
         let begins = |grant: &super::wallet::Grant| grant.may_begin(seen, &begin.task).is_some();
         let hint = match grants.iter().find(|(_, grant)| begins(grant)) {

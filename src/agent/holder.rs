@@ -124,9 +124,7 @@ impl Held {
     pub(super) fn again(evidence: &Evidence, task: &StoredTask) -> Result<Self, Denial> {
         match evidence.process {
             Peer::Gone => Err(gone()),
-            Peer::Known(_) | Peer::Unknown => {
-                Ok(Self { selectors: selectors(evidence), ties: task.ties.clone() })
-            }
+            Peer::Known(_) | Peer::Unknown => Ok(Self { selectors: selectors(evidence), ties: task.ties.clone() }),
         }
     }
 }

@@ -127,7 +127,7 @@ impl Attestor {
             Hashing::Off => None,
             Hashing::Sha256 => Some(Digests::default()),
         };
-        Self { boot: clock::boot_id().ok(), names: Names::default(), digests }
+        Self { boot: clock::boot_of_processes(), names: Names::default(), digests }
     }
 
     /// Reads who a caller is. It may wait for a disk: not for a thread that others wait for.

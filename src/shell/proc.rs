@@ -103,7 +103,8 @@ pub fn program(pid: Pid) -> Option<String> {
 pub fn has_socket(pid: Pid, inode: u64) -> bool {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     let wanted = format!("socket:[{inode}]");
-    let is_it = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == &*wanted);
+    let is_it =
+        |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == &*wanted);
     open.take(OPEN_FILES_MAX).filter_map(Result::ok).any(is_it)
 }
 
@@ -127,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_user_counts_only_if_it_is_the_same_in_every_way() {
-        let text = |uids: &str, groups: &str| format!("Name:\tx\nUid:\t{uids}\nGid:\t100\t100\t100\t100\nGroups:\t{groups}\n");
+        let text =
+            |uids: &str, groups: &str| format!("Name:\tx\nUid:\t{uids}\nGid:\t100\t100\t100\t100\nGroups:\t{groups}\n");
         let plain = parse_status(&text("1001\t1001\t1001\t1001", "20 44 ")).unwrap();
         assert_eq!(plain.groups, [20, 44]);
         assert!(plain.is_all(1001, 100));

@@ -21,6 +21,7 @@ mod emergency;
 mod faults;
 mod fleet;
 mod groups;
+mod holders;
 mod hostile;
 mod hostile_broker;
 mod hostile_feed;

@@ -221,7 +221,12 @@ mod tests {
         // Hybrid and legacy hierarchies, as on Debian 9 and CentOS 7.
         let hybrid = "12:pids:/system.slice/cron.service\n5:cpu,cpuacct:/\n1:name=systemd:/system.slice/cron.service\n0::/system.slice/cron.service\n";
         check(hybrid, Some("cron.service"), None, None);
-        check("4:memory:/other/meter.service\n1:name=systemd:/system.slice/cron.service\n", Some("cron.service"), None, None);
+        check(
+            "4:memory:/other/meter.service\n1:name=systemd:/system.slice/cron.service\n",
+            Some("cron.service"),
+            None,
+            None,
+        );
     }
 
     #[test]
@@ -236,7 +241,8 @@ mod tests {
         check("0::/machine.slice/libpod-$ID.scope\n", Some("libpod-$ID.scope"), podman, None);
         check("0::/machine.slice/libpod-$ID.scope/container\n", Some("libpod-$ID.scope"), podman, None);
         check("0::/libpod_parent/libpod-$ID\n", None, podman, None);
-        let pod = "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod$POD_.slice/cri-containerd-$ID.scope\n";
+        let pod =
+            "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod$POD_.slice/cri-containerd-$ID.scope\n";
         check(pod, Some("cri-containerd-$ID.scope"), Some(("containerd:id", ID)), Some(POD));
         let pod = "0::/kubepods.slice/kubepods-pod$POD_.slice/crio-$ID.scope\n";
         check(pod, Some("crio-$ID.scope"), Some(("crio:id", ID)), Some(POD));
@@ -268,7 +274,9 @@ mod tests {
         check(&format!("0::/docker/{}\n", ID.to_uppercase()), None, None, None);
         check("0::/kubepods/podx/$ID\n", None, None, None);
         check("0::/lxc.payload.one/system.slice/meter.service\n", None, None, None);
-        for broken in ["", "\n", "nonsense", "0:", "0::relative/meter.service\n", "0::/system.slice/a b.service\n", "::::\n"] {
+        for broken in
+            ["", "\n", "nonsense", "0:", "0::relative/meter.service\n", "0::/system.slice/a b.service\n", "::::\n"]
+        {
             check(broken, None, None, None);
         }
     }

@@ -2,8 +2,8 @@
 
 use super::super::holder::{ProcessId, Tie};
 use super::super::request::{
-    BeginTask, Ended, Evidence, Lease, NotHolder, Peer, Problem, ProblemCode, Process, Reason, Reply, Request, RequestId,
-    Socket, TaskReply, Verdict,
+    BeginTask, Ended, Evidence, Lease, NotHolder, Peer, Problem, ProblemCode, Process, Reason, Reply, Request,
+    RequestId, Socket, TaskReply, Verdict,
 };
 use super::super::rig::{right, Reboot, Rig};
 use super::super::Input;

@@ -91,7 +91,8 @@ mod tests {
     fn names_follow_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("passwd");
-        std::fs::write(&path, "root:x:0:0::/:/bin/sh\nmeter:x:1001:100::/:/bin/sh\nalias:x:1001:1::/:\n+\nbad:x:y:\n").unwrap();
+        std::fs::write(&path, "root:x:0:0::/:/bin/sh\nmeter:x:1001:100::/:/bin/sh\nalias:x:1001:1::/:\n+\nbad:x:y:\n")
+            .unwrap();
         let table = Table::of(path.to_str().unwrap());
         assert_eq!(table.name(1001).as_deref(), Some("meter"));
         assert_eq!(table.name(0).as_deref(), Some("root"));

@@ -19,19 +19,19 @@ impl Agent {
         let grants: Vec<_> = self.wallet.grants().map(|(id, grant)| (id, grant)).collect();
         let may = |named: &str| grants.iter().flat_map(|(_, grant)| &grant.claims.may_begin).any(|(_, c)| c == named);
         if grants.is_empty() {
-            return "this device holds no grant: have the operator make one with `hardtack fleet grant create`".into();
+            return "have the operator make a grant with `hardtack fleet grant create`: this device holds none".into();
         }
         if !may(class) {
-            return shorten(
-                &format!("no grant here is for class {class:?}; `hardtack whoami` lists what you may begin"),
-                BYTES_MAX,
+            let hint = format!(
+                "begin a class that a grant is for, as `hardtack whoami` lists them: none here is for {class:?}"
             );
+            return shorten(&hint, BYTES_MAX);
         }
         let begins = |grant: &super::wallet::Grant| grant.may_begin(seen, &begin.task).is_some();
         let hint = match grants.iter().find(|(_, grant)| begins(grant)) {
             Some((id, _)) => format!(
-                "grant {id} lets you begin class {class:?}, but no grant that does covers every right that is asked for: \
-                 ask for fewer, or have the operator add --right to the grant"
+                "ask for fewer rights, or have the operator add --right to the grant: {id} lets you begin class {class:?}, \
+                 but no grant that does covers every right that is asked for"
             ),
             None => {
                 let named = grants.iter().flat_map(|(_, grant)| &grant.claims.may_begin);
@@ -41,7 +41,11 @@ impl Agent {
                 let more = if may.len() > NAMED_MAX { " and others" } else { "" };
                 let unread = unread(&may, seen).map(|why| format!("; {why}")).unwrap_or_default();
                 may.truncate(NAMED_MAX);
-                format!("class {class:?} may be begun by {}{more}, and none of these was seen{unread}", may.join(", "))
+                format!(
+                    "be one of those who may begin class {class:?}, {}{more}, or have the operator add --may-begin: none of \
+                     these was seen{unread}",
+                    may.join(", ")
+                )
             }
         };
         shorten(&hint, BYTES_MAX)

@@ -183,7 +183,7 @@ pub(crate) struct Rig {
     starts: u8,
     pub(crate) now: Now,
     pub(crate) sent: Vec<LinkCommand>,
-    replies: Vec<(RequestId, Reply)>,
+    pub(crate) replies: Vec<(RequestId, Reply)>,
     unanswered: Vec<Vec<u8>>,
     spec: GrantSpec,
     pub(crate) profile: Profile,

@@ -393,6 +393,8 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
 struct ProblemBody {
     code: String,
     detail: String,
+    /// Which grant or selector is missing.
+    hint: Option<String>,
 }
 
 fn problem(answer: &Answer) -> Failure {
@@ -409,7 +411,7 @@ fn problem(answer: &Answer) -> Failure {
         ("invalid_request" | "headers_too_large" | "unsupported", None) => Exit::Usage,
         (_, None) => Exit::Failure,
     };
-    Failure::new(exit, format!("{}: {}", problem.code, problem.detail), "")
+    Failure::new(exit, format!("{}: {}", problem.code, problem.detail), problem.hint.unwrap_or_default())
 }
 
 /// A length of time in the two largest units.
@@ -444,7 +446,7 @@ mod tests {
     #[test]
     fn a_wait_tells_by_its_number_how_the_task_ended() {
         let all = [Ended::Finished, Ended::Gone, Ended::Lost, Ended::Expired, Ended::Revoked];
-        assert_eq!(all.map(|how| exit_of(how) as u8), [0, 1, 4, 5]);
+        assert_eq!(all.map(|how| exit_of(how) as u8), [0, 1, 1, 4, 5]);
     }
 
     #[test]

@@ -72,11 +72,11 @@ impl Caller {
         let mut caller = Self::without_pidfd(stream, socket)?;
         match nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd) {
             Ok(pidfd) => caller.handle = Handle::Pidfd(pidfd),
-            // Kernels before 6.5 do not know it; those before 6.16 have none for a process that was waited for.
+            // Kernels before 6.5 do not know it.
             Err(nix::errno::Errno::ENOPROTOOPT) => {}
-            Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ESRCH) => caller.handle = Handle::Gone,
-            // There is no descriptor left for it, so that nothing can be said of the process.
-            Err(_) => caller.pid = None,
+            // Those before 6.16 have none for a process that was waited for. Where there is no descriptor left for it, nobody
+            // knows either whether it lives: it is to connect again.
+            Err(_) => caller.handle = Handle::Gone,
         }
         Ok(caller)
     }

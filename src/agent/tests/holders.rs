@@ -60,7 +60,7 @@ fn refused(rig: &mut Rig, evidence: Evidence, begin: BeginTask) -> Problem {
 }
 
 fn last_of(rig: &Rig, task: &TaskReply) -> TaskEvent {
-    let events = rig.records().into_iter().rev().find_map(|record| match record.event {
+    let events = rig.disk.records().into_iter().rev().find_map(|record| match record.event {
         Event::Task(event) if event.task.as_ref() == Some(&task.task_id) => Some(*event),
         _ => None,
     });
@@ -99,10 +99,10 @@ fn a_task_ends_with_the_process_that_began_it_and_no_other_does() {
         other => panic!("{other:?}"),
     }
     // Once more, and of what nobody knows: nothing happens.
-    let records = rig.records().len();
+    let records = rig.disk.records().len();
     rig.input(Input::Gone(tie));
     rig.input(Input::Gone(Tie::Connection(99)));
-    assert_eq!(rig.records().len(), records);
+    assert_eq!(rig.disk.records().len(), records);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn a_refusal_says_who_was_seen_and_what_is_missing() {
     assert!(hint.contains("unix:path:/usr/bin/meter, unix:uid:7") && hint.contains("CAP_SYS_PTRACE"), "{hint}");
     let other = BeginTask { task: "crane".parse().unwrap(), ..wanted() };
     let hint = refused(&mut rig, evidence.clone(), other).hint.unwrap();
-    assert!(hint.contains("no grant here is for class"), "{hint}");
+    assert!(hint.contains("none here is for \"crane\""), "{hint}");
     let meter = Process { path: Some("/usr/bin/meter".into()), ..process(&rig, 41) };
     let more = BeginTask { rights: vec![right("crane/1", "lift")], ..wanted() };
     let hint = refused(&mut rig, caller(Peer::Known(meter.into())), more).hint.unwrap();
@@ -297,7 +297,7 @@ fn at_an_enforcement_point_the_record_says_possession() {
             step: None,
         })
     };
-    let last = |rig: &Rig| match rig.records().pop().map(|record| record.event) {
+    let last = |rig: &Rig| match rig.disk.records().pop().map(|record| record.event) {
         Some(Event::Decision(decision)) => (decision.workload.clone(), decision.enforcer.clone()),
         other => panic!("{other:?}"),
     };

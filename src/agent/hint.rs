@@ -16,7 +16,7 @@ impl Agent {
     /// Why no grant lets a caller begin a task.
     pub(super) fn hint(&self, begin: &BeginTask, seen: &[String]) -> String {
         let class = begin.task.as_str();
-        let grants: Vec<_> = self.wallet.grants().map(|(id, grant)| (id, grant)).collect();
+        let grants: Vec<_> = self.wallet.grants().collect();
         let may = |named: &str| grants.iter().flat_map(|(_, grant)| &grant.claims.may_begin).any(|(_, c)| c == named);
         if grants.is_empty() {
             return "have the operator make a grant with `hardtack fleet grant create`: this device holds none".into();

@@ -175,8 +175,9 @@ async fn another_user_with_its_groups() {
     let stage = Stage::new();
     let by = ["setpriv", "--reuid", "1001", "--regid", "1002", "--groups", "20,44,7001"];
     let can = |program: &[&str]| {
-        let run = Command::new(program[0]).args(&program[1..]).arg(std::env::current_exe().unwrap()).arg("--list");
-        let status = { run }.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let mut run = Command::new(program[0]);
+        run.args(&program[1..]).arg(std::env::current_exe().unwrap()).arg("--list");
+        let status = run.stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     };
     if !can(&by) {

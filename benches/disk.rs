@@ -169,7 +169,7 @@ fn heard(replies: Vec<hardtack::agent::effects::Answer>, count: usize) {
 }
 
 pub(super) fn caller() -> Evidence {
-    Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: Some(1), path: None }
+    Evidence::of(Socket::Agent, 1001, 1001)
 }
 
 fn ask(token: &str) -> Request {

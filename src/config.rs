@@ -28,6 +28,16 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// The log.
     pub log: LogConfig,
+    /// What is read of callers.
+    pub attest: AttestConfig,
+}
+
+/// What is read of callers besides what costs nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AttestConfig {
+    /// Whether programs are told by the SHA-256 of their files. It reads the whole file of each, once, and needs what
+    /// reading another user's `/proc/PID/exe` needs: CAP_SYS_PTRACE.
+    pub sha256: bool,
 }
 
 /// How to reach the broker. Whatever is absent, the trust bundle and the enrolment say.
@@ -211,6 +221,14 @@ struct File {
     broker: BrokerTable,
     #[serde(default)]
     log: LogTable,
+    #[serde(default)]
+    attest: AttestTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct AttestTable {
+    sha256: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -266,6 +284,7 @@ impl Config {
                 level: sources.parsed("log-level", &sources.flags.log_level)?.or(level).unwrap_or(LogLevel::Info),
                 format: sources.parsed("log-format", &sources.flags.log_format)?.or(format).unwrap_or(LogFormat::Json),
             },
+            attest: AttestConfig { sha256: file.attest.sha256.unwrap_or_default() },
             state_dir,
             run_dir,
         })
@@ -511,6 +530,8 @@ key = "/keys/gw.key"
 [log]
 level = "debug"
 format = "text"
+[attest]
+sha256 = true
 "#;
 
     fn read(path: &Path) -> io::Result<String> {
@@ -545,6 +566,7 @@ format = "text"
         assert_eq!(config.broker.ca.unwrap(), Path::new("/etc/hardtack/ca.pem"));
         assert_eq!(config.broker.client.unwrap().key, Path::new("/keys/gw.key"));
         assert_eq!(config.log, LogConfig { level: LogLevel::Debug, format: LogFormat::Text });
+        assert!(config.attest.sha256);
     }
 
     #[test]

@@ -474,9 +474,11 @@ fn hangs_of(code: ProblemCode) -> Hangs {
         ProblemCode::AuditUnavailable | ProblemCode::Throttled => Hangs::Room,
         ProblemCode::Denied(reason) => hangs(reason),
         ProblemCode::IssuerRefused => Hangs::Touch,
-        ProblemCode::InvalidRequest | ProblemCode::NotFound | ProblemCode::Refused | ProblemCode::Unsupported => {
-            Hangs::Nothing
-        }
+        ProblemCode::InvalidRequest
+        | ProblemCode::KeyReused
+        | ProblemCode::NotFound
+        | ProblemCode::Refused
+        | ProblemCode::Unsupported => Hangs::Nothing,
     }
 }
 

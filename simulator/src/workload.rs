@@ -114,7 +114,7 @@ fn rights(program: &Program) -> [Right; 2] {
 }
 
 fn evidence(uid: u32) -> Evidence {
-    Evidence { socket: Socket::Agent, uid, gid: uid, pid: Some(uid), path: None }
+    Evidence::of(Socket::Agent, uid, uid)
 }
 
 impl World<'_> {
@@ -150,6 +150,9 @@ impl World<'_> {
             uses: Some(plan.task_uses),
             planner: false,
             reason: None,
+            holder: None,
+            lease: None,
+            key: None,
         };
         self.ask(device, program.uid, Socket::Agent, Request::Begin(begin), asked);
     }

@@ -8,10 +8,11 @@ use super::attest::selectors;
 use super::decide::{Judge, Judgement, Question};
 use super::effects::{Budget, Effects};
 use super::request::{
-    AuditRef, Authorize, DecisionReply, Evidence, Mode, Problem, ProblemCode, Reason, Reply, Request, RequestId,
+    AuditRef, Authorize, DecisionReply, Evidence, Mode, Peer, Problem, ProblemCode, Reason, Reply, Request, RequestId,
     Socket, TimeClass, Verdict,
 };
 use super::room::Class;
+use super::token::Denial;
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::mutant::{active, Mutant};
@@ -112,6 +113,9 @@ impl Agent {
                 let charge = |(block, until): &(_, _)| self.wallet.charge(*block, *until);
                 let budgets: Vec<Budget> = charges.iter().map(charge).collect();
                 (Reason::Allowed, "allowed".to_owned(), budgets)
+            }
+            Err(denial) if denial.reason == Reason::WrongWorkload => {
+                (denial.reason, wrong_workload(denial, &judgement.workload, evidence), Vec::new())
             }
             Err(denial) => (denial.reason, shorten(&denial.explain, 512), Vec::new()),
         };
@@ -225,4 +229,15 @@ impl Agent {
             feed_seq: self.revocations.seq(),
         }
     }
+}
+
+/// Why a credential is not the workload's, with who that is: on its own socket the kernel attests it, at an enforcement
+/// point it is who was handed the credential.
+fn wrong_workload(denial: &Denial, workload: &[String], evidence: &Evidence) -> String {
+    let whose = match (evidence.socket, &evidence.process) {
+        (Socket::Agent, Peer::Gone) => "the process that opened this connection has ended; connect again. Seen",
+        (Socket::Agent, Peer::Known(_) | Peer::Unknown) => "seen",
+        (Socket::Admin | Socket::Pep, _) => "handed to",
+    };
+    shorten(&format!("{}; {whose}: {}", denial.explain, workload.join(", ")), 1024)
 }

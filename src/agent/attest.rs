@@ -1,29 +1,102 @@
 //! Who asks: selectors from what the kernel says.
 //!
-//! Owns: the selectors of a caller, with SPIRE's names (`unix:uid`, `unix:gid`, `unix:path`).
-//! Never: believes anything that the caller says about itself.
-//! Read next: `wallet.rs`, where grants say which selector may begin what.
+//! Owns: the selectors of a caller, with SPIRE's names where SPIRE has one: what evidence is worth, most general first.
+//! Never: believes anything that the caller says about itself; guesses: what was not read gives no selector.
+//! Read next: `attest/cgroup.rs` for units and containers; `wallet.rs`, where grants say which selector may begin what.
+//!
+//! A path, a hash, and whatever else is told of a process is no wall between programs of one user: they can trace each
+//! other, or start each other and hand over an open socket. The user, the unit and the container are one.
 
-use super::request::Evidence;
+pub mod cgroup;
 
-/// The selectors of a caller, most general first.
+use super::request::{Evidence, Peer, Process};
+use crate::wire::biscuit::SELECTORS_MAX;
+
+/// The most bytes of a selector's value: what a token's text holds, less the longest name of a selector.
+const VALUE_BYTES_MAX: usize = 224;
+
+/// The selectors of a caller, most general first, at most [`SELECTORS_MAX`]. None of one whose process has ended: nobody
+/// knows who has its socket now.
 pub fn selectors(evidence: &Evidence) -> Vec<String> {
-    let mut selectors = vec![format!("unix:uid:{}", evidence.uid), format!("unix:gid:{}", evidence.gid)];
-    // A path that a token could not hold, or that the kernel marks as gone, attests nothing.
-    let usable = |path: &&String| {
-        path.starts_with('/')
-            && path.len() <= 240
-            && !path.ends_with(" (deleted)")
-            && !path.chars().any(char::is_control)
-    };
-    selectors.extend(evidence.path.as_ref().filter(usable).map(|path| format!("unix:path:{path}")));
-    selectors
+    match &evidence.process {
+        Peer::Gone => Vec::new(),
+        Peer::Known(process) => gather(evidence, Some(process)),
+        Peer::Unknown => gather(evidence, None),
+    }
+}
+
+/// The selectors that a caller had if it were this process, which is of the same user.
+pub fn selectors_as(evidence: &Evidence, process: &Process) -> Vec<String> {
+    gather(evidence, Some(process))
+}
+
+fn gather(evidence: &Evidence, process: Option<&Process>) -> Vec<String> {
+    let mut seen = Seen(vec![format!("unix:uid:{}", evidence.uid), format!("unix:gid:{}", evidence.gid)]);
+    seen.add("unix:user", evidence.user.as_deref());
+    seen.add("unix:group", evidence.group.as_deref());
+    let Some(process) = process else { return seen.0 };
+    let place = process.cgroup.as_deref().map(cgroup::place_of).unwrap_or_default();
+    let mut special = Seen(Vec::new());
+    special.add("systemd:id", place.unit.as_deref());
+    // The invocation is one of that unit, or of none.
+    let invocation = process.invocation.as_deref().filter(|id| place.unit.is_some() && is_hex(id, 32));
+    special.add("systemd:invocation_id", invocation);
+    special.add("k8s:pod-uid", place.pod.as_deref());
+    if let Some(container) = &place.container {
+        special.add(container.selector(), Some(&container.id));
+    }
+    // A path that the kernel marks as gone names another file, or none.
+    let path = process.path.as_deref().filter(|path| path.starts_with('/') && !path.ends_with(" (deleted)"));
+    special.add("unix:path", path);
+    special.add("unix:sha256", process.sha256.map(|hash| hash.to_string()).as_deref());
+    // Groups are many at times: those with the lowest numbers take what room is left.
+    let mut groups = process.groups.clone();
+    groups.sort();
+    groups.dedup_by_key(|(gid, _)| *gid);
+    let room = SELECTORS_MAX.saturating_sub(seen.0.len() + special.0.len());
+    let mut supplementary = Seen(Vec::new());
+    for (gid, name) in groups {
+        supplementary.add("unix:supplementary_gid", Some(&gid.to_string()));
+        supplementary.add("unix:supplementary_group", name.as_deref());
+    }
+    supplementary.0.truncate(room);
+    seen.0.append(&mut supplementary.0);
+    seen.0.append(&mut special.0);
+    seen.0
+}
+
+struct Seen(Vec<String>);
+
+impl Seen {
+    /// A value that a token could not hold attests nothing.
+    fn add(&mut self, kind: &str, value: Option<&str>) {
+        let usable =
+            |value: &&str| !value.is_empty() && value.len() <= VALUE_BYTES_MAX && !value.chars().any(char::is_control);
+        self.0.extend(value.filter(usable).map(|value| format!("{kind}:{value}")));
+    }
+}
+
+/// Whether a text is so many lower-case hexadecimal digits.
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::holder::ProcessId;
     use super::super::request::Socket;
     use super::*;
+    use crate::ids::{BootId, Hash};
+
+    const CONTAINER: &str = "3f4c7d2a9b8e6f1d0c5a4b3e2f1a0d9c8b7a6f5e4d3c2b1a0f9e8d7c6b5a4f3e";
+
+    fn process() -> Process {
+        Process::of(ProcessId { boot: BootId([1; 16]), pid: 7, started: 99 })
+    }
+
+    fn evidence(process: Peer) -> Evidence {
+        Evidence { process, ..Evidence::of(Socket::Agent, 1001, 100) }
+    }
 
     #[test]
     fn a_path_counts_only_where_it_is_one() {
@@ -31,15 +104,74 @@ mod tests {
         check_path(Some("/usr/bin/meter (deleted)"), false);
         check_path(Some("meter"), false);
         check_path(Some("/a\nb"), false);
+        check_path(Some(&format!("/{}", "a".repeat(VALUE_BYTES_MAX))), false);
         check_path(None, false);
     }
 
     #[track_caller]
     fn check_path(path: Option<&str>, counts: bool) {
-        let path = path.map(str::to_owned);
-        let evidence = Evidence { socket: Socket::Agent, uid: 1001, gid: 100, pid: Some(7), path };
-        let selectors = selectors(&evidence);
+        let process = Process { path: path.map(str::to_owned), ..process() };
+        let selectors = selectors(&evidence(Peer::Known(process.into())));
         assert_eq!(selectors[..2], ["unix:uid:1001", "unix:gid:100"]);
         assert_eq!(selectors.len() == 3, counts);
+    }
+
+    #[test]
+    fn all_that_was_read_counts_the_most_general_first() {
+        let process = Process {
+            groups: vec![(44, Some("video".into())), (20, Some("dialout".into())), (7000, None)],
+            cgroup: Some("0::/system.slice/meter.service\n".into()),
+            invocation: Some("00112233445566778899aabbccddeeff".into()),
+            path: Some("/usr/bin/meter".into()),
+            sha256: Some(Hash([0xab; 32])),
+            ..process()
+        };
+        let full = Evidence {
+            user: Some("meter".into()),
+            group: Some("meters".into()),
+            ..evidence(Peer::Known(process.clone().into()))
+        };
+        let expected = [
+            "unix:uid:1001",
+            "unix:gid:100",
+            "unix:user:meter",
+            "unix:group:meters",
+            "unix:supplementary_gid:20",
+            "unix:supplementary_group:dialout",
+            "unix:supplementary_gid:44",
+            "unix:supplementary_group:video",
+            "unix:supplementary_gid:7000",
+            "systemd:id:meter.service",
+            "systemd:invocation_id:00112233445566778899aabbccddeeff",
+            "unix:path:/usr/bin/meter",
+            &format!("unix:sha256:{}", "ab".repeat(32)),
+        ];
+        assert_eq!(selectors(&full), expected);
+        let mut broken = process;
+        broken.invocation = Some("not one".into());
+        broken.cgroup = None;
+        let selectors = selectors(&Evidence { process: Peer::Known(broken.into()), ..full });
+        assert!(!selectors.iter().any(|selector| selector.starts_with("systemd:")), "{selectors:?}");
+    }
+
+    #[test]
+    fn many_groups_push_nothing_else_out() {
+        let process = Process {
+            groups: (1..=500).rev().map(|gid| (gid, Some(format!("g{gid}")))).collect(),
+            cgroup: Some(format!("0::/system.slice/docker-{CONTAINER}.scope\n")),
+            path: Some("/usr/bin/meter".into()),
+            ..process()
+        };
+        let selectors = selectors(&evidence(Peer::Known(process.into())));
+        assert_eq!(selectors.len(), SELECTORS_MAX);
+        assert_eq!(selectors[2..4], ["unix:supplementary_gid:1", "unix:supplementary_group:g1"]);
+        let last = &selectors[SELECTORS_MAX - 3..];
+        assert_eq!(last[1..], [format!("docker:id:{CONTAINER}"), "unix:path:/usr/bin/meter".into()]);
+    }
+
+    #[test]
+    fn who_has_ended_is_nobody_and_who_is_not_seen_is_a_user() {
+        assert_eq!(selectors(&evidence(Peer::Gone)), Vec::<String>::new());
+        assert_eq!(selectors(&evidence(Peer::Unknown)), ["unix:uid:1001", "unix:gid:100"]);
     }
 }

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::emergency::EmergencyMark;
+use super::holder::TieCommand;
 use super::request::trail::{TrailAsk, TrailReply};
 use super::request::{Mode, Problem, ProblemCode, Reply, RequestId, Verdict};
 use super::salvage::Hole;
@@ -346,6 +347,8 @@ pub struct Outgoing {
     pub holes: Vec<Hole>,
     /// Pages of the trail that somebody waits for: what is known of its eras. The store fills in the rest.
     pub pages: Vec<(RequestId, TrailAsk, TrailReply)>,
+    /// What tasks hang on, that is to be watched from now on, or no longer.
+    pub ties: Vec<TieCommand>,
     /// Log events.
     pub logs: Vec<LogEvent>,
 }
@@ -389,7 +392,7 @@ impl Outgoing {
 
     /// Whether nothing is to be sent.
     pub fn is_empty(&self) -> bool {
-        let loads = self.loads.is_empty() && self.holes.is_empty();
+        let loads = self.loads.is_empty() && self.holes.is_empty() && self.ties.is_empty();
         self.replies.is_empty() && self.link.is_empty() && loads && self.pages.is_empty() && self.logs.is_empty()
     }
 }
@@ -522,7 +525,7 @@ pub enum LogEvent {
     TaskEnded {
         /// The task.
         task: TaskId,
-        /// How: `expired`, `finished`, `lost` or `revoked`.
+        /// How: `expired`, `finished`, `gone`, `lost` or `revoked`.
         how: &'static str,
     },
     /// `store.recovered`: what the start found of older eras.

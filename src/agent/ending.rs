@@ -29,6 +29,8 @@ pub(super) enum Ending {
     Expired,
     /// Its holder finished it.
     Finished,
+    /// What held it has ended.
+    Gone(&'static str),
     /// What is known of it is not enough to go on with.
     Lost(&'static str),
     /// The fleet revoked it, or what it rests on.
@@ -39,7 +41,7 @@ impl Ending {
     const fn step(self) -> TaskStep {
         match self {
             Self::Expired => TaskStep::Ended,
-            Self::Finished | Self::Lost(_) | Self::Revoked => TaskStep::Finished,
+            Self::Finished | Self::Gone(_) | Self::Lost(_) | Self::Revoked => TaskStep::Finished,
         }
     }
 
@@ -47,7 +49,7 @@ impl Ending {
         match self {
             Self::Expired => "its time is over",
             Self::Finished => "",
-            Self::Lost(why) => why,
+            Self::Gone(why) | Self::Lost(why) => why,
             Self::Revoked => "revoked by the fleet",
         }
     }
@@ -56,6 +58,7 @@ impl Ending {
         match self {
             Self::Expired => Ended::Expired,
             Self::Finished => Ended::Finished,
+            Self::Gone(_) => Ended::Gone,
             Self::Lost(_) => Ended::Lost,
             Self::Revoked => Ended::Revoked,
         }
@@ -85,7 +88,10 @@ impl Agent {
             chain: task.made.iter().map(|made| made.block).take(CHAIN_MAX).collect(),
         };
         let id = task.id.clone();
+        let ties = task.ties.clone();
         self.wallet.put_task(task);
+        self.answered.forget(&id);
+        self.let_go(&ties, effects);
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
         effects.outgoing.logs.push(LogEvent::TaskEnded { task: id.clone(), how: ending.told().name() });
         self.endings.insert(id.clone(), ending.told());

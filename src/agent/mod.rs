@@ -4,7 +4,7 @@
 //! Never: reads a clock, a file or the network; sends a reply before its record is durable; lowers a position; widens a
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
-//! agent by what happens: `start.rs`, `answer.rs` and `tasks.rs` (callers), `sync.rs`, `emergency.rs` and `grants.rs` (the fleet),
+//! agent by what happens: `start.rs`, `answer.rs`, `tasks.rs` and `holder.rs` (callers), `sync.rs`, `emergency.rs` and `grants.rs` (the fleet),
 //! `salvage.rs` (what a damaged disk has left), `rescue.rs` and
 //! `carry.rs` (signed time, and revocations, that somebody carries), `report.rs` (status).
 
@@ -24,6 +24,8 @@ mod evidence;
 pub mod feed;
 mod flood;
 mod grants;
+mod hint;
+pub mod holder;
 mod intact;
 pub mod mode;
 mod naming;
@@ -74,6 +76,7 @@ use decide::Judge;
 use effects::{Budget, FileWrite, KeyUse, LogEvent, Standing, StateFile, StoredRecord};
 use evidence::{Refusals, Source};
 use flood::{Flood, Rate};
+use holder::{Answered, Tie};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
 use request::{AuditRef, Counters, Ended, Evidence, Mode, Request, RequestId};
@@ -153,6 +156,8 @@ pub enum Input {
     Deadline,
     /// What all eras take on disk now.
     Disk(Taken),
+    /// A process or a connection that is watched has ended.
+    Gone(Tie),
     /// The program is about to end in order, and gives no input after this.
     Leaving,
     /// The link says something.
@@ -247,6 +252,8 @@ pub struct Agent {
     wants: BTreeMap<Nonce, Want>,
     /// Callers who wait for the end of a task.
     waits: BTreeMap<RequestId, ending::Waiting>,
+    /// What was answered to those who may ask again.
+    answered: Answered,
     /// How tasks ended in this start that the wallet remembers.
     endings: BTreeMap<TaskId, Ended>,
     grants_asked: Option<sync::GrantsAsked>,
@@ -298,6 +305,7 @@ impl Agent {
         match input {
             Input::Deadline => {}
             Input::Disk(taken) => self.taken = taken,
+            Input::Gone(tie) => self.on_gone(tie, now, effects),
             // Nothing is begun any more, and this stays the last word.
             Input::Leaving => return self.leave(now, effects),
             Input::Link(event) => self.on_link(event, now, effects),

@@ -6,6 +6,7 @@
 
 use super::attest::selectors;
 use super::clock::Role;
+use super::holder;
 use super::request::trail::TrailReply;
 use super::request::{
     AuditRoom, Autonomy, ClassRoom, ClockStatus, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, SignedTime,
@@ -56,6 +57,7 @@ impl Agent {
             selectors: task.selectors.clone(),
             expires_in_s: task.end(self.wallet.shift()).since(powered).secs(),
             uses_left: self.wallet.uses_left(task),
+            holder: holder::process_of(&task.ties).map(|process| process.pid),
         })
         .collect()
     }
@@ -315,6 +317,9 @@ mod tests {
             uses: None,
             planner: false,
             reason: None,
+            holder: None,
+            lease: None,
+            key: None,
         };
         let Reply::Problem(problem) = rig.ask(1001, Socket::Agent, Request::Begin(begin)) else { panic!("it begins") };
         assert_eq!(problem.code, ProblemCode::Denied(Reason::OfflineSpent), "as it said");

@@ -10,8 +10,9 @@ pub mod trail;
 
 use serde::{Deserialize, Serialize};
 
+use super::holder::ProcessId;
 use super::room::Class;
-use crate::ids::{FeedId, GrantId, RiskClass, TaskClass, TaskId};
+use crate::ids::{FeedId, GrantId, Hash, RiskClass, TaskClass, TaskId};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
 use revocations::{CheckRevoked, CheckedReply, ExportedReply, ImportRevocations, ImportedReply, RevocationsReply};
@@ -37,14 +38,80 @@ pub enum Socket {
 pub struct Evidence {
     /// The socket.
     pub socket: Socket,
-    /// User id.
+    /// User id, as it was when the peer connected.
     pub uid: u32,
-    /// Group id.
+    /// Group id, as it was then.
     pub gid: u32,
-    /// Process id, where the kernel gave one.
-    pub pid: Option<u32>,
-    /// The program's path, where it could be read.
+    /// The user's name, where this system has one for it.
+    pub user: Option<String>,
+    /// The group's name, likewise.
+    pub group: Option<String>,
+    /// The process that connected.
+    pub process: Peer,
+    /// The process that the caller names as the holder of its task, or why that is none; none if it names none.
+    pub holder: Option<Result<Box<Process>, NotHolder>>,
+    /// The connection, for a task that is to end with it.
+    pub connection: Option<u64>,
+}
+
+impl Evidence {
+    /// A peer of whom the kernel says no more than user and group.
+    pub const fn of(socket: Socket, uid: u32, gid: u32) -> Self {
+        let process = Peer::Unknown;
+        Self { socket, uid, gid, user: None, group: None, process, holder: None, connection: None }
+    }
+}
+
+/// The process that connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// It has ended. Its socket lives on in another, of which nothing is known.
+    Gone,
+    /// It lives, and what is here was read of it and of no other.
+    Known(Box<Process>),
+    /// The kernel does not say: it is too old, the process is in another pid namespace, or `/proc` hides it.
+    Unknown,
+}
+
+/// What was read of a process while it certainly lived.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Process {
+    /// Which.
+    pub id: ProcessId,
+    /// Its supplementary groups, with their names where this system has some.
+    pub groups: Vec<(u32, Option<String>)>,
+    /// The text of its `cgroup` file.
+    pub cgroup: Option<String>,
+    /// What systemd says which invocation of its unit this is.
+    pub invocation: Option<String>,
+    /// The program's path, if it names here the very file that runs.
     pub path: Option<String>,
+    /// The SHA-256 of that file, where it is asked for.
+    pub sha256: Option<Hash>,
+}
+
+impl Process {
+    /// A process of which only its identity is known.
+    pub const fn of(id: ProcessId) -> Self {
+        Self { id, groups: Vec::new(), cgroup: None, invocation: None, path: None, sha256: None }
+    }
+}
+
+/// Why a process cannot be the holder of a caller's task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotHolder {
+    /// There is none with that number, or it has ended.
+    #[error("has ended, or never was")]
+    Gone,
+    /// It is neither the caller nor one of those that the caller descends from.
+    #[error("is neither the process that asks nor an ancestor of it")]
+    NotAncestor,
+    /// It runs as somebody else.
+    #[error("runs as another user or group")]
+    OtherUser,
+    /// `/proc` does not say.
+    #[error("cannot be looked at: this agent does not see the process that asks")]
+    Unknown,
 }
 
 /// A request of the local API.
@@ -103,6 +170,25 @@ pub struct BeginTask {
     /// What it is for, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The process with which it ends: the caller or an ancestor of it, of the same user. The caller where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<u32>,
+    /// What it ends with besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    /// The header `Idempotency-Key`: who asks again with the same gets the same answer.
+    #[serde(skip)]
+    pub key: Option<String>,
+}
+
+/// What a task ends with, besides its process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lease {
+    /// The connection on which it was begun.
+    Connection,
+    /// Nothing else.
+    Process,
 }
 
 /// Body of `POST /v1/authorize`.
@@ -430,6 +516,8 @@ pub struct TaskSummary {
     pub expires_in_s: u64,
     /// Uses left, none if unbounded.
     pub uses_left: Option<u64>,
+    /// The process that it ends with; none where the kernel did not say.
+    pub holder: Option<u32>,
 }
 
 /// Body of the answer to a finish: the same however often it is asked.
@@ -458,6 +546,8 @@ pub enum Ended {
     Expired,
     /// Its workload, or an operator of this gateway, finished it.
     Finished,
+    /// The process or the connection that held it has ended.
+    Gone,
     /// This device lost track of what was counted, or its clock was reset.
     Lost,
     /// The fleet revoked it, or what it rests on.
@@ -470,6 +560,7 @@ impl Ended {
         match self {
             Self::Expired => "expired",
             Self::Finished => "finished",
+            Self::Gone => "gone",
             Self::Lost => "lost",
             Self::Revoked => "revoked",
         }
@@ -712,6 +803,10 @@ pub struct Problem {
     pub code: ProblemCode,
     /// What happened and what to do.
     pub detail: String,
+    /// Who asked, as the kernel tells it, where the refusal is about that.
+    pub seen: Vec<String>,
+    /// Which grant or selector is missing.
+    pub hint: Option<String>,
 }
 
 /// Stable codes of problems.
@@ -725,6 +820,8 @@ pub enum ProblemCode {
     IssuerRefused,
     /// The request is not of the documented form.
     InvalidRequest,
+    /// What was asked for before under the same idempotency key was something else.
+    KeyReused,
     /// No such task of this caller.
     NotFound,
     /// What was brought is not signed as it must be, or says what cannot be.
@@ -738,7 +835,7 @@ pub enum ProblemCode {
 impl Problem {
     /// A problem.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self { code, detail: detail.into(), seen: Vec::new(), hint: None }
     }
 }
 
@@ -750,6 +847,7 @@ impl ProblemCode {
             Self::Denied(reason) => reason.name(),
             Self::InvalidRequest => "invalid_request",
             Self::IssuerRefused => "issuer_refused",
+            Self::KeyReused => "idempotency_key_reused",
             Self::NotFound => "not_found",
             Self::Refused => "refused",
             Self::Throttled => "throttled",
@@ -764,6 +862,7 @@ impl ProblemCode {
             Self::Denied(_) | Self::IssuerRefused => 403,
             Self::InvalidRequest => 400,
             Self::NotFound => 404,
+            Self::KeyReused => 409,
             Self::Refused => 422,
             Self::Throttled => 429,
             Self::Unsupported => 501,

@@ -8,7 +8,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::effects::{Batch, Entry, LinkCommand, Shed, StateFile, StoredRecord, StoredSegment};
-use super::request::{Authorize, BeginTask, DecisionReply, Evidence, Reply, Request, RequestId, Socket, TaskReply};
+use super::holder::{Tie, TieCommand};
+use super::request::{
+    Authorize, BeginTask, DecisionReply, Evidence, Peer, Process, Reply, Request, RequestId, Socket, TaskReply,
+};
 use super::room::{Content, SegmentPlace, Weighed};
 use super::salvage::{Hole, Remains, Wanted};
 use super::{Agent, Anchor, Boot, Effects, EraImage, Input, LinkEvent, Now, Outgoing, Unstartable};
@@ -180,7 +183,7 @@ pub(crate) struct Rig {
     starts: u8,
     pub(crate) now: Now,
     pub(crate) sent: Vec<LinkCommand>,
-    replies: Vec<(RequestId, Reply)>,
+    pub(crate) replies: Vec<(RequestId, Reply)>,
     unanswered: Vec<Vec<u8>>,
     spec: GrantSpec,
     pub(crate) profile: Profile,
@@ -200,7 +203,9 @@ pub(crate) struct Rig {
     /// Trust bundle and policy that acknowledgements name.
     pub(crate) named: (u64, u64),
     /// The program that asks.
-    pub(crate) path: Option<String>,
+    pub(crate) process: Option<Process>,
+    /// What the agent wants to be told the end of.
+    pub(crate) watched: BTreeSet<Tie>,
     /// What only an oracle knows: true time and powered-on time, in milliseconds, and what the oscillator gains in parts
     /// per million.
     pub(crate) truth: Timestamp,
@@ -323,7 +328,8 @@ impl Rig {
             grant,
             hard_stale: Millis::from_secs(90 * 86_400),
             named: (1, 1),
-            path: None,
+            process: None,
+            watched: BTreeSet::new(),
             truth: start,
             powered: Millis(0),
             gain_ppm: 0,
@@ -342,6 +348,12 @@ impl Rig {
             .unwrap();
         self.sent.append(&mut outgoing.link);
         let now = self.now.boottime;
+        for command in &outgoing.ties {
+            match command {
+                TieCommand::Leave(tie) => self.watched.remove(tie),
+                TieCommand::Watch(tie) => self.watched.insert(*tie),
+            };
+        }
         self.replies.extend(std::mem::take(&mut outgoing.replies).into_iter().map(|answer| answer.at(now)));
         for (era, segment) in std::mem::take(&mut outgoing.loads) {
             let upload = self.disk.load(era, segment);
@@ -386,7 +398,8 @@ impl Rig {
     }
 
     pub(crate) fn ask(&mut self, uid: u32, socket: Socket, request: Request) -> Reply {
-        let evidence = Evidence { socket, uid, gid: uid, pid: Some(1), path: self.path.clone() };
+        let process = self.process.clone().map_or(Peer::Unknown, |process| Peer::Known(Box::new(process)));
+        let evidence = Evidence { process, ..Evidence::of(socket, uid, uid) };
         self.input(Input::Request { id: RequestId(1), evidence, request });
         // Who asks the issuer, which does not answer here, waits until its time is over.
         for _ in 0..10 {
@@ -428,7 +441,17 @@ impl Rig {
     }
 
     pub(crate) fn begin(&mut self, rights: Vec<Right>, uses: Option<u64>) -> TaskReply {
-        let begin = BeginTask { task: "pump".parse().unwrap(), rights, ttl_s: 600, uses, planner: false, reason: None };
+        let begin = BeginTask {
+            task: "pump".parse().unwrap(),
+            rights,
+            ttl_s: 600,
+            uses,
+            planner: false,
+            reason: None,
+            holder: None,
+            lease: None,
+            key: None,
+        };
         match self.ask(1001, Socket::Agent, Request::Begin(begin)) {
             Reply::Task(task) => task,
             other => panic!("no task: {other:?}"),

@@ -135,6 +135,9 @@ impl World {
             uses: Some(20),
             planner: false,
             reason: None,
+            holder: None,
+            lease: None,
+            key: None,
         };
         let reply = self.rig.ask(1001, Socket::Agent, Request::Begin(begin));
         self.take(reply);

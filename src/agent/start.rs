@@ -144,6 +144,7 @@ impl Agent {
             policy_fault,
             wants: Default::default(),
             waits: Default::default(),
+            answered: Default::default(),
             endings: Default::default(),
             grants_asked: None,
             grants_asked_at: None,
@@ -246,6 +247,7 @@ impl Agent {
                 self.end_all_tasks("what was counted is lost", now, effects);
             }
         }
+        self.attach_again(now, effects);
         // A cut may have come between the list and what it orders.
         self.end_revoked_tasks(now, effects);
         self.obey_lockdown(now, effects);

@@ -7,6 +7,7 @@
 use super::attest::selectors;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
 use super::ending::Ending;
+use super::holder::{Held, Tie, TieCommand, KEY_BYTES_MAX};
 use super::request::{
     BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
 };
@@ -46,6 +47,7 @@ pub(super) struct Want {
     pub(super) task: TaskId,
     pub(super) renews: bool,
     pub(super) selectors: Vec<String>,
+    pub(super) ties: Vec<Tie>,
     pub(super) uid: u32,
     pub(super) key: SealingKey,
     pub(super) deadline: Millis,
@@ -69,7 +71,15 @@ impl Agent {
         if let Err(problem) = check_begin(&begin) {
             return Some(Reply::Problem(problem));
         }
-        let selectors = selectors(evidence);
+        let old = renews.as_ref().and_then(|task| self.wallet.task(task));
+        let held = old.map_or_else(|| Held::of(evidence, &begin), |old| Held::again(evidence, old));
+        let Held { selectors, ties } = match held {
+            Ok(held) => held,
+            Err(denial) => return Some(self.refuse_task(&begin, renews, &selectors(evidence), denial, now, effects)),
+        };
+        if let Some(before) = self.answered_before(evidence, &begin) {
+            return Some(before);
+        }
         if let Err(denial) = self.check_admission(evidence.uid, renews.is_some()) {
             return Some(self.refuse_task(&begin, renews, &selectors, denial, now, effects));
         }
@@ -79,6 +89,7 @@ impl Agent {
             renews: renews.is_some(),
             begin,
             selectors,
+            ties,
             uid: evidence.uid,
             key: SealingKey::generate(&mut self.rng),
             deadline: Millis(now.boottime.0 + self.profile.wallet.issuer_ms),
@@ -194,7 +205,7 @@ impl Agent {
         let detail = format!("the issuer refused: {}", shorten(text, 256));
         let renews = want.renews.then(|| want.task.clone());
         self.record_task(renews, &want.begin, TaskStep::Refused, &want.selectors, None, &detail, now, effects);
-        let problem = Problem::new(ProblemCode::IssuerRefused, detail);
+        let problem = Problem { seen: want.selectors, ..Problem::new(ProblemCode::IssuerRefused, detail) };
         effects.outgoing.reply(want.id, Reply::Problem(problem), now.boottime);
     }
 
@@ -337,7 +348,9 @@ impl Agent {
             ttl_s: want.begin.ttl_s,
             uses_max: budget.map(|(_, max)| max),
             finished: false,
+            ties: want.ties.clone(),
         };
+        effects.outgoing.ties.extend(task.ties.iter().map(|tie| TieCommand::Watch(*tie)));
         self.put_task_file(&task, effects);
         self.wallet.put_task(task);
         // Which blocks are ours is part of what a token was admitted under.
@@ -358,7 +371,7 @@ impl Agent {
             chain,
         };
         self.write(Event::Task(Box::new(event)), spent, now, effects);
-        Reply::Task(TaskReply {
+        let reply = TaskReply {
             task_id: want.task.clone(),
             token: to_text(&child),
             expires_in_s: ends.since(self.clock.powered()).secs(),
@@ -366,7 +379,9 @@ impl Agent {
             origin,
             grant_id: grant,
             mode: self.mode,
-        })
+        };
+        self.keep_answer(want, &reply, ends);
+        Reply::Task(reply)
     }
 
     pub(super) fn put_task_file(&self, task: &StoredTask, effects: &mut Effects) {
@@ -403,6 +418,9 @@ impl Agent {
             uses: self.wallet.uses_left(&live),
             planner: false,
             reason: Some("renewed".into()),
+            holder: None,
+            lease: None,
+            key: None,
         };
         if self.wallet.uses_left(&live) == Some(0) {
             let denial = Denial::new(Reason::UsesSpent, "the task's uses are spent; begin another");
@@ -428,7 +446,7 @@ impl Agent {
         reply
     }
 
-    fn refuse_task(
+    pub(super) fn refuse_task(
         &mut self,
         begin: &BeginTask,
         task: Option<TaskId>,
@@ -441,13 +459,15 @@ impl Agent {
             return Self::audit_problem(Class::Denial);
         }
         let detail = shorten(&denial.explain, 512);
+        // A grant that is there and no good says so itself.
+        let hint = (denial.reason == Reason::NoRight).then(|| self.hint(begin, selectors));
         self.record_task(task, begin, TaskStep::Refused, selectors, None, denial.reason.name(), now, effects);
         let code = if denial.reason == Reason::Throttled {
             ProblemCode::Throttled
         } else {
             ProblemCode::Denied(denial.reason)
         };
-        Reply::Problem(Problem::new(code, detail))
+        Reply::Problem(Problem { seen: selectors.to_vec(), hint, ..Problem::new(code, detail) })
     }
 
     #[expect(
@@ -508,6 +528,10 @@ fn check_begin(begin: &BeginTask) -> Result<(), Problem> {
     }
     if begin.reason.as_ref().is_some_and(|reason| reason.len() > 1024) {
         return Err(invalid("a reason has at most 1024 bytes".into()));
+    }
+    let possible = |key: &String| (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+    if begin.key.as_ref().is_some_and(|key| !possible(key)) {
+        return Err(invalid(format!("an idempotency key has 1 to {KEY_BYTES_MAX} visible ASCII characters")));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ mod audit_keys;
 mod backlog;
 mod denials;
 mod eras;
+mod holders;
 mod recovery;
 mod roots;
 mod rot;
@@ -11,12 +12,13 @@ mod rotation;
 mod shed;
 
 use super::effects::{LinkCommand, Publish, StateFile};
+use super::holder::ProcessId;
 use super::request::{
-    Authorize, BeginTask, Mode, Origin, ProblemCode, Reason, Reply, Request, Socket, TimeClass, Verdict,
+    Authorize, BeginTask, Mode, Origin, ProblemCode, Process, Reason, Reply, Request, Socket, TimeClass, Verdict,
 };
 use super::rig::{announce_with, key, right, set_of, Reboot, Rig, Rule, START_S};
 use super::{Input, LinkEvent};
-use crate::ids::{GrantId, Hash};
+use crate::ids::{BootId, GrantId, Hash};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, GrantStep, TaskStep};
 use crate::wire::bundle::Feed;
@@ -630,6 +632,9 @@ fn a_token_may_ask_for_a_stricter_class_and_not_for_a_more_lenient_one() {
         uses: None,
         planner: false,
         reason: None,
+        holder: None,
+        lease: None,
+        key: None,
     };
     let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));
     assert!(matches!(&refused, Reply::Problem(problem) if problem.code == ProblemCode::Denied(Reason::TimeUntrusted)));
@@ -724,15 +729,21 @@ fn who_renews_without_end_is_throttled_and_fills_nothing() {
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
 }
 
+/// Process 7 of this boot, that runs a program.
+fn program(rig: &Rig, path: &str) -> Process {
+    let id = ProcessId { boot: BootId([rig.boot; 16]), pid: 7, started: 99 };
+    Process { path: Some(path.into()), ..Process::of(id) }
+}
+
 #[test]
 fn a_credential_is_bound_to_what_let_it_begin() {
     let mut rig = Rig::with(|spec| spec.may_begin = vec![("unix:path:/usr/bin/meter".into(), "pump".parse().unwrap())]);
-    rig.path = Some("/usr/bin/meter".into());
+    rig.process = Some(program(&rig, "/usr/bin/meter"));
     let task = rig.begin(vec![right("modbus/*", "read")], None);
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
-    rig.path = Some("/usr/bin/other".into());
+    rig.process = Some(program(&rig, "/usr/bin/other"));
     check(&mut rig, &task.token, "read", "modbus/a", Reason::WrongWorkload);
-    rig.path = Some("/usr/bin/meter".into());
+    rig.process = Some(program(&rig, "/usr/bin/meter"));
     assert_eq!(rig.authorize_as(1002, &task.token, "read", "modbus/a").reason, Reason::WrongWorkload);
 }
 
@@ -967,6 +978,9 @@ fn absurd_grants_give_nothing_and_break_nothing() {
             uses: None,
             planner: false,
             reason: None,
+            holder: None,
+            lease: None,
+            key: None,
         };
         match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
             Reply::Problem(_) => {}
@@ -1082,7 +1096,7 @@ fn a_task_that_was_finished_while_its_renewal_was_out_stays_finished() {
     let mut rig = Rig::new();
     let task = rig.begin(vec![right("modbus/*", "read")], None);
     rig.sync();
-    let evidence = super::request::Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: Some(1), path: None };
+    let evidence = super::request::Evidence::of(Socket::Agent, 1001, 1001);
     let request = Request::Renew(task.task_id.clone());
     rig.input(crate::agent::Input::Request { id: super::request::RequestId(7), evidence, request });
     rig.ask(0, Socket::Admin, Request::Finish(task.task_id.clone()));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use super::effects::Budget;
+use super::holder::Tie;
 use super::intact;
 use super::request::Origin;
 use super::token::Claims;
@@ -84,6 +85,8 @@ pub struct StoredTask {
     pub uses_max: Option<u64>,
     /// Whether it was ended: its blocks are refused until they would have expired.
     pub finished: bool,
+    /// What it ends with: a process, and a connection.
+    pub ties: Vec<Tie>,
 }
 
 /// A block that this agent appended.

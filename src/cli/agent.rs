@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::shell::foresee::foresee;
 use crate::shell::http::Sockets;
 use crate::shell::inbox::Inbox;
+use crate::shell::peer::Hashing;
 use crate::shell::run::{self, Machine, RunError, Running};
 use crate::shell::store::StoreError;
 use crate::shell::{log, service};
@@ -76,6 +77,8 @@ async fn until_asked(mut running: Running, config: &Config, inbox: Arc<Inbox>) -
     let bound = Sockets::bind(&config.run_dir);
     let ended = match bound {
         Ok(sockets) => {
+            let hashing = if config.attest.sha256 { Hashing::Sha256 } else { Hashing::Off };
+            let sockets = sockets.hashing(hashing);
             let serving = tokio::spawn(sockets.serve(inbox.clone(), config.profile.api.clone(), stopped));
             tracing::info!(
                 event = "agent.ready",

@@ -5,10 +5,12 @@
 //! Read next: `../shell/client.rs`.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,7 @@ use crate::agent::request::{
 };
 use crate::ids::{RiskClass, TaskClass, TaskId};
 use crate::shell::client::{Answer, Client, ClientError};
+use crate::shell::proc;
 use crate::wire::link::Right;
 
 /// The socket that a client uses, as `unix:///path` or a path.
@@ -58,7 +61,7 @@ pub enum TaskCommand {
     },
     /// This user's live tasks
     List,
-    /// Wait until a task ends, and print how: finished (exits 0), expired (4), revoked (5), or lost track of by the agent (1)
+    /// Wait until a task ends, and print how: finished (exits 0), expired (4), revoked (5), gone with what held it (1), or lost track of by the agent (1)
     Wait {
         /// The task
         task: TaskId,
@@ -82,6 +85,10 @@ pub struct BeginArgs {
     /// What it is for, for the audit
     #[arg(long)]
     reason: Option<String>,
+    /// The process with which the task ends, an ancestor of this command. The script that runs it where none is named: the
+    /// leader of its group of processes, else its parent
+    #[arg(long, value_name = "PID")]
+    holder: Option<u32>,
 }
 
 fn right(text: &str) -> Result<Right, String> {
@@ -132,6 +139,10 @@ pub fn authorize(args: &AuthorizeArgs, globals: &Globals) -> Result<Exit, Failur
 pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
     match command {
         TaskCommand::Begin(args) => {
+            let holder = match args.holder {
+                Some(pid) => pid,
+                None => caller_of_this().ok_or_else(no_caller)?,
+            };
             let request = BeginTask {
                 task: args.class,
                 rights: args.rights,
@@ -139,6 +150,9 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
                 uses: args.uses,
                 planner: false,
                 reason: args.reason,
+                holder: Some(holder),
+                lease: None,
+                key: None,
             };
             let task: TaskReply = post(globals, "/v1/tasks", &request)?;
             if globals.output == Format::Human {
@@ -174,11 +188,32 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Who is to hold the task that this command begins, for it ends itself at once: the script that runs it leads its group of
+/// processes, from wherever in a pipeline the command was started; typed into a shell it leads its own, and the shell is its
+/// parent.
+fn caller_of_this() -> Option<u32> {
+    let own = rustix::process::getpid();
+    let user = rustix::process::geteuid();
+    let is_ours = |pid: &Pid| std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user.as_raw());
+    let group = proc::stat(own)?.group?;
+    let above = std::iter::successors(proc::stat(own)?.parent, |pid| proc::stat(*pid)?.parent);
+    let above: Vec<Pid> = above.take(proc::ANCESTORS_MAX).collect();
+    let leads = above.iter().find(|pid| **pid == group).filter(|pid| is_ours(pid));
+    let holder = leads.or_else(|| above.first().filter(|pid| is_ours(pid)))?;
+    u32::try_from(holder.as_raw_nonzero().get()).ok()
+}
+
+fn no_caller() -> Failure {
+    let what = "the task would end with this command: neither the leader of its group of processes nor its parent is of this user";
+    Failure::new(Exit::Usage, what, "name an ancestor of this user with --holder, or run it from a shell of this user")
+}
+
 /// How a task ended, in the numbers that a decision about its credential has.
 const fn exit_of(how: Ended) -> Exit {
     match how {
         Ended::Expired => Exit::Expired,
         Ended::Finished => Exit::Done,
+        Ended::Gone => Exit::Failure,
         Ended::Lost => Exit::Failure,
         Ended::Revoked => Exit::Revoked,
     }
@@ -195,7 +230,8 @@ fn list(tasks: &[TaskSummary]) -> String {
     }
     let line = |task: &TaskSummary| {
         let uses = task.uses_left.map_or("unbounded".to_owned(), |uses| format!("{uses} uses left"));
-        format!("{}  {}  ends in {}  {uses}", task.task_id, task.task, age(task.expires_in_s))
+        let holder = task.holder.map(|pid| format!("  held by {pid}")).unwrap_or_default();
+        format!("{}  {}  ends in {}  {uses}{holder}", task.task_id, task.task, age(task.expires_in_s))
     };
     tasks.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -357,6 +393,8 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
 struct ProblemBody {
     code: String,
     detail: String,
+    /// Which grant or selector is missing.
+    hint: Option<String>,
 }
 
 fn problem(answer: &Answer) -> Failure {
@@ -373,7 +411,7 @@ fn problem(answer: &Answer) -> Failure {
         ("invalid_request" | "headers_too_large" | "unsupported", None) => Exit::Usage,
         (_, None) => Exit::Failure,
     };
-    Failure::new(exit, format!("{}: {}", problem.code, problem.detail), "")
+    Failure::new(exit, format!("{}: {}", problem.code, problem.detail), problem.hint.unwrap_or_default())
 }
 
 /// A length of time in the two largest units.
@@ -407,8 +445,8 @@ mod tests {
 
     #[test]
     fn a_wait_tells_by_its_number_how_the_task_ended() {
-        let all = [Ended::Finished, Ended::Lost, Ended::Expired, Ended::Revoked];
-        assert_eq!(all.map(|how| exit_of(how) as u8), [0, 1, 4, 5]);
+        let all = [Ended::Finished, Ended::Gone, Ended::Lost, Ended::Expired, Ended::Revoked];
+        assert_eq!(all.map(|how| exit_of(how) as u8), [0, 1, 1, 4, 5]);
     }
 
     #[test]

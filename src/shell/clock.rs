@@ -71,6 +71,12 @@ pub fn boot_id() -> std::io::Result<BootId> {
         .ok_or_else(|| std::io::Error::other(format!("the kernel's boot id is no UUID: {:?}", text.trim())))
 }
 
+/// The boot that processes began in. None where the kernel does not say, or where a test pretends another boot: in that no
+/// process has begun.
+pub fn boot_of_processes() -> Option<BootId> {
+    test::boot_id().is_none().then(boot_id)?.ok()
+}
+
 /// Shifts for tests: none in a build that is shipped.
 #[cfg(not(feature = "test-clock"))]
 mod test {

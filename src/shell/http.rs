@@ -33,9 +33,10 @@ use self::limits::Gate;
 use self::problem::HttpProblem;
 use self::routes::Api;
 use self::stall::StallGuard;
+use super::clock;
 use super::inbox::Inbox;
-use super::{clock, peer};
-use crate::agent::request::{Evidence, Socket};
+use super::peer::{Attested, Attestor, Caller, Hashing};
+use crate::agent::request::Socket;
 use crate::profile::ApiLimits;
 
 /// Connections that wait to be accepted, per socket.
@@ -79,6 +80,7 @@ pub enum BindError {
 pub struct Sockets {
     listeners: Vec<(Socket, UnixListener)>,
     paths: Vec<PathBuf>,
+    hashing: Hashing,
 }
 
 /// File name and mode of a socket.
@@ -106,7 +108,12 @@ impl Sockets {
             listeners.push((socket, listen(&path, mode)?));
             paths.push(path);
         }
-        Ok(Self { listeners, paths })
+        Ok(Self { listeners, paths, hashing: Hashing::Off })
+    }
+
+    /// With programs told by their hash, or not.
+    pub fn hashing(self, hashing: Hashing) -> Self {
+        Self { hashing, ..self }
     }
 
     /// Serves until `stop` turns true, then lets connections finish what they are in and removes the sockets.
@@ -114,7 +121,8 @@ impl Sockets {
         let gate = Arc::new(Gate::new(limits.clone()));
         let everybody = Arc::new(Semaphore::new(limits.connections_max));
         let operators = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-        let api = Arc::new(Api { inbox, limits: limits.clone() });
+        let attestor = Arc::new(Attestor::new(self.hashing));
+        let api = Arc::new(Api { inbox: inbox.clone(), attestor: attestor.clone(), limits: limits.clone() });
         let mut tasks = JoinSet::new();
         for (socket, listener) in self.listeners {
             let slots = match socket {
@@ -122,7 +130,8 @@ impl Sockets {
                 Socket::Agent | Socket::Pep => everybody.clone(),
             };
             let router = routes::router(socket, &api);
-            let server = Server { socket, router, limits: limits.clone(), gate: gate.clone(), slots };
+            let (inbox, attestor) = (inbox.clone(), attestor.clone());
+            let server = Server { socket, router, limits: limits.clone(), gate: gate.clone(), slots, inbox, attestor };
             tasks.spawn(server.accept(listener, stop.clone()));
         }
         while tasks.join_next().await.is_some() {}
@@ -182,6 +191,27 @@ struct Server {
     limits: ApiLimits,
     gate: Arc<Gate>,
     slots: Arc<Semaphore>,
+    inbox: Arc<Inbox>,
+    attestor: Arc<Attestor>,
+}
+
+/// A connection that is open, until this is dropped: what hangs on it hears that.
+struct Open {
+    inbox: Arc<Inbox>,
+    number: u64,
+}
+
+impl Open {
+    fn new(inbox: Arc<Inbox>) -> Self {
+        let number = inbox.opened();
+        Self { inbox, number }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.inbox.closed(self.number);
+    }
 }
 
 impl Server {
@@ -210,14 +240,20 @@ impl Server {
     }
 
     fn admit(self: Arc<Self>, stream: UnixStream, connections: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
-        let Ok(evidence) = peer::evidence(&stream, self.socket) else { return };
-        let held = self.gate.connection(evidence.uid, clock::now().boottime);
+        let Ok(caller) = Caller::of(&stream, self.socket) else { return };
+        let held = self.gate.connection(caller.uid, clock::now().boottime);
         match (held, self.slots.clone().try_acquire_owned()) {
             (Ok(permit), Ok(slot)) => {
                 let stop = stop.clone();
                 connections.spawn(async move {
-                    self.serve(stream, evidence, stop).await;
-                    drop((permit, slot));
+                    let open = Open::new(self.inbox.clone());
+                    let (attestor, number) = (self.attestor.clone(), open.number);
+                    // It reads files, and may hash one.
+                    let reading = tokio::task::spawn_blocking(move || attestor.attest(caller, number));
+                    if let Ok(attested) = reading.await {
+                        self.serve(stream, Arc::new(attested), stop).await;
+                    }
+                    drop((open, permit, slot));
                 });
             }
             (Err(refusal), _) => turn_away(&stream, &refusal.into()),
@@ -225,12 +261,12 @@ impl Server {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: UnixStream, evidence: Evidence, stop: watch::Receiver<bool>) {
+    async fn serve(self: Arc<Self>, stream: UnixStream, peer: Arc<Attested>, stop: watch::Receiver<bool>) {
         let patience = Duration::from_millis(self.limits.read_ms);
         let server = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (server, evidence) = (server.clone(), evidence.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.respond(request, evidence).await) }
+            let (server, peer) = (server.clone(), peer.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.respond(request, peer).await) }
         });
         let head_max = self.limits.header_bytes_max.saturating_add(HEAD_SLACK);
         let connection = http1::Builder::new()
@@ -250,7 +286,7 @@ impl Server {
         let _ = connection.await;
     }
 
-    async fn respond(&self, mut request: hyper::Request<Incoming>, evidence: Evidence) -> Response {
+    async fn respond(&self, mut request: hyper::Request<Incoming>, peer: Arc<Attested>) -> Response {
         let refused = |problem: HttpProblem| match self.socket {
             Socket::Pep if enforce::is_proxys(request.uri().path()) => enforce::unanswered(&problem),
             Socket::Admin | Socket::Agent | Socket::Pep => problem.into_response(),
@@ -258,11 +294,11 @@ impl Server {
         if head_bytes(&request) > self.limits.header_bytes_max {
             return refused(HttpProblem::headers_too_large(self.limits.header_bytes_max));
         }
-        let _permit = match self.gate.request(evidence.uid, clock::now().boottime) {
+        let _permit = match self.gate.request(peer.uid(), clock::now().boottime) {
             Ok(permit) => permit,
             Err(refusal) => return refused(refusal.into()),
         };
-        request.extensions_mut().insert(evidence);
+        request.extensions_mut().insert(peer);
         let answered = self.router.clone().oneshot(request.map(axum::body::Body::new)).await;
         answered.unwrap_or_else(|never| match never {})
     }

@@ -1,16 +1,18 @@
 //! What waits for the loop: calls of local programs and events of the link.
 //!
 //! Owns: [`Inbox`], its two bounded queues and what happens when one is full: a call is turned away, the link's thread
-//! waits, so that the broker feels it.
+//! waits, so that the broker feels it. What is gone that tasks hang on waits too: each of it once, so as many as tasks at the
+//! most.
 //! Never: looks into what it carries.
 //! Read next: `run.rs`, which takes from it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::agent::holder::Tie;
 use crate::agent::request::{Evidence, Reply, Request};
 use crate::agent::LinkEvent;
 
@@ -43,6 +45,8 @@ pub struct LinkEpoch(u64);
 pub struct Haul {
     /// Link events, oldest first. They go first: a revocation that has arrived counts for the calls beside it.
     pub link: Vec<LinkEvent>,
+    /// What tasks hang on and is gone. Before the calls, which find those tasks ended.
+    pub gone: Vec<Tie>,
     /// Calls, oldest first.
     pub calls: Vec<Call>,
     /// Nothing more will come: finish.
@@ -60,12 +64,64 @@ pub struct Inbox {
 #[derive(Debug, Default)]
 struct Waiting {
     calls: VecDeque<Call>,
+    gone: Vec<Tie>,
     link: VecDeque<LinkEvent>,
     epoch: u64,
+    /// How many connections there were, and those that are open: whether a task hangs on it.
+    connections: u64,
+    open: BTreeMap<u64, Held>,
     stop: bool,
 }
 
+/// Whether a task hangs on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    No,
+    Yes,
+}
+
 impl Inbox {
+    /// A connection was opened: its number.
+    pub fn opened(&self) -> u64 {
+        let mut waiting = self.lock();
+        waiting.connections += 1;
+        let number = waiting.connections;
+        waiting.open.insert(number, Held::No);
+        number
+    }
+
+    /// A connection has ended.
+    pub fn closed(&self, connection: u64) {
+        let held = self.lock().open.remove(&connection);
+        if held == Some(Held::Yes) {
+            self.gone(Tie::Connection(connection));
+        }
+    }
+
+    /// A task hangs on a connection from now on. It may have ended before.
+    pub fn hold(&self, connection: u64) {
+        let open = self.lock().open.get_mut(&connection).map(|held| *held = Held::Yes);
+        if open.is_none() {
+            self.gone(Tie::Connection(connection));
+        }
+    }
+
+    /// No task hangs on a connection any more.
+    pub fn let_go(&self, connection: u64) {
+        if let Some(held) = self.lock().open.get_mut(&connection) {
+            *held = Held::No;
+        }
+    }
+
+    /// Queues that something is gone which tasks hang on.
+    pub fn gone(&self, tie: Tie) {
+        let mut waiting = self.lock();
+        if !waiting.gone.contains(&tie) {
+            waiting.gone.push(tie);
+            self.filled.notify_one();
+        }
+    }
+
     /// Queues a call.
     ///
     /// # Errors
@@ -110,11 +166,14 @@ impl Inbox {
 
     /// Takes everything that waits; waits at most `patience` for the first.
     pub fn take(&self, patience: Duration) -> Haul {
-        let idle = |waiting: &mut Waiting| waiting.calls.is_empty() && waiting.link.is_empty() && !waiting.stop;
+        let idle = |waiting: &mut Waiting| {
+            waiting.calls.is_empty() && waiting.gone.is_empty() && waiting.link.is_empty() && !waiting.stop
+        };
         let waited = self.filled.wait_timeout_while(self.lock(), patience, idle);
         let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let haul = Haul {
             link: waiting.link.drain(..).collect(),
+            gone: std::mem::take(&mut waiting.gone),
             calls: waiting.calls.drain(..).collect(),
             stop: waiting.stop,
         };
@@ -135,7 +194,7 @@ mod tests {
     use std::sync::Arc;
 
     fn call() -> Call {
-        let evidence = Evidence { socket: Socket::Agent, uid: 1, gid: 1, pid: None, path: None };
+        let evidence = Evidence::of(Socket::Agent, 1, 1);
         Call { evidence, request: Request::Whoami, answer: oneshot::channel().0 }
     }
 
@@ -152,6 +211,22 @@ mod tests {
         assert!(inbox.call(call()).is_err());
         let last = inbox.take(Duration::ZERO);
         assert_eq!((last.calls.len(), last.stop), (1, true));
+    }
+
+    #[test]
+    fn a_connection_that_holds_a_task_says_when_it_has_ended_and_says_it_once() {
+        let inbox = Inbox::default();
+        let (held, free, left, late) = (inbox.opened(), inbox.opened(), inbox.opened(), inbox.opened());
+        inbox.hold(held);
+        inbox.hold(left);
+        inbox.let_go(left);
+        inbox.closed(late);
+        inbox.hold(late);
+        for connection in [held, held, free, left] {
+            inbox.closed(connection);
+        }
+        assert_eq!(inbox.take(Duration::ZERO).gone, [Tie::Connection(late), Tie::Connection(held)]);
+        assert_eq!(inbox.take(Duration::ZERO).gone, []);
     }
 
     #[test]

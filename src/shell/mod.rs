@@ -25,6 +25,8 @@ pub mod fleet_lock;
 #[cfg(feature = "agent")]
 pub mod foresee;
 #[cfg(feature = "agent")]
+pub mod holders;
+#[cfg(feature = "agent")]
 pub mod http;
 #[cfg(feature = "agent")]
 pub mod inbox;
@@ -41,6 +43,7 @@ pub mod mqtt;
 pub mod peer;
 #[cfg(feature = "fleet")]
 pub mod place;
+pub mod proc;
 #[cfg(feature = "demo")]
 pub mod proxy;
 #[cfg(feature = "fleet")]

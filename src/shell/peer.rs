@@ -1,60 +1,278 @@
 //! What the kernel says about whoever is at the other end of a unix socket.
 //!
-//! Owns: reading peer credentials and the program's path.
+//! Owns: credentials and the pidfd of a peer; reading what `/proc` says of its process, all of it between two looks at the
+//! pidfd, so that nothing is read of another process that got its number; whether it still lives when it asks.
 //! Never: believes what the peer says about itself, or decides what a selector is worth. `agent/attest.rs` does.
-//! Read next: `agent/attest.rs`.
+//! Read next: `proc.rs`, `peer/diag.rs` for kernels before 6.5, `agent/attest.rs`.
+//!
+//! What is read depends on what the agent may see. Without CAP_SYS_PTRACE the kernel lets nobody read which program another
+//! user's process runs; with `hidepid`, or in another pid namespace, nothing of the process is seen at all. Whatever is not
+//! seen attests nothing.
+
+mod diag;
+mod digest;
+mod names;
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::process::{pidfd_open, Pid, PidfdFlags};
 use tokio::net::UnixStream;
 
-use crate::agent::request::{Evidence, Socket};
+use self::digest::Digests;
+use self::names::Names;
+use super::{clock, proc};
+use crate::agent::attest::cgroup;
+use crate::agent::holder::ProcessId;
+use crate::agent::request::{Evidence, NotHolder, Peer, Process, Socket};
+use crate::ids::BootId;
 
-/// The longest program path that is taken over; a longer one counts as not readable.
-const PATH_BYTES_MAX: usize = 1024;
+/// Where systemd says which invocation of a unit runs.
+const INVOCATIONS: &str = "/run/systemd/units";
 
-/// What the kernel knows of the process that opened the connection.
-///
-/// # Errors
-/// Those of `SO_PEERCRED`.
-pub fn evidence(stream: &UnixStream, socket: Socket) -> io::Result<Evidence> {
-    let credentials = stream.peer_cred()?;
-    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-    let path = pid.and_then(|pid| program(pid, credentials.uid()));
-    Ok(Evidence { socket, uid: credentials.uid(), gid: credentials.gid(), pid, path })
+/// Whether programs are told by what they are, byte for byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Hashing {
+    /// They are not.
+    #[default]
+    Off,
+    /// By the SHA-256 of the file that runs.
+    Sha256,
 }
 
-/// The path of a process's program, if it may be read. The process may be gone and its number another's by now: a
-/// process of another user is never taken for it. The kernel gives `/proc/<pid>` of a process that may not be looked
-/// into to root, which hides its path from us as well.
-fn program(pid: u32, uid: u32) -> Option<String> {
-    let folder = PathBuf::from(format!("/proc/{pid}"));
-    let path = std::fs::read_link(folder.join("exe")).ok()?;
-    let owner = std::fs::metadata(&folder).ok()?.uid();
-    let text = path.into_os_string().into_string().ok()?;
-    (owner == uid && text.len() <= PATH_BYTES_MAX).then_some(text)
+/// A peer as the kernel names it at once, before anything is read.
+#[derive(Debug)]
+pub struct Caller {
+    socket: Socket,
+    /// The user.
+    pub uid: u32,
+    gid: u32,
+    pid: Option<Pid>,
+    handle: Handle,
+}
+
+/// What a peer's process is held by.
+#[derive(Debug)]
+enum Handle {
+    /// It has ended.
+    Gone,
+    /// The kernel gives none: the number of this end's socket.
+    None(u64),
+    /// Its pidfd.
+    Pidfd(OwnedFd),
+}
+
+impl Caller {
+    /// Who connected.
+    ///
+    /// # Errors
+    /// Those of `SO_PEERCRED`.
+    pub fn of(stream: &UnixStream, socket: Socket) -> io::Result<Self> {
+        let mut caller = Self::without_pidfd(stream, socket)?;
+        match nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd) {
+            Ok(pidfd) => caller.handle = Handle::Pidfd(pidfd),
+            // Kernels before 6.5 do not know it.
+            Err(nix::errno::Errno::ENOPROTOOPT) => {}
+            // Those before 6.16 have none for a process that was waited for. Where there is no descriptor left for it, nobody
+            // knows either whether it lives: it is to connect again.
+            Err(_) => caller.handle = Handle::Gone,
+        }
+        Ok(caller)
+    }
+
+    /// As a kernel before 6.5 says it.
+    fn without_pidfd(stream: &UnixStream, socket: Socket) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let pid = credentials.pid().filter(|pid| *pid > 0).and_then(Pid::from_raw);
+        let inode = rustix::fs::fstat(stream)?.st_ino;
+        Ok(Self { socket, uid: credentials.uid(), gid: credentials.gid(), pid, handle: Handle::None(inode) })
+    }
+}
+
+/// A peer of whom everything was read that could be.
+#[derive(Debug)]
+pub struct Attested {
+    evidence: Evidence,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Attested {
+    /// The user who connected.
+    pub fn uid(&self) -> u32 {
+        self.evidence.uid
+    }
+
+    /// What is known of it now: of one that has ended since, that.
+    pub fn evidence(&self) -> Evidence {
+        let ended = self.pidfd.as_ref().is_some_and(has_ended);
+        let process = if ended { Peer::Gone } else { self.evidence.process.clone() };
+        Evidence { process, ..self.evidence.clone() }
+    }
+}
+
+/// Reads what there is to read of processes.
+#[derive(Debug)]
+pub struct Attestor {
+    /// None where the kernel does not say: then no process is told from others.
+    boot: Option<BootId>,
+    names: Names,
+    digests: Option<Digests>,
+}
+
+impl Attestor {
+    /// One for this boot of the kernel.
+    pub fn new(hashing: Hashing) -> Self {
+        let digests = match hashing {
+            Hashing::Off => None,
+            Hashing::Sha256 => Some(Digests::default()),
+        };
+        Self { boot: clock::boot_of_processes(), names: Names::default(), digests }
+    }
+
+    /// Reads who a caller is. It may wait for a disk: not for a thread that others wait for.
+    pub fn attest(&self, caller: Caller, connection: u64) -> Attested {
+        let Caller { socket, uid, gid, pid, handle } = caller;
+        let (process, pidfd) = match (handle, pid) {
+            (Handle::Gone, _) => (Peer::Gone, None),
+            (Handle::Pidfd(pidfd), Some(pid)) => (self.read(pid, &pidfd, uid, gid), Some(pidfd)),
+            (Handle::None(inode), Some(pid)) => match self.find(pid, inode, uid, gid) {
+                Some((process, pidfd)) => (process, Some(pidfd)),
+                None => (Peer::Unknown, None),
+            },
+            // It is in a pid namespace that is not below ours.
+            (Handle::Pidfd(pidfd), None) => (Peer::Unknown, Some(pidfd)),
+            (Handle::None(_), None) => (Peer::Unknown, None),
+        };
+        let (user, group) = (self.names.user(uid), self.names.group(gid));
+        let connection = Some(connection);
+        let evidence = Evidence { user, group, process, connection, ..Evidence::of(socket, uid, gid) };
+        Attested { evidence, pidfd }
+    }
+
+    /// The process of a peer on a kernel that gives no pidfd for it. Its number may be another's by now, so it counts only if
+    /// it has the other end of the socket open, which only who has it by descent or as a gift can.
+    fn find(&self, pid: Pid, inode: u64, uid: u32, gid: u32) -> Option<(Peer, OwnedFd)> {
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let other_end = diag::peer_of(inode).ok()?;
+        if !proc::has_socket(pid, other_end) {
+            return None;
+        }
+        match self.read(pid, &pidfd, uid, gid) {
+            known @ Peer::Known(_) => Some((known, pidfd)),
+            Peer::Gone | Peer::Unknown => None,
+        }
+    }
+
+    /// What is read here was of the pidfd's process and of no other, for that lives still when all is read.
+    fn read(&self, pid: Pid, pidfd: &OwnedFd, uid: u32, gid: u32) -> Peer {
+        let process = self.process(pid, uid, gid);
+        match (has_ended(pidfd), process) {
+            (true, _) => Peer::Gone,
+            (false, Some(process)) => Peer::Known(Box::new(process)),
+            (false, None) => Peer::Unknown,
+        }
+    }
+
+    fn process(&self, pid: Pid, uid: u32, gid: u32) -> Option<Process> {
+        let stat = proc::stat(pid)?;
+        let id = ProcessId { boot: self.boot?, pid: pid.as_raw_nonzero().get().unsigned_abs(), started: stat.started };
+        let cgroup = proc::cgroup(pid);
+        let program = proc::program(pid);
+        let sha256 = self.digests.as_ref().and_then(|digests| digests.of(pid));
+        // Last: a program that has gained or dropped rights since it connected is not the one that did.
+        let status = proc::status(pid)?;
+        if !status.is_all(uid, gid) {
+            return Some(Process::of(id));
+        }
+        let unit = cgroup.as_deref().and_then(|text| cgroup::place_of(text).unit);
+        let groups = status.groups.into_iter().filter(|group| *group != gid);
+        Some(Process {
+            groups: groups.map(|group| (group, self.names.group(group))).collect(),
+            invocation: unit.and_then(|unit| invocation(&unit)),
+            cgroup,
+            path: program,
+            sha256,
+            id,
+        })
+    }
+
+    /// The process that a caller names as the holder of its task.
+    ///
+    /// # Errors
+    /// Why it cannot be that.
+    pub fn holder(&self, peer: &Attested, pid: u32) -> Result<Box<Process>, NotHolder> {
+        let Evidence { uid, gid, .. } = peer.evidence;
+        let own = match peer.evidence().process {
+            Peer::Known(own) => own,
+            Peer::Gone => return Err(NotHolder::Gone),
+            Peer::Unknown => return Err(NotHolder::Unknown),
+        };
+        if own.id.pid == pid {
+            return Ok(own);
+        }
+        let named = number(pid).ok_or(NotHolder::Gone)?;
+        let first = number(own.id.pid).zip(peer.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok()));
+        let (mut child, mut held) = first.ok_or(NotHolder::Unknown)?;
+        for _ in 0..proc::ANCESTORS_MAX {
+            let parent = proc::stat(child).ok_or(NotHolder::Unknown)?.parent.ok_or(NotHolder::NotAncestor)?;
+            let pidfd = pidfd_open(parent, PidfdFlags::empty()).map_err(|_| NotHolder::Unknown)?;
+            // Still the parent after it was taken hold of, of a child that lives still: then this is it, and not who got its
+            // number.
+            let again = proc::stat(child).and_then(|stat| stat.parent);
+            if again != Some(parent) || has_ended(&held) {
+                return Err(NotHolder::Gone);
+            }
+            if parent == named {
+                let status = proc::status(parent).ok_or(NotHolder::Unknown)?;
+                if !status.is_all(uid, gid) {
+                    return Err(NotHolder::OtherUser);
+                }
+                return match self.read(parent, &pidfd, uid, gid) {
+                    Peer::Known(process) => Ok(process),
+                    Peer::Gone => Err(NotHolder::Gone),
+                    Peer::Unknown => Err(NotHolder::Unknown),
+                };
+            }
+            (child, held) = (parent, pidfd);
+        }
+        Err(NotHolder::NotAncestor)
+    }
+}
+
+/// Whether a pidfd's process has ended.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
+    // Where the kernel does not say, it counts as ended.
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
+}
+
+/// Takes hold of a process for as long as it lives. None once it has ended.
+///
+/// # Errors
+/// When the kernel gives no pidfd, and it is not known to have ended.
+pub fn hold(process: ProcessId) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = number(process.pid) else { return Ok(None) };
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Some(pidfd),
+        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        Err(error) if proc::stat(pid).is_some_and(|stat| stat.started == process.started) => return Err(error.into()),
+        Err(_) => None,
+    };
+    // One that began at another time has only the number.
+    let same = proc::stat(pid).is_some_and(|stat| stat.started == process.started);
+    Ok(pidfd.filter(|pidfd| same && !has_ended(pidfd)))
+}
+
+fn number(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)
+}
+
+/// The invocation of a unit, as systemd leaves it for the journal.
+fn invocation(unit: &str) -> Option<String> {
+    let link = std::fs::read_link(format!("{INVOCATIONS}/invocation:{unit}")).ok()?;
+    link.into_os_string().into_string().ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_kernel_names_this_very_process() {
-        let (one, _other) = UnixStream::pair().unwrap();
-        let evidence = evidence(&one, Socket::Pep).unwrap();
-        assert_eq!(evidence.pid, Some(std::process::id()));
-        assert_eq!(evidence.uid, rustix::process::getuid().as_raw());
-        assert_eq!(evidence.gid, rustix::process::getgid().as_raw());
-        assert_eq!(evidence.path.map(PathBuf::from), std::env::current_exe().ok());
-    }
-
-    #[test]
-    fn a_process_of_another_user_is_not_taken_for_the_peer() {
-        let own = rustix::process::getuid().as_raw();
-        assert!(program(std::process::id(), own).is_some());
-        assert_eq!(program(std::process::id(), own + 1), None);
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::files::FileError;
+use super::holders::Holders;
 use super::inbox::{Haul, Inbox};
 use super::keys::{self, DeviceKeyFile};
 use super::mqtt::{BrokerUrl, Link, LinkConfig, TlsIdentity};
@@ -216,6 +217,8 @@ struct Session {
     inbox: Arc<Inbox>,
     callers: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     requests: u64,
+    /// What tasks hang on.
+    holders: Holders,
     /// What the last commit led to: loaded segments, a link that cannot be made.
     follow_ups: VecDeque<Input>,
     disk: DiskReport,
@@ -282,6 +285,7 @@ impl Session {
             link,
             brokers: trust.broker,
             inbox: inbox.clone(),
+            holders: Holders::new(inbox.clone()),
             callers: BTreeMap::new(),
             requests: 0,
             follow_ups: VecDeque::new(),
@@ -329,6 +333,7 @@ impl Session {
         let mut effects = Effects::default();
         let mut inputs: Vec<Input> = self.follow_ups.drain(..).collect();
         inputs.extend(haul.link.into_iter().map(Input::Link));
+        inputs.extend(haul.gone.into_iter().map(Input::Gone));
         for call in haul.calls {
             self.requests += 1;
             let id = RequestId(self.requests);
@@ -401,6 +406,9 @@ impl Session {
                 // A caller that left does not hear the answer; the record stands.
                 let _ = caller.send(reply);
             }
+        }
+        for command in outgoing.ties {
+            self.holders.obey(command);
         }
         for event in &outgoing.logs {
             log::tell(event);

@@ -32,6 +32,8 @@ impl Dark {
         let serve = fleet.serve(&url).unwrap();
         let mut gateway = Gateway::new(&stage, "gw-07", folder.path());
         fleet.enrol(&gateway, folder.path()).unwrap();
+        // In a boot that is pretended no process has begun, so that none ends its tasks with it.
+        gateway.settings.push(("HARDTACK_TEST_BOOT_ID", "000000ff-0000-4000-8000-000000000000".into()));
         gateway.start(&url, 0).unwrap();
         let granted = |status: &Value| status["grants"].as_array().is_some_and(|grants| !grants.is_empty());
         gateway.wait_status("a grant while online", |status| status["mode"] == "online" && granted(status)).unwrap();

@@ -140,6 +140,14 @@ impl Daemon {
         }
     }
 
+    /// The first of these events, though another was waited for since.
+    #[track_caller]
+    pub(crate) fn first(&mut self, event: &str) -> Value {
+        let mut lines = self.log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let found = lines.find(|line| line["event"] == event);
+        found.unwrap_or_else(|| self.wait_for(event))
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -217,6 +217,8 @@ fn a_wall_clock_that_jumps_while_the_agent_runs_may_only_tighten() {
     let jump = |by: i64| std::fs::write(&clock, by.to_string()).unwrap();
     jump(0);
     site.gateway.settings.push(("HARDTACK_TEST_CLOCK_FILE", clock.to_str().unwrap().to_owned()));
+    // In a boot that is pretended no process has begun, so that none ends its tasks with it.
+    site.gateway.settings.push(("HARDTACK_TEST_BOOT_ID", "000000ff-0000-4000-8000-000000000000".into()));
     site.start();
     let token = site.begin();
     // Another boot, which has no proof of the time: only there a hint counts.

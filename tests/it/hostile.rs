@@ -444,7 +444,7 @@ impl Device {
     }
 
     fn status(&mut self) -> StatusReply {
-        let evidence = Evidence { socket: Socket::Admin, uid: 0, gid: 0, pid: Some(1), path: None };
+        let evidence = Evidence::of(Socket::Admin, 0, 0);
         let id = RequestId(1);
         let replies = self.input(Input::Request { id, evidence, request: agent::request::Request::Status });
         match replies.as_slice() {

@@ -213,6 +213,7 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         ttl_s: 900,
         uses_max: Some(10),
         finished: false,
+        ties: Vec::new(),
     });
     let child = &narrowed.child;
     check(&world, child, "write", "modbus/pump1/speed", Reason::Allowed);

@@ -22,6 +22,7 @@ mod enforce;
 mod faults;
 mod fleet;
 mod groups;
+mod holders;
 mod hostile;
 mod hostile_broker;
 mod hostile_feed;

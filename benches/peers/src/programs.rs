@@ -78,6 +78,9 @@ impl Program {
                 uses: Some(1000),
                 planner: false,
                 reason: None,
+                holder: None,
+                lease: None,
+                key: None,
             };
             asked.push(self.request(Request::Begin(begin)));
         }
@@ -103,7 +106,7 @@ impl Program {
 
     fn request(&mut self, request: Request) -> Input {
         self.requests += 1;
-        let evidence = Evidence { socket: Socket::Agent, uid: UID, gid: UID, pid: Some(UID), path: None };
+        let evidence = Evidence::of(Socket::Agent, UID, UID);
         Input::Request { id: RequestId(self.requests), evidence, request }
     }
 

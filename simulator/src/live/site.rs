@@ -231,9 +231,10 @@ impl Device {
 
     /// Starts the agent and waits until it decides.
     pub(crate) fn start(&mut self) -> Result<(), Failure> {
-        let mut env = Vec::new();
+        // In a boot that is pretended no process has begun: as in the model, none holds a task and ends with the boot.
+        let boot = format!("{:08x}-0000-4000-8000-000000000000", u64::from(self.boots) + 0xb007_0000);
+        let mut env = vec![("HARDTACK_TEST_BOOT_ID", boot)];
         if self.boots > 0 {
-            env.push(("HARDTACK_TEST_BOOT_ID", format!("{:08x}-0000-4000-8000-000000000000", self.boots)));
             env.push(("HARDTACK_TEST_BOOTTIME_OFFSET_S", (-self.booted_s).to_string()));
         }
         self.gateway.start_with(&self.url, &env)

@@ -313,7 +313,7 @@ fn a_position_that_cannot_be_taken_within_a_commit_is_taken_with_the_next() {
     let nonce = hello(&mut rig);
     let later = EraAck { era: EraId { number: 9, salt: 1 }, next_segment: 3, next_index: 70, head: Hash::ZERO };
     let ack = rig.ack(Some(nonce), Timestamp::from_secs(START_S + 300), vec![later]);
-    let evidence = Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: None, path: None };
+    let evidence = Evidence::of(Socket::Agent, 1001, 1001);
     let mut effects = Effects::default();
     let request = Request::Finish("t-none".parse().unwrap());
     rig.agent.handle(Input::Request { id: RequestId(1), evidence, request }, rig.now, &mut effects);

@@ -43,6 +43,7 @@ fn ended(rig: &Rig, task: &str) -> StoredTask {
         ttl_s: 600,
         uses_max: None,
         finished: true,
+        ties: Vec::new(),
     }
 }
 

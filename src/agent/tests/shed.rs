@@ -251,6 +251,9 @@ fn each_class_that_is_full_says_so_and_the_others_go_on() {
         uses: None,
         planner: false,
         reason: None,
+        holder: None,
+        lease: None,
+        key: None,
     };
     let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));
     assert!(matches!(refused, Reply::Problem(problem) if problem.code == ProblemCode::Denied(Reason::AuditFull)));
@@ -284,6 +287,9 @@ fn where_neither_allows_nor_denials_fit_and_nothing_can_go_nothing_is_decided() 
         uses: None,
         planner: false,
         reason: None,
+        holder: None,
+        lease: None,
+        key: None,
     };
     let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));
     assert!(matches!(refused, Reply::Problem(problem) if problem.code == ProblemCode::AuditUnavailable));

@@ -40,6 +40,9 @@ const YEAR_S: i64 = 365 * 86_400;
 /// How long a gateway lies in a drawer. No signed time of its fleet moves a device on by more than 30 days at once.
 const AWAY_DAYS: u64 = 29;
 
+/// The task that somebody carries to a gateway.
+const BROUGHT: &str = "t-brought";
+
 struct Story {
     format: Format,
     steps: Vec<Step>,
@@ -162,17 +165,18 @@ pub(super) fn tell(folder: &Path, format: Format) -> Result<Summary, Failure> {
     story.decision("The clock was turned back by a year: expired stays expired", "expired", &decision);
 
     burst(&mut story, &mut gateway, &narrowed, &synced)?;
-    clock_story(&mut story, &mut gateway, &format!("mqtt://{}", proxy.addr()), &narrowed)?;
+    let brought = bring(&fleet, &gateway)?;
+    clock_story(&mut story, &mut gateway, &format!("mqtt://{}", proxy.addr()), (&narrowed, &brought))?;
 
     // Revoked in the dark.
-    fleet.run(&["revoke", "task", &task_id, "--reason", "the demo"])?;
-    let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
+    fleet.run(&["revoke", "task", BROUGHT, "--reason", "the demo"])?;
+    let decision = gateway.authorize(&brought, "read", "modbus/pump1/pressure")?;
     story.decision("Revoked at headquarters, which this gateway cannot know yet", "allowed", &decision);
     let before = proxy.log().len();
     proxy.heal();
     let back = gateway.wait_mode("online").is_ok();
     story.expect("The link is healed", "mode online", if back { "mode online" } else { "never online again" }, back);
-    let decision = gateway.authorize(&narrowed, "read", "modbus/pump1/pressure")?;
+    let decision = gateway.authorize(&brought, "read", "modbus/pump1/pressure")?;
     story.decision("The revoked credential", "revoked", &decision);
     let revoked_then_allowed = usize::from(decision["decision"] == "allow");
     let fresh = text(&gateway.post("/v1/tasks", &task)?, "token");
@@ -307,8 +311,21 @@ fn clone_story(
     Ok(())
 }
 
+/// A credential that the fleet issued for this gateway and somebody carried there. No process here holds it.
+fn bring(fleet: &Fleet, gateway: &Gateway) -> Result<String, Failure> {
+    let selector = format!("unix:uid:{}", rustix::process::getuid().as_raw());
+    let whom = ["issue", "--device", &gateway.id, "--class", "pump", "--task", BROUGHT, "--selector", &selector];
+    let what = ["--right", "read:modbus/*", "--ttl", "10m"];
+    Ok(text(&fleet.run(&[&whom[..], &what].concat())?, "token"))
+}
+
 /// Reboots without a network, under clocks that are wrong both ways.
-fn clock_story(story: &mut Story, gateway: &mut Gateway, broker: &str, token: &str) -> Result<(), Failure> {
+fn clock_story(
+    story: &mut Story,
+    gateway: &mut Gateway,
+    broker: &str,
+    (held, token): (&str, &str),
+) -> Result<(), Failure> {
     let reboot = |gateway: &mut Gateway, clock_s: i64, boot: u8| {
         if let Some(agent) = gateway.agent.take() {
             agent.kill();
@@ -316,6 +333,8 @@ fn clock_story(story: &mut Story, gateway: &mut Gateway, broker: &str, token: &s
         gateway.start_rebooted(broker, clock_s, boot)
     };
     reboot(gateway, YEAR_S, 1)?;
+    let decision = gateway.authorize(held, "read", "modbus/pump1/pressure")?;
+    story.decision("Rebooted: a task ends with the process that held it", "revoked", &decision);
     let decision = gateway.authorize(token, "read", "modbus/pump1/pressure")?;
     story.decision("Rebooted, and the clock shows next year: that may only tighten", "expired", &decision);
     let decision = gateway.authorize(token, "read", "modbus/log/1")?;

@@ -21,6 +21,10 @@ pub struct HttpProblem {
     pub code: &'static str,
     /// What happened and what to do.
     pub detail: String,
+    /// Who asked, as the kernel tells it, where the refusal is about that.
+    pub seen: Vec<String>,
+    /// Which grant or selector is missing.
+    pub hint: Option<String>,
     /// Whether the rest of the connection can be made sense of.
     pub connection: Connection,
 }
@@ -36,7 +40,8 @@ pub enum Connection {
 
 impl HttpProblem {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), connection: Connection::Keep }
+        let (seen, hint, connection) = (Vec::new(), None, Connection::Keep);
+        Self { status, code, detail: detail.into(), seen, hint, connection }
     }
 
     fn closing(self) -> Self {
@@ -93,21 +98,28 @@ impl HttpProblem {
 
     /// The body.
     pub fn to_json(&self) -> String {
-        serde_json::json!({
+        let mut body = serde_json::json!({
             "type": format!("urn:hardtack:problem:{}", self.code),
             "title": self.code.replace('_', " "),
             "status": self.status.as_u16(),
             "detail": self.detail,
             "code": self.code,
-        })
-        .to_string()
+        });
+        if !self.seen.is_empty() {
+            body["selectors_seen"] = self.seen.as_slice().into();
+        }
+        if let Some(hint) = &self.hint {
+            body["hint"] = hint.as_str().into();
+        }
+        body.to_string()
     }
 }
 
 impl From<Problem> for HttpProblem {
     fn from(problem: Problem) -> Self {
         let status = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::new(status, problem.code.name(), problem.detail)
+        let (seen, hint) = (problem.seen, problem.hint);
+        Self { seen, hint, ..Self::new(status, problem.code.name(), problem.detail) }
     }
 }
 

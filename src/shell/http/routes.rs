@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::RawPathParams;
-use axum::http::header::{self, HeaderValue};
+use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{any, on, MethodFilter};
@@ -23,18 +23,23 @@ use super::{body, enforce};
 use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
 use crate::agent::request::trail::TrailAsk;
 use crate::agent::request::{
-    Authorize, BeginTask, Evidence, Problem, ProblemCode, ReadyCheck, ReadyReply, Reply, Request, Socket,
+    Authorize, BeginTask, Evidence, NotHolder, Problem, ProblemCode, Process, ReadyCheck, ReadyReply, Reply, Request,
+    Socket,
 };
 use crate::ids::{FeedId, TaskId};
 use crate::profile::ApiLimits;
 use crate::shell::inbox::{Call, Inbox};
 use crate::shell::metrics;
+use crate::shell::peer::{Attested, Attestor};
 use crate::wire::revocation::carry::CARRIED_BYTES_MAX;
 use crate::wire::time::TIME_FILE_BYTES_MAX;
 use crate::wire::token::from_text;
 
 /// How long an answer is waited for. Only a disk that hangs in a write takes longer.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// Names a begin, so that asking again begins no other task.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -169,11 +174,13 @@ struct TimeBody {
 pub struct Api {
     /// To the loop.
     pub inbox: Arc<Inbox>,
+    /// Reads of processes that callers name.
+    pub attestor: Arc<Attestor>,
     /// Limits of the profile.
     pub limits: ApiLimits,
 }
 
-/// The router of one socket. Each request must carry the [`Evidence`] of its connection as an extension.
+/// The router of one socket. Each request must carry who opened its connection, [`Attested`], as an extension.
 pub fn router(socket: Socket, api: &Arc<Api>) -> Router {
     let served = |route: &Route| route.sockets.contains(&socket);
     let router = ROUTES.iter().filter(|route| served(route)).fold(Router::new(), |router, route| {
@@ -209,8 +216,8 @@ async fn answer(
     request: axum::extract::Request,
 ) -> Result<Response<Body>, HttpProblem> {
     let (head, body) = request.into_parts();
-    let evidence = head.extensions.get::<Evidence>().cloned();
-    let evidence = evidence.ok_or_else(nobody)?;
+    let peer = head.extensions.get::<Arc<Attested>>().cloned().ok_or_else(nobody)?;
+    let mut evidence = peer.evidence();
     let asked = match endpoint {
         Endpoint::Audit => {
             let ask = TrailAsk::parse(head.uri.query());
@@ -219,7 +226,13 @@ async fn answer(
             Request::Audit(ask.ok_or_else(what)?)
         }
         Endpoint::Authorize => Request::Authorize(body::parse::<Authorize>(&body::read(body, &api.limits).await?)?),
-        Endpoint::Begin => Request::Begin(body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?),
+        Endpoint::Begin => {
+            let begin = body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?;
+            if let Some(pid) = begin.holder {
+                evidence.holder = Some(holder(api, peer, pid).await);
+            }
+            Request::Begin(BeginTask { key: idempotency_key(&head.headers)?, ..begin })
+        }
         Endpoint::Challenge => {
             no_fields(&body::read(body, &api.limits).await?)?;
             Request::Challenge
@@ -277,8 +290,8 @@ async fn answer(
 /// What a proxy asks is answered in one of three statuses, whatever happens.
 async fn ask_for_proxy(api: &Api, form: Form, request: axum::extract::Request) -> Response<Body> {
     let (head, _) = request.into_parts();
-    let (evidence, asked) = match (head.extensions.get::<Evidence>(), enforce::asked(form, &head)) {
-        (Some(evidence), Ok(asked)) => (evidence.clone(), asked),
+    let (evidence, asked) = match (head.extensions.get::<Arc<Attested>>(), enforce::asked(form, &head)) {
+        (Some(peer), Ok(asked)) => (peer.evidence(), asked),
         (None, _) => return enforce::unanswered(&nobody()),
         (_, Err(turned)) => return enforce::turned(&turned),
     };
@@ -288,6 +301,21 @@ async fn ask_for_proxy(api: &Api, form: Form, request: axum::extract::Request) -
 
 fn nobody() -> HttpProblem {
     HttpProblem::invalid("the kernel did not say who is asking")
+}
+
+/// What there is to know of the process that a caller names.
+async fn holder(api: &Api, peer: Arc<Attested>, pid: u32) -> Result<Box<Process>, NotHolder> {
+    let attestor = api.attestor.clone();
+    let reading = tokio::task::spawn_blocking(move || attestor.holder(&peer, pid));
+    reading.await.unwrap_or(Err(NotHolder::Unknown))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HttpProblem> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let text = key.to_str().ok().filter(|_| keys.next().is_none());
+    let once = || HttpProblem::invalid("Idempotency-Key stands in a request once, in visible ASCII characters");
+    text.map(|text| Some(text.to_owned())).ok_or_else(once)
 }
 
 async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, HttpProblem> {

@@ -232,7 +232,7 @@ impl Gateway {
         let mut inputs = Vec::new();
         for request in requests {
             self.requests += 1;
-            let evidence = Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: Some(1), path: None };
+            let evidence = Evidence::of(Socket::Agent, 1001, 1001);
             inputs.push(Input::Request { id: RequestId(self.requests), evidence, request });
         }
         let count = inputs.len();
@@ -257,6 +257,9 @@ impl Gateway {
             uses: Some(10_000),
             planner: false,
             reason: None,
+            holder: None,
+            lease: None,
+            key: None,
         };
         match self.ask([Request::Begin(begin)])?.remove(0) {
             Reply::Task(task) => Ok(task),

@@ -1,0 +1,242 @@
+//! Real processes at the other end: this test program again, which plays a part that a variable names.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+use crate::agent::attest::selectors;
+
+/// The part that this program plays: the other end of what a test does.
+const PART: &str = "HARDTACK_TEST_PEER_PART";
+
+/// Not a test of its own: what the program does where it was started with a part.
+#[test]
+fn play_a_part() {
+    let Ok(part) = std::env::var(PART) else { return };
+    let (what, socket) = part.split_once(' ').unwrap();
+    let stream = StdStream::connect(socket).unwrap();
+    match what {
+        // The connection lives on in a child, which nobody attested.
+        "leave" => drop(Command::new("cat").stdin(Stdio::from(OwnedFd::from(stream))).spawn().unwrap()),
+        "stay" => {
+            let mut end = Vec::new();
+            std::io::stdin().read_to_end(&mut end).unwrap();
+        }
+        other => panic!("no such part: {other}"),
+    }
+}
+
+struct Stage {
+    folder: tempfile::TempDir,
+    listener: UnixListener,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+        for (path, mode) in [(folder.path().to_owned(), 0o755), (folder.path().join("socket"), 0o777)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        Self { folder, listener }
+    }
+
+    fn play(&self, what: &str, by: &[&str]) -> Child {
+        let own = std::env::current_exe().unwrap();
+        let mut command = by.first().map_or_else(|| Command::new(&own), Command::new);
+        if !by.is_empty() {
+            command.args(&by[1..]).arg(&own);
+        }
+        command.args(["--exact", "shell::peer::tests::play_a_part", "--nocapture"]);
+        command.env(PART, format!("{what} {}", self.folder.path().join("socket").display()));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    fn accept(&self) -> UnixStream {
+        let (stream, _) = self.listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        UnixStream::from_std(stream).unwrap()
+    }
+}
+
+fn attest(stream: &UnixStream) -> Attested {
+    Attestor::new(Hashing::Off).attest(Caller::of(stream, Socket::Agent).unwrap(), 5)
+}
+
+/// As a kernel without SO_PEERPIDFD would have it.
+fn attest_old(stream: &UnixStream) -> Attested {
+    Attestor::new(Hashing::Off).attest(Caller::without_pidfd(stream, Socket::Agent).unwrap(), 5)
+}
+
+#[track_caller]
+fn known(attested: &Attested) -> Process {
+    match attested.evidence().process {
+        Peer::Known(process) => *process,
+        other @ (Peer::Gone | Peer::Unknown) => panic!("{other:?}"),
+    }
+}
+
+fn end(mut child: Child) {
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn the_kernel_names_this_very_process() {
+    let (one, _other) = UnixStream::pair().unwrap();
+    let attested = attest(&one);
+    let (evidence, process) = (attested.evidence(), known(&attested));
+    assert_eq!(evidence.uid, rustix::process::getuid().as_raw());
+    assert_eq!(evidence.gid, rustix::process::getgid().as_raw());
+    assert_eq!((process.id.pid, evidence.connection), (std::process::id(), Some(5)));
+    assert_eq!(process.path.map(PathBuf::from), std::env::current_exe().ok());
+    assert_eq!(process.cgroup, std::fs::read_to_string("/proc/self/cgroup").ok());
+    assert_eq!(process.sha256, None, "nobody asked for it");
+}
+
+#[tokio::test]
+async fn without_a_pidfd_the_socket_itself_tells_whose_it_is() {
+    let (one, other) = UnixStream::pair().unwrap();
+    let inode = rustix::fs::fstat(&one).unwrap().st_ino;
+    if let Err(error) = diag::peer_of(inode) {
+        eprintln!("not run: no socket diagnosis for unix sockets: {error}");
+        return;
+    }
+    assert_eq!(known(&attest_old(&one)), known(&attest(&one)));
+    // Nobody has the other end open: then nobody is the peer.
+    drop(other);
+    assert_eq!(attest_old(&one).evidence().process, Peer::Unknown);
+}
+
+#[tokio::test]
+async fn whoever_has_ended_is_gone_though_its_connection_lives_on() {
+    let stage = Stage::new();
+    let left = stage.play("leave", &[]);
+    end(left);
+    let stream = stage.accept();
+    assert_eq!(attest(&stream).evidence().process, Peer::Gone);
+    assert_eq!(attest_old(&stream).evidence().process, Peer::Unknown, "and no other is taken for it");
+    assert_eq!(selectors(&attest(&stream).evidence()), Vec::<String>::new());
+
+    let staying = stage.play("stay", &[]);
+    let stream = stage.accept();
+    let attested = attest(&stream);
+    assert_eq!(known(&attested).id.pid, staying.id());
+    end(staying);
+    assert_eq!(attested.evidence().process, Peer::Gone, "asked again, on the same connection");
+}
+
+#[tokio::test]
+async fn a_number_that_is_used_again_is_another_process() {
+    let stage = Stage::new();
+    let left = stage.play("leave", &[]);
+    let number = left.id();
+    let raw = super::number(number).unwrap();
+    let started = proc::stat(raw).unwrap().started;
+    end(left);
+    let stream = stage.accept();
+    let Some(other) = with_number(number) else {
+        eprintln!("not run: no process can be given a number: that needs root, and /proc/sys/kernel/ns_last_pid");
+        return;
+    };
+    // It runs as the same user, and all that tells it from the one before is that it is not it.
+    assert_eq!(attest(&stream).evidence().process, Peer::Gone);
+    assert_eq!(attest_old(&stream).evidence().process, Peer::Unknown);
+    let boot = clock::boot_id().unwrap();
+    let taken = proc::stat(raw).unwrap().started;
+    let before = ProcessId { boot, pid: number, started };
+    // Both may have begun within one tick of the clock, which is why a pidfd is better than a time.
+    if taken != started {
+        assert!(hold(before).unwrap().is_none());
+    }
+    assert!(hold(ProcessId { started: taken, ..before }).unwrap().is_some());
+    end(other);
+}
+
+/// A process with this number, if one can be had.
+fn with_number(number: u32) -> Option<Child> {
+    for _ in 0..200 {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).ok()?;
+        let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        if child.id() == number {
+            return Some(child);
+        }
+        end(child);
+    }
+    None
+}
+
+#[tokio::test]
+async fn another_user_with_its_groups() {
+    let stage = Stage::new();
+    let by = ["setpriv", "--reuid", "1001", "--regid", "1002", "--groups", "20,44,7001"];
+    let can = |program: &[&str]| {
+        let mut run = Command::new(program[0]);
+        run.args(&program[1..]).arg(std::env::current_exe().unwrap()).arg("--list");
+        let status = run.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !can(&by) {
+        eprintln!("not run: nobody may run this program as another user: that needs root and setpriv");
+        return;
+    }
+    let child = stage.play("stay", &by);
+    let stream = stage.accept();
+    let attested = attest(&stream);
+    let process = known(&attested);
+    let groups: Vec<u32> = process.groups.iter().map(|(gid, _)| *gid).collect();
+    assert_eq!(((attested.evidence().uid, attested.evidence().gid), groups), ((1001, 1002), vec![20, 44, 7001]));
+    let seen = selectors(&attested.evidence());
+    for expected in ["unix:uid:1001", "unix:gid:1002", "unix:supplementary_gid:20", "unix:supplementary_gid:7001"] {
+        assert!(seen.iter().any(|selector| selector == expected), "{expected} in {seen:?}");
+    }
+    // This process is its parent, and somebody else.
+    let attestor = Attestor::new(Hashing::Off);
+    assert_eq!(attestor.holder(&attested, std::process::id()), Err(NotHolder::OtherUser));
+    end(child);
+}
+
+#[tokio::test]
+async fn a_holder_is_an_ancestor_and_nobody_else() {
+    let stage = Stage::new();
+    let (child, stranger) = (stage.play("stay", &[]), stage.play("stay", &[]));
+    let (one, other) = (attest(&stage.accept()), attest(&stage.accept()));
+    let attested = if known(&one).id.pid == child.id() { one } else { other };
+    let attestor = Attestor::new(Hashing::Off);
+    let own = attestor.holder(&attested, child.id()).unwrap();
+    assert_eq!(*own, known(&attested));
+    let parent = attestor.holder(&attested, std::process::id()).unwrap();
+    assert_eq!(parent.id.pid, std::process::id());
+    assert_eq!(parent.id.started, proc::stat(super::number(std::process::id()).unwrap()).unwrap().started);
+    for pid in [stranger.id(), u32::MAX, 0] {
+        assert!(matches!(attestor.holder(&attested, pid), Err(NotHolder::NotAncestor | NotHolder::Gone)), "{pid}");
+    }
+    end(child);
+    assert_eq!(attestor.holder(&attested, std::process::id()), Err(NotHolder::Gone));
+    end(stranger);
+}
+
+#[test]
+fn a_path_counts_only_while_it_names_what_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let cat = ["/usr/bin/cat", "/bin/cat"].into_iter().find(|path| Path::new(path).exists()).unwrap();
+    let path = folder.path().join("meter");
+    std::fs::copy(cat, &path).unwrap();
+    let child = Command::new(&path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let pid = super::number(child.id()).unwrap();
+    let digests = Digests::default();
+    let before = digests.of(pid);
+    assert_eq!(proc::program(pid).map(PathBuf::from), Some(path.clone()));
+    // Another program takes its place: the path names that one now, and what runs is hashed, not what is named.
+    let next = folder.path().join("next");
+    std::fs::write(&next, "another").unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    assert_eq!(proc::program(pid), None);
+    assert!(before.is_some());
+    assert_eq!(Digests::default().of(pid), before);
+    end(child);
+}

@@ -1,0 +1,218 @@
+//! Tasks that end with what holds them: the real daemon, real processes, real connections. Nothing sleeps: the log says when
+//! a task has ended.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::daemon::{Daemon, Device};
+
+/// Whoever waits longer than this has found a bug.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BEGIN: &str = r#"{"task":"pump","rights":[{"resource":"meter/*","action":"read"}],"ttl_s":600"#;
+
+/// A process that holds a task until its standard input ends.
+struct Holder {
+    process: Child,
+    task: Value,
+}
+
+impl Holder {
+    fn start(device: &Device) -> Self {
+        let script = r#""$0" task begin pump --right 'read:meter/*' --holder $$ && exec cat >/dev/null"#;
+        let mut command = device.command_of(Command::new("/bin/sh"), &["-c", script, env!("CARGO_BIN_EXE_hardtack")]);
+        command.env("PATH", "/usr/bin:/bin");
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let task = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        Self { process, task }
+    }
+
+    fn id(&self) -> String {
+        self.task["task_id"].as_str().unwrap().to_owned()
+    }
+
+    fn token(&self) -> String {
+        self.task["token"].as_str().unwrap().to_owned()
+    }
+
+    fn end(mut self) {
+        drop(self.process.stdin.take());
+        self.process.wait().unwrap();
+    }
+}
+
+#[track_caller]
+fn ended(daemon: &mut Daemon) -> String {
+    let ended = daemon.wait_for("task.ended");
+    assert_eq!(ended["how"], "gone", "{ended}");
+    ended["task"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn decides(device: &Device, token: &str, reason: &str) {
+    let (_, decision) = device.authorize(token, "read");
+    assert_eq!(decision["reason"], reason, "{decision}");
+}
+
+#[test]
+fn fifty_tasks_end_with_their_processes_and_the_one_that_lives_goes_on() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let holders: Vec<Holder> = (0..50).map(|_| Holder::start(&device)).collect();
+    let stays = Holder::start(&device);
+    let begun: BTreeSet<String> = holders.iter().map(Holder::id).collect();
+    assert_eq!(begun.len(), 50);
+    let token = holders[7].token();
+    decides(&device, &token, "allowed");
+    holders.into_iter().for_each(Holder::end);
+    let gone: BTreeSet<String> = (0..50).map(|_| ended(&mut daemon)).collect();
+    assert_eq!(gone, begun);
+    decides(&device, &token, "revoked");
+    decides(&device, &stays.token(), "allowed");
+    stays.end();
+    ended(&mut daemon);
+    daemon.stop();
+}
+
+#[test]
+fn a_task_is_held_again_after_the_agent_was_killed_and_ends_if_its_process_did_meanwhile() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let (stays, goes) = (Holder::start(&device), Holder::start(&device));
+    drop(daemon);
+    let (id, token) = (goes.id(), goes.token());
+    goes.end();
+    let mut daemon = device.start();
+    // It may be told before the agent says that it is ready.
+    let first = daemon.first("task.ended");
+    assert_eq!((first["how"].as_str(), first["task"].as_str()), (Some("gone"), Some(id.as_str())));
+    decides(&device, &token, "revoked");
+    decides(&device, &stays.token(), "allowed");
+    let (id, token) = (stays.id(), stays.token());
+    stays.end();
+    assert_eq!(ended(&mut daemon), id);
+    decides(&device, &token, "revoked");
+    daemon.stop();
+}
+
+#[test]
+fn no_task_outlives_the_boot_that_its_process_lived_in() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let holder = Holder::start(&device);
+    drop(daemon);
+    let mut command = device.command_of(Command::new(env!("CARGO_BIN_EXE_hardtack")), &["agent", "run"]);
+    command.env("HARDTACK_TEST_BOOT_ID", "00000000-0000-4000-8000-000000000007");
+    let mut daemon = Device::start_by(command);
+    // It ends as the agent starts, which is before it says that it is ready.
+    let ended = daemon.first("task.ended");
+    assert_eq!((ended["how"].as_str(), ended["task"].as_str()), (Some("gone"), Some(holder.id().as_str())));
+    decides(&device, &holder.token(), "revoked");
+    holder.end();
+    daemon.signal(Signal::TERM);
+    daemon.wait_for("agent.stopped");
+}
+
+#[test]
+fn a_script_holds_what_it_begins_however_it_begins_it() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    // In a pipeline in a substitution, two shells below the script.
+    let script = r#"
+        T=$("$0" task begin pump --right 'read:meter/*' | cat) || exit 1
+        echo "$T"
+        read line
+        "$0" authorize --token "$(echo "$T" | sed 's/.*"token":"\([^"]*\)".*/\1/')" --operation read --resource meter/1
+    "#;
+    let mut command = device.command_of(Command::new("/bin/sh"), &["-c", script, env!("CARGO_BIN_EXE_hardtack")]);
+    command.env("PATH", "/usr/bin:/bin").process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let mut said = BufReader::new(process.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let task: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+    let listed = device.run(&["task", "list"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["tasks"][0]["holder"], process.id(), "{listed}");
+    process.stdin.take().unwrap().write_all(b"\n").unwrap();
+    line.clear();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("\"allow\""), "{line}");
+    assert!(process.wait().unwrap().success());
+    assert_eq!(ended(&mut daemon), task["task_id"].as_str().unwrap());
+    daemon.stop();
+}
+
+/// A connection of this process's own.
+struct Connection(UnixStream);
+
+impl Connection {
+    fn open(device: &Device) -> Self {
+        let stream = UnixStream::connect(device.path("run").join("agent.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    fn begin(&mut self, headers: &str, body: &str) -> (u16, Value) {
+        let length = body.len();
+        let request = format!("POST /v1/tasks HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n{body}");
+        self.0.write_all(request.as_bytes()).unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            self.0.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        self.0.read_exact(&mut body).unwrap();
+        (head[9..12].parse().unwrap(), serde_json::from_slice(&body).unwrap())
+    }
+}
+
+#[test]
+fn a_leased_task_ends_with_its_connection_and_another_one_does_not() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let mut connection = Connection::open(&device);
+    let (_, kept) = connection.begin("", &format!("{BEGIN}}}"));
+    let (status, leased) = connection.begin("", &format!("{BEGIN},\"lease\":\"connection\"}}"));
+    assert_eq!(status, 201, "{leased}");
+    decides(&device, leased["token"].as_str().unwrap(), "allowed");
+    drop(connection);
+    assert_eq!(ended(&mut daemon), leased["task_id"].as_str().unwrap());
+    decides(&device, leased["token"].as_str().unwrap(), "revoked");
+    decides(&device, kept["token"].as_str().unwrap(), "allowed");
+    daemon.stop();
+}
+
+#[test]
+fn asking_again_with_the_same_key_begins_no_other_task() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let mut connection = Connection::open(&device);
+    let (body, key) = (format!("{BEGIN}}}"), "idempotency-key: 8e03978e-40d5-43e8-bc93-6894a57f9324\r\n");
+    let (_, first) = connection.begin(key, &body);
+    let (status, again) = Connection::open(&device).begin(key, &body);
+    assert_eq!((status, &again["task_id"], &again["token"]), (201, &first["task_id"], &first["token"]));
+    let (status, problem) = connection.begin(key, &format!("{BEGIN},\"uses\":3}}"));
+    assert_eq!((status, &problem["code"]), (409, &"idempotency_key_reused".into()));
+    let (status, problem) = connection.begin(&format!("{key}{key}"), &body);
+    assert_eq!((status, &problem["code"]), (400, &"invalid_request".into()));
+    let (status, problem) = connection.begin("", &body.replace("pump", "crane"));
+    assert_eq!((status, &problem["code"]), (403, &"no_right".into()));
+    let seen = problem["selectors_seen"].as_array().unwrap();
+    assert!(seen.contains(&format!("unix:uid:{}", rustix::process::getuid().as_raw()).into()), "{problem}");
+    assert!(problem["hint"].as_str().unwrap().contains("crane"), "{problem}");
+    let (status, problem) = connection.begin("", &format!("{BEGIN},\"holder\":4294967295}}"));
+    assert_eq!((status, &problem["code"]), (403, &"wrong_workload".into()));
+    daemon.stop();
+}

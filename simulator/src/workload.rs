@@ -617,6 +617,7 @@ impl World<'_> {
             grant: credential.grant,
             task: Some(credential.task.clone()),
             chain: credential.chain.clone(),
+            step: None,
         });
         let asked = (presented.operation.as_str(), presented.resource.as_str(), named);
         let who = (number, &device.name);

@@ -83,6 +83,7 @@ impl Agent {
             workload: task.selectors.clone(),
             reason: ending.reason().into(),
             chain: task.made.iter().map(|made| made.block).take(CHAIN_MAX).collect(),
+            of_step: None,
         };
         let id = task.id.clone();
         self.wallet.put_task(task);

@@ -136,10 +136,12 @@ fn rote(socket: &Socket, request: Request) -> Reply {
         Request::Challenge => {
             Reply::Challenge(ChallengeReply { device: "gw-07".into(), nonce: "00".into(), expires_in_s: 60 })
         }
-        Request::CheckRevoked(_)
+        Request::Attenuate(_)
+        | Request::CheckRevoked(_)
         | Request::ExportRevocations(_)
         | Request::ImportRevocations(_)
         | Request::Revocations
+        | Request::Step(..)
         | Request::Wait(_) => Reply::Problem(Problem::new(ProblemCode::NotFound, "by rote")),
         Request::ImportTime(_) => Reply::Problem(Problem::new(ProblemCode::Refused, "by rote")),
         Request::Finish(task_id) => Reply::Finished(FinishedReply { task_id, finished: true }),

@@ -821,8 +821,6 @@ pub enum ProblemCode {
     Refused,
     /// A limit of this device is reached.
     Throttled,
-    /// Documented, but not in this version.
-    Unsupported,
 }
 
 impl Problem {
@@ -843,7 +841,6 @@ impl ProblemCode {
             Self::NotFound => "not_found",
             Self::Refused => "refused",
             Self::Throttled => "throttled",
-            Self::Unsupported => "unsupported",
         }
     }
 
@@ -856,7 +853,6 @@ impl ProblemCode {
             Self::NotFound => 404,
             Self::Refused => 422,
             Self::Throttled => 429,
-            Self::Unsupported => 501,
         }
     }
 }

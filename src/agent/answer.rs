@@ -88,7 +88,7 @@ impl Agent {
     fn authorize(&mut self, evidence: &Evidence, ask: &Authorize, now: Now, effects: &mut Effects) -> Reply {
         let decided = match self.decide(evidence, ask, Purpose::Use, |_, _| Ok(()), now, effects) {
             Ok(decided) => decided,
-            Err(problem) => return problem,
+            Err(class) => return Self::audit_problem(class),
         };
         let Decided { judgement, reason, explain, audit, .. } = decided;
         Reply::Decision(DecisionReply {
@@ -119,7 +119,7 @@ impl Agent {
     /// Judges a question and records the answer. `further` has the last word on an allow; what it makes of one comes back.
     ///
     /// # Errors
-    /// The reply where nothing can be decided, because nothing can be recorded.
+    /// The class of records that has no room, where nothing can be decided for that.
     pub(super) fn decide<T>(
         &mut self,
         evidence: &Evidence,
@@ -128,11 +128,11 @@ impl Agent {
         further: impl FnOnce(&mut Self, &Judgement) -> Result<T, Denial>,
         now: Now,
         effects: &mut Effects,
-    ) -> Result<Decided<T>, Reply> {
+    ) -> Result<Decided<T>, Class> {
         self.make_room(now, effects);
         let room = self.room();
         if !room.fits(Class::Critical) {
-            return Err(Self::audit_problem(Class::Critical));
+            return Err(Class::Critical);
         }
         let peer = selectors(evidence);
         // Whoever exchanges a credential is its holder, whichever door he comes through.
@@ -172,7 +172,7 @@ impl Agent {
             }
         }
         if judgement.verdict.is_err() && !room.fits(Class::Denial) {
-            return Err(Self::audit_problem(Class::Denial));
+            return Err(Class::Denial);
         }
         let enforcer = if is_workload { Vec::new() } else { peer };
         let (reason, explain, budgets) = match &judgement.verdict {

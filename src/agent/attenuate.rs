@@ -260,11 +260,7 @@ struct Narrower {
 }
 
 fn problem(denial: &Denial) -> Reply {
-    let code = match denial.reason {
-        Reason::Throttled => ProblemCode::Throttled,
-        reason => ProblemCode::Denied(reason),
-    };
-    Reply::Problem(Problem::new(code, denial.explain.clone()))
+    Reply::Problem(Problem::new(ProblemCode::of(denial.reason), denial.explain.clone()))
 }
 
 fn check_form(ask: &Attenuate) -> Result<(), String> {

@@ -831,6 +831,15 @@ impl Problem {
 }
 
 impl ProblemCode {
+    /// The code of a refusal for this reason.
+    pub fn of(reason: Reason) -> Self {
+        if reason == Reason::Throttled {
+            Self::Throttled
+        } else {
+            Self::Denied(reason)
+        }
+    }
+
     /// The code's name.
     pub const fn name(self) -> &'static str {
         match self {

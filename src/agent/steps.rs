@@ -61,7 +61,7 @@ impl Agent {
         let further = |agent: &mut Self, judgement: &Judgement| agent.plan_step(ask, judgement);
         let decided = match self.decide(evidence, &exchange, Purpose::Exchange, further, now, effects) {
             Ok(decided) => decided,
-            Err(problem) => return problem,
+            Err(class) => return Self::audit_problem(class),
         };
         let decision_id = self.decision_id(decided.audit);
         match decided.follows {
@@ -214,11 +214,8 @@ impl Agent {
 
 /// A refusal, and where it is recorded.
 fn refused(denial: &Denial, decision_id: &str) -> Reply {
-    let code = match denial.reason {
-        Reason::Throttled => ProblemCode::Throttled,
-        reason => ProblemCode::Denied(reason),
-    };
-    Reply::Problem(Problem::new(code, format!("{} (recorded as {decision_id})", denial.explain)))
+    let detail = format!("{} (recorded as {decision_id})", denial.explain);
+    Reply::Problem(Problem::new(ProblemCode::of(denial.reason), detail))
 }
 
 fn lost() -> Denial {

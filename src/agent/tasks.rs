@@ -467,12 +467,7 @@ impl Agent {
         }
         let detail = shorten(&denial.explain, 512);
         self.record_task(task, begin, TaskStep::Refused, selectors, None, denial.reason.name(), now, effects);
-        let code = if denial.reason == Reason::Throttled {
-            ProblemCode::Throttled
-        } else {
-            ProblemCode::Denied(denial.reason)
-        };
-        Reply::Problem(Problem::new(code, detail))
+        Reply::Problem(Problem::new(ProblemCode::of(denial.reason), detail))
     }
 
     #[expect(

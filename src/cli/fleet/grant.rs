@@ -260,6 +260,7 @@ fn row(book: &Book, grant: &Grant, at: Timestamp) -> Value {
         "issued": spec.issued.to_string(),
         "expires": spec.expires.to_string(),
         "may_begin": spec.may_begin.iter().map(|(selector, class)| format!("{selector}={class}")).collect::<Vec<_>>(),
+        "may_step": spec.may_step.iter().map(|(selector, class)| format!("{selector}={class}")).collect::<Vec<_>>(),
         "rights": spec.rights.iter().map(right).collect::<Vec<_>>(),
         "offline_max_s": spec.offline_max.secs(),
         "uses_max": spec.uses_max,

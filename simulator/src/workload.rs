@@ -449,7 +449,8 @@ impl World<'_> {
                 | Asked::LastStatus
                 | Asked::Reset { .. }
                 | Asked::Status,
-                Reply::Audit(_)
+                Reply::Attenuated(_)
+                | Reply::Audit(_)
                 | Reply::Challenge(_)
                 | Reply::Checked(_)
                 | Reply::Decision(_)
@@ -460,6 +461,7 @@ impl World<'_> {
                 | Reply::Ready(_)
                 | Reply::Revocations(_)
                 | Reply::Status(_)
+                | Reply::Step(_)
                 | Reply::Task(_)
                 | Reply::Tasks(_)
                 | Reply::Time(_)

@@ -441,6 +441,9 @@ mod tests {
         check_refused("no right", |new| new.rights.clear());
         check_refused("no selector", |new| new.may_begin.clear());
         check_refused("idle class", |new| new.may_begin[0].1 = "other".parse().unwrap());
+        check_refused("steps of a class that nobody may begin", |new| {
+            new.may_step = vec![("unix:uid:2002".into(), "other".parse().unwrap())];
+        });
         check_refused("reserved action", |new| new.rights[0].right.action = "hardtack:exchange".into());
         check_refused("resource", |new| new.rights[0].right.resource = "a//b".into());
         check_refused("no uses", |new| new.uses_max = 0);

@@ -30,7 +30,7 @@ use hardtack::wire::envelope::Signed;
 use hardtack::wire::policy::PolicyDocument;
 use hardtack::wire::revocation::announcement::Successor;
 use hardtack::wire::revocation::set::RevocationSet;
-use hardtack::wire::token::{child_block, mint_task, to_text, Held};
+use hardtack::wire::token::{child_block, mint_task, to_text, Held, Purpose};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tokio::sync::oneshot;
@@ -192,7 +192,7 @@ pub(super) fn tokens(count: usize, each_its_own: bool) -> Vec<String> {
     let spec = hardtack::wire::token::TaskSpec { uses_max: Some(1 << 40), expires, ..task_spec(&world()) };
     let token = mint_task(&spec, &key(2), 7, &mut rng).expect("our own token");
     let mut child = || {
-        let block = child_block(&["unix:uid:1001"], Some(&world().device)).expect("a valid block");
+        let block = child_block(&["unix:uid:1001"], Purpose::Work, Some(&world().device)).expect("a valid block");
         let held = Held::from_bytes(&token).and_then(|held| held.append(block, &mut rng)).expect("our own token");
         to_text(&held.to_bytes().expect("our own token"))
     };

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use biscuit_auth::{Algorithm, Biscuit};
 use ed25519_dalek::SigningKey;
 use hardtack::agent::clock::TrustedClock;
-use hardtack::agent::decide::{Judge, Question};
+use hardtack::agent::decide::{Judge, Purpose, Question};
 use hardtack::agent::effects::Anchor;
 use hardtack::agent::feed::StoredFeed;
 use hardtack::agent::policy::Policy;
@@ -44,7 +44,7 @@ use hardtack::wire::revocation::serials::SerialBucket;
 use hardtack::wire::revocation::set::RevocationSet;
 use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::seal::SealingKey;
-use hardtack::wire::token::{child_block, mint_task, to_text, Bearer, Held, TaskSpec};
+use hardtack::wire::token::{child_block, mint_task, to_text, Bearer, Held, Purpose as ChildPurpose, TaskSpec};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -222,7 +222,7 @@ fn three_blocks(world: &World) -> Vec<u8> {
     let mut rng = ChaCha20Rng::from_seed([7; 32]);
     let token = mint_task(&task_spec(world), &key(2), 7, &mut rng).expect("our own token");
     let held = Held::from_bytes(&token).expect("our own token");
-    let block = || child_block(&["unix:uid:1001"], Some(&world.device)).expect("a valid block");
+    let block = || child_block(&["unix:uid:1001"], ChildPurpose::Work, Some(&world.device)).expect("a valid block");
     let held = held.append(block(), &mut rng).and_then(|held| held.append(block(), &mut rng)).expect("our own token");
     held.to_bytes().expect("our own token")
 }
@@ -268,6 +268,7 @@ fn token() {
         step: None,
         workload: Some(&workload),
         enforcer: None,
+        purpose: Purpose::Use,
     };
     let judge = world.judge();
     let root =

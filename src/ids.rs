@@ -120,6 +120,10 @@ name!(
     TaskId, "task id", 48
 );
 name!(
+    /// One step of a task. The agent makes it; a token carries it as the label `for_step`.
+    StepId, "step id", 48
+);
+name!(
     /// A class of risk, `low`, `high`, …, ordered by the policy's table.
     RiskClass, "risk class", 24
 );

@@ -474,11 +474,9 @@ fn hangs_of(code: ProblemCode) -> Hangs {
         ProblemCode::AuditUnavailable | ProblemCode::Throttled => Hangs::Room,
         ProblemCode::Denied(reason) => hangs(reason),
         ProblemCode::IssuerRefused => Hangs::Touch,
-        ProblemCode::InvalidRequest
-        | ProblemCode::KeyReused
-        | ProblemCode::NotFound
-        | ProblemCode::Refused
-        | ProblemCode::Unsupported => Hangs::Nothing,
+        ProblemCode::InvalidRequest | ProblemCode::KeyReused | ProblemCode::NotFound | ProblemCode::Refused => {
+            Hangs::Nothing
+        }
     }
 }
 
@@ -531,7 +529,8 @@ impl World<'_> {
             Reply::Problem(problem) => (problem.code.name(), hangs_of(problem.code)),
             Reply::Task(task) if task.origin == Origin::Issued => ("issued", Hangs::Touch),
             Reply::Task(_) => ("narrowed", Hangs::Touch),
-            Reply::Audit(_)
+            Reply::Attenuated(_)
+            | Reply::Audit(_)
             | Reply::Challenge(_)
             | Reply::Checked(_)
             | Reply::Ended(_)
@@ -541,6 +540,7 @@ impl World<'_> {
             | Reply::Ready(_)
             | Reply::Revocations(_)
             | Reply::Status(_)
+            | Reply::Step(_)
             | Reply::Tasks(_)
             | Reply::Time(_)
             | Reply::Whoami(_) => ("something else", Hangs::Nothing),

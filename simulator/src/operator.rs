@@ -381,6 +381,7 @@ impl Operator {
             owner: self.owner(),
             life: Millis(plan.life.0),
             may_begin,
+            may_step: Vec::new(),
             rights: class_rights,
             offline_max: Millis(plan.offline_max.0),
             uses_max: plan.uses_max,

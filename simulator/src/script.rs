@@ -170,7 +170,8 @@ fn word(reply: &Reply) -> &'static str {
         Reply::Problem(problem) => problem.code.name(),
         Reply::Task(TaskReply { origin: Origin::Fallback, .. }) => "fallback",
         Reply::Task(TaskReply { origin: Origin::Issued, .. }) => "issued",
-        Reply::Audit(_)
+        Reply::Attenuated(_)
+        | Reply::Audit(_)
         | Reply::Challenge(_)
         | Reply::Checked(_)
         | Reply::Ended(_)
@@ -179,6 +180,7 @@ fn word(reply: &Reply) -> &'static str {
         | Reply::Ready(_)
         | Reply::Revocations(_)
         | Reply::Status(_)
+        | Reply::Step(_)
         | Reply::Tasks(_)
         | Reply::Time(_)
         | Reply::Whoami(_) => "answered",

@@ -452,7 +452,8 @@ impl World<'_> {
                 | Asked::LastStatus
                 | Asked::Reset { .. }
                 | Asked::Status,
-                Reply::Audit(_)
+                Reply::Attenuated(_)
+                | Reply::Audit(_)
                 | Reply::Challenge(_)
                 | Reply::Checked(_)
                 | Reply::Decision(_)
@@ -463,6 +464,7 @@ impl World<'_> {
                 | Reply::Ready(_)
                 | Reply::Revocations(_)
                 | Reply::Status(_)
+                | Reply::Step(_)
                 | Reply::Task(_)
                 | Reply::Tasks(_)
                 | Reply::Time(_)
@@ -620,6 +622,7 @@ impl World<'_> {
             grant: credential.grant,
             task: Some(credential.task.clone()),
             chain: credential.chain.clone(),
+            step: None,
         });
         let asked = (presented.operation.as_str(), presented.resource.as_str(), named);
         let who = (number, &device.name);

@@ -4,20 +4,32 @@
 //! Never: replies outside of effects.
 //! Read next: `decide.rs`, `tasks.rs`, `report.rs`.
 
+use std::sync::Arc;
+
 use super::attest::selectors;
-use super::decide::{Judge, Judgement, Question};
+use super::decide::{Judge, Judgement, Purpose, Question};
 use super::effects::{Budget, Effects};
 use super::request::{
     AuditRef, Authorize, DecisionReply, Evidence, Mode, Peer, Problem, ProblemCode, Reason, Reply, Request, RequestId,
     Socket, TimeClass, Verdict,
 };
 use super::room::Class;
-use super::token::Denial;
+use super::token::{Cache, Denial, Verified};
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
 use crate::wire::audit::{record_id, Credential, Decision, Event, Known, Named};
+
+/// A decision and its record.
+pub(super) struct Decided<T> {
+    pub(super) judgement: Judgement,
+    pub(super) reason: Reason,
+    pub(super) explain: String,
+    pub(super) audit: AuditRef,
+    /// What was found to follow from an allow.
+    pub(super) follows: Option<T>,
+}
 
 impl Agent {
     pub(super) fn on_request(
@@ -31,6 +43,8 @@ impl Agent {
         let reply = match request {
             Request::Audit(ask) => return effects.outgoing.pages.push((id, ask, self.trail_reply())),
             Request::Authorize(ask) => self.authorize(evidence, &ask, now, effects),
+            Request::Attenuate(attenuate) => self.attenuate(evidence, &attenuate, now, effects),
+            Request::Step(task, ask) => self.take_step(evidence, &task, &ask, now, effects),
             Request::Begin(begin) => match self.begin_task(id, evidence, begin, None, now, effects) {
                 Some(reply) => reply,
                 None => return,
@@ -72,12 +86,57 @@ impl Agent {
     }
 
     fn authorize(&mut self, evidence: &Evidence, ask: &Authorize, now: Now, effects: &mut Effects) -> Reply {
+        let decided = match self.decide(evidence, ask, Purpose::Use, |_, _| Ok(()), now, effects) {
+            Ok(decided) => decided,
+            Err(class) => return Self::audit_problem(class),
+        };
+        let Decided { judgement, reason, explain, audit, .. } = decided;
+        Reply::Decision(DecisionReply {
+            decision: if reason == Reason::Allowed { Verdict::Allow } else { Verdict::Deny },
+            reason,
+            explain,
+            decision_id: self.decision_id(audit),
+            mode: self.mode,
+            freshness: judgement.freshness,
+            staleness_s: judgement.staleness.secs(),
+            time_class: judgement.time_class,
+            expires_in_s: judgement.ends.map(|ends| ends.since(self.latest(judgement.time_class)).secs()),
+            audit,
+        })
+    }
+
+    /// A token of the local API whose signatures fit.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub(super) fn verify(&mut self, text: &str) -> Result<Arc<Verified>, Denial> {
+        let mut cache = std::mem::replace(&mut self.cache, Cache::new(0));
+        let verified = self.judge().verify(text, &mut cache);
+        self.cache = cache;
+        verified
+    }
+
+    /// Judges a question and records the answer. `further` has the last word on an allow; what it makes of one comes back.
+    ///
+    /// # Errors
+    /// The class of records that has no room, where nothing can be decided for that.
+    pub(super) fn decide<T>(
+        &mut self,
+        evidence: &Evidence,
+        ask: &Authorize,
+        purpose: Purpose,
+        further: impl FnOnce(&mut Self, &Judgement) -> Result<T, Denial>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<Decided<T>, Class> {
         self.make_room(now, effects);
         let room = self.room();
         if !room.fits(Class::Critical) {
-            return Self::audit_problem(Class::Critical);
+            return Err(Class::Critical);
         }
         let peer = selectors(evidence);
+        // Whoever exchanges a credential is its holder, whichever door he comes through.
+        let is_workload = evidence.socket == Socket::Agent || purpose == Purpose::Exchange;
         let level = self.policy.document.risk_of(&ask.operation, &ask.resource, ask.risk.as_ref());
         let risk = level.map(|level| level.class.clone());
         let question = Question {
@@ -88,8 +147,9 @@ impl Agent {
             risk: level,
             task: ask.task.as_deref(),
             step: ask.step.as_deref(),
-            workload: (evidence.socket == Socket::Agent).then_some(peer.as_slice()),
-            enforcer: (evidence.socket != Socket::Agent).then_some(peer.as_slice()),
+            workload: is_workload.then_some(peer.as_slice()),
+            enforcer: (!is_workload).then_some(peer.as_slice()),
+            purpose,
         };
         let judge = Judge {
             device: &self.device,
@@ -103,11 +163,18 @@ impl Agent {
             room,
             behind: self.behind(),
         };
-        let judgement = judge.judge(&question, &mut self.cache);
-        if judgement.verdict.is_err() && !room.fits(Class::Denial) {
-            return Self::audit_problem(Class::Denial);
+        let mut judgement = judge.judge(&question, &mut self.cache);
+        let mut follows = None;
+        if judgement.verdict.is_ok() {
+            match further(self, &judgement) {
+                Ok(found) => follows = Some(found),
+                Err(denial) => judgement.verdict = Err(denial),
+            }
         }
-        let enforcer = if evidence.socket == Socket::Agent { Vec::new() } else { peer };
+        if judgement.verdict.is_err() && !room.fits(Class::Denial) {
+            return Err(Class::Denial);
+        }
+        let enforcer = if is_workload { Vec::new() } else { peer };
         let (reason, explain, budgets) = match &judgement.verdict {
             Ok(charges) => {
                 let charge = |(block, until): &(_, _)| self.wallet.charge(*block, *until);
@@ -129,18 +196,7 @@ impl Agent {
             Some(before) => before,
             None => self.record_decision(decision, budgets, now, effects),
         };
-        Reply::Decision(DecisionReply {
-            decision: if reason == Reason::Allowed { Verdict::Allow } else { Verdict::Deny },
-            reason,
-            explain,
-            decision_id: self.decision_id(audit),
-            mode: self.mode,
-            freshness: judgement.freshness,
-            staleness_s: judgement.staleness.secs(),
-            time_class: judgement.time_class,
-            expires_in_s: judgement.ends.map(|ends| ends.since(self.latest(judgement.time_class)).secs()),
-            audit,
-        })
+        Ok(Decided { judgement, reason, explain, audit, follows })
     }
 
     /// The latest that it can be for a class; as late as dates go where nothing bounds it.
@@ -148,7 +204,7 @@ impl Agent {
         self.clock.upper(class).unwrap_or(Timestamp::MAX)
     }
 
-    fn decision_id(&self, audit: AuditRef) -> String {
+    pub(super) fn decision_id(&self, audit: AuditRef) -> String {
         record_id(&self.device, self.trail.era(), audit.index)
     }
 
@@ -199,6 +255,7 @@ impl Agent {
                     grant: verified.claims.grant,
                     task: judgement.task.as_ref().map(|task| task.id.clone()).or_else(label),
                     chain: verified.chain().copied().collect(),
+                    step: judgement.step.as_ref().map(|step| step.named.clone()),
                 }))
             }
             None => Credential::Nothing,

@@ -12,14 +12,14 @@ use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
 use super::revocation::{Age, Revocations};
 use super::room::{Class, Room};
 use super::token::{admit, Cache, Denial, Kind, Verified};
-use super::wallet::{StoredTask, Wallet};
+use super::wallet::{StoredStep, StoredTask, Wallet};
 use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::policy::RiskLevel;
-use crate::wire::token::{canonical, from_text, NAME_BYTES_MAX, RESERVED};
+use crate::wire::token::{canonical, from_text, EXCHANGE, NAME_BYTES_MAX, RESERVED};
 use crate::wire::Refused;
 
 /// Everything that a decision rests on.
@@ -67,6 +67,17 @@ pub struct Question<'a> {
     pub workload: Option<&'a [String]>,
     /// Selectors of the peer, if it is an enforcement point.
     pub enforcer: Option<&'a [String]>,
+    /// What the answer is for.
+    pub purpose: Purpose,
+}
+
+/// What an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A planner exchanges its credential for a step's: the agent's own operation, which is no use.
+    Exchange,
+    /// The operation is done.
+    Use,
 }
 
 /// What came out.
@@ -77,6 +88,8 @@ pub struct Judgement {
     pub verified: Option<Arc<Verified>>,
     /// The wallet's task that it belongs to.
     pub task: Option<StoredTask>,
+    /// The wallet's step that it belongs to.
+    pub step: Option<StoredStep>,
     /// Selectors of the workload that it was judged for.
     pub workload: Vec<String>,
     /// How new the revocation list is.
@@ -95,17 +108,20 @@ impl Judge<'_> {
         let verified = self.verify(question.token, cache);
         let (freshness, Age { age: staleness, .. }) = self.freshness();
         let task = verified.as_ref().ok().and_then(|verified| self.wallet.task_of(verified.chain())).cloned();
-        // At an enforcement point the workload is the holder to whom this agent handed the credential.
-        let workload = match (question.workload, &task) {
-            (Some(selectors), _) => selectors.to_vec(),
-            (None, Some(task)) => task.selectors.clone(),
-            (None, None) => Vec::new(),
+        let step = verified.as_ref().ok().and_then(|verified| self.wallet.step_of(verified.chain())).cloned();
+        // At an enforcement point the workload is the holder to whom this agent handed the credential, or for whom it made it.
+        let workload = match (question.workload, &step, &task) {
+            (Some(selectors), _, _) => selectors.to_vec(),
+            (None, Some(step), _) => vec![step.executor.clone()],
+            (None, None, Some(task)) => task.selectors.clone(),
+            (None, None, None) => Vec::new(),
         };
         let claimed = verified.as_ref().ok().and_then(|verified| verified.claims.min_time_class);
         let mut judgement = Judgement {
             verdict: Ok(Vec::new()),
             verified: None,
             task,
+            step,
             workload,
             freshness,
             staleness,
@@ -123,7 +139,7 @@ impl Judge<'_> {
         judgement
     }
 
-    fn verify(&self, text: &str, cache: &mut Cache) -> Result<Arc<Verified>, Denial> {
+    pub(super) fn verify(&self, text: &str, cache: &mut Cache) -> Result<Arc<Verified>, Denial> {
         let limits = &self.profile.verify;
         let bytes = from_text(text, limits.token_bytes_max).map_err(|refused| {
             let reason = if matches!(refused, Refused::TooLarge { .. }) { Reason::TooLarge } else { Reason::Malformed };
@@ -149,12 +165,16 @@ impl Judge<'_> {
         // These reasons do not come in the order in which they are found: the first on the list is told.
         let found = [
             self.evaluate(question, verified, so_far),
-            self.check_labels(question, so_far.task.as_ref()),
+            self.check_labels(question, so_far),
             self.check_room(),
             self.check_lock(),
             self.check_counters(&charges),
         ];
         let denials = found.into_iter().filter_map(Result::err);
+        let charges = match question.purpose {
+            Purpose::Exchange => Vec::new(),
+            Purpose::Use => charges,
+        };
         denials.min_by_key(|denial| denial.reason).map_or(Ok(charges), Err)
     }
 
@@ -180,9 +200,17 @@ impl Judge<'_> {
     /// # Errors
     /// Why not.
     pub fn check_grant(&self, verified: &Verified) -> Result<(), Denial> {
+        self.check_alive(verified, None)
+    }
+
+    /// Whether a credential could give another right now: of this task, if it is of one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_alive(&self, verified: &Verified, task: Option<&StoredTask>) -> Result<(), Denial> {
         let class = TimeClass::Bounded.max(verified.claims.min_time_class.unwrap_or_default());
         self.check_place(verified)?;
-        self.check_revocation(verified, None)?;
+        self.check_revocation(verified, task)?;
         self.check_time(verified, class)?;
         self.check_box(verified)?;
         let charges = self.check_uses(verified)?;
@@ -323,18 +351,26 @@ impl Judge<'_> {
         Ok(charges)
     }
 
-    fn check_labels(&self, question: &Question<'_>, task: Option<&StoredTask>) -> Result<(), Denial> {
-        let known = task.map(|task| task.id.as_str());
-        if question.task.is_some() && question.task != known {
+    fn check_labels(&self, question: &Question<'_>, so_far: &Judgement) -> Result<(), Denial> {
+        let task = so_far.task.as_ref().map(|task| task.id.as_str());
+        if question.task.is_some() && question.task != task {
             return Err(Denial::new(Reason::CheckFailed, "the request names another task than the credential's"));
         }
-        if question.step.is_some() {
-            return Err(Denial::new(Reason::CheckFailed, "the request names a step, and the credential is of none"));
+        let step = so_far.step.as_ref().map(|step| step.named.id.as_str());
+        if question.step.is_some() && question.step != step {
+            let explain = match step {
+                Some(_) => "the request names another step than the credential's",
+                None => "the request names a step, and the credential is of none",
+            };
+            return Err(Denial::new(Reason::CheckFailed, explain));
         }
-        if question.operation.starts_with(RESERVED) {
-            return Err(Denial::new(Reason::NoRight, "operations that begin with `hardtack:` are the agent's own"));
+        match question.purpose {
+            Purpose::Exchange if question.operation == EXCHANGE => Ok(()),
+            Purpose::Exchange | Purpose::Use if question.operation.starts_with(RESERVED) => {
+                Err(Denial::new(Reason::NoRight, "operations that begin with `hardtack:` are the agent's own"))
+            }
+            Purpose::Exchange | Purpose::Use => Ok(()),
         }
-        Ok(())
     }
 
     /// How far what is known of revocations can be trusted to be new, and its age.

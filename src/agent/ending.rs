@@ -86,6 +86,7 @@ impl Agent {
             workload: task.selectors.clone(),
             reason: ending.reason().into(),
             chain: task.made.iter().map(|made| made.block).take(CHAIN_MAX).collect(),
+            of_step: None,
         };
         let id = task.id.clone();
         let ties = task.ties.clone();

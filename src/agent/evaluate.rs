@@ -84,6 +84,7 @@ impl Judge<'_> {
             question.risk.and_then(|level| text("risk", level.class.as_str())),
             task.and_then(|task| text("task", task.id.as_str())),
             narrowed.and_then(|task| text("task_class", task.class.as_str())),
+            so_far.step.as_ref().and_then(|step| text("step", step.named.id.as_str())),
         ];
         let workloads = so_far.workload.iter().map(|selector| text("workload", selector));
         let enforcers = question.enforcer.into_iter().flatten().map(|selector| text("enforcer", selector));

@@ -4,11 +4,12 @@
 //! Never: reads a clock, a file or the network; sends a reply before its record is durable; lowers a position; widens a
 //! token; keeps state for a foreign token.
 //! Read next: `request.rs` for what callers ask, `effects.rs` for what comes out, then `decide.rs`. The rest of the
-//! agent by what happens: `start.rs`, `answer.rs`, `tasks.rs` and `holder.rs` (callers), `sync.rs`, `emergency.rs` and `grants.rs` (the fleet),
-//! `salvage.rs` (what a damaged disk has left), `rescue.rs` and
+//! agent by what happens: `start.rs`, `answer.rs`, `tasks.rs`, `steps.rs`, `attenuate.rs` and `holder.rs` (callers),
+//! `sync.rs`, `emergency.rs` and `grants.rs` (the fleet), `salvage.rs` (what a damaged disk has left), `rescue.rs` and
 //! `carry.rs` (signed time, and revocations, that somebody carries), `report.rs` (status).
 
 mod answer;
+mod attenuate;
 pub mod attest;
 pub mod audit;
 pub mod audit_key;
@@ -42,6 +43,7 @@ pub mod salvage;
 mod schedules;
 mod shed;
 mod start;
+mod steps;
 mod sync;
 mod tasks;
 #[cfg(test)]

@@ -74,7 +74,7 @@ mod tests {
 
     fn named(task: usize) -> Named {
         let task = Some(format!("t-{task}").parse().unwrap());
-        Named { owner: "ops@acme".into(), grant: Default::default(), task, chain: Vec::new() }
+        Named { owner: "ops@acme".into(), grant: Default::default(), task, chain: Vec::new(), step: None }
     }
 
     fn full(task: usize) -> Credential {

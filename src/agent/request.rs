@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::holder::ProcessId;
 use super::room::Class;
-use crate::ids::{FeedId, GrantId, Hash, RiskClass, TaskClass, TaskId};
+use crate::ids::{BlockId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
 use revocations::{CheckRevoked, CheckedReply, ExportedReply, ImportRevocations, ImportedReply, RevocationsReply};
@@ -117,6 +117,8 @@ pub enum NotHolder {
 /// A request of the local API.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Request {
+    /// `POST /v1/attenuate`.
+    Attenuate(Attenuate),
     /// `GET /v1/audit`.
     Audit(TrailAsk),
     /// `POST /v1/authorize`.
@@ -143,6 +145,8 @@ pub enum Request {
     Renew(TaskId),
     /// `GET /v1/status`, and what `/metrics` is made of.
     Status,
+    /// `POST /v1/tasks/{id}/steps`.
+    Step(TaskId, TakeStep),
     /// `GET /v1/tasks`: the caller's live tasks.
     Tasks,
     /// `GET /v1/tasks/{id}/wait`.
@@ -191,6 +195,46 @@ pub enum Lease {
     Process,
 }
 
+/// Body of `POST /v1/tasks/{id}/steps`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeStep {
+    /// The planner's credential, base64url without padding.
+    pub token: String,
+    /// The selector of the workload that is to use the step, for example `unix:uid:2002`.
+    pub executor: String,
+    /// What it may do: nothing that the task may not.
+    pub rights: Vec<Right>,
+    /// How long, in seconds; at the longest as long as the task's credential.
+    pub ttl_s: u64,
+    /// How many uses: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u64>,
+    /// The class of risk that the exchange is judged by, raised to the policy's where that is higher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskClass>,
+    /// Under one key a task gives one step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// What it is for, for the audit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Body of `POST /v1/attenuate`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attenuate {
+    /// The token, base64url without padding.
+    pub token: String,
+    /// How long it may be used from now on, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u64>,
+    /// Checks in Datalog, for example `check if operation("read")`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
+}
+
 /// Body of `POST /v1/authorize`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -218,6 +262,8 @@ pub struct Authorize {
 /// A reply of the local API.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
+    /// To [`Request::Attenuate`].
+    Attenuated(AttenuatedReply),
     /// To [`Request::Audit`].
     Audit(Box<TrailReply>),
     /// To [`Request::Challenge`].
@@ -242,6 +288,8 @@ pub enum Reply {
     Revocations(Box<RevocationsReply>),
     /// To [`Request::Status`].
     Status(Box<StatusReply>),
+    /// To [`Request::Step`].
+    Step(StepReply),
     /// To [`Request::Begin`] and [`Request::Renew`].
     Task(TaskReply),
     /// To [`Request::ImportTime`].
@@ -487,6 +535,48 @@ pub struct TaskReply {
     pub grant_id: GrantId,
     /// The mode.
     pub mode: Mode,
+}
+
+/// Body of the answer to `POST /v1/tasks/{id}/steps`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StepReply {
+    /// The task.
+    pub task_id: TaskId,
+    /// The step.
+    pub step_id: StepId,
+    /// The executor's credential, base64url without padding. It is handed out once.
+    pub token: String,
+    /// The selector of the workload that may use it.
+    pub executor: String,
+    /// Seconds until it ends.
+    pub expires_in_s: u64,
+    /// Always 1.
+    pub uses: u64,
+    /// Where the task's credential comes from.
+    pub origin: Origin,
+    /// The grant behind it.
+    pub grant_id: GrantId,
+    /// The mode.
+    pub mode: Mode,
+    /// device/era/index of the record of the exchange.
+    pub decision_id: String,
+}
+
+/// Body of the answer to `POST /v1/attenuate`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AttenuatedReply {
+    /// The narrowed token, base64url without padding.
+    pub token: String,
+    /// What revoking its last block names.
+    pub revocation_id: BlockId,
+    /// Seconds until it ends.
+    pub expires_in_s: u64,
+    /// Whether nobody can narrow it but this agent.
+    pub sealed: bool,
+    /// The task, of a credential of this agent's.
+    pub task_id: Option<TaskId>,
+    /// The step, of one of a step: the token that was shown has no use any more.
+    pub step_id: Option<StepId>,
 }
 
 /// Where a task credential comes from.
@@ -828,8 +918,6 @@ pub enum ProblemCode {
     Refused,
     /// A limit of this device is reached.
     Throttled,
-    /// Documented, but not in this version.
-    Unsupported,
 }
 
 impl Problem {
@@ -840,6 +928,15 @@ impl Problem {
 }
 
 impl ProblemCode {
+    /// The code of a refusal for this reason.
+    pub fn of(reason: Reason) -> Self {
+        if reason == Reason::Throttled {
+            Self::Throttled
+        } else {
+            Self::Denied(reason)
+        }
+    }
+
     /// The code's name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -851,7 +948,6 @@ impl ProblemCode {
             Self::NotFound => "not_found",
             Self::Refused => "refused",
             Self::Throttled => "throttled",
-            Self::Unsupported => "unsupported",
         }
     }
 
@@ -865,7 +961,6 @@ impl ProblemCode {
             Self::KeyReused => 409,
             Self::Refused => 422,
             Self::Throttled => 429,
-            Self::Unsupported => 501,
         }
     }
 }

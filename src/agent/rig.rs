@@ -37,7 +37,7 @@ use crate::wire::revocation::slot::Slot;
 use crate::wire::revocation::Target;
 use crate::wire::seal::{SealingKey, SealingPublic};
 use crate::wire::time::{TimeFile, TimeReset, TimeStatement};
-use crate::wire::token::{mint_grant, ClassRight, GrantSpec};
+use crate::wire::token::{mint_grant, mint_task, Bearer, ClassRight, GrantSpec, TaskSpec};
 
 pub(crate) const START_S: u64 = 1_790_000_000;
 
@@ -263,6 +263,7 @@ impl Rig {
             issued: start,
             expires: Timestamp::from_secs(START_S + 7 * 86_400),
             may_begin: vec![("unix:uid:1001".into(), "pump".parse().unwrap())],
+            may_step: vec![("unix:uid:2002".into(), "pump".parse().unwrap())],
             rights: vec![
                 ClassRight { class: "pump".parse().unwrap(), right: right("modbus/pump1/speed", "write") },
                 ClassRight { class: "pump".parse().unwrap(), right: right("modbus/*", "read") },
@@ -589,6 +590,42 @@ impl Rig {
         let answer = Answer::seal(&request, &LinkReply::Grants(tokens), &mut self.rng).unwrap();
         let payload = Signed::sign(&answer, &self.fleet, &[&self.service]).to_bytes();
         self.message(Topic::DownAnswer(self.device.clone()).text(&self.fleet), payload);
+    }
+
+    /// Begins a task that the issuer mints, as `edit` makes it, for the user 1001.
+    pub(crate) fn begin_issued(&mut self, begin: BeginTask, edit: impl FnOnce(&mut TaskSpec)) -> TaskReply {
+        let evidence = Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: Some(1), path: self.path.clone() };
+        self.input(Input::Request { id: RequestId(1), evidence, request: Request::Begin(begin) });
+        self.serve(Timestamp(0));
+        let (nonce, reply_to, ask) = self.requests().pop().expect("it asks the issuer");
+        let Ask::Task(task) = ask.clone() else { panic!("it asks for {ask:?}") };
+        let at = Timestamp::from_secs(self.truth.secs_floor());
+        let mut spec = TaskSpec {
+            fleet: self.fleet.clone(),
+            grant: self.grant,
+            bearer: Bearer::Device(self.device.clone()),
+            owner: "ops@acme".into(),
+            audience: None,
+            feed: Some("main".parse().unwrap()),
+            task: task.task,
+            issued: at,
+            expires: at + task.ttl_ms,
+            serial: None,
+            rights: task.rights,
+            uses_max: task.uses,
+            staleness_max: Vec::new(),
+            min_time_class: None,
+        };
+        edit(&mut spec);
+        let token = mint_task(&spec, &self.issuer, 7, &mut self.rng).unwrap();
+        let request = LinkRequest { device: self.device.clone(), nonce, reply_to, ask };
+        let answer = Answer::seal(&request, &LinkReply::Task(token), &mut self.rng).unwrap();
+        let payload = Signed::sign(&answer, &self.fleet, &[&self.service]).to_bytes();
+        self.message(Topic::DownAnswer(self.device.clone()).text(&self.fleet), payload);
+        match self.replies.pop() {
+            Some((_, Reply::Task(task))) => task,
+            other => panic!("no task: {other:?}"),
+        }
     }
 
     /// Another grant like the first.

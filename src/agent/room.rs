@@ -53,7 +53,9 @@ impl Class {
                 | TaskStep::BegunIssued
                 | TaskStep::Ended
                 | TaskStep::Finished
-                | TaskStep::Renewed => Self::Allow,
+                | TaskStep::Renewed
+                | TaskStep::Stepped
+                | TaskStep::Attenuated => Self::Allow,
                 TaskStep::Refused => Self::Denial,
             },
         }

@@ -18,12 +18,12 @@ use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, GrantId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
-use crate::wire::link::{Ask, TaskAsk};
+use crate::wire::link::{Ask, Right, TaskAsk};
 use crate::wire::seal::SealingKey;
-use crate::wire::token::{to_text, Reach, TaskBlock, RIGHTS_MAX};
+use crate::wire::token::{to_text, Purpose, Reach, TaskBlock, RESERVED, RIGHTS_MAX};
 
 /// The longest life that a task may ask for.
-const TTL_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
+pub(super) const TTL_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
 
 /// The most blocks of one task whose credentials have not ended: who renews faster than that waits.
 const MADE_MAX: usize = 32;
@@ -38,6 +38,19 @@ struct Fresh {
     budget: Option<(BlockId, u64)>,
     ends: Timestamp,
     dated: Dated,
+    holder: Vec<String>,
+    executors: Vec<String>,
+}
+
+impl BeginTask {
+    /// What the task's child is for.
+    const fn purpose(&self) -> Purpose {
+        if self.planner {
+            Purpose::Plan
+        } else {
+            Purpose::Work
+        }
+    }
 }
 
 /// A caller who waits for the issuer.
@@ -114,7 +127,7 @@ impl Agent {
     }
 
     /// Whether this device may hand anything out.
-    fn check_condition(&self) -> Result<(), Denial> {
+    pub(super) fn check_condition(&self) -> Result<(), Denial> {
         if self.mode == Mode::Locked {
             return Err(Denial::new(
                 Reason::Locked,
@@ -177,7 +190,9 @@ impl Agent {
         let grant = self.wallet.grant(&claims.grant);
         let matched = grant.and_then(|grant| grant.may_begin(&want.selectors, &want.begin.task));
         let holder = holder(&want.selectors, matched.or(want.selectors.last()));
-        let narrowed = child_of_issued(token, &holder, &self.device, &mut self.rng)
+        let executors = grant.map_or_else(Vec::new, |grant| grant.executors(&want.begin.task));
+        let child = (holder.as_slice(), want.begin.purpose());
+        let narrowed = child_of_issued(token, child, &self.device, &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("the issuer's token: {refused}")))?;
         let budget = claims.uses.first().map(|(block, max)| (verified.token.blocks[*block].id, *max));
         // What was used while the issuer was waited for is used of the new one too.
@@ -193,6 +208,8 @@ impl Agent {
             budget,
             ends: claims.expires,
             dated: Dated::Issuer,
+            holder: owned(&holder),
+            executors,
         };
         Ok(self.keep_task(want, fresh, now, effects))
     }
@@ -301,7 +318,7 @@ impl Agent {
             uses_max,
         };
         let narrowed = grant
-            .narrow(&block, &holder, &mut self.rng)
+            .narrow(&block, (&holder, want.begin.purpose()), &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
         self.activate(&claims.grant, now, effects);
         let fresh = Fresh {
@@ -312,6 +329,8 @@ impl Agent {
             narrowed,
             ends,
             dated: Dated::Here { shift: self.wallet.shift() },
+            holder: owned(&holder),
+            executors: grant.executors(&want.begin.task),
         };
         Ok(self.keep_task(want, fresh, now, effects))
     }
@@ -322,15 +341,16 @@ impl Agent {
     }
 
     fn keep_task(&mut self, want: &Want, fresh: Fresh, now: Now, effects: &mut Effects) -> Reply {
-        let Fresh { origin, grant, owner, narrowed, budget, ends, dated } = fresh;
+        let Fresh { origin, grant, owner, narrowed, budget, ends, dated, holder, executors } = fresh;
         let Narrowed { credential, child, made, chain } = narrowed;
         let mut made: Vec<Made> = made.into_iter().map(|block| Made { block, ends, dated }).collect();
-        let mut spent = Vec::new();
+        let (mut spent, mut steps, mut siblings) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(old) = self.wallet.task(&want.task) {
             // What was handed out before keeps its own end, but no uses of its own.
             let until = old.made.first().map_or(ends, |made| made.ends);
             spent.extend(old.budget.map(|block| Budget { block, used: u64::MAX, until }));
             made.extend(old.made.iter().filter(|made| made.ends >= self.clock.over()));
+            (steps, siblings) = (old.steps.clone(), old.siblings.clone());
         }
         spent.iter().for_each(|budget| self.wallet.restore(*budget));
         let task = StoredTask {
@@ -349,6 +369,11 @@ impl Agent {
             uses_max: budget.map(|(_, max)| max),
             finished: false,
             ties: want.ties.clone(),
+            purpose: want.begin.purpose(),
+            holder,
+            executors,
+            steps,
+            siblings,
         };
         effects.outgoing.ties.extend(task.ties.iter().map(|tie| TieCommand::Watch(*tie)));
         self.put_task_file(&task, effects);
@@ -369,6 +394,7 @@ impl Agent {
             workload: want.selectors.clone(),
             reason: shorten(want.begin.reason.as_deref().unwrap_or_default(), 256),
             chain,
+            of_step: None,
         };
         self.write(Event::Task(Box::new(event)), spent, now, effects);
         let reply = TaskReply {
@@ -416,7 +442,7 @@ impl Agent {
             rights: live.rights.clone(),
             ttl_s: live.ttl_s,
             uses: self.wallet.uses_left(&live),
-            planner: false,
+            planner: live.purpose == Purpose::Plan,
             reason: Some("renewed".into()),
             holder: None,
             lease: None,
@@ -462,11 +488,7 @@ impl Agent {
         // A grant that is there and no good says so itself.
         let hint = (denial.reason == Reason::NoRight).then(|| self.hint(begin, selectors));
         self.record_task(task, begin, TaskStep::Refused, selectors, None, denial.reason.name(), now, effects);
-        let code = if denial.reason == Reason::Throttled {
-            ProblemCode::Throttled
-        } else {
-            ProblemCode::Denied(denial.reason)
-        };
+        let code = ProblemCode::of(denial.reason);
         Reply::Problem(Problem { seen: selectors.to_vec(), hint, ..Problem::new(code, detail) })
     }
 
@@ -494,9 +516,14 @@ impl Agent {
             workload: selectors.to_vec(),
             reason: shorten(reason, 256),
             chain: Vec::new(),
+            of_step: None,
         };
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
     }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
 /// Whom a credential is bound to: the user always, and the selector by which the task was begun.
@@ -506,20 +533,29 @@ fn holder<'s>(selectors: &'s [String], matched: Option<&'s String>) -> Vec<&'s s
     holder
 }
 
-fn check_begin(begin: &BeginTask) -> Result<(), Problem> {
-    let invalid = |detail: String| Problem::new(ProblemCode::InvalidRequest, detail);
-    if begin.planner {
-        return Err(Problem::new(ProblemCode::Unsupported, "planner credentials are not in this version"));
+/// The form of rights that are asked for.
+///
+/// # Errors
+/// What is wrong, in a sentence.
+pub(super) fn check_rights(rights: &[Right]) -> Result<(), String> {
+    if rights.is_empty() || rights.len() > RIGHTS_MAX {
+        return Err(format!("ask for 1 to {RIGHTS_MAX} rights"));
     }
-    if begin.rights.is_empty() || begin.rights.len() > RIGHTS_MAX {
-        return Err(invalid(format!("a task asks for 1 to {RIGHTS_MAX} rights")));
-    }
-    for right in &begin.rights {
-        Reach::of(right).map_err(|refused| invalid(format!("right on {:?}: {refused}", right.resource)))?;
+    for right in rights {
+        Reach::of(right).map_err(|refused| format!("right on {:?}: {refused}", right.resource))?;
         if right.action.is_empty() || right.action.len() > 256 || right.action.chars().any(char::is_control) {
-            return Err(invalid("an action has 1 to 256 bytes and no control character".into()));
+            return Err("an action has 1 to 256 bytes and no control character".into());
+        }
+        if right.action.starts_with(RESERVED) {
+            return Err("actions that begin with `hardtack:` are the agent's own".into());
         }
     }
+    Ok(())
+}
+
+fn check_begin(begin: &BeginTask) -> Result<(), Problem> {
+    let invalid = |detail: String| Problem::new(ProblemCode::InvalidRequest, detail);
+    check_rights(&begin.rights).map_err(invalid)?;
     if begin.ttl_s == 0 || begin.ttl_s > TTL_MAX.secs() {
         return Err(invalid(format!("ttl_s goes from 1 to {}", TTL_MAX.secs())));
     }

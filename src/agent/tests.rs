@@ -27,7 +27,7 @@ use crate::wire::link::{Ask, State, Topic};
 use crate::wire::policy::TimeRule;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
-use crate::wire::token::{child_block, from_text, mint_task, to_text, Bearer, Held, TaskSpec, AMBIENT};
+use crate::wire::token::{child_block, from_text, mint_task, to_text, Bearer, Held, Purpose, TaskSpec, AMBIENT};
 
 fn rule(target: Target) -> Rule {
     Rule { target, until: Timestamp::from_secs(START_S + 30 * 86_400) }
@@ -138,7 +138,7 @@ fn issued_tokens_are_judged_by_what_they_state() {
     check(&mut rig, &stranger, "open", "door/1", Reason::UnknownRoot);
     let token = mint_task(&spec("gw-07"), &issuer, 7, &mut rig.rng).unwrap();
     let narrowed = Held::from_bytes(&token).unwrap();
-    let block = child_block(&["unix:uid:1002"], None).unwrap();
+    let block = child_block(&["unix:uid:1002"], Purpose::Work, None).unwrap();
     let narrowed = narrowed.append(block, &mut rig.rng).unwrap().to_bytes().unwrap();
     check(&mut rig, &to_text(&narrowed), "open", "door/1", Reason::CheckFailed);
 }

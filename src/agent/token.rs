@@ -102,6 +102,8 @@ pub struct Claims {
     pub min_time_class: Option<TimeClass>,
     /// `may_begin`: selector and class.
     pub may_begin: Vec<(String, String)>,
+    /// `may_step`: selector and class.
+    pub may_step: Vec<(String, String)>,
     /// `class_right` and `class_right_prefix`.
     pub class_rights: Vec<ClassRight>,
 }
@@ -237,12 +239,8 @@ impl Claims {
                 }
                 None => None,
             },
-            may_begin: named(facts, "may_begin")
-                .filter_map(|terms| match terms {
-                    [Term::Text(selector), Term::Text(class)] => Some((selector.clone(), class.clone())),
-                    _ => None,
-                })
-                .collect(),
+            may_begin: selectors(facts, "may_begin"),
+            may_step: selectors(facts, "may_step"),
             class_rights: class_rights(facts).map_err(malformed)?,
         })
     }
@@ -250,6 +248,15 @@ impl Claims {
 
 fn named<'a: 'n, 'n>(facts: &'a [Fact], name: &'n str) -> impl Iterator<Item = &'a [Term]> + use<'a, 'n> {
     facts.iter().filter(move |fact| fact.name == name).map(|fact| fact.terms.as_slice())
+}
+
+/// Selectors with a class of task each.
+fn selectors(facts: &[Fact], name: &str) -> Vec<(String, String)> {
+    let pair = |terms: &[Term]| match terms {
+        [Term::Text(selector), Term::Text(class)] => Some((selector.clone(), class.clone())),
+        _ => None,
+    };
+    named(facts, name).filter_map(pair).collect()
 }
 
 /// The single term of a fact that may be stated once.

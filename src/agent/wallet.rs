@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use biscuit_auth::builder::BlockBuilder;
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -16,14 +17,15 @@ use super::holder::Tie;
 use super::intact;
 use super::request::Origin;
 use super::token::Claims;
-use crate::ids::{BlockId, DeviceId, FeedId, GrantId, TaskClass, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, GrantId, Hash, StepId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
+use crate::wire::audit::NamedStep;
 use crate::wire::link::Right;
-use crate::wire::token::{child_block, covered, Held, TaskBlock};
+use crate::wire::token::{child_block, covered, Held, Purpose, TaskBlock};
 use crate::wire::Refused;
 
 /// The most bytes of a grant's or a task's file.
-const FILE_BYTES_MAX: usize = 64 * 1024;
+pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
 /// The domains of the digests that the files begin with.
 const GRANT: &str = "hardtack/wallet-grant/v1";
 const TASK: &str = "hardtack/wallet-task/v1";
@@ -87,6 +89,44 @@ pub struct StoredTask {
     pub finished: bool,
     /// What it ends with: a process, and a connection.
     pub ties: Vec<Tie>,
+    /// What its holder does with it.
+    pub purpose: Purpose,
+    /// The selectors that its child is bound to.
+    pub holder: Vec<String>,
+    /// Selectors for which steps of it may be taken, as its grant said when its newest credential was made.
+    pub executors: Vec<String>,
+    /// Steps that were taken of it, used and ended ones that are still remembered among them.
+    pub steps: Vec<StoredStep>,
+    /// Credentials that were narrowed further here, and those of steps that such a one took the place of.
+    pub siblings: Vec<Sibling>,
+}
+
+/// A step in the file of its task.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StoredStep {
+    /// The step, who exchanged for it, and the record of that.
+    pub named: NamedStep,
+    /// The block of its credential, under which its one use is counted.
+    pub made: Made,
+    /// The selector of the workload that may use it.
+    pub executor: String,
+    /// What it may do.
+    pub rights: Vec<Right>,
+    /// The SHA-256 of the key under which it was asked for, if it was under one.
+    pub key: Option<Hash>,
+    /// The further checks after its block, where it was narrowed further.
+    pub checks: Vec<String>,
+}
+
+/// Another credential of a task, beside its child and its steps.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Sibling {
+    /// The block that says whom it is for.
+    pub made: Made,
+    /// The step of which it was; none for one of the task's child.
+    pub step: Option<StepId>,
+    /// The further checks after that block.
+    pub checks: Vec<String>,
 }
 
 /// A block that this agent appended.
@@ -134,6 +174,19 @@ impl StoredTask {
     /// Its file.
     pub fn to_file(&self) -> Vec<u8> {
         intact::to_file(TASK, self)
+    }
+
+    /// Every block that was made for it here.
+    pub fn all_made(&self) -> impl Iterator<Item = &Made> {
+        let steps = self.steps.iter().map(|step| &step.made);
+        self.made.iter().chain(steps).chain(self.siblings.iter().map(|sibling| &sibling.made))
+    }
+
+    /// The step that a block is of.
+    pub fn step_of(&self, block: &BlockId) -> Option<&StoredStep> {
+        let sibling = self.siblings.iter().find(|sibling| sibling.made.block == *block);
+        let named = sibling.and_then(|sibling| sibling.step.as_ref());
+        self.steps.iter().find(|step| step.made.block == *block || Some(&step.named.id) == named)
     }
 
     /// When its newest credential ends by P, after corrections that sum up to `shift`.
@@ -243,7 +296,7 @@ impl Wallet {
             self.budgets.clear();
         }
         self.made.retain(|_, owner| *owner != task.id);
-        self.made.extend(task.made.iter().map(|made| (made.block, task.id.clone())));
+        self.made.extend(task.all_made().map(|made| (made.block, task.id.clone())));
         if let Some(mut old) = self.tasks.insert(task.id.clone(), task) {
             old.token.zeroize();
         }
@@ -252,7 +305,7 @@ impl Wallet {
     /// Forgets tasks whose every credential is proven to have expired, and says which. Entries lapse by E only: a device
     /// whose clock lags must not revive an ended task.
     pub fn forget(&mut self, floor: Timestamp) -> Vec<TaskId> {
-        let over = |task: &&StoredTask| task.made.iter().all(|made| made.ends < floor);
+        let over = |task: &&StoredTask| task.all_made().all(|made| made.ends < floor);
         let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| task.id.clone()).collect();
         for id in &gone {
             self.tasks.remove(id);
@@ -291,7 +344,7 @@ impl Wallet {
     pub fn end_of<'a>(&self, chain: impl Iterator<Item = &'a BlockId>) -> Option<Timestamp> {
         let made = chain.filter_map(|block| {
             let task = self.tasks.get(self.made.get(block)?)?;
-            task.made.iter().find(|made| made.block == *block)
+            task.all_made().find(|made| made.block == *block)
         });
         made.map(|made| made.end(self.shift)).min()
     }
@@ -304,6 +357,12 @@ impl Wallet {
     /// The task of the last block of a chain that this agent made.
     pub fn task_of<'a>(&self, chain: impl DoubleEndedIterator<Item = &'a BlockId>) -> Option<&StoredTask> {
         chain.rev().find_map(|block| self.made.get(block)).and_then(|id| self.tasks.get(id))
+    }
+
+    /// The step of the last block of a chain that this agent made, if it is of one.
+    pub fn step_of<'a>(&self, chain: impl DoubleEndedIterator<Item = &'a BlockId>) -> Option<&StoredStep> {
+        let block = chain.rev().find(|block| self.made.contains_key(block))?;
+        self.tasks.get(self.made.get(block)?)?.step_of(block)
     }
 
     /// Uses charged to a block so far.
@@ -356,7 +415,8 @@ impl Wallet {
         let grants = self.grants.values().filter(|grant| !grant.claims.uses.is_empty());
         let grants = grants.filter_map(|grant| Some((*grant.chain.first()?, grant.claims.expires)));
         let tasks = self.tasks.values().filter_map(|task| Some((task.budget?, task.made.first()?.ends)));
-        let counters: Vec<(BlockId, Timestamp)> = grants.chain(tasks).collect();
+        let steps = self.tasks.values().flat_map(|task| &task.steps).map(|step| (step.made.block, step.made.ends));
+        let counters: Vec<(BlockId, Timestamp)> = grants.chain(tasks).chain(steps).collect();
         counters.into_iter().for_each(|(block, until)| self.restore(Budget { block, used: 0, until }));
         for budget in self.budgets.values_mut() {
             budget.used = budget.used.saturating_add(uses);
@@ -392,6 +452,13 @@ impl Grant {
         selectors.iter().rev().find(named)
     }
 
+    /// For whom planners of a class of task may take steps: whom the grant names for that, and who may begin such a task anyway.
+    pub fn executors(&self, class: &TaskClass) -> Vec<String> {
+        let named = self.claims.may_step.iter().chain(&self.claims.may_begin);
+        let named = named.filter(|(_, named)| named == class.as_str()).map(|(selector, _)| selector.clone());
+        named.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// Whether its rights of a class cover every right asked for.
     pub fn covers(&self, class: &TaskClass, rights: &[Right]) -> bool {
         let held = || self.claims.class_rights.iter().filter(|held| held.class == *class).map(|held| &held.right);
@@ -405,11 +472,11 @@ impl Grant {
     pub fn narrow(
         &self,
         block: &TaskBlock<'_>,
-        holder: &[&str],
+        (holder, purpose): (&[&str], Purpose),
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<Narrowed, Refused> {
         let credential = Held::from_bytes(&self.token)?.append(block.build()?, rng)?;
-        child(&credential, holder, None, self.chain.len(), rng)
+        child(&credential, child_block(holder, purpose, None)?, self.chain.len(), rng)
     }
 }
 
@@ -419,23 +486,22 @@ impl Grant {
 /// When the token cannot be narrowed.
 pub fn child_of_issued(
     token: &[u8],
-    holder: &[&str],
+    (holder, purpose): (&[&str], Purpose),
     device: &DeviceId,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<Narrowed, Refused> {
     let credential = Held::from_bytes(token)?;
     let issued = credential.chain().len();
-    child(&credential, holder, Some(device), issued, rng)
+    child(&credential, child_block(holder, purpose, Some(device))?, issued, rng)
 }
 
 fn child(
     credential: &Held,
-    holder: &[&str],
-    device: Option<&DeviceId>,
+    block: BlockBuilder,
     not_ours: usize,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<Narrowed, Refused> {
-    let child = credential.append(child_block(holder, device)?, rng)?.seal()?;
+    let child = credential.append(block, rng)?.seal()?;
     let chain = child.chain();
     Ok(Narrowed {
         credential: credential.to_bytes()?,

@@ -19,7 +19,7 @@ use super::token::token_argument;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::{
     Authorize, Autonomy, BeginTask, DecisionReply, Ended, EndedReply, FinishedReply, Mode, Reason, StatusReply,
-    TaskReply, TaskSummary, Verdict, WhoamiReply,
+    StepReply, TakeStep, TaskReply, TaskSummary, Verdict, WhoamiReply,
 };
 use crate::ids::{RiskClass, TaskClass, TaskId};
 use crate::shell::client::{Answer, Client, ClientError};
@@ -61,6 +61,8 @@ pub enum TaskCommand {
     },
     /// This user's live tasks
     List,
+    /// Exchange a planner's credential for a step, and print its credential: one use, for another workload
+    Step(StepArgs),
     /// Wait until a task ends, and print how: finished (exits 0), expired (4), revoked (5), gone with what held it (1), or lost track of by the agent (1)
     Wait {
         /// The task
@@ -82,6 +84,37 @@ pub struct BeginArgs {
     /// How many uses at the most
     #[arg(long)]
     uses: Option<u64>,
+    /// Only plan: the credential is good for nothing but to be exchanged for steps (`hardtack task step`)
+    #[arg(long)]
+    planner: bool,
+    /// What it is for, for the audit
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// Arguments of `hardtack task step`.
+#[derive(Args, Debug)]
+pub struct StepArgs {
+    /// The task
+    task: TaskId,
+    /// The planner's credential: a file, `-` for stdin, or the token's text
+    #[arg(long, value_name = "FILE|-")]
+    token: String,
+    /// Selector of the workload that is to use it, for example unix:uid:2002
+    #[arg(long, value_name = "SELECTOR")]
+    executor: String,
+    /// A right, ACTION:RESOURCE, that the task has. May be repeated
+    #[arg(long = "right", value_name = "ACTION:RESOURCE", required = true, value_parser = right)]
+    rights: Vec<Right>,
+    /// How long
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Class of risk of the exchange
+    #[arg(long)]
+    risk: Option<RiskClass>,
+    /// Under one key a task gives one step, however often it is asked
+    #[arg(long, value_name = "TEXT")]
+    idempotency_key: Option<String>,
     /// What it is for, for the audit
     #[arg(long)]
     reason: Option<String>,
@@ -148,7 +181,7 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
                 rights: args.rights,
                 ttl_s: args.ttl.as_secs(),
                 uses: args.uses,
-                planner: false,
+                planner: args.planner,
                 reason: args.reason,
                 holder: Some(holder),
                 lease: None,
@@ -179,6 +212,24 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
             };
             show(globals.output, &ended, |ended| format!("{} {}", ended.task_id, how.name()))?;
             return Ok(exit_of(how));
+        }
+        TaskCommand::Step(args) => {
+            let request = TakeStep {
+                token: token_argument(&args.token)?,
+                executor: args.executor,
+                rights: args.rights,
+                ttl_s: args.ttl.as_secs(),
+                uses: None,
+                risk: args.risk,
+                idempotency_key: args.idempotency_key,
+                reason: args.reason,
+            };
+            let step: StepReply = post(globals, &format!("/v1/tasks/{}/steps", args.task), &request)?;
+            if globals.output == Format::Human {
+                let ends = age(step.expires_in_s);
+                super::output::tell(&format!("step {} for {}, one use, ends in {ends}", step.step_id, step.executor));
+            }
+            show(globals.output, &step, |step| step.token.clone())?;
         }
         TaskCommand::List => {
             let tasks: Tasks = get(globals, Door::Agent, "/v1/tasks")?;
@@ -324,7 +375,12 @@ pub fn whoami(globals: &Globals) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn post<B: Serialize, T: DeserializeOwned>(globals: &Globals, path: &str, body: &B) -> Result<T, Failure> {
+/// Whether the environment names the agent's socket.
+pub(super) fn names_socket() -> bool {
+    std::env::var_os(SOCKET_VARIABLE).is_some()
+}
+
+pub(super) fn post<B: Serialize, T: DeserializeOwned>(globals: &Globals, path: &str, body: &B) -> Result<T, Failure> {
     post_to(globals, Door::Agent, path, body)
 }
 

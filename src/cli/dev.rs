@@ -138,6 +138,7 @@ fn grant(device: &DeviceId) -> Result<NewGrant, FleetError> {
         owner: "dev@dev".into(),
         life: Millis(30 * DAY.0),
         may_begin: vec![(selector.clone(), name("dev")?), (selector, name("pump")?)],
+        may_step: Vec::new(),
         rights: RIGHTS.into_iter().map(right).collect::<Result<_, FleetError>>()?,
         offline_max: Millis(30 * DAY.0),
         uses_max: 1_000_000,

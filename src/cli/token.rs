@@ -1,4 +1,4 @@
-//! `hardtack token`: look into, narrow and verify any Biscuit, without an agent.
+//! `hardtack token`: look into, narrow and verify any Biscuit, without an agent; what an agent sealed, it narrows itself.
 //!
 //! Owns: reading a token argument, what of a token is shown, the verdict of `verify`.
 //! Never: prints through the library, whose printer panics on hostile tokens. Decides: a check that asks about a
@@ -9,20 +9,21 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use biscuit_auth::builder::BlockBuilder;
 use biscuit_auth::error::{Format as FormatError, Token as TokenError};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::client::{names_socket, post};
 use super::output::{print, show, Format};
 use super::{Exit, Failure, Globals};
+use crate::agent::request::{Attenuate, AttenuatedReply};
 use crate::ids::unhex;
 use crate::profile::VerifyLimits;
 use crate::shell::{clock, entropy};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{decode, Check, Defect, Term, TimeBound, Token};
 use crate::wire::bundle::PublicKey;
-use crate::wire::token::{from_text, to_text, verify_with, Held};
+use crate::wire::token::{from_text, further_block, to_text, verify_with, Held};
 use crate::wire::Refused;
 
 /// The most bytes of a token here. A device's profile admits far fewer.
@@ -53,6 +54,9 @@ pub struct AttenuateArgs {
     /// A check in Datalog, for example: check if operation("read"). May be repeated
     #[arg(long = "check", value_name = "DATALOG")]
     checks: Vec<String>,
+    /// Ask the running agent, which narrows what it sealed itself. HARDTACK_SOCKET in the environment asks it for sealed tokens too
+    #[arg(long)]
+    agent: bool,
 }
 
 /// Arguments of `hardtack token verify`.
@@ -264,8 +268,12 @@ fn attenuate(args: &AttenuateArgs, globals: &Globals) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Usage, "nothing to narrow", "give --ttl, --check, or both"));
     }
     let bytes = token_bytes(&args.token)?;
-    if parsed(&bytes)?.sealed {
-        let advice = "begin another task that asks for less; the agent seals what it hands to workloads";
+    let sealed = parsed(&bytes)?.sealed;
+    if args.agent || (sealed && names_socket()) {
+        return attenuate_by_agent(args, &bytes, globals);
+    }
+    if sealed {
+        let advice = "if an agent handed it out, ask that with --agent; else ask for another where it came from";
         return Err(Failure::new(Exit::Failure, "the token is sealed: nobody can narrow it any more", advice));
     }
     let mut checks = args.checks.clone();
@@ -279,13 +287,9 @@ fn attenuate(args: &AttenuateArgs, globals: &Globals) -> Result<Exit, Failure> {
         }
         checks.push(format!("check if time($time), $time <= {ends}"));
     }
-    let mut block = BlockBuilder::new();
-    for check in &checks {
-        block = block.check(check.trim().trim_end_matches(';')).map_err(|error| {
-            let what = format!("--check {check:?} is no check: {error}");
-            Failure::new(Exit::Usage, what, r#"write it as Datalog: check if operation("read")"#)
-        })?;
-    }
+    let block = further_block(&checks, None).map_err(|what| {
+        Failure::new(Exit::Usage, format!("--check {what}"), r#"write it as Datalog: check if operation("read")"#)
+    })?;
     let narrowed = Held::from_bytes(&bytes)
         .and_then(|token| token.append(block, &mut entropy::rng()))
         .and_then(|token| Ok((token.to_bytes()?, token.chain())))
@@ -300,6 +304,14 @@ fn attenuate(args: &AttenuateArgs, globals: &Globals) -> Result<Exit, Failure> {
             print(&value.to_string())?;
         }
     }
+    Ok(Exit::Done)
+}
+
+fn attenuate_by_agent(args: &AttenuateArgs, bytes: &[u8], globals: &Globals) -> Result<Exit, Failure> {
+    let ttl_s = args.ttl.map(|ttl| ttl.as_secs().max(1));
+    let request = Attenuate { token: to_text(bytes), ttl_s, checks: args.checks.clone() };
+    let narrowed: AttenuatedReply = post(globals, "/v1/attenuate", &request)?;
+    show(globals.output, &narrowed, |narrowed| narrowed.token.clone())?;
     Ok(Exit::Done)
 }
 

@@ -37,6 +37,8 @@ pub struct NewGrant {
     pub life: Millis,
     /// Who may begin which class of task.
     pub may_begin: Vec<(String, TaskClass)>,
+    /// For whom planners of a class of task may take steps.
+    pub may_step: Vec<(String, TaskClass)>,
     /// What those tasks may do.
     pub rights: Vec<ClassRight>,
     /// Longest time offline.
@@ -83,6 +85,7 @@ pub fn create(
         issued: at - ISSUED_EARLIER,
         expires: at + new.life,
         may_begin: new.may_begin,
+        may_step: new.may_step,
         rights: new.rights,
         offline_max: new.offline_max,
         uses_max: new.uses_max,
@@ -128,7 +131,7 @@ fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
     if new.may_begin.is_empty() || new.rights.is_empty() {
         return invalid("a grant needs at least one --may-begin SELECTOR=CLASS and one --right CLASS:ACTION:RESOURCE");
     }
-    if new.may_begin.len() + new.rights.len() + new.staleness_max.len() > LINES_MAX {
+    if new.may_begin.len() + new.may_step.len() + new.rights.len() + new.staleness_max.len() > LINES_MAX {
         return invalid(
             "a grant has at most 48 selectors, rights and staleness bounds: use prefixes, or several grants",
         );
@@ -137,6 +140,13 @@ fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
         return Err(FleetError::Argument(format!(
             "nobody may begin a task of class {}: add a --may-begin",
             idle.class
+        )));
+    }
+    if let Some((selector, class)) =
+        new.may_step.iter().find(|(_, class)| !new.may_begin.iter().any(|(_, begun)| begun == class))
+    {
+        return Err(FleetError::Argument(format!(
+            "nobody may begin a task of class {class}, of which {selector} is to be given steps: add a --may-begin"
         )));
     }
     if new.rights.iter().any(|right| right.right.action.starts_with(RESERVED)) {
@@ -431,6 +441,9 @@ mod tests {
         check_refused("no right", |new| new.rights.clear());
         check_refused("no selector", |new| new.may_begin.clear());
         check_refused("idle class", |new| new.may_begin[0].1 = "other".parse().unwrap());
+        check_refused("steps of a class that nobody may begin", |new| {
+            new.may_step = vec![("unix:uid:2002".into(), "other".parse().unwrap())];
+        });
         check_refused("reserved action", |new| new.rights[0].right.action = "hardtack:exchange".into());
         check_refused("resource", |new| new.rights[0].right.resource = "a//b".into());
         check_refused("no uses", |new| new.uses_max = 0);

@@ -749,6 +749,7 @@ pub(super) mod tests {
             owner: "ops@acme".into(),
             life: Millis::from_secs(86_400),
             may_begin: vec![("unix:uid:1001".into(), "pump".parse().unwrap())],
+            may_step: Vec::new(),
             rights: vec![right("modbus/pump1/speed", "write"), right("modbus/*", "read")],
             offline_max: Millis::from_secs(259_200),
             uses_max: 1000,

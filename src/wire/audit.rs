@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::bundle::PublicKey;
 use super::revocation::Position;
 use super::{decode, encode, Refused};
-use crate::ids::{BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, KeyId, RiskClass, TaskClass, TaskId};
+use crate::ids::{
+    BlockId, BootId, DeviceId, EraId, FleetId, GrantId, Hash, KeyId, RiskClass, StepId, TaskClass, TaskId,
+};
 use crate::time::{Millis, Timestamp};
 
 /// The most bytes of one encoded record.
@@ -113,6 +115,21 @@ pub struct Named {
     pub task: Option<TaskId>,
     /// The delegation chain, block by block.
     pub chain: Vec<BlockId>,
+    /// The wallet's step, if it is the credential of one.
+    pub step: Option<NamedStep>,
+}
+
+/// A step of a task: for whom somebody else planned it, and where that is recorded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NamedStep {
+    /// The step.
+    pub id: StepId,
+    /// Selectors that the planner's credential is bound to: who initiated.
+    pub planner: Vec<String>,
+    /// The era of the record of the exchange.
+    pub era: EraId,
+    /// The index of that record: an allow of [`EXCHANGE`](crate::wire::token::EXCHANGE).
+    pub index: u64,
 }
 
 /// What the device knew when it decided.
@@ -280,6 +297,8 @@ pub struct TaskEvent {
     pub reason: String,
     /// The delegation chain of the credential that was handed out.
     pub chain: Vec<BlockId>,
+    /// The step that it is about, if it is about one.
+    pub of_step: Option<NamedStep>,
 }
 
 /// What happened to a task.
@@ -298,6 +317,10 @@ pub enum TaskStep {
     Refused,
     /// Its credential was replaced by a younger one.
     Renewed,
+    /// A step was taken of it: a credential for another workload, which `workload` names.
+    Stepped,
+    /// A credential of it, or of a step of it, was narrowed further.
+    Attenuated,
 }
 
 /// Something that the device trusts changed.

@@ -18,7 +18,7 @@ use super::link::Right;
 use super::policy::TimeClass;
 use super::revocation::slot::Slot;
 use super::Refused;
-use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, GroupId, RiskClass, TaskClass, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, GroupId, RiskClass, StepId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 
 /// Facts that only the agent adds, per decision. A block that states one, or makes one by a rule, is refused.
@@ -80,6 +80,8 @@ pub struct GrantSpec {
     pub expires: Timestamp,
     /// Who may begin which class of task: selector and class.
     pub may_begin: Vec<(String, TaskClass)>,
+    /// For whom planners of a class of task may take steps: selector and class.
+    pub may_step: Vec<(String, TaskClass)>,
     /// What those tasks may do.
     pub rights: Vec<ClassRight>,
     /// Longest powered-on time since the last acknowledged round trip.
@@ -188,6 +190,9 @@ pub fn mint_grant(
     facts.push(fact("expires", [date(spec.expires.secs_floor())]));
     for (selector, class) in &spec.may_begin {
         facts.push(fact("may_begin", [text(bounded(selector)?), text(class.as_str())]));
+    }
+    for (selector, class) in &spec.may_step {
+        facts.push(fact("may_step", [text(bounded(selector)?), text(class.as_str())]));
     }
     for ClassRight { class, right } in &spec.rights {
         let action = text(bounded(&right.action)?);
@@ -314,19 +319,7 @@ impl TaskBlock<'_> {
     /// # Errors
     /// [`Refused::Malformed`] when a right is not of the required form.
     pub fn build(&self) -> Result<BlockBuilder, Refused> {
-        let mut alternatives = Vec::with_capacity(self.rights.len() + 1);
-        for right in self.rights {
-            let action = text(bounded(&right.action)?);
-            alternatives.push(match Reach::of(right)? {
-                Reach::Exactly(resource) => {
-                    query([predicate("resource", [text(resource)]), predicate("operation", [action])], [])
-                }
-                Reach::Below(prefix) => query(
-                    [predicate("resource", [variable("r")]), predicate("operation", [action])],
-                    [ops([value(variable("r")), value(text(prefix)), Op::Binary(Binary::Prefix)])],
-                ),
-            });
-        }
+        let mut alternatives = alternatives(self.rights)?;
         alternatives.push(query([predicate("operation", [text(EXCHANGE)])], []));
         let mut labels = vec![
             fact("for_task", [text(self.task.as_str())]),
@@ -342,23 +335,117 @@ impl TaskBlock<'_> {
     }
 }
 
-/// The block that makes a workload's child: only for who has each of these selectors, and never for the agent's own
-/// operations. `device` is checked too where no block of this agent above it does.
+/// What the holder of a task's child does with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum Purpose {
+    /// Plans: exchanges it for steps of others, and nothing else.
+    Plan,
+    /// Works: anything but the agent's own operations.
+    Work,
+}
+
+/// The block that makes a workload's child: only for who has each of these selectors, and for its purpose alone. `device` is
+/// checked too where no block of this agent above it does.
 ///
 /// # Errors
 /// [`Refused::Malformed`] when the selector cannot stand in a token.
-pub fn child_block(holder: &[&str], device: Option<&DeviceId>) -> Result<BlockBuilder, Refused> {
+pub fn child_block(holder: &[&str], purpose: Purpose, device: Option<&DeviceId>) -> Result<BlockBuilder, Refused> {
     let mut checks = Vec::with_capacity(holder.len() + 2);
     for selector in holder {
-        let queries = vec![query([predicate("workload", [text(bounded(selector)?)])], [])];
-        checks.push(Check { queries, kind: CheckKind::One });
+        checks.push(one(query([predicate("workload", [text(bounded(selector)?)])], [])));
     }
-    let not_reserved =
-        [value(variable("o")), value(text(RESERVED)), Op::Binary(Binary::Prefix), Op::Unary(Unary::Negate)];
-    let queries = vec![query([predicate("operation", [variable("o")])], [ops(not_reserved)])];
-    checks.push(Check { queries, kind: CheckKind::One });
+    checks.push(one(match purpose {
+        Purpose::Plan => query([predicate("operation", [text(EXCHANGE)])], []),
+        Purpose::Work => {
+            let not_reserved =
+                [value(variable("o")), value(text(RESERVED)), Op::Binary(Binary::Prefix), Op::Unary(Unary::Negate)];
+            query([predicate("operation", [variable("o")])], [ops(not_reserved)])
+        }
+    }));
     checks.extend(device.map(on_device));
     block(Vec::new(), checks)
+}
+
+/// What makes a step of a task's credential: one use, for one workload.
+pub struct StepBlock<'a> {
+    /// The task, a label.
+    pub task: &'a TaskId,
+    /// The step.
+    pub step: &'a StepId,
+    /// The selector of the workload that may use it.
+    pub executor: &'a str,
+    /// This device.
+    pub device: &'a DeviceId,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// What it may do.
+    pub rights: &'a [Right],
+}
+
+impl StepBlock<'_> {
+    /// The block: labels, and checks on time, device, workload, step and the rights, one by one.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] when the selector or a right is not of the required form.
+    pub fn build(&self) -> Result<BlockBuilder, Refused> {
+        let labels = vec![
+            fact("for_task", [text(self.task.as_str())]),
+            fact("for_step", [text(self.step.as_str())]),
+            fact("uses_max", [Term::Integer(1)]),
+        ];
+        let checks = [
+            until(self.expires),
+            on_device(self.device),
+            one(query([predicate("workload", [text(bounded(self.executor)?)])], [])),
+            one(query([predicate("step", [text(self.step.as_str())])], [])),
+            Check { queries: alternatives(self.rights)?, kind: CheckKind::One },
+        ];
+        block(labels, checks)
+    }
+}
+
+/// What covers each of these rights, one by one.
+fn alternatives(rights: &[Right]) -> Result<Vec<Rule>, Refused> {
+    let alternative = |right: &Right| {
+        let action = text(bounded(&right.action)?);
+        Ok(match Reach::of(right)? {
+            Reach::Exactly(resource) => {
+                query([predicate("resource", [text(resource)]), predicate("operation", [action])], [])
+            }
+            Reach::Below(prefix) => query(
+                [predicate("resource", [variable("r")]), predicate("operation", [action])],
+                [ops([value(variable("r")), value(text(prefix)), Op::Binary(Binary::Prefix)])],
+            ),
+        })
+    };
+    rights.iter().map(alternative).collect()
+}
+
+/// The block of whoever narrows a token further: checks in Datalog, and when it ends. It states nothing.
+///
+/// # Errors
+/// What is wrong with a check, in a sentence: it is none, names parameters, or chooses whom it trusts.
+pub fn further_block(checks: &[String], expires: Option<Timestamp>) -> Result<BlockBuilder, String> {
+    let mut builder = BlockBuilder::new();
+    for text in checks {
+        let bad = |what: &str| format!("{:?} {what}", text.chars().take(80).collect::<String>());
+        let source = text.trim().trim_end_matches(';');
+        let check = Check::try_from(source).map_err(|error| bad(&format!("is no check: {error}")))?;
+        if check.queries.iter().any(|query| !query.scopes.is_empty()) {
+            return Err(bad(
+                "says whom it trusts: leave `trusting` out, a check sees what the issuer and the agent state",
+            ));
+        }
+        builder = builder.check(check).map_err(|error| bad(&format!("cannot stand in a token: {error}")))?;
+    }
+    match expires {
+        Some(expires) => builder.check(until(expires)).map_err(|error| error.to_string()),
+        None => Ok(builder),
+    }
+}
+
+fn one(query: Rule) -> Check {
+    Check { queries: vec![query], kind: CheckKind::One }
 }
 
 fn block(labels: Vec<Fact>, checks: impl IntoIterator<Item = Check>) -> Result<BlockBuilder, Refused> {
@@ -558,11 +645,11 @@ fn integer(number: u64) -> Result<Term, Refused> {
 /// `check if time($t), $t <= …`, so that any Biscuit verifier refuses the token late.
 fn until(expires: Timestamp) -> Check {
     let late = ops([value(variable("t")), value(date(expires.secs_floor())), Op::Binary(Binary::LessOrEqual)]);
-    Check { queries: vec![query([predicate("time", [variable("t")])], [late])], kind: CheckKind::One }
+    one(query([predicate("time", [variable("t")])], [late]))
 }
 
 fn on_device(device: &DeviceId) -> Check {
-    Check { queries: vec![query([predicate("device", [text(device.as_str())])], [])], kind: CheckKind::One }
+    one(query([predicate("device", [text(device.as_str())])], []))
 }
 
 #[cfg(test)]

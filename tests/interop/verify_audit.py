@@ -287,8 +287,12 @@ def read_start(r):
     return start | {"heartbeat": r.number()}
 
 
+def read_step(r):
+    return {"id": r.name(48), "planner": r.list(r.text), "era": read_era(r), "index": r.number()}
+
+
 def read_task(r):
-    steps = ["begun_fallback", "begun_issued", "ended", "finished", "refused", "renewed"]
+    steps = ["begun_fallback", "begun_issued", "ended", "finished", "refused", "renewed", "stepped", "attenuated"]
     return {
         "task": r.option(lambda: r.name(48)),
         "class": r.name(48),
@@ -298,6 +302,7 @@ def read_task(r):
         "workload": r.list(r.text),
         "reason": r.text(),
         "chain": r.list(r.hash),
+        "of_step": r.option(lambda: read_step(r)),
     }
 
 
@@ -432,7 +437,12 @@ class Leaves:
         task = self.text(what["task"])
         need(task is None or is_name(task, 48), "no task")
         chain = [self.at(1, number) for number in what["chain"]]
-        return {"named": {"owner": self.text(what["owner"]), "grant": what["grant"], "task": task, "chain": chain}}
+        step = what["step"]
+        if step:
+            step = step | {"id": self.text(step["id"]), "planner": self.texts(step["planner"])}
+            need(is_name(step["id"], 48), "no step")
+        owner = self.text(what["owner"])
+        return {"named": {"owner": owner, "grant": what["grant"], "task": task, "chain": chain, "step": step}}
 
     def define(self, r):
         kind = r.byte()
@@ -459,8 +469,12 @@ class Leaves:
         if how < 2:
             return r.number() if how else None
         what = {"owner": r.number(), "grant": r.hash(16), "task": r.number_or_none(), "chain": r.list(r.number)}
+        step = r.number_or_none()
+        if step is not None:
+            step = {"id": step, "planner": r.list(r.number), "era": read_era(r), "index": r.number()}
+            need(sum(len(self.text(n).encode()) for n in step["planner"]) <= RECORD_BYTES_MAX, "too many selectors")
         need(32 * len(what["chain"]) <= RECORD_BYTES_MAX, "too many blocks")
-        return what
+        return what | {"step": step}
 
     def view(self, r):
         return r.number(), r.number(), r.number(), r.number(), r.number(), r.number_or_none()
@@ -729,7 +743,7 @@ def fields_of(device, era, segment, record, named):
     line |= {"floor": date(record["floor"]), "powered": date(record["powered"])}
     told = salts_as_text(told)
     if kind == "decision":
-        line |= {"decision_id": name} | (named or {})
+        line |= {"decision_id": name} | salts_as_text(named or {})
         credential = told.pop("credential")
         told |= told.pop("known")
         if isinstance(credential, dict) and "same" in credential:

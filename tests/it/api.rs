@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use hardtack::agent::request::trail::TrailReply;
 use hardtack::agent::request::{
-    AuditRef, ChallengeReply, DecisionReply, FinishedReply, Freshness, Mode, Origin, Problem, ProblemCode, ReadyCheck,
-    ReadyReply, Reason, Reply, Request, Socket, TaskReply, TimeClass, Verdict, WhoamiReply,
+    AttenuatedReply, AuditRef, ChallengeReply, DecisionReply, FinishedReply, Freshness, Mode, Origin, Problem,
+    ProblemCode, ReadyCheck, ReadyReply, Reason, Reply, Request, Socket, StepReply, TaskReply, TimeClass, Verdict,
+    WhoamiReply,
 };
-use hardtack::ids::GrantId;
+use hardtack::ids::{BlockId, GrantId};
 use hardtack::profile::{ApiLimits, Profile};
 use hardtack::shell::http::{BindError, Sockets};
 use hardtack::shell::inbox::Inbox;
@@ -136,6 +137,26 @@ fn rote(socket: &Socket, request: Request) -> Reply {
         Request::Challenge => {
             Reply::Challenge(ChallengeReply { device: "gw-07".into(), nonce: "00".into(), expires_in_s: 60 })
         }
+        Request::Attenuate(_) => Reply::Attenuated(AttenuatedReply {
+            token: "abc".into(),
+            revocation_id: BlockId([7; 32]),
+            expires_in_s: 60,
+            sealed: true,
+            task_id: Some("t-1".parse().unwrap()),
+            step_id: None,
+        }),
+        Request::Step(task_id, ask) => Reply::Step(StepReply {
+            task_id,
+            step_id: "s-1".parse().unwrap(),
+            token: "abc".into(),
+            executor: ask.executor,
+            expires_in_s: 60,
+            uses: 1,
+            origin: Origin::Fallback,
+            grant_id: GrantId([7; 16]),
+            mode: Mode::Offline,
+            decision_id: "gw-07/1/2".into(),
+        }),
         Request::CheckRevoked(_)
         | Request::ExportRevocations(_)
         | Request::ImportRevocations(_)
@@ -200,6 +221,9 @@ impl Answer {
 
 const AUTHORIZE: &str = r#"{"token":"t","operation":"read","resource":"meter/1"}"#;
 const BEGIN: &str = r#"{"task":"pump","rights":[{"resource":"meter/1","action":"read"}],"ttl_s":60}"#;
+
+const STEP: &str =
+    r#"{"token":"t","executor":"unix:uid:2002","rights":[{"resource":"meter/1","action":"read"}],"ttl_s":60}"#;
 
 /// Reads until the other side closes.
 fn rest_of(mut stream: UnixStream) -> String {
@@ -270,8 +294,11 @@ fn every_documented_path_answers_on_its_sockets_and_on_no_other() {
     expect("POST", "/v1/tasks/t-1/finish", "{}", 200, 200, 404);
     expect("POST", "/v1/tasks/t-1/finish", "{\"x\":1}", 400, 400, 404);
     expect("POST", "/v1/tasks/-bad/finish", "", 400, 400, 404);
-    expect("POST", "/v1/tasks/t-1/steps", "{}", 501, 501, 404);
-    expect("POST", "/v1/attenuate", "{}", 501, 501, 404);
+    expect("POST", "/v1/tasks/t-1/steps", STEP, 201, 201, 404);
+    expect("POST", "/v1/tasks/t-1/steps", "{}", 400, 400, 404);
+    expect("POST", "/v1/tasks/-bad/steps", STEP, 400, 400, 404);
+    expect("POST", "/v1/attenuate", r#"{"token":"abc","ttl_s":60}"#, 201, 201, 404);
+    expect("POST", "/v1/attenuate", "{}", 400, 400, 404);
     expect("GET", "/v1/audit", "", 200, 404, 404);
     expect("GET", "/v1/audit?pieces=8&after=1.00000000000000ab.3", "", 200, 404, 404);
     expect("GET", "/v1/audit?pieces=9", "", 400, 404, 404);
@@ -299,6 +326,23 @@ fn bodies_have_the_documented_fields() {
         serde_json::json!({
             "task_id": "t-1", "token": "abc", "expires_in_s": 60, "uses": null, "origin": "fallback",
             "grant_id": "07070707070707070707070707070707", "mode": "offline"
+        })
+    );
+    let step = rig.ask("agent.sock", "POST", "/v1/tasks/t-1/steps", STEP);
+    assert!(step.head.contains("cache-control: no-store"));
+    assert_eq!(
+        step.json(),
+        serde_json::json!({
+            "task_id": "t-1", "step_id": "s-1", "token": "abc", "executor": "unix:uid:2002", "expires_in_s": 60, "uses": 1,
+            "origin": "fallback", "grant_id": "07070707070707070707070707070707", "mode": "offline",
+            "decision_id": "gw-07/1/2"
+        })
+    );
+    assert_eq!(
+        rig.ask("agent.sock", "POST", "/v1/attenuate", r#"{"token":"abc","checks":[]}"#).json(),
+        serde_json::json!({
+            "token": "abc", "revocation_id": "07".repeat(32), "expires_in_s": 60, "sealed": true, "task_id": "t-1",
+            "step_id": null
         })
     );
     assert_eq!(rig.ask("agent.sock", "GET", "/v1/tasks", "").json(), serde_json::json!({"tasks": []}));

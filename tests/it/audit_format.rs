@@ -21,7 +21,7 @@ use hardtack::wire::audit::segment::{grow, link, Delivery, GivenUp, Salvage, Seg
 use hardtack::wire::audit::signer::AuditKey;
 use hardtack::wire::audit::{
     extend, genesis, Alive, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse, Known,
-    ModeChange, Named, Record, Repeated, Start, TaskEvent, TaskStep, TrustChange,
+    ModeChange, Named, NamedStep, Record, Repeated, Start, TaskEvent, TaskStep, TrustChange,
 };
 use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
@@ -120,7 +120,12 @@ fn block(byte: u8) -> BlockId {
 fn named(task: Option<&str>, chain: &[u8]) -> Credential {
     let chain = chain.iter().copied().map(block).collect();
     let task = task.map(|task| task.parse().unwrap());
-    Credential::Named(Box::new(Named { owner: "ops@acme".into(), grant: GrantId([0x42; 16]), task, chain }))
+    Credential::Named(Box::new(Named { owner: "ops@acme".into(), grant: GrantId([0x42; 16]), task, chain, step: None }))
+}
+
+fn step() -> NamedStep {
+    let planner = vec!["unix:uid:1001".into(), "unix:path:/usr/bin/planner".into()];
+    NamedStep { id: "s-1".parse().unwrap(), planner, era: ERA, index: 300 }
 }
 
 fn decision(credential: Credential) -> Decision {
@@ -166,6 +171,7 @@ fn events() -> Vec<Event> {
             workload: vec!["unix:uid:1001".into()],
             reason: reason.into(),
             chain: task.map_or_else(Vec::new, |_| vec![block(1), block(2)]),
+            of_step: (step == TaskStep::Stepped).then(self::step),
         }))
     };
     let trust = [
@@ -223,6 +229,10 @@ fn events() -> Vec<Event> {
         task(TaskStep::Refused, None, "no grant"),
         task(TaskStep::Renewed, Some("t-1"), ""),
     ];
+    let stepped = match named(Some("t-1"), &[1, 2, 5]) {
+        Credential::Named(named) => Credential::Named(Box::new(Named { step: Some(step()), ..*named })),
+        other @ (Credential::Nothing | Credential::Same(_)) => other,
+    };
     events.extend([GrantStep::Activated, GrantStep::Reconciled, GrantStep::Wiped].map(grant));
     events.extend(trust.map(Event::Trust));
     // Of a denial that is there, and of one that the chain below has lost.
@@ -231,6 +241,9 @@ fn events() -> Vec<Event> {
     events.extend([Some(Millis(21_600_000)), None].map(|next| Event::Alive(Alive { next })));
     events.push(gap(Some(9), GapCause::Quota));
     events.push(Event::Ended(previous));
+    events.push(task(TaskStep::Stepped, Some("t-1"), "write modbus/pump1/speed"));
+    events.push(task(TaskStep::Attenuated, Some("t-1"), r#"check if operation("read")"#));
+    events.push(allow(decision(stepped)));
     events
 }
 

@@ -32,6 +32,9 @@ use crate::support::strace::{self, Due, Moment};
 /// Whoever waits longer than this has found a bug.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The user for whose programs planners may take steps.
+pub(crate) const EXECUTOR_UID: u32 = 65_534;
+
 /// A device's folders, and the fleet that answers it.
 pub(crate) struct Device {
     folder: tempfile::TempDir,
@@ -62,7 +65,7 @@ impl Device {
         self.folder.path().join(name)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         self.command_of(Command::new(env!("CARGO_BIN_EXE_hardtack")), args)
     }
 
@@ -79,7 +82,7 @@ impl Device {
     }
 
     #[track_caller]
-    fn exits(&self, args: &[&str], code: i32) -> String {
+    pub(crate) fn exits(&self, args: &[&str], code: i32) -> String {
         let output = self.run(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
@@ -87,7 +90,7 @@ impl Device {
     }
 
     #[track_caller]
-    fn ok(&self, args: &[&str]) -> Value {
+    pub(crate) fn ok(&self, args: &[&str]) -> Value {
         let output = self.run(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
@@ -232,6 +235,7 @@ fn approve(request: &[u8], brokers: BrokerPins) -> (Vec<u8>, String) {
         issued: now,
         expires: now + Millis::from_secs(86_400),
         may_begin: vec![(format!("unix:uid:{}", rustix::process::getuid().as_raw()), "pump".parse().unwrap())],
+        may_step: vec![(format!("unix:uid:{EXECUTOR_UID}"), "pump".parse().unwrap())],
         rights: vec![right("meter/*")],
         offline_max: Millis::from_secs(86_400),
         uses_max: 10_000,

@@ -10,7 +10,7 @@ use hardtack::agent::wallet::{Dated, Made, StoredTask};
 use hardtack::ids::{hex, BlockId, GrantId};
 use hardtack::time::Millis;
 use hardtack::wire::policy::BUILT_IN;
-use hardtack::wire::token::{from_text, to_text, TaskBlock};
+use hardtack::wire::token::{from_text, to_text, Held, Purpose, StepBlock, TaskBlock};
 use serde_json::{json, Value};
 
 use crate::samples::{right, rng, World, ENDS};
@@ -196,7 +196,7 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         rights: &rights,
         uses_max: Some(10),
     };
-    let narrowed = held.narrow(&block, &["unix:uid:1001"], &mut rng(6)).unwrap();
+    let narrowed = held.narrow(&block, (&["unix:uid:1001"], Purpose::Work), &mut rng(6)).unwrap();
     let dated = Dated::Here { shift: Millis(0) };
     world.wallet.put_task(StoredTask {
         id: task.clone(),
@@ -214,6 +214,11 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         uses_max: Some(10),
         finished: false,
         ties: Vec::new(),
+        purpose: Purpose::Work,
+        holder: vec!["unix:uid:1001".into()],
+        executors: vec!["unix:uid:2002".into()],
+        steps: Vec::new(),
+        siblings: Vec::new(),
     });
     let child = &narrowed.child;
     check(&world, child, "write", "modbus/pump1/speed", Reason::Allowed);
@@ -239,6 +244,32 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         facts("10:05:00", me, pump, "hardtack:exchange", "t-1"),
     ] {
         assert!(allowed(&denied).is_err(), "{denied}");
+    }
+    // A planner's child, and a step of the wallet's credential: the same to any Biscuit verifier.
+    let planner = held.narrow(&block, (&["unix:uid:1001"], Purpose::Plan), &mut rng(7)).unwrap().child;
+    assert!(peer.allows(root.as_bytes(), &planner, &facts("10:05:00", me, pump, "hardtack:exchange", "t-1")).is_ok());
+    assert!(peer.allows(root.as_bytes(), &planner, &facts("10:05:00", me, pump, "read", "modbus/meter/4")).is_err());
+    let step = StepBlock {
+        task: &task,
+        step: &"s-1".parse().unwrap(),
+        executor: "unix:uid:2002",
+        device: &world.device,
+        expires: ENDS,
+        rights: &[right("modbus/pump1/speed", "write")],
+    };
+    let credential = Held::from_bytes(&narrowed.credential).unwrap();
+    let step = credential.append(step.build().unwrap(), &mut rng(8)).unwrap().seal().unwrap().to_bytes().unwrap();
+    let (it, ambient) = ("unix:uid:2002", "task_class(\"pump\"); step(\"s-1\");");
+    let allowed_step = |facts: &str| peer.allows(root.as_bytes(), &step, facts);
+    assert!(allowed_step(&facts("10:05:00", it, ambient, "write", "modbus/pump1/speed")).is_ok());
+    for denied in [
+        facts("10:05:00", me, ambient, "write", "modbus/pump1/speed"),
+        facts("10:05:00", it, pump, "write", "modbus/pump1/speed"),
+        facts("10:05:00", it, ambient, "read", "modbus/meter/4"),
+        facts("10:05:00", it, ambient, "hardtack:exchange", "t-1"),
+        facts("10:15:01", it, ambient, "write", "modbus/pump1/speed"),
+    ] {
+        assert!(allowed_step(&denied).is_err(), "{denied}");
     }
     // The child is sealed: nobody narrows it any further.
     let chain: Vec<BlockId> = world.admit(child).unwrap_or_else(|d| panic!("{d:?}")).chain().copied().collect();

@@ -39,6 +39,7 @@ mod revocations;
 mod roots;
 mod samples;
 mod small_queue;
+mod steps;
 mod store;
 mod story;
 mod support;

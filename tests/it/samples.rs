@@ -2,7 +2,7 @@
 
 use ed25519_dalek::SigningKey;
 use hardtack::agent::clock::TrustedClock;
-use hardtack::agent::decide::{Judge, Question};
+use hardtack::agent::decide::{Judge, Purpose, Question};
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::{Mode, Reason};
 use hardtack::agent::revocation::Revocations;
@@ -116,6 +116,7 @@ impl World {
             issued: ISSUED,
             expires: LAPSES,
             may_begin: vec![("unix:uid:1001".into(), "pump".parse().unwrap())],
+            may_step: Vec::new(),
             rights: vec![
                 right("pump", "modbus/pump1/speed", "write"),
                 right("pump", "modbus/*", "read"),
@@ -213,6 +214,7 @@ impl World {
             step: None,
             workload: Some(&workload),
             enforcer: None,
+            purpose: Purpose::Use,
         };
         match judge.judge(&question, &mut Cache::new(8)).verdict {
             Ok(_) => (Reason::Allowed, String::new()),

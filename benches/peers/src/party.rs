@@ -197,6 +197,7 @@ impl Fleet {
             owner: "ops@sim".into(),
             life: Millis::from_secs(30 * DAY),
             may_begin: vec![(SELECTOR.into(), class.clone())],
+            may_step: Vec::new(),
             rights: rights().map(|right| ClassRight { class: class.clone(), right }).to_vec(),
             offline_max: Millis::from_secs(14 * DAY),
             uses_max: 1_000_000,

@@ -85,7 +85,7 @@ impl Told {
         match step {
             TaskStep::BegunFallback | TaskStep::BegunIssued | TaskStep::Renewed => self == Self::Begun,
             TaskStep::Ended | TaskStep::Finished => self == Self::Finished,
-            TaskStep::Refused => false,
+            TaskStep::Refused | TaskStep::Stepped | TaskStep::Attenuated => false,
         }
     }
 }

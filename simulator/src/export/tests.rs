@@ -204,6 +204,7 @@ fn allow(edit: impl FnOnce(&mut Decision)) -> Told {
         grant: GRANT,
         task: Some("t-1".parse().unwrap()),
         chain: vec![BlockId([5; 32])],
+        step: None,
     };
     let known = Known {
         mode: "offline".into(),

@@ -17,7 +17,7 @@ fn minted(rig: &mut Rig, task: &str) -> String {
     let rights = vec![right("modbus/*", "read")];
     let spec = TaskSpec { task: task.parse().unwrap(), rights, ..spec("gw-07") };
     let token = mint_task(&spec, &rig.issuer, 7, &mut rig.rng).unwrap();
-    let holder = child_block(&["unix:uid:1001"], Some(&rig.device)).unwrap();
+    let holder = child_block(&["unix:uid:1001"], Purpose::Work, Some(&rig.device)).unwrap();
     let child = Held::from_bytes(&token).and_then(|held| held.append(holder, &mut rig.rng)).unwrap();
     to_text(&child.to_bytes().unwrap())
 }
@@ -44,6 +44,11 @@ fn ended(rig: &Rig, task: &str) -> StoredTask {
         uses_max: None,
         finished: true,
         ties: Vec::new(),
+        purpose: Purpose::Work,
+        holder: vec!["unix:uid:1001".into()],
+        executors: Vec::new(),
+        steps: Vec::new(),
+        siblings: Vec::new(),
     }
 }
 

@@ -174,8 +174,9 @@ pub(in crate::cli) fn fields(
     put("floor", record.floor.to_string().into());
     put("powered", record.powered.to_string().into());
     // Of texts and lists.
-    if let Ok(Value::Object(named)) = serde_json::to_value(named) {
-        line.extend(named);
+    if let Ok(mut named) = serde_json::to_value(named) {
+        salts_as_text(&mut named);
+        line.extend(object(named));
     }
     for (name, value) in fields {
         // What a gap tells of another era must not hide where the gap itself stands.

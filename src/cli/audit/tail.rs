@@ -187,6 +187,13 @@ fn shown(format: Format, row: Map<String, Value>) -> Result<(), Failure> {
     }
 }
 
+/// Which step, planned by whom, and in which record that was exchanged.
+fn step_words(step: &Value) -> Option<String> {
+    let planner: Vec<&str> = step["planner"].as_array()?.iter().filter_map(Value::as_str).collect();
+    let (era, index) = (step["era"]["number"].as_u64()?, step["index"].as_u64()?);
+    Some(format!("step={} planner={} exchange={era}/{index}", step["id"].as_str()?, planner.join(",")))
+}
+
 /// A record in a line: when, which, what, and where it stands on its way to the collector.
 fn words(row: &Map<String, Value>) -> String {
     let word = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -199,6 +206,10 @@ fn words(row: &Map<String, Value>) -> String {
             // Writing to a string cannot fail.
             let _ = write!(text, " {name}={}", visible(word(name)));
         }
+    }
+    // Of a decision, or of a task's record.
+    if let Some(step) = row.get("step").filter(|step| step.is_object()).or_else(|| row.get("of_step")) {
+        text.push_str(&visible(&step_words(step).map(|words| format!(" {words}")).unwrap_or_default()));
     }
     text
 }

@@ -59,6 +59,10 @@ pub struct CreateArgs {
     /// Who may begin which class of task, for example unix:uid:1001=pump. May be repeated
     #[arg(long, value_name = "SELECTOR=CLASS", required = true)]
     may_begin: Vec<MayBegin>,
+    /// For whom planners of a class of task may take steps, for example unix:uid:2002=pump; for whoever may begin it, they may
+    /// anyway. May be repeated
+    #[arg(long, value_name = "SELECTOR=CLASS")]
+    may_step: Vec<MayBegin>,
     /// What tasks of a class may do, for example pump:write:modbus/pump1/speed; a resource that ends in /* is a prefix. May be repeated
     #[arg(long, value_name = "CLASS:ACTION:RESOURCE", required = true)]
     right: Vec<OfClass>,
@@ -217,6 +221,7 @@ fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
         owner: args.owner.unwrap_or_else(|| format!("{name}@{}", fleet.ledger.book().fleet())),
         life: millis(args.expires),
         may_begin: args.may_begin.into_iter().map(|MayBegin(selector, class)| (selector, class)).collect(),
+        may_step: args.may_step.into_iter().map(|MayBegin(selector, class)| (selector, class)).collect(),
         rights: args.right.into_iter().map(|right| right.0).collect(),
         offline_max: millis(args.offline_max),
         uses_max: args.uses_max,
@@ -255,6 +260,7 @@ fn row(book: &Book, grant: &Grant, at: Timestamp) -> Value {
         "issued": spec.issued.to_string(),
         "expires": spec.expires.to_string(),
         "may_begin": spec.may_begin.iter().map(|(selector, class)| format!("{selector}={class}")).collect::<Vec<_>>(),
+        "may_step": spec.may_step.iter().map(|(selector, class)| format!("{selector}={class}")).collect::<Vec<_>>(),
         "rights": spec.rights.iter().map(right).collect::<Vec<_>>(),
         "offline_max_s": spec.offline_max.secs(),
         "uses_max": spec.uses_max,

@@ -23,8 +23,8 @@ use super::{body, enforce};
 use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
 use crate::agent::request::trail::TrailAsk;
 use crate::agent::request::{
-    Authorize, BeginTask, Evidence, NotHolder, Problem, ProblemCode, Process, ReadyCheck, ReadyReply, Reply, Request,
-    Socket,
+    Attenuate, Authorize, BeginTask, Evidence, NotHolder, Process, ReadyCheck, ReadyReply, Reply, Request, Socket,
+    TakeStep,
 };
 use crate::ids::{FeedId, TaskId};
 use crate::profile::ApiLimits;
@@ -46,6 +46,8 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// What a path is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Endpoint {
+    /// `POST /v1/attenuate`.
+    Attenuate,
     /// `GET /v1/audit`.
     Audit,
     /// `POST /v1/authorize`.
@@ -68,8 +70,6 @@ pub enum Endpoint {
     ImportRevocations,
     /// `POST /v1/time`.
     ImportTime,
-    /// Documented, and in a later version.
-    Later,
     /// `GET /metrics`.
     Metrics,
     /// `GET /openapi.json`.
@@ -82,6 +82,8 @@ pub enum Endpoint {
     Revocations,
     /// `GET /v1/status`.
     Status,
+    /// `POST /v1/tasks/{id}/steps`.
+    Step,
     /// `GET /v1/tasks`.
     Tasks,
     /// `GET /v1/tasks/{id}/wait`.
@@ -124,7 +126,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::Get, "/metrics", Endpoint::Metrics, WORKLOADS),
     route(Method::Get, "/openapi.json", Endpoint::Openapi, EVERYWHERE),
     route(Method::Get, "/readyz", Endpoint::Readyz, EVERYWHERE),
-    route(Method::Post, "/v1/attenuate", Endpoint::Later, WORKLOADS),
+    route(Method::Post, "/v1/attenuate", Endpoint::Attenuate, WORKLOADS),
     route(Method::Get, "/v1/audit", Endpoint::Audit, OPERATORS),
     route(Method::Post, "/v1/authorize", Endpoint::Authorize, EVERYWHERE),
     route(Method::Get, "/v1/revocations", Endpoint::Revocations, OPERATORS),
@@ -136,7 +138,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::Post, "/v1/tasks", Endpoint::Begin, WORKLOADS),
     route(Method::Post, "/v1/tasks/{id}/finish", Endpoint::Finish, WORKLOADS),
     route(Method::Post, "/v1/tasks/{id}/renew", Endpoint::Renew, WORKLOADS),
-    route(Method::Post, "/v1/tasks/{id}/steps", Endpoint::Later, WORKLOADS),
+    route(Method::Post, "/v1/tasks/{id}/steps", Endpoint::Step, WORKLOADS),
     route(Method::Get, "/v1/tasks/{id}/wait", Endpoint::Wait, WORKLOADS),
     route(Method::Post, "/v1/time", Endpoint::ImportTime, OPERATORS),
     route(Method::Post, "/v1/time/challenge", Endpoint::Challenge, OPERATORS),
@@ -225,6 +227,11 @@ async fn answer(
                 || HttpProblem::invalid("the query is after=ERA.SALT.SEGMENT and pieces=1 to 8, each at most once");
             Request::Audit(ask.ok_or_else(what)?)
         }
+        Endpoint::Attenuate => Request::Attenuate(body::parse::<Attenuate>(&body::read(body, &api.limits).await?)?),
+        Endpoint::Step => {
+            let task = task_id(params)?;
+            Request::Step(task, body::parse::<TakeStep>(&body::read(body, &api.limits).await?)?)
+        }
         Endpoint::Authorize => Request::Authorize(body::parse::<Authorize>(&body::read(body, &api.limits).await?)?),
         Endpoint::Begin => {
             let begin = body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?;
@@ -265,10 +272,6 @@ async fn answer(
             Request::Finish(task_id(params)?)
         }
         Endpoint::Healthz => return Ok(json(StatusCode::OK, &serde_json::json!({"status": "ok"}))),
-        Endpoint::Later => {
-            let detail = "this path is documented for a later version: this one does not have it";
-            return Err(Problem::new(ProblemCode::Unsupported, detail).into());
-        }
         Endpoint::Metrics | Endpoint::Status => Request::Status,
         Endpoint::Openapi => return Ok(text("application/json", OPENAPI.into())),
         Endpoint::Readyz => Request::Ready,
@@ -329,6 +332,8 @@ async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, H
 
 fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProblem> {
     Ok(match reply {
+        Reply::Attenuated(attenuated) => json(StatusCode::CREATED, &attenuated),
+        Reply::Step(step) => json(StatusCode::CREATED, &step),
         Reply::Audit(page) => json(StatusCode::OK, &*page),
         Reply::Challenge(challenge) => json(StatusCode::OK, &challenge),
         Reply::Checked(checked) => json(StatusCode::OK, &checked),

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Credential, Decision, Event, Known, Named, Record, RECORD_BYTES_MAX};
-use crate::ids::{BlockId, GrantId, RiskClass};
+use super::{Credential, Decision, Event, Known, Named, NamedStep, Record, RECORD_BYTES_MAX};
+use crate::ids::{BlockId, EraId, GrantId, RiskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::{encode, Refused};
 
@@ -68,7 +68,15 @@ type View = (u64, u64, u64, u64, u64, Option<u64>);
 enum Token {
     Nothing,
     Same(u64),
-    All { owner: u64, grant: GrantId, task: Option<u64>, chain: Vec<u64> },
+    All { owner: u64, grant: GrantId, task: Option<u64>, chain: Vec<u64>, step: Option<Step> },
+}
+
+/// A step, its texts by number.
+struct Step {
+    id: u64,
+    planner: Vec<u64>,
+    era: EraId,
+    index: u64,
 }
 
 /// What the next leaf is told against.
@@ -315,12 +323,23 @@ impl Leaves {
                 let owner = self.text(&named.owner, new);
                 let task = named.task.as_ref().map(|task| self.text(task.as_str(), new));
                 let chain: Vec<u64> = named.chain.iter().map(|block| self.block(block, new)).collect();
+                let step = named.step.as_ref().map(|step| {
+                    let (id, planner) = (self.text(step.id.as_str(), new), self.texts(&step.planner, new));
+                    Step { id, planner, era: step.era, index: step.index }
+                });
                 let definition = new.begin(kind::CREDENTIAL);
                 definition.0.push(names::ALL);
                 definition.number(owner);
                 definition.0.extend(named.grant.0);
                 definition.optional(task);
                 definition.numbers(&chain);
+                definition.optional(step.as_ref().map(|step| step.id));
+                if let Some(step) = step {
+                    definition.numbers(&step.planner);
+                    for number in [step.era.number, step.era.salt, step.index] {
+                        definition.number(number);
+                    }
+                }
             }
         }
         self.credentials.add(credential.clone())
@@ -480,11 +499,7 @@ impl Reading {
             }
             kind::CALLER => {
                 let caller = (leaf.numbers()?, leaf.numbers()?);
-                // A few bytes must not become many: what a record says is bounded.
-                let bytes = |numbers: &[u64]| -> Result<usize, Refused> {
-                    numbers.iter().map(|number| Ok(at(&self.texts, *number)?.len())).sum()
-                };
-                if bytes(&caller.0)? + bytes(&caller.1)? > RECORD_BYTES_MAX {
+                if self.bytes(&caller.0)? + self.bytes(&caller.1)? > RECORD_BYTES_MAX {
                     return Err(Refused::Malformed("more selectors than a record holds"));
                 }
                 self.callers.push(caller);
@@ -498,12 +513,16 @@ impl Reading {
                         grant: GrantId(leaf.array()?),
                         task: leaf.optional()?,
                         chain: leaf.numbers()?,
+                        step: leaf.optional()?.map(|id| leaf.step(id)).transpose()?,
                     },
                     _ => return Err(NO_LEAF),
                 };
                 match &token {
                     Token::All { chain, .. } if chain.len() * 32 > RECORD_BYTES_MAX => {
                         return Err(Refused::Malformed("more blocks than a record holds"));
+                    }
+                    Token::All { step: Some(step), .. } if self.bytes(&step.planner)? > RECORD_BYTES_MAX => {
+                        return Err(Refused::Malformed("more selectors than a record holds"));
                     }
                     Token::All { .. } | Token::Nothing | Token::Same(_) => self.credentials.push(token),
                 }
@@ -522,7 +541,7 @@ impl Reading {
         Ok(match token {
             Token::Nothing => Credential::Nothing,
             Token::Same(index) => Credential::Same(*index),
-            Token::All { owner, grant, task, chain } => {
+            Token::All { owner, grant, task, chain, step } => {
                 let task = task.map(|task| at(&self.texts, task)).transpose()?;
                 let chain = chain.iter().map(|block| at(&self.blocks, *block).copied());
                 Credential::Named(Box::new(Named {
@@ -530,13 +549,24 @@ impl Reading {
                     grant: *grant,
                     task: task.map(|task| task.parse().map_err(|_| NO_LEAF)).transpose()?,
                     chain: chain.collect::<Result<_, _>>()?,
+                    step: step.as_ref().map(|step| self.step(step)).transpose()?,
                 }))
             }
         })
     }
 
+    fn step(&self, step: &Step) -> Result<NamedStep, Refused> {
+        let id = self.text(step.id)?.parse().map_err(|_| NO_LEAF)?;
+        Ok(NamedStep { id, planner: self.all(&step.planner)?, era: step.era, index: step.index })
+    }
+
     fn text(&self, number: u64) -> Result<String, Refused> {
         at(&self.texts, number).cloned()
+    }
+
+    /// Of the texts of these numbers. A few bytes must not become many: what a record says is bounded.
+    fn bytes(&self, numbers: &[u64]) -> Result<usize, Refused> {
+        numbers.iter().map(|number| Ok(at(&self.texts, *number)?.len())).sum()
     }
 
     fn all(&self, numbers: &[u64]) -> Result<Vec<String>, Refused> {
@@ -630,6 +660,12 @@ impl Reader<'_> {
             return Err(NO_LEAF);
         }
         (0..count).map(|_| self.number()).collect()
+    }
+
+    /// What follows on the number of a step's name.
+    fn step(&mut self, id: u64) -> Result<Step, Refused> {
+        let planner = self.numbers()?;
+        Ok(Step { id, planner, era: EraId { number: self.number()?, salt: self.number()? }, index: self.number()? })
     }
 
     fn text(&mut self) -> Result<String, Refused> {

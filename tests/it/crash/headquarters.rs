@@ -265,6 +265,7 @@ fn new_grant() -> NewGrant {
         owner: "ops@acme".into(),
         life: Millis::from_secs(7 * 86_400),
         may_begin: vec![("unix:uid:1001".into(), class.clone())],
+        may_step: Vec::new(),
         rights: vec![ClassRight { class, right: right("modbus/*", "read") }],
         offline_max: Millis::from_secs(3 * 86_400),
         uses_max: 1_000_000,

@@ -106,6 +106,7 @@ impl Fleet {
             owner: "ops@acme".into(),
             life: Millis::from_secs(86_400),
             may_begin: vec![(format!("unix:uid:{}", rustix::process::getuid().as_raw()), "pump".parse().unwrap())],
+            may_step: Vec::new(),
             rights: vec![ClassRight { class: "pump".parse().unwrap(), right }],
             offline_max: Millis::from_secs(86_400),
             uses_max: 10_000,

@@ -284,7 +284,9 @@ fn started(start: &Start) -> Mapped {
 
 fn tasked(task: &TaskEvent) -> Mapped {
     let (activity, severity) = match task.step {
-        TaskStep::BegunFallback | TaskStep::BegunIssued => (Activity::Known(1), Severity::Informational),
+        TaskStep::BegunFallback | TaskStep::BegunIssued | TaskStep::Stepped | TaskStep::Attenuated => {
+            (Activity::Known(1), Severity::Informational)
+        }
         TaskStep::Renewed => (Activity::Known(3), Severity::Informational),
         TaskStep::Ended | TaskStep::Finished => (Activity::Known(4), Severity::Informational),
         TaskStep::Refused => (Activity::Known(1), Severity::Low),

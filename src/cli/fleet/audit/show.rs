@@ -207,6 +207,11 @@ fn decided(text: &mut String, row: &Map<String, Value>, decision: &Decision, nam
             for (number, block) in named.chain.iter().enumerate() {
                 line(if number == 0 { "chain" } else { "" }, format!("block {number} {block}"));
             }
+            if let Some(step) = &named.step {
+                line("step", format!("{}, planned by {}", step.id, step.planner.join(" ")));
+                let device = row.get("device").and_then(Value::as_str).unwrap_or_default();
+                line("", format!("exchanged for in record {device}/{}/{}", step.era.number, step.index));
+            }
         }
         None => {
             let why = match decision.credential {

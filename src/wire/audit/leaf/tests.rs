@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::segment::grow;
 use super::super::{Evidence, Gap, GapCause};
 use super::*;
-use crate::ids::{EraId, Hash};
+use crate::ids::Hash;
 
 fn text() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["write", "read", "modbus/pump1/speed", "unix:uid:1001", "low", "", "t-1"]).prop_map_into()
@@ -17,10 +17,15 @@ fn number() -> impl Strategy<Value = u64> {
 
 fn credential() -> impl Strategy<Value = Credential> {
     let block = (0..4_u8).prop_map(|byte| BlockId([byte; 32]));
-    let named = (text(), 0..2_u8, prop::option::of(0..3_u8), prop::collection::vec(block, 0..4));
-    let named = named.prop_map(|(owner, grant, task, chain)| {
+    let planner = prop::collection::vec(text(), 0..3);
+    let step = (0..2_u8, planner, (number(), number()), number()).prop_map(|(id, planner, (number, salt), index)| {
+        NamedStep { id: format!("s-{id}").parse().unwrap(), planner, era: EraId { number, salt }, index }
+    });
+    let chain = prop::collection::vec(block, 0..4);
+    let named = (text(), 0..2_u8, prop::option::of(0..3_u8), chain, prop::option::of(step));
+    let named = named.prop_map(|(owner, grant, task, chain, step)| {
         let task = task.map(|task| format!("t-{task}").parse().unwrap());
-        Credential::Named(Box::new(Named { owner, grant: GrantId([grant; 16]), task, chain }))
+        Credential::Named(Box::new(Named { owner, grant: GrantId([grant; 16]), task, chain, step }))
     });
     prop_oneof![Just(Credential::Nothing), (0..3_u64).prop_map(Credential::Same), named]
 }

@@ -1,0 +1,280 @@
+//! Narrowing a credential further.
+//!
+//! Owns: what may be added to a token, the sibling that this agent makes of a credential of its own, its record.
+//! Never: widens anything; narrows for anybody but the holder what this agent made; gives a step a second use; keeps state for
+//! a foreign token.
+//! Read next: `wire/token.rs`, which builds the blocks.
+//!
+//! What this agent hands out is sealed, so nobody can append to it. A sibling is made of the same credential in the wallet, with
+//! the checks of the one that was shown, and the new ones after them. A step has one use however it is narrowed: its sibling
+//! takes its place. A foreign token that is not sealed gets a block, as its holder could add one himself.
+
+use super::attest::selectors;
+use super::effects::{Budget, Effects};
+use super::request::{Attenuate, AttenuatedReply, Evidence, Origin, Problem, ProblemCode, Reason, Reply};
+use super::room::Class;
+use super::steps::check_file;
+use super::tasks::TTL_MAX;
+use super::token::{admit, Denial, Verified};
+use super::wallet::{Dated, Made, Sibling, StoredStep, StoredTask};
+use super::{shorten, Agent, Now};
+use crate::ids::BlockId;
+use crate::time::{Millis, Timestamp};
+use crate::wire::audit::{Event, TaskEvent, TaskStep};
+use crate::wire::token::{child_block, further_block, to_text, Held, StepBlock};
+use crate::wire::Refused;
+
+/// The most checks that are added, at once and one after the other.
+const CHECKS_MAX: usize = 8;
+/// The most bytes of one check.
+const CHECK_BYTES_MAX: usize = 512;
+/// The most siblings of one task that have not ended.
+const SIBLINGS_MAX: usize = 16;
+
+impl Agent {
+    /// Narrows a token.
+    pub(super) fn attenuate(&mut self, evidence: &Evidence, ask: &Attenuate, now: Now, effects: &mut Effects) -> Reply {
+        let ends = ask.ttl_s.map(|ttl| {
+            Timestamp::from_secs((self.clock.powered() + Millis::from_secs(ttl.min(TTL_MAX.secs()))).secs_floor())
+        });
+        if let Err(detail) = check_form(ask).and_then(|()| further_block(&ask.checks, ends).map(|_| ())) {
+            return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail));
+        }
+        let verified = match self.verify(&ask.token) {
+            Ok(verified) => verified,
+            Err(denial) => return problem(&denial),
+        };
+        match self.wallet.task_of(verified.chain()).cloned() {
+            Some(task) => self.attenuate_own(evidence, ask, (&task, &verified), now, effects),
+            None => self.attenuate_foreign(ask, ends, &verified),
+        }
+    }
+
+    fn attenuate_foreign(&mut self, ask: &Attenuate, ends: Option<Timestamp>, verified: &Verified) -> Reply {
+        if verified.token.sealed {
+            let detail =
+                "the token is sealed, and not by this agent: nobody can narrow it any more; ask for another where it \
+                          came from";
+            return Reply::Problem(Problem::new(ProblemCode::Refused, detail));
+        }
+        let block = match further_block(&ask.checks, ends) {
+            Ok(block) => block,
+            Err(detail) => return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail)),
+        };
+        let bytes = match verified.biscuit.to_vec() {
+            Ok(bytes) => bytes,
+            Err(error) => return problem(&Denial::new(Reason::Malformed, format!("no valid Biscuit: {error}"))),
+        };
+        let narrowed = Held::from_bytes(&bytes).and_then(|held| held.append(block, &mut self.rng));
+        let narrowed = narrowed.and_then(|held| Ok((held.to_bytes()?, held.chain())));
+        let (bytes, chain) = match narrowed {
+            Ok(narrowed) => narrowed,
+            Err(refused) => return problem(&Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}"))),
+        };
+        // No block of these is this agent's.
+        if let Err(denial) = admit(&bytes, &self.profile.verify, &self.trust, |_| false) {
+            return problem(&denial);
+        }
+        let end = ends.map_or(verified.claims.expires, |ends| ends.min(verified.claims.expires));
+        Reply::Attenuated(AttenuatedReply {
+            token: to_text(&bytes),
+            revocation_id: chain.last().copied().unwrap_or_default(),
+            expires_in_s: end.since(self.clock.powered()).secs(),
+            sealed: false,
+            task_id: None,
+            step_id: None,
+        })
+    }
+
+    fn attenuate_own(
+        &mut self,
+        evidence: &Evidence,
+        ask: &Attenuate,
+        (task, verified): (&StoredTask, &Verified),
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        self.make_room(now, effects);
+        if !self.room().fits(Class::Critical) {
+            return Self::audit_problem(Class::Critical);
+        }
+        let caller = selectors(evidence);
+        let step = self.wallet.step_of(verified.chain()).cloned();
+        match self.sibling(ask, (task, step.as_ref()), verified, &caller) {
+            Ok(made) => self.keep_sibling(made, ask, caller, now, effects),
+            Err(denial) => {
+                if !self.room().fits(Class::Denial) {
+                    return Self::audit_problem(Class::Denial);
+                }
+                let of = self.attenuation(task, step.as_ref(), caller, TaskStep::Refused);
+                let event = TaskEvent { reason: format!("{}: narrowing a credential", denial.reason.name()), ..of };
+                self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+                problem(&denial)
+            }
+        }
+    }
+
+    /// A sibling of a credential of this agent's, or why there is none.
+    fn sibling(
+        &mut self,
+        ask: &Attenuate,
+        (task, step): (&StoredTask, Option<&StoredStep>),
+        verified: &Verified,
+        caller: &[String],
+    ) -> Result<Narrower, Denial> {
+        self.check_condition()?;
+        let judge = self.judge();
+        judge.check_alive(verified, Some(task))?;
+        let end = judge.end_of(verified);
+        let held = match step {
+            Some(step) => caller.contains(&step.executor),
+            None => task.holder.iter().all(|selector| caller.contains(selector)),
+        };
+        if !held {
+            let explain = "the credential was handed to another workload, which alone may have it narrowed";
+            return Err(Denial::new(Reason::WrongWorkload, explain));
+        }
+        let presented = verified.chain().rev().find(|block| self.wallet.made(block)).copied().unwrap_or_default();
+        let before = task.siblings.iter().find(|sibling| sibling.made.block == presented);
+        let before = step.map(|step| &step.checks).or(before.map(|sibling| &sibling.checks));
+        let checks: Vec<String> = before.into_iter().flatten().chain(&ask.checks).cloned().collect();
+        if checks.len() > CHECKS_MAX {
+            let explain = format!("a credential is narrowed by at most {CHECKS_MAX} checks, all together");
+            return Err(Denial::new(Reason::TooComplex, explain));
+        }
+        let asked = ask.ttl_s.map(|ttl| self.clock.powered() + Millis::from_secs(ttl));
+        // Whole seconds, as the token's own check counts them.
+        let ends = Timestamp::from_secs(asked.map_or(end, |asked| asked.min(end)).secs_floor());
+        let further = further_block(&checks, Some(ends)).map_err(|what| Denial::new(Reason::Malformed, what))?;
+        let base = match step {
+            Some(step) => StepBlock {
+                task: &task.id,
+                step: &step.named.id,
+                executor: &step.executor,
+                device: &self.device,
+                expires: ends,
+                rights: &step.rights,
+            }
+            .build(),
+            None => {
+                let holder: Vec<&str> = task.holder.iter().map(String::as_str).collect();
+                let device = (task.origin == Origin::Issued).then_some(&self.device);
+                child_block(&holder, task.purpose, device)
+            }
+        };
+        let rng = &mut self.rng;
+        let made = base.and_then(|base| Held::from_bytes(&task.token)?.append(base, rng)).and_then(|own| {
+            let block = own.chain().last().copied().unwrap_or_default();
+            let sealed = own.append(further, rng)?.seal()?;
+            Ok((block, sealed.to_bytes()?, sealed.chain()))
+        });
+        let (block, token, chain) =
+            made.map_err(|refused: Refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
+        // The block before the last is this agent's.
+        self.check_made(&token, &chain[..chain.len().saturating_sub(1)])?;
+        let made = Made { block, ends, dated: Dated::Here { shift: self.wallet.shift() } };
+        let mut task = task.clone();
+        let over = self.clock.over();
+        task.siblings.retain(|sibling| sibling.made.ends >= over);
+        if task.siblings.len() >= SIBLINGS_MAX {
+            let explain = format!("a task has at most {SIBLINGS_MAX} narrowed credentials; wait until some end");
+            return Err(Denial::new(Reason::Throttled, explain));
+        }
+        let mut spent = None;
+        let mut narrowed = None;
+        match step {
+            Some(step) => {
+                let own = task.steps.iter_mut().find(|own| own.named.id == step.named.id);
+                let own = own.ok_or_else(|| Denial::new(Reason::Malformed, "the step is in no task"))?;
+                let old = std::mem::replace(&mut own.made, made);
+                own.checks = checks;
+                spent = Some(Budget { block: old.block, used: u64::MAX, until: old.ends });
+                narrowed = Some(own.clone());
+                task.siblings.push(Sibling { made: old, step: Some(step.named.id.clone()), checks: Vec::new() });
+            }
+            None => task.siblings.push(Sibling { made, step: None, checks }),
+        }
+        check_file(&task)?;
+        Ok(Narrower { task, step: narrowed, token, chain, ends, spent })
+    }
+
+    fn keep_sibling(
+        &mut self,
+        made: Narrower,
+        ask: &Attenuate,
+        caller: Vec<String>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        let Narrower { task, step, token, chain, ends, spent } = made;
+        let of = self.attenuation(&task, step.as_ref(), caller, TaskStep::Attenuated);
+        let reply = AttenuatedReply {
+            token: to_text(&token),
+            revocation_id: chain.last().copied().unwrap_or_default(),
+            expires_in_s: ends.since(self.clock.powered()).secs(),
+            sealed: true,
+            task_id: Some(task.id.clone()),
+            step_id: step.map(|step| step.named.id),
+        };
+        let event = TaskEvent { reason: shorten(&ask.checks.join("; "), 512), chain, ..of };
+        spent.iter().for_each(|budget| self.wallet.restore(*budget));
+        self.put_task_file(&task, effects);
+        self.wallet.put_task(task);
+        // Which blocks are ours is part of what a token was admitted under.
+        self.cache.clear();
+        self.write(Event::Task(Box::new(event)), spent.into_iter().collect(), now, effects);
+        Reply::Attenuated(reply)
+    }
+
+    fn attenuation(
+        &self,
+        task: &StoredTask,
+        step: Option<&StoredStep>,
+        workload: Vec<String>,
+        what: TaskStep,
+    ) -> TaskEvent {
+        TaskEvent {
+            task: Some(task.id.clone()),
+            class: task.class.clone(),
+            step: what,
+            owner: Some(shorten(&task.owner, 256)),
+            grant: Some(task.grant),
+            workload,
+            reason: String::new(),
+            chain: Vec::new(),
+            of_step: step.map(|step| step.named.clone()),
+        }
+    }
+}
+
+/// A sibling before its record is written.
+struct Narrower {
+    task: StoredTask,
+    /// The step that it is of, as it is from then on.
+    step: Option<StoredStep>,
+    token: Vec<u8>,
+    chain: Vec<BlockId>,
+    ends: Timestamp,
+    /// The use of the step that it takes the place of.
+    spent: Option<Budget>,
+}
+
+fn problem(denial: &Denial) -> Reply {
+    Reply::Problem(Problem::new(ProblemCode::of(denial.reason), denial.explain.clone()))
+}
+
+fn check_form(ask: &Attenuate) -> Result<(), String> {
+    if ask.ttl_s.is_none() && ask.checks.is_empty() {
+        return Err("nothing to narrow: give ttl_s, checks, or both".into());
+    }
+    if ask.ttl_s.is_some_and(|ttl| ttl == 0 || ttl > TTL_MAX.secs()) {
+        return Err(format!("ttl_s goes from 1 to {}", TTL_MAX.secs()));
+    }
+    if ask.checks.len() > CHECKS_MAX || ask.checks.iter().any(|check| check.len() > CHECK_BYTES_MAX) {
+        return Err(format!("at most {CHECKS_MAX} checks of at most {CHECK_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! Narrowing through the agent, with real Biscuits.
+
+use biscuit_auth::builder::BlockBuilder;
+
+use crate::agent::request::{
+    Attenuate, AttenuatedReply, BeginTask, Problem, ProblemCode, Reason, Reply, Request, Socket, StepReply, TakeStep,
+    TaskReply,
+};
+use crate::agent::rig::{right, Reboot, Rig, START_S};
+use crate::ids::GrantId;
+use crate::time::Timestamp;
+use crate::wire::audit::{Event, TaskEvent, TaskStep};
+use crate::wire::token::{from_text, mint_task, to_text, Bearer, Held, TaskSpec};
+
+const SPEED: &str = "modbus/pump1/speed";
+const READ: &str = r#"check if operation("read")"#;
+
+fn begin(rig: &mut Rig, planner: bool) -> TaskReply {
+    let rights = vec![right(SPEED, "write"), right("modbus/*", "read")];
+    let begin = BeginTask { task: "pump".parse().unwrap(), rights, ttl_s: 600, uses: None, planner, reason: None };
+    match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
+        Reply::Task(task) => task,
+        other => panic!("no task: {other:?}"),
+    }
+}
+
+fn step(rig: &mut Rig, task: &TaskReply) -> StepReply {
+    let ask = TakeStep {
+        token: task.token.clone(),
+        executor: "unix:uid:2002".into(),
+        rights: vec![right("modbus/*", "read")],
+        ttl_s: 300,
+        uses: None,
+        risk: Some("low".parse().unwrap()),
+        idempotency_key: None,
+        reason: None,
+    };
+    match rig.ask(1001, Socket::Agent, Request::Step(task.task_id.clone(), ask)) {
+        Reply::Step(step) => step,
+        other => panic!("no step: {other:?}"),
+    }
+}
+
+fn narrow(
+    rig: &mut Rig,
+    uid: u32,
+    token: &str,
+    ttl_s: Option<u64>,
+    checks: &[&str],
+) -> Result<AttenuatedReply, Problem> {
+    let checks = checks.iter().map(|check| (*check).to_owned()).collect();
+    match rig.ask(uid, Socket::Agent, Request::Attenuate(Attenuate { token: token.into(), ttl_s, checks })) {
+        Reply::Attenuated(narrowed) => Ok(narrowed),
+        Reply::Problem(problem) => Err(problem),
+        other => panic!("not narrowed: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn check_use(rig: &mut Rig, uid: u32, token: &str, (operation, resource): (&str, &str), reason: Reason) {
+    let decision = rig.authorize_as(uid, token, operation, resource);
+    assert_eq!(decision.reason, reason, "{}", decision.explain);
+}
+
+#[track_caller]
+fn check_refused(
+    rig: &mut Rig,
+    uid: u32,
+    token: &str,
+    (ttl_s, checks): (Option<u64>, &[&str]),
+    expected: ProblemCode,
+) -> String {
+    let problem = narrow(rig, uid, token, ttl_s, checks).unwrap_err();
+    assert_eq!(problem.code, expected, "{}", problem.detail);
+    problem.detail
+}
+
+fn last_task(rig: &Rig) -> TaskEvent {
+    let records = rig.disk.records();
+    let task = records.into_iter().rev().find_map(|record| match record.event {
+        Event::Task(task) => Some(*task),
+        _ => None,
+    });
+    task.unwrap()
+}
+
+#[test]
+fn a_sibling_has_the_checks_of_the_child_and_the_new_ones() {
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, false);
+    let once = narrow(&mut rig, 1001, &task.token, None, &[READ]).unwrap();
+    assert_eq!((once.sealed, once.task_id.clone(), once.step_id.clone()), (true, Some(task.task_id.clone()), None));
+    let told = last_task(&rig);
+    assert_eq!(
+        (told.step, told.reason.as_str(), told.chain.last()),
+        (TaskStep::Attenuated, READ, Some(&once.revocation_id))
+    );
+    check_use(&mut rig, 1001, &once.token, ("read", SPEED), Reason::Allowed);
+    check_use(&mut rig, 1001, &once.token, ("write", SPEED), Reason::CheckFailed);
+    check_use(&mut rig, 1002, &once.token, ("read", SPEED), Reason::WrongWorkload);
+    check_use(&mut rig, 1001, &once.token, ("hardtack:exchange", task.task_id.as_str()), Reason::CheckFailed);
+    // The child is as it was.
+    check_use(&mut rig, 1001, &task.token, ("write", SPEED), Reason::Allowed);
+    let twice = narrow(&mut rig, 1001, &once.token, Some(60), &[r#"check if resource("modbus/a")"#]).unwrap();
+    assert!((59..=60).contains(&twice.expires_in_s));
+    check_use(&mut rig, 1001, &twice.token, ("read", "modbus/a"), Reason::Allowed);
+    check_use(&mut rig, 1001, &twice.token, ("read", SPEED), Reason::CheckFailed);
+    check_use(&mut rig, 1001, &twice.token, ("write", "modbus/a"), Reason::CheckFailed);
+    rig.restart(Reboot::Process);
+    check_use(&mut rig, 1001, &twice.token, ("read", "modbus/a"), Reason::Allowed);
+    rig.pass(63);
+    check_use(&mut rig, 1001, &twice.token, ("read", "modbus/a"), Reason::Expired);
+    let detail = check_refused(&mut rig, 1001, &twice.token, (Some(60), &[]), ProblemCode::Denied(Reason::Expired));
+    assert!(!detail.is_empty());
+    // Longer than what it is made of it does not live.
+    let long = narrow(&mut rig, 1001, &once.token, Some(86_400), &[]).unwrap();
+    assert!(long.expires_in_s <= 600);
+    rig.ask(1001, Socket::Agent, Request::Finish(task.task_id));
+    check_use(&mut rig, 1001, &long.token, ("read", "modbus/a"), Reason::Revoked);
+}
+
+#[test]
+fn a_step_that_is_narrowed_has_one_use_still() {
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, true);
+    let one = step(&mut rig, &task);
+    check_refused(&mut rig, 1001, &one.token, (Some(9), &[]), ProblemCode::Denied(Reason::WrongWorkload));
+    let told = last_task(&rig);
+    assert_eq!((told.step, told.of_step.map(|step| step.id)), (TaskStep::Refused, Some(one.step_id.clone())));
+    let narrowed = narrow(&mut rig, 2002, &one.token, None, &[r#"check if resource("modbus/a")"#]).unwrap();
+    assert_eq!(narrowed.step_id, Some(one.step_id.clone()));
+    check_use(&mut rig, 2002, &one.token, ("read", "modbus/a"), Reason::UsesSpent);
+    check_use(&mut rig, 2002, &narrowed.token, ("read", SPEED), Reason::CheckFailed);
+    let again = narrow(&mut rig, 2002, &narrowed.token, Some(60), &[]).unwrap();
+    rig.restart(Reboot::Process);
+    check_use(&mut rig, 2002, &one.token, ("read", "modbus/a"), Reason::UsesSpent);
+    check_use(&mut rig, 2002, &narrowed.token, ("read", "modbus/a"), Reason::UsesSpent);
+    check_use(&mut rig, 2002, &again.token, ("read", SPEED), Reason::CheckFailed);
+    check_use(&mut rig, 2002, &again.token, ("read", "modbus/a"), Reason::Allowed);
+    check_use(&mut rig, 2002, &again.token, ("read", "modbus/a"), Reason::UsesSpent);
+    check_refused(&mut rig, 2002, &again.token, (Some(9), &[]), ProblemCode::Denied(Reason::UsesSpent));
+    // The planner's own credential narrows as any other, and stays good for an exchange alone.
+    let planner = narrow(&mut rig, 1001, &task.token, Some(60), &[]).unwrap();
+    check_use(&mut rig, 1001, &planner.token, ("read", "modbus/a"), Reason::NoRight);
+    assert_eq!(step(&mut rig, &TaskReply { token: planner.token, ..task }).uses, 1);
+}
+
+#[test]
+fn what_may_not_be_added_is_refused() {
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, false);
+    let nine = [READ; 9];
+    let long = format!("check if resource({:?})", "a".repeat(512));
+    let invalid: [(Option<u64>, &[&str]); 10] = [
+        (None, &[]),
+        (Some(0), &[]),
+        (None, &nine),
+        (None, &[&long]),
+        (None, &["right(\"a\", \"read\")"]),
+        (None, &["operation(\"read\")"]),
+        (None, &["x($r) <- resource($r)"]),
+        (None, &["check if operation(\"read\"); right(\"a\", \"b\")"]),
+        (None, &["check if resource({name})"]),
+        (None, &["check if right($r, \"read\") trusting previous"]),
+    ];
+    for ask in invalid {
+        check_refused(&mut rig, 1001, &task.token, ask, ProblemCode::InvalidRequest);
+    }
+    let costly = r#"check if resource($r), $r.matches("(a+)+$")"#;
+    let time = "check if time($t), right($t, $t)";
+    for (check, reason) in [(costly, Reason::TooComplex), (time, Reason::Malformed)] {
+        check_refused(&mut rig, 1001, &task.token, (None, &[check]), ProblemCode::Denied(reason));
+    }
+    check_refused(&mut rig, 1002, &task.token, (Some(9), &[]), ProblemCode::Denied(Reason::WrongWorkload));
+    let narrowed = narrow(&mut rig, 1001, &task.token, None, &[READ; 8]).unwrap();
+    check_refused(&mut rig, 1001, &narrowed.token, (None, &[READ]), ProblemCode::Denied(Reason::TooComplex));
+    check_refused(&mut rig, 1001, "!", (None, &[READ]), ProblemCode::Denied(Reason::Malformed));
+    let mut made = 1;
+    while narrow(&mut rig, 1001, &task.token, Some(60), &[]).is_ok() {
+        made += 1;
+    }
+    assert_eq!(made, super::SIBLINGS_MAX);
+    check_refused(&mut rig, 1001, &task.token, (Some(60), &[]), ProblemCode::Throttled);
+    rig.ask(1001, Socket::Agent, Request::Finish(task.task_id));
+    check_refused(&mut rig, 1001, &task.token, (Some(60), &[]), ProblemCode::Denied(Reason::Revoked));
+}
+
+#[test]
+fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
+    let mut rig = Rig::new();
+    let spec = TaskSpec {
+        fleet: "acme".parse().unwrap(),
+        grant: GrantId([1; 16]),
+        bearer: Bearer::Device("gw-07".parse().unwrap()),
+        owner: "ops@acme".into(),
+        audience: None,
+        feed: Some("main".parse().unwrap()),
+        task: "t-x".parse().unwrap(),
+        issued: Timestamp::from_secs(START_S),
+        expires: Timestamp::from_secs(START_S + 600),
+        serial: None,
+        rights: vec![right("door/*", "open")],
+        uses_max: None,
+        staleness_max: Vec::new(),
+        min_time_class: None,
+    };
+    let bytes = mint_task(&spec, &rig.issuer, 7, &mut rig.rng).unwrap();
+    let (records, token) = (rig.disk.records().len(), to_text(&bytes));
+    let narrowed = narrow(&mut rig, 1001, &token, Some(60), &[r#"check if resource("door/1")"#]).unwrap();
+    assert_eq!((narrowed.sealed, narrowed.task_id.clone()), (false, None));
+    assert_eq!(rig.disk.records().len(), records, "its holder could have done it himself");
+    check_use(&mut rig, 3003, &narrowed.token, ("open", "door/1"), Reason::Allowed);
+    check_use(&mut rig, 3003, &narrowed.token, ("open", "door/2"), Reason::CheckFailed);
+    check_use(&mut rig, 3003, &token, ("open", "door/2"), Reason::Allowed);
+    let held = Held::from_bytes(&bytes).unwrap();
+    let sealed = to_text(&held.seal().unwrap().to_bytes().unwrap());
+    let detail = check_refused(&mut rig, 1001, &sealed, (Some(60), &[]), ProblemCode::Refused);
+    assert!(detail.contains("sealed, and not by this agent"), "{detail}");
+    let block = |code: &str| BlockBuilder::new().code(code).unwrap();
+    for code in ["uses_max(3);", "operation(\"read\");", "task(\"t-1\");", "workload($w) <- owner($w);"] {
+        let stated = to_text(&held.append(block(code), &mut rig.rng).unwrap().to_bytes().unwrap());
+        check_refused(&mut rig, 1001, &stated, (Some(60), &[]), ProblemCode::Denied(Reason::Malformed));
+    }
+    let mut deep = token;
+    let too_many = loop {
+        match narrow(&mut rig, 1001, &deep, Some(60), &[]) {
+            Ok(narrowed) => deep = narrowed.token,
+            Err(problem) => break problem,
+        }
+    };
+    assert_eq!(too_many.code, ProblemCode::Denied(Reason::TooLarge), "{}", too_many.detail);
+    assert!(from_text(&deep, 4096).is_ok());
+    rig.pass(61);
+    check_use(&mut rig, 3003, &narrowed.token, ("open", "door/1"), Reason::Expired);
+}

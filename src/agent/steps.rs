@@ -1,0 +1,275 @@
+//! Planners and executors: a planner exchanges its credential for steps, each one use for another workload.
+//!
+//! Owns: the exchange, for whom and for what a step may be, how many steps are remembered, the record of a step.
+//! Never: hands a step to whoever plans it; lets one do what its task may not, or outlive its task; gives a token out twice.
+//! Read next: `decide.rs`, which judges the exchange as it judges any other question; `attenuate.rs`.
+//!
+//! A planner that was taken over is no more than this: it may name, as executors, workloads that its grant names (`may_step`,
+//! and `may_begin`, since those may have the task's rights anyway), but not itself; it may give them what its own task may do,
+//! and no more of it than the task has uses and time.
+
+use super::decide::{Judgement, Purpose};
+use super::effects::Effects;
+use super::request::{Authorize, Evidence, Problem, ProblemCode, Reason, Reply, StepReply, TakeStep};
+use super::tasks::{check_rights, TTL_MAX};
+use super::token::{admit, Denial};
+use super::wallet::{Dated, Made, StoredStep, StoredTask, FILE_BYTES_MAX};
+use super::{shorten, Agent, Now};
+use crate::ids::{BlockId, EraId, Hash, StepId, TaskId};
+use crate::time::{Millis, Timestamp};
+use crate::wire::audit::{Event, NamedStep, TaskEvent, TaskStep};
+use crate::wire::link::Right;
+use crate::wire::token::{covered, to_text, Held, StepBlock, EXCHANGE};
+use crate::wire::Refused;
+
+/// The most steps of one task that are remembered: used and ended ones are forgotten only when there is need, and only once it
+/// is proven that they have ended. All live tasks together have as many as the profile allows tasks.
+pub(super) const STEPS_MAX: usize = 32;
+/// The most bytes of an idempotency key.
+const KEY_BYTES_MAX: usize = 128;
+
+/// A step that may be taken, before its record is written.
+struct Planned {
+    /// The task as it is after that; the step is its last.
+    task: StoredTask,
+    token: Vec<u8>,
+    chain: Vec<BlockId>,
+}
+
+impl Agent {
+    /// Exchanges a planner's credential for a step's.
+    pub(super) fn take_step(
+        &mut self,
+        evidence: &Evidence,
+        task: &TaskId,
+        ask: &TakeStep,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        if let Err(detail) = check_form(ask) {
+            return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail));
+        }
+        let exchange = Authorize {
+            token: ask.token.clone(),
+            operation: EXCHANGE.into(),
+            resource: task.to_string(),
+            destination: Some(ask.executor.clone()),
+            risk: ask.risk.clone(),
+            task: Some(task.to_string()),
+            step: None,
+        };
+        let further = |agent: &mut Self, judgement: &Judgement| agent.plan_step(ask, judgement);
+        let decided = match self.decide(evidence, &exchange, Purpose::Exchange, further, now, effects) {
+            Ok(decided) => decided,
+            Err(class) => return Self::audit_problem(class),
+        };
+        let decision_id = self.decision_id(decided.audit);
+        match decided.follows {
+            Some(planned) => self.keep_step(planned, ask, (decided.audit.index, decision_id), now, effects),
+            None => refused(&Denial::new(decided.reason, decided.explain), &decision_id),
+        }
+    }
+
+    /// What an exchange that the pipeline allows would give, or why it gives nothing all the same.
+    fn plan_step(&mut self, ask: &TakeStep, judgement: &Judgement) -> Result<Planned, Denial> {
+        let no_task = || Denial::new(Reason::CheckFailed, "the credential is of no task of this agent");
+        let mut task = judgement.task.clone().ok_or_else(no_task)?;
+        check_executor(&task, &judgement.workload, &ask.executor)?;
+        if let Some(wide) = ask.rights.iter().find(|right| !covered(right, &task.rights)) {
+            let explain = format!(
+                "the task has no right to {} {}; a step is for no more than its task",
+                wide.action, wide.resource
+            );
+            return Err(Denial::new(Reason::NoRight, explain));
+        }
+        let key = ask.idempotency_key.as_ref().map(|key| Hash::of("hardtack/step-key/v1", &[key.as_bytes()]));
+        if let Some(taken) = task.steps.iter().find(|step| key.is_some() && step.key == key) {
+            let explain = format!(
+                "step {} was taken under this key, and a step's token is handed out once; where that was lost, ask under another key",
+                taken.named.id
+            );
+            return Err(Denial::new(Reason::UsesSpent, explain));
+        }
+        self.make_room_for_step(&mut task)?;
+        let id = self.new_step_id();
+        let ends = Timestamp::from_secs((self.clock.powered() + Millis::from_secs(ask.ttl_s)).secs_floor());
+        let ends = task.made.first().map_or(ends, |made| ends.min(made.ends));
+        let block = StepBlock {
+            task: &task.id,
+            step: &id,
+            executor: &ask.executor,
+            device: &self.device,
+            expires: ends,
+            rights: &ask.rights,
+        };
+        let sealed = |block: &StepBlock<'_>, rng: &mut _| -> Result<Held, Refused> {
+            Held::from_bytes(&task.token)?.append(block.build()?, rng)?.seal()
+        };
+        let made = sealed(&block, &mut self.rng).and_then(|token| Ok((token.to_bytes()?, token.chain())));
+        let (token, chain) = made.map_err(|refused| Denial::new(Reason::Malformed, format!("no step: {refused}")))?;
+        self.check_made(&token, &chain)?;
+        let block = chain.last().copied().unwrap_or_default();
+        if !self.wallet.has_room(&block, self.profile.wallet.budgets_max) {
+            let full = "this device counts as many budgets as its profile allows; wait until some end";
+            return Err(Denial::new(Reason::Throttled, full));
+        }
+        task.steps.push(StoredStep {
+            // The record is written after this, and says where it is.
+            named: NamedStep {
+                id,
+                planner: task.holder.clone(),
+                era: EraId { number: u64::MAX, salt: u64::MAX },
+                index: u64::MAX,
+            },
+            made: Made { block, ends, dated: Dated::Here { shift: self.wallet.shift() } },
+            executor: ask.executor.clone(),
+            rights: ask.rights.clone(),
+            key,
+            checks: Vec::new(),
+        });
+        check_file(&task)?;
+        Ok(Planned { task, token, chain })
+    }
+
+    /// Forgets steps that are proven to have ended, if there is need, and says where there is no room all the same.
+    fn make_room_for_step(&mut self, task: &mut StoredTask) -> Result<(), Denial> {
+        let over = self.clock.over();
+        if task.steps.len() >= STEPS_MAX {
+            task.steps.retain(|step| step.made.ends >= over);
+            // What a token may say hangs on which blocks are ours.
+            self.cache.clear();
+        }
+        let live = self.wallet.tasks().filter(|other| !other.finished && other.id != task.id);
+        let others: usize = live.map(|other| other.steps.len()).sum();
+        if task.steps.len() >= STEPS_MAX {
+            let explain = format!("a task has at most {STEPS_MAX} steps that have not ended; wait until one ends");
+            return Err(Denial::new(Reason::Throttled, explain));
+        }
+        if others + task.steps.len() >= self.profile.wallet.tasks_max {
+            let explain = "this device has as many steps as its profile allows; finish tasks, or wait until some end";
+            return Err(Denial::new(Reason::Throttled, explain));
+        }
+        Ok(())
+    }
+
+    /// What was made here is not handed out where this device would refuse it for its form.
+    pub(super) fn check_made(&self, token: &[u8], chain: &[BlockId]) -> Result<(), Denial> {
+        let made_here = |block: &BlockId| self.wallet.made(block) || chain.last() == Some(block);
+        admit(token, &self.profile.verify, &self.trust, made_here).map(|_| ()).map_err(|denial| {
+            let explain = format!("this device would refuse what it gave ({}); ask for less", denial.explain);
+            Denial::new(denial.reason, explain)
+        })
+    }
+
+    fn new_step_id(&mut self) -> StepId {
+        use rand_core::RngCore;
+        let mut bytes = [0; 8];
+        self.rng.fill_bytes(&mut bytes);
+        format!("s-{}", crate::ids::hex(&bytes)).parse().expect("hexadecimal is a valid step id")
+    }
+
+    fn keep_step(
+        &mut self,
+        planned: Planned,
+        ask: &TakeStep,
+        (index, decision_id): (u64, String),
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        let Planned { mut task, token, chain } = planned;
+        let era = self.trail.era();
+        let Some(step) = task.steps.last_mut() else { return refused(&lost(), &decision_id) };
+        (step.named.era, step.named.index) = (era, index);
+        let (named, ends) = (step.named.clone(), step.made.ends);
+        let reason = ask.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let event = TaskEvent {
+            task: Some(task.id.clone()),
+            class: task.class.clone(),
+            step: TaskStep::Stepped,
+            owner: Some(shorten(&task.owner, 256)),
+            grant: Some(task.grant),
+            workload: vec![ask.executor.clone()],
+            reason: shorten(&format!("{}{reason}", in_words(&ask.rights)), 512),
+            chain,
+            of_step: Some(named.clone()),
+        };
+        let reply = StepReply {
+            task_id: task.id.clone(),
+            step_id: named.id,
+            token: to_text(&token),
+            executor: ask.executor.clone(),
+            expires_in_s: ends.since(self.clock.powered()).secs(),
+            uses: 1,
+            origin: task.origin,
+            grant_id: task.grant,
+            mode: self.mode,
+            decision_id,
+        };
+        self.put_task_file(&task, effects);
+        self.wallet.put_task(task);
+        self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
+        Reply::Step(reply)
+    }
+}
+
+/// A refusal, and where it is recorded.
+fn refused(denial: &Denial, decision_id: &str) -> Reply {
+    let detail = format!("{} (recorded as {decision_id})", denial.explain);
+    Reply::Problem(Problem::new(ProblemCode::of(denial.reason), detail))
+}
+
+fn lost() -> Denial {
+    Denial::new(Reason::Malformed, "the step is in no task")
+}
+
+/// Whether the state of a task still fits into its file.
+pub(super) fn check_file(task: &StoredTask) -> Result<(), Denial> {
+    let full = "this task has as many steps and narrowed credentials as this device can remember; wait until some end";
+    let fits = task.to_file().len() <= FILE_BYTES_MAX;
+    fits.then_some(()).ok_or_else(|| Denial::new(Reason::Throttled, full))
+}
+
+/// For whom a step may be.
+fn check_executor(task: &StoredTask, planner: &[String], executor: &String) -> Result<(), Denial> {
+    if planner.contains(executor) || task.selectors.contains(executor) {
+        let explain = format!("{executor} is the planner itself; a step is for another workload");
+        return Err(Denial::new(Reason::WrongWorkload, explain));
+    }
+    if !task.executors.contains(executor) {
+        let explain = format!(
+            "grant {} lets nobody take a step for {executor} in a task of class {:?}; ask the operator for one with `--may-step {executor}={}`",
+            task.grant, task.class, task.class
+        );
+        return Err(Denial::new(Reason::NoRight, explain));
+    }
+    Ok(())
+}
+
+fn in_words(rights: &[Right]) -> String {
+    let words: Vec<String> = rights.iter().map(|right| format!("{} {}", right.action, right.resource)).collect();
+    words.join(", ")
+}
+
+fn check_form(ask: &TakeStep) -> Result<(), String> {
+    check_rights(&ask.rights)?;
+    if ask.ttl_s == 0 || ask.ttl_s > TTL_MAX.secs() {
+        return Err(format!("ttl_s goes from 1 to {}", TTL_MAX.secs()));
+    }
+    if ask.uses.is_some_and(|uses| uses != 1) {
+        return Err("a step has one use: leave `uses` out, or say 1".into());
+    }
+    if ask.executor.is_empty() || ask.executor.len() > 256 || ask.executor.chars().any(char::is_control) {
+        return Err("an executor is one selector of 1 to 256 bytes, for example unix:uid:2002".into());
+    }
+    let bad = |key: &String| key.is_empty() || key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control);
+    if ask.idempotency_key.as_ref().is_some_and(bad) {
+        return Err(format!("an idempotency key has 1 to {KEY_BYTES_MAX} bytes and no control character"));
+    }
+    if ask.reason.as_ref().is_some_and(|reason| reason.len() > 1024) {
+        return Err("a reason has at most 1024 bytes".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

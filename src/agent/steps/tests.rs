@@ -1,0 +1,471 @@
+//! Planners and executors through the agent, with real Biscuits: each row of the design's table, and what a planner that was
+//! taken over would try.
+
+use biscuit_auth::builder::BlockBuilder;
+
+use crate::agent::effects::StateFile;
+use crate::agent::request::{
+    Authorize, BeginTask, DecisionReply, Origin, Problem, ProblemCode, Reason, Reply, Request, Socket, StepReply,
+    TakeStep, TaskReply,
+};
+use crate::agent::rig::{right, Reboot, Rig, Rule, START_S};
+use crate::agent::steps::STEPS_MAX;
+use crate::agent::wallet::StoredTask;
+use crate::ids::TaskId;
+use crate::time::Timestamp;
+use crate::wire::audit::{Credential, Decision, Event, Named, NamedStep, TaskEvent, TaskStep};
+use crate::wire::link::Right;
+use crate::wire::revocation::Target;
+use crate::wire::token::{to_text, Held};
+
+const ORIGINS: [Origin; 2] = [Origin::Fallback, Origin::Issued];
+const SPEED: &str = "modbus/pump1/speed";
+const EXECUTOR: &str = "unix:uid:2002";
+
+/// The rights of every task here.
+fn rights() -> Vec<Right> {
+    vec![right(SPEED, "write"), right("modbus/*", "read")]
+}
+
+fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> TaskReply {
+    let begin = BeginTask { task: "pump".parse().unwrap(), rights: rights(), ttl_s: 600, uses, planner, reason: None };
+    let task = match origin {
+        Origin::Issued => {
+            rig.sync();
+            rig.begin_issued(begin, |_| {})
+        }
+        Origin::Fallback => match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
+            Reply::Task(task) => task,
+            other => panic!("no task: {other:?}"),
+        },
+    };
+    assert_eq!(task.origin, origin);
+    task
+}
+
+/// A device with a planner's task, of each origin.
+fn each_planner(mut check: impl FnMut(&mut Rig, &TaskReply)) {
+    for origin in ORIGINS {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, origin, true, None);
+        check(&mut rig, &task);
+    }
+}
+
+/// To write the speed once.
+fn ask(token: &str) -> TakeStep {
+    TakeStep {
+        token: token.into(),
+        executor: EXECUTOR.into(),
+        rights: vec![right(SPEED, "write")],
+        ttl_s: 60,
+        uses: None,
+        risk: Some("low".parse().unwrap()),
+        idempotency_key: None,
+        reason: Some("speed up".into()),
+    }
+}
+
+fn take_as(rig: &mut Rig, uid: u32, task: &TaskId, ask: TakeStep) -> Result<StepReply, Problem> {
+    match rig.ask(uid, Socket::Agent, Request::Step(task.clone(), ask)) {
+        Reply::Step(step) => Ok(step),
+        Reply::Problem(problem) => Err(problem),
+        other => panic!("no step: {other:?}"),
+    }
+}
+
+fn take(rig: &mut Rig, task: &TaskReply) -> StepReply {
+    take_as(rig, 1001, &task.task_id, ask(&task.token)).unwrap()
+}
+
+fn last_decision(rig: &Rig) -> (u64, Decision) {
+    let records = rig.disk.records();
+    let last = records.iter().rev().find_map(|record| Some((record.index, record.decision()?.clone())));
+    last.expect("a decision is on disk before its answer")
+}
+
+/// What the last decision names its credential by.
+fn named(rig: &Rig) -> Named {
+    match last_decision(rig).1.credential {
+        Credential::Named(named) => *named,
+        other => panic!("not in full: {other:?}"),
+    }
+}
+
+fn steps(rig: &Rig) -> Vec<TaskEvent> {
+    let events = rig.disk.records().into_iter().filter_map(|record| match record.event {
+        Event::Task(event) if event.step == TaskStep::Stepped => Some(*event),
+        _ => None,
+    });
+    events.collect()
+}
+
+#[track_caller]
+fn check(decision: &DecisionReply, reason: Reason) {
+    assert_eq!(decision.reason, reason, "{}", decision.explain);
+}
+
+#[track_caller]
+fn check_use(rig: &mut Rig, uid: u32, token: &str, (operation, resource): (&str, &str), reason: Reason) {
+    let decision = rig.authorize_as(uid, token, operation, resource);
+    check(&decision, reason);
+    let (index, recorded) = last_decision(rig);
+    assert_eq!((index, recorded.reason.as_str()), (decision.audit.index, reason.name()));
+}
+
+/// The exchange is refused for this reason, which is recorded, and no step comes of it.
+#[track_caller]
+fn check_refused(rig: &mut Rig, uid: u32, task: &TaskId, ask: TakeStep, reason: Reason) {
+    let (executor, before) = (ask.executor.clone(), steps(rig).len());
+    let problem = take_as(rig, uid, task, ask).unwrap_err();
+    let code = if reason == Reason::Throttled { ProblemCode::Throttled } else { ProblemCode::Denied(reason) };
+    assert_eq!(problem.code, code, "{}", problem.detail);
+    let (index, recorded) = last_decision(rig);
+    assert!(problem.detail.ends_with(&format!("/{index})")), "{}", problem.detail);
+    assert_eq!((recorded.allow, recorded.reason.as_str()), (false, reason.name()));
+    assert_eq!((recorded.operation.as_str(), recorded.resource.as_str()), ("hardtack:exchange", task.as_str()));
+    assert_eq!(recorded.destination, Some(executor));
+    assert_eq!(recorded.workload[0], format!("unix:uid:{uid}"));
+    assert_eq!(steps(rig).len(), before);
+}
+
+/// The wallet's own credential of a task, which is never handed out.
+fn credential(rig: &Rig, task: &TaskReply) -> Held {
+    let stored = StoredTask::from_file(&rig.disk.files[&StateFile::Task(task.task_id.clone())]).unwrap();
+    Held::from_bytes(&stored.token).unwrap()
+}
+
+#[test]
+fn a_child_does_what_its_rights_cover_and_nothing_else() {
+    for origin in ORIGINS {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, origin, false, None);
+        let rows = [
+            (1001, "write", SPEED, Reason::Allowed),
+            (1001, "read", "modbus/valve9/state", Reason::Allowed),
+            (1001, "write", "modbus/valve1", Reason::NoRight),
+            (2002, "write", SPEED, Reason::WrongWorkload),
+            (1001, "hardtack:exchange", task.task_id.as_str(), Reason::NoRight),
+        ];
+        for (uid, operation, resource, reason) in rows {
+            check_use(&mut rig, uid, &task.token, (operation, resource), reason);
+        }
+        check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::NoRight);
+    }
+}
+
+#[test]
+fn what_a_further_block_states_widens_nothing() {
+    for origin in ORIGINS {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, origin, false, None);
+        let code = r#"right("modbus/valve1", "write"); class_right("pump", "modbus/valve1", "write");
+            right_prefix("modbus/", "write"); may_step("unix:uid:1001", "pump");"#;
+        let wide = BlockBuilder::new().code(code).unwrap();
+        let token = to_text(&credential(&rig, &task).append(wide, &mut rig.rng).unwrap().to_bytes().unwrap());
+        check_use(&mut rig, 1001, &token, ("write", "modbus/valve1"), Reason::NoRight);
+    }
+}
+
+#[test]
+fn a_credential_ends_with_its_time() {
+    for origin in ORIGINS {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, origin, true, None);
+        let step = take(&mut rig, &task);
+        rig.pass(58);
+        check_use(&mut rig, 2002, &step.token, ("read", SPEED), Reason::NoRight);
+        rig.pass(5);
+        check_use(&mut rig, 2002, &step.token, ("write", SPEED), Reason::Expired);
+        rig.pass(600);
+        check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::Expired);
+    }
+}
+
+#[test]
+fn a_grant_and_a_child_without_its_task_have_no_right() {
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, Origin::Fallback, false, None);
+    let grant = to_text(&rig.successor(rig.grant, Timestamp::from_secs(START_S + 86_400)));
+    check_use(&mut rig, 1001, &grant, ("write", SPEED), Reason::NoRight);
+    rig.disk.files.remove(&StateFile::Task(task.task_id.clone()));
+    rig.restart(Reboot::Process);
+    check_use(&mut rig, 1001, &task.token, ("write", SPEED), Reason::NoRight);
+}
+
+#[test]
+fn a_planner_plans_and_an_executor_does_it_once() {
+    each_planner(|rig, task| {
+        check_use(rig, 1001, &task.token, ("write", SPEED), Reason::NoRight);
+        check_use(rig, 1001, &task.token, ("hardtack:exchange", task.task_id.as_str()), Reason::NoRight);
+        let step = take(rig, task);
+        assert_eq!((step.uses, step.executor.as_str(), step.origin), (1, EXECUTOR, task.origin));
+        assert_eq!((step.task_id.clone(), step.grant_id), (task.task_id.clone(), task.grant_id));
+        assert!((58..=60).contains(&step.expires_in_s), "{}", step.expires_in_s);
+        let (exchanged, exchange) = last_decision(rig);
+        assert!(exchange.allow && step.decision_id.ends_with(&format!("/{exchanged}")), "{}", step.decision_id);
+        // Nothing that is not the step.
+        check_use(rig, 1001, &step.token, ("write", SPEED), Reason::WrongWorkload);
+        check_use(rig, 3003, &step.token, ("write", SPEED), Reason::WrongWorkload);
+        check_use(rig, 2002, &step.token, ("read", SPEED), Reason::NoRight);
+        check_use(rig, 2002, &step.token, ("write", "modbus/valve1"), Reason::NoRight);
+        check_use(rig, 2002, &step.token, ("hardtack:exchange", task.task_id.as_str()), Reason::NoRight);
+        check_refused(rig, 2002, &task.task_id, ask(&step.token), Reason::NoRight);
+        // Denials have charged nothing.
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::Allowed);
+        check_chain(rig, task, &step, exchanged);
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::UsesSpent);
+    });
+}
+
+/// The record of a step's use names, block by block, who is accountable for what.
+#[track_caller]
+fn check_chain(rig: &Rig, task: &TaskReply, step: &StepReply, exchanged: u64) {
+    let (_, used) = last_decision(rig);
+    let named = named(rig);
+    assert_eq!((named.owner.as_str(), named.grant), ("ops@acme", task.grant_id));
+    assert_eq!(named.task, Some(task.task_id.clone()));
+    assert_eq!(used.workload[0], EXECUTOR);
+    let by = NamedStep {
+        id: step.step_id.clone(),
+        planner: vec!["unix:uid:1001".into()],
+        era: rig.disk.eras.keys().next_back().copied().unwrap(),
+        index: exchanged,
+    };
+    assert_eq!(named.step, Some(by.clone()));
+    let told = steps(rig).pop().unwrap();
+    assert_eq!((told.of_step, told.workload, told.chain), (Some(by), vec![EXECUTOR.to_owned()], named.chain.clone()));
+    assert_eq!(told.reason, "write modbus/pump1/speed: speed up");
+    // The grant's or the issuer's, the task's where it was made here, the step's.
+    assert_eq!(named.chain.len(), if task.origin == Origin::Fallback { 3 } else { 2 });
+    assert!(credential(rig, task).chain().iter().zip(&named.chain).all(|(a, b)| a == b));
+    let exchange = rig.disk.records().into_iter().rev().find(|record| record.index == exchanged).unwrap();
+    let exchange = exchange.decision().cloned().unwrap();
+    assert_eq!((exchange.workload[0].as_str(), exchange.destination.as_deref()), ("unix:uid:1001", Some(EXECUTOR)));
+}
+
+#[test]
+fn a_planner_that_was_taken_over_gets_no_further_than_its_task() {
+    each_planner(|rig, task| {
+        let other = begin(rig, Origin::Fallback, true, None);
+        let base = || ask(&task.token);
+        let more = |rights: Vec<Right>| TakeStep { rights, ..base() };
+        let for_whom = |executor: &str| TakeStep { executor: executor.into(), ..base() };
+        let rows = [
+            ("another resource", more(vec![right("modbus/valve1", "write")]), Reason::NoRight),
+            ("a wider prefix", more(vec![right("modbus/*", "write")]), Reason::NoRight),
+            ("one right too many", more(vec![right(SPEED, "write"), right("door/1", "open")]), Reason::NoRight),
+            ("an executor that the grant does not name", for_whom("unix:uid:3003"), Reason::NoRight),
+            ("everybody of a group", for_whom("unix:gid:2002"), Reason::NoRight),
+            ("itself", for_whom("unix:uid:1001"), Reason::WrongWorkload),
+            ("itself by another selector", for_whom("unix:gid:1001"), Reason::WrongWorkload),
+        ];
+        for (what, ask, reason) in rows {
+            println!("{what}");
+            check_refused(rig, 1001, &task.task_id, ask, reason);
+        }
+        check_refused(rig, 1001, &other.task_id, base(), Reason::CheckFailed);
+        check_refused(rig, 1002, &task.task_id, base(), Reason::WrongWorkload);
+        let keyed = || TakeStep { idempotency_key: Some("once".into()), ..base() };
+        let first = take_as(rig, 1001, &task.task_id, keyed()).unwrap();
+        check_refused(rig, 1001, &task.task_id, keyed(), Reason::UsesSpent);
+        check_use(rig, 1001, &task.token, ("write", SPEED), Reason::NoRight);
+        check_use(rig, 2002, &first.token, ("write", SPEED), Reason::Allowed);
+        rig.ask(1001, Socket::Agent, Request::Finish(task.task_id.clone()));
+        check_refused(rig, 1001, &task.task_id, base(), Reason::Revoked);
+    });
+}
+
+#[test]
+fn a_request_of_another_form_is_no_exchange() {
+    each_planner(|rig, task| {
+        let base = || ask(&task.token);
+        let rows = [
+            TakeStep { uses: Some(2), ..base() },
+            TakeStep { uses: Some(0), ..base() },
+            TakeStep { ttl_s: 0, ..base() },
+            TakeStep { rights: Vec::new(), ..base() },
+            TakeStep { rights: vec![right("a/../b", "read")], ..base() },
+            TakeStep { rights: vec![right("a", "hardtack:exchange")], ..base() },
+            TakeStep { executor: String::new(), ..base() },
+            TakeStep { executor: "unix:uid:2002\n".into(), ..base() },
+            TakeStep { idempotency_key: Some(String::new()), ..base() },
+            TakeStep { idempotency_key: Some("k".repeat(129)), ..base() },
+            TakeStep { reason: Some("r".repeat(1025)), ..base() },
+        ];
+        for ask in rows {
+            let told = format!("{ask:?}");
+            assert_eq!(take_as(rig, 1001, &task.task_id, ask).unwrap_err().code, ProblemCode::InvalidRequest, "{told}");
+        }
+        assert!(take_as(rig, 1001, &task.task_id, TakeStep { uses: Some(1), ..base() }).is_ok());
+    });
+}
+
+#[test]
+fn a_step_ends_with_its_task_at_once() {
+    each_planner(|rig, task| {
+        let step = take(rig, task);
+        rig.ask(1001, Socket::Agent, Request::Finish(task.task_id.clone()));
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::Revoked);
+        rig.restart(Reboot::Process);
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::Revoked);
+    });
+    each_planner(|rig, task| {
+        let step = take(rig, task);
+        rig.sync();
+        let until = Timestamp::from_secs(START_S + 86_400);
+        let rules = vec![Rule { target: Target::Task(task.task_id.clone()), until }];
+        for (topic, payload) in rig.publish(rules, Timestamp::from_secs(START_S + 1)) {
+            rig.message(topic, payload);
+        }
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::Revoked);
+        check_refused(rig, 1001, &task.task_id, ask(&task.token), Reason::Revoked);
+    });
+}
+
+#[test]
+fn a_step_and_its_use_survive_a_restart() {
+    for reboot in [Reboot::Process, Reboot::Kernel] {
+        each_planner(|rig, task| {
+            // A boot that may have lasted a while costs a step what it may have.
+            let long = TakeStep { ttl_s: 600, ..ask(&task.token) };
+            let (used, unused) = (long.clone(), long);
+            let (used, unused) = [used, unused].map(|ask| take_as(rig, 1001, &task.task_id, ask).unwrap()).into();
+            check_use(rig, 2002, &used.token, ("write", SPEED), Reason::Allowed);
+            rig.restart(reboot);
+            check_use(rig, 2002, &used.token, ("write", SPEED), Reason::UsesSpent);
+            check_use(rig, 2002, &unused.token, ("write", SPEED), Reason::Allowed);
+            assert_eq!(named(rig).step.unwrap().id, unused.step_id);
+            let keyed = TakeStep { idempotency_key: Some("once".into()), ..ask(&task.token) };
+            take_as(rig, 1001, &task.task_id, keyed.clone()).unwrap();
+            rig.restart(reboot);
+            check_refused(rig, 1001, &task.task_id, keyed, Reason::UsesSpent);
+        });
+    }
+}
+
+#[test]
+fn an_exchange_is_no_use_and_a_step_is_one_of_its_task() {
+    for origin in ORIGINS {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, origin, true, Some(2));
+        let three = [(); 3].map(|()| take(&mut rig, &task));
+        let reasons = [Reason::Allowed, Reason::Allowed, Reason::UsesSpent];
+        for (step, reason) in three.iter().zip(reasons) {
+            check_use(&mut rig, 2002, &step.token, ("write", SPEED), reason);
+        }
+        check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::UsesSpent);
+    }
+}
+
+#[test]
+fn task_and_step_of_a_request_are_compared_with_the_wallet_only() {
+    each_planner(|rig, task| {
+        let (step, other) = (take(rig, task), take(rig, task));
+        let (task_id, step_id) = (Some(task.task_id.as_str()), Some(step.step_id.as_str()));
+        let rows = [
+            (step.token.as_str(), Some("t-other"), None, Reason::CheckFailed),
+            (&step.token, task_id, Some(other.step_id.as_str()), Reason::CheckFailed),
+            (&step.token, None, Some("s-other"), Reason::CheckFailed),
+            (&step.token, task_id, step_id, Reason::Allowed),
+            (&other.token, None, step_id, Reason::CheckFailed),
+            (&other.token, None, None, Reason::Allowed),
+        ];
+        for (token, task, step, reason) in rows {
+            let question = Authorize {
+                token: token.into(),
+                operation: "write".into(),
+                resource: SPEED.into(),
+                destination: None,
+                risk: Some("low".parse().unwrap()),
+                task: task.map(str::to_owned),
+                step: step.map(str::to_owned),
+            };
+            let Reply::Decision(decision) = rig.ask(2002, Socket::Agent, Request::Authorize(question)) else {
+                panic!("no decision")
+            };
+            check(&decision, reason);
+        }
+    });
+}
+
+#[test]
+fn at_an_enforcement_point_the_holder_of_a_step_is_its_executor() {
+    each_planner(|rig, task| {
+        let step = take(rig, task);
+        let question = Authorize {
+            token: step.token.clone(),
+            operation: "write".into(),
+            resource: SPEED.into(),
+            destination: None,
+            risk: Some("low".parse().unwrap()),
+            task: None,
+            step: None,
+        };
+        let Reply::Decision(decision) = rig.ask(33, Socket::Pep, Request::Authorize(question)) else {
+            panic!("no decision")
+        };
+        check(&decision, Reason::Allowed);
+        let (_, recorded) = last_decision(rig);
+        assert_eq!(recorded.workload, [EXECUTOR]);
+        assert_eq!(recorded.enforcer[0], "unix:uid:33");
+    });
+}
+
+#[test]
+fn a_task_remembers_so_many_steps_and_forgets_what_has_ended() {
+    let mut rig = Rig::new();
+    rig.sync();
+    let task = begin(&mut rig, Origin::Fallback, true, None);
+    let first = take(&mut rig, &task);
+    for _ in 1..STEPS_MAX {
+        take(&mut rig, &task);
+    }
+    check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::Throttled);
+    rig.pass(120);
+    take(&mut rig, &task);
+    assert_ne!(rig.authorize_as(2002, &first.token, "write", SPEED).reason, Reason::Allowed);
+    // All tasks together.
+    let mut rig = Rig::new();
+    rig.profile.wallet.tasks_max = 3;
+    rig.restart(Reboot::Process);
+    let (one, two) = (begin(&mut rig, Origin::Fallback, true, None), begin(&mut rig, Origin::Fallback, true, None));
+    take(&mut rig, &one);
+    take(&mut rig, &one);
+    take(&mut rig, &two);
+    check_refused(&mut rig, 1001, &two.task_id, ask(&two.token), Reason::Throttled);
+    rig.ask(1001, Socket::Agent, Request::Finish(one.task_id));
+    take(&mut rig, &two);
+}
+
+#[test]
+fn a_renewed_planner_goes_on_and_its_steps_keep_their_end() {
+    for origin in ORIGINS {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, origin, true, None);
+        let step = take(&mut rig, &task);
+        let Reply::Task(renewed) = rig.ask(1001, Socket::Agent, Request::Renew(task.task_id.clone())) else {
+            panic!("not renewed")
+        };
+        check_use(&mut rig, 2002, &step.token, ("write", SPEED), Reason::Allowed);
+        check_use(&mut rig, 1001, &renewed.token, ("write", SPEED), Reason::NoRight);
+        let step = take(&mut rig, &renewed);
+        check_use(&mut rig, 2002, &step.token, ("write", SPEED), Reason::Allowed);
+    }
+}
+
+#[test]
+fn an_issued_task_of_a_grant_that_is_not_here_gives_no_steps() {
+    let mut rig = Rig::new();
+    rig.sync();
+    let begin = BeginTask {
+        task: "pump".parse().unwrap(),
+        rights: rights(),
+        ttl_s: 600,
+        uses: None,
+        planner: true,
+        reason: None,
+    };
+    let task = rig.begin_issued(begin, |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));
+    check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::NoRight);
+}

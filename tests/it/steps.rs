@@ -1,0 +1,121 @@
+//! A planner and an executor at a real daemon: the planner exchanges, another user's program uses the step once, and the record
+//! shows the chain.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+
+use hardtack::shell::client::Client;
+use serde_json::{json, Value};
+
+use crate::daemon::{Device, EXECUTOR_UID};
+use crate::support::cannot_run;
+
+/// What the program says of a question, asked by another user.
+fn asked_by_another(device: &Device, token: &str, operation: &str) -> std::io::Result<(Option<i32>, Value)> {
+    let args = ["authorize", "--token", token, "--operation", operation, "--resource", "meter/1"];
+    let output = device.command(&args).uid(EXECUTOR_UID).gid(EXECUTOR_UID).current_dir("/").output()?;
+    Ok((output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default()))
+}
+
+#[test]
+fn a_planner_plans_and_another_users_program_does_it_once() {
+    if !rustix::process::getuid().is_root() {
+        return cannot_run("only root can start a program as another user");
+    }
+    let device = Device::enrolled();
+    // The other user has to get to the sockets.
+    std::fs::set_permissions(device.path("."), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let daemon = device.start();
+    if let Err(error) = asked_by_another(&device, "AAAA", "read") {
+        daemon.stop();
+        return cannot_run(&format!("user {EXECUTOR_UID} cannot start the program: {error}"));
+    }
+    let task = device.ok(&["task", "begin", "pump", "--right", "read:meter/*", "--planner"]);
+    let (id, planner) = (task["task_id"].as_str().unwrap(), task["token"].as_str().unwrap());
+    assert_eq!(device.authorize(planner, "read").1["reason"], "no_right");
+
+    let executor = format!("unix:uid:{EXECUTOR_UID}");
+    let step = |right: &str, executor: &str| {
+        let args = ["task", "step", id, "--token", planner, "--executor", executor, "--right", right];
+        [&args[..], &["--idempotency-key", right, "--reason", "the hourly reading"]].concat().join("\n")
+    };
+    let run = |args: String| device.run(&args.split('\n').collect::<Vec<_>>());
+    let taken = run(step("read:meter/1", &executor));
+    assert_eq!(taken.status.code(), Some(0), "{taken:?}");
+    let taken: Value = serde_json::from_slice(&taken.stdout).unwrap();
+    let token = taken["token"].as_str().unwrap();
+    assert_eq!((&taken["uses"], &taken["executor"]), (&1.into(), &executor.as_str().into()));
+
+    // Again under the same key, for more, for another, and for itself.
+    let own = format!("unix:uid:{}", rustix::process::getuid().as_raw());
+    for (right, executor, what) in [
+        ("read:meter/1", executor.as_str(), "handed out once"),
+        ("write:meter/1", &executor, "no right to write meter/1"),
+        ("read:meter/2", "unix:uid:4242", "--may-step unix:uid:4242=pump"),
+        ("read:meter/3", &own, "the planner itself"),
+    ] {
+        let refused = run(step(right, executor));
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(3) && told.contains(what), "{right} {executor}: {refused:?}");
+    }
+    assert_eq!(device.authorize(token, "read").1["reason"], "wrong_workload", "the planner's own");
+    let (code, decision) = asked_by_another(&device, token, "read").unwrap();
+    assert_eq!((code, &decision["reason"]), (Some(0), &"allowed".into()), "{decision}");
+    assert_eq!(asked_by_another(&device, token, "read").unwrap().1["reason"], "uses_spent");
+    drop(daemon);
+    let daemon = device.start();
+    assert_eq!(
+        asked_by_another(&device, token, "read").unwrap().1["reason"],
+        "uses_spent",
+        "a restart gives none back"
+    );
+
+    let lines = device.command(&["audit", "tail", "-n", "1000"]).output().unwrap();
+    let lines: Vec<Value> =
+        String::from_utf8(lines.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let find = |name: &str| lines.iter().find(|line| line["id"] == name).unwrap();
+    let used = find(decision["decision_id"].as_str().unwrap());
+    let exchange = find(taken["decision_id"].as_str().unwrap());
+    assert_eq!((&used["step"]["id"], &used["task"]), (&taken["step_id"], &task["task_id"]));
+    assert_eq!((&used["owner"], &used["workload"][0]), (&"ops@acme".into(), &executor.as_str().into()));
+    assert_eq!(used["chain"].as_array().unwrap().len(), 3, "{used}");
+    assert_eq!((&used["step"]["planner"], &used["step"]["index"]), (&json!([own]), &exchange["index"]));
+    assert_eq!((&exchange["operation"], &exchange["resource"]), (&"hardtack:exchange".into(), &id.into()));
+    assert_eq!((&exchange["workload"][0], &exchange["destination"]), (&own.as_str().into(), &executor.as_str().into()));
+    let refused = lines.iter().filter(|line| line["operation"] == "hardtack:exchange" && line["allow"] == false);
+    assert_eq!(refused.count(), 4);
+    let words = device.command(&["-o", "human", "audit", "tail", "-n", "1000", "--kind", "decision"]).output().unwrap();
+    let words = String::from_utf8(words.stdout).unwrap();
+    let told = format!("step={} planner={own} exchange={}", taken["step_id"].as_str().unwrap(), &{
+        taken["decision_id"].as_str().unwrap().split_once('/').unwrap().1.to_owned()
+    });
+    assert!(words.contains(&told), "{told} in {words}");
+    daemon.stop();
+}
+
+#[test]
+fn what_the_agent_sealed_it_narrows_itself() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let token = device.begin();
+    let args = ["token", "attenuate", &token, "--ttl", "1m", "--check", r#"check if resource("meter/2")"#];
+    assert!(device.exits(&args, 1).contains("sealed"));
+    let narrowed = device.ok(&[&args[..], &["--agent"]].concat());
+    let narrowed = narrowed["token"].as_str().unwrap();
+    assert_eq!(device.authorize(narrowed, "read").1["reason"], "check_failed");
+    assert_eq!(device.authorize(&token, "read").0, Some(0));
+    let client = Client::new(&device.path("run/agent.sock"));
+    for (body, status, code) in [
+        (json!({"token": token}), 400, "invalid_request"),
+        (json!({"token": token, "checks": ["right(\"a\", \"b\")"]}), 400, "invalid_request"),
+        (json!({"token": token, "ttl_s": 60, "unknown": 1}), 400, "invalid_request"),
+        (json!({"token": "AAAA", "ttl_s": 60}), 403, "malformed"),
+    ] {
+        let answer = client.post("/v1/attenuate", body.to_string().into_bytes()).unwrap();
+        let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!((answer.status, &problem["code"]), (status, &code.into()), "{body}");
+    }
+    let answer = client.post("/v1/attenuate", json!({"token": token, "ttl_s": 60}).to_string().into_bytes()).unwrap();
+    assert_eq!(answer.status, 201);
+    daemon.stop();
+}

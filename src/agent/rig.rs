@@ -398,9 +398,13 @@ impl Rig {
         self.restart(Reboot::Kernel);
     }
 
-    pub(crate) fn ask(&mut self, uid: u32, socket: Socket, request: Request) -> Reply {
+    fn evidence(&self, uid: u32, socket: Socket) -> Evidence {
         let process = self.process.clone().map_or(Peer::Unknown, |process| Peer::Known(Box::new(process)));
-        let evidence = Evidence { process, ..Evidence::of(socket, uid, uid) };
+        Evidence { process, ..Evidence::of(socket, uid, uid) }
+    }
+
+    pub(crate) fn ask(&mut self, uid: u32, socket: Socket, request: Request) -> Reply {
+        let evidence = self.evidence(uid, socket);
         self.input(Input::Request { id: RequestId(1), evidence, request });
         // Who asks the issuer, which does not answer here, waits until its time is over.
         for _ in 0..10 {
@@ -594,7 +598,7 @@ impl Rig {
 
     /// Begins a task that the issuer mints, as `edit` makes it, for the user 1001.
     pub(crate) fn begin_issued(&mut self, begin: BeginTask, edit: impl FnOnce(&mut TaskSpec)) -> TaskReply {
-        let evidence = Evidence { socket: Socket::Agent, uid: 1001, gid: 1001, pid: Some(1), path: self.path.clone() };
+        let evidence = self.evidence(1001, Socket::Agent);
         self.input(Input::Request { id: RequestId(1), evidence, request: Request::Begin(begin) });
         self.serve(Timestamp(0));
         let (nonce, reply_to, ask) = self.requests().pop().expect("it asks the issuer");

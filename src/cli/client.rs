@@ -90,6 +90,10 @@ pub struct BeginArgs {
     /// What it is for, for the audit
     #[arg(long)]
     reason: Option<String>,
+    /// The process with which the task ends, an ancestor of this command. The script that runs it where none is named: the
+    /// leader of its group of processes, else its parent
+    #[arg(long, value_name = "PID")]
+    holder: Option<u32>,
 }
 
 /// Arguments of `hardtack task step`.

@@ -28,7 +28,7 @@ fn rights() -> Vec<Right> {
 }
 
 fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> TaskReply {
-    let begin = BeginTask { task: "pump".parse().unwrap(), rights: rights(), ttl_s: 600, uses, planner, reason: None };
+    let begin = BeginTask { task: "pump".parse().unwrap(), rights: rights(), ttl_s: 600, uses, planner, reason: None, holder: None, lease: None, key: None };
     let task = match origin {
         Origin::Issued => {
             rig.sync();
@@ -465,6 +465,9 @@ fn an_issued_task_of_a_grant_that_is_not_here_gives_no_steps() {
         uses: None,
         planner: true,
         reason: None,
+        holder: None,
+        lease: None,
+        key: None,
     };
     let task = rig.begin_issued(begin, |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));
     check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::NoRight);

@@ -7,7 +7,7 @@
 
 /// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
 /// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
-const KINDS: [&str; 98] = [
+const KINDS: [&str; 104] = [
     r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
     r#"do = "anchor.deleted", for = "20s", who = "0""#,
     r#"do = "anchor.gone", for = "20s", who = "0""#,
@@ -48,9 +48,11 @@ const KINDS: [&str; 98] = [
     r#"do = "clock.step", by = "-3h", who = "0""#,
     r#"do = "clock.step", by = "+3h", who = "0""#,
     r#"do = "clock.strobe", for = "30s", by = "+10m", who = "0""#,
+    r#"do = "disk.full", for = "2m", who = "0""#,
     r#"do = "disk.lies", for = "3m", what = "anchor", who = "0""#,
     r#"do = "disk.lies", for = "3m", what = "era", who = "0""#,
     r#"do = "disk.lies", for = "3m", what = "files", who = "0""#,
+    r#"do = "disk.readonly", for = "2m", who = "0""#,
     r#"do = "disk.sync", for = "20s", what = "anchor", who = "0""#,
     r#"do = "disk.sync", for = "20s", what = "era", who = "0""#,
     r#"do = "disk.sync", for = "20s", what = "files", who = "0""#,
@@ -67,6 +69,7 @@ const KINDS: [&str; 98] = [
     r#"do = "emergency.thief", what = "old", who = "0""#,
     r#"do = "emergency.thief", what = "owner", who = "0""#,
     r#"do = "emergency.thief", what = "twin", who = "0""#,
+    r#"do = "era.rotten", for = "20s", who = "0""#,
     r#"do = "flood", for = "20s", what = "allowed", who = "0""#,
     r#"do = "flood", for = "20s", what = "same", who = "0""#,
     r#"do = "flood", for = "20s", what = "varied", who = "0""#,
@@ -85,7 +88,10 @@ const KINDS: [&str; 98] = [
     r#"do = "link.slow", for = "6m", by = "+4s", dir = "up", who = "0""#,
     r#"do = "power.cut", for = "20s", boundary = "any", who = "0""#,
     r#"do = "power.cut", for = "7m", wall = "1970", who = "0""#,
+    r#"do = "process.downgrade", for = "3m", who = "0""#,
     r#"do = "process.restart", for = "2s", who = "0""#,
+    r#"do = "process.stop", for = "3m", who = "0""#,
+    r#"do = "process.upgrade", for = "2s", who = "0""#,
     r#"do = "reboot", for = "30s", wall = "-40m", who = "0""#,
     r#"do = "revoke", what = "all", who = "0""#,
     r#"do = "revoke", what = "block", who = "0""#,
@@ -140,6 +146,10 @@ without_rtc = 1
 head_every = "3m"
 roots = 3
 threshold = 2
+
+[fleet.upgrade.queue]
+era_records_max = 1000
+alike_max = 2
 
 [groups.north]
 members = "0"

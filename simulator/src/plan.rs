@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Firmware,
-    FloodWhat, Forgotten, Hostility, Kind, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat, Statement,
-    Sync,
-    WallAfter, Who, WireTrick,
+    FloodWhat, Forgotten, Hostility, Kind, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat,
+    Statement, Sync, WallAfter, Who, WireTrick,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;

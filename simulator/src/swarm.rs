@@ -170,6 +170,8 @@ const KINDS: &[Kind] = &[
         let lasts = draw.span(1000, MINUTE);
         format!("for = \"{lasts}\"\nby = \"{}\"\n", draw.signed(10 * MINUTE))
     }),
+    ("disk.full", |draw| format!("for = \"{}\"\n", draw.span(1000, 10 * MINUTE))),
+    ("disk.readonly", |draw| format!("for = \"{}\"\n", draw.span(1000, 10 * MINUTE))),
     ("disk.sync", |draw| draw.lasts() + &draw.what(&["anchor", "era", "files"])),
     ("emergency", |draw| {
         let life = draw.span(5 * MINUTE, 71 * 60 * MINUTE);
@@ -192,7 +194,9 @@ const KINDS: &[Kind] = &[
         draw.lasts() + &format!("by = \"+{}\"\ndir = \"{}\"\n", Span(by), draw.one_of(&["both", "down", "up"]))
     }),
     ("power.cut", |draw| draw.lasts() + &draw.wall() + &format!("boundary = \"{}\"\n", draw.one_of(&["any", "now"]))),
+    ("process.downgrade", Draw::lasts),
     ("process.restart", Draw::lasts),
+    ("process.stop", Draw::lasts),
     ("reboot", |draw| draw.lasts() + &draw.wall()),
     ("revoke", |draw| draw.what(&["block", "carried", "grant", "group", "owner", "task", "token"])),
     ("revoke.storm", |draw| {
@@ -208,6 +212,7 @@ const RARE: &[Kind] = &[
     ("anchor.deleted", Draw::lasts),
     ("anchor.rotten", Draw::lasts),
     ("anchor.torn", Draw::lasts),
+    ("era.rotten", Draw::lasts),
     ("revoke", |_| "what = \"device\"\n".into()),
 ];
 

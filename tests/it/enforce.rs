@@ -114,12 +114,15 @@ fn check(proxy: &Path, token: &str) {
     assert_eq!(broken.status, 401);
     assert!(broken.header("www-authenticate").unwrap().contains("error=\"invalid_token\""), "{}", broken.head);
 
-    for (method, path) in [("POST", "/1"), ("DELETE", "/1"), ("GET", "/%2e%2e/secret"), ("GET", "/a%252fb"), ("GET", "/a%00")] {
+    for (method, path) in
+        [("POST", "/1"), ("DELETE", "/1"), ("GET", "/%2e%2e/secret"), ("GET", "/a%252fb"), ("GET", "/a%00")]
+    {
         let refused = ask(proxy, method, path, &[&bearer, "Content-Length: 0"]);
         // A proxy may refuse some paths by itself.
         assert!([400, 403].contains(&refused.status), "{method} {path}: {}", refused.head);
     }
-    let smuggled = ["X-Original-URL: http://h/1", "X-Original-URI: /1", "X-Forwarded-Uri: /1", "X-Original-Method: GET"];
+    let smuggled =
+        ["X-Original-URL: http://h/1", "X-Original-URI: /1", "X-Forwarded-Uri: /1", "X-Original-Method: GET"];
     for header in smuggled {
         let refused = ask(proxy, "POST", "/1", &[&bearer, header, "Content-Length: 0"]);
         assert_eq!(refused.status, 403, "{header}: {}", refused.head);
@@ -137,12 +140,15 @@ fn nginx_asks_before_it_lets_through() {
     let daemon = device.start();
     let token = device.begin();
     let (proxy, app) = (device.path("nginx.sock"), device.path("app.sock"));
-    let servers = moved("nginx", &[
-        ("/run/hardtack/pep.sock", device.path("run/pep.sock").display().to_string()),
-        ("listen 80", format!("listen unix:{}", proxy.display())),
-        ("http://127.0.0.1:8080", format!("http://unix:{}:", app.display())),
-        ("/authz/auth-request", "/authz/auth-request?base=meter".into()),
-    ]);
+    let servers = moved(
+        "nginx",
+        &[
+            ("/run/hardtack/pep.sock", device.path("run/pep.sock").display().to_string()),
+            ("listen 80", format!("listen unix:{}", proxy.display())),
+            ("http://127.0.0.1:8080", format!("http://unix:{}:", app.display())),
+            ("/authz/auth-request", "/authz/auth-request?base=meter".into()),
+        ],
+    );
     let (folder, app) = (device.path("").display().to_string(), app.display());
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -174,12 +180,15 @@ fn caddy_asks_before_it_lets_through() {
     let daemon = device.start();
     let token = device.begin();
     let (proxy, app) = (device.path("caddy.sock"), device.path("app.sock"));
-    let site = moved("caddy", &[
-        ("unix//run/hardtack/pep.sock", format!("unix/{}", device.path("run/pep.sock").display())),
-        ("hmi.local {", format!("http://hmi.local {{\n    bind unix/{}", proxy.display())),
-        ("127.0.0.1:8080", format!("unix/{}", app.display())),
-        ("/authz/forward-auth", "/authz/forward-auth?base=meter".into()),
-    ]);
+    let site = moved(
+        "caddy",
+        &[
+            ("unix//run/hardtack/pep.sock", format!("unix/{}", device.path("run/pep.sock").display())),
+            ("hmi.local {", format!("http://hmi.local {{\n    bind unix/{}", proxy.display())),
+            ("127.0.0.1:8080", format!("unix/{}", app.display())),
+            ("/authz/forward-auth", "/authz/forward-auth?base=meter".into()),
+        ],
+    );
     let app = app.display();
     let text = format!(
         "{{\n    admin off\n    auto_https off\n}}\n{site}\nhttp:// {{\n    bind unix/{app}\n    \
@@ -240,7 +249,8 @@ fn what_traefik_and_envoy_send_is_understood() {
         let refused = send(&pep, &envoy("GET", path));
         assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("malformed")), "{path}");
     }
-    let large = send(&pep, &envoy("GET", "/a").replace("x-envoy-internal: true", &format!("x: {}", "a".repeat(17_000))));
+    let large =
+        send(&pep, &envoy("GET", "/a").replace("x-envoy-internal: true", &format!("x: {}", "a".repeat(17_000))));
     assert_eq!((large.status, large.header("hardtack-reason")), (403, Some("headers_too_large")));
 
     // AuthZEN: the token decides, whoever the subject claims to be.
@@ -250,7 +260,8 @@ fn what_traefik_and_envoy_send_is_understood() {
         );
         let length = body.len();
         let head = "POST /access/v1/evaluation HTTP/1.1\r\nHost: hardtack\r\nConnection: close\r\n";
-        let answer = send(&pep, &format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"));
+        let answer =
+            send(&pep, &format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"));
         assert_eq!(answer.status, 200, "{}", answer.body);
         serde_json::from_str::<Value>(&answer.body).unwrap()
     };

@@ -220,7 +220,7 @@ fn a_sealed_token_says_that_it_is_sealed() {
     let sealed = hardtack::wire::token::Held::from_bytes(&bytes).unwrap().seal().unwrap().to_bytes().unwrap();
     let sealed = hardtack::wire::token::to_text(&sealed);
     let (_, stderr) = exits(&run(&["token", "attenuate", &sealed, "--ttl", "1h"]), 1);
-    assert!(stderr.contains("is sealed") && stderr.contains("begin another task"), "{stderr}");
+    assert!(stderr.contains("is sealed") && stderr.contains("ask that with --agent"), "{stderr}");
 }
 
 #[test]

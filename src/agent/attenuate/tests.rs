@@ -17,7 +17,17 @@ const READ: &str = r#"check if operation("read")"#;
 
 fn begin(rig: &mut Rig, planner: bool) -> TaskReply {
     let rights = vec![right(SPEED, "write"), right("modbus/*", "read")];
-    let begin = BeginTask { task: "pump".parse().unwrap(), rights, ttl_s: 600, uses: None, planner, reason: None, holder: None, lease: None, key: None };
+    let begin = BeginTask {
+        task: "pump".parse().unwrap(),
+        rights,
+        ttl_s: 600,
+        uses: None,
+        planner,
+        reason: None,
+        holder: None,
+        lease: None,
+        key: None,
+    };
     match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
         Reply::Task(task) => task,
         other => panic!("no task: {other:?}"),

@@ -28,7 +28,17 @@ fn rights() -> Vec<Right> {
 }
 
 fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> TaskReply {
-    let begin = BeginTask { task: "pump".parse().unwrap(), rights: rights(), ttl_s: 600, uses, planner, reason: None, holder: None, lease: None, key: None };
+    let begin = BeginTask {
+        task: "pump".parse().unwrap(),
+        rights: rights(),
+        ttl_s: 600,
+        uses,
+        planner,
+        reason: None,
+        holder: None,
+        lease: None,
+        key: None,
+    };
     let task = match origin {
         Origin::Issued => {
             rig.sync();

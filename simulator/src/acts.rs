@@ -14,7 +14,7 @@ use crate::check::suspend::{Clause, Lock, Suspension};
 use crate::clocks::date;
 use crate::device::{Cut, Device, Restored};
 use crate::event::Event;
-use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, RevokeWhat, Sync, WallAfter};
+use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, Refusal, RevokeWhat, Sync, WallAfter};
 use crate::fleet_answers::Open;
 use crate::host::BOOT_MS;
 use crate::model::{Credential, Standing};
@@ -116,10 +116,14 @@ impl World<'_> {
             }
             Act::DiskRefuses { device, how, turn } => {
                 self.fault(turn);
-                let refusing = &mut self.devices[device as usize].refusing;
+                let Device { clocks, refusing, .. } = &mut self.devices[device as usize];
                 match turn {
-                    Turn::Begins => drop(refusing.insert(how)),
-                    Turn::Ends => drop(refusing.remove(&how)),
+                    // What has no power is mounted anew when it has.
+                    Turn::Begins if how == Refusal::ReadOnly && clocks.began().is_none() => {}
+                    Turn::Begins => {
+                        refusing.entry(how).or_default().begins();
+                    }
+                    Turn::Ends => refusing.retain(|other, away| *other != how || !away.ends()),
                 }
             }
             Act::DiskSync { device, part, how, turn } => {
@@ -186,9 +190,9 @@ impl World<'_> {
             Act::ProcessDowngrade { device, turn } => self.downgrade(device, turn),
             Act::ProcessStop { device, turn: Turn::Begins } => {
                 self.fault(Turn::Begins);
-                let awake = self.devices[device as usize].is_awake();
-                self.struck("process.stop", awake);
-                if self.devices[device as usize].stopped.begins() {
+                self.devices[device as usize].stopped.begins();
+                // A process that was started since is another one.
+                if self.devices[device as usize].halted.is_none() {
                     self.halt(device);
                 }
             }
@@ -275,6 +279,13 @@ impl World<'_> {
             if (up && !passes.0) || (down && !passes.1) {
                 self.took_effect("link.down");
             }
+        }
+    }
+
+    /// What a gateway could not hear of while nothing ran there it hears of from now on, where its link is up.
+    pub(crate) fn catches_up_from_now(&mut self, number: u32) {
+        if let Some(since) = self.link_up.get_mut(&number) {
+            *since = self.now;
         }
     }
 

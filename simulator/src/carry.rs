@@ -633,7 +633,7 @@ impl World<'_> {
         let Ok(signed) = Signed::<Answer>::from_bytes(payload) else { return };
         let Ok(answer) = signed.open(&self.fleet, self.operator.trust().service_keys(), 1) else { return };
         let Some(since) = self.tokens_asked.remove(&(device, answer.nonce)) else { return };
-        let late = self.now > since + self.scenario.profile.wallet.issuer_ms + NOBODY_WAITS;
+        let late = self.now > since + self.devices[device as usize].profile().wallet.issuer_ms + NOBODY_WAITS;
         if late && self.checks.monotone.bundle(device) == self.operator.bundle_version() {
             let alike = Alike { source: topic.to_owned(), reason: Refused::UnknownNonce.to_string() };
             self.checks.evidence.expect_or_counted(self.now, device, payload, alike);

@@ -74,7 +74,7 @@ pub(crate) struct Device {
     /// Parts of its state folder whose syncs fail.
     pub(crate) failing: BTreeSet<Part>,
     /// What the file system of its state folder refuses.
-    pub(crate) refusing: BTreeSet<Refusal>,
+    pub(crate) refusing: BTreeMap<Refusal, Away>,
     /// How long it waits before it opens its store again after the next such failure.
     pub(crate) reopen: u64,
     /// Copies of its state folder, by name.
@@ -221,7 +221,7 @@ impl Device {
             asleep: None,
             in_doubt: None,
             failing: BTreeSet::new(),
-            refusing: BTreeSet::new(),
+            refusing: BTreeMap::new(),
             reopen: REOPEN_MIN,
             copies: BTreeMap::new(),
             restored: Restored::No,
@@ -253,7 +253,7 @@ impl Device {
 
     /// What its audit may take beside its quota: what it took when that became smaller, until it has once been within it.
     pub(crate) fn held_over(&mut self) -> u64 {
-        if self.disk.used_bytes() <= self.profile.queue.quota_mib * 1024 * 1024 {
+        if self.disk.used_bytes() <= self.profile.queue.quota_mib.saturating_mul(1024 * 1024) {
             self.held_over = 0;
         }
         self.held_over
@@ -313,7 +313,7 @@ impl Device {
     /// Where these steps of a commit meet a file system that refuses one of them, if they do.
     pub(crate) fn refused(&self, steps: &[Step]) -> Option<Refused> {
         // Where nothing may change, nobody asks for room.
-        let how = self.refusing.last().copied()?;
+        let how = *self.refusing.keys().next_back()?;
         let done = steps.iter().position(|step| step.is_refused(how))?;
         let entries = steps[done..].iter().take_while(|step| matches!(step, Step::Append(_))).count();
         let more = match how {

@@ -105,14 +105,15 @@ impl World<'_> {
         if device.process.is_some() || device.clocks.began() != Some(powered_on) {
             return;
         }
-        if device.refusing.contains(&Refusal::ReadOnly) {
-            self.store_stays_shut(number, powered_on);
-            return;
-        }
+        // The format is looked at before anything is written.
         if device.disk.is_newer() && self.refuses_newer(number) {
             return;
         }
         let device = &mut self.devices[number as usize];
+        if device.refusing.contains_key(&Refusal::ReadOnly) {
+            self.store_stays_shut(number, powered_on);
+            return;
+        }
         let boot = match device.boot(&fleet, now) {
             Ok(Some(boot)) => boot,
             Ok(None) => return,
@@ -154,6 +155,7 @@ impl World<'_> {
         if device.anchored.is_none() {
             self.checks.authority.started(number);
         }
+        self.catches_up_from_now(number);
         self.disturbed();
         self.tell(&Event::AgentStarted { device: number, start });
         self.tell(&Event::Mode { device: number, mode });
@@ -656,10 +658,11 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         // Whatever is started later is another process.
         let Some(process) = &device.process else { return };
-        let conn = process.conn;
+        let (conn, ran) = (process.conn, device.asleep.is_none());
         device.asleep.get_or_insert_default();
         (device.halted, device.watched) = (Some(now), Watched::No);
         self.tell(&Event::Asleep { device: number, asleep: true });
+        self.struck("process.stop", ran);
         self.note_running(number);
         if let Some(conn) = conn {
             let at = self.patience_ends(conn, now);
@@ -680,6 +683,9 @@ impl World<'_> {
         let waiting = device.asleep.take();
         if waiting.is_some() {
             self.tell(&Event::Asleep { device: number, asleep: false });
+            // Whether an answer came before the end of what was waited for for it, the agent sees only now.
+            self.tokens_asked.retain(|(asker, _), _| *asker != number);
+            self.catches_up_from_now(number);
         }
         for waiting in waiting.into_iter().flatten() {
             self.schedule(self.now, waiting);
@@ -754,11 +760,7 @@ impl World<'_> {
         self.operator.nonces.remove(&number);
         self.nobody_answers(number);
         if killed {
-            // Slept through, a count is written late.
-            let asleep = self.devices[number as usize].asleep.is_some();
-            let window =
-                self.devices[number as usize].profile().queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
-            self.checks.audit.killed(number, if asleep { 0 } else { self.now.saturating_sub(window) });
+            self.counts_may_be_lost(number);
         }
         self.note_running(number);
         self.checks.evidence.stopped(number);
@@ -767,6 +769,15 @@ impl World<'_> {
             self.close(conn, End::Device);
         }
         done
+    }
+
+    /// An agent ended that could not write down what it had only counted.
+    fn counts_may_be_lost(&mut self, number: u32) {
+        let device = &self.devices[number as usize];
+        let window = device.profile().queue.alike_window_ms + self.scenario.fleet.commit_ms.1 + 1000;
+        // Slept through, a count is written late.
+        let since = if device.asleep.is_some() { 0 } else { self.now.saturating_sub(window) };
+        self.checks.audit.killed(number, since);
     }
 
     /// The process is killed; the kernel goes on, and says so to the broker.
@@ -862,8 +873,12 @@ impl World<'_> {
         let mut last = self.last_words(number);
         let device = &self.devices[number as usize];
         let refused = |of: &[Step]| device.refused(of).is_some();
-        if refused(in_flight_steps(&device.process)) || refused(&steps(last.clone())) {
+        let refuses = refused(in_flight_steps(&device.process)) || refused(&steps(last.clone()));
+        if refuses {
             last = Batch::default();
+        }
+        if runs && (refuses || device.asleep.is_some()) {
+            self.counts_may_be_lost(number);
         }
         let done = self.abandon(number, None);
         self.really_commit(number, runs.then(|| last.clone()));

@@ -38,9 +38,9 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         match turn {
             Turn::Begins => {
-                // Nobody changes the program on what has no power or does not wake; on a drive that lies nobody could say
-                // what the newer version has left.
-                let can = device.is_awake() && !device.bad_syncs.is_away();
+                // Nobody changes the program on what has no power or does not wake, or takes no writes; on a drive that lies
+                // nobody could say what the newer version has left.
+                let can = device.is_awake() && !device.bad_syncs.is_away() && device.refusing.is_empty();
                 if !device.downgraded.begins() || !can {
                     return;
                 }
@@ -74,9 +74,12 @@ impl World<'_> {
             return false;
         }
         let device = &mut self.devices[number as usize];
-        let refused = device.real.as_deref_mut().map_or(Ok(()), |real| real.refuses());
-        let broken = refused.err().map(|Broke(why)| format!("{} over a folder of a newer format: {why}", device.name));
-        self.checks.tally.tried(Id::FailClosed, self.now, broken);
+        // Without a real store nothing was tried.
+        if let Some(refused) = device.real.as_deref_mut().map(|real| real.refuses()) {
+            let broken =
+                refused.err().map(|Broke(why)| format!("{} over a folder of a newer format: {why}", device.name));
+            self.checks.tally.tried(Id::FailClosed, self.now, broken);
+        }
         self.tell(&Event::Logged { device: number, line: "newer_format".into() });
         true
     }

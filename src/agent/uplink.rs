@@ -119,17 +119,19 @@ impl Uplink {
         self.link = Link::Settling { until: after(now, self.limits.settle_ms) };
     }
 
-    /// `hello` goes out.
+    /// `hello` goes out. Each that replaces another is waited for twice as long, up to four times as long as the first: over
+    /// a link that is slower than that first patience an answer comes to the nonce that is out, and not to one before.
     pub fn greeting(&mut self, nonce: Nonce, now: Millis) {
-        let again = after(now, self.limits.resend_ms);
-        match &mut self.link {
-            Link::Online { out, .. } => *out = Some((nonce, now)),
-            Link::Connecting { .. }
-            | Link::Down { .. }
-            | Link::Settling { .. }
-            | Link::Greeting { .. }
-            | Link::Lagging { .. } => self.link = Link::Greeting { nonce, sent: now, again },
-        }
+        let first = self.limits.resend_ms;
+        let wait = match &mut self.link {
+            Link::Online { out, .. } => {
+                *out = Some((nonce, now));
+                return;
+            }
+            Link::Greeting { sent, again, .. } => (again.0 - sent.0).saturating_mul(2).min(first.saturating_mul(4)),
+            Link::Connecting { .. } | Link::Down { .. } | Link::Settling { .. } | Link::Lagging { .. } => first,
+        };
+        self.link = Link::Greeting { nonce, sent: now, again: after(now, wait) };
     }
 
     /// The acknowledgement of the outstanding `hello` came: when that was sent. Single use.
@@ -224,4 +226,29 @@ impl Uplink {
 
 fn after(now: Millis, ms: u64) -> Millis {
     Millis(now.0.saturating_add(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    #[test]
+    fn a_hello_that_nobody_answers_is_waited_for_longer_each_time() {
+        let mut uplink = Uplink::new(Profile::default().link, Millis(0));
+        let first = uplink.limits().resend_ms;
+        for _ in 0..2 {
+            let mut now = Millis(0);
+            uplink.settling(now);
+            for (number, waits) in [(1, first), (2, 2 * first), (3, 4 * first), (4, 4 * first)] {
+                uplink.greeting(Nonce([number; 16]), now);
+                assert_eq!(uplink.deadline(), after(now, waits));
+                assert_eq!(uplink.answered(Nonce([number - 1; 16]), now), None, "it was replaced");
+                now = uplink.deadline();
+            }
+            // An answer that takes longer than the first patience.
+            let sent = Millis(now.0 - 4 * first);
+            assert_eq!(uplink.answered(Nonce([4; 16]), after(sent, 3 * first)), Some(sent));
+        }
+    }
 }

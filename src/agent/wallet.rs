@@ -416,8 +416,15 @@ impl Wallet {
         let grants = grants.filter_map(|grant| Some((*grant.chain.first()?, grant.claims.expires)));
         let tasks = self.tasks.values().filter_map(|task| Some((task.budget?, task.made.first()?.ends)));
         let steps = self.tasks.values().flat_map(|task| &task.steps).map(|step| (step.made.block, step.made.ends));
-        let counters: Vec<(BlockId, Timestamp)> = grants.chain(tasks).chain(steps).collect();
-        counters.into_iter().for_each(|(block, until)| self.restore(Budget { block, used: 0, until }));
+        let begun = grants.chain(tasks).chain(steps).map(|(block, until)| Budget { block, used: 0, until });
+        // What another credential took the place of was spent when that was made, perhaps in what is lost.
+        let renewed =
+            self.tasks.values().filter(|task| task.budget.is_some()).flat_map(|task| task.made.iter().skip(1));
+        let narrowed = self.tasks.values().flat_map(|task| &task.siblings).filter(|sibling| sibling.step.is_some());
+        let replaced = renewed.chain(narrowed.map(|sibling| &sibling.made));
+        let replaced = replaced.map(|made| Budget { block: made.block, used: u64::MAX, until: made.ends });
+        let counters: Vec<Budget> = begun.chain(replaced).collect();
+        counters.into_iter().for_each(|budget| self.restore(budget));
         for budget in self.budgets.values_mut() {
             budget.used = budget.used.saturating_add(uses);
         }

@@ -122,10 +122,6 @@ pub struct StepArgs {
     /// What it is for, for the audit
     #[arg(long)]
     reason: Option<String>,
-    /// The process with which the task ends, an ancestor of this command. The script that runs it where none is named: the
-    /// leader of its group of processes, else its parent
-    #[arg(long, value_name = "PID")]
-    holder: Option<u32>,
 }
 
 fn right(text: &str) -> Result<Right, String> {

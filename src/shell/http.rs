@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::Router;
 use hyper::body::Incoming;
@@ -256,8 +257,8 @@ impl Server {
                     drop((open, permit, slot));
                 });
             }
-            (Err(refusal), _) => turn_away(&stream, &refusal.into()),
-            (Ok(_), Err(_)) => turn_away(&stream, &HttpProblem::queue_full()),
+            (Err(refusal), _) => self.turn_away(&stream, refusal.into()),
+            (Ok(_), Err(_)) => self.turn_away(&stream, HttpProblem::queue_full()),
         }
     }
 
@@ -302,6 +303,23 @@ impl Server {
         let answered = self.router.clone().oneshot(request.map(axum::body::Body::new)).await;
         answered.unwrap_or_else(|never| match never {})
     }
+
+    /// Says no to a connection that is one too many, without waiting for anything. A proxy understands no status but 403.
+    fn turn_away(&self, stream: &UnixStream, problem: HttpProblem) {
+        let problem = match self.socket {
+            Socket::Pep => HttpProblem { status: StatusCode::FORBIDDEN, ..problem },
+            Socket::Admin | Socket::Agent => problem,
+        };
+        let body = problem.to_json();
+        let answer = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            problem.status,
+            body.len()
+        );
+        // A fresh socket has room for it; where it has not, closing says enough.
+        let _ = stream.try_write(answer.as_bytes());
+    }
 }
 
 /// Returns once `stop` is true, or whoever could make it true is gone.
@@ -313,17 +331,4 @@ async fn asked(mut stop: watch::Receiver<bool>) {
 fn head_bytes(request: &hyper::Request<Incoming>) -> usize {
     let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     request.uri().path_and_query().map_or(0, |path| path.as_str().len()) + fields.sum::<usize>()
-}
-
-/// Says no to a connection that is one too many, without waiting for anything.
-fn turn_away(stream: &UnixStream, problem: &HttpProblem) {
-    let body = problem.to_json();
-    let answer = format!(
-        "HTTP/1.1 {} Too Many Requests\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
-        problem.status.as_u16(),
-        body.len()
-    );
-    // A fresh socket has room for it; where it has not, closing says enough.
-    let _ = stream.try_write(answer.as_bytes());
 }

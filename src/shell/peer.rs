@@ -254,14 +254,24 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
 pub fn hold(process: ProcessId) -> io::Result<Option<OwnedFd>> {
     let Some(pid) = number(process.pid) else { return Ok(None) };
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Some(pidfd),
+        Ok(pidfd) => pidfd,
         Err(rustix::io::Errno::SRCH) => return Ok(None),
+        // For want of descriptors or memory nobody has ended.
+        Err(error @ (rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM)) => {
+            return Err(error.into())
+        }
         Err(error) if proc::stat(pid).is_some_and(|stat| stat.started == process.started) => return Err(error.into()),
-        Err(_) => None,
+        Err(_) => return Ok(None),
     };
-    // One that began at another time has only the number.
-    let same = proc::stat(pid).is_some_and(|stat| stat.started == process.started);
-    Ok(pidfd.filter(|pidfd| same && !has_ended(pidfd)))
+    let began = proc::stat(pid).map(|stat| stat.started);
+    if has_ended(&pidfd) {
+        return Ok(None);
+    }
+    match began {
+        // One that began at another time has only the number.
+        Some(began) => Ok((began == process.started).then_some(pidfd)),
+        None => Err(io::Error::other("when it began cannot be read")),
+    }
 }
 
 fn number(pid: u32) -> Option<Pid> {

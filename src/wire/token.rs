@@ -421,6 +421,9 @@ fn alternatives(rights: &[Right]) -> Result<Vec<Rule>, Refused> {
     rights.iter().map(alternative).collect()
 }
 
+/// The most brackets and negations in a further check: the library's parser calls itself for each, without a bound.
+const NESTED_MAX: usize = 32;
+
 /// The block of whoever narrows a token further: checks in Datalog, and when it ends. It states nothing.
 ///
 /// # Errors
@@ -430,6 +433,9 @@ pub fn further_block(checks: &[String], expires: Option<Timestamp>) -> Result<Bl
     for text in checks {
         let bad = |what: &str| format!("{:?} {what}", text.chars().take(80).collect::<String>());
         let source = text.trim().trim_end_matches(';');
+        if source.chars().filter(|c| matches!(c, '(' | '[' | '{' | '!')).count() > NESTED_MAX {
+            return Err(bad("has more than 32 brackets and negations: make several checks of it"));
+        }
         let check = Check::try_from(source).map_err(|error| bad(&format!("is no check: {error}")))?;
         if check.queries.iter().any(|query| !query.scopes.is_empty()) {
             return Err(bad(

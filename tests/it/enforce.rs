@@ -99,6 +99,12 @@ fn is_there(program: &str) -> bool {
     found.is_ok()
 }
 
+/// A task that may read one thing.
+fn begin(device: &Device) -> String {
+    let task = device.ok(&["task", "begin", "pump", "--right", "read:meter/1"]);
+    task["token"].as_str().unwrap().to_owned()
+}
+
 /// What every proxy must do, in front of an application that says `reading`.
 fn check(proxy: &Path, token: &str) {
     let bearer = format!("Authorization: Bearer {token}");
@@ -121,11 +127,18 @@ fn check(proxy: &Path, token: &str) {
         // A proxy may refuse some paths by itself.
         assert!([400, 403].contains(&refused.status), "{method} {path}: {}", refused.head);
     }
-    let smuggled =
-        ["X-Original-URL: http://h/1", "X-Original-URI: /1", "X-Forwarded-Uri: /1", "X-Original-Method: GET"];
-    for header in smuggled {
+    // The token is good for /1 alone, and for reading.
+    assert_eq!(get("/2", &[&bearer]).status, 403);
+    for header in ["X-Original-URL: http://hmi.local/1", "X-Original-URI: /1", "X-Forwarded-Uri: /1"] {
+        let refused = get("/2", &[&bearer, header]);
+        assert_eq!(refused.status, 403, "{header}: {}", refused.head);
+    }
+    for header in ["X-Original-Method: GET", "X-Forwarded-Method: GET", "X-HTTP-Method-Override: GET"] {
         let refused = ask(proxy, "POST", "/1", &[&bearer, header, "Content-Length: 0"]);
         assert_eq!(refused.status, 403, "{header}: {}", refused.head);
+    }
+    for path in ["/2?base=meter/1", "/secret?base=meter", "/2?x=/1", "/1/..;/2"] {
+        assert_eq!(get(path, &[&bearer]).status, 403, "{path}");
     }
     let both = get("/1", &[&bearer, &format!("Hardtack-Token: {token}")]);
     assert_eq!(both.status, 401, "{}", both.head);
@@ -138,7 +151,7 @@ fn nginx_asks_before_it_lets_through() {
     }
     let device = Device::enrolled();
     let daemon = device.start();
-    let token = device.begin();
+    let token = begin(&device);
     let (proxy, app) = (device.path("nginx.sock"), device.path("app.sock"));
     let servers = moved(
         "nginx",
@@ -146,7 +159,7 @@ fn nginx_asks_before_it_lets_through() {
             ("/run/hardtack/pep.sock", device.path("run/pep.sock").display().to_string()),
             ("listen 80", format!("listen unix:{}", proxy.display())),
             ("http://127.0.0.1:8080", format!("http://unix:{}:", app.display())),
-            ("/authz/auth-request", "/authz/auth-request?base=meter".into()),
+            ("/authz/auth-request", "/authz/auth-request/meter".into()),
         ],
     );
     let (folder, app) = (device.path("").display().to_string(), app.display());
@@ -178,7 +191,7 @@ fn caddy_asks_before_it_lets_through() {
     }
     let device = Device::enrolled();
     let daemon = device.start();
-    let token = device.begin();
+    let token = begin(&device);
     let (proxy, app) = (device.path("caddy.sock"), device.path("app.sock"));
     let site = moved(
         "caddy",
@@ -186,7 +199,7 @@ fn caddy_asks_before_it_lets_through() {
             ("unix//run/hardtack/pep.sock", format!("unix/{}", device.path("run/pep.sock").display())),
             ("hmi.local {", format!("http://hmi.local {{\n    bind unix/{}", proxy.display())),
             ("127.0.0.1:8080", format!("unix/{}", app.display())),
-            ("/authz/forward-auth", "/authz/forward-auth?base=meter".into()),
+            ("/authz/forward-auth", "/authz/forward-auth/meter".into()),
         ],
     );
     let app = app.display();
@@ -215,7 +228,7 @@ fn what_traefik_and_envoy_send_is_understood() {
     // Traefik 3: the headers of the request that is asked about, and its own X-Forwarded-*, sorted.
     let traefik = |method: &str, uri: &str| {
         format!(
-            "GET /authz/forward-auth?base=meter HTTP/1.1\r\nHost: hardtack\r\nUser-Agent: curl/7.88.1\r\n\
+            "GET /authz/forward-auth/meter HTTP/1.1\r\nHost: hardtack\r\nUser-Agent: curl/7.88.1\r\n\
              Connection: close\r\nAccept: */*\r\nAuthorization: Bearer {token}\r\nX-Forwarded-For: 10.0.0.9\r\n\
              X-Forwarded-Host: hmi.local\r\nX-Forwarded-Method: {method}\r\nX-Forwarded-Port: 443\r\n\
              X-Forwarded-Proto: https\r\nX-Forwarded-Server: traefik\r\nX-Forwarded-Uri: {uri}\r\n\

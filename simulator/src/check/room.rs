@@ -28,7 +28,7 @@ pub(crate) fn committed(
     held_over: u64,
 ) {
     // Each class may come to have its reserve beside what another one holds, and never gives up.
-    let quota = quota_bytes(limits) + held_over;
+    let quota = quota_bytes(limits).saturating_add(held_over);
     // A roomy disk proves nothing.
     if medium.bytes < quota / 2 {
         return;
@@ -61,5 +61,5 @@ pub(crate) fn refused(
 }
 
 fn quota_bytes(limits: &QueueLimits) -> u64 {
-    limits.quota_mib * 1024 * 1024
+    limits.quota_mib.saturating_mul(1024 * 1024)
 }

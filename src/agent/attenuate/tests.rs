@@ -157,11 +157,13 @@ fn a_step_that_is_narrowed_has_one_use_still() {
 
 #[test]
 fn what_may_not_be_added_is_refused() {
+    // What would overflow the stack of the parser.
+    let deep = format!("check if {}", "(".repeat(500));
     let mut rig = Rig::new();
     let task = begin(&mut rig, false);
     let nine = [READ; 9];
     let long = format!("check if resource({:?})", "a".repeat(512));
-    let invalid: [(Option<u64>, &[&str]); 10] = [
+    let invalid: [(Option<u64>, &[&str]); 11] = [
         (None, &[]),
         (Some(0), &[]),
         (None, &nine),
@@ -172,6 +174,7 @@ fn what_may_not_be_added_is_refused() {
         (None, &["check if operation(\"read\"); right(\"a\", \"b\")"]),
         (None, &["check if resource({name})"]),
         (None, &["check if right($r, \"read\") trusting previous"]),
+        (None, &[&deep]),
     ];
     for ask in invalid {
         check_refused(&mut rig, 1001, &task.token, ask, ProblemCode::InvalidRequest);

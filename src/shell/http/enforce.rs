@@ -6,9 +6,9 @@
 //! Read next: `routes.rs`, which serves these on `pep.sock` alone; `agent/decide.rs`.
 //!
 //! An HTTP request stands for an operation (`GET`, `HEAD`, `OPTIONS`: `read`; `POST`, `PUT`, `PATCH`: `write`; `DELETE`:
-//! `delete`; others their own names in lower case) on the resource `http/HOST/PATH`: the host in lower case, with a port if
-//! it says one, the path decoded once, without a slash at its end and without the query. Where the proxy's own configuration names a `base` in the query of the path that it asks, that
-//! takes the place of `http/HOST`.
+//! `delete`; others their own names) on the resource `http/HOST/PATH`: the host in lower case, with a port if it says one,
+//! the path decoded once, without a slash at its end and without the query. Where the proxy's own configuration names a
+//! resource behind the path that it asks, that takes the place of `http/HOST`.
 
 use axum::body::Body;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -30,13 +30,21 @@ const PROXIES: &str = "/authz/";
 const EXT_AUTHZ: &str = "/authz/ext-authz";
 
 /// The paths that proxies ask, with any method.
-pub const PATHS: [(&str, Form); 5] = [
+pub const PATHS: [(&str, Form); 7] = [
     ("/authz/auth-request", Form::AuthRequest),
+    ("/authz/auth-request/{*base}", Form::AuthRequest),
     ("/authz/ext-authz", Form::ExtAuthz),
     ("/authz/ext-authz/", Form::ExtAuthz),
     ("/authz/ext-authz/{*path}", Form::ExtAuthz),
     ("/authz/forward-auth", Form::ForwardAuth),
+    ("/authz/forward-auth/{*base}", Form::ForwardAuth),
 ];
+
+/// What nginx asks.
+const AUTH_REQUEST: &str = "/authz/auth-request";
+
+/// What Traefik and Caddy ask.
+const FORWARD_AUTH: &str = "/authz/forward-auth";
 
 /// The longest host name that is looked at: 253 bytes by RFC 1035, brackets and a port beside.
 const HOST_BYTES_MAX: usize = 262;
@@ -46,7 +54,7 @@ const HOST_BYTES_MAX: usize = 262;
 pub enum Form {
     /// nginx `auth_request`: `X-Original-Method`, and `X-Original-URL` or `X-Original-URI`.
     AuthRequest,
-    /// Envoy's HTTP `ext_authz`: method, host and path are the request's own, behind [`EXT_AUTHZ`].
+    /// Envoy's HTTP `ext_authz`: method, host and path are the request's own, behind `/authz/ext-authz`.
     ExtAuthz,
     /// Traefik `forwardAuth`, Caddy `forward_auth`: `X-Forwarded-Method`, `-Host` and `-Uri`.
     ForwardAuth,
@@ -100,10 +108,12 @@ pub fn asked(form: Form, head: &Parts) -> Result<Asked, Turned> {
     let token = presented(&head.headers)?;
     let token = token.ok_or_else(|| Turned::token(None, "no_token", "no token: send `Authorization: Bearer TOKEN`"))?;
     let host = host(original.host)?;
+    let path = head.uri.path();
     let base = match form {
-        // The query is that of the request that is asked about.
+        // All behind it is the path that is asked about.
         Form::ExtAuthz => None,
-        Form::AuthRequest | Form::ForwardAuth => base(head.uri.query())?,
+        Form::AuthRequest => base(path, AUTH_REQUEST)?,
+        Form::ForwardAuth => base(path, FORWARD_AUTH)?,
     };
     let resource = resource(&base.unwrap_or_else(|| format!("http/{host}")), original.path);
     Ok(Asked {
@@ -191,16 +201,17 @@ fn presented(headers: &HeaderMap) -> Result<Option<&str>, Turned> {
     }
 }
 
-/// The operation that a method stands for.
+/// The operation that a method stands for. Others keep their names, which no operation of a grant is called by chance.
 fn operation(method: &str) -> Result<String, Turned> {
-    if method.is_empty() || method.len() > 20 || !method.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
-    {
-        return Err(Turned::unclear("the method has letters and dashes only, 20 at the most"));
+    let known = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+    if method.is_empty() || method.len() > 20 || !method.bytes().all(known) {
+        return Err(Turned::unclear("the method has capital letters and dashes only, 20 at the most"));
     }
     Ok(match method {
         "GET" | "HEAD" | "OPTIONS" => "read".into(),
         "PATCH" | "POST" | "PUT" => "write".into(),
-        other => other.to_ascii_lowercase(),
+        "DELETE" => "delete".into(),
+        other => other.into(),
     })
 }
 
@@ -214,27 +225,34 @@ fn host(host: &str) -> Result<String, Turned> {
     Ok(name.to_ascii_lowercase())
 }
 
-/// The `base` of a query of the proxy's own, if it has one.
-fn base(query: Option<&str>) -> Result<Option<String>, Turned> {
-    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
-    let base = query.strip_prefix("base=").filter(|base| canonical(base).is_ok());
-    let base = base.ok_or_else(|| Turned::unclear("the query of this path is base=RESOURCE, or none"))?;
-    Ok(Some(base.to_owned()))
+/// The resource that the proxy's own configuration puts behind the path that it asks, if it does. Never from a query: some
+/// proxies hand on that of their client.
+fn base(path: &str, form: &str) -> Result<Option<String>, Turned> {
+    let base = path.strip_prefix(form).unwrap_or_default();
+    match base.strip_prefix('/').unwrap_or(base) {
+        "" => Ok(None),
+        base if canonical(base).is_ok() => Ok(Some(base.to_owned())),
+        _ => Err(Turned::unclear(format!("what is behind {form}/ is a resource, or nothing"))),
+    }
 }
 
-/// The resource that a path stands for. What cannot be decoded stays as it is: the agent refuses it, and writes it down.
+/// The resource that a path stands for. What somebody could read as another path stays as it is behind a percent sign: the
+/// agent refuses it, and writes it down.
 fn resource(base: &str, path: &str) -> String {
-    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
     let path = path.strip_suffix('/').unwrap_or(path);
-    let decoded: Option<Vec<String>> = path.split('/').map(decoded).collect();
-    let path = decoded.map_or_else(|| path.to_owned(), |segments| segments.join("/"));
-    // What begins with no slash is no path: with a percent sign before it, it is refused.
-    let between = if path.is_empty() || path.starts_with('/') { "" } else { "/%" };
-    format!("{base}{between}{path}")
+    let Some(below) = path.strip_prefix('/') else {
+        return if path.is_empty() { base.to_owned() } else { format!("{base}/%{path}") };
+    };
+    let decoded: Option<Vec<String>> = below.split('/').map(decoded).collect();
+    match decoded {
+        Some(segments) => format!("{base}/{}", segments.join("/")),
+        None => format!("{base}/%{path}"),
+    }
 }
 
-/// A segment of a path, decoded once. None if it would have another meaning then: a slash, or something that an upstream
-/// may decode once more.
+/// A segment of a path, decoded once. None if an upstream may take it for something else: a slash or a backslash, an escape
+/// that is decoded once more, the begin of a fragment, or a name that is none without the parameters behind it.
 fn decoded(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
@@ -247,7 +265,9 @@ fn decoded(segment: &str) -> Option<String> {
         let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
         bytes.push(u8::try_from(high * 16 + low).ok()?);
     }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains(['/', '%', '\\']))
+    let text = String::from_utf8(bytes).ok().filter(|text| !text.contains(['/', '%', '\\', '#']))?;
+    let name = text.split(';').next().unwrap_or_default();
+    (!matches!(name, "" | "." | "..")).then_some(text)
 }
 
 /// What a proxy is answered to a decision, or to what came in place of one.
@@ -483,9 +503,14 @@ mod tests {
         };
         let path = "/authz/forward-auth";
         assert_eq!(forwarded(path, "/a/?x", &[]), "delete http/hmi/a");
-        assert_eq!(forwarded("/authz/forward-auth?base=modbus/plc1", "/pump", &[]), "delete modbus/plc1/pump");
-        assert_eq!(forwarded("/authz/forward-auth?base=a%2Fb", "/pump", &[]), "403 invalid_request");
-        assert_eq!(forwarded("/authz/forward-auth?risk=low", "/pump", &[]), "403 invalid_request");
+        assert_eq!(forwarded("/authz/forward-auth/modbus/plc1", "/pump", &[]), "delete modbus/plc1/pump");
+        assert_eq!(forwarded("/authz/forward-auth/modbus/plc1?base=x", "/pump", &[]), "delete modbus/plc1/pump");
+        // Caddy hands on its client's query.
+        assert_eq!(forwarded("/authz/forward-auth?base=modbus/plc1", "/pump", &[]), "delete http/hmi/pump");
+        assert_eq!(forwarded("/authz/forward-auth/", "/pump", &[]), "delete http/hmi/pump");
+        for odd in ["/authz/forward-auth/a%2Fb", "/authz/forward-auth/a//b", "/authz/forward-auth/../b"] {
+            assert_eq!(forwarded(odd, "/pump", &[]), "403 invalid_request", "{odd}");
+        }
         assert_eq!(forwarded(path, "/a", &[("x-forwarded-method", "GET")]), "403 invalid_request");
         assert_eq!(forwarded(path, "/a", &[("x-original-url", "http://other/b")]), "delete http/hmi/a");
 
@@ -493,7 +518,9 @@ mod tests {
             told(Form::ExtAuthz, &head(method, path, &[TOKEN, ("host", "hmi"), ("x-forwarded-uri", "/other")]))
         };
         assert_eq!(envoy("HEAD", "/authz/ext-authz/a/b?base=c"), "read http/hmi/a/b");
-        assert_eq!(envoy("PURGE", "/authz/ext-authz"), "purge http/hmi");
+        assert_eq!(envoy("PURGE", "/authz/ext-authz"), "PURGE http/hmi");
+        assert_eq!(envoy("READ", "/authz/ext-authz/a"), "READ http/hmi/a", "no operation of a grant");
+        assert_eq!(envoy("read", "/authz/ext-authz/a"), "403 invalid_request");
     }
 
     #[test]
@@ -530,6 +557,14 @@ mod tests {
             "*",
             "a",
             "http://other/a",
+            "/a/..;/b",
+            "/a/..;x=1/b",
+            "/a/%2e%2e;/b",
+            "/a/.;/b",
+            "/a/;x/b",
+            "/a#/../../b",
+            "/a%23b",
+            "/a#",
         ] {
             assert!(canonical(&resource("b", path)).is_err(), "{path}: {}", resource("b", path));
         }

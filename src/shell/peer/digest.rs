@@ -27,6 +27,8 @@ type Key = (u64, u64, u64, (i64, i64), (i64, i64));
 #[derive(Debug, Default)]
 pub(super) struct Digests {
     kept: Mutex<BTreeMap<Key, Hash>>,
+    /// Held by who hashes: one at a time, and whoever waited finds what the other has found.
+    hashing: Mutex<()>,
 }
 
 impl Digests {
@@ -38,6 +40,10 @@ impl Digests {
 
     fn of_file(&self, file: File) -> Option<Hash> {
         let key = key(&file)?;
+        if let Some(hash) = self.lock().get(&key) {
+            return Some(*hash);
+        }
+        let _turn = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(hash) = self.lock().get(&key) {
             return Some(*hash);
         }

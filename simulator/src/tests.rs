@@ -78,6 +78,56 @@ fn each_boundary_is_cut_in_a_run_of_its_own() {
     assert!(report.runs > 10, "{} runs", report.runs);
 }
 
+/// A gateway that is told to end while it stands still, or cannot write, leaves what it had only counted; a file system that
+/// takes no writes is no reason to look into a folder of a newer format.
+#[test]
+fn faults_that_meet_on_one_gateway_are_each_told_for_what_they_are() {
+    const FLOOD: &str = r#"do = "flood", what = "same", at = "12m", for = "1m""#;
+    let meetings: [(&str, &[&str]); 4] = [
+        ("stopped", &[FLOOD, r#"do = "process.stop", at = "12m33s", for = "5m""#, REBOOT]),
+        ("full", &[FLOOD, r#"do = "disk.full", at = "12m40s", for = "5m""#, &REBOOT.replace("13m", "12m40s")]),
+        ("at once", &[r#"do = "disk.readonly", at = "8m", for = "2m""#, &DOWNGRADE.replace("6m", "3m")]),
+        ("later", &[DOWNGRADE, r#"do = "disk.readonly", at = "9m", for = "2m""#, RESTART]),
+    ];
+    for (name, faults) in meetings {
+        let mut text = MEETING.to_owned();
+        for fault in faults {
+            text += &format!("[[fault]]\nwho = \"0\"\n{}\n", fault.replace(", ", "\n"));
+        }
+        let case = Case::parse(&text, None).unwrap();
+        for level in [Level::Model, Level::Wire].into_iter().filter(|level| level.available().is_ok()) {
+            let report = run_case_at(level, &case, None, None);
+            let broken: Vec<_> =
+                report.properties.iter().filter(|property| property.status == report::Status::Fail).collect();
+            assert!(broken.is_empty(), "{name}, {level:?}: {broken:#?}");
+        }
+    }
+}
+
+const DOWNGRADE: &str = r#"do = "process.downgrade", at = "8m", for = "6m""#;
+const REBOOT: &str = r#"do = "reboot", at = "13m", for = "10s""#;
+const RESTART: &str = r#"do = "process.restart", at = "10m", for = "3s""#;
+const MEETING: &str = r#"
+    schema = 1
+    name = "meeting"
+    about = "faults of one gateway at one time"
+    seed = 5
+    duration = "50m"
+    heal = "29m"
+    require = []
+    [fleet]
+    devices = 2
+    head_every = "3m"
+    [workload]
+    begin_every = "2m"
+    task_ttl = "8m"
+    task_uses = 20
+    authorize_every = "30s"
+    finish_every = "7m"
+    status_every = "10m"
+    hostile_percent = 35
+"#;
+
 /// Does all the work on two threads. What is planted is planted in a thread.
 #[cfg(feature = "mutants")]
 fn side_by_side<W: Sync, R: Send>(work: &[W], each: impl Fn(&W) -> R + Sync) -> Vec<R> {

@@ -103,6 +103,8 @@ pub struct Judgement {
     pub ends: Option<Timestamp>,
     /// Up to which clock it had to be good.
     pub time_class: TimeClass,
+    /// Which policy allowed it, by its place from 0; none where none was asked, or none did.
+    pub allowed_by: Option<usize>,
 }
 
 impl Judge<'_> {
@@ -130,11 +132,16 @@ impl Judge<'_> {
             staleness,
             ends: None,
             time_class: self.time_class(question.operation, question.resource, claimed),
+            allowed_by: None,
         };
         match verified {
             Ok(verified) => {
                 judgement.ends = Some(self.end_of(&verified));
-                judgement.verdict = self.judge_verified(question, &verified, &judgement);
+                let (verdict, allowed_by) = match self.judge_verified(question, &verified, &judgement) {
+                    Ok((charges, policy)) => (Ok(charges), Some(policy)),
+                    Err(denial) => (Err(denial), None),
+                };
+                (judgement.verdict, judgement.allowed_by) = (verdict, allowed_by);
                 judgement.verified = Some(verified);
             }
             Err(denial) => judgement.verdict = Err(first(self.check_question(question), denial)),
@@ -151,13 +158,13 @@ impl Judge<'_> {
         cache.get(&bytes, || admit(&bytes, limits, self.trust, |block| self.wallet.made(block)))
     }
 
-    /// The road of a token whose signatures fit, in the order of the reasons.
+    /// The road of a token whose signatures fit, in the order of the reasons. What to charge, and which policy allowed it.
     fn judge_verified(
         &self,
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
-    ) -> Result<Vec<(BlockId, Timestamp)>, Denial> {
+    ) -> Result<(Vec<(BlockId, Timestamp)>, usize), Denial> {
         self.check_question(question)?;
         self.check_place(verified)?;
         self.check_revocation(verified, so_far.task.as_ref())?;
@@ -166,8 +173,10 @@ impl Judge<'_> {
         self.check_box(verified)?;
         let charges = self.check_uses(verified)?;
         // These reasons do not come in the order in which they are found: the first on the list is told.
+        let evaluated = self.evaluate(question, verified, so_far);
+        let policy = evaluated.as_ref().ok().copied().unwrap_or_default();
         let found = [
-            self.evaluate(question, verified, so_far),
+            evaluated.map(|_| ()),
             self.check_labels(question, so_far),
             self.check_room(),
             self.check_lock(),
@@ -178,7 +187,7 @@ impl Judge<'_> {
             Purpose::Exchange => Vec::new(),
             Purpose::Use => charges,
         };
-        denials.min_by_key(|denial| denial.reason).map_or(Ok(charges), Err)
+        denials.min_by_key(|denial| denial.reason).map_or(Ok((charges, policy)), Err)
     }
 
     fn check_room(&self) -> Result<(), Denial> {

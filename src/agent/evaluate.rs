@@ -6,45 +6,52 @@
 
 use std::time::Duration;
 
-use biscuit_auth::builder::{Fact, Term};
+use biscuit_auth::builder::{AuthorizerBuilder, Fact, Term};
 use biscuit_auth::datalog::RunLimits;
-use biscuit_auth::error::{FailedCheck, Logic, MatchedPolicy, RunLimit, Token as TokenError};
+use biscuit_auth::error::{Expression, FailedCheck, Logic, MatchedPolicy, RunLimit, Token as TokenError};
 
 use super::decide::{Judge, Judgement, Question};
+use super::policy::shown;
 use super::request::Reason;
-use super::token::{Denial, Kind, Verified};
+use super::token::{Clause, Denial, Kind, Verified};
 use crate::time::Timestamp;
 use crate::wire::arguments::{Argument, Value};
 use crate::wire::biscuit::{Check, TimeBound};
 
 impl Judge<'_> {
-    /// Runs the policy at each instant that matters; every run must allow.
+    /// Runs the policy at each instant that matters; every run must allow. Which policy did, at the latest of them.
     pub(super) fn evaluate(
         &self,
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
-    ) -> Result<(), Denial> {
+    ) -> Result<usize, Denial> {
         let asked = |name: &str| self.policy.asks.contains(name) || verified.token.asks.contains(name);
         let facts = self.ambient(question, so_far, asked);
         // A class without an upper point was refused before.
         let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
+        let mut policy = 0;
         for point in self.points(verified, upper, self.policy.asks.contains("time"))? {
-            match self.run(&facts, point, verified) {
+            let run = || self.run(self.policy.authorizer.clone(), &facts, point, verified);
+            policy = match run() {
                 // The machine may have been busy: once more, then it has its own reason.
-                Err(TokenError::RunLimit(RunLimit::Timeout)) => {
-                    self.run(&facts, point, verified).map_err(|error| self.name(error, verified))?;
-                }
-                Err(error) => return Err(self.name(error, verified)),
-                Ok(_) => {}
+                Err(TokenError::RunLimit(RunLimit::Timeout)) => run(),
+                other => other,
             }
+            .map_err(|error| self.name(error, &facts, point, verified))?;
         }
-        Ok(())
+        Ok(policy)
     }
 
-    fn run(&self, facts: &[Fact], point: u64, verified: &Verified) -> Result<usize, TokenError> {
+    fn run(
+        &self,
+        policy: AuthorizerBuilder,
+        facts: &[Fact],
+        point: u64,
+        verified: &Verified,
+    ) -> Result<usize, TokenError> {
         let limits = &self.profile.verify;
-        let mut builder = self.policy.authorizer.clone().set_limits(RunLimits {
+        let mut builder = policy.set_limits(RunLimits {
             max_facts: limits.run_facts_max,
             max_iterations: limits.run_iterations_max,
             // The library's default of 1 ms would refuse valid tokens on a busy board. The work is bounded by the guard.
@@ -68,8 +75,6 @@ impl Judge<'_> {
             asked(name).then(|| fact(name, Term::Integer(i64::try_from(number).unwrap_or(i64::MAX))))
         };
         let task = so_far.task.as_ref();
-        // An issued token carries its own rights; only a grant's rights hang on the class.
-        let narrowed = task.filter(|task| task.origin == super::request::Origin::Fallback);
         let once = [
             text("time_class", so_far.time_class.name()),
             text("mode", self.mode.name()),
@@ -84,7 +89,7 @@ impl Judge<'_> {
             question.destination.and_then(|destination| text("destination", destination)),
             question.risk.and_then(|level| text("risk", level.class.as_str())),
             task.and_then(|task| text("task", task.id.as_str())),
-            narrowed.and_then(|task| text("task_class", task.class.as_str())),
+            task.and_then(|task| text("task_class", task.class.as_str())),
             so_far.step.as_ref().and_then(|step| text("step", step.named.id.as_str())),
         ];
         let workloads = so_far.workload.iter().map(|selector| text("workload", selector));
@@ -98,7 +103,7 @@ impl Judge<'_> {
     }
 
     /// What a failed evaluation means.
-    fn name(&self, error: TokenError, verified: &Verified) -> Denial {
+    fn name(&self, error: TokenError, facts: &[Fact], point: u64, verified: &Verified) -> Denial {
         if let TokenError::FailedLogic(logic) = &error {
             let (checks, policy) = match logic {
                 Logic::Unauthorized { policy, checks } => (checks.as_slice(), Some(policy)),
@@ -109,8 +114,10 @@ impl Judge<'_> {
             };
             let first = checks.iter().map(|check| self.name_check(check, verified)).min_by_key(|denial| denial.reason);
             return first.unwrap_or_else(|| match policy {
-                Some(MatchedPolicy::Deny(number)) => {
-                    Denial::new(Reason::DeniedByPolicy, format!("policy {number} of the fleet denies this"))
+                Some(MatchedPolicy::Deny(place)) => {
+                    let clause = Clause::Policy(*place);
+                    let explain = format!("denied by {}", self.policy.tell(clause));
+                    Denial::new(Reason::DeniedByPolicy, explain).by(Some(clause))
                 }
                 Some(MatchedPolicy::Allow(_)) | None if verified.claims.kind == Kind::Grant => Denial::new(
                     Reason::NoRight,
@@ -127,9 +134,7 @@ impl Judge<'_> {
                 Denial::new(Reason::EngineTimeout, "evaluation did not end in time, twice; try again")
             }
             TokenError::RunLimit(limit) => Denial::new(Reason::TooComplex, format!("evaluation stopped: {limit}")),
-            TokenError::Execution(error) => {
-                Denial::new(Reason::CheckFailed, format!("an expression of the token failed: {error}"))
-            }
+            TokenError::Execution(error) => self.name_expression(&error, facts, point, verified),
             TokenError::InternalError
             | TokenError::Format(_)
             | TokenError::AppendOnSealed
@@ -141,48 +146,62 @@ impl Judge<'_> {
         }
     }
 
+    /// Whose expression it is that cannot be evaluated: of the token, if it fails without the policy too, else of a clause.
+    fn name_expression(&self, error: &Expression, facts: &[Fact], point: u64, verified: &Verified) -> Denial {
+        let fails = |policy| matches!(self.run(policy, facts, point, verified), Err(TokenError::Execution(_)));
+        if fails(AuthorizerBuilder::new()) {
+            return Denial::new(Reason::CheckFailed, format!("an expression of the token failed: {error}"));
+        }
+        let clause = self.policy.failing(fails);
+        let whose = clause.map_or_else(|| "the policy".to_owned(), |clause| self.policy.tell(clause));
+        let explain = format!("denied, for the fleet's policy cannot be applied to this request ({error}): {whose}");
+        Denial::new(Reason::DeniedByPolicy, explain).by(clause)
+    }
+
     /// A failed check of a block of ours is named by what it limits, another's is just that.
     fn name_check(&self, failed: &FailedCheck, verified: &Verified) -> Denial {
         let failed = match failed {
-            FailedCheck::Authorizer(_) => {
-                return Denial::new(Reason::DeniedByPolicy, "a check of the fleet's policy failed");
+            FailedCheck::Authorizer(failed) => {
+                let clause = Clause::Check(failed.check_id as usize);
+                let explain = format!("denied, for it does not pass {}", self.policy.tell(clause));
+                return Denial::new(Reason::DeniedByPolicy, explain).by(Some(clause));
             }
             FailedCheck::Block(failed) => failed,
         };
         let block = verified.token.blocks.get(failed.block_id as usize);
         let check = block.and_then(|block| block.checks.get(failed.check_id as usize));
         let ours = block.is_some_and(|block| self.wallet.made(&block.id));
+        // The library has printed it before it said that it failed.
+        let which = format!("check {} of block {}: {}", failed.check_id, failed.block_id, shown(&failed.rule));
         match check {
             Some(Check::Other(asks)) if ours => {
                 let asks = |name: &str| asks.iter().any(|asked| asked == name);
                 if asks("device") {
                     Denial::new(
                         Reason::WrongDevice,
-                        format!("the credential is for another device than {}", self.device),
+                        format!("the credential is for another device than {} ({which})", self.device),
                     )
                 } else if asks("workload") {
                     Denial::new(
                         Reason::WrongWorkload,
-                        "the credential was handed to another workload; each program begins its own task",
+                        format!(
+                            "the credential was handed to another workload; each program begins its own task ({which})"
+                        ),
                     )
                 } else {
                     Denial::new(
                         Reason::NoRight,
-                        "the task has no right to this operation on this resource; begin one that asks for it",
+                        format!("the task has no right to this operation on this resource; begin one that asks for it ({which})"),
                     )
                 }
             }
             Some(Check::Time(alternatives)) => {
                 let late = alternatives.iter().flatten().any(|bound| matches!(bound, TimeBound::Until(_)));
                 let reason = if late { Reason::Expired } else { Reason::NotYetValid };
-                Denial::new(reason, "a check of the token on time failed")
+                Denial::new(reason, format!("a limit of the token on time does not hold ({which})"))
             }
             Some(Check::Other(_)) | None => {
-                let (block, check) = (failed.block_id, failed.check_id);
-                Denial::new(
-                    Reason::CheckFailed,
-                    format!("check {check} of block {block} failed: its holder did not allow this"),
-                )
+                Denial::new(Reason::CheckFailed, format!("the token's holder did not allow this ({which})"))
             }
         }
     }

@@ -1,18 +1,22 @@
 //! The policy in force, parsed once.
 //!
-//! Owns: [`Policy`]: the document and the authorizer that each request clones; the refusal of a policy that trusts
-//! blocks of third parties.
-//! Never: decides a request; parses at request time.
-//! Read next: `decide.rs`.
+//! Owns: [`Policy`]: the document and the authorizer that each request clones; what its clauses are called; the refusal of a
+//! policy that trusts blocks of third parties.
+//! Never: decides a request; parses at request time, but to find which clause it was that could not be evaluated.
+//! Read next: `decide.rs`; `policy/lint.rs`, which an operator's policy is held against.
+
+pub mod lint;
 
 use std::collections::BTreeSet;
+use std::fmt;
 
-use biscuit_auth::builder::{AuthorizerBuilder, BiscuitBuilder, Check, CheckKind};
+use biscuit_auth::builder::{self, AuthorizerBuilder, BiscuitBuilder, Check, CheckKind, PolicyKind};
 use biscuit_auth::datalog::SymbolTable;
 use biscuit_auth::parser::{parse_source, SourceResult};
 use ed25519_dalek::SigningKey;
 
 use super::intact;
+use super::token::Clause;
 use crate::profile::VerifyLimits;
 use crate::wire::biscuit::{self, Defect};
 use crate::wire::policy::PolicyDocument;
@@ -35,6 +39,11 @@ pub(super) fn from_file(bytes: &[u8]) -> Result<Vec<u8>, Refused> {
     intact::from_file(FILE, bytes, 2 * MESSAGE_BYTES_MAX)
 }
 
+/// The most characters of a clause that an explanation shows.
+const SHOWN_CHARS_MAX: usize = 160;
+/// The most characters of a clause's name.
+const NAME_CHARS_MAX: usize = 64;
+
 /// A policy that can be evaluated.
 pub struct Policy {
     /// The document.
@@ -45,6 +54,30 @@ pub struct Policy {
     pub asks: BTreeSet<String>,
     /// Its dates, in seconds, sorted. If it asks about the time, the outcome may change there.
     pub dates: Vec<u64>,
+    /// Its policies, in the order in which they are asked: the first that applies decides.
+    pub policies: Vec<Told>,
+    /// Its checks.
+    pub checks: Vec<Told>,
+}
+
+/// A policy or a check as a person is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Whether it denies what it is about.
+    pub denies: bool,
+    /// What the comment right before it calls it.
+    pub name: Option<String>,
+    /// Its text, shortened; what a terminal would not show as it is stands there as its number.
+    pub text: String,
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "\"{name}\": {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
 }
 
 impl Policy {
@@ -62,20 +95,106 @@ impl Policy {
             parse_source(&document.datalog).map_err(|_| Refused::Malformed("the policy's Datalog cannot be parsed"))?;
         let in_policies = source.policies.iter().flat_map(|(_, policy)| &policy.queries);
         let in_checks = source.checks.iter().flat_map(|(_, check)| &check.queries);
-        let queries = || in_policies.clone().chain(in_checks.clone()).chain(source.rules.iter().map(|(_, rule)| rule));
-        if !source.scopes.is_empty() || queries().any(|query| !query.scopes.is_empty()) {
+        let mut queries = in_policies.chain(in_checks).chain(source.rules.iter().map(|(_, rule)| rule));
+        if !source.scopes.is_empty() || queries.any(|query| !query.scopes.is_empty()) {
             return Err(Refused::Malformed("a policy may not use `trusting`"));
         }
-        let asks = queries().flat_map(|query| &query.body).map(|predicate| predicate.name.clone()).collect();
+        let asks = asked(&source).into_iter().map(|(name, _)| name).collect();
         let authorizer = AuthorizerBuilder::new().code(&document.datalog).map_err(malformed)?;
-        let dates = dates(&source)?;
-        Ok(Self { document, authorizer, asks, dates })
+        let dates = biscuit::decode(&as_block(&source)?, &unbounded()).map_err(unfit)?.dates;
+        let told = |text: &str, denies| Told { denies, name: name_of(&document.datalog, text), text: shown(text) };
+        let denies = |policy| matches!(builder::Policy::from(policy).kind, PolicyKind::Deny);
+        let policies = source.policies.iter().map(|(text, policy)| told(text, denies(policy.clone()))).collect();
+        let checks = source.checks.iter().map(|(text, _)| told(text, true)).collect();
+        Ok(Self { authorizer, asks, dates, policies, checks, document })
+    }
+
+    /// The clause of which an expression cannot be evaluated, if `fails` finds one to fail alone with the rules.
+    pub(super) fn failing(&self, fails: impl Fn(AuthorizerBuilder) -> bool) -> Option<Clause> {
+        let source = parse_source(&self.document.datalog).ok()?;
+        let mut rules = AuthorizerBuilder::new();
+        for (_, fact) in &source.facts {
+            rules = rules.fact(fact.clone()).ok()?;
+        }
+        for (_, rule) in &source.rules {
+            rules = rules.rule(rule.clone()).ok()?;
+        }
+        let checks = source
+            .checks
+            .iter()
+            .enumerate()
+            .map(|(place, (_, check))| (Clause::Check(place), rules.clone().check(check.clone())));
+        let policies = source
+            .policies
+            .iter()
+            .enumerate()
+            .map(|(place, (_, policy))| (Clause::Policy(place), rules.clone().policy(policy.clone())));
+        let mut alone = checks.chain(policies).filter_map(|(clause, alone)| Some((clause, alone.ok()?)));
+        alone.find_map(|(clause, alone)| fails(alone).then_some(clause))
+    }
+
+    /// A clause with its number and its name, as a person is told of it: numbers go from 1.
+    pub fn tell(&self, clause: Clause) -> String {
+        let (what, place, all) = match clause {
+            Clause::Check(place) => ("check", place, &self.checks),
+            Clause::Policy(place) => ("policy", place, &self.policies),
+        };
+        let number = place.saturating_add(1);
+        all.get(place).map_or_else(|| format!("{what} {number}"), |told| format!("{what} {number} {told}"))
     }
 }
 
-/// The dates of a policy, read as those of a token are: as a block that holds its facts, rules and checks, and its
-/// policies as checks.
-fn dates(source: &SourceResult<'_>) -> Result<Vec<u64>, Refused> {
+/// The facts that it asks about: their names, and with how many terms.
+fn asked(source: &SourceResult<'_>) -> BTreeSet<(String, usize)> {
+    let in_policies = source.policies.iter().flat_map(|(_, policy)| &policy.queries);
+    let in_checks = source.checks.iter().flat_map(|(_, check)| &check.queries);
+    let queries = in_policies.chain(in_checks).chain(source.rules.iter().map(|(_, rule)| rule));
+    let predicates = queries.flat_map(|query| &query.body);
+    predicates.map(|predicate| (predicate.name.clone(), predicate.terms.len())).collect()
+}
+
+/// The last line of the comment that stands right before a clause.
+fn name_of(datalog: &str, clause: &str) -> Option<String> {
+    let place = (clause.as_ptr() as usize).checked_sub(datalog.as_ptr() as usize)?;
+    let line = datalog.get(..place)?.trim_end().lines().next_back()?;
+    let (before, name) = line.split_once("//")?;
+    let name: String = name.trim().chars().take(NAME_CHARS_MAX).collect();
+    // Behind a clause, a comment is about that one.
+    (before.trim().is_empty() && !name.is_empty()).then(|| visible(&name))
+}
+
+/// Datalog of anybody's as an explanation shows it: on one line, shortened, nothing in it that a terminal obeys.
+pub(super) fn shown(datalog: &str) -> String {
+    let words: Vec<&str> = datalog.split_whitespace().collect();
+    let line = words.join(" ");
+    let mut text: String = line.chars().take(SHOWN_CHARS_MAX).collect();
+    if text.len() < line.len() {
+        text.push('…');
+    }
+    visible(&text)
+}
+
+fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' | '\'' => visible.push(c),
+            _ => visible.extend(c.escape_debug()),
+        }
+    }
+    visible
+}
+
+/// Why a policy cannot be read as a token's block.
+fn unfit(defect: Defect) -> Refused {
+    match defect {
+        Defect::Malformed(what) | Defect::TooComplex(what) => Refused::Malformed(what),
+        Defect::TooLarge(_) | Defect::WrongAlgorithm => Refused::Malformed("the policy is too large"),
+    }
+}
+
+/// A policy as a token's block, to be read as one: its facts, rules and checks, and its policies as checks.
+fn as_block(source: &SourceResult<'_>) -> Result<Vec<u8>, Refused> {
     let unreadable = |_| Refused::Malformed("the policy's Datalog cannot be read");
     let mut block = BiscuitBuilder::new();
     for (_, fact) in &source.facts {
@@ -94,12 +213,7 @@ fn dates(source: &SourceResult<'_>) -> Result<Vec<u64>, Refused> {
     // Nobody will ever believe this token, so its key is no secret.
     let key = key_pair(&SigningKey::from_bytes(&[1; 32]));
     let token = block.build_with_key_pair(&key, SymbolTable::new(), &key).and_then(|token| token.to_vec());
-    let bytes = token.map_err(unreadable)?;
-    let read = biscuit::decode(&bytes, &unbounded()).map_err(|defect| match defect {
-        Defect::Malformed(what) | Defect::TooComplex(what) => Refused::Malformed(what),
-        Defect::TooLarge(_) | Defect::WrongAlgorithm => Refused::Malformed("the policy is too large"),
-    })?;
-    Ok(read.dates)
+    token.map_err(unreadable)
 }
 
 /// A policy is the fleet's own: only its form matters, not its size.

@@ -5,6 +5,7 @@ mod audit_keys;
 mod backlog;
 mod denials;
 mod eras;
+mod explain;
 mod holders;
 mod recovery;
 mod roots;

@@ -31,12 +31,28 @@ pub struct Denial {
     pub reason: Reason,
     /// What happened and what to do.
     pub explain: String,
+    /// Which part of the fleet's policy decided, if one did.
+    pub by: Option<Clause>,
+}
+
+/// A part of the fleet's policy, by its place among its like, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Clause {
+    /// `check if …`.
+    Check(usize),
+    /// `allow if …` or `deny if …`.
+    Policy(usize),
 }
 
 impl Denial {
     /// A denial.
     pub fn new(reason: Reason, explain: impl Into<String>) -> Self {
-        Self { reason, explain: explain.into() }
+        Self { reason, explain: explain.into(), by: None }
+    }
+
+    /// The same, and which part of the policy decided.
+    pub(super) fn by(self, clause: Option<Clause>) -> Self {
+        Self { by: clause, ..self }
     }
 }
 

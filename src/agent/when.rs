@@ -57,8 +57,11 @@ impl Judge<'_> {
 
     fn check_time_up_to(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
         let points = self.points(verified, upper, false)?;
-        let bounds = verified.token.blocks.iter().flat_map(|block| &block.checks).map(|check| match check {
-            Check::Time(alternatives) => check_bounds(alternatives, &points),
+        let checks = verified.token.blocks.iter().enumerate().flat_map(|(number, block)| {
+            block.checks.iter().enumerate().map(move |(place, check)| ((place, number), check))
+        });
+        let bounds = checks.map(|(which, check)| match check {
+            Check::Time(alternatives) => check_bounds(alternatives, &points, which),
             Check::Other(_) => Ok(()),
         });
         let found = [self.check_issued(verified), self.check_expiry(verified, upper)].into_iter().chain(bounds);
@@ -118,6 +121,18 @@ impl Judge<'_> {
     }
 }
 
+/// Bounds in words, a few of them.
+fn told(alternatives: &[Vec<TimeBound>]) -> String {
+    let bound = |bound: &TimeBound| match bound {
+        TimeBound::At(secs) => format!("at {}", Timestamp::from_secs(*secs)),
+        TimeBound::From(secs) => format!("from {}", Timestamp::from_secs(*secs)),
+        TimeBound::Until(secs) => format!("until {}", Timestamp::from_secs(*secs)),
+    };
+    let few = |bounds: &Vec<TimeBound>| bounds.iter().take(2).map(bound).collect::<Vec<_>>().join(" and ");
+    let more = if alternatives.len() > 2 { ", or others" } else { "" };
+    alternatives.iter().take(2).map(few).collect::<Vec<_>>().join(", or ") + more
+}
+
 /// When a block's own checks on time let it end, at the latest with the token.
 pub(super) fn end_of_block(verified: &Verified, index: usize) -> Timestamp {
     let checks = verified.token.blocks.get(index).into_iter().flat_map(|block| &block.checks);
@@ -141,17 +156,20 @@ fn latest(alternatives: &[Vec<TimeBound>]) -> Option<Timestamp> {
     ends?.into_iter().max()
 }
 
-/// A check on time must pass at every instant that it can be.
-fn check_bounds(alternatives: &[Vec<TimeBound>], points: &[u64]) -> Result<(), Denial> {
+/// A check on time must pass at every instant that it can be. It is named by its place and its block's.
+fn check_bounds(alternatives: &[Vec<TimeBound>], points: &[u64], (check, block): (usize, usize)) -> Result<(), Denial> {
     let passes = |at: u64| alternatives.iter().any(|bounds| bounds.iter().all(|bound| bound.holds(at)));
     let Some(failed) = points.iter().rev().copied().find(|at| !passes(*at)) else { return Ok(()) };
     let late = alternatives.iter().flatten().any(|bound| match bound {
         TimeBound::At(date) | TimeBound::Until(date) => failed > *date,
         TimeBound::From(_) => false,
     });
+    let which = format!("check {check} of block {block}: {}", told(alternatives));
     Err(if late {
-        Denial::new(Reason::Expired, "a limit of the token on time has passed; ask for a new credential")
+        let explain = format!("a limit of the token on time has passed; ask for a new credential ({which})");
+        Denial::new(Reason::Expired, explain)
     } else {
-        Denial::new(Reason::NotYetValid, "a limit of the token on time has not come yet as far as this device can tell")
+        let explain = format!("a limit of the token on time has not come yet as far as this device can tell ({which})");
+        Denial::new(Reason::NotYetValid, explain)
     })
 }

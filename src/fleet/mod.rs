@@ -38,6 +38,7 @@ pub mod route;
 pub mod service;
 pub mod silence;
 pub mod time;
+pub mod trial;
 
 pub use book::{Book, Write};
 pub use keys::{FleetKeys, Operator};

@@ -9,7 +9,9 @@ use ed25519_dalek::SigningKey;
 use super::acts::{self, Deed};
 use super::book::{Book, Write};
 use super::{keys, Effects, FleetError, Operator};
+use crate::agent::policy::lint::lint;
 use crate::agent::policy::Policy;
+use crate::profile::Profile;
 use crate::time::Timestamp;
 use crate::wire::envelope::{Document, Signed};
 use crate::wire::policy::PolicyDocument;
@@ -69,7 +71,15 @@ fn check(document: &PolicyDocument) -> Result<(), FleetError> {
     if classes.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(FleetError::Invalid("the table of risks names a class twice".into()));
     }
-    Policy::parse(document.clone()).map(drop).map_err(FleetError::refused("the policy"))
+    warnings(&Policy::parse(document.clone()).map_err(FleetError::refused("the policy"))?).map(drop)
+}
+
+/// What can hardly be meant by a policy, in words.
+///
+/// # Errors
+/// What costs a device too much to evaluate.
+pub fn warnings(policy: &Policy) -> Result<Vec<String>, FleetError> {
+    lint(policy, &Profile::default().verify).map_err(|why| FleetError::Invalid(format!("the policy is refused: {why}")))
 }
 
 #[cfg(test)]
@@ -98,5 +108,6 @@ mod tests {
         assert!(refused(&|bad| bad.risks.clear()));
         assert!(refused(&|bad| bad.risks.push(bad.risks[0].clone())));
         assert!(refused(&|bad| bad.datalog = "allow if true;".repeat(5000)));
+        assert!(refused(&|bad| bad.datalog.push_str("deny if argument($a, $x), argument($b, $x), $a != $b;")));
     }
 }

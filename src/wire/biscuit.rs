@@ -172,6 +172,14 @@ impl TimeBound {
 /// # Errors
 /// The first [`Defect`] found: size before form, form before structure.
 pub fn decode(bytes: &[u8], limits: &VerifyLimits) -> Result<Token, Defect> {
+    decode_beside(bytes, 0, limits)
+}
+
+/// The same of what is evaluated beside others, who may state `foreign` facts: a policy beside a token.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_beside(bytes: &[u8], foreign: usize, limits: &VerifyLimits) -> Result<Token, Defect> {
     if bytes.len() > limits.token_bytes_max {
         return Err(Defect::TooLarge(format!("{} bytes, the limit is {}", bytes.len(), limits.token_bytes_max)));
     }
@@ -188,7 +196,7 @@ pub fn decode(bytes: &[u8], limits: &VerifyLimits) -> Result<Token, Defect> {
         .iter()
         .map(|block| schema::Block::decode(&block.block[..]).map_err(|_| Defect::Malformed("no Biscuit block")))
         .collect::<Result<_, _>>()?;
-    let mut reader = Reader::default();
+    let mut reader = Reader { foreign, ..Reader::default() };
     let mut parsed = Vec::with_capacity(raw.len());
     for (index, (envelope, block)) in signed.iter().zip(&raw).enumerate() {
         parsed.push(reader.block(index, envelope, block)?);
@@ -232,6 +240,8 @@ struct Asked {
 /// Reads block after block, since later blocks use the symbols of earlier ones.
 #[derive(Default)]
 struct Reader {
+    /// How many facts there may be beside those that are read, of any name but ambient ones.
+    foreign: usize,
     symbols: Vec<String>,
     facts: BTreeMap<String, u64>,
     fact_count: usize,
@@ -354,7 +364,8 @@ impl Reader {
             return Err(Defect::TooComplex("a set, list or map that is too long"));
         }
         // Who never asks about arguments may yet be judged by a policy that does: the facts are there.
-        let all = (self.fact_count + self.rule_count + AMBIENT.len() + 2 * SELECTORS_MAX + ARGUMENTS_MAX) as u64;
+        let ambient = AMBIENT.len() + 2 * SELECTORS_MAX + ARGUMENTS_MAX;
+        let all = (self.fact_count + self.rule_count + self.foreign + ambient) as u64;
         for query in &self.queries {
             let matches =
                 query.body.iter().fold(1u64, |product, asked| product.saturating_mul(self.matches(asked, limits)));
@@ -371,7 +382,8 @@ impl Reader {
             "workload" | "enforcer" => SELECTORS_MAX as u64,
             // Each has a name of its own.
             "argument" | "argument_null" | "argument_size" if !given => ARGUMENTS_MAX as u64,
-            name => u64::from(AMBIENT.contains(&name)),
+            name if AMBIENT.contains(&name) => 1,
+            _ => self.foreign as u64,
         };
         let derived = if self.derived.contains(name) { limits.run_facts_max } else { 0 };
         (self.facts.get(name).copied().unwrap_or(0) + ambient + derived).max(1)

@@ -46,6 +46,37 @@ pub const AMBIENT: [&str; 21] = [
     "argument_size",
 ];
 
+/// With how many terms each of them is stated, where that is not one.
+pub const AMBIENT_PAIRS: [&str; 2] = ["argument", "argument_size"];
+
+/// Facts that block 0 of an issuer's token may state, with how many terms. Policies see these, and no label of another block.
+pub const STATED: [(&str, usize); 24] = [
+    ("audience", 1),
+    ("boots_max", 1),
+    ("class_right", 3),
+    ("class_right_prefix", 3),
+    ("expires", 1),
+    ("feed", 1),
+    ("fleet", 1),
+    ("for_device", 1),
+    ("for_group", 1),
+    ("for_task", 1),
+    ("grant", 1),
+    ("issued", 1),
+    ("kind", 1),
+    ("may_begin", 2),
+    ("may_step", 2),
+    ("min_time_class", 1),
+    ("offline_max", 1),
+    ("owner", 1),
+    ("right", 2),
+    ("right_prefix", 2),
+    ("serial", 2),
+    ("staleness_max", 2),
+    ("task_ttl_max", 1),
+    ("uses_max", 1),
+];
+
 /// Operations that begin with this are the agent's own.
 pub const RESERVED: &str = "hardtack:";
 /// The operation by which a planner would take a step.

@@ -2,7 +2,9 @@
 //!
 //! Owns: the TOML that an operator writes, and that `show` prints in the same form.
 //! Never: decides what a policy may say. `../../fleet/policy.rs` does.
-//! Read next: `../../wire/policy.rs`.
+//! Read next: `policy/cases.rs` for `test`; `../../wire/policy.rs`.
+
+mod cases;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,12 @@ use serde_json::json;
 use super::super::output;
 use super::super::{Exit, Failure};
 use super::{millis, now, operator, Session};
-use crate::fleet::policy::set;
+use crate::agent::policy::Policy;
+use crate::cli::output::Format;
+use crate::fleet::policy::{set, warnings};
+use crate::fleet::FleetError;
 use crate::ids::RiskClass;
+use crate::profile::TEXT_BYTES_MAX;
 use crate::shell::fleet_keys::Role;
 use crate::shell::sources::read_text;
 use crate::time::{Millis, Timestamp};
@@ -31,6 +37,14 @@ pub enum PolicyCommand {
     },
     /// Show the policy in force
     Show,
+    /// Try a policy on a table of cases: exits 0 if each comes out as expected, 1 if not
+    Test {
+        /// Cases in TOML, or one in JSON on each line of a file that ends in .jsonl
+        cases: PathBuf,
+        /// The policy in the form that `show` prints. The one in force where none is named
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+    },
 }
 
 /// A policy as an operator writes it.
@@ -59,11 +73,12 @@ pub(super) fn run(command: PolicyCommand, session: &Session) -> Result<Exit, Fai
     match command {
         PolicyCommand::Set { file } => put(&file, session),
         PolicyCommand::Show => show(session),
+        PolicyCommand::Test { cases, policy } => test(&cases, policy.as_deref(), session),
     }
 }
 
-fn put(file: &Path, session: &Session) -> Result<Exit, Failure> {
-    let at = now()?;
+/// The policy of a file, which a device would take.
+fn read(file: &Path, at: Timestamp) -> Result<Policy, Failure> {
     let usage = |why: String| {
         let advice = "start from what `hardtack fleet policy show` prints";
         Failure::new(Exit::Usage, format!("{}: {why}", file.display()), advice)
@@ -74,12 +89,49 @@ fn put(file: &Path, session: &Session) -> Result<Exit, Failure> {
     })?;
     let draft: Draft = toml::from_str(&text).map_err(|error| usage(error.to_string()))?;
     let document = document(draft, at).map_err(usage)?;
+    Policy::parse(document).map_err(|refused| usage(refused.to_string()))
+}
+
+fn put(file: &Path, session: &Session) -> Result<Exit, Failure> {
+    let at = now()?;
+    let policy = read(file, at)?;
+    let warnings = warnings(&policy)?;
+    let document = policy.document;
     let mut fleet = session.open()?;
     let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
     let policy_key = fleet.keys.signing(Role::Policy)?;
     let version = fleet.act(|book, _, fx| set(book, document, &policy_key, operator(&name, &key), at, fx))?;
-    output::show(session.format, &json!({ "version": version }), |_| format!("policy {version} is in force"))?;
+    if session.format == Format::Human {
+        warnings.iter().for_each(|warning| output::tell(&format!("warning: {warning}")));
+    }
+    let told = json!({ "version": version, "warnings": warnings });
+    output::show(session.format, &told, |_| format!("policy {version} is in force"))?;
     Ok(Exit::Done)
+}
+
+fn test(cases: &Path, policy: Option<&Path>, session: &Session) -> Result<Exit, Failure> {
+    let (policy, fleet) = match policy {
+        // Which fleet does not matter: every token that is tried is of it.
+        Some(file) => (read(file, now()?)?, "fleet".parse().expect("a valid name")),
+        None => {
+            let fleet = session.open()?;
+            let book = fleet.ledger.book();
+            let policy = Policy::parse(book.policy().1.clone());
+            (policy.map_err(|refused| FleetError::Refused { what: "the policy", refused })?, book.fleet().clone())
+        }
+    };
+    if session.format == Format::Human {
+        warnings(&policy)?.iter().for_each(|warning| output::tell(&format!("warning: {warning}")));
+    }
+    let text = read_text(cases).map_err(|error| {
+        let what = format!("cannot read the cases {}: {error}", cases.display());
+        Failure::new(Exit::Usage, what, "docs/policy.md has the form of a table, with an example")
+    })?;
+    if text.len() > TEXT_BYTES_MAX {
+        let what = format!("{}: more than {TEXT_BYTES_MAX} bytes", cases.display());
+        return Err(Failure::new(Exit::Usage, what, "make several tables of it"));
+    }
+    cases::run(cases, &text, &policy, fleet, session.format)
 }
 
 fn document(draft: Draft, at: Timestamp) -> Result<PolicyDocument, String> {

@@ -30,6 +30,18 @@ pub struct Config {
     pub log: LogConfig,
     /// What is read of callers.
     pub attest: AttestConfig,
+    /// Whose the sockets are.
+    pub sockets: SocketsConfig,
+}
+
+/// The groups that may open the sockets which are not everybody's, by name or number. The agent's own where none is named.
+/// The agent must be in them, or be root.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SocketsConfig {
+    /// Of `pep.sock`: enforcement points.
+    pub pep_group: Option<String>,
+    /// Of `admin.sock`: operators of this gateway.
+    pub admin_group: Option<String>,
 }
 
 /// What is read of callers besides what costs nothing.
@@ -223,6 +235,15 @@ struct File {
     log: LogTable,
     #[serde(default)]
     attest: AttestTable,
+    #[serde(default)]
+    sockets: SocketsTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct SocketsTable {
+    pep_group: Option<String>,
+    admin_group: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -285,6 +306,7 @@ impl Config {
                 format: sources.parsed("log-format", &sources.flags.log_format)?.or(format).unwrap_or(LogFormat::Json),
             },
             attest: AttestConfig { sha256: file.attest.sha256.unwrap_or_default() },
+            sockets: SocketsConfig { pep_group: file.sockets.pep_group, admin_group: file.sockets.admin_group },
             state_dir,
             run_dir,
         })
@@ -532,6 +554,8 @@ level = "debug"
 format = "text"
 [attest]
 sha256 = true
+[sockets]
+pep_group = "proxies"
 "#;
 
     fn read(path: &Path) -> io::Result<String> {
@@ -567,6 +591,7 @@ sha256 = true
         assert_eq!(config.broker.client.unwrap().key, Path::new("/keys/gw.key"));
         assert_eq!(config.log, LogConfig { level: LogLevel::Debug, format: LogFormat::Text });
         assert!(config.attest.sha256);
+        assert_eq!(config.sockets, SocketsConfig { pep_group: Some("proxies".into()), admin_group: None });
     }
 
     #[test]

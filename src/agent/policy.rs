@@ -8,7 +8,6 @@
 pub mod lint;
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use biscuit_auth::builder::{self, AuthorizerBuilder, BiscuitBuilder, Check, CheckKind, PolicyKind};
 use biscuit_auth::datalog::SymbolTable;
@@ -71,15 +70,6 @@ pub struct Told {
     pub text: String,
 }
 
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "\"{name}\": {}", self.text),
-            None => f.write_str(&self.text),
-        }
-    }
-}
-
 impl Policy {
     /// Parses a document.
     ///
@@ -140,7 +130,11 @@ impl Policy {
             Clause::Policy(place) => ("policy", place, &self.policies),
         };
         let number = place.saturating_add(1);
-        all.get(place).map_or_else(|| format!("{what} {number}"), |told| format!("{what} {number} {told}"))
+        match all.get(place) {
+            Some(Told { name: Some(name), text, .. }) => format!("{what} {number} \"{name}\": {text}"),
+            Some(Told { name: None, text, .. }) => format!("{what} {number}: {text}"),
+            None => format!("{what} {number}"),
+        }
     }
 }
 

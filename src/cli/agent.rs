@@ -74,7 +74,7 @@ pub(super) fn machine(config: &Config) -> Machine {
 
 async fn until_asked(mut running: Running, config: &Config, inbox: Arc<Inbox>) -> Result<Exit, Failure> {
     let (stop, stopped) = watch::channel(false);
-    let bound = Sockets::bind(&config.run_dir);
+    let bound = Sockets::bind_for(&config.run_dir, &config.sockets);
     let ended = match bound {
         Ok(sockets) => {
             let hashing = if config.attest.sha256 { Hashing::Sha256 } else { Hashing::Off };

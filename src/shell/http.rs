@@ -36,8 +36,10 @@ use self::routes::Api;
 use self::stall::StallGuard;
 use super::clock;
 use super::inbox::Inbox;
+use super::peer::names::group_number;
 use super::peer::{Attested, Attestor, Caller, Hashing};
 use crate::agent::request::Socket;
+use crate::config::SocketsConfig;
 use crate::profile::ApiLimits;
 
 /// Connections that wait to be accepted, per socket.
@@ -68,6 +70,9 @@ pub enum BindError {
         /// Why not.
         source: io::Error,
     },
+    /// A group that nobody knows.
+    #[error("[sockets] names the group {0:?}, which /etc/group does not have: make it, or name another")]
+    NoGroup(String),
     /// Something that is not a socket is in the way.
     #[error("{path} is in the way and is not a socket: move it, or choose another --run-dir")]
     NotASocket {
@@ -100,13 +105,31 @@ impl Sockets {
     /// # Errors
     /// See [`BindError`].
     pub fn bind(run_dir: &Path) -> Result<Self, BindError> {
+        Self::bind_for(run_dir, &SocketsConfig::default())
+    }
+
+    /// The same, and gives each socket to its group.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_for(run_dir: &Path, config: &SocketsConfig) -> Result<Self, BindError> {
+        let number = |group: &Option<String>| {
+            let number = |group: &String| group_number(group).ok_or_else(|| BindError::NoGroup(group.clone()));
+            group.as_ref().map(number).transpose()
+        };
+        let (pep, admin) = (number(&config.pep_group)?, number(&config.admin_group)?);
         make_run_dir(run_dir)?;
         let (mut listeners, mut paths) = (Vec::new(), Vec::new());
         for socket in [Socket::Admin, Socket::Agent, Socket::Pep] {
             let (name, mode) = socket_file(socket);
             let path = run_dir.join(name);
             make_room(&path)?;
-            listeners.push((socket, listen(&path, mode)?));
+            let group = match socket {
+                Socket::Admin => admin,
+                Socket::Agent => None,
+                Socket::Pep => pep,
+            };
+            listeners.push((socket, listen(&path, group, mode)?));
             paths.push(path);
         }
         Ok(Self { listeners, paths, hashing: Hashing::Off })
@@ -168,8 +191,8 @@ fn make_room(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// Binds, sets the mode, and only then listens: nobody connects before the mode is in force.
-fn listen(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
+/// Binds, sets group and mode, and only then listens: nobody connects before they are in force.
+fn listen(path: &Path, group: Option<u32>, mode: u32) -> Result<UnixListener, BindError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |what| move |source: io::Error| BindError::Io { what, path: path.into(), source };
     let bound = || -> rustix::io::Result<OwnedFd> {
@@ -179,6 +202,9 @@ fn listen(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
         Ok(fd)
     };
     let fd = bound().map_err(io::Error::from).map_err(failed("bind"))?;
+    if group.is_some() {
+        std::os::unix::fs::lchown(path, None, group).map_err(failed("give to its group (the agent must be in it)"))?;
+    }
     let permissions = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(path, permissions).map_err(failed("set the mode of"))?;
     rustix::net::listen(&fd, BACKLOG).map_err(io::Error::from).map_err(failed("listen on"))?;

@@ -11,7 +11,7 @@
 
 mod diag;
 mod digest;
-mod names;
+pub(super) mod names;
 
 use std::io;
 use std::os::fd::OwnedFd;

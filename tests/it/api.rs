@@ -14,6 +14,7 @@ use hardtack::agent::request::{
     ProblemCode, ReadyCheck, ReadyReply, Reason, Reply, Request, Socket, StepReply, TaskReply, TimeClass, Verdict,
     WhoamiReply,
 };
+use hardtack::config::SocketsConfig;
 use hardtack::ids::{BlockId, GrantId};
 use hardtack::profile::{ApiLimits, Profile};
 use hardtack::shell::http::{BindError, Sockets};
@@ -267,6 +268,42 @@ async fn a_stale_socket_is_replaced_a_live_one_and_a_file_are_not() {
     assert!(matches!(Sockets::bind(Path::new("/proc/none")), Err(BindError::Io { .. })));
     let deep = folder.path().join("d".repeat(120));
     assert!(matches!(Sockets::bind(&deep), Err(BindError::Io { what: "bind", .. })));
+}
+
+#[tokio::test]
+async fn a_link_in_the_run_folder_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::write(&elsewhere, "mine").unwrap();
+    for target in [elsewhere.as_path(), Path::new("/nowhere")] {
+        let run_dir = folder.path().join("run");
+        std::fs::create_dir_all(&run_dir).unwrap();
+        std::os::unix::fs::symlink(target, run_dir.join("admin.sock")).unwrap();
+        assert!(matches!(Sockets::bind(&run_dir), Err(BindError::NotASocket { .. })));
+        assert_eq!(std::fs::read_link(run_dir.join("admin.sock")).unwrap(), target);
+        std::fs::remove_dir_all(&run_dir).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn sockets_are_given_to_their_groups_before_anybody_connects() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    // Another group than the own can only be given by root; the own one by everybody.
+    let own = std::fs::metadata(folder.path()).unwrap().gid();
+    let other = if rustix::process::geteuid().is_root() { 54_321 } else { own };
+    let config = SocketsConfig { pep_group: Some(other.to_string()), admin_group: Some(own.to_string()) };
+    let sockets = Sockets::bind_for(folder.path(), &config).unwrap();
+    for (name, group, mode) in [("pep.sock", other, 0o660), ("admin.sock", own, 0o660), ("agent.sock", own, 0o666)] {
+        let found = std::fs::metadata(folder.path().join(name)).unwrap();
+        assert_eq!((found.gid(), found.permissions().mode() & 0o7777), (group, mode), "{name}");
+    }
+    drop(sockets);
+    let nobodys = SocketsConfig { pep_group: Some("no-such-group".into()), admin_group: None };
+    assert!(
+        matches!(Sockets::bind_for(folder.path(), &nobodys), Err(BindError::NoGroup(name)) if name == "no-such-group")
+    );
 }
 
 #[test]

@@ -99,6 +99,35 @@ fn another_implementation_agrees() {
     println!("{}", said.trim());
 }
 
+#[test]
+fn another_implementation_makes_the_same_digest_of_arguments() {
+    use std::io::Write;
+    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/arguments.py");
+    for json in [
+        r#"{"path":"/srv/a","n":-3,"on":true,"t":21.5,"none":null,"list":[1]}"#,
+        r#"{"b":{"a/b":1,"~":2},"a":[[],{},"\u00e9\ud83d\ude00"]}"#,
+        r#"{"big":9223372036854775807,"small":-9223372036854775808,"half":0.5,"tiny":-1e-7,"whole":1e3,"zero":-0.0}"#,
+        r#"{"n":9223372036854775808}"#,
+        r#"{"n":1e300}"#,
+        r#"{"n":1,"n":2}"#,
+    ] {
+        let spawned = Command::new(&python)
+            .arg(script)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let Ok(mut child) = spawned else { return cannot_run("there is no Python here") };
+        child.stdin.take().unwrap().write_all(json.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let arguments: hardtack::wire::arguments::Arguments = serde_json::from_str(json).unwrap();
+        let own = arguments.state().ok().flatten().map(|stated| stated.digest.to_string());
+        let others = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        assert_eq!(own, others, "{json}");
+    }
+}
+
 proptest! {
     #[test]
     fn changed_leaves_are_refused_or_say_something_else(

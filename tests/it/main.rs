@@ -43,3 +43,4 @@ mod steps;
 mod store;
 mod story;
 mod support;
+mod threat_model;

@@ -37,6 +37,12 @@ impl Names {
     }
 }
 
+/// The number of a group, of its name or its number as text.
+pub(in crate::shell) fn group_number(group: &str) -> Option<u32> {
+    let named = || numbers(Path::new("/etc/group"))?.into_iter().find_map(|(gid, name)| (name == group).then_some(gid));
+    group.parse().ok().or_else(named)
+}
+
 /// One file: lines of `name:x:number:…`.
 #[derive(Debug)]
 struct Table {

@@ -237,6 +237,9 @@ fn decided(text: &mut String, row: &Map<String, Value>, decision: &Decision, nam
     let to = decision.destination.as_ref().map(|destination| format!(" to {destination}")).unwrap_or_default();
     let risk = decision.risk.as_ref().map_or("highest", |risk| risk.as_str());
     line("asked", format!("{} {}{to}, risk {risk}", decision.operation, decision.resource));
+    if let Some(digest) = &decision.arguments {
+        line("arguments", format!("sha256 {digest}"));
+    }
     let known = &decision.known;
     let width = known.width_ms.map_or("no proven upper bound".into(), |width| format!("known to {} ms", width.0));
     line("known", format!("mode {}, revocations {}, {} old", known.mode, known.freshness, age(known.staleness_s)));

@@ -401,13 +401,17 @@ fn wrong_json_is_400_and_the_agent_goes_on() {
 #[test]
 fn a_body_that_is_too_large_is_413_however_it_is_framed() {
     let rig = Rig::start(|limits| limits.body_bytes_max = 1000);
-    rig.ask("agent.sock", "POST", "/v1/authorize", &"x".repeat(1001)).is_problem(413, "body_too_large");
-    rig.ask("agent.sock", "POST", "/v1/authorize", &"x".repeat(300_000)).is_problem(413, "body_too_large");
-    rig.ask("agent.sock", "POST", "/v1/authorize", &"x".repeat(1000)).is_problem(400, "invalid_request");
+    rig.ask("agent.sock", "POST", "/v1/attenuate", &"x".repeat(1001)).is_problem(413, "body_too_large");
+    rig.ask("agent.sock", "POST", "/v1/attenuate", &"x".repeat(300_000)).is_problem(413, "body_too_large");
+    rig.ask("agent.sock", "POST", "/v1/attenuate", &"x".repeat(1000)).is_problem(400, "invalid_request");
+
+    // Arguments have room of their own.
+    rig.ask("agent.sock", "POST", "/v1/authorize", &"x".repeat(1000 + 16 * 1024)).is_problem(400, "invalid_request");
+    rig.ask("agent.sock", "POST", "/v1/authorize", &"x".repeat(1001 + 16 * 1024)).is_problem(413, "body_too_large");
 
     // Without a length, a chunk at a time.
     let mut stream = rig.connect("agent.sock");
-    write!(stream, "POST /v1/authorize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+    write!(stream, "POST /v1/attenuate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
     for _ in 0..20 {
         write!(stream, "40\r\n{}\r\n", "x".repeat(0x40)).unwrap();
     }

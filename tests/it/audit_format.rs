@@ -3,6 +3,7 @@
 //!
 //! After a change of the format, `HARDTACK_WRITE_VECTORS=1` writes them anew: a change that anybody can see.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -101,7 +102,6 @@ fn another_implementation_agrees() {
 
 #[test]
 fn another_implementation_makes_the_same_digest_of_arguments() {
-    use std::io::Write;
     let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/arguments.py");
     for json in [
@@ -244,8 +244,12 @@ fn events() -> Vec<Event> {
         allow(base()),
         allow(Decision { allow: false, reason: "no_right".into(), operation: "read".into(), ..base() }),
         allow(Decision { destination: Some("vendor.example".into()), risk: None, ..base() }),
-        allow(Decision { arguments: Some(Hash([0xca; 32])), ..base() }),
-        allow(Decision { workload: Vec::new(), enforcer: vec!["unix:uid:33".into()], ..base() }),
+        allow(Decision {
+            workload: Vec::new(),
+            enforcer: vec!["unix:uid:33".into()],
+            arguments: Some(Hash([0xca; 32])),
+            ..base()
+        }),
         allow(Decision { allow: false, reason: "bad_signature".into(), ..decision(Credential::Nothing) }),
         allow(decision(named(None, &[]))),
         allow(decision(named(Some("t-1"), &[1, 2, 4]))),

@@ -206,11 +206,41 @@ fn a_body_that_the_api_finds_too_large_is_a_denial_and_padding_is_taken_off() {
         let args = ["--run-dir", run_dir.to_str().unwrap(), "authorize", "--token", token];
         run(&[&args[..], &["--operation", "allowed", "--resource", "r"]].concat())
     };
-    let (stdout, stderr) = exits(&ask(&"A".repeat(1000)), 3);
+    let (stdout, stderr) = exits(&ask(&"A".repeat(20_000)), 3);
     assert!(stdout.is_empty() && stderr.contains("body_too_large"), "{stderr}");
     exits(&ask("abc="), 0);
     let (token, root) = foreign_token();
     exits(&run(&["token", "verify", &format!("{token}="), "--root", &root, "--at", "2026-03-01T00:00:00Z"]), 0);
+}
+
+#[test]
+fn a_policy_is_tried_on_a_table_before_any_fleet_has_it() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples");
+    let (cases, policy) = (format!("{docs}/policy-cases.toml"), format!("{docs}/policy.toml"));
+    let test = |cases: &str, policy: &str, form: &str| {
+        run(&["-o", form, "fleet", "policy", "test", cases, "--policy", policy])
+    };
+    let (stdout, _) = exits(&test(&cases, &policy, "human"), 0);
+    assert!(stdout.contains("cases as expected") && !stdout.contains("no case was decided"), "{stdout}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let kept = std::fs::read_to_string(&policy).unwrap();
+    let lax = file("lax.toml", &kept.replace("$rpm > 1500", "$rpm > 9000"));
+    let (stdout, _) = exits(&test(&cases, &lax, "json"), 1);
+    let told: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let wrong = told["cases"].as_array().unwrap().iter().filter(|case| case["ok"] == false);
+    assert_eq!(wrong.map(|case| case["name"].as_str().unwrap()).collect::<Vec<_>>(), ["too fast"]);
+    let unclear = file("cases.toml", "[[case]]\nname = \"a\"\nexpect = \"deny\"\n");
+    let (_, stderr) = exits(&test(&unclear, &policy, "human"), 2);
+    assert!(stderr.contains("cases.toml:1: a denial has a `reason`"), "{stderr}");
+    let costly =
+        file("costly.toml", "datalog = 'deny if argument($a, $x), argument($b, $x), $a != $b; allow if true;'");
+    let (_, stderr) = exits(&test(&cases, &costly, "human"), 2);
+    assert!(stderr.contains("costs too much"), "{stderr}");
 }
 
 #[test]

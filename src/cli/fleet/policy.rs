@@ -120,8 +120,9 @@ fn test(cases: &Path, policy: Option<&Path>, session: &Session) -> Result<Exit, 
             (policy.map_err(|refused| FleetError::Refused { what: "the policy", refused })?, book.fleet().clone())
         }
     };
+    let told = warnings(&policy).map_err(|error| Failure::new(Exit::Usage, error, ""))?;
     if session.format == Format::Human {
-        warnings(&policy)?.iter().for_each(|warning| output::tell(&format!("warning: {warning}")));
+        told.iter().for_each(|warning| output::tell(&format!("warning: {warning}")));
     }
     let text = read_text(cases).map_err(|error| {
         let what = format!("cannot read the cases {}: {error}", cases.display());
@@ -131,7 +132,7 @@ fn test(cases: &Path, policy: Option<&Path>, session: &Session) -> Result<Exit, 
         let what = format!("{}: more than {TEXT_BYTES_MAX} bytes", cases.display());
         return Err(Failure::new(Exit::Usage, what, "make several tables of it"));
     }
-    cases::run(cases, &text, &policy, fleet, session.format)
+    cases::run((cases, &text), (&policy, &told), fleet, session.format)
 }
 
 fn document(draft: Draft, at: Timestamp) -> Result<PolicyDocument, String> {

@@ -107,7 +107,12 @@ struct Tried {
 ///
 /// # Errors
 /// An unclear case, with its line.
-pub(super) fn run(file: &Path, text: &str, policy: &Policy, fleet: FleetId, format: Format) -> Result<Exit, Failure> {
+pub(super) fn run(
+    (file, text): (&Path, &str),
+    (policy, warnings): (&Policy, &[String]),
+    fleet: FleetId,
+    format: Format,
+) -> Result<Exit, Failure> {
     let is_lines = file.extension().is_some_and(|extension| extension == "jsonl");
     let cases = if is_lines { of_lines(text, policy) } else { of_toml(text, policy) };
     let tried = cases.and_then(|cases| decide(cases, policy, fleet));
@@ -128,6 +133,7 @@ pub(super) fn run(file: &Path, text: &str, policy: &Policy, fleet: FleetId, form
             "explain": outcome.explain,
         })).collect::<Vec<_>>(),
         "unmet": unmet,
+        "warnings": warnings,
     });
     output::show(format, &value, |_| page(&ended, &unmet, policy))?;
     Ok(if wrong == 0 { Exit::Done } else { Exit::Failure })

@@ -5,6 +5,7 @@
 //! Never: decides an answer.
 //! Read next: `attest.rs`, then `decide.rs`.
 
+pub mod preview;
 pub mod revocations;
 pub mod trail;
 
@@ -15,6 +16,7 @@ use super::room::Class;
 use crate::ids::{BlockId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
+use preview::{Preview, PreviewReply};
 use revocations::{CheckRevoked, CheckedReply, ExportedReply, ImportRevocations, ImportedReply, RevocationsReply};
 use trail::{TrailAsk, TrailReply};
 
@@ -137,6 +139,8 @@ pub enum Request {
     ImportRevocations(ImportRevocations),
     /// `POST /v1/time`: the bytes of a file with signed time.
     ImportTime(Vec<u8>),
+    /// `POST /v1/preview`.
+    Preview(Preview),
     /// `GET /readyz`.
     Ready,
     /// `GET /v1/revocations`.
@@ -280,6 +284,8 @@ pub enum Reply {
     Finished(FinishedReply),
     /// To [`Request::ImportRevocations`].
     Imported(ImportedReply),
+    /// To [`Request::Preview`].
+    Previewed(PreviewReply),
     /// No answer was possible.
     Problem(Problem),
     /// To [`Request::Ready`].

@@ -146,6 +146,7 @@ pub(super) fn record(at: u64, credential: Credential, count: u64) -> Record {
         resource: format!("modbus/pump{}/speed", token % 8),
         destination: None,
         risk: Some(if token % 4 == 0 { "high" } else { "low" }.parse().expect("valid")),
+        arguments: None,
         credential,
         workload: vec![format!("unix:uid:{}", 1001 + token % 4), format!("unix:gid:{}", 1001 + token % 4)],
         enforcer: Vec::new(),

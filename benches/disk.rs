@@ -181,6 +181,7 @@ fn ask(token: &str) -> Request {
         risk: Some("low".parse().expect("valid")),
         task: None,
         step: None,
+        arguments: None,
     })
 }
 

@@ -266,6 +266,7 @@ fn token() {
         risk: world.policy.document.risk_of("write", "modbus/pump1/speed", None),
         task: None,
         step: None,
+        arguments: Ok(None),
         workload: Some(&workload),
         enforcer: None,
         purpose: Purpose::Use,

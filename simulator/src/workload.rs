@@ -316,6 +316,7 @@ impl World<'_> {
             risk: risk.parse().ok(),
             task: None,
             step: None,
+            arguments: None,
         };
         let presented = Presented {
             choice,

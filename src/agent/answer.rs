@@ -19,6 +19,7 @@ use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
+use crate::wire::arguments::Arguments;
 use crate::wire::audit::{record_id, Credential, Decision, Event, Known, Named};
 
 /// A decision and its record.
@@ -140,6 +141,7 @@ impl Agent {
         let is_workload = evidence.socket == Socket::Agent || purpose == Purpose::Exchange;
         let level = self.policy.document.risk_of(&ask.operation, &ask.resource, ask.risk.as_ref());
         let risk = level.map(|level| level.class.clone());
+        let stated = ask.arguments.as_ref().map_or(Ok(None), Arguments::state);
         let question = Question {
             token: &ask.token,
             operation: &ask.operation,
@@ -148,6 +150,7 @@ impl Agent {
             risk: level,
             task: ask.task.as_deref(),
             step: ask.step.as_deref(),
+            arguments: stated.as_ref().map(Option::as_ref),
             workload: is_workload.then_some(peer.as_slice()),
             enforcer: (!is_workload).then_some(peer.as_slice()),
             purpose,
@@ -192,7 +195,8 @@ impl Agent {
         self.write_ended_counts(now, effects);
         // A credential is referred to within one era only: which one the record is in must be known before.
         self.roll_if_due(now, effects);
-        let decision = self.decision_of(ask, &judgement, reason, risk, enforcer);
+        let mut decision = self.decision_of(ask, &judgement, reason, risk, enforcer);
+        decision.arguments = stated.ok().flatten().map(|stated| stated.digest);
         let audit = match self.as_before(&decision, now) {
             Some(before) => before,
             None => self.record_decision(decision, budgets, now, effects),
@@ -268,6 +272,7 @@ impl Agent {
             resource: shorten(&ask.resource, 256),
             destination: ask.destination.as_ref().map(|destination| shorten(destination, 256)),
             risk,
+            arguments: None,
             credential,
             workload: judgement.workload.clone(),
             enforcer,

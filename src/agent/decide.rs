@@ -17,6 +17,7 @@ use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId, TaskId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
+use crate::wire::arguments::{Defect, Stated};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::policy::RiskLevel;
 use crate::wire::token::{canonical, from_text, EXCHANGE, NAME_BYTES_MAX, RESERVED};
@@ -63,6 +64,8 @@ pub struct Question<'a> {
     pub task: Option<&'a str>,
     /// Only compared with the wallet.
     pub step: Option<&'a str>,
+    /// What the operation is done with, if it was said, or why that is refused.
+    pub arguments: Result<Option<&'a Stated>, &'a Defect>,
     /// Selectors of the peer, if it is the workload itself.
     pub workload: Option<&'a [String]>,
     /// Selectors of the peer, if it is an enforcement point.
@@ -229,7 +232,13 @@ impl Judge<'_> {
                 ));
             }
         }
-        Ok(())
+        question.arguments.map(|_| ()).map_err(|defect| {
+            let reason = match defect {
+                Defect::Malformed(_) => Reason::Malformed,
+                Defect::TooLarge(_) => Reason::TooLarge,
+            };
+            Denial::new(reason, format!("the arguments are refused: {defect}"))
+        })
     }
 
     fn check_place(&self, verified: &Verified) -> Result<(), Denial> {

@@ -15,6 +15,7 @@ use super::preview::hangs_on_arguments;
 use super::request::Reason;
 use super::token::{Denial, Kind, Verified};
 use crate::time::Timestamp;
+use crate::wire::arguments::{Argument, Value};
 use crate::wire::biscuit::{Check, TimeBound};
 
 impl Judge<'_> {
@@ -61,7 +62,7 @@ impl Judge<'_> {
         builder.build(&verified.biscuit)?.authorize()
     }
 
-    /// What the agent adds, each name at most once but `workload` and `enforcer`. What neither policy nor token ask about
+    /// What the agent adds, each name at most once but `workload`, `enforcer` and those of arguments. What neither policy nor token ask about
     /// can change no outcome and costs time in every run: it is left out.
     fn ambient(&self, question: &Question<'_>, so_far: &Judgement, asked: impl Fn(&str) -> bool) -> Vec<Fact> {
         let text = |name: &str, text: &str| asked(name).then(|| fact(name, Term::Str(text.to_owned())));
@@ -90,7 +91,12 @@ impl Judge<'_> {
         ];
         let workloads = so_far.workload.iter().map(|selector| text("workload", selector));
         let enforcers = question.enforcer.into_iter().flatten().map(|selector| text("enforcer", selector));
-        once.into_iter().chain(workloads).chain(enforcers).flatten().collect()
+        let arguments = question.arguments.ok().flatten().map_or(&[][..], |stated| &stated.facts);
+        let arguments = arguments.iter().map(|argument| {
+            let name = argument_name(&argument.value);
+            asked(name).then(|| argument_fact(name, argument))
+        });
+        once.into_iter().chain(workloads).chain(enforcers).chain(arguments).flatten().collect()
     }
 
     /// What a failed evaluation means.
@@ -182,6 +188,27 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// The name of the fact that an argument is told as.
+fn argument_name(value: &Value) -> &'static str {
+    match value {
+        Value::Bool(_) | Value::Decimal(_) | Value::Integer(_) | Value::Text(_) => "argument",
+        Value::Null => "argument_null",
+        Value::Size(_) => "argument_size",
+    }
+}
+
+fn argument_fact(name: &str, argument: &Argument) -> Fact {
+    let mut terms = vec![Term::Str(argument.name.clone())];
+    match &argument.value {
+        Value::Bool(bool) => terms.push(Term::Bool(*bool)),
+        Value::Decimal(text) | Value::Text(text) => terms.push(Term::Str(text.clone())),
+        Value::Integer(integer) => terms.push(Term::Integer(*integer)),
+        Value::Null => {}
+        Value::Size(size) => terms.push(Term::Integer(i64::try_from(*size).unwrap_or(i64::MAX))),
+    }
+    Fact::new(name.to_owned(), terms)
 }
 
 fn fact(name: &str, term: Term) -> Fact {

@@ -93,6 +93,7 @@ mod tests {
             resource: String::new(),
             destination: None,
             risk: None,
+            arguments: None,
             credential,
             workload: Vec::new(),
             enforcer: Vec::new(),

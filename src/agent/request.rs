@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::holder::ProcessId;
 use super::room::Class;
 use crate::ids::{BlockId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
+use crate::wire::arguments::Arguments;
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
 use preview::{Preview, PreviewReply};
@@ -261,6 +262,9 @@ pub struct Authorize {
     /// Only compared with the wallet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
+    /// What the operation is done with, for checks and policies to judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Arguments>,
 }
 
 /// A reply of the local API.

@@ -438,6 +438,7 @@ impl Rig {
             risk: Some(risk.parse().unwrap()),
             task: None,
             step: None,
+            arguments: None,
         };
         match self.ask(uid, Socket::Agent, Request::Authorize(ask)) {
             Reply::Decision(decision) => decision,

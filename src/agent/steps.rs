@@ -57,6 +57,7 @@ impl Agent {
             risk: ask.risk.clone(),
             task: Some(task.to_string()),
             step: None,
+            arguments: None,
         };
         let further = |agent: &mut Self, judgement: &Judgement| agent.plan_step(ask, judgement);
         let decided = match self.decide(evidence, &exchange, Purpose::Exchange, further, now, effects) {

@@ -1,5 +1,6 @@
 //! The agent from outside: requests and messages in, replies and a disk out.
 
+mod arguments;
 mod audit_keys;
 mod backlog;
 mod denials;
@@ -579,10 +580,11 @@ fn three_classes_judge_by_three_clocks() {
 #[test]
 fn every_ambient_fact_is_stated_where_it_is_asked_about() {
     for name in AMBIENT.into_iter().filter(|name| *name != "step") {
-        check_stated(name, &format!("allow if {name}($x);"), true);
+        let terms = if ["argument", "argument_size"].contains(&name) { "$x, $y" } else { "$x" };
+        check_stated(name, &format!("allow if {name}({terms});"), true);
         // The time may be compared, not passed on.
         if name != "time" {
-            check_stated(name, &format!("asked($x) <- {name}($x); allow if asked($x);"), true);
+            check_stated(name, &format!("asked($x) <- {name}({terms}); allow if asked($x);"), true);
         }
     }
     check_stated("nothing", "allow if nothing($x);", false);
@@ -602,6 +604,7 @@ fn check_stated(name: &str, datalog: &str, stated: bool) {
         risk: Some("low".parse().unwrap()),
         task: None,
         step: None,
+        arguments: Some(serde_json::from_str(r#"{"path":"/srv/a","none":null,"list":[]}"#).unwrap()),
     };
     let socket = if name == "enforcer" { Socket::Pep } else { Socket::Agent };
     let Reply::Decision(reply) = rig.ask(1001, socket, Request::Authorize(ask)) else { panic!("no decision") };

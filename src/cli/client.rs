@@ -24,6 +24,7 @@ use crate::agent::request::{
 use crate::ids::{RiskClass, TaskClass, TaskId};
 use crate::shell::client::{Answer, Client, ClientError};
 use crate::shell::proc;
+use crate::wire::arguments::Arguments;
 use crate::wire::link::Right;
 
 /// The socket that a client uses, as `unix:///path` or a path.
@@ -47,6 +48,9 @@ pub struct AuthorizeArgs {
     /// Where the effect goes
     #[arg(long)]
     destination: Option<String>,
+    /// What it is done with: NAME=TEXT, or NAME:=JSON for numbers, true, false, null, lists and objects. May be repeated
+    #[arg(long = "argument", value_name = "NAME=TEXT|NAME:=JSON", value_parser = argument)]
+    arguments: Vec<Arguments>,
 }
 
 /// `hardtack task …`.
@@ -170,6 +174,7 @@ pub fn authorize(args: &AuthorizeArgs, globals: &Globals) -> Result<Exit, Failur
         risk: args.risk.clone(),
         task: None,
         step: None,
+        arguments: (!args.arguments.is_empty()).then(|| args.arguments.iter().cloned().collect()),
     };
     let decision: DecisionReply = post(globals, "/v1/authorize", &request)?;
     show(globals.output, &decision, |decision| {
@@ -180,6 +185,17 @@ pub fn authorize(args: &AuthorizeArgs, globals: &Globals) -> Result<Exit, Failur
         format!("{verdict}  {}  {}\n{}", decision.reason.name(), decision.decision_id, decision.explain)
     })?;
     Ok(decision.reason.into())
+}
+
+/// An argument: `NAME=TEXT`, or `NAME:=JSON` for all that is no text.
+fn argument(written: &str) -> Result<Arguments, String> {
+    let (name, value) = written.split_once('=').ok_or("write it as NAME=TEXT, or as NAME:=JSON")?;
+    let mut argument = Arguments::default();
+    match name.strip_suffix(':') {
+        Some(name) => argument.push_json(name, value).map_err(|error| format!("behind := is no JSON: {error}"))?,
+        None => argument.push_text(name, value),
+    }
+    Ok(argument)
 }
 
 /// Begins, finishes or lists tasks.

@@ -1030,6 +1030,7 @@ mod tests {
             resource: "a".into(),
             destination: None,
             risk: None,
+            arguments: None,
             credential: Credential::Nothing,
             workload: Vec::new(),
             enforcer: Vec::new(),

@@ -9,6 +9,7 @@ use std::fmt;
 use super::{Profile, QUARANTINE_PERCENT};
 use crate::agent::feed::SET_BYTES_MAX;
 use crate::agent::room::SHED_RECORDS_MIN;
+use crate::wire::arguments::ARGUMENTS_BYTES_MAX;
 use crate::wire::audit::segment::SEGMENT_BYTES_MAX;
 use crate::wire::MESSAGE_BYTES_MAX;
 
@@ -110,7 +111,8 @@ impl Profile {
 
     /// Resident memory with every cache and connection in use, in MiB, rounded up.
     pub fn rss_mib(&self) -> u64 {
-        let buffers = bytes(self.api.body_bytes_max).saturating_add(bytes(self.api.header_bytes_max));
+        let body = bytes(self.api.body_bytes_max).saturating_add(bytes(ARGUMENTS_BYTES_MAX));
+        let buffers = body.saturating_add(bytes(self.api.header_bytes_max));
         let connections = bytes(self.api.connections_max).saturating_mul(buffers);
         let tokens = bytes(self.verify.cache_entries)
             .saturating_mul(bytes(self.verify.token_bytes_max))

@@ -82,6 +82,9 @@ pub struct Decision {
     pub destination: Option<String>,
     /// The class of risk that it was judged by.
     pub risk: Option<RiskClass>,
+    /// The digest of what the operation was to be done with, if that was said and could be told: never the arguments, which
+    /// may hold secrets.
+    pub arguments: Option<Hash>,
     /// What the token says about who is accountable.
     pub credential: Credential,
     /// Selectors of the workload: attested by the kernel, or the holder to whom this agent handed the credential.

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use biscuit_auth::format::schema;
 use prost::Message;
 
+use super::arguments::ARGUMENTS_MAX;
 use super::token::AMBIENT;
 use crate::ids::BlockId;
 use crate::profile::VerifyLimits;
@@ -195,7 +196,7 @@ pub fn decode(bytes: &[u8], limits: &VerifyLimits) -> Result<Token, Defect> {
     reader.weigh(limits)?;
     reader.dates.sort_unstable();
     reader.dates.dedup();
-    let asks = reader.queries.into_iter().flat_map(|query| query.body).collect();
+    let asks = reader.queries.into_iter().flat_map(|query| query.body).map(|asked| asked.name).collect();
     let sealed = match container.proof.content {
         Some(schema::proof::Content::FinalSignature(_)) => true,
         Some(schema::proof::Content::NextSecret(_)) => false,
@@ -217,8 +218,15 @@ fn is_ecdsa(signature: &[u8]) -> bool {
 
 /// What a body would cost: how many facts it may match, and how much each expression does per match.
 struct Query {
-    body: Vec<String>,
+    body: Vec<Asked>,
     weight: u64,
+}
+
+/// A fact that a body asks about.
+struct Asked {
+    name: String,
+    /// Its first term is given: which argument it is about.
+    given: bool,
 }
 
 /// Reads block after block, since later blocks use the symbols of earlier ones.
@@ -321,8 +329,10 @@ impl Reader {
             });
         }
         let only_time = body.len() == 1 && clock.is_some() && rule.scope.is_empty();
-        let names: Vec<String> = body.into_iter().map(|predicate| predicate.name).collect();
-        self.queries.push(Query { body: names.clone(), weight });
+        let names = body.iter().map(|predicate| predicate.name.clone()).collect();
+        let given = |fact: &Fact| !matches!(fact.terms.first(), None | Some(Term::Variable(_)));
+        let body = body.into_iter().map(|fact| Asked { given: given(&fact), name: fact.name }).collect();
+        self.queries.push(Query { body, weight });
         Ok((names, bounds.filter(|bounds| only_time && !bounds.is_empty())))
     }
 
@@ -343,10 +353,11 @@ impl Reader {
         if self.collection_max > limits.expression_ops_max as u64 {
             return Err(Defect::TooComplex("a set, list or map that is too long"));
         }
-        let all = (self.fact_count + self.rule_count + AMBIENT.len() + 2 * SELECTORS_MAX) as u64;
+        // Who never asks about arguments may yet be judged by a policy that does: the facts are there.
+        let all = (self.fact_count + self.rule_count + AMBIENT.len() + 2 * SELECTORS_MAX + ARGUMENTS_MAX) as u64;
         for query in &self.queries {
             let matches =
-                query.body.iter().fold(1u64, |product, name| product.saturating_mul(self.matches(name, limits)));
+                query.body.iter().fold(1u64, |product, asked| product.saturating_mul(self.matches(asked, limits)));
             if all.saturating_mul(matches).saturating_mul(query.weight) > limits.join_cost_max {
                 return Err(Defect::TooComplex("a rule or check that joins too many facts"));
             }
@@ -355,12 +366,14 @@ impl Reader {
     }
 
     /// How many facts of a name there can be.
-    fn matches(&self, name: &str, limits: &VerifyLimits) -> u64 {
-        let ambient = match name {
+    fn matches(&self, Asked { name, given }: &Asked, limits: &VerifyLimits) -> u64 {
+        let ambient = match name.as_str() {
             "workload" | "enforcer" => SELECTORS_MAX as u64,
-            _ => u64::from(AMBIENT.contains(&name)),
+            // Each has a name of its own.
+            "argument" | "argument_null" | "argument_size" if !given => ARGUMENTS_MAX as u64,
+            name => u64::from(AMBIENT.contains(&name)),
         };
-        let derived = if self.derived.iter().any(|head| head == name) { limits.run_facts_max } else { 0 };
+        let derived = if self.derived.contains(name) { limits.run_facts_max } else { 0 };
         (self.facts.get(name).copied().unwrap_or(0) + ambient + derived).max(1)
     }
 }

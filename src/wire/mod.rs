@@ -6,6 +6,7 @@
 //! Never: decides what to do about them, does I/O, reads a clock.
 //! Read next: `envelope.rs`, which everything else is wrapped in.
 
+pub mod arguments;
 pub mod audit;
 pub mod biscuit;
 pub mod bundle;

@@ -22,7 +22,7 @@ use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, GroupId, RiskClass
 use crate::time::{Millis, Timestamp};
 
 /// Facts that only the agent adds, per decision. A block that states one, or makes one by a rule, is refused.
-pub const AMBIENT: [&str; 18] = [
+pub const AMBIENT: [&str; 21] = [
     "time",
     "time_class",
     "mode",
@@ -41,6 +41,9 @@ pub const AMBIENT: [&str; 18] = [
     "destination",
     "risk",
     "boots",
+    "argument",
+    "argument_null",
+    "argument_size",
 ];
 
 /// Operations that begin with this are the agent's own.

@@ -404,7 +404,7 @@ class Leaves:
         if mask & AGE:
             self.staleness = (self.staleness + r.difference()) % U64
             self.width = (self.width + r.difference()) % U64
-        operation, resource, destination, risk = self.at(2, self.now["question"])
+        operation, resource, destination, risk, arguments = self.at(2, self.now["question"])
         workload, enforcer = self.at(3, self.now["caller"])
         mode, freshness, time_class, bundle, policy, feed = self.at(5, self.now["view"])
         risk = self.text(risk)
@@ -416,6 +416,7 @@ class Leaves:
             "resource": self.text(resource),
             "destination": self.text(destination),
             "risk": risk,
+            "arguments": arguments,
             "credential": self.credential(self.at(4, self.now["credential"])),
             "workload": self.texts(workload),
             "enforcer": self.texts(enforcer),
@@ -446,7 +447,10 @@ class Leaves:
 
     def define(self, r):
         kind = r.byte()
-        need(kind < 6, "a definition of no kind")
+        need(kind < 7, "a definition of no kind")
+        if kind == 6:
+            self.defined[2].append(self.question(r)[:4] + (r.hash(),))
+            return
         self.defined[kind].append([self.new_text, self.new_block, self.question, self.caller, self.token, self.view][kind](r))
 
     def new_text(self, r):
@@ -456,7 +460,7 @@ class Leaves:
         return r.hash()
 
     def question(self, r):
-        return r.number(), r.number(), r.number_or_none(), r.number_or_none()
+        return r.number(), r.number(), r.number_or_none(), r.number_or_none(), None
 
     def caller(self, r):
         lists = r.list(r.number), r.list(r.number)

@@ -79,6 +79,7 @@ fn decision(index: u64, resource: &str) -> Event {
         resource: resource.into(),
         destination: None,
         risk: None,
+        arguments: None,
         credential: if index == 0 { Credential::Named(Box::new(named)) } else { Credential::Same(0) },
         workload: vec!["unix:uid:1001".into()],
         enforcer: Vec::new(),

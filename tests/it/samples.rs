@@ -212,6 +212,7 @@ impl World {
             risk: None,
             task: None,
             step: None,
+            arguments: Ok(None),
             workload: Some(&workload),
             enforcer: None,
             purpose: Purpose::Use,

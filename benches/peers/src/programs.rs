@@ -97,6 +97,7 @@ impl Program {
                     risk: "low".parse().ok(),
                     task: None,
                     step: None,
+                    arguments: None,
                 };
                 asked.push(self.request(Request::Authorize(ask)));
             }

@@ -703,6 +703,7 @@ mod tests {
             resource: "a/b".into(),
             destination: None,
             risk: None,
+            arguments: None,
             credential: Credential::Nothing,
             workload: Vec::new(),
             enforcer: Vec::new(),

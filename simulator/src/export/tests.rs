@@ -223,6 +223,7 @@ fn allow(edit: impl FnOnce(&mut Decision)) -> Told {
         resource: "modbus/a".into(),
         destination: None,
         risk: None,
+        arguments: None,
         credential: Credential::Named(Box::new(named)),
         workload: vec!["unix:uid:1001".into()],
         enforcer: Vec::new(),

@@ -390,6 +390,7 @@ fn task_and_step_of_a_request_are_compared_with_the_wallet_only() {
                 risk: Some("low".parse().unwrap()),
                 task: task.map(str::to_owned),
                 step: step.map(str::to_owned),
+                arguments: None,
             };
             let Reply::Decision(decision) = rig.ask(2002, Socket::Agent, Request::Authorize(question)) else {
                 panic!("no decision")
@@ -411,6 +412,7 @@ fn at_an_enforcement_point_the_holder_of_a_step_is_its_executor() {
             risk: Some("low".parse().unwrap()),
             task: None,
             step: None,
+            arguments: None,
         };
         let Reply::Decision(decision) = rig.ask(33, Socket::Pep, Request::Authorize(question)) else {
             panic!("no decision")

@@ -150,6 +150,7 @@ fn decision(allow: bool) -> Event {
         resource: "a".into(),
         destination: None,
         risk: None,
+        arguments: None,
         credential: Credential::Nothing,
         workload: Vec::new(),
         enforcer: Vec::new(),

@@ -209,6 +209,7 @@ fn who_has_ended_begins_nothing_and_is_nobody() {
         risk: Some("low".parse().unwrap()),
         task: None,
         step: None,
+        arguments: None,
     };
     let Reply::Decision(decision) = ask(&mut rig, caller(Peer::Gone), Request::Authorize(question)) else { panic!() };
     assert_eq!(decision.reason, Reason::WrongWorkload);
@@ -295,6 +296,7 @@ fn at_an_enforcement_point_the_record_says_possession() {
             risk: Some("low".parse().unwrap()),
             task: None,
             step: None,
+            arguments: None,
         })
     };
     let last = |rig: &Rig| match rig.disk.records().pop().map(|record| record.event) {

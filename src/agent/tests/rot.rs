@@ -97,6 +97,7 @@ fn allowed(rig: &mut Rig, token: &str) -> bool {
         risk: Some("low".parse().unwrap()),
         task: None,
         step: None,
+        arguments: None,
     };
     match rig.ask(1001, Socket::Agent, Request::Authorize(ask)) {
         Reply::Decision(decision) => decision.decision == Verdict::Allow,

@@ -50,6 +50,7 @@ fn ask(rig: &mut Rig, token: &str, resource: &str, answers: &mut Answers) -> Opt
         risk: Some("low".parse().unwrap()),
         task: None,
         step: None,
+        arguments: None,
     };
     match rig.ask(1001, Socket::Agent, Request::Authorize(ask)) {
         Reply::Decision(reply) => {

@@ -21,6 +21,7 @@ use super::problem::HttpProblem;
 use super::routes::text;
 use crate::agent::request::{Authorize, DecisionReply, Reason, Reply, Verdict};
 use crate::ids::RiskClass;
+use crate::wire::arguments::Arguments;
 use crate::wire::token::canonical;
 
 /// Where the paths for proxies begin.
@@ -126,6 +127,7 @@ pub fn asked(form: Form, head: &Parts) -> Result<Asked, Turned> {
             risk: None,
             task: None,
             step: None,
+            arguments: None,
         },
     })
 }
@@ -428,6 +430,9 @@ pub struct Entity {
 pub struct Action {
     /// The operation.
     pub name: String,
+    /// What it is done with: the arguments.
+    #[serde(default)]
+    pub properties: Option<Arguments>,
 }
 
 /// What of a context counts.
@@ -454,7 +459,8 @@ impl Evaluation {
         }
         let token = token.or(header.map(str::to_owned)).unwrap_or_default();
         let resource = format!("{}/{}", self.resource.kind, self.resource.id);
-        Ok(Authorize { token, operation: self.action.name, resource, destination, risk, task: None, step: None })
+        let Action { name: operation, properties: arguments } = self.action;
+        Ok(Authorize { token, operation, resource, destination, risk, task: None, step: None, arguments })
     }
 }
 

@@ -32,6 +32,7 @@ use crate::profile::ApiLimits;
 use crate::shell::inbox::{Call, Inbox};
 use crate::shell::metrics;
 use crate::shell::peer::{Attested, Attestor};
+use crate::wire::arguments::ARGUMENTS_BYTES_MAX;
 use crate::wire::revocation::carry::CARRIED_BYTES_MAX;
 use crate::wire::time::TIME_FILE_BYTES_MAX;
 use crate::wire::token::from_text;
@@ -236,7 +237,9 @@ async fn answer(
             let task = task_id(params)?;
             Request::Step(task, body::parse::<TakeStep>(&body::read(body, &api.limits).await?)?)
         }
-        Endpoint::Authorize => Request::Authorize(body::parse::<Authorize>(&body::read(body, &api.limits).await?)?),
+        Endpoint::Authorize => {
+            Request::Authorize(body::parse::<Authorize>(&body::read(body, &with_arguments(&api.limits)).await?)?)
+        }
         Endpoint::Begin => {
             let begin = body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?;
             if let Some(pid) = begin.holder {
@@ -252,7 +255,7 @@ async fn answer(
             Request::CheckRevoked(body::parse::<CheckRevoked>(&body::read(body, &api.limits).await?)?)
         }
         Endpoint::Evaluate => {
-            let evaluation = body::parse::<Evaluation>(&body::read(body, &api.limits).await?)?;
+            let evaluation = body::parse::<Evaluation>(&body::read(body, &with_arguments(&api.limits)).await?)?;
             Request::Authorize(evaluation.asked(&head.headers)?)
         }
         Endpoint::ExportRevocations => Request::ExportRevocations(feed_asked(head.uri.query())?),
@@ -305,6 +308,11 @@ async fn ask_for_proxy(api: &Api, form: Form, request: axum::extract::Request) -
     };
     let reply = ask(api, evidence, Request::Authorize(asked.authorize.clone())).await;
     enforce::answer(&asked, reply)
+}
+
+/// A request with arguments may be longer by these.
+fn with_arguments(limits: &ApiLimits) -> ApiLimits {
+    ApiLimits { body_bytes_max: limits.body_bytes_max.saturating_add(ARGUMENTS_BYTES_MAX), ..limits.clone() }
 }
 
 fn nobody() -> HttpProblem {

@@ -206,6 +206,7 @@ fn decisions(device: &str, segment: u64, first_index: u64, credentials: &[Creden
             resource: "modbus/a".into(),
             destination: None,
             risk: None,
+            arguments: None,
             credential: credential.clone(),
             workload: Vec::new(),
             enforcer: Vec::new(),

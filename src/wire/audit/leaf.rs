@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::{Credential, Decision, Event, Known, Named, NamedStep, Record, RECORD_BYTES_MAX};
-use crate::ids::{BlockId, EraId, GrantId, RiskClass};
+use crate::ids::{BlockId, EraId, GrantId, Hash, RiskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::{encode, Refused};
 
@@ -48,6 +48,8 @@ mod kind {
     pub(super) const CALLER: u8 = 3;
     pub(super) const CREDENTIAL: u8 = 4;
     pub(super) const VIEW: u8 = 5;
+    /// A question with the digest of its arguments.
+    pub(super) const CALL: u8 = 6;
 }
 
 /// How a credential's definition goes on.
@@ -57,8 +59,8 @@ mod names {
     pub(super) const ALL: u8 = 2;
 }
 
-/// Operation, resource, destination, risk: numbers of texts.
-type Question = (u64, u64, Option<u64>, Option<u64>);
+/// Operation, resource, destination, risk: numbers of texts; the digest of the arguments.
+type Question = (u64, u64, Option<u64>, Option<u64>, Option<Hash>);
 /// Workload and enforcer: numbers of texts.
 type Caller = (Vec<u64>, Vec<u64>);
 /// Mode, freshness, time class: numbers of texts; versions of bundle and policy, position of the feed.
@@ -114,6 +116,7 @@ struct Asked {
     resource: String,
     destination: Option<String>,
     risk: Option<RiskClass>,
+    arguments: Option<Hash>,
 }
 
 /// What parts of decisions were defined, each at its number. A segment has so few that to look through them, and compare, is
@@ -273,13 +276,14 @@ impl Leaves {
     }
 
     fn question(&mut self, decision: &Decision, new: &mut Definitions) -> u64 {
-        let Decision { operation, resource, destination, risk, .. } = decision;
+        let Decision { operation, resource, destination, risk, arguments, .. } = decision;
         let same = |known: &Asked| {
             // What differs most often first.
             known.resource == *resource
                 && known.operation == *operation
                 && known.destination == *destination
                 && known.risk == *risk
+                && known.arguments == *arguments
         };
         if let Some(number) = self.questions.find(same) {
             return number;
@@ -287,13 +291,15 @@ impl Leaves {
         let texts = (self.text(operation, new), self.text(resource, new));
         let destination_number = destination.as_ref().map(|destination| self.text(destination, new));
         let risk_number = risk.as_ref().map(|risk| self.text(risk.as_str(), new));
-        let definition = new.begin(kind::QUESTION);
+        let definition = new.begin(if arguments.is_some() { kind::CALL } else { kind::QUESTION });
         definition.number(texts.0);
         definition.number(texts.1);
         definition.optional(destination_number);
         definition.optional(risk_number);
+        definition.0.extend(arguments.iter().flat_map(Hash::as_bytes));
         let (operation, resource) = (operation.clone(), resource.clone());
-        self.questions.add(Asked { operation, resource, destination: destination.clone(), risk: risk.clone() })
+        let (destination, risk) = (destination.clone(), risk.clone());
+        self.questions.add(Asked { operation, resource, destination, risk, arguments: *arguments })
     }
 
     fn caller(&mut self, decision: &Decision, new: &mut Definitions) -> u64 {
@@ -462,7 +468,7 @@ impl Reading {
             leaf.add(&mut before.width)?;
         }
         let before = self.before;
-        let (operation, resource, destination, risk) = *at(&self.questions, before.question)?;
+        let (operation, resource, destination, risk, arguments) = *at(&self.questions, before.question)?;
         let (workload, enforcer) = at(&self.callers, before.caller)?;
         let (mode, freshness, time_class, bundle_version, policy_version, feed_seq) = *at(&self.views, before.view)?;
         let risk = risk.map(|risk| self.text(risk)).transpose()?;
@@ -473,6 +479,7 @@ impl Reading {
             resource: self.text(resource)?,
             destination: destination.map(|destination| self.text(destination)).transpose()?,
             risk: risk.map(|risk| risk.parse().map_err(|_| NO_LEAF)).transpose()?,
+            arguments,
             workload: self.all(workload)?,
             enforcer: self.all(enforcer)?,
             credential: self.credential(at(&self.credentials, before.credential)?)?,
@@ -493,9 +500,11 @@ impl Reading {
         match leaf.byte()? {
             kind::TEXT => self.texts.push(leaf.text()?),
             kind::BLOCK => self.blocks.push(BlockId(leaf.array()?)),
-            kind::QUESTION => {
-                let question = (leaf.number()?, leaf.number()?, leaf.optional()?, leaf.optional()?);
-                self.questions.push(question);
+            kind @ (kind::QUESTION | kind::CALL) => {
+                let texts = (leaf.number()?, leaf.number()?);
+                let (destination, risk) = (leaf.optional()?, leaf.optional()?);
+                let arguments = if kind == kind::CALL { Some(Hash(leaf.array()?)) } else { None };
+                self.questions.push((texts.0, texts.1, destination, risk, arguments));
             }
             kind::CALLER => {
                 let caller = (leaf.numbers()?, leaf.numbers()?);

@@ -285,6 +285,7 @@ impl Gateway {
                 risk: Some("low".parse().unwrap()),
                 task: None,
                 step: None,
+                arguments: None,
             })
         };
         let replies = self.ask((0..count).map(ask))?;

@@ -5,7 +5,6 @@ use proptest::prelude::*;
 use super::super::segment::grow;
 use super::super::{Evidence, Gap, GapCause};
 use super::*;
-use crate::ids::Hash;
 
 fn text() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["write", "read", "modbus/pump1/speed", "unix:uid:1001", "low", "", "t-1"]).prop_map_into()
@@ -32,7 +31,9 @@ fn credential() -> impl Strategy<Value = Credential> {
 
 fn decision() -> impl Strategy<Value = Event> {
     let texts = || prop::collection::vec(text(), 0..3);
-    let question = (text(), text(), prop::option::of(text()), prop::option::of(Just("high".parse().unwrap())));
+    let risk = prop::option::of(Just("high".parse().unwrap()));
+    let arguments = prop::option::of((0..2_u8).prop_map(|byte| Hash([byte; 32])));
+    let question = (text(), text(), prop::option::of(text()), risk, arguments);
     // A feed has no head 2^64 - 1, and no ceiling lies that far from the floor.
     let below = || prop::option::of(number().prop_map(|n| n.min(u64::MAX - 1)));
     let known = (text(), number(), number(), number(), below(), below());
@@ -47,7 +48,15 @@ fn decision() -> impl Strategy<Value = Event> {
         feed_seq,
     });
     (any::<bool>(), text(), question, texts(), texts(), credential(), known).prop_map(
-        |(allow, reason, (operation, resource, destination, risk), workload, enforcer, credential, known)| {
+        |(
+            allow,
+            reason,
+            (operation, resource, destination, risk, arguments),
+            workload,
+            enforcer,
+            credential,
+            known,
+        )| {
             let decision = Decision {
                 allow,
                 reason,
@@ -55,6 +64,7 @@ fn decision() -> impl Strategy<Value = Event> {
                 resource,
                 destination,
                 risk,
+                arguments,
                 credential,
                 workload,
                 enforcer,
@@ -120,6 +130,7 @@ fn plain(credential: Credential) -> Decision {
         resource: "modbus/pump1/speed".into(),
         destination: None,
         risk: Some("high".parse().unwrap()),
+        arguments: None,
         credential,
         workload: vec!["unix:uid:1001".into()],
         enforcer: Vec::new(),

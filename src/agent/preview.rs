@@ -15,8 +15,8 @@ use super::token::{Cache, Verified};
 use super::Agent;
 use crate::wire::biscuit::Check;
 
-/// The fact that says what a call brings with it.
-const ARGUMENT: &str = "argument";
+/// The facts that say what a call brings with it.
+const ARGUMENTS: [&str; 3] = ["argument", "argument_null", "argument_size"];
 
 impl Agent {
     /// How each question would be decided now.
@@ -39,6 +39,7 @@ impl Agent {
                 risk: self.policy.document.risk_of(&asked.operation, &asked.resource, None),
                 task: None,
                 step: None,
+                arguments: Ok(None),
                 workload: is_workload.then_some(peer.as_slice()),
                 enforcer: (!is_workload).then_some(peer.as_slice()),
                 purpose: Purpose::Preview,
@@ -58,11 +59,11 @@ pub(super) fn hangs_on_arguments(error: &TokenError, verified: &Verified) -> boo
         return false;
     };
     checks.iter().all(|check| match check {
-        FailedCheck::Authorizer(check) => check.rule.contains(&format!("{ARGUMENT}(")),
+        FailedCheck::Authorizer(check) => ARGUMENTS.iter().any(|name| check.rule.contains(&format!("{name}("))),
         FailedCheck::Block(failed) => {
             let block = verified.token.blocks.get(failed.block_id as usize);
             match block.and_then(|block| block.checks.get(failed.check_id as usize)) {
-                Some(Check::Other(asks)) => asks.iter().any(|asked| asked == ARGUMENT),
+                Some(Check::Other(asks)) => asks.iter().any(|asked| ARGUMENTS.contains(&asked.as_str())),
                 Some(Check::Time(_)) | None => false,
             }
         }

@@ -17,7 +17,7 @@ use rustix::process::{set_parent_process_death_signal, Signal};
 use super::client::{agent_socket, post, BeginArgs};
 use super::{output, Exit, Failure, Globals};
 use crate::agent::request::TaskReply;
-use crate::shell::wrap::{self, OnEnd, Plan, Report, REPORT_VARIABLE};
+use crate::shell::wrap::{self, let_signals_through, OnEnd, Plan, Report, REPORT_VARIABLE};
 
 /// The command is there and cannot be run, as `env` says it.
 const CANNOT_RUN: u8 = 126;
@@ -112,11 +112,15 @@ fn become_it(args: RunArgs, globals: &Globals, report: &OsString) -> Result<Exit
     for name in handover.unset {
         command.env_remove(name);
     }
+    let_signals_through().map_err(|error| internal(format!("signals cannot be let through: {error}")))?;
     let error = command.exec();
-    let (number, advice) = match error.kind() {
-        std::io::ErrorKind::NotFound => (NOT_FOUND, "name a program that is in PATH, or its path"),
-        std::io::ErrorKind::PermissionDenied => (CANNOT_RUN, "it must be executable for this user"),
-        _ => (CANNOT_RUN, ""),
+    let is = |kind| error.kind() == kind;
+    let (number, advice) = if is(std::io::ErrorKind::NotFound) {
+        (NOT_FOUND, "name a program that is in PATH, or its path")
+    } else if is(std::io::ErrorKind::PermissionDenied) {
+        (CANNOT_RUN, "it must be executable for this user")
+    } else {
+        (CANNOT_RUN, "")
     };
     let what = format!("cannot run {}: {error}", Path::new(program).display());
     output::fail(globals.output, &Failure::new(Exit::Failure, what, advice));

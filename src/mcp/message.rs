@@ -221,4 +221,19 @@ mod tests {
         let long = format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, "x".repeat(257));
         assert_eq!(read(long.as_bytes()).unwrap_err().id, Value::Null);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_a_message_or_a_fault(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            text in "\\{(\"(jsonrpc|id|method|params|result|error|x)\":(\"2.0\"|1|null|\\{\\}|\\[\\]|\"a\"),?){0,6}\\}",
+        ) {
+            for input in [bytes.as_slice(), text.as_bytes()] {
+                match read(input) {
+                    Ok(message) => assert_eq!(read(&message.to_bytes()), Ok(message)),
+                    Err(fault) => assert!(read(&fault.answer().to_bytes()).is_ok(), "{fault:?}"),
+                }
+            }
+        }
+    }
 }

@@ -106,9 +106,22 @@ pub fn run(plan: &Plan, tell: &dyn Fn(&str)) -> io::Result<u8> {
     runtime.block_on(supervise(plan, signals, tell))
 }
 
-fn signals() -> io::Result<SignalFd> {
+fn passed_on() -> SigSet {
     let mut set = SigSet::empty();
     PASSED_ON.into_iter().for_each(|signal| set.add(signal));
+    set
+}
+
+/// Lets the signals through that the wrapper holds back for itself: who is started inherits that.
+///
+/// # Errors
+/// When the kernel says no.
+pub fn let_signals_through() -> io::Result<()> {
+    Ok(passed_on().thread_unblock()?)
+}
+
+fn signals() -> io::Result<SignalFd> {
+    let set = passed_on();
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
@@ -128,7 +141,11 @@ async fn supervise(plan: &Plan, signals: SignalFd, tell: &dyn Fn(&str)) -> io::R
     let report = format!("{}:{}", std::process::id(), folder.path().display());
     command.args(&plan.arguments).env(REPORT_VARIABLE, report);
     let mut child = command.spawn()?;
-    let signals = AsyncFd::register_with_interest(signals, Interest::READABLE)?;
+    #[expect(
+        deprecated,
+        reason = "it owns its descriptor, as the deprecation asks; what replaces it is unsafe to call"
+    )]
+    let signals = AsyncFd::with_interest(signals, Interest::READABLE)?;
     let (says, mut said) = mpsc::channel(8);
     let file = plan.renews.then(|| token_file(folder.path()));
     let keeper = Keeper { client: Client::new(&plan.socket), file, says };

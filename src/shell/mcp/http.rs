@@ -26,6 +26,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{mpsc, Semaphore};
+use tokio::time::MissedTickBehavior;
 
 use super::{Alive, Gate};
 use crate::mcp::guard::{FromClient, FromServer};
@@ -40,6 +41,10 @@ const READ_WAIT: Duration = Duration::from_secs(15);
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// Events that wait for a slow reader.
 const WAITING_MAX: usize = 16;
+/// How much of a message that is too large is read and thrown away.
+const DRAINED_MAX: usize = 1024 * 1024;
+/// How often it is looked whether the credential of an open stream is good still: it is cut within a second.
+const LOOK_EVERY: Duration = Duration::from_millis(700);
 /// The session, which the server gives.
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The version that was agreed on.
@@ -212,14 +217,14 @@ struct Caller {
 impl Front {
     async fn answer(self: &Arc<Self>, request: Request<Incoming>, by_name: bool) -> Answer {
         if let Err(refused) = self.check(request.headers(), by_name) {
-            return refused;
+            return *refused;
         }
         if request.uri().path() != self.upstream.path {
             return plain(StatusCode::NOT_FOUND, &format!("there is {} here, and nothing else", self.upstream.path));
         }
         let bearer = match bearer(request.headers()) {
             Ok(bearer) => bearer,
-            Err(refused) => return refused,
+            Err(refused) => return *refused,
         };
         let mut headers = HeaderMap::new();
         for name in [header::ACCEPT, SESSION, VERSION, LAST_EVENT] {
@@ -245,16 +250,16 @@ impl Front {
     }
 
     /// Whether a client of this machine asks: a page of another origin could, through its reader's browser.
-    fn check(&self, headers: &HeaderMap, by_name: bool) -> Result<(), Answer> {
+    fn check(&self, headers: &HeaderMap, by_name: bool) -> Result<(), Box<Answer>> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         if !origins.all(|origin| origin.to_str().is_ok_and(|origin| self.origins.contains(origin))) {
-            return Err(plain(StatusCode::FORBIDDEN, "this origin may not use the proxy (--allow-origin)"));
+            return Err(Box::new(plain(StatusCode::FORBIDDEN, "this origin may not use the proxy (--allow-origin)")));
         }
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok()).map(name_of);
         let known = |host: &str| ["127.0.0.1", "[::1]", "localhost"].contains(&host) || self.hosts.contains(host);
         if hosts.next().is_some() || by_name && !host.is_some_and(known) {
-            return Err(plain(StatusCode::FORBIDDEN, "the proxy is not called by this name (--allow-host)"));
+            return Err(Box::new(plain(StatusCode::FORBIDDEN, "the proxy is not called by this name (--allow-host)")));
         }
         Ok(())
     }
@@ -269,10 +274,9 @@ impl Front {
             return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a message is application/json"));
         }
         let most = self.gate.message_bytes_max;
-        let body = Limited::new(request.into_body(), most).collect();
-        let body = match tokio::time::timeout(READ_WAIT, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => {
+        let body = match tokio::time::timeout(READ_WAIT, gather(request.into_body(), most)).await {
+            Ok(Some(body)) => body,
+            Ok(None) => {
                 let why = format!("a message has at most {most} bytes, and comes as a whole");
                 return Err(json(StatusCode::PAYLOAD_TOO_LARGE, &error(Value::Null, INVALID_REQUEST, &why, None)));
             }
@@ -372,10 +376,17 @@ impl Front {
     /// Events that pass one by one, until either side has enough.
     async fn pump(self: Arc<Self>, mut body: Incoming, events: mpsc::Sender<Bytes>, caller: Caller) {
         let mut cutter = Cutter::new(self.gate.message_bytes_max);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let frame = tokio::select! {
                 frame = body.frame() => frame,
                 () = events.closed() => return,
+                _ = look.tick() => match self.gate.check_alive(&caller.token).await {
+                    Alive::Refused(_) => return,
+                    // An agent that is away for a moment says so to who asks for anything.
+                    Alive::Unknown(_) | Alive::Yes => continue,
+                },
             };
             // A stream that breaks off is taken up again by the client.
             let Some(Ok(frame)) = frame else { return };
@@ -444,6 +455,22 @@ impl Front {
     }
 }
 
+/// A client's body, none if it is cut off or too large. Of what is too large some is read all the same: who is writing still when
+/// the connection closes sees a broken pipe instead of the answer.
+async fn gather(mut body: Incoming, most: usize) -> Option<Vec<u8>> {
+    let (mut bytes, mut seen) = (Vec::new(), 0usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen <= most {
+            bytes.extend_from_slice(&data);
+        } else if seen > most.saturating_add(DRAINED_MAX) {
+            return None;
+        }
+    }
+    (seen <= most).then_some(bytes)
+}
+
 /// The body of a stream of events.
 struct Events(mpsc::Receiver<Bytes>);
 
@@ -473,14 +500,14 @@ fn is_kind(headers: &HeaderMap, kind: &str) -> bool {
 }
 
 /// The token that a client presents.
-fn bearer(headers: &HeaderMap) -> Result<Option<String>, Answer> {
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, Box<Answer>> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = all.next() else { return Ok(None) };
     let token = value.to_str().ok().and_then(|value| value.split_once(' '));
     let token = token.filter(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty());
     match (token, all.next()) {
         (Some((_, token)), None) => Ok(Some(token.trim().to_owned())),
-        (_, _) => Err(unauthorized("Authorization is `Bearer TOKEN`, once", true)),
+        (_, _) => Err(Box::new(unauthorized("Authorization is `Bearer TOKEN`, once", true))),
     }
 }
 

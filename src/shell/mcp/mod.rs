@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 use super::client::{Answer, Client};
 use super::http::enforce::is_about_token;
 use crate::agent::request::preview::PreviewReply;
-use crate::agent::request::{DecisionReply, Verdict};
+use crate::agent::request::{DecisionReply, Reason, Verdict};
 use crate::mcp::guard::{Guard, Listing, Question, Ruling};
 use crate::mcp::message::Message;
 
@@ -85,7 +85,8 @@ impl Gate {
         match self.preview(token, &[&self.guard.any()]).await {
             Err(why) => Alive::Unknown(why),
             Ok(reply) => match reply.answers.first() {
-                Some(answer) if is_about_token(answer.reason) => {
+                // What has no use left can still hear how its last one went.
+                Some(answer) if is_about_token(answer.reason) && answer.reason != Reason::UsesSpent => {
                     Alive::Refused(format!("the credential is refused: {}", answer.reason.name()))
                 }
                 Some(_) => Alive::Yes,

@@ -6,6 +6,7 @@
 //! - [`wire`]: what both sides sign and send. Pure.
 //! - `agent`: the device's decisions. Pure: inputs, time and randomness come in, effects go out.
 //! - `fleet`: the operator's decisions. Pure.
+//! - `mcp` (feature `agent`): what agents and their tools say to one another, as questions. Pure.
 //! - `shell` (feature `shell`): all I/O, thin.
 //! - `cli` (feature `shell`): the command line; prints, never decides.
 //!
@@ -20,6 +21,8 @@ pub mod cli;
 pub mod config;
 pub mod fleet;
 pub mod ids;
+#[cfg(feature = "agent")]
+pub mod mcp;
 pub mod mutant;
 pub mod profile;
 #[cfg(feature = "shell")]

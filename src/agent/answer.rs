@@ -59,6 +59,7 @@ impl Agent {
                 None => return,
             },
             Request::Challenge => self.challenge(now),
+            Request::Preview(ask) => self.preview(evidence, &ask),
             Request::CheckRevoked(check) => self.check_revoked(&check),
             Request::ExportRevocations(feed) => self.export_revocations(feed.as_ref()),
             Request::ImportRevocations(import) => self.import_revocations(&import, now, effects),

@@ -79,6 +79,8 @@ pub struct Question<'a> {
 pub enum Purpose {
     /// A planner exchanges its credential for a step's: the agent's own operation, which is no use.
     Exchange,
+    /// Somebody wants to know whether it is worth asking: nothing is done.
+    Preview,
     /// The operation is done.
     Use,
 }
@@ -184,7 +186,7 @@ impl Judge<'_> {
         ];
         let denials = found.into_iter().filter_map(Result::err);
         let charges = match question.purpose {
-            Purpose::Exchange => Vec::new(),
+            Purpose::Exchange | Purpose::Preview => Vec::new(),
             Purpose::Use => charges,
         };
         denials.min_by_key(|denial| denial.reason).map_or(Ok((charges, policy)), Err)
@@ -384,10 +386,10 @@ impl Judge<'_> {
         }
         match question.purpose {
             Purpose::Exchange if question.operation == EXCHANGE => Ok(()),
-            Purpose::Exchange | Purpose::Use if question.operation.starts_with(RESERVED) => {
+            Purpose::Exchange | Purpose::Preview | Purpose::Use if question.operation.starts_with(RESERVED) => {
                 Err(Denial::new(Reason::NoRight, "operations that begin with `hardtack:` are the agent's own"))
             }
-            Purpose::Exchange | Purpose::Use => Ok(()),
+            Purpose::Exchange | Purpose::Preview | Purpose::Use => Ok(()),
         }
     }
 

@@ -10,8 +10,9 @@ use biscuit_auth::builder::{AuthorizerBuilder, Fact, Term};
 use biscuit_auth::datalog::RunLimits;
 use biscuit_auth::error::{Expression, FailedCheck, Logic, MatchedPolicy, RunLimit, Token as TokenError};
 
-use super::decide::{Judge, Judgement, Question};
+use super::decide::{Judge, Judgement, Purpose, Question};
 use super::policy::shown;
+use super::preview::left_open;
 use super::request::Reason;
 use super::token::{Clause, Denial, Kind, Verified};
 use crate::time::Timestamp;
@@ -33,12 +34,16 @@ impl Judge<'_> {
         let mut policy = 0;
         for point in self.points(verified, upper, self.policy.asks.contains("time"))? {
             let run = || self.run(self.policy.authorizer.clone(), &facts, point, verified);
-            policy = match run() {
+            let ran = match run() {
                 // The machine may have been busy: once more, then it has its own reason.
                 Err(TokenError::RunLimit(RunLimit::Timeout)) => run(),
                 other => other,
-            }
-            .map_err(|error| self.name(error, &facts, point, verified))?;
+            };
+            let ran = ran.or_else(|error| match question.purpose {
+                Purpose::Preview => left_open(&error, verified).ok_or(error),
+                Purpose::Exchange | Purpose::Use => Err(error),
+            });
+            policy = ran.map_err(|error| self.name(error, &facts, point, verified))?;
         }
         Ok(policy)
     }

@@ -31,6 +31,7 @@ mod intact;
 pub mod mode;
 mod naming;
 pub mod policy;
+mod preview;
 mod report;
 pub mod request;
 mod rescue;

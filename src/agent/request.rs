@@ -5,6 +5,7 @@
 //! Never: decides an answer.
 //! Read next: `attest.rs`, then `decide.rs`.
 
+pub mod preview;
 pub mod revocations;
 pub mod trail;
 
@@ -16,6 +17,7 @@ use crate::ids::{BlockId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, T
 use crate::wire::arguments::Arguments;
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
+use preview::{Preview, PreviewReply};
 use revocations::{CheckRevoked, CheckedReply, ExportedReply, ImportRevocations, ImportedReply, RevocationsReply};
 use trail::{TrailAsk, TrailReply};
 
@@ -138,6 +140,8 @@ pub enum Request {
     ImportRevocations(ImportRevocations),
     /// `POST /v1/time`: the bytes of a file with signed time.
     ImportTime(Vec<u8>),
+    /// `POST /v1/preview`.
+    Preview(Preview),
     /// `GET /readyz`.
     Ready,
     /// `GET /v1/revocations`.
@@ -284,6 +288,8 @@ pub enum Reply {
     Finished(FinishedReply),
     /// To [`Request::ImportRevocations`].
     Imported(ImportedReply),
+    /// To [`Request::Preview`].
+    Previewed(PreviewReply),
     /// No answer was possible.
     Problem(Problem),
     /// To [`Request::Ready`].

@@ -75,7 +75,7 @@ pub enum TaskCommand {
 }
 
 /// Arguments of `hardtack task begin`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct BeginArgs {
     /// The class of the task
     class: TaskClass,
@@ -97,7 +97,24 @@ pub struct BeginArgs {
     /// The process with which the task ends, an ancestor of this command. The script that runs it where none is named: the
     /// leader of its group of processes, else its parent
     #[arg(long, value_name = "PID")]
-    holder: Option<u32>,
+    pub(super) holder: Option<u32>,
+}
+
+impl BeginArgs {
+    /// What the agent is asked for.
+    pub(super) fn request(self, holder: Option<u32>) -> BeginTask {
+        BeginTask {
+            task: self.class,
+            rights: self.rights,
+            ttl_s: self.ttl.as_secs(),
+            uses: self.uses,
+            planner: self.planner,
+            reason: self.reason,
+            holder,
+            lease: None,
+            key: None,
+        }
+    }
 }
 
 /// Arguments of `hardtack task step`.
@@ -192,18 +209,7 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
                 Some(pid) => pid,
                 None => caller_of_this().ok_or_else(no_caller)?,
             };
-            let request = BeginTask {
-                task: args.class,
-                rights: args.rights,
-                ttl_s: args.ttl.as_secs(),
-                uses: args.uses,
-                planner: args.planner,
-                reason: args.reason,
-                holder: Some(holder),
-                lease: None,
-                key: None,
-            };
-            let task: TaskReply = post(globals, "/v1/tasks", &request)?;
+            let task: TaskReply = post(globals, "/v1/tasks", &args.request(Some(holder)))?;
             if globals.output == Format::Human {
                 let origin = serde_json::to_value(task.origin).ok();
                 let origin = origin.as_ref().and_then(|origin| origin.as_str()).unwrap_or_default();
@@ -434,6 +440,24 @@ fn ask(
         };
         Failure::new(Exit::Unreachable, error, advice)
     })
+}
+
+/// Where workloads ask.
+///
+/// # Errors
+/// When the configuration cannot be read.
+#[cfg(feature = "agent")]
+pub(super) fn agent_socket(globals: &Globals) -> Result<PathBuf, Failure> {
+    socket(globals, Door::Agent, std::env::var_os(SOCKET_VARIABLE))
+}
+
+/// Where enforcement points ask. The variable is for workloads.
+///
+/// # Errors
+/// As [`agent_socket`].
+#[cfg(feature = "agent")]
+pub(super) fn pep_socket(globals: &Globals) -> Result<PathBuf, Failure> {
+    Ok(globals.load()?.run_dir.join("pep.sock"))
 }
 
 /// A flag says more than the variable, and the variable more than the configuration.

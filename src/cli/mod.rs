@@ -21,9 +21,13 @@ pub mod enrol;
 pub mod exit;
 #[cfg(feature = "fleet")]
 pub mod fleet;
+#[cfg(feature = "agent")]
+pub mod mcp;
 pub mod output;
 pub mod profile;
 pub mod revocations;
+#[cfg(feature = "agent")]
+pub mod run;
 #[cfg(feature = "agent")]
 pub mod time;
 pub mod token;
@@ -165,7 +169,12 @@ enum Command {
     /// The operator's side of a fleet (not in this build: it is the operator's)
     #[cfg(not(feature = "fleet"))]
     Fleet(Later),
-    /// Guard the tools of an AI agent (not in this version)
+    /// Guard the tools of an AI agent
+    #[cfg(feature = "agent")]
+    #[command(subcommand)]
+    Mcp(mcp::McpCommand),
+    /// Guard the tools of an AI agent (not in this build: it is the device's)
+    #[cfg(not(feature = "agent"))]
     Mcp(Later),
     /// Firmware profiles
     #[command(subcommand)]
@@ -173,7 +182,11 @@ enum Command {
     /// Show, check, export or import revocations
     #[command(subcommand)]
     Revocations(revocations::RevocationsCommand),
-    /// Run a program with a task's credential (not in this version)
+    /// Run a program with a task's credential, renewed as long as it runs
+    #[cfg(feature = "agent")]
+    Run(run::RunArgs),
+    /// Run a program with a task's credential (not in this build: it is the device's)
+    #[cfg(not(feature = "agent"))]
     Run(Later),
     /// Where the device stands
     Status,
@@ -198,6 +211,9 @@ pub struct Later {
 
 #[cfg(not(feature = "fleet"))]
 const OPERATORS_BUILD: &str = "use the operator's build, made with the feature `fleet`";
+
+#[cfg(not(feature = "agent"))]
+const DEVICES_BUILD: &str = "use the device's build, made with the feature `agent`";
 
 /// The tree of commands with all of their arguments, for what checks or describes it.
 pub fn command() -> clap::Command {
@@ -231,17 +247,24 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "agent")]
         Command::Doctor => doctor::run(globals),
         #[cfg(not(feature = "agent"))]
-        Command::Doctor(_) => absent("doctor", "use the device's build, made with the feature `agent`"),
+        Command::Doctor(_) => absent("doctor", DEVICES_BUILD),
         #[cfg(feature = "agent")]
         Command::Enrol(command) => enrol::run(command, globals),
         #[cfg(feature = "fleet")]
         Command::Fleet(args) => fleet::run(args, globals),
         #[cfg(not(feature = "fleet"))]
         Command::Fleet(_) => absent("fleet", OPERATORS_BUILD),
-        Command::Mcp(_) => later("mcp"),
+        #[cfg(feature = "agent")]
+        Command::Mcp(command) => return mcp::run(command, globals),
+        #[cfg(not(feature = "agent"))]
+        Command::Mcp(_) => absent("mcp", DEVICES_BUILD),
         Command::Profile(command) => profile::report(&command).and_then(|report| show_report(report, globals)),
         Command::Revocations(command) => revocations::run(command, globals),
-        Command::Run(_) => later("run"),
+        // The number is the command's own.
+        #[cfg(feature = "agent")]
+        Command::Run(args) => return run::run(args, globals),
+        #[cfg(not(feature = "agent"))]
+        Command::Run(_) => absent("run", DEVICES_BUILD),
         Command::Status => client::status(globals),
         Command::Task(command) => client::task(command, globals),
         Command::Token(command) => token::run(command, globals),

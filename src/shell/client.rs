@@ -83,10 +83,16 @@ impl Client {
     fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| self.broken(error))?;
-        runtime.block_on(async {
-            let answered = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
-            answered.unwrap_or_else(|_| Err(self.broken("it took too long")))
-        })
+        runtime.block_on(self.send(method, path, body))
+    }
+
+    /// The same, within a runtime.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer, ClientError> {
+        let answered = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
+        answered.unwrap_or_else(|_| Err(self.broken("it took too long")))
     }
 
     async fn exchange(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer, ClientError> {

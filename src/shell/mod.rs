@@ -37,6 +37,8 @@ pub mod keys;
 pub mod ledger;
 pub mod log;
 #[cfg(feature = "agent")]
+pub mod mcp;
+#[cfg(feature = "agent")]
 pub mod metrics;
 pub mod mqtt;
 #[cfg(feature = "agent")]
@@ -59,5 +61,7 @@ pub mod sources;
 pub mod store;
 #[cfg(all(feature = "agent", feature = "crash-points"))]
 pub mod supply;
+#[cfg(feature = "agent")]
+pub mod wrap;
 #[cfg(feature = "fleet")]
 pub mod x509;

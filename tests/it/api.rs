@@ -161,6 +161,7 @@ fn rote(socket: &Socket, request: Request) -> Reply {
         Request::CheckRevoked(_)
         | Request::ExportRevocations(_)
         | Request::ImportRevocations(_)
+        | Request::Preview(_)
         | Request::Revocations
         | Request::Wait(_) => Reply::Problem(Problem::new(ProblemCode::NotFound, "by rote")),
         Request::ImportTime(_) => Reply::Problem(Problem::new(ProblemCode::Refused, "by rote")),

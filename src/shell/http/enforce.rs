@@ -376,6 +376,11 @@ fn challenge(reason: Reason, canonical: bool) -> (StatusCode, Option<&'static st
     }
 }
 
+/// Whether a denial is about the token, whatever is asked: another one helps.
+pub fn is_about_token(reason: Reason) -> bool {
+    challenge(reason, true).0 == StatusCode::UNAUTHORIZED
+}
+
 /// Says in `WWW-Authenticate` what would help (RFC 6750, 3).
 fn challenged(response: &mut Response<Body>, error: Option<&str>, why: &str, scope: Option<&str>) {
     if error.is_none() && response.status() != StatusCode::UNAUTHORIZED {

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::enforce::{Evaluation, Form};
 use super::problem::HttpProblem;
 use super::{body, enforce};
+use crate::agent::request::preview::Preview;
 use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
 use crate::agent::request::trail::TrailAsk;
 use crate::agent::request::{
@@ -75,6 +76,8 @@ pub enum Endpoint {
     Metrics,
     /// `GET /openapi.json`.
     Openapi,
+    /// `POST /v1/preview`.
+    Preview,
     /// `GET /readyz`.
     Readyz,
     /// `POST /v1/tasks/{id}/renew`.
@@ -130,6 +133,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::Post, "/v1/attenuate", Endpoint::Attenuate, WORKLOADS),
     route(Method::Get, "/v1/audit", Endpoint::Audit, OPERATORS),
     route(Method::Post, "/v1/authorize", Endpoint::Authorize, EVERYWHERE),
+    route(Method::Post, "/v1/preview", Endpoint::Preview, EVERYWHERE),
     route(Method::Get, "/v1/revocations", Endpoint::Revocations, OPERATORS),
     route(Method::Post, "/v1/revocations/check", Endpoint::CheckRevoked, OPERATORS),
     route(Method::Get, "/v1/revocations/export", Endpoint::ExportRevocations, OPERATORS),
@@ -262,6 +266,7 @@ async fn answer(
             let file = bytes.map_err(|refused| HttpProblem::invalid(format!("the file: {refused}")))?;
             Request::ImportRevocations(ImportRevocations { file, name })
         }
+        Endpoint::Preview => Request::Preview(body::parse::<Preview>(&body::read(body, &api.limits).await?)?),
         Endpoint::Revocations => Request::Revocations,
         Endpoint::Wait => Request::Wait(task_id(params)?),
         Endpoint::ImportTime => {
@@ -348,6 +353,7 @@ fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProbl
         Reply::Ended(ended) => json(StatusCode::OK, &ended),
         Reply::Exported(exported) => json(StatusCode::OK, &exported),
         Reply::Imported(imported) => json(StatusCode::OK, &imported),
+        Reply::Previewed(previewed) => json(StatusCode::OK, &previewed),
         Reply::Revocations(revocations) => json(StatusCode::OK, &*revocations),
         Reply::Decision(decision) if endpoint == Endpoint::Evaluate => {
             json(StatusCode::OK, &enforce::evaluated(&decision))

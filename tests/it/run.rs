@@ -1,0 +1,263 @@
+//! `hardtack run`: a real agent, real programs, a real terminal.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use rustix::process::{kill_process, Pid, Signal};
+use serde_json::Value;
+
+use crate::daemon::{Daemon, Device};
+
+const HARDTACK: &str = env!("CARGO_BIN_EXE_hardtack");
+
+/// A shell script that runs with a task.
+fn command(device: &Device, options: &[&str], script: &str) -> Command {
+    let head = ["run", "pump", "--right", "read:meter/*"];
+    let mut command = device.command(&[&head[..], options, &["--", "sh", "-c", script, HARDTACK]].concat());
+    command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).env("HARDTACK_TOKEN", "another's");
+    command
+}
+
+struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, output }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its number and what it said on stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        drop(self.input.take());
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), said)
+    }
+}
+
+#[track_caller]
+fn ended(daemon: &mut Daemon, task: &str) {
+    assert_eq!(daemon.wait_for("task.ended")["task"], task);
+}
+
+#[track_caller]
+fn decides(device: &Device, token: &str, reason: &str) {
+    let (_, decision) = device.authorize(token, "read");
+    assert_eq!(decision["reason"], reason, "{decision}");
+}
+
+#[test]
+fn a_command_has_its_task_in_its_environment_and_the_task_ends_with_it() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let script = r#"
+        echo "$HARDTACK_TASK_ID $HARDTACK_SOCKET ${HARDTACK_TOKEN-none} ${HARDTACK_RUN_REPORT-none} $$"
+        stat -c '%a' "$HARDTACK_TOKEN_FILE" "$(dirname "$HARDTACK_TOKEN_FILE")"
+        cat "$HARDTACK_TOKEN_FILE"; echo
+        "$0" --run-dir /nowhere authorize --token x --operation read --resource meter/1 2>/dev/null; echo "$?"
+        env -u HARDTACK_RUN_DIR "$0" authorize --token "$HARDTACK_TOKEN_FILE" --operation read --resource meter/1
+        echo "$HARDTACK_TOKEN_FILE"; read line; exit "$line"
+    "#;
+    let mut running = Running::start(command(&device, &[], script));
+    let first = running.line();
+    let [task, socket, none, none_too, pid] = first.split(' ').collect::<Vec<_>>()[..] else { panic!("{first}") };
+    assert_eq!(socket, format!("unix://{}", device.path("run/agent.sock").display()));
+    assert_eq!((none, none_too), ("none", "none"));
+    assert_eq!((running.line(), running.line()), ("600".into(), "700".into()));
+    let token = running.line();
+    assert_eq!(running.line(), "7", "nobody answers there");
+    let decision: Value = serde_json::from_str(&running.line()).unwrap();
+    assert_eq!(decision["decision"], "allow", "{decision}");
+    let listed = device.ok(&["task", "list"]);
+    assert_eq!(
+        (&listed["tasks"][0]["task_id"], &listed["tasks"][0]["holder"]),
+        (&task.into(), &pid.parse::<u32>().unwrap().into())
+    );
+    let file = running.line();
+    running.input.as_mut().unwrap().write_all(b"42\n").unwrap();
+    let (code, said) = running.end();
+    assert_eq!((code, said.as_str()), (Some(42), ""));
+    ended(&mut daemon, task);
+    decides(&device, &token, "revoked");
+    assert!(!std::path::Path::new(&file).parent().unwrap().exists(), "{file} is gone with its folder");
+
+    let by_environment = r#"echo "${HARDTACK_TOKEN_FILE-none} $HARDTACK_TOKEN""#;
+    let output = command(&device, &["--env"], by_environment).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let token = said.trim().strip_prefix("none ").unwrap_or_else(|| panic!("{said}"));
+    decides(&device, token, "revoked");
+    daemon.stop();
+}
+
+#[test]
+fn its_number_is_the_commands_and_nothing_runs_without_a_task() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    for (script, number) in [("exit 0", 0), ("exit 9", 9), ("kill -TERM $$", 143), ("kill -KILL $$", 137)] {
+        assert_eq!(command(&device, &[], script).output().unwrap().status.code(), Some(number), "{script}");
+    }
+    let right = ["--right", "read:meter/*"];
+    let run = |class: &str, program: &str| {
+        let output = device.run(&[&["run", class], &right[..], &["--", program]].concat());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(run("pump", "/nowhere/program").0, Some(127));
+    assert_eq!(run("pump", "/etc/passwd").0, Some(126));
+    let proof = device.path("ran");
+    let touch = format!("touch {}", proof.display());
+    let refused = command(&device, &["--right", "write:valve/1"], &touch).output().unwrap();
+    assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
+    let (code, said) = run("crane", "true");
+    assert!(code == Some(3) && said.lines().count() == 1 && said.contains("no_right"), "{code:?} {said}");
+    daemon.stop();
+    assert_eq!(command(&device, &[], &touch).output().unwrap().status.code(), Some(7), "no agent");
+    assert!(!proof.exists());
+    let left: Vec<_> = std::fs::read_dir(device.path("")).unwrap().filter_map(Result::ok).collect();
+    assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("hardtack-run-")), "{left:?}");
+}
+
+/// Waits for signals; what holds it up reads its standard input.
+const TRAPS: &str = r#"
+    for s in HUP INT QUIT TERM USR1 USR2 WINCH; do trap "echo $s" $s; done
+    exec 3<&0; cat <&3 >/dev/null 2>&1 & reader=$!
+    echo "$HARDTACK_TASK_ID $$"
+    while kill -0 $reader 2>/dev/null; do wait $reader; done
+    exit 5
+"#;
+
+#[test]
+fn signals_reach_the_command() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let mut running = Running::start(command(&device, &[], TRAPS));
+    running.line();
+    for (signal, name) in [
+        (Signal::HUP, "HUP"),
+        (Signal::INT, "INT"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::TERM, "TERM"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::WINCH, "WINCH"),
+    ] {
+        running.signal(signal);
+        assert_eq!(running.line(), name);
+    }
+    assert_eq!(running.end().0, Some(5));
+    daemon.stop();
+}
+
+#[test]
+fn the_command_and_its_task_end_with_the_wrapper_however_that_ends() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let mut running = Running::start(command(&device, &[], TRAPS));
+    let first = running.line();
+    let (task, pid) = first.split_once(' ').unwrap();
+    running.signal(Signal::KILL);
+    // The task is the command's own: it ends because that has.
+    let end = daemon.wait_for("task.ended");
+    assert_eq!((&end["task"], &end["how"]), (&task.into(), &"gone".into()));
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    running.end();
+    daemon.stop();
+}
+
+#[test]
+fn a_command_whose_task_ends_is_asked_to_end_or_goes_on() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let script = r#"trap 'exit 9' TERM; exec 3<&0; cat <&3 >/dev/null 2>&1 & echo "$HARDTACK_TASK_ID"; wait; exit 0"#;
+    let mut running = Running::start(command(&device, &[], script));
+    let task = running.line();
+    device.ok(&["task", "finish", &task]);
+    ended(&mut daemon, &task);
+    // It ends although its input does not.
+    let mut rest = String::new();
+    running.output.read_to_string(&mut rest).unwrap_or_default();
+    let input = running.input.take();
+    let (code, said) = running.end();
+    drop(input);
+    assert!(code == Some(9) && said.contains("was finished"), "{code:?} {said}");
+
+    let deaf = r#"trap '' TERM; echo "$HARDTACK_TASK_ID"; while :; do read line || exit 1; done"#;
+    let mut running = Running::start(command(&device, &["--grace", "100ms"], deaf));
+    let task = running.line();
+    device.ok(&["task", "finish", &task]);
+    let input = running.input.take();
+    let (code, said) = running.end();
+    drop(input);
+    assert!(code == Some(137) && said.contains("it is ended"), "{code:?} {said}");
+
+    let mut running =
+        Running::start(command(&device, &["--on-end", "keep"], r#"echo "$HARDTACK_TASK_ID"; read line; exit "$line""#));
+    let task = running.line();
+    device.ok(&["task", "finish", &task]);
+    let mut told = [0; 64];
+    let read = running.child.stderr.as_mut().unwrap().read(&mut told).unwrap();
+    assert!(String::from_utf8_lossy(&told[..read]).contains(&task));
+    running.input.as_mut().unwrap().write_all(b"4\n").unwrap();
+    assert_eq!(running.end().0, Some(4));
+    daemon.stop();
+}
+
+#[test]
+fn the_credential_in_the_file_is_renewed_before_it_ends() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let script = r#"
+        first=$(cat "$HARDTACK_TOKEN_FILE")
+        while [ "$first" = "$(cat "$HARDTACK_TOKEN_FILE")" ]; do sleep 0.05; done
+        "$0" authorize --token "$HARDTACK_TOKEN_FILE" --operation read --resource meter/1
+    "#;
+    let output = command(&device, &["--ttl", "6s"], script).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let decision: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(decision["decision"], "allow", "{decision}");
+    daemon.stop();
+}
+
+#[test]
+fn an_interactive_shell_has_its_terminal() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let run = format!("{HARDTACK} run pump --right 'read:meter/*' -- bash --norc --noprofile -i");
+    let mut command = device.command_of(Command::new("script"), &["-qec", &run, "/dev/null"]);
+    command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).env("TERM", "dumb").env("PS1", "> ");
+    let mut running = Running::start(command);
+    let mut input = running.input.take().unwrap();
+    // What is typed is echoed as it is written; what is printed is not.
+    input.write_all(b"sh -c 'echo is $((6 * 7)); exec sleep 1000'\n").unwrap();
+    let mut until = |needle: &str| {
+        let mut seen = String::new();
+        while !seen.contains(needle) {
+            seen.clear();
+            assert_ne!(running.output.read_line(&mut seen).unwrap(), 0, "no {needle}");
+        }
+    };
+    until("is 42");
+    // The terminal's signal ends what is in front of it, and the shell stays.
+    input.write_all(b"\x03").unwrap();
+    input.write_all(b"echo after $((1 + 1)); tty -s && exit 6\n").unwrap();
+    until("after 2");
+    drop(input);
+    let (code, said) = running.end();
+    assert_eq!(code, Some(6), "{said}");
+    daemon.stop();
+}

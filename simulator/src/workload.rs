@@ -152,6 +152,7 @@ impl World<'_> {
             reason: None,
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         self.ask(device, program.uid, Socket::Agent, Request::Begin(begin), asked);
@@ -316,6 +317,7 @@ impl World<'_> {
             risk: risk.parse().ok(),
             task: None,
             step: None,
+            initiator: None,
         };
         let presented = Presented {
             choice,
@@ -623,6 +625,7 @@ impl World<'_> {
             task: Some(credential.task.clone()),
             chain: credential.chain.clone(),
             step: None,
+            initiator: None,
         });
         let asked = (presented.operation.as_str(), presented.resource.as_str(), named);
         let who = (number, &device.name);

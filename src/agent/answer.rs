@@ -15,6 +15,7 @@ use super::request::{
 };
 use super::room::Class;
 use super::token::{Cache, Denial, Verified};
+use super::wallet::StoredTask;
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::mutant::{active, Mutant};
@@ -256,6 +257,7 @@ impl Agent {
                     task: judgement.task.as_ref().map(|task| task.id.clone()).or_else(label),
                     chain: verified.chain().copied().collect(),
                     step: judgement.step.as_ref().map(|step| step.named.clone()),
+                    initiator: judgement.task.as_ref().and_then(StoredTask::initiator),
                 }))
             }
             None => Credential::Nothing,

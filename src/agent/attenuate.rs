@@ -243,6 +243,7 @@ impl Agent {
             reason: String::new(),
             chain: Vec::new(),
             of_step: step.map(|step| step.named.clone()),
+            initiator: task.initiator(),
         }
     }
 }

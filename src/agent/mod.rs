@@ -27,6 +27,7 @@ mod flood;
 mod grants;
 mod hint;
 pub mod holder;
+pub mod identity;
 mod intact;
 pub mod mode;
 mod naming;

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::holder::ProcessId;
 use super::room::Class;
 use crate::ids::{BlockId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
+use crate::wire::audit::Initiator;
+use crate::wire::identity::{DocumentType, FaultKind};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
 use revocations::{CheckRevoked, CheckedReply, ExportedReply, ImportRevocations, ImportedReply, RevocationsReply};
@@ -180,9 +182,23 @@ pub struct BeginTask {
     /// What it ends with besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// Who initiates it, in the words of somebody whom the trust bundle names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityDocument>,
     /// The header `Idempotency-Key`: who asks again with the same gets the same answer.
     #[serde(skip)]
     pub key: Option<String>,
+}
+
+/// An identity document, as its issuer signed it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityDocument {
+    /// Its form.
+    #[serde(rename = "type")]
+    pub form: DocumentType,
+    /// HEADER.CLAIMS.SIGNATURE.
+    pub token: String,
 }
 
 /// What a task ends with, besides its process.
@@ -608,6 +624,8 @@ pub struct TaskSummary {
     pub uses_left: Option<u64>,
     /// The process that it ends with; none where the kernel did not say.
     pub holder: Option<u32>,
+    /// Who initiated it, by the identity document that was shown when it began.
+    pub initiator: Option<Initiator>,
 }
 
 /// Body of the answer to a finish: the same however often it is asked.
@@ -906,6 +924,8 @@ pub enum ProblemCode {
     AuditUnavailable,
     /// The request is understood and refused, with the reason as its own code.
     Denied(Reason),
+    /// The identity document that was brought does not count.
+    Identity(FaultKind),
     /// The issuer said no.
     IssuerRefused,
     /// The request is not of the documented form.
@@ -942,6 +962,7 @@ impl ProblemCode {
         match self {
             Self::AuditUnavailable => "audit_unavailable",
             Self::Denied(reason) => reason.name(),
+            Self::Identity(kind) => kind.name(),
             Self::InvalidRequest => "invalid_request",
             Self::IssuerRefused => "issuer_refused",
             Self::KeyReused => "idempotency_key_reused",
@@ -955,7 +976,7 @@ impl ProblemCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::AuditUnavailable => 503,
-            Self::Denied(_) | Self::IssuerRefused => 403,
+            Self::Denied(_) | Self::Identity(_) | Self::IssuerRefused => 403,
             Self::InvalidRequest => 400,
             Self::NotFound => 404,
             Self::KeyReused => 409,

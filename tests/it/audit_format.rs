@@ -120,7 +120,14 @@ fn block(byte: u8) -> BlockId {
 fn named(task: Option<&str>, chain: &[u8]) -> Credential {
     let chain = chain.iter().copied().map(block).collect();
     let task = task.map(|task| task.parse().unwrap());
-    Credential::Named(Box::new(Named { owner: "ops@acme".into(), grant: GrantId([0x42; 16]), task, chain, step: None }))
+    Credential::Named(Box::new(Named {
+        owner: "ops@acme".into(),
+        grant: GrantId([0x42; 16]),
+        task,
+        chain,
+        step: None,
+        initiator: None,
+    }))
 }
 
 fn step() -> NamedStep {

@@ -188,6 +188,7 @@ fn trust(version: u64, broker: BrokerPins, now: Timestamp) -> TrustBundle {
         service: vec![public],
         operators: vec![public],
         emergency: vec![],
+        identities: vec![],
         collector: SealingKey::from_bytes([9; 32]).public(),
         groups: Default::default(),
         policy_version_min: 1,

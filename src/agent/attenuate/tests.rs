@@ -26,6 +26,7 @@ fn begin(rig: &mut Rig, planner: bool) -> TaskReply {
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     };
     match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {

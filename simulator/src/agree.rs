@@ -537,6 +537,7 @@ impl World<'_> {
             | Reply::Exported(_)
             | Reply::Finished(_)
             | Reply::Imported(_)
+            | Reply::Introspected(_)
             | Reply::Ready(_)
             | Reply::Revocations(_)
             | Reply::Status(_)

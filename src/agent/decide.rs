@@ -19,7 +19,7 @@ use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::policy::RiskLevel;
-use crate::wire::token::{canonical, from_text, EXCHANGE, NAME_BYTES_MAX, RESERVED};
+use crate::wire::token::{canonical, from_text, EXCHANGE, INTROSPECT, NAME_BYTES_MAX, RESERVED};
 use crate::wire::Refused;
 
 /// Everything that a decision rests on.
@@ -76,6 +76,8 @@ pub struct Question<'a> {
 pub enum Purpose {
     /// A planner exchanges its credential for a step's: the agent's own operation, which is no use.
     Exchange,
+    /// An enforcement point asks what a token is good for, and lets a request through on the answer.
+    Introspect,
     /// The operation is done.
     Use,
 }
@@ -164,8 +166,7 @@ impl Judge<'_> {
         let charges = self.check_uses(verified)?;
         // These reasons do not come in the order in which they are found: the first on the list is told.
         let found = [
-            self.evaluate(question, verified, so_far),
-            self.check_labels(question, so_far),
+            self.check_asked(question, verified, so_far),
             self.check_room(),
             self.check_lock(),
             self.check_counters(&charges),
@@ -173,9 +174,20 @@ impl Judge<'_> {
         let denials = found.into_iter().filter_map(Result::err);
         let charges = match question.purpose {
             Purpose::Exchange => Vec::new(),
-            Purpose::Use => charges,
+            Purpose::Introspect | Purpose::Use => charges,
         };
         denials.min_by_key(|denial| denial.reason).map_or(Ok(charges), Err)
+    }
+
+    /// What Datalog and the wallet say of the question. An introspection has none: for which it would be allowed is found out
+    /// after this.
+    fn check_asked(&self, question: &Question<'_>, verified: &Verified, so_far: &Judgement) -> Result<(), Denial> {
+        let evaluated = match question.purpose {
+            Purpose::Introspect => Ok(()),
+            Purpose::Exchange | Purpose::Use => self.evaluate(question, verified, so_far),
+        };
+        let labels = self.check_labels(question, so_far);
+        [evaluated, labels].into_iter().filter_map(Result::err).min_by_key(|denial| denial.reason).map_or(Ok(()), Err)
     }
 
     fn check_room(&self) -> Result<(), Denial> {
@@ -366,10 +378,11 @@ impl Judge<'_> {
         }
         match question.purpose {
             Purpose::Exchange if question.operation == EXCHANGE => Ok(()),
-            Purpose::Exchange | Purpose::Use if question.operation.starts_with(RESERVED) => {
+            Purpose::Introspect if question.operation == INTROSPECT => Ok(()),
+            Purpose::Exchange | Purpose::Introspect | Purpose::Use if question.operation.starts_with(RESERVED) => {
                 Err(Denial::new(Reason::NoRight, "operations that begin with `hardtack:` are the agent's own"))
             }
-            Purpose::Exchange | Purpose::Use => Ok(()),
+            Purpose::Exchange | Purpose::Introspect | Purpose::Use => Ok(()),
         }
     }
 

@@ -28,6 +28,7 @@ mod grants;
 mod hint;
 pub mod holder;
 pub mod identity;
+mod introspect;
 mod intact;
 pub mod mode;
 mod naming;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::holder::ProcessId;
 use super::room::Class;
-use crate::ids::{BlockId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
 use crate::wire::audit::Initiator;
 use crate::wire::identity::{DocumentType, FaultKind};
 use crate::wire::link::Right;
@@ -135,6 +135,8 @@ pub enum Request {
     ExportRevocations(Option<FeedId>),
     /// `POST /v1/tasks/{id}/finish`.
     Finish(TaskId),
+    /// `POST /introspect`: of this token.
+    Introspect(String),
     /// `POST /v1/revocations/import`.
     ImportRevocations(ImportRevocations),
     /// `POST /v1/time`: the bytes of a file with signed time.
@@ -249,6 +251,9 @@ pub struct Attenuate {
     /// Checks in Datalog, for example `check if operation("read")`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<String>,
+    /// What is left of its rights, of `POST /token`.
+    #[serde(skip)]
+    pub scope: Vec<Right>,
 }
 
 /// Body of `POST /v1/authorize`.
@@ -294,6 +299,8 @@ pub enum Reply {
     Exported(ExportedReply),
     /// To [`Request::Finish`].
     Finished(FinishedReply),
+    /// To [`Request::Introspect`]; none of a token that is good for nothing.
+    Introspected(Option<Box<IntrospectedReply>>),
     /// To [`Request::ImportRevocations`].
     Imported(ImportedReply),
     /// No answer was possible.
@@ -593,6 +600,43 @@ pub struct AttenuatedReply {
     pub task_id: Option<TaskId>,
     /// The step, of one of a step: the token that was shown has no use any more.
     pub step_id: Option<StepId>,
+}
+
+/// What is told of a token that is good for something. `active`, `token_type` and `scope` are added where it is written.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct IntrospectedReply {
+    /// What it would be allowed for now.
+    #[serde(skip)]
+    pub scope: Vec<Right>,
+    /// When it ends, in seconds since 1970.
+    pub exp: u64,
+    /// When it was issued, likewise.
+    pub iat: u64,
+    /// Who answers for it.
+    pub sub: String,
+    /// The workload that it was handed to, by its most general selector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// For whom it is, if its issuer says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aud: Option<String>,
+    /// The revocation id of its last block.
+    pub jti: String,
+    /// This device.
+    pub device: DeviceId,
+    /// The task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<TaskId>,
+    /// The step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_id: Option<StepId>,
+    /// Who initiated the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<Initiator>,
+    /// device/era/index of the record of this answer.
+    pub decision_id: String,
+    /// How far the revocation list can be trusted to be new.
+    pub freshness: Freshness,
 }
 
 /// Where a task credential comes from.

@@ -146,7 +146,8 @@ impl Agent {
         }
         let rights = step.map_or(&task.rights, |step| &step.rights);
         if let Some(right) = ask.scope.iter().find(|right| !covered(right, rights)) {
-            let explain = format!("the credential has no right to {} {}: an exchange only narrows", right.action, right.resource);
+            let explain =
+                format!("the credential has no right to {} {}: an exchange only narrows", right.action, right.resource);
             return Err(Denial::new(Reason::NoRight, explain));
         }
         let presented = verified.chain().rev().find(|block| self.wallet.made(block)).copied().unwrap_or_default();

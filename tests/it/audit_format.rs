@@ -20,8 +20,8 @@ use hardtack::wire::audit::merkle::{leaf_hash, path, root, root_from, root_from_
 use hardtack::wire::audit::segment::{grow, link, Delivery, GivenUp, Salvage, SegmentHeader, Upload};
 use hardtack::wire::audit::signer::AuditKey;
 use hardtack::wire::audit::{
-    extend, genesis, Alive, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse, Known,
-    ModeChange, Named, NamedStep, Record, Repeated, Start, TaskEvent, TaskStep, TrustChange,
+    extend, genesis, Alive, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse,
+    Initiator, Known, ModeChange, Named, NamedStep, Record, Repeated, Start, TaskEvent, TaskStep, TrustChange,
 };
 use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
@@ -135,6 +135,10 @@ fn step() -> NamedStep {
     NamedStep { id: "s-1".parse().unwrap(), planner, era: ERA, index: 300 }
 }
 
+fn initiator() -> Initiator {
+    Initiator { issuer: "https://id.example/realms/ops".into(), subject: "00u1a2b3".into() }
+}
+
 fn decision(credential: Credential) -> Decision {
     Decision {
         allow: true,
@@ -179,6 +183,7 @@ fn events() -> Vec<Event> {
             reason: reason.into(),
             chain: task.map_or_else(Vec::new, |_| vec![block(1), block(2)]),
             of_step: (step == TaskStep::Stepped).then(self::step),
+            initiator: (step == TaskStep::BegunIssued).then(initiator),
         }))
     };
     let trust = [
@@ -240,6 +245,10 @@ fn events() -> Vec<Event> {
         Credential::Named(named) => Credential::Named(Box::new(Named { step: Some(step()), ..*named })),
         other @ (Credential::Nothing | Credential::Same(_)) => other,
     };
+    let initiated = match named(Some("t-2"), &[1, 2, 6]) {
+        Credential::Named(named) => Credential::Named(Box::new(Named { initiator: Some(initiator()), ..*named })),
+        other @ (Credential::Nothing | Credential::Same(_)) => other,
+    };
     events.extend([GrantStep::Activated, GrantStep::Reconciled, GrantStep::Wiped].map(grant));
     events.extend(trust.map(Event::Trust));
     // Of a denial that is there, and of one that the chain below has lost.
@@ -251,6 +260,7 @@ fn events() -> Vec<Event> {
     events.push(task(TaskStep::Stepped, Some("t-1"), "write modbus/pump1/speed"));
     events.push(task(TaskStep::Attenuated, Some("t-1"), r#"check if operation("read")"#));
     events.push(allow(decision(stepped)));
+    events.push(allow(decision(initiated)));
     events
 }
 

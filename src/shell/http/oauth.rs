@@ -138,7 +138,8 @@ pub fn exchange(headers: &HeaderMap, body: &[u8]) -> Result<Attenuate, OauthErro
         let description = "nobody acts for another by an exchange: a planner takes steps, POST /v1/tasks/{id}/steps";
         return Err(OauthError::invalid(description));
     }
-    let ttl_s = form.once("ttl_s")?.map(|ttl| ttl.parse().map_err(|_| OauthError::invalid("ttl_s is a number of seconds")));
+    let ttl_s =
+        form.once("ttl_s")?.map(|ttl| ttl.parse().map_err(|_| OauthError::invalid("ttl_s is a number of seconds")));
     let scope = form.once("scope")?.unwrap_or_default().split(' ').filter(|token| !token.is_empty());
     let scope = scope.map(right).collect::<Result<Vec<_>, _>>()?;
     let mut targets: Vec<&str> = form.all("audience").collect();
@@ -163,7 +164,12 @@ fn right(token: &str) -> Result<Right, OauthError> {
 
 /// The host of a target's address (RFC 8707): where an effect goes, as an enforcement point in front of it says.
 fn host(resource: &str) -> Result<&str, OauthError> {
-    let bad = || OauthError::new("invalid_target", "a resource is an absolute URI without a fragment, for example https://hmi.local/");
+    let bad = || {
+        OauthError::new(
+            "invalid_target",
+            "a resource is an absolute URI without a fragment, for example https://hmi.local/",
+        )
+    };
     let (scheme, rest) = resource.split_once("://").ok_or_else(bad)?;
     let host = rest.split(['/', '?']).next().unwrap_or_default();
     let fine = !scheme.is_empty() && !host.is_empty() && !host.contains('@') && !resource.contains('#');
@@ -172,7 +178,8 @@ fn host(resource: &str) -> Result<&str, OauthError> {
 
 fn target(name: &str) -> Result<String, OauthError> {
     if name.len() > 256 || name.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
-        let description = "an audience or the host of a resource has 1 to 256 bytes, no quote, backslash or control character";
+        let description =
+            "an audience or the host of a resource has 1 to 256 bytes, no quote, backslash or control character";
         return Err(OauthError::new("invalid_target", description));
     }
     Ok(format!("destination(\"{name}\")"))

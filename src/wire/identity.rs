@@ -550,8 +550,8 @@ fn read_key<'j>(text: &impl Fn(&'static str) -> &'j str) -> Result<VerifyingKey,
 
 /// What a person compares before he signs a bundle that trusts an issuer.
 pub fn words(issuer: &IdentityIssuer) -> Vec<String> {
-    let audiences = issuer.audiences.iter().map(|audience| format!("{}, for audience {audience:?}", issuer.name));
-    let keys = issuer.keys.iter().map(|key| format!("{}, key {}", issuer.name, key.words()));
+    let audiences = issuer.audiences.iter().map(|audience| format!("{:?}, for audience {audience:?}", issuer.name));
+    let keys = issuer.keys.iter().map(|key| format!("{:?}, key {}", issuer.name, key.words()));
     audiences.chain(keys).collect()
 }
 

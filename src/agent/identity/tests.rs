@@ -10,6 +10,7 @@ use super::super::request::{
 use super::super::rig::{key, right, Reboot, Rig, START_S};
 use super::super::{Input, LinkEvent};
 use super::*;
+use crate::time::Millis;
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
 use crate::wire::identity::{IdentityIssuer, IdentityKey, VerifyingKey};
 
@@ -196,6 +197,25 @@ fn no_credential_outlives_the_document() {
     assert_eq!(events(&rig).pop().unwrap().initiator, named(ISSUER, "ann"));
     rig.pass(55);
     assert_eq!(rig.authorize(&renewed.token, "read", "modbus/a").reason, Reason::Expired);
+}
+
+#[test]
+fn nor_does_one_that_the_issuer_mints() {
+    let mut rig = rig();
+    rig.named.0 = 2;
+    rig.sync();
+    let document = ann(&rig, -10, 100);
+    let task = rig.begin_issued(wanted("pump", Some(document)), |spec| {
+        assert!(spec.expires.since(spec.issued) < Millis::from_secs(100), "it is not asked for more");
+        // The issuer has a clock of its own, or does not care.
+        spec.expires = spec.issued + Millis::from_secs(600);
+    });
+    assert!(task.expires_in_s < 100, "{}", task.expires_in_s);
+    let begin = events(&rig).pop().unwrap();
+    assert_eq!((begin.step, begin.initiator), (TaskStep::BegunIssued, named(ISSUER, "ann")));
+    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::Allowed);
+    rig.pass(105);
+    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::Expired);
 }
 
 #[test]

@@ -187,12 +187,8 @@ fn target(name: &str) -> Result<String, OauthError> {
 
 /// The answer to an introspection.
 pub fn answer_introspection(reply: Reply) -> Response<Body> {
-    match reply {
-        Reply::Introspected(told) => {
-            json(StatusCode::OK, &told.map_or_else(|| json!({"active": false}), |told| active(&told)))
-        }
-        other => unexpected(other),
-    }
+    let Reply::Introspected(told) = reply else { return unexpected(reply) };
+    json(StatusCode::OK, &told.map_or_else(|| json!({"active": false}), |told| active(&told)))
 }
 
 fn active(told: &IntrospectedReply) -> Value {
@@ -215,29 +211,24 @@ fn scope(rights: &[Right]) -> String {
 
 /// The answer to an exchange of what was asked for.
 pub fn answer_exchange(asked: &[Right], reply: Reply) -> Response<Body> {
-    match reply {
-        Reply::Attenuated(narrowed) => {
-            let mut body = json!({
-                "access_token": narrowed.token,
-                "issued_token_type": ACCESS_TOKEN,
-                "token_type": "Bearer",
-                "expires_in": narrowed.expires_in_s,
-            });
-            if !asked.is_empty() {
-                body["scope"] = scope(asked).into();
-            }
-            json(StatusCode::OK, &body)
-        }
-        other => unexpected(other),
+    let Reply::Attenuated(narrowed) = reply else { return unexpected(reply) };
+    let mut body = json!({
+        "access_token": narrowed.token,
+        "issued_token_type": ACCESS_TOKEN,
+        "token_type": "Bearer",
+        "expires_in": narrowed.expires_in_s,
+    });
+    if !asked.is_empty() {
+        body["scope"] = scope(asked).into();
     }
+    json(StatusCode::OK, &body)
 }
 
 fn unexpected(reply: Reply) -> Response<Body> {
-    let error = match reply {
-        Reply::Problem(problem) => of_problem(problem),
-        _ => OauthError::invalid("the agent answered something else"),
+    let Reply::Problem(problem) = reply else {
+        return OauthError::invalid("the agent answered something else").into_response();
     };
-    error.into_response()
+    of_problem(problem).into_response()
 }
 
 fn of_problem(Problem { code, detail, .. }: Problem) -> OauthError {

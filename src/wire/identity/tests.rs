@@ -318,7 +318,8 @@ fn a_key_set_gives_the_keys_that_can_check_documents() {
 #[test]
 fn a_trust_bundle_names_issuers_within_bounds() {
     assert_eq!(check_issuers(&issuers()), Ok(()));
-    let mut edits: Vec<(&str, Box<dyn Fn(&mut Vec<IdentityIssuer>)>)> = Vec::new();
+    type Edit = Box<dyn Fn(&mut Vec<IdentityIssuer>)>;
+    let mut edits: Vec<(&str, Edit)> = Vec::new();
     for name in [
         "http://id.example",
         "https://",

@@ -317,7 +317,6 @@ impl World<'_> {
             risk: risk.parse().ok(),
             task: None,
             step: None,
-            initiator: None,
         };
         let presented = Presented {
             choice,

@@ -131,6 +131,7 @@ pub(super) fn named(task: u64, last: u64) -> Credential {
         task: Some(format!("t-{task:016x}").parse().expect("valid")),
         chain: vec![block(1, 0), block(2, task), block(3, last)],
         step: None,
+        initiator: None,
     }))
 }
 

@@ -176,6 +176,7 @@ fn world() -> World {
         service: vec![key(5).verifying_key().into()],
         operators: Vec::new(),
         emergency: vec![],
+        identities: vec![],
         collector: SealingKey::from_bytes([6; 32]).public(),
         groups: Default::default(),
         policy_version_min: 1,

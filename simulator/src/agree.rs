@@ -474,9 +474,12 @@ fn hangs_of(code: ProblemCode) -> Hangs {
         ProblemCode::AuditUnavailable | ProblemCode::Throttled => Hangs::Room,
         ProblemCode::Denied(reason) => hangs(reason),
         ProblemCode::IssuerRefused => Hangs::Touch,
-        ProblemCode::InvalidRequest | ProblemCode::KeyReused | ProblemCode::NotFound | ProblemCode::Refused => {
-            Hangs::Nothing
-        }
+        // No workload of a world brings a document.
+        ProblemCode::Identity(_)
+        | ProblemCode::InvalidRequest
+        | ProblemCode::KeyReused
+        | ProblemCode::NotFound
+        | ProblemCode::Refused => Hangs::Nothing,
     }
 }
 
@@ -537,6 +540,7 @@ impl World<'_> {
             | Reply::Exported(_)
             | Reply::Finished(_)
             | Reply::Imported(_)
+            | Reply::Introspected(_)
             | Reply::Previewed(_)
             | Reply::Ready(_)
             | Reply::Revocations(_)

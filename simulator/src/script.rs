@@ -177,6 +177,7 @@ fn word(reply: &Reply) -> &'static str {
         | Reply::Ended(_)
         | Reply::Exported(_)
         | Reply::Imported(_)
+        | Reply::Introspected(_)
         | Reply::Previewed(_)
         | Reply::Ready(_)
         | Reply::Revocations(_)

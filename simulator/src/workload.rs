@@ -152,6 +152,7 @@ impl World<'_> {
             reason: None,
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         self.ask(device, program.uid, Socket::Agent, Request::Begin(begin), asked);
@@ -462,6 +463,7 @@ impl World<'_> {
                 | Reply::Exported(_)
                 | Reply::Finished(_)
                 | Reply::Imported(_)
+                | Reply::Introspected(_)
                 | Reply::Previewed(_)
                 | Reply::Ready(_)
                 | Reply::Revocations(_)
@@ -625,6 +627,7 @@ impl World<'_> {
             task: Some(credential.task.clone()),
             chain: credential.chain.clone(),
             step: None,
+            initiator: None,
         });
         let asked = (presented.operation.as_str(), presented.resource.as_str(), named);
         let who = (number, &device.name);

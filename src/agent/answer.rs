@@ -15,6 +15,7 @@ use super::request::{
 };
 use super::room::Class;
 use super::token::{Cache, Denial, Verified};
+use super::wallet::StoredTask;
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::mutant::{active, Mutant};
@@ -69,6 +70,7 @@ impl Agent {
             Request::Ready => Reply::Ready(self.ready()),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Tasks => Reply::Tasks(self.list_tasks(evidence)),
+            Request::Introspect(token) => self.introspect(evidence, token, now, effects),
             Request::Whoami => Reply::Whoami(self.whoami(evidence)),
         };
         effects.outgoing.reply(id, reply, now.boottime);
@@ -261,6 +263,7 @@ impl Agent {
                     task: judgement.task.as_ref().map(|task| task.id.clone()).or_else(label),
                     chain: verified.chain().copied().collect(),
                     step: judgement.step.as_ref().map(|step| step.named.clone()),
+                    initiator: judgement.task.as_ref().and_then(StoredTask::initiator),
                 }))
             }
             None => Credential::Nothing,

@@ -14,30 +14,40 @@ use super::effects::{Budget, Effects};
 use super::request::{Attenuate, AttenuatedReply, Evidence, Origin, Problem, ProblemCode, Reason, Reply};
 use super::room::Class;
 use super::steps::check_file;
-use super::tasks::TTL_MAX;
+use super::tasks::{check_rights, TTL_MAX};
 use super::token::{admit, Denial, Verified};
 use super::wallet::{Dated, Made, Sibling, StoredStep, StoredTask};
 use super::{shorten, Agent, Now};
 use crate::ids::BlockId;
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
-use crate::wire::token::{child_block, further_block, to_text, Held, StepBlock};
+use crate::wire::link::Right;
+use crate::wire::token::{child_block, covered, further_block, to_text, Held, Reach, StepBlock};
 use crate::wire::Refused;
 
 /// The most checks that are added, at once and one after the other.
 const CHECKS_MAX: usize = 8;
 /// The most bytes of one check.
 const CHECK_BYTES_MAX: usize = 512;
+/// The most rights of a scope: each is an alternative of one check, whose brackets are counted.
+const SCOPE_MAX: usize = 8;
 /// The most siblings of one task that have not ended.
 const SIBLINGS_MAX: usize = 16;
 
 impl Agent {
     /// Narrows a token.
     pub(super) fn attenuate(&mut self, evidence: &Evidence, ask: &Attenuate, now: Now, effects: &mut Effects) -> Reply {
+        if let Err(detail) = check_form(ask) {
+            return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail));
+        }
+        let ask = &match scope_check(&ask.scope) {
+            Ok(scope) => Attenuate { checks: ask.checks.iter().cloned().chain(scope).collect(), ..ask.clone() },
+            Err(detail) => return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail)),
+        };
         let ends = ask.ttl_s.map(|ttl| {
             Timestamp::from_secs((self.clock.powered() + Millis::from_secs(ttl.min(TTL_MAX.secs()))).secs_floor())
         });
-        if let Err(detail) = check_form(ask).and_then(|()| further_block(&ask.checks, ends).map(|_| ())) {
+        if let Err(detail) = further_block(&ask.checks, ends).map(|_| ()) {
             return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail));
         }
         let verified = match self.verify(&ask.token) {
@@ -133,6 +143,12 @@ impl Agent {
         if !held {
             let explain = "the credential was handed to another workload, which alone may have it narrowed";
             return Err(Denial::new(Reason::WrongWorkload, explain));
+        }
+        let rights = step.map_or(&task.rights, |step| &step.rights);
+        if let Some(right) = ask.scope.iter().find(|right| !covered(right, rights)) {
+            let explain =
+                format!("the credential has no right to {} {}: an exchange only narrows", right.action, right.resource);
+            return Err(Denial::new(Reason::NoRight, explain));
         }
         let presented = verified.chain().rev().find(|block| self.wallet.made(block)).copied().unwrap_or_default();
         let before = task.siblings.iter().find(|sibling| sibling.made.block == presented);
@@ -243,6 +259,7 @@ impl Agent {
             reason: String::new(),
             chain: Vec::new(),
             of_step: step.map(|step| step.named.clone()),
+            initiator: task.initiator(),
         }
     }
 }
@@ -263,8 +280,33 @@ fn problem(denial: &Denial) -> Reply {
     Reply::Problem(Problem::new(ProblemCode::of(denial.reason), denial.explain.clone()))
 }
 
+/// A check that leaves these rights and no other.
+fn scope_check(scope: &[Right]) -> Result<Option<String>, String> {
+    if scope.is_empty() {
+        return Ok(None);
+    }
+    if scope.len() > SCOPE_MAX {
+        return Err(format!("a scope has at most {SCOPE_MAX} rights: name prefixes, or exchange several times"));
+    }
+    check_rights(scope)?;
+    let one = |right: &Right| {
+        let quoted = [&right.action, &right.resource].iter().any(|text| text.contains(['"', '\\']));
+        let reach = Reach::of(right).ok().filter(|_| !quoted);
+        let reach = reach.ok_or_else(|| format!("no right of a scope: {} {}", right.action, right.resource))?;
+        let action = &right.action;
+        Ok::<_, String>(match reach {
+            Reach::Exactly(resource) => format!("operation(\"{action}\"), resource(\"{resource}\")"),
+            Reach::Below(prefix) => {
+                format!("operation(\"{action}\"), resource($r), $r.starts_with(\"{prefix}\")")
+            }
+        })
+    };
+    let alternatives = scope.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(format!("check if {}", alternatives.join(" or "))))
+}
+
 fn check_form(ask: &Attenuate) -> Result<(), String> {
-    if ask.ttl_s.is_none() && ask.checks.is_empty() {
+    if ask.ttl_s.is_none() && ask.checks.is_empty() && ask.scope.is_empty() {
         return Err("nothing to narrow: give ttl_s, checks, or both".into());
     }
     if ask.ttl_s.is_some_and(|ttl| ttl == 0 || ttl > TTL_MAX.secs()) {

@@ -20,7 +20,7 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::arguments::{Defect, Stated};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::policy::RiskLevel;
-use crate::wire::token::{canonical, from_text, EXCHANGE, NAME_BYTES_MAX, RESERVED};
+use crate::wire::token::{canonical, from_text, EXCHANGE, INTROSPECT, NAME_BYTES_MAX, RESERVED};
 use crate::wire::Refused;
 
 /// Everything that a decision rests on.
@@ -79,6 +79,8 @@ pub struct Question<'a> {
 pub enum Purpose {
     /// A planner exchanges its credential for a step's: the agent's own operation, which is no use.
     Exchange,
+    /// An enforcement point asks what a token is good for, and lets a request through on the answer.
+    Introspect,
     /// Somebody wants to know whether it is worth asking: nothing is done.
     Preview,
     /// The operation is done.
@@ -175,7 +177,11 @@ impl Judge<'_> {
         self.check_box(verified)?;
         let charges = self.check_uses(verified)?;
         // These reasons do not come in the order in which they are found: the first on the list is told.
-        let evaluated = self.evaluate(question, verified, so_far);
+        let evaluated = match question.purpose {
+            // It has no question: for which it would be allowed is found out after this.
+            Purpose::Introspect => Ok(0),
+            Purpose::Exchange | Purpose::Preview | Purpose::Use => self.evaluate(question, verified, so_far),
+        };
         let policy = evaluated.as_ref().ok().copied().unwrap_or_default();
         let found = [
             evaluated.map(|_| ()),
@@ -187,7 +193,7 @@ impl Judge<'_> {
         let denials = found.into_iter().filter_map(Result::err);
         let charges = match question.purpose {
             Purpose::Exchange | Purpose::Preview => Vec::new(),
-            Purpose::Use => charges,
+            Purpose::Introspect | Purpose::Use => charges,
         };
         denials.min_by_key(|denial| denial.reason).map_or(Ok((charges, policy)), Err)
     }
@@ -386,10 +392,13 @@ impl Judge<'_> {
         }
         match question.purpose {
             Purpose::Exchange if question.operation == EXCHANGE => Ok(()),
-            Purpose::Exchange | Purpose::Preview | Purpose::Use if question.operation.starts_with(RESERVED) => {
+            Purpose::Introspect if question.operation == INTROSPECT => Ok(()),
+            Purpose::Exchange | Purpose::Introspect | Purpose::Preview | Purpose::Use
+                if question.operation.starts_with(RESERVED) =>
+            {
                 Err(Denial::new(Reason::NoRight, "operations that begin with `hardtack:` are the agent's own"))
             }
-            Purpose::Exchange | Purpose::Preview | Purpose::Use => Ok(()),
+            Purpose::Exchange | Purpose::Introspect | Purpose::Preview | Purpose::Use => Ok(()),
         }
     }
 

@@ -87,6 +87,7 @@ impl Agent {
             reason: ending.reason().into(),
             chain: task.made.iter().map(|made| made.block).take(CHAIN_MAX).collect(),
             of_step: None,
+            initiator: task.initiator(),
         };
         let id = task.id.clone();
         let ties = task.ties.clone();

@@ -190,7 +190,14 @@ mod tests {
         flood.recorded(&a, at(2), Millis(0));
         let later = Known { staleness_s: 9, width_ms: Some(Millis(4)), ..Known::default() };
         assert_eq!(count(&mut flood, &Decision { known: later, ..a.clone() }, 1), Some(2));
-        let named = Named { owner: "ops".into(), grant: Default::default(), task: None, chain: Vec::new(), step: None };
+        let named = Named {
+            owner: "ops".into(),
+            grant: Default::default(),
+            task: None,
+            chain: Vec::new(),
+            step: None,
+            initiator: None,
+        };
         let others = [
             Decision { reason: "revoked".into(), ..a.clone() },
             Decision { operation: "read".into(), ..a.clone() },

@@ -147,8 +147,7 @@ impl Agent {
         for nonce in waiting {
             if let Some(want) = self.wants.remove(&nonce) {
                 let denial = Denial::new(Reason::WrongWorkload, format!("{} while the issuer was asked", tie.gone()));
-                let renews = want.renews.then(|| want.task.clone());
-                let reply = self.refuse_task(&want.begin, renews, &want.selectors, denial, now, effects);
+                let reply = self.refuse_want(&want, denial, now, effects);
                 effects.outgoing.reply(want.id, reply, now.boottime);
             }
         }

@@ -74,7 +74,14 @@ mod tests {
 
     fn named(task: usize) -> Named {
         let task = Some(format!("t-{task}").parse().unwrap());
-        Named { owner: "ops@acme".into(), grant: Default::default(), task, chain: Vec::new(), step: None }
+        Named {
+            owner: "ops@acme".into(),
+            grant: Default::default(),
+            task,
+            chain: Vec::new(),
+            step: None,
+            initiator: None,
+        }
     }
 
     fn full(task: usize) -> Credential {

@@ -58,6 +58,7 @@ impl Agent {
             expires_in_s: task.end(self.wallet.shift()).since(powered).secs(),
             uses_left: self.wallet.uses_left(task),
             holder: holder::process_of(&task.ties).map(|process| process.pid),
+            initiator: task.initiator(),
         })
         .collect()
     }
@@ -319,6 +320,7 @@ mod tests {
             reason: None,
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         let Reply::Problem(problem) = rig.ask(1001, Socket::Agent, Request::Begin(begin)) else { panic!("it begins") };

@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::holder::ProcessId;
 use super::room::Class;
-use crate::ids::{BlockId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
+use crate::ids::{BlockId, DeviceId, FeedId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
 use crate::wire::arguments::Arguments;
+use crate::wire::audit::Initiator;
+use crate::wire::identity::{DocumentType, FaultKind};
 use crate::wire::link::Right;
 pub use crate::wire::policy::TimeClass;
 use preview::{Preview, PreviewReply};
@@ -136,6 +138,8 @@ pub enum Request {
     ExportRevocations(Option<FeedId>),
     /// `POST /v1/tasks/{id}/finish`.
     Finish(TaskId),
+    /// `POST /introspect`: of this token.
+    Introspect(String),
     /// `POST /v1/revocations/import`.
     ImportRevocations(ImportRevocations),
     /// `POST /v1/time`: the bytes of a file with signed time.
@@ -185,9 +189,23 @@ pub struct BeginTask {
     /// What it ends with besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// Who initiates it, in the words of somebody whom the trust bundle names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityDocument>,
     /// The header `Idempotency-Key`: who asks again with the same gets the same answer.
     #[serde(skip)]
     pub key: Option<String>,
+}
+
+/// An identity document, as its issuer signed it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityDocument {
+    /// Its form.
+    #[serde(rename = "type")]
+    pub form: DocumentType,
+    /// HEADER.CLAIMS.SIGNATURE.
+    pub token: String,
 }
 
 /// What a task ends with, besides its process.
@@ -238,6 +256,9 @@ pub struct Attenuate {
     /// Checks in Datalog, for example `check if operation("read")`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<String>,
+    /// What is left of its rights, of `POST /token`.
+    #[serde(skip)]
+    pub scope: Vec<Right>,
 }
 
 /// Body of `POST /v1/authorize`.
@@ -286,6 +307,8 @@ pub enum Reply {
     Exported(ExportedReply),
     /// To [`Request::Finish`].
     Finished(FinishedReply),
+    /// To [`Request::Introspect`]; none of a token that is good for nothing.
+    Introspected(Option<Box<IntrospectedReply>>),
     /// To [`Request::ImportRevocations`].
     Imported(ImportedReply),
     /// To [`Request::Preview`].
@@ -589,6 +612,43 @@ pub struct AttenuatedReply {
     pub step_id: Option<StepId>,
 }
 
+/// What is told of a token that is good for something. `active`, `token_type` and `scope` are added where it is written.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct IntrospectedReply {
+    /// What it would be allowed for now.
+    #[serde(skip)]
+    pub scope: Vec<Right>,
+    /// When it ends, in seconds since 1970.
+    pub exp: u64,
+    /// When it was issued, likewise.
+    pub iat: u64,
+    /// Who answers for it.
+    pub sub: String,
+    /// The workload that it was handed to, by its most general selector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// For whom it is, if its issuer says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aud: Option<String>,
+    /// The revocation id of its last block.
+    pub jti: String,
+    /// This device.
+    pub device: DeviceId,
+    /// The task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<TaskId>,
+    /// The step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_id: Option<StepId>,
+    /// Who initiated the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<Initiator>,
+    /// device/era/index of the record of this answer.
+    pub decision_id: String,
+    /// How far the revocation list can be trusted to be new.
+    pub freshness: Freshness,
+}
+
 /// Where a task credential comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -618,6 +678,8 @@ pub struct TaskSummary {
     pub uses_left: Option<u64>,
     /// The process that it ends with; none where the kernel did not say.
     pub holder: Option<u32>,
+    /// Who initiated it, by the identity document that was shown when it began.
+    pub initiator: Option<Initiator>,
 }
 
 /// Body of the answer to a finish: the same however often it is asked.
@@ -916,6 +978,8 @@ pub enum ProblemCode {
     AuditUnavailable,
     /// The request is understood and refused, with the reason as its own code.
     Denied(Reason),
+    /// The identity document that was brought does not count.
+    Identity(FaultKind),
     /// The issuer said no.
     IssuerRefused,
     /// The request is not of the documented form.
@@ -952,6 +1016,7 @@ impl ProblemCode {
         match self {
             Self::AuditUnavailable => "audit_unavailable",
             Self::Denied(reason) => reason.name(),
+            Self::Identity(kind) => kind.name(),
             Self::InvalidRequest => "invalid_request",
             Self::IssuerRefused => "issuer_refused",
             Self::KeyReused => "idempotency_key_reused",
@@ -965,7 +1030,7 @@ impl ProblemCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::AuditUnavailable => 503,
-            Self::Denied(_) | Self::IssuerRefused => 403,
+            Self::Denied(_) | Self::Identity(_) | Self::IssuerRefused => 403,
             Self::InvalidRequest => 400,
             Self::NotFound => 404,
             Self::KeyReused => 409,

@@ -246,6 +246,7 @@ impl Rig {
             service: vec![service.verifying_key().into()],
             operators: vec![],
             emergency: vec![],
+            identities: vec![],
             collector: SealingKey::from_bytes([9; 32]).public(),
             groups: BTreeMap::new(),
             policy_version_min: 1,
@@ -456,6 +457,7 @@ impl Rig {
             reason: None,
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         match self.ask(1001, Socket::Agent, Request::Begin(begin)) {

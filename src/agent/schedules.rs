@@ -137,6 +137,7 @@ impl World {
             reason: None,
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         let reply = self.rig.ask(1001, Socket::Agent, Request::Begin(begin));

@@ -193,6 +193,7 @@ impl Agent {
             reason: shorten(&format!("{}{reason}", in_words(&ask.rights)), 512),
             chain,
             of_step: Some(named.clone()),
+            initiator: task.initiator(),
         };
         let reply = StepReply {
             task_id: task.id.clone(),

@@ -8,6 +8,7 @@ use super::attest::selectors;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
 use super::ending::Ending;
 use super::holder::{Held, Tie, TieCommand, KEY_BYTES_MAX};
+use super::identity::Proved;
 use super::request::{
     BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
 };
@@ -18,6 +19,7 @@ use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, GrantId, Nonce, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
+use crate::wire::identity::Fault;
 use crate::wire::link::{Ask, Right, TaskAsk};
 use crate::wire::seal::SealingKey;
 use crate::wire::token::{to_text, Purpose, Reach, TaskBlock, RESERVED, RIGHTS_MAX};
@@ -60,10 +62,29 @@ pub(super) struct Want {
     pub(super) task: TaskId,
     pub(super) renews: bool,
     pub(super) selectors: Vec<String>,
+    /// Who initiates it, if a document says so.
+    pub(super) proved: Option<Proved>,
     pub(super) ties: Vec<Tie>,
     pub(super) uid: u32,
     pub(super) key: SealingKey,
     pub(super) deadline: Millis,
+}
+
+impl Want {
+    /// The selectors by which a grant may let it begin: what the kernel attests, and what a document proves.
+    fn begun_by(&self) -> Vec<String> {
+        with_proved(&self.selectors, self.proved.as_ref())
+    }
+
+    /// When every credential of it ends at the latest, if a document says so.
+    fn end_max(&self) -> Timestamp {
+        self.proved.as_ref().map_or(Timestamp::MAX, |proved| proved.ends)
+    }
+}
+
+/// Attested selectors, and after them those that a document proves.
+fn with_proved(attested: &[String], proved: Option<&Proved>) -> Vec<String> {
+    attested.iter().cloned().chain(proved.into_iter().flat_map(Proved::selectors)).collect()
 }
 
 impl Agent {
@@ -96,12 +117,18 @@ impl Agent {
         if let Err(denial) = self.check_admission(evidence.uid, renews.is_some()) {
             return Some(self.refuse_task(&begin, renews, &selectors, denial, now, effects));
         }
+        let old = renews.as_ref().and_then(|task| self.wallet.task(task));
+        let proved = match self.initiator_of(&begin, old) {
+            Ok(proved) => proved,
+            Err(fault) => return Some(self.refuse_document(&begin, renews, &selectors, fault, now, effects)),
+        };
         let want = Want {
             id,
             task: renews.clone().unwrap_or_else(|| self.new_task_id()),
             renews: renews.is_some(),
             begin,
             selectors,
+            proved,
             ties,
             uid: evidence.uid,
             key: SealingKey::generate(&mut self.rng),
@@ -151,12 +178,15 @@ impl Agent {
     }
 
     fn ask_issuer(&mut self, want: Want, _: Now, effects: &mut Effects) {
+        // Up to the end of the document that it rests on. What the issuer's clock makes of that is cut off when it answers.
+        let left = want.end_max().since(self.clock.powered()).max(Millis::from_secs(1));
+        let ttl_ms = Millis::from_secs(want.begin.ttl_s).min(left);
         let ask = TaskAsk {
             task: want.task.clone(),
             class: want.begin.task.clone(),
-            selectors: want.selectors.clone(),
+            selectors: want.begun_by(),
             rights: want.begin.rights.clone(),
-            ttl_ms: Millis::from_secs(want.begin.ttl_s),
+            ttl_ms,
             uses: want.begin.uses,
         };
         let nonce = self.send_request(Ask::Task(ask), &want.key, effects);
@@ -168,10 +198,7 @@ impl Agent {
         let taken = self.still_wanted(&want).and_then(|()| self.take_issued(&want, &token, now, effects));
         let reply = match taken {
             Ok(reply) => reply,
-            Err(denial) => {
-                let renews = want.renews.then(|| want.task.clone());
-                self.refuse_task(&want.begin, renews, &want.selectors, denial, now, effects)
-            }
+            Err(denial) => self.refuse_want(&want, denial, now, effects),
         };
         effects.outgoing.reply(want.id, reply, now.boottime);
     }
@@ -188,8 +215,10 @@ impl Agent {
         }
         // The grant behind it says by which selector it was begun; where it is not here, by the most special one.
         let grant = self.wallet.grant(&claims.grant);
-        let matched = grant.and_then(|grant| grant.may_begin(&want.selectors, &want.begin.task));
+        let begun_by = want.begun_by();
+        let matched = grant.and_then(|grant| grant.may_begin(&begun_by, &want.begin.task));
         let holder = holder(&want.selectors, matched.or(want.selectors.last()));
+        let ends = claims.expires.min(want.end_max());
         let executors = grant.map_or_else(Vec::new, |grant| grant.executors(&want.begin.task));
         let child = (holder.as_slice(), want.begin.purpose());
         let narrowed = child_of_issued(token, child, &self.device, &mut self.rng)
@@ -206,7 +235,7 @@ impl Agent {
             owner: claims.owner,
             narrowed,
             budget,
-            ends: claims.expires,
+            ends,
             dated: Dated::Issuer,
             holder: owned(&holder),
             executors,
@@ -221,7 +250,8 @@ impl Agent {
         }
         let detail = format!("the issuer refused: {}", shorten(text, 256));
         let renews = want.renews.then(|| want.task.clone());
-        self.record_task(renews, &want.begin, TaskStep::Refused, &want.selectors, None, &detail, now, effects);
+        let asker = (want.selectors.as_slice(), want.proved.as_ref());
+        self.record_refusal(renews, &want.begin, asker, &detail, now, effects);
         let problem = Problem { seen: want.selectors, ..Problem::new(ProblemCode::IssuerRefused, detail) };
         effects.outgoing.reply(want.id, Reply::Problem(problem), now.boottime);
     }
@@ -255,25 +285,25 @@ impl Agent {
 
     /// Narrows the fallback grant that fits; where none does, says why the nearest does not.
     fn narrow_grant(&mut self, want: &Want, now: Now, effects: &mut Effects) -> Reply {
-        let renews = want.renews.then(|| want.task.clone());
         let chosen = self.still_wanted(want).and_then(|()| self.choose_grant(want));
         match chosen.and_then(|grant| self.narrow(want, &grant, now, effects)) {
             Ok(reply) => reply,
-            Err(denial) => self.refuse_task(&want.begin, renews, &want.selectors, denial, now, effects),
+            Err(denial) => self.refuse_want(want, denial, now, effects),
         }
     }
 
     fn choose_grant(&self, want: &Want) -> Result<Grant, Denial> {
+        let begun_by = want.begun_by();
         let mut nearest = Denial::new(
             Reason::NoRight,
             format!(
                 "no grant lets {} begin a task of class {:?} with these rights; ask the operator for a grant",
-                want.selectors.join(", "),
+                begun_by.join(", "),
                 want.begin.task
             ),
         );
         for (_, grant) in self.wallet.grants() {
-            if grant.may_begin(&want.selectors, &want.begin.task).is_none()
+            if grant.may_begin(&begun_by, &want.begin.task).is_none()
                 || !grant.covers(&want.begin.task, &want.begin.rights)
             {
                 continue;
@@ -304,9 +334,11 @@ impl Agent {
         let claims = grant.claims.clone();
         let ttl = Millis::from_secs(want.begin.ttl_s).min(claims.task_ttl_max.unwrap_or(TTL_MAX));
         // Whole seconds, as the token's own check counts them.
-        let ends = Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires);
+        let ends =
+            Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires).min(want.end_max());
         let uses_max = self.uses_asked(want);
-        let matched = grant.may_begin(&want.selectors, &want.begin.task);
+        let begun_by = want.begun_by();
+        let matched = grant.may_begin(&begun_by, &want.begin.task);
         let holder = holder(&want.selectors, matched);
         let block = TaskBlock {
             task: &want.task,
@@ -374,6 +406,7 @@ impl Agent {
             executors,
             steps,
             siblings,
+            proved: want.proved.clone(),
         };
         effects.outgoing.ties.extend(task.ties.iter().map(|tie| TieCommand::Watch(*tie)));
         self.put_task_file(&task, effects);
@@ -395,6 +428,7 @@ impl Agent {
             reason: shorten(want.begin.reason.as_deref().unwrap_or_default(), 256),
             chain,
             of_step: None,
+            initiator: want.proved.as_ref().map(|proved| proved.initiator.clone()),
         };
         self.write(Event::Task(Box::new(event)), spent, now, effects);
         let reply = TaskReply {
@@ -446,6 +480,7 @@ impl Agent {
             reason: Some("renewed".into()),
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         if self.wallet.uses_left(&live) == Some(0) {
@@ -472,6 +507,7 @@ impl Agent {
         reply
     }
 
+    /// Refuses a begin of which no more is known than who asks.
     pub(super) fn refuse_task(
         &mut self,
         begin: &BeginTask,
@@ -481,28 +517,60 @@ impl Agent {
         now: Now,
         effects: &mut Effects,
     ) -> Reply {
+        self.refuse_begin(begin, task, (selectors, None), denial, now, effects)
+    }
+
+    /// Refuses what was wanted.
+    pub(super) fn refuse_want(&mut self, want: &Want, denial: Denial, now: Now, effects: &mut Effects) -> Reply {
+        let renews = want.renews.then(|| want.task.clone());
+        let asker = (want.selectors.as_slice(), want.proved.as_ref());
+        self.refuse_begin(&want.begin, renews, asker, denial, now, effects)
+    }
+
+    fn refuse_begin(
+        &mut self,
+        begin: &BeginTask,
+        task: Option<TaskId>,
+        asker: (&[String], Option<&Proved>),
+        denial: Denial,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
         if !self.room().fits(Class::Denial) {
             return Self::audit_problem(Class::Denial);
         }
         let detail = shorten(&denial.explain, 512);
+        let seen = with_proved(asker.0, asker.1);
         // A grant that is there and no good says so itself.
-        let hint = (denial.reason == Reason::NoRight).then(|| self.hint(begin, selectors));
-        self.record_task(task, begin, TaskStep::Refused, selectors, None, denial.reason.name(), now, effects);
+        let hint = (denial.reason == Reason::NoRight).then(|| self.hint(begin, &seen));
+        self.record_refusal(task, begin, asker, denial.reason.name(), now, effects);
         let code = ProblemCode::of(denial.reason);
-        Reply::Problem(Problem { seen: selectors.to_vec(), hint, ..Problem::new(code, detail) })
+        Reply::Problem(Problem { seen, hint, ..Problem::new(code, detail) })
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one record's parts, each of another type, put together in one place"
-    )]
-    fn record_task(
+    /// Refuses a begin for the identity document that was brought. What that says of who it is, nobody has proved.
+    fn refuse_document(
+        &mut self,
+        begin: &BeginTask,
+        task: Option<TaskId>,
+        selectors: &[String],
+        fault: Fault,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        if !self.room().fits(Class::Denial) {
+            return Self::audit_problem(Class::Denial);
+        }
+        self.record_refusal(task, begin, (selectors, None), fault.kind.name(), now, effects);
+        let detail = shorten(&fault.detail, 512);
+        Reply::Problem(Problem { seen: selectors.to_vec(), ..Problem::new(ProblemCode::Identity(fault.kind), detail) })
+    }
+
+    fn record_refusal(
         &mut self,
         task: Option<TaskId>,
         begin: &BeginTask,
-        step: TaskStep,
-        selectors: &[String],
-        grant: Option<GrantId>,
+        (selectors, proved): (&[String], Option<&Proved>),
         reason: &str,
         now: Now,
         effects: &mut Effects,
@@ -510,13 +578,14 @@ impl Agent {
         let event = TaskEvent {
             task,
             class: begin.task.clone(),
-            step,
+            step: TaskStep::Refused,
             owner: None,
-            grant,
+            grant: None,
             workload: selectors.to_vec(),
             reason: shorten(reason, 256),
             chain: Vec::new(),
             of_step: None,
+            initiator: proved.map(|proved| proved.initiator.clone()),
         };
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
     }
@@ -526,9 +595,11 @@ fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// Whom a credential is bound to: the user always, and the selector by which the task was begun.
-fn holder<'s>(selectors: &'s [String], matched: Option<&'s String>) -> Vec<&'s str> {
-    let mut holder: Vec<&str> = selectors.first().into_iter().chain(matched).map(String::as_str).collect();
+/// Whom a credential is bound to: the user always, and the selector by which the task was begun, if the kernel attests it.
+/// A document is brought once, and nobody shows it again with each request.
+fn holder<'s>(attested: &'s [String], matched: Option<&'s String>) -> Vec<&'s str> {
+    let matched = matched.filter(|selector| attested.contains(selector));
+    let mut holder: Vec<&str> = attested.first().into_iter().chain(matched).map(String::as_str).collect();
     holder.dedup();
     holder
 }

@@ -638,6 +638,7 @@ fn a_token_may_ask_for_a_stricter_class_and_not_for_a_more_lenient_one() {
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     };
     let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));
@@ -984,6 +985,7 @@ fn absurd_grants_give_nothing_and_break_nothing() {
             reason: None,
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {

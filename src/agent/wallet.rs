@@ -14,12 +14,13 @@ use zeroize::Zeroize;
 
 use super::effects::Budget;
 use super::holder::Tie;
+use super::identity::Proved;
 use super::intact;
 use super::request::Origin;
 use super::token::Claims;
 use crate::ids::{BlockId, DeviceId, FeedId, GrantId, Hash, StepId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
-use crate::wire::audit::NamedStep;
+use crate::wire::audit::{Initiator, NamedStep};
 use crate::wire::link::Right;
 use crate::wire::token::{child_block, covered, Held, Purpose, TaskBlock};
 use crate::wire::Refused;
@@ -99,6 +100,8 @@ pub struct StoredTask {
     pub steps: Vec<StoredStep>,
     /// Credentials that were narrowed further here, and those of steps that such a one took the place of.
     pub siblings: Vec<Sibling>,
+    /// Who initiated it, if that was shown when it began.
+    pub proved: Option<Proved>,
 }
 
 /// A step in the file of its task.
@@ -187,6 +190,11 @@ impl StoredTask {
         let sibling = self.siblings.iter().find(|sibling| sibling.made.block == *block);
         let named = sibling.and_then(|sibling| sibling.step.as_ref());
         self.steps.iter().find(|step| step.made.block == *block || Some(&step.named.id) == named)
+    }
+
+    /// Who initiated it, if that was shown when it began.
+    pub fn initiator(&self) -> Option<Initiator> {
+        self.proved.as_ref().map(|proved| proved.initiator.clone())
     }
 
     /// When its newest credential ends by P, after corrections that sum up to `shift`.

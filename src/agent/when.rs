@@ -14,7 +14,7 @@ use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{Check, TimeBound};
 
 /// Clocks of issuers and devices differ by this much without harm.
-const ISSUED_SLACK: Millis = Millis::from_secs(2);
+pub(super) const ISSUED_SLACK: Millis = Millis::from_secs(2);
 /// More dates than this between E and P, and evaluating around each would cost too much.
 const RUNS_MAX: usize = 16;
 

@@ -5,6 +5,7 @@
 //! Read next: `../shell/client.rs`.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,17 +15,18 @@ use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::output::{show, Format};
+use super::output::{show, visible, Format};
 use super::token::token_argument;
 use super::{Exit, Failure, Globals};
 use crate::agent::request::{
-    Authorize, Autonomy, BeginTask, DecisionReply, Ended, EndedReply, FinishedReply, Mode, Reason, StatusReply,
-    StepReply, TakeStep, TaskReply, TaskSummary, Verdict, WhoamiReply,
+    Authorize, Autonomy, BeginTask, DecisionReply, Ended, EndedReply, FinishedReply, IdentityDocument, Mode, Reason,
+    StatusReply, StepReply, TakeStep, TaskReply, TaskSummary, Verdict, WhoamiReply,
 };
 use crate::ids::{RiskClass, TaskClass, TaskId};
 use crate::shell::client::{Answer, Client, ClientError};
 use crate::shell::proc;
 use crate::wire::arguments::Arguments;
+use crate::wire::identity::{DocumentType, DOCUMENT_BYTES_MAX};
 use crate::wire::link::Right;
 
 /// The socket that a client uses, as `unix:///path` or a path.
@@ -94,6 +96,12 @@ pub struct BeginArgs {
     /// What it is for, for the audit
     #[arg(long)]
     reason: Option<String>,
+    /// Who initiates it: a file with an identity document of an issuer that the fleet believes, or `-` for stdin
+    #[arg(long, value_name = "FILE|-")]
+    identity: Option<String>,
+    /// The form of that document
+    #[arg(long, value_name = "FORM", default_value = "oidc", value_parser = document_type, requires = "identity")]
+    identity_type: DocumentType,
     /// The process with which the task ends, an ancestor of this command. The script that runs it where none is named: the
     /// leader of its group of processes, else its parent
     #[arg(long, value_name = "PID")]
@@ -102,8 +110,13 @@ pub struct BeginArgs {
 
 impl BeginArgs {
     /// What the agent is asked for.
-    pub(super) fn request(self, holder: Option<u32>) -> BeginTask {
-        BeginTask {
+    ///
+    /// # Errors
+    /// The identity document cannot be read.
+    pub(super) fn request(self, holder: Option<u32>) -> Result<BeginTask, Failure> {
+        let document = |token| IdentityDocument { form: self.identity_type, token };
+        let identity = self.identity.as_deref().map(document_argument).transpose()?.map(document);
+        Ok(BeginTask {
             task: self.class,
             rights: self.rights,
             ttl_s: self.ttl.as_secs(),
@@ -112,8 +125,9 @@ impl BeginArgs {
             reason: self.reason,
             holder,
             lease: None,
+            identity,
             key: None,
-        }
+        })
     }
 }
 
@@ -143,6 +157,27 @@ pub struct StepArgs {
     /// What it is for, for the audit
     #[arg(long)]
     reason: Option<String>,
+}
+
+fn document_type(text: &str) -> Result<DocumentType, String> {
+    match text {
+        "oidc" => Ok(DocumentType::Oidc),
+        "jwt-svid" => Ok(DocumentType::JwtSvid),
+        _ => Err("it is oidc or jwt-svid".into()),
+    }
+}
+
+/// The text of an identity document, without the white space around it.
+fn document_argument(argument: &str) -> Result<String, Failure> {
+    let unread = |what: String| Failure::new(Exit::Usage, what, "name a file that holds the signed token, or `-`");
+    let mut text = String::new();
+    let limit = DOCUMENT_BYTES_MAX as u64 + 64;
+    let read = match argument {
+        "-" => std::io::stdin().take(limit).read_to_string(&mut text),
+        path => std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)),
+    };
+    read.map_err(|error| unread(format!("the identity document cannot be read from {argument}: {error}")))?;
+    Ok(text.trim().to_owned())
 }
 
 fn right(text: &str) -> Result<Right, String> {
@@ -209,7 +244,7 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
                 Some(pid) => pid,
                 None => caller_of_this().ok_or_else(no_caller)?,
             };
-            let task: TaskReply = post(globals, "/v1/tasks", &args.request(Some(holder)))?;
+            let task: TaskReply = post(globals, "/v1/tasks", &args.request(Some(holder))?)?;
             if globals.output == Format::Human {
                 let origin = serde_json::to_value(task.origin).ok();
                 let origin = origin.as_ref().and_then(|origin| origin.as_str()).unwrap_or_default();
@@ -304,7 +339,9 @@ fn list(tasks: &[TaskSummary]) -> String {
     let line = |task: &TaskSummary| {
         let uses = task.uses_left.map_or("unbounded".to_owned(), |uses| format!("{uses} uses left"));
         let holder = task.holder.map(|pid| format!("  held by {pid}")).unwrap_or_default();
-        format!("{}  {}  ends in {}  {uses}{holder}", task.task_id, task.task, age(task.expires_in_s))
+        let who = task.initiator.as_ref().map(|who| format!("  initiated by {}", visible(&who.to_string())));
+        let who = who.unwrap_or_default();
+        format!("{}  {}  ends in {}  {uses}{holder}{who}", task.task_id, task.task, age(task.expires_in_s))
     };
     tasks.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -501,6 +538,16 @@ fn problem(answer: &Answer) -> Failure {
     let exit = match (problem.code.as_str(), reason) {
         ("throttled" | "request_timeout", _) => Exit::TryAgain,
         (_, Some(reason)) => reason.into(),
+        ("identity_expired", None) => Exit::Expired,
+        (
+            "identity_malformed"
+            | "identity_wrong_algorithm"
+            | "identity_unknown_issuer"
+            | "identity_unknown_key"
+            | "identity_bad_signature",
+            None,
+        ) => Exit::Invalid,
+        ("identity_too_large" | "identity_wrong_audience" | "identity_not_yet_valid", None) => Exit::Denied,
         ("audit_unavailable", None) => Exit::Audit,
         // What does not fit was understood and refused, as a token that is too large is.
         ("issuer_refused" | "body_too_large" | "refused", None) => Exit::Denied,

@@ -100,7 +100,7 @@ fn become_it(args: RunArgs, globals: &Globals, report: &OsString) -> Result<Exit
     }
     let socket = agent_socket(globals)?;
     let holder = args.begin.holder;
-    let task: TaskReply = post(globals, "/v1/tasks", &args.begin.request(holder))?;
+    let task: TaskReply = post(globals, "/v1/tasks", &args.begin.request(holder)?)?;
     let folder_of_file = (!args.env).then_some(folder.as_path());
     let handover = wrap::hand_over(&task, &socket, folder_of_file)
         .map_err(|error| Failure::new(Exit::Failure, format!("the credential cannot be handed over: {error}"), ""))?;

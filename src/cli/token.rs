@@ -309,7 +309,7 @@ fn attenuate(args: &AttenuateArgs, globals: &Globals) -> Result<Exit, Failure> {
 
 fn attenuate_by_agent(args: &AttenuateArgs, bytes: &[u8], globals: &Globals) -> Result<Exit, Failure> {
     let ttl_s = args.ttl.map(|ttl| ttl.as_secs().max(1));
-    let request = Attenuate { token: to_text(bytes), ttl_s, checks: args.checks.clone() };
+    let request = Attenuate { token: to_text(bytes), ttl_s, checks: args.checks.clone(), scope: Vec::new() };
     let narrowed: AttenuatedReply = post(globals, "/v1/attenuate", &request)?;
     show(globals.output, &narrowed, |narrowed| narrowed.token.clone())?;
     Ok(Exit::Done)

@@ -234,6 +234,28 @@ pub enum Deed {
         /// Its digest.
         digest: Hash,
     },
+    /// Had devices believe an issuer of identity documents, or other keys or audiences of it.
+    IdentityTrusted {
+        /// The issuer.
+        issuer: String,
+        /// For whom its documents must be.
+        audiences: Vec<String>,
+        /// Its keys: what each is called, and its digest.
+        keys: Vec<(String, Hash)>,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
+    /// Had devices believe it no more.
+    IdentityRemoved {
+        /// The issuer.
+        issuer: String,
+        /// The version of the trust bundle that says so.
+        bundle: u64,
+        /// Its digest.
+        digest: Hash,
+    },
 }
 
 impl Deed {
@@ -248,7 +270,9 @@ impl Deed {
             | Self::Left { bundle, .. }
             | Self::FeedAdded { bundle, .. }
             | Self::FeedRemoved { bundle, .. }
-            | Self::Trusted { bundle, .. } => Some(*bundle),
+            | Self::Trusted { bundle, .. }
+            | Self::IdentityTrusted { bundle, .. }
+            | Self::IdentityRemoved { bundle, .. } => Some(*bundle),
             Self::Founded { .. }
             | Self::Approved { .. }
             | Self::Retired { .. }

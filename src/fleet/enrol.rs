@@ -70,6 +70,7 @@ pub fn found(founding: &Founding<'_>, fx: &mut Effects) -> Result<Book, FleetErr
         service: vec![keys.service.verifying_key().into()],
         operators: vec![keys.operator.verifying_key().into()],
         emergency: Vec::new(),
+        identities: Vec::new(),
         collector: keys.collector.public(),
         groups: BTreeMap::new(),
         policy_version_min: 1,

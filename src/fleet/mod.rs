@@ -4,7 +4,7 @@
 //! [`book`] is the ledger in memory, [`enrol`] founds a fleet and lets devices in, [`grant`] and [`issue`] mint what [`covered`]
 //! does not say is revoked,
 //! [`revoke`] and [`publish`] take back, by the feeds of [`route`] and [`groups`], [`again`] says what of it goes out once more, [`emergency`] gives operators keys of their own
-//! for when all this is out of reach, [`rotate`] replaces a key, [`roots`] changes the root keys, [`proposal`] has their
+//! for when all this is out of reach, [`rotate`] replaces a key, [`roots`] changes the root keys, [`identity`] whose word counts for who begins a task, [`proposal`] has their
 //! signatures gathered, [`restore`] begins again from a copy, [`hello`] and [`collect`] answer devices, [`acts`] and [`report`]
 //! prove what
 //! happened, [`convergence`] tells who has it, [`readers`] who may read what of it, [`time`] signs what somebody carries to a device, [`service`] is all of `fleet serve` but its sockets.
@@ -23,6 +23,7 @@ pub mod enrol;
 pub mod grant;
 pub mod groups;
 pub mod hello;
+pub mod identity;
 pub mod issue;
 pub mod keys;
 pub mod policy;

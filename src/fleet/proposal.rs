@@ -19,11 +19,12 @@ use super::enrol::BUNDLE_LIFE;
 use super::publish::{self, Cadence};
 use super::rotate::{highest_policy, Cause, KeyRole, Rotated};
 use super::time::Reading;
-use super::{restore, Effects, FleetError, Operator};
+use super::{identity, restore, Effects, FleetError, Operator};
 use crate::ids::{hex, DeviceId, FeedId, GrantId, GroupId, Hash, KeyId, Nonce};
 use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{EmergencyKey, Feed, TrustBundle};
 use crate::wire::envelope::{Signed, SIGNATURES_MAX};
+use crate::wire::identity::{words as identity_words, IdentityIssuer};
 use crate::wire::policy::PolicyDocument;
 use crate::wire::proposal::{vouchers, Opened, Proposal, Proposed, Subject, PROPOSAL_BYTES_MAX};
 use crate::wire::time::{TimeFile, TimeReset};
@@ -282,6 +283,7 @@ fn record(
         deeds.push(Deed::Roots { threshold, added, dropped, cause, bundle, digest });
     }
     deeds.extend(regrouped(before, book.trust(), digest));
+    deeds.extend(identity::deeds(before, book.trust(), digest));
     deeds.extend(entrusted(before, book.trust(), cause_of(compromised), digest));
     if deeds.is_empty() {
         deeds.push(Deed::Trusted { bundle, digest });
@@ -438,6 +440,7 @@ pub fn words(opened: &Opened) -> Vec<String> {
         service,
         operators,
         emergency,
+        identities,
         collector,
         groups,
         policy_version_min,
@@ -473,6 +476,8 @@ pub fn words(opened: &Opened) -> Vec<String> {
             .collect::<Vec<String>>()
     };
     list("emergency key", &entrusted(&before.emergency), &entrusted(emergency), false, &mut lines);
+    let issuers = |issuers: &[IdentityIssuer]| issuers.iter().flat_map(identity_words).collect::<Vec<String>>();
+    list("identity issuer", &issuers(&before.identities), &issuers(identities), false, &mut lines);
     list("collector key", &[key_words(&before.collector.0)], &[key_words(&collector.0)], false, &mut lines);
     for feed in feeds {
         let known = before.feeds.iter().find(|known| known.id == feed.id);

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod enforce;
 pub mod limits;
+pub mod oauth;
 pub mod problem;
 pub mod routes;
 pub mod stall;

@@ -120,6 +120,23 @@ pub struct Named {
     pub chain: Vec<BlockId>,
     /// The wallet's step, if it is the credential of one.
     pub step: Option<NamedStep>,
+    /// Who initiated the task, if that was shown when it began.
+    pub initiator: Option<Initiator>,
+}
+
+/// Who initiated a task, by the identity document that its workload brought.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Initiator {
+    /// Who said so: the issuer of an OpenID provider, or a SPIFFE trust domain, as the trust bundle names it.
+    pub issuer: String,
+    /// Who it is: the document's subject.
+    pub subject: String,
+}
+
+impl std::fmt::Display for Initiator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} by the word of {}", self.subject, self.issuer)
+    }
 }
 
 /// A step of a task: for whom somebody else planned it, and where that is recorded.
@@ -302,6 +319,8 @@ pub struct TaskEvent {
     pub chain: Vec<BlockId>,
     /// The step that it is about, if it is about one.
     pub of_step: Option<NamedStep>,
+    /// Who initiated it, if that was shown when it began.
+    pub initiator: Option<Initiator>,
 }
 
 /// What happened to a task.

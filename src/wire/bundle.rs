@@ -12,6 +12,7 @@ use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
 use super::envelope::{Document, Signed};
+use super::identity::{check_issuers, IdentityIssuer};
 use super::seal::SealingPublic;
 use super::Refused;
 use crate::ids::{DeviceId, FeedId, FleetId, GroupId, Hash, KeyId};
@@ -151,6 +152,8 @@ pub struct TrustBundle {
     pub operators: Vec<PublicKey>,
     /// Revoke for 72 h at most, one operator each; at most [`EMERGENCY_KEYS_MAX`].
     pub emergency: Vec<EmergencyKey>,
+    /// Say who begins a task, in documents that workloads bring; at most [`ISSUERS_MAX`](super::identity::ISSUERS_MAX).
+    pub identities: Vec<IdentityIssuer>,
     /// Audit is sealed to this where the policy asks.
     pub collector: SealingPublic,
     /// Groups and the devices in them.
@@ -371,6 +374,7 @@ impl TrustBundle {
             return Err(Refused::Malformed("a role without a key"));
         }
         self.check_feeds()?;
+        check_issuers(&self.identities)?;
         self.check_emergency()
     }
 

@@ -12,6 +12,8 @@ pub mod biscuit;
 pub mod bundle;
 pub mod enrol;
 pub mod envelope;
+pub mod identity;
+pub mod json;
 pub mod link;
 pub mod policy;
 pub mod proposal;

@@ -81,6 +81,8 @@ pub const STATED: [(&str, usize); 24] = [
 pub const RESERVED: &str = "hardtack:";
 /// The operation by which a planner would take a step.
 pub const EXCHANGE: &str = "hardtack:exchange";
+/// The operation of an enforcement point that asks what a token is good for.
+pub const INTROSPECT: &str = "hardtack:introspect";
 /// The most bytes of a resource, an operation or a destination.
 pub const NAME_BYTES_MAX: usize = 256;
 /// The most rights that one task has.

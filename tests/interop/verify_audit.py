@@ -291,6 +291,10 @@ def read_step(r):
     return {"id": r.name(48), "planner": r.list(r.text), "era": read_era(r), "index": r.number()}
 
 
+def read_initiator(r):
+    return {"issuer": r.text(), "subject": r.text()}
+
+
 def read_task(r):
     steps = ["begun_fallback", "begun_issued", "ended", "finished", "refused", "renewed", "stepped", "attenuated"]
     return {
@@ -303,6 +307,7 @@ def read_task(r):
         "reason": r.text(),
         "chain": r.list(r.hash),
         "of_step": r.option(lambda: read_step(r)),
+        "initiator": r.option(lambda: read_initiator(r)),
     }
 
 
@@ -443,7 +448,11 @@ class Leaves:
             step = step | {"id": self.text(step["id"]), "planner": self.texts(step["planner"])}
             need(is_name(step["id"], 48), "no step")
         owner = self.text(what["owner"])
-        return {"named": {"owner": owner, "grant": what["grant"], "task": task, "chain": chain, "step": step}}
+        initiator = what["initiator"]
+        if initiator:
+            initiator = dict(zip(["issuer", "subject"], self.texts(initiator)))
+        named = {"owner": owner, "grant": what["grant"], "task": task, "chain": chain, "step": step}
+        return {"named": named | {"initiator": initiator}}
 
     def define(self, r):
         kind = r.byte()
@@ -469,7 +478,7 @@ class Leaves:
 
     def token(self, r):
         how = r.byte()
-        need(how < 3, "a credential of no kind")
+        need(how < 4, "a credential of no kind")
         if how < 2:
             return r.number() if how else None
         what = {"owner": r.number(), "grant": r.hash(16), "task": r.number_or_none(), "chain": r.list(r.number)}
@@ -478,7 +487,8 @@ class Leaves:
             step = {"id": step, "planner": r.list(r.number), "era": read_era(r), "index": r.number()}
             need(sum(len(self.text(n).encode()) for n in step["planner"]) <= RECORD_BYTES_MAX, "too many selectors")
         need(32 * len(what["chain"]) <= RECORD_BYTES_MAX, "too many blocks")
-        return what | {"step": step}
+        initiator = [r.number(), r.number()] if how == 3 else None
+        return what | {"step": step, "initiator": initiator}
 
     def view(self, r):
         return r.number(), r.number(), r.number(), r.number(), r.number(), r.number_or_none()

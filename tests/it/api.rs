@@ -164,6 +164,7 @@ fn rote(socket: &Socket, request: Request) -> Reply {
         | Request::Preview(_)
         | Request::Revocations
         | Request::Wait(_) => Reply::Problem(Problem::new(ProblemCode::NotFound, "by rote")),
+        Request::Introspect(_) => Reply::Introspected(None),
         Request::ImportTime(_) => Reply::Problem(Problem::new(ProblemCode::Refused, "by rote")),
         Request::Finish(task_id) => Reply::Finished(FinishedReply { task_id, finished: true }),
         Request::Ready => {

@@ -71,7 +71,14 @@ impl Hand {
 
 /// Whose the credential is, the first record of an era says for all that come after it.
 fn decision(index: u64, resource: &str) -> Event {
-    let named = Named { owner: "ops@acme".into(), grant: GrantId([1; 16]), task: None, chain: Vec::new(), step: None };
+    let named = Named {
+        owner: "ops@acme".into(),
+        grant: GrantId([1; 16]),
+        task: None,
+        chain: Vec::new(),
+        step: None,
+        initiator: None,
+    };
     Event::Decision(Box::new(Decision {
         allow: true,
         reason: "allowed".into(),

@@ -21,8 +21,8 @@ use hardtack::wire::audit::merkle::{leaf_hash, path, root, root_from, root_from_
 use hardtack::wire::audit::segment::{grow, link, Delivery, GivenUp, Salvage, SegmentHeader, Upload};
 use hardtack::wire::audit::signer::AuditKey;
 use hardtack::wire::audit::{
-    extend, genesis, Alive, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse, Known,
-    ModeChange, Named, NamedStep, Record, Repeated, Start, TaskEvent, TaskStep, TrustChange,
+    extend, genesis, Alive, Credential, Decision, EraEnd, Event, Evidence, Gap, GapCause, GrantStep, GrantUse,
+    Initiator, Known, ModeChange, Named, NamedStep, Record, Repeated, Start, TaskEvent, TaskStep, TrustChange,
 };
 use hardtack::wire::encode;
 use hardtack::wire::envelope::Signed;
@@ -149,12 +149,23 @@ fn block(byte: u8) -> BlockId {
 fn named(task: Option<&str>, chain: &[u8]) -> Credential {
     let chain = chain.iter().copied().map(block).collect();
     let task = task.map(|task| task.parse().unwrap());
-    Credential::Named(Box::new(Named { owner: "ops@acme".into(), grant: GrantId([0x42; 16]), task, chain, step: None }))
+    Credential::Named(Box::new(Named {
+        owner: "ops@acme".into(),
+        grant: GrantId([0x42; 16]),
+        task,
+        chain,
+        step: None,
+        initiator: None,
+    }))
 }
 
 fn step() -> NamedStep {
     let planner = vec!["unix:uid:1001".into(), "unix:path:/usr/bin/planner".into()];
     NamedStep { id: "s-1".parse().unwrap(), planner, era: ERA, index: 300 }
+}
+
+fn initiator() -> Initiator {
+    Initiator { issuer: "https://id.example/realms/ops".into(), subject: "00u1a2b3".into() }
 }
 
 fn decision(credential: Credential) -> Decision {
@@ -202,6 +213,7 @@ fn events() -> Vec<Event> {
             reason: reason.into(),
             chain: task.map_or_else(Vec::new, |_| vec![block(1), block(2)]),
             of_step: (step == TaskStep::Stepped).then(self::step),
+            initiator: (step == TaskStep::BegunIssued).then(initiator),
         }))
     };
     let trust = [
@@ -268,6 +280,10 @@ fn events() -> Vec<Event> {
         Credential::Named(named) => Credential::Named(Box::new(Named { step: Some(step()), ..*named })),
         other @ (Credential::Nothing | Credential::Same(_)) => other,
     };
+    let initiated = match named(Some("t-2"), &[1, 2, 6]) {
+        Credential::Named(named) => Credential::Named(Box::new(Named { initiator: Some(initiator()), ..*named })),
+        other @ (Credential::Nothing | Credential::Same(_)) => other,
+    };
     events.extend([GrantStep::Activated, GrantStep::Reconciled, GrantStep::Wiped].map(grant));
     events.extend(trust.map(Event::Trust));
     // Of a denial that is there, and of one that the chain below has lost.
@@ -279,6 +295,7 @@ fn events() -> Vec<Event> {
     events.push(task(TaskStep::Stepped, Some("t-1"), "write modbus/pump1/speed"));
     events.push(task(TaskStep::Attenuated, Some("t-1"), r#"check if operation("read")"#));
     events.push(allow(decision(stepped)));
+    events.push(allow(decision(initiated)));
     events
 }
 

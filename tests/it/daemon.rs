@@ -49,12 +49,21 @@ impl Device {
         Self::enrolled_at(BrokerPins::default())
     }
 
+    /// Enrolled in a fleet whose trust bundle says something else besides.
+    pub(crate) fn enrolled_by(edit: impl FnOnce(&mut TrustBundle)) -> Self {
+        Self::enrolled_in(BrokerPins::default(), edit)
+    }
+
     /// Enrolled in a fleet whose trust bundle names these brokers.
     fn enrolled_at(brokers: BrokerPins) -> Self {
+        Self::enrolled_in(brokers, |_| {})
+    }
+
+    fn enrolled_in(brokers: BrokerPins, edit: impl FnOnce(&mut TrustBundle)) -> Self {
         let device = Self::new();
         let request = device.path("request");
         device.ok(&["enrol", "request", "--id", "gw-07", "--out", request.to_str().unwrap()]);
-        let (answer, fingerprint) = approve(&std::fs::read(request).unwrap(), brokers);
+        let (answer, fingerprint) = approve(&std::fs::read(request).unwrap(), brokers, edit);
         let file = device.path("answer");
         std::fs::write(&file, answer).unwrap();
         device.ok(&["enrol", "import", file.to_str().unwrap(), "--fleet", &fingerprint]);
@@ -188,6 +197,7 @@ fn trust(version: u64, broker: BrokerPins, now: Timestamp) -> TrustBundle {
         service: vec![public],
         operators: vec![public],
         emergency: vec![],
+        identities: vec![],
         collector: SealingKey::from_bytes([9; 32]).public(),
         groups: Default::default(),
         policy_version_min: 1,
@@ -198,13 +208,14 @@ fn trust(version: u64, broker: BrokerPins, now: Timestamp) -> TrustBundle {
 }
 
 /// The fleet's answer to a request, and the fleet's fingerprint.
-fn approve(request: &[u8], brokers: BrokerPins) -> (Vec<u8>, String) {
+fn approve(request: &[u8], brokers: BrokerPins, edit: impl FnOnce(&mut TrustBundle)) -> (Vec<u8>, String) {
     let mut rng = ChaCha20Rng::from_seed([3; 32]);
     let key = fleet_key();
     let (fleet, device): (FleetId, DeviceId) = ("acme".parse().unwrap(), "gw-07".parse().unwrap());
     let request = EnrolRequest::open(&Signed::from_bytes(request).unwrap()).unwrap();
     let now = clock::wall().unwrap();
-    let trust = trust(1, brokers, now);
+    let mut trust = trust(1, brokers, now);
+    edit(&mut trust);
     let set = RevocationSet::default();
     let successor = Successor {
         feed: &"main".parse().unwrap(),
@@ -529,7 +540,7 @@ fn an_answer_of_another_fleet_or_for_another_device_is_refused() {
     assert_eq!(first, again, "asked again, it is the same request");
     device.exits(&["enrol", "request", "--id", "gw-08", "--out", "/dev/null"], 2);
 
-    let (answer, fingerprint) = approve(&std::fs::read(&request).unwrap(), BrokerPins::default());
+    let (answer, fingerprint) = approve(&std::fs::read(&request).unwrap(), BrokerPins::default(), |_| {});
     let import = |bytes: &[u8], fingerprint: &str, code: i32| {
         let file = device.path("answer");
         std::fs::write(&file, bytes).unwrap();

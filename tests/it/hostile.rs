@@ -28,6 +28,7 @@ use hardtack::wire::biscuit;
 use hardtack::wire::bundle::{Fingerprint, TrustBundle};
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
+use hardtack::wire::identity::{read_key_set, verify, DocumentType};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::{PolicyDocument, TimeClass};
 use hardtack::wire::proposal::{Proposal, Proposed};
@@ -257,6 +258,10 @@ pub(crate) fn text(world: &World, text: &str) {
     }
     if let (Ok(overlay), profile) = (Overlay::parse("x.toml", text), Profile::default()) {
         let _ = profile.with(&overlay).problems();
+    }
+    let _ = read_key_set(text.as_bytes());
+    for form in [DocumentType::Oidc, DocumentType::JwtSvid] {
+        assert!(verify(form, text, &world.trust.identities).is_err(), "nobody is believed: {text}");
     }
     let document = PolicyDocument { datalog: text.to_owned(), ..PolicyDocument::built_in(ISSUED) };
     let _ = Policy::parse(document).map(drop);

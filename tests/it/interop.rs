@@ -219,6 +219,7 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         executors: vec!["unix:uid:2002".into()],
         steps: Vec::new(),
         siblings: Vec::new(),
+        proved: None,
     });
     let child = &narrowed.child;
     check(&world, child, "write", "modbus/pump1/speed", Reason::Allowed);

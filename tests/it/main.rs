@@ -26,6 +26,7 @@ mod holders;
 mod hostile;
 mod hostile_broker;
 mod hostile_feed;
+mod identity;
 mod interop;
 mod keys;
 mod kit;

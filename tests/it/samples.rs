@@ -78,6 +78,7 @@ impl World {
             service: vec![public],
             operators: vec![public],
             emergency: vec![],
+            identities: vec![],
             collector: SealingKey::from_bytes([9; 32]).public(),
             groups: [("pumps".parse().unwrap(), vec![device.clone()])].into(),
             policy_version_min: 1,

@@ -80,6 +80,7 @@ impl Program {
                 reason: None,
                 holder: None,
                 lease: None,
+                identity: None,
                 key: None,
             };
             asked.push(self.request(Request::Begin(begin)));

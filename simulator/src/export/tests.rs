@@ -205,6 +205,7 @@ fn allow(edit: impl FnOnce(&mut Decision)) -> Told {
         task: Some("t-1".parse().unwrap()),
         chain: vec![BlockId([5; 32])],
         step: None,
+        initiator: None,
     };
     let known = Known {
         mode: "offline".into(),

@@ -26,6 +26,7 @@ fn begin(rig: &mut Rig, planner: bool) -> TaskReply {
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     };
     match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
@@ -59,7 +60,11 @@ fn narrow(
     checks: &[&str],
 ) -> Result<AttenuatedReply, Problem> {
     let checks = checks.iter().map(|check| (*check).to_owned()).collect();
-    match rig.ask(uid, Socket::Agent, Request::Attenuate(Attenuate { token: token.into(), ttl_s, checks })) {
+    match rig.ask(
+        uid,
+        Socket::Agent,
+        Request::Attenuate(Attenuate { token: token.into(), ttl_s, checks, scope: Vec::new() }),
+    ) {
         Reply::Attenuated(narrowed) => Ok(narrowed),
         Reply::Problem(problem) => Err(problem),
         other => panic!("not narrowed: {other:?}"),

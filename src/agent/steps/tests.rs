@@ -37,6 +37,7 @@ fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> Tas
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     };
     let task = match origin {
@@ -479,6 +480,7 @@ fn an_issued_task_of_a_grant_that_is_not_here_gives_no_steps() {
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     };
     let task = rig.begin_issued(begin, |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));

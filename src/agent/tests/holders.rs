@@ -34,6 +34,7 @@ fn wanted() -> BeginTask {
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     }
 }

@@ -49,6 +49,7 @@ fn ended(rig: &Rig, task: &str) -> StoredTask {
         executors: Vec::new(),
         steps: Vec::new(),
         siblings: Vec::new(),
+        proved: None,
     }
 }
 

@@ -254,6 +254,7 @@ fn each_class_that_is_full_says_so_and_the_others_go_on() {
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     };
     let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));
@@ -290,6 +291,7 @@ fn where_neither_allows_nor_denials_fit_and_nothing_can_go_nothing_is_decided() 
         reason: None,
         holder: None,
         lease: None,
+        identity: None,
         key: None,
     };
     let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));

@@ -211,5 +211,9 @@ fn words(row: &Map<String, Value>) -> String {
     if let Some(step) = row.get("step").filter(|step| step.is_object()).or_else(|| row.get("of_step")) {
         text.push_str(&visible(&step_words(step).map(|words| format!(" {words}")).unwrap_or_default()));
     }
+    let initiator = row.get("initiator").map(|who| (&who["subject"], &who["issuer"]));
+    if let Some((Value::String(subject), Value::String(issuer))) = initiator {
+        text.push_str(&visible(&format!(" initiator={subject} issuer={issuer}")));
+    }
     text
 }

@@ -14,6 +14,7 @@ mod emergency_hand;
 mod emergency_key;
 mod grant;
 mod group;
+mod identity;
 mod init;
 mod key;
 mod policy;
@@ -79,6 +80,9 @@ pub enum FleetCommand {
     /// Put devices into groups and take them out
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Say whose identity documents devices believe, and by which keys
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
     /// Make a fleet in a folder
     Init(init::InitArgs),
     /// Mint a task token, as a device's grants allow, or those of every device of a group
@@ -133,6 +137,7 @@ fn carry_out(command: FleetCommand, session: &Session) -> Result<Exit, Failure> 
         FleetCommand::Feed(command) => group::feed(command, session),
         FleetCommand::Group(command) => group::group(command, session),
         FleetCommand::Grant(command) => grant::run(command, session),
+        FleetCommand::Identity(command) => identity::run(command, session),
         FleetCommand::Init(args) => init::run(&args, session),
         FleetCommand::Issue(args) => grant::issue(args, session),
         FleetCommand::Key(command) => key::run(command, session),

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::enforce::{Evaluation, Form};
 use super::problem::HttpProblem;
-use super::{body, enforce};
+use super::{body, enforce, oauth};
 use crate::agent::request::preview::Preview;
 use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
 use crate::agent::request::trail::TrailAsk;
@@ -64,6 +64,8 @@ pub enum Endpoint {
     Evaluate,
     /// `GET /v1/revocations/export`.
     ExportRevocations,
+    /// `POST /token`.
+    Exchange,
     /// `POST /v1/tasks/{id}/finish`.
     Finish,
     /// `GET /healthz`.
@@ -72,6 +74,8 @@ pub enum Endpoint {
     ImportRevocations,
     /// `POST /v1/time`.
     ImportTime,
+    /// `POST /introspect`.
+    Introspect,
     /// `GET /metrics`.
     Metrics,
     /// `GET /openapi.json`.
@@ -127,9 +131,11 @@ const ENFORCERS: &[Socket] = &[Socket::Pep];
 pub const ROUTES: &[Route] = &[
     route(Method::Post, "/access/v1/evaluation", Endpoint::Evaluate, ENFORCERS),
     route(Method::Get, "/healthz", Endpoint::Healthz, EVERYWHERE),
+    route(Method::Post, "/introspect", Endpoint::Introspect, ENFORCERS),
     route(Method::Get, "/metrics", Endpoint::Metrics, WORKLOADS),
     route(Method::Get, "/openapi.json", Endpoint::Openapi, EVERYWHERE),
     route(Method::Get, "/readyz", Endpoint::Readyz, EVERYWHERE),
+    route(Method::Post, "/token", Endpoint::Exchange, WORKLOADS),
     route(Method::Post, "/v1/attenuate", Endpoint::Attenuate, WORKLOADS),
     route(Method::Get, "/v1/audit", Endpoint::Audit, OPERATORS),
     route(Method::Post, "/v1/authorize", Endpoint::Authorize, EVERYWHERE),
@@ -258,6 +264,22 @@ async fn answer(
             let evaluation = body::parse::<Evaluation>(&body::read(body, &with_arguments(&api.limits)).await?)?;
             Request::Authorize(evaluation.asked(&head.headers)?)
         }
+        Endpoint::Exchange => {
+            let asked = match oauth::exchange(&head.headers, &body::read(body, &api.limits).await?) {
+                Ok(asked) => asked,
+                Err(error) => return Ok(error.into_response()),
+            };
+            let scope = asked.scope.clone();
+            let answered = ask(api, evidence, Request::Attenuate(asked)).await;
+            return Ok(answered.map_or_else(oauth::unanswered, |reply| oauth::answer_exchange(&scope, reply)));
+        }
+        Endpoint::Introspect => {
+            let asked = match oauth::introspected(&head.headers, &body::read(body, &api.limits).await?) {
+                Ok(token) => Request::Introspect(token),
+                Err(error) => return Ok(error.into_response()),
+            };
+            return Ok(ask(api, evidence, asked).await.map_or_else(oauth::unanswered, oauth::answer_introspection));
+        }
         Endpoint::ExportRevocations => Request::ExportRevocations(feed_asked(head.uri.query())?),
         Endpoint::ImportRevocations => {
             let limits = ApiLimits { body_bytes_max: REVOCATIONS_BODY_BYTES_MAX, ..api.limits.clone() };
@@ -352,6 +374,7 @@ fn respond(endpoint: Endpoint, reply: Reply) -> Result<Response<Body>, HttpProbl
         Reply::Checked(checked) => json(StatusCode::OK, &checked),
         Reply::Ended(ended) => json(StatusCode::OK, &ended),
         Reply::Exported(exported) => json(StatusCode::OK, &exported),
+        told @ Reply::Introspected(_) => oauth::answer_introspection(told),
         Reply::Imported(imported) => json(StatusCode::OK, &imported),
         Reply::Previewed(previewed) => json(StatusCode::OK, &previewed),
         Reply::Revocations(revocations) => json(StatusCode::OK, &*revocations),
@@ -384,7 +407,7 @@ fn not_ready(problem: &HttpProblem) -> Response<Body> {
     json(StatusCode::SERVICE_UNAVAILABLE, &ReadyReply { ready: false, checks: vec![check] })
 }
 
-fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
+pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
     match serde_json::to_string(body) {
         Ok(body) => {
             let mut response = text("application/json", body);

@@ -269,7 +269,14 @@ fn whom_a_decision_is_attributed_to_is_found_in_its_own_era_whichever_commit_nam
     let connection = connect(&world.path()).unwrap();
     let named = |owner: &str, task: Option<&str>| {
         let (grant, task) = (GrantId([1; 16]), task.map(|task| task.parse().unwrap()));
-        Credential::Named(Box::new(Named { owner: owner.into(), grant, task, chain: Vec::new(), step: None }))
+        Credential::Named(Box::new(Named {
+            owner: owner.into(),
+            grant,
+            task,
+            chain: Vec::new(),
+            step: None,
+            initiator: None,
+        }))
     };
     let same = Credential::Same;
     let first = [

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Credential, Decision, Event, Known, Named, NamedStep, Record, RECORD_BYTES_MAX};
+use super::{Credential, Decision, Event, Initiator, Known, Named, NamedStep, Record, RECORD_BYTES_MAX};
 use crate::ids::{BlockId, EraId, GrantId, Hash, RiskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::{encode, Refused};
@@ -57,6 +57,8 @@ mod names {
     pub(super) const NOTHING: u8 = 0;
     pub(super) const SAME: u8 = 1;
     pub(super) const ALL: u8 = 2;
+    /// The same, and who initiated the task.
+    pub(super) const INITIATED: u8 = 3;
 }
 
 /// Operation, resource, destination, risk: numbers of texts; the digest of the arguments.
@@ -70,7 +72,14 @@ type View = (u64, u64, u64, u64, u64, Option<u64>);
 enum Token {
     Nothing,
     Same(u64),
-    All { owner: u64, grant: GrantId, task: Option<u64>, chain: Vec<u64>, step: Option<Step> },
+    All {
+        owner: u64,
+        grant: GrantId,
+        task: Option<u64>,
+        chain: Vec<u64>,
+        step: Option<Step>,
+        initiator: Option<(u64, u64)>,
+    },
 }
 
 /// A step, its texts by number.
@@ -333,8 +342,10 @@ impl Leaves {
                     let (id, planner) = (self.text(step.id.as_str(), new), self.texts(&step.planner, new));
                     Step { id, planner, era: step.era, index: step.index }
                 });
+                let initiator = named.initiator.as_ref();
+                let initiator = initiator.map(|one| (self.text(&one.issuer, new), self.text(&one.subject, new)));
                 let definition = new.begin(kind::CREDENTIAL);
-                definition.0.push(names::ALL);
+                definition.0.push(if initiator.is_some() { names::INITIATED } else { names::ALL });
                 definition.number(owner);
                 definition.0.extend(named.grant.0);
                 definition.optional(task);
@@ -345,6 +356,9 @@ impl Leaves {
                     for number in [step.era.number, step.era.salt, step.index] {
                         definition.number(number);
                     }
+                }
+                for number in initiator.into_iter().flat_map(|(issuer, subject)| [issuer, subject]) {
+                    definition.number(number);
                 }
             }
         }
@@ -517,12 +531,15 @@ impl Reading {
                 let token = match leaf.byte()? {
                     names::NOTHING => Token::Nothing,
                     names::SAME => Token::Same(leaf.number()?),
-                    names::ALL => Token::All {
+                    how @ (names::ALL | names::INITIATED) => Token::All {
                         owner: leaf.number()?,
                         grant: GrantId(leaf.array()?),
                         task: leaf.optional()?,
                         chain: leaf.numbers()?,
                         step: leaf.optional()?.map(|id| leaf.step(id)).transpose()?,
+                        initiator: (how == names::INITIATED)
+                            .then(|| Ok((leaf.number()?, leaf.number()?)))
+                            .transpose()?,
                     },
                     _ => return Err(NO_LEAF),
                 };
@@ -550,7 +567,7 @@ impl Reading {
         Ok(match token {
             Token::Nothing => Credential::Nothing,
             Token::Same(index) => Credential::Same(*index),
-            Token::All { owner, grant, task, chain, step } => {
+            Token::All { owner, grant, task, chain, step, initiator } => {
                 let task = task.map(|task| at(&self.texts, task)).transpose()?;
                 let chain = chain.iter().map(|block| at(&self.blocks, *block).copied());
                 Credential::Named(Box::new(Named {
@@ -559,6 +576,7 @@ impl Reading {
                     task: task.map(|task| task.parse().map_err(|_| NO_LEAF)).transpose()?,
                     chain: chain.collect::<Result<_, _>>()?,
                     step: step.as_ref().map(|step| self.step(step)).transpose()?,
+                    initiator: initiator.map(|texts| self.initiator(texts)).transpose()?,
                 }))
             }
         })
@@ -567,6 +585,10 @@ impl Reading {
     fn step(&self, step: &Step) -> Result<NamedStep, Refused> {
         let id = self.text(step.id)?.parse().map_err(|_| NO_LEAF)?;
         Ok(NamedStep { id, planner: self.all(&step.planner)?, era: step.era, index: step.index })
+    }
+
+    fn initiator(&self, (issuer, subject): (u64, u64)) -> Result<Initiator, Refused> {
+        Ok(Initiator { issuer: self.text(issuer)?, subject: self.text(subject)? })
     }
 
     fn text(&self, number: u64) -> Result<String, Refused> {

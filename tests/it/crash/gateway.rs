@@ -259,6 +259,7 @@ impl Gateway {
             reason: None,
             holder: None,
             lease: None,
+            identity: None,
             key: None,
         };
         match self.ask([Request::Begin(begin)])?.remove(0) {

@@ -129,7 +129,9 @@ fn act_fields(act: &Act) -> Map<String, Value> {
         | Deed::Joined { .. }
         | Deed::Left { .. }
         | Deed::FeedAdded { .. }
-        | Deed::FeedRemoved { .. } => {}
+        | Deed::FeedRemoved { .. }
+        | Deed::IdentityTrusted { .. }
+        | Deed::IdentityRemoved { .. } => {}
     }
     fields
 }

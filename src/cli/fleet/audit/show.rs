@@ -204,6 +204,9 @@ fn decided(text: &mut String, row: &Map<String, Value>, decision: &Decision, nam
         Some(named) => {
             let task = named.task.as_ref().map(|task| format!(", task {task}")).unwrap_or_default();
             line("accountable", format!("{}, by grant {}{task}", named.owner, named.grant));
+            if let Some(initiator) = &named.initiator {
+                line("initiated by", initiator.to_string());
+            }
             for (number, block) in named.chain.iter().enumerate() {
                 line(if number == 0 { "chain" } else { "" }, format!("block {number} {block}"));
             }

@@ -21,10 +21,11 @@ fn credential() -> impl Strategy<Value = Credential> {
         NamedStep { id: format!("s-{id}").parse().unwrap(), planner, era: EraId { number, salt }, index }
     });
     let chain = prop::collection::vec(block, 0..4);
-    let named = (text(), 0..2_u8, prop::option::of(0..3_u8), chain, prop::option::of(step));
-    let named = named.prop_map(|(owner, grant, task, chain, step)| {
+    let initiator = prop::option::of((text(), text()).prop_map(|(issuer, subject)| Initiator { issuer, subject }));
+    let named = (text(), 0..2_u8, prop::option::of(0..3_u8), chain, prop::option::of(step), initiator);
+    let named = named.prop_map(|(owner, grant, task, chain, step, initiator)| {
         let task = task.map(|task| format!("t-{task}").parse().unwrap());
-        Credential::Named(Box::new(Named { owner, grant: GrantId([grant; 16]), task, chain, step }))
+        Credential::Named(Box::new(Named { owner, grant: GrantId([grant; 16]), task, chain, step, initiator }))
     });
     prop_oneof![Just(Credential::Nothing), (0..3_u64).prop_map(Credential::Same), named]
 }

@@ -6,6 +6,7 @@
 //! - [`wire`]: what both sides sign and send. Pure.
 //! - `agent`: the device's decisions. Pure: inputs, time and randomness come in, effects go out.
 //! - `fleet`: the operator's decisions. Pure.
+//! - [`secrets`]: what a proxy needs to know that holds long-lived keys of others. Pure.
 //! - `shell` (feature `shell`): all I/O, thin.
 //! - `cli` (feature `shell`): the command line; prints, never decides.
 //!
@@ -22,6 +23,7 @@ pub mod fleet;
 pub mod ids;
 pub mod mutant;
 pub mod profile;
+pub mod secrets;
 #[cfg(feature = "shell")]
 pub mod shell;
 pub mod time;

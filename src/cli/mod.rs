@@ -25,6 +25,8 @@ pub mod output;
 pub mod profile;
 pub mod revocations;
 #[cfg(feature = "agent")]
+pub mod secrets;
+#[cfg(feature = "agent")]
 pub mod time;
 pub mod token;
 pub mod version;
@@ -175,6 +177,12 @@ enum Command {
     Revocations(revocations::RevocationsCommand),
     /// Run a program with a task's credential (not in this version)
     Run(Later),
+    /// Hold long-lived keys of systems that want one, and put them into requests of programs that never see them
+    #[cfg(feature = "agent")]
+    Secrets(secrets::SecretsArgs),
+    /// Hold long-lived keys (not in this build: it is the device's)
+    #[cfg(not(feature = "agent"))]
+    Secrets(Later),
     /// Where the device stands
     Status,
     /// Begin, finish or list tasks
@@ -242,6 +250,10 @@ pub fn main() -> ExitCode {
         Command::Profile(command) => profile::report(&command).and_then(|report| show_report(report, globals)),
         Command::Revocations(command) => revocations::run(command, globals),
         Command::Run(_) => later("run"),
+        #[cfg(feature = "agent")]
+        Command::Secrets(args) => secrets::run(args, globals),
+        #[cfg(not(feature = "agent"))]
+        Command::Secrets(_) => absent("secrets", "use the device's build, made with the feature `agent`"),
         Command::Status => client::status(globals),
         Command::Task(command) => client::task(command, globals),
         Command::Token(command) => token::run(command, globals),

@@ -143,14 +143,14 @@ impl Sockets {
     }
 }
 
-fn make_run_dir(run_dir: &Path) -> Result<(), BindError> {
+pub(in crate::shell) fn make_run_dir(run_dir: &Path) -> Result<(), BindError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir);
     made.map_err(|source| BindError::Io { what: "make the folder", path: run_dir.into(), source })
 }
 
 /// Removes a socket that nobody serves any more, and nothing else.
-fn make_room(path: &Path) -> Result<(), BindError> {
+pub(in crate::shell) fn make_room(path: &Path) -> Result<(), BindError> {
     use std::os::unix::fs::FileTypeExt;
     let failed = |what| move |source| BindError::Io { what, path: path.into(), source };
     match std::fs::symlink_metadata(path) {
@@ -169,7 +169,7 @@ fn make_room(path: &Path) -> Result<(), BindError> {
 }
 
 /// Binds, sets the mode, and only then listens: nobody connects before the mode is in force.
-fn listen(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
+pub(in crate::shell) fn listen(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |what| move |source: io::Error| BindError::Io { what, path: path.into(), source };
     let bound = || -> rustix::io::Result<OwnedFd> {

@@ -222,9 +222,9 @@ fn approve(request: &[u8], brokers: BrokerPins) -> (Vec<u8>, String) {
         policy_version: 1,
     };
     let head = successor.sign(&fleet, &key).1.remove(0).head;
-    let right = |resource: &str| ClassRight {
+    let right = |resource: &str, action: &str| ClassRight {
         class: "pump".parse().unwrap(),
-        right: Right { resource: resource.into(), action: "read".into() },
+        right: Right { resource: resource.into(), action: action.into() },
     };
     let grant = GrantSpec {
         fleet: fleet.clone(),
@@ -236,7 +236,7 @@ fn approve(request: &[u8], brokers: BrokerPins) -> (Vec<u8>, String) {
         expires: now + Millis::from_secs(86_400),
         may_begin: vec![(format!("unix:uid:{}", rustix::process::getuid().as_raw()), "pump".parse().unwrap())],
         may_step: vec![(format!("unix:uid:{EXECUTOR_UID}"), "pump".parse().unwrap())],
-        rights: vec![right("meter/*")],
+        rights: vec![right("meter/*", "read"), right("secret/crm/*", "read"), right("secret/crm/*", "write")],
         offline_max: Millis::from_secs(86_400),
         uses_max: 10_000,
         boots_max: 20,

@@ -38,6 +38,7 @@ mod revocation;
 mod revocations;
 mod roots;
 mod samples;
+mod secrets;
 mod small_queue;
 mod steps;
 mod store;

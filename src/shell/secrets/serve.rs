@@ -436,8 +436,11 @@ impl Proxy {
             text.set_sensitive(true);
             headers.insert(name, text);
         }
+        // What the token ends, it ends here too.
+        let token = decision.expires_in_s.map_or(Duration::MAX, Duration::from_secs);
+        let lasting = self.limits.lasting.min(token);
         self.counts().uses.used(&entry.name, clock::wall());
-        let answered = self.connector.send(entry, request, sent).await;
+        let answered = self.connector.send(entry, request, sent, lasting).await;
         let status = answered.as_ref().map_or(0, |(response, _)| response.status().as_u16());
         tracing::info!(
             event = "secret.used",
@@ -447,7 +450,7 @@ impl Proxy {
             status,
         );
         let (response, driver) = answered.map_err(|error| self.failed(&error))?;
-        self.give(stored, (response, driver), &head.method, value, decision)
+        self.give(stored, (response, driver), (&head.method, lasting), value, decision)
     }
 
     /// The upstream's answer, without the secret.
@@ -455,7 +458,7 @@ impl Proxy {
         self: &Arc<Self>,
         Stored { entry, .. }: &Stored,
         (response, driver): (Response<Incoming>, Driver),
-        method: &Method,
+        (method, lasting): (&Method, Duration),
         value: &[u8],
         decision: &DecisionReply,
     ) -> Result<Response<Body>, No> {
@@ -476,10 +479,6 @@ impl Proxy {
         if let Ok(id) = HeaderValue::from_str(&decision.decision_id) {
             headers.insert(HeaderName::from_static("hardtack-decision-id"), id);
         }
-        // What the token ends, it ends here too.
-        let lasting = decision
-            .expires_in_s
-            .map_or(self.limits.lasting, |secs| self.limits.lasting.min(Duration::from_secs(secs)));
         let bounds = Bounds { bytes_max: self.limits.answer_bytes_max, patience: self.limits.patience };
         let (proxy, name) = (self.clone(), entry.name.clone());
         let told = Box::new(move |found| proxy.echoed(&name, "body", found));

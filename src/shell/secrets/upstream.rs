@@ -75,7 +75,8 @@ impl Connector {
         Self { patience, system: OnceLock::new() }
     }
 
-    /// Sends a request to an entry's upstream. `sent` tells when its body is over: from there on the answer is waited for.
+    /// Sends a request to an entry's upstream. `sent` tells when its body is over: from there on the answer is waited for, and
+    /// for no longer than `lasting` in all.
     ///
     /// # Errors
     /// [`UpstreamError`].
@@ -84,6 +85,7 @@ impl Connector {
         entry: &Entry,
         request: hyper::Request<Sent>,
         sent: tokio::sync::oneshot::Receiver<()>,
+        lasting: Duration,
     ) -> Result<(hyper::Response<Incoming>, Driver), UpstreamError> {
         let connecting = tokio::time::timeout(self.patience, self.connect(entry)).await;
         let stream = connecting.unwrap_or(Err(UpstreamError::Slow))?;
@@ -106,6 +108,7 @@ impl Connector {
                 Err(error) => Err(failed(&error)),
             },
             () = late => Err(UpstreamError::Slow),
+            () = tokio::time::sleep(lasting) => Err(UpstreamError::Slow),
         }
     }
 

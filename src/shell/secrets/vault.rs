@@ -419,6 +419,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_changed_anywhere_opens_for_no_other_request() {
+        let (_folder, vault) = made();
+        let crm = entry("crm");
+        vault.add(&crm, Some(VALUE), &mut entropy::rng()).unwrap();
+        let text = fs::read_to_string(vault.dir().join("entries/crm")).unwrap();
+        let mut opened = 0;
+        for (at, bit) in (0..text.len()).flat_map(|at| [(at, 1), (at, 4), (at, 0x20)]) {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= bit;
+            let Ok((entry, kept)) = Entry::parse(std::str::from_utf8(&bytes).unwrap()) else { continue };
+            let stored = Stored { entry, kept };
+            if let Ok(value) = vault.value(&stored) {
+                // A date says nothing of where it may go.
+                assert_eq!((value.as_slice(), stored.entry.statement()), (VALUE, crm.statement()), "{at}");
+                opened += 1;
+            }
+        }
+        assert!(opened > 0 && opened < text.len(), "{opened} of {}", text.len());
+    }
+
+    #[test]
     fn another_value_keeps_the_entry() {
         let (_folder, vault) = made();
         let crm = entry("crm");

@@ -7,6 +7,7 @@
 //! - `agent`: the device's decisions. Pure: inputs, time and randomness come in, effects go out.
 //! - `fleet`: the operator's decisions. Pure.
 //! - `mcp` (feature `agent`): what agents and their tools say to one another, as questions. Pure.
+//! - [`secrets`]: what a proxy needs to know that holds long-lived keys of others. Pure.
 //! - `shell` (feature `shell`): all I/O, thin.
 //! - `cli` (feature `shell`): the command line; prints, never decides.
 //!
@@ -25,6 +26,7 @@ pub mod ids;
 pub mod mcp;
 pub mod mutant;
 pub mod profile;
+pub mod secrets;
 #[cfg(feature = "shell")]
 pub mod shell;
 pub mod time;

@@ -29,6 +29,8 @@ pub mod revocations;
 #[cfg(feature = "agent")]
 pub mod run;
 #[cfg(feature = "agent")]
+pub mod secrets;
+#[cfg(feature = "agent")]
 pub mod time;
 pub mod token;
 pub mod version;
@@ -188,6 +190,12 @@ enum Command {
     /// Run a program with a task's credential (not in this build: it is the device's)
     #[cfg(not(feature = "agent"))]
     Run(Later),
+    /// Hold long-lived keys of systems that want one, and put them into requests of programs that never see them
+    #[cfg(feature = "agent")]
+    Secrets(secrets::SecretsArgs),
+    /// Hold long-lived keys (not in this build: it is the device's)
+    #[cfg(not(feature = "agent"))]
+    Secrets(Later),
     /// Where the device stands
     Status,
     /// Begin, finish or list tasks
@@ -265,6 +273,10 @@ pub fn main() -> ExitCode {
         Command::Run(args) => return run::run(args, globals),
         #[cfg(not(feature = "agent"))]
         Command::Run(_) => absent("run", DEVICES_BUILD),
+        #[cfg(feature = "agent")]
+        Command::Secrets(args) => secrets::run(args, globals),
+        #[cfg(not(feature = "agent"))]
+        Command::Secrets(_) => absent("secrets", DEVICES_BUILD),
         Command::Status => client::status(globals),
         Command::Task(command) => client::task(command, globals),
         Command::Token(command) => token::run(command, globals),

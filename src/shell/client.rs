@@ -95,7 +95,11 @@ impl Client {
         answered.unwrap_or_else(|_| Err(self.broken("it took too long")))
     }
 
-    async fn exchange(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer, ClientError> {
+    /// One request, for whoever has a runtime and a patience of his own.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn exchange(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer, ClientError> {
         let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
         let request = hyper::Request::builder()

@@ -167,14 +167,14 @@ impl Sockets {
     }
 }
 
-fn make_run_dir(run_dir: &Path) -> Result<(), BindError> {
+pub(in crate::shell) fn make_run_dir(run_dir: &Path) -> Result<(), BindError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir);
     made.map_err(|source| BindError::Io { what: "make the folder", path: run_dir.into(), source })
 }
 
 /// Removes a socket that nobody serves any more, and nothing else.
-fn make_room(path: &Path) -> Result<(), BindError> {
+pub(in crate::shell) fn make_room(path: &Path) -> Result<(), BindError> {
     use std::os::unix::fs::FileTypeExt;
     let failed = |what| move |source| BindError::Io { what, path: path.into(), source };
     match std::fs::symlink_metadata(path) {
@@ -193,7 +193,7 @@ fn make_room(path: &Path) -> Result<(), BindError> {
 }
 
 /// Binds, sets group and mode, and only then listens: nobody connects before they are in force.
-fn listen(path: &Path, group: Option<u32>, mode: u32) -> Result<UnixListener, BindError> {
+pub(in crate::shell) fn listen(path: &Path, group: Option<u32>, mode: u32) -> Result<UnixListener, BindError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |what| move |source: io::Error| BindError::Io { what, path: path.into(), source };
     let bound = || -> rustix::io::Result<OwnedFd> {

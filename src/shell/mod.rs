@@ -52,6 +52,8 @@ pub mod proxy;
 pub mod root_keys;
 #[cfg(feature = "agent")]
 pub mod run;
+#[cfg(feature = "agent")]
+pub mod secrets;
 #[cfg(feature = "fleet")]
 pub mod serve;
 #[cfg(any(feature = "agent", feature = "fleet"))]

@@ -41,6 +41,7 @@ mod revocations;
 mod roots;
 mod run;
 mod samples;
+mod secrets;
 mod small_queue;
 mod steps;
 mod store;

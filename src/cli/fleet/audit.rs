@@ -19,6 +19,8 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+pub(super) use list::unsound;
+
 use super::super::audit::{devices, summary};
 use super::super::output::show;
 use super::super::{Exit, Failure};
@@ -118,7 +120,7 @@ enum Met<'m> {
 
 /// Walks through the stored trails, checks each segment, and hands its records to `visit`, with the exact bytes. What was set
 /// aside is checked too.
-fn walk(
+pub(super) fn walk(
     fleet: &Fleet,
     which: &Which,
     mut visit: impl FnMut(&Segment, Option<&Checked>) -> Result<(), Failure>,

@@ -19,6 +19,7 @@ mod init;
 mod key;
 mod policy;
 mod revoke;
+mod secrets;
 mod serve;
 mod target;
 mod time;
@@ -108,6 +109,9 @@ pub enum FleetCommand {
     /// Take back what was given
     #[command(subcommand)]
     Revoke(revoke::RevokeCommand),
+    /// Tell who still needs which legacy secret
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
     /// Run issuer, publisher and collector
     Serve(serve::ServeArgs),
     /// Sign the time, for somebody to carry to a device that cannot reach the fleet
@@ -148,6 +152,7 @@ fn carry_out(command: FleetCommand, session: &Session) -> Result<Exit, Failure> 
         FleetCommand::Revocations { command: None } => revoke::list(session),
         FleetCommand::Revocations { command: Some(command) } => carry::run(&command, session),
         FleetCommand::Revoke(command) => revoke::run(command, session),
+        FleetCommand::Secrets(command) => secrets::run(&command, session),
         FleetCommand::Serve(args) => serve::serve(&args, session),
         FleetCommand::Time(command) => time::run(command, session),
     }

@@ -137,7 +137,7 @@ pub(super) fn list(args: &ListArgs, session: &Session) -> Result<Exit, Failure> 
 }
 
 /// Something is left out of what is shown.
-pub(super) fn unsound() -> Failure {
+pub(in crate::cli::fleet) fn unsound() -> Failure {
     let advice = "`hardtack fleet audit verify` says what is wrong";
     Failure::new(Exit::Invalid, "what does not check out is not shown", advice)
 }

@@ -1,0 +1,199 @@
+//! The way to an upstream: one connection for one request.
+//!
+//! Owns: connecting, TLS with the system's authorities or the entry's own, the exchange up to the answer's head.
+//! Never: follows a redirect, connects to another place than the entry says, asks twice, resumes a session.
+//! Read next: `serve.rs`.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use super::flow::{Broken, Sent};
+use crate::secrets::entry::{Entry, Scheme};
+use crate::shell::clock;
+use crate::shell::http::stall::StallGuard;
+
+/// What hyper buffers of an answer's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// What came is no HTTP, or the connection broke off.
+    #[error("the upstream did not answer properly: {0}")]
+    Broken(String),
+    /// The request's own body broke off.
+    #[error("{0}")]
+    Request(Broken),
+    /// Nobody answers in time.
+    #[error("the upstream did not answer in time")]
+    Slow,
+    /// No connection, or none that can be trusted.
+    #[error("the upstream cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Drives a connection, and ends it when it is dropped.
+#[derive(Debug)]
+pub struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What connects.
+#[derive(Debug)]
+pub struct Connector {
+    patience: Duration,
+    /// The system's authorities, once they could be read.
+    system: OnceLock<Arc<RootCertStore>>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Connector {
+    /// That waits so long for a connection, for a write and for an answer.
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, system: OnceLock::new() }
+    }
+
+    /// Sends a request to an entry's upstream. `sent` tells when its body is over: from there on the answer is waited for, and
+    /// for no longer than `lasting` in all.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn send(
+        &self,
+        entry: &Entry,
+        request: hyper::Request<Sent>,
+        sent: tokio::sync::oneshot::Receiver<()>,
+        lasting: Duration,
+    ) -> Result<(hyper::Response<Incoming>, Driver), UpstreamError> {
+        let connecting = tokio::time::timeout(self.patience, self.connect(entry)).await;
+        let stream = connecting.unwrap_or(Err(UpstreamError::Slow))?;
+        let stream = StallGuard::new(stream, self.patience);
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES_MAX);
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| UpstreamError::Broken(error.to_string()))?;
+        let driver = Driver(tokio::spawn(async move {
+            // Its end shows in the answer.
+            let _ = connection.await;
+        }));
+        let late = async {
+            let _ = sent.await;
+            tokio::time::sleep(self.patience).await;
+        };
+        tokio::select! {
+            answered = sender.send_request(request) => match answered {
+                Ok(response) => Ok((response, driver)),
+                Err(error) => Err(failed(&error)),
+            },
+            () = late => Err(UpstreamError::Slow),
+            () = tokio::time::sleep(lasting) => Err(UpstreamError::Slow),
+        }
+    }
+
+    async fn connect(&self, entry: &Entry) -> Result<Box<dyn Stream>, UpstreamError> {
+        let upstream = &entry.upstream;
+        let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
+        let tcp = TcpStream::connect((upstream.host.as_str(), upstream.port)).await.map_err(unreachable)?;
+        // Without it a small request waits for an answer that waits for it.
+        tcp.set_nodelay(true).map_err(unreachable)?;
+        match upstream.scheme {
+            Scheme::Http => Ok(Box::new(tcp)),
+            Scheme::Https => {
+                let name = ServerName::try_from(upstream.host.clone());
+                let name = name.map_err(|error| UpstreamError::Unreachable(error.to_string()))?;
+                let config = self.tls(entry).map_err(UpstreamError::Unreachable)?;
+                let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(unreachable)?;
+                Ok(Box::new(tls))
+            }
+        }
+    }
+
+    fn tls(&self, entry: &Entry) -> Result<Arc<ClientConfig>, String> {
+        let roots = match entry.authorities.is_empty() {
+            true => self.system_roots()?,
+            false => {
+                let mut roots = RootCertStore::empty();
+                for der in &entry.authorities {
+                    let added = roots.add(CertificateDer::from(der.clone()));
+                    added.map_err(|error| format!("an authority of the entry is no usable certificate ({error})"))?;
+                }
+                Arc::new(roots)
+            }
+        };
+        let builder = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(SystemTime));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn system_roots(&self) -> Result<Arc<RootCertStore>, String> {
+        if let Some(roots) = self.system.get() {
+            return Ok(roots.clone());
+        }
+        let loaded = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        // Some systems have old ones among them that no library takes.
+        let (taken, _) = roots.add_parsable_certificates(loaded.certs);
+        if taken == 0 {
+            let why = loaded.errors.first().map_or("there are none".into(), ToString::to_string);
+            return Err(format!(
+                "the system has no authorities ({why}): install ca-certificates, or give the entry its own with --ca"
+            ));
+        }
+        Ok(self.system.get_or_init(|| Arc::new(roots)).clone())
+    }
+}
+
+/// The request's own body may be what broke.
+fn failed(error: &hyper::Error) -> UpstreamError {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(broken) = inner.downcast_ref::<Broken>() {
+            return UpstreamError::Request(*broken);
+        }
+        if inner.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return UpstreamError::Slow;
+        }
+        source = inner.source();
+    }
+    UpstreamError::Broken(error.to_string())
+}
+
+/// The system clock judges the dates of certificates: this process has no trusted time.
+struct SystemTime;
+
+impl fmt::Debug for SystemTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SystemTime")
+    }
+}
+
+impl TimeProvider for SystemTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        clock::wall().map(|now| UnixTime::since_unix_epoch(Duration::from_secs(now.secs_floor())))
+    }
+}

@@ -11,6 +11,7 @@ mod collector;
 mod disk;
 mod drain;
 mod feed;
+mod local_api;
 mod mosquitto;
 mod simulated;
 
@@ -56,7 +57,7 @@ struct Group {
     measure: fn(),
 }
 
-const GROUPS: [Group; 18] = [
+const GROUPS: [Group; 20] = [
     Group { lines: &["token_first", "token_repeat", "interval_eval"], measure: token },
     Group {
         lines: &["revocation_lookup", "serial_set", "serial_vs_status_list", "fingerprint_set"],
@@ -80,6 +81,20 @@ const GROUPS: [Group; 18] = [
     Group { lines: &["sim_seeds"], measure: simulated::seeds },
     Group { lines: &["sim_shrink"], measure: simulated::shrink },
     Group { lines: &["sim_tokio", "sim_turmoil"], measure: simulated::peers },
+    Group {
+        lines: &[
+            "uds_authorize",
+            "uds_authorize_p50",
+            "uds_authorize_p99",
+            "uds_authorize_mem",
+            "uds_authorize_mem_p50",
+            "uds_authorize_mem_p99",
+            "attested_connection",
+            "tcp_authorize",
+        ],
+        measure: local_api::asked,
+    },
+    Group { lines: &["tasks_end_ms"], measure: local_api::ended },
     Group { lines: &["device_binary_mb", "cold_start_ms", "agent_rss_mb"], measure: device },
 ];
 
@@ -89,6 +104,9 @@ fn main() {
     if let [option, file] = &wanted[..] {
         if option == feed::AS_DEVICE {
             return feed::as_device(Path::new(file));
+        }
+        if option == local_api::AS_ECHO {
+            return local_api::as_echo(Path::new(file));
         }
         if option == disk::AS_OPENER {
             return disk::as_opener(Path::new(file));
@@ -533,7 +551,7 @@ mod hardtack_bench {
         path.display().to_string()
     }
 
-    fn enrol(device: &Path, at: &dyn Fn(&str) -> PathBuf) -> Result<(), String> {
+    pub(super) fn enrol(device: &Path, at: &dyn Fn(&str) -> PathBuf) -> Result<(), String> {
         let operator = Path::new(env!("CARGO_BIN_EXE_hardtack"));
         let (fleet, state) = (text(&at("fleet")), text(&at("state")));
         let (request, bundle) = (text(&at("request")), text(&at("bundle")));
@@ -576,7 +594,7 @@ mod hardtack_bench {
     }
 
     /// A credential of a live task.
-    fn begin(at: &dyn Fn(&str) -> PathBuf) -> Result<String, String> {
+    pub(super) fn begin(at: &dyn Fn(&str) -> PathBuf) -> Result<String, String> {
         let socket = at("run").join("agent.sock");
         let begin = br#"{"task":"pump","rights":[{"resource":"modbus/*","action":"read"}],"ttl_s":3600}"#;
         let task = Client::new(&socket).post("/v1/tasks", begin.to_vec()).map_err(|error| error.to_string())?;
@@ -584,7 +602,7 @@ mod hardtack_bench {
         Ok(task["token"].as_str().ok_or_else(|| format!("no task: {task}"))?.to_owned())
     }
 
-    fn ask(token: &str) -> Vec<u8> {
+    pub(super) fn ask(token: &str) -> Vec<u8> {
         let ask = serde_json::json!({"token": token, "operation": "read", "resource": "modbus/a", "risk": "low"});
         ask.to_string().into_bytes()
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What is read of callers.
     pub attest: AttestConfig,
+    /// Enforcement points that come in by TCP.
+    pub pep: PepConfig,
     /// Whose the sockets are.
     pub sockets: SocketsConfig,
 }
@@ -42,6 +45,20 @@ pub struct SocketsConfig {
     pub pep_group: Option<String>,
     /// Of `admin.sock`: operators of this gateway.
     pub admin_group: Option<String>,
+}
+
+/// Enforcement points that speak no unix socket. Nothing listens where nothing is configured.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PepConfig {
+    /// Addresses on loopback, at most [`PepConfig::LISTEN_MAX`].
+    pub listen: Vec<SocketAddr>,
+    /// The users whose connections are served there: at least one where there is an address.
+    pub users: Vec<u32>,
+}
+
+impl PepConfig {
+    /// The most addresses.
+    pub const LISTEN_MAX: usize = 8;
 }
 
 /// What is read of callers besides what costs nothing.
@@ -236,6 +253,8 @@ struct File {
     #[serde(default)]
     attest: AttestTable,
     #[serde(default)]
+    pep: PepTable,
+    #[serde(default)]
     sockets: SocketsTable,
 }
 
@@ -244,6 +263,15 @@ struct File {
 struct SocketsTable {
     pep_group: Option<String>,
     admin_group: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct PepTable {
+    #[serde(default)]
+    listen: Vec<SocketAddr>,
+    #[serde(default)]
+    users: Vec<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -307,9 +335,34 @@ impl Config {
             },
             attest: AttestConfig { sha256: file.attest.sha256.unwrap_or_default() },
             sockets: SocketsConfig { pep_group: file.sockets.pep_group, admin_group: file.sockets.admin_group },
+            pep: pep(&path, file.pep)?,
             state_dir,
             run_dir,
         })
+    }
+}
+
+/// Who may ask by TCP must be named, and nobody from another machine may.
+fn pep(file: &Path, PepTable { listen, users }: PepTable) -> Result<PepConfig, ConfigError> {
+    let refused = |value: String, why: String| ConfigError::Value {
+        origin: format!("{}: [pep] listen", file.display()),
+        value,
+        why,
+    };
+    if let Some(address) = listen.iter().find(|address| !address.ip().is_loopback()) {
+        let why =
+            "it must be an address of loopback, 127.0.0.1 or [::1]: the kernel says only there whose a connection is";
+        return Err(refused(address.to_string(), why.into()));
+    }
+    if listen.len() > PepConfig::LISTEN_MAX {
+        return Err(refused(listen.len().to_string(), format!("it holds at most {} addresses", PepConfig::LISTEN_MAX)));
+    }
+    match listen.first() {
+        Some(address) if users.is_empty() => {
+            let why = "any user of this device can connect there: name those of enforcement points in `users`, as `id -u` tells";
+            Err(refused(address.to_string(), why.into()))
+        }
+        _ => Ok(PepConfig { listen, users }),
     }
 }
 

@@ -31,7 +31,8 @@ pub fn selectors_as(evidence: &Evidence, process: &Process) -> Vec<String> {
 }
 
 fn gather(evidence: &Evidence, process: Option<&Process>) -> Vec<String> {
-    let mut seen = Seen(vec![format!("unix:uid:{}", evidence.uid), format!("unix:gid:{}", evidence.gid)]);
+    let mut seen = Seen(vec![format!("unix:uid:{}", evidence.uid)]);
+    seen.add("unix:gid", evidence.gid.map(|gid| gid.to_string()).as_deref());
     seen.add("unix:user", evidence.user.as_deref());
     seen.add("unix:group", evidence.group.as_deref());
     let Some(process) = process else { return seen.0 };

@@ -45,8 +45,8 @@ pub struct Evidence {
     pub socket: Socket,
     /// User id, as it was when the peer connected.
     pub uid: u32,
-    /// Group id, as it was then.
-    pub gid: u32,
+    /// Group id, as it was then; none where the kernel does not say.
+    pub gid: Option<u32>,
     /// The user's name, where this system has one for it.
     pub user: Option<String>,
     /// The group's name, likewise.
@@ -63,7 +63,7 @@ impl Evidence {
     /// A peer of whom the kernel says no more than user and group.
     pub const fn of(socket: Socket, uid: u32, gid: u32) -> Self {
         let process = Peer::Unknown;
-        Self { socket, uid, gid, user: None, group: None, process, holder: None, connection: None }
+        Self { socket, uid, gid: Some(gid), user: None, group: None, process, holder: None, connection: None }
     }
 }
 

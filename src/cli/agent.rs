@@ -74,11 +74,17 @@ pub(super) fn machine(config: &Config) -> Machine {
 
 async fn until_asked(mut running: Running, config: &Config, inbox: Arc<Inbox>) -> Result<Exit, Failure> {
     let (stop, stopped) = watch::channel(false);
-    let bound = Sockets::bind_for(&config.run_dir, &config.sockets);
+    let bound = match Sockets::bind_for(&config.run_dir, &config.sockets) {
+        Ok(sockets) => sockets.and_loopback(&config.pep).await,
+        Err(error) => Err(error),
+    };
     let ended = match bound {
         Ok(sockets) => {
             let hashing = if config.attest.sha256 { Hashing::Sha256 } else { Hashing::Off };
             let sockets = sockets.hashing(hashing);
+            for address in sockets.addresses() {
+                tracing::info!(event = "pep.listening", %address);
+            }
             let serving = tokio::spawn(sockets.serve(inbox.clone(), config.profile.api.clone(), stopped));
             tracing::info!(
                 event = "agent.ready",

@@ -1,4 +1,4 @@
-//! The local API: HTTP/1.1 on three unix sockets.
+//! The local API: HTTP/1.1 on three unix sockets, and for enforcement points on loopback where that is configured.
 //!
 //! Owns: the sockets with their modes, the connections with their limits.
 //! Never: decides anything, or waits for a client longer than the profile says.
@@ -7,12 +7,14 @@
 pub mod body;
 pub mod enforce;
 pub mod limits;
+pub mod loopback;
 pub mod oauth;
 pub mod problem;
 pub mod routes;
 pub mod stall;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,12 +28,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-use self::limits::Gate;
+use self::limits::{Gate, Permit};
 use self::problem::HttpProblem;
 use self::routes::Api;
 use self::stall::StallGuard;
@@ -40,7 +43,7 @@ use super::inbox::Inbox;
 use super::peer::names::group_number;
 use super::peer::{Attested, Attestor, Caller, Hashing};
 use crate::agent::request::Socket;
-use crate::config::SocketsConfig;
+use crate::config::{PepConfig, SocketsConfig};
 use crate::profile::ApiLimits;
 
 /// Connections that wait to be accepted, per socket.
@@ -71,6 +74,16 @@ pub enum BindError {
         /// Why not.
         source: io::Error,
     },
+    /// An address on loopback cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {source}; name another in [pep] listen of agent.toml, or end what listens there"
+    )]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// A group that nobody knows.
     #[error("[sockets] names the group {0:?}, which /etc/group does not have: make it, or name another")]
     NoGroup(String),
@@ -88,6 +101,8 @@ pub struct Sockets {
     listeners: Vec<(Socket, UnixListener)>,
     paths: Vec<PathBuf>,
     hashing: Hashing,
+    loopback: Vec<TcpListener>,
+    enforcers: Arc<[u32]>,
 }
 
 /// File name and mode of a socket.
@@ -133,7 +148,25 @@ impl Sockets {
             listeners.push((socket, listen(&path, group, mode)?));
             paths.push(path);
         }
-        Ok(Self { listeners, paths, hashing: Hashing::Off })
+        Ok(Self { listeners, paths, hashing: Hashing::Off, loopback: Vec::new(), enforcers: [].into() })
+    }
+
+    /// With the enforcement points' API on these addresses of loopback too, for these users.
+    ///
+    /// # Errors
+    /// [`BindError::Address`].
+    pub async fn and_loopback(self, config: &PepConfig) -> Result<Self, BindError> {
+        let mut loopback = Vec::new();
+        for address in &config.listen {
+            let bound = TcpListener::bind(address).await;
+            loopback.push(bound.map_err(|source| BindError::Address { address: *address, source })?);
+        }
+        Ok(Self { loopback, enforcers: config.users.as_slice().into(), ..self })
+    }
+
+    /// The addresses on loopback, with the ports that the system gave where none was named.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.loopback.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// With programs told by their hash, or not.
@@ -148,16 +181,27 @@ impl Sockets {
         let operators = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
         let attestor = Arc::new(Attestor::new(self.hashing));
         let api = Arc::new(Api { inbox: inbox.clone(), attestor: attestor.clone(), limits: limits.clone() });
-        let mut tasks = JoinSet::new();
-        for (socket, listener) in self.listeners {
-            let slots = match socket {
+        let server = |socket: Socket, own: Option<SocketAddr>| Server {
+            socket,
+            own,
+            router: routes::router(socket, &api),
+            limits: limits.clone(),
+            gate: gate.clone(),
+            slots: match socket {
                 Socket::Admin => operators.clone(),
                 Socket::Agent | Socket::Pep => everybody.clone(),
-            };
-            let router = routes::router(socket, &api);
-            let (inbox, attestor) = (inbox.clone(), attestor.clone());
-            let server = Server { socket, router, limits: limits.clone(), gate: gate.clone(), slots, inbox, attestor };
-            tasks.spawn(server.accept(listener, stop.clone()));
+            },
+            inbox: inbox.clone(),
+            attestor: attestor.clone(),
+            enforcers: self.enforcers.clone(),
+        };
+        let mut tasks = JoinSet::new();
+        for (socket, listener) in self.listeners {
+            tasks.spawn(server(socket, None).accept(Listener::Unix(listener), stop.clone()));
+        }
+        for listener in self.loopback {
+            let own = listener.local_addr().ok();
+            tasks.spawn(server(Socket::Pep, own).accept(Listener::Loopback(listener), stop.clone()));
         }
         while tasks.join_next().await.is_some() {}
         for path in &self.paths {
@@ -212,15 +256,40 @@ pub(in crate::shell) fn listen(path: &Path, group: Option<u32>, mode: u32) -> Re
     UnixListener::from_std(fd.into()).map_err(failed("serve"))
 }
 
+/// Where connections come from.
+enum Listener {
+    Loopback(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection.
+enum Stream {
+    Loopback(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Loopback(listener) => listener.accept().await.map(|(stream, peer)| Stream::Loopback(stream, peer)),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
 /// What serves one socket.
 struct Server {
     socket: Socket,
+    /// The listener's address, on loopback.
+    own: Option<SocketAddr>,
     router: Router,
     limits: ApiLimits,
     gate: Arc<Gate>,
     slots: Arc<Semaphore>,
     inbox: Arc<Inbox>,
     attestor: Arc<Attestor>,
+    /// Users who are served on loopback.
+    enforcers: Arc<[u32]>,
 }
 
 /// A connection that is open, until this is dropped: what hangs on it hears that.
@@ -243,7 +312,7 @@ impl Drop for Open {
 }
 
 impl Server {
-    async fn accept(self, listener: UnixListener, stop: watch::Receiver<bool>) {
+    async fn accept(self, listener: Listener, stop: watch::Receiver<bool>) {
         let server = Arc::new(self);
         let mut connections = JoinSet::new();
         let mut stopping = std::pin::pin!(asked(stop.clone()));
@@ -252,7 +321,8 @@ impl Server {
                 () = &mut stopping => break,
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => server.clone().admit(stream, &mut connections, &stop),
+                    Ok(Stream::Unix(stream)) => server.clone().admit(stream, &mut connections, &stop),
+                    Ok(Stream::Loopback(stream, peer)) => server.clone().find_out(stream, peer, &mut connections, &stop),
                     Err(error) => {
                         // Out of descriptors or memory: it does not get better by asking again at once.
                         tracing::warn!(event = "api.accept", %error);
@@ -270,26 +340,74 @@ impl Server {
     fn admit(self: Arc<Self>, stream: UnixStream, connections: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
         let Ok(caller) = Caller::of(&stream, self.socket) else { return };
         let held = self.gate.connection(caller.uid, clock::now().boottime);
+        let write = |answer: &[u8]| stream.try_write(answer);
         match (held, self.slots.clone().try_acquire_owned()) {
             (Ok(permit), Ok(slot)) => {
                 let stop = stop.clone();
                 connections.spawn(async move {
-                    let open = Open::new(self.inbox.clone());
-                    let (attestor, number) = (self.attestor.clone(), open.number);
-                    // It reads files, and may hash one.
-                    let reading = tokio::task::spawn_blocking(move || attestor.attest(caller, number));
-                    if let Ok(attested) = reading.await {
-                        self.serve(stream, Arc::new(attested), stop).await;
-                    }
-                    drop((open, permit, slot));
+                    self.attend(stream, caller, stop).await;
+                    drop((permit, slot));
                 });
             }
-            (Err(refusal), _) => self.turn_away(&stream, refusal.into()),
-            (Ok(_), Err(_)) => self.turn_away(&stream, HttpProblem::queue_full()),
+            (Err(refusal), _) => self.turn_away(write, refusal.into()),
+            (Ok(_), Err(_)) => self.turn_away(write, HttpProblem::queue_full()),
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: UnixStream, peer: Arc<Attested>, stop: watch::Receiver<bool>) {
+    /// Whose a connection on loopback is, is read of a table, before anything of it is.
+    fn find_out(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        connections: &mut JoinSet<()>,
+        stop: &watch::Receiver<bool>,
+    ) {
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+            return self.turn_away(|answer| stream.try_write(answer), HttpProblem::queue_full());
+        };
+        let stop = stop.clone();
+        connections.spawn(async move {
+            match self.enforcer(&stream, peer).await {
+                Ok((uid, permit)) => {
+                    self.attend(stream, Caller::user(uid, Socket::Pep), stop).await;
+                    drop(permit);
+                }
+                Err(problem) => self.turn_away(|answer| stream.try_write(answer), problem),
+            }
+            drop(slot);
+        });
+    }
+
+    async fn enforcer(&self, stream: &TcpStream, peer: SocketAddr) -> Result<(u32, Permit), HttpProblem> {
+        let nobody = || HttpProblem::not_an_enforcer(None);
+        let own = stream.local_addr().map_err(|_| nobody())?;
+        let reading = tokio::task::spawn_blocking(move || loopback::owner(own, peer)).await;
+        let owner = reading.map_err(|_| nobody())?.unwrap_or_else(|error| {
+            tracing::warn!(event = "api.owner", %error);
+            None
+        });
+        let known = owner.filter(|uid| self.enforcers.contains(uid)).ok_or(HttpProblem::not_an_enforcer(owner))?;
+        let permit = self.gate.connection(known, clock::now().boottime)?;
+        Ok((known, permit))
+    }
+
+    async fn attend<S>(self: Arc<Self>, stream: S, caller: Caller, stop: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let open = Open::new(self.inbox.clone());
+        let (attestor, number) = (self.attestor.clone(), open.number);
+        // It reads files, and may hash one.
+        let reading = tokio::task::spawn_blocking(move || attestor.attest(caller, number));
+        if let Ok(attested) = reading.await {
+            self.serve(stream, Arc::new(attested), stop).await;
+        }
+    }
+
+    async fn serve<S>(self: Arc<Self>, stream: S, peer: Arc<Attested>, stop: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let patience = Duration::from_millis(self.limits.read_ms);
         let server = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -315,12 +433,17 @@ impl Server {
     }
 
     async fn respond(&self, mut request: hyper::Request<Incoming>, peer: Arc<Attested>) -> Response {
+        let proxys = enforce::is_proxys(request.uri().path());
         let refused = |problem: HttpProblem| match self.socket {
-            Socket::Pep if enforce::is_proxys(request.uri().path()) => enforce::unanswered(&problem),
+            Socket::Pep if proxys => enforce::unanswered(&problem),
             Socket::Admin | Socket::Agent | Socket::Pep => problem.into_response(),
         };
         if head_bytes(&request) > self.limits.header_bytes_max {
             return refused(HttpProblem::headers_too_large(self.limits.header_bytes_max));
+        }
+        let meant = self.own.map_or(Ok(()), |own| loopback::guard(request.headers(), own, proxys));
+        if let Err(problem) = meant {
+            return refused(problem);
         }
         let _permit = match self.gate.request(peer.uid(), clock::now().boottime) {
             Ok(permit) => permit,
@@ -332,7 +455,7 @@ impl Server {
     }
 
     /// Says no to a connection that is one too many, without waiting for anything. A proxy understands no status but 403.
-    fn turn_away(&self, stream: &UnixStream, problem: HttpProblem) {
+    fn turn_away(&self, write: impl FnOnce(&[u8]) -> io::Result<usize>, problem: HttpProblem) {
         let problem = match self.socket {
             Socket::Pep => HttpProblem { status: StatusCode::FORBIDDEN, ..problem },
             Socket::Admin | Socket::Agent => problem,
@@ -345,7 +468,7 @@ impl Server {
             body.len()
         );
         // A fresh socket has room for it; where it has not, closing says enough.
-        let _ = stream.try_write(answer.as_bytes());
+        let _ = write(answer.as_bytes());
     }
 }
 

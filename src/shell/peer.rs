@@ -47,7 +47,7 @@ pub struct Caller {
     socket: Socket,
     /// The user.
     pub uid: u32,
-    gid: u32,
+    gid: Option<u32>,
     pid: Option<Pid>,
     handle: Handle,
 }
@@ -86,7 +86,13 @@ impl Caller {
         let credentials = stream.peer_cred()?;
         let pid = credentials.pid().filter(|pid| *pid > 0).and_then(Pid::from_raw);
         let inode = rustix::fs::fstat(stream)?.st_ino;
-        Ok(Self { socket, uid: credentials.uid(), gid: credentials.gid(), pid, handle: Handle::None(inode) })
+        let gid = Some(credentials.gid());
+        Ok(Self { socket, uid: credentials.uid(), gid, pid, handle: Handle::None(inode) })
+    }
+
+    /// Somebody of whom the kernel says which user it is, and no more.
+    pub fn user(uid: u32, socket: Socket) -> Self {
+        Self { socket, uid, gid: None, pid: None, handle: Handle::None(0) }
     }
 }
 
@@ -133,10 +139,10 @@ impl Attestor {
     /// Reads who a caller is. It may wait for a disk: not for a thread that others wait for.
     pub fn attest(&self, caller: Caller, connection: u64) -> Attested {
         let Caller { socket, uid, gid, pid, handle } = caller;
-        let (process, pidfd) = match (handle, pid) {
+        let (process, pidfd) = match (handle, pid.zip(gid)) {
             (Handle::Gone, _) => (Peer::Gone, None),
-            (Handle::Pidfd(pidfd), Some(pid)) => (self.read(pid, &pidfd, uid, gid), Some(pidfd)),
-            (Handle::None(inode), Some(pid)) => match self.find(pid, inode, uid, gid) {
+            (Handle::Pidfd(pidfd), Some((pid, gid))) => (self.read(pid, &pidfd, uid, gid), Some(pidfd)),
+            (Handle::None(inode), Some((pid, gid))) => match self.find(pid, inode, uid, gid) {
                 Some((process, pidfd)) => (process, Some(pidfd)),
                 None => (Peer::Unknown, None),
             },
@@ -144,9 +150,9 @@ impl Attestor {
             (Handle::Pidfd(pidfd), None) => (Peer::Unknown, Some(pidfd)),
             (Handle::None(_), None) => (Peer::Unknown, None),
         };
-        let (user, group) = (self.names.user(uid), self.names.group(gid));
+        let (user, group) = (self.names.user(uid), gid.and_then(|gid| self.names.group(gid)));
         let connection = Some(connection);
-        let evidence = Evidence { user, group, process, connection, ..Evidence::of(socket, uid, gid) };
+        let evidence = Evidence { gid, user, group, process, connection, ..Evidence::of(socket, uid, 0) };
         Attested { evidence, pidfd }
     }
 
@@ -203,6 +209,7 @@ impl Attestor {
     /// Why it cannot be that.
     pub fn holder(&self, peer: &Attested, pid: u32) -> Result<Box<Process>, NotHolder> {
         let Evidence { uid, gid, .. } = peer.evidence;
+        let gid = gid.ok_or(NotHolder::Unknown)?;
         let own = match peer.evidence().process {
             Peer::Known(own) => own,
             Peer::Gone => return Err(NotHolder::Gone),

@@ -160,6 +160,10 @@ impl Daemon {
         found.unwrap_or_else(|| self.wait_for(event))
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -4,6 +4,8 @@
 //! Never: carries a denial of `/v1/authorize`: that is an answer.
 //! Read next: `routes.rs`.
 
+use std::net::SocketAddr;
+
 use axum::body::Body;
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Response, StatusCode};
@@ -68,6 +70,26 @@ impl HttpProblem {
     pub fn too_slow() -> Self {
         let detail = "the body did not arrive in time: send the request at once, then wait";
         Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).closing()
+    }
+
+    /// 403: the request names another host than the listener that it reached.
+    pub fn wrong_host(own: SocketAddr) -> Self {
+        let detail = format!("the Host header must be {own} or localhost:{}: ask by that address", own.port());
+        Self::new(StatusCode::FORBIDDEN, "wrong_host", detail)
+    }
+
+    /// 403: a page in a browser asks.
+    pub fn from_a_page() -> Self {
+        let detail = "pages in browsers are not served here: ask from a program, without an Origin header";
+        Self::new(StatusCode::FORBIDDEN, "cross_origin", detail)
+    }
+
+    /// 403: the user at the other end of a loopback connection is none that the configuration names.
+    pub fn not_an_enforcer(uid: Option<u32>) -> Self {
+        let who =
+            uid.map_or("the kernel names no user for this connection".into(), |uid| format!("this is user {uid}"));
+        let detail = format!("{who}: name the user of an enforcement point in [pep] users of agent.toml");
+        Self::new(StatusCode::FORBIDDEN, "not_an_enforcer", detail).closing()
     }
 
     /// 413: the body is larger than the profile admits.

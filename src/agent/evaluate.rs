@@ -41,7 +41,7 @@ impl Judge<'_> {
             };
             let ran = ran.or_else(|error| match question.purpose {
                 Purpose::Preview => left_open(&error, verified).ok_or(error),
-                Purpose::Exchange | Purpose::Use => Err(error),
+                Purpose::Exchange | Purpose::Introspect | Purpose::Use => Err(error),
             });
             policy = ran.map_err(|error| self.name(error, &facts, point, verified))?;
         }

@@ -31,6 +31,7 @@ impl Agent {
             risk: None,
             task: None,
             step: None,
+            arguments: None,
         };
         let further = |agent: &mut Self, judgement: &Judgement| agent.scope(evidence, &ask, judgement);
         let decided = match self.decide(evidence, &ask, Purpose::Introspect, further, now, effects) {
@@ -83,6 +84,7 @@ impl Agent {
                 risk: level,
                 task: None,
                 step: None,
+                arguments: Ok(None),
                 workload: None,
                 enforcer: Some(&peer),
                 purpose: Purpose::Use,

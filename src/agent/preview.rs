@@ -88,7 +88,7 @@ mod tests {
     }
 
     fn narrowed(rig: &mut Rig, token: &str, check: &str) -> String {
-        let attenuate = Attenuate { token: token.into(), ttl_s: None, checks: vec![check.into()] };
+        let attenuate = Attenuate { token: token.into(), ttl_s: None, checks: vec![check.into()], scope: Vec::new() };
         match rig.ask(1001, Socket::Agent, Request::Attenuate(attenuate)) {
             Reply::Attenuated(reply) => reply.token,
             other => panic!("not narrowed: {other:?}"),

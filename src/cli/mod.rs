@@ -291,6 +291,15 @@ fn show_report(report: profile::Report, globals: &Globals) -> Result<Exit, Failu
     Ok(report.exit)
 }
 
+/// A documented command that this version does not have.
+///
+/// # Errors
+/// Always: [`Exit::Usage`].
+pub fn later(command: &str) -> Result<Exit, Failure> {
+    let what = format!("`hardtack {command}` is not in this version");
+    Err(Failure::new(Exit::Usage, what, "`hardtack --help` lists what is"))
+}
+
 /// A command that this build was made without.
 #[cfg(not(all(feature = "agent", feature = "demo", feature = "fleet")))]
 fn absent(command: &str, advice: &str) -> Result<Exit, Failure> {

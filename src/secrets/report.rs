@@ -197,6 +197,7 @@ mod tests {
             resource: resource.into(),
             destination: Some("crm.example".into()),
             risk: None,
+            arguments: None,
             credential: Credential::Nothing,
             workload: vec!["unix:uid:1001".into()],
             enforcer: vec!["unix:uid:990".into()],

@@ -112,6 +112,7 @@ impl Arguments {
     ///
     /// # Errors
     /// What is wrong with the JSON.
+    #[cfg(feature = "shell")]
     pub fn push_json(&mut self, name: impl Into<String>, json: &str) -> Result<(), serde_json::Error> {
         self.0.push((name.into(), serde_json::from_str(json)?));
         Ok(())

@@ -30,6 +30,8 @@ pub enum Mutant {
     AuditNotSealed = 6,
     /// A decision charges no budget.
     BudgetNotCharged = 7,
+    /// What a head revokes that is behind the newest counts for nothing.
+    BehindUnheeded = 125,
     /// A next trust bundle is not taken.
     BundleNotFollowed = 69,
     /// The ceiling of another boot counts on.
@@ -88,6 +90,9 @@ pub enum Mutant {
     EmergencyTwinTaken = 73,
     /// An emergency rule on the device wipes its grants.
     EmergencyWipes = 23,
+    /// The end of a connection that came while the process had no time is never read, and what is said over
+    /// it is said again. Planted in the shell's loop too.
+    EndUnread = 128,
     /// An era that begins because the last had grown long does not say where that one ended.
     EndUnnamed = 24,
     /// A second head of a position that is held is taken for the first.
@@ -122,6 +127,8 @@ pub enum Mutant {
     IssuerWaitedFor = 108,
     /// An allow is given however long its record took. Slept through, it outlives its token.
     LateAllowGiven = 34,
+    /// A head is taken however far ahead it is, and its set is waited for.
+    LeapTaken = 126,
     /// An answer that nobody waits for any more is dropped, and no record says so.
     LateAnswerUntold = 109,
     /// What a boot is charged counts as powered-on time in which a rule of an emergency key was obeyed.
@@ -142,9 +149,9 @@ pub enum Mutant {
     NeverPublishedAgain = 65,
     /// A connection that is lost is not made again.
     NeverReconnects = 77,
-    /// A write for which there was no room counts as one that was made. Planted in the shell's loop.
+    /// A write for which there was no room counts as one that was made.
     NoRoomIgnored = 123,
-    /// A state folder in a newer format is emptied, and begun anew. Planted in the shell's loop.
+    /// A state folder in a newer format is emptied, and begun anew.
     NewerFormatBegun = 120,
     /// A state folder in a newer format is read as far as it can be, and the rest dropped.
     NewerFormatRead = 121,
@@ -162,7 +169,7 @@ pub enum Mutant {
     PlaceNotChecked = 42,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
     PositionReused = 43,
-    /// A write that a read-only file system refused counts as one that was made. Planted in the shell's loop.
+    /// A write that a read-only file system refused counts as one that was made.
     ReadOnlyIgnored = 124,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
     ReleaseOnPuback = 44,
@@ -180,6 +187,8 @@ pub enum Mutant {
     ResetRevives = 49,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
     ResetUnbound = 50,
+    /// A start takes files as it finds them, whatever their digests and signatures say.
+    RotUnnoticed = 127,
     /// A start forgets the revocation list.
     RevocationForgotten = 51,
     /// What the ladder adds up to is not held against the head's root.
@@ -218,7 +227,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 103] = [
+    pub const ALL: [Self; 107] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -229,6 +238,7 @@ impl Mutant {
         Self::AnsweredWhenAsked,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
+        Self::BehindUnheeded,
         Self::BudgetNotCharged,
         Self::BundleNotFollowed,
         Self::CeilingKeptAfterBoot,
@@ -259,6 +269,7 @@ impl Mutant {
         Self::EmergencyTaskUnheeded,
         Self::EmergencyTwinTaken,
         Self::EmergencyWipes,
+        Self::EndUnread,
         Self::EndUnnamed,
         Self::EquivocationUnnoticed,
         Self::EraByAnchorAlone,
@@ -277,6 +288,7 @@ impl Mutant {
         Self::IssuerWaitedFor,
         Self::LateAllowGiven,
         Self::LateAnswerUntold,
+        Self::LeapTaken,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
         Self::LossUntold,
@@ -307,6 +319,7 @@ impl Mutant {
         Self::ResetUnbound,
         Self::RevocationForgotten,
         Self::RootNotCompared,
+        Self::RotUnnoticed,
         Self::SentIsDelivered,
         Self::SerialUnrevoked,
         Self::ShedUntold,

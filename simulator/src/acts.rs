@@ -4,6 +4,7 @@
 //! Never: draws a random number; the plan's picks are all it has.
 //! Read next: `plan.rs`.
 
+use hardtack::agent::effects::StateFile;
 use hardtack::fleet::book::Life;
 use hardtack::ids::GroupId;
 use hardtack::time::Millis;
@@ -13,6 +14,7 @@ use crate::check::live;
 use crate::check::suspend::{Clause, Lock, Suspension};
 use crate::clocks::date;
 use crate::device::{Cut, Device, Restored};
+use crate::disk::Rot;
 use crate::event::Event;
 use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, Refusal, RevokeWhat, Sync, WallAfter};
 use crate::fleet_answers::Open;
@@ -108,7 +110,7 @@ impl World<'_> {
                 device.copies.insert(copy, device.disk.image());
             }
             Act::DiskDamage { device, lasts, damage, copy, pick } => {
-                let cut = Cut { lasts, wall: WallAfter::Kept, pick };
+                let cut = Cut { lasts, wall: WallAfter::Kept, pick, fault: damage.name() };
                 if self.devices[device as usize].clocks.began().is_some() {
                     self.cut_power(device, cut);
                 }
@@ -185,7 +187,7 @@ impl World<'_> {
                 self.note_link(device);
             }
             Act::PowerCut { device, lasts, boundary, wall, pick } => {
-                self.fail_supply(device, boundary, Cut { lasts, wall, pick });
+                self.fail_supply(device, boundary, Cut { lasts, wall, pick, fault: "power.cut" });
             }
             Act::ProcessDowngrade { device, turn } => self.downgrade(device, turn),
             Act::ProcessStop { device, turn: Turn::Begins } => {
@@ -203,7 +205,8 @@ impl World<'_> {
                 }
             }
             Act::ProcessUpgrade { device, lasts, to, cut, pick } => {
-                let cut = cut.then_some(Cut { lasts: BOOT_MS, wall: WallAfter::Kept, pick });
+                let fault = "process.upgrade";
+                let cut = cut.then_some(Cut { lasts: BOOT_MS, wall: WallAfter::Kept, pick, fault });
                 self.upgrade(device, lasts, to, cut);
             }
             Act::ProcessRestart { device, lasts, pick } => self.restart_process(device, lasts, pick),
@@ -330,14 +333,31 @@ impl World<'_> {
             return self.disturbed();
         }
         let image = device.copies.remove(&copy);
-        let row = device.disk.durable().row(pick);
-        let changed = device.disk.damage(damage, image.as_ref(), row);
-        let changed = self.really_damage(number, damage, copy, row).unwrap_or(changed);
+        let rot = device.disk.durable().rots(damage, pick);
+        let whole = device.disk.durable().files.get(&StateFile::Bundle).cloned();
+        let changed = device.disk.damage(damage, image.as_ref(), rot.clone());
+        let changed = self.really_damage(number, damage, copy, rot.clone()).unwrap_or(changed);
         self.struck(damage.name(), changed);
-        if changed {
-            self.suspend(number, damage.name());
+        if !changed {
+            return;
         }
-        if let (Damage::RowRotten, true, Some((era, _))) = (damage, changed, row) {
+        if damage == Damage::BundleRotten {
+            let device = &mut self.devices[number as usize];
+            device.whole_bundle = device.whole_bundle.take().or(whole);
+        }
+        let device = &mut self.devices[number as usize];
+        // Of several damages the agent records one, and counts the others with it.
+        self.checks.evidence.stopped(number);
+        let alone = !std::mem::replace(&mut device.damaged, true);
+        if let (Damage::WalletRotten, true, Some(Rot::Bit(file, _))) = (damage, alone, &rot) {
+            let refused = device.disk.durable().files.get(file);
+            refused.into_iter().for_each(|bytes| self.checks.evidence.expect(number, bytes));
+        }
+        // The other slot may be gone already: by a second damage while the power is off, or by the cut, which tore it.
+        let slot = matches!(damage, Damage::SlotDeleted | Damage::SlotRotten | Damage::SlotTorn);
+        let none_left = slot && newest(self.devices[number as usize].disk.durable()).is_none();
+        self.suspend(number, if none_left { Damage::SlotsGone.name() } else { damage.name() });
+        if let Some(Rot::Row(era, _)) = rot {
             self.checks.audit.rotten(number, era.number);
         }
     }

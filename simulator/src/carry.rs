@@ -80,6 +80,9 @@ impl World<'_> {
     pub(crate) fn arrive(&mut self, conn: ConnId, to: End, packet: Packet) {
         let Some(device) = self.network.device_of(conn) else { return };
         if to == End::Device && self.devices[device as usize].halted.is_some() {
+            if matches!(packet, Packet::Closed) && active(Mutant::EndUnread) {
+                return;
+            }
             // The kernel takes it, and keeps it for whoever reads the socket next.
             if let Some(waiting) = &mut self.devices[device as usize].asleep {
                 waiting.push(Happening::Arrive { conn, to, packet });
@@ -352,7 +355,11 @@ impl World<'_> {
         let newest = self.operator.newest(&self.devices[device as usize].name);
         if idle && self.checks.feed.stands_at(device, &newest) {
             self.took_effect(trick.name());
-            self.checks.evidence.expect(device, payload);
+            if trick == FeedTrick::Leap {
+                self.suspend(device, trick.name());
+            } else {
+                self.checks.evidence.expect(device, payload);
+            }
         }
     }
 
@@ -429,6 +436,7 @@ impl World<'_> {
         }
         match end {
             End::Broker => self.broker_hangs_up(conn),
+            End::Device if self.devices[device as usize].halted.is_some() && active(Mutant::EndUnread) => {}
             End::Device => {
                 self.send(conn, End::Broker, Packet::Closed);
                 self.close(conn, End::Device);

@@ -79,6 +79,10 @@ pub(crate) struct Device {
     pub(crate) reopen: u64,
     /// Copies of its state folder, by name.
     pub(crate) copies: BTreeMap<u32, Medium>,
+    /// Its disk was damaged since its agent last started.
+    pub(crate) damaged: bool,
+    /// Its trust bundle before a bit of that flipped, for somebody to put it back once the agent has said so.
+    pub(crate) whole_bundle: Option<Vec<u8>>,
     /// Its storage was restored from an image: once in touch it must be locked for good.
     pub(crate) restored: Restored,
     /// The operator revoked it: in the end it is locked.
@@ -189,6 +193,8 @@ pub(crate) struct Cut {
     pub(crate) lasts: u64,
     pub(crate) wall: WallAfter,
     pub(crate) pick: u64,
+    /// The fault that it is part of.
+    pub(crate) fault: &'static str,
 }
 
 impl Device {
@@ -224,6 +230,8 @@ impl Device {
             refusing: BTreeMap::new(),
             reopen: REOPEN_MIN,
             copies: BTreeMap::new(),
+            damaged: false,
+            whole_bundle: None,
             restored: Restored::No,
             ordered_locked: false,
             probes: Vec::new(),

@@ -146,6 +146,24 @@ pub(crate) enum Fate {
     Torn,
 }
 
+/// What rots on a medium.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Rot {
+    /// A bit of this file, counted from its beginning.
+    Bit(StateFile, usize),
+    /// A row of the audit.
+    Row(EraId, Wanted),
+}
+
+/// A file with a bit of it flipped.
+pub(crate) fn flipped(content: &[u8], bit: usize) -> Vec<u8> {
+    let mut content = content.to_vec();
+    if let Some(byte) = content.get_mut(bit / 8) {
+        *byte ^= 1 << (bit % 8);
+    }
+    content
+}
+
 /// What is on the medium.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Medium {
@@ -218,15 +236,48 @@ impl Medium {
         self.bytes = self.eras.values().flatten().map(|entry| encode(entry).len() as u64).sum();
     }
 
+    /// What rots by this damage, if there is something for it to befall.
+    pub(crate) fn rots(&self, damage: Damage, pick: u64) -> Option<Rot> {
+        let files: Vec<_> = self.files.iter().filter(|(file, _)| is_of(damage, file)).collect();
+        let file = || {
+            let count = files.len() as u64;
+            let (file, content) = files.get(pick.checked_rem(count)? as usize)?;
+            let bit = (pick / count).checked_rem(content.len() as u64 * 8)?;
+            Some(Rot::Bit((*file).clone(), bit as usize))
+        };
+        match damage {
+            Damage::RowRotten => self.row(pick).map(|(era, row)| Rot::Row(era, row)),
+            Damage::AuditKeyRotten
+            | Damage::BundleRotten
+            | Damage::FeedRotten
+            | Damage::PolicyRotten
+            | Damage::WalletRotten => file(),
+            Damage::ImageRolledBack
+            | Damage::SlotDeleted
+            | Damage::SlotRotten
+            | Damage::SlotTorn
+            | Damage::SlotsCopiedBack
+            | Damage::SlotsGone
+            | Damage::TailForged => None,
+        }
+    }
+
     /// One of all rows, if there are some.
-    pub(crate) fn row(&self, pick: u64) -> Option<(EraId, Wanted)> {
+    fn row(&self, pick: u64) -> Option<(EraId, Wanted)> {
         let count = self.eras.values().map(Vec::len).sum::<usize>() as u64;
         let at = pick.checked_rem(count)? as usize;
         self.eras.values().flatten().nth(at).map(name)
     }
 
-    /// A bit of a row flips.
-    fn rot(&mut self, (era, row): (EraId, Wanted)) {
+    /// A bit flips.
+    fn rot(&mut self, rot: Rot) {
+        let (era, row) = match rot {
+            Rot::Row(era, row) => (era, row),
+            Rot::Bit(file, bit) => {
+                self.files.entry(file).and_modify(|content| *content = flipped(content, bit));
+                return;
+            }
+        };
         self.eras.values_mut().for_each(|log| log.retain(|entry| name(entry) != (era, row)));
         self.rotten.insert(era);
         self.weigh_again();
@@ -492,12 +543,22 @@ impl Disk {
         self.durable.clone()
     }
 
-    /// Something befalls the medium while no power is on: perhaps this row. Returns whether it changed.
-    pub(crate) fn damage(&mut self, damage: Damage, image: Option<&Medium>, row: Option<(EraId, Wanted)>) -> bool {
+    /// Somebody puts a file back as it was.
+    pub(crate) fn put_back(&mut self, file: StateFile, content: Vec<u8>) {
+        self.durable.files.insert(file, content);
+    }
+
+    /// Something befalls the medium while no power is on: perhaps this rots. Returns whether it changed.
+    pub(crate) fn damage(&mut self, damage: Damage, image: Option<&Medium>, rot: Option<Rot>) -> bool {
         let before = self.durable.clone();
         let newest = usize::from(generation(&self.durable.slots[1]) > generation(&self.durable.slots[0]));
         match damage {
-            Damage::RowRotten => row.into_iter().for_each(|row| self.durable.rot(row)),
+            Damage::AuditKeyRotten
+            | Damage::BundleRotten
+            | Damage::FeedRotten
+            | Damage::PolicyRotten
+            | Damage::RowRotten
+            | Damage::WalletRotten => rot.into_iter().for_each(|rot| self.durable.rot(rot)),
             Damage::SlotDeleted => self.durable.slots[newest] = Slot::Empty,
             Damage::SlotRotten | Damage::SlotTorn => self.durable.slots[newest] = Slot::Torn,
             Damage::SlotsCopiedBack => {
@@ -603,6 +664,18 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
             medium.shed.extend(shed);
         }
         Step::SyncFolder(_) | Step::SyncEra | Step::SyncEntries | Step::SyncAnchor => {}
+    }
+}
+
+/// Whether a damage befalls files like this.
+fn is_of(damage: Damage, file: &StateFile) -> bool {
+    match file {
+        StateFile::AuditKey => damage == Damage::AuditKeyRotten,
+        StateFile::Bundle => damage == Damage::BundleRotten,
+        StateFile::Emergency(_) => false,
+        StateFile::Feed(_) | StateFile::FeedSince(_) => damage == Damage::FeedRotten,
+        StateFile::Grant(_) | StateFile::Task(_) => damage == Damage::WalletRotten,
+        StateFile::Policy => damage == Damage::PolicyRotten,
     }
 }
 
@@ -785,12 +858,24 @@ mod tests {
     fn a_row_that_rots_is_gone_and_its_era_is_damaged_until_it_is_dropped() {
         let mut disk = disk_after(9);
         assert_eq!(disk.durable().row(5), Some((ERA, Wanted::Record(1))));
-        assert!(disk.damage(Damage::RowRotten, None, disk.durable().row(0)));
+        assert!(disk.damage(Damage::RowRotten, None, disk.durable().rots(Damage::RowRotten, 0)));
         assert_eq!(disk.durable().eras[&ERA], vec![record(1)]);
         assert!(disk.durable().rotten.contains(&ERA));
         disk.step(Step::DropEra(ERA));
         assert_eq!((disk.durable().row(0), disk.durable().rotten.len()), (None, 0));
         assert!(!disk.damage(Damage::RowRotten, None, None), "there is none");
+    }
+
+    #[test]
+    fn one_bit_flips_of_the_file_that_is_meant() {
+        let mut disk = disk_after(9);
+        assert_eq!(disk.durable().rots(Damage::BundleRotten, 3), Some(Rot::Bit(StateFile::Bundle, 3)));
+        assert_eq!(disk.durable().rots(Damage::WalletRotten, 3), None, "there is none");
+        assert!(disk.damage(Damage::BundleRotten, None, Some(Rot::Bit(StateFile::Bundle, 3))));
+        assert_eq!(disk.durable().files[&StateFile::Bundle], [1 ^ 8]);
+        assert_eq!(disk.durable().files[&StateFile::Policy], [9]);
+        disk.put_back(StateFile::Bundle, vec![1]);
+        assert_eq!(disk.durable().files[&StateFile::Bundle], [1]);
     }
 
     /// That it is told what is free is what an agent rests on that has no room.

@@ -7,7 +7,7 @@
 
 /// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
 /// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
-const KINDS: [&str; 104] = [
+const KINDS: [&str; 110] = [
     r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
     r#"do = "anchor.deleted", for = "20s", who = "0""#,
     r#"do = "anchor.gone", for = "20s", who = "0""#,
@@ -25,6 +25,7 @@ const KINDS: [&str; 104] = [
     r#"do = "broker.emergency", what = "old""#,
     r#"do = "broker.feed", what = "dropped_key", who = "0""#,
     r#"do = "broker.feed", what = "endless", who = "0""#,
+    r#"do = "broker.feed", what = "fast_forward", who = "0""#,
     r#"do = "broker.feed", what = "foreign", who = "0""#,
     r#"do = "broker.feed", what = "misplaced", who = "0""#,
     r#"do = "broker.feed", what = "new_roots_alone", who = "0""#,
@@ -70,6 +71,11 @@ const KINDS: [&str; 104] = [
     r#"do = "emergency.thief", what = "owner", who = "0""#,
     r#"do = "emergency.thief", what = "twin", who = "0""#,
     r#"do = "era.rotten", for = "20s", who = "0""#,
+    r#"do = "file.rotten", what = "audit_key", for = "20s", who = "0""#,
+    r#"do = "file.rotten", what = "bundle", for = "20s", who = "0""#,
+    r#"do = "file.rotten", what = "feed", for = "20s", who = "0""#,
+    r#"do = "file.rotten", what = "policy", for = "20s", who = "0""#,
+    r#"do = "file.rotten", what = "wallet", for = "20s", who = "0""#,
     r#"do = "flood", for = "20s", what = "allowed", who = "0""#,
     r#"do = "flood", for = "20s", what = "same", who = "0""#,
     r#"do = "flood", for = "20s", what = "varied", who = "0""#,
@@ -127,6 +133,16 @@ pub fn count(size: u32) -> u64 {
         2 => ONES * (ONES - 1) / 2,
         _ => ONES * (ONES - 1) * (ONES - 2) / 6,
     }
+}
+
+/// How many times there are.
+pub const LAST_TIME: u32 = TIMES.len() as u32;
+
+/// The numbers of the single faults at one of the times, the first of which is 1.
+pub fn at_time(time: u32) -> std::ops::Range<u64> {
+    let kinds = KINDS.len() as u64;
+    let first = u64::from(time.saturating_sub(1)) * kinds;
+    first..first + kinds
 }
 
 /// The text of the scenario of a combination, by its number below [`count`].
@@ -207,7 +223,8 @@ mod tests {
     }
 
     /// What is not here, and why.
-    const NOT_HERE: [(&str, &str); 7] = [
+    const NOT_HERE: [(&str, &str); 8] = [
+        ("broker.feed leap", "who waits for its set comes back with another key of the feed: that takes two faults"),
         (
             "broker.feed substitute",
             "who took it comes back with a snapshot, tens of heads later: these worlds end before",
@@ -227,8 +244,14 @@ mod tests {
         let not_here = NOT_HERE.iter().map(|(kind, _)| (*kind).to_owned());
         let all: BTreeSet<String> = here.chain(not_here).collect();
         assert_eq!(all, crate::fault::kinds().collect());
-        let first: BTreeSet<String> = (0..KINDS.len() as u64).map(|number| named(&draw(1, number))).collect();
-        assert_eq!(first.len(), KINDS.len(), "in a stretch of them each is once");
+        for time in 1..=LAST_TIME {
+            let texts: Vec<String> = at_time(time).map(|number| draw(1, number)).collect();
+            let kinds: BTreeSet<String> = texts.iter().map(|text| named(text)).collect();
+            assert_eq!(kinds.len(), KINDS.len(), "of each time each is once");
+            let at = format!("at = \"{}m\"", TIMES[time as usize - 1]);
+            assert!(texts.iter().all(|text| text.contains(&at)), "{at}");
+        }
+        assert_eq!(at_time(LAST_TIME).end, count(1));
     }
 
     /// A world's fault, without its time.

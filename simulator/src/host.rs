@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use hardtack::agent::effects::{Answer, Entry, LinkCommand, LogEvent, StateFile, StoredRecord};
 use hardtack::agent::feed::Held;
 use hardtack::agent::room::Taken;
-use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing};
+use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing, Unstartable};
 use hardtack::ids::{EraId, FeedId, GrantId, KeyId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::wire::audit::segment::Delivery;
@@ -37,6 +37,8 @@ use crate::world::{Checks, Happening, World};
 
 /// Between the kernel's start and the agent's.
 pub(crate) const BOOT_MS: u64 = 4000;
+/// Until somebody has put back a file that an agent could not start with.
+const PUT_BACK_MS: u64 = 120_000;
 /// The agent is told how full the disk is after so many commits,
 const DISK_EVERY_COMMITS: u32 = 64;
 /// and before it takes in anything later than this after it was told last, in milliseconds by its clock: as the shell does.
@@ -129,6 +131,10 @@ impl World<'_> {
         device.clocks.count_from(now, boot.anchor.as_ref().and_then(|anchor| anchor.boot));
         let (agent, effects) = match Agent::start(boot, clocks) {
             Ok(started) => started,
+            Err(Unstartable::Bundle(_)) if device.whole_bundle.is_some() => {
+                self.put_bundle_back(number, powered_on);
+                return;
+            }
             Err(problem) => {
                 let how = format!("{} does not start: {problem}", device.name);
                 self.checks.tally.broken(Id::Live, now, how);
@@ -138,6 +144,7 @@ impl World<'_> {
         let held = self.version_held(number);
         let device = &mut self.devices[number as usize];
         device.starts += 1;
+        (device.damaged, device.whole_bundle) = (false, None);
         let (start, mode) = (device.starts, agent.mode().name());
         device.process = Some(Process {
             agent,
@@ -163,6 +170,19 @@ impl World<'_> {
         self.commit(number, effects);
         self.pump(number);
         self.probe_start(number);
+    }
+
+    /// A trust bundle of which a bit flipped is none: the agent says so, and ends. Somebody puts back what the fleet keeps of
+    /// it, and starts the agent again.
+    fn put_bundle_back(&mut self, number: u32, powered_on: u64) {
+        self.checks.tally.tried(Id::FailClosed, self.now, None);
+        self.tell(&Event::Logged { device: number, line: "bundle_unusable".into() });
+        let device = &mut self.devices[number as usize];
+        if let Some(whole) = device.whole_bundle.take() {
+            device.disk.put_back(StateFile::Bundle, whole.clone());
+            self.really(number, |real| real.put_back(&StateFile::Bundle, whole));
+        }
+        self.schedule(self.now + PUT_BACK_MS, Happening::StartProcess { device: number, powered_on });
     }
 
     /// The store takes its lock before it reads, and a lock is written to: where nothing can be, it does not open.
@@ -294,7 +314,7 @@ impl World<'_> {
         process.in_flight = Some(InFlight { steps, batch: for_real, outgoing, made: now, contact, heard });
         let takes = between(&mut device.commit_times, low, high);
         if let Some(cut) = device.armed.take() {
-            self.took_effect("power.cut");
+            self.took_effect(cut.fault);
             self.cut_power(number, cut);
             return;
         }
@@ -368,12 +388,7 @@ impl World<'_> {
         let refused = device.refused(in_flight_steps(&device.process));
         if let Some(refused) = refused {
             self.took_effect(refused.how.name());
-            let ignored = match refused.how {
-                Refusal::NoRoom => Mutant::NoRoomIgnored,
-                Refusal::ReadOnly => Mutant::ReadOnlyIgnored,
-            };
-            if !active(ignored) {
-                self.write_refused(number, refused);
+            if self.write_refused(number, refused) {
                 return;
             }
         }
@@ -431,7 +446,8 @@ impl World<'_> {
         let now = self.now;
         let powered = self.devices[number as usize].powered(now);
         self.note_signed();
-        if durable.bundle {
+        // What a fault has damaged says nothing.
+        if durable.bundle && self.devices[number as usize].whole_bundle.is_none() {
             self.note_followed(number);
         }
         for id in &durable.feeds_removed {
@@ -458,6 +474,7 @@ impl World<'_> {
         durable.emergencies.iter().for_each(|key| self.emergency_durable(number, *key));
         let records = durable.records.iter().filter_map(|stored| Record::from_bytes(&stored.bytes).ok());
         for record in records {
+            self.checks.audit.durable(number, &record);
             self.checks.evidence.durable(&mut self.checks.tally, now, number, &record);
             self.emergency_recorded(number, &record);
             self.ledger.admitted(&record);
@@ -809,18 +826,24 @@ impl World<'_> {
     }
 
     /// The file system refused a step of a commit, and the same follows as after a sync that failed. Where there was no room,
-    /// there may have been some for the first of the entries, and for a piece of the one after them.
-    fn write_refused(&mut self, number: u32, Refused { how, done, more }: Refused) {
+    /// there may have been some for the first of the entries, and for a piece of the one after them. Whether it was so: a real
+    /// store that takes the commit for made goes on.
+    fn write_refused(&mut self, number: u32, Refused { how, done, more }: Refused) -> bool {
         let mut rng =
             stream(self.seed, &format!("gw-{number}"), &format!("room-{}", self.devices[number as usize].starts));
         let (whole, torn) = (below(&mut rng, more + 1), below(&mut rng, 100));
         let in_flight = self.devices[number as usize].process.as_mut().and_then(|process| process.in_flight.as_mut());
         let batch = in_flight.and_then(|in_flight| in_flight.batch.take());
+        let told = batch.map(|batch| self.really_refused(number, batch, how, (whole, torn)));
+        if told == Some(false) {
+            return false;
+        }
         let done = self.give_up(number, done + whole);
-        if let Some(batch) = batch {
-            self.really_refused(number, batch, how, (whole, torn));
+        if told.is_some() {
+            self.really_look(number);
         }
         self.reopen_later(number, done);
+        true
     }
 
     /// The process is at the end of what it can do, so many steps into a commit: its connection goes with it.

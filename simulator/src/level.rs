@@ -4,14 +4,15 @@
 //! Never: does any I/O, or names anything of the wire level but its door, which is there with the feature `wire` alone.
 //! Read next: `carry.rs` and `real.rs`, which ask; `wire/mod.rs`, behind the feature `wire`, which answers.
 
-use hardtack::agent::salvage::{Hole, Remains, Wanted};
+use hardtack::agent::effects::StateFile;
+use hardtack::agent::salvage::{Hole, Remains};
 use hardtack::agent::Batch;
 use hardtack::ids::EraId;
 use hardtack::profile::QueueLimits;
 use hardtack::wire::audit::segment::Loaded;
 use serde::Deserialize;
 
-use crate::disk::Fate;
+use crate::disk::{Fate, Rot};
 use crate::fault::{Damage, Part, Refusal, WireTrick};
 use crate::network::{ConnId, End, Packet};
 use crate::plan::Act;
@@ -131,8 +132,8 @@ pub(crate) trait RealDisk {
     fn sync_fails(&mut self, batch: Batch, part: Part, fate: &mut dyn FnMut() -> Fate) -> Result<(), Broke>;
 
     /// The file system refuses a step of a commit, and the process ends. Where it has no room, it had some for so many of the
-    /// entries, and for so many hundredths of the next.
-    fn refused(&mut self, batch: Batch, how: Refusal, room: (u64, u64)) -> Result<(), Broke>;
+    /// entries, and for so many hundredths of the next. Whether the store says so: one that takes the commit for made goes on.
+    fn refused(&mut self, batch: Batch, how: Refusal, room: (u64, u64)) -> Result<bool, Broke>;
 
     /// An agent starts, and the file system is read-only: it does not come to anything.
     fn stays_shut(&mut self) -> Result<(), Broke>;
@@ -158,8 +159,8 @@ pub(crate) trait RealDisk {
     /// A newer version runs over the folder, and leaves it in its format.
     fn hand_over(&mut self) -> Result<(), Broke>;
 
-    /// This version is started over that: it must refuse, and leave all as it is.
-    fn refuses(&mut self) -> Result<(), Broke>;
+    /// This version is started over that: it must refuse, and leave all as it is. Whether it refused.
+    fn refuses(&mut self) -> Result<bool, Broke>;
 
     /// The newer version runs again: what it left must be there, and it reads that.
     fn take_back(&mut self) -> Result<(), Broke>;
@@ -167,6 +168,9 @@ pub(crate) trait RealDisk {
     /// Another firmware's agent is to be started, with these limits.
     fn upgrade(&mut self, limits: QueueLimits) -> Result<(), Broke>;
 
-    /// Something befalls the folder while no power is on: perhaps this row. Whether it changed.
-    fn damage(&mut self, damage: Damage, copy: u32, row: Option<(EraId, Wanted)>) -> Result<bool, Broke>;
+    /// Something befalls the folder while no power is on: perhaps this rots. Whether it changed.
+    fn damage(&mut self, damage: Damage, copy: u32, rot: Option<Rot>) -> Result<bool, Broke>;
+
+    /// Somebody puts a file back as it was, while no agent runs.
+    fn put_back(&mut self, file: &StateFile, content: Vec<u8>) -> Result<(), Broke>;
 }

@@ -46,6 +46,7 @@ menu! {
     "slow-link"
     "small-box"
     "small-queue"
+    "stolen-feed-key"
     "tampered-tail"
     "thrown-away"
     "time-reset"

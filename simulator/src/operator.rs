@@ -111,6 +111,8 @@ pub(crate) struct Operator {
 const REASON: &str = "the scenario says so";
 /// So many revocations are held against the newest set in the end.
 const LOOKED_AT: usize = 2000;
+/// By how much the head of a thief leaps ahead that a gateway has to believe.
+const LEAP: u64 = 60_000;
 
 /// Whether the token of a block that is revoked can still live.
 fn is_due(rule: &Rule, at: Timestamp) -> bool {
@@ -460,26 +462,30 @@ impl Operator {
         let newest = known.head()?;
         let place = Topic::FeedHead(feed.clone());
         let elsewhere: FleetId = "elsewhere".parse().expect(HONEST);
-        let (fleet, key, twin) = match trick {
-            FeedTrick::DroppedKey => (self.fleet(), self.dropped_key.as_ref()?, false),
+        let (era, seq) = newest.position.order();
+        let next = seq + 1;
+        let (fleet, key, seq) = match trick {
+            FeedTrick::DroppedKey => (self.fleet(), self.dropped_key.as_ref()?, next),
+            FeedTrick::FastForward => (self.fleet(), &self.keys.feed, u64::MAX - 1),
+            FeedTrick::Leap => (self.fleet(), &self.keys.feed, seq + LEAP),
             FeedTrick::NewRootsAlone => return Some(self.deceitful_bundle(true, newest.head.issued_at)),
             FeedTrick::OldRootsAlone => return Some(self.deceitful_bundle(false, newest.head.issued_at)),
             FeedTrick::Endless => return Some((place, vec![0x5a; 2 * MESSAGE_BYTES_MAX])),
-            FeedTrick::Foreign => (&elsewhere, &self.keys.feed, false),
+            FeedTrick::Foreign => (&elsewhere, &self.keys.feed, next),
             FeedTrick::Misplaced => {
                 let step = Step { level: 0, end: newest.head.seq + 1 };
                 return Some((Topic::FeedDelta(feed, step.place()), known.newest()?.to_bytes()));
             }
-            FeedTrick::Substitute | FeedTrick::Twin => (self.fleet(), &self.keys.feed, true),
+            FeedTrick::Substitute | FeedTrick::Twin => (self.fleet(), &self.keys.feed, seq),
         };
         let mut additions = RevocationSet::default();
         additions.add_rule(Selector::owner("nobody"), newest.head.issued_at + Millis::from_secs(3600));
         let set = known.set().merge(&additions).expect(HONEST);
         let successor = Successor {
             feed: &feed,
-            era: newest.head.era,
-            seq: if twin { newest.head.seq } else { newest.head.seq + 1 },
-            previous: if twin { newest.head.previous } else { newest.position.digest },
+            era,
+            seq,
+            previous: if seq < next { newest.head.previous } else { newest.position.digest },
             issued_at: newest.head.issued_at,
             next_update_ms: newest.head.next_update_ms,
             hard_stale_ms: newest.head.hard_stale_ms,

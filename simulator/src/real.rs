@@ -5,12 +5,12 @@
 //! Never: is needed at the level of the model, where there is none.
 //! Read next: `level.rs` for the trait, `host.rs` for the loop that calls this.
 
-use hardtack::agent::salvage::{Hole, Remains, Wanted};
+use hardtack::agent::salvage::{Hole, Remains};
 use hardtack::agent::{Batch, Input};
 use hardtack::ids::EraId;
 
 use crate::check::Id;
-use crate::disk::{Fate, Step};
+use crate::disk::{Fate, Rot, Step};
 use crate::fault::{Damage, Part, Refusal, WireTrick};
 use crate::level::{Broke, Does, RealDisk, NO_BYTES};
 use crate::network::{ConnId, End};
@@ -96,14 +96,21 @@ impl World<'_> {
         }
     }
 
-    /// The file system refused a step of a commit: so says the real store. Of its entries so many were written, and so many
-    /// hundredths of the next. The model of the disk follows what is left.
-    pub(crate) fn really_refused(&mut self, number: u32, batch: Batch, how: Refusal, room: (u64, u64)) {
-        let found = self.really(number, |real| {
-            real.refused(batch, how, room)?;
-            looked_at(real)
-        });
-        if let Some(found) = found {
+    /// The file system refused a step of a commit, of whose entries so many were written, and so many hundredths of the next:
+    /// whether the real store says so. That it takes the commit for made is a breach, and so is a failure for something else.
+    pub(crate) fn really_refused(&mut self, number: u32, batch: Batch, how: Refusal, room: (u64, u64)) -> bool {
+        let refused = self.really(number, |real| real.refused(batch, how, room)).unwrap_or(true);
+        if !refused {
+            let name = &self.devices[number as usize].name;
+            let how = format!("the store of {name} was refused a write, and took the commit for durable");
+            self.checks.tally.broken(Id::Live, self.now, how);
+        }
+        refused
+    }
+
+    /// The model of a gateway's disk follows what is left on the real one.
+    pub(crate) fn really_look(&mut self, number: u32) {
+        if let Some(found) = self.really(number, looked_at) {
             self.devices[number as usize].disk.follow(Vec::new(), found);
         }
     }
@@ -139,14 +146,8 @@ impl World<'_> {
 
     /// Something befalls a gateway's real disk, if it has one: whether it changed. The same has befallen the model of it,
     /// which follows what is left.
-    pub(crate) fn really_damage(
-        &mut self,
-        number: u32,
-        damage: Damage,
-        copy: u32,
-        row: Option<(EraId, Wanted)>,
-    ) -> Option<bool> {
-        let (changed, found) = self.really(number, |real| Ok((real.damage(damage, copy, row)?, looked_at(real)?)))?;
+    pub(crate) fn really_damage(&mut self, number: u32, damage: Damage, copy: u32, rot: Option<Rot>) -> Option<bool> {
+        let (changed, found) = self.really(number, |real| Ok((real.damage(damage, copy, rot)?, looked_at(real)?)))?;
         self.devices[number as usize].disk.follow(Vec::new(), found);
         Some(changed)
     }

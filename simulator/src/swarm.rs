@@ -151,7 +151,7 @@ const KINDS: &[Kind] = &[
         let late = draw.span(1000, 20 * MINUTE);
         draw.lasts() + &draw.what(&["acks", "answers", "heads", "lists"]) + &format!("late = \"{late}\"\n")
     }),
-    ("broker.feed", |draw| draw.what(&["endless", "foreign", "misplaced", "new_roots_alone"])),
+    ("broker.feed", |draw| draw.what(&["endless", "fast_forward", "foreign", "misplaced", "new_roots_alone"])),
     ("broker.forget", |draw| draw.what(&["feed", "ladder", "snapshot", "to_first_snapshot"])),
     ("broker.hostile", |draw| {
         let mut percent = || draw.scale(1, 30);
@@ -216,6 +216,29 @@ const RARE: &[Kind] = &[
     ("revoke", |_| "what = \"device\"\n".into()),
 ];
 
+/// The same, drawn after all others with chance of their own: worlds that were found before stay what they were.
+const LATER: &[(Kind, u32)] = &[
+    (("process.upgrade", upgrade), 40),
+    (("file.rotten", |draw| draw.lasts() + &draw.what(&["audit_key", "bundle", "feed", "policy", "wallet"])), 5),
+];
+
+/// Which firmware, and whether the supply fails within its first commit.
+fn upgrade(draw: &mut Draw) -> String {
+    let to = draw.one_of(&["next", "next", "before"]);
+    let boundary = if happens(&mut draw.rng, 40) { "boundary = \"any\"\n" } else { "" };
+    format!("for = \"{}\"\nto = \"{to}\"\n{boundary}", draw.span(1000, 5 * MINUTE))
+}
+
+/// What the next firmware ships: limits that are narrower than those of the one before it, or wider.
+fn next_firmware(draw: &mut Draw) -> String {
+    let (quota, era_records) = (draw.scale(2, 16), draw.scale(200, 20_000));
+    let (alike, tasks) = (draw.scale(1, 16), draw.scale(16, 64));
+    format!(
+        "\n[fleet.upgrade.queue]\nquota_mib = {quota}\nera_records_max = {era_records}\nalike_max = {alike}\n\n\
+         [fleet.upgrade.wallet]\ntasks_max = {tasks}\n"
+    )
+}
+
 /// The text of the scenario that `seed` comes to.
 pub fn draw(seed: u64) -> String {
     let mut rng = stream(seed, "swarm", "world");
@@ -276,6 +299,16 @@ risks = ["low", "medium", "high"]
             }
         }
     }
+    draw.rng = stream(seed, "swarm", "later");
+    for ((name, rest), percent) in LATER {
+        if happens(&mut draw.rng, *percent) {
+            if *name == "process.upgrade" {
+                text += &next_firmware(&mut draw);
+            }
+            let rest = rest(&mut draw);
+            text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when());
+        }
+    }
     text
 }
 
@@ -309,7 +342,7 @@ mod tests {
             "{groups} {risks} {boxes}"
         );
         // One name stands for several kinds in a few cases.
-        assert!(kinds.len() >= KINDS.len() + 3, "{kinds:?}");
+        assert!(kinds.len() >= KINDS.len() + LATER.len() + 3, "{kinds:?}");
     }
 
     #[test]

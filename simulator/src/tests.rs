@@ -79,14 +79,18 @@ fn each_boundary_is_cut_in_a_run_of_its_own() {
 }
 
 /// A gateway that is told to end while it stands still, or cannot write, leaves what it had only counted; a file system that
-/// takes no writes is no reason to look into a folder of a newer format.
+/// takes no writes is no reason to look into a folder of a newer format; both slots that go one after the other, while the power
+/// is off, are gone as if they had gone at once.
 #[test]
 fn faults_that_meet_on_one_gateway_are_each_told_for_what_they_are() {
     const FLOOD: &str = r#"do = "flood", what = "same", at = "12m", for = "1m""#;
-    let meetings: [(&str, &[&str]); 4] = [
+    let meetings: [(&str, &[&str]); 7] = [
         ("stopped", &[FLOOD, r#"do = "process.stop", at = "12m33s", for = "5m""#, REBOOT]),
         ("full", &[FLOOD, r#"do = "disk.full", at = "12m40s", for = "5m""#, &REBOOT.replace("13m", "12m40s")]),
         ("at once", &[r#"do = "disk.readonly", at = "8m", for = "2m""#, &DOWNGRADE.replace("6m", "3m")]),
+        ("one slot after the other", &[ROTTEN, &ROTTEN.replace("12m", "12m20s")]),
+        ("a slot and the bundle", &[ROTTEN, r#"do = "file.rotten", what = "bundle", at = "12m20s", for = "30s""#]),
+        ("the bundle twice", &[BUNDLE, &BUNDLE.replace("12m", "12m10s")]),
         ("later", &[DOWNGRADE, r#"do = "disk.readonly", at = "9m", for = "2m""#, RESTART]),
     ];
     for (name, faults) in meetings {
@@ -105,6 +109,8 @@ fn faults_that_meet_on_one_gateway_are_each_told_for_what_they_are() {
 }
 
 const DOWNGRADE: &str = r#"do = "process.downgrade", at = "8m", for = "6m""#;
+const BUNDLE: &str = r#"do = "file.rotten", what = "bundle", at = "12m", for = "30s""#;
+const ROTTEN: &str = r#"do = "anchor.rotten", at = "12m", for = "1m""#;
 const REBOOT: &str = r#"do = "reboot", at = "13m", for = "10s""#;
 const RESTART: &str = r#"do = "process.restart", at = "10m", for = "3s""#;
 const MEETING: &str = r#"

@@ -17,11 +17,8 @@
 //! upgrade also leaves a `.format.tmp` behind, as a change of format does that power cut short before it was named. Not
 //! covered: other numbers for trusted time and for the link, by which the checkers here judge all gateways alike.
 
-use hardtack::mutant::{active, Mutant};
-
 use crate::check::Id;
 use crate::device::Cut;
-use crate::disk::Disk;
 use crate::event::Event;
 use crate::fault::Firmware;
 use crate::level::Broke;
@@ -64,24 +61,25 @@ impl World<'_> {
         self.start_later(number, CHANGE_MS);
     }
 
-    /// This version is started over a folder of a newer one's format. Whether it refuses.
+    /// This version is started over a folder of a newer one's format. Whether it refuses: without a real store nothing is
+    /// tried.
     pub(crate) fn refuses_newer(&mut self, number: u32) -> bool {
-        if active(Mutant::NewerFormatBegun) {
-            self.devices[number as usize].disk = Disk::default();
-            return false;
-        }
-        if active(Mutant::NewerFormatRead) {
-            return false;
-        }
         let device = &mut self.devices[number as usize];
-        // Without a real store nothing was tried.
-        if let Some(refused) = device.real.as_deref_mut().map(|real| real.refuses()) {
-            let broken =
-                refused.err().map(|Broke(why)| format!("{} over a folder of a newer format: {why}", device.name));
+        let asked = device.real.as_deref_mut().map(|real| real.refuses());
+        let broken = match &asked {
+            None | Some(Ok(true)) => None,
+            Some(Ok(false)) => Some("it is opened"),
+            Some(Err(Broke(why))) => Some(why.as_str()),
+        };
+        let broken = broken.map(|why| format!("{} over a folder of a newer format: {why}", device.name));
+        if asked.is_some() {
             self.checks.tally.tried(Id::FailClosed, self.now, broken);
         }
-        self.tell(&Event::Logged { device: number, line: "newer_format".into() });
-        true
+        let opened = matches!(asked, Some(Ok(false)));
+        if !opened {
+            self.tell(&Event::Logged { device: number, line: "newer_format".into() });
+        }
+        !opened
     }
 
     /// The agent ends, and another firmware's is started over its state.

@@ -30,7 +30,7 @@ pub(crate) fn of(act: &Act) -> String {
             format!("the broker keeps another statement at an emergency key's place: {}", name(trick))
         }
         Act::BrokerFeed { device, trick } => {
-            format!("the broker gives gw-{device} a feed message to refuse: {}", name(trick))
+            format!("the broker gives gw-{device} what the fleet never put on its feed: {}", name(trick))
         }
         Act::BrokerForget { what } => format!("the broker loses retained messages: {}", name(what)),
         Act::BrokerHostile { how } => format!(

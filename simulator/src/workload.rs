@@ -23,7 +23,7 @@ use hardtack::wire::biscuit::{self, Block, Check, TimeBound, Token};
 use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held};
 
-use crate::check::audit::{AuditCheck, Told};
+use crate::check::audit::Told;
 use crate::check::authority::{Moment, Narrowing, Presented, ONE_RESOURCE};
 use crate::check::{room, Id};
 use crate::clocks::date;
@@ -607,8 +607,9 @@ impl World<'_> {
     }
 
     fn told_of_task(&mut self, device: u32, task: &TaskId, told: Told) {
-        let device = &self.devices[device as usize];
-        AuditCheck::told_of_task(&mut self.checks.tally, self.now, &device.name, (task, told), device.disk.durable());
+        let (name, durable) = (&self.devices[device as usize].name, self.devices[device as usize].disk.durable());
+        let Checks { tally, audit, .. } = &mut self.checks;
+        audit.told_of_task(tally, self.now, (device, name), (task, told), durable);
     }
 
     fn decided(&mut self, number: u32, presented: &Presented, reply: &DecisionReply) {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{BlockId, Hash};
 use crate::mutant::{self, Mutant};
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 use crate::wire::envelope::Signed;
 use crate::wire::revocation::announcement::{rules_digest, Believed, BelievedSet, BelievedSnapshot, Head};
 use crate::wire::revocation::ladder::{steps, Step};
@@ -38,6 +38,10 @@ pub use stored::{Held, StoredFeed, Written, STORED_BYTES_MAX};
 pub const SET_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Parts of a snapshot that are less than this, about, wait for more before they count.
 const UNSEEN_MIN: usize = 4 * PIECE_BYTES;
+/// Heads beyond the complete one that there can be at any time: what is revoked at once makes a few thousand at the most.
+const LEAP_MAX: u64 = 65_536;
+/// Beside those, one for each of this: no publisher signs faster for long.
+const HEAD_EVERY: Millis = Millis(10);
 /// What is fetched at a time: brokers bound what one client may ask for at once.
 const WANTED_MAX: usize = 8;
 
@@ -241,10 +245,24 @@ impl Feed {
     /// A head with additions, from whichever place. What it adds counts at once.
     ///
     /// # Errors
-    /// When it is older than what is known, no step of the way and adds nothing; contradicts what is known; or is more than
-    /// can be held.
+    /// When it is older than what is known, no step of the way and adds nothing; contradicts what is known; is further ahead
+    /// than there can be heads and adds nothing; or is more than can be held.
     pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
         let place = self.check(&believed.head, &believed.position, Some(believed.step))?;
+        if let Some(refused) = self.leap(&believed.head) {
+            // A key of the feed signed it: what it revokes counts. To wait for its set would keep the fleet's heads back.
+            let revoked = self.see_additions(&believed, floor)?;
+            return if revoked {
+                Ok(Changed { revoked, refused: Some(refused), ..Changed::default() })
+            } else {
+                Err(refused)
+            };
+        }
+        if let Place::Behind { known } = place {
+            if mutant::active(Mutant::BehindUnheeded) {
+                return Err(Refused::RolledBack { offered: believed.position.seq, known });
+            }
+        }
         if self.mark().is_some_and(|mark| mark.era < believed.head.era) {
             // The complete set of the old era holds until that of the new one takes its place.
             self.outlive_seen();
@@ -296,10 +314,15 @@ impl Feed {
     /// A head with its whole set, which somebody carried here: with it the position is complete at once.
     ///
     /// # Errors
-    /// When it is older than what is complete, contradicts what is known, or is more than can be held.
+    /// When it is older than what is complete, contradicts what is known, is further ahead than there can be heads, or is
+    /// more than can be held.
     pub fn whole(&mut self, believed: BelievedSet, floor: Timestamp) -> Result<Changed, Refused> {
         let BelievedSet { signed, head, position, set } = believed;
-        let newer = match self.check(&head, &position, None)? {
+        let place = self.check(&head, &position, None)?;
+        if let Some(refused) = self.leap(&head) {
+            return Err(refused);
+        }
+        let newer = match place {
             Place::Newer => true,
             Place::OnTheWay => false,
             // A head is known that is newer still. Up to this one, all that was missing is here.
@@ -359,6 +382,17 @@ impl Feed {
             Ordering::Less if offered.era == mark.era && step.is_some_and(|step| self.wants(step)) => Place::OnTheWay,
             Ordering::Less => Place::Behind { known: mark.seq },
         })
+    }
+
+    /// Why a head cannot be taken that is further ahead of the complete one than a publisher can have come by the time at
+    /// which it was signed.
+    fn leap(&self, head: &Head) -> Option<Refused> {
+        let known = self.known.as_ref().filter(|known| known.head.era == head.era);
+        let (known, since) = known.map_or((0, Timestamp(0)), |known| (known.head.seq, known.head.issued_at));
+        let since = head.issued_at.since(since).0 / HEAD_EVERY.0;
+        let most = known.saturating_add(LEAP_MAX).saturating_add(since);
+        let leaps = head.seq > most && !mutant::active(Mutant::LeapTaken);
+        leaps.then_some(Refused::LeapsAhead { offered: head.seq, known, most })
     }
 
     fn see_additions(&mut self, believed: &Believed, floor: Timestamp) -> Result<bool, Refused> {
@@ -747,7 +781,7 @@ impl Feed {
         let known = match (held.head, head) {
             (Some(signed), Some(head)) => {
                 let manifest = Manifest::of(&set);
-                if manifest.root() != head.root {
+                if manifest.root() != head.root && !mutant::active(Mutant::RotUnnoticed) {
                     return Err(Refused::DigestMismatch);
                 }
                 let position = head.position(signed.digest());

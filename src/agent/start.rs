@@ -403,6 +403,9 @@ fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Signed<TrustBundle>), Unstar
     let read = || {
         let signed = Signed::<TrustBundle>::from_bytes(bytes)?;
         let claim = signed.claim()?;
+        if active(Mutant::RotUnnoticed) {
+            return Ok((claim, signed));
+        }
         // The anchor vouches for the digest. Without it the bundle must at least be whole.
         let trust = signed.open(&boot.fleet, claim.root_keys(), usize::from(claim.threshold))?;
         let digest = signed.digest();
@@ -421,6 +424,7 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
     let signed = Signed::<PolicyDocument>::from_bytes(&policy::from_file(bytes)?)?;
     // What the anchor vouches for was verified when it came. Its key may have been rotated away since.
     let vouched = signed.digest() == anchor.policy.1;
+    let vouched = vouched || active(Mutant::RotUnnoticed);
     let document = if vouched { signed.claim() } else { signed.open(&trust.fleet, trust.policy_keys(), 1) }?;
     if document.version < anchor.policy.0 {
         return Err(Refused::RolledBack { offered: document.version, known: anchor.policy.0 });

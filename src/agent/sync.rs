@@ -729,6 +729,9 @@ impl Agent {
             }
             Link::Lagging { .. } if due => self.reconnect("what the fleet named did not arrive", now, effects),
             Link::Online { out: None, .. } if due => self.say_hello(now, effects),
+            Link::Online { out: Some(_), .. } if due && mutant::active(Mutant::EndUnread) => {
+                self.say_hello(now, effects)
+            }
             Link::Online { out: Some(_), .. } if due => self.reconnect("hello was not acknowledged", now, effects),
             Link::Connecting { .. }
             | Link::Down { .. }

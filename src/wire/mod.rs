@@ -70,6 +70,16 @@ pub enum Refused {
         /// The position known.
         known: u64,
     },
+    /// Further ahead of what is known than any publisher can have come: a stolen key, or a publisher gone mad.
+    #[error("leaps ahead: {offered} offered, {known} is known, and none can be past {most} that was signed then")]
+    LeapsAhead {
+        /// The position offered.
+        offered: u64,
+        /// The position known.
+        known: u64,
+        /// The highest that is possible.
+        most: u64,
+    },
     /// The same position with other content: proof that somebody signed twice.
     #[error("equivocation: position {position} was seen with other content")]
     Equivocation {
@@ -153,6 +163,7 @@ impl Refused {
             Self::WrongFleet => "wrong_fleet",
             Self::WrongDevice => "wrong_device",
             Self::RolledBack { .. } => "rolled_back",
+            Self::LeapsAhead { .. } => "leaps_ahead",
             Self::Equivocation { .. } => "equivocation",
             Self::SignedTwice { .. } => "signed_twice",
             Self::LivesTooLong { .. } => "lives_too_long",

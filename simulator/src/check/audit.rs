@@ -61,6 +61,8 @@ pub(crate) struct AuditCheck {
     half_anchored: BTreeSet<u32>,
     /// Gateways whose storage was restored from an image.
     restored: BTreeSet<u32>,
+    /// Tasks of which the record of their end was durable once: it may have been handed over since.
+    ended: BTreeSet<(u32, TaskId)>,
     /// Eras that a copy of a gateway's storage wrote elsewhere.
     of_twins: BTreeSet<(u32, EraId)>,
     /// How often the clock of a gateway was reset.
@@ -144,11 +146,20 @@ impl AuditCheck {
         }
     }
 
+    /// A record is durable.
+    pub(crate) fn durable(&mut self, device: u32, record: &Record) {
+        if let Event::Task(event) = &record.event {
+            let ended = event.task.as_ref().filter(|_| Told::Finished.recorded_as(event.step));
+            self.ended.extend(ended.map(|task| (device, task.clone())));
+        }
+    }
+
     /// A task's credential or end is about to reach its program: the record of just that must be durable.
     pub(crate) fn told_of_task(
+        &self,
         tally: &mut Tally,
         at: u64,
-        name: &DeviceId,
+        (device, name): (u32, &DeviceId),
         (task, told): (&TaskId, Told),
         durable: &Medium,
     ) {
@@ -169,7 +180,8 @@ impl AuditCheck {
             Entry::Segment(_) => false,
         };
         // The newest era is written to, and what was told just now is near its end.
-        let found = durable.eras.values().rev().flat_map(|log| log.iter().rev()).any(about);
+        let known = told == Told::Finished && self.ended.contains(&(device, task.clone()));
+        let found = known || durable.eras.values().rev().flat_map(|log| log.iter().rev()).any(about);
         let broken = (!found).then(|| format!("{name} told of task {task} before the record of it was durable"));
         tally.tried(Id::AuditedFirst, at, broken);
     }

@@ -90,6 +90,7 @@ mod tests {
     #[test]
     fn the_table_can_be_read_and_names_what_breaks_an_assumption_and_nothing_else() {
         use crate::fault::Damage;
+        let files = Damage::FILES.into_iter().map(|(_, damage)| damage);
         let all = [
             Damage::ImageRolledBack,
             Damage::RowRotten,
@@ -100,12 +101,14 @@ mod tests {
             Damage::SlotsGone,
             Damage::TailForged,
         ];
-        for damage in all {
+        for damage in all.into_iter().chain(files) {
             assert!(Suspension::of(damage.name()).is_some(), "{}", damage.name());
         }
         assert_eq!(Suspension::of("anchor.gone").unwrap().lock, Lock::Needed);
         assert!(Suspension::of("service.ahead").is_some());
         assert!(Suspension::of("broker.feed substitute").is_some());
+        assert!(Suspension::of("broker.feed leap").is_some());
+        assert!(Suspension::of("broker.feed fast_forward").is_none());
         assert!(Suspension::of("broker.feed twin").is_none());
         assert!(Suspension::of("power.cut").is_none());
         assert!(Suspension::of("disk.full").is_none());

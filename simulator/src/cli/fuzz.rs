@@ -43,6 +43,9 @@ pub(crate) struct GridArgs {
     /// The number of the first combination.
     #[arg(long, value_name = "N", default_value_t = 0)]
     first: u64,
+    /// Only single faults at this one of the times, each kind once: 1 is the first.
+    #[arg(long, value_name = "N", conflicts_with = "first", value_parser = clap::value_parser!(u32).range(1..=i64::from(grid::LAST_TIME)))]
+    time: Option<u32>,
     /// Begin no further world after so long, like 10m.
     #[arg(long = "for", value_name = "SPAN")]
     limit: Option<Span>,
@@ -80,11 +83,17 @@ pub(crate) fn fuzz(args: &Args) -> Result<ExitCode, String> {
 }
 
 pub(crate) fn grid(args: &GridArgs) -> Result<ExitCode, String> {
-    let worlds = grid::count(args.size).checked_sub(args.first).filter(|worlds| *worlds > 0);
-    let worlds = worlds
-        .ok_or_else(|| format!("there are {} such combinations: --first is below that", grid::count(args.size)))?;
+    let numbers = match args.time {
+        None => args.first..grid::count(args.size),
+        Some(time) if args.size == 1 => grid::at_time(time),
+        Some(_) => return Err("--time goes with --size 1: larger combinations are of several times".into()),
+    };
+    if numbers.is_empty() {
+        return Err(format!("there are {} such combinations: --first is below that", numbers.end));
+    }
     let draw = |number| grid::draw(args.size, number);
-    run(&draw, ("--first", args.first), Until { worlds, plateau: None }, args.limit, &args.common)
+    let until = Until { worlds: numbers.end - numbers.start, plateau: None };
+    run(&draw, ("--first", numbers.start), until, args.limit, &args.common)
 }
 
 fn run(

@@ -95,8 +95,14 @@ pub enum FeedTrick {
     DroppedKey,
     /// More bytes than any message has.
     Endless,
+    /// A head with nearly the highest number that there is, signed by the feed's key, which somebody stole, or by a publisher
+    /// gone mad.
+    FastForward,
     /// The next head, signed by the feed's very key for another fleet.
     Foreign,
+    /// The same with a number that a publisher could have come to. This one a gateway cannot refuse: it waits for a set that
+    /// nobody has, until the root keys put another key in the place of that one.
+    Leap,
     /// The newest head, where another is kept.
     Misplaced,
     /// A next trust bundle with a thief's root key, which that key alone has signed,
@@ -112,10 +118,12 @@ pub enum FeedTrick {
 
 impl FeedTrick {
     /// The names in scenario files, as `what`.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("dropped_key", Self::DroppedKey),
         ("endless", Self::Endless),
+        ("fast_forward", Self::FastForward),
         ("foreign", Self::Foreign),
+        ("leap", Self::Leap),
         ("misplaced", Self::Misplaced),
         ("new_roots_alone", Self::NewRootsAlone),
         ("old_roots_alone", Self::OldRootsAlone),
@@ -128,7 +136,9 @@ impl FeedTrick {
         match self {
             Self::DroppedKey => "broker.feed dropped_key",
             Self::Endless => "broker.feed endless",
+            Self::FastForward => "broker.feed fast_forward",
             Self::Foreign => "broker.feed foreign",
+            Self::Leap => "broker.feed leap",
             Self::Misplaced => "broker.feed misplaced",
             Self::NewRootsAlone => "broker.feed new_roots_alone",
             Self::OldRootsAlone => "broker.feed old_roots_alone",

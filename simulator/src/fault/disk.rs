@@ -21,6 +21,10 @@ pub(super) const NAMES: &[Named] = &[
     ("disk.readonly", &[], |text| text.refusal(Refusal::ReadOnly)),
     ("disk.sync", &whats(&Part::ALL), |text| text.sync(Sync::Fails)),
     ("era.rotten", &[], |text| text.disk(Damage::RowRotten)),
+    ("file.rotten", &whats(&Damage::FILES), |text| {
+        let damage = text.one_of(&Damage::FILES)?;
+        text.disk(damage)
+    }),
     ("image.clone", &[], |text| Ok(Kind::DiskClone { age: text.age("of the copy that runs")? })),
     ("image.rollback", &[], |text| text.disk(Damage::ImageRolledBack)),
     ("tail.forged", &[], |text| text.disk(Damage::TailForged)),
@@ -30,6 +34,16 @@ pub(super) const NAMES: &[Named] = &[
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Damage {
+    /// A bit of the key that signs the audit flipped,
+    AuditKeyRotten,
+    /// of the trust bundle,
+    BundleRotten,
+    /// of what is revoked,
+    FeedRotten,
+    /// of the policy,
+    PolicyRotten,
+    /// or of a grant or a task.
+    WalletRotten,
     /// The whole state folder is what it was a while ago.
     ImageRolledBack,
     /// A bit of a row of the audit flipped.
@@ -49,9 +63,23 @@ pub enum Damage {
 }
 
 impl Damage {
+    /// Those of one state file, by the names in scenario files, as `what`.
+    pub const FILES: [(&'static str, Self); 5] = [
+        ("audit_key", Self::AuditKeyRotten),
+        ("bundle", Self::BundleRotten),
+        ("feed", Self::FeedRotten),
+        ("policy", Self::PolicyRotten),
+        ("wallet", Self::WalletRotten),
+    ];
+
     /// The name in scenario files.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::AuditKeyRotten => "file.rotten audit_key",
+            Self::BundleRotten => "file.rotten bundle",
+            Self::FeedRotten => "file.rotten feed",
+            Self::PolicyRotten => "file.rotten policy",
+            Self::WalletRotten => "file.rotten wallet",
             Self::ImageRolledBack => "image.rollback",
             Self::RowRotten => "era.rotten",
             Self::SlotDeleted => "anchor.deleted",

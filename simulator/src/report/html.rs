@@ -505,7 +505,7 @@ fn shades(first: &Shown) -> Vec<Value> {
         ("link", &["link."]),
         ("broker", &["broker."]),
         ("service", &["service."]),
-        ("power", &["power.", "reboot", "suspend", "process.", "anchor.", "image.", "tail."]),
+        ("power", &["power.", "reboot", "suspend", "process.", "anchor.", "era.", "file.", "image.", "tail."]),
         ("disk", &["sync", "disk"]),
         ("clock", &["clock."]),
     ];

@@ -11,8 +11,11 @@ use crate::bites::{self, Bite};
 use crate::mutants::broken;
 
 /// Kinds of which no row shows that they bite, and why.
-const NOT_SHOWN: [(&str, &str); 1] =
-    [("broker.delay lists", "who lacks a list connects anew, and reads what the broker keeps: that is not late")];
+const NOT_SHOWN: [(&str, &str); 1] = [(
+    "broker.delay lists",
+    "what is published is at its place at once, before the head that names it, and who lacks it reads it there; a copy that \
+     comes late to who reads there still adds nothing that the head did not bring, and is refused as any old one",
+)];
 
 #[test]
 fn each_fault_reveals_what_it_alone_can() {

@@ -10,8 +10,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use hardtack::agent::effects::{Entry, StoredRecord};
-use hardtack::agent::salvage::{Hole, Remains, Wanted};
+use hardtack::agent::effects::{Entry, StateFile, StoredRecord};
+use hardtack::agent::salvage::{Hole, Remains};
 use hardtack::agent::Batch;
 use hardtack::ids::EraId;
 use hardtack::profile::QueueLimits;
@@ -24,7 +24,7 @@ use rand_core::RngCore;
 use tempfile::TempDir;
 
 use super::image::Image;
-use crate::disk::Fate;
+use crate::disk::{flipped, Fate, Rot};
 use crate::fault::{Damage, Part, Refusal};
 use crate::level::{Broke, RealDisk};
 use crate::random::{below, stream};
@@ -225,7 +225,7 @@ impl RealDisk for Store {
         left.lay_out(&self.folder).map_err(broke)
     }
 
-    fn refused(&mut self, batch: Batch, how: Refusal, (whole, torn): (u64, u64)) -> Result<(), Broke> {
+    fn refused(&mut self, batch: Batch, how: Refusal, (whole, torn): (u64, u64)) -> Result<bool, Broke> {
         let mut opened = self.opened.take().ok_or_else(|| broke("a commit without a store"))?;
         let before = self.image()?;
         let refusal = match how {
@@ -233,11 +233,17 @@ impl RealDisk for Store {
             Refusal::ReadOnly => store::Refusal::ReadOnly,
         };
         store::refuse(&self.folder, Some(refusal));
-        let (first, second) = (opened.commit(batch), opened.commit(Batch::default()));
+        let first = opened.commit(batch);
+        if first.is_ok() {
+            store::refuse(&self.folder, None);
+            self.opened = Some(opened);
+            return Ok(false);
+        }
+        let second = opened.commit(Batch::default());
         drop(opened);
         store::refuse(&self.folder, None);
         let Err(StoreError::File(_) | StoreError::Engine { .. }) = first else {
-            return Err(broke("a write was refused, and the commit was taken for durable"));
+            return Err(broke("a write was refused, and the commit failed for something else"));
         };
         let Err(StoreError::Failed) = second else {
             return Err(broke("a write was refused, and the store took another commit"));
@@ -248,8 +254,11 @@ impl RealDisk for Store {
                 Err(broke("what is read-only was changed"))
             }
             // The engine's last words are not asked about, and would be refused as well.
-            Refusal::ReadOnly if !left.reads_like(&before) => before.lay_out(&self.folder).map_err(broke),
-            Refusal::NoRoom | Refusal::ReadOnly => Ok(()),
+            Refusal::ReadOnly if !left.reads_like(&before) => {
+                before.lay_out(&self.folder).map_err(broke)?;
+                Ok(true)
+            }
+            Refusal::NoRoom | Refusal::ReadOnly => Ok(true),
         }
     }
 
@@ -322,16 +331,16 @@ impl RealDisk for Store {
         Ok(())
     }
 
-    fn refuses(&mut self) -> Result<(), Broke> {
+    fn refuses(&mut self) -> Result<bool, Broke> {
         self.opened = None;
         let Some([_, left]) = &self.newer else { return Err(broke("no newer version was here")) };
         match store::Store::open(&self.folder, &self.limits) {
             Err(StoreError::NewerFormat { found, .. }) if found == store::FORMAT + 1 => {}
             Err(other) => return Err(broke(format!("it is refused for something else: {other}"))),
-            Ok(_) => return Err(broke("it is opened")),
+            Ok(_) => return Ok(false),
         }
         match self.image()?.reads_like(left) {
-            true => Ok(()),
+            true => Ok(true),
             false => Err(broke("it is refused, and was changed")),
         }
     }
@@ -352,7 +361,14 @@ impl RealDisk for Store {
         std::fs::write(self.folder.join(".format.tmp"), format!("{}\n", store::FORMAT + 1)).map_err(broke)
     }
 
-    fn damage(&mut self, damage: Damage, copy: u32, row: Option<(EraId, Wanted)>) -> Result<bool, Broke> {
+    fn put_back(&mut self, file: &StateFile, content: Vec<u8>) -> Result<(), Broke> {
+        self.opened = None;
+        let mut image = self.image()?;
+        image.set(Path::new(&file.path()), Some(content));
+        image.lay_out(&self.folder).map_err(broke)
+    }
+
+    fn damage(&mut self, damage: Damage, copy: u32, rot: Option<Rot>) -> Result<bool, Broke> {
         self.opened = None;
         let copy = self.copies.iter().position(|(number, _)| *number == copy).map(|at| self.copies.remove(at).1);
         let before = self.image()?;
@@ -379,10 +395,26 @@ impl RealDisk for Store {
             (Damage::SlotsGone, _, _) => slots.iter().for_each(|slot| image.set(slot, None)),
             (Damage::ImageRolledBack, _, Some(copy)) => image = copy,
             (Damage::TailForged, _, _) => return self.forge_tail(),
-            (Damage::RowRotten, _, _) => {
-                let Some(row) = row else { return Ok(false) };
-                return Ok(store::rot(&self.folder, row, self.torn.next_u64()).map_err(broke)? > 0);
-            }
+            (
+                Damage::AuditKeyRotten
+                | Damage::BundleRotten
+                | Damage::FeedRotten
+                | Damage::PolicyRotten
+                | Damage::RowRotten
+                | Damage::WalletRotten,
+                _,
+                _,
+            ) => match rot {
+                None => return Ok(false),
+                Some(Rot::Row(era, row)) => {
+                    return Ok(store::rot(&self.folder, (era, row), self.torn.next_u64()).map_err(broke)? > 0);
+                }
+                Some(Rot::Bit(file, bit)) => {
+                    let path = PathBuf::from(file.path());
+                    let content = image.file(&path).map(|content| flipped(content, bit));
+                    image.set(&path, content);
+                }
+            },
             (
                 Damage::SlotDeleted
                 | Damage::SlotRotten

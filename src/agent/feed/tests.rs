@@ -367,6 +367,34 @@ fn the_past_another_history_and_other_sets_are_refused() {
     assert_eq!(behind.piece(&piece.to_bytes(), Timestamp(0)), Err(Refused::DigestMismatch));
 }
 
+/// A thief of the key, or a publisher gone mad, signs any number.
+#[test]
+fn a_head_further_ahead_than_a_publisher_can_have_come_takes_no_place_and_what_it_revokes_counts() {
+    let publisher = published(&mut ChaCha20Rng::from_seed([9; 32]), 20);
+    let mut feed = Feed::default();
+    publisher.heal(&mut feed);
+    let head = |seq: u64, later: Millis| {
+        let mut believed = publisher.newest().clone();
+        believed.head.seq = seq;
+        believed.head.issued_at = believed.head.issued_at + later;
+        (believed.position.seq, believed.step.end) = (seq, seq);
+        believed.additions = RevocationSet::default();
+        believed.additions.add_rule(Selector::owner("ann"), Timestamp::from_secs(2_000 * HOUR));
+        believed
+    };
+    let most = 20 + LEAP_MAX;
+    let leaps = |offered, most| Refused::LeapsAhead { offered, known: 20, most };
+    let first = feed.announce(head(u64::MAX - 1, Millis(0)), Timestamp(0));
+    let refused = Some(leaps(u64::MAX - 1, most));
+    assert_eq!(first, Ok(Changed { revoked: true, refused, ..Changed::default() }));
+    assert!(holds(&feed, &head(1, Millis(0)).additions));
+    assert_eq!(feed.announce(head(most + 1, Millis(0)), Timestamp(0)), Err(leaps(most + 1, most)));
+    let later = Millis(3 * HEAD_EVERY.0);
+    assert_eq!(feed.announce(head(most + 4, later), Timestamp(0)), Err(leaps(most + 4, most + 3)));
+    assert_eq!((feed.position().unwrap().seq, feed.gathering()), (20, false), "it waits for none of them");
+    assert!(feed.announce(head(most + 3, later), Timestamp(0)).unwrap().newer, "so many can have been signed");
+}
+
 /// Whoever has the key can sign what is no set. It is not taken for a whole one, and the feed goes on.
 #[test]
 fn a_signed_part_that_is_no_part_stays_missing_and_holds_nothing_back() {

@@ -50,7 +50,14 @@ impl Folder {
         }
         check_private_dir(path)?;
         // Before the lock: what a newer version means by its lock is not known here.
-        if check_format(path)? == Format::Unwritten {
+        let format = match check_format(path) {
+            Err(StoreError::NewerFormat { .. }) if active(Mutant::NewerFormatBegun) => {
+                empty(path)?;
+                Format::Unwritten
+            }
+            format => format?,
+        };
+        if format == Format::Unwritten {
             replace(&path.join("format"), format!("{FORMAT}\n").as_bytes())?;
         }
         let lock = lock(path, &path.join("lock"))?;
@@ -114,6 +121,15 @@ impl Folder {
             Err(error) => Err(FileError::io("remove", &path, error).into()),
         }
     }
+}
+
+/// A planted bug takes everything out of a folder.
+fn empty(folder: &Path) -> Result<(), StoreError> {
+    for path in list(folder)?.into_iter().map(|name| folder.join(name)) {
+        let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        gone.map_err(|error| FileError::io("remove", &path, error))?;
+    }
+    Ok(())
 }
 
 /// The content of those of these paths that are state files. One that cannot be read is told and left out.

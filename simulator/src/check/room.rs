@@ -82,7 +82,6 @@ fn quota_bytes(limits: &QueueLimits) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::field_reassign_with_default, reason = "a medium has fields of its own")]
 mod tests {
     use super::*;
     use crate::report::Status;

@@ -55,10 +55,12 @@ impl World<'_> {
             Act::BrokerFeed { device, trick } => self.plant_on_feed(device, trick),
             Act::BrokerForget { what } => {
                 let changed = self.broker.forget(what);
+                self.broker_loses();
                 self.struck(what.name(), changed);
             }
             Act::BrokerHostile { how } => {
                 let began = how != Hostility::default();
+                self.broker_loses();
                 self.fault(if began { Turn::Begins } else { Turn::Ends });
                 self.broker.turn(how);
             }
@@ -69,6 +71,7 @@ impl World<'_> {
             }
             Act::BrokerRestore { backup } => {
                 let deliveries = self.broker.restore(backup);
+                self.broker_loses();
                 self.struck("broker.restore", !deliveries.is_empty());
                 self.broker_says(deliveries);
             }
@@ -234,9 +237,11 @@ impl World<'_> {
                     return;
                 }
                 self.operator.stop();
+                // What was signed while it was not connected the broker does not have.
+                let told = self.broker.service_is_connected();
                 self.broker.disconnect_service();
                 let newest = self.devices.iter().map(|device| self.operator.newest(&device.name));
-                let behind = |(device, newest): &(u32, Owed)| self.checks.feed.lacks(*device, newest).is_some();
+                let behind = |(device, newest): &(u32, Owed)| told && self.checks.feed.lacks(*device, newest).is_some();
                 self.behind = (0..).zip(newest).filter(behind).collect();
             }
             Act::Distinct { device, pick } => self.ask_for_something_new(device, pick),
@@ -263,12 +268,13 @@ impl World<'_> {
         }
     }
 
-    /// The service was away: who was behind then, and had nothing but the broker since, has caught up.
+    /// The service was away: who was behind then, and had nothing but the broker since, has caught up. For that there must
+    /// have been a broker, and a link to it, for a while.
     fn judge_catching_up(&mut self) {
         for (number, newest) in std::mem::take(&mut self.behind) {
             let device = &self.devices[number as usize];
             let calm = self.link_up.get(&number).is_some_and(|since| self.now >= since + CALM);
-            if calm && device.is_awake() {
+            if calm && self.broker.is_up() && device.is_awake() {
                 let lacks = self.checks.feed.lacks(number, &newest);
                 live::caught_up(&mut self.checks.tally, self.now, &device.name, lacks);
             }

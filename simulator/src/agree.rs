@@ -11,13 +11,17 @@
 //!
 //! | excuse | of | from, until | what it covers |
 //! |---|---|---|---|
-//! | edge | one gateway or all | a fault's edge, so long after it | word, touch, time, room |
+//! | edge | one gateway or all | a moment before a fault's edge, so long after it | word, touch, time, room |
+//! | slow | one gateway | while its link is slow | touch |
+//! | brim | one gateway | a moment in which both levels had no room for something | room |
 //! | act | all | an operator's act, so long after it | word; and touch, where gateways connect anew for it |
 //! | hostile | all | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
-//! | cut | one gateway | power or process that went, until it was in touch since | word, touch, time, room, use |
-//! | parted | one credential | an answer to it that differed, or that nobody heard, until its end | use; all of these if it is another one |
+//! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room, use |
+//! | parted | one credential | an answer to it that differed, or that nobody heard, or a cut that left something else of its gateway's audit, until its end | use; everything if it is another one |
 //!
 //! What was asked, or answered, at one level alone is counted by itself; where that is more than a few, the levels do not agree.
+//! A cut within the next commit comes when there is one: where a gateway seldom writes, because it has no room, the two may be
+//! half a minute apart, and what programs ask meanwhile is asked of one gateway that runs and of one that does not.
 //!
 //! That word of something is known here and not there is no excuse where both had heard the same by then: with an edge, an act
 //! or a hostile broker a difference about what the fleet said counts, unless what the gateway held then differs.
@@ -29,10 +33,13 @@ use hardtack::agent::request::{Origin, ProblemCode, Reason, Reply};
 use serde::Serialize;
 
 use crate::case::Case;
+use crate::check::authority::Narrowing;
 use crate::check::clock;
+use crate::device::Device;
 use crate::fault::Hostility;
 use crate::model::Which;
-use crate::plan::{Act, Entry, Plan};
+use crate::plan::{Act, Entry, Plan, Turn};
+use crate::recovery::newest;
 use crate::report::Report;
 use crate::trace::Trace;
 use crate::workload::Asked;
@@ -61,6 +68,22 @@ pub(crate) struct Seen {
     contacts: BTreeSet<(u32, u64)>,
     /// What gateways held of what the fleet says, from when on: places in feeds, counters of emergency keys, bundles.
     held: BTreeMap<(u32, u64), BTreeMap<String, (u64, u64)>>,
+    /// When agents ended because they could not write.
+    gave_up: BTreeSet<(u32, u64)>,
+    /// Gateways whose agent ended in a commit, and has not started since.
+    interrupted: BTreeSet<u32>,
+    /// By gateway and number of the start, what it found.
+    found: BTreeMap<(u32, u64), Found>,
+}
+
+/// What a start found of the audit: what budgets were charged hangs on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Found {
+    at: u64,
+    /// Era number and index of the last record, and up to where the anchor has seen them.
+    places: [Option<(u64, u64)>; 2],
+    /// Whether the agent before it ended in a commit.
+    interrupted: bool,
 }
 
 /// A request of a program, and what it was answered.
@@ -97,6 +120,8 @@ enum Hangs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Excuse {
     Edge,
+    Slow,
+    Brim,
     Act(Moves),
     Hostile,
     Cut,
@@ -152,7 +177,7 @@ pub struct Agreement {
     pub settle_ms: u64,
     /// Requests that were answered alike.
     pub same: u64,
-    /// Answered otherwise soon after an edge.
+    /// Answered otherwise soon after an edge, while the link was slow, or where there was no room at either level.
     pub edge: u64,
     /// Answered otherwise soon after an operator's act.
     pub act: u64,
@@ -217,7 +242,10 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         alone: 0,
         differences: Vec::new(),
     };
-    let edges = Edges::of(plan, case, settle);
+    let edges = Edges::of(plan, case, settle, [model, wire]);
+    let mut finds = differing_finds(model, wire).into_iter().peekable();
+    // Credentials that programs of each gateway have had so far.
+    let mut had: BTreeMap<u32, BTreeSet<Which>> = BTreeMap::new();
     let unheard = model.unheard.union(&wire.unheard).map(|credential| (*credential, Parted::ByUse));
     let mut parted: BTreeMap<Which, Parted> = unheard.collect();
     let asked: BTreeSet<(u64, u32)> = plan.entries.iter().filter_map(of_program).collect();
@@ -227,6 +255,13 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
     pairs.extend(left.into_iter().map(|(key, said)| (key, (Some(said), None))));
     for ((at, device, what), said) in pairs {
         let touched = what.credential();
+        while let Some((_, cut)) = finds.next_if(|(since, _)| since <= at) {
+            for credential in had.get(&cut).into_iter().flatten() {
+                parted.entry(*credential).or_insert(Parted::ByUse);
+            }
+        }
+        let given = [said.0, said.1].into_iter().flatten().filter_map(|answered| answered.gives);
+        had.entry(*device).or_default().extend(given.chain(touched));
         let (Some(model_said), Some(wire_said)) = said else {
             agreement.alone += 1;
             let given = [said.0, said.1].into_iter().flatten().filter_map(|answered| answered.gives);
@@ -243,7 +278,11 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let covered = |by: &[Hangs]| by.contains(&model_said.hangs) || by.contains(&wire_said.hangs);
         let heard_other_word = model.held_about(*device, *at) != wire.held_about(*device, *at);
         let in_touch = |since: u64| [model, wire].iter().all(|seen| seen.in_touch(*device, since, *at));
-        let excused = edges.excuses(*device, *at, in_touch).find(|excuse| match excuse {
+        let at_the_brim = [model, wire].iter().all(|seen| seen.has_no_room(*device, *at));
+        let brim = at_the_brim.then_some(Excuse::Brim);
+        let excused = edges.excuses(*device, *at, in_touch).chain(brim).find(|excuse| match excuse {
+            Excuse::Slow => covered(&[Hangs::Touch]),
+            Excuse::Brim => covered(&[Hangs::Room]),
             Excuse::Edge => {
                 covered(&[Hangs::Room, Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
             }
@@ -256,10 +295,11 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let by = touched.and_then(|credential| parted.get(&credential));
         let parted_so = by.filter(|by| match by {
             Parted::ByUse => covered(&[Hangs::Use]),
-            Parted::Other => covered(&[Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
+            // It was not asked with the same.
+            Parted::Other => true,
         });
         match excused.or(parted_so.map(|_| Excuse::Parted)) {
-            Some(Excuse::Edge) => agreement.edge += 1,
+            Some(Excuse::Edge | Excuse::Slow | Excuse::Brim) => agreement.edge += 1,
             Some(Excuse::Act(_)) => agreement.act += 1,
             Some(Excuse::Hostile) => agreement.hostile += 1,
             Some(Excuse::Cut) => agreement.cut += 1,
@@ -278,6 +318,18 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         parted.extend(given.map(|credential| (credential, Parted::Other)));
     }
     agreement
+}
+
+/// When starts after a commit that was cut short found something else at one level than at the other, and on which gateways.
+fn differing_finds(model: &Seen, wire: &Seen) -> BTreeSet<(u64, u32)> {
+    let all: BTreeSet<&(u32, u64)> = model.found.keys().chain(wire.found.keys()).collect();
+    let differs = |start: &&(u32, u64)| {
+        let found = [model, wire].map(|seen| seen.found.get(start));
+        let interrupted = found.iter().flatten().any(|found| found.interrupted);
+        interrupted && found[0].map(|found| found.places) != found[1].map(|found| found.places)
+    };
+    let when = |start: &(u32, u64)| [model, wire].iter().filter_map(|seen| Some(seen.found.get(start)?.at)).min();
+    all.into_iter().filter(differs).filter_map(|start| Some((when(start)?, start.0))).collect()
 }
 
 type Key = (u64, u32, Request);
@@ -299,14 +351,18 @@ struct Edges {
     at: BTreeSet<(Option<u32>, u64)>,
     acts: BTreeSet<(Moves, u64)>,
     cuts: BTreeSet<(u32, u64)>,
+    /// From when until when links were slow.
+    slow: Vec<(u32, u64, u64)>,
     /// When the broker began and ceased to be hostile, and when all that it kept back has been said again at the latest.
     hostile: Vec<(u64, u64, u64)>,
 }
 
 impl Edges {
-    fn of(plan: &Plan, case: &Case, settle: u64) -> Self {
-        let (at, acts, cuts) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut edges = Self { settle, at, acts, cuts, hostile: Vec::new() };
+    fn of(plan: &Plan, case: &Case, settle: u64, seen: [&Seen; 2]) -> Self {
+        let (at, acts) = (BTreeSet::new(), BTreeSet::new());
+        let cuts = seen.into_iter().flat_map(|seen| &seen.gave_up).copied().collect();
+        let mut edges = Self { settle, at, acts, cuts, slow: Vec::new(), hostile: Vec::new() };
+        let mut slow: BTreeMap<u32, (u32, u64)> = BTreeMap::new();
         // Everybody starts.
         edges.at.insert((None, case.scenario().start));
         let mut hostile_since = None;
@@ -326,6 +382,14 @@ impl Edges {
             {
                 edges.cuts.insert((device, entry.at));
             }
+            if let Act::LinkSlow { device, turn, .. } = entry.act {
+                let (count, since) = slow.remove(&device).unwrap_or((0, entry.at));
+                match turn {
+                    Turn::Begins => drop(slow.insert(device, (count + 1, since))),
+                    Turn::Ends if count > 1 => drop(slow.insert(device, (count - 1, since))),
+                    Turn::Ends => edges.slow.push((device, since, entry.at + settle)),
+                }
+            }
             if let Act::BrokerHostile { how } = entry.act {
                 let since = hostile_since.take();
                 match how == Hostility::default() {
@@ -338,20 +402,27 @@ impl Edges {
             }
         }
         edges.hostile.extend(hostile_since.map(|since| (since, u64::MAX, u64::MAX)));
+        edges.slow.extend(slow.into_iter().map(|(device, (_, since))| (device, since, u64::MAX)));
         edges
     }
 
     /// What excuses a gateway's answer at a time. `in_touch`: whether it has been in touch since some time.
     fn excuses(&self, device: u32, at: u64, in_touch: impl Fn(u64) -> bool) -> impl Iterator<Item = Excuse> {
-        let soon = at.saturating_sub(self.settle);
-        let near = |of| self.at.range((of, soon)..=(of, at)).next().is_some();
+        // What begins before the answer is there may keep it back.
+        let (soon, answered) = (at.saturating_sub(self.settle), at + ANSWERED);
+        let near = |of| self.at.range((of, soon)..=(of, answered)).next().is_some();
+        let slow = self.slow.iter().any(|(of, began, ended)| *of == device && (*began..*ended).contains(&at));
         let acted = |moves| self.acts.range((moves, soon)..=(moves, at)).next().map(|_| Excuse::Act(moves));
         let hostile = |(began, ended, last): &(u64, u64, u64)| (*began..*last).contains(&at) && !in_touch(*ended);
         let cut = self.last_cut(device, at).is_some_and(|cut| !in_touch(cut));
         let edge = (near(None) || near(Some(device))).then_some(Excuse::Edge);
         let hostile = self.hostile.iter().any(hostile).then_some(Excuse::Hostile);
         let acts = [Moves::Gateways, Moves::Nobody].map(acted).into_iter().flatten();
-        edge.into_iter().chain(acts).chain(hostile).chain(cut.then_some(Excuse::Cut))
+        edge.into_iter()
+            .chain(slow.then_some(Excuse::Slow))
+            .chain(acts)
+            .chain(hostile)
+            .chain(cut.then_some(Excuse::Cut))
     }
 
     /// When power or process went away last, if they did.
@@ -361,9 +432,20 @@ impl Edges {
 }
 
 impl Seen {
+    /// An agent ended in a commit, or its disk lost what it had said that it had.
+    pub(crate) fn interrupted(&mut self, device: u32) {
+        self.interrupted.insert(device);
+    }
+
     /// Whether a gateway was in touch after some time and until another.
     fn in_touch(&self, device: u32, after: u64, until: u64) -> bool {
         after < until && self.contacts.range((device, after + 1)..=(device, until)).next().is_some()
+    }
+
+    /// Whether a gateway had no room for something that it was asked about at that moment.
+    fn has_no_room(&self, device: u32, at: u64) -> bool {
+        let near = |(when, of, _): &Key| *of == device && when.abs_diff(at) <= ANSWERED;
+        self.answered.iter().any(|answered| answered.hangs == Hangs::Room && near(&answered.key))
     }
 
     /// What a gateway held of what the fleet says when it was asked, and until it answered.
@@ -509,6 +591,11 @@ impl std::fmt::Display for Request {
     }
 }
 
+/// Whether a decision is asked for with a token whose holder narrowed it to a time.
+fn bounds_time(asked: &Asked) -> bool {
+    matches!(asked, Asked::Decision(presented) if matches!(presented.narrowing, Some(Narrowing::Until(_))))
+}
+
 impl World<'_> {
     /// A program was answered, for whoever compares levels.
     pub(crate) fn note_answer(&mut self, device: u32, at: u64, (asked, act): (&Asked, Option<usize>), reply: &Reply) {
@@ -528,6 +615,9 @@ impl World<'_> {
             | Asked::Status => return,
         };
         let (said, hangs) = match reply {
+            Reply::Decision(decision) if decision.reason == Reason::CheckFailed && bounds_time(asked) => {
+                (decision.reason.name(), Hangs::Time)
+            }
             Reply::Decision(decision) => (decision.reason.name(), hangs(decision.reason)),
             Reply::Problem(problem) => (problem.code.name(), hangs_of(problem.code)),
             Reply::Task(task) if task.origin == Origin::Issued => ("issued", Hangs::Touch),
@@ -568,6 +658,21 @@ impl World<'_> {
         if held.insert(what, place) != Some(place) {
             self.seen.held.insert((device, self.now), held);
         }
+    }
+
+    /// An agent ended because it could not write.
+    pub(crate) fn note_gave_up(&mut self, device: u32) {
+        self.seen.gave_up.insert((device, self.now));
+    }
+
+    /// What the next start of an agent finds on its disk.
+    pub(crate) fn note_find(&mut self, device: u32) {
+        let Device { disk, starts, .. } = &self.devices[device as usize];
+        let medium = disk.durable();
+        let anchored = newest(medium).and_then(|anchor| Some((anchor.era?.number, anchor.next_index)));
+        let places = [medium.records().max(), anchored];
+        let interrupted = self.seen.interrupted.remove(&device);
+        self.seen.found.insert((device, *starts), Found { at: self.now, places, interrupted });
     }
 
     /// A gateway was in touch with its fleet.
@@ -682,6 +787,40 @@ mod tests {
                 assert_eq!(differ(after, never, &unheard), not, "{never:?} hangs on nothing");
             }
         }
+    }
+
+    #[test]
+    fn what_a_start_found_otherwise_parts_what_was_in_programs_hands_by_then() {
+        let case = Case::parse(PLAN, None).unwrap();
+        let entries = case.plan().entries.iter().filter_map(of_program);
+        let times: Vec<u64> =
+            entries.map(|(at, _)| at).filter(|at| *at >= case.scenario().start + 30 * MINUTE).collect();
+        let (first, second) = (times[0], times[1]);
+        let (old, new) = (Which::Nth(0, 3), Which::Nth(0, 4));
+        let asked = |at, credential, reason: Reason| {
+            let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
+            let key = (at, 0, Request::Decide { credential: Some(credential), operation, resource, risk });
+            Answered { key, said: reason.name(), hangs: hangs(reason), gives: None }
+        };
+        let check = |at, ends, interrupted, credential, reason| {
+            let seen = [(ends, Reason::Allowed), (5, reason)].map(|(end, reason)| {
+                let found = Found { at, places: [Some((3, end)), Some((3, 4))], interrupted };
+                Seen {
+                    answered: vec![asked(first, old, Reason::Allowed), asked(second, credential, reason)],
+                    found: BTreeMap::from([((0, 2), found)]),
+                    ..Seen::default()
+                }
+            });
+            let Agreement { parted, differences, .. } = compare(&case, case.plan(), &seen[0], &seen[1]);
+            (parted, differences.len())
+        };
+        let spent = Reason::UsesSpent;
+        assert_eq!(check(first + 1, 6, true, old, spent), (1, 0), "one found a record more");
+        assert_eq!(check(first + 1, 5, true, old, spent), (0, 1), "both found the same");
+        assert_eq!(check(first + 1, 6, false, old, spent), (0, 1), "no commit was cut short");
+        assert_eq!(check(first + 1, 6, true, new, spent), (0, 1), "it was handed out later");
+        assert_eq!(check(second + 1, 6, true, old, spent), (0, 1), "that was after the answer");
+        assert_eq!(check(first + 1, 6, true, old, Reason::Revoked), (0, 1), "it is no matter of use");
     }
 
     #[test]

@@ -494,6 +494,9 @@ impl World<'_> {
     }
 
     pub(crate) fn broker_stops(&mut self, retained: Retained) {
+        if retained == Retained::Lost {
+            self.broker_loses();
+        }
         for conn in self.broker.stop(retained) {
             self.send(conn, End::Device, Packet::Closed);
             self.close(conn, End::Broker);
@@ -501,8 +504,15 @@ impl World<'_> {
         self.operator.disconnected();
     }
 
+    /// What the broker was given to keep it may not have any more: who was behind may have nothing to catch up by.
+    pub(crate) fn broker_loses(&mut self) {
+        self.behind.clear();
+        self.broker_lost = Some(self.now);
+    }
+
     pub(crate) fn broker_starts(&mut self) {
         self.broker.start();
+        self.link_up.values_mut().for_each(|since| *since = self.now);
         self.schedule(self.now + SERVICE_RETRY_MS, Happening::ServiceConnect);
     }
 

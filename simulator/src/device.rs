@@ -16,6 +16,7 @@ use hardtack::wire::revocation::set::RevocationSet;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
+use crate::check::room::HeldOver;
 use crate::clocks::{Battery, Clocks};
 use crate::disk::{Disk, Medium, Step};
 use crate::fault::{Part, Refusal, WallAfter};
@@ -92,8 +93,8 @@ pub(crate) struct Device {
     keys: Box<[u8; 96]>,
     seeds: ChaCha8Rng,
     profile: Profile,
-    /// Bytes that its audit took when it was given a quota that is smaller than that.
-    held_over: u64,
+    /// What its audit took when it was given another quota.
+    held_over: HeldOver,
 }
 
 /// The profile as agents here take it: a busy host must not change what is decided, and structure and iterations bound the
@@ -238,7 +239,7 @@ impl Device {
             keys: Box::new(*keys.to_bytes()),
             seeds: stream(seed, &entity, "starts"),
             profile: on_a_busy_host(&scenario.profile),
-            held_over: 0,
+            held_over: HeldOver::default(),
         }
     }
 
@@ -255,16 +256,13 @@ impl Device {
         let next = on_a_busy_host(profile);
         let changed = self.profile != next;
         self.profile = next;
-        self.held_over = self.disk.used_bytes();
+        self.held_over = HeldOver::at(self.disk.used_bytes());
         changed
     }
 
-    /// What its audit may take beside its quota: what it took when that became smaller, until it has once been within it.
+    /// What its audit may take beside its quota: what is left of what it took when that became smaller.
     pub(crate) fn held_over(&mut self) -> u64 {
-        if self.disk.used_bytes() <= self.profile.queue.quota_mib.saturating_mul(1024 * 1024) {
-            self.held_over = 0;
-        }
-        self.held_over
+        self.held_over.left(self.disk.used_bytes(), &self.profile.queue)
     }
 
     /// All that a start needs, read from the disk. None without power.

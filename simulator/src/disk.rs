@@ -220,22 +220,6 @@ impl Medium {
 }
 
 impl Medium {
-    /// Of the entries written since it was so, the first ones stay by chance; eras that went since are there again.
-    fn lose_entries_since(&mut self, before: &Self, mut fate: impl FnMut() -> Fate) {
-        let mut ended = false;
-        let shown = std::mem::replace(&mut self.eras, before.eras.clone());
-        for (era, log) in shown {
-            let kept = before.eras.get(&era).map_or(0, Vec::len);
-            for entry in log.into_iter().skip(kept) {
-                ended |= fate() == Fate::Lost;
-                if !ended {
-                    self.eras.entry(era).or_default().push(entry);
-                }
-            }
-        }
-        self.bytes = self.eras.values().flatten().map(|entry| encode(entry).len() as u64).sum();
-    }
-
     /// What rots by this damage, if there is something for it to befall.
     pub(crate) fn rots(&self, damage: Damage, pick: u64) -> Option<Rot> {
         let files: Vec<_> = self.files.iter().filter(|(file, _)| is_of(damage, file)).collect();
@@ -331,10 +315,10 @@ impl Medium {
     }
 
     /// Each file is what it was, by chance.
-    fn lose_files_since(&mut self, before: BTreeMap<StateFile, Vec<u8>>, mut fate: impl FnMut() -> Fate) {
+    fn lose_files_since(&mut self, before: BTreeMap<StateFile, Vec<u8>>, fate: impl Fn(&str) -> Fate) {
         let names: BTreeSet<StateFile> = before.keys().chain(self.files.keys()).cloned().collect();
         for name in names {
-            if fate() == Fate::Lost {
+            if fate(&name.path()) == Fate::Lost {
                 match before.get(&name) {
                     Some(content) => drop(self.files.insert(name, content.clone())),
                     None => drop(self.files.remove(&name)),
@@ -422,17 +406,21 @@ impl Disk {
         self.lies.remove(&part);
     }
 
-    /// The supply failed, and what was in the drive's memory only met its fate. Returns the parts that lost something,
-    /// and the records of which nothing that is left speaks: those past the newest anchor.
-    pub(crate) fn forget_what_lies(&mut self, mut fate: impl FnMut() -> Fate) -> (Vec<Part>, Vec<(u64, u64)>) {
+    /// The supply failed, and what was in the drive's memory only is gone: of files each by itself, by the fate that its path
+    /// has. Returns the parts that lost something, and the records of which nothing that is left speaks: those past the newest
+    /// anchor.
+    pub(crate) fn forget_what_lies(&mut self, fate: impl Fn(&str) -> Fate) -> (Vec<Part>, Vec<(u64, u64)>) {
         let mut lost = Vec::new();
         let before = self.durable.clone();
         for (part, before) in std::mem::take(&mut self.lies) {
             let shown = self.durable.clone();
             match part {
                 Part::Anchor => self.durable.slots = before.slots,
-                Part::Era => self.durable.lose_entries_since(&before, &mut fate),
-                Part::Files => self.durable.lose_files_since(before.files, &mut fate),
+                Part::Era => {
+                    self.durable.eras = before.eras;
+                    self.durable.weigh_again();
+                }
+                Part::Files => self.durable.lose_files_since(before.files, &fate),
             }
             if self.durable != shown {
                 lost.push(part);

@@ -97,9 +97,9 @@ impl Holders {
         [&self.operator, &self.thief].into_iter().map(|holder| (holder.name, holder.public()))
     }
 
-    /// The operator's key and the counter of his newest statement, once there is one.
-    pub(crate) fn newest(&self) -> Option<(KeyId, u64)> {
-        self.operator.newest().map(|(_, said, _)| (said.key, said.counter))
+    /// The operator's newest statement, once there is one.
+    fn newest(&self) -> Option<&Emergency> {
+        self.operator.newest().map(|(_, said, _)| said)
     }
 
     /// Whether a statement is one that was signed here, and how it was made.
@@ -211,6 +211,16 @@ impl World<'_> {
         if let Some(publish) = publish.filter(|_| self.broker.is_up()) {
             self.give_broker(trick.name(), publish);
         }
+    }
+
+    /// The operator's key, and the counter of the statement that gateways must hold in the end: his newest, if it still
+    /// revokes anything. Nobody says again what is over, nor what the broker lost before the service had heard of it.
+    pub(crate) fn emergency_owed(&self) -> Option<(KeyId, u64)> {
+        let said = self.operator.emergencies.newest()?;
+        let in_force = said.rules.iter().any(|(_, until)| until > date(self.now));
+        let lost = self.broker_lost.is_some_and(|lost| said.issued_at <= date(lost));
+        let told = !lost || self.operator.has_heard(said.key, said.counter);
+        (in_force && told).then_some((said.key, said.counter))
     }
 
     /// Gives the broker something to keep. Where it has just that already, nothing comes of it.

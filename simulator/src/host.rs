@@ -10,6 +10,7 @@ use std::convert::Infallible;
 
 use hardtack::agent::effects::{Answer, Entry, LinkCommand, LogEvent, StateFile, StoredRecord};
 use hardtack::agent::feed::Held;
+use hardtack::agent::request::Mode;
 use hardtack::agent::room::Taken;
 use hardtack::agent::{Agent, Anchor, Batch, Effects, Input, LinkEvent, Outgoing, Unstartable};
 use hardtack::ids::{EraId, FeedId, GrantId, KeyId};
@@ -145,7 +146,7 @@ impl World<'_> {
         let device = &mut self.devices[number as usize];
         device.starts += 1;
         (device.damaged, device.whole_bundle) = (false, None);
-        let (start, mode) = (device.starts, agent.mode().name());
+        let (start, mode) = (device.starts, agent.mode());
         device.process = Some(Process {
             agent,
             start,
@@ -165,7 +166,7 @@ impl World<'_> {
         self.catches_up_from_now(number);
         self.disturbed();
         self.tell(&Event::AgentStarted { device: number, start });
-        self.tell(&Event::Mode { device: number, mode });
+        self.note_mode(number, mode);
         self.note_running(number);
         self.commit(number, effects);
         self.pump(number);
@@ -224,6 +225,7 @@ impl World<'_> {
         }
         self.note_durable(number, durable);
         self.checks.emergency.found(number);
+        self.note_find(number);
     }
 
     /// A round trip counts.
@@ -232,6 +234,13 @@ impl World<'_> {
         let Contact { at, powered, time, radius, trip } = contact;
         self.checks.clock.contact(number, at, powered, (time, radius, trip));
         self.checks.authority.contact(number, self.now);
+    }
+
+    fn note_mode(&mut self, number: u32, mode: Mode) {
+        if mode == Mode::Locked {
+            self.checks.authority.locked(number, self.now);
+        }
+        self.tell(&Event::Mode { device: number, mode: mode.name() });
     }
 
     /// Whether an agent runs and is awake, for the fleet's answers.
@@ -294,6 +303,10 @@ impl World<'_> {
         let process = self.devices[number as usize].process.as_mut();
         let (contact, heard) =
             process.map_or((None, Vec::new()), |process| (process.contact.take(), std::mem::take(&mut process.heard)));
+        // What the same messages made it hang up for may have come before the answer, which it then did not hear.
+        let hung_up = outgoing.link.iter().any(|command| matches!(command, LinkCommand::Close));
+        let took_it = batch.anchor.as_ref().is_some_and(|anchor| self.checks.clock.is_newly_synced(number, anchor));
+        let contact = contact.filter(|_| !hung_up || took_it);
         if let Some(Contact { time, radius, trip, .. }) = contact {
             let powered = self.devices[number as usize].powered(now);
             self.checks.clock.expect_contact(number, powered, (time, radius, trip));
@@ -350,7 +363,7 @@ impl World<'_> {
         let first = device.boundaries;
         device.boundaries += count + 1;
         if let Some(cut) = self.cut.filter(|cut| (first..=first + count).contains(&cut.boundary)) {
-            self.stop(number, Some(cut.boundary - first), &mut || cut.fate);
+            self.stop(number, Some(cut.boundary - first), &mut || cut.fate, &|_| cut.fate);
             self.schedule(self.now + window.off, Happening::PowerOn { device: number, wall: window.wall });
             return true;
         }
@@ -537,7 +550,7 @@ impl World<'_> {
         self.answer(number, outgoing.replies);
         for log in outgoing.logs {
             if let LogEvent::ModeChanged { to, .. } = &log {
-                self.tell(&Event::Mode { device: number, mode: to.name() });
+                self.note_mode(number, *to);
             }
             self.tell(&Event::Logged { device: number, line: format!("{log:?}") });
         }
@@ -721,21 +734,27 @@ impl World<'_> {
             1 => Fate::Kept,
             _ => Fate::Torn,
         };
-        self.stop(number, Some(done), &mut fate);
+        // By its name, so that it is the same wherever the file is: levels draw in another order.
+        let of_file = |path: &str| match below(&mut stream(cut.pick, path, "lies"), 2) {
+            0 => Fate::Lost,
+            _ => Fate::Kept,
+        };
+        self.stop(number, Some(done), &mut fate, &of_file);
         self.schedule(self.now + cut.lasts, Happening::PowerOn { device: number, wall: cut.wall });
     }
 
-    /// The supply fails after so many steps of the commit in progress.
-    fn stop(&mut self, number: u32, done: Option<u64>, fate: &mut dyn FnMut() -> Fate) {
+    /// The supply fails after so many steps of the commit in progress. What was not synced meets its fate, and a file that is
+    /// in the memory of a drive that lies that of its path.
+    fn stop(&mut self, number: u32, done: Option<u64>, fate: &mut dyn FnMut() -> Fate, of_file: &dyn Fn(&str) -> Fate) {
         self.disturbed();
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         let (lost, unheard_of) = if device.real.is_some() {
-            self.really_stop(number, Some(&mut *fate));
-            self.really_forget(number, fate)
+            self.really_stop(number, Some(fate));
+            self.really_forget(number, of_file)
         } else {
-            device.disk.power_cut(&mut *fate);
-            device.disk.forget_what_lies(fate)
+            device.disk.power_cut(fate);
+            device.disk.forget_what_lies(of_file)
         };
         let device = &mut self.devices[number as usize];
         let unleased = device.power_off(self.now);
@@ -743,6 +762,7 @@ impl World<'_> {
         self.tell(&Event::Stopped { device: number, off: true, steps: done });
         self.checks.audit.forgive(number, unheard_of);
         for part in lost {
+            self.seen.interrupted(number);
             let fault = Sync::Lies.name(part);
             self.took_effect(fault);
             self.suspend(number, fault);
@@ -759,6 +779,9 @@ impl World<'_> {
             return 0;
         };
         device.in_doubt = process.in_flight.as_ref().and_then(|in_flight| in_flight.contact);
+        if killed && process.in_flight.is_some() {
+            self.seen.interrupted(number);
+        }
         let (steps, batch) =
             process.in_flight.map_or_else(Default::default, |in_flight| (in_flight.steps, in_flight.batch));
         // What is refused does not come about, however the process ends.
@@ -849,6 +872,7 @@ impl World<'_> {
     /// The process is at the end of what it can do, so many steps into a commit: its connection goes with it.
     fn give_up(&mut self, number: u32, done: u64) -> u64 {
         self.disturbed();
+        self.note_gave_up(number);
         if let Some(conn) = self.devices[number as usize].process.as_ref().and_then(|process| process.conn) {
             self.send(conn, End::Broker, Packet::Closed);
         }

@@ -144,8 +144,9 @@ pub(crate) trait RealDisk {
     /// What is in the drive's memory of this part is on the medium, and syncs are honest again.
     fn come_clean(&mut self, part: Part);
 
-    /// The supply failed, and what was in the drive's memory only may be gone: the parts that lost something.
-    fn forget_what_lies(&mut self, fate: &mut dyn FnMut() -> Fate) -> Result<Vec<Part>, Broke>;
+    /// The supply failed, and what was in the drive's memory only is gone, of files by the fate that the path of each has: the
+    /// parts that lost something.
+    fn forget_what_lies(&mut self, of_file: &dyn Fn(&str) -> Fate) -> Result<Vec<Part>, Broke>;
 
     /// A segment for sending.
     fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Broke>;

@@ -349,6 +349,7 @@ mod tests {
             boots: 0,
             synced,
             grace: 0,
+            fall: None,
             misled: Timestamp(0),
         };
         Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None, revoked: false }

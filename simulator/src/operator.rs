@@ -26,7 +26,7 @@ use hardtack::fleet::rotate::Cause;
 use hardtack::fleet::service::ServiceKeys;
 use hardtack::fleet::time::{reset, Reading};
 use hardtack::fleet::{Book, Digests, Effects, FleetError, FleetKeys, Service, Settings, Write};
-use hardtack::ids::{BlockId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, Nonce, TaskId};
+use hardtack::ids::{BlockId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, KeyId, Nonce, TaskId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::segment::Upload;
@@ -781,6 +781,11 @@ impl Operator {
     pub(crate) fn open_announcement(&self, feed: &FeedId, payload: &[u8]) -> Option<Believed> {
         let trust = self.book.trust();
         Announcement::from_bytes(payload).ok()?.open(feed, &trust.fleet, trust.feed_keys(feed)).ok()
+    }
+
+    /// Whether the service has heard this statement of an emergency key, or a newer one.
+    pub(crate) fn has_heard(&self, key: KeyId, counter: u64) -> bool {
+        self.book.emergency(key).is_some_and(|known| known.said.counter >= counter)
     }
 
     /// Everything that the collector stored, in order.

@@ -131,9 +131,9 @@ impl World<'_> {
     pub(crate) fn really_forget(
         &mut self,
         number: u32,
-        fate: &mut dyn FnMut() -> Fate,
+        of_file: &dyn Fn(&str) -> Fate,
     ) -> (Vec<Part>, Vec<(u64, u64)>) {
-        let left = self.really(number, |real| match real.forget_what_lies(fate)? {
+        let left = self.really(number, |real| match real.forget_what_lies(of_file)? {
             lost if lost.is_empty() => Ok(None),
             lost => Ok(Some((lost, looked_at(real)?))),
         });

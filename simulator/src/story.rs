@@ -4,6 +4,8 @@
 //! Never: leaves something out without saying how much.
 //! Read next: `words.rs`, which has a sentence for each act; `shrink.rs`, which says how it ends.
 
+use std::collections::BTreeMap;
+
 use crate::fault::Hostility;
 use crate::plan::{Act, Entry, Occurrence};
 use crate::scenario::Span;
@@ -27,7 +29,6 @@ struct Told {
     times: usize,
     /// and until when it lasted, if it did.
     until: Option<u64>,
-    of: Option<Occurrence>,
     devices: Vec<u32>,
     words: String,
     of_program: bool,
@@ -36,9 +37,16 @@ struct Told {
 /// The acts in order of time, in so many lines at the most. Times are counted from `start`.
 pub(crate) fn of(entries: &[Entry], start: u64, lines: usize) -> Vec<String> {
     let mut all: Vec<Told> = Vec::new();
+    // Where each that may end is told of, the last where it began several times.
+    let mut begun: BTreeMap<(Occurrence, Option<u32>), usize> = BTreeMap::new();
     for entry in entries {
-        if !ended(&mut all, entry) {
-            all.push(Told::of(entry));
+        let told = entry.of.and_then(|of| begun.get(&(of, entry.act.device())).copied());
+        match told {
+            Some(place) if is_end(&entry.act) => all[place].until = Some(entry.at),
+            Some(_) | None => {
+                begun.extend(entry.of.map(|of| ((of, entry.act.device()), all.len())));
+                all.push(Told::of(entry));
+            }
         }
     }
     // Only as much is put into one line as must be.
@@ -56,18 +64,9 @@ pub(crate) fn of(entries: &[Entry], start: u64, lines: usize) -> Vec<String> {
     rest.into_iter().chain(all.iter().map(|told| told.line(start))).collect()
 }
 
-/// Whether an entry is the end of something that was told of.
-fn ended(all: &mut [Told], entry: &Entry) -> bool {
-    let ends = ends(&entry.act) || matches!(entry.act, Act::BrokerHostile { how } if how == Hostility::default());
-    let device: Vec<u32> = entry.act.device().into_iter().collect();
-    let begun = all.iter_mut().rev().find(|told| entry.of.is_some() && told.of == entry.of && told.devices == device);
-    match begun {
-        Some(told) if ends => {
-            told.until = Some(entry.at);
-            true
-        }
-        Some(_) | None => false,
-    }
+/// Whether an act is the end of something that began.
+fn is_end(act: &Act) -> bool {
+    ends(act) || matches!(act, Act::BrokerHostile { how } if *how == Hostility::default())
 }
 
 /// Whether only what is told one after the other is put into one line.
@@ -124,7 +123,6 @@ impl Told {
             last: entry.at,
             times: 1,
             until: None,
-            of: entry.of,
             words: device.map_or_else(|| words.clone(), |number| words.replace(&format!("gw-{number}"), NAMED)),
             devices: device.into_iter().collect(),
             of_program: is_of_program(&entry.act),

@@ -195,6 +195,8 @@ pub(crate) struct World<'a> {
     pub(crate) behind: Vec<(u32, Owed)>,
     /// When each gateway's link was last mended, if nothing was wrong with it since.
     pub(crate) link_up: BTreeMap<u32, u64>,
+    /// When the broker last lost, or may have thrown away, something that it had been given to keep.
+    pub(crate) broker_lost: Option<u64>,
     /// Links that were cut in this moment, and whether each way had been open.
     pub(crate) cuts: Vec<(u32, (bool, bool))>,
     pub(crate) herd: live::Herd,
@@ -323,6 +325,7 @@ impl<'a> World<'a> {
             substitutes: BTreeSet::new(),
             behind: Vec::new(),
             link_up: BTreeMap::new(),
+            broker_lost: None,
             cuts: Vec::new(),
             herd: live::Herd::default(),
             ledger: Ledger::new(count, scenario.start),
@@ -505,15 +508,18 @@ impl<'a> World<'a> {
         if self.operator.is_running() {
             live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
         }
+        let said = self.emergency_owed();
         let Checks { tally, audit, authority, emergency, evidence, feed, .. } = &mut self.checks;
-        let said = self.operator.emergencies.newest();
         for ((number, device), newest) in (0..).zip(&self.devices).zip(&self.newest_owed) {
             let status = device.last_status.as_ref();
             match device.restored {
                 Restored::Copied | Restored::No if device.ordered_locked => {
                     live::obeyed(tally, at, &device.name, newest, status)
                 }
-                Restored::Partly if status.is_some_and(|status| status.mode == Mode::Locked) => {
+                Restored::Partly
+                    if status.is_some_and(|status| status.mode == Mode::Locked)
+                        && authority.may_be_locked(number, at) =>
+                {
                     live::delivered(tally, at, &device.name, status);
                 }
                 Restored::Copied | Restored::No | Restored::Partly => {

@@ -6,7 +6,8 @@
 //!
 //! Additions that a head vouches for count at once, however many heads before it are missing. The position moves only when
 //! the set is complete, which its root proves. Up the skip ladder that takes what is new alone; where a rung is missing, or
-//! the sum is not what the root says, the snapshot takes its place, piece by piece.
+//! the sum is not what the root says, the snapshot takes its place, piece by piece. Where that is no newer than what is
+//! complete, finer rungs lead around a missing one: a long one may be more than a message holds.
 //!
 //! What is written down is written before it counts: [`Feed::written`] gives the file that says it.
 //!
@@ -14,14 +15,14 @@
 //! whoever had the key of the old era has not filled the room of the new one.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{BlockId, Hash};
 use crate::mutant::{self, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::envelope::Signed;
 use crate::wire::revocation::announcement::{rules_digest, Believed, BelievedSet, BelievedSnapshot, Head};
-use crate::wire::revocation::ladder::{steps, Step};
+use crate::wire::revocation::ladder::{steps_among, Step};
 use crate::wire::revocation::manifest::{Manifest, Part, Piece, PIECE_BYTES};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::{PartKey, RevocationSet};
@@ -44,6 +45,8 @@ const LEAP_MAX: u64 = 65_536;
 const HEAD_EVERY: Millis = Millis(10);
 /// What is fetched at a time: brokers bound what one client may ask for at once.
 const WANTED_MAX: usize = 8;
+/// With more steps than this missing the ladder is given up.
+const LACKING_MAX: usize = 64;
 
 /// A place of a feed on the broker that is read once and left.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -126,6 +129,23 @@ struct Newest {
     head: Head,
     position: Position,
     way: Way,
+    /// Steps that were asked for and did not come.
+    lacking: Lacking,
+}
+
+/// Which steps of the ladder to the newest head the broker has not.
+#[derive(Debug)]
+enum Lacking {
+    /// All the same: the sum of the steps is not what the root says.
+    Useless,
+    /// These.
+    Steps(BTreeSet<Step>),
+}
+
+impl Default for Lacking {
+    fn default() -> Self {
+        Self::Steps(BTreeSet::new())
+    }
 }
 
 /// How the newest head's set is to be made complete.
@@ -280,15 +300,17 @@ impl Feed {
         let from = from.map_or(0, |known| known.head.seq);
         let Believed { signed, head, position, step, additions } = believed;
         if newer {
-            let before = self.newest.take().filter(|newest| newest.head.era == head.era).map(|newest| newest.way);
-            let way = match (before, steps(from, head.seq)) {
+            let before = self.newest.take().filter(|newest| newest.head.era == head.era);
+            let (before, lacking) =
+                before.map_or_else(Default::default, |newest| (Some(newest.way), newest.lacking.beyond(from)));
+            let way = match (before, lacking.way(from, &head)) {
                 // What is being fetched is good for this head as well: the ladder leads on from it.
                 (Some(Way::Snapshot(fetching)), _) if fetching.target.is_some() => Way::Snapshot(fetching),
                 (Some(Way::Ladder(gathered)), Some(_)) => Way::Ladder(gathered),
                 (_, Some(_)) => Way::Ladder(Gathered::default()),
                 (_, None) => Way::Snapshot(Box::default()),
             };
-            self.newest = Some(Newest { signed, head, position, way });
+            self.newest = Some(Newest { signed, head, position, way, lacking });
         }
         if let Some(Newest { way: Way::Ladder(gathered), .. }) = &mut self.newest {
             if step.end > from && !gathered.spans.contains(&(step.begin(), step.end)) {
@@ -448,7 +470,7 @@ impl Feed {
     /// # Errors
     /// As [`Feed::complete`].
     fn climb(&mut self, floor: Timestamp) -> Result<bool, Refused> {
-        let Some(Newest { head, position, signed, way: Way::Ladder(gathered) }) = &self.newest else {
+        let Some(Newest { head, position, signed, way: Way::Ladder(gathered), .. }) = &self.newest else {
             return Ok(false);
         };
         let known = self.known.as_ref().filter(|known| known.head.era == head.era);
@@ -541,7 +563,8 @@ impl Feed {
         let known = self.known.as_ref();
         if let Some(newest) = &mut self.newest {
             let from = known.filter(|known| known.head.era == newest.head.era).map_or(0, |known| known.head.seq);
-            newest.way = match steps(from, newest.head.seq) {
+            newest.lacking = std::mem::take(&mut newest.lacking).beyond(from);
+            newest.way = match newest.lacking.way(from, &newest.head) {
                 Some(_) => Way::Ladder(Gathered::default()),
                 None => Way::Snapshot(Box::default()),
             };
@@ -551,7 +574,14 @@ impl Feed {
     fn detour(&mut self) {
         if let Some(newest) = &mut self.newest {
             newest.way = Way::Snapshot(Box::default());
+            newest.lacking = Lacking::Useless;
         }
+    }
+
+    /// The number of the complete set, in the era of the newest head.
+    fn complete_below_newest(&self) -> u64 {
+        let in_its_era = |known: &&Known| self.newest.as_ref().is_some_and(|newest| newest.head.era == known.head.era);
+        self.known.as_ref().filter(in_its_era).map_or(0, |known| known.head.seq)
     }
 
     /// The feed's era is this one. A head of another is not waited for any more: nobody tells the rest of its set.
@@ -561,12 +591,20 @@ impl Feed {
 
     /// What was wanted has not come for long: the other way, or none before the next head.
     pub fn give_up(&mut self) {
-        if let Some(newest) = &mut self.newest {
-            newest.way = match newest.way {
-                Way::Ladder(_) => Way::Snapshot(Box::default()),
-                Way::Snapshot(_) | Way::None => Way::None,
-            };
-        }
+        let (wanted, from) = (self.wanted(), self.complete_below_newest());
+        let Some(newest) = &mut self.newest else { return };
+        newest.way = match &newest.way {
+            Way::Ladder(gathered) => {
+                let steps = wanted.into_iter().filter_map(|wanted| match wanted {
+                    Wanted::Step(step) => Some(step),
+                    Wanted::Manifest | Wanted::Piece(..) => None,
+                });
+                newest.lacking.add(steps.filter(|step| !gathered.spans.contains(&(step.begin(), step.end))));
+                Way::Snapshot(Box::default())
+            }
+            Way::Snapshot(_) => newest.around(from),
+            Way::None => Way::None,
+        };
     }
 
     /// The newest head, where its set is not complete.
@@ -582,7 +620,8 @@ impl Feed {
 
     /// The connection is new: everything may be asked for again.
     pub fn retry(&mut self) {
-        if self.newest.as_ref().is_some_and(|newest| matches!(newest.way, Way::None)) {
+        if let Some(newest) = self.newest.as_mut().filter(|newest| matches!(newest.way, Way::None)) {
+            newest.lacking = Lacking::default();
             self.climb_from_known();
         }
     }
@@ -595,7 +634,7 @@ impl Feed {
             Way::Ladder(gathered) => {
                 let known = self.known.as_ref().filter(|known| known.head.era == newest.head.era);
                 let reached = gathered.reached(known.map_or(0, |known| known.head.seq));
-                let way = steps(reached, newest.head.seq).unwrap_or_default();
+                let way = newest.lacking.way(reached, &newest.head).unwrap_or_default();
                 way.into_iter().take(WANTED_MAX).map(Wanted::Step).collect()
             }
             Way::Snapshot(fetching) => fetching.wanted(),
@@ -614,18 +653,20 @@ impl Feed {
             }
         }
         let reached = self.reached();
+        let from = self.complete_below_newest();
         let known = self.known.as_ref();
-        let Some(Newest { position: newest, way, .. }) = &mut self.newest else { return Ok(Changed::default()) };
-        let Way::Snapshot(fetching) = way else { return Ok(Changed::default()) };
+        let Some(newest) = &mut self.newest else { return Ok(Changed::default()) };
+        let Way::Snapshot(fetching) = &mut newest.way else { return Ok(Changed::default()) };
         if fetching.target.is_some() {
             return Ok(Changed::default());
         }
         if position.order() <= reached && !mutant::active(Mutant::SnapshotRollsBack) {
-            // It is brought seldom: nothing to gain from it. The next head, or the next connection, finds another way.
-            *way = Way::None;
+            // It is brought seldom: nothing to gain from it. Where finer steps do not lead on, the next head, or the next
+            // connection, finds another way.
+            newest.way = newest.around(from);
             return Ok(Changed::default());
         }
-        if position.order() > newest.order() {
+        if position.order() > newest.position.order() {
             // Newer than the head that is known: the head itself is on its way, and then this is asked for again.
             return Ok(Changed::default());
         }
@@ -792,7 +833,7 @@ impl Feed {
         let mut feed = Self { known, seen, past, newest: None, early: None, beside: Some(beside) };
         if let (Some(signed), Some(head)) = (held.newest, newest) {
             let position = head.position(signed.digest());
-            feed.newest = Some(Newest { signed, head, position, way: Way::None });
+            feed.newest = Some(Newest { signed, head, position, way: Way::None, lacking: Lacking::default() });
             feed.retry();
         }
         Ok(feed)
@@ -806,6 +847,44 @@ fn add_bounded(set: &mut RevocationSet, more: &RevocationSet) -> Result<(), Refu
         return Err(Refused::TooLarge { bytes, limit: SET_BYTES_MAX });
     }
     set.apply(more)
+}
+
+impl Newest {
+    /// The way up the ladder around the steps that did not come, if some did not and there is one; else none.
+    fn around(&self, from: u64) -> Way {
+        let some = matches!(&self.lacking, Lacking::Steps(steps) if !steps.is_empty());
+        match self.lacking.way(from, &self.head).filter(|_| some) {
+            Some(_) => Way::Ladder(Gathered::default()),
+            None => Way::None,
+        }
+    }
+}
+
+impl Lacking {
+    /// The steps from a position up to a head, of those that there are: the head says which end at it.
+    fn way(&self, from: u64, to: &Head) -> Option<Vec<Step>> {
+        let Self::Steps(lacking) = self else { return None };
+        let there_is = |step: Step| !lacking.contains(&step) && (step.end < to.seq || to.step(step.level).is_some());
+        steps_among(from, to.seq, there_is)
+    }
+
+    /// What of it says something of the way from another position: that the sum was wrong says nothing.
+    fn beyond(self, from: u64) -> Self {
+        match self {
+            Self::Useless => Self::default(),
+            Self::Steps(steps) => Self::Steps(steps.into_iter().filter(|step| step.end > from).collect()),
+        }
+    }
+
+    /// These have not come either.
+    fn add(&mut self, more: impl Iterator<Item = Step>) {
+        if let Self::Steps(steps) = self {
+            steps.extend(more);
+            if steps.len() > LACKING_MAX {
+                *self = Self::Useless;
+            }
+        }
+    }
 }
 
 impl Gathered {

@@ -236,11 +236,15 @@ impl AuditCheck {
         stored: (&[Collected], &[Collected]),
     ) {
         let Some(chains) = self.conserved(tally, at, fleet, devices, stored) else { return };
-        // A damaged disk forgets where an era ended that the collector has more of.
-        let rotten = |device: u32| self.rotten.range((device, 0)..(device + 1, 0)).next().is_some();
-        let spoiled =
-            |device: &u32| self.restored.contains(device) || self.damaged.contains_key(device) || rotten(*device);
-        for (device, problem) in chains.unnamed().filter(|(device, _)| !spoiled(device)) {
+        // A damaged disk forgets where an era ended that the collector has more of: that one, and no other.
+        let spoiled = |device: u32, era: u64| {
+            let damaged = self.damaged.get(&device).is_some_and(|last| era <= *last);
+            self.restored.contains(&device) || damaged || self.rotten.contains(&(device, era))
+        };
+        for (device, era, before, problem) in chains.unnamed() {
+            if spoiled(device, era) || before.is_some_and(|before| spoiled(device, before)) {
+                continue;
+            }
             let name = &devices[device as usize].0;
             tally.tried(Id::NothingLost, at, problem.map(|problem| format!("{name}/{problem}")));
         }
@@ -502,9 +506,9 @@ impl Chains {
         all.filter_map(move |(place, event)| Some((place, of(event)?)))
     }
 
-    /// The first record of each era that has one, and how it fails to say which era was before it: a start may know of none,
-    /// an era that begins for any other reason names the one that is over, and where that ended.
-    fn unnamed(&self) -> impl Iterator<Item = (u32, Option<String>)> + '_ {
+    /// The first record of each era that has one, which era it says was before it, and how it fails to: a start may know of
+    /// none, an era that begins for any other reason names the one that is over, and where that ended.
+    fn unnamed(&self) -> impl Iterator<Item = (u32, u64, Option<u64>, Option<String>)> + '_ {
         let firsts = self.events.iter().filter(|((.., index), _)| *index == 0);
         firsts.flat_map(|((device, era, _), events)| events.iter().map(move |event| (*device, *era, event))).map(
             |(device, era, event)| {
@@ -520,14 +524,16 @@ impl Chains {
                     | Event::Repeated(_)
                     | Event::Task(_)
                     | Event::Trust(_) => {
-                        return (device, Some(format!("{era} begins with {event:?}, which names no era before it")));
+                        let problem = format!("{era} begins with {event:?}, which names no era before it");
+                        return (device, era, None, Some(problem));
                     }
                 };
+                let before = named.map(|end| end.era.number);
                 let otherwise = named
                     .filter(|end| self.ends.get(&(device, end.era)).is_some_and(|at| !at.contains(&end.next_index)));
                 let problem =
                     otherwise.map(|end| format!("{era} says that era {} ended at {}", end.era, end.next_index));
-                (device, problem)
+                (device, era, before, problem)
             },
         )
     }
@@ -895,6 +901,36 @@ mod tests {
             AuditCheck::default().finish(&mut tally, 5, &fleet(), &devices, (&[segment(events)], &[]));
             check_broken(&tally, fails);
         }
+    }
+
+    #[test]
+    fn of_a_rotten_era_nobody_knows_the_end_and_of_all_others_one_does() {
+        let named = |number| Event::Ended(EraEnd { era: EraId { number, salt: 9 }, next_index: 3, head: Hash::ZERO });
+        let era = |number, events| {
+            let mut collected = segment(events);
+            let mut header = collected.upload.header.claim().unwrap();
+            header.era.number = number;
+            header.previous = genesis(&fleet(), &name(), header.era);
+            collected.upload.header = Signed::sign(&header, &fleet(), &[&key()]);
+            collected
+        };
+        let finished = |check: &AuditCheck| {
+            let mut tally = Tally::default();
+            let devices = [(name(), key().verifying_key().into())];
+            // The first era has two records, the second says that it had three.
+            let all = [era(1, vec![named(0), decision(true)]), era(2, vec![named(1)])];
+            check.finish(&mut tally, 5, &fleet(), &devices, (&all, &[]));
+            tally
+        };
+        let rotten =
+            |eras: &[u64]| AuditCheck { rotten: eras.iter().map(|era| (0, *era)).collect(), ..AuditCheck::default() };
+        check_broken(&finished(&rotten(&[])), true);
+        check_broken(&finished(&rotten(&[1])), false);
+        check_broken(&finished(&rotten(&[2])), false);
+        check_broken(&finished(&rotten(&[3, 7])), true);
+        let damaged = |last| AuditCheck { damaged: BTreeMap::from([(0, last)]), ..AuditCheck::default() };
+        check_broken(&finished(&damaged(1)), false);
+        check_broken(&finished(&damaged(0)), true);
     }
 
     #[test]

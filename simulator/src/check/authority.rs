@@ -166,6 +166,48 @@ impl Doubt {
     }
 }
 
+/// How long what a gateway had sent may be on its way to the collector, in milliseconds: the longest that a broker sits on a
+/// message, and then some.
+const ON_ITS_WAY: u64 = 15 * 60_000;
+
+/// Whether a gateway may be locked for good by a fault that the proofs do not cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum MayLock {
+    /// No.
+    #[default]
+    No,
+    /// If the fleet has seen what it has lost. That shows when it is in touch, unless it is still on its way then: in touch
+    /// since this time, if it is.
+    IfSeen(Option<u64>),
+    /// So it was, or it must be.
+    Yes,
+}
+
+impl MayLock {
+    fn arises(&mut self, lock: Lock) {
+        *self = match (lock, *self) {
+            (Lock::Final, _) | (_, Self::Yes) => Self::Yes,
+            (Lock::Possible, Self::No | Self::IfSeen(_)) => Self::IfSeen(None),
+            (Lock::Needed | Lock::None, before) => before,
+        };
+    }
+
+    fn in_touch(&mut self, at: u64) {
+        if *self == Self::IfSeen(None) {
+            *self = Self::IfSeen(Some(at));
+        }
+    }
+
+    /// Whether it may be at a time.
+    fn at(self, at: u64) -> bool {
+        match self {
+            Self::No => false,
+            Self::IfSeen(since) => since.is_none_or(|since| at <= since + ON_ITS_WAY),
+            Self::Yes => true,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// Every rule that was ever durable here, with the latest end that was signed for it.
@@ -197,7 +239,7 @@ struct Known {
     /// There was a round trip since the last of them.
     in_touch: bool,
     /// By such a fault the gateway may be locked for good, once it is in touch.
-    may_lock: bool,
+    may_lock: MayLock,
     /// The newest heads that it may have lost by it: what is older it need not believe.
     lost: BTreeMap<FeedId, (u32, u64)>,
 }
@@ -208,6 +250,16 @@ impl Known {
     fn head(&self) -> Option<Stand> {
         let own = self.own.as_ref()?;
         self.heads.get(&own.id).copied().filter(|head| own.counts(head.order.0, head.bundle))
+    }
+
+    /// Whether the trust bundle on its disk is the newest that it can know of, and the one that gives it its feed. A head
+    /// tells of a newer one as well as an acknowledgement does.
+    fn is_told(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| {
+            let given = self.given.as_ref().is_none_or(|given| *given == own.id);
+            let named = self.heads.get(&own.id).map_or(self.named, |head| head.bundle.max(self.named));
+            given && own.bundle >= named
+        })
     }
 
     /// The gateway is in touch, or holds another list: what was in doubt is not, if both are so.
@@ -355,7 +407,7 @@ impl AuthorityCheck {
         let known = &mut self.known[device as usize];
         known.in_touch = false;
         known.must_lock |= suspension.lock == Lock::Needed;
-        known.may_lock |= matches!(suspension.lock, Lock::Final | Lock::Possible);
+        known.may_lock.arises(suspension.lock);
         if suspension.covers(Clause::Available) {
             known.excused.arises(at);
         }
@@ -379,7 +431,21 @@ impl AuthorityCheck {
         let known = &mut self.known[device as usize];
         known.must_lock = false;
         known.in_touch = true;
+        known.may_lock.in_touch(at);
         known.settle(at);
+    }
+
+    /// A gateway is locked, for whatever reason: if it may be for good, it is from now on.
+    pub(crate) fn locked(&mut self, device: u32, at: u64) {
+        let may_lock = &mut self.known[device as usize].may_lock;
+        if may_lock.at(at) {
+            *may_lock = MayLock::Yes;
+        }
+    }
+
+    /// Whether a gateway may be locked for good.
+    pub(crate) fn may_be_locked(&self, device: u32, at: u64) -> bool {
+        self.known[device as usize].may_lock.at(at)
     }
 
     /// A decision reached its caller. The disk as it was before this commit is what the gateway knew.
@@ -464,7 +530,7 @@ impl AuthorityCheck {
         match class {
             TimeClass::Bounded => {
                 let honoured = credential.honoured(moment);
-                if honoured > credential.limit() + moment.know.grace {
+                if honoured > credential.limit() + moment.know.grace_from(credential.begun_powered) {
                     let life = credential.life / 1000;
                     judge.tried(Id::Bounded, || format!("a life of {life} s, and {honoured} ms of powered-on time"));
                 }
@@ -497,7 +563,13 @@ impl AuthorityCheck {
         let known = &self.known[moment.device as usize];
         let know = &moment.know;
         let open = known.unboxed.open;
-        if !open && know.alone > self.bounds.offline_max + SLACK + know.alone / 100_000 + know.grace {
+        if !open
+            && know.alone
+                > self.bounds.offline_max
+                    + SLACK
+                    + know.alone / 100_000
+                    + know.grace_from(moment.powered.saturating_sub(know.alone))
+        {
             judge.tried(Id::BoxOffline, || format!("from a grant, after {} s without contact", know.alone / 1000));
         }
         if !open && know.boots > self.bounds.boots_max {
@@ -595,10 +667,7 @@ impl AuthorityCheck {
         });
         let provable = presented.class != TimeClass::Strict || moment.know.synced == Synced::Yes;
         let misled = moment.know.misled > date(moment.at);
-        let told = known.own.as_ref().is_some_and(|own| {
-            let given = known.given.as_ref().is_none_or(|given| *given == own.id);
-            given && own.bundle >= known.named
-        });
+        let told = known.is_told();
         let excused = known.excused.covers(credential.issued);
         fresh && told && !boxed && provable && !misled && !moment.revoked && !known.must_lock && !excused
     }
@@ -617,7 +686,7 @@ impl AuthorityCheck {
         if presented.choice != TokenChoice::Valid || !good || !self.is_fair(moment, presented, credential) {
             return;
         }
-        let (allowed, may_lock) = (denied.is_none(), self.known[moment.device as usize].may_lock);
+        let (allowed, may_lock) = (denied.is_none(), self.known[moment.device as usize].may_lock.at(moment.at));
         let (said, outcome) = denied.unwrap_or_default();
         // What has lost what the fleet has seen is to be locked.
         if may_lock && said == Reason::Locked.name() {
@@ -718,6 +787,40 @@ mod tests {
         assert_eq!(doubts(&check, 2001), [false, false, false]);
         check.damaged(DEVICE, 9000, &Suspension::of("anchor.torn").unwrap());
         assert_eq!(doubts(&check, 20_000), [true, false, false], "and again");
+    }
+
+    #[test]
+    fn what_the_fleet_has_seen_and_a_gateway_lost_locks_it_soon_after_it_is_in_touch_or_not_at_all() {
+        let mut check = check();
+        let lies = Suspension::of("disk.lies era").unwrap();
+        assert!(!check.may_be_locked(DEVICE, 500));
+        check.damaged(DEVICE, 1000, &lies);
+        check.contact(DEVICE, 5000);
+        check.contact(DEVICE, 60_000);
+        assert!(check.may_be_locked(DEVICE, 5000 + ON_ITS_WAY));
+        assert!(!check.may_be_locked(DEVICE, 5001 + ON_ITS_WAY), "nothing is on its way any more");
+        check.locked(DEVICE, 5001 + ON_ITS_WAY);
+        assert!(!check.may_be_locked(DEVICE, 5001 + ON_ITS_WAY), "that was for something else");
+        check.damaged(DEVICE, 9_000_000, &lies);
+        assert!(check.may_be_locked(DEVICE, 99_000_000), "not in touch since");
+        check.contact(DEVICE, 99_000_000);
+        check.locked(DEVICE, 99_000_001);
+        assert!(check.may_be_locked(DEVICE, 999_000_000), "it is, for good");
+    }
+
+    #[test]
+    fn who_holds_a_head_that_names_a_newer_bundle_may_deny_until_that_is_here() {
+        let mut check = check();
+        let told = |check: &AuthorityCheck| {
+            let known = &check.known[DEVICE as usize];
+            known.is_told()
+        };
+        holds(&mut check, 7, 500);
+        assert!(told(&check));
+        check.known[DEVICE as usize].heads.get_mut(&feed()).unwrap().bundle = 2;
+        assert!(!told(&check), "the bundle on its disk is the first");
+        check.followed(DEVICE, Own { id: feed(), era: 1, since: 1, bundle: 2 });
+        assert!(told(&check));
     }
 
     #[test]

@@ -40,8 +40,19 @@ pub(crate) struct Knowledge {
     pub(crate) synced: Synced,
     /// What a fault that the proofs do not cover may have cost of powered-on time.
     pub(crate) grace: u64,
+    /// What a service that is ahead may cost beside that, of what was counted from before this powered-on time: P may fall to
+    /// E, once, and E trails what was signed by its errors.
+    pub(crate) fall: Option<(u64, u64)>,
     /// E may stand here, though that is ahead of true time: a service said so whose clock was. Else 0.
     pub(crate) misled: Timestamp,
+}
+
+impl Knowledge {
+    /// By how much a bound may be exceeded that is counted from this powered-on time on.
+    pub(crate) fn grace_from(&self, since: u64) -> u64 {
+        let fall = self.fall.filter(|(before, _)| since < *before).map_or(0, |(_, grace)| grace);
+        self.grace + fall
+    }
 }
 
 /// Whether a nonce came back in this boot.
@@ -68,6 +79,8 @@ struct Told {
     spoke: u64,
     /// The latest signed time ahead of true time that it was told, and true and powered-on time then.
     misled: Option<(Timestamp, u64, u64)>,
+    /// Powered-on time at the first round trip after that with a service that was not ahead, if there was one.
+    fell: Option<u64>,
     /// Resets of its clock that the root keys signed and that it has not carried out.
     orders: Vec<Order>,
     /// The latest that P can have been then.
@@ -104,6 +117,7 @@ impl ClockCheck {
             least: (date(at) - Millis(limits.issuer_error_ms), 0),
             spoke: 0,
             misled: None,
+            fell: None,
             orders: Vec::new(),
             most: date(at),
             proven: date(at) - Millis(limits.issuer_error_ms),
@@ -142,8 +156,8 @@ impl ClockCheck {
             alone: powered.saturating_sub(told.spoke),
             boots: told.boots,
             synced: told.synced,
-            // E trails what was signed by its errors, and P may fall to it.
-            grace: told.grace + told.misled.map_or(0, |_| self.misled_grace),
+            grace: told.grace,
+            fall: told.misled.map(|_| (told.fell.unwrap_or(u64::MAX), self.misled_grace)),
             misled: told.misled.map(run_on).unwrap_or_default(),
         }
     }
@@ -152,8 +166,12 @@ impl ClockCheck {
     pub(crate) fn mislead(&mut self, device: u32, at: u64, powered: u64, time: Timestamp) {
         let known = self.knowledge(device, powered).misled;
         self.raise(device, powered, time);
+        let told = &mut self.told[device as usize];
+        if time > date(at) {
+            told.fell = None;
+        }
         if time > date(at) && time > known {
-            self.told[device as usize].misled = Some((time, at, powered));
+            told.misled = Some((time, at, powered));
         }
     }
 
@@ -225,9 +243,12 @@ impl ClockCheck {
         let error = Millis(self.limits.issuer_error_ms);
         let Knowledge { most: before, misled, .. } = self.knowledge(device, powered);
         let ceiling = self.ceiling((time, radius, trip)).max(misled);
+        let told = &mut self.told[device as usize];
+        if time <= date(at) {
+            told.fell.get_or_insert(powered);
+        }
         // One that comes from a clock that is ahead proves nothing but what is so.
         let time = time.min(date(at));
-        let told = &mut self.told[device as usize];
         told.down += before.since(date(at)).0;
         told.most = ceiling;
         told.least = (time, powered);
@@ -398,6 +419,25 @@ mod tests {
         assert_eq!(check.knowledge(0, at).alone, 10 * MINUTE, "it was no contact");
         check.anchor(&mut tally, (at, at), (0, &name), &ahead);
         assert_eq!(tally.broken_count(), 1, "ahead again, and nobody misled it");
+    }
+
+    #[test]
+    fn who_was_misled_has_grace_for_what_it_counted_from_before_it_heard_the_time_again() {
+        let mut check = told();
+        let grace = |check: &ClockCheck, since: u64| check.knowledge(0, 90 * MINUTE).grace_from(since * MINUTE);
+        assert_eq!(grace(&check, 15), 0);
+        let at = |minutes: u64| (minutes * MINUTE, minutes * MINUTE);
+        let contact = |check: &mut ClockCheck, (at, powered): (u64, u64), ahead: u64| {
+            check.contact(0, at, powered, (date(at + ahead), Millis(500), 100));
+        };
+        check.mislead(0, at(20).0, at(20).1, date(at(140).0));
+        contact(&mut check, at(20), 120 * MINUTE);
+        assert_eq!((grace(&check, 15), grace(&check, 25)), (5000, 5000), "nobody told it the time since");
+        contact(&mut check, at(30), 0);
+        contact(&mut check, at(40), 0);
+        assert_eq!((grace(&check, 25), grace(&check, 31)), (5000, 0));
+        check.mislead(0, at(50).0, at(50).1, date(at(170).0));
+        assert_eq!(grace(&check, 31), 5000, "and again");
     }
 
     #[test]

@@ -278,13 +278,14 @@ impl EmergencyCheck {
     /// What may be in force on a gateway.
     fn may<'a>(&'a self, moment: &'a Moment) -> impl Iterator<Item = (KeyId, Selector)> + 'a {
         let known = &self.known[moment.device as usize];
-        let longest = LIFE_MAX.0 + self.drift(LIFE_MAX.0) + SLACK + moment.know.grace;
+        let longest = LIFE_MAX.0 + self.drift(LIFE_MAX.0) + SLACK;
         let may = move |rule: &Rule| {
             let proven_over = moment.know.proven > rule.latest + Millis(SLACK);
             let (last, before) = rule.last;
             // Nobody on a gateway knows how much of what was leased had gone by at a boot.
             let unknown = u64::from(known.boots.saturating_sub(before)) * self.boot_cost;
-            !proven_over && moment.powered.saturating_sub(last) <= longest + unknown
+            let grace = moment.know.grace_from(last);
+            !proven_over && moment.powered.saturating_sub(last) <= longest + grace + unknown
         };
         let rules = known.rules.iter().filter(move |(_, rule)| may(rule)).map(|(of, _)| *of);
         let undecided = known.undecided.values();
@@ -348,8 +349,8 @@ mod tests {
 
     fn moment(at: u64) -> Moment {
         let (time, synced) = (date(at), Synced::Yes);
-        let (down, alone, boots, grace, misled) = (0, 0, 0, 0, Timestamp(0));
-        let know = Knowledge { least: time, most: time, proven: time, down, alone, boots, synced, grace, misled };
+        let (down, alone, boots, grace, fall, misled) = (0, 0, 0, 0, None, Timestamp(0));
+        let know = Knowledge { least: time, most: time, proven: time, down, alone, boots, synced, grace, fall, misled };
         Moment { at, powered: at, device: 0, quiet: Quiet::No, know, wall: None, revoked: false }
     }
 

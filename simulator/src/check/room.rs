@@ -18,6 +18,23 @@ const SLACK_BYTES: u64 = 32 * 1024;
 /// disk it can only guess.
 const TAKEN_PERCENT: u64 = 80;
 
+/// What a gateway held when it was given a quota that is smaller than that, as far as it can still be there, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct HeldOver(u64);
+
+impl HeldOver {
+    /// A gateway that holds so much is given another quota.
+    pub(crate) const fn at(used: u64) -> Self {
+        Self(used)
+    }
+
+    /// What of it can be left where a gateway holds so much by now: it never comes back, and within the quota none is.
+    pub(crate) fn left(&mut self, used: u64, limits: &QueueLimits) -> u64 {
+        self.0 = if used <= quota_bytes(limits) { 0 } else { self.0.min(used) };
+        self.0
+    }
+}
+
 /// A commit is durable. `held_over` is what a smaller quota found there, in bytes.
 pub(crate) fn committed(
     tally: &mut Tally,
@@ -62,4 +79,38 @@ pub(crate) fn refused(
 
 fn quota_bytes(limits: &QueueLimits) -> u64 {
     limits.quota_mib.saturating_mul(1024 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Status;
+    use hardtack::profile::Profile;
+
+    const MIB: u64 = 1024 * 1024;
+
+    /// A quota of one MiB is given to who holds five; what it holds later, and whether that is too much.
+    #[track_caller]
+    fn check_held(later: &[(u64, bool)]) {
+        let (mut tally, name) = (Tally::default(), "gw-0".parse().unwrap());
+        let limits = QueueLimits { quota_mib: 1, ..Profile::default().queue };
+        let mut held_over = HeldOver::at(5 * MIB);
+        for (used, broken) in later {
+            let mut medium = Medium::default();
+            medium.bytes = *used;
+            let left = held_over.left(*used, &limits);
+            let before = tally.broken_count();
+            committed(&mut tally, 1, &name, &medium, &limits, left);
+            assert_eq!(tally.broken_count() > before, *broken, "{used} of {later:?}");
+        }
+        let status = tally.properties().into_iter().find(|property| property.id == "I9.disk").unwrap().status;
+        assert_ne!(status, Status::Vacuous);
+    }
+
+    #[test]
+    fn what_was_held_over_may_stay_and_once_it_is_gone_it_may_not_come_back() {
+        check_held(&[(5 * MIB, false), (6 * MIB, false), (6 * MIB + SLACK_BYTES + 1, true)]);
+        check_held(&[(5 * MIB, false), (2 * MIB, false), (3 * MIB, false), (4 * MIB, true), (6 * MIB, true)]);
+        check_held(&[(5 * MIB, false), (MIB, false), (2 * MIB, true)]);
+    }
 }

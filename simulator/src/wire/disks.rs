@@ -30,9 +30,6 @@ use crate::level::{Broke, RealDisk};
 use crate::random::{below, stream};
 use crate::recovery::Found;
 
-/// Of a part whose syncs are a lie so many states are kept, at most.
-const MEDIA_MAX: usize = 8;
-
 /// The store of one gateway.
 pub(super) struct Store {
     /// Where all gateways' folders are, for as long as one of them is needed.
@@ -41,8 +38,8 @@ pub(super) struct Store {
     limits: QueueLimits,
     opened: Option<store::Store>,
     copies: Vec<(u32, Image)>,
-    /// Parts whose syncs are a lie: what was on the medium when that began, and after commits since, oldest first.
-    lies: BTreeMap<Part, Vec<Image>>,
+    /// Parts whose syncs are a lie: what was on the medium when that began.
+    lies: BTreeMap<Part, Image>,
     torn: ChaCha8Rng,
     /// The folder before a newer version changed its format, and as that left it.
     newer: Option<[Image; 2]>,
@@ -69,25 +66,6 @@ impl Store {
 
     fn image(&self) -> Result<Image, Broke> {
         Image::of(&self.folder).map_err(broke)
-    }
-
-    /// Of the parts whose syncs are a lie, how they are after a commit. Of too many every other one is forgotten.
-    fn note_what_lies(&mut self) -> Result<(), Broke> {
-        if self.lies.is_empty() {
-            return Ok(());
-        }
-        let image = self.image()?;
-        for (part, media) in &mut self.lies {
-            media.push(Image::default().with(*part, &image));
-            if media.len() > MEDIA_MAX {
-                let mut odd = false;
-                media.retain(|_| {
-                    odd = !odd;
-                    odd
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Somebody writes another resource into a decision that is past the last segment and before the anchor, so that its
@@ -178,8 +156,7 @@ impl RealDisk for Store {
 
     fn commit(&mut self, batch: Batch) -> Result<(), Broke> {
         let opened = self.opened.as_mut().ok_or_else(|| broke("a commit without a store"))?;
-        opened.commit(batch).map_err(broke)?;
-        self.note_what_lies()
+        opened.commit(batch).map_err(broke)
     }
 
     fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Broke> {
@@ -278,7 +255,7 @@ impl RealDisk for Store {
 
     fn lie(&mut self, part: Part) -> Result<(), Broke> {
         let medium = Image::default().with(part, &self.image()?);
-        self.lies.entry(part).or_insert_with(|| vec![medium]);
+        self.lies.entry(part).or_insert(medium);
         Ok(())
     }
 
@@ -286,23 +263,22 @@ impl RealDisk for Store {
         self.lies.remove(&part);
     }
 
-    fn forget_what_lies(&mut self, fate: &mut dyn FnMut() -> Fate) -> Result<Vec<Part>, Broke> {
+    fn forget_what_lies(&mut self, of_file: &dyn Fn(&str) -> Fate) -> Result<Vec<Part>, Broke> {
         if self.lies.is_empty() {
             return Ok(Vec::new());
         }
         self.opened = None;
         let (mut left, mut lost) = (self.image()?, Vec::new());
-        for (part, media) in &mut self.lies {
-            let earlier = &media[below(&mut self.torn, media.len() as u64) as usize];
+        for (part, earlier) in &mut self.lies {
             let medium = match part {
                 // Each of them is in the drive's memory by itself.
-                Part::Files => left.with(*part, earlier).or_by_file(&left, fate),
+                Part::Files => left.with(*part, earlier).or_by_file(&left, of_file),
                 Part::Anchor | Part::Era => left.with(*part, earlier),
             };
             if !medium.reads_like(&left) {
                 lost.push(*part);
             }
-            *media = vec![Image::default().with(*part, &medium)];
+            *earlier = Image::default().with(*part, &medium);
             left = medium;
         }
         if !lost.is_empty() {

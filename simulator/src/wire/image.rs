@@ -116,12 +116,12 @@ impl Image {
         }
     }
 
-    /// Each file as it is here or in another, or there or not there as here or in the other.
-    pub(super) fn or_by_file(&self, other: &Self, fate: &mut dyn FnMut() -> Fate) -> Self {
+    /// Each file as it is here or, by the fate of its path, in another: or there or not there as here or in the other.
+    pub(super) fn or_by_file(&self, other: &Self, of_file: &dyn Fn(&str) -> Fate) -> Self {
         let paths: BTreeSet<&PathBuf> = self.files.keys().chain(other.files.keys()).collect();
         let pick = |path: &PathBuf| {
             let (own, others) = (self.file(path), other.file(path));
-            let of = if own == others || fate() == Fate::Lost { self } else { other };
+            let of = if own == others || of_file(&path.to_string_lossy()) == Fate::Lost { self } else { other };
             Some((path.clone(), of.files.get(path)?.clone()))
         };
         let files = paths.into_iter().filter_map(pick).collect();

@@ -26,6 +26,8 @@ struct Publisher {
     added: Vec<RevocationSet>,
     /// Every step that was ever said, believed as a device would.
     said: Vec<Believed>,
+    /// From this head on a step of several heads adds more than a message holds.
+    too_much_from: u64,
 }
 
 impl Publisher {
@@ -39,6 +41,7 @@ impl Publisher {
             snapshot: None,
             added: Vec::new(),
             said: Vec::new(),
+            too_much_from: u64::MAX,
         }
     }
 
@@ -58,7 +61,7 @@ impl Publisher {
             sum.drop_expired(at);
             sum
         };
-        let skips: Vec<_> = Step::ending_at(seq).map(|step| Some(union(step))).collect();
+        let skips: Vec<_> = Step::ending_at(seq).map(|step| (seq < self.too_much_from).then(|| union(step))).collect();
         let successor = Successor {
             feed: &self.feed,
             era: 1,
@@ -316,6 +319,59 @@ fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
     }
     assert_eq!(feed.position().unwrap().seq, 21);
     assert!(holds(&feed, &before), "what it leaves out holds until its end");
+}
+
+/// A feed with a complete set of this position, which knows of the newest head.
+fn behind(publisher: &Publisher, seq: u64) -> Feed {
+    let mut feed = Feed::default();
+    for seq in 1..=seq {
+        feed.announce(publisher.step(Step { level: 0, end: seq }).unwrap().clone(), Timestamp(0)).unwrap();
+    }
+    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed
+}
+
+fn steps_wanted(feed: &Feed) -> Vec<(u8, u64)> {
+    let step = |wanted| match wanted {
+        Wanted::Step(step) => Some((step.level, step.end)),
+        Wanted::Manifest | Wanted::Piece(..) => None,
+    };
+    feed.wanted().into_iter().filter_map(step).collect()
+}
+
+#[test]
+fn where_a_step_is_missing_and_the_snapshot_is_old_finer_steps_lead_on() {
+    let publisher = published(&mut ChaCha20Rng::from_seed([12; 32]), 29);
+    let mut feed = behind(&publisher, 24);
+    assert_eq!(steps_wanted(&feed), [(1, 28), (0, 29)]);
+    // The broker has lost the long one, and a set that is older than what is complete.
+    feed.give_up();
+    assert_eq!(feed.wanted(), [Wanted::Manifest]);
+    let old = published(&mut ChaCha20Rng::from_seed([12; 32]), 22);
+    old.answer(&mut feed, Wanted::Manifest, Timestamp(0)).unwrap();
+    assert_eq!(steps_wanted(&feed), [(0, 25), (0, 26), (0, 27), (0, 28), (0, 29)]);
+    for end in 25..=29 {
+        publisher.answer(&mut feed, Wanted::Step(Step { level: 0, end }), Timestamp(0)).unwrap();
+    }
+    assert_eq!(feed.position().unwrap().seq, 29);
+    // Where those do not come either, nothing is asked for until the next head or connection.
+    let mut feed = behind(&publisher, 24);
+    for _ in 0..4 {
+        feed.give_up();
+    }
+    assert_eq!((feed.wanted(), feed.position().unwrap().seq), (Vec::new(), 24));
+    feed.retry();
+    assert_eq!(steps_wanted(&feed), [(1, 28), (0, 29)]);
+}
+
+#[test]
+fn a_step_that_its_head_says_there_is_not_is_not_waited_for() {
+    let mut publisher = published(&mut ChaCha20Rng::from_seed([13; 32]), 23);
+    publisher.too_much_from = 24;
+    let more = additions(&mut ChaCha20Rng::from_seed([14; 32]), publisher.at());
+    publisher.publish(more);
+    let feed = behind(&publisher, 20);
+    assert_eq!(steps_wanted(&feed), [(0, 21), (0, 22), (0, 23), (0, 24)]);
 }
 
 /// A broker answers a place that is asked for once, in whatever order it likes.

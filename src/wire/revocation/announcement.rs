@@ -66,7 +66,7 @@ impl Head {
     }
 
     /// The digest of a step that ends at this head, none if it has no such step.
-    fn step(&self, level: u8) -> Option<Hash> {
+    pub fn step(&self, level: u8) -> Option<Hash> {
         let digest = match level.checked_sub(1) {
             None => self.delta,
             Some(above) => *self.skips.get(usize::from(above))?,

@@ -61,12 +61,18 @@ const fn span(level: u8) -> u64 {
 
 /// The steps that lead from one position to a newer one, in order. None when the broker does not keep them any more.
 pub fn steps(from: u64, to: u64) -> Option<Vec<Step>> {
+    steps_among(from, to, |_| true)
+}
+
+/// The same of those that `there_is`. None as well where none of them leads on.
+pub fn steps_among(from: u64, to: u64, there_is: impl Fn(Step) -> bool) -> Option<Vec<Step>> {
     let mut steps = Vec::new();
     let mut at = from;
     while at < to {
         let next = |level: u8| {
             let end = (at / span(level) + 1).checked_mul(span(level))?;
-            (end <= to).then_some(Step { level, end })
+            let step = Step { level, end };
+            (end <= to && there_is(step)).then_some(step)
         };
         let step = (0..=LEVEL_MAX).rev().find_map(next)?;
         if !step.kept_at(to) {
@@ -93,6 +99,20 @@ mod tests {
         check_way(1, 70, &[(3, 64), (1, 68), (0, 69), (0, 70)]);
         check_way(63, 64, &[(3, 64)]);
         assert_eq!(steps(0, RUNGS * span(LEVEL_MAX) + span(LEVEL_MAX)), None, "a month and a half away");
+    }
+
+    #[test]
+    fn around_a_step_that_is_not_there_finer_ones_lead() {
+        let without = |lacking: &'static [(u8, u64)]| move |step: Step| !lacking.contains(&(step.level, step.end));
+        let way = |from, to, lacking| {
+            let way = steps_among(from, to, without(lacking));
+            way.map(|way| way.into_iter().map(|step| (step.level, step.end)).collect::<Vec<_>>())
+        };
+        assert_eq!(way(20, 24, &[(1, 24)]), Some(vec![(0, 21), (0, 22), (0, 23), (0, 24)]));
+        assert_eq!(way(0, 20, &[(2, 16), (1, 8)]).unwrap()[..2], [(1, 4), (0, 5)]);
+        assert_eq!(way(20, 24, &[(1, 24), (0, 22)]), None);
+        assert_eq!(way(0, 256, &[(4, 256)]).unwrap().len(), 4, "one level less");
+        assert_eq!(way(0, 256, &[(4, 256), (3, 64)]), None, "finer ones of so long ago are not kept");
     }
 
     #[track_caller]

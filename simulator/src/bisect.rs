@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_run_itself_is_the_same_up_to_the_moment() {
-        let case = Case::parse(include_str!("../scenarios/flappy-link.toml"), None).unwrap();
+        let case = Case::parse(crate::tests::SMALL, None).unwrap();
         let end = case.scenario().duration;
         assert_eq!(future(&case, end, 3).run().trace_hash, case.run().trace_hash);
         assert_ne!(future(&case, 0, 3).run().trace_hash, case.run().trace_hash);

@@ -7,7 +7,7 @@
 use hardtack::agent::effects::Publish;
 use hardtack::agent::uplink::NONCE_LIFE;
 use hardtack::agent::{Input, LinkEvent};
-use hardtack::ids::{DeviceId, EraId};
+use hardtack::ids::{DeviceId, EraId, FeedId};
 use hardtack::mutant::{active, Mutant};
 use hardtack::time::Millis;
 use hardtack::wire::audit::segment;
@@ -207,17 +207,37 @@ impl World<'_> {
                 self.judge_size(device, topic.len() + payload.len());
                 let powered = self.devices[device as usize].powered(self.now);
                 self.checks.clock.hear(device, self.now, powered);
+                let place = Topic::parse(&topic, &self.fleet);
                 if let Some(trick) = self.planted.remove(&payload) {
                     self.took_effect(trick.name());
                     self.expect_refusal(device, trick, &topic, &payload);
                 }
                 self.watch_planted(device, &topic, &payload);
-                self.watch_bundle(device, &topic, &payload);
-                self.watch_ack(device, &topic, &payload);
-                self.watch_answer(device, &topic, &payload);
                 self.watch_noise(device, &topic, &payload);
-                self.watch_feed(device, &topic, &payload);
-                self.watch_emergency(device, &topic, &payload);
+                match place {
+                    Some(Topic::Bundle(version)) => self.watch_bundle(device, version, &payload),
+                    Some(Topic::DownAck(_)) => self.watch_ack(device, &payload),
+                    Some(Topic::DownAnswer(_)) => self.watch_answer(device, &topic, &payload),
+                    Some(Topic::FeedHead(feed)) => self.watch_feed(device, &feed, None, &payload),
+                    Some(Topic::FeedDelta(feed, place)) => self.watch_feed(device, &feed, Some((0, place)), &payload),
+                    Some(Topic::FeedSkip(feed, level, place)) => {
+                        self.watch_feed(device, &feed, Some((level, place)), &payload);
+                    }
+                    Some(Topic::FeedEmergency(_, key)) => self.watch_emergency(device, key, &payload),
+                    Some(
+                        Topic::Policy(_)
+                        | Topic::FeedRules(_)
+                        | Topic::FeedManifest(_)
+                        | Topic::FeedPiece(..)
+                        | Topic::UpHello(_)
+                        | Topic::UpAudit(_)
+                        | Topic::UpRequest(_)
+                        | Topic::State(_)
+                        | Topic::EnrolUp(_)
+                        | Topic::EnrolDown(_),
+                    )
+                    | None => {}
+                }
                 self.give(device, Input::Link(LinkEvent::Message { topic, payload }));
             }
             Packet::Closed => {
@@ -271,9 +291,8 @@ impl World<'_> {
     fn trick(&mut self, delivery: Delivery) -> Option<Delivery> {
         let To::Conn(conn) = delivery.to else { return Some(delivery) };
         let device = self.network.device_of(conn).filter(|device| self.tricks.contains_key(device));
-        let (Some(device), Some(Topic::DownAck(_))) = (device, Topic::parse(&delivery.topic, &self.fleet)) else {
-            return Some(delivery);
-        };
+        let Some(device) = device else { return Some(delivery) };
+        let Some(Topic::DownAck(_)) = Topic::parse(&delivery.topic, &self.fleet) else { return Some(delivery) };
         let ack = Signed::<Ack>::from_bytes(&delivery.payload).and_then(|signed| signed.claim());
         let Some(nonce) = ack.ok().and_then(|ack| ack.nonce) else { return Some(delivery) };
         let trick = self.tricks.remove(&device)?;
@@ -327,9 +346,8 @@ impl World<'_> {
     fn substitute(&mut self, mut delivery: Delivery) -> Delivery {
         let To::Conn(conn) = delivery.to else { return delivery };
         let device = self.network.device_of(conn).filter(|device| self.substitutes.contains(device));
-        let (Some(device), Some(Topic::FeedHead(_))) = (device, Topic::parse(&delivery.topic, &self.fleet)) else {
-            return delivery;
-        };
+        let Some(device) = device else { return delivery };
+        let Some(Topic::FeedHead(_)) = Topic::parse(&delivery.topic, &self.fleet) else { return delivery };
         let name = &self.devices[device as usize].name;
         let newest = self.operator.newest(name);
         let next = newest.order.1 == self.checks.feed.seq(device, &newest.feed) + 1;
@@ -349,6 +367,9 @@ impl World<'_> {
 
     /// What a gateway must refuse is there. Nothing is owed if it took in something else meanwhile.
     fn watch_planted(&mut self, device: u32, topic: &str, payload: &[u8]) {
+        if self.planted_on_feed.is_empty() {
+            return;
+        }
         let Some(trick) = self.planted_on_feed.remove(&(device, topic.to_owned(), payload.to_vec())) else { return };
         let process = self.devices[device as usize].process.as_ref();
         let idle = process.is_some_and(|process| process.in_flight.is_none() && process.inbox.is_empty());
@@ -604,21 +625,15 @@ impl World<'_> {
     }
 
     /// A gateway hears a head of its feed, at its place: what that adds counts from when it is durable.
-    fn watch_feed(&mut self, device: u32, topic: &str, payload: &[u8]) {
-        let (feed, asked) = match Topic::parse(topic, &self.fleet) {
-            Some(Topic::FeedHead(feed)) => (feed, None),
-            Some(Topic::FeedDelta(feed, place)) => (feed, Some((0, place))),
-            Some(Topic::FeedSkip(feed, level, place)) => (feed, Some((level, place))),
-            Some(_) | None => return,
-        };
+    fn watch_feed(&mut self, device: u32, feed: &FeedId, asked: Option<(u8, u64)>, payload: &[u8]) {
         // Who has not the newest trust bundle on its disk may hold another key for the feed's.
         if self.checks.monotone.bundle(device) != self.operator.bundle_version() {
             return;
         }
-        if self.checks.feed.own(device).is_none_or(|own| own.id != feed) {
+        if self.checks.feed.own(device).is_none_or(|own| own.id != *feed) {
             return;
         }
-        let Some(believed) = self.operator.open_announcement(&feed, payload) else { return };
+        let Some(believed) = self.operator.open_announcement(feed, payload) else { return };
         let step = believed.step;
         let at_its_place = asked.map_or(step.level == 0, |asked| asked == (step.level, step.place()));
         self.note_signed();
@@ -647,7 +662,6 @@ impl World<'_> {
 
     /// A gateway hears an answer. One that comes when nobody waits for it any more is refused, and recorded.
     fn watch_answer(&mut self, device: u32, topic: &str, payload: &[u8]) {
-        let Some(Topic::DownAnswer(_)) = Topic::parse(topic, &self.fleet) else { return };
         let Ok(signed) = Signed::<Answer>::from_bytes(payload) else { return };
         let Ok(answer) = signed.open(&self.fleet, self.operator.trust().service_keys(), 1) else { return };
         let Some(since) = self.tokens_asked.remove(&(device, answer.nonce)) else { return };
@@ -660,7 +674,7 @@ impl World<'_> {
 
     /// A gateway hears what a broker made of bytes: what is no acknowledgement or answer at all is refused, and recorded.
     fn watch_noise(&mut self, device: u32, topic: &str, payload: &[u8]) {
-        if !self.noise.remove(&(device, topic.to_owned(), payload.to_vec())) {
+        if self.noise.is_empty() || !self.noise.remove(&(device, topic.to_owned(), payload.to_vec())) {
             return;
         }
         let refused = match Topic::parse(topic, &self.fleet) {
@@ -684,8 +698,7 @@ impl World<'_> {
     }
 
     /// A gateway hears a trust bundle: what comes after it is judged by that.
-    fn watch_bundle(&mut self, device: u32, topic: &str, payload: &[u8]) {
-        let Some(Topic::Bundle(version)) = Topic::parse(topic, &self.fleet) else { return };
+    fn watch_bundle(&mut self, device: u32, version: u64, payload: &[u8]) {
         let genuine = self.operator.bundle(version).is_some_and(|signed| signed.to_bytes() == payload);
         if let Some(followed) = self.followed(device) {
             followed.hear(version, genuine);
@@ -726,8 +739,7 @@ impl World<'_> {
 
     /// An acknowledgement of the last `hello`, the first time that it comes and in time, is a contact, once what the
     /// gateway makes of it is durable.
-    fn watch_ack(&mut self, device: u32, topic: &str, payload: &[u8]) {
-        let Some(Topic::DownAck(_)) = Topic::parse(topic, &self.fleet) else { return };
+    fn watch_ack(&mut self, device: u32, payload: &[u8]) {
         let Ok(signed) = Signed::<Ack>::from_bytes(payload) else { return };
         self.watch_time(device, &signed);
         let Some(asked) = self.operator.nonces.get(&device).copied() else { return };

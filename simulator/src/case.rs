@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_written_plan_runs_as_what_it_was_written_from() {
-        let case = Case::parse(include_str!("../scenarios/flappy-link.toml"), Some(9)).unwrap();
+        let case = Case::parse(crate::tests::SMALL, Some(9)).unwrap();
         let lines = Case::parse(&case.to_lines(), None).unwrap();
         assert_eq!(case.run().trace_hash, lines.run().trace_hash);
     }

@@ -6,6 +6,7 @@
 //! Read next: `recovery.rs`, which makes a start out of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hardtack::agent::effects::{Entry, Shed, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::room::{Class, Weighed};
@@ -34,7 +35,7 @@ pub(crate) enum Step {
     /// The one data sync that decisions wait for.
     SyncEntries,
     /// The older slot is overwritten, not synced.
-    WriteAnchor(Box<Anchor>),
+    WriteAnchor(Arc<Anchor>),
     /// It is synced.
     SyncAnchor,
     /// A file is unlinked, not synced.
@@ -113,7 +114,7 @@ pub(crate) fn steps(batch: Batch) -> Vec<Step> {
         steps.push(Step::SyncEntries);
     }
     if let Some(anchor) = batch.anchor {
-        steps.extend([Step::WriteAnchor(anchor), Step::SyncAnchor]);
+        steps.extend([Step::WriteAnchor(Arc::from(anchor)), Step::SyncAnchor]);
     }
     steps.extend(batch.remove.into_iter().map(Step::Remove));
     steps.extend(batch.drop_eras.into_iter().map(Step::DropEra));
@@ -132,7 +133,7 @@ pub(crate) enum Slot {
     /// Half written: its checksum does not fit.
     Torn,
     /// Good.
-    Valid(Box<Anchor>),
+    Valid(Arc<Anchor>),
 }
 
 /// What becomes of a write that was not synced when the supply failed.
@@ -284,9 +285,9 @@ impl Medium {
         };
         let known = std::mem::take(&mut self.slots)
             .into_iter()
-            .chain(on_their_way.into_iter().map(|anchor| Slot::Valid(Box::new(anchor))));
+            .chain(on_their_way.into_iter().map(|anchor| Slot::Valid(Arc::new(anchor))));
         let older = known.filter(|slot| generation(slot).is_some_and(|known| known < newest.generation));
-        self.slots = [Slot::Valid(Box::new(newest.clone())), older.max_by_key(generation).unwrap_or_default()];
+        self.slots = [Slot::Valid(Arc::new(newest.clone())), older.max_by_key(generation).unwrap_or_default()];
     }
 
     /// Somebody writes another resource into a decision that is past the last segment and before the anchor. None if there
@@ -368,11 +369,12 @@ impl Disk {
 
     /// What was not synced and is meant by `which` is durable from now on.
     fn settle(&mut self, which: impl Fn(&Step) -> bool) {
-        let (settled, rest) = std::mem::take(&mut self.pending).into_iter().partition(which);
-        self.pending = rest;
-        let settled: Vec<Step> = settled;
-        for step in settled {
-            apply(&mut self.durable, self.current, step);
+        for step in std::mem::take(&mut self.pending) {
+            if which(&step) {
+                apply(&mut self.durable, self.current, step);
+            } else {
+                self.pending.push(step);
+            }
         }
     }
 
@@ -459,7 +461,7 @@ impl Disk {
         self.settle(|_| true);
         self.current = None;
         let anchors = on_its_way.into_iter().filter_map(|step| match step {
-            Step::WriteAnchor(anchor) => Some(*anchor),
+            Step::WriteAnchor(anchor) => Some(Arc::unwrap_or_clone(anchor)),
             Step::CreateEra(_)
             | Step::Append(_)
             | Step::Replace(..)
@@ -714,8 +716,8 @@ mod tests {
         Entry::Record(StoredRecord { era: ERA, index, bytes: vec![index as u8], budgets: Vec::new() })
     }
 
-    fn anchor(generation: u64) -> Box<Anchor> {
-        Box::new(Anchor { generation, ..Anchor::default() })
+    fn anchor(generation: u64) -> Arc<Anchor> {
+        Arc::new(Anchor { generation, ..Anchor::default() })
     }
 
     fn batch() -> Batch {
@@ -723,7 +725,7 @@ mod tests {
             files: vec![FileWrite { file: StateFile::Bundle, content: vec![1] }],
             begin_era: Some(ERA),
             entries: vec![record(0), record(1)],
-            anchor: Some(anchor(1)),
+            anchor: Some(Box::new(Arc::unwrap_or_clone(anchor(1)))),
             remove: vec![StateFile::Policy],
             drop_eras: Vec::new(),
             shed: Vec::new(),

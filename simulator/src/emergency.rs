@@ -14,7 +14,6 @@ use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::Record;
 use hardtack::wire::bundle::{PublicKey, TrustBundle};
 use hardtack::wire::envelope::Signed;
-use hardtack::wire::link::Topic;
 use hardtack::wire::revocation::emergency::{Emergency, Rules, LIFE_MAX};
 use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::Target;
@@ -238,8 +237,7 @@ impl World<'_> {
     }
 
     /// A gateway hears a statement, at the place of some key.
-    pub(crate) fn watch_emergency(&mut self, device: u32, topic: &str, payload: &[u8]) {
-        let Some(Topic::FeedEmergency(_, place)) = Topic::parse(topic, &self.fleet) else { return };
+    pub(crate) fn watch_emergency(&mut self, device: u32, place: KeyId, payload: &[u8]) {
         let Ok(signed) = Signed::<Emergency>::from_bytes(payload) else { return };
         let digest = signed.digest();
         // What nobody signed is a hostile broker's, which changes messages as well.

@@ -269,7 +269,9 @@ impl Ledger {
             let durable = &mut gateway.eras.entry(record.era).or_default().0;
             *durable = (record.index + 1).max(*durable);
         }
-        gateway.eras.retain(|era, _| !dropped.contains(era));
+        if !dropped.is_empty() {
+            gateway.eras.retain(|era, _| !dropped.contains(era));
+        }
     }
 
     /// The collector stored a segment.

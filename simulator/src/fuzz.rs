@@ -68,13 +68,16 @@ pub fn fuzz(
     progress: &(dyn Fn(&Found) -> bool + Sync),
 ) -> Found {
     let next = AtomicU64::new(0);
-    let enough = AtomicBool::new(false);
+    let enough = AtomicBool::new(Found::default().is_enough(until));
     let done: Mutex<BTreeMap<u64, (Report, Coverage)>> = Mutex::default();
     let sum = Mutex::new(Found::default());
     let work = || {
         plant();
         while !enough.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= until.worlds {
+                break;
+            }
             let case = Case::parse(&draw(first.wrapping_add(number)), None).expect("what is drawn is a scenario");
             let outcome = crate::explore(&case);
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);

@@ -291,11 +291,18 @@ impl Model {
                 TokenChoice::Attenuated | TokenChoice::Forged | TokenChoice::Widened => false,
             }
         };
-        let own = |device: &u32| (*device == moment.device) != (choice == TokenChoice::Stolen);
-        let of = self.of_device.iter().filter(|(device, _)| own(device)).map(|(_, numbers)| numbers);
-        let mut looked_at: Vec<usize> = of.flat_map(|numbers| numbers.iter().rev().take(LOOK_BACK).copied()).collect();
-        looked_at.sort_unstable_by(|a, b| b.cmp(a));
-        looked_at.into_iter().filter(fits).take(count).collect()
+        if choice == TokenChoice::Stolen {
+            let mut looked_at: BTreeMap<u32, usize> = BTreeMap::new();
+            let is_near = |number: &usize| {
+                let of = looked_at.entry(self.credentials[*number].device).or_default();
+                *of += 1;
+                *of <= LOOK_BACK
+            };
+            let others = self.newest_where(|credential| credential.device != moment.device);
+            return others.filter(is_near).filter(fits).take(count).collect();
+        }
+        let own = self.of_device.get(&moment.device).into_iter().flatten().rev();
+        own.take(LOOK_BACK).copied().filter(fits).take(count).collect()
     }
 }
 

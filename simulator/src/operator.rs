@@ -675,14 +675,14 @@ impl Operator {
         let known = heads.len();
         let committed = fx.commit(|writes| {
             for write in writes {
-                if let Some(row) = write.row() {
-                    rows.insert(row, write.clone());
-                }
                 if let Write::Head(signed) = &write {
                     heads.extend(signed.claim().ok().map(|head| (signed.clone(), head)));
                 }
                 let is_aside = matches!(write, Write::Aside(_));
-                let (Write::Segment(segment) | Write::Aside(segment)) = write else { continue };
+                let (Write::Segment(segment) | Write::Aside(segment)) = write else {
+                    rows.extend(write.row().map(|row| (row, write)));
+                    continue;
+                };
                 let stored = Signed::from_bytes(&segment.header);
                 let (Some(number), Ok(header)) = (numbers.get(&segment.device), stored) else { continue };
                 let kept = Collected { device: *number, upload: Upload { header, leaves: segment.leaves } };

@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn nothing_comes_of_a_case_that_breaks_nothing() {
         use crate::report::{Property, Status};
-        let case = Case::parse(include_str!("../scenarios/flappy-link.toml"), None).unwrap();
+        let case = Case::parse(crate::tests::SMALL, None).unwrap();
         let witness = Some("at 0d00:00:01.000: nobody knows how".to_owned());
         let breach = Breach::of(&Property { id: "I2", status: Status::Fail, checked: 1, witness }).unwrap();
         assert!(shrink(&case, &breach, 10, &mut |_, _| true).is_none());

@@ -7,7 +7,8 @@ mod mutants;
 
 use super::*;
 
-const SMALL: &str = r#"
+/// A world for tests of what is done with worlds.
+pub(crate) const SMALL: &str = r#"
     schema = 1
     name = "small"
     about = "a bit of everything"

@@ -101,24 +101,37 @@ pub(crate) enum Happening {
 
 struct Scheduled {
     at: u64,
-    order: u64,
     what: Happening,
 }
 
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
+/// What is to come, in order of time, and of what came first. The heap holds places alone: what happens is large, and a heap
+/// moves what it holds again and again.
+#[derive(Default)]
+struct Queue {
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    places: Vec<Option<Happening>>,
+    free: Vec<usize>,
 }
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+
+impl Queue {
+    fn push(&mut self, at: u64, order: u64, what: Happening) {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.places[place] = Some(what);
+        self.heap.push(Reverse((at, order, place)));
     }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
+
+    /// When the next is due, and its place in the order.
+    fn first(&self) -> Option<(u64, u64)> {
+        self.heap.peek().map(|Reverse((at, order, _))| (*at, *order))
+    }
+
+    fn pop(&mut self) -> Option<Scheduled> {
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        self.places[place].take().map(|what| Scheduled { at, what })
     }
 }
 
@@ -234,7 +247,7 @@ pub(crate) struct World<'a> {
     anew: Option<Anew>,
     /// Per gateway the newest head that it must hold in the end.
     newest_owed: Vec<Owed>,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: Queue,
     /// The acts of the plan that are to come, the next one last: a plan of a large fleet would make the queue deep.
     acts: Vec<PlannedAct>,
     order: u64,
@@ -346,7 +359,7 @@ impl<'a> World<'a> {
             stop: u64::MAX,
             anew: None,
             newest_owed: Vec::new(),
-            queue: BinaryHeap::new(),
+            queue: Queue::default(),
             acts: Vec::new(),
             order: 0,
             now: scenario.start,
@@ -451,13 +464,12 @@ impl<'a> World<'a> {
     /// What happens next.
     fn next(&mut self) -> Option<Scheduled> {
         let due = self.acts.last().map(|act| (act.at, act.order));
-        let first = self.queue.peek().map(|Reverse(next)| (next.at, next.order));
         match due {
-            Some(due) if first.is_none_or(|first| due < first) => {
-                let PlannedAct { at, order, number } = self.acts.pop()?;
-                Some(Scheduled { at, order, what: Happening::Act(number) })
+            Some(due) if self.queue.first().is_none_or(|first| due < first) => {
+                let PlannedAct { at, number, .. } = self.acts.pop()?;
+                Some(Scheduled { at, what: Happening::Act(number) })
             }
-            Some(_) | None => self.queue.pop().map(|Reverse(next)| next),
+            Some(_) | None => self.queue.pop(),
         }
     }
 
@@ -474,7 +486,7 @@ impl<'a> World<'a> {
     /// Something will happen.
     pub(crate) fn schedule(&mut self, at: u64, what: Happening) {
         self.order += 1;
-        self.queue.push(Reverse(Scheduled { at, order: self.order, what }));
+        self.queue.push(at, self.order, what);
     }
 
     pub(crate) fn tell(&mut self, event: &Event) {

@@ -91,7 +91,9 @@ impl Shed {
 impl Batch {
     /// Whether nothing is to be written.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self { files, begin_era, entries, anchor, remove, drop_eras, shed } = self;
+        let nothing_new = files.is_empty() && begin_era.is_none() && entries.is_empty() && anchor.is_none();
+        nothing_new && remove.is_empty() && drop_eras.is_empty() && shed.is_empty()
     }
 }
 

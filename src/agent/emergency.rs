@@ -420,6 +420,9 @@ impl Emergencies {
 
     /// Why this device is locked, if it is by any of this. It unlocks when that has ended.
     pub fn locks(&self, device: &DeviceId) -> Vec<String> {
+        if self.held.is_empty() && self.lost.is_empty() {
+            return Vec::new();
+        }
         let word = |what: &str, hit: Hit| {
             let Hit { key, operator, until, .. } = hit;
             format!("{what} is revoked by emergency key {key} of {operator}, until {until} at the latest")

@@ -16,7 +16,7 @@ use super::{Agent, Now, Source};
 use crate::ids::{GrantId, Hash};
 use crate::time::Millis;
 use crate::wire::audit::{Event, GrantStep, GrantUse, TrustChange};
-use crate::wire::link::{grants_digest, Ask, Spent};
+use crate::wire::link::{Ask, Spent};
 use crate::wire::revocation::Target;
 use crate::wire::seal::SealingKey;
 use crate::wire::Refused;
@@ -34,7 +34,7 @@ const SUCCESSOR_EARLIER: Millis = Millis::from_secs(10);
 impl Agent {
     /// The digest over the grants in the wallet, as `hello` names it.
     pub(super) fn grants_held(&self) -> Hash {
-        grants_digest(self.wallet.grants().map(|(id, _)| *id))
+        self.wallet.grants_digest()
     }
 
     /// Asks for the grants that the device should hold where its own are others, and for successors of those that have
@@ -186,10 +186,12 @@ impl Agent {
             Origin::Fallback => task.end(shift) < powered,
             Origin::Issued => task.end(shift) < floor,
         };
-        let held = |task: &&StoredTask| !task.finished && !task.token.is_empty();
-        let ended: Vec<StoredTask> = self.wallet.tasks().filter(held).filter(over).cloned().collect();
-        for task in ended {
-            self.end_task(task, Ending::Expired, now, effects);
+        if self.wallet.may_have_ended(floor.max(powered)) {
+            let held = |task: &&StoredTask| task.holds_credential();
+            let ended: Vec<StoredTask> = self.wallet.tasks().filter(held).filter(over).cloned().collect();
+            for task in ended {
+                self.end_task(task, Ending::Expired, now, effects);
+            }
         }
         let gone = self.wallet.forget(self.clock.over());
         self.forget_endings(&gone);

@@ -329,25 +329,24 @@ impl Agent {
     /// When the agent next wants to be called, by CLOCK_BOOTTIME.
     pub fn poll_deadline(&self, now: Millis) -> Millis {
         let in_a = |wait: Millis| Millis(now.0.saturating_add(wait.0));
-        let mut deadlines = vec![
+        let due = [
             self.uplink.deadline(),
             in_a(self.clock.lease_due_in()),
             // Freshness, expiry and locks move with time alone.
             in_a(Millis::from_secs(30)),
+            self.heartbeat_due(),
         ];
-        deadlines.extend(self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms)));
-        deadlines.extend(self.flood.deadline(self.rate()));
-        deadlines.push(self.heartbeat_due());
+        let segment = self.trail.open_since().map(|since| Millis(since.0 + self.profile.queue.segment_ms));
         let patient = crate::mutant::active(crate::mutant::Mutant::IssuerWaitedFor);
-        deadlines.extend(self.wants.values().filter(|_| !patient).map(|want| want.deadline));
-        deadlines.extend(self.next_wait());
-        deadlines.extend(self.damper.left(now).map(in_a));
-        deadlines.extend(self.reading.since.map(|since| Millis(since.0.saturating_add(sync::READ_PATIENCE.0))));
-        if self.uplink.is_online() {
-            let resend = self.uplink.limits().resend_ms;
-            deadlines.extend(self.trail.oldest_flight().map(|sent| Millis(sent.0 + resend)));
-        }
-        deadlines.into_iter().min().unwrap_or(now).max(Millis(now.0 + 1))
+        let wants = self.wants.values().filter(|_| !patient).map(|want| want.deadline);
+        let reading = self.reading.since.map(|since| Millis(since.0.saturating_add(sync::READ_PATIENCE.0)));
+        let resend = self.uplink.limits().resend_ms;
+        let flight = self.trail.oldest_flight().filter(|_| self.uplink.is_online());
+        let flight = flight.map(|sent| Millis(sent.0 + resend));
+        let damped = self.damper.left(now).map(in_a);
+        let others = [segment, self.flood.deadline(self.rate()), self.next_wait(), damped, reading, flight];
+        let deadlines = due.into_iter().chain(others.into_iter().flatten()).chain(wants);
+        deadlines.min().unwrap_or(now).max(Millis(now.0 + 1))
     }
 
     /// This device.

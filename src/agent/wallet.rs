@@ -21,7 +21,7 @@ use super::token::Claims;
 use crate::ids::{BlockId, DeviceId, FeedId, GrantId, Hash, StepId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Initiator, NamedStep};
-use crate::wire::link::Right;
+use crate::wire::link::{grants_digest, Right};
 use crate::wire::token::{child_block, covered, Held, Purpose, TaskBlock};
 use crate::wire::Refused;
 
@@ -179,6 +179,11 @@ impl StoredTask {
         intact::to_file(TASK, self)
     }
 
+    /// Whether the wallet's credential is still here.
+    pub fn holds_credential(&self) -> bool {
+        !self.finished && !self.token.is_empty()
+    }
+
     /// Every block that was made for it here.
     pub fn all_made(&self) -> impl Iterator<Item = &Made> {
         let steps = self.steps.iter().map(|step| &step.made);
@@ -220,12 +225,18 @@ pub struct Grant {
 #[derive(Debug, Default)]
 pub struct Wallet {
     grants: BTreeMap<GrantId, Grant>,
+    /// The digest over their ids; none before the first.
+    grants_digest: Option<Hash>,
     tasks: BTreeMap<TaskId, StoredTask>,
     /// Tasks whose files could not be read back: whether they had ended is not known any more.
     unreadable: BTreeSet<TaskId>,
     /// Which task a block that this agent made belongs to.
     made: BTreeMap<BlockId, TaskId>,
     budgets: BTreeMap<BlockId, Budget>,
+    /// Nothing of all this is forgotten before E is past this; none where that is to be found out.
+    kept_until: Option<Timestamp>,
+    /// No task that holds a credential ends by P before this; none where that is to be found out.
+    next_end: Option<Timestamp>,
     /// The sum of all corrections of P downwards.
     shift: Millis,
     /// Counters of tokens that were issued up to here are lost.
@@ -264,6 +275,7 @@ impl Wallet {
     /// Puts a grant in, in the place of one with the same id.
     pub fn put_grant(&mut self, id: GrantId, grant: Grant) {
         self.grants.insert(id, grant);
+        self.grants_digest = Some(grants_digest(self.grants.keys().copied()));
     }
 
     /// Takes a grant out, and its secret out of memory.
@@ -271,6 +283,12 @@ impl Wallet {
         if let Some(mut grant) = self.grants.remove(id) {
             grant.token.zeroize();
         }
+        self.grants_digest = Some(grants_digest(self.grants.keys().copied()));
+    }
+
+    /// The digest over the grants that are here, as `hello` names it.
+    pub fn grants_digest(&self) -> Hash {
+        self.grants_digest.unwrap_or_else(|| grants_digest([]))
     }
 
     /// Tasks, ended ones that are still remembered among them.
@@ -298,8 +316,19 @@ impl Wallet {
         self.tasks.values().filter(move |task| !task.finished && task.end(self.shift) >= powered)
     }
 
+    /// Whether the newest credential of a task that holds one may have ended by then.
+    pub fn may_have_ended(&mut self, by: Timestamp) -> bool {
+        let (tasks, shift) = (&self.tasks, self.shift);
+        let next_end = self.next_end.get_or_insert_with(|| {
+            let holds = tasks.values().filter(|task| task.holds_credential());
+            holds.map(|task| task.end(shift)).min().unwrap_or(Timestamp::MAX)
+        });
+        by > *next_end
+    }
+
     /// Puts a task in, in the place of one with the same id.
     pub fn put_task(&mut self, task: StoredTask) {
+        (self.kept_until, self.next_end) = (None, None);
         if crate::mutant::active(crate::mutant::Mutant::ChildResetsBudget) {
             self.budgets.clear();
         }
@@ -313,6 +342,9 @@ impl Wallet {
     /// Forgets tasks whose every credential is proven to have expired, and says which. Entries lapse by E only: a device
     /// whose clock lags must not revive an ended task.
     pub fn forget(&mut self, floor: Timestamp) -> Vec<TaskId> {
+        if self.kept_until.is_some_and(|until| floor <= until) {
+            return Vec::new();
+        }
         let over = |task: &&StoredTask| task.all_made().all(|made| made.ends < floor);
         let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| task.id.clone()).collect();
         for id in &gone {
@@ -320,12 +352,17 @@ impl Wallet {
         }
         self.made.retain(|_, task| self.tasks.contains_key(task));
         self.budgets.retain(|_, budget| budget.until >= floor);
+        let ends = |task: &StoredTask| task.all_made().map(|made| made.ends).max().unwrap_or_default();
+        let kept = self.tasks.values().map(ends).chain(self.budgets.values().map(|budget| budget.until));
+        self.kept_until = Some(kept.min().unwrap_or(Timestamp::MAX));
+        self.next_end = None;
         gone
     }
 
     /// P was corrected down by `correction`: the end of every credential that was dated here moves down with it.
     pub fn shorten(&mut self, correction: Millis) {
         self.shift = Millis(self.shift.0.saturating_add(correction.0));
+        self.next_end = None;
     }
 
     /// The sum of all corrections of P downwards, for the anchor.
@@ -346,6 +383,7 @@ impl Wallet {
     /// Takes the sum of corrections from the anchor.
     pub fn restore_shift(&mut self, shift: Millis) {
         self.shift = shift;
+        self.next_end = None;
     }
 
     /// When a chain ends by P: the earliest end of the blocks in it that this agent made.
@@ -399,6 +437,7 @@ impl Wallet {
 
     /// Charges one use and says where the budget stands.
     pub fn charge(&mut self, block: BlockId, until: Timestamp) -> Budget {
+        self.kept_until = None;
         let budget = self.budgets.entry(block).or_insert(Budget { block, used: 0, until });
         if !crate::mutant::active(crate::mutant::Mutant::BudgetNotCharged) {
             budget.used = budget.used.saturating_add(1);
@@ -413,6 +452,7 @@ impl Wallet {
 
     /// Takes a budget from the anchor or a replayed record: the higher count stands.
     pub fn restore(&mut self, budget: Budget) {
+        self.kept_until = None;
         let known = self.budgets.entry(budget.block).or_insert(budget);
         known.used = known.used.max(budget.used);
     }

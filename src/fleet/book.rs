@@ -19,7 +19,7 @@ use super::route::Routes;
 use super::{publish, Effects};
 use crate::ids::{DeviceId, EraId, FeedId, FleetId, GrantId, Hash, KeyId};
 use crate::mutant::{self, Mutant};
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::{PublicKey, TrustBundle};
 use crate::wire::envelope::Signed;
 use crate::wire::link::grants_digest;
@@ -28,7 +28,7 @@ use crate::wire::revocation::manifest::Manifest;
 use crate::wire::revocation::serials::ISSUED_MAX;
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::slot::Slot;
-use crate::wire::revocation::Target;
+use crate::wire::revocation::{Position, Target};
 use crate::wire::Refused;
 
 /// Why rows of a ledger make no book.
@@ -75,6 +75,10 @@ pub struct Book {
     salvaged: BTreeMap<(DeviceId, EraId, u64), u64>,
     branches: BTreeMap<(DeviceId, EraId), Branches>,
     seen: BTreeMap<DeviceId, Seen>,
+    /// Devices that named something, when they were heard last, that this ledger did not hold then.
+    ahead: BTreeSet<DeviceId>,
+    /// Devices of which something was written that their grants go by, since this was asked last.
+    regranted: BTreeSet<DeviceId>,
     missed: Option<Missed>,
     presence: BTreeMap<DeviceId, Presence>,
     serials: BTreeMap<u32, Serials>,
@@ -109,6 +113,8 @@ impl Book {
             salvaged: BTreeMap::new(),
             branches: BTreeMap::new(),
             seen: BTreeMap::new(),
+            ahead: BTreeSet::new(),
+            regranted: BTreeSet::new(),
             missed: None,
             presence: BTreeMap::new(),
             emergencies: BTreeMap::new(),
@@ -235,6 +241,7 @@ impl Book {
             Write::Device(device) => {
                 let retired = device.past.iter().chain((device.status == Status::Retired).then_some(&device.keys));
                 self.retired_keys.extend(retired.map(|keys| *keys.identity.as_bytes()));
+                self.regranted.insert(device.id.clone());
                 self.devices.insert(device.id.clone(), *device);
             }
             Write::Emergency(kept) => emergency::apply(&mut self.emergencies, *kept),
@@ -243,6 +250,7 @@ impl Book {
                 self.forks.entry((fork.device.clone(), fork.era, fork.segment)).or_insert(fork);
             }
             Write::Grant(grant) => {
+                self.regranted.insert(grant.spec.device.clone());
                 self.made_for.entry(grant.spec.device.clone()).or_default().insert(grant.spec.grant);
                 self.grants.insert(grant.spec.grant, *grant);
             }
@@ -278,7 +286,14 @@ impl Book {
             Write::Salvaged(Salvaged { device, era, segments: (first, after) }) => {
                 self.salvaged.insert((device, era, first), after);
             }
-            Write::Seen(seen) => drop(self.seen.insert(seen.device.clone(), *seen)),
+            Write::Seen(seen) => {
+                self.regranted.insert(seen.device.clone());
+                match self.is_ahead(&seen) {
+                    true => self.ahead.insert(seen.device.clone()),
+                    false => self.ahead.remove(&seen.device),
+                };
+                self.seen.insert(seen.device.clone(), *seen);
+            }
             Write::Serials(serials) => drop(self.serials.insert(serials.slot.number() % SLOTS_KEPT, serials)),
             Write::Set(feed, bytes) => {
                 // Bytes that make no set are never written; were they, the next head would be signed over nothing.
@@ -301,7 +316,27 @@ impl Book {
         }
     }
 
+    /// Whether a device has named a head or a trust bundle that this ledger does not hold, whoever's word counts.
+    fn is_ahead(&self, seen: &Seen) -> bool {
+        let beyond = |position: &Position| position.order() > publish::own(self.of(&position.feed));
+        seen.bundle_version > self.trust().version || seen.feeds.iter().any(beyond)
+    }
+
     fn apply_rule(&mut self, rule: Rule) {
+        match &rule.target {
+            Target::All => self.regranted.extend(self.devices.keys().cloned()),
+            Target::Device(device) => drop(self.regranted.insert(device.clone())),
+            Target::Grant(grant) => {
+                self.regranted.extend(self.grants.get(grant).map(|grant| grant.spec.device.clone()));
+            }
+            Target::Audience(_)
+            | Target::Block(_)
+            | Target::Group(_)
+            | Target::IssuedBefore(_)
+            | Target::Owner(_)
+            | Target::RootKey(_)
+            | Target::Task(_) => {}
+        }
         if let Some(before) = self.rules.get(&rule.target) {
             for id in self.routes.feeds(before) {
                 if let Some(feed) = self.feeds.get_mut(id) {
@@ -324,6 +359,7 @@ impl Book {
         for named in &trust.feeds {
             self.feeds.entry(named.id.clone()).or_default().era = named.era;
         }
+        self.ahead = self.seen.values().filter(|seen| self.is_ahead(seen)).map(|seen| seen.device.clone()).collect();
         let routes = Routes::of(&trust);
         if routes == self.routes {
             return;
@@ -462,10 +498,24 @@ impl Book {
     }
 
     fn is_ordered_gone(&self, grant: &Grant, at: Timestamp) -> bool {
-        !self.rules.is_empty()
-            && [Target::All, Target::Device(grant.spec.device.clone()), Target::Grant(grant.spec.grant)]
-                .iter()
-                .any(|target| self.live_rule(target, at).is_some())
+        !self.rules.is_empty() && orders(grant).iter().any(|target| self.live_rule(target, at).is_some())
+    }
+
+    /// When the grants that a device should hold next become others by time alone.
+    pub(super) fn regrant_due(&self, device: &DeviceId, now: Timestamp) -> Option<Timestamp> {
+        let own = self.made_for.get(device).into_iter().flatten().filter_map(|id| self.grants.get(id));
+        let changes = own.filter(|grant| grant.withdrawn.is_none()).flat_map(|grant| {
+            let orders = (!self.rules.is_empty()).then(|| orders(grant)).into_iter().flatten();
+            let lapse = orders.filter_map(|target| Some(self.live_rule(&target, now)?.until + Millis(1)));
+            lapse.chain([grant.spec.expires])
+        });
+        changes.filter(|change| *change > now).min()
+    }
+
+    /// Devices of which something was written since this was asked last that the grants go by which they should hold, or which
+    /// they say they hold.
+    pub(super) fn take_regranted(&mut self) -> BTreeSet<DeviceId> {
+        std::mem::take(&mut self.regranted)
     }
 
     /// The digest over the grants that a device should hold now.
@@ -580,6 +630,12 @@ impl Book {
         self.seen.get(device)
     }
 
+    /// What devices said last that named something which this ledger did not hold then. All others are behind it, or stand
+    /// where it does.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = &Seen> {
+        self.ahead.iter().filter_map(|device| self.seen.get(device))
+    }
+
     /// The newest word about whether a device is connected.
     pub fn presence(&self, device: &DeviceId) -> Option<&Presence> {
         self.presence.get(device)
@@ -594,4 +650,9 @@ impl Book {
     pub fn horizon(&self, now: Timestamp) -> Timestamp {
         self.grants.values().map(|grant| grant.spec.expires).fold(now, Timestamp::max)
     }
+}
+
+/// What orders a device to wipe a grant.
+fn orders(grant: &Grant) -> [Target; 3] {
+    [Target::All, Target::Device(grant.spec.device.clone()), Target::Grant(grant.spec.grant)]
 }

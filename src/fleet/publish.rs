@@ -432,7 +432,7 @@ pub fn due_in(book: &Book, cadence: Cadence, at: Timestamp) -> Millis {
 
 /// The highest era and number of a feed that this ledger has signed, or that somebody has vouched for. In an era that has
 /// no head yet, 0: whatever was signed in those before, by whomever, does not count.
-fn own(feed: &FeedBook) -> (u32, u64) {
+pub(super) fn own(feed: &FeedBook) -> (u32, u64) {
     feed.order().max(feed.resumed()).max((feed.era(), 0))
 }
 
@@ -487,7 +487,7 @@ fn knows_what_devices_know(book: &Book) -> Result<(), FleetError> {
             return Err(FleetError::Restored { feed: id.clone(), at: *at, least });
         }
     }
-    for seen in believed(book) {
+    for seen in ahead(book) {
         let device = &seen.device;
         // A feed that the bundle names no more gets no heads; were it to come back, it would be in a later era.
         let mut positions = seen.feeds.iter().filter(|position| book.trust().feed(&position.feed).is_some());
@@ -500,9 +500,9 @@ fn knows_what_devices_know(book: &Book) -> Result<(), FleetError> {
     Ok(())
 }
 
-/// What the devices said last whose word counts.
-pub(super) fn believed(book: &Book) -> impl Iterator<Item = &Seen> {
-    book.devices().filter(|device| is_believed(book, device)).filter_map(|device| book.seen(&device.id))
+/// What the devices said last whose word counts, of those that named something which this ledger did not hold then.
+pub(super) fn ahead(book: &Book) -> impl Iterator<Item = &Seen> {
+    book.ahead().filter(|seen| book.device(&seen.device).is_some_and(|device| is_believed(book, device)))
 }
 
 /// Whether the word of a device counts. That of a revoked one does not: it could keep its own revocation back.

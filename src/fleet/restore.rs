@@ -156,7 +156,7 @@ fn carry_over(before: &Book, copy: &mut Book, fx: &mut Effects) {
 /// [`FleetError::BundleBehind`], naming the device, or [`FleetError::BundlesUnknown`].
 pub fn may_follow(book: &Book) -> Result<(), FleetError> {
     let own = book.trust().version;
-    if let Some(beyond) = publish::believed(book).find(|seen| seen.bundle_version > own) {
+    if let Some(beyond) = publish::ahead(book).find(|seen| seen.bundle_version > own) {
         return Err(FleetError::BundleBehind { device: beyond.device.clone(), seen: beyond.bundle_version, own });
     }
     bundles_known(book)

@@ -4,7 +4,7 @@
 //! Never: lets a message leave before what it rests on is committed; answers a request twice; believes a topic.
 //! Read next: `shell/serve.rs`, which feeds it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
@@ -318,6 +318,31 @@ impl Published {
     }
 }
 
+/// When the grants that each device should hold were held against those that it was told of, so that a tick looks only at
+/// those of which something was written since, or whose grants time has changed.
+#[derive(Debug, Default)]
+struct Regard {
+    /// All of them, that time: none before the first.
+    looked: Option<Timestamp>,
+    /// When time changes some.
+    due: BTreeMap<Timestamp, BTreeSet<DeviceId>>,
+}
+
+impl Regard {
+    /// Those to look at now.
+    fn take(&mut self, book: &mut Book, at: Timestamp) -> BTreeSet<DeviceId> {
+        let mut changed = book.take_regranted();
+        // A clock that was set back makes what had ended good again.
+        if self.looked.replace(at).is_none_or(|last| at < last) {
+            self.due.clear();
+            return book.devices().map(|device| device.id.clone()).collect();
+        }
+        let later = self.due.split_off(&(at + Millis(1)));
+        changed.extend(std::mem::replace(&mut self.due, later).into_values().flatten());
+        changed
+    }
+}
+
 /// Issuer, publisher and collector.
 pub struct Service {
     keys: ServiceKeys,
@@ -334,6 +359,7 @@ pub struct Service {
     /// The trust bundle by which the keys were judged.
     judged: u64,
     told: BTreeMap<DeviceId, Hash>,
+    grants: Regard,
     nonces: BTreeMap<DeviceId, VecDeque<Nonce>>,
 }
 
@@ -356,6 +382,7 @@ impl Service {
             halted: None,
             judged: 0,
             told: BTreeMap::new(),
+            grants: Regard::default(),
             nonces: BTreeMap::new(),
         })
     }
@@ -374,6 +401,7 @@ impl Service {
         self.published = None;
         // What was on its way may be lost; what devices said last counts again.
         self.told.clear();
+        self.grants = Regard::default();
     }
 
     /// The ledger may have changed, or a head is due: what is new goes out.
@@ -608,22 +636,20 @@ impl Service {
     }
 
     /// Devices whose grants are others than they were told, or than they said they hold, hear of it at once.
-    fn tell_grants(&mut self, book: &Book, at: Timestamp, fx: &mut Effects) {
+    fn tell_grants(&mut self, book: &mut Book, at: Timestamp, fx: &mut Effects) {
         if !self.is_believed(book.trust()) {
             return;
         }
-        let changed: Vec<DeviceId> = book
-            .devices()
-            .filter(|device| device.joined)
-            .filter(|device| {
-                let should = book.live_grants_digest(&device.id, at);
-                let told = self.told.get(&device.id).copied().or(book.seen(&device.id).map(|seen| seen.grants));
-                told != Some(should)
-            })
-            .map(|device| device.id.clone())
-            .collect();
-        for device in changed {
-            self.acknowledge(book, &device, None, Vec::new(), at, fx);
+        let looked_at = self.grants.take(book, at);
+        for device in looked_at.iter().filter_map(|id| book.device(id)) {
+            if let Some(due) = book.regrant_due(&device.id, at) {
+                self.grants.due.entry(due).or_default().insert(device.id.clone());
+            }
+            let should = book.live_grants_digest(&device.id, at);
+            let told = self.told.get(&device.id).copied().or(book.seen(&device.id).map(|seen| seen.grants));
+            if device.joined && told != Some(should) {
+                self.acknowledge(book, &device.id, None, Vec::new(), at, fx);
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub use once::remember;
 #[cfg(feature = "verified-once")]
 mod once {
     use std::cell::RefCell;
-    use std::collections::BTreeSet;
+    use std::collections::HashMap;
 
     use ed25519_dalek::VerifyingKey;
     use sha2::{Digest, Sha256};
@@ -52,20 +52,20 @@ mod once {
     /// The signatures that held, newest generation first, each by the SHA-256 of key, signature and message.
     #[derive(Default)]
     struct Good {
-        newer: BTreeSet<[u8; 32]>,
-        older: BTreeSet<[u8; 32]>,
+        newer: HashMap<[u8; 32], ()>,
+        older: HashMap<[u8; 32], ()>,
     }
 
     impl Good {
         fn knows(&self, of: &[u8; 32]) -> bool {
-            self.newer.contains(of) || self.older.contains(of)
+            self.newer.contains_key(of) || self.older.contains_key(of)
         }
 
         fn add(&mut self, of: [u8; 32], generation: usize) {
             if self.newer.len() >= generation {
                 self.older = std::mem::take(&mut self.newer);
             }
-            self.newer.insert(of);
+            self.newer.insert(of, ());
         }
     }
 

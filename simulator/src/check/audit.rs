@@ -235,36 +235,48 @@ impl AuditCheck {
         devices: &[(DeviceId, PublicKey)],
         stored: (&[Collected], &[Collected]),
     ) {
-        let Some(chains) = self.conserved(tally, at, fleet, devices, stored) else { return };
+        // One gateway after the other: what all of them wrote, read at once, is more than all the rest of a run.
+        let mut of: BTreeMap<u32, [Vec<&Collected>; 2]> =
+            self.observed.keys().map(|(device, ..)| (*device, [vec![], vec![]])).collect();
+        of.extend(self.resets.keys().map(|device| (*device, Default::default())));
+        for (place, stored) in [stored.0, stored.1].into_iter().enumerate() {
+            stored.iter().for_each(|segment| of.entry(segment.device).or_default()[place].push(segment));
+        }
         // A damaged disk forgets where an era ended that the collector has more of: that one, and no other.
         let spoiled = |device: u32, era: u64| {
             let damaged = self.damaged.get(&device).is_some_and(|last| era <= *last);
             self.restored.contains(&device) || damaged || self.rotten.contains(&(device, era))
         };
-        for (device, era, before, problem) in chains.unnamed() {
-            if spoiled(device, era) || before.is_some_and(|before| spoiled(device, before)) {
+        for (device, [collected, beside]) in of {
+            let Some(chains) = self.conserved(tally, at, fleet, devices, device, (&collected, &beside)) else {
                 continue;
+            };
+            for (device, era, before, problem) in chains.unnamed() {
+                if spoiled(device, era) || before.is_some_and(|before| spoiled(device, before)) {
+                    continue;
+                }
+                let name = &devices[device as usize].0;
+                tally.tried(Id::NothingLost, at, problem.map(|problem| format!("{name}/{problem}")));
             }
-            let name = &devices[device as usize].0;
-            tally.tried(Id::NothingLost, at, problem.map(|problem| format!("{name}/{problem}")));
         }
     }
 
-    /// Decided is collected, or in a gap. Returns what is collected, where that is sound.
+    /// What a gateway decided is collected, or in a gap. Returns what is collected, where that is sound.
     fn conserved(
         &self,
         tally: &mut Tally,
         at: u64,
         fleet: &FleetId,
         devices: &[(DeviceId, PublicKey)],
-        (collected, beside): (&[Collected], &[Collected]),
+        device: u32,
+        (collected, beside): (&[&Collected], &[&Collected]),
     ) -> Option<Chains> {
         let own = |stored: &&Collected| {
             let era = stored.upload.header.claim().map(|header| header.era);
             !era.is_ok_and(|era| self.of_twins.contains(&(stored.device, era)))
         };
-        let verified = verify(fleet, devices, collected.iter().filter(own)).and_then(|mut chains| {
-            chains.add(fleet, devices, beside.iter().filter(own))?;
+        let verified = verify(fleet, devices, collected.iter().copied().filter(own)).and_then(|mut chains| {
+            chains.add(fleet, devices, beside.iter().copied().filter(own))?;
             Ok(chains)
         });
         let chains = match verified {
@@ -276,7 +288,8 @@ impl AuditCheck {
         };
         let damage = |(device, gap): &&(u32, Gap)| {
             let arrived = |place: &&(u32, u64, u64)| chains.events.contains_key(place);
-            let mut inside = self.observed.keys().filter(|(of, era, index)| of == device && covers(gap, *era, *index));
+            let of_gateway = self.observed.range((*device, 0, 0)..(*device + 1, 0, 0)).map(|(place, _)| place);
+            let mut inside = of_gateway.filter(|(_, era, index)| covers(gap, *era, *index));
             let whole = chains.has_all_of(*device, gap) && inside.all(|place| arrived(&place));
             let handed_over = self.half_anchored.contains(device) && whole;
             let touched = self.damaged.get(device).is_some_and(|last| gap.era.number <= *last);
@@ -289,7 +302,8 @@ impl AuditCheck {
                 format!("{name} has a gap at era {}, from {}, and its disk was honest", gap.era.number, gap.first);
             tally.tried(Id::NothingLost, at, Some(how));
         }
-        for (device, count) in self.resets.iter().filter(|(device, _)| !self.damaged.contains_key(device)) {
+        let resets = self.resets.get_key_value(&device);
+        for (device, count) in resets.into_iter().filter(|(device, _)| !self.damaged.contains_key(device)) {
             let told = chains.events.range((*device, 0, 0)..(*device + 1, 0, 0)).flat_map(|(_, events)| events);
             let told = told.filter(|event| matches!(event, Event::Trust(TrustChange::Reset { .. }))).count();
             let name = &devices[*device as usize].0;
@@ -307,7 +321,8 @@ impl AuditCheck {
         }
         // Answers that no count which is there stands for, by era.
         let mut uncounted: BTreeMap<(u32, u64), u64> = BTreeMap::new();
-        let judged = self.observed.iter().filter(|((device, ..), _)| !self.restored.contains(device));
+        let of_device = self.observed.range((device, 0, 0)..(device + 1, 0, 0));
+        let judged = of_device.filter(|((device, ..), _)| !self.restored.contains(device));
         for ((device, era, index), observed) in judged {
             let name = &devices[*device as usize].0;
             let found: Vec<&Event> = chains.events.get(&(*device, *era, *index)).into_iter().flatten().collect();
@@ -784,7 +799,8 @@ mod tests {
     fn check_fails_beside(check: &AuditCheck, collected: &[Collected], beside: &[Collected], fails: bool) {
         let mut tally = Tally::default();
         let devices = [(name(), key().verifying_key().into())];
-        check.conserved(&mut tally, 5, &fleet(), &devices, (collected, beside));
+        let (collected, beside): (Vec<_>, Vec<_>) = (collected.iter().collect(), beside.iter().collect());
+        check.conserved(&mut tally, 5, &fleet(), &devices, 0, (&collected, &beside));
         check_broken(&tally, fails);
     }
 

@@ -99,7 +99,7 @@ fn the_collectors_export_of_a_run_passes_whatever_the_world_did() {
 
 #[test]
 fn a_trace_of_a_run_is_judged_as_far_as_it_tells() {
-    let scenario = Scenario::parse(include_str!("../../scenarios/flappy-link.toml")).unwrap();
+    let scenario = Scenario::parse(crate::tests::SMALL).unwrap();
     let file = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     struct Pipe(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
     impl std::io::Write for Pipe {

@@ -34,6 +34,8 @@ pub(super) struct Slots {
     paths: [PathBuf; 2],
     /// The slot with the newest valid anchor, and its generation.
     newest: Option<(usize, u64)>,
+    /// Slots whose names are known to be durable.
+    named: [bool; 2],
 }
 
 impl Slots {
@@ -57,7 +59,7 @@ impl Slots {
             }
         }
         let newest = best.as_ref().map(|(slot, anchor)| (*slot, anchor.generation));
-        Ok((Self { paths, newest }, best.map(|(_, anchor)| anchor)))
+        Ok((Self { paths, newest, named: [false; 2] }, best.map(|(_, anchor)| anchor)))
     }
 
     /// Whether no slot was ever written.
@@ -72,17 +74,22 @@ impl Slots {
         }
         let slot = self.newest.map_or(0, |(slot, _)| 1 - slot);
         let path = &self.paths[slot];
-        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+        let found = path.metadata().ok();
+        if found.as_ref().is_some_and(|meta| !meta.is_file()) {
             // Whatever it is, it is no slot, and a write to it might never return.
             set_aside(path.parent().unwrap_or(Path::new(".")), path)?;
         }
+        let found = found.filter(|meta| meta.is_file());
         let bytes = to_bytes(anchor);
-        let fits = path.metadata().is_ok_and(|meta| meta.len() >= bytes.len() as u64);
+        let fits = found.as_ref().is_some_and(|meta| meta.len() >= bytes.len() as u64);
         let needs = if fits { Needs::Leave } else { Needs::Room };
         let allowed = allowed(path.parent().unwrap_or(Path::new("")), needs);
         allowed.and_then(|()| write(path, &bytes)).map_err(|error| FileError::io("write", path, error))?;
-        // The first two writes make the names; the directory's sync costs nothing once it is clean.
-        sync_parent(path)?;
+        // The first two writes make the names.
+        if found.is_none() || !self.named[slot] {
+            sync_parent(path)?;
+            self.named[slot] = true;
+        }
         self.newest = Some((slot, anchor.generation));
         Ok(())
     }

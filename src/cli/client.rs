@@ -227,7 +227,11 @@ fn argument(written: &str) -> Result<Arguments, String> {
     let (name, value) = written.split_once('=').ok_or("write it as NAME=TEXT, or as NAME:=JSON")?;
     let mut argument = Arguments::default();
     match name.strip_suffix(':') {
-        Some(name) => argument.push_json(name, value).map_err(|error| format!("behind := is no JSON: {error}"))?,
+        Some(name) => {
+            let mut json = serde_json::Deserializer::from_str(value);
+            let pushed = argument.push_value(name, &mut json).and_then(|()| json.end());
+            pushed.map_err(|error| format!("behind := is no JSON: {error}"))?;
+        }
         None => argument.push_text(name, value),
     }
     Ok(argument)

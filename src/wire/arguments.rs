@@ -108,13 +108,12 @@ impl Arguments {
         self.0.push((name.into(), Node::Text(text.into())));
     }
 
-    /// Adds an argument whose value is JSON.
+    /// Adds an argument whose value is read from somewhere.
     ///
     /// # Errors
-    /// What is wrong with the JSON.
-    #[cfg(feature = "shell")]
-    pub fn push_json(&mut self, name: impl Into<String>, json: &str) -> Result<(), serde_json::Error> {
-        self.0.push((name.into(), serde_json::from_str(json)?));
+    /// What is wrong there.
+    pub fn push_value<'de, D: Deserializer<'de>>(&mut self, name: impl Into<String>, value: D) -> Result<(), D::Error> {
+        self.0.push((name.into(), Node::deserialize(value)?));
         Ok(())
     }
 

@@ -92,7 +92,8 @@ fn exchange(stream: &mut UnixStream, request: &[u8], buffer: &mut Vec<u8>) -> Re
             continue;
         };
         let head = std::str::from_utf8(&buffer[..end])?;
-        let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
         if buffer.len() >= end + 4 + length.unwrap_or(0_usize) {
             let ok = head.starts_with("HTTP/1.1 200");
             return if ok { Ok(()) } else { Err(String::from_utf8_lossy(buffer).into_owned().into()) };
@@ -143,7 +144,8 @@ impl Agent {
         let folder = tempfile::tempdir_in(place)?;
         enrol(Path::new(env!("CARGO_BIN_EXE_hardtack")), &|name| folder.path().join(name))?;
         let shipped = include_str!("../firmware-profiles/generic-x86_64.toml");
-        let unlimited = shipped.replace("per_second = 5000 ", "per_second = 1000000 ").replace("burst = 5000 ", "burst = 1000000 ");
+        let unlimited =
+            shipped.replace("per_second = 5000 ", "per_second = 1000000 ").replace("burst = 5000 ", "burst = 1000000 ");
         std::fs::write(folder.path().join("profile.toml"), unlimited)?;
         let user = rustix::process::getuid().as_raw();
         let config = format!("profile = \"./profile.toml\"\n[pep]\nlisten = [\"127.0.0.1:0\"]\nusers = [{user}]\n");
@@ -192,7 +194,10 @@ fn echo(folder: &Path) -> Result<(Server, PathBuf), Fault> {
 
 /// `uds_authorize` and what belongs to it.
 pub(super) fn asked() {
-    for (name, place) in [("uds_authorize", std::env::current_dir().unwrap_or_default().join("target")), ("uds_authorize_mem", "/dev/shm".into())] {
+    for (name, place) in [
+        ("uds_authorize", std::env::current_dir().unwrap_or_default().join("target")),
+        ("uds_authorize_mem", "/dev/shm".into()),
+    ] {
         if let Err(why) = over_the_socket(name, &place) {
             println!("{name}: not measured in {}: {why}", place.display());
         }
@@ -244,7 +249,8 @@ fn over_loopback() -> Result<(), Fault> {
     let agent = Agent::enrolled(&std::env::current_dir()?.join("target"))?;
     let token = begin(&|name| agent.at(name))?;
     let body = String::from_utf8(ask(&token))?;
-    let script = format!("wrk.method = \"POST\"\nwrk.body = [[{body}]]\nwrk.headers[\"Content-Type\"] = \"application/json\"\n");
+    let script =
+        format!("wrk.method = \"POST\"\nwrk.body = [[{body}]]\nwrk.headers[\"Content-Type\"] = \"application/json\"\n");
     std::fs::write(agent.at("ask.lua"), script)?;
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let folder = agent.folder.path().display();
@@ -289,7 +295,8 @@ pub(super) fn ended() {
 #[expect(clippy::disallowed_methods, reason = "a bench measures wall time")]
 fn ended_with_their_processes() -> Result<(), Fault> {
     let agent = Agent::enrolled(&std::env::current_dir()?.join("target"))?;
-    let script = r#""$0" -o json --run-dir "$1" task begin pump --right 'read:modbus/*' --holder $$ && exec cat >/dev/null"#;
+    let script =
+        r#""$0" -o json --run-dir "$1" task begin pump --right 'read:modbus/*' --holder $$ && exec cat >/dev/null"#;
     let mut holders = Vec::new();
     for _ in 0..TASKS {
         let mut command = Command::new("/bin/sh");

@@ -209,7 +209,7 @@ mod tests {
 
     fn named() -> Named {
         let (owner, grant) = ("ops@acme".to_owned(), GrantId([1; 16]));
-        Named { owner, grant, task: Some("t-1".parse().unwrap()), chain: Vec::new(), step: None }
+        Named { owner, grant, task: Some("t-1".parse().unwrap()), chain: Vec::new(), step: None, initiator: None }
     }
 
     #[test]
@@ -226,6 +226,7 @@ mod tests {
             reason: String::new(),
             chain: Vec::new(),
             of_step: None,
+            initiator: None,
         };
         let event = Event::Task(Box::new(begun));
         needs.add(&device, &Record { index: 0, floor: Timestamp(0), powered: Timestamp(0), event }, None);

@@ -28,7 +28,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
@@ -52,6 +52,8 @@ const BACKLOG: i32 = 128;
 const ADMIN_CONNECTIONS_MAX: usize = 16;
 /// How long connections may take to finish what they are in when the process is asked to end.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long the rest of a request is read that was turned away.
+const READ_AWAY: Duration = Duration::from_secs(1);
 /// What hyper buffers of a head above the profile's limit, so that our own 431 can say what the limit is.
 const HEAD_SLACK: usize = 8 * 1024;
 
@@ -339,7 +341,11 @@ impl Server {
 
     fn admit(self: Arc<Self>, stream: UnixStream, connections: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
         let Ok(caller) = Caller::of(&stream, self.socket) else { return };
-        let held = self.gate.connection(caller.uid, clock::now().boottime);
+        let held = match self.socket {
+            // Their places are their own, though programs of the same user have all that a user may have elsewhere.
+            Socket::Admin => Ok(None),
+            Socket::Agent | Socket::Pep => self.gate.connection(caller.uid, clock::now().boottime).map(Some),
+        };
         let write = |answer: &[u8]| stream.try_write(answer);
         match (held, self.slots.clone().try_acquire_owned()) {
             (Ok(permit), Ok(slot)) => {
@@ -372,7 +378,10 @@ impl Server {
                     self.attend(stream, Caller::user(uid, Socket::Pep), stop).await;
                     drop(permit);
                 }
-                Err(problem) => self.turn_away(|answer| stream.try_write(answer), problem),
+                Err(problem) => {
+                    self.turn_away(|answer| stream.try_write(answer), problem);
+                    read_away(stream).await;
+                }
             }
             drop(slot);
         });
@@ -470,6 +479,18 @@ impl Server {
         // A fresh socket has room for it; where it has not, closing says enough.
         let _ = write(answer.as_bytes());
     }
+}
+
+/// What is closed over unread bytes is reset, and the answer in front of them lost.
+async fn read_away(mut stream: TcpStream) {
+    let mut thrown_away = [0; 4096];
+    let reading = async {
+        stream.shutdown().await?;
+        while stream.read(&mut thrown_away).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    // Who goes on sending, or is gone, has had his answer.
+    let _ = tokio::time::timeout(READ_AWAY, reading).await;
 }
 
 /// Returns once `stop` is true, or whoever could make it true is gone.

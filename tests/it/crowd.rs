@@ -129,9 +129,17 @@ fn an_agent_without_descriptors_loses_nothing_and_goes_on() {
     }
     drop(held);
     settles_at(&daemon, before + 1);
-    assert_eq!(decide(&mut first), 200);
+    // What could not be written is written again once there is a descriptor for it.
+    if decide(&mut first) != 200 {
+        daemon.first("store.reopened");
+        assert_eq!(decide(&mut first), 200);
+    }
     drop(first);
-    assert_eq!(device.ok(&["task", "list"]).as_array().map(Vec::len), Some(1), "its task has not ended for it");
+    assert_eq!(
+        device.ok(&["task", "list"])["tasks"].as_array().map(Vec::len),
+        Some(1),
+        "its task has not ended for it"
+    );
     daemon.stop();
     let trail = String::from_utf8(device.run(&["audit", "tail", "-n", "400"]).stdout).unwrap();
     for decision in &answered {

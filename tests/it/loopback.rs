@@ -109,9 +109,9 @@ fn what_would_let_anybody_in_is_no_configuration() {
     for (text, complaint) in [
         ("listen = [\"0.0.0.0:8190\"]\nusers = [33]", "it must be an address of loopback"),
         ("listen = [\"127.0.0.1:8190\"]", "name those of enforcement points in `users`"),
-        ("listen = [\"localhost\"]\nusers = [33]", "listen"),
-        ("listen = [\"127.0.0.1:8190\"]\nusers = [\"traefik\"]", "users"),
-        ("listens = []", "listens"),
+        ("listen = [\"localhost\"]\nusers = [33]", "invalid socket address"),
+        ("listen = [\"127.0.0.1:8190\"]\nusers = [\"traefik\"]", "invalid type"),
+        ("listens = []", "unknown field `listens`"),
     ] {
         std::fs::write(&config, format!("[pep]\n{text}\n")).unwrap();
         let told = device.exits(&["--config", config.to_str().unwrap(), "agent", "check"], 2);

@@ -111,7 +111,7 @@ fn what_would_let_anybody_in_is_no_configuration() {
         ("listen = [\"127.0.0.1:8190\"]", "name those of enforcement points in `users`"),
         ("listen = [\"localhost\"]\nusers = [33]", "invalid socket address"),
         ("listen = [\"127.0.0.1:8190\"]\nusers = [\"traefik\"]", "invalid type"),
-        ("listens = []", "unknown field `listens`"),
+        ("listens = []", "unknown key `listens`"),
     ] {
         std::fs::write(&config, format!("[pep]\n{text}\n")).unwrap();
         let told = device.exits(&["--config", config.to_str().unwrap(), "agent", "check"], 2);

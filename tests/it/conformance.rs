@@ -23,7 +23,7 @@ fn every_answer_is_one_that_the_document_names() {
     let device = Device::enrolled();
     let daemon = device.start();
     let script = format!("{ROOT}/tests/interop/conformance.py");
-    let output = Command::new(python()).arg(script).arg(device.path("run")).args(["pump", "meter/*", "10"]).output();
+    let output = Command::new(python()).arg(script).arg(device.path("run")).args(["pump", "meter/*", "6"]).output();
     let output = output.unwrap();
     let told: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));

@@ -60,7 +60,7 @@ impl Agent {
                 None => return,
             },
             Request::Challenge => self.challenge(now),
-            Request::Preview(ask) => self.preview(evidence, &ask),
+            Request::Preview(ask) => self.preview(evidence, &ask, now, effects),
             Request::CheckRevoked(check) => self.check_revoked(&check),
             Request::ExportRevocations(feed) => self.export_revocations(feed.as_ref()),
             Request::ImportRevocations(import) => self.import_revocations(&import, now, effects),
@@ -204,6 +204,25 @@ impl Agent {
             None => self.record_decision(decision, budgets, now, effects),
         };
         Ok(Decided { judgement, reason, explain, audit, follows })
+    }
+
+    /// Records a denial that was judged already, by itself or counted beside one that is as it. There must be room for it.
+    pub(super) fn record_denied(
+        &mut self,
+        evidence: &Evidence,
+        ask: &Authorize,
+        (judgement, reason): (&Judgement, Reason),
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        *self.counters.decisions.entry(reason).or_default() += 1;
+        self.write_ended_counts(now, effects);
+        self.roll_if_due(now, effects);
+        let enforcer = if evidence.socket == Socket::Agent { Vec::new() } else { selectors(evidence) };
+        let decision = self.decision_of(ask, judgement, reason, None, enforcer);
+        if self.as_before(&decision, now).is_none() {
+            self.record_decision(decision, Vec::new(), now, effects);
+        }
     }
 
     /// The latest that it can be for a class; as late as dates go where nothing bounds it.

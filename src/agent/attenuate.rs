@@ -9,8 +9,12 @@
 //! the checks of the one that was shown, and the new ones after them. A step has one use however it is narrowed: its sibling
 //! takes its place. A foreign token that is not sealed gets a block, as its holder could add one himself.
 
+use biscuit_auth::builder::BlockBuilder;
+
 use super::attest::selectors;
 use super::effects::{Budget, Effects};
+use super::introspect::issued_rights;
+use super::policy::shown;
 use super::request::{Attenuate, AttenuatedReply, Evidence, Origin, Problem, ProblemCode, Reason, Reply};
 use super::room::Class;
 use super::steps::check_file;
@@ -40,37 +44,43 @@ impl Agent {
         if let Err(detail) = check_form(ask) {
             return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail));
         }
-        let ask = &match scope_check(&ask.scope) {
-            Ok(scope) => Attenuate { checks: ask.checks.iter().cloned().chain(scope).collect(), ..ask.clone() },
+        let added = match scope_check(&ask.scope) {
+            Ok(scope) => ask.checks.iter().cloned().chain(scope).collect::<Vec<_>>(),
             Err(detail) => return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail)),
         };
         let ends = ask.ttl_s.map(|ttl| {
             Timestamp::from_secs((self.clock.powered() + Millis::from_secs(ttl.min(TTL_MAX.secs()))).secs_floor())
         });
-        if let Err(detail) = further_block(&ask.checks, ends).map(|_| ()) {
-            return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail));
-        }
+        let block = match further_block(&added, ends) {
+            Ok(block) => block,
+            Err(detail) => return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail)),
+        };
         let verified = match self.verify(&ask.token) {
             Ok(verified) => verified,
             Err(denial) => return problem(&denial),
         };
         match self.wallet.task_of(verified.chain()).cloned() {
-            Some(task) => self.attenuate_own(evidence, ask, (&task, &verified), now, effects),
-            None => self.attenuate_foreign(ask, ends, &verified),
+            Some(task) => self.attenuate_own(evidence, (ask, &added), (&task, &verified), now, effects),
+            None => self.attenuate_foreign(&ask.scope, (block, ends), &verified),
         }
     }
 
-    fn attenuate_foreign(&mut self, ask: &Attenuate, ends: Option<Timestamp>, verified: &Verified) -> Reply {
+    fn attenuate_foreign(
+        &mut self,
+        scope: &[Right],
+        (block, ends): (BlockBuilder, Option<Timestamp>),
+        verified: &Verified,
+    ) -> Reply {
+        let issued: Vec<Right> = issued_rights(verified).collect();
+        if let Err(denial) = check_scope(scope, &issued) {
+            return problem(&denial);
+        }
         if verified.token.sealed {
             let detail =
                 "the token is sealed, and not by this agent: nobody can narrow it any more; ask for another where it \
                           came from";
             return Reply::Problem(Problem::new(ProblemCode::Refused, detail));
         }
-        let block = match further_block(&ask.checks, ends) {
-            Ok(block) => block,
-            Err(detail) => return Reply::Problem(Problem::new(ProblemCode::InvalidRequest, detail)),
-        };
         let bytes = match verified.biscuit.to_vec() {
             Ok(bytes) => bytes,
             Err(error) => return problem(&Denial::new(Reason::Malformed, format!("no valid Biscuit: {error}"))),
@@ -99,7 +109,7 @@ impl Agent {
     fn attenuate_own(
         &mut self,
         evidence: &Evidence,
-        ask: &Attenuate,
+        (ask, added): (&Attenuate, &[String]),
         (task, verified): (&StoredTask, &Verified),
         now: Now,
         effects: &mut Effects,
@@ -111,7 +121,7 @@ impl Agent {
         let caller = selectors(evidence);
         let step = self.wallet.step_of(verified.chain()).cloned();
         match self.sibling(ask, (task, step.as_ref()), verified, &caller) {
-            Ok(made) => self.keep_sibling(made, ask, caller, now, effects),
+            Ok(made) => self.keep_sibling(made, added, caller, now, effects),
             Err(denial) => {
                 if !self.room().fits(Class::Denial) {
                     return Self::audit_problem(Class::Denial);
@@ -144,24 +154,28 @@ impl Agent {
             let explain = "the credential was handed to another workload, which alone may have it narrowed";
             return Err(Denial::new(Reason::WrongWorkload, explain));
         }
-        let rights = step.map_or(&task.rights, |step| &step.rights);
-        if let Some(right) = ask.scope.iter().find(|right| !covered(right, rights)) {
-            let explain =
-                format!("the credential has no right to {} {}: an exchange only narrows", right.action, right.resource);
-            return Err(Denial::new(Reason::NoRight, explain));
-        }
         let presented = verified.chain().rev().find(|block| self.wallet.made(block)).copied().unwrap_or_default();
         let before = task.siblings.iter().find(|sibling| sibling.made.block == presented);
-        let before = step.map(|step| &step.checks).or(before.map(|sibling| &sibling.checks));
-        let checks: Vec<String> = before.into_iter().flatten().chain(&ask.checks).cloned().collect();
-        if checks.len() > CHECKS_MAX {
+        let (before, narrower) = match (step, before) {
+            (Some(step), _) => (step.checks.as_slice(), step.scope.as_slice()),
+            (None, Some(sibling)) => (sibling.checks.as_slice(), sibling.scope.as_slice()),
+            (None, None) => (&[][..], &[][..]),
+        };
+        let rights = step.map_or(&task.rights, |step| &step.rights);
+        check_scope(&ask.scope, if narrower.is_empty() { rights } else { narrower })?;
+        // What is left of an earlier scope is in the one that it covers: one check says it all, and stands behind the others.
+        let scope = if ask.scope.is_empty() { narrower.to_vec() } else { ask.scope.clone() };
+        let scope_check = scope_check(&scope).map_err(|what| Denial::new(Reason::Malformed, what))?;
+        let checks: Vec<String> = before.iter().chain(&ask.checks).cloned().collect();
+        let all: Vec<String> = checks.iter().cloned().chain(scope_check).collect();
+        if all.len() > CHECKS_MAX {
             let explain = format!("a credential is narrowed by at most {CHECKS_MAX} checks, all together");
             return Err(Denial::new(Reason::TooComplex, explain));
         }
         let asked = ask.ttl_s.map(|ttl| self.clock.powered() + Millis::from_secs(ttl));
         // Whole seconds, as the token's own check counts them.
         let ends = Timestamp::from_secs(asked.map_or(end, |asked| asked.min(end)).secs_floor());
-        let further = further_block(&checks, Some(ends)).map_err(|what| Denial::new(Reason::Malformed, what))?;
+        let further = further_block(&all, Some(ends)).map_err(|what| Denial::new(Reason::Malformed, what))?;
         let base = match step {
             Some(step) => StepBlock {
                 task: &task.id,
@@ -204,11 +218,13 @@ impl Agent {
                 let own = own.ok_or_else(|| Denial::new(Reason::Malformed, "the step is in no task"))?;
                 let old = std::mem::replace(&mut own.made, made);
                 own.checks = checks;
+                own.scope = scope;
                 spent = Some(Budget { block: old.block, used: u64::MAX, until: old.ends });
                 narrowed = Some(own.clone());
-                task.siblings.push(Sibling { made: old, step: Some(step.named.id.clone()), checks: Vec::new() });
+                let step = Some(step.named.id.clone());
+                task.siblings.push(Sibling { made: old, step, checks: Vec::new(), scope: Vec::new() });
             }
-            None => task.siblings.push(Sibling { made, step: None, checks }),
+            None => task.siblings.push(Sibling { made, step: None, checks, scope }),
         }
         check_file(&task)?;
         Ok(Narrower { task, step: narrowed, token, chain, ends, spent })
@@ -217,7 +233,7 @@ impl Agent {
     fn keep_sibling(
         &mut self,
         made: Narrower,
-        ask: &Attenuate,
+        added: &[String],
         caller: Vec<String>,
         now: Now,
         effects: &mut Effects,
@@ -232,7 +248,7 @@ impl Agent {
             task_id: Some(task.id.clone()),
             step_id: step.map(|step| step.named.id),
         };
-        let event = TaskEvent { reason: shorten(&ask.checks.join("; "), 512), chain, ..of };
+        let event = TaskEvent { reason: shorten(&added.join("; "), 512), chain, ..of };
         spent.iter().for_each(|budget| self.wallet.restore(*budget));
         self.put_task_file(&task, effects);
         self.wallet.put_task(task);
@@ -278,6 +294,17 @@ struct Narrower {
 
 fn problem(denial: &Denial) -> Reply {
     Reply::Problem(Problem::new(ProblemCode::of(denial.reason), denial.explain.clone()))
+}
+
+/// An exchange only narrows.
+fn check_scope(scope: &[Right], held: &[Right]) -> Result<(), Denial> {
+    let Some(right) = scope.iter().find(|right| !covered(right, held)) else { return Ok(()) };
+    let explain = format!(
+        "the credential has no right to {} {}: an exchange only narrows",
+        shown(&right.action),
+        shown(&right.resource)
+    );
+    Err(Denial::new(Reason::NoRight, explain))
 }
 
 /// A check that leaves these rights and no other.

@@ -88,6 +88,7 @@ pub enum Purpose {
 }
 
 /// What came out.
+#[derive(Clone)]
 pub struct Judgement {
     /// Blocks to charge with when each may be forgotten, or why not.
     pub verdict: Result<Vec<(BlockId, Timestamp)>, Denial>,
@@ -196,6 +197,24 @@ impl Judge<'_> {
             Purpose::Introspect | Purpose::Use => charges,
         };
         denials.min_by_key(|denial| denial.reason).map_or(Ok((charges, policy)), Err)
+    }
+
+    /// Whether a token that is good for something would be allowed this: all that hangs on the question alone. Up to which
+    /// clock it must be good is in what was found so far.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check_use(
+        &self,
+        question: &Question<'_>,
+        verified: &Verified,
+        so_far: &Judgement,
+    ) -> Result<(), Denial> {
+        self.check_question(question)?;
+        self.check_time(verified, so_far.time_class)?;
+        self.check_staleness(question.risk, verified)?;
+        self.evaluate(question, verified, so_far)?;
+        self.check_labels(question, so_far)
     }
 
     fn check_room(&self) -> Result<(), Denial> {

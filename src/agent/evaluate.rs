@@ -11,7 +11,7 @@ use biscuit_auth::datalog::RunLimits;
 use biscuit_auth::error::{Expression, FailedCheck, Logic, MatchedPolicy, RunLimit, Token as TokenError};
 
 use super::decide::{Judge, Judgement, Purpose, Question};
-use super::policy::shown;
+use super::policy::{shown, Failing};
 use super::preview::left_open;
 use super::request::Reason;
 use super::token::{Clause, Denial, Kind, Verified};
@@ -151,14 +151,40 @@ impl Judge<'_> {
         }
     }
 
-    /// Whose expression it is that cannot be evaluated: of the token, if it fails without the policy too, else of a clause.
+    /// Whose expression it is that cannot be evaluated: of the token, if it fails without the policy too, else of a clause. Where
+    /// the token's own checks deny, nobody needs to know.
     fn name_expression(&self, error: &Expression, facts: &[Fact], point: u64, verified: &Verified) -> Denial {
-        let fails = |policy| matches!(self.run(policy, facts, point, verified), Err(TokenError::Execution(_)));
-        if fails(AuthorizerBuilder::new()) {
-            return Denial::new(Reason::CheckFailed, format!("an expression of the token failed: {error}"));
+        let run = |policy| match self.run(policy, facts, point, verified) {
+            Ok(_) => Ok(Vec::new()),
+            Err(TokenError::FailedLogic(Logic::Unauthorized { checks, .. } | Logic::NoMatchingPolicy { checks })) => {
+                Ok(checks)
+            }
+            Err(error) => Err(error),
+        };
+        match run(AuthorizerBuilder::new()) {
+            Ok(checks) => {
+                let first =
+                    checks.iter().map(|check| self.name_check(check, verified)).min_by_key(|denial| denial.reason);
+                if let Some(first) = first {
+                    return first;
+                }
+            }
+            Err(TokenError::Execution(_)) => {
+                return Denial::new(Reason::CheckFailed, format!("an expression of the token failed: {error}"));
+            }
+            // It denies anyway.
+            Err(_) => {}
         }
-        let clause = self.policy.failing(fails);
-        let whose = clause.map_or_else(|| "the policy".to_owned(), |clause| self.policy.tell(clause));
+        let failing = self.policy.failing(|policy| match run(policy) {
+            Ok(_) => Some(false),
+            Err(TokenError::Execution(_)) => Some(true),
+            Err(_) => None,
+        });
+        let (whose, clause) = match failing {
+            Failing::Clause(clause) => (self.policy.tell(clause), Some(clause)),
+            Failing::Rule => ("a rule of it".to_owned(), None),
+            Failing::Unknown => ("what of it, could not be found out".to_owned(), None),
+        };
         let explain = format!("denied, for the fleet's policy cannot be applied to this request ({error}): {whose}");
         Denial::new(Reason::DeniedByPolicy, explain).by(clause)
     }

@@ -7,18 +7,26 @@
 //! Whoever is told that a token is active lets a request through on that. So the answer is a decision: on record before it is
 //! given, and a use of the token.
 
-use super::decide::{Judgement, Purpose, Question};
+use std::collections::BTreeSet;
+
+use super::attest::selectors;
+use super::decide::{Judge, Judgement, Purpose, Question};
 use super::effects::Effects;
-use super::request::{Authorize, Evidence, IntrospectedReply, Reason, Reply};
+use super::request::{Authorize, Evidence, IntrospectedReply, Reason, Reply, TimeClass};
 use super::token::{Denial, Kind, Verified};
-use super::wallet::{StoredStep, StoredTask};
+use super::wallet::StoredTask;
 use super::{Agent, Now};
-use crate::wire::biscuit::Term;
+use crate::wire::biscuit::{Check, Term};
 use crate::wire::link::Right;
+use crate::wire::policy::RiskLevel;
 use crate::wire::token::{Purpose as Held, Reach, INTROSPECT, RIGHTS_MAX};
 
 /// What stands for the resource in the record: which it will be, only the enforcement point knows.
 const RESOURCE: &str = "token";
+/// The most evaluations for one answer.
+const EVALUATIONS_MAX: usize = 128;
+/// Where one of these comes out, what would have come out was not found.
+const UNKNOWN: [Reason; 2] = [Reason::EngineTimeout, Reason::TooComplex];
 
 impl Agent {
     /// Tells what a token is good for.
@@ -62,64 +70,183 @@ impl Agent {
     }
 
     /// The rights of a token that all of it would be allowed for now: its checks may be narrower than they are.
+    ///
+    /// # Errors
+    /// Why it is good for none of them, or what of all that was tried could not be found out.
     fn scope(&self, evidence: &Evidence, ask: &Authorize, judgement: &Judgement) -> Result<Vec<Right>, Denial> {
         let none = || Denial::new(Reason::NoRight, "of its rights none would be allowed now");
         let verified = judgement.verified.as_ref().ok_or_else(none)?;
-        let peer = super::attest::selectors(evidence);
-        let judge = self.judge();
-        let level = self.policy.document.risk_of(&ask.operation, &ask.resource, None);
-        let mut scope = rights(judgement.task.as_ref(), judgement.step.as_ref(), verified);
-        scope.retain(|right| {
-            // Of a prefix one resource below it stands for all. Where a check makes it narrower, that is not told as a right.
-            let resource = match Reach::of(right) {
-                Ok(Reach::Below(prefix)) => format!("{prefix}{RESOURCE}"),
-                Ok(Reach::Exactly(resource)) => resource.to_owned(),
-                Err(_) => return false,
-            };
-            let question = Question {
-                token: &ask.token,
-                operation: &right.action,
-                resource: &resource,
-                destination: None,
-                risk: level,
-                task: None,
-                step: None,
-                arguments: Ok(None),
-                workload: None,
-                enforcer: Some(&peer),
-                purpose: Purpose::Use,
-            };
-            judge.evaluate(&question, verified, judgement).is_ok()
+        let (rights, narrowed) = self.rights(judgement, verified);
+        let mut round = Round {
+            judge: self.judge(),
+            token: &ask.token,
+            enforcer: selectors(evidence),
+            judgement,
+            verified,
+            probes: self.knows_no_resource(verified, narrowed).then(|| Probes::of(verified, &rights)),
+            left: EVALUATIONS_MAX,
+        };
+        let mut scope = Vec::with_capacity(rights.len());
+        let mut first: Option<Denial> = None;
+        for right in &rights {
+            match round.check(right) {
+                Ok(()) => scope.push(right.clone()),
+                Err(denial) if UNKNOWN.contains(&denial.reason) => return Err(denial),
+                Err(denial) if first.as_ref().is_none_or(|first| denial.reason < first.reason) => first = Some(denial),
+                Err(_) => {}
+            }
+        }
+        if scope.is_empty() {
+            return Err(first.unwrap_or_else(none));
+        }
+        Ok(scope)
+    }
+
+    /// The rights that a token has been given: of a step its own, of a task those, of both what an exchange left of them; of one
+    /// that no task here is of, what its issuer states. And where the check stands that is no narrower than what is left: its
+    /// block and its place in it.
+    fn rights(&self, judgement: &Judgement, verified: &Verified) -> (Vec<Right>, Option<(usize, usize)>) {
+        let blocks = &verified.token.blocks;
+        let last = blocks.iter().rposition(|block| self.wallet.made(&block.id));
+        let presented = last.and_then(|last| blocks.get(last)).map(|block| block.id);
+        let (rights, checks, scope) = match (&judgement.task, &judgement.step) {
+            (_, Some(step)) => (&step.rights, &step.checks, &step.scope),
+            (Some(task), None) => match task.purpose {
+                // A planner's is good for nothing that an enforcement point guards.
+                Held::Plan => return (Vec::new(), None),
+                Held::Work => match task.siblings.iter().find(|sibling| Some(sibling.made.block) == presented) {
+                    Some(sibling) => (&task.rights, &sibling.checks, &sibling.scope),
+                    None => return (task.rights.clone(), None),
+                },
+            },
+            (None, None) => return (issued_rights(verified).take(RIGHTS_MAX).collect(), None),
+        };
+        if scope.is_empty() {
+            return (rights.clone(), None);
+        }
+        (scope.clone(), last.map(|last| (last + 1, checks.len())))
+    }
+
+    /// Whether nothing asks about the resource but the rights themselves, the checks that are as wide as they, and what of
+    /// the policy allows what they cover. Then one resource stands for all that lie below a prefix.
+    fn knows_no_resource(&self, verified: &Verified, narrowed: Option<(usize, usize)>) -> bool {
+        let blocks = || verified.token.blocks.iter().enumerate();
+        let has_rules = blocks().any(|(_, block)| !block.rule_heads.is_empty());
+        let asks = blocks().filter(|(_, block)| !self.wallet.made(&block.id)).any(|(number, block)| {
+            block.checks.iter().enumerate().any(|(place, check)| match check {
+                Check::Other(asks) => narrowed != Some((number, place)) && asks.iter().any(|asked| asked == "resource"),
+                Check::Time(_) => false,
+            })
         });
-        (!scope.is_empty()).then_some(scope).ok_or_else(none)
+        self.policy.resources_by_rights && !has_rules && !asks
     }
 }
 
-/// The rights that a token has been given: of a step its own, of a task those; of one that no task here is of, what its issuer
-/// states.
-fn rights(task: Option<&StoredTask>, step: Option<&StoredStep>, verified: &Verified) -> Vec<Right> {
-    match (task, step) {
-        (_, Some(step)) => step.rights.clone(),
-        // A planner's is good for nothing that an enforcement point guards.
-        (Some(task), None) => match task.purpose {
-            Held::Plan => Vec::new(),
-            Held::Work => task.rights.clone(),
-        },
-        (None, None) if verified.claims.kind == Kind::Grant => Vec::new(),
-        (None, None) => {
-            let facts = verified.token.blocks.first().into_iter().flat_map(|block| &block.facts);
-            let right = facts.filter_map(|fact| match (fact.name.as_str(), fact.terms.as_slice()) {
-                ("right", [Term::Text(resource), Term::Text(action)]) => {
-                    Some(Right { resource: resource.clone(), action: action.clone() })
+/// One after the other, the rights of a token.
+struct Round<'a> {
+    judge: Judge<'a>,
+    token: &'a str,
+    enforcer: Vec<String>,
+    judgement: &'a Judgement,
+    verified: &'a Verified,
+    /// Where one resource stands for all below a prefix: which.
+    probes: Option<Probes>,
+    /// How many evaluations may follow.
+    left: usize,
+}
+
+impl Round<'_> {
+    /// Whether all that a right covers would be allowed.
+    fn check(&mut self, right: &Right) -> Result<(), Denial> {
+        let action = right.action.as_str();
+        let policy = self.judge.policy;
+        let claimed = self.verified.claims.min_time_class.unwrap_or(TimeClass::Floor);
+        let unclear = |refused| Denial::new(Reason::Malformed, format!("a right of the token is none: {refused}"));
+        match Reach::of(right).map_err(unclear)? {
+            Reach::Exactly(resource) => {
+                let risk = policy.document.risk_of(action, resource, None);
+                self.ask(action, resource, risk, self.judge.time_class(action, resource, Some(claimed)))
+            }
+            Reach::Below(prefix) => {
+                let Some(resource) = self.probes.as_ref().and_then(|probes| probes.below(prefix)) else {
+                    let explain =
+                        "what is below a prefix may be allowed in part: a check or a policy asks about the resource";
+                    return Err(Denial::new(Reason::NoRight, explain));
+                };
+                let times: BTreeSet<TimeClass> = policy.document.time_classes_below(action, prefix);
+                let times: BTreeSet<TimeClass> = times.into_iter().map(|class| class.max(claimed)).collect();
+                let risks = policy.document.risks_below(action, prefix);
+                for (class, risk) in times.iter().flat_map(|class| risks.iter().map(move |risk| (*class, *risk))) {
+                    self.ask(action, &resource, Some(risk), class)?;
                 }
-                ("right_prefix", [Term::Text(prefix), Term::Text(action)]) => {
-                    Some(Right { resource: format!("{prefix}*"), action: action.clone() })
-                }
-                _ => None,
-            });
-            right.take(RIGHTS_MAX).collect()
+                Ok(())
+            }
         }
     }
+
+    fn ask(
+        &mut self,
+        operation: &str,
+        resource: &str,
+        risk: Option<&RiskLevel>,
+        time_class: TimeClass,
+    ) -> Result<(), Denial> {
+        let too_many =
+            || Denial::new(Reason::TooComplex, "more rights than are looked at together; narrow it to fewer");
+        self.left = self.left.checked_sub(1).ok_or_else(too_many)?;
+        let question = Question {
+            token: self.token,
+            operation,
+            resource,
+            destination: None,
+            risk,
+            task: None,
+            step: None,
+            arguments: Ok(None),
+            workload: None,
+            enforcer: Some(&self.enforcer),
+            purpose: Purpose::Use,
+        };
+        let so_far = Judgement { time_class, ..self.judgement.clone() };
+        self.judge.check_use(&question, self.verified, &so_far)
+    }
+}
+
+/// What stands for every resource below a prefix.
+struct Probes {
+    /// What the token says, of which none may be about the one that stands for all.
+    said: Vec<String>,
+}
+
+impl Probes {
+    fn of(verified: &Verified, rights: &[Right]) -> Self {
+        let facts = verified.token.blocks.iter().flat_map(|block| &block.facts);
+        let texts = facts.flat_map(|fact| &fact.terms).filter_map(Term::text).map(str::to_owned);
+        Self { said: texts.chain(rights.iter().map(|right| right.resource.clone())).collect() }
+    }
+
+    /// One that is covered by nothing that does not cover all of them.
+    fn below(&self, prefix: &str) -> Option<String> {
+        let names = std::iter::once(RESOURCE.to_owned()).chain(('a'..='z').map(String::from));
+        let mut probes = names.map(|name| format!("{prefix}{name}"));
+        let covers = |said: &String, probe: &str| said.len() > prefix.len() && probe.starts_with(said.as_str());
+        probes.find(|probe| !self.said.iter().any(|said| covers(said, probe)))
+    }
+}
+
+/// The rights that block 0 of a task's token states.
+pub(super) fn issued_rights(verified: &Verified) -> impl Iterator<Item = Right> + '_ {
+    let is_task = verified.claims.kind == Kind::Task;
+    let facts = verified.token.blocks.first().filter(|_| is_task).into_iter().flat_map(|block| &block.facts);
+    facts.filter_map(|fact| match (fact.name.as_str(), fact.terms.as_slice()) {
+        ("right", [Term::Text(resource), Term::Text(action)]) => {
+            Some(Right { resource: resource.clone(), action: action.clone() })
+        }
+        ("right_prefix", [Term::Text(prefix), Term::Text(action)]) => {
+            Some(Right { resource: format!("{prefix}*"), action: action.clone() })
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]

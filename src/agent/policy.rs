@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Policy`]: the document and the authorizer that each request clones; what its clauses are called; the refusal of a
 //! policy that trusts blocks of third parties.
-//! Never: decides a request; parses at request time, but to find which clause it was that could not be evaluated.
+//! Never: decides a request; parses at request time.
 //! Read next: `decide.rs`; `policy/lint.rs`, which an operator's policy is held against.
 
 pub mod lint;
@@ -18,7 +18,7 @@ use super::intact;
 use super::token::Clause;
 use crate::profile::VerifyLimits;
 use crate::wire::biscuit::{self, Defect};
-use crate::wire::policy::PolicyDocument;
+use crate::wire::policy::{PolicyDocument, BUILT_IN};
 use crate::wire::token::key_pair;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
@@ -57,6 +57,29 @@ pub struct Policy {
     pub policies: Vec<Told>,
     /// Its checks.
     pub checks: Vec<Told>,
+    /// Whether it asks about the resource nowhere but where the built-in one does: to allow what a right covers.
+    pub resources_by_rights: bool,
+    /// Its facts and rules alone.
+    rules: AuthorizerBuilder,
+    /// Its clauses, in the order in which they are evaluated.
+    clauses: Vec<(Clause, Source)>,
+}
+
+/// A clause that was parsed.
+#[derive(Debug, Clone)]
+enum Source {
+    Check(Check),
+    Policy(builder::Policy),
+}
+
+/// Where an expression cannot be evaluated.
+pub(super) enum Failing {
+    /// In this clause.
+    Clause(Clause),
+    /// In a rule.
+    Rule,
+    /// Nobody could find out within bounds.
+    Unknown,
 }
 
 /// A policy or a check as a person is told of it.
@@ -96,31 +119,49 @@ impl Policy {
         let denies = |policy| matches!(builder::Policy::from(policy).kind, PolicyKind::Deny);
         let policies = source.policies.iter().map(|(text, policy)| told(text, denies(policy.clone()))).collect();
         let checks = source.checks.iter().map(|(text, _)| told(text, true)).collect();
-        Ok(Self { authorizer, asks, dates, policies, checks, document })
-    }
-
-    /// The clause of which an expression cannot be evaluated, if `fails` finds one to fail alone with the rules.
-    pub(super) fn failing(&self, fails: impl Fn(AuthorizerBuilder) -> bool) -> Option<Clause> {
-        let source = parse_source(&self.document.datalog).ok()?;
         let mut rules = AuthorizerBuilder::new();
         for (_, fact) in &source.facts {
-            rules = rules.fact(fact.clone()).ok()?;
+            rules = rules.fact(fact.clone()).map_err(malformed)?;
         }
         for (_, rule) in &source.rules {
-            rules = rules.rule(rule.clone()).ok()?;
+            rules = rules.rule(rule.clone()).map_err(malformed)?;
         }
-        let checks = source
-            .checks
-            .iter()
-            .enumerate()
-            .map(|(place, (_, check))| (Clause::Check(place), rules.clone().check(check.clone())));
-        let policies = source
-            .policies
-            .iter()
-            .enumerate()
-            .map(|(place, (_, policy))| (Clause::Policy(place), rules.clone().policy(policy.clone())));
-        let mut alone = checks.chain(policies).filter_map(|(clause, alone)| Some((clause, alone.ok()?)));
-        alone.find_map(|(clause, alone)| fails(alone).then_some(clause))
+        let in_order = source.checks.iter().map(|(_, check)| Source::Check(check.clone().into()));
+        let in_order = in_order.enumerate().map(|(place, check)| (Clause::Check(place), check));
+        let then = source.policies.iter().map(|(_, policy)| Source::Policy(policy.clone().into()));
+        let then = then.enumerate().map(|(place, policy)| (Clause::Policy(place), policy));
+        let clauses = in_order.chain(then).collect();
+        let resources_by_rights = is_by_rights(&source);
+        Ok(Self { authorizer, asks, dates, policies, checks, resources_by_rights, rules, clauses, document })
+    }
+
+    /// Where an expression cannot be evaluated, if one of the whole cannot. `fails` says whether one of a part of it cannot, or
+    /// nothing if that did not come out; it is asked at most once and a logarithm of the clauses.
+    pub(super) fn failing(&self, fails: impl Fn(AuthorizerBuilder) -> Option<bool>) -> Failing {
+        let search = || {
+            if fails(self.rules.clone())? {
+                return Some(Failing::Rule);
+            }
+            // They are evaluated in their order until one fails or a policy applies: if some do, more do too.
+            let (mut fine, mut failed) = (0, self.clauses.len());
+            while failed.saturating_sub(fine) > 1 {
+                let middle = fine + (failed - fine) / 2;
+                match fails(self.first(middle)?)? {
+                    true => failed = middle,
+                    false => fine = middle,
+                }
+            }
+            self.clauses.get(fine).map(|(clause, _)| Failing::Clause(*clause))
+        };
+        search().unwrap_or(Failing::Unknown)
+    }
+
+    /// Its rules with the first of its clauses.
+    fn first(&self, count: usize) -> Option<AuthorizerBuilder> {
+        self.clauses.iter().take(count).try_fold(self.rules.clone(), |builder, (_, clause)| match clause {
+            Source::Check(check) => builder.check(check.clone()).ok(),
+            Source::Policy(policy) => builder.policy(policy.clone()).ok(),
+        })
     }
 
     /// A clause with its number and its name, as a person is told of it: numbers go from 1.
@@ -136,6 +177,26 @@ impl Policy {
             None => format!("{what} {number}"),
         }
     }
+}
+
+/// Whether nothing but what the built-in policy has asks about the resource, and nothing makes rights.
+fn is_by_rights(source: &SourceResult<'_>) -> bool {
+    let Ok(built_in) = parse_source(BUILT_IN) else { return false };
+    let rights = ["right", "right_prefix", "class_right", "class_right_prefix"];
+    let made =
+        source.facts.iter().map(|(_, fact)| &fact.predicate).chain(source.rules.iter().map(|(_, rule)| &rule.head));
+    if made.into_iter().any(|made| rights.contains(&made.name.as_str())) {
+        return false;
+    }
+    let mut queries = source.checks.iter().flat_map(|(_, check)| &check.queries);
+    let asks = |name: &String| name == "resource";
+    let of_checks = queries.any(|query| query.body.iter().any(|asked| asks(&asked.name)));
+    let of_rules = source.rules.iter().any(|(_, rule)| rule.body.iter().any(|asked| asks(&asked.name)));
+    let of_policies = source.policies.iter().any(|(_, policy)| {
+        let known = built_in.policies.iter().any(|(_, known)| known == policy);
+        !known && policy.queries.iter().flat_map(|query| &query.body).any(|asked| asks(&asked.name))
+    });
+    !of_checks && !of_rules && !of_policies
 }
 
 /// The facts that it asks about: their names, and with how many terms.
@@ -243,6 +304,8 @@ mod tests {
         check_policy("late(true) <- time($t), $t > 2026-03-01T00:00:00Z; deny if late(true); allow if true;", true);
         check_policy("seen($t) <- time($t); allow if seen($t), $t < 2026-03-01T00:00:00Z;", false);
         check_policy("mode(\"online\"); allow if true;", false);
+        check_policy("reject if risk(\"high\"); reject if risk(\"low\"); allow if true;", true);
+        check_policy("reject if risk(\"high\") or risk(\"low\"); allow if true;", false);
         check_policy("ok($r) <- resource($r) trusting previous; allow if ok(\"a\");", false);
     }
 

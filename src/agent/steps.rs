@@ -127,6 +127,7 @@ impl Agent {
             rights: ask.rights.clone(),
             key,
             checks: Vec::new(),
+            scope: Vec::new(),
         });
         check_file(&task)?;
         Ok(Planned { task, token, chain })

@@ -119,6 +119,8 @@ pub struct StoredStep {
     pub key: Option<Hash>,
     /// The further checks after its block, where it was narrowed further.
     pub checks: Vec<String>,
+    /// The rights that were left of those, with a check behind the others; none where that was not asked for.
+    pub scope: Vec<Right>,
 }
 
 /// Another credential of a task, beside its child and its steps.
@@ -130,6 +132,8 @@ pub struct Sibling {
     pub step: Option<StepId>,
     /// The further checks after that block.
     pub checks: Vec<String>,
+    /// The rights that were left, with a check behind the others; none where that was not asked for.
+    pub scope: Vec<Right>,
 }
 
 /// A block that this agent appended.

@@ -228,8 +228,7 @@ fn argument(written: &str) -> Result<Arguments, String> {
     let mut argument = Arguments::default();
     match name.strip_suffix(':') {
         Some(name) => {
-            let mut json = serde_json::Deserializer::from_str(value);
-            let pushed = argument.push_value(name, &mut json).and_then(|()| json.end());
+            let pushed = argument.push_json(name, value);
             pushed.map_err(|error| format!("behind := is no JSON: {error}"))?;
         }
         None => argument.push_text(name, value),

@@ -363,6 +363,7 @@ impl Trial {
             rights: case.rights.clone(),
             key: None,
             checks: Vec::new(),
+            scope: Vec::new(),
         });
         wallet.put_task(StoredTask {
             id: task,

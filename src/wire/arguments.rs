@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde::ser::{SerializeMap, SerializeSeq};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::ids::Hash;
@@ -42,8 +43,8 @@ enum Node {
     Null,
     Bool(bool),
     Integer(i64),
-    /// With a fraction, or past what an integer holds.
-    Number(f64),
+    /// With a fraction or an exponent, or past what an integer holds: as it is written.
+    Number(String),
     Text(String),
     List(Vec<Node>),
     Object(Vec<(String, Node)>),
@@ -108,13 +109,29 @@ impl Arguments {
         self.0.push((name.into(), Node::Text(text.into())));
     }
 
-    /// Adds an argument whose value is read from somewhere.
+    /// Adds an argument whose value is written in JSON.
     ///
     /// # Errors
     /// What is wrong there.
-    pub fn push_value<'de, D: Deserializer<'de>>(&mut self, name: impl Into<String>, value: D) -> Result<(), D::Error> {
-        self.0.push((name.into(), Node::deserialize(value)?));
+    pub fn push_json(&mut self, name: impl Into<String>, json: &str) -> Result<(), serde_json::Error> {
+        let value: &RawValue = serde_json::from_str(json)?;
+        self.0.push((name.into(), written(value, 1)?));
         Ok(())
+    }
+
+    /// Reads what is not JSON, of which nobody tells how a number was written.
+    ///
+    /// # Errors
+    /// What is wrong there.
+    pub fn read_other<'de, D: Deserializer<'de>>(other: D) -> Result<Option<Self>, D::Error> {
+        let node = Option::<Node>::deserialize(other)?;
+        node.map(|node| match node {
+            Node::Object(fields) => Ok(Self(fields)),
+            Node::Null | Node::Bool(_) | Node::Integer(_) | Node::Number(_) | Node::Text(_) | Node::List(_) => {
+                Err(D::Error::custom(NO_OBJECT))
+            }
+        })
+        .transpose()
     }
 
     /// Whether there are none.
@@ -167,7 +184,7 @@ impl Flat {
             Node::Null => self.add(name, Value::Null),
             Node::Bool(bool) => self.add(name, Value::Bool(*bool)),
             Node::Integer(integer) => self.add(name, Value::Integer(*integer)),
-            Node::Number(number) => self.add(name, exactly(name, *number)?),
+            Node::Number(number) => self.add(name, exactly(name, number)?),
             Node::Text(text) if text.len() > ARGUMENT_TEXT_BYTES_MAX => Err(Defect::TooLarge(format!(
                 "argument {name:?} has {} bytes, the limit is {ARGUMENT_TEXT_BYTES_MAX}",
                 text.len()
@@ -219,18 +236,36 @@ fn below(path: &str, field: &str) -> Result<String, Defect> {
     Ok(name)
 }
 
-/// A number, if there is just one that may have been meant.
-fn exactly(name: &str, number: f64) -> Result<Value, Defect> {
-    // Not a number compares with nothing.
-    if number.abs() < EXACT_BELOW {
-        return Ok(if number.fract() == 0.0 {
-            Value::Integer(number as i64)
-        } else {
-            Value::Decimal(number.to_string())
-        });
+/// A number, if what is told is what is written: others may read a double, which rounds.
+fn exactly(name: &str, written: &str) -> Result<Value, Defect> {
+    let inexact = || {
+        let what = format!("argument {name:?} is a number that cannot be told exactly; send it as a text");
+        Defect::Malformed(what)
+    };
+    let number: f64 = written.parse().map_err(|_| inexact())?;
+    // The fewest digits that mean this double. Not a number compares with nothing.
+    let told = number.to_string();
+    let same = digits(written).is_some_and(|written| digits(&told) == Some(written));
+    if !same || !(number.abs() < EXACT_BELOW) {
+        return Err(inexact());
     }
-    let what = format!("argument {name:?} is a number that cannot be told exactly; send it as a text");
-    Err(Defect::Malformed(what))
+    Ok(if number.fract() == 0.0 { Value::Integer(number as i64) } else { Value::Decimal(told) })
+}
+
+/// Sign, digits without zeros at their ends, and the power of ten behind them: the same of the same number.
+fn digits(written: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = written.split_once(['e', 'E']).unwrap_or((written, "0"));
+    let unsigned = mantissa.strip_prefix('-').unwrap_or(mantissa);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let all = format!("{whole}{fraction}");
+    let all = all.trim_start_matches('0');
+    let significant = all.trim_end_matches('0');
+    if significant.is_empty() {
+        return Some((false, String::new(), 0));
+    }
+    let power = exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+    let power = power.checked_add(i64::try_from(all.len() - significant.len()).ok()?)?;
+    Some((unsigned.len() < mantissa.len(), significant.to_owned(), power))
 }
 
 /// SHA-256 over all facts: their number, then each by name with a byte for its kind. Numbers are LEB128, integers zigzag,
@@ -302,7 +337,9 @@ impl Serialize for Node {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(bool) => serializer.serialize_bool(*bool),
             Self::Integer(integer) => serializer.serialize_i64(*integer),
-            Self::Number(number) => serializer.serialize_f64(*number),
+            Self::Number(number) => {
+                RawValue::from_string(number.clone()).map_err(S::Error::custom)?.serialize(serializer)
+            }
             Self::Text(text) => serializer.serialize_str(text),
             Self::List(list) => {
                 let mut all = serializer.serialize_seq(Some(list.len()))?;
@@ -322,26 +359,65 @@ fn object<S: Serializer>(fields: &[(String, Node)], serializer: S) -> Result<S::
 
 impl<'de> Deserialize<'de> for Arguments {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Fields).map(Self)
+        // As it is written: whoever reads a number as a double has rounded it.
+        let value = Box::<RawValue>::deserialize(deserializer)?;
+        match written(&value, 0).map_err(D::Error::custom)? {
+            Node::Object(fields) => Ok(Self(fields)),
+            Node::Null | Node::Bool(_) | Node::Integer(_) | Node::Number(_) | Node::Text(_) | Node::List(_) => {
+                Err(D::Error::custom(NO_OBJECT))
+            }
+        }
     }
 }
 
-/// Reads an object.
-struct Fields;
+/// What arguments are.
+const NO_OBJECT: &str = "arguments are an object, by name";
 
-impl<'de> Visitor<'de> for Fields {
-    type Value = Vec<(String, Node)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of arguments by name")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Vec::new();
-        while let Some(field) = map.next_entry()? {
-            fields.push(field);
+/// Reads a value in JSON. Below the depth that is refused it is not looked at.
+fn written(value: &RawValue, depth: usize) -> Result<Node, serde_json::Error> {
+    let json = value.get();
+    let below = |value: &RawValue| written(value, depth + 1);
+    Ok(match json.as_bytes().first() {
+        Some(b'{' | b'[') if depth >= ARGUMENTS_DEPTH_MAX => Node::List(Vec::new()),
+        Some(b'{') => {
+            let Members(members) = serde_json::from_str(json)?;
+            let fields = members.into_iter().map(|(name, value)| Ok((name, below(value)?)));
+            Node::Object(fields.collect::<Result<_, serde_json::Error>>()?)
         }
-        Ok(fields)
+        Some(b'[') => {
+            let values: Vec<&RawValue> = serde_json::from_str(json)?;
+            Node::List(values.into_iter().map(below).collect::<Result<_, _>>()?)
+        }
+        Some(b'-' | b'0'..=b'9') => match json.parse() {
+            Ok(integer) => Node::Integer(integer),
+            Err(_) => Node::Number(json.to_owned()),
+        },
+        Some(_) | None => serde_json::from_str(json)?,
+    })
+}
+
+/// The members of an object, each as often as it stands there.
+struct Members<'j>(Vec<(String, &'j RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Each)
     }
 }
 
@@ -374,11 +450,11 @@ impl<'de> Visitor<'de> for Anything {
     }
 
     fn visit_u64<E>(self, integer: u64) -> Result<Node, E> {
-        Ok(i64::try_from(integer).map_or(Node::Number(integer as f64), Node::Integer))
+        Ok(i64::try_from(integer).map_or_else(|_| Node::Number(integer.to_string()), Node::Integer))
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Node, E> {
-        Ok(Node::Number(number))
+        Ok(Node::Number(number.to_string()))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Node, E> {
@@ -397,8 +473,12 @@ impl<'de> Visitor<'de> for Anything {
         Ok(Node::List(nodes))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Node, A::Error> {
-        Fields.visit_map(map).map(Node::Object)
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Node::Object(fields))
     }
 }
 
@@ -472,6 +552,21 @@ mod tests {
             ("-9223372036854775809", None),
             ("9007199254740993.0", None),
             ("1e300", None),
+            ("-0", Some(Value::Integer(0))),
+            ("0e999", Some(Value::Integer(0))),
+            ("15E-1", Some(Value::Decimal("1.5".into()))),
+            ("0.1", Some(Value::Decimal("0.1".into()))),
+            ("1500.00000000000000000", Some(Value::Integer(1500))),
+            ("1500.00000000000001", None),
+            ("0.1000000000000000055511151231257827", None),
+            ("1e-400", None),
+            ("-1e-400", None),
+            ("1e400", None),
+            ("1e99999999999999999999", None),
+            // A parser that is off by one unit in the last place reads another of the two.
+            ("7.1202363472230444e-307", Some(Value::Decimal(format!("0.{}71202363472230444", "0".repeat(306))))),
+            ("0.3000000000000000444", None),
+            ("9007199254740991.5", None),
         ] {
             let found = told(&format!("{{\"n\":{json}}}"));
             match expected {
@@ -539,5 +634,11 @@ mod tests {
         assert!(!long.state().unwrap_err().to_string().contains("s3cret"));
         let back = serde_json::to_string(&arguments).unwrap();
         assert_eq!(read(&back), arguments);
+        let numbers = r#"{"a":[1500.00000000000001,1e-400,1e2]}"#;
+        assert_eq!(serde_json::to_string(&read(numbers)).unwrap(), numbers, "who hands them on rounds nothing either");
+        let mut pushed = Arguments::default();
+        pushed.push_json("a", " [1500.00000000000001, 1e-400, 1e2] ").unwrap();
+        assert_eq!(pushed, read(numbers));
+        assert!(pushed.push_json("b", "1 2").is_err() && pushed.push_json("b", "").is_err());
     }
 }

@@ -52,6 +52,9 @@ const SYMBOLS: [&str; 28] = [
 ];
 /// The first symbol number that a token defines itself.
 const SYMBOLS_OFFSET: u64 = 1024;
+/// The library lets a `reject if A or B` pass where one of them does not hold: whoever wrote it meant the opposite.
+pub const REJECT_OR: &str =
+    "a `reject if` with `or` would reject only where all of it holds: make several of it, one for each alternative";
 /// The most selectors that the agent adds for one workload or enforcer.
 pub const SELECTORS_MAX: usize = 16;
 
@@ -295,6 +298,10 @@ impl Reader {
     }
 
     fn check(&mut self, index: usize, check: &schema::Check, names: &Symbols<'_>) -> Result<Check, Defect> {
+        let rejects = check.kind == Some(schema::check::Kind::Reject as i32);
+        if rejects && check.queries.len() > 1 {
+            return Err(Defect::Malformed(REJECT_OR));
+        }
         let mut asks = Vec::new();
         let mut alternatives = Vec::new();
         for query in &check.queries {

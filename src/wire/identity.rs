@@ -240,7 +240,8 @@ impl Fault {
     }
 }
 
-/// Kinds of faults of identity documents: a closed list, in the order in which they are found.
+/// Kinds of faults of identity documents: a closed list. A document with several is refused for the first that is found: its form
+/// and issuer are looked at before its key and signature, and these before what is signed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum FaultKind {
     /// More bytes than are looked at.

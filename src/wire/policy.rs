@@ -4,6 +4,7 @@
 //! Never: evaluates anything. `agent/decide.rs` does.
 //! Read next: `token.rs`, whose facts the Datalog is about.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -167,6 +168,45 @@ impl PolicyDocument {
         let matches = |rule: &&TimeRule| covers(&rule.operation, &rule.resource, operation, resource);
         self.time_rules.iter().find(matches).map_or(TimeClass::Bounded, |rule| rule.class)
     }
+
+    /// The classes that requests which name none can have, on what lies below a prefix.
+    pub fn risks_below(&self, operation: &str, prefix: &str) -> Vec<&RiskLevel> {
+        let Some(highest) = self.risks.len().checked_sub(1) else { return Vec::new() };
+        let table = self.risk_rules.iter().map(|rule| (&*rule.operation, &*rule.resource, &rule.risk));
+        let ruled = below(table, (operation, prefix));
+        let ranks: BTreeSet<usize> =
+            ruled.into_iter().map(|class| class.and_then(|class| self.rank(class)).unwrap_or(highest)).collect();
+        ranks.into_iter().filter_map(|rank| self.risks.get(rank)).collect()
+    }
+
+    /// The time classes that requests can have, on what lies below a prefix.
+    pub fn time_classes_below(&self, operation: &str, prefix: &str) -> BTreeSet<TimeClass> {
+        let table = self.time_rules.iter().map(|rule| (&*rule.operation, &*rule.resource, rule.class));
+        below(table, (operation, prefix)).into_iter().map(Option::unwrap_or_default).collect()
+    }
+}
+
+/// What the lines of a table say that can be the first to match a request below a prefix; none where no line may.
+fn below<'t, T>(
+    table: impl Iterator<Item = (&'t str, &'t str, T)>,
+    (operation, prefix): (&str, &str),
+) -> Vec<Option<T>> {
+    let mut found = Vec::new();
+    for (_, pattern, said) in table.filter(|(operations, ..)| *operations == "*" || *operations == operation) {
+        let (reach, is_prefix) = match pattern.strip_suffix('*') {
+            Some(reach) if reach.is_empty() || reach.ends_with('/') => (reach, true),
+            Some(_) | None => (pattern, false),
+        };
+        let all = is_prefix && prefix.starts_with(reach);
+        if all || reach.starts_with(prefix) {
+            found.push(Some(said));
+        }
+        if all {
+            return found;
+        }
+    }
+    found.push(None);
+    found
 }
 
 /// Whether a line of a table is about a request.
@@ -212,6 +252,33 @@ mod tests {
         assert!(TimeClass::Floor < TimeClass::Bounded && TimeClass::Bounded < TimeClass::Strict);
         for class in [TimeClass::Floor, TimeClass::Bounded, TimeClass::Strict] {
             assert_eq!(class.name().parse(), Ok(class));
+        }
+    }
+
+    #[test]
+    fn below_a_prefix_every_line_counts_that_reaches_into_it() {
+        let risk = |operation: &str, resource: &str, risk: &str| RiskRule {
+            operation: operation.into(),
+            resource: resource.into(),
+            risk: risk.parse().unwrap(),
+        };
+        let time = |resource: &str, class| TimeRule { operation: "read".into(), resource: resource.into(), class };
+        let mut policy = PolicyDocument::built_in(Timestamp(0));
+        policy.risk_rules =
+            vec![risk("read", "meter/a/*", "medium"), risk("read", "meter/*", "low"), risk("*", "x", "medium")];
+        policy.time_rules = vec![time("meter/a/1", TimeClass::Strict), time("meter/a/*", TimeClass::Floor)];
+        for (operation, prefix, risks, times) in [
+            ("read", "meter/", &["low", "medium"][..], &[TimeClass::Floor, TimeClass::Bounded, TimeClass::Strict][..]),
+            ("read", "meter/a/", &["medium"], &[TimeClass::Floor, TimeClass::Strict]),
+            ("read", "meter/b/", &["low"], &[TimeClass::Bounded]),
+            ("write", "meter/", &["high"], &[TimeClass::Bounded]),
+            ("read", "", &["low", "medium", "high"], &[TimeClass::Floor, TimeClass::Bounded, TimeClass::Strict]),
+        ] {
+            let found: Vec<&str> =
+                policy.risks_below(operation, prefix).iter().map(|level| level.class.as_str()).collect();
+            assert_eq!(found, risks, "{operation} {prefix}");
+            let found: Vec<TimeClass> = policy.time_classes_below(operation, prefix).into_iter().collect();
+            assert_eq!(found, times, "{operation} {prefix}");
         }
     }
 

@@ -14,6 +14,7 @@ use biscuit_auth::{Algorithm, Biscuit, BiscuitBuilder, KeyPair, PrivateKey, Unve
 use ed25519_dalek::SigningKey;
 use rand_core::{CryptoRng, RngCore};
 
+use super::biscuit::REJECT_OR;
 use super::link::Right;
 use super::policy::TimeClass;
 use super::revocation::slot::Slot;
@@ -83,6 +84,8 @@ pub const RESERVED: &str = "hardtack:";
 pub const EXCHANGE: &str = "hardtack:exchange";
 /// The operation of an enforcement point that asks what a token is good for.
 pub const INTROSPECT: &str = "hardtack:introspect";
+/// The operation of whoever asks how others would be decided, in the record of that.
+pub const PREVIEW: &str = "hardtack:preview";
 /// The most bytes of a resource, an operation or a destination.
 pub const NAME_BYTES_MAX: usize = 256;
 /// The most rights that one task has.
@@ -463,7 +466,7 @@ const NESTED_MAX: usize = 32;
 /// The block of whoever narrows a token further: checks in Datalog, and when it ends. It states nothing.
 ///
 /// # Errors
-/// What is wrong with a check, in a sentence: it is none, names parameters, or chooses whom it trusts.
+/// What is wrong with a check, in a sentence: it is none, names parameters, chooses whom it trusts, or rejects less than it says.
 pub fn further_block(checks: &[String], expires: Option<Timestamp>) -> Result<BlockBuilder, String> {
     let mut builder = BlockBuilder::new();
     for text in checks {
@@ -477,6 +480,9 @@ pub fn further_block(checks: &[String], expires: Option<Timestamp>) -> Result<Bl
             return Err(bad(
                 "says whom it trusts: leave `trusting` out, a check sees what the issuer and the agent state",
             ));
+        }
+        if check.kind == CheckKind::Reject && check.queries.len() > 1 {
+            return Err(bad(&format!("is {REJECT_OR}")));
         }
         builder = builder.check(check).map_err(|error| bad(&format!("cannot stand in a token: {error}")))?;
     }

@@ -6,7 +6,11 @@ Usage: arguments.py < ARGUMENTS.json     prints the digest, or says what is wron
 import hashlib
 import json
 import sys
-from decimal import Decimal
+from decimal import Decimal, DecimalException
+
+
+class Written(str):
+    """A number with a fraction or an exponent, as it is written."""
 
 
 def number(value):
@@ -29,16 +33,22 @@ def once(pairs):
     return fields
 
 
+def decimal(written):
+    double = float(written)
+    told = Decimal(repr(double))
+    if not abs(double) < 2**53 or Decimal(written) != told:
+        raise ValueError("a number that cannot be told exactly")
+    return fact(int(double)) if double.is_integer() else b"\x03" + text(format(told, "f"))
+
+
 def fact(value):
     match value:
+        case Written():
+            return decimal(value)
         case str():
             return b"\x00" + text(value)
         case bool():
             return b"\x02" + bytes([value])
-        case float() if not value.is_integer() and abs(value) < 2**53:
-            return b"\x03" + text(format(Decimal(repr(value)), "f"))
-        case float() if abs(value) < 2**53:
-            return fact(int(value))
         case int() if -(2**63) <= value < 2**63:
             return b"\x01" + number(value * 2 if value >= 0 else -value * 2 - 1)
         case None:
@@ -64,4 +74,7 @@ def digest(arguments):
 
 
 if __name__ == "__main__":
-    print(digest(json.load(sys.stdin, object_pairs_hook=once)))
+    try:
+        print(digest(json.load(sys.stdin, object_pairs_hook=once, parse_float=Written)))
+    except DecimalException:
+        raise ValueError("a number that cannot be told exactly") from None

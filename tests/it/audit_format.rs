@@ -111,6 +111,11 @@ fn another_implementation_makes_the_same_digest_of_arguments() {
         r#"{"n":9223372036854775808}"#,
         r#"{"n":1e300}"#,
         r#"{"n":1,"n":2}"#,
+        r#"{"a":1500.000,"b":0.1,"c":15E-1,"d":0e999,"e":-0}"#,
+        r#"{"n":1500.00000000000001}"#,
+        r#"{"n":1e-400}"#,
+        r#"{"n":0.3000000000000000444}"#,
+        r#"{"n":9007199254740993.0}"#,
     ] {
         let spawned = Command::new(&python)
             .arg(script)

@@ -168,7 +168,7 @@ fn what_may_not_be_added_is_refused() {
     let task = begin(&mut rig, false);
     let nine = [READ; 9];
     let long = format!("check if resource({:?})", "a".repeat(512));
-    let invalid: [(Option<u64>, &[&str]); 11] = [
+    let invalid: [(Option<u64>, &[&str]); 12] = [
         (None, &[]),
         (Some(0), &[]),
         (None, &nine),
@@ -180,6 +180,7 @@ fn what_may_not_be_added_is_refused() {
         (None, &["check if resource({name})"]),
         (None, &["check if right($r, \"read\") trusting previous"]),
         (None, &[&deep]),
+        (None, &["reject if resource(\"modbus/a\") or resource(\"modbus/b\")"]),
     ];
     for ask in invalid {
         check_refused(&mut rig, 1001, &task.token, ask, ProblemCode::InvalidRequest);
@@ -201,6 +202,41 @@ fn what_may_not_be_added_is_refused() {
     check_refused(&mut rig, 1001, &task.token, (Some(60), &[]), ProblemCode::Throttled);
     rig.ask(1001, Socket::Agent, Request::Finish(task.task_id));
     check_refused(&mut rig, 1001, &task.token, (Some(60), &[]), ProblemCode::Denied(Reason::Revoked));
+}
+
+/// Exchanges a token for one with this scope.
+fn exchange(rig: &mut Rig, uid: u32, token: &str, scope: &[(&str, &str)]) -> Result<AttenuatedReply, Problem> {
+    let scope = scope.iter().map(|(action, resource)| right(resource, action)).collect();
+    let ask = Attenuate { token: token.into(), ttl_s: Some(60), checks: Vec::new(), scope };
+    match rig.ask(uid, Socket::Agent, Request::Attenuate(ask)) {
+        Reply::Attenuated(narrowed) => Ok(narrowed),
+        Reply::Problem(problem) => Err(problem),
+        other => panic!("not narrowed: {other:?}"),
+    }
+}
+
+#[test]
+fn an_exchange_gives_no_scope_that_an_earlier_one_took() {
+    let no_right = |problem: Problem| assert_eq!(problem.code, ProblemCode::Denied(Reason::NoRight));
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, false);
+    no_right(exchange(&mut rig, 1001, &task.token, &[("write", "modbus/a")]).unwrap_err());
+    let some = exchange(&mut rig, 1001, &task.token, &[("read", "modbus/pump1/*")]).unwrap();
+    no_right(exchange(&mut rig, 1001, &some.token, &[("read", "modbus/*")]).unwrap_err());
+    no_right(exchange(&mut rig, 1001, &some.token, &[("write", SPEED)]).unwrap_err());
+    // A check beside it changes nothing of that.
+    let some = narrow(&mut rig, 1001, &some.token, None, &[READ]).unwrap();
+    no_right(exchange(&mut rig, 1001, &some.token, &[("read", "modbus/pump2")]).unwrap_err());
+    let one = exchange(&mut rig, 1001, &some.token, &[("read", SPEED)]).unwrap();
+    check_use(&mut rig, 1001, &one.token, ("read", SPEED), Reason::Allowed);
+    check_use(&mut rig, 1001, &one.token, ("read", "modbus/pump1/flow"), Reason::CheckFailed);
+    rig.restart(Reboot::Process);
+    no_right(exchange(&mut rig, 1001, &one.token, &[("read", "modbus/pump1/flow")]).unwrap_err());
+    let planner = begin(&mut rig, true);
+    let taken = step(&mut rig, &planner);
+    let narrowed = exchange(&mut rig, 2002, &taken.token, &[("read", "modbus/a")]).unwrap();
+    no_right(exchange(&mut rig, 2002, &narrowed.token, &[("read", "modbus/b")]).unwrap_err());
+    check_use(&mut rig, 2002, &narrowed.token, ("read", "modbus/a"), Reason::Allowed);
 }
 
 #[test]
@@ -230,12 +266,25 @@ fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
     check_use(&mut rig, 3003, &narrowed.token, ("open", "door/1"), Reason::Allowed);
     check_use(&mut rig, 3003, &narrowed.token, ("open", "door/2"), Reason::CheckFailed);
     check_use(&mut rig, 3003, &token, ("open", "door/2"), Reason::Allowed);
+    for (action, resource) in [("open", "window/1"), ("close", "door/1"), ("open", "door")] {
+        let refused = exchange(&mut rig, 1001, &token, &[(action, resource)]).unwrap_err();
+        assert_eq!(refused.code, ProblemCode::Denied(Reason::NoRight), "{action} {resource}");
+    }
+    let exchanged = exchange(&mut rig, 1001, &token, &[("open", "door/1")]).unwrap();
+    check_use(&mut rig, 3003, &exchanged.token, ("open", "door/1"), Reason::Allowed);
+    check_use(&mut rig, 3003, &exchanged.token, ("open", "door/2"), Reason::CheckFailed);
     let held = Held::from_bytes(&bytes).unwrap();
     let sealed = to_text(&held.seal().unwrap().to_bytes().unwrap());
     let detail = check_refused(&mut rig, 1001, &sealed, (Some(60), &[]), ProblemCode::Refused);
     assert!(detail.contains("sealed, and not by this agent"), "{detail}");
     let block = |code: &str| BlockBuilder::new().code(code).unwrap();
-    for code in ["uses_max(3);", "operation(\"read\");", "task(\"t-1\");", "workload($w) <- owner($w);"] {
+    for code in [
+        "uses_max(3);",
+        "operation(\"read\");",
+        "task(\"t-1\");",
+        "workload($w) <- owner($w);",
+        "reject if true or false;",
+    ] {
         let stated = to_text(&held.append(block(code), &mut rig.rng).unwrap().to_bytes().unwrap());
         check_refused(&mut rig, 1001, &stated, (Some(60), &[]), ProblemCode::Denied(Reason::Malformed));
     }

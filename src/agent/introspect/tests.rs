@@ -3,7 +3,9 @@
 use super::super::request::{Attenuate, BeginTask, Reply, Request, Socket, TaskReply};
 use super::super::rig::{right, Rig};
 use super::*;
+use crate::time::Millis;
 use crate::wire::audit::{Event, Record};
+use crate::wire::policy::{RiskRule, TimeRule};
 
 fn begun(rig: &mut Rig, uses: Option<u64>, planner: bool) -> TaskReply {
     let begin = BeginTask {
@@ -102,4 +104,140 @@ fn no_more_is_told_than_every_check_would_let_pass() {
     );
     assert_eq!(narrowed(&[r#"check if destination("plc-3")"#], vec![]), None, "nobody says where it goes");
     assert_eq!(narrowed(&[], vec![right("modbus/*", "read")]), Some(vec![right("modbus/*", "read")]));
+}
+
+/// The credential of a task with these rights.
+fn task(rig: &mut Rig, rights: Vec<Right>) -> String {
+    rig.begin(rights, None).token
+}
+
+fn exchanged(rig: &mut Rig, token: &str, checks: &[&str], scope: Vec<Right>) -> String {
+    let checks = checks.iter().map(|check| (*check).to_owned()).collect();
+    let ask = Attenuate { token: token.into(), ttl_s: Some(60), checks, scope };
+    match rig.ask(1001, Socket::Agent, Request::Attenuate(ask)) {
+        Reply::Attenuated(narrowed) => narrowed.token,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn scope(rig: &mut Rig, token: &str) -> Option<Vec<Right>> {
+    told(rig, token).map(|told| told.scope)
+}
+
+#[test]
+fn a_prefix_is_told_only_where_nothing_else_asks_about_what_is_below_it() {
+    let mut rig = Rig::new();
+    let all = right("modbus/*", "read");
+    let token = task(&mut rig, vec![all.clone()]);
+    assert_eq!(scope(&mut rig, &token), Some(vec![all.clone()]));
+    // What is narrowed to the one resource that is tried for all is not told as all.
+    for name in ["token", "a", "b"] {
+        let resource = format!("modbus/{name}");
+        let one = exchanged(&mut rig, &token, &[&format!("check if resource({resource:?})")], vec![]);
+        assert_eq!(rig.authorize(&one, "read", &resource).reason, Reason::Allowed);
+        assert_eq!(scope(&mut rig, &one), None, "{resource}");
+        let one = exchanged(&mut rig, &token, &[], vec![right(&resource, "read")]);
+        assert_eq!(scope(&mut rig, &one), Some(vec![right(&resource, "read")]));
+        // What it was narrowed to stays, whatever it is narrowed by further.
+        let again = exchanged(&mut rig, &one, &[r#"check if operation("read")"#], vec![]);
+        assert_eq!(scope(&mut rig, &again), Some(vec![right(&resource, "read")]));
+    }
+    let below = exchanged(&mut rig, &token, &[], vec![right("modbus/a/*", "read")]);
+    let below =
+        exchanged(&mut rig, &below, &[r#"check if enforcer("unix:uid:33")"#], vec![right("modbus/a/b/*", "read")]);
+    assert_eq!(scope(&mut rig, &below), Some(vec![right("modbus/a/b/*", "read")]));
+    let part = exchanged(&mut rig, &below, &[r#"check if resource($r), !$r.ends_with("x")"#], vec![]);
+    assert_eq!(scope(&mut rig, &part), None, "one check more, and the scope is not all of it");
+}
+
+#[test]
+fn a_policy_that_asks_about_the_resource_leaves_no_prefix() {
+    let (all, one) = (right("modbus/*", "read"), right("modbus/a", "read"));
+    for (policy, whole) in [
+        ("", true),
+        (r#"deny if destination("x");"#, true),
+        (r#"deny if resource($r), $r.starts_with("modbus/admin/");"#, false),
+        (r#"check if resource($r), !$r.starts_with("modbus/admin/");"#, false),
+        (r#"off($r) <- resource($r), $r.starts_with("modbus/admin/"); deny if off($r);"#, false),
+        (r#"allow if resource("modbus/token"); "#, false),
+        (r#"class_right_prefix("pump", "modbus/t", "read"); "#, false),
+    ] {
+        let mut rig = Rig::new();
+        let token = task(&mut rig, vec![all.clone(), one.clone()]);
+        rig.policy(|document| document.datalog = format!("{policy}\n{}", crate::wire::policy::BUILT_IN));
+        let expected = if whole { vec![all.clone(), one.clone()] } else { vec![one.clone()] };
+        assert_eq!(scope(&mut rig, &token), Some(expected), "{policy}");
+    }
+}
+
+#[test]
+fn each_right_is_held_against_its_own_risk_and_time_class() {
+    let (all, one, other) = (right("modbus/*", "read"), right("modbus/a", "read"), right("modbus/b", "read"));
+    // Without a round trip in this boot, what is strict is not told.
+    for (line, expected) in [("modbus/b", vec![one.clone()]), ("modbus/x/*", vec![one.clone(), other.clone()])] {
+        let mut rig = Rig::new();
+        let token = task(&mut rig, vec![all.clone(), one.clone(), other.clone()]);
+        let rule = TimeRule { operation: "read".into(), resource: line.into(), class: TimeClass::Strict };
+        rig.policy(|document| document.time_rules = vec![rule]);
+        rig.switch_off(1);
+        let resource = line.replace('*', "y");
+        assert_eq!(rig.authorize(&token, "read", &resource).reason, Reason::TimeUntrusted);
+        assert_eq!(scope(&mut rig, &token), Some(expected), "{line}");
+    }
+    // What is stale for its class of risk is not told, though it is not for the one of the question.
+    let mut rig = Rig::new();
+    let token = task(&mut rig, vec![all, one.clone(), other]);
+    let rule = |operation: &str, resource: &str, risk: &str| RiskRule {
+        operation: operation.into(),
+        resource: resource.into(),
+        risk: risk.parse().unwrap(),
+    };
+    rig.policy(|document| {
+        document.risk_rules =
+            vec![rule(INTROSPECT, "*", "low"), rule("read", "modbus/a", "low"), rule("*", "*", "medium")];
+        document.risks[1].staleness_max_ms = Some(Millis(1));
+    });
+    rig.pass(60);
+    assert_eq!(scope(&mut rig, &token), Some(vec![one]));
+    let none = exchanged(&mut rig, &token, &[], vec![right("modbus/b", "read")]);
+    assert_eq!(scope(&mut rig, &none), None);
+    check_recorded(&rig, Reason::Stale);
+}
+
+#[test]
+fn what_cannot_be_found_out_is_the_whole_answer() {
+    let mut rig = Rig::new();
+    let rights = (0..RIGHTS_MAX).map(|number| right(&format!("modbus/{number}/*"), "read")).collect();
+    let token = task(&mut rig, rights);
+    assert_eq!(scope(&mut rig, &token).map(|scope| scope.len()), Some(RIGHTS_MAX));
+    // In each of them lies what is of another class: that is more evaluations than there may be.
+    rig.policy(|document| {
+        let rule = |number: usize, below: &str, risk: &str| RiskRule {
+            operation: "*".into(),
+            resource: format!("modbus/{number}/{below}"),
+            risk: risk.parse().unwrap(),
+        };
+        document.risk_rules = (0..RIGHTS_MAX)
+            .flat_map(|number| [rule(number, "a", "low"), rule(number, "b", "medium"), rule(number, "*", "high")])
+            .collect();
+        let line = |number: usize| TimeRule {
+            operation: "*".into(),
+            resource: format!("modbus/{number}/a"),
+            class: TimeClass::Floor,
+        };
+        document.time_rules = (0..RIGHTS_MAX).map(line).collect();
+    });
+    assert_eq!(scope(&mut rig, &token), None);
+    check_recorded(&rig, Reason::TooComplex);
+    // A policy that needs more than a run may have.
+    let mut rig = Rig::new();
+    let token = task(&mut rig, vec![right("modbus/a", "read")]);
+    rig.policy(|document| {
+        let steps = (0..40).map(|n| format!("n({}) <- n({n});", n + 1)).collect::<String>();
+        document.datalog = format!("n(0); {steps} {}", crate::wire::policy::BUILT_IN);
+    });
+    let expected = rig.authorize(&token, "read", "modbus/a").reason;
+    assert_eq!(scope(&mut rig, &token).is_some(), expected == Reason::Allowed);
+    assert_eq!(expected, Reason::TooComplex);
+    check_recorded(&rig, expected);
 }

@@ -59,7 +59,7 @@ fn ask(rig: &mut Rig, uid: u32, token: &str, operation: &str, resource: &str, js
 #[test]
 fn an_explanation_names_what_decided() {
     // A check of the holder, a policy in front of the built-in one, arguments; what is told.
-    let cases: [(&str, &str, &str, Reason, &str); 11] = [
+    let cases: [(&str, &str, &str, Reason, &str); 13] = [
         ("", "", "{}", Reason::Allowed, "allowed"),
         (
             "check if time($t), $t <= 2020-01-01T00:00:00Z",
@@ -112,7 +112,8 @@ fn an_explanation_names_what_decided() {
         ),
         (
             "",
-            "deny if risk(\"absurd\");\n// fast\ndeny if argument(\"n\", $n), $n > 3;",
+            // What would fail by itself but is not come to, and what is behind it, is not named.
+            "check if true;\ndeny if risk(\"absurd\");\n// fast\ndeny if argument(\"n\", $n), $n > 3;\ndeny if argument(\"n\", $n), $n > 5;",
             r#"{"n":"4"}"#,
             Reason::DeniedByPolicy,
             "policy 2 \"fast\": deny if argument(\"n\", $n), $n > 3",
@@ -122,7 +123,22 @@ fn an_explanation_names_what_decided() {
             "fast(true) <- argument(\"n\", $n), $n > 3;\ndeny if fast(true);",
             r#"{"n":"4"}"#,
             Reason::DeniedByPolicy,
-            "cannot be applied to this request",
+            "cannot be applied to this request (datalog expression evaluation failure): a rule of it",
+        ),
+        (
+            "",
+            "check if argument(\"n\", $n), $n < 9 or true;\ndeny if risk(\"absurd\");\n// the\ncheck if argument(\"m\", $m), $m < 9;",
+            r#"{"n":1,"m":"4"}"#,
+            Reason::DeniedByPolicy,
+            "check 2 \"the\": check if argument(\"m\", $m), $m < 9",
+        ),
+        // What the token denies is told first, though the policy cannot be applied.
+        (
+            "check if operation(\"close\")",
+            "deny if argument(\"n\", $n), $n > 3;",
+            r#"{"n":"4"}"#,
+            Reason::CheckFailed,
+            "(check 0 of block 1: check if operation(\"close\"))",
         ),
         // Of several reasons the first on the list is told.
         (

@@ -217,8 +217,11 @@ fn operation(method: &str) -> Result<String, Turned> {
     })
 }
 
-/// The host as a segment of a resource.
-fn host(host: &str) -> Result<String, Turned> {
+/// The host as a segment of a resource, and as a destination.
+///
+/// # Errors
+/// It is none.
+pub(super) fn host(host: &str) -> Result<String, Turned> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     let name = host.strip_suffix('.').unwrap_or(host);
     if name.is_empty() || name.len() > HOST_BYTES_MAX || !name.bytes().all(known) || name.starts_with('.') {

@@ -9,6 +9,7 @@ use axum::http::header::{self, HeaderMap};
 use axum::http::{Response, StatusCode};
 use serde_json::{json, Map, Value};
 
+use super::enforce;
 use super::problem::HttpProblem;
 use super::routes::json;
 use crate::agent::request::{Attenuate, IntrospectedReply, Problem, ProblemCode, Reason, Reply};
@@ -142,11 +143,11 @@ pub fn exchange(headers: &HeaderMap, body: &[u8]) -> Result<Attenuate, OauthErro
         form.once("ttl_s")?.map(|ttl| ttl.parse().map_err(|_| OauthError::invalid("ttl_s is a number of seconds")));
     let scope = form.once("scope")?.unwrap_or_default().split(' ').filter(|token| !token.is_empty());
     let scope = scope.map(right).collect::<Result<Vec<_>, _>>()?;
-    let mut targets: Vec<&str> = form.all("audience").collect();
+    let mut targets: Vec<String> = form.all("audience").map(str::to_owned).collect();
     for resource in form.all("resource") {
         targets.push(host(resource)?);
     }
-    let targets: Vec<String> = targets.into_iter().map(target).collect::<Result<_, _>>()?;
+    let targets: Vec<String> = targets.iter().map(|name| target(name)).collect::<Result<_, _>>()?;
     let checks = (!targets.is_empty()).then(|| format!("check if {}", targets.join(" or "))).into_iter().collect();
     let token = form.required("subject_token")?.to_owned();
     Ok(Attenuate { token, ttl_s: ttl_s.transpose()?, checks, scope })
@@ -163,7 +164,7 @@ fn right(token: &str) -> Result<Right, OauthError> {
 }
 
 /// The host of a target's address (RFC 8707): where an effect goes, as an enforcement point in front of it says.
-fn host(resource: &str) -> Result<&str, OauthError> {
+fn host(resource: &str) -> Result<String, OauthError> {
     let bad = || {
         OauthError::new(
             "invalid_target",
@@ -172,8 +173,8 @@ fn host(resource: &str) -> Result<&str, OauthError> {
     };
     let (scheme, rest) = resource.split_once("://").ok_or_else(bad)?;
     let host = rest.split(['/', '?']).next().unwrap_or_default();
-    let fine = !scheme.is_empty() && !host.is_empty() && !host.contains('@') && !resource.contains('#');
-    fine.then_some(host).ok_or_else(bad)
+    let fine = !scheme.is_empty() && !resource.contains('#');
+    enforce::host(host).ok().filter(|_| fine).ok_or_else(bad)
 }
 
 fn target(name: &str) -> Result<String, OauthError> {
@@ -202,9 +203,13 @@ fn active(told: &IntrospectedReply) -> Value {
     Value::Object(members)
 }
 
-/// Scope tokens, with a space between them. What a scope token cannot hold is in none.
+/// Scope tokens, with a space between them. What a scope token cannot hold is in none, nor an action that cannot be told from
+/// its resource: the first colon parts them.
 fn scope(rights: &[Right]) -> String {
-    let tokens = rights.iter().map(|right| format!("{}:{}", right.action, right.resource));
+    let tokens = rights
+        .iter()
+        .filter(|right| !right.action.contains(':'))
+        .map(|right| format!("{}:{}", right.action, right.resource));
     let fits = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
     tokens.filter(fits).collect::<Vec<_>>().join(" ")
 }

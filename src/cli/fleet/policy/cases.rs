@@ -59,6 +59,7 @@ struct Draft {
     resource: Option<String>,
     destination: Option<String>,
     risk: Option<RiskClass>,
+    #[serde(default, deserialize_with = "Arguments::read_other")]
     arguments: Option<Arguments>,
     time: Option<String>,
     time_known: Option<bool>,
@@ -76,6 +77,12 @@ struct Draft {
 enum Expected {
     Allow,
     Deny,
+}
+
+/// What of a case in JSON is taken as it is written there.
+#[derive(Deserialize)]
+struct Written {
+    arguments: Option<Arguments>,
 }
 
 /// A clause by its number, from 1, or by its name.
@@ -198,8 +205,10 @@ fn of_toml(text: &str, policy: &Policy) -> Result<Vec<Clear>, Unclear> {
 fn of_lines(text: &str, policy: &Policy) -> Result<Vec<Clear>, Unclear> {
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let read = |(line, text)| {
-        let draft = serde_json::from_str::<Draft>(text);
-        draft.map(|draft| (line, draft)).map_err(|error| (line, error.to_string()))
+        let unclear = |error: serde_json::Error| (line, error.to_string());
+        let draft = serde_json::from_str::<Draft>(text).map_err(unclear)?;
+        let Written { arguments } = serde_json::from_str(text).map_err(unclear)?;
+        Ok((line, Draft { arguments, ..draft }))
     };
     all(lines.map(read).collect::<Result<Vec<_>, _>>()?.into_iter(), policy)
 }

@@ -28,7 +28,7 @@ fn check_refused(more: &str, error: &str) {
 fn an_exchange_becomes_a_narrowing() {
     let plain = asked("").unwrap();
     assert_eq!((plain.token.as_str(), plain.ttl_s, plain.checks.len(), plain.scope.len()), ("abc", None, 0, 0));
-    let full = "&scope=read%3Amodbus/*+write:modbus/a%20&ttl_s=60&audience=plc-3&resource=https://hmi.local:8443/a?b&resource=&x=";
+    let full = "&scope=read%3Amodbus/*+write:modbus/a%20&ttl_s=60&audience=plc-3&resource=https://HMI.local:8443/a?b&resource=&x=";
     let full = asked(full).unwrap();
     assert_eq!(full.ttl_s, Some(60));
     let right = |action: &str, resource: &str| Right { resource: resource.into(), action: action.into() };
@@ -51,6 +51,8 @@ fn what_is_no_narrowing_is_refused_as_oauth_has_it() {
     check_refused("&resource=https://user@hmi.local/", "invalid_target");
     check_refused("&audience=a%22)%20or%20true", "invalid_target");
     check_refused("&audience=a%00", "invalid_target");
+    check_refused("&resource=https://hmi%20x/", "invalid_target");
+    check_refused("&resource=://hmi/", "invalid_target");
     check_refused("&x=%", "invalid_request");
     check_refused("&x=%4", "invalid_request");
     check_refused("&x=%+1", "invalid_request");
@@ -101,6 +103,12 @@ async fn answers_have_the_names_of_their_documents() {
         "scope": "read:modbus/*",
     });
     assert_eq!((status, exchanged), (200, expected));
+    let unclear = Right { resource: "b".into(), action: "a:b".into() };
+    assert_eq!(
+        super::scope(&[unclear, scope[0].clone()]),
+        "read:modbus/*",
+        "the first colon parts action and resource"
+    );
     for (code, status, error) in [
         (ProblemCode::Denied(Reason::NoRight), 400, "invalid_scope"),
         (ProblemCode::Denied(Reason::Expired), 400, "invalid_request"),

@@ -86,7 +86,8 @@ fn proxy(args: ProxyArgs, globals: &Globals) -> Result<ExitCode, Failure> {
         (Some(listen), Some(upstream)) => {
             let hosts = args.allow_host.into_iter().map(|host| host.to_ascii_lowercase()).collect();
             let origins = args.allow_origin.into_iter().collect();
-            let front = Arc::new(Front { gate, upstream, hosts, origins });
+            let room = http::Room::new(args.message_bytes_max);
+            let front = Arc::new(Front { room, gate, upstream, hosts, origins });
             let served = runtime.block_on(http::serve(&listen, front, say_where(globals), service::asked_to_end()));
             let advice = "name another place with --listen";
             served.map(|()| 0).map_err(|error| Failure::new(Exit::Failure, format!("cannot serve: {error}"), advice))

@@ -209,7 +209,9 @@ impl Guard {
         let refused = |text: String| FromClient::Answer(error(id.clone(), INVALID_PARAMS, &text, None));
         let known = |name: &str| name == field || name == "_meta" || name == "arguments" && field == "name";
         if let Some(unknown) = params.keys().find(|name| !known(name)) {
-            return refused(format!("{method} has no {unknown:?}: what is not looked at does not pass, so leave it out"));
+            return refused(format!(
+                "{method} has no {unknown:?}: what is not looked at does not pass, so leave it out"
+            ));
         }
         let Some(name) = params.get(field).and_then(Value::as_str).filter(|name| !name.is_empty()) else {
             return refused(format!("{method} says in `{field}` what is asked for"));

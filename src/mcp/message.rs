@@ -107,7 +107,10 @@ pub fn read(bytes: &[u8]) -> Result<Message, Fault> {
         }
     };
     if let Some((one, other)) = twins(&fields) {
-        return Err(Fault::new(INVALID_REQUEST, format!("{one:?} and {other:?} are one name to some readers: send one")));
+        return Err(Fault::new(
+            INVALID_REQUEST,
+            format!("{one:?} and {other:?} are one name to some readers: send one"),
+        ));
     }
     let invalid = |id: &Option<Value>, text: &str| Fault {
         id: id.clone().filter(is_id).unwrap_or_default(),

@@ -363,11 +363,7 @@ impl Front {
         Ok(())
     }
 
-    async fn post(
-        self: &Arc<Self>,
-        request: Request<Incoming>,
-        mut caller: Caller,
-    ) -> Result<Answer, Answer> {
+    async fn post(self: &Arc<Self>, request: Request<Incoming>, mut caller: Caller) -> Result<Answer, Answer> {
         if !is_kind(request.headers(), "application/json") {
             return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a message is application/json"));
         }
@@ -676,6 +672,22 @@ mod tests {
         for odd in ["0.0.0.0:80", "10.0.0.1:80", "localhost:80", "80", "[::]:80"] {
             assert!(Listen::parse(odd).is_err(), "{odd}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_at_once_has_a_bound() {
+        let (most, room) = (4 << 20, Room::new(4 << 20));
+        let left = || room.left.available_permits();
+        let small = room.take(Some(1), most).await.unwrap();
+        assert_eq!(left(), 32 * 1024 - 1);
+        // One that does not say how long it is may be as long as any; no other counts for more.
+        let unknown = room.take(None, most).await.unwrap();
+        let liar = room.take(Some(u64::MAX), most).await.unwrap();
+        assert_eq!(left(), 24 * 1024 - 1);
+        drop((small, unknown, liar));
+        assert_eq!(left(), 32 * 1024);
+        let large = Room::new(100 << 20);
+        assert!(large.take(None, 100 << 20).await.is_some(), "one of the largest has room");
     }
 
     #[test]

@@ -339,7 +339,8 @@ impl Proxy {
         // asked first, and what it refuses has its record. What is not here is asked about as any other.
         ask_about(NOWHERE)?;
         let stored = self.stored(&target.name).await;
-        let destination = stored.as_ref().map_or_else(|_| NOWHERE.to_owned(), |stored| stored.entry.upstream.authority());
+        let destination =
+            stored.as_ref().map_or_else(|_| NOWHERE.to_owned(), |stored| stored.entry.upstream.authority());
         let asked = ask_about(&destination)?;
         let decision = self.ask(&asked).await?;
         let deadline = self.deadline(&decision);

@@ -18,6 +18,7 @@ use crate::shell::client::Client;
 use crate::shell::mcp::http::{Front, Listen, Upstream};
 use crate::shell::mcp::stdio::Credential;
 use crate::shell::mcp::{http, stdio, Gate};
+use crate::shell::secrets::harden;
 use crate::shell::service;
 
 /// `hardtack mcp …`.
@@ -80,13 +81,16 @@ fn proxy(args: ProxyArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     // An enforcement point asks for others; a proxy over stdio is its client's own program, and asks as that.
     let socket = if args.listen.is_some() { pep_socket(globals)? } else { agent_socket(globals)? };
     let gate = Gate { guard, agent: Client::new(&socket), message_bytes_max: args.message_bytes_max };
+    // Credentials pass through it, and its server may well run as the same user.
+    harden().map_err(|error| Failure::new(Exit::Failure, format!("cannot close this process: {error}"), ""))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failure, error, ""))?;
     let ended = match (args.listen, args.upstream) {
         (Some(listen), Some(upstream)) => {
             let hosts = args.allow_host.into_iter().map(|host| host.to_ascii_lowercase()).collect();
             let origins = args.allow_origin.into_iter().collect();
-            let front = Arc::new(Front { gate, upstream, hosts, origins });
+            let room = http::Room::new(args.message_bytes_max);
+            let front = Arc::new(Front { room, gate, upstream, hosts, origins });
             let served = runtime.block_on(http::serve(&listen, front, say_where(globals), service::asked_to_end()));
             let advice = "name another place with --listen";
             served.map(|()| 0).map_err(|error| Failure::new(Exit::Failure, format!("cannot serve: {error}"), advice))
@@ -94,7 +98,7 @@ fn proxy(args: ProxyArgs, globals: &Globals) -> Result<ExitCode, Failure> {
         (_, _) => {
             let credential = credential()?;
             let tell = |text: &str| output::tell(&format!("hardtack mcp proxy: {text}"));
-            let ended = runtime.block_on(stdio::run(gate, credential, &args.server, &tell));
+            let ended = runtime.block_on(stdio::run(gate, credential, &args.server, &tell, service::asked_to_end()));
             ended.map_err(|error| {
                 let what =
                     format!("cannot stand before {:?}: {error}", args.server.first().cloned().unwrap_or_default());

@@ -9,11 +9,16 @@
 //! arguments are facts; a prompt is `mcp/SERVER/prompts/NAME` with `get`; what a server calls a resource, by its URI, is
 //! `mcp/SERVER/resources/SCHEME/AUTHORITY/PATH` with `read`: `file:///srv/a` is `…/file/-/srv/a`, and a URI without `//`,
 //! `urn:x`, is `…/urn:/x`. Names that could be read in two ways the agent refuses, and records.
+//!
+//! Many servers read names without regard to case, and the last of two that are equal so. So what is asked about passes with the
+//! names that were looked at and no other, and nothing passes with two names that differ in case alone. The names of arguments are
+//! the server's own and are facts as they were sent: a rule that allows what it names is safe, one that denies is not.
 
 use std::collections::BTreeSet;
 
 use serde_json::{json, Map, Value};
 
+use super::json::twins_within;
 use super::message::{error, Message, Outcome, DENIED, INVALID_PARAMS, METHOD_NOT_FOUND};
 
 /// Where in `_meta` a call may bring a credential of its own: a step's, which is good for one use.
@@ -70,6 +75,8 @@ pub struct Ruling {
     pub explain: String,
     /// The record, where there is one.
     pub decision_id: Option<String>,
+    /// Seconds until the credential ends, where that is known.
+    pub expires_in_s: Option<u64>,
 }
 
 /// A message that hangs on a question.
@@ -141,6 +148,12 @@ impl Guard {
     }
 
     fn step(&self, message: Message) -> FromClient {
+        if let Message::Request { id, params: Some(params), .. } = &message {
+            if let Some((one, other)) = twins_within(params) {
+                let text = format!("{one:?} and {other:?} are one name to some readers: send one of them");
+                return FromClient::Answer(error(id.clone(), INVALID_PARAMS, &text, None));
+            }
+        }
         match message {
             Message::Notification { ref method, .. } => match method.as_str() {
                 "notifications/cancelled"
@@ -194,6 +207,12 @@ impl Guard {
         // Its answer would come by a method that does not pass.
         params.remove("task");
         let refused = |text: String| FromClient::Answer(error(id.clone(), INVALID_PARAMS, &text, None));
+        let known = |name: &str| name == field || name == "_meta" || name == "arguments" && field == "name";
+        if let Some(unknown) = params.keys().find(|name| !known(name)) {
+            return refused(format!(
+                "{method} has no {unknown:?}: what is not looked at does not pass, so leave it out"
+            ));
+        }
         let Some(name) = params.get(field).and_then(Value::as_str).filter(|name| !name.is_empty()) else {
             return refused(format!("{method} says in `{field}` what is asked for"));
         };
@@ -415,6 +434,17 @@ mod tests {
             ("tools/call", json!({"name": 1}), "error -32602"),
             ("tools/call", json!({"name": "x", "arguments": [1]}), "error -32602"),
             ("tools/call", json!({}), "error -32602"),
+            ("tools/call", json!({"name": "x", "Arguments": {"path": "/b"}}), "error -32602"),
+            ("tools/call", json!({"name": "x", "arguments": {}, "Arguments": {"path": "/b"}}), "error -32602"),
+            ("tools/call", json!({"name": "x", "Name": "y"}), "error -32602"),
+            ("tools/call", json!({"name": "x", "uri": "file:///a"}), "error -32602"),
+            ("tools/call", json!({"name": "x", "arguments": {"path": "/a", "Path": "/b"}}), "error -32602"),
+            ("tools/call", json!({"name": "x", "arguments": {"all": [{"a": 1, "A": 2}]}}), "error -32602"),
+            ("tools/call", json!({"name": "x", "arguments": {"Path": "/a"}}), "call mcp/fs/x"),
+            ("prompts/get", json!({"name": "x", "arguments": {}, "ARGUMENTS": {}}), "error -32602"),
+            ("resources/read", json!({"uri": "a:b", "Uri": "c:d"}), "error -32602"),
+            ("resources/read", json!({"uri": "a:b", "arguments": {"uri": "c:d"}}), "error -32602"),
+            ("initialize", json!({"capabilities": {}, "Capabilities": {"sampling": {}}}), "error -32602"),
             ("Tools/Call", json!({"name": "x"}), "error -32601"),
             ("tools/call ", json!({"name": "x"}), "error -32601"),
             ("prompts/get", json!({"name": "hello"}), "get mcp/fs/prompts/hello"),
@@ -496,7 +526,7 @@ mod tests {
         let call = request("tools/call", json!({"name": "x", "arguments": arguments}));
         assert_eq!(asked(&call), Some(arguments));
         assert_eq!(asked(&request("tools/call", json!({"name": "x"}))), None);
-        let read = request("resources/read", json!({"uri": "a:b", "arguments": {"uri": "c:d"}}));
+        let read = request("resources/read", json!({"uri": "a:b", "_meta": {"progressToken": 1}}));
         assert_eq!(asked(&read), Some(json!({"uri": "a:b"})));
     }
 
@@ -577,6 +607,7 @@ mod tests {
             reason: "no_right".into(),
             explain: "begin a task that asks for it".into(),
             decision_id: Some("gw-07/1/2".into()),
+            expires_in_s: None,
         };
         let refused = |method: &str, params: Value| match client(&request(method, params)).1 {
             FromClient::Ask(asked) => asked.refused(&ruling).unwrap(),

@@ -1,9 +1,10 @@
 //! JSON that cannot be read in two ways.
 //!
-//! Owns: [`parse`]: bounded in depth, without doubled names, without anything behind the value.
+//! Owns: [`parse`]: bounded in depth, without doubled names, without anything behind the value; [`twins`].
 //! Never: takes what another parser may take for something else.
 //! Read next: `message.rs`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
@@ -22,6 +23,32 @@ pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     let value = Strict { depth: 0 }.deserialize(&mut reader).map_err(|error| error.to_string())?;
     reader.end().map_err(|error| error.to_string())?;
     Ok(value)
+}
+
+/// Two names of one object that are the same to a reader for whom upper and lower case are, as they are to many decoders: such
+/// a reader takes one of the two, and nobody else knows which.
+pub fn twins(object: &Map<String, Value>) -> Option<(&str, &str)> {
+    let mut seen = BTreeMap::new();
+    object.keys().find_map(|name| seen.insert(folded(name), name.as_str()).map(|other| (other, name.as_str())))
+}
+
+/// The same, in all objects that lie in this one, too.
+pub fn twins_within(object: &Map<String, Value>) -> Option<(&str, &str)> {
+    fn of(value: &Value) -> Option<(&str, &str)> {
+        match value {
+            Value::Object(object) => twins_within(object),
+            Value::Array(all) => all.iter().find_map(of),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+        }
+    }
+    twins(object).or_else(|| object.values().find_map(of))
+}
+
+/// What all spellings have in common that differ in case alone. Up and down again, because the long s and the sharp s have
+/// more than one way.
+fn folded(name: &str) -> String {
+    let small = name.chars().flat_map(char::to_lowercase);
+    small.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
 #[derive(Clone, Copy)]
@@ -151,6 +178,30 @@ mod tests {
             assert!(parse(text.as_bytes()).is_err(), "{text:?}");
         }
         assert!(parse(b"\"\xff\"").is_err() && parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn names_that_differ_in_case_alone_are_twins() {
+        let object = |text: &str| match parse(text.as_bytes()) {
+            Ok(Value::Object(object)) => object,
+            other => panic!("{text}: {other:?}"),
+        };
+        for text in [
+            r#"{"arguments":1,"Arguments":2}"#,
+            r#"{"a":1,"b":2,"A":3}"#,
+            r#"{"kind":1,"\u212aind":2}"#,
+            r#"{"s":1,"\u017f":2}"#,
+            r#"{"\u03c3":1,"\u03c2":2}"#,
+            r#"{"stra\u00dfe":1,"STRASSE":2}"#,
+            r#"{"\u1e9e":1,"ss":2}"#,
+        ] {
+            assert!(twins(&object(text)).is_some() && twins_within(&object(text)).is_some(), "{text}");
+            let deep = format!(r#"{{"a":[1,{{"b":{text}}}]}}"#);
+            assert!(twins(&object(&deep)).is_none() && twins_within(&object(&deep)).is_some(), "{deep}");
+        }
+        for text in ["{}", r#"{"a":1,"b":{"a":1,"A_":2}}"#, r#"{"name":1,"na me":2,"n\u00e4me":3}"#] {
+            assert_eq!(twins_within(&object(text)), None, "{text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use serde_json::{json, Map, Value};
 
-use super::json::parse;
+use super::json::{parse, twins};
 
 /// No JSON.
 pub const PARSE_ERROR: i64 = -32700;
@@ -106,6 +106,12 @@ pub fn read(bytes: &[u8]) -> Result<Message, Fault> {
             return Err(Fault::new(INVALID_REQUEST, "a message is an object"));
         }
     };
+    if let Some((one, other)) = twins(&fields) {
+        return Err(Fault::new(
+            INVALID_REQUEST,
+            format!("{one:?} and {other:?} are one name to some readers: send one"),
+        ));
+    }
     let invalid = |id: &Option<Value>, text: &str| Fault {
         id: id.clone().filter(is_id).unwrap_or_default(),
         ..Fault::new(INVALID_REQUEST, text)

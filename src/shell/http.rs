@@ -34,7 +34,7 @@ use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-use self::limits::{Gate, Permit};
+use self::limits::Gate;
 use self::problem::HttpProblem;
 use self::routes::Api;
 use self::stall::StallGuard;
@@ -50,6 +50,8 @@ use crate::profile::ApiLimits;
 const BACKLOG: i32 = 128;
 /// Connections that operators have besides everybody else's: nobody locks them out.
 const ADMIN_CONNECTIONS_MAX: usize = 16;
+/// Connections on loopback of which is not known yet whose they are. To find that out takes milliseconds.
+const UNATTRIBUTED_MAX: usize = 32;
 /// How long connections may take to finish what they are in when the process is asked to end.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long the rest of a request is read that was turned away.
@@ -181,6 +183,7 @@ impl Sockets {
         let gate = Arc::new(Gate::new(limits.clone()));
         let everybody = Arc::new(Semaphore::new(limits.connections_max));
         let operators = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+        let unattributed = Arc::new(Semaphore::new(UNATTRIBUTED_MAX));
         let attestor = Arc::new(Attestor::new(self.hashing));
         let api = Arc::new(Api { inbox: inbox.clone(), attestor: attestor.clone(), limits: limits.clone() });
         let server = |socket: Socket, own: Option<SocketAddr>| Server {
@@ -193,6 +196,7 @@ impl Sockets {
                 Socket::Admin => operators.clone(),
                 Socket::Agent | Socket::Pep => everybody.clone(),
             },
+            unattributed: unattributed.clone(),
             inbox: inbox.clone(),
             attestor: attestor.clone(),
             enforcers: self.enforcers.clone(),
@@ -288,6 +292,8 @@ struct Server {
     limits: ApiLimits,
     gate: Arc<Gate>,
     slots: Arc<Semaphore>,
+    /// Places of those on loopback whose owner is looked for.
+    unattributed: Arc<Semaphore>,
     inbox: Arc<Inbox>,
     attestor: Arc<Attestor>,
     /// Users who are served on loopback.
@@ -360,7 +366,8 @@ impl Server {
         }
     }
 
-    /// Whose a connection on loopback is, is read of a table, before anything of it is.
+    /// Whose a connection on loopback is, is read of a table, before anything of it is. Until then it has none of the places
+    /// that are for everybody, and whoever is not served there never has one.
     fn find_out(
         self: Arc<Self>,
         stream: TcpStream,
@@ -368,36 +375,38 @@ impl Server {
         connections: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+        let Ok(unattributed) = self.unattributed.clone().try_acquire_owned() else {
             return self.turn_away(|answer| stream.try_write(answer), HttpProblem::queue_full());
         };
         let stop = stop.clone();
         connections.spawn(async move {
-            match self.enforcer(&stream, peer).await {
-                Ok((uid, permit)) => {
+            let Some(uid) = owner(&stream, peer).await else {
+                self.dismiss(stream, HttpProblem::not_an_enforcer(None)).await;
+                return drop(unattributed);
+            };
+            // From here on it is a part of its user's share, whoever that is.
+            let permit = match self.gate.connection(uid, clock::now().boottime) {
+                Ok(permit) => permit,
+                Err(refusal) => return self.turn_away(|answer| stream.try_write(answer), refusal.into()),
+            };
+            drop(unattributed);
+            let is_known = self.enforcers.contains(&uid);
+            match is_known.then(|| self.slots.clone().try_acquire_owned()) {
+                Some(Ok(slot)) => {
                     self.attend(stream, Caller::user(uid, Socket::Pep), stop).await;
-                    drop(permit);
+                    drop(slot);
                 }
-                Err(problem) => {
-                    self.turn_away(|answer| stream.try_write(answer), problem);
-                    read_away(stream).await;
-                }
+                Some(Err(_)) => self.dismiss(stream, HttpProblem::queue_full()).await,
+                None => self.dismiss(stream, HttpProblem::not_an_enforcer(Some(uid))).await,
             }
-            drop(slot);
+            drop(permit);
         });
     }
 
-    async fn enforcer(&self, stream: &TcpStream, peer: SocketAddr) -> Result<(u32, Permit), HttpProblem> {
-        let nobody = || HttpProblem::not_an_enforcer(None);
-        let own = stream.local_addr().map_err(|_| nobody())?;
-        let reading = tokio::task::spawn_blocking(move || loopback::owner(own, peer)).await;
-        let owner = reading.map_err(|_| nobody())?.unwrap_or_else(|error| {
-            tracing::warn!(event = "api.owner", %error);
-            None
-        });
-        let known = owner.filter(|uid| self.enforcers.contains(uid)).ok_or(HttpProblem::not_an_enforcer(owner))?;
-        let permit = self.gate.connection(known, clock::now().boottime)?;
-        Ok((known, permit))
+    /// Says no, and takes what was sent meanwhile.
+    async fn dismiss(&self, stream: TcpStream, problem: HttpProblem) {
+        self.turn_away(|answer| stream.try_write(answer), problem);
+        read_away(stream).await;
     }
 
     async fn attend<S>(self: Arc<Self>, stream: S, caller: Caller, stop: watch::Receiver<bool>)
@@ -479,6 +488,16 @@ impl Server {
         // A fresh socket has room for it; where it has not, closing says enough.
         let _ = write(answer.as_bytes());
     }
+}
+
+/// The user at the other end, as far as the kernel names one.
+async fn owner(stream: &TcpStream, peer: SocketAddr) -> Option<u32> {
+    let own = stream.local_addr().ok()?;
+    let reading = tokio::task::spawn_blocking(move || loopback::owner(own, peer)).await.ok()?;
+    reading.unwrap_or_else(|error| {
+        tracing::warn!(event = "api.owner", %error);
+        None
+    })
 }
 
 /// What is closed over unread bytes is reset, and the answer in front of them lost.

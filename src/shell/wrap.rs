@@ -44,7 +44,8 @@ const PASSED_ON: [Blocked; 7] = [
     Blocked::SIGUSR2,
     Blocked::SIGWINCH,
 ];
-/// `si_code` of a signal that the kernel sends by itself: a terminal's, which the whole group gets.
+/// `si_code` of a signal that the kernel sends by itself: a terminal's, which the whole group gets. But the first process of a
+/// session hears alone that its terminal has hung up.
 const SI_KERNEL: i32 = 0x80;
 /// The most bytes of a report.
 const REPORT_BYTES_MAX: u64 = 4096;
@@ -218,7 +219,7 @@ async fn next(signals: &AsyncFd<SignalFd>) -> io::Result<Option<Signal>> {
             let info = info?;
             let sent = info.ssi_code != SI_KERNEL;
             let named = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_named_raw);
-            return Ok(named.filter(|_| sent));
+            return Ok(named.filter(|signal| sent || *signal == Signal::HUP));
         }
     }
 }

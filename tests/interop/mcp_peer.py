@@ -45,8 +45,8 @@ def server(log):
 
     @files.tool()
     def environment() -> str:
-        """What the server knows of the client's credential."""
-        return json.dumps(sorted(name for name in os.environ if name.startswith("HARDTACK_TOKEN")))
+        """What the server knows of the client's credential, task and agent."""
+        return json.dumps(sorted(name for name in os.environ if name.startswith("HARDTACK_")))
 
     @files.resource("note://box/1")
     def one() -> str:

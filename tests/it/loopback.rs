@@ -1,8 +1,9 @@
 //! Enforcement points that come in by TCP on loopback: who the kernel says they are, and what is turned away.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -99,6 +100,50 @@ fn other_users_of_the_device_are_turned_away() {
     assert_eq!(as_nobody(&url)["selectors"][0], "unix:uid:65534");
     let (status, _) = send(address, &forward_auth(&[&format!("Host: {address}")]));
     assert_eq!(status, 403, "root is not among those whom the configuration names");
+    daemon.stop();
+}
+
+/// Opens connections without end and keeps the last of them, more than the agent has places.
+const FLOOD: &str = r"
+import collections, socket, sys, time
+held = collections.deque(maxlen=700)
+for count in range(10**9):
+    try:
+        held.append(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5))
+    except OSError:
+        pass
+    if count == 1500:
+        print('full', flush=True)
+    time.sleep(0.0003)
+";
+
+#[test]
+fn a_flood_on_loopback_takes_nobody_elses_place() {
+    if own_user() != 0 {
+        return cannot_run("to connect as another user needs root");
+    }
+    let device = Device::enrolled();
+    let (daemon, address) = start(&device, &[65_533]);
+    let mut flood = Command::new("setpriv");
+    flood.args(["--reuid=65534", "--regid=65534", "--clear-groups", "python3", "-c", FLOOD]);
+    let flood = flood.args([address.ip().to_string(), address.port().to_string()]).stdout(Stdio::piped());
+    let mut flood = flood.spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(flood.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "full\n");
+    for socket in ["agent.sock", "pep.sock"] {
+        for count in 0..40 {
+            let mut stream = UnixStream::connect(device.path("run").join(socket)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(b"GET /v1/whoami HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{socket}, {count}: {answer}");
+        }
+    }
+    assert!(flood.try_wait().unwrap().is_none(), "it went on all the while");
+    flood.kill().unwrap();
+    flood.wait().unwrap();
     daemon.stop();
 }
 

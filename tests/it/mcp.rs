@@ -3,11 +3,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use hardtack::shell::client::Client;
+use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Value};
 
 use crate::daemon::Device;
@@ -283,6 +285,8 @@ fn over_http_whoever_is_out_for_trouble_is_told_so_and_reaches_nobody() {
     let bearer = format!("authorization: Bearer {}", device.begin());
     let (host, bearer) = ("host: localhost", bearer.as_str());
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"delete_file"}}"#;
+    let cased = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Arguments":{"path":"/b"}}}"#;
+    let twins = r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{}}"#;
     let doubled = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#;
     let deep =
         format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{}1{}}}"#, "{\"a\":".repeat(900), "}".repeat(900));
@@ -303,6 +307,8 @@ fn over_http_whoever_is_out_for_trouble_is_told_so_and_reaches_nobody() {
         (vec![host, JSON, bearer], "garbage", 400, "-32700"),
         (vec![host, JSON, bearer], "[]", 400, "batches"),
         (vec![host, JSON, bearer], doubled, 400, "twice"),
+        (vec![host, JSON, bearer], cased, 200, "-32602"),
+        (vec![host, JSON, bearer], twins, 400, "one name"),
         (vec![host, JSON, bearer], &deep, 400, "deep"),
         (vec![host, JSON, bearer], &large, 413, "65536"),
         (vec![host, JSON, bearer], call, 200, "denied (no_right)"),
@@ -329,14 +335,8 @@ fn over_http_whoever_is_out_for_trouble_is_told_so_and_reaches_nobody() {
     assert_eq!(post(port, &[host, JSON, bearer], PING).0, 503);
 }
 
-#[test]
-fn a_stream_ends_with_its_task() {
-    let device = Device::enrolled();
-    let daemon = device.start();
-    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (_proxy, port) = proxy(&device, &format!("http://{}/mcp", listening.local_addr().unwrap()));
-    let task = device.ok(&["task", "begin", "pump", "--right", RIGHTS[0]]);
-    let token = task["token"].as_str().unwrap();
+/// A stream of events by this credential, at both ends.
+fn stream(port: u16, listening: &TcpListener, token: &str) -> (TcpStream, TcpStream) {
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(
@@ -353,11 +353,22 @@ fn a_stream_ends_with_its_task() {
     }
     let head = String::from_utf8(head).unwrap();
     assert!(!head.contains(token) && !head.to_lowercase().contains("authorization"), "{head}");
+    write!(upstream, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
+    (client, upstream)
+}
+
+#[test]
+fn a_stream_ends_with_its_task() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_proxy, port) = proxy(&device, &format!("http://{}/mcp", listening.local_addr().unwrap()));
+    let task = device.ok(&["task", "begin", "pump", "--right", RIGHTS[0]]);
+    let (mut client, mut upstream) = stream(port, &listening, task["token"].as_str().unwrap());
     let events = [
         json!({"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {}}),
         json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "hello"}}),
     ];
-    write!(upstream, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
     events.iter().for_each(|event| write!(upstream, "data: {event}\n\n").unwrap());
     // What the server asks of its client is answered in its place.
     let (mut refusal, _) = listening.accept().unwrap();
@@ -374,6 +385,62 @@ fn a_stream_ends_with_its_task() {
     client.read_to_string(&mut seen).unwrap();
     assert!(seen.contains("hello") && !seen.contains("sampling") && seen.ends_with("0\r\n\r\n"), "{seen}");
     daemon.stop();
+}
+
+#[test]
+fn a_stream_that_nobody_reads_ends_with_its_task_too() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_proxy, port) = proxy(&device, &format!("http://{}/mcp", listening.local_addr().unwrap()));
+    let task = device.ok(&["task", "begin", "pump", "--right", RIGHTS[0]]);
+    let (_client, mut upstream) = stream(port, &listening, task["token"].as_str().unwrap());
+    let event = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "x".repeat(30_000)}});
+    // Until nothing goes any further, from here to the client.
+    upstream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while upstream.write_all(format!("data: {event}\n\n").as_bytes()).is_ok() {}
+    device.ok(&["task", "finish", task["task_id"].as_str().unwrap()]);
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ended = upstream.read(&mut [0; 16]).map_err(|error| error.kind());
+    assert!(matches!(ended, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{ended:?}");
+    daemon.stop();
+}
+
+#[test]
+fn a_stream_ends_where_nobody_can_say_any_more_that_its_credential_is_good() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_proxy, port) = proxy(&device, &format!("http://{}/mcp", listening.local_addr().unwrap()));
+    let (mut client, _upstream) = stream(port, &listening, &device.begin());
+    daemon.stop();
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).unwrap();
+    assert!(seen.ends_with("0\r\n\r\n"), "{seen}");
+}
+
+#[test]
+fn a_unix_socket_is_for_everybody_taken_over_after_a_crash_and_gone_after_an_end() {
+    let device = Device::enrolled();
+    let path = device.path("mcp.sock");
+    let place = format!("unix:{}", path.display());
+    let start = || {
+        let args = ["mcp", "proxy", "--name", "files", "--upstream", "http://127.0.0.1:9/mcp", "--listen", &place];
+        Serving::start(device.command(&args))
+    };
+    let mode = || std::fs::symlink_metadata(&path).map(|found| found.permissions().mode() & 0o777);
+    let mut first = start();
+    assert_eq!(mode().unwrap(), 0o666);
+    let taken = device
+        .exits(&["mcp", "proxy", "--name", "files", "--upstream", "http://127.0.0.1:9/mcp", "--listen", &place], 1);
+    assert!(taken.contains("another process already serves"), "{taken}");
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    assert_eq!(mode().unwrap(), 0o666, "it left its socket behind");
+    let mut second = start();
+    kill_process(Pid::from_child(&second.child), Signal::TERM).unwrap();
+    assert!(second.child.wait().unwrap().success());
+    assert_eq!(mode().map_err(|error| error.kind()), Err(std::io::ErrorKind::NotFound));
 }
 
 /// A proxy over stdio before `cat`, which says again what it hears.
@@ -444,6 +511,34 @@ fn over_stdio_whoever_is_out_for_trouble_is_told_so_and_served_still() {
     echo.output.read_to_string(&mut rest).unwrap();
     assert_eq!((rest.as_str(), echo.child.wait().unwrap().code()), ("", Some(0)));
     daemon.stop();
+}
+
+#[test]
+fn over_stdio_a_server_ends_with_what_it_started_when_the_proxy_is_asked_to_end() {
+    let device = Device::enrolled();
+    let log = device.path("log");
+    // The other process holds the server's output, and neither listens to the end of its input.
+    let script = r#"trap 'echo ended >> "$0"; exit 0' TERM; sleep 1000 & echo "$!" > "$0"; echo; wait"#;
+    let args = ["mcp", "proxy", "--name", "files", "--", "/bin/sh", "-c", script, log.to_str().unwrap()];
+    let mut command = device.command(&args);
+    command.env("PATH", "/usr/bin:/bin").env("HARDTACK_TOKEN", "En0K").stdin(Stdio::piped());
+    let mut proxy = command.stdout(Stdio::piped()).spawn().unwrap();
+    let written = || std::fs::read_to_string(&log).unwrap_or_default();
+    let started = std::time::Instant::now();
+    while !written().ends_with('\n') && started.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let other = written().trim().to_owned();
+    kill_process(Pid::from_child(&proxy), Signal::TERM).unwrap();
+    assert_eq!(proxy.wait().unwrap().code(), Some(0));
+    assert_eq!(written(), format!("{other}\nended\n"));
+    assert!(!is_sleeping(&other), "{other} lives on");
+}
+
+/// Whether a process of that number is a `sleep` that has not ended.
+fn is_sleeping(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains("(sleep)") && !stat.contains("(sleep) Z")
 }
 
 #[test]

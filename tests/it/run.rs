@@ -233,6 +233,34 @@ fn the_credential_in_the_file_is_renewed_before_it_ends() {
     daemon.stop();
 }
 
+/// Runs its arguments as the first process of a session on a terminal, and hangs up once they are ready.
+const HANGS_UP: &str = r"
+import os, pty, signal, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+signal.alarm(60)
+said = b''
+while b'is ready' not in said:
+    said += os.read(terminal, 1024)
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
+
+#[test]
+fn a_terminal_that_hangs_up_is_heard_by_the_command() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let script = "trap 'exit 9' HUP; echo is $(echo ready); while :; do sleep 0.02; done";
+    let arguments = ["-c", HANGS_UP, HARDTACK, "run", "pump", "--right", "read:meter/*", "--", "sh", "-c", script];
+    let mut command = device.command_of(Command::new("python3"), &arguments);
+    let output = command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).output().unwrap();
+    assert_eq!(output.status.code(), Some(9), "{}", String::from_utf8_lossy(&output.stderr));
+    daemon.wait_for("task.ended");
+    daemon.stop();
+}
+
 #[test]
 fn an_interactive_shell_has_its_terminal() {
     let device = Device::enrolled();

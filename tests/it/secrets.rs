@@ -426,16 +426,19 @@ fn a_secret_goes_into_requests_that_a_credential_allows_and_nowhere_else() {
     let table: &[(&str, &str, Option<&str>, u16, &str)] = &[
         ("GET", "/crm/v1/orders/7", None, 401, "no_token"),
         ("GET", "/unknown/v1/orders/7", None, 401, "no_token"),
-        ("GET", "/unknown/v1/orders/7", Some(token), 404, "no_such_secret"),
+        // What there is, and what its rules are, learns whoever has a right to it.
+        ("GET", "/unknown/v1/orders/7", Some("AAAA"), 401, "malformed"),
+        ("POST", "/crm/v1/users/7", Some("AAAA"), 401, "malformed"),
+        ("GET", "/unknown/v1/orders/7", Some(token), 403, "no_right"),
         ("POST", "/crm/v1/orders/7", Some(token), 403, "no_rule"),
         ("GET", "/crm/v1/users/7", Some(token), 403, "no_rule"),
         ("GET", "/crm/v1/orders", Some(token), 403, "no_rule"),
-        ("GET", "/crm/v1/orders/../users/7", Some(token), 403, "no_rule"),
-        ("GET", "/crm/v1/orders/%2e%2e/users", Some(token), 403, "no_rule"),
-        ("GET", "/crm/v1/orders/a%2f..%2f..%2fusers", Some(token), 403, "no_rule"),
-        ("GET", "/crm/v1/orders//7", Some(token), 403, "no_rule"),
-        ("GET", "/crm/v1/orders/..;/users", Some(token), 403, "no_rule"),
-        ("GET", "/crm//v1/orders/7", Some(token), 403, "no_rule"),
+        ("GET", "/crm/v1/orders/../users/7", Some(token), 403, "malformed"),
+        ("GET", "/crm/v1/orders/%2e%2e/users", Some(token), 403, "malformed"),
+        ("GET", "/crm/v1/orders/a%2f..%2f..%2fusers", Some(token), 403, "malformed"),
+        ("GET", "/crm/v1/orders//7", Some(token), 403, "malformed"),
+        ("GET", "/crm/v1/orders/..;/users", Some(token), 403, "malformed"),
+        ("GET", "/crm//v1/orders/7", Some(token), 403, "malformed"),
         ("DELETE", "/crm/v1/orders/7", Some(token), 403, "no_right"),
         ("GET", "/crm/v1/orders/7", Some("AAAA"), 401, "malformed"),
         ("GET", "/crm/v1/orders/7", Some(finished), 401, "revoked"),
@@ -451,6 +454,9 @@ fn a_secret_goes_into_requests_that_a_credential_allows_and_nowhere_else() {
         let bearer = token.map(|token| format!("Authorization: Bearer {token}"));
         let refused = rig.proxy.ask(method, target, &bearer.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!((refused.status, refused.code().as_str()), (*status, *code), "{method} {target}");
+        if token == &Some("AAAA") {
+            assert!(refused.header("hardtack-decision-id").is_some(), "{method} {target}: it has its record");
+        }
     }
     assert_eq!(rig.upstream.got().len(), 0, "nothing of these went on");
     let allowed = rig.proxy.ask("GET", "/crm/v1/orders/7", &[&format!("Hardtack-Token: {here}")]);

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,16 +25,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{mpsc, Semaphore};
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{mpsc, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::{Alive, Gate};
 use crate::mcp::guard::{FromClient, FromServer};
 use crate::mcp::message::{error, read, Fault, Message, INVALID_REQUEST};
 use crate::mcp::sse::{Cutter, Event};
+use crate::profile::ApiLimits;
+use crate::shell::clock;
+use crate::shell::http::limits::Gate as Shares;
+use crate::shell::http::stall::StallGuard;
+use crate::shell::http::{listen as listen_at, make_room};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 128;
+/// What is buffered of a head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take for a head, and again for a body.
 const READ_WAIT: Duration = Duration::from_secs(15);
 /// How long the server may take to accept a connection.
@@ -45,6 +52,14 @@ const WAITING_MAX: usize = 16;
 const DRAINED_MAX: usize = 1024 * 1024;
 /// How often it is looked whether the credential of an open stream is good still: it is cut within a second.
 const LOOK_EVERY: Duration = Duration::from_millis(700);
+/// How long a stream lives on when nobody can say whether its credential is good.
+const UNKNOWN_MAX: Duration = Duration::from_secs(5);
+/// How long a client may take to take what was written for it.
+const WRITE_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of messages that are held at once, whoever sends them; one of the largest in any case.
+const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Anybody may connect to a unix socket: the token decides.
+const SOCKET_MODE: u32 = 0o666;
 /// The session, which the server gives.
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The version that was agreed on.
@@ -119,9 +134,55 @@ impl Listen {
     }
 }
 
+/// Room for messages that are read and not yet passed on.
+#[derive(Debug)]
+pub struct Room {
+    /// In KiB.
+    left: Semaphore,
+    all: u32,
+}
+
+impl Room {
+    /// For messages of at most so many bytes.
+    pub fn new(message_bytes_max: usize) -> Self {
+        let all = kib(HELD_BYTES_MAX.max(message_bytes_max));
+        Self { left: Semaphore::new(usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS)), all }
+    }
+
+    /// Room for a message that says how long it is, or does not; none if there is not enough in time.
+    async fn take(&self, told: Option<u64>, most: usize) -> Option<SemaphorePermit<'_>> {
+        let told = told.and_then(|told| usize::try_from(told).ok()).map_or(most, |told| told.min(most));
+        let taking = self.left.acquire_many(kib(told).min(self.all));
+        tokio::time::timeout(READ_WAIT, taking).await.ok()?.ok()
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+/// How long a stream may live.
+#[derive(Clone, Copy, Debug)]
+struct Lives {
+    /// When its credential was good.
+    good: Instant,
+    /// When its credential ends.
+    end: Option<Instant>,
+}
+
+impl Lives {
+    /// With a credential that is good now, and for so many seconds at the most.
+    fn now(expires_in_s: Option<u64>) -> Self {
+        let good = Instant::now();
+        Self { good, end: expires_in_s.and_then(|left| good.checked_add(Duration::from_secs(left))) }
+    }
+}
+
 /// The proxy.
 #[derive(Debug)]
 pub struct Front {
+    /// Of what is read at once.
+    pub room: Room,
     /// What passes.
     pub gate: Gate,
     /// The server.
@@ -154,12 +215,18 @@ pub async fn serve(
             Listener::Tcp(listener)
         }
         Listen::Unix(path) => {
-            let listener = UnixListener::bind(path)?;
+            make_room(path).map_err(io::Error::other)?;
+            let listener = listen_at(path, None, SOCKET_MODE).map_err(io::Error::other)?;
             ready(format!("unix:{}", path.display()));
             Listener::Unix(listener)
         }
     };
+    let _away = match listen {
+        Listen::Tcp(_) => None,
+        Listen::Unix(path) => Some(TakenAway(path)),
+    };
     tokio::pin!(stop);
+    let shares = shares(front.gate.message_bytes_max);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = tokio::select! {
@@ -167,7 +234,7 @@ pub async fn serve(
             stopped = &mut stop => break stopped?,
         };
         let accepted = tokio::select! {
-            accepted = accept(&listener, &front) => accepted,
+            accepted = accept(&listener, &front, &shares) => accepted,
             stopped = &mut stop => break stopped?,
         };
         match accepted {
@@ -181,19 +248,50 @@ pub async fn serve(
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
-    if let Listen::Unix(path) = listen {
-        std::fs::remove_file(path)?;
-    }
     Ok(())
+}
+
+/// A socket's file, which goes with whoever serves it, whatever ends that.
+struct TakenAway<'a>(&'a Path);
+
+impl Drop for TakenAway<'_> {
+    fn drop(&mut self) {
+        // It may be gone already; a stale one is replaced at the next start.
+        let _ = std::fs::remove_file(self.0);
+    }
 }
 
 type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-async fn accept(listener: &Listener, front: &Arc<Front>) -> io::Result<Connection> {
+async fn accept(listener: &Listener, front: &Arc<Front>, shares: &Arc<Shares>) -> io::Result<Connection> {
     Ok(match listener {
         Listener::Tcp(listener) => Box::pin(connection(listener.accept().await?.0, front.clone(), true)),
-        Listener::Unix(listener) => Box::pin(connection(listener.accept().await?.0, front.clone(), false)),
+        Listener::Unix(listener) => {
+            let (stream, front) = (listener.accept().await?.0, front.clone());
+            // One too many of a user's is closed: an answer could be waited for by whoever does not read.
+            let share = shares.connection(stream.peer_cred()?.uid(), clock::now().boottime);
+            Box::pin(async move {
+                if let Ok(share) = share {
+                    connection(stream, front, false).await;
+                    drop(share);
+                }
+            })
+        }
     })
+}
+
+/// What one user has of the connections on a unix socket: half. Of requests nobody counts; the agent does.
+fn shares(message_bytes_max: usize) -> Arc<Shares> {
+    let read_ms = u64::try_from(READ_WAIT.as_millis()).unwrap_or(u64::MAX);
+    Arc::new(Shares::new(ApiLimits {
+        body_bytes_max: message_bytes_max,
+        header_bytes_max: HEAD_BYTES_MAX,
+        concurrent_per_uid: CONNECTIONS_MAX / 2,
+        connections_max: CONNECTIONS_MAX,
+        per_second: u32::MAX,
+        burst: u32::MAX,
+        read_ms,
+    }))
 }
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, front: Arc<Front>, by_name: bool) {
@@ -202,9 +300,9 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: 
         async move { Ok::<_, Infallible>(front.answer(request, by_name).await) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(READ_WAIT).max_buf_size(64 * 1024);
+    server.timer(TokioTimer::new()).header_read_timeout(READ_WAIT).max_buf_size(HEAD_BYTES_MAX);
     // What breaks off on the client's side is the client's to notice.
-    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    let _ = server.serve_connection(TokioIo::new(StallGuard::new(stream, WRITE_WAIT)), service).await;
 }
 
 /// Who asks, and what of his request goes on to the server with whatever is sent there for him.
@@ -235,16 +333,17 @@ impl Front {
             }
             headers.insert(name, value.clone());
         }
-        let answered = match *request.method() {
-            Method::POST => self.post(request, bearer, headers).await,
-            Method::DELETE | Method::GET => {
-                let method = request.method().clone();
-                match bearer {
-                    Some(token) => self.pass(method, Caller { token, headers }, None).await,
-                    None => Err(unauthorized("no token: send `Authorization: Bearer TOKEN`", false)),
-                }
-            }
-            _ => Err(plain(StatusCode::METHOD_NOT_ALLOWED, "GET, POST and DELETE are what there is")),
+        if ![Method::POST, Method::DELETE, Method::GET].contains(request.method()) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "GET, POST and DELETE are what there is");
+        }
+        // Nothing is kept of what somebody without one sends.
+        let Some(token) = bearer else {
+            return unauthorized("no token: send `Authorization: Bearer TOKEN`", false);
+        };
+        let caller = Caller { token, headers };
+        let answered = match request.method().clone() {
+            Method::POST => self.post(request, caller).await,
+            method => self.pass(method, caller, None).await,
         };
         answered.unwrap_or_else(|refused| refused)
     }
@@ -264,16 +363,16 @@ impl Front {
         Ok(())
     }
 
-    async fn post(
-        self: &Arc<Self>,
-        request: Request<Incoming>,
-        bearer: Option<String>,
-        headers: HeaderMap,
-    ) -> Result<Answer, Answer> {
+    async fn post(self: &Arc<Self>, request: Request<Incoming>, mut caller: Caller) -> Result<Answer, Answer> {
         if !is_kind(request.headers(), "application/json") {
             return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a message is application/json"));
         }
         let most = self.gate.message_bytes_max;
+        let Some(_room) = self.room.take(request.body().size_hint().upper(), most).await else {
+            let mut busy = plain(StatusCode::SERVICE_UNAVAILABLE, "too much is being read at once: try again");
+            busy.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return Err(busy);
+        };
         let body = match tokio::time::timeout(READ_WAIT, gather(request.into_body(), most)).await {
             Ok(Some(body)) => body,
             Ok(None) => {
@@ -284,10 +383,10 @@ impl Front {
         };
         let message = read(&body).map_err(|fault| json(StatusCode::BAD_REQUEST, &Fault::answer(&fault)))?;
         let (own, step) = self.gate.guard.from_client(message);
-        let token =
-            own.or(bearer).ok_or_else(|| unauthorized("no token: send `Authorization: Bearer TOKEN`", false))?;
-        let version = headers.get(VERSION).map(|version| version.to_str().unwrap_or_default().to_owned());
-        let caller = Caller { token, headers };
+        if let Some(own) = own {
+            caller.token = own;
+        }
+        let version = caller.headers.get(VERSION).map(|version| version.to_str().unwrap_or_default().to_owned());
         match step {
             FromClient::Answer(answer) => Ok(json(StatusCode::OK, &answer)),
             FromClient::Drop => Ok(plain(StatusCode::ACCEPTED, "")),
@@ -298,8 +397,9 @@ impl Front {
             FromClient::Pass(message) => self.pass(Method::POST, caller, Some(message)).await,
             FromClient::Ask(asked) => {
                 let ruling = self.gate.decide(&caller.token, &asked.question).await;
+                let lives = Lives::now(ruling.expires_in_s);
                 match ruling.allowed {
-                    true => self.relay(Method::POST, caller, Some(asked.message)).await,
+                    true => self.relay(Method::POST, caller, Some(asked.message), lives).await,
                     false => {
                         let refused = asked.refused(&ruling);
                         Ok(refused
@@ -318,7 +418,7 @@ impl Front {
         message: Option<Message>,
     ) -> Result<Answer, Answer> {
         match self.gate.check_alive(&caller.token).await {
-            Alive::Yes => self.relay(method, caller, message).await,
+            Alive::Yes => self.relay(method, caller, message, Lives::now(None)).await,
             Alive::Refused(why) => Err(unauthorized(&why, true)),
             Alive::Unknown(why) => Err(plain(StatusCode::SERVICE_UNAVAILABLE, &why)),
         }
@@ -330,6 +430,7 @@ impl Front {
         method: Method,
         caller: Caller,
         message: Option<Message>,
+        lives: Lives,
     ) -> Result<Answer, Answer> {
         let response = self.send(method, &caller.headers, message.as_ref()).await;
         let response = response.map_err(|why| plain(StatusCode::BAD_GATEWAY, &why))?;
@@ -342,7 +443,7 @@ impl Front {
         }
         let mut answer = if head.status == StatusCode::OK && is_kind(&head.headers, "text/event-stream") {
             let (events, readable) = mpsc::channel(WAITING_MAX);
-            tokio::spawn(self.clone().pump(body, events, caller));
+            tokio::spawn(self.clone().pump(body, events, caller, lives));
             with(head.status, "text/event-stream", Events(readable).boxed())
         } else {
             self.whole(head.status, body, &caller).await?
@@ -373,34 +474,48 @@ impl Front {
         }
     }
 
-    /// Events that pass one by one, until either side has enough.
-    async fn pump(self: Arc<Self>, mut body: Incoming, events: mpsc::Sender<Bytes>, caller: Caller) {
+    /// Events that pass one by one, until either side has enough, or the credential is none any more.
+    async fn pump(self: Arc<Self>, body: Incoming, events: mpsc::Sender<Bytes>, caller: Caller, lives: Lives) {
+        tokio::select! {
+            () = self.carry(body, &events, &caller) => {}
+            () = self.until_over(&caller.token, lives) => {}
+            () = events.closed() => {}
+        }
+    }
+
+    async fn carry(self: &Arc<Self>, mut body: Incoming, events: &mpsc::Sender<Bytes>, caller: &Caller) {
         let mut cutter = Cutter::new(self.gate.message_bytes_max);
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let frame = tokio::select! {
-                frame = body.frame() => frame,
-                () = events.closed() => return,
-                _ = look.tick() => match self.gate.check_alive(&caller.token).await {
-                    Alive::Refused(_) => return,
-                    // An agent that is away for a moment says so to who asks for anything.
-                    Alive::Unknown(_) | Alive::Yes => continue,
-                },
-            };
-            // A stream that breaks off is taken up again by the client.
-            let Some(Ok(frame)) = frame else { return };
+        // A stream that breaks off is taken up again by the client.
+        while let Some(Ok(frame)) = body.frame().await {
             let Ok(data) = frame.into_data() else { continue };
             let Ok(whole) = cutter.feed(&data) else { return };
             if whole.is_empty() && data.starts_with(b":") && events.send(Bytes::from_static(b":\n\n")).await.is_err() {
                 return;
             }
             for event in whole {
-                if let Some(event) = self.event(event, &caller).await {
+                if let Some(event) = self.event(event, caller).await {
                     if events.send(event.to_bytes().into()).await.is_err() {
                         return;
                     }
                 }
+            }
+        }
+    }
+
+    /// Returns when the credential is refused, when its time is over, or when nobody could say for a while that it is good.
+    async fn until_over(&self, token: &str, Lives { mut good, end }: Lives) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let latest = good + UNKNOWN_MAX;
+            let latest = end.map_or(latest, |end| end.min(latest));
+            match tokio::time::timeout_at(latest, self.gate.check_alive(token)).await {
+                Ok(Alive::Yes) => good = Instant::now(),
+                // An agent that is away for a moment says so to who asks for anything.
+                Ok(Alive::Unknown(_)) if Instant::now() < latest => {}
+                Ok(Alive::Refused(_) | Alive::Unknown(_)) | Err(_) => return,
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return;
             }
         }
     }
@@ -557,6 +672,22 @@ mod tests {
         for odd in ["0.0.0.0:80", "10.0.0.1:80", "localhost:80", "80", "[::]:80"] {
             assert!(Listen::parse(odd).is_err(), "{odd}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_at_once_has_a_bound() {
+        let (most, room) = (4 << 20, Room::new(4 << 20));
+        let left = || room.left.available_permits();
+        let small = room.take(Some(1), most).await.unwrap();
+        assert_eq!(left(), 32 * 1024 - 1);
+        // One that does not say how long it is may be as long as any; no other counts for more.
+        let unknown = room.take(None, most).await.unwrap();
+        let liar = room.take(Some(u64::MAX), most).await.unwrap();
+        assert_eq!(left(), 24 * 1024 - 1);
+        drop((small, unknown, liar));
+        assert_eq!(left(), 32 * 1024);
+        let large = Room::new(100 << 20);
+        assert!(large.take(None, 100 << 20).await.is_some(), "one of the largest has room");
     }
 
     #[test]

@@ -55,8 +55,12 @@ impl Gate {
                 reason: decision.reason.name().into(),
                 explain: decision.explain,
                 decision_id: Some(decision.decision_id),
+                expires_in_s: decision.expires_in_s,
             },
-            Err(explain) => Ruling { allowed: false, reason: "no_decision".into(), explain, decision_id: None },
+            Err(explain) => {
+                let (reason, decision_id, expires_in_s) = ("no_decision".into(), None, None);
+                Ruling { allowed: false, reason, explain, decision_id, expires_in_s }
+            }
         }
     }
 

@@ -5,14 +5,16 @@
 //! Read next: `mod.rs`.
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{kill_process, Pid, Signal};
+use rustix::process::{kill_process_group, Pid, Signal};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
@@ -26,8 +28,8 @@ use crate::mcp::message::{error, read, Fault, Message, INVALID_REQUEST};
 const WAITING_MAX: usize = 64;
 /// How long a server may take to end once its input has, and again once it is asked to.
 const GRACE: Duration = Duration::from_secs(5);
-/// What in the environment tells of the client's credential.
-const SECRETS: [&str; 2] = ["HARDTACK_TOKEN", "HARDTACK_TOKEN_FILE"];
+/// How what in the environment tells of the client's credential, task and agent begins.
+const OURS: &[u8] = b"HARDTACK_";
 
 /// Where the client's credential is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,16 +82,24 @@ async fn line<R: AsyncBufRead + Unpin>(reader: &mut R, most: usize) -> io::Resul
     }
 }
 
-/// Runs the server and stands between it and the client until either ends. Gives the number to exit with: the server's.
+/// Runs the server and stands between it and the client until either ends, or `stop`. Gives the number to exit with: the
+/// server's.
 ///
 /// # Errors
 /// When the server cannot be started, or says what is too long to be looked at.
-pub async fn run(gate: Gate, credential: Credential, server: &[OsString], tell: &dyn Fn(&str)) -> io::Result<u8> {
+pub async fn run(
+    gate: Gate,
+    credential: Credential,
+    server: &[OsString],
+    tell: &dyn Fn(&str),
+    stop: impl Future<Output = io::Result<()>>,
+) -> io::Result<u8> {
     let [program, arguments @ ..] = server else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    for secret in SECRETS {
-        command.env_remove(secret);
+    // A group of its own, so that what it starts ends with it.
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).process_group(0);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(OURS)) {
+        command.env_remove(name);
     }
     let mut child = command.spawn()?;
     let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
@@ -117,8 +127,16 @@ pub async fn run(gate: Gate, credential: Credential, server: &[OsString], tell: 
             ended = Some(status?);
             None
         }
+        stopped = stop => {
+            stopped?;
+            None
+        }
     };
     asking.abort();
+    if said.is_none() && ended.is_none() {
+        // It is heard no more, so its input ends.
+        ended = Some(end(&mut child).await?);
+    }
     // What the server has said before it ended is passed on. Another that has its output open is not waited for.
     let said = match said {
         Some(said) => said,
@@ -130,8 +148,11 @@ pub async fn run(gate: Gate, credential: Credential, server: &[OsString], tell: 
         Some(status) => status,
         None => end(&mut child).await?,
     };
-    // Nobody is left who writes: the last answers go out.
-    answers.await.map_err(io::Error::other)?;
+    // Nobody is left who writes: the last answers go out, if somebody takes them.
+    match tokio::time::timeout(GRACE, answers).await {
+        Ok(written) => written.map_err(io::Error::other)?,
+        Err(_) => tell("the last answers were not read"),
+    }
     if !status.success() {
         tell(&format!("the server ended with {status}"));
     }
@@ -150,8 +171,8 @@ async fn end(child: &mut Child) -> io::Result<ExitStatus> {
             (Ok(status), _) => return status,
             (Err(_), Some(signal)) => {
                 let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-                // It has not been waited for, so the number is its own.
-                let _ = pid.map(|pid| kill_process(pid, signal));
+                // It has not been waited for, so the number is its own, and its group's.
+                let _ = pid.map(|pid| kill_process_group(pid, signal));
             }
             (Err(_), None) => {}
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::secrets::echo::Echo;
 
@@ -130,15 +130,15 @@ pub struct Given {
 }
 
 impl Given {
-    /// The body of an answer that came over a connection, which ends with it, `lasting` from now at the latest.
+    /// The body of an answer that came over a connection, which ends with it, at the deadline at the latest.
     pub fn new(
         (inner, upstream): (Incoming, super::upstream::Driver),
         bounds: Bounds,
-        lasting: Duration,
+        deadline: Instant,
         echo: Echo,
         told: Box<dyn FnOnce(u64) + Send + Sync>,
     ) -> Self {
-        let (left, whole) = (Left::of(bounds), Box::pin(tokio::time::sleep(lasting)));
+        let (left, whole) = (Left::of(bounds), Box::pin(tokio::time::sleep_until(deadline)));
         let (is_over, has_begun, told) = (false, false, Some(told));
         Self { inner, left, echo, whole, is_over, has_begun, told, _upstream: upstream }
     }

@@ -30,18 +30,17 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// Headers of a request that say it is another one than its first line says.
-const OVERRIDES: [&str; 6] = [
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-uri",
-    "x-original-url",
-    "x-rewrite-url",
-];
+const OVERRIDES: [&str; 3] = ["x-method-override", "x-original-method", "x-rewrite-url"];
+
+/// The same, by how their names begin.
+const OVERRIDES_BEGIN: [&str; 2] = ["x-http-method", "x-original-"];
+
+/// Parameters of a query by which frameworks take another method than the first line's; others begin as the headers do.
+const METHOD_PARAMETER: &str = "_method";
 
 /// Headers of a request that stay here: the credential, what this proxy says itself, and what a client could only lie about.
 /// A part of an answer (`Range`) could be part of a secret that no part shows.
-const KEPT_BACK: [&str; 15] = [
+const KEPT_BACK: [&str; 14] = [
     "accept-encoding",
     "authorization",
     "content-length",
@@ -51,13 +50,15 @@ const KEPT_BACK: [&str; 15] = [
     "host",
     "if-range",
     "range",
+    "remote-user",
     "true-client-ip",
     "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
     "x-real-ip",
+    "x-remote-user",
 ];
+
+/// The same, by how their names begin.
+const KEPT_BACK_BEGIN: [&str; 1] = ["x-forwarded-"];
 
 /// Headers of an answer that stay here. A cookie of a session is a credential, and the workload is to have none of the
 /// upstream's; `Alt-Svc` leads around this proxy.
@@ -99,6 +100,11 @@ pub fn target(head: &Parts) -> Result<Target, HttpProblem> {
         return Err(HttpProblem::invalid(
             "path and query hold only what RFC 3986 lets stand in them: percent-encode the rest",
         ));
+    }
+    if let Some(name) = query.and_then(overriding) {
+        return Err(HttpProblem::invalid(format!(
+            "`{name}` in the query would make another request of this one: leave it out"
+        )));
     }
     let path = if rest.is_empty() { "/" } else { rest };
     Ok(Target { name, path: path.to_owned(), query: query.map(str::to_owned) })
@@ -155,7 +161,7 @@ fn headers(headers: &HeaderMap) -> Result<(), HttpProblem> {
         return Err(HttpProblem::invalid("no other protocol is spoken here: leave out `Upgrade`"));
     }
     for name in headers.keys() {
-        if OVERRIDES.contains(&name.as_str()) {
+        if OVERRIDES.contains(&name.as_str()) || begins(name.as_str(), &OVERRIDES_BEGIN) {
             return Err(HttpProblem::invalid(format!("`{name}` would make another request of this one: leave it out")));
         }
         // Some servers take a line below for a dash.
@@ -166,6 +172,40 @@ fn headers(headers: &HeaderMap) -> Result<(), HttpProblem> {
         }
     }
     Ok(())
+}
+
+fn begins(name: &str, with: &[&str]) -> bool {
+    with.iter().any(|with| name.starts_with(with))
+}
+
+/// The parameter of a query, if there is one, by which an upstream could take the request for one of another method.
+fn overriding(query: &str) -> Option<String> {
+    let names = query.split(['&', ';']).map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    names.map(|name| decoded(name).to_ascii_lowercase()).find(|name| {
+        // Some readers let brackets, blanks and what follows them fall.
+        let name = name.trim_matches(|c: char| c.is_ascii_whitespace() || c == '+');
+        let plain = name.split('[').next().unwrap_or_default().replace('_', "-");
+        plain == METHOD_PARAMETER.replace('_', "-") || plain == "x-method-override" || begins(&plain, &OVERRIDES_BEGIN)
+    })
+}
+
+/// Percent-decoded. What is no text is none of the names that are looked for.
+fn decoded(text: &str) -> String {
+    let (mut decoded, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let [byte, after @ ..] = rest {
+        let digits = after.get(..2).filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                decoded.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 /// Whether a text holds nothing but what RFC 3986 (3.3) lets stand in a segment, and what `more` says.
@@ -186,11 +226,11 @@ fn is_plain(text: &str, more: &str) -> bool {
 
 /// The headers of a request that go on.
 pub fn onward(headers: &HeaderMap) -> HeaderMap {
-    travelling(headers, &KEPT_BACK)
+    travelling(headers, &KEPT_BACK, &KEPT_BACK_BEGIN)
 }
 
-/// All but those that end here: the fixed ones, `kept`, and those that `Connection` names.
-fn travelling(headers: &HeaderMap, kept: &[&str]) -> HeaderMap {
+/// All but those that end here: the fixed ones, `kept`, those that begin so, and those that `Connection` names.
+fn travelling(headers: &HeaderMap, kept: &[&str], kept_begin: &[&str]) -> HeaderMap {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -198,8 +238,10 @@ fn travelling(headers: &HeaderMap, kept: &[&str]) -> HeaderMap {
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
-    let ends =
-        |name: &str| HOP_BY_HOP.contains(&name) || kept.contains(&name) || named.iter().any(|other| other == name);
+    let ends = |name: &str| {
+        let fixed = HOP_BY_HOP.contains(&name) || kept.contains(&name) || begins(name, kept_begin);
+        fixed || named.iter().any(|other| other == name)
+    };
     let pairs = headers.iter().filter(|(name, _)| !ends(name.as_str()));
     pairs.map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>().into_iter().fold(
         HeaderMap::new(),
@@ -238,7 +280,7 @@ pub fn back(status: StatusCode, headers: &HeaderMap, secret: &[u8]) -> Result<(H
     let mut found = 0;
     let mut given = HeaderMap::new();
     let small = secret.to_ascii_lowercase();
-    for (name, value) in &travelling(headers, &NOT_BACK) {
+    for (name, value) in &travelling(headers, &NOT_BACK, &[]) {
         if Echo::whole(&small, name.as_str().as_bytes()).1 > 0 {
             found += 1;
             continue;
@@ -327,7 +369,10 @@ mod tests {
             ("transfer-encoding", "gzip, chunked"),
             ("upgrade", "websocket"),
             ("x-http-method-override", "DELETE"),
+            ("x-http-method-overrides", "DELETE"),
             ("x-original-url", "/admin"),
+            ("x-original-host", "evil.example"),
+            ("x-original-method", "DELETE"),
             ("x_api_key", "mine"),
         ] {
             assert_eq!(status("GET", "/crm/a", &[HOST, odd]), 400, "{odd:?}");
@@ -336,6 +381,30 @@ mod tests {
         assert_eq!(status("POST", "/crm/a", &[HOST, length, coding]), 400);
         assert_eq!(status("POST", "/crm/a", &[HOST, length, length]), 400);
         assert_eq!(status("POST", "/crm/a", &[HOST, coding]), 200);
+    }
+
+    #[test]
+    fn a_query_does_not_make_another_method_of_it() {
+        for (query, fine) in [
+            ("_method=DELETE", false),
+            ("a=1&_METHOD=DELETE", false),
+            ("a=1;_method=DELETE", false),
+            ("%5fmethod=DELETE", false),
+            ("%5F%6dethod", false),
+            ("_method[]=DELETE", false),
+            ("+_method=DELETE", false),
+            ("%20_method=DELETE", false),
+            ("x-http-method-override=DELETE", false),
+            ("X_HTTP_Method=DELETE", false),
+            ("x-method-override=DELETE", false),
+            ("method=DELETE&a=_method", true),
+            ("a_method=1&x-http=1", true),
+            ("%ff=1", true),
+            ("", true),
+        ] {
+            let told = target(&head("GET", &format!("/crm/a?{query}"), &[HOST])).map_err(|problem| problem.status);
+            assert_eq!(told.is_ok(), fine, "{query}: {told:?}");
+        }
     }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {
@@ -361,6 +430,10 @@ mod tests {
             ("te", "trailers"),
             ("proxy-authorization", "Basic x"),
             ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-user", "root"),
+            ("x-forwarded-prefix", "/admin"),
+            ("x-remote-user", "root"),
+            ("remote-user", "root"),
         ];
         let onward = onward(&head("GET", "/", &all).headers);
         assert_eq!(names(&onward), ["accept", "content-type", "x-tenant"]);

@@ -1,7 +1,7 @@
 //! The proxy itself: who listens where, and the way of a request.
 //!
-//! Owns: sockets, connections with their limits, the order of a request: what it asks for, the token, the entry's rules, the
-//! agent, the value, the upstream, the answer.
+//! Owns: sockets, connections with their limits, the order of a request: what it asks for, the agent, the entry's
+//! rules, the value, the upstream, the answer.
 //! Never: opens a value before the agent has allowed the request; logs more of a request than its name, method and decision.
 //! Read next: `guard.rs`, `upstream.rs`, `flow.rs`.
 
@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::flow::{Bounds, Broken, Given, Sent};
@@ -54,6 +55,10 @@ const COUNTED_EVERY: Duration = Duration::from_secs(60);
 const HEAD_SLACK: usize = 8 * 1024;
 /// Who asks over TCP, where the kernel names nobody: all of them together.
 const NOBODY: u32 = u32::MAX;
+/// The longest exchange where nobody says how long one may last.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The destination of a request for a secret that is not here.
+const NOWHERE: &str = "secrets.local";
 /// Anybody may connect: the token decides.
 const SOCKET_MODE: u32 = 0o666;
 
@@ -328,29 +333,43 @@ impl Proxy {
         if body.size_hint().lower() > self.limits.request_bytes_max {
             return Err(self.too_large().into());
         }
-        // Whoever shows no token learns nothing of what there is.
         let ask_about =
             |host: &str| asked(&target, &head, host).map_err(|turned| No::Said(Box::new(enforce::turned(&turned))));
-        ask_about("secrets.local")?;
-        let stored = self.stored(&target.name).await?;
-        let asked = ask_about(&stored.entry.upstream.authority())?;
+        // Nothing is read for whoever shows no token, and whoever has no right learns nothing of what there is: the agent is
+        // asked first, and what it refuses has its record. What is not here is asked about as any other.
+        ask_about(NOWHERE)?;
+        let stored = self.stored(&target.name).await;
+        let destination =
+            stored.as_ref().map_or_else(|_| NOWHERE.to_owned(), |stored| stored.entry.upstream.authority());
+        let asked = ask_about(&destination)?;
+        let decision = self.ask(&asked).await?;
+        let deadline = self.deadline(&decision);
+        if decision.decision == Verdict::Deny {
+            if stored.is_ok() {
+                self.refused(&target.name, &head.method, decision.reason.name(), Some(&decision.decision_id));
+            }
+            return Err(No::Said(Box::new(enforce::answer(&asked, Ok(Reply::Decision(decision))))));
+        }
+        let stored = stored?;
         let path = path_of(&asked, &target.name);
         let covered = |path: &str| stored.entry.rules.iter().any(|rule| rule.covers(head.method.as_str(), path));
         if !path.is_some_and(covered) {
-            self.refused(&target.name, &head.method, "no_rule", None);
+            self.refused(&target.name, &head.method, "no_rule", Some(&decision.decision_id));
             let detail = format!(
                 "no rule of the secret {} lets {} on this path through: `hardtack secrets list` shows them",
                 target.name, head.method
             );
             return Err(problem(StatusCode::FORBIDDEN, "no_rule", detail).into());
         }
-        let decision = self.ask(&asked).await?;
-        if decision.decision == Verdict::Deny {
-            self.refused(&target.name, &head.method, decision.reason.name(), Some(&decision.decision_id));
-            return Err(No::Said(Box::new(enforce::answer(&asked, Ok(Reply::Decision(decision))))));
-        }
         let value = self.value(&stored).await?;
-        self.exchange(&stored, &target, (head, body), &value, &decision).await
+        self.exchange(&stored, &target, (head, body), &value, (&decision, deadline)).await
+    }
+
+    /// When an exchange ends at the latest: with the token, as the agent has just told of it.
+    fn deadline(&self, decision: &DecisionReply) -> Instant {
+        let token = decision.expires_in_s.map_or(Duration::MAX, Duration::from_secs);
+        let (now, lasting) = (Instant::now(), self.limits.lasting.min(token));
+        now.checked_add(lasting).unwrap_or_else(|| now + LONGEST)
     }
 
     async fn stored(&self, name: &SecretName) -> Result<Stored, HttpProblem> {
@@ -407,7 +426,7 @@ impl Proxy {
         target: &Target,
         (head, body): (Parts, Incoming),
         value: &[u8],
-        decision: &DecisionReply,
+        (decision, deadline): (&DecisionReply, Instant),
     ) -> Result<Response<Body>, No> {
         let Stored { entry, .. } = stored;
         let query = entry.inject.query_with(target.query.as_deref(), value).map_err(HttpProblem::invalid)?;
@@ -436,11 +455,8 @@ impl Proxy {
             text.set_sensitive(true);
             headers.insert(name, text);
         }
-        // What the token ends, it ends here too.
-        let token = decision.expires_in_s.map_or(Duration::MAX, Duration::from_secs);
-        let lasting = self.limits.lasting.min(token);
         self.counts().uses.used(&entry.name, clock::wall());
-        let answered = self.connector.send(entry, request, sent, lasting).await;
+        let answered = self.connector.send(entry, request, sent, deadline).await;
         let status = answered.as_ref().map_or(0, |(response, _)| response.status().as_u16());
         tracing::info!(
             event = "secret.used",
@@ -450,7 +466,7 @@ impl Proxy {
             status,
         );
         let (response, driver) = answered.map_err(|error| self.failed(&error))?;
-        self.give(stored, (response, driver), (&head.method, lasting), value, decision)
+        self.give(stored, (response, driver), (&head.method, deadline), value, decision)
     }
 
     /// The upstream's answer, without the secret.
@@ -458,7 +474,7 @@ impl Proxy {
         self: &Arc<Self>,
         Stored { entry, .. }: &Stored,
         (response, driver): (Response<Incoming>, Driver),
-        (method, lasting): (&Method, Duration),
+        (method, deadline): (&Method, Instant),
         value: &[u8],
         decision: &DecisionReply,
     ) -> Result<Response<Body>, No> {
@@ -482,7 +498,7 @@ impl Proxy {
         let bounds = Bounds { bytes_max: self.limits.answer_bytes_max, patience: self.limits.patience };
         let (proxy, name) = (self.clone(), entry.name.clone());
         let told = Box::new(move |found| proxy.echoed(&name, "body", found));
-        let body = Given::new((inner, driver), bounds, lasting, Echo::of(value), told);
+        let body = Given::new((inner, driver), bounds, deadline, Echo::of(value), told);
         let mut response = Response::new(Body::new(body));
         *response.status_mut() = answer.status;
         *response.headers_mut() = headers;

@@ -21,6 +21,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::flow::{Broken, Sent};
@@ -76,7 +77,7 @@ impl Connector {
     }
 
     /// Sends a request to an entry's upstream. `sent` tells when its body is over: from there on the answer is waited for, and
-    /// for no longer than `lasting` in all.
+    /// until `deadline` at the latest.
     ///
     /// # Errors
     /// [`UpstreamError`].
@@ -85,9 +86,10 @@ impl Connector {
         entry: &Entry,
         request: hyper::Request<Sent>,
         sent: tokio::sync::oneshot::Receiver<()>,
-        lasting: Duration,
+        deadline: Instant,
     ) -> Result<(hyper::Response<Incoming>, Driver), UpstreamError> {
-        let connecting = tokio::time::timeout(self.patience, self.connect(entry)).await;
+        let latest = deadline.min(Instant::now() + self.patience);
+        let connecting = tokio::time::timeout_at(latest, self.connect(entry)).await;
         let stream = connecting.unwrap_or(Err(UpstreamError::Slow))?;
         let stream = StallGuard::new(stream, self.patience);
         let mut builder = http1::Builder::new();
@@ -108,7 +110,7 @@ impl Connector {
                 Err(error) => Err(failed(&error)),
             },
             () = late => Err(UpstreamError::Slow),
-            () = tokio::time::sleep(lasting) => Err(UpstreamError::Slow),
+            () = tokio::time::sleep_until(deadline) => Err(UpstreamError::Slow),
         }
     }
 

@@ -90,8 +90,8 @@ pub enum Mutant {
     EmergencyTwinTaken = 73,
     /// An emergency rule on the device wipes its grants.
     EmergencyWipes = 23,
-    /// The end of a connection that came while the process had no time is never read, and what is said over
-    /// it is said again. Planted in the shell's loop too.
+    /// The end of a connection that came while the process had no time is never read, and a hello that nobody acknowledges over
+    /// it is said again. Planted in the simulator's network too.
     EndUnread = 128,
     /// An era that begins because the last had grown long does not say where that one ended.
     EndUnnamed = 24,

@@ -16,7 +16,7 @@ use crate::clocks::date;
 use crate::device::{Cut, Device, Restored};
 use crate::disk::Rot;
 use crate::event::Event;
-use crate::fault::{Boundary, Damage, Hostility, Kind, MoveTo, Refusal, RevokeWhat, Sync, WallAfter};
+use crate::fault::{Boundary, Damage, Forgotten, Hostility, Kind, MoveTo, Refusal, RevokeWhat, Sync, WallAfter};
 use crate::fleet_answers::Open;
 use crate::host::BOOT_MS;
 use crate::model::{Credential, Standing};
@@ -55,7 +55,12 @@ impl World<'_> {
             Act::BrokerFeed { device, trick } => self.plant_on_feed(device, trick),
             Act::BrokerForget { what } => {
                 let changed = self.broker.forget(what);
-                self.broker_loses();
+                match (changed, what) {
+                    (false, _) => {}
+                    (true, Forgotten::Feed) => self.broker_loses(),
+                    // What emergency keys said is still there.
+                    (true, Forgotten::Ladder | Forgotten::Snapshot | Forgotten::ToFirstSnapshot) => self.behind.clear(),
+                }
                 self.struck(what.name(), changed);
             }
             Act::BrokerHostile { how } => {
@@ -352,6 +357,10 @@ impl World<'_> {
             device.whole_bundle = device.whole_bundle.take().or(whole);
         }
         let device = &mut self.devices[number as usize];
+        if let Some(Rot::Bit(file, _)) = &rot {
+            let left = device.disk.durable().files.get(file).cloned();
+            device.rotten.extend(left.map(|left| (file.clone(), left)));
+        }
         // Of several damages the agent records one, and counts the others with it.
         self.checks.evidence.stopped(number);
         let alone = !std::mem::replace(&mut device.damaged, true);

@@ -7,19 +7,20 @@
 //! gateway may be in touch a little sooner here than there. And what a cut leaves of a commit is drawn here, and is what a
 //! real disk holds there. So some answers may differ, and each such excuse has bounds: of which gateway it is, from when
 //! until when, and which answers it covers (`Hangs`). What hangs on nothing but the token and the request, a signature, a
-//! right, a check, a structure, is never excused.
+//! right, a check, a structure, is never excused, whichever credential it is.
 //!
 //! | excuse | of | from, until | what it covers |
 //! |---|---|---|---|
 //! | edge | one gateway or all | a moment before a fault's edge, so long after it | word, touch, time, room |
-//! | slow | one gateway | while its link is slow | touch |
+//! | slow | one gateway | while its link is slow | `stale`, where one had heard more; other touch, where questions are delayed until they may come too late |
 //! | brim | one gateway | a moment in which both levels had no room for something | room |
 //! | act | all | an operator's act, so long after it | word; and touch, where gateways connect anew for it |
 //! | hostile | all | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
 //! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room, use |
-//! | parted | one credential | an answer to it that differed, or that nobody heard, or a cut that left something else of its gateway's audit, until its end | use; everything if it is another one |
+//! | parted | one credential | an answer to it that differed, or that nobody heard, or a cut that left something else of its gateway's audit, until its end | use; everything that hangs on something if it is another one |
 //!
-//! What was asked, or answered, at one level alone is counted by itself; where that is more than a few, the levels do not agree.
+//! What was asked, or answered, at one level alone is counted by itself, as is what a parted credential excuses; where either is
+//! more than a few, the levels do not agree.
 //! A cut within the next commit comes when there is one: where a gateway seldom writes, because it has no room, the two may be
 //! half a minute apart, and what programs ask meanwhile is asked of one gateway that runs and of one that does not.
 //!
@@ -36,7 +37,7 @@ use crate::case::Case;
 use crate::check::authority::Narrowing;
 use crate::check::clock;
 use crate::device::Device;
-use crate::fault::Hostility;
+use crate::fault::{Direction, Hostility};
 use crate::model::Which;
 use crate::plan::{Act, Entry, Plan, Turn};
 use crate::recovery::newest;
@@ -54,8 +55,12 @@ const ANSWERED: u64 = 5_000;
 /// So many keep-alives, at most, until either end has noticed.
 const KEEP_ALIVES: u64 = 2;
 
-/// What was answered at one level alone cannot be compared: for each such answer this many must be the same at both.
+/// What was answered at one level alone cannot be compared, nor what parted credentials were answered: for each such answer, of
+/// either kind, this many must be the same at both.
 const ALONE_MAX: u64 = 3;
+/// A question and its answer are on their way no longer than so many times what a slow link adds to both: what they are queued
+/// behind is as slow.
+const QUEUED: u64 = 2;
 
 /// What one run has shown.
 #[derive(Debug, Clone, Default)]
@@ -120,7 +125,8 @@ enum Hangs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Excuse {
     Edge,
-    Slow,
+    /// By so much a question and its answer are delayed, in milliseconds.
+    Slow(u64),
     Brim,
     Act(Moves),
     Hostile,
@@ -177,7 +183,8 @@ pub struct Agreement {
     pub settle_ms: u64,
     /// Requests that were answered alike.
     pub same: u64,
-    /// Answered otherwise soon after an edge, while the link was slow, or where there was no room at either level.
+    /// Answered otherwise soon after an edge, while the link was slow enough to make that difference, or where there was no room
+    /// at either level.
     pub edge: u64,
     /// Answered otherwise soon after an operator's act.
     pub act: u64,
@@ -196,7 +203,7 @@ pub struct Agreement {
 impl Agreement {
     /// Whether every difference is excused, and there was something to compare.
     pub fn holds(&self) -> bool {
-        self.differences.is_empty() && self.same > ALONE_MAX * self.alone
+        self.differences.is_empty() && self.same > ALONE_MAX * self.alone.max(self.parted)
     }
 }
 
@@ -243,6 +250,7 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         differences: Vec::new(),
     };
     let edges = Edges::of(plan, case, settle, [model, wire]);
+    let patience = case.scenario().profile.wallet.issuer_ms;
     let mut finds = differing_finds(model, wire).into_iter().peekable();
     // Credentials that programs of each gateway have had so far.
     let mut had: BTreeMap<u32, BTreeSet<Which>> = BTreeMap::new();
@@ -281,7 +289,8 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let at_the_brim = [model, wire].iter().all(|seen| seen.has_no_room(*device, *at));
         let brim = at_the_brim.then_some(Excuse::Brim);
         let excused = edges.excuses(*device, *at, in_touch).chain(brim).find(|excuse| match excuse {
-            Excuse::Slow => covered(&[Hangs::Touch]),
+            Excuse::Slow(_) if [model_said.said, wire_said.said].contains(&Reason::Stale.name()) => heard_other_word,
+            Excuse::Slow(added) => covered(&[Hangs::Touch]) && QUEUED * added >= patience,
             Excuse::Brim => covered(&[Hangs::Room]),
             Excuse::Edge => {
                 covered(&[Hangs::Room, Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
@@ -295,11 +304,11 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let by = touched.and_then(|credential| parted.get(&credential));
         let parted_so = by.filter(|by| match by {
             Parted::ByUse => covered(&[Hangs::Use]),
-            // It was not asked with the same.
-            Parted::Other => true,
+            // It was not asked with the same. Whoever has either got it for the same program, with the same rights.
+            Parted::Other => [model_said.hangs, wire_said.hangs] != [Hangs::Nothing; 2],
         });
         match excused.or(parted_so.map(|_| Excuse::Parted)) {
-            Some(Excuse::Edge | Excuse::Slow | Excuse::Brim) => agreement.edge += 1,
+            Some(Excuse::Edge | Excuse::Slow(_) | Excuse::Brim) => agreement.edge += 1,
             Some(Excuse::Act(_)) => agreement.act += 1,
             Some(Excuse::Hostile) => agreement.hostile += 1,
             Some(Excuse::Cut) => agreement.cut += 1,
@@ -345,14 +354,22 @@ fn of_program(entry: &Entry) -> Option<(u64, u32)> {
     (concerns(&entry.act) == Concerns::Program).then_some((entry.at, entry.act.device()?))
 }
 
+/// How slow a link is, and was since some time, in milliseconds.
+struct Slowness {
+    count: u32,
+    since: u64,
+    now: u64,
+    most: u64,
+}
+
 /// When faults began or ended, of one gateway or of all, and when operators did something.
 struct Edges {
     settle: u64,
     at: BTreeSet<(Option<u32>, u64)>,
     acts: BTreeSet<(Moves, u64)>,
     cuts: BTreeSet<(u32, u64)>,
-    /// From when until when links were slow.
-    slow: Vec<(u32, u64, u64)>,
+    /// From when until when links were slow, and by how much a question and its answer at most.
+    slow: Vec<(u32, u64, u64, u64)>,
     /// When the broker began and ceased to be hostile, and when all that it kept back has been said again at the latest.
     hostile: Vec<(u64, u64, u64)>,
 }
@@ -362,7 +379,7 @@ impl Edges {
         let (at, acts) = (BTreeSet::new(), BTreeSet::new());
         let cuts = seen.into_iter().flat_map(|seen| &seen.gave_up).copied().collect();
         let mut edges = Self { settle, at, acts, cuts, slow: Vec::new(), hostile: Vec::new() };
-        let mut slow: BTreeMap<u32, (u32, u64)> = BTreeMap::new();
+        let mut slow: BTreeMap<u32, Slowness> = BTreeMap::new();
         // Everybody starts.
         edges.at.insert((None, case.scenario().start));
         let mut hostile_since = None;
@@ -382,12 +399,22 @@ impl Edges {
             {
                 edges.cuts.insert((device, entry.at));
             }
-            if let Act::LinkSlow { device, turn, .. } = entry.act {
-                let (count, since) = slow.remove(&device).unwrap_or((0, entry.at));
+            if let Act::LinkSlow { device, direction, by, turn } = entry.act {
+                let fresh = Slowness { count: 0, since: entry.at, now: 0, most: 0 };
+                let mut link = slow.remove(&device).unwrap_or(fresh);
+                let added = if direction == Direction::Both { 2 * by } else { by };
                 match turn {
-                    Turn::Begins => drop(slow.insert(device, (count + 1, since))),
-                    Turn::Ends if count > 1 => drop(slow.insert(device, (count - 1, since))),
-                    Turn::Ends => edges.slow.push((device, since, entry.at + settle)),
+                    Turn::Begins => {
+                        (link.count, link.now) = (link.count + 1, link.now + added);
+                        link.most = link.most.max(link.now);
+                    }
+                    Turn::Ends => {
+                        (link.count, link.now) = (link.count.saturating_sub(1), link.now.saturating_sub(added))
+                    }
+                }
+                match link.count {
+                    0 => edges.slow.push((device, link.since, entry.at + settle, link.most)),
+                    _ => drop(slow.insert(device, link)),
                 }
             }
             if let Act::BrokerHostile { how } = entry.act {
@@ -402,7 +429,7 @@ impl Edges {
             }
         }
         edges.hostile.extend(hostile_since.map(|since| (since, u64::MAX, u64::MAX)));
-        edges.slow.extend(slow.into_iter().map(|(device, (_, since))| (device, since, u64::MAX)));
+        edges.slow.extend(slow.into_iter().map(|(device, link)| (device, link.since, u64::MAX, link.most)));
         edges
     }
 
@@ -411,18 +438,15 @@ impl Edges {
         // What begins before the answer is there may keep it back.
         let (soon, answered) = (at.saturating_sub(self.settle), at + ANSWERED);
         let near = |of| self.at.range((of, soon)..=(of, answered)).next().is_some();
-        let slow = self.slow.iter().any(|(of, began, ended)| *of == device && (*began..*ended).contains(&at));
+        let slow = self.slow.iter().filter(|(of, began, ended, _)| *of == device && (*began..*ended).contains(&at));
+        let slow = slow.map(|(.., added)| *added).max().map(Excuse::Slow);
         let acted = |moves| self.acts.range((moves, soon)..=(moves, at)).next().map(|_| Excuse::Act(moves));
         let hostile = |(began, ended, last): &(u64, u64, u64)| (*began..*last).contains(&at) && !in_touch(*ended);
         let cut = self.last_cut(device, at).is_some_and(|cut| !in_touch(cut));
         let edge = (near(None) || near(Some(device))).then_some(Excuse::Edge);
         let hostile = self.hostile.iter().any(hostile).then_some(Excuse::Hostile);
         let acts = [Moves::Gateways, Moves::Nobody].map(acted).into_iter().flatten();
-        edge.into_iter()
-            .chain(slow.then_some(Excuse::Slow))
-            .chain(acts)
-            .chain(hostile)
-            .chain(cut.then_some(Excuse::Cut))
+        edge.into_iter().chain(slow).chain(acts).chain(hostile).chain(cut.then_some(Excuse::Cut))
     }
 
     /// When power or process went away last, if they did.
@@ -716,7 +740,12 @@ mod tests {
 
     /// Of a request that was made in the minutes after this time, what the model and the other level said.
     fn compared(after: u64, said: [Reason; 2], also: impl Fn(&mut Seen, u64)) -> Agreement {
-        let case = Case::parse(PLAN, None).unwrap();
+        compared_in(PLAN, after, said, also)
+    }
+
+    /// The same, in another plan.
+    fn compared_in(plan: &str, after: u64, said: [Reason; 2], also: impl Fn(&mut Seen, u64)) -> Agreement {
+        let case = Case::parse(plan, None).unwrap();
         let after = case.scenario().start + after;
         let entries = case.plan().entries.iter().filter_map(of_program);
         let (at, device) = entries.filter(|(at, _)| *at >= after).min().unwrap();
@@ -821,6 +850,58 @@ mod tests {
         assert_eq!(check(first + 1, 6, true, new, spent), (0, 1), "it was handed out later");
         assert_eq!(check(second + 1, 6, true, old, spent), (0, 1), "that was after the answer");
         assert_eq!(check(first + 1, 6, true, old, Reason::Revoked), (0, 1), "it is no matter of use");
+    }
+
+    /// A credential that only one level handed out, and what both then say to a request with it.
+    #[test]
+    fn no_right_hangs_on_which_credential_it_is() {
+        let case = Case::parse(PLAN, None).unwrap();
+        let entries = case.plan().entries.iter().filter_map(of_program);
+        let times: Vec<u64> =
+            entries.map(|(at, _)| at).filter(|at| *at >= case.scenario().start + 30 * MINUTE).collect();
+        let credential = Which::Nth(0, 3);
+        let check = |said: [Reason; 2]| {
+            let [mut model, wire] = said.map(|said| {
+                let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
+                let what = Request::Decide { credential: Some(credential), operation, resource, risk };
+                let key = (times[1], 0, what);
+                let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None };
+                Seen { answered: vec![answered], ..Seen::default() }
+            });
+            let key = (times[0], 0, Request::Begin { uid: 1 });
+            let gives = Some(credential);
+            model.answered.push(Answered { key, said: "issued", hangs: Hangs::Touch, gives });
+            let Agreement { parted, differences, .. } = compare(&case, case.plan(), &model, &wire);
+            (parted, differences.len())
+        };
+        for other in [Reason::Expired, Reason::UsesSpent, Reason::Revoked, Reason::Stale] {
+            assert_eq!(check([Reason::Allowed, other]), (1, 0), "{other:?} hangs on which it is");
+        }
+        for never in [Reason::NoRight, Reason::WrongWorkload, Reason::BadSignature, Reason::CheckFailed] {
+            assert_eq!(check([Reason::Allowed, never]), (0, 1), "{never:?} does not");
+            assert_eq!(check([never, Reason::Allowed]), (0, 1), "{never:?} does not");
+        }
+    }
+
+    #[test]
+    fn a_slow_link_makes_late_what_it_can_make_late() {
+        let check = |by: &str, reason, also: &dyn Fn(&mut Seen, u64)| {
+            let link =
+                format!("do = \"link.slow\"\n        by = \"+{by}\"\n        at = \"30m\"\n        for = \"20m\"");
+            let plan = PLAN.replacen("do = \"link.down\"\n        at = \"1h\"\n        for = \"1m\"", &link, 1);
+            assert_ne!(plan, PLAN);
+            compared_in(&plan, 45 * MINUTE, [Reason::Allowed, reason], also).edge
+        };
+        let nothing = |_: &mut Seen, _| {};
+        assert_eq!(check("9s", Reason::OfflineSpent, &nothing), 1, "no answer comes in its time");
+        assert_eq!(check("20ms", Reason::OfflineSpent, &nothing), 0, "every answer does");
+        assert_eq!(check("9s", Reason::Stale, &nothing), 0, "both have heard the same");
+        let turn = std::cell::Cell::new(0);
+        let one_heard = |seen: &mut Seen, at: u64| {
+            turn.set(turn.get() + 1);
+            seen.held.insert((0, at - MINUTE), BTreeMap::from([("main".to_owned(), (1, turn.get()))]));
+        };
+        assert_eq!(check("20ms", Reason::Stale, &one_heard), 1, "one has heard more");
     }
 
     #[test]

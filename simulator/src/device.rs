@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use hardtack::agent::effects::StateFile;
 use hardtack::agent::request::StatusReply;
 use hardtack::agent::{Agent, Batch, Boot, Input, Outgoing};
-use hardtack::ids::{BootId, DeviceId, FleetId};
+use hardtack::ids::{BootId, DeviceId, FeedId, FleetId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::enrol::DeviceKeys;
@@ -82,6 +83,10 @@ pub(crate) struct Device {
     pub(crate) copies: BTreeMap<u32, Medium>,
     /// Its disk was damaged since its agent last started.
     pub(crate) damaged: bool,
+    /// What is left of files that rotted.
+    pub(crate) rotten: BTreeMap<StateFile, Vec<u8>>,
+    /// Those of them without which nothing can be allowed, and over which its agent started.
+    pub(crate) started_over: Vec<(StateFile, Vec<u8>)>,
     /// Its trust bundle before a bit of that flipped, for somebody to put it back once the agent has said so.
     pub(crate) whole_bundle: Option<Vec<u8>>,
     /// Its storage was restored from an image: once in touch it must be locked for good.
@@ -199,6 +204,33 @@ pub(crate) struct Cut {
 }
 
 impl Device {
+    /// Of what rotted, and was not written since, that without which nothing can be allowed: the policy, and the feed, where
+    /// its disk holds no other and the anchor vouches for it.
+    pub(crate) fn rotten_without(&self, own: &FeedId) -> Vec<(StateFile, Vec<u8>)> {
+        let medium = self.disk.durable();
+        let only = medium.files.keys().filter(|file| matches!(file, StateFile::Feed(_))).count() == 1;
+        let anchored = recovery::newest(medium)
+            .is_some_and(|anchor| anchor.feeds.iter().any(|known| known.feed == *own && known.seq > 0));
+        let needed = |file: &StateFile| match file {
+            StateFile::Policy => true,
+            StateFile::Feed(id) => id == own && only && anchored,
+            StateFile::AuditKey
+            | StateFile::Bundle
+            | StateFile::Emergency(_)
+            | StateFile::FeedSince(_)
+            | StateFile::Grant(_)
+            | StateFile::Task(_) => false,
+        };
+        let rotten = self.rotten.iter().filter(|(file, left)| needed(file) && medium.files.get(file) == Some(left));
+        rotten.map(|(file, left)| (file.clone(), left.clone())).collect()
+    }
+
+    /// A file over whose rotten rest its agent started, and that was not written since.
+    pub(crate) fn still_rotten(&self) -> Option<&StateFile> {
+        let files = &self.disk.durable().files;
+        self.started_over.iter().find(|(file, left)| files.get(file) == Some(left)).map(|(file, _)| file)
+    }
+
     pub(crate) fn new(scenario: &Scenario, seed: u64, number: u32) -> Self {
         let entity = format!("gw-{number}");
         let bound = u64::from(scenario.fleet.drift_ppm);
@@ -232,6 +264,8 @@ impl Device {
             reopen: REOPEN_MIN,
             copies: BTreeMap::new(),
             damaged: false,
+            rotten: BTreeMap::new(),
+            started_over: Vec::new(),
             whole_bundle: None,
             restored: Restored::No,
             ordered_locked: false,

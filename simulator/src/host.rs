@@ -144,7 +144,9 @@ impl World<'_> {
             }
         };
         let held = self.version_held(number);
+        let own = self.operator.newest(&self.devices[number as usize].name).feed;
         let device = &mut self.devices[number as usize];
+        device.started_over = device.rotten_without(&own);
         device.starts += 1;
         (device.damaged, device.whole_bundle) = (false, None);
         let (start, mode) = (device.starts, agent.mode());

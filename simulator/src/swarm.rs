@@ -151,7 +151,7 @@ const KINDS: &[Kind] = &[
         let late = draw.span(1000, 20 * MINUTE);
         draw.lasts() + &draw.what(&["acks", "answers", "heads", "lists"]) + &format!("late = \"{late}\"\n")
     }),
-    ("broker.feed", |draw| draw.what(&["endless", "fast_forward", "foreign", "misplaced", "new_roots_alone"])),
+    ("broker.feed", |draw| draw.what(&["endless", "foreign", "misplaced", "new_roots_alone"])),
     ("broker.forget", |draw| draw.what(&["feed", "ladder", "snapshot", "to_first_snapshot"])),
     ("broker.hostile", |draw| {
         let mut percent = || draw.scale(1, 30);
@@ -220,6 +220,7 @@ const RARE: &[Kind] = &[
 const LATER: &[(Kind, u32)] = &[
     (("process.upgrade", upgrade), 40),
     (("file.rotten", |draw| draw.lasts() + &draw.what(&["audit_key", "bundle", "feed", "policy", "wallet"])), 5),
+    (("broker.feed", |draw| draw.what(&["fast_forward"])), 20),
 ];
 
 /// Which firmware, and whether the supply fails within its first commit.
@@ -342,7 +343,7 @@ mod tests {
             "{groups} {risks} {boxes}"
         );
         // One name stands for several kinds in a few cases.
-        assert!(kinds.len() >= KINDS.len() + LATER.len() + 3, "{kinds:?}");
+        assert!(kinds.len() >= KINDS.len() + LATER.len() + 2, "{kinds:?}");
     }
 
     #[test]

@@ -650,7 +650,12 @@ impl World<'_> {
             checks.emergency.decided(&mut checks.tally, &moment, &device.name, credential, reply);
         }
         let allow = reply.decision == Verdict::Allow;
-        if !allow {
+        if allow {
+            let device = &self.devices[number as usize];
+            let rotten = device.still_rotten();
+            let how = rotten.map(|file| format!("{} allows, and {file:?} of before its start is rotten", device.name));
+            self.checks.tally.tried(Id::FailClosed, moment.at, how);
+        } else {
             self.judge_denial(number, &reply.explain);
         }
         if let Some(credential) = presented.credential.filter(|_| allow) {

@@ -132,7 +132,7 @@ impl Agent {
         let (feed, named) = (claim.feed.clone(), format!("head {} of feed {}", claim.seq, claim.feed));
         let before = self.revocations.position_of(&feed).cloned();
         let taken =
-            self.on_feed(&feed, now, effects, |held, trust, floor| held.whole((head, set), &feed, trust, floor));
+            self.on_feed(&feed, now, effects, |held, trust, between| held.whole((head, set), &feed, trust, between));
         (named, taken.map(|()| self.revocations.position_of(&feed) != before.as_ref()))
     }
 

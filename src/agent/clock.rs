@@ -121,6 +121,22 @@ pub enum Placed {
     Possible,
 }
 
+/// Between which times it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Between {
+    /// E in whole seconds: what ended before this is over.
+    pub floor: Timestamp,
+    /// No honest statement is signed later than this.
+    pub latest: Timestamp,
+}
+
+impl Between {
+    /// It is `floor` or later, and nothing says how much.
+    pub fn from(floor: Timestamp) -> Self {
+        Self { floor, latest: Timestamp(u64::MAX) }
+    }
+}
+
 /// What a statement about time led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heard {
@@ -385,13 +401,19 @@ impl TrustedClock {
 
     /// Where the time of something lies that a key signed which tells no time. It moves nothing.
     pub fn place(&self, signed: Timestamp) -> Placed {
-        let claimed = signed - Millis(self.limits.issuer_error_ms);
-        let allowance = Millis::from_secs(self.limits.jump_allowance_days * 86_400);
         match self.ceiling {
-            Some(ceiling) if claimed > ceiling => Placed::PastCeiling,
-            None if claimed > self.powered + allowance => Placed::Ahead,
-            Some(_) | None => Placed::Possible,
+            Some(_) | None if signed <= self.between().latest => Placed::Possible,
+            Some(_) => Placed::PastCeiling,
+            None => Placed::Ahead,
         }
+    }
+
+    /// Between E and the latest that can have been signed by now: L, or P and the allowance where L is infinite, and the
+    /// error of whoever signs.
+    pub fn between(&self) -> Between {
+        let allowance = Millis::from_secs(self.limits.jump_allowance_days * 86_400);
+        let latest = self.ceiling.unwrap_or(self.powered + allowance);
+        Between { floor: self.over(), latest: latest + Millis(self.limits.issuer_error_ms) }
     }
 
     /// A nonce that was sent at `sent` came back now in an acknowledgement that says it is `time`, give or take `radius`.

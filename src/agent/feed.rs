@@ -17,9 +17,10 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::clock::Between;
 use crate::ids::{BlockId, Hash};
 use crate::mutant::{self, Mutant};
-use crate::time::{Millis, Timestamp};
+use crate::time::Timestamp;
 use crate::wire::envelope::Signed;
 use crate::wire::revocation::announcement::{rules_digest, Believed, BelievedSet, BelievedSnapshot, Head};
 use crate::wire::revocation::ladder::{steps_among, Step};
@@ -27,7 +28,7 @@ use crate::wire::revocation::manifest::{Manifest, Part, Piece, PIECE_BYTES};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::{PartKey, RevocationSet};
 use crate::wire::revocation::slot::Slot;
-use crate::wire::revocation::Position;
+use crate::wire::revocation::{highest_number, Position};
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
 
 mod stored;
@@ -39,10 +40,6 @@ pub use stored::{Held, StoredFeed, Written, STORED_BYTES_MAX};
 pub const SET_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Parts of a snapshot that are less than this, about, wait for more before they count.
 const UNSEEN_MIN: usize = 4 * PIECE_BYTES;
-/// Heads beyond the complete one that there can be at any time: what is revoked at once makes a few thousand at the most.
-const LEAP_MAX: u64 = 65_536;
-/// Beside those, one for each of this: no publisher signs faster for long.
-const HEAD_EVERY: Millis = Millis(10);
 /// What is fetched at a time: brokers bound what one client may ask for at once.
 const WANTED_MAX: usize = 8;
 /// With more steps than this missing the ladder is given up.
@@ -107,6 +104,8 @@ pub struct Feed {
     newest: Option<Newest>,
     /// Rules that no head has named yet: they may arrive before it.
     early: Option<Vec<u8>>,
+    /// Where it had come before its set was lost, and a time by which it had: numbers are counted from there.
+    stood: Option<(Position, Timestamp)>,
     /// What is not in the whole that was written last. None where that has to be written anew.
     beside: Option<Beside>,
 }
@@ -240,6 +239,11 @@ impl Feed {
         self.newest.as_ref().map(|newest| newest.head.issued_at)
     }
 
+    /// Its set is lost: it had come to this position by that time.
+    pub fn stood_at(&mut self, position: Position, by: Timestamp) {
+        self.stood = Some((position, by));
+    }
+
     /// The feed as a planted bug would read it back: at its position, with nothing revoked.
     pub fn forgetful(mut self) -> Self {
         self.seen = RevocationSet::default();
@@ -267,9 +271,10 @@ impl Feed {
     /// # Errors
     /// When it is older than what is known, no step of the way and adds nothing; contradicts what is known; is further ahead
     /// than there can be heads and adds nothing; or is more than can be held.
-    pub fn announce(&mut self, believed: Believed, floor: Timestamp) -> Result<Changed, Refused> {
+    pub fn announce(&mut self, believed: Believed, between: Between) -> Result<Changed, Refused> {
+        let Between { floor, latest } = between;
         let place = self.check(&believed.head, &believed.position, Some(believed.step))?;
-        if let Some(refused) = self.leap(&believed.head) {
+        if let Some(refused) = self.leap(&believed.head, latest) {
             // A key of the feed signed it: what it revokes counts. To wait for its set would keep the fleet's heads back.
             let revoked = self.see_additions(&believed, floor)?;
             return if revoked {
@@ -336,13 +341,19 @@ impl Feed {
     /// A head with its whole set, which somebody carried here: with it the position is complete at once.
     ///
     /// # Errors
-    /// When it is older than what is complete, contradicts what is known, is further ahead than there can be heads, or is
-    /// more than can be held.
-    pub fn whole(&mut self, believed: BelievedSet, floor: Timestamp) -> Result<Changed, Refused> {
+    /// When it is older than what is complete, contradicts what is known, is further ahead than there can be heads and
+    /// revokes nothing new, or is more than can be held.
+    pub fn whole(&mut self, believed: BelievedSet, between: Between) -> Result<Changed, Refused> {
+        let Between { floor, latest } = between;
         let BelievedSet { signed, head, position, set } = believed;
         let place = self.check(&head, &position, None)?;
-        if let Some(refused) = self.leap(&head) {
-            return Err(refused);
+        if let Some(refused) = self.leap(&head, latest) {
+            let revoked = self.see(&set, floor)?;
+            return if revoked {
+                Ok(Changed { revoked, refused: Some(refused), ..Changed::default() })
+            } else {
+                Err(refused)
+            };
         }
         let newer = match place {
             Place::Newer => true,
@@ -407,12 +418,13 @@ impl Feed {
     }
 
     /// Why a head cannot be taken that is further ahead of the complete one than a publisher can have come by the time at
-    /// which it was signed.
-    fn leap(&self, head: &Head) -> Option<Refused> {
-        let known = self.known.as_ref().filter(|known| known.head.era == head.era);
-        let (known, since) = known.map_or((0, Timestamp(0)), |known| (known.head.seq, known.head.issued_at));
-        let since = head.issued_at.since(since).0 / HEAD_EVERY.0;
-        let most = known.saturating_add(LEAP_MAX).saturating_add(since);
+    /// which it was signed: whoever post-dates it gains no more than what can have been signed by now.
+    fn leap(&self, head: &Head, latest: Timestamp) -> Option<Refused> {
+        let complete = self.known.as_ref().map(|known| (known.head.era, known.head.seq, known.head.issued_at));
+        let lost = self.stood.as_ref().map(|(position, by)| (position.era, position.seq, *by));
+        let known = complete.or(lost).filter(|(era, ..)| *era == head.era);
+        let (known, since) = known.map_or((0, Timestamp(0)), |(_, seq, since)| (seq, since));
+        let most = highest_number(known, since, head.issued_at.min(latest));
         let leaps = head.seq > most && !mutant::active(Mutant::LeapTaken);
         leaps.then_some(Refused::LeapsAhead { offered: head.seq, known, most })
     }
@@ -830,7 +842,7 @@ impl Feed {
             }
             (_, _) => None,
         };
-        let mut feed = Self { known, seen, past, newest: None, early: None, beside: Some(beside) };
+        let mut feed = Self { known, seen, past, newest: None, early: None, stood: None, beside: Some(beside) };
         if let (Some(signed), Some(head)) = (held.newest, newest) {
             let position = head.position(signed.digest());
             feed.newest = Some(Newest { signed, head, position, way: Way::None, lacking: Lacking::default() });

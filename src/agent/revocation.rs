@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::clock::TrustedClock;
+use super::clock::{Between, TrustedClock};
 use super::effects::{FileWrite, StateFile};
 use super::emergency::{Emergencies, Hit};
 use super::feed::{Changed, Feed, Held, Wanted, Written, SET_BYTES_MAX};
@@ -33,8 +33,8 @@ use crate::wire::Refused;
 #[derive(Debug, Default)]
 pub struct Revocations {
     feeds: BTreeMap<FeedId, Feed>,
-    /// Positions that the anchor knows of feeds whose sets could not be read back.
-    lost: BTreeMap<FeedId, Position>,
+    /// Positions that the anchor knows of feeds whose sets could not be read back, and E at that start.
+    lost: BTreeMap<FeedId, (Position, Timestamp)>,
     /// The number of the last file of each feed.
     files: BTreeMap<FeedId, u64>,
     /// The feed that the trust bundle gives this device. Of all others that are held, what they revoked stays revoked, and
@@ -61,6 +61,15 @@ const NAMED_FOR: Millis = Millis::from_secs(30 * 86_400);
 /// Feeds that the device had before and whose sets are kept at most: those that it had first are let go.
 const RETIRED_MAX: usize = 4;
 
+/// What a message led to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// What it changed, if anything.
+    pub applied: Option<Applied>,
+    /// What of it was refused, whether or not the rest changed anything.
+    pub refused: Option<Refused>,
+}
+
 /// What a message changed, with what must be kept of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
@@ -70,7 +79,7 @@ pub struct Applied {
     pub changed: Changed,
     /// The complete position, none before the first.
     pub position: Option<Position>,
-    /// The newest position that is known.
+    /// The newest position that is known; of a feed without any, where it stood before it was lost.
     pub newest: Position,
     /// When the newest head was signed that is known.
     pub issued_at: Timestamp,
@@ -167,7 +176,11 @@ impl Revocations {
         if let Some(known) = known {
             match loaded.position() {
                 Some(position) => check_order(position, known)?,
-                None => return Err(Refused::RolledBack { offered: 0, known: known.seq }),
+                None => {
+                    // Its set was lost before. What was revoked since counts on.
+                    self.feeds.insert(feed.clone(), loaded);
+                    return Err(Refused::RolledBack { offered: 0, known: known.seq });
+                }
             }
         }
         let loaded = if forgotten { loaded.forgetful() } else { loaded };
@@ -185,9 +198,9 @@ impl Revocations {
         feed: &FeedId,
         payload: &[u8],
         trust: &TrustBundle,
-        floor: Timestamp,
-    ) -> Result<Option<Applied>, Refused> {
-        self.step(feed, None, payload, trust, floor)
+        between: Between,
+    ) -> Result<Taken, Refused> {
+        self.step(feed, None, payload, trust, between)
     }
 
     /// A step of the ladder arrived from the place of `asked`; of a head's own topic where there is none.
@@ -201,15 +214,15 @@ impl Revocations {
         asked: Option<(u8, u64)>,
         payload: &[u8],
         trust: &TrustBundle,
-        floor: Timestamp,
-    ) -> Result<Option<Applied>, Refused> {
+        between: Between,
+    ) -> Result<Taken, Refused> {
         let announcement = Announcement::from_bytes(payload)?;
         let digest = announcement.head.digest();
         let opened = announcement.open(feed, &trust.fleet, trust.feed_keys(feed));
         let opened = opened.and_then(|believed| trust.check_era(feed, believed.head.era).map(|()| believed));
         let believed = match opened {
             Ok(believed) => believed,
-            Err(_) if self.has_taken(feed, digest) => return Ok(None),
+            Err(_) if self.has_taken(feed, digest) => return Ok(Taken::default()),
             Err(refused) => return Err(refused),
         };
         let Step { level, .. } = believed.step;
@@ -220,12 +233,22 @@ impl Revocations {
         let mark = self.feeds.get(feed).and_then(Feed::mark);
         let is_newest = mark.is_none_or(|mark| believed.position.order() > mark.order());
         // Whatever place it came from: a set that is lost does not begin anew below where it was.
-        if let Some(lost) = self.lost.get(feed).filter(|_| is_newest) {
+        if let Some((lost, _)) = self.lost.get(feed).filter(|_| is_newest) {
             check_order(&believed.position, lost)?;
         }
         let issued_at = believed.head.issued_at;
-        let changed = self.feeds.entry(feed.clone()).or_default().announce(believed, floor)?;
-        Ok(self.applied(feed, changed, issued_at))
+        let changed = self.held(feed).announce(believed, between)?;
+        Ok(self.taken(feed, changed, issued_at))
+    }
+
+    /// A feed that something arrived for, which knows where it stood.
+    fn held(&mut self, feed: &FeedId) -> &mut Feed {
+        let held = self.feeds.entry(feed.clone()).or_default();
+        // One that never was complete stood nowhere.
+        if let Some((lost, by)) = self.lost.get(feed).filter(|(lost, _)| lost.seq > 0) {
+            held.stood_at(lost.clone(), *by);
+        }
+        held
     }
 
     fn has_taken(&self, feed: &FeedId, digest: Hash) -> bool {
@@ -237,9 +260,9 @@ impl Revocations {
     ///
     /// # Errors
     /// As [`Feed::rules`].
-    pub fn rules(&mut self, feed: &FeedId, payload: &[u8], floor: Timestamp) -> Result<Option<Applied>, Refused> {
-        let changed = self.feeds.entry(feed.clone()).or_default().rules(payload, floor)?;
-        Ok(self.applied(feed, changed, Timestamp(0)))
+    pub fn rules(&mut self, feed: &FeedId, payload: &[u8], floor: Timestamp) -> Result<Taken, Refused> {
+        let changed = self.held(feed).rules(payload, floor)?;
+        Ok(self.taken(feed, changed, Timestamp(0)))
     }
 
     /// The manifest of a snapshot arrived.
@@ -252,22 +275,22 @@ impl Revocations {
         payload: &[u8],
         trust: &TrustBundle,
         floor: Timestamp,
-    ) -> Result<Option<Applied>, Refused> {
-        let Some(held) = self.feeds.get_mut(feed) else { return Ok(None) };
+    ) -> Result<Taken, Refused> {
+        let Some(held) = self.feeds.get_mut(feed) else { return Ok(Taken::default()) };
         let believed = Snapshot::from_bytes(payload)?.open(feed, &trust.fleet, trust.feed_keys(feed))?;
         trust.check_era(feed, believed.head.era)?;
         let changed = held.snapshot(believed, floor)?;
-        Ok(self.applied(feed, changed, Timestamp(0)))
+        Ok(self.taken(feed, changed, Timestamp(0)))
     }
 
     /// A piece of a snapshot arrived.
     ///
     /// # Errors
     /// As [`Feed::piece`].
-    pub fn piece(&mut self, feed: &FeedId, payload: &[u8], floor: Timestamp) -> Result<Option<Applied>, Refused> {
-        let Some(held) = self.feeds.get_mut(feed) else { return Ok(None) };
+    pub fn piece(&mut self, feed: &FeedId, payload: &[u8], floor: Timestamp) -> Result<Taken, Refused> {
+        let Some(held) = self.feeds.get_mut(feed) else { return Ok(Taken::default()) };
         let changed = held.piece(payload, floor)?;
-        Ok(self.applied(feed, changed, Timestamp(0)))
+        Ok(self.taken(feed, changed, Timestamp(0)))
     }
 
     /// A head was brought with its whole set.
@@ -279,28 +302,35 @@ impl Revocations {
         (signed, set): (&Signed<Head>, &[u8]),
         feed: &FeedId,
         trust: &TrustBundle,
-        floor: Timestamp,
-    ) -> Result<Option<Applied>, Refused> {
+        between: Between,
+    ) -> Result<Taken, Refused> {
         let keys = trust.feed_keys(feed);
         let believed = BelievedSet::open(signed.clone(), set, SET_BYTES_MAX, feed, &trust.fleet, keys)?;
         trust.check_era(feed, believed.head.era)?;
-        if let Some(lost) = self.lost.get(feed) {
+        if let Some((lost, _)) = self.lost.get(feed) {
             check_order(&believed.position, lost)?;
         }
         let issued_at = believed.head.issued_at;
-        let changed = self.feeds.entry(feed.clone()).or_default().whole(believed, floor)?;
-        Ok(self.applied(feed, changed, issued_at))
+        let changed = self.held(feed).whole(believed, between)?;
+        Ok(self.taken(feed, changed, issued_at))
+    }
+
+    fn taken(&mut self, id: &FeedId, changed: Changed, issued_at: Timestamp) -> Taken {
+        let refused = changed.refused.clone();
+        Taken { applied: self.applied(id, changed, issued_at), refused }
     }
 
     fn applied(&mut self, id: &FeedId, changed: Changed, issued_at: Timestamp) -> Option<Applied> {
         let feed = self.feeds.get_mut(id).filter(|_| changed.any())?;
-        let found = |lost: &Position| feed.position().is_some_and(|position| check_order(position, lost).is_ok());
-        if self.lost.get(id).is_some_and(found) {
+        let lost = self.lost.get(id).map(|(lost, _)| lost);
+        // A head that is too far ahead revokes, and is no position.
+        let newest = feed.mark().or(lost).cloned().unwrap_or_else(|| Position::none(id));
+        if lost.is_some_and(|lost| feed.position().is_some_and(|position| check_order(position, lost).is_ok())) {
             self.lost.remove(id);
         }
         let number = self.files.entry(id.clone()).or_default();
         *number += 1;
-        let (newest, head) = (feed.mark()?.clone(), feed.head().map_or(Timestamp(0), |head| head.issued_at));
+        let head = feed.head().map_or(Timestamp(0), |head| head.issued_at);
         Some(Applied {
             feed: id.clone(),
             changed,
@@ -404,9 +434,10 @@ impl Revocations {
         gone
     }
 
-    /// A set that was held and cannot be read back: nothing is allowed until it, or a newer one, has come again.
-    pub fn lose(&mut self, position: Position) {
-        self.lost.insert(position.feed.clone(), position);
+    /// A set that was held, by `by` at the latest, and cannot be read back: nothing is allowed until it, or a newer one, has
+    /// come again.
+    pub fn lose(&mut self, position: Position, by: Timestamp) {
+        self.lost.insert(position.feed.clone(), (position, by));
     }
 
     /// Feeds whose sets are lost. Of one that the device had before nobody brings it again: its own feed holds it as well,
@@ -422,7 +453,7 @@ impl Revocations {
 
     /// Positions for the anchor: complete ones, and those of sets that are lost.
     pub fn known_positions(&self) -> Vec<Position> {
-        self.positions().into_iter().chain(self.lost.values().cloned()).collect()
+        self.positions().into_iter().chain(self.lost.values().map(|(lost, _)| lost.clone())).collect()
     }
 
     /// Whether a head is known whose set is not complete.

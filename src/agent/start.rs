@@ -382,7 +382,7 @@ fn read_feeds(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Revocations 
     for feed in &named {
         if load(feed).is_err() {
             // One that never was complete has no position, and is found again with the first that is.
-            let none = Position { feed: (*feed).clone(), era: 0, seq: 0, digest: Hash::ZERO };
+            let none = Position::none(feed);
             lost.push(anchor.feeds.iter().find(|known| known.feed == **feed).cloned().unwrap_or(none));
         }
     }
@@ -394,7 +394,7 @@ fn read_feeds(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Revocations 
             }
         }
     }
-    lost.into_iter().for_each(|position| revocations.lose(position));
+    lost.into_iter().for_each(|position| revocations.lose(position, anchor.floor));
     revocations
 }
 

@@ -11,11 +11,11 @@ use std::collections::BTreeSet;
 use rand_core::RngCore;
 
 use super::audit::Acknowledged;
-use super::clock::Role;
+use super::clock::{Between, Role};
 use super::effects::{Effects, FileWrite, LinkCommand, LogEvent, Publish, Standing, StateFile};
 use super::feed::Wanted;
 use super::policy::{self, Policy};
-use super::revocation::{Applied, Revocations};
+use super::revocation::{Applied, Revocations, Taken};
 use super::salvage::{Hole, Remains};
 use super::uplink::{Link, NONCE_LIFE};
 use super::{Agent, LinkEvent, Now, Source};
@@ -169,20 +169,20 @@ impl Agent {
             Topic::Policy(version) => self.on_policy(version, payload, now, effects),
             Topic::FeedHead(feed) => self.on_head(&feed, payload, now, effects),
             Topic::FeedEmergency(feed, key) => self.on_emergency(&feed, key, payload, now, effects),
-            Topic::FeedDelta(feed, place) => self.on_feed(&feed, now, effects, |held, trust, floor| {
-                held.step(&feed, Some((0, place)), payload, trust, floor)
+            Topic::FeedDelta(feed, place) => self.on_feed(&feed, now, effects, |held, trust, between| {
+                held.step(&feed, Some((0, place)), payload, trust, between)
             }),
-            Topic::FeedSkip(feed, level, place) => self.on_feed(&feed, now, effects, |held, trust, floor| {
-                held.step(&feed, Some((level, place)), payload, trust, floor)
+            Topic::FeedSkip(feed, level, place) => self.on_feed(&feed, now, effects, |held, trust, between| {
+                held.step(&feed, Some((level, place)), payload, trust, between)
             }),
             Topic::FeedRules(feed) => {
-                self.on_feed(&feed, now, effects, |held, _, floor| held.rules(&feed, payload, floor))
+                self.on_feed(&feed, now, effects, |held, _, between| held.rules(&feed, payload, between.floor))
             }
-            Topic::FeedManifest(feed) => {
-                self.on_feed(&feed, now, effects, |held, trust, floor| held.snapshot(&feed, payload, trust, floor))
-            }
+            Topic::FeedManifest(feed) => self.on_feed(&feed, now, effects, |held, trust, between| {
+                held.snapshot(&feed, payload, trust, between.floor)
+            }),
             Topic::FeedPiece(feed, ..) => {
-                self.on_feed(&feed, now, effects, |held, _, floor| held.piece(&feed, payload, floor))
+                self.on_feed(&feed, now, effects, |held, _, between| held.piece(&feed, payload, between.floor))
             }
             Topic::DownAck(device) if device == self.device => self.on_ack(payload, now, effects),
             Topic::DownAnswer(device) if device == self.device => self.on_answer(payload, now, effects),
@@ -214,7 +214,7 @@ impl Agent {
     }
 
     fn take_head(&mut self, feed: &FeedId, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
-        self.on_feed(feed, now, effects, |held, trust, floor| held.announce(feed, payload, trust, floor))
+        self.on_feed(feed, now, effects, |held, trust, between| held.announce(feed, payload, trust, between))
     }
 
     fn refuse_head(&mut self, feed: FeedId, payload: &[u8], refused: &Refused, now: Now, effects: &mut Effects) {
@@ -228,14 +228,13 @@ impl Agent {
         feed: &FeedId,
         now: Now,
         effects: &mut Effects,
-        take: impl FnOnce(&mut Revocations, &TrustBundle, Timestamp) -> Result<Option<Applied>, Refused>,
+        take: impl FnOnce(&mut Revocations, &TrustBundle, Between) -> Result<Taken, Refused>,
     ) -> Result<(), Refused> {
         let own = &self.trust.feed_of(&self.device).id;
         if own != feed {
             return Err(Refused::OtherFeed { offered: feed.clone(), own: own.clone() });
         }
-        let applied = take(&mut self.revocations, &self.trust, self.clock.over())?;
-        let refused = applied.as_ref().and_then(|applied| applied.changed.refused.clone());
+        let Taken { applied, refused } = take(&mut self.revocations, &self.trust, self.clock.between())?;
         self.apply_feed(applied, now, effects);
         self.greet_if_settled(now, effects);
         refused.map_or(Ok(()), Err)

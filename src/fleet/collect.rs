@@ -116,7 +116,7 @@ pub fn receive(
     }
     let ack = after(header)?;
     let gaps = records.iter().filter(|record| matches!(record.event, Event::Gap(_))).count() as u64;
-    note_positions(book, topic, &header.feeds, Some(at), fx);
+    note_positions(book, topic, &header.feeds, true, at, fx);
     if opened.is_fork() {
         let what = "an era begins with an older audit key than the device had: a clone or a restored disk";
         forked(book, header, &upload.header, what, at, fx);

@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(mode(&book), named("offline", 3));
         state(&mut book, "online", 3, fx);
         assert_eq!(mode(&book), named("online", 3), "the hello came before it was online");
-        note_positions(&mut book, &"gw-07".parse().unwrap(), &[], Some(at(20)), fx);
+        note_positions(&mut book, &"gw-07".parse().unwrap(), &[], true, at(20), fx);
         assert_eq!(mode(&book), named("online", 3), "audit is a sign of life and names no mode");
         state(&mut book, "gone", 30, fx);
         assert_eq!(mode(&book), named("gone", 30));

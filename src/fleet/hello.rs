@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::book::{Book, Device, Seen, Write};
 use super::collect::furthest;
+use super::publish::highest_possible;
 use super::{Effects, FleetLog};
 use crate::ids::{DeviceId, EraId, Nonce};
 use crate::time::{Millis, Timestamp};
@@ -95,7 +96,7 @@ fn note(book: &mut Book, identity: &PublicKey, hello: &Hello, at: Timestamp, fx:
         next_index: hello.next_index,
         bundle_version: hello.bundle_version,
         policy_version: hello.policy_version,
-        feeds: merge(book, &hello.device, feeds, &hello.feeds, fx),
+        feeds: merge(book, &hello.device, feeds, &hello.feeds, at, fx),
         grants: hello.grants,
         floor: hello.floor,
         mode: short(&hello.mode),
@@ -105,17 +106,18 @@ fn note(book: &mut Book, identity: &PublicKey, hello: &Hello, at: Timestamp, fx:
 }
 
 /// Positions that a segment or a state named: they may prove that the feed was forked, or that this ledger is an old copy.
-/// What is news from the device, and not repeated by the broker, is a sign of life at `alive`.
+/// What is news from the device, and not repeated by the broker, is a sign of life: `alive`.
 pub(super) fn note_positions(
     book: &mut Book,
     device: &DeviceId,
     named: &[Position],
-    alive: Option<Timestamp>,
+    alive: bool,
+    at: Timestamp,
     fx: &mut Effects,
 ) {
     let Some(seen) = book.seen(device).cloned() else { return };
-    let feeds = merge(book, device, seen.feeds.clone(), named, fx);
-    let at = alive.map_or(seen.at, |alive| alive.max(seen.at));
+    let feeds = merge(book, device, seen.feeds.clone(), named, at, fx);
+    let at = if alive { at.max(seen.at) } else { seen.at };
     if feeds != seen.feeds || at.since(seen.at) >= NOTED_EVERY {
         book.write(Write::Seen(Box::new(Seen { feeds, at, ..seen })), fx);
     }
@@ -127,14 +129,19 @@ fn merge(
     device: &DeviceId,
     mut known: Vec<Position>,
     named: &[Position],
+    at: Timestamp,
     fx: &mut Effects,
 ) -> Vec<Position> {
-    // Of an era that the root keys have not begun, or a number that leaves no room for others, nobody of the fleet has signed
-    // anything: a device that says so lies, or has been lied to, and keeps nobody from publishing.
-    let possible = |position: &&Position| {
-        book.knows_feed(&position.feed) && position.era <= book.of(&position.feed).era() && position.seq < u64::MAX / 2
-    };
-    for position in named.iter().filter(possible) {
+    for position in named.iter().filter(|position| book.knows_feed(&position.feed)) {
+        // Of an era that the root keys have not begun, or further ahead than there can be heads, nobody of the fleet has signed
+        // anything: a device that says so lies, or has been lied to, and keeps nobody from publishing.
+        let of = book.of(&position.feed);
+        let (era, most) = (of.era(), highest_possible(of, at));
+        if position.era > era || (position.era == era && position.seq > most) {
+            let (device, feed, era, seq) = (device.clone(), position.feed.clone(), position.era, position.seq);
+            fx.log(FleetLog::FeedImpossible { device, feed, era, seq, most });
+            continue;
+        }
         if book.of(&position.feed).head_digest(position.order()).is_some_and(|digest| *digest != position.digest) {
             let (device, feed) = (device.clone(), position.feed.clone());
             fx.log(FleetLog::FeedForked { device, feed, seq: position.seq });

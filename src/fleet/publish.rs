@@ -29,7 +29,7 @@ use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::serials::SerialBucket;
 use crate::wire::revocation::set::{PartKey, RevocationSet, EXACT_MAX};
 use crate::wire::revocation::slot::Slot;
-use crate::wire::revocation::{Position, Target};
+use crate::wire::revocation::{highest_number, Position, Target, AHEAD_MAX};
 use crate::wire::Refused;
 
 /// Heads that are signed at one time: what does not fit into these waits for the next.
@@ -517,11 +517,18 @@ pub fn awaited(book: &Book) -> Vec<(FeedId, u64)> {
     waits.map(|(id, feed)| (id.clone(), number_in_era(feed, highest_known(book, id)))).collect()
 }
 
+/// The highest number that a device can have seen of a feed by now, in its era: what lies beyond, nobody of the fleet signed.
+pub(super) fn highest_possible(feed: &FeedBook, at: Timestamp) -> u64 {
+    let head = feed.head().map(|head| &head.head).filter(|head| head.era == feed.era());
+    let (known, since) = head.map_or((0, Timestamp(0)), |head| (head.seq, head.issued_at));
+    highest_number(known, since, at)
+}
+
 /// An operator vouches that a feed goes on after `after`: what the lost ledger had revoked is revoked again.
 ///
 /// # Errors
-/// [`FleetError::Invalid`] for a feed that there is not, when this ledger is that far already, or when more is known to have
-/// been signed; [`FleetError::BundlesUnknown`], for a later trust bundle may have begun another era, with numbers of its own.
+/// [`FleetError::Invalid`] for a feed that there is not, when this ledger is that far already, when more is known to have
+/// been signed, or when devices could not follow; [`FleetError::BundlesUnknown`], for a later trust bundle may have begun another era, with numbers of its own.
 pub fn resume(
     book: &mut Book,
     id: &FeedId,
@@ -546,8 +553,13 @@ pub fn resume(
         let message = format!("head {least} of feed {id} was signed already: pass --after {least} or more");
         return Err(FleetError::Invalid(message));
     }
-    if after > u64::MAX / 2 {
-        let message = format!("after {after} no numbers would be left: pass the highest that a device or a log names");
+    // Devices refuse what is beyond, and many heads may be signed at once then.
+    let most = highest_possible(feed, at) - AHEAD_MAX / 2;
+    if after > most {
+        let message = format!(
+            "devices would refuse heads of feed {id} after {after}: pass --after {most} at most, or, if a stolen key signed \
+             more, begin a new era: `hardtack fleet key rotate feed --compromised`"
+        );
         return Err(FleetError::Invalid(message));
     }
     if let Some(restored) = restored {
@@ -678,15 +690,17 @@ mod tests {
     use super::super::service::tests::{at, founded, CADENCE};
     use super::super::FleetKeys;
     use super::*;
+    use crate::agent::clock::Between;
     use crate::agent::revocation::Revocations;
     use crate::wire::envelope::Signed;
     use crate::wire::revocation::announcement::Announcement;
+    use crate::wire::revocation::HEAD_EVERY;
     use crate::wire::MESSAGE_BYTES_MAX;
 
     fn tell(device: &mut Revocations, book: &Book) {
         let feed = book.feed();
         let payload = book.first().newest().unwrap().to_bytes();
-        device.announce(&feed, &payload, book.trust(), Timestamp(0)).unwrap();
+        device.announce(&feed, &payload, book.trust(), Between::from(Timestamp(0))).unwrap();
     }
 
     #[test]
@@ -767,7 +781,7 @@ mod tests {
         deltas.sort_by_key(|delta| delta.head.claim().unwrap().seq);
         assert!((6..=8).contains(&deltas.len()), "{} heads are well filled", deltas.len());
         for delta in deltas {
-            device.announce(&id, &delta.to_bytes(), book.trust(), Timestamp(0)).unwrap();
+            device.announce(&id, &delta.to_bytes(), book.trust(), Between::from(Timestamp(0))).unwrap();
         }
         assert_eq!(device.positions()[0].seq, book.first().head().unwrap().head.seq);
         assert!(device.names(&Target::Owner("ann".into()), Timestamp(0)));
@@ -812,6 +826,39 @@ mod tests {
         may_start(&book).unwrap();
         assert!(advance(&mut book, &keys.feed, CADENCE, at(51), fx));
         assert_eq!(book.first().head().unwrap().head.seq, 42, "head 40 has a digest that nobody here knows");
+    }
+
+    #[test]
+    fn numbers_that_devices_would_refuse_are_neither_believed_nor_gone_on_from() {
+        let (keys, mut book, hello, _) = super::super::service::tests::one_device();
+        let (fx, main) = (&mut Effects::default(), book.feed());
+        let said = |book: &mut Book, seq: u64, fx: &mut Effects| {
+            let mut seen = hello(7);
+            seen.feeds[0].seq = seq;
+            let signed = Signed::sign(&seen, book.fleet(), &[&super::super::service::tests::device_keys(1).identity]);
+            super::super::hello::receive(book, &seen.device, &signed.to_bytes(), at(50), fx).unwrap();
+        };
+        let most = highest_possible(book.first(), at(50));
+        said(&mut book, most + 1, fx);
+        let told =
+            fx.outgoing.logs.iter().any(|log| matches!(log, FleetLog::FeedImpossible { seq, .. } if *seq == most + 1));
+        assert!(told);
+        may_start(&book).unwrap();
+        let ann = keys.operator("ann");
+        let highest = most - AHEAD_MAX / 2;
+        let refused = resume(&mut book, &main, highest + 1, ann, at(50), fx).unwrap_err().to_string();
+        assert!(refused.contains(&format!("--after {highest} at most")), "{refused}");
+        said(&mut book, most, fx);
+        assert!(matches!(may_start(&book), Err(FleetError::Behind { .. })));
+        // As time goes by there can be more.
+        let later = at(50) + Millis(AHEAD_MAX / 2 * HEAD_EVERY.0);
+        let mut device = Revocations::default();
+        tell(&mut device, &book);
+        resume(&mut book, &main, most, ann, later, fx).unwrap();
+        assert!(advance(&mut book, &keys.feed, CADENCE, later, fx));
+        tell(&mut device, &book);
+        assert!(!device.positions().is_empty() && device.missing().next().is_none());
+        assert_eq!(device.feeds().next().and_then(|(_, feed, _)| feed.mark()).map(|mark| mark.seq), Some(most + 2));
     }
 
     #[test]

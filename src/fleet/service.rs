@@ -211,6 +211,19 @@ pub enum FleetLog {
         /// The head's number.
         seq: u64,
     },
+    /// `feed.impossible`: a device names a head that this fleet cannot have signed by now. It counts for nothing.
+    FeedImpossible {
+        /// The device.
+        device: DeviceId,
+        /// The feed.
+        feed: FeedId,
+        /// The head's era.
+        era: u32,
+        /// The head's number.
+        seq: u64,
+        /// The highest number that there can be, of the feed's era.
+        most: u64,
+    },
     /// `feed.halted`: no head can be signed.
     FeedHalted {
         /// Why, and what to do.
@@ -671,7 +684,7 @@ fn on_state(book: &mut Book, id: &DeviceId, payload: &[u8], at: Timestamp, fx: &
         let presence = Presence { device: id.clone(), word: signed.digest(), at, mode: mode.clone() };
         book.write(Write::Presence(presence), fx);
     }
-    hello::note_positions(book, id, &state.feeds, None, fx);
+    hello::note_positions(book, id, &state.feeds, false, at, fx);
     fx.log(FleetLog::DeviceState { device: id.clone(), mode, pending: state.pending });
     Ok(())
 }

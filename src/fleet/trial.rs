@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::FleetError;
-use crate::agent::clock::TrustedClock;
+use crate::agent::clock::{Between, TrustedClock};
 use crate::agent::decide::{Judge, Purpose, Question};
 use crate::agent::policy::Policy;
 use crate::agent::request::{Mode, Origin, Reason};
@@ -233,7 +233,7 @@ impl Trial {
         };
         let head = successor.sign(&self.fleet, &self.key).1.remove(0).head;
         let mut revocations = Revocations::default();
-        revocations.whole((&head, &set.to_bytes()), &self.feed, trust, case.time)?;
+        revocations.whole((&head, &set.to_bytes()), &self.feed, trust, Between::from(case.time))?;
         revocations.follow(trust, &case.device);
         revocations.note_taken(clock);
         Ok(revocations)

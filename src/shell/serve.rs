@@ -645,6 +645,13 @@ pub fn tell(log: &FleetLog, place: &Place) {
         FleetLog::FeedForked { device, feed, seq } => {
             tracing::error!(event = "feed.forked", %device, %feed, seq)
         }
+        FleetLog::FeedImpossible { device, feed, era, seq, most } => {
+            let action = format!(
+                "the device was lied to, or lies: if the feed key was stolen, replace it (`hardtack fleet key rotate feed{} --compromised`)",
+                place.argument()
+            );
+            tracing::error!(event = "feed.impossible", %device, %feed, era, seq, most, action);
+        }
         FleetLog::FeedHalted { reason } => tracing::error!(event = "feed.halted", reason = place.put_into(reason)),
         FleetLog::FeedSigned { feed, seq, rules } => tracing::info!(event = "feed.signed", %feed, seq, rules),
         FleetLog::GrantsAnswered { device, count } => tracing::info!(event = "grants.answered", %device, count),

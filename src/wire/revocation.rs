@@ -25,7 +25,17 @@ pub mod slot;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BlockId, DeviceId, FeedId, GrantId, GroupId, Hash, TaskId};
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
+
+/// Heads beyond a known one that there can be at any time: what is revoked at once makes a few thousand at the most.
+pub const AHEAD_MAX: u64 = 65_536;
+/// Beside those, one for each of this: no publisher signs faster for long.
+pub const HEAD_EVERY: Millis = Millis(10);
+
+/// The highest number that a feed can have come to by `until`, of which head `known` was signed at `since`.
+pub fn highest_number(known: u64, since: Timestamp, until: Timestamp) -> u64 {
+    known.saturating_add(AHEAD_MAX).saturating_add(until.since(since).0 / HEAD_EVERY.0)
+}
 
 /// The most bytes of a bucket: those of the most fingerprints of 96 bits.
 const BUCKET_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -70,6 +80,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// Of a feed of which nothing is known.
+    pub fn none(feed: &FeedId) -> Self {
+        Self { feed: feed.clone(), era: 0, seq: 0, digest: Hash::ZERO }
+    }
+
     /// Era and number, which order the heads of one feed.
     pub fn order(&self) -> (u32, u64) {
         (self.era, self.seq)

@@ -4,6 +4,7 @@
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
+use hardtack::agent::clock::Between;
 use hardtack::agent::effects::{Anchor, Entry, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::emergency::Emergencies;
 use hardtack::agent::enrol::accept;
@@ -96,7 +97,8 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let _ = revocations.load(&feed, (bytes, None), &world.trust, (None, 0));
     let whole = StoredFeed::default().to_bytes();
     let _ = revocations.load(&feed, (&whole, Some(bytes)), &world.trust, (None, 0));
-    let _ = (revocations.announce(&feed, bytes, &world.trust, NOW), revocations.rules(&feed, bytes, NOW));
+    let _ =
+        (revocations.announce(&feed, bytes, &world.trust, Between::from(NOW)), revocations.rules(&feed, bytes, NOW));
     let _ = (revocations.snapshot(&feed, bytes, &world.trust, NOW), revocations.piece(&feed, bytes, NOW));
     let _ = (biscuit::decode(bytes, &world.profile.verify), world.admit(bytes).map(drop));
     if let Ok(held) = Held::from_bytes(bytes) {

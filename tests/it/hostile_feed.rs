@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use hardtack::agent::clock::Between;
 use hardtack::agent::effects::StateFile;
 use hardtack::agent::feed::{Held, StoredFeed, Wanted, SET_BYTES_MAX, STORED_BYTES_MAX};
-use hardtack::agent::revocation::{Applied, Revocations};
+use hardtack::agent::revocation::{Applied, Revocations, Taken};
 use hardtack::fleet::book::{Life, Rule};
 use hardtack::fleet::enrol::{found, Founding};
 use hardtack::fleet::publish::{self, Cadence};
@@ -133,9 +134,11 @@ impl<'h> Device<'h> {
     fn hear(&mut self, topic: &Topic, payload: &[u8]) {
         let (held, trust) = (&mut self.held, &self.history.trust);
         let outcome = match topic {
-            Topic::FeedHead(feed) => held.announce(feed, payload, trust, NEVER),
-            Topic::FeedDelta(feed, place) => held.step(feed, Some((0, *place)), payload, trust, NEVER),
-            Topic::FeedSkip(feed, level, place) => held.step(feed, Some((*level, *place)), payload, trust, NEVER),
+            Topic::FeedHead(feed) => held.announce(feed, payload, trust, Between::from(NEVER)),
+            Topic::FeedDelta(feed, place) => held.step(feed, Some((0, *place)), payload, trust, Between::from(NEVER)),
+            Topic::FeedSkip(feed, level, place) => {
+                held.step(feed, Some((*level, *place)), payload, trust, Between::from(NEVER))
+            }
             Topic::FeedRules(feed) => held.rules(feed, payload, NEVER),
             Topic::FeedManifest(feed) => held.snapshot(feed, payload, trust, NEVER),
             Topic::FeedPiece(feed, ..) => held.piece(feed, payload, NEVER),
@@ -145,8 +148,8 @@ impl<'h> Device<'h> {
     }
 
     /// What changed is written down before anything else happens, and holds.
-    fn keep(&mut self, outcome: Result<Option<Applied>, Refused>) {
-        let Ok(Some(applied)) = outcome else { return };
+    fn keep(&mut self, outcome: Result<Taken, Refused>) {
+        let Ok(Taken { applied: Some(applied), .. }) = outcome else { return };
         let Applied { position, newest, file, changed, .. } = applied;
         assert!(file.content.len() <= STORED_BYTES_MAX);
         match file.file {

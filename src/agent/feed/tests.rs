@@ -10,8 +10,10 @@ use crate::time::Millis;
 use crate::wire::revocation::announcement::Successor;
 use crate::wire::revocation::fingerprints::{FingerprintBucket, FingerprintKey, Salt, Width};
 use crate::wire::revocation::serials::SerialBucket;
+use crate::wire::revocation::{AHEAD_MAX, HEAD_EVERY};
 
 const HOUR: u64 = 3600;
+const ANYTIME: Between = Between { floor: Timestamp(0), latest: Timestamp(u64::MAX) };
 
 /// A publisher and the broker that keeps what it says.
 struct Publisher {
@@ -102,7 +104,7 @@ impl Publisher {
         let (whole, _) = self.snapshot.as_ref().unwrap();
         let manifest = Manifest::of(whole);
         match wanted {
-            Wanted::Step(step) => feed.announce(self.step(step).unwrap().clone(), floor),
+            Wanted::Step(step) => feed.announce(self.step(step).unwrap().clone(), Between::from(floor)),
             Wanted::Manifest => feed.snapshot(self.believed_snapshot(), floor),
             Wanted::Piece(key, piece) => {
                 feed.piece(&manifest.piece(whole, key, piece as usize).unwrap().to_bytes(), floor)
@@ -122,7 +124,7 @@ impl Publisher {
 
     /// Answers all wishes until there is none.
     fn heal(&self, feed: &mut Feed) {
-        feed.announce(self.newest().clone(), Timestamp(0)).unwrap();
+        feed.announce(self.newest().clone(), ANYTIME).unwrap();
         for _ in 0..200 {
             let Some(wanted) = feed.wanted().first().copied() else {
                 if !feed.gathering() {
@@ -214,7 +216,7 @@ fn interleave(rng: &mut ChaCha20Rng, publisher: &Publisher) {
         match rng.next_u32() % 8 {
             0..=3 => {
                 let said = &publisher.said[rng.next_u32() as usize % publisher.said.len()];
-                let _ = feed.announce(said.clone(), Timestamp(0));
+                let _ = feed.announce(said.clone(), ANYTIME);
             }
             4 | 5 => {
                 if let Some(wanted) = feed.wanted().first().copied() {
@@ -262,10 +264,10 @@ fn a_gap_is_climbed_in_few_steps_and_additions_count_before_it_is_closed() {
     let publisher = published(&mut rng, 80);
     let mut feed = Feed::default();
     for seq in 1..=3 {
-        feed.announce(publisher.step(Step { level: 0, end: seq }).unwrap().clone(), Timestamp(0)).unwrap();
+        feed.announce(publisher.step(Step { level: 0, end: seq }).unwrap().clone(), ANYTIME).unwrap();
     }
     assert_eq!(feed.position().unwrap().seq, 3);
-    let changed = feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    let changed = feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     assert!(changed.newer && !changed.complete);
     assert!(holds(&feed, &publisher.newest().additions), "what the newest head adds counts at once");
     let mut fetched = BTreeSet::new();
@@ -282,15 +284,15 @@ fn a_gap_is_climbed_in_few_steps_and_additions_count_before_it_is_closed() {
 fn what_an_old_head_adds_counts_if_it_was_not_known() {
     let publisher = published(&mut ChaCha20Rng::from_seed([9; 32]), 80);
     let mut feed = Feed::default();
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     feed.give_up();
     let old = publisher.step(Step { level: 0, end: 79 }).unwrap();
     assert!(!holds(&feed, &old.additions), "it adds something");
-    let changed = feed.announce(old.clone(), Timestamp(0)).unwrap();
+    let changed = feed.announce(old.clone(), ANYTIME).unwrap();
     assert_eq!(changed, Changed { revoked: true, ..Changed::default() });
     assert!(holds(&feed, &old.additions));
     assert_eq!((feed.position(), feed.mark().unwrap().seq), (None, 80));
-    let again = feed.announce(old.clone(), Timestamp(0));
+    let again = feed.announce(old.clone(), ANYTIME);
     assert_eq!(again, Err(Refused::RolledBack { offered: 79, known: 80 }));
 }
 
@@ -299,7 +301,7 @@ fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
     let mut rng = ChaCha20Rng::from_seed([3; 32]);
     let publisher = published(&mut rng, 20);
     let mut feed = Feed::default();
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     assert!(matches!(feed.wanted()[0], Wanted::Step(_)));
     feed.give_up();
     assert_eq!(feed.wanted(), [Wanted::Manifest]);
@@ -311,7 +313,7 @@ fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
     restored.snapshot = Some((restored.set.clone(), restored.newest().clone()));
     let last = restored.newest().clone();
     let unlinked = Believed { head: Head { previous: feed.position().unwrap().digest, ..last.head.clone() }, ..last };
-    feed.announce(unlinked, Timestamp(0)).unwrap();
+    feed.announce(unlinked, ANYTIME).unwrap();
     assert_eq!(feed.wanted(), [Wanted::Manifest], "the sum is not what the root says");
     let before = publisher.set.clone();
     while let Some(wanted) = feed.wanted().first().copied() {
@@ -325,9 +327,9 @@ fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
 fn behind(publisher: &Publisher, seq: u64) -> Feed {
     let mut feed = Feed::default();
     for seq in 1..=seq {
-        feed.announce(publisher.step(Step { level: 0, end: seq }).unwrap().clone(), Timestamp(0)).unwrap();
+        feed.announce(publisher.step(Step { level: 0, end: seq }).unwrap().clone(), ANYTIME).unwrap();
     }
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     feed
 }
 
@@ -388,7 +390,7 @@ fn each_place_of_a_large_snapshot_is_asked_for_once() {
         publisher.publish(more);
     }
     let mut feed = Feed::default();
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     feed.give_up();
     let mut asked: Vec<Wanted> = Vec::new();
     while feed.gathering() {
@@ -410,12 +412,12 @@ fn the_past_another_history_and_other_sets_are_refused() {
     let mut feed = Feed::default();
     publisher.heal(&mut feed);
     let at = |publisher: &Publisher, end| publisher.step(Step { level: 0, end }).unwrap().clone();
-    let mut check = |believed: Believed| feed.announce(believed, Timestamp(0)).unwrap_err();
+    let mut check = |believed: Believed| feed.announce(believed, ANYTIME).unwrap_err();
     assert!(matches!(check(at(&publisher, 4)), Refused::RolledBack { offered: 4, known: 10 }));
     assert!(matches!(check(at(&other, 10)), Refused::Equivocation { position: 10 }));
     assert!(matches!(check(at(&other, 11)), Refused::Equivocation { position: 10 }), "it follows another head");
     let mut behind = Feed::default();
-    behind.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    behind.announce(publisher.newest().clone(), ANYTIME).unwrap();
     behind.give_up();
     behind.snapshot(publisher.believed_snapshot(), Timestamp(0)).unwrap();
     let foreign = Manifest::of(&other.set);
@@ -438,17 +440,58 @@ fn a_head_further_ahead_than_a_publisher_can_have_come_takes_no_place_and_what_i
         believed.additions.add_rule(Selector::owner("ann"), Timestamp::from_secs(2_000 * HOUR));
         believed
     };
-    let most = 20 + LEAP_MAX;
+    let most = 20 + AHEAD_MAX;
     let leaps = |offered, most| Refused::LeapsAhead { offered, known: 20, most };
-    let first = feed.announce(head(u64::MAX - 1, Millis(0)), Timestamp(0));
+    let first = feed.announce(head(u64::MAX - 1, Millis(0)), ANYTIME);
     let refused = Some(leaps(u64::MAX - 1, most));
     assert_eq!(first, Ok(Changed { revoked: true, refused, ..Changed::default() }));
     assert!(holds(&feed, &head(1, Millis(0)).additions));
-    assert_eq!(feed.announce(head(most + 1, Millis(0)), Timestamp(0)), Err(leaps(most + 1, most)));
+    assert_eq!(feed.announce(head(most + 1, Millis(0)), ANYTIME), Err(leaps(most + 1, most)));
     let later = Millis(3 * HEAD_EVERY.0);
-    assert_eq!(feed.announce(head(most + 4, later), Timestamp(0)), Err(leaps(most + 4, most + 3)));
+    assert_eq!(feed.announce(head(most + 4, later), ANYTIME), Err(leaps(most + 4, most + 3)));
     assert_eq!((feed.position().unwrap().seq, feed.gathering()), (20, false), "it waits for none of them");
-    assert!(feed.announce(head(most + 3, later), Timestamp(0)).unwrap().newer, "so many can have been signed");
+    let latest = publisher.newest().head.issued_at + Millis(2 * HEAD_EVERY.0);
+    let by_then = Between { floor: Timestamp(0), latest };
+    let post_dated = feed.announce(head(most + 3, Millis(u64::MAX)), by_then);
+    assert_eq!(post_dated, Err(leaps(most + 3, most + 2)), "a date gives no numbers that nobody can have come to");
+    assert!(feed.announce(head(most + 3, later), ANYTIME).unwrap().newer, "so many can have been signed");
+}
+
+/// What such a head brings with its whole set counts as well.
+#[test]
+fn a_carried_set_that_is_too_far_ahead_revokes_and_takes_no_place() {
+    let publisher = published(&mut ChaCha20Rng::from_seed([9; 32]), 20);
+    let mut feed = Feed::default();
+    publisher.heal(&mut feed);
+    let mut set = RevocationSet::default();
+    set.add_rule(Selector::owner("ann"), Timestamp::from_secs(2_000 * HOUR));
+    let Believed { signed, mut head, mut position, .. } = publisher.newest().clone();
+    (head.seq, position.seq) = (1 << 60, 1 << 60);
+    let carried = BelievedSet { signed, head, position, set: set.clone() };
+    let refused = Refused::LeapsAhead { offered: 1 << 60, known: 20, most: 20 + AHEAD_MAX };
+    let expected = Changed { revoked: true, refused: Some(refused.clone()), ..Changed::default() };
+    assert_eq!(feed.whole(carried.clone(), ANYTIME), Ok(expected));
+    assert!(holds(&feed, &set));
+    assert_eq!((feed.position().unwrap().seq, feed.gathering()), (20, false));
+    assert_eq!(feed.whole(carried, ANYTIME), Err(refused), "nothing in it is new any more");
+}
+
+/// Numbers are counted from where it stood, not from the beginning.
+#[test]
+fn a_feed_whose_set_is_lost_is_no_easier_to_leap_ahead_of() {
+    let publisher = published(&mut ChaCha20Rng::from_seed([9; 32]), 20);
+    let Believed { head, position, .. } = publisher.newest().clone();
+    let mut feed = Feed::default();
+    feed.stood_at(position, head.issued_at);
+    let mut ahead = publisher.newest().clone();
+    let seq = 21 + AHEAD_MAX;
+    (ahead.head.seq, ahead.position.seq, ahead.step.end) = (seq, seq, seq);
+    ahead.additions = RevocationSet::default();
+    let refused = Refused::LeapsAhead { offered: seq, known: 20, most: 20 + AHEAD_MAX };
+    assert_eq!(feed.announce(ahead.clone(), ANYTIME), Err(refused));
+    ahead.head.era += 1;
+    ahead.position.era += 1;
+    assert!(feed.announce(ahead, ANYTIME).unwrap().newer, "in another era it stood nowhere");
 }
 
 /// Whoever has the key can sign what is no set. It is not taken for a whole one, and the feed goes on.
@@ -456,7 +499,7 @@ fn a_head_further_ahead_than_a_publisher_can_have_come_takes_no_place_and_what_i
 fn a_signed_part_that_is_no_part_stays_missing_and_holds_nothing_back() {
     let mut publisher = published(&mut ChaCha20Rng::from_seed([6; 32]), 3);
     let mut feed = Feed::default();
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     feed.give_up();
     let garbage = [9; 5];
     let leaf = Hash::of("hardtack/revocation-piece/v1", &[&garbage]);
@@ -494,7 +537,7 @@ fn rules_count_at_once_with_the_head_that_names_them_before_or_after() {
             assert!(!feed.rules(&rules, Timestamp(0)).unwrap().any(), "nobody vouches for them yet");
             assert!(!covers(&feed));
         }
-        let changed = feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+        let changed = feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
         assert_eq!((changed.revoked, covers(&feed)), (early, early));
         if !early {
             assert!(feed.rules(&rules, Timestamp(0)).unwrap().revoked);
@@ -520,7 +563,7 @@ fn a_large_set_is_not_written_with_every_head() {
     let (mut feed, mut disk) = (Feed::default(), Disk::default());
     for _ in 0..6 {
         publisher.publish(one_slot(&mut rng, &publisher, 0, 2_500));
-        feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+        feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
         disk.write(&mut feed);
     }
     disk.whole = feed.stored(1).to_bytes();
@@ -529,7 +572,7 @@ fn a_large_set_is_not_written_with_every_head() {
     let (mut written, mut wholes) = (0, 0);
     for _ in 0..100 {
         publisher.publish(one_slot(&mut rng, &publisher, 0, 20));
-        feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+        feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
         match feed.written(1) {
             Written::Whole(bytes) => {
                 written += bytes.len();
@@ -557,7 +600,7 @@ fn a_snapshot_of_many_parts_is_written_a_few_times_over() {
     }
     publisher.snapshot = Some((publisher.set.clone(), publisher.newest().clone()));
     let (mut feed, mut written, mut before) = (Feed::default(), 0, 0);
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     feed.give_up();
     while let Some(wanted) = feed.wanted().first().copied() {
         let changed = publisher.answer(&mut feed, wanted, Timestamp(0)).unwrap();
@@ -580,10 +623,10 @@ fn a_damaged_file_is_refused_and_one_beside_another_whole_is_left_alone() {
     let mut publisher = Publisher::new();
     publisher.publish(one_slot(&mut rng, &publisher, 0, 500));
     let (mut feed, mut disk) = (Feed::default(), Disk::default());
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     disk.write(&mut feed);
     publisher.publish(one_slot(&mut rng, &publisher, 0, 5));
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     disk.write(&mut feed);
     let since = disk.since.clone().expect("a small head is written beside the whole");
     let read = |whole: &[u8], since: &[u8]| Held::read(whole, Some(since)).map(|held| held.set);
@@ -614,7 +657,7 @@ fn a_set_that_leaves_out_more_than_can_be_kept_is_refused() {
     let mut publisher = Publisher::new();
     publisher.publish(many("ann", &publisher));
     let mut feed = Feed::default();
-    feed.announce(publisher.newest().clone(), Timestamp(0)).unwrap();
+    feed.announce(publisher.newest().clone(), ANYTIME).unwrap();
     let first = publisher.set.clone();
     let whole = |publisher: &Publisher, set: &RevocationSet| {
         let Believed { signed, head, position, .. } = publisher.newest().clone();
@@ -624,16 +667,16 @@ fn a_set_that_leaves_out_more_than_can_be_kept_is_refused() {
     (0..2).for_each(|_| thief.publish(RevocationSet::default()));
     thief.set = many("bob", &thief);
     thief.publish(RevocationSet::default());
-    assert!(feed.whole(whole(&thief, &thief.set), Timestamp(0)).unwrap().complete);
+    assert!(feed.whole(whole(&thief, &thief.set), ANYTIME).unwrap().complete);
     assert!(holds(&feed, &first) && holds(&feed, &thief.set));
     let second = std::mem::take(&mut thief.set);
     thief.publish(RevocationSet::default());
-    let refused = feed.whole(whole(&thief, &thief.set), Timestamp(0));
+    let refused = feed.whole(whole(&thief, &thief.set), ANYTIME);
     assert!(matches!(refused, Err(Refused::Malformed(_))), "{refused:?}");
     assert!(holds(&feed, &first) && holds(&feed, &second));
     assert_eq!(feed.position().unwrap().seq, 3);
     // As a head with its ladder, it is told to be refused as well.
-    let changed = feed.announce(thief.newest().clone(), Timestamp(0)).unwrap();
+    let changed = feed.announce(thief.newest().clone(), ANYTIME).unwrap();
     assert!(!changed.complete && !changed.moved);
     assert!(holds(&feed, &first) && holds(&feed, &second));
 }

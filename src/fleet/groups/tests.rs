@@ -10,6 +10,7 @@ use super::super::revoke::{revoke, Revocation};
 use super::super::service::tests::{at, device_keys, founded, new_grant, one_device, CADENCE};
 use super::super::FleetKeys;
 use super::*;
+use crate::agent::clock::Between;
 use crate::agent::revocation::Revocations;
 use crate::agent::token::{admit, Verified};
 use crate::ids::{BlockId, GrantId};
@@ -53,7 +54,7 @@ fn fetch(held: &mut Revocations, book: &Book, device: &DeviceId) {
     let own = &book.trust().feed_of(device).id;
     let known = book.of(own);
     let head = known.head().unwrap();
-    held.whole((&head.signed, &known.set().to_bytes()), own, book.trust(), at(0)).unwrap();
+    held.whole((&head.signed, &known.set().to_bytes()), own, book.trust(), Between::from(at(0))).unwrap();
 }
 
 #[test]
@@ -162,7 +163,7 @@ fn who_is_moved_is_fresh_only_by_a_head_that_holds_what_had_been_revoked_for_it(
     let south: FeedId = id("f-south");
     let old = before.of(&south);
     let signed = &old.head().unwrap().signed;
-    held.whole((signed, &old.set().to_bytes()), &south, book.trust(), at(0)).unwrap();
+    held.whole((signed, &old.set().to_bytes()), &south, book.trust(), Between::from(at(0))).unwrap();
     assert_eq!(held.versions_named(), (0, 0), "a head from before the move makes nothing fresh");
     assert!(!held.names(&task, at(0)));
     fetch(&mut held, &book, &gw);
@@ -317,7 +318,7 @@ impl World {
             let mut union = Revocations::default();
             for (feed, known) in book.feeds() {
                 let head = known.head().unwrap();
-                union.whole((&head.signed, &known.set().to_bytes()), feed, book.trust(), at(0)).unwrap();
+                union.whole((&head.signed, &known.set().to_bytes()), feed, book.trust(), Between::from(at(0))).unwrap();
             }
             for Shown { verified, device: for_device, group } in &self.tokens {
                 let here = for_device.as_ref().is_none_or(|place| place == device);

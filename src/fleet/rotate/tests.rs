@@ -11,6 +11,7 @@ use super::super::service::tests::{ask, at, device_keys, founded, new_grant, one
 use super::super::service::{ServiceKeys, Settings};
 use super::super::{grant, policy, publish, FleetKeys, FleetLog, Service, Write};
 use super::*;
+use crate::agent::clock::Between;
 use crate::agent::effects::Publish;
 use crate::agent::revocation::Revocations;
 use crate::ids::{BlockId, Hash};
@@ -21,7 +22,7 @@ use crate::wire::policy::PolicyDocument;
 use crate::wire::revocation::announcement::{Announcement, Snapshot, Successor, ADDITIONS_BYTES_MAX};
 use crate::wire::revocation::rules::Selector;
 use crate::wire::revocation::set::RevocationSet;
-use crate::wire::revocation::Target;
+use crate::wire::revocation::{Position, Target};
 use crate::wire::seal::SealingKey;
 use crate::wire::token::Bearer;
 use crate::wire::Refused;
@@ -55,7 +56,7 @@ fn revoke_owner(keys: &FleetKeys, book: &mut Book, owner: &str, secs: u64) {
 fn tell(device: &mut Revocations, book: &Book) -> Result<(), Refused> {
     device.follow(book.trust(), &"gw-07".parse().unwrap());
     let payload = book.first().newest().unwrap().to_bytes();
-    device.announce(&book.feed(), &payload, book.trust(), Timestamp(0)).map(|_| ())
+    device.announce(&book.feed(), &payload, book.trust(), Between::from(Timestamp(0))).map(|_| ())
 }
 
 fn at_position(device: &Revocations) -> (u32, u64) {
@@ -87,6 +88,36 @@ fn stolen(book: &Book, feed: &SigningKey, seq: u64, owner: &str) -> Announcement
     successor.sign(book.fleet(), feed).1.remove(0)
 }
 
+/// A device that has no head of the feed, for it came to it just now, or its file rotted.
+#[test]
+fn a_leap_on_a_feed_without_a_head_revokes_is_told_and_is_kept() {
+    let (keys, book, _, _) = one_device();
+    let main = book.feed();
+    let now = Between { floor: Timestamp(0), latest: at(60) };
+    let theft = stolen(&book, &keys.feed, 1 << 60, "junk").to_bytes();
+    let mut device = Revocations::default();
+    let taken = device.announce(&main, &theft, book.trust(), now).unwrap();
+    assert!(matches!(taken.refused, Some(Refused::LeapsAhead { known: 0, .. })), "{:?}", taken.refused);
+    let applied = taken.applied.unwrap();
+    assert_eq!((&applied.position, &applied.newest), (&None, &Position::none(&main)));
+    let files = device.files();
+    let mut restarted = Revocations::default();
+    let content = applied.file.content;
+    restarted.load(&main, (&content, None), book.trust(), (None, files[0].1)).unwrap();
+    assert!(knows(&restarted, "junk"));
+    // The same after its set was lost: what is known is where it stood, and it is still lost after the next start.
+    let stood = Position { feed: main.clone(), era: 1, seq: 7, digest: Hash([7; 32]) };
+    let mut device = Revocations::default();
+    device.lose(stood.clone(), at(1));
+    let applied = device.announce(&main, &theft, book.trust(), now).unwrap().applied.unwrap();
+    assert_eq!(applied.newest, stood);
+    let mut restarted = Revocations::default();
+    let loaded =
+        restarted.load(&main, (&applied.file.content, None), book.trust(), (Some(&stood), device.files()[0].1));
+    assert_eq!(loaded, Err(Refused::RolledBack { offered: 0, known: 7 }));
+    assert!(knows(&restarted, "junk"));
+}
+
 #[test]
 fn a_stolen_feed_key_ends_with_its_era_and_devices_go_on_from_one() {
     let (keys, mut book, hello_of, _) = one_device();
@@ -97,13 +128,13 @@ fn a_stolen_feed_key_ends_with_its_era_and_devices_go_on_from_one() {
         revoke_owner(&keys, &mut book, owner, secs);
         assert!(publish::advance(&mut book, &keys.feed, CADENCE, at(secs), fx));
     }
-    let theft = stolen(&book, &keys.feed, 1 << 60, "junk").to_bytes();
+    let theft = stolen(&book, &keys.feed, 60_000, "junk").to_bytes();
     let main = book.feed();
-    met_thief.announce(&main, &theft, book.trust(), Timestamp(0)).unwrap();
+    met_thief.announce(&main, &theft, book.trust(), Between::from(Timestamp(0))).unwrap();
     assert!(!knows(&met_thief, "ann"), "the thief keeps it back");
     // The device says honestly what it has seen, and the fleet cannot follow.
     let mut said = hello_of(7);
-    said.feeds[0].seq = 1 << 60;
+    said.feeds[0].seq = 60_000;
     let signed = Signed::sign(&said, book.fleet(), &[&device_keys(1).identity]);
     hello::receive(&mut book, &said.device, &signed.to_bytes(), at(60), fx).unwrap();
     assert!(matches!(may_sign(&book, &keys.feed), Err(FleetError::Behind { .. })));
@@ -121,10 +152,15 @@ fn a_stolen_feed_key_ends_with_its_era_and_devices_go_on_from_one() {
         tell(device, &book).unwrap();
         assert_eq!(at_position(device), (2, 1), "the first head of the era is enough");
         assert!(["ann", "bob", "cy"].iter().all(|owner| knows(device, owner)), "with all that was revoked");
-        let again = device.announce(&main, &stolen(&book, &keys.feed, 1 << 61, "x").to_bytes(), book.trust(), at(0));
+        let again = device.announce(
+            &main,
+            &stolen(&book, &keys.feed, 60_001, "x").to_bytes(),
+            book.trust(),
+            Between::from(at(0)),
+        );
         assert!(matches!(again, Err(Refused::UnknownKey { .. })));
-        let of_old_era = stolen(&book, &new, 1 << 61, "x").to_bytes();
-        let again = device.announce(&main, &of_old_era, book.trust(), at(0));
+        let of_old_era = stolen(&book, &new, 60_001, "x").to_bytes();
+        let again = device.announce(&main, &of_old_era, book.trust(), Between::from(at(0)));
         assert!(matches!(again, Err(Refused::RolledBack { offered: 1, known: 2 })));
     }
     assert!(knows(&met_thief, "junk") && !knows(&late, "junk"), "what was revoked stays revoked");
@@ -143,7 +179,9 @@ fn a_stolen_feed_key_ends_with_its_era_and_devices_go_on_from_one() {
         let mut asked = 0;
         while let Some((_, crate::agent::feed::Wanted::Step(step))) = device.wanted().first().cloned() {
             let payload = book.first().step(2, step).unwrap().to_bytes();
-            device.step(&main, Some((step.level, step.place())), &payload, book.trust(), Timestamp(0)).unwrap();
+            device
+                .step(&main, Some((step.level, step.place())), &payload, book.trust(), Between::from(Timestamp(0)))
+                .unwrap();
             asked += 1;
         }
         assert!(asked <= 6, "{asked} steps");

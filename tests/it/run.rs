@@ -11,9 +11,15 @@ use crate::daemon::{Daemon, Device};
 const HARDTACK: &str = env!("CARGO_BIN_EXE_hardtack");
 
 /// A shell script that runs with a task.
+/// Whoever runs the tests may ignore signals, and what he starts would inherit that.
+const ENV: &str = "/usr/bin/env";
+const HEARING: [&str; 1] = ["--default-signal"];
+
 fn command(device: &Device, options: &[&str], script: &str) -> Command {
     let head = ["run", "pump", "--right", "read:meter/*"];
-    let mut command = device.command(&[&head[..], options, &["--", "sh", "-c", script, HARDTACK]].concat());
+    let command = ["--", "sh", "-c", script, HARDTACK];
+    let mut command =
+        device.command_of(Command::new(ENV), &[&HEARING[..], &[HARDTACK], &head, options, &command].concat());
     command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).env("HARDTACK_TOKEN", "another's");
     command
 }
@@ -266,7 +272,8 @@ fn an_interactive_shell_has_its_terminal() {
     let device = Device::enrolled();
     let daemon = device.start();
     let run = format!("{HARDTACK} run pump --right 'read:meter/*' -- bash --norc --noprofile -i");
-    let mut command = device.command_of(Command::new("script"), &["-qec", &run, "/dev/null"]);
+    let mut command =
+        device.command_of(Command::new(ENV), &[&HEARING[..], &["script", "-qec", &run, "/dev/null"]].concat());
     command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).env("TERM", "dumb").env("PS1", "> ");
     let mut running = Running::start(command);
     let mut input = running.input.take().unwrap();

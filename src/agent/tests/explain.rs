@@ -123,7 +123,7 @@ fn an_explanation_names_what_decided() {
             "fast(true) <- argument(\"n\", $n), $n > 3;\ndeny if fast(true);",
             r#"{"n":"4"}"#,
             Reason::DeniedByPolicy,
-            "cannot be applied to this request (datalog expression evaluation failure): a rule of it",
+            "cannot be applied to this request (Invalid type): a rule of it",
         ),
         (
             "",

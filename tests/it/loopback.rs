@@ -127,6 +127,7 @@ fn a_flood_on_loopback_takes_nobody_elses_place() {
     let mut flood = Command::new("setpriv");
     flood.args(["--reuid=65534", "--regid=65534", "--clear-groups", "python3", "-c", FLOOD]);
     let flood = flood.args([address.ip().to_string(), address.port().to_string()]).stdout(Stdio::piped());
+    flood.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let mut flood = flood.spawn().unwrap();
     let mut said = String::new();
     BufReader::new(flood.stdout.take().unwrap()).read_line(&mut said).unwrap();
@@ -156,7 +157,7 @@ fn what_would_let_anybody_in_is_no_configuration() {
         ("listen = [\"127.0.0.1:8190\"]", "name those of enforcement points in `users`"),
         ("listen = [\"localhost\"]\nusers = [33]", "invalid socket address"),
         ("listen = [\"127.0.0.1:8190\"]\nusers = [\"traefik\"]", "invalid type"),
-        ("listens = []", "unknown field `listens`"),
+        ("listens = []", "unknown key `listens`"),
     ] {
         std::fs::write(&config, format!("[pep]\n{text}\n")).unwrap();
         let told = device.exits(&["--config", config.to_str().unwrap(), "agent", "check"], 2);

@@ -9,9 +9,11 @@ set -eu
 socket=$1 class=$2 operation=$3 right=$4
 shift 4
 
-# ask METHOD PATH [BODY]: the answer, or what was refused and what to do, and exit status 1.
+# ask METHOD PATH [BODY]: the answer, or what was refused and what to do, and exit status 1. A body may hold a token, and what
+# stands on a command line everybody can read: it goes in by a pipe, written by the shell itself.
 ask() {
-  answer=$(curl -sS --unix-socket "$socket" -X "$1" "http://hardtack$2" ${3:+--data "$3"} -w '\n%{http_code}')
+  answer=$(printf '%s' "${3-}" |
+    curl -sS --unix-socket "$socket" -X "$1" "http://hardtack$2" ${3:+--data-binary @-} -w '\n%{http_code}')
   status=${answer##*
 }
   answer=${answer%

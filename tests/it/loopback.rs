@@ -127,6 +127,7 @@ fn a_flood_on_loopback_takes_nobody_elses_place() {
     let mut flood = Command::new("setpriv");
     flood.args(["--reuid=65534", "--regid=65534", "--clear-groups", "python3", "-c", FLOOD]);
     let flood = flood.args([address.ip().to_string(), address.port().to_string()]).stdout(Stdio::piped());
+    flood.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let mut flood = flood.spawn().unwrap();
     let mut said = String::new();
     BufReader::new(flood.stdout.take().unwrap()).read_line(&mut said).unwrap();

@@ -161,21 +161,9 @@ fn kib(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
-/// How long a stream may live.
-#[derive(Clone, Copy, Debug)]
-struct Lives {
-    /// When its credential was good.
-    good: Instant,
-    /// When its credential ends.
-    end: Option<Instant>,
-}
-
-impl Lives {
-    /// With a credential that is good now, and for so many seconds at the most.
-    fn now(expires_in_s: Option<u64>) -> Self {
-        let good = Instant::now();
-        Self { good, end: expires_in_s.and_then(|left| good.checked_add(Duration::from_secs(left))) }
-    }
+/// When a credential ends that lives so many seconds more.
+fn end_of(expires_in_s: Option<u64>) -> Option<Instant> {
+    expires_in_s.map(|left| tokio::time::sleep(Duration::from_secs(left)).deadline())
 }
 
 /// The proxy.
@@ -208,24 +196,30 @@ pub async fn serve(
     ready: impl FnOnce(String),
     stop: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
-    let listener = match listen {
+    tokio::pin!(stop);
+    // Who is told that it listens may ask it to end: from here on that is heard.
+    tokio::select! {
+        biased;
+        stopped = &mut stop => return stopped,
+        () = std::future::ready(()) => {}
+    }
+    let (listener, place) = match listen {
         Listen::Tcp(address) => {
             let listener = TcpListener::bind(address).await?;
-            ready(format!("http://{}{}", listener.local_addr()?, front.upstream.path));
-            Listener::Tcp(listener)
+            let place = format!("http://{}{}", listener.local_addr()?, front.upstream.path);
+            (Listener::Tcp(listener), place)
         }
         Listen::Unix(path) => {
             make_room(path).map_err(io::Error::other)?;
             let listener = listen_at(path, None, SOCKET_MODE).map_err(io::Error::other)?;
-            ready(format!("unix:{}", path.display()));
-            Listener::Unix(listener)
+            (Listener::Unix(listener), format!("unix:{}", path.display()))
         }
     };
     let _away = match listen {
         Listen::Tcp(_) => None,
         Listen::Unix(path) => Some(TakenAway(path)),
     };
-    tokio::pin!(stop);
+    ready(place);
     let shares = shares(front.gate.message_bytes_max);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -397,9 +391,9 @@ impl Front {
             FromClient::Pass(message) => self.pass(Method::POST, caller, Some(message)).await,
             FromClient::Ask(asked) => {
                 let ruling = self.gate.decide(&caller.token, &asked.question).await;
-                let lives = Lives::now(ruling.expires_in_s);
+                let end = end_of(ruling.expires_in_s);
                 match ruling.allowed {
-                    true => self.relay(Method::POST, caller, Some(asked.message), lives).await,
+                    true => self.relay(Method::POST, caller, Some(asked.message), end).await,
                     false => {
                         let refused = asked.refused(&ruling);
                         Ok(refused
@@ -418,7 +412,7 @@ impl Front {
         message: Option<Message>,
     ) -> Result<Answer, Answer> {
         match self.gate.check_alive(&caller.token).await {
-            Alive::Yes => self.relay(method, caller, message, Lives::now(None)).await,
+            Alive::Yes => self.relay(method, caller, message, None).await,
             Alive::Refused(why) => Err(unauthorized(&why, true)),
             Alive::Unknown(why) => Err(plain(StatusCode::SERVICE_UNAVAILABLE, &why)),
         }
@@ -430,7 +424,7 @@ impl Front {
         method: Method,
         caller: Caller,
         message: Option<Message>,
-        lives: Lives,
+        end: Option<Instant>,
     ) -> Result<Answer, Answer> {
         let response = self.send(method, &caller.headers, message.as_ref()).await;
         let response = response.map_err(|why| plain(StatusCode::BAD_GATEWAY, &why))?;
@@ -443,7 +437,7 @@ impl Front {
         }
         let mut answer = if head.status == StatusCode::OK && is_kind(&head.headers, "text/event-stream") {
             let (events, readable) = mpsc::channel(WAITING_MAX);
-            tokio::spawn(self.clone().pump(body, events, caller, lives));
+            tokio::spawn(self.clone().pump(body, events, caller, end));
             with(head.status, "text/event-stream", Events(readable).boxed())
         } else {
             self.whole(head.status, body, &caller).await?
@@ -475,10 +469,10 @@ impl Front {
     }
 
     /// Events that pass one by one, until either side has enough, or the credential is none any more.
-    async fn pump(self: Arc<Self>, body: Incoming, events: mpsc::Sender<Bytes>, caller: Caller, lives: Lives) {
+    async fn pump(self: Arc<Self>, body: Incoming, events: mpsc::Sender<Bytes>, caller: Caller, end: Option<Instant>) {
         tokio::select! {
             () = self.carry(body, &events, &caller) => {}
-            () = self.until_over(&caller.token, lives) => {}
+            () = self.until_over(&caller.token, end) => {}
             () = events.closed() => {}
         }
     }
@@ -503,19 +497,30 @@ impl Front {
     }
 
     /// Returns when the credential is refused, when its time is over, or when nobody could say for a while that it is good.
-    async fn until_over(&self, token: &str, Lives { mut good, end }: Lives) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let latest = good + UNKNOWN_MAX;
-            let latest = end.map_or(latest, |end| end.min(latest));
-            match tokio::time::timeout_at(latest, self.gate.check_alive(token)).await {
-                Ok(Alive::Yes) => good = Instant::now(),
-                // An agent that is away for a moment says so to who asks for anything.
-                Ok(Alive::Unknown(_)) if Instant::now() < latest => {}
-                Ok(Alive::Refused(_) | Alive::Unknown(_)) | Err(_) => return,
+    async fn until_over(&self, token: &str, end: Option<Instant>) {
+        let doubted = tokio::time::sleep(UNKNOWN_MAX);
+        tokio::pin!(doubted);
+        let over = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
             }
-            if end.is_some_and(|end| Instant::now() >= end) {
-                return;
+        };
+        tokio::pin!(over);
+        loop {
+            let look = async {
+                tokio::time::sleep(LOOK_EVERY).await;
+                self.gate.check_alive(token).await
+            };
+            tokio::select! {
+                alive = look => match alive {
+                    Alive::Refused(_) => return,
+                    // An agent that is away for a moment says so to who asks for anything.
+                    Alive::Unknown(_) => {}
+                    Alive::Yes => doubted.set(tokio::time::sleep(UNKNOWN_MAX)),
+                },
+                () = &mut doubted => return,
+                () = &mut over => return,
             }
         }
     }

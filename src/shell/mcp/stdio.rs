@@ -101,6 +101,13 @@ pub async fn run(
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(OURS)) {
         command.env_remove(name);
     }
+    tokio::pin!(stop);
+    // From here on it is heard: a server is not left behind.
+    tokio::select! {
+        biased;
+        stopped = &mut stop => return stopped.map(|()| 0),
+        () = std::future::ready(()) => {}
+    }
     let mut child = command.spawn()?;
     let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(io::ErrorKind::BrokenPipe.into());
@@ -127,7 +134,7 @@ pub async fn run(
             ended = Some(status?);
             None
         }
-        stopped = stop => {
+        stopped = &mut stop => {
             stopped?;
             None
         }

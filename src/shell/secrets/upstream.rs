@@ -88,9 +88,9 @@ impl Connector {
         sent: tokio::sync::oneshot::Receiver<()>,
         deadline: Instant,
     ) -> Result<(hyper::Response<Incoming>, Driver), UpstreamError> {
-        let latest = deadline.min(Instant::now() + self.patience);
-        let connecting = tokio::time::timeout_at(latest, self.connect(entry)).await;
-        let stream = connecting.unwrap_or(Err(UpstreamError::Slow))?;
+        let connecting = tokio::time::timeout(self.patience, self.connect(entry));
+        let connecting = tokio::time::timeout_at(deadline, connecting).await;
+        let stream = connecting.map_err(|_| UpstreamError::Slow)?.unwrap_or(Err(UpstreamError::Slow))?;
         let stream = StallGuard::new(stream, self.patience);
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX);

@@ -9,6 +9,7 @@ use std::sync::mpsc::{channel, Receiver};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use hardtack::agent::clock::Between;
 use hardtack::agent::effects::{LinkCommand, Publish};
 use hardtack::agent::feed::{StoredFeed, SET_BYTES_MAX};
 use hardtack::agent::revocation::Revocations;
@@ -111,11 +112,11 @@ fn messages(site: &Site) -> Vec<(u8, Vec<u8>)> {
 /// A device hears a message, and makes the file of what changed.
 fn hear(held: &mut Revocations, feed: &FeedId, trust: &TrustBundle, (kind, payload): &(u8, Vec<u8>)) {
     let applied = match kind {
-        0 => held.announce(feed, payload, trust, NEVER),
+        0 => held.announce(feed, payload, trust, Between::from(NEVER)),
         1 => held.snapshot(feed, payload, trust, NEVER),
         _ => held.piece(feed, payload, NEVER),
     };
-    if let Some(applied) = applied.expect("the publisher's own") {
+    if let Some(applied) = applied.expect("the publisher's own").applied {
         black_box(applied.file);
     }
 }
@@ -364,8 +365,8 @@ pub(super) fn latency() {
                 };
                 let kind = if topic.ends_with("/head") {
                     let mut held = held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    let applied = held.announce(&feed, &payload, &trust, NEVER);
-                    match applied.ok().flatten().filter(|applied| applied.changed.complete) {
+                    let applied = held.announce(&feed, &payload, &trust, Between::from(NEVER));
+                    match applied.ok().and_then(|taken| taken.applied).filter(|applied| applied.changed.complete) {
                         Some(applied) => Kind::Applied(applied.newest.seq),
                         None => return,
                     }

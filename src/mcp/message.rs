@@ -188,7 +188,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, true),
             (r#"{"id":7,"jsonrpc":"2.0","result":{}}"#, true),
             (r#"{"error":{"code":-1,"message":"m"},"id":null,"jsonrpc":"2.0"}"#, true),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","x":1}"#, false),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","meth":"tools/call","x":1}"#, false),
         ] {
             let message = read(text.as_bytes()).unwrap_or_else(|fault| panic!("{fault:?}: {text}"));
             let written: Value = serde_json::from_slice(&message.to_bytes()).unwrap();
@@ -202,6 +202,7 @@ mod tests {
         for (text, code, id) in [
             ("x", PARSE_ERROR, Value::Null),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, PARSE_ERROR, Value::Null),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#, INVALID_REQUEST, Value::Null),
             (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, INVALID_REQUEST, Value::Null),
             ("1", INVALID_REQUEST, Value::Null),
             (r#"{"id":1,"method":"ping"}"#, INVALID_REQUEST, json!(1)),

@@ -186,7 +186,8 @@ fn tokens_are_introspected_and_exchanged_in_the_forms_of_oauth() {
     assert!(narrowed["expires_in"].as_u64().unwrap() <= 60);
     let narrowed = narrowed["access_token"].as_str().unwrap();
     assert_eq!(device.authorize(narrowed, "read").0, Some(0));
-    assert_eq!(introspect(narrowed).1["active"], false, "what is left of a prefix is told as no prefix");
+    let told = introspect(narrowed).1;
+    assert_eq!((&told["active"], &told["scope"]), (&true.into(), &"read:meter/1".into()), "its own, and no prefix");
     for (more, error) in [
         ("&scope=write:meter/1", "invalid_scope"),
         ("&scope=read:*", "invalid_request"),

@@ -260,7 +260,7 @@ fn a_terminal_that_hangs_up_is_heard_by_the_command() {
     let mut daemon = device.start();
     let script = "trap 'exit 9' HUP; echo is $(echo ready); while :; do sleep 0.02; done";
     let arguments = ["-c", HANGS_UP, HARDTACK, "run", "pump", "--right", "read:meter/*", "--", "sh", "-c", script];
-    let mut command = device.command_of(Command::new("python3"), &arguments);
+    let mut command = device.command_of(Command::new(ENV), &[&HEARING[..], &["python3"], &arguments].concat());
     let output = command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).output().unwrap();
     assert_eq!(output.status.code(), Some(9), "{}", String::from_utf8_lossy(&output.stderr));
     daemon.wait_for("task.ended");

@@ -174,7 +174,7 @@ fn held(store: &mut Store) -> (usize, Option<u64>, u8) {
     let found = store.open().unwrap();
     let era = found.eras.first();
     // An anchor that has seen more than there is says so.
-    let seen = found.anchor.as_ref().map_or(0, |anchor| 4 * anchor.generation);
+    let seen = found.anchor.as_ref().map_or(0, |anchor| anchor.next_index);
     let missing = era.is_some_and(|era| (era.records.len() as u64) < seen);
     assert_eq!(era.is_some_and(|era| era.damage.is_some()), missing, "{era:?}");
     let policy = found.files.iter().find(|(file, _)| *file == StateFile::Policy).map(|(_, content)| content[0]);

@@ -182,9 +182,9 @@ fn begins(name: &str, with: &[&str]) -> bool {
 fn overriding(query: &str) -> Option<String> {
     let names = query.split(['&', ';']).map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
     names.map(|name| decoded(name).to_ascii_lowercase()).find(|name| {
-        // Some readers let brackets, blanks and what follows them fall.
+        // Some readers let brackets, blanks and what follows them fall, and take a dot for a line below.
         let name = name.trim_matches(|c: char| c.is_ascii_whitespace() || c == '+');
-        let plain = name.split('[').next().unwrap_or_default().replace('_', "-");
+        let plain = name.split('[').next().unwrap_or_default().replace(['_', '.', ' ', '+'], "-");
         plain == METHOD_PARAMETER.replace('_', "-") || plain == "x-method-override" || begins(&plain, &OVERRIDES_BEGIN)
     })
 }
@@ -394,6 +394,9 @@ mod tests {
             ("_method[]=DELETE", false),
             ("+_method=DELETE", false),
             ("%20_method=DELETE", false),
+            (".method=DELETE", false),
+            ("%2emethod=DELETE", false),
+            ("x.http.method=DELETE", false),
             ("x-http-method-override=DELETE", false),
             ("X_HTTP_Method=DELETE", false),
             ("x-method-override=DELETE", false),

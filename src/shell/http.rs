@@ -105,7 +105,7 @@ pub struct Sockets {
     listeners: Vec<(Socket, UnixListener)>,
     paths: Vec<PathBuf>,
     hashing: Hashing,
-    loopback: Vec<TcpListener>,
+    loopback: Vec<(TcpListener, SocketAddr)>,
     enforcers: Arc<[u32]>,
 }
 
@@ -162,15 +162,17 @@ impl Sockets {
     pub async fn and_loopback(self, config: &PepConfig) -> Result<Self, BindError> {
         let mut loopback = Vec::new();
         for address in &config.listen {
-            let bound = TcpListener::bind(address).await;
-            loopback.push(bound.map_err(|source| BindError::Address { address: *address, source })?);
+            let refused = |source| BindError::Address { address: *address, source };
+            let listener = TcpListener::bind(address).await.map_err(refused)?;
+            let own = listener.local_addr().map_err(refused)?;
+            loopback.push((listener, own));
         }
         Ok(Self { loopback, enforcers: config.users.as_slice().into(), ..self })
     }
 
     /// The addresses on loopback, with the ports that the system gave where none was named.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.loopback.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.loopback.iter().map(|(_, own)| *own).collect()
     }
 
     /// With programs told by their hash, or not.
@@ -205,9 +207,8 @@ impl Sockets {
         for (socket, listener) in self.listeners {
             tasks.spawn(server(socket, None).accept(Listener::Unix(listener), stop.clone()));
         }
-        for listener in self.loopback {
-            let own = listener.local_addr().ok();
-            tasks.spawn(server(Socket::Pep, own).accept(Listener::Loopback(listener), stop.clone()));
+        for (listener, own) in self.loopback {
+            tasks.spawn(server(Socket::Pep, Some(own)).accept(Listener::Loopback(listener), stop.clone()));
         }
         while tasks.join_next().await.is_some() {}
         for path in &self.paths {

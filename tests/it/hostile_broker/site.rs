@@ -377,10 +377,14 @@ impl Site {
         messages.into_iter().for_each(|message| self.broker.publish(message));
     }
 
-    /// Waits until the set of this head is complete.
+    /// Waits until the set of this head is complete. Where an acknowledgement named the head before it was here, the device
+    /// greets anew as soon as it has it: that is over too.
     #[track_caller]
     pub(super) fn applied(&mut self, seq: u64) {
         self.device.agent.as_mut().unwrap().wait("feed.applied", |line| line["seq"] == seq).unwrap();
+        self.waits_for("no greeting under way", |status| {
+            !status["link"].to_string().contains("hello not acknowledged yet")
+        });
     }
 
     #[track_caller]

@@ -23,6 +23,8 @@ use super::line;
 /// The argument by which this program becomes the echo, before the socket's path.
 pub(super) const AS_ECHO: &str = "as-echo";
 
+/// A folder on the disk that is built on: what is elsewhere may be in memory.
+const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
 const CONNECTIONS: usize = 64;
 /// Of one side, before it is the other's turn.
 const TURN: Duration = Duration::from_secs(2);
@@ -194,12 +196,9 @@ fn echo(folder: &Path) -> Result<(Server, PathBuf), Fault> {
 
 /// `uds_authorize` and what belongs to it.
 pub(super) fn asked() {
-    for (name, place) in [
-        ("uds_authorize", std::env::current_dir().unwrap_or_default().join("target")),
-        ("uds_authorize_mem", "/dev/shm".into()),
-    ] {
-        if let Err(why) = over_the_socket(name, &place) {
-            println!("{name}: not measured in {}: {why}", place.display());
+    for (name, place) in [("uds_authorize", ON_DISK), ("uds_authorize_mem", "/dev/shm")] {
+        if let Err(why) = over_the_socket(name, Path::new(place)) {
+            println!("{name}: not measured in {place}: {why}");
         }
     }
     if let Err(why) = over_loopback() {
@@ -246,7 +245,7 @@ fn attested(agent: &Path, echo: &Path) -> Result<(), Fault> {
 
 /// wrk against the agent on loopback and against a static answer of nginx.
 fn over_loopback() -> Result<(), Fault> {
-    let agent = Agent::enrolled(&std::env::current_dir()?.join("target"))?;
+    let agent = Agent::enrolled(Path::new(ON_DISK))?;
     let token = begin(&|name| agent.at(name))?;
     let body = String::from_utf8(ask(&token))?;
     let script =
@@ -294,7 +293,7 @@ pub(super) fn ended() {
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures wall time")]
 fn ended_with_their_processes() -> Result<(), Fault> {
-    let agent = Agent::enrolled(&std::env::current_dir()?.join("target"))?;
+    let agent = Agent::enrolled(Path::new(ON_DISK))?;
     let script =
         r#""$0" -o json --run-dir "$1" task begin pump --right 'read:modbus/*' --holder $$ && exec cat >/dev/null"#;
     let mut holders = Vec::new();

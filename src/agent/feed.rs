@@ -412,7 +412,9 @@ impl Feed {
             Ordering::Greater => Place::Newer,
             Ordering::Equal => Place::OnTheWay,
             Ordering::Less if mutant::active(Mutant::FeedPositionLowered) => Place::Newer,
-            Ordering::Less if offered.era == mark.era && step.is_some_and(|step| self.wants(step)) => Place::OnTheWay,
+            Ordering::Less if offered.era == mark.era && step.is_some_and(|step| self.asked_for(step)) => {
+                Place::OnTheWay
+            }
             Ordering::Less => Place::Behind { known: mark.seq },
         })
     }
@@ -437,8 +439,10 @@ impl Feed {
         self.see(&believed.additions, floor)
     }
 
-    fn wants(&self, step: Step) -> bool {
-        self.wanted().contains(&Wanted::Step(step))
+    /// Whether a step is wanted, or was until it was given up: an honest broker may be late.
+    fn asked_for(&self, step: Step) -> bool {
+        let given_up = self.newest.as_ref().is_some_and(|newest| newest.lacking.has(step));
+        given_up || self.wanted().contains(&Wanted::Step(step))
     }
 
     /// Takes what is revoked into account, if it is not known yet and in force. Says whether it is anything new.
@@ -886,6 +890,10 @@ impl Lacking {
             Self::Useless => Self::default(),
             Self::Steps(steps) => Self::Steps(steps.into_iter().filter(|step| step.end > from).collect()),
         }
+    }
+
+    fn has(&self, step: Step) -> bool {
+        matches!(self, Self::Steps(steps) if steps.contains(&step))
     }
 
     /// These have not come either.

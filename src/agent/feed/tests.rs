@@ -296,6 +296,26 @@ fn what_an_old_head_adds_counts_if_it_was_not_known() {
     assert_eq!(again, Err(Refused::RolledBack { offered: 79, known: 80 }));
 }
 
+/// Nobody is accused of what a slow link does.
+#[test]
+fn a_step_that_comes_after_it_was_given_up_is_no_rollback() {
+    let publisher = published(&mut ChaCha20Rng::from_seed([12; 32]), 29);
+    let mut feed = behind(&publisher, 24);
+    assert_eq!(steps_wanted(&feed), [(1, 28), (0, 29)]);
+    let late = Wanted::Step(Step { level: 1, end: 28 });
+    feed.give_up();
+    for new in [true, false] {
+        let changed = publisher.answer(&mut feed, late, Timestamp(0)).unwrap();
+        assert_eq!(changed, Changed { revoked: new, ..Changed::default() });
+        assert_eq!(feed.wanted(), [Wanted::Manifest], "what is under way goes on");
+    }
+    let other = Wanted::Step(Step { level: 0, end: 20 });
+    let refused = publisher.answer(&mut feed, other, Timestamp(0));
+    assert_eq!(refused, Err(Refused::RolledBack { offered: 20, known: 29 }), "nobody asked for that");
+    publisher.heal(&mut feed);
+    assert_eq!(feed.position().unwrap().seq, 29);
+}
+
 #[test]
 fn a_missing_rung_and_a_wrong_sum_lead_to_the_snapshot() {
     let mut rng = ChaCha20Rng::from_seed([3; 32]);

@@ -328,6 +328,12 @@ fn over_http_whoever_is_out_for_trouble_is_told_so_and_reaches_nobody() {
     };
     assert_eq!((at("PUT", "/mcp"), at("GET", "/other"), at("GET", "/mcp/../x")), (405, 404, 404));
     assert_eq!(send(port, b"garbage\r\n\r\n").0, 400);
+    // Of what is large, or may be, nothing is read before it is known whose it is.
+    for length in ["content-length: 65537", "transfer-encoding: chunked"] {
+        let head = "POST /mcp HTTP/1.1\r\nconnection: close\r\nauthorization: Bearer AAAA";
+        let (status, text) = send(port, format!("{head}\r\n{host}\r\n{JSON}\r\n{length}\r\n\r\n").as_bytes());
+        assert!(status == 401 && text.contains("malformed"), "{text}");
+    }
     listening.set_nonblocking(true).unwrap();
     let nobody = listening.accept().map_err(|error| error.kind());
     assert_eq!(nobody.err(), Some(std::io::ErrorKind::WouldBlock), "nothing reached the server");
@@ -336,6 +342,17 @@ fn over_http_whoever_is_out_for_trouble_is_told_so_and_reaches_nobody() {
     let (status, text) = post(port, &[host, JSON, bearer], call);
     assert!(status == 200 && text.contains("denied (no_decision)"), "{text}");
     assert_eq!(post(port, &[host, JSON, bearer], PING).0, 503);
+}
+
+/// Reads the head of a request.
+fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
 }
 
 /// A stream of events by this credential, at both ends.
@@ -348,13 +365,7 @@ fn stream(port: u16, listening: &TcpListener, token: &str) -> (TcpStream, TcpStr
     )
     .unwrap();
     let (mut upstream, _) = listening.accept().unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        upstream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).unwrap();
+    let head = head(&mut upstream);
     assert!(!head.contains(token) && !head.to_lowercase().contains("authorization"), "{head}");
     write!(upstream, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
     (client, upstream)
@@ -387,6 +398,25 @@ fn a_stream_ends_with_its_task() {
     let mut seen = String::new();
     client.read_to_string(&mut seen).unwrap();
     assert!(seen.contains("hello") && !seen.contains("sampling") && seen.ends_with("0\r\n\r\n"), "{seen}");
+    daemon.stop();
+}
+
+/// Whoever ended the task does not want what was under way in it.
+#[test]
+fn an_answer_that_takes_longer_than_its_task_is_none() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_proxy, port) = proxy(&device, &format!("http://{}/mcp", listening.local_addr().unwrap()));
+    let task = device.ok(&["task", "begin", "pump", "--right", RIGHTS[0]]);
+    let bearer = format!("authorization: Bearer {}", task["token"].as_str().unwrap());
+    let asking = std::thread::spawn(move || post(port, &["host: localhost", JSON, &bearer], PING));
+    let (mut upstream, _) = listening.accept().unwrap();
+    head(&mut upstream);
+    write!(upstream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 40\r\n\r\n{{").unwrap();
+    device.ok(&["task", "finish", task["task_id"].as_str().unwrap()]);
+    let (status, text) = asking.join().unwrap();
+    assert!(status == 401 && text.contains("the credential ended"), "{text}");
     daemon.stop();
 }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ use crate::shell::clock;
 use crate::shell::http::limits::Gate as Shares;
 use crate::shell::http::stall::StallGuard;
 use crate::shell::http::{listen as listen_at, make_room};
+use crate::time::Millis;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 128;
@@ -50,10 +51,14 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 16;
 /// How much of a message that is too large is read and thrown away.
 const DRAINED_MAX: usize = 1024 * 1024;
-/// How often it is looked whether the credential of an open stream is good still: it is cut within a second.
-const LOOK_EVERY: Duration = Duration::from_millis(700);
-/// How long a stream lives on when nobody can say whether its credential is good.
-const UNKNOWN_MAX: Duration = Duration::from_secs(5);
+/// For how long a credential that was good counts as good: what a server says a second after its end passes no more.
+const GOOD_FOR: Millis = Millis(700);
+/// How often it is looked whether the credential of a stream on which nothing passes is good still. Each look is on record.
+const IDLE_LOOK: Duration = Duration::from_secs(4);
+/// How long nobody may be able to say whether a credential is good, before its stream ends.
+const UNKNOWN_MAX: Millis = Millis::from_secs(8);
+/// A message of no more than this is read before it is known whether its sender's credential is good for anything.
+const SMALL_BYTES: usize = 16 * 1024;
 /// How long a client may take to take what was written for it.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 /// Bytes of messages that are held at once, whoever sends them; one of the largest in any case.
@@ -149,10 +154,9 @@ impl Room {
         Self { left: Semaphore::new(usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS)), all }
     }
 
-    /// Room for a message that says how long it is, or does not; none if there is not enough in time.
-    async fn take(&self, told: Option<u64>, most: usize) -> Option<SemaphorePermit<'_>> {
-        let told = told.and_then(|told| usize::try_from(told).ok()).map_or(most, |told| told.min(most));
-        let taking = self.left.acquire_many(kib(told).min(self.all));
+    /// Room for a message that says that it is so long; none if there is not enough in time.
+    async fn take(&self, told: usize, most: usize) -> Option<SemaphorePermit<'_>> {
+        let taking = self.left.acquire_many(kib(told.min(most)).min(self.all));
         tokio::time::timeout(READ_WAIT, taking).await.ok()?.ok()
     }
 }
@@ -299,6 +303,25 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: 
     let _ = server.serve_connection(TokioIo::new(StallGuard::new(stream, WRITE_WAIT)), service).await;
 }
 
+/// When a credential was last seen to be good, as boottime.
+struct Good(Mutex<Millis>);
+
+impl Good {
+    /// Now: it was asked about a moment ago.
+    fn new() -> Self {
+        Self(Mutex::new(clock::now().boottime))
+    }
+
+    fn seen(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = clock::now().boottime;
+    }
+
+    fn age(&self) -> Millis {
+        let seen = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Millis(clock::now().boottime.0.saturating_sub(seen.0))
+    }
+}
+
 /// Who asks, and what of his request goes on to the server with whatever is sent there for him.
 #[derive(Clone)]
 struct Caller {
@@ -362,7 +385,11 @@ impl Front {
             return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a message is application/json"));
         }
         let most = self.gate.message_bytes_max;
-        let Some(_room) = self.room.take(request.body().size_hint().upper(), most).await else {
+        let told = request.body().size_hint().upper().and_then(|told| usize::try_from(told).ok()).unwrap_or(most);
+        if told > SMALL_BYTES {
+            self.check_alive(&caller).await?;
+        }
+        let Some(mut room) = self.room.take(told, most).await else {
             let mut busy = plain(StatusCode::SERVICE_UNAVAILABLE, "too much is being read at once: try again");
             busy.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             return Err(busy);
@@ -375,6 +402,8 @@ impl Front {
             }
             Err(_) => return Err(plain(StatusCode::REQUEST_TIMEOUT, "the message did not arrive in time")),
         };
+        let _held = room.split(kib(body.len()) as usize);
+        drop(room);
         let message = read(&body).map_err(|fault| json(StatusCode::BAD_REQUEST, &Fault::answer(&fault)))?;
         let (own, step) = self.gate.guard.from_client(message);
         if let Some(own) = own {
@@ -411,8 +440,13 @@ impl Front {
         caller: Caller,
         message: Option<Message>,
     ) -> Result<Answer, Answer> {
+        self.check_alive(&caller).await?;
+        self.relay(method, caller, message, None).await
+    }
+
+    async fn check_alive(&self, caller: &Caller) -> Result<(), Answer> {
         match self.gate.check_alive(&caller.token).await {
-            Alive::Yes => self.relay(method, caller, message, None).await,
+            Alive::Yes => Ok(()),
             Alive::Refused(why) => Err(unauthorized(&why, true)),
             Alive::Unknown(why) => Err(plain(StatusCode::SERVICE_UNAVAILABLE, &why)),
         }
@@ -426,7 +460,8 @@ impl Front {
         message: Option<Message>,
         end: Option<Instant>,
     ) -> Result<Answer, Answer> {
-        let response = self.send(method, &caller.headers, message.as_ref()).await;
+        let sent = self.send(method, &caller.headers, message.as_ref());
+        let response = self.unless_over(&caller.token, end, sent).await?;
         let response = response.map_err(|why| plain(StatusCode::BAD_GATEWAY, &why))?;
         let (head, body) = response.into_parts();
         if head.status.is_redirection() || head.status.is_informational() {
@@ -440,7 +475,7 @@ impl Front {
             tokio::spawn(self.clone().pump(body, events, caller, end));
             with(head.status, "text/event-stream", Events(readable).boxed())
         } else {
-            self.whole(head.status, body, &caller).await?
+            self.unless_over(&caller.token, end, self.whole(head.status, body, &caller)).await??
         };
         if let Some(session) = head.headers.get(SESSION) {
             answer.headers_mut().insert(SESSION, session.clone());
@@ -470,14 +505,15 @@ impl Front {
 
     /// Events that pass one by one, until either side has enough, or the credential is none any more.
     async fn pump(self: Arc<Self>, body: Incoming, events: mpsc::Sender<Bytes>, caller: Caller, end: Option<Instant>) {
+        let good = Good::new();
         tokio::select! {
-            () = self.carry(body, &events, &caller) => {}
-            () = self.until_over(&caller.token, end) => {}
+            () = self.carry(body, &events, &caller, &good) => {}
+            () = self.until_over(&caller.token, &good, end) => {}
             () = events.closed() => {}
         }
     }
 
-    async fn carry(self: &Arc<Self>, mut body: Incoming, events: &mpsc::Sender<Bytes>, caller: &Caller) {
+    async fn carry(self: &Arc<Self>, mut body: Incoming, events: &mpsc::Sender<Bytes>, caller: &Caller, good: &Good) {
         let mut cutter = Cutter::new(self.gate.message_bytes_max);
         // A stream that breaks off is taken up again by the client.
         while let Some(Ok(frame)) = body.frame().await {
@@ -487,6 +523,9 @@ impl Front {
                 return;
             }
             for event in whole {
+                if good.age() >= GOOD_FOR && !self.is_good(&caller.token, good).await {
+                    return;
+                }
                 if let Some(event) = self.event(event, caller).await {
                     if events.send(event.to_bytes().into()).await.is_err() {
                         return;
@@ -496,32 +535,54 @@ impl Front {
         }
     }
 
+    /// What the server does for a credential, if that lasts for so long.
+    async fn unless_over<T>(
+        &self,
+        token: &str,
+        end: Option<Instant>,
+        doing: impl Future<Output = T>,
+    ) -> Result<T, Answer> {
+        let good = Good::new();
+        tokio::select! {
+            done = doing => Ok(done),
+            () = self.until_over(token, &good, end) => {
+                Err(unauthorized("the credential ended before the server's answer was here", true))
+            }
+        }
+    }
+
     /// Returns when the credential is refused, when its time is over, or when nobody could say for a while that it is good.
-    async fn until_over(&self, token: &str, end: Option<Instant>) {
-        let doubted = tokio::time::sleep(UNKNOWN_MAX);
-        tokio::pin!(doubted);
+    async fn until_over(&self, token: &str, good: &Good, end: Option<Instant>) {
         let over = async {
             match end {
                 Some(end) => tokio::time::sleep_until(end).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(over);
-        loop {
-            let look = async {
-                tokio::time::sleep(LOOK_EVERY).await;
-                self.gate.check_alive(token).await
-            };
-            tokio::select! {
-                alive = look => match alive {
-                    Alive::Refused(_) => return,
-                    // An agent that is away for a moment says so to who asks for anything.
-                    Alive::Unknown(_) => {}
-                    Alive::Yes => doubted.set(tokio::time::sleep(UNKNOWN_MAX)),
-                },
-                () = &mut doubted => return,
-                () = &mut over => return,
+        let refused = async {
+            loop {
+                tokio::time::sleep(IDLE_LOOK).await;
+                if good.age() >= GOOD_FOR && !self.is_good(token, good).await {
+                    return;
+                }
             }
+        };
+        tokio::select! {
+            () = refused => {}
+            () = over => {}
+        }
+    }
+
+    /// Whether the credential may be taken for good, after another look. An agent that is away for a moment says so to who asks
+    /// for anything: what is under way goes on until that has lasted too long.
+    async fn is_good(&self, token: &str, good: &Good) -> bool {
+        match self.gate.check_alive(token).await {
+            Alive::Yes => {
+                good.seen();
+                true
+            }
+            Alive::Refused(_) => false,
+            Alive::Unknown(_) => good.age() < UNKNOWN_MAX,
         }
     }
 
@@ -683,16 +744,15 @@ mod tests {
     async fn what_is_read_at_once_has_a_bound() {
         let (most, room) = (4 << 20, Room::new(4 << 20));
         let left = || room.left.available_permits();
-        let small = room.take(Some(1), most).await.unwrap();
+        let small = room.take(1, most).await.unwrap();
         assert_eq!(left(), 32 * 1024 - 1);
-        // One that does not say how long it is may be as long as any; no other counts for more.
-        let unknown = room.take(None, most).await.unwrap();
-        let liar = room.take(Some(u64::MAX), most).await.unwrap();
+        // None counts for more than the longest.
+        let (longest, liar) = (room.take(most, most).await.unwrap(), room.take(usize::MAX, most).await.unwrap());
         assert_eq!(left(), 24 * 1024 - 1);
-        drop((small, unknown, liar));
+        drop((small, longest, liar));
         assert_eq!(left(), 32 * 1024);
         let large = Room::new(100 << 20);
-        assert!(large.take(None, 100 << 20).await.is_some(), "one of the largest has room");
+        assert!(large.take(100 << 20, 100 << 20).await.is_some(), "one of the largest has room");
     }
 
     #[test]

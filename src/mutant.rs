@@ -157,6 +157,8 @@ pub enum Mutant {
     NewerFormatRead = 121,
     /// An acknowledgement of a nonce that is not out counts as one of none.
     NonceUnchecked = 78,
+    /// A token that was allowed one thing is allowed everything.
+    OutcomeForAnything = 168,
     /// A start whose audit takes more than it may drops the oldest of it, and no gap record says so.
     OverfullDropped = 122,
     /// What is larger than any message is dropped, and no record says so.
@@ -227,7 +229,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 107] = [
+    pub const ALL: [Self; 108] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -302,6 +304,7 @@ impl Mutant {
         Self::NewerFormatBegun,
         Self::NewerFormatRead,
         Self::NonceUnchecked,
+        Self::OutcomeForAnything,
         Self::OverfullDropped,
         Self::OversizedUntold,
         Self::PacketUnlimited,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::clock::TrustedClock;
+use super::outcomes::Outcomes;
 use super::policy::Policy;
 use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
 use super::revocation::{Age, Revocations};
@@ -142,10 +143,11 @@ impl Judge<'_> {
         match verified {
             Ok(verified) => {
                 judgement.ends = Some(self.end_of(&verified));
-                let (verdict, allowed_by) = match self.judge_verified(question, &verified, &judgement) {
-                    Ok((charges, policy)) => (Ok(charges), Some(policy)),
-                    Err(denial) => (Err(denial), None),
-                };
+                let (verdict, allowed_by) =
+                    match self.judge_verified(question, &verified, &judgement, &mut cache.outcomes) {
+                        Ok((charges, policy)) => (Ok(charges), Some(policy)),
+                        Err(denial) => (Err(denial), None),
+                    };
                 (judgement.verdict, judgement.allowed_by) = (verdict, allowed_by);
                 judgement.verified = Some(verified);
             }
@@ -169,6 +171,7 @@ impl Judge<'_> {
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
+        outcomes: &mut Outcomes,
     ) -> Result<(Vec<(BlockId, Timestamp)>, usize), Denial> {
         self.check_question(question)?;
         self.check_place(verified)?;
@@ -181,7 +184,7 @@ impl Judge<'_> {
         let evaluated = match question.purpose {
             // It has no question: for which it would be allowed is found out after this.
             Purpose::Introspect => Ok(0),
-            Purpose::Exchange | Purpose::Preview | Purpose::Use => self.evaluate(question, verified, so_far),
+            Purpose::Exchange | Purpose::Preview | Purpose::Use => self.evaluate(question, verified, so_far, outcomes),
         };
         let policy = evaluated.as_ref().ok().copied().unwrap_or_default();
         let found = [
@@ -213,7 +216,7 @@ impl Judge<'_> {
         self.check_question(question)?;
         self.check_time(verified, so_far.time_class)?;
         self.check_staleness(question.risk, verified)?;
-        self.evaluate(question, verified, so_far)?;
+        self.evaluate(question, verified, so_far, &mut Outcomes::default())?;
         self.check_labels(question, so_far)
     }
 

@@ -11,6 +11,7 @@ use biscuit_auth::datalog::RunLimits;
 use biscuit_auth::error::{Expression, FailedCheck, Logic, MatchedPolicy, RunLimit, Token as TokenError};
 
 use super::decide::{Judge, Judgement, Purpose, Question};
+use super::outcomes::{Outcomes, Run};
 use super::policy::{shown, Failing};
 use super::preview::left_open;
 use super::request::Reason;
@@ -26,19 +27,21 @@ impl Judge<'_> {
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
+        outcomes: &mut Outcomes,
     ) -> Result<usize, Denial> {
         let asked = |name: &str| self.policy.asks.contains(name) || verified.token.asks.contains(name);
         let facts = self.ambient(question, so_far, asked);
         // A class without an upper point was refused before.
         let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
+        let known = Run::of(verified, self.policy, &facts);
         let mut policy = 0;
         for point in self.points(verified, upper, self.policy.asks.contains("time"))? {
             let run = || self.run(self.policy.authorizer.clone(), &facts, point, verified);
-            let ran = match run() {
+            let ran = outcomes.get(&known, point, || match run() {
                 // The machine may have been busy: once more, then it has its own reason.
                 Err(TokenError::RunLimit(RunLimit::Timeout)) => run(),
                 other => other,
-            };
+            });
             let ran = ran.or_else(|error| match question.purpose {
                 Purpose::Preview => left_open(&error, verified).ok_or(error),
                 Purpose::Exchange | Purpose::Introspect | Purpose::Use => Err(error),

@@ -16,6 +16,7 @@ use ed25519_dalek::SigningKey;
 
 use super::intact;
 use super::token::Clause;
+use crate::ids::Hash;
 use crate::profile::VerifyLimits;
 use crate::wire::biscuit::{self, Defect};
 use crate::wire::policy::{PolicyDocument, BUILT_IN};
@@ -38,6 +39,8 @@ pub(super) fn from_file(bytes: &[u8]) -> Result<Vec<u8>, Refused> {
     intact::from_file(FILE, bytes, 2 * MESSAGE_BYTES_MAX)
 }
 
+/// The domain of the digest of what is evaluated.
+const OUTCOMES: &str = "hardtack/policy-outcomes/v1";
 /// The most characters of a clause that an explanation shows.
 const SHOWN_CHARS_MAX: usize = 160;
 /// The most characters of a clause's name.
@@ -47,6 +50,8 @@ const NAME_CHARS_MAX: usize = 64;
 pub struct Policy {
     /// The document.
     pub document: PolicyDocument,
+    /// What stands for it where outcomes are remembered.
+    pub digest: Hash,
     /// Facts of no request, policies and rules of this one.
     pub authorizer: AuthorizerBuilder,
     /// Names of the facts that it asks about.
@@ -132,7 +137,8 @@ impl Policy {
         let then = then.enumerate().map(|(place, policy)| (Clause::Policy(place), policy));
         let clauses = in_order.chain(then).collect();
         let resources_by_rights = is_by_rights(&source);
-        Ok(Self { authorizer, asks, dates, policies, checks, resources_by_rights, rules, clauses, document })
+        let digest = Hash::of(OUTCOMES, &[document.datalog.as_bytes()]);
+        Ok(Self { authorizer, asks, dates, policies, checks, resources_by_rights, rules, clauses, digest, document })
     }
 
     /// Where an expression cannot be evaluated, if one of the whole cannot. `fails` says whether one of a part of it cannot, or

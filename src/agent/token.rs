@@ -6,13 +6,14 @@
 //! in a bounded cache.
 //! Read next: `decide.rs`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use biscuit_auth::error::{Format, Token as TokenError};
 use biscuit_auth::Biscuit;
 use sha2::{Digest, Sha256};
 
+use super::outcomes::Outcomes;
+use super::recent::Recent;
 use super::request::Reason;
 use crate::ids::{BlockId, GrantId, RiskClass};
 use crate::profile::VerifyLimits;
@@ -65,6 +66,9 @@ pub enum Kind {
     Task,
 }
 
+/// How many questions about each token are remembered, on average.
+const OUTCOMES_PER_TOKEN: usize = 4;
+
 /// A token whose signatures were checked, with what it states.
 pub struct Verified {
     /// The library's token, for evaluation.
@@ -73,6 +77,8 @@ pub struct Verified {
     pub token: Token,
     /// What block 0 states.
     pub claims: Claims,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
 }
 
 /// What block 0 states in our vocabulary, and the few labels that count elsewhere.
@@ -162,7 +168,7 @@ pub fn admit(
             Denial::new(Reason::Malformed, format!("no valid Biscuit: {error}"))
         }
     })?;
-    Ok(Verified { biscuit, token, claims })
+    Ok(Verified { biscuit, token, claims, digest: Sha256::digest(bytes).into() })
 }
 
 fn denial_of(defect: Defect) -> Denial {
@@ -366,11 +372,11 @@ fn below(prefix: &str) -> Result<String, String> {
     }
 }
 
-/// Verified tokens by the SHA-256 of their bytes: two halves, the older of which goes when the newer is full.
+/// Verified tokens by the SHA-256 of their bytes, and what was decided of them.
 pub struct Cache {
-    half: usize,
-    newer: BTreeMap<[u8; 32], Arc<Verified>>,
-    older: BTreeMap<[u8; 32], Arc<Verified>>,
+    tokens: Recent<Arc<Verified>>,
+    /// Runs that allowed.
+    pub(super) outcomes: Outcomes,
     /// Tokens found.
     pub hits: u64,
     /// Tokens verified.
@@ -380,7 +386,8 @@ pub struct Cache {
 impl Cache {
     /// A cache of at most `entries` tokens.
     pub fn new(entries: usize) -> Self {
-        Self { half: (entries / 2).max(1), newer: BTreeMap::new(), older: BTreeMap::new(), hits: 0, misses: 0 }
+        let outcomes = Outcomes::new(entries.saturating_mul(OUTCOMES_PER_TOKEN));
+        Self { tokens: Recent::new(entries), outcomes, hits: 0, misses: 0 }
     }
 
     /// The token of these bytes, verified now or before. A token that is not admitted is not kept.
@@ -392,31 +399,21 @@ impl Cache {
         bytes: &[u8],
         verify: impl FnOnce() -> Result<Verified, Denial>,
     ) -> Result<Arc<Verified>, Denial> {
-        let key: [u8; 32] = Sha256::digest(bytes).into();
-        if let Some(found) = self.newer.get(&key) {
+        let misses = &mut self.misses;
+        let before = *misses;
+        let found = self.tokens.get(Sha256::digest(bytes).into(), || {
+            *misses += 1;
+            verify().map(Arc::new)
+        });
+        if self.misses == before {
             self.hits += 1;
-            return Ok(found.clone());
         }
-        let found = match self.older.remove(&key) {
-            Some(found) => {
-                self.hits += 1;
-                found
-            }
-            None => {
-                self.misses += 1;
-                Arc::new(verify()?)
-            }
-        };
-        if self.newer.len() >= self.half {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(key, found.clone());
-        Ok(found)
+        found
     }
 
     /// Forgets every token: the keys that they were verified under, or what this agent made, changed.
     pub fn clear(&mut self) {
-        self.newer.clear();
-        self.older.clear();
+        self.tokens.clear();
+        self.outcomes.clear();
     }
 }

@@ -146,8 +146,17 @@ impl Agent {
         let folder = tempfile::tempdir_in(place)?;
         enrol(Path::new(env!("CARGO_BIN_EXE_hardtack")), &|name| folder.path().join(name))?;
         let shipped = include_str!("../firmware-profiles/generic-x86_64.toml");
-        let unlimited =
-            shipped.replace("per_second = 5000 ", "per_second = 1000000 ").replace("burst = 5000 ", "burst = 1000000 ");
+        let mut unlimited = shipped.to_owned();
+        for (limit, more) in [
+            ("per_second = 5000 ", "per_second = 1000000 "),
+            ("burst = 5000 ", "burst = 1000000 "),
+            ("tasks_per_uid_max = 128 ", "tasks_per_uid_max = 256 "),
+        ] {
+            if !unlimited.contains(limit) {
+                return Err(format!("the profile has no `{limit}`").into());
+            }
+            unlimited = unlimited.replace(limit, more);
+        }
         std::fs::write(folder.path().join("profile.toml"), unlimited)?;
         let user = rustix::process::getuid().as_raw();
         let config = format!("profile = \"./profile.toml\"\n[pep]\nlisten = [\"127.0.0.1:0\"]\nusers = [{user}]\n");
@@ -185,13 +194,18 @@ fn echo(folder: &Path) -> Result<(Server, PathBuf), Fault> {
     let socket = folder.join("echo.sock");
     let child = Command::new(std::env::current_exe()?).arg(AS_ECHO).arg(&socket).stdin(Stdio::null()).spawn()?;
     let server = Server(child);
+    until_it_listens("the echo", || UnixStream::connect(&socket).is_ok())?;
+    Ok((server, socket))
+}
+
+fn until_it_listens(who: &str, listens: impl Fn() -> bool) -> Result<(), Fault> {
     for _ in 0..500 {
-        if UnixStream::connect(&socket).is_ok() {
-            return Ok((server, socket));
+        if listens() {
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Err("the echo does not listen".into())
+    Err(format!("{who} does not listen").into())
 }
 
 /// `uds_authorize` and what belongs to it.
@@ -262,6 +276,7 @@ fn over_loopback() -> Result<(), Fault> {
     std::fs::write(agent.at("nginx.conf"), config)?;
     let nginx = Command::new("nginx").arg("-c").arg(agent.at("nginx.conf")).arg("-p").arg(agent.folder.path()).spawn();
     let _nginx = Server(nginx.map_err(|error| format!("nginx: {error}"))?);
+    until_it_listens("nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())?;
     let (mut ours, mut others) = (0.0_f64, 0.0_f64);
     for _ in 0..TURNS {
         others = others.max(wrk(&format!("http://127.0.0.1:{port}/"), &agent.at("ask.lua"))?);
@@ -276,7 +291,7 @@ fn wrk(url: &str, script: &Path) -> Result<f64, Fault> {
     let mut command = Command::new("wrk");
     command.args(["-t", "1", "-c", "64", "-d"]).arg(format!("{}s", TURN.as_secs())).arg("-s").arg(script).arg(url);
     let output = command.output().map_err(|error| format!("wrk: {error}"))?;
-    let told = String::from_utf8(output.stdout)?;
+    let told = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
     if told.contains("Non-2xx") || told.contains("Socket errors") {
         return Err(told.into());
     }

@@ -207,6 +207,8 @@ pub enum Mutant {
     SnapshotOfDroppedKey = 55,
     /// A snapshot is taken though it is no newer than what is complete.
     SnapshotRollsBack = 56,
+    /// An era that the collector holds goes on, however short room is.
+    SpentEraKept = 169,
     /// A head whose list is not complete makes what is known of revocations fresher.
     StalenessByWaitingHead = 57,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
@@ -229,7 +231,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 108] = [
+    pub const ALL: [Self; 109] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -329,6 +331,7 @@ impl Mutant {
         Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,
+        Self::SpentEraKept,
         Self::StalenessByWaitingHead,
         Self::SuccessorByNewAlone,
         Self::SuccessorByOldAlone,

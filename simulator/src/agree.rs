@@ -15,9 +15,12 @@
 //! | slow | one gateway | while its link is slow | `stale`, where one had heard more; other touch, where questions are delayed until they may come too late |
 //! | brim | one gateway | a moment in which both levels had no room for something | room |
 //! | act | all | an operator's act, so long after it | word; and touch, where gateways connect anew for it |
-//! | hostile | all | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
+//! | hostile | all, or the one to which a head was told that is not the fleet's | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
 //! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room, use |
+//! | over | one credential | its end | by which reason it is denied: a gateway forgets what has ended |
 //! | parted | one credential | an answer to it that differed, or that nobody heard, or a cut that left something else of its gateway's audit, until its end | use; everything that hangs on something if it is another one |
+//!
+//! For what hangs on touch a gateway was in touch again when it was online: a link that came and went is held back for a while.
 //!
 //! What was asked, or answered, at one level alone is counted by itself, as is what a parted credential excuses; where either is
 //! more than a few, the levels do not agree.
@@ -36,6 +39,7 @@ use serde::Serialize;
 use crate::case::Case;
 use crate::check::authority::Narrowing;
 use crate::check::clock;
+use crate::clocks::date;
 use crate::device::Device;
 use crate::fault::{Direction, Hostility};
 use crate::model::Which;
@@ -62,6 +66,10 @@ const ALONE_MAX: u64 = 3;
 /// behind is as slow.
 const QUEUED: u64 = 2;
 
+/// Why a credential is denied that has ended: what is forgotten of it, its revocation before its end, makes it one that nobody
+/// made here.
+const OF_WHAT_ENDED: [&str; 3] = [Reason::Expired.name(), Reason::Malformed.name(), Reason::Revoked.name()];
+
 /// What one run has shown.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
@@ -71,6 +79,8 @@ pub(crate) struct Seen {
     unheard: BTreeSet<Which>,
     /// When gateways were in touch with their fleet.
     contacts: BTreeSet<(u32, u64)>,
+    /// When their mode became online.
+    onlines: BTreeSet<(u32, u64)>,
     /// What gateways held of what the fleet says, from when on: places in feeds, counters of emergency keys, bundles.
     held: BTreeMap<(u32, u64), BTreeMap<String, (u64, u64)>>,
     /// When agents ended because they could not write.
@@ -102,6 +112,8 @@ struct Answered {
     hangs: Hangs,
     /// The credential that was handed out.
     gives: Option<Which>,
+    /// The credential that was shown had ended.
+    over: bool,
 }
 
 /// What an answer hangs on, beside the token and the request.
@@ -131,6 +143,7 @@ enum Excuse {
     Act(Moves),
     Hostile,
     Cut,
+    Over,
     Parted,
 }
 
@@ -183,8 +196,8 @@ pub struct Agreement {
     pub settle_ms: u64,
     /// Requests that were answered alike.
     pub same: u64,
-    /// Answered otherwise soon after an edge, while the link was slow enough to make that difference, or where there was no room
-    /// at either level.
+    /// Answered otherwise soon after an edge, while the link was slow enough to make that difference, where there was no room
+    /// at either level, or by another reason of those for which nothing is allowed that has ended.
     pub edge: u64,
     /// Answered otherwise soon after an operator's act.
     pub act: u64,
@@ -285,10 +298,12 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         }
         let covered = |by: &[Hangs]| by.contains(&model_said.hangs) || by.contains(&wire_said.hangs);
         let heard_other_word = model.held_about(*device, *at) != wire.held_about(*device, *at);
-        let in_touch = |since: u64| [model, wire].iter().all(|seen| seen.in_touch(*device, since, *at));
+        let by_touch = covered(&[Hangs::Touch]);
+        let back = |since: u64| [model, wire].iter().all(|seen| seen.is_back(by_touch, *device, since, *at));
         let at_the_brim = [model, wire].iter().all(|seen| seen.has_no_room(*device, *at));
         let brim = at_the_brim.then_some(Excuse::Brim);
-        let excused = edges.excuses(*device, *at, in_touch).chain(brim).find(|excuse| match excuse {
+        let over = (model_said.over && wire_said.over).then_some(Excuse::Over);
+        let excused = edges.excuses(*device, *at, back).chain(brim).chain(over).find(|excuse| match excuse {
             Excuse::Slow(_) if [model_said.said, wire_said.said].contains(&Reason::Stale.name()) => heard_other_word,
             Excuse::Slow(added) => covered(&[Hangs::Touch]) && QUEUED * added >= patience,
             Excuse::Brim => covered(&[Hangs::Room]),
@@ -299,6 +314,7 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
             Excuse::Act(Moves::Gateways) => covered(&[Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Hostile => covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Cut => covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
+            Excuse::Over => [model_said.said, wire_said.said].iter().all(|said| OF_WHAT_ENDED.contains(said)),
             Excuse::Parted => false,
         });
         let by = touched.and_then(|credential| parted.get(&credential));
@@ -308,7 +324,7 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
             Parted::Other => [model_said.hangs, wire_said.hangs] != [Hangs::Nothing; 2],
         });
         match excused.or(parted_so.map(|_| Excuse::Parted)) {
-            Some(Excuse::Edge | Excuse::Slow(_) | Excuse::Brim) => agreement.edge += 1,
+            Some(Excuse::Edge | Excuse::Slow(_) | Excuse::Brim | Excuse::Over) => agreement.edge += 1,
             Some(Excuse::Act(_)) => agreement.act += 1,
             Some(Excuse::Hostile) => agreement.hostile += 1,
             Some(Excuse::Cut) => agreement.cut += 1,
@@ -370,8 +386,8 @@ struct Edges {
     cuts: BTreeSet<(u32, u64)>,
     /// From when until when links were slow, and by how much a question and its answer at most.
     slow: Vec<(u32, u64, u64, u64)>,
-    /// When the broker began and ceased to be hostile, and when all that it kept back has been said again at the latest.
-    hostile: Vec<(u64, u64, u64)>,
+    /// When the broker began and ceased to be hostile, to whom, and when all that it kept back has been said again at the latest.
+    hostile: Vec<(Option<u32>, u64, u64, u64)>,
 }
 
 impl Edges {
@@ -382,6 +398,7 @@ impl Edges {
         let mut slow: BTreeMap<u32, Slowness> = BTreeMap::new();
         // Everybody starts.
         edges.at.insert((None, case.scenario().start));
+        let told_again = case.scenario().fleet.head_every.0 + settle;
         let mut hostile_since = None;
         for entry in &plan.entries {
             match concerns(&entry.act) {
@@ -417,32 +434,36 @@ impl Edges {
                     _ => drop(slow.insert(device, link)),
                 }
             }
+            if let Act::BrokerFeed { device, .. } = entry.act {
+                edges.hostile.push((Some(device), entry.at, entry.at, entry.at + told_again));
+            }
             if let Act::BrokerHostile { how } = entry.act {
                 let since = hostile_since.take();
                 match how == Hostility::default() {
                     true => {
-                        let last = entry.at + case.scenario().fleet.head_every.0 + settle;
-                        edges.hostile.extend(since.map(|since| (since, entry.at, last)));
+                        edges.hostile.extend(since.map(|since| (None, since, entry.at, entry.at + told_again)));
                     }
                     false => hostile_since = since.or(Some(entry.at)),
                 }
             }
         }
-        edges.hostile.extend(hostile_since.map(|since| (since, u64::MAX, u64::MAX)));
+        edges.hostile.extend(hostile_since.map(|since| (None, since, u64::MAX, u64::MAX)));
         edges.slow.extend(slow.into_iter().map(|(device, link)| (device, link.since, u64::MAX, link.most)));
         edges
     }
 
-    /// What excuses a gateway's answer at a time. `in_touch`: whether it has been in touch since some time.
-    fn excuses(&self, device: u32, at: u64, in_touch: impl Fn(u64) -> bool) -> impl Iterator<Item = Excuse> {
+    /// What excuses a gateway's answer at a time. `back`: whether it has been in touch since some time.
+    fn excuses(&self, device: u32, at: u64, back: impl Fn(u64) -> bool) -> impl Iterator<Item = Excuse> {
         // What begins before the answer is there may keep it back.
         let (soon, answered) = (at.saturating_sub(self.settle), at + ANSWERED);
         let near = |of| self.at.range((of, soon)..=(of, answered)).next().is_some();
         let slow = self.slow.iter().filter(|(of, began, ended, _)| *of == device && (*began..*ended).contains(&at));
         let slow = slow.map(|(.., added)| *added).max().map(Excuse::Slow);
         let acted = |moves| self.acts.range((moves, soon)..=(moves, at)).next().map(|_| Excuse::Act(moves));
-        let hostile = |(began, ended, last): &(u64, u64, u64)| (*began..*last).contains(&at) && !in_touch(*ended);
-        let cut = self.last_cut(device, at).is_some_and(|cut| !in_touch(cut));
+        let hostile = |(to, began, ended, last): &(Option<u32>, u64, u64, u64)| {
+            to.is_none_or(|to| to == device) && (*began..*last).contains(&at) && !back(*ended)
+        };
+        let cut = self.last_cut(device, at).is_some_and(|cut| !back(cut));
         let edge = (near(None) || near(Some(device))).then_some(Excuse::Edge);
         let hostile = self.hostile.iter().any(hostile).then_some(Excuse::Hostile);
         let acts = [Moves::Gateways, Moves::Nobody].map(acted).into_iter().flatten();
@@ -461,9 +482,10 @@ impl Seen {
         self.interrupted.insert(device);
     }
 
-    /// Whether a gateway was in touch after some time and until another.
-    fn in_touch(&self, device: u32, after: u64, until: u64) -> bool {
-        after < until && self.contacts.range((device, after + 1)..=(device, until)).next().is_some()
+    /// Whether a gateway was in touch after some time and until another; for what hangs on that it must have come online.
+    fn is_back(&self, by_touch: bool, device: u32, after: u64, until: u64) -> bool {
+        let when = if by_touch { &self.onlines } else { &self.contacts };
+        after < until && when.range((device, after + 1)..=(device, until)).next().is_some()
     }
 
     /// Whether a gateway had no room for something that it was asked about at that moment.
@@ -664,10 +686,12 @@ impl World<'_> {
             | Reply::Time(_)
             | Reply::Whoami(_) => ("something else", Hangs::Nothing),
         };
+        let shown = if let Asked::Decision(presented) = asked { presented.credential } else { None };
+        let over = shown.is_some_and(|number| self.model.get(number).ends < date(at));
         let handed_out = matches!(reply, Reply::Task(_));
         let nth = Which::Nth(device, self.model.handed_out(device));
         let gives = handed_out.then(|| act.map_or(nth, Which::Begun));
-        self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives });
+        self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives, over });
     }
 
     /// Nobody hears whether a use of a credential was charged.
@@ -702,6 +726,11 @@ impl World<'_> {
     /// A gateway was in touch with its fleet.
     pub(crate) fn note_contact(&mut self, device: u32) {
         self.seen.contacts.insert((device, self.now));
+    }
+
+    /// A gateway's mode became online.
+    pub(crate) fn note_online(&mut self, device: u32) {
+        self.seen.onlines.insert((device, self.now));
     }
 }
 
@@ -753,7 +782,7 @@ mod tests {
         let what = Request::Decide { credential: Some(Which::Nth(0, 3)), operation, resource, risk };
         let seen = said.map(|said| {
             let key = (at, device, what.clone());
-            let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None };
+            let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None, over: false };
             let mut seen = Seen { answered: vec![answered], ..Seen::default() };
             also(&mut seen, at);
             seen
@@ -819,6 +848,38 @@ mod tests {
     }
 
     #[test]
+    fn what_has_ended_is_denied_by_whichever_reason_is_known_still() {
+        let over = |seen: &mut Seen, _| seen.answered[0].over = true;
+        let not_over = |_: &mut Seen, _| {};
+        let differ = |said, also: &dyn Fn(&mut Seen, u64)| {
+            let Agreement { edge, differences, .. } = compared(30 * MINUTE, said, also);
+            (edge, differences.len())
+        };
+        assert_eq!(differ([Reason::Revoked, Reason::Malformed], &over), (1, 0));
+        assert_eq!(differ([Reason::Expired, Reason::Malformed], &over), (1, 0));
+        assert_eq!(differ([Reason::Expired, Reason::Malformed], &not_over), (0, 1), "it has not ended");
+        assert_eq!(differ([Reason::Allowed, Reason::Expired], &over), (0, 1), "nothing is allowed that has ended");
+        assert_eq!(differ([Reason::Expired, Reason::NoRight], &over), (0, 1), "a right is looked at later");
+    }
+
+    #[test]
+    fn whoever_was_told_a_forged_head_may_be_away_until_it_is_online_again() {
+        let plan =
+            format!("{PLAN}\n[[fault]]\ndo = \"broker.feed\"\nwhat = \"substitute\"\nat = \"2h30m\"\nwho = \"all\"");
+        let differ = |after, reason, also: &dyn Fn(&mut Seen, u64)| {
+            let Agreement { hostile, differences, .. } =
+                compared_in(&plan, after * MINUTE, [Reason::Allowed, reason], also);
+            (hostile, differences.len())
+        };
+        let in_touch = |seen: &mut Seen, at: u64| seen.contacts.extend([(0, at - 1)]);
+        let online = |seen: &mut Seen, at: u64| seen.onlines.extend([(0, at - 1)]);
+        assert_eq!(differ(155, Reason::Stale, &in_touch), (1, 0), "its link came and went");
+        assert_eq!(differ(155, Reason::Stale, &online), (0, 1), "it was online again");
+        assert_eq!(differ(155, Reason::Expired, &in_touch), (0, 1), "in touch it heard the time");
+        assert_eq!(differ(190, Reason::Stale, &in_touch), (0, 1), "that was long ago");
+    }
+
+    #[test]
     fn what_a_start_found_otherwise_parts_what_was_in_programs_hands_by_then() {
         let case = Case::parse(PLAN, None).unwrap();
         let entries = case.plan().entries.iter().filter_map(of_program);
@@ -829,7 +890,7 @@ mod tests {
         let asked = |at, credential, reason: Reason| {
             let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
             let key = (at, 0, Request::Decide { credential: Some(credential), operation, resource, risk });
-            Answered { key, said: reason.name(), hangs: hangs(reason), gives: None }
+            Answered { key, said: reason.name(), hangs: hangs(reason), gives: None, over: false }
         };
         let check = |at, ends, interrupted, credential, reason| {
             let seen = [(ends, Reason::Allowed), (5, reason)].map(|(end, reason)| {
@@ -865,7 +926,7 @@ mod tests {
                 let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
                 let what = Request::Decide { credential: Some(credential), operation, resource, risk };
                 let key = (times[1], 0, what);
-                let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None };
+                let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None, over: false };
                 Seen { answered: vec![answered], ..Seen::default() }
             });
             let key = (times[0], 0, Request::Begin { uid: 1 });

@@ -243,6 +243,9 @@ impl World<'_> {
         if mode == Mode::Locked {
             self.checks.authority.locked(number, self.now);
         }
+        if mode == Mode::Online {
+            self.note_online(number);
+        }
         self.tell(&Event::Mode { device: number, mode: mode.name() });
     }
 

@@ -429,6 +429,15 @@ impl Trail {
         !self.spare_of(self.era, all).is_empty()
     }
 
+    /// Whether the collector holds all that was closed of the era that is being written, and there is enough of it: its space
+    /// comes back once another has begun.
+    pub fn is_spent(&self) -> bool {
+        if active(Mutant::SpentEraKept) {
+            return false;
+        }
+        self.next_index >= SHED_RECORDS_MIN && self.outbox.get(&self.era).is_some_and(Outbox::is_done)
+    }
+
     /// What an era can give up: whole segments of spare records that are neither acknowledged nor on their way. Nothing
     /// where that is not worth it, unless `all` counts.
     fn spare_of(&self, era: EraId, all: bool) -> Vec<GivenUp> {

@@ -1,4 +1,4 @@
-//! Denials give way to newer ones when room is short.
+//! What is done when room is short: denials give way to newer ones, and space that the collector has freed comes back.
 //!
 //! Owns: when that is due, and what is said of it. Whole segments go, the oldest first, of eras that are no longer
 //! written; their signed headers stay, so that the chain can be followed over them, and gap records count what is gone.
@@ -21,12 +21,15 @@ impl Agent {
         self.taken.used_bytes > self.profile.queue.quota_mib.saturating_mul(1024 * 1024)
     }
 
-    /// Makes room for denials where it is short. Only between commits: a commit writes to one era. One era at a time, so
-    /// that a commit has a bound: what stays of it is written anew.
+    /// Makes room where it is short: ends an era that the collector holds, so that its space comes back, and lets denials give
+    /// way. Only between commits: a commit writes to one era. One era at a time, so that a commit has a bound: what stays of
+    /// it is written anew.
     pub(super) fn make_room(&mut self, now: Now, effects: &mut Effects) {
         let fresh = effects.batch.entries.is_empty() && effects.batch.begin_era.is_none();
         let room = self.room();
-        if !room.is_short(Class::Denial) {
+        let denials = room.is_short(Class::Denial);
+        let ends = (denials || room.is_short(Class::Allow)) && self.trail.is_spent();
+        if !denials && !ends {
             self.ending = false;
             return;
         }
@@ -36,8 +39,8 @@ impl Agent {
         // As long as there is some room, flash is not worn for little.
         let all = !room.fits(Class::Denial);
         let weighed = self.trail.weights().total();
-        let mut shed = self.trail.shed(all);
-        if shed.is_empty() && self.trail.may_shed_next(all) {
+        let mut shed = if denials { self.trail.shed(all) } else { Vec::new() };
+        if shed.is_empty() && (ends || self.trail.may_shed_next(all)) {
             // What is being written can give nothing back. What was counted is of this era, and written into it first.
             let counts = self.flood.all();
             if !counts.is_empty() {
@@ -45,7 +48,9 @@ impl Agent {
                 return self.write_counts(counts, now, effects);
             }
             self.next_era(now, effects);
-            shed = self.trail.shed(all);
+            if denials {
+                shed = self.trail.shed(all);
+            }
         }
         if shed.is_empty() {
             return;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use hardtack::agent::request::{Mode, StatusReply};
+use hardtack::agent::room::Class;
 use hardtack::ids::DeviceId;
 
 use super::feed::Owed;
@@ -15,7 +16,8 @@ use super::{Id, Tally};
 /// Records that may be on their way at any moment: a task can end in the last second.
 const ON_THE_WAY: u64 = 4;
 
-/// A gateway's last word: it is online, holds the newest list, and has handed everything over. None: it did not answer.
+/// A gateway's last word: it is online, holds the newest list, has handed everything over, and has room again. None: it did
+/// not answer.
 pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest: &Owed, status: Option<&StatusReply>) {
     let broken = match status {
         None => Some(format!("{name} does not answer")),
@@ -24,9 +26,17 @@ pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest: &Ow
         }
         Some(status) if status.feed_seq < newest.order.1 => Some(behind(name, newest, status)),
         Some(status) if status.pending > ON_THE_WAY => Some(format!("{name} still keeps {} records", status.pending)),
-        Some(_) => None,
+        Some(status) => no_room(name, status),
     };
     tally.tried(Id::Live, at, broken);
+}
+
+/// Whoever has handed over all that he had has room for what programs ask next.
+fn no_room(name: &DeviceId, status: &StatusReply) -> Option<String> {
+    let room = &status.audit;
+    let full = [Class::Allow, Class::Denial].into_iter().find(|class| !room.fits.contains(class))?;
+    let (full, used, quota) = (full.name(), room.used_bytes, room.quota_bytes);
+    Some(format!("{name} keeps no records, and has no room for another {full}: {used} of {quota} bytes are used"))
 }
 
 fn behind(name: &DeviceId, newest: &Owed, status: &StatusReply) -> String {

@@ -232,6 +232,34 @@ fn what_is_counted_is_of_the_era_that_holds_the_denial_which_it_is_as() {
     }
 }
 
+/// A profile may let an era grow beyond what fits: as long as the collector takes all of it, nothing is refused for want of room.
+#[test]
+fn what_the_collector_holds_takes_no_room_for_long() {
+    for (token, expected) in [(None, Reason::Malformed), (Some(()), Reason::Allowed)] {
+        let mut rig = small();
+        let task = rig.begin(vec![right("modbus/*", "read")], None);
+        rig.connect(Timestamp(0));
+        let (first, mut answers) = (rig.agent.trail.era(), Answers::new());
+        // A store gives nothing back before its folder goes.
+        let mut written: BTreeMap<EraId, u64> = BTreeMap::new();
+        for number in 0..3000 {
+            let token = token.map_or("nonsense", |()| &task.token);
+            let reason = ask(&mut rig, token, &format!("modbus/m{number}"), &mut answers);
+            assert_eq!(reason, Some(expected), "{number}: {:?}", rig.agent.room());
+            if number % 20 == 19 {
+                rig.pass(1);
+                rig.serve(Timestamp(0));
+                *written.entry(rig.agent.trail.era()).or_default() += 20 * 512;
+                written.retain(|era, _| rig.disk.eras.contains_key(era));
+                rig.input(Input::Disk(Taken::of(written.values().sum())));
+            }
+        }
+        let eras = rig.agent.trail.era().number - first.number;
+        assert!((1..=10).contains(&eras), "{eras}: not for each commit");
+        assert!(given_up(&rig).is_empty(), "nothing is lost");
+    }
+}
+
 #[test]
 fn each_class_that_is_full_says_so_and_the_others_go_on() {
     let mut rig = small();

@@ -155,6 +155,14 @@ enum Request {
         resource: String,
         risk: String,
     },
+    Exchange {
+        /// The planner's credential.
+        credential: Option<Which>,
+        uid: u32,
+        executor: u32,
+        resource: String,
+        key: String,
+    },
 }
 
 /// A request that was answered otherwise.
@@ -505,6 +513,8 @@ fn concerns(act: &Act) -> Concerns {
         | Act::Distinct { .. }
         | Act::Finish { .. }
         | Act::Flood { .. }
+        | Act::Misuse { .. }
+        | Act::Plan { .. }
         | Act::Status { .. } => Concerns::Program,
         Act::BrokerAck { device, .. }
         | Act::BrokerFeed { device, .. }
@@ -593,7 +603,7 @@ impl Request {
     fn credential(&self) -> Option<Which> {
         match self {
             Self::Begin { .. } => None,
-            Self::Decide { credential, .. } => *credential,
+            Self::Decide { credential, .. } | Self::Exchange { credential, .. } => *credential,
         }
     }
 }
@@ -610,6 +620,9 @@ impl std::fmt::Display for Request {
             }
             Self::Decide { credential: None, operation, resource, .. } => {
                 write!(f, "{operation} {resource} with a token that no gateway handed out")
+            }
+            Self::Exchange { uid, executor, resource, .. } => {
+                write!(f, "user {uid} takes a step on {resource} for user {executor}")
             }
         }
     }
@@ -631,6 +644,13 @@ impl World<'_> {
                 resource: presented.resource.clone(),
                 risk: presented.risk.clone(),
             },
+            Asked::Exchange(exchange) => Request::Exchange {
+                credential: self.model.which(exchange.planner),
+                uid: exchange.presented.uid,
+                executor: exchange.executor,
+                resource: exchange.right.resource.clone(),
+                key: exchange.key.clone(),
+            },
             Asked::Ahead { .. }
             | Asked::Challenge { .. }
             | Asked::Finish { .. }
@@ -646,6 +666,7 @@ impl World<'_> {
             Reply::Problem(problem) => (problem.code.name(), hangs_of(problem.code)),
             Reply::Task(task) if task.origin == Origin::Issued => ("issued", Hangs::Touch),
             Reply::Task(_) => ("narrowed", Hangs::Touch),
+            Reply::Step(_) => ("stepped", Hangs::Nothing),
             Reply::Attenuated(_)
             | Reply::Audit(_)
             | Reply::Challenge(_)
@@ -659,12 +680,11 @@ impl World<'_> {
             | Reply::Ready(_)
             | Reply::Revocations(_)
             | Reply::Status(_)
-            | Reply::Step(_)
             | Reply::Tasks(_)
             | Reply::Time(_)
             | Reply::Whoami(_) => ("something else", Hangs::Nothing),
         };
-        let handed_out = matches!(reply, Reply::Task(_));
+        let handed_out = matches!(reply, Reply::Step(_) | Reply::Task(_));
         let nth = Which::Nth(device, self.model.handed_out(device));
         let gives = handed_out.then(|| act.map_or(nth, Which::Begun));
         self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives });

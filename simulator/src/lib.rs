@@ -20,6 +20,7 @@
 
 mod acts;
 pub mod agree;
+pub mod arguments;
 pub mod bisect;
 #[cfg(feature = "mutants")]
 pub mod bites;
@@ -228,6 +229,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen
             | Kind::LinkSlow { .. }
+            | Kind::Misuse(_)
             | Kind::PowerCut { .. }
             | Kind::ProcessDowngrade { .. }
             | Kind::ProcessRestart { .. }

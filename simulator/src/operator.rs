@@ -47,6 +47,7 @@ use hardtack::wire::MESSAGE_BYTES_MAX;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
+use crate::arguments::Limit;
 use crate::check::audit::Collected;
 use crate::check::feed::Owed;
 use crate::clocks::date;
@@ -57,6 +58,7 @@ use crate::random::{below, bytes, stream};
 use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
 use crate::theft::{Theft, Victim};
+use crate::workload::planner::{planner_class, planner_rights, selector, EXECUTORS};
 use crate::workload::{carried_rights, program_rights};
 
 /// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
@@ -72,6 +74,8 @@ pub(crate) struct Operator {
     running: bool,
     book: Book,
     grants: GrantPlan,
+    /// Whether there are planners, whose tasks grants are to allow.
+    plans: bool,
     /// How many owners were revoked. Each has a successor.
     owners: u32,
     /// Gateways whose grants were revoked, and that get others once no revocation covers those from birth.
@@ -143,6 +147,8 @@ fn signing_roots(keys: &FleetKeys) -> Vec<&SigningKey> {
 fn policy_of(plan: &PolicyPlan, at: Timestamp) -> PolicyDocument {
     let (time_rules, seal_audit) = (plan.time_rules.clone(), plan.seal_audit);
     let mut document = PolicyDocument { time_rules, seal_audit, ..PolicyDocument::built_in(at) };
+    // What denies stands first.
+    document.datalog = plan.limits.iter().map(Limit::clauses).chain([document.datalog]).collect();
     if !plan.risks.is_empty() {
         document.risks = plan.risks.clone();
     }
@@ -230,6 +236,7 @@ impl Operator {
             running: true,
             book,
             grants: scenario.grant.clone(),
+            plans: scenario.workload.planner.is_some(),
             owners: 0,
             owed: BTreeSet::new(),
             rng: stream(seed, "operator", "choices"),
@@ -378,12 +385,20 @@ impl Operator {
             may_begin.push((selector, class.clone()));
             class_rights.extend(rights.into_iter().map(|right| ClassRight { class: class.clone(), right }));
         }
+        let mut may_step = Vec::new();
+        if self.plans {
+            let (planner, class) = planner_class();
+            let class: hardtack::ids::TaskClass = class.parse().expect(HONEST);
+            may_begin.push((planner, class.clone()));
+            may_step.extend(EXECUTORS.map(|uid| (selector(uid), class.clone())));
+            class_rights.extend(planner_rights().map(|right| ClassRight { class: class.clone(), right }));
+        }
         let new = NewGrant {
             device: name.clone(),
             owner: self.owner(),
             life: Millis(plan.life.0),
             may_begin,
-            may_step: Vec::new(),
+            may_step,
             rights: class_rights,
             offline_max: Millis(plan.offline_max.0),
             uses_max: plan.uses_max,

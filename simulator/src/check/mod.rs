@@ -42,6 +42,8 @@ pub(crate) enum Id {
     Position,
     OnlyNarrower,
     OnlyNarrowerChild,
+    OnlyNarrowerExchange,
+    OnlyNarrowerStep,
     FailClosed,
     Sealed,
     MessageBounded,
@@ -60,6 +62,7 @@ pub(crate) enum Id {
     EmergencyEnds,
     Herd,
     Live,
+    Policy,
 }
 
 impl Id {
@@ -82,6 +85,8 @@ impl Id {
             Self::Position => "I5.position",
             Self::OnlyNarrower => "I6",
             Self::OnlyNarrowerChild => "I6.child",
+            Self::OnlyNarrowerExchange => "I6.exchange",
+            Self::OnlyNarrowerStep => "I6.step",
             Self::FailClosed => "I7",
             Self::Sealed => "I8.sealed",
             Self::MessageBounded => "I9",
@@ -100,6 +105,7 @@ impl Id {
             Self::EmergencyEnds => "emergency.ends",
             Self::Herd => "herd",
             Self::Live => "live",
+            Self::Policy => "policy",
         }
     }
 }

@@ -166,6 +166,9 @@ fn unapplied(act: &Act) -> Option<String> {
         Act::EmergencyThief { theft, .. } => Some(theft.name().into()),
         Act::GroupMove { .. } => Some("group.move".into()),
         Act::KeyRotate { what } => Some(what.name().into()),
+        // All programs here are of one user: nobody could be an executor.
+        Act::Misuse { how, .. } => Some(how.name().into()),
+        Act::Plan { .. } => Some("planner".into()),
         Act::RevokeStorm { .. } => Some("revoke.storm".into()),
         Act::ServiceAhead { .. } => Some("service.ahead".into()),
         Act::TimeReset { what, .. } => Some(what.name().into()),

@@ -23,7 +23,7 @@ pub use crate::check::Breach;
 use crate::fleet_answers::Answers;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 35] = [
+pub const PROPERTIES: [&str; 38] = [
     "I1",
     "I2",
     "I3",
@@ -41,6 +41,8 @@ pub const PROPERTIES: [&str; 35] = [
     "I5.position",
     "I6",
     "I6.child",
+    "I6.exchange",
+    "I6.step",
     "I7",
     "I8.sealed",
     "I9",
@@ -59,6 +61,7 @@ pub const PROPERTIES: [&str; 35] = [
     "emergency.ends",
     "herd",
     "live",
+    "policy",
 ];
 
 /// How a property stands.

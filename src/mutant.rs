@@ -127,6 +127,8 @@ pub enum Mutant {
     HoleUntold = 90,
     /// An identity document counts past its end.
     IdentityEndUnchecked = 153,
+    /// A key of identity documents that the trust bundle names no more counts still.
+    IdentityKeyKept = 155,
     /// A task that was begun with an identity document lives on when that has ended.
     IdentityOutlived = 154,
     /// Whoever begins a task waits for the issuer for as long as the connection lasts.
@@ -257,7 +259,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 122] = [
+    pub const ALL: [Self; 123] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -317,6 +319,7 @@ impl Mutant {
         Self::HintBelieved,
         Self::HoleUntold,
         Self::IdentityEndUnchecked,
+        Self::IdentityKeyKept,
         Self::IdentityOutlived,
         Self::IssuerWaitedFor,
         Self::LateAllowGiven,

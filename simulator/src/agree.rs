@@ -31,6 +31,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::request::{Origin, ProblemCode, Reason, Reply};
+use hardtack::wire::identity::FaultKind;
 use serde::Serialize;
 
 use crate::case::Case;
@@ -590,8 +591,15 @@ fn hangs_of(code: ProblemCode) -> Hangs {
         ProblemCode::AuditUnavailable | ProblemCode::Throttled => Hangs::Room,
         ProblemCode::Denied(reason) => hangs(reason),
         ProblemCode::IssuerRefused => Hangs::Touch,
-        // No workload of a world brings a document.
-        ProblemCode::Identity(_)
+        ProblemCode::Identity(FaultKind::Expired | FaultKind::NotYetValid) => Hangs::Time,
+        ProblemCode::Identity(FaultKind::UnknownIssuer | FaultKind::UnknownKey) => Hangs::Word,
+        ProblemCode::Identity(
+            FaultKind::BadSignature
+            | FaultKind::Malformed
+            | FaultKind::TooLarge
+            | FaultKind::WrongAlgorithm
+            | FaultKind::WrongAudience,
+        )
         | ProblemCode::InvalidRequest
         | ProblemCode::KeyReused
         | ProblemCode::NotFound

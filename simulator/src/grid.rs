@@ -7,7 +7,7 @@
 
 /// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
 /// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
-const KINDS: [&str; 122] = [
+const KINDS: [&str; 123] = [
     r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
     r#"do = "anchor.deleted", for = "20s", who = "0""#,
     r#"do = "anchor.gone", for = "20s", who = "0""#,
@@ -83,6 +83,7 @@ const KINDS: [&str; 122] = [
     r#"do = "image.clone", age = "3m", who = "0""#,
     r#"do = "image.rollback", for = "20s", age = "3m", who = "0""#,
     r#"do = "key.rotate", what = "feed""#,
+    r#"do = "key.rotate", what = "identity""#,
     r#"do = "key.rotate", what = "root""#,
     r#"do = "key.rotate", what = "service""#,
     r#"do = "link.down", for = "6m", who = "0""#,
@@ -190,6 +191,9 @@ task_uses = 20
 authorize_every = "30s"
 finish_every = "7m"
 status_every = "10m"
+
+[workload.identity]
+ttl = "15m"
 
 [workload.planner]
 begin_every = "3m"

@@ -32,6 +32,7 @@ mod clocks;
 mod device;
 pub mod diff;
 mod disk;
+mod documents;
 mod emergency;
 pub mod event;
 mod exhaust;

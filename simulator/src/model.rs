@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hardtack::agent::request::Origin;
 use hardtack::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use hardtack::time::{Millis, Timestamp};
-use hardtack::wire::audit::NamedStep;
+use hardtack::wire::audit::{Initiator, NamedStep};
 use hardtack::wire::link::Right;
 use hardtack::wire::revocation::Target;
 
@@ -67,6 +67,8 @@ pub(crate) struct Credential {
     pub(crate) finished: Option<u64>,
     /// When the operator revoked it.
     pub(crate) revoked: Option<u64>,
+    /// Who initiated its task, if that was shown.
+    pub(crate) initiator: Option<Initiator>,
     /// What it is for.
     pub(crate) role: Role,
 }
@@ -427,6 +429,7 @@ mod tests {
             finish_asked: None,
             finished: None,
             revoked: None,
+            initiator: None,
             role: Role::Work,
         }
     }

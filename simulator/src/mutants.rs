@@ -90,6 +90,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::HintBelieved, "clock-storm", "I3"),
     row(Mutant::HoleUntold, "era.rotten", "I2"),
     row(Mutant::IdentityEndUnchecked, "hijacked-planner", "identity"),
+    row(Mutant::IdentityKeyKept, "key.rotate identity", "identity"),
     row(Mutant::IdentityOutlived, "hijacked-planner", "identity"),
     row(Mutant::IssuerWaitedFor, "broker.withhold answers", "live"),
     row(Mutant::LateAllowGiven, "sleeper", "I3"),

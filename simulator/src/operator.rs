@@ -17,6 +17,7 @@ use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
 use hardtack::fleet::groups::{self, Change};
 use hardtack::fleet::hello::{self, Terms};
+use hardtack::fleet::identity;
 use hardtack::fleet::keys::Issuer;
 use hardtack::fleet::policy;
 use hardtack::fleet::proposal::{propose, submit_bundle, Hands};
@@ -51,6 +52,7 @@ use crate::arguments::Limit;
 use crate::check::audit::Collected;
 use crate::check::feed::Owed;
 use crate::clocks::date;
+use crate::documents::Provider;
 use crate::emergency::Holders;
 use crate::fault::{AckTrick, EmergencyTheft, FeedTrick, RotateWhat};
 use crate::plan::Plan;
@@ -76,6 +78,8 @@ pub(crate) struct Operator {
     grants: GrantPlan,
     /// Whether there are planners, whose tasks grants are to allow.
     plans: bool,
+    /// Who says who initiates tasks.
+    pub(crate) provider: Provider,
     /// How many owners were revoked. Each has a successor.
     owners: u32,
     /// Gateways whose grants were revoked, and that get others once no revocation covers those from birth.
@@ -237,6 +241,7 @@ impl Operator {
             book,
             grants: scenario.grant.clone(),
             plans: scenario.workload.planner.is_some(),
+            provider: Provider::new(seed),
             owners: 0,
             owed: BTreeSet::new(),
             rng: stream(seed, "operator", "choices"),
@@ -262,6 +267,11 @@ impl Operator {
         if plan.needs_emergency_keys() {
             operator.name_emergency_keys(start);
         }
+        if scenario.workload.identity.is_some() {
+            let issuer = operator.provider.public();
+            let next = identity::draft(&operator.book, &identity::Change::Put(issuer), start).expect(HONEST);
+            operator.follow(&next.expect("nobody was believed before"));
+        }
         for (group, plan) in &scenario.groups {
             let members = plan.members.iter().map(|number| device_name(*number)).collect();
             operator.regroup(&Change::Join(group.clone(), members), start);
@@ -276,13 +286,24 @@ impl Operator {
 
     /// The root keys name operators' emergency keys.
     fn name_emergency_keys(&mut self, at: Timestamp) {
-        for (name, key) in self.emergencies.public() {
+        let public: Vec<_> = self.emergencies.public().collect();
+        for (name, key) in public {
             let next = emergency::draft_added(&self.book, name, &key, at).expect(HONEST);
-            let write = Write::Bundle(next.version, Signed::sign(&next, self.book.fleet(), &signing_roots(&self.keys)));
-            self.book.apply(write.clone());
-            self.rows.extend(write.row().map(|row| (row, write)));
+            self.sign(&next);
         }
         self.start();
+    }
+
+    /// The root keys sign a trust bundle, and the service goes on with it.
+    fn follow(&mut self, next: &TrustBundle) {
+        self.sign(next);
+        self.start();
+    }
+
+    fn sign(&mut self, next: &TrustBundle) {
+        let write = Write::Bundle(next.version, Signed::sign(next, self.book.fleet(), &signing_roots(&self.keys)));
+        self.book.apply(write.clone());
+        self.rows.extend(write.row().map(|row| (row, write)));
     }
 
     /// The operator's next emergency statement, for the broker.
@@ -600,6 +621,10 @@ impl Operator {
         next.issued_at = at;
         match what {
             RotateWhat::Feed => next.feeds.iter_mut().for_each(|feed| feed.keys = public()),
+            RotateWhat::Identity => {
+                self.provider.rotate(fresh.clone());
+                next.identities = vec![self.provider.public()];
+            }
             // The first, which is not asked to sign: it is lost.
             RotateWhat::Root => {
                 next.roots.remove(0);
@@ -615,6 +640,7 @@ impl Operator {
         self.book.apply(write.clone());
         self.rows.extend(write.row().map(|row| (row, write)));
         match what {
+            RotateWhat::Identity => {}
             RotateWhat::Feed => self.dropped_key = Some(std::mem::replace(&mut self.keys.feed, fresh)),
             RotateWhat::Root => {
                 self.keys.further_roots.push(fresh);

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::arguments::Limit;
-use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo};
+use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo, RotateWhat};
 use crate::plan::{Act, Entry, Occurrence, LAST_QUIET};
 
 /// The only form of scenario files there is so far.
@@ -420,6 +420,24 @@ pub struct WorkloadPlan {
     pub status_every: Span,
     /// What planners do, and the programs that do what they planned. Where it is not said, there are none.
     pub planner: Option<PlannerPlan>,
+    /// What programs bring of who initiates their tasks. Where it is not said, they bring nothing.
+    pub identity: Option<IdentityPlan>,
+}
+
+/// What programs bring of who initiates their tasks: documents of a provider whom the fleet believes, some of which do not count.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityPlan {
+    /// In so many of a hundred cases.
+    pub percent: u32,
+    /// How long most of them live.
+    pub ttl: Span,
+}
+
+impl Default for IdentityPlan {
+    fn default() -> Self {
+        Self { percent: 60, ttl: Span(3_600_000) }
+    }
 }
 
 /// What a planner on each gateway does, and the programs that do what it planned: its task is exchanged for steps, each one use
@@ -482,6 +500,7 @@ impl Default for WorkloadPlan {
             risks: vec!["low".into(), "high".into()],
             status_every: Span(1_800_000),
             planner: None,
+            identity: None,
         }
     }
 }
@@ -582,6 +601,12 @@ impl Scenario {
         if self.workload.planner.is_none() && self.faults.iter().any(misuses) {
             return Err("there is no planner whose tasks and steps could be misused: say under `[workload.planner]` what it does".into());
         }
+        let rotates = |fault: &Fault| fault.kind == FaultKind::KeyRotate(RotateWhat::Identity);
+        if self.workload.identity.is_none() && self.faults.iter().any(rotates) {
+            return Err("there is no provider of identity documents whose key could be replaced: say under \
+                        `[workload.identity]` how many are brought"
+                .into());
+        }
         let upgrades = |fault: &Fault| matches!(fault.kind, FaultKind::ProcessUpgrade { .. });
         if self.next.is_none() && self.faults.iter().any(upgrades) {
             return Err("there is no next firmware: say under `[fleet.upgrade]` which limits it ships".into());
@@ -628,6 +653,8 @@ impl Scenario {
                 "is in the last 5m, which are there for the last records to arrive: move it, or make `duration` longer"
             } else if matches!(act, Act::Misuse { .. } | Act::Plan { .. }) && self.workload.planner.is_none() {
                 "is a planner's, and there is none: say under `[workload.planner]` what it does"
+            } else if matches!(act, Act::KeyRotate { what: RotateWhat::Identity }) && self.workload.identity.is_none() {
+                "replaces a key of identity documents, and nobody brings any: say so under `[workload.identity]`"
             } else if matches!(act, Act::ProcessUpgrade { .. }) && self.next.is_none() {
                 "upgrades a gateway to nothing: say under `[fleet.upgrade]` which limits the next firmware ships"
             } else if matches!(act, Act::GroupMove { to: MoveTo::Group(group), .. } if !self.groups.contains_key(group))
@@ -758,6 +785,7 @@ mod tests {
         check_refused("[[fault]]\ndo = \"step.misused\"\nat = \"5m\"\nwhat = \"again\"", "[workload.planner]");
         check_refused("[workload.planner]\nstep_every = \"1ms\"", "every");
         check_refused("[[policy.limits]]\noperation = \"write\"\nargument = \"rpm\"", "`most` or `only`");
+        check_refused("[[fault]]\ndo = \"key.rotate\"\nat = \"5m\"\nwhat = \"identity\"", "[workload.identity]");
         check_refused("[fleet.upgrade]\nqueues = 1", "queues");
         check_refused("[fleet.upgrade.queue]\nquota_gib = 1", "quota_gib");
         check_refused("[fleet.upgrade.time]\nlease_s = 30", "judged");

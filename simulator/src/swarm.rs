@@ -339,6 +339,14 @@ risks = ["low", "medium", "high"]
             }
         }
     }
+    draw.rng = stream(seed, "swarm", "identity");
+    if happens(&mut draw.rng, 40) {
+        let (percent, ttl) = (draw.scale(10, 100), draw.span(2 * MINUTE, 120 * MINUTE));
+        text += &format!("\n[workload.identity]\npercent = {percent}\nttl = \"{ttl}\"\n");
+        if happens(&mut draw.rng, 60) {
+            text += &format!("\n[[fault]]\ndo = \"key.rotate\"\nwhat = \"identity\"\n{}", draw.when());
+        }
+    }
     text
 }
 

@@ -19,7 +19,7 @@ use hardtack::fleet::book::Life;
 use hardtack::fleet::revoke::life_of;
 use hardtack::ids::TaskId;
 use hardtack::profile::Hint;
-use hardtack::time::Timestamp;
+use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::biscuit::{self, Block, Check, TimeBound, Token};
 use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held};
@@ -27,6 +27,7 @@ use hardtack::wire::token::{from_text, Held};
 use crate::arguments::Drawn;
 use crate::check::audit::Told;
 use crate::check::authority::{Exchange, Moment, Narrowing, Presented, ONE_RESOURCE};
+use crate::check::identity::{self, Shown};
 use crate::check::{room, Id};
 use crate::clocks::date;
 use crate::device::Probe;
@@ -35,7 +36,7 @@ use crate::fault::{FloodWhat, ResetWhat};
 use crate::model::{Credential, Role, Standing};
 use crate::operator::Carried;
 use crate::plan::{TokenChoice, LAST_QUIET};
-use crate::random::stream;
+use crate::random::{happens, stream};
 use crate::theft::Theft;
 use crate::world::{Checks, Happening, World};
 use planner::{named, PLANNER};
@@ -57,6 +58,7 @@ pub(crate) enum Asked {
         uid: u32,
         life: u64,
         uses: u64,
+        shown: Option<Box<Shown>>,
     },
     Decision(Presented),
     Exchange(Box<Exchange>),
@@ -152,7 +154,9 @@ impl World<'_> {
     /// A program begins a task that asks to live so long, for so many uses.
     fn begin(&mut self, device: u32, program: &Program, (ttl, uses): (u64, u64)) {
         let life = ttl.min(self.scenario.grant.task_ttl_max.0);
-        let asked = Asked::Begin { uid: program.uid, life, uses };
+        let shown = self.bring_document(device, program.uid);
+        let identity = shown.as_ref().map(|shown| shown.brought.document.clone());
+        let asked = Asked::Begin { uid: program.uid, life, uses, shown: shown.map(Box::new) };
         let begin = BeginTask {
             task: program.class.parse().expect("the class is a valid name"),
             rights: rights(program).to_vec(),
@@ -162,10 +166,29 @@ impl World<'_> {
             reason: None,
             holder: None,
             lease: None,
-            identity: None,
+            identity,
             key: None,
         };
         self.ask(device, program.uid, Socket::Agent, Request::Begin(begin), asked);
+    }
+
+    /// The document that a program brings when it begins a task, if it brings one.
+    fn bring_document(&self, device: u32, uid: u32) -> Option<Shown> {
+        let plan = self.scenario.workload.identity.as_ref()?;
+        let mut rng = stream(self.seed, &format!("gw-{device}"), &format!("document-{}/{uid}", self.now));
+        if !happens(&mut rng, plan.percent) {
+            return None;
+        }
+        let brought = self.operator.provider.draw(&mut rng, date(self.now), Millis(plan.ttl.0));
+        let least = self.moment(device).know.least;
+        let believed = self.is_believed(device, &brought.kid);
+        Some(Shown { brought, least, believed })
+    }
+
+    /// Whether the trust bundle on a gateway's disk names a key of identity documents. None where that cannot be read.
+    fn is_believed(&self, device: u32, kid: &str) -> Option<bool> {
+        let trust = self.bundle_held(device)?;
+        Some(trust.identities.iter().flat_map(|issuer| &issuer.keys).any(|key| key.kid == kid))
     }
 
     pub(crate) fn finish_task(&mut self, device: u32, pick: u64) {
@@ -467,8 +490,8 @@ impl World<'_> {
             return;
         }
         match (asked, reply) {
-            (Asked::Begin { uid, life, uses }, Reply::Task(reply)) => {
-                self.task_begun(device, (uid, life, uses, act), reply)
+            (Asked::Begin { uid, life, uses, shown }, Reply::Task(reply)) => {
+                self.task_begun(device, (uid, life, uses, act), shown.as_deref(), reply)
             }
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
             (Asked::Exchange(exchange), Reply::Step(reply)) => self.stepped(device, &exchange, (since, act), reply),
@@ -519,7 +542,13 @@ impl World<'_> {
         }
     }
 
-    fn task_begun(&mut self, device: u32, (uid, life, uses, begun): (u32, u64, u64, Option<usize>), reply: TaskReply) {
+    fn task_begun(
+        &mut self,
+        device: u32,
+        (uid, life, uses, begun): (u32, u64, u64, Option<usize>),
+        shown: Option<&Shown>,
+        reply: TaskReply,
+    ) {
         self.told_of_task(device, &reply.task_id, Told::Begun);
         let bytes = from_text(&reply.token, TOKEN_BYTES_MAX).unwrap_or_default();
         let chain = Held::from_bytes(&bytes).map(|held| held.chain()).unwrap_or_default();
@@ -533,6 +562,13 @@ impl World<'_> {
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
         let know = self.checks.clock.knowledge(device, powered);
+        // No task outlives the document that it was begun with.
+        let (mut life, mut ends) = (life, ends);
+        if let Some(shown) = shown {
+            let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
+            identity::begun(&mut self.checks.tally, &moment, name, shown, reply.expires_in_s);
+            (life, ends) = (life.min(shown.brought.ends.since(shown.least).0), ends.min(shown.brought.ends));
+        }
         let owner = self.operator.owner_of(&reply.grant_id);
         let over = self.devices[device as usize].ordered_locked || owner != self.operator.owner();
         let revoked = (over || self.model.is_revoked(&reply.grant_id)).then_some(self.now);
@@ -561,6 +597,7 @@ impl World<'_> {
             finish_asked: None,
             finished: None,
             revoked,
+            initiator: shown.map(|shown| shown.brought.initiator.clone()),
             role,
         });
         // Begun while an emergency key may revoke it, it may end for that at any start.
@@ -610,6 +647,7 @@ impl World<'_> {
             finish_asked: None,
             finished: None,
             revoked: Some(self.now),
+            initiator: None,
             role: Role::Work,
         });
         let end = self.scenario.start + self.scenario.duration - LAST_QUIET;
@@ -729,6 +767,12 @@ impl World<'_> {
         let full = !late && problem.code == ProblemCode::AuditUnavailable && self.has_no_room(device, &problem.detail);
         self.judge_denial(device, &problem.detail);
         match asked {
+            Asked::Begin { shown, .. } if matches!(problem.code, ProblemCode::Identity(_)) => {
+                let still = shown.as_ref().and_then(|shown| self.is_believed(device, &shown.brought.kid));
+                let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
+                let tally = &mut self.checks.tally;
+                identity::refused(tally, &moment, name, (shown.as_deref(), still), problem.code.name());
+            }
             Asked::Exchange(exchange) => self.not_stepped(device, exchange, since, problem),
             Asked::Finish { credential } => self.finish_asked(*credential),
             // Allowed, charged and recorded, and then slept over: it says nothing of who may what now.

@@ -682,6 +682,7 @@ impl Chains {
         let same = named.chain.starts_with(&expected.chain)
             && of_step
             && named.step.is_some() == expected.step.is_some()
+            && named.initiator == expected.initiator
             && (&named.owner, named.grant, &named.task) == (&expected.owner, expected.grant, &expected.task);
         (!same).then(|| format!("names {named:?}, it was {expected:?}"))
     }

@@ -12,6 +12,7 @@ pub(crate) mod clock;
 pub(crate) mod emergency;
 pub(crate) mod evidence;
 pub(crate) mod feed;
+pub(crate) mod identity;
 pub(crate) mod live;
 pub(crate) mod monotone;
 pub(crate) mod outside;
@@ -61,6 +62,7 @@ pub(crate) enum Id {
     Detected,
     EmergencyEnds,
     Herd,
+    Identity,
     Live,
     Policy,
 }
@@ -104,6 +106,7 @@ impl Id {
             Self::Detected => "detected",
             Self::EmergencyEnds => "emergency.ends",
             Self::Herd => "herd",
+            Self::Identity => "identity",
             Self::Live => "live",
             Self::Policy => "policy",
         }

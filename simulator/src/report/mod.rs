@@ -23,7 +23,7 @@ pub use crate::check::Breach;
 use crate::fleet_answers::Answers;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 38] = [
+pub const PROPERTIES: [&str; 39] = [
     "I1",
     "I2",
     "I3",
@@ -60,6 +60,7 @@ pub const PROPERTIES: [&str; 38] = [
     "detected",
     "emergency.ends",
     "herd",
+    "identity",
     "live",
     "policy",
 ];

@@ -67,6 +67,10 @@ pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
         "detected" => ("Damage is noticed and locks", "A device went on after its storage was damaged or restored."),
         "emergency.ends" => ("Emergencies end", "An emergency rule was in force past its end."),
         "herd" => ("A fleet comes back in an orderly way", "Too many devices connected within one second."),
+        "identity" => (
+            "Who initiated a task is proved, and in time",
+            "A task began with an identity document that does not count, or outlived it, or a good one was refused.",
+        ),
         "live" => {
             ("After the faults everything recovers", "A device did not come back to work once the faults were over.")
         }

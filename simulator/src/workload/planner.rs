@@ -325,6 +325,6 @@ pub(super) fn named(credential: &Credential) -> Named {
         task: Some(credential.task.clone()),
         chain: credential.chain.clone(),
         step,
-        initiator: None,
+        initiator: credential.initiator.clone(),
     }
 }

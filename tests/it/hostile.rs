@@ -24,7 +24,7 @@ use hardtack::ids::{
     TaskId,
 };
 use hardtack::mcp::guard::{Asked, FromClient, FromServer, Guard, Permit, Ruling, TOKEN_FIELD};
-use hardtack::mcp::message::{read, Message, Outcome};
+use hardtack::mcp::message::{read, Message};
 use hardtack::mcp::sse::{Cutter, Event};
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
 use hardtack::time::Millis;
@@ -278,7 +278,7 @@ pub(crate) fn text(world: &World, text: &str) {
 
 /// What a client, a server and a stream of events say to a proxy for tools. What is read is written so that it reads the same, as
 /// is all that passes; a credential goes no further; what is asked about is the server's own.
-pub(crate) fn messages(bytes: &[u8]) {
+pub(crate) fn tool_messages(bytes: &[u8]) {
     let again = |message: &Message| assert_eq!(read(&message.to_bytes()).as_ref(), Ok(message));
     let guard = Guard::new("files", [Permit::Sampling].into()).expect("a name");
     let message = match read(bytes) {
@@ -407,7 +407,7 @@ impl Believed {
 }
 
 /// One of each kind of message that a proxy for tools meets.
-pub(crate) const MESSAGES: [&str; 7] = [
+pub(crate) const TOOL_MESSAGES: [&str; 7] = [
     r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"path":"/a"},"_meta":{"hardtack/token":"aGk"}}}"#,
     r#"{"jsonrpc":"2.0","id":"a","method":"resources/read","params":{"uri":"file:///srv/a"}}"#,
     r#"{"jsonrpc":"2.0","id":2,"method":"initialize","params":{"capabilities":{"sampling":{},"roots":{}}}}"#,

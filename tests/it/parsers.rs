@@ -287,9 +287,9 @@ proptest! {
         text in "\\{(\"(jsonrpc|id|method|params|result|error)\":(\"2.0\"|1|null|\\{\\}|\"tools/call\"|\\{\"name\":\"a\"\\}),?){0,6}\\}",
         stream in "((data|event|id|retry|x)(: ?[a1]{0,3})?(\r|\n|\r\n)|\r|\n){0,30}",
     ) {
-        let message = hostile::MESSAGES[which.index(hostile::MESSAGES.len())].as_bytes();
+        let message = hostile::TOOL_MESSAGES[which.index(hostile::TOOL_MESSAGES.len())].as_bytes();
         for input in [message, &apply(message, &edits), text.as_bytes()] {
-            hostile::messages(input);
+            hostile::tool_messages(input);
         }
         for input in [hostile::STREAM.as_bytes(), &apply(hostile::STREAM.as_bytes(), &edits), stream.as_bytes()] {
             hostile::events(input, pieces);

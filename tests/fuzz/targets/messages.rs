@@ -8,6 +8,6 @@ mod hostile;
 mod samples;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    hostile::messages(data);
+    hostile::tool_messages(data);
     hostile::events(data, 1 + data.len() / 3);
 });

@@ -49,7 +49,7 @@ fn main() -> std::io::Result<()> {
     for (number, (header, claims)) in hostile::Believed::DOCUMENTS.iter().enumerate() {
         fs::write(corpus.join("documents").join(format!("example-{number}")), format!("{header}\n{claims}"))?;
     }
-    for (number, message) in hostile::MESSAGES.iter().chain([&hostile::STREAM]).enumerate() {
+    for (number, message) in hostile::TOOL_MESSAGES.iter().chain([&hostile::STREAM]).enumerate() {
         fs::write(corpus.join("messages").join(format!("example-{number}")), message)?;
     }
     for shipped in hardtack::profile::SHIPPED {

@@ -765,7 +765,10 @@ impl World<'_> {
         // By the gateway's own clock it was longer than that, give or take its drift.
         let late = problem.code == ProblemCode::AuditUnavailable && self.now + 10 > since + ALLOW_WAIT_MAX.0;
         let full = !late && problem.code == ProblemCode::AuditUnavailable && self.has_no_room(device, &problem.detail);
-        self.judge_denial(device, &problem.detail);
+        // What the issuer says it says for itself: it may have heard what the gateway has not.
+        if problem.code != ProblemCode::IssuerRefused {
+            self.judge_denial(device, &problem.detail);
+        }
         match asked {
             Asked::Begin { shown, .. } if matches!(problem.code, ProblemCode::Identity(_)) => {
                 let still = shown.as_ref().and_then(|shown| self.is_believed(device, &shown.brought.kid));

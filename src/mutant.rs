@@ -175,7 +175,7 @@ pub enum Mutant {
     PendingDropped = 41,
     /// A step of the ladder is taken from any place.
     PlaceNotChecked = 42,
-    /// A planner's credential does what its task may, as a worker's does.
+    /// A planner's credential does all that its task may as well.
     PlannerActs = 140,
     /// Whoever has a planner's credential may take steps with it.
     PlannerUnbound = 151,

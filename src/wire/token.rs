@@ -395,15 +395,17 @@ pub fn child_block(holder: &[&str], purpose: Purpose, device: Option<&DeviceId>)
     for selector in holder.iter().filter(|_| !unbound) {
         checks.push(one(query([predicate("workload", [text(bounded(selector)?)])], [])));
     }
-    let acts = purpose == Purpose::Plan && active(Mutant::PlannerActs);
-    checks.push(one(match if acts { Purpose::Work } else { purpose } {
+    let allows = match purpose {
         Purpose::Plan => query([predicate("operation", [text(EXCHANGE)])], []),
         Purpose::Work => {
             let not_reserved =
                 [value(variable("o")), value(text(RESERVED)), Op::Binary(Binary::Prefix), Op::Unary(Unary::Negate)];
             query([predicate("operation", [variable("o")])], [ops(not_reserved)])
         }
-    }));
+    };
+    if purpose == Purpose::Work || !active(Mutant::PlannerActs) {
+        checks.push(one(allows));
+    }
     checks.extend(device.map(on_device));
     block(Vec::new(), checks)
 }

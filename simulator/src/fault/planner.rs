@@ -2,7 +2,7 @@
 //!
 //! Owns: what such a planner tries to get, and what is tried with a step.
 //! Never: makes anything happen.
-//! Read next: `planner.rs` beside this folder, which does.
+//! Read next: `workload/planner.rs`, which does.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,28 +20,28 @@ pub(super) const NAMES: &[Named] = &[
 pub enum Misuse {
     /// A planner does itself what its task is for.
     Acts,
-    /// A planner asks for a step of a task that has ended.
-    Ended,
-    /// A planner asks for a step for itself.
-    Itself,
-    /// A planner asks for a step that it was given, under the same key.
-    Repeated,
-    /// Another program asks for a step with a planner's credential.
-    Stolen,
-    /// A planner asks for a step for a workload that its grant does not name.
-    Unnamed,
-    /// A planner asks for a step to do what its task may not.
-    Wider,
     /// An executor uses a step that it has used before.
     Again,
     /// An executor uses a step for more than that is for.
     Beyond,
+    /// A planner asks for a step of a task that has ended.
+    Ended,
+    /// A planner asks for a step for itself.
+    Itself,
     /// An executor uses a step after its task was finished.
     Late,
     /// The planner of a step uses it.
     Planner,
+    /// A planner asks for a step that it was given, under the same key.
+    Repeated,
+    /// Another program asks for a step with a planner's credential.
+    Stolen,
     /// Another executor uses a step.
     Stranger,
+    /// A planner asks for a step for a workload that its grant does not name.
+    Unnamed,
+    /// A planner asks for a step to do what its task may not.
+    Wider,
 }
 
 impl Misuse {

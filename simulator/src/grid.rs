@@ -198,9 +198,9 @@ ttl = "15m"
 [workload.planner]
 begin_every = "3m"
 task_ttl = "8m"
-step_every = "30s"
-step_ttl = "4m"
-execute_every = "40s"
+step_every = "45s"
+step_ttl = "5m"
+execute_every = "50s"
 finish_every = "5m"
 "#,
         seed = number + 1

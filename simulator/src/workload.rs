@@ -612,7 +612,9 @@ impl World<'_> {
     fn probe_past_its_end(&mut self, device: u32, number: usize) {
         let credential = self.model.get(number);
         let (powered, limit) = (credential.begun_powered, credential.limit());
-        for past in PROBES {
+        // Of steps there are many.
+        let probes = if matches!(credential.role, Role::Step(_)) { &PROBES[..1] } else { &PROBES[..] };
+        for past in probes {
             let probe = Probe { credential: number, powered: powered + limit + past };
             self.schedule(self.now + limit + past, Happening::Probe { device, probe });
         }

@@ -22,7 +22,6 @@ pub mod cli;
 pub mod config;
 pub mod fleet;
 pub mod ids;
-#[cfg(feature = "agent")]
 pub mod mcp;
 pub mod mutant;
 pub mod profile;

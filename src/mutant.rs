@@ -26,6 +26,8 @@ pub enum Mutant {
     AnswerTakesNoTime = 91,
     /// What an acknowledgement says of time counts from when it was asked for.
     AnsweredWhenAsked = 92,
+    /// What a request says of its arguments neither the policy nor a token's checks see.
+    ArgumentsUntold = 152,
     /// Audit travels open, whatever the policy asks.
     AuditNotSealed = 6,
     /// A decision charges no budget.
@@ -123,6 +125,12 @@ pub enum Mutant {
     HintBelieved = 33,
     /// What a hole in an era lost is named where the rest of it is sent, and counted in no gap record.
     HoleUntold = 90,
+    /// An identity document counts past its end.
+    IdentityEndUnchecked = 153,
+    /// A key of identity documents that the trust bundle names no more counts still.
+    IdentityKeyKept = 155,
+    /// A task that was begun with an identity document lives on when that has ended.
+    IdentityOutlived = 154,
     /// Whoever begins a task waits for the issuer for as long as the connection lasts.
     IssuerWaitedFor = 108,
     /// An allow is given however long its record took. Slept through, it outlives its token.
@@ -169,6 +177,10 @@ pub enum Mutant {
     PendingDropped = 41,
     /// A step of the ladder is taken from any place.
     PlaceNotChecked = 42,
+    /// A planner's credential does all that its task may as well.
+    PlannerActs = 140,
+    /// Whoever has a planner's credential may take steps with it.
+    PlannerUnbound = 151,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
     PositionReused = 43,
     /// A write that a read-only file system refused counts as one that was made.
@@ -211,6 +223,26 @@ pub enum Mutant {
     SpentEraKept = 169,
     /// A head whose list is not complete makes what is known of revocations fresher.
     StalenessByWaitingHead = 57,
+    /// A step may do all that its task may.
+    StepAsWideAsTask = 141,
+    /// Whoever has a step may use it.
+    StepForAnyWorkload = 142,
+    /// A planner takes steps for itself.
+    StepForPlanner = 143,
+    /// A planner takes steps for workloads that its grant does not name.
+    StepForUnnamed = 144,
+    /// A task that has ended gives steps still.
+    StepOfEndedTask = 145,
+    /// A step counts though its task has ended.
+    StepOutlivesTask = 146,
+    /// A step that was taken under a key is given again under it.
+    StepTakenTwice = 147,
+    /// A start forgets which steps were used.
+    StepUseForgotten = 149,
+    /// The use of a step is charged, and nobody looks at it.
+    StepUsedAgain = 148,
+    /// A planner takes steps for what its task may not.
+    StepWiderThanTask = 150,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
     SuccessorByNewAlone = 58,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
@@ -231,7 +263,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 109] = [
+    pub const ALL: [Self; 125] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -240,6 +272,7 @@ impl Mutant {
         Self::AnyGrantTaken,
         Self::AnswerTakesNoTime,
         Self::AnsweredWhenAsked,
+        Self::ArgumentsUntold,
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
         Self::BehindUnheeded,
@@ -289,6 +322,9 @@ impl Mutant {
         Self::GroupUnrevoked,
         Self::HintBelieved,
         Self::HoleUntold,
+        Self::IdentityEndUnchecked,
+        Self::IdentityKeyKept,
+        Self::IdentityOutlived,
         Self::IssuerWaitedFor,
         Self::LateAllowGiven,
         Self::LateAnswerUntold,
@@ -312,6 +348,8 @@ impl Mutant {
         Self::PacketUnlimited,
         Self::PendingDropped,
         Self::PlaceNotChecked,
+        Self::PlannerActs,
+        Self::PlannerUnbound,
         Self::PositionReused,
         Self::ReadOnlyIgnored,
         Self::ReleaseOnPuback,
@@ -333,6 +371,16 @@ impl Mutant {
         Self::SnapshotRollsBack,
         Self::SpentEraKept,
         Self::StalenessByWaitingHead,
+        Self::StepAsWideAsTask,
+        Self::StepForAnyWorkload,
+        Self::StepForPlanner,
+        Self::StepForUnnamed,
+        Self::StepOfEndedTask,
+        Self::StepOutlivesTask,
+        Self::StepTakenTwice,
+        Self::StepUseForgotten,
+        Self::StepUsedAgain,
+        Self::StepWiderThanTask,
         Self::SuccessorByNewAlone,
         Self::SuccessorByOldAlone,
         Self::SyncErrorIgnored,

@@ -194,6 +194,8 @@ impl World<'_> {
                 self.unblock(device, direction);
                 self.note_link(device);
             }
+            Act::Misuse { device, how, pick } => self.misuse(device, how, pick),
+            Act::Plan { device, does, pick } => self.plan(device, does, pick),
             Act::PowerCut { device, lasts, boundary, wall, pick } => {
                 self.fail_supply(device, boundary, Cut { lasts, wall, pick, fault: "power.cut" });
             }

@@ -34,6 +34,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::request::{Origin, ProblemCode, Reason, Reply};
+use hardtack::wire::identity::FaultKind;
 use serde::Serialize;
 
 use crate::case::Case;
@@ -167,6 +168,14 @@ enum Request {
         operation: String,
         resource: String,
         risk: String,
+    },
+    Exchange {
+        /// The planner's credential.
+        credential: Option<Which>,
+        uid: u32,
+        executor: u32,
+        resource: String,
+        key: String,
     },
 }
 
@@ -527,6 +536,8 @@ fn concerns(act: &Act) -> Concerns {
         | Act::Distinct { .. }
         | Act::Finish { .. }
         | Act::Flood { .. }
+        | Act::Misuse { .. }
+        | Act::Plan { .. }
         | Act::Status { .. } => Concerns::Program,
         Act::BrokerAck { device, .. }
         | Act::BrokerFeed { device, .. }
@@ -602,8 +613,15 @@ fn hangs_of(code: ProblemCode) -> Hangs {
         ProblemCode::AuditUnavailable | ProblemCode::Throttled => Hangs::Room,
         ProblemCode::Denied(reason) => hangs(reason),
         ProblemCode::IssuerRefused => Hangs::Touch,
-        // No workload of a world brings a document.
-        ProblemCode::Identity(_)
+        ProblemCode::Identity(FaultKind::Expired | FaultKind::NotYetValid) => Hangs::Time,
+        ProblemCode::Identity(FaultKind::UnknownIssuer | FaultKind::UnknownKey) => Hangs::Word,
+        ProblemCode::Identity(
+            FaultKind::BadSignature
+            | FaultKind::Malformed
+            | FaultKind::TooLarge
+            | FaultKind::WrongAlgorithm
+            | FaultKind::WrongAudience,
+        )
         | ProblemCode::InvalidRequest
         | ProblemCode::KeyReused
         | ProblemCode::NotFound
@@ -615,7 +633,7 @@ impl Request {
     fn credential(&self) -> Option<Which> {
         match self {
             Self::Begin { .. } => None,
-            Self::Decide { credential, .. } => *credential,
+            Self::Decide { credential, .. } | Self::Exchange { credential, .. } => *credential,
         }
     }
 }
@@ -632,6 +650,9 @@ impl std::fmt::Display for Request {
             }
             Self::Decide { credential: None, operation, resource, .. } => {
                 write!(f, "{operation} {resource} with a token that no gateway handed out")
+            }
+            Self::Exchange { uid, executor, resource, .. } => {
+                write!(f, "user {uid} takes a step on {resource} for user {executor}")
             }
         }
     }
@@ -653,6 +674,13 @@ impl World<'_> {
                 resource: presented.resource.clone(),
                 risk: presented.risk.clone(),
             },
+            Asked::Exchange(exchange) => Request::Exchange {
+                credential: self.model.which(exchange.planner),
+                uid: exchange.presented.uid,
+                executor: exchange.executor,
+                resource: exchange.right.resource.clone(),
+                key: exchange.key.clone(),
+            },
             Asked::Ahead { .. }
             | Asked::Challenge { .. }
             | Asked::Finish { .. }
@@ -668,6 +696,7 @@ impl World<'_> {
             Reply::Problem(problem) => (problem.code.name(), hangs_of(problem.code)),
             Reply::Task(task) if task.origin == Origin::Issued => ("issued", Hangs::Touch),
             Reply::Task(_) => ("narrowed", Hangs::Touch),
+            Reply::Step(_) => ("stepped", Hangs::Nothing),
             Reply::Attenuated(_)
             | Reply::Audit(_)
             | Reply::Challenge(_)
@@ -681,14 +710,13 @@ impl World<'_> {
             | Reply::Ready(_)
             | Reply::Revocations(_)
             | Reply::Status(_)
-            | Reply::Step(_)
             | Reply::Tasks(_)
             | Reply::Time(_)
             | Reply::Whoami(_) => ("something else", Hangs::Nothing),
         };
         let shown = if let Asked::Decision(presented) = asked { presented.credential } else { None };
         let over = shown.is_some_and(|number| self.model.get(number).ends < date(at));
-        let handed_out = matches!(reply, Reply::Task(_));
+        let handed_out = matches!(reply, Reply::Step(_) | Reply::Task(_));
         let nth = Which::Nth(device, self.model.handed_out(device));
         let gives = handed_out.then(|| act.map_or(nth, Which::Begun));
         self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives, over });

@@ -7,7 +7,7 @@
 
 /// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
 /// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
-const KINDS: [&str; 110] = [
+const KINDS: [&str; 123] = [
     r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
     r#"do = "anchor.deleted", for = "20s", who = "0""#,
     r#"do = "anchor.gone", for = "20s", who = "0""#,
@@ -83,6 +83,7 @@ const KINDS: [&str; 110] = [
     r#"do = "image.clone", age = "3m", who = "0""#,
     r#"do = "image.rollback", for = "20s", age = "3m", who = "0""#,
     r#"do = "key.rotate", what = "feed""#,
+    r#"do = "key.rotate", what = "identity""#,
     r#"do = "key.rotate", what = "root""#,
     r#"do = "key.rotate", what = "service""#,
     r#"do = "link.down", for = "6m", who = "0""#,
@@ -92,6 +93,13 @@ const KINDS: [&str; 110] = [
     r#"do = "link.slow", for = "6m", by = "+4s", who = "0""#,
     r#"do = "link.slow", for = "6m", by = "+4s", dir = "down", who = "0""#,
     r#"do = "link.slow", for = "6m", by = "+4s", dir = "up", who = "0""#,
+    r#"do = "planner.hijacked", what = "acts", who = "0""#,
+    r#"do = "planner.hijacked", what = "ended", who = "0""#,
+    r#"do = "planner.hijacked", what = "itself", who = "0""#,
+    r#"do = "planner.hijacked", what = "repeated", who = "0""#,
+    r#"do = "planner.hijacked", what = "stolen", who = "0""#,
+    r#"do = "planner.hijacked", what = "unnamed", who = "0""#,
+    r#"do = "planner.hijacked", what = "wider", who = "0""#,
     r#"do = "power.cut", for = "20s", boundary = "any", who = "0""#,
     r#"do = "power.cut", for = "7m", wall = "1970", who = "0""#,
     r#"do = "process.downgrade", for = "3m", who = "0""#,
@@ -111,6 +119,11 @@ const KINDS: [&str; 110] = [
     r#"do = "revoke.storm", count = 300, life = "1h""#,
     r#"do = "service.ahead", for = "5m", by = "+3h", who = "0""#,
     r#"do = "service.stop", for = "5m""#,
+    r#"do = "step.misused", what = "again", who = "0""#,
+    r#"do = "step.misused", what = "beyond", who = "0""#,
+    r#"do = "step.misused", what = "late", who = "0""#,
+    r#"do = "step.misused", what = "planner", who = "0""#,
+    r#"do = "step.misused", what = "stranger", who = "0""#,
     r#"do = "suspend", for = "6m", who = "0""#,
     r#"do = "tail.forged", for = "20s", who = "0""#,
     r#"do = "time.reset", what = "foreign", late = "40s", who = "0""#,
@@ -178,6 +191,17 @@ task_uses = 20
 authorize_every = "30s"
 finish_every = "7m"
 status_every = "10m"
+
+[workload.identity]
+ttl = "15m"
+
+[workload.planner]
+begin_every = "3m"
+task_ttl = "8m"
+step_every = "45s"
+step_ttl = "5m"
+execute_every = "50s"
+finish_every = "5m"
 "#,
         seed = number + 1
     );

@@ -528,7 +528,7 @@ impl World<'_> {
     }
 
     /// The trust bundle on a gateway's disk.
-    fn bundle_held(&self, number: u32) -> Option<TrustBundle> {
+    pub(crate) fn bundle_held(&self, number: u32) -> Option<TrustBundle> {
         followed::read(self.devices[number as usize].disk.durable().files.get(&StateFile::Bundle)?)
     }
 

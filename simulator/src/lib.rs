@@ -20,6 +20,7 @@
 
 mod acts;
 pub mod agree;
+pub mod arguments;
 pub mod bisect;
 #[cfg(feature = "mutants")]
 pub mod bites;
@@ -31,6 +32,7 @@ mod clocks;
 mod device;
 pub mod diff;
 mod disk;
+mod documents;
 mod emergency;
 pub mod event;
 mod exhaust;
@@ -228,6 +230,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::LinkDown { .. }
             | Kind::LinkHalfOpen
             | Kind::LinkSlow { .. }
+            | Kind::Misuse(_)
             | Kind::PowerCut { .. }
             | Kind::ProcessDowngrade { .. }
             | Kind::ProcessRestart { .. }

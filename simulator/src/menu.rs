@@ -31,6 +31,7 @@ menu! {
     "groups"
     "groups-locked"
     "herd-on-heal"
+    "hijacked-planner"
     "hostile-broker"
     "key-rotation-in-the-dark"
     "live-brief"

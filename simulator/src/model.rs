@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hardtack::agent::request::Origin;
 use hardtack::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
 use hardtack::time::{Millis, Timestamp};
+use hardtack::wire::audit::{Initiator, NamedStep};
+use hardtack::wire::link::Right;
 use hardtack::wire::revocation::Target;
 
 use crate::check::authority::Moment;
@@ -65,6 +67,35 @@ pub(crate) struct Credential {
     pub(crate) finished: Option<u64>,
     /// When the operator revoked it.
     pub(crate) revoked: Option<u64>,
+    /// Who initiated its task, if that was shown.
+    pub(crate) initiator: Option<Initiator>,
+    /// What it is for.
+    pub(crate) role: Role,
+}
+
+/// What a credential is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// To be exchanged for steps, by a planner.
+    Plan {
+        /// The keys under which it has given one.
+        keys: Vec<String>,
+    },
+    /// One use, for an executor.
+    Step(Stepped),
+    /// What its task is for, by the program that began it.
+    Work,
+}
+
+/// A step that a planner took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stepped {
+    /// The planner's credential that was exchanged for it.
+    pub(crate) of: usize,
+    /// What it is to do.
+    pub(crate) right: Right,
+    /// As records name it.
+    pub(crate) named: NamedStep,
 }
 
 /// The account.
@@ -213,6 +244,62 @@ impl Model {
         (0..self.credentials.len()).rev().filter(move |number| fits(&self.credentials[*number]))
     }
 
+    /// The task of a step.
+    pub(crate) fn task_of(&self, number: usize) -> Option<usize> {
+        match &self.credentials[number].role {
+            Role::Step(step) => Some(step.of),
+            Role::Plan { .. } | Role::Work => None,
+        }
+    }
+
+    /// The numbers of what ends with a credential's task: itself, and the steps of a planner's.
+    pub(crate) fn ends_with(&self, number: usize) -> Vec<usize> {
+        match self.credentials[number].role {
+            Role::Plan { .. } => {
+                let own = self.of_device.get(&self.credentials[number].device).into_iter().flatten();
+                own.copied().filter(|other| *other == number || self.task_of(*other) == Some(number)).collect()
+            }
+            Role::Step(_) | Role::Work => vec![number],
+        }
+    }
+
+    /// How a credential stands at a moment: a step no better than its task.
+    fn standing(&self, number: usize, moment: &Moment) -> Standing {
+        let own = self.credentials[number].standing(moment);
+        match self.task_of(number) {
+            Some(task) if own == Standing::Good => self.credentials[task].standing(moment),
+            Some(_) | None => own,
+        }
+    }
+
+    /// One of the credentials of a planner, or of steps, that stand so on a gateway, newest first within the last few, picked
+    /// by chance.
+    pub(crate) fn pick_planned(
+        &mut self,
+        act: Option<usize>,
+        moment: &Moment,
+        pick: u64,
+        standing: Standing,
+        is_one: impl Fn(&Credential) -> bool,
+    ) -> Option<usize> {
+        let found = self.newest_planned(moment, RECENT, standing, is_one);
+        let index = pick.checked_rem(found.len() as u64).map_or(0, |index| index as usize);
+        self.choose(act, found.get(index).copied())
+    }
+
+    /// The newest of these that stand so on a gateway.
+    pub(crate) fn newest_planned(
+        &self,
+        moment: &Moment,
+        count: usize,
+        standing: Standing,
+        is_one: impl Fn(&Credential) -> bool,
+    ) -> Vec<usize> {
+        let own = self.of_device.get(&moment.device).into_iter().flatten().rev().copied();
+        let ones = own.filter(|number| is_one(&self.credentials[*number])).take(LOOK_BACK);
+        ones.filter(|number| self.standing(*number, moment) == standing).take(count).collect()
+    }
+
     /// All credentials with their numbers.
     pub(crate) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Credential> {
         self.credentials.iter_mut()
@@ -298,10 +385,11 @@ impl Model {
                 *of += 1;
                 *of <= LOOK_BACK
             };
-            let others = self.newest_where(|credential| credential.device != moment.device);
+            let others = self.newest_where(|of| of.device != moment.device && of.role == Role::Work);
             return others.filter(is_near).filter(fits).take(count).collect();
         }
         let own = self.of_device.get(&moment.device).into_iter().flatten().rev();
+        let own = own.filter(|number| self.credentials[**number].role == Role::Work);
         own.take(LOOK_BACK).copied().filter(fits).take(count).collect()
     }
 }
@@ -341,6 +429,8 @@ mod tests {
             finish_asked: None,
             finished: None,
             revoked: None,
+            initiator: None,
+            role: Role::Work,
         }
     }
 
@@ -359,7 +449,7 @@ mod tests {
             fall: None,
             misled: Timestamp(0),
         };
-        Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None, revoked: false }
+        Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None, revoked: false, spent: false }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use hardtack::fleet::enrol::{answer, approve, found, Founding, Replace};
 use hardtack::fleet::grant::{create, withdraw, NewGrant};
 use hardtack::fleet::groups::{self, Change};
 use hardtack::fleet::hello::{self, Terms};
+use hardtack::fleet::identity;
 use hardtack::fleet::keys::Issuer;
 use hardtack::fleet::policy;
 use hardtack::fleet::proposal::{propose, submit_bundle, Hands};
@@ -47,9 +48,11 @@ use hardtack::wire::MESSAGE_BYTES_MAX;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
 
+use crate::arguments::Limit;
 use crate::check::audit::Collected;
 use crate::check::feed::Owed;
 use crate::clocks::date;
+use crate::documents::Provider;
 use crate::emergency::Holders;
 use crate::fault::{AckTrick, EmergencyTheft, FeedTrick, RotateWhat};
 use crate::plan::Plan;
@@ -57,6 +60,7 @@ use crate::random::{below, bytes, stream};
 use crate::reset::RADIUS;
 use crate::scenario::{GrantPlan, PolicyPlan, Scenario};
 use crate::theft::{Theft, Victim};
+use crate::workload::planner::{planner_class, planner_rights, selector, EXECUTORS};
 use crate::workload::{carried_rights, program_rights};
 
 /// Why an `expect` below holds: the scenario was checked, and the operator does nothing else than an honest one.
@@ -72,6 +76,10 @@ pub(crate) struct Operator {
     running: bool,
     book: Book,
     grants: GrantPlan,
+    /// Whether there are planners, whose tasks grants are to allow.
+    plans: bool,
+    /// Who says who initiates tasks.
+    pub(crate) provider: Provider,
     /// How many owners were revoked. Each has a successor.
     owners: u32,
     /// Gateways whose grants were revoked, and that get others once no revocation covers those from birth.
@@ -143,6 +151,8 @@ fn signing_roots(keys: &FleetKeys) -> Vec<&SigningKey> {
 fn policy_of(plan: &PolicyPlan, at: Timestamp) -> PolicyDocument {
     let (time_rules, seal_audit) = (plan.time_rules.clone(), plan.seal_audit);
     let mut document = PolicyDocument { time_rules, seal_audit, ..PolicyDocument::built_in(at) };
+    // What denies stands first.
+    document.datalog = plan.limits.iter().map(Limit::clauses).chain([document.datalog]).collect();
     if !plan.risks.is_empty() {
         document.risks = plan.risks.clone();
     }
@@ -230,6 +240,8 @@ impl Operator {
             running: true,
             book,
             grants: scenario.grant.clone(),
+            plans: scenario.workload.planner.is_some(),
+            provider: Provider::new(seed),
             owners: 0,
             owed: BTreeSet::new(),
             rng: stream(seed, "operator", "choices"),
@@ -255,6 +267,11 @@ impl Operator {
         if plan.needs_emergency_keys() {
             operator.name_emergency_keys(start);
         }
+        if scenario.workload.identity.is_some() {
+            let issuer = operator.provider.public();
+            let next = identity::draft(&operator.book, &identity::Change::Put(issuer), start).expect(HONEST);
+            operator.follow(&next.expect("nobody was believed before"));
+        }
         for (group, plan) in &scenario.groups {
             let members = plan.members.iter().map(|number| device_name(*number)).collect();
             operator.regroup(&Change::Join(group.clone(), members), start);
@@ -269,13 +286,24 @@ impl Operator {
 
     /// The root keys name operators' emergency keys.
     fn name_emergency_keys(&mut self, at: Timestamp) {
-        for (name, key) in self.emergencies.public() {
+        let public: Vec<_> = self.emergencies.public().collect();
+        for (name, key) in public {
             let next = emergency::draft_added(&self.book, name, &key, at).expect(HONEST);
-            let write = Write::Bundle(next.version, Signed::sign(&next, self.book.fleet(), &signing_roots(&self.keys)));
-            self.book.apply(write.clone());
-            self.rows.extend(write.row().map(|row| (row, write)));
+            self.sign(&next);
         }
         self.start();
+    }
+
+    /// The root keys sign a trust bundle, and the service goes on with it.
+    fn follow(&mut self, next: &TrustBundle) {
+        self.sign(next);
+        self.start();
+    }
+
+    fn sign(&mut self, next: &TrustBundle) {
+        let write = Write::Bundle(next.version, Signed::sign(next, self.book.fleet(), &signing_roots(&self.keys)));
+        self.book.apply(write.clone());
+        self.rows.extend(write.row().map(|row| (row, write)));
     }
 
     /// The operator's next emergency statement, for the broker.
@@ -378,12 +406,20 @@ impl Operator {
             may_begin.push((selector, class.clone()));
             class_rights.extend(rights.into_iter().map(|right| ClassRight { class: class.clone(), right }));
         }
+        let mut may_step = Vec::new();
+        if self.plans {
+            let (planner, class) = planner_class();
+            let class: hardtack::ids::TaskClass = class.parse().expect(HONEST);
+            may_begin.push((planner, class.clone()));
+            may_step.extend(EXECUTORS.map(|uid| (selector(uid), class.clone())));
+            class_rights.extend(planner_rights().map(|right| ClassRight { class: class.clone(), right }));
+        }
         let new = NewGrant {
             device: name.clone(),
             owner: self.owner(),
             life: Millis(plan.life.0),
             may_begin,
-            may_step: Vec::new(),
+            may_step,
             rights: class_rights,
             offline_max: Millis(plan.offline_max.0),
             uses_max: plan.uses_max,
@@ -585,6 +621,10 @@ impl Operator {
         next.issued_at = at;
         match what {
             RotateWhat::Feed => next.feeds.iter_mut().for_each(|feed| feed.keys = public()),
+            RotateWhat::Identity => {
+                self.provider.rotate(fresh.clone());
+                next.identities = vec![self.provider.public()];
+            }
             // The first, which is not asked to sign: it is lost.
             RotateWhat::Root => {
                 next.roots.remove(0);
@@ -600,6 +640,7 @@ impl Operator {
         self.book.apply(write.clone());
         self.rows.extend(write.row().map(|row| (row, write)));
         match what {
+            RotateWhat::Identity => {}
             RotateWhat::Feed => self.dropped_key = Some(std::mem::replace(&mut self.keys.feed, fresh)),
             RotateWhat::Root => {
                 self.keys.further_roots.push(fresh);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Firmware,
-    FloodWhat, Forgotten, Hostility, Kind, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat,
+    FloodWhat, Forgotten, Hostility, Kind, Misuse, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat,
     Statement, Sync, WallAfter, Who, WireTrick,
 };
 use crate::random::{below, between, stream};
@@ -297,6 +297,26 @@ pub enum Act {
         /// Which way.
         direction: Direction,
     },
+    /// Somebody tries to get more by a planner, or by a step, than is due to him.
+    Misuse {
+        /// The gateway.
+        device: u32,
+        /// What he tries.
+        how: Misuse,
+        /// Picks with which task or step.
+        #[serde(with = "draw")]
+        pick: u64,
+    },
+    /// A planner does its work, or an executor what was planned for it.
+    Plan {
+        /// The gateway.
+        device: u32,
+        /// What it does.
+        does: Planning,
+        /// Picks the task, and what of it is planned or done.
+        #[serde(with = "draw")]
+        pick: u64,
+    },
     /// The supply fails.
     PowerCut {
         /// The gateway.
@@ -451,6 +471,8 @@ macro_rules! device_of {
             | Act::LinkHalfOpen { device, .. }
             | Act::LinkSlow { device, .. }
             | Act::LinkUp { device, .. }
+            | Act::Misuse { device, .. }
+            | Act::Plan { device, .. }
             | Act::PowerCut { device, .. }
             | Act::ProcessDowngrade { device, .. }
             | Act::ProcessRestart { device, .. }
@@ -502,6 +524,20 @@ pub enum Turn {
     Begins,
     /// It ends.
     Ends,
+}
+
+/// What planners and executors do on an ordinary day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Planning {
+    /// A planner begins a task.
+    Begins,
+    /// An executor uses a step that was taken for it.
+    Executes,
+    /// A planner finishes a task.
+    Finishes,
+    /// A planner takes a step of a task for an executor.
+    Steps,
 }
 
 /// Which token a program presents.
@@ -601,6 +637,16 @@ fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry
     repeat("finish", plan.finish_every.0, 1, &mut |rng| Act::Finish { device, pick: rng.next_u64() });
     if let Some(every) = plan.distinct_every {
         repeat("distinct", every.0, plan.burst, &mut |rng| Act::Distinct { device, pick: rng.next_u64() });
+    }
+    if let Some(planner) = &plan.planner {
+        for (purpose, every, does) in [
+            ("plan", planner.begin_every, Planning::Begins),
+            ("execute", planner.execute_every, Planning::Executes),
+            ("finish plan", planner.finish_every, Planning::Finishes),
+            ("step", planner.step_every, Planning::Steps),
+        ] {
+            repeat(purpose, every.0, 1, &mut |rng| Act::Plan { device, does, pick: rng.next_u64() });
+        }
     }
     repeat("status", plan.status_every.0, 1, &mut |_| Act::Status { device });
     repeat("authorize", plan.authorize_every.0, plan.burst, &mut |mut rng| {
@@ -762,6 +808,9 @@ fn acts(
                 push(at, act(Turn::Begins));
                 push(end(*lasts), act(Turn::Ends));
             }
+        }
+        Kind::Misuse(how) => {
+            targets.iter().for_each(|d| push(at, Act::Misuse { device: *d, how: *how, pick: pick(*d) }));
         }
         Kind::PowerCut { lasts, boundary, wall } => {
             for device in targets {

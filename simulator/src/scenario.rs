@@ -14,7 +14,8 @@ use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo};
+use crate::arguments::Limit;
+use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo, RotateWhat};
 use crate::plan::{Act, Entry, Occurrence, LAST_QUIET};
 
 /// The only form of scenario files there is so far.
@@ -381,6 +382,8 @@ pub struct PolicyPlan {
     pub risks: Vec<RiskLevel>,
     /// Audit travels sealed to the collector.
     pub seal_audit: bool,
+    /// Limits on what operations are done with. Programs say something of each that there is.
+    pub limits: Vec<Limit>,
 }
 
 /// What programs on each gateway do.
@@ -415,6 +418,68 @@ pub struct WorkloadPlan {
     pub risks: Vec<String>,
     /// How often an operator asks a gateway for its status.
     pub status_every: Span,
+    /// What planners do, and the programs that do what they planned. Where it is not said, there are none.
+    pub planner: Option<PlannerPlan>,
+    /// What programs bring of who initiates their tasks. Where it is not said, they bring nothing.
+    pub identity: Option<IdentityPlan>,
+}
+
+/// What programs bring of who initiates their tasks: documents of a provider whom the fleet believes, some of which do not count.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityPlan {
+    /// In so many of a hundred cases.
+    pub percent: u32,
+    /// How long most of them live.
+    pub ttl: Span,
+}
+
+impl Default for IdentityPlan {
+    fn default() -> Self {
+        Self { percent: 60, ttl: Span(3_600_000) }
+    }
+}
+
+/// What a planner on each gateway does, and the programs that do what it planned: its task is exchanged for steps, each one use
+/// for one of them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlannerPlan {
+    /// How often it begins a task.
+    pub begin_every: Span,
+    /// How long that asks to live.
+    pub task_ttl: Span,
+    /// How many uses it asks for, which all its steps share.
+    pub task_uses: u64,
+    /// How often it takes a step of a task.
+    pub step_every: Span,
+    /// How long a step asks to live.
+    pub step_ttl: Span,
+    /// How often an executor uses a step.
+    pub execute_every: Span,
+    /// How often a task is finished before its time.
+    pub finish_every: Span,
+}
+
+impl Default for PlannerPlan {
+    fn default() -> Self {
+        Self {
+            begin_every: Span(15 * 60_000),
+            task_ttl: Span(30 * 60_000),
+            task_uses: 40,
+            step_every: Span(2 * 60_000),
+            step_ttl: Span(10 * 60_000),
+            execute_every: Span(2 * 60_000),
+            finish_every: Span(20 * 60_000),
+        }
+    }
+}
+
+impl PlannerPlan {
+    /// What happens every so often.
+    const fn spans(&self) -> [Span; 4] {
+        [self.begin_every, self.step_every, self.execute_every, self.finish_every]
+    }
 }
 
 impl Default for WorkloadPlan {
@@ -434,6 +499,8 @@ impl Default for WorkloadPlan {
             finish_every: Span(3_600_000),
             risks: vec!["low".into(), "high".into()],
             status_every: Span(1_800_000),
+            planner: None,
+            identity: None,
         }
     }
 }
@@ -510,7 +577,8 @@ impl Scenario {
             self.workload.status_every,
             self.fleet.head_every,
         ];
-        if spans.iter().chain(&self.workload.distinct_every).any(|span| span.0 < 1000) {
+        let planned = self.workload.planner.iter().flat_map(PlannerPlan::spans);
+        if planned.chain(spans).chain(self.workload.distinct_every).any(|span| span.0 < 1000) {
             return Err("what happens `every` so often must leave at least 1s between".into());
         }
         if self.workload.risks.is_empty()
@@ -518,6 +586,7 @@ impl Scenario {
         {
             return Err("`workload.risks` needs one class, and the percentages must leave room in 100".into());
         }
+        self.policy.limits.iter().try_for_each(Limit::check)?;
         for (fault, number) in self.faults.iter().zip(1..) {
             if let FaultKind::LinkSlow { by, .. } = fault.kind {
                 self.check_slow(by).map_err(|problem| format!("fault {number} (link.slow): {problem}"))?;
@@ -527,6 +596,16 @@ impl Scenario {
                     return Err(format!("{group} is no group here: name it under `[groups]`"));
                 }
             }
+        }
+        let misuses = |fault: &Fault| matches!(fault.kind, FaultKind::Misuse(_));
+        if self.workload.planner.is_none() && self.faults.iter().any(misuses) {
+            return Err("there is no planner whose tasks and steps could be misused: say under `[workload.planner]` what it does".into());
+        }
+        let rotates = |fault: &Fault| fault.kind == FaultKind::KeyRotate(RotateWhat::Identity);
+        if self.workload.identity.is_none() && self.faults.iter().any(rotates) {
+            return Err("there is no provider of identity documents whose key could be replaced: say under \
+                        `[workload.identity]` how many are brought"
+                .into());
         }
         let upgrades = |fault: &Fault| matches!(fault.kind, FaultKind::ProcessUpgrade { .. });
         if self.next.is_none() && self.faults.iter().any(upgrades) {
@@ -572,6 +651,10 @@ impl Scenario {
                 "is not between start and end"
             } else if *at > start + self.duration.saturating_sub(LAST_QUIET) {
                 "is in the last 5m, which are there for the last records to arrive: move it, or make `duration` longer"
+            } else if matches!(act, Act::Misuse { .. } | Act::Plan { .. }) && self.workload.planner.is_none() {
+                "is a planner's, and there is none: say under `[workload.planner]` what it does"
+            } else if matches!(act, Act::KeyRotate { what: RotateWhat::Identity }) && self.workload.identity.is_none() {
+                "replaces a key of identity documents, and nobody brings any: say so under `[workload.identity]`"
             } else if matches!(act, Act::ProcessUpgrade { .. }) && self.next.is_none() {
                 "upgrades a gateway to nothing: say under `[fleet.upgrade]` which limits the next firmware ships"
             } else if matches!(act, Act::GroupMove { to: MoveTo::Group(group), .. } if !self.groups.contains_key(group))
@@ -699,6 +782,10 @@ mod tests {
         check_refused("[[fault]]\ndo = \"anchor.torn\"\nat = \"5m\"\nfor = \"2m\"\nage = \"1m\"", "`age`");
         check_refused("[[fault]]\ndo = \"broker.withhold\"\nat = \"5m\"\nfor = \"2m\"\nwhat = \"wine\"", "`what`");
         check_refused("[[fault]]\ndo = \"process.upgrade\"\nat = \"5m\"\nfor = \"2s\"", "[fleet.upgrade]");
+        check_refused("[[fault]]\ndo = \"step.misused\"\nat = \"5m\"\nwhat = \"again\"", "[workload.planner]");
+        check_refused("[workload.planner]\nstep_every = \"1ms\"", "every");
+        check_refused("[[policy.limits]]\noperation = \"write\"\nargument = \"rpm\"", "`most` or `only`");
+        check_refused("[[fault]]\ndo = \"key.rotate\"\nat = \"5m\"\nwhat = \"identity\"", "[workload.identity]");
         check_refused("[fleet.upgrade]\nqueues = 1", "queues");
         check_refused("[fleet.upgrade.queue]\nquota_gib = 1", "quota_gib");
         check_refused("[fleet.upgrade.time]\nlease_s = 30", "judged");

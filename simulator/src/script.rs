@@ -39,6 +39,8 @@ pub enum Did {
         resource: String,
         /// The class of risk that it named.
         risk: Option<String>,
+        /// What it was to be done with, in JSON, if that was said.
+        arguments: Option<String>,
     },
     /// A program began a task.
     Begin {
@@ -263,6 +265,8 @@ fn kind(act: &Act) -> Kind {
         | Act::Distinct { .. }
         | Act::Finish { .. }
         | Act::Flood { .. }
+        | Act::Misuse { .. }
+        | Act::Plan { .. }
         | Act::Status { .. } => Kind::OfProgram,
         Act::BrokerStart | Act::LinkUp { .. } | Act::ServiceStart => Kind::Ends,
         Act::GroupMove { .. } | Act::KeyRotate { .. } | Act::Revoke { .. } | Act::RevokeStorm { .. } => {
@@ -365,6 +369,7 @@ impl World<'_> {
                 operation: ask.operation.clone(),
                 resource: ask.resource.clone(),
                 risk: ask.risk.as_ref().map(ToString::to_string),
+                arguments: ask.arguments.as_ref().and_then(|said| serde_json::to_string(said).ok()),
             },
             (Request::Begin(begin), _) => Did::Begin {
                 uid,

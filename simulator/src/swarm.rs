@@ -223,6 +223,25 @@ const LATER: &[(Kind, u32)] = &[
     (("broker.feed", |draw| draw.what(&["fast_forward"])), 20),
 ];
 
+/// The same, in worlds that have planners.
+const OF_PLANNERS: &[Kind] = &[
+    ("planner.hijacked", |draw| draw.what(&["acts", "ended", "itself", "repeated", "stolen", "unnamed", "wider"])),
+    ("step.misused", |draw| draw.what(&["again", "beyond", "late", "planner", "stranger"])),
+    ("step.misused", |draw| draw.what(&["again", "late"])),
+];
+
+/// What planners do. The larger a fleet is, the less often.
+fn planner(draw: &mut Draw, crowd: u64) -> String {
+    let mut every = |least: u64| draw.span(crowd * least, 30 * MINUTE);
+    let (begin, finish, step, execute) = (every(2 * MINUTE), every(3 * MINUTE), every(20_000), every(20_000));
+    let (task_ttl, step_ttl) = (draw.span(2 * MINUTE, 60 * MINUTE), draw.span(30_000, 30 * MINUTE));
+    let uses = draw.scale(2, 100);
+    format!(
+        "\n[workload.planner]\nbegin_every = \"{begin}\"\nfinish_every = \"{finish}\"\nstep_every = \"{step}\"\n\
+         execute_every = \"{execute}\"\ntask_ttl = \"{task_ttl}\"\nstep_ttl = \"{step_ttl}\"\ntask_uses = {uses}\n"
+    )
+}
+
 /// Which firmware, and whether the supply fails within its first commit.
 fn upgrade(draw: &mut Draw) -> String {
     let to = draw.one_of(&["next", "next", "before"]);
@@ -310,6 +329,24 @@ risks = ["low", "medium", "high"]
             text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when());
         }
     }
+    draw.rng = stream(seed, "swarm", "planner");
+    if happens(&mut draw.rng, 40) {
+        text += &planner(&mut draw, crowd);
+        for (name, rest) in OF_PLANNERS {
+            if happens(&mut draw.rng, 60) {
+                let rest = rest(&mut draw);
+                text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when());
+            }
+        }
+    }
+    draw.rng = stream(seed, "swarm", "identity");
+    if happens(&mut draw.rng, 40) {
+        let (percent, ttl) = (draw.scale(10, 100), draw.span(2 * MINUTE, 120 * MINUTE));
+        text += &format!("\n[workload.identity]\npercent = {percent}\nttl = \"{ttl}\"\n");
+        if happens(&mut draw.rng, 60) {
+            text += &format!("\n[[fault]]\ndo = \"key.rotate\"\nwhat = \"identity\"\n{}", draw.when());
+        }
+    }
     text
 }
 
@@ -343,7 +380,7 @@ mod tests {
             "{groups} {risks} {boxes}"
         );
         // One name stands for several kinds in a few cases.
-        assert!(kinds.len() >= KINDS.len() + LATER.len() + 2, "{kinds:?}");
+        assert!(kinds.len() >= KINDS.len() + LATER.len() + 2 + 2, "{kinds:?}");
     }
 
     #[test]

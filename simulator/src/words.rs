@@ -4,8 +4,8 @@
 //! Never: says what came of it.
 //! Read next: `shrink.rs`, which tells a story with them.
 
-use crate::fault::{Boundary, Direction, Firmware, Refusal, Retained, Sync, WallAfter};
-use crate::plan::{Act, Turn};
+use crate::fault::{Boundary, Direction, Firmware, Misuse, Refusal, Retained, Sync, WallAfter};
+use crate::plan::{Act, Planning, Turn};
 use crate::scenario::Span;
 
 /// An act in plain words.
@@ -82,6 +82,16 @@ pub(crate) fn of(act: &Act) -> String {
             format!("gw-{device}: the link is slower by {}{}, {}", span(by), way(*direction), from_now(*turn))
         }
         Act::LinkUp { device, direction } => format!("gw-{device}: the link works again{}", way(*direction)),
+        Act::Misuse { device, how, .. } => format!("gw-{device}: {}", misuse(*how)),
+        Act::Plan { device, does, .. } => {
+            let does = match does {
+                Planning::Begins => "a planner begins a task",
+                Planning::Executes => "an executor uses a step",
+                Planning::Finishes => "a planner finishes a task",
+                Planning::Steps => "a planner takes a step for an executor",
+            };
+            format!("gw-{device}: {does}")
+        }
         Act::PowerCut { device, lasts, boundary, wall, .. } => {
             let when = match boundary {
                 Boundary::Any => ", within its next commit",
@@ -129,6 +139,23 @@ pub(crate) fn of(act: &Act) -> String {
             format!("a reset of the clock is carried to gw-{device} in {}: {}", span(late), name(what))
         }
         Act::Wire { device, trick, .. } => format!("the broker does {} to the bytes for gw-{device}", trick.name()),
+    }
+}
+
+fn misuse(how: Misuse) -> &'static str {
+    match how {
+        Misuse::Acts => "a planner does itself what its task is for",
+        Misuse::Again => "an executor uses a step a second time",
+        Misuse::Beyond => "an executor uses a step for more than that is for",
+        Misuse::Ended => "a planner takes a step of a task that has ended",
+        Misuse::Itself => "a planner takes a step for itself",
+        Misuse::Late => "an executor uses a step whose task has ended",
+        Misuse::Planner => "a planner uses the step that it took",
+        Misuse::Repeated => "a planner takes the same step a second time",
+        Misuse::Stolen => "a program takes a step with a planner's credential",
+        Misuse::Stranger => "an executor uses a step of another one",
+        Misuse::Unnamed => "a planner takes a step for a workload that its grant does not name",
+        Misuse::Wider => "a planner takes a step for what its task may not",
     }
 }
 

@@ -4,6 +4,8 @@
 //! Never: knows more than a program could, the kind of token that it presents excepted.
 //! Read next: `model.rs`, where credentials are kept, and `check/`.
 
+pub(crate) mod planner;
+
 use std::collections::BTreeMap;
 
 use hardtack::agent::effects::ALLOW_WAIT_MAX;
@@ -17,24 +19,27 @@ use hardtack::fleet::book::Life;
 use hardtack::fleet::revoke::life_of;
 use hardtack::ids::TaskId;
 use hardtack::profile::Hint;
-use hardtack::time::Timestamp;
-use hardtack::wire::audit::Named;
+use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::biscuit::{self, Block, Check, TimeBound, Token};
 use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held};
 
+use crate::arguments::Drawn;
 use crate::check::audit::Told;
-use crate::check::authority::{Moment, Narrowing, Presented, ONE_RESOURCE};
+use crate::check::authority::{Exchange, Moment, Narrowing, Presented, ONE_RESOURCE};
+use crate::check::identity::{self, Shown};
 use crate::check::{room, Id};
 use crate::clocks::date;
 use crate::device::Probe;
 use crate::event::Event;
 use crate::fault::{FloodWhat, ResetWhat};
-use crate::model::Credential;
+use crate::model::{Credential, Role, Standing};
 use crate::operator::Carried;
 use crate::plan::{TokenChoice, LAST_QUIET};
+use crate::random::{happens, stream};
 use crate::theft::Theft;
 use crate::world::{Checks, Happening, World};
+use planner::{named, PLANNER};
 
 /// Longest token that a program keeps.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -53,8 +58,10 @@ pub(crate) enum Asked {
         uid: u32,
         life: u64,
         uses: u64,
+        shown: Option<Box<Shown>>,
     },
     Decision(Presented),
+    Exchange(Box<Exchange>),
     Finish {
         credential: usize,
     },
@@ -141,21 +148,47 @@ impl World<'_> {
         }
         let plan = &self.scenario.workload;
         let program = &PROGRAMS[(pick % PROGRAMS.len() as u64) as usize];
-        let life = plan.task_ttl.0.min(self.scenario.grant.task_ttl_max.0);
-        let asked = Asked::Begin { uid: program.uid, life, uses: plan.task_uses };
+        self.begin(device, program, (plan.task_ttl.0, plan.task_uses));
+    }
+
+    /// A program begins a task that asks to live so long, for so many uses.
+    fn begin(&mut self, device: u32, program: &Program, (ttl, uses): (u64, u64)) {
+        let life = ttl.min(self.scenario.grant.task_ttl_max.0);
+        let shown = self.bring_document(device, program.uid);
+        let identity = shown.as_ref().map(|shown| shown.brought.document.clone());
+        let asked = Asked::Begin { uid: program.uid, life, uses, shown: shown.map(Box::new) };
         let begin = BeginTask {
             task: program.class.parse().expect("the class is a valid name"),
             rights: rights(program).to_vec(),
-            ttl_s: plan.task_ttl.0 / 1000,
-            uses: Some(plan.task_uses),
-            planner: false,
+            ttl_s: ttl / 1000,
+            uses: Some(uses),
+            planner: program.uid == PLANNER.uid,
             reason: None,
             holder: None,
             lease: None,
-            identity: None,
+            identity,
             key: None,
         };
         self.ask(device, program.uid, Socket::Agent, Request::Begin(begin), asked);
+    }
+
+    /// The document that a program brings when it begins a task, if it brings one.
+    fn bring_document(&self, device: u32, uid: u32) -> Option<Shown> {
+        let plan = self.scenario.workload.identity.as_ref()?;
+        let mut rng = stream(self.seed, &format!("gw-{device}"), &format!("document-{}/{uid}", self.now));
+        if !happens(&mut rng, plan.percent) {
+            return None;
+        }
+        let brought = self.operator.provider.draw(&mut rng, date(self.now), Millis(plan.ttl.0));
+        let least = self.moment(device).know.least;
+        let believed = self.is_believed(device, &brought.kid);
+        Some(Shown { brought, least, believed })
+    }
+
+    /// Whether the trust bundle on a gateway's disk names a key of identity documents. None where that cannot be read.
+    fn is_believed(&self, device: u32, kid: &str) -> Option<bool> {
+        let trust = self.bundle_held(device)?;
+        Some(trust.identities.iter().flat_map(|issuer| &issuer.keys).any(|key| key.kid == kid))
     }
 
     pub(crate) fn finish_task(&mut self, device: u32, pick: u64) {
@@ -169,11 +202,19 @@ impl World<'_> {
 
     /// The program that holds a credential finishes its task.
     fn finish_this(&mut self, device: u32, number: usize) {
-        let now = self.now;
-        let credential = self.model.get_mut(number);
-        credential.finish_asked = Some(now);
+        self.finish_asked(number);
+        let credential = self.model.get(number);
         let (uid, task) = (credential.uid, credential.task.clone());
         self.ask(device, uid, Socket::Agent, Request::Finish(task), Asked::Finish { credential: number });
+    }
+
+    /// From now on a task may be finished, and with a planner's its steps.
+    fn finish_asked(&mut self, number: usize) {
+        let now = self.now;
+        let ends = self.model.ends_with(number);
+        for number in ends {
+            self.model.get_mut(number).finish_asked.get_or_insert(now);
+        }
     }
 
     pub(crate) fn ask_for_status(&mut self, device: u32) {
@@ -200,7 +241,7 @@ impl World<'_> {
             Hint::Tighten => of.clocks.read(self.now).and_then(|(_, now)| now.wall),
         };
         let know = self.checks.clock.knowledge(device, powered);
-        Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall, revoked: false }
+        Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall, revoked: false, spent: false }
     }
 
     pub(crate) fn ask_for_decision(&mut self, device: u32, choice: TokenChoice, risk: String, pick: u64) {
@@ -309,6 +350,7 @@ impl World<'_> {
 
     fn decide(&mut self, device: u32, (uid, token): (u32, String), (operation, resource): (&str, &str), using: Using) {
         let Using { choice, credential, narrowing, risk } = using;
+        let drawn = self.draw_arguments(device, operation);
         let ask = Authorize {
             token,
             operation: operation.into(),
@@ -317,18 +359,30 @@ impl World<'_> {
             risk: risk.parse().ok(),
             task: None,
             step: None,
-            arguments: None,
+            arguments: drawn.arguments(),
         };
         let presented = Presented {
             choice,
             credential,
             narrowing,
+            uid,
             risk,
             class: self.operator.policy().time_class_of(operation, resource),
             operation: operation.into(),
             resource: resource.into(),
+            forbidden: drawn.denied(),
         };
         self.ask(device, uid, Socket::Agent, Request::Authorize(ask), Asked::Decision(presented));
+    }
+
+    /// What a program says of what it does, where the policy has limits.
+    fn draw_arguments(&self, device: u32, operation: &str) -> Drawn {
+        let limits = &self.scenario.policy.limits;
+        if limits.is_empty() {
+            return Drawn::default();
+        }
+        let purpose = format!("arguments-{}/{operation}", self.now);
+        Drawn::of(limits, operation, stream(self.seed, &format!("gw-{device}"), &purpose))
     }
 
     /// Right after a start: something good, and what must not have come back to life.
@@ -343,6 +397,7 @@ impl World<'_> {
                 self.present(device, number, choice, risk.clone(), 1);
             }
         }
+        self.probe_steps(device);
         let waiting = std::mem::take(&mut self.devices[device as usize].probes);
         waiting.into_iter().for_each(|probe| self.schedule(self.now + 1, Happening::Probe { device, probe }));
     }
@@ -372,6 +427,9 @@ impl World<'_> {
             self.schedule(self.now + (probe.powered - powered), Happening::Probe { device, probe });
             return;
         }
+        if self.model.get(probe.credential).role != Role::Work {
+            return self.probe_planned(device, probe.credential);
+        }
         let risk = self.scenario.workload.risks[0].clone();
         let (token, uid) = (self.model.get(probe.credential).text.clone(), self.model.get(probe.credential).uid);
         let own = PROGRAMS.iter().find(|program| program.uid == uid).unwrap_or(&PROGRAMS[0]);
@@ -394,6 +452,7 @@ impl World<'_> {
                 | Asked::Begin { .. }
                 | Asked::Challenge { .. }
                 | Asked::Decision(_)
+                | Asked::Exchange(_)
                 | Asked::Finish { .. }
                 | Asked::LastStatus
                 | Asked::Reset { .. }
@@ -402,12 +461,13 @@ impl World<'_> {
         }
     }
 
-    /// Nobody hears whether a use of it was allowed and charged.
+    /// Nobody hears whether a use of it was allowed and charged: of a step, to its task too.
     fn unheard(&mut self, number: usize) {
-        self.note_unheard(number);
-        let credential = self.model.get_mut(number);
-        credential.unheard += 1;
-        self.checks.authority.unheard(credential);
+        for number in self.model.task_of(number).into_iter().chain([number]) {
+            self.note_unheard(number);
+            self.model.get_mut(number).unheard += 1;
+        }
+        self.checks.authority.unheard(self.model.get(number));
     }
 
     /// In the end: nobody waits for longer than an answer can take.
@@ -430,10 +490,11 @@ impl World<'_> {
             return;
         }
         match (asked, reply) {
-            (Asked::Begin { uid, life, uses }, Reply::Task(reply)) => {
-                self.task_begun(device, (uid, life, uses, act), reply)
+            (Asked::Begin { uid, life, uses, shown }, Reply::Task(reply)) => {
+                self.task_begun(device, (uid, life, uses, act), shown.as_deref(), reply)
             }
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
+            (Asked::Exchange(exchange), Reply::Step(reply)) => self.stepped(device, &exchange, (since, act), reply),
             (Asked::Finish { credential }, Reply::Finished(reply)) => self.task_finished(device, credential, &reply),
             (Asked::Status, Reply::Status(status)) => {
                 let checks = &mut self.checks;
@@ -450,6 +511,7 @@ impl World<'_> {
                 | Asked::Begin { .. }
                 | Asked::Challenge { .. }
                 | Asked::Decision(_)
+                | Asked::Exchange(_)
                 | Asked::Finish { .. }
                 | Asked::LastStatus
                 | Asked::Reset { .. }
@@ -480,7 +542,13 @@ impl World<'_> {
         }
     }
 
-    fn task_begun(&mut self, device: u32, (uid, life, uses, begun): (u32, u64, u64, Option<usize>), reply: TaskReply) {
+    fn task_begun(
+        &mut self,
+        device: u32,
+        (uid, life, uses, begun): (u32, u64, u64, Option<usize>),
+        shown: Option<&Shown>,
+        reply: TaskReply,
+    ) {
         self.told_of_task(device, &reply.task_id, Told::Begun);
         let bytes = from_text(&reply.token, TOKEN_BYTES_MAX).unwrap_or_default();
         let chain = Held::from_bytes(&bytes).map(|held| held.chain()).unwrap_or_default();
@@ -494,9 +562,17 @@ impl World<'_> {
         self.check_box_of_task(device, life, token.as_ref(), &reply);
         let powered = self.devices[device as usize].powered(self.now);
         let know = self.checks.clock.knowledge(device, powered);
+        // No task outlives the document that it was begun with.
+        let (mut life, mut ends) = (life, ends);
+        if let Some(shown) = shown {
+            let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
+            identity::begun(&mut self.checks.tally, &moment, name, shown, reply.expires_in_s);
+            (life, ends) = (life.min(shown.brought.ends.since(shown.least).0), ends.min(shown.brought.ends));
+        }
         let owner = self.operator.owner_of(&reply.grant_id);
         let over = self.devices[device as usize].ordered_locked || owner != self.operator.owner();
         let revoked = (over || self.model.is_revoked(&reply.grant_id)).then_some(self.now);
+        let role = if uid == PLANNER.uid { Role::Plan { keys: Vec::new() } } else { Role::Work };
         let number = self.model.hand_out(Credential {
             device,
             begun,
@@ -521,14 +597,24 @@ impl World<'_> {
             finish_asked: None,
             finished: None,
             revoked,
+            initiator: shown.map(|shown| shown.brought.initiator.clone()),
+            role,
         });
         // Begun while an emergency key may revoke it, it may end for that at any start.
         let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
         if self.checks.emergency.may_revoke(&moment, name, self.model.get(number)) {
             self.model.get_mut(number).revoked.get_or_insert(self.now);
         }
-        let limit = self.model.get(number).limit();
-        for past in PROBES {
+        self.probe_past_its_end(device, number);
+    }
+
+    /// A credential that was just handed out is presented when its end has passed.
+    fn probe_past_its_end(&mut self, device: u32, number: usize) {
+        let credential = self.model.get(number);
+        let (powered, limit) = (credential.begun_powered, credential.limit());
+        // Of steps there are many.
+        let probes = if matches!(credential.role, Role::Step(_)) { &PROBES[..1] } else { &PROBES[..] };
+        for past in probes {
             let probe = Probe { credential: number, powered: powered + limit + past };
             self.schedule(self.now + limit + past, Happening::Probe { device, probe });
         }
@@ -563,6 +649,8 @@ impl World<'_> {
             finish_asked: None,
             finished: None,
             revoked: Some(self.now),
+            initiator: None,
+            role: Role::Work,
         });
         let end = self.scenario.start + self.scenario.duration - LAST_QUIET;
         let now = self.now;
@@ -601,7 +689,9 @@ impl World<'_> {
         self.told_of_task(device, &reply.task_id, Told::Finished);
         self.ledger.over(self.now, device, credential);
         if reply.finished {
-            self.model.get_mut(credential).finished = Some(self.now);
+            let now = self.now;
+            let ends = self.model.ends_with(credential);
+            ends.into_iter().for_each(|number| self.model.get_mut(number).finished = Some(now));
         }
         self.tell(&Event::Replied { device, what: format!("finished {}", reply.task_id) });
     }
@@ -615,6 +705,9 @@ impl World<'_> {
     fn decided(&mut self, number: u32, presented: &Presented, reply: &DecisionReply) {
         let mut moment = self.moment(number);
         let credential = presented.credential.map(|credential| self.model.get(credential));
+        let task = presented.credential.and_then(|credential| self.model.task_of(credential));
+        let of = task.map(|task| self.model.get(task));
+        moment.spent = of.is_some_and(|task| task.standing(&moment) != Standing::Good);
         let device = &self.devices[number as usize];
         if let Some(credential) = credential {
             moment.revoked = self.checks.emergency.may_revoke(&moment, &device.name, credential);
@@ -622,14 +715,7 @@ impl World<'_> {
         let revoked = credential.is_some_and(|credential| credential.revoked.is_some_and(|since| since < moment.at));
         let checks = &mut self.checks;
         // A denial may be of a token that is no more what was handed out.
-        let named = credential.filter(|_| reply.decision == Verdict::Allow).map(|credential| Named {
-            owner: credential.owner.clone(),
-            grant: credential.grant,
-            task: Some(credential.task.clone()),
-            chain: credential.chain.clone(),
-            step: None,
-            initiator: None,
-        });
+        let named = credential.filter(|_| reply.decision == Verdict::Allow).map(named);
         let asked = (presented.operation.as_str(), presented.resource.as_str(), named);
         let who = (number, &device.name);
         checks.audit.decided(&mut checks.tally, moment.at, who, reply, asked, device.disk.durable());
@@ -647,6 +733,8 @@ impl World<'_> {
             checks.authority.decided(&mut checks.tally, &moment, &device.name, presented, credential, reply);
         }
         if let Some(credential) = credential {
+            let planned = (credential, of);
+            checks.authority.planned(&mut checks.tally, &moment, &device.name, presented, planned, reply);
             checks.emergency.decided(&mut checks.tally, &moment, &device.name, credential, reply);
         }
         let allow = reply.decision == Verdict::Allow;
@@ -658,8 +746,9 @@ impl World<'_> {
         } else {
             self.judge_denial(number, &reply.explain);
         }
-        if let Some(credential) = presented.credential.filter(|_| allow) {
-            self.model.get_mut(credential).allows += 1;
+        // A use of a step is one of its task.
+        for charged in presented.credential.into_iter().chain(task).filter(|_| allow) {
+            self.model.get_mut(charged).allows += 1;
         }
         let (era, index) = (reply.audit.era, reply.audit.index);
         self.ledger.decided(allow, revoked);
@@ -678,11 +767,19 @@ impl World<'_> {
         // By the gateway's own clock it was longer than that, give or take its drift.
         let late = problem.code == ProblemCode::AuditUnavailable && self.now + 10 > since + ALLOW_WAIT_MAX.0;
         let full = !late && problem.code == ProblemCode::AuditUnavailable && self.has_no_room(device, &problem.detail);
-        self.judge_denial(device, &problem.detail);
+        // What the issuer says it says for itself: it may have heard what the gateway has not.
+        if problem.code != ProblemCode::IssuerRefused {
+            self.judge_denial(device, &problem.detail);
+        }
         match asked {
-            Asked::Finish { credential } => {
-                self.model.get_mut(*credential).finish_asked.get_or_insert(self.now);
+            Asked::Begin { shown, .. } if matches!(problem.code, ProblemCode::Identity(_)) => {
+                let still = shown.as_ref().and_then(|shown| self.is_believed(device, &shown.brought.kid));
+                let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
+                let tally = &mut self.checks.tally;
+                identity::refused(tally, &moment, name, (shown.as_deref(), still), problem.code.name());
             }
+            Asked::Exchange(exchange) => self.not_stepped(device, exchange, since, problem),
+            Asked::Finish { credential } => self.finish_asked(*credential),
             // Allowed, charged and recorded, and then slept over: it says nothing of who may what now.
             Asked::Decision(Presented { credential, .. }) if late => {
                 credential.iter().for_each(|number| self.unheard(*number));

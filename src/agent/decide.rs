@@ -16,6 +16,7 @@ use super::token::{admit, Cache, Denial, Kind, Verified};
 use super::wallet::{StoredStep, StoredTask, Wallet};
 use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId, TaskId};
+use crate::mutant::{active, Mutant};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::arguments::{Defect, Stated};
@@ -175,7 +176,9 @@ impl Judge<'_> {
     ) -> Result<(Vec<(BlockId, Timestamp)>, usize), Denial> {
         self.check_question(question)?;
         self.check_place(verified)?;
-        self.check_revocation(verified, so_far.task.as_ref())?;
+        if question.purpose != Purpose::Exchange || !active(Mutant::StepOfEndedTask) {
+            self.check_revocation(verified, so_far.task.as_ref())?;
+        }
         self.check_time(verified, so_far.time_class)?;
         self.check_staleness(question.risk, verified)?;
         self.check_box(verified)?;
@@ -316,7 +319,8 @@ impl Judge<'_> {
             return Err(Denial::new(Reason::Revoked, explain));
         }
         let known = labelled.iter().filter_map(|id| self.wallet.task(id)).chain(task);
-        if let Some(task) = known.into_iter().find(|task| task.finished) {
+        let outlives = active(Mutant::StepOutlivesTask) && self.wallet.step_of(verified.chain()).is_some();
+        if let Some(task) = known.into_iter().find(|task| task.finished && !outlives) {
             return Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", task.id)));
         }
         // Which tasks had ended was forgotten with a lost anchor, or under a clock that was wrong.
@@ -382,10 +386,12 @@ impl Judge<'_> {
         // Every task ended when counters were lost: one that lives came after that, and all its uses were counted.
         let task = self.wallet.task_of(verified.chain());
         let counted = task.is_some_and(|task| task.origin == Origin::Issued && !task.finished);
+        let again = active(Mutant::StepUsedAgain).then(|| self.wallet.step_of(verified.chain())).flatten();
         for (index, max) in &verified.claims.uses {
             let block = verified.token.blocks[*index].id;
             let lost = *index == 0 && !counted && verified.claims.issued <= self.wallet.lost_until();
-            if lost || self.wallet.used(&block) >= *max {
+            let spent = self.wallet.used(&block) >= *max && again.is_none_or(|step| step.made.block != block);
+            if lost || spent {
                 return Err(Denial::new(
                     Reason::UsesSpent,
                     format!("its {max} uses are spent; ask for a new credential"),
@@ -393,7 +399,7 @@ impl Judge<'_> {
             }
             charges.push((block, end_of_block(verified, *index)));
         }
-        if crate::mutant::active(crate::mutant::Mutant::AncestorNotCharged) {
+        if active(Mutant::AncestorNotCharged) {
             charges.drain(..charges.len().saturating_sub(1));
         }
         Ok(charges)

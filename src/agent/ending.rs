@@ -10,6 +10,7 @@ use super::token::admit;
 use super::wallet::{Made, StoredTask};
 use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, TaskId};
+use crate::mutant::{active, Mutant};
 use crate::time::Millis;
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
 use crate::wire::revocation::slot::Slot;
@@ -75,7 +76,8 @@ impl Agent {
     /// Ends a task: from now on its credentials are refused, and nothing is left to make another of.
     pub(super) fn end_task(&mut self, task: StoredTask, ending: Ending, now: Now, effects: &mut Effects) {
         let finished = task.finished || ending.step() == TaskStep::Finished;
-        let task = StoredTask { finished, token: Vec::new(), ..task };
+        let token = if active(Mutant::StepOfEndedTask) { task.token } else { Vec::new() };
+        let task = StoredTask { finished, token, ..task };
         self.put_task_file(&task, effects);
         let event = TaskEvent {
             task: Some(task.id.clone()),

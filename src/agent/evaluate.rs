@@ -16,6 +16,7 @@ use super::policy::{shown, Failing};
 use super::preview::left_open;
 use super::request::Reason;
 use super::token::{Clause, Denial, Kind, Verified};
+use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
 use crate::wire::arguments::{Argument, Value};
 use crate::wire::biscuit::{Check, TimeBound};
@@ -66,7 +67,7 @@ impl Judge<'_> {
             max_time: Duration::from_millis(limits.run_ms_max),
         });
         builder = builder.fact(fact("time", Term::Date(point)))?;
-        if crate::mutant::active(crate::mutant::Mutant::TwoTimeFacts) {
+        if active(Mutant::TwoTimeFacts) {
             builder = builder.fact(fact("time", Term::Date(self.clock.floor().secs_floor())))?;
         }
         for fact in facts {
@@ -102,7 +103,8 @@ impl Judge<'_> {
         ];
         let workloads = so_far.workload.iter().map(|selector| text("workload", selector));
         let enforcers = question.enforcer.into_iter().flatten().map(|selector| text("enforcer", selector));
-        let arguments = question.arguments.ok().flatten().map_or(&[][..], |stated| &stated.facts);
+        let stated = question.arguments.ok().flatten().filter(|_| !active(Mutant::ArgumentsUntold));
+        let arguments = stated.map_or(&[][..], |stated| &stated.facts);
         let arguments = arguments.iter().map(|argument| {
             let name = argument_name(&argument.value);
             asked(name).then(|| argument_fact(name, argument))

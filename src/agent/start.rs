@@ -464,10 +464,12 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Ve
             | StateFile::Policy => {}
         }
     }
-    for budget in &anchor.budgets {
-        wallet.restore(*budget);
-    }
-    for budget in boot.eras.iter().flat_map(|era| &era.records).flat_map(|record| &record.budgets) {
+    let replayed = boot.eras.iter().flat_map(|era| &era.records).flat_map(|record| &record.budgets);
+    for budget in anchor.budgets.iter().chain(replayed) {
+        let of_step = || wallet.step_of(std::iter::once(&budget.block)).is_some();
+        if active(Mutant::StepUseForgotten) && of_step() {
+            continue;
+        }
         wallet.restore(*budget);
     }
     match anchor.standing {

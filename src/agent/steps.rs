@@ -16,6 +16,7 @@ use super::token::{admit, Denial};
 use super::wallet::{Dated, Made, StoredStep, StoredTask, FILE_BYTES_MAX};
 use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, EraId, Hash, StepId, TaskId};
+use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, NamedStep, TaskEvent, TaskStep};
 use crate::wire::link::Right;
@@ -76,7 +77,8 @@ impl Agent {
         let no_task = || Denial::new(Reason::CheckFailed, "the credential is of no task of this agent");
         let mut task = judgement.task.clone().ok_or_else(no_task)?;
         check_executor(&task, &judgement.workload, &ask.executor)?;
-        if let Some(wide) = ask.rights.iter().find(|right| !covered(right, &task.rights)) {
+        let wide = ask.rights.iter().find(|right| !covered(right, &task.rights));
+        if let Some(wide) = wide.filter(|_| !active(Mutant::StepWiderThanTask)) {
             let explain = format!(
                 "the task has no right to {} {}; a step is for no more than its task",
                 wide.action, wide.resource
@@ -84,7 +86,8 @@ impl Agent {
             return Err(Denial::new(Reason::NoRight, explain));
         }
         let key = ask.idempotency_key.as_ref().map(|key| Hash::of("hardtack/step-key/v1", &[key.as_bytes()]));
-        if let Some(taken) = task.steps.iter().find(|step| key.is_some() && step.key == key) {
+        let taken = task.steps.iter().find(|step| key.is_some() && step.key == key);
+        if let Some(taken) = taken.filter(|_| !active(Mutant::StepTakenTwice)) {
             let explain = format!(
                 "step {} was taken under this key, and a step's token is handed out once; where that was lost, ask under another key",
                 taken.named.id
@@ -234,11 +237,12 @@ pub(super) fn check_file(task: &StoredTask) -> Result<(), Denial> {
 
 /// For whom a step may be.
 fn check_executor(task: &StoredTask, planner: &[String], executor: &String) -> Result<(), Denial> {
-    if planner.contains(executor) || task.selectors.contains(executor) {
+    let itself = planner.contains(executor) || task.selectors.contains(executor);
+    if itself && !active(Mutant::StepForPlanner) {
         let explain = format!("{executor} is the planner itself; a step is for another workload");
         return Err(Denial::new(Reason::WrongWorkload, explain));
     }
-    if !task.executors.contains(executor) {
+    if !task.executors.contains(executor) && !active(Mutant::StepForUnnamed) {
         let explain = format!(
             "grant {} lets nobody take a step for {executor} in a task of class {:?}; ask the operator for one with `--may-step {executor}={}`",
             task.grant, task.class, task.class

@@ -295,13 +295,18 @@ impl Agent {
 
     fn apply_bundle(&mut self, payload: &[u8], now: Now, effects: &mut Effects) -> Result<(), Refused> {
         let signed = Signed::<TrustBundle>::from_bytes(payload)?;
-        let next = self.trust.successor(&signed)?;
+        let mut next = self.trust.successor(&signed)?;
         let (mark, known) = self.marks.bundle;
         if next.version == mark && signed.digest() != known {
             return Err(Refused::Equivocation { position: mark });
         }
         self.hear(Role::Root, next.issued_at, payload, now, effects);
         let distrusted = self.trust.service.iter().any(|key| !next.service.contains(key));
+        if mutant::active(Mutant::IdentityKeyKept) {
+            for (issuer, before) in next.identities.iter_mut().zip(&self.trust.identities) {
+                issuer.keys.extend(before.keys.iter().cloned());
+            }
+        }
         self.trust = next;
         self.trust_digest = signed.digest();
         self.trust_signed = signed;

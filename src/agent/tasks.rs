@@ -17,6 +17,7 @@ use super::token::{admit, Denial, Kind};
 use super::wallet::{child_of_issued, Dated, Grant, Made, Narrowed, StoredTask};
 use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, GrantId, Nonce, TaskId};
+use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
 use crate::wire::identity::Fault;
@@ -78,7 +79,8 @@ impl Want {
 
     /// When every credential of it ends at the latest, if a document says so.
     fn end_max(&self) -> Timestamp {
-        self.proved.as_ref().map_or(Timestamp::MAX, |proved| proved.ends)
+        let proved = self.proved.as_ref().filter(|_| !active(Mutant::IdentityOutlived));
+        proved.map_or(Timestamp::MAX, |proved| proved.ends)
     }
 }
 
@@ -259,7 +261,7 @@ impl Agent {
     /// Who waited long enough gets what the fallback grant gives.
     pub(super) fn expire_wants(&mut self, now: Now, effects: &mut Effects) {
         let connected = self.uplink.is_connected();
-        let patient = crate::mutant::active(crate::mutant::Mutant::IssuerWaitedFor);
+        let patient = active(Mutant::IssuerWaitedFor);
         let due: Vec<Nonce> = self
             .wants
             .iter()

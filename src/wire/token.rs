@@ -20,6 +20,7 @@ use super::policy::TimeClass;
 use super::revocation::slot::Slot;
 use super::Refused;
 use crate::ids::{BlockId, DeviceId, FeedId, FleetId, GrantId, GroupId, RiskClass, StepId, TaskClass, TaskId};
+use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 
 /// Facts that only the agent adds, per decision. A block that states one, or makes one by a rule, is refused.
@@ -390,17 +391,21 @@ pub enum Purpose {
 /// [`Refused::Malformed`] when the selector cannot stand in a token.
 pub fn child_block(holder: &[&str], purpose: Purpose, device: Option<&DeviceId>) -> Result<BlockBuilder, Refused> {
     let mut checks = Vec::with_capacity(holder.len() + 2);
-    for selector in holder {
+    let unbound = purpose == Purpose::Plan && active(Mutant::PlannerUnbound);
+    for selector in holder.iter().filter(|_| !unbound) {
         checks.push(one(query([predicate("workload", [text(bounded(selector)?)])], [])));
     }
-    checks.push(one(match purpose {
+    let allows = match purpose {
         Purpose::Plan => query([predicate("operation", [text(EXCHANGE)])], []),
         Purpose::Work => {
             let not_reserved =
                 [value(variable("o")), value(text(RESERVED)), Op::Binary(Binary::Prefix), Op::Unary(Unary::Negate)];
             query([predicate("operation", [variable("o")])], [ops(not_reserved)])
         }
-    }));
+    };
+    if purpose == Purpose::Work || !active(Mutant::PlannerActs) {
+        checks.push(one(allows));
+    }
     checks.extend(device.map(on_device));
     block(Vec::new(), checks)
 }
@@ -432,13 +437,19 @@ impl StepBlock<'_> {
             fact("for_step", [text(self.step.as_str())]),
             fact("uses_max", [Term::Integer(1)]),
         ];
-        let checks = [
+        let mut checks = vec![
             until(self.expires),
             on_device(self.device),
             one(query([predicate("workload", [text(bounded(self.executor)?)])], [])),
             one(query([predicate("step", [text(self.step.as_str())])], [])),
             Check { queries: alternatives(self.rights)?, kind: CheckKind::One },
         ];
+        if active(Mutant::StepAsWideAsTask) {
+            checks.truncate(4);
+        }
+        if active(Mutant::StepForAnyWorkload) {
+            checks.remove(2);
+        }
         block(labels, checks)
     }
 }

@@ -4,6 +4,8 @@
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
+use data_encoding::BASE64URL_NOPAD;
+use ed25519_dalek::{Signer, SigningKey};
 use hardtack::agent::clock::Between;
 use hardtack::agent::effects::{Anchor, Entry, StateFile, StoredRecord, StoredSegment};
 use hardtack::agent::emergency::Emergencies;
@@ -21,6 +23,9 @@ use hardtack::ids::{
     BlockId, BootId, DeviceId, EraId, FeedId, FleetId, GrantId, GroupId, Hash, KeyId, Nonce, RiskClass, TaskClass,
     TaskId,
 };
+use hardtack::mcp::guard::{Asked, FromClient, FromServer, Guard, Permit, Ruling, TOKEN_FIELD};
+use hardtack::mcp::message::{read, Message};
+use hardtack::mcp::sse::{Cutter, Event};
 use hardtack::profile::{kind_of, unsourced, Overlay, Profile};
 use hardtack::time::Millis;
 use hardtack::wire::audit::segment::{grow, Delivery, SegmentHeader};
@@ -29,7 +34,9 @@ use hardtack::wire::biscuit;
 use hardtack::wire::bundle::{Fingerprint, TrustBundle};
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolBundle, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
-use hardtack::wire::identity::{read_key_set, verify, DocumentType};
+use hardtack::wire::identity::{
+    read_key_set, verify, Claimed, DocumentType, IdentityIssuer, IdentityKey, VerifyingKey,
+};
 use hardtack::wire::link::{Ack, Answer, Hello, Reply, Request, State, Topic};
 use hardtack::wire::policy::{PolicyDocument, TimeClass};
 use hardtack::wire::proposal::{Proposal, Proposed};
@@ -268,6 +275,151 @@ pub(crate) fn text(world: &World, text: &str) {
     let document = PolicyDocument { datalog: text.to_owned(), ..PolicyDocument::built_in(ISSUED) };
     let _ = Policy::parse(document).map(drop);
 }
+
+/// What a client, a server and a stream of events say to a proxy for tools. What is read is written so that it reads the same, as
+/// is all that passes; a credential goes no further; what is asked about is the server's own.
+pub(crate) fn tool_messages(bytes: &[u8]) {
+    let again = |message: &Message| assert_eq!(read(&message.to_bytes()).as_ref(), Ok(message));
+    let guard = Guard::new("files", [Permit::Sampling].into()).expect("a name");
+    let message = match read(bytes) {
+        Ok(message) => message,
+        Err(fault) => return again(&fault.answer()),
+    };
+    again(&message);
+    let is_ours = |resource: &str| resource.starts_with("mcp/files/");
+    match guard.from_client(message.clone()).1 {
+        FromClient::Answer(answer) => again(&answer),
+        FromClient::Drop => {}
+        FromClient::Pass(passed) => has_no_credential(&passed),
+        FromClient::Ask(asked) => {
+            assert!(is_ours(&asked.question.resource), "{asked:?}");
+            has_no_credential(&asked.message);
+            refused(asked).iter().for_each(again);
+        }
+    }
+    match guard.from_server(message) {
+        FromServer::Drop => {}
+        FromServer::Pass(passed) | FromServer::Refuse(passed) => again(&passed),
+        FromServer::List(list) => {
+            let questions = list.questions().len();
+            assert!(list.questions().iter().all(|question| is_ours(&question.resource)), "{list:?}");
+            let (all, none) = (list.clone().keep(&vec![true; questions]), list.clone().keep(&[]));
+            assert!(none.to_bytes().len() <= all.to_bytes().len());
+            [all, none, list.unknown("nobody answers")].iter().for_each(again);
+        }
+    }
+}
+
+fn has_no_credential(message: &Message) {
+    let (Message::Notification { params, .. } | Message::Request { params, .. }) = message else { return };
+    let meta = params.as_ref().and_then(|params| params.get("_meta"));
+    assert!(meta.is_none_or(|meta| meta.get(TOKEN_FIELD).is_none()), "{message:?}");
+    assert_eq!(read(&message.to_bytes()).as_ref(), Ok(message));
+}
+
+fn refused(asked: Asked) -> Option<Message> {
+    let (reason, explain) = ("no_right".into(), "no right covers it".into());
+    asked.refused(&Ruling { allowed: false, reason, explain, decision_id: None, expires_in_s: None })
+}
+
+/// A stream of events, whole and in pieces: it is cut the same, and what was cut is written so that it is cut the same.
+pub(crate) fn events(stream: &[u8], pieces: usize) {
+    let cut = |stream: &[u8], pieces: usize| {
+        let mut cutter = Cutter::new(256);
+        let mut all = Vec::new();
+        for piece in stream.chunks(pieces.max(1)) {
+            match cutter.feed(piece) {
+                Ok(events) => all.extend(events),
+                Err(why) => return (all, Some(why)),
+            }
+        }
+        (all, None)
+    };
+    let (whole, why) = cut(stream, 1);
+    let (coarse, coarse_why) = cut(stream, pieces);
+    assert_eq!(why, coarse_why, "what is wrong is wrong in any pieces");
+    // What comes in the piece in which something is wrong is not passed on.
+    assert!(whole.starts_with(&coarse) && (why.is_some() || whole == coarse), "{whole:?} and {coarse:?}");
+    for event in &whole {
+        let mut larger = Cutter::new(2048);
+        assert_eq!(larger.feed(&Event::to_bytes(event)), Ok(vec![event.clone()]));
+    }
+}
+
+/// A provider and a trust domain that are believed, and their keys' secret halves.
+pub(crate) struct Believed {
+    issuers: Vec<IdentityIssuer>,
+    keys: [SigningKey; 2],
+}
+
+impl Believed {
+    pub(crate) fn new() -> Self {
+        let keys = [31, 32].map(|seed| SigningKey::from_bytes(&[seed; 32]));
+        let issuer = |(name, key): (&str, &SigningKey)| IdentityIssuer {
+            name: name.into(),
+            audiences: vec!["gw".into()],
+            keys: vec![IdentityKey { kid: "k".into(), key: VerifyingKey::EdDsa(key.verifying_key().into()) }],
+        };
+        let issuers = ["https://id.example", "spiffe://acme.example"].into_iter().zip(&keys).map(issuer).collect();
+        Self { issuers, keys }
+    }
+
+    /// A document with whatever header and claims, signed by the one and by the other.
+    pub(crate) fn signed(&self, header: &[u8], claims: &[u8]) -> [String; 2] {
+        let parts = [header, claims].map(|part| BASE64URL_NOPAD.encode(part)).join(".");
+        let sign =
+            |key: &SigningKey| format!("{parts}.{}", BASE64URL_NOPAD.encode(&key.sign(parts.as_bytes()).to_bytes()));
+        [sign(&self.keys[0]), sign(&self.keys[1])]
+    }
+
+    /// Whatever an issuer signs is taken as what he may say, or refused. What one signs says nothing of the other's.
+    pub(crate) fn documents(&self, header: &[u8], claims: &[u8]) {
+        for (signed, own) in self.signed(header, claims).iter().zip(&self.issuers) {
+            for form in [DocumentType::Oidc, DocumentType::JwtSvid] {
+                match self.verify(form, signed) {
+                    Ok(claimed) => {
+                        assert_eq!((&claimed.issuer, form), (&own.name, own.document_type()), "{signed}");
+                        let plain = !claimed.subject.is_empty() && !claimed.subject.contains(char::is_control);
+                        assert!(plain && claimed.subject.len() <= 255, "{claimed:?}");
+                    }
+                    Err(why) => assert!(!why.is_empty() && !why.contains(char::is_control), "{why:?}"),
+                }
+            }
+        }
+    }
+
+    /// What a document says, or why it is refused.
+    pub(crate) fn verify(&self, form: DocumentType, document: &str) -> Result<Claimed, String> {
+        verify(form, document, &self.issuers).map_err(|fault| fault.detail)
+    }
+
+    /// One that each gives out: header and claims.
+    pub(crate) const DOCUMENTS: [(&'static str, &'static str); 2] = [
+        (
+            r#"{"alg":"EdDSA","kid":"k","typ":"JWT"}"#,
+            r#"{"iss":"https://id.example","sub":"ann","aud":["gw","x"],"iat":1772323200,"nbf":1772323200,"exp":1772323500}"#,
+        ),
+        (
+            r#"{"alg":"EdDSA"}"#,
+            r#"{"sub":"spiffe://acme.example/planner","aud":"gw","exp":1772323500,"more":{"a":[1,2.5,null,true]}}"#,
+        ),
+    ];
+}
+
+/// One of each kind of message that a proxy for tools meets.
+pub(crate) const TOOL_MESSAGES: [&str; 7] = [
+    r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"path":"/a"},"_meta":{"hardtack/token":"aGk"}}}"#,
+    r#"{"jsonrpc":"2.0","id":"a","method":"resources/read","params":{"uri":"file:///srv/a"}}"#,
+    r#"{"jsonrpc":"2.0","id":2,"method":"initialize","params":{"capabilities":{"sampling":{},"roots":{}}}}"#,
+    r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1}}"#,
+    r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"x"},{"name":"y"},{}],"prompts":[{"name":"p"}],"resources":[{"uri":"urn:x"}]}}"#,
+    r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"m"}}"#,
+    r#"{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{}}"#,
+];
+
+/// A stream of events.
+pub(crate) const STREAM: &str =
+    ": hello\n\nid: 1\nevent: message\ndata: {\"a\":\ndata: 1}\n\nretry: 50\r\ndata:x\r\n\r\rdata\r\r";
 
 /// What is read from a text is written as a text that reads the same. What is not read says why.
 pub(crate) fn both_ways<T: FromStr<Err: Display> + Display + Debug + PartialEq>(text: &str) {

@@ -19,6 +19,7 @@ use hardtack::wire::biscuit;
 use hardtack::wire::bundle::Fingerprint;
 use hardtack::wire::enrol::{Code, DeviceKeys, EnrolAnswer, EnrolRequest};
 use hardtack::wire::envelope::{Document, Signed};
+use hardtack::wire::identity::DocumentType;
 use hardtack::wire::link::{Answer, Topic};
 use hardtack::wire::policy::{PolicyDocument, BUILT_IN};
 use hardtack::wire::revocation::announcement::{Announcement, Snapshot};
@@ -30,7 +31,7 @@ use proptest::sample::Index;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use crate::hostile::{self, Pace};
+use crate::hostile::{self, Believed, Pace};
 use crate::samples::{World, ISSUED};
 
 mod cli;
@@ -276,6 +277,48 @@ proptest! {
                 let ids: Vec<BlockId> = ids.iter().map(|id| BlockId::of_signature(id)).collect();
                 prop_assert_eq!(ids, verified.chain().copied().collect::<Vec<_>>());
             }
+        }
+    }
+
+    /// Text of few different bytes gets further than any.
+    #[test]
+    fn what_a_proxy_for_tools_hears_passes_as_it_was_read_or_not_at_all(
+        which in any::<Index>(), edits in edits(), pieces in 1..40_usize,
+        text in "\\{(\"(jsonrpc|id|method|params|result|error)\":(\"2.0\"|1|null|\\{\\}|\"tools/call\"|\\{\"name\":\"a\"\\}),?){0,6}\\}",
+        stream in "((data|event|id|retry|x)(: ?[a1]{0,3})?(\r|\n|\r\n)|\r|\n){0,30}",
+    ) {
+        let message = hostile::TOOL_MESSAGES[which.index(hostile::TOOL_MESSAGES.len())].as_bytes();
+        for input in [message, &apply(message, &edits), text.as_bytes()] {
+            hostile::tool_messages(input);
+        }
+        for input in [hostile::STREAM.as_bytes(), &apply(hostile::STREAM.as_bytes(), &edits), stream.as_bytes()] {
+            hostile::events(input, pieces);
+        }
+    }
+
+    #[test]
+    fn whatever_an_issuer_signs_says_who_somebody_is_or_nothing(
+        which in 0..2_usize, of_header in edits(), of_claims in edits(),
+        claims in "\\{(\"(iss|sub|aud|exp|iat|nbf)\":(\"https://id.example\"|\"gw\"|1772323500|1e400|null|\\[\"gw\"\\]),?){0,6}\\}",
+    ) {
+        let believed = Believed::new();
+        let (header, own) = Believed::DOCUMENTS[which];
+        believed.documents(header.as_bytes(), &apply(own.as_bytes(), &of_claims));
+        believed.documents(&apply(header.as_bytes(), &of_header), own.as_bytes());
+        believed.documents(header.as_bytes(), claims.as_bytes());
+    }
+
+    #[test]
+    fn no_changed_identity_document_passes_for_another(which in 0..2_usize, edits in edits()) {
+        let believed = Believed::new();
+        let (header, claims) = Believed::DOCUMENTS[which];
+        let signed = &believed.signed(header.as_bytes(), claims.as_bytes())[which];
+        let form = [DocumentType::Oidc, DocumentType::JwtSvid][which];
+        let original = believed.verify(form, signed);
+        prop_assert!(original.is_ok(), "{:?}", original);
+        let changed = String::from_utf8_lossy(&apply(signed.as_bytes(), &edits)).into_owned();
+        if let Ok(claimed) = believed.verify(form, &changed) {
+            prop_assert_eq!(Ok(claimed), original);
         }
     }
 

@@ -9,13 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
-use hardtack::ids::{DeviceId, EraId, FleetId, Hash, TaskId};
+use hardtack::ids::{DeviceId, EraId, FleetId, Hash, StepId, TaskId};
 use hardtack::wire::audit::segment::{SegmentHeader, Upload};
 use hardtack::wire::audit::signer::{self, Signer};
 use hardtack::wire::audit::{
-    genesis, Credential, Decision, Event, Gap, GapCause, Named, Record, Repeated, TaskStep, TrustChange,
+    genesis, Credential, Decision, Event, Gap, GapCause, Named, NamedStep, Record, Repeated, TaskEvent, TaskStep,
+    TrustChange,
 };
 use hardtack::wire::bundle::PublicKey;
+use hardtack::wire::token::EXCHANGE;
 use hardtack::wire::Refused;
 
 use super::suspend::Lock;
@@ -111,17 +113,62 @@ impl AuditCheck {
             again: Vec::new(),
             unsure: 0,
         };
-        let (era, index) = (reply.audit.era, reply.audit.index);
-        let broken = if reply.decision_id == format!("{name}/{era}/{index}") {
+        let place = (reply.audit.era, reply.audit.index);
+        self.heard(tally, at, (device, name), (&reply.decision_id, place), observed, durable);
+    }
+
+    /// The answer to an exchange is about to reach its caller, with where it is recorded: as an allow of what names somebody,
+    /// or as a denial. Returns the place.
+    pub(crate) fn exchanged(
+        &mut self,
+        tally: &mut Tally,
+        at: u64,
+        (device, name): (u32, &DeviceId),
+        decision_id: &str,
+        (task, named): (&TaskId, Option<Named>),
+        durable: &Medium,
+    ) -> Option<(u64, u64)> {
+        let numbers = |id: &str| {
+            let (era, index) = id.strip_prefix(name.as_str())?.strip_prefix('/')?.split_once('/')?;
+            Some((era.parse().ok()?, index.parse().ok()?))
+        };
+        let Some(place) = numbers(decision_id) else {
+            let how = format!("{name} answered an exchange, and says that it is recorded as {decision_id}");
+            tally.tried(Id::AuditedFirst, at, Some(how));
+            return None;
+        };
+        let observed = Observed {
+            allow: named.is_some(),
+            operation: EXCHANGE.into(),
+            resource: task.to_string(),
+            named,
+            again: Vec::new(),
+            unsure: 0,
+        };
+        self.heard(tally, at, (device, name), (decision_id, place), observed, durable);
+        Some(place)
+    }
+
+    /// A decision of this name is about to be told, with the place of its record.
+    fn heard(
+        &mut self,
+        tally: &mut Tally,
+        at: u64,
+        (device, name): (u32, &DeviceId),
+        (decision_id, (era, index)): (&str, (u64, u64)),
+        observed: Observed,
+        durable: &Medium,
+    ) {
+        let broken = if decision_id == format!("{name}/{era}/{index}") {
             match durable_event(durable, era, index) {
-                None => Some(format!("{} was answered before its record was durable", reply.decision_id)),
+                None => Some(format!("{decision_id} was answered before its record was durable")),
                 Some(event) if !same(&observed, &event) => {
-                    Some(format!("{} was answered otherwise than it is recorded", reply.decision_id))
+                    Some(format!("{decision_id} was answered otherwise than it is recorded"))
                 }
                 Some(_) => None,
             }
         } else {
-            Some(format!("decision {} says that its record is at {era}/{index}", reply.decision_id))
+            Some(format!("decision {decision_id} says that its record is at {era}/{index}"))
         };
         tally.tried(Id::AuditedFirst, at, broken);
         match self.observed.entry((device, era, index)) {
@@ -132,7 +179,7 @@ impl AuditCheck {
             Seen::Occupied(mut seen) => {
                 seen.insert(observed);
                 if !self.restored.contains(&device) {
-                    tally.broken(Id::NothingLost, at, format!("two decisions are called {}", reply.decision_id));
+                    tally.broken(Id::NothingLost, at, format!("two decisions are called {decision_id}"));
                 }
             }
         }
@@ -163,26 +210,27 @@ impl AuditCheck {
         (task, told): (&TaskId, Told),
         durable: &Medium,
     ) {
-        let about = |entry: &Entry| match entry {
-            Entry::Record(stored) => Record::from_bytes(&stored.bytes).is_ok_and(|record| match record.event {
-                Event::Task(event) => event.task.as_ref() == Some(task) && told.recorded_as(event.step),
-                Event::Decision(_)
-                | Event::Gap(_)
-                | Event::Grant(_)
-                | Event::Mode(_)
-                | Event::Refused(_)
-                | Event::Start(_)
-                | Event::Trust(_)
-                | Event::Repeated(_)
-                | Event::Alive(_)
-                | Event::Ended(_) => false,
-            }),
-            Entry::Segment(_) => false,
-        };
-        // The newest era is written to, and what was told just now is near its end.
+        let about = |event: &TaskEvent| event.task.as_ref() == Some(task) && told.recorded_as(event.step);
         let known = told == Told::Finished && self.ended.contains(&(device, task.clone()));
-        let found = known || durable.eras.values().rev().flat_map(|log| log.iter().rev()).any(about);
+        let found = known || is_durable(durable, about);
         let broken = (!found).then(|| format!("{name} told of task {task} before the record of it was durable"));
+        tally.tried(Id::AuditedFirst, at, broken);
+    }
+
+    /// A step is about to reach its planner: the record of just that must be durable.
+    pub(crate) fn told_of_step(
+        &self,
+        tally: &mut Tally,
+        at: u64,
+        (_, name): (u32, &DeviceId),
+        step: &StepId,
+        durable: &Medium,
+    ) {
+        let about = |event: &TaskEvent| {
+            event.step == TaskStep::Stepped && event.of_step.as_ref().is_some_and(|named| named.id == *step)
+        };
+        let found = is_durable(durable, about);
+        let broken = (!found).then(|| format!("{name} told of step {step} before the record of it was durable"));
         tally.tried(Id::AuditedFirst, at, broken);
     }
 
@@ -388,6 +436,28 @@ impl AuditCheck {
     pub(crate) fn seen(&self) -> usize {
         self.observed.len()
     }
+}
+
+/// Whether the record of something that became of a task is durable.
+fn is_durable(durable: &Medium, about: impl Fn(&TaskEvent) -> bool) -> bool {
+    let about = |entry: &Entry| match entry {
+        Entry::Record(stored) => Record::from_bytes(&stored.bytes).is_ok_and(|record| match record.event {
+            Event::Task(event) => about(&event),
+            Event::Decision(_)
+            | Event::Gap(_)
+            | Event::Grant(_)
+            | Event::Mode(_)
+            | Event::Refused(_)
+            | Event::Start(_)
+            | Event::Trust(_)
+            | Event::Repeated(_)
+            | Event::Alive(_)
+            | Event::Ended(_) => false,
+        }),
+        Entry::Segment(_) => false,
+    };
+    // The newest era is written to, and what was told just now is near its end.
+    durable.eras.values().rev().flat_map(|log| log.iter().rev()).any(about)
 }
 
 fn covers(gap: &Gap, era: u64, index: u64) -> bool {
@@ -602,8 +672,17 @@ impl Chains {
                 }
             }
         };
+        let same_step = |(named, expected): (&NamedStep, &NamedStep)| {
+            // What else is attested of a planner no step hangs on.
+            let planner = named.planner.starts_with(&expected.planner);
+            planner && (&named.id, named.era, named.index) == (&expected.id, expected.era, expected.index)
+        };
+        let of_step = named.step.as_ref().zip(expected.step.as_ref()).is_none_or(same_step);
         // Whoever holds a credential may have narrowed it.
         let same = named.chain.starts_with(&expected.chain)
+            && of_step
+            && named.step.is_some() == expected.step.is_some()
+            && named.initiator == expected.initiator
             && (&named.owner, named.grant, &named.task) == (&expected.owner, expected.grant, &expected.task);
         (!same).then(|| format!("names {named:?}, it was {expected:?}"))
     }

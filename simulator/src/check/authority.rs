@@ -6,6 +6,8 @@
 //! Never: trusts a clock of the gateway. Bounds are measured by the oracle's clock.
 //! Read next: `model.rs`, which keeps the credentials; `clock.rs`, which says what follows from what was told.
 
+mod steps;
+
 use std::collections::BTreeMap;
 
 use hardtack::agent::feed::Held;
@@ -21,6 +23,8 @@ use super::clock::{Knowledge, Synced};
 use super::feed::Own;
 use super::suspend::{Clause, Lock, Suspension};
 use super::{Id, Tally};
+pub(crate) use steps::{Exchange, Given};
+
 use crate::clocks::date;
 use crate::model::{Credential, Standing, SLACK};
 use crate::plan::TokenChoice;
@@ -40,11 +44,15 @@ pub(crate) struct Presented {
     pub(crate) credential: Option<usize>,
     /// How its holder narrowed it, if one did.
     pub(crate) narrowing: Option<Narrowing>,
+    /// Whose user presented it.
+    pub(crate) uid: u32,
     pub(crate) risk: String,
     /// The time class that the policy names for it.
     pub(crate) class: TimeClass,
     pub(crate) operation: String,
     pub(crate) resource: String,
+    /// What the policy has against what it is done with, if anything.
+    pub(crate) forbidden: Option<String>,
 }
 
 /// How the holder of an issuer's token to read below `modbus/` narrowed it.
@@ -104,6 +112,8 @@ pub(crate) struct Moment {
     pub(crate) wall: Option<Timestamp>,
     /// Whether an emergency key may have revoked what is asked with here.
     pub(crate) revoked: bool,
+    /// Whether a step is asked with here whose task may have ended, or have no use left.
+    pub(crate) spent: bool,
 }
 
 impl Moment {
@@ -327,12 +337,13 @@ pub(crate) struct AuthorityCheck {
     /// When the head was signed that first held a revocation, and until when that holds.
     published: BTreeMap<Target, (Timestamp, Timestamp)>,
     shares: BTreeMap<(TimeClass, Synced), Share>,
+    exchanges: steps::Exchanges,
 }
 
 impl AuthorityCheck {
     pub(crate) fn new(devices: u32, bounds: Bounds) -> Self {
         let known = (0..devices).map(|_| Known::default()).collect();
-        Self { bounds, known, published: BTreeMap::new(), shares: BTreeMap::new() }
+        Self { bounds, known, published: BTreeMap::new(), shares: BTreeMap::new(), exchanges: Default::default() }
     }
 
     /// The fleet signed a head that holds a revocation.
@@ -461,6 +472,14 @@ impl AuthorityCheck {
         let allowed = reply.decision == Verdict::Allow;
         let mut judge = Judge { tally, at: moment.at, allowed, id: format!("{name} allowed {}", reply.decision_id) };
         self.check_kind(&mut judge, moment, presented);
+        match &presented.forbidden {
+            Some(forbidden) => judge.tried(Id::Policy, || forbidden.clone()),
+            None if reply.reason == Reason::DeniedByPolicy => {
+                let how = format!("{}, and the policy has nothing against it: {}", reply.decision_id, reply.explain);
+                judge.tally.tried(Id::Policy, moment.at, Some(how));
+            }
+            None => {}
+        }
         if self.known[moment.device as usize].must_lock {
             judge.tried(Id::Detected, || {
                 "it had lost both slots of its anchor, and nobody told it where it stands".into()
@@ -669,7 +688,16 @@ impl AuthorityCheck {
         let misled = moment.know.misled > date(moment.at);
         let told = known.is_told();
         let excused = known.excused.covers(credential.issued);
-        fresh && told && !boxed && provable && !misled && !moment.revoked && !known.must_lock && !excused
+        fresh
+            && told
+            && presented.forbidden.is_none()
+            && !boxed
+            && provable
+            && !misled
+            && !moment.revoked
+            && !moment.spent
+            && !known.must_lock
+            && !excused
     }
 
     /// What nothing speaks against must be allowed where nothing is wrong, and mostly where something is.
@@ -707,6 +735,7 @@ impl AuthorityCheck {
 
     /// In the end: the share of what was allowed while faults lasted.
     pub(crate) fn finish(&self, tally: &mut Tally, at: u64) {
+        self.exchanges.finish(tally, at);
         let of = |synced: Synced| {
             let shares = self.shares.iter().filter(|((_, of), _)| *of == synced);
             shares.fold((0, 0), |(good, allowed), (_, share)| (good + share.good, allowed + share.allowed))

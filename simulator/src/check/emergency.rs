@@ -351,7 +351,7 @@ mod tests {
         let (time, synced) = (date(at), Synced::Yes);
         let (down, alone, boots, grace, fall, misled) = (0, 0, 0, 0, None, Timestamp(0));
         let know = Knowledge { least: time, most: time, proven: time, down, alone, boots, synced, grace, fall, misled };
-        Moment { at, powered: at, device: 0, quiet: Quiet::No, know, wall: None, revoked: false }
+        Moment { at, powered: at, device: 0, quiet: Quiet::No, know, wall: None, revoked: false, spent: false }
     }
 
     struct Rig {

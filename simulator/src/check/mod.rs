@@ -12,6 +12,7 @@ pub(crate) mod clock;
 pub(crate) mod emergency;
 pub(crate) mod evidence;
 pub(crate) mod feed;
+pub(crate) mod identity;
 pub(crate) mod live;
 pub(crate) mod monotone;
 pub(crate) mod outside;
@@ -42,6 +43,8 @@ pub(crate) enum Id {
     Position,
     OnlyNarrower,
     OnlyNarrowerChild,
+    OnlyNarrowerExchange,
+    OnlyNarrowerStep,
     FailClosed,
     Sealed,
     MessageBounded,
@@ -59,7 +62,9 @@ pub(crate) enum Id {
     Detected,
     EmergencyEnds,
     Herd,
+    Identity,
     Live,
+    Policy,
 }
 
 impl Id {
@@ -82,6 +87,8 @@ impl Id {
             Self::Position => "I5.position",
             Self::OnlyNarrower => "I6",
             Self::OnlyNarrowerChild => "I6.child",
+            Self::OnlyNarrowerExchange => "I6.exchange",
+            Self::OnlyNarrowerStep => "I6.step",
             Self::FailClosed => "I7",
             Self::Sealed => "I8.sealed",
             Self::MessageBounded => "I9",
@@ -99,7 +106,9 @@ impl Id {
             Self::Detected => "detected",
             Self::EmergencyEnds => "emergency.ends",
             Self::Herd => "herd",
+            Self::Identity => "identity",
             Self::Live => "live",
+            Self::Policy => "policy",
         }
     }
 }

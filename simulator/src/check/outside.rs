@@ -504,7 +504,9 @@ fn why(id: &str, evidence: &str, brought: bool) -> &'static str {
         ("I5.budget" | "box.boots" | "box.life" | "box.offline" | "box.uses", _) => {
             "a record does not say what was charged, and of a grant only when it ends"
         }
-        ("I6" | "I6.child", _) => "what a credential allowed is not in a record: only which it was",
+        ("I6" | "I6.child" | "I6.exchange" | "I6.step", _) => "what a credential allowed is not in a record: only which it was",
+        ("identity", _) => "the documents that were brought are not in it",
+        ("policy", _) => "of arguments a record has no more than their digest",
         ("I8.sealed", _) => "what went over the broker is not in it",
         ("I9" | "I9.disk" | "I9.reserve", _) => "messages and disks are not in it",
         ("I10" | "available" | "live" | "herd" | "caught_up", _) => {

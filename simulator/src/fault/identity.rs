@@ -136,6 +136,8 @@ pub enum MoveTo {
 pub enum RotateWhat {
     /// The feed's.
     Feed,
+    /// That of the provider of identity documents: the one before is believed no more.
+    Identity,
     /// The root key.
     Root,
     /// The service's.
@@ -144,12 +146,14 @@ pub enum RotateWhat {
 
 impl RotateWhat {
     /// The names in scenario files, as `what`.
-    pub const ALL: [(&'static str, Self); 3] = [("feed", Self::Feed), ("root", Self::Root), ("service", Self::Service)];
+    pub const ALL: [(&'static str, Self); 4] =
+        [("feed", Self::Feed), ("identity", Self::Identity), ("root", Self::Root), ("service", Self::Service)];
 
     /// The name under which its effects are counted.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Feed => "key.rotate feed",
+            Self::Identity => "key.rotate identity",
             Self::Root => "key.rotate root",
             Self::Service => "key.rotate service",
         }

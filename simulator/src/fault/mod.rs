@@ -10,6 +10,7 @@ mod disk;
 mod identity;
 mod load;
 mod network;
+mod planner;
 mod process;
 mod text;
 
@@ -19,6 +20,7 @@ pub use disk::{Damage, Part, Refusal, Sync};
 pub use identity::{EmergencyTheft, EmergencyWhat, MoveTo, RevokeWhat, RotateWhat};
 pub use load::FloodWhat;
 pub use network::Direction;
+pub use planner::Misuse;
 pub use process::{Boundary, Firmware, WallAfter};
 pub(crate) use text::FaultText;
 
@@ -26,8 +28,16 @@ pub(crate) use text::FaultText;
 type Named = (&'static str, &'static [&'static str], fn(&mut FaultText) -> Result<Kind, String>);
 
 /// All that a file can name, family by family.
-const CATALOGUE: [&[Named]; 7] =
-    [network::NAMES, broker::NAMES, clock::NAMES, disk::NAMES, process::NAMES, identity::NAMES, load::NAMES];
+const CATALOGUE: [&[Named]; 8] = [
+    network::NAMES,
+    broker::NAMES,
+    clock::NAMES,
+    disk::NAMES,
+    process::NAMES,
+    identity::NAMES,
+    load::NAMES,
+    planner::NAMES,
+];
 
 /// Every kind that a file can name: with its `what`, its direction, or what a hostile broker does, where it has one.
 #[cfg(test)]
@@ -229,6 +239,8 @@ pub enum Kind {
         /// How much longer, on top of what it takes anyway.
         by: u64,
     },
+    /// Somebody tries to get more by a planner, or by a step, than is due to him.
+    Misuse(Misuse),
     /// The supply fails.
     PowerCut {
         /// How long it is away.
@@ -338,6 +350,7 @@ impl Kind {
             Self::LinkHalfOpen => "link.half_open",
             Self::LinkDown { .. } => "link.down",
             Self::LinkSlow { .. } => "link.slow",
+            Self::Misuse(how) => how.name(),
             Self::PowerCut { .. } => "power.cut",
             Self::ProcessDowngrade { .. } => "process.downgrade",
             Self::ProcessRestart { .. } => "process.restart",
@@ -392,6 +405,7 @@ impl Kind {
             | Self::GroupMove(_)
             | Self::KeyRotate(_)
             | Self::LinkHalfOpen
+            | Self::Misuse(_)
             | Self::Revoke(_)
             | Self::RevokeStorm { .. }
             | Self::Wire(_) => 0,

@@ -456,6 +456,8 @@ impl<'a> Play<'a> {
             | Act::Flood { .. }
             | Act::GroupMove { .. }
             | Act::KeyRotate { .. }
+            | Act::Misuse { .. }
+            | Act::Plan { .. }
             | Act::ProcessUpgrade { .. }
             | Act::RevokeStorm { .. }
             | Act::ServiceAhead { .. }

@@ -83,13 +83,16 @@ impl Programs<'_> {
     fn question(&mut self, did: &Did) -> Option<(String, Option<Value>)> {
         let begun = |act: &usize| self.stage.seen().begun.get(act).cloned();
         match did {
-            Did::Authorize { token, operation, resource, risk, .. } => {
+            Did::Authorize { token, operation, resource, risk, arguments, .. } => {
                 let token = match token {
                     Shown::Begun(act) => begun(act)?.token,
                     Shown::Made(theft) => self.thief.steal(*theft)?,
                     Shown::Carried => return None,
                 };
-                let ask = json!({"token": token, "operation": operation, "resource": resource, "risk": risk});
+                let mut ask = json!({"token": token, "operation": operation, "resource": resource, "risk": risk});
+                if let Some(arguments) = arguments {
+                    ask["arguments"] = serde_json::from_str(arguments).ok()?;
+                }
                 Some(("/v1/authorize".into(), Some(ask)))
             }
             Did::Begin { class, rights, ttl_s, uses, .. } => {

@@ -17,12 +17,14 @@ use hardtack::shell::clock;
 use hardtack::shell::fleet_keys::KeyFolder;
 use hardtack::shell::proxy::{Proxy, Swallow};
 use hardtack::shell::store::FORMAT;
+use hardtack::wire::policy::BUILT_IN;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
 use tokio::runtime::Runtime;
 use toml::{Table, Value};
 
 use super::broker::Mosquitto;
+use crate::arguments::Limit;
 use crate::fault::{Direction, Retained, WallAfter};
 use crate::operator::{device_name, OWNER};
 use crate::plan::Turn;
@@ -370,6 +372,10 @@ fn set_policy(plan: &PolicyPlan, fleet: &Fleet, folder: &Path) -> Result<(), Fai
     let risks: Vec<Value> = risks.collect();
     if !risks.is_empty() {
         table.insert("risks".into(), risks.into());
+    }
+    if !plan.limits.is_empty() {
+        let clauses: String = plan.limits.iter().map(Limit::clauses).chain([BUILT_IN.to_owned()]).collect();
+        table.insert("datalog".into(), clauses.into());
     }
     let file = folder.join("policy.toml");
     std::fs::write(&file, table.to_string()).map_err(|error| failed("the policy cannot be written", error))?;

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use toml::{Table, Value};
+
 use crate::case::Case;
 use crate::fault::{Boundary, RevokeWhat};
 use crate::host::BOOT_MS;
@@ -54,7 +56,14 @@ impl Timeline {
         // What must go to and fro to show does so over a slow link: the connection, TLS, MQTT, and what is said over them.
         let slow = |entry: &Entry| if let Act::LinkSlow { by, .. } = entry.act { by } else { 0 };
         let settle = settle + ROUND_TRIPS * 2 * entries.iter().map(slow).max().unwrap_or(0);
-        Self { case: case.with_entries(entries), not_applied, requests, world, speed, settle }
+        let case = match case.scenario().workload.identity {
+            Some(_) => {
+                not_applied.insert("identity documents".into(), 1);
+                without_documents(case, entries)
+            }
+            None => case.with_entries(entries),
+        };
+        Self { case, not_applied, requests, world, speed, settle }
     }
 
     /// A length of time of the plan in real milliseconds.
@@ -87,6 +96,18 @@ impl Timeline {
         let requests = self.requests.values().flatten();
         requests.chain(&self.world).map(|(at, _)| *at).max().unwrap_or(0)
     }
+}
+
+/// The same where nobody brings a document: there is no provider here.
+fn without_documents(case: &Case, entries: Vec<Entry>) -> Case {
+    let change = |table: &mut Table| {
+        // The plan says what happens.
+        table.remove("fault");
+        if let Some(Value::Table(workload)) = table.get_mut("workload") {
+            workload.remove("identity");
+        }
+    };
+    case.changed(change, entries).expect("what nobody asks for can be left out")
 }
 
 /// A kind of thing as plans write it.
@@ -166,6 +187,9 @@ fn unapplied(act: &Act) -> Option<String> {
         Act::EmergencyThief { theft, .. } => Some(theft.name().into()),
         Act::GroupMove { .. } => Some("group.move".into()),
         Act::KeyRotate { what } => Some(what.name().into()),
+        // All programs here are of one user: nobody could be an executor.
+        Act::Misuse { how, .. } => Some(how.name().into()),
+        Act::Plan { .. } => Some("planner".into()),
         Act::RevokeStorm { .. } => Some("revoke.storm".into()),
         Act::ServiceAhead { .. } => Some("service.ahead".into()),
         Act::TimeReset { what, .. } => Some(what.name().into()),
@@ -191,6 +215,18 @@ mod tests {
         assert_eq!(names, [("clock.drift", 2), ("revoke.owner", 1)]);
         assert_eq!(some.case.plan(), whole.case.plan());
         assert_eq!((some.requests, some.world), (whole.requests, whole.world));
+    }
+
+    /// Nor do planners plan for other users' programs, or anybody bring documents.
+    #[test]
+    fn of_a_world_with_planners_and_documents_the_rest_is_carried_out() {
+        let case = Case::parse(include_str!("../../scenarios/hijacked-planner.toml"), None).unwrap();
+        let timeline = Timeline::of(&case, 1, 1000);
+        for name in ["planner", "step.misused again", "planner.hijacked itself", "identity documents"] {
+            assert!(timeline.not_applied.contains_key(name), "{name}: {:?}", timeline.not_applied);
+        }
+        assert!(timeline.case.scenario().workload.identity.is_none());
+        assert!(!timeline.requests.is_empty());
     }
 
     #[test]

@@ -86,6 +86,7 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
         | Act::DiskCopy { .. }
         | Act::Distinct { .. }
         | Act::Finish { .. }
+        | Act::Plan { .. }
         | Act::Status { .. } => return None,
         Act::BrokerAck { device, trick } => (at(device), trick.name(), ONCE),
         Act::BrokerDelay { what, late, turn } => {
@@ -124,6 +125,7 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
         Act::LinkHalfOpen { device } => (at(device), "link.half_open", ONCE),
         Act::LinkSlow { device, turn, .. } => (at(device), "link.slow", (*turn).into()),
         Act::LinkUp { device, .. } => (at(device), "link.down", Shape::Ends),
+        Act::Misuse { device, how, .. } => (at(device), how.name(), ONCE),
         Act::PowerCut { device, lasts, .. } => (at(device), "power.cut", Shape::Whole(*lasts)),
         Act::ProcessDowngrade { device, turn } => (at(device), "process.downgrade", (*turn).into()),
         Act::ProcessStop { device, turn } => (at(device), "process.stop", (*turn).into()),

@@ -23,7 +23,7 @@ pub use crate::check::Breach;
 use crate::fleet_answers::Answers;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 35] = [
+pub const PROPERTIES: [&str; 39] = [
     "I1",
     "I2",
     "I3",
@@ -41,6 +41,8 @@ pub const PROPERTIES: [&str; 35] = [
     "I5.position",
     "I6",
     "I6.child",
+    "I6.exchange",
+    "I6.step",
     "I7",
     "I8.sealed",
     "I9",
@@ -58,7 +60,9 @@ pub const PROPERTIES: [&str; 35] = [
     "detected",
     "emergency.ends",
     "herd",
+    "identity",
     "live",
+    "policy",
 ];
 
 /// How a property stands.

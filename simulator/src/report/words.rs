@@ -39,6 +39,14 @@ pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
         }
         "I6" => ("Nobody gets more than they were given", "A token allowed what it has no right to."),
         "I6.child" => ("Narrowed tokens are narrower", "A narrowed token allowed more than its parent."),
+        "I6.exchange" => (
+            "A planner gives away only what it may",
+            "A planner got more than steps of its own task for those whom its grant names.",
+        ),
+        "I6.step" => (
+            "A step is used once, by its executor, for its part",
+            "A step was used twice, by somebody else, for more than it is for, or after its task.",
+        ),
         "I7" => ("In doubt a device denies, and keeps what works", "A device dropped its only credential."),
         "I8.sealed" => ("No broker reads the audit", "Audit went over the broker unsealed."),
         "I9" => ("Messages have a limit", "A message was larger than any may be."),
@@ -59,9 +67,17 @@ pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
         "detected" => ("Damage is noticed and locks", "A device went on after its storage was damaged or restored."),
         "emergency.ends" => ("Emergencies end", "An emergency rule was in force past its end."),
         "herd" => ("A fleet comes back in an orderly way", "Too many devices connected within one second."),
+        "identity" => (
+            "Who initiated a task is proved, and in time",
+            "A task began with an identity document that does not count, or outlived it, or a good one was refused.",
+        ),
         "live" => {
             ("After the faults everything recovers", "A device did not come back to work once the faults were over.")
         }
+        "policy" => (
+            "What the policy says of arguments counts",
+            "A request was allowed although the policy has something against its arguments, or denied although it has not.",
+        ),
         _ => ("", ""),
     }
 }
@@ -120,6 +136,8 @@ fn fault(name: &str) -> &'static str {
         ("file.rotten", "a bit of a state file flips"),
         ("flood", "a program asks as fast as it can"),
         ("key.", "the root keys put a new key in the place of one"),
+        ("planner.", "a planner that was taken over asks for more than is due to it"),
+        ("step.", "somebody tries to get more by a step than that is for"),
         ("disk.", "syncs do not do what they should"),
         ("time", "somebody carries a clock reset to it"),
     ];

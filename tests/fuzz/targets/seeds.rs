@@ -13,7 +13,10 @@ mod samples;
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["agent", "announced", "bytes", "feed", "forge", "leaves", "revocations", "sealed", "text"] {
+    const TARGETS: [&str; 11] = [
+        "agent", "announced", "bytes", "documents", "feed", "forge", "leaves", "messages", "revocations", "sealed", "text",
+    ];
+    for target in TARGETS {
         fs::create_dir_all(corpus.join(target))?;
     }
     for (number, example) in hostile::examples(&samples::World::new()).iter().enumerate() {
@@ -42,6 +45,12 @@ fn main() -> std::io::Result<()> {
     let leaves: Vec<Vec<u8>> = leaves.filter_map(hardtack::ids::unhex).collect();
     for first in 0..leaves.len() {
         fs::write(corpus.join("leaves").join(format!("example-{first}")), hostile::framed(&leaves[first..]))?;
+    }
+    for (number, (header, claims)) in hostile::Believed::DOCUMENTS.iter().enumerate() {
+        fs::write(corpus.join("documents").join(format!("example-{number}")), format!("{header}\n{claims}"))?;
+    }
+    for (number, message) in hostile::TOOL_MESSAGES.iter().chain([&hostile::STREAM]).enumerate() {
+        fs::write(corpus.join("messages").join(format!("example-{number}")), message)?;
     }
     for shipped in hardtack::profile::SHIPPED {
         fs::write(corpus.join("text").join(shipped.name), shipped.text)?;

@@ -189,6 +189,14 @@ pub enum Mutant {
     ResetUnbound = 50,
     /// A start takes files as it finds them, whatever their digests and signatures say.
     RotUnnoticed = 127,
+    /// What a start cannot read back is dealt with as it should be, and no record says so.
+    RotUntold = 142,
+    /// What an emergency key revoked counts for nothing where its file cannot be read back.
+    RottenEmergencyUnheeded = 143,
+    /// A feed whose set cannot be read back counts as held.
+    RottenFeedUnheeded = 144,
+    /// Where the policy cannot be read back, the built-in one counts in its place.
+    RottenPolicyUnheeded = 145,
     /// A start forgets the revocation list.
     RevocationForgotten = 51,
     /// What the ladder adds up to is not held against the head's root.
@@ -227,7 +235,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 107] = [
+    pub const ALL: [Self; 111] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -320,6 +328,10 @@ impl Mutant {
         Self::RevocationForgotten,
         Self::RootNotCompared,
         Self::RotUnnoticed,
+        Self::RotUntold,
+        Self::RottenEmergencyUnheeded,
+        Self::RottenFeedUnheeded,
+        Self::RottenPolicyUnheeded,
         Self::SentIsDelivered,
         Self::SerialUnrevoked,
         Self::ShedUntold,

@@ -223,7 +223,7 @@ impl Medium {
 impl Medium {
     /// What rots by this damage, if there is something for it to befall.
     pub(crate) fn rots(&self, damage: Damage, pick: u64) -> Option<Rot> {
-        let files: Vec<_> = self.files.iter().filter(|(file, _)| is_of(damage, file)).collect();
+        let files: Vec<_> = self.files.iter().filter(|(file, _)| is_of(damage, file) && self.is_known(file)).collect();
         let file = || {
             let count = files.len() as u64;
             let (file, content) = files.get(pick.checked_rem(count)? as usize)?;
@@ -234,6 +234,7 @@ impl Medium {
             Damage::RowRotten => self.row(pick).map(|(era, row)| Rot::Row(era, row)),
             Damage::AuditKeyRotten
             | Damage::BundleRotten
+            | Damage::EmergencyRotten
             | Damage::FeedRotten
             | Damage::PolicyRotten
             | Damage::WalletRotten => file(),
@@ -244,6 +245,22 @@ impl Medium {
             | Damage::SlotsCopiedBack
             | Damage::SlotsGone
             | Damage::TailForged => None,
+        }
+    }
+
+    /// Whether the anchor vouches for a file, where it must: what it does not know yet of an emergency key nobody was told.
+    fn is_known(&self, file: &StateFile) -> bool {
+        match file {
+            StateFile::Emergency(key) => {
+                recovery::newest(self).is_some_and(|anchor| anchor.emergencies.iter().any(|mark| mark.key == *key))
+            }
+            StateFile::AuditKey
+            | StateFile::Bundle
+            | StateFile::Feed(_)
+            | StateFile::FeedSince(_)
+            | StateFile::Grant(_)
+            | StateFile::Policy
+            | StateFile::Task(_) => true,
         }
     }
 
@@ -545,6 +562,7 @@ impl Disk {
         match damage {
             Damage::AuditKeyRotten
             | Damage::BundleRotten
+            | Damage::EmergencyRotten
             | Damage::FeedRotten
             | Damage::PolicyRotten
             | Damage::RowRotten
@@ -662,7 +680,7 @@ fn is_of(damage: Damage, file: &StateFile) -> bool {
     match file {
         StateFile::AuditKey => damage == Damage::AuditKeyRotten,
         StateFile::Bundle => damage == Damage::BundleRotten,
-        StateFile::Emergency(_) => false,
+        StateFile::Emergency(_) => damage == Damage::EmergencyRotten,
         StateFile::Feed(_) | StateFile::FeedSince(_) => damage == Damage::FeedRotten,
         StateFile::Grant(_) | StateFile::Task(_) => damage == Damage::WalletRotten,
         StateFile::Policy => damage == Damage::PolicyRotten,

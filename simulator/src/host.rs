@@ -227,7 +227,8 @@ impl World<'_> {
             self.checks.clock.power_on(number);
         }
         self.note_durable(number, durable);
-        self.checks.emergency.found(number);
+        let anchor = recovery::newest(self.devices[number as usize].disk.durable());
+        self.checks.emergency.found(number, anchor.map_or(&[], |anchor| &anchor.emergencies));
         self.note_find(number);
     }
 

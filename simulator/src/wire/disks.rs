@@ -374,6 +374,7 @@ impl RealDisk for Store {
             (
                 Damage::AuditKeyRotten
                 | Damage::BundleRotten
+                | Damage::EmergencyRotten
                 | Damage::FeedRotten
                 | Damage::PolicyRotten
                 | Damage::RowRotten

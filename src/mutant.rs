@@ -127,6 +127,8 @@ pub enum Mutant {
     IssuerWaitedFor = 108,
     /// An allow is given however long its record took. Slept through, it outlives its token.
     LateAllowGiven = 34,
+    /// A head may leap as far as a publisher can have come by the time that it claims, however far ahead that lies.
+    LeapByClaim = 140,
     /// A head is taken however far ahead it is, and its set is waited for.
     LeapTaken = 126,
     /// An answer that nobody waits for any more is dropped, and no record says so.
@@ -235,7 +237,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 111] = [
+    pub const ALL: [Self; 112] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -296,6 +298,7 @@ impl Mutant {
         Self::IssuerWaitedFor,
         Self::LateAllowGiven,
         Self::LateAnswerUntold,
+        Self::LeapByClaim,
         Self::LeapTaken,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,

@@ -238,6 +238,7 @@ impl World<'_> {
         let Contact { at, powered, time, radius, trip } = contact;
         self.checks.clock.contact(number, at, powered, (time, radius, trip));
         self.checks.authority.contact(number, self.now);
+        self.checks.emergency.contact(number);
     }
 
     fn note_mode(&mut self, number: u32, mode: Mode) {

@@ -91,6 +91,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::IssuerWaitedFor, "broker.withhold answers", "live"),
     row(Mutant::LateAllowGiven, "sleeper", "I3"),
     row(Mutant::LateAnswerUntold, "broker.delay answers", "I5.evidence"),
+    row(Mutant::LeapByClaim, "broker.feed far_ahead", "I5.position"),
     row(Mutant::LeapTaken, "broker.feed fast_forward", "I5.evidence"),
     row(Mutant::LeaseEndsEmergency, "emergency", "I4.emergency"),
     row(Mutant::LeaseNotCharged, "boot-loop", "clock"),

@@ -222,6 +222,7 @@ const LATER: &[(Kind, u32)] = &[
     (("file.rotten", |draw| draw.lasts() + &draw.what(&["audit_key", "bundle", "feed", "policy", "wallet"])), 5),
     (("broker.feed", |draw| draw.what(&["fast_forward"])), 20),
     (("file.rotten", |draw| draw.lasts() + &draw.what(&["emergency"])), 5),
+    (("broker.feed", |draw| draw.what(&["far_ahead"])), 10),
 ];
 
 /// Which firmware, and whether the supply fails within its first commit.

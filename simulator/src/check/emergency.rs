@@ -101,6 +101,8 @@ struct Known {
     told: Option<u64>,
     /// A fault that the proofs do not cover took away what was known, and no agent has started since on what is left.
     forgiven: bool,
+    /// A statement that it believed contradicts the time that it was told, and there was no round trip since.
+    doubts: bool,
 }
 
 /// What gateways know of emergency keys.
@@ -129,6 +131,16 @@ impl EmergencyCheck {
     /// The kernel started.
     pub(crate) fn power_on(&mut self, device: u32) {
         self.known[device as usize].boots += 1;
+    }
+
+    /// A gateway is handed a signed time that contradicts the last round trip.
+    pub(crate) fn contradicted(&mut self, device: u32) {
+        self.known[device as usize].doubts = true;
+    }
+
+    /// A round trip.
+    pub(crate) fn contact(&mut self, device: u32) {
+        self.known[device as usize].doubts = false;
     }
 
     /// The agent is gone, and what it had not written down.
@@ -182,7 +194,7 @@ impl EmergencyCheck {
         }
         let calm = known.told.replace(at).is_none_or(|before| at >= before + APART);
         // With a finite L it knows that it cannot be so late.
-        let synced = know.synced == Synced::Yes && know.misled == Timestamp(0);
+        let synced = know.synced == Synced::Yes && know.misled == Timestamp(0) && !known.doubts;
         let ahead = synced && said.issued_at > know.most + self.error;
         let refused = place != said.key || made == Made::TooLong || ahead;
         if refused || held.is_some_and(|(counter, _)| counter >= said.counter) {

@@ -189,6 +189,8 @@ pub enum Mutant {
     ResetRevives = 49,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
     ResetUnbound = 50,
+    /// What no right of a token covers is allowed.
+    RightUnchecked = 141,
     /// A start takes files as it finds them, whatever their digests and signatures say.
     RotUnnoticed = 127,
     /// What a start cannot read back is dealt with as it should be, and no record says so.
@@ -217,6 +219,8 @@ pub enum Mutant {
     SnapshotRollsBack = 56,
     /// A head whose list is not complete makes what is known of revocations fresher.
     StalenessByWaitingHead = 57,
+    /// A credential serves whoever presents it.
+    StrangerServed = 146,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
     SuccessorByNewAlone = 58,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
@@ -237,7 +241,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 112] = [
+    pub const ALL: [Self; 114] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -329,6 +333,7 @@ impl Mutant {
         Self::ResetRevives,
         Self::ResetUnbound,
         Self::RevocationForgotten,
+        Self::RightUnchecked,
         Self::RootNotCompared,
         Self::RotUnnoticed,
         Self::RotUntold,
@@ -342,6 +347,7 @@ impl Mutant {
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,
         Self::StalenessByWaitingHead,
+        Self::StrangerServed,
         Self::SuccessorByNewAlone,
         Self::SuccessorByOldAlone,
         Self::SyncErrorIgnored,

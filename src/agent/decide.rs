@@ -15,6 +15,7 @@ use super::token::{admit, Cache, Denial, Kind, Verified};
 use super::wallet::{StoredStep, StoredTask, Wallet};
 use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId, TaskId};
+use crate::mutant::{active, Mutant};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::arguments::{Defect, Stated};
@@ -121,6 +122,7 @@ impl Judge<'_> {
         let step = verified.as_ref().ok().and_then(|verified| self.wallet.step_of(verified.chain())).cloned();
         // At an enforcement point the workload is the holder to whom this agent handed the credential, or for whom it made it.
         let workload = match (question.workload, &step, &task) {
+            (Some(_), None, Some(task)) if active(Mutant::StrangerServed) => task.selectors.clone(),
             (Some(selectors), _, _) => selectors.to_vec(),
             (None, Some(step), _) => vec![step.executor.clone()],
             (None, None, Some(task)) => task.selectors.clone(),
@@ -182,6 +184,10 @@ impl Judge<'_> {
             // It has no question: for which it would be allowed is found out after this.
             Purpose::Introspect => Ok(0),
             Purpose::Exchange | Purpose::Preview | Purpose::Use => self.evaluate(question, verified, so_far),
+        };
+        let evaluated = match evaluated {
+            Err(denial) if denial.reason == Reason::NoRight && active(Mutant::RightUnchecked) => Ok(0),
+            evaluated => evaluated,
         };
         let policy = evaluated.as_ref().ok().copied().unwrap_or_default();
         let found = [
@@ -390,7 +396,7 @@ impl Judge<'_> {
             }
             charges.push((block, end_of_block(verified, *index)));
         }
-        if crate::mutant::active(crate::mutant::Mutant::AncestorNotCharged) {
+        if active(Mutant::AncestorNotCharged) {
             charges.drain(..charges.len().saturating_sub(1));
         }
         Ok(charges)

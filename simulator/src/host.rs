@@ -109,6 +109,11 @@ impl World<'_> {
         if device.process.is_some() || device.clocks.began() != Some(powered_on) {
             return;
         }
+        // What sleeps starts nothing: it does when it wakes, and is tried then as after any start.
+        if let Some(waiting) = &mut device.asleep {
+            waiting.push(Happening::StartProcess { device: number, powered_on });
+            return;
+        }
         // The format is looked at before anything is written.
         if device.disk.is_newer() && self.refuses_newer(number) {
             return;

@@ -211,6 +211,8 @@ pub enum Mutant {
     SerialUnrevoked = 81,
     /// What was given up for want of room is counted in no gap record.
     ShedUntold = 53,
+    /// A start that finds only the last few records gone takes that for what a cut leaves of a commit, and says nothing of them.
+    ShortLossUntold = 147,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
     SinceIgnored = 54,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
@@ -241,7 +243,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 114] = [
+    pub const ALL: [Self; 115] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -343,6 +345,7 @@ impl Mutant {
         Self::SentIsDelivered,
         Self::SerialUnrevoked,
         Self::ShedUntold,
+        Self::ShortLossUntold,
         Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,

@@ -31,6 +31,7 @@ mod clocks;
 mod device;
 pub mod diff;
 mod disk;
+mod drive;
 mod emergency;
 pub mod event;
 mod exhaust;

@@ -132,6 +132,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::SentIsDelivered, "link.down up", "I2"),
     row(Mutant::SerialUnrevoked, "revoke token", "I4"),
     row(Mutant::ShedUntold, "small-queue", "I2"),
+    row(Mutant::ShortLossUntold, "disk.lies era, the last of it", "I2"),
     row(Mutant::SinceIgnored, "groups", "I4.stale"),
     row(Mutant::SnapshotOfDroppedKey, "key-rotation-in-the-dark", "caught_up"),
     row(Mutant::SnapshotRollsBack, "feed-under-attack", "I5"),

@@ -314,7 +314,8 @@ fn gaps(eras: &[EraImage], anchor: &Anchor) -> Vec<Gap> {
         // Past what the anchor has seen of the open era, records may have been.
         let torn = image.is_none_or(|image| image.damage.is_some());
         let end = if open && torn { anchor.leased_index } else { mark.next_index };
-        if first < end {
+        let untold = active(Mutant::ShortLossUntold) && mark.next_index < first + 8;
+        if first < end && !untold {
             gaps.push(Gap { era: mark.era, first, end: Some(end), cause, repeated });
         }
     }

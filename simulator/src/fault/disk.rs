@@ -144,7 +144,8 @@ impl Refusal {
 pub enum Sync {
     /// It fails, and says so.
     Fails,
-    /// It says that all is well, and what was written stays in the drive's memory until power fails.
+    /// It says that all is well, and what was written stays in the drive's memory: when power fails, a beginning of it is on the
+    /// medium.
     Lies,
 }
 

@@ -135,6 +135,8 @@ pub enum Mutant {
     IssuerWaitedFor = 108,
     /// An allow is given however long its record took. Slept through, it outlives its token.
     LateAllowGiven = 34,
+    /// A head may leap as far as a publisher can have come by the time that it claims, however far ahead that lies.
+    LeapByClaim = 140,
     /// A head is taken however far ahead it is, and its set is waited for.
     LeapTaken = 126,
     /// An answer that nobody waits for any more is dropped, and no record says so.
@@ -178,7 +180,7 @@ pub enum Mutant {
     /// A step of the ladder is taken from any place.
     PlaceNotChecked = 42,
     /// A planner's credential does all that its task may as well.
-    PlannerActs = 140,
+    PlannerActs = 200,
     /// Whoever has a planner's credential may take steps with it.
     PlannerUnbound = 151,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
@@ -201,8 +203,18 @@ pub enum Mutant {
     ResetRevives = 49,
     /// A reset of the clock is taken whomever it is for and whatever it answers.
     ResetUnbound = 50,
+    /// What no right of a token covers is allowed.
+    RightUnchecked = 141,
     /// A start takes files as it finds them, whatever their digests and signatures say.
     RotUnnoticed = 127,
+    /// What a start cannot read back is dealt with as it should be, and no record says so.
+    RotUntold = 142,
+    /// What an emergency key revoked counts for nothing where its file cannot be read back.
+    RottenEmergencyUnheeded = 143,
+    /// A feed whose set cannot be read back counts as held.
+    RottenFeedUnheeded = 144,
+    /// Where the policy cannot be read back, the built-in one counts in its place.
+    RottenPolicyUnheeded = 145,
     /// A start forgets the revocation list.
     RevocationForgotten = 51,
     /// What the ladder adds up to is not held against the head's root.
@@ -213,6 +225,8 @@ pub enum Mutant {
     SerialUnrevoked = 81,
     /// What was given up for want of room is counted in no gap record.
     ShedUntold = 53,
+    /// A start that finds only the last few records gone takes that for what a cut leaves of a commit, and says nothing of them.
+    ShortLossUntold = 147,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
     SinceIgnored = 54,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
@@ -224,25 +238,27 @@ pub enum Mutant {
     /// A head whose list is not complete makes what is known of revocations fresher.
     StalenessByWaitingHead = 57,
     /// A step may do all that its task may.
-    StepAsWideAsTask = 141,
+    StepAsWideAsTask = 201,
     /// Whoever has a step may use it.
-    StepForAnyWorkload = 142,
+    StepForAnyWorkload = 202,
     /// A planner takes steps for itself.
-    StepForPlanner = 143,
+    StepForPlanner = 203,
     /// A planner takes steps for workloads that its grant does not name.
-    StepForUnnamed = 144,
+    StepForUnnamed = 204,
     /// A task that has ended gives steps still.
-    StepOfEndedTask = 145,
+    StepOfEndedTask = 205,
     /// A step counts though its task has ended.
     StepOutlivesTask = 146,
     /// A step that was taken under a key is given again under it.
-    StepTakenTwice = 147,
+    StepTakenTwice = 206,
     /// A start forgets which steps were used.
     StepUseForgotten = 149,
     /// The use of a step is charged, and nobody looks at it.
     StepUsedAgain = 148,
     /// A planner takes steps for what its task may not.
     StepWiderThanTask = 150,
+    /// A credential serves whoever presents it.
+    StrangerServed = 207,
     /// A trust bundle is taken that the root keys which it names have signed, whatever those before say.
     SuccessorByNewAlone = 58,
     /// A trust bundle is taken that the root keys before it have signed, whatever those that it names say.
@@ -263,7 +279,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 125] = [
+    pub const ALL: [Self; 133] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -328,6 +344,7 @@ impl Mutant {
         Self::IssuerWaitedFor,
         Self::LateAllowGiven,
         Self::LateAnswerUntold,
+        Self::LeapByClaim,
         Self::LeapTaken,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
@@ -361,11 +378,17 @@ impl Mutant {
         Self::ResetRevives,
         Self::ResetUnbound,
         Self::RevocationForgotten,
+        Self::RightUnchecked,
         Self::RootNotCompared,
         Self::RotUnnoticed,
+        Self::RotUntold,
+        Self::RottenEmergencyUnheeded,
+        Self::RottenFeedUnheeded,
+        Self::RottenPolicyUnheeded,
         Self::SentIsDelivered,
         Self::SerialUnrevoked,
         Self::ShedUntold,
+        Self::ShortLossUntold,
         Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,
@@ -381,6 +404,7 @@ impl Mutant {
         Self::StepUseForgotten,
         Self::StepUsedAgain,
         Self::StepWiderThanTask,
+        Self::StrangerServed,
         Self::SuccessorByNewAlone,
         Self::SuccessorByOldAlone,
         Self::SyncErrorIgnored,

@@ -366,9 +366,14 @@ impl World<'_> {
         // Of several damages the agent records one, and counts the others with it.
         self.checks.evidence.stopped(number);
         let alone = !std::mem::replace(&mut device.damaged, true);
-        if let (Damage::WalletRotten, true, Some(Rot::Bit(file, _))) = (damage, alone, &rot) {
+        // A trust bundle is put back before an agent runs, and another audit key says that there is one.
+        let told = !matches!(damage, Damage::AuditKeyRotten | Damage::BundleRotten);
+        if let (true, Some(Rot::Bit(file, _))) = (told && alone, &rot) {
             let refused = device.disk.durable().files.get(file);
             refused.into_iter().for_each(|bytes| self.checks.evidence.expect(number, bytes));
+        }
+        if let Some(Rot::Bit(StateFile::Emergency(key), _)) = &rot {
+            self.emergency_rots(number, *key);
         }
         // The other slot may be gone already: by a second damage while the power is off, or by the cut, which tore it.
         let slot = matches!(damage, Damage::SlotDeleted | Damage::SlotRotten | Damage::SlotTorn);

@@ -13,6 +13,7 @@ use hardtack::time::Millis;
 use hardtack::wire::audit::segment;
 use hardtack::wire::envelope::Signed;
 use hardtack::wire::link::{service_filters, Ack, Answer, Ask, Hello, Request, Topic};
+use hardtack::wire::revocation::announcement::Announcement;
 use hardtack::wire::{Refused, MESSAGE_BYTES_MAX};
 
 use crate::broker::{Delivery, To};
@@ -376,10 +377,14 @@ impl World<'_> {
         let newest = self.operator.newest(&self.devices[device as usize].name);
         if idle && self.checks.feed.stands_at(device, &newest) {
             self.took_effect(trick.name());
-            if trick == FeedTrick::Leap {
-                self.suspend(device, trick.name());
-            } else {
+            self.suspend(device, trick.name());
+            if trick == FeedTrick::FarAhead {
+                self.checks.emergency.contradicted(device);
+            }
+            if trick != FeedTrick::Leap {
                 self.checks.evidence.expect(device, payload);
+                let head = Announcement::from_bytes(payload).map(|announcement| announcement.head.digest());
+                head.into_iter().for_each(|digest| self.checks.feed.is_refused(digest));
             }
         }
     }

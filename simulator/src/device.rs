@@ -204,19 +204,18 @@ pub(crate) struct Cut {
 }
 
 impl Device {
-    /// Of what rotted, and was not written since, that without which nothing can be allowed: the policy, and the feed, where
-    /// its disk holds no other and the anchor vouches for it.
+    /// Of what rotted, and was not written since, that without which nothing can be allowed: the policy, what an emergency key
+    /// revoked, and the feed, where its disk holds no other and the anchor vouches for it.
     pub(crate) fn rotten_without(&self, own: &FeedId) -> Vec<(StateFile, Vec<u8>)> {
         let medium = self.disk.durable();
         let only = medium.files.keys().filter(|file| matches!(file, StateFile::Feed(_))).count() == 1;
         let anchored = recovery::newest(medium)
             .is_some_and(|anchor| anchor.feeds.iter().any(|known| known.feed == *own && known.seq > 0));
         let needed = |file: &StateFile| match file {
-            StateFile::Policy => true,
+            StateFile::Emergency(_) | StateFile::Policy => true,
             StateFile::Feed(id) => id == own && only && anchored,
             StateFile::AuditKey
             | StateFile::Bundle
-            | StateFile::Emergency(_)
             | StateFile::FeedSince(_)
             | StateFile::Grant(_)
             | StateFile::Task(_) => false,
@@ -225,10 +224,10 @@ impl Device {
         rotten.map(|(file, left)| (file.clone(), left.clone())).collect()
     }
 
-    /// A file over whose rotten rest its agent started, and that was not written since.
-    pub(crate) fn still_rotten(&self) -> Option<&StateFile> {
+    /// Files over whose rotten rest its agent started, and that were not written since.
+    pub(crate) fn still_rotten(&self) -> impl Iterator<Item = &StateFile> {
         let files = &self.disk.durable().files;
-        self.started_over.iter().find(|(file, left)| files.get(file) == Some(left)).map(|(file, _)| file)
+        self.started_over.iter().filter(|(file, left)| files.get(file) == Some(left)).map(|(file, _)| file)
     }
 
     pub(crate) fn new(scenario: &Scenario, seed: u64, number: u32) -> Self {

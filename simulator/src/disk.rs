@@ -6,6 +6,7 @@
 //! Read next: `recovery.rs`, which makes a start out of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use hardtack::agent::effects::{Entry, Shed, StateFile, StoredRecord, StoredSegment};
@@ -16,7 +17,8 @@ use hardtack::ids::EraId;
 use hardtack::wire::audit::{Event, Record};
 use hardtack::wire::encode;
 
-use crate::fault::{Damage, Part, Refusal};
+use crate::drive::{Memory, Reaches};
+use crate::fault::{Damage, Part, Refusal, Sync};
 use crate::recovery::{self, Found};
 
 /// One step of a commit. A supply can fail between any two.
@@ -223,7 +225,7 @@ impl Medium {
 impl Medium {
     /// What rots by this damage, if there is something for it to befall.
     pub(crate) fn rots(&self, damage: Damage, pick: u64) -> Option<Rot> {
-        let files: Vec<_> = self.files.iter().filter(|(file, _)| is_of(damage, file)).collect();
+        let files: Vec<_> = self.files.iter().filter(|(file, _)| is_of(damage, file) && self.is_known(file)).collect();
         let file = || {
             let count = files.len() as u64;
             let (file, content) = files.get(pick.checked_rem(count)? as usize)?;
@@ -234,6 +236,7 @@ impl Medium {
             Damage::RowRotten => self.row(pick).map(|(era, row)| Rot::Row(era, row)),
             Damage::AuditKeyRotten
             | Damage::BundleRotten
+            | Damage::EmergencyRotten
             | Damage::FeedRotten
             | Damage::PolicyRotten
             | Damage::WalletRotten => file(),
@@ -244,6 +247,22 @@ impl Medium {
             | Damage::SlotsCopiedBack
             | Damage::SlotsGone
             | Damage::TailForged => None,
+        }
+    }
+
+    /// Whether the anchor vouches for a file, where it must: what it does not know yet of an emergency key nobody was told.
+    fn is_known(&self, file: &StateFile) -> bool {
+        match file {
+            StateFile::Emergency(key) => {
+                recovery::newest(self).is_some_and(|anchor| anchor.emergencies.iter().any(|mark| mark.key == *key))
+            }
+            StateFile::AuditKey
+            | StateFile::Bundle
+            | StateFile::Feed(_)
+            | StateFile::FeedSince(_)
+            | StateFile::Grant(_)
+            | StateFile::Policy
+            | StateFile::Task(_) => true,
         }
     }
 
@@ -315,11 +334,20 @@ impl Medium {
         Some(())
     }
 
-    /// Each file is what it was, by chance.
-    fn lose_files_since(&mut self, before: BTreeMap<StateFile, Vec<u8>>, fate: impl Fn(&str) -> Fate) {
+    /// A part of it.
+    fn only(&self, part: Part) -> Self {
+        match part {
+            Part::Anchor => Self { slots: self.slots.clone(), ..Self::default() },
+            Part::Era => Self { eras: self.eras.clone(), ..Self::default() },
+            Part::Files => Self { files: self.files.clone(), ..Self::default() },
+        }
+    }
+
+    /// Each file that had not reached the medium is what it was.
+    fn lose_files_since(&mut self, before: &BTreeMap<StateFile, Vec<u8>>, reaches: Reaches<'_>) {
         let names: BTreeSet<StateFile> = before.keys().chain(self.files.keys()).cloned().collect();
         for name in names {
-            if fate(&name.path()) == Fate::Lost {
+            if reaches(&name.path(), 1) == 0 {
                 match before.get(&name) {
                     Some(content) => drop(self.files.insert(name, content.clone())),
                     None => drop(self.files.remove(&name)),
@@ -338,14 +366,26 @@ pub(crate) struct Disk {
     current: Option<EraId>,
     /// What was done since and is not synced, oldest first.
     pending: Vec<Step>,
-    /// Parts whose syncs are a lie, and what was on the medium when that began.
-    lies: BTreeMap<Part, Medium>,
+    /// Parts whose syncs are a lie, and what the drive has of them in its memory.
+    lies: BTreeMap<Part, Memory<Medium>>,
 }
 
 impl Disk {
     /// A disk that holds this.
     pub(crate) fn of(durable: Medium) -> Self {
         Self { durable, ..Self::default() }
+    }
+
+    /// All steps of a commit.
+    pub(crate) fn commit(&mut self, steps: Vec<Step>) {
+        let synced: BTreeSet<Part> = steps.iter().filter_map(Step::syncs).collect();
+        steps.into_iter().for_each(|step| self.step(step));
+        for (part, memory) in self.lies.iter_mut().filter(|(part, _)| synced.contains(part)) {
+            match memory.takes(|| Ok(self.durable.only(*part))) {
+                Ok(()) => {}
+                Err::<(), Infallible>(never) => match never {},
+            }
+        }
     }
 
     /// One step of a commit.
@@ -400,7 +440,7 @@ impl Disk {
 
     /// From now on syncs of this part keep what was written in the drive's memory, and say that it is on the medium.
     pub(crate) fn lie(&mut self, part: Part) {
-        self.lies.entry(part).or_insert_with(|| self.durable.clone());
+        self.lies.entry(part).or_insert_with(|| Memory::since(self.durable.only(part)));
     }
 
     /// What is in the drive's memory of this part is on the medium, and syncs are honest again.
@@ -408,26 +448,27 @@ impl Disk {
         self.lies.remove(&part);
     }
 
-    /// The supply failed, and what was in the drive's memory only is gone: of files each by itself, by the fate that its path
-    /// has. Returns the parts that lost something, and the records of which nothing that is left speaks: those past the newest
-    /// anchor.
-    pub(crate) fn forget_what_lies(&mut self, fate: impl Fn(&str) -> Fate) -> (Vec<Part>, Vec<(u64, u64)>) {
+    /// The supply failed, and of what was in the drive's memory only what had reached the medium is left: of the anchor and of
+    /// the era a beginning, and of each file by itself the old or the new one. Returns the parts that lost something, and the
+    /// records of which nothing that is left speaks: those past the newest anchor.
+    pub(crate) fn forget_what_lies(&mut self, reaches: Reaches<'_>) -> (Vec<Part>, Vec<(u64, u64)>) {
         let mut lost = Vec::new();
         let before = self.durable.clone();
-        for (part, before) in std::mem::take(&mut self.lies) {
+        for (part, memory) in std::mem::take(&mut self.lies) {
             let shown = self.durable.clone();
+            let left = memory.left(Sync::Lies.name(part), reaches);
             match part {
-                Part::Anchor => self.durable.slots = before.slots,
-                Part::Era => {
-                    self.durable.eras = before.eras;
+                Part::Anchor => left.into_iter().for_each(|left| self.durable.slots = left.slots.clone()),
+                Part::Era => left.into_iter().for_each(|left| {
+                    self.durable.eras = left.eras.clone();
                     self.durable.weigh_again();
-                }
-                Part::Files => self.durable.lose_files_since(before.files, &fate),
+                }),
+                Part::Files => self.durable.lose_files_since(&memory.began().files, reaches),
             }
             if self.durable != shown {
                 lost.push(part);
             }
-            self.lies.insert(part, self.durable.clone());
+            self.lies.insert(part, Memory::since(self.durable.only(part)));
         }
         (lost, self.unheard_of(before.records()))
     }
@@ -545,6 +586,7 @@ impl Disk {
         match damage {
             Damage::AuditKeyRotten
             | Damage::BundleRotten
+            | Damage::EmergencyRotten
             | Damage::FeedRotten
             | Damage::PolicyRotten
             | Damage::RowRotten
@@ -662,7 +704,7 @@ fn is_of(damage: Damage, file: &StateFile) -> bool {
     match file {
         StateFile::AuditKey => damage == Damage::AuditKeyRotten,
         StateFile::Bundle => damage == Damage::BundleRotten,
-        StateFile::Emergency(_) => false,
+        StateFile::Emergency(_) => damage == Damage::EmergencyRotten,
         StateFile::Feed(_) | StateFile::FeedSince(_) => damage == Damage::FeedRotten,
         StateFile::Grant(_) | StateFile::Task(_) => damage == Damage::WalletRotten,
         StateFile::Policy => damage == Damage::PolicyRotten,

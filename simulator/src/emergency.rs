@@ -284,6 +284,26 @@ impl World<'_> {
         self.may_be_revoked(number, &said);
     }
 
+    /// The file of a key rotted on a gateway's disk.
+    pub(crate) fn emergency_rots(&mut self, number: u32, key: KeyId) {
+        let powered = self.devices[number as usize].powered(self.now);
+        self.checks.emergency.rots(number, powered, key);
+    }
+
+    /// Whether a gateway has lost what an emergency key revoked, and nobody can bring that again: its newest statement does not
+    /// say all of it, or the broker does not keep that. It is locked until all of it has ended.
+    pub(crate) fn emergency_is_gone(&self, number: u32) -> bool {
+        let kept = |key: KeyId, digest: Hash| {
+            let Holders { operator, thief } = &self.operator.emergencies;
+            let mut said = operator.said.iter().chain(&thief.said).map(|(signed, ..)| signed);
+            let signed = said.find(|signed| signed.digest() == digest);
+            let publish = signed.map(|signed| messages(self.operator.trust(), key, signed)).unwrap_or_default();
+            publish.iter().any(|Publish { topic, payload }| self.broker.retains(&topic.text(&self.fleet), payload))
+        };
+        let mut lost = self.checks.emergency.lost(self.moment(number));
+        lost.any(|(key, found_by)| !found_by.is_some_and(|digest| kept(key, digest)))
+    }
+
     /// A record is durable.
     pub(crate) fn emergency_recorded(&mut self, number: u32, record: &Record) {
         let Checks { tally, emergency, .. } = &mut self.checks;

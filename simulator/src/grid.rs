@@ -7,7 +7,7 @@
 
 /// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
 /// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
-const KINDS: [&str; 123] = [
+const KINDS: [&str; 125] = [
     r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
     r#"do = "anchor.deleted", for = "20s", who = "0""#,
     r#"do = "anchor.gone", for = "20s", who = "0""#,
@@ -25,6 +25,7 @@ const KINDS: [&str; 123] = [
     r#"do = "broker.emergency", what = "old""#,
     r#"do = "broker.feed", what = "dropped_key", who = "0""#,
     r#"do = "broker.feed", what = "endless", who = "0""#,
+    r#"do = "broker.feed", what = "far_ahead", who = "0""#,
     r#"do = "broker.feed", what = "fast_forward", who = "0""#,
     r#"do = "broker.feed", what = "foreign", who = "0""#,
     r#"do = "broker.feed", what = "misplaced", who = "0""#,
@@ -73,6 +74,7 @@ const KINDS: [&str; 123] = [
     r#"do = "era.rotten", for = "20s", who = "0""#,
     r#"do = "file.rotten", what = "audit_key", for = "20s", who = "0""#,
     r#"do = "file.rotten", what = "bundle", for = "20s", who = "0""#,
+    r#"do = "file.rotten", what = "emergency", for = "20s", who = "0""#,
     r#"do = "file.rotten", what = "feed", for = "20s", who = "0""#,
     r#"do = "file.rotten", what = "policy", for = "20s", who = "0""#,
     r#"do = "file.rotten", what = "wallet", for = "20s", who = "0""#,

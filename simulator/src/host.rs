@@ -26,6 +26,7 @@ use crate::check::{room, Id};
 use crate::clocks::date;
 use crate::device::{Contact, Cut, InFlight, Process, Refused, Watched, REOPEN_MIN};
 use crate::disk::{steps, Fate, Medium, Step};
+use crate::drive::Reaches;
 use crate::event::Event;
 use crate::fault::{Direction, Part, Refusal, Sync, WallAfter};
 use crate::fleet_answers;
@@ -107,6 +108,11 @@ impl World<'_> {
         let (now, fleet) = (self.now, self.fleet.clone());
         let device = &mut self.devices[number as usize];
         if device.process.is_some() || device.clocks.began() != Some(powered_on) {
+            return;
+        }
+        // What sleeps starts nothing: it does when it wakes, and is tried then as after any start.
+        if let Some(waiting) = &mut device.asleep {
+            waiting.push(Happening::StartProcess { device: number, powered_on });
             return;
         }
         // The format is looked at before anything is written.
@@ -227,7 +233,8 @@ impl World<'_> {
             self.checks.clock.power_on(number);
         }
         self.note_durable(number, durable);
-        self.checks.emergency.found(number);
+        let anchor = recovery::newest(self.devices[number as usize].disk.durable());
+        self.checks.emergency.found(number, anchor.map_or(&[], |anchor| &anchor.emergencies));
         self.note_find(number);
     }
 
@@ -237,6 +244,7 @@ impl World<'_> {
         let Contact { at, powered, time, radius, trip } = contact;
         self.checks.clock.contact(number, at, powered, (time, radius, trip));
         self.checks.authority.contact(number, self.now);
+        self.checks.emergency.contact(number);
     }
 
     fn note_mode(&mut self, number: u32, mode: Mode) {
@@ -374,7 +382,12 @@ impl World<'_> {
         let first = device.boundaries;
         device.boundaries += count + 1;
         if let Some(cut) = self.cut.filter(|cut| (first..=first + count).contains(&cut.boundary)) {
-            self.stop(number, Some(cut.boundary - first), &mut || cut.fate, &|_| cut.fate);
+            let reaches = |_: &str, moments: u64| match cut.fate {
+                Fate::Lost => 0,
+                Fate::Torn => moments.div_ceil(2),
+                Fate::Kept => moments,
+            };
+            self.stop(number, Some(cut.boundary - first), &mut || cut.fate, &reaches);
             self.schedule(self.now + window.off, Happening::PowerOn { device: number, wall: window.wall });
             return true;
         }
@@ -441,7 +454,7 @@ impl World<'_> {
             let prompt = now - in_flight.made <= slowest;
             device.watched = if prompt { Watched::Yes } else { Watched::No };
         }
-        in_flight.steps.into_iter().for_each(|step| device.disk.step(step));
+        device.disk.commit(in_flight.steps);
         let (tally, held_over) = (&mut self.checks.tally, device.held_over());
         if device.disk.is_newer() {
             let how = format!("{} wrote to a state folder of a newer format", device.name);
@@ -745,27 +758,23 @@ impl World<'_> {
             1 => Fate::Kept,
             _ => Fate::Torn,
         };
-        // By its name, so that it is the same wherever the file is: levels draw in another order.
-        let of_file = |path: &str| match below(&mut stream(cut.pick, path, "lies"), 2) {
-            0 => Fate::Lost,
-            _ => Fate::Kept,
-        };
-        self.stop(number, Some(done), &mut fate, &of_file);
+        let reaches = |name: &str, moments: u64| below(&mut stream(cut.pick, name, "lies"), moments + 1);
+        self.stop(number, Some(done), &mut fate, &reaches);
         self.schedule(self.now + cut.lasts, Happening::PowerOn { device: number, wall: cut.wall });
     }
 
-    /// The supply fails after so many steps of the commit in progress. What was not synced meets its fate, and a file that is
-    /// in the memory of a drive that lies that of its path.
-    fn stop(&mut self, number: u32, done: Option<u64>, fate: &mut dyn FnMut() -> Fate, of_file: &dyn Fn(&str) -> Fate) {
+    /// The supply fails after so many steps of the commit in progress. What was not synced meets its fate, and so much of what
+    /// is in the memory of a drive that lies is on the medium.
+    fn stop(&mut self, number: u32, done: Option<u64>, fate: &mut dyn FnMut() -> Fate, reaches: Reaches<'_>) {
         self.disturbed();
         let done = self.abandon(number, done);
         let device = &mut self.devices[number as usize];
         let (lost, unheard_of) = if device.real.is_some() {
             self.really_stop(number, Some(fate));
-            self.really_forget(number, of_file)
+            self.really_forget(number, reaches)
         } else {
             device.disk.power_cut(fate);
-            device.disk.forget_what_lies(of_file)
+            device.disk.forget_what_lies(reaches)
         };
         let device = &mut self.devices[number as usize];
         let unleased = device.power_off(self.now);
@@ -805,7 +814,11 @@ impl World<'_> {
             batch => {
                 self.really_commit(number, batch);
                 let disk = &mut self.devices[number as usize].disk;
-                steps.into_iter().take(done as usize).for_each(|step| disk.step(step));
+                if done < steps.len() as u64 {
+                    steps.into_iter().take(done as usize).for_each(|step| disk.step(step));
+                } else {
+                    disk.commit(steps);
+                }
             }
         }
         self.operator.nonces.remove(&number);
@@ -943,7 +956,7 @@ impl World<'_> {
         self.really_stop(number, None);
         let device = &mut self.devices[number as usize];
         device.watched = Watched::No;
-        steps(last).into_iter().for_each(|step| device.disk.step(step));
+        device.disk.commit(steps(last));
         device.disk.open();
         done
     }

@@ -13,6 +13,7 @@ use hardtack::wire::audit::segment::Loaded;
 use serde::Deserialize;
 
 use crate::disk::{Fate, Rot};
+use crate::drive::Reaches;
 use crate::fault::{Damage, Part, Refusal, WireTrick};
 use crate::network::{ConnId, End, Packet};
 use crate::plan::Act;
@@ -144,9 +145,8 @@ pub(crate) trait RealDisk {
     /// What is in the drive's memory of this part is on the medium, and syncs are honest again.
     fn come_clean(&mut self, part: Part);
 
-    /// The supply failed, and what was in the drive's memory only is gone, of files by the fate that the path of each has: the
-    /// parts that lost something.
-    fn forget_what_lies(&mut self, of_file: &dyn Fn(&str) -> Fate) -> Result<Vec<Part>, Broke>;
+    /// The supply failed, and of what was in the drive's memory only so much is left: the parts that lost something.
+    fn forget_what_lies(&mut self, reaches: Reaches<'_>) -> Result<Vec<Part>, Broke>;
 
     /// A segment for sending.
     fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Broke>;

@@ -33,6 +33,7 @@ mod device;
 pub mod diff;
 mod disk;
 mod documents;
+mod drive;
 mod emergency;
 pub mod event;
 mod exhaust;

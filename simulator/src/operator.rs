@@ -40,7 +40,7 @@ use hardtack::wire::revocation::announcement::{Announcement, Believed, Head, Suc
 use hardtack::wire::revocation::ladder::Step;
 use hardtack::wire::revocation::rules::Selector;
 use hardtack::wire::revocation::set::RevocationSet;
-use hardtack::wire::revocation::Target;
+use hardtack::wire::revocation::{Target, HEAD_EVERY};
 use hardtack::wire::seal::SealingKey;
 use hardtack::wire::time::{TimeFile, TimeReset};
 use hardtack::wire::token::{mint_task, to_text, Bearer, ClassRight, Held, TaskSpec};
@@ -121,6 +121,8 @@ const REASON: &str = "the scenario says so";
 const LOOKED_AT: usize = 2000;
 /// By how much the head of a thief leaps ahead that a gateway has to believe.
 const LEAP: u64 = 60_000;
+/// How far ahead a thief dates one whose number, by its date, a publisher could have come to: far above all that is allowed for.
+const FAR_AHEAD: Millis = Millis::from_secs(400 * 86_400);
 
 /// Whether the token of a block that is revoked can still live.
 fn is_due(rule: &Rule, at: Timestamp) -> bool {
@@ -502,6 +504,7 @@ impl Operator {
         let next = seq + 1;
         let (fleet, key, seq) = match trick {
             FeedTrick::DroppedKey => (self.fleet(), self.dropped_key.as_ref()?, next),
+            FeedTrick::FarAhead => (self.fleet(), &self.keys.feed, seq + FAR_AHEAD.0 / 2 / HEAD_EVERY.0),
             FeedTrick::FastForward => (self.fleet(), &self.keys.feed, u64::MAX - 1),
             FeedTrick::Leap => (self.fleet(), &self.keys.feed, seq + LEAP),
             FeedTrick::NewRootsAlone => return Some(self.deceitful_bundle(true, newest.head.issued_at)),
@@ -514,6 +517,19 @@ impl Operator {
             }
             FeedTrick::Substitute | FeedTrick::Twin => (self.fleet(), &self.keys.feed, seq),
         };
+        let issued_at = match trick {
+            FeedTrick::FarAhead => newest.head.issued_at + FAR_AHEAD,
+            FeedTrick::DroppedKey
+            | FeedTrick::Endless
+            | FeedTrick::FastForward
+            | FeedTrick::Foreign
+            | FeedTrick::Leap
+            | FeedTrick::Misplaced
+            | FeedTrick::NewRootsAlone
+            | FeedTrick::OldRootsAlone
+            | FeedTrick::Substitute
+            | FeedTrick::Twin => newest.head.issued_at,
+        };
         let mut additions = RevocationSet::default();
         additions.add_rule(Selector::owner("nobody"), newest.head.issued_at + Millis::from_secs(3600));
         let set = known.set().merge(&additions).expect(HONEST);
@@ -522,7 +538,7 @@ impl Operator {
             era,
             seq,
             previous: if seq < next { newest.head.previous } else { newest.position.digest },
-            issued_at: newest.head.issued_at,
+            issued_at,
             next_update_ms: newest.head.next_update_ms,
             hard_stale_ms: newest.head.hard_stale_ms,
             dropped_before: newest.head.dropped_before,

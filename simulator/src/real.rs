@@ -11,6 +11,7 @@ use hardtack::ids::EraId;
 
 use crate::check::Id;
 use crate::disk::{Fate, Rot, Step};
+use crate::drive::Reaches;
 use crate::fault::{Damage, Part, Refusal, WireTrick};
 use crate::level::{Broke, Does, RealDisk, NO_BYTES};
 use crate::network::{ConnId, End};
@@ -126,14 +127,10 @@ impl World<'_> {
         });
     }
 
-    /// The supply failed: what a real disk kept in its memory only may be gone. The parts that lost something, and the
-    /// records of which nothing that is left speaks.
-    pub(crate) fn really_forget(
-        &mut self,
-        number: u32,
-        of_file: &dyn Fn(&str) -> Fate,
-    ) -> (Vec<Part>, Vec<(u64, u64)>) {
-        let left = self.really(number, |real| match real.forget_what_lies(of_file)? {
+    /// The supply failed: of what a real disk kept in its memory only so much has reached the medium. The parts that lost
+    /// something, and the records of which nothing that is left speaks.
+    pub(crate) fn really_forget(&mut self, number: u32, reaches: Reaches<'_>) -> (Vec<Part>, Vec<(u64, u64)>) {
+        let left = self.really(number, |real| match real.forget_what_lies(reaches)? {
             lost if lost.is_empty() => Ok(None),
             lost => Ok(Some((lost, looked_at(real)?))),
         });

@@ -109,6 +109,27 @@ fn faults_that_meet_on_one_gateway_are_each_told_for_what_they_are() {
     }
 }
 
+/// A list that a start forgot shows in what it is tried with at once, though the start was due while nothing ran, and no
+/// program asks for anything.
+#[cfg(feature = "mutants")]
+#[test]
+fn a_start_that_is_due_in_a_sleep_is_judged_when_the_gateway_wakes() {
+    let mut text = MEETING.to_owned() + "until = \"11m\"\n";
+    for fault in [CARRIED, &RESTART.replace("10m", "12m"), SLEEP] {
+        text += &format!("[[fault]]\nwho = \"0\"\n{}\n", fault.replace(", ", "\n"));
+    }
+    let case = Case::parse(&text, None).unwrap();
+    hardtack::mutant::plant(Some(hardtack::mutant::Mutant::RevocationForgotten));
+    let allowed = crate::mutants::broken(&case, Level::Model, "I4");
+    hardtack::mutant::plant(None);
+    assert_eq!(allowed.map(|at| at / 1000), Some(17 * 60 + 1), "as soon as it wakes");
+    assert_eq!(broken_by(&case, None), [""; 0]);
+}
+
+#[cfg(feature = "mutants")]
+const CARRIED: &str = r#"do = "revoke", what = "carried", at = "9m""#;
+#[cfg(feature = "mutants")]
+const SLEEP: &str = r#"do = "suspend", at = "12m1s", for = "5m""#;
 const DOWNGRADE: &str = r#"do = "process.downgrade", at = "8m", for = "6m""#;
 const BUNDLE: &str = r#"do = "file.rotten", what = "bundle", at = "12m", for = "30s""#;
 const ROTTEN: &str = r#"do = "anchor.rotten", at = "12m", for = "1m""#;

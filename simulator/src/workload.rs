@@ -8,7 +8,7 @@ pub(crate) mod planner;
 
 use std::collections::BTreeMap;
 
-use hardtack::agent::effects::ALLOW_WAIT_MAX;
+use hardtack::agent::effects::{StateFile, ALLOW_WAIT_MAX};
 use hardtack::agent::request::{
     Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, ProblemCode, Reason, Reply, Request,
     RequestId, Socket, TaskReply, Verdict,
@@ -740,7 +740,18 @@ impl World<'_> {
         let allow = reply.decision == Verdict::Allow;
         if allow {
             let device = &self.devices[number as usize];
-            let rotten = device.still_rotten();
+            // What an emergency key revoked is over by itself, whether or not anybody can read it.
+            let counts = |file: &&StateFile| match file {
+                StateFile::Emergency(key) => self.checks.emergency.is_lost(&moment, *key),
+                StateFile::AuditKey
+                | StateFile::Bundle
+                | StateFile::Feed(_)
+                | StateFile::FeedSince(_)
+                | StateFile::Grant(_)
+                | StateFile::Policy
+                | StateFile::Task(_) => true,
+            };
+            let rotten = device.still_rotten().find(counts);
             let how = rotten.map(|file| format!("{} allows, and {file:?} of before its start is rotten", device.name));
             self.checks.tally.tried(Id::FailClosed, moment.at, how);
         } else {

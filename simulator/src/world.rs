@@ -521,8 +521,9 @@ impl<'a> World<'a> {
             live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
         }
         let said = self.emergency_owed();
+        let gone: Vec<bool> = (0..self.devices.len() as u32).map(|number| self.emergency_is_gone(number)).collect();
         let Checks { tally, audit, authority, emergency, evidence, feed, .. } = &mut self.checks;
-        for ((number, device), newest) in (0..).zip(&self.devices).zip(&self.newest_owed) {
+        for (((number, device), newest), gone) in (0..).zip(&self.devices).zip(&self.newest_owed).zip(gone) {
             let status = device.last_status.as_ref();
             match device.restored {
                 Restored::Copied | Restored::No if device.ordered_locked => {
@@ -531,6 +532,11 @@ impl<'a> World<'a> {
                 Restored::Partly
                     if status.is_some_and(|status| status.mode == Mode::Locked)
                         && authority.may_be_locked(number, at) =>
+                {
+                    live::delivered(tally, at, &device.name, status);
+                }
+                Restored::Copied | Restored::No | Restored::Partly
+                    if gone && status.is_some_and(|status| status.mode == Mode::Locked) =>
                 {
                     live::delivered(tally, at, &device.name, status);
                 }

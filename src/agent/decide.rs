@@ -123,6 +123,7 @@ impl Judge<'_> {
         let step = verified.as_ref().ok().and_then(|verified| self.wallet.step_of(verified.chain())).cloned();
         // At an enforcement point the workload is the holder to whom this agent handed the credential, or for whom it made it.
         let workload = match (question.workload, &step, &task) {
+            (Some(_), None, Some(task)) if active(Mutant::StrangerServed) => task.selectors.clone(),
             (Some(selectors), _, _) => selectors.to_vec(),
             (None, Some(step), _) => vec![step.executor.clone()],
             (None, None, Some(task)) => task.selectors.clone(),
@@ -188,6 +189,10 @@ impl Judge<'_> {
             // It has no question: for which it would be allowed is found out after this.
             Purpose::Introspect => Ok(0),
             Purpose::Exchange | Purpose::Preview | Purpose::Use => self.evaluate(question, verified, so_far, outcomes),
+        };
+        let evaluated = match evaluated {
+            Err(denial) if denial.reason == Reason::NoRight && active(Mutant::RightUnchecked) => Ok(0),
+            evaluated => evaluated,
         };
         let policy = evaluated.as_ref().ok().copied().unwrap_or_default();
         let found = [

@@ -56,6 +56,13 @@ pub struct EmergencyMark {
     pub lost: Option<Timestamp>,
 }
 
+impl EmergencyMark {
+    /// That of a key whose file is here, cannot be read back, and is known to no anchor: nothing says what brings it back.
+    pub(super) const fn unknown(key: KeyId) -> Self {
+        Self { key, counter: 0, digest: Hash::ZERO, alone: false, lost: None }
+    }
+}
+
 /// When it is, as the ends of rules go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moment {

@@ -426,6 +426,7 @@ impl Feed {
         let lost = self.stood.as_ref().map(|(position, by)| (position.era, position.seq, *by));
         let known = complete.or(lost).filter(|(era, ..)| *era == head.era);
         let (known, since) = known.map_or((0, Timestamp(0)), |(_, seq, since)| (seq, since));
+        let latest = if mutant::active(Mutant::LeapByClaim) { head.issued_at } else { latest };
         let most = highest_number(known, since, head.issued_at.min(latest));
         let leaps = head.seq > most && !mutant::active(Mutant::LeapTaken);
         leaps.then_some(Refused::LeapsAhead { offered: head.seq, known, most })

@@ -443,7 +443,8 @@ impl Revocations {
     /// Feeds whose sets are lost. Of one that the device had before nobody brings it again: its own feed holds it as well,
     /// once that has arrived.
     pub fn missing(&self) -> impl Iterator<Item = &FeedId> {
-        self.lost.keys().filter(|id| !(self.is_retired(id) && self.has_arrived()))
+        let heeded = !mutant::active(Mutant::RottenFeedUnheeded);
+        self.lost.keys().filter(move |id| heeded && !(self.is_retired(id) && self.has_arrived()))
     }
 
     /// The number of the last file of each feed, for the anchor.
@@ -492,7 +493,8 @@ impl Revocations {
     /// Whether this device holds a complete set of a feed, its own or one that it had before. A token that names that was
     /// minted for it then, and what revokes the token since stands in its own feed.
     pub fn holds(&self, feed: &str) -> bool {
-        self.feeds.iter().any(|(id, held)| id.as_str() == feed && held.position().is_some())
+        let unheeded = || mutant::active(Mutant::RottenFeedUnheeded) && self.lost.keys().any(|id| id.as_str() == feed);
+        self.feeds.iter().any(|(id, held)| id.as_str() == feed && held.position().is_some()) || unheeded()
     }
 
     /// The sequence number of the own feed.

@@ -14,8 +14,9 @@ use super::audit::{end_of, Closing, Condition, Trail};
 use super::audit_key::{AuditSigner, Owner};
 use super::clock::{Role, TrustedClock};
 use super::effects::{Anchor, Effects, EraMark, FileWrite, LogEvent, Standing, StateFile, StoredRecord};
-use super::emergency::{Emergencies, Moment};
+use super::emergency::{Emergencies, EmergencyMark, Moment};
 use super::evidence::Source;
+use super::feed::Held;
 use super::policy::{self, Policy};
 use super::request::Counters;
 use super::revocation::Revocations;
@@ -74,7 +75,8 @@ impl Agent {
         let (policy, policy_signed, policy_fault) = match read_policy(&boot, &trust, &anchor) {
             Ok((policy, signed)) => (policy, Some(signed), None),
             Err(refused) => {
-                let document = PolicyDocument { version: 0, ..PolicyDocument::built_in(trust.issued_at) };
+                let version = if active(Mutant::RottenPolicyUnheeded) { anchor.policy.0 } else { 0 };
+                let document = PolicyDocument { version, ..PolicyDocument::built_in(trust.issued_at) };
                 (Policy::parse(document).expect("the built-in policy parses"), None, Some(refused))
             }
         };
@@ -83,7 +85,7 @@ impl Agent {
             bundle: newer(anchor.bundle, (trust.version, trust_digest)),
             policy: newer(anchor.policy, (policy.document.version, policy_digest)),
         };
-        let mut revocations = read_feeds(&boot, &trust, &anchor);
+        let (mut revocations, damaged_feeds) = read_feeds(&boot, &trust, &anchor);
         revocations.follow(&trust, &boot.device);
         let proven = replay_time(&boot, &mut anchor);
         let mut clock = TrustedClock::start(boot.profile.time.clone(), &anchor, boot.boot, now.boottime);
@@ -93,9 +95,16 @@ impl Agent {
             // What contradicts was told when it came.
             let _ = clock.hear(Role::Feed, signed);
         }
-        let (wallet, damaged) = read_wallet(&boot, &trust, &anchor);
-        let (emergencies, rewritten) = read_emergencies(&boot, &anchor, &clock, &wallet);
+        let (wallet, damaged_wallet) = read_wallet(&boot, &trust, &anchor);
+        let (emergencies, rewritten, damaged_emergencies) = read_emergencies(&boot, &anchor, &clock, &wallet);
         revocations.emergencies = emergencies;
+        let damaged_policy = policy_fault.clone().map(|refused| (StateFile::Policy, refused));
+        let damaged = [
+            (Source::Policy, damaged_policy.into_iter().collect()),
+            (Source::FeedPiece, damaged_feeds),
+            (Source::Emergency, damaged_emergencies),
+            (Source::Wallet, damaged_wallet),
+        ];
 
         let mut rng = ChaCha20Rng::from_seed(boot.seed);
         let found = boot.eras.iter().map(|era| era.id.number).filter(|_| !active(Mutant::EraByAnchorAlone));
@@ -173,9 +182,13 @@ impl Agent {
         }
         effects.batch.files.extend(rewritten);
         agent.begin(&boot.eras, &anchor, now, &mut effects);
-        for (file, refused) in damaged {
-            let bytes = boot.files.iter().find(|(other, _)| *other == file).map_or(&[][..], |(_, bytes)| bytes);
-            agent.refuse(Source::Wallet, &file.path(), bytes, &refused, now, &mut effects);
+        for (source, damaged) in damaged {
+            for (name, refused) in damaged.into_iter().filter(|_| !active(Mutant::RotUntold)) {
+                // What is not there is no evidence of anything.
+                if let Some((_, bytes)) = boot.files.iter().find(|(file, _)| *file == name) {
+                    agent.refuse(source, &name.path(), bytes, &refused, now, &mut effects);
+                }
+            }
         }
         Ok((agent, effects))
     }
@@ -301,7 +314,8 @@ fn gaps(eras: &[EraImage], anchor: &Anchor) -> Vec<Gap> {
         // Past what the anchor has seen of the open era, records may have been.
         let torn = image.is_none_or(|image| image.damage.is_some());
         let end = if open && torn { anchor.leased_index } else { mark.next_index };
-        if first < end {
+        let untold = active(Mutant::ShortLossUntold) && mark.next_index < first + 8;
+        if first < end && !untold {
             gaps.push(Gap { era: mark.era, first, end: Some(end), cause, repeated });
         }
     }
@@ -366,17 +380,28 @@ fn file<'a>(boot: &'a Boot, wanted: &StateFile) -> Option<&'a [u8]> {
     boot.files.iter().find(|(file, _)| file == wanted).map(|(_, bytes)| bytes.as_slice())
 }
 
+/// Files that could not be read back, and why.
+type Damaged = Vec<(StateFile, Refused)>;
+
 /// The feeds that the anchor names, as far as their files say no less than it knows, and those that were written before the
-/// anchor that would have named them.
-fn read_feeds(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Revocations {
+/// anchor that would have named them; and which files could not be read back.
+fn read_feeds(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Revocations, Damaged) {
     let mut revocations = Revocations::default();
+    let mut damaged = Vec::new();
     let named = anchor.feeds.iter().map(|known| &known.feed).chain(anchor.feed_files.iter().map(|(feed, _)| feed));
     let named: BTreeSet<&FeedId> = named.collect();
     let mut load = |feed: &FeedId| {
-        let files = (file(boot, &StateFile::Feed(feed.clone())), file(boot, &StateFile::FeedSince(feed.clone())));
+        let names = [StateFile::Feed(feed.clone()), StateFile::FeedSince(feed.clone())];
+        let [whole, since] = [0, 1].map(|which| file(boot, &names[which]));
         let known = anchor.feeds.iter().find(|known| known.feed == *feed);
         let number = anchor.feed_files.iter().find(|(id, _)| id == feed).map_or(0, |(_, number)| *number);
-        revocations.load(feed, (files.0.unwrap_or_default(), files.1), trust, (known, number))
+        let loaded = revocations.load(feed, (whole.unwrap_or_default(), since), trust, (known, number));
+        if let Err(refused) = &loaded {
+            let [whole_name, since_name] = names;
+            let beside = since.is_some() && whole.is_some_and(|whole| Held::read(whole, None).is_ok());
+            damaged.push((if beside { since_name } else { whole_name }, refused.clone()));
+        }
+        loaded
     };
     let mut lost = Vec::new();
     for feed in &named {
@@ -395,7 +420,7 @@ fn read_feeds(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Revocations 
         }
     }
     lost.into_iter().for_each(|position| revocations.lose(position, anchor.floor));
-    revocations
+    (revocations, damaged)
 }
 
 fn read_bundle(boot: &Boot) -> Result<(TrustBundle, Signed<TrustBundle>), Unstartable> {
@@ -436,7 +461,7 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
 }
 
 /// The wallet, and which of its files could not be read back.
-fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Vec<(StateFile, Refused)>) {
+fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Damaged) {
     let mut wallet = Wallet::default();
     let mut damaged = Vec::new();
     wallet.restore_shift(anchor.shift);
@@ -483,34 +508,43 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Ve
     (wallet, damaged)
 }
 
-/// What emergency keys have revoked, and the files that are to be written anew. A file that the anchor knows and that is not
-/// there, or is damaged, is lost.
+/// What emergency keys have revoked, the files that are to be written anew, and those that could not be read back. A file that
+/// the anchor knows and that is not there, or is damaged, is lost; so is a damaged one that it does not know.
 fn read_emergencies(
     boot: &Boot,
     anchor: &Anchor,
     clock: &TrustedClock,
     wallet: &Wallet,
-) -> (Emergencies, Vec<FileWrite>) {
+) -> (Emergencies, Vec<FileWrite>, Damaged) {
     let mut emergencies = Emergencies::default();
     emergencies.advance(Moment::of(clock, wallet));
-    let mut rewritten = Vec::new();
-    for known in &anchor.emergencies {
-        let bytes = file(boot, &StateFile::Emergency(known.key)).unwrap_or_default();
-        if emergencies.load(known.key, bytes, Some(known)).is_err() {
-            emergencies.lose(*known);
-        }
-    }
-    for (file, bytes) in &boot.files {
-        if let StateFile::Emergency(key) = file {
-            if !anchor.emergencies.iter().any(|known| known.key == *key) {
-                // Written before the anchor that would have named it, or the anchor is lost: it is whole, or is not there.
-                if let Ok(Some(content)) = emergencies.load(*key, bytes, None) {
-                    rewritten.push(FileWrite { file: file.clone(), content });
+    let (mut rewritten, mut damaged) = (Vec::new(), Vec::new());
+    let unknown = boot.files.iter().filter_map(|(file, _)| match file {
+        StateFile::Emergency(key) => Some(*key),
+        StateFile::AuditKey
+        | StateFile::Bundle
+        | StateFile::Feed(_)
+        | StateFile::FeedSince(_)
+        | StateFile::Grant(_)
+        | StateFile::Policy
+        | StateFile::Task(_) => None,
+    });
+    // Written before the anchor that would have named it, or the anchor is lost.
+    let unknown = unknown.filter(|key| !anchor.emergencies.iter().any(|known| known.key == *key));
+    let known = anchor.emergencies.iter().map(|known| (known.key, Some(known)));
+    for (key, known) in known.chain(unknown.map(|key| (key, None))) {
+        let name = StateFile::Emergency(key);
+        match emergencies.load(key, file(boot, &name).unwrap_or_default(), known) {
+            Ok(anew) => rewritten.extend(anew.map(|content| FileWrite { file: name, content })),
+            Err(refused) => {
+                damaged.push((name, refused));
+                if !active(Mutant::RottenEmergencyUnheeded) {
+                    emergencies.lose(known.copied().unwrap_or(EmergencyMark::unknown(key)));
                 }
             }
         }
     }
-    (emergencies, rewritten)
+    (emergencies, rewritten, damaged)
 }
 
 fn read_task(id: &TaskId, bytes: &[u8]) -> Result<StoredTask, Refused> {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use hardtack::agent::emergency::EmergencyMark;
 use hardtack::agent::request::{DecisionReply, StatusReply, Verdict};
 use hardtack::ids::{DeviceId, Hash, KeyId};
 use hardtack::profile::TimeLimits;
@@ -65,6 +66,17 @@ struct Rule {
     last: (u64, u32),
 }
 
+/// What a file held that rotted.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    /// Powered-on time, and how often the kernel had started, when it rotted.
+    since: (u64, u32),
+    /// The digest of the statement that brings all of it back, if one does.
+    found_by: Option<Hash>,
+    /// Another file is in its place.
+    replaced: bool,
+}
+
 /// A statement that arrived, and of which nobody knows what became.
 #[derive(Debug)]
 struct Undecided {
@@ -78,6 +90,8 @@ struct Known {
     /// Counter and digest of the newest statement of each key that was ever durable here.
     held: BTreeMap<KeyId, (u64, Hash)>,
     rules: BTreeMap<(KeyId, Selector), Rule>,
+    /// What was lost of each key.
+    lost: BTreeMap<KeyId, Lost>,
     /// When each statement first arrived, by its digest.
     arrived: BTreeMap<Hash, u64>,
     /// By the digest under which a refusal would name it.
@@ -87,6 +101,8 @@ struct Known {
     told: Option<u64>,
     /// A fault that the proofs do not cover took away what was known, and no agent has started since on what is left.
     forgiven: bool,
+    /// A statement that it believed contradicts the time that it was told, and there was no round trip since.
+    doubts: bool,
 }
 
 /// What gateways know of emergency keys.
@@ -117,24 +133,49 @@ impl EmergencyCheck {
         self.known[device as usize].boots += 1;
     }
 
+    /// A gateway is handed a signed time that contradicts the last round trip.
+    pub(crate) fn contradicted(&mut self, device: u32) {
+        self.known[device as usize].doubts = true;
+    }
+
+    /// A round trip.
+    pub(crate) fn contact(&mut self, device: u32) {
+        self.known[device as usize].doubts = false;
+    }
+
     /// The agent is gone, and what it had not written down.
     pub(crate) fn stopped(&mut self, device: u32) {
         self.known[device as usize].undecided.clear();
     }
 
-    /// An agent starts: what its disk holds was told before.
-    pub(crate) fn found(&mut self, device: u32) {
-        self.known[device as usize].forgiven = false;
+    /// An agent starts: what its disk holds was told before. What brings back a file that rotted, its anchor says.
+    pub(crate) fn found(&mut self, device: u32, marks: &[EmergencyMark]) {
+        let known = &mut self.known[device as usize];
+        known.forgiven = false;
+        for (key, lost) in known.lost.iter_mut().filter(|(_, lost)| !lost.replaced) {
+            let mark = marks.iter().find(|mark| mark.key == *key && mark.alone);
+            lost.found_by = mark.map(|mark| mark.digest);
+        }
     }
 
     /// A fault that the proofs do not cover befell the disk.
     pub(crate) fn damaged(&mut self, device: u32, suspension: &Suspension) {
         let known = &mut self.known[device as usize];
         if suspension.covers(Clause::RevocationHolds) {
-            let boots = known.boots;
-            *known = Known { boots, forgiven: true, ..Known::default() };
+            let (boots, lost) = (known.boots, std::mem::take(&mut known.lost));
+            *known = Known { boots, lost, forgiven: true, ..Known::default() };
         } else if suspension.covers(Clause::Monotone) {
             known.held.clear();
+        }
+    }
+
+    /// The file of a key rotted.
+    pub(crate) fn rots(&mut self, device: u32, powered: u64, key: KeyId) {
+        let known = &mut self.known[device as usize];
+        let lost = Lost { since: (powered, known.boots), found_by: None, replaced: false };
+        let before = known.lost.entry(key).or_insert(lost);
+        if before.replaced {
+            *before = lost;
         }
     }
 
@@ -153,7 +194,7 @@ impl EmergencyCheck {
         }
         let calm = known.told.replace(at).is_none_or(|before| at >= before + APART);
         // With a finite L it knows that it cannot be so late.
-        let synced = know.synced == Synced::Yes && know.misled == Timestamp(0);
+        let synced = know.synced == Synced::Yes && know.misled == Timestamp(0) && !known.doubts;
         let ahead = synced && said.issued_at > know.most + self.error;
         let refused = place != said.key || made == Made::TooLong || ahead;
         if refused || held.is_some_and(|(counter, _)| counter >= said.counter) {
@@ -178,6 +219,8 @@ impl EmergencyCheck {
         let believable = know.most.max(know.misled) + self.allowance;
         let known = &mut self.known[device as usize];
         let stands = (said.counter, digest);
+        known.lost.retain(|key, lost| *key != said.key || lost.found_by != Some(digest));
+        known.lost.entry(said.key).and_modify(|lost| lost.replaced = true);
         let before = known.held.insert(said.key, stands);
         let back = before.filter(|before| said.counter < before.0 || said.counter == before.0 && *before != stands);
         let broken = back
@@ -252,7 +295,20 @@ impl EmergencyCheck {
 
     /// Whether a credential may be denied for what emergency keys said.
     pub(crate) fn may_revoke(&self, moment: &Moment, name: &DeviceId, credential: &Credential) -> bool {
-        self.may(moment).any(|(_, selector)| covers(selector, name, credential))
+        self.may(moment).any(|(_, selector)| covers(selector, name, credential)) || self.lost(*moment).next().is_some()
+    }
+
+    /// Whether the file of a key has rotted, and what it held must be in force for all that a gateway knows.
+    pub(crate) fn is_lost(&self, moment: &Moment, key: KeyId) -> bool {
+        let lost = self.known[moment.device as usize].lost.get(&key);
+        lost.is_some_and(|lost| is_young(moment.powered.saturating_sub(lost.since.0), self.drift_ppm))
+    }
+
+    /// Keys of which something is lost and may be in force on a gateway, and the digest of the statement that brings it back, if
+    /// one does.
+    pub(crate) fn lost(&self, moment: Moment) -> impl Iterator<Item = (KeyId, Option<Hash>)> + '_ {
+        let lost = self.known[moment.device as usize].lost.iter();
+        lost.filter(move |(_, lost)| self.may_last(&moment, lost.since)).map(|(key, lost)| (*key, lost.found_by))
     }
 
     /// An agent denied something, in these words: if it names an emergency key, one may revoke something here.
@@ -278,18 +334,21 @@ impl EmergencyCheck {
     /// What may be in force on a gateway.
     fn may<'a>(&'a self, moment: &'a Moment) -> impl Iterator<Item = (KeyId, Selector)> + 'a {
         let known = &self.known[moment.device as usize];
-        let longest = LIFE_MAX.0 + self.drift(LIFE_MAX.0) + SLACK;
         let may = move |rule: &Rule| {
             let proven_over = moment.know.proven > rule.latest + Millis(SLACK);
-            let (last, before) = rule.last;
-            // Nobody on a gateway knows how much of what was leased had gone by at a boot.
-            let unknown = u64::from(known.boots.saturating_sub(before)) * self.boot_cost;
-            let grace = moment.know.grace_from(last);
-            !proven_over && moment.powered.saturating_sub(last) <= longest + grace + unknown
+            !proven_over && self.may_last(moment, rule.last)
         };
         let rules = known.rules.iter().filter(move |(_, rule)| may(rule)).map(|(of, _)| *of);
         let undecided = known.undecided.values();
         rules.chain(undecided.flat_map(|of| of.rules.iter().map(move |selector| (of.key, *selector))))
+    }
+
+    /// Whether what was known at some powered-on time, after so many boots, may be less than 72 h old for a gateway.
+    fn may_last(&self, moment: &Moment, (since, boots): (u64, u32)) -> bool {
+        let longest = LIFE_MAX.0 + self.drift(LIFE_MAX.0) + SLACK;
+        // Nobody on a gateway knows how much of what was leased had gone by at a boot.
+        let unknown = u64::from(self.known[moment.device as usize].boots.saturating_sub(boots)) * self.boot_cost;
+        moment.powered.saturating_sub(since) <= longest + moment.know.grace_from(since) + unknown
     }
 
     fn drift(&self, elapsed: u64) -> u64 {
@@ -307,9 +366,13 @@ impl EmergencyCheck {
 impl Rule {
     /// Whether it must be obeyed: by E, which is not past the time, and by powered-on time, of which boots are none.
     fn binds(&self, (time, powered): (Timestamp, u64), drift_ppm: u64) -> bool {
-        let elapsed = powered.saturating_sub(self.first);
-        time <= self.until && elapsed + drifted(elapsed, drift_ppm) + SLACK < LIFE_MAX.0
+        time <= self.until && is_young(powered.saturating_sub(self.first), drift_ppm)
     }
+}
+
+/// Whether what is so old is less than 72 h old for every gateway.
+fn is_young(elapsed: u64, drift_ppm: u64) -> bool {
+    elapsed + drifted(elapsed, drift_ppm) + SLACK < LIFE_MAX.0
 }
 
 /// By how much two clocks differ after a while, each off by up to the bound either way.

@@ -76,13 +76,15 @@ pub(crate) struct FeedCheck {
     signed: BTreeMap<FeedId, Heads>,
     /// Positions that somebody signed who had stolen the feed's key, and that gateways could not refuse.
     forged: Vec<Position>,
+    /// Heads that gateways were handed and had to refuse.
+    refused: BTreeSet<Hash>,
     disks: Vec<Disk>,
 }
 
 impl FeedCheck {
     pub(crate) fn new(devices: u32) -> Self {
         let disks = (0..devices).map(|_| Disk::default()).collect();
-        Self { signed: BTreeMap::new(), forged: Vec::new(), disks }
+        Self { signed: BTreeMap::new(), forged: Vec::new(), refused: BTreeSet::new(), disks }
     }
 
     /// The fleet signed a head: above all before it.
@@ -100,6 +102,11 @@ impl FeedCheck {
     /// A head that a gateway was given in the place of the fleet's, by a fault that the proofs do not cover.
     pub(crate) fn forged(&mut self, position: Option<Position>) {
         self.forged.extend(position);
+    }
+
+    /// A gateway is handed a head that it must refuse: none waits for its set.
+    pub(crate) fn is_refused(&mut self, digest: Hash) {
+        self.refused.insert(digest);
     }
 
     fn truth(&self, feed: &FeedId, order: (u32, u64)) -> Option<&(Hash, Hash)> {
@@ -139,6 +146,10 @@ impl FeedCheck {
         let strange = !self.disks[device as usize].had.contains(feed);
         let how = || format!("{name} holds feed {feed}, which no trust bundle ever gave it");
         tally.tried(Id::Position, at, strange.then(how));
+        if held.newest.as_ref().is_some_and(|newest| self.refused.contains(&newest.digest())) {
+            let how = format!("{name} waits for the set of a head of {feed} that it had to refuse");
+            tally.broken(Id::Position, at, how);
+        }
         let Some(signed) = &held.head else { return };
         let Ok(head) = signed.claim() else { return };
         let order = (head.era, head.seq);

@@ -108,6 +108,7 @@ mod tests {
         assert!(Suspension::of("service.ahead").is_some());
         assert!(Suspension::of("broker.feed substitute").is_some());
         assert!(Suspension::of("broker.feed leap").is_some());
+        assert!(Suspension::of("broker.feed far_ahead").is_some());
         assert!(Suspension::of("broker.feed fast_forward").is_none());
         assert!(Suspension::of("broker.feed twin").is_none());
         assert!(Suspension::of("power.cut").is_none());

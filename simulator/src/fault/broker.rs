@@ -95,6 +95,9 @@ pub enum FeedTrick {
     DroppedKey,
     /// More bytes than any message has.
     Endless,
+    /// A head dated so far ahead that a publisher could have come to its number by then, signed by the feed's key, which somebody
+    /// stole.
+    FarAhead,
     /// A head with nearly the highest number that there is, signed by the feed's key, which somebody stole, or by a publisher
     /// gone mad.
     FastForward,
@@ -118,9 +121,10 @@ pub enum FeedTrick {
 
 impl FeedTrick {
     /// The names in scenario files, as `what`.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 11] = [
         ("dropped_key", Self::DroppedKey),
         ("endless", Self::Endless),
+        ("far_ahead", Self::FarAhead),
         ("fast_forward", Self::FastForward),
         ("foreign", Self::Foreign),
         ("leap", Self::Leap),
@@ -136,6 +140,7 @@ impl FeedTrick {
         match self {
             Self::DroppedKey => "broker.feed dropped_key",
             Self::Endless => "broker.feed endless",
+            Self::FarAhead => "broker.feed far_ahead",
             Self::FastForward => "broker.feed fast_forward",
             Self::Foreign => "broker.feed foreign",
             Self::Leap => "broker.feed leap",

@@ -38,6 +38,8 @@ pub enum Damage {
     AuditKeyRotten,
     /// of the trust bundle,
     BundleRotten,
+    /// of what an emergency key revoked,
+    EmergencyRotten,
     /// of what is revoked,
     FeedRotten,
     /// of the policy,
@@ -64,9 +66,10 @@ pub enum Damage {
 
 impl Damage {
     /// Those of one state file, by the names in scenario files, as `what`.
-    pub const FILES: [(&'static str, Self); 5] = [
+    pub const FILES: [(&'static str, Self); 6] = [
         ("audit_key", Self::AuditKeyRotten),
         ("bundle", Self::BundleRotten),
+        ("emergency", Self::EmergencyRotten),
         ("feed", Self::FeedRotten),
         ("policy", Self::PolicyRotten),
         ("wallet", Self::WalletRotten),
@@ -77,6 +80,7 @@ impl Damage {
         match self {
             Self::AuditKeyRotten => "file.rotten audit_key",
             Self::BundleRotten => "file.rotten bundle",
+            Self::EmergencyRotten => "file.rotten emergency",
             Self::FeedRotten => "file.rotten feed",
             Self::PolicyRotten => "file.rotten policy",
             Self::WalletRotten => "file.rotten wallet",
@@ -140,7 +144,8 @@ impl Refusal {
 pub enum Sync {
     /// It fails, and says so.
     Fails,
-    /// It says that all is well, and what was written stays in the drive's memory until power fails.
+    /// It says that all is well, and what was written stays in the drive's memory: when power fails, a beginning of it is on the
+    /// medium.
     Lies,
 }
 

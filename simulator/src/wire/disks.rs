@@ -5,7 +5,7 @@
 //! Read next: `image.rs`, what a cut leaves; `../disk.rs`, the model that it goes with.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,8 +24,9 @@ use rand_core::RngCore;
 use tempfile::TempDir;
 
 use super::image::Image;
-use crate::disk::{flipped, Fate, Rot};
-use crate::fault::{Damage, Part, Refusal};
+use crate::disk::{flipped, steps, Fate, Rot, Step};
+use crate::drive::{Memory, Reaches};
+use crate::fault::{Damage, Part, Refusal, Sync};
 use crate::level::{Broke, RealDisk};
 use crate::random::{below, stream};
 use crate::recovery::Found;
@@ -38,8 +39,8 @@ pub(super) struct Store {
     limits: QueueLimits,
     opened: Option<store::Store>,
     copies: Vec<(u32, Image)>,
-    /// Parts whose syncs are a lie: what was on the medium when that began.
-    lies: BTreeMap<Part, Image>,
+    /// Parts whose syncs are a lie, and what the drive has of them in its memory.
+    lies: BTreeMap<Part, Memory<Image>>,
     torn: ChaCha8Rng,
     /// The folder before a newer version changed its format, and as that left it.
     newer: Option<[Image; 2]>,
@@ -156,7 +157,17 @@ impl RealDisk for Store {
 
     fn commit(&mut self, batch: Batch) -> Result<(), Broke> {
         let opened = self.opened.as_mut().ok_or_else(|| broke("a commit without a store"))?;
-        opened.commit(batch).map_err(broke)
+        let synced: BTreeSet<Part> = if self.lies.is_empty() {
+            BTreeSet::new()
+        } else {
+            steps(batch.clone()).iter().filter_map(Step::syncs).collect()
+        };
+        opened.commit(batch).map_err(broke)?;
+        let folder = &self.folder;
+        for (part, memory) in self.lies.iter_mut().filter(|(part, _)| synced.contains(part)) {
+            memory.takes(|| Ok(Image::default().with(*part, &Image::of(folder).map_err(broke)?)))?;
+        }
+        Ok(())
     }
 
     fn load(&mut self, era: EraId, segment: u64) -> Result<Option<Loaded>, Broke> {
@@ -255,7 +266,7 @@ impl RealDisk for Store {
 
     fn lie(&mut self, part: Part) -> Result<(), Broke> {
         let medium = Image::default().with(part, &self.image()?);
-        self.lies.entry(part).or_insert(medium);
+        self.lies.entry(part).or_insert(Memory::since(medium));
         Ok(())
     }
 
@@ -263,22 +274,25 @@ impl RealDisk for Store {
         self.lies.remove(&part);
     }
 
-    fn forget_what_lies(&mut self, of_file: &dyn Fn(&str) -> Fate) -> Result<Vec<Part>, Broke> {
+    fn forget_what_lies(&mut self, reaches: Reaches<'_>) -> Result<Vec<Part>, Broke> {
         if self.lies.is_empty() {
             return Ok(Vec::new());
         }
         self.opened = None;
         let (mut left, mut lost) = (self.image()?, Vec::new());
-        for (part, earlier) in &mut self.lies {
+        for (part, memory) in &mut self.lies {
             let medium = match part {
                 // Each of them is in the drive's memory by itself.
-                Part::Files => left.with(*part, earlier).or_by_file(&left, of_file),
-                Part::Anchor | Part::Era => left.with(*part, earlier),
+                Part::Files => left.with(*part, memory.began()).or_by_file(&left, reaches),
+                Part::Anchor | Part::Era => {
+                    let earlier = memory.left(Sync::Lies.name(*part), reaches);
+                    earlier.map_or_else(|| left.clone(), |earlier| left.with(*part, earlier))
+                }
             };
             if !medium.reads_like(&left) {
                 lost.push(*part);
             }
-            *earlier = Image::default().with(*part, &medium);
+            *memory = Memory::since(Image::default().with(*part, &medium));
             left = medium;
         }
         if !lost.is_empty() {
@@ -374,6 +388,7 @@ impl RealDisk for Store {
             (
                 Damage::AuditKeyRotten
                 | Damage::BundleRotten
+                | Damage::EmergencyRotten
                 | Damage::FeedRotten
                 | Damage::PolicyRotten
                 | Damage::RowRotten

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rand_chacha::ChaCha8Rng;
 
 use crate::disk::Fate;
+use crate::drive::Reaches;
 use crate::fault::Part;
 use crate::random::below;
 
@@ -116,12 +117,12 @@ impl Image {
         }
     }
 
-    /// Each file as it is here or, by the fate of its path, in another: or there or not there as here or in the other.
-    pub(super) fn or_by_file(&self, other: &Self, of_file: &dyn Fn(&str) -> Fate) -> Self {
+    /// Each file as it is here or, where it had reached the medium, in another: or there or not there as here or in the other.
+    pub(super) fn or_by_file(&self, other: &Self, reaches: Reaches<'_>) -> Self {
         let paths: BTreeSet<&PathBuf> = self.files.keys().chain(other.files.keys()).collect();
         let pick = |path: &PathBuf| {
             let (own, others) = (self.file(path), other.file(path));
-            let of = if own == others || of_file(&path.to_string_lossy()) == Fate::Lost { self } else { other };
+            let of = if own == others || reaches(&path.to_string_lossy(), 1) == 0 { self } else { other };
             Some((path.clone(), of.files.get(path)?.clone()))
         };
         let files = paths.into_iter().filter_map(pick).collect();

@@ -386,6 +386,29 @@ fn a_damaged_or_older_file_fails_closed_and_its_counter_is_kept() {
     assert!(!revoked(&rig, &task("t-1")), "the counter outlives the rules");
 }
 
+/// The anchor that knew of it is lost as well: nothing says what would bring back all that it held.
+#[test]
+fn a_damaged_file_that_no_anchor_knows_fails_closed_too() {
+    let mut rig = rig();
+    let said = said(&rig, 3, &[(task("t-1"), 2 * HOUR)]);
+    hear(&mut rig, &said);
+    let file = StateFile::Emergency(id_of(&ann()));
+    rig.disk.files.get_mut(&file).unwrap()[9] ^= 1;
+    rig.disk.anchor.as_mut().unwrap().emergencies.clear();
+    rig.restart(Reboot::Process);
+    assert_eq!(refusals(&rig).pop().unwrap().source, file.path());
+    for _ in 0..2 {
+        assert_eq!(rig.agent.mode(), Mode::Locked);
+        assert!(rig.agent.status().reasons.join("; ").contains("is lost: this ends after 72 h"));
+        reconnect(&mut rig);
+        hear(&mut rig, &said);
+        assert!(revoked(&rig, &task("t-1")), "what it says is obeyed");
+        rig.restart(Reboot::Process);
+    }
+    rig.pass(72 * HOUR + 120);
+    assert_ne!(rig.agent.mode(), Mode::Locked);
+}
+
 /// Its newest statement leaves out what an earlier one revoked, and whoever has the key may say anything after it.
 #[test]
 fn what_only_a_damaged_file_said_is_found_by_no_statement() {
@@ -431,9 +454,13 @@ fn check_lost(rig: &mut Rig, file: &StateFile, content: Option<Vec<u8>>, newest:
         Some(content) => drop(rig.disk.files.insert(file.clone(), content)),
         None => drop(rig.disk.files.remove(file)),
     }
+    let there = rig.disk.files.contains_key(file);
+    let told = refusals(rig).len();
     rig.restart(Reboot::Process);
     assert_eq!(rig.agent.mode(), Mode::Locked);
     assert!(rig.agent.status().reasons.join("; ").contains("is lost"));
+    let told = refusals(rig).split_off(told);
+    assert_eq!(told.iter().filter(|told| told.source == file.path()).count(), usize::from(there), "{told:?}");
     rig.restart(Reboot::Process);
     assert_eq!(rig.agent.mode(), Mode::Locked, "it is lost still");
     rig.sync();

@@ -959,7 +959,7 @@ mod tests {
             });
             let key = (times[0], 0, Request::Begin { uid: 1 });
             let gives = Some(credential);
-            model.answered.push(Answered { key, said: "issued", hangs: Hangs::Touch, gives });
+            model.answered.push(Answered { key, said: "issued", hangs: Hangs::Touch, gives, over: false });
             let Agreement { parted, differences, .. } = compare(&case, case.plan(), &model, &wire);
             (parted, differences.len())
         };

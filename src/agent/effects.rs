@@ -89,6 +89,18 @@ impl Shed {
 }
 
 impl Batch {
+    /// A file is replaced.
+    pub fn put(&mut self, write: FileWrite) {
+        self.remove.retain(|gone| *gone != write.file);
+        self.files.push(write);
+    }
+
+    /// A file goes.
+    pub fn take_away(&mut self, file: StateFile) {
+        self.files.retain(|write| write.file != file);
+        self.remove.push(file);
+    }
+
     /// Whether nothing is to be written.
     pub fn is_empty(&self) -> bool {
         let Self { files, begin_era, entries, anchor, remove, drop_eras, shed } = self;

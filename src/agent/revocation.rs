@@ -85,6 +85,8 @@ pub struct Applied {
     pub issued_at: Timestamp,
     /// The file that keeps it.
     pub file: FileWrite,
+    /// What stands beside that since its set was lost: it could not be read then, and could not at the next start.
+    pub rotten: Option<StateFile>,
 }
 
 /// How old what is known of revocations is.
@@ -325,22 +327,28 @@ impl Revocations {
         let lost = self.lost.get(id).map(|(lost, _)| lost);
         // A head that is too far ahead revokes, and is no position.
         let newest = feed.mark().or(lost).cloned().unwrap_or_else(|| Position::none(id));
+        let was_lost = lost.is_some();
         if lost.is_some_and(|lost| feed.position().is_some_and(|position| check_order(position, lost).is_ok())) {
             self.lost.remove(id);
         }
         let number = self.files.entry(id.clone()).or_default();
         *number += 1;
         let head = feed.head().map_or(Timestamp(0), |head| head.issued_at);
+        let beside = StateFile::FeedSince(id.clone());
+        let (file, rotten) = match feed.written(*number) {
+            Written::Whole(content) => {
+                (FileWrite { file: StateFile::Feed(id.clone()), content }, was_lost.then_some(beside))
+            }
+            Written::Since(content) => (FileWrite { file: beside, content }, None),
+        };
         Some(Applied {
             feed: id.clone(),
             changed,
             position: feed.position().cloned(),
             newest,
             issued_at: issued_at.max(head),
-            file: match feed.written(*number) {
-                Written::Whole(content) => FileWrite { file: StateFile::Feed(id.clone()), content },
-                Written::Since(content) => FileWrite { file: StateFile::FeedSince(id.clone()), content },
-            },
+            file,
+            rotten,
         })
     }
 

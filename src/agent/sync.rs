@@ -384,9 +384,10 @@ impl Agent {
 
     fn apply_feed(&mut self, applied: Option<Applied>, now: Now, effects: &mut Effects) {
         let Some(applied) = applied else { return };
-        let Applied { changed, position, newest, issued_at, file, .. } = applied;
+        let Applied { changed, position, newest, issued_at, file, rotten, .. } = applied;
         self.hear(Role::Feed, issued_at, &file.content, now, effects);
-        effects.batch.files.push(file);
+        effects.batch.put(file);
+        rotten.into_iter().for_each(|file| effects.batch.take_away(file));
         if changed.revoked {
             // What is known first, however far behind the rest: each step of it has its record.
             self.write(Event::Trust(TrustChange::Revoked { newest }), Vec::new(), now, effects);
@@ -411,8 +412,7 @@ impl Agent {
         for feed in self.revocations.let_go(&named, self.clock.over()) {
             // What stands beside the whole goes first: alone it is nothing.
             for file in [StateFile::FeedSince(feed.clone()), StateFile::Feed(feed)] {
-                effects.batch.files.retain(|write| write.file != file);
-                effects.batch.remove.push(file);
+                effects.batch.take_away(file);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::fmt::{Debug, Display};
 
 use hardtack::agent::effects::{Budget, StoredRecord};
 use hardtack::agent::emergency::EmergencyMark;
-use hardtack::agent::request::StatusReply;
+use hardtack::agent::request::{Mode, StatusReply};
 use hardtack::agent::Anchor;
 use hardtack::ids::{BlockId, DeviceId, FeedId, KeyId};
 use hardtack::time::Timestamp;
@@ -167,8 +167,10 @@ impl MonotoneCheck {
         // A newer trust bundle that is not durable yet may have given it another feed.
         let own = high.own.as_ref().filter(|_| status.bundle_version <= high.bundle);
         let seq = own.and_then(|own| high.feeds.get(own)).map_or(0, |(_, seq)| *seq);
+        // Whose list is lost holds none, and is locked: where it stood it tells the fleet, and knows again with the next list.
+        let holds_none = status.mode == Mode::Locked && status.feed_seq == 0;
         let shown = [
-            ("the feed", seq, status.feed_seq),
+            ("the feed", if holds_none { 0 } else { seq }, status.feed_seq),
             ("the trust bundle", high.bundle, status.bundle_version),
             ("the policy", high.policy, status.policy_version),
             ("the era", high.place.0, status.era),

@@ -64,7 +64,7 @@ impl Swallow {
 /// A packet that passed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Passed {
-    /// CLOCK_BOOTTIME when it was complete.
+    /// CLOCK_BOOTTIME when it was complete, and passed on.
     pub at: Millis,
     /// Which connection, counted from 1.
     pub connection: u64,
@@ -309,8 +309,9 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
         // Bytes that were on their way when it stalled arrive, as if they had been a moment earlier.
         let passes = matches!(then, Weather::Fair | Weather::Stalled(_)) || then == now.weather;
         if passes && trip.connection > trip.state.borrow().stranded {
-            to.write_all(bytes).await?;
+            // Before it is there: whoever has it finds it in the log.
             note(&trip, direction, packets.feed(bytes));
+            to.write_all(bytes).await?;
         } else {
             // It changed while they waited.
             torn = true;

@@ -67,9 +67,10 @@ const ALONE_MAX: u64 = 3;
 /// behind is as slow.
 const QUEUED: u64 = 2;
 
-/// Why a credential is denied that has ended: what is forgotten of it, its revocation before its end, makes it one that nobody
-/// made here.
-const OF_WHAT_ENDED: [&str; 3] = [Reason::Expired.name(), Reason::Malformed.name(), Reason::Revoked.name()];
+/// Why a credential is denied that its gateway has forgotten: it is one that nobody made here.
+const FORGOTTEN: &str = Reason::Malformed.name();
+/// Why one is denied that has ended, forgotten or not.
+const OF_WHAT_ENDED: [&str; 3] = [FORGOTTEN, Reason::Expired.name(), Reason::Revoked.name()];
 
 /// What one run has shown.
 #[derive(Debug, Clone, Default)]
@@ -323,7 +324,10 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
             Excuse::Act(Moves::Gateways) => covered(&[Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Hostile => covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Cut => covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
-            Excuse::Over => [model_said.said, wire_said.said].iter().all(|said| OF_WHAT_ENDED.contains(said)),
+            Excuse::Over => {
+                let said = [model_said.said, wire_said.said];
+                said.contains(&FORGOTTEN) && said.iter().all(|said| OF_WHAT_ENDED.contains(said))
+            }
             Excuse::Parted => false,
         });
         let by = touched.and_then(|credential| parted.get(&credential));
@@ -857,6 +861,7 @@ mod tests {
         let touched = |reason, also: &dyn Fn(&mut Seen, u64)| {
             differ(act, reason, &|seen: &mut Seen, at: u64| {
                 seen.contacts.extend([(0, at - MINUTE)]);
+                seen.onlines.extend([(0, at - MINUTE)]);
                 also(seen, at);
             })
         };
@@ -886,25 +891,31 @@ mod tests {
         assert_eq!(differ([Reason::Revoked, Reason::Malformed], &over), (1, 0));
         assert_eq!(differ([Reason::Expired, Reason::Malformed], &over), (1, 0));
         assert_eq!(differ([Reason::Expired, Reason::Malformed], &not_over), (0, 1), "it has not ended");
+        assert_eq!(differ([Reason::Revoked, Reason::Expired], &over), (0, 1), "either is remembered");
         assert_eq!(differ([Reason::Allowed, Reason::Expired], &over), (0, 1), "nothing is allowed that has ended");
         assert_eq!(differ([Reason::Expired, Reason::NoRight], &over), (0, 1), "a right is looked at later");
     }
 
     #[test]
     fn whoever_was_told_a_forged_head_may_be_away_until_it_is_online_again() {
-        let plan =
-            format!("{PLAN}\n[[fault]]\ndo = \"broker.feed\"\nwhat = \"substitute\"\nat = \"2h30m\"\nwho = \"all\"");
-        let differ = |after, reason, also: &dyn Fn(&mut Seen, u64)| {
+        let fault = "[[fault]]\ndo = \"broker.feed\"\nwhat = \"substitute\"\nat = \"2h30m\"\nwho = \"all\"";
+        let plan = format!("{}\n{fault}", PLAN.replace("devices = 1", "devices = 1\nhead_every = \"10m\""));
+        let differ = |after: u64, reason, also: &dyn Fn(&mut Seen, u64)| {
             let Agreement { hostile, differences, .. } =
-                compared_in(&plan, after * MINUTE, [Reason::Allowed, reason], also);
+                compared_in(&plan, after * MINUTE, [Reason::Allowed, reason], |seen, at| {
+                    // Back since the supply failed, and in touch a moment ago.
+                    seen.onlines.extend([(0, at - (after - 130) * MINUTE)]);
+                    seen.contacts.extend([(0, at - 1)]);
+                    also(seen, at);
+                });
             (hostile, differences.len())
         };
-        let in_touch = |seen: &mut Seen, at: u64| seen.contacts.extend([(0, at - 1)]);
+        let nothing = |_: &mut Seen, _| {};
         let online = |seen: &mut Seen, at: u64| seen.onlines.extend([(0, at - 1)]);
-        assert_eq!(differ(155, Reason::Stale, &in_touch), (1, 0), "its link came and went");
+        assert_eq!(differ(155, Reason::Stale, &nothing), (1, 0), "its link came and went");
         assert_eq!(differ(155, Reason::Stale, &online), (0, 1), "it was online again");
-        assert_eq!(differ(155, Reason::Expired, &in_touch), (0, 1), "in touch it heard the time");
-        assert_eq!(differ(190, Reason::Stale, &in_touch), (0, 1), "that was long ago");
+        assert_eq!(differ(155, Reason::Expired, &nothing), (0, 1), "in touch it heard the time");
+        assert_eq!(differ(190, Reason::Stale, &nothing), (0, 1), "that was long ago");
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::RenewalDropsFirst, "small-box", "I7"),
     row(Mutant::RepeatedNotCounted, "denial-flood", "I2"),
     row(Mutant::ReplyBeforeCommit, "revoked-in-the-dark", "I1"),
-    row(Mutant::ReserveNotKept, "small-queue", "live"),
+    row(Mutant::ReserveNotKept, "small-queue", "I10"),
     row(Mutant::ResetByAnyKey, "time.reset forged", "I5"),
     row(Mutant::ResetRevives, "time-reset", "I4.ended"),
     row(Mutant::ResetUnbound, "time-reset", "I5"),

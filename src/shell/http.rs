@@ -30,7 +30,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
@@ -50,7 +50,8 @@ use crate::profile::ApiLimits;
 const BACKLOG: i32 = 128;
 /// Connections that operators have besides everybody else's: nobody locks them out.
 const ADMIN_CONNECTIONS_MAX: usize = 16;
-/// Connections on loopback of which is not known yet whose they are. To find that out takes milliseconds.
+/// Connections on loopback of which is not known yet whose they are. To find that out takes milliseconds, for which those
+/// behind them wait: a proxy that opens a hundred at once is not turned away for it.
 const UNATTRIBUTED_MAX: usize = 32;
 /// How long connections may take to finish what they are in when the process is asked to end.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -271,14 +272,26 @@ enum Listener {
 
 /// A connection.
 enum Stream {
-    Loopback(TcpStream, SocketAddr),
+    Loopback(Unattributed),
     Unix(UnixStream),
 }
 
+/// A connection on loopback of which is not known yet whose it is.
+struct Unattributed {
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
 impl Listener {
-    async fn accept(&self) -> io::Result<Stream> {
+    /// The next connection, once there is a place for it.
+    async fn accept(&self, unattributed: &Arc<Semaphore>) -> io::Result<Stream> {
         match self {
-            Self::Loopback(listener) => listener.accept().await.map(|(stream, peer)| Stream::Loopback(stream, peer)),
+            Self::Loopback(listener) => {
+                let place = unattributed.clone().acquire_owned().await.map_err(io::Error::other)?;
+                let (stream, peer) = listener.accept().await?;
+                Ok(Stream::Loopback(Unattributed { stream, peer, place }))
+            }
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
         }
     }
@@ -329,9 +342,9 @@ impl Server {
             tokio::select! {
                 () = &mut stopping => break,
                 Some(_) = connections.join_next() => {}
-                accepted = listener.accept() => match accepted {
+                accepted = listener.accept(&server.unattributed) => match accepted {
                     Ok(Stream::Unix(stream)) => server.clone().admit(stream, &mut connections, &stop),
-                    Ok(Stream::Loopback(stream, peer)) => server.clone().find_out(stream, peer, &mut connections, &stop),
+                    Ok(Stream::Loopback(somebodys)) => server.clone().find_out(somebodys, &mut connections, &stop),
                     Err(error) => {
                         // Out of descriptors or memory: it does not get better by asking again at once.
                         tracing::warn!(event = "api.accept", %error);
@@ -369,28 +382,20 @@ impl Server {
 
     /// Whose a connection on loopback is, is read of a table, before anything of it is. Until then it has none of the places
     /// that are for everybody, and whoever is not served there never has one.
-    fn find_out(
-        self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        connections: &mut JoinSet<()>,
-        stop: &watch::Receiver<bool>,
-    ) {
-        let Ok(unattributed) = self.unattributed.clone().try_acquire_owned() else {
-            return self.turn_away(|answer| stream.try_write(answer), HttpProblem::queue_full());
-        };
+    fn find_out(self: Arc<Self>, somebodys: Unattributed, connections: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
+        let Unattributed { stream, peer, place } = somebodys;
         let stop = stop.clone();
         connections.spawn(async move {
             let Some(uid) = owner(&stream, peer).await else {
                 self.dismiss(stream, HttpProblem::not_an_enforcer(None)).await;
-                return drop(unattributed);
+                return drop(place);
             };
             // From here on it is a part of its user's share, whoever that is.
             let permit = match self.gate.connection(uid, clock::now().boottime) {
                 Ok(permit) => permit,
                 Err(refusal) => return self.turn_away(|answer| stream.try_write(answer), refusal.into()),
             };
-            drop(unattributed);
+            drop(place);
             let is_known = self.enforcers.contains(&uid);
             match is_known.then(|| self.slots.clone().try_acquire_owned()) {
                 Some(Ok(slot)) => {

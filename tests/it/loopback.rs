@@ -103,6 +103,26 @@ fn other_users_of_the_device_are_turned_away() {
     daemon.stop();
 }
 
+/// Whose a connection is takes a while to find out. A proxy that opens many at once has each of them served.
+#[test]
+fn a_proxy_that_opens_many_connections_at_once_is_served_on_each() {
+    let device = Device::enrolled();
+    let (daemon, address) = start(&device, &[own_user()]);
+    let open = |_| {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let opened: Vec<TcpStream> = (0..200).map(open).collect();
+    for (count, mut stream) in opened.into_iter().enumerate() {
+        write!(stream, "GET /v1/whoami HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{count}: {answer}");
+    }
+    daemon.stop();
+}
+
 /// Opens connections without end and keeps the last of them, more than the agent has places.
 const FLOOD: &str = r"
 import collections, socket, sys, time

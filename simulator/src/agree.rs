@@ -515,7 +515,7 @@ impl Seen {
 
 /// Whom an act concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Concerns {
+pub(crate) enum Concerns {
     /// It is a program's.
     Program,
     /// A fault of one gateway,
@@ -528,12 +528,12 @@ enum Concerns {
 
 /// Whether gateways connect anew when they have heard of an operator's act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Moves {
+pub(crate) enum Moves {
     Nobody,
     Gateways,
 }
 
-fn concerns(act: &Act) -> Concerns {
+pub(crate) fn concerns(act: &Act) -> Concerns {
     match act {
         Act::Authorize { .. }
         | Act::Begin { .. }

@@ -250,6 +250,9 @@ mod tests {
         check_refused(&head.replace("\"plan\":1", "\"plan\":2"), "form 2");
         check_refused(&format!("{head}\n{{\"at\":1,\"act\":\"moon_fall\"}}"), "line 2");
         check_refused(&format!("{head}\n{{\"at\":1,\"act\":\"status\",\"device\":4000}}"), "act 1");
+        check_refused(&format!("{head}\n{{\"at\":1,\"act\":\"status\",\"device\":0,\"x\":1}}"), "unknown key `x`");
+        let up = lines.lines().filter(|line| !line.contains("link_up")).map(|line| format!("{line}\n"));
+        check_refused(&up.collect::<String>(), "nothing ends it by `heal`");
         check_refused(&format!("{head}\n{{\"at\":99999999999,\"act\":\"status\",\"device\":0}}"), "act 1");
     }
 

@@ -6,6 +6,7 @@
 
 use rand_core::RngCore;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Firmware,
@@ -24,15 +25,44 @@ pub struct Plan {
 
 /// An act and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>")]
 pub struct Entry {
     /// Milliseconds after 2026-03-01, in true time.
     pub at: u64,
     /// Which fault of the scenario it is part of; what programs do is part of none.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub of: Option<Occurrence>,
     /// What happens.
     #[serde(flatten)]
     pub act: Act,
+}
+
+/// An act as serde reads it, which takes any key beside those of fields that are flattened.
+#[derive(Deserialize)]
+struct Lax {
+    at: u64,
+    #[serde(default)]
+    of: Option<Occurrence>,
+    #[serde(flatten)]
+    act: Act,
+}
+
+impl TryFrom<Map<String, Value>> for Entry {
+    type Error = String;
+
+    /// A key that the act does not have is refused: what it was to say would not happen.
+    fn try_from(fields: Map<String, Value>) -> Result<Self, String> {
+        let lax: Lax = serde_json::from_value(Value::Object(fields.clone())).map_err(|error| error.to_string())?;
+        let entry = Self { at: lax.at, of: lax.of, act: lax.act };
+        let own = serde_json::to_value(&entry).map_err(|error| error.to_string())?;
+        match fields.keys().find(|key| own.get(key.as_str()).is_none()) {
+            None => Ok(entry),
+            Some(stranger) => {
+                let keys: Vec<&str> = own.as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+                Err(format!("unknown key `{stranger}`: this act has {}", keys.join(" ")))
+            }
+        }
+    }
 }
 
 /// One time that a fault happens. With the gateway, where it is about one, this is what belongs together: what goes away
@@ -524,6 +554,64 @@ pub enum Turn {
     Begins,
     /// It ends.
     Ends,
+}
+
+impl Act {
+    /// What it begins or ends, by a name, if it is one half of something that lasts.
+    pub(crate) fn half(&self) -> Option<(String, Turn)> {
+        let (what, turn) = match self {
+            Self::BrokerDelay { what, turn, .. } => (format!("broker.delay {what:?}"), *turn),
+            Self::BrokerStart => ("broker.stop".into(), Turn::Ends),
+            Self::BrokerStop { .. } => ("broker.stop".into(), Turn::Begins),
+            Self::ClockFreeze { device, turn } => (format!("clock.freeze {device}"), *turn),
+            Self::DiskRefuses { device, how, turn } => (format!("disk refuses {how:?} {device}"), *turn),
+            Self::DiskSync { device, part, how, turn } => (format!("disk sync {part:?} {how:?} {device}"), *turn),
+            Self::LinkDown { device, direction } => (format!("link.down {direction:?} {device}"), Turn::Begins),
+            Self::LinkUp { device, direction } => (format!("link.down {direction:?} {device}"), Turn::Ends),
+            Self::LinkSlow { device, direction, turn, .. } => (format!("link.slow {direction:?} {device}"), *turn),
+            Self::ProcessDowngrade { device, turn } => (format!("process.downgrade {device}"), *turn),
+            Self::ProcessStop { device, turn } => (format!("process.stop {device}"), *turn),
+            Self::ServiceAhead { device, turn, .. } => (format!("service.ahead {device}"), *turn),
+            Self::ServiceStart => ("service.stop".into(), Turn::Ends),
+            Self::ServiceStop => ("service.stop".into(), Turn::Begins),
+            Self::Suspend { device, turn } => (format!("suspend {device}"), *turn),
+            Self::Authorize { .. }
+            | Self::Begin { .. }
+            | Self::BrokerAck { .. }
+            | Self::BrokerBackup { .. }
+            | Self::BrokerEmergency { .. }
+            | Self::BrokerFeed { .. }
+            | Self::BrokerForget { .. }
+            | Self::BrokerHostile { .. }
+            | Self::BrokerReplay { .. }
+            | Self::BrokerRestore { .. }
+            | Self::ClockDrift { .. }
+            | Self::ClockStep { .. }
+            | Self::DiskClone { .. }
+            | Self::DiskCopy { .. }
+            | Self::DiskDamage { .. }
+            | Self::Distinct { .. }
+            | Self::Emergency { .. }
+            | Self::EmergencyThief { .. }
+            | Self::Finish { .. }
+            | Self::Flood { .. }
+            | Self::GroupMove { .. }
+            | Self::KeyRotate { .. }
+            | Self::LinkHalfOpen { .. }
+            | Self::Misuse { .. }
+            | Self::Plan { .. }
+            | Self::PowerCut { .. }
+            | Self::ProcessRestart { .. }
+            | Self::ProcessUpgrade { .. }
+            | Self::Reboot { .. }
+            | Self::Revoke { .. }
+            | Self::RevokeStorm { .. }
+            | Self::Status { .. }
+            | Self::TimeReset { .. }
+            | Self::Wire { .. } => return None,
+        };
+        Some((what, turn))
+    }
 }
 
 /// What planners and executors do on an ordinary day.

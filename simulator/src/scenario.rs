@@ -12,11 +12,13 @@ use hardtack::ids::GroupId;
 use hardtack::profile::{shipped, Kind, Overlay, Profile, Shipped, SHIPPED};
 use hardtack::wire::policy::{RiskLevel, TimeRule};
 use serde::Deserialize;
+use serde_json::{Map, Value as Json};
 use toml::{Table, Value};
 
+use crate::agree::{concerns, Concerns};
 use crate::arguments::Limit;
 use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo, RotateWhat};
-use crate::plan::{Act, Entry, Occurrence, LAST_QUIET};
+use crate::plan::{Act, Entry, Turn, LAST_QUIET};
 
 /// The only form of scenario files there is so far.
 const SCHEMA: u32 = 1;
@@ -169,12 +171,19 @@ struct ScenarioText {
 
 /// An act as the file has it: like a line of a plan, its time written as lengths of time are.
 #[derive(Deserialize)]
-struct ActText {
-    at: Span,
-    #[serde(default)]
-    of: Option<Occurrence>,
-    #[serde(flatten)]
-    act: Act,
+#[serde(try_from = "Map<String, Json>")]
+struct ActText(Entry);
+
+impl TryFrom<Map<String, Json>> for ActText {
+    type Error = String;
+
+    fn try_from(mut fields: Map<String, Json>) -> Result<Self, String> {
+        let at =
+            fields.get("at").and_then(Json::as_str).ok_or("needs `at`, the time since the start, like \"1h30m\"")?;
+        let Span(at) = Span::try_from(at.to_owned())?;
+        fields.insert("at".into(), at.into());
+        Entry::try_from(fields).map(Self)
+    }
 }
 
 /// The fleet that a scenario runs.
@@ -536,7 +545,7 @@ impl Scenario {
             heal: text.heal.0,
             require: text.require,
             faults: faults.collect::<Result<_, _>>()?,
-            acts: text.act.into_iter().map(|ActText { at, of, act }| Entry { at: at.0, of, act }).collect(),
+            acts: text.act.into_iter().map(|ActText(entry)| entry).collect(),
             next: text.fleet.next(&profile).map_err(ScenarioError::Value)?,
             profile,
             fleet: text.fleet,
@@ -665,7 +674,32 @@ impl Scenario {
             };
             return Err(format!("act {number} {problem}"));
         }
-        Ok(())
+        self.check_heal(acts, start + self.heal)
+    }
+
+    /// What faults do begins and ends by `heal`: what lasts longer would be laid at the door of what is judged after it.
+    fn check_heal(&self, acts: &[Entry], heal: u64) -> Result<(), String> {
+        let mut open: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (Entry { at, act, .. }, number) in acts.iter().zip(1..) {
+            let late = *at > heal;
+            match act.half() {
+                Some((what, Turn::Begins)) if !late => open.entry(what).or_default().push(number),
+                Some((what, Turn::Ends)) if !late => drop(open.get_mut(&what).and_then(Vec::pop)),
+                Some(_) | None => {}
+            }
+            if late && concerns(act) != Concerns::Program {
+                let heal = Span(self.heal);
+                return Err(format!(
+                    "act {number} comes after `heal`, {heal}, from when on nothing may go wrong: move one of them"
+                ));
+            }
+        }
+        match open.into_iter().find_map(|(what, numbers)| Some((what, *numbers.first()?))) {
+            None => Ok(()),
+            Some((what, number)) => {
+                Err(format!("act {number} begins {what}, and nothing ends it by `heal`: add the act that does"))
+            }
+        }
     }
 }
 
@@ -763,6 +797,15 @@ mod tests {
         check_refused("[[act]]\nat = \"1h56m\"\nact = \"status\"\ndevice = 0", "the last 5m");
         check_refused("[[act]]\nat = \"2h1m\"\nact = \"status\"\ndevice = 0", "between start and end");
         check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"", "`for`");
+        check_refused("[[fault]]\ndo = \"link.dwon\"\nat = \"5m\"", "one of: link.down link.half_open");
+        let down = "[[act]]\nat = \"5m\"\nact = \"link_down\"\ndevice = 0\ndirection = \"both\"";
+        check_refused(&format!("{down}\nfor = \"2s\""), "unknown key `for`: this act has act at device direction");
+        check_refused(down, "nothing ends it by `heal`");
+        check_refused(
+            "[[act]]\nat = \"61m\"\nact = \"reboot\"\ndevice = 0\nlasts = 9\nwall = \"kept\"",
+            "after `heal`, 1h",
+        );
+        check_refused("[[act]]\nact = \"status\"\ndevice = 0", "needs `at`");
         let slow = "[[fault]]\ndo = \"link.slow\"\nat = \"5m\"\nfor = \"2m\"";
         check_refused(slow, "`by`");
         check_refused(&format!("{slow}\nby = \"-2s\""), "plus");

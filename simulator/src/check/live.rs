@@ -87,9 +87,9 @@ impl Herd {
         self.peak = self.peak.max(self.count);
     }
 
-    /// In the end: they did not come all at once.
+    /// In the end: they did not come all at once. Where none came back, none could.
     pub(crate) fn finish(&self, tally: &mut Tally, at: u64, devices: u32) {
-        if devices >= HERD_FROM {
+        if devices >= HERD_FROM && self.peak > 0 {
             let peak = self.peak;
             let broken = peak > devices / HERD_SHARE + HERD_FEW;
             let how = || format!("{peak} of {devices} gateways connected within one second");

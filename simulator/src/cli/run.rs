@@ -102,8 +102,8 @@ pub(crate) struct ReplayArgs {
     /// A plan, as `expand` or `shrink` wrote it.
     #[arg(value_name = "PLAN")]
     plan: PathBuf,
-    /// The hash of the trace that it came to before; another is a failure.
-    #[arg(long, value_name = "HEX")]
+    /// The hash of the trace that it came to before, or its first 16 digits, as `run` prints them; another is a failure.
+    #[arg(long, value_name = "HEX", value_parser = hash_of_before)]
     hash: Option<String>,
     /// How to tell what came out.
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Text)]
@@ -201,10 +201,20 @@ pub(crate) fn expand(args: &ExpandArgs) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How many digits of a hash are printed in a table, and tell one run from another.
+const HASH_DIGITS: usize = 16;
+
+fn hash_of_before(text: &str) -> Result<String, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let fits = digits && (HASH_DIGITS..=64).contains(&text.len());
+    fits.then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "a hash has 64 hexadecimal digits; the first 16 will do".into())
+}
+
 pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode, String> {
     let report = tell(Level::Model, &case(&args.plan, None)?, None, args.output);
     let hash = hardtack::ids::hex(&report.trace_hash);
-    if let Some(before) = args.hash.as_deref().filter(|before| !before.eq_ignore_ascii_case(&hash)) {
+    if let Some(before) = args.hash.as_deref().filter(|before| !hash.starts_with(before)) {
         return Err(format!("the trace's hash is {hash}, and it was {before}: this is another program, or another plan. `hardtack-sim diff` shows where two runs part"));
     }
     Ok(if report.verdict() == Status::Pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -254,7 +264,7 @@ fn table(report: &Report, seconds: f64) -> String {
         report.device_hours(),
         seconds,
         report.runs,
-        &hardtack::ids::hex(&report.trace_hash)[..16],
+        &hardtack::ids::hex(&report.trace_hash)[..HASH_DIGITS],
     );
     for property in &report.properties {
         let required = if report.require.iter().any(|id| id == property.id) { "required" } else { "" };

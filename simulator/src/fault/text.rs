@@ -87,8 +87,15 @@ impl FaultText {
     }
 
     fn kind(&mut self) -> Result<Kind, String> {
-        let named = CATALOGUE.iter().flat_map(|family| family.iter()).find(|(name, ..)| *name == self.name);
-        let (_, _, read) = named.ok_or_else(|| format!("no such fault: {:?}", self.name))?;
+        let all = || CATALOGUE.iter().flat_map(|family| family.iter());
+        let named = all().find(|(name, ..)| *name == self.name);
+        let (_, _, read) = named.ok_or_else(|| {
+            let family = |name: &str| name.split('.').next() == self.name.split('.').next();
+            let (of_family, others): (Vec<&str>, Vec<&str>) =
+                all().map(|(name, ..)| *name).partition(|name| family(name));
+            let names = if of_family.is_empty() { others } else { of_family };
+            format!("no such fault: {:?}; `do` is one of: {}", self.name, names.join(" "))
+        })?;
         read(self)
     }
 

@@ -99,6 +99,7 @@ impl Agent {
             decision: if reason == Reason::Allowed { Verdict::Allow } else { Verdict::Deny },
             reason,
             explain,
+            decided_by: judgement.by().map(|clause| self.policy.tell(&clause)),
             decision_id: self.decision_id(audit),
             mode: self.mode,
             freshness: judgement.freshness,

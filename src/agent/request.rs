@@ -9,6 +9,8 @@ pub mod preview;
 pub mod revocations;
 pub mod trail;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::holder::ProcessId;
@@ -464,6 +466,8 @@ pub struct DecisionReply {
     pub reason: Reason,
     /// Why, in a sentence, with what to do.
     pub explain: String,
+    /// The clause that decided; none where it was no clause of token or policy.
+    pub decided_by: Option<DecidedBy>,
     /// device/era/index of the record.
     pub decision_id: String,
     /// The mode.
@@ -478,6 +482,50 @@ pub struct DecisionReply {
     pub expires_in_s: Option<u64>,
     /// Where the record is.
     pub audit: AuditRef,
+}
+
+/// A clause that decided. As text it is what an explanation calls it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DecidedBy {
+    /// What it is.
+    pub clause: ClauseKind,
+    /// The block that has it, if it is a token's: 0 is the issuer's.
+    pub block: Option<usize>,
+    /// Its place among its like: in a block from 0, as every Biscuit library counts, in a policy from 1.
+    pub number: usize,
+    /// What the comment right before it calls it, in a policy.
+    pub name: Option<String>,
+    /// Its text, shortened; of a limit on time, the limit in words.
+    pub text: String,
+}
+
+/// What a clause is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClauseKind {
+    /// `check if …` of the fleet's policy.
+    Check,
+    /// `allow if …` or `deny if …` of the fleet's policy.
+    Policy,
+    /// A check in a block of the token.
+    TokenCheck,
+}
+
+impl fmt::Display for DecidedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.clause {
+            ClauseKind::Check | ClauseKind::TokenCheck => "check",
+            ClauseKind::Policy => "policy",
+        };
+        write!(f, "{what} {}", self.number)?;
+        if let Some(block) = self.block {
+            write!(f, " of block {block}")?;
+        }
+        if let Some(name) = &self.name {
+            write!(f, " \"{name}\"")?;
+        }
+        write!(f, ": {}", self.text)
+    }
 }
 
 /// Allow or deny.

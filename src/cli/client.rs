@@ -217,7 +217,8 @@ pub fn authorize(args: &AuthorizeArgs, globals: &Globals) -> Result<Exit, Failur
             Verdict::Allow => "allow",
             Verdict::Deny => "deny",
         };
-        format!("{verdict}  {}  {}\n{}", decision.reason.name(), decision.decision_id, decision.explain)
+        let by = decision.decided_by.as_ref().map(|by| format!("\ndecided by {by}")).unwrap_or_default();
+        format!("{verdict}  {}  {}\n{}{by}", decision.reason.name(), decision.decision_id, decision.explain)
     })?;
     Ok(decision.reason.into())
 }

@@ -707,6 +707,16 @@ pub enum Origin {
     Issued,
 }
 
+impl Origin {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fallback => "fallback",
+            Self::Issued => "issued",
+        }
+    }
+}
+
 /// One live task.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct TaskSummary {
@@ -720,6 +730,12 @@ pub struct TaskSummary {
     pub grant_id: GrantId,
     /// Selectors of its workload.
     pub selectors: Vec<String>,
+    /// Those that its credential is bound to.
+    pub bound_to: Vec<String>,
+    /// Whether its credential is good for nothing but to be exchanged for steps.
+    pub planner: bool,
+    /// Its steps that can be used still.
+    pub steps: Vec<StepSummary>,
     /// Seconds until it ends.
     pub expires_in_s: u64,
     /// Uses left, none if unbounded.
@@ -728,6 +744,19 @@ pub struct TaskSummary {
     pub holder: Option<u32>,
     /// Who initiated it, by the identity document that was shown when it began.
     pub initiator: Option<Initiator>,
+}
+
+/// A step in the list of tasks.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StepSummary {
+    /// The step.
+    pub step_id: StepId,
+    /// The selector of the workload that may use it.
+    pub executor: String,
+    /// Seconds until it ends.
+    pub expires_in_s: u64,
+    /// device/era/index of the record of its exchange.
+    pub decision_id: String,
 }
 
 /// Body of the answer to a finish: the same however often it is asked.

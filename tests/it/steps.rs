@@ -46,6 +46,20 @@ fn a_planner_plans_and_another_users_program_does_it_once() {
     let token = taken["token"].as_str().unwrap();
     assert_eq!((&taken["uses"], &taken["executor"]), (&1.into(), &executor.as_str().into()));
 
+    let listed = device.ok(&["task", "list"]);
+    let [shown] = listed["tasks"].as_array().unwrap().as_slice() else { panic!("{listed}") };
+    assert_eq!(
+        (&shown["planner"], &shown["origin"], &shown["bound_to"][0]),
+        (&true.into(), &"fallback".into(), &json!(format!("unix:uid:{}", rustix::process::getuid().as_raw())))
+    );
+    let step_id = &taken["step_id"];
+    assert_eq!((&shown["steps"][0]["step_id"], &shown["steps"][0]["executor"]), (step_id, &taken["executor"]));
+    assert_eq!(shown["steps"][0]["decision_id"], taken["decision_id"]);
+    let words = device.command(&["-o", "human", "task", "list"]).output().unwrap();
+    let words = String::from_utf8(words.stdout).unwrap();
+    let told = format!("\n  step {}  for {executor}  ends in ", step_id.as_str().unwrap());
+    assert!(words.contains("  plans  fallback  ends in ") && words.contains(&told), "{words}");
+
     // Again under the same key, for more, for another, and for itself.
     let own = format!("unix:uid:{}", rustix::process::getuid().as_raw());
     for (right, executor, what) in [
@@ -69,6 +83,7 @@ fn a_planner_plans_and_another_users_program_does_it_once() {
         "uses_spent",
         "a restart gives none back"
     );
+    assert_eq!(device.ok(&["task", "list"])["tasks"][0]["steps"], json!([]), "a used step is none");
 
     let lines = device.command(&["audit", "tail", "-n", "1000"]).output().unwrap();
     let lines: Vec<Value> =

@@ -130,7 +130,7 @@ impl Held {
 }
 
 fn gone() -> Denial {
-    let explain = "the process that opened this connection has ended, and nobody knows who has it now: connect again";
+    let explain = "the process that opened this connection has ended, or runs as somebody else by now: connect again";
     Denial::new(Reason::WrongWorkload, explain)
 }
 

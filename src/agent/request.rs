@@ -72,7 +72,7 @@ impl Evidence {
 /// The process that connected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Peer {
-    /// It has ended. Its socket lives on in another, of which nothing is known.
+    /// It has ended, and its socket lives on in another, of which nothing is known; or it runs as somebody else by now.
     Gone,
     /// It lives, and what is here was read of it and of no other.
     Known(Box<Process>),
@@ -185,7 +185,8 @@ pub struct BeginTask {
     /// What it is for, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The process with which it ends: the caller or an ancestor of it, of the same user. The caller where none is named.
+    /// The process with which it ends, by its number in the caller's pid namespace: the caller or an ancestor of it, of the same
+    /// user. The caller where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<u32>,
     /// What it ends with besides.
@@ -740,7 +741,7 @@ pub struct TaskSummary {
     pub expires_in_s: u64,
     /// Uses left, none if unbounded.
     pub uses_left: Option<u64>,
-    /// The process that it ends with; none where the kernel did not say.
+    /// The process that it ends with, by its number in the agent's pid namespace; none where the kernel did not say.
     pub holder: Option<u32>,
     /// Who initiated it, by the identity document that was shown when it began.
     pub initiator: Option<Initiator>,

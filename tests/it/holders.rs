@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, Device};
+use crate::support::cannot_run;
 
 /// Whoever waits longer than this has found a bug.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,9 +26,13 @@ struct Holder {
 
 impl Holder {
     fn start(device: &Device) -> Self {
+        Self::start_by(device, &["/usr/bin/env"])
+    }
+
+    /// The same, started by a program that runs others.
+    fn start_by(device: &Device, by: &[&str]) -> Self {
         let script = r#""$0" task begin pump --right 'read:meter/*' --holder $$ && exec cat >/dev/null"#;
-        let mut command = device.command_of(Command::new("/bin/sh"), &["-c", script, env!("CARGO_BIN_EXE_hardtack")]);
-        command.env("PATH", "/usr/bin:/bin");
+        let mut command = shell_by(device, by, script);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -47,6 +52,14 @@ impl Holder {
         drop(self.process.stdin.take());
         self.process.wait().unwrap();
     }
+}
+
+/// A script that has the program as `$0`, started by a program that runs others.
+fn shell_by(device: &Device, by: &[&str], script: &str) -> Command {
+    let arguments = [&by[1..], &["/bin/sh", "-c", script, env!("CARGO_BIN_EXE_hardtack")]].concat();
+    let mut command = device.command_of(Command::new(by[0]), &arguments);
+    command.env("PATH", "/usr/bin:/bin");
+    command
 }
 
 #[track_caller]
@@ -148,6 +161,92 @@ fn a_script_holds_what_it_begins_however_it_begins_it() {
     assert!(line.contains("\"allow\""), "{line}");
     assert!(process.wait().unwrap().success());
     assert_eq!(ended(&mut daemon), task["task_id"].as_str().unwrap());
+    daemon.stop();
+}
+
+#[test]
+fn a_program_in_a_pid_namespace_names_its_holder_by_the_number_that_it_sees() {
+    let by = ["unshare", "--pid", "--fork", "--kill-child"];
+    let made = Command::new(by[0]).args(&by[1..]).arg("true").stderr(Stdio::null()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return cannot_run("no pid namespace can be made: that needs root, and unshare");
+    }
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let holder = Holder::start_by(&device, &by);
+    let listed = device.ok(&["task", "list"]);
+    let pid = listed["tasks"][0]["holder"].as_u64().unwrap();
+    // To itself it is process 1. Here it is who was started by whom this test started.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap();
+    assert_eq!(parent, holder.process.id().to_string(), "{listed}");
+    for outside in [std::process::id(), holder.process.id()] {
+        let script = format!(r#""$0" task begin pump --right 'read:meter/*' --holder {outside}; echo $?"#);
+        let output = shell_by(&device, &by, &script).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.stdout, b"3\n", "{told}");
+        assert!(told.contains("neither the process that asks nor an ancestor"), "{told}");
+    }
+    let id = holder.id();
+    holder.end();
+    assert_eq!(ended(&mut daemon), id);
+    daemon.stop();
+}
+
+/// Asks in two pieces, and is something else when the second is sent.
+const BETWEEN: &str = r#"
+import os, select, socket, sys
+how, path, body = sys.argv[1:]
+asked = socket.socket(socket.AF_UNIX)
+asked.connect(path)
+head = "POST /v1/authorize HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n"
+asked.sendall((head % len(body)).encode())
+# The head was read, and the rest is waited for.
+assert b"100 Continue" in asked.recv(1024)
+if how == "ends":
+    before = select.poll()
+    before.register(os.pidfd_open(os.getpid()), select.POLLIN)
+    if os.fork():
+        os._exit(0)
+    before.poll()
+elif how == "changes its user":
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+elif how == "becomes another program":
+    asked.set_inheritable(True)
+    script = 'printf %s "$1" >&"$0"; head -c 15 <&"$0"'
+    os.execv("/bin/sh", ["sh", "-c", script, str(asked.fileno()), body])
+asked.sendall(body.encode())
+sys.stdout.write(asked.recv(15).decode())
+"#;
+
+#[test]
+fn a_caller_is_judged_by_what_it_is_when_its_request_is_whole() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let holder = Holder::start(&device);
+    let body = format!(r#"{{"token":"{}","operation":"read","resource":"meter/1"}}"#, holder.token());
+    let socket = device.path("run/agent.sock");
+    let asked = |how: &str| {
+        let arguments = ["-c", BETWEEN, how, socket.to_str().unwrap(), &body];
+        let output = device.command_of(Command::new("/usr/bin/python3"), &arguments).output().unwrap();
+        assert_eq!(output.stdout, b"HTTP/1.1 200 OK", "{how}: {output:?}");
+        let tail = device.ok(&["audit", "tail", "-n", "1", "--kind", "decision"]);
+        (tail["reason"].clone(), tail["workload"].clone())
+    };
+    let path = |program: &str| format!("unix:path:{}", std::fs::canonicalize(program).unwrap().display());
+    let (python, shell) = (path("/usr/bin/python3"), path("/bin/sh"));
+    let has = |workload: &Value, path: &str| workload.as_array().unwrap().contains(&path.into());
+    let (reason, workload) = asked("stays what it is");
+    assert!(reason == "allowed" && has(&workload, &python), "{reason} {workload}");
+    let (reason, workload) = asked("becomes another program");
+    assert!(reason == "allowed" && has(&workload, &shell) && !has(&workload, &python), "{reason} {workload}");
+    assert_eq!(asked("ends"), ("wrong_workload".into(), Value::Array(Vec::new())));
+    match rustix::process::getuid().is_root() {
+        true => assert_eq!(asked("changes its user"), ("wrong_workload".into(), Value::Array(Vec::new()))),
+        false => cannot_run("only root can change its user"),
+    }
+    holder.end();
     daemon.stop();
 }
 

@@ -125,6 +125,12 @@ impl Device {
         task["token"].as_str().unwrap().to_owned()
     }
 
+    #[track_caller]
+    pub(crate) fn decides(&self, token: &str, reason: &str) {
+        let (_, decision) = self.authorize(token, "read");
+        assert_eq!(decision["reason"], reason, "{decision}");
+    }
+
     pub(crate) fn authorize(&self, token: &str, operation: &str) -> (Option<i32>, Value) {
         let args = ["authorize", "--token", token, "--operation", operation, "--resource", "meter/1"];
         let output = self.run(&args);

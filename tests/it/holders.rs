@@ -69,12 +69,6 @@ fn ended(daemon: &mut Daemon) -> String {
     ended["task"].as_str().unwrap().to_owned()
 }
 
-#[track_caller]
-fn decides(device: &Device, token: &str, reason: &str) {
-    let (_, decision) = device.authorize(token, "read");
-    assert_eq!(decision["reason"], reason, "{decision}");
-}
-
 #[test]
 fn fifty_tasks_end_with_their_processes_and_the_one_that_lives_goes_on() {
     let device = Device::enrolled();
@@ -84,12 +78,12 @@ fn fifty_tasks_end_with_their_processes_and_the_one_that_lives_goes_on() {
     let begun: BTreeSet<String> = holders.iter().map(Holder::id).collect();
     assert_eq!(begun.len(), 50);
     let token = holders[7].token();
-    decides(&device, &token, "allowed");
+    device.decides(&token, "allowed");
     holders.into_iter().for_each(Holder::end);
     let gone: BTreeSet<String> = (0..50).map(|_| ended(&mut daemon)).collect();
     assert_eq!(gone, begun);
-    decides(&device, &token, "revoked");
-    decides(&device, &stays.token(), "allowed");
+    device.decides(&token, "revoked");
+    device.decides(&stays.token(), "allowed");
     stays.end();
     ended(&mut daemon);
     daemon.stop();
@@ -107,12 +101,12 @@ fn a_task_is_held_again_after_the_agent_was_killed_and_ends_if_its_process_did_m
     // It may be told before the agent says that it is ready.
     let first = daemon.first("task.ended");
     assert_eq!((first["how"].as_str(), first["task"].as_str()), (Some("gone"), Some(id.as_str())));
-    decides(&device, &token, "revoked");
-    decides(&device, &stays.token(), "allowed");
+    device.decides(&token, "revoked");
+    device.decides(&stays.token(), "allowed");
     let (id, token) = (stays.id(), stays.token());
     stays.end();
     assert_eq!(ended(&mut daemon), id);
-    decides(&device, &token, "revoked");
+    device.decides(&token, "revoked");
     daemon.stop();
 }
 
@@ -128,7 +122,7 @@ fn no_task_outlives_the_boot_that_its_process_lived_in() {
     // It ends as the agent starts, which is before it says that it is ready.
     let ended = daemon.first("task.ended");
     assert_eq!((ended["how"].as_str(), ended["task"].as_str()), (Some("gone"), Some(holder.id().as_str())));
-    decides(&device, &holder.token(), "revoked");
+    device.decides(&holder.token(), "revoked");
     holder.end();
     daemon.signal(Signal::TERM);
     daemon.wait_for("agent.stopped");
@@ -285,11 +279,11 @@ fn a_leased_task_ends_with_its_connection_and_another_one_does_not() {
     let (_, kept) = connection.begin("", &format!("{BEGIN}}}"));
     let (status, leased) = connection.begin("", &format!("{BEGIN},\"lease\":\"connection\"}}"));
     assert_eq!(status, 201, "{leased}");
-    decides(&device, leased["token"].as_str().unwrap(), "allowed");
+    device.decides(leased["token"].as_str().unwrap(), "allowed");
     drop(connection);
     assert_eq!(ended(&mut daemon), leased["task_id"].as_str().unwrap());
-    decides(&device, leased["token"].as_str().unwrap(), "revoked");
-    decides(&device, kept["token"].as_str().unwrap(), "allowed");
+    device.decides(leased["token"].as_str().unwrap(), "revoked");
+    device.decides(kept["token"].as_str().unwrap(), "allowed");
     daemon.stop();
 }
 

@@ -61,12 +61,6 @@ fn ended(daemon: &mut Daemon, task: &str) {
     assert_eq!(daemon.wait_for("task.ended")["task"], task);
 }
 
-#[track_caller]
-fn decides(device: &Device, token: &str, reason: &str) {
-    let (_, decision) = device.authorize(token, "read");
-    assert_eq!(decision["reason"], reason, "{decision}");
-}
-
 #[test]
 fn a_command_has_its_task_in_its_environment_and_the_task_ends_with_it() {
     let device = Device::enrolled();
@@ -99,14 +93,14 @@ fn a_command_has_its_task_in_its_environment_and_the_task_ends_with_it() {
     let (code, said) = running.end();
     assert_eq!((code, said.as_str()), (Some(42), ""));
     ended(&mut daemon, task);
-    decides(&device, &token, "revoked");
+    device.decides(&token, "revoked");
     assert!(!std::path::Path::new(&file).parent().unwrap().exists(), "{file} is gone with its folder");
 
     let by_environment = r#"echo "${HARDTACK_TOKEN_FILE-none} $HARDTACK_TOKEN""#;
     let output = command(&device, &["--env"], by_environment).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let token = said.trim().strip_prefix("none ").unwrap_or_else(|| panic!("{said}"));
-    decides(&device, token, "revoked");
+    device.decides(token, "revoked");
     daemon.stop();
 }
 

@@ -99,6 +99,7 @@ impl Agent {
             decision: if reason == Reason::Allowed { Verdict::Allow } else { Verdict::Deny },
             reason,
             explain,
+            decided_by: judgement.by().map(|clause| self.policy.tell(&clause)),
             decision_id: self.decision_id(audit),
             mode: self.mode,
             freshness: judgement.freshness,
@@ -320,7 +321,9 @@ impl Agent {
 /// point it is who was handed the credential.
 fn wrong_workload(denial: &Denial, workload: &[String], evidence: &Evidence) -> String {
     let whose = match (evidence.socket, &evidence.process) {
-        (Socket::Agent, Peer::Gone) => "the process that opened this connection has ended; connect again. Seen",
+        (Socket::Agent, Peer::Gone) => {
+            "the process that opened this connection has ended, or runs as somebody else by now; connect again. Seen"
+        }
         (Socket::Agent, Peer::Known(_) | Peer::Unknown) => "seen",
         (Socket::Admin | Socket::Pep, _) => "handed to",
     };

@@ -12,7 +12,7 @@ use super::policy::Policy;
 use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
 use super::revocation::{Age, Revocations};
 use super::room::{Class, Room};
-use super::token::{admit, Cache, Denial, Kind, Verified};
+use super::token::{admit, Cache, Clause, Denial, Kind, Verified};
 use super::wallet::{StoredStep, StoredTask, Wallet};
 use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId, TaskId};
@@ -112,6 +112,16 @@ pub struct Judgement {
     pub time_class: TimeClass,
     /// Which policy allowed it, by its place from 0; none where none was asked, or none did.
     pub allowed_by: Option<usize>,
+}
+
+impl Judgement {
+    /// What decided, where it was a clause of token or policy.
+    pub fn by(&self) -> Option<Clause> {
+        match &self.verdict {
+            Ok(_) => self.allowed_by.map(Clause::Policy),
+            Err(denial) => denial.by.clone(),
+        }
+    }
 }
 
 impl Judge<'_> {

@@ -126,7 +126,7 @@ impl Judge<'_> {
             return first.unwrap_or_else(|| match policy {
                 Some(MatchedPolicy::Deny(place)) => {
                     let clause = Clause::Policy(*place);
-                    let explain = format!("denied by {}", self.policy.tell(clause));
+                    let explain = format!("denied by {}", self.policy.tell(&clause));
                     Denial::new(Reason::DeniedByPolicy, explain).by(Some(clause))
                 }
                 Some(MatchedPolicy::Allow(_)) | None if verified.claims.kind == Kind::Grant => Denial::new(
@@ -186,7 +186,7 @@ impl Judge<'_> {
             Err(_) => None,
         });
         let (whose, clause) = match failing {
-            Failing::Clause(clause) => (self.policy.tell(clause), Some(clause)),
+            Failing::Clause(clause) => (self.policy.tell(&clause).to_string(), Some(clause)),
             Failing::Rule => ("a rule of it".to_owned(), None),
             Failing::Unknown => ("what of it, could not be found out".to_owned(), None),
         };
@@ -199,7 +199,7 @@ impl Judge<'_> {
         let failed = match failed {
             FailedCheck::Authorizer(failed) => {
                 let clause = Clause::Check(failed.check_id as usize);
-                let explain = format!("denied, for it does not pass {}", self.policy.tell(clause));
+                let explain = format!("denied, for it does not pass {}", self.policy.tell(&clause));
                 return Denial::new(Reason::DeniedByPolicy, explain).by(Some(clause));
             }
             FailedCheck::Block(failed) => failed,
@@ -207,9 +207,14 @@ impl Judge<'_> {
         let block = verified.token.blocks.get(failed.block_id as usize);
         let check = block.and_then(|block| block.checks.get(failed.check_id as usize));
         let ours = block.is_some_and(|block| self.wallet.made(&block.id));
-        // The library has printed it before it said that it failed.
-        let which = format!("check {} of block {}: {}", failed.check_id, failed.block_id, shown(&failed.rule));
-        match check {
+        let clause = Clause::Token {
+            block: failed.block_id as usize,
+            check: failed.check_id as usize,
+            // The library has printed it before it said that it failed.
+            text: shown(&failed.rule),
+        };
+        let which = self.policy.tell(&clause);
+        let denial = match check {
             Some(Check::Other(asks)) if ours => {
                 let asks = |name: &str| asks.iter().any(|asked| asked == name);
                 if asks("device") {
@@ -239,7 +244,8 @@ impl Judge<'_> {
             Some(Check::Other(_)) | None => {
                 Denial::new(Reason::CheckFailed, format!("the token's holder did not allow this ({which})"))
             }
-        }
+        };
+        denial.by(Some(clause))
     }
 }
 

@@ -99,7 +99,7 @@ impl Held {
                     Some(Ok(_)) | None => NotHolder::Unknown,
                 };
                 let explain = format!(
-                    "process {pid} {why}: name the process that asks or an ancestor of it, of the same user, as `holder`"
+                    "process {pid} {why}: name the process that asks or an ancestor of it, of the same user, as `holder`, by the number that the caller sees"
                 );
                 return Err(Denial::new(Reason::WrongWorkload, explain));
             }
@@ -130,7 +130,7 @@ impl Held {
 }
 
 fn gone() -> Denial {
-    let explain = "the process that opened this connection has ended, and nobody knows who has it now: connect again";
+    let explain = "the process that opened this connection has ended, or runs as somebody else by now: connect again";
     Denial::new(Reason::WrongWorkload, explain)
 }
 

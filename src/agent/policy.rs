@@ -15,6 +15,7 @@ use biscuit_auth::parser::{parse_source, SourceResult};
 use ed25519_dalek::SigningKey;
 
 use super::intact;
+use super::request::{ClauseKind, DecidedBy};
 use super::token::Clause;
 use crate::ids::Hash;
 use crate::profile::VerifyLimits;
@@ -88,7 +89,7 @@ pub(super) enum Failing {
 }
 
 /// A policy or a check as a person is told of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Told {
     /// Whether it denies what it is about.
     pub denies: bool,
@@ -157,7 +158,7 @@ impl Policy {
                     false => fine = middle,
                 }
             }
-            self.clauses.get(fine).map(|(clause, _)| Failing::Clause(*clause))
+            self.clauses.get(fine).map(|(clause, _)| Failing::Clause(clause.clone()))
         };
         search().unwrap_or(Failing::Unknown)
     }
@@ -170,18 +171,18 @@ impl Policy {
         })
     }
 
-    /// A clause with its number and its name, as a person is told of it: numbers go from 1.
-    pub fn tell(&self, clause: Clause) -> String {
-        let (what, place, all) = match clause {
-            Clause::Check(place) => ("check", place, &self.checks),
-            Clause::Policy(place) => ("policy", place, &self.policies),
+    /// A clause with its number and its name, as somebody is told of it.
+    pub fn tell(&self, clause: &Clause) -> DecidedBy {
+        let (clause, place, all) = match clause {
+            Clause::Check(place) => (ClauseKind::Check, *place, &self.checks),
+            Clause::Policy(place) => (ClauseKind::Policy, *place, &self.policies),
+            Clause::Token { block, check, text } => {
+                let (clause, text) = (ClauseKind::TokenCheck, text.clone());
+                return DecidedBy { clause, block: Some(*block), number: *check, name: None, text };
+            }
         };
-        let number = place.saturating_add(1);
-        match all.get(place) {
-            Some(Told { name: Some(name), text, .. }) => format!("{what} {number} \"{name}\": {text}"),
-            Some(Told { name: None, text, .. }) => format!("{what} {number}: {text}"),
-            None => format!("{what} {number}"),
-        }
+        let Told { name, text, .. } = all.get(place).cloned().unwrap_or_default();
+        DecidedBy { clause, block: None, number: place.saturating_add(1), name, text }
     }
 }
 

@@ -10,15 +10,17 @@ use super::holder;
 use super::request::trail::TrailReply;
 use super::request::{
     AuditRoom, Autonomy, ClassRoom, ClockStatus, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, SignedTime,
-    Socket, StatusReply, TaskSummary, TimeClass, WhoamiReply,
+    Socket, StatusReply, StepSummary, TaskSummary, TimeClass, WhoamiReply,
 };
 use super::revocation::Age;
 use super::room::Class;
-use super::wallet::Grant;
+use super::wallet::{Grant, StoredStep, StoredTask};
 use super::Agent;
 use crate::ids::{hex, RiskClass, TaskClass};
 use crate::time::{Millis, Timestamp};
+use crate::wire::audit::record_id;
 use crate::wire::policy::RiskLevel;
+use crate::wire::token::Purpose;
 
 impl Agent {
     pub(super) fn whoami(&self, evidence: &Evidence) -> WhoamiReply {
@@ -55,12 +57,28 @@ impl Agent {
             origin: task.origin,
             grant_id: task.grant,
             selectors: task.selectors.clone(),
+            bound_to: task.holder.clone(),
+            planner: task.purpose == Purpose::Plan,
+            steps: self.list_steps(task),
             expires_in_s: task.end(self.wallet.shift()).since(powered).secs(),
             uses_left: self.wallet.uses_left(task),
             holder: holder::process_of(&task.ties).map(|process| process.pid),
             initiator: task.initiator(),
         })
         .collect()
+    }
+
+    /// The steps of a task that can be used still: as many as are remembered at the most.
+    fn list_steps(&self, task: &StoredTask) -> Vec<StepSummary> {
+        let (powered, shift) = (self.clock.powered(), self.wallet.shift());
+        let usable = |step: &&StoredStep| step.made.end(shift) >= powered && self.wallet.used(&step.made.block) == 0;
+        let summary = |step: &StoredStep| StepSummary {
+            step_id: step.named.id.clone(),
+            executor: step.executor.clone(),
+            expires_in_s: step.made.end(shift).since(powered).secs(),
+            decision_id: record_id(&self.device, step.named.era, step.named.index),
+        };
+        task.steps.iter().filter(usable).map(summary).collect()
     }
 
     /// Offline is not unhealthy: ready means that decisions can be made and recorded.

@@ -9,6 +9,8 @@ pub mod preview;
 pub mod revocations;
 pub mod trail;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::holder::ProcessId;
@@ -70,7 +72,7 @@ impl Evidence {
 /// The process that connected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Peer {
-    /// It has ended. Its socket lives on in another, of which nothing is known.
+    /// It has ended, and its socket lives on in another, of which nothing is known; or it runs as somebody else by now.
     Gone,
     /// It lives, and what is here was read of it and of no other.
     Known(Box<Process>),
@@ -183,7 +185,8 @@ pub struct BeginTask {
     /// What it is for, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The process with which it ends: the caller or an ancestor of it, of the same user. The caller where none is named.
+    /// The process with which it ends, by its number in the caller's pid namespace: the caller or an ancestor of it, of the same
+    /// user. The caller where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<u32>,
     /// What it ends with besides.
@@ -464,6 +467,8 @@ pub struct DecisionReply {
     pub reason: Reason,
     /// Why, in a sentence, with what to do.
     pub explain: String,
+    /// The clause that decided; none where it was no clause of token or policy.
+    pub decided_by: Option<DecidedBy>,
     /// device/era/index of the record.
     pub decision_id: String,
     /// The mode.
@@ -478,6 +483,50 @@ pub struct DecisionReply {
     pub expires_in_s: Option<u64>,
     /// Where the record is.
     pub audit: AuditRef,
+}
+
+/// A clause that decided. As text it is what an explanation calls it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DecidedBy {
+    /// What it is.
+    pub clause: ClauseKind,
+    /// The block that has it, if it is a token's: 0 is the issuer's.
+    pub block: Option<usize>,
+    /// Its place among its like: in a block from 0, as every Biscuit library counts, in a policy from 1.
+    pub number: usize,
+    /// What the comment right before it calls it, in a policy.
+    pub name: Option<String>,
+    /// Its text, shortened; of a limit on time, the limit in words.
+    pub text: String,
+}
+
+/// What a clause is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClauseKind {
+    /// `check if …` of the fleet's policy.
+    Check,
+    /// `allow if …` or `deny if …` of the fleet's policy.
+    Policy,
+    /// A check in a block of the token.
+    TokenCheck,
+}
+
+impl fmt::Display for DecidedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.clause {
+            ClauseKind::Check | ClauseKind::TokenCheck => "check",
+            ClauseKind::Policy => "policy",
+        };
+        write!(f, "{what} {}", self.number)?;
+        if let Some(block) = self.block {
+            write!(f, " of block {block}")?;
+        }
+        if let Some(name) = &self.name {
+            write!(f, " \"{name}\"")?;
+        }
+        write!(f, ": {}", self.text)
+    }
 }
 
 /// Allow or deny.
@@ -659,6 +708,16 @@ pub enum Origin {
     Issued,
 }
 
+impl Origin {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fallback => "fallback",
+            Self::Issued => "issued",
+        }
+    }
+}
+
 /// One live task.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct TaskSummary {
@@ -672,14 +731,33 @@ pub struct TaskSummary {
     pub grant_id: GrantId,
     /// Selectors of its workload.
     pub selectors: Vec<String>,
+    /// Those that its credential is bound to.
+    pub bound_to: Vec<String>,
+    /// Whether its credential is good for nothing but to be exchanged for steps.
+    pub planner: bool,
+    /// Its steps that can be used still.
+    pub steps: Vec<StepSummary>,
     /// Seconds until it ends.
     pub expires_in_s: u64,
     /// Uses left, none if unbounded.
     pub uses_left: Option<u64>,
-    /// The process that it ends with; none where the kernel did not say.
+    /// The process that it ends with, by its number in the agent's pid namespace; none where the kernel did not say.
     pub holder: Option<u32>,
     /// Who initiated it, by the identity document that was shown when it began.
     pub initiator: Option<Initiator>,
+}
+
+/// A step in the list of tasks.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StepSummary {
+    /// The step.
+    pub step_id: StepId,
+    /// The selector of the workload that may use it.
+    pub executor: String,
+    /// Seconds until it ends.
+    pub expires_in_s: u64,
+    /// device/era/index of the record of its exchange.
+    pub decision_id: String,
 }
 
 /// Body of the answer to a finish: the same however often it is asked.

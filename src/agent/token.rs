@@ -32,17 +32,26 @@ pub struct Denial {
     pub reason: Reason,
     /// What happened and what to do.
     pub explain: String,
-    /// Which part of the fleet's policy decided, if one did.
+    /// Which part of the fleet's policy decided, or which check of the token, if one did.
     pub by: Option<Clause>,
 }
 
-/// A part of the fleet's policy, by its place among its like, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What decides: a part of the fleet's policy, or a check of a token, by its place among its like, from 0.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Clause {
-    /// `check if …`.
+    /// `check if …` of the policy.
     Check(usize),
     /// `allow if …` or `deny if …`.
     Policy(usize),
+    /// A check of the token.
+    Token {
+        /// The block that has it: 0 is the issuer's.
+        block: usize,
+        /// Its place there.
+        check: usize,
+        /// What an explanation shows of it.
+        text: String,
+    },
 }
 
 impl Denial {
@@ -51,7 +60,7 @@ impl Denial {
         Self { reason, explain: explain.into(), by: None }
     }
 
-    /// The same, and which part of the policy decided.
+    /// The same, and what decided.
     pub(super) fn by(self, clause: Option<Clause>) -> Self {
         Self { by: clause, ..self }
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::decide::Judge;
 use super::request::{Reason, TimeClass};
-use super::token::{Denial, Verified};
+use super::token::{Clause, Denial, Verified};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{Check, TimeBound};
 
@@ -49,7 +49,7 @@ impl Judge<'_> {
                 let explain = format!(
                     "it has ended if the system clock is right, which shows {hint}; set it right, or let the device reach its fleet"
                 );
-                Denial::new(Reason::Expired, explain)
+                Denial::new(Reason::Expired, explain).by(denial.by)
             }
             None => denial,
         }
@@ -58,10 +58,10 @@ impl Judge<'_> {
     fn check_time_up_to(&self, verified: &Verified, upper: Timestamp) -> Result<(), Denial> {
         let points = self.points(verified, upper, false)?;
         let checks = verified.token.blocks.iter().enumerate().flat_map(|(number, block)| {
-            block.checks.iter().enumerate().map(move |(place, check)| ((place, number), check))
+            block.checks.iter().enumerate().map(move |(place, check)| ((number, place), check))
         });
         let bounds = checks.map(|(which, check)| match check {
-            Check::Time(alternatives) => check_bounds(alternatives, &points, which),
+            Check::Time(alternatives) => self.check_bounds(alternatives, &points, which),
             Check::Other(_) => Ok(()),
         });
         let found = [self.check_issued(verified), self.check_expiry(verified, upper)].into_iter().chain(bounds);
@@ -90,6 +90,32 @@ impl Judge<'_> {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// A check on time must pass at every instant that it can be. It is named by its place and its block's.
+    fn check_bounds(
+        &self,
+        alternatives: &[Vec<TimeBound>],
+        points: &[u64],
+        (block, check): (usize, usize),
+    ) -> Result<(), Denial> {
+        let passes = |at: u64| alternatives.iter().any(|bounds| bounds.iter().all(|bound| bound.holds(at)));
+        let Some(failed) = points.iter().rev().copied().find(|at| !passes(*at)) else { return Ok(()) };
+        let late = alternatives.iter().flatten().any(|bound| match bound {
+            TimeBound::At(date) | TimeBound::Until(date) => failed > *date,
+            TimeBound::From(_) => false,
+        });
+        let clause = Clause::Token { block, check, text: told(alternatives) };
+        let which = self.policy.tell(&clause);
+        let denial = if late {
+            let explain = format!("a limit of the token on time has passed; ask for a new credential ({which})");
+            Denial::new(Reason::Expired, explain)
+        } else {
+            let explain =
+                format!("a limit of the token on time has not come yet as far as this device can tell ({which})");
+            Denial::new(Reason::NotYetValid, explain)
+        };
+        Err(denial.by(Some(clause)))
     }
 
     /// The instants at which an outcome can differ between E and the class's upper point: both ends, and around each
@@ -154,22 +180,4 @@ fn latest(alternatives: &[Vec<TimeBound>]) -> Option<Timestamp> {
     };
     let ends: Option<Vec<Timestamp>> = alternatives.iter().map(end).collect();
     ends?.into_iter().max()
-}
-
-/// A check on time must pass at every instant that it can be. It is named by its place and its block's.
-fn check_bounds(alternatives: &[Vec<TimeBound>], points: &[u64], (check, block): (usize, usize)) -> Result<(), Denial> {
-    let passes = |at: u64| alternatives.iter().any(|bounds| bounds.iter().all(|bound| bound.holds(at)));
-    let Some(failed) = points.iter().rev().copied().find(|at| !passes(*at)) else { return Ok(()) };
-    let late = alternatives.iter().flatten().any(|bound| match bound {
-        TimeBound::At(date) | TimeBound::Until(date) => failed > *date,
-        TimeBound::From(_) => false,
-    });
-    let which = format!("check {check} of block {block}: {}", told(alternatives));
-    Err(if late {
-        let explain = format!("a limit of the token on time has passed; ask for a new credential ({which})");
-        Denial::new(Reason::Expired, explain)
-    } else {
-        let explain = format!("a limit of the token on time has not come yet as far as this device can tell ({which})");
-        Denial::new(Reason::NotYetValid, explain)
-    })
 }

@@ -42,6 +42,9 @@ pub struct RunArgs {
     /// For a workload's developer: a throw-away fleet of one device, without a broker, gone when the agent ends
     #[arg(long, conflicts_with = "broker")]
     dev: bool,
+    /// Of the throw-away device: for whom planners may take steps, besides curl, for example unix:path:/opt/tools/valve
+    #[arg(long, value_name = "SELECTOR", requires = "dev")]
+    may_step: Vec<String>,
 }
 
 /// Runs it.
@@ -51,7 +54,7 @@ pub struct RunArgs {
 pub fn run(command: AgentCommand, globals: &Globals) -> Result<Exit, Failure> {
     match command {
         AgentCommand::Check(flags) => check(&globals.load_with(&flags)?, globals),
-        AgentCommand::Run(args) if args.dev => dev::run(&globals.load_with(&args.device)?, globals),
+        AgentCommand::Run(args) if args.dev => dev::run(&globals.load_with(&args.device)?, args.may_step, globals),
         AgentCommand::Run(args) => serve(&globals.load_with(&args.device)?),
         AgentCommand::Time(command) => time::run(command, globals),
     }

@@ -217,7 +217,8 @@ pub fn authorize(args: &AuthorizeArgs, globals: &Globals) -> Result<Exit, Failur
             Verdict::Allow => "allow",
             Verdict::Deny => "deny",
         };
-        format!("{verdict}  {}  {}\n{}", decision.reason.name(), decision.decision_id, decision.explain)
+        let by = decision.decided_by.as_ref().map(|by| format!("\ndecided by {by}")).unwrap_or_default();
+        format!("{verdict}  {}  {}\n{}{by}", decision.reason.name(), decision.decision_id, decision.explain)
     })?;
     Ok(decision.reason.into())
 }
@@ -249,8 +250,7 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
             };
             let task: TaskReply = post(globals, "/v1/tasks", &args.request(Some(holder))?)?;
             if globals.output == Format::Human {
-                let origin = serde_json::to_value(task.origin).ok();
-                let origin = origin.as_ref().and_then(|origin| origin.as_str()).unwrap_or_default();
+                let origin = task.origin.name();
                 super::output::tell(&format!("task {}, {origin}, ends in {}", task.task_id, age(task.expires_in_s)));
             }
             show(globals.output, &task, |task| task.token.clone())?;
@@ -341,10 +341,18 @@ fn list(tasks: &[TaskSummary]) -> String {
     }
     let line = |task: &TaskSummary| {
         let uses = task.uses_left.map_or("unbounded".to_owned(), |uses| format!("{uses} uses left"));
-        let holder = task.holder.map(|pid| format!("  held by {pid}")).unwrap_or_default();
+        let (origin, does) = (task.origin.name(), if task.planner { "plans" } else { "works" });
+        let process = task.holder.map(|pid| format!(", process {pid}")).unwrap_or_default();
+        let holder = visible(&task.bound_to.join(" "));
         let who = task.initiator.as_ref().map(|who| format!("  initiated by {}", visible(&who.to_string())));
         let who = who.unwrap_or_default();
-        format!("{}  {}  ends in {}  {uses}{holder}{who}", task.task_id, task.task, age(task.expires_in_s))
+        let (id, class, ends) = (&task.task_id, &task.task, age(task.expires_in_s));
+        let first = format!("{id}  {class}  {does}  {origin}  ends in {ends}  {uses}  held by {holder}{process}{who}");
+        let steps = task.steps.iter().map(|step| {
+            let (id, executor, ends) = (&step.step_id, visible(&step.executor), age(step.expires_in_s));
+            format!("\n  step {id}  for {executor}  ends in {ends}  exchanged in {}", step.decision_id)
+        });
+        first + &steps.collect::<String>()
     };
     tasks.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -16,7 +16,7 @@ use crate::config::{BrokerConfig, Config};
 use crate::fleet::enrol::{answer, approve, found, Founding, Replace};
 use crate::fleet::grant::{create, NewGrant};
 use crate::fleet::{policy, Book, Effects, FleetError, FleetKeys, Settings};
-use crate::ids::{hex, DeviceId, Nonce};
+use crate::ids::{hex, DeviceId, Nonce, TaskClass};
 use crate::shell::files::{create_dir, make_private};
 use crate::shell::keys::DeviceKeyFile;
 use crate::shell::store::Store;
@@ -43,7 +43,7 @@ const DAY: Millis = Millis::from_secs(86_400);
 ///
 /// # Errors
 /// What keeps an agent from starting, and flags that make no sense with a throw-away device.
-pub fn run(config: &Config, globals: &Globals) -> Result<Exit, Failure> {
+pub fn run(config: &Config, executors: Vec<String>, globals: &Globals) -> Result<Exit, Failure> {
     if globals.state_dir.is_some() {
         let advice = "leave --state-dir out: a throw-away device has a folder of its own";
         return Err(Failure::new(Exit::Usage, "--dev and --state-dir exclude each other", advice));
@@ -59,15 +59,16 @@ pub fn run(config: &Config, globals: &Globals) -> Result<Exit, Failure> {
         broker: BrokerConfig::default(),
         ..config.clone()
     };
-    let device = settle(&config)?;
-    tell(&banner(&device, &config.run_dir));
+    let executors: Vec<String> = curl().into_iter().chain(executors).collect();
+    let device = settle(&config, &executors)?;
+    tell(&banner(&device, &executors, &config.run_dir));
     let ended = serve(&config);
     tell(&format!("the throw-away device {device} is gone, with its keys and its audit"));
     ended
 }
 
 /// Founds the fleet, lets the device in and writes its state folder, each as it is done for a real one.
-fn settle(config: &Config) -> Result<DeviceId, Failure> {
+fn settle(config: &Config, executors: &[String]) -> Result<DeviceId, Failure> {
     let at = clock::wall().ok_or_else(|| {
         Failure::new(Exit::TimeUntrusted, "the system clock stands before 1970", "set it: the fleet is founded by it")
     })?;
@@ -75,7 +76,10 @@ fn settle(config: &Config) -> Result<DeviceId, Failure> {
     entropy::rng().fill_bytes(&mut nonce.0);
     let device: DeviceId = format!("dev-{}", hex(&nonce.0[..4])).parse().map_err(odd)?;
     let file = DeviceKeyFile { device, nonce, used: None, keys: DeviceKeys::generate(&mut entropy::rng()) };
-    let (answer, fingerprint) = fleet_of_one(&file, &config.profile.name, at).map_err(odd)?;
+    let (answer, fingerprint) = fleet_of_one(&file, executors, &config.profile.name, at).map_err(|error| {
+        let advice = "name fewer selectors with --may-step, or others";
+        Failure::new(Exit::Usage, error, advice)
+    })?;
     create_dir(&config.state_dir).and_then(|()| make_private(&config.state_dir)).map_err(odd)?;
     file.create(&config.state_dir).map_err(odd)?;
     let accepted =
@@ -86,7 +90,12 @@ fn settle(config: &Config) -> Result<DeviceId, Failure> {
 }
 
 /// What founds, approves and answers is the real thing, on keys that nobody keeps.
-fn fleet_of_one(file: &DeviceKeyFile, profile: &str, at: Timestamp) -> Result<(EnrolAnswer, Fingerprint), FleetError> {
+fn fleet_of_one(
+    file: &DeviceKeyFile,
+    executors: &[String],
+    profile: &str,
+    at: Timestamp,
+) -> Result<(EnrolAnswer, Fingerprint), FleetError> {
     let rng = &mut entropy::rng();
     let keys = FleetKeys::generate(rng);
     let operator = keys.operator("dev");
@@ -111,7 +120,7 @@ fn fleet_of_one(file: &DeviceKeyFile, profile: &str, at: Timestamp) -> Result<(E
     };
     let signed = request.sign(&file.keys);
     approve(&mut book, &signed, EnrolRequest::code(&signed), Replace::Keep, operator, at, fx)?;
-    create(&mut book, grant(&file.device)?, &keys.issuer, operator, at, rng, fx)?;
+    create(&mut book, grant(&file.device, executors)?, &keys.issuer, operator, at, rng, fx)?;
     let answer = answer(&book, &file.device, Vec::new(), &keys.service, at, rng)?;
     Ok((answer, fingerprint(&book)?))
 }
@@ -127,8 +136,9 @@ fn patient(at: Timestamp) -> PolicyDocument {
     policy
 }
 
-fn grant(device: &DeviceId) -> Result<NewGrant, FleetError> {
+fn grant(device: &DeviceId, executors: &[String]) -> Result<NewGrant, FleetError> {
     let selector = selector();
+    let classes: [TaskClass; 2] = [name("dev")?, name("pump")?];
     let right = |(class, action, resource): (&str, &str, &str)| {
         let right = Right { resource: resource.into(), action: action.into() };
         Ok(ClassRight { class: name(class)?, right })
@@ -137,8 +147,11 @@ fn grant(device: &DeviceId) -> Result<NewGrant, FleetError> {
         device: device.clone(),
         owner: "dev@dev".into(),
         life: Millis(30 * DAY.0),
-        may_begin: vec![(selector.clone(), name("dev")?), (selector, name("pump")?)],
-        may_step: Vec::new(),
+        may_begin: classes.iter().map(|class| (selector.clone(), class.clone())).collect(),
+        may_step: executors
+            .iter()
+            .flat_map(|executor| classes.iter().map(|class| (executor.clone(), class.clone())))
+            .collect(),
         rights: RIGHTS.into_iter().map(right).collect::<Result<_, FleetError>>()?,
         offline_max: Millis(30 * DAY.0),
         uses_max: 1_000_000,
@@ -154,6 +167,14 @@ fn selector() -> String {
     format!("unix:uid:{}", rustix::process::getuid().as_raw())
 }
 
+/// Who can be an executor without another user: a program that no planner is, and that everybody has.
+fn curl() -> Option<String> {
+    let path = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&path).map(|folder| folder.join("curl")).find(|file| file.is_file())?;
+    // The kernel names the file that runs, not a link to it.
+    Some(format!("unix:path:{}", found.canonicalize().ok()?.to_str()?))
+}
+
 fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, FleetError> {
     text.parse().map_err(invalid)
 }
@@ -167,7 +188,7 @@ fn odd(error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Failure, error, "make sure that TMPDIR can be written and has room")
 }
 
-fn banner(device: &DeviceId, run_dir: &Path) -> String {
+fn banner(device: &DeviceId, executors: &[String], run_dir: &Path) -> String {
     let socket = run_dir.join("agent.sock");
     // Who reads this may be in another folder by then.
     let socket = std::path::absolute(&socket).unwrap_or(socket);
@@ -175,6 +196,17 @@ fn banner(device: &DeviceId, run_dir: &Path) -> String {
     let rights: Vec<String> =
         RIGHTS.iter().map(|(class, action, resource)| format!("{class}:{action}:{resource}")).collect();
     let rule = "!".repeat(80);
+    let plan = executors.first().map(|executor| {
+        format!(
+            "plan:    for {} (as `hardtack agent run --dev --may-step SELECTOR` lets it)\n  \
+             export HARDTACK_SOCKET={socket}\n  \
+             P=$(hardtack task begin dev --planner --right 'read:dev/*' --ttl 10m)    # tells its id\n  \
+             S=$(hardtack task step TASK --token $P --executor {executor} --right read:dev/thing --ttl 1m)\n  \
+             curl -s --unix-socket {socket} http://hardtack/v1/authorize -d \
+             '{{\"token\":\"'$S'\",\"operation\":\"read\",\"resource\":\"dev/thing\"}}'    # allowed once, then uses_spent\n",
+            executors.join(", ")
+        )
+    });
     format!(
         "{rule}\n\
          !!  DEVELOPMENT: a throw-away fleet of one device, {device}.\n\
@@ -189,8 +221,9 @@ fn banner(device: &DeviceId, run_dir: &Path) -> String {
          '{{\"task\":\"dev\",\"rights\":[{{\"resource\":\"dev/*\",\"action\":\"read\"}}],\"ttl_s\":600}}'\n  \
          curl -s --unix-socket {socket} http://hardtack/v1/authorize -d \
          '{{\"token\":\"TOKEN\",\"operation\":\"read\",\"resource\":\"dev/thing\"}}'\n\
-         or:      export HARDTACK_SOCKET={socket}; hardtack whoami\n",
+         or:      export HARDTACK_SOCKET={socket}; hardtack whoami\n{}",
         selector(),
         rights.join(" "),
+        plan.unwrap_or_default(),
     )
 }

@@ -6,12 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
+use rustls::ClientConfig;
 
 use super::client::{agent_socket, pep_socket};
+use super::secrets::authorities;
 use super::{output, Exit, Failure, Globals};
 use crate::mcp::guard::{Guard, Permit};
 use crate::shell::client::Client;
@@ -19,7 +22,7 @@ use crate::shell::mcp::http::{Front, Listen, Upstream};
 use crate::shell::mcp::stdio::Credential;
 use crate::shell::mcp::{http, stdio, Gate};
 use crate::shell::secrets::harden;
-use crate::shell::service;
+use crate::shell::{service, tls};
 
 /// `hardtack mcp …`.
 #[derive(Subcommand, Debug)]
@@ -44,9 +47,12 @@ pub struct ProxyArgs {
     /// Speak HTTP: listen here, 127.0.0.1:PORT or unix:PATH. Callers send their credential as `Authorization: Bearer`
     #[arg(long, value_name = "WHERE", requires = "upstream", conflicts_with = "server", value_parser = Listen::parse)]
     listen: Option<Listen>,
-    /// The server, http://HOST:PORT/PATH
+    /// The server, http://HOST:PORT/PATH or https://HOST:PORT/PATH
     #[arg(long, value_name = "URL", requires = "listen", value_parser = Upstream::parse)]
     upstream: Option<Upstream>,
+    /// A PEM file with the authorities that may sign the certificate of a server behind https. Without it those of the system may
+    #[arg(long, value_name = "FILE", requires = "upstream")]
+    ca: Option<PathBuf>,
     /// A name besides localhost by which clients call the proxy. May be repeated
     #[arg(long, value_name = "HOST", requires = "listen")]
     allow_host: Vec<String>,
@@ -90,7 +96,8 @@ fn proxy(args: ProxyArgs, globals: &Globals) -> Result<ExitCode, Failure> {
             let hosts = args.allow_host.into_iter().map(|host| host.to_ascii_lowercase()).collect();
             let origins = args.allow_origin.into_iter().collect();
             let room = http::Room::new(args.message_bytes_max);
-            let front = Arc::new(Front { room, gate, upstream, hosts, origins });
+            let tls = held_to(&upstream, args.ca.as_deref())?;
+            let front = Arc::new(Front { room, gate, upstream, tls, hosts, origins });
             let served = runtime.block_on(http::serve(&listen, front, say_where(globals), service::asked_to_end()));
             let advice = "name another place with --listen";
             served.map(|()| 0).map_err(|error| Failure::new(Exit::Failure, format!("cannot serve: {error}"), advice))
@@ -109,6 +116,20 @@ fn proxy(args: ProxyArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     // Standard input is read by a thread that nothing wakes.
     runtime.shutdown_background();
     ended.map(ExitCode::from)
+}
+
+/// What a server behind https is held to.
+fn held_to(upstream: &Upstream, ca: Option<&Path>) -> Result<Option<Arc<ClientConfig>>, Failure> {
+    let roots = match (upstream.secure, ca) {
+        (false, None) => return Ok(None),
+        (false, Some(_)) => {
+            let advice = "leave --ca out, or name the server as https://…";
+            return Err(Failure::new(Exit::Usage, "a server behind http has no certificate", advice));
+        }
+        (true, None) => tls::of_system(),
+        (true, Some(path)) => tls::named(&authorities(path)?),
+    };
+    roots.and_then(tls::client).map(Some).map_err(|error| Failure::new(Exit::Failure, error, "see --ca"))
 }
 
 fn say_where(globals: &Globals) -> impl FnOnce(String) {

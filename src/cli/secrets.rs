@@ -196,7 +196,7 @@ fn add(args: AddArgs, dir: &Path, globals: &Globals) -> Result<Exit, Failure> {
 }
 
 /// The certificates of a file.
-fn authorities(path: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+pub(super) fn authorities(path: &Path) -> Result<Vec<Vec<u8>>, Failure> {
     let text = read_bounded(path, AUTHORITIES_BYTES_MAX).map_err(|error| Failure::new(Exit::Usage, error, ""))?;
     let certificates: Result<Vec<_>, _> = rustls_pemfile::certs(&mut text.as_slice()).collect();
     match certificates {

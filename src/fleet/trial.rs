@@ -107,7 +107,7 @@ pub struct Outcome {
     pub reason: Reason,
     /// Why, in a sentence.
     pub explain: String,
-    /// The part of the policy that decided, if one did.
+    /// The part of the policy or the check of the credential that decided, if one did.
     pub by: Option<Clause>,
 }
 
@@ -180,13 +180,10 @@ impl Trial {
             purpose: if case.operation == EXCHANGE { Purpose::Exchange } else { Purpose::Use },
         };
         let judgement = judge.judge(&question, &mut Cache::new(2));
+        let by = judgement.by();
         Ok(match judgement.verdict {
-            Ok(_) => Outcome {
-                reason: Reason::Allowed,
-                explain: "allowed".into(),
-                by: judgement.allowed_by.map(Clause::Policy),
-            },
-            Err(denial) => Outcome { reason: denial.reason, explain: denial.explain, by: denial.by },
+            Ok(_) => Outcome { reason: Reason::Allowed, explain: "allowed".into(), by },
+            Err(denial) => Outcome { reason: denial.reason, explain: denial.explain, by },
         })
     }
 

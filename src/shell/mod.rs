@@ -64,6 +64,8 @@ pub mod store;
 #[cfg(all(feature = "agent", feature = "crash-points"))]
 pub mod supply;
 #[cfg(feature = "agent")]
+pub mod tls;
+#[cfg(feature = "agent")]
 pub mod wrap;
 #[cfg(feature = "fleet")]
 pub mod x509;

@@ -1,7 +1,7 @@
 //! What the kernel says about whoever is at the other end of a unix socket.
 //!
 //! Owns: credentials and the pidfd of a peer; reading what `/proc` says of its process, all of it between two looks at the
-//! pidfd, so that nothing is read of another process that got its number; whether it still lives when it asks.
+//! pidfd, so that nothing is read of another process that got its number; whether it still is what was read when it asks.
 //! Never: believes what the peer says about itself, or decides what a selector is worth. `agent/attest.rs` does.
 //! Read next: `proc.rs`, `peer/diag.rs` for kernels before 6.5, `agent/attest.rs`.
 //!
@@ -15,6 +15,7 @@ pub(super) mod names;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
@@ -101,6 +102,8 @@ impl Caller {
 pub struct Attested {
     evidence: Evidence,
     pidfd: Option<OwnedFd>,
+    /// What it ran before anything else was read of it.
+    ran: Option<PathBuf>,
 }
 
 impl Attested {
@@ -109,11 +112,26 @@ impl Attested {
         self.evidence.uid
     }
 
-    /// What is known of it now: of one that has ended since, that.
+    /// What was read of it, while it is what it was: of one that has ended since, or runs as somebody else, that.
     pub fn evidence(&self) -> Evidence {
-        let ended = self.pidfd.as_ref().is_some_and(has_ended);
-        let process = if ended { Peer::Gone } else { self.evidence.process.clone() };
+        let Evidence { uid, gid, .. } = self.evidence;
+        // The pidfd last: what was looked at before it was this process's, if that lives still.
+        let other = self.pid().is_some_and(|pid| proc::owner(pid) != gid.map(|gid| (uid, gid)));
+        let gone = other || self.pidfd.as_ref().is_some_and(has_ended);
+        let process = if gone { Peer::Gone } else { self.evidence.process.clone() };
         Evidence { process, ..self.evidence.clone() }
+    }
+
+    /// Whether its process runs another program now than the one that was read.
+    pub fn runs_another(&self) -> bool {
+        self.pid().is_some_and(|pid| proc::runs(pid) != self.ran)
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        match &self.evidence.process {
+            Peer::Known(process) => number(process.id.pid),
+            Peer::Gone | Peer::Unknown => None,
+        }
     }
 }
 
@@ -139,6 +157,7 @@ impl Attestor {
     /// Reads who a caller is. It may wait for a disk: not for a thread that others wait for.
     pub fn attest(&self, caller: Caller, connection: u64) -> Attested {
         let Caller { socket, uid, gid, pid, handle } = caller;
+        let ran = pid.and_then(proc::runs);
         let (process, pidfd) = match (handle, pid.zip(gid)) {
             (Handle::Gone, _) => (Peer::Gone, None),
             (Handle::Pidfd(pidfd), Some((pid, gid))) => (self.read(pid, &pidfd, uid, gid), Some(pidfd)),
@@ -153,7 +172,19 @@ impl Attestor {
         let (user, group) = (self.names.user(uid), gid.and_then(|gid| self.names.group(gid)));
         let connection = Some(connection);
         let evidence = Evidence { gid, user, group, process, connection, ..Evidence::of(socket, uid, 0) };
-        Attested { evidence, pidfd }
+        Attested { evidence, pidfd, ran }
+    }
+
+    /// What is known of a peer now: where it runs another program, all is read again. With the process that it names as the
+    /// holder of its task, if it names one. It may wait for a disk, as [`Self::attest`] may.
+    pub fn look_again(&self, peer: &Attested, holder: Option<u32>) -> Evidence {
+        let mut evidence = peer.evidence();
+        let known = peer.pid().zip(peer.pidfd.as_ref()).zip(evidence.gid);
+        if let Some(((pid, pidfd), gid)) = known.filter(|_| peer.runs_another() && evidence.process != Peer::Gone) {
+            evidence.process = self.read(pid, pidfd, evidence.uid, gid);
+        }
+        evidence.holder = holder.map(|pid| self.holder(peer, &evidence, pid));
+        evidence
     }
 
     /// The process of a peer on a kernel that gives no pidfd for it. Its number may be another's by now, so it counts only if
@@ -203,24 +234,26 @@ impl Attestor {
         })
     }
 
-    /// The process that a caller names as the holder of its task.
-    ///
-    /// # Errors
-    /// Why it cannot be that.
-    pub fn holder(&self, peer: &Attested, pid: u32) -> Result<Box<Process>, NotHolder> {
-        let Evidence { uid, gid, .. } = peer.evidence;
+    /// The process that a caller names as the holder of its task, by the number that it has in the caller's own pid namespace:
+    /// who is in a container knows no other.
+    fn holder(&self, peer: &Attested, evidence: &Evidence, named: u32) -> Result<Box<Process>, NotHolder> {
+        let Evidence { uid, gid, .. } = *evidence;
         let gid = gid.ok_or(NotHolder::Unknown)?;
-        let own = match peer.evidence().process {
+        let own = match &evidence.process {
             Peer::Known(own) => own,
             Peer::Gone => return Err(NotHolder::Gone),
             Peer::Unknown => return Err(NotHolder::Unknown),
         };
-        if own.id.pid == pid {
-            return Ok(own);
-        }
-        let named = number(pid).ok_or(NotHolder::Gone)?;
         let first = number(own.id.pid).zip(peer.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok()));
         let (mut child, mut held) = first.ok_or(NotHolder::Unknown)?;
+        let numbers = proc::status(child).ok_or(NotHolder::Unknown)?.numbers;
+        // They were the caller's, for that lives still.
+        if has_ended(&held) {
+            return Err(NotHolder::Gone);
+        }
+        if numbers.last() == Some(&named) {
+            return Ok(own.clone());
+        }
         for _ in 0..proc::ANCESTORS_MAX {
             let parent = proc::stat(child).ok_or(NotHolder::Unknown)?.parent.ok_or(NotHolder::NotAncestor)?;
             let pidfd = pidfd_open(parent, PidfdFlags::empty()).map_err(|_| NotHolder::Unknown)?;
@@ -230,8 +263,10 @@ impl Attestor {
             if again != Some(parent) || has_ended(&held) {
                 return Err(NotHolder::Gone);
             }
-            if parent == named {
-                let status = proc::status(parent).ok_or(NotHolder::Unknown)?;
+            let status = proc::status(parent).ok_or(NotHolder::Unknown)?;
+            // Whoever is further up is in no namespace of the caller's, and has no number there.
+            let number = status.numbers.get(numbers.len().saturating_sub(1)).ok_or(NotHolder::NotAncestor)?;
+            if *number == named {
                 if !status.is_all(uid, gid) {
                     return Err(NotHolder::OtherUser);
                 }

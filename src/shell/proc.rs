@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use rustix::process::Pid;
 
@@ -37,6 +38,8 @@ pub struct Status {
     gids: [u32; 4],
     /// Its supplementary groups.
     pub groups: Vec<u32>,
+    /// Its numbers: in the pid namespace of this `/proc`, and in each one below that it is in, down to its own.
+    pub numbers: Vec<u32>,
 }
 
 impl Status {
@@ -81,7 +84,20 @@ fn parse_status(text: &str) -> Option<Status> {
         parsed.ok()
     };
     let four = |name| numbers(name)?.try_into().ok();
-    Some(Status { uids: four("Uid")?, gids: four("Gid")?, groups: numbers("Groups")? })
+    // A kernel without pid namespaces has one number for it.
+    let own = numbers("NSpid").or_else(|| numbers("Pid"))?;
+    Some(Status { uids: four("Uid")?, gids: four("Gid")?, groups: numbers("Groups")?, numbers: own })
+}
+
+/// The user and group that a process runs as, in the way that counts when it opens a file.
+pub fn owner(pid: Pid) -> Option<(u32, u32)> {
+    let found = std::fs::metadata(format!("/proc/{pid}")).ok()?;
+    Some((found.uid(), found.gid()))
+}
+
+/// What the kernel calls the file that a process runs, whatever that is called where this looks.
+pub fn runs(pid: Pid) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// Which control groups a process is in.
@@ -92,9 +108,8 @@ pub fn cgroup(pid: Pid) -> Option<String> {
 /// The path of a process's program, if it names here the very file that runs: in a container, or after an update, it is
 /// another.
 pub fn program(pid: Pid) -> Option<String> {
-    let exe = format!("/proc/{pid}/exe");
-    let path = std::fs::read_link(&exe).ok()?;
-    let (runs, named) = (std::fs::metadata(&exe).ok()?, std::fs::metadata(&path).ok()?);
+    let path = runs(pid)?;
+    let (runs, named) = (std::fs::metadata(format!("/proc/{pid}/exe")).ok()?, std::fs::metadata(&path).ok()?);
     let text = path.into_os_string().into_string().ok()?;
     ((runs.dev(), runs.ino()) == (named.dev(), named.ino()) && text.len() <= PATH_BYTES_MAX).then_some(text)
 }
@@ -128,10 +143,14 @@ mod tests {
 
     #[test]
     fn a_user_counts_only_if_it_is_the_same_in_every_way() {
-        let text =
-            |uids: &str, groups: &str| format!("Name:\tx\nUid:\t{uids}\nGid:\t100\t100\t100\t100\nGroups:\t{groups}\n");
+        let text = |uids: &str, groups: &str| {
+            format!("Name:\tx\nPid:\t70\nUid:\t{uids}\nGid:\t100\t100\t100\t100\nGroups:\t{groups}\n")
+        };
         let plain = parse_status(&text("1001\t1001\t1001\t1001", "20 44 ")).unwrap();
         assert_eq!(plain.groups, [20, 44]);
+        assert_eq!(plain.numbers, [70], "a kernel without pid namespaces");
+        let below = parse_status(&format!("{}NSpid:\t70\t12\t1\n", text("1\t1\t1\t1", ""))).unwrap();
+        assert_eq!(below.numbers, [70, 12, 1]);
         assert!(plain.is_all(1001, 100));
         assert!(!plain.is_all(1001, 101) && !plain.is_all(1002, 100));
         for uids in ["1001\t0\t0\t0", "1001\t1001\t0\t1001", "0\t1001\t1001\t1001"] {

@@ -3,7 +3,7 @@
 //! Owns: the program's process, the file with its credential, signals that are passed on to it, renewal, what happens when
 //! the task ends before the program does.
 //! Never: touches what the program reads and writes, or its terminal: it stays in this group of processes, so that a
-//! terminal's own signals reach it without help.
+//! terminal's own signals reach it without help. Stops before the program does, or goes on where a shell waits for both.
 //! Read next: `../cli/run.rs`, which begins the task from within the program's process.
 
 use std::collections::BTreeMap;
@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::process::{kill_process, Pid, Signal};
+use rustix::process::{getpid, kill_process, waitid, Pid, Signal, WaitId, WaitIdOptions};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
 use super::client::{Answer, Client};
@@ -35,11 +36,13 @@ use crate::ids::TaskId;
 pub const REPORT_VARIABLE: &str = "HARDTACK_RUN_REPORT";
 
 /// What is passed on.
-const PASSED_ON: [Blocked; 7] = [
+const PASSED_ON: [Blocked; 9] = [
+    Blocked::SIGCONT,
     Blocked::SIGHUP,
     Blocked::SIGINT,
     Blocked::SIGQUIT,
     Blocked::SIGTERM,
+    Blocked::SIGTSTP,
     Blocked::SIGUSR1,
     Blocked::SIGUSR2,
     Blocked::SIGWINCH,
@@ -147,6 +150,7 @@ async fn supervise(plan: &Plan, signals: SignalFd, tell: &dyn Fn(&str)) -> io::R
         reason = "it owns its descriptor, as the deprecation asks; what replaces it is unsafe to call"
     )]
     let signals = AsyncFd::with_interest(signals, Interest::READABLE)?;
+    let mut of_children = tokio::signal::unix::signal(SignalKind::child())?;
     let (says, mut said) = mpsc::channel(8);
     let file = plan.renews.then(|| token_file(folder.path()));
     let keeper = Keeper { client: Client::new(&plan.socket), file, says };
@@ -164,6 +168,7 @@ async fn supervise(plan: &Plan, signals: SignalFd, tell: &dyn Fn(&str)) -> io::R
         tokio::select! {
             status = child.wait() => break status?,
             signal = next(&signals) => pass_on(&child, signal?),
+            Some(()) = of_children.recv() => if was_stopped(&child) { stop_too()? },
             Some(said) = said.recv() => match (said, plan.on_end) {
                 (Said::Begun(begun), _) => task = Some(begun),
                 (Said::Note(note), _) => tell(&note),
@@ -230,9 +235,28 @@ fn pass_on(child: &Child, signal: Option<Signal>) {
     }
 }
 
+/// Whether the program has stopped since this was last asked. It is waited for elsewhere.
+fn was_stopped(child: &Child) -> bool {
+    let news = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+    number_of(child).is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), news), Ok(Some(_))))
+}
+
+/// Stops as the program has, so that a shell that waits for this process has its terminal back, and continues both. Where there
+/// is no shell that could, in a service for example, the kernel drops the signal, and nothing stops.
+fn stop_too() -> io::Result<()> {
+    let mut stop = SigSet::empty();
+    stop.add(Blocked::SIGTSTP);
+    stop.thread_unblock()?;
+    kill_process(getpid(), Signal::TSTP)?;
+    Ok(stop.thread_block()?)
+}
+
+fn number_of(child: &Child) -> Option<Pid> {
+    child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw)
+}
+
 fn send(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid {
+    if let Some(pid) = number_of(child) {
         // It has not been waited for, so the number is its own; where it has changed its user, the kernel says no.
         let _ = kill_process(pid, signal);
     }

@@ -3,10 +3,11 @@
 Usage: mcp_peer.py serve LOG            a server over stdio; each call that reaches it is a line in LOG
        mcp_peer.py serve-http LOG       the same over Streamable HTTP; prints its port
        mcp_peer.py serve-http-json LOG  the same, answering with JSON in place of streams
+       mcp_peer.py serve-https LOG PEM  the same with TLS, by the certificate and key in PEM
        mcp_peer.py ask < JOB            a client; prints what it saw as one JSON object
 
 A job says where ({"command": [...], "env": {...}} or {"url": ..., "token": ...}) and what: "calls" as [name, arguments] or
-[name, arguments, meta], "reads" and "gets".
+[name, arguments, meta], "reads" and "gets". What the server asks the client is answered, and told as "asked".
 """
 
 import asyncio
@@ -18,6 +19,12 @@ import sys
 
 def server(log):
     from mcp.server import MCPServer
+    from mcp.server.mcpserver import Context
+    from mcp.types import SamplingMessage, TextContent
+    from pydantic import BaseModel
+
+    class Answer(BaseModel):
+        text: str
 
     files = MCPServer("files")
 
@@ -48,6 +55,23 @@ def server(log):
         """What the server knows of the client's credential, task and agent."""
         return json.dumps(sorted(name for name in os.environ if name.startswith("HARDTACK_")))
 
+    @files.tool()
+    async def ask_person(ctx: Context) -> str:
+        answer = await ctx.elicit("which?", Answer)
+        return answer.data.text
+
+    @files.tool()
+    async def ask_model(ctx: Context) -> str:
+        question = SamplingMessage(role="user", content=TextContent(type="text", text="which?"))
+        answer = await ctx.session.create_message(
+            messages=[question], max_tokens=9, related_request_id=ctx.request_id
+        )
+        return answer.content.text
+
+    @files.tool()
+    async def ask_folders(ctx: Context) -> str:
+        return str((await ctx.session.list_roots()).roots[0].uri)
+
     @files.resource("note://box/1")
     def one() -> str:
         note("note 1")
@@ -69,7 +93,7 @@ def server(log):
     return files
 
 
-async def serve_http(log, answers_json):
+async def serve_http(log, answers_json=False, pem=None):
     import uvicorn
 
     listening = socket.socket()
@@ -77,11 +101,29 @@ async def serve_http(log, answers_json):
     listening.listen(16)
     print(listening.getsockname()[1], flush=True)
     app = server(log).streamable_http_app(json_response=answers_json)
-    await uvicorn.Server(uvicorn.Config(app, log_level="error")).serve(sockets=[listening])
+    config = uvicorn.Config(app, log_level="critical", ssl_certfile=pem)
+    await uvicorn.Server(config).serve(sockets=[listening])
 
 
 async def ask(job):
-    from mcp import Client, MCPError, StdioServerParameters
+    from mcp import Client, MCPError, StdioServerParameters, types
+
+    asked = []
+
+    async def person(context, params):
+        asked.append("elicitation")
+        return types.ElicitResult(action="accept", content={"text": "a person"})
+
+    async def model(context, params):
+        asked.append("sampling")
+        text = types.TextContent(type="text", text="a model")
+        return types.CreateMessageResult(role="assistant", content=text, model="none")
+
+    async def folders(context):
+        asked.append("roots")
+        return types.ListRootsResult(roots=[types.Root(uri="file:///srv")])
+
+    answers = {"elicitation_callback": person, "sampling_callback": model, "list_roots_callback": folders}
 
     async def tried(doing):
         try:
@@ -102,18 +144,18 @@ async def ask(job):
         ]
         seen["reads"] = [await tried(client.read_resource(uri)) for uri in job.get("reads", [])]
         seen["gets"] = [await tried(client.get_prompt(name, {"name": "you"})) for name in job.get("gets", [])]
-        return seen
+        return seen | {"asked": asked}
 
     if "command" in job:
         program, *arguments = job["command"]
-        async with Client(StdioServerParameters(command=program, args=arguments, env=job["env"])) as client:
+        async with Client(StdioServerParameters(command=program, args=arguments, env=job["env"]), **answers) as client:
             return await story(client)
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
     headers = {"Authorization": f"Bearer {job['token']}"}
     async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
-        async with Client(streamable_http_client(job["url"], http_client=http)) as client:
+        async with Client(streamable_http_client(job["url"], http_client=http), **answers) as client:
             return await story(client)
 
 
@@ -121,9 +163,11 @@ match sys.argv[1:]:
     case ["serve", log]:
         server(log).run()
     case ["serve-http", log]:
-        asyncio.run(serve_http(log, False))
+        asyncio.run(serve_http(log))
     case ["serve-http-json", log]:
-        asyncio.run(serve_http(log, True))
+        asyncio.run(serve_http(log, answers_json=True))
+    case ["serve-https", log, pem]:
+        asyncio.run(serve_http(log, pem=pem))
     case ["ask"]:
         print(json.dumps(asyncio.run(ask(json.load(sys.stdin)))))
     case _:

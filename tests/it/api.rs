@@ -118,6 +118,7 @@ fn rote(socket: &Socket, request: Request) -> Reply {
             decision: if ask.operation == "allowed" { Verdict::Allow } else { Verdict::Deny },
             reason: Reason::ALL.into_iter().find(|r| r.name() == ask.operation).unwrap_or(Reason::Expired),
             explain: "it has expired".into(),
+            decided_by: None,
             decision_id: "gw-07/1/2".into(),
             mode: Mode::Offline,
             freshness: Freshness::Unknown,
@@ -352,7 +353,7 @@ fn bodies_have_the_documented_fields() {
     assert_eq!(
         decision.json(),
         serde_json::json!({
-            "decision": "deny", "reason": "expired", "explain": "it has expired", "decision_id": "gw-07/1/2",
+            "decision": "deny", "reason": "expired", "explain": "it has expired", "decided_by": null, "decision_id": "gw-07/1/2",
             "mode": "offline", "freshness": "unknown", "staleness_s": 3, "time_class": "bounded",
             "expires_in_s": null, "audit": {"era": 1, "segment": 0, "index": 2}
         })

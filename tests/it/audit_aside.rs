@@ -24,7 +24,7 @@ use serde_json::{json, Value};
 
 use crate::audit_export::{flips, verdict, verify};
 use crate::audit_format::{acme, chain, sign, stored, verifier};
-use crate::support::cannot_run;
+use crate::support::{cannot_run, python};
 
 const NOW: Timestamp = Timestamp(1_772_323_200_000);
 const ERA: EraId = EraId { number: 1, salt: 77 };
@@ -182,7 +182,7 @@ fn is_told(text: &[u8]) -> bool {
 fn elsewhere(forked: &Forked, name: &str, text: &[u8], key: &str) -> Option<(i32, String)> {
     let file = forked.file(name);
     std::fs::write(&file, text).unwrap();
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = python();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/verify_audit.py");
     let output = Command::new(python).args([script, "export", "--key", key]).arg(file).output();
     let Ok(output) = output else {

@@ -5,45 +5,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use hardtack::cli::audit::file::{check, Evidence};
-use hardtack::shell::cast::{path, Fleet, Gateway, Player, Stage};
+use hardtack::shell::cast::path;
 use serde_json::{json, Value};
 
-use crate::support::cannot_run;
+use crate::support::site::Site;
+use crate::support::{cannot_run, python};
 
-/// A fleet whose device has delivered two eras, the first of which ended with a kill.
-pub(crate) struct Rig {
-    folder: tempfile::TempDir,
-    pub(crate) stage: Stage,
-    pub(crate) fleet: Fleet,
-    pub(crate) gateway: Gateway,
-    pub(crate) url: String,
-    pub(crate) serve: Player,
-    _broker: Player,
-}
-
-impl Rig {
-    pub(crate) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
-        let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
-        let (broker, addr) = stage.broker().unwrap();
-        let url = format!("mqtt://{addr}");
-        let serve = fleet.serve(&url).unwrap();
-        let mut gateway = Gateway::new(&stage, "gw-07", folder.path());
-        fleet.enrol(&gateway, folder.path()).unwrap();
-        gateway.start(&url, 0).unwrap();
-        let ready = |status: &Value| status["mode"] == "online" && status["grants"][0].is_object();
-        gateway.wait_status("a grant while online", ready).unwrap();
-        let rights = json!([{"resource": "modbus/*", "action": "read"}]);
-        let task = gateway.post("/v1/tasks", &json!({"task": "pump", "rights": rights, "ttl_s": 600})).unwrap();
-        let token = task["token"].as_str().unwrap().to_owned();
-        let mut rig = Self { folder, stage, fleet, gateway, url, serve, _broker: broker };
-        rig.decide(&token);
-        rig.gateway.agent.take().unwrap().kill();
-        rig.gateway.start(&rig.url, 0).unwrap();
-        rig.decide(&token);
-        rig.gateway.wait_status("all delivered", |status| status["pending"] == 0).unwrap();
-        rig
+impl Site {
+    /// Whose device has delivered two eras, the first of which ended with a kill.
+    pub(crate) fn with_two_eras() -> Self {
+        let mut site = Self::online();
+        let task = site.begin();
+        let token = task["token"].as_str().unwrap();
+        site.decide(token);
+        site.gateway.agent.take().unwrap().kill();
+        site.gateway.start(&site.url, 0).unwrap();
+        site.decide(token);
+        site.gateway.wait_status("all delivered", |status| status["pending"] == 0).unwrap();
+        site
     }
 
     fn decide(&mut self, token: &str) {
@@ -91,7 +70,7 @@ pub(crate) fn verdict(output: &Output, exit: i32) -> Value {
 
 /// The other implementation's number for each of these files; none where there is no Python.
 pub(crate) fn peer(task: &str, key: Option<&str>, files: &[PathBuf]) -> Option<BTreeMap<PathBuf, i32>> {
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = python();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/verify_audit.py");
     let mut command = Command::new(python);
     command.args([script, task]).args(key.iter().flat_map(|key| ["--key", key])).args(files);
@@ -132,7 +111,7 @@ pub(crate) fn flips(text: &str, step: usize) -> Vec<Vec<u8>> {
 }
 
 /// Writes each damaged copy and asks the other implementation, which finds what is wrong with each.
-pub(crate) fn found_elsewhere(rig: &Rig, task: &str, damaged: &[Vec<u8>]) {
+pub(crate) fn found_elsewhere(rig: &Site, task: &str, damaged: &[Vec<u8>]) {
     let files: Vec<PathBuf> = (0..damaged.len()).map(|number| rig.file(&format!("{task}-damaged-{number}"))).collect();
     files.iter().zip(damaged).for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
     for (file, code) in peer(task, None, &files).into_iter().flatten() {
@@ -143,7 +122,7 @@ pub(crate) fn found_elsewhere(rig: &Rig, task: &str, damaged: &[Vec<u8>]) {
 
 #[test]
 fn an_export_is_checked_by_two_programs_and_every_damage_is_found() {
-    let rig = Rig::start();
+    let rig = Site::with_two_eras();
     let export = rig.export();
     let file = rig.file("export");
     std::fs::write(&file, &export).unwrap();
@@ -206,7 +185,7 @@ fn moved(export: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn one_record_is_proved_to_two_programs_without_the_rest() {
-    let rig = Rig::start();
+    let rig = Site::with_two_eras();
     let export = rig.export();
     let (refers, names) = rig.decisions(&export);
     let (key, file) = (rig.key(), rig.file("proof"));

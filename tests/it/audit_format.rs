@@ -31,7 +31,7 @@ use proptest::prelude::*;
 use serde_json::{json, Value};
 
 use crate::hostile;
-use crate::support::cannot_run;
+use crate::support::{cannot_run, check_vectors, python};
 
 /// 2026-03-01T10:00:00.250Z.
 pub(crate) const NOW: u64 = 1_772_359_200_250;
@@ -77,20 +77,12 @@ fn the_vectors_are_current() {
         ("refused", refused()),
         ("forks", forks()),
     ];
-    for (name, value) in all {
-        let path = folder().join(format!("{name}.json"));
-        let text = format!("{}\n", serde_json::to_string_pretty(&value).unwrap());
-        if std::env::var_os("HARDTACK_WRITE_VECTORS").is_some() {
-            std::fs::write(&path, &text).unwrap();
-        }
-        let kept = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(kept == text, "{} is not what this code writes; has the format changed?", path.display());
-    }
+    check_vectors(&folder(), &all);
 }
 
 #[test]
 fn another_implementation_agrees() {
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = python();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/verify_audit.py");
     let Ok(output) = Command::new(python).args([script, "vectors"]).arg(folder()).output() else {
         return cannot_run("there is no Python here");
@@ -102,7 +94,7 @@ fn another_implementation_agrees() {
 
 #[test]
 fn another_implementation_makes_the_same_digest_of_arguments() {
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = python();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/arguments.py");
     for json in [
         r#"{"path":"/srv/a","n":-3,"on":true,"t":21.5,"none":null,"list":[1]}"#,

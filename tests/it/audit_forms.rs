@@ -7,12 +7,12 @@ use hardtack::cli::audit::export::{lines, Form, Numbering};
 use serde_json::{json, Map, Value};
 
 use crate::audit_format::{acme, chain, sign, stored, verifier, NOW};
-use crate::support::cannot_run;
+use crate::support::{cannot_run, python};
 
 /// What the other libraries read of a file: id, kind, time in milliseconds and signed bytes of each record. None where they are
 /// not here: `tests/run` installs them.
 pub(crate) fn read_elsewhere(form: &str, file: &Path) -> Option<Vec<Value>> {
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = python();
     let libraries = "import cloudevents, jsonschema, ocsf_json_schema, opentelemetry.proto";
     let has_them = Command::new(&python).args(["-c", libraries]).output().is_ok_and(|output| output.status.success());
     if !has_them {

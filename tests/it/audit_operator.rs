@@ -7,17 +7,18 @@ use std::process::{Command, Output, Stdio};
 use hardtack::shell::cast::{path, Gateway};
 use serde_json::{json, Value};
 
-use crate::audit_export::{flips, found_elsewhere, is_found, peer, verdict, verify, Rig};
+use crate::audit_export::{flips, found_elsewhere, is_found, peer, verdict, verify};
 use crate::audit_forms::read_elsewhere;
+use crate::support::site::Site;
 
 /// `hardtack fleet audit …`, whatever it exits with.
-fn audit(rig: &Rig, form: &str, args: &[&str]) -> Output {
+fn audit(rig: &Site, form: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hardtack"));
     command.args(["-o", form, "fleet", "--dir", path(&rig.fleet.dir), "audit"]).args(args);
     command.env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).output().unwrap()
 }
 
-fn text(rig: &Rig, args: &[&str]) -> String {
+fn text(rig: &Site, args: &[&str]) -> String {
     let output = audit(rig, "human", args);
     assert!(output.status.success(), "{args:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -32,7 +33,7 @@ fn text_of(file: &Path) -> String {
 
 #[test]
 fn one_record_is_shown_whole_and_lists_can_be_narrowed() {
-    let rig = Rig::start();
+    let rig = Site::with_two_eras();
     let export = rig.export();
     let lines: Vec<Value> = export.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
     let (refers, names) = rig.decisions(&export);
@@ -95,7 +96,7 @@ fn one_record_is_shown_whole_and_lists_can_be_narrowed() {
 
 #[test]
 fn a_clone_is_proved_to_two_programs_that_have_nothing_but_the_devices_key() {
-    let mut rig = Rig::start();
+    let mut rig = Site::with_two_eras();
     let complete = verdict(&audit(&rig, "json", &["gaps"]), 0);
     let device = &complete["devices"][0];
     assert_eq!((&complete["complete"], &device["silent"]), (&true.into(), &Value::Null), "{complete}");

@@ -6,13 +6,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::daemon::Device;
-use crate::support::cannot_run;
+use crate::support::{cannot_run, python};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn python() -> String {
-    std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into())
-}
 
 #[test]
 fn every_answer_is_one_that_the_document_names() {

@@ -125,6 +125,12 @@ impl Device {
         task["token"].as_str().unwrap().to_owned()
     }
 
+    #[track_caller]
+    pub(crate) fn decides(&self, token: &str, reason: &str) {
+        let (_, decision) = self.authorize(token, "read");
+        assert_eq!(decision["reason"], reason, "{decision}");
+    }
+
     pub(crate) fn authorize(&self, token: &str, operation: &str) -> (Option<i32>, Value) {
         let args = ["authorize", "--token", token, "--operation", operation, "--resource", "meter/1"];
         let output = self.run(&args);
@@ -501,18 +507,25 @@ fn a_stopped_device_is_diagnosed_from_its_folder() {
     again.stop();
 }
 
+/// A throw-away device that runs: its process, what it says before it is ready, and what it says after that.
+fn throw_away(device: &Device, args: &[&str], path: &str) -> (Child, Vec<String>, impl Iterator<Item = String>) {
+    let temporary = device.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let mut command = device.command(&[&["agent", "run", "--dev"], args].concat());
+    command.env("TMPDIR", &temporary).env("PATH", path).env_remove("HARDTACK_RUN_DIR").stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let banner: Vec<String> = lines.by_ref().take_while(|line| !line.contains("agent.ready")).collect();
+    assert!(banner[0].starts_with("!!!!") && banner[1].contains("throw-away"), "{banner:?}");
+    (child, banner, lines)
+}
+
 #[test]
 fn a_throw_away_device_serves_its_user_and_leaves_nothing() {
     for signal in [Signal::TERM, Signal::INT] {
         let device = Device::new();
-        let temporary = device.path("tmp");
-        std::fs::create_dir(&temporary).unwrap();
-        let mut command = device.command(&["agent", "run", "--dev"]);
-        command.env("TMPDIR", &temporary).env_remove("HARDTACK_RUN_DIR").stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let banner: Vec<String> = lines.by_ref().take_while(|line| !line.contains("agent.ready")).collect();
-        assert!(banner[0].starts_with("!!!!") && banner[1].contains("throw-away"), "{banner:?}");
+        let (mut child, banner, lines) = throw_away(&device, &[], "/nowhere");
+        assert!(!banner.iter().any(|line| line.starts_with("plan:")), "nobody can be an executor: {banner:?}");
         let socket = banner.iter().find_map(|line| line.strip_prefix("socket")).unwrap().trim().to_owned();
         let ask = |args: &[&str]| {
             let output = device.command(args).env_remove("HARDTACK_RUN_DIR").env("HARDTACK_SOCKET", &socket).output();
@@ -530,12 +543,49 @@ fn a_throw_away_device_serves_its_user_and_leaves_nothing() {
         kill_process(Pid::from_child(&child), signal).unwrap();
         let rest: Vec<String> = lines.collect();
         assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
-        assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "{signal:?}");
+        assert_eq!(std::fs::read_dir(device.path("tmp")).unwrap().count(), 0, "{signal:?}");
         assert!(!device.path("state").exists(), "the real state folder is not touched");
     }
     let device = Device::new();
     device.exits(&["agent", "run", "--dev", "--state-dir", "/nowhere"], 2);
     device.exits(&["agent", "run", "--dev", "--broker", "mqtt://h"], 2);
+    device.exits(&["agent", "run", "--may-step", "unix:uid:1"], 2);
+}
+
+#[test]
+fn a_planner_is_tried_on_a_throw_away_device_with_the_lines_that_it_prints() {
+    let path = "/usr/local/bin:/usr/bin:/bin";
+    if !path.split(':').any(|folder| Path::new(folder).join("curl").is_file()) {
+        return cannot_run("the executor of these lines is curl, which is not here");
+    }
+    let device = Device::new();
+    let (mut child, banner, lines) = throw_away(&device, &["--may-step", "unix:uid:4242"], path);
+    let plan =
+        banner.iter().skip_while(|line| !line.starts_with("plan:")).skip(1).take_while(|line| line.starts_with("  "));
+    let plan: Vec<&str> = plan.map(|line| line.trim()).collect();
+    let [export, begin, step, curl] = plan[..] else { panic!("{plan:?}") };
+    // The id is told on standard error, where a person reads it.
+    let told = device.path("told");
+    let id = format!("$(sed -n 's/^task \\([^,]*\\),.*/\\1/p' {})", told.display());
+    let other = step.replacen("S=$(", "$(", 1).replace("unix:path:", "unix:path:/other");
+    let script = [export, begin, &step.replace("TASK", &id), curl, curl, &other.replace("TASK", &id)].join("\n");
+    let bin = device.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hardtack"), bin.join("hardtack")).unwrap();
+    let mut command = device.command_of(Command::new("/bin/sh"), &["-c", &script]);
+    command
+        .env("PATH", format!("{}:{path}", bin.display()))
+        .env_remove("HARDTACK_RUN_DIR")
+        .env_remove("HARDTACK_OUTPUT");
+    let output = command.stderr(std::fs::File::create(&told).unwrap()).output().unwrap();
+    let told = std::fs::read_to_string(&told).unwrap();
+    let answers = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    let reasons: Vec<Value> = answers.map(|answer| answer.unwrap()["reason"].clone()).collect();
+    assert_eq!(reasons, ["allowed", "uses_spent"], "{told}");
+    assert!(told.contains("--may-step unix:path:/other"), "the grant names nobody else: {told}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
 }
 
 #[test]

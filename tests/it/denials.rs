@@ -2,33 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use hardtack::shell::cast::{Fleet, Gateway, Stage};
 use rustix::process::{kill_process, Pid, Signal};
-use serde_json::{json, Value};
+use serde_json::Value;
+
+use crate::support::site::Site;
 
 const ASKED: u64 = 200;
 
 #[test]
 fn equal_denials_make_few_records_and_each_is_counted() {
-    let folder = tempfile::tempdir().unwrap();
-    let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
-    let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
-    let (_broker, addr) = stage.broker().unwrap();
-    let url = format!("mqtt://{addr}");
-    let _serve = fleet.serve(&url).unwrap();
-    let mut gateway = Gateway::new(&stage, "gw-07", folder.path());
-    fleet.enrol(&gateway, folder.path()).unwrap();
-    gateway.start(&url, 0).unwrap();
-    let ready = |status: &Value| status["mode"] == "online" && status["grants"][0].is_object();
-    gateway.wait_status("a grant while online", ready).unwrap();
-    let rights = json!([{"resource": "modbus/*", "action": "read"}]);
-    let task = gateway.post("/v1/tasks", &json!({"task": "pump", "rights": rights, "ttl_s": 600})).unwrap();
-    let token = task["token"].as_str().unwrap().to_owned();
+    let site = Site::online();
+    let task = site.begin();
+    let token = task["token"].as_str().unwrap();
+    let Site { folder, stage, fleet, mut gateway, url, .. } = site;
 
     // What callers heard under each name.
     let mut heard = BTreeMap::<String, u64>::new();
     for _ in 0..ASKED {
-        let answer = gateway.authorize(&token, "read", "files/secret").unwrap();
+        let answer = gateway.authorize(token, "read", "files/secret").unwrap();
         assert_eq!((&answer["decision"], &answer["reason"]), (&"deny".into(), &"no_right".into()), "{answer}");
         *heard.entry(answer["decision_id"].as_str().unwrap().to_owned()).or_default() += 1;
     }

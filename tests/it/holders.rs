@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, Device};
+use crate::support::cannot_run;
 
 /// Whoever waits longer than this has found a bug.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,9 +26,13 @@ struct Holder {
 
 impl Holder {
     fn start(device: &Device) -> Self {
+        Self::start_by(device, &["/usr/bin/env"])
+    }
+
+    /// The same, started by a program that runs others.
+    fn start_by(device: &Device, by: &[&str]) -> Self {
         let script = r#""$0" task begin pump --right 'read:meter/*' --holder $$ && exec cat >/dev/null"#;
-        let mut command = device.command_of(Command::new("/bin/sh"), &["-c", script, env!("CARGO_BIN_EXE_hardtack")]);
-        command.env("PATH", "/usr/bin:/bin");
+        let mut command = shell_by(device, by, script);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -49,17 +54,19 @@ impl Holder {
     }
 }
 
+/// A script that has the program as `$0`, started by a program that runs others.
+fn shell_by(device: &Device, by: &[&str], script: &str) -> Command {
+    let arguments = [&by[1..], &["/bin/sh", "-c", script, env!("CARGO_BIN_EXE_hardtack")]].concat();
+    let mut command = device.command_of(Command::new(by[0]), &arguments);
+    command.env("PATH", "/usr/bin:/bin");
+    command
+}
+
 #[track_caller]
 fn ended(daemon: &mut Daemon) -> String {
     let ended = daemon.wait_for("task.ended");
     assert_eq!(ended["how"], "gone", "{ended}");
     ended["task"].as_str().unwrap().to_owned()
-}
-
-#[track_caller]
-fn decides(device: &Device, token: &str, reason: &str) {
-    let (_, decision) = device.authorize(token, "read");
-    assert_eq!(decision["reason"], reason, "{decision}");
 }
 
 #[test]
@@ -71,12 +78,12 @@ fn fifty_tasks_end_with_their_processes_and_the_one_that_lives_goes_on() {
     let begun: BTreeSet<String> = holders.iter().map(Holder::id).collect();
     assert_eq!(begun.len(), 50);
     let token = holders[7].token();
-    decides(&device, &token, "allowed");
+    device.decides(&token, "allowed");
     holders.into_iter().for_each(Holder::end);
     let gone: BTreeSet<String> = (0..50).map(|_| ended(&mut daemon)).collect();
     assert_eq!(gone, begun);
-    decides(&device, &token, "revoked");
-    decides(&device, &stays.token(), "allowed");
+    device.decides(&token, "revoked");
+    device.decides(&stays.token(), "allowed");
     stays.end();
     ended(&mut daemon);
     daemon.stop();
@@ -94,12 +101,12 @@ fn a_task_is_held_again_after_the_agent_was_killed_and_ends_if_its_process_did_m
     // It may be told before the agent says that it is ready.
     let first = daemon.first("task.ended");
     assert_eq!((first["how"].as_str(), first["task"].as_str()), (Some("gone"), Some(id.as_str())));
-    decides(&device, &token, "revoked");
-    decides(&device, &stays.token(), "allowed");
+    device.decides(&token, "revoked");
+    device.decides(&stays.token(), "allowed");
     let (id, token) = (stays.id(), stays.token());
     stays.end();
     assert_eq!(ended(&mut daemon), id);
-    decides(&device, &token, "revoked");
+    device.decides(&token, "revoked");
     daemon.stop();
 }
 
@@ -115,7 +122,7 @@ fn no_task_outlives_the_boot_that_its_process_lived_in() {
     // It ends as the agent starts, which is before it says that it is ready.
     let ended = daemon.first("task.ended");
     assert_eq!((ended["how"].as_str(), ended["task"].as_str()), (Some("gone"), Some(holder.id().as_str())));
-    decides(&device, &holder.token(), "revoked");
+    device.decides(&holder.token(), "revoked");
     holder.end();
     daemon.signal(Signal::TERM);
     daemon.wait_for("agent.stopped");
@@ -148,6 +155,92 @@ fn a_script_holds_what_it_begins_however_it_begins_it() {
     assert!(line.contains("\"allow\""), "{line}");
     assert!(process.wait().unwrap().success());
     assert_eq!(ended(&mut daemon), task["task_id"].as_str().unwrap());
+    daemon.stop();
+}
+
+#[test]
+fn a_program_in_a_pid_namespace_names_its_holder_by_the_number_that_it_sees() {
+    let by = ["unshare", "--pid", "--fork", "--kill-child"];
+    let made = Command::new(by[0]).args(&by[1..]).arg("true").stderr(Stdio::null()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return cannot_run("no pid namespace can be made: that needs root, and unshare");
+    }
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let holder = Holder::start_by(&device, &by);
+    let listed = device.ok(&["task", "list"]);
+    let pid = listed["tasks"][0]["holder"].as_u64().unwrap();
+    // To itself it is process 1. Here it is who was started by whom this test started.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap();
+    assert_eq!(parent, holder.process.id().to_string(), "{listed}");
+    for outside in [std::process::id(), holder.process.id()] {
+        let script = format!(r#""$0" task begin pump --right 'read:meter/*' --holder {outside}; echo $?"#);
+        let output = shell_by(&device, &by, &script).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.stdout, b"3\n", "{told}");
+        assert!(told.contains("neither the process that asks nor an ancestor"), "{told}");
+    }
+    let id = holder.id();
+    holder.end();
+    assert_eq!(ended(&mut daemon), id);
+    daemon.stop();
+}
+
+/// Asks in two pieces, and is something else when the second is sent.
+const BETWEEN: &str = r#"
+import os, select, socket, sys
+how, path, body = sys.argv[1:]
+asked = socket.socket(socket.AF_UNIX)
+asked.connect(path)
+head = "POST /v1/authorize HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n"
+asked.sendall((head % len(body)).encode())
+# The head was read, and the rest is waited for.
+assert b"100 Continue" in asked.recv(1024)
+if how == "ends":
+    before = select.poll()
+    before.register(os.pidfd_open(os.getpid()), select.POLLIN)
+    if os.fork():
+        os._exit(0)
+    before.poll()
+elif how == "changes its user":
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+elif how == "becomes another program":
+    asked.set_inheritable(True)
+    script = 'printf %s "$1" >&"$0"; head -c 15 <&"$0"'
+    os.execv("/bin/sh", ["sh", "-c", script, str(asked.fileno()), body])
+asked.sendall(body.encode())
+sys.stdout.write(asked.recv(15).decode())
+"#;
+
+#[test]
+fn a_caller_is_judged_by_what_it_is_when_its_request_is_whole() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let holder = Holder::start(&device);
+    let body = format!(r#"{{"token":"{}","operation":"read","resource":"meter/1"}}"#, holder.token());
+    let socket = device.path("run/agent.sock");
+    let asked = |how: &str| {
+        let arguments = ["-c", BETWEEN, how, socket.to_str().unwrap(), &body];
+        let output = device.command_of(Command::new("/usr/bin/python3"), &arguments).output().unwrap();
+        assert_eq!(output.stdout, b"HTTP/1.1 200 OK", "{how}: {output:?}");
+        let tail = device.ok(&["audit", "tail", "-n", "1", "--kind", "decision"]);
+        (tail["reason"].clone(), tail["workload"].clone())
+    };
+    let path = |program: &str| format!("unix:path:{}", std::fs::canonicalize(program).unwrap().display());
+    let (python, shell) = (path("/usr/bin/python3"), path("/bin/sh"));
+    let has = |workload: &Value, path: &str| workload.as_array().unwrap().contains(&path.into());
+    let (reason, workload) = asked("stays what it is");
+    assert!(reason == "allowed" && has(&workload, &python), "{reason} {workload}");
+    let (reason, workload) = asked("becomes another program");
+    assert!(reason == "allowed" && has(&workload, &shell) && !has(&workload, &python), "{reason} {workload}");
+    assert_eq!(asked("ends"), ("wrong_workload".into(), Value::Array(Vec::new())));
+    match rustix::process::getuid().is_root() {
+        true => assert_eq!(asked("changes its user"), ("wrong_workload".into(), Value::Array(Vec::new()))),
+        false => cannot_run("only root can change its user"),
+    }
+    holder.end();
     daemon.stop();
 }
 
@@ -186,11 +279,11 @@ fn a_leased_task_ends_with_its_connection_and_another_one_does_not() {
     let (_, kept) = connection.begin("", &format!("{BEGIN}}}"));
     let (status, leased) = connection.begin("", &format!("{BEGIN},\"lease\":\"connection\"}}"));
     assert_eq!(status, 201, "{leased}");
-    decides(&device, leased["token"].as_str().unwrap(), "allowed");
+    device.decides(leased["token"].as_str().unwrap(), "allowed");
     drop(connection);
     assert_eq!(ended(&mut daemon), leased["task_id"].as_str().unwrap());
-    decides(&device, leased["token"].as_str().unwrap(), "revoked");
-    decides(&device, kept["token"].as_str().unwrap(), "allowed");
+    device.decides(leased["token"].as_str().unwrap(), "revoked");
+    device.decides(kept["token"].as_str().unwrap(), "allowed");
     daemon.stop();
 }
 

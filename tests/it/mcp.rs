@@ -13,7 +13,7 @@ use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Value};
 
 use crate::daemon::Device;
-use crate::support::cannot_run;
+use crate::support::{self, cannot_run};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/mcp_peer.py");
@@ -29,7 +29,7 @@ const RIGHTS: [&str; 4] = [
 
 /// A Python that has the SDK. None where nobody said where it is: `tests/run` always says.
 fn python() -> Option<String> {
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = support::python();
     let has_it = Command::new(&python).args(["-c", "import mcp"]).stderr(Stdio::null()).status();
     if !has_it.is_ok_and(|status| status.success()) {
         cannot_run("the Python package `mcp` is not here: tests/run installs it");
@@ -216,9 +216,13 @@ impl Drop for Serving {
 
 /// A proxy before an upstream, and its port.
 fn proxy(device: &Device, upstream: &str) -> (Serving, u16) {
+    proxy_with(device, upstream, &[])
+}
+
+fn proxy_with(device: &Device, upstream: &str, more: &[&str]) -> (Serving, u16) {
     let args =
         ["mcp", "proxy", "--name", "files", "--listen", "127.0.0.1:0", "--message-bytes-max", "65536", "--upstream"];
-    let serving = Serving::start(device.command(&[&args[..], &[upstream]].concat()));
+    let serving = Serving::start(device.command(&[&args[..], &[upstream], more].concat()));
     let said: Value = serde_json::from_str(&serving.line).unwrap();
     let place = said["listens"].as_str().unwrap();
     let port = place.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix("/mcp"));
@@ -226,13 +230,18 @@ fn proxy(device: &Device, upstream: &str) -> (Serving, u16) {
     (serving, port)
 }
 
+/// The SDK's server, which prints its port.
+fn serve(python: &str, args: &[&str]) -> Serving {
+    let mut server = Command::new(python);
+    server.arg(PEER).args(args);
+    Serving::start(server)
+}
+
 fn over_http(python: &str, answers: &str) {
     let device = Device::enrolled();
     let daemon = device.start();
     let log = device.path("log");
-    let mut server = Command::new(python);
-    server.arg(PEER).arg(answers).arg(&log);
-    let server = Serving::start(server);
+    let server = serve(python, &[answers, log.to_str().unwrap()]);
     let (_proxy, port) = proxy(&device, &format!("http://127.0.0.1:{}/mcp", server.line.trim()));
     let token = begin(&device, &RIGHTS, &[]);
     let url = format!("http://127.0.0.1:{port}/mcp");
@@ -253,6 +262,90 @@ fn over_http_answers_in_json_pass_as_well() {
     if let Some(python) = python() {
         over_http(&python, "serve-http-json");
     }
+}
+
+#[test]
+fn a_server_behind_tls_proves_who_it_is_before_anything_reaches_it() {
+    let Some(python) = python() else { return };
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let pem = |name: &str| {
+        let pair = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let (own, with_key) = (device.path(name), device.path(&format!("{name}.key")));
+        std::fs::write(&own, pair.cert.pem()).unwrap();
+        std::fs::write(&with_key, pair.cert.pem() + &pair.key_pair.serialize_pem()).unwrap();
+        (own.display().to_string(), with_key.display().to_string())
+    };
+    let ((own, with_key), (other, _)) = (pem("own"), pem("other"));
+    let log = device.path("log");
+    let server = serve(&python, &["serve-https", log.to_str().unwrap(), &with_key]);
+    let url = |scheme: &str, host: &str| format!("{scheme}://{host}:{}/mcp", server.line.trim());
+    let token = begin(&device, &RIGHTS, &[]);
+    // Another authority, the system's, another name, and no TLS at all.
+    for (url, more) in [
+        (url("https", "localhost"), vec!["--ca", &other]),
+        (url("https", "localhost"), vec![]),
+        (url("https", "127.0.0.1"), vec!["--ca", &own]),
+        (url("http", "localhost"), vec![]),
+    ] {
+        let (_proxy, port) = proxy_with(&device, &url, &more);
+        let bearer = format!("authorization: Bearer {token}");
+        let (status, text) = post(port, &["host: localhost", JSON, &bearer], PING);
+        assert!(status == 502 && text.contains("does not answer"), "{url} {more:?}: {text}");
+    }
+    let (_proxy, port) = proxy_with(&device, &url("https", "localhost"), &["--ca", &own]);
+    let seen = ask(&python, &job(json!({"url": format!("http://127.0.0.1:{port}/mcp"), "token": token})));
+    check(&seen, &device, &log);
+    daemon.stop();
+}
+
+/// What a server asks of its client, the tool of the tests' server that does so, and what it answers if it was let.
+const ASKS: [(&str, &str, &str); 3] = [
+    ("elicitation", "ask_person", "a person"),
+    ("sampling", "ask_model", "a model"),
+    ("roots", "ask_folders", "file:///srv"),
+];
+
+fn check_asked(seen: &Value, let_through: &[&str]) {
+    assert_eq!(seen["asked"], json!(let_through), "{seen}");
+    for ((what, _, answer), call) in ASKS.iter().zip(seen["calls"].as_array().unwrap()) {
+        if let_through.contains(what) {
+            assert!(text_of(call).starts_with(answer), "{call}");
+        } else {
+            assert!(call["result"]["isError"] == true || call["error"].is_i64(), "{what}: {call}");
+        }
+    }
+}
+
+#[test]
+fn what_a_server_asks_of_its_client_passes_where_it_is_let_and_nowhere_else() {
+    let Some(python) = python() else { return };
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let (log, environment) = (device.path("log"), environment(&device));
+    let rights = ASKS.map(|(_, tool, _)| format!("call:mcp/files/{tool}"));
+    let token = begin(&device, &rights.each_ref().map(String::as_str), &[]);
+    let asking = |place: Value| {
+        let mut job = json!({"calls": ASKS.map(|(_, tool, _)| json!([tool, {}]))});
+        job.as_object_mut().unwrap().extend(place.as_object().unwrap().clone());
+        ask(&python, &job)
+    };
+    let flags =
+        |let_through: &[&'static str]| let_through.iter().flat_map(|what| ["--from-server", what]).collect::<Vec<_>>();
+    for let_through in [&[][..], &["elicitation"], &["elicitation", "sampling", "roots"]] {
+        let serve = ["--", &python, PEER, "serve", log.to_str().unwrap()];
+        let command = [&[HARDTACK, "mcp", "proxy", "--name", "files"], &flags(let_through)[..], &serve].concat();
+        let mut env = environment.clone();
+        env["HARDTACK_TOKEN"] = token.clone().into();
+        check_asked(&asking(json!({"command": command, "env": env})), let_through);
+    }
+    let server = serve(&python, &["serve-http", log.to_str().unwrap()]);
+    let upstream = format!("http://127.0.0.1:{}/mcp", server.line.trim());
+    let let_through = ["elicitation", "sampling"];
+    let (_proxy, port) = proxy_with(&device, &upstream, &flags(&let_through));
+    let url = format!("http://127.0.0.1:{port}/mcp");
+    check_asked(&asking(json!({"url": url, "token": token})), &let_through);
+    daemon.stop();
 }
 
 /// Sends these bytes, and reads status and body of what comes back.
@@ -592,4 +685,6 @@ fn a_proxy_without_a_credential_does_not_start() {
     assert!(device.exits(&["mcp", "proxy", "--name", "a"], 2).contains("SERVER"));
     let outside = ["mcp", "proxy", "--name", "a", "--listen", "0.0.0.0:0", "--upstream", "http://x/"];
     assert!(device.exits(&outside, 2).contains("127.0.0.1"));
+    let plain = ["mcp", "proxy", "--name", "a", "--listen", "127.0.0.1:0", "--upstream", "http://x/", "--ca", "x"];
+    assert!(device.exits(&plain, 2).contains("no certificate"));
 }

@@ -24,7 +24,7 @@ use hardtack::wire::revocation::slot::Slot;
 use hardtack::wire::Refused;
 use serde_json::{json, Value};
 
-use crate::support::cannot_run;
+use crate::support::{cannot_run, check_vectors, python};
 
 const BYTES_MAX: usize = 1 << 20;
 /// 2026-03-01T10:00:00Z.
@@ -44,20 +44,12 @@ fn the_vectors_are_current() {
         ("feed", feed()),
         ("emergency", emergency()),
     ];
-    for (name, value) in all {
-        let path = folder().join(format!("{name}.json"));
-        let text = format!("{}\n", serde_json::to_string_pretty(&value).unwrap());
-        if std::env::var_os("HARDTACK_WRITE_VECTORS").is_some() {
-            std::fs::write(&path, &text).unwrap();
-        }
-        let kept = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(kept == text, "{} is not what this code writes; has the format changed?", path.display());
-    }
+    check_vectors(&folder(), &all);
 }
 
 #[test]
 fn another_implementation_agrees() {
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = python();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/revocations.py");
     let Ok(output) = Command::new(python).arg(script).arg(folder()).output() else {
         return cannot_run("there is no Python here");

@@ -6,6 +6,8 @@ use std::process::{Command, Output, Stdio};
 use hardtack::shell::cast::{path, Fleet, Gateway, Stage};
 use serde_json::{json, Value};
 
+use crate::support::site::Site;
+
 /// A fleet with two devices that run and reach nobody.
 struct Rig {
     folder: tempfile::TempDir,
@@ -197,23 +199,9 @@ fn a_file_of_another_feed_says_which_one_is_needed() {
 
 #[test]
 fn whoever_waits_for_a_task_hears_as_soon_as_its_revocation_is_here() {
-    let folder = tempfile::tempdir().unwrap();
-    let stage = Stage::new(env!("CARGO_BIN_EXE_hardtack").into());
-    let fleet = Fleet::init(&stage, folder.path().join("fleet"), "acme").unwrap();
-    let (_broker, addr) = stage.broker().unwrap();
-    let broker = format!("mqtt://{addr}");
-    let _serve = fleet.serve(&broker).unwrap();
-    let mut gateway = Gateway::new(&stage, "gw-07", folder.path());
-    fleet.enrol(&gateway, folder.path()).unwrap();
-    gateway.start(&broker, 0).unwrap();
-    let ready = |status: &Value| status["mode"] == "online" && status["grants"][0].is_object();
-    gateway.wait_status("a grant while online", ready).unwrap();
-
-    let rights = json!([{"resource": "modbus/*", "action": "read"}]);
-    let tasks = [(); 2].map(|()| {
-        let task = gateway.post("/v1/tasks", &json!({"task": "pump", "rights": rights, "ttl_s": 600})).unwrap();
-        task["task_id"].as_str().unwrap().to_owned()
-    });
+    let site = Site::online();
+    let tasks = [(); 2].map(|()| site.begin()["task_id"].as_str().unwrap().to_owned());
+    let Site { folder, fleet, gateway, .. } = &site;
     let waits = tasks.clone().map(|task| {
         let client = gateway.client();
         std::thread::spawn(move || client.get(&format!("/v1/tasks/{task}/wait")).unwrap())

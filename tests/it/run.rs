@@ -61,12 +61,6 @@ fn ended(daemon: &mut Daemon, task: &str) {
     assert_eq!(daemon.wait_for("task.ended")["task"], task);
 }
 
-#[track_caller]
-fn decides(device: &Device, token: &str, reason: &str) {
-    let (_, decision) = device.authorize(token, "read");
-    assert_eq!(decision["reason"], reason, "{decision}");
-}
-
 #[test]
 fn a_command_has_its_task_in_its_environment_and_the_task_ends_with_it() {
     let device = Device::enrolled();
@@ -99,14 +93,14 @@ fn a_command_has_its_task_in_its_environment_and_the_task_ends_with_it() {
     let (code, said) = running.end();
     assert_eq!((code, said.as_str()), (Some(42), ""));
     ended(&mut daemon, task);
-    decides(&device, &token, "revoked");
+    device.decides(&token, "revoked");
     assert!(!std::path::Path::new(&file).parent().unwrap().exists(), "{file} is gone with its folder");
 
     let by_environment = r#"echo "${HARDTACK_TOKEN_FILE-none} $HARDTACK_TOKEN""#;
     let output = command(&device, &["--env"], by_environment).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let token = said.trim().strip_prefix("none ").unwrap_or_else(|| panic!("{said}"));
-    decides(&device, token, "revoked");
+    device.decides(token, "revoked");
     daemon.stop();
 }
 
@@ -139,7 +133,7 @@ fn its_number_is_the_commands_and_nothing_runs_without_a_task() {
 
 /// Waits for signals; what holds it up reads its standard input.
 const TRAPS: &str = r#"
-    for s in HUP INT QUIT TERM USR1 USR2 WINCH; do trap "echo $s" $s; done
+    for s in HUP INT QUIT TERM TSTP CONT USR1 USR2 WINCH; do trap "echo $s" $s; done
     exec 3<&0; cat <&3 >/dev/null 2>&1 & reader=$!
     echo "$HARDTACK_TASK_ID $$"
     while kill -0 $reader 2>/dev/null; do wait $reader; done
@@ -157,6 +151,8 @@ fn signals_reach_the_command() {
         (Signal::INT, "INT"),
         (Signal::QUIT, "QUIT"),
         (Signal::TERM, "TERM"),
+        (Signal::TSTP, "TSTP"),
+        (Signal::CONT, "CONT"),
         (Signal::USR1, "USR1"),
         (Signal::USR2, "USR2"),
         (Signal::WINCH, "WINCH"),
@@ -267,32 +263,102 @@ fn a_terminal_that_hangs_up_is_heard_by_the_command() {
     daemon.stop();
 }
 
+/// A program on a terminal of its own, with somebody who types.
+fn on_terminal(device: &Device, run: &str) -> (Running, ChildStdin) {
+    let mut command =
+        device.command_of(Command::new(ENV), &[&HEARING[..], &["script", "-qec", run, "/dev/null"]].concat());
+    command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).env("TERM", "dumb").env("PS1", "> ");
+    let mut running = Running::start(command);
+    let input = running.input.take().unwrap();
+    (running, input)
+}
+
+impl Running {
+    /// Reads up to the line that has this. What is typed is echoed as it is written, and what is printed is not.
+    #[track_caller]
+    fn until(&mut self, needle: &str) -> String {
+        loop {
+            let mut seen = String::new();
+            assert_ne!(self.output.read_line(&mut seen).unwrap(), 0, "no {needle}");
+            if seen.contains(needle) {
+                return seen;
+            }
+        }
+    }
+}
+
 #[test]
 fn an_interactive_shell_has_its_terminal() {
     let device = Device::enrolled();
     let daemon = device.start();
     let run = format!("{HARDTACK} run pump --right 'read:meter/*' -- bash --norc --noprofile -i");
-    let mut command =
-        device.command_of(Command::new(ENV), &[&HEARING[..], &["script", "-qec", &run, "/dev/null"]].concat());
-    command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path("")).env("TERM", "dumb").env("PS1", "> ");
-    let mut running = Running::start(command);
-    let mut input = running.input.take().unwrap();
-    // What is typed is echoed as it is written; what is printed is not.
+    let (mut running, mut input) = on_terminal(&device, &run);
     input.write_all(b"sh -c 'echo is $((6 * 7)); exec sleep 1000'\n").unwrap();
-    let mut until = |needle: &str| {
-        let mut seen = String::new();
-        while !seen.contains(needle) {
-            seen.clear();
-            assert_ne!(running.output.read_line(&mut seen).unwrap(), 0, "no {needle}");
-        }
-    };
-    until("is 42");
+    running.until("is 42");
     // The terminal's signal ends what is in front of it, and the shell stays.
     input.write_all(b"\x03").unwrap();
     input.write_all(b"echo after $((1 + 1)); tty -s && exit 6\n").unwrap();
-    until("after 2");
+    running.until("after 2");
     drop(input);
     let (code, said) = running.end();
     assert_eq!(code, Some(6), "{said}");
+    daemon.stop();
+}
+
+#[test]
+fn a_command_that_stops_gives_its_shell_the_terminal_back_and_goes_on_with_it() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let (mut running, mut input) = on_terminal(&device, "bash --norc --noprofile -i");
+    let mut types = |text: &str| input.write_all(text.as_bytes()).unwrap();
+    let run = format!("{HARDTACK} run pump --right 'read:meter/*' -- sh -c");
+    let stops = "echo is $((6 * 7)); kill -STOP $$; while :; do sleep 0.02; done";
+    types(&format!("{run} 'trap \"echo on \\$((40 + 3))\" CONT; {stops}'\n"));
+    running.until("is 42");
+    types("echo shell $((1 + 1))\n");
+    running.until("shell 2");
+    types("fg\n");
+    running.until("on 43");
+    types("\x1a");
+    types("echo again $((1 + 2))\n");
+    running.until("again 3");
+    types("fg\n");
+    running.until("on 43");
+    types("\x03");
+    types("echo number $?\n");
+    running.until("number 130");
+    // What does not stop at the terminal's signal stops nothing.
+    types(&format!("{run} 'trap \"\" TSTP; echo deaf $((1 + 3)); read line; echo heard $line; exit 8'\n"));
+    running.until("deaf 4");
+    types("\x1athat\n");
+    running.until("heard that");
+    types("exit $?\n");
+    drop(input);
+    let (code, said) = running.end();
+    assert_eq!(code, Some(8), "{said}");
+    daemon.stop();
+}
+
+#[test]
+fn without_a_shell_that_could_continue_it_a_stopped_command_has_its_credential_renewed() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let script = r#"echo "$HARDTACK_TOKEN_FILE"; cat "$HARDTACK_TOKEN_FILE"; echo " $$"; kill -STOP $$; cat "$HARDTACK_TOKEN_FILE""#;
+    let head =
+        ["setsid", "--wait", HARDTACK, "run", "pump", "--right", "read:meter/*", "--ttl", "3s", "--", "sh", "-c"];
+    let mut command = device.command_of(Command::new(ENV), &[&HEARING[..], &head, &[script]].concat());
+    command.env("PATH", "/usr/bin:/bin").env("XDG_RUNTIME_DIR", device.path(""));
+    let mut running = Running::start(command);
+    let (file, first) = (running.line(), running.line());
+    let (first, pid) = first.split_once(' ').unwrap();
+    while std::fs::read_to_string(&file).unwrap() == first {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    assert!(state.contains(") T "), "{state}");
+    kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::CONT).unwrap();
+    let token = running.line();
+    assert!(token != first && !token.is_empty(), "{token}");
+    assert_eq!(running.end().0, Some(0));
     daemon.stop();
 }

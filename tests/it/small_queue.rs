@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 use hardtack::shell::cast::{path, Fleet, Gateway, Stage};
 use serde_json::{json, Value};
 
-use crate::support::cannot_run;
 use crate::support::mosquitto::Mosquitto;
+use crate::support::{cannot_run, python};
 
 const MIB: u64 = 1024 * 1024;
 const QUOTA_MIB: u64 = 16;
@@ -143,7 +143,7 @@ fn under_a_flood_allows_go_on_old_denials_give_way_and_all_is_collected_or_count
     std::fs::write(&file, &export.stdout).unwrap();
     let verified = hardtack(&["audit", "verify", file.to_str().unwrap()]);
     assert_eq!(verified.status.code(), Some(9), "{verified:?}");
-    let python = std::env::var("HARDTACK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = python();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/verify_audit.py");
     match Command::new(python).args([script, "export"]).arg(&file).output() {
         Ok(verified) => assert_eq!(verified.status.code(), Some(9), "{verified:?}"),

@@ -7,20 +7,25 @@ use std::os::unix::process::CommandExt;
 use hardtack::shell::client::Client;
 use serde_json::{json, Value};
 
-use crate::daemon::{Device, EXECUTOR_UID};
+use crate::daemon::{Daemon, Device, EXECUTOR_UID};
 use crate::support::cannot_run;
 
-/// What the program says of a question, asked by another user.
-fn asked_by_another(device: &Device, token: &str, operation: &str) -> std::io::Result<(Option<i32>, Value)> {
-    let args = ["authorize", "--token", token, "--operation", operation, "--resource", "meter/1"];
-    let output = device.command(&args).uid(EXECUTOR_UID).gid(EXECUTOR_UID).current_dir("/").output()?;
+/// What the program says to another user.
+fn run_by_another(device: &Device, args: &[&str]) -> std::io::Result<(Option<i32>, Value)> {
+    let output = device.command(args).uid(EXECUTOR_UID).gid(EXECUTOR_UID).current_dir("/").output()?;
     Ok((output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default()))
 }
 
-#[test]
-fn a_planner_plans_and_another_users_program_does_it_once() {
+/// What the program says of a question, asked by another user.
+fn asked_by_another(device: &Device, token: &str, operation: &str) -> std::io::Result<(Option<i32>, Value)> {
+    run_by_another(device, &["authorize", "--token", token, "--operation", operation, "--resource", "meter/1"])
+}
+
+/// A device with a user besides, who is the executor of steps. None where this machine cannot have that.
+fn for_two() -> Option<(Device, Daemon)> {
     if !rustix::process::getuid().is_root() {
-        return cannot_run("only root can start a program as another user");
+        cannot_run("only root can start a program as another user");
+        return None;
     }
     let device = Device::enrolled();
     // The other user has to get to the sockets.
@@ -28,8 +33,15 @@ fn a_planner_plans_and_another_users_program_does_it_once() {
     let daemon = device.start();
     if let Err(error) = asked_by_another(&device, "AAAA", "read") {
         daemon.stop();
-        return cannot_run(&format!("user {EXECUTOR_UID} cannot start the program: {error}"));
+        cannot_run(&format!("user {EXECUTOR_UID} cannot start the program: {error}"));
+        return None;
     }
+    Some((device, daemon))
+}
+
+#[test]
+fn a_planner_plans_and_another_users_program_does_it_once() {
+    let Some((device, daemon)) = for_two() else { return };
     let task = device.ok(&["task", "begin", "pump", "--right", "read:meter/*", "--planner"]);
     let (id, planner) = (task["task_id"].as_str().unwrap(), task["token"].as_str().unwrap());
     assert_eq!(device.authorize(planner, "read").1["reason"], "no_right");
@@ -45,6 +57,20 @@ fn a_planner_plans_and_another_users_program_does_it_once() {
     let taken: Value = serde_json::from_slice(&taken.stdout).unwrap();
     let token = taken["token"].as_str().unwrap();
     assert_eq!((&taken["uses"], &taken["executor"]), (&1.into(), &executor.as_str().into()));
+
+    let listed = device.ok(&["task", "list"]);
+    let [shown] = listed["tasks"].as_array().unwrap().as_slice() else { panic!("{listed}") };
+    assert_eq!(
+        (&shown["planner"], &shown["origin"], &shown["bound_to"][0]),
+        (&true.into(), &"fallback".into(), &json!(format!("unix:uid:{}", rustix::process::getuid().as_raw())))
+    );
+    let step_id = &taken["step_id"];
+    assert_eq!((&shown["steps"][0]["step_id"], &shown["steps"][0]["executor"]), (step_id, &taken["executor"]));
+    assert_eq!(shown["steps"][0]["decision_id"], taken["decision_id"]);
+    let words = device.command(&["-o", "human", "task", "list"]).output().unwrap();
+    let words = String::from_utf8(words.stdout).unwrap();
+    let told = format!("\n  step {}  for {executor}  ends in ", step_id.as_str().unwrap());
+    assert!(words.contains("  plans  fallback  ends in ") && words.contains(&told), "{words}");
 
     // Again under the same key, for more, for another, and for itself.
     let own = format!("unix:uid:{}", rustix::process::getuid().as_raw());
@@ -69,6 +95,7 @@ fn a_planner_plans_and_another_users_program_does_it_once() {
         "uses_spent",
         "a restart gives none back"
     );
+    assert_eq!(device.ok(&["task", "list"])["tasks"][0]["steps"], json!([]), "a used step is none");
 
     let lines = device.command(&["audit", "tail", "-n", "1000"]).output().unwrap();
     let lines: Vec<Value> =
@@ -90,6 +117,60 @@ fn a_planner_plans_and_another_users_program_does_it_once() {
         taken["decision_id"].as_str().unwrap().split_once('/').unwrap().1.to_owned()
     });
     assert!(words.contains(&told), "{told} in {words}");
+    daemon.stop();
+}
+
+#[test]
+fn an_executor_only_narrows_its_step_however_often_and_uses_it_once_all_the_same() {
+    let Some((device, daemon)) = for_two() else { return };
+    let task = device.ok(&["task", "begin", "pump", "--right", "read:meter/*", "--planner"]);
+    let (id, planner) = (task["task_id"].as_str().unwrap(), task["token"].as_str().unwrap());
+    let executor = format!("unix:uid:{EXECUTOR_UID}");
+    let args = ["task", "step", id, "--token", planner, "--executor", &executor, "--right", "read:meter/*"];
+    let step = device.ok(&args)["token"].as_str().unwrap().to_owned();
+    let attenuate = |token: &str, check: &str| {
+        let (code, said) =
+            run_by_another(&device, &["token", "attenuate", token, "--check", check, "--agent"]).unwrap();
+        (code, said["token"].as_str().map(str::to_owned))
+    };
+    let narrowed = |token: &str, check: &str| {
+        let (code, narrowed) = attenuate(token, check);
+        narrowed.unwrap_or_else(|| panic!("{check}: {code:?}"))
+    };
+    let asks = |token: &str, resource: &str, n: &str| {
+        let argument = format!("n:={n}");
+        let question = ["authorize", "--token", token, "--operation", "read", "--resource", resource, "--argument"];
+        run_by_another(&device, &[&question[..], &[&argument]].concat()).unwrap().1
+    };
+    // Whoever plans it has it not.
+    let own = device.exits(&["token", "attenuate", &step, "--ttl", "1m", "--agent"], 3);
+    assert!(own.contains("handed to another workload"), "{own}");
+    let one = narrowed(&step, r#"check if resource("meter/1")"#);
+    let two = narrowed(&one, r#"check if argument("n", $n), $n < 5"#);
+    // What would widen is one check more beside those before it.
+    let three = narrowed(&two, r#"check if resource("meter/2") or argument("n", $n), $n < 100 or true"#);
+    for superseded in [&step, &one, &two] {
+        assert_eq!(asks(superseded, "meter/1", "4")["reason"], "uses_spent", "another has taken its place");
+        assert_eq!(attenuate(superseded, "check if true"), (Some(3), None), "and comes of it no more");
+    }
+    for (resource, n, by) in
+        [("meter/2", "4", r#"check if resource("meter/1")"#), ("meter/1", "5", r#"check if argument("n", $n), $n < 5"#)]
+    {
+        let denied = asks(&three, resource, n);
+        assert_eq!(
+            (&denied["reason"], &denied["decided_by"]["text"]),
+            (&"check_failed".into(), &by.into()),
+            "{denied}"
+        );
+    }
+    assert_eq!(asks(&three, "meter/1", r#""4""#)["reason"], "check_failed", "a text is no number");
+    assert_eq!(asked_by_another(&device, &three, "read").unwrap().1["reason"], "check_failed", "nothing was said");
+    let args = ["authorize", "--token", &three, "--operation", "write", "--resource", "meter/1", "--argument", "n:=4"];
+    assert_eq!(run_by_another(&device, &args).unwrap().1["reason"], "no_right");
+    assert_eq!(device.authorize(&three, "read").1["reason"], "wrong_workload", "the planner's own");
+    assert_eq!(asks(&three, "meter/1", "4")["reason"], "allowed", "no denial was a use");
+    assert_eq!(asks(&three, "meter/1", "4")["reason"], "uses_spent");
+    assert_eq!(attenuate(&three, "check if true"), (Some(3), None), "what is used is used");
     daemon.stop();
 }
 

@@ -1036,6 +1036,7 @@ mod tests {
             decision: Verdict::Allow,
             reason: Reason::Allowed,
             explain: String::new(),
+            decided_by: None,
             decision_id: "gw-0/1/0".into(),
             mode: Mode::Offline,
             freshness: Freshness::Unknown,

@@ -313,6 +313,33 @@ fn a_request_of_another_form_is_no_exchange() {
 }
 
 #[test]
+fn the_list_of_tasks_shows_who_plans_and_which_steps_can_be_used_still() {
+    each_planner(|rig, task| {
+        let worker = begin(rig, Origin::Fallback, false, None);
+        let listed = |rig: &mut Rig, id: &TaskId| match rig.ask(0, Socket::Admin, Request::Tasks) {
+            Reply::Tasks(tasks) => tasks.into_iter().find(|task| task.task_id == *id).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let none = listed(rig, &worker.task_id);
+        assert_eq!((none.planner, none.origin, none.steps), (false, Origin::Fallback, Vec::new()));
+        let (used, kept) = (take(rig, task), take(rig, task));
+        check_use(rig, 2002, &used.token, ("write", SPEED), Reason::Allowed);
+        for _ in 0..2 {
+            let shown = listed(rig, &task.task_id);
+            assert_eq!((shown.planner, shown.origin), (true, task.origin));
+            assert_eq!(shown.bound_to[0], "unix:uid:1001");
+            let [step] = &shown.steps[..] else { panic!("{:?}", shown.steps) };
+            assert_eq!((&step.step_id, step.executor.as_str()), (&kept.step_id, EXECUTOR));
+            assert_eq!(step.decision_id, kept.decision_id);
+            assert!((58..=60).contains(&step.expires_in_s), "{step:?}");
+            rig.restart(Reboot::Process);
+        }
+        rig.pass(61);
+        assert_eq!(listed(rig, &task.task_id).steps, Vec::new(), "what has ended is no step to anybody");
+    });
+}
+
+#[test]
 fn a_step_ends_with_its_task_at_once() {
     each_planner(|rig, task| {
         let step = take(rig, task);

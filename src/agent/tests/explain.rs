@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+
 use super::*;
-use crate::agent::request::DecisionReply;
+use crate::agent::request::{Attenuate, DecisionReply};
 use crate::wire::policy::BUILT_IN;
 
 /// Whether a reason is one that a check of the token or a part of the policy gives.
@@ -161,6 +163,12 @@ fn an_explanation_names_what_decided() {
         let decision = ask(&mut rig, 1001, &to_text(&held.to_bytes().unwrap()), "open", "door/1", json);
         assert_eq!(decision.reason, reason, "{check} {policy}: {}", decision.explain);
         assert!(decision.explain.contains(told), "{check} {policy}: {}", decision.explain);
+        // Which expression of a token fails, and which rule, the library does not say.
+        let untold = ["an expression of the token", "a rule of it"].iter().any(|untold| told.contains(untold));
+        let by = decision.decided_by.map(|by| by.to_string());
+        assert_eq!(by.is_none(), untold, "{check} {policy}: {by:?}");
+        let shown = |by: &str| reason == Reason::Allowed || decision.explain.contains(by);
+        assert!(by.as_deref().is_none_or(shown), "{by:?} in {}", decision.explain);
         named.insert(reason);
     }
     // Credentials of this agent are named by what they limit, with the check.
@@ -182,6 +190,37 @@ fn an_explanation_names_what_decided() {
     let expected: BTreeSet<Reason> = Reason::ALL.into_iter().filter(|reason| names_one(*reason)).collect();
     named.remove(&Reason::Allowed);
     assert_eq!(named, expected);
+}
+
+#[test]
+fn an_answer_has_a_field_for_the_clause_that_decided() {
+    let mut rig = Rig::new();
+    let code = "// too fast\ncheck if argument(\"n\", $n), $n < 9;\ndeny if argument(\"n\", 7); // none\n";
+    rig.policy(|document| document.datalog = format!("{code}{BUILT_IN}"));
+    let task = rig.begin(vec![right("modbus/pump1/speed", "write")], None);
+    let narrow = |rig: &mut Rig, check: &str| {
+        let ask = Attenuate { token: task.token.clone(), ttl_s: None, checks: vec![check.into()], scope: Vec::new() };
+        match rig.ask(1001, Socket::Agent, Request::Attenuate(ask)) {
+            Reply::Attenuated(reply) => reply.token,
+            other => panic!("not narrowed: {other:?}"),
+        }
+    };
+    let slow = narrow(&mut rig, "check if argument(\"n\", $n), $n < 5");
+    let mut check = |token: &str, json: &str, expected: serde_json::Value| {
+        let decision = ask(&mut rig, 1001, token, "write", "modbus/pump1/speed", json);
+        assert_eq!(serde_json::to_value(&decision.decided_by).unwrap(), expected, "{}", decision.explain);
+    };
+    let policy = |clause: &str, number: u64, name: Option<&str>, text: &str| json!({"clause": clause, "block": null, "number": number, "name": name, "text": text});
+    let covered = "allow if task_class($c), resource($r), operation($o), class_right($c, $r, $o)";
+    check(&slow, r#"{"n":4}"#, policy("policy", 4, None, covered));
+    check(&task.token, r#"{"n":7}"#, policy("policy", 1, None, "deny if argument(\"n\", 7)"));
+    check(&task.token, r#"{"n":9}"#, policy("check", 1, Some("too fast"), "check if argument(\"n\", $n), $n < 9"));
+    let of_token = json!({"clause": "token_check", "block": 3, "number": 0, "name": null, "text": "check if argument(\"n\", $n), $n < 5"});
+    check(&slow, r#"{"n":5}"#, of_token);
+    check("AAAA", "{}", json!(null));
+    assert!(matches!(rig.ask(1001, Socket::Agent, Request::Finish(task.task_id)), Reply::Finished(_)));
+    let ended = ask(&mut rig, 1001, &task.token, "write", "modbus/pump1/speed", r#"{"n":4}"#);
+    assert_eq!((ended.reason, ended.decided_by), (Reason::Revoked, None), "no clause revokes");
 }
 
 #[test]

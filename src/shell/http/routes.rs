@@ -24,8 +24,7 @@ use crate::agent::request::preview::Preview;
 use crate::agent::request::revocations::{CheckRevoked, ImportRevocations};
 use crate::agent::request::trail::TrailAsk;
 use crate::agent::request::{
-    Attenuate, Authorize, BeginTask, Evidence, NotHolder, Process, ReadyCheck, ReadyReply, Reply, Request, Socket,
-    TakeStep,
+    Attenuate, Authorize, BeginTask, Evidence, ReadyCheck, ReadyReply, Reply, Request, Socket, TakeStep,
 };
 use crate::ids::{FeedId, TaskId};
 use crate::profile::ApiLimits;
@@ -230,7 +229,6 @@ async fn answer(
 ) -> Result<Response<Body>, HttpProblem> {
     let (head, body) = request.into_parts();
     let peer = head.extensions.get::<Arc<Attested>>().cloned().ok_or_else(nobody)?;
-    let mut evidence = peer.evidence();
     let asked = match endpoint {
         Endpoint::Audit => {
             let ask = TrailAsk::parse(head.uri.query());
@@ -248,9 +246,6 @@ async fn answer(
         }
         Endpoint::Begin => {
             let begin = body::parse::<BeginTask>(&body::read(body, &api.limits).await?)?;
-            if let Some(pid) = begin.holder {
-                evidence.holder = Some(holder(api, peer, pid).await);
-            }
             Request::Begin(BeginTask { key: idempotency_key(&head.headers)?, ..begin })
         }
         Endpoint::Challenge => {
@@ -270,7 +265,7 @@ async fn answer(
                 Err(error) => return Ok(error.into_response()),
             };
             let scope = asked.scope.clone();
-            let answered = ask(api, evidence, Request::Attenuate(asked)).await;
+            let answered = ask(api, peer, Request::Attenuate(asked)).await;
             return Ok(answered.map_or_else(oauth::unanswered, |reply| oauth::answer_exchange(&scope, reply)));
         }
         Endpoint::Introspect => {
@@ -278,7 +273,7 @@ async fn answer(
                 Ok(token) => Request::Introspect(token),
                 Err(error) => return Ok(error.into_response()),
             };
-            return Ok(ask(api, evidence, asked).await.map_or_else(oauth::unanswered, oauth::answer_introspection));
+            return Ok(ask(api, peer, asked).await.map_or_else(oauth::unanswered, oauth::answer_introspection));
         }
         Endpoint::ExportRevocations => Request::ExportRevocations(feed_asked(head.uri.query())?),
         Endpoint::ImportRevocations => {
@@ -312,7 +307,7 @@ async fn answer(
         Endpoint::Tasks => Request::Tasks,
         Endpoint::Whoami => Request::Whoami,
     };
-    match ask(api, evidence, asked).await {
+    match ask(api, peer, asked).await {
         Ok(reply) => respond(endpoint, reply),
         // The process is up, the store is not: readiness says which.
         Err(problem) if endpoint == Endpoint::Readyz => Ok(not_ready(&problem)),
@@ -323,12 +318,12 @@ async fn answer(
 /// What a proxy asks is answered in one of three statuses, whatever happens.
 async fn ask_for_proxy(api: &Api, form: Form, request: axum::extract::Request) -> Response<Body> {
     let (head, _) = request.into_parts();
-    let (evidence, asked) = match (head.extensions.get::<Arc<Attested>>(), enforce::asked(form, &head)) {
-        (Some(peer), Ok(asked)) => (peer.evidence(), asked),
+    let (peer, asked) = match (head.extensions.get::<Arc<Attested>>(), enforce::asked(form, &head)) {
+        (Some(peer), Ok(asked)) => (peer.clone(), asked),
         (None, _) => return enforce::unanswered(&nobody()),
         (_, Err(turned)) => return enforce::turned(&turned),
     };
-    let reply = ask(api, evidence, Request::Authorize(asked.authorize.clone())).await;
+    let reply = ask(api, peer, Request::Authorize(asked.authorize.clone())).await;
     enforce::answer(&asked, reply)
 }
 
@@ -341,11 +336,15 @@ fn nobody() -> HttpProblem {
     HttpProblem::invalid("the kernel did not say who is asking")
 }
 
-/// What there is to know of the process that a caller names.
-async fn holder(api: &Api, peer: Arc<Attested>, pid: u32) -> Result<Box<Process>, NotHolder> {
+/// Who asks, as it is now that its request is whole.
+async fn evidence(api: &Api, peer: Arc<Attested>, request: &Request) -> Result<Evidence, HttpProblem> {
+    let holder = if let Request::Begin(begin) = request { begin.holder } else { None };
+    if holder.is_none() && !peer.runs_another() {
+        return Ok(peer.evidence());
+    }
     let attestor = api.attestor.clone();
-    let reading = tokio::task::spawn_blocking(move || attestor.holder(&peer, pid));
-    reading.await.unwrap_or(Err(NotHolder::Unknown))
+    let looking = tokio::task::spawn_blocking(move || attestor.look_again(&peer, holder));
+    looking.await.map_err(|_| nobody())
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HttpProblem> {
@@ -356,7 +355,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HttpProblem> {
     text.map(|text| Some(text.to_owned())).ok_or_else(once)
 }
 
-async fn ask(api: &Api, evidence: Evidence, request: Request) -> Result<Reply, HttpProblem> {
+async fn ask(api: &Api, peer: Arc<Attested>, request: Request) -> Result<Reply, HttpProblem> {
+    let evidence = evidence(api, peer, &request).await?;
     let (answer, waiting) = oneshot::channel();
     api.inbox.call(Call { evidence, request, answer }).map_err(|_| HttpProblem::queue_full())?;
     match tokio::time::timeout(ANSWER_WAIT, waiting).await {

@@ -22,9 +22,10 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -37,6 +38,7 @@ use crate::shell::clock;
 use crate::shell::http::limits::Gate as Shares;
 use crate::shell::http::stall::StallGuard;
 use crate::shell::http::{listen as listen_at, make_room};
+use crate::shell::tls;
 use crate::time::Millis;
 
 /// Connections at a time.
@@ -84,6 +86,8 @@ pub struct Upstream {
     port: u16,
     /// The path, which is also the proxy's own.
     pub path: String,
+    /// Whether it has TLS.
+    pub secure: bool,
 }
 
 impl Upstream {
@@ -93,19 +97,22 @@ impl Upstream {
     /// What is wrong with it.
     pub fn parse(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|error| format!("{url:?} is no URL: {error}"))?;
-        if uri.scheme_str() != Some("http") || uri.query().is_some() {
-            return Err(format!(
-                "{url:?} is not http://HOST:PORT/PATH: a server behind TLS is reached through a local proxy"
-            ));
-        }
+        let secure = match uri.scheme_str() {
+            Some("http") => Some(false),
+            Some("https") => Some(true),
+            Some(_) | None => None,
+        };
+        let secure = secure.filter(|_| uri.query().is_none());
+        let secure = secure.ok_or_else(|| format!("{url:?} is not http://HOST:PORT/PATH or https://HOST:PORT/PATH"))?;
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
         let authority = authority.ok_or_else(|| format!("{url:?} names no host, or a user"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self {
             authority: authority.as_str().to_owned(),
             host,
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
             path: uri.path().to_owned(),
+            secure,
         })
     }
 }
@@ -179,6 +186,8 @@ pub struct Front {
     pub gate: Gate,
     /// The server.
     pub upstream: Upstream,
+    /// What it is held to, if it has TLS.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Names of this machine by which clients call the proxy, besides the loopback's.
     pub hosts: BTreeSet<String>,
     /// Origins of web pages that may use it.
@@ -616,9 +625,9 @@ impl Front {
         headers: &HeaderMap,
         message: Option<&Message>,
     ) -> Result<Response<Incoming>, String> {
-        let Upstream { authority, host, port, path } = &self.upstream;
+        let Upstream { authority, host, port, path, .. } = &self.upstream;
         let unreachable = |why: String| format!("the server at {authority} does not answer: {why}");
-        let connecting = TcpStream::connect((host.as_str(), *port));
+        let connecting = tls::connect(host, *port, self.tls.clone());
         let stream = tokio::time::timeout(CONNECT_WAIT, connecting).await;
         let stream = stream.map_err(|_| unreachable("it took too long".into()))?;
         let stream = stream.map_err(|error| unreachable(error.to_string()))?;
@@ -729,7 +738,9 @@ mod tests {
         let upstream = Upstream::parse("http://[::1]:8000/mcp").unwrap();
         assert_eq!((&*upstream.host, upstream.port, &*upstream.path), ("::1", 8000, "/mcp"));
         assert_eq!(Upstream::parse("http://tools").unwrap().port, 80);
-        for odd in ["https://tools/mcp", "tools/mcp", "http://a@b/mcp", "http://tools/mcp?x", "ftp://x", ""] {
+        let secure = Upstream::parse("https://tools/mcp").unwrap();
+        assert_eq!((secure.port, secure.secure, upstream.secure), (443, true, false));
+        for odd in ["tools/mcp", "https://tools/mcp?x", "http://a@b/mcp", "http://tools/mcp?x", "ftp://x", ""] {
             assert!(Upstream::parse(odd).is_err(), "{odd}");
         }
         assert_eq!(Listen::parse("unix:/run/x"), Ok(Listen::Unix("/run/x".into())));

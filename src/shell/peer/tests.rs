@@ -1,11 +1,14 @@
 //! Real processes at the other end: this test program again, which plays a part that a variable names.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::agent::attest::selectors;
@@ -25,6 +28,17 @@ fn play_a_part() {
         "stay" => {
             let mut end = Vec::new();
             std::io::stdin().read_to_end(&mut end).unwrap();
+        }
+        // The same process becomes another program, which answers over the connection.
+        "run-another" | "run-as-another" => {
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            let program: &[&str] = match what {
+                "run-another" => &["cat"],
+                _ => &["setpriv", "--reuid", "1001", "--regid", "1002", "--clear-groups", "cat"],
+            };
+            let same = OwnedFd::from(stream.try_clone().unwrap());
+            let mut command = Command::new(program[0]);
+            panic!("{}", command.args(&program[1..]).stdin(OwnedFd::from(stream)).stdout(same).exec());
         }
         other => panic!("no such part: {other}"),
     }
@@ -70,6 +84,11 @@ fn attest(stream: &UnixStream) -> Attested {
 /// As a kernel without SO_PEERPIDFD would have it.
 fn attest_old(stream: &UnixStream) -> Attested {
     Attestor::new(Hashing::Off).attest(Caller::without_pidfd(stream, Socket::Agent).unwrap(), 5)
+}
+
+/// What is found of the process that a peer names as the holder of its task.
+fn holder(attested: &Attested, named: u32) -> Result<Box<Process>, NotHolder> {
+    Attestor::new(Hashing::Off).look_again(attested, Some(named)).holder.unwrap()
 }
 
 #[track_caller]
@@ -128,6 +147,39 @@ async fn whoever_has_ended_is_gone_though_its_connection_lives_on() {
     assert_eq!(known(&attested).id.pid, staying.id());
     end(staying);
     assert_eq!(attested.evidence().process, Peer::Gone, "asked again, on the same connection");
+}
+
+#[tokio::test]
+async fn whoever_becomes_another_program_is_read_again_and_whoever_becomes_another_user_is_nobody() {
+    let stage = Stage::new();
+    for (part, needs_root) in [("run-another", false), ("run-as-another", true)] {
+        if needs_root && !rustix::process::getuid().is_root() {
+            eprintln!("not run: only root can become another user");
+            continue;
+        }
+        let mut child = stage.play(part, &[]);
+        let mut stream = stage.accept();
+        let attested = attest(&stream);
+        let before = known(&attested);
+        assert!(!attested.runs_another());
+        child.stdin.as_mut().unwrap().write_all(b"now\n").unwrap();
+        // What answers is the other program.
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        let seen = Attestor::new(Hashing::Off).look_again(&attested, None);
+        assert!(attested.runs_another(), "{part}");
+        match seen.process {
+            Peer::Known(process) if !needs_root => {
+                assert_eq!(process.id, before.id);
+                let path = process.path.unwrap();
+                assert!(path.ends_with("cat") && before.path != Some(path), "{before:?}");
+            }
+            Peer::Gone if needs_root => assert_eq!(attested.evidence().process, Peer::Gone),
+            other @ (Peer::Gone | Peer::Known(_) | Peer::Unknown) => panic!("{part}: {other:?}"),
+        }
+        drop(stream);
+        end(child);
+    }
 }
 
 #[tokio::test]
@@ -195,8 +247,7 @@ async fn another_user_with_its_groups() {
         assert!(seen.iter().any(|selector| selector == expected), "{expected} in {seen:?}");
     }
     // This process is its parent, and somebody else.
-    let attestor = Attestor::new(Hashing::Off);
-    assert_eq!(attestor.holder(&attested, std::process::id()), Err(NotHolder::OtherUser));
+    assert_eq!(holder(&attested, std::process::id()), Err(NotHolder::OtherUser));
     end(child);
 }
 
@@ -206,17 +257,16 @@ async fn a_holder_is_an_ancestor_and_nobody_else() {
     let (child, stranger) = (stage.play("stay", &[]), stage.play("stay", &[]));
     let (one, other) = (attest(&stage.accept()), attest(&stage.accept()));
     let attested = if known(&one).id.pid == child.id() { one } else { other };
-    let attestor = Attestor::new(Hashing::Off);
-    let own = attestor.holder(&attested, child.id()).unwrap();
+    let own = holder(&attested, child.id()).unwrap();
     assert_eq!(*own, known(&attested));
-    let parent = attestor.holder(&attested, std::process::id()).unwrap();
+    let parent = holder(&attested, std::process::id()).unwrap();
     assert_eq!(parent.id.pid, std::process::id());
     assert_eq!(parent.id.started, proc::stat(super::number(std::process::id()).unwrap()).unwrap().started);
     for pid in [stranger.id(), u32::MAX, 0] {
-        assert!(matches!(attestor.holder(&attested, pid), Err(NotHolder::NotAncestor | NotHolder::Gone)), "{pid}");
+        assert!(matches!(holder(&attested, pid), Err(NotHolder::NotAncestor | NotHolder::Gone)), "{pid}");
     }
     end(child);
-    assert_eq!(attestor.holder(&attested, std::process::id()), Err(NotHolder::Gone));
+    assert_eq!(holder(&attested, std::process::id()), Err(NotHolder::Gone));
     end(stranger);
 }
 

@@ -1,11 +1,10 @@
 //! The way to an upstream: one connection for one request.
 //!
-//! Owns: connecting, TLS with the system's authorities or the entry's own, the exchange up to the answer's head.
-//! Never: follows a redirect, connects to another place than the entry says, asks twice, resumes a session.
-//! Read next: `serve.rs`.
+//! Owns: whether it has TLS, with the system's authorities or the entry's own; the exchange up to the answer's head.
+//! Never: follows a redirect, connects to another place than the entry says, asks twice.
+//! Read next: `serve.rs`, `../tls.rs`.
 
 use std::error::Error as _;
-use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,21 +12,14 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::client::Resumption;
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
 use super::flow::{Broken, Sent};
 use crate::secrets::entry::{Entry, Scheme};
-use crate::shell::clock;
 use crate::shell::http::stall::StallGuard;
+use crate::shell::tls::{self, Stream};
 
 /// What hyper buffers of an answer's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -66,9 +58,6 @@ pub struct Connector {
     /// The system's authorities, once they could be read.
     system: OnceLock<Arc<RootCertStore>>,
 }
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Connector {
     /// That waits so long for a connection, for a write and for an answer.
@@ -116,57 +105,27 @@ impl Connector {
 
     async fn connect(&self, entry: &Entry) -> Result<Box<dyn Stream>, UpstreamError> {
         let upstream = &entry.upstream;
-        let unreachable = |error: io::Error| UpstreamError::Unreachable(error.to_string());
-        let tcp = TcpStream::connect((upstream.host.as_str(), upstream.port)).await.map_err(unreachable)?;
-        // Without it a small request waits for an answer that waits for it.
-        tcp.set_nodelay(true).map_err(unreachable)?;
-        match upstream.scheme {
-            Scheme::Http => Ok(Box::new(tcp)),
-            Scheme::Https => {
-                let name = ServerName::try_from(upstream.host.clone());
-                let name = name.map_err(|error| UpstreamError::Unreachable(error.to_string()))?;
-                let config = self.tls(entry).map_err(UpstreamError::Unreachable)?;
-                let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(unreachable)?;
-                Ok(Box::new(tls))
-            }
-        }
+        let tls = match upstream.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(self.tls(entry).map_err(UpstreamError::Unreachable)?),
+        };
+        let connected = tls::connect(&upstream.host, upstream.port, tls).await;
+        connected.map_err(|error| UpstreamError::Unreachable(error.to_string()))
     }
 
     fn tls(&self, entry: &Entry) -> Result<Arc<ClientConfig>, String> {
-        let roots = match entry.authorities.is_empty() {
+        tls::client(match entry.authorities.is_empty() {
             true => self.system_roots()?,
-            false => {
-                let mut roots = RootCertStore::empty();
-                for der in &entry.authorities {
-                    let added = roots.add(CertificateDer::from(der.clone()));
-                    added.map_err(|error| format!("an authority of the entry is no usable certificate ({error})"))?;
-                }
-                Arc::new(roots)
-            }
-        };
-        let builder = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(SystemTime));
-        let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.resumption = Resumption::disabled();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+            false => tls::named(&entry.authorities)?,
+        })
     }
 
     fn system_roots(&self) -> Result<Arc<RootCertStore>, String> {
         if let Some(roots) = self.system.get() {
             return Ok(roots.clone());
         }
-        let loaded = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        // Some systems have old ones among them that no library takes.
-        let (taken, _) = roots.add_parsable_certificates(loaded.certs);
-        if taken == 0 {
-            let why = loaded.errors.first().map_or("there are none".into(), ToString::to_string);
-            return Err(format!(
-                "the system has no authorities ({why}): install ca-certificates, or give the entry its own with --ca"
-            ));
-        }
-        Ok(self.system.get_or_init(|| Arc::new(roots)).clone())
+        let roots = tls::of_system()?;
+        Ok(self.system.get_or_init(|| roots).clone())
     }
 }
 
@@ -183,19 +142,4 @@ fn failed(error: &hyper::Error) -> UpstreamError {
         source = inner.source();
     }
     UpstreamError::Broken(error.to_string())
-}
-
-/// The system clock judges the dates of certificates: this process has no trusted time.
-struct SystemTime;
-
-impl fmt::Debug for SystemTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SystemTime")
-    }
-}
-
-impl TimeProvider for SystemTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        clock::wall().map(|now| UnixTime::since_unix_epoch(Duration::from_secs(now.secs_floor())))
-    }
 }

@@ -25,20 +25,22 @@ const BACK: Timestamp = Timestamp(START.0 + 8_000_000);
 pub(crate) fn lay_out(tree: &Tree, at: &Path) {
     let _ = fs::remove_dir_all(at);
     fs::create_dir(at).unwrap();
-    for (path, entry) in &tree.0 {
-        let path = at.join(path);
-        let mode = match entry {
-            Entry::Dir => {
-                fs::create_dir(&path).unwrap();
-                0o700
-            }
-            Entry::File(content) => {
-                fs::write(&path, content.as_slice()).unwrap();
-                0o600
-            }
-        };
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-    }
+    tree.0.iter().for_each(|(path, entry)| put(entry, &at.join(path)));
+}
+
+/// Puts a file or a folder where none is.
+pub(crate) fn put(entry: &Entry, path: &Path) {
+    let mode = match entry {
+        Entry::Dir => {
+            fs::create_dir(path).unwrap();
+            0o700
+        }
+        Entry::File(content) => {
+            fs::write(path, content.as_slice()).unwrap();
+            0o600
+        }
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 macro_rules! ensure {

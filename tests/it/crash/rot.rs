@@ -20,7 +20,7 @@ use super::disk::{Entry, Random, Tree};
 use super::enumerate::Player;
 use super::gateway::{Gateway, Power, Trouble};
 use super::headquarters::{Headquarters, START};
-use super::oracle::{ensure, lay_out};
+use super::oracle::{ensure, lay_out, put};
 use super::recorder::folder;
 use super::story::{Stand, Told};
 
@@ -308,21 +308,8 @@ fn check_refusal(trouble: &Trouble, damage: &Damage) -> Result<(), String> {
 fn put_back(disk: &Path, damage: &Damage, whole: &Tree) {
     let path = disk.join(damage.path());
     let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
-    for (part, entry) in whole.0.iter().filter(|(part, _)| part.starts_with(damage.path())) {
-        use std::os::unix::fs::PermissionsExt;
-        let part = disk.join(part);
-        let mode = match entry {
-            Entry::Dir => {
-                fs::create_dir(&part).unwrap();
-                0o700
-            }
-            Entry::File(content) => {
-                fs::write(&part, content.as_slice()).unwrap();
-                0o600
-            }
-        };
-        fs::set_permissions(&part, fs::Permissions::from_mode(mode)).unwrap();
-    }
+    let parts = whole.0.iter().filter(|(part, _)| part.starts_with(damage.path()));
+    parts.for_each(|(part, entry)| put(entry, &disk.join(part)));
 }
 
 /// Whatever rots, nothing that ended is good again, and no number is used twice.

@@ -128,15 +128,16 @@ pub(super) fn run(
         Failure::new(Exit::Usage, format!("{}:{line}: {why}", file.display()), advice)
     })?;
     let wrong = ended.iter().filter(|(_, _, ok)| !ok).count();
+    let told = |by: &Option<Clause>| by.as_ref().map(|by| policy.tell(by).to_string());
     let value = json!({
         "ok": wrong == 0,
         "cases": ended.iter().map(|(clear, outcome, ok)| json!({
             "name": clear.name,
             "line": clear.line,
             "ok": ok,
-            "expected": {"reason": clear.reason, "by": clear.by.map(|by| policy.tell(by))},
+            "expected": {"reason": clear.reason, "by": told(&clear.by)},
             "reason": outcome.reason,
-            "by": outcome.by.map(|by| policy.tell(by)),
+            "by": told(&outcome.by),
             "explain": outcome.explain,
         })).collect::<Vec<_>>(),
         "unmet": unmet,
@@ -153,12 +154,13 @@ fn decide(cases: Vec<Clear>, policy: &Policy, fleet: FleetId) -> Result<Tried, U
     let mut ended = Vec::with_capacity(cases.len());
     for clear in cases {
         let outcome = trial.run(policy, &clear.case).map_err(|error| (clear.line, error.to_string()))?;
-        met.extend(outcome.by);
-        let ok = outcome.reason == clear.reason && clear.by.is_none_or(|by| outcome.by == Some(by));
+        let ok = outcome.reason == clear.reason && (clear.by.is_none() || outcome.by == clear.by);
+        met.extend(outcome.by.clone());
         ended.push((clear, outcome, ok));
     }
     let all = (0..policy.checks.len()).map(Clause::Check).chain((0..policy.policies.len()).map(Clause::Policy));
-    let unmet: Vec<String> = all.filter(|clause| !met.contains(clause)).map(|clause| policy.tell(clause)).collect();
+    let unmet: Vec<String> =
+        all.filter(|clause| !met.contains(clause)).map(|clause| policy.tell(&clause).to_string()).collect();
     Ok(Tried { ended, unmet })
 }
 
@@ -168,11 +170,11 @@ fn page(ended: &[(Clear, Outcome, bool)], unmet: &[String], policy: &Policy) -> 
     for (Clear { name, line, reason, by, .. }, outcome, ok) in ended {
         let decision = if outcome.reason == Reason::Allowed { "allow" } else { "deny" };
         let mark = if *ok { "ok   " } else { "WRONG" };
-        let clause = outcome.by.map(|by| format!("  {}", policy.tell(by))).unwrap_or_default();
+        let clause = outcome.by.as_ref().map(|by| format!("  {}", policy.tell(by))).unwrap_or_default();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{mark}  {name:width$}  {decision:5}  {}{clause}", outcome.reason.name());
         if !ok {
-            let by = by.map(|by| format!(" by {}", policy.tell(by))).unwrap_or_default();
+            let by = by.as_ref().map(|by| format!(" by {}", policy.tell(by))).unwrap_or_default();
             let _ = writeln!(text, "       line {line}: expected {}{by}; {}", reason.name(), outcome.explain);
         }
     }
@@ -265,7 +267,7 @@ impl Draft {
             (None, Some(named)) => Some(Clause::Check(named.place("check", &policy.checks)?)),
             (None, None) => None,
         };
-        match (by, reason) {
+        match (&by, reason) {
             (None, _) | (Some(_), Reason::DeniedByPolicy) | (Some(Clause::Policy(_)), Reason::Allowed) => {}
             (Some(_), reason) => return Err(format!("no clause of the policy decides what is {}", reason.name())),
         }
@@ -433,7 +435,7 @@ mod tests {
         let place = |named: &str| {
             let text =
                 format!("[[case]]\nname = \"a\"\n{WHOLE}expect = \"deny\"\nreason = \"denied_by_policy\"\n{named}");
-            of_toml(&text, &policy()).map(|cases| cases[0].by).map_err(|(_, why)| why)
+            of_toml(&text, &policy()).map(|cases| cases[0].by.clone()).map_err(|(_, why)| why)
         };
         assert_eq!(place("policy = \"no force\""), Ok(Some(Clause::Policy(0))));
         assert_eq!(place("policy = 3"), Ok(Some(Clause::Policy(2))));

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 use hardtack::agent::effects::{LinkCommand, Publish};
 use hardtack::agent::{Agent, Batch, Effects, Input, LinkEvent};
-use hardtack::ids::DeviceId;
+use hardtack::ids::{DeviceId, EraId};
 use hardtack::wire::link::Topic;
 use rand_core::RngCore;
 
@@ -83,26 +83,32 @@ impl World<'_> {
         let own = |era: &&_| !image.eras.contains_key(era);
         let eras: Vec<_> = disk.durable().eras.keys().filter(own).copied().collect();
         let began = eras.iter().map(|era| era.number).max().unwrap_or(0);
-        let arrived = eras.iter().filter(|era| self.operator.holds(&name, **era)).count();
+        let arrived: Vec<_> = eras.iter().copied().filter(|era| self.operator.holds(&name, *era)).collect();
         eras.into_iter().for_each(|era| self.checks.audit.cloned(number, era));
         self.took_effect("image.clone");
-        if arrived == 0 {
+        if arrived.is_empty() {
             return;
         }
-        let device = &mut self.devices[number as usize];
-        let newest = device.disk.durable().eras.keys().next_back().map_or(0, |era| era.number);
-        if began > newest {
+        let held = &self.devices[number as usize].disk.durable().eras;
+        let newest = held.keys().next_back().map_or(0, |era| era.number);
+        // What the gateway holds it names, and is told of each other era of such a number.
+        let beside = |era: &&EraId| arrived.iter().any(|of| of.number == era.number);
+        let is_told = held.keys().any(|era| beside(&era));
+        let is_seen = !is_told || held.keys().filter(beside).any(|era| self.operator.holds(&name, *era));
+        if began > newest || is_told {
             self.suspend(number, "image.clone");
-            return;
         }
-        // The copy is so old that it has heard of the gateway's later eras: it is the one to lock, and the fleet sees two
-        // eras of one number.
+        // The copy is so old that it has heard of the gateway's later eras: it is the one to lock.
+        let device = &mut self.devices[number as usize];
         if device.restored == Restored::No {
             device.restored = Restored::Copied;
         }
-        let proven = self.operator.forks().iter().any(|(of, _)| *of == name);
-        let broken = (!proven).then(|| format!("{name} was cloned, and the collector keeps no proof of that"));
-        self.checks.tally.tried(Id::Detected, self.now, broken);
+        // The fleet sees two eras of one number.
+        if began <= newest && is_seen {
+            let proven = self.operator.forks().iter().any(|(of, _)| *of == name);
+            let broken = (!proven).then(|| format!("{name} was cloned, and the collector keeps no proof of that"));
+            self.checks.tally.tried(Id::Detected, self.now, broken);
+        }
     }
 
     /// What a twin says over its connection, and what it hears to that.

@@ -4,7 +4,7 @@
 //! Never: draws a random number; the plan's picks are all it has.
 //! Read next: `plan.rs`.
 
-use hardtack::agent::effects::StateFile;
+use hardtack::agent::effects::{self, StateFile};
 use hardtack::fleet::book::Life;
 use hardtack::ids::GroupId;
 use hardtack::time::Millis;
@@ -394,8 +394,13 @@ impl World<'_> {
             Lock::Possible if device.restored == Restored::No => device.restored = Restored::Partly,
             Lock::Possible | Lock::Needed | Lock::None => {}
         }
+        let left = newest(self.devices[number as usize].disk.durable());
+        let is_unaware = left.is_some_and(|anchor| anchor.standing != effects::Standing::Lost);
         let Checks { audit, authority, clock, emergency, monotone, .. } = &mut self.checks;
         authority.damaged(number, self.now, &suspension);
+        if is_unaware {
+            authority.unaware(number);
+        }
         emergency.damaged(number, &suspension);
         if suspension.covers(Clause::Clock) {
             clock.forget(number, suspension.grace_s * 1000);

@@ -437,6 +437,11 @@ impl AuthorityCheck {
         }
     }
 
+    /// What is left of the anchor knows of no loss: somebody put back a slot from before both were lost.
+    pub(crate) fn unaware(&mut self, device: u32) {
+        self.known[device as usize].must_lock = false;
+    }
+
     /// A round trip: whatever was to be locked until then is not any more.
     pub(crate) fn contact(&mut self, device: u32, at: u64) {
         let known = &mut self.known[device as usize];
@@ -816,6 +821,17 @@ mod tests {
         assert_eq!(doubts(&check, 2001), [false, false, false]);
         check.damaged(DEVICE, 9000, &Suspension::of("anchor.torn").unwrap());
         assert_eq!(doubts(&check, 20_000), [true, false, false], "and again");
+    }
+
+    #[test]
+    fn who_lost_its_anchor_must_lock_unless_one_was_put_back_that_does_not_know_of_it() {
+        let mut check = check();
+        let must_lock = |check: &AuthorityCheck| check.known[DEVICE as usize].must_lock;
+        check.damaged(DEVICE, 1000, &Suspension::of("anchor.gone").unwrap());
+        check.damaged(DEVICE, 1000, &Suspension::of("era.rotten").unwrap());
+        assert!(must_lock(&check));
+        check.unaware(DEVICE);
+        assert!(!must_lock(&check));
     }
 
     #[test]

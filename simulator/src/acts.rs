@@ -403,7 +403,9 @@ impl World<'_> {
         }
         emergency.damaged(number, &suspension);
         if suspension.covers(Clause::Clock) {
-            clock.forget(number, suspension.grace_s * 1000);
+            let device = &self.devices[number as usize];
+            let (powered, left) = (device.powered(self.now), device.disk.durable().powered());
+            clock.forget((number, powered), left, suspension.grace_s * 1000);
         }
         if suspension.covers(Clause::NothingLost) {
             audit.damaged(number, monotone.place(number).0, suspension.lock);

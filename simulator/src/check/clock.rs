@@ -324,8 +324,10 @@ impl ClockCheck {
         }
     }
 
-    /// The gateway lost what it knew, by a fault that the proofs do not cover: what it was told before binds it no more.
-    pub(crate) fn forget(&mut self, device: u32, grace: u64) {
+    /// The gateway lost what it knew, by a fault that the proofs do not cover: what it was told before binds it no more. What
+    /// is `left` may be from before a round trip that took P down.
+    pub(crate) fn forget(&mut self, (device, powered): (u32, u64), left: Timestamp, grace: u64) {
+        self.raise(device, powered, left);
         let told = &mut self.told[device as usize];
         told.grace = told.grace.saturating_add(grace);
         told.boots = 0;
@@ -438,6 +440,20 @@ mod tests {
         assert_eq!((grace(&check, 25), grace(&check, 31)), (5000, 0));
         check.mislead(0, at(50).0, at(50).1, date(at(170).0));
         assert_eq!(grace(&check, 31), 5000, "and again");
+    }
+
+    #[test]
+    fn who_lost_what_took_p_down_goes_on_from_what_is_left() {
+        let name: DeviceId = "gw-0".parse().unwrap();
+        let at = 11 * MINUTE;
+        for (left, expected) in [(date(at), 1), (date(at) + Millis(55_000), 0)] {
+            let (mut tally, mut check) = (Tally::default(), told());
+            check.forget((0, at), left, 0);
+            check.power_on(0);
+            let started = Anchor { powered: date(at) + Millis(115_000), ..Anchor::default() };
+            check.anchor(&mut tally, (at, at), (0, &name), &started);
+            assert_eq!(tally.broken_count(), expected, "{left}");
+        }
     }
 
     #[test]

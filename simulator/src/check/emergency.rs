@@ -420,8 +420,9 @@ mod tests {
 
     fn moment(at: u64) -> Moment {
         let (time, synced) = (date(at), Synced::Yes);
-        let (down, alone, boots, grace, fall, misled) = (0, 0, 0, 0, None, Timestamp(0));
-        let know = Knowledge { least: time, most: time, proven: time, down, alone, boots, synced, grace, fall, misled };
+        let (down, alone, boots, grace, fall, untold, misled) = (0, 0, 0, 0, None, (0, 0), Timestamp(0));
+        let (least, most, proven) = (time, time, time);
+        let know = Knowledge { least, most, proven, down, alone, boots, synced, grace, fall, untold, misled };
         Moment { at, powered: at, device: 0, quiet: Quiet::No, know, wall: None, revoked: false, spent: false }
     }
 

@@ -22,7 +22,6 @@ use super::suspend::{Clause, Suspension};
 use super::{Id, Tally};
 use crate::clocks::date;
 use crate::model::{Credential, SLACK};
-use crate::operator::OWNER;
 
 /// A boot costs at most a lease, and a second of rounding.
 const BOOT_COST: u64 = 1000;
@@ -392,11 +391,10 @@ fn drifted(elapsed: u64, drift_ppm: u64) -> u64 {
 pub(crate) fn covers(selector: Selector, name: &DeviceId, credential: &Credential) -> bool {
     match selector {
         Selector::All => true,
-        Selector::Device(_) | Selector::Grant(_) | Selector::Task(_) => {
+        Selector::Device(_) | Selector::Grant(_) | Selector::Owner(_) | Selector::Task(_) => {
             credential.targets(name).iter().any(|target| Selector::of(target) == Some(selector))
         }
         Selector::IssuedBefore(before) => credential.issued < before,
-        Selector::Owner(_) => selector == Selector::owner(OWNER),
         Selector::Audience(_) | Selector::Group(_) | Selector::RootKey(_) => false,
     }
 }
@@ -408,6 +406,7 @@ mod tests {
 
     use super::*;
     use crate::check::authority::Quiet;
+    use crate::operator::OWNER;
     use crate::report::Status;
 
     const HOUR: u64 = 3_600_000;

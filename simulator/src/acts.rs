@@ -389,7 +389,12 @@ impl World<'_> {
         let Some(suspension) = Suspension::of(fault) else { return };
         let device = &mut self.devices[number as usize];
         device.in_doubt = None;
+        // What a gateway knew of its restored storage goes with its anchor: it may find out again, and need not.
+        let is_anchor = suspension.covers(Clause::Generation) && suspension.covers(Clause::Monotone);
         match suspension.lock {
+            Lock::Needed | Lock::None if is_anchor && device.restored == Restored::Yes => {
+                device.restored = Restored::Partly;
+            }
             Lock::Final => device.restored = Restored::Yes,
             Lock::Possible if device.restored == Restored::No => device.restored = Restored::Partly,
             Lock::Possible | Lock::Needed | Lock::None => {}

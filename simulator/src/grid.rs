@@ -237,6 +237,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::case::Case;
     use crate::scenario::Scenario;
 
     #[test]
@@ -284,6 +285,33 @@ mod tests {
     fn named(text: &str) -> String {
         let fault = text.split("[[fault]]").nth(1).unwrap();
         fault.lines().filter(|line| !line.starts_with("at = ")).collect()
+    }
+
+    /// Pairs that broke something once, each with what tells the kinds from others, and when.
+    const FOUND: [[(&str, u64); 2]; 8] = [
+        [(r#"emergency.thief", what = "ahead_all"#, 8), ("reboot", 11)],
+        [(r#"emergency.thief", what = "ahead_all"#, 14), (r#"broker.feed", what = "far_ahead"#, 11)],
+        [(r#"emergency.thief", what = "owner"#, 8), (r#"revoke", what = "owner"#, 8)],
+        [("anchor.gone", 8), ("anchor.copied_back", 8)],
+        [("anchor.gone", 17), ("image.rollback", 11)],
+        [("anchor.copied_back", 17), ("image.rollback", 14)],
+        [("image.clone", 11), ("power.cut", 8)],
+        [("suspend", 17), (r#"file.rotten", what = "policy"#, 17)],
+    ];
+
+    #[test]
+    fn what_broke_something_once_does_not_again() {
+        let number = |(kind, at): (&str, u64)| {
+            let kind = KINDS.iter().position(|of| of.contains(&format!("\"{kind}"))).expect("it is here");
+            kind + KINDS.len() * TIMES.iter().position(|time| *time == at).expect("it is one of the times")
+        };
+        for found in FOUND {
+            let pair = found.map(number);
+            let (low, high) = (pair[0].min(pair[1]) as u64, pair[0].max(pair[1]) as u64);
+            let text = draw(2, high * (high - 1) / 2 + low);
+            let report = Case::parse(&text, None).unwrap().run();
+            assert_eq!(report.broken_first(), None, "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use hardtack::agent::effects::StateFile;
 use hardtack::agent::request::StatusReply;
 use hardtack::agent::{Agent, Batch, Boot, Input, Outgoing};
-use hardtack::ids::{BootId, DeviceId, FeedId, FleetId};
+use hardtack::ids::{BootId, DeviceId, EraId, FeedId, FleetId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::enrol::DeviceKeys;
@@ -91,6 +91,8 @@ pub(crate) struct Device {
     pub(crate) whole_bundle: Option<Vec<u8>>,
     /// Its storage was restored from an image: once in touch it must be locked for good.
     pub(crate) restored: Restored,
+    /// Eras that a copy of it began, of which it is told once in touch.
+    pub(crate) copied: Vec<EraId>,
     /// The operator revoked it: in the end it is locked.
     pub(crate) ordered_locked: bool,
     /// Credentials to try again once so much powered-on time has passed, and an agent runs.
@@ -267,6 +269,7 @@ impl Device {
             started_over: Vec::new(),
             whole_bundle: None,
             restored: Restored::No,
+            copied: Vec::new(),
             ordered_locked: false,
             probes: Vec::new(),
             keys: Box::new(*keys.to_bytes()),

@@ -91,12 +91,15 @@ impl World<'_> {
         }
         let held = &self.devices[number as usize].disk.durable().eras;
         let newest = held.keys().next_back().map_or(0, |era| era.number);
-        // What the gateway holds it names, and is told of each other era of such a number.
         let beside = |era: &&EraId| arrived.iter().any(|of| of.number == era.number);
-        let is_told = held.keys().any(|era| beside(&era));
-        let is_seen = !is_told || held.keys().filter(beside).any(|era| self.operator.holds(&name, *era));
-        if began > newest || is_told {
+        let has_beside = held.keys().any(|era| beside(&era));
+        let is_seen = !has_beside || held.keys().filter(beside).any(|era| self.operator.holds(&name, *era));
+        if self.is_told_of(number, &arrived) {
+            let is_first = self.devices[number as usize].restored != Restored::Yes;
             self.suspend(number, "image.clone");
+            if is_first {
+                self.devices[number as usize].copied = arrived;
+            }
         }
         // The copy is so old that it has heard of the gateway's later eras: it is the one to lock.
         let device = &mut self.devices[number as usize];
@@ -108,6 +111,23 @@ impl World<'_> {
             let proven = self.operator.forks().iter().any(|(of, _)| *of == name);
             let broken = (!proven).then(|| format!("{name} was cloned, and the collector keeps no proof of that"));
             self.checks.tally.tried(Id::Detected, self.now, broken);
+        }
+    }
+
+    /// Whether a gateway in touch is told of eras that a copy began: of one past its own, and of each that has the number of
+    /// one that it still holds, for that it names.
+    fn is_told_of(&self, number: u32, eras: &[EraId]) -> bool {
+        let held = &self.devices[number as usize].disk.durable().eras;
+        let newest = held.keys().next_back().map_or(0, |era| era.number);
+        eras.iter().any(|era| era.number > newest || held.keys().any(|of| of.number == era.number))
+    }
+
+    /// A gateway is in touch, the first time since its copy was. If it began later eras meanwhile, and has nothing left of
+    /// those of the copy's numbers, it may never hear of that.
+    pub(crate) fn meets_its_copy(&mut self, number: u32) {
+        let copied = std::mem::take(&mut self.devices[number as usize].copied);
+        if !copied.is_empty() && !self.is_told_of(number, &copied) {
+            self.devices[number as usize].restored = Restored::Partly;
         }
     }
 

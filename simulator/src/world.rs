@@ -516,9 +516,11 @@ impl<'a> World<'a> {
 
     /// What a gateway must have come to by now.
     fn due(&self, number: u32) -> Due {
-        let revoked = self.checks.emergency.locks(&self.moment(number), &self.devices[number as usize].name);
-        if revoked {
+        let moment = self.moment(number);
+        if self.checks.emergency.locks(&moment, &self.devices[number as usize].name) {
             Due::Locked
+        } else if self.checks.authority.may_be_stale(number, moment.know.most) {
+            Due::OnlineOrStale
         } else {
             Due::Online
         }

@@ -24,13 +24,19 @@ pub(crate) enum Due {
     Locked,
     /// Nothing stands against it.
     Online,
+    /// The fleet signs heads so seldom that the newest may be too old for some risk.
+    OnlineOrStale,
 }
 
 impl Due {
     fn is(self, status: &StatusReply) -> bool {
+        let for_nothing_but = |what: &str| status.reasons.iter().all(|reason| reason.contains(what));
         match self {
-            Self::Locked => status.mode == Mode::Locked && status.reasons.iter().all(|reason| reason.contains(NAMED)),
+            Self::Locked => status.mode == Mode::Locked && for_nothing_but(NAMED),
             Self::Online => status.mode == Mode::Online,
+            Self::OnlineOrStale => {
+                status.mode == Mode::Online || (status.mode == Mode::Stale && for_nothing_but("too old"))
+            }
         }
     }
 }

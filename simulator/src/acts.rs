@@ -363,9 +363,9 @@ impl World<'_> {
             let left = device.disk.durable().files.get(file).cloned();
             device.rotten.extend(left.map(|left| (file.clone(), left)));
         }
-        // Of several damages the agent records one, and counts the others with it.
+        // Of several damages the agent records one, and counts the others with it: what rotted before and is still there too.
         self.checks.evidence.stopped(number);
-        let alone = !std::mem::replace(&mut device.damaged, true);
+        let alone = !std::mem::replace(&mut device.damaged, true) && device.rotten_by(damage).count() <= 1;
         // A trust bundle is put back before an agent runs, and another audit key says that there is one.
         let told = !matches!(damage, Damage::AuditKeyRotten | Damage::BundleRotten);
         if let (true, Some(Rot::Bit(file, _))) = (told && alone, &rot) {

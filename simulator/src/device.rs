@@ -19,8 +19,8 @@ use rand_core::RngCore;
 
 use crate::check::room::HeldOver;
 use crate::clocks::{Battery, Clocks};
-use crate::disk::{Disk, Medium, Step};
-use crate::fault::{Part, Refusal, WallAfter};
+use crate::disk::{is_of, Disk, Medium, Step};
+use crate::fault::{Damage, Part, Refusal, WallAfter};
 use crate::followed::Followed;
 use crate::level::{Broke, RealDisk};
 use crate::network::ConnId;
@@ -224,6 +224,13 @@ impl Device {
         };
         let rotten = self.rotten.iter().filter(|(file, left)| needed(file) && medium.files.get(file) == Some(left));
         rotten.map(|(file, left)| (file.clone(), left.clone())).collect()
+    }
+
+    /// Of what rotted by this damage, that which was not written since.
+    pub(crate) fn rotten_by(&self, damage: Damage) -> impl Iterator<Item = &StateFile> {
+        let files = &self.disk.durable().files;
+        let left = self.rotten.iter().filter(|(file, left)| files.get(file) == Some(left));
+        left.map(|(file, _)| file).filter(move |file| is_of(damage, file))
     }
 
     /// Files over whose rotten rest its agent started, and that were not written since.

@@ -715,7 +715,7 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
 }
 
 /// Whether a damage befalls files like this.
-fn is_of(damage: Damage, file: &StateFile) -> bool {
+pub(crate) fn is_of(damage: Damage, file: &StateFile) -> bool {
     match file {
         StateFile::AuditKey => damage == Damage::AuditKeyRotten,
         StateFile::Bundle => damage == Damage::BundleRotten,

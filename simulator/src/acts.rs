@@ -4,7 +4,7 @@
 //! Never: draws a random number; the plan's picks are all it has.
 //! Read next: `plan.rs`.
 
-use hardtack::agent::effects::StateFile;
+use hardtack::agent::effects::{self, StateFile};
 use hardtack::fleet::book::Life;
 use hardtack::ids::GroupId;
 use hardtack::time::Millis;
@@ -363,9 +363,9 @@ impl World<'_> {
             let left = device.disk.durable().files.get(file).cloned();
             device.rotten.extend(left.map(|left| (file.clone(), left)));
         }
-        // Of several damages the agent records one, and counts the others with it.
+        // Of several damages the agent records one, and counts the others with it: what rotted before and is still there too.
         self.checks.evidence.stopped(number);
-        let alone = !std::mem::replace(&mut device.damaged, true);
+        let alone = !std::mem::replace(&mut device.damaged, true) && device.rotten_by(damage).count() <= 1;
         // A trust bundle is put back before an agent runs, and another audit key says that there is one.
         let told = !matches!(damage, Damage::AuditKeyRotten | Damage::BundleRotten);
         if let (true, Some(Rot::Bit(file, _))) = (told && alone, &rot) {
@@ -389,16 +389,28 @@ impl World<'_> {
         let Some(suspension) = Suspension::of(fault) else { return };
         let device = &mut self.devices[number as usize];
         device.in_doubt = None;
+        // What a gateway knew of its restored storage goes with its anchor: it may find out again, and need not.
+        let is_anchor = suspension.covers(Clause::Generation) && suspension.covers(Clause::Monotone);
         match suspension.lock {
+            Lock::Needed | Lock::None if is_anchor && device.restored == Restored::Yes => {
+                device.restored = Restored::Partly;
+            }
             Lock::Final => device.restored = Restored::Yes,
             Lock::Possible if device.restored == Restored::No => device.restored = Restored::Partly,
             Lock::Possible | Lock::Needed | Lock::None => {}
         }
+        let left = newest(self.devices[number as usize].disk.durable());
+        let is_unaware = left.is_some_and(|anchor| anchor.standing != effects::Standing::Lost);
         let Checks { audit, authority, clock, emergency, monotone, .. } = &mut self.checks;
         authority.damaged(number, self.now, &suspension);
+        if is_unaware {
+            authority.unaware(number);
+        }
         emergency.damaged(number, &suspension);
         if suspension.covers(Clause::Clock) {
-            clock.forget(number, suspension.grace_s * 1000);
+            let device = &self.devices[number as usize];
+            let (powered, left) = (device.powered(self.now), device.disk.durable().powered());
+            clock.forget((number, powered), left, suspension.grace_s * 1000);
         }
         if suspension.covers(Clause::NothingLost) {
             audit.damaged(number, monotone.place(number).0, suspension.lock);

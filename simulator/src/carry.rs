@@ -747,13 +747,13 @@ impl World<'_> {
     fn watch_ack(&mut self, device: u32, payload: &[u8]) {
         let Ok(signed) = Signed::<Ack>::from_bytes(payload) else { return };
         self.watch_time(device, &signed);
-        let Some(asked) = self.operator.nonces.get(&device).copied() else { return };
-        if signed.claim().ok().and_then(|ack| ack.nonce) != Some(asked.nonce) {
-            return;
-        }
         let Some(ack) = self.believed(device, &signed) else { return };
+        let asked = self.operator.nonces.get(&device).copied().filter(|asked| ack.nonce == Some(asked.nonce));
+        if asked.is_some() || ack.nonce.is_none() {
+            self.checks.authority.named(device, ack.bundle_version);
+        }
+        let Some(asked) = asked else { return };
         self.operator.nonces.remove(&device);
-        self.checks.authority.named(device, ack.bundle_version);
         let trip = self.now - asked.sent;
         if trip > NONCE_LIFE.0 {
             return;

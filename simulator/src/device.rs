@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use hardtack::agent::effects::StateFile;
 use hardtack::agent::request::StatusReply;
 use hardtack::agent::{Agent, Batch, Boot, Input, Outgoing};
-use hardtack::ids::{BootId, DeviceId, FeedId, FleetId};
+use hardtack::ids::{BootId, DeviceId, EraId, FeedId, FleetId};
 use hardtack::profile::Profile;
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::enrol::DeviceKeys;
@@ -19,8 +19,8 @@ use rand_core::RngCore;
 
 use crate::check::room::HeldOver;
 use crate::clocks::{Battery, Clocks};
-use crate::disk::{Disk, Medium, Step};
-use crate::fault::{Part, Refusal, WallAfter};
+use crate::disk::{is_of, Disk, Medium, Step};
+use crate::fault::{Damage, Part, Refusal, WallAfter};
 use crate::followed::Followed;
 use crate::level::{Broke, RealDisk};
 use crate::network::ConnId;
@@ -91,6 +91,8 @@ pub(crate) struct Device {
     pub(crate) whole_bundle: Option<Vec<u8>>,
     /// Its storage was restored from an image: once in touch it must be locked for good.
     pub(crate) restored: Restored,
+    /// Eras that a copy of it began, of which it is told once in touch.
+    pub(crate) copied: Vec<EraId>,
     /// The operator revoked it: in the end it is locked.
     pub(crate) ordered_locked: bool,
     /// Credentials to try again once so much powered-on time has passed, and an agent runs.
@@ -224,6 +226,13 @@ impl Device {
         rotten.map(|(file, left)| (file.clone(), left.clone())).collect()
     }
 
+    /// Of what rotted by this damage, that which was not written since.
+    pub(crate) fn rotten_by(&self, damage: Damage) -> impl Iterator<Item = &StateFile> {
+        let files = &self.disk.durable().files;
+        let left = self.rotten.iter().filter(|(file, left)| files.get(file) == Some(left));
+        left.map(|(file, _)| file).filter(move |file| is_of(damage, file))
+    }
+
     /// Files over whose rotten rest its agent started, and that were not written since.
     pub(crate) fn still_rotten(&self) -> impl Iterator<Item = &StateFile> {
         let files = &self.disk.durable().files;
@@ -267,6 +276,7 @@ impl Device {
             started_over: Vec::new(),
             whole_bundle: None,
             restored: Restored::No,
+            copied: Vec::new(),
             ordered_locked: false,
             probes: Vec::new(),
             keys: Box::new(*keys.to_bytes()),

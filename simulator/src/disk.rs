@@ -14,6 +14,7 @@ use hardtack::agent::room::{Class, Weighed};
 use hardtack::agent::salvage::Wanted;
 use hardtack::agent::{Anchor, Batch, EraImage};
 use hardtack::ids::EraId;
+use hardtack::time::Timestamp;
 use hardtack::wire::audit::{Event, Record};
 use hardtack::wire::encode;
 
@@ -307,6 +308,20 @@ impl Medium {
             .chain(on_their_way.into_iter().map(|anchor| Slot::Valid(Arc::new(anchor))));
         let older = known.filter(|slot| generation(slot).is_some_and(|known| known < newest.generation));
         self.slots = [Slot::Valid(Arc::new(newest.clone())), older.max_by_key(generation).unwrap_or_default()];
+    }
+
+    /// The latest powered-on clock that a start goes by: the anchor's, or that of a record after it.
+    pub(crate) fn powered(&self) -> Timestamp {
+        let anchor = recovery::newest(self);
+        let anchored = anchor.and_then(|anchor| Some((anchor.era?.number, anchor.next_index)));
+        let records = self.eras.values().flatten().filter_map(|entry| match entry {
+            Entry::Record(stored) if Some((stored.era.number, stored.index)) >= anchored => {
+                Record::from_bytes(&stored.bytes).ok()
+            }
+            Entry::Record(_) | Entry::Segment(_) => None,
+        });
+        let powered = records.map(|record| record.powered).chain(anchor.map(|anchor| anchor.powered));
+        powered.max().unwrap_or_default()
     }
 
     /// Somebody writes another resource into a decision that is past the last segment and before the anchor. None if there
@@ -700,7 +715,7 @@ fn apply(medium: &mut Medium, current: Option<EraId>, step: Step) {
 }
 
 /// Whether a damage befalls files like this.
-fn is_of(damage: Damage, file: &StateFile) -> bool {
+pub(crate) fn is_of(damage: Damage, file: &StateFile) -> bool {
     match file {
         StateFile::AuditKey => damage == Damage::AuditKeyRotten,
         StateFile::Bundle => damage == Damage::BundleRotten,

@@ -241,6 +241,7 @@ impl World<'_> {
     /// A round trip counts.
     fn contact(&mut self, number: u32, contact: Contact) {
         self.note_contact(number);
+        self.meets_its_copy(number);
         let Contact { at, powered, time, radius, trip } = contact;
         self.checks.clock.contact(number, at, powered, (time, radius, trip));
         self.checks.authority.contact(number, self.now);

@@ -446,6 +446,7 @@ mod tests {
             boots: 0,
             synced,
             grace: 0,
+            untold: (0, 0),
             fall: None,
             misled: Timestamp(0),
         };

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 use hardtack::agent::effects::{LinkCommand, Publish};
 use hardtack::agent::{Agent, Batch, Effects, Input, LinkEvent};
-use hardtack::ids::DeviceId;
+use hardtack::ids::{DeviceId, EraId};
 use hardtack::wire::link::Topic;
 use rand_core::RngCore;
 
@@ -83,26 +83,52 @@ impl World<'_> {
         let own = |era: &&_| !image.eras.contains_key(era);
         let eras: Vec<_> = disk.durable().eras.keys().filter(own).copied().collect();
         let began = eras.iter().map(|era| era.number).max().unwrap_or(0);
-        let arrived = eras.iter().filter(|era| self.operator.holds(&name, **era)).count();
+        let arrived: Vec<_> = eras.iter().copied().filter(|era| self.operator.holds(&name, *era)).collect();
         eras.into_iter().for_each(|era| self.checks.audit.cloned(number, era));
         self.took_effect("image.clone");
-        if arrived == 0 {
+        if arrived.is_empty() {
             return;
         }
-        let device = &mut self.devices[number as usize];
-        let newest = device.disk.durable().eras.keys().next_back().map_or(0, |era| era.number);
-        if began > newest {
+        let held = &self.devices[number as usize].disk.durable().eras;
+        let newest = held.keys().next_back().map_or(0, |era| era.number);
+        let beside = |era: &&EraId| arrived.iter().any(|of| of.number == era.number);
+        let has_beside = held.keys().any(|era| beside(&era));
+        let is_seen = !has_beside || held.keys().filter(beside).any(|era| self.operator.holds(&name, *era));
+        if self.is_told_of(number, &arrived) {
+            let is_first = self.devices[number as usize].restored != Restored::Yes;
             self.suspend(number, "image.clone");
-            return;
+            if is_first {
+                self.devices[number as usize].copied = arrived;
+            }
         }
-        // The copy is so old that it has heard of the gateway's later eras: it is the one to lock, and the fleet sees two
-        // eras of one number.
+        // The copy is so old that it has heard of the gateway's later eras: it is the one to lock.
+        let device = &mut self.devices[number as usize];
         if device.restored == Restored::No {
             device.restored = Restored::Copied;
         }
-        let proven = self.operator.forks().iter().any(|(of, _)| *of == name);
-        let broken = (!proven).then(|| format!("{name} was cloned, and the collector keeps no proof of that"));
-        self.checks.tally.tried(Id::Detected, self.now, broken);
+        // The fleet sees two eras of one number.
+        if began <= newest && is_seen {
+            let proven = self.operator.forks().iter().any(|(of, _)| *of == name);
+            let broken = (!proven).then(|| format!("{name} was cloned, and the collector keeps no proof of that"));
+            self.checks.tally.tried(Id::Detected, self.now, broken);
+        }
+    }
+
+    /// Whether a gateway in touch is told of eras that a copy began: of one past its own, and of each that has the number of
+    /// one that it still holds, for that it names.
+    fn is_told_of(&self, number: u32, eras: &[EraId]) -> bool {
+        let held = &self.devices[number as usize].disk.durable().eras;
+        let newest = held.keys().next_back().map_or(0, |era| era.number);
+        eras.iter().any(|era| era.number > newest || held.keys().any(|of| of.number == era.number))
+    }
+
+    /// A gateway is in touch, the first time since its copy was. If it began later eras meanwhile, and has nothing left of
+    /// those of the copy's numbers, it may never hear of that.
+    pub(crate) fn meets_its_copy(&mut self, number: u32) {
+        let copied = std::mem::take(&mut self.devices[number as usize].copied);
+        if !copied.is_empty() && !self.is_told_of(number, &copied) {
+            self.devices[number as usize].restored = Restored::Partly;
+        }
     }
 
     /// What a twin says over its connection, and what it hears to that.

@@ -26,6 +26,7 @@ use crate::check::clock::{ClockCheck, Synced};
 use crate::check::emergency::EmergencyCheck;
 use crate::check::evidence::EvidenceCheck;
 use crate::check::feed::{FeedCheck, Owed};
+use crate::check::live::Due;
 use crate::check::monotone::MonotoneCheck;
 use crate::check::{live, Id, Tally};
 use crate::clocks::date;
@@ -513,6 +514,18 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What a gateway must have come to by now.
+    fn due(&self, number: u32) -> Due {
+        let moment = self.moment(number);
+        if self.checks.emergency.locks(&moment, &self.devices[number as usize].name) {
+            Due::Locked
+        } else if self.checks.authority.may_be_stale(number, moment.know.most) {
+            Due::OnlineOrStale
+        } else {
+            Due::Online
+        }
+    }
+
     fn finish(mut self) -> Outcome {
         let at = self.now;
         self.judge_waiting();
@@ -521,9 +534,12 @@ impl<'a> World<'a> {
             live::published(&mut self.checks.tally, at, self.operator.unpublished(date(at)));
         }
         let said = self.emergency_owed();
-        let gone: Vec<bool> = (0..self.devices.len() as u32).map(|number| self.emergency_is_gone(number)).collect();
+        let numbers = || 0..self.devices.len() as u32;
+        let gone: Vec<bool> = numbers().map(|number| self.emergency_is_gone(number)).collect();
+        let due: Vec<Due> = numbers().map(|number| self.due(number)).collect();
         let Checks { tally, audit, authority, emergency, evidence, feed, .. } = &mut self.checks;
-        for (((number, device), newest), gone) in (0..).zip(&self.devices).zip(&self.newest_owed).zip(gone) {
+        let devices = (0..).zip(&self.devices).zip(&self.newest_owed);
+        for (((number, device), newest), (gone, due)) in devices.zip(gone.into_iter().zip(due)) {
             let status = device.last_status.as_ref();
             match device.restored {
                 Restored::Copied | Restored::No if device.ordered_locked => {
@@ -541,7 +557,7 @@ impl<'a> World<'a> {
                     live::delivered(tally, at, &device.name, status);
                 }
                 Restored::Copied | Restored::No | Restored::Partly => {
-                    live::last_word(tally, at, &device.name, newest, status);
+                    live::last_word(tally, at, &device.name, newest, status, due);
                     live::converged(tally, at, &device.name, feed.lacks(number, newest));
                     if let Some((key, counter)) = said {
                         live::told_of_emergency(tally, at, &device.name, emergency.lacks(number, key, counter));

@@ -437,6 +437,11 @@ impl AuthorityCheck {
         }
     }
 
+    /// What is left of the anchor knows of no loss: somebody put back a slot from before both were lost.
+    pub(crate) fn unaware(&mut self, device: u32) {
+        self.known[device as usize].must_lock = false;
+    }
+
     /// A round trip: whatever was to be locked until then is not any more.
     pub(crate) fn contact(&mut self, device: u32, at: u64) {
         let known = &mut self.known[device as usize];
@@ -658,6 +663,15 @@ impl AuthorityCheck {
         }
     }
 
+    /// Whether the newest list may be too old for what some risk asks for, where P may stand at `most`.
+    pub(crate) fn may_be_stale(&self, device: u32, most: Timestamp) -> bool {
+        let too_old = |issued: Timestamp| {
+            let age = most.since(issued).0 + SLACK;
+            self.bounds.staleness.values().any(|bound| age > *bound)
+        };
+        self.known[device as usize].head().is_some_and(|head| too_old(head.issued_at))
+    }
+
     /// How old the newest list is at the least: since it was signed, and powered-on time since it became durable.
     fn least_age(&self, moment: &Moment) -> u64 {
         let known = &self.known[moment.device as usize];
@@ -816,6 +830,26 @@ mod tests {
         assert_eq!(doubts(&check, 2001), [false, false, false]);
         check.damaged(DEVICE, 9000, &Suspension::of("anchor.torn").unwrap());
         assert_eq!(doubts(&check, 20_000), [true, false, false], "and again");
+    }
+
+    #[test]
+    fn a_list_may_be_too_old_for_the_strictest_risk() {
+        let mut check = check();
+        check.bounds.staleness = [("high".to_owned(), 60_000), ("low".to_owned(), 600_000)].into();
+        holds(&mut check, 7, 1000);
+        assert!(!check.may_be_stale(DEVICE, date(50_000)));
+        assert!(check.may_be_stale(DEVICE, date(70_000)));
+    }
+
+    #[test]
+    fn who_lost_its_anchor_must_lock_unless_one_was_put_back_that_does_not_know_of_it() {
+        let mut check = check();
+        let must_lock = |check: &AuthorityCheck| check.known[DEVICE as usize].must_lock;
+        check.damaged(DEVICE, 1000, &Suspension::of("anchor.gone").unwrap());
+        check.damaged(DEVICE, 1000, &Suspension::of("era.rotten").unwrap());
+        assert!(must_lock(&check));
+        check.unaware(DEVICE);
+        assert!(!must_lock(&check));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub(crate) struct Knowledge {
     /// What a service that is ahead may cost beside that, of what was counted from before this powered-on time: P may fall to
     /// E, once, and E trails what was signed by its errors.
     pub(crate) fall: Option<(u64, u64)>,
+    /// What it may have cost of what was counted from before this powered-on time, where E is so far ahead that no round trip
+    /// tells P of it.
+    pub(crate) untold: (u64, u64),
     /// E may stand here, though that is ahead of true time: a service said so whose clock was. Else 0.
     pub(crate) misled: Timestamp,
 }
@@ -51,7 +54,8 @@ impl Knowledge {
     /// By how much a bound may be exceeded that is counted from this powered-on time on.
     pub(crate) fn grace_from(&self, since: u64) -> u64 {
         let fall = self.fall.filter(|(before, _)| since < *before).map_or(0, |(_, grace)| grace);
-        self.grace + fall
+        let (before, untold) = self.untold;
+        self.grace + fall + if since < before { untold } else { 0 }
     }
 }
 
@@ -99,6 +103,7 @@ struct Told {
     /// Whether a round trip was seen since the anchor last named one.
     contact: bool,
     grace: u64,
+    untold: (u64, u64),
 }
 
 /// The oracle's account of all gateways' clocks.
@@ -130,6 +135,7 @@ impl ClockCheck {
             synced_durable: Timestamp(0),
             contact: true,
             grace: 0,
+            untold: (0, 0),
         };
         let misled_grace = Suspension::of("service.ahead").map_or(0, |suspension| suspension.grace_s * 1000);
         Self { told: (0..devices).map(enrolled).collect(), misled_grace, limits }
@@ -158,6 +164,7 @@ impl ClockCheck {
             synced: told.synced,
             grace: told.grace,
             fall: told.misled.map(|_| (told.fell.unwrap_or(u64::MAX), self.misled_grace)),
+            untold: told.untold,
             misled: told.misled.map(run_on).unwrap_or_default(),
         }
     }
@@ -258,7 +265,12 @@ impl ClockCheck {
         told.cost = 0;
         told.synced = Synced::Yes;
         told.contact = true;
-        told.grace = 0;
+        let grace = std::mem::take(&mut told.grace);
+        if misled <= date(at) {
+            told.untold = (0, 0);
+        } else if grace > 0 {
+            told.untold = (powered, told.untold.1.saturating_add(grace));
+        }
     }
 
     /// An answer to a nonce is taken in by the commit that comes.
@@ -324,8 +336,10 @@ impl ClockCheck {
         }
     }
 
-    /// The gateway lost what it knew, by a fault that the proofs do not cover: what it was told before binds it no more.
-    pub(crate) fn forget(&mut self, device: u32, grace: u64) {
+    /// The gateway lost what it knew, by a fault that the proofs do not cover: what it was told before binds it no more. What
+    /// is `left` may be from before a round trip that took P down.
+    pub(crate) fn forget(&mut self, (device, powered): (u32, u64), left: Timestamp, grace: u64) {
+        self.raise(device, powered, left);
         let told = &mut self.told[device as usize];
         told.grace = told.grace.saturating_add(grace);
         told.boots = 0;
@@ -438,6 +452,33 @@ mod tests {
         assert_eq!((grace(&check, 25), grace(&check, 31)), (5000, 0));
         check.mislead(0, at(50).0, at(50).1, date(at(170).0));
         assert_eq!(grace(&check, 31), 5000, "and again");
+    }
+
+    #[test]
+    fn what_powered_on_time_a_loss_cost_no_round_trip_tells_whose_floor_is_ahead() {
+        for (ahead, expected) in [(0, 0), (120 * MINUTE, 120_000 + 5000)] {
+            let mut check = told();
+            check.mislead(0, 12 * MINUTE, 12 * MINUTE, date(12 * MINUTE + ahead));
+            check.forget((0, 15 * MINUTE), Timestamp(0), 120_000);
+            let at = 20 * MINUTE;
+            check.contact(0, at, at, (date(at), Millis(500), 100));
+            let grace = |since: u64| check.knowledge(0, 21 * MINUTE).grace_from(since);
+            assert_eq!((grace(14 * MINUTE), grace(at)), (expected, 0), "{ahead}");
+        }
+    }
+
+    #[test]
+    fn who_lost_what_took_p_down_goes_on_from_what_is_left() {
+        let name: DeviceId = "gw-0".parse().unwrap();
+        let at = 11 * MINUTE;
+        for (left, expected) in [(date(at), 1), (date(at) + Millis(55_000), 0)] {
+            let (mut tally, mut check) = (Tally::default(), told());
+            check.forget((0, at), left, 0);
+            check.power_on(0);
+            let started = Anchor { powered: date(at) + Millis(115_000), ..Anchor::default() };
+            check.anchor(&mut tally, (at, at), (0, &name), &started);
+            assert_eq!(tally.broken_count(), expected, "{left}");
+        }
     }
 
     #[test]

@@ -22,7 +22,6 @@ use super::suspend::{Clause, Suspension};
 use super::{Id, Tally};
 use crate::clocks::date;
 use crate::model::{Credential, SLACK};
-use crate::operator::OWNER;
 
 /// A boot costs at most a lease, and a second of rounding.
 const BOOT_COST: u64 = 1000;
@@ -31,7 +30,7 @@ const APART: u64 = 90_000;
 /// By how much less P can have become since it took something in, in seconds.
 const CORRECTED: u64 = 86_400;
 /// How an agent names what covers something, in its words for people.
-const NAMED: &str = "emergency key";
+pub(super) const NAMED: &str = "emergency key";
 
 /// Whether whoever signed a statement kept to what such a key may say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -293,6 +292,14 @@ impl EmergencyCheck {
         }
     }
 
+    /// Whether a gateway must be locked, for whatever token: by a rule on it, or on everybody.
+    pub(crate) fn locks(&self, moment: &Moment, name: &DeviceId) -> bool {
+        let now = (date(moment.at).max(moment.know.misled), moment.powered);
+        let locking = [Selector::All, Selector::device(name.as_str())];
+        let rules = self.known[moment.device as usize].rules.iter();
+        rules.filter(|((_, selector), _)| locking.contains(selector)).any(|(_, rule)| rule.binds(now, self.drift_ppm))
+    }
+
     /// Whether a credential may be denied for what emergency keys said.
     pub(crate) fn may_revoke(&self, moment: &Moment, name: &DeviceId, credential: &Credential) -> bool {
         self.may(moment).any(|(_, selector)| covers(selector, name, credential)) || self.lost(*moment).next().is_some()
@@ -384,11 +391,10 @@ fn drifted(elapsed: u64, drift_ppm: u64) -> u64 {
 pub(crate) fn covers(selector: Selector, name: &DeviceId, credential: &Credential) -> bool {
     match selector {
         Selector::All => true,
-        Selector::Device(_) | Selector::Grant(_) | Selector::Task(_) => {
+        Selector::Device(_) | Selector::Grant(_) | Selector::Owner(_) | Selector::Task(_) => {
             credential.targets(name).iter().any(|target| Selector::of(target) == Some(selector))
         }
         Selector::IssuedBefore(before) => credential.issued < before,
-        Selector::Owner(_) => selector == Selector::owner(OWNER),
         Selector::Audience(_) | Selector::Group(_) | Selector::RootKey(_) => false,
     }
 }
@@ -400,6 +406,7 @@ mod tests {
 
     use super::*;
     use crate::check::authority::Quiet;
+    use crate::operator::OWNER;
     use crate::report::Status;
 
     const HOUR: u64 = 3_600_000;
@@ -412,8 +419,9 @@ mod tests {
 
     fn moment(at: u64) -> Moment {
         let (time, synced) = (date(at), Synced::Yes);
-        let (down, alone, boots, grace, fall, misled) = (0, 0, 0, 0, None, Timestamp(0));
-        let know = Knowledge { least: time, most: time, proven: time, down, alone, boots, synced, grace, fall, misled };
+        let (down, alone, boots, grace, fall, untold, misled) = (0, 0, 0, 0, None, (0, 0), Timestamp(0));
+        let (least, most, proven) = (time, time, time);
+        let know = Knowledge { least, most, proven, down, alone, boots, synced, grace, fall, untold, misled };
         Moment { at, powered: at, device: 0, quiet: Quiet::No, know, wall: None, revoked: false, spent: false }
     }
 
@@ -479,6 +487,18 @@ mod tests {
         assert!(!rig.binds(73 * HOUR) && !rig.may(73 * HOUR), "whatever it says of time");
         rig.store(74 * HOUR, &said(2, 501 * HOUR), 2);
         assert!(rig.binds(100 * HOUR) && rig.may(100 * HOUR), "said anew");
+    }
+
+    #[test]
+    fn a_rule_on_everybody_or_on_a_gateway_locks_it_until_its_end() {
+        let gateway = Selector::device("gw-0");
+        for (selector, expected) in [(Selector::All, true), (gateway, true), (Selector::owner(OWNER), false)] {
+            let mut rig = Rig::new();
+            let rules = Rules::new("stolen", [(selector, date(10 * HOUR))]).unwrap();
+            rig.store(0, &Emergency { rules, ..said(1, 0) }, 1);
+            let locks = |at: u64| rig.check.locks(&moment(at), &rig.name);
+            assert_eq!((locks(9 * HOUR), locks(11 * HOUR)), (expected, false), "{selector:?}");
+        }
     }
 
     #[test]

@@ -62,9 +62,10 @@ impl EvidenceCheck {
                 tally.tried(Id::Evidence, at, None);
             }
             let alike = Alike { source: evidence.source.clone(), reason: evidence.reason.clone() };
-            // One that was on its way to the disk when something else of its kind came stands for that.
-            let slowest = self.slowest;
-            let stands_for = |(since, like): &(u64, Alike)| *like == alike && at <= since + slowest;
+            // One that was on its way to the disk when something else of its kind came stands for that, and so does one of what
+            // waited with it for the commit before.
+            let soon = 2 * self.slowest;
+            let stands_for = |(since, like): &(u64, Alike)| *like == alike && at <= since + soon;
             self.owed.retain(|(of, _), under| *of != device || !under.as_ref().is_some_and(stands_for));
             self.recorded.insert((device, alike), at);
         }
@@ -121,6 +122,7 @@ mod tests {
         check(&[(39_000, "late")], 100_000, true);
         check(&[(99_000, "foreign")], 100_000, true);
         check(&[(100_008, "late")], 100_000, false);
+        check(&[(100_021, "late")], 100_000, false);
         check(&[(100_100, "late")], 100_000, true);
     }
 }

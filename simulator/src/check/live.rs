@@ -10,18 +10,50 @@ use hardtack::agent::request::{Mode, StatusReply};
 use hardtack::agent::room::Class;
 use hardtack::ids::DeviceId;
 
+use super::emergency::NAMED;
 use super::feed::Owed;
 use super::{Id, Tally};
 
 /// Records that may be on their way at any moment: a task can end in the last second.
 const ON_THE_WAY: u64 = 4;
 
-/// A gateway's last word: it is online, holds the newest list, has handed everything over, and has room again. None: it did
-/// not answer.
-pub(crate) fn last_word(tally: &mut Tally, at: u64, name: &DeviceId, newest: &Owed, status: Option<&StatusReply>) {
+/// What a gateway must have come to in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// An emergency key revoked it, and that still holds: it is locked, and by nothing else.
+    Locked,
+    /// Nothing stands against it.
+    Online,
+    /// The fleet signs heads so seldom that the newest may be too old for some risk.
+    OnlineOrStale,
+}
+
+impl Due {
+    fn is(self, status: &StatusReply) -> bool {
+        let for_nothing_but = |what: &str| status.reasons.iter().all(|reason| reason.contains(what));
+        match self {
+            Self::Locked => status.mode == Mode::Locked && for_nothing_but(NAMED),
+            Self::Online => status.mode == Mode::Online,
+            Self::OnlineOrStale => {
+                status.mode == Mode::Online || (status.mode == Mode::Stale && for_nothing_but("too old"))
+            }
+        }
+    }
+}
+
+/// A gateway's last word: it is what it is due to be, holds the newest list, has handed everything over, and has room again.
+/// None: it did not answer.
+pub(crate) fn last_word(
+    tally: &mut Tally,
+    at: u64,
+    name: &DeviceId,
+    newest: &Owed,
+    status: Option<&StatusReply>,
+    due: Due,
+) {
     let broken = match status {
         None => Some(format!("{name} does not answer")),
-        Some(status) if status.mode != Mode::Online => {
+        Some(status) if !due.is(status) => {
             Some(format!("{name} is {}: {} (link: {})", status.mode.name(), status.reasons.join("; "), status.link))
         }
         Some(status) if status.feed_seq < newest.order.1 => Some(behind(name, newest, status)),

@@ -167,12 +167,12 @@ impl MonotoneCheck {
         // A newer trust bundle that is not durable yet may have given it another feed.
         let own = high.own.as_ref().filter(|_| status.bundle_version <= high.bundle);
         let seq = own.and_then(|own| high.feeds.get(own)).map_or(0, |(_, seq)| *seq);
-        // Whose list is lost holds none, and is locked: where it stood it tells the fleet, and knows again with the next list.
-        let holds_none = status.mode == Mode::Locked && status.feed_seq == 0;
+        // Whose list or policy is lost holds none, and is locked: where it stood it tells the fleet, and knows again with the next.
+        let due = |durable: u64, shown: u64| if status.mode == Mode::Locked && shown == 0 { 0 } else { durable };
         let shown = [
-            ("the feed", if holds_none { 0 } else { seq }, status.feed_seq),
+            ("the feed", due(seq, status.feed_seq), status.feed_seq),
             ("the trust bundle", high.bundle, status.bundle_version),
-            ("the policy", high.policy, status.policy_version),
+            ("the policy", due(high.policy, status.policy_version), status.policy_version),
             ("the era", high.place.0, status.era),
         ];
         let back = shown.into_iter().find(|(_, durable, shown)| shown < durable);

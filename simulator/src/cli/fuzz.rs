@@ -103,6 +103,8 @@ fn run(
     limit: Option<Span>,
     args: &Common,
 ) -> Result<ExitCode, String> {
+    // Now, and not after hours: what was found would be lost.
+    std::fs::create_dir_all(&args.out).map_err(|error| format!("cannot make {}: {error}", args.out.display()))?;
     let since = clock();
     let told = AtomicBool::new(false);
     let go_on = |found: &Found| {

@@ -22,8 +22,8 @@
 //!
 //! For what hangs on touch a gateway was in touch again when it was online: a link that came and went is held back for a while.
 //!
-//! What was asked, or answered, at one level alone is counted by itself, as is what a parted credential excuses; where either is
-//! more than a few, the levels do not agree.
+//! What was asked, or answered, at one level alone is counted by itself. Where that is more than a few, or all that is excused
+//! more than a tenth of what is the same, the levels do not agree.
 //! A cut within the next commit comes when there is one: where a gateway seldom writes, because it has no room, the two may be
 //! half a minute apart, and what programs ask meanwhile is asked of one gateway that runs and of one that does not.
 //!
@@ -60,9 +60,10 @@ const ANSWERED: u64 = 5_000;
 /// So many keep-alives, at most, until either end has noticed.
 const KEEP_ALIVES: u64 = 2;
 
-/// What was answered at one level alone cannot be compared, nor what parted credentials were answered: for each such answer, of
-/// either kind, this many must be the same at both.
-const ALONE_MAX: u64 = 3;
+/// For each answer that an excuse covers more than this many must be the same at both levels,
+const SAME_PER_EXCUSED: u64 = 10;
+/// and for each that was given at one level alone, which nothing can be compared with.
+const SAME_PER_ALONE: u64 = 30;
 /// A question and its answer are on their way no longer than so many times what a slow link adds to both: what they are queued
 /// behind is as slow.
 const QUEUED: u64 = 2;
@@ -224,9 +225,15 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Whether every difference is excused, and there was something to compare.
+    /// Whether every difference is excused, and there was enough beside them to compare.
     pub fn holds(&self) -> bool {
-        self.differences.is_empty() && self.same > ALONE_MAX * self.alone.max(self.parted)
+        self.differences.is_empty() && self.is_enough()
+    }
+
+    /// Whether what is the same outweighs what is excused and what could not be compared.
+    pub fn is_enough(&self) -> bool {
+        let excused = self.edge + self.act + self.hostile + self.cut + self.parted;
+        self.same > (SAME_PER_EXCUSED * excused).max(SAME_PER_ALONE * self.alone)
     }
 }
 
@@ -1002,6 +1009,25 @@ mod tests {
             seen.held.insert((0, at - MINUTE), BTreeMap::from([("main".to_owned(), (1, turn.get()))]));
         };
         assert_eq!(check("20ms", Reason::Stale, &one_heard), 1, "one has heard more");
+    }
+
+    #[test]
+    fn excuses_must_not_outweigh_what_is_the_same() {
+        let nothing = compared(30 * MINUTE, [Reason::Allowed, Reason::Allowed], |_, _| ());
+        let of = |same, more: fn(&mut Agreement)| {
+            let mut agreement = Agreement { same, ..nothing.clone() };
+            more(&mut agreement);
+            agreement.holds()
+        };
+        let excuses: [fn(&mut Agreement); 5] =
+            [|of| of.edge += 9, |of| of.act += 9, |of| of.hostile += 9, |of| of.cut += 9, |of| of.parted += 9];
+        for (number, excused) in excuses.into_iter().enumerate() {
+            assert!(of(91, excused), "excuse {number} is a tenth");
+            assert!(!of(90, excused), "excuse {number} is more");
+        }
+        let all = |of: &mut Agreement| (of.edge, of.act, of.hostile, of.cut, of.parted) = (2, 2, 2, 2, 2);
+        assert!(of(101, all) && !of(100, all), "together they are too much");
+        assert!(of(91, |of| of.alone = 3) && !of(90, |of| of.alone = 3), "what is alone says nothing");
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! | brim | one gateway | a moment in which both levels had no room for something | room |
 //! | act | all | an operator's act, so long after it | word; and touch, where gateways connect anew for it |
 //! | hostile | all, or the one to which a head was told that is not the fleet's | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
-//! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room, use |
+//! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room; use, where a credential of that gateway has parted: all are charged to one grant |
 //! | over | one credential | its end | by which reason it is denied: a gateway forgets what has ended |
 //! | parted | one credential | an answer to it that differed, or that nobody heard, or a cut that left something else of its gateway's audit, until its end | use; everything that hangs on something if it is another one |
 //!
@@ -63,7 +63,7 @@ const KEEP_ALIVES: u64 = 2;
 /// For each answer that an excuse covers more than this many must be the same at both levels,
 const SAME_PER_EXCUSED: u64 = 10;
 /// and for each that was given at one level alone, which nothing can be compared with.
-const SAME_PER_ALONE: u64 = 30;
+const SAME_PER_ALONE: u64 = 50;
 /// A question and its answer are on their way no longer than so many times what a slow link adds to both: what they are queued
 /// behind is as slow.
 const QUEUED: u64 = 2;
@@ -317,6 +317,8 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let heard_other_word = model.held_about(*device, *at) != wire.held_about(*device, *at);
         let by_touch = covered(&[Hangs::Touch]);
         let back = |since: u64| [model, wire].iter().all(|seen| seen.is_back(by_touch, *device, since, *at));
+        // What is charged to one credential is charged to the grant that all of a gateway's are of.
+        let grant_parted = had[device].iter().any(|credential| parted.contains_key(credential));
         let at_the_brim = [model, wire].iter().all(|seen| seen.has_no_room(*device, *at));
         let brim = at_the_brim.then_some(Excuse::Brim);
         let over = (model_said.over && wire_said.over).then_some(Excuse::Over);
@@ -330,7 +332,10 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
             Excuse::Act(Moves::Nobody) => heard_other_word && covered(&[Hangs::Word]),
             Excuse::Act(Moves::Gateways) => covered(&[Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Hostile => covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
-            Excuse::Cut => covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
+            Excuse::Cut => {
+                covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Word])
+                    || (grant_parted && covered(&[Hangs::Use]))
+            }
             Excuse::Over => {
                 let said = [model_said.said, wire_said.said];
                 said.contains(&FORGOTTEN) && said.iter().all(|said| OF_WHAT_ENDED.contains(said))
@@ -861,9 +866,23 @@ mod tests {
             seen.held.insert((0, at - MINUTE), held);
         };
         assert_eq!(differ(edge, Reason::Revoked, &one_heard), by_edge, "one has heard more");
-        assert_eq!(differ(cut, Reason::UsesSpent, &nothing), by_cut, "not in touch since the cut");
+        assert_eq!(differ(cut, Reason::Expired, &nothing), by_cut, "not in touch since the cut");
         let in_touch = |seen: &mut Seen, at: u64| seen.contacts.extend([(0, at - 10 * MINUTE)]);
-        assert_eq!(differ(cut, Reason::UsesSpent, &in_touch), not, "in touch since then");
+        assert_eq!(differ(cut, Reason::Expired, &in_touch), not, "in touch since then");
+        for spent in [Reason::BootsSpent, Reason::UsesSpent] {
+            assert_eq!(differ(cut, spent, &nothing), not, "{spent:?}: nothing was charged at one level alone");
+            let another_unheard = |seen: &mut Seen, at: u64| {
+                let other = Some(Which::Nth(0, 2));
+                let mut asked = seen.answered[0].clone();
+                if let (when, _, Request::Decide { credential, .. }) = &mut asked.key {
+                    (*when, *credential) = (at, other);
+                }
+                (asked.said, asked.hangs) = (Reason::Allowed.name(), Hangs::Nothing);
+                seen.answered.push(asked);
+                seen.unheard.extend(other);
+            };
+            assert_eq!(differ(cut, spent, &another_unheard), by_cut, "{spent:?}: the grant may have been charged");
+        }
         let act = 195 * MINUTE;
         let touched = |reason, also: &dyn Fn(&mut Seen, u64)| {
             differ(act, reason, &|seen: &mut Seen, at: u64| {
@@ -1027,7 +1046,7 @@ mod tests {
         }
         let all = |of: &mut Agreement| (of.edge, of.act, of.hostile, of.cut, of.parted) = (2, 2, 2, 2, 2);
         assert!(of(101, all) && !of(100, all), "together they are too much");
-        assert!(of(91, |of| of.alone = 3) && !of(90, |of| of.alone = 3), "what is alone says nothing");
+        assert!(of(101, |of| of.alone = 2) && !of(100, |of| of.alone = 2), "what is alone says nothing");
     }
 
     #[test]

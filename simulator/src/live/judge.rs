@@ -16,6 +16,9 @@ use super::site::Site;
 use crate::check::{Id, Tally};
 use crate::fault::RevokeWhat;
 
+/// What is judged here: the rest of the promises cannot be seen from outside.
+pub(crate) const JUDGED: [Id; 6] =
+    [Id::AuditedFirst, Id::NothingLost, Id::RevocationHolds, Id::Monotone, Id::ColdStart, Id::Live];
 /// How long gateways may take until all is delivered and applied, in milliseconds: the longest back-off that a profile has, and
 /// a connection.
 const CONVERGED_WITHIN: u64 = 90_000;

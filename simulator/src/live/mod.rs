@@ -146,9 +146,9 @@ pub fn play(
     let (mut tally, end) = (Tally::default(), timeline.last());
     tell("played; waiting until all is delivered");
     judge::converge(&mut site, &seen, &mut tally, end)?;
-    judge::judge(&site, &seen, &mut tally, end)?;
-    write(lines, &seen).map_err(|error| failed("the trace cannot be written", error))?;
     let requests = compare::compare(&script, &others, &seen.heard, &seen.edges, seen.unrevoked.clone());
+    judge::judge(&site, &seen, &requests, &mut tally, end)?;
+    write(lines, &seen).map_err(|error| failed("the trace cannot be written", error))?;
     let mut not_applied = timeline.not_applied;
     if !seen.unrevoked.is_empty() {
         let (name, count) = ("revoke: its task was not begun here".to_owned(), seen.unrevoked.len() as u64);

@@ -16,14 +16,14 @@
 //! | brim | one gateway | a moment in which both levels had no room for something | room |
 //! | act | all | an operator's act, so long after it | word; and touch, where gateways connect anew for it |
 //! | hostile | all, or the one to which a head was told that is not the fleet's | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
-//! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room, use |
+//! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room; use, where a credential of that gateway has parted: all are charged to one grant |
 //! | over | one credential | its end | by which reason it is denied: a gateway forgets what has ended |
 //! | parted | one credential | an answer to it that differed, or that nobody heard, or a cut that left something else of its gateway's audit, until its end | use; everything that hangs on something if it is another one |
 //!
 //! For what hangs on touch a gateway was in touch again when it was online: a link that came and went is held back for a while.
 //!
-//! What was asked, or answered, at one level alone is counted by itself, as is what a parted credential excuses; where either is
-//! more than a few, the levels do not agree.
+//! What was asked, or answered, at one level alone is counted by itself. Where that is more than a few, or all that is excused
+//! more than a tenth of what is the same, the levels do not agree.
 //! A cut within the next commit comes when there is one: where a gateway seldom writes, because it has no room, the two may be
 //! half a minute apart, and what programs ask meanwhile is asked of one gateway that runs and of one that does not.
 //!
@@ -60,9 +60,10 @@ const ANSWERED: u64 = 5_000;
 /// So many keep-alives, at most, until either end has noticed.
 const KEEP_ALIVES: u64 = 2;
 
-/// What was answered at one level alone cannot be compared, nor what parted credentials were answered: for each such answer, of
-/// either kind, this many must be the same at both.
-const ALONE_MAX: u64 = 3;
+/// For each answer that an excuse covers more than this many must be the same at both levels,
+const SAME_PER_EXCUSED: u64 = 10;
+/// and for each that was given at one level alone, which nothing can be compared with.
+const SAME_PER_ALONE: u64 = 50;
 /// A question and its answer are on their way no longer than so many times what a slow link adds to both: what they are queued
 /// behind is as slow.
 const QUEUED: u64 = 2;
@@ -224,9 +225,15 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Whether every difference is excused, and there was something to compare.
+    /// Whether every difference is excused, and there was enough beside them to compare.
     pub fn holds(&self) -> bool {
-        self.differences.is_empty() && self.same > ALONE_MAX * self.alone.max(self.parted)
+        self.differences.is_empty() && self.is_enough()
+    }
+
+    /// Whether what is the same outweighs what is excused and what could not be compared.
+    pub fn is_enough(&self) -> bool {
+        let excused = self.edge + self.act + self.hostile + self.cut + self.parted;
+        self.same > (SAME_PER_EXCUSED * excused).max(SAME_PER_ALONE * self.alone)
     }
 }
 
@@ -310,6 +317,8 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let heard_other_word = model.held_about(*device, *at) != wire.held_about(*device, *at);
         let by_touch = covered(&[Hangs::Touch]);
         let back = |since: u64| [model, wire].iter().all(|seen| seen.is_back(by_touch, *device, since, *at));
+        // What is charged to one credential is charged to the grant that all of a gateway's are of.
+        let grant_parted = had[device].iter().any(|credential| parted.contains_key(credential));
         let at_the_brim = [model, wire].iter().all(|seen| seen.has_no_room(*device, *at));
         let brim = at_the_brim.then_some(Excuse::Brim);
         let over = (model_said.over && wire_said.over).then_some(Excuse::Over);
@@ -323,7 +332,10 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
             Excuse::Act(Moves::Nobody) => heard_other_word && covered(&[Hangs::Word]),
             Excuse::Act(Moves::Gateways) => covered(&[Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
             Excuse::Hostile => covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
-            Excuse::Cut => covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Use, Hangs::Word]),
+            Excuse::Cut => {
+                covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Word])
+                    || (grant_parted && covered(&[Hangs::Use]))
+            }
             Excuse::Over => {
                 let said = [model_said.said, wire_said.said];
                 said.contains(&FORGOTTEN) && said.iter().all(|said| OF_WHAT_ENDED.contains(said))
@@ -854,9 +866,23 @@ mod tests {
             seen.held.insert((0, at - MINUTE), held);
         };
         assert_eq!(differ(edge, Reason::Revoked, &one_heard), by_edge, "one has heard more");
-        assert_eq!(differ(cut, Reason::UsesSpent, &nothing), by_cut, "not in touch since the cut");
+        assert_eq!(differ(cut, Reason::Expired, &nothing), by_cut, "not in touch since the cut");
         let in_touch = |seen: &mut Seen, at: u64| seen.contacts.extend([(0, at - 10 * MINUTE)]);
-        assert_eq!(differ(cut, Reason::UsesSpent, &in_touch), not, "in touch since then");
+        assert_eq!(differ(cut, Reason::Expired, &in_touch), not, "in touch since then");
+        for spent in [Reason::BootsSpent, Reason::UsesSpent] {
+            assert_eq!(differ(cut, spent, &nothing), not, "{spent:?}: nothing was charged at one level alone");
+            let another_unheard = |seen: &mut Seen, at: u64| {
+                let other = Some(Which::Nth(0, 2));
+                let mut asked = seen.answered[0].clone();
+                if let (when, _, Request::Decide { credential, .. }) = &mut asked.key {
+                    (*when, *credential) = (at, other);
+                }
+                (asked.said, asked.hangs) = (Reason::Allowed.name(), Hangs::Nothing);
+                seen.answered.push(asked);
+                seen.unheard.extend(other);
+            };
+            assert_eq!(differ(cut, spent, &another_unheard), by_cut, "{spent:?}: the grant may have been charged");
+        }
         let act = 195 * MINUTE;
         let touched = |reason, also: &dyn Fn(&mut Seen, u64)| {
             differ(act, reason, &|seen: &mut Seen, at: u64| {
@@ -1002,6 +1028,25 @@ mod tests {
             seen.held.insert((0, at - MINUTE), BTreeMap::from([("main".to_owned(), (1, turn.get()))]));
         };
         assert_eq!(check("20ms", Reason::Stale, &one_heard), 1, "one has heard more");
+    }
+
+    #[test]
+    fn excuses_must_not_outweigh_what_is_the_same() {
+        let nothing = compared(30 * MINUTE, [Reason::Allowed, Reason::Allowed], |_, _| ());
+        let of = |same, more: fn(&mut Agreement)| {
+            let mut agreement = Agreement { same, ..nothing.clone() };
+            more(&mut agreement);
+            agreement.holds()
+        };
+        let excuses: [fn(&mut Agreement); 5] =
+            [|of| of.edge += 9, |of| of.act += 9, |of| of.hostile += 9, |of| of.cut += 9, |of| of.parted += 9];
+        for (number, excused) in excuses.into_iter().enumerate() {
+            assert!(of(91, excused), "excuse {number} is a tenth");
+            assert!(!of(90, excused), "excuse {number} is more");
+        }
+        let all = |of: &mut Agreement| (of.edge, of.act, of.hostile, of.cut, of.parted) = (2, 2, 2, 2, 2);
+        assert!(of(101, all) && !of(100, all), "together they are too much");
+        assert!(of(101, |of| of.alone = 2) && !of(100, |of| of.alone = 2), "what is alone says nothing");
     }
 
     #[test]

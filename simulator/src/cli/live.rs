@@ -121,6 +121,13 @@ fn table(findings: &Findings, seconds: f64) -> String {
             text.push_str(&format!("             {witness}\n"));
         }
     }
+    let untried: Vec<&str> = findings.untried().collect();
+    let not_judged: Vec<&str> = findings.not_judged.iter().map(String::as_str).collect();
+    for (what, ids) in [("required, and not tried", untried), ("required, and not judged here", not_judged)] {
+        if !ids.is_empty() {
+            text.push_str(&format!("  {what}: {}\n", ids.join(", ")));
+        }
+    }
     let faults = findings.faults.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
     text.push_str(&format!("  faults carried out: {}\n", faults.join(", ")));
     text.push_str(&format!(

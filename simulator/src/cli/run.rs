@@ -249,6 +249,11 @@ fn agreed(agreement: &Agreement) -> String {
         settle_ms / 1000,
         differences.len(),
     );
+    if !agreement.is_enough() {
+        text.push_str(
+            "\n    what differs with a reason, or was answered at one level only, is too much beside what is the same",
+        );
+    }
     for Difference { at, device, request, model, wire } in differences {
         text.push_str(&format!("\n    {at} gateway {device}: {request}: the model says {model}, the wire {wire}"));
     }

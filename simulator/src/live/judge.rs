@@ -6,16 +6,21 @@
 
 use std::collections::BTreeMap;
 
+use hardtack::agent::request::Reason;
 use hardtack::cli::Failure;
 use hardtack::shell::cast::failed;
 use hardtack::shell::clock;
 use serde_json::Value;
 
+use super::compare::{Row, Verdict};
 use super::play::{Decided, Revoked, Seen};
 use super::site::Site;
 use crate::check::{Id, Tally};
 use crate::fault::RevokeWhat;
 
+/// What is judged here: the rest of the promises cannot be seen from outside.
+pub(crate) const JUDGED: [Id; 6] =
+    [Id::AuditedFirst, Id::NothingLost, Id::RevocationHolds, Id::Monotone, Id::ColdStart, Id::Live];
 /// How long gateways may take until all is delivered and applied, in milliseconds: the longest back-off that a profile has, and
 /// a connection.
 const CONVERGED_WITHIN: u64 = 90_000;
@@ -62,7 +67,7 @@ pub(crate) fn converge(site: &mut Site, seen: &Seen, tally: &mut Tally, at: u64)
 }
 
 /// Judges all that was seen.
-pub(crate) fn judge(site: &Site, seen: &Seen, tally: &mut Tally, at: u64) -> Result<(), Failure> {
+pub(crate) fn judge(site: &Site, seen: &Seen, rows: &[Row], tally: &mut Tally, at: u64) -> Result<(), Failure> {
     audit(site, seen, tally, at)?;
     for decided in &seen.decided {
         revocation(seen, decided, tally);
@@ -74,10 +79,7 @@ pub(crate) fn judge(site: &Site, seen: &Seen, tally: &mut Tally, at: u64) -> Res
             tally.tried(Id::Monotone, at, back);
         }
     }
-    for starts in seen.starts.values() {
-        // Each was waited for until the agent decided, with whatever link it had.
-        (0..*starts).for_each(|_| tally.tried(Id::ColdStart, at, None));
-    }
+    cold_starts(seen, rows, tally);
     if seen.decided.is_empty() {
         tally.tried(Id::Live, at, Some("no program got a single decision".into()));
     }
@@ -94,6 +96,28 @@ fn revocation(seen: &Seen, decided: &Decided, tally: &mut Tally) {
             format!("gw-{device} allowed {id} of act {}, which head {head} revokes and it had applied", decided.act)
         });
         tally.tried(Id::RevocationHolds, decided.sent, allowed);
+    }
+}
+
+/// An agent that was started without a link decides: by the first decision that a program asks for while it has none.
+fn cold_starts(seen: &Seen, rows: &[Row], tally: &mut Tally) {
+    let decides =
+        |said: &Option<String>| said.as_deref().is_some_and(|said| Reason::ALL.iter().any(|of| of.name() == said));
+    let rows: BTreeMap<usize, &Row> = rows.iter().map(|row| (row.act, row)).collect();
+    for start in &seen.alone {
+        // Of another task's token the model knows nothing.
+        let fits = |row: &Row| row.device == start.device && decides(&row.model) && row.verdict != Verdict::Follows;
+        let asked = seen.heard.iter().filter(|heard| heard.sent >= start.at);
+        let mut asked = asked.filter_map(|heard| Some((heard, *rows.get(&heard.act).filter(|row| fits(row))?)));
+        let Some((heard, row)) = asked.next() else { continue };
+        if start.until.is_none_or(|until| heard.done <= until) {
+            let decided = decides(&row.live) && row.verdict != Verdict::Different;
+            let how = || {
+                let (device, live) = (row.device, row.live.as_deref().unwrap_or("nothing"));
+                format!("gw-{device} was started without a link and said {live} to its first request, {}", row.asked)
+            };
+            tally.tried(Id::ColdStart, heard.sent, (!decided).then(how));
+        }
     }
 }
 
@@ -153,4 +177,54 @@ fn audit(site: &Site, seen: &Seen, tally: &mut Tally, at: u64) -> Result<(), Fai
         tally.tried(Id::NothingLost, first.sent, few.then(how));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::compare::Heard;
+    use crate::live::play::StartedAlone;
+    use crate::report::Status;
+
+    /// Of one start without a link, from the first second to the ninth, and what the model and the agent said to what was asked
+    /// at some times.
+    #[track_caller]
+    fn check(asked: &[(u64, Option<&str>, Option<&str>, Verdict)], expected: Status) {
+        let word = |said: &Option<&str>| said.map(str::to_owned);
+        let row = |(act, (at, model, live, verdict)): (usize, &(u64, Option<&str>, Option<&str>, Verdict))| {
+            let (model, live) = (word(model), word(live));
+            let (asked, or) = ("read modbus/1".into(), [].into());
+            Row { act, at: *at, device: 1, asked, model, live, or, verdict: *verdict }
+        };
+        let heard =
+            |row: &Row| Heard { act: row.act, said: row.live.clone(), due: row.at, sent: row.at, done: row.at + 50 };
+        let rows: Vec<Row> = asked.iter().enumerate().map(row).collect();
+        let alone = vec![StartedAlone { device: 1, at: 1000, until: Some(9000) }];
+        let seen = Seen { heard: rows.iter().map(heard).collect(), alone, ..Seen::default() };
+        let mut tally = Tally::default();
+        cold_starts(&seen, &rows, &mut tally);
+        let found = tally.properties().into_iter().find(|property| property.id == Id::ColdStart.name()).unwrap();
+        assert_eq!(found.status, expected, "{asked:?}: {:?}", found.witness);
+    }
+
+    #[test]
+    fn a_start_without_a_link_is_judged_by_what_it_says_first() {
+        let (allowed, denied) = (Some("allowed"), Some("stale"));
+        check(&[(2000, allowed, allowed, Verdict::Same)], Status::Pass);
+        check(&[(2000, denied, denied, Verdict::Same)], Status::Pass);
+        check(&[(2000, allowed, denied, Verdict::Different)], Status::Fail);
+        check(&[(2000, allowed, None, Verdict::EitherOr)], Status::Fail);
+        check(&[(2000, allowed, Some("audit_unavailable"), Verdict::EitherOr)], Status::Fail);
+        check(&[(2000, allowed, allowed, Verdict::Same), (3000, allowed, None, Verdict::Different)], Status::Pass);
+    }
+
+    #[test]
+    fn a_start_of_which_no_decision_was_asked_while_it_had_no_link_says_nothing() {
+        let (allowed, nothing) = (Some("allowed"), None);
+        check(&[], Status::Vacuous);
+        check(&[(500, allowed, nothing, Verdict::Different)], Status::Vacuous);
+        check(&[(9500, allowed, nothing, Verdict::Different)], Status::Vacuous);
+        check(&[(2000, Some("fallback"), nothing, Verdict::Different)], Status::Vacuous);
+        check(&[(2000, allowed, nothing, Verdict::Follows)], Status::Vacuous);
+    }
 }

@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::case::Case;
 use crate::check::Tally;
 use crate::report::{Property, Status};
-use crate::script::{Script, Shift};
+use crate::script::{is_of_program, Script, Shift};
 pub use compare::{Row, Verdict};
 use site::Site;
 use timeline::Timeline;
@@ -57,12 +57,18 @@ pub struct Findings {
     pub settle_ms: u64,
     /// What was judged, and how it stands. The rest was never tried.
     pub properties: Vec<Property>,
+    /// Properties that the scenario says must have been tried, as far as this level judges them,
+    pub require: Vec<String>,
+    /// and those that it does not.
+    pub not_judged: Vec<String>,
     /// Every request that both levels made.
     pub requests: Vec<Row>,
     /// Requests that nobody could make, in the model or here: nothing ran there, or nothing fitted.
     pub not_asked: usize,
     /// Acts that this level does not carry out, and that the model was not asked about either: names and counts.
     pub not_applied: BTreeMap<String, u64>,
+    /// Whether the plan has anything that no program does.
+    pub has_faults: bool,
     /// How often each fault was carried out.
     pub faults: BTreeMap<&'static str, u64>,
     /// By how much the latest act was late, in milliseconds.
@@ -73,14 +79,24 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Fail where a property failed or an answer differs without an excuse; vacuous where nothing was compared.
+    /// Fail where a property failed or an answer differs without an excuse; vacuous where a required property was never tried,
+    /// no fault of those that the plan has was carried out, or excuses outweigh what both levels answered alike; else pass.
     pub fn verdict(&self) -> Status {
         let broken = self.properties.iter().any(|property| property.status == Status::Fail);
-        match (broken || self.count(Verdict::Different) > 0, self.requests.is_empty()) {
+        let happened = !self.has_faults || !self.faults.is_empty();
+        let excused = self.count(Verdict::EitherOr) + self.count(Verdict::Follows);
+        let tried = self.untried().next().is_none() && happened && self.count(Verdict::Same) > excused;
+        match (broken || self.count(Verdict::Different) > 0, tried) {
             (true, _) => Status::Fail,
-            (false, true) => Status::Vacuous,
-            (false, false) => Status::Pass,
+            (false, true) => Status::Pass,
+            (false, false) => Status::Vacuous,
         }
+    }
+
+    /// Required properties that this level judges, and that nothing tried.
+    pub fn untried(&self) -> impl Iterator<Item = &str> {
+        let tried = |id: &str| self.properties.iter().any(|property| property.id == id);
+        self.require.iter().map(String::as_str).filter(move |id| !tried(id))
     }
 
     /// How many requests compare so.
@@ -130,9 +146,9 @@ pub fn play(
     let (mut tally, end) = (Tally::default(), timeline.last());
     tell("played; waiting until all is delivered");
     judge::converge(&mut site, &seen, &mut tally, end)?;
-    judge::judge(&site, &seen, &mut tally, end)?;
-    write(lines, &seen).map_err(|error| failed("the trace cannot be written", error))?;
     let requests = compare::compare(&script, &others, &seen.heard, &seen.edges, seen.unrevoked.clone());
+    judge::judge(&site, &seen, &requests, &mut tally, end)?;
+    write(lines, &seen).map_err(|error| failed("the trace cannot be written", error))?;
     let mut not_applied = timeline.not_applied;
     if !seen.unrevoked.is_empty() {
         let (name, count) = ("revoke: its task was not begun here".to_owned(), seen.unrevoked.len() as u64);
@@ -141,15 +157,20 @@ pub fn play(
     }
     let planned: usize = timeline.requests.values().map(Vec::len).sum();
     let tried = |property: &Property| property.status != Status::Vacuous;
+    let judged = |id: &String| judge::JUDGED.iter().any(|judged| judged.name() == id);
+    let (require, not_judged) = kept.scenario().require.iter().cloned().partition(judged);
     Ok(Findings {
         scenario: kept.scenario().name.clone(),
         seed: kept.seed(),
         speed: options.speed.max(1),
         settle_ms: options.settle,
         properties: tally.properties().into_iter().filter(tried).collect(),
+        require,
+        not_judged,
         not_asked: planned - requests.len(),
         requests,
         not_applied,
+        has_faults: case.plan().entries.iter().any(|entry| !is_of_program(&entry.act)),
         faults: seen.faults,
         late_ms: seen.late,
         folder: options.keep.then(|| site.folder.path().to_owned()),
@@ -175,4 +196,71 @@ fn write(lines: Option<Box<dyn Write>>, seen: &play::Seen) -> std::io::Result<()
         writeln!(lines, "{}", serde_json::json!({ "at": at, "event": event }))?;
     }
     lines.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many rows of each kind, of a scenario that requires this and in which that was tried.
+    fn findings(require: &[&str], tried: &[(&'static str, Status)], rows: &[(Verdict, usize)]) -> Findings {
+        let property =
+            |(id, status): &(&'static str, Status)| Property { id, status: *status, checked: 1, witness: None };
+        let row = |verdict| Row {
+            act: 0,
+            at: 0,
+            device: 0,
+            asked: "status".into(),
+            model: None,
+            live: None,
+            or: [].into(),
+            verdict,
+        };
+        Findings {
+            scenario: "brief".into(),
+            seed: 1,
+            speed: 1,
+            settle_ms: 5000,
+            properties: tried.iter().map(property).collect(),
+            require: require.iter().map(|id| (*id).to_owned()).collect(),
+            not_judged: vec!["I3".into()],
+            requests: rows.iter().flat_map(|(verdict, count)| vec![row(*verdict); *count]).collect(),
+            not_asked: 0,
+            not_applied: BTreeMap::new(),
+            has_faults: true,
+            faults: [("link.down", 1)].into(),
+            late_ms: 0,
+            folder: None,
+        }
+    }
+
+    #[test]
+    fn what_was_not_tried_is_no_pass() {
+        let held = [("I1", Status::Pass), ("I4", Status::Pass)];
+        let same = [(Verdict::Same, 3)];
+        let of = |require: &[&str]| findings(require, &held, &same);
+        assert_eq!(of(&["I1", "I4"]).verdict(), Status::Pass, "what is not judged here is only named");
+        let untried = of(&["I1", "I10"]);
+        assert_eq!((untried.verdict(), untried.untried().collect::<Vec<_>>()), (Status::Vacuous, vec!["I10"]));
+        let nothing_happened = Findings { faults: BTreeMap::new(), ..of(&["I1"]) };
+        assert_eq!(nothing_happened.verdict(), Status::Vacuous);
+        assert_eq!(Findings { has_faults: false, ..nothing_happened }.verdict(), Status::Pass, "nothing was to happen");
+    }
+
+    #[test]
+    fn excuses_do_not_outweigh_what_is_the_same() {
+        let verdict = |rows: &[(Verdict, usize)]| findings(&[], &[], rows).verdict();
+        assert_eq!(verdict(&[(Verdict::Same, 3), (Verdict::EitherOr, 1), (Verdict::Follows, 1)]), Status::Pass);
+        assert_eq!(verdict(&[(Verdict::Same, 2), (Verdict::EitherOr, 1), (Verdict::Follows, 1)]), Status::Vacuous);
+        assert_eq!(verdict(&[(Verdict::EitherOr, 1)]), Status::Vacuous);
+        assert_eq!(verdict(&[]), Status::Vacuous, "nothing was compared");
+    }
+
+    #[test]
+    fn what_is_broken_fails_whatever_else_was_not_tried() {
+        let broken = findings(&["I10"], &[("I1", Status::Fail)], &[]);
+        assert_eq!(broken.verdict(), Status::Fail);
+        let different = findings(&["I10"], &[], &[(Verdict::Different, 1)]);
+        assert_eq!(different.verdict(), Status::Fail);
+    }
 }

@@ -81,6 +81,16 @@ impl Revoked {
     }
 }
 
+/// An agent that was started anew, and had no link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StartedAlone {
+    pub(crate) device: u32,
+    /// Since when it decided.
+    pub(crate) at: u64,
+    /// Until when it ran and had no link: for good, if this is not known.
+    pub(crate) until: Option<u64>,
+}
+
 /// What was seen.
 #[derive(Default)]
 pub(crate) struct Seen {
@@ -94,6 +104,8 @@ pub(crate) struct Seen {
     pub(crate) applied: BTreeMap<u32, Vec<u64>>,
     /// How often each gateway's agent was started anew and decided.
     pub(crate) starts: BTreeMap<u32, u64>,
+    /// Those of them that had no link.
+    pub(crate) alone: Vec<StartedAlone>,
     /// How often each fault was carried out.
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// Acts whose tasks should have been revoked, and were never begun here.
@@ -293,6 +305,12 @@ impl<'a> Play<'a> {
                     self.losses.remove(&device);
                     let start = {
                         let mut seen = self.stage.seen();
+                        let at = self.stage.now();
+                        seen.alone.extend(self.site.is_alone(device).then_some(StartedAlone {
+                            device,
+                            at,
+                            until: None,
+                        }));
                         let starts = seen.starts.entry(device).or_default();
                         *starts += 1;
                         // The first was before the plan.
@@ -305,6 +323,9 @@ impl<'a> Play<'a> {
         };
         let (done, hold) = (self.stage.now(), self.hold(device));
         let mut seen = self.stage.seen();
+        for start in seen.alone.iter_mut().filter(|start| start.until.is_none()) {
+            start.until = (!self.site.is_alone(start.device)).then_some(begun);
+        }
         seen.late = seen.late.max(begun.saturating_sub(at));
         seen.edges.push(Edge { device, due: at, begun, done, settle, hold });
         Ok(later)

@@ -187,6 +187,13 @@ impl Site {
         Ok(())
     }
 
+    /// Whether a gateway's agent runs and no broker can be reached from there.
+    pub(crate) fn is_alone(&self, device: u32) -> bool {
+        let of = &self.devices[device as usize];
+        let runs = of.gateway.agent.is_some() && !of.is_asleep();
+        runs && !(of.passes() == (true, true) && self.broker.is_up())
+    }
+
     /// The number of the newest head of the fleet's feed.
     pub(crate) fn newest_head(&self) -> Result<u64, Failure> {
         let known = self.fleet.run(&["revocations"])?;

@@ -350,8 +350,6 @@ fn check_case_agreement(name: &str, case: &Case) {
     let (report, agreement) = agree(case, Level::Wire);
     assert_eq!(report.verdict(), Status::Pass, "{name}: {:#?}", report.properties);
     assert!(agreement.holds(), "{name}: {agreement:#?}");
-    let excused = agreement.edge + agreement.act + agreement.hostile + agreement.cut + agreement.parted;
-    assert!(agreement.same > 10 * excused, "{name}: {agreement:#?}");
 }
 
 #[test]

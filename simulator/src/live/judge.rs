@@ -186,12 +186,15 @@ mod tests {
     use crate::live::play::StartedAlone;
     use crate::report::Status;
 
+    /// When something was asked, and what the model and the agent said to it.
+    type Asked<'a> = (u64, Option<&'a str>, Option<&'a str>, Verdict);
+
     /// Of one start without a link, from the first second to the ninth, and what the model and the agent said to what was asked
     /// at some times.
     #[track_caller]
-    fn check(asked: &[(u64, Option<&str>, Option<&str>, Verdict)], expected: Status) {
+    fn check(asked: &[Asked], expected: Status) {
         let word = |said: &Option<&str>| said.map(str::to_owned);
-        let row = |(act, (at, model, live, verdict)): (usize, &(u64, Option<&str>, Option<&str>, Verdict))| {
+        let row = |(act, (at, model, live, verdict)): (usize, &Asked)| {
             let (model, live) = (word(model), word(live));
             let (asked, or) = ("read modbus/1".into(), [].into());
             Row { act, at: *at, device: 1, asked, model, live, or, verdict: *verdict }

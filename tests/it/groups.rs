@@ -99,7 +99,9 @@ fn a_device_hears_only_what_concerns_it_and_a_move_takes_nothing_back() {
     assert_eq!(status["mode"], "online");
     let now = held(&north);
     assert!(now.contains(&("f-south".into(), false, 3)), "with what had been revoked for it: {now:?}");
-    assert!(now.contains(&("f-north".into(), true, 2)), "and what it had of the old one: {now:?}");
+    // Of the old one it may have heard once more before it heard that it was moved.
+    let keeps = now.iter().any(|(feed, retired, rules)| feed == "f-north" && *retired && (2..=3).contains(rules));
+    assert!(keeps, "and what it had of the old one: {now:?}");
     assert_eq!((reason(&mut north, &first), reason(&mut north, &second)), ("revoked".into(), "revoked".into()));
     let third = issue(&fleet, "gw-07", "t-3");
     assert_eq!(reason(&mut north, &third), "allowed");

@@ -311,9 +311,10 @@ fn a_command_that_stops_gives_its_shell_the_terminal_back_and_goes_on_with_it() 
     let daemon = device.start();
     let (mut running, mut input) = on_terminal(&device, "bash --norc --noprofile -i");
     let mut types = |text: &str| input.write_all(text.as_bytes()).unwrap();
-    let run = format!("{HARDTACK} run pump --right 'read:meter/*' -- sh -c");
-    let stops = "echo is $((6 * 7)); kill -STOP $$; while :; do sleep 0.02; done";
-    types(&format!("{run} 'trap \"echo on \\$((40 + 3))\" CONT; {stops}'\n"));
+    let run = format!("{HARDTACK} run pump --right 'read:meter/*' -- bash -c");
+    // It waits without starting anything: who is stopped while it starts a program stops only when that has started.
+    let stops = "echo is $((6 * 7)); kill -STOP $$; while :; do read -t 0.02 -u 3; done";
+    types(&format!("{run} 'trap \"echo on \\$((40 + 3))\" CONT; exec 3<> <(:); {stops}'\n"));
     running.until("is 42");
     types("echo shell $((1 + 1))\n");
     running.until("shell 2");

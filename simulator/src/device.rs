@@ -165,6 +165,8 @@ pub(crate) struct Process {
     pub(crate) disk_at: Millis,
     /// An answer to a nonce that waits in the inbox.
     pub(crate) contact: Option<Contact>,
+    /// Whether it hung up while that waited.
+    pub(crate) hung_up: bool,
     /// What signed heads that wait in the inbox add.
     pub(crate) heard: Vec<RevocationSet>,
     /// The trust bundle by which it takes in what waits in the inbox.

@@ -166,6 +166,7 @@ impl World<'_> {
             since_disk: 0,
             disk_at: clocks.boottime,
             contact: None,
+            hung_up: false,
             heard: Vec::new(),
             followed: Followed::new(held.unwrap_or(0)),
         });
@@ -320,11 +321,14 @@ impl World<'_> {
             self.release(number, std::mem::take(&mut outgoing));
         }
         let now = self.now;
-        let process = self.devices[number as usize].process.as_mut();
-        let (contact, heard) =
-            process.map_or((None, Vec::new()), |process| (process.contact.take(), std::mem::take(&mut process.heard)));
+        let (mut contact, mut heard, mut hung_up) = (None, Vec::new(), false);
+        if let Some(process) = &mut self.devices[number as usize].process {
+            contact = process.contact.take();
+            heard = std::mem::take(&mut process.heard);
+            hung_up = std::mem::take(&mut process.hung_up);
+        }
         // What the same messages made it hang up for may have come before the answer, which it then did not hear.
-        let hung_up = outgoing.link.iter().any(|command| matches!(command, LinkCommand::Close));
+        hung_up |= outgoing.link.iter().any(|command| matches!(command, LinkCommand::Close));
         let took_it = batch.anchor.as_ref().is_some_and(|anchor| self.checks.clock.is_newly_synced(number, anchor));
         let contact = contact.filter(|_| !hung_up || took_it);
         if let Some(Contact { time, radius, trip, .. }) = contact {
@@ -645,7 +649,10 @@ impl World<'_> {
 
     /// The agent's end of its connection closes, and the kernel says so to the broker.
     fn hang_up(&mut self, number: u32) {
-        let conn = self.devices[number as usize].process.as_mut().and_then(|process| process.conn.take());
+        let conn = self.devices[number as usize].process.as_mut().and_then(|process| {
+            process.hung_up |= process.contact.is_some();
+            process.conn.take()
+        });
         if let Some(conn) = conn {
             self.send(conn, End::Broker, Packet::Closed);
             self.close(conn, End::Device);

@@ -126,6 +126,69 @@ fn a_start_that_is_due_in_a_sleep_is_judged_when_the_gateway_wakes() {
     assert_eq!(broken_by(&case, None), [""; 0]);
 }
 
+/// A gateway is told of another feed, hangs up, and only then takes what had come beside that: an answer to its nonce is none
+/// any more.
+#[test]
+fn an_answer_that_waits_when_a_gateway_hangs_up_is_no_round_trip() {
+    for seed in [1, 2, 482] {
+        let report = Case::parse(HUNG_UP, Some(seed)).unwrap().run();
+        let clock = report.properties.iter().find(|property| property.id == "clock").unwrap();
+        assert_eq!(clock.status, report::Status::Pass, "{seed}: {:?}", clock.witness);
+    }
+}
+
+const HUNG_UP: &str = r#"
+    schema = 1
+    name = "hung-up"
+    about = "a gateway lost powered-on time in a sleep, and is moved to another feed before it is in touch"
+    seed = 1
+    duration = "1h58m"
+    heal = "1h38m"
+    require = []
+    [fleet]
+    devices = 1
+    head_every = "35m38s"
+    profile = "energy-armv7-1g"
+    roots = 1
+    threshold = 1
+    without_rtc = 0
+    [groups.north]
+    feed = true
+    members = "0"
+    [workload]
+    quiet = true
+    [[act]]
+    at = "9m37s"
+    act = "broker_backup"
+    backup = 5000
+    [[act]]
+    at = "57m6s"
+    act = "suspend"
+    device = 0
+    turn = "begins"
+    [[act]]
+    at = "59m12s"
+    act = "reboot"
+    device = 0
+    lasts = 1
+    wall = { stepped = -16000 }
+    [[act]]
+    at = "1h5s"
+    act = "group_move"
+    device = 0
+    pick = 1
+    to = "any"
+    [[act]]
+    at = "1h3m32s"
+    act = "broker_restore"
+    backup = 5000
+    [[act]]
+    at = "1h37m6s"
+    act = "suspend"
+    device = 0
+    turn = "ends"
+"#;
+
 #[cfg(feature = "mutants")]
 const CARRIED: &str = r#"do = "revoke", what = "carried", at = "9m""#;
 #[cfg(feature = "mutants")]

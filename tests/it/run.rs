@@ -312,22 +312,33 @@ fn a_command_that_stops_gives_its_shell_the_terminal_back_and_goes_on_with_it() 
     let (mut running, mut input) = on_terminal(&device, "bash --norc --noprofile -i");
     let mut types = |text: &str| input.write_all(text.as_bytes()).unwrap();
     let run = format!("{HARDTACK} run pump --right 'read:meter/*' -- bash -c");
-    // It waits without starting anything: who is stopped while it starts a program stops only when that has started.
-    let stops = "echo is $((6 * 7)); kill -STOP $$; while :; do read -t 0.02 -u 3; done";
-    types(&format!("{run} 'trap \"echo on \\$((40 + 3))\" CONT; exec 3<> <(:); {stops}'\n"));
-    running.until("is 42");
+    // They wait without starting anything: who is stopped while it starts a program stops only when that has started. Each is
+    // continued once: a shell and the wrapper may both do so, and what is said at it be said twice.
+    let waits = "while :; do read -t 0.02 -u 3; done";
+    let command = |on: u8, then: &str| {
+        format!(
+            "{run} 'trap \"echo on \\$((40 + {on}))\" CONT; exec 3<> <(:); echo is $((6 * 7 + {on})); {then}{waits}'\n"
+        )
+    };
+    types(&command(3, "kill -STOP $$; "));
+    running.until("is 45");
     types("echo shell $((1 + 1))\n");
     running.until("shell 2");
-    types("fg\n");
-    running.until("on 43");
-    types("\x1a");
-    types("echo again $((1 + 2))\n");
-    running.until("again 3");
     types("fg\n");
     running.until("on 43");
     types("\x03");
     types("echo number $?\n");
     running.until("number 130");
+    types(&command(4, ""));
+    running.until("is 46");
+    types("\x1a");
+    types("echo again $((1 + 2))\n");
+    running.until("again 3");
+    types("fg\n");
+    running.until("on 44");
+    types("\x03");
+    types("echo ended $?\n");
+    running.until("ended 130");
     // What does not stop at the terminal's signal stops nothing.
     types(&format!("{run} 'trap \"\" TSTP; echo deaf $((1 + 3)); read line; echo heard $line; exit 8'\n"));
     running.until("deaf 4");

@@ -303,7 +303,8 @@ mod tests {
             check.is_refused(newest.digest());
             let named = set(&["ann"]);
             let stored = StoredFeed::enrolled(1, head(1, &named).0, named.to_bytes(), None).unwrap();
-            let held = Held { newest: Some(newest), ..Held::read(&stored.to_bytes(), None).unwrap() };
+            let mut held = Held::read(&stored.to_bytes(), None).unwrap();
+            held.newest = Some(newest);
             check.durable(tally, 2, (0, &"gw-0".parse().unwrap()), (&"main".parse().unwrap(), &held));
         };
         check(|check, tally| wait(check, tally), Status::Fail);

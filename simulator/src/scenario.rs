@@ -680,7 +680,10 @@ impl Scenario {
     /// What faults do begins and ends by `heal`: what lasts longer would be laid at the door of what is judged after it.
     fn check_heal(&self, acts: &[Entry], heal: u64) -> Result<(), String> {
         let mut open: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (Entry { at, act, .. }, number) in acts.iter().zip(1..) {
+        // A file may name them in any order.
+        let mut in_time: Vec<(&Entry, usize)> = acts.iter().zip(1..).collect();
+        in_time.sort_by_key(|(entry, _)| entry.at);
+        for (Entry { at, act, .. }, number) in in_time {
             let late = *at > heal;
             match act.half() {
                 Some((what, Turn::Begins)) if !late => open.entry(what).or_default().push(number),
@@ -801,6 +804,9 @@ mod tests {
         let down = "[[act]]\nat = \"5m\"\nact = \"link_down\"\ndevice = 0\ndirection = \"both\"";
         check_refused(&format!("{down}\nfor = \"2s\""), "unknown key `for`: this act has act at device direction");
         check_refused(down, "nothing ends it by `heal`");
+        let up = down.replace("5m", "9m").replace("link_down", "link_up");
+        let ended = Scenario::parse(&format!("{PLAIN}\n{up}\n{down}"));
+        assert!(ended.is_ok(), "in whatever order they stand: {ended:?}");
         check_refused(
             "[[act]]\nat = \"61m\"\nact = \"reboot\"\ndevice = 0\nlasts = 9\nwall = \"kept\"",
             "after `heal`, 1h",

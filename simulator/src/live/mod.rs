@@ -25,6 +25,7 @@ use crate::case::Case;
 use crate::check::Tally;
 use crate::report::{Property, Status};
 use crate::script::{is_of_program, Script, Shift};
+use crate::trace::Lines;
 pub use compare::{Row, Verdict};
 use site::Site;
 use timeline::Timeline;
@@ -189,13 +190,13 @@ fn ask_the_model(timeline: &Timeline, options: &Options) -> (Script, Vec<Script>
 }
 
 fn write(lines: Option<Box<dyn Write>>, seen: &play::Seen) -> std::io::Result<()> {
-    let Some(mut lines) = lines else { return Ok(()) };
+    let Some(mut lines) = lines.map(Lines::new) else { return Ok(()) };
     let mut events: Vec<_> = seen.events.iter().collect();
     events.sort_by_key(|(at, _)| *at);
     for (at, event) in events {
-        writeln!(lines, "{}", serde_json::json!({ "at": at, "event": event }))?;
+        lines.push(*at, event)?;
     }
-    lines.flush()
+    lines.finish()
 }
 
 #[cfg(test)]

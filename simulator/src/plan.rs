@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, Fault, FeedTrick, Firmware,
     FloodWhat, Forgotten, Hostility, Kind, Misuse, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat,
-    Statement, Sync, WallAfter, Who, WireTrick,
+    Statement, Sync, WallAfter, WireTrick,
 };
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
@@ -702,6 +702,28 @@ impl Plan {
     }
 }
 
+/// About how many acts a scenario comes to.
+pub(crate) fn count(scenario: &Scenario) -> u64 {
+    let plan = &scenario.workload;
+    let often = |every: u64, burst: u32| (scenario.duration / every.max(1)).saturating_mul(u64::from(burst));
+    let planner = plan.planner.iter().flat_map(|planner| planner.spans()).map(|every| often(every.0, 1));
+    let once = [plan.begin_every, plan.finish_every, plan.status_every].map(|every| often(every.0, 1));
+    let bursts = [Some(plan.authorize_every), plan.distinct_every].into_iter().flatten();
+    let programs = planner.chain(once).chain(bursts.map(|every| often(every.0, plan.burst)));
+    let of_each: u64 = programs.fold(0, u64::saturating_add);
+    let of_programs = if plan.quiet { 0 } else { of_each.saturating_mul(u64::from(scenario.fleet.devices)) };
+    let of_faults = scenario.faults.iter().map(|fault| {
+        let times = fault.when.every.map_or(1, |every| (fault.when.until - fault.when.at) / every + 1);
+        let acts = match fault.kind {
+            Kind::Flood { .. } => fault.lasts_at_most() / FLOOD_EVERY,
+            Kind::ClockStrobe { .. } => fault.lasts_at_most() / STROBE,
+            _ => 2,
+        };
+        times.saturating_mul(acts).saturating_mul(u64::from(fault.who.count(scenario.fleet.devices)))
+    });
+    of_faults.fold(of_programs, u64::saturating_add).saturating_add(scenario.acts.len() as u64)
+}
+
 /// What the programs on one gateway do. They go on after `heal`: availability is judged by them.
 fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry>) {
     let plan = &scenario.workload;
@@ -755,19 +777,15 @@ fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry
 fn expand(fault: &Fault, number: u32, scenario: &Scenario, seed: u64, entries: &mut Vec<Entry>) {
     let mut times = stream(seed, &format!("fault-{number}"), "times");
     let mut choice = stream(seed, &format!("fault-{number}"), "who");
-    let devices = scenario.fleet.devices;
+    let mut length = stream(seed, &format!("fault-{number}"), "length");
     let mut due = fault.when.at;
     for occurrence in 0u32.. {
         let at = due + below(&mut times, fault.when.jitter + 1);
-        let chosen = between(&mut choice, 0, u64::from(devices) - 1) as u32;
-        let targets: Vec<u32> = match &fault.who {
-            Who::All => (0..devices).collect(),
-            Who::One => vec![chosen],
-            Who::These(list) => list.clone(),
-        };
+        let targets = fault.who.chosen(scenario.fleet.devices, &mut choice);
+        let kind = fault.lasting(below(&mut length, fault.longer.saturating_add(1)));
         let backup = number * 1000 + occurrence % 1000;
         let of = Occurrence { fault: number + 1, time: occurrence };
-        acts(fault, at, &targets, backup, scenario.heal, seed, of, entries);
+        acts(&kind, at, &targets, backup, scenario.heal, seed, of, entries);
         match fault.when.every {
             Some(every) if due + every <= fault.when.until => due += every,
             Some(_) | None => break,
@@ -777,7 +795,7 @@ fn expand(fault: &Fault, number: u32, scenario: &Scenario, seed: u64, entries: &
 
 #[expect(clippy::too_many_arguments, reason = "one call, and a struct would only name them a second time")]
 fn acts(
-    fault: &Fault,
+    kind: &Kind,
     at: u64,
     targets: &[u32],
     backup: u32,
@@ -791,7 +809,7 @@ fn acts(
     // Whatever is down is up again when faults stop.
     let end = |lasts: u64| (at + lasts).min(heal);
     let pick = |device: u32| stream(seed, &format!("fault-{number}/gw-{device}"), &at.to_string()).next_u64();
-    match &fault.kind {
+    match kind {
         Kind::BrokerAck(trick) => {
             targets.iter().for_each(|d| push(at, Act::BrokerAck { device: *d, trick: *trick }));
         }
@@ -1023,6 +1041,28 @@ mod tests {
         assert_eq!(with.len(), without.len() + 1);
         let rest: Vec<_> = with.into_iter().filter(|entry| !matches!(entry.act, Act::PowerCut { .. })).collect();
         assert_eq!(rest, without);
+    }
+
+    #[test]
+    fn how_long_it_lasts_is_drawn_each_time_within_what_is_said() {
+        let faults = FLAP.replace("for = \"1m\"", "for = \"1m..20m\"\nwho = \"0\"");
+        let plan = Plan::new(&scenario(&faults), 7);
+        let at = |is: fn(&Act) -> bool| plan.entries.iter().filter(move |entry| is(&entry.act)).map(|entry| entry.at);
+        let lasted: Vec<u64> = at(|act| matches!(act, Act::LinkUp { .. }))
+            .zip(at(|act| matches!(act, Act::LinkDown { .. })))
+            .map(|(up, down)| up - down)
+            .collect();
+        assert!(lasted.iter().all(|ms| (60_000..=1_200_000).contains(ms)), "{lasted:?}");
+        assert!(lasted.windows(2).any(|two| two[0] != two[1]) && lasted.len() == 5, "{lasted:?}");
+    }
+
+    #[test]
+    fn a_plan_has_about_as_many_acts_as_were_counted() {
+        for (_, text) in crate::menu::MENU {
+            let scenario = Scenario::parse(text).unwrap();
+            let (made, counted) = (Plan::new(&scenario, 1).entries.len() as u64, count(&scenario));
+            assert!(counted * 2 >= made, "{}: {counted} of {made}", scenario.name);
+        }
     }
 
     #[test]

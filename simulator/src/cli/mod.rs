@@ -7,6 +7,7 @@
 pub(crate) mod bisect;
 pub(crate) mod check;
 pub(crate) mod diff;
+pub(crate) mod faults;
 pub(crate) mod fuzz;
 pub(crate) mod import;
 pub(crate) mod list;

@@ -13,7 +13,7 @@ mod record;
 pub mod shown;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 

@@ -5,13 +5,14 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hardtack_simulator::PROGRAM;
 
 /// Partitions, reboots, robs and deceives a fleet of hardtack agents until it breaks.
 ///
 /// A CASE is a scenario file (TOML), a plan (JSON lines, as `expand` writes it), or a name: of a scenario that `list` shows,
 /// or of a world that `fuzz` or `grid` draws (`swarm-10`, `grid-2-1234`).
 #[derive(Parser)]
-#[command(name = "hardtack-sim", version)]
+#[command(name = "hardtack-sim", version = PROGRAM.trim_start_matches("hardtack-sim "))]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -187,6 +187,7 @@ impl Report {
     pub fn to_json(&self, seconds: f64) -> serde_json::Value {
         serde_json::json!({
             "scenario": self.scenario,
+            "program": crate::PROGRAM,
             "seed": self.seed,
             "verdict": self.verdict().name(),
             "properties": self.properties,

@@ -764,6 +764,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_documented_can_be_run_and_every_key_is_documented() {
+        const DOC: &str = include_str!("../../docs/scenarios.md");
+        let examples = DOC.split("```toml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+        let examples: Vec<&str> = examples.map(|(example, _)| example).collect();
+        assert_eq!(examples.len(), 2);
+        for example in examples {
+            Scenario::parse(example).unwrap_or_else(|error| panic!("{error}: {example}"));
+        }
+        let of_groups = "[groups.north]\nmembers = \"0\"";
+        for table in
+            ["", "[fleet]", of_groups, "[grant]", "[policy]", "[workload]", "[workload.planner]", "[workload.identity]"]
+        {
+            let error = Scenario::parse(&format!("{PLAIN}\n{table}\nnone_such = 1")).unwrap_err().to_string();
+            let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+            assert!(!keys.is_empty(), "{error}");
+            let said = |key: &str| ["`", "["].iter().any(|before| DOC.contains(&format!("{before}{key}")));
+            let silent: Vec<&&str> = keys.iter().filter(|key| !said(key)).collect();
+            assert!(silent.is_empty(), "{table}: {silent:?} of {keys:?}");
+        }
+    }
+
+    #[test]
     fn no_text_makes_the_parser_panic() {
         let whole = include_str!("../scenarios/clock-storm.toml");
         let mut rng = crate::random::stream(1, "text", "mutations");

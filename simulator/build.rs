@@ -1,5 +1,6 @@
 //! Tells the simulator which commit it is made from: a run is a function of that and of the plan.
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
@@ -17,7 +18,8 @@ fn main() {
     for source in ["build.rs", "src", "../src", "../Cargo.lock"] {
         println!("cargo:rerun-if-changed={source}");
     }
-    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+    // Of a file that there is not cargo would say each time that it has changed.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
         println!("cargo:rerun-if-changed={log}");
     }
 }

@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
+/// All that the program is made from.
+const SOURCES: [&str; 5] = [".", "../src", "../firmware-profiles", "../Cargo.toml", "../Cargo.lock"];
+
 fn main() {
     // A source tree without its history, or within that of somebody else, is of no commit that this could know.
     let commit =
         git(&["ls-files", "--error-unmatch", "Cargo.toml"]).and_then(|_| git(&["rev-parse", "--short=12", "HEAD"]));
-    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", "../src", "../Cargo.lock"]);
+    let changed = git(&[&["status", "--porcelain", "--untracked-files=no", "--"], &SOURCES[..]].concat());
     let changed = changed.is_some_and(|files| !files.is_empty());
     let said = match commit {
         Some(commit) if changed => format!("{commit} with changes"),
@@ -15,7 +18,7 @@ fn main() {
         None => "of an unknown commit".into(),
     };
     println!("cargo:rustc-env=HARDTACK_SIM_COMMIT={said}");
-    for source in ["build.rs", "src", "../src", "../Cargo.lock"] {
+    for source in SOURCES {
         println!("cargo:rerun-if-changed={source}");
     }
     // Of a file that there is not cargo would say each time that it has changed.

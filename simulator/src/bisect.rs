@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::case::Case;
 use crate::plan::{Entry, Occurrence, Plan};
+use crate::report::words::place_of;
 use crate::report::Breach;
 use crate::scenario::Span;
 use crate::words;
@@ -35,10 +36,10 @@ pub struct Bisected {
     pub acts: Vec<String>,
 }
 
-/// Looks at `moments` moments of a run, `futures` futures each. `progress` hears after each moment.
+/// Looks at `moments` moments of a run up to where the property breaks, `futures` futures each. `progress` hears after each.
 pub fn bisect(case: &Case, breach: &Breach, moments: u32, futures: u32, progress: &mut dyn FnMut(Moment)) -> Bisected {
-    let duration = case.scenario().duration;
-    let at = |number: u32| duration / u64::from(moments.max(1)) * u64::from(number);
+    let broken = broken_at(case, breach);
+    let at = |number: u32| broken * u64::from(number) / u64::from(moments.max(1));
     let look = |at: u64| {
         let broken = (1..=futures).filter(|number| future(case, at, u64::from(*number)).breaks(breach));
         Moment { at, broken: broken.count() as u32, futures }
@@ -53,11 +54,21 @@ pub fn bisect(case: &Case, breach: &Breach, moments: u32, futures: u32, progress
     let rise = |pair: &&[Moment]| pair[1].broken.saturating_sub(pair[0].broken);
     // The first of the steepest, so that what follows from it is not taken for it.
     let steepest = moments.windows(2).rev().max_by_key(rise);
-    let jump = steepest.map_or((0, duration), |pair| (pair[0].at, pair[1].at));
+    let jump = steepest.map_or((0, broken), |pair| (pair[0].at, pair[1].at));
     let start = case.scenario().start;
     let between = case.plan().entries.iter().filter(|entry| (start + jump.0..start + jump.1).contains(&entry.at));
     let sentence = |entry: &Entry| format!("{} {}", Span(entry.at - start), words::of(&entry.act));
     Bisected { jump, acts: between.filter(|entry| entry.of.is_some()).map(sentence).collect(), moments }
+}
+
+/// When a run first breaks a property in this way, counted from its start; at its end, where no moment is named.
+fn broken_at(case: &Case, breach: &Breach) -> u64 {
+    let (start, duration) = (case.scenario().start, case.scenario().duration);
+    let report = case.run();
+    let witness =
+        report.properties.iter().find(|property| property.id == breach.property()).and_then(|of| of.witness.clone());
+    let at = witness.and_then(|witness| place_of(&witness).0);
+    at.map_or(duration, |at| at.saturating_sub(start).clamp(1, duration))
 }
 
 /// One future of a run from a moment on, by its number. The number 0 is what happened.

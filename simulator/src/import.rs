@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::case::Case;
+use crate::report::words::plural;
 use crate::scenario::{Span, HEALING};
 
 /// The most rows of a log.
@@ -290,7 +291,7 @@ fn scenario(
     outages: &Outages,
     names: &BTreeMap<String, u32>,
     wanted: &Wanted,
-    mut notes: Vec<String>,
+    notes: Vec<String>,
 ) -> Result<Imported, ImportError> {
     let named = u32::try_from(names.len()).unwrap_or(u32::MAX);
     let devices = wanted.devices.unwrap_or(named.max(1));
@@ -318,10 +319,11 @@ fn scenario(
         }
     }
     let heal = BEFORE + length + AFTER;
-    let mut text = String::from("schema = 1\n");
+    let told = names.iter().map(|(name, number)| format!("# gw-{number} is {}\n", short(name)));
+    let mut text = told.collect::<String>() + "schema = 1\n";
     let mut key = |name: &str, value: toml::Value| text.push_str(&format!("{name} = {value}\n"));
     key("name", wanted.name.clone().into());
-    key("about", format!("{} outages of a real log, from one hour on.", faults.len()).into());
+    key("about", format!("{} of a real log, from one hour on.", plural(faults.len() as u64, "outage")).into());
     key("seed", toml::Value::Integer(i64::try_from(wanted.seed).unwrap_or(i64::MAX)));
     key("duration", Span(heal + HEALING.max(AFTER)).to_string().into());
     key("heal", Span(heal).to_string().into());
@@ -337,12 +339,6 @@ fn scenario(
         };
         let (at, lasts) = (Span(*at), Span(*lasts));
         text.push_str(&format!("\n[[fault]]\ndo = \"link.down\"\nat = \"{at}\"\nfor = \"{lasts}\"\nwho = \"{who}\"\n"));
-    }
-    let told = names.iter().map(|(name, number)| format!("{number} is {}", short(name)));
-    if !names.is_empty() {
-        let told: Vec<String> = told.take(20).collect();
-        let more = if names.len() > told.len() { ", …" } else { "" };
-        notes.push(format!("gateways by number: {}{more}", told.join(", ")));
     }
     Case::parse(&text, None)
         .map_err(|error| ImportError::Log(format!("what the log comes to cannot be run: {error}")))?;
@@ -511,11 +507,12 @@ mod tests {
             ("time,device,state\n10,a,down\n20,a,up\n30,a,down\n40,b,up\n", "1 links were down at the end"),
             ("start,end\n0,60\n30,90\n", "1 outages that overlap"),
             ("start,end\n0,60\n70,70\n", "1 outages of no length"),
-            ("start,end,device\n0,60,pump\n", "0 is pump"),
         ] {
             let notes = import(log, &wanted()).unwrap().notes;
             assert!(notes.iter().any(|note| note.starts_with(said) || note.contains(said)), "{said}: {notes:?}");
         }
+        let named = import("start,end,device\n0,60,pump\n", &wanted()).unwrap();
+        assert!(named.text.starts_with("# gw-0 is pump\n"), "{}", named.text);
         let clean = import("start,end\n0,60\n90,95\n", &wanted()).unwrap();
         assert_eq!(clean.notes, Vec::<String>::new());
     }

@@ -10,14 +10,15 @@ use hardtack::fleet::groups::DEVICES_AT_ONCE_MAX;
 use hardtack::fleet::roots::check_shape;
 use hardtack::ids::GroupId;
 use hardtack::profile::{shipped, Kind, Overlay, Profile, Shipped, SHIPPED};
-use hardtack::wire::policy::{RiskLevel, TimeRule};
+use hardtack::time::Timestamp;
+use hardtack::wire::policy::{PolicyDocument, RiskLevel, TimeRule};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use toml::{Table, Value};
 
 use crate::agree::{concerns, Concerns};
 use crate::arguments::Limit;
-use crate::fault::{numbers, Fault, FaultText, Kind as FaultKind, MoveTo, RotateWhat};
+use crate::fault::{numbers, Fault, FaultText, Kind as FaultKind, MoveTo, RotateWhat, EMERGENCY_LIFE_MAX, STORM_MAX};
 use crate::plan::{Act, Entry, Turn, LAST_QUIET};
 
 /// The only form of scenario files there is so far.
@@ -29,6 +30,8 @@ pub(crate) const HEALING: u64 = 20 * 60_000;
 const END_MAX: u64 = 36_500 * 86_400_000;
 /// The most acts of a plan: they take some gigabytes.
 const ACTS_MAX: u64 = 20_000_000;
+/// The fewest records of an era: one that is full of what each era begins with would never be written to.
+const ERA_RECORDS_MIN: u64 = 8;
 /// The most gateways of a fleet.
 const DEVICES_MAX: u32 = 10_000;
 
@@ -580,11 +583,8 @@ impl Scenario {
         if self.fleet.drift_ppm > self.profile.time.drift_ppm {
             return Err("`fleet.drift_ppm` must stay within the profile's bound, which the proofs assume".into());
         }
-        check_shape(usize::from(self.fleet.roots), self.fleet.threshold).map_err(|error| error.to_string())?;
-        let ranges = [self.fleet.latency_ms, self.fleet.commit_ms];
-        if ranges.iter().any(|(low, high)| low > high || *low == 0 || *high > 60_000) {
-            return Err("`latency_ms` and `commit_ms` are [shortest, longest], 1 to 60000".into());
-        }
+        self.check_fleet()?;
+        self.check_grant()?;
         let spans = [
             self.workload.begin_every,
             self.workload.authorize_every,
@@ -596,6 +596,17 @@ impl Scenario {
         if planned.chain(spans).chain(self.workload.distinct_every).any(|span| span.0 < 1000) {
             return Err("what happens `every` so often must leave at least 1s between".into());
         }
+        let last = self.duration.saturating_sub(LAST_QUIET);
+        if self.workload.from.0 >= self.workload.until.map_or(last, |until| until.0) {
+            return Err("`workload.from` must come before `workload.until`, and 5m or more before the end".into());
+        }
+        let classes = self.risk_classes();
+        if let Some(stranger) = self.workload.risks.iter().find(|risk| !classes.contains(risk)) {
+            return Err(format!(
+                "there is no class of risk {stranger:?} for `workload.risks`: use one of {}",
+                classes.join(" ")
+            ));
+        }
         if self.workload.risks.is_empty()
             || self.workload.hostile_percent.saturating_add(self.workload.spend_percent) > 100
         {
@@ -605,6 +616,12 @@ impl Scenario {
         for (fault, number) in self.faults.iter().zip(1..) {
             if let FaultKind::LinkSlow { by, .. } = fault.kind {
                 self.check_slow(by).map_err(|problem| format!("fault {number} (link.slow): {problem}"))?;
+            }
+            if fault.kind.copy_age() > fault.when.at {
+                let name = fault.kind.name();
+                return Err(format!(
+                    "fault {number} ({name}): `age` reaches back to before the start: make it less than `at`"
+                ));
             }
             if let FaultKind::GroupMove(MoveTo::Group(group)) = &fault.kind {
                 if !self.groups.contains_key(group) {
@@ -648,6 +665,49 @@ impl Scenario {
 }
 
 impl Scenario {
+    fn check_fleet(&self) -> Result<(), String> {
+        let FleetPlan { roots, threshold, latency_ms, commit_ms, era_records, quota_mib, .. } = &self.fleet;
+        check_shape(usize::from(*roots), *threshold).map_err(|error| error.to_string())?;
+        if [latency_ms, commit_ms].iter().any(|(low, high)| low > high || *low == 0) {
+            return Err("`latency_ms` and `commit_ms` are [shortest, longest], 1 or more".into());
+        }
+        self.check_slow(0).map_err(|_| {
+            let keepalive = self.profile.link.keepalive_s;
+            format!("`latency_ms` must stay below half the keep-alive, {keepalive}s: an end that waits for longer takes the other for gone")
+        })?;
+        let lease = self.profile.time.lease_s;
+        if commit_ms.1.saturating_mul(4) > lease.saturating_mul(1000) {
+            return Err(format!(
+                "`commit_ms` must stay below a quarter of the lease, {lease}s: time is leased by commits"
+            ));
+        }
+        if era_records.is_some_and(|records| records < ERA_RECORDS_MIN) || *quota_mib == Some(0) {
+            return Err(format!("`era_records` must be {ERA_RECORDS_MIN} or more, and `quota_mib` 1 or more"));
+        }
+        Ok(())
+    }
+
+    fn check_grant(&self) -> Result<(), String> {
+        let GrantPlan { life, offline_max, uses_max, task_ttl_max, .. } = &self.grant;
+        if life.0 < 1000 || task_ttl_max.0 < 1000 || offline_max.0 < 1000 || *uses_max == 0 {
+            return Err(
+                "`life`, `task_ttl_max` and `offline_max` of `[grant]` must be 1s or more, and `uses_max` 1 or more"
+                    .into(),
+            );
+        }
+        if life.0 > END_MAX {
+            return Err("`grant.life` can be 36500d at the most".into());
+        }
+        Ok(())
+    }
+
+    /// The classes of risk that there are.
+    fn risk_classes(&self) -> Vec<String> {
+        let built_in = PolicyDocument::built_in(Timestamp(0)).risks;
+        let risks = if self.policy.risks.is_empty() { &built_in } else { &self.policy.risks };
+        risks.iter().map(|risk| risk.class.to_string()).collect()
+    }
+
     /// Whether a link can be slower by so much, and still be one.
     fn check_slow(&self, by: u64) -> Result<(), String> {
         let keepalive = self.profile.link.keepalive_s;
@@ -675,6 +735,13 @@ impl Scenario {
                 "is not between start and end"
             } else if *at > start + self.duration.saturating_sub(LAST_QUIET) {
                 "is in the last 5m, which are there for the last records to arrive: move it, or make `duration` longer"
+            } else if let Act::Emergency { life, .. } = act {
+                match (1000..=EMERGENCY_LIFE_MAX).contains(life) {
+                    true => continue,
+                    false => "revokes by an emergency key for less than 1s, or for more than 71h",
+                }
+            } else if matches!(act, Act::RevokeStorm { count, .. } if !(1..=STORM_MAX).contains(count)) {
+                "revokes no tokens, or more than a million at once"
             } else if matches!(act, Act::Misuse { .. } | Act::Plan { .. }) && self.workload.planner.is_none() {
                 "is a planner's, and there is none: say under `[workload.planner]` what it does"
             } else if matches!(act, Act::KeyRotate { what: RotateWhat::Identity }) && self.workload.identity.is_none() {
@@ -839,6 +906,22 @@ mod tests {
         check_refused("[fleet]\noverlay = \"abacus\"", "use link-lte-metered");
         check_refused("[fleet]\nclass = { name = \"ours\" }", "missing key");
         check_refused("[fleet]\ndrift_ppm = 5000", "drift_ppm");
+        check_refused("[fleet]\nera_records = 1", "era_records");
+        check_refused("[fleet]\nquota_mib = 0", "quota_mib");
+        check_refused("[fleet]\nlatency_ms = [20000, 40000]", "latency_ms");
+        check_refused("[fleet]\ncommit_ms = [20, 40000]", "commit_ms");
+        check_refused("[grant]\nlife = \"1ms\"", "1s or more");
+        check_refused("[grant]\nlife = \"99999999d\"", "36500d");
+        check_refused("[grant]\nuses_max = 0", "uses_max");
+        check_refused("[workload]\nfrom = \"3h\"", "workload.from");
+        check_refused("[workload]\nrisks = [\"nix\"]", "low medium high");
+        check_refused("[[fault]]\ndo = \"image.rollback\"\nat = \"5m\"\nfor = \"2m\"\nage = \"6m\"", "`age`");
+        check_refused("[[fault]]\ndo = \"reboot\"\nat = \"5m\"\nfor = \"0s\"", "`for`");
+        check_refused("[[fault]]\ndo = \"broker.restart\"\nat = \"5m\"\nfor = \"1m\"\nwho = \"0\"", "`who`");
+        let emergency = "[[act]]\nat = \"5m\"\nact = \"emergency\"\ndevice = 0\nwhat = \"device\"\npick = 1\nlife = 0";
+        check_refused(emergency, "less than 1s");
+        let storm = "[[act]]\nat = \"5m\"\nact = \"revoke_storm\"\npick = 1\nlife = 9000\ncount = 4000000000";
+        check_refused(storm, "a million");
         check_refused("[workload]\nhostile_percent = 99\nspend_percent = 99", "percentages");
         check_refused("[workload]\nhostile_percent = 4294967295\nspend_percent = 1", "percentages");
         check_refused("[[act]]\nat = \"1h56m\"\nact = \"status\"\ndevice = 0", "the last 5m");

@@ -8,6 +8,7 @@
 
 use rand_chacha::ChaCha8Rng;
 
+use crate::fault::is_of_the_fleet;
 use crate::random::{below, between, happens, stream};
 use crate::scenario::Span;
 
@@ -122,8 +123,8 @@ impl Draw {
         text
     }
 
-    /// When and to whom: anywhere before all heals, once or over and over.
-    fn when(&mut self) -> String {
+    /// When and to whom: anywhere before all heals, once or over and over. Of a fault of the whole fleet `who` says nothing.
+    fn when(&mut self, name: &str) -> String {
         let last = self.heal - LASTS_MAX - MINUTE;
         let at = Span(between(&mut self.rng, 5 * MINUTE, last) / 1000 * 1000);
         let number = below(&mut self.rng, u64::from(self.devices)).to_string();
@@ -132,7 +133,10 @@ impl Draw {
             1 => &number,
             _ => "one",
         };
-        let mut text = format!("at = \"{at}\"\nwho = \"{who}\"\n");
+        let mut text = format!("at = \"{at}\"\n");
+        if !is_of_the_fleet(name) {
+            text += &format!("who = \"{who}\"\n");
+        }
         if happens(&mut self.rng, 60) {
             let every = self.span(3 * MINUTE, 120 * MINUTE);
             text += &format!("every = \"{every}\"\nuntil = \"{}\"\n", Span(last.max(at.0)));
@@ -317,7 +321,7 @@ risks = ["low", "medium", "high"]
         for (name, rest) in kinds {
             if happens(&mut draw.rng, percent) {
                 let rest = rest(&mut draw);
-                text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when());
+                text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when(name));
             }
         }
     }
@@ -328,7 +332,7 @@ risks = ["low", "medium", "high"]
                 text += &next_firmware(&mut draw);
             }
             let rest = rest(&mut draw);
-            text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when());
+            text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when(name));
         }
     }
     draw.rng = stream(seed, "swarm", "planner");
@@ -337,7 +341,7 @@ risks = ["low", "medium", "high"]
         for (name, rest) in OF_PLANNERS {
             if happens(&mut draw.rng, 60) {
                 let rest = rest(&mut draw);
-                text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when());
+                text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when(name));
             }
         }
     }
@@ -346,7 +350,7 @@ risks = ["low", "medium", "high"]
         let (percent, ttl) = (draw.scale(10, 100), draw.span(2 * MINUTE, 120 * MINUTE));
         text += &format!("\n[workload.identity]\npercent = {percent}\nttl = \"{ttl}\"\n");
         if happens(&mut draw.rng, 60) {
-            text += &format!("\n[[fault]]\ndo = \"key.rotate\"\nwhat = \"identity\"\n{}", draw.when());
+            text += &format!("\n[[fault]]\ndo = \"key.rotate\"\nwhat = \"identity\"\n{}", draw.when("key.rotate"));
         }
     }
     text

@@ -81,7 +81,7 @@ fn text(path: &Path, verdict: &Verdict) -> String {
     text.push_str(match *evidence {
         "export" => {
             "  by what is signed, under the keys that the file names; what is written beside it in plain, and other keys:\n  \
-             `hardtack audit verify --key`"
+             `hardtack audit verify --key`. That segments are missing at the end of the file nothing in it can tell"
         }
         _ => "  a trace does not tell which faults suspend which clause: after a storage that was put back, what went back is its doing",
     });

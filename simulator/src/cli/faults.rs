@@ -58,12 +58,13 @@ fn with_values(key: &str, whats: &[(&str, &str)]) -> String {
 }
 
 /// All there is to say of one.
-fn one(Entry { name, says, keys, whats, .. }: &Entry) -> String {
+fn one(Entry { name, says, takes_who, keys, whats, .. }: &Entry) -> String {
     let own = keys.iter().flat_map(|own| {
         let says = KEYS.into_iter().find(|(key, _)| own.trim_end_matches('?') == *key);
         says.map(|(_, says)| (*own, says))
     });
-    let keys = KEYS_OF_ALL.into_iter().chain(own).map(|(key, says)| format!("  {key:<12} {says}\n"));
+    let of_all = KEYS_OF_ALL.into_iter().filter(|(key, _)| *takes_who || *key != "who?");
+    let keys = of_all.chain(own).map(|(key, says)| format!("  {key:<12} {says}\n"));
     let whats = whats.iter().map(|(what, says)| format!("  what = {what:?}: {says}\n"));
     format!("{name}: {says}\n{}", keys.chain(whats).collect::<String>().trim_end())
 }

@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true, value_parser = clap::value_parser!(u64).range(1..))]
     worlds: u64,
     /// Stop when so many worlds in a row have brought nothing new; without a number, 200.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "200")]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "200", value_parser = clap::value_parser!(u64).range(1..))]
     until_plateau: Option<u64>,
     /// Begin no further world after so long, like 10m.
     #[arg(long = "for", value_name = "SPAN")]

@@ -5,9 +5,10 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use hardtack_simulator::case::Case;
 use hardtack_simulator::import::{import as read, Wanted, BYTES_MAX};
 
-use super::{print, write};
+use super::{print, with_own_class, write};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,8 +19,8 @@ pub(crate) struct Args {
     /// How many gateways, those that the log names counted in [default: those].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     devices: Option<u32>,
-    /// What the gateways can bear: the name of a shipped class of device.
-    #[arg(long, value_name = "NAME")]
+    /// What the gateways can bear: the name of a shipped class of device, or a profile file, which ends in .toml.
+    #[arg(long, value_name = "PROFILE")]
     profile: Option<String>,
     /// The scenario's seed.
     #[arg(long, default_value_t = 1)]
@@ -40,8 +41,13 @@ pub(crate) fn import(args: &Args) -> Result<ExitCode, String> {
         return Err(wrong(format!("more than {} MiB: cut the log into parts", BYTES_MAX >> 20)));
     }
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("log").to_owned();
-    let wanted = Wanted { name, devices: args.devices, profile: args.profile.clone(), seed: args.seed };
-    let imported = read(&text, &wanted).map_err(|error| wrong(error.to_string()))?;
+    let is_file = |profile: &String| profile.ends_with(".toml");
+    let shipped = args.profile.clone().filter(|profile| !is_file(profile));
+    let wanted = Wanted { name, devices: args.devices, profile: shipped, seed: args.seed };
+    let mut imported = read(&text, &wanted).map_err(|error| wrong(error.to_string()))?;
+    if let Some(own) = args.profile.as_ref().filter(|profile| is_file(profile)) {
+        imported.text = with_profile(&imported.text, own)?;
+    }
     for note in &imported.notes {
         eprintln!("hardtack-sim: {note}");
     }
@@ -50,4 +56,15 @@ pub(crate) fn import(args: &Args) -> Result<ExitCode, String> {
         None => print(imported.text.trim_end()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The scenario with a profile file, which it names wherever it is moved to.
+fn with_profile(text: &str, file: &str) -> Result<String, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("profile {file}: {error}");
+    let file = std::fs::canonicalize(file).map_err(|error| wrong(&error))?;
+    let line = format!("profile = {}", toml::Value::from(file.to_string_lossy().into_owned()));
+    let text = text.replacen("[fleet]\n", &format!("[fleet]\n{line}\n"), 1);
+    let whole = with_own_class(text.clone(), None)?;
+    Case::parse(&whole, None).map_err(|error| wrong(&error))?;
+    Ok(text)
 }

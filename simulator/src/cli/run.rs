@@ -1,10 +1,12 @@
 //! `hardtack-sim run`, `expand` and `replay`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use hardtack_simulator::agree::{agree_but_for, Agreement, Difference};
 use hardtack_simulator::case::Case;
@@ -117,8 +119,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
     let level = args.level.level()?;
     // All first: a typing error in the last must not cost the time of the others.
     let cases: Vec<Case> = args.cases.iter().map(|place| case(place, args.seed)).collect::<Result<_, _>>()?;
-    if args.level == LevelName::Both && (args.trace.is_some() || args.golden.is_some()) {
-        return Err("--trace and --golden take one level".into());
+    if args.level == LevelName::Both && args.trace.is_some() {
+        return Err("--trace takes one level".into());
+    }
+    if args.level != LevelName::Model && args.golden.is_some() {
+        return Err("--golden holds hashes of runs at the model's level: leave --level out".into());
     }
     if args.trace.is_some() && cases.len() > 1 {
         return Err("--trace takes one case".into());
@@ -127,19 +132,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
     let mut golden = Golden::read(args)?;
     let mut all_pass = true;
     for case in &cases {
-        let lines = match &args.trace {
-            Some(path) => {
-                let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-                Some(Box::new(BufWriter::new(file)) as Box<dyn Write>)
-            }
-            None => None,
-        };
+        let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
+        let lines = trace.clone().map(|trace| Box::new(trace) as Box<dyn Write>);
         if args.level == LevelName::Both {
             all_pass &= tell_both(args, level, case);
             continue;
         }
         let report = tell(level, case, lines, args.output);
         all_pass &= report.verdict() == Status::Pass;
+        if let (Some(trace), Some(path)) = (trace, &args.trace) {
+            trace.whole().map_err(|error| format!("the trace in {} is not whole: {error}", path.display()))?;
+        }
         if let Some(golden) = &mut golden {
             all_pass &= golden.compare(&report);
         }
@@ -148,6 +151,42 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, String> {
         golden.write()?;
     }
     Ok(if all_pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A file that takes a trace. A run goes on where it takes no more, and what went wrong is told after it.
+#[derive(Clone)]
+struct TraceFile(Rc<RefCell<(BufWriter<File>, std::io::Result<()>)>>);
+
+impl TraceFile {
+    fn create(path: &Path) -> Result<Self, String> {
+        let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(Self(Rc::new(RefCell::new((BufWriter::new(file), Ok(()))))))
+    }
+
+    /// Does something to the file, unless it went wrong before.
+    fn attempt(&self, act: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) {
+        let (out, so_far) = &mut *self.0.borrow_mut();
+        if so_far.is_ok() {
+            *so_far = act(out);
+        }
+    }
+
+    /// Whether it took all.
+    fn whole(self) -> std::io::Result<()> {
+        std::mem::replace(&mut self.0.borrow_mut().1, Ok(()))
+    }
+}
+
+impl Write for TraceFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.attempt(|out| out.write_all(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.attempt(BufWriter::flush);
+        Ok(())
+    }
 }
 
 /// The hashes that traces had before.
@@ -251,7 +290,9 @@ fn watcher(case: &Case) -> Option<Watcher> {
 
 /// Runs a case at both levels and prints how they agree. Whether they do, and the run at the other level holds.
 fn tell_both(args: &RunArgs, level: Level, case: &Case) -> bool {
+    progress(&format!("{}: at both levels, one after the other", case.scenario().name));
     let ((report, agreement), seconds) = timed(|| args.both(level, case));
+    progress_over();
     print(&match args.output {
         Output::Json => serde_json::json!({ "report": report.to_json(seconds), "agreement": agreement }).to_string(),
         Output::Text => format!("{}\n{}", table(&report, seconds), agreed(&agreement)),

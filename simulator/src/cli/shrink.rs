@@ -79,6 +79,10 @@ fn text(found: &Shrunk, args: &Args, seconds: f64) -> String {
         text.push_str(&line);
         text.push('\n');
     }
-    text.push_str(&format!("Run it again: hardtack-sim run {}", args.out.display()));
+    #[cfg(feature = "mutants")]
+    let planted = args.mutant.as_ref().map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
+    #[cfg(not(feature = "mutants"))]
+    let planted = "";
+    text.push_str(&format!("Run it again: hardtack-sim run {}{planted}", args.out.display()));
     text
 }

@@ -11,7 +11,7 @@ use super::text::FaultText;
 use super::{Kind, Named};
 
 /// The longest that an operator's emergency rule is made to live, in milliseconds.
-const EMERGENCY_LIFE_MAX: u64 = 71 * 3_600_000;
+pub(crate) const EMERGENCY_LIFE_MAX: u64 = 71 * 3_600_000;
 
 /// The faults of this family.
 pub(super) const NAMES: &[Named] = &[

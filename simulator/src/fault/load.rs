@@ -10,7 +10,7 @@ use super::text::FaultText;
 use super::{Kind, Named};
 
 /// The most tokens that are revoked at once.
-const STORM_MAX: u32 = 1_000_000;
+pub(crate) const STORM_MAX: u32 = 1_000_000;
 
 /// The faults of this family.
 pub(super) const NAMES: &[Named] = &[

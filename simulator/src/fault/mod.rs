@@ -48,8 +48,10 @@ use crate::report::words;
 pub use broker::{AckTrick, EmergencyTrick, FeedTrick, Forgotten, Hostility, Retained, Statement, WireTrick};
 pub use clock::ResetWhat;
 pub use disk::{Damage, Part, Refusal, Sync};
+pub(crate) use identity::EMERGENCY_LIFE_MAX;
 pub use identity::{EmergencyTheft, EmergencyWhat, MoveTo, RevokeWhat, RotateWhat};
 pub use load::FloodWhat;
+pub(crate) use load::STORM_MAX;
 pub use network::Direction;
 pub use planner::Misuse;
 pub use process::{Boundary, Firmware, WallAfter};
@@ -77,6 +79,26 @@ const CATALOGUE: [(&str, &[Named]); 8] = [
     ("planners and steps", planner::NAMES),
 ];
 
+/// Faults that befall the whole fleet, whoever is named.
+const OF_THE_FLEET: [&str; 11] = [
+    "broker.delay",
+    "broker.emergency",
+    "broker.forget",
+    "broker.hostile",
+    "broker.lose",
+    "broker.restart",
+    "broker.restore",
+    "broker.withhold",
+    "key.rotate",
+    "revoke.storm",
+    "service.stop",
+];
+
+/// Whether a fault of this name, or of this name and its `what`, befalls the whole fleet.
+pub(crate) fn is_of_the_fleet(name: &str) -> bool {
+    OF_THE_FLEET.contains(&name.split(' ').next().unwrap_or_default())
+}
+
 /// A fault that files can name, for whoever writes one.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entry {
@@ -86,6 +108,8 @@ pub struct Entry {
     pub name: &'static str,
     /// What it does.
     pub says: &'static str,
+    /// Whether `who` says which gateways it befalls; it befalls the whole fleet otherwise.
+    pub takes_who: bool,
     /// The keys that it needs, and with a `?` after them those that it takes as well; beside those of all faults.
     pub keys: &'static [&'static str],
     /// What its `what` can be, if it has one, and what that is.
@@ -106,6 +130,7 @@ pub fn entries() -> impl Iterator<Item = Entry> {
                 family,
                 name,
                 says,
+                takes_who: !is_of_the_fleet(name),
                 keys,
                 whats: whats(name, members).map(|(what, says)| (what, says.trim())).collect(),
             }
@@ -433,6 +458,14 @@ impl Kind {
         }
     }
 
+    /// How old what is put back is, of those that put something back.
+    pub(crate) fn copy_age(&self) -> u64 {
+        if let Self::BrokerRestore { age } | Self::Disk { age, .. } | Self::DiskClone { age } = self {
+            return *age;
+        }
+        0
+    }
+
     /// How long it lasts.
     const fn lasts_mut(&mut self) -> Option<&mut u64> {
         match self {
@@ -507,7 +540,7 @@ mod tests {
 
     #[test]
     fn each_fault_takes_the_keys_that_are_said_of_it_and_no_others() {
-        for Entry { name, keys, whats, .. } in entries() {
+        for Entry { name, keys, whats, takes_who, .. } in entries() {
             let whats = whats.into_iter().map(|(what, _)| Some(what));
             let whats: Vec<Option<&str>> = if keys.contains(&"what") { whats.collect() } else { vec![None] };
             assert!(!whats.is_empty(), "{name}");
@@ -524,6 +557,7 @@ mod tests {
                     let without: Vec<&str> = all.iter().copied().filter(|other| *other != key).collect();
                     assert!(takes(&without).is_err(), "{name} {what:?} does without {key}");
                 }
+                assert_eq!(takes(&[&all[..], &["who"]].concat()).is_ok(), takes_who, "{name} {what:?} and `who`");
                 for (key, _) in KEYS.into_iter().filter(|(key, _)| !all.contains(key)) {
                     assert!(takes(&[&all[..], &[key]].concat()).is_err(), "{name} {what:?} takes {key}");
                 }
@@ -543,6 +577,7 @@ mod tests {
             "wall" => "\"1970\"".into(),
             "to" if name == "group.move" => "\"any\"".into(),
             "to" => "\"next\"".into(),
+            "who" => "\"0\"".into(),
             "count" | "drop" | "duplicate" | "delay" | "forge" => "5".into(),
             _ => "\"2m\"".into(),
         };

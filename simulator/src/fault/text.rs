@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use hardtack::ids::GroupId;
 use serde::Deserialize;
 
-use super::{whats, Fault, Kind, When, Who, CATALOGUE};
+use super::{is_of_the_fleet, whats, Fault, Kind, When, Who, CATALOGUE};
 use crate::scenario::{GroupPlan, Span};
 
 /// A fault as the file has it: every key that any fault uses.
@@ -107,6 +107,9 @@ impl FaultText {
     /// The fault, if the file says all that it needs and nothing more.
     pub(crate) fn check(mut self, devices: u32, groups: &BTreeMap<GroupId, GroupPlan>) -> Result<Fault, String> {
         let when = self.when()?;
+        if self.who.is_some() && is_of_the_fleet(&self.name) {
+            return Err("befalls the whole fleet: leave `who` out".into());
+        }
         let who = self.who.take().map_or(Ok(Who::All), |who| Who::parse(&who, devices, groups))?;
         let longer = self.lasts.map_or(0, |lasts| lasts.longer);
         let kind = self.kind()?;
@@ -160,7 +163,7 @@ impl FaultText {
     }
 
     pub(super) fn lasts(&mut self) -> Result<u64, String> {
-        let lasts = self.lasts.take().map(|lasts| lasts.least);
+        let lasts = self.lasts.take().map(|lasts| lasts.least).filter(|least| *least > 0);
         lasts.ok_or_else(|| {
             "needs `for`, how long it lasts, like \"90s\", or \"5m..2h\" for what chance says each time".into()
         })

@@ -220,10 +220,13 @@ fn figures(shown: &[Shown]) -> Vec<Figure> {
                 (grouped(answers.denied_legitimate), sub)
             })
         }),
-        figure("Fallback budget burned", "Of the uses that a grant has, those that were used of the one that was used most.", &|of| {
+        figure("Fallback budget burned", "Of what a grant has, the most that any had spent: of its uses, of its time alone, or of its boots.", &|of| {
             of.report.answers.burned.map(|burned| {
                 let Burned { uses, most_uses, uses_max, longest_alone_ms, offline_max_ms, most_boots, boots_max } = burned;
-                let share = 100.0 * most_uses as f64 / uses_max.max(1) as f64;
+                let boots = (u64::from(most_boots), u64::from(boots_max));
+                let shares = [(most_uses, uses_max), (longest_alone_ms, offline_max_ms), boots];
+                let shares = shares.map(|(spent, all)| 100.0 * spent as f64 / all.max(1) as f64);
+                let share = shares.into_iter().fold(0.0, f64::max);
                 let (uses, alone, whole) = (grouped(uses), span(longest_alone_ms), span(offline_max_ms));
                 let sub = format!("{uses} uses in all · {alone} of {whole} alone · {most_boots} of {boots_max} boots");
                 (format!("{share:.2} %"), sub)

@@ -5,7 +5,7 @@
 //! Read next: `html.rs`.
 
 use super::{Property, Report, Status};
-use crate::fault::{Fault, Who};
+use crate::fault::{is_of_the_fleet, Fault, Who};
 
 /// What a property promises: in a few words, and what it means where it breaks.
 pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
@@ -90,11 +90,11 @@ pub(crate) fn exact(name: &str) -> &'static str {
         "broker.lose" => "the broker is away and comes back having lost all that it had kept",
         "broker.replay" => "the broker sends old messages again",
         "broker.restart" => "the broker is away",
-        "wire.acknowledge" => "the broker acknowledges what nobody sent",
-        "wire.garbage" => "the broker writes bytes that are no packet",
-        "wire.grant" => "the broker grants what nobody asked for",
-        "wire.large" => "the broker writes a packet that is larger than may be",
-        "wire.reuse" => "the broker gives two messages one packet id",
+        "wire.acknowledge" => "the broker acknowledges what nobody sent (wire level)",
+        "wire.garbage" => "the broker writes bytes that are no packet (wire level)",
+        "wire.grant" => "the broker grants what nobody asked for (wire level)",
+        "wire.large" => "the broker writes a packet that is larger than may be (wire level)",
+        "wire.reuse" => "the broker gives two messages one packet id (wire level)",
         "broker.restore" => "the broker goes back to an old backup",
         "broker.withhold" => "the broker keeps signed statements back",
         "clock.drift" => "the clock's oscillator changes its rate",
@@ -142,7 +142,8 @@ pub(crate) fn fault(name: &str) -> &'static str {
         ("key.", "the root keys put a new key in the place of one"),
         ("planner.", "a planner that was taken over asks for more than is due to it"),
         ("step.", "somebody tries to get more by a step than that is for"),
-        ("disk.", "syncs do not do what they should"),
+        ("disk.lies", "syncs of a part of its state folder do nothing, and say that all is well"),
+        ("disk.sync", "syncs of a part of its state folder fail"),
         ("time", "somebody carries a clock reset to it"),
     ];
     match exact(name) {
@@ -172,8 +173,7 @@ pub(crate) fn fault_line(of: &Fault) -> String {
         (most, 0) => line.push_str(&format!(", for {}", span(most))),
         (most, longer) => line.push_str(&format!(", for {} to {}", span(most - longer), span(most))),
     }
-    let whole_fleet = ["broker.", "service.stop", "key.", "revoke.storm"];
-    if !whole_fleet.iter().any(|prefix| name.starts_with(prefix)) {
+    if !is_of_the_fleet(name) {
         line.push_str(&match &of.who {
             Who::All => " — on every gateway".to_owned(),
             Who::Some { count: 1, .. } => " — on one gateway, by chance".to_owned(),

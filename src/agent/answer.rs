@@ -70,7 +70,7 @@ impl Agent {
             Request::Ready => Reply::Ready(self.ready()),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Tasks => Reply::Tasks(self.list_tasks(evidence)),
-            Request::Introspect(token) => self.introspect(evidence, token, now, effects),
+            Request::Introspect(ask) => self.introspect(evidence, ask, now, effects),
             Request::Whoami => Reply::Whoami(self.whoami(evidence)),
         };
         effects.outgoing.reply(id, reply, now.boottime);

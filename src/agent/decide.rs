@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use biscuit_auth::builder::AuthorizerBuilder;
+
 use super::clock::TrustedClock;
 use super::outcomes::Outcomes;
 use super::policy::Policy;
@@ -198,7 +200,9 @@ impl Judge<'_> {
         let evaluated = match question.purpose {
             // It has no question: for which it would be allowed is found out after this.
             Purpose::Introspect => Ok(0),
-            Purpose::Exchange | Purpose::Preview | Purpose::Use => self.evaluate(question, verified, so_far, outcomes),
+            Purpose::Exchange | Purpose::Preview | Purpose::Use => {
+                self.evaluate(&self.policy.authorizer, question, verified, so_far, outcomes)
+            }
         };
         let evaluated = match evaluated {
             Err(denial) if denial.reason == Reason::NoRight && active(Mutant::RightUnchecked) => Ok(0),
@@ -220,21 +224,26 @@ impl Judge<'_> {
         denials.min_by_key(|denial| denial.reason).map_or(Ok((charges, policy)), Err)
     }
 
-    /// Whether a token that is good for something would be allowed this: all that hangs on the question alone. Up to which
-    /// clock it must be good is in what was found so far.
+    /// Whether a token that is good for something would be allowed this by a policy: all that hangs on the question alone. Up
+    /// to which clock it must be good is in what was found so far. What it takes of `runs`, there must be.
     ///
     /// # Errors
     /// Why not.
     pub(super) fn check_use(
         &self,
+        authorizer: &AuthorizerBuilder,
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
+        runs: &mut usize,
     ) -> Result<(), Denial> {
         self.check_question(question)?;
         self.check_time(verified, so_far.time_class)?;
         self.check_staleness(question.risk, verified)?;
-        self.evaluate(question, verified, so_far, &mut Outcomes::default())?;
+        let too_many =
+            || Denial::new(Reason::TooComplex, "more rights and dates than are looked at together; narrow it to fewer");
+        *runs = runs.checked_sub(self.instants(verified, so_far.time_class)?.len()).ok_or_else(too_many)?;
+        self.evaluate(authorizer, question, verified, so_far, &mut Outcomes::default())?;
         self.check_labels(question, so_far)
     }
 

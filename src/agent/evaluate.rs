@@ -14,7 +14,7 @@ use super::decide::{Judge, Judgement, Purpose, Question};
 use super::outcomes::{Outcomes, Run};
 use super::policy::{shown, Failing};
 use super::preview::left_open;
-use super::request::Reason;
+use super::request::{Reason, TimeClass};
 use super::token::{Clause, Denial, Kind, Verified};
 use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
@@ -25,6 +25,7 @@ impl Judge<'_> {
     /// Runs the policy at each instant that matters; every run must allow. Which policy did, at the latest of them.
     pub(super) fn evaluate(
         &self,
+        authorizer: &AuthorizerBuilder,
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
@@ -32,12 +33,10 @@ impl Judge<'_> {
     ) -> Result<usize, Denial> {
         let asked = |name: &str| self.policy.asks.contains(name) || verified.token.asks.contains(name);
         let facts = self.ambient(question, so_far, asked);
-        // A class without an upper point was refused before.
-        let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
         let known = Run::of(verified, self.policy, &facts);
         let mut policy = 0;
-        for point in self.points(verified, upper, self.policy.asks.contains("time"))? {
-            let run = || self.run(self.policy.authorizer.clone(), &facts, point, verified);
+        for point in self.instants(verified, so_far.time_class)? {
+            let run = || self.run(authorizer.clone(), &facts, point, verified);
             let ran = outcomes.get(&known, point, || match run() {
                 // The machine may have been busy: once more, then it has its own reason.
                 Err(TokenError::RunLimit(RunLimit::Timeout)) => run(),
@@ -47,9 +46,25 @@ impl Judge<'_> {
                 Purpose::Preview => left_open(&error, verified).ok_or(error),
                 Purpose::Exchange | Purpose::Introspect | Purpose::Use => Err(error),
             });
-            policy = ran.map_err(|error| self.name(error, &facts, point, verified))?;
+            policy = ran.map_err(|error| match (question.purpose, error) {
+                // Nobody is told which clause it is, and it takes runs to find that out.
+                (Purpose::Introspect, TokenError::Execution(error)) => {
+                    Denial::new(Reason::DeniedByPolicy, format!("an expression cannot be evaluated: {error}"))
+                }
+                (_, error) => self.name(error, &facts, point, verified),
+            })?;
         }
         Ok(policy)
+    }
+
+    /// The instants at which the policy is run, for what has to be good up to the clock of a class.
+    ///
+    /// # Errors
+    /// [`Reason::TooComplex`] where there are too many.
+    pub(super) fn instants(&self, verified: &Verified, class: TimeClass) -> Result<Vec<u64>, Denial> {
+        // A class without an upper point was refused before.
+        let upper = self.clock.upper(class).unwrap_or(Timestamp::MAX);
+        self.points(verified, upper, self.policy.asks.contains("time"))
     }
 
     fn run(

@@ -19,7 +19,7 @@ use crate::wire::biscuit::Check;
 use crate::wire::token::PREVIEW;
 
 /// The facts that say what a call brings with it.
-const ARGUMENTS: [&str; 3] = ["argument", "argument_null", "argument_size"];
+pub(super) const ARGUMENTS: [&str; 3] = ["argument", "argument_null", "argument_size"];
 
 /// What stands for the resources in the record of a preview.
 const RESOURCE: &str = "token";

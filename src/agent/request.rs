@@ -140,8 +140,8 @@ pub enum Request {
     ExportRevocations(Option<FeedId>),
     /// `POST /v1/tasks/{id}/finish`.
     Finish(TaskId),
-    /// `POST /introspect`: of this token.
-    Introspect(String),
+    /// `POST /introspect`.
+    Introspect(Introspect),
     /// `POST /v1/revocations/import`.
     ImportRevocations(ImportRevocations),
     /// `POST /v1/time`: the bytes of a file with signed time.
@@ -262,6 +262,15 @@ pub struct Attenuate {
     /// What is left of its rights, of `POST /token`.
     #[serde(skip)]
     pub scope: Vec<Right>,
+}
+
+/// Form of `POST /introspect`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Introspect {
+    /// The token, base64url without padding.
+    pub token: String,
+    /// Where the effect of what is let through goes.
+    pub destination: Option<String>,
 }
 
 /// Body of `POST /v1/authorize`.

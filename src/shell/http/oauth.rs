@@ -12,7 +12,7 @@ use serde_json::{json, Map, Value};
 use super::enforce;
 use super::problem::HttpProblem;
 use super::routes::json;
-use crate::agent::request::{Attenuate, IntrospectedReply, Problem, ProblemCode, Reason, Reply};
+use crate::agent::request::{Attenuate, Introspect, IntrospectedReply, Problem, ProblemCode, Reason, Reply};
 use crate::wire::link::Right;
 
 /// What is asked of an exchange.
@@ -110,15 +110,16 @@ fn decode(text: &str) -> Result<String, OauthError> {
     String::from_utf8(bytes).map_err(|_| bad())
 }
 
-/// The token that an introspection is about.
+/// What an introspection is about. The RFC lets a form say more of what the token is shown for.
 ///
 /// # Errors
 /// What the form lacks.
-pub fn introspected(headers: &HeaderMap, body: &[u8]) -> Result<String, OauthError> {
+pub fn introspected(headers: &HeaderMap, body: &[u8]) -> Result<Introspect, OauthError> {
     let form = Form::parse(headers, body)?;
     // Of which kind it is, the token itself says.
     form.once("token_type_hint")?;
-    form.required("token").map(str::to_owned)
+    let destination = form.once("destination")?.map(str::to_owned);
+    Ok(Introspect { token: form.required("token")?.to_owned(), destination })
 }
 
 /// What an exchange asks for, as a narrowing.

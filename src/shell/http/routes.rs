@@ -270,7 +270,7 @@ async fn answer(
         }
         Endpoint::Introspect => {
             let asked = match oauth::introspected(&head.headers, &body::read(body, &api.limits).await?) {
-                Ok(token) => Request::Introspect(token),
+                Ok(asked) => Request::Introspect(asked),
                 Err(error) => return Ok(error.into_response()),
             };
             return Ok(ask(api, peer, asked).await.map_or_else(oauth::unanswered, oauth::answer_introspection));

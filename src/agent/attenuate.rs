@@ -61,18 +61,20 @@ impl Agent {
         };
         match self.wallet.task_of(verified.chain()).cloned() {
             Some(task) => self.attenuate_own(evidence, (ask, &added), (&task, &verified), now, effects),
-            None => self.attenuate_foreign(&ask.scope, (block, ends), &verified),
+            None => self.attenuate_foreign(evidence, ask, (block, ends), &verified),
         }
     }
 
     fn attenuate_foreign(
         &mut self,
-        scope: &[Right],
+        evidence: &Evidence,
+        ask: &Attenuate,
         (block, ends): (BlockBuilder, Option<Timestamp>),
         verified: &Verified,
     ) -> Reply {
         let issued: Vec<Right> = issued_rights(verified).collect();
-        if let Err(denial) = check_scope(scope, &issued) {
+        let usable = || self.check_usable(&ask.scope, &ask.token, verified, &selectors(evidence));
+        if let Err(denial) = check_scope(&ask.scope, &issued).and_then(|()| usable()) {
             return problem(&denial);
         }
         if verified.token.sealed {
@@ -163,6 +165,7 @@ impl Agent {
         };
         let rights = step.map_or(&task.rights, |step| &step.rights);
         check_scope(&ask.scope, if narrower.is_empty() { rights } else { narrower })?;
+        self.check_usable(&ask.scope, &ask.token, verified, caller)?;
         // What is left of an earlier scope is in the one that it covers: one check says it all, and stands behind the others.
         let scope = if ask.scope.is_empty() { narrower.to_vec() } else { ask.scope.clone() };
         let scope_check = scope_check(&scope).map_err(|what| Denial::new(Reason::Malformed, what))?;

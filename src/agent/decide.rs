@@ -130,30 +130,7 @@ impl Judge<'_> {
     /// Judges a question.
     pub fn judge(&self, question: &Question<'_>, cache: &mut Cache) -> Judgement {
         let verified = self.verify(question.token, cache);
-        let (freshness, Age { age: staleness, .. }) = self.freshness();
-        let task = verified.as_ref().ok().and_then(|verified| self.wallet.task_of(verified.chain())).cloned();
-        let step = verified.as_ref().ok().and_then(|verified| self.wallet.step_of(verified.chain())).cloned();
-        // At an enforcement point the workload is the holder to whom this agent handed the credential, or for whom it made it.
-        let workload = match (question.workload, &step, &task) {
-            (Some(_), None, Some(task)) if active(Mutant::StrangerServed) => task.selectors.clone(),
-            (Some(selectors), _, _) => selectors.to_vec(),
-            (None, Some(step), _) => vec![step.executor.clone()],
-            (None, None, Some(task)) => task.selectors.clone(),
-            (None, None, None) => Vec::new(),
-        };
-        let claimed = verified.as_ref().ok().and_then(|verified| verified.claims.min_time_class);
-        let mut judgement = Judgement {
-            verdict: Ok(Vec::new()),
-            verified: None,
-            task,
-            step,
-            workload,
-            freshness,
-            staleness,
-            ends: None,
-            time_class: self.time_class(question.operation, question.resource, claimed),
-            allowed_by: None,
-        };
+        let mut judgement = self.found(question, verified.as_ref().ok().map(|verified| &**verified));
         match verified {
             Ok(verified) => {
                 judgement.ends = Some(self.end_of(&verified));
@@ -168,6 +145,34 @@ impl Judge<'_> {
             Err(denial) => judgement.verdict = Err(first(self.check_question(question), denial)),
         }
         judgement
+    }
+
+    /// What is known of a question before it is judged.
+    pub(super) fn found(&self, question: &Question<'_>, verified: Option<&Verified>) -> Judgement {
+        let (freshness, Age { age: staleness, .. }) = self.freshness();
+        let task = verified.and_then(|verified| self.wallet.task_of(verified.chain())).cloned();
+        let step = verified.and_then(|verified| self.wallet.step_of(verified.chain())).cloned();
+        // At an enforcement point the workload is the holder to whom this agent handed the credential, or for whom it made it.
+        let workload = match (question.workload, &step, &task) {
+            (Some(_), None, Some(task)) if active(Mutant::StrangerServed) => task.selectors.clone(),
+            (Some(selectors), _, _) => selectors.to_vec(),
+            (None, Some(step), _) => vec![step.executor.clone()],
+            (None, None, Some(task)) => task.selectors.clone(),
+            (None, None, None) => Vec::new(),
+        };
+        let claimed = verified.and_then(|verified| verified.claims.min_time_class);
+        Judgement {
+            verdict: Ok(Vec::new()),
+            verified: None,
+            task,
+            step,
+            workload,
+            freshness,
+            staleness,
+            ends: None,
+            time_class: self.time_class(question.operation, question.resource, claimed),
+            allowed_by: None,
+        }
     }
 
     pub(super) fn verify(&self, text: &str, cache: &mut Cache) -> Result<Arc<Verified>, Denial> {

@@ -98,7 +98,8 @@ impl Agent {
             enforcer: selectors(evidence),
             judgement,
             verified,
-            probes: self.knows_no_resource(verified, narrowed).then(|| Probes::of(verified, &rights)),
+            probes: (self.policy.resources_by_rights && self.knows_no_resource(verified, narrowed))
+                .then(|| Probes::of(verified, &rights)),
             runs: RUNS_MAX,
         };
         let mut scope = Vec::with_capacity(rights.len());
@@ -142,8 +143,48 @@ impl Agent {
         (scope.clone(), last.map(|last| (last + 1, checks.len())))
     }
 
-    /// Whether nothing asks about the resource but the rights themselves, the checks that are as wide as they, and what of
-    /// the policy allows what they cover. Then one resource stands for all that lie below a prefix.
+    /// Whether a credential can be used for all of a scope that its rights cover, as far as its checks on what is done and to
+    /// what can tell: what is claimed to be its scope then is.
+    pub(super) fn check_usable(
+        &self,
+        scope: &[Right],
+        token: &str,
+        verified: &Verified,
+        caller: &[String],
+    ) -> Result<(), Denial> {
+        let judge = self.judge();
+        for right in scope {
+            let mut question = Question {
+                token,
+                operation: &right.action,
+                resource: "",
+                destination: None,
+                risk: None,
+                task: None,
+                step: None,
+                arguments: Ok(None),
+                workload: Some(caller),
+                enforcer: None,
+                purpose: Purpose::Preview,
+            };
+            let found = judge.found(&question, Some(verified));
+            let (rights, narrowed) = self.rights(&found, verified);
+            let reach = Reach::of(right).map_err(|refused| Denial::new(Reason::Malformed, refused.to_string()))?;
+            let resource = match reach {
+                Reach::Exactly(resource) => resource.to_owned(),
+                Reach::Below(prefix) => {
+                    let probes = self.knows_no_resource(verified, narrowed).then(|| Probes::of(verified, &rights));
+                    probes.and_then(|probes| probes.below(prefix)).ok_or_else(in_part)?
+                }
+            };
+            question.resource = &resource;
+            judge.check_usable(&question, verified, &found)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing of a token asks about the resource but the rights themselves and the checks that are as wide as they. Then
+    /// one resource stands for all that lie below a prefix, as far as the policy has it so too.
     fn knows_no_resource(&self, verified: &Verified, narrowed: Option<(usize, usize)>) -> bool {
         let blocks = || verified.token.blocks.iter().enumerate();
         let has_rules = blocks().any(|(_, block)| !block.rule_heads.is_empty());
@@ -153,7 +194,7 @@ impl Agent {
                 Check::Time(_) => false,
             })
         });
-        self.policy.resources_by_rights && !has_rules && !asks
+        !has_rules && !asks
     }
 }
 
@@ -200,9 +241,7 @@ impl Round<'_> {
             }
             Reach::Below(prefix) => {
                 let Some(resource) = self.probes.as_ref().and_then(|probes| probes.below(prefix)) else {
-                    let explain =
-                        "what is below a prefix may be allowed in part: a check or a policy asks about the resource";
-                    return Err(Denial::new(Reason::NoRight, explain));
+                    return Err(in_part());
                 };
                 let times: BTreeSet<TimeClass> = policy.document.time_classes_below(action, prefix);
                 let times: BTreeSet<TimeClass> = times.into_iter().map(|class| class.max(claimed)).collect();
@@ -260,6 +299,12 @@ impl Probes {
         let covers = |said: &String, probe: &str| said.len() > prefix.len() && probe.starts_with(said.as_str());
         probes.find(|probe| !self.said.iter().any(|said| covers(said, probe)))
     }
+}
+
+fn in_part() -> Denial {
+    let explain =
+        "what is below a prefix may be allowed in part: a check or a policy asks about the resource; name resources";
+    Denial::new(Reason::NoRight, explain)
 }
 
 /// The rights that block 0 of a task's token states.

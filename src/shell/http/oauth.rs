@@ -241,8 +241,8 @@ fn of_problem(Problem { code, detail, .. }: Problem) -> OauthError {
     let (status, error) = match code {
         ProblemCode::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
         ProblemCode::Throttled => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable"),
-        // More than the token has.
-        ProblemCode::Denied(Reason::NoRight) => (StatusCode::BAD_REQUEST, "invalid_scope"),
+        // More than the token has, or than its checks let pass.
+        ProblemCode::Denied(Reason::CheckFailed | Reason::NoRight) => (StatusCode::BAD_REQUEST, "invalid_scope"),
         // RFC 8693, section 2.2.2: a subject token that is not good makes the request invalid.
         ProblemCode::Denied(_)
         | ProblemCode::Identity(_)

@@ -39,9 +39,8 @@ fn an_exchange_becomes_a_narrowing() {
 #[test]
 fn an_introspection_may_say_where_the_effect_goes() {
     let asked = |body: &str| introspected(&headers(), body.as_bytes()).map_err(|refused| refused.error);
-    let of = |destination: Option<&str>| {
-        Ok(Introspect { token: "abc".into(), destination: destination.map(str::to_owned) })
-    };
+    let of =
+        |destination: Option<&str>| Ok(Introspect { token: "abc".into(), destination: destination.map(str::to_owned) });
     assert_eq!(asked("token=abc&token_type_hint=x&other=1"), of(None));
     assert_eq!(asked("token=abc&destination=plc-3%3A502"), of(Some("plc-3:502")));
     assert_eq!(asked("token=abc&destination="), of(None));

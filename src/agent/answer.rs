@@ -89,6 +89,12 @@ impl Agent {
         Reply::Problem(Problem::new(ProblemCode::AuditUnavailable, detail))
     }
 
+    /// A refusal for a reason of the closed list.
+    pub(super) fn refusal(&self, denial: &Denial) -> Problem {
+        let decided_by = denial.by.as_ref().map(|clause| self.policy.tell(clause).into());
+        Problem { decided_by, ..Problem::new(ProblemCode::of(denial.reason), denial.explain.clone()) }
+    }
+
     fn authorize(&mut self, evidence: &Evidence, ask: &Authorize, now: Now, effects: &mut Effects) -> Reply {
         let decided = match self.decide(evidence, ask, Purpose::Use, |_, _| Ok(()), now, effects) {
             Ok(decided) => decided,

@@ -1056,6 +1056,8 @@ pub struct Problem {
     pub seen: Vec<String>,
     /// Which grant or selector is missing.
     pub hint: Option<String>,
+    /// The clause that decided, where a denial is of one.
+    pub decided_by: Option<Box<DecidedBy>>,
 }
 
 /// Stable codes of problems.
@@ -1084,7 +1086,7 @@ pub enum ProblemCode {
 impl Problem {
     /// A problem.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), seen: Vec::new(), hint: None }
+        Self { code, detail: detail.into(), seen: Vec::new(), hint: None, decided_by: None }
     }
 }
 

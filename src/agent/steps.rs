@@ -68,7 +68,10 @@ impl Agent {
         let decision_id = self.decision_id(decided.audit);
         match decided.follows {
             Some(planned) => self.keep_step(planned, ask, (decided.audit.index, decision_id), now, effects),
-            None => refused(&Denial::new(decided.reason, decided.explain), &decision_id),
+            None => {
+                let denial = Denial::new(decided.reason, decided.explain).by(decided.judgement.by());
+                self.no_step(&denial, &decision_id)
+            }
         }
     }
 
@@ -183,7 +186,7 @@ impl Agent {
     ) -> Reply {
         let Planned { mut task, token, chain } = planned;
         let era = self.trail.era();
-        let Some(step) = task.steps.last_mut() else { return refused(&lost(), &decision_id) };
+        let Some(step) = task.steps.last_mut() else { return self.no_step(&lost(), &decision_id) };
         (step.named.era, step.named.index) = (era, index);
         let (named, ends) = (step.named.clone(), step.made.ends);
         let reason = ask.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -216,12 +219,12 @@ impl Agent {
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
         Reply::Step(reply)
     }
-}
 
-/// A refusal, and where it is recorded.
-fn refused(denial: &Denial, decision_id: &str) -> Reply {
-    let detail = format!("{} (recorded as {decision_id})", denial.explain);
-    Reply::Problem(Problem::new(ProblemCode::of(denial.reason), detail))
+    /// A refusal, and where it is recorded.
+    fn no_step(&self, denial: &Denial, decision_id: &str) -> Reply {
+        let detail = format!("{} (recorded as {decision_id})", denial.explain);
+        Reply::Problem(Problem { detail, ..self.refusal(denial) })
+    }
 }
 
 fn lost() -> Denial {

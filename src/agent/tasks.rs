@@ -546,8 +546,7 @@ impl Agent {
         // A grant that is there and no good says so itself.
         let hint = (denial.reason == Reason::NoRight).then(|| self.hint(begin, &seen));
         self.record_refusal(task, begin, asker, denial.reason.name(), now, effects);
-        let code = ProblemCode::of(denial.reason);
-        Reply::Problem(Problem { seen, hint, ..Problem::new(code, detail) })
+        Reply::Problem(Problem { detail, seen, hint, ..self.refusal(&denial) })
     }
 
     /// Refuses a begin for the identity document that was brought. What that says of who it is, nobody has proved.

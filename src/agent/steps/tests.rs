@@ -5,8 +5,8 @@ use biscuit_auth::builder::BlockBuilder;
 
 use crate::agent::effects::StateFile;
 use crate::agent::request::{
-    Authorize, BeginTask, DecisionReply, Origin, Problem, ProblemCode, Reason, Reply, Request, Socket, StepReply,
-    TakeStep, TaskReply,
+    Authorize, BeginTask, ClauseKind, DecisionReply, Origin, Problem, ProblemCode, Reason, Reply, Request, Socket,
+    StepReply, TakeStep, TaskReply,
 };
 use crate::agent::rig::{right, Reboot, Rig, Rule, START_S};
 use crate::agent::steps::STEPS_MAX;
@@ -15,6 +15,7 @@ use crate::ids::TaskId;
 use crate::time::Timestamp;
 use crate::wire::audit::{Credential, Decision, Event, Named, NamedStep, TaskEvent, TaskStep};
 use crate::wire::link::Right;
+use crate::wire::policy::BUILT_IN;
 use crate::wire::revocation::Target;
 use crate::wire::token::{to_text, Held};
 
@@ -284,6 +285,20 @@ fn a_planner_that_was_taken_over_gets_no_further_than_its_task() {
         check_use(rig, 2002, &first.token, ("write", SPEED), Reason::Allowed);
         rig.ask(1001, Socket::Agent, Request::Finish(task.task_id.clone()));
         check_refused(rig, 1001, &task.task_id, base(), Reason::Revoked);
+    });
+}
+
+#[test]
+fn a_refused_exchange_names_the_clause_that_decided() {
+    each_planner(|rig, task| {
+        let none = format!("// nobody plans\ndeny if operation(\"hardtack:exchange\");\n{BUILT_IN}");
+        rig.policy(|policy| policy.datalog = none);
+        let problem = take_as(rig, 1001, &task.task_id, ask(&task.token)).unwrap_err();
+        assert_eq!(problem.code, ProblemCode::Denied(Reason::DeniedByPolicy));
+        let by = problem.decided_by.unwrap();
+        assert_eq!((by.clause, by.number, by.name.as_deref()), (ClauseKind::Policy, 1, Some("nobody plans")));
+        let another = take_as(rig, 1002, &task.task_id, ask(&task.token)).unwrap_err();
+        assert_eq!(another.decided_by.map(|by| by.clause), Some(ClauseKind::TokenCheck), "{}", another.detail);
     });
 }
 

@@ -158,7 +158,7 @@ impl Agent {
         let end = judge.end_of(verified);
         let held = match step {
             Some(step) => caller.contains(&step.executor),
-            None => task.holder.iter().all(|selector| caller.contains(selector)),
+            None => task.is_of(caller),
         };
         if !held {
             let explain = "the credential was handed to another workload, which alone may have it narrowed";

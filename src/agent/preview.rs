@@ -91,7 +91,7 @@ impl Agent {
 fn holds(peer: &[String], judgement: &Judgement) -> Option<bool> {
     match (&judgement.step, &judgement.task) {
         (Some(step), _) => Some(peer.contains(&step.executor)),
-        (None, Some(task)) => Some(task.holder.iter().all(|selector| peer.contains(selector))),
+        (None, Some(task)) => Some(task.is_of(peer)),
         (None, None) => None,
     }
 }

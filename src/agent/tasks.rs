@@ -7,10 +7,10 @@
 use super::attest::selectors;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
 use super::ending::Ending;
-use super::holder::{Held, Tie, TieCommand, KEY_BYTES_MAX};
+use super::holder::{is_his, not_his, Held, Tie, TieCommand, KEY_BYTES_MAX};
 use super::identity::Proved;
 use super::request::{
-    BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
+    BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, TaskReply,
 };
 use super::room::Class;
 use super::token::{admit, Denial, Kind};
@@ -108,7 +108,7 @@ impl Agent {
             return Some(Reply::Problem(problem));
         }
         let old = renews.as_ref().and_then(|task| self.wallet.task(task));
-        let held = old.map_or_else(|| Held::of(evidence, &begin), |old| Held::again(evidence, old));
+        let held = old.map_or_else(|| Held::of(evidence, &begin), |old| Ok(Held::again(evidence, old)));
         let Held { selectors, ties } = match held {
             Ok(held) => held,
             Err(denial) => return Some(self.refuse_task(&begin, renews, &selectors(evidence), denial, now, effects)),
@@ -461,10 +461,9 @@ impl Agent {
         effects: &mut Effects,
     ) -> Option<Reply> {
         let powered = self.clock.powered();
-        let live = self.wallet.live(powered).find(|live| live.id == *task && live.uid == evidence.uid).cloned();
-        let Some(live) = live else {
-            return Some(Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no live task {task} of yours"))));
-        };
+        let caller = selectors(evidence);
+        let live = self.wallet.live(powered).find(|live| live.id == *task && live.is_of(&caller)).cloned();
+        let Some(live) = live else { return Some(not_his(evidence, task)) };
         if live.made.iter().filter(|made| made.ends >= self.clock.over()).count() + 2 > MADE_MAX {
             let detail = "the task was renewed too often; wait until the credentials before have ended";
             return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
@@ -487,15 +486,14 @@ impl Agent {
         };
         if self.wallet.uses_left(&live) == Some(0) {
             let denial = Denial::new(Reason::UsesSpent, "the task's uses are spent; begin another");
-            return Some(self.refuse_task(&begin, Some(live.id), &selectors(evidence), denial, now, effects));
+            return Some(self.refuse_task(&begin, Some(live.id), &caller, denial, now, effects));
         }
         self.begin_task(id, evidence, begin, Some(live.id), now, effects)
     }
 
     pub(super) fn finish_task(&mut self, evidence: &Evidence, id: &TaskId, now: Now, effects: &mut Effects) -> Reply {
-        let mine = |task: &&StoredTask| evidence.socket == Socket::Admin || task.uid == evidence.uid;
-        let Some(task) = self.wallet.task(id).filter(mine).cloned() else {
-            return Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no task {id} of yours")));
+        let Some(task) = self.wallet.task(id).filter(|task| is_his(evidence, task)).cloned() else {
+            return not_his(evidence, id);
         };
         let reply = Reply::Finished(FinishedReply { task_id: id.clone(), finished: true });
         if task.finished {

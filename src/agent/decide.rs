@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use biscuit_auth::builder::AuthorizerBuilder;
 
+use super::attest::may_be;
 use super::clock::TrustedClock;
 use super::outcomes::Outcomes;
 use super::policy::Policy;
@@ -217,6 +218,7 @@ impl Judge<'_> {
         let found = [
             evaluated.map(|_| ()),
             self.check_labels(question, so_far),
+            check_enforcer(question, so_far),
             self.check_room(),
             self.check_lock(),
             self.check_counters(&charges),
@@ -469,6 +471,20 @@ impl Judge<'_> {
             (Some(_), false) => Freshness::Fresh,
         };
         (freshness, age)
+    }
+}
+
+/// Who enforces a step proves that somebody brought it, and where he is who planned it, that is he: a step is for another workload.
+fn check_enforcer(question: &Question<'_>, so_far: &Judgement) -> Result<(), Denial> {
+    let planned = so_far.step.as_ref().and(so_far.task.as_ref()).zip(question.enforcer);
+    match planned {
+        Some((task, enforcer)) if may_be(enforcer, &task.selectors) => {
+            let explain =
+                "the enforcement point may be the planner of this step itself, by its user and unit or container; a \
+                           step is for another workload";
+            Err(Denial::new(Reason::WrongWorkload, explain))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -5,8 +5,8 @@ use biscuit_auth::builder::BlockBuilder;
 
 use crate::agent::effects::StateFile;
 use crate::agent::request::{
-    Authorize, BeginTask, ClauseKind, DecisionReply, Origin, Problem, ProblemCode, Reason, Reply, Request, Socket,
-    StepReply, TakeStep, TaskReply,
+    Authorize, BeginTask, ClauseKind, DecisionReply, Introspect, Origin, Problem, ProblemCode, Reason, Reply, Request,
+    Socket, StepReply, TakeStep, TaskReply,
 };
 use crate::agent::rig::{right, Reboot, Rig, Rule, START_S};
 use crate::agent::steps::STEPS_MAX;
@@ -464,6 +464,35 @@ fn at_an_enforcement_point_the_holder_of_a_step_is_its_executor() {
         let (_, recorded) = last_decision(rig);
         assert_eq!(recorded.workload, [EXECUTOR]);
         assert_eq!(recorded.enforcer[0], "unix:uid:33");
+    });
+}
+
+#[test]
+fn a_planner_is_no_enforcement_point_for_its_own_steps() {
+    each_planner(|rig, task| {
+        let step = take(rig, task);
+        let question = Authorize {
+            token: step.token.clone(),
+            operation: "write".into(),
+            resource: SPEED.into(),
+            destination: None,
+            risk: Some("low".parse().unwrap()),
+            task: None,
+            step: None,
+            arguments: None,
+        };
+        let mut asked = |uid: u32, socket: Socket| match rig.ask(uid, socket, Request::Authorize(question.clone())) {
+            Reply::Decision(decision) => decision.reason,
+            other => panic!("no decision: {other:?}"),
+        };
+        assert_eq!(asked(1001, Socket::Pep), Reason::WrongWorkload);
+        assert_eq!(asked(1001, Socket::Admin), Reason::WrongWorkload);
+        let ask = Introspect { token: step.token.clone(), destination: None };
+        assert_eq!(rig.ask(1001, Socket::Pep, Request::Introspect(ask)), Reply::Introspected(None));
+        assert_eq!(last_decision(rig).1.reason, "wrong_workload");
+        // Denials have charged nothing, and what somebody else enforces is the executor's.
+        let Reply::Decision(decision) = rig.ask(33, Socket::Pep, Request::Authorize(question)) else { panic!() };
+        check(&decision, Reason::Allowed);
     });
 }
 

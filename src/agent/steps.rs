@@ -24,7 +24,8 @@ use crate::wire::token::{covered, to_text, Held, StepBlock, EXCHANGE};
 use crate::wire::Refused;
 
 /// The most steps of one task that are remembered: used and ended ones are forgotten only when there is need, and only once it
-/// is proven that they have ended. All live tasks together have as many as the profile allows tasks.
+/// is proven that they have ended. Of those that have not, all live tasks together have as many as the profile allows tasks, and
+/// all tasks of one user, finished ones too, as many as it allows him.
 pub(super) const STEPS_MAX: usize = 32;
 /// The most bytes of an idempotency key.
 const KEY_BYTES_MAX: usize = 128;
@@ -147,13 +148,20 @@ impl Agent {
             // What a token may say hangs on which blocks are ours.
             self.cache.clear();
         }
-        let live = self.wallet.tasks().filter(|other| !other.finished && other.id != task.id);
-        let others: usize = live.map(|other| other.steps.len()).sum();
         if task.steps.len() >= STEPS_MAX {
             let explain = format!("a task has at most {STEPS_MAX} steps that have not ended; wait until one ends");
             return Err(Denial::new(Reason::Throttled, explain));
         }
-        if others + task.steps.len() >= self.profile.wallet.tasks_max {
+        let steps = |counts: &dyn Fn(&StoredTask) -> bool| {
+            let all = self.wallet.tasks().filter(|other| counts(other)).flat_map(|other| &other.steps);
+            all.filter(|step| step.made.ends >= over).count()
+        };
+        let limits = &self.profile.wallet;
+        if steps(&|other| other.uid == task.uid) >= limits.tasks_per_uid_max {
+            let explain = "this user has as many steps as the profile of this device allows one; wait until some end";
+            return Err(Denial::new(Reason::Throttled, explain));
+        }
+        if steps(&|other| !other.finished) >= limits.tasks_max {
             let explain = "this device has as many steps as its profile allows; finish tasks, or wait until some end";
             return Err(Denial::new(Reason::Throttled, explain));
         }

@@ -31,6 +31,9 @@ pub(super) const TTL_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
 /// The most blocks of one task whose credentials have not ended: who renews faster than that waits.
 const MADE_MAX: usize = 32;
 
+/// How many tasks are remembered for each that may live: what has ended is refused until its time is proven to be over.
+const REMEMBERED: usize = 4;
+
 /// A credential that was just made, and what is kept of it.
 struct Fresh {
     origin: Origin,
@@ -147,10 +150,16 @@ impl Agent {
         self.check_condition()?;
         let limits = &self.profile.wallet;
         let live = || self.wallet.live(self.clock.powered());
+        let own = |task: &&StoredTask| task.uid == uid;
         let full = live().count() + self.wants.len() >= limits.tasks_max;
-        let own = live().filter(|task| task.uid == uid).count() >= limits.tasks_per_uid_max;
-        if !renews && (full || own || self.wallet.tasks().count() >= limits.tasks_max * 4) {
+        if !renews && (full || live().filter(own).count() >= limits.tasks_per_uid_max) {
             return Err(Denial::new(Reason::Throttled, "too many live tasks; finish one, or wait until one ends"));
+        }
+        let tasks = || self.wallet.tasks();
+        let full = tasks().count() >= limits.tasks_max * REMEMBERED;
+        if !renews && (full || tasks().filter(own).count() >= limits.tasks_per_uid_max * REMEMBERED) {
+            let explain = "too many tasks that have ended before their time; wait until that is over";
+            return Err(Denial::new(Reason::Throttled, explain));
         }
         Ok(())
     }

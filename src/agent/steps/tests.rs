@@ -28,8 +28,8 @@ fn rights() -> Vec<Right> {
     vec![right(SPEED, "write"), right("modbus/*", "read")]
 }
 
-fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> TaskReply {
-    let begin = BeginTask {
+fn wanted(planner: bool, uses: Option<u64>) -> BeginTask {
+    BeginTask {
         task: "pump".parse().unwrap(),
         rights: rights(),
         ttl_s: 600,
@@ -40,16 +40,23 @@ fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> Tas
         lease: None,
         identity: None,
         key: None,
-    };
+    }
+}
+
+fn begin_as(rig: &mut Rig, uid: u32, begin: BeginTask) -> TaskReply {
+    match rig.ask(uid, Socket::Agent, Request::Begin(begin)) {
+        Reply::Task(task) => task,
+        other => panic!("no task: {other:?}"),
+    }
+}
+
+fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> TaskReply {
     let task = match origin {
         Origin::Issued => {
             rig.sync();
-            rig.begin_issued(begin, |_| {})
+            rig.begin_issued(wanted(planner, uses), |_| {})
         }
-        Origin::Fallback => match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
-            Reply::Task(task) => task,
-            other => panic!("no task: {other:?}"),
-        },
+        Origin::Fallback => begin_as(rig, 1001, wanted(planner, uses)),
     };
     assert_eq!(task.origin, origin);
     task
@@ -523,6 +530,29 @@ fn a_task_remembers_so_many_steps_and_forgets_what_has_ended() {
 }
 
 #[test]
+fn one_planner_leaves_others_their_steps() {
+    let mut rig = Rig::with(|spec| spec.may_begin.push(("unix:uid:1002".into(), "pump".parse().unwrap())));
+    rig.profile.wallet.tasks_per_uid_max = 4;
+    rig.restart(Reboot::Process);
+    rig.sync();
+    let mine = begin_as(&mut rig, 1001, wanted(true, None));
+    for _ in 0..4 {
+        take(&mut rig, &mine);
+    }
+    check_refused(&mut rig, 1001, &mine.task_id, ask(&mine.token), Reason::Throttled);
+    // Neither a second task nor the end of the first helps.
+    let more = begin_as(&mut rig, 1001, wanted(true, None));
+    check_refused(&mut rig, 1001, &more.task_id, ask(&more.token), Reason::Throttled);
+    rig.ask(1001, Socket::Agent, Request::Finish(mine.task_id));
+    check_refused(&mut rig, 1001, &more.task_id, ask(&more.token), Reason::Throttled);
+    let others = begin_as(&mut rig, 1002, wanted(true, None));
+    assert!(take_as(&mut rig, 1002, &others.task_id, ask(&others.token)).is_ok());
+    // It is time that does.
+    rig.pass(120);
+    take(&mut rig, &more);
+}
+
+#[test]
 fn a_renewed_planner_goes_on_and_its_steps_keep_their_end() {
     for origin in ORIGINS {
         let mut rig = Rig::new();
@@ -542,18 +572,6 @@ fn a_renewed_planner_goes_on_and_its_steps_keep_their_end() {
 fn an_issued_task_of_a_grant_that_is_not_here_gives_no_steps() {
     let mut rig = Rig::new();
     rig.sync();
-    let begin = BeginTask {
-        task: "pump".parse().unwrap(),
-        rights: rights(),
-        ttl_s: 600,
-        uses: None,
-        planner: true,
-        reason: None,
-        holder: None,
-        lease: None,
-        identity: None,
-        key: None,
-    };
-    let task = rig.begin_issued(begin, |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));
+    let task = rig.begin_issued(wanted(true, None), |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));
     check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::NoRight);
 }

@@ -241,7 +241,8 @@ fn lost() -> Denial {
 
 /// Whether the state of a task still fits into its file.
 pub(super) fn check_file(task: &StoredTask) -> Result<(), Denial> {
-    let full = "this task has as many steps and narrowed credentials as this device can remember; wait until some end";
+    let full = "of this task, with its rights, steps and narrowed credentials, this device remembers as much as it can; ask for \
+                less, or wait until some end";
     let fits = task.to_file().len() <= FILE_BYTES_MAX;
     fits.then_some(()).ok_or_else(|| Denial::new(Reason::Throttled, full))
 }

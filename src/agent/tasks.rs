@@ -13,6 +13,7 @@ use super::request::{
     BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, TaskReply,
 };
 use super::room::Class;
+use super::steps::check_file;
 use super::token::{admit, Denial, Kind};
 use super::wallet::{child_of_issued, Dated, Grant, Made, Narrowed, StoredTask};
 use super::{shorten, Agent, Now};
@@ -235,11 +236,6 @@ impl Agent {
         let narrowed = child_of_issued(token, child, &self.device, &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("the issuer's token: {refused}")))?;
         let budget = claims.uses.first().map(|(block, max)| (verified.token.blocks[*block].id, *max));
-        // What was used while the issuer was waited for is used of the new one too.
-        let left = self.wallet.task(&want.task).and_then(|old| self.wallet.uses_left(old));
-        if let Some(((block, max), left)) = budget.zip(left) {
-            self.wallet.restore(Budget { block, used: max.saturating_sub(left), until: claims.expires });
-        }
         let fresh = Fresh {
             origin: Origin::Issued,
             grant: claims.grant,
@@ -251,7 +247,13 @@ impl Agent {
             holder: owned(&holder),
             executors,
         };
-        Ok(self.keep_task(want, fresh, now, effects))
+        let task = self.stored(want, &fresh)?;
+        // What was used while the issuer was waited for is used of the new one too.
+        let left = self.wallet.task(&want.task).and_then(|old| self.wallet.uses_left(old));
+        if let Some(((block, max), left)) = budget.zip(left) {
+            self.wallet.restore(Budget { block, used: max.saturating_sub(left), until: claims.expires });
+        }
+        Ok(self.keep_task(want, fresh, task, now, effects))
     }
 
     /// The issuer refused: that is final.
@@ -363,7 +365,6 @@ impl Agent {
         let narrowed = grant
             .narrow(&block, (&holder, want.begin.purpose()), &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
-        self.activate(&claims.grant, now, effects);
         let fresh = Fresh {
             origin: Origin::Fallback,
             grant: claims.grant,
@@ -375,7 +376,9 @@ impl Agent {
             holder: owned(&holder),
             executors: grant.executors(&want.begin.task),
         };
-        Ok(self.keep_task(want, fresh, now, effects))
+        let task = self.stored(want, &fresh)?;
+        self.activate(&claims.grant, now, effects);
+        Ok(self.keep_task(want, fresh, task, now, effects))
     }
 
     /// A renewed task goes on with the uses that it has left.
@@ -383,42 +386,55 @@ impl Agent {
         self.wallet.task(&want.task).map_or(want.begin.uses, |old| self.wallet.uses_left(old))
     }
 
-    fn keep_task(&mut self, want: &Want, fresh: Fresh, now: Now, effects: &mut Effects) -> Reply {
-        let Fresh { origin, grant, owner, narrowed, budget, ends, dated, holder, executors } = fresh;
-        let Narrowed { credential, child, made, chain } = narrowed;
-        let mut made: Vec<Made> = made.into_iter().map(|block| Made { block, ends, dated }).collect();
-        let (mut spent, mut steps, mut siblings) = (Vec::new(), Vec::new(), Vec::new());
+    /// What is kept of a task with a fresh credential, and of what was handed out of it before.
+    ///
+    /// # Errors
+    /// Where that is more than its file can hold.
+    fn stored(&self, want: &Want, fresh: &Fresh) -> Result<StoredTask, Denial> {
+        let Fresh { ends, dated, .. } = *fresh;
+        let mut made: Vec<Made> = fresh.narrowed.made.iter().map(|block| Made { block: *block, ends, dated }).collect();
+        let (mut steps, mut siblings) = (Vec::new(), Vec::new());
         if let Some(old) = self.wallet.task(&want.task) {
-            // What was handed out before keeps its own end, but no uses of its own.
-            let until = old.made.first().map_or(ends, |made| made.ends);
-            spent.extend(old.budget.map(|block| Budget { block, used: u64::MAX, until }));
             made.extend(old.made.iter().filter(|made| made.ends >= self.clock.over()));
             (steps, siblings) = (old.steps.clone(), old.siblings.clone());
         }
-        spent.iter().for_each(|budget| self.wallet.restore(*budget));
         let task = StoredTask {
             id: want.task.clone(),
             class: want.begin.task.clone(),
-            origin,
-            grant,
-            owner: owner.clone(),
-            token: credential,
+            origin: fresh.origin,
+            grant: fresh.grant,
+            owner: fresh.owner.clone(),
+            token: fresh.narrowed.credential.clone(),
             made,
-            budget: budget.map(|(block, _)| block),
+            budget: fresh.budget.map(|(block, _)| block),
             selectors: want.selectors.clone(),
             uid: want.uid,
             rights: want.begin.rights.clone(),
             ttl_s: want.begin.ttl_s,
-            uses_max: budget.map(|(_, max)| max),
+            uses_max: fresh.budget.map(|(_, max)| max),
             finished: false,
             ties: want.ties.clone(),
             purpose: want.begin.purpose(),
-            holder,
-            executors,
+            holder: fresh.holder.clone(),
+            executors: fresh.executors.clone(),
             steps,
             siblings,
             proved: want.proved.clone(),
         };
+        check_file(&task)?;
+        Ok(task)
+    }
+
+    fn keep_task(&mut self, want: &Want, fresh: Fresh, task: StoredTask, now: Now, effects: &mut Effects) -> Reply {
+        let Fresh { origin, grant, owner, narrowed, budget, ends, .. } = fresh;
+        let Narrowed { child, chain, .. } = narrowed;
+        // What was handed out before keeps its own end, but no uses of its own.
+        let old = self.wallet.task(&want.task);
+        let spent = old.and_then(|old| {
+            let until = old.made.first().map_or(ends, |made| made.ends);
+            old.budget.map(|block| Budget { block, used: u64::MAX, until })
+        });
+        spent.iter().for_each(|budget| self.wallet.restore(*budget));
         effects.outgoing.ties.extend(task.ties.iter().map(|tie| TieCommand::Watch(*tie)));
         self.put_task_file(&task, effects);
         self.wallet.put_task(task);
@@ -441,7 +457,7 @@ impl Agent {
             of_step: None,
             initiator: want.proved.as_ref().map(|proved| proved.initiator.clone()),
         };
-        self.write(Event::Task(Box::new(event)), spent, now, effects);
+        self.write(Event::Task(Box::new(event)), spent.into_iter().collect(), now, effects);
         let reply = TaskReply {
             task_id: want.task.clone(),
             token: to_text(&child),

@@ -530,6 +530,34 @@ fn a_task_remembers_so_many_steps_and_forgets_what_has_ended() {
 }
 
 #[test]
+fn a_task_whose_file_is_full_is_renewed_when_there_is_room_and_never_lost() {
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, Origin::Fallback, true, None);
+    // Steps for as much as there is room for, down to the smallest.
+    let long = |length: usize| right(&format!("modbus/{}", "a".repeat(length)), "read");
+    let full = |rights: Vec<Right>| TakeStep { rights, reason: None, ..ask(&task.token) };
+    for rights in [vec![long(240); 8], vec![long(100)], vec![long(1)]] {
+        while let Ok(step) = take_as(&mut rig, 1001, &task.task_id, full(rights.clone())) {
+            assert_eq!(step.uses, 1);
+        }
+    }
+    let mut renewed = 0;
+    let refusal = loop {
+        match rig.ask(1001, Socket::Agent, Request::Renew(task.task_id.clone())) {
+            Reply::Task(_) => renewed += 1,
+            Reply::Problem(problem) => break problem,
+            other => panic!("neither: {other:?}"),
+        }
+    };
+    assert_eq!(refusal.code, ProblemCode::Throttled);
+    assert!(refusal.detail.contains("remembers as much as it can"), "after {renewed} renewals: {}", refusal.detail);
+    let file = &rig.disk.files[&StateFile::Task(task.task_id.clone())];
+    assert!(StoredTask::from_file(file).is_ok(), "{} bytes", file.len());
+    rig.restart(Reboot::Process);
+    check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::Throttled);
+}
+
+#[test]
 fn one_planner_leaves_others_their_steps() {
     let mut rig = Rig::with(|spec| spec.may_begin.push(("unix:uid:1002".into(), "pump".parse().unwrap())));
     rig.profile.wallet.tasks_per_uid_max = 4;

@@ -27,7 +27,7 @@ use crate::wire::token::{Purpose as Held, Reach, INTROSPECT, RESERVED, RIGHTS_MA
 /// What stands for the resource in the record: which it will be, only the enforcement point knows.
 const RESOURCE: &str = "token";
 /// The most runs of Datalog for one answer: one for each right, risk and class of time, and each instant that it can be.
-const RUNS_MAX: usize = 128;
+const RUNS_MAX: usize = 256;
 /// Where one of these comes out, what would have come out was not found.
 const UNKNOWN: [Reason; 2] = [Reason::EngineTimeout, Reason::TooComplex];
 

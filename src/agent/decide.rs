@@ -478,7 +478,7 @@ impl Judge<'_> {
 fn check_enforcer(question: &Question<'_>, so_far: &Judgement) -> Result<(), Denial> {
     let planned = so_far.step.as_ref().and(so_far.task.as_ref()).zip(question.enforcer);
     match planned {
-        Some((task, enforcer)) if may_be(enforcer, &task.selectors) => {
+        Some((task, enforcer)) if may_be(enforcer, &task.selectors) && !active(Mutant::StepAtOwnPoint) => {
             let explain =
                 "the enforcement point may be the planner of this step itself, by its user and unit or container; a \
                            step is for another workload";

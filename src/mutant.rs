@@ -239,6 +239,8 @@ pub enum Mutant {
     StalenessByWaitingHead = 57,
     /// A step may do all that its task may.
     StepAsWideAsTask = 201,
+    /// A planner's own word at an enforcement point's socket is proof that the executor brought the step.
+    StepAtOwnPoint = 230,
     /// Whoever has a step may use it.
     StepForAnyWorkload = 202,
     /// A planner takes steps for itself.
@@ -279,7 +281,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 133] = [
+    pub const ALL: [Self; 134] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -395,6 +397,7 @@ impl Mutant {
         Self::SpentEraKept,
         Self::StalenessByWaitingHead,
         Self::StepAsWideAsTask,
+        Self::StepAtOwnPoint,
         Self::StepForAnyWorkload,
         Self::StepForPlanner,
         Self::StepForUnnamed,

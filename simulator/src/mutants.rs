@@ -146,6 +146,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::SpentEraKept, "small-queue", "live"),
     row(Mutant::StalenessByWaitingHead, "withheld", "I4.stale"),
     row(Mutant::StepAsWideAsTask, "step.misused beyond", "I6.step"),
+    row(Mutant::StepAtOwnPoint, "step.misused planner", "I6.step"),
     row(Mutant::StepForAnyWorkload, "step.misused stranger", "I6.step"),
     row(Mutant::StepForPlanner, "planner.hijacked itself", "I6.exchange"),
     row(Mutant::StepForUnnamed, "planner.hijacked unnamed", "I6.exchange"),

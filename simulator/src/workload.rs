@@ -275,7 +275,12 @@ impl World<'_> {
         let write = choice == TokenChoice::Widened || pick % 5 == 0;
         let resource = if pick % 2 == 0 { ONE_RESOURCE } else { "modbus/meter4/value" };
         let what = if write { ("write", PROGRAMS[0].writes) } else { ("read", resource) };
-        self.decide(device, (PROGRAMS[0].uid, token), what, Using { choice, credential: None, narrowing, risk });
+        self.decide(
+            device,
+            (PROGRAMS[0].uid, token),
+            what,
+            Using { socket: Socket::Agent, choice, credential: None, narrowing, risk },
+        );
     }
 
     /// With a token that somebody forged, for something of its own.
@@ -292,7 +297,7 @@ impl World<'_> {
             device,
             (PROGRAMS[0].uid, token),
             ("read", &what),
-            Using { choice, credential: None, narrowing, risk },
+            Using { socket: Socket::Agent, choice, credential: None, narrowing, risk },
         );
     }
 
@@ -321,7 +326,7 @@ impl World<'_> {
         risk: String,
     ) {
         let token = self.model.get(number).text.clone();
-        let using = Using { choice, credential: Some(number), narrowing: None, risk };
+        let using = Using { socket: Socket::Agent, choice, credential: Some(number), narrowing: None, risk };
         self.decide(device, (uid, token), (operation, resource), using);
     }
 
@@ -344,12 +349,12 @@ impl World<'_> {
             FloodWhat::Same => ("erase", ONE_RESOURCE),
             FloodWhat::Varied => ("erase", varied.as_str()),
         };
-        let using = Using { choice, credential: Some(credential), narrowing: None, risk };
+        let using = Using { socket: Socket::Agent, choice, credential: Some(credential), narrowing: None, risk };
         self.decide(device, (uid, token), asked, using);
     }
 
     fn decide(&mut self, device: u32, (uid, token): (u32, String), (operation, resource): (&str, &str), using: Using) {
-        let Using { choice, credential, narrowing, risk } = using;
+        let Using { socket, choice, credential, narrowing, risk } = using;
         let drawn = self.draw_arguments(device, operation);
         let ask = Authorize {
             token,
@@ -372,7 +377,7 @@ impl World<'_> {
             resource: resource.into(),
             forbidden: drawn.denied(),
         };
-        self.ask(device, uid, Socket::Agent, Request::Authorize(ask), Asked::Decision(presented));
+        self.ask(device, uid, socket, Request::Authorize(ask), Asked::Decision(presented));
     }
 
     /// What a program says of what it does, where the policy has limits.
@@ -433,8 +438,8 @@ impl World<'_> {
         let risk = self.scenario.workload.risks[0].clone();
         let (token, uid) = (self.model.get(probe.credential).text.clone(), self.model.get(probe.credential).uid);
         let own = PROGRAMS.iter().find(|program| program.uid == uid).unwrap_or(&PROGRAMS[0]);
-        let using =
-            |risk| Using { choice: TokenChoice::Expired, credential: Some(probe.credential), narrowing: None, risk };
+        let (socket, choice) = (Socket::Agent, TokenChoice::Expired);
+        let using = |risk| Using { socket, choice, credential: Some(probe.credential), narrowing: None, risk };
         self.decide(device, (uid, token.clone()), ("read", ONE_RESOURCE), using(risk.clone()));
         self.decide(device, (uid, token), ("write", own.writes), using(risk));
     }
@@ -819,6 +824,7 @@ impl World<'_> {
 
 /// What a decision is asked with.
 struct Using {
+    socket: Socket,
     choice: TokenChoice,
     credential: Option<usize>,
     narrowing: Option<Narrowing>,

@@ -70,7 +70,7 @@ impl Agent {
             Request::Ready => Reply::Ready(self.ready()),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Tasks => Reply::Tasks(self.list_tasks(evidence)),
-            Request::Introspect(token) => self.introspect(evidence, token, now, effects),
+            Request::Introspect(ask) => self.introspect(evidence, ask, now, effects),
             Request::Whoami => Reply::Whoami(self.whoami(evidence)),
         };
         effects.outgoing.reply(id, reply, now.boottime);
@@ -87,6 +87,12 @@ impl Agent {
             "{what}, so nothing is decided; let the device reach its collector, or raise the quota of its profile"
         );
         Reply::Problem(Problem::new(ProblemCode::AuditUnavailable, detail))
+    }
+
+    /// A refusal for a reason of the closed list.
+    pub(super) fn refusal(&self, denial: &Denial) -> Problem {
+        let decided_by = denial.by.as_ref().map(|clause| self.policy.tell(clause).into());
+        Problem { decided_by, ..Problem::new(ProblemCode::of(denial.reason), denial.explain.clone()) }
     }
 
     fn authorize(&mut self, evidence: &Evidence, ask: &Authorize, now: Now, effects: &mut Effects) -> Reply {

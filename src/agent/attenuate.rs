@@ -57,23 +57,25 @@ impl Agent {
         };
         let verified = match self.verify(&ask.token) {
             Ok(verified) => verified,
-            Err(denial) => return problem(&denial),
+            Err(denial) => return Reply::Problem(self.refusal(&denial)),
         };
         match self.wallet.task_of(verified.chain()).cloned() {
             Some(task) => self.attenuate_own(evidence, (ask, &added), (&task, &verified), now, effects),
-            None => self.attenuate_foreign(&ask.scope, (block, ends), &verified),
+            None => self.attenuate_foreign(evidence, ask, (block, ends), &verified),
         }
     }
 
     fn attenuate_foreign(
         &mut self,
-        scope: &[Right],
+        evidence: &Evidence,
+        ask: &Attenuate,
         (block, ends): (BlockBuilder, Option<Timestamp>),
         verified: &Verified,
     ) -> Reply {
         let issued: Vec<Right> = issued_rights(verified).collect();
-        if let Err(denial) = check_scope(scope, &issued) {
-            return problem(&denial);
+        let usable = || self.check_usable(&ask.scope, &ask.token, verified, &selectors(evidence));
+        if let Err(denial) = check_scope(&ask.scope, &issued).and_then(|()| usable()) {
+            return Reply::Problem(self.refusal(&denial));
         }
         if verified.token.sealed {
             let detail =
@@ -83,17 +85,25 @@ impl Agent {
         }
         let bytes = match verified.biscuit.to_vec() {
             Ok(bytes) => bytes,
-            Err(error) => return problem(&Denial::new(Reason::Malformed, format!("no valid Biscuit: {error}"))),
+            Err(error) => {
+                return Reply::Problem(
+                    self.refusal(&Denial::new(Reason::Malformed, format!("no valid Biscuit: {error}"))),
+                )
+            }
         };
         let narrowed = Held::from_bytes(&bytes).and_then(|held| held.append(block, &mut self.rng));
         let narrowed = narrowed.and_then(|held| Ok((held.to_bytes()?, held.chain())));
         let (bytes, chain) = match narrowed {
             Ok(narrowed) => narrowed,
-            Err(refused) => return problem(&Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}"))),
+            Err(refused) => {
+                return Reply::Problem(
+                    self.refusal(&Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}"))),
+                )
+            }
         };
         // No block of these is this agent's.
         if let Err(denial) = admit(&bytes, &self.profile.verify, &self.trust, |_| false) {
-            return problem(&denial);
+            return Reply::Problem(self.refusal(&denial));
         }
         let end = ends.map_or(verified.claims.expires, |ends| ends.min(verified.claims.expires));
         Reply::Attenuated(AttenuatedReply {
@@ -129,7 +139,7 @@ impl Agent {
                 let of = self.attenuation(task, step.as_ref(), caller, TaskStep::Refused);
                 let event = TaskEvent { reason: format!("{}: narrowing a credential", denial.reason.name()), ..of };
                 self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
-                problem(&denial)
+                Reply::Problem(self.refusal(&denial))
             }
         }
     }
@@ -148,7 +158,7 @@ impl Agent {
         let end = judge.end_of(verified);
         let held = match step {
             Some(step) => caller.contains(&step.executor),
-            None => task.holder.iter().all(|selector| caller.contains(selector)),
+            None => task.is_of(caller),
         };
         if !held {
             let explain = "the credential was handed to another workload, which alone may have it narrowed";
@@ -163,6 +173,7 @@ impl Agent {
         };
         let rights = step.map_or(&task.rights, |step| &step.rights);
         check_scope(&ask.scope, if narrower.is_empty() { rights } else { narrower })?;
+        self.check_usable(&ask.scope, &ask.token, verified, caller)?;
         // What is left of an earlier scope is in the one that it covers: one check says it all, and stands behind the others.
         let scope = if ask.scope.is_empty() { narrower.to_vec() } else { ask.scope.clone() };
         let scope_check = scope_check(&scope).map_err(|what| Denial::new(Reason::Malformed, what))?;
@@ -290,10 +301,6 @@ struct Narrower {
     ends: Timestamp,
     /// The use of the step that it takes the place of.
     spent: Option<Budget>,
-}
-
-fn problem(denial: &Denial) -> Reply {
-    Reply::Problem(Problem::new(ProblemCode::of(denial.reason), denial.explain.clone()))
 }
 
 /// An exchange only narrows.

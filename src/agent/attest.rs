@@ -30,6 +30,16 @@ pub fn selectors_as(evidence: &Evidence, process: &Process) -> Vec<String> {
     gather(evidence, Some(process))
 }
 
+/// Whether who asks may be the workload of which these selectors were attested: it is of the same user, and in no other unit or
+/// container as far as that is known of both.
+pub fn may_be(asker: &[String], workload: &[String]) -> bool {
+    let is_user = |selector: &&String| selector.starts_with("unix:uid:");
+    let is_place = |selector: &&String| !selector.starts_with("unix:");
+    let same_user = workload.iter().filter(is_user).all(|user| asker.contains(user));
+    let placed = asker.iter().any(|selector| is_place(&selector));
+    same_user && (!placed || workload.iter().filter(is_place).all(|place| asker.contains(place)))
+}
+
 fn gather(evidence: &Evidence, process: Option<&Process>) -> Vec<String> {
     let mut seen = Seen(vec![format!("unix:uid:{}", evidence.uid)]);
     seen.add("unix:gid", evidence.gid.map(|gid| gid.to_string()).as_deref());
@@ -153,6 +163,25 @@ mod tests {
         broken.cgroup = None;
         let selectors = selectors(&Evidence { process: Peer::Known(broken.into()), ..full });
         assert!(!selectors.iter().any(|selector| selector.starts_with("systemd:")), "{selectors:?}");
+    }
+
+    #[test]
+    fn the_same_user_may_be_a_workload_unless_a_unit_or_container_tells_them_apart() {
+        let workload = ["unix:uid:1001", "unix:gid:1001", "systemd:id:plan.service", "unix:path:/usr/bin/plan"];
+        let user_alone = ["unix:uid:1001", "unix:gid:1001"];
+        for (asker, bound, may) in [
+            (&workload[..], &workload[..], true),
+            (&["unix:uid:1001", "unix:gid:5", "systemd:id:plan.service", "unix:path:/usr/bin/curl"], &workload, true),
+            (&["unix:uid:1001", "systemd:id:proxy.service"], &workload, false),
+            (&["unix:uid:1001", "docker:id:ab"], &workload, false),
+            (&["unix:uid:1001", "docker:id:ab"], &user_alone, true),
+            (&user_alone, &workload, true),
+            (&["unix:uid:33", "systemd:id:plan.service"], &workload, false),
+            (&["unix:uid:33"], &user_alone, false),
+        ] {
+            let owned = |all: &[&str]| all.iter().map(|selector| (*selector).to_owned()).collect::<Vec<_>>();
+            assert_eq!(may_be(&owned(asker), &owned(bound)), may, "{asker:?} {bound:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use biscuit_auth::builder::AuthorizerBuilder;
+
+use super::attest::may_be;
 use super::clock::TrustedClock;
 use super::outcomes::Outcomes;
 use super::policy::Policy;
@@ -128,30 +131,7 @@ impl Judge<'_> {
     /// Judges a question.
     pub fn judge(&self, question: &Question<'_>, cache: &mut Cache) -> Judgement {
         let verified = self.verify(question.token, cache);
-        let (freshness, Age { age: staleness, .. }) = self.freshness();
-        let task = verified.as_ref().ok().and_then(|verified| self.wallet.task_of(verified.chain())).cloned();
-        let step = verified.as_ref().ok().and_then(|verified| self.wallet.step_of(verified.chain())).cloned();
-        // At an enforcement point the workload is the holder to whom this agent handed the credential, or for whom it made it.
-        let workload = match (question.workload, &step, &task) {
-            (Some(_), None, Some(task)) if active(Mutant::StrangerServed) => task.selectors.clone(),
-            (Some(selectors), _, _) => selectors.to_vec(),
-            (None, Some(step), _) => vec![step.executor.clone()],
-            (None, None, Some(task)) => task.selectors.clone(),
-            (None, None, None) => Vec::new(),
-        };
-        let claimed = verified.as_ref().ok().and_then(|verified| verified.claims.min_time_class);
-        let mut judgement = Judgement {
-            verdict: Ok(Vec::new()),
-            verified: None,
-            task,
-            step,
-            workload,
-            freshness,
-            staleness,
-            ends: None,
-            time_class: self.time_class(question.operation, question.resource, claimed),
-            allowed_by: None,
-        };
+        let mut judgement = self.found(question, verified.as_ref().ok().map(|verified| &**verified));
         match verified {
             Ok(verified) => {
                 judgement.ends = Some(self.end_of(&verified));
@@ -166,6 +146,34 @@ impl Judge<'_> {
             Err(denial) => judgement.verdict = Err(first(self.check_question(question), denial)),
         }
         judgement
+    }
+
+    /// What is known of a question before it is judged.
+    pub(super) fn found(&self, question: &Question<'_>, verified: Option<&Verified>) -> Judgement {
+        let (freshness, Age { age: staleness, .. }) = self.freshness();
+        let task = verified.and_then(|verified| self.wallet.task_of(verified.chain())).cloned();
+        let step = verified.and_then(|verified| self.wallet.step_of(verified.chain())).cloned();
+        // At an enforcement point the workload is the holder to whom this agent handed the credential, or for whom it made it.
+        let workload = match (question.workload, &step, &task) {
+            (Some(_), None, Some(task)) if active(Mutant::StrangerServed) => task.selectors.clone(),
+            (Some(selectors), _, _) => selectors.to_vec(),
+            (None, Some(step), _) => vec![step.executor.clone()],
+            (None, None, Some(task)) => task.selectors.clone(),
+            (None, None, None) => Vec::new(),
+        };
+        let claimed = verified.and_then(|verified| verified.claims.min_time_class);
+        Judgement {
+            verdict: Ok(Vec::new()),
+            verified: None,
+            task,
+            step,
+            workload,
+            freshness,
+            staleness,
+            ends: None,
+            time_class: self.time_class(question.operation, question.resource, claimed),
+            allowed_by: None,
+        }
     }
 
     pub(super) fn verify(&self, text: &str, cache: &mut Cache) -> Result<Arc<Verified>, Denial> {
@@ -198,7 +206,9 @@ impl Judge<'_> {
         let evaluated = match question.purpose {
             // It has no question: for which it would be allowed is found out after this.
             Purpose::Introspect => Ok(0),
-            Purpose::Exchange | Purpose::Preview | Purpose::Use => self.evaluate(question, verified, so_far, outcomes),
+            Purpose::Exchange | Purpose::Preview | Purpose::Use => {
+                self.evaluate(&self.policy.authorizer, question, verified, so_far, outcomes)
+            }
         };
         let evaluated = match evaluated {
             Err(denial) if denial.reason == Reason::NoRight && active(Mutant::RightUnchecked) => Ok(0),
@@ -208,6 +218,7 @@ impl Judge<'_> {
         let found = [
             evaluated.map(|_| ()),
             self.check_labels(question, so_far),
+            check_enforcer(question, so_far),
             self.check_room(),
             self.check_lock(),
             self.check_counters(&charges),
@@ -220,21 +231,26 @@ impl Judge<'_> {
         denials.min_by_key(|denial| denial.reason).map_or(Ok((charges, policy)), Err)
     }
 
-    /// Whether a token that is good for something would be allowed this: all that hangs on the question alone. Up to which
-    /// clock it must be good is in what was found so far.
+    /// Whether a token that is good for something would be allowed this by a policy: all that hangs on the question alone. Up
+    /// to which clock it must be good is in what was found so far. What it takes of `runs`, there must be.
     ///
     /// # Errors
     /// Why not.
     pub(super) fn check_use(
         &self,
+        authorizer: &AuthorizerBuilder,
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
+        runs: &mut usize,
     ) -> Result<(), Denial> {
         self.check_question(question)?;
         self.check_time(verified, so_far.time_class)?;
         self.check_staleness(question.risk, verified)?;
-        self.evaluate(question, verified, so_far, &mut Outcomes::default())?;
+        let too_many =
+            || Denial::new(Reason::TooComplex, "more rights and dates than are looked at together; narrow it to fewer");
+        *runs = runs.checked_sub(self.instants(verified, so_far.time_class)?.len()).ok_or_else(too_many)?;
+        self.evaluate(authorizer, question, verified, so_far, &mut Outcomes::default())?;
         self.check_labels(question, so_far)
     }
 
@@ -455,6 +471,20 @@ impl Judge<'_> {
             (Some(_), false) => Freshness::Fresh,
         };
         (freshness, age)
+    }
+}
+
+/// Who enforces a step proves that somebody brought it, and where he is who planned it, that is he: a step is for another workload.
+fn check_enforcer(question: &Question<'_>, so_far: &Judgement) -> Result<(), Denial> {
+    let planned = so_far.step.as_ref().and(so_far.task.as_ref()).zip(question.enforcer);
+    match planned {
+        Some((task, enforcer)) if may_be(enforcer, &task.selectors) && !active(Mutant::StepAtOwnPoint) => {
+            let explain =
+                "the enforcement point may be the planner of this step itself, by its user and unit or container; a \
+                           step is for another workload";
+            Err(Denial::new(Reason::WrongWorkload, explain))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

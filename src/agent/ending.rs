@@ -5,7 +5,8 @@
 //! Read next: `tasks.rs`, `grants.rs`, from where tasks end.
 
 use super::effects::{Effects, LogEvent};
-use super::request::{Ended, EndedReply, Evidence, Origin, Problem, ProblemCode, Reply, RequestId, Socket};
+use super::holder::{is_his, not_his};
+use super::request::{Ended, EndedReply, Evidence, Origin, Problem, ProblemCode, Reply, RequestId};
 use super::token::admit;
 use super::wallet::{Made, StoredTask};
 use super::{shorten, Agent, Now};
@@ -137,9 +138,8 @@ impl Agent {
         task: &TaskId,
         now: Now,
     ) -> Option<Reply> {
-        let mine = |task: &&StoredTask| evidence.socket == Socket::Admin || task.uid == evidence.uid;
-        let Some(known) = self.wallet.task(task).filter(mine) else {
-            return Some(Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no task {task} of yours"))));
+        let Some(known) = self.wallet.task(task).filter(|known| is_his(evidence, known)) else {
+            return Some(not_his(evidence, task));
         };
         if known.finished || known.token.is_empty() {
             // After a start nobody remembers how; what is sure is that it has.

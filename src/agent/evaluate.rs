@@ -14,7 +14,7 @@ use super::decide::{Judge, Judgement, Purpose, Question};
 use super::outcomes::{Outcomes, Run};
 use super::policy::{shown, Failing};
 use super::preview::left_open;
-use super::request::Reason;
+use super::request::{Reason, TimeClass};
 use super::token::{Clause, Denial, Kind, Verified};
 use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
@@ -25,6 +25,7 @@ impl Judge<'_> {
     /// Runs the policy at each instant that matters; every run must allow. Which policy did, at the latest of them.
     pub(super) fn evaluate(
         &self,
+        authorizer: &AuthorizerBuilder,
         question: &Question<'_>,
         verified: &Verified,
         so_far: &Judgement,
@@ -32,24 +33,71 @@ impl Judge<'_> {
     ) -> Result<usize, Denial> {
         let asked = |name: &str| self.policy.asks.contains(name) || verified.token.asks.contains(name);
         let facts = self.ambient(question, so_far, asked);
-        // A class without an upper point was refused before.
-        let upper = self.clock.upper(so_far.time_class).unwrap_or(Timestamp::MAX);
         let known = Run::of(verified, self.policy, &facts);
         let mut policy = 0;
-        for point in self.points(verified, upper, self.policy.asks.contains("time"))? {
-            let run = || self.run(self.policy.authorizer.clone(), &facts, point, verified);
-            let ran = outcomes.get(&known, point, || match run() {
-                // The machine may have been busy: once more, then it has its own reason.
-                Err(TokenError::RunLimit(RunLimit::Timeout)) => run(),
-                other => other,
-            });
+        for point in self.instants(verified, so_far.time_class)? {
+            let ran = outcomes.get(&known, point, || self.run_patiently(authorizer, &facts, point, verified));
             let ran = ran.or_else(|error| match question.purpose {
                 Purpose::Preview => left_open(&error, verified).ok_or(error),
                 Purpose::Exchange | Purpose::Introspect | Purpose::Use => Err(error),
             });
-            policy = ran.map_err(|error| self.name(error, &facts, point, verified))?;
+            policy = ran.map_err(|error| match (question.purpose, error) {
+                // Nobody is told which clause it is, and it takes runs to find that out.
+                (Purpose::Introspect, TokenError::Execution(error)) => {
+                    Denial::new(Reason::DeniedByPolicy, format!("an expression cannot be evaluated: {error}"))
+                }
+                (_, error) => self.name(error, &facts, point, verified),
+            })?;
         }
         Ok(policy)
+    }
+
+    /// The instants at which the policy is run, for what has to be good up to the clock of a class.
+    ///
+    /// # Errors
+    /// [`Reason::TooComplex`] where there are too many.
+    pub(super) fn instants(&self, verified: &Verified, class: TimeClass) -> Result<Vec<u64>, Denial> {
+        // A class without an upper point was refused before.
+        let upper = self.clock.upper(class).unwrap_or(Timestamp::MAX);
+        self.points(verified, upper, self.policy.asks.contains("time"))
+    }
+
+    /// Whether the token's checks on what is done, and to what, let something pass, whatever else a request tells. Checks that
+    /// are about neither are left to that, and so is the policy.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check_usable(
+        &self,
+        question: &Question<'_>,
+        verified: &Verified,
+        so_far: &Judgement,
+    ) -> Result<(), Denial> {
+        let facts = self.ambient(question, so_far, |name| verified.token.asks.contains(name));
+        let point = self.clock.powered().secs_ceil();
+        match self.run_patiently(&AuthorizerBuilder::new(), &facts, point, verified) {
+            Err(TokenError::FailedLogic(Logic::Unauthorized { checks, .. } | Logic::NoMatchingPolicy { checks })) => {
+                let about = checks.iter().filter(|check| is_about_effect(check, verified));
+                let denials = about.map(|check| self.name_check(check, verified));
+                denials.min_by_key(|denial| denial.reason).map_or(Ok(()), Err)
+            }
+            Err(error) => Err(self.name(error, &facts, point, verified)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// The machine may have been busy: once more, then that has its own reason.
+    fn run_patiently(
+        &self,
+        policy: &AuthorizerBuilder,
+        facts: &[Fact],
+        point: u64,
+        verified: &Verified,
+    ) -> Result<usize, TokenError> {
+        match self.run(policy.clone(), facts, point, verified) {
+            Err(TokenError::RunLimit(RunLimit::Timeout)) => self.run(policy.clone(), facts, point, verified),
+            other => other,
+        }
     }
 
     fn run(
@@ -247,6 +295,18 @@ impl Judge<'_> {
         };
         denial.by(Some(clause))
     }
+}
+
+/// Whether a check of a token is about the operation or the resource, as far as can be told: what rules make may be.
+fn is_about_effect(failed: &FailedCheck, verified: &Verified) -> bool {
+    let FailedCheck::Block(failed) = failed else { return false };
+    let block = verified.token.blocks.get(failed.block_id as usize);
+    let Some(Check::Other(asks)) = block.and_then(|block| block.checks.get(failed.check_id as usize)) else {
+        return false;
+    };
+    let made = verified.token.blocks.iter().flat_map(|block| &block.rule_heads);
+    let mut about = made.map(String::as_str).chain(["operation", "resource"]);
+    about.any(|name| asks.iter().any(|asked| asked == name))
 }
 
 /// The name of the fact that an argument is told as.

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::attest::{selectors, selectors_as};
 use super::effects::Effects;
 use super::ending::Ending;
-use super::request::{BeginTask, Evidence, Lease, NotHolder, Peer, Problem, ProblemCode, Reason, Reply, TaskReply};
+use super::request::{
+    BeginTask, Evidence, Lease, NotHolder, Peer, Problem, ProblemCode, Reason, Reply, Socket, TaskReply,
+};
 use super::tasks::Want;
 use super::token::Denial;
 use super::wallet::StoredTask;
@@ -117,16 +119,28 @@ impl Held {
         Ok(Self { selectors: seen, ties })
     }
 
-    /// Whose task it is that a caller renews: it hangs on what it hung on.
-    ///
-    /// # Errors
-    /// When the process that asks has ended.
-    pub(super) fn again(evidence: &Evidence, task: &StoredTask) -> Result<Self, Denial> {
-        match evidence.process {
-            Peer::Gone => Err(gone()),
-            Peer::Known(_) | Peer::Unknown => Ok(Self { selectors: selectors(evidence), ties: task.ties.clone() }),
-        }
+    /// Whose task it is that its workload renews: it hangs on what it hung on, and of who asks counts what was attested before.
+    pub(super) fn again(evidence: &Evidence, task: &StoredTask) -> Self {
+        let mut seen = selectors(evidence);
+        seen.retain(|selector| task.selectors.contains(selector));
+        Self { selectors: seen, ties: task.ties.clone() }
     }
+}
+
+/// Whether a task is a caller's: of an operator of this gateway all are.
+pub(super) fn is_his(evidence: &Evidence, task: &StoredTask) -> bool {
+    evidence.socket == Socket::Admin || task.is_of(&selectors(evidence))
+}
+
+/// The answer to who asks about a task that is not his.
+pub(super) fn not_his(evidence: &Evidence, task: &TaskId) -> Reply {
+    let detail = match evidence.process {
+        Peer::Gone => gone().explain,
+        Peer::Known(_) | Peer::Unknown => {
+            format!("no task {task} of yours, by the user and whatever else it was begun by; it may have ended")
+        }
+    };
+    Reply::Problem(Problem::new(ProblemCode::NotFound, detail))
 }
 
 fn gone() -> Denial {

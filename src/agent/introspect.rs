@@ -1,7 +1,7 @@
 //! What a token is good for, told to an enforcement point (RFC 7662).
 //!
 //! Owns: for which of a token's rights the whole of it would be allowed now; what is told of it.
-//! Never: says of a token that is not good why; tells of more than would be allowed.
+//! Never: says of a token that is not good why; tells of more than would be allowed, whatever a request brings with it.
 //! Read next: `decide.rs`, whose road this is but for the question; `shell/http/oauth.rs` for its form.
 //!
 //! Whoever is told that a token is active lets a request through on that. So the answer is a decision: on record before it is
@@ -9,33 +9,43 @@
 
 use std::collections::BTreeSet;
 
+use biscuit_auth::builder::AuthorizerBuilder;
+
 use super::attest::selectors;
 use super::decide::{Judge, Judgement, Purpose, Question};
 use super::effects::Effects;
-use super::request::{Authorize, Evidence, IntrospectedReply, Reason, Reply, TimeClass};
+use super::preview::ARGUMENTS;
+use super::request::{Authorize, Evidence, Introspect, IntrospectedReply, Reason, Reply, TimeClass};
 use super::token::{Denial, Kind, Verified};
 use super::wallet::StoredTask;
 use super::{Agent, Now};
 use crate::wire::biscuit::{Check, Term};
 use crate::wire::link::Right;
 use crate::wire::policy::RiskLevel;
-use crate::wire::token::{Purpose as Held, Reach, INTROSPECT, RIGHTS_MAX};
+use crate::wire::token::{Purpose as Held, Reach, INTROSPECT, RESERVED, RIGHTS_MAX};
 
 /// What stands for the resource in the record: which it will be, only the enforcement point knows.
 const RESOURCE: &str = "token";
-/// The most evaluations for one answer.
-const EVALUATIONS_MAX: usize = 128;
+/// The most runs of Datalog for one answer: one for each right, risk and class of time, and each instant that it can be.
+const RUNS_MAX: usize = 256;
 /// Where one of these comes out, what would have come out was not found.
 const UNKNOWN: [Reason; 2] = [Reason::EngineTimeout, Reason::TooComplex];
 
 impl Agent {
     /// Tells what a token is good for.
-    pub(super) fn introspect(&mut self, evidence: &Evidence, token: String, now: Now, effects: &mut Effects) -> Reply {
+    pub(super) fn introspect(
+        &mut self,
+        evidence: &Evidence,
+        ask: Introspect,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Reply {
+        let Introspect { token, destination } = ask;
         let ask = Authorize {
             token,
             operation: INTROSPECT.into(),
             resource: RESOURCE.into(),
-            destination: None,
+            destination,
             risk: None,
             task: None,
             step: None,
@@ -76,15 +86,21 @@ impl Agent {
     fn scope(&self, evidence: &Evidence, ask: &Authorize, judgement: &Judgement) -> Result<Vec<Right>, Denial> {
         let none = || Denial::new(Reason::NoRight, "of its rights none would be allowed now");
         let verified = judgement.verified.as_ref().ok_or_else(none)?;
+        let destination = ask.destination.is_none().then_some("destination");
+        let untold: Vec<&str> = ARGUMENTS.into_iter().chain(destination).collect();
+        check_turns(verified, &untold)?;
+        let unclear = || Denial::new(Reason::TooComplex, "what the policy makes of what is told later is not clear");
         let (rights, narrowed) = self.rights(judgement, verified);
         let mut round = Round {
             judge: self.judge(),
-            token: &ask.token,
+            authorizer: self.policy.whatever_is_told(&untold).ok_or_else(unclear)?,
+            ask,
             enforcer: selectors(evidence),
             judgement,
             verified,
-            probes: self.knows_no_resource(verified, narrowed).then(|| Probes::of(verified, &rights)),
-            left: EVALUATIONS_MAX,
+            probes: (self.policy.resources_by_rights && self.knows_no_resource(verified, narrowed))
+                .then(|| Probes::of(verified, &rights)),
+            runs: RUNS_MAX,
         };
         let mut scope = Vec::with_capacity(rights.len());
         let mut first: Option<Denial> = None;
@@ -127,8 +143,48 @@ impl Agent {
         (scope.clone(), last.map(|last| (last + 1, checks.len())))
     }
 
-    /// Whether nothing asks about the resource but the rights themselves, the checks that are as wide as they, and what of
-    /// the policy allows what they cover. Then one resource stands for all that lie below a prefix.
+    /// Whether a credential can be used for all of a scope that its rights cover, as far as its checks on what is done and to
+    /// what can tell: what is claimed to be its scope then is.
+    pub(super) fn check_usable(
+        &self,
+        scope: &[Right],
+        token: &str,
+        verified: &Verified,
+        caller: &[String],
+    ) -> Result<(), Denial> {
+        let judge = self.judge();
+        for right in scope {
+            let mut question = Question {
+                token,
+                operation: &right.action,
+                resource: "",
+                destination: None,
+                risk: None,
+                task: None,
+                step: None,
+                arguments: Ok(None),
+                workload: Some(caller),
+                enforcer: None,
+                purpose: Purpose::Preview,
+            };
+            let found = judge.found(&question, Some(verified));
+            let (rights, narrowed) = self.rights(&found, verified);
+            let reach = Reach::of(right).map_err(|refused| Denial::new(Reason::Malformed, refused.to_string()))?;
+            let resource = match reach {
+                Reach::Exactly(resource) => resource.to_owned(),
+                Reach::Below(prefix) => {
+                    let probes = self.knows_no_resource(verified, narrowed).then(|| Probes::of(verified, &rights));
+                    probes.and_then(|probes| probes.below(prefix)).ok_or_else(in_part)?
+                }
+            };
+            question.resource = &resource;
+            judge.check_usable(&question, verified, &found)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing of a token asks about the resource but the rights themselves and the checks that are as wide as they. Then
+    /// one resource stands for all that lie below a prefix, as far as the policy has it so too.
     fn knows_no_resource(&self, verified: &Verified, narrowed: Option<(usize, usize)>) -> bool {
         let blocks = || verified.token.blocks.iter().enumerate();
         let has_rules = blocks().any(|(_, block)| !block.rule_heads.is_empty());
@@ -138,21 +194,34 @@ impl Agent {
                 Check::Time(_) => false,
             })
         });
-        self.policy.resources_by_rights && !has_rules && !asks
+        !has_rules && !asks
     }
+}
+
+/// No check of a token may turn against what it lets pass once these facts are told. What its rules make may rest on them.
+fn check_turns(verified: &Verified, untold: &[&str]) -> Result<(), Denial> {
+    let made = verified.token.blocks.iter().flat_map(|block| &block.rule_heads);
+    let mut open = untold.iter().copied().chain(made.map(String::as_str));
+    if open.any(|name| verified.token.turned_by.contains(name)) {
+        let explain = "a `reject if` or `check all` of the token rests on what only a request tells";
+        return Err(Denial::new(Reason::CheckFailed, explain));
+    }
+    Ok(())
 }
 
 /// One after the other, the rights of a token.
 struct Round<'a> {
     judge: Judge<'a>,
-    token: &'a str,
+    /// The policy, as it decides whatever is told later.
+    authorizer: AuthorizerBuilder,
+    ask: &'a Authorize,
     enforcer: Vec<String>,
     judgement: &'a Judgement,
     verified: &'a Verified,
     /// Where one resource stands for all below a prefix: which.
     probes: Option<Probes>,
-    /// How many evaluations may follow.
-    left: usize,
+    /// How many runs may follow.
+    runs: usize,
 }
 
 impl Round<'_> {
@@ -162,6 +231,9 @@ impl Round<'_> {
         let policy = self.judge.policy;
         let claimed = self.verified.claims.min_time_class.unwrap_or(TimeClass::Floor);
         let unclear = |refused| Denial::new(Reason::Malformed, format!("a right of the token is none: {refused}"));
+        if action.starts_with(RESERVED) {
+            return Err(Denial::new(Reason::NoRight, "operations that begin with `hardtack:` are the agent's own"));
+        }
         match Reach::of(right).map_err(unclear)? {
             Reach::Exactly(resource) => {
                 let risk = policy.document.risk_of(action, resource, None);
@@ -169,9 +241,7 @@ impl Round<'_> {
             }
             Reach::Below(prefix) => {
                 let Some(resource) = self.probes.as_ref().and_then(|probes| probes.below(prefix)) else {
-                    let explain =
-                        "what is below a prefix may be allowed in part: a check or a policy asks about the resource";
-                    return Err(Denial::new(Reason::NoRight, explain));
+                    return Err(in_part());
                 };
                 let times: BTreeSet<TimeClass> = policy.document.time_classes_below(action, prefix);
                 let times: BTreeSet<TimeClass> = times.into_iter().map(|class| class.max(claimed)).collect();
@@ -191,24 +261,21 @@ impl Round<'_> {
         risk: Option<&RiskLevel>,
         time_class: TimeClass,
     ) -> Result<(), Denial> {
-        let too_many =
-            || Denial::new(Reason::TooComplex, "more rights than are looked at together; narrow it to fewer");
-        self.left = self.left.checked_sub(1).ok_or_else(too_many)?;
         let question = Question {
-            token: self.token,
+            token: &self.ask.token,
             operation,
             resource,
-            destination: None,
+            destination: self.ask.destination.as_deref(),
             risk,
             task: None,
             step: None,
             arguments: Ok(None),
             workload: None,
             enforcer: Some(&self.enforcer),
-            purpose: Purpose::Use,
+            purpose: Purpose::Introspect,
         };
         let so_far = Judgement { time_class, ..self.judgement.clone() };
-        self.judge.check_use(&question, self.verified, &so_far)
+        self.judge.check_use(&self.authorizer, &question, self.verified, &so_far, &mut self.runs)
     }
 }
 
@@ -232,6 +299,12 @@ impl Probes {
         let covers = |said: &String, probe: &str| said.len() > prefix.len() && probe.starts_with(said.as_str());
         probes.find(|probe| !self.said.iter().any(|said| covers(said, probe)))
     }
+}
+
+fn in_part() -> Denial {
+    let explain =
+        "what is below a prefix may be allowed in part: a check or a policy asks about the resource; name resources";
+    Denial::new(Reason::NoRight, explain)
 }
 
 /// The rights that block 0 of a task's token states.

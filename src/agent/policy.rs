@@ -3,9 +3,10 @@
 //! Owns: [`Policy`]: the document and the authorizer that each request clones; what its clauses are called; the refusal of a
 //! policy that trusts blocks of third parties.
 //! Never: decides a request; parses at request time.
-//! Read next: `decide.rs`; `policy/lint.rs`, which an operator's policy is held against.
+//! Read next: `decide.rs`; `policy/lint.rs`, which an operator's policy is held against; `policy/untold.rs`.
 
 pub mod lint;
+mod untold;
 
 use std::collections::BTreeSet;
 
@@ -67,6 +68,8 @@ pub struct Policy {
     pub resources_by_rights: bool,
     /// Its facts and rules alone.
     rules: AuthorizerBuilder,
+    /// Names of what its rules make, each with the names of what that is made of.
+    made: Vec<(String, Vec<String>)>,
     /// Its clauses, in the order in which they are evaluated.
     clauses: Vec<(Clause, Source)>,
 }
@@ -137,9 +140,26 @@ impl Policy {
         let then = source.policies.iter().map(|(_, policy)| Source::Policy(policy.clone().into()));
         let then = then.enumerate().map(|(place, policy)| (Clause::Policy(place), policy));
         let clauses = in_order.chain(then).collect();
+        let made = source.rules.iter().map(|(_, rule)| {
+            let body = rule.body.iter().map(|asked| asked.name.clone());
+            (rule.head.name.clone(), body.collect())
+        });
+        let made = made.collect();
         let resources_by_rights = is_by_rights(&source);
         let digest = Hash::of(OUTCOMES, &[document.datalog.as_bytes()]);
-        Ok(Self { authorizer, asks, dates, policies, checks, resources_by_rights, rules, clauses, digest, document })
+        Ok(Self {
+            authorizer,
+            asks,
+            dates,
+            policies,
+            checks,
+            resources_by_rights,
+            rules,
+            made,
+            clauses,
+            digest,
+            document,
+        })
     }
 
     /// Where an expression cannot be evaluated, if one of the whole cannot. `fails` says whether one of a part of it cannot, or

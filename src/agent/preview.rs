@@ -19,7 +19,7 @@ use crate::wire::biscuit::Check;
 use crate::wire::token::PREVIEW;
 
 /// The facts that say what a call brings with it.
-const ARGUMENTS: [&str; 3] = ["argument", "argument_null", "argument_size"];
+pub(super) const ARGUMENTS: [&str; 3] = ["argument", "argument_null", "argument_size"];
 
 /// What stands for the resources in the record of a preview.
 const RESOURCE: &str = "token";
@@ -91,7 +91,7 @@ impl Agent {
 fn holds(peer: &[String], judgement: &Judgement) -> Option<bool> {
     match (&judgement.step, &judgement.task) {
         (Some(step), _) => Some(peer.contains(&step.executor)),
-        (None, Some(task)) => Some(task.holder.iter().all(|selector| peer.contains(selector))),
+        (None, Some(task)) => Some(task.is_of(peer)),
         (None, None) => None,
     }
 }

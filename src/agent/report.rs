@@ -10,7 +10,7 @@ use super::holder;
 use super::request::trail::TrailReply;
 use super::request::{
     AuditRoom, Autonomy, ClassRoom, ClockStatus, Evidence, GrantStatus, Mode, ReadyCheck, ReadyReply, SignedTime,
-    Socket, StatusReply, StepSummary, TaskSummary, TimeClass, WhoamiReply,
+    StatusReply, StepSummary, TaskSummary, TimeClass, WhoamiReply,
 };
 use super::revocation::Age;
 use super::room::Class;
@@ -49,8 +49,7 @@ impl Agent {
 
     pub(super) fn list_tasks(&self, evidence: &Evidence) -> Vec<TaskSummary> {
         let powered = self.clock.powered();
-        let mine = |uid: u32| evidence.socket == Socket::Admin || uid == evidence.uid;
-        let live = self.wallet.live(powered).filter(|task| mine(task.uid));
+        let live = self.wallet.live(powered).filter(|task| holder::is_his(evidence, task));
         live.map(|task| TaskSummary {
             task_id: task.id.clone(),
             task: task.class.clone(),
@@ -299,7 +298,7 @@ fn autonomy_words(autonomy: &[Autonomy]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::{BeginTask, ProblemCode, Reason, Reply, Request};
+    use super::super::request::{BeginTask, ProblemCode, Reason, Reply, Request, Socket};
     use super::super::rig::{right, Rig};
     use super::*;
 

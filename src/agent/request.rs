@@ -140,8 +140,8 @@ pub enum Request {
     ExportRevocations(Option<FeedId>),
     /// `POST /v1/tasks/{id}/finish`.
     Finish(TaskId),
-    /// `POST /introspect`: of this token.
-    Introspect(String),
+    /// `POST /introspect`.
+    Introspect(Introspect),
     /// `POST /v1/revocations/import`.
     ImportRevocations(ImportRevocations),
     /// `POST /v1/time`: the bytes of a file with signed time.
@@ -262,6 +262,15 @@ pub struct Attenuate {
     /// What is left of its rights, of `POST /token`.
     #[serde(skip)]
     pub scope: Vec<Right>,
+}
+
+/// Form of `POST /introspect`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Introspect {
+    /// The token, base64url without padding.
+    pub token: String,
+    /// Where the effect of what is let through goes.
+    pub destination: Option<String>,
 }
 
 /// Body of `POST /v1/authorize`.
@@ -1047,6 +1056,8 @@ pub struct Problem {
     pub seen: Vec<String>,
     /// Which grant or selector is missing.
     pub hint: Option<String>,
+    /// The clause that decided, where a denial is of one.
+    pub decided_by: Option<Box<DecidedBy>>,
 }
 
 /// Stable codes of problems.
@@ -1075,7 +1086,7 @@ pub enum ProblemCode {
 impl Problem {
     /// A problem.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), seen: Vec::new(), hint: None }
+        Self { code, detail: detail.into(), seen: Vec::new(), hint: None, decided_by: None }
     }
 }
 

@@ -24,7 +24,8 @@ use crate::wire::token::{covered, to_text, Held, StepBlock, EXCHANGE};
 use crate::wire::Refused;
 
 /// The most steps of one task that are remembered: used and ended ones are forgotten only when there is need, and only once it
-/// is proven that they have ended. All live tasks together have as many as the profile allows tasks.
+/// is proven that they have ended. Of those that have not, all live tasks together have as many as the profile allows tasks, and
+/// all tasks of one user, finished ones too, as many as it allows him.
 pub(super) const STEPS_MAX: usize = 32;
 /// The most bytes of an idempotency key.
 const KEY_BYTES_MAX: usize = 128;
@@ -68,7 +69,10 @@ impl Agent {
         let decision_id = self.decision_id(decided.audit);
         match decided.follows {
             Some(planned) => self.keep_step(planned, ask, (decided.audit.index, decision_id), now, effects),
-            None => refused(&Denial::new(decided.reason, decided.explain), &decision_id),
+            None => {
+                let denial = Denial::new(decided.reason, decided.explain).by(decided.judgement.by());
+                self.no_step(&denial, &decision_id)
+            }
         }
     }
 
@@ -144,13 +148,20 @@ impl Agent {
             // What a token may say hangs on which blocks are ours.
             self.cache.clear();
         }
-        let live = self.wallet.tasks().filter(|other| !other.finished && other.id != task.id);
-        let others: usize = live.map(|other| other.steps.len()).sum();
         if task.steps.len() >= STEPS_MAX {
             let explain = format!("a task has at most {STEPS_MAX} steps that have not ended; wait until one ends");
             return Err(Denial::new(Reason::Throttled, explain));
         }
-        if others + task.steps.len() >= self.profile.wallet.tasks_max {
+        let steps = |counts: &dyn Fn(&StoredTask) -> bool| {
+            let all = self.wallet.tasks().filter(|other| counts(other)).flat_map(|other| &other.steps);
+            all.filter(|step| step.made.ends >= over).count()
+        };
+        let limits = &self.profile.wallet;
+        if steps(&|other| other.uid == task.uid) >= limits.tasks_per_uid_max {
+            let explain = "this user has as many steps as the profile of this device allows one; wait until some end";
+            return Err(Denial::new(Reason::Throttled, explain));
+        }
+        if steps(&|other| !other.finished) >= limits.tasks_max {
             let explain = "this device has as many steps as its profile allows; finish tasks, or wait until some end";
             return Err(Denial::new(Reason::Throttled, explain));
         }
@@ -183,7 +194,7 @@ impl Agent {
     ) -> Reply {
         let Planned { mut task, token, chain } = planned;
         let era = self.trail.era();
-        let Some(step) = task.steps.last_mut() else { return refused(&lost(), &decision_id) };
+        let Some(step) = task.steps.last_mut() else { return self.no_step(&lost(), &decision_id) };
         (step.named.era, step.named.index) = (era, index);
         let (named, ends) = (step.named.clone(), step.made.ends);
         let reason = ask.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -216,12 +227,12 @@ impl Agent {
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
         Reply::Step(reply)
     }
-}
 
-/// A refusal, and where it is recorded.
-fn refused(denial: &Denial, decision_id: &str) -> Reply {
-    let detail = format!("{} (recorded as {decision_id})", denial.explain);
-    Reply::Problem(Problem::new(ProblemCode::of(denial.reason), detail))
+    /// A refusal, and where it is recorded.
+    fn no_step(&self, denial: &Denial, decision_id: &str) -> Reply {
+        let detail = format!("{} (recorded as {decision_id})", denial.explain);
+        Reply::Problem(Problem { detail, ..self.refusal(denial) })
+    }
 }
 
 fn lost() -> Denial {
@@ -230,7 +241,8 @@ fn lost() -> Denial {
 
 /// Whether the state of a task still fits into its file.
 pub(super) fn check_file(task: &StoredTask) -> Result<(), Denial> {
-    let full = "this task has as many steps and narrowed credentials as this device can remember; wait until some end";
+    let full = "of this task, with its rights, steps and narrowed credentials, this device remembers as much as it can; ask for \
+                less, or wait until some end";
     let fits = task.to_file().len() <= FILE_BYTES_MAX;
     fits.then_some(()).ok_or_else(|| Denial::new(Reason::Throttled, full))
 }

@@ -7,12 +7,13 @@
 use super::attest::selectors;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
 use super::ending::Ending;
-use super::holder::{Held, Tie, TieCommand, KEY_BYTES_MAX};
+use super::holder::{is_his, not_his, Held, Tie, TieCommand, KEY_BYTES_MAX};
 use super::identity::Proved;
 use super::request::{
-    BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, Socket, TaskReply,
+    BeginTask, Evidence, FinishedReply, Mode, Origin, Problem, ProblemCode, Reason, Reply, RequestId, TaskReply,
 };
 use super::room::Class;
+use super::steps::check_file;
 use super::token::{admit, Denial, Kind};
 use super::wallet::{child_of_issued, Dated, Grant, Made, Narrowed, StoredTask};
 use super::{shorten, Agent, Now};
@@ -30,6 +31,9 @@ pub(super) const TTL_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
 
 /// The most blocks of one task whose credentials have not ended: who renews faster than that waits.
 const MADE_MAX: usize = 32;
+
+/// How many tasks are remembered for each that may live: what has ended is refused until its time is proven to be over.
+const REMEMBERED: usize = 4;
 
 /// A credential that was just made, and what is kept of it.
 struct Fresh {
@@ -108,7 +112,7 @@ impl Agent {
             return Some(Reply::Problem(problem));
         }
         let old = renews.as_ref().and_then(|task| self.wallet.task(task));
-        let held = old.map_or_else(|| Held::of(evidence, &begin), |old| Held::again(evidence, old));
+        let held = old.map_or_else(|| Held::of(evidence, &begin), |old| Ok(Held::again(evidence, old)));
         let Held { selectors, ties } = match held {
             Ok(held) => held,
             Err(denial) => return Some(self.refuse_task(&begin, renews, &selectors(evidence), denial, now, effects)),
@@ -147,10 +151,16 @@ impl Agent {
         self.check_condition()?;
         let limits = &self.profile.wallet;
         let live = || self.wallet.live(self.clock.powered());
+        let own = |task: &&StoredTask| task.uid == uid;
         let full = live().count() + self.wants.len() >= limits.tasks_max;
-        let own = live().filter(|task| task.uid == uid).count() >= limits.tasks_per_uid_max;
-        if !renews && (full || own || self.wallet.tasks().count() >= limits.tasks_max * 4) {
+        if !renews && (full || live().filter(own).count() >= limits.tasks_per_uid_max) {
             return Err(Denial::new(Reason::Throttled, "too many live tasks; finish one, or wait until one ends"));
+        }
+        let tasks = || self.wallet.tasks();
+        let full = tasks().count() >= limits.tasks_max * REMEMBERED;
+        if !renews && (full || tasks().filter(own).count() >= limits.tasks_per_uid_max * REMEMBERED) {
+            let explain = "too many tasks that have ended before their time; wait until that is over";
+            return Err(Denial::new(Reason::Throttled, explain));
         }
         Ok(())
     }
@@ -226,11 +236,6 @@ impl Agent {
         let narrowed = child_of_issued(token, child, &self.device, &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("the issuer's token: {refused}")))?;
         let budget = claims.uses.first().map(|(block, max)| (verified.token.blocks[*block].id, *max));
-        // What was used while the issuer was waited for is used of the new one too.
-        let left = self.wallet.task(&want.task).and_then(|old| self.wallet.uses_left(old));
-        if let Some(((block, max), left)) = budget.zip(left) {
-            self.wallet.restore(Budget { block, used: max.saturating_sub(left), until: claims.expires });
-        }
         let fresh = Fresh {
             origin: Origin::Issued,
             grant: claims.grant,
@@ -242,7 +247,13 @@ impl Agent {
             holder: owned(&holder),
             executors,
         };
-        Ok(self.keep_task(want, fresh, now, effects))
+        let task = self.stored(want, &fresh)?;
+        // What was used while the issuer was waited for is used of the new one too.
+        let left = self.wallet.task(&want.task).and_then(|old| self.wallet.uses_left(old));
+        if let Some(((block, max), left)) = budget.zip(left) {
+            self.wallet.restore(Budget { block, used: max.saturating_sub(left), until: claims.expires });
+        }
+        Ok(self.keep_task(want, fresh, task, now, effects))
     }
 
     /// The issuer refused: that is final.
@@ -354,7 +365,6 @@ impl Agent {
         let narrowed = grant
             .narrow(&block, (&holder, want.begin.purpose()), &mut self.rng)
             .map_err(|refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
-        self.activate(&claims.grant, now, effects);
         let fresh = Fresh {
             origin: Origin::Fallback,
             grant: claims.grant,
@@ -366,7 +376,9 @@ impl Agent {
             holder: owned(&holder),
             executors: grant.executors(&want.begin.task),
         };
-        Ok(self.keep_task(want, fresh, now, effects))
+        let task = self.stored(want, &fresh)?;
+        self.activate(&claims.grant, now, effects);
+        Ok(self.keep_task(want, fresh, task, now, effects))
     }
 
     /// A renewed task goes on with the uses that it has left.
@@ -374,42 +386,55 @@ impl Agent {
         self.wallet.task(&want.task).map_or(want.begin.uses, |old| self.wallet.uses_left(old))
     }
 
-    fn keep_task(&mut self, want: &Want, fresh: Fresh, now: Now, effects: &mut Effects) -> Reply {
-        let Fresh { origin, grant, owner, narrowed, budget, ends, dated, holder, executors } = fresh;
-        let Narrowed { credential, child, made, chain } = narrowed;
-        let mut made: Vec<Made> = made.into_iter().map(|block| Made { block, ends, dated }).collect();
-        let (mut spent, mut steps, mut siblings) = (Vec::new(), Vec::new(), Vec::new());
+    /// What is kept of a task with a fresh credential, and of what was handed out of it before.
+    ///
+    /// # Errors
+    /// Where that is more than its file can hold.
+    fn stored(&self, want: &Want, fresh: &Fresh) -> Result<StoredTask, Denial> {
+        let Fresh { ends, dated, .. } = *fresh;
+        let mut made: Vec<Made> = fresh.narrowed.made.iter().map(|block| Made { block: *block, ends, dated }).collect();
+        let (mut steps, mut siblings) = (Vec::new(), Vec::new());
         if let Some(old) = self.wallet.task(&want.task) {
-            // What was handed out before keeps its own end, but no uses of its own.
-            let until = old.made.first().map_or(ends, |made| made.ends);
-            spent.extend(old.budget.map(|block| Budget { block, used: u64::MAX, until }));
             made.extend(old.made.iter().filter(|made| made.ends >= self.clock.over()));
             (steps, siblings) = (old.steps.clone(), old.siblings.clone());
         }
-        spent.iter().for_each(|budget| self.wallet.restore(*budget));
         let task = StoredTask {
             id: want.task.clone(),
             class: want.begin.task.clone(),
-            origin,
-            grant,
-            owner: owner.clone(),
-            token: credential,
+            origin: fresh.origin,
+            grant: fresh.grant,
+            owner: fresh.owner.clone(),
+            token: fresh.narrowed.credential.clone(),
             made,
-            budget: budget.map(|(block, _)| block),
+            budget: fresh.budget.map(|(block, _)| block),
             selectors: want.selectors.clone(),
             uid: want.uid,
             rights: want.begin.rights.clone(),
             ttl_s: want.begin.ttl_s,
-            uses_max: budget.map(|(_, max)| max),
+            uses_max: fresh.budget.map(|(_, max)| max),
             finished: false,
             ties: want.ties.clone(),
             purpose: want.begin.purpose(),
-            holder,
-            executors,
+            holder: fresh.holder.clone(),
+            executors: fresh.executors.clone(),
             steps,
             siblings,
             proved: want.proved.clone(),
         };
+        check_file(&task)?;
+        Ok(task)
+    }
+
+    fn keep_task(&mut self, want: &Want, fresh: Fresh, task: StoredTask, now: Now, effects: &mut Effects) -> Reply {
+        let Fresh { origin, grant, owner, narrowed, budget, ends, .. } = fresh;
+        let Narrowed { child, chain, .. } = narrowed;
+        // What was handed out before keeps its own end, but no uses of its own.
+        let old = self.wallet.task(&want.task);
+        let spent = old.and_then(|old| {
+            let until = old.made.first().map_or(ends, |made| made.ends);
+            old.budget.map(|block| Budget { block, used: u64::MAX, until })
+        });
+        spent.iter().for_each(|budget| self.wallet.restore(*budget));
         effects.outgoing.ties.extend(task.ties.iter().map(|tie| TieCommand::Watch(*tie)));
         self.put_task_file(&task, effects);
         self.wallet.put_task(task);
@@ -432,7 +457,7 @@ impl Agent {
             of_step: None,
             initiator: want.proved.as_ref().map(|proved| proved.initiator.clone()),
         };
-        self.write(Event::Task(Box::new(event)), spent, now, effects);
+        self.write(Event::Task(Box::new(event)), spent.into_iter().collect(), now, effects);
         let reply = TaskReply {
             task_id: want.task.clone(),
             token: to_text(&child),
@@ -461,10 +486,9 @@ impl Agent {
         effects: &mut Effects,
     ) -> Option<Reply> {
         let powered = self.clock.powered();
-        let live = self.wallet.live(powered).find(|live| live.id == *task && live.uid == evidence.uid).cloned();
-        let Some(live) = live else {
-            return Some(Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no live task {task} of yours"))));
-        };
+        let caller = selectors(evidence);
+        let live = self.wallet.live(powered).find(|live| live.id == *task && live.is_of(&caller)).cloned();
+        let Some(live) = live else { return Some(not_his(evidence, task)) };
         if live.made.iter().filter(|made| made.ends >= self.clock.over()).count() + 2 > MADE_MAX {
             let detail = "the task was renewed too often; wait until the credentials before have ended";
             return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
@@ -487,15 +511,14 @@ impl Agent {
         };
         if self.wallet.uses_left(&live) == Some(0) {
             let denial = Denial::new(Reason::UsesSpent, "the task's uses are spent; begin another");
-            return Some(self.refuse_task(&begin, Some(live.id), &selectors(evidence), denial, now, effects));
+            return Some(self.refuse_task(&begin, Some(live.id), &caller, denial, now, effects));
         }
         self.begin_task(id, evidence, begin, Some(live.id), now, effects)
     }
 
     pub(super) fn finish_task(&mut self, evidence: &Evidence, id: &TaskId, now: Now, effects: &mut Effects) -> Reply {
-        let mine = |task: &&StoredTask| evidence.socket == Socket::Admin || task.uid == evidence.uid;
-        let Some(task) = self.wallet.task(id).filter(mine).cloned() else {
-            return Reply::Problem(Problem::new(ProblemCode::NotFound, format!("no task {id} of yours")));
+        let Some(task) = self.wallet.task(id).filter(|task| is_his(evidence, task)).cloned() else {
+            return not_his(evidence, id);
         };
         let reply = Reply::Finished(FinishedReply { task_id: id.clone(), finished: true });
         if task.finished {
@@ -546,8 +569,7 @@ impl Agent {
         // A grant that is there and no good says so itself.
         let hint = (denial.reason == Reason::NoRight).then(|| self.hint(begin, &seen));
         self.record_refusal(task, begin, asker, denial.reason.name(), now, effects);
-        let code = ProblemCode::of(denial.reason);
-        Reply::Problem(Problem { seen, hint, ..Problem::new(code, detail) })
+        Reply::Problem(Problem { detail, seen, hint, ..self.refusal(&denial) })
     }
 
     /// Refuses a begin for the identity document that was brought. What that says of who it is, nobody has proved.

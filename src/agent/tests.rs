@@ -734,6 +734,38 @@ fn who_renews_without_end_is_throttled_and_fills_nothing() {
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
 }
 
+#[test]
+fn who_begins_and_finishes_without_end_leaves_others_their_tasks() {
+    let mut rig = Rig::with(|spec| spec.may_begin.push(("unix:uid:1002".into(), "pump".parse().unwrap())));
+    (rig.profile.wallet.tasks_max, rig.profile.wallet.tasks_per_uid_max) = (8, 2);
+    rig.restart(Reboot::Process);
+    let mut begin = |uid: u32| {
+        let begin = BeginTask {
+            task: "pump".parse().unwrap(),
+            rights: vec![right("modbus/*", "read")],
+            ttl_s: 600,
+            uses: None,
+            planner: false,
+            reason: None,
+            holder: None,
+            lease: None,
+            identity: None,
+            key: None,
+        };
+        match rig.ask(uid, Socket::Agent, Request::Begin(begin)) {
+            Reply::Task(task) => {
+                assert!(matches!(rig.ask(uid, Socket::Agent, Request::Finish(task.task_id)), Reply::Finished(_)));
+                true
+            }
+            Reply::Problem(problem) if problem.code == ProblemCode::Throttled => false,
+            other => panic!("neither: {other:?}"),
+        }
+    };
+    let begun = (0..100).filter(|_| begin(1001)).count();
+    assert_eq!(begun, 8, "four for each that may live at once");
+    assert!(begin(1002));
+}
+
 /// Process 7 of this boot, that runs a program.
 fn program(rig: &Rig, path: &str) -> Process {
     let id = ProcessId { boot: BootId([rig.boot; 16]), pid: 7, started: 99 };

@@ -188,6 +188,11 @@ impl StoredTask {
         !self.finished && !self.token.is_empty()
     }
 
+    /// Whether a workload is the one that it was handed to, as its credential's own check has it.
+    pub fn is_of(&self, workload: &[String]) -> bool {
+        self.holder.iter().all(|selector| workload.contains(selector))
+    }
+
     /// Every block that was made for it here.
     pub fn all_made(&self) -> impl Iterator<Item = &Made> {
         let steps = self.steps.iter().map(|step| &step.made);

@@ -32,6 +32,10 @@ const KEEPALIVE_BYTES: u64 = 220;
 const HELLO_BYTES: u64 = 2048;
 /// What JSON around a token in a request takes.
 const REQUEST_BYTES: usize = 2048;
+/// Descriptors that the unit in `firmware-profiles/` grants.
+const DESCRIPTORS_MAX: u64 = 4096;
+/// What of them is for operators, the store, the link, and whoever is turned away.
+const DESCRIPTORS_ASIDE: u64 = 512;
 
 const MIB: u64 = 1024 * 1024;
 const DAY_S: u64 = 86_400;
@@ -90,6 +94,7 @@ impl Profile {
         self.check_ranges(&mut problems);
         self.check_order(&mut problems);
         self.check_memory(&mut problems);
+        self.check_descriptors(&mut problems);
         self.check_queue(&mut problems);
         self.check_flash(&mut problems);
         self.check_link(&mut problems);
@@ -123,6 +128,13 @@ impl Profile {
         // The store that is written and an older one that is drained.
         let stores = self.queue.cache_mib.saturating_mul(2);
         used.div_ceil(MIB).saturating_add(stores).saturating_add(BASE_RSS_MIB)
+    }
+
+    /// Descriptors with every connection and task in use: two for a connection, its own and its process's, and one for the
+    /// process that holds a task.
+    fn descriptors(&self) -> u64 {
+        let connections = bytes(self.api.connections_max).saturating_mul(2);
+        connections.saturating_add(bytes(self.wallet.tasks_max)).saturating_add(DESCRIPTORS_ASIDE)
     }
 
     fn anchor_bytes(&self) -> u64 {
@@ -224,6 +236,17 @@ impl Profile {
                 self.device.rss_mib_max
             );
             problems.add("device.rss_mib_max", what);
+        }
+    }
+
+    fn check_descriptors(&self, problems: &mut Problems) {
+        let needed = self.descriptors();
+        if needed > DESCRIPTORS_MAX {
+            let what = format!(
+                "with `wallet.tasks_max` = {}, {needed} descriptors are in use at once, and the unit grants {DESCRIPTORS_MAX}",
+                self.wallet.tasks_max
+            );
+            problems.add("api.connections_max", what);
         }
     }
 
@@ -344,6 +367,21 @@ mod tests {
         check(|p| p.queue.quota_mib = 512, "queue.quota_mib");
         check(|p| p.load.offline_h = 24 * 30, "queue.quota_mib");
         check(|p| p.queue.era_records_max = 1_000_000, "queue.era_records_max");
+    }
+
+    #[test]
+    fn connections_and_tasks_fit_into_the_descriptors_that_the_unit_grants() {
+        let unit = include_str!("../../firmware-profiles/hardtack.service");
+        assert!(unit.lines().any(|line| line == format!("LimitNOFILE={DESCRIPTORS_MAX}")));
+        check(|p| p.wallet.tasks_max = 2561, "api.connections_max");
+        let mut profile = Profile::default();
+        (profile.wallet.tasks_max, profile.wallet.budgets_max) = (2560, 4096);
+        profile.device.flash_mib_per_day = 0;
+        assert_eq!(profile.problems(), []);
+        (profile.device.rss_mib_max, profile.device.ram_mib) = (1 << 20, 1 << 20);
+        profile.api.connections_max = 513;
+        let problems: Vec<String> = profile.problems().iter().map(ToString::to_string).collect();
+        assert!(matches!(&problems[..], [one] if one.contains("4098 descriptors")), "{problems:?}");
     }
 
     #[test]

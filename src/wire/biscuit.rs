@@ -88,6 +88,8 @@ pub struct Token {
     pub dates: Vec<u64>,
     /// Names of the facts that its rules and checks ask about.
     pub asks: BTreeSet<String>,
+    /// Those of them that a `reject if` or a `check all` asks about: one fact more, and what passes may not.
+    pub turned_by: BTreeSet<String>,
 }
 
 /// One block.
@@ -213,7 +215,8 @@ pub fn decode_beside(bytes: &[u8], foreign: usize, limits: &VerifyLimits) -> Res
         Some(schema::proof::Content::NextSecret(_)) => false,
         None => return Err(Defect::Malformed("no proof at the token's end")),
     };
-    Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates: reader.dates, asks })
+    let (dates, turned_by) = (reader.dates, reader.turned_by);
+    Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates, asks, turned_by })
 }
 
 fn is_ed25519(block: &schema::SignedBlock) -> bool {
@@ -252,6 +255,7 @@ struct Reader {
     rule_count: usize,
     check_count: usize,
     queries: Vec<Query>,
+    turned_by: BTreeSet<String>,
     dates: Vec<u64>,
     ops_max: u64,
     collection_max: u64,
@@ -313,6 +317,9 @@ impl Reader {
         let bounds: Option<Vec<_>> = alternatives.into_iter().collect();
         asks.sort_unstable();
         asks.dedup();
+        if !exists {
+            self.turned_by.extend(asks.iter().cloned());
+        }
         Ok(match bounds {
             Some(bounds) if exists && !bounds.is_empty() => Check::Time(bounds),
             Some(_) | None => Check::Other(asks),

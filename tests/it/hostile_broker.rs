@@ -273,7 +273,9 @@ fn a_device_on_the_wrong_side_of_a_fork_says_so_and_comes_back() {
     site.applied(3);
     let honest = site.fleet().heads(1);
     let refused = site.attack([at(&honest, "head")]);
-    assert!(matches!(&refused[..], [one] if one.reason.contains("equivocation: position 3")), "{refused:?}");
+    // An acknowledgement that comes just then names the fleet's own head, which is the same contradiction.
+    let told = refused.iter().filter(|one| one.reason.contains("equivocation: position 3")).count();
+    assert!(told > 0 && told == refused.len(), "{refused:?}");
     site.broker.cut();
     let status =
         site.waits_for("the contradiction", |status| status["link"].to_string().contains("another one is held"));

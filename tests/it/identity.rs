@@ -202,6 +202,8 @@ fn tokens_are_introspected_and_exchanged_in_the_forms_of_oauth() {
     let (_, elsewhere) = exchange("&resource=https://hmi.local/");
     let elsewhere = elsewhere["access_token"].as_str().unwrap();
     assert_eq!(device.authorize(elsewhere, "read").1["reason"], "check_failed");
+    assert_eq!(introspect(elsewhere).1["active"], false);
+    assert_eq!(introspect(&format!("{elsewhere}&destination=hmi.local")).1["scope"], "read:meter/*");
     for bad in ["AAAA", "", "%00"] {
         let (status, told) = introspect(bad);
         let expected = if bad.is_empty() { (400, Value::Null) } else { (200, Value::from(false)) };

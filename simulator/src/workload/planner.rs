@@ -13,7 +13,7 @@ use hardtack::wire::biscuit;
 use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held, EXCHANGE};
 
-use super::{ends_of, rights, Asked, Program, World, ONE_RESOURCE, PROGRAMS, TOKEN_BYTES_MAX};
+use super::{ends_of, rights, Asked, Program, Using, World, ONE_RESOURCE, PROGRAMS, TOKEN_BYTES_MAX};
 use crate::check::authority::{Exchange, Given, Presented};
 use crate::device::Device;
 use crate::event::Event;
@@ -159,6 +159,13 @@ impl World<'_> {
         let [writes, reads] = planner_rights();
         let other = if right.action == writes.action { reads } else { writes };
         let (operation, resource) = done_with(if how == Misuse::Beyond { &other } else { &right });
+        if how == Misuse::Planner {
+            // At the door of enforcement points, too: there nobody attests the workload.
+            let token = self.model.get(step).text.clone();
+            let using =
+                Using { socket: Socket::Pep, choice, credential: Some(step), narrowing: None, risk: risk.clone() };
+            self.decide(device, (uid, token), (operation, resource), using);
+        }
         self.show(device, step, (uid, operation, resource), choice, risk);
         Some(())
     }

@@ -3,8 +3,8 @@
 use biscuit_auth::builder::BlockBuilder;
 
 use crate::agent::request::{
-    Attenuate, AttenuatedReply, BeginTask, Problem, ProblemCode, Reason, Reply, Request, Socket, StepReply, TakeStep,
-    TaskReply,
+    Attenuate, AttenuatedReply, BeginTask, ClauseKind, Problem, ProblemCode, Reason, Reply, Request, Socket, StepReply,
+    TakeStep, TaskReply,
 };
 use crate::agent::rig::{right, Reboot, Rig, START_S};
 use crate::ids::GrantId;
@@ -240,6 +240,42 @@ fn an_exchange_gives_no_scope_that_an_earlier_one_took() {
 }
 
 #[test]
+fn an_exchange_gives_no_scope_that_a_check_of_the_credential_leaves_nothing_of() {
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, false);
+    let refused = |asked: Result<AttenuatedReply, Problem>, reason: Reason| {
+        let problem = asked.unwrap_err();
+        assert_eq!(problem.code, ProblemCode::Denied(reason), "{}", problem.detail);
+    };
+    let reads = narrow(&mut rig, 1001, &task.token, None, &[READ]).unwrap().token;
+    refused(exchange(&mut rig, 1001, &reads, &[("write", SPEED)]), Reason::CheckFailed);
+    let problem = exchange(&mut rig, 1001, &reads, &[("read", "modbus/*"), ("write", SPEED)]).unwrap_err();
+    let by = problem.decided_by.unwrap();
+    assert_eq!((by.clause, by.number, by.text.as_str()), (ClauseKind::TokenCheck, 0, READ), "{by:?}");
+    assert_eq!(last_task(&rig).step, TaskStep::Refused);
+    let one = exchange(&mut rig, 1001, &reads, &[("read", "modbus/*")]).unwrap();
+    check_use(&mut rig, 1001, &one.token, ("read", "modbus/a"), Reason::Allowed);
+    // Below a prefix it is not found out which part is left.
+    let part = r#"check if resource($r), $r.starts_with("modbus/pump1/")"#;
+    let part = narrow(&mut rig, 1001, &task.token, None, &[part]).unwrap().token;
+    refused(exchange(&mut rig, 1001, &part, &[("read", "modbus/pump1/*")]), Reason::NoRight);
+    refused(exchange(&mut rig, 1001, &part, &[("read", "modbus/pump2")]), Reason::CheckFailed);
+    let one = exchange(&mut rig, 1001, &part, &[("write", SPEED)]).unwrap();
+    check_use(&mut rig, 1001, &one.token, ("write", SPEED), Reason::Allowed);
+    // Where it goes, and with what, each request says itself.
+    let there = [r#"check if destination("plc-3")"#, r#"check if argument("rpm", $rpm), $rpm < 1500"#];
+    let there = narrow(&mut rig, 1001, &task.token, None, &there).unwrap().token;
+    assert!(exchange(&mut rig, 1001, &there, &[("read", "modbus/*"), ("write", SPEED)]).is_ok());
+    // A planner's credential is good for none of its task's rights, and a step for its own.
+    let planner = begin(&mut rig, true);
+    refused(exchange(&mut rig, 1001, &planner.token, &[("read", "modbus/a")]), Reason::NoRight);
+    let taken = step(&mut rig, &planner).token;
+    let taken = narrow(&mut rig, 2002, &taken, None, &[r#"reject if resource("modbus/a")"#]).unwrap().token;
+    refused(exchange(&mut rig, 2002, &taken, &[("read", "modbus/a")]), Reason::CheckFailed);
+    assert!(exchange(&mut rig, 2002, &taken, &[("read", "modbus/b")]).is_ok());
+}
+
+#[test]
 fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
     let mut rig = Rig::new();
     let spec = TaskSpec {
@@ -274,10 +310,17 @@ fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
     check_use(&mut rig, 3003, &exchanged.token, ("open", "door/1"), Reason::Allowed);
     check_use(&mut rig, 3003, &exchanged.token, ("open", "door/2"), Reason::CheckFailed);
     let held = Held::from_bytes(&bytes).unwrap();
+    let block = |code: &str| BlockBuilder::new().code(code).unwrap();
+    let made = r#"one($r) <- resource($r), $r == "door/1"; check if one($r);"#;
+    let made = to_text(&held.append(block(made), &mut rig.rng).unwrap().to_bytes().unwrap());
+    assert!(exchange(&mut rig, 1001, &made, &[("open", "door/1")]).is_ok());
+    for (resource, reason) in [("door/2", Reason::CheckFailed), ("door/*", Reason::NoRight)] {
+        let refused = exchange(&mut rig, 1001, &made, &[("open", resource)]).unwrap_err();
+        assert_eq!(refused.code, ProblemCode::Denied(reason), "{resource}: {}", refused.detail);
+    }
     let sealed = to_text(&held.seal().unwrap().to_bytes().unwrap());
     let detail = check_refused(&mut rig, 1001, &sealed, (Some(60), &[]), ProblemCode::Refused);
     assert!(detail.contains("sealed, and not by this agent"), "{detail}");
-    let block = |code: &str| BlockBuilder::new().code(code).unwrap();
     for code in [
         "uses_max(3);",
         "operation(\"read\");",

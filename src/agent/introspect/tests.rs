@@ -1,6 +1,6 @@
 //! What enforcement points are told of tokens.
 
-use super::super::request::{Attenuate, BeginTask, Reply, Request, Socket, TaskReply};
+use super::super::request::{Attenuate, BeginTask, Introspect, Reply, Request, Socket, TaskReply};
 use super::super::rig::{right, Rig};
 use super::*;
 use crate::time::Millis;
@@ -27,7 +27,13 @@ fn begun(rig: &mut Rig, uses: Option<u64>, planner: bool) -> TaskReply {
 }
 
 fn told(rig: &mut Rig, token: &str) -> Option<IntrospectedReply> {
-    match rig.ask(33, Socket::Pep, Request::Introspect(token.into())) {
+    told_for(rig, token, None)
+}
+
+/// The same to who says where the effect goes.
+fn told_for(rig: &mut Rig, token: &str, destination: Option<&str>) -> Option<IntrospectedReply> {
+    let ask = Introspect { token: token.into(), destination: destination.map(str::to_owned) };
+    match rig.ask(33, Socket::Pep, Request::Introspect(ask)) {
         Reply::Introspected(told) => told.map(|told| *told),
         other => panic!("{other:?}"),
     }
@@ -104,6 +110,11 @@ fn no_more_is_told_than_every_check_would_let_pass() {
     );
     assert_eq!(narrowed(&[r#"check if destination("plc-3")"#], vec![]), None, "nobody says where it goes");
     assert_eq!(narrowed(&[], vec![right("modbus/*", "read")]), Some(vec![right("modbus/*", "read")]));
+    let there = exchanged(&mut rig, &task.token, &[r#"check if destination("plc-3")"#], vec![]);
+    assert_eq!(told_for(&mut rig, &there, Some("plc-3")).unwrap().scope.len(), 2);
+    let Event::Decision(decision) = last(&rig).event else { panic!() };
+    assert_eq!(decision.destination.as_deref(), Some("plc-3"));
+    assert_eq!(told_for(&mut rig, &there, Some("plc-4")), None);
 }
 
 /// The credential of a task with these rights.
@@ -155,7 +166,7 @@ fn a_policy_that_asks_about_the_resource_leaves_no_prefix() {
     let (all, one) = (right("modbus/*", "read"), right("modbus/a", "read"));
     for (policy, whole) in [
         ("", true),
-        (r#"deny if destination("x");"#, true),
+        (r#"deny if mode("locked");"#, true),
         (r#"deny if resource($r), $r.starts_with("modbus/admin/");"#, false),
         (r#"check if resource($r), !$r.starts_with("modbus/admin/");"#, false),
         (r#"off($r) <- resource($r), $r.starts_with("modbus/admin/"); deny if off($r);"#, false),
@@ -167,6 +178,55 @@ fn a_policy_that_asks_about_the_resource_leaves_no_prefix() {
         rig.policy(|document| document.datalog = format!("{policy}\n{}", crate::wire::policy::BUILT_IN));
         let expected = if whole { vec![all.clone(), one.clone()] } else { vec![one.clone()] };
         assert_eq!(scope(&mut rig, &token), Some(expected), "{policy}");
+    }
+}
+
+#[test]
+fn a_right_that_a_deny_may_take_away_by_what_is_not_told_yet_is_not_told() {
+    let (write, read) = (right("modbus/pump1/speed", "write"), right("modbus/*", "read"));
+    let all = Some(vec![write.clone(), read.clone()]);
+    let (reads, none) = (Some(vec![read.clone()]), None);
+    let built_in = crate::wire::policy::BUILT_IN;
+    for (policy, expected) in [
+        (r#"deny if operation("write"), argument("rpm", $rpm), $rpm > 1500;"#, &reads),
+        (r#"deny if operation($o), argument("rpm", $rpm), $o == "write" && $rpm > 1500;"#, &none),
+        (r#"deny if argument("force", true);"#, &none),
+        (r#"deny if operation("open"), argument("force", true);"#, &all),
+        (r#"reject if operation("write"), argument_null("rpm");"#, &reads),
+        (r#"check all argument($name, $value), ["rpm"].contains($name);"#, &none),
+        (r#"check if operation($o), $o != "write" or argument("rpm", $rpm), $rpm <= 1500;"#, &reads),
+        (r#"fast($rpm) <- argument("rpm", $rpm), $rpm > 1500; deny if operation("write"), fast($rpm);"#, &reads),
+        (
+            r#"a($x) <- argument($n, $x); b($x) <- a($x); deny if operation("read"), b(1) or operation("write"), b(2);"#,
+            &none,
+        ),
+        (r#"allow if operation("write"), argument("rpm", $rpm), $rpm <= 1500;"#, &all),
+        (r#"deny if destination("plc-4");"#, &none),
+        (r#"deny if operation("write"), destination($d), !$d.starts_with("plc-");"#, &reads),
+    ] {
+        let mut rig = Rig::new();
+        let token = task(&mut rig, vec![write.clone(), read.clone()]);
+        rig.policy(|document| document.datalog = format!("{policy}\n{built_in}"));
+        assert_eq!(&scope(&mut rig, &token), expected, "{policy}");
+        if policy.contains("destination") {
+            let there = told_for(&mut rig, &token, Some("plc-3")).map(|told| told.scope);
+            assert_eq!(there, all, "{policy}");
+        }
+    }
+    // What stands behind the allow decides nothing.
+    let mut rig = Rig::new();
+    let token = task(&mut rig, vec![write.clone(), read.clone()]);
+    rig.policy(|document| document.datalog = format!("{built_in}\ndeny if argument(\"force\", true);"));
+    assert_eq!(scope(&mut rig, &token), all);
+    // A holder's checks can turn, too.
+    for (check, expected) in [
+        (r#"reject if argument("force", true)"#, &none),
+        (r#"check all argument($name, $value), $name == "rpm""#, &none),
+        (r#"reject if destination("plc-4")"#, &none),
+        (r#"reject if operation("open")"#, &all),
+    ] {
+        let narrower = exchanged(&mut rig, &token, &[check], vec![]);
+        assert_eq!(&scope(&mut rig, &narrower), expected, "{check}");
     }
 }
 
@@ -210,7 +270,8 @@ fn what_cannot_be_found_out_is_the_whole_answer() {
     let rights = (0..RIGHTS_MAX).map(|number| right(&format!("modbus/{number}/*"), "read")).collect();
     let token = task(&mut rig, rights);
     assert_eq!(scope(&mut rig, &token).map(|scope| scope.len()), Some(RIGHTS_MAX));
-    // In each of them lies what is of another class: that is more evaluations than there may be.
+    // In each of them lies what is of another class, and it can be before or after the token was issued: that is more runs than
+    // there may be.
     rig.policy(|document| {
         let rule = |number: usize, below: &str, risk: &str| RiskRule {
             operation: "*".into(),
@@ -227,7 +288,24 @@ fn what_cannot_be_found_out_is_the_whole_answer() {
         };
         document.time_rules = (0..RIGHTS_MAX).map(line).collect();
     });
+    assert_eq!(scope(&mut rig, &token).map(|scope| scope.len()), Some(RIGHTS_MAX));
+    rig.switch_off(1);
     assert_eq!(scope(&mut rig, &token), None);
+    check_recorded(&rig, Reason::TooComplex);
+    // So it is with few rights and many instants that it can be: each date of the token makes some.
+    let mut rig = Rig::new();
+    let rights = (0..RIGHTS_MAX).map(|number| right(&format!("modbus/{number}"), "read")).collect();
+    let token = task(&mut rig, rights);
+    rig.switch_off(1);
+    let (floor, powered) = (rig.agent.clock.floor(), rig.agent.clock.powered());
+    assert!(powered.since(floor) > Millis::from_secs(30));
+    let until = |secs: u64| floor + Millis::from_secs(secs);
+    let open = [10, 20].map(|secs| format!(r#"check if operation($o), $o != "x" or time($t), $t < {}"#, until(secs)));
+    assert_eq!(scope(&mut rig, &token).map(|scope| scope.len()), Some(RIGHTS_MAX));
+    let narrower = exchanged(&mut rig, &token, &open.each_ref().map(String::as_str), vec![]);
+    let decision = rig.authorize(&narrower, "read", "modbus/7");
+    assert_eq!(decision.reason, Reason::Allowed, "{}", decision.explain);
+    assert_eq!(scope(&mut rig, &narrower), None);
     check_recorded(&rig, Reason::TooComplex);
     // A policy that needs more than a run may have.
     let mut rig = Rig::new();

@@ -5,8 +5,8 @@ use biscuit_auth::builder::BlockBuilder;
 
 use crate::agent::effects::StateFile;
 use crate::agent::request::{
-    Authorize, BeginTask, DecisionReply, Origin, Problem, ProblemCode, Reason, Reply, Request, Socket, StepReply,
-    TakeStep, TaskReply,
+    Authorize, BeginTask, ClauseKind, DecisionReply, Introspect, Origin, Problem, ProblemCode, Reason, Reply, Request,
+    Socket, StepReply, TakeStep, TaskReply,
 };
 use crate::agent::rig::{right, Reboot, Rig, Rule, START_S};
 use crate::agent::steps::STEPS_MAX;
@@ -15,6 +15,7 @@ use crate::ids::TaskId;
 use crate::time::Timestamp;
 use crate::wire::audit::{Credential, Decision, Event, Named, NamedStep, TaskEvent, TaskStep};
 use crate::wire::link::Right;
+use crate::wire::policy::BUILT_IN;
 use crate::wire::revocation::Target;
 use crate::wire::token::{to_text, Held};
 
@@ -27,8 +28,8 @@ fn rights() -> Vec<Right> {
     vec![right(SPEED, "write"), right("modbus/*", "read")]
 }
 
-fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> TaskReply {
-    let begin = BeginTask {
+fn wanted(planner: bool, uses: Option<u64>) -> BeginTask {
+    BeginTask {
         task: "pump".parse().unwrap(),
         rights: rights(),
         ttl_s: 600,
@@ -39,16 +40,23 @@ fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> Tas
         lease: None,
         identity: None,
         key: None,
-    };
+    }
+}
+
+fn begin_as(rig: &mut Rig, uid: u32, begin: BeginTask) -> TaskReply {
+    match rig.ask(uid, Socket::Agent, Request::Begin(begin)) {
+        Reply::Task(task) => task,
+        other => panic!("no task: {other:?}"),
+    }
+}
+
+fn begin(rig: &mut Rig, origin: Origin, planner: bool, uses: Option<u64>) -> TaskReply {
     let task = match origin {
         Origin::Issued => {
             rig.sync();
-            rig.begin_issued(begin, |_| {})
+            rig.begin_issued(wanted(planner, uses), |_| {})
         }
-        Origin::Fallback => match rig.ask(1001, Socket::Agent, Request::Begin(begin)) {
-            Reply::Task(task) => task,
-            other => panic!("no task: {other:?}"),
-        },
+        Origin::Fallback => begin_as(rig, 1001, wanted(planner, uses)),
     };
     assert_eq!(task.origin, origin);
     task
@@ -288,6 +296,20 @@ fn a_planner_that_was_taken_over_gets_no_further_than_its_task() {
 }
 
 #[test]
+fn a_refused_exchange_names_the_clause_that_decided() {
+    each_planner(|rig, task| {
+        let none = format!("// nobody plans\ndeny if operation(\"hardtack:exchange\");\n{BUILT_IN}");
+        rig.policy(|policy| policy.datalog = none);
+        let problem = take_as(rig, 1001, &task.task_id, ask(&task.token)).unwrap_err();
+        assert_eq!(problem.code, ProblemCode::Denied(Reason::DeniedByPolicy));
+        let by = problem.decided_by.unwrap();
+        assert_eq!((by.clause, by.number, by.name.as_deref()), (ClauseKind::Policy, 1, Some("nobody plans")));
+        let another = take_as(rig, 1002, &task.task_id, ask(&task.token)).unwrap_err();
+        assert_eq!(another.decided_by.map(|by| by.clause), Some(ClauseKind::TokenCheck), "{}", another.detail);
+    });
+}
+
+#[test]
 fn a_request_of_another_form_is_no_exchange() {
     each_planner(|rig, task| {
         let base = || ask(&task.token);
@@ -453,6 +475,35 @@ fn at_an_enforcement_point_the_holder_of_a_step_is_its_executor() {
 }
 
 #[test]
+fn a_planner_is_no_enforcement_point_for_its_own_steps() {
+    each_planner(|rig, task| {
+        let step = take(rig, task);
+        let question = Authorize {
+            token: step.token.clone(),
+            operation: "write".into(),
+            resource: SPEED.into(),
+            destination: None,
+            risk: Some("low".parse().unwrap()),
+            task: None,
+            step: None,
+            arguments: None,
+        };
+        let mut asked = |uid: u32, socket: Socket| match rig.ask(uid, socket, Request::Authorize(question.clone())) {
+            Reply::Decision(decision) => decision.reason,
+            other => panic!("no decision: {other:?}"),
+        };
+        assert_eq!(asked(1001, Socket::Pep), Reason::WrongWorkload);
+        assert_eq!(asked(1001, Socket::Admin), Reason::WrongWorkload);
+        let ask = Introspect { token: step.token.clone(), destination: None };
+        assert_eq!(rig.ask(1001, Socket::Pep, Request::Introspect(ask)), Reply::Introspected(None));
+        assert_eq!(last_decision(rig).1.reason, "wrong_workload");
+        // Denials have charged nothing, and what somebody else enforces is the executor's.
+        let Reply::Decision(decision) = rig.ask(33, Socket::Pep, Request::Authorize(question)) else { panic!() };
+        check(&decision, Reason::Allowed);
+    });
+}
+
+#[test]
 fn a_task_remembers_so_many_steps_and_forgets_what_has_ended() {
     let mut rig = Rig::new();
     rig.sync();
@@ -479,6 +530,57 @@ fn a_task_remembers_so_many_steps_and_forgets_what_has_ended() {
 }
 
 #[test]
+fn a_task_whose_file_is_full_is_renewed_when_there_is_room_and_never_lost() {
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, Origin::Fallback, true, None);
+    // Steps for as much as there is room for, down to the smallest.
+    let long = |length: usize| right(&format!("modbus/{}", "a".repeat(length)), "read");
+    let full = |rights: Vec<Right>| TakeStep { rights, reason: None, ..ask(&task.token) };
+    for rights in [vec![long(240); 8], vec![long(100)], vec![long(1)]] {
+        while let Ok(step) = take_as(&mut rig, 1001, &task.task_id, full(rights.clone())) {
+            assert_eq!(step.uses, 1);
+        }
+    }
+    let mut renewed = 0;
+    let refusal = loop {
+        match rig.ask(1001, Socket::Agent, Request::Renew(task.task_id.clone())) {
+            Reply::Task(_) => renewed += 1,
+            Reply::Problem(problem) => break problem,
+            other => panic!("neither: {other:?}"),
+        }
+    };
+    assert_eq!(refusal.code, ProblemCode::Throttled);
+    assert!(refusal.detail.contains("remembers as much as it can"), "after {renewed} renewals: {}", refusal.detail);
+    let file = &rig.disk.files[&StateFile::Task(task.task_id.clone())];
+    assert!(StoredTask::from_file(file).is_ok(), "{} bytes", file.len());
+    rig.restart(Reboot::Process);
+    check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::Throttled);
+}
+
+#[test]
+fn one_planner_leaves_others_their_steps() {
+    let mut rig = Rig::with(|spec| spec.may_begin.push(("unix:uid:1002".into(), "pump".parse().unwrap())));
+    rig.profile.wallet.tasks_per_uid_max = 4;
+    rig.restart(Reboot::Process);
+    rig.sync();
+    let mine = begin_as(&mut rig, 1001, wanted(true, None));
+    for _ in 0..4 {
+        take(&mut rig, &mine);
+    }
+    check_refused(&mut rig, 1001, &mine.task_id, ask(&mine.token), Reason::Throttled);
+    // Neither a second task nor the end of the first helps.
+    let more = begin_as(&mut rig, 1001, wanted(true, None));
+    check_refused(&mut rig, 1001, &more.task_id, ask(&more.token), Reason::Throttled);
+    rig.ask(1001, Socket::Agent, Request::Finish(mine.task_id));
+    check_refused(&mut rig, 1001, &more.task_id, ask(&more.token), Reason::Throttled);
+    let others = begin_as(&mut rig, 1002, wanted(true, None));
+    assert!(take_as(&mut rig, 1002, &others.task_id, ask(&others.token)).is_ok());
+    // It is time that does.
+    rig.pass(120);
+    take(&mut rig, &more);
+}
+
+#[test]
 fn a_renewed_planner_goes_on_and_its_steps_keep_their_end() {
     for origin in ORIGINS {
         let mut rig = Rig::new();
@@ -498,18 +600,6 @@ fn a_renewed_planner_goes_on_and_its_steps_keep_their_end() {
 fn an_issued_task_of_a_grant_that_is_not_here_gives_no_steps() {
     let mut rig = Rig::new();
     rig.sync();
-    let begin = BeginTask {
-        task: "pump".parse().unwrap(),
-        rights: rights(),
-        ttl_s: 600,
-        uses: None,
-        planner: true,
-        reason: None,
-        holder: None,
-        lease: None,
-        identity: None,
-        key: None,
-    };
-    let task = rig.begin_issued(begin, |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));
+    let task = rig.begin_issued(wanted(true, None), |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));
     check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::NoRight);
 }

@@ -121,6 +121,48 @@ fn a_renewed_task_hangs_on_what_it_hung_on() {
 }
 
 #[test]
+fn a_task_is_managed_by_whom_its_credential_is_bound_to() {
+    let pod = "3f4c7d2a9b8e6f1d0c5a4b3e2f1a0d9c8b7a6f5e4d3c2b1a0f9e8d7c6b5a4f3e";
+    for (selector, own, other) in [
+        (
+            "systemd:id:meter.service".to_owned(),
+            "0::/system.slice/meter.service".to_owned(),
+            "0::/system.slice/other.service".to_owned(),
+        ),
+        (
+            format!("docker:id:{pod}"),
+            format!("0::/system.slice/docker-{pod}.scope"),
+            format!("0::/system.slice/docker-{}.scope", pod.replace('3', "4")),
+        ),
+    ] {
+        let mut rig = Rig::with(|spec| spec.may_begin = vec![(selector.clone(), "pump".parse().unwrap())]);
+        let within = |rig: &Rig, pid: u32, place: &str, path: &str| {
+            let process = Process { cgroup: Some(place.into()), path: Some(path.into()), ..process(rig, pid) };
+            caller(Peer::Known(process.into()))
+        };
+        let meter = within(&rig, 41, &own, "/usr/bin/meter");
+        let (sibling, tool) = (within(&rig, 50, &other, "/usr/bin/meter"), within(&rig, 51, &own, "/usr/bin/tool"));
+        let task = begin(&mut rig, meter, wanted());
+        let id = || task.task_id.clone();
+        // The same user elsewhere is as another user is.
+        for request in [Request::Renew(id()), Request::Finish(id()), Request::Wait(id())] {
+            let Reply::Problem(problem) = ask(&mut rig, sibling.clone(), request) else { panic!() };
+            assert_eq!(problem.code, ProblemCode::NotFound, "{}", problem.detail);
+        }
+        assert_eq!(ask(&mut rig, sibling, Request::Tasks), Reply::Tasks(Vec::new()));
+        let Reply::Tasks(listed) = ask(&mut rig, tool.clone(), Request::Tasks) else { panic!() };
+        assert_eq!(listed[0].bound_to, ["unix:uid:1001".to_owned(), selector.clone()]);
+        let Reply::Task(renewed) = ask(&mut rig, tool.clone(), Request::Renew(id())) else { panic!() };
+        let seen = last_of(&rig, &renewed).workload;
+        assert!(seen.contains(&selector), "{seen:?}");
+        assert!(!seen.iter().any(|selector| selector.starts_with("unix:path:")), "of both alone: {seen:?}");
+        let Reply::Problem(gone) = ask(&mut rig, caller(Peer::Gone), Request::Finish(id())) else { panic!() };
+        assert!(gone.detail.contains("connect again"), "{}", gone.detail);
+        assert!(matches!(ask(&mut rig, tool, Request::Finish(id())), Reply::Finished(_)));
+    }
+}
+
+#[test]
 fn a_task_on_a_lease_ends_with_its_connection() {
     let mut rig = Rig::new();
     let evidence = known(&rig, 41);

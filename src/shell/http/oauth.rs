@@ -12,7 +12,7 @@ use serde_json::{json, Map, Value};
 use super::enforce;
 use super::problem::HttpProblem;
 use super::routes::json;
-use crate::agent::request::{Attenuate, IntrospectedReply, Problem, ProblemCode, Reason, Reply};
+use crate::agent::request::{Attenuate, DecidedBy, Introspect, IntrospectedReply, Problem, ProblemCode, Reason, Reply};
 use crate::wire::link::Right;
 
 /// What is asked of an exchange.
@@ -30,11 +30,13 @@ pub struct OauthError {
     status: StatusCode,
     error: &'static str,
     description: String,
+    /// The clause that decided, where a denial is of one.
+    decided_by: Option<Box<DecidedBy>>,
 }
 
 impl OauthError {
     fn new(error: &'static str, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into() }
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), decided_by: None }
     }
 
     fn invalid(description: impl Into<String>) -> Self {
@@ -46,7 +48,11 @@ impl OauthError {
         // The RFC admits so much of ASCII.
         let plain = |c: char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
         let description: String = self.description.chars().map(|c| if plain(c) { c } else { '\'' }).collect();
-        json(self.status, &json!({"error": self.error, "error_description": description}))
+        let mut body = json!({"error": self.error, "error_description": description});
+        if let Some(clause) = &self.decided_by {
+            body["decided_by"] = json!(clause);
+        }
+        json(self.status, &body)
     }
 }
 
@@ -110,15 +116,16 @@ fn decode(text: &str) -> Result<String, OauthError> {
     String::from_utf8(bytes).map_err(|_| bad())
 }
 
-/// The token that an introspection is about.
+/// What an introspection is about. The RFC lets a form say more of what the token is shown for.
 ///
 /// # Errors
 /// What the form lacks.
-pub fn introspected(headers: &HeaderMap, body: &[u8]) -> Result<String, OauthError> {
+pub fn introspected(headers: &HeaderMap, body: &[u8]) -> Result<Introspect, OauthError> {
     let form = Form::parse(headers, body)?;
     // Of which kind it is, the token itself says.
     form.once("token_type_hint")?;
-    form.required("token").map(str::to_owned)
+    let destination = form.once("destination")?.map(str::to_owned);
+    Ok(Introspect { token: form.required("token")?.to_owned(), destination })
 }
 
 /// What an exchange asks for, as a narrowing.
@@ -236,12 +243,12 @@ fn unexpected(reply: Reply) -> Response<Body> {
     of_problem(problem).into_response()
 }
 
-fn of_problem(Problem { code, detail, .. }: Problem) -> OauthError {
+fn of_problem(Problem { code, detail, decided_by, .. }: Problem) -> OauthError {
     let (status, error) = match code {
         ProblemCode::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
         ProblemCode::Throttled => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable"),
-        // More than the token has.
-        ProblemCode::Denied(Reason::NoRight) => (StatusCode::BAD_REQUEST, "invalid_scope"),
+        // More than the token has, or than its checks let pass.
+        ProblemCode::Denied(Reason::CheckFailed | Reason::NoRight) => (StatusCode::BAD_REQUEST, "invalid_scope"),
         // RFC 8693, section 2.2.2: a subject token that is not good makes the request invalid.
         ProblemCode::Denied(_)
         | ProblemCode::Identity(_)
@@ -251,12 +258,13 @@ fn of_problem(Problem { code, detail, .. }: Problem) -> OauthError {
         | ProblemCode::NotFound
         | ProblemCode::Refused => (StatusCode::BAD_REQUEST, "invalid_request"),
     };
-    OauthError { status, error, description: detail }
+    OauthError { status, error, description: detail, decided_by }
 }
 
 /// What could not be brought to the agent, in the form that an OAuth client reads.
 pub fn unanswered(problem: HttpProblem) -> Response<Body> {
-    OauthError { status: problem.status, error: "temporarily_unavailable", description: problem.detail }.into_response()
+    let (status, description) = (problem.status, problem.detail);
+    OauthError { status, ..OauthError::new("temporarily_unavailable", description) }.into_response()
 }
 
 #[cfg(test)]

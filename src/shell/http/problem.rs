@@ -12,7 +12,7 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
 use super::limits::Refusal;
-use crate::agent::request::{Problem, ProblemCode};
+use crate::agent::request::{DecidedBy, Problem, ProblemCode};
 
 /// Why a request got no answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +27,8 @@ pub struct HttpProblem {
     pub seen: Vec<String>,
     /// Which grant or selector is missing.
     pub hint: Option<String>,
+    /// The clause that decided, where a denial is of one.
+    pub decided_by: Option<Box<DecidedBy>>,
     /// Whether the rest of the connection can be made sense of.
     pub connection: Connection,
 }
@@ -42,8 +44,8 @@ pub enum Connection {
 
 impl HttpProblem {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        let (seen, hint, connection) = (Vec::new(), None, Connection::Keep);
-        Self { status, code, detail: detail.into(), seen, hint, connection }
+        let (seen, hint, decided_by, connection) = (Vec::new(), None, None, Connection::Keep);
+        Self { status, code, detail: detail.into(), seen, hint, decided_by, connection }
     }
 
     fn closing(self) -> Self {
@@ -133,6 +135,9 @@ impl HttpProblem {
         if let Some(hint) = &self.hint {
             body["hint"] = hint.as_str().into();
         }
+        if let Some(clause) = &self.decided_by {
+            body["decided_by"] = serde_json::json!(clause);
+        }
         body.to_string()
     }
 }
@@ -140,8 +145,8 @@ impl HttpProblem {
 impl From<Problem> for HttpProblem {
     fn from(problem: Problem) -> Self {
         let status = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (seen, hint) = (problem.seen, problem.hint);
-        Self { seen, hint, ..Self::new(status, problem.code.name(), problem.detail) }
+        let Problem { code, detail, seen, hint, decided_by } = problem;
+        Self { seen, hint, decided_by, ..Self::new(status, code.name(), detail) }
     }
 }
 

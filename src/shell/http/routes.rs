@@ -270,7 +270,7 @@ async fn answer(
         }
         Endpoint::Introspect => {
             let asked = match oauth::introspected(&head.headers, &body::read(body, &api.limits).await?) {
-                Ok(token) => Request::Introspect(token),
+                Ok(asked) => Request::Introspect(asked),
                 Err(error) => return Ok(error.into_response()),
             };
             return Ok(ask(api, peer, asked).await.map_or_else(oauth::unanswered, oauth::answer_introspection));
@@ -458,7 +458,7 @@ mod tests {
     use serde_json::{json, Value};
 
     use super::*;
-    use crate::agent::request::TimeClass;
+    use crate::agent::request::{ClauseKind, DecidedBy, Problem, ProblemCode, Reason, TimeClass};
 
     #[test]
     fn the_description_names_every_route_and_no_other() {
@@ -520,6 +520,25 @@ mod tests {
         assert_eq!(schemas["AuditClass"]["enum"], Value::from(classes.to_vec()));
         let classes = [TimeClass::Floor, TimeClass::Bounded, TimeClass::Strict].map(TimeClass::name);
         assert_eq!(schemas["TimeClass"]["enum"], Value::from(classes.to_vec()));
+    }
+
+    #[test]
+    fn the_description_lists_every_field_of_a_problem() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let text = "check if operation(\"read\")".into();
+        let clause = DecidedBy { clause: ClauseKind::TokenCheck, block: Some(2), number: 0, name: None, text };
+        let told = Problem {
+            seen: vec!["unix:uid:1001".into()],
+            hint: Some("a grant".into()),
+            decided_by: Some(clause.clone().into()),
+            ..Problem::new(ProblemCode::Denied(Reason::CheckFailed), "no")
+        };
+        let told: Value = serde_json::from_str(&HttpProblem::from(told).to_json()).unwrap();
+        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let schemas = &description["components"]["schemas"];
+        assert_eq!(names(&schemas["Problem"]["properties"]), names(&told));
+        assert_eq!(told["decided_by"], serde_json::to_value(clause).unwrap());
+        check_fields("DecidedBy", &schemas["DecidedBy"], &told["decided_by"]);
     }
 
     #[track_caller]

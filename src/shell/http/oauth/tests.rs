@@ -71,10 +71,16 @@ fn what_is_no_narrowing_is_refused_as_oauth_has_it() {
 }
 
 #[test]
-fn an_introspection_names_one_token() {
-    assert_eq!(introspected(&headers(), b"token=a%2Db&token_type_hint=access_token").unwrap(), "a-b");
-    for bad in ["", "token=", "token=a&token=a", "token_type_hint=x"] {
-        assert!(introspected(&headers(), bad.as_bytes()).is_err(), "{bad}");
+fn an_introspection_names_one_token_and_may_say_where_the_effect_goes() {
+    let asked = |body: &str| introspected(&headers(), body.as_bytes()).map_err(|refused| refused.error);
+    let of =
+        |destination: Option<&str>| Ok(Introspect { token: "a-b".into(), destination: destination.map(str::to_owned) });
+    assert_eq!(asked("token=a%2Db&token_type_hint=access_token"), of(None));
+    assert_eq!(asked("token=a-b&destination=plc-3%3A502"), of(Some("plc-3:502")));
+    assert_eq!(asked("token=a-b&destination="), of(None));
+    let twice = "token=a&destination=a&destination=b";
+    for bad in ["", "token=", "token=a&token=a", "token_type_hint=x", "destination=x", twice] {
+        assert_eq!(asked(bad), Err("invalid_request"), "{bad}");
     }
 }
 

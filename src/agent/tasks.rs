@@ -334,7 +334,8 @@ impl Agent {
 
     fn narrow(&mut self, want: &Want, grant: &Grant, now: Now, effects: &mut Effects) -> Result<Reply, Denial> {
         let claims = grant.claims.clone();
-        let ttl = Millis::from_secs(want.begin.ttl_s).min(claims.task_ttl_max.unwrap_or(TTL_MAX));
+        let bound = claims.task_ttl_max.filter(|_| !active(Mutant::TaskLifeAsAsked));
+        let ttl = Millis::from_secs(want.begin.ttl_s).min(bound.unwrap_or(TTL_MAX));
         // Whole seconds, as the token's own check counts them.
         let ends =
             Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires).min(want.end_max());

@@ -157,6 +157,8 @@ pub enum Mutant {
     LeaseEndsEmergency = 35,
     /// A boot is not charged what was leased.
     LeaseNotCharged = 36,
+    /// What a start could not read back of a task is taken away, and nothing in its place says that it counts as ended.
+    LossForgotten = 96,
     /// A start that finds records gone says nothing of them.
     LossUntold = 37,
     /// What cannot be read is dropped, and no record says so.
@@ -299,7 +301,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 143] = [
+    pub const ALL: [Self; 144] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -374,6 +376,7 @@ impl Mutant {
         Self::LeapTaken,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
+        Self::LossForgotten,
         Self::LossUntold,
         Self::MalformedUntold,
         Self::MovedForgets,

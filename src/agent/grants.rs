@@ -6,6 +6,8 @@
 //! tick; wipes for any other reason than a signed order for this device, this grant or the whole fleet.
 //! Read next: `wallet.rs`, which holds them; `tasks.rs`, which narrows them.
 
+use std::collections::BTreeSet;
+
 use super::effects::{Effects, FileWrite, LogEvent, StateFile};
 use super::ending::Ending;
 use super::request::Origin;
@@ -14,6 +16,7 @@ use super::sync::GrantsAsked;
 use super::wallet::{Activation, Grant, StoredTask};
 use super::{Agent, Now, Source};
 use crate::ids::{GrantId, Hash};
+use crate::mutant::{active, Mutant};
 use crate::time::Millis;
 use crate::wire::audit::{Event, GrantStep, GrantUse, TrustChange};
 use crate::wire::link::{Ask, Spent};
@@ -59,7 +62,7 @@ impl Agent {
                 return;
             }
             self.renew_again = Millis(now.boottime.0 + self.renew_wait().0);
-            for old in due.iter().filter(|_| crate::mutant::active(crate::mutant::Mutant::RenewalDropsFirst)) {
+            for old in due.iter().filter(|_| active(Mutant::RenewalDropsFirst)) {
                 self.wallet.remove_grant(&old.grant);
                 effects.batch.remove.push(StateFile::Grant(old.grant));
             }
@@ -130,7 +133,8 @@ impl Agent {
         }
         let gone: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
         // An answer with a grant that cannot be used withdraws nothing: the old one may be all there is.
-        for id in gone.into_iter().filter(|_| whole) {
+        let lost = if whole { self.wallet.take_lost_grants(&kept) } else { BTreeSet::new() };
+        for id in gone.into_iter().filter(|_| whole).chain(lost) {
             self.wallet.remove_grant(&id);
             effects.batch.remove.push(StateFile::Grant(id));
             self.write(Event::Trust(TrustChange::Grant { grant: id, expires: None }), Vec::new(), now, effects);
@@ -180,6 +184,14 @@ impl Agent {
     /// Looks again at every credential held: whatever the clock did, what has ended is ended now, told, and no longer in
     /// the wallet. What an issuer dated is judged by E: P may have been ahead.
     pub(super) fn end_what_has_ended(&mut self, now: Now, effects: &mut Effects) {
+        for loss in self.wallet.take_told() {
+            let file = StateFile::Task(loss.id.clone());
+            if active(Mutant::LossForgotten) {
+                effects.batch.take_away(file);
+            } else {
+                effects.batch.put(FileWrite { file, content: loss.to_file() });
+            }
+        }
         let (floor, powered) = (self.clock.floor(), self.clock.powered());
         let shift = self.wallet.shift();
         let over = |task: &&StoredTask| match task.origin {

@@ -149,7 +149,7 @@ impl Agent {
         let live = || self.wallet.live(self.clock.powered());
         let full = live().count() + self.wants.len() >= limits.tasks_max;
         let own = live().filter(|task| task.uid == uid).count() >= limits.tasks_per_uid_max;
-        if !renews && (full || own || self.wallet.tasks().count() >= limits.tasks_max * 4) {
+        if !renews && (full || own || self.wallet.remembered() >= limits.tasks_max * 4) {
             return Err(Denial::new(Reason::Throttled, "too many live tasks; finish one, or wait until one ends"));
         }
         Ok(())

@@ -39,6 +39,8 @@ pub struct Case {
     /// At most [`i64::MAX`], so that both forms have it.
     seed: u64,
     plan: Plan,
+    /// The program that wrote the plan, where it says so.
+    by: Option<String>,
     anew: Option<Anew>,
 }
 
@@ -55,6 +57,9 @@ pub(crate) struct Anew {
 struct Head {
     plan: u32,
     seed: u64,
+    /// The program that wrote it.
+    #[serde(default)]
+    by: Option<String>,
     scenario: String,
 }
 
@@ -84,7 +89,7 @@ impl Case {
                     ScenarioError::Value("seeds go up to 9223372036854775807, as numbers do in TOML".into()).into()
                 );
             }
-            Ok(Self { plan: Plan::new(&scenario, seed), table, scenario, seed, anew: None })
+            Ok(Self { plan: Plan::new(&scenario, seed), table, scenario, seed, by: None, anew: None })
         }
     }
 
@@ -106,7 +111,7 @@ impl Case {
         let scenario = Scenario::parse(&head.scenario)?;
         let table = head.scenario.parse().map_err(ScenarioError::from)?;
         scenario.check_acts(&entries, scenario.start).map_err(ScenarioError::Value)?;
-        Ok(Self { table, scenario, seed: head.seed, plan: Plan { entries }, anew: None })
+        Ok(Self { table, scenario, seed: head.seed, plan: Plan { entries }, by: head.by, anew: None })
     }
 
     /// The scenario as a file has it, without what its author says in comments.
@@ -122,6 +127,11 @@ impl Case {
     /// The seed that keys, latencies and the like are drawn with.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The program that wrote the plan, if that is another than this one: it may come to something else here.
+    pub fn written_elsewhere(&self) -> Option<&str> {
+        self.by.as_deref().filter(|by| *by != crate::PROGRAM)
     }
 
     /// What happens.
@@ -160,7 +170,7 @@ impl Case {
         change(&mut table);
         let scenario = Scenario::parse(&table.to_string()).ok()?;
         scenario.check_acts(&entries, scenario.start).ok()?;
-        Some(Self { table, scenario, seed: self.seed, plan: Plan { entries }, anew: self.anew })
+        Some(Self { table, scenario, seed: self.seed, plan: Plan { entries }, by: self.by.clone(), anew: self.anew })
     }
 
     /// As a plan: the scenario and the seed, then one act per line.
@@ -168,7 +178,8 @@ impl Case {
     /// # Panics
     /// Never: every act has a form in JSON. A test writes each.
     pub fn to_lines(&self) -> String {
-        let head = Head { plan: PLAN, seed: self.seed, scenario: self.table.to_string() };
+        let head =
+            Head { plan: PLAN, seed: self.seed, by: Some(crate::PROGRAM.into()), scenario: self.table.to_string() };
         let head = serde_json::to_string(&head).expect("a plan's head has a form in JSON");
         let acts =
             self.plan.entries.iter().map(|entry| serde_json::to_string(entry).expect("an act has a form in JSON"));
@@ -237,7 +248,12 @@ mod tests {
     #[test]
     fn a_written_plan_runs_as_what_it_was_written_from() {
         let case = Case::parse(crate::tests::SMALL, Some(9)).unwrap();
-        let lines = Case::parse(&case.to_lines(), None).unwrap();
+        let lines = case.to_lines();
+        let elsewhere = lines.replacen(crate::PROGRAM, "hardtack-sim 0.0.0 of long ago", 1);
+        let elsewhere = Case::parse(&elsewhere, None).unwrap();
+        assert_eq!(elsewhere.written_elsewhere(), Some("hardtack-sim 0.0.0 of long ago"));
+        let lines = Case::parse(&lines, None).unwrap();
+        assert_eq!(lines.written_elsewhere(), None);
         assert_eq!(case.run().trace_hash, lines.run().trace_hash);
     }
 

@@ -81,7 +81,12 @@ pub fn diff(first: Side, second: Side) -> io::Result<Difference> {
     })
 }
 
-/// Sends every line of a side, until nobody wants more.
+/// Whether a line is an event, and neither the end of a trace nor the report after it.
+fn is_event(line: &str) -> bool {
+    !line.starts_with("{\"end\":") && !line.starts_with("{\"report\":")
+}
+
+/// Sends every event of a side, until nobody wants more.
 fn tell(side: Side, lines: SyncSender<io::Result<String>>) {
     match side {
         Side::Run(case) => {
@@ -89,7 +94,7 @@ fn tell(side: Side, lines: SyncSender<io::Result<String>>) {
             crate::run_case(&case, Some(Box::new(pipe)));
         }
         Side::Trace(trace) => {
-            for line in BufReader::new(trace).lines() {
+            for line in BufReader::new(trace).lines().filter(|line| !line.as_ref().is_ok_and(|line| !is_event(line))) {
                 if lines.send(line).is_err() {
                     return;
                 }
@@ -111,8 +116,10 @@ impl Write for Pipe {
         while let Some(end) = self.part.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.part.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line[..end]).into_owned();
-            // Whoever compares has seen enough.
-            let _enough = self.lines.send(Ok(line));
+            if is_event(&line) {
+                // Whoever compares has seen enough.
+                let _enough = self.lines.send(Ok(line));
+            }
         }
         Ok(bytes.len())
     }

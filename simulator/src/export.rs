@@ -23,6 +23,7 @@ use serde_json::Value;
 
 pub use crate::check::outside::{judge, Judged, Revocations, Verdict};
 use crate::event::Event;
+use crate::trace::Count;
 
 /// The most bytes of a line.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
@@ -327,12 +328,23 @@ fn public(text: &str) -> Option<PublicKey> {
     PublicKey::try_from(bytes).ok()
 }
 
-/// A trace: those of its events that something can be judged by, and the rest as far as their names.
+/// A trace up to its end, after which a report may follow: those of its events that something can be judged by, and the rest as far as their names.
 fn trace(first: String, file: &mut impl BufRead, judge: &mut dyn Judge) -> Result<(), NoEvidence> {
-    let (mut next, mut number, mut last) = (Some(first), 1, 0);
-    while let Some(text) = next {
-        let line = parse(&text, number)?;
+    let (mut next, mut number, mut last, mut count) = (Some(first), 1, 0, Count::default());
+    loop {
         let wrong = |problem: String| NoEvidence { line: number, problem };
+        let text = next.ok_or_else(|| wrong("stands where the trace should go on or end: it was cut off".into()))?;
+        let line = parse(&text, number)?;
+        if line["end"].is_object() {
+            let end = count.end();
+            return match text == end {
+                true => Ok(()),
+                false => Err(wrong(format!(
+                    "the lines before this one are not those that were written: they end with {end}"
+                ))),
+            };
+        }
+        count.take(&text);
         let at = line["at"].as_u64().ok_or_else(|| wrong("no time \"at\"".into()))?;
         if at < last {
             return Err(wrong(format!("its time {at} is before that of the line before it, {last}")));
@@ -344,7 +356,6 @@ fn trace(first: String, file: &mut impl BufRead, judge: &mut dyn Judge) -> Resul
         number += 1;
         next = next_line(file, number)?;
     }
-    Ok(())
 }
 
 fn event_of(value: &Value) -> Result<Option<Event>, String> {

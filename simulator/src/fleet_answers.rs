@@ -42,6 +42,9 @@ pub struct Answers {
     pub revocation_latency: Option<Latency>,
     /// Gateways, summed over revocations, that a revocation had not reached in the end.
     pub revocations_pending: u64,
+    /// What fallback grants had to bear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burned: Option<Burned>,
     /// The most gateways that connected again within one second, and when that was, in milliseconds since the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_reconnects: Option<Peak>,
@@ -71,6 +74,59 @@ pub struct Latency {
     pub p99_ms: u64,
     /// None took longer.
     pub max_ms: u64,
+}
+
+/// What fallback grants had to bear, and how much of each there was: it shows how long an outage the fleet could have borne.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Burned {
+    /// Decisions that were allowed by what gateways narrowed from them.
+    pub uses: u64,
+    /// The most of them by one grant,
+    pub most_uses: u64,
+    /// of so many that it has.
+    pub uses_max: u64,
+    /// The longest that a gateway had had no round trip for when it allowed one, in milliseconds of powered-on time,
+    pub longest_alone_ms: u64,
+    /// of so many that a grant serves for.
+    pub offline_max_ms: u64,
+    /// The most boots since the last round trip when one was allowed,
+    pub most_boots: u32,
+    /// of so many that a grant serves for.
+    pub boots_max: u32,
+}
+
+/// The running account of [`Burned`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bearing {
+    uses: u64,
+    most_uses: u64,
+    longest_alone: u64,
+    most_boots: u32,
+}
+
+impl Bearing {
+    /// A grant was used, for the so-manieth time, so long and so many boots after the last round trip.
+    pub(crate) fn use_of_one(&mut self, used: u64, alone: u64, boots: u32) {
+        self.uses += 1;
+        self.most_uses = self.most_uses.max(used);
+        self.longest_alone = self.longest_alone.max(alone);
+        self.most_boots = self.most_boots.max(boots);
+    }
+
+    /// Beside what each grant has.
+    pub(crate) fn of(&self, uses_max: u64, offline_max_ms: u64, boots_max: u32) -> Option<Burned> {
+        let Self { uses, most_uses, longest_alone, most_boots } = *self;
+        let burned = Burned {
+            uses,
+            most_uses,
+            uses_max,
+            longest_alone_ms: longest_alone,
+            offline_max_ms,
+            most_boots,
+            boots_max,
+        };
+        (uses > 0).then_some(burned)
+    }
 }
 
 /// The most of something within a second.
@@ -411,6 +467,17 @@ mod tests {
         opens.iter().for_each(|open| ledger.over(40 * MINUTE, 0, open.number));
         let answers = ledger.finish(50 * MINUTE, &BTreeMap::new());
         assert_eq!(answers.exposure_ms, minutes * MINUTE, "{opens:?}");
+    }
+
+    #[test]
+    fn of_what_grants_bore_the_most_counts_and_nothing_is_said_where_none_was_used() {
+        assert_eq!(Bearing::default().of(10, 1000, 5), None);
+        let mut bearing = Bearing::default();
+        bearing.use_of_one(1, 700, 0);
+        bearing.use_of_one(2, 300, 4);
+        bearing.use_of_one(1, 0, 0);
+        let burned = bearing.of(10, 1000, 5).unwrap();
+        assert_eq!((burned.uses, burned.most_uses, burned.longest_alone_ms, burned.most_boots), (3, 2, 700, 4));
     }
 
     #[test]

@@ -97,6 +97,9 @@ use scenario::Scenario;
 use trace::{Coverage, Fold, Trace, Watcher};
 use world::{Outcome, World};
 
+/// This program with its version and the commit that it is made from.
+pub const PROGRAM: &str = concat!("hardtack-sim ", env!("CARGO_PKG_VERSION"), " ", env!("HARDTACK_SIM_COMMIT"));
+
 /// Runs a scenario with a seed. `lines` takes the trace as JSON lines, of the first run if there are many.
 pub fn run(scenario: &Scenario, seed: u64, lines: Option<Box<dyn Write>>) -> Report {
     run_plan(scenario, &Plan::new(scenario, seed), seed, None, lines)

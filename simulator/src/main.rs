@@ -5,13 +5,14 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hardtack_simulator::PROGRAM;
 
 /// Partitions, reboots, robs and deceives a fleet of hardtack agents until it breaks.
 ///
 /// A CASE is a scenario file (TOML), a plan (JSON lines, as `expand` writes it), or a name: of a scenario that `list` shows,
 /// or of a world that `fuzz` or `grid` draws (`swarm-10`, `grid-2-1234`).
 #[derive(Parser)]
-#[command(name = "hardtack-sim", version)]
+#[command(name = "hardtack-sim", version = PROGRAM.trim_start_matches("hardtack-sim "))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,6 +30,8 @@ enum Command {
     /// Print what a scenario and a seed come to: a plan, one act per line, which `replay` runs.
     #[command(alias = "plan")]
     Expand(cli::run::ExpandArgs),
+    /// Show the faults that a scenario can name, and the keys of each.
+    Faults(cli::faults::Args),
     /// Run worlds drawn by chance, each with some kinds of faults and without the others; exit 0 only if none breaks
     /// anything. What breaks something is made small.
     Fuzz(cli::fuzz::Args),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cli::check::check(&args),
         Command::Diff(args) => cli::diff::diff(&args),
         Command::Expand(args) => cli::run::expand(&args),
+        Command::Faults(args) => cli::faults::faults(&args),
         Command::Fuzz(args) => cli::fuzz::fuzz(&args),
         Command::Grid(args) => cli::fuzz::grid(&args),
         Command::Import(args) => cli::import::import(&args),

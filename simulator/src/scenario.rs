@@ -4,7 +4,7 @@
 //! Never: draws a random number. `plan.rs` turns a scenario and a seed into what happens when.
 //! Read next: `plan.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hardtack::fleet::groups::DEVICES_AT_ONCE_MAX;
 use hardtack::fleet::roots::check_shape;
@@ -17,7 +17,7 @@ use toml::{Table, Value};
 
 use crate::agree::{concerns, Concerns};
 use crate::arguments::Limit;
-use crate::fault::{Fault, FaultText, Kind as FaultKind, MoveTo, RotateWhat};
+use crate::fault::{numbers, Fault, FaultText, Kind as FaultKind, MoveTo, RotateWhat};
 use crate::plan::{Act, Entry, Turn, LAST_QUIET};
 
 /// The only form of scenario files there is so far.
@@ -27,6 +27,10 @@ pub(crate) const HEALING: u64 = 20 * 60_000;
 
 /// The latest end: a hundred years.
 const END_MAX: u64 = 36_500 * 86_400_000;
+/// The most acts of a plan: they take some gigabytes.
+const ACTS_MAX: u64 = 20_000_000;
+/// The most gateways of a fleet.
+const DEVICES_MAX: u32 = 10_000;
 
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -332,7 +336,7 @@ pub struct GroupPlan {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GroupText {
-    /// As `who` in a fault.
+    /// Numbers like `0,4-9`.
     members: String,
     #[serde(default)]
     feed: bool,
@@ -343,13 +347,12 @@ impl GroupText {
         if matches!(name.as_str(), "any" | "main" | "none") {
             return Err(format!("no group can be called {name}: that word has another meaning"));
         }
-        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < devices);
-        let members: Option<BTreeSet<u32>> = self.members.split(',').map(number).collect();
-        let members = members.ok_or_else(|| format!("`members` of {name} must be numbers below {devices}"))?;
+        let members = numbers(&self.members, devices, &BTreeMap::new());
+        let members = members.map_err(|problem| format!("`members` of {name}: {problem}"))?;
         if members.len() > DEVICES_AT_ONCE_MAX {
             return Err(format!("`members` of {name} can be {DEVICES_AT_ONCE_MAX} at most"));
         }
-        Ok(GroupPlan { members: members.into_iter().collect(), feed: self.feed })
+        Ok(GroupPlan { members, feed: self.feed })
     }
 }
 
@@ -486,7 +489,7 @@ impl Default for PlannerPlan {
 
 impl PlannerPlan {
     /// What happens every so often.
-    const fn spans(&self) -> [Span; 4] {
+    pub(crate) const fn spans(&self) -> [Span; 4] {
         [self.begin_every, self.step_every, self.execute_every, self.finish_every]
     }
 }
@@ -525,16 +528,22 @@ impl Scenario {
             let problem = format!("schema {} is not known here: write schema = {SCHEMA}", text.schema);
             return Err(ScenarioError::Value(problem));
         }
-        let numbered = text.fault.into_iter().zip(1..);
-        let faults = numbered.map(|(fault, number)| {
-            let name = fault.name().to_owned();
-            fault.check(text.fleet.devices).map_err(|problem| ScenarioError::Fault { number, name, problem })
-        });
+        let devices = text.fleet.devices;
+        if !(1..=DEVICES_MAX).contains(&devices) || text.fleet.without_rtc > devices {
+            let problem = format!("`fleet.devices` must be 1 to {DEVICES_MAX}, and `fleet.without_rtc` at most that");
+            return Err(ScenarioError::Value(problem));
+        }
         let groups = text.groups.into_iter().map(|(name, group)| {
-            let plan = group.check(&name, text.fleet.devices);
+            let plan = group.check(&name, devices);
             plan.map(|plan| (name, plan)).map_err(ScenarioError::Value)
         });
         let groups: BTreeMap<GroupId, GroupPlan> = groups.collect::<Result<_, _>>()?;
+        let numbered = text.fault.into_iter().zip(1..);
+        let faults = numbered.map(|(fault, number)| {
+            let name = fault.name().to_owned();
+            fault.check(devices, &groups).map_err(|problem| ScenarioError::Fault { number, name, problem })
+        });
+        let faults: Vec<Fault> = faults.collect::<Result<_, _>>()?;
         let profile = text.fleet.profile().map_err(ScenarioError::Value)?;
         let scenario = Self {
             groups,
@@ -544,7 +553,7 @@ impl Scenario {
             duration: text.duration.0,
             heal: text.heal.0,
             require: text.require,
-            faults: faults.collect::<Result<_, _>>()?,
+            faults,
             acts: text.act.into_iter().map(|ActText(entry)| entry).collect(),
             next: text.fleet.next(&profile).map_err(ScenarioError::Value)?,
             profile,
@@ -567,9 +576,6 @@ impl Scenario {
         }
         if self.heal.saturating_add(HEALING) > self.duration {
             return Err("the end must come 20m or more after `heal`, or liveness could not be judged".into());
-        }
-        if !(1..=10_000).contains(&self.fleet.devices) || self.fleet.without_rtc > self.fleet.devices {
-            return Err("`fleet.devices` must be 1 to 10000, and `fleet.without_rtc` at most that".into());
         }
         if self.fleet.drift_ppm > self.profile.time.drift_ppm {
             return Err("`fleet.drift_ppm` must stay within the profile's bound, which the proofs assume".into());
@@ -619,6 +625,15 @@ impl Scenario {
         let upgrades = |fault: &Fault| matches!(fault.kind, FaultKind::ProcessUpgrade { .. });
         if self.next.is_none() && self.faults.iter().any(upgrades) {
             return Err("there is no next firmware: say under `[fleet.upgrade]` which limits it ships".into());
+        }
+        let acts = crate::plan::count(self);
+        if acts > ACTS_MAX {
+            return Err(format!(
+                "some {} million acts are more than the {} million that a plan can have: take fewer gateways, a shorter \
+                 `duration`, or let what happens `every` so often happen less often",
+                acts / 1_000_000,
+                ACTS_MAX / 1_000_000
+            ));
         }
         self.check_acts(&self.acts, 0)?;
         if let Some((late, number)) = self.faults.iter().zip(1..).find(|(fault, _)| fault.over() > self.heal) {
@@ -749,6 +764,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_documented_can_be_run_and_every_key_is_documented() {
+        const DOC: &str = include_str!("../../docs/scenarios.md");
+        let examples = DOC.split("```toml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+        let examples: Vec<&str> = examples.map(|(example, _)| example).collect();
+        assert_eq!(examples.len(), 2);
+        for example in examples {
+            Scenario::parse(example).unwrap_or_else(|error| panic!("{error}: {example}"));
+        }
+        let of_groups = "[groups.north]\nmembers = \"0\"";
+        for table in
+            ["", "[fleet]", of_groups, "[grant]", "[policy]", "[workload]", "[workload.planner]", "[workload.identity]"]
+        {
+            let error = Scenario::parse(&format!("{PLAIN}\n{table}\nnone_such = 1")).unwrap_err().to_string();
+            let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+            assert!(!keys.is_empty(), "{error}");
+            let said = |key: &str| ["`", "["].iter().any(|before| DOC.contains(&format!("{before}{key}")));
+            let silent: Vec<&&str> = keys.iter().filter(|key| !said(key)).collect();
+            assert!(silent.is_empty(), "{table}: {silent:?} of {keys:?}");
+        }
+    }
+
+    #[test]
     fn no_text_makes_the_parser_panic() {
         let whole = include_str!("../scenarios/clock-storm.toml");
         let mut rng = crate::random::stream(1, "text", "mutations");
@@ -791,6 +828,13 @@ mod tests {
     fn what_nobody_could_run_is_refused_with_a_reason() {
         check_refused("surprise = 1", "surprise");
         check_refused("[fleet]\ndevices = 0", "fleet.devices");
+        check_refused("[fleet]\ndevices = 4000000000\n[[fault]]\ndo = \"reboot\"\nwho = \"one\"", "fleet.devices");
+        check_refused("[fleet]\ndevices = 10000\n[workload]\nburst = 4294967295", "20 million");
+        check_refused("[[fault]]\ndo = \"clock.drift\"\nat = \"1s\"\nevery = \"1s\"\nuntil = \"36500d\"", "20 million");
+        check_refused("[[fault]]\ndo = \"broker.hostile\"\nat = \"5m\"\nfor = \"2m\"", "`drop`");
+        check_refused("[[fault]]\ndo = \"revoke.storm\"\nat = \"5m\"\nlife = \"2h\"\ncount = 4000000000", "`count`");
+        check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"\nfor = \"2h..1h\"", "ends before it begins");
+        check_refused("[[fault]]\ndo = \"link.down\"\nat = \"5m\"\nfor = \"1m..2h\"", "`heal`");
         check_refused("[fleet]\nprofile = \"abacus\"", "use generic-x86_64, energy-armv7-1g, or the path");
         check_refused("[fleet]\noverlay = \"abacus\"", "use link-lte-metered");
         check_refused("[fleet]\nclass = { name = \"ours\" }", "missing key");

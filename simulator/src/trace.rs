@@ -1,12 +1,12 @@
 //! The trace of a run: every event in order, folded into one hash.
 //!
 //! Owns: the form in which events are hashed (integers of fixed width, little endian, and bytes with their length) and
-//! the optional JSON lines.
+//! the optional JSON lines, with an end by which a file shows that nothing is missing.
 //! Never: holds a float, a path, an address, or a secret. Payloads go in as digests.
 //! Read next: `event.rs`.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{self, Write};
 
 use sha2::{Digest, Sha256};
 
@@ -36,6 +36,53 @@ impl Fold {
     }
 }
 
+/// How many lines there were, and the SHA-256 over them with their ends.
+#[derive(Default)]
+pub(crate) struct Count {
+    events: u64,
+    sha256: Sha256,
+}
+
+impl Count {
+    /// One more.
+    pub(crate) fn take(&mut self, line: &str) {
+        self.events += 1;
+        self.sha256.update(line);
+        self.sha256.update(b"\n");
+    }
+
+    /// The line that stands after them.
+    pub(crate) fn end(self) -> String {
+        let sha256 = hardtack::ids::hex(&self.sha256.finalize());
+        serde_json::json!({ "end": { "events": self.events, "sha256": sha256 } }).to_string()
+    }
+}
+
+/// A trace as JSON lines: an event each, and an end.
+pub(crate) struct Lines {
+    out: Box<dyn Write>,
+    count: Count,
+}
+
+impl Lines {
+    pub(crate) fn new(out: Box<dyn Write>) -> Self {
+        Self { out, count: Count::default() }
+    }
+
+    /// One more event.
+    pub(crate) fn push(&mut self, at: u64, event: &Event) -> io::Result<()> {
+        let line = serde_json::json!({ "at": at, "event": event }).to_string();
+        self.count.take(&line);
+        writeln!(self.out, "{line}")
+    }
+
+    /// There are no more.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        writeln!(self.out, "{}", self.count.end())?;
+        self.out.flush()
+    }
+}
+
 /// What followed upon which fault: the fault's name, then the reason of an answer, or the first word of a log event.
 pub type Coverage = BTreeSet<(&'static str, String)>;
 
@@ -46,7 +93,7 @@ pub type Watcher = Box<dyn FnMut(u64, &Event)>;
 pub struct Trace {
     fold: Fold,
     events: u64,
-    lines: Option<Box<dyn Write>>,
+    lines: Option<Lines>,
     coverage: Option<Coverage>,
     /// The last fault that had an effect.
     fault: &'static str,
@@ -56,6 +103,7 @@ pub struct Trace {
 impl Trace {
     /// A trace that goes nowhere but into its hash, and into `lines` where they are wanted.
     pub fn new(lines: Option<Box<dyn Write>>) -> Self {
+        let lines = lines.map(Lines::new);
         Self { fold: Fold::default(), events: 0, lines, coverage: None, fault: "", watcher: None }
     }
 
@@ -87,8 +135,7 @@ impl Trace {
             coverage.insert((self.fault, word));
         }
         if let Some(lines) = &mut self.lines {
-            let line = serde_json::json!({ "at": at, "event": event });
-            writeln!(lines, "{line}").expect("the trace file takes lines");
+            lines.push(at, event).expect("the trace file takes lines");
         }
         if let Some(watcher) = &mut self.watcher {
             watcher(at, event);
@@ -96,7 +143,13 @@ impl Trace {
     }
 
     /// How many events, the hash over them, and what followed upon which fault, where that was noted.
+    ///
+    /// # Panics
+    /// As [`Trace::push`].
     pub(crate) fn finish(self) -> (u64, [u8; 32], Coverage) {
+        if let Some(lines) = self.lines {
+            lines.finish().expect("the trace file takes lines");
+        }
         (self.events, self.fold.finish(), self.coverage.unwrap_or_default())
     }
 }

@@ -592,7 +592,7 @@ impl<'a> World<'a> {
         self.effects.extend(self.broker.done());
         let Self { effects, seen, not_applied, boundaries, script, model, .. } = self;
         let choices = model.choices;
-        let answers = self.ledger.finish(at, &shares);
+        let answers = Answers { burned: authority.burned(), ..self.ledger.finish(at, &shares) };
         Outcome {
             tally: self.checks.tally,
             #[cfg(feature = "mutants")]

@@ -26,6 +26,7 @@ use super::{Id, Tally};
 pub(crate) use steps::{Exchange, Given};
 
 use crate::clocks::date;
+use crate::fleet_answers::{Bearing, Burned};
 use crate::model::{Credential, Standing, SLACK};
 use crate::plan::TokenChoice;
 
@@ -338,12 +339,20 @@ pub(crate) struct AuthorityCheck {
     published: BTreeMap<Target, (Timestamp, Timestamp)>,
     shares: BTreeMap<(TimeClass, Synced), Share>,
     exchanges: steps::Exchanges,
+    burned: Bearing,
 }
 
 impl AuthorityCheck {
     pub(crate) fn new(devices: u32, bounds: Bounds) -> Self {
         let known = (0..devices).map(|_| Known::default()).collect();
-        Self { bounds, known, published: BTreeMap::new(), shares: BTreeMap::new(), exchanges: Default::default() }
+        Self {
+            bounds,
+            known,
+            published: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            exchanges: Default::default(),
+            burned: Bearing::default(),
+        }
     }
 
     /// The fleet signed a head that holds a revocation.
@@ -520,8 +529,15 @@ impl AuthorityCheck {
         let denied = (!allowed).then_some((reply.reason.name(), outcome));
         self.check_available(tally, moment, name, presented, credential, denied);
         if let Some(block) = credential.grant_block().filter(|_| allowed) {
-            self.known[moment.device as usize].used.entry(block).or_default().0 += 1;
+            let used = &mut self.known[moment.device as usize].used.entry(block).or_default().0;
+            *used += 1;
+            self.burned.use_of_one(*used, moment.know.alone, moment.know.boots);
         }
+    }
+
+    /// What fallback grants had to bear, if one was used.
+    pub(crate) fn burned(&self) -> Option<Burned> {
+        self.burned.of(self.bounds.uses_max, self.bounds.offline_max, self.bounds.boots_max)
     }
 
     /// A request for a decision was answered without one.

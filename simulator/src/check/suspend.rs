@@ -90,18 +90,7 @@ mod tests {
     #[test]
     fn the_table_can_be_read_and_names_what_breaks_an_assumption_and_nothing_else() {
         use crate::fault::Damage;
-        let files = Damage::FILES.into_iter().map(|(_, damage)| damage);
-        let all = [
-            Damage::ImageRolledBack,
-            Damage::RowRotten,
-            Damage::SlotDeleted,
-            Damage::SlotRotten,
-            Damage::SlotTorn,
-            Damage::SlotsCopiedBack,
-            Damage::SlotsGone,
-            Damage::TailForged,
-        ];
-        for damage in all.into_iter().chain(files) {
+        for (_, damage) in Damage::ALL {
             assert!(Suspension::of(damage.name()).is_some(), "{}", damage.name());
         }
         assert_eq!(Suspension::of("anchor.gone").unwrap().lock, Lock::Needed);

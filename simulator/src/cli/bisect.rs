@@ -65,7 +65,9 @@ fn text(property: &str, found: &Bisected) -> String {
         text.push_str(&format!("{:>12}  {bar:WIDTH$}  {broken} of {futures}\n", Span(*at).to_string()));
     }
     let (from, to) = found.jump;
-    text.push_str(&format!("It is decided between {} and {}. Faults there:\n", Span(from), Span(to)));
+    let there =
+        if found.acts.is_empty() { "No fault is there: what happened before leads to it" } else { "Faults there:" };
+    text.push_str(&format!("It is decided between {} and {}. {there}\n", Span(from), Span(to)));
     for act in found.acts.iter().take(ACTS) {
         text.push_str(&format!("  {act}\n"));
     }

@@ -13,7 +13,7 @@ use super::{case, print, Output};
 pub(crate) struct Args {
     /// A trace, as `run --trace` writes it, or a case.
     first: PathBuf,
-    /// Another; without it, the first once more.
+    /// Another; without it, a case is run once more, with `--other-seed` or to see whether it comes to the same.
     second: Option<PathBuf>,
     /// The seed of the first, where it is a scenario.
     #[arg(long)]
@@ -28,6 +28,9 @@ pub(crate) struct Args {
 
 pub(crate) fn diff(args: &Args) -> Result<ExitCode, String> {
     let second = args.second.as_ref().unwrap_or(&args.first);
+    if args.second.is_none() && is_trace(&args.first) {
+        return Err("a trace is the same as itself: give another trace, or a case, to compare it with".into());
+    }
     let sides = (side(&args.first, args.seed)?, side(second, args.other_seed.or(args.seed))?);
     let difference = compare(sides.0, sides.1).map_err(|error| format!("cannot read a trace: {error}"))?;
     print(&match args.output {
@@ -37,12 +40,16 @@ pub(crate) fn diff(args: &Args) -> Result<ExitCode, String> {
     Ok(if difference.none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A trace where the file begins like one, else a case.
-fn side(place: &Path, seed: Option<u64>) -> Result<Side, String> {
+/// Whether a file begins like a trace.
+fn is_trace(place: &Path) -> bool {
     const TRACE: &[u8] = b"{\"at\":";
     let mut begins = [0; TRACE.len()];
-    let trace = File::open(place).and_then(|mut file| file.read_exact(&mut begins)).is_ok() && begins == *TRACE;
-    if trace {
+    File::open(place).and_then(|mut file| file.read_exact(&mut begins)).is_ok() && begins == *TRACE
+}
+
+/// A trace where the file begins like one, else a case.
+fn side(place: &Path, seed: Option<u64>) -> Result<Side, String> {
+    if is_trace(place) {
         let file = File::open(place).map_err(|error| format!("cannot read {}: {error}", place.display()))?;
         return Ok(Side::Trace(Box::new(BufReader::new(file))));
     }

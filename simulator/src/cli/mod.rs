@@ -7,6 +7,7 @@
 pub(crate) mod bisect;
 pub(crate) mod check;
 pub(crate) mod diff;
+pub(crate) mod faults;
 pub(crate) mod fuzz;
 pub(crate) mod import;
 pub(crate) mod list;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use hardtack_simulator::case::Case;
 use hardtack_simulator::report::Breach;
-use hardtack_simulator::{grid, menu, swarm};
+use hardtack_simulator::{grid, menu, swarm, PROGRAM};
 
 /// How to tell what came out.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,7 +53,14 @@ pub(crate) fn case(place: &Path, seed: Option<u64>) -> Result<Case, String> {
         },
     };
     let text = with_own_class(text, place.parent()).map_err(|problem| format!("{}: {problem}", place.display()))?;
-    Case::parse(&text, seed).map_err(|error| format!("{}: {error}", place.display()))
+    let case = Case::parse(&text, seed).map_err(|error| format!("{}: {error}", place.display()))?;
+    if let Some(other) = case.written_elsewhere() {
+        let name = place.display();
+        eprintln!(
+            "{name} was written by {other}, and this is {PROGRAM}: if it comes to something else, that may be why"
+        );
+    }
+    Ok(case)
 }
 
 /// A scenario's text, with the profile file in it that it names. A name that ships, and what is no scenario, stays as it is.

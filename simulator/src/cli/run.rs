@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hardtack_simulator::agree::{agree_but_for, Agreement, Difference};
 use hardtack_simulator::case::Case;
+use hardtack_simulator::event::Event;
 use hardtack_simulator::report::{Report, Share, Status};
+use hardtack_simulator::scenario::Span;
+use hardtack_simulator::trace::Watcher;
 use hardtack_simulator::Level;
 
-use super::{case, print, timed, write, Output};
+use super::{case, clock, print, progress, progress_over, timed, write, Output};
 
 #[derive(clap::Args)]
 pub(crate) struct RunArgs {
@@ -222,12 +225,28 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode, String> {
 
 /// Runs a case and prints what came out.
 fn tell(level: Level, case: &Case, lines: Option<Box<dyn Write>>, output: Output) -> Report {
-    let (report, seconds) = timed(|| hardtack_simulator::run_case_at(level, case, lines, None));
+    let (report, seconds) = timed(|| hardtack_simulator::run_case_at(level, case, lines, watcher(case)));
+    progress_over();
     print(&match output {
         Output::Json => report.to_json(seconds).to_string(),
         Output::Text => table(&report, seconds),
     });
     report
+}
+
+/// Tells whoever watches how far a run is: in simulated time, and how long it has taken so far.
+fn watcher(case: &Case) -> Option<Watcher> {
+    let (name, start, duration) = (case.scenario().name.clone(), case.scenario().start, case.scenario().duration);
+    let (since, mut shown) = (clock(), 0);
+    let watcher = move |at: u64, _: &Event| {
+        let percent = at.saturating_sub(start).saturating_mul(100) / duration.max(1);
+        if percent > shown {
+            shown = percent;
+            let (so_far, whole) = (Span(at.saturating_sub(start) / 60_000 * 60_000), Span(duration));
+            progress(&format!("{name}: {percent} %, {so_far} of {whole}, after {} s", since().as_secs()));
+        }
+    };
+    std::io::stderr().is_terminal().then(|| Box::new(watcher) as Watcher)
 }
 
 /// Runs a case at both levels and prints how they agree. Whether they do, and the run at the other level holds.

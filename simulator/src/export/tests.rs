@@ -115,6 +115,14 @@ fn a_trace_of_a_run_is_judged_as_far_as_it_tells() {
     let text = String::from_utf8(file.lock().unwrap().clone()).unwrap();
     let found = verdict(&text, &Revocations::default());
     assert_eq!((found.evidence, found.verdict), ("trace", Status::Pass), "{found:#?}");
+    let reported = text.clone() + "{\"report\":{}}\n";
+    assert_eq!(
+        verdict(&reported, &Revocations::default()).verdict,
+        Status::Pass,
+        "as `report --format jsonl` writes it"
+    );
+    let events: String =
+        text.lines().take_while(|line| line.starts_with("{\"at\":")).map(|line| format!("{line}\n")).collect();
     assert_eq!((status(&found, "I5"), status(&found, "I2")), (Status::Pass, Status::Pass));
     let event = |event: serde_json::Value| format!("{}\n", json!({"at": u64::MAX, "event": event}));
     let applied = |seq: u64| event(json!({"kind": "applied", "device": 0, "feed": "main", "era": 9, "seq": seq}));
@@ -128,8 +136,16 @@ fn a_trace_of_a_run_is_judged_as_far_as_it_tells() {
         ("a name given twice", decided(4) + &decided(4), "I2"),
         ("a start that came before", event(json!({"kind": "agent_started", "device": 0, "start": 0})), "I5"),
     ] {
-        assert_eq!(status(&verdict(&(text.clone() + &more), &Revocations::default()), id), Status::Fail, "{what}");
+        let more = with_end(&(events.clone() + &more));
+        assert_eq!(status(&verdict(&more, &Revocations::default()), id), Status::Fail, "{what}");
     }
+}
+
+/// A trace of these lines.
+fn with_end(events: &str) -> String {
+    let mut count = Count::default();
+    events.lines().for_each(|line| count.take(line));
+    format!("{events}{}\n", count.end())
 }
 
 /// A device's trail as somebody who has its keys would sign it.
@@ -406,6 +422,7 @@ fn an_allow_after_its_revocation_is_found_where_the_device_held_it() {
 fn what_is_no_evidence_is_refused_with_its_line_and_nothing_panics() {
     let text = planted(Vec::new()).text();
     let trace = format!("{}\n", json!({"at": 5, "event": {"kind": "mode", "device": 0, "mode": "online"}}));
+    let whole = with_end(&(trace.clone() + &trace));
     let lines: Vec<&str> = text.lines().collect();
     let edit = |from: &str, to: &str| text.replacen(from, to, 1);
     for (text, line, says) in [
@@ -428,6 +445,9 @@ fn what_is_no_evidence_is_refused_with_its_line_and_nothing_panics() {
         (trace.replace("mode\",", "moon\","), 1, "\"moon\" is not known"),
         (trace.replace("online", "sideways"), 1, "the mode \"sideways\" is not known"),
         (trace.clone() + &trace.replace("\"at\":5", "\"at\":4"), 2, "is before that"),
+        (trace.clone() + &trace, 3, "it was cut off"),
+        (trace.clone() + whole.lines().last().unwrap_or_default() + "\n", 2, "not those that were written"),
+        (whole.replacen("online", "locked", 1), 3, "not those that were written"),
     ] {
         let refused = judge(text.as_bytes(), &Revocations::default()).expect_err(says);
         assert!(refused.line == line && refused.problem.contains(says), "{refused} is not line {line}: {says}");

@@ -7,134 +7,89 @@
 use serde::{Deserialize, Serialize};
 
 use super::text::FaultText;
-use super::{whats, Kind, Named};
+use super::{Kind, Named};
 
 /// The faults of this family.
 pub(super) const NAMES: &[Named] = &[
-    ("anchor.copied_back", &[], |text| text.disk(Damage::SlotsCopiedBack)),
-    ("anchor.deleted", &[], |text| text.disk(Damage::SlotDeleted)),
-    ("anchor.gone", &[], |text| text.disk(Damage::SlotsGone)),
-    ("anchor.rotten", &[], |text| text.disk(Damage::SlotRotten)),
-    ("anchor.torn", &[], |text| text.disk(Damage::SlotTorn)),
-    ("disk.full", &[], |text| text.refusal(Refusal::NoRoom)),
-    ("disk.lies", &whats(&Part::ALL), |text| text.sync(Sync::Lies)),
-    ("disk.readonly", &[], |text| text.refusal(Refusal::ReadOnly)),
-    ("disk.sync", &whats(&Part::ALL), |text| text.sync(Sync::Fails)),
-    ("era.rotten", &[], |text| text.disk(Damage::RowRotten)),
-    ("file.rotten", &whats(&Damage::FILES), |text| {
-        let damage = text.one_of(&Damage::FILES)?;
+    ("anchor.copied_back", &["for", "age"], Damage::SAYS, |text| text.disk(Damage::SlotsCopiedBack)),
+    ("anchor.deleted", &["for"], Damage::SAYS, |text| text.disk(Damage::SlotDeleted)),
+    ("anchor.gone", &["for"], Damage::SAYS, |text| text.disk(Damage::SlotsGone)),
+    ("anchor.rotten", &["for"], Damage::SAYS, |text| text.disk(Damage::SlotRotten)),
+    ("anchor.torn", &["for"], Damage::SAYS, |text| text.disk(Damage::SlotTorn)),
+    ("disk.full", &["for"], Refusal::SAYS, |text| text.refusal(Refusal::NoRoom)),
+    ("disk.lies", &["for", "what"], Part::SAYS, |text| text.sync(Sync::Lies)),
+    ("disk.readonly", &["for"], Refusal::SAYS, |text| text.refusal(Refusal::ReadOnly)),
+    ("disk.sync", &["for", "what"], Part::SAYS, |text| text.sync(Sync::Fails)),
+    ("era.rotten", &["for"], Damage::SAYS, |text| text.disk(Damage::RowRotten)),
+    ("file.rotten", &["for", "what"], Damage::SAYS, |text| {
+        let damage = text.one_of(Damage::ALL)?;
         text.disk(damage)
     }),
-    ("image.clone", &[], |text| Ok(Kind::DiskClone { age: text.age("of the copy that runs")? })),
-    ("image.rollback", &[], |text| text.disk(Damage::ImageRolledBack)),
-    ("tail.forged", &[], |text| text.disk(Damage::TailForged)),
+    ("image.clone", &["age"], &[], |text| Ok(Kind::DiskClone { age: text.age("of the copy that runs")? })),
+    ("image.rollback", &["for", "age"], Damage::SAYS, |text| text.disk(Damage::ImageRolledBack)),
+    ("tail.forged", &["for"], Damage::SAYS, |text| text.disk(Damage::TailForged)),
 ];
 
-/// What befalls a disk that was written honestly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Damage {
-    /// A bit of the key that signs the audit flipped,
-    AuditKeyRotten,
-    /// of the trust bundle,
-    BundleRotten,
-    /// of what an emergency key revoked,
-    EmergencyRotten,
-    /// of what is revoked,
-    FeedRotten,
-    /// of the policy,
-    PolicyRotten,
-    /// or of a grant or a task.
-    WalletRotten,
-    /// The whole state folder is what it was a while ago.
-    ImageRolledBack,
-    /// A bit of a row of the audit flipped.
-    RowRotten,
-    /// The newest slot of the anchor is deleted.
-    SlotDeleted,
-    /// A bit of the newest slot flipped.
-    SlotRotten,
-    /// The newest slot is half written.
-    SlotTorn,
-    /// Both slots are what they were a while ago.
-    SlotsCopiedBack,
-    /// Both slots are gone.
-    SlotsGone,
-    /// Somebody wrote another resource into a decision that no signature covers yet, and that the anchor has seen.
-    TailForged,
+named! {
+    /// What befalls a disk that was written honestly.
+    pub enum Damage {
+        /// A bit of the key that signs the audit flipped.
+        "file.rotten audit_key" => AuditKeyRotten,
+        /// A bit of the trust bundle flipped.
+        "file.rotten bundle" => BundleRotten,
+        /// A bit of what an emergency key revoked flipped.
+        "file.rotten emergency" => EmergencyRotten,
+        /// A bit of what is revoked flipped.
+        "file.rotten feed" => FeedRotten,
+        /// A bit of the policy flipped.
+        "file.rotten policy" => PolicyRotten,
+        /// A bit of a grant or a task flipped.
+        "file.rotten wallet" => WalletRotten,
+        /// The whole state folder is what it was a while ago.
+        "image.rollback" => ImageRolledBack,
+        /// A bit of a row of the audit flipped.
+        "era.rotten" => RowRotten,
+        /// The newest slot of the anchor is deleted.
+        "anchor.deleted" => SlotDeleted,
+        /// A bit of the newest slot of the anchor flipped.
+        "anchor.rotten" => SlotRotten,
+        /// The newest slot of the anchor is half written.
+        "anchor.torn" => SlotTorn,
+        /// Both slots of the anchor are what they were a while ago.
+        "anchor.copied_back" => SlotsCopiedBack,
+        /// Both slots of the anchor are gone.
+        "anchor.gone" => SlotsGone,
+        /// Somebody wrote another resource into a decision that no signature covers yet, and that the anchor has seen.
+        "tail.forged" => TailForged,
+    }
 }
 
 impl Damage {
-    /// Those of one state file, by the names in scenario files, as `what`.
-    pub const FILES: [(&'static str, Self); 6] = [
-        ("audit_key", Self::AuditKeyRotten),
-        ("bundle", Self::BundleRotten),
-        ("emergency", Self::EmergencyRotten),
-        ("feed", Self::FeedRotten),
-        ("policy", Self::PolicyRotten),
-        ("wallet", Self::WalletRotten),
-    ];
-
-    /// The name in scenario files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AuditKeyRotten => "file.rotten audit_key",
-            Self::BundleRotten => "file.rotten bundle",
-            Self::EmergencyRotten => "file.rotten emergency",
-            Self::FeedRotten => "file.rotten feed",
-            Self::PolicyRotten => "file.rotten policy",
-            Self::WalletRotten => "file.rotten wallet",
-            Self::ImageRolledBack => "image.rollback",
-            Self::RowRotten => "era.rotten",
-            Self::SlotDeleted => "anchor.deleted",
-            Self::SlotRotten => "anchor.rotten",
-            Self::SlotTorn => "anchor.torn",
-            Self::SlotsCopiedBack => "anchor.copied_back",
-            Self::SlotsGone => "anchor.gone",
-            Self::TailForged => "tail.forged",
-        }
-    }
-
     /// Whether something older is put back, for which a copy must be made in time.
     pub const fn puts_back(self) -> bool {
         matches!(self, Self::ImageRolledBack | Self::SlotsCopiedBack)
     }
 }
 
-/// A part of the state folder that is synced by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// The slots of the anchor.
-    Anchor,
-    /// The era that is written.
-    Era,
-    /// Trust bundle, policy, revocation lists, grants, tasks.
-    Files,
+named! {
+    /// A part of the state folder that is synced by itself.
+    pub enum Part {
+        /// The slots of the anchor.
+        "anchor" => Anchor,
+        /// The era that is written.
+        "era" => Era,
+        /// Trust bundle, policy, revocation lists, grants, tasks.
+        "files" => Files,
+    }
 }
 
-impl Part {
-    /// The names in scenario files, as `what`.
-    pub const ALL: [(&'static str, Self); 3] = [("anchor", Self::Anchor), ("era", Self::Era), ("files", Self::Files)];
-}
-
-/// What a file system does not let anybody do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Refusal {
-    /// To write what needs room: there is none left. What is there can be written over, renamed and deleted.
-    NoRoom,
-    /// To change anything: it was mounted read-only because of an error, until somebody or a reboot mounts it anew.
-    ReadOnly,
-}
-
-impl Refusal {
-    /// The name in scenario files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NoRoom => "disk.full",
-            Self::ReadOnly => "disk.readonly",
-        }
+named! {
+    /// What a file system does not let anybody do.
+    pub enum Refusal {
+        /// To write what needs room: there is none left. What is there can be written over, renamed and deleted.
+        "disk.full" => NoRoom,
+        /// To change anything: it was mounted read-only because of an error, until somebody or a reboot mounts it anew.
+        "disk.readonly" => ReadOnly,
     }
 }
 
@@ -179,6 +134,6 @@ impl FaultText {
     }
 
     fn sync(&mut self, how: Sync) -> Result<Kind, String> {
-        Ok(Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(&Part::ALL)?, how })
+        Ok(Kind::DiskSync { lasts: self.lasts()?, part: self.one_of(Part::ALL)?, how })
     }
 }

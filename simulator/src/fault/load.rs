@@ -7,46 +7,37 @@
 use serde::{Deserialize, Serialize};
 
 use super::text::FaultText;
-use super::{whats, Kind, Named};
+use super::{Kind, Named};
+
+/// The most tokens that are revoked at once.
+const STORM_MAX: u32 = 1_000_000;
 
 /// The faults of this family.
 pub(super) const NAMES: &[Named] = &[
-    ("flood", &whats(&FloodWhat::ALL), |text| {
-        Ok(Kind::Flood { lasts: text.lasts()?, what: text.one_of(&FloodWhat::ALL)? })
+    ("flood", &["for", "what"], FloodWhat::SAYS, |text| {
+        Ok(Kind::Flood { lasts: text.lasts()?, what: text.one_of(FloodWhat::ALL)? })
     }),
-    ("revoke.storm", &[], |text| Ok(Kind::RevokeStorm { count: text.count()?, life: text.storm_life()? })),
+    ("revoke.storm", &["count", "life"], &[], |text| {
+        Ok(Kind::RevokeStorm { count: text.count()?, life: text.storm_life()? })
+    }),
 ];
 
-/// What a program asks for over and over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FloodWhat {
-    /// What it has a right to, the same each time.
-    Allowed,
-    /// What it has no right to, the same each time.
-    Same,
-    /// What it has no right to, something else each time.
-    Varied,
-}
-
-impl FloodWhat {
-    /// The names in scenario files, as `what`.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("allowed", Self::Allowed), ("same", Self::Same), ("varied", Self::Varied)];
-
-    /// The name under which its effects are counted.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Allowed => "flood allowed",
-            Self::Same => "flood same",
-            Self::Varied => "flood varied",
-        }
+named! {
+    /// What a program asks for over and over.
+    pub enum FloodWhat {
+        /// What it has a right to, the same each time.
+        "flood allowed" => Allowed,
+        /// What it has no right to, the same each time.
+        "flood same" => Same,
+        /// What it has no right to, something else each time.
+        "flood varied" => Varied,
     }
 }
 
 impl FaultText {
     fn count(&mut self) -> Result<u32, String> {
-        self.count.take().filter(|count| *count > 0).ok_or_else(|| "needs `count`, of tokens, 1 or more".into())
+        let count = self.count.take().filter(|count| (1..=STORM_MAX).contains(count));
+        count.ok_or_else(|| format!("needs `count`, of tokens, 1 to {STORM_MAX}"))
     }
 
     fn storm_life(&mut self) -> Result<u64, String> {

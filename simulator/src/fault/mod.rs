@@ -4,6 +4,32 @@
 //! Never: makes anything happen.
 //! Read next: `plan.rs`, which resolves them into single acts.
 
+/// An enum whose members files name. What its docstring says of each, `hardtack-sim faults` says too.
+macro_rules! named {
+    ($(#[$of_all:meta])* pub enum $name:ident { $($(#[doc = $says:literal])+ $text:literal => $member:ident,)+ }) => {
+        $(#[$of_all])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name {
+            $($(#[doc = $says])+ $member,)+
+        }
+
+        impl $name {
+            /// All of them, by their names.
+            pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$member)),+];
+            /// What each is, by its name.
+            pub(crate) const SAYS: super::Says = &[$(($text, concat!($($says),+))),+];
+
+            /// What scenario files call it, with the fault that it is part of. Its effects are counted under this name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$member => $text,)+
+                }
+            }
+        }
+    };
+}
+
 mod broker;
 mod clock;
 mod disk;
@@ -13,6 +39,11 @@ mod network;
 mod planner;
 mod process;
 mod text;
+mod who;
+
+use serde::Serialize;
+
+use crate::report::words;
 
 pub use broker::{AckTrick, EmergencyTrick, FeedTrick, Forgotten, Hostility, Retained, Statement, WireTrick};
 pub use clock::ResetWhat;
@@ -23,33 +54,88 @@ pub use network::Direction;
 pub use planner::Misuse;
 pub use process::{Boundary, Firmware, WallAfter};
 pub(crate) use text::FaultText;
+pub use text::{KEYS, KEYS_OF_ALL};
+pub(crate) use who::numbers;
+pub use who::Who;
 
-/// A fault as files name it: its name, what its `what` can be if it has one, and how the rest of it is read.
-type Named = (&'static str, &'static [&'static str], fn(&mut FaultText) -> Result<Kind, String>);
+/// What files call each member of something, of the fault and of its `what`, and what that is.
+type Says = &'static [(&'static str, &'static str)];
+
+/// A fault as files name it: its name, the keys that it needs, those that it takes as well with a `?` after them, what its
+/// `what` can be if it has one, and how it is read.
+type Named = (&'static str, &'static [&'static str], Says, fn(&mut FaultText) -> Result<Kind, String>);
 
 /// All that a file can name, family by family.
-const CATALOGUE: [&[Named]; 8] = [
-    network::NAMES,
-    broker::NAMES,
-    clock::NAMES,
-    disk::NAMES,
-    process::NAMES,
-    identity::NAMES,
-    load::NAMES,
-    planner::NAMES,
+const CATALOGUE: [(&str, &[Named]); 8] = [
+    ("links", network::NAMES),
+    ("broker", broker::NAMES),
+    ("clocks", clock::NAMES),
+    ("disks", disk::NAMES),
+    ("power and processes", process::NAMES),
+    ("keys, revocations, groups", identity::NAMES),
+    ("load", load::NAMES),
+    ("planners and steps", planner::NAMES),
 ];
+
+/// A fault that files can name, for whoever writes one.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry {
+    /// The family that it is of.
+    pub family: &'static str,
+    /// Its name, as `do`.
+    pub name: &'static str,
+    /// What it does.
+    pub says: &'static str,
+    /// The keys that it needs, and with a `?` after them those that it takes as well; beside those of all faults.
+    pub keys: &'static [&'static str],
+    /// What its `what` can be, if it has one, and what that is.
+    pub whats: Vec<(&'static str, &'static str)>,
+}
+
+/// All faults that a file can name, family by family.
+pub fn entries() -> impl Iterator<Item = Entry> {
+    let of_family = |(family, all): (&'static str, &'static [Named])| {
+        all.iter().map(move |(name, keys, members, _)| {
+            let own = members.iter().find(|(text, _)| text == name).map(|(_, says)| says.trim());
+            let says = match (words::exact(name), own) {
+                ("", Some(own)) => own,
+                ("", None) => words::fault(name),
+                (exact, _) => exact,
+            };
+            Entry {
+                family,
+                name,
+                says,
+                keys,
+                whats: whats(name, members).map(|(what, says)| (what, says.trim())).collect(),
+            }
+        })
+    };
+    CATALOGUE.into_iter().flat_map(of_family)
+}
+
+/// The values of the `what` of the fault that is called `name`, and what is said of each.
+fn whats<'a, T: Copy>(
+    name: &'a str,
+    all: &'static [(&'static str, T)],
+) -> impl Iterator<Item = (&'static str, T)> + 'a {
+    let what =
+        move |text: &'static str| text.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')).unwrap_or(text);
+    // What another fault does, and what is a fault by itself, may be in the same list.
+    all.iter().map(move |(text, value)| (what(text), *value)).filter(|(what, _)| !what.contains([' ', '.']))
+}
 
 /// Every kind that a file can name: with its `what`, its direction, or what a hostile broker does, where it has one.
 #[cfg(test)]
 pub(crate) fn kinds() -> impl Iterator<Item = String> {
-    CATALOGUE.iter().flat_map(|family| family.iter()).flat_map(|(name, whats, _)| {
-        let more: &[&str] = match *name {
-            "broker.hostile" => &["drop", "duplicate", "delay", "forge"],
-            "link.down" | "link.slow" => &["both", "down", "up"],
-            _ => whats,
+    entries().flat_map(|Entry { name, whats, .. }| {
+        let more = match name {
+            "broker.hostile" => vec!["drop", "duplicate", "delay", "forge"],
+            "link.down" | "link.slow" => vec!["both", "down", "up"],
+            _ => whats.into_iter().map(|(what, _)| what).collect(),
         };
-        let alone = more.is_empty().then(|| (*name).to_owned());
-        alone.into_iter().chain(more.iter().map(move |more| format!("{name} {more}")))
+        let alone = more.is_empty().then(|| name.to_owned());
+        alone.into_iter().chain(more.into_iter().map(move |more| format!("{name} {more}")))
     })
 }
 
@@ -68,17 +154,6 @@ pub(crate) fn kinds_of(fault: &toml::Table) -> Vec<String> {
     }
 }
 
-/// What `what` can be, of these.
-const fn whats<T: Copy, const N: usize>(all: &[(&'static str, T); N]) -> [&'static str; N] {
-    let mut names = [""; N];
-    let mut place = 0;
-    while place < N {
-        names[place] = all[place].0;
-        place += 1;
-    }
-    names
-}
-
 /// A fault and when it happens to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -86,8 +161,10 @@ pub struct Fault {
     pub when: When,
     /// To whom.
     pub who: Who,
-    /// What.
+    /// What, for as long as it lasts at the least.
     pub kind: Kind,
+    /// How much longer it lasts at the most, by chance each time.
+    pub longer: u64,
 }
 
 /// When a fault happens: once, or over and over.
@@ -101,17 +178,6 @@ pub struct When {
     pub until: u64,
     /// Each time up to this much later, by chance.
     pub jitter: u64,
-}
-
-/// To whom a fault happens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Who {
-    /// To every gateway at once.
-    All,
-    /// To one gateway, another by chance each time.
-    One,
-    /// To these.
-    These(Vec<u32>),
 }
 
 /// What goes wrong.
@@ -368,7 +434,7 @@ impl Kind {
     }
 
     /// How long it lasts.
-    const fn lasts(&self) -> u64 {
+    const fn lasts_mut(&mut self) -> Option<&mut u64> {
         match self {
             Self::BrokerDelay { lasts, .. }
             | Self::BrokerHostile { lasts, .. }
@@ -389,8 +455,8 @@ impl Kind {
             | Self::Reboot { lasts, .. }
             | Self::ServiceAhead { lasts, .. }
             | Self::ServiceStop { lasts }
-            | Self::Suspend { lasts } => *lasts,
-            Self::TimeReset { late, .. } => *late,
+            | Self::Suspend { lasts } => Some(lasts),
+            Self::TimeReset { late, .. } => Some(late),
             Self::BrokerAck(_)
             | Self::BrokerEmergency(_)
             | Self::BrokerFeed(_)
@@ -408,14 +474,90 @@ impl Kind {
             | Self::Misuse(_)
             | Self::Revoke(_)
             | Self::RevokeStorm { .. }
-            | Self::Wire(_) => 0,
+            | Self::Wire(_) => None,
         }
     }
 }
 
 impl Fault {
+    /// What happens each time, for so much longer than at the least.
+    pub(crate) fn lasting(&self, longer: u64) -> Kind {
+        let mut kind = self.kind.clone();
+        if let Some(lasts) = kind.lasts_mut() {
+            *lasts = lasts.saturating_add(longer);
+        }
+        kind
+    }
+
+    /// How long an occurrence lasts at the most.
+    pub(crate) fn lasts_at_most(&self) -> u64 {
+        self.lasting(self.longer).lasts_mut().map_or(0, |lasts| *lasts)
+    }
+
     /// When its last occurrence is over at the latest.
-    pub const fn over(&self) -> u64 {
-        self.when.until.saturating_add(self.when.jitter).saturating_add(self.kind.lasts())
+    pub fn over(&self) -> u64 {
+        self.when.until.saturating_add(self.when.jitter).saturating_add(self.lasts_at_most())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn each_fault_takes_the_keys_that_are_said_of_it_and_no_others() {
+        for Entry { name, keys, whats, .. } in entries() {
+            let whats = whats.into_iter().map(|(what, _)| Some(what));
+            let whats: Vec<Option<&str>> = if keys.contains(&"what") { whats.collect() } else { vec![None] };
+            assert!(!whats.is_empty(), "{name}");
+            for what in whats {
+                let takes = |keys: &[&str]| takes(name, what, keys);
+                let bare = |key: &&'static str| key.trim_end_matches('?');
+                let all: Vec<&str> = keys.iter().map(|key| bare(key)).collect();
+                let needed: Vec<&str> = keys.iter().filter(|key| !key.ends_with('?')).copied().collect();
+                // A hostile broker does one of four things, or more.
+                let fewest = if name == "broker.hostile" { [&needed[..], &["drop"]].concat() } else { needed.clone() };
+                assert_eq!(takes(&all), Ok(()), "{name} {what:?}");
+                assert_eq!(takes(&fewest), Ok(()), "{name} {what:?}");
+                for key in needed {
+                    let without: Vec<&str> = all.iter().copied().filter(|other| *other != key).collect();
+                    assert!(takes(&without).is_err(), "{name} {what:?} does without {key}");
+                }
+                for (key, _) in KEYS.into_iter().filter(|(key, _)| !all.contains(key)) {
+                    assert!(takes(&[&all[..], &[key]].concat()).is_err(), "{name} {what:?} takes {key}");
+                }
+            }
+        }
+    }
+
+    /// Whether a scenario can have this fault with these keys.
+    fn takes(name: &str, what: Option<&str>, keys: &[&str]) -> Result<(), String> {
+        let value = |key: &str| match key {
+            "what" => format!("{:?}", what.unwrap_or("all")),
+            "by" => "\"+2s\"".into(),
+            "dir" => "\"up\"".into(),
+            // One of the three faults that have it has no part of a commit to try in turn.
+            "boundary" if keys.contains(&"window") => "\"each\"".into(),
+            "boundary" => "\"any\"".into(),
+            "wall" => "\"1970\"".into(),
+            "to" if name == "group.move" => "\"any\"".into(),
+            "to" => "\"next\"".into(),
+            "count" | "drop" | "duplicate" | "delay" | "forge" => "5".into(),
+            _ => "\"2m\"".into(),
+        };
+        let keys: String = keys.iter().map(|key| format!("{key} = {}\n", value(key))).collect();
+        let head = "schema = 1\nname = \"x\"\nabout = \"x\"\nseed = 1\nduration = \"8h\"\nheal = \"6h\"\nrequire = []";
+        let world = "[workload.planner]\n[workload.identity]\n[fleet.upgrade.queue]\nquota_mib = 9";
+        let text = format!("{head}\n{world}\n[[fault]]\ndo = {name:?}\nat = \"1h\"\n{keys}");
+        Scenario::parse(&text).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn of_each_fault_and_of_what_it_can_be_something_is_said() {
+        for entry in entries() {
+            assert!(!entry.says.is_empty(), "{}", entry.name);
+            assert!(entry.whats.iter().all(|(_, says)| says.ends_with('.')), "{:?}", entry.whats);
+        }
     }
 }

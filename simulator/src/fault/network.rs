@@ -11,9 +11,11 @@ use super::{Kind, Named};
 
 /// The faults of this family.
 pub(super) const NAMES: &[Named] = &[
-    ("link.down", &[], |text| Ok(Kind::LinkDown { lasts: text.lasts()?, direction: text.direction()? })),
-    ("link.half_open", &[], |_| Ok(Kind::LinkHalfOpen)),
-    ("link.slow", &[], |text| {
+    ("link.down", &["for", "dir?"], &[], |text| {
+        Ok(Kind::LinkDown { lasts: text.lasts()?, direction: text.direction()? })
+    }),
+    ("link.half_open", &[], &[], |_| Ok(Kind::LinkHalfOpen)),
+    ("link.slow", &["for", "by", "dir?"], &[], |text| {
         let by = u64::try_from(text.by()?).ok().filter(|by| *by > 0);
         let by = by.ok_or("takes longer: `by` needs a plus, like \"+2s\"")?;
         Ok(Kind::LinkSlow { lasts: text.lasts()?, direction: text.direction()?, by })

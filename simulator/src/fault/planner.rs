@@ -6,79 +6,47 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{whats, Kind, Named};
+use super::{Kind, Named};
 
 /// The faults of this family.
 pub(super) const NAMES: &[Named] = &[
-    ("planner.hijacked", &whats(&Misuse::OF_PLANNERS), |text| Ok(Kind::Misuse(text.one_of(&Misuse::OF_PLANNERS)?))),
-    ("step.misused", &whats(&Misuse::OF_STEPS), |text| Ok(Kind::Misuse(text.one_of(&Misuse::OF_STEPS)?))),
+    ("planner.hijacked", &["what"], Misuse::SAYS, |text| Ok(Kind::Misuse(text.one_of(Misuse::ALL)?))),
+    ("step.misused", &["what"], Misuse::SAYS, |text| Ok(Kind::Misuse(text.one_of(Misuse::ALL)?))),
 ];
 
-/// What is tried with a planner's credential, or with a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Misuse {
-    /// A planner does itself what its task is for.
-    Acts,
-    /// An executor uses a step that it has used before.
-    Again,
-    /// An executor uses a step for more than that is for.
-    Beyond,
-    /// A planner asks for a step of a task that has ended.
-    Ended,
-    /// A planner asks for a step for itself.
-    Itself,
-    /// An executor uses a step after its task was finished.
-    Late,
-    /// The planner of a step uses it.
-    Planner,
-    /// A planner asks for a step that it was given, under the same key.
-    Repeated,
-    /// Another program asks for a step with a planner's credential.
-    Stolen,
-    /// Another executor uses a step.
-    Stranger,
-    /// A planner asks for a step for a workload that its grant does not name.
-    Unnamed,
-    /// A planner asks for a step to do what its task may not.
-    Wider,
+named! {
+    /// What is tried with a planner's credential, or with a step.
+    pub enum Misuse {
+        /// A planner does itself what its task is for.
+        "planner.hijacked acts" => Acts,
+        /// An executor uses a step that it has used before.
+        "step.misused again" => Again,
+        /// An executor uses a step for more than that is for.
+        "step.misused beyond" => Beyond,
+        /// A planner asks for a step of a task that has ended.
+        "planner.hijacked ended" => Ended,
+        /// A planner asks for a step for itself.
+        "planner.hijacked itself" => Itself,
+        /// An executor uses a step after its task was finished.
+        "step.misused late" => Late,
+        /// The planner of a step uses it.
+        "step.misused planner" => Planner,
+        /// A planner asks for a step that it was given, under the same key.
+        "planner.hijacked repeated" => Repeated,
+        /// Another program asks for a step with a planner's credential.
+        "planner.hijacked stolen" => Stolen,
+        /// Another executor uses a step.
+        "step.misused stranger" => Stranger,
+        /// A planner asks for a step for a workload that its grant does not name.
+        "planner.hijacked unnamed" => Unnamed,
+        /// A planner asks for a step to do what its task may not.
+        "planner.hijacked wider" => Wider,
+    }
 }
 
 impl Misuse {
-    /// What a planner that was taken over tries, by its names in scenario files, as `what`.
-    pub const OF_PLANNERS: [(&'static str, Self); 7] = [
-        ("acts", Self::Acts),
-        ("ended", Self::Ended),
-        ("itself", Self::Itself),
-        ("repeated", Self::Repeated),
-        ("stolen", Self::Stolen),
-        ("unnamed", Self::Unnamed),
-        ("wider", Self::Wider),
-    ];
-    /// What is tried with a step, likewise.
-    pub const OF_STEPS: [(&'static str, Self); 5] = [
-        ("again", Self::Again),
-        ("beyond", Self::Beyond),
-        ("late", Self::Late),
-        ("planner", Self::Planner),
-        ("stranger", Self::Stranger),
-    ];
-
-    /// The name under which its effects are counted.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Acts => "planner.hijacked acts",
-            Self::Again => "step.misused again",
-            Self::Beyond => "step.misused beyond",
-            Self::Ended => "planner.hijacked ended",
-            Self::Itself => "planner.hijacked itself",
-            Self::Late => "step.misused late",
-            Self::Planner => "step.misused planner",
-            Self::Repeated => "planner.hijacked repeated",
-            Self::Stolen => "planner.hijacked stolen",
-            Self::Stranger => "step.misused stranger",
-            Self::Unnamed => "planner.hijacked unnamed",
-            Self::Wider => "planner.hijacked wider",
-        }
+    /// Whether it is what a planner that was taken over tries; else it is tried with a step.
+    pub(crate) fn is_of_planners(self) -> bool {
+        self.name().starts_with("planner.")
     }
 }

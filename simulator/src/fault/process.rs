@@ -12,18 +12,18 @@ use super::{Kind, Named};
 
 /// The faults of this family.
 pub(super) const NAMES: &[Named] = &[
-    ("power.cut", &[], |text| {
+    ("power.cut", &["for", "boundary?", "window?", "wall?"], &[], |text| {
         Ok(Kind::PowerCut { lasts: text.lasts()?, boundary: text.boundary()?, wall: text.wall_after()? })
     }),
-    ("process.downgrade", &[], |text| Ok(Kind::ProcessDowngrade { lasts: text.lasts()? })),
-    ("process.restart", &[], |text| Ok(Kind::ProcessRestart { lasts: text.lasts()? })),
-    ("process.stop", &[], |text| Ok(Kind::ProcessStop { lasts: text.lasts()? })),
-    ("process.upgrade", &[], |text| {
+    ("process.downgrade", &["for"], &[], |text| Ok(Kind::ProcessDowngrade { lasts: text.lasts()? })),
+    ("process.restart", &["for"], &[], |text| Ok(Kind::ProcessRestart { lasts: text.lasts()? })),
+    ("process.stop", &["for"], &[], |text| Ok(Kind::ProcessStop { lasts: text.lasts()? })),
+    ("process.upgrade", &["for", "to?", "boundary?"], &[], |text| {
         Ok(Kind::ProcessUpgrade { lasts: text.lasts()?, to: text.firmware()?, cut: text.cut()? })
     }),
-    ("reboot", &[], |text| Ok(Kind::Reboot { lasts: text.lasts()?, wall: text.wall_after()? })),
-    ("service.stop", &[], |text| Ok(Kind::ServiceStop { lasts: text.lasts()? })),
-    ("suspend", &[], |text| Ok(Kind::Suspend { lasts: text.lasts()? })),
+    ("reboot", &["for", "wall?"], &[], |text| Ok(Kind::Reboot { lasts: text.lasts()?, wall: text.wall_after()? })),
+    ("service.stop", &["for"], &[], |text| Ok(Kind::ServiceStop { lasts: text.lasts()? })),
+    ("suspend", &["for"], &[], |text| Ok(Kind::Suspend { lasts: text.lasts()? })),
 ];
 
 /// At which point of a commit the supply fails.

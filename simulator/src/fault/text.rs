@@ -4,10 +4,13 @@
 //! Never: knows one fault from another.
 //! Read next: the families beside it, each of which reads its own.
 
+use std::collections::BTreeMap;
+
+use hardtack::ids::GroupId;
 use serde::Deserialize;
 
-use super::{Fault, Kind, When, Who, CATALOGUE};
-use crate::scenario::Span;
+use super::{whats, Fault, Kind, When, Who, CATALOGUE};
+use crate::scenario::{GroupPlan, Span};
 
 /// A fault as the file has it: every key that any fault uses.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -21,7 +24,7 @@ pub(crate) struct FaultText {
     jitter: Option<Span>,
     who: Option<String>,
     #[serde(rename = "for")]
-    lasts: Option<Span>,
+    lasts: Option<Lasting>,
     pub(super) dir: Option<String>,
     pub(super) boundary: Option<String>,
     pub(super) window: Option<Span>,
@@ -39,19 +42,77 @@ pub(crate) struct FaultText {
     pub(super) life: Option<Span>,
 }
 
+/// How long a fault lasts: always the same, like `"90s"`, or what chance says each time, like `"5m..2h"`.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+struct Lasting {
+    least: u64,
+    /// By at most so much.
+    longer: u64,
+}
+
+impl TryFrom<String> for Lasting {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let (least, most) = text.split_once("..").unwrap_or((&text, &text));
+        let (Span(least), Span(most)) = (least.parse()?, most.parse()?);
+        let longer = most.checked_sub(least).ok_or_else(|| format!("{text:?} ends before it begins"))?;
+        Ok(Self { least, longer })
+    }
+}
+
+/// The keys that every `[[fault]]` has beside `do`, and what each says. Those with a `?` may be left out.
+pub const KEYS_OF_ALL: [(&str, &str); 5] = [
+    ("at", "when, since the start of the world: \"1h30m\""),
+    ("every?", "again each time so long after; needs `until`"),
+    ("until?", "when it happens for the last time, at the latest; needs `every`"),
+    ("jitter?", "how much later it happens at the most, by chance each time"),
+    (
+        "who?",
+        "which gateways: \"all\" where nothing is said, \"one\" by chance each time, \"0,4-9\", \"group:north\", \"3 of all\", \"20% of 0-9\"",
+    ),
+];
+
+/// The keys that some have, and what each says.
+pub const KEYS: [(&str, &str); 16] = [
+    ("for", "how long it lasts: \"90s\", or by chance each time \"5m..2h\""),
+    ("dir", "which way: \"up\" to the broker, \"down\" from it, \"both\" where nothing is said"),
+    ("by", "by how much, with its sign: \"-7h\", \"+2s\""),
+    ("age", "how old what is put back is: \"2h\""),
+    ("late", "how long it is on its way: \"10m\""),
+    ("what", "which of several; they are listed"),
+    ("to", "which group: its name, \"none\" or \"any\"; which firmware: \"next\", or \"before\""),
+    (
+        "boundary",
+        "where in a commit power fails: \"now\", \"any\" by chance in the next, \"each\" of those in `window` in turn",
+    ),
+    ("window", "how long each boundary of a commit is tried for: \"10m\""),
+    (
+        "wall",
+        "what the wall clock shows after it: \"kept\" where nothing is said, \"1970\", or off by so much more: \"-1d\"",
+    ),
+    ("drop", "so many of a hundred messages are acknowledged and thrown away"),
+    ("duplicate", "so many come twice"),
+    ("delay", "so many come long after"),
+    ("forge", "so many come with something changed"),
+    ("count", "how many"),
+    ("life", "how long what is signed lives: \"12h\""),
+];
+
 impl FaultText {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The fault, if the file says all that it needs and nothing more.
-    pub(crate) fn check(mut self, devices: u32) -> Result<Fault, String> {
+    pub(crate) fn check(mut self, devices: u32, groups: &BTreeMap<GroupId, GroupPlan>) -> Result<Fault, String> {
         let when = self.when()?;
-        let who = self.who(devices)?;
+        let who = self.who.take().map_or(Ok(Who::All), |who| Who::parse(&who, devices, groups))?;
+        let longer = self.lasts.map_or(0, |lasts| lasts.longer);
         let kind = self.kind()?;
         self.name.clear();
         if self == Self::default() {
-            Ok(Fault { when, who, kind })
+            Ok(Fault { when, who, kind, longer })
         } else {
             Err(format!("has a key that it does not use: {}", self.left_over()))
         }
@@ -71,25 +132,10 @@ impl FaultText {
         }
     }
 
-    fn who(&mut self, devices: u32) -> Result<Who, String> {
-        match self.who.take().as_deref() {
-            None | Some("all") => Ok(Who::All),
-            Some("one") => Ok(Who::One),
-            Some(list) => {
-                let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < devices);
-                let numbers = list.split(',').map(|text| {
-                    number(text)
-                        .ok_or_else(|| format!("`who` is \"all\", \"one\" or numbers below {devices}, not {text:?}"))
-                });
-                numbers.collect::<Result<_, _>>().map(Who::These)
-            }
-        }
-    }
-
     fn kind(&mut self) -> Result<Kind, String> {
-        let all = || CATALOGUE.iter().flat_map(|family| family.iter());
+        let all = || CATALOGUE.iter().flat_map(|(_, family)| family.iter());
         let named = all().find(|(name, ..)| *name == self.name);
-        let (_, _, read) = named.ok_or_else(|| {
+        let (.., read) = named.ok_or_else(|| {
             let family = |name: &str| name.split('.').next() == self.name.split('.').next();
             let (of_family, others): (Vec<&str>, Vec<&str>) =
                 all().map(|(name, ..)| *name).partition(|name| family(name));
@@ -104,17 +150,20 @@ impl FaultText {
     }
 
     /// What `what` names, of these.
-    pub(super) fn one_of<T: Copy>(&mut self, names: &[(&str, T)]) -> Result<T, String> {
+    pub(super) fn one_of<T: Copy>(&mut self, all: &'static [(&'static str, T)]) -> Result<T, String> {
         let what = self.what.take();
-        let named = names.iter().find(|(name, _)| what.as_deref() == Some(*name)).map(|(_, value)| *value);
-        named.ok_or_else(|| {
-            let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        let named = whats(&self.name, all).find(|(name, _)| what.as_deref() == Some(*name));
+        named.map(|(_, value)| value).ok_or_else(|| {
+            let names: Vec<&str> = whats(&self.name, all).map(|(name, _)| name).collect();
             format!("needs `what`, one of: {}", names.join(" "))
         })
     }
 
     pub(super) fn lasts(&mut self) -> Result<u64, String> {
-        self.lasts.take().map(|span| span.0).ok_or_else(|| "needs `for`, how long it lasts".into())
+        let lasts = self.lasts.take().map(|lasts| lasts.least);
+        lasts.ok_or_else(|| {
+            "needs `for`, how long it lasts, like \"90s\", or \"5m..2h\" for what chance says each time".into()
+        })
     }
 
     /// `late`, which is `what`.

@@ -25,6 +25,7 @@ use crate::case::Case;
 use crate::check::Tally;
 use crate::report::{Property, Status};
 use crate::script::{is_of_program, Script, Shift};
+use crate::trace::Lines;
 pub use compare::{Row, Verdict};
 use site::Site;
 use timeline::Timeline;
@@ -80,12 +81,13 @@ pub struct Findings {
 
 impl Findings {
     /// Fail where a property failed or an answer differs without an excuse; vacuous where a required property was never tried,
-    /// no fault of those that the plan has was carried out, or excuses outweigh what both levels answered alike; else pass.
+    /// none that is required is judged at this level, no fault of those that the plan has was carried out, or excuses outweigh what both levels answered alike; else pass.
     pub fn verdict(&self) -> Status {
         let broken = self.properties.iter().any(|property| property.status == Status::Fail);
         let happened = !self.has_faults || !self.faults.is_empty();
         let excused = self.count(Verdict::EitherOr) + self.count(Verdict::Follows);
-        let tried = self.untried().next().is_none() && happened && self.count(Verdict::Same) > excused;
+        let judged = !self.require.is_empty() || self.not_judged.is_empty();
+        let tried = judged && self.untried().next().is_none() && happened && self.count(Verdict::Same) > excused;
         match (broken || self.count(Verdict::Different) > 0, tried) {
             (true, _) => Status::Fail,
             (false, true) => Status::Pass,
@@ -189,13 +191,13 @@ fn ask_the_model(timeline: &Timeline, options: &Options) -> (Script, Vec<Script>
 }
 
 fn write(lines: Option<Box<dyn Write>>, seen: &play::Seen) -> std::io::Result<()> {
-    let Some(mut lines) = lines else { return Ok(()) };
+    let Some(mut lines) = lines.map(Lines::new) else { return Ok(()) };
     let mut events: Vec<_> = seen.events.iter().collect();
     events.sort_by_key(|(at, _)| *at);
     for (at, event) in events {
-        writeln!(lines, "{}", serde_json::json!({ "at": at, "event": event }))?;
+        lines.push(*at, event)?;
     }
-    lines.flush()
+    lines.finish()
 }
 
 #[cfg(test)]
@@ -242,6 +244,7 @@ mod tests {
         assert_eq!(of(&["I1", "I4"]).verdict(), Status::Pass, "what is not judged here is only named");
         let untried = of(&["I1", "I10"]);
         assert_eq!((untried.verdict(), untried.untried().collect::<Vec<_>>()), (Status::Vacuous, vec!["I10"]));
+        assert_eq!(of(&[]).verdict(), Status::Vacuous, "all that it requires is judged at other levels only");
         let nothing_happened = Findings { faults: BTreeMap::new(), ..of(&["I1"]) };
         assert_eq!(nothing_happened.verdict(), Status::Vacuous);
         assert_eq!(Findings { has_faults: false, ..nothing_happened }.verdict(), Status::Pass, "nothing was to happen");
@@ -249,7 +252,7 @@ mod tests {
 
     #[test]
     fn excuses_do_not_outweigh_what_is_the_same() {
-        let verdict = |rows: &[(Verdict, usize)]| findings(&[], &[], rows).verdict();
+        let verdict = |rows: &[(Verdict, usize)]| findings(&["I1"], &[("I1", Status::Pass)], rows).verdict();
         assert_eq!(verdict(&[(Verdict::Same, 3), (Verdict::EitherOr, 1), (Verdict::Follows, 1)]), Status::Pass);
         assert_eq!(verdict(&[(Verdict::Same, 2), (Verdict::EitherOr, 1), (Verdict::Follows, 1)]), Status::Vacuous);
         assert_eq!(verdict(&[(Verdict::EitherOr, 1)]), Status::Vacuous);

@@ -13,6 +13,7 @@ use super::record::{thin, Changes, Lane, Link, State};
 use super::shown::{Shown, Small, Source};
 use super::words::{bytes, fault_line, grouped, place_of, plural, property, span, verdict};
 use super::{Property, Status};
+use crate::fleet_answers::Burned;
 
 /// Gateways that have a lane, at the most.
 const LANES_MAX: usize = 200;
@@ -217,6 +218,15 @@ fn figures(shown: &[Shown]) -> Vec<Figure> {
                 let share = 100.0 * answers.denied_legitimate as f64 / answers.legitimate as f64;
                 let sub = format!("{share:.2} % of {} such requests", grouped(answers.legitimate));
                 (grouped(answers.denied_legitimate), sub)
+            })
+        }),
+        figure("Fallback budget burned", "Of the uses that a grant has, those that were used of the one that was used most.", &|of| {
+            of.report.answers.burned.map(|burned| {
+                let Burned { uses, most_uses, uses_max, longest_alone_ms, offline_max_ms, most_boots, boots_max } = burned;
+                let share = 100.0 * most_uses as f64 / uses_max.max(1) as f64;
+                let (uses, alone, whole) = (grouped(uses), span(longest_alone_ms), span(offline_max_ms));
+                let sub = format!("{uses} uses in all · {alone} of {whole} alone · {most_boots} of {boots_max} boots");
+                (format!("{share:.2} %"), sub)
             })
         }),
         figure("Peak reconnect rate", "Gateways that connected again within one second.", &|of| {
@@ -462,8 +472,8 @@ fn facts(body: &mut String, shown: &[Shown]) {
                 format!("{} h of devices in {}", grouped(report.device_ms / 3_600_000), plural(report.runs, "run")),
             ),
             ("Events", grouped(report.events)),
+            ("Program", crate::PROGRAM.to_owned()),
             ("Trace", hardtack::ids::hex(&report.trace_hash)[..32].to_owned()),
-            ("Version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
         for (name, value) in facts {
             put!(body, "<div><dt>{name}</dt><dd>{}</dd></div>", escape(&value));

@@ -13,7 +13,7 @@ mod record;
 pub mod shown;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 
@@ -187,6 +187,7 @@ impl Report {
     pub fn to_json(&self, seconds: f64) -> serde_json::Value {
         serde_json::json!({
             "scenario": self.scenario,
+            "program": crate::PROGRAM,
             "seed": self.seed,
             "verdict": self.verdict().name(),
             "properties": self.properties,

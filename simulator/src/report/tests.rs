@@ -106,6 +106,9 @@ mod shown {
             answers.uplink_bytes > 0 && answers.flash_bytes > 0 && answers.peak_reconnects.is_some(),
             "{answers:?}"
         );
+        let burned = answers.burned.unwrap();
+        assert!(burned.most_uses <= burned.uses && burned.uses <= answers.allowed, "{burned:?}");
+        assert!((8 * 60_000..20 * 60_000).contains(&burned.longest_alone_ms), "{burned:?}");
         // Which gateway is without power when.
         let off = |number: usize| recording.lanes[number].state.iter().filter(|(at, _)| *at > 60_000).count();
         assert!(off(1) > off(0));

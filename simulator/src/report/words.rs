@@ -82,9 +82,9 @@ pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// What a fault does, to be followed by when.
-fn fault(name: &str) -> &'static str {
-    let exact = match name {
+/// What a fault does, to be followed by when; nothing of one that only its family has words for.
+pub(crate) fn exact(name: &str) -> &'static str {
+    match name {
         "broker.delay" => "the broker gives signed statements out late",
         "broker.hostile" => "the broker drops, doubles, delays and forges messages",
         "broker.lose" => "the broker is away and comes back having lost all that it had kept",
@@ -124,7 +124,11 @@ fn fault(name: &str) -> &'static str {
         "suspend" => "nothing runs, and nobody on it notices",
         "tail.forged" => "somebody rewrites the unsigned end of its audit",
         _ => "",
-    };
+    }
+}
+
+/// What a fault does, to be followed by when.
+pub(crate) fn fault(name: &str) -> &'static str {
     let family = [
         ("anchor.", "its anchor is damaged"),
         ("broker.ack", "the broker tampers with an acknowledgement"),
@@ -141,7 +145,7 @@ fn fault(name: &str) -> &'static str {
         ("disk.", "syncs do not do what they should"),
         ("time", "somebody carries a clock reset to it"),
     ];
-    match exact {
+    match exact(name) {
         "" => family.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or("", |(_, phrase)| phrase),
         phrase => phrase,
     }
@@ -163,22 +167,31 @@ pub(crate) fn fault_line(of: &Fault) -> String {
         line.push_str(&format!(" (each up to {} later)", span(when.jitter)));
     }
     line.push_str(&format!(": {phrase}"));
-    let lasts = of.over().saturating_sub(when.until.saturating_add(when.jitter));
-    if lasts > 0 {
-        line.push_str(&format!(", for {}", span(lasts)));
+    match (of.lasts_at_most(), of.longer) {
+        (0, _) => {}
+        (most, 0) => line.push_str(&format!(", for {}", span(most))),
+        (most, longer) => line.push_str(&format!(", for {} to {}", span(most - longer), span(most))),
     }
     let whole_fleet = ["broker.", "service.stop", "key.", "revoke.storm"];
     if !whole_fleet.iter().any(|prefix| name.starts_with(prefix)) {
         line.push_str(&match &of.who {
             Who::All => " — on every gateway".to_owned(),
-            Who::One => " — on one gateway, by chance".to_owned(),
-            Who::These(numbers) => {
-                let names: Vec<String> = numbers.iter().map(|number| format!("gw-{number}")).collect();
-                format!(" — on {}", names.join(", "))
-            }
+            Who::Some { count: 1, .. } => " — on one gateway, by chance".to_owned(),
+            Who::Some { count, of } => format!(" — on {count} of {} gateways, by chance", of.len()),
+            Who::These(numbers) => format!(" — on {}", gateways(numbers)),
         });
     }
     line
+}
+
+/// These gateways, in ascending order; of three and more in a row the first and the last.
+fn gateways(numbers: &[u32]) -> String {
+    let runs = numbers.chunk_by(|one, next| one + 1 == *next);
+    let names = runs.flat_map(|run| match run {
+        [first, _, .., last] => vec![format!("gw-{first} to gw-{last}")],
+        few => few.iter().map(|number| format!("gw-{number}")).collect(),
+    });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// The verdict: a headline, and what stands behind it.

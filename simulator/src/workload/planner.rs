@@ -98,7 +98,7 @@ impl World<'_> {
             | Misuse::Unnamed
             | Misuse::Wider => Standing::Good,
         };
-        let of_planner = Misuse::OF_PLANNERS.iter().any(|(_, of)| *of == how);
+        let of_planner = how.is_of_planners();
         let number = match of_planner {
             true => self.planner_of(device, pick, standing),
             false => self.step_of(device, pick, standing),

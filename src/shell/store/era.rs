@@ -98,6 +98,11 @@ impl Writer {
     /// Makes all that was put durable.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.flush()?;
+        self.sync_flushed()
+    }
+
+    /// Makes durable what was flushed, and no more.
+    pub(super) fn sync_flushed(&self) -> Result<(), StoreError> {
         self.file.sync_data().map_err(|error| FileError::io("sync", &self.dir.join("db"), error).into())
     }
 

@@ -414,7 +414,7 @@ impl Store {
         writer.put_commit(entries)?;
         writer.flush()?;
         self.step("flushed");
-        self.current.as_ref().ok_or(StoreError::NoEra)?.sync()?;
+        self.current.as_ref().ok_or(StoreError::NoEra)?.sync_flushed()?;
         self.synced("synced")
     }
 

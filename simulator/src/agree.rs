@@ -124,13 +124,13 @@ struct Answered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Spent {
     /// Its boots without contact.
-    boots: Perhaps,
+    boots: Reached,
     /// Its uses, or those of what it comes from.
-    uses: Perhaps,
+    uses: Reached,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-enum Perhaps {
+enum Reached {
     #[default]
     No,
     /// Nobody heard what was charged.
@@ -138,7 +138,7 @@ enum Perhaps {
     Yes,
 }
 
-impl Perhaps {
+impl Reached {
     /// Whether a bound is reached by what is known, or by what may be beside that.
     fn of(known: u64, unheard: u64, bound: u64) -> Self {
         match known.saturating_add(unheard) >= bound {
@@ -406,13 +406,13 @@ impl Answered {
     /// Whether this was denied for what is counted, and may have been by the account of its own level, where the other level
     /// went on to what is looked at later, and by its account could.
     fn counted_more_than(&self, other: &Self) -> bool {
-        let stood: fn(Spent) -> Perhaps = match self.said {
+        let stood: fn(Spent) -> Reached = match self.said {
             said if said == Reason::BootsSpent.name() => |spent| spent.boots,
             said if said == Reason::UsesSpent.name() => |spent| spent.uses,
             _ => return false,
         };
         let went_on = other.place().is_none_or(|place| Some(place) > self.place());
-        went_on && stood(self.spent) != Perhaps::No && stood(other.spent) != Perhaps::Yes
+        went_on && stood(self.spent) != Reached::No && stood(other.spent) != Reached::Yes
     }
 }
 
@@ -805,10 +805,10 @@ impl World<'_> {
     /// one, how its grants may stand.
     fn spent(&self, device: u32, number: Option<usize>) -> Spent {
         let (used, bounds) = (self.checks.authority.used(device), self.checks.authority.bounds());
-        let of_grant = |(used, unheard): &(u64, u64)| Perhaps::of(*used, *unheard, bounds.uses_max);
+        let of_grant = |(used, unheard): &(u64, u64)| Reached::of(*used, *unheard, bounds.uses_max);
         let of = |number: usize| {
             let Credential { allows, unheard, uses, .. } = *self.model.get(number);
-            Perhaps::of(allows, unheard, uses)
+            Reached::of(allows, unheard, uses)
         };
         let uses = match number {
             Some(number) => {
@@ -817,10 +817,10 @@ impl World<'_> {
                 own.chain(grant.map(of_grant)).max()
             }
             // Another one may have some left.
-            None => used.values().map(of_grant).max().map(|most| most.min(Perhaps::Perhaps)),
+            None => used.values().map(of_grant).max().map(|most| most.min(Reached::Perhaps)),
         };
         let boots = u64::from(self.moment(device).know.boots);
-        let boots = Perhaps::of(boots, 0, u64::from(bounds.boots_max) + 1);
+        let boots = Reached::of(boots, 0, u64::from(bounds.boots_max) + 1);
         Spent { boots, uses: uses.unwrap_or_default() }
     }
 
@@ -973,7 +973,7 @@ mod tests {
         for other in [Reason::Stale, Reason::Expired, Reason::AuditFull] {
             assert_eq!(touched(other, &one_heard), not, "{other:?} is not what an operator says");
         }
-        let unheard = |seen: &mut Seen, _: u64| seen.answered[0].spent.uses = Perhaps::Perhaps;
+        let unheard = |seen: &mut Seen, _: u64| seen.answered[0].spent.uses = Reached::Perhaps;
         assert_eq!(differ(30 * MINUTE, Reason::UsesSpent, &unheard), by_use, "nobody knows what was charged");
         assert_eq!(differ(30 * MINUTE, Reason::Revoked, &unheard), not, "use has nothing to do with that");
         for never in [Reason::BadSignature, Reason::NoRight, Reason::CheckFailed, Reason::TooComplex] {
@@ -985,8 +985,8 @@ mod tests {
 
     #[test]
     fn a_count_excuses_as_many_uses_as_it_may_have_and_no_more() {
-        use Perhaps::{No, Perhaps as Unheard, Yes};
-        let differ = |said: [Reason; 2], stood: [Perhaps; 2]| {
+        use Reached::{No, Perhaps as Unheard, Yes};
+        let differ = |said: [Reason; 2], stood: [Reached; 2]| {
             let turn = std::cell::Cell::new(0);
             let Agreement { parted, differences, .. } = compared(30 * MINUTE, said, |seen, _| {
                 let stood = stood[turn.replace(1)];
@@ -1013,7 +1013,7 @@ mod tests {
         assert_eq!(differ([Reason::NoRight, Reason::Allowed], [Yes, No]), (0, 1), "a right is no count");
         assert_eq!(differ([Reason::UsesSpent, Reason::NoRight], [Yes, No]), (1, 0), "a right is looked at later");
         assert_eq!(differ([Reason::UsesSpent, Reason::Stale], [Yes, No]), (0, 1), "how old a list is before that");
-        let of = Perhaps::of;
+        let of = Reached::of;
         assert_eq!([of(7, 0, 8), of(7, 1, 8), of(8, 0, 8), of(0, u64::MAX, 8)], [No, Unheard, Yes, Unheard]);
     }
 

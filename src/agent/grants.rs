@@ -3,7 +3,8 @@
 //!
 //! Owns: which grant is activated, when a successor is asked for, what a lockdown leaves of the wallet.
 //! Never: drops a working grant before its successor is durable; renews by a timer: what is due is judged anew on every
-//! tick; wipes for any other reason than a signed order for this device, this grant or the whole fleet.
+//! tick; wipes for any other reason than a signed order for this device, this grant or the whole fleet, or because somebody
+//! says that it is later than it is.
 //! Read next: `wallet.rs`, which holds them; `tasks.rs`, which narrows them.
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use crate::ids::{GrantId, Hash};
 use crate::mutant::{active, Mutant};
 use crate::time::Millis;
 use crate::wire::audit::{Event, GrantStep, GrantUse, TrustChange};
-use crate::wire::link::{Ask, Spent};
+use crate::wire::link::{grants_digest, Ask, Spent};
 use crate::wire::revocation::Target;
 use crate::wire::seal::SealingKey;
 use crate::wire::Refused;
@@ -35,9 +36,17 @@ const RENEW_WAIT_MAX: Millis = Millis::from_secs(3600);
 const SUCCESSOR_EARLIER: Millis = Millis::from_secs(10);
 
 impl Agent {
-    /// The digest over the grants in the wallet, as `hello` names it.
+    /// The digest over the grants in the wallet that have not ended, as `hello` names it.
     pub(super) fn grants_held(&self) -> Hash {
-        self.wallet.grants_digest()
+        if !self.wallet.grants().any(|(_, grant)| self.has_ended(grant)) {
+            return self.wallet.grants_digest();
+        }
+        grants_digest(self.wallet.grants().filter(|(_, grant)| !self.has_ended(grant)).map(|(id, _)| *id))
+    }
+
+    /// Whether a grant has ended by now at the latest, which a service that is ahead can have made it look like.
+    fn has_ended(&self, grant: &Grant) -> bool {
+        grant.claims.expires <= self.clock.powered()
     }
 
     /// Asks for the grants that the device should hold where its own are others, and for successors of those that have
@@ -95,7 +104,7 @@ impl Agent {
             let used = claims.uses.first().is_some_and(|(_, max)| spent(grant) >= max.div_ceil(2));
             old || used
         };
-        let due = self.wallet.grants().filter(|(_, grant)| due(grant));
+        let due = self.wallet.grants().filter(|(_, grant)| due(grant) && !self.has_ended(grant));
         due.map(|(id, grant)| Spent { grant: *id, used: spent(grant) }).collect()
     }
 
@@ -131,10 +140,14 @@ impl Agent {
             let change = TrustChange::Grant { grant: id, expires: Some(expires) };
             self.write(Event::Trust(change), Vec::new(), now, effects);
         }
-        let gone: Vec<GrantId> = self.wallet.grants().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
+        let left_out = self.wallet.grants().filter(|(id, _)| !kept.contains(id));
+        let gone = left_out.filter(|(_, grant)| self.is_withdrawn(grant, &kept)).map(|(id, _)| *id);
         // An answer with a grant that cannot be used withdraws nothing: the old one may be all there is.
-        let lost = if whole { self.wallet.take_lost_grants(&kept) } else { BTreeSet::new() };
-        for id in gone.into_iter().filter(|_| whole).chain(lost) {
+        let gone: Vec<GrantId> = gone.filter(|_| whole).collect();
+        // Nothing can be made of what cannot be read, whenever it ends; with another one in hand it is not waited for any more.
+        let in_its_place = whole && !kept.is_empty();
+        let lost = if in_its_place { self.wallet.take_lost_grants(&kept) } else { BTreeSet::new() };
+        for id in gone.into_iter().chain(lost) {
             self.wallet.remove_grant(&id);
             effects.batch.remove.push(StateFile::Grant(id));
             self.write(Event::Trust(TrustChange::Grant { grant: id, expires: None }), Vec::new(), now, effects);
@@ -142,6 +155,17 @@ impl Agent {
         let count = self.wallet.grants().count() as u64;
         effects.outgoing.logs.push(LogEvent::GrantsApplied { count });
         Ok(())
+    }
+
+    /// Whether a grant that an answer leaves out is to go. The service leaves out what has ended by its clock too, and that may
+    /// be wrong and set right again: what may have ended goes once that is proven and another one is in hand, and the last one
+    /// goes only if the acknowledgement before said that there is none.
+    fn is_withdrawn(&self, grant: &Grant, kept: &[GrantId]) -> bool {
+        let others = !kept.is_empty();
+        if self.has_ended(grant) {
+            return others && grant.claims.expires <= self.clock.floor();
+        }
+        others || self.named.grants == Some(grants_digest([]))
     }
 
     fn put_grant_file(&self, grant: &Grant, effects: &mut Effects) {

@@ -198,6 +198,8 @@ pub(crate) struct Rig {
     /// What was published of the audit, as any broker reads it.
     pub(crate) uploads: Vec<Vec<u8>>,
     pub(crate) grant: GrantId,
+    /// The grants that acknowledgements name.
+    pub(crate) listed: Vec<GrantId>,
     /// What the heads that the fleet signs promise at all.
     pub(crate) hard_stale: Millis,
     /// Trust bundle and policy that acknowledgements name.
@@ -328,6 +330,7 @@ impl Rig {
             signers: BTreeMap::new(),
             uploads: Vec::new(),
             grant,
+            listed: vec![grant],
             hard_stale: Millis::from_secs(90 * 86_400),
             named: (1, 1),
             process: None,
@@ -745,7 +748,7 @@ impl Rig {
             feeds: vec![],
             bundle_version: self.named.0,
             policy_version: self.named.1,
-            grants: grants_digest([self.grant]),
+            grants: grants_digest(self.listed.iter().copied()),
             window: 8,
         };
         Signed::sign(&ack, &self.fleet, &[key]).to_bytes()

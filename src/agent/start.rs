@@ -487,7 +487,10 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor, clock: &Truste
             StateFile::Grant(id) => match read_grant(boot, trust, id, bytes) {
                 Ok(grant) => wallet.put_grant(*id, grant),
                 Err(refused) => {
-                    wallet.lose_grant(*id);
+                    // What can be read may be admitted again, with another trust bundle or other limits.
+                    if StoredGrant::from_file(bytes).is_err() {
+                        wallet.lose_grant(*id);
+                    }
                     damaged.push((file.clone(), refused));
                 }
             },

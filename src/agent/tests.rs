@@ -938,19 +938,10 @@ fn a_grant_is_renewed_by_half_of_its_life_and_the_old_one_stays_until_then() {
         other => panic!("{other:?}"),
     };
     let old = rig.grant;
-    let grants = |rig: &Rig| -> Vec<GrantId> {
-        let files = rig.disk.files.keys();
-        files
-            .filter_map(|file| match file {
-                super::effects::StateFile::Grant(id) => Some(*id),
-                _ => None,
-            })
-            .collect()
-    };
-    assert_eq!(grants(&rig), [old], "asked for, and not dropped");
+    assert_eq!(grants_on_disk(&rig), [old], "asked for, and not dropped");
     let successor = rig.successor(GrantId([0xbb; 16]), Timestamp::from_secs(START_S + 4000));
     rig.answer_grants(nonce, reply_to, vec![b"junk".to_vec()]);
-    assert_eq!(grants(&rig), [old], "an answer that cannot be used withdraws nothing");
+    assert_eq!(grants_on_disk(&rig), [old], "an answer that cannot be used withdraws nothing");
     for _ in 0..40 {
         rig.pass(10);
         rig.serve(Timestamp(0));
@@ -958,9 +949,56 @@ fn a_grant_is_renewed_by_half_of_its_life_and_the_old_one_stays_until_then() {
     let asked = rig.requests();
     let (nonce, reply_to, _) = asked.last().cloned().expect("asked again");
     rig.answer_grants(nonce, reply_to, vec![successor]);
-    assert_eq!(grants(&rig), [GrantId([0xbb; 16])]);
+    assert_eq!(grants_on_disk(&rig), [GrantId([0xbb; 16])]);
     rig.restart(Reboot::Kernel);
     rig.begin(vec![right("modbus/*", "read")], None);
+}
+
+/// The grants that are on the disk.
+fn grants_on_disk(rig: &Rig) -> Vec<GrantId> {
+    let grant = |file: &super::effects::StateFile| match file {
+        super::effects::StateFile::Grant(id) => Some(*id),
+        _ => None,
+    };
+    rig.disk.files.keys().filter_map(grant).collect()
+}
+
+#[test]
+fn what_has_ended_by_the_service_s_clock_alone_is_kept() {
+    let mut rig = Rig::with(|spec| spec.expires = Timestamp::from_secs(START_S + 86_400));
+    let grant = rig.grant;
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    // Forty days ahead, it lists no grant that has ended by then, and answers whoever asks.
+    rig.listed.clear();
+    rig.connect(Timestamp::from_secs(START_S + 40 * 86_400));
+    for (nonce, reply_to, _) in rig.requests() {
+        rig.answer_grants(nonce, reply_to, Vec::new());
+    }
+    assert_eq!(grants_on_disk(&rig), [grant]);
+    rig.listed.push(grant);
+    rig.connect(Timestamp::from_secs(START_S + 300));
+    rig.begin(vec![right("modbus/*", "read")], None);
+}
+
+#[test]
+fn a_grant_that_was_withdrawn_goes_and_not_by_an_answer_that_no_acknowledgement_bears_out() {
+    let mut rig = Rig::new();
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let named = rig.listed.split_off(0);
+    rig.connect(Timestamp::from_secs(START_S + 200));
+    let asked = rig.requests();
+    let [(nonce, reply_to, Ask::Grants)] = asked.as_slice() else { panic!("{asked:?}") };
+    // While the answer is under way the service says that there is one.
+    rig.listed = named.clone();
+    rig.connect(Timestamp::from_secs(START_S + 260));
+    rig.answer_grants(*nonce, *reply_to, Vec::new());
+    assert_eq!(grants_on_disk(&rig), named);
+    rig.listed.clear();
+    rig.connect(Timestamp::from_secs(START_S + 400));
+    let asked = rig.requests();
+    let [(nonce, reply_to, Ask::Grants)] = asked.as_slice() else { panic!("{asked:?}") };
+    rig.answer_grants(*nonce, *reply_to, Vec::new());
+    assert_eq!(grants_on_disk(&rig), []);
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn a_task_under_the_name_of_another_is_left_to_who_put_it_there() {
 }
 
 #[test]
-fn a_grant_that_is_lost_stays_until_the_fleet_has_said_which_there_are() {
+fn a_grant_that_is_lost_stays_until_another_is_in_hand() {
     let mut rig = Rig::new();
     rig.sync();
     let file = StateFile::Grant(rig.grant);

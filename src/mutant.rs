@@ -30,6 +30,12 @@ pub enum Mutant {
     ArgumentsUntold = 152,
     /// Audit travels open, whatever the policy asks.
     AuditNotSealed = 6,
+    /// What revokes a block revokes nothing.
+    BlockUnrevoked = 85,
+    /// A boot without contact counts for nothing.
+    BootsUncounted = 86,
+    /// What a grant's box says of time and boots without contact counts when a task is begun, and at no use of it.
+    BoxAtBeginAlone = 87,
     /// A decision charges no budget.
     BudgetNotCharged = 7,
     /// What a head revokes that is behind the newest counts for nothing.
@@ -107,6 +113,8 @@ pub enum Mutant {
     FeedPositionLowered = 27,
     /// A revocation that belongs to every feed is filed into the first alone.
     FirstFeedAlone = 28,
+    /// What is judged at the floor is judged at the last word about it: powered-on time since then counts for nothing.
+    FloorByLastWord = 89,
     /// A start forgets the floor.
     FloorNotPersisted = 29,
     /// The collector sets a branch of a trail aside, and tells no operator.
@@ -119,8 +127,12 @@ pub enum Mutant {
     GapIgnored = 31,
     /// The gap record of what was given up leaves out the last of it.
     GapTooShort = 32,
+    /// What revokes a grant revokes nothing.
+    GrantUnrevoked = 83,
     /// What revokes a group revokes nothing.
     GroupUnrevoked = 76,
+    /// Allows have no room any more when they take half of what is kept for them.
+    HalfIsFull = 94,
     /// The system clock makes decisions more lenient too.
     HintBelieved = 33,
     /// What a hole in an era lost is named where the rest of it is sent, and counted in no gap record.
@@ -145,6 +157,8 @@ pub enum Mutant {
     LeaseEndsEmergency = 35,
     /// A boot is not charged what was leased.
     LeaseNotCharged = 36,
+    /// What a start could not read back of a task is taken away, and nothing in its place says that it counts as ended.
+    LossForgotten = 96,
     /// A start that finds records gone says nothing of them.
     LossUntold = 37,
     /// What cannot be read is dropped, and no record says so.
@@ -173,6 +187,8 @@ pub enum Mutant {
     OverfullDropped = 122,
     /// What is larger than any message is dropped, and no record says so.
     OversizedUntold = 79,
+    /// What revokes an owner revokes nothing.
+    OwnerUnrevoked = 84,
     /// A packet of the broker's may be as large as the protocol allows.
     PacketUnlimited = 111,
     /// What does not fit into one head is forgotten once that head is signed.
@@ -185,6 +201,8 @@ pub enum Mutant {
     PlannerUnbound = 151,
     /// A publisher that starts goes on after whichever head it reads last, and whatever devices have seen.
     PositionReused = 43,
+    /// What others take beyond their reserves takes nothing from what a class may take.
+    QuotaForEach = 93,
     /// A write that a read-only file system refused counts as one that was made.
     ReadOnlyIgnored = 124,
     /// A record is released once the broker has it. The simulator says when, by a segment without content.
@@ -215,6 +233,8 @@ pub enum Mutant {
     RottenFeedUnheeded = 144,
     /// Where the policy cannot be read back, the built-in one counts in its place.
     RottenPolicyUnheeded = 145,
+    /// Whoever lost its connection waits for exactly as long as all others.
+    RetriesInStep = 95,
     /// A start forgets the revocation list.
     RevocationForgotten = 51,
     /// What the ladder adds up to is not held against the head's root.
@@ -269,6 +289,8 @@ pub enum Mutant {
     SyncErrorIgnored = 60,
     /// What no signature covers is taken as it is found.
     TailNotChecked = 61,
+    /// A task that is narrowed from a grant lives for as long as it asks to.
+    TaskLifeAsAsked = 88,
     /// What revokes a task revokes nothing.
     TaskUnrevoked = 82,
     /// Every class is judged at the floor alone.
@@ -281,7 +303,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 134] = [
+    pub const ALL: [Self; 145] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -294,6 +316,9 @@ impl Mutant {
         Self::AuditKeyUnannounced,
         Self::AuditNotSealed,
         Self::BehindUnheeded,
+        Self::BlockUnrevoked,
+        Self::BootsUncounted,
+        Self::BoxAtBeginAlone,
         Self::BudgetNotCharged,
         Self::BundleNotFollowed,
         Self::CeilingKeptAfterBoot,
@@ -331,13 +356,16 @@ impl Mutant {
         Self::EraNotBumped,
         Self::FeedPositionLowered,
         Self::FirstFeedAlone,
+        Self::FloorByLastWord,
         Self::FloorNotPersisted,
         Self::ForkUntold,
         Self::FreshByArrival,
         Self::GapCountedComplete,
         Self::GapIgnored,
         Self::GapTooShort,
+        Self::GrantUnrevoked,
         Self::GroupUnrevoked,
+        Self::HalfIsFull,
         Self::HintBelieved,
         Self::HoleUntold,
         Self::IdentityEndUnchecked,
@@ -350,6 +378,7 @@ impl Mutant {
         Self::LeapTaken,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
+        Self::LossForgotten,
         Self::LossUntold,
         Self::MalformedUntold,
         Self::MovedForgets,
@@ -364,12 +393,14 @@ impl Mutant {
         Self::OutcomeForAnything,
         Self::OverfullDropped,
         Self::OversizedUntold,
+        Self::OwnerUnrevoked,
         Self::PacketUnlimited,
         Self::PendingDropped,
         Self::PlaceNotChecked,
         Self::PlannerActs,
         Self::PlannerUnbound,
         Self::PositionReused,
+        Self::QuotaForEach,
         Self::ReadOnlyIgnored,
         Self::ReleaseOnPuback,
         Self::RenewalDropsFirst,
@@ -379,6 +410,7 @@ impl Mutant {
         Self::ResetByAnyKey,
         Self::ResetRevives,
         Self::ResetUnbound,
+        Self::RetriesInStep,
         Self::RevocationForgotten,
         Self::RightUnchecked,
         Self::RootNotCompared,
@@ -412,6 +444,7 @@ impl Mutant {
         Self::SuccessorByOldAlone,
         Self::SyncErrorIgnored,
         Self::TailNotChecked,
+        Self::TaskLifeAsAsked,
         Self::TaskUnrevoked,
         Self::TimeJudgedAtFloor,
         Self::TwoTimeFacts,

@@ -16,9 +16,10 @@
 //! | brim | one gateway | a moment in which both levels had no room for something | room |
 //! | act | all | an operator's act, so long after it | word; and touch, where gateways connect anew for it |
 //! | hostile | all, or the one to which a head was told that is not the fleet's | a hostile broker, until the gateway was in touch after it, at most one head's due time | word, touch, time |
-//! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room; use, where a credential of that gateway has parted: all are charged to one grant |
+//! | cut | one gateway | power or process that went, or could not write, until it was in touch since | word, touch, time, room |
 //! | over | one credential | its end | by which reason it is denied: a gateway forgets what has ended |
-//! | parted | one credential | an answer to it that differed, or that nobody heard, or a cut that left something else of its gateway's audit, until its end | use; everything that hangs on something if it is another one |
+//! | count | one answer | by each level's own account: as often as something was used there, and as may have been charged for what nobody heard | use |
+//! | parted | one credential | a bad disk that kept something else of its gateway's audit; another one that was handed out; until its end | use; everything that hangs on something if it is another one |
 //!
 //! For what hangs on touch a gateway was in touch again when it was online: a link that came and went is held back for a while.
 //!
@@ -43,7 +44,7 @@ use crate::check::clock;
 use crate::clocks::date;
 use crate::device::Device;
 use crate::fault::{Direction, Hostility};
-use crate::model::Which;
+use crate::model::{Credential, Which};
 use crate::plan::{Act, Entry, Plan, Turn};
 use crate::recovery::newest;
 use crate::report::Report;
@@ -78,8 +79,6 @@ const OF_WHAT_ENDED: [&str; 3] = [FORGOTTEN, Reason::Expired.name(), Reason::Rev
 pub(crate) struct Seen {
     /// What programs were answered.
     answered: Vec<Answered>,
-    /// Credentials of which nobody knows whether a use was charged: the answer met a cut.
-    unheard: BTreeSet<Which>,
     /// When gateways were in touch with their fleet.
     contacts: BTreeSet<(u32, u64)>,
     /// When their mode became online.
@@ -117,6 +116,37 @@ struct Answered {
     gives: Option<Which>,
     /// The credential that was shown had ended.
     over: bool,
+    /// How the credential that was shown stood when this was answered.
+    spent: Spent,
+}
+
+/// Whether what a credential counts was spent, by the account of what its level has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Spent {
+    /// Its boots without contact.
+    boots: Reached,
+    /// Its uses, or those of what it comes from.
+    uses: Reached,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Reached {
+    #[default]
+    No,
+    /// Nobody heard what was charged.
+    Perhaps,
+    Yes,
+}
+
+impl Reached {
+    /// Whether a bound is reached by what is known, or by what may be beside that.
+    fn of(known: u64, unheard: u64, bound: u64) -> Self {
+        match known.saturating_add(unheard) >= bound {
+            true if known >= bound => Self::Yes,
+            true => Self::Perhaps,
+            false => Self::No,
+        }
+    }
 }
 
 /// What an answer hangs on, beside the token and the request.
@@ -147,13 +177,13 @@ enum Excuse {
     Hostile,
     Cut,
     Over,
-    Parted,
+    Count,
 }
 
 /// By what a credential has parted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Parted {
-    /// It was charged for something here and not there.
+    /// A bad disk kept another count here than there.
     ByUse,
     /// It is another one.
     Other,
@@ -216,7 +246,7 @@ pub struct Agreement {
     pub hostile: u64,
     /// Answered otherwise after power or process went away, before the gateway was in touch again.
     pub cut: u64,
-    /// Answered otherwise because the use of their credential had parted before.
+    /// Answered otherwise because their credential, or how often it was used, had parted before.
     pub parted: u64,
     /// Requests that only one of the levels could answer: nothing ran at the other, or nothing fitted.
     pub alone: u64,
@@ -284,8 +314,7 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
     let mut finds = differing_finds(model, wire).into_iter().peekable();
     // Credentials that programs of each gateway have had so far.
     let mut had: BTreeMap<u32, BTreeSet<Which>> = BTreeMap::new();
-    let unheard = model.unheard.union(&wire.unheard).map(|credential| (*credential, Parted::ByUse));
-    let mut parted: BTreeMap<Which, Parted> = unheard.collect();
+    let mut parted: BTreeMap<Which, Parted> = BTreeMap::new();
     let asked: BTreeSet<(u64, u32)> = plan.entries.iter().filter_map(of_program).collect();
     let (mut left, right) = (by_request(model, &asked), by_request(wire, &asked));
     let mut pairs: BTreeMap<_, _> =
@@ -293,8 +322,8 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
     pairs.extend(left.into_iter().map(|(key, said)| (key, (Some(said), None))));
     for ((at, device, what), said) in pairs {
         let touched = what.credential();
-        while let Some((_, cut)) = finds.next_if(|(since, _)| since <= at) {
-            for credential in had.get(&cut).into_iter().flatten() {
+        while let Some((since, cut)) = finds.next_if(|(since, _)| since <= at) {
+            for credential in had.get(&cut).into_iter().flatten().filter(|_| edges.is_bad(cut, since)) {
                 parted.entry(*credential).or_insert(Parted::ByUse);
             }
         }
@@ -304,9 +333,6 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
             agreement.alone += 1;
             let given = [said.0, said.1].into_iter().flatten().filter_map(|answered| answered.gives);
             parted.extend(given.map(|credential| (credential, Parted::Other)));
-            if let Some(credential) = touched {
-                parted.entry(credential).or_insert(Parted::ByUse);
-            }
             continue;
         };
         if model_said.said == wire_said.said {
@@ -317,43 +343,47 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
         let heard_other_word = model.held_about(*device, *at) != wire.held_about(*device, *at);
         let by_touch = covered(&[Hangs::Touch]);
         let back = |since: u64| [model, wire].iter().all(|seen| seen.is_back(by_touch, *device, since, *at));
-        // What is charged to one credential is charged to the grant that all of a gateway's are of.
-        let grant_parted = had[device].iter().any(|credential| parted.contains_key(credential));
         let at_the_brim = [model, wire].iter().all(|seen| seen.has_no_room(*device, *at));
         let brim = at_the_brim.then_some(Excuse::Brim);
         let over = (model_said.over && wire_said.over).then_some(Excuse::Over);
-        let excused = edges.excuses(*device, *at, back).chain(brim).chain(over).find(|excuse| match excuse {
-            Excuse::Slow(_) if [model_said.said, wire_said.said].contains(&Reason::Stale.name()) => heard_other_word,
-            Excuse::Slow(added) => covered(&[Hangs::Touch]) && QUEUED * added >= patience,
-            Excuse::Brim => covered(&[Hangs::Room]),
-            Excuse::Edge => {
-                covered(&[Hangs::Room, Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
-            }
-            Excuse::Act(Moves::Nobody) => heard_other_word && covered(&[Hangs::Word]),
-            Excuse::Act(Moves::Gateways) => covered(&[Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
-            Excuse::Hostile => covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word])),
-            Excuse::Cut => {
-                covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Word])
-                    || (grant_parted && covered(&[Hangs::Use]))
-            }
-            Excuse::Over => {
-                let said = [model_said.said, wire_said.said];
-                said.contains(&FORGOTTEN) && said.iter().all(|said| OF_WHAT_ENDED.contains(said))
-            }
-            Excuse::Parted => false,
-        });
+        let counted = model_said.counted_more_than(wire_said) || wire_said.counted_more_than(model_said);
+        let count = counted.then_some(Excuse::Count);
+        let excused =
+            edges.excuses(*device, *at, back).chain(brim).chain(over).chain(count).find(|excuse| match excuse {
+                Excuse::Slow(_) if [model_said.said, wire_said.said].contains(&Reason::Stale.name()) => {
+                    heard_other_word
+                }
+                Excuse::Slow(added) => covered(&[Hangs::Touch]) && QUEUED * added >= patience,
+                Excuse::Brim => covered(&[Hangs::Room]),
+                Excuse::Edge => {
+                    covered(&[Hangs::Room, Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
+                }
+                Excuse::Act(Moves::Nobody) => heard_other_word && covered(&[Hangs::Word]),
+                Excuse::Act(Moves::Gateways) => {
+                    covered(&[Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
+                }
+                Excuse::Hostile => {
+                    covered(&[Hangs::Time, Hangs::Touch]) || (heard_other_word && covered(&[Hangs::Word]))
+                }
+                Excuse::Cut => covered(&[Hangs::Room, Hangs::Time, Hangs::Touch, Hangs::Word]),
+                Excuse::Over => {
+                    let said = [model_said.said, wire_said.said];
+                    said.contains(&FORGOTTEN) && said.iter().all(|said| OF_WHAT_ENDED.contains(said))
+                }
+                Excuse::Count => true,
+            });
         let by = touched.and_then(|credential| parted.get(&credential));
         let parted_so = by.filter(|by| match by {
             Parted::ByUse => covered(&[Hangs::Use]),
             // It was not asked with the same. Whoever has either got it for the same program, with the same rights.
             Parted::Other => [model_said.hangs, wire_said.hangs] != [Hangs::Nothing; 2],
         });
-        match excused.or(parted_so.map(|_| Excuse::Parted)) {
+        match excused.or(parted_so.map(|_| Excuse::Count)) {
             Some(Excuse::Edge | Excuse::Slow(_) | Excuse::Brim | Excuse::Over) => agreement.edge += 1,
             Some(Excuse::Act(_)) => agreement.act += 1,
             Some(Excuse::Hostile) => agreement.hostile += 1,
             Some(Excuse::Cut) => agreement.cut += 1,
-            Some(Excuse::Parted) => agreement.parted += 1,
+            Some(Excuse::Count) => agreement.parted += 1,
             None => {
                 let (model, wire) = (model_said.said, wire_said.said);
                 let (at, request) = (clock(*at), what.to_string());
@@ -361,13 +391,29 @@ fn compare(case: &Case, plan: &Plan, model: &Seen, wire: &Seen) -> Agreement {
                 continue;
             }
         }
-        if let Some(credential) = touched {
-            parted.entry(credential).or_insert(Parted::ByUse);
-        }
         let given = model_said.gives.into_iter().chain(wire_said.gives);
         parted.extend(given.map(|credential| (credential, Parted::Other)));
     }
     agreement
+}
+
+impl Answered {
+    /// The place of what was said in the order of reasons.
+    fn place(&self) -> Option<usize> {
+        Reason::ALL.iter().position(|reason| reason.name() == self.said)
+    }
+
+    /// Whether this was denied for what is counted, and may have been by the account of its own level, where the other level
+    /// went on to what is looked at later, and by its account could.
+    fn counted_more_than(&self, other: &Self) -> bool {
+        let stood: fn(Spent) -> Reached = match self.said {
+            said if said == Reason::BootsSpent.name() => |spent| spent.boots,
+            said if said == Reason::UsesSpent.name() => |spent| spent.uses,
+            _ => return false,
+        };
+        let went_on = other.place().is_none_or(|place| Some(place) > self.place());
+        went_on && stood(self.spent) != Reached::No && stood(other.spent) != Reached::Yes
+    }
 }
 
 /// When starts after a commit that was cut short found something else at one level than at the other, and on which gateways.
@@ -409,6 +455,8 @@ struct Edges {
     at: BTreeSet<(Option<u32>, u64)>,
     acts: BTreeSet<(Moves, u64)>,
     cuts: BTreeSet<(u32, u64)>,
+    /// Since when the disk of a gateway is not what it ought to be.
+    bad: BTreeMap<u32, u64>,
     /// From when until when links were slow, and by how much a question and its answer at most.
     slow: Vec<(u32, u64, u64, u64)>,
     /// When the broker began and ceased to be hostile, to whom, and when all that it kept back has been said again at the latest.
@@ -419,7 +467,8 @@ impl Edges {
     fn of(plan: &Plan, case: &Case, settle: u64, seen: [&Seen; 2]) -> Self {
         let (at, acts) = (BTreeSet::new(), BTreeSet::new());
         let cuts = seen.into_iter().flat_map(|seen| &seen.gave_up).copied().collect();
-        let mut edges = Self { settle, at, acts, cuts, slow: Vec::new(), hostile: Vec::new() };
+        let bad = BTreeMap::new();
+        let mut edges = Self { settle, at, acts, cuts, bad, slow: Vec::new(), hostile: Vec::new() };
         let mut slow: BTreeMap<u32, Slowness> = BTreeMap::new();
         // Everybody starts.
         edges.at.insert((None, case.scenario().start));
@@ -440,6 +489,13 @@ impl Edges {
             | Act::Reboot { device, .. } = entry.act
             {
                 edges.cuts.insert((device, entry.at));
+            }
+            if let Act::DiskClone { device, .. }
+            | Act::DiskCopy { device, .. }
+            | Act::DiskDamage { device, .. }
+            | Act::DiskSync { device, .. } = entry.act
+            {
+                edges.bad.entry(device).or_insert(entry.at);
             }
             if let Act::LinkSlow { device, direction, by, turn } = entry.act {
                 let fresh = Slowness { count: 0, since: entry.at, now: 0, most: 0 };
@@ -493,6 +549,11 @@ impl Edges {
         let hostile = self.hostile.iter().any(hostile).then_some(Excuse::Hostile);
         let acts = [Moves::Gateways, Moves::Nobody].map(acted).into_iter().flatten();
         edge.into_iter().chain(slow).chain(acts).chain(hostile).chain(cut.then_some(Excuse::Cut))
+    }
+
+    /// Whether the disk of a gateway may have lost by then what it had said that it had.
+    fn is_bad(&self, device: u32, at: u64) -> bool {
+        self.bad.get(&device).is_some_and(|since| *since <= at)
     }
 
     /// When power or process went away last, if they did.
@@ -732,15 +793,35 @@ impl World<'_> {
         };
         let shown = if let Asked::Decision(presented) = asked { presented.credential } else { None };
         let over = shown.is_some_and(|number| self.model.get(number).ends < date(at));
+        let counted = if let Asked::Exchange(exchange) = asked { Some(exchange.planner) } else { shown };
+        let spent = self.spent(device, counted);
         let handed_out = matches!(reply, Reply::Step(_) | Reply::Task(_));
         let nth = Which::Nth(device, self.model.handed_out(device));
         let gives = handed_out.then(|| act.map_or(nth, Which::Begun));
-        self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives, over });
+        self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives, over, spent });
     }
 
-    /// Nobody hears whether a use of a credential was charged.
-    pub(crate) fn note_unheard(&mut self, credential: usize) {
-        self.seen.unheard.extend(self.model.which(credential));
+    /// How what a credential counts stands on its gateway: what is charged to it is charged to all that it comes from. Without
+    /// one, how its grants may stand.
+    fn spent(&self, device: u32, number: Option<usize>) -> Spent {
+        let (used, bounds) = (self.checks.authority.used(device), self.checks.authority.bounds());
+        let of_grant = |(used, unheard): &(u64, u64)| Reached::of(*used, *unheard, bounds.uses_max);
+        let of = |number: usize| {
+            let Credential { allows, unheard, uses, .. } = *self.model.get(number);
+            Reached::of(allows, unheard, uses)
+        };
+        let uses = match number {
+            Some(number) => {
+                let grant = self.model.get(number).grant_block().and_then(|block| used.get(&block));
+                let own = self.model.task_of(number).into_iter().chain([number]).map(of);
+                own.chain(grant.map(of_grant)).max()
+            }
+            // Another one may have some left.
+            None => used.values().map(of_grant).max().map(|most| most.min(Reached::Perhaps)),
+        };
+        let boots = u64::from(self.moment(device).know.boots);
+        let boots = Reached::of(boots, 0, u64::from(bounds.boots_max) + 1);
+        Spent { boots, uses: uses.unwrap_or_default() }
     }
 
     /// A gateway holds something newer of what the fleet says.
@@ -826,7 +907,14 @@ mod tests {
         let what = Request::Decide { credential: Some(Which::Nth(0, 3)), operation, resource, risk };
         let seen = said.map(|said| {
             let key = (at, device, what.clone());
-            let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None, over: false };
+            let answered = Answered {
+                key,
+                said: said.name(),
+                hangs: hangs(said),
+                gives: None,
+                over: false,
+                spent: Spent::default(),
+            };
             let mut seen = Seen { answered: vec![answered], ..Seen::default() };
             also(&mut seen, at);
             seen
@@ -871,17 +959,6 @@ mod tests {
         assert_eq!(differ(cut, Reason::Expired, &in_touch), not, "in touch since then");
         for spent in [Reason::BootsSpent, Reason::UsesSpent] {
             assert_eq!(differ(cut, spent, &nothing), not, "{spent:?}: nothing was charged at one level alone");
-            let another_unheard = |seen: &mut Seen, at: u64| {
-                let other = Some(Which::Nth(0, 2));
-                let mut asked = seen.answered[0].clone();
-                if let (when, _, Request::Decide { credential, .. }) = &mut asked.key {
-                    (*when, *credential) = (at, other);
-                }
-                (asked.said, asked.hangs) = (Reason::Allowed.name(), Hangs::Nothing);
-                seen.answered.push(asked);
-                seen.unheard.extend(other);
-            };
-            assert_eq!(differ(cut, spent, &another_unheard), by_cut, "{spent:?}: the grant may have been charged");
         }
         let act = 195 * MINUTE;
         let touched = |reason, also: &dyn Fn(&mut Seen, u64)| {
@@ -896,7 +973,7 @@ mod tests {
         for other in [Reason::Stale, Reason::Expired, Reason::AuditFull] {
             assert_eq!(touched(other, &one_heard), not, "{other:?} is not what an operator says");
         }
-        let unheard = |seen: &mut Seen, _: u64| seen.unheard.extend([Which::Nth(0, 3)]);
+        let unheard = |seen: &mut Seen, _: u64| seen.answered[0].spent.uses = Reached::Perhaps;
         assert_eq!(differ(30 * MINUTE, Reason::UsesSpent, &unheard), by_use, "nobody knows what was charged");
         assert_eq!(differ(30 * MINUTE, Reason::Revoked, &unheard), not, "use has nothing to do with that");
         for never in [Reason::BadSignature, Reason::NoRight, Reason::CheckFailed, Reason::TooComplex] {
@@ -904,6 +981,40 @@ mod tests {
                 assert_eq!(differ(after, never, &unheard), not, "{never:?} hangs on nothing");
             }
         }
+    }
+
+    #[test]
+    fn a_count_excuses_as_many_uses_as_it_may_have_and_no_more() {
+        use Reached::{No, Perhaps as Unheard, Yes};
+        let differ = |said: [Reason; 2], stood: [Reached; 2]| {
+            let turn = std::cell::Cell::new(0);
+            let Agreement { parted, differences, .. } = compared(30 * MINUTE, said, |seen, _| {
+                let stood = stood[turn.replace(1)];
+                seen.answered[0].spent = Spent { boots: stood, uses: stood };
+            });
+            (parted, differences.len())
+        };
+        for spent in [Reason::BootsSpent, Reason::UsesSpent] {
+            let said = [spent, Reason::Allowed];
+            for (stood, excused) in [
+                ([No, No], 0),
+                ([Unheard, Yes], 0),
+                ([Yes, Yes], 0),
+                ([Yes, No], 1),
+                ([Unheard, No], 1),
+                ([Yes, Unheard], 1),
+                ([Unheard, Unheard], 1),
+            ] {
+                assert_eq!(differ(said, stood), (excused, 1 - excused as usize), "{spent:?} {stood:?}");
+                let turned = [stood[1], stood[0]];
+                assert_eq!(differ([said[1], said[0]], turned), (excused, 1 - excused as usize), "{spent:?} {turned:?}");
+            }
+        }
+        assert_eq!(differ([Reason::NoRight, Reason::Allowed], [Yes, No]), (0, 1), "a right is no count");
+        assert_eq!(differ([Reason::UsesSpent, Reason::NoRight], [Yes, No]), (1, 0), "a right is looked at later");
+        assert_eq!(differ([Reason::UsesSpent, Reason::Stale], [Yes, No]), (0, 1), "how old a list is before that");
+        let of = Reached::of;
+        assert_eq!([of(7, 0, 8), of(7, 1, 8), of(8, 0, 8), of(0, u64::MAX, 8)], [No, Unheard, Yes, Unheard]);
     }
 
     #[test]
@@ -945,7 +1056,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_start_found_otherwise_parts_what_was_in_programs_hands_by_then() {
+    fn what_a_start_from_a_bad_disk_found_otherwise_parts_what_was_in_programs_hands_by_then() {
+        let lies = "[[fault]]\ndo = \"disk.lies\"\nwhat = \"era\"\nat = \"10m\"\nfor = \"1m\"";
+        let bad = Case::parse(&format!("{PLAN}\n{lies}"), None).unwrap();
         let case = Case::parse(PLAN, None).unwrap();
         let entries = case.plan().entries.iter().filter_map(of_program);
         let times: Vec<u64> =
@@ -955,9 +1068,16 @@ mod tests {
         let asked = |at, credential, reason: Reason| {
             let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
             let key = (at, 0, Request::Decide { credential: Some(credential), operation, resource, risk });
-            Answered { key, said: reason.name(), hangs: hangs(reason), gives: None, over: false }
+            Answered {
+                key,
+                said: reason.name(),
+                hangs: hangs(reason),
+                gives: None,
+                over: false,
+                spent: Spent::default(),
+            }
         };
-        let check = |at, ends, interrupted, credential, reason| {
+        let check_on = |case: &Case, at, ends, interrupted, credential, reason| {
             let seen = [(ends, Reason::Allowed), (5, reason)].map(|(end, reason)| {
                 let found = Found { at, places: [Some((3, end)), Some((3, 4))], interrupted };
                 Seen {
@@ -966,11 +1086,14 @@ mod tests {
                     ..Seen::default()
                 }
             });
-            let Agreement { parted, differences, .. } = compare(&case, case.plan(), &seen[0], &seen[1]);
+            let Agreement { parted, differences, .. } = compare(case, case.plan(), &seen[0], &seen[1]);
             (parted, differences.len())
         };
+        let check =
+            |at, ends, interrupted, credential, reason| check_on(&bad, at, ends, interrupted, credential, reason);
         let spent = Reason::UsesSpent;
         assert_eq!(check(first + 1, 6, true, old, spent), (1, 0), "one found a record more");
+        assert_eq!(check_on(&case, first + 1, 6, true, old, spent), (0, 1), "what is heard from a good disk stays");
         assert_eq!(check(first + 1, 5, true, old, spent), (0, 1), "both found the same");
         assert_eq!(check(first + 1, 6, false, old, spent), (0, 1), "no commit was cut short");
         assert_eq!(check(first + 1, 6, true, new, spent), (0, 1), "it was handed out later");
@@ -991,12 +1114,26 @@ mod tests {
                 let (operation, resource, risk) = ("read".into(), "modbus/1".into(), "low".into());
                 let what = Request::Decide { credential: Some(credential), operation, resource, risk };
                 let key = (times[1], 0, what);
-                let answered = Answered { key, said: said.name(), hangs: hangs(said), gives: None, over: false };
+                let answered = Answered {
+                    key,
+                    said: said.name(),
+                    hangs: hangs(said),
+                    gives: None,
+                    over: false,
+                    spent: Spent::default(),
+                };
                 Seen { answered: vec![answered], ..Seen::default() }
             });
             let key = (times[0], 0, Request::Begin { uid: 1 });
             let gives = Some(credential);
-            model.answered.push(Answered { key, said: "issued", hangs: Hangs::Touch, gives, over: false });
+            model.answered.push(Answered {
+                key,
+                said: "issued",
+                hangs: Hangs::Touch,
+                gives,
+                over: false,
+                spent: Spent::default(),
+            });
             let Agreement { parted, differences, .. } = compare(&case, case.plan(), &model, &wire);
             (parted, differences.len())
         };

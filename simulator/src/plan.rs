@@ -132,10 +132,12 @@ pub(crate) fn count(scenario: &Scenario) -> u64 {
     let of_programs = if plan.quiet { 0 } else { of_each.saturating_mul(u64::from(scenario.fleet.devices)) };
     let of_faults = scenario.faults.iter().map(|fault| {
         let times = fault.when.every.map_or(1, |every| (fault.when.until - fault.when.at) / every + 1);
-        let acts = match fault.kind {
-            Kind::Flood { .. } => fault.lasts_at_most() / FLOOD_EVERY,
-            Kind::ClockStrobe { .. } => fault.lasts_at_most() / STROBE,
-            _ => 2,
+        let acts = if matches!(fault.kind, Kind::Flood { .. }) {
+            fault.lasts_at_most() / FLOOD_EVERY
+        } else if matches!(fault.kind, Kind::ClockStrobe { .. }) {
+            fault.lasts_at_most() / STROBE
+        } else {
+            2
         };
         times.saturating_mul(acts).saturating_mul(u64::from(fault.who.count(scenario.fleet.devices)))
     });

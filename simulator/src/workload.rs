@@ -469,7 +469,6 @@ impl World<'_> {
     /// Nobody hears whether a use of it was allowed and charged: of a step, to its task too.
     fn unheard(&mut self, number: usize) {
         for number in self.model.task_of(number).into_iter().chain([number]) {
-            self.note_unheard(number);
             self.model.get_mut(number).unheard += 1;
         }
         self.checks.authority.unheard(self.model.get(number));

@@ -187,7 +187,8 @@ impl TrustedClock {
             }
             clock.ceiling =
                 anchor.ceiling.filter(|_| crate::mutant::active(crate::mutant::Mutant::CeilingKeptAfterBoot));
-            clock.boots = anchor.boots.saturating_add(u32::from(anchor.boot.is_some()));
+            let counts = anchor.boot.is_some() && !crate::mutant::active(crate::mutant::Mutant::BootsUncounted);
+            clock.boots = anchor.boots.saturating_add(u32::from(counts));
             clock.rebase();
         }
         clock
@@ -259,6 +260,9 @@ impl TrustedClock {
         let class =
             if crate::mutant::active(crate::mutant::Mutant::TimeJudgedAtFloor) { TimeClass::Floor } else { class };
         match class {
+            TimeClass::Floor if crate::mutant::active(crate::mutant::Mutant::FloorByLastWord) => {
+                Some(Timestamp::from_secs(self.base.floor.secs_floor()))
+            }
             TimeClass::Floor => Some(self.over()),
             TimeClass::Bounded => Some(up(self.tightened())),
             TimeClass::Strict => self.ceiling.map(up),

@@ -81,7 +81,8 @@ struct Tally {
 }
 
 impl Agent {
-    /// Something that arrived was refused: told to the log, and recorded, the same at most once a minute with a count.
+    /// Something that arrived was refused: told to the log, and recorded, the same at most once a minute with a count. Whether
+    /// this has a record.
     pub(super) fn refuse(
         &mut self,
         source: Source,
@@ -90,7 +91,7 @@ impl Agent {
         refused: &Refused,
         now: Now,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         self.counters.refused += 1;
         let (shown, reason) = (shorten(name, 160), refused.to_string());
         if self.refusals.minute.at(now.boottime).one_more_line() {
@@ -104,12 +105,13 @@ impl Agent {
         // Whoever has a key can sign two things; noise cannot, and must not crowd out the proof.
         let proof = matches!(refused, Refused::Equivocation { .. } | Refused::PostDated | Refused::SignedTwice { .. });
         if told || !self.room().fits(Class::Notice) || !(proof || self.refusals.minute.one_more_record()) {
-            return;
+            return false;
         }
-        let Some(tally) = self.refusals.tallies.get_mut(&(source, refused.name())) else { return };
+        let Some(tally) = self.refusals.tallies.get_mut(&(source, refused.name())) else { return false };
         let count = std::mem::take(&mut tally.since);
         tally.recorded = Some(now.boottime);
         let digest = Hash::of("hardtack/evidence/v1", &[bytes]);
         self.write(Event::Refused(Refusal { source: shown, reason, digest, count }), Vec::new(), now, effects);
+        true
     }
 }

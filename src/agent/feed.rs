@@ -752,12 +752,12 @@ impl Feed {
 
     /// Whether a block of a token that expires in this slot is revoked.
     pub fn covers_block(&self, slot: Slot, block: &BlockId) -> bool {
-        self.sets().any(|set| set.covers_block(slot, block))
+        self.sets().any(|set| set.covers_block(slot, block)) && !mutant::active(Mutant::BlockUnrevoked)
     }
 
     /// Whether a block is revoked, whenever the token expires that holds it.
     pub fn covers_block_anywhere(&self, block: &BlockId) -> bool {
-        self.sets().any(|set| set.covers_block_anywhere(block))
+        self.sets().any(|set| set.covers_block_anywhere(block)) && !mutant::active(Mutant::BlockUnrevoked)
     }
 
     /// Whether a serial is revoked.

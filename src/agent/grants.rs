@@ -7,6 +7,8 @@
 //! says that it is later than it is.
 //! Read next: `wallet.rs`, which holds them; `tasks.rs`, which narrows them.
 
+use std::collections::BTreeSet;
+
 use super::effects::{Effects, FileWrite, LogEvent, StateFile};
 use super::ending::Ending;
 use super::request::Origin;
@@ -15,6 +17,7 @@ use super::sync::GrantsAsked;
 use super::wallet::{Activation, Grant, StoredTask};
 use super::{Agent, Now, Source};
 use crate::ids::{GrantId, Hash};
+use crate::mutant::{active, Mutant};
 use crate::time::Millis;
 use crate::wire::audit::{Event, GrantStep, GrantUse, TrustChange};
 use crate::wire::link::{grants_digest, Ask, Spent};
@@ -68,7 +71,7 @@ impl Agent {
                 return;
             }
             self.renew_again = Millis(now.boottime.0 + self.renew_wait().0);
-            for old in due.iter().filter(|_| crate::mutant::active(crate::mutant::Mutant::RenewalDropsFirst)) {
+            for old in due.iter().filter(|_| active(Mutant::RenewalDropsFirst)) {
                 self.wallet.remove_grant(&old.grant);
                 effects.batch.remove.push(StateFile::Grant(old.grant));
             }
@@ -141,7 +144,10 @@ impl Agent {
         let gone = left_out.filter(|(_, grant)| self.is_withdrawn(grant, &kept)).map(|(id, _)| *id);
         // An answer with a grant that cannot be used withdraws nothing: the old one may be all there is.
         let gone: Vec<GrantId> = gone.filter(|_| whole).collect();
-        for id in gone {
+        // Nothing can be made of what cannot be read, whenever it ends; with another one in hand it is not waited for any more.
+        let in_its_place = whole && !kept.is_empty();
+        let lost = if in_its_place { self.wallet.take_lost_grants(&kept) } else { BTreeSet::new() };
+        for id in gone.into_iter().chain(lost) {
             self.wallet.remove_grant(&id);
             effects.batch.remove.push(StateFile::Grant(id));
             self.write(Event::Trust(TrustChange::Grant { grant: id, expires: None }), Vec::new(), now, effects);
@@ -202,6 +208,14 @@ impl Agent {
     /// Looks again at every credential held: whatever the clock did, what has ended is ended now, told, and no longer in
     /// the wallet. What an issuer dated is judged by E: P may have been ahead.
     pub(super) fn end_what_has_ended(&mut self, now: Now, effects: &mut Effects) {
+        for loss in self.wallet.take_told() {
+            let file = StateFile::Task(loss.id.clone());
+            if active(Mutant::LossForgotten) {
+                effects.batch.take_away(file);
+            } else {
+                effects.batch.put(FileWrite { file, content: loss.to_file() });
+            }
+        }
         let (floor, powered) = (self.clock.floor(), self.clock.powered());
         let shift = self.wallet.shift();
         let over = |task: &&StoredTask| match task.origin {

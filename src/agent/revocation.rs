@@ -648,13 +648,11 @@ fn is_unheard(selector: &Selector) -> bool {
     match selector {
         Selector::All => mutant::active(Mutant::AllUnrevoked),
         Selector::Device(_) => mutant::active(Mutant::DeviceUnrevoked),
+        Selector::Grant(_) => mutant::active(Mutant::GrantUnrevoked),
         Selector::Group(_) => mutant::active(Mutant::GroupUnrevoked),
+        Selector::Owner(_) => mutant::active(Mutant::OwnerUnrevoked),
         Selector::Task(_) => mutant::active(Mutant::TaskUnrevoked),
-        Selector::Audience(_)
-        | Selector::Grant(_)
-        | Selector::IssuedBefore(_)
-        | Selector::Owner(_)
-        | Selector::RootKey(_) => false,
+        Selector::Audience(_) | Selector::IssuedBefore(_) | Selector::RootKey(_) => false,
     }
 }
 

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::effects::Shed;
+use crate::mutant::{active, Mutant};
 use crate::profile::{QueueLimits, Reserves};
 use crate::wire::audit::{Event, Record, TaskStep};
 
@@ -204,17 +205,19 @@ impl Room {
     /// The most that a class may take as things are, in bytes: its reserve, and what the others neither use nor have
     /// reserved.
     pub fn may(&self, class: Class) -> u64 {
-        if crate::mutant::active(crate::mutant::Mutant::ReserveNotKept) {
+        if active(Mutant::ReserveNotKept) {
             return self.quota.saturating_sub(self.used.total() - self.used(class));
         }
         let others = Class::ALL.into_iter().filter(|other| *other != class);
-        let taken = others.fold(0_u64, |sum, other| sum.saturating_add(self.used(other).max(self.reserve(other))));
+        let used = |other| if active(Mutant::QuotaForEach) { 0 } else { self.used(other) };
+        let taken = others.fold(0_u64, |sum, other| sum.saturating_add(used(other).max(self.reserve(other))));
         self.quota.saturating_sub(taken).max(self.reserve(class))
     }
 
     /// Whether another record of a class fits.
     pub fn fits(&self, class: Class) -> bool {
-        self.used(class) < self.may(class)
+        let full = class == Class::Allow && active(Mutant::HalfIsFull) && self.is_half_full(class);
+        self.used(class) < self.may(class) && !full
     }
 
     /// Whether less than an eighth of what a class may take is left. What makes room has to be done before none is left:
@@ -350,7 +353,7 @@ impl Content {
             self.urgent.push(place.segment);
         }
         let whole = tally.records == place.count && place.count > 0;
-        if !(class.is_spare() || crate::mutant::active(crate::mutant::Mutant::AllowShed)) || !whole {
+        if !(class.is_spare() || active(Mutant::AllowShed)) || !whole {
             return;
         }
         let (next, end) = (place.segment.saturating_add(1), place.first_index.saturating_add(place.count));

@@ -22,9 +22,10 @@ use super::request::Counters;
 use super::revocation::Revocations;
 use super::room::Taken;
 use super::sync::Named;
+use super::tasks::TTL_MAX;
 use super::token::{admit, Cache, Kind};
 use super::uplink::Uplink;
-use super::wallet::{Grant, StoredGrant, StoredTask, Wallet};
+use super::wallet::{Grant, StoredGrant, StoredLoss, StoredTask, Wallet};
 use super::{Agent, Boot, EraImage, Marks, Now};
 use crate::ids::{EraId, FeedId, GrantId, Hash, TaskId};
 use crate::mutant::{active, Mutant};
@@ -95,7 +96,7 @@ impl Agent {
             // What contradicts was told when it came.
             let _ = clock.hear(Role::Feed, signed);
         }
-        let (wallet, damaged_wallet) = read_wallet(&boot, &trust, &anchor);
+        let (wallet, damaged_wallet) = read_wallet(&boot, &trust, &anchor, &clock);
         let (emergencies, rewritten, damaged_emergencies) = read_emergencies(&boot, &anchor, &clock, &wallet);
         revocations.emergencies = emergencies;
         let damaged_policy = policy_fault.clone().map(|refused| (StateFile::Policy, refused));
@@ -185,8 +186,11 @@ impl Agent {
         for (source, damaged) in damaged {
             for (name, refused) in damaged.into_iter().filter(|_| !active(Mutant::RotUntold)) {
                 // What is not there is no evidence of anything.
-                if let Some((_, bytes)) = boot.files.iter().find(|(file, _)| *file == name) {
-                    agent.refuse(source, &name.path(), bytes, &refused, now, &mut effects);
+                let Some((_, bytes)) = boot.files.iter().find(|(file, _)| *file == name) else { continue };
+                let told = agent.refuse(source, &name.path(), bytes, &refused, now, &mut effects);
+                // What can be read is another task's: somebody put it there, and may want it back.
+                if let (StateFile::Task(id), true) = (name, told && StoredTask::from_file(bytes).is_err()) {
+                    agent.wallet.tell_loss(id);
                 }
             }
         }
@@ -461,7 +465,9 @@ fn read_policy(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> Result<(Pol
 }
 
 /// The wallet, and which of its files could not be read back.
-fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Damaged) {
+fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor, clock: &TrustedClock) -> (Wallet, Damaged) {
+    // P was past the issuer's time when a task was begun, give or take its error, and has not gone below that since.
+    let ends = clock.powered() + TTL_MAX + Millis(boot.profile.time.issuer_error_ms);
     let mut wallet = Wallet::default();
     let mut damaged = Vec::new();
     wallet.restore_shift(anchor.shift);
@@ -470,16 +476,23 @@ fn read_wallet(boot: &Boot, trust: &TrustBundle, anchor: &Anchor) -> (Wallet, Da
         match file {
             // A credential that was narrowed here is unknown without its task's file, which denies. One that an issuer
             // minted is not: whether its task had ended is.
-            StateFile::Task(id) => match read_task(id, bytes) {
-                Ok(task) => wallet.put_task(task),
-                Err(refused) => {
-                    wallet.lose_task(id.clone());
+            StateFile::Task(id) => match (read_task(id, bytes), StoredLoss::from_file(bytes)) {
+                (Ok(task), _) => wallet.put_task(task),
+                (Err(_), Ok(loss)) if loss.id == *id => wallet.lose_task(loss),
+                (Err(refused), _) => {
+                    wallet.lose_task(StoredLoss { id: id.clone(), ends });
                     damaged.push((file.clone(), refused));
                 }
             },
             StateFile::Grant(id) => match read_grant(boot, trust, id, bytes) {
                 Ok(grant) => wallet.put_grant(*id, grant),
-                Err(refused) => damaged.push((file.clone(), refused)),
+                Err(refused) => {
+                    // What can be read may be admitted again, with another trust bundle or other limits.
+                    if StoredGrant::from_file(bytes).is_err() {
+                        wallet.lose_grant(*id);
+                    }
+                    damaged.push((file.clone(), refused));
+                }
             },
             StateFile::Bundle
             | StateFile::Emergency(_)

@@ -830,7 +830,10 @@ impl Agent {
         let delivery = match delivery {
             Ok(delivery) => delivery,
             // Kept here until a trust bundle names a key that can be sealed to.
-            Err(refused) => return self.refuse(Source::Bundle, "the collector's key", &[], &refused, now, effects),
+            Err(refused) => {
+                self.refuse(Source::Bundle, "the collector's key", &[], &refused, now, effects);
+                return;
+            }
         };
         self.publish(Topic::UpAudit(self.device.clone()), delivery.to_bytes(), effects);
         if mutant::active(Mutant::SentIsDelivered) {

@@ -157,7 +157,7 @@ impl Agent {
             return Err(Denial::new(Reason::Throttled, "too many live tasks; finish one, or wait until one ends"));
         }
         let tasks = || self.wallet.tasks();
-        let full = tasks().count() >= limits.tasks_max * REMEMBERED;
+        let full = self.wallet.remembered() >= limits.tasks_max * REMEMBERED;
         if !renews && (full || tasks().filter(own).count() >= limits.tasks_per_uid_max * REMEMBERED) {
             let explain = "too many tasks that have ended before their time; wait until that is over";
             return Err(Denial::new(Reason::Throttled, explain));
@@ -345,7 +345,8 @@ impl Agent {
 
     fn narrow(&mut self, want: &Want, grant: &Grant, now: Now, effects: &mut Effects) -> Result<Reply, Denial> {
         let claims = grant.claims.clone();
-        let ttl = Millis::from_secs(want.begin.ttl_s).min(claims.task_ttl_max.unwrap_or(TTL_MAX));
+        let bound = claims.task_ttl_max.filter(|_| !active(Mutant::TaskLifeAsAsked));
+        let ttl = Millis::from_secs(want.begin.ttl_s).min(bound.unwrap_or(TTL_MAX));
         // Whole seconds, as the token's own check counts them.
         let ends =
             Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires).min(want.end_max());

@@ -97,6 +97,7 @@ impl Uplink {
         let doubled = self.limits.backoff_ms_min.saturating_mul(1 << self.failures.min(20));
         let wait = doubled.min(self.limits.backoff_ms_max).max(1);
         let jittered = wait / 2 + rng.next_u64() % wait;
+        let jittered = if active(Mutant::RetriesInStep) { wait } else { jittered };
         self.failures = self.failures.saturating_add(1);
         let wait = if active(Mutant::NeverReconnects) { u64::MAX } else { jittered };
         self.link = Link::Down { retry: Millis(now.0.saturating_add(wait)), reason };

@@ -30,6 +30,7 @@ pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
 /// The domains of the digests that the files begin with.
 const GRANT: &str = "hardtack/wallet-grant/v1";
 const TASK: &str = "hardtack/wallet-task/v1";
+const LOSS: &str = "hardtack/wallet-loss/v1";
 
 /// The file of a grant.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -102,6 +103,30 @@ pub struct StoredTask {
     pub siblings: Vec<Sibling>,
     /// Who initiated it, if that was shown when it began.
     pub proved: Option<Proved>,
+}
+
+/// The file in the place of a task's that could not be read back: its credentials are refused until none of them can be good.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StoredLoss {
+    /// The task.
+    pub id: TaskId,
+    /// No credential of it ends later.
+    pub ends: Timestamp,
+}
+
+impl StoredLoss {
+    /// What a file holds.
+    ///
+    /// # Errors
+    /// As [`StoredGrant::from_file`].
+    pub fn from_file(bytes: &[u8]) -> Result<Self, Refused> {
+        intact::from_file(LOSS, bytes, FILE_BYTES_MAX)
+    }
+
+    /// Its file.
+    pub fn to_file(&self) -> Vec<u8> {
+        intact::to_file(LOSS, self)
+    }
 }
 
 /// A step in the file of its task.
@@ -238,7 +263,11 @@ pub struct Wallet {
     grants_digest: Option<Hash>,
     tasks: BTreeMap<TaskId, StoredTask>,
     /// Tasks whose files could not be read back: whether they had ended is not known any more.
-    unreadable: BTreeSet<TaskId>,
+    lost: BTreeMap<TaskId, StoredLoss>,
+    /// Those of them of which a record tells, and their files do not yet.
+    told: Vec<TaskId>,
+    /// Grants whose files could not be read back.
+    lost_grants: BTreeSet<GrantId>,
     /// Which task a block that this agent made belongs to.
     made: BTreeMap<BlockId, TaskId>,
     budgets: BTreeMap<BlockId, Budget>,
@@ -310,14 +339,41 @@ impl Wallet {
         self.tasks.get(id)
     }
 
+    /// How many tasks something is remembered of, if only that the rest is lost.
+    pub fn remembered(&self) -> usize {
+        self.tasks.len() + self.lost.len()
+    }
+
     /// What was known of a task is lost.
-    pub fn lose_task(&mut self, id: TaskId) {
-        self.unreadable.insert(id);
+    pub fn lose_task(&mut self, loss: StoredLoss) {
+        self.kept_until = None;
+        self.lost.insert(loss.id.clone(), loss);
     }
 
     /// Whether what was known of a task is lost.
     pub fn has_lost(&self, id: &TaskId) -> bool {
-        self.unreadable.contains(id)
+        self.lost.contains_key(id)
+    }
+
+    /// A record tells that what was known of a task is lost.
+    pub fn tell_loss(&mut self, id: TaskId) {
+        self.told.push(id);
+    }
+
+    /// Losses that records have told of since this was asked last.
+    pub fn take_told(&mut self) -> Vec<StoredLoss> {
+        std::mem::take(&mut self.told).iter().filter_map(|id| self.lost.get(id)).cloned().collect()
+    }
+
+    /// A grant's file could not be read back.
+    pub fn lose_grant(&mut self, id: GrantId) {
+        self.lost_grants.insert(id);
+    }
+
+    /// Grants that were lost, but for these: they are forgotten.
+    pub fn take_lost_grants(&mut self, kept: &[GrantId]) -> BTreeSet<GrantId> {
+        self.lost_grants.retain(|id| !kept.contains(id));
+        std::mem::take(&mut self.lost_grants)
     }
 
     /// Live tasks.
@@ -355,14 +411,17 @@ impl Wallet {
             return Vec::new();
         }
         let over = |task: &&StoredTask| task.all_made().all(|made| made.ends < floor);
-        let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| task.id.clone()).collect();
+        let lost = self.lost.values().filter(|loss| loss.ends < floor).map(|loss| &loss.id);
+        let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| &task.id).chain(lost).cloned().collect();
         for id in &gone {
             self.tasks.remove(id);
+            self.lost.remove(id);
         }
         self.made.retain(|_, task| self.tasks.contains_key(task));
         self.budgets.retain(|_, budget| budget.until >= floor);
         let ends = |task: &StoredTask| task.all_made().map(|made| made.ends).max().unwrap_or_default();
-        let kept = self.tasks.values().map(ends).chain(self.budgets.values().map(|budget| budget.until));
+        let kept = self.tasks.values().map(ends).chain(self.lost.values().map(|loss| loss.ends));
+        let kept = kept.chain(self.budgets.values().map(|budget| budget.until));
         self.kept_until = Some(kept.min().unwrap_or(Timestamp::MAX));
         self.next_end = None;
         gone

@@ -14,7 +14,7 @@ use hardtack::agent::feed::StoredFeed;
 use hardtack::agent::policy::Policy;
 use hardtack::agent::request::{Authorize, BeginTask, Evidence, Mode, RequestId, Socket, StatusReply};
 use hardtack::agent::revocation::Revocations;
-use hardtack::agent::wallet::{StoredGrant, StoredTask};
+use hardtack::agent::wallet::{StoredGrant, StoredLoss, StoredTask};
 use hardtack::agent::{self, Agent, Boot, Effects, Input, LinkEvent, Now};
 use hardtack::config::BrokerUrl;
 use hardtack::fleet::acts::Act;
@@ -97,7 +97,7 @@ pub(crate) fn bytes(world: &World, bytes: &[u8]) {
     let _ = decode::<Reply>(bytes, MESSAGE_BYTES_MAX);
     let _ = decode::<Anchor>(bytes, MESSAGE_BYTES_MAX);
     let _ = (decode::<StoredRecord>(bytes, MESSAGE_BYTES_MAX), decode::<StoredSegment>(bytes, MESSAGE_BYTES_MAX));
-    let _ = (StoredGrant::from_file(bytes), StoredTask::from_file(bytes));
+    let _ = (StoredGrant::from_file(bytes), StoredLoss::from_file(bytes), StoredTask::from_file(bytes));
     let _ = Emergencies::default().load(KeyId([0xab; 8]), bytes, None);
     let feed = "main".parse().unwrap();
     let mut revocations = Revocations::default();

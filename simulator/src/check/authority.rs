@@ -422,6 +422,17 @@ impl AuthorityCheck {
         }
     }
 
+    /// What was used of each grant of a gateway's, by the block that carries its budget, and what was asked of it without an
+    /// answer.
+    pub(crate) fn used(&self, device: u32) -> &BTreeMap<BlockId, (u64, u64)> {
+        &self.known[device as usize].used
+    }
+
+    /// The bounds that hold besides a credential's own.
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// A fault that the proofs do not cover befell the disk.
     pub(crate) fn damaged(&mut self, device: u32, at: u64, suspension: &Suspension) {
         let known = &mut self.known[device as usize];

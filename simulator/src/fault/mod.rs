@@ -547,7 +547,7 @@ mod tests {
             for what in whats {
                 let takes = |keys: &[&str]| takes(name, what, keys);
                 let bare = |key: &&'static str| key.trim_end_matches('?');
-                let all: Vec<&str> = keys.iter().map(|key| bare(key)).collect();
+                let all: Vec<&str> = keys.iter().map(bare).collect();
                 let needed: Vec<&str> = keys.iter().filter(|key| !key.ends_with('?')).copied().collect();
                 // A hostile broker does one of four things, or more.
                 let fewest = if name == "broker.hostile" { [&needed[..], &["drop"]].concat() } else { needed.clone() };

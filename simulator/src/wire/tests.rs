@@ -388,6 +388,11 @@ fn both_levels_answer_the_same_on_a_slow_link() {
 }
 
 #[test]
+fn both_levels_answer_the_same_while_the_supply_fails_again_and_again() {
+    check_case_agreement("boot-loop", &short("boot-loop", "100m", "80m"));
+}
+
+#[test]
 fn both_levels_bear_other_versions_over_their_state() {
     check_agreement("upgrade-and-back");
 }
@@ -415,6 +420,8 @@ fn a_bug_that_is_planted_at_one_level_is_a_difference() {
     let whole = |name| case(menu::find(name).unwrap());
     check_difference("revoked-in-the-dark", &whole("revoked-in-the-dark"), Mutant::RevocationForgotten, "revoked");
     check_difference("flappy-link", &whole("flappy-link"), Mutant::BudgetNotCharged, "uses_spent");
+    // Answers that nobody heard excuse as many uses as they can have charged.
+    check_difference("boot-loop", &short("boot-loop", "100m", "80m"), Mutant::CounterAfterAction, "uses_spent");
     // A hostile broker excuses what gateways have not heard, not what they make of what they have.
     check_difference("hostile-broker", &short("hostile-broker", "4h", "3h"), Mutant::TaskUnrevoked, "revoked");
     // A disk that lies or fails excuses what budgets were charged, not what is revoked.

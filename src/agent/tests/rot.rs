@@ -2,9 +2,10 @@
 
 use super::super::effects::StateFile;
 use super::super::rig::{key, right, Reboot, Rig};
-use super::super::wallet::{Dated, Made, StoredTask};
+use super::super::wallet::{Dated, Made, StoredLoss, StoredTask};
 use super::*;
 use crate::ids::{BlockId, KeyId};
+use crate::wire::audit::Record;
 use crate::wire::bundle::EmergencyKey;
 use crate::wire::revocation::emergency::{Emergency, Rules};
 use crate::wire::revocation::rules::Selector;
@@ -174,4 +175,73 @@ fn a_task_or_grant_whose_file_is_damaged_is_told_and_another_may_begin() {
             check(&mut rig, &fresh.token, "read", "modbus/a", Reason::Allowed);
         }
     }
+}
+
+/// How many records tell of a file.
+fn told_of(rig: &Rig, file: &StateFile) -> usize {
+    let tells = |record: &Record| matches!(&record.event, Event::Refused(evidence) if evidence.source == file.path());
+    rig.disk.records().iter().filter(|record| tells(record)).count()
+}
+
+#[test]
+fn what_is_lost_of_a_task_is_told_once_and_counts_as_ended_until_it_must_have() {
+    let (mut rig, questions) = device();
+    let (_, over, _) = questions.iter().find(|(what, ..)| *what == "ended").unwrap();
+    let file = StateFile::Task("ended".parse().unwrap());
+    rig.disk.files.get_mut(&file).unwrap()[40] ^= 1;
+    let damaged = rig.disk.files[&file].clone();
+    for times in [1, 2] {
+        rig.restart(Reboot::Process);
+        assert_eq!(told_of(&rig, &file), times);
+        assert_eq!(rig.disk.files[&file], damaged, "it stays until its record is durable");
+    }
+    for reboot in [Reboot::Process, Reboot::Kernel, Reboot::Process] {
+        check(&mut rig, over, "read", "modbus/a", Reason::Revoked);
+        assert!(StoredLoss::from_file(&rig.disk.files[&file]).is_ok());
+        rig.restart(reboot);
+        assert_eq!(told_of(&rig, &file), 2, "once is enough");
+    }
+    let later = rig.truth + Millis::from_secs(365 * 86_400);
+    for (at, stays) in [(later, true), (later + Millis::from_secs(2 * 86_400), false)] {
+        let time = rig.time_file(at, Some(at));
+        rig.ask(0, Socket::Admin, Request::ImportTime(time));
+        assert_eq!(rig.disk.files.contains_key(&file), stays, "{at}");
+    }
+    check(&mut rig, over, "read", "modbus/a", Reason::Expired);
+}
+
+#[test]
+fn a_task_under_the_name_of_another_is_left_to_who_put_it_there() {
+    let (mut rig, _) = device();
+    let (file, other) = (StateFile::Task("ended".parse().unwrap()), StateFile::Task("other".parse().unwrap()));
+    let content = rig.disk.files.remove(&file).unwrap();
+    rig.disk.files.insert(other.clone(), content.clone());
+    rig.restart(Reboot::Process);
+    rig.pass(10);
+    assert_eq!((told_of(&rig, &other), &rig.disk.files[&other]), (1, &content));
+}
+
+#[test]
+fn a_grant_that_is_lost_stays_until_another_is_in_hand() {
+    let mut rig = Rig::new();
+    rig.sync();
+    let file = StateFile::Grant(rig.grant);
+    rig.disk.files.get_mut(&file).unwrap()[40] ^= 1;
+    let damaged = rig.disk.files[&file].clone();
+    rig.restart(Reboot::Process);
+    rig.grant = GrantId([0xbb; 16]);
+    rig.sync();
+    let (nonce, reply_to, _) = rig.requests().pop().expect("grants are asked for");
+    rig.answer_grants(nonce, reply_to, vec![b"junk".to_vec()]);
+    assert_eq!(rig.disk.files[&file], damaged, "an answer that cannot be used withdraws nothing");
+    for _ in 0..40 {
+        rig.pass(10);
+        rig.serve(Timestamp(0));
+    }
+    let (nonce, reply_to, _) = rig.requests().pop().expect("asked again");
+    let successor = rig.successor(rig.grant, Timestamp::from_secs(START_S + 4000));
+    rig.answer_grants(nonce, reply_to, vec![successor]);
+    let grants: Vec<&StateFile> = rig.disk.files.keys().filter(|file| matches!(file, StateFile::Grant(_))).collect();
+    assert_eq!(grants, [&StateFile::Grant(rig.grant)]);
+    rig.begin(vec![right("modbus/*", "read")], None);
 }

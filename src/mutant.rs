@@ -157,6 +157,8 @@ pub enum Mutant {
     LeaseEndsEmergency = 35,
     /// A boot is not charged what was leased.
     LeaseNotCharged = 36,
+    /// A grant that an answer leaves out is gone, though it may have ended by the service's clock alone.
+    LeftOutIsGone = 231,
     /// What a start could not read back of a task is taken away, and nothing in its place says that it counts as ended.
     LossForgotten = 96,
     /// A start that finds records gone says nothing of them.
@@ -303,7 +305,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 145] = [
+    pub const ALL: [Self; 146] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -378,6 +380,7 @@ impl Mutant {
         Self::LeapTaken,
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
+        Self::LeftOutIsGone,
         Self::LossForgotten,
         Self::LossUntold,
         Self::MalformedUntold,

@@ -105,6 +105,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::LeapTaken, "broker.feed fast_forward", "I5.evidence"),
     row(Mutant::LeaseEndsEmergency, "emergency", "I4.emergency"),
     row(Mutant::LeaseNotCharged, "boot-loop", "clock"),
+    row(Mutant::LeftOutIsGone, "service.ahead past a grant", "I7"),
     row(Mutant::LossForgotten, "file.rotten wallet forgotten", "I4.ended"),
     row(Mutant::LossUntold, "lying-disk", "I2"),
     row(Mutant::MalformedUntold, "wire.reuse", "I5.evidence"),

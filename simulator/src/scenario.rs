@@ -617,12 +617,6 @@ impl Scenario {
             if let FaultKind::LinkSlow { by, .. } = fault.kind {
                 self.check_slow(by).map_err(|problem| format!("fault {number} (link.slow): {problem}"))?;
             }
-            if fault.kind.copy_age() > fault.when.at {
-                let name = fault.kind.name();
-                return Err(format!(
-                    "fault {number} ({name}): `age` reaches back to before the start: make it less than `at`"
-                ));
-            }
             if let FaultKind::GroupMove(MoveTo::Group(group)) = &fault.kind {
                 if !self.groups.contains_key(group) {
                     return Err(format!("{group} is no group here: name it under `[groups]`"));
@@ -915,7 +909,6 @@ mod tests {
         check_refused("[grant]\nuses_max = 0", "uses_max");
         check_refused("[workload]\nfrom = \"3h\"", "workload.from");
         check_refused("[workload]\nrisks = [\"nix\"]", "low medium high");
-        check_refused("[[fault]]\ndo = \"image.rollback\"\nat = \"5m\"\nfor = \"2m\"\nage = \"6m\"", "`age`");
         check_refused("[[fault]]\ndo = \"reboot\"\nat = \"5m\"\nfor = \"0s\"", "`for`");
         check_refused("[[fault]]\ndo = \"broker.restart\"\nat = \"5m\"\nfor = \"1m\"\nwho = \"0\"", "`who`");
         let emergency = "[[act]]\nat = \"5m\"\nact = \"emergency\"\ndevice = 0\nwhat = \"device\"\npick = 1\nlife = 0";

@@ -18,7 +18,7 @@ use super::wallet::{Activation, Grant, StoredTask};
 use super::{Agent, Now, Source};
 use crate::ids::{GrantId, Hash};
 use crate::mutant::{active, Mutant};
-use crate::time::Millis;
+use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, GrantStep, GrantUse, TrustChange};
 use crate::wire::link::{grants_digest, Ask, Spent};
 use crate::wire::revocation::Target;
@@ -44,15 +44,16 @@ impl Agent {
         grants_digest(self.wallet.grants().filter(|(_, grant)| !self.has_ended(grant)).map(|(id, _)| *id))
     }
 
-    /// Whether a grant has ended by now at the latest, which a service that is ahead can have made it look like.
+    /// Whether a grant has ended by now at the latest, or by the service's clock: if that is ahead, it may not have.
     fn has_ended(&self, grant: &Grant) -> bool {
-        grant.claims.expires <= self.clock.powered()
+        let service = self.named.grants.map_or(Timestamp(0), |(_, at)| at);
+        grant.claims.expires <= service.max(self.clock.powered())
     }
 
     /// Asks for the grants that the device should hold where its own are others, and for successors of those that have
     /// lived or spent half. Judged by state on every tick: a clock that jumps past the time to renew skips nothing.
     pub(super) fn sync_grants(&mut self, now: Now, effects: &mut Effects) {
-        let differ = self.named.grants.is_some_and(|named| named != self.grants_held());
+        let differ = self.named.grants.is_some_and(|(named, _)| named != self.grants_held());
         if !differ {
             self.grants_tries = 0;
             self.grants_asked_at = self.grants_asked_at.filter(|_| self.grants_asked.is_some());
@@ -168,7 +169,7 @@ impl Agent {
         if self.has_ended(grant) {
             return others && grant.claims.expires <= self.clock.floor();
         }
-        others || self.named.grants == Some(grants_digest([]))
+        others || self.named.grants.is_some_and(|(named, _)| named == grants_digest([]))
     }
 
     fn put_grant_file(&self, grant: &Grant, effects: &mut Effects) {

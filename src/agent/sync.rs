@@ -65,7 +65,8 @@ pub(super) struct Named {
     pub(super) bundle_version: u64,
     pub(super) policy_version: u64,
     pub(super) feeds: Vec<Position>,
-    pub(super) grants: Option<Hash>,
+    /// The digest over the grants that the device should hold, and the service's clock when it said so.
+    pub(super) grants: Option<(Hash, Timestamp)>,
     pub(super) window: u16,
 }
 
@@ -549,7 +550,7 @@ impl Agent {
             }
         }
         self.named.feeds.truncate(64);
-        self.named.grants = Some(ack.grants);
+        self.named.grants = Some((ack.grants, ack.time));
         self.named.window = ack.window;
         match self.missing() {
             Some(missing) => self.uplink.lagging(missing, now.boottime),

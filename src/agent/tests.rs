@@ -1002,6 +1002,14 @@ fn what_has_ended_by_the_service_s_clock_alone_is_kept() {
     rig.connect(Timestamp::from_secs(START_S + 130));
     // Forty days ahead, it lists no grant that has ended by then, and answers whoever asks.
     rig.listed.clear();
+    // Its acknowledgement of audit moves no clock so far, and lists as much.
+    let ack = rig.ack(None, Timestamp::from_secs(START_S + 40 * 86_400), vec![]);
+    rig.message(Topic::DownAck(rig.device.clone()).text(&rig.fleet), ack);
+    rig.pass(60);
+    for (nonce, reply_to, _) in rig.requests() {
+        rig.answer_grants(nonce, reply_to, Vec::new());
+    }
+    assert_eq!(grants_on_disk(&rig), [grant]);
     rig.connect(Timestamp::from_secs(START_S + 40 * 86_400));
     for (nonce, reply_to, _) in rig.requests() {
         rig.answer_grants(nonce, reply_to, Vec::new());

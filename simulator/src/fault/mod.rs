@@ -458,14 +458,6 @@ impl Kind {
         }
     }
 
-    /// How old what is put back is, of those that put something back.
-    pub(crate) fn copy_age(&self) -> u64 {
-        if let Self::BrokerRestore { age } | Self::Disk { age, .. } | Self::DiskClone { age } = self {
-            return *age;
-        }
-        0
-    }
-
     /// How long it lasts.
     const fn lasts_mut(&mut self) -> Option<&mut u64> {
         match self {

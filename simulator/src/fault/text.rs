@@ -78,7 +78,7 @@ pub const KEYS: [(&str, &str); 16] = [
     ("for", "how long it lasts: \"90s\", or by chance each time \"5m..2h\""),
     ("dir", "which way: \"up\" to the broker, \"down\" from it, \"both\" where nothing is said"),
     ("by", "by how much, with its sign: \"-7h\", \"+2s\""),
-    ("age", "how old what is put back is: \"2h\""),
+    ("age", "how old what is put back is, no older than the world: \"2h\""),
     ("late", "how long it is on its way: \"10m\""),
     ("what", "which of several; they are listed"),
     ("to", "which group: its name, \"none\" or \"any\"; which firmware: \"next\", or \"before\""),

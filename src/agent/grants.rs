@@ -159,15 +159,16 @@ impl Agent {
     }
 
     /// Whether a grant that an answer leaves out is to go. The service leaves out what has ended by its clock too, and that may
-    /// be wrong and set right again: what may have ended goes once that is proven and another one is in hand, and the last one
-    /// goes only if the acknowledgement before said that there is none.
+    /// be wrong and set right again: what may have ended goes with another one in hand, once that is proven or there is no room
+    /// for both; and the last one goes only if the acknowledgement before said that there is none.
     fn is_withdrawn(&self, grant: &Grant, kept: &[GrantId]) -> bool {
         let others = !kept.is_empty();
         if crate::mutant::active(crate::mutant::Mutant::LeftOutIsGone) {
             return true;
         }
         if self.has_ended(grant) {
-            return others && grant.claims.expires <= self.clock.floor();
+            let proven = grant.claims.expires <= self.clock.floor();
+            return others && (proven || self.wallet.grants().count() > self.profile.wallet.grants_max);
         }
         others || self.named.grants.is_some_and(|(named, _)| named == grants_digest([]))
     }

@@ -49,7 +49,11 @@ impl World<'_> {
             Act::BrokerBackup { backup } => self.broker.backup(backup),
             Act::BrokerDelay { what, late, turn } => {
                 self.fault(turn);
-                self.broker.delay(what, late, turn);
+                self.broker.delay(what, None, late, turn);
+            }
+            Act::BrokerDelayFor { device, what, late, turn } => {
+                self.fault(turn);
+                self.broker.delay(what, Some(device), late, turn);
             }
             Act::BrokerEmergency { trick, pick } => self.trick_with_emergencies(trick, pick),
             Act::BrokerFeed { device, trick } => self.plant_on_feed(device, trick),

@@ -633,6 +633,7 @@ pub(crate) fn concerns(act: &Act) -> Concerns {
         | Act::LinkUp { device, .. }
         | Act::PowerCut { device, .. }
         | Act::ProcessDowngrade { device, .. }
+        | Act::BrokerDelayFor { device, .. }
         | Act::ProcessRestart { device, .. }
         | Act::ProcessStop { device, .. }
         | Act::ProcessUpgrade { device, .. }

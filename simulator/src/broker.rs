@@ -99,7 +99,7 @@ pub(crate) struct Broker {
     first_snapshot: BTreeMap<String, Vec<u8>>,
     hostility: Hostility,
     /// Statements that it keeps back, and how late they come if they do.
-    delays: BTreeMap<Statement, Option<u64>>,
+    delays: BTreeMap<(Statement, Option<u32>), Option<u64>>,
     /// How often it did what to messages.
     done: BTreeMap<&'static str, u64>,
     rng: ChaCha8Rng,
@@ -167,7 +167,7 @@ impl Broker {
         filters: Vec<String>,
         will: Option<(String, Vec<u8>)>,
     ) -> Vec<Delivery> {
-        let retained = self.retained_for(To::Conn(conn), &filters);
+        let retained = self.retained_for(To::Conn(conn), Some(device), &filters);
         filters.iter().for_each(|filter| self.readers.add(conn, filter));
         self.sessions.insert(conn, Session { device, filters, will });
         self.session_of.insert(device, conn);
@@ -176,7 +176,7 @@ impl Broker {
 
     /// A gateway subscribes to more, and leaves what it has read: what is retained of that.
     pub(crate) fn read(&mut self, conn: ConnId, places: Vec<String>, left: &[String]) -> Vec<Delivery> {
-        let retained = self.retained_for(To::Conn(conn), &places);
+        let retained = self.retained_for(To::Conn(conn), self.device_at(conn), &places);
         let Some(session) = self.sessions.get_mut(&conn) else { return Vec::new() };
         left.iter().for_each(|filter| self.readers.remove(conn, filter));
         places.iter().for_each(|filter| self.readers.add(conn, filter));
@@ -187,12 +187,12 @@ impl Broker {
 
     /// What whoever subscribes to these filters is shown.
     pub(crate) fn shown(&mut self, filters: &[String]) -> Vec<Delivery> {
-        self.retained_for(To::Service, filters)
+        self.retained_for(To::Service, None, filters)
     }
 
     /// The service connects and subscribes.
     pub(crate) fn connect_service(&mut self, filters: Vec<String>) -> Vec<Delivery> {
-        let retained = self.retained_for(To::Service, &filters);
+        let retained = self.retained_for(To::Service, None, &filters);
         self.service = Some(filters);
         retained
     }
@@ -240,7 +240,7 @@ impl Broker {
             self.did("broker.hostile drop");
             return Vec::new();
         }
-        if statement(topic).is_some_and(|what| self.delays.get(&what) == Some(&None)) {
+        if statement(topic).is_some_and(|what| self.delays.get(&(what, None)) == Some(&None)) {
             self.did("broker.withhold");
             return Vec::new();
         }
@@ -269,7 +269,17 @@ impl Broker {
     fn mistreat(&mut self, to: To, topic: &str, payload: Vec<u8>) -> Vec<Delivery> {
         let mut delivery = Delivery { to, topic: topic.to_owned(), payload, after: 0 };
         let how = self.hostility;
-        if let Some(late) = statement(topic).and_then(|what| self.delays.get(&what).copied().flatten()) {
+        let device = match to {
+            To::Conn(conn) => self.device_at(conn),
+            To::Service => None,
+        };
+        let from_it = self.kept_from(device, topic);
+        if from_it == Some(None) {
+            self.did("broker.withhold");
+            return Vec::new();
+        }
+        let from_all = statement(topic).and_then(|what| self.delays.get(&(what, None)).copied().flatten());
+        if let Some(late) = from_it.flatten().max(from_all) {
             self.did("broker.delay");
             delivery.after = late;
         }
@@ -320,11 +330,11 @@ impl Broker {
         self.hostility = how;
     }
 
-    /// Keeps back a kind of statement from now on, or gives it out late, or ceases to.
-    pub(crate) fn delay(&mut self, what: Statement, late: Option<u64>, turn: Turn) {
+    /// Keeps back a kind of statement from now on, from one gateway or from all, or gives it out late, or ceases to.
+    pub(crate) fn delay(&mut self, what: Statement, device: Option<u32>, late: Option<u64>, turn: Turn) {
         match turn {
-            Turn::Begins => drop(self.delays.insert(what, late)),
-            Turn::Ends => drop(self.delays.remove(&what)),
+            Turn::Begins => drop(self.delays.insert((what, device), late)),
+            Turn::Ends => drop(self.delays.remove(&(what, device))),
         }
     }
 
@@ -360,7 +370,10 @@ impl Broker {
         }
         let sessions: Vec<(ConnId, Vec<String>)> =
             self.sessions.iter().map(|(conn, session)| (*conn, session.filters.clone())).collect();
-        sessions.into_iter().flat_map(|(conn, filters)| self.retained_for(To::Conn(conn), &filters)).collect()
+        sessions
+            .into_iter()
+            .flat_map(|(conn, filters)| self.retained_for(To::Conn(conn), self.device_at(conn), &filters))
+            .collect()
     }
 
     /// Sends a gateway a run of old messages that it was once meant to get.
@@ -380,7 +393,17 @@ impl Broker {
         run.map(deliver).collect()
     }
 
-    fn retained_for(&self, to: To, filters: &[String]) -> Vec<Delivery> {
+    /// The gateway that a connection is of.
+    fn device_at(&self, conn: ConnId) -> Option<u32> {
+        self.sessions.get(&conn).map(|session| session.device)
+    }
+
+    /// How a statement is kept back from one gateway, if it is: how late it comes, or that it does not.
+    fn kept_from(&self, device: Option<u32>, topic: &str) -> Option<Option<u64>> {
+        self.delays.get(&(statement(topic)?, Some(device?))).copied()
+    }
+
+    fn retained_for(&mut self, to: To, device: Option<u32>, filters: &[String]) -> Vec<Delivery> {
         let of_filter = |filter: &String| {
             let filter = filter.clone();
             let begin = filter.split('+').next().unwrap_or_default().to_owned();
@@ -393,7 +416,11 @@ impl Broker {
             payload: payload.clone(),
             after: 0,
         };
-        filters.iter().flat_map(of_filter).map(deliver).collect()
+        let all: Vec<Delivery> = filters.iter().flat_map(of_filter).map(deliver).collect();
+        let (kept, shown): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|delivery| self.kept_from(device, &delivery.topic) == Some(None));
+        kept.iter().for_each(|_| self.did("broker.withhold"));
+        shown
     }
 }
 
@@ -494,15 +521,31 @@ mod tests {
         let mut broker = connected();
         let (head, list) = ("f/feed/main/head", "f/feed/main/snap/rules/3");
         broker.connect(2, 1, vec![head.into(), list.into()], None);
-        broker.delay(Statement::Heads, None, Turn::Begins);
-        broker.delay(Statement::Lists, Some(70), Turn::Begins);
+        broker.delay(Statement::Heads, None, None, Turn::Begins);
+        broker.delay(Statement::Lists, None, Some(70), Turn::Begins);
         assert!(broker.publish(head, vec![1], Retain::Yes).is_empty());
         assert_eq!(broker.publish(list, vec![1], Retain::Yes)[0].after, 70);
-        broker.delay(Statement::Heads, None, Turn::Ends);
+        broker.delay(Statement::Heads, None, None, Turn::Ends);
         assert_eq!(broker.publish(head, vec![2], Retain::Yes).len(), 1);
         assert_eq!(broker.done()["broker.withhold"], 1);
         assert_eq!(statement("f/dev/gw/down/ack"), Some(Statement::Acks));
         assert_eq!(statement("f/dev/gw/up/hello"), None);
+    }
+
+    #[test]
+    fn what_is_kept_from_one_gateway_others_are_shown() {
+        let mut broker = connected();
+        let head = "f/feed/main/head";
+        broker.connect(2, 1, vec![head.into()], None);
+        broker.connect(3, 2, vec![head.into()], None);
+        broker.delay(Statement::Heads, Some(1), None, Turn::Begins);
+        broker.delay(Statement::Heads, Some(2), Some(70), Turn::Begins);
+        let shown = broker.publish(head, vec![1], Retain::Yes);
+        assert_eq!(shown.iter().map(|to| (to.to, to.after)).collect::<Vec<_>>(), [(To::Conn(3), 70)]);
+        assert!(broker.connect(4, 1, vec![head.into()], None).is_empty(), "nor when it connects again");
+        assert_eq!(broker.done()["broker.withhold"], 2);
+        broker.delay(Statement::Heads, Some(1), None, Turn::Ends);
+        assert_eq!(broker.connect(5, 1, vec![head.into()], None).len(), 1, "it was there all the time");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::fault::{Fault, Hostility, Kind};
+use crate::fault::{Fault, Hostility, Kind, Who};
 use crate::random::{below, between, stream};
 use crate::scenario::Scenario;
 
@@ -205,7 +205,7 @@ fn expand(fault: &Fault, number: u32, scenario: &Scenario, seed: u64, entries: &
         let kind = fault.lasting(below(&mut length, fault.longer.saturating_add(1)));
         let backup = number * 1000 + occurrence % 1000;
         let of = Occurrence { fault: number + 1, time: occurrence };
-        acts(&kind, at, &targets, backup, scenario.heal, seed, of, entries);
+        acts(&kind, at, (&targets, fault.who == Who::All), backup, scenario.heal, seed, of, entries);
         match fault.when.every {
             Some(every) if due + every <= fault.when.until => due += every,
             Some(_) | None => break,
@@ -217,7 +217,7 @@ fn expand(fault: &Fault, number: u32, scenario: &Scenario, seed: u64, entries: &
 fn acts(
     kind: &Kind,
     at: u64,
-    targets: &[u32],
+    (targets, everybody): (&[u32], bool),
     backup: u32,
     heal: u64,
     seed: u64,
@@ -233,9 +233,16 @@ fn acts(
         Kind::BrokerAck(trick) => {
             targets.iter().for_each(|d| push(at, Act::BrokerAck { device: *d, trick: *trick }));
         }
-        Kind::BrokerDelay { lasts, what, late } => {
+        Kind::BrokerDelay { lasts, what, late } if everybody => {
             push(at, Act::BrokerDelay { what: *what, late: *late, turn: Turn::Begins });
             push(end(*lasts), Act::BrokerDelay { what: *what, late: *late, turn: Turn::Ends });
+        }
+        Kind::BrokerDelay { lasts, what, late } => {
+            for device in targets {
+                let act = |turn| Act::BrokerDelayFor { device: *device, what: *what, late: *late, turn };
+                push(at, act(Turn::Begins));
+                push(end(*lasts), act(Turn::Ends));
+            }
         }
         Kind::BrokerEmergency(trick) => push(at, Act::BrokerEmergency { trick: *trick, pick: pick(0) }),
         Kind::BrokerFeed(trick) => {

@@ -275,6 +275,7 @@ fn kind(act: &Act) -> Kind {
         // It shows once somebody notices.
         Act::LinkDown { .. } | Act::LinkHalfOpen { .. } => Kind::OfLink,
         Act::BrokerDelay { turn: at, .. }
+        | Act::BrokerDelayFor { turn: at, .. }
         | Act::ClockFreeze { turn: at, .. }
         | Act::DiskRefuses { turn: at, .. }
         | Act::DiskSync { turn: at, .. }

@@ -134,7 +134,9 @@ impl Draw {
             _ => "one",
         };
         let mut text = format!("at = \"{at}\"\n");
-        if !is_of_the_fleet(name) {
+        // These have been of the whole fleet since worlds were first drawn, and stay so: each seed keeps its world.
+        let of_all = is_of_the_fleet(name) || ["broker.delay", "broker.withhold"].contains(&name);
+        if !of_all {
             text += &format!("who = \"{who}\"\n");
         }
         if happens(&mut self.rng, 60) {

@@ -26,6 +26,12 @@ pub(crate) fn of(act: &Act) -> String {
         Act::BrokerDelay { what, late: None, turn } => {
             format!("the broker keeps {} back, {}", name(what), from_now(*turn))
         }
+        Act::BrokerDelayFor { device, what, late: Some(late), turn } => {
+            format!("the broker gives gw-{device} {} late by {}, {}", name(what), span(late), from_now(*turn))
+        }
+        Act::BrokerDelayFor { device, what, late: None, turn } => {
+            format!("the broker keeps {} back from gw-{device}, {}", name(what), from_now(*turn))
+        }
         Act::BrokerEmergency { trick, .. } => {
             format!("the broker keeps another statement at an emergency key's place: {}", name(trick))
         }

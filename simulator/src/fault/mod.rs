@@ -80,15 +80,13 @@ const CATALOGUE: [(&str, &[Named]); 8] = [
 ];
 
 /// Faults that befall the whole fleet, whoever is named.
-const OF_THE_FLEET: [&str; 11] = [
-    "broker.delay",
+const OF_THE_FLEET: [&str; 9] = [
     "broker.emergency",
     "broker.forget",
     "broker.hostile",
     "broker.lose",
     "broker.restart",
     "broker.restore",
-    "broker.withhold",
     "key.rotate",
     "revoke.storm",
     "service.stop",
@@ -210,7 +208,7 @@ pub struct When {
 pub enum Kind {
     /// The broker tampers with the next acknowledgement of a gateway's `hello`.
     BrokerAck(AckTrick),
-    /// The broker keeps back one kind of signed statement for a while, or gives it out late.
+    /// The broker keeps back one kind of signed statement for a while, or gives it out late: from all, or from some alone.
     BrokerDelay {
         /// How long.
         lasts: u64,

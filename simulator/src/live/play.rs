@@ -457,6 +457,7 @@ impl<'a> Play<'a> {
             | Act::BrokerAck { .. }
             | Act::BrokerBackup { .. }
             | Act::BrokerDelay { .. }
+            | Act::BrokerDelayFor { .. }
             | Act::BrokerEmergency { .. }
             | Act::BrokerFeed { .. }
             | Act::BrokerForget { .. }

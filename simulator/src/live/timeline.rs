@@ -170,8 +170,10 @@ fn unapplied(act: &Act) -> Option<String> {
         Act::BrokerAck { .. } => Some("broker.ack".into()),
         Act::Wire { trick, .. } => Some(trick.name().into()),
         Act::BrokerBackup { .. } | Act::BrokerRestore { .. } => Some("broker.restore".into()),
-        Act::BrokerDelay { late: Some(_), .. } => Some("broker.delay".into()),
-        Act::BrokerDelay { late: None, .. } => Some("broker.withhold".into()),
+        Act::BrokerDelay { late: Some(_), .. } | Act::BrokerDelayFor { late: Some(_), .. } => {
+            Some("broker.delay".into())
+        }
+        Act::BrokerDelay { late: None, .. } | Act::BrokerDelayFor { late: None, .. } => Some("broker.withhold".into()),
         Act::BrokerEmergency { .. } => Some("broker.emergency".into()),
         Act::BrokerFeed { .. } => Some("broker.feed".into()),
         Act::BrokerForget { what } => Some(what.name().into()),

@@ -52,6 +52,17 @@ pub enum Act {
         /// Whether it begins.
         turn: Turn,
     },
+    /// The broker begins or ceases to keep back a kind of statement from one gateway, which others are shown.
+    BrokerDelayFor {
+        /// From this one.
+        device: u32,
+        /// What.
+        what: Statement,
+        /// How late each comes; none: not at all.
+        late: Option<u64>,
+        /// Whether it begins.
+        turn: Turn,
+    },
     /// The broker keeps a backup of what it has retained.
     BrokerBackup {
         /// Names the backup.
@@ -418,6 +429,7 @@ macro_rules! device_of {
             Act::Authorize { device, .. }
             | Act::Begin { device, .. }
             | Act::BrokerAck { device, .. }
+            | Act::BrokerDelayFor { device, .. }
             | Act::BrokerFeed { device, .. }
             | Act::BrokerReplay { device, .. }
             | Act::ClockDrift { device, .. }
@@ -498,6 +510,7 @@ impl Act {
     pub(crate) fn half(&self) -> Option<(String, Turn)> {
         let (what, turn) = match self {
             Self::BrokerDelay { what, turn, .. } => (format!("broker.delay {what:?}"), *turn),
+            Self::BrokerDelayFor { device, what, turn, .. } => (format!("broker.delay {what:?} {device}"), *turn),
             Self::BrokerStart => ("broker.stop".into(), Turn::Ends),
             Self::BrokerStop { .. } => ("broker.stop".into(), Turn::Begins),
             Self::ClockFreeze { device, turn } => (format!("clock.freeze {device}"), *turn),

@@ -93,6 +93,10 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
             let name = Kind::BrokerDelay { lasts: 0, what: *what, late: *late }.name();
             (Whom::Broker, name, (*turn).into())
         }
+        Act::BrokerDelayFor { device, what, late, turn } => {
+            let name = Kind::BrokerDelay { lasts: 0, what: *what, late: *late }.name();
+            (at(device), name, (*turn).into())
+        }
         Act::BrokerEmergency { trick, .. } => (Whom::Broker, trick.name(), ONCE),
         Act::BrokerFeed { device, trick } => (at(device), trick.name(), ONCE),
         Act::BrokerForget { what } => (Whom::Broker, what.name(), ONCE),

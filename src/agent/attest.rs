@@ -31,10 +31,11 @@ pub fn selectors_as(evidence: &Evidence, process: &Process) -> Vec<String> {
 }
 
 /// Whether who asks may be the workload of which these selectors were attested: it is of the same user, and in no other unit or
-/// container as far as that is known of both.
+/// container as far as that is known of both. A unit that was started again is the same one: what outlived it is still there.
 pub fn may_be(asker: &[String], workload: &[String]) -> bool {
     let is_user = |selector: &&String| selector.starts_with("unix:uid:");
-    let is_place = |selector: &&String| !selector.starts_with("unix:");
+    let is_place =
+        |selector: &&String| !["unix:", "systemd:invocation_id:"].iter().any(|kind| selector.starts_with(kind));
     let same_user = workload.iter().filter(is_user).all(|user| asker.contains(user));
     let placed = asker.iter().any(|selector| is_place(&selector));
     same_user && (!placed || workload.iter().filter(is_place).all(|place| asker.contains(place)))
@@ -117,6 +118,28 @@ mod tests {
         check_path(Some("/a\nb"), false);
         check_path(Some(&format!("/{}", "a".repeat(VALUE_BYTES_MAX))), false);
         check_path(None, false);
+    }
+
+    #[test]
+    fn whoever_is_of_the_same_user_and_in_no_other_place_may_be_it() {
+        let of = |place: &str| -> Vec<String> {
+            ["unix:uid:1001", "unix:path:/usr/bin/x"]
+                .into_iter()
+                .chain(place.split_whitespace())
+                .map(str::to_owned)
+                .collect()
+        };
+        for (asker, workload, may) in [
+            ("", "", true),
+            ("systemd:id:a", "systemd:id:a", true),
+            ("systemd:id:a systemd:invocation_id:1", "systemd:id:a systemd:invocation_id:2", true),
+            ("systemd:id:b", "systemd:id:a", false),
+            ("docker:id:1", "docker:id:2", false),
+            ("", "systemd:id:a", true),
+        ] {
+            assert_eq!(may_be(&of(asker), &of(workload)), may, "{asker:?} and {workload:?}");
+        }
+        assert!(!may_be(&["unix:uid:7".to_owned()], &of("")));
     }
 
     #[track_caller]

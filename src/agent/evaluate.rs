@@ -62,8 +62,8 @@ impl Judge<'_> {
         self.points(verified, upper, self.policy.asks.contains("time"))
     }
 
-    /// Whether the token's checks on what is done, and to what, let something pass, whatever else a request tells. Checks that
-    /// are about neither are left to that, and so is the policy.
+    /// Whether the token's checks on what is done, and to what, let something pass where a request tells nothing else. Checks
+    /// that are about neither are left to the request, and so is the policy; one that mixes the two does not pass here.
     ///
     /// # Errors
     /// Why not.

@@ -1,7 +1,8 @@
 //! What a token is good for, told to an enforcement point (RFC 7662).
 //!
 //! Owns: for which of a token's rights the whole of it would be allowed now; what is told of it.
-//! Never: says of a token that is not good why; tells of more than would be allowed, whatever a request brings with it.
+//! Never: says of a token that is not good why; tells of more than would be allowed, whatever a request brings with
+//! it that can be evaluated: a clause that cannot be, such as a number held against a text, denies the request all the same.
 //! Read next: `decide.rs`, whose road this is but for the question; `shell/http/oauth.rs` for its form.
 //!
 //! Whoever is told that a token is active lets a request through on that. So the answer is a decision: on record before it is

@@ -44,8 +44,9 @@ fn all(entries: &[Entry]) -> String {
             }
         }
     }
-    text + "Each has `at` too, and may have `every` with `until`, `jitter` and `who`, which says what `it` is; of its own keys those with a ? may be left \
-            out. What a fault's keys say: `hardtack-sim faults NAME`"
+    text + "Each has `at` too, and may have `every` with `until`, and `jitter`; what does not befall the whole fleet may have \
+            `who`, which says what `it` is. Of its own keys those with a ? may be left out. What a fault's keys say: \
+            `hardtack-sim faults NAME`"
 }
 
 /// A key, and what it can be where that is one of a few.

@@ -81,6 +81,19 @@ pub enum RunError {
     Thread(std::io::Error),
 }
 
+impl RunError {
+    /// Whether an agent that ran before may start again later, by what others do or by itself: descriptors come back, somebody
+    /// mounts what was away.
+    const fn may_pass(&self) -> bool {
+        match self {
+            Self::BootId(_) | Self::Keys(_) | Self::Store(_) => true,
+            #[cfg(feature = "crash-points")]
+            Self::Supply(_) => true,
+            Self::NotEnrolled | Self::Panicked | Self::Thread(_) | Self::Unstartable(_) => false,
+        }
+    }
+}
+
 impl From<Unstartable> for RunError {
     fn from(why: Unstartable) -> Self {
         match why {
@@ -125,10 +138,12 @@ pub fn start(machine: Machine, inbox: Arc<Inbox>, runtime: Handle) -> Result<Run
 }
 
 impl Running {
-    /// Returns once the loop has ended.
+    /// Returns once the loop has ended, however often it is asked.
     pub async fn ended(&mut self) {
-        // Nothing is ever sent: the sender goes when the thread does.
-        let _ = (&mut self.ended).await;
+        if !self.ended.is_terminated() {
+            // Nothing is ever sent: the sender goes when the thread does.
+            let _ = (&mut self.ended).await;
+        }
     }
 
     /// How it ended.
@@ -176,7 +191,7 @@ fn reopen(machine: &Machine, inbox: &Arc<Inbox>) -> Result<Option<Session>, RunE
                 tracing::info!(event = "store.reopened", mode = session.agent.mode().name());
                 return Ok(Some(session));
             }
-            Err(RunError::Store(error)) => {
+            Err(error) if error.may_pass() => {
                 tracing::warn!(event = "store.failed", %error, retry_ms = wait.0);
                 wait = Millis((wait.0 * 2).min(REOPEN_MAX.0));
             }

@@ -130,15 +130,15 @@ fn an_agent_without_descriptors_loses_nothing_and_goes_on() {
     assert_eq!(decide(&mut first), 200);
     let held: Vec<UnixStream> = (0..100).map(|_| connect(&agent)).collect();
     daemon.wait_for("api.accept");
-    for _ in 0..100 {
-        decide(&mut first);
-    }
+    let failed = (0..100).filter(|_| decide(&mut first) != 200).count();
+    assert_ne!(failed, 0, "an anchor has to be opened for some of these");
+    // All that is on disk is read again then, for which there are no descriptors either: none of it is damaged for that.
+    daemon.wait_until(|line| !line["retry_ms"].is_null() || line["event"] == "store.reopened");
     drop(held);
     settles_at(&daemon, before + 1);
     // What could not be written is written again once there is a descriptor for it.
-    if decide(&mut first) != 200 {
-        daemon.first("store.reopened");
-        assert_eq!(decide(&mut first), 200);
+    while decide(&mut first) != 200 {
+        daemon.wait_for("store.reopened");
     }
     drop(first);
     assert_eq!(

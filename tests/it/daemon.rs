@@ -148,14 +148,26 @@ pub(crate) struct Daemon {
 impl Daemon {
     #[track_caller]
     pub(crate) fn wait_for(&mut self, event: &str) -> Value {
+        self.wait_until(|line| line["event"] == event)
+    }
+
+    /// The next line of the log that is what is waited for.
+    #[track_caller]
+    pub(crate) fn wait_until(&mut self, awaited: impl Fn(&Value) -> bool) -> Value {
         loop {
-            let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("no {event} in {:#?}", self.log) };
+            let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("it is not in {:#?}", self.log) };
             self.log.push(line.clone());
-            let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            if line["event"] == event {
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no record: {}", self.rest(line)));
+            if awaited(&line) {
                 return line;
             }
         }
+    }
+
+    /// A line that is no record, and what follows it: a panic is told in more than one line.
+    fn rest(&self, line: String) -> String {
+        let follows = std::iter::from_fn(|| self.lines.recv_timeout(Duration::from_secs(1)).ok());
+        std::iter::once(line).chain(follows).collect::<Vec<_>>().join("\n")
     }
 
     /// The first of these events, though another was waited for since.

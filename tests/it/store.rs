@@ -18,6 +18,7 @@ use hardtack::time::Timestamp;
 use hardtack::wire::audit::segment::{grow, Loaded, SegmentHeader};
 use hardtack::wire::audit::{self, extend, genesis, Evidence, Record};
 use hardtack::wire::envelope::Signed;
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
 use crate::support::strace::{self, Due, Moment};
 use crate::support::{cannot_run, COMPLETE};
@@ -521,6 +522,9 @@ fn next_said(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> Optio
 fn in_another_process() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let (role, dir) = role.split_once(' ').unwrap();
+    if role == "short-of-descriptors" {
+        return open_with_few_descriptors(Path::new(dir));
+    }
     let (mut writing, _) = Writing::start(Path::new(dir));
     match role {
         "hold" => {
@@ -619,6 +623,46 @@ fn a_limit_of_the_file_size_is_an_error_and_loses_nothing() {
     let (mut store, recovered) = open(temp.path()).unwrap();
     let found = served(&mut store, &recovered.eras);
     assert!(found[&1] >= told[&1], "{found:?} {told:?}");
+}
+
+/// With none left, then one, then two, until there are enough.
+fn open_with_few_descriptors(dir: &Path) {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: limit.maximum }).unwrap();
+    for left in 0.. {
+        let mut taken: Vec<fs::File> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+        taken.truncate(taken.len() - left);
+        let opened = open(dir).map(|(mut store, recovered)| (served(&mut store, &recovered.eras), recovered));
+        drop(taken);
+        match opened {
+            Err(error) => say(format_args!("{left}: {error}")),
+            Ok((served, recovered)) => {
+                assert!(recovered.events.is_empty(), "{left}: {:?}", recovered.events);
+                say(format_args!("{left}: {served:?}"));
+                return;
+            }
+        }
+    }
+}
+
+/// What cannot be opened for want of a descriptor is not damaged: nothing is known of it, and it is there later.
+#[test]
+fn too_few_descriptors_are_an_error_and_damage_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    // Too large to be copied to the next: each has a folder of its own.
+    for _ in 0..3 {
+        let (mut writing, _) = Writing::start(temp.path());
+        writing.begin().unwrap();
+        writing.write(600).unwrap();
+    }
+    let output = child(&[], "short-of-descriptors", temp.path()).output().unwrap();
+    let mut lines = std::str::from_utf8(&output.stdout).unwrap().lines().map(|line| Ok(line.to_owned()));
+    let said: Vec<String> = std::iter::from_fn(|| next_said(&mut lines)).collect();
+    assert!(output.status.success(), "{said:#?} {}", String::from_utf8_lossy(&output.stderr));
+    let (last, before) = said.split_last().unwrap();
+    assert!(last.ends_with("{1: 601, 2: 601, 3: 601}"), "{last}");
+    assert!(before.len() > 2, "the lock and each era need one: {said:#?}");
+    assert!(before.iter().all(|line| line.contains("Too many open files")), "{said:#?}");
 }
 
 /// A file system of its own, as far as this machine allows it.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::folder::{set_aside, Folder};
 use super::{allowed, Event, Needs, StoreError};
 use crate::agent::Anchor;
-use crate::shell::files::{open_file, sync_parent, FileError};
+use crate::shell::files::{is_shortage, open_file, sync_parent, FileError};
 use crate::wire::{decode, encode};
 
 /// Says what the file is, and in which format.
@@ -55,6 +55,7 @@ impl Slots {
                 Ok(None) => {}
                 Ok(Some(anchor)) if best.as_ref().is_some_and(|(_, other)| other.generation >= anchor.generation) => {}
                 Ok(Some(anchor)) => best = Some((slot, anchor)),
+                Err(error) if is_shortage(&error) => return Err(FileError::io("read", path, error).into()),
                 Err(error) => events.push(Event::SlotUnusable { slot, error: error.to_string() }),
             }
         }

@@ -21,7 +21,7 @@ use super::StoreError;
 use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
 use crate::agent::room::{Class, Weighed, ROW_BYTES};
 use crate::ids::EraId;
-use crate::shell::files::{create_dir, open_file, sync_dir, sync_parent, temporary, FileError};
+use crate::shell::files::{create_dir, is_shortage, open_file, sync_dir, sync_parent, temporary, FileError};
 
 /// sled's segment. Large, because a page of more than a quarter of it goes to a file of its own that sled never syncs.
 const SLED_SEGMENT_BYTES: usize = 512 * 1024;
@@ -234,14 +234,20 @@ pub(super) enum Rewritten {
 
 impl Older {
     /// Reads a folder once, from front to back. What is read is durable.
-    pub(super) fn open(dir: PathBuf, number: u64) -> Self {
+    ///
+    /// # Errors
+    /// As [`Older::read_from`].
+    pub(super) fn open(dir: PathBuf, number: u64) -> Result<Self, FileError> {
         // Power went while it was written anew. If it cannot go now, it goes with the folder.
         let _ = fs::remove_file(temporary(&dir.join("db")));
         Self::read_from(dir, number, Reading::Synced)
     }
 
     /// Reads a folder once, from front to back.
-    pub(super) fn read_from(dir: PathBuf, number: u64, reading: Reading) -> Self {
+    ///
+    /// # Errors
+    /// Where the system is short of something: what is there is not known then. Whatever else is wrong is what was found.
+    pub(super) fn read_from(dir: PathBuf, number: u64, reading: Reading) -> Result<Self, FileError> {
         let used_bytes = bytes_below(&dir);
         let mut older = Self {
             file: None,
@@ -270,10 +276,11 @@ impl Older {
                 older.file = Some(file);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_shortage(&error) => return Err(FileError::io("open", &older.dir.join("db"), error)),
             Err(error) => older.unreadable = Some(error.to_string()),
         }
         older.read();
-        older
+        Ok(older)
     }
 
     /// Finds where everything is.
@@ -404,7 +411,7 @@ impl Older {
         match written {
             Ok(true) => {
                 sync_dir(&self.dir)?;
-                *self = Self::open(self.dir.clone(), self.number);
+                *self = Self::open(self.dir.clone(), self.number)?;
                 Ok(Rewritten::Done)
             }
             Ok(false) => {

@@ -135,7 +135,8 @@ fn empty(folder: &Path) -> Result<(), StoreError> {
 /// The content of those of these paths that are state files. One that cannot be read is told and left out.
 ///
 /// # Errors
-/// When others can read or change the audit key: what it signed proves nothing then.
+/// When others can read or change the audit key: what it signed proves nothing then. When the system is short of something:
+/// nobody knows then what is in them.
 pub(super) fn read_known(
     folder: &Path,
     paths: &[String],
@@ -160,6 +161,7 @@ pub(super) fn read_known(
             Ok(content) => files.push((file, content)),
             Err(error) if error.is_missing() => {}
             Err(error @ (FileError::TooOpen { .. } | FileError::NotOurs { .. })) => return Err(error.into()),
+            Err(error) if error.is_shortage() => return Err(error.into()),
             Err(FileError::Io { source, .. }) => {
                 events.push(Event::FileUnreadable { path: path.clone(), error: source.to_string() });
             }

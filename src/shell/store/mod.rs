@@ -422,7 +422,7 @@ impl Store {
     fn begin(&mut self, era: EraId, fresh: &Given) -> Result<Vec<u64>, StoreError> {
         if let Some(writer) = self.current.take() {
             let (number, dir) = (writer.id.number, writer.close());
-            self.older.insert(number, Older::open(dir, number));
+            self.older.insert(number, Older::open(dir, number)?);
         }
         let dir = self.folder.join("eras").join(format!("{:020}", era.number));
         #[cfg(feature = "crash-points")]
@@ -660,7 +660,7 @@ fn read_eras(folder: &Folder, anchor: Option<&Anchor>) -> Result<Vec<Older>, Sto
             // It was on its way out when power went. If it cannot go now, it goes at another start.
             let _ = fs::remove_dir_all(eras.join(&name));
         } else if let Some(number) = number(&name) {
-            older.push(Older::open(eras.join(&name), number));
+            older.push(Older::open(eras.join(&name), number)?);
         }
     }
     Ok(older)

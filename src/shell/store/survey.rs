@@ -125,7 +125,7 @@ impl Survey {
                     notes.push(format!("more than {FOLDERS_MAX} folders of eras: {sub}/{name} is left out"));
                     continue;
                 }
-                let older = Older::read_from(state_dir.join(sub).join(&name), number, Reading::AsItIs);
+                let older = Older::read_from(state_dir.join(sub).join(&name), number, Reading::AsItIs)?;
                 folders.push(FolderNote {
                     path: format!("{sub}/{name}"),
                     bytes: older.used_bytes,

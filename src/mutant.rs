@@ -58,6 +58,8 @@ pub enum Mutant {
     CountsShedUntold = 13,
     /// What revokes this device revokes nothing.
     DeviceUnrevoked = 70,
+    /// What is made here is dated from P, where decisions look at the system clock: it is over before it is used.
+    DatedByPowered = 232,
     /// The oscillator counts as exact.
     DriftIgnored = 71,
     /// A token whose bucket was dropped is judged by the clock alone.
@@ -159,6 +161,8 @@ pub enum Mutant {
     LeaseNotCharged = 36,
     /// A grant that an answer leaves out is gone, though it may have ended by the service's clock alone.
     LeftOutIsGone = 231,
+    /// What is made here lives up to its date, though the system clock that it was dated by was wrong.
+    LifeUncounted = 233,
     /// What a start could not read back of a task is taken away, and nothing in its place says that it counts as ended.
     LossForgotten = 96,
     /// A start that finds records gone says nothing of them.
@@ -305,7 +309,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 146] = [
+    pub const ALL: [Self; 148] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -331,6 +335,7 @@ impl Mutant {
         Self::CounterAfterAction,
         Self::CountsShedUntold,
         Self::DeviceUnrevoked,
+        Self::DatedByPowered,
         Self::DriftIgnored,
         Self::DroppedForgotten,
         Self::DroppedKeyAccepted,
@@ -381,6 +386,7 @@ impl Mutant {
         Self::LeaseEndsEmergency,
         Self::LeaseNotCharged,
         Self::LeftOutIsGone,
+        Self::LifeUncounted,
         Self::LossForgotten,
         Self::LossUntold,
         Self::MalformedUntold,

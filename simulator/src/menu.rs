@@ -40,6 +40,7 @@ menu! {
     "lying-disk"
     "month-away"
     "not-from-the-dead"
+    "overnight"
     "power-cuts"
     "revocation-storm"
     "revoked-in-the-dark"

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::request::Origin;
-use hardtack::ids::{BlockId, DeviceId, GrantId, GroupId, TaskId};
+use hardtack::ids::{BlockId, BootId, DeviceId, GrantId, GroupId, TaskId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::audit::{Initiator, NamedStep};
 use hardtack::wire::link::Right;
@@ -49,6 +49,8 @@ pub(crate) struct Credential {
     pub(crate) serial: Option<u32>,
     /// The date in it from which on it is refused.
     pub(crate) ends: Timestamp,
+    /// What its gateway made of it, if it made it.
+    pub(crate) made: Option<Made>,
     /// Powered-on time of the gateway when it was handed out.
     pub(crate) begun_powered: u64,
     /// By how much corrections could have taken P down until then.
@@ -71,6 +73,26 @@ pub(crate) struct Credential {
     pub(crate) initiator: Option<Initiator>,
     /// What it is for.
     pub(crate) role: Role,
+}
+
+/// What a gateway made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// In this boot.
+    pub(crate) boot: Option<BootId>,
+    /// P was not below this then.
+    pub(crate) least: Timestamp,
+    /// Its date is no earlier than this, or it was dated by another clock than decisions go by.
+    pub(crate) promised: Timestamp,
+}
+
+impl Made {
+    /// At a moment, for so long, and no longer than this.
+    pub(crate) fn at(moment: &Moment, life: u64, latest: Timestamp) -> Self {
+        // Whole seconds stand in it.
+        let promised = (moment.earliest() + Millis(life) - Millis(1000)).min(latest);
+        Self { boot: moment.boot, least: moment.know.least, promised }
+    }
 }
 
 /// What a credential is for.
@@ -157,8 +179,13 @@ impl Credential {
             return Standing::Spent;
         }
         // Corrections of P since then took its end down with it, by at most this.
-        let ends = self.ends - Millis(moment.know.down.saturating_sub(self.begun_down));
-        let near_end = ends < moment.latest() + MARGIN || self.allows + self.unheard >= self.uses;
+        let down = Millis(moment.know.down.saturating_sub(self.begun_down));
+        let ends = self.made.map_or(self.ends, |made| made.promised.max(self.ends)) - down;
+        let lived = self.made.is_some_and(|made| match made.boot == moment.boot {
+            true => self.honoured(moment) + MARGIN.0 > self.life,
+            false => made.least + Millis(self.life) - down < moment.know.most + MARGIN,
+        });
+        let near_end = lived || ends < moment.latest() + MARGIN || self.allows + self.unheard >= self.uses;
         if near_end || self.finish_asked.is_some() || self.revoked.is_some() {
             return Standing::Unclear;
         }
@@ -420,6 +447,7 @@ mod tests {
             expires: date(1000 + life),
             serial: None,
             ends: date(1000 + life),
+            made: Some(Made { boot: None, least: date(1000), promised: date(1000 + life) }),
             begun_powered: 500,
             begun_down: 0,
             life,
@@ -450,7 +478,7 @@ mod tests {
             fall: None,
             misled: Timestamp(0),
         };
-        Moment { at, powered, device: 0, quiet: Quiet::No, know, wall: None, revoked: false, spent: false }
+        Moment { at, powered, device: 0, boot: None, quiet: Quiet::No, know, wall: None, revoked: false, spent: false }
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::clocks::date;
 use crate::device::Probe;
 use crate::event::Event;
 use crate::fault::{FloodWhat, ResetWhat};
-use crate::model::{Credential, Role, Standing};
+use crate::model::{Credential, Made, Role, Standing};
 use crate::operator::Carried;
 use crate::plan::{TokenChoice, LAST_QUIET};
 use crate::random::{happens, stream};
@@ -236,12 +236,13 @@ impl World<'_> {
     pub(crate) fn moment(&self, device: u32) -> Moment {
         let of = &self.devices[device as usize];
         let powered = of.powered(self.now);
+        let read = of.clocks.read(self.now);
         let wall = match of.profile().time.hint {
             Hint::Ignore => None,
-            Hint::Tighten => of.clocks.read(self.now).and_then(|(_, now)| now.wall),
+            Hint::Tighten => read.and_then(|(_, now)| now.wall),
         };
-        let know = self.checks.clock.knowledge(device, powered);
-        Moment { at: self.now, powered, device, quiet: self.quiet(), know, wall, revoked: false, spent: false }
+        let (boot, know) = (read.map(|(boot, _)| boot), self.checks.clock.knowledge(device, powered));
+        Moment { at: self.now, powered, device, boot, quiet: self.quiet(), know, wall, revoked: false, spent: false }
     }
 
     pub(crate) fn ask_for_decision(&mut self, device: u32, choice: TokenChoice, risk: String, pick: u64) {
@@ -567,11 +568,12 @@ impl World<'_> {
         let powered = self.devices[device as usize].powered(self.now);
         let know = self.checks.clock.knowledge(device, powered);
         // No task outlives the document that it was begun with.
-        let (mut life, mut ends) = (life, ends);
+        let (mut life, mut ends, mut latest) = (life, ends, expires);
         if let Some(shown) = shown {
             let (moment, name) = (self.moment(device), &self.devices[device as usize].name);
             identity::begun(&mut self.checks.tally, &moment, name, shown, reply.expires_in_s);
-            (life, ends) = (life.min(shown.brought.ends.since(shown.least).0), ends.min(shown.brought.ends));
+            life = life.min(shown.brought.ends.since(shown.least).0);
+            (ends, latest) = (ends.min(shown.brought.ends), latest.min(shown.brought.ends));
         }
         let owner = self.operator.owner_of(&reply.grant_id);
         let over = self.devices[device as usize].ordered_locked || owner != self.operator.owner();
@@ -592,6 +594,7 @@ impl World<'_> {
             expires,
             serial,
             ends,
+            made: (reply.origin == Origin::Fallback).then(|| Made::at(&self.moment(device), life, latest)),
             begun_powered: powered,
             begun_down: know.down,
             life,
@@ -643,6 +646,7 @@ impl World<'_> {
             expires: carried.life.expires,
             serial: None,
             ends: carried.life.expires,
+            made: None,
             begun_powered: powered,
             begun_down: know.down,
             // Nobody told the gateway of it: its dates alone bound it.

@@ -19,7 +19,7 @@ use super::wallet::StoredTask;
 use super::{shorten, Agent, Now};
 use crate::ids::RiskClass;
 use crate::mutant::{active, Mutant};
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 use crate::wire::arguments::Arguments;
 use crate::wire::audit::{record_id, Credential, Decision, Event, Known, Named};
 
@@ -111,7 +111,7 @@ impl Agent {
             freshness: judgement.freshness,
             staleness_s: judgement.staleness.secs(),
             time_class: judgement.time_class,
-            expires_in_s: judgement.ends.map(|ends| ends.since(self.latest(judgement.time_class)).secs()),
+            expires_in_s: judgement.life_left.map(Millis::secs),
             audit,
         })
     }
@@ -233,7 +233,7 @@ impl Agent {
     }
 
     /// The latest that it can be for a class; as late as dates go where nothing bounds it.
-    fn latest(&self, class: TimeClass) -> Timestamp {
+    pub(super) fn latest(&self, class: TimeClass) -> Timestamp {
         self.clock.upper(class).unwrap_or(Timestamp::MAX)
     }
 

@@ -20,7 +20,7 @@ use super::room::Class;
 use super::steps::check_file;
 use super::tasks::{check_rights, TTL_MAX};
 use super::token::{admit, Denial, Verified};
-use super::wallet::{Dated, Made, Sibling, StoredStep, StoredTask};
+use super::wallet::{Made, Sibling, StoredStep, StoredTask};
 use super::{shorten, Agent, Now};
 use crate::ids::BlockId;
 use crate::time::{Millis, Timestamp};
@@ -106,14 +106,29 @@ impl Agent {
             return Reply::Problem(self.refusal(&denial));
         }
         let end = ends.map_or(verified.claims.expires, |ends| ends.min(verified.claims.expires));
+        let left = self.life_left(&end, verified.claims.min_time_class);
+        if ends.is_some_and(|ends| ends < self.clock.tightened()) {
+            return Reply::Problem(self.refusal(&self.over_at_once()));
+        }
         Reply::Attenuated(AttenuatedReply {
             token: to_text(&bytes),
             revocation_id: chain.last().copied().unwrap_or_default(),
-            expires_in_s: end.since(self.clock.powered()).secs(),
+            expires_in_s: left.secs(),
             sealed: false,
             task_id: None,
             step_id: None,
         })
+    }
+
+    /// No agent counts the life of a token that none made: its end is dated from what is proven, however far the system clock
+    /// leads.
+    fn over_at_once(&self) -> Denial {
+        let hint = self.clock.hinted().unwrap_or_default();
+        let explain = format!(
+            "a token that lives so long by what is proven here has ended if the system clock is right, which shows {hint}; \
+             narrow it without `ttl_s`, or for longer, or let the device reach its fleet"
+        );
+        Denial::new(Reason::Expired, explain)
     }
 
     fn attenuate_own(
@@ -155,7 +170,7 @@ impl Agent {
         self.check_condition()?;
         let judge = self.judge();
         judge.check_alive(verified, Some(task))?;
-        let end = judge.end_of(verified);
+        let (end, life) = (judge.end_of(verified), judge.life_of(verified));
         let held = match step {
             Some(step) => caller.contains(&step.executor),
             None => task.is_of(caller),
@@ -183,9 +198,10 @@ impl Agent {
             let explain = format!("a credential is narrowed by at most {CHECKS_MAX} checks, all together");
             return Err(Denial::new(Reason::TooComplex, explain));
         }
-        let asked = ask.ttl_s.map(|ttl| self.clock.powered() + Millis::from_secs(ttl));
-        // Whole seconds, as the token's own check counts them.
-        let ends = Timestamp::from_secs(asked.map_or(end, |asked| asked.min(end)).secs_floor());
+        let asked = ask.ttl_s.map(Millis::from_secs);
+        let ends = Timestamp::from_secs(asked.map_or(end, |ttl| self.dated(ttl).min(end)).secs_floor());
+        let left = life.map(|life| life.since(self.clock.powered()));
+        let life = asked.into_iter().chain(left).min().map(|ttl| self.life(ttl));
         let further = further_block(&all, Some(ends)).map_err(|what| Denial::new(Reason::Malformed, what))?;
         let base = match step {
             Some(step) => StepBlock {
@@ -213,10 +229,10 @@ impl Agent {
             made.map_err(|refused: Refused| Denial::new(Reason::Malformed, format!("cannot be narrowed: {refused}")))?;
         // The block before the last is this agent's.
         self.check_made(&token, &chain[..chain.len().saturating_sub(1)])?;
-        let made = Made { block, ends, dated: Dated::Here { shift: self.wallet.shift() } };
+        let made = Made { block, ends, life };
         let mut task = task.clone();
-        let over = self.clock.over();
-        task.siblings.retain(|sibling| sibling.made.ends >= over);
+        let stand = self.clock.stand();
+        task.siblings.retain(|sibling| sibling.made.may_live(&stand));
         if task.siblings.len() >= SIBLINGS_MAX {
             let explain = format!("a task has at most {SIBLINGS_MAX} narrowed credentials; wait until some end");
             return Err(Denial::new(Reason::Throttled, explain));
@@ -230,7 +246,7 @@ impl Agent {
                 let old = std::mem::replace(&mut own.made, made);
                 own.checks = checks;
                 own.scope = scope;
-                spent = Some(Budget { block: old.block, used: u64::MAX, until: old.ends });
+                spent = Some(Budget { block: old.block, used: u64::MAX, until: old.lapses() });
                 narrowed = Some(own.clone());
                 let step = Some(step.named.id.clone());
                 task.siblings.push(Sibling { made: old, step, checks: Vec::new(), scope: Vec::new() });
@@ -238,7 +254,7 @@ impl Agent {
             None => task.siblings.push(Sibling { made, step: None, checks, scope }),
         }
         check_file(&task)?;
-        Ok(Narrower { task, step: narrowed, token, chain, ends, spent })
+        Ok(Narrower { task, step: narrowed, token, chain, made, spent })
     }
 
     fn keep_sibling(
@@ -249,12 +265,12 @@ impl Agent {
         now: Now,
         effects: &mut Effects,
     ) -> Reply {
-        let Narrower { task, step, token, chain, ends, spent } = made;
+        let Narrower { task, step, token, chain, made, spent } = made;
         let of = self.attenuation(&task, step.as_ref(), caller, TaskStep::Attenuated);
         let reply = AttenuatedReply {
             token: to_text(&token),
             revocation_id: chain.last().copied().unwrap_or_default(),
-            expires_in_s: ends.since(self.clock.powered()).secs(),
+            expires_in_s: self.life_left_of(&made).secs(),
             sealed: true,
             task_id: Some(task.id.clone()),
             step_id: step.map(|step| step.named.id),
@@ -298,7 +314,7 @@ struct Narrower {
     step: Option<StoredStep>,
     token: Vec<u8>,
     chain: Vec<BlockId>,
-    ends: Timestamp,
+    made: Made,
     /// The use of the step that it takes the place of.
     spent: Option<Budget>,
 }

@@ -49,10 +49,24 @@ impl Role {
 /// Two roles agree when their statements lie this close together.
 const AGREEMENT: Millis = Millis::from_secs(24 * 3600);
 
+/// How the clock stands: what the life of a credential that was made here is held against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stand {
+    /// This boot of the kernel,
+    pub boot: BootId,
+    /// and how long it has lasted: CLOCK_BOOTTIME.
+    pub at: Millis,
+    /// P.
+    pub powered: Timestamp,
+    /// E in whole seconds: what ended before this is over.
+    pub over: Timestamp,
+}
+
 /// The trusted clock of one boot.
 #[derive(Debug, Clone)]
 pub struct TrustedClock {
     limits: TimeLimits,
+    boot: BootId,
     /// CLOCK_BOOTTIME that the values below are true at.
     at: Millis,
     /// What they were when something other than time last moved them. They are reckoned from there: added up millisecond
@@ -151,6 +165,7 @@ impl TrustedClock {
     /// its lease ended, L is infinite and one more boot counts.
     pub fn start(limits: TimeLimits, anchor: &Anchor, boot: BootId, now: Millis) -> Self {
         let mut clock = Self {
+            boot,
             at: anchor.boottime,
             base: Base::default(),
             floor: if crate::mutant::active(crate::mutant::Mutant::FloorNotPersisted) {
@@ -270,8 +285,9 @@ impl TrustedClock {
     }
 
     /// P, or the system clock where that is later: it may know how long the device was off. What is proven to be past
-    /// counts for nothing, so that a clock that runs wild harms nobody who is in touch.
-    fn tightened(&self) -> Timestamp {
+    /// counts for nothing, so that a clock that runs wild harms nobody who is in touch. What is dated from here is good at
+    /// once, and may be good for longer than it should: see `wallet::Life`.
+    pub fn tightened(&self) -> Timestamp {
         let hint = match self.limits.hint {
             Hint::Ignore => None,
             Hint::Tighten => self.hint.map(|hint| self.ceiling.map_or(hint, |ceiling| hint.min(ceiling))),
@@ -291,6 +307,11 @@ impl TrustedClock {
     /// E in the whole seconds that tokens count, rounded down: what ended before this is over in every class.
     pub fn over(&self) -> Timestamp {
         Timestamp::from_secs(self.floor.secs_floor())
+    }
+
+    /// How it stands.
+    pub fn stand(&self) -> Stand {
+        Stand { boot: self.boot, at: self.at, powered: self.powered, over: self.over() }
     }
 
     /// The powered-on clock P.

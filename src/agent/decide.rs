@@ -16,7 +16,7 @@ use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
 use super::revocation::{Age, Revocations};
 use super::room::{Class, Room};
 use super::token::{admit, Cache, Clause, Denial, Kind, Verified};
-use super::wallet::{StoredStep, StoredTask, Wallet};
+use super::wallet::{Made, StoredStep, StoredTask, Wallet};
 use super::when::end_of_block;
 use crate::ids::{BlockId, DeviceId, TaskId};
 use crate::mutant::{active, Mutant};
@@ -109,8 +109,8 @@ pub struct Judgement {
     pub freshness: Freshness,
     /// Its age.
     pub staleness: Millis,
-    /// When the token ends.
-    pub ends: Option<Timestamp>,
+    /// How long the token is honoured yet, for what was asked.
+    pub life_left: Option<Millis>,
     /// Up to which clock it had to be good.
     pub time_class: TimeClass,
     /// Which policy allowed it, by its place from 0; none where none was asked, or none did.
@@ -134,7 +134,7 @@ impl Judge<'_> {
         let mut judgement = self.found(question, verified.as_ref().ok().map(|verified| &**verified));
         match verified {
             Ok(verified) => {
-                judgement.ends = Some(self.end_of(&verified));
+                judgement.life_left = Some(self.life_left(&verified, judgement.time_class));
                 let (verdict, allowed_by) =
                     match self.judge_verified(question, &verified, &judgement, &mut cache.outcomes) {
                         Ok((charges, policy)) => (Ok(charges), Some(policy)),
@@ -170,7 +170,7 @@ impl Judge<'_> {
             workload,
             freshness,
             staleness,
-            ends: None,
+            life_left: None,
             time_class: self.time_class(question.operation, question.resource, claimed),
             allowed_by: None,
         }
@@ -430,7 +430,8 @@ impl Judge<'_> {
                     format!("its {max} uses are spent; ask for a new credential"),
                 ));
             }
-            charges.push((block, end_of_block(verified, *index)));
+            let own = self.wallet.made_by(&block).map(Made::lapses);
+            charges.push((block, own.unwrap_or_else(|| end_of_block(verified, *index))));
         }
         if active(Mutant::AncestorNotCharged) {
             charges.drain(..charges.len().saturating_sub(1));

@@ -221,20 +221,20 @@ impl Agent {
                 effects.batch.put(FileWrite { file, content: loss.to_file() });
             }
         }
-        let (floor, powered) = (self.clock.floor(), self.clock.powered());
+        let (floor, stand) = (self.clock.floor(), self.clock.stand());
         let shift = self.wallet.shift();
         let over = |task: &&StoredTask| match task.origin {
-            Origin::Fallback => task.end(shift) < powered,
-            Origin::Issued => task.end(shift) < floor,
+            Origin::Fallback => task.end(&stand, shift) < stand.powered,
+            Origin::Issued => task.end(&stand, shift) < floor,
         };
-        if self.wallet.may_have_ended(floor.max(powered)) {
+        if self.wallet.may_have_ended(&stand) {
             let held = |task: &&StoredTask| task.holds_credential();
             let ended: Vec<StoredTask> = self.wallet.tasks().filter(held).filter(over).cloned().collect();
             for task in ended {
                 self.end_task(task, Ending::Expired, now, effects);
             }
         }
-        let gone = self.wallet.forget(self.clock.over());
+        let gone = self.wallet.forget(&stand);
         self.forget_endings(&gone);
         for task in gone {
             // A power cut must not take E back below what was forgotten under it.

@@ -17,10 +17,9 @@ use super::request::{
 };
 use super::tasks::Want;
 use super::token::Denial;
-use super::wallet::StoredTask;
+use super::wallet::{Made, StoredTask};
 use super::{Agent, Now};
 use crate::ids::{BootId, Nonce, TaskId};
-use crate::time::Timestamp;
 
 /// The most bytes of an idempotency key.
 pub const KEY_BYTES_MAX: usize = 128;
@@ -211,7 +210,7 @@ impl Agent {
         // What one program was given another one of the same user does not get by its key.
         match Held::of(evidence, begin) {
             Ok(held) if held.selectors == before.selectors && before.begin == *begin => {
-                let expires_in_s = before.ends.since(self.clock.powered()).secs();
+                let expires_in_s = self.life_left_of(&before.made).secs();
                 Some(Reply::Task(TaskReply { expires_in_s, mode: self.mode, ..before.reply.clone() }))
             }
             Ok(_) | Err(_) => other(),
@@ -219,9 +218,9 @@ impl Agent {
     }
 
     /// Keeps an answer for who asks again, as long as the task lives.
-    pub(super) fn keep_answer(&mut self, want: &Want, reply: &TaskReply, ends: Timestamp) {
+    pub(super) fn keep_answer(&mut self, want: &Want, reply: &TaskReply, made: Made) {
         let Some(key) = want.begin.key.clone().filter(|_| !want.renews) else { return };
-        let kept = Kept { begin: want.begin.clone(), selectors: want.selectors.clone(), reply: reply.clone(), ends };
+        let kept = Kept { begin: want.begin.clone(), selectors: want.selectors.clone(), reply: reply.clone(), made };
         self.answered.0.insert((want.uid, key), kept);
     }
 }
@@ -239,7 +238,7 @@ struct Kept {
     begin: BeginTask,
     selectors: Vec<String>,
     reply: TaskReply,
-    ends: Timestamp,
+    made: Made,
 }
 
 impl Answered {

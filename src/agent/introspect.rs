@@ -62,7 +62,8 @@ impl Agent {
             return Reply::Introspected(None);
         };
         let judgement = &decided.judgement;
-        let ends = judgement.ends.unwrap_or(verified.claims.expires);
+        // Who is told this holds it against a clock that shows what decisions go by.
+        let ends = self.latest(judgement.time_class) + judgement.life_left.unwrap_or_default();
         Reply::Introspected(Some(Box::new(IntrospectedReply {
             scope,
             exp: ends.secs_floor(),

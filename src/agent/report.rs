@@ -48,8 +48,7 @@ impl Agent {
     }
 
     pub(super) fn list_tasks(&self, evidence: &Evidence) -> Vec<TaskSummary> {
-        let powered = self.clock.powered();
-        let live = self.wallet.live(powered).filter(|task| holder::is_his(evidence, task));
+        let live = self.wallet.live(self.clock.stand()).filter(|task| holder::is_his(evidence, task));
         live.map(|task| TaskSummary {
             task_id: task.id.clone(),
             task: task.class.clone(),
@@ -59,7 +58,7 @@ impl Agent {
             bound_to: task.holder.clone(),
             planner: task.purpose == Purpose::Plan,
             steps: self.list_steps(task),
-            expires_in_s: task.end(self.wallet.shift()).since(powered).secs(),
+            expires_in_s: task.made.first().map_or(Millis(0), |made| self.life_left_of(made)).secs(),
             uses_left: self.wallet.uses_left(task),
             holder: holder::process_of(&task.ties).map(|process| process.pid),
             initiator: task.initiator(),
@@ -67,14 +66,21 @@ impl Agent {
         .collect()
     }
 
+    /// How long a step is honoured yet: no longer than its task.
+    pub(super) fn step_left(&self, task: &StoredTask, step: &StoredStep) -> Millis {
+        let made = task.made.first().into_iter().chain([&step.made]);
+        made.map(|made| self.life_left_of(made)).min().unwrap_or_default()
+    }
+
     /// The steps of a task that can be used still: as many as are remembered at the most.
     fn list_steps(&self, task: &StoredTask) -> Vec<StepSummary> {
-        let (powered, shift) = (self.clock.powered(), self.wallet.shift());
-        let usable = |step: &&StoredStep| step.made.end(shift) >= powered && self.wallet.used(&step.made.block) == 0;
+        let (stand, shift) = (self.clock.stand(), self.wallet.shift());
+        let lives = |step: &StoredStep| step.made.end(&stand, shift) >= stand.powered;
+        let usable = |step: &&StoredStep| lives(step) && self.wallet.used(&step.made.block) == 0;
         let summary = |step: &StoredStep| StepSummary {
             step_id: step.named.id.clone(),
             executor: step.executor.clone(),
-            expires_in_s: step.made.end(shift).since(powered).secs(),
+            expires_in_s: self.step_left(task, step).secs(),
             decision_id: record_id(&self.device, step.named.era, step.named.index),
         };
         task.steps.iter().filter(usable).map(summary).collect()
@@ -133,7 +139,7 @@ impl Agent {
             audit: self.audit_room(),
             link: self.uplink.describe(),
             grants: self.wallet.grants().map(|(_, grant)| self.grant_status(grant)).collect(),
-            tasks: self.wallet.live(self.clock.powered()).count() as u64,
+            tasks: self.wallet.live(self.clock.stand()).count() as u64,
             autonomy: self.autonomy(age),
             counters,
         }
@@ -193,7 +199,7 @@ impl Agent {
     }
 
     /// How long what ends then is honoured: up to the clock of its class.
-    fn life_left(&self, expires: &Timestamp, class: Option<TimeClass>) -> Millis {
+    pub(super) fn life_left(&self, expires: &Timestamp, class: Option<TimeClass>) -> Millis {
         let latest = self.clock.upper(class.unwrap_or_default().max(TimeClass::Bounded));
         latest.map_or(Millis(0), |latest| expires.since(latest))
     }

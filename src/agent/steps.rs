@@ -13,7 +13,7 @@ use super::effects::Effects;
 use super::request::{Authorize, Evidence, Problem, ProblemCode, Reason, Reply, StepReply, TakeStep};
 use super::tasks::{check_rights, TTL_MAX};
 use super::token::{admit, Denial};
-use super::wallet::{Dated, Made, StoredStep, StoredTask, FILE_BYTES_MAX};
+use super::wallet::{Made, StoredStep, StoredTask, FILE_BYTES_MAX};
 use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, EraId, Hash, StepId, TaskId};
 use crate::mutant::{active, Mutant};
@@ -100,8 +100,8 @@ impl Agent {
         }
         self.make_room_for_step(&mut task)?;
         let id = self.new_step_id();
-        let ends = Timestamp::from_secs((self.clock.powered() + Millis::from_secs(ask.ttl_s)).secs_floor());
-        let ends = task.made.first().map_or(ends, |made| ends.min(made.ends));
+        let ttl = Millis::from_secs(ask.ttl_s);
+        let ends = task.made.first().map_or(Timestamp::MAX, |made| made.ends).min(self.dated(ttl));
         let block = StepBlock {
             task: &task.id,
             step: &id,
@@ -129,7 +129,7 @@ impl Agent {
                 era: EraId { number: u64::MAX, salt: u64::MAX },
                 index: u64::MAX,
             },
-            made: Made { block, ends, dated: Dated::Here { shift: self.wallet.shift() } },
+            made: Made { block, ends, life: Some(self.life(ttl)) },
             executor: ask.executor.clone(),
             rights: ask.rights.clone(),
             key,
@@ -142,9 +142,9 @@ impl Agent {
 
     /// Forgets steps that are proven to have ended, if there is need, and says where there is no room all the same.
     fn make_room_for_step(&mut self, task: &mut StoredTask) -> Result<(), Denial> {
-        let over = self.clock.over();
+        let stand = self.clock.stand();
         if task.steps.len() >= STEPS_MAX {
-            task.steps.retain(|step| step.made.ends >= over);
+            task.steps.retain(|step| step.made.may_live(&stand));
             // What a token may say hangs on which blocks are ours.
             self.cache.clear();
         }
@@ -154,7 +154,7 @@ impl Agent {
         }
         let steps = |counts: &dyn Fn(&StoredTask) -> bool| {
             let all = self.wallet.tasks().filter(|other| counts(other)).flat_map(|other| &other.steps);
-            all.filter(|step| step.made.ends >= over).count()
+            all.filter(|step| step.made.may_live(&stand)).count()
         };
         let limits = &self.profile.wallet;
         if steps(&|other| other.uid == task.uid) >= limits.tasks_per_uid_max {
@@ -196,7 +196,8 @@ impl Agent {
         let era = self.trail.era();
         let Some(step) = task.steps.last_mut() else { return self.no_step(&lost(), &decision_id) };
         (step.named.era, step.named.index) = (era, index);
-        let (named, ends) = (step.named.clone(), step.made.ends);
+        let step = step.clone();
+        let named = step.named.clone();
         let reason = ask.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let event = TaskEvent {
             task: Some(task.id.clone()),
@@ -215,7 +216,7 @@ impl Agent {
             step_id: named.id,
             token: to_text(&token),
             executor: ask.executor.clone(),
-            expires_in_s: ends.since(self.clock.powered()).secs(),
+            expires_in_s: self.step_left(&task, &step).secs(),
             uses: 1,
             origin: task.origin,
             grant_id: task.grant,

@@ -5,6 +5,7 @@
 //! Read next: `wallet.rs`, which narrows.
 
 use super::attest::selectors;
+use super::clock::Stand;
 use super::effects::{Budget, Effects, FileWrite, StateFile};
 use super::ending::Ending;
 use super::holder::{is_his, not_his, Held, Tie, TieCommand, KEY_BYTES_MAX};
@@ -15,7 +16,7 @@ use super::request::{
 use super::room::Class;
 use super::steps::check_file;
 use super::token::{admit, Denial, Kind};
-use super::wallet::{child_of_issued, Dated, Grant, Made, Narrowed, StoredTask};
+use super::wallet::{child_of_issued, Grant, Life, Made, Narrowed, StoredTask};
 use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, GrantId, Nonce, TaskId};
 use crate::mutant::{active, Mutant};
@@ -44,7 +45,7 @@ struct Fresh {
     /// The block that its uses are counted under, and how many there are.
     budget: Option<(BlockId, u64)>,
     ends: Timestamp,
-    dated: Dated,
+    life: Option<Life>,
     holder: Vec<String>,
     executors: Vec<String>,
 }
@@ -150,7 +151,7 @@ impl Agent {
     fn check_admission(&self, uid: u32, renews: bool) -> Result<(), Denial> {
         self.check_condition()?;
         let limits = &self.profile.wallet;
-        let live = || self.wallet.live(self.clock.powered());
+        let live = || self.wallet.live(self.clock.stand());
         let own = |task: &&StoredTask| task.uid == uid;
         let full = live().count() + self.wants.len() >= limits.tasks_max;
         if !renews && (full || live().filter(own).count() >= limits.tasks_per_uid_max) {
@@ -243,7 +244,7 @@ impl Agent {
             narrowed,
             budget,
             ends,
-            dated: Dated::Issuer,
+            life: None,
             holder: owned(&holder),
             executors,
         };
@@ -347,9 +348,7 @@ impl Agent {
         let claims = grant.claims.clone();
         let bound = claims.task_ttl_max.filter(|_| !active(Mutant::TaskLifeAsAsked));
         let ttl = Millis::from_secs(want.begin.ttl_s).min(bound.unwrap_or(TTL_MAX));
-        // Whole seconds, as the token's own check counts them.
-        let ends =
-            Timestamp::from_secs((self.clock.powered() + ttl).secs_floor()).min(claims.expires).min(want.end_max());
+        let ends = self.dated(ttl).min(claims.expires).min(want.end_max());
         let uses_max = self.uses_asked(want);
         let begun_by = want.begun_by();
         let matched = grant.may_begin(&begun_by, &want.begin.task);
@@ -373,13 +372,34 @@ impl Agent {
             budget: narrowed.made.first().copied().zip(uses_max),
             narrowed,
             ends,
-            dated: Dated::Here { shift: self.wallet.shift() },
+            life: Some(self.life(ttl)),
             holder: owned(&holder),
             executors: grant.executors(&want.begin.task),
         };
         let task = self.stored(want, &fresh)?;
         self.activate(&claims.grant, now, effects);
         Ok(self.keep_task(want, fresh, task, now, effects))
+    }
+
+    /// The date of what is made now and is to be honoured for so long, in whole seconds, as the token's own check counts them.
+    pub(super) fn dated(&self, ttl: Millis) -> Timestamp {
+        let from = if active(Mutant::DatedByPowered) { self.clock.powered() } else { self.clock.tightened() };
+        Timestamp::from_secs((from + ttl).secs_floor())
+    }
+
+    /// The life of what is made now.
+    pub(super) fn life(&self, ttl: Millis) -> Life {
+        let Stand { boot, at, powered, .. } = self.clock.stand();
+        let powered = Timestamp::from_secs((powered + ttl).secs_floor());
+        // The oscillator may be slow.
+        let counted = ttl.slowed(self.clock.drift_ppm());
+        Life { boot, until: Millis(at.0.saturating_add(counted.0)), powered, shift: self.wallet.shift() }
+    }
+
+    /// How long what was made here is honoured yet, where a decision goes by the class `bounded`.
+    pub(super) fn life_left_of(&self, made: &Made) -> Millis {
+        let stand = self.clock.stand();
+        self.life_left(&made.ends, None).min(made.end(&stand, self.wallet.shift()).since(stand.powered))
     }
 
     /// A renewed task goes on with the uses that it has left.
@@ -392,11 +412,11 @@ impl Agent {
     /// # Errors
     /// Where that is more than its file can hold.
     fn stored(&self, want: &Want, fresh: &Fresh) -> Result<StoredTask, Denial> {
-        let Fresh { ends, dated, .. } = *fresh;
-        let mut made: Vec<Made> = fresh.narrowed.made.iter().map(|block| Made { block: *block, ends, dated }).collect();
+        let Fresh { ends, life, .. } = *fresh;
+        let mut made: Vec<Made> = fresh.narrowed.made.iter().map(|block| Made { block: *block, ends, life }).collect();
         let (mut steps, mut siblings) = (Vec::new(), Vec::new());
         if let Some(old) = self.wallet.task(&want.task) {
-            made.extend(old.made.iter().filter(|made| made.ends >= self.clock.over()));
+            made.extend(old.made.iter().filter(|made| made.may_live(&self.clock.stand())));
             (steps, siblings) = (old.steps.clone(), old.siblings.clone());
         }
         let task = StoredTask {
@@ -427,12 +447,13 @@ impl Agent {
     }
 
     fn keep_task(&mut self, want: &Want, fresh: Fresh, task: StoredTask, now: Now, effects: &mut Effects) -> Reply {
-        let Fresh { origin, grant, owner, narrowed, budget, ends, .. } = fresh;
+        let Fresh { origin, grant, owner, narrowed, budget, .. } = fresh;
         let Narrowed { child, chain, .. } = narrowed;
+        let newest = Made { block: chain.last().copied().unwrap_or_default(), ends: fresh.ends, life: fresh.life };
         // What was handed out before keeps its own end, but no uses of its own.
         let old = self.wallet.task(&want.task);
         let spent = old.and_then(|old| {
-            let until = old.made.first().map_or(ends, |made| made.ends);
+            let until = old.made.first().map_or(newest.ends, Made::lapses);
             old.budget.map(|block| Budget { block, used: u64::MAX, until })
         });
         spent.iter().for_each(|budget| self.wallet.restore(*budget));
@@ -462,13 +483,13 @@ impl Agent {
         let reply = TaskReply {
             task_id: want.task.clone(),
             token: to_text(&child),
-            expires_in_s: ends.since(self.clock.powered()).secs(),
+            expires_in_s: self.life_left_of(&newest).secs(),
             uses: budget.map(|(_, max)| max),
             origin,
             grant_id: grant,
             mode: self.mode,
         };
-        self.keep_answer(want, &reply, ends);
+        self.keep_answer(want, &reply, newest);
         Reply::Task(reply)
     }
 
@@ -486,11 +507,11 @@ impl Agent {
         now: Now,
         effects: &mut Effects,
     ) -> Option<Reply> {
-        let powered = self.clock.powered();
+        let stand = self.clock.stand();
         let caller = selectors(evidence);
-        let live = self.wallet.live(powered).find(|live| live.id == *task && live.is_of(&caller)).cloned();
+        let live = self.wallet.live(stand).find(|live| live.id == *task && live.is_of(&caller)).cloned();
         let Some(live) = live else { return Some(not_his(evidence, task)) };
-        if live.made.iter().filter(|made| made.ends >= self.clock.over()).count() + 2 > MADE_MAX {
+        if live.made.iter().filter(|made| made.may_live(&stand)).count() + 2 > MADE_MAX {
             let detail = "the task was renewed too often; wait until the credentials before have ended";
             return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
         }

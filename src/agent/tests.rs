@@ -7,6 +7,7 @@ mod denials;
 mod eras;
 mod explain;
 mod holders;
+mod lives;
 mod recovery;
 mod roots;
 mod rot;

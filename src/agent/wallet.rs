@@ -12,13 +12,14 @@ use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use super::clock::Stand;
 use super::effects::Budget;
 use super::holder::Tie;
 use super::identity::Proved;
 use super::intact;
 use super::request::Origin;
 use super::token::Claims;
-use crate::ids::{BlockId, DeviceId, FeedId, GrantId, Hash, StepId, TaskClass, TaskId};
+use crate::ids::{BlockId, BootId, DeviceId, FeedId, GrantId, Hash, StepId, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Initiator, NamedStep};
 use crate::wire::link::{grants_digest, Right};
@@ -166,31 +167,53 @@ pub struct Sibling {
 pub struct Made {
     /// The block.
     pub block: BlockId,
-    /// When the credential that it stands in ends, as its own check says.
+    /// When the credential that it stands in ends: the date in it, or that of what it rests on.
     pub ends: Timestamp,
-    /// By whose clock that is.
-    pub dated: Dated,
+    /// How long it lives besides, if it was made here.
+    pub life: Option<Life>,
 }
 
-/// By whose clock the end of a credential was set.
+/// So much powered-on time, and no more. The date of a credential that is made here counts from where the system clock may
+/// stand, which may be wrong. Its life hangs on no clock that anybody sets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Dated {
-    /// By P here: what P was corrected down by since counts off.
-    Here {
-        /// The sum of all corrections at that time.
-        shift: Millis,
-    },
-    /// By the issuer's, which is true time.
-    Issuer,
+pub struct Life {
+    /// In the boot that it began in,
+    pub boot: BootId,
+    /// up to there by CLOCK_BOOTTIME: no correction of P takes from it, or gives.
+    pub until: Millis,
+    /// In any other up to there by P, which reboots cost,
+    pub powered: Timestamp,
+    /// less what P was corrected down by since: the sum of all such corrections at that time.
+    pub shift: Millis,
+}
+
+impl Life {
+    /// When it ends by P, after corrections that sum up to `shift`.
+    fn end(&self, stand: &Stand, shift: Millis) -> Timestamp {
+        if self.boot == stand.boot {
+            return stand.powered + Millis(self.until.0.saturating_sub(stand.at.0))
+                - Millis(stand.at.0.saturating_sub(self.until.0));
+        }
+        self.powered - Millis(shift.0.saturating_sub(self.shift.0))
+    }
 }
 
 impl Made {
     /// When the credential ends by P, after corrections that sum up to `shift`.
-    pub fn end(&self, shift: Millis) -> Timestamp {
-        match self.dated {
-            Dated::Here { shift: then } => self.ends - Millis(shift.0.saturating_sub(then.0)),
-            Dated::Issuer => self.ends,
-        }
+    pub fn end(&self, stand: &Stand, shift: Millis) -> Timestamp {
+        self.life.map_or(self.ends, |life| life.end(stand, shift).min(self.ends))
+    }
+
+    /// Once E is past this, the credential is over in every boot but the one that it was made in.
+    pub fn lapses(&self) -> Timestamp {
+        self.life.map_or(self.ends, |life| life.powered.min(self.ends))
+    }
+
+    /// Whether the credential may be good yet. Proof of time alone says that it is not: a device whose clock lags must not
+    /// revive what has ended.
+    pub fn may_live(&self, stand: &Stand) -> bool {
+        let lives = self.life.is_some_and(|life| life.boot == stand.boot && life.until >= stand.at);
+        self.lapses() >= stand.over || (lives && self.ends >= stand.over)
     }
 }
 
@@ -237,8 +260,8 @@ impl StoredTask {
     }
 
     /// When its newest credential ends by P, after corrections that sum up to `shift`.
-    pub fn end(&self, shift: Millis) -> Timestamp {
-        self.made.first().map_or(Timestamp(0), |made| made.end(shift))
+    pub fn end(&self, stand: &Stand, shift: Millis) -> Timestamp {
+        self.made.first().map_or(Timestamp(0), |made| made.end(stand, shift))
     }
 }
 
@@ -377,18 +400,21 @@ impl Wallet {
     }
 
     /// Live tasks.
-    pub fn live(&self, powered: Timestamp) -> impl Iterator<Item = &StoredTask> {
-        self.tasks.values().filter(move |task| !task.finished && task.end(self.shift) >= powered)
+    pub fn live(&self, stand: Stand) -> impl Iterator<Item = &StoredTask> {
+        self.tasks.values().filter(move |task| !task.finished && task.end(&stand, self.shift) >= stand.powered)
     }
 
-    /// Whether the newest credential of a task that holds one may have ended by then.
-    pub fn may_have_ended(&mut self, by: Timestamp) -> bool {
-        let (tasks, shift) = (&self.tasks, self.shift);
-        let next_end = self.next_end.get_or_insert_with(|| {
-            let holds = tasks.values().filter(|task| task.holds_credential());
-            holds.map(|task| task.end(shift)).min().unwrap_or(Timestamp::MAX)
-        });
-        by > *next_end
+    /// Whether the newest credential of a task that holds one may have ended.
+    pub fn may_have_ended(&mut self, stand: &Stand) -> bool {
+        let by = stand.powered;
+        if self.next_end.is_some_and(|next_end| by <= next_end) {
+            return false;
+        }
+        // What was known may be out of date: corrections of P upwards move the end of a life in this boot with it.
+        let holds = self.tasks.values().filter(|task| task.holds_credential());
+        let next_end = holds.map(|task| task.end(stand, self.shift)).min().unwrap_or(Timestamp::MAX);
+        self.next_end = Some(next_end);
+        by > next_end
     }
 
     /// Puts a task in, in the place of one with the same id.
@@ -406,11 +432,12 @@ impl Wallet {
 
     /// Forgets tasks whose every credential is proven to have expired, and says which. Entries lapse by E only: a device
     /// whose clock lags must not revive an ended task.
-    pub fn forget(&mut self, floor: Timestamp) -> Vec<TaskId> {
+    pub fn forget(&mut self, stand: &Stand) -> Vec<TaskId> {
+        let (floor, shift) = (stand.over, self.shift);
         if self.kept_until.is_some_and(|until| floor <= until) {
             return Vec::new();
         }
-        let over = |task: &&StoredTask| task.all_made().all(|made| made.ends < floor);
+        let over = |task: &&StoredTask| !task.all_made().any(|made| made.may_live(stand));
         let lost = self.lost.values().filter(|loss| loss.ends < floor).map(|loss| &loss.id);
         let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| &task.id).chain(lost).cloned().collect();
         for id in &gone {
@@ -418,8 +445,12 @@ impl Wallet {
             self.lost.remove(id);
         }
         self.made.retain(|_, task| self.tasks.contains_key(task));
-        self.budgets.retain(|_, budget| budget.until >= floor);
-        let ends = |task: &StoredTask| task.all_made().map(|made| made.ends).max().unwrap_or_default();
+        let mut budgets = std::mem::take(&mut self.budgets);
+        let lives = |block: &BlockId| self.made_by(block).is_some_and(|made| made.may_live(stand));
+        budgets.retain(|block, budget| budget.until >= floor || lives(block));
+        self.budgets = budgets;
+        let end = |made: &Made| made.lapses().max(made.end(stand, shift));
+        let ends = |task: &StoredTask| task.all_made().map(end).max().unwrap_or_default();
         let kept = self.tasks.values().map(ends).chain(self.lost.values().map(|loss| loss.ends));
         let kept = kept.chain(self.budgets.values().map(|budget| budget.until));
         self.kept_until = Some(kept.min().unwrap_or(Timestamp::MAX));
@@ -454,13 +485,21 @@ impl Wallet {
         self.next_end = None;
     }
 
-    /// When a chain ends by P: the earliest end of the blocks in it that this agent made.
-    pub fn end_of<'a>(&self, chain: impl Iterator<Item = &'a BlockId>) -> Option<Timestamp> {
-        let made = chain.filter_map(|block| {
-            let task = self.tasks.get(self.made.get(block)?)?;
-            task.all_made().find(|made| made.block == *block)
-        });
-        made.map(|made| made.end(self.shift)).min()
+    /// The earliest date of what this agent made of a chain.
+    pub fn date_of<'a>(&self, chain: impl Iterator<Item = &'a BlockId>) -> Option<Timestamp> {
+        chain.filter_map(|block| self.made_by(block)).map(|made| made.ends).min()
+    }
+
+    /// When the first life of what this agent made of a chain ends by P.
+    pub fn life_of<'a>(&self, chain: impl Iterator<Item = &'a BlockId>, stand: &Stand) -> Option<Timestamp> {
+        let lives = chain.filter_map(|block| self.made_by(block)?.life);
+        lives.map(|life| life.end(stand, self.shift)).min()
+    }
+
+    /// What is kept of a block that this agent made.
+    pub fn made_by(&self, block: &BlockId) -> Option<&Made> {
+        let task = self.tasks.get(self.made.get(block)?)?;
+        task.all_made().find(|made| made.block == *block)
     }
 
     /// Whether this agent made a block.
@@ -530,15 +569,15 @@ impl Wallet {
         // What was charged for the first time in what is lost has no counter yet.
         let grants = self.grants.values().filter(|grant| !grant.claims.uses.is_empty());
         let grants = grants.filter_map(|grant| Some((*grant.chain.first()?, grant.claims.expires)));
-        let tasks = self.tasks.values().filter_map(|task| Some((task.budget?, task.made.first()?.ends)));
-        let steps = self.tasks.values().flat_map(|task| &task.steps).map(|step| (step.made.block, step.made.ends));
+        let tasks = self.tasks.values().filter_map(|task| Some((task.budget?, task.made.first()?.lapses())));
+        let steps = self.tasks.values().flat_map(|task| &task.steps).map(|step| (step.made.block, step.made.lapses()));
         let begun = grants.chain(tasks).chain(steps).map(|(block, until)| Budget { block, used: 0, until });
         // What another credential took the place of was spent when that was made, perhaps in what is lost.
         let renewed =
             self.tasks.values().filter(|task| task.budget.is_some()).flat_map(|task| task.made.iter().skip(1));
         let narrowed = self.tasks.values().flat_map(|task| &task.siblings).filter(|sibling| sibling.step.is_some());
         let replaced = renewed.chain(narrowed.map(|sibling| &sibling.made));
-        let replaced = replaced.map(|made| Budget { block: made.block, used: u64::MAX, until: made.ends });
+        let replaced = replaced.map(|made| Budget { block: made.block, used: u64::MAX, until: made.lapses() });
         let counters: Vec<Budget> = begun.chain(replaced).collect();
         counters.into_iter().for_each(|budget| self.restore(budget));
         for budget in self.budgets.values_mut() {

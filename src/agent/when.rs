@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::decide::Judge;
 use super::request::{Reason, TimeClass};
 use super::token::{Clause, Denial, Verified};
+use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{Check, TimeBound};
 
@@ -84,9 +85,14 @@ impl Judge<'_> {
         if expires < upper || expires <= self.revocations.dropped_before() {
             return Err(Denial::new(Reason::Expired, format!("expired {expires}; ask for a new credential")));
         }
-        match self.wallet.end_of(verified.chain()) {
-            Some(ends) if ends < upper => {
-                Err(Denial::new(Reason::Expired, format!("the task's credential ended {ends}; begin another")))
+        if let Some(ends) = self.wallet.date_of(verified.chain()).filter(|ends| *ends < upper) {
+            return Err(Denial::new(Reason::Expired, format!("the task's credential ended {ends}; begin another")));
+        }
+        match self.life_of(verified) {
+            // How far the system clock leads is no part of it.
+            Some(ends) if ends < upper.min(self.clock.powered()) && !active(Mutant::LifeUncounted) => {
+                let explain = "the task's credential has had all the powered-on time that it was given; begin another";
+                Err(Denial::new(Reason::Expired, explain))
             }
             Some(_) | None => Ok(()),
         }
@@ -140,10 +146,22 @@ impl Judge<'_> {
         Ok(points.into_iter().collect())
     }
 
-    /// When a token ends.
+    /// The date that a token ends at.
     pub(super) fn end_of(&self, verified: &Verified) -> Timestamp {
         let blocks = (0..verified.token.blocks.len()).map(|index| end_of_block(verified, index));
-        blocks.chain(self.wallet.end_of(verified.chain())).fold(verified.claims.expires, Timestamp::min)
+        blocks.chain(self.wallet.date_of(verified.chain())).fold(verified.claims.expires, Timestamp::min)
+    }
+
+    /// When the life ends by P of what a token holds that was made here.
+    pub(super) fn life_of(&self, verified: &Verified) -> Option<Timestamp> {
+        self.wallet.life_of(verified.chain(), &self.clock.stand())
+    }
+
+    /// How long a token is honoured yet where it must be good up to the clock of a class.
+    pub(super) fn life_left(&self, verified: &Verified, class: TimeClass) -> Millis {
+        let latest = self.clock.upper(class).unwrap_or(Timestamp::MAX);
+        let lives = self.life_of(verified).unwrap_or(Timestamp::MAX);
+        self.end_of(verified).since(latest).min(lives.since(latest.min(self.clock.powered())))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::agent::request::{Mode, Origin, Reason};
 use crate::agent::revocation::Revocations;
 use crate::agent::room::{Room, Shares, Taken};
 use crate::agent::token::{Cache, Clause};
-use crate::agent::wallet::{Dated, Made, StoredStep, StoredTask, Wallet};
+use crate::agent::wallet::{Made, StoredStep, StoredTask, Wallet};
 use crate::agent::Anchor;
 use crate::ids::{BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, RiskClass, StepId, TaskClass, TaskId};
 use crate::profile::Profile;
@@ -341,12 +341,9 @@ impl Trial {
             }
         };
         held = held.append(block, &mut self.rng)?;
-        let dated = match case.origin {
-            Origin::Fallback => Dated::Here { shift: Millis(0) },
-            Origin::Issued => Dated::Issuer,
-        };
         let chain = held.chain();
-        let mut made: Vec<Made> = chain.iter().skip(issued).map(|block| Made { block: *block, ends, dated }).collect();
+        let mut made: Vec<Made> =
+            chain.iter().skip(issued).map(|block| Made { block: *block, ends, life: None }).collect();
         let step = case.step.as_ref().and_then(|step| Some((step, made.pop()?)));
         let steps = step.map(|(step, made)| StoredStep {
             named: NamedStep {

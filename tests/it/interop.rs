@@ -6,9 +6,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use hardtack::agent::request::{Origin, Reason};
-use hardtack::agent::wallet::{Dated, Made, StoredTask};
+use hardtack::agent::wallet::{Made, StoredTask};
 use hardtack::ids::{hex, BlockId, GrantId};
-use hardtack::time::Millis;
 use hardtack::wire::policy::BUILT_IN;
 use hardtack::wire::token::{from_text, to_text, Held, Purpose, StepBlock, TaskBlock};
 use serde_json::{json, Value};
@@ -197,7 +196,6 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         uses_max: Some(10),
     };
     let narrowed = held.narrow(&block, (&["unix:uid:1001"], Purpose::Work), &mut rng(6)).unwrap();
-    let dated = Dated::Here { shift: Millis(0) };
     world.wallet.put_task(StoredTask {
         id: task.clone(),
         class: class.clone(),
@@ -205,7 +203,7 @@ fn a_grant_minted_elsewhere_is_narrowed_here_and_judged_on_both_sides() {
         grant: GrantId([0x42; 16]),
         owner: "ops@acme".into(),
         token: narrowed.credential.clone(),
-        made: narrowed.made.iter().map(|block| Made { block: *block, ends: ENDS, dated }).collect(),
+        made: narrowed.made.iter().map(|block| Made { block: *block, ends: ENDS, life: None }).collect(),
         budget: narrowed.made.first().copied(),
         selectors: vec!["unix:uid:1001".into()],
         uid: 1001,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use hardtack::agent::feed::Held;
 use hardtack::agent::request::{DecisionReply, Reason, Verdict};
-use hardtack::ids::{BlockId, DeviceId, FeedId};
+use hardtack::ids::{BlockId, BootId, DeviceId, FeedId};
 use hardtack::time::{Millis, Timestamp};
 use hardtack::wire::policy::TimeClass;
 use hardtack::wire::revocation::set::{PartKey, RevocationSet, Revoked};
@@ -105,6 +105,8 @@ pub(crate) struct Moment {
     /// Powered-on time of the gateway.
     pub(crate) powered: u64,
     pub(crate) device: u32,
+    /// In which boot of its kernel it is.
+    pub(crate) boot: Option<BootId>,
     /// Whether no fault has been at work for a while: then what is good must be allowed.
     pub(crate) quiet: Quiet,
     /// What follows from what the gateway was told.
@@ -118,6 +120,14 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
+    /// The earliest that a gateway can take it to be for the class `bounded`.
+    pub(crate) fn earliest(&self) -> Timestamp {
+        match (self.wall, self.know.synced) {
+            (Some(wall), Synced::No) => self.know.least.max(wall),
+            (Some(_) | None, Synced::No | Synced::Yes) => self.know.least,
+        }
+    }
+
     /// The latest that a gateway can take it to be for the class `bounded`, or for `strict` where L is finite.
     pub(crate) fn latest(&self) -> Timestamp {
         match (self.wall, self.know.synced) {

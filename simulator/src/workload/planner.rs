@@ -18,7 +18,7 @@ use crate::check::authority::{Exchange, Given, Presented};
 use crate::device::Device;
 use crate::event::Event;
 use crate::fault::Misuse;
-use crate::model::{Credential, Role, Standing, Stepped};
+use crate::model::{Credential, Made, Role, Standing, Stepped};
 use crate::plan::{Planning, TokenChoice};
 use crate::world::Checks;
 
@@ -292,6 +292,7 @@ impl World<'_> {
             text: reply.token,
             chain,
             ends,
+            made: Some(Made::at(&moment, exchange.ttl, planner.made.map_or(planner.ends, |made| made.promised))),
             begun_powered: moment.powered,
             life: exchange.ttl,
             uses: 1,

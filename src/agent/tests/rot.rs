@@ -2,7 +2,7 @@
 
 use super::super::effects::StateFile;
 use super::super::rig::{key, right, Reboot, Rig};
-use super::super::wallet::{Dated, Made, StoredLoss, StoredTask};
+use super::super::wallet::{Made, StoredLoss, StoredTask};
 use super::*;
 use crate::ids::{BlockId, KeyId};
 use crate::wire::audit::Record;
@@ -35,7 +35,7 @@ fn ended(rig: &Rig, task: &str) -> StoredTask {
         made: vec![Made {
             block: BlockId::of_signature(b"its child"),
             ends: Timestamp::from_secs(START_S + 900),
-            dated: Dated::Issuer,
+            life: None,
         }],
         budget: None,
         selectors: vec!["unix:uid:1001".into()],

@@ -275,7 +275,8 @@ fn a_path_counts_only_while_it_names_what_runs() {
     let folder = tempfile::tempdir().unwrap();
     let cat = ["/usr/bin/cat", "/bin/cat"].into_iter().find(|path| Path::new(path).exists()).unwrap();
     let path = folder.path().join("meter");
-    std::fs::copy(cat, &path).unwrap();
+    // Were it written by this process, one that another test starts meanwhile could have it open, and nobody could run it.
+    assert!(Command::new("cp").args([Path::new(cat), &path]).status().unwrap().success());
     let child = Command::new(&path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let pid = super::number(child.id()).unwrap();
     let digests = Digests::default();

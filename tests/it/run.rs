@@ -221,17 +221,34 @@ fn a_command_whose_task_ends_is_asked_to_end_or_goes_on() {
 
 #[test]
 fn the_credential_in_the_file_is_renewed_before_it_ends() {
+    check_renewed(0);
+}
+
+/// As after an hour without power, with a clock that went on and no uplink.
+#[test]
+fn it_is_renewed_in_time_where_the_system_clock_leads_what_is_proven() {
+    check_renewed(3600);
+}
+
+/// What is in the file is good from the first moment on to past its end, at each moment between.
+fn check_renewed(ahead_s: u64) {
     let device = Device::enrolled();
-    let daemon = device.start();
+    let mut agent = device.command(&["agent", "run"]);
+    agent.env("HARDTACK_TEST_CLOCK_OFFSET_S", ahead_s.to_string());
+    let daemon = Device::start_by(agent);
     let script = r#"
+        ask() { "$0" authorize --token "$HARDTACK_TOKEN_FILE" --operation read --resource meter/1; }
         first=$(cat "$HARDTACK_TOKEN_FILE")
-        while [ "$first" = "$(cat "$HARDTACK_TOKEN_FILE")" ]; do sleep 0.05; done
-        "$0" authorize --token "$HARDTACK_TOKEN_FILE" --operation read --resource meter/1
+        while [ "$first" = "$(cat "$HARDTACK_TOKEN_FILE")" ]; do ask; sleep 0.05; done
+        ask
     "#;
     let output = command(&device, &["--ttl", "6s"], script).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let decision: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(decision["decision"], "allow", "{decision}");
+    let decisions: Vec<Value> =
+        serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect::<Result<_, _>>().unwrap();
+    assert!(decisions.len() > 1, "asked before it was renewed, and after");
+    let denied = decisions.iter().find(|decision| decision["decision"] != "allow");
+    assert!(denied.is_none(), "{denied:?}");
     daemon.stop();
 }
 

@@ -213,6 +213,10 @@ impl World<'_> {
                     self.took_effect(trick.name());
                     self.expect_refusal(device, trick, &topic, &payload);
                 }
+                // The first of two may be the second, where another was late or lost on its way.
+                if self.doubled.remove(&payload) {
+                    self.planted.insert(payload.clone(), AckTrick::Twice);
+                }
                 self.watch_planted(device, &topic, &payload);
                 self.watch_noise(device, &topic, &payload);
                 match place {
@@ -312,6 +316,7 @@ impl World<'_> {
                 None
             }
             AckTrick::Twice => {
+                self.doubled.insert(payload.clone());
                 self.schedule(self.now + LATER, Happening::LateFor { device, topic, payload });
                 Some(delivery)
             }
@@ -391,7 +396,6 @@ impl World<'_> {
 
     /// The broker sends a gateway something late, if it is connected.
     pub(crate) fn late_for(&mut self, device: u32, topic: String, payload: Vec<u8>) {
-        self.planted.entry(payload.clone()).or_insert(AckTrick::Twice);
         if let Some(conn) = self.broker.session_of(device) {
             self.deliver_now(Delivery { to: To::Conn(conn), topic, payload, after: 0 });
         }

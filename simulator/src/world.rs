@@ -195,6 +195,8 @@ pub(crate) struct World<'a> {
     pub(crate) tricks: BTreeMap<u32, AckTrick>,
     /// Acknowledgements that a gateway must refuse when they arrive.
     pub(crate) planted: BTreeMap<Vec<u8>, AckTrick>,
+    /// Acknowledgements that come twice, until the first has come.
+    pub(crate) doubled: BTreeSet<Vec<u8>>,
     /// What gateways must refuse on topics of the feed when it arrives there.
     pub(crate) planted_on_feed: BTreeMap<(u32, String, Vec<u8>), FeedTrick>,
     /// Since when a gateway waits for the issuer's answer, by its nonce.
@@ -332,6 +334,7 @@ impl<'a> World<'a> {
             next_request: 0,
             tricks: BTreeMap::new(),
             planted: BTreeMap::new(),
+            doubled: BTreeSet::new(),
             planted_on_feed: BTreeMap::new(),
             tokens_asked: BTreeMap::new(),
             noise: BTreeSet::new(),

@@ -280,12 +280,12 @@ impl World<'_> {
     }
 
     /// The service was away: who was behind then, and had nothing but the broker since, has caught up. For that there must
-    /// have been a broker, and a link to it, for a while.
+    /// have been a broker that gave out what it had, and a link to it, for a while.
     fn judge_catching_up(&mut self) {
         for (number, newest) in std::mem::take(&mut self.behind) {
             let device = &self.devices[number as usize];
             let calm = self.link_up.get(&number).is_some_and(|since| self.now >= since + CALM);
-            if calm && self.broker.is_up() && device.is_awake() {
+            if calm && self.broker.is_up() && !self.broker.keeps_from(number) && device.is_awake() {
                 let lacks = self.checks.feed.lacks(number, &newest);
                 live::caught_up(&mut self.checks.tally, self.now, &device.name, lacks);
             }

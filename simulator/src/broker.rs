@@ -330,6 +330,11 @@ impl Broker {
         self.hostility = how;
     }
 
+    /// Whether it keeps statements from a device, for a while or for good.
+    pub(crate) fn keeps_from(&self, device: u32) -> bool {
+        self.delays.keys().any(|(_, of)| of.is_none_or(|of| of == device))
+    }
+
     /// Keeps back a kind of statement from now on, from one gateway or from all, or gives it out late, or ceases to.
     pub(crate) fn delay(&mut self, what: Statement, device: Option<u32>, late: Option<u64>, turn: Turn) {
         match turn {

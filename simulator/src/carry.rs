@@ -263,12 +263,21 @@ impl World<'_> {
     /// An acknowledgement that a hostile broker made or kept back is to be refused, for a reason that the trick says.
     fn expect_refusal(&mut self, device: u32, trick: AckTrick, topic: &str, payload: &[u8]) {
         let refused = match trick {
+            // By a key that is none any more, or none yet for all that the gateway knows, it is refused for that.
+            AckTrick::Late | AckTrick::Twice if !self.speaks_as_service(device, payload) => return,
             AckTrick::Late | AckTrick::Twice => Refused::UnknownNonce,
             AckTrick::Foreign => Refused::BadSignature,
             AckTrick::WrongKey => Refused::UnknownKey { valid: 0, needed: 1 },
         };
         let alike = Alike { source: topic.to_owned(), reason: refused.to_string() };
         self.checks.evidence.expect_or_counted(self.now, device, payload, alike);
+    }
+
+    /// Whether a gateway takes an acknowledgement for the service's.
+    fn speaks_as_service(&self, device: u32, ack: &[u8]) -> bool {
+        let keys = self.operator.trust().service_keys();
+        let ours = Signed::<Ack>::from_bytes(ack).and_then(|signed| signed.open(&self.fleet, keys, 1));
+        ours.is_ok() && self.checks.monotone.bundle(device) == self.operator.bundle_version()
     }
 
     /// Whether a topic is one on which a gateway speaks to the service.

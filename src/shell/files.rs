@@ -10,7 +10,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{renameat_with, RenameFlags, CWD};
-use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 /// The most bytes of a private file.
@@ -74,22 +73,10 @@ impl FileError {
         Self::Io { doing, path: path.to_owned(), source }
     }
 
-    /// Whether the system was only short of something: see [`is_shortage`].
-    pub(super) fn is_shortage(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if is_shortage(source))
-    }
-
     /// Whether it is only that there is no such file.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
-}
-
-/// Whether the system was only short of something, descriptors or memory: it says nothing of the file, and the same may
-/// work later. What is taken for damage for that would be lost.
-pub(super) fn is_shortage(error: &io::Error) -> bool {
-    let short = [Errno::AGAIN, Errno::INTR, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    error.raw_os_error().is_some_and(|code| short.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Reads a file that holds a secret.

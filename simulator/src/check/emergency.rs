@@ -422,7 +422,17 @@ mod tests {
         let (down, alone, boots, grace, fall, untold, misled) = (0, 0, 0, 0, None, (0, 0), Timestamp(0));
         let (least, most, proven) = (time, time, time);
         let know = Knowledge { least, most, proven, down, alone, boots, synced, grace, fall, untold, misled };
-        Moment { at, powered: at, device: 0, boot: None, quiet: Quiet::No, know, wall: None, revoked: false, spent: false }
+        Moment {
+            at,
+            powered: at,
+            device: 0,
+            boot: None,
+            quiet: Quiet::No,
+            know,
+            wall: None,
+            revoked: false,
+            spent: false,
+        }
     }
 
     struct Rig {

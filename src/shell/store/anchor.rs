@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::folder::{set_aside, Folder};
+use super::folder::{is_shortage, set_aside, Folder};
 use super::{allowed, Event, Needs, StoreError};
 use crate::agent::Anchor;
-use crate::shell::files::{is_shortage, open_file, sync_parent, FileError};
+use crate::shell::files::{open_file, sync_parent, FileError};
 use crate::wire::{decode, encode};
 
 /// Says what the file is, and in which format.

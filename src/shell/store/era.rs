@@ -14,14 +14,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
-use super::folder::bytes_below;
+use super::folder::{bytes_below, is_shortage};
 use super::given::Given;
 use super::row::{read, search, Commit, EntryKey, Found, Key, Row, FRAME_BYTES_MAX};
 use super::StoreError;
 use crate::agent::effects::{Entry, Shed, StoredRecord, StoredSegment};
 use crate::agent::room::{Class, Weighed, ROW_BYTES};
 use crate::ids::EraId;
-use crate::shell::files::{create_dir, is_shortage, open_file, sync_dir, sync_parent, temporary, FileError};
+use crate::shell::files::{create_dir, open_file, sync_dir, sync_parent, temporary, FileError};
 
 /// sled's segment. Large, because a page of more than a quarter of it goes to a file of its own that sled never syncs.
 const SLED_SEGMENT_BYTES: usize = 512 * 1024;

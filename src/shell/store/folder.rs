@@ -16,6 +16,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{flock, FlockOperation};
+use rustix::io::Errno;
 
 use super::{allowed, Event, Needs, StoreError};
 use crate::agent::effects::StateFile;
@@ -161,7 +162,9 @@ pub(super) fn read_known(
             Ok(content) => files.push((file, content)),
             Err(error) if error.is_missing() => {}
             Err(error @ (FileError::TooOpen { .. } | FileError::NotOurs { .. })) => return Err(error.into()),
-            Err(error) if error.is_shortage() => return Err(error.into()),
+            Err(FileError::Io { source, .. }) if is_shortage(&source) => {
+                return Err(FileError::io("read", &at, source).into());
+            }
             Err(FileError::Io { source, .. }) => {
                 events.push(Event::FileUnreadable { path: path.clone(), error: source.to_string() });
             }
@@ -275,6 +278,13 @@ fn held(folder: &Path) -> Result<Option<String>, StoreError> {
         }
     }
     Ok(None)
+}
+
+/// Whether the system was only short of something, descriptors or memory: it says nothing of the file, and the same may
+/// work later. What is taken for damage for that would be lost.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    let short = [Errno::AGAIN, Errno::INTR, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| short.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// The names in a folder, sorted. Those that are no text are none of ours.

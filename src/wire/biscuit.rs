@@ -88,7 +88,8 @@ pub struct Token {
     pub dates: Vec<u64>,
     /// Names of the facts that its rules and checks ask about.
     pub asks: BTreeSet<String>,
-    /// Those of them that a `reject if` or a `check all` asks about: one fact more, and what passes may not.
+    /// Those of them that a `reject if`, a `check all` or a rule asks about, or an alternative with an expression that is tried
+    /// before another: one fact more, and what passes may not, be it that the expression cannot be evaluated for it.
     pub turned_by: BTreeSet<String>,
 }
 
@@ -287,7 +288,8 @@ impl Reader {
             if AMBIENT.contains(&head.name.as_str()) {
                 return Err(Defect::Malformed("a rule makes a fact that only the agent may add"));
             }
-            self.query(index, rule, &names, Some(&head))?;
+            let (body, _) = self.query(index, rule, &names, Some(&head))?;
+            self.turned_by.extend(body);
             self.derived.push(head.name.clone());
             rule_heads.push(head.name);
         }
@@ -308,8 +310,11 @@ impl Reader {
         }
         let mut asks = Vec::new();
         let mut alternatives = Vec::new();
-        for query in &check.queries {
+        for (place, query) in check.queries.iter().enumerate() {
             let (body, bounds) = self.query(index, query, names, None)?;
+            if !query.expressions.is_empty() && place + 1 < check.queries.len() {
+                self.turned_by.extend(body.iter().cloned());
+            }
             alternatives.push(bounds);
             asks.extend(body);
         }

@@ -26,6 +26,7 @@ use crate::wire::biscuit::{self, Defect};
 use crate::wire::policy::{PolicyDocument, BUILT_IN};
 use crate::wire::token::key_pair;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
+pub(in crate::agent) use untold::once_told;
 use untold::rests_on;
 
 /// The domain of the digest that the policy's file begins with: a signature is not looked at again once its key is replaced.

@@ -11,6 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use biscuit_auth::builder::{self, Convert};
+use biscuit_auth::datalog::SymbolTable;
+use biscuit_auth::format::convert::proto_check_to_token_check;
 use biscuit_auth::format::schema;
 use prost::Message;
 
@@ -218,6 +221,28 @@ pub fn decode_beside(bytes: &[u8], foreign: usize, limits: &VerifyLimits) -> Res
     };
     let (dates, turned_by) = (reader.dates, reader.turned_by);
     Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates, asks, turned_by })
+}
+
+/// A check of a token that was decoded, by its block and its place there, to be looked at by itself: it is left out whose blocks
+/// it trusts.
+pub fn check_at(bytes: &[u8], block: usize, place: usize) -> Option<builder::Check> {
+    let container = schema::Biscuit::decode(bytes).ok()?;
+    let mut common = Vec::new();
+    for (index, signed) in std::iter::once(&container.authority).chain(&container.blocks).enumerate() {
+        let raw = schema::Block::decode(&signed.block[..]).ok()?;
+        let third_party = signed.external_signature.is_some();
+        if !third_party {
+            common.extend_from_slice(&raw.symbols);
+        }
+        if index == block {
+            let symbols = SymbolTable::from(if third_party { raw.symbols } else { common }).ok()?;
+            let mut check = raw.checks.get(place)?.clone();
+            check.queries.iter_mut().for_each(|query| query.scope.clear());
+            let check = proto_check_to_token_check(&check, raw.version.unwrap_or_default()).ok()?;
+            return builder::Check::convert_from(&check, &symbols).ok();
+        }
+    }
+    None
 }
 
 fn is_ed25519(block: &schema::SignedBlock) -> bool {

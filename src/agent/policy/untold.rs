@@ -1,7 +1,8 @@
-//! A policy where not all is told yet: what could turn against an allow, once it is, does.
+//! A policy where not all is told yet: what could turn against an allow, once it is, does. And a token's check that fails for want
+//! of what is told later.
 //!
 //! Owns: which clauses rest on facts that come later, and what stands for them until then.
-//! Never: finds what a fact that comes later would allow; takes for certain that an expression over it can be evaluated.
+//! Never: finds what a fact that comes later would allow a policy; takes for certain that an expression over it can be evaluated.
 //! Read next: `../introspect.rs`, which tells what a token is good for before it is known what for.
 //!
 //! A fact more can make a `deny if` or a `reject if` apply, be one too many for a `check all`, give a rule more to make than a run
@@ -15,6 +16,7 @@ use biscuit_auth::builder::{
 };
 
 use super::{Policy, Source};
+use crate::wire::token::AMBIENT;
 
 impl Policy {
     /// The policy for a question that does not say what these facts will be: where it allows, it does whatever they are. None
@@ -67,15 +69,43 @@ pub(super) fn rests_on(query: &Rule, later: &[&str]) -> bool {
 /// A query without what it asks of facts that come later, up to the first expression over them: it holds wherever the whole
 /// could, or could fail to be evaluated.
 fn until_reached(query: &Rule, later: &[&str]) -> Rule {
-    let mut left = query.clone();
-    left.body.retain(|asked| !later.contains(&asked.name.as_str()));
-    let known: BTreeSet<String> = left.body.iter().flat_map(variables).collect();
-    let told = left.expressions.iter().take_while(|expression| names(&expression.ops).is_subset(&known)).count();
+    let (mut left, known) = without(query, |name| later.contains(&name));
+    let told = left.expressions.iter().take_while(|expression| is_over(expression, &known)).count();
     left.expressions.truncate(told);
-    if left.body.is_empty() && left.expressions.is_empty() {
-        left.expressions = always().expressions;
+    or_always(left)
+}
+
+/// What allows where a check of a token that fails could pass once a request tells these facts: an alternative that rests on them
+/// holds without them. None where none does. What the token states or its rules make is not looked at, and counts as told.
+pub(in crate::agent) fn once_told(check: &Check, later: &[&str]) -> Option<builder::Policy> {
+    let open = check.queries.iter().filter(|query| check.kind != CheckKind::Reject && rests_on(query, later));
+    let queries = open.map(|query| {
+        let (mut left, known) = without(query, |name| later.contains(&name) || !AMBIENT.contains(&name));
+        left.expressions.retain(|expression| is_over(expression, &known));
+        or_always(left)
+    });
+    let queries: Vec<Rule> = queries.collect();
+    (!queries.is_empty()).then_some(builder::Policy { queries, kind: PolicyKind::Allow })
+}
+
+/// A query without what it asks of facts of these names, and the variables that are left.
+fn without(query: &Rule, is_later: impl Fn(&str) -> bool) -> (Rule, BTreeSet<String>) {
+    let mut left = query.clone();
+    left.body.retain(|asked| !is_later(&asked.name));
+    let known = left.body.iter().flat_map(variables).collect();
+    (left, known)
+}
+
+fn is_over(expression: &Expression, known: &BTreeSet<String>) -> bool {
+    names(&expression.ops).is_subset(known)
+}
+
+/// A query that asks about nothing holds.
+fn or_always(mut query: Rule) -> Rule {
+    if query.body.is_empty() && query.expressions.is_empty() {
+        query.expressions = always().expressions;
     }
-    left
+    query
 }
 
 /// A check that nothing passes.

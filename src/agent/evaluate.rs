@@ -20,6 +20,7 @@ use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
 use crate::wire::arguments::{Argument, Value};
 use crate::wire::biscuit::{check_at, Check, TimeBound};
+use crate::wire::token::Purpose as Held;
 
 /// What a request tells beside its operation and its resource, and who makes it.
 const TOLD: [&str; 7] = ["argument", "argument_null", "argument_size", "destination", "enforcer", "risk", "workload"];
@@ -264,6 +265,12 @@ impl Judge<'_> {
         Denial::new(Reason::DeniedByPolicy, explain).by(clause)
     }
 
+    /// Whether a token is a planner's credential, which is good for nothing but to be exchanged.
+    fn only_plans(&self, verified: &Verified) -> bool {
+        let planned = self.wallet.task_of(verified.chain()).is_some_and(|task| task.purpose == Held::Plan);
+        planned && self.wallet.step_of(verified.chain()).is_none()
+    }
+
     /// A failed check of a block of ours is named by what it limits, another's is just that.
     fn name_check(&self, failed: &FailedCheck, verified: &Verified) -> Denial {
         let failed = match failed {
@@ -297,6 +304,14 @@ impl Judge<'_> {
                         Reason::WrongWorkload,
                         format!(
                             "the credential was handed to another workload; each program begins its own task ({which})"
+                        ),
+                    )
+                } else if self.only_plans(verified) {
+                    Denial::new(
+                        Reason::NoRight,
+                        format!(
+                            "the credential only plans: exchange it for a step of another workload with `hardtack task step` or POST \
+                             /v1/tasks/{{id}}/steps ({which})"
                         ),
                     )
                 } else {

@@ -138,6 +138,18 @@ fn scope(rig: &mut Rig, token: &str) -> Option<Vec<Right>> {
 }
 
 #[test]
+fn a_token_of_which_no_scope_can_be_told_is_not_active() {
+    let (plain, odd) = (right("modbus/a", "read"), right("modbus/größe", "read"));
+    let mut rig = Rig::new();
+    for (rights, told) in [(vec![odd.clone(), plain.clone()], Some(vec![plain])), (vec![odd.clone()], None)] {
+        let token = task(&mut rig, rights);
+        assert_eq!(used(&mut rig, &token, &odd, None, "{}"), Reason::Allowed);
+        assert_eq!(scope(&mut rig, &token), told);
+    }
+    check_recorded(&rig, Reason::NoRight);
+}
+
+#[test]
 fn a_prefix_is_told_only_where_nothing_else_asks_about_what_is_below_it() {
     let mut rig = Rig::new();
     let all = right("modbus/*", "read");
